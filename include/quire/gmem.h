@@ -1,0 +1,57 @@
+/* guest_memfd: guest pages that a file owns and that user space need not be able to reach. */
+#ifndef QUIRE_GMEM_H
+#define QUIRE_GMEM_H
+
+#include <quire/types.h>
+
+struct quire_vm;
+struct quire_gmem; /* one file: a VM's view of an inode's pages */
+
+enum quire_gmem_flags {
+	QUIRE_GMEM_MMAP = 1u << 0,	  /* the client may map it; all guest faults use it */
+	QUIRE_GMEM_INIT_SHARED = 1u << 1, /* the client may touch what it mapped */
+};
+
+/* Flags that quire_gmem_create() takes in this VM (KVM_CAP_GUEST_MEMFD_FLAGS). */
+QUIRE_API uint64_t quire_gmem_supported_flags(const struct quire_vm *vm);
+
+/*
+ * A new, empty file of @size_bytes. -EINVAL: unknown flags, size not a positive multiple of the
+ * page size (as a signed number). The file holds a reference on the VM; @cookie is handed to the
+ * host's store_create(). No memory is reserved.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes,
+						 uint64_t flags, void *cookie,
+						 struct quire_gmem **gmem);
+
+/*
+ * The last reference to the file went away: guest mappings of it are gone when this returns, the
+ * pages are freed, and the VM's reference is dropped. Takes slots_lock. @gmem is not to be used
+ * afterwards.
+ */
+QUIRE_API void quire_gmem_release(struct quire_gmem *gmem);
+
+QUIRE_API uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem);
+QUIRE_API uint64_t quire_gmem_flags(const struct quire_gmem *gmem);
+/* What the host's store_create() made for it. */
+QUIRE_API void *quire_gmem_store(const struct quire_gmem *gmem);
+
+/*
+ * fallocate(FALLOC_FL_KEEP_SIZE): make the pages of [offset, offset + size) exist. -EINVAL:
+ * unaligned or beyond the end; -ENOMEM and -EINTR (@interrupted answers nonzero between two
+ * pages; may be NULL) keep the pages made so far.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint64_t offset_bytes,
+						   uint64_t size_bytes, int (*interrupted)(void));
+
+/*
+ * fallocate(PUNCH_HOLE | KEEP_SIZE): take the pages away from every guest and from the host, then
+ * free them. -EINVAL: unaligned. 0 also where there was nothing, or beyond the end.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
+						uint64_t size_bytes);
+
+/* Mark page @index as lost: guest mappings go, get_pfn answers -EHWPOISON until it is punched. */
+QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);
+
+#endif

@@ -1,0 +1,82 @@
+/* The host port: everything the library asks of the machine that holds the guest's memory. */
+#ifndef QUIRE_HOST_H
+#define QUIRE_HOST_H
+
+#include <quire/types.h>
+
+/* What a page_get() may do, and what the caller promises. */
+enum quire_page_flags {
+	QUIRE_PAGE_WRITE = 1u << 0,  /* the guest is about to write: break copy-on-write */
+	QUIRE_PAGE_NOWAIT = 1u << 1, /* never sleep for the page: -EAGAIN instead */
+	/* A kick of the vCPU or a signal ends the wait: -EINTR. */
+	QUIRE_PAGE_INTERRUPTIBLE = 1u << 2,
+	/* Keep a reference until page_put(); without it the caller is guarded by invalidation. */
+	QUIRE_PAGE_PIN = 1u << 3,
+	/* The caller is guarded by invalidation: pages that nobody counts are welcome. */
+	QUIRE_PAGE_GUARDED = 1u << 4,
+};
+
+/* A host page, as page_get() found it. */
+struct quire_page {
+	pfn_t pfn;
+	uint8_t writable;   /* a writable mapping is permitted */
+	uint8_t refcounted; /* the host counts references to it, and gave one to the caller */
+};
+
+/* How a page was used: said once, before mmu_lock drops. */
+enum quire_page_use {
+	QUIRE_PAGE_UNUSED,   /* looked up for nothing */
+	QUIRE_PAGE_ACCESSED, /* mapped for reading */
+	QUIRE_PAGE_DIRTY,    /* mapped writable */
+};
+
+/*
+ * Functions may sleep unless they say otherwise, and are called with no lock and no read section
+ * of the library held unless they say otherwise. @ctx is what quire_vm_create() was given.
+ */
+struct quire_host_ops {
+	/* Memory of the library's own: zeroed, 64-byte aligned. NULL when there is none. Called
+	 * under slots_lock at most. */
+	void *(*alloc)(void *ctx, size_t size_bytes);
+	void (*free)(void *ctx, void *mem, size_t size_bytes);
+	/* 2 MiB of table memory: zeroed, 2 MiB aligned and resident. */
+	void *(*chunk_alloc)(void *ctx);
+	void (*chunk_free)(void *ctx, void *chunk);
+
+	/*
+	 * The page behind @hva, faulted in as the guest's access would. 0, or -EFAULT (nothing
+	 * there, or not with this access), -EHWPOISON, -EINTR, -EAGAIN (NOWAIT), -EROFS (a
+	 * device's read-only entry: the write is to be emulated), -ENOMEM.
+	 */
+	int (*page_get)(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page);
+	/* Give back what page_get() gave. Called under mmu_lock; never sleeps. */
+	void (*page_put)(void *ctx, const struct quire_page *page, enum quire_page_use use);
+	/* Largest level the host itself maps @hva with, at most @max. Called under mmu_lock,
+	 * valid as long as no invalidation of @hva starts; never sleeps. */
+	enum quire_level (*page_level)(void *ctx, hva_t hva, enum quire_level max);
+
+	/* Copy between the library and @hva; -EFAULT when any byte is out of reach. */
+	int (*copy_from)(void *ctx, void *dst, hva_t src, size_t size_bytes);
+	int (*copy_to)(void *ctx, hva_t dst, const void *src, size_t size_bytes);
+
+	/*
+	 * Storage of guest_memfd pages. A store is @size_bytes of memory, empty at first.
+	 * store_get() makes page @index exist, with up to 2^@order pages around it naturally
+	 * aligned, and says where it is and which order it got; what it holds is unspecified
+	 * unless the page was there before. Errors: -ENOMEM, -EHWPOISON.
+	 */
+	int (*store_create)(void *ctx, void *cookie, uint64_t size_bytes, void **store);
+	void (*store_destroy)(void *ctx, void *store);
+	int (*store_get)(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn);
+	/* Clear @npages pages from @index: they exist. */
+	int (*store_zero)(void *ctx, void *store, uint64_t index, uint64_t npages);
+	/* Take the pages away from the host's own mappings and from the store. The guest's
+	 * mappings are gone already. Never fails. */
+	void (*store_punch)(void *ctx, void *store, uint64_t index, uint64_t npages);
+
+	/* Get the thread that runs this vCPU out of guest mode or out of page_get(). Never
+	 * sleeps; called under any lock. @cookie is from the vCPU's creation. */
+	void (*kick)(void *ctx, void *cookie);
+};
+
+#endif

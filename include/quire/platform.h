@@ -1,0 +1,47 @@
+/* The threads below the library: how it waits, wakes and knows who is running. */
+#ifndef QUIRE_PLATFORM_H
+#define QUIRE_PLATFORM_H
+
+#include <quire/types.h>
+
+/*
+ * One record a thread, owned by the platform and used by the library for read sections and for
+ * the check of lock ranks. Zero-initialised before its first use. The record outlives its thread:
+ * the library may look at it at any time, so a platform hands it to another thread later but
+ * never frees it.
+ */
+struct quire_thread {
+	_Alignas(64) uint64_t epoch; /* read section: epoch entered with, 0 outside */
+	uint32_t nesting;	     /* read sections entered, by the thread itself only */
+	uint32_t held_count;	     /* check builds: locks held, in order of acquisition */
+	uint8_t held_ranks[16];
+	struct quire_thread *next; /* all records, written once when registered */
+};
+
+/*
+ * The table of the platform. Installed once per process, before any other call of the library;
+ * every function may be called from every thread.
+ */
+struct quire_platform {
+	/* The record of the running thread; registers it with quire_thread_register() the first
+	 * time. Must not fail: a platform reserves the record when the thread starts. */
+	struct quire_thread *(*self)(void);
+	/* Sleep while *@word == @value; may wake up for no reason. */
+	void (*wait)(const uint32_t *word, uint32_t value);
+	/* Wake up to @count sleepers on @word. */
+	void (*wake)(const uint32_t *word, uint32_t count);
+	/* One turn of a spin loop: pause, and now and then give the processor away. */
+	void (*relax)(unsigned int turn);
+	/* Check builds: called before every atomic operation; NULL elsewhere. */
+	void (*sched_point)(const char *what, const void *where);
+	/* One line of diagnosis from an assertion; the library goes on after it. */
+	void (*report)(const char *text);
+};
+
+/* Install @platform, which must live as long as the process. */
+QUIRE_API void quire_platform_install(const struct quire_platform *platform);
+
+/* Make @thread known to every grace period from now on. Called by a platform's self(). */
+QUIRE_API void quire_thread_register(struct quire_thread *thread);
+
+#endif

@@ -1,0 +1,62 @@
+/* Address kinds, page geometry and the words shared by every public header. */
+#ifndef QUIRE_TYPES_H
+#define QUIRE_TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * Four kinds of address meet in a hypervisor, and mixing them up is its classic bug. Each is a
+ * struct of its own, so that the compiler refuses a gfn where a pfn is meant.
+ */
+typedef struct {
+	uint64_t v;
+} gfn_t; /* guest frame number: gpa >> 12 */
+typedef struct {
+	uint64_t v;
+} gpa_t; /* guest physical address, in bytes */
+typedef struct {
+	uint64_t v;
+} hva_t; /* address in the client's address space, in bytes */
+typedef struct {
+	uint64_t v;
+} pfn_t; /* host page frame number: what a leaf entry holds */
+
+#define QUIRE_PAGE_SHIFT 12
+#define QUIRE_PAGE_SIZE (UINT64_C(1) << QUIRE_PAGE_SHIFT)
+#define QUIRE_PAGE_MASK (~(QUIRE_PAGE_SIZE - 1))
+#define QUIRE_TABLE_ENTRIES 512u
+#define QUIRE_TABLE_BITS 9u
+
+/* Level of a table entry: what a leaf there maps. */
+enum quire_level {
+	QUIRE_LEVEL_4K = 1,
+	QUIRE_LEVEL_2M = 2,
+	QUIRE_LEVEL_1G = 3,
+	QUIRE_LEVEL_512G = 4,
+};
+
+/* Address spaces of a VM: normal execution and system management mode. */
+#define QUIRE_AS_MAX 2u
+
+/* Results must be looked at: nearly every function here can refuse. */
+#define QUIRE_MUST_CHECK __attribute__((warn_unused_result))
+#define QUIRE_API __attribute__((visibility("default")))
+
+static inline gfn_t gfn_of(gpa_t gpa)
+{
+	return (gfn_t){gpa.v >> QUIRE_PAGE_SHIFT};
+}
+
+static inline gpa_t gpa_of(gfn_t gfn)
+{
+	return (gpa_t){gfn.v << QUIRE_PAGE_SHIFT};
+}
+
+/* Pages that one entry at @level covers: 1, 512, 262144 ... */
+static inline uint64_t level_pages(enum quire_level level)
+{
+	return UINT64_C(1) << (QUIRE_TABLE_BITS * ((unsigned)level - 1));
+}
+
+#endif

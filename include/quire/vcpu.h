@@ -1,0 +1,114 @@
+/* A vCPU as the memory subsystem sees it: guest mode, requests, faults, prefault. */
+#ifndef QUIRE_VCPU_H
+#define QUIRE_VCPU_H
+
+#include <quire/types.h>
+
+struct quire_vm;
+struct quire_vcpu;
+
+/* What a vCPU must do before it runs guest code again. Bits of the doorbell. */
+enum quire_request {
+	QUIRE_REQ_TLB_FLUSH = 1u << 0, /* drop every cached translation */
+	QUIRE_REQ_RELOAD = 1u << 1,    /* the root changed: handled by quire_vcpu_enter() */
+	QUIRE_REQ_DIRTY_RING_FULL = 1u << 2,
+	QUIRE_REQ_VM_DEAD = 1u << 3,
+	/* Bits from here on belong to the client of the library (signals, interrupts ...). */
+	QUIRE_REQ_CLIENT_SHIFT = 16,
+};
+
+/* The stage-2 tables a vCPU must walk while it is in guest mode. */
+struct quire_stage2 {
+	const struct entry_format *format; /* src/entry/format.h: what the words mean */
+	uint64_t *root;			   /* 512 entries */
+	enum quire_level root_level;
+};
+
+/* Why the vCPU could not go on; error code bits of a page fault, the hardware's and KVM's own. */
+enum quire_pferr {
+	QUIRE_PFERR_PRESENT = 1u << 0,
+	QUIRE_PFERR_WRITE = 1u << 1,
+	QUIRE_PFERR_USER = 1u << 2,
+	QUIRE_PFERR_RSVD = 1u << 3,
+	QUIRE_PFERR_FETCH = 1u << 4,
+};
+#define QUIRE_PFERR_GUEST_FINAL (UINT64_C(1) << 32)
+#define QUIRE_PFERR_GUEST_PAGE (UINT64_C(1) << 33)
+#define QUIRE_PFERR_PRIVATE (UINT64_C(1) << 49)
+
+/* Outcome of a fault when it is no error. The values are KVM's RET_PF_*. */
+enum quire_outcome {
+	QUIRE_RETRY = 1,	   /* run the instruction again */
+	QUIRE_EMULATE = 2,	   /* no memory there: MMIO */
+	QUIRE_WRITE_PROTECTED = 3, /* a shadowed guest table: unprotect or emulate */
+	QUIRE_FIXED = 5,	   /* a mapping was installed */
+	QUIRE_SPURIOUS = 6,	   /* it was there already */
+};
+
+/* Details for KVM_EXIT_MEMORY_FAULT; valid when the fault returned an errno and size != 0. */
+struct quire_memory_fault {
+	uint64_t flags; /* bit 3: the access was private */
+	gpa_t gpa;
+	uint64_t size_bytes;
+};
+
+/*
+ * Create vCPU @id (below 4096, unused: else -EINVAL or -EEXIST; -ENOMEM). @cookie is handed to
+ * the host's kick(). Takes slots_lock. The vCPU holds a reference to the VM.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie,
+						 struct quire_vcpu **vcpu);
+/* Destroy a vCPU that no thread runs. */
+QUIRE_API void quire_vcpu_destroy(struct quire_vcpu *vcpu);
+
+/*
+ * The doorbell: nonzero when a vCPU in guest mode must leave it soon. One relaxed load at every
+ * block end is enough; the word lives as long as the vCPU.
+ */
+QUIRE_API const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu);
+
+/* Raise @request (any bit) and, if the vCPU is in guest mode, kick it. Any thread, any lock. */
+QUIRE_API void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request);
+
+/*
+ * Enter guest mode. Loads the root when there is none or it is obsolete (may take mmu_lock, may
+ * fail: -ENOMEM, -EIO for a dead VM), then marks the vCPU in guest mode with a full barrier and
+ * only then takes the requests, so that a flusher sees either the mode or its request taken.
+ * Returns the requests taken: the caller honours them before the first guest access. On
+ * QUIRE_REQ_TLB_FLUSH it drops all translations. Between enter and leave the vCPU takes no lock of
+ * the library and calls nothing of it but the functions that say so.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests,
+						struct quire_stage2 *stage2);
+/* Leave guest mode; flushers stop waiting for this vCPU. */
+QUIRE_API void quire_vcpu_leave(struct quire_vcpu *vcpu);
+
+/*
+ * The guest touched @gpa and the tables did not allow it. Out of guest mode, no lock held; may
+ * sleep. @error_code is QUIRE_PFERR_*: PRESENT when the entry was there but lacked the right,
+ * RSVD for a reserved bit. Returns an enum quire_outcome, or -errno: -EFAULT, -EINTR, -ENOMEM,
+ * -EHWPOISON, -EIO; then @fault says whether this is a memory-fault exit. (Contract 4.1 - 4.4.)
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa,
+						uint64_t error_code,
+						struct quire_memory_fault *fault);
+
+/*
+ * Populate [gpa, gpa + size) without a guest access (KVM_PRE_FAULT_MEMORY): one step. On success
+ * returns 0 and *@done_bytes > 0, what the step covered. Errors: -ENOENT (no slot), -EAGAIN (slot
+ * going away), -EINTR, -EIO, -EOPNOTSUPP, and those of a fault.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa,
+						   uint64_t size_bytes, uint64_t *done_bytes);
+
+/*
+ * The hypervisor's own access to guest memory, through the slots' client addresses (shared view);
+ * page by page, -EFAULT at the first page out of reach with the pages before it done. Writes are
+ * logged. Out of guest mode, no lock held; may sleep.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst,
+					       size_t size_bytes);
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src,
+						size_t size_bytes);
+
+#endif

@@ -1,0 +1,108 @@
+/* A VM's memory: memslots, attributes, and what the host and the client change under it. */
+#ifndef QUIRE_VM_H
+#define QUIRE_VM_H
+
+#include <quire/host.h>
+#include <quire/types.h>
+
+struct quire_vm;
+struct quire_gmem;
+
+/* VM types, with KVM's numbers. */
+enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
+
+enum quire_format_id { QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT };
+
+/* Fixed at creation. Module parameters that can change at run time are in struct quire_tunables. */
+struct quire_vm_config {
+	enum quire_vm_type type;
+	enum quire_format_id format;
+	unsigned int maxphyaddr; /* 48, or 52 for tests (no MMIO entries then) */
+	int mmio_caching;	 /* KVM's parameter of that name: 0 or 1 */
+	const struct quire_host_ops *host;
+	void *host_ctx;
+	const struct quire_tunables *tunables; /* may be shared by VMs; NULL: the defaults */
+};
+
+/* Read at each use, written by whoever serves the module parameters. */
+struct quire_tunables {
+	uint32_t eager_page_split; /* 1 */
+	uint32_t gmem_huge_pages;  /* 0: guest_memfd's order is 0, as in Linux */
+};
+
+/* KVM_MEM_* */
+enum quire_slot_flags {
+	QUIRE_SLOT_LOG_DIRTY = 1u << 0,
+	QUIRE_SLOT_READONLY = 1u << 1,
+	QUIRE_SLOT_GMEM = 1u << 2,
+};
+
+/* One memory region, as KVM_SET_USER_MEMORY_REGION2 gives it; version 1 leaves the rest zero. */
+struct quire_region {
+	uint32_t slot; /* id in bits 0-15, address space in bits 16-31 */
+	uint32_t flags;
+	gpa_t gpa;
+	uint64_t size_bytes;
+	hva_t hva;
+	uint64_t gmem_offset_bytes;
+	struct quire_gmem *gmem; /* with QUIRE_SLOT_GMEM, when the region is created */
+	int gmem_error;		 /* what looking the descriptor up gave: -EBADF, -EINVAL, or 0 */
+};
+
+#define QUIRE_USER_SLOTS 32764u
+#define QUIRE_ATTRIBUTE_PRIVATE (UINT64_C(1) << 3)
+
+/* Create a VM with one reference. -EINVAL for a type or width we do not have, -ENOMEM. */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
+					       struct quire_vm **vm);
+/* The VM's memory goes away with the last reference; vCPUs and guest_memfd files hold one. */
+QUIRE_API void quire_vm_get(struct quire_vm *vm);
+QUIRE_API void quire_vm_put(struct quire_vm *vm);
+
+/* Nonzero once an invariant broke: every call of this VM answers -EIO from then on. */
+QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
+
+/* Number of address spaces: 2, or 1 for a VM with private memory. */
+QUIRE_API unsigned int quire_vm_address_spaces(const struct quire_vm *vm);
+/* Attributes this VM knows: QUIRE_ATTRIBUTE_PRIVATE or 0. */
+QUIRE_API uint64_t quire_vm_attributes(const struct quire_vm *vm);
+
+/*
+ * Create, move, change the flags of, or (size 0) delete a memslot. Checks and their order are
+ * contract 2.2; on failure nothing has changed. Takes slots_lock; returns after no vCPU can reach
+ * memory through the old slot any more. (KVM_SET_USER_MEMORY_REGION2.)
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_region(struct quire_vm *vm,
+						   const struct quire_region *region);
+
+/*
+ * Set the attributes of [gpa, gpa + size). -EINVAL: unknown bits, empty, wrapping or unaligned
+ * range; -ENOMEM with nothing changed. Takes slots_lock. (KVM_SET_MEMORY_ATTRIBUTES.)
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_attributes(struct quire_vm *vm, gpa_t gpa,
+						       uint64_t size_bytes, uint64_t attributes);
+/* The attributes of one page. */
+QUIRE_API uint64_t quire_vm_get_attributes(struct quire_vm *vm, gfn_t gfn);
+
+/* Quirk KVM_X86_QUIRK_SLOT_ZAP_ALL: on (1, the default) or off (0). */
+QUIRE_API void quire_vm_set_slot_zap_all(struct quire_vm *vm, int on);
+
+/* KVM_SET_NR_MMU_PAGES: -EINVAL below 64. */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_nr_mmu_pages(struct quire_vm *vm, uint64_t pages);
+
+/*
+ * The host is about to change what [start, end) of the client's address space means. Begin
+ * returns when no vCPU can reach the old memory through it; until end() faults there wait. Calls
+ * nest and may come from any thread that holds no lock of the library. End must be given the
+ * same range. (KVM's MMU notifier, contract 2.15 and 4.5.)
+ */
+QUIRE_API void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end);
+QUIRE_API void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end);
+
+/* The hypervisor's own access, as quire_vcpu_read() and _write(), in address space 0. */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_read(struct quire_vm *vm, gpa_t gpa, void *dst,
+					     size_t size_bytes);
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_write(struct quire_vm *vm, gpa_t gpa, const void *src,
+					      size_t size_bytes);
+
+#endif

@@ -1,0 +1,185 @@
+/* The software x86-64 CPU: its registers, what it asks of its surroundings, how it runs. */
+#ifndef QUIRE_VCPU_CPU_H
+#define QUIRE_VCPU_CPU_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <quire/vcpu.h>
+
+struct cpu; /* opaque: registers, TLB, decoded code */
+
+/* Architectural state, in the processor's own terms. Numbering of registers as in ModRM. */
+enum cpu_gpr { CPU_RAX, CPU_RCX, CPU_RDX, CPU_RBX, CPU_RSP, CPU_RBP, CPU_RSI, CPU_RDI };
+enum cpu_segreg { CPU_ES, CPU_CS, CPU_SS, CPU_DS, CPU_FS, CPU_GS, CPU_TR, CPU_LDTR, CPU_SEGS };
+
+struct cpu_segment {
+	uint64_t base;
+	uint32_t limit; /* in bytes, granularity applied */
+	uint16_t selector;
+	uint8_t type, s, dpl, present, avl, l, db, g;
+	uint8_t unusable;
+};
+
+struct cpu_table {
+	uint64_t base;
+	uint16_t limit;
+};
+
+struct cpu_state {
+	uint64_t gpr[16];
+	uint64_t rip;
+	uint64_t rflags;
+	struct cpu_segment seg[CPU_SEGS];
+	struct cpu_table gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, efer;
+	uint64_t xcr0;
+	uint64_t dr[4], dr6, dr7;
+	/* MSRs that instructions use; all others belong to cpu_ops. */
+	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t tsc_offset; /* guest TSC = host TSC + this */
+	uint32_t mxcsr;
+	_Alignas(16) uint8_t xmm[16][16];
+	/* x87: FXSAVE layout of the environment and the eight registers. */
+	uint16_t fcw, fsw, fop;
+	uint8_t ftw;
+	uint64_t fip, fdp;
+	uint8_t st[8][16];
+
+	/* Event state, as KVM_GET_VCPU_EVENTS wants it. */
+	uint8_t halted;		  /* stopped by HLT */
+	uint8_t interrupt_shadow; /* STI or MOV SS: no interrupt before the next instruction */
+	uint8_t nmi_pending, nmi_masked;
+	uint8_t exception_pending; /* to be delivered before the next instruction */
+	uint8_t exception_vector, exception_has_error;
+	uint32_t exception_error;
+	uint64_t exception_payload; /* CR2 for #PF, DR6 for #DB */
+	uint8_t exception_has_payload;
+	uint8_t interrupt_injected; /* a vector to be delivered first (KVM_INTERRUPT) */
+	uint8_t interrupt_vector, interrupt_soft;
+};
+
+/* One access to a port or to memory that is not there. */
+struct cpu_io {
+	uint64_t address;    /* port, or guest physical address */
+	uint32_t size_bytes; /* 1, 2, 4; 8 for memory. MMIO fragments never cross 8-byte chunks
+			      * of the access nor a page */
+	bool is_write;
+	uint8_t data[8];
+};
+
+enum cpu_io_result {
+	CPU_IO_DONE, /* answered inside; @data filled for a read */
+	CPU_IO_USER, /* the client must answer: leave cpu_run() */
+};
+
+enum cpu_msr_result { CPU_MSR_OK, CPU_MSR_GP, CPU_MSR_USER };
+
+/*
+ * What the CPU asks of the machine around it. Called by the thread inside cpu_run(), out of guest
+ * mode, except where noted. @ctx is what cpu_create() got.
+ */
+struct cpu_ops {
+	void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+	enum cpu_msr_result (*rdmsr)(void *ctx, uint32_t index, uint64_t *value);
+	enum cpu_msr_result (*wrmsr)(void *ctx, uint32_t index, uint64_t value);
+	enum cpu_io_result (*pio)(void *ctx, struct cpu_io *io);
+	enum cpu_io_result (*mmio)(void *ctx, struct cpu_io *io);
+	/* VMCALL or VMMCALL. DONE: the instruction retires with what the callback put in RAX;
+	 * USER: cpu_run() ends with CPU_EXIT_HYPERCALL, the instruction retires on re-entry. */
+	enum cpu_io_result (*hypercall)(void *ctx);
+	/* The vector of the interrupt to deliver now, acknowledged; -1 for none. Asked only while
+	 * interrupts can be taken. */
+	int (*interrupt_take)(void *ctx);
+	/* Is there one? Asked when the doorbell rings and while halted. */
+	bool (*interrupt_waiting)(void *ctx);
+	uint64_t (*cr8_read)(void *ctx);
+	void (*cr8_write)(void *ctx, uint64_t value);
+	/* One log line (an instruction that is not implemented). */
+	void (*log)(void *ctx, const char *line);
+};
+
+/* Why cpu_run() came back. */
+enum cpu_exit {
+	CPU_EXIT_INTR, /* the doorbell has a client's bit, or a signal: look at it */
+	CPU_EXIT_IO,   /* cpu_exit_info.io: the client must answer a port access */
+	CPU_EXIT_MMIO, /* ... a memory access */
+	CPU_EXIT_HYPERCALL,
+	CPU_EXIT_MSR_READ, /* .msr: index; reason in the client's hands */
+	CPU_EXIT_MSR_WRITE,
+	CPU_EXIT_HLT,
+	CPU_EXIT_SHUTDOWN,   /* triple fault */
+	CPU_EXIT_IRQ_WINDOW, /* cpu_run_flags had CPU_RUN_IRQ_WINDOW and interrupts can be taken */
+	CPU_EXIT_EMULATION,  /* an instruction this CPU does not know: .insn */
+	CPU_EXIT_DELIVERY,   /* an exception or interrupt could not be delivered because the IDT,
+			      * GDT or stack is not memory: .gpa */
+	CPU_EXIT_ERROR,	     /* .error: -errno of the fault path; .fault may describe it */
+	CPU_EXIT_DEBUG,	     /* single step or breakpoint the client asked for */
+	CPU_EXIT_DIRTY_RING, /* the dirty ring is at its soft limit */
+	CPU_EXIT_STEPPED,    /* CPU_RUN_COMPLETE: the pending instruction is done */
+};
+
+struct cpu_exit_info {
+	struct cpu_io io;
+	uint32_t msr_index;
+	uint64_t msr_value;
+	uint8_t insn[15];
+	uint8_t insn_size_bytes;
+	char mnemonic[32];
+	uint64_t gpa;
+	uint64_t
+	    vector_info; /* CPU_EXIT_DELIVERY: vector | type << 8 | has error << 11 | 1 << 31 */
+	int error;
+	struct quire_memory_fault fault;
+	uint64_t debug_pc;
+	uint32_t debug_dr6;
+	uint8_t debug_exception;
+};
+
+enum cpu_run_flags {
+	CPU_RUN_IRQ_WINDOW = 1u << 0,	 /* exit as soon as an interrupt could be taken */
+	CPU_RUN_COMPLETE = 1u << 1,	 /* finish the pending instruction only, then STEPPED */
+	CPU_RUN_HLT_IN_KERNEL = 1u << 2, /* HLT waits in the frontend: still CPU_EXIT_HLT */
+	CPU_RUN_STEP = 1u << 3,		 /* KVM_GUESTDBG_SINGLESTEP */
+};
+
+/*
+ * Create a CPU in the state after RESET (16-bit real mode at f000:fff0). @vcpu outlives it. NULL
+ * when there is no memory.
+ */
+struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void *ctx);
+void cpu_destroy(struct cpu *cpu);
+
+/*
+ * The state, for reading and writing while no thread is in cpu_run(). Flags in .rflags are exact.
+ * After writing call cpu_state_changed(): cached translations and decoded modes are dropped as
+ * far as the change asks.
+ */
+struct cpu_state *cpu_state(struct cpu *cpu);
+void cpu_state_changed(struct cpu *cpu);
+
+/*
+ * Is an instruction waiting for the client's answer (after IO, MMIO, HYPERCALL, MSR exits)?
+ */
+bool cpu_is_pending(const struct cpu *cpu);
+/* The client's answer to the last exit: @data for a read, or the hypercall's or MSR's result
+ * (@failed: #GP instead). Must precede the next cpu_run(). */
+void cpu_answer(struct cpu *cpu, const void *data, uint32_t size_bytes, bool failed);
+/* Forget the pending instruction (its answer came to nothing). */
+void cpu_cancel_pending(struct cpu *cpu);
+
+/*
+ * Run until something needs the caller. Enters and leaves guest mode itself, calls the fault path
+ * itself. Never blocks but in the host's page faults and locks of the library; returns
+ * CPU_EXIT_INTR soon after any client bit of the doorbell is set. @flags are enum cpu_run_flags.
+ */
+enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *info);
+
+/*
+ * Translate @gva as a supervisor read of the current paging mode would (KVM_TRANSLATE), setting
+ * accessed bits of the guest's tables. False when there is no translation. Out of cpu_run().
+ */
+bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa);
+
+#endif
