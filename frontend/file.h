@@ -1,0 +1,79 @@
+/* File objects: what stands behind a descriptor of ours, found by the identity of its inode. */
+#ifndef QUIRE_FRONTEND_FILE_H
+#define QUIRE_FRONTEND_FILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * A client's descriptor is a real one: a memfd of its own inode, so that dup, fork, mmap, poll,
+ * fstat and SCM_RIGHTS work by themselves. The object is found by inode; a table by descriptor
+ * number is only a cache. The client's open file description carries an exclusive flock; we keep
+ * a second description of the same inode (close-on-exec, numbered above the client's soft limit)
+ * and know that the last reference, descriptor or mapping, is gone when we can take the lock
+ * through it.
+ */
+struct file;
+
+struct file_map_request {
+	size_t length_bytes;
+	int prot;
+	int flags;
+	off_t offset_bytes;
+};
+
+/* Every function but ioctl may be NULL; then the call is answered as said. Results are >= 0 or
+ * -errno. */
+struct file_ops {
+	const char *name; /* of the memfd, as /proc/self/fd shows it */
+	long (*ioctl)(struct file *file, unsigned long command, unsigned long argument);
+	/* Contents of a file that is read (statistics). NULL: -EINVAL. @offset_bytes is absolute.
+	 */
+	ssize_t (*read_at)(struct file *file, void *dst, size_t size_bytes, off_t offset_bytes);
+	/* May the client map it so? 0, -errno, or 1 to give it pages that raise SIGBUS. NULL:
+	 * -ENODEV. */
+	int (*map)(struct file *file, const struct file_map_request *request);
+	/* fallocate with kernel-checked arguments (U-070). NULL: -EOPNOTSUPP. */
+	int (*allocate)(struct file *file, int mode, off_t offset_bytes, off_t size_bytes);
+	/* The last reference is gone. No lock held. */
+	void (*release)(struct file *file);
+};
+
+struct file_config {
+	const struct file_ops *ops;
+	void *object;
+	uint64_t size_bytes; /* of the memfd */
+	bool cloexec;
+	bool mapped_by_us; /* keep one mapping of ours for file_memory() */
+	const char *name;  /* overrides ops->name when not NULL */
+};
+
+/*
+ * A new descriptor in the client's table, the lowest free one, or -errno (-EMFILE, -ENOMEM) with
+ * ops->release() not called. After success the object belongs to the file.
+ */
+int file_create(const struct file_config *config);
+
+/* The file behind @fd, with a reference to be put; NULL when it is none of ours. */
+struct file *file_get(int fd);
+/* The same, but only when its ops are @ops. */
+struct file *file_get_kind(int fd, const struct file_ops *ops);
+void file_put(struct file *file);
+
+void *file_object(const struct file *file);
+/* The mapping of ours (config.mapped_by_us): MAP_SHARED, not inherited by fork. */
+void *file_memory(const struct file *file);
+/* The process that created the file: ioctls of any other get -EIO. */
+pid_t file_owner(const struct file *file);
+
+/* Called after every close, munmap and the like: release files whose last reference went. */
+void file_collect(void);
+
+/* For close_range() and its kin: is @fd a descriptor of ours that the client must not see? */
+bool file_is_hidden(int fd);
+
+/* New descriptors that a client's open() of /dev/kvm returns (open flags: O_CLOEXEC only). */
+int system_open(int flags);
+
+#endif

@@ -1,0 +1,32 @@
+/* Signals and KVM_RUN: a client's handler runs after the call, never inside it. */
+#ifndef QUIRE_FRONTEND_RUN_SIGNALS_H
+#define QUIRE_FRONTEND_RUN_SIGNALS_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct quire_vcpu;
+
+/* The doorbell bit that a signal for the running client raises. */
+#define RUN_REQ_SIGNAL (UINT64_C(1) << 16)
+/* Interrupts, INIT, SIPI, NMI or a changed immediate_exit: look at the frontend's own state. */
+#define RUN_REQ_EVENT (UINT64_C(1) << 17)
+
+/*
+ * The thread enters KVM_RUN of @vcpu. From here on a signal with a client's handler is recorded,
+ * raises RUN_REQ_SIGNAL, and aborts a guarded access; @mask (KVM_SET_SIGNAL_MASK), if not NULL,
+ * is the signal mask inside. Thread cancellation is held off.
+ */
+void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask);
+/* Did a signal arrive that KVM_RUN must return -EINTR for? (Also one that was blocked outside
+ * but is let in by the mask.) */
+bool run_signals_pending(void);
+/* The thread leaves KVM_RUN: the old mask is back, recorded signals are delivered now, a held
+ * cancellation acts at the next cancellation point. */
+void run_signals_leave(void);
+/* Sleep until the doorbell of @vcpu rings, a signal is pending, or @timeout_ns passed (-1: no
+ * limit): HLT, and waiting for SIPI. */
+void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns);
+
+#endif

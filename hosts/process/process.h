@@ -1,0 +1,58 @@
+/* The host port over this process's own mappings: a pfn is a client address >> 12. */
+#ifndef QUIRE_HOSTS_PROCESS_PROCESS_H
+#define QUIRE_HOSTS_PROCESS_PROCESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <quire/host.h>
+#include <quire/platform.h>
+
+/* The platform: futex waits, one record a thread. */
+extern const struct quire_platform process_platform;
+
+/* The host port. Its ctx is a struct process_host. */
+extern const struct quire_host_ops process_host_ops;
+
+/* One a VM: who is told of kicks. The others of its state are the process's. */
+struct process_host {
+	void *reserved;
+};
+
+/*
+ * The cookie of a vCPU: which thread runs it. The runner sets and clears it around KVM_RUN.
+ */
+struct process_runner {
+	uint32_t tid; /* 0: nobody; written by the running thread, read by kickers */
+};
+
+/* A thread enters and leaves KVM_RUN with @runner. */
+void process_runner_enter(struct process_runner *runner);
+void process_runner_leave(struct process_runner *runner);
+
+/* The signal that kicks; hidden from the client. */
+int process_kick_signal(void);
+
+/*
+ * The cookie of a guest_memfd (quire_gmem_create()): its memory. @base is the one mapping of ours
+ * of the whole file, which outlives the store.
+ */
+struct process_store {
+	void *base;
+	uint64_t size_bytes;
+};
+
+/*
+ * What the machine says about the mapping at an address. Cached; process_mappings_changed() drops
+ * the cache and is called by every interposed memory call.
+ */
+struct process_mapping {
+	uint64_t start, end;
+	uint32_t prot; /* PROT_* */
+	bool shared, pfnmap;
+	uint64_t page_size_bytes; /* hugetlb: its size; else 4096 */
+};
+bool process_mapping_find(uint64_t address, struct process_mapping *mapping);
+void process_mappings_changed(void);
+
+#endif
