@@ -1,0 +1,95 @@
+/* Atomic words with the order in the name; in check builds each is a scheduling point. */
+#ifndef QUIRE_BASE_ATOMIC_H
+#define QUIRE_BASE_ATOMIC_H
+
+#include "src/base/types.h"
+
+/*
+ * Operations work on plain u32/u64/pointer fields, so that a table entry needs no wrapper. The
+ * name says the order: relaxed, acquire, release, and full (sequentially consistent) for
+ * read-modify-write. atomic_fence() is a full fence; its comment names its partner.
+ */
+#ifdef QUIRE_SCHED
+void base_sched_point(const char *what, const void *where);
+#define ATOMIC_POINT(p) base_sched_point(__func__, (p))
+#else
+#define ATOMIC_POINT(p) ((void)0)
+#endif
+
+#define ATOMIC_WORD(T, suffix)                                                                    \
+	static inline T atomic_load_relaxed_##suffix(const T *p)                                  \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_load_n(p, __ATOMIC_RELAXED);                                      \
+	}                                                                                         \
+	static inline T atomic_load_acquire_##suffix(const T *p)                                  \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                      \
+	}                                                                                         \
+	static inline void atomic_store_relaxed_##suffix(T *p, T v)                               \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		__atomic_store_n(p, v, __ATOMIC_RELAXED);                                         \
+	}                                                                                         \
+	static inline void atomic_store_release_##suffix(T *p, T v)                               \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                         \
+	}                                                                                         \
+	static inline T atomic_exchange_##suffix(T *p, T v)                                       \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                               \
+	}                                                                                         \
+	/* True when *@p was *@expected and is @desired now; else *@expected is what it was. */   \
+	static inline bool atomic_cmpxchg_##suffix(T *p, T *expected, T desired)                  \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_compare_exchange_n(p, expected, desired, false, __ATOMIC_SEQ_CST, \
+						   __ATOMIC_ACQUIRE);                             \
+	}
+
+#define ATOMIC_ARITHMETIC(T, suffix)                               \
+	/* Each returns the value before. */                       \
+	static inline T atomic_fetch_add_##suffix(T *p, T v)       \
+	{                                                          \
+		ATOMIC_POINT(p);                                   \
+		return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); \
+	}                                                          \
+	static inline T atomic_fetch_sub_##suffix(T *p, T v)       \
+	{                                                          \
+		ATOMIC_POINT(p);                                   \
+		return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); \
+	}                                                          \
+	static inline T atomic_fetch_or_##suffix(T *p, T v)        \
+	{                                                          \
+		ATOMIC_POINT(p);                                   \
+		return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);  \
+	}                                                          \
+	static inline T atomic_fetch_and_##suffix(T *p, T v)       \
+	{                                                          \
+		ATOMIC_POINT(p);                                   \
+		return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); \
+	}                                                          \
+	/* For statistics: no order at all. */                     \
+	static inline void atomic_add_relaxed_##suffix(T *p, T v)  \
+	{                                                          \
+		__atomic_fetch_add(p, v, __ATOMIC_RELAXED);        \
+	}
+
+ATOMIC_WORD(u8, u8)
+ATOMIC_WORD(u32, u32)
+ATOMIC_WORD(u64, u64)
+ATOMIC_WORD(void *, ptr)
+ATOMIC_ARITHMETIC(u32, u32)
+ATOMIC_ARITHMETIC(u64, u64)
+
+/* A full fence. */
+static inline void atomic_fence(void)
+{
+	ATOMIC_POINT(NULL);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+#endif

@@ -1,0 +1,220 @@
+/* Locks over the platform's wait and wake. */
+#include "src/base/lock.h"
+
+#include "src/base/assert.h"
+
+#define RWLOCK_WRITER (1u << 31)
+#define SPINS 64u
+
+/*
+ * Check builds keep, per thread, the ranks held, and report an order that could deadlock. Ranks
+ * are compared with the highest held: a lock released out of order is found by searching.
+ */
+#ifdef QUIRE_CHECK
+static void rank_push(u32 rank)
+{
+	struct quire_thread *self = base_self();
+
+	for (u32 i = 0; i < self->held_count; i++)
+		CHECK(self->held_ranks[i] < rank);
+	CHECK(self->nesting == 0 || rank >= RANK_MMU);
+	if (self->held_count < ARRAY_LEN(self->held_ranks))
+		self->held_ranks[self->held_count++] = (u8)rank;
+}
+
+static void rank_pop(u32 rank)
+{
+	struct quire_thread *self = base_self();
+
+	for (u32 i = self->held_count; i-- > 0;) {
+		if (self->held_ranks[i] != rank)
+			continue;
+		self->held_ranks[i] = self->held_ranks[--self->held_count];
+		return;
+	}
+	CHECK(!"a lock was released that the thread does not hold");
+}
+#else
+static void rank_push(u32 rank)
+{
+	(void)rank;
+}
+
+static void rank_pop(u32 rank)
+{
+	(void)rank;
+}
+#endif
+
+static void mutex_acquire(struct mutex *mutex)
+{
+	u32 seen = 0;
+
+	for (unsigned int turn = 0; turn < SPINS; turn++) {
+		seen = 0;
+		if (atomic_cmpxchg_u32(&mutex->word, &seen, 1))
+			return;
+		if (seen == 2)
+			break;
+		base_platform->relax(turn);
+	}
+	/* From here on the word says that somebody sleeps, so the owner wakes one at unlock. */
+	while (atomic_exchange_u32(&mutex->word, 2) != 0)
+		base_platform->wait(&mutex->word, 2);
+}
+
+static void mutex_release(struct mutex *mutex)
+{
+	if (atomic_exchange_u32(&mutex->word, 0) == 2)
+		base_platform->wake(&mutex->word, 1);
+}
+
+void mutex_init(struct mutex *mutex, enum lock_rank rank)
+{
+	mutex->word = 0;
+	mutex->rank = rank;
+}
+
+void mutex_lock(struct mutex *mutex) NO_LOCK_ANALYSIS
+{
+	rank_push(mutex->rank);
+	mutex_acquire(mutex);
+}
+
+void mutex_unlock(struct mutex *mutex) NO_LOCK_ANALYSIS
+{
+	mutex_release(mutex);
+	rank_pop(mutex->rank);
+}
+
+void rwlock_init(struct rwlock *lock, enum lock_rank rank)
+{
+	mutex_init(&lock->writers, rank);
+	lock->readers = 0;
+	lock->rank = rank;
+}
+
+void rwlock_read_lock(struct rwlock *lock) NO_LOCK_ANALYSIS
+{
+	rank_push(lock->rank);
+	for (;;) {
+		u32 seen = atomic_load_relaxed_u32(&lock->readers);
+
+		if (seen & RWLOCK_WRITER)
+			base_platform->wait(&lock->readers, seen);
+		else if (atomic_cmpxchg_u32(&lock->readers, &seen, seen + 1))
+			return;
+	}
+}
+
+void rwlock_read_unlock(struct rwlock *lock) NO_LOCK_ANALYSIS
+{
+	if (atomic_fetch_sub_u32(&lock->readers, 1) == (RWLOCK_WRITER | 1))
+		base_platform->wake(&lock->readers, UINT32_MAX);
+	rank_pop(lock->rank);
+}
+
+void rwlock_write_lock(struct rwlock *lock) NO_LOCK_ANALYSIS
+{
+	u32 seen;
+
+	rank_push(lock->rank);
+	mutex_acquire(&lock->writers);
+	atomic_fetch_or_u32(&lock->readers, RWLOCK_WRITER);
+	while ((seen = atomic_load_acquire_u32(&lock->readers)) != RWLOCK_WRITER)
+		base_platform->wait(&lock->readers, seen);
+}
+
+void rwlock_write_unlock(struct rwlock *lock) NO_LOCK_ANALYSIS
+{
+	atomic_store_release_u32(&lock->readers, 0);
+	base_platform->wake(&lock->readers, UINT32_MAX);
+	mutex_release(&lock->writers);
+	rank_pop(lock->rank);
+}
+
+void biglock_init(struct biglock *lock, enum lock_rank rank)
+{
+	mutex_init(&lock->writers, rank);
+	lock->writer = 0;
+	lock->shared.busy = 0;
+	lock->shared.next = NULL;
+	lock->lines = &lock->shared;
+	lock->rank = rank;
+}
+
+void biglock_line_add(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
+{
+	mutex_acquire(&lock->writers);
+	line->busy = 0;
+	line->next = lock->lines;
+	lock->lines = line;
+	mutex_release(&lock->writers);
+}
+
+void biglock_line_remove(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
+{
+	struct biglock_line **link = &lock->lines;
+
+	mutex_acquire(&lock->writers);
+	while (*link != line)
+		link = &(*link)->next;
+	*link = line->next;
+	mutex_release(&lock->writers);
+}
+
+/* A line of one vCPU is set; the shared one counts. Both are a full fence. */
+static void line_enter(struct biglock *lock, struct biglock_line *line)
+{
+	if (line == &lock->shared)
+		atomic_fetch_add_u32(&line->busy, 1);
+	else
+		(void)atomic_exchange_u32(&line->busy, 1);
+}
+
+static void line_leave(struct biglock *lock, struct biglock_line *line)
+{
+	if (line == &lock->shared)
+		atomic_fetch_sub_u32(&line->busy, 1);
+	else
+		atomic_store_release_u32(&line->busy, 0);
+}
+
+void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
+{
+	rank_push(lock->rank);
+	if (!line)
+		line = &lock->shared;
+	for (;;) {
+		line_enter(lock, line);
+		if (likely(!atomic_load_acquire_u32(&lock->writer)))
+			return;
+		line_leave(lock, line);
+		while (atomic_load_acquire_u32(&lock->writer))
+			base_platform->wait(&lock->writer, 1);
+	}
+}
+
+void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
+{
+	line_leave(lock, line ? line : &lock->shared);
+	rank_pop(lock->rank);
+}
+
+void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
+{
+	rank_push(lock->rank);
+	mutex_acquire(&lock->writers);
+	(void)atomic_exchange_u32(&lock->writer, 1);
+	for (struct biglock_line *line = lock->lines; line; line = line->next)
+		for (unsigned int turn = 0; atomic_load_acquire_u32(&line->busy); turn++)
+			base_platform->relax(turn);
+}
+
+void biglock_write_unlock(struct biglock *lock) NO_LOCK_ANALYSIS
+{
+	atomic_store_release_u32(&lock->writer, 0);
+	base_platform->wake(&lock->writer, UINT32_MAX);
+	mutex_release(&lock->writers);
+	rank_pop(lock->rank);
+}

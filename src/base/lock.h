@@ -1,0 +1,90 @@
+/* Locks, each with a rank: a thread takes them in rising rank only. */
+#ifndef QUIRE_BASE_LOCK_H
+#define QUIRE_BASE_LOCK_H
+
+#include "src/base/atomic.h"
+#include "src/base/platform.h"
+
+/* The order of all locks of the library, outermost first. docs/LOCKING.md has a card for each. */
+enum lock_rank {
+	RANK_NONE,
+	RANK_SLOTS,	      /* vm->slots_lock */
+	RANK_GMEM_INVALIDATE, /* gmem inode */
+	RANK_GMEM_PAGE,	      /* gmem inode's page state */
+	RANK_MMU,	      /* vm->mmu_lock */
+	RANK_TDP_PAGES,	      /* vm->tdp.pages_lock */
+	RANK_INVALIDATE,      /* vm->invalidation.lock */
+	RANK_VCPUS,	      /* vm->vcpus_lock */
+	RANK_ARENA,	      /* vm->arena.lock */
+};
+
+/* Clang's thread-safety analysis; empty elsewhere. */
+#if defined(__clang__)
+#define LOCK_ATTRIBUTE(x) __attribute__((x))
+#else
+#define LOCK_ATTRIBUTE(x)
+#endif
+#define LOCKABLE LOCK_ATTRIBUTE(capability("lock"))
+#define ACQUIRES(...) LOCK_ATTRIBUTE(acquire_capability(__VA_ARGS__))
+#define ACQUIRES_SHARED(...) LOCK_ATTRIBUTE(acquire_shared_capability(__VA_ARGS__))
+#define RELEASES(...) LOCK_ATTRIBUTE(release_capability(__VA_ARGS__))
+#define RELEASES_SHARED(...) LOCK_ATTRIBUTE(release_shared_capability(__VA_ARGS__))
+#define REQUIRES(...) LOCK_ATTRIBUTE(requires_capability(__VA_ARGS__))
+#define REQUIRES_SHARED(...) LOCK_ATTRIBUTE(requires_shared_capability(__VA_ARGS__))
+#define GUARDED_BY(x) LOCK_ATTRIBUTE(guarded_by(x))
+#define NO_LOCK_ANALYSIS LOCK_ATTRIBUTE(no_thread_safety_analysis)
+
+/* A sleeping mutex. word: 0 free, 1 held, 2 held with sleepers. */
+struct LOCKABLE mutex {
+	u32 word;
+	u32 rank;
+};
+void mutex_init(struct mutex *mutex, enum lock_rank rank);
+void mutex_lock(struct mutex *mutex) ACQUIRES(mutex);
+void mutex_unlock(struct mutex *mutex) RELEASES(mutex);
+
+/* A sleeping reader-writer lock; writers keep new readers out, so they do not starve. */
+struct LOCKABLE rwlock {
+	struct mutex writers; /* held by the writer */
+	u32 readers;	      /* count, and RWLOCK_WRITER */
+	u32 rank;
+};
+void rwlock_init(struct rwlock *lock, enum lock_rank rank);
+void rwlock_read_lock(struct rwlock *lock) ACQUIRES_SHARED(lock);
+void rwlock_read_unlock(struct rwlock *lock) RELEASES_SHARED(lock);
+void rwlock_write_lock(struct rwlock *lock) ACQUIRES(lock);
+void rwlock_write_unlock(struct rwlock *lock) RELEASES(lock);
+
+/*
+ * A reader-writer lock whose readers do not share a cache line: each vCPU reads through a line of
+ * its own, and a writer looks at all of them. This is mmu_lock: faults of many vCPUs take it
+ * shared at the cost of one uncontended exchange.
+ *
+ *   reader                                  writer
+ *   line->busy = 1     (exchange: fence)    lock->writer = 1   (exchange: fence)
+ *   read lock->writer: if set, back off     read every line->busy: wait while set
+ *
+ * One of the two sees the other.
+ */
+struct biglock_line {
+	cache_aligned u32 busy;
+	struct biglock_line *next; /* under the writers' mutex */
+};
+struct LOCKABLE biglock {
+	struct mutex writers;
+	u32 writer;		    /* 1: readers keep out */
+	struct biglock_line shared; /* readers that have no line: busy counts them */
+	struct biglock_line *lines;
+	u32 rank;
+};
+void biglock_init(struct biglock *lock, enum lock_rank rank);
+/* Add or remove a reader's line; excludes the writer meanwhile. */
+void biglock_line_add(struct biglock *lock, struct biglock_line *line);
+void biglock_line_remove(struct biglock *lock, struct biglock_line *line);
+/* @line may be NULL: the shared line. */
+void biglock_read_lock(struct biglock *lock, struct biglock_line *line) ACQUIRES_SHARED(lock);
+void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) RELEASES_SHARED(lock);
+void biglock_write_lock(struct biglock *lock) ACQUIRES(lock);
+void biglock_write_unlock(struct biglock *lock) RELEASES(lock);
+
+#endif

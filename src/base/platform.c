@@ -1,0 +1,67 @@
+/* The installed platform, the list of threads, and how broken invariants are reported. */
+#include "src/base/platform.h"
+
+#include "src/base/assert.h"
+#include "src/base/atomic.h"
+
+const struct quire_platform *base_platform;
+
+static void *thread_list;
+
+void quire_platform_install(const struct quire_platform *platform)
+{
+	base_platform = platform;
+}
+
+/* Push; the compare-exchange releases @thread->next to base_threads(). */
+void quire_thread_register(struct quire_thread *thread)
+{
+	void *head = atomic_load_acquire_ptr(&thread_list);
+
+	do {
+		thread->next = head;
+	} while (!atomic_cmpxchg_ptr(&thread_list, &head, thread));
+}
+
+struct quire_thread *base_threads(void)
+{
+	return atomic_load_acquire_ptr(&thread_list);
+}
+
+#ifdef QUIRE_SCHED
+void base_sched_point(const char *what, const void *where)
+{
+	if (base_platform && base_platform->sched_point)
+		base_platform->sched_point(what, where);
+}
+#endif
+
+static char *append(char *at, const char *end, const char *text)
+{
+	while (*text && at < end)
+		*at++ = *text++;
+	return at;
+}
+
+bool base_report_broken(const char *condition, const char *file, int line)
+{
+	char text[256], digits[12];
+	char *at = text, *digit = digits + sizeof(digits) - 1;
+	const char *end = text + sizeof(text) - 1;
+
+	*digit = '\0';
+	do {
+		*--digit = (char)('0' + line % 10);
+		line /= 10;
+	} while (line > 0);
+	at = append(at, end, "quire: broken: ");
+	at = append(at, end, condition);
+	at = append(at, end, " at ");
+	at = append(at, end, file);
+	at = append(at, end, ":");
+	at = append(at, end, digit);
+	*at = '\0';
+	if (base_platform && base_platform->report)
+		base_platform->report(text);
+	return true;
+}
