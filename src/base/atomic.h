@@ -17,12 +17,12 @@ void base_sched_point(const char *what, const void *where);
 #endif
 
 #define ATOMIC_WORD(T, suffix)                                                                    \
-	static inline T atomic_load_relaxed_##suffix(const T *p)                                  \
+	static inline T atomic_load_relaxed_##suffix(T const *p)                                  \
 	{                                                                                         \
 		ATOMIC_POINT(p);                                                                  \
 		return __atomic_load_n(p, __ATOMIC_RELAXED);                                      \
 	}                                                                                         \
-	static inline T atomic_load_acquire_##suffix(const T *p)                                  \
+	static inline T atomic_load_acquire_##suffix(T const *p)                                  \
 	{                                                                                         \
 		ATOMIC_POINT(p);                                                                  \
 		return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                      \
@@ -81,9 +81,20 @@ void base_sched_point(const char *what, const void *where);
 ATOMIC_WORD(u8, u8)
 ATOMIC_WORD(u32, u32)
 ATOMIC_WORD(u64, u64)
-ATOMIC_WORD(void *, ptr)
 ATOMIC_ARITHMETIC(u32, u32)
 ATOMIC_ARITHMETIC(u64, u64)
+
+/* Pointers of any type: @p points at a pointer field. */
+#define atomic_load_relaxed_ptr(p) (ATOMIC_POINT(p), __atomic_load_n((p), __ATOMIC_RELAXED))
+#define atomic_load_acquire_ptr(p) (ATOMIC_POINT(p), __atomic_load_n((p), __ATOMIC_ACQUIRE))
+#define atomic_store_relaxed_ptr(p, v) \
+	(ATOMIC_POINT(p), __atomic_store_n((p), (v), __ATOMIC_RELAXED))
+#define atomic_store_release_ptr(p, v) \
+	(ATOMIC_POINT(p), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
+#define atomic_exchange_ptr(p, v) (ATOMIC_POINT(p), __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
+#define atomic_cmpxchg_ptr(p, expected, desired)                                         \
+	(ATOMIC_POINT(p), __atomic_compare_exchange_n((p), (expected), (desired), false, \
+						      __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE))
 
 /* A full fence. */
 static inline void atomic_fence(void)

@@ -6,7 +6,7 @@
 
 const struct quire_platform *base_platform;
 
-static void *thread_list;
+static struct quire_thread *thread_list;
 
 void quire_platform_install(const struct quire_platform *platform)
 {
@@ -16,7 +16,7 @@ void quire_platform_install(const struct quire_platform *platform)
 /* Push; the compare-exchange releases @thread->next to base_threads(). */
 void quire_thread_register(struct quire_thread *thread)
 {
-	void *head = atomic_load_acquire_ptr(&thread_list);
+	struct quire_thread *head = atomic_load_acquire_ptr(&thread_list);
 
 	do {
 		thread->next = head;
