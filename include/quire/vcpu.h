@@ -71,11 +71,18 @@ QUIRE_API const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu);
 QUIRE_API void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request);
 
 /*
+ * Clear those of @requests that are raised and return them. For the client's bits, before it looks
+ * at the state they stand for, so that one raised meanwhile rings again.
+ */
+QUIRE_API uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t requests);
+
+/*
  * Enter guest mode. Loads the root when there is none or it is obsolete (may take mmu_lock, may
  * fail: -ENOMEM, -EIO for a dead VM), then marks the vCPU in guest mode with a full barrier and
- * only then takes the requests, so that a flusher sees either the mode or its request taken.
- * Returns the requests taken: the caller honours them before the first guest access. On
- * QUIRE_REQ_TLB_FLUSH it drops all translations. Between enter and leave the vCPU takes no lock of
+ * only then takes the library's requests, so that a flusher sees either the mode or its request
+ * taken. *@requests is what was taken, and the client's bits that are raised and stay so: the
+ * caller honours them before the first guest access. On QUIRE_REQ_TLB_FLUSH it drops all
+ * translations. Between enter and leave the vCPU takes no lock of
  * the library and calls nothing of it but the functions that say so.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests,

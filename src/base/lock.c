@@ -17,7 +17,7 @@ static void rank_push(u32 rank)
 
 	for (u32 i = 0; i < self->held_count; i++)
 		CHECK(self->held_ranks[i] < rank);
-	CHECK(self->nesting == 0 || rank >= RANK_MMU);
+	CHECK(self->nesting == 0 || rank > RANK_MMU);
 	if (self->held_count < ARRAY_LEN(self->held_ranks))
 		self->held_ranks[self->held_count++] = (u8)rank;
 }

@@ -2,8 +2,7 @@
 #ifndef QUIRE_ENTRY_FORMAT_H
 #define QUIRE_ENTRY_FORMAT_H
 
-#include <stdbool.h>
-#include <quire/types.h>
+#include "src/base/types.h"
 
 /*
  * One descriptor a format. Every mask holds bits of a 64-bit entry. Hardware bits are those of the
@@ -13,31 +12,129 @@
 struct entry_format {
 	const char *name;
 	/* The hardware's. */
-	uint64_t readable;   /* all of these set: reads are allowed (NPT: P and U) */
-	uint64_t writable;   /* W */
-	uint64_t user;	     /* NPT: U, which every entry has; EPT: none */
-	uint64_t executable; /* EPT: X; NPT: none */
-	uint64_t noexec;     /* NPT: NX; EPT: none */
-	uint64_t accessed;   /* A, set by the walker */
-	uint64_t dirty;	     /* D, set by the walker in a leaf on a write */
-	uint64_t large;	     /* leaf at level 2 and above */
-	uint64_t memtype;    /* EPT: write-back and IPAT in a leaf */
-	uint64_t hw_present; /* any of these set: the walker takes the entry as present */
+	u64 readable;	/* all of these set: reads are allowed (NPT: P and U) */
+	u64 writable;	/* W */
+	u64 executable; /* EPT: X; NPT: none */
+	u64 noexec;	/* NPT: NX; EPT: none */
+	u64 accessed;	/* A, set by the walker */
+	u64 dirty;	/* D, set by the walker in a leaf on a write */
+	u64 large;	/* leaf at level 2 and above */
+	u64 memtype;	/* EPT: write-back and IPAT in a leaf */
+	u64 hw_present; /* any of these set: the walker takes the entry as present */
 	/* Ours. */
-	uint64_t present;	/* software present */
-	uint64_t host_writable; /* the host page may be written */
-	uint64_t mmu_writable;	/* W is off at most for dirty logging */
-	uint64_t nonpresent;	/* what an empty entry holds */
-	uint64_t frozen;	/* an entry owned by one writer */
-	/* MMIO entries: (entry & mmio_mask) == mmio_value. 0 when the format has none. */
-	uint64_t mmio_mask;
-	uint64_t mmio_value;
+	u64 present;	   /* software present */
+	u64 host_writable; /* the host page may be written */
+	u64 mmu_writable;  /* W is off at most for dirty logging */
+	u64 nonpresent;	   /* what an empty entry holds */
+	u64 frozen;	   /* an entry owned by one writer */
+	/* MMIO entries: (entry & mmio_mask) == mmio_value; 0 when the format has none. The
+	 * generation is split over two fields, low bits first. */
+	u64 mmio_mask;
+	u64 mmio_value;
+	u64 mmio_access;   /* bits that are set besides and mean nothing here */
+	u8 mmio_low_shift; /* of generation bits 0 .. mmio_low_bits - 1 */
+	u8 mmio_low_bits;
+	u8 mmio_high_shift;
+	u8 mmio_high_bits;
 };
 
 /* Bits 12..51 hold the address of a frame or of a lower table. */
 #define ENTRY_ADDRESS_MASK UINT64_C(0x000ffffffffff000)
 
+/* Bits of an MMIO generation: both formats have as many. */
+#define ENTRY_MMIO_GENERATION_BITS 18
+
 extern const struct entry_format entry_npt;
 extern const struct entry_format entry_ept;
+
+static inline bool entry_is_present(const struct entry_format *f, u64 entry)
+{
+	return entry & f->present;
+}
+
+static inline bool entry_is_frozen(const struct entry_format *f, u64 entry)
+{
+	return entry == f->frozen;
+}
+
+/* Of a present entry at @level: does it map memory (or point to a lower table)? */
+static inline bool entry_is_leaf(const struct entry_format *f, u64 entry, u32 level)
+{
+	return level == QUIRE_LEVEL_4K || (entry & f->large);
+}
+
+static inline bool entry_is_writable(const struct entry_format *f, u64 entry)
+{
+	return entry & f->writable;
+}
+
+static inline bool entry_is_executable(const struct entry_format *f, u64 entry)
+{
+	return (entry & (f->executable | f->noexec)) == f->executable;
+}
+
+static inline pfn_t entry_pfn(u64 entry)
+{
+	return (pfn_t){(entry & ENTRY_ADDRESS_MASK) >> QUIRE_PAGE_SHIFT};
+}
+
+/* The lower table a present non-leaf entry points to. */
+static inline u64 *entry_table(u64 entry)
+{
+	return (u64 *)(uintptr_t)(entry & ENTRY_ADDRESS_MASK);
+}
+
+/* An entry that points to @table with all rights: the leaf decides. */
+static inline u64 entry_make_table(const struct entry_format *f, const u64 *table)
+{
+	return (u64)(uintptr_t)table | f->present | f->readable | f->writable | f->executable |
+	       f->accessed;
+}
+
+/* What a leaf shall allow. */
+struct entry_leaf {
+	pfn_t pfn;
+	u32 level;
+	bool writable;	    /* W now */
+	bool host_writable; /* the host permits writing at all */
+	bool mmu_writable;  /* nothing of ours but dirty logging may keep W off */
+	bool executable;
+	bool accessed; /* false: a prefault, so that aging tells the truth */
+};
+
+/* W implies D: a page mapped writable counts as written from the start (contract F-104). */
+static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
+{
+	u64 entry = (leaf->pfn.v << QUIRE_PAGE_SHIFT) | f->present | f->readable | f->memtype;
+
+	if (leaf->level > QUIRE_LEVEL_4K)
+		entry |= f->large;
+	if (leaf->accessed)
+		entry |= f->accessed;
+	if (leaf->host_writable)
+		entry |= f->host_writable;
+	if (leaf->mmu_writable)
+		entry |= f->mmu_writable;
+	if (leaf->writable)
+		entry |= f->writable | f->dirty;
+	return entry | (leaf->executable ? f->executable : f->noexec);
+}
+
+/* The entry for child @index, one level down, of the huge leaf @huge at @level. */
+static inline u64 entry_make_child(const struct entry_format *f, u64 huge, u32 level, u32 index)
+{
+	u64 child = huge + ((u64)index << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2)));
+
+	return level == QUIRE_LEVEL_2M ? child & ~f->large : child;
+}
+
+/* Does @entry mean "no memory here", with the generation it was found in? */
+static inline bool entry_is_mmio(const struct entry_format *f, u64 entry)
+{
+	return f->mmio_mask && (entry & f->mmio_mask) == f->mmio_value;
+}
+
+u64 entry_make_mmio(const struct entry_format *f, gfn_t gfn, u64 generation);
+u64 entry_mmio_generation(const struct entry_format *f, u64 entry);
 
 #endif

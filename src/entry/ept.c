@@ -1,0 +1,50 @@
+/* Intel's extended page tables. */
+#include "src/entry/format.h"
+
+#define R (UINT64_C(1) << 0)
+#define W (UINT64_C(1) << 1)
+#define X (UINT64_C(1) << 2)
+#define WRITE_BACK (UINT64_C(6) << 3)
+#define IPAT (UINT64_C(1) << 6)
+#define PS (UINT64_C(1) << 7)
+#define A (UINT64_C(1) << 8)
+#define D (UINT64_C(1) << 9)
+#define PRESENT (UINT64_C(1) << 11)
+#define HOST_WRITABLE (UINT64_C(1) << 53)
+#define MMU_WRITABLE (UINT64_C(1) << 55)
+#define SUPPRESS_VE (UINT64_C(1) << 63)
+#define NONPRESENT SUPPRESS_VE
+#define FROZEN (NONPRESENT | UINT64_C(0x1a0))
+
+_Static_assert(!((R | W | X | WRITE_BACK | IPAT | PS | A | D) &
+		 (HOST_WRITABLE | MMU_WRITABLE | PRESENT)),
+	       "software bits must be ones the processor ignores");
+_Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | SUPPRESS_VE) & ENTRY_ADDRESS_MASK),
+	       "flags must leave the address alone");
+_Static_assert(!(FROZEN & (R | W | X | PRESENT)), "a frozen entry is present to nobody");
+
+const struct entry_format entry_ept = {
+    .name = "ept",
+    .readable = R,
+    .writable = W,
+    .executable = X,
+    .noexec = 0,
+    .accessed = A,
+    .dirty = D,
+    .large = PS,
+    .memtype = WRITE_BACK | IPAT,
+    .hw_present = R | W | X,
+    .present = PRESENT,
+    .host_writable = HOST_WRITABLE,
+    .mmu_writable = MMU_WRITABLE,
+    .nonpresent = NONPRESENT,
+    .frozen = FROZEN,
+    /* Write and execute without read: a combination the processor refuses. */
+    .mmio_mask = R | W | X | PRESENT | SUPPRESS_VE,
+    .mmio_value = W | X,
+    .mmio_access = 0,
+    .mmio_low_shift = 3,
+    .mmio_low_bits = 7,
+    .mmio_high_shift = 52,
+    .mmio_high_bits = 11,
+};

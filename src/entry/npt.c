@@ -1,0 +1,48 @@
+/* AMD's nested page tables: the long-mode format, every access a user access. */
+#include "src/entry/format.h"
+
+#define P (UINT64_C(1) << 0)
+#define W (UINT64_C(1) << 1)
+#define U (UINT64_C(1) << 2)
+#define A (UINT64_C(1) << 5)
+#define D (UINT64_C(1) << 6)
+#define PS (UINT64_C(1) << 7)
+#define HOST_WRITABLE (UINT64_C(1) << 9)
+#define MMU_WRITABLE (UINT64_C(1) << 10)
+#define PRESENT (UINT64_C(1) << 11)
+/* Reserved while MAXPHYADDR is below 52: an entry with it raises a fault that says "reserved". */
+#define RESERVED_ADDRESS (UINT64_C(1) << 51)
+#define NX (UINT64_C(1) << 63)
+#define NONPRESENT (UINT64_C(1) << 63)
+#define FROZEN (NONPRESENT | UINT64_C(0x1a0))
+
+_Static_assert(!((P | W | U | A | D | PS) & (HOST_WRITABLE | MMU_WRITABLE | PRESENT)),
+	       "software bits must be ones the processor ignores");
+_Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | NX) & ENTRY_ADDRESS_MASK),
+	       "flags must leave the address alone");
+_Static_assert(!(FROZEN & (P | PRESENT)), "a frozen entry is present to nobody");
+
+const struct entry_format entry_npt = {
+    .name = "npt",
+    .readable = P | U,
+    .writable = W,
+    .executable = 0,
+    .noexec = NX,
+    .accessed = A,
+    .dirty = D,
+    .large = PS,
+    .memtype = 0,
+    .hw_present = P,
+    .present = PRESENT,
+    .host_writable = HOST_WRITABLE,
+    .mmu_writable = MMU_WRITABLE,
+    .nonpresent = NONPRESENT,
+    .frozen = FROZEN,
+    .mmio_mask = P | PRESENT | RESERVED_ADDRESS,
+    .mmio_value = P | RESERVED_ADDRESS,
+    .mmio_access = W | U,
+    .mmio_low_shift = 3,
+    .mmio_low_bits = 7,
+    .mmio_high_shift = 52,
+    .mmio_high_bits = 11,
+};

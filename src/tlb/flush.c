@@ -1,0 +1,108 @@
+/* Requests, kicks and flushes. */
+#include "src/tlb/flush.h"
+
+#include "src/base/assert.h"
+
+/* Turns of a spin before the vCPU is kicked, and between two kicks. */
+#define SPINS_BEFORE_KICK 200u
+
+/* The requests that the library itself takes at entry; all others are the client's. */
+#define LIBRARY_REQUESTS ((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1)
+
+void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops *host,
+		       void *host_ctx)
+{
+	mutex_init(&domain->lock, RANK_VCPUS);
+	domain->host = host;
+	domain->host_ctx = host_ctx;
+}
+
+void flush_domain_add(struct flush_domain *domain, struct guest_mode *member)
+{
+	mutex_lock(&domain->lock);
+	member->next = domain->members;
+	domain->members = member;
+	mutex_unlock(&domain->lock);
+}
+
+void flush_domain_remove(struct flush_domain *domain, struct guest_mode *member)
+{
+	struct guest_mode **link = &domain->members;
+
+	mutex_lock(&domain->lock);
+	while (*link != member)
+		link = &(*link)->next;
+	*link = member->next;
+	mutex_unlock(&domain->lock);
+}
+
+static void kick(struct flush_domain *domain, struct guest_mode *member)
+{
+	domain->host->kick(domain->host_ctx, member->cookie);
+}
+
+void guest_mode_request(struct flush_domain *domain, struct guest_mode *member, u64 request)
+{
+	atomic_fetch_or_u64(&member->doorbell, request);
+	kick(domain, member);
+}
+
+/* Wait until @member left guest mode once or took @request; see the comment in the header. */
+static void wait_for(struct flush_domain *domain, struct guest_mode *member, u64 request)
+{
+	u32 turn = atomic_load_acquire_u32(&member->turns);
+
+	if (!(turn & 1))
+		return;
+	for (unsigned int spins = 1;; spins++) {
+		if (atomic_load_acquire_u32(&member->turns) != turn)
+			return;
+		if (!(atomic_load_acquire_u64(&member->doorbell) & request))
+			return;
+		if (spins % SPINS_BEFORE_KICK == 0)
+			kick(domain, member);
+		base_platform->relax(spins);
+	}
+}
+
+void flush_domain_request(struct flush_domain *domain, u64 request)
+{
+	mutex_lock(&domain->lock);
+	for (struct guest_mode *member = domain->members; member; member = member->next)
+		atomic_fetch_or_u64(&member->doorbell, request);
+	for (struct guest_mode *member = domain->members; member; member = member->next)
+		wait_for(domain, member, request);
+	mutex_unlock(&domain->lock);
+}
+
+u64 guest_mode_enter(struct guest_mode *member)
+{
+	/* A full fence, partner of the fetch_or in flush_domain_request(). */
+	(void)atomic_fetch_add_u32(&member->turns, 1);
+	if (!atomic_load_relaxed_u64(&member->doorbell))
+		return 0;
+	return atomic_fetch_and_u64(&member->doorbell, ~LIBRARY_REQUESTS);
+}
+
+void guest_mode_leave(struct guest_mode *member)
+{
+	atomic_store_release_u32(&member->turns, atomic_load_relaxed_u32(&member->turns) + 1);
+}
+
+void flush_debt_init(struct flush_debt *debt, struct flush_domain *domain)
+{
+	debt->domain = domain;
+	debt->tables = NULL;
+	debt->table_count = 0;
+	debt->owed = false;
+}
+
+void flush_debt_pay(struct flush_debt *debt)
+{
+	if (!debt->owed)
+		return;
+	atomic_add_relaxed_u64(&debt->domain->requests, 1);
+	flush_domain_request(debt->domain, QUIRE_REQ_TLB_FLUSH);
+	atomic_add_relaxed_u64(&debt->domain->flushes, 1);
+	debt->owed = false;
+}

@@ -1,0 +1,89 @@
+/* TLB flushes: vCPU requests and kicks, and the debt a change of a table leaves behind. */
+#ifndef QUIRE_TLB_FLUSH_H
+#define QUIRE_TLB_FLUSH_H
+
+#include <quire/host.h>
+#include <quire/vcpu.h>
+
+#include "src/base/lock.h"
+
+/*
+ * A vCPU in guest mode acts on translations it took from the tables at any time since it last
+ * looked at its doorbell. Whoever takes a translation away rings the doorbell of every vCPU and
+ * waits for those in guest mode, and for them only.
+ *
+ *   vCPU, entering                        flusher
+ *   turns++, now odd   (full fence)       change the table
+ *   take the doorbell's requests          doorbell |= TLB_FLUSH  (full fence)
+ *   drop the TLB if asked                 read turns: wait while odd, the same, and the
+ *   walk the tables                         request not taken
+ *
+ * Either the flusher sees the odd turn and waits, or the vCPU sees the request.
+ *
+ * A vCPU in guest mode holds no lock and no read section, so a flusher may wait with locks held. It
+ * polls the doorbell at every block end; one that is blocked in the kernel on a host page is
+ * kicked out of the access by a signal, again and again until it hears (a kick that comes just
+ * before the thread blocks is lost).
+ */
+struct guest_mode {
+	cache_aligned u64 doorbell; /* QUIRE_REQ_*, client bits */
+	u32 turns;		    /* entries plus exits: odd in guest mode */
+	void *cookie;		    /* for the host's kick() */
+	struct guest_mode *next;    /* under flush_domain.lock */
+};
+
+/* All vCPUs that may hold translations of one VM's tables. */
+struct flush_domain {
+	struct mutex lock;
+	struct guest_mode *members GUARDED_BY(lock);
+	const struct quire_host_ops *host;
+	void *host_ctx;
+	u64 flushes;  /* remote_tlb_flush */
+	u64 requests; /* remote_tlb_flush_requests */
+};
+
+void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops *host,
+		       void *host_ctx);
+void flush_domain_add(struct flush_domain *domain, struct guest_mode *member);
+void flush_domain_remove(struct flush_domain *domain, struct guest_mode *member);
+
+/* Raise @request at one vCPU, and kick it if it is in guest mode. Does not wait. */
+void guest_mode_request(struct flush_domain *domain, struct guest_mode *member, u64 request);
+/* Raise @request at every vCPU and wait until none is in guest mode without having taken it. */
+void flush_domain_request(struct flush_domain *domain, u64 request);
+
+/* Guest mode begins: returns the library's requests, taken. A full fence. */
+u64 guest_mode_enter(struct guest_mode *member);
+void guest_mode_leave(struct guest_mode *member);
+
+struct table;
+
+/*
+ * What a change of the tables still owes: a flush, before the memory taken away is reused; and
+ * tables that were unlinked, to be freed after that flush and a grace period. A debt is made with
+ * flush_debt_init() and ends in flush_debt_settle(); flush_debt_pay() between the two is for
+ * those who must have flushed before they drop a lock.
+ */
+struct flush_debt {
+	struct flush_domain *domain;
+	struct table *tables; /* unlinked, linked by table.next */
+	u64 table_count;
+	bool owed;
+};
+
+void flush_debt_init(struct flush_debt *debt, struct flush_domain *domain);
+/* A translation was taken away, or lost a right. */
+static inline void flush_debt_owe(struct flush_debt *debt)
+{
+	debt->owed = true;
+}
+/* Flush now if anything is owed. Any lock may be held. */
+void flush_debt_pay(struct flush_debt *debt);
+/* Forget the flush: nobody can have cached what was changed (@why is for the reader). */
+static inline void flush_debt_forgive(struct flush_debt *debt, const char *why)
+{
+	(void)why;
+	debt->owed = false;
+}
+
+#endif

@@ -1,0 +1,126 @@
+/* The arena of table pages. */
+#include "src/walk/table.h"
+
+#include <errno.h>
+
+#include "src/base/assert.h"
+
+/* Tables moved from the arena to a cache at once, so that a fault rarely takes the arena's lock. */
+#define CACHE_BATCH 16u
+
+void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx)
+{
+	mutex_init(&arena->lock, RANK_ARENA);
+	arena->host = host;
+	arena->host_ctx = host_ctx;
+}
+
+void arena_destroy(struct arena *arena)
+{
+	void *chunk = arena->chunks;
+
+	CHECK(arena->used == 0);
+	while (chunk) {
+		void *next = ((struct table *)chunk)->next;
+
+		arena->host->chunk_free(arena->host_ctx, chunk);
+		chunk = next;
+	}
+	arena->chunks = NULL;
+}
+
+/* Add a chunk's pages to the free list, in rising order of address. */
+static int arena_grow(struct arena *arena) REQUIRES(arena->lock)
+{
+	struct table *chunk = arena->host->chunk_alloc(arena->host_ctx);
+
+	if (!chunk)
+		return -ENOMEM;
+	chunk->next = arena->chunks;
+	arena->chunks = chunk;
+	arena->chunk_count++;
+	for (u32 page = CHUNK_PAGES; page-- > CHUNK_FIRST_PAGE;) {
+		chunk[page].next = arena->free;
+		arena->free = &chunk[page];
+	}
+	arena->free_count += CHUNK_PAGES - CHUNK_FIRST_PAGE;
+	return 0;
+}
+
+int table_cache_fill(struct table_cache *cache, struct arena *arena, u32 want)
+{
+	int err = 0;
+	u32 target = want + CACHE_BATCH, taken = 0;
+
+	if (likely(cache->count >= want))
+		return 0;
+	mutex_lock(&arena->lock);
+	while (cache->count < target) {
+		struct table *table = arena->free;
+
+		if (!table) {
+			if (cache->count >= want)
+				break;
+			err = arena_grow(arena);
+			if (err)
+				break;
+			continue;
+		}
+		arena->free = table->next;
+		arena->free_count--;
+		table_cache_put(cache, table);
+		taken++;
+	}
+	mutex_unlock(&arena->lock);
+	atomic_add_relaxed_u64(&arena->used, taken);
+	return err;
+}
+
+struct table *table_cache_take(struct table_cache *cache)
+{
+	struct table *table = cache->tables;
+
+	if (table) {
+		cache->tables = table->next;
+		cache->count--;
+	}
+	return table;
+}
+
+void table_cache_put(struct table_cache *cache, struct table *table)
+{
+	table->next = cache->tables;
+	cache->tables = table;
+	cache->count++;
+}
+
+void arena_free_list(struct arena *arena, struct table *tables, u64 count)
+{
+	struct table *last = tables;
+
+	if (!tables)
+		return;
+	while (last->next)
+		last = last->next;
+	mutex_lock(&arena->lock);
+	last->next = arena->free;
+	arena->free = tables;
+	arena->free_count += count;
+	mutex_unlock(&arena->lock);
+	atomic_add_relaxed_u64(&arena->used, -count);
+}
+
+void table_cache_drain(struct table_cache *cache, struct arena *arena)
+{
+	arena_free_list(arena, cache->tables, cache->count);
+	cache->tables = NULL;
+	cache->count = 0;
+}
+
+void table_fill(struct table *table, u64 value)
+{
+	u64 *entries = table_entries(table);
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		entries[i] = value;
+}

@@ -1,0 +1,86 @@
+/* Table pages: 512 entries each, with a descriptor, from an arena of 2 MiB chunks. */
+#ifndef QUIRE_WALK_TABLE_H
+#define QUIRE_WALK_TABLE_H
+
+#include <quire/host.h>
+
+#include "src/base/lock.h"
+
+/*
+ * A chunk is 2 MiB, 2 MiB aligned and resident. Its first pages hold the descriptors of the
+ * others, so page and descriptor find each other by arithmetic. The address of a table page, as the
+ * entry above it holds it, is the page's own virtual address.
+ */
+#define CHUNK_BYTES (UINT64_C(2) << 20)
+
+/* One 64-byte descriptor a table page. Fields are the owner's: under mmu_lock, or before the
+ * table is linked. */
+struct table {
+	struct table *next; /* free list, cache, debt */
+	u64 *parent;	    /* entry that points here; NULL for a root */
+	gfn_t gfn;	    /* first gfn the table covers */
+	u8 level;	    /* of its entries */
+	u8 invalid;	    /* a root that is going away */
+	u8 nx_disallowed;   /* split for an executable mapping */
+	u8 reserved[5];
+	u64 reserved_words[4];
+};
+_Static_assert(sizeof(struct table) == 64, "a chunk's first 32 KiB hold its descriptors");
+
+#define CHUNK_PAGES ((u32)(CHUNK_BYTES / QUIRE_PAGE_SIZE))
+#define CHUNK_FIRST_PAGE ((u32)(CHUNK_PAGES * sizeof(struct table) / QUIRE_PAGE_SIZE))
+
+static inline u64 *table_entries(const struct table *table)
+{
+	u64 address = (u64)(uintptr_t)table;
+	u64 chunk = round_down_u64(address, CHUNK_BYTES);
+
+	return (u64 *)(uintptr_t)(chunk + (address - chunk) / sizeof(*table) * QUIRE_PAGE_SIZE);
+}
+
+/* The table that holds @entry. */
+static inline struct table *table_of(const u64 *entry)
+{
+	u64 address = (u64)(uintptr_t)entry;
+	u64 chunk = round_down_u64(address, CHUNK_BYTES);
+	u64 page = (address - chunk) / QUIRE_PAGE_SIZE;
+
+	return (struct table *)(uintptr_t)(chunk + page * sizeof(struct table));
+}
+
+/* Where all table pages of a VM come from. */
+struct arena {
+	struct mutex lock;
+	struct table *free GUARDED_BY(lock);
+	u64 free_count GUARDED_BY(lock);
+	void *chunks GUARDED_BY(lock); /* linked through the descriptor of page 0 */
+	u64 chunk_count GUARDED_BY(lock);
+	u64 used; /* tables handed out: a statistic */
+	const struct quire_host_ops *host;
+	void *host_ctx;
+};
+
+void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx);
+/* Every table must be back. */
+void arena_destroy(struct arena *arena);
+
+/* A few tables in hand, taken before a lock that forbids sleeping. */
+struct table_cache {
+	struct table *tables;
+	u32 count;
+};
+
+/* Have at least @want tables in @cache: -ENOMEM when there are fewer afterwards. May sleep. */
+must_check int table_cache_fill(struct table_cache *cache, struct arena *arena, u32 want);
+/* One table; NULL when the cache is empty. Its entries hold anything. */
+struct table *table_cache_take(struct table_cache *cache);
+void table_cache_put(struct table_cache *cache, struct table *table);
+/* Give all of them back. */
+void table_cache_drain(struct table_cache *cache, struct arena *arena);
+/* Give a list of @count tables, linked by next, back. */
+void arena_free_list(struct arena *arena, struct table *tables, u64 count);
+
+/* Every entry of @table becomes @value; nobody else can see the table yet. */
+void table_fill(struct table *table, u64 value);
+
+#endif
