@@ -30,7 +30,7 @@ void arena_destroy(struct arena *arena)
 }
 
 /* Add a chunk's pages to the free list, in rising order of address. */
-static int arena_grow(struct arena *arena) REQUIRES(arena->lock)
+static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
 {
 	struct table *chunk = arena->host->chunk_alloc(arena->host_ctx);
 
