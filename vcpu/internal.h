@@ -1,0 +1,567 @@
+/* The inside of struct cpu, and what the files of this folder offer each other. */
+#ifndef QUIRE_VCPU_INTERNAL_H
+#define QUIRE_VCPU_INTERNAL_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "hosts/process/guard.h"
+#include "vcpu/cpu.h"
+#include "vcpu/op.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#define PAGE_OFFSET_MASK UINT64_C(0xfff)
+#define PAGE_NUMBER_MASK (~PAGE_OFFSET_MASK)
+
+#define FLAG_CF (UINT64_C(1) << 0)
+#define FLAG_FIXED (UINT64_C(1) << 1)
+#define FLAG_PF (UINT64_C(1) << 2)
+#define FLAG_AF (UINT64_C(1) << 4)
+#define FLAG_ZF (UINT64_C(1) << 6)
+#define FLAG_SF (UINT64_C(1) << 7)
+#define FLAG_TF (UINT64_C(1) << 8)
+#define FLAG_IF (UINT64_C(1) << 9)
+#define FLAG_DF (UINT64_C(1) << 10)
+#define FLAG_OF (UINT64_C(1) << 11)
+#define FLAG_IOPL (UINT64_C(3) << 12)
+#define FLAG_NT (UINT64_C(1) << 14)
+#define FLAG_RF (UINT64_C(1) << 16)
+#define FLAG_VM (UINT64_C(1) << 17)
+#define FLAG_AC (UINT64_C(1) << 18)
+#define FLAG_VIF (UINT64_C(1) << 19)
+#define FLAG_VIP (UINT64_C(1) << 20)
+#define FLAG_ID (UINT64_C(1) << 21)
+/* The six that arithmetic sets: kept in cc_result and cc_carry while the CPU runs. */
+#define FLAGS_ARITHMETIC (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
+
+#define CR0_PE (UINT64_C(1) << 0)
+#define CR0_MP (UINT64_C(1) << 1)
+#define CR0_EM (UINT64_C(1) << 2)
+#define CR0_TS (UINT64_C(1) << 3)
+#define CR0_ET (UINT64_C(1) << 4)
+#define CR0_NE (UINT64_C(1) << 5)
+#define CR0_WP (UINT64_C(1) << 16)
+#define CR0_AM (UINT64_C(1) << 18)
+#define CR0_NW (UINT64_C(1) << 29)
+#define CR0_CD (UINT64_C(1) << 30)
+#define CR0_PG (UINT64_C(1) << 31)
+
+#define CR4_VME (UINT64_C(1) << 0)
+#define CR4_PVI (UINT64_C(1) << 1)
+#define CR4_TSD (UINT64_C(1) << 2)
+#define CR4_DE (UINT64_C(1) << 3)
+#define CR4_PSE (UINT64_C(1) << 4)
+#define CR4_PAE (UINT64_C(1) << 5)
+#define CR4_MCE (UINT64_C(1) << 6)
+#define CR4_PGE (UINT64_C(1) << 7)
+#define CR4_PCE (UINT64_C(1) << 8)
+#define CR4_OSFXSR (UINT64_C(1) << 9)
+#define CR4_OSXMMEXCPT (UINT64_C(1) << 10)
+#define CR4_UMIP (UINT64_C(1) << 11)
+#define CR4_FSGSBASE (UINT64_C(1) << 16)
+#define CR4_PCIDE (UINT64_C(1) << 17)
+#define CR4_OSXSAVE (UINT64_C(1) << 18)
+#define CR4_SMEP (UINT64_C(1) << 20)
+#define CR4_SMAP (UINT64_C(1) << 21)
+
+#define EFER_SCE (UINT64_C(1) << 0)
+#define EFER_LME (UINT64_C(1) << 8)
+#define EFER_LMA (UINT64_C(1) << 10)
+#define EFER_NXE (UINT64_C(1) << 11)
+
+enum vector {
+	VECTOR_DE = 0,
+	VECTOR_DB = 1,
+	VECTOR_NMI = 2,
+	VECTOR_BP = 3,
+	VECTOR_OF = 4,
+	VECTOR_BR = 5,
+	VECTOR_UD = 6,
+	VECTOR_NM = 7,
+	VECTOR_DF = 8,
+	VECTOR_TS = 10,
+	VECTOR_NP = 11,
+	VECTOR_SS = 12,
+	VECTOR_GP = 13,
+	VECTOR_PF = 14,
+	VECTOR_MF = 16,
+	VECTOR_AC = 17,
+	VECTOR_MC = 18,
+	VECTOR_XM = 19,
+};
+
+/* Why a handler aborted. */
+enum stop {
+	STOP_NONE,
+	STOP_EXCEPTION, /* .exception: deliver it */
+	STOP_FAULT,	/* .fault_gpa: ask the fault path, then restart */
+	STOP_DEVICE,	/* replay.entry[count]: ask ops->mmio or ops->pio, then restart */
+	STOP_RESTART,	/* look at the doorbell, then restart */
+	STOP_EXIT,	/* leave cpu_run() with .exit_reason; the instruction is pending or not */
+};
+
+/*
+ * The data TLB: two ways, because one instruction may need two pages of one set. Tags are the
+ * page's linear address with the privilege of the access in the low bits; TLB_EMPTY matches
+ * nothing. A write tag stands only when the stage-2 leaf and the guest's are writable and dirty and
+ * the page holds no decoded code.
+ */
+#define TLB_SETS 512u
+#define TLB_WAYS 2u
+#define TLB_EMPTY (~UINT64_C(0))
+
+/* Privilege in the tags. */
+enum tlb_mode {
+	TLB_SUPERVISOR = 0,
+	TLB_USER = 1,
+	TLB_SMAP = 2, /* supervisor that may not touch user pages */
+};
+
+struct tlb_entry {
+	uint64_t read, write;
+	uint64_t addend; /* host address - linear address */
+	uint64_t global;
+};
+
+struct fetch_entry {
+	uint64_t tag;
+	uint64_t host_page;
+	uint64_t stamp; /* blocks checked before it must be compared again */
+	uint64_t global;
+};
+
+#define FETCH_SETS 256u
+
+struct tlb {
+	struct tlb_entry data[TLB_WAYS][TLB_SETS];
+	struct fetch_entry fetch[FETCH_SETS];
+};
+
+/* What an instruction asked of devices and of the client so far; see replay.c. */
+enum replay_kind {
+	REPLAY_MMIO,
+	REPLAY_PIO,
+	REPLAY_MSR_READ,
+	REPLAY_MSR_WRITE,
+	REPLAY_HYPERCALL,
+};
+
+struct replay_entry {
+	struct cpu_io io; /* MSR: address is the index, data the value */
+	uint8_t kind;
+	uint8_t failed;
+};
+
+#define REPLAY_MAX 80u
+#define EMULATED_MAX 8u
+
+struct replay {
+	uint32_t count;	   /* answered */
+	uint32_t position; /* of this run of the instruction */
+	uint8_t pending;   /* entry[count] waits for the client */
+	/* Frames that the fault path called MMIO for this instruction. */
+	uint8_t emulated_count;
+	uint64_t emulated_frame[EMULATED_MAX]; /* gfn << 1 | was a write */
+	uint64_t pending_rip;
+	struct replay_entry *entry; /* REPLAY_MAX, allocated at the first use */
+};
+
+struct exception {
+	uint8_t vector;
+	uint8_t has_error;
+	uint32_t error;
+};
+
+struct code_cache;
+
+struct cpu {
+	struct cpu_state s;
+	uint64_t zero; /* always 0: what an absent base, index or segment base points to */
+	/*
+	 * Lazy flags. ZF is cc_result == 0, SF its sign. cc_carry: bit 63 CF, bit 62 CF ^ OF,
+	 * bit 3 AF, bit 0 inverts SF, bits 8..15 are exclusive-or'ed into the byte that gives PF.
+	 */
+	uint64_t cc_result, cc_carry;
+
+	uint8_t cpl;
+	uint8_t code_bytes;  /* 2, 4, 8: mode of the code segment */
+	uint8_t stack_bytes; /* 2, 4, 8 */
+	uint8_t tlb_mode;    /* enum tlb_mode of this CPL, AC and CR4.SMAP */
+	uint8_t in_guest;
+	uint8_t delivering; /* memory is touched for an event, not for an instruction */
+
+	struct tlb *tlb;
+	const struct op *op; /* running now; NULL while delivering */
+	/* The block ends here. A write to decoded code pulls it in, so that the block stops. */
+	const struct op *block_end;
+	const uint64_t *doorbell;
+
+	enum stop stop;
+	struct exception exception;
+	uint64_t fault_gpa, fault_error;
+	uint8_t fault_was_guard; /* the stage-2 entry was fine, the host page was not */
+	uint8_t guard_tries;
+	enum cpu_exit exit_reason;
+	struct cpu_exit_info *info;
+
+	struct quire_vcpu *vcpu;
+	const struct cpu_ops *ops;
+	void *ctx;
+	struct quire_stage2 stage2;
+	uint32_t run_flags;
+	uint64_t deferred_requests; /* client bits that came while an instruction completed */
+	uint64_t pdpte[4];
+
+	struct replay replay;
+	struct code_cache *code;
+	uint64_t stamp, stamp_floor; /* see code.c */
+	struct cpu_state seen;	     /* what the client saw last; cpu_state_changed() compares */
+};
+
+/* Raising: all return STEP_ABORT for the handler to pass on. */
+
+enum step cpu_raise(struct cpu *cpu, enum vector vector);			/* no error code */
+enum step cpu_raise_error(struct cpu *cpu, enum vector vector, uint32_t error); /* with one */
+/* #PF: sets CR2. */
+enum step cpu_raise_page_fault(struct cpu *cpu, uint64_t linear, uint32_t error);
+/* End cpu_run() with @reason; cpu->info is filled by the caller. */
+enum step cpu_stop_exit(struct cpu *cpu, enum cpu_exit reason);
+/* The handler of instructions that are not implemented; binders may return it. */
+enum step exec_unknown(struct cpu *cpu, const struct op *op);
+/* The handler of undefined opcodes: #UD. */
+enum step exec_undefined(struct cpu *cpu, const struct op *op);
+
+/* Guest mode: callbacks in cpu->ops run outside it. */
+
+/*
+ * Leave guest mode so that a callback may be called. After it the handler touches no guest memory
+ * and returns; the dispatcher enters again.
+ */
+void cpu_leave_guest(struct cpu *cpu);
+
+/* Flags. */
+
+uint64_t flags_arithmetic(const struct cpu *cpu); /* the six, as in RFLAGS */
+void flags_set_arithmetic(struct cpu *cpu, uint64_t flags);
+/* RFLAGS as PUSHF would store it, and back (privilege was checked by the caller). */
+uint64_t flags_get(const struct cpu *cpu);
+void flags_set(struct cpu *cpu, uint64_t rflags);
+
+static inline unsigned int flag_cf(const struct cpu *cpu)
+{
+	return cpu->cc_carry >> 63;
+}
+
+static inline unsigned int flag_of(const struct cpu *cpu)
+{
+	return (cpu->cc_carry >> 63) ^ (cpu->cc_carry >> 62 & 1);
+}
+
+static inline unsigned int flag_zf(const struct cpu *cpu)
+{
+	return cpu->cc_result == 0;
+}
+
+static inline unsigned int flag_sf(const struct cpu *cpu)
+{
+	return (cpu->cc_result >> 63) ^ (cpu->cc_carry & 1);
+}
+
+static inline unsigned int flag_pf(const struct cpu *cpu)
+{
+	return !__builtin_parity((uint8_t)(cpu->cc_result ^ cpu->cc_carry >> 8));
+}
+
+/* @condition as in Jcc: the low four bits of the opcode. */
+static inline unsigned int flag_condition(const struct cpu *cpu, unsigned int condition)
+{
+	unsigned int holds;
+
+	switch (condition >> 1) {
+	case 0:
+		holds = flag_of(cpu);
+		break;
+	case 1:
+		holds = flag_cf(cpu);
+		break;
+	case 2:
+		holds = flag_zf(cpu);
+		break;
+	case 3:
+		holds = flag_cf(cpu) | flag_zf(cpu);
+		break;
+	case 4:
+		holds = flag_sf(cpu);
+		break;
+	case 5:
+		holds = flag_pf(cpu);
+		break;
+	case 6:
+		holds = flag_sf(cpu) ^ flag_of(cpu);
+		break;
+	default:
+		holds = (flag_sf(cpu) ^ flag_of(cpu)) | flag_zf(cpu);
+		break;
+	}
+	return holds ^ (condition & 1);
+}
+
+/* Registers by offset. */
+
+#define REG_AT(cpu, offset, type) (*(type *)((char *)(cpu) + (offset)))
+
+static inline uint64_t reg_get(const struct cpu *cpu, unsigned int offset, unsigned int size_bytes)
+{
+	const char *at = (const char *)cpu + offset;
+
+	switch (size_bytes) {
+	case 1:
+		return *(const uint8_t *)at;
+	case 2:
+		return *(const uint16_t *)at;
+	case 4:
+		return *(const uint32_t *)at;
+	default:
+		return *(const uint64_t *)at;
+	}
+}
+
+/* Writing 32 bits clears the upper half, as the processor does. */
+static inline void reg_set(struct cpu *cpu, unsigned int offset, unsigned int size_bytes,
+			   uint64_t value)
+{
+	char *at = (char *)cpu + offset;
+
+	switch (size_bytes) {
+	case 1:
+		*(uint8_t *)at = value;
+		break;
+	case 2:
+		*(uint16_t *)at = value;
+		break;
+	case 4:
+		*(uint64_t *)at = (uint32_t)value;
+		break;
+	default:
+		*(uint64_t *)at = value;
+		break;
+	}
+}
+
+/* An XMM register (16 bytes) or an MMX register (8 bytes) by the offset in struct op. */
+static inline void *reg_vector(struct cpu *cpu, unsigned int offset)
+{
+	return (char *)cpu + offset;
+}
+
+static inline uint64_t op_next_rip(const struct cpu *cpu, const struct op *op)
+{
+	uint64_t next = cpu->s.rip + op->length;
+
+	return cpu->code_bytes == 8 ? next : (uint32_t)next;
+}
+
+/* Memory. */
+
+/* The effective address without the segment, cut to the address size. */
+static inline uint64_t op_effective(const struct cpu *cpu, const struct op *op)
+{
+	uint64_t at = *(const uint64_t *)((const char *)cpu + op->base) +
+		      (*(const uint64_t *)((const char *)cpu + op->index) << op->scale_shift) +
+		      (uint64_t)op->disp;
+
+	if (op->address_bytes == 8)
+		return at;
+	return op->address_bytes == 4 ? (uint32_t)at : (uint16_t)at;
+}
+
+/* Segment base and limit checks for accesses of @size_bytes at @offset; may raise #GP or #SS. */
+enum step segment_check(struct cpu *cpu, unsigned int seg, uint64_t offset, unsigned int size_bytes,
+			uint64_t *linear);
+
+/* The linear address of the memory operand. */
+static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t *linear)
+{
+	uint64_t at = op_effective(cpu, op);
+
+	if (unlikely(op->flags & OP_SEGMENTED))
+		return segment_check(cpu, op->seg, at, op->mem_size ? op->mem_size : 1, linear);
+	*linear = at + *(const uint64_t *)((const char *)cpu + op->seg_base);
+	return STEP_NEXT;
+}
+
+/*
+ * Access guest memory at a linear address with the current privilege. STEP_NEXT when done,
+ * STEP_ABORT when the instruction must be left now (page fault, device, doorbell ...). 1, 2, 4 or
+ * 8 bytes; an access inside an aligned word is single-copy atomic.
+ */
+enum step mem_load_slow(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, uint64_t *value);
+enum step mem_store_slow(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, uint64_t value);
+/* A guarded access through a cached translation failed: find out what to do about it. */
+enum step mem_load_failed(struct cpu *cpu, uint64_t linear);
+enum step mem_store_failed(struct cpu *cpu, uint64_t linear);
+
+/*
+ * Any size: memory operands of 10, 16 ... 512 bytes. Ascending 8-byte chunks. mem_write() checks
+ * that all of it can be written before it writes the first byte.
+ */
+enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int size_bytes);
+enum step mem_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned int size_bytes);
+/* Could [linear, linear + size) be written? Raises what a write would raise. */
+enum step mem_probe_write(struct cpu *cpu, uint64_t linear, unsigned int size_bytes);
+
+/*
+ * For read-modify-write: load with the rights of a store checked first, so that a fault says
+ * "write".
+ */
+enum step mem_load_for_store(struct cpu *cpu, uint64_t linear, unsigned int size_bytes,
+			     uint64_t *value);
+struct mem_cmpxchg_request {
+	uint64_t linear;
+	uint64_t desired;
+	unsigned int size_bytes;
+};
+
+/*
+ * Atomic against every other vCPU and the host: *@expected receives what was there; *@swapped
+ * nonzero when @desired was stored. After mem_load_for_store() of the same operand.
+ */
+enum step mem_cmpxchg(struct cpu *cpu, const struct mem_cmpxchg_request *request,
+		      uint64_t *expected, int *swapped);
+
+static inline uint64_t tlb_tag(const struct cpu *cpu, uint64_t linear)
+{
+	return (linear & PAGE_NUMBER_MASK) | cpu->tlb_mode;
+}
+
+static inline unsigned int tlb_set(uint64_t linear)
+{
+	return linear >> QUIRE_PAGE_SHIFT & (TLB_SETS - 1);
+}
+
+static inline enum guard_reason guard_load(const void *src, unsigned int size_bytes,
+					   uint64_t *value)
+{
+	enum guard_reason reason;
+	uint32_t got32;
+	uint16_t got16;
+	uint8_t got8;
+
+	switch (size_bytes) {
+	case 1:
+		reason = guard_load_u8(src, &got8);
+		if (reason == GUARD_OK)
+			*value = got8;
+		return reason;
+	case 2:
+		reason = guard_load_u16(src, &got16);
+		if (reason == GUARD_OK)
+			*value = got16;
+		return reason;
+	case 4:
+		reason = guard_load_u32(src, &got32);
+		if (reason == GUARD_OK)
+			*value = got32;
+		return reason;
+	default:
+		return guard_load_u64(src, value);
+	}
+}
+
+static inline enum guard_reason guard_store(void *dst, unsigned int size_bytes, uint64_t value)
+{
+	switch (size_bytes) {
+	case 1:
+		return guard_store_u8(dst, value);
+	case 2:
+		return guard_store_u16(dst, value);
+	case 4:
+		return guard_store_u32(dst, value);
+	default:
+		return guard_store_u64(dst, value);
+	}
+}
+
+static inline enum step mem_load(struct cpu *cpu, uint64_t linear, unsigned int size_bytes,
+				 uint64_t *value)
+{
+	const struct tlb_entry *entry = &cpu->tlb->data[0][tlb_set(linear)];
+
+	if (unlikely(entry->read != tlb_tag(cpu, linear) ||
+		     (linear & PAGE_OFFSET_MASK) + size_bytes > QUIRE_PAGE_SIZE))
+		return mem_load_slow(cpu, linear, size_bytes, value);
+	if (unlikely(guard_load((const void *)(uintptr_t)(linear + entry->addend), size_bytes,
+				value) != GUARD_OK))
+		return mem_load_failed(cpu, linear);
+	return STEP_NEXT;
+}
+
+static inline enum step mem_store(struct cpu *cpu, uint64_t linear, unsigned int size_bytes,
+				  uint64_t value)
+{
+	const struct tlb_entry *entry = &cpu->tlb->data[0][tlb_set(linear)];
+
+	if (unlikely(entry->write != tlb_tag(cpu, linear) ||
+		     (linear & PAGE_OFFSET_MASK) + size_bytes > QUIRE_PAGE_SIZE))
+		return mem_store_slow(cpu, linear, size_bytes, value);
+	if (unlikely(guard_store((void *)(uintptr_t)(linear + entry->addend), size_bytes, value) !=
+		     GUARD_OK))
+		return mem_store_failed(cpu, linear);
+	return STEP_NEXT;
+}
+
+/* Operands: @which is 0 .. 2; sizes 1, 2, 4, 8. */
+
+static inline enum step op_load(struct cpu *cpu, const struct op *op, unsigned int size_bytes,
+				uint64_t *value)
+{
+	uint64_t linear;
+	enum step step = op_linear(cpu, op, &linear);
+
+	if (unlikely(step))
+		return step;
+	return mem_load(cpu, linear, size_bytes, value);
+}
+
+static inline enum step op_store(struct cpu *cpu, const struct op *op, unsigned int size_bytes,
+				 uint64_t value)
+{
+	uint64_t linear;
+	enum step step = op_linear(cpu, op, &linear);
+
+	if (unlikely(step))
+		return step;
+	return mem_store(cpu, linear, size_bytes, value);
+}
+
+/* Operand @which as a value: register, memory or immediate. */
+static inline enum step op_read(struct cpu *cpu, const struct op *op, unsigned int which,
+				unsigned int size_bytes, uint64_t *value)
+{
+	const uint16_t *reg = &op->dst;
+
+	switch (op->kind[which]) {
+	case OPERAND_REG:
+		*value = reg_get(cpu, reg[which], size_bytes);
+		return STEP_NEXT;
+	case OPERAND_MEM:
+		return op_load(cpu, op, size_bytes, value);
+	default:
+		*value = op->imm;
+		return STEP_NEXT;
+	}
+}
+
+/* Write operand 0: register or memory. */
+static inline enum step op_write(struct cpu *cpu, const struct op *op, unsigned int size_bytes,
+				 uint64_t value)
+{
+	if (op->kind[0] == OPERAND_MEM)
+		return op_store(cpu, op, size_bytes, value);
+	reg_set(cpu, op->dst, size_bytes, value);
+	return STEP_NEXT;
+}
+
+#endif
