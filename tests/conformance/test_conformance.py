@@ -1,0 +1,145 @@
+"""Tests of the conformance harness itself, with small scripts in place of the kernel's programs."""
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import unittest
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TREE / "tools"))
+
+import conformance  # noqa: E402
+import conformance_doc  # noqa: E402
+import hide_kvm  # noqa: E402
+import selftests  # noqa: E402
+
+
+class Programs(unittest.TestCase):
+    """Runs scripts through a stand-in for quire that only starts what stands behind 'run --'."""
+
+    def setUp(self):
+        self.keep = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.keep.name)
+        self.script("quire", 'test "$1 $2" = "run --" || exit 99\nshift 2\nexec "$@"')
+
+    def tearDown(self):
+        self.keep.cleanup()
+
+    def script(self, name, text):
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("#!/bin/sh\n" + text + "\n")
+        path.chmod(0o755)
+        return path
+
+    def run_script(self, text, limit=20, args=()):
+        self.script("program", text)
+        return conformance.run_one(self.folder / "quire", self.folder, "program", args, limit)
+
+    def test_exit_0_passes(self):
+        entry = self.run_script('test "$1" = -x && echo done', args=("-x",))
+        self.assertEqual((entry["result"], entry["reason"]), ("pass", ""))
+
+    def test_exit_4_skips_with_the_programs_reason(self):
+        entry = self.run_script('echo TAP; echo "1..0 # SKIP - Requirement not met: X"; exit 4')
+        self.assertEqual((entry["result"], entry["reason"]), ("skip", "Requirement not met: X"))
+
+    def test_exit_254_fails_with_its_last_lines(self):
+        entry = self.run_script("echo one; echo; echo two >&2; exit 254")
+        self.assertEqual((entry["result"], entry["reason"]), ("fail", "exit 254; one / two"))
+
+    def test_a_signal_fails_by_name(self):
+        entry = self.run_script("kill -SEGV $$")
+        self.assertEqual(entry["result"], "fail")
+        self.assertIn("SIGSEGV", entry["reason"])
+
+    def test_exit_0_without_work_fails(self):
+        for line in ("No full loops done - too short test time or system too loaded?",
+                     "Memslot count too high for this test, decrease the cap (max is 3)",
+                     "No slots left"):
+            entry = self.run_script(f'echo start; echo "{line}"')
+            self.assertEqual(entry["result"], "fail", line)
+            self.assertIn(line[:20], entry["reason"])
+
+    def test_the_limit_ends_a_program_and_its_children(self):
+        mark = self.folder / "child"
+        start = time.monotonic()
+        entry = self.run_script(f"sleep 600 & echo $! >{mark}; echo busy; wait", limit=0.5)
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertEqual((entry["result"], entry["reason"]), ("fail", "no end within 0.5 s; busy"))
+        child = pathlib.Path("/proc") / mark.read_text().strip() / "stat"
+        deadline = time.monotonic() + 5
+        while child.exists() and child.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            self.assertLess(time.monotonic(), deadline, "the child outlived its program")
+            time.sleep(0.01)
+
+    def test_children_left_behind_end_too(self):
+        mark = self.folder / "child"
+        entry = self.run_script(f"sleep 600 >/dev/null 2>&1 & echo $! >{mark}")
+        self.assertEqual(entry["result"], "pass")
+        child = pathlib.Path("/proc") / mark.read_text().strip() / "stat"
+        deadline = time.monotonic() + 5
+        while child.exists() and child.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            self.assertLess(time.monotonic(), deadline, "the child outlived its program")
+            time.sleep(0.01)
+
+    def test_the_list_has_scripts_and_not_their_helpers(self):
+        for name in ("a_test", "x86/b_test", "x86/c_test", "x86/c_test.sh", "x86/d.so"):
+            self.script(name, "exit 0")
+        (self.folder / "e_test.c").write_text("")
+        names = selftests.programs(self.folder)
+        self.assertEqual([n for n in names if n != "quire"],
+                         ["a_test", "x86/b_test", "x86/c_test.sh"])
+        self.assertEqual(conformance.find_program(self.folder, "b_test"), "x86/b_test")
+        with self.assertRaises(selftests.Unavailable):
+            conformance.find_program(self.folder, "f_test")
+
+
+class Choice(unittest.TestCase):
+    def test_the_wanted_package_or_the_nearest_newer(self):
+        pick = selftests.nearest_package
+        self.assertEqual(pick(["linux-source-7.3", "linux-source-7.4"]), "linux-source-7.3")
+        self.assertEqual(pick(["linux-source-6.12", "linux-source-7.12", "linux-source-7.4"]),
+                         "linux-source-7.4")
+        with self.assertRaises(selftests.Unavailable):
+            pick(["linux-source-6.12", "linux-source"])
+
+
+class Document(unittest.TestCase):
+    REPORT = {"kernel": "7.3.4", "programs": [
+        {"program": "a", "args": [], "result": "pass", "reason": "", "seconds": 1.0},
+        {"program": "x86/b", "args": [], "result": "skip", "reason": "no | here", "seconds": 1.0}]}
+
+    def test_what_is_written_is_read_back(self):
+        text = conformance_doc.render(self.REPORT, 60)
+        self.assertEqual(conformance_doc.read(text), {"a": "pass", "x86/b": "skip"})
+        self.assertEqual(conformance_doc.differences(text, self.REPORT), [])
+
+    def test_another_result_and_a_missing_row_are_found(self):
+        text = conformance_doc.render(self.REPORT, 60)
+        for name, result in (("a", "fail"), ("c", "pass")):
+            entry = {"program": name, "args": [], "result": result, "reason": "", "seconds": 0}
+            self.assertEqual(len(conformance_doc.differences(text, {"programs": [entry]})), 1)
+
+
+class Hiding(unittest.TestCase):
+    @unittest.skipUnless(os.path.exists("/dev/kvm"), "this machine has no /dev/kvm")
+    def test_each_way_that_works_here_hides_it(self):
+        worked = 0
+        for way in hide_kvm.WAYS:
+            child = os.fork()
+            if child == 0:
+                try:
+                    hide_kvm.hide((way,))
+                    os._exit(10 if hide_kvm.reachable() else 0)
+                except BaseException:
+                    os._exit(20)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            self.assertIn(status, (0, 20), way[0])
+            worked += status == 0
+        self.assertGreater(worked, 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

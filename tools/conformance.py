@@ -1,0 +1,198 @@
+"""Runs the kernel's KVM selftests under 'quire run' and says what came of each."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import conformance_doc
+import hide_kvm
+import selftests
+
+TREE = pathlib.Path(__file__).resolve().parent.parent
+KSFT_SKIP = 4
+
+# The programs that have to pass in CI.
+CI_PROGRAMS = ("guest_memfd_test", "set_memory_region_test", "guest_print_test",
+               "kvm_create_max_vcpus", "coalesced_io_test", "vm_types_test",
+               "x86/private_mem_kvm_exits_test", "x86/private_mem_conversions_test")
+
+# What a program prints when it ends well without having tested anything.
+NO_WORK = re.compile(r"no full loops done|too short test time|no time\b|not enough time"
+                     r"|no (memory |mem)?slots|slot count too high for this test"
+                     r"|done 0 iterations|^# totals: pass:0 fail:0 ", re.I | re.M)
+
+
+def clean(text):
+    """One printable line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def last_lines(text, count=4):
+    lines = [clean(line) for line in text.splitlines()]
+    return " / ".join([line for line in lines if line][-count:])
+
+
+def skip_reason(text):
+    """The program's own words: the text after the last SKIP."""
+    found = re.findall(r"# SKIP\s*(.*)", text)
+    reason = clean(found[-1]).lstrip("- ") if found else last_lines(text, 1)
+    return reason or "the program gave no reason"
+
+
+def classify(status, text, limit):
+    """(result, reason) from an exit status (None: it ran out of time) and what was printed."""
+    if status is None:
+        return "fail", clean(f"no end within {limit} s; {last_lines(text)}")
+    if status == KSFT_SKIP:
+        return "skip", skip_reason(text)
+    if status < 0:
+        return "fail", clean(f"killed by {signal.Signals(-status).name}; {last_lines(text)}")
+    if status != 0:
+        return "fail", clean(f"exit {status}; {last_lines(text)}")
+    idle = NO_WORK.search(text)
+    if idle:
+        line = text[text.rfind("\n", 0, idle.start()) + 1:].split("\n", 1)[0]
+        return "fail", clean(f"ended well without its work: {line}")
+    return "pass", ""
+
+
+def end_session(leader):
+    """Kills what the program left: its process group, then whatever else is of its session."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+        except (OSError, ValueError, IndexError):
+            continue
+
+
+def first_to_go():
+    """When memory runs out the program shall be killed, not the harness or a neighbour."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass
+
+
+def run_one(quire, folder, name, args, limit):
+    """Runs one program to its end or its limit; returns its entry of the JSON object."""
+    with tempfile.TemporaryFile() as output:
+        start = time.monotonic()
+        child = subprocess.Popen([str(quire), "run", "--", str(folder / name), *args], cwd=folder,
+                                 stdin=subprocess.DEVNULL, stdout=output,
+                                 stderr=subprocess.STDOUT, start_new_session=True,
+                                 preexec_fn=first_to_go)
+        try:
+            status = child.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            end_session(child.pid)
+            child.wait()
+        seconds = time.monotonic() - start
+        output.seek(max(0, output.seek(0, os.SEEK_END) - (1 << 20)))
+        text = output.read().decode(errors="replace")
+    result, reason = classify(status, text, limit)
+    return {"program": name, "args": list(args), "result": result, "reason": reason,
+            "seconds": round(seconds, 2)}
+
+
+def find_program(folder, name):
+    """Accepts a name with or without its folder."""
+    for candidate in (name, f"x86/{name}"):
+        path = folder / candidate
+        if path.is_file() and os.access(path, os.X_OK):
+            return candidate
+    raise selftests.Unavailable(f"the selftests have no program {name}")
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="./dev conformance", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_argument("--limit", type=float, default=120, help="seconds a program may take")
+    parser.add_argument("--offline", action="store_true", help="never download")
+    parser.add_argument("--all", action="store_true", help="every program")
+    parser.add_argument("--write-doc", action="store_true",
+                        help="write docs/CONFORMANCE.md; goes with --all")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="NAME [ARGS]",
+                        help="one program and its arguments; without any, those of CI")
+    options = parser.parse_args(argv)
+    if options.all and options.program:
+        parser.error("--all and a NAME exclude each other")
+    if options.write_doc and not options.all:
+        parser.error("--write-doc needs --all")
+    return options
+
+
+def select(options, folder):
+    """The (name, arguments) pairs to run."""
+    if options.program:
+        return [(find_program(folder, options.program[0]), options.program[1:])]
+    names = selftests.programs(folder) if options.all else CI_PROGRAMS
+    return [(name, []) for name in names]
+
+
+def show(entry):
+    """One line, flushed: a reader sees how far a long run has come."""
+    name = " ".join([entry["program"], *entry["args"]])
+    line = f"{name:<44} {entry['result']:<5} {entry['seconds']:>7.1f} s  {entry['reason']}"
+    print(line.rstrip(), flush=True)
+
+
+def totals(entries):
+    count = {key: sum(e["result"] == key for e in entries) for key in ("pass", "fail", "skip")}
+    return f"{count['pass']} passed, {count['fail']} failed, {count['skip']} skipped"
+
+
+def run_all(options):
+    """Returns the JSON object of the issue's format."""
+    quire = TREE / "build/quire"
+    try:
+        version, folder = selftests.obtain(options.offline)
+        wanted = select(options, folder)
+    except selftests.Unavailable as error:
+        if not options.offline:
+            raise
+        names = options.program[:1] or CI_PROGRAMS
+        entries = [{"program": name, "args": [], "result": "skip", "reason": clean(str(error)),
+                    "seconds": 0.0} for name in names]
+        return {"kernel": "", "programs": entries}
+    if not os.access(quire, os.X_OK):
+        raise selftests.Unavailable(f"{quire} is missing: the build made no such program")
+    hidden = hide_kvm.hide()
+    selftests.say(f"Linux {version}; the machine's own /dev/kvm: {hidden}")
+    entries = []
+    for name, args in wanted:
+        entries.append(run_one(quire, folder, name, args, options.limit))
+        if not options.json:
+            show(entries[-1])
+    return {"kernel": version, "programs": entries}
+
+
+def main(argv):
+    options = parse(argv)
+    try:
+        report = run_all(options)
+    except (selftests.Unavailable, OSError) as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return 1
+    if options.write_doc:
+        conformance_doc.write(TREE / conformance_doc.PATH, report, options.limit)
+    print(json.dumps(report, indent=1) if options.json else totals(report["programs"]))
+    return 1 if any(e["result"] == "fail" for e in report["programs"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""docs/CONFORMANCE.md: written from a run of every selftest, and compared with what CI sees."""
+import re
+
+PATH = "docs/CONFORMANCE.md"
+ROW = re.compile(r"^\| (\S+) \| (pass|skip|fail) \| (.*) \|$", re.M)
+
+HEAD = """\
+# Conformance: the Linux kernel's KVM selftests on Quire
+
+Every program of tools/testing/selftests/kvm of Linux {version} (Debian's source package), built
+unmodified and run as `quire run -- PROGRAM` without arguments, {limit:g} seconds at most for each, with
+the machine's own /dev/kvm hidden. A pass is exit 0 with its work done: a program that says it found
+no time or no slots has failed. A skip gives the program's own reason, a failure its last lines.
+
+This file is generated: `./dev conformance --all --limit {limit:g} --write-doc`. `./dev test` runs some of
+these programs and fails when one does not do what its row says.
+
+| program | result | reason |
+|---|---|---|
+"""
+
+
+def cell(text):
+    text = text.replace("|", "/")
+    return text if len(text) <= 240 else text[:237] + "..."
+
+
+def render(report, limit):
+    rows = [f"| {e['program']} | {e['result']} | {cell(e['reason'])} |"
+            for e in report["programs"]]
+    count = {key: sum(e["result"] == key for e in report["programs"])
+             for key in ("pass", "fail", "skip")}
+    last = f"\n{count['pass']} passed, {count['fail']} failed, {count['skip']} skipped\n"
+    return HEAD.format(version=report["kernel"], limit=limit) + "\n".join(rows) + "\n" + last
+
+
+def write(path, report, limit):
+    path.write_text(render(report, limit))
+
+
+def read(text):
+    """program -> result, as the table has it."""
+    return {program: result for program, result, _ in ROW.findall(text)}
+
+
+def differences(text, report):
+    """What the document says otherwise than a run of programs without arguments saw."""
+    table = read(text)
+    found = []
+    for entry in report["programs"]:
+        said = table.get(entry["program"], "nothing")
+        if not entry["args"] and said != entry["result"]:
+            found.append(f"{entry['program']}: {PATH} says {said}, the run saw {entry['result']}")
+    return found
