@@ -34,6 +34,16 @@ void process_runner_leave(struct process_runner *runner);
 int process_kick_signal(void);
 
 /*
+ * For programs that link the library and are not run under the preloaded one, which has handlers
+ * of its own: install handlers of the kick signal, SIGSEGV and SIGBUS. A fault outside guarded
+ * accesses goes on to the handler that stood there before. 0 or -errno.
+ */
+int process_signals_install(void);
+
+/* Bytes that alloc() and chunk_alloc() of process_host_ops gave out and did not get back. */
+uint64_t process_bytes_allocated(void);
+
+/*
  * The cookie of a guest_memfd (quire_gmem_create()): its memory. @base is the one mapping of ours
  * of the whole file, which outlives the store.
  */
@@ -44,7 +54,8 @@ struct process_store {
 
 /*
  * What the machine says about the mapping at an address. Cached; process_mappings_changed() drops
- * the cache and is called by every interposed memory call.
+ * the cache and is called by every interposed memory call: after the change, since what is looked
+ * up before it would stay, and before quire_vm_host_invalidate_end().
  */
 struct process_mapping {
 	uint64_t start, end;

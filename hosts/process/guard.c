@@ -1,0 +1,158 @@
+/* Guarded access: bulk copies, touches, and the table lookup of the signal handler. */
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "hosts/process/guard.h"
+#include "hosts/process/sys.h"
+
+_Thread_local enum guard_reason guard_last_reason
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Bounds of the section, from the linker; weak so that a program without one links. */
+extern const struct guard_entry __start_quire_guard[] __attribute__((weak, visibility("hidden")));
+extern const struct guard_entry __stop_quire_guard[] __attribute__((weak, visibility("hidden")));
+
+/*
+ * Accesses are inlined, so the table may be long, and the handler must be quick: a hash from the
+ * instruction's address to its entry, built once before main() and read-only afterwards. Open
+ * addressing, at most half full; a slot holds the entry's index + 1, or 0. Without memory for it
+ * the handler searches the section itself.
+ */
+static const uint32_t *guard_slots;
+static unsigned int guard_slot_bits;
+
+static uint64_t entry_access(const struct guard_entry *entry)
+{
+	return sys_address(&entry->access) + (int64_t)entry->access;
+}
+
+static uint64_t entry_pad(const struct guard_entry *entry)
+{
+	return sys_address(&entry->pad) + (int64_t)entry->pad;
+}
+
+static uint32_t slot_of(uint64_t address, unsigned int bits)
+{
+	return (uint32_t)((address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - bits));
+}
+
+__attribute__((constructor(101))) static void guard_table_build(void)
+{
+	size_t count = (size_t)(__stop_quire_guard - __start_quire_guard);
+	unsigned int bits = 4;
+	uint32_t *slots;
+	long mapped;
+
+	while ((UINT64_C(1) << bits) < 2 * count)
+		bits++;
+	mapped = sys_call(SYS_mmap, 0, sizeof(*slots) << bits, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	if (sys_failed(mapped))
+		return;
+	slots = (uint32_t *)mapped;
+	for (size_t i = 0; i < count; i++) {
+		uint32_t slot = slot_of(entry_access(&__start_quire_guard[i]), bits);
+
+		while (slots[slot])
+			slot = (slot + 1) & ((1u << bits) - 1);
+		slots[slot] = (uint32_t)i + 1;
+	}
+	guard_slot_bits = bits;
+	__atomic_store_n(&guard_slots, slots, __ATOMIC_RELEASE);
+}
+
+static const struct guard_entry *entry_find(uint64_t address)
+{
+	const uint32_t *slots = __atomic_load_n(&guard_slots, __ATOMIC_ACQUIRE);
+	const struct guard_entry *entry;
+	uint32_t slot;
+
+	if (!slots) {
+		for (entry = __start_quire_guard; entry < __stop_quire_guard; entry++)
+			if (entry_access(entry) == address)
+				return entry;
+		return NULL;
+	}
+	slot = slot_of(address, guard_slot_bits);
+	for (; slots[slot]; slot = (slot + 1) & ((1u << guard_slot_bits) - 1)) {
+		entry = &__start_quire_guard[slots[slot] - 1];
+		if (entry_access(entry) == address)
+			return entry;
+	}
+	return NULL;
+}
+
+/*
+ * What the signal means to the access, or GUARD_OK: nothing. The kernel's own codes are positive;
+ * kill() and its kin send others. An action-optional memory failure is the kernel's news about
+ * some page, not this access's fault.
+ */
+static enum guard_reason reason_of(int signal, const siginfo_t *info)
+{
+	switch (signal) {
+	case SIGSEGV:
+		return info->si_code > 0 ? GUARD_FAULT : GUARD_OK;
+	case SIGBUS:
+		if (info->si_code <= 0 || info->si_code == BUS_MCEERR_AO)
+			return GUARD_OK;
+		return info->si_code == BUS_MCEERR_AR ? GUARD_POISON : GUARD_BUS;
+	default:
+		return GUARD_ABORT;
+	}
+}
+
+bool guard_handle_signal(int signal, const void *info, void *ucontext)
+{
+	greg_t *registers = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
+	enum guard_reason reason = reason_of(signal, info);
+	const struct guard_entry *entry;
+
+	if (reason == GUARD_OK)
+		return false;
+	entry = entry_find((uint64_t)registers[REG_RIP]);
+	if (!entry)
+		return false;
+	guard_last_reason = reason;
+	registers[REG_RIP] = (greg_t)entry_pad(entry);
+	return true;
+}
+
+/*
+ * The landing pad is the next instruction: what is left in the count register tells a copy that
+ * was cut short from one that came to its end.
+ */
+enum guard_reason guard_copy(void *dst, const void *src, size_t size_bytes, size_t *done_bytes)
+{
+	size_t left = size_bytes;
+
+	__asm__ volatile("1:\trep movsb\n2:\n\t"
+			 ".pushsection quire_guard,\"a\"\n\t.balign 4\n\t"
+			 ".long 1b - ., 2b - .\n\t.popsection\n"
+			 : "+D"(dst), "+S"(src), "+c"(left)
+			 :
+			 : "memory");
+	*done_bytes = size_bytes - left;
+	return left ? guard_last_reason : GUARD_OK;
+}
+
+/* Writes what is there already, in one atomic step: no store of another thread can be lost. */
+static enum guard_reason touch_for_write(void *address)
+{
+	__asm__ goto("1:\tlock orb $0, (%[ptr])\n\t" GUARD_TABLE("1b")
+		     :
+		     : [ptr] "r"(address)
+		     : "memory", "cc"
+		     : faulted);
+	return GUARD_OK;
+faulted:
+	return guard_last_reason;
+}
+
+enum guard_reason guard_touch(uint64_t hva, bool write)
+{
+	void *address = (void *)(uintptr_t)hva;
+	uint8_t ignored;
+
+	return write ? touch_for_write(address) : guard_load_u8(address, &ignored);
+}

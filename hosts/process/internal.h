@@ -1,0 +1,41 @@
+/* What the files of this folder share with each other only. */
+#ifndef QUIRE_HOSTS_PROCESS_INTERNAL_H
+#define QUIRE_HOSTS_PROCESS_INTERNAL_H
+
+#include <quire/host.h>
+#include <quire/types.h>
+
+/*
+ * A lock held for a few instructions at a time, by code that calls nothing outside this folder.
+ * fork() takes all of them, so that a child finds none held.
+ */
+struct process_lock {
+	uint32_t taken;
+};
+
+void process_lock_acquire(struct process_lock *lock);
+void process_lock_release(struct process_lock *lock);
+
+/* The allocator's lock, for fork(). */
+extern struct process_lock process_alloc_lock;
+
+/* In the child of a fork: this thread has a new number. */
+void process_runner_forked(void);
+
+/* Functions of process_host_ops that live in files of their own. */
+void *process_alloc(void *ctx, size_t size_bytes);
+void process_free(void *ctx, void *mem, size_t size_bytes);
+void *process_chunk_alloc(void *ctx);
+void process_chunk_free(void *ctx, void *chunk);
+enum quire_level process_page_level(void *ctx, hva_t hva, enum quire_level max);
+int process_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **store);
+void process_store_destroy(void *ctx, void *store);
+int process_store_get(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn);
+int process_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages);
+void process_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages);
+void process_kick(void *ctx, void *cookie);
+
+/* Counts process_mappings_changed(); never 0. A fact found under one generation holds for it. */
+uint64_t process_mapping_generation(void);
+
+#endif

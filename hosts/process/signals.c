@@ -1,0 +1,132 @@
+/* Which thread runs a vCPU, how it is kicked, and handlers for programs without the preload. */
+#include <signal.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include "hosts/process/guard.h"
+#include "hosts/process/internal.h"
+#include "hosts/process/process.h"
+#include "hosts/process/sys.h"
+
+static _Thread_local uint32_t own_tid __attribute__((tls_model("initial-exec")));
+
+int process_kick_signal(void)
+{
+	return SIGRTMAX - 1;
+}
+
+void process_runner_enter(struct process_runner *runner)
+{
+	if (!own_tid)
+		own_tid = (uint32_t)sys_call(SYS_gettid, 0);
+	__atomic_store_n(&runner->tid, own_tid, __ATOMIC_SEQ_CST);
+}
+
+void process_runner_leave(struct process_runner *runner)
+{
+	__atomic_store_n(&runner->tid, 0, __ATOMIC_RELEASE);
+}
+
+void process_runner_forked(void)
+{
+	own_tid = 0;
+}
+
+/*
+ * The handler aborts the access only when the thread stands on a guarded instruction. A kick that
+ * comes a moment before the thread blocks in one is lost on it, so whoever waits for a vCPU to
+ * leave guest mode kicks again and again until it has. A thread that left meanwhile, or a number
+ * that a new thread got, sees a signal that does nothing.
+ */
+void process_kick(void *ctx, void *cookie)
+{
+	struct process_runner *runner = cookie;
+	uint32_t tid = __atomic_load_n(&runner->tid, __ATOMIC_SEQ_CST);
+
+	if (tid)
+		sys_call(SYS_tgkill, (uint64_t)sys_call(SYS_getpid, 0), tid,
+			 (uint64_t)process_kick_signal());
+}
+
+/* The kernel's own idea of a handler: libc's sigaction() is the client's. */
+struct kernel_action {
+	void (*handler)(int, siginfo_t *, void *);
+	unsigned long flags;
+	void (*restorer)(void);
+	uint64_t mask;
+};
+
+#define KERNEL_SA_RESTORER 0x04000000ul
+
+void process_signal_return(void);
+__asm__(".pushsection .text\n\t"
+	".type process_signal_return, @function\n"
+	".hidden process_signal_return\n"
+	"process_signal_return:\n\t"
+	"movl $15, %eax\n\t" /* rt_sigreturn */
+	"syscall\n\t"
+	".size process_signal_return, . - process_signal_return\n\t"
+	".popsection");
+
+static struct kernel_action client_actions[65];
+
+static long action_set(int signal, const struct kernel_action *action, struct kernel_action *old)
+{
+	return sys_call(SYS_rt_sigaction, (uint64_t)signal, sys_address(action), sys_address(old),
+			sizeof(action->mask));
+}
+
+static void handle_kick(int signal, siginfo_t *info, void *ucontext)
+{
+	guard_handle_signal(signal, info, ucontext);
+}
+
+/*
+ * A fault that is none of ours goes to the handler that was there before. With none, the default
+ * action is put back: the instruction faults again and the process ends as it would have without
+ * us; a signal that somebody sent is sent again, to the same end.
+ */
+static void handle_fault(int signal, siginfo_t *info, void *ucontext)
+{
+	const struct kernel_action *old = &client_actions[signal];
+	const struct kernel_action fallback = {
+	    .flags = KERNEL_SA_RESTORER,
+	    .restorer = process_signal_return,
+	};
+	uintptr_t handler = (uintptr_t)old->handler;
+
+	if (guard_handle_signal(signal, info, ucontext))
+		return;
+	if (handler == (uintptr_t)SIG_IGN && info->si_code <= 0)
+		return;
+	if (handler != (uintptr_t)SIG_DFL && handler != (uintptr_t)SIG_IGN) {
+		old->handler(signal, info, ucontext);
+		return;
+	}
+	action_set(signal, &fallback, NULL);
+	if (info->si_code <= 0)
+		sys_call(SYS_tgkill, (uint64_t)sys_call(SYS_getpid, 0),
+			 (uint64_t)sys_call(SYS_gettid, 0), (uint64_t)signal);
+}
+
+int process_signals_install(void)
+{
+	struct kernel_action action = {
+	    .flags = SA_RESTART | SA_SIGINFO | SA_ONSTACK | KERNEL_SA_RESTORER,
+	    .restorer = process_signal_return,
+	};
+	const int faults[] = {SIGSEGV, SIGBUS};
+	long error;
+
+	action.handler = handle_kick;
+	error = action_set(process_kick_signal(), &action, NULL);
+	for (unsigned int i = 0; !error && i < 2; i++) {
+		struct kernel_action old;
+
+		action.handler = handle_fault;
+		error = action_set(faults[i], &action, &old);
+		if (!error && old.handler != handle_fault)
+			client_actions[faults[i]] = old;
+	}
+	return (int)error;
+}
