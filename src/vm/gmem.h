@@ -1,0 +1,187 @@
+/* guest_memfd: inodes that own guest pages, files that show them to a VM, bindings to slots. */
+#ifndef QUIRE_VM_GMEM_H
+#define QUIRE_VM_GMEM_H
+
+#include <quire/gmem.h>
+
+#include "src/base/lock.h"
+#include "src/vm/gmem_pages.h"
+#include "src/vm/memslot.h"
+
+/*
+ * The inode is the storage: pages live until they are punched or the inode dies. A file is one
+ * VM's view of it: it pins the VM, and its bindings say which slot shows which index. A slot
+ * points back at the file without counting (slot.gmem.file), the file's bindings point at slots
+ * without counting. All three writers of these pointers (bind, unbind, release) hold slots_lock
+ * and the inode's invalidate lock exclusive, so both sides always agree outside:
+ *
+ * I-10 the file binds index i to slot s if and only if s.gmem.file is the file and i is in
+ *      [s.pgoff, s.pgoff + s.npages). I-11 no index is bound twice in a file. I-16 after the
+ *      release slot.gmem.file is NULL in all its slots.
+ *
+ * Lock order: slots_lock, invalidate_lock, page lock (inside gmem_pages.c), mmu_lock. Host
+ * storage calls are made under the page lock or the invalidate lock.
+ */
+struct quire_vm;
+struct quire_gmem;
+
+/* Hardware that must be told about private pages; every function may be NULL. */
+struct gmem_arch_ops {
+	/* @pfn is about to be mapped private at @gfn. May sleep and fail; -errno to the fault. */
+	int (*make_private)(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order);
+	/* Private mappings of the range go away; under mmu_lock exclusive. */
+	void (*invalidate)(void *ctx, gfn_t gfn, u64 npages);
+	/* Frames that were made private are freed. Under the invalidate lock; never fails. */
+	void (*reclaim)(void *ctx, pfn_t pfn, u64 npages);
+};
+
+struct gmem_arch {
+	const struct gmem_arch_ops *ops;
+	void *ctx;
+};
+
+struct gmem_inode {
+	u64 size_bytes;		      /* constant */
+	u64 flags;		      /* constant, QUIRE_GMEM_* */
+	const struct gmem_arch *arch; /* constant; NULL: none */
+
+	/*
+	 * Exclusive: bind, unbind, punch from invalidation begin to end, release. Shared:
+	 * allocate, poison.
+	 */
+	struct rwlock invalidate_lock;
+	struct quire_gmem *files; /* list; changed under invalidate_lock exclusive */
+	struct gmem_pages pages;
+};
+
+struct quire_gmem {
+	struct quire_vm *vm;	  /* counted */
+	struct gmem_inode *inode; /* owned */
+	struct quire_gmem *next;  /* in inode->files */
+	u32 active;		  /* atomic: references, and GMEM_RELEASED */
+	struct ptree bindings;	  /* index -> struct memslot; root is read in read sections */
+};
+
+static inline bool gmem_init_shared(const struct gmem_inode *inode)
+{
+	return (inode->flags & QUIRE_GMEM_INIT_SHARED) != 0;
+}
+
+/* --- Lookups by faults --- */
+
+enum gmem_access { GMEM_SHARED, GMEM_PRIVATE };
+
+/* A lookup on its way; private but for the results. */
+struct gmem_lookup {
+	pfn_t pfn;	    /* result */
+	unsigned int order; /* result: aligned block of 2^order pages around it, in gfns too */
+	u32 found;
+	enum gmem_access access;
+	struct quire_gmem *file; /* counted, until finish; NULL when found at once */
+	gfn_t gfn;
+	u64 index;
+	unsigned int max_order;
+};
+
+/*
+ * First half, in a read section (the slot must stay) with no lock: -EFAULT: the slot has no live
+ * file (G-020, G-021); -EIO: the binding is another slot's (G-022); -EHWPOISON. A page in use
+ * already is found here by a few loads: then finish has nothing to do. On 0 finish must be called.
+ */
+must_check int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access access,
+				 struct gmem_lookup *lookup);
+/*
+ * Second half, outside any read section, no lock of rank above slots_lock; may sleep. Creates the
+ * page, zeroes it before its first use, makes it private: in this order, each once. -ENOMEM,
+ * -EHWPOISON, or what the host or make_private() said; the page stays in the inode then. The
+ * result may be stale at once: it is trusted only after the invalidation retry check.
+ */
+must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
+
+/* --- Binding: under slots_lock, from prepare to finish or undo --- */
+
+struct gmem_binding_change {
+	struct quire_gmem *file; /* NULL: nothing to do */
+	struct memslot *slot;
+	struct ptree before;
+	struct ptree after;
+	struct ptree_edit edit;
+	u32 bind;      /* or unbind */
+	u32 published; /* the file shows @after */
+};
+
+/*
+ * G-065, first half: can @slot, not published yet, show @gmem from @offset_bytes (page aligned)?
+ * -EINVAL: another VM's file, or past its end. Sets the slot's file, pgoff and GMEM_ONLY. The
+ * caller holds a reference to @gmem. Nothing to undo.
+ */
+must_check int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gmem *gmem,
+				 u64 offset_bytes);
+/*
+ * Second half: -EEXIST: part of the range is bound; -ENOMEM; nothing changed then. Takes the
+ * invalidate lock. On 0 call finish or undo.
+ */
+must_check int gmem_bind_commit(struct memslot *slot, struct gmem_binding_change *change);
+
+/* Build the bindings without @slot, which may have no file (any more). -ENOMEM: nothing changed. */
+must_check int gmem_unbind_prepare(struct memslot *slot, struct gmem_binding_change *change);
+/*
+ * Take the binding away and clear slot.gmem.file. Takes the invalidate lock. Works while the
+ * file's release waits for slots_lock: the file cannot go before (G-061).
+ */
+void gmem_unbind_commit(struct gmem_binding_change *change);
+
+/* Back to the bindings before the change, committed or only prepared. Sleeps for readers. */
+void gmem_binding_undo(struct gmem_binding_change *change);
+/* Wait for readers of the old bindings and free them. After a commit. */
+void gmem_binding_finish(struct gmem_binding_change *change);
+
+/* --- Invalidation: under the invalidate lock, either mode --- */
+
+/* Part of a slot that shows pages of the inode. */
+struct gmem_binding {
+	struct quire_gmem *file;
+	const struct memslot *slot;
+	gfn_t gfn;
+	u64 npages;
+};
+
+struct gmem_binding_iter {
+	struct quire_gmem *file;
+	u64 first;
+	u64 end;
+	struct ptree_cursor cursor;
+};
+
+/* Bindings of @npages from index @first, over all files: nonzero while there is one. */
+int gmem_binding_first(const struct gmem_inode *inode, u64 first, u64 npages,
+		       struct gmem_binding_iter *iter, struct gmem_binding *binding);
+int gmem_binding_next(struct gmem_binding_iter *iter, struct gmem_binding *binding);
+
+#define gmem_for_binding(inode, first, npages, iter, binding)                                      \
+	for (int more_ = gmem_binding_first((inode), (first), (npages), (iter), (binding)); more_; \
+	     more_ = gmem_binding_next((iter), (binding)))
+
+/*
+ * Take pages out of the inode: state, frames made private, the store's memory. The invalidate lock
+ * is held exclusive and all guest mappings are gone (between invalidation begin and end).
+ * @npages may reach past the end. Never fails.
+ */
+void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages);
+
+/* Mark page @index as lost; it need not exist. The invalidate lock is held, shared at least. */
+void gmem_poison_page(struct gmem_inode *inode, u64 index);
+
+/* --- Release of a file, in this order --- */
+
+/*
+ * slots_lock and the invalidate lock exclusive are held. No lookup begins any more and the slots
+ * forget the file; the bindings stay for gmem_for_binding(), so that the caller can zap.
+ */
+void gmem_release_begin(struct quire_gmem *gmem);
+/* Same locks: the file leaves its inode. */
+void gmem_release_end(struct quire_gmem *gmem);
+/* No lock held. Waits for readers; frees file, pages and VM reference with the last lookup. */
+void gmem_release_free(struct quire_gmem *gmem);
+
+#endif

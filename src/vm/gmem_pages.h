@@ -1,0 +1,91 @@
+/* Pages of one guest_memfd inode: a byte of state each, and where they are. */
+#ifndef QUIRE_VM_GMEM_PAGES_H
+#define QUIRE_VM_GMEM_PAGES_H
+
+#include <quire/host.h>
+
+#include "src/base/lock.h"
+
+/*
+ * Blocks of 512 pages hang in a radix tree, both made when first needed and kept until the inode
+ * dies, so that lookups need no lock. A page costs one byte as long as the host's frames of a
+ * block are consecutive, and 8 more in a block where they are not.
+ *
+ *              store_get            store_zero             make_private
+ *   (absent) -----------> EXISTS -------------> UP_TO_DATE ------------> PREPARED
+ *       ^                                                                   |
+ *       `---- punch: from any state, with BUSY and POISONED ----------------'
+ *
+ * BUSY: the holder of the page lock works on the page. A punch clears it with the rest; then the
+ * work is not recorded and starts over. So no page becomes UP_TO_DATE or PREPARED by work on a
+ * frame that a punch took away. (I-13, I-14, I-17)
+ */
+enum gmem_page_state {
+	GMEM_PAGE_EXISTS = 1u << 0,
+	GMEM_PAGE_UP_TO_DATE = 1u << 1,
+	GMEM_PAGE_PREPARED = 1u << 2,
+	GMEM_PAGE_POISONED = 1u << 3,
+	GMEM_PAGE_BUSY = 1u << 4,
+	GMEM_PAGE_SCATTERED = 1u << 5, /* its frame is in the block's list */
+};
+
+#define GMEM_BLOCK_PAGES 512u
+#define GMEM_PAGE_LOCKS 32u
+
+struct gmem_block;
+
+struct gmem_page_lock {
+	cache_aligned struct mutex mutex;
+};
+
+struct gmem_pages {
+	const struct quire_host_ops *host; /* (c) */
+	void *host_ctx;			   /* (c) */
+	void *store;			   /* (c) */
+	u64 npages;			   /* (c) */
+	unsigned int max_order;		   /* (c) 0 or 9: what store_get() is asked for */
+	unsigned int height;		   /* (c) levels of the radix tree above blocks */
+	void *root;			   /* (a) */
+	struct gmem_page_lock locks[GMEM_PAGE_LOCKS];
+};
+
+/* Where a page is. */
+struct gmem_page {
+	pfn_t pfn;
+	unsigned int order; /* of the naturally aligned unit that the host gave */
+	u32 state;	    /* enum gmem_page_state */
+};
+
+/* @pages is zeroed; the store is the caller's, and outlives it. */
+void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host, void *host_ctx,
+		     u64 npages);
+/* Free the tree; the pages have been punched. */
+void gmem_pages_destroy(struct gmem_pages *pages);
+
+/* State and place of page @index, in a few loads; state 0 when absent. No lock. */
+void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page *page);
+
+/* The page, existing. -ENOMEM, -EHWPOISON or the host's error. Sleeps; takes the page lock. */
+must_check int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page);
+
+/* How a page is made private; called under the page lock. */
+struct gmem_prepare {
+	int (*make_private)(void *ctx, const struct gmem_page *page);
+	void *ctx;
+};
+
+/*
+ * The page, existing, zeroed if it was never used, and, with @prepare, made private: each step
+ * once. -ENOMEM, -EHWPOISON, or the host's or make_private()'s error. Sleeps.
+ */
+must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
+			     const struct gmem_prepare *prepare, struct gmem_page *page);
+
+/* Forget [first, first + npages); @reclaim is told of the frames that were PREPARED. */
+void gmem_pages_clear(struct gmem_pages *pages, u64 first, u64 npages,
+		      void (*reclaim)(void *ctx, pfn_t pfn, u64 npages), void *ctx);
+
+/* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
+void gmem_page_poison(struct gmem_pages *pages, u64 index);
+
+#endif
