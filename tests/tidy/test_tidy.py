@@ -1,0 +1,102 @@
+"""Tests of tidy: each rule finds what it is for, and a clean tree has no findings."""
+import pathlib
+import sys
+import tempfile
+import unittest
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TREE / "tools"))
+
+import c_source  # noqa: E402
+import tidy  # noqa: E402
+
+LAYERS = "include/quire\nsrc/base\nsrc/tdp\nsrc/shadow\nvcpu\n"
+CLEAN = {
+    "LAYERS": LAYERS,
+    ".clang-format": (TREE / ".clang-format").read_text(),
+    "include/quire/x.h": "/* A header. */\nint x_of(int a);\n",
+    "examples/headers/x.c": "/* An example. */\n#include <quire/x.h>\n",
+    "src/tdp/map.c": '/* A file. */\n#include <quire/x.h>\n#include <errno.h>\n\n'
+                     'static int twice(bool b)\n{\n\treturn b ? 2 : 0;\n}\n\n'
+                     'int x_of(int a)\n{\n\treturn twice(a);\n}\n',
+    "docs/A.md": "`x_of()` is in `src/tdp/map.c`, and `/dev/kvm` and `x86/a.c` are not ours.\n",
+}
+LONG = "/* A file. */\nint long_one(void)\n{\n" + "\tx();\n" * 69 + "}\n"
+
+# rule, file, its text
+BROKEN = [
+    ("size", "src/tdp/a.c", LONG),
+    ("size", "src/tdp/a.c", "/* A file. */\nint f(int a, int b, int c, int (*d)(int, int), int e,\n"
+                            "      int g);\n"),
+    ("size", "src/tdp/a.c", "/* A file. */\n" + "int x;\n" * 1000),
+    ("columns", "src/tdp/a.c", "/* A file. */\nvoid f(void)\n{\n" + "\t" * 13 + "g();\n}\n"),
+    ("bool", "src/tdp/a.h", "/* A header. */\nint a(int x,\n      bool y);\n"),
+    ("bool", "include/quire/x.h", "/* A header. */\nbool a(void);\n"),
+    ("layers", "src/tdp/a.c", '/* A file. */\n#include "vcpu/cpu.h"\n'),
+    ("layers", "src/shadow/a.c", '/* A file. */\n#include "src/tdp/map.h"\n'),
+    ("layers", "src/tdp/a.c", '/* A file. */\n#include "src/other/a.h"\n'),
+    ("includes_exist", "src/tdp/a.c", '/* A file. */\n#include "src/base/none.h"\n'),
+    ("cycles", "src/tdp/a.h", '/* A header. */\n#include "src/tdp/a.h"\n'),
+    ("threading", "src/tdp/a.c", "/* A file. */\nint f(int *a)\n{\n"
+                                 "\treturn __atomic_load_n(a, __ATOMIC_RELAXED);\n}\n"),
+    ("threading", "src/tdp/a.c", "/* A file. */\nstatic _Atomic int a;\n"),
+    ("libc", "src/tdp/a.c", "/* A file. */\n#include <stdlib.h>\n"),
+    ("names", "vcpu/a.c", "/* A file. */\nstatic int __walk(void)\n{\n\treturn 0;\n}\n"),
+    ("first_line", "vcpu/a.c", "#include <errno.h>\n"),
+    ("unfinished", "vcpu/a.c", "/* A file. */\n/* TO" "DO: more */\n"),
+    ("docs", "docs/B.md", "`none_such()`\n"),
+    ("docs", "docs/B.md", "`src/tdp/none.c`\n"),
+    ("examples", "include/quire/y.h", "/* A header. */\n"),
+    ("format", "vcpu/a.c", "/* A file. */\nint  f(void){return 0;}\n"),
+]
+
+
+class Rules(unittest.TestCase):
+    def rules_of(self, changed):
+        """The rules that a clean tree with these files changed breaks."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in {**CLEAN, **changed}.items():
+                path = pathlib.Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            return {rule for _, _, rule, _ in tidy.findings(folder)}
+
+    def test_a_clean_tree_has_no_findings(self):
+        self.assertEqual(self.rules_of({}), set())
+
+    def test_each_rule_finds_what_it_is_for(self):
+        for rule, name, text in BROKEN:
+            with self.subTest(rule=rule, text=text[:60]):
+                self.assertIn(rule, self.rules_of({name: text}))
+
+    def test_every_rule_is_tested(self):
+        named = {rule for rule, _, _ in BROKEN}
+        self.assertEqual({rule.__name__[5:] for rule in tidy.RULES}, named)
+
+    def test_seventy_lines_and_a_locked_word_in_a_comment_are_allowed(self):
+        fits = LONG.replace("\tx();\n", "", 2)
+        self.assertNotIn("size", self.rules_of({"src/tdp/a.c": fits}))
+        quoted = "/* A file. */\n/* as pthread_mutex_lock() does */\n"
+        self.assertNotIn("threading", self.rules_of({"src/tdp/a.c": quoted}))
+
+
+class Functions(unittest.TestCase):
+    def test_definitions_and_prototypes_are_told_from_the_rest(self):
+        code = ("struct s {\n\tint (*op)(bool b);\n};\n"
+                "static const struct s all = {\n\t.op = one,\n};\n"
+                "QUIRE_API QUIRE_MUST_CHECK int proto(struct s *s, int (*f)(int, int));\n"
+                "struct s *defined(void)\n{\n\tif (a) {\n\t\tb();\n\t}\n\treturn 0;\n}\n"
+                "void locked(int a) REQUIRES(a);\n"
+                "int table[] = {CALL(1), CALL(2)};\n"
+                "static inline int small(int a, int b)\n{\n\treturn a + b;\n}\n")
+        found = {f.name: f for f in c_source.functions(c_source.code_only(code))}
+        self.assertEqual(set(found), {"proto", "defined", "locked", "small"})
+        self.assertEqual(len(found["proto"].parameters), 2)
+        self.assertEqual(found["defined"].lines, 7)
+        self.assertEqual(found["defined"].line, 8)
+        self.assertTrue(found["small"].is_static)
+        self.assertEqual(found["proto"].lines, 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

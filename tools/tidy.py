@@ -1,0 +1,285 @@
+"""The rules of style that a program can check. Each rule is a function; its first line says why.
+
+Usage: tidy.py [--root FOLDER] [--no-format]. Prints 'file:line: rule: what' and exits 1 on findings.
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import c_source
+
+MAX_FUNCTION_LINES, MAX_FILE_LINES, MAX_PARAMETERS, MAX_COLUMNS, TAB = 70, 1000, 5, 100, 8
+SRC_HEADERS = {"string.h", "errno.h", "stddef.h", "stdint.h", "stdbool.h", "limits.h"}
+THREADING = re.compile(r"\bpthread_\w+|\b_Atomic\b|\b__(?:atomic|sync)_\w+|\bmtx_\w+"
+                       r"|#\s*include\s*<(?:pthread|stdatomic|threads|urcu[\w/-]*|semaphore)\.h>")
+UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.M)
+
+
+class Source:
+    """A C file, read once."""
+
+    def __init__(self, root, path):
+        self.path = path
+        self.text = (root / path).read_text(errors="replace")
+        self.code = c_source.code_only(self.text)
+        self.functions = c_source.functions(self.code)
+        self.includes = [(self.text.count("\n", 0, m.start()) + 1, m.group(1), m.group(2))
+                         for m in INCLUDE.finditer(self.text)]
+
+
+class Tree:
+    """What every rule looks at."""
+
+    def __init__(self, root):
+        self.root = root
+        self.files = tree_files(root)
+        self.sources = [Source(root, p) for p in self.files if p.endswith((".c", ".h"))]
+        layers = root / "LAYERS"
+        self.layers = layers.read_text().split() if layers.exists() else []
+
+    def layer(self, path):
+        """Position of a file's folder in LAYERS, or None."""
+        fits = [at for at, folder in enumerate(self.layers) if path.startswith(folder + "/")]
+        return max(fits, key=lambda at: len(self.layers[at])) if fits else None
+
+
+def tree_files(root):
+    """Files of the tree, as git sees them; every file where there is no repository."""
+    listed = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others",
+                             "--exclude-standard", "--", "."], stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, check=False)
+    if listed.returncode == 0:
+        names = listed.stdout.decode().split("\0")
+    else:
+        names = [str(p.relative_to(root)) for p in root.rglob("*")]
+    return sorted(name for name in set(names) if name and (root / name).is_file())
+
+
+def line_of(text, at):
+    return text.count("\n", 0, at) + 1
+
+
+def included_path(kind, name):
+    """An include directive as a path of the tree; system headers stay outside it."""
+    if kind == '"':
+        return name
+    return "include/" + name if name.startswith("quire/") else None
+
+
+def rule_size(tree):
+    """What does not fit on a screen is not reviewed: short functions, files and lists."""
+    for source in tree.sources:
+        lines = source.text.count("\n")
+        if lines > MAX_FILE_LINES:
+            yield source.path, 1, f"{lines} lines, at most {MAX_FILE_LINES}"
+        for f in source.functions:
+            if f.lines > MAX_FUNCTION_LINES:
+                yield (source.path, f.line,
+                       f"{f.name}() has {f.lines} lines, at most {MAX_FUNCTION_LINES}")
+            if len(f.parameters) > MAX_PARAMETERS:
+                yield (source.path, f.line,
+                       f"{f.name}() has {len(f.parameters)} parameters, at most {MAX_PARAMETERS}")
+
+
+def rule_columns(tree):
+    """Two files fit side by side."""
+    for source in tree.sources:
+        for number, line in enumerate(source.text.splitlines(), 1):
+            if len(line.expandtabs(TAB)) > MAX_COLUMNS:
+                yield source.path, number, f"longer than {MAX_COLUMNS} columns"
+
+
+def rule_bool(tree):
+    """A caller's 'true' says nothing: an enum or a named flag does."""
+    for source in tree.sources:
+        if not source.path.startswith(("src/", "include/")):
+            continue
+        for f in source.functions:
+            if f.is_static or f.name.startswith("__"):
+                continue
+            if any(re.search(r"\bbool\b", text) for text in [f.result, *f.parameters]):
+                yield source.path, f.line, f"bool in the signature of {f.name}()"
+
+
+def rule_layers(tree):
+    """A folder includes only what stands above it in LAYERS, so the picture stays true."""
+    for source in tree.sources:
+        own = tree.layer(source.path)
+        for line, kind, name in source.includes:
+            path = included_path(kind, name)
+            if path is None:
+                continue
+            other = tree.layer(path)
+            pair = {source.path.split("/")[1:2][0] if "/" in source.path else "",
+                    path.split("/")[1:2][0] if "/" in path else ""}
+            if own is not None and other is not None and other > own:
+                yield source.path, line, f"{path} stands below {tree.layers[own]} in LAYERS"
+            elif own is not None and other is None:
+                yield source.path, line, f"{path} is in no folder of LAYERS"
+            elif pair == {"tdp", "shadow"}:
+                yield source.path, line, "the two MMUs never include each other"
+
+
+def rule_includes_exist(tree):
+    """A quoted path counts from the root of the tree, so a reader finds the file."""
+    for source in tree.sources:
+        beside = str(pathlib.PurePosixPath(source.path).parent)
+        is_apart = source.path.startswith(("examples/", "tests/"))
+        for line, kind, name in source.includes:
+            path = included_path(kind, name)
+            if path is None or (tree.root / path).is_file():
+                continue
+            if not (is_apart and (tree.root / beside / name).is_file()):
+                yield source.path, line, f"no such file: {name}"
+
+
+def rule_cycles(tree):
+    """Headers that need each other are one header, or lack a third."""
+    edges = {s.path: [p for _, k, n in s.includes if (p := included_path(k, n))]
+             for s in tree.sources if s.path.endswith(".h")}
+    state = {}
+
+    def visit(path, trail):
+        if state.get(path) == "done" or path not in edges:
+            return None
+        if path in trail:
+            return trail[trail.index(path):] + [path]
+        for other in edges[path]:
+            cycle = visit(other, trail + [path])
+            if cycle:
+                return cycle
+        state[path] = "done"
+        return None
+
+    for path in edges:
+        cycle = visit(path, [])
+        if cycle:
+            yield path, 1, "include cycle: " + " -> ".join(cycle)
+            return
+
+
+def rule_threading(tree):
+    """In the library only src/base waits, locks or orders memory, so a scheduler can replace it."""
+    for source in tree.sources:
+        if source.path.startswith("src/") and not source.path.startswith("src/base/"):
+            for match in THREADING.finditer(source.code):
+                yield source.path, line_of(source.code, match.start()), match.group().strip()
+
+
+def rule_libc(tree):
+    """The library also links into a kernel: no libc beyond memcpy and memset."""
+    for source in tree.sources:
+        if not source.path.startswith(("src/", "include/")) or source.path.startswith("src/base/"):
+            continue
+        for line, kind, name in source.includes:
+            if kind == "<" and not name.startswith("quire/") and name not in SRC_HEADERS:
+                yield source.path, line, f"<{name}>"
+
+
+def rule_names(tree):
+    """A leading underscore tells nothing: say _locked, _range, _one. (libc's own are preload's.)"""
+    for source in tree.sources:
+        if source.path.startswith(("preload/", "tests/")):
+            continue
+        for f in source.functions:
+            if f.name.startswith("_"):
+                yield source.path, f.line, f"{f.name}()"
+
+
+def rule_first_line(tree):
+    """The first line says what a file is."""
+    for source in tree.sources:
+        if not source.text.startswith(("/*", "//")):
+            yield source.path, 1, "no comment on the first line"
+
+
+def rule_unfinished(tree):
+    """What is not done belongs in CAVEATS.md, where users look."""
+    for path in tree.files:
+        if path.endswith((".c", ".h", ".build", ".sh")) or path == "dev":
+            text = (tree.root / path).read_text(errors="replace")
+            for match in UNFINISHED.finditer(text):
+                yield path, line_of(text, match.start()), match.group()
+
+
+def rule_docs(tree):
+    """Prose outlives code: every name() and path in a document is found in the tree."""
+    words = set()
+    for path in tree.files:
+        if path.endswith((".c", ".h", ".py", ".build")) or path == "dev":
+            words.update(re.findall(r"\w+", (tree.root / path).read_text(errors="replace")))
+    known = set(tree.files) | {str(parent) for path in tree.files
+                               for parent in pathlib.PurePosixPath(path).parents}
+    tops = {path.split("/")[0] for path in tree.files if "/" in path}
+    for path in tree.files:
+        if not path.endswith(".md"):
+            continue
+        text = (tree.root / path).read_text(errors="replace")
+        for match in re.finditer(r"`([^`\n]+)`", text):
+            name, line = match.group(1), line_of(text, match.start())
+            call = re.fullmatch(r"(\w+)\(\)", name)
+            if call and call.group(1) not in words:
+                yield path, line, f"no function {name} in the tree"
+            is_path = re.fullmatch(r"[\w.][\w./-]*", name) and name.split("/")[0] in tops
+            if is_path and "/" in name and name.rstrip("/") not in known:
+                yield path, line, f"no file {name} in the tree"
+
+
+def rule_examples(tree):
+    """Every public header has an example that is compiled: examples/headers/<name>.c."""
+    have = set(tree.files)
+    for path in tree.files:
+        if path.startswith("include/quire/") and path.endswith(".h"):
+            example = f"examples/headers/{pathlib.PurePosixPath(path).stem}.c"
+            if example not in have:
+                yield path, 1, f"no {example}"
+
+
+def rule_format(tree):
+    """One layout, made by the tool, so that nobody discusses it."""
+    paths = [str(tree.root / s.path) for s in tree.sources]
+    parts = [paths[at::os.cpu_count() or 1] for at in range(os.cpu_count() or 1)]
+    started = [subprocess.Popen(["clang-format", "--dry-run", "-Werror", *part], text=True,
+                                stderr=subprocess.PIPE) for part in parts if part]
+    for process in started:
+        _, text = process.communicate()
+        seen = set()
+        for match in re.finditer(r"^(\S+?):(\d+):\d+: error: code should be", text, re.M):
+            path = os.path.relpath(match.group(1), tree.root)
+            if path not in seen:
+                seen.add(path)
+                yield path, int(match.group(2)), "not as clang-format has it: ./dev format"
+        if process.returncode != 0 and not seen:
+            yield ".clang-format", 1, text.strip().splitlines()[-1] if text.strip() else "failed"
+
+
+RULES = [value for name, value in sorted(globals().items()) if name.startswith("rule_")]
+
+
+def findings(root, rules=None):
+    """Every finding as (path, line, rule, text)."""
+    tree = Tree(pathlib.Path(root).resolve())
+    return [(path, line, rule.__name__[5:], text)
+            for rule in rules or RULES for path, line, text in rule(tree)]
+
+
+def main(argv):
+    root = pathlib.Path(__file__).resolve().parent.parent
+    if "--root" in argv:
+        root = argv[argv.index("--root") + 1]
+    rules = [rule for rule in RULES if not ("--no-format" in argv and rule is rule_format)]
+    found = findings(root, rules)
+    for path, line, rule, text in found:
+        print(f"{path}:{line}: {rule}: {text}")
+    reasons = {rule.__name__[5:]: rule.__doc__.splitlines()[0] for rule in rules}
+    for rule in sorted({rule for _, _, rule, _ in found}):
+        print(f"rule {rule}: {reasons[rule]}")
+    print(f"tidy: {len(found)} findings, {len(rules)} rules")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
