@@ -139,11 +139,11 @@ enum guard_reason guard_copy(void *dst, const void *src, size_t size_bytes, size
 /* Writes what is there already, in one atomic step: no store of another thread can be lost. */
 static enum guard_reason touch_for_write(void *address)
 {
-	__asm__ goto("1:\tlock orb $0, (%[ptr])\n\t" GUARD_TABLE("1b")
-		     :
-		     : [ptr] "r"(address)
-		     : "memory", "cc"
-		     : faulted);
+	__asm__ volatile goto("1:\tlock orb $0, (%[ptr])\n\t" GUARD_TABLE("1b")
+			      :
+			      : [ptr] "r"(address)
+			      : "memory", "cc"
+			      : faulted);
 	return GUARD_OK;
 faulted:
 	return guard_last_reason;

@@ -34,6 +34,10 @@ struct guard_entry {
 extern _Thread_local enum guard_reason guard_last_reason
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
+/*
+ * Accesses say volatile: GCC before 12.4 drops an asm goto whose outputs nobody reads. The empty
+ * statement after one with outputs keeps those compilers from losing an output on the way out.
+ */
 #define GUARD_TABLE(label)                                \
 	".pushsection quire_guard,\"a\"\n\t.balign 4\n\t" \
 	".long " label " - ., %l[faulted] - .\n\t.popsection\n"
@@ -43,9 +47,10 @@ extern _Thread_local enum guard_reason guard_last_reason
 	static inline enum guard_reason name(const void *src, type *value)                        \
 	{                                                                                         \
 		type got;                                                                         \
-		__asm__ goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                                 \
+		__asm__ volatile goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                                 \
 			     : [out] constraint(got)                                              \
 			     : [ptr] "r"(src) : "memory" : faulted);                              \
+		__asm__ volatile("");                                                             \
 		*value = got;                                                                     \
 		return GUARD_OK;                                                                  \
 	faulted:                                                                                  \
@@ -54,7 +59,7 @@ extern _Thread_local enum guard_reason guard_last_reason
 #define GUARD_STORE(name, type, insn, constraint)                                                 \
 	static inline enum guard_reason name(void *dst, type value)                               \
 	{                                                                                         \
-		__asm__ goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                                 \
+		__asm__ volatile goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                                 \
 			     : : [in] constraint(value), [ptr] "r"(dst) : "memory" : faulted);    \
 		return GUARD_OK;                                                                  \
 	faulted:                                                                                  \
@@ -76,22 +81,24 @@ GUARD_STORE(guard_store_u64, uint64_t, "movq %[in], (%[ptr])", "r")
  * whether the store happened. A guarded compare-exchange writes the page even when it fails to
  * swap, as the processor does.
  */
-#define GUARD_CMPXCHG(name, type, suffix, constraint)                                           \
-	static inline enum guard_reason name(void *dst, type *expected, type desired,           \
-					     bool *swapped)                                     \
-	{                                                                                       \
-		type old = *expected;                                                           \
-		bool done;                                                                      \
-		__asm__ goto("1:\tlock cmpxchg" suffix " %[in], (%[ptr])\n\t" GUARD_TABLE("1b") \
-			     : "+a"(old), "=@ccz"(done)                                         \
-			     : [in] constraint(desired), [ptr] "r"(dst)                         \
-			     : "memory"                                                         \
-			     : faulted);                                                        \
-		*expected = old;                                                                \
-		*swapped = done;                                                                \
-		return GUARD_OK;                                                                \
-	faulted:                                                                                \
-		return guard_last_reason;                                                       \
+#define GUARD_CMPXCHG(name, type, suffix, constraint)                                 \
+	static inline enum guard_reason name(void *dst, type *expected, type desired, \
+					     bool *swapped)                           \
+	{                                                                             \
+		type old = *expected;                                                 \
+		bool done;                                                            \
+		__asm__ volatile goto("1:\tlock cmpxchg" suffix                       \
+				      " %[in], (%[ptr])\n\t" GUARD_TABLE("1b")        \
+				      : "+a"(old), "=@ccz"(done)                      \
+				      : [in] constraint(desired), [ptr] "r"(dst)      \
+				      : "memory"                                      \
+				      : faulted);                                     \
+		__asm__ volatile("");                                                 \
+		*expected = old;                                                      \
+		*swapped = done;                                                      \
+		return GUARD_OK;                                                      \
+	faulted:                                                                      \
+		return guard_last_reason;                                             \
 	}
 GUARD_CMPXCHG(guard_cmpxchg_u8, uint8_t, "b", "q")
 GUARD_CMPXCHG(guard_cmpxchg_u16, uint16_t, "w", "r")
