@@ -1,0 +1,132 @@
+/* The host port over this process's mappings: a pfn is a client address >> 12. */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "hosts/process/guard.h"
+#include "hosts/process/internal.h"
+#include "hosts/process/process.h"
+#include "hosts/process/sys.h"
+
+/* The modelled machine's physical addresses have 48 bits. */
+#define HVA_END (UINT64_C(1) << 48)
+
+/*
+ * Might touching the page sleep? A page that is not there may have to be read from a disk or come
+ * from a userfaultfd; an unmapped address never sleeps. The page may go before it is touched: a
+ * kick ends that wait, too.
+ */
+static bool touch_may_sleep(uint64_t hva)
+{
+	uint8_t resident = 0;
+	long error =
+	    sys_call(SYS_mincore, hva & QUIRE_PAGE_MASK, QUIRE_PAGE_SIZE, sys_address(&resident));
+
+	return !error && !(resident & 1);
+}
+
+/*
+ * A write that a device's read-only entry refused is the guest's business, not an error: the
+ * page is there to be read.
+ */
+static int fault_error(uint64_t hva, uint32_t flags)
+{
+	struct process_mapping mapping;
+
+	if (!(flags & QUIRE_PAGE_WRITE) || !process_mapping_find(hva, &mapping) || !mapping.pfnmap)
+		return -EFAULT;
+	switch (guard_touch(hva, false)) {
+	case GUARD_OK:
+		return -EROFS;
+	case GUARD_POISON:
+		return -EHWPOISON;
+	case GUARD_ABORT:
+		return -EINTR;
+	default:
+		return -EFAULT;
+	}
+}
+
+/* A guest that reads may write soon: let it, where the client could. */
+static uint8_t reader_may_write(uint64_t hva)
+{
+	struct process_mapping mapping;
+
+	return process_mapping_find(hva, &mapping) && (mapping.prot & PROT_WRITE);
+}
+
+/*
+ * The touch takes any signal as the end of the wait. Without QUIRE_PAGE_INTERRUPTIBLE the caller
+ * hears -EINTR all the same: what aborted it may be a flusher that waits for this very thread.
+ */
+static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	bool write = flags & QUIRE_PAGE_WRITE;
+
+	if (hva.v >= HVA_END)
+		return -EFAULT;
+	if ((flags & QUIRE_PAGE_NOWAIT) && touch_may_sleep(hva.v))
+		return -EAGAIN;
+	switch (guard_touch(hva.v, write)) {
+	case GUARD_OK:
+		break;
+	case GUARD_POISON:
+		return -EHWPOISON;
+	case GUARD_ABORT:
+		return -EINTR;
+	case GUARD_BUS:
+		return -EFAULT;
+	default:
+		return fault_error(hva.v, flags);
+	}
+	*page = (struct quire_page){
+	    .pfn = {hva.v >> QUIRE_PAGE_SHIFT},
+	    .writable = write || reader_may_write(hva.v),
+	};
+	return 0;
+}
+
+/* No page objects here: the processor marks the client's own tables. */
+static void page_put(void *ctx, const struct quire_page *page, enum quire_page_use use)
+{
+}
+
+/* A signal in the middle is no reason to stop: go on where the copy was. */
+static int copy(uint8_t *dst, const uint8_t *src, size_t size_bytes)
+{
+	enum guard_reason reason;
+	size_t total = 0, done;
+
+	do {
+		reason = guard_copy(dst + total, src + total, size_bytes - total, &done);
+		total += done;
+	} while (reason == GUARD_ABORT);
+	return reason == GUARD_OK ? 0 : -EFAULT;
+}
+
+static int copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
+{
+	return copy(dst, (const uint8_t *)(uintptr_t)src.v, size_bytes);
+}
+
+static int copy_to(void *ctx, hva_t dst, const void *src, size_t size_bytes)
+{
+	return copy((uint8_t *)(uintptr_t)dst.v, src, size_bytes);
+}
+
+const struct quire_host_ops process_host_ops = {
+    .alloc = process_alloc,
+    .free = process_free,
+    .chunk_alloc = process_chunk_alloc,
+    .chunk_free = process_chunk_free,
+    .page_get = page_get,
+    .page_put = page_put,
+    .page_level = process_page_level,
+    .copy_from = copy_from,
+    .copy_to = copy_to,
+    .store_create = process_store_create,
+    .store_destroy = process_store_destroy,
+    .store_get = process_store_get,
+    .store_zero = process_store_zero,
+    .store_punch = process_store_punch,
+    .kick = process_kick,
+};

@@ -1,0 +1,200 @@
+/* Reading /proc/self/maps and smaps a line at a time, without memory of its own. */
+#include <errno.h>
+#include <string.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "hosts/process/maps.h"
+#include "hosts/process/sys.h"
+
+struct line_reader {
+	long fd;
+	uint32_t at, filled;
+	char buffer[4096];
+	char line[512]; /* the current line, without its end; a longer one is cut */
+};
+
+/* 1: a line; 0: the end; -errno. */
+static int read_line(struct line_reader *reader)
+{
+	uint32_t length = 0;
+
+	for (;;) {
+		if (reader->at == reader->filled) {
+			long got = sys_call(SYS_read, (uint64_t)reader->fd,
+					    sys_address(reader->buffer), sizeof(reader->buffer));
+
+			if (got == -EINTR)
+				continue;
+			if (got <= 0)
+				return (int)got;
+			reader->at = 0;
+			reader->filled = (uint32_t)got;
+		}
+		char c = reader->buffer[reader->at++];
+
+		if (c == '\n')
+			break;
+		if (length < sizeof(reader->line) - 1)
+			reader->line[length++] = c;
+	}
+	reader->line[length] = '\0';
+	return 1;
+}
+
+static const char *parse_hex(const char *text, uint64_t *value)
+{
+	const char *at = text;
+
+	*value = 0;
+	for (;; at++) {
+		if (*at >= '0' && *at <= '9')
+			*value = *value << 4 | (uint64_t)(*at - '0');
+		else if (*at >= 'a' && *at <= 'f')
+			*value = *value << 4 | (uint64_t)(*at - 'a' + 10);
+		else
+			return at == text ? NULL : at;
+	}
+}
+
+static const char *skip_word(const char *at)
+{
+	while (*at && *at != ' ')
+		at++;
+	while (*at == ' ')
+		at++;
+	return at;
+}
+
+/* A header, still to be read: the text points into the line. */
+struct header_rest {
+	const char *device, *name;
+};
+
+/* "start-end rwxp offset device inode   name": false when the line is none of these. */
+static bool parse_header(const char *line, struct process_mapping *mapping,
+			 struct header_rest *rest)
+{
+	const char *at = parse_hex(line, &mapping->start);
+
+	if (!at || *at != '-')
+		return false;
+	at = parse_hex(at + 1, &mapping->end);
+	if (!at || *at != ' ' || strlen(at) < 6)
+		return false;
+	mapping->prot = (at[1] == 'r' ? PROT_READ : 0) | (at[2] == 'w' ? PROT_WRITE : 0) |
+			(at[3] == 'x' ? PROT_EXEC : 0);
+	mapping->shared = at[4] == 's';
+	mapping->pfnmap = false;
+	mapping->page_size_bytes = QUIRE_PAGE_SIZE;
+	at = skip_word(at + 1); /* permissions */
+	at = skip_word(at);	/* offset */
+	rest->device = at;
+	at = skip_word(at);	    /* device */
+	rest->name = skip_word(at); /* inode */
+	return true;
+}
+
+/* Read on until the mapping that covers @address. */
+static int find_header(struct line_reader *reader, uint64_t address,
+		       struct process_mapping *mapping, struct header_rest *rest)
+{
+	int got;
+
+	while ((got = read_line(reader)) > 0) {
+		if (!parse_header(reader->line, mapping, rest))
+			continue;
+		if (mapping->start > address)
+			break;
+		if (address < mapping->end)
+			return 0;
+	}
+	return got < 0 ? got : -ENOENT;
+}
+
+static int reader_open(struct line_reader *reader, const char *path)
+{
+	reader->at = reader->filled = 0;
+	reader->fd = sys_call(SYS_openat, AT_FDCWD, sys_address(path), O_RDONLY | O_CLOEXEC);
+	return reader->fd < 0 ? (int)reader->fd : 0;
+}
+
+static void reader_close(const struct line_reader *reader)
+{
+	sys_call(SYS_close, (uint64_t)reader->fd);
+}
+
+static uint64_t parse_device(const char *text)
+{
+	uint64_t major, minor;
+	const char *at = parse_hex(text, &major);
+
+	if (!at || *at != ':' || !parse_hex(at + 1, &minor))
+		return 0;
+	return major << 20 | minor;
+}
+
+int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_name *name)
+{
+	struct line_reader reader;
+	struct header_rest rest;
+	int error = reader_open(&reader, "/proc/self/maps");
+
+	if (error)
+		return error;
+	error = find_header(&reader, address, mapping, &rest);
+	if (!error) {
+		size_t length = strnlen(rest.name, sizeof(name->text) - 1);
+
+		name->device = parse_device(rest.device);
+		memcpy(name->text, rest.name, length);
+		name->text[length] = '\0';
+	}
+	reader_close(&reader);
+	return error;
+}
+
+static uint64_t parse_kilobytes(const char *at)
+{
+	uint64_t value = 0;
+
+	while (*at == ' ' || *at == '\t')
+		at++;
+	for (; *at >= '0' && *at <= '9'; at++)
+		value = value * 10 + (uint64_t)(*at - '0');
+	return value << 10;
+}
+
+/* The lines that follow a header, up to the flags, which stand last. */
+static int parse_details(struct line_reader *reader, struct process_mapping *mapping)
+{
+	static const char page_size[] = "KernelPageSize:", flags[] = "VmFlags:";
+	int got;
+
+	while ((got = read_line(reader)) > 0) {
+		if (!strncmp(reader->line, page_size, strlen(page_size)))
+			mapping->page_size_bytes =
+			    parse_kilobytes(reader->line + strlen(page_size));
+		if (strncmp(reader->line, flags, strlen(flags)))
+			continue;
+		/* Both kinds of memory without pages: bare frames, and registers. */
+		mapping->pfnmap = strstr(reader->line, " pf") || strstr(reader->line, " io");
+		return 0;
+	}
+	return got < 0 ? got : -ENOENT;
+}
+
+int smaps_find(uint64_t address, struct process_mapping *mapping)
+{
+	struct line_reader reader;
+	struct header_rest rest;
+	int error = reader_open(&reader, "/proc/self/smaps");
+
+	if (error)
+		return error;
+	error = find_header(&reader, address, mapping, &rest);
+	if (!error)
+		error = parse_details(&reader, mapping);
+	reader_close(&reader);
+	return error;
+}

@@ -1,0 +1,24 @@
+/* The mappings of this process as the kernel prints them: slower, and on every kernel. */
+#ifndef QUIRE_HOSTS_PROCESS_MAPS_H
+#define QUIRE_HOSTS_PROCESS_MAPS_H
+
+#include <stdint.h>
+
+#include "hosts/process/process.h"
+
+/* What is mapped. */
+struct maps_name {
+	uint64_t device; /* of the file system: major << 20 | minor; 0: no file */
+	char text[256];	 /* the file, or a word in brackets; cut at the end when too long */
+};
+
+/*
+ * Find the mapping at @address in /proc/self/maps. The page size is taken to be 4096 and pfnmap
+ * false: smaps_find() knows. 0, -ENOENT: nothing there, or what open() and read() said.
+ */
+int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_name *name);
+
+/* All facts, from /proc/self/smaps. The kernel walks the tables of every mapping below. */
+int smaps_find(uint64_t address, struct process_mapping *mapping);
+
+#endif
