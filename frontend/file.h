@@ -67,11 +67,31 @@ void *file_memory(const struct file *file);
 /* The process that created the file: ioctls of any other get -EIO. */
 pid_t file_owner(const struct file *file);
 
-/* Called after every close, munmap and the like: release files whose last reference went. */
+/*
+ * Last references. All three are called inside a client call, with no lock held.
+ * file_closed(): after a descriptor of @file (held by the caller) was closed or replaced.
+ * file_mapped(): the client mapped it at [start, end).
+ * file_unmapped(): mappings in [start, end) may be gone.
+ * Each releases what it finds unreferenced; file_collect() looks at all files there are.
+ */
+void file_closed(struct file *file);
+void file_mapped(struct file *file, uintptr_t start, uintptr_t end);
+void file_unmapped(uintptr_t start, uintptr_t end);
 void file_collect(void);
+
+/* Is there any file at all? Cheap; file_get() is pointless when not. */
+bool file_any(void);
+/* Is [start, end) inside the span of addresses where files were mapped? (A superset.) */
+bool file_may_be_mapped(uintptr_t start, uintptr_t end);
+const struct file_ops *file_ops_of(const struct file *file);
+uint64_t file_size_bytes(const struct file *file);
 
 /* For close_range() and its kin: is @fd a descriptor of ours that the client must not see? */
 bool file_is_hidden(int fd);
+/* The lowest hidden descriptor >= @from, or -1. */
+int file_hidden_next(int from);
+/* The client puts something of its own at the hidden number @fd: move ours away first. */
+void file_hidden_move(int fd);
 
 /* New descriptors that a client's open() of /dev/kvm returns (open flags: O_CLOEXEC only). */
 int system_open(int flags);

@@ -28,5 +28,8 @@ void run_signals_leave(void);
 /* Sleep until the doorbell of @vcpu rings, a signal is pending, or @timeout_ns passed (-1: no
  * limit): HLT, and waiting for SIPI. */
 void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns);
+/* After quire_vcpu_request() for a vCPU that may sleep in run_signals_wait(): end the sleep at
+ * once. Without it the sleeper notices within two milliseconds. Any thread. */
+void run_signals_wake(struct quire_vcpu *vcpu);
 
 #endif

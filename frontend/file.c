@@ -1,0 +1,434 @@
+/*
+ * File objects: what stands behind a descriptor of ours, found by the identity of its inode.
+ *
+ * The inode of the memfd is the identity. The client's open file description holds an exclusive
+ * flock; our own description of the same inode (hidden_fd) can take the lock exactly when the
+ * client's is gone, over dup, fork, SCM_RIGHTS and mappings.
+ *
+ * The table holds one reference to each struct file, every file_get() another. A file leaves the
+ * table when the client's description is found gone, and is released with its last reference, so
+ * a call in flight keeps its object as it does in the kernel.
+ *
+ * A forked child has copies of the table's files: it answers for them (-EIO by its pid) but never
+ * releases them, and holds none of our descriptions.
+ */
+#include "frontend/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "frontend/hidden_fd.h"
+
+#define BUCKETS 4096u
+/* How many closes pass before the files nobody closed through us are looked at, too. */
+#define SWEEP_EVERY 4096u
+
+/* Fields without a letter never change. [T] under table_lock, [A] atomic. */
+struct file {
+	const struct file_ops *ops;
+	void *object;
+	void *memory;
+	uint64_t size_bytes;
+	dev_t device;
+	ino_t inode;
+	pid_t owner;
+	int hidden_fd;		/* [T]; -1 in a forked child */
+	uint32_t references;	/* [A] */
+	uint32_t is_lingering;	/* [T] closed once, but still referenced somewhere */
+	struct file *next;	/* [T] in the bucket, later in a list of the released */
+	struct file *linger_next, **linger_link; /* [T] */
+};
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct file *buckets[BUCKETS]; /* [T] */
+static struct file *lingering;	      /* [T] */
+static uint32_t live_count;	      /* [A] written under table_lock */
+static uint32_t close_count;	      /* [T] */
+/* Where files of ours were mapped, ever. [A] written under table_lock. */
+static uintptr_t mapped_low = UINTPTR_MAX, mapped_high;
+
+static struct file **bucket_of(ino_t inode)
+{
+	return &buckets[(inode * UINT64_C(0x9e3779b97f4a7c15)) >> 52];
+}
+
+static void linger_add_locked(struct file *file)
+{
+	if (file->is_lingering)
+		return;
+	file->is_lingering = 1;
+	file->linger_next = lingering;
+	file->linger_link = &lingering;
+	if (lingering)
+		lingering->linger_link = &file->linger_next;
+	lingering = file;
+}
+
+static void linger_remove_locked(struct file *file)
+{
+	if (!file->is_lingering)
+		return;
+	file->is_lingering = 0;
+	*file->linger_link = file->linger_next;
+	if (file->linger_next)
+		file->linger_next->linger_link = file->linger_link;
+}
+
+static void table_remove_locked(struct file *file)
+{
+	struct file **link = bucket_of(file->inode);
+
+	while (*link != file)
+		link = &(*link)->next;
+	*link = file->next;
+	linger_remove_locked(file);
+	__atomic_store_n(&live_count, live_count - 1, __ATOMIC_RELAXED);
+}
+
+/* Has the client's last reference gone? Then the file leaves the table. */
+static bool file_take_gone_locked(struct file *file)
+{
+	if (file->hidden_fd < 0 || file->owner != getpid())
+		return false;
+	if (flock(file->hidden_fd, LOCK_EX | LOCK_NB))
+		return false;
+	table_remove_locked(file);
+	return true;
+}
+
+static void file_free(struct file *file)
+{
+	if (file->memory)
+		munmap(file->memory, file->size_bytes);
+	if (file->hidden_fd >= 0)
+		hidden_fd_close(file->hidden_fd);
+	free(file);
+}
+
+void file_put(struct file *file)
+{
+	if (__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
+		return;
+	if (file->ops->release)
+		file->ops->release(file);
+	file_free(file);
+}
+
+static void put_list(struct file *gone)
+{
+	while (gone) {
+		struct file *next = gone->next;
+
+		file_put(gone);
+		gone = next;
+	}
+}
+
+static struct file *take_gone_lingering_locked(void)
+{
+	struct file *gone = NULL, *file, *next;
+
+	for (file = lingering; file; file = next) {
+		next = file->linger_next;
+		if (!file_take_gone_locked(file))
+			continue;
+		file->next = gone;
+		gone = file;
+	}
+	return gone;
+}
+
+static struct file *take_gone_all_locked(void)
+{
+	struct file *gone = NULL, *file, *next;
+
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (file = buckets[i]; file; file = next) {
+			next = file->next;
+			if (!file_take_gone_locked(file))
+				continue;
+			file->next = gone;
+			gone = file;
+		}
+	}
+	return gone;
+}
+
+void file_collect(void)
+{
+	struct file *gone;
+
+	if (!file_any())
+		return;
+	pthread_mutex_lock(&table_lock);
+	gone = take_gone_all_locked();
+	pthread_mutex_unlock(&table_lock);
+	put_list(gone);
+}
+
+void file_closed(struct file *file)
+{
+	struct file *gone = NULL;
+
+	pthread_mutex_lock(&table_lock);
+	/* Another thread may have found it gone already: then it is in no list. */
+	if (file->hidden_fd >= 0 && *bucket_of(file->inode)) {
+		struct file *found = *bucket_of(file->inode);
+
+		while (found && found != file)
+			found = found->next;
+		if (found && file_take_gone_locked(file)) {
+			file->next = NULL;
+			gone = file;
+		} else if (found && file->owner == getpid()) {
+			linger_add_locked(file);
+		}
+	}
+	if (++close_count % SWEEP_EVERY == 0) {
+		struct file *more = take_gone_all_locked();
+
+		if (gone)
+			gone->next = more;
+		else
+			gone = more;
+	}
+	pthread_mutex_unlock(&table_lock);
+	put_list(gone);
+}
+
+void file_mapped(struct file *file, uintptr_t start, uintptr_t end)
+{
+	(void)file;
+	pthread_mutex_lock(&table_lock);
+	if (start < mapped_low)
+		__atomic_store_n(&mapped_low, start, __ATOMIC_RELAXED);
+	if (end > mapped_high)
+		__atomic_store_n(&mapped_high, end, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&table_lock);
+}
+
+bool file_may_be_mapped(uintptr_t start, uintptr_t end)
+{
+	return start < __atomic_load_n(&mapped_high, __ATOMIC_RELAXED) &&
+	       end > __atomic_load_n(&mapped_low, __ATOMIC_RELAXED);
+}
+
+void file_unmapped(uintptr_t start, uintptr_t end)
+{
+	struct file *gone;
+
+	if (!file_any() || !file_may_be_mapped(start, end))
+		return;
+	pthread_mutex_lock(&table_lock);
+	gone = take_gone_lingering_locked();
+	pthread_mutex_unlock(&table_lock);
+	put_list(gone);
+}
+
+/* The child of a fork: the files are the parent's. */
+static void fork_child(void)
+{
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (struct file *file = buckets[i]; file; file = file->next) {
+			if (file->hidden_fd >= 0)
+				hidden_fd_close(file->hidden_fd);
+			file->hidden_fd = -1;
+			file->memory = NULL;
+			file->is_lingering = 0;
+		}
+	}
+	lingering = NULL;
+	pthread_mutex_unlock(&table_lock);
+}
+
+static void fork_prepare(void)
+{
+	pthread_mutex_lock(&table_lock);
+}
+
+static void fork_parent(void)
+{
+	pthread_mutex_unlock(&table_lock);
+}
+
+static void fork_hooks_install(void)
+{
+	pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+static int map_memory(struct file *file)
+{
+	void *memory = mmap(NULL, file->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    file->hidden_fd, 0);
+
+	if (memory == MAP_FAILED)
+		return -ENOMEM;
+	file->memory = memory;
+	if (madvise(memory, file->size_bytes, MADV_DONTFORK))
+		return -errno;
+	return 0;
+}
+
+static int make_descriptor(const struct file_config *config)
+{
+	const char *name = config->name ? config->name : config->ops->name;
+	unsigned int flags = config->cloexec ? MFD_CLOEXEC : 0;
+	int fd = memfd_create(name, flags);
+
+	if (fd < 0 && errno == EMFILE) {
+		/* Files whose last descriptor went where we could not see it cost none of the
+		 * client's numbers, but what they hold may. */
+		file_collect();
+		fd = memfd_create(name, flags);
+	}
+	if (fd < 0)
+		return -errno;
+	return fd;
+}
+
+static int file_open(struct file *file, int fd, const struct file_config *config)
+{
+	struct stat status;
+	int error;
+
+	if (ftruncate(fd, (off_t)config->size_bytes) || flock(fd, LOCK_EX) || fstat(fd, &status))
+		return -errno;
+	file->device = status.st_dev;
+	file->inode = status.st_ino;
+	file->hidden_fd = hidden_fd_reopen(fd);
+	if (file->hidden_fd < 0) {
+		error = file->hidden_fd;
+		file->hidden_fd = -1;
+		return error;
+	}
+	return config->mapped_by_us ? map_memory(file) : 0;
+}
+
+int file_create(const struct file_config *config)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct file *file;
+	int fd, error;
+
+	pthread_once(&once, fork_hooks_install);
+	file = calloc(1, sizeof(*file));
+	if (!file)
+		return -ENOMEM;
+	file->ops = config->ops;
+	file->object = config->object;
+	file->size_bytes = config->size_bytes;
+	file->owner = getpid();
+	file->hidden_fd = -1;
+	file->references = 1;
+	fd = make_descriptor(config);
+	if (fd < 0) {
+		error = fd;
+		goto free_file;
+	}
+	error = file_open(file, fd, config);
+	if (error)
+		goto close_fd;
+	pthread_mutex_lock(&table_lock);
+	file->next = *bucket_of(file->inode);
+	*bucket_of(file->inode) = file;
+	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&table_lock);
+	return fd;
+close_fd:
+	close(fd);
+free_file:
+	file_free(file);
+	return error;
+}
+
+bool file_any(void)
+{
+	return __atomic_load_n(&live_count, __ATOMIC_RELAXED) != 0;
+}
+
+struct file *file_get(int fd)
+{
+	struct stat status;
+	struct file *file;
+
+	if (!file_any() || fd < 0 || hidden_fd_is(fd) || fstat(fd, &status))
+		return NULL;
+	if (!S_ISREG(status.st_mode))
+		return NULL;
+	pthread_mutex_lock(&table_lock);
+	for (file = *bucket_of(status.st_ino); file; file = file->next)
+		if (file->inode == status.st_ino && file->device == status.st_dev)
+			break;
+	if (file)
+		__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&table_lock);
+	return file;
+}
+
+struct file *file_get_kind(int fd, const struct file_ops *ops)
+{
+	struct file *file = file_get(fd);
+
+	if (!file || file->ops == ops)
+		return file;
+	file_put(file);
+	return NULL;
+}
+
+void *file_object(const struct file *file)
+{
+	return file->object;
+}
+
+void *file_memory(const struct file *file)
+{
+	return file->memory;
+}
+
+pid_t file_owner(const struct file *file)
+{
+	return file->owner;
+}
+
+const struct file_ops *file_ops_of(const struct file *file)
+{
+	return file->ops;
+}
+
+uint64_t file_size_bytes(const struct file *file)
+{
+	return file->size_bytes;
+}
+
+bool file_is_hidden(int fd)
+{
+	return hidden_fd_is(fd);
+}
+
+int file_hidden_next(int from)
+{
+	return hidden_fd_next(from);
+}
+
+void file_hidden_move(int fd)
+{
+	pthread_mutex_lock(&table_lock);
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (struct file *file = buckets[i]; file; file = file->next) {
+			int moved;
+
+			if (file->hidden_fd != fd)
+				continue;
+			moved = hidden_fd_move(fd);
+			if (moved >= 0)
+				file->hidden_fd = moved;
+		}
+	}
+	pthread_mutex_unlock(&table_lock);
+}

@@ -1,0 +1,169 @@
+/* Descriptors of ours in the client's table, numbered where the client does not look. */
+#include "frontend/hidden_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/*
+ * The kernel's table grows to the highest number in use, so a client with an enormous limit gets
+ * our descriptors from here on instead of past its limit.
+ */
+#define HIDDEN_BASE_MAX 65536u
+/* Room above the base while one descriptor is made. */
+#define HIDDEN_SPAN 131072u
+#define HIDDEN_LIMIT (HIDDEN_BASE_MAX + HIDDEN_SPAN)
+#define WORD_BITS 64
+
+/* One bit a number. Set and cleared under limit_lock, read without. */
+static uint64_t hidden_bits[HIDDEN_LIMIT / WORD_BITS];
+/* No number at or past this one was ever hidden. */
+static int hidden_top;
+/* The process's limit is changed and put back under this lock. */
+static pthread_mutex_t limit_lock = PTHREAD_MUTEX_INITIALIZER;
+
+struct limit_change {
+	struct rlimit before;
+	int changed;
+};
+
+static rlim_t lesser(rlim_t a, rlim_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Let descriptors be made past the client's limit: for this thread's next calls only. */
+static int limit_raise(struct limit_change *change)
+{
+	struct rlimit raised;
+	rlim_t base;
+
+	change->changed = 0;
+	if (getrlimit(RLIMIT_NOFILE, &change->before))
+		return 0;
+	base = lesser(change->before.rlim_cur, HIDDEN_BASE_MAX);
+	if (change->before.rlim_cur >= HIDDEN_LIMIT)
+		return (int)base;
+	raised = change->before;
+	raised.rlim_cur = HIDDEN_LIMIT;
+	if (raised.rlim_max < HIDDEN_LIMIT)
+		raised.rlim_max = HIDDEN_LIMIT; /* only a privileged process may */
+	if (setrlimit(RLIMIT_NOFILE, &raised)) {
+		raised.rlim_max = change->before.rlim_max;
+		raised.rlim_cur = raised.rlim_max;
+		if (raised.rlim_cur == change->before.rlim_cur ||
+		    setrlimit(RLIMIT_NOFILE, &raised))
+			return 0;
+	}
+	change->changed = 1;
+	return (int)base;
+}
+
+static void limit_restore(const struct limit_change *change)
+{
+	if (change->changed)
+		setrlimit(RLIMIT_NOFILE, &change->before);
+}
+
+static void hidden_mark(int fd)
+{
+	__atomic_fetch_or(&hidden_bits[fd / WORD_BITS], UINT64_C(1) << (fd % WORD_BITS),
+			  __ATOMIC_RELAXED);
+	if (fd >= hidden_top)
+		__atomic_store_n(&hidden_top, fd + 1, __ATOMIC_RELAXED);
+}
+
+static void hidden_unmark(int fd)
+{
+	__atomic_fetch_and(&hidden_bits[fd / WORD_BITS], ~(UINT64_C(1) << (fd % WORD_BITS)),
+			   __ATOMIC_RELAXED);
+}
+
+/* A duplicate of @fd at a good number: past the client's limit, else as high as it goes. */
+static int duplicate_high(int fd, int base)
+{
+	int high = -1;
+
+	for (int from = base; high < 0 && from > 0; from /= 2)
+		high = fcntl(fd, F_DUPFD_CLOEXEC, from);
+	if (high < 0)
+		high = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (high >= (int)HIDDEN_LIMIT) {
+		close(high);
+		errno = EMFILE;
+		return -1;
+	}
+	return high;
+}
+
+int hidden_fd_reopen(int fd)
+{
+	struct limit_change change;
+	char path[32];
+	int base, low, high, error = 0;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	pthread_mutex_lock(&limit_lock);
+	base = limit_raise(&change);
+	low = open(path, O_RDWR | O_CLOEXEC);
+	high = low < 0 ? -1 : duplicate_high(low, base ? base : 1024);
+	if (high < 0)
+		error = -errno;
+	else
+		hidden_mark(high);
+	if (low >= 0)
+		close(low);
+	limit_restore(&change);
+	pthread_mutex_unlock(&limit_lock);
+	return error ? error : high;
+}
+
+int hidden_fd_move(int fd)
+{
+	struct limit_change change;
+	int base, high, error = 0;
+
+	pthread_mutex_lock(&limit_lock);
+	base = limit_raise(&change);
+	high = duplicate_high(fd, base ? base : 1024);
+	if (high < 0) {
+		error = -errno;
+	} else {
+		hidden_mark(high);
+		hidden_unmark(fd);
+	}
+	limit_restore(&change);
+	pthread_mutex_unlock(&limit_lock);
+	return error ? error : high;
+}
+
+void hidden_fd_close(int fd)
+{
+	pthread_mutex_lock(&limit_lock);
+	hidden_unmark(fd);
+	close(fd);
+	pthread_mutex_unlock(&limit_lock);
+}
+
+bool hidden_fd_is(int fd)
+{
+	if (fd < 0 || fd >= __atomic_load_n(&hidden_top, __ATOMIC_RELAXED))
+		return false;
+	return (__atomic_load_n(&hidden_bits[fd / WORD_BITS], __ATOMIC_RELAXED) >>
+		(fd % WORD_BITS)) &
+	       1;
+}
+
+int hidden_fd_next(int from)
+{
+	int top = __atomic_load_n(&hidden_top, __ATOMIC_RELAXED);
+
+	for (int fd = from < 0 ? 0 : from; fd < top; fd++)
+		if (hidden_fd_is(fd))
+			return fd;
+	return -1;
+}

@@ -1,0 +1,92 @@
+/* Changes of the client's address space, told to every VM of the process: our MMU notifier. */
+#include "frontend/mm_events.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <quire/vm.h>
+
+#include "hosts/process/process.h"
+
+/*
+ * Held for reading from begin to end of every change, so that a VM that hears of a begin hears of
+ * its end; for writing to change the list. Readers may nest (the lock prefers readers).
+ */
+static pthread_rwlock_t vms_lock = PTHREAD_RWLOCK_INITIALIZER;
+static struct quire_vm **vms;
+static size_t vm_count, vm_room;
+
+static void fork_prepare(void)
+{
+	pthread_rwlock_wrlock(&vms_lock);
+}
+
+static void fork_parent(void)
+{
+	pthread_rwlock_unlock(&vms_lock);
+}
+
+static void fork_child(void)
+{
+	/* The VMs are the parent's, and their locks may be held by threads that are not here. */
+	vm_count = 0;
+	pthread_rwlock_init(&vms_lock, NULL);
+}
+
+static void fork_hooks_install(void)
+{
+	pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+int mm_events_register_vm(struct quire_vm *vm)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	int error = 0;
+
+	pthread_once(&once, fork_hooks_install);
+	pthread_rwlock_wrlock(&vms_lock);
+	if (vm_count == vm_room) {
+		size_t room = vm_room ? 2 * vm_room : 8;
+		struct quire_vm **grown = realloc(vms, room * sizeof(*vms));
+
+		if (!grown) {
+			error = -ENOMEM;
+			goto unlock;
+		}
+		vms = grown;
+		vm_room = room;
+	}
+	vms[vm_count++] = vm;
+unlock:
+	pthread_rwlock_unlock(&vms_lock);
+	return error;
+}
+
+void mm_events_unregister_vm(struct quire_vm *vm)
+{
+	pthread_rwlock_wrlock(&vms_lock);
+	for (size_t i = 0; i < vm_count; i++) {
+		if (vms[i] != vm)
+			continue;
+		vms[i] = vms[--vm_count];
+		break;
+	}
+	pthread_rwlock_unlock(&vms_lock);
+}
+
+void mm_change_begin(uintptr_t start, uintptr_t end)
+{
+	pthread_rwlock_rdlock(&vms_lock);
+	for (size_t i = 0; i < vm_count; i++)
+		quire_vm_host_invalidate_begin(vms[i], (hva_t){start}, (hva_t){end});
+}
+
+void mm_change_end(uintptr_t start, uintptr_t end)
+{
+	process_mappings_changed();
+	for (size_t i = 0; i < vm_count; i++)
+		quire_vm_host_invalidate_end(vms[i], (hva_t){start}, (hva_t){end});
+	pthread_rwlock_unlock(&vms_lock);
+}

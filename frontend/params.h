@@ -1,0 +1,59 @@
+/* Module parameters of kvm, kvm_amd and kvm_intel, shared by the processes of one `quire run`. */
+#ifndef QUIRE_FRONTEND_PARAMS_H
+#define QUIRE_FRONTEND_PARAMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <quire/vm.h>
+
+/* The environment variable that names the directory of the run. */
+#define PARAMS_RUN_DIR "QUIRE_RUN_DIR"
+
+/*
+ * Each parameter is a small text file in the run's directory, laid out as in sysfs
+ * (DIR/module/kvm/parameters/tdp_mmu); reading one is reading that file. A write through write(2) is
+ * checked as the kernel would; one we do not see (stdio's own) is checked at the next look, and
+ * has no effect when it makes no sense.
+ */
+
+/* Make the directory's contents with the default values. 0 or -errno. */
+int params_create(const char *directory);
+/* Set a parameter whatever its mode, as modprobe would: "kvm.tdp_mmu=N". 0, -ENOENT, -EINVAL. */
+int params_set(const char *directory, const char *assignment);
+/* Remove what params_create() made, and the directory. */
+void params_destroy(const char *directory);
+
+/* Which directory this process uses; NULL: none, every parameter has its default. Once. */
+void params_attach(const char *directory);
+
+/*
+ * The path that a client's @path really means: @path itself, or one in the run's directory when
+ * it is below the modules of KVM, written to @room. Values that others wrote are checked first.
+ */
+#define PARAMS_PATH_MAX 4096
+const char *params_path(const char *path, char room[PARAMS_PATH_MAX]);
+
+/*
+ * Open flags for the file of a parameter: sysfs neither creates nor truncates. -EACCES when
+ * written but read-only.
+ */
+int params_open_flags(const char *real_path, int flags);
+
+/*
+ * write(2) on a parameter's descriptor: bytes taken, -EINVAL; -ENOENT when @fd is none (cheap in a
+ * process that never opened one for writing).
+ */
+ssize_t params_write(int fd, const void *text, size_t size_bytes);
+
+/* The value now. @name is "kvm.tdp_mmu"; of an unknown name it is 0. */
+long params_get_int(const char *name);
+bool params_get_bool(const char *name);
+
+/* The library's share of them, brought up to date by params_refresh(); lives for ever. */
+const struct quire_tunables *params_tunables(void);
+void params_refresh(void);
+
+#endif

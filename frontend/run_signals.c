@@ -1,0 +1,179 @@
+/* KVM_RUN and signals: what waits until the call ends, and the sleep of a halted vCPU. */
+#include "frontend/run_signals.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <quire/vcpu.h>
+
+#include "frontend/client_call.h"
+#include "frontend/signal_state.h"
+
+/*
+ * A request made through quire_vcpu_request() alone reaches no futex: it kicks guest mode only.
+ * So a sleeper looks at its doorbell this often; run_signals_wake() is the exact way.
+ */
+#define DOORBELL_POLL_NS INT64_C(2000000)
+
+/* A sleeping vCPU. On the sleeper's stack, linked while it sleeps, under waiters_lock. */
+struct waiter {
+	struct quire_vcpu *vcpu;
+	volatile uint32_t *word;
+	struct waiter *next;
+};
+
+static pthread_mutex_t waiters_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct waiter *waiters;
+
+/* Send the recorded signal once more, now that the client's handler may run. */
+static void deliver_recorded(void)
+{
+	struct signal_state *state = &signal_state;
+	siginfo_t info = state->info;
+	sigset_t mask = state->resume_mask;
+
+	state->recorded = 0;
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), info.si_signo, &info);
+	/* The raw call: pthread_sigmask() is interposed and has its own view of the mask. */
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+}
+
+void client_call_begin(void)
+{
+	int cancel_state;
+
+	if (client_call_depth++ == 0) {
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+		signal_state.cancel_state = cancel_state;
+	}
+}
+
+void client_call_end(void)
+{
+	struct signal_state *state = &signal_state;
+	int saved_errno = errno;
+
+	if (client_call_depth > 1) {
+		client_call_depth--;
+		return;
+	}
+	/* From the next line on a signal finds its handler by itself. */
+	*(volatile uint32_t *)&client_call_depth = 0;
+	if (state->recorded)
+		deliver_recorded();
+	pthread_setcancelstate(state->cancel_state, NULL);
+	errno = saved_errno;
+}
+
+void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask)
+{
+	struct signal_state *state = &signal_state;
+	sigset_t inner, outer;
+
+	client_call_begin();
+	state->vcpu = vcpu;
+	state->has_outer_mask = 0;
+	if (!mask)
+		return;
+	inner = *mask;
+	signal_set_strip(&inner);
+	if (state->recorded) {
+		/* Already on the way out; everything stays blocked until the end. */
+		return;
+	}
+	sigemptyset(&outer);
+	/* The mask outside is known before a signal can arrive under the new one. */
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &outer, 8);
+	if (state->recorded)
+		return;
+	state->outer_mask = outer;
+	state->has_outer_mask = 1;
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &inner, NULL, 8);
+}
+
+bool run_signals_pending(void)
+{
+	return signal_state.recorded != 0;
+}
+
+void run_signals_leave(void)
+{
+	struct signal_state *state = &signal_state;
+
+	if (state->has_outer_mask) {
+		sigset_t all, before;
+
+		/* With everything blocked no signal can be recorded between look and act. */
+		sigfillset(&all);
+		signal_set_strip(&all);
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
+		if (state->recorded)
+			state->resume_mask = state->outer_mask;
+		else
+			syscall(SYS_rt_sigprocmask, SIG_SETMASK, &state->outer_mask, NULL, 8);
+		state->has_outer_mask = 0;
+	}
+	state->vcpu = NULL;
+	client_call_end();
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void waiter_remove(struct waiter *waiter)
+{
+	struct waiter **link = &waiters;
+
+	pthread_mutex_lock(&waiters_lock);
+	while (*link != waiter)
+		link = &(*link)->next;
+	*link = waiter->next;
+	pthread_mutex_unlock(&waiters_lock);
+}
+
+void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
+{
+	struct signal_state *state = &signal_state;
+	const uint64_t *doorbell = quire_vcpu_doorbell(vcpu);
+	struct waiter self = {.vcpu = vcpu, .word = &state->wake_word};
+	int64_t deadline = timeout_ns < 0 ? INT64_MAX : now_ns() + timeout_ns;
+
+	pthread_mutex_lock(&waiters_lock);
+	self.next = waiters;
+	waiters = &self;
+	pthread_mutex_unlock(&waiters_lock);
+	for (;;) {
+		uint32_t word = __atomic_load_n(&state->wake_word, __ATOMIC_SEQ_CST);
+		int64_t left_ns = deadline == INT64_MAX ? DOORBELL_POLL_NS : deadline - now_ns();
+		struct timespec slice;
+
+		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || state->recorded || left_ns <= 0)
+			break;
+		if (left_ns > DOORBELL_POLL_NS)
+			left_ns = DOORBELL_POLL_NS;
+		slice = (struct timespec){.tv_nsec = (long)left_ns};
+		syscall(SYS_futex, &state->wake_word, FUTEX_WAIT_PRIVATE, word, &slice, NULL, 0);
+	}
+	waiter_remove(&self);
+}
+
+void run_signals_wake(struct quire_vcpu *vcpu)
+{
+	pthread_mutex_lock(&waiters_lock);
+	for (struct waiter *waiter = waiters; waiter; waiter = waiter->next) {
+		if (waiter->vcpu != vcpu)
+			continue;
+		__atomic_fetch_add(waiter->word, 1, __ATOMIC_SEQ_CST);
+		syscall(SYS_futex, waiter->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	}
+	pthread_mutex_unlock(&waiters_lock);
+}

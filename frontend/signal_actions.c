@@ -1,0 +1,331 @@
+/*
+ * The client's signal actions, and the one handler that stands in front of all of them.
+ *
+ * Every handler of the client is installed in the kernel as on_signal() with the client's flags
+ * and mask. on_signal() runs the client's function at once, unless the thread is inside one of our
+ * calls: then the signal waits for the end of the call (client_call_end()). Actions without a
+ * function (default, ignore) are the kernel's own, but for SIGSEGV and SIGBUS, which our guarded
+ * accesses need first.
+ */
+#include "frontend/signal_actions.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <quire/vcpu.h>
+
+#include "frontend/client_call.h"
+#include "frontend/run_signals.h"
+#include "frontend/signal_state.h"
+#include "hosts/process/guard.h"
+#include "hosts/process/process.h"
+
+#define SIGNALS 65
+#define KERNEL_SET_BYTES 8
+
+/*
+ * What the client asked for. Written under actions_lock with all signals blocked; read by
+ * handlers, which must not lock, through the sequence (odd while being written).
+ */
+struct client_action {
+	atomic_uint sequence;
+	struct sigaction action;
+};
+
+static struct client_action client_actions[SIGNALS];
+static pthread_mutex_t actions_lock = PTHREAD_MUTEX_INITIALIZER;
+
+_Thread_local struct signal_state signal_state __attribute__((tls_model("initial-exec")));
+_Thread_local uint32_t client_call_depth __attribute__((tls_model("initial-exec")));
+
+static void on_signal(int signal, siginfo_t *info, void *context);
+
+static struct sigaction action_read(int signal)
+{
+	struct client_action *slot = &client_actions[signal];
+	struct sigaction copy;
+	unsigned int before;
+
+	do {
+		before = atomic_load_explicit(&slot->sequence, memory_order_acquire);
+		copy = slot->action;
+		atomic_thread_fence(memory_order_acquire);
+	} while ((before & 1) ||
+		 atomic_load_explicit(&slot->sequence, memory_order_relaxed) != before);
+	return copy;
+}
+
+static void action_write(int signal, const struct sigaction *action)
+{
+	struct client_action *slot = &client_actions[signal];
+	unsigned int sequence = atomic_load_explicit(&slot->sequence, memory_order_relaxed);
+
+	atomic_store_explicit(&slot->sequence, sequence + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	slot->action = *action;
+	atomic_store_explicit(&slot->sequence, sequence + 2, memory_order_release);
+}
+
+static bool is_always_ours(int signal)
+{
+	return signal == SIGSEGV || signal == SIGBUS;
+}
+
+static bool has_function(const struct sigaction *action)
+{
+	return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
+}
+
+void signal_set_strip(sigset_t *set)
+{
+	sigdelset(set, SIGSEGV);
+	sigdelset(set, SIGBUS);
+	sigdelset(set, process_kick_signal());
+}
+
+/* Faults of the running instruction cannot wait: the instruction would only raise them again. */
+static bool is_synchronous(int signal, const siginfo_t *info)
+{
+	switch (signal) {
+	case SIGSEGV:
+	case SIGBUS:
+	case SIGILL:
+	case SIGFPE:
+	case SIGTRAP:
+	case SIGSYS:
+		return info->si_code > 0;
+	default:
+		return false;
+	}
+}
+
+/* Keep the signal for the end of the call, and everything after it in the kernel. */
+static void signal_record(const siginfo_t *info, ucontext_t *context)
+{
+	struct signal_state *state = &signal_state;
+
+	state->info = *info;
+	state->resume_mask = context->uc_sigmask;
+	state->recorded = 1;
+	sigfillset(&context->uc_sigmask);
+	signal_set_strip(&context->uc_sigmask);
+	sigdelset(&context->uc_sigmask, SIGILL);
+	sigdelset(&context->uc_sigmask, SIGFPE);
+	sigdelset(&context->uc_sigmask, SIGTRAP);
+	sigdelset(&context->uc_sigmask, SIGSYS);
+	__atomic_fetch_add(&state->wake_word, 1, __ATOMIC_SEQ_CST);
+	if (state->vcpu)
+		quire_vcpu_request(state->vcpu, RUN_REQ_SIGNAL);
+	guard_handle_signal(process_kick_signal(), info, context);
+}
+
+/* No function of the client: let the kernel do what it would have done without us. */
+static void signal_default(int signal, siginfo_t *info, const struct sigaction *action)
+{
+	struct sigaction kernel_default = {.sa_handler = SIG_DFL};
+
+	if (action->sa_handler == SIG_IGN && !is_synchronous(signal, info))
+		return;
+	/* Straight to the kernel: the client's action has not changed. */
+	client_call_depth++;
+	sigaction(signal, &kernel_default, NULL);
+	client_call_depth--;
+	/* A fault happens again on return; a signal that was sent must be sent again. */
+	if (!is_synchronous(signal, info))
+		syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), signal, info);
+}
+
+static void signal_deliver(int signal, siginfo_t *info, void *context)
+{
+	struct sigaction action = action_read(signal);
+	sigset_t mask;
+
+	if (!has_function(&action)) {
+		signal_default(signal, info, &action);
+		return;
+	}
+	if (action.sa_flags & SA_RESETHAND) {
+		struct sigaction reset = {.sa_handler = SIG_DFL};
+
+		signal_action_change(signal, &reset, NULL);
+	}
+	if (is_always_ours(signal)) {
+		/* The kernel's entry for these has no mask; the old one is back at return. The
+		 * signal itself stays open: a fault in our own sections must find us. */
+		mask = action.sa_mask;
+		signal_set_strip(&mask);
+		client_call_depth++;
+		sigprocmask(SIG_BLOCK, &mask, NULL);
+		client_call_depth--;
+	}
+	if (action.sa_flags & SA_SIGINFO)
+		action.sa_sigaction(signal, info, context);
+	else
+		action.sa_handler(signal);
+}
+
+static void on_signal(int signal, siginfo_t *info, void *context)
+{
+	int saved_errno = errno;
+
+	if (is_always_ours(signal) && guard_handle_signal(signal, info, context)) {
+		errno = saved_errno;
+		return;
+	}
+	if (client_call_active() && !is_synchronous(signal, info)) {
+		if (signal_state.recorded) {
+			/* Only the few that are never blocked come here: no room, and no reason. */
+			errno = saved_errno;
+			return;
+		}
+		signal_record(info, context);
+		errno = saved_errno;
+		return;
+	}
+	errno = saved_errno;
+	signal_deliver(signal, info, context);
+}
+
+static void on_kick(int signal, siginfo_t *info, void *context)
+{
+	int saved_errno = errno;
+
+	guard_handle_signal(signal, info, context);
+	errno = saved_errno;
+}
+
+/* What the kernel is told for the client's @action. Called inside a client call. */
+static int action_install(int signal, const struct sigaction *action)
+{
+	struct sigaction kernel_action = *action;
+
+	if (is_always_ours(signal)) {
+		kernel_action.sa_sigaction = on_signal;
+		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+		if (has_function(action) && !(action->sa_flags & SA_ONSTACK))
+			kernel_action.sa_flags &= ~SA_ONSTACK;
+		sigemptyset(&kernel_action.sa_mask);
+	} else if (has_function(action)) {
+		kernel_action.sa_sigaction = on_signal;
+		kernel_action.sa_flags = (action->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
+	}
+	signal_set_strip(&kernel_action.sa_mask);
+	return sigaction(signal, &kernel_action, NULL) ? -errno : 0;
+}
+
+/* The client's present action: the kernel's when it was set behind our back or before us. */
+static int action_current(int signal, struct sigaction *current)
+{
+	struct sigaction kernel_action;
+
+	if (sigaction(signal, NULL, &kernel_action))
+		return -errno;
+	*current = kernel_action.sa_sigaction == on_signal ? action_read(signal) : kernel_action;
+	return 0;
+}
+
+int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old)
+{
+	struct sigaction current;
+	sigset_t all, before;
+	int error;
+
+	if (signal <= 0 || signal >= SIGNALS || signal == process_kick_signal())
+		return -EINVAL;
+	client_call_begin();
+	sigfillset(&all);
+	signal_set_strip(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
+	pthread_mutex_lock(&actions_lock);
+	error = action_current(signal, &current);
+	if (!error && act) {
+		struct sigaction wanted = *act;
+
+		action_write(signal, &wanted);
+		error = action_install(signal, &wanted);
+		if (error)
+			action_write(signal, &current);
+	}
+	pthread_mutex_unlock(&actions_lock);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	client_call_end();
+	if (!error && old)
+		*old = current;
+	return error;
+}
+
+static uint32_t shadow_of(const sigset_t *set)
+{
+	return (sigismember(set, SIGSEGV) == 1 ? SHADOW_SEGV : 0) |
+	       (sigismember(set, SIGBUS) == 1 ? SHADOW_BUS : 0) |
+	       (sigismember(set, process_kick_signal()) == 1 ? SHADOW_KICK : 0);
+}
+
+int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
+{
+	struct signal_state *state = &signal_state;
+	uint32_t shadow = state->hidden_blocked, asked = 0;
+	sigset_t stripped, before;
+
+	if (set) {
+		stripped = *set;
+		asked = shadow_of(set);
+		signal_set_strip(&stripped);
+	}
+	/* Outside of any call of ours: handlers that are let in run now, as the client expects. */
+	if (syscall(SYS_rt_sigprocmask, how, set ? &stripped : NULL, &before, KERNEL_SET_BYTES))
+		return -errno;
+	if (old) {
+		sigemptyset(old);
+		memcpy(old, &before, KERNEL_SET_BYTES);
+		if (shadow & SHADOW_SEGV)
+			sigaddset(old, SIGSEGV);
+		if (shadow & SHADOW_BUS)
+			sigaddset(old, SIGBUS);
+		if (shadow & SHADOW_KICK)
+			sigaddset(old, process_kick_signal());
+	}
+	if (set && how == SIG_BLOCK)
+		state->hidden_blocked = shadow | asked;
+	else if (set && how == SIG_UNBLOCK)
+		state->hidden_blocked = shadow & ~asked;
+	else if (set)
+		state->hidden_blocked = asked;
+	return 0;
+}
+
+static void take_over(int signal)
+{
+	struct sigaction inherited;
+
+	if (sigaction(signal, NULL, &inherited))
+		return;
+	action_write(signal, &inherited);
+	(void)!action_install(signal, &inherited);
+}
+
+void signal_actions_init(void)
+{
+	struct sigaction kick = {.sa_sigaction = on_kick,
+				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+	sigset_t unblock;
+
+	client_call_begin();
+	take_over(SIGSEGV);
+	take_over(SIGBUS);
+	sigfillset(&kick.sa_mask);
+	signal_set_strip(&kick.sa_mask);
+	sigaction(process_kick_signal(), &kick, NULL);
+	sigemptyset(&unblock);
+	sigaddset(&unblock, SIGSEGV);
+	sigaddset(&unblock, SIGBUS);
+	sigaddset(&unblock, process_kick_signal());
+	sigprocmask(SIG_UNBLOCK, &unblock, NULL);
+	client_call_end();
+}

@@ -1,0 +1,34 @@
+/* What a thread of the client remembers of a signal that arrived inside one of our calls. */
+#ifndef QUIRE_FRONTEND_SIGNAL_STATE_H
+#define QUIRE_FRONTEND_SIGNAL_STATE_H
+
+#include <signal.h>
+#include <stdint.h>
+
+struct quire_vcpu;
+
+/*
+ * One signal a call is enough: its arrival blocks all others until the call ends, so they wait in
+ * the kernel, in the kernel's order. Written by the thread and by its own signal handler only.
+ */
+struct signal_state {
+	volatile uint32_t recorded;  /* @info waits for the end of the call */
+	volatile uint32_t wake_word; /* futex of run_signals_wait(); changes with every wake */
+	siginfo_t info;
+	sigset_t resume_mask;	 /* the mask to go back to when @info is delivered */
+	struct quire_vcpu *vcpu; /* inside KVM_RUN: whose doorbell a signal rings */
+	uint32_t has_outer_mask; /* KVM_SET_SIGNAL_MASK is in force */
+	sigset_t outer_mask;	 /* the mask outside KVM_RUN */
+	uint32_t hidden_blocked; /* signals the client believes to be blocked: SHADOW_* */
+	int cancel_state;
+};
+
+enum signal_shadow { SHADOW_SEGV = 1u << 0, SHADOW_BUS = 1u << 1, SHADOW_KICK = 1u << 2 };
+
+extern _Thread_local struct signal_state signal_state
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Take the signals out of @set that must reach us whatever the client says. */
+void signal_set_strip(sigset_t *set);
+
+#endif
