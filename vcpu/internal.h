@@ -445,9 +445,9 @@ static inline enum guard_reason guard_load(const void *src, unsigned int size_by
 					   uint64_t *value)
 {
 	enum guard_reason reason;
-	uint32_t got32;
-	uint16_t got16;
-	uint8_t got8;
+	uint32_t got32 = 0;
+	uint16_t got16 = 0;
+	uint8_t got8 = 0;
 
 	switch (size_bytes) {
 	case 1:

@@ -100,7 +100,10 @@ extern const struct insn_desc exec_branch_table[]; /* jumps, calls, loops, far t
 extern const struct insn_desc exec_bit_table[];	   /* bt.., bsf, bswap, shld, cmpxchg, xadd */
 extern const struct insn_desc exec_string_table[]; /* movs .. scas, ins, outs */
 extern const struct insn_desc exec_system_table[]; /* control registers, tables, msr, io ... */
-extern const struct insn_desc exec_sse_table[];	   /* MMX and SSE .. SSE4.2 */
+extern const struct insn_desc exec_sse_table[];	   /* SSE .. SSE4.2: moves */
+extern const struct insn_desc exec_sse_int_table[];
+extern const struct insn_desc exec_sse_float_table[];
+extern const struct insn_desc exec_sse_shuffle_table[];
 extern const struct insn_desc exec_x87_table[];	   /* x87, FXSAVE, XSAVE, MXCSR */
 extern const struct insn_desc exec_bits_table[];   /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
 
