@@ -86,7 +86,8 @@ static const struct guard_entry *entry_find(uint64_t address)
 /*
  * What the signal means to the access, or GUARD_OK: nothing. The kernel's own codes are positive;
  * kill() and its kin send others. An action-optional memory failure is the kernel's news about
- * some page, not this access's fault.
+ * some page, not this access's fault. An address that is not canonical raises SIGBUS without an
+ * address when the instruction names it by the base pointer (a stack fault), else SIGSEGV.
  */
 static enum guard_reason reason_of(int signal, const siginfo_t *info)
 {
@@ -96,6 +97,8 @@ static enum guard_reason reason_of(int signal, const siginfo_t *info)
 	case SIGBUS:
 		if (info->si_code <= 0 || info->si_code == BUS_MCEERR_AO)
 			return GUARD_OK;
+		if (info->si_code == SI_KERNEL)
+			return GUARD_FAULT;
 		return info->si_code == BUS_MCEERR_AR ? GUARD_POISON : GUARD_BUS;
 	default:
 		return GUARD_ABORT;

@@ -145,12 +145,14 @@ static void know_page_size(uint64_t device, uint64_t page_size_bytes)
 }
 
 /* What neither the question nor the short text tells. */
-static void add_details(uint64_t address, struct process_mapping *mapping)
+static bool add_details(uint64_t address, struct process_mapping *mapping)
 {
 	struct process_mapping detailed;
 
-	if (!smaps_find(address, &detailed) && detailed.start == mapping->start)
-		*mapping = detailed;
+	if (smaps_find(address, &detailed) || detailed.start != mapping->start)
+		return false;
+	*mapping = detailed;
+	return true;
 }
 
 static bool find_in_text(uint64_t address, struct process_mapping *mapping)
@@ -172,8 +174,8 @@ static bool find_in_text(uint64_t address, struct process_mapping *mapping)
 		mapping->page_size_bytes = page_size_bytes;
 		return true;
 	}
-	add_details(address, mapping);
-	know_page_size(name.device, mapping->page_size_bytes);
+	if (add_details(address, mapping))
+		know_page_size(name.device, mapping->page_size_bytes);
 	return true;
 }
 
