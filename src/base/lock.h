@@ -10,6 +10,7 @@ enum lock_rank {
 	RANK_NONE,
 	RANK_SLOTS,	      /* vm->slots_lock */
 	RANK_GMEM_INVALIDATE, /* gmem inode */
+	RANK_GMEM_PUNCH,      /* gmem inode's pages: come into use, or are punched */
 	RANK_GMEM_PAGE,	      /* gmem inode's page state */
 	RANK_MMU,	      /* vm->mmu_lock */
 	RANK_TDP_PAGES,	      /* vm->tdp.pages_lock */
