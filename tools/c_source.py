@@ -63,7 +63,9 @@ def as_function(head, line, lines):
     for match in CALLED.finditer(before_value):
         name, end = match.group(1), match_bracket(before_value, match.end() - 1)
         result = before_value[:match.start()]
-        if end is None or name.isupper() or not re.search(r"\w", result):
+        if end is None or name.isupper() or name.strip("_") == "asm":
+            continue
+        if not re.search(r"\w", result):
             continue
         return Function(name, line, lines, " ".join(result.split()),
                         split_parameters(before_value[match.end():end]),

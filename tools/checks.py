@@ -28,15 +28,19 @@ class Checks:
         self.count[result] += 1
         print(f"{result:<5} {name:<44} {seconds:>7.1f} s  {remark}".rstrip(), flush=True)
 
-    def command(self, name, command, **options):
-        """A check that is one command; true when it exited 0."""
+    def command(self, name, command, env=None, limit=600):
+        """A check that is one command; true when it exited 0 within its limit of seconds."""
         log = LOGS / (name.replace(" ", "-").replace("/", "-") + ".log")
         start = time.monotonic()
         with open(log, "wb") as out:
-            status = subprocess.run(command, cwd=TREE, stdin=subprocess.DEVNULL, stdout=out,
-                                    stderr=subprocess.STDOUT, check=False, **options).returncode
+            try:
+                status = subprocess.run(command, cwd=TREE, env=env, stdin=subprocess.DEVNULL,
+                                        stdout=out, stderr=subprocess.STDOUT, check=False,
+                                        timeout=limit).returncode
+            except subprocess.TimeoutExpired:
+                status = f"none within {limit} s"
         lines = log.read_text(errors="replace").strip().splitlines()
-        remark = "" if status == 0 else f"exit {status}, {log.relative_to(TREE)}"
+        remark = f"exit {status}, {log.relative_to(TREE)}" if status else ""
         self.add(name, "fail" if status else "pass", time.monotonic() - start, remark)
         if status:
             print("\n".join("      " + line for line in lines[-12:]), flush=True)
@@ -145,7 +149,7 @@ def main(argv):
     check_sanitizers(checks)
     if (BUILD / "examples/private-vm/private-vm").exists():
         checks.command("demo", ["build/quire", "run", "--", "build/examples/private-vm/private-vm"],
-                       timeout=120)
+                       limit=120)
     else:
         checks.add("demo", "fail", 0, "the build made no examples/private-vm")
     check_conformance(checks, "--offline" in argv)
