@@ -14,19 +14,18 @@
  *              store_get            store_zero             make_private
  *   (absent) -----------> EXISTS -------------> UP_TO_DATE ------------> PREPARED
  *       ^                                                                   |
- *       `---- punch: from any state, with BUSY and POISONED ----------------'
+ *       `-------------- punch: from any state, POISONED included -----------'
  *
- * BUSY: the holder of the page lock works on the page. A punch clears it with the rest; then the
- * work is not recorded and starts over. So no page becomes UP_TO_DATE or PREPARED by work on a
- * frame that a punch took away. (I-13, I-14, I-17)
+ * A page goes right under its page lock (one thread does each step once) and under punch_lock
+ * shared; it goes left, together with the store's memory, under punch_lock exclusive. So nothing
+ * is zeroed or prepared that a punch is taking away. (I-13, I-14, I-17)
  */
 enum gmem_page_state {
 	GMEM_PAGE_EXISTS = 1u << 0,
 	GMEM_PAGE_UP_TO_DATE = 1u << 1,
 	GMEM_PAGE_PREPARED = 1u << 2,
 	GMEM_PAGE_POISONED = 1u << 3,
-	GMEM_PAGE_BUSY = 1u << 4,
-	GMEM_PAGE_SCATTERED = 1u << 5, /* its frame is in the block's list */
+	GMEM_PAGE_SCATTERED = 1u << 4, /* its frame is in the block's list */
 };
 
 #define GMEM_BLOCK_PAGES 512u
@@ -68,22 +67,33 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 /* The page, existing. -ENOMEM, -EHWPOISON or the host's error. Sleeps; takes the page lock. */
 must_check int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page);
 
-/* How a page is made private; called under the page lock. */
+/* Who makes pages private, for whom. */
 struct gmem_prepare {
-	int (*make_private)(void *ctx, const struct gmem_page *page);
+	/* Under the page lock: 2^@order pages from the aligned @index, at @pfn. */
+	int (*make_private)(void *ctx, u64 index, pfn_t pfn, unsigned int order);
 	void *ctx;
+	unsigned int order; /* 0, or 9: prepare the unit around the page, where it is one */
 };
 
 /*
- * The page, existing, zeroed if it was never used, and, with @prepare, made private: each step
- * once. -ENOMEM, -EHWPOISON, or the host's or make_private()'s error. Sleeps.
+ * The page, existing, zeroed if it was never used, and, with @prepare (may be NULL), made private:
+ * each step once. -ENOMEM, -EHWPOISON, or the host's or make_private()'s error. Sleeps.
  */
-must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
-			     const struct gmem_prepare *prepare, struct gmem_page *page);
+must_check int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare *prepare,
+			     struct gmem_page *page);
 
-/* Forget [first, first + npages); @reclaim is told of the frames that were PREPARED. */
-void gmem_pages_clear(struct gmem_pages *pages, u64 first, u64 npages,
-		      void (*reclaim)(void *ctx, pfn_t pfn, u64 npages), void *ctx);
+/* Is every page of the unit around page @index PREPARED? Nonzero if so. No lock. */
+int gmem_unit_prepared(const struct gmem_pages *pages, u64 index, unsigned int order);
+
+/* Who is told of frames that were PREPARED and are freed. */
+struct gmem_reclaim {
+	void (*reclaim)(void *ctx, pfn_t pfn, u64 npages);
+	void *ctx;
+};
+
+/* Take [first, first + npages) out of the state and the store; @reclaim may be NULL. Sleeps. */
+void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
+		      const struct gmem_reclaim *reclaim);
 
 /* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
 void gmem_page_poison(struct gmem_pages *pages, u64 index);

@@ -1,0 +1,82 @@
+/* Changing which pages are private. */
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/change/change.h"
+
+static int range_check(const struct quire_vm *vm, gpa_t gpa, u64 size_bytes, u64 attributes)
+{
+	if (attributes & ~quire_vm_attributes(vm))
+		return -EINVAL;
+	if (size_bytes == 0 || gpa.v + size_bytes < gpa.v)
+		return -EINVAL;
+	if (!is_aligned_u64(gpa.v | size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	return 0;
+}
+
+/*
+ * The invalidated range is widened to whole 1G blocks: a fault beside the range must not install a
+ * huge mapping across it on the strength of attributes that are about to differ.
+ */
+static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush_debt *debt)
+{
+	u64 block = level_pages(QUIRE_LEVEL_1G);
+
+	biglock_write_lock(&vm->mmu_lock);
+	invalidation_begin(vm);
+	invalidation_add_range(vm, (gfn_t){round_down_u64(start.v, block)},
+			       (gfn_t){round_up_u64(end.v, block)});
+	change_zap_range(vm, 1, start, end, debt);
+	flush_debt_pay(debt);
+	biglock_write_unlock(&vm->mmu_lock);
+}
+
+static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
+{
+	struct attributes_change change;
+	struct flush_debt debt;
+	int err;
+
+	if (attributes_range_has(vm, start, npages, attributes))
+		return 0;
+	err = attributes_prepare_set(vm, start, npages, attributes, &change);
+	if (err)
+		return err;
+	flush_debt_init(&debt, &vm->flush);
+	invalidate(vm, start, (gfn_t){start.v + npages}, &debt);
+	attributes_commit(vm, &change);
+	biglock_write_lock(&vm->mmu_lock);
+	invalidation_end(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+	attributes_finish(vm, &change);
+	tdp_debt_settle(vm, &debt);
+	return 0;
+}
+
+int quire_vm_set_attributes(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes,
+			    uint64_t attributes)
+{
+	int err;
+
+	if (quire_vm_is_dead(vm))
+		return -EIO;
+	err = range_check(vm, gpa, size_bytes, attributes);
+	/* Without private memory there is one attribute value, and every page has it. */
+	if (err || !quire_vm_attributes(vm))
+		return err;
+	mutex_lock(&vm->slots_lock);
+	err = set_attributes_locked(vm, gfn_of(gpa), size_bytes >> QUIRE_PAGE_SHIFT, attributes);
+	mutex_unlock(&vm->slots_lock);
+	return err;
+}
+
+uint64_t quire_vm_get_attributes(struct quire_vm *vm, gfn_t gfn)
+{
+	u64 attributes;
+
+	reclaim_enter();
+	attributes = attributes_get(vm, gfn);
+	reclaim_exit();
+	return attributes;
+}

@@ -1,0 +1,41 @@
+/* VM-wide changes: the pieces they share. The only folder that takes memory away from a guest. */
+#ifndef QUIRE_CHANGE_CHANGE_H
+#define QUIRE_CHANGE_CHANGE_H
+
+#include "src/tdp/tdp.h"
+#include "src/vm/gmem.h"
+#include "src/vm/vm.h"
+
+/*
+ * Every change has the same shape: begin the invalidation, zap or protect, pay the flush, change
+ * what the memory is, end the invalidation, settle the debt.
+ */
+
+/* Under mmu_lock exclusive: take [start, end) away from the address spaces in @as_mask. */
+void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		      struct flush_debt *debt);
+
+/* No mmu_lock held: every mapping of the VM goes, by making its roots invalid. */
+void change_zap_all(struct quire_vm *vm);
+
+/*
+ * Pages of an inode are about to go away: begin the invalidation of all gfns that show them, zap
+ * and flush. End balances it: both find the same bindings, since the invalidate lock is held over
+ * the two.
+ */
+struct gmem_invalidation {
+	struct gmem_inode *inode;
+	u64 first, npages;
+};
+void change_gmem_begin(const struct gmem_invalidation *invalidation);
+void change_gmem_end(const struct gmem_invalidation *invalidation);
+
+/* The slot of @new has just started to log, and is published: split, protect, flush. */
+void change_log_start(struct quire_vm *vm, const struct memslot *slot);
+/* The slot has stopped to log: huge pages come back. */
+void change_log_stop(struct quire_vm *vm, const struct memslot *slot);
+
+/* Gfns handled in one hold of mmu_lock by operations that go through them one by one. */
+#define CHANGE_PIECE_PAGES UINT64_C(16384)
+
+#endif

@@ -1,0 +1,28 @@
+/* The end of a VM. */
+#include "src/change/change.h"
+#include "src/dirty/bitmap.h"
+
+static void free_slot(struct quire_vm *vm, struct memslot *slot)
+{
+	dirty_bitmap_free(vm, slot->dirty);
+	memslot_free(vm, slot);
+}
+
+/* Nobody holds a reference: no vCPU, no guest_memfd file, no call is left. */
+static void vm_destroy(struct quire_vm *vm)
+{
+	const struct quire_host_ops *host = vm->host;
+	void *host_ctx = vm->host_ctx;
+
+	change_zap_all(vm);
+	memslots_destroy(vm, free_slot);
+	attributes_destroy(vm);
+	arena_destroy(&vm->arena);
+	host->free(host_ctx, vm, sizeof(*vm));
+}
+
+void quire_vm_put(struct quire_vm *vm)
+{
+	if (atomic_fetch_sub_u32(&vm->refs, 1) == 1)
+		vm_destroy(vm);
+}

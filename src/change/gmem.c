@@ -1,0 +1,128 @@
+/* Pages of a guest_memfd go away: punched, poisoned, or released with the last descriptor. */
+#include <errno.h>
+
+#include "src/change/change.h"
+
+static bool file_shows(const struct gmem_invalidation *inv, const struct quire_gmem *file)
+{
+	struct gmem_binding_iter iter;
+	struct gmem_binding binding;
+
+	gmem_for_binding(inv->inode, inv->first, inv->npages, &iter, &binding)
+	{
+		if (binding.file == file)
+			return true;
+	}
+	return false;
+}
+
+/* Under the mmu_lock of the file's VM. */
+static void zap_file(const struct gmem_invalidation *inv, const struct quire_gmem *file,
+		     struct flush_debt *debt)
+{
+	struct gmem_binding_iter iter;
+	struct gmem_binding binding;
+
+	gmem_for_binding(inv->inode, inv->first, inv->npages, &iter, &binding)
+	{
+		gfn_t end = {binding.gfn.v + binding.npages};
+
+		if (binding.file != file)
+			continue;
+		invalidation_add_range(file->vm, binding.gfn, end);
+		change_zap_range(file->vm, 1u << binding.slot->as_id, binding.gfn, end, debt);
+	}
+}
+
+/* A file has one VM, whose lock and sequence cover all its bindings. */
+static void begin_file(const struct gmem_invalidation *inv, const struct quire_gmem *file)
+{
+	struct quire_vm *vm = file->vm;
+	struct flush_debt debt;
+
+	if (!file_shows(inv, file))
+		return;
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	invalidation_begin(vm);
+	zap_file(inv, file, &debt);
+	flush_debt_pay(&debt);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+}
+
+void change_gmem_begin(const struct gmem_invalidation *inv)
+{
+	for (struct quire_gmem *file = inv->inode->files; file; file = file->next)
+		begin_file(inv, file);
+}
+
+void change_gmem_end(const struct gmem_invalidation *inv)
+{
+	for (struct quire_gmem *file = inv->inode->files; file; file = file->next) {
+		struct quire_vm *vm = file->vm;
+
+		if (!file_shows(inv, file))
+			continue;
+		biglock_write_lock(&vm->mmu_lock);
+		invalidation_end(vm);
+		biglock_write_unlock(&vm->mmu_lock);
+	}
+}
+
+int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t size_bytes)
+{
+	struct gmem_inode *inode = gmem->inode;
+	struct gmem_invalidation inv = {
+	    .inode = inode,
+	    .first = offset_bytes >> QUIRE_PAGE_SHIFT,
+	};
+
+	if (!is_aligned_u64(offset_bytes | size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	if (offset_bytes >= inode->size_bytes)
+		return 0;
+	size_bytes = min_u64(size_bytes, inode->size_bytes - offset_bytes);
+	inv.npages = size_bytes >> QUIRE_PAGE_SHIFT;
+	if (!inv.npages)
+		return 0;
+	rwlock_write_lock(&inode->invalidate_lock);
+	change_gmem_begin(&inv);
+	gmem_punch_pages(inode, inv.first, inv.npages);
+	change_gmem_end(&inv);
+	rwlock_write_unlock(&inode->invalidate_lock);
+	return 0;
+}
+
+void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index)
+{
+	struct gmem_invalidation inv = {.inode = gmem->inode, .first = index, .npages = 1};
+
+	if (index >= gmem->inode->size_bytes >> QUIRE_PAGE_SHIFT)
+		return;
+	rwlock_read_lock(&inv.inode->invalidate_lock);
+	change_gmem_begin(&inv);
+	gmem_poison_page(inv.inode, index);
+	change_gmem_end(&inv);
+	rwlock_read_unlock(&inv.inode->invalidate_lock);
+}
+
+void quire_gmem_release(struct quire_gmem *gmem)
+{
+	struct quire_vm *vm = gmem->vm;
+	struct gmem_inode *inode = gmem->inode;
+	struct gmem_invalidation inv = {
+	    .inode = inode,
+	    .npages = inode->size_bytes >> QUIRE_PAGE_SHIFT,
+	};
+
+	mutex_lock(&vm->slots_lock);
+	rwlock_write_lock(&inode->invalidate_lock);
+	gmem_release_begin(gmem);
+	change_gmem_begin(&inv);
+	change_gmem_end(&inv);
+	gmem_release_end(gmem);
+	rwlock_write_unlock(&inode->invalidate_lock);
+	mutex_unlock(&vm->slots_lock);
+	gmem_release_free(gmem);
+}

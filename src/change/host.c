@@ -1,0 +1,75 @@
+/* The host changes what client addresses mean: KVM's MMU notifier. */
+#include "src/base/reclaim.h"
+#include "src/change/change.h"
+
+/* Does any slot show part of [start, end)? */
+static bool any_slot(const struct quire_vm *vm, hva_t start, hva_t end)
+{
+	struct memslot_iter iter;
+	bool any = false;
+
+	reclaim_enter();
+	for (u32 as = 0; as < vm->address_spaces && !any; as++)
+		any = memslot_first_hva(vm, as, start, end, &iter) != NULL;
+	reclaim_exit();
+	return any;
+}
+
+/* The gfns of the part of @slot that shows [start, end), pages touched in part included. */
+static void slot_gfns(const struct memslot *slot, hva_t start, hva_t end, gfn_t *first, gfn_t *last)
+{
+	u64 from = max_u64(start.v, slot->hva.v) - slot->hva.v;
+	u64 to = min_u64(end.v, memslot_hva_end(slot).v) - slot->hva.v;
+
+	first->v = slot->base_gfn.v + (from >> QUIRE_PAGE_SHIFT);
+	last->v = slot->base_gfn.v + (round_up_u64(to, QUIRE_PAGE_SIZE) >> QUIRE_PAGE_SHIFT);
+}
+
+/* Under mmu_lock, in a read section. */
+static void zap_slots(struct quire_vm *vm, hva_t start, hva_t end, struct flush_debt *debt)
+{
+	const struct memslot *slot;
+	struct memslot_iter iter;
+
+	for (u32 as = 0; as < vm->address_spaces; as++) {
+		memslot_for_hva(slot, vm, as, start, end, &iter)
+		{
+			gfn_t first, last;
+
+			slot_gfns(slot, start, end, &first, &last);
+			invalidation_add_range(vm, first, last);
+			/* A slot served by guest_memfd maps nothing through the hva. */
+			if (!(slot->flags & MEMSLOT_GMEM_ONLY))
+				change_zap_range(vm, 1u << as, first, last, debt);
+		}
+	}
+}
+
+void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
+{
+	struct flush_debt debt;
+
+	/* From here on the set of slots stays: begin and end see the same. */
+	host_invalidation_enter(vm);
+	if (!any_slot(vm, start, end))
+		return;
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	invalidation_begin(vm);
+	reclaim_enter();
+	zap_slots(vm, start, end, &debt);
+	reclaim_exit();
+	flush_debt_pay(&debt);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+}
+
+void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
+{
+	if (any_slot(vm, start, end)) {
+		biglock_write_lock(&vm->mmu_lock);
+		invalidation_end(vm);
+		biglock_write_unlock(&vm->mmu_lock);
+	}
+	host_invalidation_leave(vm);
+}

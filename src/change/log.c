@@ -1,0 +1,290 @@
+/* Dirty logging: starting, harvesting, arming again, stopping. */
+#include <errno.h>
+
+#include <quire/dirty.h>
+
+#include "src/base/reclaim.h"
+#include "src/change/change.h"
+#include "src/dirty/bitmap.h"
+#include "src/gfn/level.h"
+
+/* KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE and _INITIALLY_SET. */
+#define MANUAL_ENABLE 1u
+#define MANUAL_INITIALLY_SET 2u
+
+/* Tables in hand for a piece: enough for one 1G leaf and a few more. */
+#define SPLIT_TABLES 64u
+
+static gfn_t piece_end(gfn_t gfn, gfn_t end)
+{
+	return (gfn_t){min_u64(end.v, gfn.v + CHANGE_PIECE_PAGES)};
+}
+
+/*
+ * Split the huge leaves of the range, with faults going on: whoever loses a compare-exchange
+ * finds small leaves, which is what both want. Best effort: without memory the huge leaf stays,
+ * is write-protected, and splits at the first write.
+ */
+static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+{
+	struct table_cache tables = {0};
+	bool more = true;
+
+	while (more && !table_cache_fill(&tables, &vm->arena, SPLIT_TABLES)) {
+		biglock_read_lock(&vm->mmu_lock, NULL);
+		reclaim_enter();
+		more = !tdp_split_range(vm, as_id, start, end, &tables);
+		reclaim_exit();
+		biglock_read_unlock(&vm->mmu_lock, NULL);
+	}
+	table_cache_drain(&tables, &vm->arena);
+}
+
+void change_log_start(struct quire_vm *vm, const struct memslot *slot)
+{
+	struct flush_debt debt;
+	gfn_t end = memslot_end(slot), next;
+
+	/* All pages count as dirty from the start: CLEAR arms them as they are harvested. */
+	if ((vm->manual_protect & MANUAL_INITIALLY_SET) || (slot->flags & QUIRE_SLOT_READONLY))
+		return;
+	if (atomic_load_relaxed_u32(&vm->tunables->eager_page_split))
+		split_range(vm, slot->as_id, slot->base_gfn, end);
+	flush_debt_init(&debt, &vm->flush);
+	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
+		next = piece_end(gfn, end);
+		biglock_read_lock(&vm->mmu_lock, NULL);
+		reclaim_enter();
+		tdp_write_protect_range(vm, slot->as_id, gfn, next, &debt);
+		reclaim_exit();
+		biglock_read_unlock(&vm->mmu_lock, NULL);
+	}
+	/* Also when nothing changed: an entry found without W may owe a flush to another. */
+	flush_debt_owe(&debt);
+	tdp_debt_settle(vm, &debt);
+}
+
+struct recovery_context {
+	const struct quire_vm *vm;
+	const struct memslot *slot;
+};
+
+static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
+{
+	const struct recovery_context *recovery = ctx;
+	const struct quire_vm *vm = recovery->vm;
+	const struct memslot *slot = recovery->slot;
+
+	if (gfn_level_max(vm, slot, gfn) < level)
+		return false;
+	if (slot->flags & QUIRE_SLOT_GMEM)
+		return false;
+	return vm->host->page_level(vm->host_ctx, memslot_hva(slot, gfn),
+				    (enum quire_level)level) >= level;
+}
+
+void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
+{
+	struct recovery_context ctx = {.vm = vm, .slot = slot};
+	gfn_t end = memslot_end(slot), next;
+	u64 block = level_pages(QUIRE_LEVEL_1G);
+
+	/* One hold a gigabyte: the largest leaf that may come back. */
+	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
+		struct tdp_recovery recovery = {
+		    .as_id = slot->as_id, .start = gfn, .allowed = huge_allowed, .ctx = &ctx};
+		struct flush_debt debt;
+
+		next.v = min_u64(end.v, round_down_u64(gfn.v, block) + block);
+		recovery.end = next;
+		flush_debt_init(&debt, &vm->flush);
+		biglock_read_lock(&vm->mmu_lock, NULL);
+		reclaim_enter();
+		tdp_recover_range(vm, &recovery, &debt);
+		reclaim_exit();
+		biglock_read_unlock(&vm->mmu_lock, NULL);
+		tdp_debt_settle(vm, &debt);
+	}
+}
+
+int quire_vm_set_manual_protect(struct quire_vm *vm, uint64_t flags)
+{
+	if (flags != 0 && flags != MANUAL_ENABLE && flags != (MANUAL_ENABLE | MANUAL_INITIALLY_SET))
+		return -EINVAL;
+	mutex_lock(&vm->slots_lock);
+	vm->manual_protect = (u32)flags;
+	mutex_unlock(&vm->slots_lock);
+	return 0;
+}
+
+/* The slot of a GET or CLEAR, under slots_lock. */
+static int find_logged_slot(const struct quire_vm *vm, u32 slot_id, struct memslot **slot)
+{
+	u32 as = slot_id >> 16, id = slot_id & 0xffff;
+
+	if (as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
+		return -EINVAL;
+	*slot = memslot_by_id(vm, as, id);
+	return *slot && (*slot)->dirty ? 0 : -ENOENT;
+}
+
+/*
+ * Take the words [first, first + count) of the log and arm their pages. The word is taken before
+ * its pages lose W: a write that comes between the two sets the bit again, and is in the next
+ * harvest; one that comes after faults.
+ */
+static void harvest_piece(struct quire_vm *vm, const struct memslot *slot, u64 first, u64 *words,
+			  struct flush_debt *debt)
+{
+	struct dirty_bitmap *bitmap = slot->dirty;
+	u64 count = min_u64(bitmap->words - first, CHANGE_PIECE_PAGES / 64);
+
+	biglock_read_lock(&vm->mmu_lock, NULL);
+	reclaim_enter();
+	for (u64 i = first; i < first + count; i++) {
+		gfn_t base = {slot->base_gfn.v + i * 64};
+
+		if (!atomic_load_relaxed_u64(&bitmap->bits[i]))
+			continue;
+		words[i] = atomic_exchange_u64(&bitmap->bits[i], 0);
+		tdp_write_protect_mask(vm, slot->as_id, base, words[i], debt);
+	}
+	reclaim_exit();
+	biglock_read_unlock(&vm->mmu_lock, NULL);
+}
+
+static void harvest(struct quire_vm *vm, const struct memslot *slot, u64 *words)
+{
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &vm->flush);
+	for (u64 i = 0; i < slot->dirty->words; i += CHANGE_PIECE_PAGES / 64)
+		harvest_piece(vm, slot, i, words, &debt);
+	tdp_debt_settle(vm, &debt);
+}
+
+typedef int (*copy_out_fn)(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes);
+
+static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn copy_out, void *ctx)
+{
+	struct memslot *slot;
+	u64 size_bytes, *words;
+	int err = find_logged_slot(vm, slot_id, &slot);
+
+	if (err)
+		return err;
+	size_bytes = slot->dirty->words * sizeof(u64);
+	if (vm->manual_protect)
+		return copy_out(ctx, 0, slot->dirty->bits, size_bytes);
+	words = vm_alloc(vm, size_bytes);
+	if (!words)
+		return -ENOMEM;
+	harvest(vm, slot, words);
+	err = copy_out(ctx, 0, words, size_bytes);
+	vm_free(vm, words, size_bytes);
+	return err;
+}
+
+int quire_vm_get_dirty_log(struct quire_vm *vm, uint32_t slot,
+			   int (*copy_out)(void *ctx, uint64_t offset_bytes, const void *src,
+					   uint64_t size_bytes),
+			   void *ctx)
+{
+	int err;
+
+	if (quire_vm_is_dead(vm))
+		return -EIO;
+	mutex_lock(&vm->slots_lock);
+	err = get_log_locked(vm, slot, copy_out, ctx);
+	mutex_unlock(&vm->slots_lock);
+	return err;
+}
+
+static int clear_check(const struct quire_clear_log *request, const struct memslot *slot)
+{
+	u64 npages = slot->npages;
+
+	if (request->first_page > npages || request->npages > npages - request->first_page)
+		return -EINVAL;
+	if (request->npages % 64 && request->npages != npages - request->first_page)
+		return -EINVAL;
+	return 0;
+}
+
+/* With all bits set from the start, huge leaves were left alone until a CLEAR names them. */
+static void split_before_clear(struct quire_vm *vm, const struct memslot *slot,
+			       const struct quire_clear_log *request)
+{
+	gfn_t start = {slot->base_gfn.v + request->first_page};
+
+	if ((vm->manual_protect & MANUAL_INITIALLY_SET) &&
+	    atomic_load_relaxed_u32(&vm->tunables->eager_page_split))
+		split_range(vm, slot->as_id, start, (gfn_t){start.v + request->npages});
+}
+
+static void clear_words(struct quire_vm *vm, const struct memslot *slot, u64 first,
+			const u64 *words, u64 count)
+{
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &vm->flush);
+	for (u64 i = 0; i < count;) {
+		u64 stop = min_u64(count, i + CHANGE_PIECE_PAGES / 64);
+
+		biglock_read_lock(&vm->mmu_lock, NULL);
+		reclaim_enter();
+		for (; i < stop; i++) {
+			gfn_t base = {slot->base_gfn.v + (first + i) * 64};
+			u64 was;
+
+			if (!words[i])
+				continue;
+			was = atomic_fetch_and_u64(&slot->dirty->bits[first + i], ~words[i]);
+			tdp_write_protect_mask(vm, slot->as_id, base, was & words[i], &debt);
+		}
+		reclaim_exit();
+		biglock_read_unlock(&vm->mmu_lock, NULL);
+	}
+	tdp_debt_settle(vm, &debt);
+}
+
+static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request)
+{
+	struct memslot *slot;
+	u64 count = round_up_u64(request->npages, 64) / 64, *words;
+	int err;
+
+	if (request->slot >> 16 >= vm->address_spaces ||
+	    (request->slot & 0xffff) >= QUIRE_USER_SLOTS || request->first_page % 64)
+		return -EINVAL;
+	err = find_logged_slot(vm, request->slot, &slot);
+	if (!err)
+		err = clear_check(request, slot);
+	if (err || !count)
+		return err;
+	words = vm_alloc(vm, count * sizeof(u64));
+	if (!words)
+		return -ENOMEM;
+	err = request->copy_in(request->ctx, 0, words, count * sizeof(u64));
+	if (!err) {
+		/* Bits past the end of the range are not the client's to clear. */
+		if (request->npages % 64)
+			words[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
+		split_before_clear(vm, slot, request);
+		clear_words(vm, slot, request->first_page / 64, words, count);
+	}
+	vm_free(vm, words, count * sizeof(u64));
+	return err;
+}
+
+int quire_vm_clear_dirty_log(struct quire_vm *vm, const struct quire_clear_log *request)
+{
+	int err;
+
+	if (quire_vm_is_dead(vm))
+		return -EIO;
+	mutex_lock(&vm->slots_lock);
+	err = clear_log_locked(vm, request);
+	mutex_unlock(&vm->slots_lock);
+	return err;
+}

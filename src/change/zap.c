@@ -1,0 +1,22 @@
+/* Zapping through every MMU of the VM. */
+#include "src/change/change.h"
+
+void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		      struct flush_debt *debt)
+{
+	tdp_zap_range(vm, as_mask, start, end, debt);
+}
+
+void change_zap_all(struct quire_vm *vm)
+{
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	tdp_roots_invalidate(vm, &debt);
+	biglock_write_unlock(&vm->mmu_lock);
+	/* A vCPU that loads another root drops its translations: that is the flush. */
+	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
+	flush_debt_forgive(&debt, "loading a root flushes");
+	tdp_debt_settle(vm, &debt);
+}

@@ -1,0 +1,30 @@
+/* Making and freeing dirty bitmaps. */
+#include "src/dirty/bitmap.h"
+
+static size_t bitmap_bytes(u64 npages)
+{
+	return sizeof(struct dirty_bitmap) + round_up_u64(npages, 64) / 8;
+}
+
+struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set)
+{
+	struct dirty_bitmap *bitmap = vm_alloc(vm, bitmap_bytes(npages));
+
+	if (!bitmap)
+		return NULL;
+	bitmap->npages = npages;
+	bitmap->words = round_up_u64(npages, 64) / 64;
+	if (!set)
+		return bitmap;
+	for (u64 i = 0; i < npages / 64; i++)
+		bitmap->bits[i] = UINT64_MAX;
+	if (npages % 64)
+		bitmap->bits[npages / 64] = (UINT64_C(1) << (npages % 64)) - 1;
+	return bitmap;
+}
+
+void dirty_bitmap_free(struct quire_vm *vm, struct dirty_bitmap *bitmap)
+{
+	if (bitmap)
+		vm_free(vm, bitmap, bitmap_bytes(bitmap->npages));
+}

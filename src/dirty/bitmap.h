@@ -1,0 +1,42 @@
+/* The dirty bitmap of one slot. */
+#ifndef QUIRE_DIRTY_BITMAP_H
+#define QUIRE_DIRTY_BITMAP_H
+
+#include "src/base/atomic.h"
+#include "src/vm/vm.h"
+
+/*
+ * One bit a page, index gfn - base_gfn. Bits are set by anyone in a read section, and cleared
+ * under slots_lock with an atomic exchange, so that no write is ever between two harvests. The
+ * object is handed from one version of a slot to the next, and lives until logging is off.
+ */
+struct dirty_bitmap {
+	u64 npages;
+	u64 words; /* round_up(npages, 64) / 64 */
+	u64 bits[];
+};
+
+/* All bits clear, or (@set) all npages of them set. NULL when there is no memory. */
+struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set);
+void dirty_bitmap_free(struct quire_vm *vm, struct dirty_bitmap *bitmap);
+
+static inline void dirty_bitmap_mark(struct dirty_bitmap *bitmap, u64 index)
+{
+	u64 *word = &bitmap->bits[index / 64];
+	u64 bit = UINT64_C(1) << (index % 64);
+
+	/* Most pages that are marked are marked already: do not own the line for them. */
+	if (!(atomic_load_relaxed_u64(word) & bit))
+		atomic_fetch_or_u64(word, bit);
+}
+
+/* The page of @gfn was or may be written: tell the slot's log, if it has one. */
+static inline void dirty_mark(const struct memslot *slot, gfn_t gfn)
+{
+	struct dirty_bitmap *bitmap = slot->dirty;
+
+	if (bitmap)
+		dirty_bitmap_mark(bitmap, gfn.v - slot->base_gfn.v);
+}
+
+#endif

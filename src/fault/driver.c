@@ -1,0 +1,94 @@
+/* The fault path: the driver, and the phases in their order. */
+#include "src/fault/fault.h"
+
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/tdp/tdp.h"
+
+void fault_describe(const struct fault *fault, struct quire_memory_fault *exit)
+{
+	exit->flags = fault->private ? QUIRE_ATTRIBUTE_PRIVATE : 0;
+	exit->gpa = gpa_of(fault->gfn);
+	exit->size_bytes = QUIRE_PAGE_SIZE;
+}
+
+/* Tables come before any lock: the walk under mmu_lock must not sleep. */
+static int take_tables(struct quire_vcpu *vcpu)
+{
+	return table_cache_fill(&vcpu->tables, &vcpu->vm->arena, TDP_WALK_TABLES);
+}
+
+int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
+		  struct quire_memory_fault *exit)
+{
+	struct found found = {0};
+	int ret;
+
+	ret = fault_fast(vcpu, fault);
+	if (ret != FAULT_CONTINUE)
+		return ret;
+	ret = take_tables(vcpu);
+	if (ret)
+		return ret;
+	ret = fault_find_slot(vcpu, fault, &found, exit);
+	if (ret != FAULT_CONTINUE)
+		return ret;
+	if (!found.has_slot)
+		return fault_no_slot(vcpu, fault, &found);
+	ret = fault_find_page(vcpu, fault, &found, exit);
+	if (ret != FAULT_CONTINUE)
+		return ret;
+	return fault_install(vcpu, fault, &found);
+}
+
+/* A VM with software-protected memory has no way to say what an access meant: the attribute does.
+ */
+static bool access_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
+{
+	u64 attributes;
+
+	if (!vm_has_private_mem(vcpu->vm))
+		return error_code & QUIRE_PFERR_PRIVATE;
+	reclaim_enter();
+	attributes = attributes_get(vcpu->vm, gfn);
+	reclaim_exit();
+	return attributes & QUIRE_ATTRIBUTE_PRIVATE;
+}
+
+static void count_outcome(struct quire_vcpu *vcpu, int ret)
+{
+	if (ret == QUIRE_FIXED)
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fixed);
+	else if (ret == QUIRE_EMULATE)
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_emulate);
+	else if (ret == QUIRE_SPURIOUS)
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_spurious);
+}
+
+int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
+		     struct quire_memory_fault *exit)
+{
+	struct fault fault = {
+	    .gfn = gfn_of(gpa),
+	    .error_code = error_code,
+	    .write = error_code & QUIRE_PFERR_WRITE,
+	    .fetch = error_code & QUIRE_PFERR_FETCH,
+	    .present = error_code & QUIRE_PFERR_PRESENT,
+	};
+	int ret;
+
+	exit->size_bytes = 0;
+	if (quire_vm_is_dead(vcpu->vm))
+		return -EIO;
+	if (error_code & QUIRE_PFERR_RSVD) {
+		ret = fault_mmio_entry(vcpu, fault.gfn);
+		if (ret != FAULT_CONTINUE)
+			return ret;
+	}
+	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
+	fault.private = access_is_private(vcpu, fault.gfn, error_code);
+	ret = fault_resolve(vcpu, &fault, exit);
+	count_outcome(vcpu, ret);
+	return ret;
+}

@@ -1,0 +1,67 @@
+/* The fast path: W comes back without a lock where only dirty logging took it. */
+#include "src/fault/fault.h"
+
+#include "src/base/reclaim.h"
+#include "src/dirty/bitmap.h"
+#include "src/tdp/tdp.h"
+
+/* Attempts before the slow path takes over. */
+#define FAST_TRIES 4u
+
+static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct memslot *slot,
+		    const struct fault *fault)
+{
+	struct quire_vm *vm = vcpu->vm;
+	const struct entry_format *f = vm->format;
+	struct tdp_change change = {.vm = vm, .leaves = vcpu->leaves};
+	u64 required = f->host_writable | f->mmu_writable;
+	u32 level;
+	u64 *entry = tdp_find(vm, root, fault->gfn, &level);
+	u64 old = atomic_load_relaxed_u64(entry);
+
+	if (!entry_is_present(f, old) || !entry_is_leaf(f, old, level))
+		return FAULT_CONTINUE;
+	if (entry_is_writable(f, old))
+		return QUIRE_SPURIOUS;
+	if ((old & required) != required)
+		return FAULT_CONTINUE;
+	/* A huge leaf of a logged slot must be split: one mark cannot stand for 512 pages. */
+	if (level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))
+		return FAULT_CONTINUE;
+	if (!tdp_change_entry(&change, entry, level, &old, old | f->writable | f->dirty))
+		return QUIRE_RETRY;
+	/*
+	 * Mark after W is set: a harvest that clears the mark removes W again afterwards, and its
+	 * flush makes the vCPU come back here. Before it, the harvest could take the mark with W
+	 * still off, and the write that follows would go unseen.
+	 */
+	dirty_mark(slot, fault->gfn);
+	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fast);
+	return QUIRE_FIXED;
+}
+
+/*
+ * No lock: the entry may be changed by anyone meanwhile, and the compare-exchange notices. The
+ * slot may be replaced while we look at it, which is as if the fault had come a moment earlier:
+ * whoever replaces it zaps or protects after a grace period, and finds what was set here.
+ */
+int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
+{
+	int ret = QUIRE_RETRY;
+
+	if (!fault->present || !fault->write || fault->private || fault->prefault)
+		return FAULT_CONTINUE;
+	reclaim_enter();
+	for (u32 tries = 0; tries < FAST_TRIES && ret == QUIRE_RETRY; tries++) {
+		struct table *root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
+		const struct memslot *slot =
+		    memslot_lookup(vcpu->vm, vcpu->as_id, fault->gfn, &vcpu->hint);
+
+		if (!root || root != vcpu->root || !slot || (slot->flags & MEMSLOT_INVALID))
+			ret = FAULT_CONTINUE;
+		else
+			ret = fast_one(vcpu, root, slot, fault);
+	}
+	reclaim_exit();
+	return ret == QUIRE_RETRY ? FAULT_CONTINUE : ret;
+}

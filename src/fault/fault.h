@@ -1,0 +1,62 @@
+/* One guest access becomes one mapping: the question, what was found, and the phases. */
+#ifndef QUIRE_FAULT_FAULT_H
+#define QUIRE_FAULT_FAULT_H
+
+#include "src/vm/gmem.h"
+#include "src/vm/vcpu.h"
+
+/* The question. Constant from the start to the end of a fault. */
+struct fault {
+	gfn_t gfn;
+	u64 error_code; /* QUIRE_PFERR_* */
+	bool write;
+	bool fetch;
+	bool present;  /* the entry was there but lacked the right */
+	bool private;  /* the guest meant the private page */
+	bool prefault; /* no guest access behind it */
+};
+
+/*
+ * What was found for it. The slot's facts are copied: the slot itself may be gone while the page
+ * is looked up, and is used again only when the generation says that it is still there.
+ */
+struct found {
+	u64 snapshot;	/* of the invalidation sequence */
+	u64 generation; /* of the slots */
+	bool has_slot;
+	u32 slot_flags;
+	bool from_gmem; /* the page comes from guest_memfd, not from the hva */
+	hva_t hva;	/* of the gfn */
+	struct gmem_lookup gmem;
+	struct quire_page page;
+};
+
+/* Outcome of a phase: QUIRE_* outcomes, -errno, or: go on with the next phase. */
+#define FAULT_CONTINUE 0
+
+/* Phase 1: the slot, and whether the access is what the attributes say. */
+must_check int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault,
+			       struct found *found, struct quire_memory_fault *exit);
+/* Phase 2: the page behind the gfn. May sleep. */
+must_check int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault,
+			       struct found *found, struct quire_memory_fault *exit);
+/* Phase 3: under mmu_lock, if all of it still holds, the mapping. */
+must_check int fault_install(struct quire_vcpu *vcpu, const struct fault *fault,
+			     const struct found *found);
+/* Describe the access for KVM_EXIT_MEMORY_FAULT. */
+void fault_describe(const struct fault *fault, struct quire_memory_fault *exit);
+
+/* Phases 1 to 3, with the gfn's attribute deciding whether the access is private. */
+must_check int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
+			     struct quire_memory_fault *exit);
+
+/* Give a right back without a lock: W taken for dirty logging. FAULT_CONTINUE: not possible. */
+must_check int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault);
+
+/* A reserved bit: is it an MMIO entry, and of this generation? FAULT_CONTINUE: look again. */
+must_check int fault_mmio_entry(struct quire_vcpu *vcpu, gfn_t gfn);
+/* There is no memory at @fault->gfn: remember it. */
+must_check int fault_no_slot(struct quire_vcpu *vcpu, const struct fault *fault,
+			     const struct found *found);
+
+#endif

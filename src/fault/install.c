@@ -1,0 +1,100 @@
+/* Phase 3 of a fault: under mmu_lock, the mapping, if nothing has changed since the lookup. */
+#include "src/fault/fault.h"
+
+#include "src/base/reclaim.h"
+#include "src/dirty/bitmap.h"
+#include "src/gfn/level.h"
+#include "src/tdp/tdp.h"
+
+/* Has anything that phases 1 and 2 relied on changed? After a no, the slot is still published. */
+static bool is_stale(const struct quire_vcpu *vcpu, const struct fault *fault,
+		     const struct found *found)
+{
+	const struct quire_vm *vm = vcpu->vm;
+
+	if (!vcpu->root || vcpu->root != atomic_load_acquire_ptr(&vm->roots.valid[vcpu->as_id]))
+		return true;
+	if (memslots_generation(vm, vcpu->as_id) != found->generation)
+		return true;
+	return invalidation_retry(vm, found->snapshot, fault->gfn);
+}
+
+static enum quire_level backing_level(const struct quire_vm *vm, const struct found *found,
+				      enum quire_level max)
+{
+	if (max == QUIRE_LEVEL_4K)
+		return max;
+	if (found->from_gmem) {
+		enum quire_level level = level_of_order(found->gmem.order);
+
+		return level < max ? level : max;
+	}
+	return vm->host->page_level(vm->host_ctx, found->hva, max);
+}
+
+static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct memslot *slot,
+				       const struct fault *fault, const struct found *found)
+{
+	enum quire_level level = backing_level(vm, found, gfn_level_max(vm, slot, fault->gfn));
+	u64 offset = fault->gfn.v & (level_pages(level) - 1);
+	bool writable = found->page.writable;
+
+	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
+	if ((found->page.pfn.v & (level_pages(level) - 1)) != offset) {
+		level = QUIRE_LEVEL_4K;
+		offset = 0;
+	}
+	return (struct tdp_mapping){
+	    .gfn = fault->gfn,
+	    .leaf = {.pfn = {found->page.pfn.v - offset},
+		     .level = level,
+		     .writable = writable,
+		     .host_writable = writable,
+		     .mmu_writable = writable,
+		     .executable = true,
+		     .accessed = !fault->prefault},
+	    .write = fault->write,
+	    .prefault = fault->prefault,
+	};
+}
+
+static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
+			  const struct found *found, struct flush_debt *debt)
+{
+	struct quire_vm *vm = vcpu->vm;
+	const struct memslot *slot;
+	struct tdp_mapping mapping;
+	int ret;
+
+	if (is_stale(vcpu, fault, found))
+		return QUIRE_RETRY;
+	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
+	mapping = make_mapping(vm, slot, fault, found);
+	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
+	/* The mark comes with the right to write, not with the write (contract U-139b). */
+	if (ret == QUIRE_FIXED && mapping.leaf.writable)
+		dirty_mark(slot, fault->gfn);
+	return ret;
+}
+
+int fault_install(struct quire_vcpu *vcpu, const struct fault *fault, const struct found *found)
+{
+	struct quire_vm *vm = vcpu->vm;
+	enum quire_page_use use = QUIRE_PAGE_UNUSED;
+	struct flush_debt debt;
+	int ret;
+
+	flush_debt_init(&debt, &vm->flush);
+	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
+	reclaim_enter();
+	ret = install_locked(vcpu, fault, found, &debt);
+	if (ret != QUIRE_RETRY)
+		use = found->page.writable ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
+	if (found->page.refcounted)
+		vm->host->page_put(vm->host_ctx, &found->page, use);
+	reclaim_exit();
+	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
+	if (unlikely(debt.owed || debt.tables))
+		tdp_debt_settle(vm, &debt);
+	return ret;
+}

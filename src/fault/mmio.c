@@ -1,0 +1,75 @@
+/* Addresses without memory: MMIO entries and the vCPU's own note of the last one. */
+#include "src/fault/fault.h"
+
+#include "src/base/reclaim.h"
+#include "src/tdp/tdp.h"
+
+#define GENERATION_MASK ((UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 1)
+
+static bool noted(const struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
+{
+	return vcpu->mmio_valid && vcpu->mmio_gfn.v == gfn.v && vcpu->mmio_generation == generation;
+}
+
+static void note(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
+{
+	vcpu->mmio_gfn = gfn;
+	vcpu->mmio_generation = generation;
+	/* A finding made during an update is never true later. */
+	vcpu->mmio_valid = !(generation & MEMSLOTS_UPDATING);
+}
+
+static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
+{
+	const struct entry_format *f = vcpu->vm->format;
+	struct table *root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
+	u32 level;
+	u64 entry;
+
+	if (!root || root != vcpu->root)
+		return QUIRE_RETRY;
+	entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));
+	if (!entry_is_mmio(f, entry))
+		return QUIRE_RETRY;
+	if ((generation & MEMSLOTS_UPDATING) ||
+	    entry_mmio_generation(f, entry) != (generation & GENERATION_MASK))
+		return FAULT_CONTINUE;
+	note(vcpu, gfn, generation);
+	return QUIRE_EMULATE;
+}
+
+int fault_mmio_entry(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	u64 generation;
+	int ret;
+
+	reclaim_enter();
+	generation = memslots_generation(vcpu->vm, vcpu->as_id);
+	if (noted(vcpu, gfn, generation))
+		ret = QUIRE_EMULATE;
+	else
+		ret = look_at_entry(vcpu, gfn, generation);
+	reclaim_exit();
+	return ret;
+}
+
+int fault_no_slot(struct quire_vcpu *vcpu, const struct fault *fault, const struct found *found)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct flush_debt debt;
+
+	note(vcpu, fault->gfn, found->generation);
+	if (!vm->mmio_entries || fault->gfn.v > vm->max_gfn.v ||
+	    (found->generation & MEMSLOTS_UPDATING))
+		return QUIRE_EMULATE;
+	flush_debt_init(&debt, &vm->flush);
+	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
+	reclaim_enter();
+	if (vcpu->root == atomic_load_acquire_ptr(&vm->roots.valid[vcpu->as_id]) && vcpu->root &&
+	    memslots_generation(vm, vcpu->as_id) == found->generation &&
+	    tdp_map_mmio(vcpu, vcpu->root, fault->gfn, found->generation & GENERATION_MASK, &debt))
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_mmio_spte_created);
+	reclaim_exit();
+	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
+	return QUIRE_EMULATE;
+}

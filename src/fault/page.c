@@ -1,0 +1,53 @@
+/* Phase 2 of a fault: the page behind the gfn. */
+#include "src/fault/fault.h"
+
+#include <errno.h>
+
+static int find_gmem_page(const struct fault *fault, struct found *found,
+			  struct quire_memory_fault *exit)
+{
+	int ret = gmem_lookup_finish(&found->gmem);
+
+	if (ret) {
+		fault_describe(fault, exit);
+		return ret;
+	}
+	found->page.pfn = found->gmem.pfn;
+	found->page.writable = 1;
+	found->page.refcounted = 0;
+	return FAULT_CONTINUE;
+}
+
+static u32 page_flags(const struct fault *fault)
+{
+	u32 flags = QUIRE_PAGE_INTERRUPTIBLE | QUIRE_PAGE_GUARDED;
+
+	return fault->write ? flags | QUIRE_PAGE_WRITE : flags;
+}
+
+static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	int ret;
+
+	/* A write to read-only memory is for the client to emulate. */
+	if (fault->write && (found->slot_flags & QUIRE_SLOT_READONLY))
+		return QUIRE_EMULATE;
+	ret = vm->host->page_get(vm->host_ctx, found->hva, page_flags(fault), &found->page);
+	if (ret == -EROFS)
+		return QUIRE_EMULATE;
+	if (found->slot_flags & QUIRE_SLOT_READONLY)
+		found->page.writable = 0;
+	return ret;
+}
+
+int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
+		    struct quire_memory_fault *exit)
+{
+	if (found->from_gmem)
+		return find_gmem_page(fault, found, exit);
+	/* Not worth the lookup: it would be thrown away. */
+	if (invalidation_retry_hint(vcpu->vm, found->snapshot, fault->gfn))
+		return QUIRE_RETRY;
+	return find_host_page(vcpu, fault, found);
+}

@@ -1,0 +1,62 @@
+/* Populating mappings on the client's request, without a guest access. */
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/fault/fault.h"
+#include "src/tdp/tdp.h"
+
+/* Bytes from @gpa to the end of the mapping that now covers it. */
+static u64 mapped_bytes(struct quire_vcpu *vcpu, gpa_t gpa)
+{
+	struct table *root;
+	u64 bytes = QUIRE_PAGE_SIZE;
+	u32 level;
+
+	reclaim_enter();
+	root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
+	if (root) {
+		(void)tdp_find(vcpu->vm, root, gfn_of(gpa), &level);
+		if (level <= QUIRE_LEVEL_1G)
+			bytes = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
+	}
+	reclaim_exit();
+	return bytes - (gpa.v & (bytes - 1));
+}
+
+static bool is_private(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	u64 attributes;
+
+	reclaim_enter();
+	attributes = attributes_get(vcpu->vm, gfn);
+	reclaim_exit();
+	return attributes & QUIRE_ATTRIBUTE_PRIVATE;
+}
+
+int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
+			uint64_t *done_bytes)
+{
+	struct fault fault = {.gfn = gfn_of(gpa), .prefault = true};
+	struct quire_memory_fault exit = {0};
+	int ret;
+
+	if (quire_vm_is_dead(vcpu->vm))
+		return -EIO;
+	do {
+		/* The root may be replaced at any time while the vCPU is not in guest mode. */
+		vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);
+		if (!vcpu->root)
+			return -ENOMEM;
+		fault.private = is_private(vcpu, fault.gfn);
+		ret = fault_resolve(vcpu, &fault, &exit);
+		if (atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT &&
+		    ret == QUIRE_RETRY)
+			return -EINTR;
+	} while (ret == QUIRE_RETRY);
+	if (ret < 0)
+		return ret;
+	if (ret == QUIRE_EMULATE)
+		return -ENOENT;
+	*done_bytes = min_u64(size_bytes, mapped_bytes(vcpu, gpa));
+	return 0;
+}

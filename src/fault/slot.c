@@ -1,0 +1,68 @@
+/* Phase 1 of a fault: which slot, and is the access what the attributes say? */
+#include "src/fault/fault.h"
+
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+
+/* The guest's view of the gfn and the attribute disagree, or a private page has no home. */
+static int refuse(const struct fault *fault, struct quire_memory_fault *exit)
+{
+	fault_describe(fault, exit);
+	return -EFAULT;
+}
+
+static bool privacy_mismatch(const struct quire_vm *vm, const struct fault *fault)
+{
+	bool attribute = attributes_get(vm, fault->gfn) & QUIRE_ATTRIBUTE_PRIVATE;
+
+	return fault->private != attribute;
+}
+
+static int copy_slot(const struct memslot *slot, const struct fault *fault, struct found *found)
+{
+	found->has_slot = true;
+	found->slot_flags = slot->flags;
+	found->hva = memslot_hva(slot, fault->gfn);
+	found->from_gmem = fault->private || (slot->flags & MEMSLOT_GMEM_ONLY);
+	if (!found->from_gmem)
+		return FAULT_CONTINUE;
+	return gmem_lookup_begin(slot, fault->gfn, fault->private ? GMEM_PRIVATE : GMEM_SHARED,
+				 &found->gmem);
+}
+
+static int find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
+		     struct quire_memory_fault *exit)
+{
+	struct quire_vm *vm = vcpu->vm;
+	const struct memslot *slot;
+	int ret;
+
+	if (privacy_mismatch(vm, fault))
+		return refuse(fault, exit);
+	found->generation = memslots_generation(vm, vcpu->as_id);
+	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
+	if (!slot)
+		return fault->private ? refuse(fault, exit) : FAULT_CONTINUE;
+	if (slot->flags & MEMSLOT_INVALID)
+		return fault->prefault ? -EAGAIN : QUIRE_RETRY;
+	if (fault->private && !(slot->flags & QUIRE_SLOT_GMEM))
+		return refuse(fault, exit);
+	ret = copy_slot(slot, fault, found);
+	if (ret)
+		fault_describe(fault, exit);
+	return ret;
+}
+
+int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
+		    struct quire_memory_fault *exit)
+{
+	int ret;
+
+	/* Before anything is looked up, so that a change after this is noticed at the end. */
+	found->snapshot = invalidation_snapshot(vcpu->vm);
+	reclaim_enter();
+	ret = find_slot(vcpu, fault, found, exit);
+	reclaim_exit();
+	return ret;
+}

@@ -1,0 +1,25 @@
+/* The largest level at which a gfn may be mapped. */
+#ifndef QUIRE_GFN_LEVEL_H
+#define QUIRE_GFN_LEVEL_H
+
+#include "src/vm/vm.h"
+
+/*
+ * Facts of the slot and of the attributes alone; the backing's own limit (the host's level, or
+ * guest_memfd's order) comes on top. A block may be huge when
+ *   - it lies inside the slot, and slot and backing are aligned to each other at that level;
+ *   - all its gfns have the same attributes;
+ *   - the slot does not log dirty pages (4K then).
+ * Computed on demand: nothing to keep, nothing to go stale. In a read section.
+ */
+enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn);
+
+/* The level that a backing order (log2 of pages) allows. */
+static inline enum quire_level level_of_order(u32 order)
+{
+	if (order >= 2 * QUIRE_TABLE_BITS)
+		return QUIRE_LEVEL_1G;
+	return order >= QUIRE_TABLE_BITS ? QUIRE_LEVEL_2M : QUIRE_LEVEL_4K;
+}
+
+#endif

@@ -1,0 +1,83 @@
+/* Huge pages come back: replacing tables by the huge leaf that could be there. */
+#include "src/tdp/tdp.h"
+
+#include "src/base/assert.h"
+#include "src/walk/range.h"
+
+struct recover {
+	struct tdp_change change;
+	tdp_huge_allowed allowed;
+	void *ctx;
+};
+
+/* The huge leaf that maps what @entries map: made of the first present one, which exists when the
+ * first is not empty. 0 when there is none, or when the frames are not in one aligned row. */
+static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn, u32 level)
+{
+	const struct entry_format *f = recover->change.vm->format;
+	u64 pages = level_pages((enum quire_level)level);
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		u64 entry = atomic_load_relaxed_u64(&entries[i]);
+		struct entry_leaf leaf = {.level = level, .accessed = true};
+
+		if (!entry_is_present(f, entry) || !entry_is_leaf(f, entry, level - 1))
+			continue;
+		leaf.pfn.v = round_down_u64(entry_pfn(entry).v, pages);
+		if ((entry_pfn(entry).v & (pages - 1)) != i * (pages / QUIRE_TABLE_ENTRIES))
+			return 0;
+		leaf.host_writable = entry & f->host_writable;
+		leaf.mmu_writable = entry & f->mmu_writable;
+		leaf.writable = leaf.mmu_writable;
+		leaf.executable = entry_is_executable(f, entry);
+		if (!recover->allowed(recover->ctx, gfn, level))
+			return 0;
+		return entry_make_leaf(f, &leaf);
+	}
+	return 0;
+}
+
+static void recover_run(const struct walk_run *run, void *ctx)
+{
+	struct recover *recover = ctx;
+	const struct entry_format *f = recover->change.vm->format;
+	u64 pages = level_pages((enum quire_level)run->level);
+
+	if (run->level > QUIRE_LEVEL_1G || run->level < QUIRE_LEVEL_2M)
+		return;
+	for (u32 i = 0; i < run->count; i++) {
+		u64 *entry = &run->entries[i];
+		u64 old = atomic_load_relaxed_u64(entry), huge;
+
+		if (!entry_is_present(f, old) || entry_is_leaf(f, old, run->level) ||
+		    !walk_covers(run, i))
+			continue;
+		huge =
+		    huge_of(recover, entry_table(old), (gfn_t){run->gfn.v + i * pages}, run->level);
+		if (huge)
+			(void)!tdp_change_entry(&recover->change, entry, run->level, &old, huge);
+	}
+}
+
+void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
+		       struct flush_debt *debt)
+{
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[recovery->as_id]);
+	struct recover recover = {
+	    .change = {.vm = vm, .leaves = vm->leaves, .debt = debt},
+	    .allowed = recovery->allowed,
+	    .ctx = recovery->ctx,
+	};
+	struct walk walk = {
+	    .format = vm->format,
+	    .root_level = TDP_ROOT_LEVEL,
+	    .lowest = QUIRE_LEVEL_2M,
+	    .visit = recover_run,
+	    .ctx = &recover,
+	};
+
+	if (!root)
+		return;
+	walk.root = table_entries(root);
+	walk_range(&walk, recovery->start, recovery->end);
+}

@@ -1,0 +1,54 @@
+/* Roots: the top table of an address space. */
+#include "src/tdp/tdp.h"
+
+#include "src/base/reclaim.h"
+
+static void table_prepare(struct quire_vm *vm, struct table *table, gfn_t gfn, u32 level)
+{
+	table->gfn = gfn;
+	table->level = (u8)level;
+	table->parent = NULL;
+	table->nx_disallowed = 0;
+	table_fill(table, vm->format->nonpresent);
+}
+
+struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
+{
+	struct table **slot = &vm->roots.valid[as_id];
+	struct table *root = atomic_load_acquire_ptr(slot);
+
+	if (root)
+		return root;
+	if (table_cache_fill(tables, &vm->arena, TDP_WALK_TABLES + 1))
+		return NULL;
+	mutex_lock(&vm->roots.pages_lock);
+	root = atomic_load_relaxed_ptr(slot);
+	if (!root) {
+		root = table_cache_take(tables);
+		table_prepare(vm, root, (gfn_t){0}, TDP_ROOT_LEVEL);
+		atomic_store_release_ptr(slot, root);
+	}
+	mutex_unlock(&vm->roots.pages_lock);
+	return root;
+}
+
+/*
+ * A vCPU uses a root only in guest mode, where QUIRE_REQ_RELOAD reaches it, or in a fault, which
+ * compares its root with the valid one under mmu_lock. So an invalid root has no users once
+ * every vCPU took the request, and needs no reference count.
+ */
+void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
+{
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		struct table *root;
+
+		mutex_lock(&vm->roots.pages_lock);
+		root = atomic_exchange_ptr(&vm->roots.valid[as], NULL);
+		mutex_unlock(&vm->roots.pages_lock);
+		if (!root)
+			continue;
+		root->next = debt->tables;
+		debt->tables = root;
+		debt->table_count++;
+	}
+}

@@ -1,0 +1,86 @@
+/* Splitting huge leaves into tables of smaller ones that map the same. */
+#include "src/tdp/tdp.h"
+
+#include "src/base/assert.h"
+#include "src/walk/range.h"
+
+/*
+ * Nobody sees the table before it is linked, so it is filled with plain stores. The children
+ * allow what the huge leaf allowed, and carry its A and D: no flush is owed, a cached huge
+ * translation is as good as the children (contract E-013).
+ */
+static void fill_children(const struct entry_format *f, u64 *entries, u64 huge, u32 level)
+{
+	u64 step = UINT64_C(1) << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2));
+	u64 child = entry_make_child(f, huge, level, 0);
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		entries[i] = child + i * step;
+}
+
+bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 huge,
+		     struct table *table)
+{
+	const struct entry_format *f = change->vm->format;
+	u64 *entries = table_entries(table);
+
+	table->level = (u8)(level - 1);
+	table->parent = entry;
+	table->nx_disallowed = 0;
+	fill_children(f, entries, huge, level);
+	if (!tdp_change_entry(change, entry, level, &huge, entry_make_table(f, entries)))
+		return false;
+	atomic_add_relaxed_u64(&change->leaves[level - 1], QUIRE_TABLE_ENTRIES);
+	return true;
+}
+
+struct split {
+	struct tdp_change change;
+	struct table_cache *tables;
+	bool starved;
+};
+
+static void split_run(const struct walk_run *run, void *ctx)
+{
+	struct split *split = ctx;
+	const struct entry_format *f = split->change.vm->format;
+
+	for (u32 i = 0; i < run->count && !split->starved; i++) {
+		u64 *entry = &run->entries[i];
+		u64 old = atomic_load_relaxed_u64(entry);
+
+		/* A failed compare-exchange is the walker setting A or D: once more. */
+		while (entry_is_present(f, old) && entry_is_leaf(f, old, run->level)) {
+			struct table *table = table_cache_take(split->tables);
+
+			if (!table) {
+				split->starved = true;
+				break;
+			}
+			if (tdp_split_entry(&split->change, entry, run->level, old, table))
+				break;
+			table_cache_put(split->tables, table);
+			old = atomic_load_relaxed_u64(entry);
+		}
+	}
+}
+
+bool tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+		     struct table_cache *tables)
+{
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
+	struct split split = {.change = {.vm = vm, .leaves = vm->leaves}, .tables = tables};
+	struct walk walk = {
+	    .format = vm->format,
+	    .root_level = TDP_ROOT_LEVEL,
+	    .lowest = QUIRE_LEVEL_2M,
+	    .visit = split_run,
+	    .ctx = &split,
+	};
+
+	if (!root)
+		return true;
+	walk.root = table_entries(root);
+	walk_range(&walk, start, end);
+	return !split.starved;
+}

@@ -1,0 +1,136 @@
+/* The store gateway of the TDP tables: every visible change of an entry, and what it owes. */
+#include "src/tdp/tdp.h"
+
+#include "src/base/assert.h"
+#include "src/base/reclaim.h"
+
+/*
+ * What a transition owes (contract, flush rules):
+ *   nothing present -> anything        nothing
+ *   leaf -> not present                a flush, before the page is reused
+ *   table -> not present, or a leaf    a flush, before the table is freed
+ *   huge leaf -> table                 nothing: the children map the same
+ *   leaf -> leaf, W or X lost          a flush, before the change is relied upon
+ *   A or D cleared                     nothing; D is never cleared here without W
+ *   rights added                       nothing
+ */
+static bool change_owes_flush(const struct entry_format *f, u32 level, u64 old, u64 new)
+{
+	if (!entry_is_present(f, old))
+		return false;
+	if (!entry_is_present(f, new))
+		return true;
+	if (!entry_is_leaf(f, old, level))
+		return entry_is_leaf(f, new, level);
+	if (!entry_is_leaf(f, new, level))
+		return false;
+	return (entry_is_writable(f, old) && !entry_is_writable(f, new)) ||
+	       (entry_is_executable(f, old) && !entry_is_executable(f, new));
+}
+
+static void count_leaf(const struct tdp_change *change, u32 level, u64 delta)
+{
+	atomic_add_relaxed_u64(&change->leaves[level], delta);
+}
+
+/* The table that *@old pointed to is nobody's any more: sweep it when the debt is settled. */
+static void unlink_table(const struct tdp_change *change, u64 old)
+{
+	struct table *table = table_of(entry_table(old));
+
+	if (BROKEN(change->debt))
+		return;
+	table->next = change->debt->tables;
+	change->debt->tables = table;
+	change->debt->table_count++;
+}
+
+static void account(const struct tdp_change *change, u32 level, u64 old, u64 new)
+{
+	const struct entry_format *f = change->vm->format;
+	bool was_present = entry_is_present(f, old), is_present = entry_is_present(f, new);
+	bool was_leaf = was_present && entry_is_leaf(f, old, level);
+	bool is_leaf = is_present && entry_is_leaf(f, new, level);
+
+	/* A vCPU may still use the old page: it must not turn into another without a flush. */
+	if (was_leaf && is_leaf && BROKEN(entry_pfn(old).v == entry_pfn(new).v))
+		vm_poison(change->vm);
+	if (was_leaf != is_leaf)
+		count_leaf(change, level, is_leaf ? 1 : -UINT64_C(1));
+	if (change_owes_flush(f, level, old, new) && !BROKEN(change->debt))
+		flush_debt_owe(change->debt);
+	if (was_present && !was_leaf)
+		unlink_table(change, old);
+}
+
+bool tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old, u64 new)
+{
+	if (!atomic_cmpxchg_u64(entry, old, new))
+		return false;
+	account(change, level, *old, new);
+	return true;
+}
+
+/* Count what the unlinked tables mapped, and collect the tables below them. */
+static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 leaves[5])
+{
+	const struct entry_format *f = vm->format;
+	u64 *entries = table_entries(table);
+	struct table *below = NULL;
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		u64 entry = entries[i];
+
+		if (!entry_is_present(f, entry))
+			continue;
+		if (entry_is_leaf(f, entry, table->level)) {
+			leaves[table->level]++;
+		} else {
+			struct table *child = table_of(entry_table(entry));
+
+			child->next = below;
+			below = child;
+		}
+	}
+	return below;
+}
+
+static struct table *list_join(struct table *first, struct table *second)
+{
+	struct table *last = first;
+
+	if (!first)
+		return second;
+	while (last->next)
+		last = last->next;
+	last->next = second;
+	return first;
+}
+
+void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
+{
+	struct table *todo = debt->tables, *done = NULL;
+	u64 leaves[5] = {0}, count = 0;
+
+	flush_debt_pay(debt);
+	if (!todo)
+		return;
+	/* After this nobody walks the unlinked tables: plain loads from here on. */
+	reclaim_synchronize();
+	while (todo) {
+		struct table *table = todo;
+		struct table *below;
+
+		todo = table->next;
+		below = sweep_one(vm, table, leaves);
+		table->next = done;
+		done = table;
+		count++;
+		todo = list_join(below, todo);
+	}
+	for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++)
+		atomic_add_relaxed_u64(&vm->leaves[level], -leaves[level]);
+	arena_free_list(&vm->arena, done, count);
+	debt->tables = NULL;
+	debt->table_count = 0;
+}

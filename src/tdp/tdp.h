@@ -1,0 +1,106 @@
+/* The TDP MMU: stage-2 tables made of gfns only. One operation a file, grouped here by lock. */
+#ifndef QUIRE_TDP_TDP_H
+#define QUIRE_TDP_TDP_H
+
+#include "src/vm/vcpu.h"
+#include "src/vm/vm.h"
+
+#define TDP_ROOT_LEVEL QUIRE_LEVEL_512G
+
+/*
+ * Who changes the tables, and what the changes leave behind. Every store to a table entry that
+ * others can see goes through tdp_change_entry() or tdp_replace_entry() with one of these.
+ */
+struct tdp_change {
+	struct quire_vm *vm;
+	u64 *leaves;		 /* where to count mappings: the vCPU's or the VM's */
+	struct flush_debt *debt; /* NULL: the caller knows that nothing can be owed */
+};
+
+/* A mapping to install, as the fault path found it. */
+struct tdp_mapping {
+	gfn_t gfn;
+	struct entry_leaf leaf; /* pfn and level already cut to the block of @gfn */
+	bool write;		/* the fault was a write */
+	bool prefault;		/* no access stands behind it */
+};
+
+/* --- mmu_lock in either mode; in shared mode within a read section --- */
+
+/*
+ * Change *@entry from *@old to @new. False when it was something else, which *@old then holds.
+ * Accounts the transition and records in the debt what it owes. A table that @old pointed to is
+ * unlinked into the debt. Full fence.
+ */
+must_check bool tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,
+				 u64 new);
+
+/* Install @mapping below @root. Returns an enum quire_outcome; QUIRE_RETRY when another thread
+ * changed the same place. Takes tables from @vcpu's cache, which holds enough for one walk. */
+must_check enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
+				      const struct tdp_mapping *mapping, struct flush_debt *debt);
+/* Remember that @gfn has no memory in @generation. False when the place changed. */
+bool tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
+		  struct flush_debt *debt);
+
+/* Tables one walk may need below the root. */
+#define TDP_WALK_TABLES 3u
+
+/* Split the huge leaf *@entry, seen as @huge at @level, into @table. False when it changed. */
+must_check bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 huge,
+				struct table *table);
+
+/* The root of @as_id, made if there is none: NULL when there is no memory. Not in a read section;
+ * takes pages_lock. */
+struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id);
+
+/* --- within a read section; no lock --- */
+
+/* The entry that maps or would map @gfn: the lowest one there is. */
+u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level);
+
+/* --- mmu_lock exclusive --- */
+
+/* Take away all leaves of [start, end) in every address space of the mask @as_mask. */
+void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		   struct flush_debt *debt);
+
+/* Make every root of the VM invalid and unlink it into @debt. The caller raises
+ * QUIRE_REQ_RELOAD, which makes vCPUs load another root, before it settles. */
+void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt);
+
+/* Remove write permission from the leaves of [start, end) at @lowest and above. */
+void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			     struct flush_debt *debt);
+/* The same for the 4K leaves of the 64 gfns from @base whose bit is set in @mask. */
+void tdp_write_protect_mask(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
+			    struct flush_debt *debt);
+
+/* Split huge leaves of [start, end) to 4K with tables from @tables. False when it ran out of them:
+ * call again with more. */
+must_check bool tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+				struct table_cache *tables);
+
+/* May @gfn be mapped by a huge leaf at @level? */
+typedef bool (*tdp_huge_allowed)(void *ctx, gfn_t gfn, u32 level);
+
+struct tdp_recovery {
+	u32 as_id;
+	gfn_t start, end;
+	tdp_huge_allowed allowed;
+	void *ctx;
+};
+
+/* Replace tables by huge leaves where @recovery allows. */
+void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
+		       struct flush_debt *debt);
+
+/* --- no lock --- */
+
+/*
+ * Pay the flush, wait for a grace period, then sweep and free the unlinked tables. May be called
+ * with mmu_lock held only where the flush alone is wanted: use flush_debt_pay() there.
+ */
+void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt);
+
+#endif

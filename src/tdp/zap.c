@@ -1,0 +1,53 @@
+/* Taking leaves away from a gfn range. */
+#include "src/tdp/tdp.h"
+
+#include "src/base/assert.h"
+#include "src/walk/range.h"
+
+/*
+ * Entries whose block lies in the range go with all that is below them, in one store; the table
+ * they pointed to is swept when the debt is settled. An entry that is cut by the range's end
+ * is left to the walk, or, being a huge leaf, goes whole: a leaf cannot be half there.
+ */
+static void zap_run(const struct walk_run *run, void *ctx)
+{
+	const struct tdp_change *change = ctx;
+	const struct entry_format *f = change->vm->format;
+
+	for (u32 i = 0; i < run->count; i++) {
+		u64 old = atomic_load_relaxed_u64(&run->entries[i]);
+
+		while (old != f->nonpresent) {
+			bool table = entry_is_present(f, old) && !entry_is_leaf(f, old, run->level);
+
+			if (table && !walk_covers(run, i))
+				break;
+			/* The vCPU may set A or D at any moment: try again with what is there. */
+			if (tdp_change_entry(change, &run->entries[i], run->level, &old,
+					     f->nonpresent))
+				break;
+		}
+	}
+}
+
+void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		   struct flush_debt *debt)
+{
+	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
+
+	for (u32 as = 0; as < vm->address_spaces; as++) {
+		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
+		struct walk walk = {
+		    .format = vm->format,
+		    .root_level = TDP_ROOT_LEVEL,
+		    .lowest = QUIRE_LEVEL_4K,
+		    .visit = zap_run,
+		    .ctx = &change,
+		};
+
+		if (!(as_mask & (1u << as)) || !root)
+			continue;
+		walk.root = table_entries(root);
+		walk_range(&walk, start, end);
+	}
+}

@@ -1,0 +1,498 @@
+/* Pages of a guest_memfd inode: state, place, and the steps that bring them into use. */
+#include "src/vm/gmem_pages.h"
+
+#include <errno.h>
+
+#define UNIT_ORDER QUIRE_TABLE_BITS /* order of a whole block */
+#define RADIX_BITS 9u
+#define RADIX_SLOTS (1u << RADIX_BITS)
+#define WORD_PAGES 8u /* states in one word */
+#define BLOCK_WORDS (GMEM_BLOCK_PAGES / WORD_PAGES)
+#define EVERY_PAGE UINT64_C(0x0101010101010101)
+
+/* Frames of a block are base + offset, but for those that are SCATTERED. */
+#define BASE_VALID (UINT64_C(1) << 63)
+#define BASE_MASK (BASE_VALID - 1)
+
+struct gmem_block {
+	u64 states[BLOCK_WORDS]; /* (a) a byte a page */
+	u64 base;		 /* (a) frame of the block's first page, and BASE_VALID */
+	u64 *list;		 /* (a) frames of SCATTERED pages, or NULL */
+	u32 order;		 /* (a) UNIT_ORDER: the host gave the block as one unit */
+};
+
+struct radix_node {
+	void *slots[RADIX_SLOTS];
+};
+
+void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host, void *host_ctx,
+		     u64 npages)
+{
+	u64 blocks = (npages + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
+
+	pages->host = host;
+	pages->host_ctx = host_ctx;
+	pages->npages = npages;
+	while (pages->height * RADIX_BITS < 64 && blocks > UINT64_C(1) << pages->height * RADIX_BITS)
+		pages->height++;
+	rwlock_init(&pages->punch_lock, RANK_GMEM_PUNCH);
+	for (u32 i = 0; i < GMEM_PAGE_LOCKS; i++)
+		mutex_init(&pages->locks[i].mutex, RANK_GMEM_PAGE);
+}
+
+static void radix_destroy(struct gmem_pages *pages, void *at, unsigned int level)
+{
+	struct radix_node *node = at;
+	struct gmem_block *block = at;
+
+	if (!at)
+		return;
+	if (level == 0) {
+		if (block->list)
+			pages->host->free(pages->host_ctx, block->list,
+					  GMEM_BLOCK_PAGES * sizeof(u64));
+		pages->host->free(pages->host_ctx, block, sizeof(*block));
+		return;
+	}
+	for (u32 i = 0; i < RADIX_SLOTS; i++)
+		radix_destroy(pages, node->slots[i], level - 1);
+	pages->host->free(pages->host_ctx, node, sizeof(*node));
+}
+
+void gmem_pages_destroy(struct gmem_pages *pages)
+{
+	radix_destroy(pages, pages->root, pages->height);
+	pages->root = NULL;
+}
+
+static u32 radix_index(u64 block_no, unsigned int level)
+{
+	return (u32)(block_no >> (level - 1) * RADIX_BITS) % RADIX_SLOTS;
+}
+
+static struct gmem_block *block_find(const struct gmem_pages *pages, u64 block_no)
+{
+	void *at = atomic_load_acquire_ptr(&pages->root);
+
+	for (unsigned int level = pages->height; at && level > 0; level--) {
+		struct radix_node *node = at;
+
+		at = atomic_load_acquire_ptr(&node->slots[radix_index(block_no, level)]);
+	}
+	return at;
+}
+
+/* What @link points at, made if it was not there; NULL without memory. */
+static void *link_make(struct gmem_pages *pages, void **link, size_t size_bytes)
+{
+	void *there = atomic_load_acquire_ptr(link);
+	void *made;
+
+	if (there)
+		return there;
+	made = pages->host->alloc(pages->host_ctx, size_bytes);
+	if (!made)
+		return NULL;
+	if (atomic_cmpxchg_ptr(link, &there, made))
+		return made;
+	/* Another thread was first. */
+	pages->host->free(pages->host_ctx, made, size_bytes);
+	return there;
+}
+
+static struct gmem_block *block_make(struct gmem_pages *pages, u64 block_no)
+{
+	void **link = &pages->root;
+
+	for (unsigned int level = pages->height; level > 0; level--) {
+		struct radix_node *node = link_make(pages, link, sizeof(*node));
+
+		if (!node)
+			return NULL;
+		link = &node->slots[radix_index(block_no, level)];
+	}
+	return link_make(pages, link, sizeof(struct gmem_block));
+}
+
+/* The first block from *@block_no on, below @end, that is there; *@block_no is its number. */
+static struct gmem_block *block_next(const struct gmem_pages *pages, u64 *block_no, u64 end)
+{
+	while (*block_no < end) {
+		void *at = atomic_load_acquire_ptr(&pages->root);
+		unsigned int level = pages->height;
+
+		while (at && level > 0) {
+			struct radix_node *node = at;
+
+			at = atomic_load_acquire_ptr(&node->slots[radix_index(*block_no, level)]);
+			level--;
+		}
+		if (at)
+			return at;
+		/* Nothing at this level: on to where the next entry of it begins. */
+		*block_no = ((*block_no >> level * RADIX_BITS) + 1) << level * RADIX_BITS;
+	}
+	return NULL;
+}
+
+static u32 state_read(const struct gmem_block *block, u32 off)
+{
+	u64 word = atomic_load_acquire_u64(&block->states[off / WORD_PAGES]);
+
+	return word >> off % WORD_PAGES * 8 & 0xff;
+}
+
+static void state_set(struct gmem_block *block, u32 off, u32 bits)
+{
+	atomic_fetch_or_u64(&block->states[off / WORD_PAGES], (u64)bits << off % WORD_PAGES * 8);
+}
+
+static pfn_t page_pfn(const struct gmem_block *block, u32 off, u32 state)
+{
+	const u64 *list = atomic_load_acquire_ptr(&block->list);
+
+	if ((state & GMEM_PAGE_SCATTERED) && list)
+		return (pfn_t){atomic_load_relaxed_u64(&list[off])};
+	return (pfn_t){(atomic_load_relaxed_u64(&block->base) + off) & BASE_MASK};
+}
+
+void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page *page)
+{
+	const struct gmem_block *block = block_find(pages, index / GMEM_BLOCK_PAGES);
+	u32 off = index % GMEM_BLOCK_PAGES;
+
+	*page = (struct gmem_page){0};
+	if (!block)
+		return;
+	page->state = state_read(block, off);
+	page->pfn = page_pfn(block, off, page->state);
+	page->order = atomic_load_relaxed_u32(&block->order);
+}
+
+/* Is @bit set in all pages of the block? */
+static bool block_all_have(const struct gmem_block *block, u32 bit)
+{
+	for (u32 i = 0; i < BLOCK_WORDS; i++) {
+		u64 word = atomic_load_acquire_u64(&block->states[i]);
+
+		if ((word & bit * EVERY_PAGE) != bit * EVERY_PAGE)
+			return false;
+	}
+	return true;
+}
+
+static bool block_any_has(const struct gmem_block *block, u32 bit)
+{
+	u64 seen = 0;
+
+	for (u32 i = 0; i < BLOCK_WORDS; i++)
+		seen |= atomic_load_relaxed_u64(&block->states[i]);
+	return seen & bit * EVERY_PAGE;
+}
+
+int gmem_unit_prepared(const struct gmem_pages *pages, u64 index, unsigned int order)
+{
+	const struct gmem_block *block = block_find(pages, index / GMEM_BLOCK_PAGES);
+
+	if (!block)
+		return 0;
+	if (order < UNIT_ORDER)
+		return !!(state_read(block, index % GMEM_BLOCK_PAGES) & GMEM_PAGE_PREPARED);
+	return block_all_have(block, GMEM_PAGE_PREPARED);
+}
+
+/* A page at work: its block, and the lock that is held. */
+struct page_work {
+	struct gmem_pages *pages;
+	struct gmem_block *block;
+	struct mutex *lock;
+	u64 index;
+	u32 off;
+};
+
+/* All pages that one store_get() may make share a lock. */
+static int work_begin(struct page_work *work, struct gmem_pages *pages, u64 index) NO_LOCK_ANALYSIS
+{
+	u64 unit = index >> pages->max_order;
+
+	work->pages = pages;
+	work->index = index;
+	work->off = index % GMEM_BLOCK_PAGES;
+	work->block = block_make(pages, index / GMEM_BLOCK_PAGES);
+	if (!work->block)
+		return -ENOMEM;
+	work->lock = &pages->locks[unit % GMEM_PAGE_LOCKS].mutex;
+	rwlock_read_lock(&pages->punch_lock);
+	mutex_lock(work->lock);
+	return 0;
+}
+
+static void work_end(struct page_work *work) NO_LOCK_ANALYSIS
+{
+	mutex_unlock(work->lock);
+	rwlock_read_unlock(&work->pages->punch_lock);
+}
+
+/* Note that the page at @off exists at @pfn. */
+static int page_place(struct page_work *work, u32 off, pfn_t pfn)
+{
+	struct gmem_block *block = work->block;
+	u64 want = ((pfn.v - off) & BASE_MASK) | BASE_VALID;
+	u64 base = 0;
+	u64 *list;
+
+	if (atomic_cmpxchg_u64(&block->base, &base, want) || base == want) {
+		state_set(block, off, GMEM_PAGE_EXISTS);
+		return 0;
+	}
+	list = link_make(work->pages, (void **)&block->list, GMEM_BLOCK_PAGES * sizeof(u64));
+	if (!list)
+		return -ENOMEM;
+	atomic_store_relaxed_u64(&list[off], pfn.v);
+	state_set(block, off, GMEM_PAGE_EXISTS | GMEM_PAGE_SCATTERED);
+	return 0;
+}
+
+/* Order of the unit that store_get() gave, as this file keeps it: a page or a whole block. */
+static bool is_whole_block(const struct page_work *work, unsigned int order)
+{
+	u64 first = round_down_u64(work->index, GMEM_BLOCK_PAGES);
+
+	return order >= UNIT_ORDER && first + GMEM_BLOCK_PAGES <= work->pages->npages;
+}
+
+static int page_make_exist(struct page_work *work)
+{
+	const struct gmem_pages *pages = work->pages;
+	unsigned int order = pages->max_order;
+	pfn_t pfn;
+	int error = pages->host->store_get(pages->host_ctx, pages->store, work->index, &order, &pfn);
+
+	if (error)
+		return error;
+	if (!is_whole_block(work, order))
+		return page_place(work, work->off, pfn);
+	for (u32 off = 0; off < GMEM_BLOCK_PAGES; off++) {
+		if (state_read(work->block, off) & GMEM_PAGE_EXISTS)
+			continue;
+		error = page_place(work, off, (pfn_t){pfn.v - work->off + off});
+		if (error)
+			return error;
+	}
+	atomic_store_relaxed_u32(&work->block->order, UNIT_ORDER);
+	return 0;
+}
+
+/* The part of the block that is brought into use together: [*@first, *@end). */
+static void work_unit(const struct page_work *work, u32 *first, u32 *end)
+{
+	bool whole = atomic_load_relaxed_u32(&work->block->order) == UNIT_ORDER;
+
+	*first = whole ? 0 : work->off;
+	*end = whole ? GMEM_BLOCK_PAGES : work->off + 1;
+}
+
+static bool is_fresh(const struct gmem_block *block, u32 off)
+{
+	return !(state_read(block, off) & GMEM_PAGE_UP_TO_DATE);
+}
+
+/* Zero what was never used, in runs. */
+static int page_make_up_to_date(struct page_work *work)
+{
+	const struct gmem_pages *pages = work->pages;
+	u64 block_index = work->index - work->off;
+	u32 at, end;
+
+	work_unit(work, &at, &end);
+	while (at < end) {
+		u32 stop = at;
+		int error;
+
+		while (stop < end && is_fresh(work->block, stop))
+			stop++;
+		if (stop == at) {
+			at++;
+			continue;
+		}
+		error = pages->host->store_zero(pages->host_ctx, pages->store, block_index + at,
+						stop - at);
+		if (error)
+			return error;
+		for (; at < stop; at++)
+			state_set(work->block, at, GMEM_PAGE_UP_TO_DATE);
+	}
+	return 0;
+}
+
+static int prepare_one(struct page_work *work, const struct gmem_prepare *prepare, u32 off)
+{
+	u32 state = state_read(work->block, off);
+	int error;
+
+	if (state & GMEM_PAGE_PREPARED)
+		return 0;
+	error = prepare->make_private(prepare->ctx, work->index - work->off + off,
+				      page_pfn(work->block, off, state), 0);
+	if (!error)
+		state_set(work->block, off, GMEM_PAGE_PREPARED);
+	return error;
+}
+
+/* A whole block at once if none of it is prepared yet, else page by page. */
+static int page_make_private(struct page_work *work, const struct gmem_prepare *prepare)
+{
+	struct gmem_block *block = work->block;
+	u32 first, end;
+	int error;
+
+	work_unit(work, &first, &end);
+	if (prepare->order < UNIT_ORDER || end - first == 1)
+		return prepare_one(work, prepare, work->off);
+	if (block_any_has(block, GMEM_PAGE_PREPARED)) {
+		for (error = 0; !error && first < end; first++)
+			error = prepare_one(work, prepare, first);
+		return error;
+	}
+	error = prepare->make_private(prepare->ctx, work->index - work->off,
+				      page_pfn(block, 0, state_read(block, 0)), UNIT_ORDER);
+	for (; !error && first < end; first++)
+		state_set(block, first, GMEM_PAGE_PREPARED);
+	return error;
+}
+
+static bool needs_prepare(const struct page_work *work, const struct gmem_prepare *prepare)
+{
+	if (!prepare)
+		return false;
+	if (prepare->order == UNIT_ORDER &&
+	    atomic_load_relaxed_u32(&work->block->order) == UNIT_ORDER)
+		return !block_all_have(work->block, GMEM_PAGE_PREPARED);
+	return !(state_read(work->block, work->off) & GMEM_PAGE_PREPARED);
+}
+
+static int work_result(const struct page_work *work, int error, struct gmem_page *page)
+{
+	gmem_page_read(work->pages, work->index, page);
+	/* A page may be lost while it is worked on. */
+	if (!error && (page->state & GMEM_PAGE_POISONED))
+		error = -EHWPOISON;
+	return error;
+}
+
+int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page)
+{
+	struct page_work work;
+	u32 state;
+	int error = work_begin(&work, pages, index);
+
+	if (error)
+		return error;
+	state = state_read(work.block, work.off);
+	if (!(state & (GMEM_PAGE_POISONED | GMEM_PAGE_EXISTS)))
+		error = page_make_exist(&work);
+	error = work_result(&work, error, page);
+	work_end(&work);
+	return error;
+}
+
+int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare *prepare,
+		  struct gmem_page *page)
+{
+	struct page_work work;
+	u32 state;
+	int error = work_begin(&work, pages, index);
+
+	if (error)
+		return error;
+	state = state_read(work.block, work.off);
+	if (state & GMEM_PAGE_POISONED)
+		error = -EHWPOISON;
+	if (!error && !(state & GMEM_PAGE_EXISTS))
+		error = page_make_exist(&work);
+	if (!error && !(state & GMEM_PAGE_UP_TO_DATE))
+		error = page_make_up_to_date(&work);
+	if (!error && needs_prepare(&work, prepare))
+		error = page_make_private(&work, prepare);
+	error = work_result(&work, error, page);
+	work_end(&work);
+	return error;
+}
+
+/* Tell of the frames of PREPARED pages in [first, end) of the block, in runs. */
+static void block_reclaim(const struct gmem_block *block, u32 first, u32 end,
+			  const struct gmem_reclaim *reclaim)
+{
+	pfn_t start = {0};
+	u64 run = 0;
+
+	for (u32 off = first; off < end; off++) {
+		u32 state = state_read(block, off);
+		pfn_t pfn = page_pfn(block, off, state);
+
+		if (!(state & GMEM_PAGE_PREPARED))
+			continue;
+		if (run && pfn.v == start.v + run) {
+			run++;
+			continue;
+		}
+		if (run)
+			reclaim->reclaim(reclaim->ctx, start, run);
+		start = pfn;
+		run = 1;
+	}
+	if (run)
+		reclaim->reclaim(reclaim->ctx, start, run);
+}
+
+static void block_clear(struct gmem_block *block, u32 first, u32 end)
+{
+	atomic_store_relaxed_u32(&block->order, 0);
+	while (first < end) {
+		u64 *word = &block->states[first / WORD_PAGES];
+
+		if (first % WORD_PAGES == 0 && end - first >= WORD_PAGES) {
+			atomic_store_release_u64(word, 0);
+			first += WORD_PAGES;
+			continue;
+		}
+		atomic_fetch_and_u64(word, ~(UINT64_C(0xff) << first % WORD_PAGES * 8));
+		first++;
+	}
+}
+
+void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
+		      const struct gmem_reclaim *reclaim)
+{
+	u64 end = npages < pages->npages - min_u64(first, pages->npages) ? first + npages
+									 : pages->npages;
+	u64 last_block = (end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
+	u64 block_no = first / GMEM_BLOCK_PAGES;
+	struct gmem_block *block;
+
+	if (first >= end)
+		return;
+	rwlock_write_lock(&pages->punch_lock);
+	for (; (block = block_next(pages, &block_no, last_block)) != NULL; block_no++) {
+		u64 base = block_no * GMEM_BLOCK_PAGES;
+		u32 from = (u32)(max_u64(first, base) - base);
+		u32 to = (u32)(min_u64(end, base + GMEM_BLOCK_PAGES) - base);
+
+		if (reclaim)
+			block_reclaim(block, from, to, reclaim);
+		block_clear(block, from, to);
+	}
+	pages->host->store_punch(pages->host_ctx, pages->store, first, end - first);
+	rwlock_write_unlock(&pages->punch_lock);
+}
+
+void gmem_page_poison(struct gmem_pages *pages, u64 index)
+{
+	struct gmem_block *block;
+
+	if (index >= pages->npages)
+		return;
+	block = block_make(pages, index / GMEM_BLOCK_PAGES);
+	if (block)
+		state_set(block, index % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
+}

@@ -1,0 +1,103 @@
+/* The invalidation sequence. */
+#include "src/vm/invalidate.h"
+
+#include "src/base/assert.h"
+#include "src/vm/vm.h"
+
+void invalidation_init(struct invalidation *invalidation)
+{
+	mutex_init(&invalidation->lock, RANK_INVALIDATE);
+}
+
+void invalidation_begin(struct quire_vm *vm)
+{
+	struct invalidation *inv = &vm->invalidation;
+
+	if (inv->in_progress == 0) {
+		atomic_store_relaxed_u64(&inv->start, UINT64_MAX);
+		atomic_store_relaxed_u64(&inv->end, 0);
+	}
+	atomic_store_release_u32(&inv->in_progress, inv->in_progress + 1);
+}
+
+void invalidation_add_range(struct quire_vm *vm, gfn_t start, gfn_t end)
+{
+	struct invalidation *inv = &vm->invalidation;
+
+	atomic_store_relaxed_u64(&inv->start, min_u64(inv->start, start.v));
+	atomic_store_relaxed_u64(&inv->end, max_u64(inv->end, end.v));
+}
+
+void invalidation_end(struct quire_vm *vm)
+{
+	struct invalidation *inv = &vm->invalidation;
+
+	if (BROKEN(inv->in_progress > 0)) {
+		vm_poison(vm);
+		return;
+	}
+	/* Release both: a fault that sees in_progress go down must see the new seq. */
+	atomic_store_release_u64(&inv->seq, inv->seq + 1);
+	atomic_store_release_u32(&inv->in_progress, inv->in_progress - 1);
+}
+
+u64 invalidation_snapshot(struct quire_vm *vm)
+{
+	return atomic_load_acquire_u64(&vm->invalidation.seq);
+}
+
+bool invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
+{
+	const struct invalidation *inv = &vm->invalidation;
+
+	if (atomic_load_acquire_u32(&inv->in_progress) && gfn.v >= inv->start && gfn.v < inv->end)
+		return true;
+	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
+}
+
+bool invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
+{
+	const struct invalidation *inv = &vm->invalidation;
+
+	if (atomic_load_acquire_u32(&inv->in_progress) &&
+	    gfn.v >= atomic_load_relaxed_u64(&inv->start) &&
+	    gfn.v < atomic_load_relaxed_u64(&inv->end))
+		return true;
+	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
+}
+
+void host_invalidation_enter(struct quire_vm *vm)
+{
+	mutex_lock(&vm->invalidation.lock);
+	atomic_store_relaxed_u32(&vm->invalidation.active, vm->invalidation.active + 1);
+	mutex_unlock(&vm->invalidation.lock);
+}
+
+void host_invalidation_leave(struct quire_vm *vm)
+{
+	struct invalidation *inv = &vm->invalidation;
+
+	mutex_lock(&inv->lock);
+	atomic_store_relaxed_u32(&inv->active, inv->active - 1);
+	mutex_unlock(&inv->lock);
+	base_platform->wake(&inv->active, UINT32_MAX);
+}
+
+void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
+{
+	struct invalidation *inv = &vm->invalidation;
+
+	mutex_lock(&inv->lock);
+	while (inv->active) {
+		u32 seen = inv->active;
+
+		mutex_unlock(&inv->lock);
+		base_platform->wait(&inv->active, seen);
+		mutex_lock(&inv->lock);
+	}
+}
+
+void host_invalidation_allow(struct quire_vm *vm) NO_LOCK_ANALYSIS
+{
+	mutex_unlock(&vm->invalidation.lock);
+}

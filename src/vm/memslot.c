@@ -1,0 +1,133 @@
+/* Memslots: lookups by gfn, hva and id, and their tables. */
+#include "src/vm/memslot.h"
+
+#include "src/vm/memslot_internal.h"
+#include "src/vm/vm.h"
+
+void memslots_init(struct quire_vm *vm, u32 nr_as)
+{
+	struct memslots *slots = &vm->slots;
+
+	slots->nr_as = nr_as;
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		/* Low bits of a generation tell the address spaces apart (I-04). */
+		slots->sets[as][0].generation = as;
+		slots->active[as] = &slots->sets[as][0];
+	}
+}
+
+static void id_tables_free(struct quire_vm *vm, u32 as)
+{
+	for (u32 i = 0; i < MEMSLOT_ID_BLOCKS; i++) {
+		vm_free(vm, vm->slots.ids[as][i], MEMSLOT_ID_BLOCK * sizeof(struct memslot *));
+		vm->slots.ids[as][i] = NULL;
+	}
+}
+
+void memslots_destroy(struct quire_vm *vm, void (*free_slot)(struct quire_vm *, struct memslot *))
+{
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		struct memslot_set *set = vm->slots.active[as];
+		struct ptree_cursor cursor;
+		struct ptree_item item;
+
+		ptree_for_overlap(&set->by_gfn, 0, UINT64_MAX, &cursor, &item)
+			free_slot(vm, item.value);
+		ptree_destroy(&set->by_gfn, vm->host, vm->host_ctx);
+		ptree_destroy(&set->by_hva, vm->host, vm->host_ctx);
+		id_tables_free(vm, as);
+	}
+}
+
+static const struct memslot_set *active_set(const struct quire_vm *vm, u32 as)
+{
+	return atomic_load_acquire_ptr(&vm->slots.active[as]);
+}
+
+u64 memslots_generation(const struct quire_vm *vm, u32 as)
+{
+	return atomic_load_relaxed_u64(&active_set(vm, as)->generation);
+}
+
+const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gfn,
+				     struct memslot_hint *hint)
+{
+	const struct memslot_set *set = active_set(vm, as);
+	u64 generation = atomic_load_relaxed_u64(&set->generation);
+	const struct memslot *slot;
+	struct ptree_item item;
+
+	/* A generation belongs to one set of one address space: the hint cannot be stale. */
+	if (hint && hint->slot && hint->generation == generation && memslot_has(hint->slot, gfn))
+		return hint->slot;
+	if (!ptree_floor(&set->by_gfn, gfn.v, &item) || gfn.v >= item.end)
+		return NULL;
+	slot = item.value;
+	if (hint)
+		*hint = (struct memslot_hint){.generation = generation, .slot = slot};
+	return slot;
+}
+
+struct memslot *memslot_by_id(const struct quire_vm *vm, u32 as, u32 id)
+{
+	struct memslot *const *block;
+
+	if (as >= QUIRE_AS_MAX || id >= MEMSLOT_ID_BLOCK * MEMSLOT_ID_BLOCKS)
+		return NULL;
+	block = vm->slots.ids[as][id / MEMSLOT_ID_BLOCK];
+	return block ? block[id % MEMSLOT_ID_BLOCK] : NULL;
+}
+
+const struct memslot *memslot_first_gfn(const struct quire_vm *vm, u32 as, gfn_t start, gfn_t end,
+					struct memslot_iter *iter)
+{
+	struct ptree_item item;
+
+	if (!ptree_overlap_first(&active_set(vm, as)->by_gfn, start.v, end.v, &iter->cursor, &item))
+		return NULL;
+	return item.value;
+}
+
+const struct memslot *memslot_first_hva(const struct quire_vm *vm, u32 as, hva_t start, hva_t end,
+					struct memslot_iter *iter)
+{
+	u64 first = memslot_hva_key(start, 0);
+	u64 last = memslot_hva_key((hva_t){round_up_u64(end.v, QUIRE_PAGE_SIZE)}, 0);
+	struct ptree_item item;
+
+	/* No slot lies above: a range to the end of the address space may wrap in rounding. */
+	if (end.v > MEMSLOT_HVA_LIMIT)
+		last = memslot_hva_key((hva_t){MEMSLOT_HVA_LIMIT}, 0);
+	if (start.v > MEMSLOT_HVA_LIMIT)
+		first = last;
+	if (!ptree_overlap_first(&active_set(vm, as)->by_hva, first, last, &iter->cursor, &item))
+		return NULL;
+	return item.value;
+}
+
+const struct memslot *memslot_next(struct memslot_iter *iter)
+{
+	struct ptree_item item;
+
+	return ptree_overlap_next(&iter->cursor, &item) ? item.value : NULL;
+}
+
+struct memslot *memslot_alloc(struct quire_vm *vm, const struct quire_region *region)
+{
+	struct memslot *slot = vm_alloc(vm, sizeof(*slot));
+
+	if (!slot)
+		return NULL;
+	slot->base_gfn = gfn_of(region->gpa);
+	slot->npages = region->size_bytes >> QUIRE_PAGE_SHIFT;
+	slot->hva = region->hva;
+	slot->flags = region->flags;
+	slot->id = (u16)region->slot;
+	slot->as_id = (u16)(region->slot >> 16);
+	return slot;
+}
+
+void memslot_free(struct quire_vm *vm, struct memslot *slot)
+{
+	vm_free(vm, slot, sizeof(*slot));
+}

@@ -1,0 +1,100 @@
+/* Making a vCPU, and its doorbell. */
+#include "src/vm/vcpu.h"
+
+#include <errno.h>
+
+#include "src/base/assert.h"
+
+#define VCPU_IDS 4096u
+
+int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct quire_vcpu **result)
+{
+	struct quire_vcpu *vcpu;
+
+	if (id >= VCPU_IDS)
+		return -EINVAL;
+	vcpu = vm_alloc(vm, sizeof(*vcpu));
+	if (!vcpu)
+		return -ENOMEM;
+	vcpu->vm = vm;
+	vcpu->id = id;
+	vcpu->mode.cookie = cookie;
+	quire_vm_get(vm);
+	biglock_line_add(&vm->mmu_lock, &vcpu->line);
+	flush_domain_add(&vm->flush, &vcpu->mode);
+	*result = vcpu;
+	return 0;
+}
+
+void quire_vcpu_destroy(struct quire_vcpu *vcpu)
+{
+	struct quire_vm *vm = vcpu->vm;
+
+	/* Its mappings stay, so its counts go to the VM. */
+	for (u32 level = 0; level < ARRAY_LEN(vcpu->leaves); level++)
+		atomic_add_relaxed_u64(&vm->leaves[level],
+				       atomic_exchange_u64(&vcpu->leaves[level], 0));
+	flush_domain_remove(&vm->flush, &vcpu->mode);
+	biglock_line_remove(&vm->mmu_lock, &vcpu->line);
+	table_cache_drain(&vcpu->tables, &vm->arena);
+	vm_free(vm, vcpu, sizeof(*vcpu));
+	quire_vm_put(vm);
+}
+
+const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu)
+{
+	return &vcpu->mode.doorbell;
+}
+
+void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request)
+{
+	guest_mode_request(&vcpu->vm->flush, &vcpu->mode, request);
+}
+
+uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t requests)
+{
+	if (!(atomic_load_relaxed_u64(&vcpu->mode.doorbell) & requests))
+		return 0;
+	return atomic_fetch_and_u64(&vcpu->mode.doorbell, ~requests) & requests;
+}
+
+uint64_t quire_vcpu_stat(const struct quire_vcpu *vcpu, enum quire_vcpu_stat which)
+{
+	return atomic_load_relaxed_u64(&vcpu->stats[which]);
+}
+
+/* Leaves of all vCPUs and the VM. The lock keeps the vCPUs alive. */
+static u64 leaves_at(struct quire_vm *vm, u32 level)
+{
+	u64 sum = 0;
+
+	mutex_lock(&vm->flush.lock);
+	for (struct guest_mode *mode = vm->flush.members; mode; mode = mode->next) {
+		struct quire_vcpu *vcpu = container_of(mode, struct quire_vcpu, mode);
+
+		sum += atomic_load_relaxed_u64(&vcpu->leaves[level]);
+	}
+	sum += atomic_load_relaxed_u64(&vm->leaves[level]);
+	mutex_unlock(&vm->flush.lock);
+	return (s64)sum < 0 ? 0 : sum;
+}
+
+uint64_t quire_vm_stat(const struct quire_vm *vm, enum quire_vm_stat which)
+{
+	struct quire_vm *live = (struct quire_vm *)vm;
+
+	switch (which) {
+	case QUIRE_VM_STAT_remote_tlb_flush:
+		return atomic_load_relaxed_u64(&vm->flush.flushes);
+	case QUIRE_VM_STAT_remote_tlb_flush_requests:
+		return atomic_load_relaxed_u64(&vm->flush.requests);
+	case QUIRE_VM_STAT_pages_4k:
+		return leaves_at(live, QUIRE_LEVEL_4K);
+	case QUIRE_VM_STAT_pages_2m:
+		return leaves_at(live, QUIRE_LEVEL_2M);
+	case QUIRE_VM_STAT_pages_1g:
+		return leaves_at(live, QUIRE_LEVEL_1G);
+	default:
+		return atomic_load_relaxed_u64(&vm->stats[which]);
+	}
+}

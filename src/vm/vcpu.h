@@ -1,0 +1,36 @@
+/* The vCPU object: guest mode, the tables in hand, and what it remembers between faults. */
+#ifndef QUIRE_VM_VCPU_H
+#define QUIRE_VM_VCPU_H
+
+#include <quire/stats.h>
+#include <quire/vcpu.h>
+
+#include "src/vm/vm.h"
+
+/* Fields without a letter belong to the thread that runs the vCPU. */
+struct quire_vcpu {
+	struct guest_mode mode;
+	struct biglock_line line; /* mmu_lock shared, without a shared cache line */
+	struct quire_vm *vm;
+	u32 id;
+	u32 as_id;
+	struct table *root; /* loaded; compared with the VM's under mmu_lock */
+	struct table_cache tables;
+	struct memslot_hint hint;
+	/* The last address found to hold no memory, and the generation of that finding. */
+	gfn_t mmio_gfn;
+	u64 mmio_generation;
+	bool mmio_valid;
+
+	u64 leaves[5]; /* (a) entries mapped minus unmapped by this vCPU, by level */
+	u64 stats[QUIRE_VCPU_STAT_COUNT]; /* (a), written by the running thread */
+};
+
+static inline void vcpu_count(struct quire_vcpu *vcpu, enum quire_vcpu_stat stat)
+{
+	u64 *counter = &vcpu->stats[stat];
+
+	atomic_store_relaxed_u64(counter, *counter + 1);
+}
+
+#endif

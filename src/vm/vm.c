@@ -1,0 +1,88 @@
+/* Making a VM, and what every part may ask of it. */
+#include "src/vm/vm.h"
+
+#include <errno.h>
+
+#include "src/base/assert.h"
+
+#define MAXPHYADDR_DEFAULT 48u
+
+static const struct quire_tunables default_tunables = {.eager_page_split = 1};
+
+static int config_check(const struct quire_vm_config *config)
+{
+	if (config->type != QUIRE_VM_DEFAULT && config->type != QUIRE_VM_SW_PROTECTED)
+		return -EINVAL;
+	if (config->maxphyaddr != MAXPHYADDR_DEFAULT && config->maxphyaddr != 52)
+		return -EINVAL;
+	return 0;
+}
+
+static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
+{
+	vm->config = *config;
+	vm->host = config->host;
+	vm->host_ctx = config->host_ctx;
+	vm->format = config->format == QUIRE_FORMAT_EPT ? &entry_ept : &entry_npt;
+	vm->tunables = config->tunables ? config->tunables : &default_tunables;
+	vm->address_spaces = vm_has_private_mem(vm) ? 1 : QUIRE_AS_MAX;
+	/* NPT's MMIO entries need a reserved address bit. */
+	vm->mmio_entries =
+	    config->mmio_caching && (config->maxphyaddr < 52 || config->format == QUIRE_FORMAT_EPT);
+	vm->max_gfn.v = (UINT64_C(1) << (config->maxphyaddr - QUIRE_PAGE_SHIFT)) - 1;
+	vm->refs = 1;
+	vm->slot_zap_all = 1;
+	mutex_init(&vm->slots_lock, RANK_SLOTS);
+	mutex_init(&vm->roots.pages_lock, RANK_TDP_PAGES);
+	biglock_init(&vm->mmu_lock, RANK_MMU);
+	invalidation_init(&vm->invalidation);
+	flush_domain_init(&vm->flush, vm->host, vm->host_ctx);
+	arena_init(&vm->arena, vm->host, vm->host_ctx);
+	memslots_init(vm, vm->address_spaces);
+	attributes_init(vm);
+}
+
+int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **result)
+{
+	int err = config_check(config);
+	struct quire_vm *vm;
+
+	if (err)
+		return err;
+	vm = config->host->alloc(config->host_ctx, sizeof(*vm));
+	if (!vm)
+		return -ENOMEM;
+	vm_init(vm, config);
+	*result = vm;
+	return 0;
+}
+
+void quire_vm_get(struct quire_vm *vm)
+{
+	atomic_fetch_add_u32(&vm->refs, 1);
+}
+
+int quire_vm_is_dead(const struct quire_vm *vm)
+{
+	return (int)atomic_load_relaxed_u32(&vm->dead);
+}
+
+void vm_poison(struct quire_vm *vm)
+{
+	atomic_store_release_u32(&vm->dead, 1);
+}
+
+unsigned int quire_vm_address_spaces(const struct quire_vm *vm)
+{
+	return vm->address_spaces;
+}
+
+uint64_t quire_vm_attributes(const struct quire_vm *vm)
+{
+	return vm_has_private_mem(vm) ? QUIRE_ATTRIBUTE_PRIVATE : 0;
+}
+
+void quire_vm_set_slot_zap_all(struct quire_vm *vm, int on)
+{
+	atomic_store_relaxed_u32(&vm->slot_zap_all, on != 0);
+}

@@ -1,0 +1,81 @@
+/* The VM object: what the parts of the library share, and which lock guards it. */
+#ifndef QUIRE_VM_VM_H
+#define QUIRE_VM_VM_H
+
+#include <quire/stats.h>
+#include <quire/vm.h>
+
+#include "src/entry/format.h"
+#include "src/tlb/flush.h"
+#include "src/vm/attributes.h"
+#include "src/vm/invalidate.h"
+#include "src/vm/memslot.h"
+#include "src/walk/table.h"
+
+/*
+ * Who may read / who may write a field:
+ *   (c) constant after creation        (a) atomic, at any time
+ *   (s) slots_lock                     (m) mmu_lock, either mode / exclusive
+ *   (p) written under pages_lock or mmu_lock exclusive, read with acquire at any time
+ */
+struct roots {
+	struct mutex pages_lock;
+	struct table *valid[QUIRE_AS_MAX]; /* (p) top tables; NULL until first used */
+};
+
+struct quire_vm {
+	struct quire_vm_config config;	       /* (c) */
+	const struct quire_host_ops *host;     /* (c) */
+	void *host_ctx;			       /* (c) */
+	const struct entry_format *format;     /* (c) */
+	const struct quire_tunables *tunables; /* (c) pointer; fields (a) */
+	u32 address_spaces;		       /* (c) */
+	u32 mmio_entries;		       /* (c) the tables can hold MMIO entries */
+	gfn_t max_gfn;			       /* (c) highest gfn a slot may hold */
+	u32 refs;			       /* (a) */
+	u32 dead;			       /* (a) an invariant broke, see vm_poison() */
+
+	struct mutex slots_lock;
+	struct memslots slots;	      /* (s) / read sections */
+	struct attributes attributes; /* (s) / read sections */
+	u32 slot_zap_all;	      /* (a) quirk */
+	u32 manual_protect;	      /* (s) KVM_DIRTY_LOG_* */
+	u64 nr_mmu_pages;	      /* (s) the client's limit, 0: none */
+	u32 vcpu_count;		      /* (s) */
+
+	struct biglock mmu_lock;
+	struct invalidation invalidation; /* (m) */
+	struct roots roots;
+	struct flush_domain flush;
+	struct arena arena;
+
+	u64 leaves[5];			/* (a) by level: changes made by no vCPU */
+	u64 stats[QUIRE_VM_STAT_COUNT]; /* (a) */
+};
+
+/* Memory of the library's own: zeroed, or NULL. Not under mmu_lock. */
+static inline void *vm_alloc(struct quire_vm *vm, size_t size_bytes)
+{
+	return vm->host->alloc(vm->host_ctx, size_bytes);
+}
+
+static inline void vm_free(struct quire_vm *vm, void *mem, size_t size_bytes)
+{
+	if (mem)
+		vm->host->free(vm->host_ctx, mem, size_bytes);
+}
+
+/* A broken invariant: every later call of this VM answers -EIO, and its vCPUs stop. */
+void vm_poison(struct quire_vm *vm);
+
+static inline bool vm_has_private_mem(const struct quire_vm *vm)
+{
+	return vm->config.type == QUIRE_VM_SW_PROTECTED;
+}
+
+static inline void vm_count(struct quire_vm *vm, enum quire_vm_stat stat)
+{
+	atomic_add_relaxed_u64(&vm->stats[stat], 1);
+}
+
+#endif

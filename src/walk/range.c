@@ -1,0 +1,44 @@
+/* The walk over a gfn range. */
+#include "src/walk/range.h"
+
+#include "src/walk/table.h"
+
+static void walk_table(const struct walk *walk, u64 *table, u32 level, const struct walk_run *range)
+{
+	const struct entry_format *f = walk->format;
+	u64 pages = level_pages((enum quire_level)level);
+	u32 first = walk_index(range->start, level);
+	u32 last = walk_index((gfn_t){range->end.v - 1}, level);
+	struct walk_run run = {
+	    .entries = &table[first],
+	    .count = last - first + 1,
+	    .level = level,
+	    .gfn = {round_down_u64(range->start.v, pages)},
+	    .start = range->start,
+	    .end = range->end,
+	};
+
+	walk->visit(&run, walk->ctx);
+	if (level <= walk->lowest)
+		return;
+	for (u32 i = 0; i < run.count; i++) {
+		u64 entry = atomic_load_acquire_u64(&run.entries[i]);
+		u64 block = run.gfn.v + i * pages;
+		struct walk_run below;
+
+		if (!entry_is_present(f, entry) || entry_is_leaf(f, entry, level))
+			continue;
+		below.start.v = max_u64(range->start.v, block);
+		below.end.v = min_u64(range->end.v, block + pages);
+		walk_table(walk, entry_table(entry), level - 1, &below);
+	}
+}
+
+void walk_range(const struct walk *walk, gfn_t start, gfn_t end)
+{
+	u64 limit = level_pages((enum quire_level)walk->root_level) * QUIRE_TABLE_ENTRIES;
+	struct walk_run range = {.start = start, .end = {min_u64(end.v, limit)}};
+
+	if (range.start.v < range.end.v)
+		walk_table(walk, walk->root, walk->root_level, &range);
+}

@@ -1,0 +1,59 @@
+/* Walking a gfn range: one call of the visitor for each run of entries in one table. */
+#ifndef QUIRE_WALK_RANGE_H
+#define QUIRE_WALK_RANGE_H
+
+#include "src/base/atomic.h"
+#include "src/entry/format.h"
+
+/*
+ * A run: entries [first, first + count) of one table, which cover the part of the range that
+ * this table maps. Operations loop over a run themselves, so that the loop is theirs to make
+ * tight; the walk only finds the tables.
+ */
+struct walk_run {
+	u64 *entries; /* the first entry of the run */
+	u32 count;
+	u32 level;   /* of the entries */
+	gfn_t gfn;   /* of the first entry */
+	gfn_t start; /* the range asked for, so that a visitor knows a block that it only partly */
+	gfn_t end;   /* covers: both cut to what this table maps */
+};
+
+/*
+ * The walk, in rising gfn order:
+ *   1. visit the run of the top table;
+ *   2. for each entry of the run that now points to a table, and whose level is above
+ *      @lowest: walk the part of the range below it in the same way.
+ * A visitor may change the entries it is shown: a table it unlinked is not walked. Must be called
+ * under mmu_lock, and in shared mode within a read section, so that a table read from an entry
+ * stays a table while the walk is in it.
+ */
+typedef void (*walk_visit)(const struct walk_run *run, void *ctx);
+
+struct walk {
+	const struct entry_format *format;
+	u64 *root;
+	u32 root_level;
+	u32 lowest; /* do not go below this level */
+	walk_visit visit;
+	void *ctx;
+};
+
+void walk_range(const struct walk *walk, gfn_t start, gfn_t end);
+
+/* Index, in a table of entries at @level, of the entry that covers @gfn. */
+static inline u32 walk_index(gfn_t gfn, u32 level)
+{
+	return (u32)(gfn.v >> (QUIRE_TABLE_BITS * (level - 1))) & (QUIRE_TABLE_ENTRIES - 1);
+}
+
+/* Does [start, end) cover the whole block of the entry at @gfn and @level? */
+static inline bool walk_covers(const struct walk_run *run, u32 index)
+{
+	u64 pages = level_pages((enum quire_level)run->level);
+	u64 block = run->gfn.v + index * pages;
+
+	return run->start.v <= block && block + pages <= run->end.v;
+}
+
+#endif
