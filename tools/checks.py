@@ -88,10 +88,16 @@ def test_names(build, folder=""):
 
 
 def configured(checks, name, folder, compiler, options):
-    """A second build folder, set up once; a change of the build files sets it up again."""
-    if (folder / "build.ninja").exists():
-        return True
-    return checks.command(f"{name}: configure", ["meson", "setup", str(folder), *options],
+    """A second build folder, set up when it is new or when a folder has joined the build."""
+    made = folder / "build.ninja"
+    again = []
+    if made.exists():
+        files = [path for path in TREE.rglob("meson.build")
+                 if not path.relative_to(TREE).parts[0].startswith("build")]
+        if all(path.stat().st_mtime <= made.stat().st_mtime for path in files):
+            return True
+        again = ["--reconfigure"]
+    return checks.command(f"{name}: configure", ["meson", "setup", *again, str(folder), *options],
                           env={**os.environ, "CC": compiler})
 
 
