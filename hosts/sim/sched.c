@@ -1,0 +1,265 @@
+/* The deterministic scheduler. */
+#include "hosts/sim/sched.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define STACK_BYTES (256u * 1024)
+#define STEPS_MAX 100000u
+
+enum thread_state { THREAD_READY, THREAD_WAITING, THREAD_SPINNING, THREAD_ENDED };
+
+struct virtual_thread {
+	ucontext_t context;
+	enum thread_state state;
+	const uint32_t *word; /* waited for, while WAITING */
+	uint32_t value;
+	struct quire_thread record;
+	bool registered;
+	char *stack;
+};
+
+static struct {
+	struct sched_run *run;
+	struct virtual_thread threads[SCHED_THREADS_MAX];
+	struct virtual_thread outside; /* the caller, between runs */
+	uint32_t current;
+	uint32_t next_preemption;
+	bool running;
+} sched;
+
+static struct virtual_thread *current_thread(void)
+{
+	return sched.running ? &sched.threads[sched.current] : &sched.outside;
+}
+
+static bool can_run(struct virtual_thread *thread)
+{
+	if (thread->state == THREAD_WAITING && *thread->word != thread->value)
+		thread->state = THREAD_READY;
+	return thread->state == THREAD_READY;
+}
+
+/* Who goes on when the running thread cannot: the next in turn; a spinner only if nobody else. */
+static bool pick_next(uint32_t *next)
+{
+	uint32_t n = sched.run->threads;
+
+	for (uint32_t i = 1; i <= n; i++) {
+		*next = (sched.current + i) % n;
+		if (can_run(&sched.threads[*next]))
+			return true;
+	}
+	for (uint32_t i = 1; i <= n; i++) {
+		*next = (sched.current + i) % n;
+		if (sched.threads[*next].state == THREAD_SPINNING)
+			return true;
+	}
+	return false;
+}
+
+static void switch_to(uint32_t next)
+{
+	struct virtual_thread *from = &sched.threads[sched.current];
+
+	/* Spinners look again once somebody else has had a turn. */
+	for (uint32_t i = 0; i < sched.run->threads; i++)
+		if (i != sched.current && sched.threads[i].state == THREAD_SPINNING)
+			sched.threads[i].state = THREAD_READY;
+	if (sched.threads[next].state == THREAD_SPINNING)
+		sched.threads[next].state = THREAD_READY;
+	if (next == sched.current)
+		return;
+	sched.current = next;
+	swapcontext(&from->context, &sched.threads[next].context);
+}
+
+/* Back to sched_execute(), for good. */
+static void end_run(enum sched_result result)
+{
+	struct virtual_thread *from = &sched.threads[sched.current];
+
+	sched.run->result = result;
+	sched.running = false;
+	swapcontext(&from->context, &sched.outside.context);
+}
+
+static void give_way(void)
+{
+	uint32_t next;
+
+	if (pick_next(&next))
+		switch_to(next);
+	else
+		end_run(SCHED_DEADLOCK);
+}
+
+static void take_step(void)
+{
+	struct sched_run *run = sched.run;
+	const struct sched_preemption *preemption = &run->plan.at[sched.next_preemption];
+
+	if (run->steps++ >= STEPS_MAX) {
+		end_run(SCHED_ENDLESS);
+		return;
+	}
+	if (sched.next_preemption >= run->plan.count || run->steps != preemption->step)
+		return;
+	sched.next_preemption++;
+	if (preemption->thread < run->threads && can_run(&sched.threads[preemption->thread]))
+		switch_to(preemption->thread);
+}
+
+static void sched_point(const char *what, const void *where)
+{
+	(void)what;
+	(void)where;
+	if (sched.running)
+		take_step();
+}
+
+static struct quire_thread *sched_self(void)
+{
+	struct virtual_thread *thread = current_thread();
+
+	if (!thread->registered) {
+		thread->registered = true;
+		quire_thread_register(&thread->record);
+	}
+	return &thread->record;
+}
+
+static void sched_wait(const uint32_t *word, uint32_t value)
+{
+	struct virtual_thread *thread = current_thread();
+
+	if (!sched.running || *word != value)
+		return;
+	thread->state = THREAD_WAITING;
+	thread->word = word;
+	thread->value = value;
+	give_way();
+}
+
+static void sched_wake(const uint32_t *word, uint32_t count)
+{
+	for (uint32_t i = 0; sched.running && i < sched.run->threads && count; i++) {
+		struct virtual_thread *thread = &sched.threads[i];
+
+		if (thread->state != THREAD_WAITING || thread->word != word)
+			continue;
+		thread->state = THREAD_READY;
+		count--;
+	}
+}
+
+static void sched_relax(unsigned int turn)
+{
+	(void)turn;
+	if (!sched.running)
+		return;
+	take_step();
+	current_thread()->state = THREAD_SPINNING;
+	give_way();
+}
+
+static void sched_report(const char *text)
+{
+	fprintf(stderr, "%s\n", text);
+	abort();
+}
+
+const struct quire_platform sched_platform = {
+    .self = sched_self,
+    .wait = sched_wait,
+    .wake = sched_wake,
+    .relax = sched_relax,
+    .sched_point = sched_point,
+    .report = sched_report,
+};
+
+static void thread_main(int index)
+{
+	uint32_t next;
+
+	sched.run->body((uint32_t)index, sched.run->ctx);
+	sched.threads[index].state = THREAD_ENDED;
+	if (pick_next(&next))
+		switch_to(next);
+	for (uint32_t i = 0; i < sched.run->threads; i++)
+		if (sched.threads[i].state != THREAD_ENDED)
+			end_run(SCHED_DEADLOCK);
+	end_run(SCHED_DONE);
+}
+
+static void thread_start(uint32_t index)
+{
+	struct virtual_thread *thread = &sched.threads[index];
+
+	if (!thread->stack)
+		thread->stack = malloc(STACK_BYTES);
+	if (!thread->stack)
+		abort();
+	thread->state = THREAD_READY;
+	thread->record.epoch = 0;
+	thread->record.nesting = 0;
+	thread->record.held_count = 0;
+	getcontext(&thread->context);
+	thread->context.uc_stack.ss_sp = thread->stack;
+	thread->context.uc_stack.ss_size = STACK_BYTES;
+	thread->context.uc_link = NULL;
+	makecontext(&thread->context, (void (*)(void))thread_main, 1, (int)index);
+}
+
+void sched_execute(struct sched_run *run)
+{
+	sched.run = run;
+	sched.next_preemption = 0;
+	run->steps = 0;
+	for (uint32_t i = 0; i < run->threads; i++)
+		thread_start(i);
+	sched.current = 0;
+	sched.running = true;
+	swapcontext(&sched.outside.context, &sched.threads[0].context);
+}
+
+static bool explore_from(const struct sched_test *test, struct sched_verdict *verdict,
+			 const struct sched_plan *plan)
+{
+	struct sched_run run = {
+	    .threads = test->threads, .body = test->body, .ctx = test->ctx, .plan = *plan};
+	uint32_t first = plan->count ? plan->at[plan->count - 1].step + 1 : 1;
+
+	test->setup(test->ctx);
+	sched_execute(&run);
+	verdict->runs++;
+	if (run.result != SCHED_DONE || !test->check(test->ctx)) {
+		verdict->failed = true;
+		verdict->result = run.result;
+		verdict->plan = *plan;
+		return false;
+	}
+	if (plan->count == test->preemptions_max)
+		return true;
+	for (uint32_t step = first; step <= run.steps; step++) {
+		for (uint32_t thread = 0; thread < test->threads; thread++) {
+			struct sched_plan next = *plan;
+
+			next.at[next.count++] = (struct sched_preemption){step, thread};
+			if (!explore_from(test, verdict, &next))
+				return false;
+		}
+	}
+	return true;
+}
+
+struct sched_verdict sched_explore(const struct sched_test *test)
+{
+	struct sched_verdict verdict = {0};
+	struct sched_plan none = {0};
+
+	explore_from(test, &verdict, &none);
+	return verdict;
+}

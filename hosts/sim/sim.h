@@ -1,0 +1,63 @@
+/* The host port over a simulated machine: frames of real bytes, mappings the test controls. */
+#ifndef QUIRE_HOSTS_SIM_SIM_H
+#define QUIRE_HOSTS_SIM_SIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <quire/host.h>
+
+/*
+ * A machine with a few hundred frames. The client's address space is one array of pages from
+ * SIM_HVA_BASE: each maps a frame or nothing. A pfn is the address of a frame's bytes >> 12. Every
+ * frame counts who holds it, and every allocation of the library can be made to fail.
+ */
+#define SIM_FRAMES 1024u
+#define SIM_PAGES 1024u
+#define SIM_HVA_BASE UINT64_C(0x10000000)
+
+enum sim_page_flags { SIM_MAPPED = 1u << 0, SIM_WRITABLE = 1u << 1 };
+
+struct sim_page {
+	uint32_t frame;
+	uint32_t flags;
+};
+
+struct sim_frame {
+	uint8_t *bytes;	     /* 4 KiB */
+	uint32_t references; /* by mappings, stores, pins */
+	bool poisoned;
+	bool counted; /* false: nobody counts references, as with pages of a device */
+};
+
+struct sim_host {
+	uint8_t *memory; /* SIM_FRAMES * 4 KiB */
+	struct sim_frame frames[SIM_FRAMES];
+	struct sim_page pages[SIM_PAGES];
+	uint64_t allocated_bytes; /* by the library, now */
+	uint64_t allocations;	  /* calls so far */
+	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */
+	void *spare_chunks;	  /* kept from VM to VM: their contents do not matter */
+	uint64_t chunks;	  /* handed out */
+	uint64_t kicks;
+};
+
+extern const struct quire_host_ops sim_host_ops;
+
+/* Make an empty machine; false when there is no memory. */
+bool sim_host_init(struct sim_host *host);
+void sim_host_destroy(struct sim_host *host);
+/* Forget mappings and frames, keep the memory: the next run of a test starts here. */
+void sim_host_reset(struct sim_host *host);
+
+/* Map page @page of the client to a fresh zeroed frame; returns the frame's number. */
+uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags);
+/* Take the mapping away and give the frame's reference back. */
+void sim_unmap(struct sim_host *host, uint32_t page);
+
+static inline hva_t sim_hva(uint32_t page)
+{
+	return (hva_t){SIM_HVA_BASE + page * QUIRE_PAGE_SIZE};
+}
+
+#endif
