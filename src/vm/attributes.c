@@ -82,7 +82,8 @@ static int build(const struct ptree *before, u64 start, u64 end, u64 value,
 	struct ptree_item item;
 	int error;
 
-	ptree_for_overlap(before, from, to, &cursor, &item) {
+	ptree_for_overlap(before, from, to, &cursor, &item)
+	{
 		bool same = item_value(&item) == value;
 
 		if (!same && (item.end <= start || item.key >= end))

@@ -67,8 +67,6 @@ static inline bool gmem_init_shared(const struct gmem_inode *inode)
 	return (inode->flags & QUIRE_GMEM_INIT_SHARED) != 0;
 }
 
-/* --- Lookups by faults --- */
-
 enum gmem_access { GMEM_SHARED, GMEM_PRIVATE };
 
 /* A lookup on its way; private but for the results. */
@@ -98,8 +96,7 @@ must_check int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gme
  */
 must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
 
-/* --- Binding: under slots_lock, from prepare to finish or undo --- */
-
+/* One change of bindings: under slots_lock, from prepare or bind_commit to finish or undo. */
 struct gmem_binding_change {
 	struct quire_gmem *file; /* NULL: nothing to do */
 	struct memslot *slot;
@@ -136,8 +133,6 @@ void gmem_binding_undo(struct gmem_binding_change *change);
 /* Wait for readers of the old bindings and free them. After a commit. */
 void gmem_binding_finish(struct gmem_binding_change *change);
 
-/* --- Invalidation: under the invalidate lock, either mode --- */
-
 /* Part of a slot that shows pages of the inode. */
 struct gmem_binding {
 	struct quire_gmem *file;
@@ -172,16 +167,16 @@ void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages);
 /* Mark page @index as lost; it need not exist. The invalidate lock is held, shared at least. */
 void gmem_poison_page(struct gmem_inode *inode, u64 index);
 
-/* --- Release of a file, in this order --- */
-
 /*
- * slots_lock and the invalidate lock exclusive are held. No lookup begins any more and the slots
- * forget the file; the bindings stay for gmem_for_binding(), so that the caller can zap.
+ * Release of a file, in three steps. First, with slots_lock and the invalidate lock exclusive: no
+ * lookup begins any more and the slots forget the file; the bindings stay for gmem_for_binding(),
+ * so that the caller can zap.
  */
 void gmem_release_begin(struct quire_gmem *gmem);
-/* Same locks: the file leaves its inode. */
+/* Second, with the same locks: the file leaves its inode. */
 void gmem_release_end(struct quire_gmem *gmem);
-/* No lock held. Waits for readers; frees file, pages and VM reference with the last lookup. */
+/* Third, no lock held. Waits for readers; frees file, pages and VM reference with the last lookup.
+ */
 void gmem_release_free(struct quire_gmem *gmem);
 
 #endif

@@ -33,7 +33,8 @@ void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host
 	pages->host = host;
 	pages->host_ctx = host_ctx;
 	pages->npages = npages;
-	while (pages->height * RADIX_BITS < 64 && blocks > UINT64_C(1) << pages->height * RADIX_BITS)
+	while (pages->height * RADIX_BITS < 64 && blocks > UINT64_C(1)
+							       << pages->height * RADIX_BITS)
 		pages->height++;
 	rwlock_init(&pages->punch_lock, RANK_GMEM_PUNCH);
 	for (u32 i = 0; i < GMEM_PAGE_LOCKS; i++)
@@ -261,12 +262,25 @@ static bool is_whole_block(const struct page_work *work, unsigned int order)
 	return order >= UNIT_ORDER && first + GMEM_BLOCK_PAGES <= work->pages->npages;
 }
 
+/*
+ * The block is one unit, unless a page of it is lost. Poison comes at any time: here the order is
+ * stored before the poison is looked for, in gmem_page_poison() the other way round.
+ */
+static void block_join(struct gmem_block *block)
+{
+	atomic_store_relaxed_u32(&block->order, UNIT_ORDER);
+	atomic_fence(); /* pairs with state_set() in gmem_page_poison() */
+	if (block_any_has(block, GMEM_PAGE_POISONED))
+		atomic_store_relaxed_u32(&block->order, 0);
+}
+
 static int page_make_exist(struct page_work *work)
 {
 	const struct gmem_pages *pages = work->pages;
 	unsigned int order = pages->max_order;
 	pfn_t pfn;
-	int error = pages->host->store_get(pages->host_ctx, pages->store, work->index, &order, &pfn);
+	int error =
+	    pages->host->store_get(pages->host_ctx, pages->store, work->index, &order, &pfn);
 
 	if (error)
 		return error;
@@ -279,7 +293,7 @@ static int page_make_exist(struct page_work *work)
 		if (error)
 			return error;
 	}
-	atomic_store_relaxed_u32(&work->block->order, UNIT_ORDER);
+	block_join(work->block);
 	return 0;
 }
 
@@ -464,8 +478,8 @@ static void block_clear(struct gmem_block *block, u32 first, u32 end)
 void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 		      const struct gmem_reclaim *reclaim)
 {
-	u64 end = npages < pages->npages - min_u64(first, pages->npages) ? first + npages
-									 : pages->npages;
+	u64 end =
+	    npages < pages->npages - min_u64(first, pages->npages) ? first + npages : pages->npages;
 	u64 last_block = (end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
 	u64 block_no = first / GMEM_BLOCK_PAGES;
 	struct gmem_block *block;
@@ -493,6 +507,8 @@ void gmem_page_poison(struct gmem_pages *pages, u64 index)
 	if (index >= pages->npages)
 		return;
 	block = block_make(pages, index / GMEM_BLOCK_PAGES);
-	if (block)
-		state_set(block, index % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
+	if (!block)
+		return;
+	state_set(block, index % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
+	atomic_store_relaxed_u32(&block->order, 0);
 }

@@ -44,7 +44,8 @@ struct gmem_pages {
 	u64 npages;			   /* (c) */
 	unsigned int max_order;		   /* (c) 0 or 9: what store_get() is asked for */
 	unsigned int height;		   /* (c) levels of the radix tree above blocks */
-	void *root;			   /* (a) */
+	struct rwlock punch_lock;
+	void *root; /* (a) */
 	struct gmem_page_lock locks[GMEM_PAGE_LOCKS];
 };
 
@@ -79,8 +80,8 @@ struct gmem_prepare {
  * The page, existing, zeroed if it was never used, and, with @prepare (may be NULL), made private:
  * each step once. -ENOMEM, -EHWPOISON, or the host's or make_private()'s error. Sleeps.
  */
-must_check int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare *prepare,
-			     struct gmem_page *page);
+must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
+			     const struct gmem_prepare *prepare, struct gmem_page *page);
 
 /* Is every page of the unit around page @index PREPARED? Nonzero if so. No lock. */
 int gmem_unit_prepared(const struct gmem_pages *pages, u64 index, unsigned int order);

@@ -32,7 +32,7 @@ void memslots_destroy(struct quire_vm *vm, void (*free_slot)(struct quire_vm *, 
 		struct ptree_item item;
 
 		ptree_for_overlap(&set->by_gfn, 0, UINT64_MAX, &cursor, &item)
-			free_slot(vm, item.value);
+		    free_slot(vm, item.value);
 		ptree_destroy(&set->by_gfn, vm->host, vm->host_ctx);
 		ptree_destroy(&set->by_hva, vm->host, vm->host_ctx);
 		id_tables_free(vm, as);

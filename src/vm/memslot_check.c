@@ -60,7 +60,8 @@ static int check_overlap(const struct quire_vm *vm, const struct quire_region *r
 	const struct memslot *slot;
 	struct memslot_iter iter;
 
-	memslot_for_gfn(slot, vm, REGION_AS(region), start, end, &iter) {
+	memslot_for_gfn(slot, vm, REGION_AS(region), start, end, &iter)
+	{
 		if (slot->id != REGION_ID(region))
 			return -EEXIST;
 	}
@@ -96,8 +97,7 @@ static int decide_modify(const struct quire_vm *vm, const struct quire_region *r
 
 	if (region->flags & QUIRE_SLOT_GMEM)
 		return -EINVAL;
-	if (old->hva.v != region->hva.v ||
-	    old->npages != region->size_bytes >> QUIRE_PAGE_SHIFT ||
+	if (old->hva.v != region->hva.v || old->npages != region->size_bytes >> QUIRE_PAGE_SHIFT ||
 	    (toggled & (QUIRE_SLOT_READONLY | QUIRE_SLOT_GMEM)))
 		return -EINVAL;
 	if (old->base_gfn.v != gfn_of(region->gpa).v) {

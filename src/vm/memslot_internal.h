@@ -12,7 +12,7 @@
 #endif
 
 #define MEMSLOT_ID_BITS 15u
-_Static_assert(MEMSLOT_ID_BLOCK * MEMSLOT_ID_BLOCKS == 1u << MEMSLOT_ID_BITS, "ids fit the table");
+_Static_assert(MEMSLOT_ID_BLOCK *MEMSLOT_ID_BLOCKS == 1u << MEMSLOT_ID_BITS, "ids fit the table");
 _Static_assert(QUIRE_USER_SLOTS <= 1u << MEMSLOT_ID_BITS, "ids fit the key");
 
 /*

@@ -59,8 +59,7 @@ static int build_held(struct quire_vm *vm, struct memslot_update *update)
 /* The trees with the new slot, if any, and nothing of the old. */
 static int build_after(struct memslot_update *update)
 {
-	const struct memslot *old =
-	    update->placeholder ? update->placeholder : update->old_slot;
+	const struct memslot *old = update->placeholder ? update->placeholder : update->old_slot;
 	struct ptree_edit *edit = &update->edits[1];
 	int error = 0;
 
@@ -166,7 +165,7 @@ static void account(struct memslots *slots, const struct memslot_update *update)
 	if (new) {
 		slots->total_pages += new->npages;
 		slots->count[new->as_id]++;
-		logging += !!(new->flags & QUIRE_SLOT_LOG_DIRTY);
+		logging += !!(new->flags &QUIRE_SLOT_LOG_DIRTY);
 	}
 	atomic_store_relaxed_u32(&slots->nr_dirty_logging, logging);
 	slots->ids[subject->as_id][subject->id / MEMSLOT_ID_BLOCK][subject->id % MEMSLOT_ID_BLOCK] =

@@ -23,12 +23,15 @@ struct roots {
 	struct table *valid[QUIRE_AS_MAX]; /* (p) top tables; NULL until first used */
 };
 
+struct gmem_arch;
+
 struct quire_vm {
 	struct quire_vm_config config;	       /* (c) */
 	const struct quire_host_ops *host;     /* (c) */
 	void *host_ctx;			       /* (c) */
 	const struct entry_format *format;     /* (c) */
 	const struct quire_tunables *tunables; /* (c) pointer; fields (a) */
+	const struct gmem_arch *gmem_arch;     /* (c) src/vm/gmem.h; NULL: none */
 	u32 address_spaces;		       /* (c) */
 	u32 mmio_entries;		       /* (c) the tables can hold MMIO entries */
 	gfn_t max_gfn;			       /* (c) highest gfn a slot may hold */

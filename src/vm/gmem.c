@@ -1,0 +1,300 @@
+/* guest_memfd: creation and release of files, and a fault's way to a page. */
+#include "src/vm/gmem.h"
+
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/vm/vm.h"
+
+/* In gmem->active: nobody gets a new reference. */
+#define GMEM_RELEASED (1u << 31)
+
+uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
+{
+	/* Where memory can be private, the host must not see it before it is made shared. */
+	return vm_has_private_mem(vm) ? QUIRE_GMEM_MMAP : QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
+}
+
+uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem)
+{
+	return gmem->inode->size_bytes;
+}
+
+uint64_t quire_gmem_flags(const struct quire_gmem *gmem)
+{
+	return gmem->inode->flags;
+}
+
+void *quire_gmem_store(const struct quire_gmem *gmem)
+{
+	return gmem->inode->pages.store;
+}
+
+static bool huge_pages_wanted(const struct quire_vm *vm)
+{
+	return vm->tunables && atomic_load_relaxed_u32(&vm->tunables->gmem_huge_pages);
+}
+
+static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags)
+{
+	struct gmem_inode *inode = vm_alloc(vm, sizeof(*inode));
+
+	if (!inode)
+		return NULL;
+	inode->size_bytes = size_bytes;
+	inode->flags = flags;
+	inode->arch = vm->gmem_arch;
+	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
+	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
+	inode->pages.max_order = huge_pages_wanted(vm) ? QUIRE_TABLE_BITS : 0;
+	return inode;
+}
+
+int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, void *cookie,
+		      struct quire_gmem **gmem)
+{
+	struct gmem_inode *inode;
+	struct quire_gmem *file;
+	int error = -ENOMEM;
+
+	if (flags & ~quire_gmem_supported_flags(vm))
+		return -EINVAL;
+	if ((int64_t)size_bytes <= 0 || !is_aligned_u64(size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	file = vm_alloc(vm, sizeof(*file));
+	if (!file)
+		return -ENOMEM;
+	inode = inode_create(vm, size_bytes, flags);
+	if (!inode)
+		goto free_file;
+	error = vm->host->store_create(vm->host_ctx, cookie, size_bytes, &inode->pages.store);
+	if (error)
+		goto free_inode;
+	quire_vm_get(vm);
+	file->vm = vm;
+	file->inode = inode;
+	file->active = 1;
+	inode->files = file;
+	*gmem = file;
+	return 0;
+
+free_inode:
+	vm_free(vm, inode, sizeof(*inode));
+free_file:
+	vm_free(vm, file, sizeof(*file));
+	return error;
+}
+
+static void reclaim_frames(void *ctx, pfn_t pfn, u64 npages)
+{
+	const struct gmem_arch *arch = ctx;
+
+	arch->ops->reclaim(arch->ctx, pfn, npages);
+}
+
+void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages)
+{
+	struct gmem_reclaim reclaim = {reclaim_frames, (void *)inode->arch};
+	bool needed = inode->arch && inode->arch->ops->reclaim;
+
+	gmem_pages_punch(&inode->pages, first, npages, needed ? &reclaim : NULL);
+}
+
+void gmem_poison_page(struct gmem_inode *inode, u64 index)
+{
+	gmem_page_poison(&inode->pages, index);
+}
+
+int quire_gmem_allocate(struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t size_bytes,
+			int (*interrupted)(void))
+{
+	struct gmem_inode *inode = gmem->inode;
+	u64 index = offset_bytes >> QUIRE_PAGE_SHIFT;
+	u64 end = index + (size_bytes >> QUIRE_PAGE_SHIFT);
+	struct gmem_page page;
+	int error = 0;
+
+	if (!is_aligned_u64(offset_bytes | size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	if (size_bytes > inode->size_bytes || offset_bytes > inode->size_bytes - size_bytes)
+		return -EINVAL;
+	rwlock_read_lock(&inode->invalidate_lock);
+	for (; index < end && !error; index++) {
+		gmem_page_read(&inode->pages, index, &page);
+		if (interrupted && interrupted())
+			error = -EINTR;
+		else if (!(page.state & (GMEM_PAGE_EXISTS | GMEM_PAGE_POISONED)))
+			error = gmem_page_create(&inode->pages, index, &page);
+		/* A lost page is there, and stays as it is. */
+		if (error == -EHWPOISON)
+			error = 0;
+	}
+	rwlock_read_unlock(&inode->invalidate_lock);
+	return error;
+}
+
+/* A reference that keeps the file's pages; fails from the release on. */
+static bool file_get_active(struct quire_gmem *file)
+{
+	u32 seen = atomic_load_relaxed_u32(&file->active);
+
+	while (!(seen & GMEM_RELEASED)) {
+		if (atomic_cmpxchg_u32(&file->active, &seen, seen + 1))
+			return true;
+	}
+	return false;
+}
+
+/* The last reference, of the release or of a lookup that outlived it, frees everything. */
+static void file_put(struct quire_gmem *file)
+{
+	struct gmem_inode *inode = file->inode;
+	struct quire_vm *vm = file->vm;
+
+	if (atomic_fetch_sub_u32(&file->active, 1) != (GMEM_RELEASED | 1))
+		return;
+	gmem_punch_pages(inode, 0, inode->pages.npages);
+	vm->host->store_destroy(vm->host_ctx, inode->pages.store);
+	gmem_pages_destroy(&inode->pages);
+	vm_free(vm, inode, sizeof(*inode));
+	vm_free(vm, file, sizeof(*file));
+	quire_vm_put(vm);
+}
+
+void gmem_release_begin(struct quire_gmem *gmem)
+{
+	struct ptree_cursor cursor;
+	struct ptree_item item;
+
+	atomic_fetch_or_u32(&gmem->active, GMEM_RELEASED);
+	ptree_for_overlap(&gmem->bindings, 0, UINT64_MAX, &cursor, &item)
+	{
+		struct memslot *slot = item.value;
+
+		atomic_store_release_ptr(&slot->gmem.file, NULL);
+	}
+}
+
+void gmem_release_end(struct quire_gmem *gmem)
+{
+	struct quire_gmem **link = &gmem->inode->files;
+
+	while (*link != gmem)
+		link = &(*link)->next;
+	*link = gmem->next;
+}
+
+void gmem_release_free(struct quire_gmem *gmem)
+{
+	/* A reader may have found the file through a slot just before it was cleared. */
+	reclaim_synchronize();
+	ptree_destroy(&gmem->bindings, gmem->vm->host, gmem->vm->host_ctx);
+	file_put(gmem);
+}
+
+static bool needs_preparing(const struct gmem_inode *inode, enum gmem_access access)
+{
+	return access == GMEM_PRIVATE && inode->arch && inode->arch->ops->make_private;
+}
+
+/* Largest order at which file and guest agree: aligned alike, and all of it in the slot. */
+static unsigned int slot_order(const struct memslot *slot, u64 pgoff, gfn_t gfn, u64 index)
+{
+	u64 unit = UINT64_C(1) << QUIRE_TABLE_BITS;
+	u64 first = round_down_u64(index, unit);
+
+	if (!is_aligned_u64(gfn.v - index, unit))
+		return 0;
+	if (first < pgoff || first + unit > pgoff + slot->npages)
+		return 0;
+	return QUIRE_TABLE_BITS;
+}
+
+/* I-10 for one page, as far as a reader can tell. */
+static int check_binding(const struct memslot *slot, const struct quire_gmem *file, u64 index)
+{
+	struct ptree bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
+	struct ptree_item item;
+
+	if (ptree_floor(&bindings, index, &item) && item.value == slot && index < item.end)
+		return 0;
+	/* Unbind and release clear the pointer first: then it is no contradiction. */
+	return atomic_load_acquire_ptr(&slot->gmem.file) == file ? -EIO : -EFAULT;
+}
+
+static void lookup_result(struct gmem_lookup *lookup, const struct gmem_page *page)
+{
+	lookup->pfn = page->pfn;
+	lookup->order = page->order < lookup->max_order ? page->order : lookup->max_order;
+	lookup->found = 1;
+}
+
+/* The page may be in use already: a few loads tell. */
+static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inode)
+{
+	struct gmem_page page;
+
+	gmem_page_read(&inode->pages, lookup->index, &page);
+	if (page.state & GMEM_PAGE_POISONED)
+		return -EHWPOISON;
+	if (!(page.state & GMEM_PAGE_UP_TO_DATE))
+		return 0;
+	if (page.order > lookup->max_order)
+		page.order = lookup->max_order;
+	if (needs_preparing(inode, lookup->access) &&
+	    !gmem_unit_prepared(&inode->pages, lookup->index, page.order))
+		return 0;
+	lookup_result(lookup, &page);
+	return 0;
+}
+
+int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access access,
+		      struct gmem_lookup *lookup)
+{
+	struct quire_gmem *file = atomic_load_acquire_ptr(&slot->gmem.file);
+	u64 index = memslot_gmem_index(slot, gfn);
+	int error;
+
+	*lookup = (struct gmem_lookup){.access = access, .gfn = gfn, .index = index};
+	if (!file || (atomic_load_acquire_u32(&file->active) & GMEM_RELEASED))
+		return -EFAULT;
+	error = check_binding(slot, file, index);
+	if (error)
+		return error;
+	lookup->max_order = slot_order(slot, slot->gmem.pgoff, gfn, index);
+	error = lookup_fast(lookup, file->inode);
+	if (error || lookup->found)
+		return error;
+	if (!file_get_active(file))
+		return -EFAULT;
+	lookup->file = file;
+	return 0;
+}
+
+static int make_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
+{
+	const struct gmem_lookup *lookup = ctx;
+	const struct gmem_arch *arch = lookup->file->inode->arch;
+	gfn_t gfn = {lookup->gfn.v - lookup->index + index};
+
+	return arch->ops->make_private(arch->ctx, gfn, pfn, order);
+}
+
+int gmem_lookup_finish(struct gmem_lookup *lookup)
+{
+	struct gmem_prepare prepare = {make_private, lookup, lookup->max_order};
+	struct gmem_inode *inode;
+	struct gmem_page page;
+	int error;
+
+	if (lookup->found)
+		return 0;
+	inode = lookup->file->inode;
+	error = gmem_page_use(&inode->pages, lookup->index,
+			      needs_preparing(inode, lookup->access) ? &prepare : NULL, &page);
+	if (!error)
+		lookup_result(lookup, &page);
+	file_put(lookup->file);
+	lookup->file = NULL;
+	return error;
+}
