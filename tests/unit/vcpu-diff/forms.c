@@ -1,0 +1,289 @@
+/* The instructions under test: families of mnemonics and operand patterns, expanded to forms. */
+#include "tests/unit/vcpu-diff/diff.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cpuid.h>
+
+/*
+ * A pattern is a list of operands, each two letters, kind and size:
+ *   E register or memory, G and R register, M memory, A accumulator, C the register CL,
+ *   I signed immediate, J unsigned immediate, 1 the constant 1,
+ *   W xmm register or memory, V and U xmm register, F any ST(i), f ST(0)
+ *   b w d q x t 1, 2, 4, 8, 16, 10 bytes; v each of 2, 4, 8; y each of 4, 8; z v but at most 4
+ * A pattern of '-' has no operands.
+ */
+#define CF 0x001u
+#define PF 0x004u
+#define AF 0x010u
+#define ZF 0x040u
+#define SF 0x080u
+#define OF 0x800u
+
+#define ALU_PATTERNS "Eb,Gb|Ev,Gv|Gb,Eb|Gv,Ev|Eb,Ib|Ev,Ib|Ev,Iz"
+#define CONDITIONS(x)                                                                         \
+	x "o " x "no " x "b " x "nb " x "z " x "nz " x "be " x "nbe " x "s " x "ns " x "p " x \
+	  "np " x "l " x "nl " x "le " x "nle"
+
+static const struct family families[] = {
+    /* Integer. */
+    {"add adc sub sbb", ALU_PATTERNS, 0, FORM_LOCK, 0},
+    {"and or xor", ALU_PATTERNS, AF, FORM_LOCK, 0},
+    {"cmp", ALU_PATTERNS, 0, 0, 0},
+    {"test", "Eb,Gb|Ev,Gv|Eb,Ib|Ev,Iz", AF, 0, 0},
+    {"inc dec neg not", "Eb|Ev", 0, FORM_LOCK, 0},
+    {"mov", "Eb,Gb|Ev,Gv|Gb,Eb|Gv,Ev|Eb,Ib|Ev,Iz|Rq,Iq", 0, 0, 0},
+    {"movzx movsx", "Gv,Eb|Gy,Ew", 0, 0, 0},
+    {"movsxd", "Gq,Ed", 0, 0, 0},
+    {"movbe", "Gv,Mv|Mv,Gv", 0, 0, FEATURE_MOVBE},
+    {"movnti", "My,Gy", 0, 0, 0},
+    {"lea", "Gy,My|Gw,Md|Gw,Mq", 0, 0, 0},
+    {"bswap", "Ry", 0, 0, 0},
+    {"xchg xadd", "Eb,Gb|Ev,Gv", 0, FORM_LOCK, 0},
+    {"cmpxchg", "Eb,Gb|Ev,Gv", 0, FORM_LOCK, 0},
+    {"cmpxchg8b", "Mq", 0, FORM_LOCK, 0},
+    {"cmpxchg16b", "Mx", 0, FORM_LOCK, FEATURE_CX16},
+    {"rol ror rcl rcr", "Eb,1b|Ev,1b", 0, 0, 0},
+    {"rol ror rcl rcr", "Eb,Cb|Ev,Cb|Eb,Jb|Ev,Jb", OF, 0, 0},
+    {"shl shr sar", "Eb,1b|Ev,1b", AF, 0, 0},
+    {"shl shr sar", "Ey,Cb|Ey,Jb", AF | OF, 0, 0},
+    {"shl shr", "Eb,Cb|Ew,Cb", AF | OF | CF, 0, 0},
+    {"shl shr", "Eb,Jb|Ew,Jb", AF | OF, FORM_SMALL_COUNT, 0},
+    {"sar", "Eb,Cb|Ew,Cb|Eb,Jb|Ew,Jb", AF | OF, 0, 0},
+    {"shld shrd", "Ey,Gy,Jb|Ey,Gy,Cb", AF | OF, 0, 0},
+    {"shld shrd", "Ew,Gw,Jb", AF | OF, FORM_SMALL_COUNT, 0},
+    {"mul imul", "Eb|Ev", SF | ZF | AF | PF, 0, 0},
+    {"imul", "Gv,Ev|Gv,Ev,Ib|Gv,Ev,Iz", SF | ZF | AF | PF, 0, 0},
+    {"div idiv", "Eb|Ev", CF | PF | AF | ZF | SF | OF, FORM_DIVIDE, 0},
+    {"bt", "Rv,Gv|Ev,Jb", OF | SF | AF | PF, 0, 0},
+    {"bt", "Mv,Gv", OF | SF | AF | PF, FORM_BIT_OFFSET, 0},
+    {"bts btr btc", "Rv,Gv|Ev,Jb", OF | SF | AF | PF, FORM_LOCK, 0},
+    {"bts btr btc", "Mv,Gv", OF | SF | AF | PF, FORM_BIT_OFFSET | FORM_LOCK, 0},
+    {"bsf bsr", "Gv,Ev", CF | OF | SF | AF | PF, FORM_RESULT_IF_SOURCE, 0},
+    {CONDITIONS("set"), "Eb", 0, 0, 0},
+    {CONDITIONS("cmov"), "Gv,Ev", 0, 0, 0},
+    {"cbw cwde cdqe cwd cdq cqo clc stc cmc cld std nop", "-", 0, 0, 0},
+    {"lahf sahf", "-", 0, 0, FEATURE_LAHF},
+    {"push", "Rq|Rw|Mq|Mw|Ib|Id", 0, FORM_STACK, 0},
+    {"pop", "Rq|Rw|Mq|Mw", 0, FORM_STACK, 0},
+    {"leave", "-", 0, FORM_STACK, 0},
+    {"movsb movsw movsq stosb stosw stosd stosq lodsb lodsw lodsd lodsq", "-", 0,
+     FORM_STRING | FORM_REP, 0},
+    {"cmpsb cmpsw cmpsq scasb scasw scasd scasq", "-", 0, FORM_STRING | FORM_REPE, 0},
+    /* Bits. */
+    {"popcnt", "Gv,Ev", 0, 0, FEATURE_POPCNT},
+    {"lzcnt", "Gv,Ev", OF | SF | AF | PF, 0, FEATURE_LZCNT},
+    {"tzcnt", "Gv,Ev", OF | SF | AF | PF, 0, FEATURE_BMI1},
+    {"andn", "Gy,Gy,Ey", AF | PF, 0, FEATURE_BMI1},
+    {"bextr", "Gy,Ey,Gy", AF | SF | PF, 0, FEATURE_BMI1},
+    {"blsi blsmsk blsr", "Gy,Ey", AF | PF, 0, FEATURE_BMI1},
+    {"bzhi", "Gy,Ey,Gy", AF | PF, 0, FEATURE_BMI2},
+    {"mulx pdep pext", "Gy,Gy,Ey", 0, 0, FEATURE_BMI2},
+    {"sarx shlx shrx", "Gy,Ey,Gy", 0, 0, FEATURE_BMI2},
+    {"rorx", "Gy,Ey,Jb", 0, 0, FEATURE_BMI2},
+    {"adcx adox", "Gy,Ey", 0, 0, FEATURE_ADX},
+    {"crc32", "Gd,Eb|Gd,Ew|Gd,Ed|Gq,Eb|Gq,Eq", 0, 0, FEATURE_SSE42},
+    /* SSE moves. */
+    {"movaps movapd movdqa movups movupd movdqu", "Vx,Wx|Wx,Vx", 0, 0, 0},
+    {"movss", "Vd,Wd|Wd,Vd", 0, 0, 0},
+    {"movsd", "Vq,Wq|Wq,Vq", 0, 0, 0},
+    {"movd", "Vx,Ed|Ed,Vx", 0, 0, 0},
+    {"movq", "Vx,Eq|Eq,Vx|Vx,Wq|Wq,Vx", 0, 0, 0},
+    {"movlps movhps movlpd movhpd", "Vx,Mq|Mq,Vx", 0, 0, 0},
+    {"movhlps movlhps", "Vx,Ux", 0, 0, 0},
+    {"movntps movntpd movntdq", "Mx,Vx", 0, 0, 0},
+    {"movntdqa", "Vx,Mx", 0, 0, FEATURE_SSE41},
+    {"lddqu", "Vx,Mx", 0, 0, FEATURE_SSE3},
+    {"movddup", "Vx,Wq", 0, 0, FEATURE_SSE3},
+    {"movshdup movsldup", "Vx,Wx", 0, 0, FEATURE_SSE3},
+    {"maskmovdqu", "Vx,Ux", 0, FORM_STRING, 0},
+    {"movmskps movmskpd pmovmskb", "Gd,Ux", 0, 0, 0},
+    /* SSE integer. */
+    {"paddb paddw paddd paddq paddsb paddsw paddusb paddusw psubb psubw psubd psubq psubsb psubsw "
+     "psubusb psubusw pmullw pmulhw pmulhuw pmuludq pmaddwd pavgb pavgw psadbw pminub pmaxub "
+     "pminsw pmaxsw pand pandn por pxor pcmpeqb pcmpeqw pcmpeqd pcmpgtb pcmpgtw pcmpgtd "
+     "packsswb packssdw packuswb punpcklbw punpcklwd punpckldq punpcklqdq punpckhbw punpckhwd "
+     "punpckhdq punpckhqdq",
+     "Vx,Wx", 0, 0, 0},
+    {"psllw pslld psllq psrlw psrld psrlq psraw psrad", "Vx,Wx|Vx,Jb", 0, 0, 0},
+    {"pslldq psrldq", "Vx,Jb", 0, 0, 0},
+    {"pshufd pshuflw pshufhw shufps shufpd", "Vx,Wx,Jb", 0, 0, 0},
+    {"unpcklps unpckhps unpcklpd unpckhpd andps andpd andnps andnpd orps orpd xorps xorpd", "Vx,Wx",
+     0, 0, 0},
+    {"pinsrw", "Vx,Rd,Jb|Vx,Mw,Jb", 0, 0, 0},
+    {"pextrw", "Gd,Ux,Jb", 0, 0, 0},
+    {"pshufb phaddw phaddd phaddsw phsubw phsubd phsubsw pmaddubsw pmulhrsw psignb psignw psignd "
+     "pabsb pabsw pabsd",
+     "Vx,Wx", 0, 0, FEATURE_SSSE3},
+    {"palignr", "Vx,Wx,Jb", 0, 0, FEATURE_SSSE3},
+    {"pmuldq pmulld pcmpeqq packusdw pminsb pminuw pminud pminsd pmaxsb pmaxuw pmaxud pmaxsd "
+     "phminposuw ptest",
+     "Vx,Wx", 0, 0, FEATURE_SSE41},
+    {"pcmpgtq", "Vx,Wx", 0, 0, FEATURE_SSE42},
+    {"pmovsxbw pmovsxwd pmovsxdq pmovzxbw pmovzxwd pmovzxdq", "Vx,Wq", 0, 0, FEATURE_SSE41},
+    {"pmovsxbd pmovsxwq pmovzxbd pmovzxwq", "Vx,Wd", 0, 0, FEATURE_SSE41},
+    {"pmovsxbq pmovzxbq", "Vx,Ww", 0, 0, FEATURE_SSE41},
+    {"pblendvb blendvps blendvpd", "Vx,Wx", 0, 0, FEATURE_SSE41},
+    {"pblendw blendps blendpd mpsadbw", "Vx,Wx,Jb", 0, 0, FEATURE_SSE41},
+    {"pinsrb", "Vx,Rd,Jb|Vx,Mb,Jb", 0, 0, FEATURE_SSE41},
+    {"pinsrd", "Vx,Ed,Jb", 0, 0, FEATURE_SSE41},
+    {"pinsrq", "Vx,Eq,Jb", 0, 0, FEATURE_SSE41},
+    {"pextrb", "Rd,Vx,Jb|Mb,Vx,Jb", 0, 0, FEATURE_SSE41},
+    {"pextrw", "Mw,Vx,Jb", 0, 0, FEATURE_SSE41},
+    {"pextrd extractps", "Ed,Vx,Jb", 0, 0, FEATURE_SSE41},
+    {"pextrq", "Eq,Vx,Jb", 0, 0, FEATURE_SSE41},
+    {"insertps", "Vx,Wd,Jb", 0, 0, FEATURE_SSE41},
+    {"pcmpestri pcmpestrm pcmpistri pcmpistrm", "Vx,Wx,Jb", 0, 0, FEATURE_SSE42},
+    {"pclmulqdq", "Vx,Wx,Jb", 0, 0, FEATURE_PCLMUL},
+    /* SSE floating point. */
+    {"addps subps mulps divps minps maxps sqrtps addpd subpd mulpd divpd minpd maxpd sqrtpd "
+     "cvtdq2ps cvtps2dq cvttps2dq cvtpd2ps cvtpd2dq cvttpd2dq",
+     "Vx,Wx", 0, FORM_FLOAT, 0},
+    {"addss subss mulss divss minss maxss sqrtss comiss ucomiss cvtss2sd", "Vx,Wd", 0, FORM_FLOAT,
+     0},
+    {"addsd subsd mulsd divsd minsd maxsd sqrtsd comisd ucomisd cvtsd2ss cvtdq2pd cvtps2pd",
+     "Vx,Wq", 0, FORM_FLOAT, 0},
+    {"rcpps rsqrtps", "Vx,Wx", 0, FORM_FLOAT, 0},
+    {"rcpss rsqrtss", "Vx,Wd", 0, FORM_FLOAT, 0},
+    {"cvtsi2ss cvtsi2sd", "Vx,Ey", 0, FORM_FLOAT, 0},
+    {"cvtss2si cvttss2si", "Gy,Wd", 0, FORM_FLOAT, 0},
+    {"cvtsd2si cvttsd2si", "Gy,Wq", 0, FORM_FLOAT, 0},
+    {"cmpps cmppd", "Vx,Wx,Jb", 0, FORM_FLOAT, 0},
+    {"cmpss", "Vx,Wd,Jb", 0, FORM_FLOAT, 0},
+    {"cmpsd", "Vx,Wq,Jb", 0, FORM_FLOAT, 0},
+    {"haddps haddpd hsubps hsubpd addsubps addsubpd", "Vx,Wx", 0, FORM_FLOAT, FEATURE_SSE3},
+    {"roundps roundpd dpps dppd", "Vx,Wx,Jb", 0, FORM_FLOAT, FEATURE_SSE41},
+    {"roundss", "Vx,Wd,Jb", 0, FORM_FLOAT, FEATURE_SSE41},
+    {"roundsd", "Vx,Wq,Jb", 0, FORM_FLOAT, FEATURE_SSE41},
+    {"ldmxcsr stmxcsr", "Md", 0, FORM_FLOAT, 0},
+    /* x87. */
+    {"fadd fsub fsubr fmul fdiv fdivr", "fx,Fx|Fx,fx|Md|Mq", 0, FORM_X87, 0},
+    {"faddp fsubp fsubrp fmulp fdivp fdivrp", "Fx,fx", 0, FORM_X87, 0},
+    {"fiadd fisub fisubr fimul fidiv fidivr ficom ficomp", "Mw|Md", 0, FORM_X87, 0},
+    {"fld fstp", "Fx|Md|Mq|Mt", 0, FORM_X87, 0},
+    {"fst", "Fx|Md|Mq", 0, FORM_X87, 0},
+    {"fild fistp fisttp", "Mw|Md|Mq", 0, FORM_X87, FEATURE_SSE3},
+    {"fist", "Mw|Md", 0, FORM_X87, 0},
+    {"fcom fcomp", "Fx|Md|Mq", 0, FORM_X87, 0},
+    {"fcomi fcomip fucomi fucomip fucomp", "fx,Fx", 0, FORM_X87, 0},
+    {"fucom fxch", "Fx", 0, FORM_X87, 0},
+    {"fcmovb fcmove fcmovbe fcmovu fcmovnb fcmovne fcmovnbe fcmovnu", "fx,Fx", 0, FORM_X87, 0},
+    {"fcompp fucompp fld1 fldz fldpi fldl2e fldl2t fldlg2 fldln2 fchs fabs fsqrt frndint fscale "
+     "fprem fprem1 ftst fxam fxtract fsin fcos fsincos fptan fpatan f2xm1 fyl2x fyl2xp1 fincstp "
+     "fdecstp fninit fnclex fnop fwait emms",
+     "-", 0, FORM_X87, 0},
+    {"ffree", "Fx", 0, FORM_X87, 0},
+    {"fldcw fnstcw", "Mw", 0, FORM_X87, 0},
+    {"fnstsw", "Mw|Aw", 0, FORM_X87, 0},
+};
+
+static bool leaf_bit(uint32_t leaf, unsigned int which, unsigned int bit)
+{
+	uint32_t regs[4] = {0};
+
+	if (!__get_cpuid_count(leaf, 0, &regs[0], &regs[1], &regs[2], &regs[3]))
+		return false;
+	return (regs[which] >> bit) & 1;
+}
+
+bool feature_present(enum feature feature)
+{
+	static const struct {
+		uint32_t leaf;
+		uint8_t reg, bit;
+	} where[] = {
+	    [FEATURE_BASE] = {1, 3, 26},	 [FEATURE_SSE3] = {1, 2, 0},
+	    [FEATURE_SSSE3] = {1, 2, 9},	 [FEATURE_SSE41] = {1, 2, 19},
+	    [FEATURE_SSE42] = {1, 2, 20},	 [FEATURE_POPCNT] = {1, 2, 23},
+	    [FEATURE_MOVBE] = {1, 2, 22},	 [FEATURE_LZCNT] = {0x80000001, 2, 5},
+	    [FEATURE_BMI1] = {7, 1, 3},		 [FEATURE_BMI2] = {7, 1, 8},
+	    [FEATURE_ADX] = {7, 1, 19},		 [FEATURE_CX16] = {1, 2, 13},
+	    [FEATURE_LAHF] = {0x80000001, 2, 0}, [FEATURE_PCLMUL] = {1, 2, 1},
+	};
+
+	return leaf_bit(where[feature].leaf, where[feature].reg, where[feature].bit);
+}
+
+static ZydisMnemonic mnemonic_find(const char *name, size_t size)
+{
+	for (int i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++) {
+		const char *text = ZydisMnemonicGetString((ZydisMnemonic)i);
+
+		if (text && strlen(text) == size && !memcmp(text, name, size))
+			return (ZydisMnemonic)i;
+	}
+	fprintf(stderr, "vcpu-diff: no mnemonic '%.*s'\n", (int)size, name);
+	return ZYDIS_MNEMONIC_INVALID;
+}
+
+/* Sizes a pattern stands for, as bits. */
+static uint32_t pattern_sizes(const char *pattern, size_t size)
+{
+	if (memchr(pattern, 'v', size) || memchr(pattern, 'z', size))
+		return 2 | 4 | 8;
+	return memchr(pattern, 'y', size) ? 4 | 8 : 1;
+}
+
+struct form_list {
+	struct form *forms;
+	size_t count, room;
+};
+
+static bool form_add(struct form_list *list, const struct form *form)
+{
+	if (list->count == list->room) {
+		size_t room = list->room ? 2 * list->room : 1024;
+		struct form *forms = realloc(list->forms, room * sizeof(*forms));
+
+		if (!forms)
+			return false;
+		list->forms = forms;
+		list->room = room;
+	}
+	list->forms[list->count++] = *form;
+	return true;
+}
+
+static bool family_expand(struct form_list *list, const struct family *family,
+			  ZydisMnemonic mnemonic)
+{
+	for (const char *p = family->patterns; *p; p += *p == '|') {
+		size_t size = strcspn(p, "|");
+		uint32_t sizes = pattern_sizes(p, size);
+		struct form form = {.family = family, .mnemonic = mnemonic};
+
+		if (size >= sizeof(form.pattern))
+			return false;
+		memcpy(form.pattern, p, size);
+		for (uint32_t bytes = 1; bytes <= 8; bytes *= 2) {
+			form.size_bytes = bytes;
+			if ((sizes & bytes) && !form_add(list, &form))
+				return false;
+		}
+		p += size;
+	}
+	return true;
+}
+
+struct form *forms_expand(size_t *count)
+{
+	struct form_list list = {0};
+
+	for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
+		for (const char *p = families[i].mnemonics; *p; p += *p == ' ') {
+			size_t size = strcspn(p, " ");
+			ZydisMnemonic mnemonic = mnemonic_find(p, size);
+
+			if (mnemonic == ZYDIS_MNEMONIC_INVALID ||
+			    !family_expand(&list, &families[i], mnemonic)) {
+				free(list.forms);
+				return NULL;
+			}
+			p += size;
+		}
+	}
+	*count = list.count;
+	return list.forms;
+}

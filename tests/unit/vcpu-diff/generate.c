@@ -1,0 +1,490 @@
+/* Random cases of a form: operands, their encoding, and the state they start from. */
+#include "tests/unit/vcpu-diff/diff.h"
+
+#include <string.h>
+
+uint64_t rng_next(struct rng *rng)
+{
+	uint64_t z = rng->state += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return z ^ (z >> 31);
+}
+
+uint64_t rng_below(struct rng *rng, uint64_t n)
+{
+	return rng_next(rng) % n;
+}
+
+/* A number that sits at a border more often than chance would have it. */
+static uint64_t value_integer(struct rng *rng)
+{
+	uint64_t bits = rng_next(rng), shift = (bits >> 8) & 63;
+
+	switch (bits & 7) {
+	case 0:
+		return (bits >> 16) & 31;
+	case 1:
+		return -((bits >> 16) & 31);
+	case 2:
+		return UINT64_C(1) << shift;
+	case 3:
+		return (UINT64_C(1) << shift) - 1;
+	case 4:
+		return UINT64_MAX << shift;
+	default:
+		return rng_next(rng);
+	}
+}
+
+static uint64_t value_double(struct rng *rng)
+{
+	static const uint64_t special[] = {
+	    0, /* zero, one, infinity, NaNs, denormals, the largest, 2^31, 2^63 and their like */
+	    0x3ff0000000000000,
+	    0x7ff0000000000000,
+	    0x7ff8000000000000,
+	    0x7ff0000000000001,
+	    1,
+	    0x000fffffffffffff,
+	    0x7fefffffffffffff,
+	    0x41e0000000000000,
+	    0x43e0000000000000,
+	    0x3fe0000000000000,
+	    0x4004000000000000,
+	    0x41dfffffffc00000,
+	    0x0010000000000000,
+	    0x36a0000000000000,
+	    0x47efffffe0000000};
+	uint64_t bits = rng_next(rng), sign = bits & (UINT64_C(1) << 63);
+
+	switch (bits & 3) {
+	case 0:
+		return special[(bits >> 2) % (sizeof(special) / sizeof(special[0]))] | sign;
+	case 1:
+		return rng_next(rng);
+	default: /* near one, where sums and products round */
+		return sign | ((UINT64_C(0x3e8) + ((bits >> 8) & 47)) << 52) |
+		       (rng_next(rng) >> 12);
+	}
+}
+
+static uint32_t value_single(struct rng *rng)
+{
+	static const uint32_t special[] = {
+	    0,		0x3f800000, 0x7f800000, 0x7fc00000, 0x7f800001, 1,	    0x007fffff,
+	    0x7f7fffff, 0x4f000000, 0x5f000000, 0x3f000000, 0x40200000, 0x4effffff, 0x00800000};
+	uint64_t bits = rng_next(rng);
+	uint32_t sign = (uint32_t)(bits >> 32) & 0x80000000;
+
+	switch (bits & 3) {
+	case 0:
+		return special[(bits >> 2) % (sizeof(special) / sizeof(special[0]))] | sign;
+	case 1:
+		return (uint32_t)(bits >> 16);
+	default:
+		return sign | ((0x68u + ((bits >> 8) & 47)) << 23) |
+		       (uint32_t)((bits >> 20) & 0x7fffff);
+	}
+}
+
+static uint64_t value_any(struct rng *rng, const struct form *form)
+{
+	if (!(form->family->flags & (FORM_FLOAT | FORM_X87)))
+		return value_integer(rng);
+	switch (rng_below(rng, 4)) {
+	case 0:
+		return value_integer(rng);
+	case 1:
+		return value_double(rng);
+	default:
+		return value_single(rng) | (uint64_t)value_single(rng) << 32;
+	}
+}
+
+/* An 80-bit number of the formats that the x87 makes itself, and some that it refuses. */
+static void value_extended(struct rng *rng, uint8_t out[10])
+{
+	uint64_t bits = rng_next(rng), mantissa = rng_next(rng) | UINT64_C(1) << 63;
+	uint16_t top = (uint16_t)(0x3fe0 + (bits & 63)) | (uint16_t)((bits >> 16) & 0x8000);
+
+	switch ((bits >> 8) & 15) {
+	case 0:
+		mantissa = 0;
+		top &= 0x8000;
+		break;
+	case 1:
+		mantissa = UINT64_C(1) << 63;
+		top |= 0x7fff;
+		break;
+	case 2:
+		top |= 0x7fff;
+		break;
+	case 3:
+		top &= 0x8000;
+		mantissa = rng_next(rng) >> 1;
+		break;
+	case 4:
+		mantissa = rng_next(rng);
+		top = (uint16_t)rng_next(rng);
+		break;
+	case 5:
+		mantissa = UINT64_C(1) << 63;
+		break;
+	default:
+		break;
+	}
+	memcpy(out, &mantissa, 8);
+	memcpy(out + 8, &top, 2);
+}
+
+/* One case being made. */
+struct draw {
+	struct test_case *test;
+	struct rng *rng;
+	ZydisEncoderRequest request;
+	uint32_t pinned;   /* registers whose value is an address of data already */
+	uint32_t reserved; /* registers that must not be part of an address */
+	uint64_t target;   /* address of the memory operand; 0: none */
+	uint32_t target_size_bytes;
+};
+
+static void state_fill_fx(struct draw *draw)
+{
+	struct machine_state *state = &draw->test->before;
+	bool x87 = draw->test->form->family->flags & FORM_X87;
+	uint64_t bits = rng_next(draw->rng);
+	uint16_t fcw = 0x37f, fsw = 0;
+	/* Rounding, flush and denormal modes, flags; every eighth has unmasked exceptions. */
+	uint32_t mxcsr = (uint32_t)(bits & 0xe07f) | ((bits >> 20) & 7 ? 0x1f80 : bits & 0x1f80);
+
+	memset(state->fx, 0, sizeof(state->fx));
+	if (x87) {
+		mxcsr = 0x1f80;
+		fcw = (uint16_t)(0x7f | (bits & 0xf00));
+		fsw = (uint16_t)((bits >> 16) & 0x7f00);
+		state->fx[4] = (uint8_t)(bits & (1 << 12) ? 0xff : bits >> 40);
+	}
+	memcpy(state->fx, &fcw, 2);
+	memcpy(state->fx + 2, &fsw, 2);
+	memcpy(state->fx + 24, &mxcsr, 4);
+	for (int i = 0; i < 8; i++)
+		value_extended(draw->rng, state->fx + 32 + 16 * i);
+	for (int i = 0; i < 32; i++) {
+		uint64_t value = value_any(draw->rng, draw->test->form);
+
+		memcpy(state->fx + 160 + 8 * i, &value, 8);
+	}
+}
+
+static uint64_t target_draw(struct draw *draw, uint32_t size_bytes)
+{
+	uint64_t bits = rng_next(draw->rng);
+	uint64_t address = DATA_MIDDLE - DATA_REACH + (bits >> 8) % (2 * DATA_REACH);
+
+	if (!(bits & 15)) /* across the border of two pages */
+		return DATA_MIDDLE - 1 - (bits >> 8) % size_bytes;
+	return bits & 0x70 ? address & -(uint64_t)size_bytes : address;
+}
+
+static void state_fill(struct draw *draw)
+{
+	struct machine_state *state = &draw->test->before;
+	uint32_t flags = draw->test->form->family->flags;
+
+	for (int i = 0; i < 16; i++)
+		state->gpr[i] = value_integer(draw->rng);
+	state->rflags = (rng_next(draw->rng) & 0x8d5) | 0x202;
+	state->fault = 0;
+	if (flags & FORM_STACK) {
+		state->gpr[4] = target_draw(draw, 8);
+		state->gpr[5] = target_draw(draw, 8);
+		draw->pinned |= 1u << 4 | 1u << 5;
+	}
+	if (flags & FORM_STRING) {
+		state->gpr[1] = rng_below(draw->rng, 40);
+		state->gpr[6] = target_draw(draw, 8);
+		state->gpr[7] = target_draw(draw, 8);
+		state->rflags |= rng_next(draw->rng) & 0x400;
+		draw->pinned |= 1u << 6 | 1u << 7;
+		draw->reserved |= 1u << 1;
+	}
+	if (flags & FORM_DIVIDE)
+		draw->reserved |= 1u << 0 | 1u << 2;
+	state_fill_fx(draw);
+}
+
+static ZydisRegister gpr_named(unsigned int number, uint32_t size_bytes)
+{
+	switch (size_bytes) {
+	case 1: /* skip AH and its like: those come from operand_register() */
+		return (ZydisRegister)((number < 4 ? ZYDIS_REGISTER_AL : ZYDIS_REGISTER_SPL - 4) +
+				       number);
+	case 2:
+		return (ZydisRegister)(ZYDIS_REGISTER_AX + number);
+	case 4:
+		return (ZydisRegister)(ZYDIS_REGISTER_EAX + number);
+	default:
+		return (ZydisRegister)(ZYDIS_REGISTER_RAX + number);
+	}
+}
+
+static ZydisRegister operand_register(struct draw *draw, uint32_t size_bytes)
+{
+	uint64_t bits = rng_next(draw->rng);
+
+	if (size_bytes == 1 && (bits & 0x700) == 0)
+		return (ZydisRegister)(ZYDIS_REGISTER_AH + (bits & 3));
+	return gpr_named(bits & 15, size_bytes);
+}
+
+static unsigned int address_register(struct draw *draw)
+{
+	unsigned int number;
+
+	do
+		number = rng_next(draw->rng) & 15;
+	while (draw->reserved & (1u << number));
+	return number;
+}
+
+/* Choose base, index, scale and displacement, and set the registers so that they meet target. */
+static void operand_memory(struct draw *draw, ZydisEncoderOperand *operand, uint32_t size_bytes)
+{
+	uint64_t *gpr = draw->test->before.gpr;
+	uint64_t bits = rng_next(draw->rng);
+	uint64_t displacement = 0, target = target_draw(draw, size_bytes);
+	uint32_t width = bits & 0xf00 ? 8 : 4; /* of the address */
+	unsigned int base = address_register(draw), index = address_register(draw);
+
+	operand->type = ZYDIS_OPERAND_TYPE_MEMORY;
+	operand->mem.size = (uint16_t)size_bytes;
+	draw->target = target;
+	draw->target_size_bytes = size_bytes;
+	if (!(bits & 0xf000)) {
+		operand->mem.base = ZYDIS_REGISTER_RIP;
+		operand->mem.displacement = (int64_t)target;
+		return;
+	}
+	if (bits & 1)
+		displacement = (bits & 2) ? (uint64_t)(int8_t)(bits >> 16)
+					  : (uint64_t)(int32_t)(bits >> 32) >> 8;
+	operand->mem.base = gpr_named(base, width);
+	if ((bits & 4) && index != 4 && index != base && !(draw->pinned & (1u << index))) {
+		operand->mem.index = gpr_named(index, width);
+		operand->mem.scale = (uint8_t)(1u << ((bits >> 4) & 3));
+		gpr[index] = (uint64_t)(int8_t)(bits >> 24);
+		target -= gpr[index] * operand->mem.scale;
+	}
+	if (draw->pinned & (1u << base))
+		displacement = target - gpr[base];
+	else
+		gpr[base] = target - displacement;
+	operand->mem.displacement = (int64_t)displacement;
+	if (width == 4 && !(draw->pinned & (1u << base)))
+		gpr[base] += rng_next(draw->rng) << 32;
+}
+
+static uint32_t letter_size(const struct form *form, char letter)
+{
+	switch (letter) {
+	case 'b':
+		return 1;
+	case 'w':
+		return 2;
+	case 'd':
+		return 4;
+	case 'q':
+		return 8;
+	case 'x':
+		return 16;
+	case 't':
+		return 10;
+	case 'z':
+		return form->size_bytes < 4 ? form->size_bytes : 4;
+	default:
+		return form->size_bytes;
+	}
+}
+
+static void operand_immediate(struct draw *draw, ZydisEncoderOperand *operand, char kind,
+			      uint32_t size_bytes)
+{
+	uint64_t value = value_integer(draw->rng);
+	unsigned int shift = 64 - 8 * size_bytes;
+
+	operand->type = ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	if (kind == '1')
+		operand->imm.u = 1;
+	else if (kind == 'I')
+		operand->imm.s = (int64_t)(value << shift) >> shift;
+	else
+		operand->imm.u = value << shift >> shift;
+	if (draw->test->form->family->flags & FORM_SMALL_COUNT)
+		operand->imm.u &= 7;
+}
+
+static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const char *pattern)
+{
+	uint32_t size_bytes = letter_size(draw->test->form, pattern[1]);
+	bool coin = rng_next(draw->rng) & 1;
+
+	operand->type = ZYDIS_OPERAND_TYPE_REGISTER;
+	switch (pattern[0]) {
+	case 'E':
+		if (coin) {
+			operand_memory(draw, operand, size_bytes);
+			break;
+		} /* fall through */
+	case 'G':
+	case 'R':
+		operand->reg.value = operand_register(draw, size_bytes);
+		break;
+	case 'M':
+		operand_memory(draw, operand, size_bytes);
+		break;
+	case 'W':
+		if (coin) {
+			operand_memory(draw, operand, size_bytes);
+			break;
+		} /* fall through */
+	case 'V':
+	case 'U':
+		operand->reg.value =
+		    (ZydisRegister)(ZYDIS_REGISTER_XMM0 + rng_below(draw->rng, 16));
+		break;
+	case 'A':
+		operand->reg.value = gpr_named(0, size_bytes);
+		break;
+	case 'C':
+		operand->reg.value = ZYDIS_REGISTER_CL;
+		break;
+	case 'F':
+		operand->reg.value = (ZydisRegister)(ZYDIS_REGISTER_ST0 + rng_below(draw->rng, 8));
+		break;
+	case 'f':
+		operand->reg.value = ZYDIS_REGISTER_ST0;
+		break;
+	default:
+		operand_immediate(draw, operand, pattern[0], size_bytes);
+		break;
+	}
+}
+
+/* The bit offset in a register decides which memory is touched: keep it near. */
+static void bit_offset_prepare(struct draw *draw)
+{
+	ZydisEncoderOperand *operand = &draw->request.operands[1];
+	unsigned int number = (unsigned int)ZydisRegisterGetId(operand->reg.value);
+
+	draw->test->before.gpr[number] = rng_below(draw->rng, 4000) - 2000;
+	draw->reserved |= 1u << number;
+}
+
+static void prefixes_draw(struct draw *draw)
+{
+	uint32_t flags = draw->test->form->family->flags;
+	uint64_t bits = rng_next(draw->rng);
+
+	if ((flags & FORM_LOCK) && (bits & 1) &&
+	    draw->request.operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+		draw->request.prefixes |= ZYDIS_ATTRIB_HAS_LOCK;
+	if ((flags & FORM_REP) && (bits & 1))
+		draw->request.prefixes |= ZYDIS_ATTRIB_HAS_REP;
+	if ((flags & FORM_REPE) && (bits & 1))
+		draw->request.prefixes |= bits & 2 ? ZYDIS_ATTRIB_HAS_REPE : ZYDIS_ATTRIB_HAS_REPNE;
+}
+
+/* Registers that decide whether there is a result at all. */
+static void values_adjust(struct draw *draw)
+{
+	struct test_case *test = draw->test;
+	uint64_t *gpr = test->before.gpr;
+	uint64_t bits = rng_next(draw->rng);
+
+	if ((test->form->family->flags & FORM_DIVIDE) && (bits & 3)) {
+		bool is_signed = test->form->mnemonic == ZYDIS_MNEMONIC_IDIV;
+
+		gpr[0] = bits & 4 ? (uint8_t)gpr[0] & 0x7f : gpr[0];
+		gpr[2] = is_signed && (int64_t)gpr[0] < 0 ? UINT64_MAX : 0;
+	}
+	/* Let comparisons succeed often enough. */
+	if (test->form->mnemonic == ZYDIS_MNEMONIC_CMPXCHG && (bits & 1) && draw->target &&
+	    !((draw->pinned | draw->reserved) & 1))
+		memcpy(test->data + (draw->target - DATA_BASE), &gpr[0],
+		       draw->target_size_bytes < 8 ? draw->target_size_bytes : 8);
+}
+
+static void target_fill(struct draw *draw)
+{
+	uint8_t *target = draw->test->data + (draw->target - DATA_BASE);
+	uint64_t value[2] = {value_any(draw->rng, draw->test->form),
+			     value_any(draw->rng, draw->test->form)};
+	uint16_t control = 0x7f | (value[1] & 0xf00);
+
+	if (!draw->target)
+		return;
+	if (draw->test->form->mnemonic == ZYDIS_MNEMONIC_LDMXCSR && (value[1] & 7))
+		value[0] &= 0xffff;
+	if (draw->test->form->mnemonic == ZYDIS_MNEMONIC_FLDCW)
+		memcpy(value, &control, 2);
+	if (draw->target_size_bytes == 10)
+		value_extended(draw->rng, (uint8_t *)value);
+	memcpy(target, value, draw->target_size_bytes);
+}
+
+static void operands_draw(struct draw *draw)
+{
+	const char *pattern = draw->test->form->pattern;
+	size_t count = pattern[0] == '-' ? 0 : (strlen(pattern) + 1) / 3;
+
+	draw->request.operand_count = (uint8_t)count;
+	/* The last first: a bit offset is known before its memory operand is made. */
+	for (size_t i = count; i-- > 0;) {
+		operand_draw(draw, &draw->request.operands[i], pattern + 3 * i);
+		if (i == 1 && (draw->test->form->family->flags & FORM_BIT_OFFSET))
+			bit_offset_prepare(draw);
+	}
+}
+
+static bool source_is_zero(const struct test_case *test, const struct draw *draw)
+{
+	const ZydisEncoderOperand *source = &draw->request.operands[1];
+	uint64_t value = 0;
+
+	if (source->type == ZYDIS_OPERAND_TYPE_MEMORY)
+		memcpy(&value, test->data + (draw->target - DATA_BASE), source->mem.size);
+	else
+		value = test->before.gpr[ZydisRegisterGetId(source->reg.value)]
+			<< (64 - 8 * test->form->size_bytes);
+	return !value;
+}
+
+bool case_generate(struct test_case *test, const struct form *form, struct rng *rng)
+{
+	struct draw draw = {.test = test, .rng = rng};
+	ZyanUSize size = sizeof(test->code);
+
+	test->form = form;
+	test->undefined = form->family->undefined;
+	draw.request.machine_mode = ZYDIS_MACHINE_MODE_LONG_64;
+	draw.request.mnemonic = form->mnemonic;
+	draw.request.allowed_encodings =
+	    ZYDIS_ENCODABLE_ENCODING_LEGACY | ZYDIS_ENCODABLE_ENCODING_VEX;
+	state_fill(&draw);
+	operands_draw(&draw);
+	prefixes_draw(&draw);
+	target_fill(&draw);
+	values_adjust(&draw);
+	if (!ZYAN_SUCCESS(
+		ZydisEncoderEncodeInstructionAbsolute(&draw.request, test->code, &size, CODE_BASE)))
+		return false;
+	test->code_size_bytes = size;
+	test->destination = ZYDIS_REGISTER_NONE;
+	if (draw.request.operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
+		test->destination = draw.request.operands[0].reg.value;
+	test->result_undefined =
+	    (form->family->flags & FORM_RESULT_IF_SOURCE) && source_is_zero(test, &draw);
+	return true;
+}

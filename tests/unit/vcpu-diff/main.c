@@ -1,0 +1,288 @@
+/*
+ * Runs random cases of every instruction form on the machine and in the interpreter, and compares
+ * registers, flags, memory and exceptions. Usage: vcpu-diff [--seconds N] [--seed S] [--form TEXT]
+ */
+#include "tests/unit/vcpu-diff/diff.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define REPORTS_PER_FORM 2
+#define TRIES 64
+/* Status flags and the direction flag. */
+#define FLAGS_COMPARED 0xcd5u
+
+struct options {
+	double seconds;
+	uint64_t seed;
+	const char *form;
+};
+
+struct outcome {
+	struct machine_state state;
+	uint8_t data[DATA_SIZE];
+	const char *failure;
+};
+
+struct totals {
+	uint64_t cases, faults, mismatches, missing;
+};
+
+static const char *form_name(const struct form *form)
+{
+	static char text[64];
+
+	snprintf(text, sizeof(text), "%s %s %u", ZydisMnemonicGetString(form->mnemonic),
+		 form->pattern, form->size_bytes);
+	return text;
+}
+
+static void case_describe(const struct test_case *test)
+{
+	ZydisDisassembledInstruction insn;
+
+	printf("MISMATCH %s:", form_name(test->form));
+	for (size_t i = 0; i < test->code_size_bytes; i++)
+		printf(" %02x", test->code[i]);
+	if (ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE, test->code,
+					       test->code_size_bytes, &insn)))
+		printf("  %s", insn.text);
+	printf("\n");
+	for (int i = 0; i < 16; i++)
+		printf("%s%2d %016lx", i % 4 ? "  " : "\n   before ", i, test->before.gpr[i]);
+	printf("\n   before flags %lx\n", test->before.rflags);
+}
+
+static void bytes_print(const char *label, const uint8_t *bytes, size_t size)
+{
+	printf("   %-24s", label);
+	for (size_t i = size; i-- > 0;)
+		printf("%02x", bytes[i]);
+	printf("\n");
+}
+
+/* What is compared: a register file's name, the register's number, and whether to tell. */
+struct field {
+	const char *name;
+	int index;
+	size_t size;
+	bool verbose;
+};
+
+static bool same_bytes(struct field field, const void *native, const void *interpreted)
+{
+	if (!memcmp(native, interpreted, field.size))
+		return true;
+	if (field.verbose) {
+		printf("   %s %d differs\n", field.name, field.index);
+		bytes_print("machine", native, field.size);
+		bytes_print("interpreter", interpreted, field.size);
+	}
+	return false;
+}
+
+static bool same_gprs(const struct test_case *test, const struct outcome *native,
+		      const struct outcome *interpreted, bool verbose)
+{
+	bool same = true;
+
+	for (int i = 0; i < 16; i++) {
+		if (test->result_undefined && i == ZydisRegisterGetId(test->destination))
+			continue;
+		same &= same_bytes((struct field){"gpr", i, 8, verbose}, &native->state.gpr[i],
+				   &interpreted->state.gpr[i]);
+	}
+	return same;
+}
+
+static bool same_fx(const struct test_case *test, const struct outcome *native,
+		    const struct outcome *interpreted, bool verbose)
+{
+	const uint8_t *a = native->state.fx, *b = interpreted->state.fx;
+	bool same = same_bytes((struct field){"mxcsr", 0, 4, verbose}, a + 24, b + 24);
+
+	for (int i = 0; i < 16; i++)
+		same &= same_bytes((struct field){"xmm", i, 16, verbose}, a + 160 + 16 * i,
+				   b + 160 + 16 * i);
+	if (!(test->form->family->flags & FORM_X87))
+		return same;
+	same &= same_bytes((struct field){"fcw, fsw, ftw", 0, 5, verbose}, a, b);
+	for (int i = 0; i < 8; i++)
+		same &= same_bytes((struct field){"st", i, 10, verbose}, a + 32 + 16 * i,
+				   b + 32 + 16 * i);
+	return same;
+}
+
+static bool same_memory(const struct outcome *native, const struct outcome *interpreted,
+			bool verbose)
+{
+	if (!memcmp(native->data, interpreted->data, DATA_SIZE))
+		return true;
+	for (size_t i = 0; verbose && i < DATA_SIZE; i++) {
+		if (native->data[i] != interpreted->data[i])
+			printf("   memory %lx: machine %02x, interpreter %02x\n", DATA_BASE + i,
+			       native->data[i], interpreted->data[i]);
+	}
+	return false;
+}
+
+static bool outcome_compare(const struct test_case *test, const struct outcome *native,
+			    const struct outcome *interpreted, bool verbose)
+{
+	uint64_t flags = FLAGS_COMPARED & ~test->undefined;
+	uint64_t a = native->state.rflags & flags, b = interpreted->state.rflags & flags;
+	bool same = true;
+
+	if (interpreted->failure) {
+		if (verbose)
+			printf("   interpreter: %s\n", interpreted->failure);
+		return false;
+	}
+	if (native->state.fault != interpreted->state.fault) {
+		if (verbose)
+			printf("   exception (vector + 1): machine %u, interpreter %u\n",
+			       native->state.fault, interpreted->state.fault);
+		return false;
+	}
+	same &= same_gprs(test, native, interpreted, verbose);
+	same &= same_fx(test, native, interpreted, verbose);
+	same &= same_memory(native, interpreted, verbose);
+	if (!native->state.fault && a != b) {
+		if (verbose)
+			printf("   flags: machine %03lx, interpreter %03lx\n", a, b);
+		same = false;
+	}
+	return same;
+}
+
+static void case_run(const struct test_case *test, enum code_end side, struct outcome *outcome)
+{
+	outcome->state = test->before;
+	outcome->failure = NULL;
+	memcpy((void *)DATA_BASE, test->data, DATA_SIZE);
+	code_place(test, side);
+	if (side == CODE_END_NATIVE)
+		native_run(&outcome->state);
+	else
+		outcome->failure = interpreter_run(&outcome->state);
+	memcpy(outcome->data, (void *)DATA_BASE, DATA_SIZE);
+}
+
+/* One case of @form; counts it in @totals. */
+static void form_run(struct form *form, struct rng *rng, struct totals *totals)
+{
+	static struct test_case test;
+	static struct outcome native, interpreted;
+	static uint64_t filled;
+	int tries = 0;
+
+	if (filled++ % 64 == 0) {
+		for (size_t i = 0; i < DATA_SIZE; i += 8)
+			memcpy(test.data + i, &(uint64_t){rng_next(rng)}, 8);
+	}
+	while (!case_generate(&test, form, rng)) {
+		if (++tries == TRIES) {
+			form->unencodable++;
+			return;
+		}
+	}
+	case_run(&test, CODE_END_NATIVE, &native);
+	case_run(&test, CODE_END_INTERPRETER, &interpreted);
+	form->runs++;
+	totals->cases++;
+	if (native.state.fault) {
+		form->faults++;
+		totals->faults++;
+	}
+	if (outcome_compare(&test, &native, &interpreted, false))
+		return;
+	totals->mismatches++;
+	if (form->mismatches++ < REPORTS_PER_FORM) {
+		case_describe(&test);
+		outcome_compare(&test, &native, &interpreted, true);
+	}
+}
+
+static double seconds_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static void options_parse(struct options *options, int argc, char **argv)
+{
+	for (int i = 1; i + 1 < argc; i += 2) {
+		if (!strcmp(argv[i], "--seconds"))
+			options->seconds = atof(argv[i + 1]);
+		else if (!strcmp(argv[i], "--seed"))
+			options->seed = strtoull(argv[i + 1], NULL, 0);
+		else if (!strcmp(argv[i], "--form"))
+			options->form = argv[i + 1];
+	}
+}
+
+/* Forms that the machine has and @options name move to the front; returns how many they are. */
+static size_t forms_select(struct form *forms, size_t count, const struct options *options)
+{
+	size_t selected = 0, skipped = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		if (options->form && !strstr(form_name(&forms[i]), options->form))
+			continue;
+		if (!feature_present(forms[i].family->feature)) {
+			skipped++;
+			continue;
+		}
+		forms[selected++] = forms[i];
+	}
+	printf("%zu forms, %zu skipped: this machine lacks them\n", selected, skipped);
+	return selected;
+}
+
+/* A form that never ran, or never without an exception, was not tested. */
+static void forms_check(const struct form *forms, size_t count, struct totals *totals)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (forms[i].runs > forms[i].faults)
+			continue;
+		printf("UNTESTED %s: %lu runs, %lu exceptions, %lu without an encoding\n",
+		       form_name(&forms[i]), forms[i].runs, forms[i].faults, forms[i].unencodable);
+		totals->missing++;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct options options = {.seconds = 2, .seed = 1};
+	struct totals totals = {0};
+	struct rng rng;
+	size_t count = 0, rounds = 0;
+	struct form *forms = forms_expand(&count);
+	double end;
+
+	options_parse(&options, argc, argv);
+	if (!forms || native_init() || interpreter_init()) {
+		fprintf(stderr, "vcpu-diff: cannot set up\n");
+		return 2;
+	}
+	rng.state = options.seed;
+	count = forms_select(forms, count, &options);
+	end = seconds_now() + options.seconds;
+	/* Enough rounds for a form with rare encodings, however slow the machine is. */
+	for (; rounds < 30 || seconds_now() < end; rounds++) {
+		for (size_t i = 0; i < count; i++)
+			form_run(&forms[i], &rng, &totals);
+	}
+	forms_check(forms, count, &totals);
+	printf("seed %lu: %zu rounds, %lu cases, %lu with an exception, %lu mismatches, "
+	       "%lu forms untested\n",
+	       options.seed, rounds, totals.cases, totals.faults, totals.mismatches,
+	       totals.missing);
+	interpreter_exit();
+	free(forms);
+	return totals.mismatches || totals.missing || !count;
+}
