@@ -1,0 +1,52 @@
+/* quire/gmem.h: pages that belong to a file and that only the guest reaches. */
+#include <quire/gmem.h>
+
+#include <errno.h>
+#include <quire/stats.h>
+
+#include "example.h"
+
+#define PRIVATE_GPA UINT64_C(0x40000000)
+#define PRIVATE_BYTES (4 * QUIRE_PAGE_SIZE)
+
+static int guest_writes_private(struct example *example, struct quire_memory_fault *fault)
+{
+	return quire_vcpu_fault(example->vcpu, (gpa_t){PRIVATE_GPA},
+				QUIRE_PFERR_WRITE | QUIRE_PFERR_PRIVATE, fault);
+}
+
+void example_gmem(void)
+{
+	struct quire_memory_fault fault = {0};
+	struct quire_gmem *gmem;
+	struct example example;
+
+	EXAMPLE_CHECK(example_create(&example, QUIRE_VM_SW_PROTECTED, 0) == 0);
+	EXAMPLE_CHECK(quire_gmem_create(example.vm, PRIVATE_BYTES, 0, NULL, &gmem) == 0);
+
+	struct quire_region region = {
+	    .slot = 1,
+	    .flags = QUIRE_SLOT_GMEM,
+	    .gpa = {PRIVATE_GPA},
+	    .size_bytes = PRIVATE_BYTES,
+	    .hva = {(uintptr_t)example.memory},
+	    .gmem = gmem,
+	};
+
+	EXAMPLE_CHECK(quire_vm_set_region(example.vm, &region) == 0);
+	EXAMPLE_CHECK(quire_vm_set_attributes(example.vm, region.gpa, PRIVATE_BYTES,
+					      QUIRE_ATTRIBUTE_PRIVATE) == 0);
+
+	/* A private access maps the file's page; punching it takes the mapping away. */
+	EXAMPLE_CHECK(guest_writes_private(&example, &fault) == QUIRE_FIXED);
+	EXAMPLE_CHECK(quire_vm_stat(example.vm, QUIRE_VM_STAT_pages_4k) == 1);
+	EXAMPLE_CHECK(quire_gmem_punch(gmem, 0, PRIVATE_BYTES) == 0);
+	EXAMPLE_CHECK(quire_vm_stat(example.vm, QUIRE_VM_STAT_pages_4k) == 0);
+
+	/* Shared again: a private access is told where, and as what, it failed. */
+	EXAMPLE_CHECK(quire_vm_set_attributes(example.vm, region.gpa, PRIVATE_BYTES, 0) == 0);
+	EXAMPLE_CHECK(guest_writes_private(&example, &fault) == -EFAULT);
+	EXAMPLE_CHECK(fault.gpa.v == PRIVATE_GPA && fault.flags == QUIRE_ATTRIBUTE_PRIVATE);
+	quire_gmem_release(gmem);
+	example_destroy(&example);
+}
