@@ -38,10 +38,10 @@ struct file {
 	dev_t device;
 	ino_t inode;
 	pid_t owner;
-	int hidden_fd;		/* [T]; -1 in a forked child */
-	uint32_t references;	/* [A] */
-	uint32_t is_lingering;	/* [T] closed once, but still referenced somewhere */
-	struct file *next;	/* [T] in the bucket, later in a list of the released */
+	int hidden_fd;	       /* [T]; -1 in a forked child */
+	uint32_t references;   /* [A] */
+	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
+	struct file *next;     /* [T] in the bucket, later in a list of the released */
 	struct file *linger_next, **linger_link; /* [T] */
 };
 
@@ -202,9 +202,8 @@ void file_closed(struct file *file)
 	put_list(gone);
 }
 
-void file_mapped(struct file *file, uintptr_t start, uintptr_t end)
+void file_mapped(uintptr_t start, uintptr_t end)
 {
-	(void)file;
 	pthread_mutex_lock(&table_lock);
 	if (start < mapped_low)
 		__atomic_store_n(&mapped_low, start, __ATOMIC_RELAXED);
@@ -264,8 +263,8 @@ static void fork_hooks_install(void)
 
 static int map_memory(struct file *file)
 {
-	void *memory = mmap(NULL, file->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-			    file->hidden_fd, 0);
+	void *memory =
+	    mmap(NULL, file->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file->hidden_fd, 0);
 
 	if (memory == MAP_FAILED)
 		return -ENOMEM;
@@ -379,6 +378,17 @@ struct file *file_get_kind(int fd, const struct file_ops *ops)
 		return file;
 	file_put(file);
 	return NULL;
+}
+
+void file_close(int fd)
+{
+	struct file *file = file_get(fd);
+
+	close(fd);
+	if (!file)
+		return;
+	file_closed(file);
+	file_put(file);
 }
 
 void *file_object(const struct file *file)

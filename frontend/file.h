@@ -70,12 +70,14 @@ pid_t file_owner(const struct file *file);
 /*
  * Last references. All three are called inside a client call, with no lock held.
  * file_closed(): after a descriptor of @file (held by the caller) was closed or replaced.
- * file_mapped(): the client mapped it at [start, end).
+ * file_mapped(): the client mapped one of ours at [start, end).
  * file_unmapped(): mappings in [start, end) may be gone.
  * Each releases what it finds unreferenced; file_collect() looks at all files there are.
  */
 void file_closed(struct file *file);
-void file_mapped(struct file *file, uintptr_t start, uintptr_t end);
+/* For code of ours that gives up a descriptor it made: close it and release the file. */
+void file_close(int fd);
+void file_mapped(uintptr_t start, uintptr_t end);
 void file_unmapped(uintptr_t start, uintptr_t end);
 void file_collect(void);
 

@@ -55,8 +55,7 @@ static int limit_raise(struct limit_change *change)
 	if (setrlimit(RLIMIT_NOFILE, &raised)) {
 		raised.rlim_max = change->before.rlim_max;
 		raised.rlim_cur = raised.rlim_max;
-		if (raised.rlim_cur == change->before.rlim_cur ||
-		    setrlimit(RLIMIT_NOFILE, &raised))
+		if (raised.rlim_cur == change->before.rlim_cur || setrlimit(RLIMIT_NOFILE, &raised))
 			return 0;
 	}
 	change->changed = 1;

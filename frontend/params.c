@@ -13,8 +13,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "frontend/client_call.h"
-
 #define SYSFS_PREFIX "/sys/module/kvm"
 #define VALUE_MAX 64
 
@@ -32,59 +30,71 @@ struct param {
 
 #define RO 0444
 #define RW 0644
-#define KVM_BOOL(name, mode, value) {"kvm", name, PARAM_BOOL, ANY_VENDOR, mode, value, 0}
-#define KVM_UINT(name, mode, value, max) {"kvm", name, PARAM_UINT, ANY_VENDOR, mode, value, max}
-#define INTEL_BOOL(name, mode, value) {"kvm_intel", name, PARAM_BOOL, VENDOR_INTEL, mode, value, 0}
-#define AMD_BOOL(name, mode, value) {"kvm_amd", name, PARAM_BOOL, VENDOR_AMD, mode, value, 0}
+#define KVM_BOOL(name, mode, value)                                 \
+	{                                                           \
+		"kvm", name, PARAM_BOOL, ANY_VENDOR, mode, value, 0 \
+	}
+#define KVM_UINT(name, mode, value, max)                              \
+	{                                                             \
+		"kvm", name, PARAM_UINT, ANY_VENDOR, mode, value, max \
+	}
+#define INTEL_BOOL(name, mode, value)                                       \
+	{                                                                   \
+		"kvm_intel", name, PARAM_BOOL, VENDOR_INTEL, mode, value, 0 \
+	}
+#define AMD_BOOL(name, mode, value)                                     \
+	{                                                               \
+		"kvm_amd", name, PARAM_BOOL, VENDOR_AMD, mode, value, 0 \
+	}
 
 /*
  * Features that Quire does not offer are off: programs look here before they try. A module's
  * "nested" follows the same rule.
  */
 static const struct param params[] = {
-	KVM_BOOL("tdp_mmu", RO, 1),
-	KVM_BOOL("eager_page_split", RW, 1),
-	KVM_BOOL("mmio_caching", RO, 1),
-	{"kvm", "nx_huge_pages", PARAM_NX, ANY_VENDOR, RW, 0, 0},
-	KVM_UINT("nx_huge_pages_recovery_ratio", RW, 60, 0),
-	KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000),
-	KVM_BOOL("flush_on_reuse", RW, 0),
-	KVM_BOOL("allow_unsafe_mappings", RO, 0),
-	KVM_BOOL("enable_pmu", RO, 0),
-	KVM_BOOL("ignore_msrs", RW, 0),
-	KVM_BOOL("report_ignored_msrs", RW, 1),
-	KVM_BOOL("enable_vmware_backdoor", RO, 0),
-	KVM_BOOL("kvmclock_periodic_sync", RO, 1),
-	KVM_BOOL("lapic_timer_advance", RO, 0),
-	KVM_BOOL("vector_hashing", RO, 1),
-	KVM_BOOL("mitigate_smt_rsb", RO, 0),
-	{"kvm", "force_emulation_prefix", PARAM_INT, ANY_VENDOR, RW, 0, 0},
-	KVM_UINT("min_timer_period_us", RW, 200, 0),
-	KVM_UINT("tsc_tolerance_ppm", RW, 250, 0),
-	KVM_UINT("halt_poll_ns", RW, 200000, 0),
-	KVM_UINT("halt_poll_ns_grow", RW, 2, 0),
-	KVM_UINT("halt_poll_ns_grow_start", RW, 10000, 0),
-	KVM_UINT("halt_poll_ns_shrink", RW, 0, 0),
-	INTEL_BOOL("ept", RO, 1),
-	INTEL_BOOL("eptad", RO, 1),
-	INTEL_BOOL("unrestricted_guest", RO, 1),
-	INTEL_BOOL("vpid", RO, 0),
-	INTEL_BOOL("pml", RO, 0),
-	INTEL_BOOL("flexpriority", RO, 0),
-	INTEL_BOOL("enable_apicv", RO, 0),
-	INTEL_BOOL("enable_mediated_pmu", RO, 0),
-	INTEL_BOOL("nested", RO, 0),
-	INTEL_BOOL("tdx", RO, 0),
-	AMD_BOOL("npt", RO, 1),
-	AMD_BOOL("avic", RO, 0),
-	AMD_BOOL("nrips", RO, 0),
-	AMD_BOOL("vgif", RO, 0),
-	AMD_BOOL("sev", RO, 0),
-	AMD_BOOL("sev_es", RO, 0),
-	AMD_BOOL("sev_snp", RO, 0),
-	AMD_BOOL("enable_mediated_pmu", RO, 0),
-	{"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0},
-	{"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 0, 0},
+    KVM_BOOL("tdp_mmu", RO, 1),
+    KVM_BOOL("eager_page_split", RW, 1),
+    KVM_BOOL("mmio_caching", RO, 1),
+    {"kvm", "nx_huge_pages", PARAM_NX, ANY_VENDOR, RW, 0, 0},
+    KVM_UINT("nx_huge_pages_recovery_ratio", RW, 60, 0),
+    KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000),
+    KVM_BOOL("flush_on_reuse", RW, 0),
+    KVM_BOOL("allow_unsafe_mappings", RO, 0),
+    KVM_BOOL("enable_pmu", RO, 0),
+    KVM_BOOL("ignore_msrs", RW, 0),
+    KVM_BOOL("report_ignored_msrs", RW, 1),
+    KVM_BOOL("enable_vmware_backdoor", RO, 0),
+    KVM_BOOL("kvmclock_periodic_sync", RO, 1),
+    KVM_BOOL("lapic_timer_advance", RO, 0),
+    KVM_BOOL("vector_hashing", RO, 1),
+    KVM_BOOL("mitigate_smt_rsb", RO, 0),
+    {"kvm", "force_emulation_prefix", PARAM_INT, ANY_VENDOR, RW, 0, 0},
+    KVM_UINT("min_timer_period_us", RW, 200, 0),
+    KVM_UINT("tsc_tolerance_ppm", RW, 250, 0),
+    KVM_UINT("halt_poll_ns", RW, 200000, 0),
+    KVM_UINT("halt_poll_ns_grow", RW, 2, 0),
+    KVM_UINT("halt_poll_ns_grow_start", RW, 10000, 0),
+    KVM_UINT("halt_poll_ns_shrink", RW, 0, 0),
+    INTEL_BOOL("ept", RO, 1),
+    INTEL_BOOL("eptad", RO, 1),
+    INTEL_BOOL("unrestricted_guest", RO, 1),
+    INTEL_BOOL("vpid", RO, 0),
+    INTEL_BOOL("pml", RO, 0),
+    INTEL_BOOL("flexpriority", RO, 0),
+    INTEL_BOOL("enable_apicv", RO, 0),
+    INTEL_BOOL("enable_mediated_pmu", RO, 0),
+    INTEL_BOOL("nested", RO, 0),
+    INTEL_BOOL("tdx", RO, 0),
+    AMD_BOOL("npt", RO, 1),
+    AMD_BOOL("avic", RO, 0),
+    AMD_BOOL("nrips", RO, 0),
+    AMD_BOOL("vgif", RO, 0),
+    AMD_BOOL("sev", RO, 0),
+    AMD_BOOL("sev_es", RO, 0),
+    AMD_BOOL("sev_snp", RO, 0),
+    AMD_BOOL("enable_mediated_pmu", RO, 0),
+    {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0},
+    {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 0, 0},
 };
 #define PARAMS (sizeof(params) / sizeof(params[0]))
 
@@ -119,10 +129,7 @@ static int format_value(const struct param *param, long value, char text[VALUE_M
 	case PARAM_BOOL:
 		return snprintf(text, VALUE_MAX, "%c\n", value ? 'Y' : 'N');
 	case PARAM_NX:
-		return snprintf(text, VALUE_MAX, "%s\n",
-				value < 0 ? "never"
-				: value	  ? "Y"
-					  : "N");
+		return snprintf(text, VALUE_MAX, "%s\n", value < 0 ? "never" : value ? "Y" : "N");
 	default:
 		return snprintf(text, VALUE_MAX, "%ld\n", value);
 	}
@@ -271,14 +278,8 @@ static size_t param_index(const char *name)
 long params_get_int(const char *name)
 {
 	size_t index = param_index(name);
-	long value;
 
-	if (index == PARAMS)
-		return 0;
-	client_call_begin();
-	value = param_settle(index);
-	client_call_end();
-	return value;
+	return index == PARAMS ? 0 : param_settle(index);
 }
 
 bool params_get_bool(const char *name)
@@ -381,32 +382,32 @@ void params_attach(const char *directory)
 		last_value[i] = params[i].initial;
 	if (!directory || directory[0] != '/')
 		return;
-	client_call_begin();
 	run_directory = strdup(directory);
-	client_call_end();
+}
+
+bool params_covers(const char *path)
+{
+	return path && path[0] == '/' && !strncmp(path, SYSFS_PREFIX, strlen(SYSFS_PREFIX));
 }
 
 const char *params_path(const char *path, char room[PARAMS_PATH_MAX])
 {
 	static const char modules[] = "/sys/module";
-	size_t prefix = strlen(SYSFS_PREFIX);
 	int length;
 
-	if (!path || path[0] != '/' || strncmp(path, SYSFS_PREFIX, prefix))
+	if (!params_covers(path))
 		return path;
 	/* Without a run there is nothing; the machine's own parameters stay hidden even so. */
 	length = snprintf(room, PARAMS_PATH_MAX, "%s/module%s",
 			  run_directory ? run_directory : "/nonexistent", path + strlen(modules));
 	if (length >= PARAMS_PATH_MAX)
 		return path;
-	client_call_begin();
 	for (size_t i = 0; i < PARAMS; i++) {
 		const char *name = strrchr(path, '/') + 1;
 
 		if ((params[i].mode & 0222) && !strcmp(params[i].name, name))
 			param_settle(i);
 	}
-	client_call_end();
 	return room;
 }
 
@@ -482,8 +483,6 @@ void params_refresh(void)
 
 const struct quire_tunables *params_tunables(void)
 {
-	client_call_begin();
 	params_refresh();
-	client_call_end();
 	return &tunables;
 }

@@ -14,9 +14,14 @@
 
 /*
  * Each parameter is a small text file in the run's directory, laid out as in sysfs
- * (DIR/module/kvm/parameters/tdp_mmu); reading one is reading that file. A write through write(2) is
- * checked as the kernel would; one we do not see (stdio's own) is checked at the next look, and
+ * (DIR/module/kvm/parameters/tdp_mmu); reading one is reading that file. A write through write(2)
+ * is checked as the kernel would; one we do not see (stdio's own) is checked at the next look, and
  * has no effect when it makes no sense.
+ */
+
+/*
+ * Everything here makes ordinary file calls: where the library is preloaded, call it inside a
+ * client call (frontend/client_call.h), so that they are not taken for the client's.
  */
 
 /* Make the directory's contents with the default values. 0 or -errno. */
@@ -34,6 +39,7 @@ void params_attach(const char *directory);
  * it is below the modules of KVM, written to @room. Values that others wrote are checked first.
  */
 #define PARAMS_PATH_MAX 4096
+bool params_covers(const char *path); /* would params_path() change it? */
 const char *params_path(const char *path, char room[PARAMS_PATH_MAX]);
 
 /*

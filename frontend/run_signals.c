@@ -37,6 +37,10 @@ static void deliver_recorded(void)
 	sigset_t mask = state->resume_mask;
 
 	state->recorded = 0;
+	if (state->has_nudge_timer) {
+		state->has_nudge_timer = 0;
+		syscall(SYS_timer_delete, state->nudge_timer);
+	}
 	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), info.si_signo, &info);
 	/* The raw call: pthread_sigmask() is interposed and has its own view of the mask. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);

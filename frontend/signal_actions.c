@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -28,6 +29,11 @@
 
 #define SIGNALS 65
 #define KERNEL_SET_BYTES 8
+#define NUDGE_NS 1000000
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 
 /*
  * What the client asked for. Written under actions_lock with all signals blocked; read by
@@ -44,7 +50,15 @@ static pthread_mutex_t actions_lock = PTHREAD_MUTEX_INITIALIZER;
 _Thread_local struct signal_state signal_state __attribute__((tls_model("initial-exec")));
 _Thread_local uint32_t client_call_depth __attribute__((tls_model("initial-exec")));
 
+/* Set once we stand in front; before, every call is libc's. */
+static atomic_int active;
+
 static void on_signal(int signal, siginfo_t *info, void *context);
+
+static bool is_active(void)
+{
+	return atomic_load_explicit(&active, memory_order_acquire);
+}
 
 static struct sigaction action_read(int signal)
 {
@@ -105,6 +119,23 @@ static bool is_synchronous(int signal, const siginfo_t *info)
 	}
 }
 
+/*
+ * A signal that finds the thread a moment before a guarded access would let it block there for
+ * ever; so kick it again and again until its call ends.
+ */
+static void nudge_start(struct signal_state *state)
+{
+	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID};
+	struct itimerspec often = {.it_value.tv_nsec = NUDGE_NS, .it_interval.tv_nsec = NUDGE_NS};
+
+	event.sigev_signo = process_kick_signal();
+	event.sigev_notify_thread_id = (int)syscall(SYS_gettid);
+	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &state->nudge_timer))
+		return;
+	state->has_nudge_timer = 1;
+	syscall(SYS_timer_settime, state->nudge_timer, 0, &often, NULL);
+}
+
 /* Keep the signal for the end of the call, and everything after it in the kernel. */
 static void signal_record(const siginfo_t *info, ucontext_t *context)
 {
@@ -123,6 +154,8 @@ static void signal_record(const siginfo_t *info, ucontext_t *context)
 	if (state->vcpu)
 		quire_vcpu_request(state->vcpu, RUN_REQ_SIGNAL);
 	guard_handle_signal(process_kick_signal(), info, context);
+	if (state->vcpu)
+		nudge_start(state);
 }
 
 /* No function of the client: let the kernel do what it would have done without us. */
@@ -230,15 +263,12 @@ static int action_current(int signal, struct sigaction *current)
 	return 0;
 }
 
-int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old)
+static int change_active(int signal, const struct sigaction *act, struct sigaction *old)
 {
 	struct sigaction current;
 	sigset_t all, before;
 	int error;
 
-	if (signal <= 0 || signal >= SIGNALS || signal == process_kick_signal())
-		return -EINVAL;
-	client_call_begin();
 	sigfillset(&all);
 	signal_set_strip(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
@@ -254,9 +284,25 @@ int signal_action_change(int signal, const struct sigaction *act, struct sigacti
 	}
 	pthread_mutex_unlock(&actions_lock);
 	sigprocmask(SIG_SETMASK, &before, NULL);
-	client_call_end();
 	if (!error && old)
 		*old = current;
+	return error;
+}
+
+int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old)
+{
+	int error;
+
+	if (signal <= 0 || signal >= SIGNALS)
+		return -EINVAL;
+	client_call_begin();
+	if (!is_active())
+		error = sigaction(signal, act, old) ? -errno : 0;
+	else if (signal == process_kick_signal())
+		error = -EINVAL;
+	else
+		error = change_active(signal, act, old);
+	client_call_end();
 	return error;
 }
 
@@ -276,7 +322,10 @@ int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 	if (set) {
 		stripped = *set;
 		asked = shadow_of(set);
-		signal_set_strip(&stripped);
+		if (is_active())
+			signal_set_strip(&stripped);
+		else
+			asked = 0;
 	}
 	/* Outside of any call of ours: handlers that are let in run now, as the client expects. */
 	if (syscall(SYS_rt_sigprocmask, how, set ? &stripped : NULL, &before, KERNEL_SET_BYTES))
@@ -300,32 +349,56 @@ int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 	return 0;
 }
 
+/* An action set before we were needed. */
 static void take_over(int signal)
 {
 	struct sigaction inherited;
 
 	if (sigaction(signal, NULL, &inherited))
 		return;
+	if (!is_always_ours(signal) && !has_function(&inherited))
+		return;
 	action_write(signal, &inherited);
 	(void)!action_install(signal, &inherited);
 }
 
-void signal_actions_init(void)
+static void init_once(void)
 {
 	struct sigaction kick = {.sa_sigaction = on_kick,
 				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
-	sigset_t unblock;
 
 	client_call_begin();
-	take_over(SIGSEGV);
-	take_over(SIGBUS);
 	sigfillset(&kick.sa_mask);
 	signal_set_strip(&kick.sa_mask);
 	sigaction(process_kick_signal(), &kick, NULL);
+	atomic_store(&active, 1);
+	/* SIGKILL and SIGSTOP refuse, and so do the two that libc keeps. */
+	for (int signal = 1; signal < SIGNALS; signal++)
+		if (signal != process_kick_signal())
+			take_over(signal);
+	client_call_end();
+}
+
+void signal_actions_init(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, init_once);
+}
+
+void signal_thread_prepare(void)
+{
+	struct signal_state *state = &signal_state;
+	sigset_t unblock, before;
+
+	if (state->is_prepared || !is_active())
+		return;
 	sigemptyset(&unblock);
 	sigaddset(&unblock, SIGSEGV);
 	sigaddset(&unblock, SIGBUS);
 	sigaddset(&unblock, process_kick_signal());
-	sigprocmask(SIG_UNBLOCK, &unblock, NULL);
-	client_call_end();
+	sigemptyset(&before);
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &unblock, &before, KERNEL_SET_BYTES);
+	state->hidden_blocked = shadow_of(&before);
+	state->is_prepared = 1;
 }

@@ -5,10 +5,16 @@
 #include <signal.h>
 
 /*
- * Take over SIGSEGV and SIGBUS and install the handler of the kick. Once, before the client's
- * first call into us; the client's inherited actions stay in force.
+ * From here on we stand in front of the client's handlers; those set before stay in force. Called
+ * when the client first opens /dev/kvm: a program that never does is left alone. Idempotent.
  */
 void signal_actions_init(void);
+
+/*
+ * The running thread is about to make guarded accesses: let the signals through that they need,
+ * whatever it inherited. Cheap after the first time.
+ */
+void signal_thread_prepare(void);
 
 /* sigaction(2) as the client means it: 0 or -errno. @act and @old may be NULL. */
 int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old);

@@ -19,8 +19,11 @@ struct signal_state {
 	struct quire_vcpu *vcpu; /* inside KVM_RUN: whose doorbell a signal rings */
 	uint32_t has_outer_mask; /* KVM_SET_SIGNAL_MASK is in force */
 	sigset_t outer_mask;	 /* the mask outside KVM_RUN */
+	uint32_t is_prepared;	 /* signal_thread_prepare() was here */
 	uint32_t hidden_blocked; /* signals the client believes to be blocked: SHADOW_* */
 	int cancel_state;
+	int nudge_timer; /* kicks the thread while @recorded, so that no wait outlives it */
+	uint32_t has_nudge_timer;
 };
 
 enum signal_shadow { SHADOW_SEGV = 1u << 0, SHADOW_BUS = 1u << 1, SHADOW_KICK = 1u << 2 };

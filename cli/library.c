@@ -1,0 +1,35 @@
+/* Where the preloaded library lies: beside the command, in a build or installed. */
+#include "cli/quire.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+int find_library(char *path)
+{
+	static const char *const places[] = {
+	    ".", "../preload", "../lib/quire", "../lib64/quire", "../lib/x86_64-linux-gnu/quire",
+	};
+	char self[PATH_MAX], candidate[PATH_MAX + 64];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *slash;
+
+	if (length < 0)
+		return -errno;
+	self[length] = '\0';
+	slash = strrchr(self, '/');
+	if (!slash)
+		return -ENOENT;
+	*slash = '\0';
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		snprintf(candidate, sizeof(candidate), "%s/%s/libquire_preload.so", self,
+			 places[i]);
+		if (realpath(candidate, path))
+			return 0;
+	}
+	return -ENOENT;
+}

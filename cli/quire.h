@@ -1,0 +1,17 @@
+/* The `quire` command: one function a subcommand. */
+#ifndef QUIRE_CLI_QUIRE_H
+#define QUIRE_CLI_QUIRE_H
+
+/* Exit statuses as a shell gives them. */
+#define EXIT_USAGE 2
+#define EXIT_CANNOT_RUN 126
+#define EXIT_NOT_FOUND 127
+
+/* @argv[0] is the subcommand's name; the result is the exit status. */
+int command_run(int argc, char **argv);
+int command_doctor(int argc, char **argv);
+
+/* Where the preloaded library lies: an absolute path in @path (PATH_MAX). 0 or -ENOENT. */
+int find_library(char *path);
+
+#endif

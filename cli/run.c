@@ -1,0 +1,294 @@
+/*
+ * `quire run`: start PROGRAM with the library in it, and keep the run's directory until it ends.
+ *
+ * The run is a child, so that its state can be removed when it is over. The command then ends as
+ * the program did, by exit status or by signal.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <dirent.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/quire.h"
+#include "frontend/params.h"
+#include "preload/program.h"
+
+#define PARAMS_MAX 64
+/* In the run's directory. */
+#define LIBRARY_LINK "libquire_preload.so"
+
+struct run {
+	const char *params[PARAMS_MAX];
+	int param_count;
+	char **program; /* its argv */
+	char path[PATH_MAX];
+	char library[PATH_MAX];
+	char directory[PATH_MAX / 2];
+	sigset_t client_mask;
+};
+
+/* The child of this run; read by the signal handler. */
+static volatile sig_atomic_t child_pid;
+
+static int parse(int argc, char **argv, struct run *run)
+{
+	int i = 1;
+
+	for (; i < argc && argv[i][0] == '-'; i++) {
+		if (!strcmp(argv[i], "--")) {
+			i++;
+			break;
+		}
+		if (strcmp(argv[i], "--param") || i + 1 >= argc || run->param_count == PARAMS_MAX) {
+			fprintf(stderr, "quire run: bad option '%s'\n", argv[i]);
+			return EXIT_USAGE;
+		}
+		run->params[run->param_count++] = argv[++i];
+	}
+	if (i >= argc) {
+		fprintf(stderr, "quire run: no program given\n");
+		return EXIT_USAGE;
+	}
+	run->program = argv + i;
+	return 0;
+}
+
+/* Everything that can be known to fail is said before anything starts. */
+static int check_program(struct run *run)
+{
+	int error = program_find(run->program[0], getenv("PATH"), run->path, sizeof(run->path));
+	enum program_kind kind;
+
+	if (error) {
+		fprintf(stderr, "quire run: %s: %s\n", run->program[0], strerror(-error));
+		return error == -ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN;
+	}
+	kind = program_check(run->path);
+	if (kind == PROGRAM_OK)
+		return 0;
+	fprintf(stderr, "quire run: %s %s\n", run->path,
+		kind == PROGRAM_UNREADABLE ? strerror(errno) : program_reason(kind));
+	return EXIT_CANNOT_RUN;
+}
+
+static const char *run_parent(void)
+{
+	const char *parent = getenv("TMPDIR");
+
+	if (!access("/dev/shm", W_OK))
+		return "/dev/shm";
+	return parent && parent[0] == '/' ? parent : "/tmp";
+}
+
+/* Directories of runs whose command was killed: "quire-run.PID.XXXXXX" without a process PID. */
+static void sweep_stale(const char *parent)
+{
+	DIR *listing = opendir(parent);
+	char path[PATH_MAX];
+	struct dirent *entry;
+	struct stat status;
+	int pid;
+
+	while (listing && (entry = readdir(listing))) {
+		if (sscanf(entry->d_name, "quire-run.%d.", &pid) != 1 || pid <= 0 ||
+		    !kill(pid, 0) || errno != ESRCH)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", parent, entry->d_name);
+		if (lstat(path, &status) || !S_ISDIR(status.st_mode) || status.st_uid != geteuid())
+			continue;
+		strncat(path, "/" LIBRARY_LINK, sizeof(path) - strlen(path) - 1);
+		unlink(path);
+		*strrchr(path, '/') = '\0';
+		params_destroy(path);
+	}
+	if (listing)
+		closedir(listing);
+}
+
+static void remove_directory(const struct run *run)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
+	unlink(path);
+	params_destroy(run->directory);
+}
+
+static int make_directory(struct run *run)
+{
+	char path[PATH_MAX];
+	int error;
+
+	sweep_stale(run_parent());
+	snprintf(run->directory, sizeof(run->directory), "%s/quire-run.%d.XXXXXX", run_parent(),
+		 (int)getpid());
+	if (!mkdtemp(run->directory)) {
+		fprintf(stderr, "quire run: %s: %s\n", run->directory, strerror(errno));
+		return EXIT_CANNOT_RUN;
+	}
+	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
+	error = params_create(run->directory);
+	if (!error && symlink(run->library, path))
+		error = -errno;
+	for (int i = 0; !error && i < run->param_count; i++) {
+		error = params_set(run->directory, run->params[i]);
+		if (error)
+			fprintf(stderr, "quire run: --param %s: %s\n", run->params[i],
+				error == -ENOENT ? "no such parameter" : "bad value");
+	}
+	if (!error)
+		return 0;
+	remove_directory(run);
+	return error == -ENOENT || error == -EINVAL ? EXIT_USAGE : EXIT_CANNOT_RUN;
+}
+
+static void set_environment(const struct run *run)
+{
+	const char *present = getenv("LD_PRELOAD");
+	char library[PATH_MAX], *preload;
+
+	/* The list is separated by spaces and colons: a path with one of them goes by the link. */
+	snprintf(library, sizeof(library), "%s/" LIBRARY_LINK, run->directory);
+	if (asprintf(&preload, "%s%s%s", strpbrk(run->library, " :") ? library : run->library,
+		     present ? " " : "", present ? present : "") < 0)
+		_exit(EXIT_CANNOT_RUN);
+	setenv("LD_PRELOAD", preload, 1);
+	setenv(PARAMS_RUN_DIR, run->directory, 1);
+	free(preload);
+}
+
+static void run_child(const struct run *run, pid_t parent)
+{
+	/* A run does not outlive its command, whose directory it needs. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(EXIT_CANNOT_RUN);
+	sigprocmask(SIG_SETMASK, &run->client_mask, NULL);
+	set_environment(run);
+	execv(run->path, run->program);
+	if (errno == ENOEXEC) {
+		/* A script without its first line: the shell's, as execvp(3) has it. */
+		size_t count = 0;
+		char **argv;
+
+		while (run->program[count])
+			count++;
+		argv = calloc(count + 2, sizeof(*argv));
+		if (argv) {
+			argv[0] = (char *)"/bin/sh";
+			argv[1] = (char *)(uintptr_t)run->path;
+			memcpy(argv + 2, run->program + 1, count * sizeof(*argv));
+			execv(argv[0], argv);
+		}
+	}
+	fprintf(stderr, "quire run: %s: %s\n", run->path, strerror(errno));
+	_exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN);
+}
+
+static void forward(int signal)
+{
+	int saved_errno = errno;
+
+	if (child_pid > 0)
+		kill((pid_t)child_pid, signal);
+	errno = saved_errno;
+}
+
+/* A terminal's own signals reach the whole foreground group; the others are ours to pass on. */
+static void set_handlers(struct run *run)
+{
+	static const int passed_on[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH};
+	struct sigaction act = {.sa_handler = forward, .sa_flags = SA_RESTART};
+	sigset_t passed;
+
+	sigemptyset(&passed);
+	for (size_t i = 0; i < sizeof(passed_on) / sizeof(passed_on[0]); i++)
+		sigaddset(&passed, passed_on[i]);
+	sigprocmask(SIG_BLOCK, &passed, &run->client_mask);
+	child_pid = 0;
+	for (size_t i = 0; i < sizeof(passed_on) / sizeof(passed_on[0]); i++) {
+		struct sigaction before;
+
+		/* What the caller ignores (nohup) stays ignored, in the child too. */
+		if (!sigaction(passed_on[i], NULL, &before) && before.sa_handler != SIG_IGN)
+			sigaction(passed_on[i], &act, NULL);
+	}
+}
+
+static int wait_for(pid_t pid)
+{
+	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	int status;
+
+	/* Interrupting the program is not interrupting us: its directory is to be removed. */
+	sigaction(SIGINT, &ignore, NULL);
+	sigaction(SIGQUIT, &ignore, NULL);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -1;
+	return status;
+}
+
+/* End as the program did. */
+static int end_as(int status)
+{
+	const struct rlimit no_core = {0, 0};
+	struct sigaction fallback = {.sa_handler = SIG_DFL};
+	sigset_t one;
+	int signal;
+
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	signal = WTERMSIG(status);
+	setrlimit(RLIMIT_CORE, &no_core);
+	sigaction(signal, &fallback, NULL);
+	sigemptyset(&one);
+	sigaddset(&one, signal);
+	raise(signal);
+	sigprocmask(SIG_UNBLOCK, &one, NULL);
+	return 128 + signal;
+}
+
+int command_run(int argc, char **argv)
+{
+	static struct run run;
+	pid_t parent = getpid(), pid;
+	int status = parse(argc, argv, &run);
+
+	if (!status)
+		status = check_program(&run);
+	if (status)
+		return status;
+	if (find_library(run.library)) {
+		fprintf(stderr, "quire run: libquire_preload.so is not beside this command\n");
+		return EXIT_CANNOT_RUN;
+	}
+	status = make_directory(&run);
+	if (status)
+		return status;
+	set_handlers(&run);
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0)
+		run_child(&run, parent);
+	if (pid < 0) {
+		fprintf(stderr, "quire run: %s\n", strerror(errno));
+		remove_directory(&run);
+		return EXIT_CANNOT_RUN;
+	}
+	child_pid = pid;
+	sigprocmask(SIG_SETMASK, &run.client_mask, NULL);
+	status = wait_for(pid);
+	child_pid = 0;
+	remove_directory(&run);
+	return status == -1 ? EXIT_CANNOT_RUN : end_as(status);
+}

@@ -1,0 +1,51 @@
+/* What happens when the library is loaded: nothing that a program could notice. */
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/params.h"
+#include "preload/environment.h"
+#include "preload/real.h"
+
+/* Written by the constructor only. */
+static char preload_variable[PATH_MAX + 16];
+static char directory_variable[PATH_MAX + 16];
+
+bool environment_is_set(void)
+{
+	return directory_variable[0] && preload_variable[0];
+}
+
+char *environment_preload(void)
+{
+	return preload_variable;
+}
+
+const char *environment_library(void)
+{
+	return preload_variable + strlen("LD_PRELOAD=");
+}
+
+char *environment_run_directory(void)
+{
+	return directory_variable;
+}
+
+__attribute__((constructor)) static void library_loaded(void)
+{
+	const char *directory = getenv(PARAMS_RUN_DIR);
+	Dl_info self;
+
+	client_call_begin();
+	params_attach(directory);
+	if (dladdr(preload_variable, &self) && self.dli_fname && directory &&
+	    strlen(self.dli_fname) < PATH_MAX && strlen(directory) < PATH_MAX) {
+		snprintf(preload_variable, sizeof(preload_variable), "LD_PRELOAD=%s",
+			 self.dli_fname);
+		snprintf(directory_variable, sizeof(directory_variable), "%s=%s", PARAMS_RUN_DIR,
+			 directory);
+	}
+	client_call_end();
+}

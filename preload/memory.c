@@ -1,0 +1,388 @@
+/*
+ * Calls that change the client's address space. vCPUs leave the range before the call and may
+ * fault on it again after it (frontend/mm_events.h), as with the kernel's MMU notifier.
+ */
+#include "preload/memory.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <unistd.h>
+
+#include "frontend/file.h"
+#include "frontend/mm_events.h"
+#include "hosts/process/guard.h"
+#include "hosts/process/process.h"
+#include "preload/real.h"
+
+#define PAGE_BYTES 4096ul
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef MADV_GUARD_REMOVE
+#define MADV_GUARD_REMOVE 103
+#endif
+#ifndef UFFDIO_MOVE
+#define UFFDIO_MOVE_NUMBER 0x05
+#else
+#define UFFDIO_MOVE_NUMBER _UFFDIO_MOVE
+#endif
+
+/* A range of addresses; empty when the call could not mean any. */
+struct range {
+	uintptr_t start, end;
+};
+
+static struct range range_of(const void *address, size_t length_bytes)
+{
+	uintptr_t start = (uintptr_t)address & ~(PAGE_BYTES - 1);
+	uintptr_t end;
+
+	if (__builtin_add_overflow((uintptr_t)address, length_bytes, &end) ||
+	    __builtin_add_overflow(end, PAGE_BYTES - 1, &end))
+		return (struct range){0, 0};
+	return (struct range){start, end & ~(PAGE_BYTES - 1)};
+}
+
+static bool is_empty(struct range range)
+{
+	return range.start >= range.end;
+}
+
+/* Around the real call; an empty range changes nothing. errno is kept by end. */
+static void change_begin(struct range range)
+{
+	if (!is_empty(range))
+		mm_change_begin(range.start, range.end);
+}
+
+static void change_end(struct range range)
+{
+	int error = errno;
+
+	if (!is_empty(range)) {
+		mm_change_end(range.start, range.end);
+		file_unmapped(range.start, range.end);
+	}
+	errno = error;
+}
+
+/* Ask the file of @fd how it may be mapped: the offset to map at, or -errno. */
+static off_t file_offset_for(struct file *file, const struct file_map_request *request)
+{
+	const struct file_ops *ops = file_ops_of(file);
+	int answer = ops->map ? ops->map(file, request) : -ENODEV;
+	off_t end = (off_t)((file_size_bytes(file) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1));
+
+	if (answer < 0)
+		return answer;
+	/* Pages past the end of the file raise SIGBUS, whatever the client asked for. */
+	return answer == 0 ? request->offset_bytes : request->offset_bytes + end;
+}
+
+/* Everything of mmap(2) but the address. */
+struct map_call {
+	void *address;
+	struct file_map_request request;
+	int fd;
+};
+
+static void *map_inside(const struct map_call *call)
+{
+	const struct file_map_request *request = &call->request;
+	struct range replaced = {0, 0};
+	struct file *file = NULL;
+	off_t offset = request->offset_bytes;
+	void *mapped = MAP_FAILED;
+
+	if (call->fd >= 0 && !(request->flags & MAP_ANONYMOUS))
+		file = file_get(call->fd);
+	if (file)
+		offset = file_offset_for(file, request);
+	if (file && offset < 0) {
+		errno = (int)-offset;
+		goto put_file;
+	}
+	if ((request->flags & MAP_FIXED) && !(request->flags & MAP_FIXED_NOREPLACE))
+		replaced = range_of(call->address, request->length_bytes);
+	change_begin(replaced);
+	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags,
+			    call->fd, offset);
+	change_end(replaced);
+	if (is_empty(replaced))
+		process_mappings_changed();
+	if (file && mapped != MAP_FAILED) {
+		struct range range = range_of(mapped, request->length_bytes);
+
+		file_mapped(range.start, range.end);
+	}
+put_file:
+	if (file)
+		file_put(file);
+	return mapped;
+}
+
+INTERPOSED void *mmap(void *address, size_t length_bytes, int prot, int flags, int fd, off_t offset)
+{
+	const struct map_call call = {
+	    .address = address,
+	    .request = {length_bytes, prot, flags, offset},
+	    .fd = fd,
+	};
+	void *mapped;
+
+	if (client_call_active() || !file_any())
+		return REAL(mmap)(address, length_bytes, prot, flags, fd, offset);
+	client_call_begin();
+	mapped = map_inside(&call);
+	client_call_end();
+	return mapped;
+}
+INTERPOSED_ALIAS("mmap")
+void *mmap64(void *address, size_t length_bytes, int prot, int flags, int fd, off_t offset);
+
+INTERPOSED int munmap(void *address, size_t length_bytes)
+{
+	struct range range = range_of(address, length_bytes);
+	int result;
+
+	if (client_call_active() || !file_any())
+		return REAL(munmap)(address, length_bytes);
+	client_call_begin();
+	change_begin(range);
+	result = REAL(munmap)(address, length_bytes);
+	change_end(range);
+	client_call_end();
+	return result;
+}
+
+INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags, ...)
+{
+	struct range from = range_of(old, old_bytes > new_bytes ? old_bytes : new_bytes);
+	struct range to = {0, 0};
+	void *target = NULL, *result;
+	va_list arguments;
+
+	if (flags & MREMAP_FIXED) {
+		va_start(arguments, flags);
+		target = va_arg(arguments, void *);
+		va_end(arguments);
+		to = range_of(target, new_bytes);
+	}
+	if (client_call_active() || !file_any())
+		return REAL(mremap)(old, old_bytes, new_bytes, flags, target);
+	client_call_begin();
+	change_begin(from);
+	change_begin(to);
+	result = REAL(mremap)(old, old_bytes, new_bytes, flags, target);
+	if (result != MAP_FAILED && file_may_be_mapped(from.start, from.end)) {
+		struct range moved = range_of(result, new_bytes);
+
+		file_mapped(moved.start, moved.end);
+	}
+	change_end(to);
+	change_end(from);
+	client_call_end();
+	return result;
+}
+
+INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
+{
+	struct range range = range_of(address, length_bytes);
+	int result;
+
+	if (client_call_active() || !file_any())
+		return REAL(mprotect)(address, length_bytes, prot);
+	client_call_begin();
+	change_begin(range);
+	result = REAL(mprotect)(address, length_bytes, prot);
+	change_end(range);
+	client_call_end();
+	return result;
+}
+
+INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int key)
+{
+	struct range range = range_of(address, length_bytes);
+	int result;
+
+	if (client_call_active() || !file_any())
+		return REAL(pkey_mprotect)(address, length_bytes, prot, key);
+	client_call_begin();
+	change_begin(range);
+	result = REAL(pkey_mprotect)(address, length_bytes, prot, key);
+	change_end(range);
+	client_call_end();
+	return result;
+}
+
+/* Is @address in a client's mapping of a guest_memfd? Reads the kernel's list: for rare calls. */
+static bool is_guest_memfd(const void *address)
+{
+	char line[512];
+	unsigned long start, end;
+	bool found = false;
+	FILE *maps = fopen("/proc/self/maps", "re");
+
+	if (!maps)
+		return false;
+	while (!found && fgets(line, sizeof(line), maps)) {
+		if (sscanf(line, "%lx-%lx", &start, &end) != 2 || (uintptr_t)address >= end)
+			continue;
+		if ((uintptr_t)address < start)
+			break;
+		found = strstr(line, "/memfd:[kvm-gmem]") != NULL;
+		break;
+	}
+	fclose(maps);
+	return found;
+}
+
+static int advise_inside(void *address, size_t length_bytes, int advice)
+{
+	struct range range = range_of(address, length_bytes);
+	struct range changed = {0, 0};
+	int result;
+
+	if ((advice == MADV_HUGEPAGE || advice == MADV_COLLAPSE) &&
+	    file_may_be_mapped(range.start, range.end) && is_guest_memfd(address))
+		return advice == MADV_HUGEPAGE ? 0 : (int)real_result(-EINVAL);
+	/* Other advice changes at most what an address holds, which follows it by itself. */
+	if (advice == MADV_GUARD_INSTALL || advice == MADV_GUARD_REMOVE)
+		changed = range;
+	change_begin(changed);
+	result = REAL(madvise)(address, length_bytes, advice);
+	change_end(changed);
+	if (is_empty(changed))
+		process_mappings_changed();
+	return result;
+}
+
+INTERPOSED int madvise(void *address, size_t length_bytes, int advice)
+{
+	int result;
+
+	if (client_call_active() || !file_any())
+		return REAL(madvise)(address, length_bytes, advice);
+	client_call_begin();
+	result = advise_inside(address, length_bytes, advice);
+	client_call_end();
+	return result;
+}
+
+INTERPOSED int brk(void *end)
+{
+	struct range range;
+	char *now;
+	int result;
+
+	if (client_call_active() || !file_any())
+		return REAL(brk)(end);
+	client_call_begin();
+	now = REAL(sbrk)(0);
+	range =
+	    (char *)end < now ? range_of(end, (size_t)(now - (char *)end)) : (struct range){0, 0};
+	change_begin(range);
+	result = REAL(brk)(end);
+	change_end(range);
+	client_call_end();
+	return result;
+}
+
+INTERPOSED void *sbrk(intptr_t increment)
+{
+	struct range range;
+	void *result;
+
+	if (client_call_active() || !file_any() || increment >= 0)
+		return REAL(sbrk)(increment);
+	client_call_begin();
+	range = range_of((char *)REAL(sbrk)(0) + increment, (size_t)-increment);
+	change_begin(range);
+	result = REAL(sbrk)(increment);
+	change_end(range);
+	client_call_end();
+	return result;
+}
+
+INTERPOSED void *shmat(int id, const void *address, int flags)
+{
+	struct range range = {0, 0};
+	struct shmid_ds segment;
+	void *result;
+
+	if (client_call_active() || !file_any())
+		return REAL(shmat)(id, address, flags);
+	client_call_begin();
+	if ((flags & SHM_REMAP) && !shmctl(id, IPC_STAT, &segment))
+		range = range_of(address, segment.shm_segsz);
+	change_begin(range);
+	result = REAL(shmat)(id, address, flags);
+	change_end(range);
+	if (is_empty(range))
+		process_mappings_changed();
+	client_call_end();
+	return result;
+}
+
+INTERPOSED int shmdt(const void *address)
+{
+	struct process_mapping mapping;
+	struct range range = {0, 0};
+	int result;
+
+	if (client_call_active() || !file_any())
+		return REAL(shmdt)(address);
+	client_call_begin();
+	if (process_mapping_find((uintptr_t)address, &mapping))
+		range = (struct range){(uintptr_t)address, mapping.end};
+	change_begin(range);
+	result = REAL(shmdt)(address);
+	change_end(range);
+	client_call_end();
+	return result;
+}
+
+bool memory_is_userfault_change(unsigned long command)
+{
+	unsigned int number = _IOC_NR(command);
+
+	if (_IOC_TYPE(command) != UFFDIO || !file_any())
+		return false;
+	return number == _UFFDIO_REGISTER || number == _UFFDIO_UNREGISTER ||
+	       number == _UFFDIO_WRITEPROTECT || number == UFFDIO_MOVE_NUMBER;
+}
+
+long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argument,
+			    long (*forward)(int fd, unsigned long command, unsigned long argument))
+{
+	/* All begin with {start, length}; a move with {destination, source, length}. */
+	uint64_t words[3] = {0, 0, 0};
+	bool moves = _IOC_NR(command) == UFFDIO_MOVE_NUMBER;
+	struct range first, second = {0, 0};
+	size_t wanted = moves ? 24 : 16, done;
+	long result;
+
+	client_call_begin();
+	if (guard_copy(words, (const void *)argument, wanted, &done) != GUARD_OK)
+		words[1] = words[2] = 0;
+	first = range_of((const void *)words[0], moves ? words[2] : words[1]);
+	if (moves)
+		second = range_of((const void *)words[1], words[2]);
+	change_begin(first);
+	change_begin(second);
+	result = forward(fd, command, argument);
+	change_end(second);
+	change_end(first);
+	client_call_end();
+	return result;
+}

@@ -1,0 +1,155 @@
+/* Can a program be run with us in it? Reads the file's own headers, nothing else. */
+#include "preload/program.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define HEAD_BYTES 256
+#define INTERPRETERS_MAX 4 /* a script's interpreter may be a script, this deep */
+#define SEGMENTS_MAX 128
+
+/* "#! interpreter argument": the interpreter's path, in place. */
+static char *script_interpreter(char *head)
+{
+	char *start = head + 2 + strspn(head + 2, " \t");
+
+	start[strcspn(start, " \t\r\n")] = '\0';
+	return start;
+}
+
+static bool is_glibc_linker(int fd, const Elf64_Phdr *segment)
+{
+	char name[HEAD_BYTES];
+	size_t size = segment->p_filesz < sizeof(name) - 1 ? segment->p_filesz : sizeof(name) - 1;
+	ssize_t got = pread(fd, name, size, (off_t)segment->p_offset);
+
+	if (got <= 0)
+		return false;
+	name[got] = '\0';
+	/* Also by a private path, as in /nix/store/.../ld-linux-x86-64.so.2. */
+	return strstr(name, "ld-linux-x86-64") || strstr(name, "ld-2.");
+}
+
+static enum program_kind elf_check(int fd, const void *head)
+{
+	Elf64_Ehdr header;
+
+	memcpy(&header, head, sizeof(header));
+	if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_X86_64)
+		return PROGRAM_FOREIGN;
+	for (unsigned int i = 0; i < header.e_phnum && i < SEGMENTS_MAX; i++) {
+		Elf64_Phdr segment;
+
+		if (pread(fd, &segment, sizeof(segment),
+			  (off_t)(header.e_phoff + i * sizeof(segment))) != sizeof(segment))
+			break;
+		if (segment.p_type == PT_INTERP)
+			return is_glibc_linker(fd, &segment) ? PROGRAM_OK : PROGRAM_FOREIGN;
+	}
+	return PROGRAM_STATIC;
+}
+
+/* One file: @head receives its first bytes, for a script's interpreter. */
+static enum program_kind file_check(const char *path, char head[HEAD_BYTES], bool *is_script)
+{
+	enum program_kind kind = PROGRAM_OK;
+	struct stat status;
+	ssize_t got;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	*is_script = false;
+	if (fd < 0)
+		return PROGRAM_UNREADABLE;
+	memset(head, 0, HEAD_BYTES);
+	got = pread(fd, head, HEAD_BYTES - 1, 0);
+	if (got < 0)
+		kind = PROGRAM_UNREADABLE;
+	else if (got >= (ssize_t)sizeof(Elf64_Ehdr) && !memcmp(head, ELFMAG, SELFMAG))
+		kind = elf_check(fd, head);
+	else if (head[0] == '#' && head[1] == '!')
+		*is_script = true;
+	if (kind == PROGRAM_OK && !fstat(fd, &status) &&
+	    (((status.st_mode & S_ISUID) && status.st_uid != geteuid()) ||
+	     ((status.st_mode & S_ISGID) && status.st_gid != getegid())))
+		kind = *is_script ? PROGRAM_OK : PROGRAM_SETUID;
+	close(fd);
+	return kind;
+}
+
+enum program_kind program_check(const char *path)
+{
+	char heads[2][HEAD_BYTES];
+	enum program_kind kind = PROGRAM_OK;
+	bool is_script = true;
+
+	for (int depth = 0; is_script && depth < INTERPRETERS_MAX; depth++) {
+		char *head = heads[depth & 1];
+
+		kind = file_check(path, head, &is_script);
+		if (is_script)
+			path = script_interpreter(head);
+	}
+	return kind;
+}
+
+const char *program_reason(enum program_kind kind)
+{
+	switch (kind) {
+	case PROGRAM_STATIC:
+		return "is statically linked, so Quire's library cannot be loaded into it; "
+		       "build it dynamically against glibc";
+	case PROGRAM_FOREIGN:
+		return "is not a dynamically linked x86-64 glibc program, so Quire's library "
+		       "cannot be loaded into it";
+	case PROGRAM_SETUID:
+		return "is set-user-ID or set-group-ID, where preloaded libraries are ignored";
+	case PROGRAM_UNREADABLE:
+		return "cannot be read";
+	default:
+		return "can be run";
+	}
+}
+
+static bool is_runnable(const char *path)
+{
+	struct stat status;
+
+	return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
+}
+
+int program_find(const char *name, const char *search, char *path, size_t path_bytes)
+{
+	size_t length = strlen(name);
+	int error = -ENOENT;
+
+	if (strchr(name, '/')) {
+		if (length >= path_bytes)
+			return -ENAMETOOLONG;
+		memcpy(path, name, length + 1);
+		return access(path, F_OK) ? -ENOENT : is_runnable(path) ? 0 : -EACCES;
+	}
+	if (!search)
+		search = "/bin:/usr/bin";
+	for (;;) {
+		size_t part = strcspn(search, ":");
+
+		if (part + length + 2 <= path_bytes && length) {
+			memcpy(path, search, part);
+			path[part] = '/';
+			memcpy(path + part + (part != 0), name, length + 1);
+			if (is_runnable(path))
+				return 0;
+			if (!access(path, F_OK))
+				error = -EACCES;
+		}
+		if (!search[part])
+			return error;
+		search += part + 1;
+	}
+}

@@ -1,0 +1,27 @@
+/* Can a program be run with us in it? Shared by the launcher and the interposed exec calls. */
+#ifndef QUIRE_PRELOAD_PROGRAM_H
+#define QUIRE_PRELOAD_PROGRAM_H
+
+#include <stddef.h>
+
+enum program_kind {
+	PROGRAM_OK,	    /* dynamically linked for this machine and libc */
+	PROGRAM_UNREADABLE, /* errno says why; the kernel will say it, too */
+	PROGRAM_STATIC,	    /* no dynamic linker: nothing can be preloaded */
+	PROGRAM_FOREIGN,    /* another libc's dynamic linker, or another machine's code */
+	PROGRAM_SETUID,	    /* the dynamic linker ignores preloads there */
+};
+
+/*
+ * Look at the file @path, or at the interpreter of a script. Async-signal-safe (used between vfork
+ * and exec). errno is unspecified unless UNREADABLE.
+ */
+enum program_kind program_check(const char *path);
+
+/* A sentence for people: why @kind cannot run. */
+const char *program_reason(enum program_kind kind);
+
+/* Look @name up as execvp(3) does, in @search ("PATH"'s value, NULL: the default). 0 or -errno. */
+int program_find(const char *name, const char *search, char *path, size_t path_bytes);
+
+#endif

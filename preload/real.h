@@ -1,0 +1,32 @@
+/* The functions behind the interposed ones: libc's, or those of another preloaded library. */
+#ifndef QUIRE_PRELOAD_REAL_H
+#define QUIRE_PRELOAD_REAL_H
+
+#include "frontend/client_call.h"
+
+#define INTERPOSED __attribute__((visibility("default"), used))
+/* A second name of an interposed function: the types are the same on x86-64. */
+#define INTERPOSED_ALIAS(target) __attribute__((visibility("default"), alias(target)))
+#ifndef __clang__
+/* libc declares some names of one function with fewer attributes than others. */
+#pragma GCC diagnostic ignored "-Wmissing-attributes"
+#endif
+
+/*
+ * Looked up at the first call, which may come before our constructor. Two threads that race find
+ * the same address.
+ */
+void *real_lookup(void **slot, const char *name);
+
+#define REAL(name)                                                           \
+	({                                                                   \
+		static void *slot;                                           \
+		(__typeof__(&name))(__atomic_load_n(&slot, __ATOMIC_RELAXED) \
+					? slot                               \
+					: real_lookup(&slot, #name));        \
+	})
+
+/* A kernel-style result as libc gives it. */
+long real_result(long result);
+
+#endif

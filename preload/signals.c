@@ -1,0 +1,94 @@
+/* Signal calls: the client's handlers and masks go through frontend/signal_actions.h. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+#include "frontend/signal_actions.h"
+#include "preload/real.h"
+
+int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
+sighandler_t __sysv_signal(int signal, sighandler_t handler);
+sighandler_t sysv_signal(int signal, sighandler_t handler);
+sighandler_t bsd_signal(int signal, sighandler_t handler);
+sighandler_t ssignal(int signal, sighandler_t handler);
+
+INTERPOSED int sigaction(int signal, const struct sigaction *act, struct sigaction *old)
+{
+	if (client_call_active())
+		return REAL(sigaction)(signal, act, old);
+	return (int)real_result(signal_action_change(signal, act, old));
+}
+INTERPOSED_ALIAS("sigaction")
+int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
+
+static sighandler_t set_handler(int signal, sighandler_t handler, int flags, int blocks_itself)
+{
+	struct sigaction act = {.sa_handler = handler, .sa_flags = flags}, old;
+	int error;
+
+	sigemptyset(&act.sa_mask);
+	if (blocks_itself)
+		sigaddset(&act.sa_mask, signal);
+	error = handler == SIG_ERR ? -EINVAL : signal_action_change(signal, &act, &old);
+	if (error) {
+		errno = -error;
+		return SIG_ERR;
+	}
+	return old.sa_handler;
+}
+
+INTERPOSED sighandler_t signal(int signal_number, sighandler_t handler)
+{
+	return set_handler(signal_number, handler, SA_RESTART, 1);
+}
+INTERPOSED_ALIAS("signal") sighandler_t bsd_signal(int signal_number, sighandler_t handler);
+INTERPOSED_ALIAS("signal") sighandler_t ssignal(int signal_number, sighandler_t handler);
+
+INTERPOSED sighandler_t __sysv_signal(int signal_number, sighandler_t handler)
+{
+	return set_handler(signal_number, handler, SA_RESETHAND | SA_NODEFER, 0);
+}
+INTERPOSED_ALIAS("__sysv_signal")
+sighandler_t sysv_signal(int signal_number, sighandler_t handler);
+
+INTERPOSED int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+{
+	if (client_call_active())
+		return REAL(pthread_sigmask)(how, set, old);
+	return -signal_mask_change(how, set, old);
+}
+
+INTERPOSED int sigprocmask(int how, const sigset_t *set, sigset_t *old)
+{
+	if (client_call_active())
+		return REAL(sigprocmask)(how, set, old);
+	return (int)real_result(signal_mask_change(how, set, old));
+}
+
+INTERPOSED sighandler_t sigset(int signal_number, sighandler_t disposition)
+{
+	sighandler_t previous;
+	sigset_t one, before;
+	struct sigaction current;
+
+	sigemptyset(&one);
+	if (sigaddset(&one, signal_number))
+		return SIG_ERR;
+	if (disposition == SIG_HOLD) {
+		if (sigprocmask(SIG_BLOCK, &one, &before) ||
+		    sigaction(signal_number, NULL, &current))
+			return SIG_ERR;
+		previous = current.sa_handler;
+	} else {
+		previous = set_handler(signal_number, disposition, 0, 0);
+		if (previous == SIG_ERR || sigprocmask(SIG_UNBLOCK, &one, &before))
+			return SIG_ERR;
+	}
+	return sigismember(&before, signal_number) == 1 ? SIG_HOLD : previous;
+}
+
+INTERPOSED int sigignore(int signal_number)
+{
+	return set_handler(signal_number, SIG_IGN, 0, 0) == SIG_ERR ? -1 : 0;
+}
