@@ -36,6 +36,10 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	ret = vm->host->page_get(vm->host_ctx, found->hva, page_flags(fault), &found->page);
 	if (ret == -EROFS)
 		return QUIRE_EMULATE;
+	/* A flusher's kick ends the wait too; only what the client raised ends the run. */
+	if (ret == -EINTR &&
+	    !(atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT))
+		return QUIRE_RETRY;
 	if (found->slot_flags & QUIRE_SLOT_READONLY)
 		found->page.writable = 0;
 	return ret;
