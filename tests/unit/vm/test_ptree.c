@@ -1,0 +1,266 @@
+/* The persistent tree against a sorted array, version by version, with and without memory. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "fake_host.h"
+#include "src/vm/ptree.h"
+
+#define KEYS 600u
+
+/* The same items, naively: end of key i, 0 when absent. */
+struct model {
+	u64 end[KEYS];
+	u64 count;
+};
+
+static void *value_of(u64 key)
+{
+	return (void *)(uintptr_t)(key * 3 + 1);
+}
+
+static void check_floor(const struct ptree *tree, const struct model *model, u64 key)
+{
+	struct ptree_item item = {0};
+	s64 want = (s64)key;
+	int found = ptree_floor(tree, key, &item);
+
+	while (want >= 0 && !model->end[want])
+		want--;
+	assert_int_equal(found, want >= 0);
+	if (!found)
+		return;
+	assert_int_equal(item.key, want);
+	assert_int_equal(item.end, model->end[want]);
+	assert_ptr_equal(item.value, value_of(item.key));
+}
+
+static void check_overlap(const struct ptree *tree, const struct model *model, u64 start, u64 end)
+{
+	struct ptree_cursor cursor;
+	struct ptree_item item;
+	u64 want = 0;
+
+	ptree_for_overlap(tree, start, end, &cursor, &item)
+	{
+		while (want < KEYS && !(want < end && model->end[want] > start))
+			want++;
+		assert_in_range(want, 0, KEYS - 1);
+		assert_int_equal(item.key, want);
+		assert_int_equal(item.end, model->end[want]);
+		want++;
+	}
+	for (; want < KEYS && want < end; want++)
+		assert_true(model->end[want] <= start);
+}
+
+static void check_tree(const struct ptree *tree, const struct model *model)
+{
+	assert_int_equal(tree->count, model->count);
+	for (u64 key = 0; key < KEYS; key++)
+		check_floor(tree, model, key);
+	check_overlap(tree, model, 0, UINT64_MAX);
+	for (unsigned int i = 0; i < 8; i++) {
+		u64 start = (u64)rand() % KEYS;
+
+		check_overlap(tree, model, start, start + 1 + (u64)rand() % 64);
+	}
+}
+
+/* One random change; the model changes when the tree did. */
+static int change_one(struct ptree *tree, struct model *model, struct ptree_edit *edit, u64 key)
+{
+	struct ptree_item item = {key, key + 1 + (u64)rand() % 40, value_of(key)};
+	int error;
+
+	if (model->end[key]) {
+		error = ptree_remove(tree, key, edit);
+		if (!error) {
+			model->end[key] = 0;
+			model->count--;
+		}
+		return error;
+	}
+	error = ptree_insert(tree, &item, edit);
+	if (!error) {
+		model->end[key] = item.end;
+		model->count++;
+	}
+	return error;
+}
+
+static u64 pick_key(unsigned int round)
+{
+	/* Rising, falling, random: each shape fills and empties nodes differently. */
+	switch (round / KEYS % 4) {
+	case 0:
+		return round % KEYS;
+	case 1:
+		return KEYS - 1 - round % KEYS;
+	default:
+		return (u64)rand() % KEYS;
+	}
+}
+
+static void test_versions(void **state)
+{
+	static struct model model, old_model;
+	struct ptree tree = {0}, old;
+	struct ptree_edit edit;
+	unsigned int round = 0;
+
+	fake_reset();
+	srand(1);
+	while (round < 8 * KEYS) {
+		unsigned int changes = 1 + (unsigned int)rand() % 12;
+
+		old = tree;
+		old_model = model;
+		ptree_edit_init(&edit, &fake_ops, NULL);
+		for (unsigned int i = 0; i < changes; i++)
+			assert_int_equal(change_one(&tree, &model, &edit, pick_key(round++)), 0);
+		ptree_edit_seal(&edit);
+		check_tree(&tree, &model);
+		check_tree(&old, &old_model);
+		ptree_edit_free_replaced(&edit);
+		check_tree(&tree, &model);
+	}
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
+/* What comes out of the edit is thrown away, or fails for want of memory: old is as it was. */
+static void test_abort_and_no_memory(void **state)
+{
+	static struct model model, new_model;
+	struct ptree tree = {0};
+	struct ptree_edit edit;
+
+	fake_reset();
+	srand(2);
+	for (unsigned int round = 0; round < 400; round++) {
+		u64 live = fake.live_allocs;
+		int error = -ENOMEM;
+
+		for (u64 fail = 1; error == -ENOMEM; fail++) {
+			struct ptree new = tree;
+
+			new_model = model;
+			ptree_edit_init(&edit, &fake_ops, NULL);
+			fake_fail_in(fail);
+			error = 0;
+			for (unsigned int i = 0; i < 3 && !error; i++)
+				error = change_one(&new, &new_model, &edit, (u64)rand() % KEYS);
+			fake_fail_in(0);
+			if (!error && (round & 1))
+				ptree_edit_seal(&edit);
+			ptree_edit_abort(&edit);
+			assert_int_equal(fake.live_allocs, live);
+			if (round % 16 == 0)
+				check_tree(&tree, &model);
+		}
+		assert_int_equal(error, 0);
+		ptree_edit_init(&edit, &fake_ops, NULL);
+		assert_int_equal(change_one(&tree, &model, &edit, pick_key(round * 3)), 0);
+		ptree_edit_seal(&edit);
+		ptree_edit_free_replaced(&edit);
+	}
+	check_tree(&tree, &model);
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
+/* old -> mid -> new: all replaced nodes freed, or both edits undone. */
+static void test_chained_edits(void **state)
+{
+	static struct model model, mid_model, new_model;
+	struct ptree tree = {0}, mid, new;
+	struct ptree_edit first, second;
+
+	fake_reset();
+	srand(3);
+	for (unsigned int round = 0; round < 1000; round++) {
+		u64 live = fake.live_allocs;
+
+		mid_model = model;
+		mid = tree;
+		ptree_edit_init(&first, &fake_ops, NULL);
+		assert_int_equal(change_one(&mid, &mid_model, &first, (u64)rand() % KEYS), 0);
+		ptree_edit_seal(&first);
+		new_model = mid_model;
+		new = mid;
+		ptree_edit_init(&second, &fake_ops, NULL);
+		assert_int_equal(change_one(&new, &new_model, &second, (u64)rand() % KEYS), 0);
+		ptree_edit_seal(&second);
+		if (round % 50 == 0) {
+			check_tree(&tree, &model);
+			check_tree(&mid, &mid_model);
+			check_tree(&new, &new_model);
+		}
+		if (round % 3 == 0) {
+			ptree_edit_abort(&first);
+			ptree_edit_abort(&second);
+			assert_int_equal(fake.live_allocs, live);
+			continue;
+		}
+		ptree_edit_free_replaced(&first);
+		ptree_edit_free_replaced(&second);
+		tree = new;
+		model = new_model;
+	}
+	check_tree(&tree, &model);
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
+static void test_errors_change_nothing(void **state)
+{
+	struct ptree tree = {0};
+	struct ptree_edit edit;
+	struct ptree_item item = {5, 9, NULL};
+
+	fake_reset();
+	ptree_edit_init(&edit, &fake_ops, NULL);
+	assert_int_equal(ptree_remove(&tree, 5, &edit), -ENOENT);
+	assert_int_equal(ptree_insert(&tree, &item, &edit), 0);
+	assert_int_equal(ptree_insert(&tree, &item, &edit), -EEXIST);
+	assert_int_equal(ptree_remove(&tree, 6, &edit), -ENOENT);
+	assert_int_equal(tree.count, 1);
+	ptree_edit_abort(&edit);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
+/* Rising keys, as slots usually come, fill nodes: the tree costs little more than its items. */
+static void test_rising_keys_are_dense(void **state)
+{
+	struct ptree tree = {0};
+	struct ptree_edit edit;
+
+	fake_reset();
+	ptree_edit_init(&edit, &fake_ops, NULL);
+	for (u64 key = 0; key < 32764; key++) {
+		struct ptree_item item = {key, key + 1, NULL};
+
+		assert_int_equal(ptree_insert(&tree, &item, &edit), 0);
+	}
+	ptree_edit_seal(&edit);
+	assert_in_range(fake.live_bytes, 0, 32764 * 32);
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_versions),
+	    cmocka_unit_test(test_abort_and_no_memory),
+	    cmocka_unit_test(test_chained_edits),
+	    cmocka_unit_test(test_errors_change_nothing),
+	    cmocka_unit_test(test_rising_keys_are_dense),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
