@@ -95,7 +95,7 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 	if (class & (X87_LOADS | X87_STORES))
 		step = op_linear(cpu, op, &linear);
 	if (!step && (class & X87_LOADS))
-		step = mem_read(cpu, linear, memory, op->mem_size);
+		step = mem_read(cpu, linear, memory, op->size);
 	if (unlikely(step))
 		return step;
 	fpu_get(cpu, &image);
@@ -103,7 +103,7 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 		flags |= flags_arithmetic(cpu);
 	flags = fpu_run(&image, (fpu_kernel)(uintptr_t)op->aux, memory, flags);
 	if ((class & X87_STORES) && !x87_store_suppressed(&image, class)) {
-		step = mem_write(cpu, linear, memory, op->mem_size);
+		step = mem_write(cpu, linear, memory, op->size);
 		if (unlikely(step))
 			return step;
 	}
@@ -113,6 +113,18 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 	if (class & X87_FLAGS)
 		flags_set_arithmetic(cpu, flags & FLAGS_ARITHMETIC);
 	return STEP_NEXT;
+}
+
+/* 0: the images of FNSTENV and FNSAVE have another form under a 16-bit operand size. */
+static uint8_t x87_memory_bytes(const struct decoded *decoded)
+{
+	unsigned int size_bytes = 0;
+
+	for (unsigned int i = 0; i < decoded->insn.operand_count_visible; i++) {
+		if (decoded->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			size_bytes = decoded->operand[i].size / 8;
+	}
+	return size_bytes == 14 || size_bytes == 94 || size_bytes > 128 ? 0 : (uint8_t)size_bytes;
 }
 
 static op_fn bind_x87(struct op *op, const struct decoded *decoded)
@@ -126,8 +138,8 @@ static op_fn bind_x87(struct op *op, const struct decoded *decoded)
 		class &= ~(uint64_t)(X87_LOADS | X87_STORES);
 		op->aux = (uint64_t)(uintptr_t)x87_register_kernels[opcode][modrm & 0x3f];
 	} else {
-		/* The images of FNSTENV and FNSAVE have another form in 16-bit code. */
-		if (op->mem_size == 14 || op->mem_size == 94 || op->mem_size > 128)
+		op->size = x87_memory_bytes(decoded);
+		if (!op->size)
 			return exec_unknown;
 		op->aux = (uint64_t)(uintptr_t)x87_memory_kernels[opcode][modrm >> 3 & 7];
 	}
@@ -156,16 +168,29 @@ static enum step exec_fwait(struct cpu *cpu, const struct op *op)
 	return cpu->s.fsw & FSW_ERROR_SUMMARY ? cpu_raise(cpu, VECTOR_MF) : STEP_NEXT;
 }
 
+static uint64_t emms_kernel(void *memory, uint64_t flags)
+{
+	asm volatile("emms"
+		     :
+		     :
+		     : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
+	return flags;
+}
+
 static enum step exec_emms(struct cpu *cpu, const struct op *op)
 {
+	struct fpu_image image = {0};
 	enum step step;
 
 	if (cpu->s.cr0 & CR0_EM)
 		return cpu_raise(cpu, VECTOR_UD);
 	step = x87_check(cpu, X87_PLAIN);
-	if (likely(!step))
-		cpu->s.ftw = 0;
-	return step;
+	if (unlikely(step))
+		return step;
+	fpu_get(cpu, &image);
+	fpu_run(&image, emms_kernel, NULL, 0);
+	fpu_set(cpu, &image);
+	return STEP_NEXT;
 }
 
 #define X87(name, class)                                     \

@@ -37,6 +37,7 @@ enum form_flags {
 	FORM_NO_SHIFT_OF = 1u << 8,	 /* OF undefined unless the count is 1 */
 	FORM_RESULT_IF_SOURCE = 1u << 9, /* operand 0 undefined for a source of 0 */
 	FORM_SMALL_COUNT = 1u << 10,	 /* immediate below the operand's bits */
+	FORM_IMAGE = 1u << 11,		 /* the memory operand is an FXSAVE or XSAVE image */
 	FORM_DIVIDE = 1u << 12,		 /* keep most quotients in range */
 };
 
@@ -65,6 +66,9 @@ enum feature {
 	FEATURE_CX16,
 	FEATURE_LAHF,
 	FEATURE_PCLMUL,
+	FEATURE_XSAVE, /* and the system has turned it on */
+	FEATURE_XSAVEOPT,
+	FEATURE_XSAVEC,
 };
 
 struct form {
@@ -104,6 +108,7 @@ struct test_case {
 	struct machine_state before;
 	uint8_t data[DATA_SIZE];
 	uint32_t undefined; /* flags not to compare */
+	uint64_t target;    /* address of the memory operand; 0: none */
 	ZydisRegister destination;
 	bool result_undefined; /* do not compare operand 0 */
 };

@@ -12,7 +12,8 @@
  *   E register or memory, G and R register, M memory, A accumulator, C the register CL,
  *   I signed immediate, J unsigned immediate, 1 the constant 1,
  *   W xmm register or memory, V and U xmm register, F any ST(i), f ST(0)
- *   b w d q x t 1, 2, 4, 8, 16, 10 bytes; v each of 2, 4, 8; y each of 4, 8; z v but at most 4
+ *   b w d q x t for 1, 2, 4, 8, 16, 10 bytes; e s f g for images of 28, 108, 512, 576 bytes;
+ *   v for each of 2, 4, 8; y for each of 4, 8; z for v but at most 4
  * A pattern of '-' has no operands.
  */
 #define CF 0x001u
@@ -175,6 +176,13 @@ static const struct family families[] = {
      "fdecstp fninit fnclex fnop fwait emms",
      "-", 0, FORM_X87, 0},
     {"ffree", "Fx", 0, FORM_X87, 0},
+    {"fbld fbstp", "Mt", 0, FORM_X87, 0},
+    {"fldenv fnstenv", "Me", 0, FORM_X87, 0},
+    {"frstor fnsave", "Ms", 0, FORM_X87, 0},
+    {"fxsave fxsave64 fxrstor fxrstor64", "Mf", 0, FORM_X87 | FORM_IMAGE, 0},
+    {"xsave xsave64 xrstor xrstor64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVE},
+    {"xsaveopt xsaveopt64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVEOPT},
+    {"xsavec xsavec64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVEC},
     {"fldcw fnstcw", "Mw", 0, FORM_X87, 0},
     {"fnstsw", "Mw|Aw", 0, FORM_X87, 0},
 };
@@ -183,7 +191,9 @@ static bool leaf_bit(uint32_t leaf, unsigned int which, unsigned int bit)
 {
 	uint32_t regs[4] = {0};
 
-	if (!__get_cpuid_count(leaf, 0, &regs[0], &regs[1], &regs[2], &regs[3]))
+	/* The subleaf, where it is not 0, is in the top byte. */
+	if (!__get_cpuid_count(leaf & 0x80ffffff, leaf >> 24 & 0x7f, &regs[0], &regs[1], &regs[2],
+			       &regs[3]))
 		return false;
 	return (regs[which] >> bit) & 1;
 }
@@ -194,13 +204,23 @@ bool feature_present(enum feature feature)
 		uint32_t leaf;
 		uint8_t reg, bit;
 	} where[] = {
-	    [FEATURE_BASE] = {1, 3, 26},	 [FEATURE_SSE3] = {1, 2, 0},
-	    [FEATURE_SSSE3] = {1, 2, 9},	 [FEATURE_SSE41] = {1, 2, 19},
-	    [FEATURE_SSE42] = {1, 2, 20},	 [FEATURE_POPCNT] = {1, 2, 23},
-	    [FEATURE_MOVBE] = {1, 2, 22},	 [FEATURE_LZCNT] = {0x80000001, 2, 5},
-	    [FEATURE_BMI1] = {7, 1, 3},		 [FEATURE_BMI2] = {7, 1, 8},
-	    [FEATURE_ADX] = {7, 1, 19},		 [FEATURE_CX16] = {1, 2, 13},
-	    [FEATURE_LAHF] = {0x80000001, 2, 0}, [FEATURE_PCLMUL] = {1, 2, 1},
+	    [FEATURE_BASE] = {1, 3, 26},
+	    [FEATURE_SSE3] = {1, 2, 0},
+	    [FEATURE_SSSE3] = {1, 2, 9},
+	    [FEATURE_SSE41] = {1, 2, 19},
+	    [FEATURE_SSE42] = {1, 2, 20},
+	    [FEATURE_POPCNT] = {1, 2, 23},
+	    [FEATURE_MOVBE] = {1, 2, 22},
+	    [FEATURE_LZCNT] = {0x80000001, 2, 5},
+	    [FEATURE_BMI1] = {7, 1, 3},
+	    [FEATURE_BMI2] = {7, 1, 8},
+	    [FEATURE_ADX] = {7, 1, 19},
+	    [FEATURE_CX16] = {1, 2, 13},
+	    [FEATURE_LAHF] = {0x80000001, 2, 0},
+	    [FEATURE_PCLMUL] = {1, 2, 1},
+	    [FEATURE_XSAVE] = {1, 2, 27},
+	    [FEATURE_XSAVEOPT] = {0x0100000d, 0, 0},
+	    [FEATURE_XSAVEC] = {0x0100000d, 0, 1},
 	};
 
 	return leaf_bit(where[feature].leaf, where[feature].reg, where[feature].bit);

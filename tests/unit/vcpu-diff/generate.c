@@ -162,8 +162,14 @@ static void state_fill_fx(struct draw *draw)
 	memset(state->fx, 0, sizeof(state->fx));
 	if (x87) {
 		mxcsr = 0x1f80;
-		fcw = (uint16_t)(0x7f | (bits & 0xf00));
-		fsw = (uint16_t)((bits >> 16) & 0x7f00);
+		fcw = (uint16_t)(0x40 | (bits & 0xf00) | ((bits >> 32) & 7 ? 0x3f : bits & 0x3f));
+		fsw = (uint16_t)((bits >> 16) & 0x7f3f);
+		if (fsw & 0x3f & ~fcw) {
+			if (bits & (1 << 13))
+				fsw &= (uint16_t)~0x3fu;
+			else
+				fsw |= 0x8080; /* pending */
+		}
 		state->fx[4] = (uint8_t)(bits & (1 << 12) ? 0xff : bits >> 40);
 	}
 	memcpy(state->fx, &fcw, 2);
@@ -185,6 +191,8 @@ static uint64_t target_draw(struct draw *draw, uint32_t size_bytes)
 
 	if (!(bits & 15)) /* across the border of two pages */
 		return DATA_MIDDLE - 1 - (bits >> 8) % size_bytes;
+	if (size_bytes & (size_bytes - 1)) /* the images: 512 bytes at 16, 576 at 64 */
+		size_bytes = size_bytes > 128 ? 64 : 1;
 	return bits & 0x70 ? address & -(uint64_t)size_bytes : address;
 }
 
@@ -210,7 +218,7 @@ static void state_fill(struct draw *draw)
 		draw->pinned |= 1u << 6 | 1u << 7;
 		draw->reserved |= 1u << 1;
 	}
-	if (flags & FORM_DIVIDE)
+	if (flags & (FORM_DIVIDE | FORM_IMAGE))
 		draw->reserved |= 1u << 0 | 1u << 2;
 	state_fill_fx(draw);
 }
@@ -301,6 +309,14 @@ static uint32_t letter_size(const struct form *form, char letter)
 		return 16;
 	case 't':
 		return 10;
+	case 'e':
+		return 28;
+	case 's':
+		return 108;
+	case 'f':
+		return 512;
+	case 'g':
+		return 576;
 	case 'z':
 		return form->size_bytes < 4 ? form->size_bytes : 4;
 	default:
@@ -409,11 +425,36 @@ static void values_adjust(struct draw *draw)
 		gpr[0] = bits & 4 ? (uint8_t)gpr[0] & 0x7f : gpr[0];
 		gpr[2] = is_signed && (int64_t)gpr[0] < 0 ? UINT64_MAX : 0;
 	}
+	if (test->form->family->flags & FORM_IMAGE) {
+		gpr[0] &= 3; /* the components that both sides have */
+		gpr[2] = 0;
+	}
 	/* Let comparisons succeed often enough. */
 	if (test->form->mnemonic == ZYDIS_MNEMONIC_CMPXCHG && (bits & 1) && draw->target &&
 	    !((draw->pinned | draw->reserved) & 1))
 		memcpy(test->data + (draw->target - DATA_BASE), &gpr[0],
 		       draw->target_size_bytes < 8 ? draw->target_size_bytes : 8);
+}
+
+/* An image to restore: another state, and a header that is mostly right. */
+static void image_fill(struct draw *draw, uint8_t *target)
+{
+	struct machine_state *state = &draw->test->before;
+	uint8_t own[sizeof(state->fx)];
+	uint64_t header[8] = {rng_next(draw->rng) & 3}, bits = rng_next(draw->rng);
+
+	memcpy(own, state->fx, sizeof(own));
+	state_fill_fx(draw);
+	memcpy(target, state->fx, sizeof(state->fx));
+	memcpy(state->fx, own, sizeof(own));
+	if (!(bits & 7))
+		target[26] = 1; /* MXCSR with a bit that does not exist */
+	if (bits & 8)
+		header[1] = (bits >> 8 & 3) | UINT64_C(1) << 63;
+	if (!(bits & 0x70))
+		header[bits >> 10 & 7] |= UINT64_C(1) << (20 + (bits >> 16 & 31)); /* in no XCR0 */
+	if (draw->target_size_bytes > sizeof(own))
+		memcpy(target + sizeof(own), header, sizeof(header));
 }
 
 static void target_fill(struct draw *draw)
@@ -431,7 +472,10 @@ static void target_fill(struct draw *draw)
 		memcpy(value, &control, 2);
 	if (draw->target_size_bytes == 10)
 		value_extended(draw->rng, (uint8_t *)value);
-	memcpy(target, value, draw->target_size_bytes);
+	if (draw->target_size_bytes <= sizeof(value))
+		memcpy(target, value, draw->target_size_bytes);
+	if (draw->target_size_bytes >= sizeof(draw->test->before.fx))
+		image_fill(draw, target);
 }
 
 static void operands_draw(struct draw *draw)
@@ -481,6 +525,7 @@ bool case_generate(struct test_case *test, const struct form *form, struct rng *
 		ZydisEncoderEncodeInstructionAbsolute(&draw.request, test->code, &size, CODE_BASE)))
 		return false;
 	test->code_size_bytes = size;
+	test->target = draw.target;
 	test->destination = ZYDIS_REGISTER_NONE;
 	if (draw.request.operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
 		test->destination = draw.request.operands[0].reg.value;

@@ -146,6 +146,9 @@ static bool outcome_compare(const struct test_case *test, const struct outcome *
 			       native->state.fault, interpreted->state.fault);
 		return false;
 	}
+	/* A processor may have loaded a part of an image before it finds the rest wrong. */
+	if (native->state.fault && (test->form->family->flags & FORM_IMAGE))
+		return true;
 	same &= same_gprs(test, native, interpreted, verbose);
 	same &= same_fx(test, native, interpreted, verbose);
 	same &= same_memory(native, interpreted, verbose);
@@ -168,6 +171,9 @@ static void case_run(const struct test_case *test, enum code_end side, struct ou
 	else
 		outcome->failure = interpreter_run(&outcome->state);
 	memcpy(outcome->data, (void *)DATA_BASE, DATA_SIZE);
+	/* MXCSR_MASK tells which of the processor's own bits exist. */
+	if ((test->form->family->flags & FORM_IMAGE) && !outcome->state.fault)
+		memset(outcome->data + (test->target - DATA_BASE) + 28, 0, 4);
 }
 
 /* One case of @form; counts it in @totals. */
