@@ -23,13 +23,13 @@ static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush
 {
 	u64 block = level_pages(QUIRE_LEVEL_1G);
 
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	invalidation_begin(vm);
 	invalidation_add_range(vm, (gfn_t){round_down_u64(start.v, block)},
 			       (gfn_t){round_up_u64(end.v, block)});
 	change_zap_range(vm, 1, start, end, debt);
 	flush_debt_pay(debt);
-	biglock_write_unlock(&vm->mmu_lock);
+	change_unlock(vm);
 }
 
 static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
@@ -46,9 +46,9 @@ static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u
 	flush_debt_init(&debt, &vm->flush);
 	invalidate(vm, start, (gfn_t){start.v + npages}, &debt);
 	attributes_commit(vm, &change);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	invalidation_end(vm);
-	biglock_write_unlock(&vm->mmu_lock);
+	change_unlock(vm);
 	attributes_finish(vm, &change);
 	tdp_debt_settle(vm, &debt);
 	return 0;

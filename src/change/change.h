@@ -2,6 +2,7 @@
 #ifndef QUIRE_CHANGE_CHANGE_H
 #define QUIRE_CHANGE_CHANGE_H
 
+#include "src/change/check.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
 #include "src/vm/vm.h"
@@ -10,6 +11,18 @@
  * Every change has the same shape: begin the invalidation, zap or protect, pay the flush, change
  * what the memory is, end the invalidation, settle the debt.
  */
+
+/* mmu_lock exclusive, and its release, which check builds use to look at every table. */
+static inline void change_lock(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
+{
+	biglock_write_lock(&vm->mmu_lock);
+}
+
+static inline void change_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
+{
+	vm_check(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+}
 
 /* Under mmu_lock exclusive: take [start, end) away from the address spaces in @as_mask. */
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,

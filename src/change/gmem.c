@@ -43,11 +43,11 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 	if (!file_shows(inv, file))
 		return;
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	invalidation_begin(vm);
 	zap_file(inv, file, &debt);
 	flush_debt_pay(&debt);
-	biglock_write_unlock(&vm->mmu_lock);
+	change_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
 
@@ -64,9 +64,9 @@ void change_gmem_end(const struct gmem_invalidation *inv)
 
 		if (!file_shows(inv, file))
 			continue;
-		biglock_write_lock(&vm->mmu_lock);
+		change_lock(vm);
 		invalidation_end(vm);
-		biglock_write_unlock(&vm->mmu_lock);
+		change_unlock(vm);
 	}
 }
 

@@ -54,22 +54,22 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 	if (!any_slot(vm, start, end))
 		return;
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	invalidation_begin(vm);
 	reclaim_enter();
 	zap_slots(vm, start, end, &debt);
 	reclaim_exit();
 	flush_debt_pay(&debt);
-	biglock_write_unlock(&vm->mmu_lock);
+	change_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
 
 void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 {
 	if (any_slot(vm, start, end)) {
-		biglock_write_lock(&vm->mmu_lock);
+		change_lock(vm);
 		invalidation_end(vm);
-		biglock_write_unlock(&vm->mmu_lock);
+		change_unlock(vm);
 	}
 	host_invalidation_leave(vm);
 }

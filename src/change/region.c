@@ -96,10 +96,10 @@ static void zap_slot(struct quire_vm *vm, const struct memslot *slot)
 		return;
 	}
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	change_zap_range(vm, 1u << slot->as_id, slot->base_gfn, memslot_end(slot), &debt);
 	flush_debt_pay(&debt);
-	biglock_write_unlock(&vm->mmu_lock);
+	change_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
 

@@ -12,9 +12,9 @@ void change_zap_all(struct quire_vm *vm)
 	struct flush_debt debt;
 
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	tdp_roots_invalidate(vm, &debt);
-	biglock_write_unlock(&vm->mmu_lock);
+	change_unlock(vm);
 	/* A vCPU that loads another root drops its translations: that is the flush. */
 	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	flush_debt_forgive(&debt, "loading a root flushes");

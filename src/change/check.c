@@ -1,0 +1,107 @@
+/* Check builds: the tables of a VM against what slots and attributes say, at every lock release. */
+#include "src/change/check.h"
+
+#ifdef QUIRE_CHECK
+
+#include "src/base/assert.h"
+#include "src/base/reclaim.h"
+#include "src/tdp/tdp.h"
+#include "src/vm/gmem.h"
+
+/*
+ * Written from the formats' definition and from the invariants alone: it shares no walk with the
+ * code it checks. Numbers are those of docs/INVARIANTS.md.
+ */
+struct checker {
+	struct quire_vm *vm;
+	const struct entry_format *f;
+	u32 as_id;
+	u64 leaves[5];
+};
+
+/* I-20, I-21, I-24: what one leaf may be, given the slot that holds its gfn. */
+static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32 level,
+			  const struct memslot *slot)
+{
+	struct quire_gmem *file = atomic_load_acquire_ptr(&slot->gmem.file);
+	bool private = attributes_get(check->vm, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
+	struct gmem_page page;
+
+	CHECK(!((slot->flags & QUIRE_SLOT_READONLY) && entry_is_writable(check->f, entry)));
+	if (level != QUIRE_LEVEL_4K || !file || !(private || (slot->flags & MEMSLOT_GMEM_ONLY)))
+		return;
+	gmem_page_read(&file->inode->pages, memslot_gmem_index(slot, gfn), &page);
+	CHECK(page.state & GMEM_PAGE_UP_TO_DATE);
+	CHECK(page.pfn.v == entry_pfn(entry).v);
+}
+
+/* I-22, I-25, I-29: the shape of one leaf. */
+static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
+{
+	const struct quire_vm *vm = check->vm;
+	u64 pages = level_pages((enum quire_level)level), value;
+	const struct memslot *slot = memslot_lookup(vm, check->as_id, gfn, NULL);
+
+	check->leaves[level]++;
+	CHECK(level <= QUIRE_LEVEL_1G);
+	CHECK(is_aligned_u64(entry_pfn(entry).v, pages));
+	if (entry_is_writable(check->f, entry)) {
+		CHECK(entry & check->f->mmu_writable);
+		CHECK(entry & check->f->dirty);
+	}
+	if (entry & check->f->mmu_writable)
+		CHECK(entry & check->f->host_writable);
+	/* A slot that is going away keeps its leaves until its own zap. */
+	if (slot && (slot->flags & MEMSLOT_INVALID))
+		return;
+	CHECK(slot != NULL);
+	if (!slot)
+		return;
+	CHECK(gfn.v + pages <= memslot_end(slot).v);
+	CHECK(level == QUIRE_LEVEL_4K || attributes_uniform(vm, gfn, pages, &value));
+	check_backing(check, entry, gfn, level, slot);
+}
+
+static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 level)
+{
+	u64 pages = level_pages((enum quire_level)level);
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++, gfn.v += pages) {
+		u64 entry = table[i];
+
+		/* I-27, I-28: MMIO and frozen entries are not present; nobody owns an entry now. */
+		CHECK(!entry_is_frozen(check->f, entry));
+		if (!(entry & check->f->present)) {
+			CHECK(entry == check->f->nonpresent || entry_is_mmio(check->f, entry));
+			continue;
+		}
+		CHECK(entry & check->f->hw_present);
+		if (level == QUIRE_LEVEL_4K || (entry & check->f->large)) {
+			check_leaf(check, entry, gfn, level);
+			continue;
+		}
+		/* I-35, I-37. */
+		CHECK(table_of(entry_table(entry))->level == level - 1);
+		check_table(check, entry_table(entry), gfn, level - 1);
+	}
+}
+
+/* Between begin and end of an invalidation tables and memory may differ. */
+void vm_check(struct quire_vm *vm)
+{
+	struct checker check = {.vm = vm, .f = vm->format};
+
+	if (vm->invalidation.in_progress)
+		return;
+	reclaim_enter();
+	for (u32 as = 0; as < vm->address_spaces; as++) {
+		struct table *root = vm->roots.valid[as];
+
+		check.as_id = as;
+		if (root)
+			check_table(&check, table_entries(root), (gfn_t){0}, TDP_ROOT_LEVEL);
+	}
+	reclaim_exit();
+}
+
+#endif

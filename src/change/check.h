@@ -1,0 +1,17 @@
+/* Check builds: the whole-VM checker. */
+#ifndef QUIRE_CHANGE_CHECK_H
+#define QUIRE_CHANGE_CHECK_H
+
+#include "src/vm/vm.h"
+
+#ifdef QUIRE_CHECK
+/* Under mmu_lock exclusive: compare every table with the slots, the attributes and guest_memfd. */
+void vm_check(struct quire_vm *vm);
+#else
+static inline void vm_check(struct quire_vm *vm)
+{
+	(void)vm;
+}
+#endif
+
+#endif
