@@ -28,13 +28,17 @@ NO_WORK = re.compile(r"no full loops done|too short test time|no time\b|not enou
                      r"|done 0 iterations|^# totals: pass:0 fail:0 ", re.I | re.M)
 
 
+# Lines of an assertion's report that say nothing: stack frames and process numbers.
+NOISE = re.compile(r"^\s*(\d+\s+0x[0-9a-f]+: |pid=\d+ |=+ Test Assertion Failure =+)")
+
+
 def clean(text):
     """One printable line."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def last_lines(text, count=4):
-    lines = [clean(line) for line in text.splitlines()]
+    lines = [clean(line) for line in text.splitlines() if not NOISE.match(line)]
     return " / ".join([line for line in lines if line][-count:])
 
 
