@@ -1,0 +1,533 @@
+/* Memslots against a table of ids; the order of checks; failing allocations; readers. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "fake_host.h"
+#include "src/base/reclaim.h"
+#include "src/vm/vm.h"
+
+#define IDS 64u
+#define FRAMES 512u
+#define HVA_BASE UINT64_C(0x100000000)
+#define PAGES(n) ((u64)(n) << QUIRE_PAGE_SHIFT)
+
+/* What slots there should be; npages 0: unused. */
+struct model {
+	struct quire_region slots[QUIRE_AS_MAX][IDS];
+};
+
+static struct quire_vm *make_vm(void)
+{
+	struct quire_vm_config config = {
+	    .type = QUIRE_VM_DEFAULT, .maxphyaddr = 48, .host = &fake_ops};
+	struct quire_vm *vm;
+
+	fake_reset();
+	assert_int_equal(quire_vm_create(&config, &vm), 0);
+	return vm;
+}
+
+static void end_vm(struct quire_vm *vm)
+{
+	quire_vm_put(vm);
+	assert_int_equal(fake.live_allocs, 0);
+	assert_int_equal(fake_reports, 0);
+}
+
+static struct quire_region region_of(u32 as, u32 id, u64 gfn, u64 npages)
+{
+	return (struct quire_region){
+	    .slot = as << 16 | id,
+	    .gpa = {PAGES(gfn)},
+	    .size_bytes = PAGES(npages),
+	    .hva = {HVA_BASE},
+	};
+}
+
+/* How far an update goes before it is given up. */
+enum stop { FINISH, STOP_PREPARED, STOP_BEGUN };
+
+static int update_slot(struct quire_vm *vm, const struct quire_region *region, enum stop stop)
+{
+	struct memslot_update update = {0};
+	struct memslot_decision decision;
+	int error = memslot_check(vm, region, &decision);
+
+	if (error || decision.change == MEMSLOT_NONE)
+		return error;
+	update.change = decision.change;
+	update.old_slot = decision.old;
+	if (decision.change != MEMSLOT_DELETE) {
+		update.new_slot = memslot_alloc(vm, region);
+		if (!update.new_slot)
+			return -ENOMEM;
+	}
+	error = memslot_update_prepare(vm, &update);
+	if (error) {
+		memslot_free(vm, update.new_slot);
+		return error;
+	}
+	if (stop != STOP_PREPARED)
+		memslot_update_begin(vm, &update);
+	if (stop != FINISH) {
+		memslot_update_abort(vm, &update);
+		memslot_free(vm, update.new_slot);
+		return -ECANCELED;
+	}
+	memslot_update_commit(vm, &update);
+	memslot_free(vm, update.old_slot);
+	return 0;
+}
+
+static bool covers(const struct quire_region *slot, u64 gfn)
+{
+	return gfn - (slot->gpa.v >> QUIRE_PAGE_SHIFT) < slot->size_bytes >> QUIRE_PAGE_SHIFT;
+}
+
+static void check_gfns(struct quire_vm *vm, const struct model *model, u32 as)
+{
+	struct memslot_hint hint = {0};
+
+	for (u64 gfn = 0; gfn < FRAMES; gfn++) {
+		const struct memslot *slot = memslot_lookup(vm, as, (gfn_t){gfn}, NULL);
+		u32 id = 0;
+
+		/* I-01: one slot at most. */
+		while (id < IDS && !covers(&model->slots[as][id], gfn))
+			id++;
+		assert_ptr_equal(slot, id < IDS ? memslot_by_id(vm, as, id) : NULL);
+		assert_ptr_equal(slot, memslot_lookup(vm, as, (gfn_t){gfn}, &hint));
+		/* I-03 */
+		assert_false(slot && (slot->flags & MEMSLOT_INVALID));
+	}
+}
+
+static void check_ids(struct quire_vm *vm, const struct model *model)
+{
+	u64 pages = 0;
+	u32 logging = 0;
+
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		u32 count = 0;
+
+		for (u32 id = 0; id < IDS; id++) {
+			const struct quire_region *want = &model->slots[as][id];
+			const struct memslot *slot = memslot_by_id(vm, as, id);
+
+			assert_int_equal(slot != NULL, want->size_bytes != 0);
+			if (!slot)
+				continue;
+			assert_int_equal(slot->base_gfn.v, want->gpa.v >> QUIRE_PAGE_SHIFT);
+			assert_int_equal(PAGES(slot->npages), want->size_bytes);
+			assert_int_equal(slot->hva.v, want->hva.v);
+			assert_int_equal(slot->flags, want->flags);
+			assert_int_equal(slot->id, id);
+			assert_int_equal(slot->as_id, as);
+			pages += slot->npages;
+			logging += !!(slot->flags & QUIRE_SLOT_LOG_DIRTY);
+			count++;
+		}
+		assert_int_equal(vm->slots.count[as], count);
+	}
+	assert_int_equal(vm->slots.total_pages, pages);
+	assert_int_equal(vm->slots.nr_dirty_logging, logging); /* I-06 */
+}
+
+/* Slots found by a range of client addresses: those that overlap, each once. */
+static void check_hvas(struct quire_vm *vm, const struct model *model, u32 as)
+{
+	u64 start = HVA_BASE + (u64)rand() % PAGES(80);
+	u64 end = start + 1 + (u64)rand() % PAGES(8);
+	const struct memslot *slot;
+	struct memslot_iter iter;
+	u8 seen[IDS] = {0};
+
+	memslot_for_hva(slot, vm, as, (hva_t){start}, (hva_t){end}, &iter) seen[slot->id]++;
+	for (u32 id = 0; id < IDS; id++) {
+		const struct quire_region *want = &model->slots[as][id];
+		u64 hva_end = want->hva.v + want->size_bytes;
+
+		assert_int_equal(seen[id],
+				 want->size_bytes && want->hva.v < end && hva_end > start);
+	}
+}
+
+static void check_all(struct quire_vm *vm, const struct model *model)
+{
+	check_ids(vm, model);
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		u64 generation = memslots_generation(vm, as);
+
+		check_gfns(vm, model, as);
+		check_hvas(vm, model, as);
+		/* I-04 */
+		assert_false(generation & MEMSLOTS_UPDATING);
+		assert_int_equal(generation % vm->slots.nr_as, as);
+	}
+}
+
+/* What the contract says about a region that passed the checks of its own shape. */
+static int model_verdict(const struct model *model, const struct quire_region *region)
+{
+	u32 as = region->slot >> 16;
+	u32 id = region->slot & 0xffff;
+	const struct quire_region *old = &model->slots[as][id];
+
+	if (region->size_bytes == 0)
+		return old->size_bytes ? 0 : -EINVAL;
+	if (old->size_bytes) {
+		if (old->hva.v != region->hva.v || old->size_bytes != region->size_bytes ||
+		    ((old->flags ^ region->flags) & QUIRE_SLOT_READONLY))
+			return -EINVAL;
+		if (old->gpa.v == region->gpa.v)
+			return 0;
+	}
+	for (u32 other = 0; other < IDS; other++) {
+		const struct quire_region *slot = &model->slots[as][other];
+
+		if (other != id && slot->size_bytes &&
+		    slot->gpa.v < region->gpa.v + region->size_bytes &&
+		    region->gpa.v < slot->gpa.v + slot->size_bytes)
+			return -EEXIST;
+	}
+	return 0;
+}
+
+static struct quire_region random_region(const struct model *model)
+{
+	u32 as = (u32)rand() % QUIRE_AS_MAX;
+	u32 id = (u32)rand() % IDS;
+	const struct quire_region *old = &model->slots[as][id];
+	struct quire_region region = region_of(as, id, (u64)rand() % (FRAMES - 16), 0);
+
+	if (old->size_bytes && rand() % 4) {
+		u64 gpa = region.gpa.v;
+
+		region = *old;
+		if (rand() % 2)
+			region.flags ^= QUIRE_SLOT_LOG_DIRTY;
+		if (rand() % 2)
+			region.gpa.v = gpa;
+		if (rand() % 8 == 0)
+			region.flags ^= QUIRE_SLOT_READONLY;
+		if (rand() % 4 == 0)
+			region.size_bytes = 0;
+		return region;
+	}
+	region.size_bytes = PAGES(rand() % 16);
+	region.hva.v = HVA_BASE + PAGES(rand() % 64);
+	region.flags = (u32)rand() % 4;
+	return region;
+}
+
+static void model_apply(struct model *model, const struct quire_region *region)
+{
+	model->slots[region->slot >> 16][region->slot & 0xffff] =
+	    region->size_bytes ? *region : (struct quire_region){0};
+}
+
+static void test_model(void **state)
+{
+	struct quire_vm *vm = make_vm();
+	static struct model model;
+	u32 done = 0;
+
+	memset(&model, 0, sizeof(model));
+	srand(7);
+	for (unsigned int round = 0; round < 3000; round++) {
+		struct quire_region region = random_region(&model);
+		int want = model_verdict(&model, &region);
+
+		assert_int_equal(update_slot(vm, &region, FINISH), want);
+		if (!want) {
+			model_apply(&model, &region);
+			done++;
+		}
+		if (round % 10 == 0)
+			check_all(vm, &model);
+	}
+	assert_true(done > 500);
+	check_all(vm, &model);
+	end_vm(vm);
+}
+
+/* At whichever allocation memory ends, and wherever an update is given up: nothing has changed. */
+static void test_no_memory_and_abort(void **state)
+{
+	struct quire_vm *vm = make_vm();
+	static struct model model;
+	u32 failed = 0;
+
+	memset(&model, 0, sizeof(model));
+	srand(8);
+	for (unsigned int round = 0; round < 600; round++) {
+		struct quire_region region = random_region(&model);
+		u32 as = region.slot >> 16;
+		u64 generation = memslots_generation(vm, as);
+		u64 live = fake.live_bytes;
+		int error;
+
+		for (u64 fail = 1;; fail++) {
+			fake_fail_in(fail);
+			error = update_slot(vm, &region, STOP_PREPARED);
+			fake_fail_in(0);
+			if (error != -ENOMEM)
+				break;
+			failed++;
+			/* A block of the id table may stay: it is no part of the slots. */
+			assert_in_range(fake.live_bytes, live, live + 8 * MEMSLOT_ID_BLOCK);
+			assert_int_equal(memslots_generation(vm, as), generation);
+		}
+		if (error != -ECANCELED)
+			continue;
+		assert_int_equal(memslots_generation(vm, as), generation);
+		assert_int_equal(update_slot(vm, &region, STOP_BEGUN), -ECANCELED);
+		check_all(vm, &model);
+		assert_int_equal(update_slot(vm, &region, FINISH), 0);
+		model_apply(&model, &region);
+	}
+	assert_true(failed > 500);
+	check_all(vm, &model);
+	end_vm(vm);
+}
+
+/* U-022 to U-030: one thing wrong at a time, in requests that are right otherwise. */
+static void test_shape(void **state)
+{
+	struct quire_vm *vm = make_vm();
+	struct memslot_decision decision;
+	const struct quire_region good = region_of(0, 1, 16, 16);
+	struct quire_region r;
+
+#define REFUSED(spoil)                                                         \
+	do {                                                                   \
+		r = good;                                                      \
+		spoil;                                                         \
+		assert_int_equal(memslot_check(vm, &r, &decision), -EINVAL);   \
+	} while (0)
+#define ACCEPTED(spoil)                                                        \
+	do {                                                                   \
+		r = good;                                                      \
+		spoil;                                                         \
+		assert_int_equal(memslot_check(vm, &r, &decision), 0);         \
+		assert_int_equal(decision.change, MEMSLOT_CREATE);             \
+	} while (0)
+
+	ACCEPTED(r.slot = QUIRE_USER_SLOTS - 1);
+	REFUSED(r.slot = QUIRE_USER_SLOTS);
+	REFUSED(r.slot = 0xffff);
+	ACCEPTED(r.flags = QUIRE_SLOT_LOG_DIRTY | QUIRE_SLOT_READONLY);
+	ACCEPTED(r.flags = QUIRE_SLOT_GMEM);
+	for (u32 bit = 3; bit < 32; bit++)
+		REFUSED(r.flags = 1u << bit);
+	REFUSED(r.flags = QUIRE_SLOT_GMEM | QUIRE_SLOT_LOG_DIRTY);
+	REFUSED(r.flags = QUIRE_SLOT_GMEM | QUIRE_SLOT_READONLY);
+	REFUSED(r.size_bytes++);
+	REFUSED(r.gpa.v += 0x800);
+	REFUSED(r.hva.v++);
+	REFUSED(r.hva.v = 1ull << 63);
+	ACCEPTED(r.hva.v = (1ull << 47) - PAGES(17));
+	REFUSED(r.hva.v = (1ull << 48) - PAGES(8));
+	REFUSED(r.flags = QUIRE_SLOT_GMEM; r.gmem_offset_bytes = 1);
+	REFUSED(r.flags = QUIRE_SLOT_GMEM; r.gmem_offset_bytes = -PAGES(8));
+	ACCEPTED(r.gmem_offset_bytes = 1);
+	ACCEPTED(r.slot |= 1u << 16);
+	REFUSED(r.slot |= 2u << 16);
+	REFUSED(r.gpa.v = -PAGES(8));
+	ACCEPTED(r.size_bytes = PAGES((1ull << 31) - 1));
+	REFUSED(r.size_bytes = PAGES(1ull << 31));
+	/* A delete is checked like the rest, then for its slot. */
+	REFUSED(r.size_bytes = 0);
+#undef REFUSED
+#undef ACCEPTED
+	end_vm(vm);
+}
+
+static enum memslot_change decide(struct quire_vm *vm, const struct quire_region *region)
+{
+	struct memslot_decision decision;
+
+	assert_int_equal(memslot_check(vm, region, &decision), 0);
+	return decision.change;
+}
+
+/* U-031 to U-034 and U-037. */
+static void test_decisions(void **state)
+{
+	struct quire_vm *vm = make_vm();
+	struct quire_region region = region_of(0, 5, 100, 10);
+	struct quire_region other = region_of(0, 6, 200, 10);
+	struct memslot_decision decision;
+	u64 generation;
+
+	assert_int_equal(decide(vm, &region), MEMSLOT_CREATE);
+	assert_int_equal(update_slot(vm, &region, FINISH), 0);
+	assert_int_equal(update_slot(vm, &other, FINISH), 0);
+	generation = memslots_generation(vm, 0);
+	assert_int_equal(decide(vm, &region), MEMSLOT_NONE);
+	assert_int_equal(memslots_generation(vm, 0), generation);
+
+	region.flags = QUIRE_SLOT_LOG_DIRTY;
+	assert_int_equal(decide(vm, &region), MEMSLOT_FLAGS_ONLY);
+	region.gpa.v = PAGES(101); /* over its own old range, with new flags */
+	assert_int_equal(decide(vm, &region), MEMSLOT_MOVE);
+	region.gpa.v = PAGES(195);
+	assert_int_equal(memslot_check(vm, &region, &decision), -EEXIST);
+	region.size_bytes += PAGES(1); /* comes before the overlap */
+	assert_int_equal(memslot_check(vm, &region, &decision), -EINVAL);
+	region = region_of(0, 5, 100, 10);
+	region.flags = QUIRE_SLOT_GMEM;
+	assert_int_equal(memslot_check(vm, &region, &decision), -EINVAL);
+	region.size_bytes = 0;
+	assert_int_equal(decide(vm, &region), MEMSLOT_DELETE);
+	vm->slots.total_pages = 3;
+	assert_int_equal(memslot_check(vm, &region, &decision), -EIO);
+	vm->slots.total_pages = UINT64_MAX - 3;
+	region = region_of(0, 7, 300, 10);
+	assert_int_equal(memslot_check(vm, &region, &decision), -EINVAL);
+	vm->slots.total_pages = 20;
+
+	assert_int_equal(memslot_check_max_gfn(&region, (gfn_t){309}), 0);
+	assert_int_equal(memslot_check_max_gfn(&region, (gfn_t){308}), -EINVAL);
+	end_vm(vm);
+}
+
+/* Between begin and commit the slot is there, INVALID; generations move twice, upwards. */
+static void test_placeholder(void **state)
+{
+	struct quire_vm *vm = make_vm();
+	struct quire_region region = region_of(1, 5, 100, 10);
+	struct memslot_update update = {.change = MEMSLOT_DELETE};
+	struct memslot_hint hint = {0};
+	const struct memslot *slot;
+	struct memslot_iter iter;
+	u64 generation;
+
+	assert_int_equal(update_slot(vm, &region, FINISH), 0);
+	generation = memslots_generation(vm, 1);
+	slot = memslot_lookup(vm, 1, (gfn_t){105}, &hint);
+	update.old_slot = memslot_by_id(vm, 1, 5);
+	assert_ptr_equal(slot, update.old_slot);
+	assert_int_equal(memslot_update_prepare(vm, &update), 0);
+	assert_ptr_equal(memslot_lookup(vm, 1, (gfn_t){105}, &hint), slot);
+
+	memslot_update_begin(vm, &update);
+	assert_int_equal(memslots_generation(vm, 1), generation + 2);
+	slot = memslot_lookup(vm, 1, (gfn_t){105}, &hint);
+	assert_true(slot->flags & MEMSLOT_INVALID);
+	slot = memslot_first_hva(vm, 1, (hva_t){HVA_BASE}, (hva_t){HVA_BASE + 1}, &iter);
+	assert_true(slot && (slot->flags & MEMSLOT_INVALID));
+	assert_ptr_equal(memslot_by_id(vm, 1, 5), update.old_slot);
+
+	memslot_update_commit(vm, &update);
+	assert_int_equal(memslots_generation(vm, 1), generation + 4);
+	assert_null(memslot_lookup(vm, 1, (gfn_t){105}, &hint));
+	assert_null(memslot_by_id(vm, 1, 5));
+	memslot_free(vm, update.old_slot);
+	end_vm(vm);
+}
+
+/* As many slots as there are, then one more; all gone again. */
+static void test_all_slots(void **state)
+{
+	struct quire_vm *vm = make_vm();
+	u64 empty = fake.live_bytes;
+
+	for (u32 id = 0; id < QUIRE_USER_SLOTS; id++) {
+		struct quire_region region = region_of(0, id, 1 + id * 2ull, 1);
+
+		assert_int_equal(update_slot(vm, &region, FINISH), 0);
+	}
+	for (u32 id = 0; id < QUIRE_USER_SLOTS; id += 7) {
+		assert_int_equal(memslot_lookup(vm, 0, (gfn_t){1 + id * 2ull}, NULL)->id, id);
+		assert_null(memslot_lookup(vm, 0, (gfn_t){id * 2ull}, NULL));
+	}
+	for (u32 id = QUIRE_USER_SLOTS; id-- > 0;) {
+		struct quire_region region = region_of(0, id, 0, 0);
+
+		assert_int_equal(update_slot(vm, &region, FINISH), 0);
+	}
+	assert_int_equal(fake.live_bytes - empty, MEMSLOT_ID_BLOCKS * MEMSLOT_ID_BLOCK * 8);
+	end_vm(vm);
+}
+
+struct race {
+	struct quire_vm *vm;
+	u32 stop;
+	u64 wrong;
+	u64 lookups;
+};
+
+/* U-046: old, INVALID or new, and never memory that was freed. */
+static void *reader(void *arg)
+{
+	struct race *race = arg;
+	struct memslot_hint hint = {0};
+	u64 last = 0, lookups = 0, wrong = 0;
+
+	while (!__atomic_load_n(&race->stop, __ATOMIC_RELAXED)) {
+		const struct memslot *slot;
+		u64 generation;
+
+		reclaim_enter();
+		generation = memslots_generation(race->vm, 0) & ~MEMSLOTS_UPDATING;
+		wrong += generation < last;
+		last = generation;
+		/* Slot 1 never changes; slot 2 moves, slot 3 comes and goes. */
+		slot = memslot_lookup(race->vm, 0, (gfn_t){10 + lookups % 8}, &hint);
+		wrong += !slot || slot->id != 1 || slot->npages != 8;
+		slot = memslot_lookup(race->vm, 0, (gfn_t){100 + lookups % 64}, &hint);
+		wrong += slot && (slot->id != 2 || slot->npages != 8 ||
+				  !memslot_has(slot, (gfn_t){100 + lookups % 64}));
+		slot = memslot_lookup(race->vm, 0, (gfn_t){300}, &hint);
+		wrong += slot && (slot->id != 3 || slot->base_gfn.v != 300);
+		reclaim_exit();
+		lookups++;
+	}
+	__atomic_fetch_add(&race->wrong, wrong, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&race->lookups, lookups, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+static void test_readers(void **state)
+{
+	struct race race = {.vm = make_vm()};
+	struct quire_region fixed = region_of(0, 1, 10, 8);
+	struct quire_region moving = region_of(0, 2, 100, 8);
+	struct quire_region coming = region_of(0, 3, 300, 4);
+	pthread_t threads[2];
+
+	assert_int_equal(update_slot(race.vm, &fixed, FINISH), 0);
+	assert_int_equal(update_slot(race.vm, &moving, FINISH), 0);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, reader, &race), 0);
+	for (unsigned int round = 0; round < 400; round++) {
+		moving.gpa.v = PAGES(101 + round % 50);
+		assert_int_equal(update_slot(race.vm, &moving, round % 3 ? FINISH : STOP_BEGUN),
+				 round % 3 ? 0 : -ECANCELED);
+		coming.size_bytes = round & 1 ? 0 : PAGES(4);
+		assert_int_equal(update_slot(race.vm, &coming, FINISH), 0);
+	}
+	__atomic_store_n(&race.stop, 1, __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(race.wrong, 0);
+	assert_true(race.lookups > 0);
+	end_vm(race.vm);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_model),     cmocka_unit_test(test_no_memory_and_abort),
+	    cmocka_unit_test(test_shape),     cmocka_unit_test(test_decisions),
+	    cmocka_unit_test(test_placeholder), cmocka_unit_test(test_all_slots),
+	    cmocka_unit_test(test_readers),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
