@@ -118,7 +118,7 @@ def check_sanitizers(checks):
     folder = TREE / "build-asan"
     options = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
     if configured(checks, "asan", folder, "clang", options):
-        names = test_names(folder, "tests/unit")
+        names = test_names(folder, "tests/unit") + test_names(folder, "examples/headers")
         os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
         meson_results(checks, "asan", folder, names)
 

@@ -9,10 +9,9 @@
 #define PRIVATE_GPA UINT64_C(0x40000000)
 #define PRIVATE_BYTES (4 * QUIRE_PAGE_SIZE)
 
-static int guest_writes_private(struct example *example, struct quire_memory_fault *fault)
+static int guest_writes(struct example *example, uint64_t gpa, struct quire_memory_fault *fault)
 {
-	return quire_vcpu_fault(example->vcpu, (gpa_t){PRIVATE_GPA},
-				QUIRE_PFERR_WRITE | QUIRE_PFERR_PRIVATE, fault);
+	return quire_vcpu_fault(example->vcpu, (gpa_t){gpa}, QUIRE_PFERR_WRITE, fault);
 }
 
 void example_gmem(void)
@@ -37,16 +36,18 @@ void example_gmem(void)
 	EXAMPLE_CHECK(quire_vm_set_attributes(example.vm, region.gpa, PRIVATE_BYTES,
 					      QUIRE_ATTRIBUTE_PRIVATE) == 0);
 
-	/* A private access maps the file's page; punching it takes the mapping away. */
-	EXAMPLE_CHECK(guest_writes_private(&example, &fault) == QUIRE_FIXED);
-	EXAMPLE_CHECK(quire_vm_stat(example.vm, QUIRE_VM_STAT_pages_4k) == 1);
+	/* Shared and private pages are mapped alike; punching takes the private one away. */
+	EXAMPLE_CHECK(example_guest_writes(&example, EXAMPLE_GPA) == QUIRE_FIXED);
+	EXAMPLE_CHECK(guest_writes(&example, PRIVATE_GPA, &fault) == QUIRE_FIXED);
+	EXAMPLE_CHECK(quire_vm_stat(example.vm, QUIRE_VM_STAT_pages_4k) == 2);
 	EXAMPLE_CHECK(quire_gmem_punch(gmem, 0, PRIVATE_BYTES) == 0);
-	EXAMPLE_CHECK(quire_vm_stat(example.vm, QUIRE_VM_STAT_pages_4k) == 0);
+	EXAMPLE_CHECK(quire_vm_stat(example.vm, QUIRE_VM_STAT_pages_4k) == 1);
 
-	/* Shared again: a private access is told where, and as what, it failed. */
-	EXAMPLE_CHECK(quire_vm_set_attributes(example.vm, region.gpa, PRIVATE_BYTES, 0) == 0);
-	EXAMPLE_CHECK(guest_writes_private(&example, &fault) == -EFAULT);
-	EXAMPLE_CHECK(fault.gpa.v == PRIVATE_GPA && fault.flags == QUIRE_ATTRIBUTE_PRIVATE);
+	/* A private page of a slot without a file: the fault says where, and as what, it failed. */
+	EXAMPLE_CHECK(quire_vm_set_attributes(example.vm, (gpa_t){EXAMPLE_GPA}, QUIRE_PAGE_SIZE,
+					      QUIRE_ATTRIBUTE_PRIVATE) == 0);
+	EXAMPLE_CHECK(guest_writes(&example, EXAMPLE_GPA, &fault) == -EFAULT);
+	EXAMPLE_CHECK(fault.gpa.v == EXAMPLE_GPA && fault.flags == QUIRE_ATTRIBUTE_PRIVATE);
 	quire_gmem_release(gmem);
 	example_destroy(&example);
 }

@@ -3,10 +3,17 @@
 
 #include "example.h"
 
+/* Enters guest mode, where the CPU would find no mapping, and leaves it with the fault. */
 int example_guest_writes(struct example *example, uint64_t gpa)
 {
 	struct quire_memory_fault fault = {0};
+	struct quire_stage2 stage2;
+	uint64_t requests;
+	int result = quire_vcpu_enter(example->vcpu, &requests, &stage2);
 
+	if (result)
+		return result;
+	quire_vcpu_leave(example->vcpu);
 	return quire_vcpu_fault(example->vcpu, (gpa_t){gpa}, QUIRE_PFERR_WRITE, &fault);
 }
 
