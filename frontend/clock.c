@@ -1,0 +1,250 @@
+/* Time: the host's TSC, kvmclock, and the guest's clock page. */
+#include "frontend/clock.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include "frontend/uapi.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+#define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
+/* As far as a client's idea of the frequency may be off, in parts per million. */
+#define TSC_TOLERANCE_PPM 250u
+
+/* The guest's clock page, KVM's paravirtual interface. */
+struct clock_page {
+	uint32_t version; /* odd while it is written */
+	uint32_t pad0;
+	uint64_t tsc_timestamp;
+	uint64_t system_time_ns;
+	uint32_t tsc_to_system_mul; /* 0.32 fixed point */
+	int8_t tsc_shift;
+	uint8_t flags; /* bit 0: the same on all vCPUs */
+	uint8_t pad[2];
+};
+
+struct wall_clock {
+	uint32_t version;
+	uint32_t seconds;
+	uint32_t nanoseconds;
+};
+
+static uint32_t measured_khz;
+
+uint64_t clock_tsc(void)
+{
+	return __rdtsc();
+}
+
+static uint64_t realtime_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A TSC value and the time it was read at: the pair with the shortest gap of a few. */
+static uint64_t read_pair(uint64_t *ns)
+{
+	uint64_t best_gap = UINT64_MAX, best_tsc = 0;
+
+	*ns = 0;
+	for (int i = 0; i < 8; i++) {
+		uint64_t before = __rdtsc(), now = timers_now_ns(), after = __rdtsc();
+
+		if (after - before >= best_gap)
+			continue;
+		best_gap = after - before;
+		best_tsc = before + (after - before) / 2;
+		*ns = now;
+	}
+	return best_tsc;
+}
+
+static void measure(void)
+{
+	uint64_t ns0, ns1, tsc0, tsc1;
+	unsigned int a, b, c, d;
+
+	/* The processor's own word, where it gives one: crystal times ratio. */
+	if (__get_cpuid(0x15, &a, &b, &c, &d) && a && b && c) {
+		measured_khz = (uint32_t)((uint64_t)c * b / a / 1000);
+		return;
+	}
+	tsc0 = read_pair(&ns0);
+	do
+		tsc1 = read_pair(&ns1);
+	while (ns1 - ns0 < 10 * 1000 * 1000);
+	measured_khz = (uint32_t)((tsc1 - tsc0) * 1000000 / (ns1 - ns0));
+}
+
+uint32_t clock_tsc_khz(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, measure);
+	return measured_khz;
+}
+
+uint64_t clock_ticks_to_ns(uint64_t ticks)
+{
+	return (uint64_t)((unsigned __int128)ticks * 1000000 / clock_tsc_khz());
+}
+
+uint64_t clock_now_ns(const struct vm *vm)
+{
+	return timers_now_ns() + (uint64_t)atomic_load(&vm->clock_offset_ns);
+}
+
+/* ns = (ticks << shift) * mul >> 32, with mul's top bit set. */
+static void clock_scale(uint32_t khz, uint32_t *mul, int8_t *shift)
+{
+	uint64_t hz = (uint64_t)khz * 1000, base = 1000000000;
+	int8_t by = 0;
+
+	while (hz > base * 2) {
+		hz >>= 1;
+		by--;
+	}
+	while (hz <= base) {
+		hz <<= 1;
+		by++;
+	}
+	*mul = (uint32_t)((base << 32) / hz);
+	*shift = by;
+}
+
+static void fill_page(struct vcpu *vcpu, struct clock_page *page)
+{
+	uint64_t tsc, now_ns;
+
+	tsc = read_pair(&now_ns);
+	page->tsc_timestamp = tsc + cpu_state(vcpu->cpu)->tsc_offset;
+	page->system_time_ns = now_ns + (uint64_t)atomic_load(&vcpu->vm->clock_offset_ns);
+	clock_scale(clock_tsc_khz(), &page->tsc_to_system_mul, &page->tsc_shift);
+	page->flags = 1;
+}
+
+void clock_update_page(struct vcpu *vcpu)
+{
+	gpa_t gpa = {vcpu->msrs.system_time & ~UINT64_C(1)};
+	struct clock_page page;
+
+	if (!(vcpu->msrs.system_time & 1))
+		return;
+	/* A page out of reach is the guest's own loss, as on KVM. */
+	if (quire_vcpu_read(vcpu->memory, gpa, &page, sizeof(page)))
+		return;
+	page.version |= 1;
+	if (quire_vcpu_write(vcpu->memory, gpa, &page.version, sizeof(page.version)))
+		return;
+	fill_page(vcpu, &page);
+	if (quire_vcpu_write(vcpu->memory, gpa, &page, sizeof(page)))
+		return;
+	page.version++;
+	if (quire_vcpu_write(vcpu->memory, gpa, &page.version, sizeof(page.version)))
+		return;
+}
+
+void clock_write_wall(struct vcpu *vcpu, uint64_t gpa)
+{
+	uint64_t boot_ns = realtime_ns() - clock_now_ns(vcpu->vm);
+	struct wall_clock wall;
+
+	if (!gpa || quire_vcpu_read(vcpu->memory, (gpa_t){gpa}, &wall, sizeof(wall)))
+		return;
+	wall.version = (wall.version | 1) + 1;
+	wall.seconds = (uint32_t)(boot_ns / 1000000000u);
+	wall.nanoseconds = (uint32_t)(boot_ns % 1000000000u);
+	if (quire_vcpu_write(vcpu->memory, (gpa_t){gpa}, &wall, sizeof(wall)))
+		return;
+}
+
+long vm_get_clock(struct ioctl_call *call)
+{
+	struct kvm_clock_data *data = call->data;
+
+	data->clock = clock_now_ns(call->object);
+	data->flags = CLOCK_FLAGS;
+	data->realtime = realtime_ns();
+	data->host_tsc = clock_tsc();
+	return 0;
+}
+
+long vm_set_clock(struct ioctl_call *call)
+{
+	const struct kvm_clock_data *data = call->data;
+	struct vm *vm = call->object;
+	uint64_t clock_ns = data->clock;
+
+	if (data->flags & ~(uint32_t)CLOCK_FLAGS)
+		return -EINVAL;
+	if (data->flags & KVM_CLOCK_REALTIME) {
+		uint64_t now = realtime_ns();
+
+		if (now > data->realtime)
+			clock_ns += now - data->realtime;
+	}
+	atomic_store(&vm->clock_offset_ns, (int64_t)(clock_ns - timers_now_ns()));
+	for (uint32_t i = 0; i < atomic_load(&vm->vcpu_count); i++)
+		vcpu_raise(vm->vcpus[i], VCPU_EVENT_CLOCK);
+	return 0;
+}
+
+/* There is no scaling: a frequency is accepted when it is the machine's. */
+static long check_khz(uint64_t khz)
+{
+	uint64_t own = clock_tsc_khz(), slack = own * TSC_TOLERANCE_PPM / 1000000;
+
+	if (khz && (khz < own - slack || khz > own + slack))
+		return -EINVAL;
+	return 0;
+}
+
+long vm_get_tsc_khz(struct ioctl_call *call)
+{
+	(void)call;
+	return clock_tsc_khz();
+}
+
+long vm_set_tsc_khz(struct ioctl_call *call)
+{
+	struct vm *vm = call->object;
+
+	if (check_khz(call->argument) || atomic_load(&vm->vcpu_count))
+		return -EINVAL;
+	return 0;
+}
+
+long vcpu_get_tsc_khz(struct ioctl_call *call)
+{
+	(void)call;
+	return clock_tsc_khz();
+}
+
+long vcpu_set_tsc_khz(struct ioctl_call *call)
+{
+	return check_khz(call->argument);
+}
+
+long vcpu_kvmclock_ctrl(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+	struct clock_page page;
+	gpa_t gpa = {vcpu->msrs.system_time & ~UINT64_C(1)};
+
+	if (!(vcpu->msrs.system_time & 1))
+		return -EINVAL;
+	if (quire_vcpu_read(vcpu->memory, gpa, &page, sizeof(page)))
+		return 0;
+	page.flags |= 2; /* the guest was stopped: its watchdogs forgive */
+	if (quire_vcpu_write(vcpu->memory, gpa, &page, sizeof(page)))
+		return 0;
+	return 0;
+}

@@ -1,0 +1,374 @@
+/* CPUID: the machine's own leaves, masked down to what the software CPU executes. */
+#include "frontend/cpuid.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <linux/kvm_para.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/user_copy.h"
+#include "frontend/vcpu.h"
+
+#define BIT(n) (UINT32_C(1) << (n))
+#define LEAF_KVM_FEATURES (KVM_CPUID_SIGNATURE + 1)
+#define MAX_BASIC_LEAF 0xdu
+#define MAX_EXTENDED_LEAF 0x80000008u
+#define XSAVE_BYTES 576u
+
+/* Leaf 1, ECX. */
+#define F1_SSE3 BIT(0)
+#define F1_SSSE3 BIT(9)
+#define F1_CX16 BIT(13)
+#define F1_SSE41 BIT(19)
+#define F1_SSE42 BIT(20)
+#define F1_X2APIC BIT(21)
+#define F1_MOVBE BIT(22)
+#define F1_POPCNT BIT(23)
+#define F1_TSC_DEADLINE BIT(24)
+#define F1_XSAVE BIT(26)
+#define F1_OSXSAVE BIT(27)
+#define F1_HYPERVISOR BIT(31)
+#define F1_ECX                                                                                   \
+	(F1_SSE3 | F1_SSSE3 | F1_CX16 | F1_SSE41 | F1_SSE42 | F1_X2APIC | F1_MOVBE | F1_POPCNT | \
+	 F1_TSC_DEADLINE | F1_XSAVE | F1_HYPERVISOR)
+/* Leaf 1, EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT CLFLUSH MMX FXSR SSE
+ * SSE2. */
+#define F1_APIC BIT(9)
+#define F1_EDX UINT32_C(0x0789fbfd)
+/* The part of it that AMD repeats in leaf 80000001. */
+#define F1_EDX_REPEATED UINT32_C(0x0183f3ff)
+/* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. ECX: UMIP. */
+#define F7_EBX (BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(20))
+#define F7_ECX BIT(2)
+/* Leaf 80000001. ECX: LAHF, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode. */
+#define FX_ECX (BIT(0) | BIT(8))
+#define FX_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
+#define KVM_FEATURES                                                    \
+	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) | \
+	 BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
+
+/* A list under construction. */
+struct cpuid_list {
+	struct kvm_cpuid_entry2 entries[VCPU_MAX_CPUID];
+	uint32_t count;
+};
+
+static struct kvm_cpuid_entry2 *append(struct cpuid_list *list, uint32_t leaf, uint32_t index)
+{
+	struct kvm_cpuid_entry2 *entry = &list->entries[list->count++];
+
+	memset(entry, 0, sizeof(*entry));
+	entry->function = leaf;
+	entry->index = index;
+	return entry;
+}
+
+/* The machine's own leaf, as it is. */
+static struct kvm_cpuid_entry2 *append_host(struct cpuid_list *list, uint32_t leaf, uint32_t index)
+{
+	struct kvm_cpuid_entry2 *entry = append(list, leaf, index);
+
+	__get_cpuid_count(leaf, index, &entry->eax, &entry->ebx, &entry->ecx, &entry->edx);
+	return entry;
+}
+
+static bool host_is_amd(void)
+{
+	uint32_t a, b, c, d;
+
+	__cpuid(0, a, b, c, d);
+	/* "Auth" of AuthenticAMD, "Hygo" of HygonGenuine. */
+	return b == 0x68747541 || b == 0x6f677948;
+}
+
+static void append_basic(struct cpuid_list *list)
+{
+	struct kvm_cpuid_entry2 *entry = append_host(list, 0, 0);
+
+	entry->eax = MAX_BASIC_LEAF;
+	entry = append_host(list, 1, 0);
+	entry->ebx = 8 << 8; /* CLFLUSH line */
+	entry->ecx = F1_ECX;
+	entry->edx = F1_EDX;
+	if (!host_is_amd()) {
+		for (uint32_t i = 0; i < 8; i++) {
+			entry = append_host(list, 4, i);
+			entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+			if (!(entry->eax & 0x1f))
+				break;
+		}
+	}
+	entry = append(list, 6, 0);
+	entry->eax = BIT(2); /* the APIC timer never stops */
+	entry = append(list, 7, 0);
+	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+	entry->ebx = F7_EBX;
+	entry->ecx = F7_ECX;
+	for (uint32_t i = 0; i < 2; i++) {
+		entry = append(list, 0xb, i);
+		entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+		entry->ecx = i;
+	}
+	for (uint32_t i = 0; i < 2; i++) {
+		entry = append(list, 0xd, i);
+		entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+		if (!i) {
+			entry->eax = 3;
+			entry->ebx = XSAVE_BYTES;
+			entry->ecx = XSAVE_BYTES;
+		}
+	}
+}
+
+static void append_kvm(struct cpuid_list *list)
+{
+	static const char signature[12] = "KVMKVMKVM";
+	struct kvm_cpuid_entry2 *entry = append(list, KVM_CPUID_SIGNATURE, 0);
+
+	entry->eax = LEAF_KVM_FEATURES;
+	memcpy(&entry->ebx, &signature[0], 4);
+	memcpy(&entry->ecx, &signature[4], 4);
+	memcpy(&entry->edx, &signature[8], 4);
+	entry = append(list, LEAF_KVM_FEATURES, 0);
+	entry->eax = KVM_FEATURES;
+}
+
+static void append_extended(struct cpuid_list *list)
+{
+	struct kvm_cpuid_entry2 *entry = append_host(list, 0x80000000, 0);
+
+	entry->eax = MAX_EXTENDED_LEAF;
+	entry = append_host(list, 0x80000001, 0);
+	entry->ebx = 0;
+	entry->ecx = FX_ECX;
+	entry->edx = FX_EDX;
+	if (host_is_amd())
+		entry->edx |= F1_EDX & F1_EDX_REPEATED;
+	for (uint32_t leaf = 0x80000002; leaf <= 0x80000006; leaf++)
+		append_host(list, leaf, 0);
+	append(list, 0x80000007, 0);
+	entry = append(list, 0x80000008, 0);
+	entry->eax = CPUID_MAXPHYADDR | 48 << 8;
+}
+
+static long copy_list_out(const struct kvm_cpuid_entry2 *entries, uint32_t count,
+			  struct ioctl_call *call)
+{
+	struct kvm_cpuid2 *header = call->data;
+
+	if (header->nent < count)
+		return -E2BIG;
+	if (user_copy_out(call->argument + sizeof(*header), entries, count * sizeof(*entries)))
+		return -EFAULT;
+	header->nent = count;
+	return 0;
+}
+
+long system_get_supported_cpuid(struct ioctl_call *call)
+{
+	struct cpuid_list *list = calloc(1, sizeof(*list));
+	long result;
+
+	if (!list)
+		return -ENOMEM;
+	append_basic(list);
+	append_kvm(list);
+	append_extended(list);
+	result = copy_list_out(list->entries, list->count, call);
+	free(list);
+	return result;
+}
+
+/* Nothing is emulated that is not in the other list: leaves 1 and 7 with no bit set. */
+long system_get_emulated_cpuid(struct ioctl_call *call)
+{
+	struct kvm_cpuid_entry2 entries[3] = {
+	    {.function = 0, .eax = 7},
+	    {.function = 1},
+	    {.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX},
+	};
+
+	return copy_list_out(entries, 3, call);
+}
+
+const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf)
+{
+	for (uint32_t i = 0; i < vcpu->cpuid.count; i++) {
+		const struct kvm_cpuid_entry2 *entry = &vcpu->cpuid.entries[i];
+
+		if (entry->function == leaf &&
+		    (!(entry->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || entry->index == subleaf))
+			return entry;
+	}
+	return NULL;
+}
+
+uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_register which)
+{
+	const struct kvm_cpuid_entry2 *entry = cpuid_find(vcpu, leaf, 0);
+
+	if (!entry)
+		return 0;
+	switch (which) {
+	case CPUID_EAX:
+		return entry->eax;
+	case CPUID_EBX:
+		return entry->ebx;
+	case CPUID_ECX:
+		return entry->ecx;
+	default:
+		return entry->edx;
+	}
+}
+
+/* What the vCPU's own state says in place of the client. */
+static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
+{
+	bool osxsave = cpu_state(vcpu->cpu)->cr4 >> 18 & 1;
+
+	if (entry->function == 1) {
+		entry->ecx &= ~F1_OSXSAVE;
+		if (osxsave && (entry->ecx & F1_XSAVE))
+			entry->ecx |= F1_OSXSAVE;
+		if (vcpu->lapic.present) {
+			entry->edx &= ~F1_APIC;
+			if (lapic_get_base(vcpu) & APIC_BASE_ENABLE)
+				entry->edx |= F1_APIC;
+		}
+	} else if (entry->function == 0xd && entry->index == 0 && entry->ebx) {
+		entry->ebx = XSAVE_BYTES;
+	}
+}
+
+/*
+ * Past the last leaf an Intel processor answers with its highest basic leaf; others with zeros.
+ * @vcpu's vendor is what the client set.
+ */
+static const struct kvm_cpuid_entry2 *find_out_of_range(const struct vcpu *vcpu, uint32_t leaf,
+							uint32_t subleaf)
+{
+	const struct kvm_cpuid_entry2 *basic = cpuid_find(vcpu, 0, 0), *class;
+
+	if (!basic || basic->ebx == 0x68747541 || basic->ebx == 0x6f677948)
+		return NULL;
+	if (leaf >> 28 == 4)
+		class = cpuid_find(vcpu, leaf & 0xffffff00, 0);
+	else
+		class = cpuid_find(vcpu, leaf & 0x80000000, 0);
+	if (class && leaf <= class->eax)
+		return NULL;
+	return cpuid_find(vcpu, basic->eax, subleaf);
+}
+
+void cpuid_query(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	const struct kvm_cpuid_entry2 *found = cpuid_find(vcpu, leaf, subleaf);
+	struct kvm_cpuid_entry2 entry;
+
+	memset(out, 0, 4 * sizeof(*out));
+	if (!found)
+		found = find_out_of_range(vcpu, leaf, subleaf);
+	if (found) {
+		entry = *found;
+		patch(vcpu, &entry);
+		out[0] = entry.eax;
+		out[1] = entry.ebx;
+		out[2] = entry.ecx;
+		out[3] = entry.edx;
+	} else if (leaf == 0xb || leaf == 0x1f) {
+		/* Past the last level: the level asked for, and the APIC id of level 1. */
+		found = cpuid_find(vcpu, leaf, 1);
+		if (found) {
+			out[2] = subleaf & 0xff;
+			out[3] = found->edx;
+		}
+	}
+}
+
+static bool entries_valid(const struct kvm_cpuid_entry2 *entries, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t width = entries[i].eax >> 8 & 0xff;
+
+		if (entries[i].function == 0x80000008 && width && width != 48 && width != 57)
+			return false;
+	}
+	return true;
+}
+
+static long set_entries(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entries, uint32_t count)
+{
+	if (!entries_valid(entries, count))
+		return -EINVAL;
+	memcpy(vcpu->cpuid.entries, entries, count * sizeof(*entries));
+	vcpu->cpuid.count = count;
+	return 0;
+}
+
+long vcpu_set_cpuid2(struct ioctl_call *call)
+{
+	const struct kvm_cpuid2 *header = call->data;
+	struct kvm_cpuid_entry2 *entries;
+	size_t size_bytes = header->nent * sizeof(*entries);
+	long result = -EFAULT;
+
+	if (header->nent > VCPU_MAX_CPUID)
+		return -E2BIG;
+	entries = malloc(size_bytes + 1);
+	if (!entries)
+		return -ENOMEM;
+	if (!user_copy_in(entries, call->argument + sizeof(*header), size_bytes))
+		result = set_entries(call->object, entries, header->nent);
+	free(entries);
+	return result;
+}
+
+long vcpu_set_cpuid(struct ioctl_call *call)
+{
+	const struct kvm_cpuid *header = call->data;
+	struct cpuid_list *list;
+	long result = 0;
+
+	if (header->nent > VCPU_MAX_CPUID)
+		return -E2BIG;
+	list = calloc(1, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < header->nent && !result; i++) {
+		struct kvm_cpuid_entry old;
+		struct kvm_cpuid_entry2 *entry;
+
+		if (user_copy_in(&old, call->argument + sizeof(*header) + i * sizeof(old),
+				 sizeof(old))) {
+			result = -EFAULT;
+			break;
+		}
+		entry = append(list, old.function, 0);
+		entry->eax = old.eax;
+		entry->ebx = old.ebx;
+		entry->ecx = old.ecx;
+		entry->edx = old.edx;
+	}
+	if (!result)
+		result = set_entries(call->object, list->entries, list->count);
+	free(list);
+	return result;
+}
+
+long vcpu_get_cpuid2(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+	struct cpuid_list *list = calloc(1, sizeof(*list));
+	long result;
+
+	if (!list)
+		return -ENOMEM;
+	list->count = vcpu->cpuid.count;
+	memcpy(list->entries, vcpu->cpuid.entries, list->count * sizeof(list->entries[0]));
+	for (uint32_t i = 0; i < list->count; i++)
+		patch(vcpu, &list->entries[i]);
+	result = copy_list_out(list->entries, list->count, call);
+	free(list);
+	return result;
+}

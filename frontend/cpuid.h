@@ -1,0 +1,29 @@
+/* CPUID: what the software CPU can do, and what the client told the guest. */
+#ifndef QUIRE_FRONTEND_CPUID_H
+#define QUIRE_FRONTEND_CPUID_H
+
+#include <stdint.h>
+
+#include "frontend/uapi.h"
+
+struct ioctl_call;
+struct vcpu;
+
+#define CPUID_MAXPHYADDR 48u
+
+enum cpuid_register { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+
+/* The CPUID instruction of @vcpu. */
+void cpuid_query(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+/* The entry that answers, NULL when there is none. */
+const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf);
+/* A register of leaf @leaf, subleaf 0, of what the client set; 0 without such a leaf. */
+uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_register which);
+
+long system_get_supported_cpuid(struct ioctl_call *call);
+long system_get_emulated_cpuid(struct ioctl_call *call);
+long vcpu_set_cpuid(struct ioctl_call *call);
+long vcpu_set_cpuid2(struct ioctl_call *call);
+long vcpu_get_cpuid2(struct ioctl_call *call);
+
+#endif

@@ -1,0 +1,343 @@
+/* Exits of the CPU as KVM's exits, and the CPU's questions to the machine around it. */
+#include "frontend/exit.h"
+
+#include <errno.h>
+#include <linux/kvm_para.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "frontend/cpuid.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+#define VECTOR_UD 6
+#define EMULATION_FLAG_INSN_BYTES 1u
+/* Words of exit information that follow the instruction bytes. */
+#define EMULATION_INFO_WORDS 5u
+#define EMULATION_INSN_WORDS 3u
+
+static int exit_io(struct vcpu *vcpu, const struct cpu_io *io)
+{
+	struct kvm_run *run = vcpu->run;
+
+	stat_count(&vcpu->stats.io_exits);
+	run->exit_reason = KVM_EXIT_IO;
+	run->io.direction = io->is_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+	run->io.size = (uint8_t)io->size_bytes;
+	run->io.port = (uint16_t)io->address;
+	run->io.count = 1;
+	run->io.data_offset = VCPU_PIO_PAGE * 4096;
+	if (io->is_write)
+		memcpy((char *)run + VCPU_PIO_PAGE * 4096, io->data, sizeof(io->data));
+	vcpu->pending = VCPU_PENDING_IO;
+	vcpu->pending_io = *io;
+	return 0;
+}
+
+static int exit_mmio(struct vcpu *vcpu, const struct cpu_io *io)
+{
+	struct kvm_run *run = vcpu->run;
+
+	stat_count(&vcpu->stats.mmio_exits);
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = io->address;
+	run->mmio.len = io->size_bytes;
+	run->mmio.is_write = io->is_write;
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	if (io->is_write)
+		memcpy(run->mmio.data, io->data, io->size_bytes);
+	vcpu->pending = VCPU_PENDING_MMIO;
+	vcpu->pending_io = *io;
+	return 0;
+}
+
+static bool is_long_mode(const struct cpu_state *state)
+{
+	return (state->efer >> 10 & 1) && state->seg[CPU_CS].l;
+}
+
+static int exit_hypercall(struct vcpu *vcpu)
+{
+	const struct cpu_state *state = cpu_state(vcpu->cpu);
+	struct kvm_run *run = vcpu->run;
+
+	run->exit_reason = KVM_EXIT_HYPERCALL;
+	run->hypercall.nr = state->gpr[CPU_RAX];
+	run->hypercall.args[0] = state->gpr[CPU_RBX];
+	run->hypercall.args[1] = state->gpr[CPU_RCX];
+	run->hypercall.args[2] = state->gpr[CPU_RDX];
+	run->hypercall.ret = 0;
+	run->hypercall.longmode = is_long_mode(state) ? KVM_EXIT_HYPERCALL_LONG_MODE : 0;
+	run->hypercall.pad = 0;
+	vcpu->pending = VCPU_PENDING_HYPERCALL;
+	return 0;
+}
+
+/*
+ * User code gets #UD unless the client wants to know; for the kernel the client is told, and #UD
+ * waits for it should it come back.
+ */
+static int exit_emulation(struct vcpu *vcpu, const struct cpu_exit_info *info)
+{
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+	bool wanted = atomic_load(&vcpu->vm->settings.exit_on_emulation_failure);
+	struct kvm_run *run = vcpu->run;
+	uint32_t words = EMULATION_INFO_WORDS + 1;
+
+	stat_count(&vcpu->stats.insn_emulation_fail);
+	if (!wanted) {
+		state->exception_pending = 1;
+		state->exception_vector = VECTOR_UD;
+		state->exception_has_error = 0;
+		state->exception_has_payload = 0;
+		cpu_state_changed(vcpu->cpu);
+		if (state->seg[CPU_SS].dpl == 3)
+			return EXIT_CONTINUE;
+	}
+	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	memset(&run->internal, 0, sizeof(run->internal));
+	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
+	if (info->insn_size_bytes) {
+		run->emulation_failure.flags = EMULATION_FLAG_INSN_BYTES;
+		run->emulation_failure.insn_size = info->insn_size_bytes;
+		memcpy(run->emulation_failure.insn_bytes, info->insn, info->insn_size_bytes);
+		words = EMULATION_INFO_WORDS + EMULATION_INSN_WORDS;
+	}
+	run->emulation_failure.ndata = words;
+	return 0;
+}
+
+static int exit_delivery(struct vcpu *vcpu, const struct cpu_exit_info *info)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	memset(&run->internal, 0, sizeof(run->internal));
+	run->internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
+	run->internal.ndata = 5; /* event, hardware's reason and details, gpa, processor */
+	run->internal.data[0] = info->vector_info;
+	run->internal.data[3] = info->gpa;
+	return 0;
+}
+
+static int exit_error(struct vcpu *vcpu, const struct cpu_exit_info *info)
+{
+	struct uapi_memory_fault *fault = (void *)&vcpu->run->hw;
+
+	if (info->fault.size_bytes) {
+		vcpu->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
+		fault->flags = info->fault.flags;
+		fault->gpa = info->fault.gpa.v;
+		fault->size = info->fault.size_bytes;
+	}
+	return info->error ? info->error : -EFAULT;
+}
+
+static int exit_debug(struct vcpu *vcpu, const struct cpu_exit_info *info)
+{
+	struct kvm_debug_exit_arch *arch = &vcpu->run->debug.arch;
+
+	vcpu->run->exit_reason = KVM_EXIT_DEBUG;
+	arch->exception = info->debug_exception;
+	arch->pc = info->debug_pc;
+	arch->dr6 = info->debug_dr6;
+	arch->dr7 = cpu_state(vcpu->cpu)->dr7;
+	return 0;
+}
+
+static int exit_halt(struct vcpu *vcpu)
+{
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	stat_count(&vcpu->stats.halt_exits);
+	if (vcpu->lapic.present) {
+		state->halted = 1;
+		return EXIT_CONTINUE;
+	}
+	state->halted = 0;
+	vcpu->run->exit_reason = KVM_EXIT_HLT;
+	return 0;
+}
+
+static int exit_simple(struct vcpu *vcpu, uint32_t reason)
+{
+	vcpu->run->exit_reason = reason;
+	return 0;
+}
+
+int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info)
+{
+	stat_count(&vcpu->stats.exits);
+	switch (reason) {
+	case CPU_EXIT_INTR:
+	case CPU_EXIT_STEPPED:
+		return EXIT_CONTINUE;
+	case CPU_EXIT_IO:
+		return exit_io(vcpu, &info->io);
+	case CPU_EXIT_MMIO:
+		return exit_mmio(vcpu, &info->io);
+	case CPU_EXIT_HYPERCALL:
+		return exit_hypercall(vcpu);
+	case CPU_EXIT_HLT:
+		return exit_halt(vcpu);
+	case CPU_EXIT_SHUTDOWN:
+		return exit_simple(vcpu, KVM_EXIT_SHUTDOWN);
+	case CPU_EXIT_IRQ_WINDOW:
+		stat_count(&vcpu->stats.irq_window_exits);
+		return exit_simple(vcpu, KVM_EXIT_IRQ_WINDOW_OPEN);
+	case CPU_EXIT_DELIVERY:
+		return exit_delivery(vcpu, info);
+	case CPU_EXIT_ERROR:
+		return exit_error(vcpu, info);
+	case CPU_EXIT_DEBUG:
+		return exit_debug(vcpu, info);
+	case CPU_EXIT_DIRTY_RING:
+		return exit_simple(vcpu, KVM_EXIT_DIRTY_RING_FULL);
+	case CPU_EXIT_MSR_READ: /* never asked for: no callback answers USER */
+	case CPU_EXIT_MSR_WRITE:
+	case CPU_EXIT_EMULATION:
+		break;
+	}
+	return exit_emulation(vcpu, info);
+}
+
+/* The CPU's callbacks; ctx is the vCPU. */
+
+static void op_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	cpuid_query(ctx, leaf, subleaf, out);
+}
+
+static enum cpu_msr_result op_rdmsr(void *ctx, uint32_t index, uint64_t *value)
+{
+	return msr_read(ctx, MSR_FROM_GUEST, index, value) ? CPU_MSR_GP : CPU_MSR_OK;
+}
+
+static enum cpu_msr_result op_wrmsr(void *ctx, uint32_t index, uint64_t value)
+{
+	return msr_write(ctx, MSR_FROM_GUEST, index, value) ? CPU_MSR_GP : CPU_MSR_OK;
+}
+
+static enum cpu_io_result op_pio(void *ctx, struct cpu_io *io)
+{
+	struct vcpu *vcpu = ctx;
+
+	if (irqchip_pio(vcpu->vm, io) == CPU_IO_DONE)
+		return CPU_IO_DONE;
+	return iobus_access(vcpu->vm, IOBUS_PIO, io);
+}
+
+static enum cpu_io_result op_mmio(void *ctx, struct cpu_io *io)
+{
+	struct vcpu *vcpu = ctx;
+
+	stat_count(&vcpu->stats.insn_emulation);
+	if (vcpu->lapic.present && lapic_mmio(vcpu, io) == CPU_IO_DONE)
+		return CPU_IO_DONE;
+	if (irqchip_mmio(vcpu->vm, io) == CPU_IO_DONE)
+		return CPU_IO_DONE;
+	return iobus_access(vcpu->vm, IOBUS_MMIO, io);
+}
+
+/* KVM_HC_MAP_GPA_RANGE: does the client get it? Else *@ret is the guest's answer. */
+static bool map_gpa_range_exits(struct vcpu *vcpu, const struct cpu_state *state, int64_t *ret)
+{
+	uint64_t gpa = state->gpr[CPU_RBX], pages = state->gpr[CPU_RCX];
+
+	*ret = -KVM_ENOSYS;
+	if (!(atomic_load(&vcpu->vm->settings.exit_hypercalls) >> KVM_HC_MAP_GPA_RANGE & 1))
+		return false;
+	*ret = -KVM_EINVAL;
+	if (gpa % 4096 || !pages)
+		return false;
+	return gpa / 4096 + pages > gpa / 4096;
+}
+
+static enum cpu_io_result op_hypercall(void *ctx)
+{
+	struct vcpu *vcpu = ctx;
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+	uint64_t number = state->gpr[CPU_RAX];
+	int64_t ret = -KVM_ENOSYS;
+
+	stat_count(&vcpu->stats.hypercalls);
+	if (!is_long_mode(state))
+		number = (uint32_t)number;
+	if (state->seg[CPU_SS].dpl) {
+		ret = -KVM_EPERM;
+	} else if (number == KVM_HC_MAP_GPA_RANGE) {
+		if (map_gpa_range_exits(vcpu, state, &ret))
+			return CPU_IO_USER;
+	} else if (number == KVM_HC_VAPIC_POLL_IRQ) {
+		ret = 0;
+	}
+	state->gpr[CPU_RAX] = is_long_mode(state) ? (uint64_t)ret : (uint32_t)ret;
+	return CPU_IO_DONE;
+}
+
+bool exit_interrupt_waiting(struct vcpu *vcpu)
+{
+	if (!vcpu->lapic.present)
+		return false;
+	if (lapic_has_interrupt(vcpu))
+		return true;
+	if (vcpu->lapic.pending_extint >= 0)
+		return true;
+	return lapic_accepts_pic(vcpu) && irqchip_pic_pending(vcpu->vm);
+}
+
+static bool op_interrupt_waiting(void *ctx)
+{
+	return exit_interrupt_waiting(ctx);
+}
+
+static int op_interrupt_take(void *ctx)
+{
+	struct vcpu *vcpu = ctx;
+	int vector = -1;
+
+	if (!vcpu->lapic.present)
+		return -1;
+	if (vcpu->lapic.pending_extint >= 0) {
+		vector = vcpu->lapic.pending_extint;
+		vcpu->lapic.pending_extint = -1;
+	} else if (lapic_accepts_pic(vcpu)) {
+		vector = irqchip_pic_take(vcpu->vm);
+	}
+	if (vector < 0)
+		vector = lapic_take_interrupt(vcpu);
+	if (vector >= 0)
+		stat_count(&vcpu->stats.irq_injections);
+	return vector;
+}
+
+static uint64_t op_cr8_read(void *ctx)
+{
+	return lapic_get_cr8(ctx);
+}
+
+static void op_cr8_write(void *ctx, uint64_t value)
+{
+	lapic_set_cr8(ctx, value & 15);
+}
+
+static void op_log(void *ctx, const char *line)
+{
+	struct vcpu *vcpu = ctx;
+
+	fprintf(stderr, "quire: vCPU %u: %s\n", vcpu->id, line);
+}
+
+const struct cpu_ops vcpu_cpu_ops = {
+    .cpuid = op_cpuid,
+    .rdmsr = op_rdmsr,
+    .wrmsr = op_wrmsr,
+    .pio = op_pio,
+    .mmio = op_mmio,
+    .hypercall = op_hypercall,
+    .interrupt_take = op_interrupt_take,
+    .interrupt_waiting = op_interrupt_waiting,
+    .cr8_read = op_cr8_read,
+    .cr8_write = op_cr8_write,
+    .log = op_log,
+};

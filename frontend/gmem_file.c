@@ -1,0 +1,143 @@
+/* guest_memfd files. */
+#include "frontend/gmem_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "frontend/run_signals.h"
+#include "frontend/vm.h"
+
+/*
+ * The memfd is the memory: file.c keeps one mapping of ours of it, which the library's host port
+ * uses as the store. The object outlives its store: quire_gmem_release() comes first.
+ */
+struct gmem_object {
+	struct vm *vm;
+	struct quire_gmem *gmem;
+	struct process_store store;
+};
+
+struct quire_gmem *gmem_file_gmem(const struct file *file)
+{
+	const struct gmem_object *object = file_object(file);
+
+	return object->gmem;
+}
+
+int gmem_file_lookup_error(int fd)
+{
+	return fcntl(fd, F_GETFD) < 0 ? -EBADF : -EINVAL;
+}
+
+static void gmem_destroy(struct gmem_object *object)
+{
+	struct vm *vm = object->vm;
+
+	if (object->gmem)
+		quire_gmem_release(object->gmem);
+	free(object);
+	vm_put(vm);
+}
+
+/* The checks of KVM's own order, before a descriptor is made. */
+static int check_request(const struct vm *vm, uint64_t size_bytes, uint64_t flags)
+{
+	if (flags & ~quire_gmem_supported_flags(vm->memory))
+		return -EINVAL;
+	if ((int64_t)size_bytes <= 0 || size_bytes % QUIRE_PAGE_SIZE)
+		return -EINVAL;
+	return 0;
+}
+
+long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
+{
+	struct file_config config = {
+	    .ops = &gmem_file_ops,
+	    .size_bytes = size_bytes,
+	    .mapped_by_us = true,
+	};
+	struct gmem_object *object;
+	struct file *file;
+	int error, fd;
+
+	error = check_request(vm, size_bytes, flags);
+	if (error)
+		return error;
+	object = calloc(1, sizeof(*object));
+	if (!object)
+		return -ENOMEM;
+	vm_get(vm);
+	object->vm = vm;
+	config.object = object;
+	fd = file_create(&config);
+	if (fd < 0) {
+		gmem_destroy(object);
+		return fd;
+	}
+	file = file_get_kind(fd, &gmem_file_ops);
+	if (!file)
+		return -EBADF; /* another thread closed it already, and released the object */
+	object->store.base = file_memory(file);
+	object->store.size_bytes = size_bytes;
+	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
+	file_put(file);
+	if (error) {
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+static int gmem_map(struct file *file, const struct file_map_request *request)
+{
+	uint64_t flags = quire_gmem_flags(gmem_file_gmem(file));
+	int type = request->flags & MAP_TYPE;
+
+	if (!(flags & QUIRE_GMEM_MMAP))
+		return -ENODEV;
+	if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)
+		return -EINVAL;
+	return flags & QUIRE_GMEM_INIT_SHARED ? 0 : 1;
+}
+
+static int interrupted(void)
+{
+	return run_signals_pending();
+}
+
+static int gmem_allocate(struct file *file, int mode, off_t offset_bytes, off_t size_bytes)
+{
+	struct quire_gmem *gmem = gmem_file_gmem(file);
+
+	if (!(mode & FALLOC_FL_KEEP_SIZE) || (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)))
+		return -EOPNOTSUPP;
+	if (mode & FALLOC_FL_PUNCH_HOLE)
+		return quire_gmem_punch(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes);
+	return quire_gmem_allocate(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes, interrupted);
+}
+
+/* A guest_memfd has no ioctls of its own. */
+static long gmem_ioctl(struct file *file, unsigned long command, unsigned long argument)
+{
+	(void)file;
+	(void)command;
+	(void)argument;
+	return -ENOTTY;
+}
+
+static void gmem_release(struct file *file)
+{
+	gmem_destroy(file_object(file));
+}
+
+const struct file_ops gmem_file_ops = {
+    .name = "[kvm-gmem]",
+    .ioctl = gmem_ioctl,
+    .map = gmem_map,
+    .allocate = gmem_allocate,
+    .release = gmem_release,
+};

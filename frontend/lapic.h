@@ -1,0 +1,85 @@
+/* A vCPU's local APIC: xAPIC page, x2APIC MSRs, timer. */
+#ifndef QUIRE_FRONTEND_LAPIC_H
+#define QUIRE_FRONTEND_LAPIC_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "frontend/timers.h"
+#include "vcpu/cpu.h"
+
+struct ioctl_call;
+struct vcpu;
+
+#define APIC_DEFAULT_BASE 0xfee00000u
+#define APIC_BASE_BSP (1u << 8)
+#define APIC_BASE_X2APIC (1u << 10)
+#define APIC_BASE_ENABLE (1u << 11)
+
+/* Delivery modes, as in the ICR and in redirection entries. */
+enum apic_mode {
+	APIC_MODE_FIXED = 0,
+	APIC_MODE_LOWEST = 1,
+	APIC_MODE_SMI = 2,
+	APIC_MODE_REMOTE = 3,
+	APIC_MODE_NMI = 4,
+	APIC_MODE_INIT = 5,
+	APIC_MODE_STARTUP = 6,
+	APIC_MODE_EXTINT = 7,
+};
+
+/*
+ * Registers by their offset in the xAPIC page. Other vCPUs and the timer thread deliver into them,
+ * so everything is under @lock; @present is set at creation and says whether the VM has them.
+ */
+struct lapic {
+	bool present;
+	pthread_mutex_t lock;
+	uint32_t regs[256]; /* [offset / 4]; 64-bit x2APIC ICR: [0xc0] and [0xc4] */
+	uint64_t base;	    /* IA32_APIC_BASE */
+	uint64_t tsc_deadline;
+	uint64_t timer_start_ns; /* when the current count began, 0: stopped */
+	uint64_t timer_period_ns;
+	uint64_t timer_due_ns; /* 0: not armed */
+	struct vm_timer timer;
+	int pending_extint; /* split irqchip: vector from KVM_INTERRUPT, or -1 */
+};
+
+/* By the thread that creates the vCPU. */
+void lapic_init(struct vcpu *vcpu);
+/* @init: by INIT, which keeps the id and the base. */
+void lapic_reset(struct vcpu *vcpu, bool init);
+
+/* An access to the xAPIC page; USER when it is not one. */
+enum cpu_io_result lapic_mmio(struct vcpu *vcpu, struct cpu_io *io);
+/* x2APIC MSRs 0x800..0x8ff; GP when not in x2APIC mode or no such register. */
+enum cpu_msr_result lapic_msr_read(struct vcpu *vcpu, uint32_t index, uint64_t *value);
+enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t value);
+
+uint64_t lapic_get_base(struct vcpu *vcpu);
+/* 0 or -EINVAL for reserved bits or a forbidden change of mode. */
+int lapic_set_base(struct vcpu *vcpu, uint64_t base);
+uint64_t lapic_get_tsc_deadline(struct vcpu *vcpu);
+void lapic_set_tsc_deadline(struct vcpu *vcpu, uint64_t deadline);
+uint8_t lapic_get_cr8(struct vcpu *vcpu);
+void lapic_set_cr8(struct vcpu *vcpu, uint8_t value);
+
+/* Is an interrupt to be delivered (its priority above the processor's)? */
+bool lapic_has_interrupt(struct vcpu *vcpu);
+/* Take it into service: the vector, -1 for none. */
+int lapic_take_interrupt(struct vcpu *vcpu);
+/* Does the APIC let the PIC's interrupts through? */
+bool lapic_accepts_pic(struct vcpu *vcpu);
+
+/* Does @message, written by hardware's rules, name this APIC? @x2apic_ids: 32-bit ids. */
+bool lapic_matches(struct vcpu *vcpu, uint32_t destination, bool logical, bool wide);
+/* Deliver to this APIC. True when it took it. */
+bool lapic_accept(struct vcpu *vcpu, uint8_t mode, uint8_t vector, bool level);
+bool lapic_is_enabled(struct vcpu *vcpu);
+uint32_t lapic_priority(struct vcpu *vcpu);
+
+long vcpu_get_lapic(struct ioctl_call *call);
+long vcpu_set_lapic(struct ioctl_call *call);
+
+#endif

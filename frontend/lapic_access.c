@@ -1,0 +1,272 @@
+/* The guest's accesses to its local APIC: the xAPIC page and the x2APIC MSRs. */
+#include <string.h>
+
+#include "frontend/irqchip.h"
+#include "frontend/lapic_internal.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+#define LVT_WRITABLE 0x1f7ffu
+#define LVT_TIMER_WRITABLE 0x700ffu
+#define ESR_ALL 0u
+
+/* Work that must wait until the lock is dropped. */
+struct lapic_after {
+	bool send; /* the ICR was written */
+	int eoi;   /* a level-triggered interrupt ended, or -1 */
+};
+
+static bool is_readable(uint32_t reg)
+{
+	if (reg >= LAPIC_ISR && reg < LAPIC_ESR)
+		return true;
+	switch (reg) {
+	case LAPIC_ID:
+	case LAPIC_VERSION:
+	case LAPIC_TPR:
+	case LAPIC_PPR:
+	case LAPIC_LDR:
+	case LAPIC_DFR:
+	case LAPIC_SVR:
+	case LAPIC_ESR:
+	case LAPIC_ICR:
+	case LAPIC_ICR_HIGH:
+	case LAPIC_TIMER_INITIAL:
+	case LAPIC_TIMER_CURRENT:
+	case LAPIC_TIMER_DIVIDE:
+		return true;
+	default:
+		return reg >= LAPIC_LVT_TIMER && reg <= LAPIC_LVT_ERROR;
+	}
+}
+
+static uint32_t read_reg(struct vcpu *vcpu, uint32_t reg)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t value;
+
+	if (reg == LAPIC_PPR)
+		return lapic_priority(vcpu);
+	pthread_mutex_lock(&lapic->lock);
+	if (reg == LAPIC_TIMER_CURRENT)
+		value = lapic_timer_current_locked(lapic);
+	else
+		value = is_readable(reg) ? *lapic_reg(lapic, reg) : 0;
+	pthread_mutex_unlock(&lapic->lock);
+	return value;
+}
+
+/* End of interrupt: the vector that was level-triggered, or -1. */
+static int end_interrupt_locked(struct lapic *lapic)
+{
+	for (int i = 7; i >= 0; i--) {
+		uint32_t *isr = lapic_reg(lapic, LAPIC_ISR + 16 * (uint32_t)i);
+		uint32_t bit;
+
+		if (!*isr)
+			continue;
+		bit = 31 - (uint32_t)__builtin_clz(*isr);
+		*isr &= ~(1u << bit);
+		if (*lapic_reg(lapic, LAPIC_TMR + 16 * (uint32_t)i) >> bit & 1)
+			return 32 * i + (int)bit;
+		return -1;
+	}
+	return -1;
+}
+
+static void write_lvt_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t *lvt = lapic_reg(lapic, reg), old = *lvt;
+
+	if (!(*lapic_reg(lapic, LAPIC_SVR) & SVR_ENABLED))
+		value |= LVT_MASKED;
+	*lvt = value & (reg == LAPIC_LVT_TIMER ? LVT_TIMER_WRITABLE : LVT_WRITABLE);
+	if (reg == LAPIC_LVT_TIMER)
+		lapic_timer_mode_changed_locked(vcpu, old);
+}
+
+static void write_svr_locked(struct lapic *lapic, uint32_t value)
+{
+	*lapic_reg(lapic, LAPIC_SVR) = value & 0x3ff;
+	if (value & SVR_ENABLED)
+		return;
+	for (uint32_t lvt = LAPIC_LVT_TIMER; lvt <= LAPIC_LVT_ERROR; lvt += 16)
+		*lapic_reg(lapic, lvt) |= LVT_MASKED;
+}
+
+static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
+			     struct lapic_after *after)
+{
+	struct lapic *lapic = &vcpu->lapic;
+
+	switch (reg) {
+	case LAPIC_ID:
+		if (!lapic_is_x2apic(lapic))
+			*lapic_reg(lapic, reg) = value & 0xff000000;
+		break;
+	case LAPIC_TPR:
+		*lapic_reg(lapic, reg) = value & 0xff;
+		break;
+	case LAPIC_EOI:
+		after->eoi = end_interrupt_locked(lapic);
+		break;
+	case LAPIC_LDR:
+		if (!lapic_is_x2apic(lapic))
+			*lapic_reg(lapic, reg) = value & 0xff000000;
+		break;
+	case LAPIC_DFR:
+		if (!lapic_is_x2apic(lapic))
+			*lapic_reg(lapic, reg) = value | 0x0fffffff;
+		break;
+	case LAPIC_SVR:
+		write_svr_locked(lapic, value);
+		break;
+	case LAPIC_ESR:
+		*lapic_reg(lapic, reg) = ESR_ALL;
+		break;
+	case LAPIC_ICR:
+		*lapic_reg(lapic, reg) = value & ~ICR_BUSY;
+		after->send = true;
+		break;
+	case LAPIC_ICR_HIGH:
+		*lapic_reg(lapic, reg) = value;
+		break;
+	case LAPIC_TIMER_INITIAL:
+		*lapic_reg(lapic, reg) = value;
+		lapic_timer_start_locked(vcpu, value);
+		break;
+	case LAPIC_TIMER_DIVIDE:
+		*lapic_reg(lapic, reg) = value & 0xb;
+		break;
+	default:
+		if (reg >= LAPIC_LVT_TIMER && reg <= LAPIC_LVT_ERROR)
+			write_lvt_locked(vcpu, reg, value);
+		break;
+	}
+}
+
+/* Send what the ICR says. */
+static void send_ipi(struct vcpu *vcpu, uint32_t low, uint32_t high, bool x2apic)
+{
+	uint32_t shorthand = low >> 18 & 3;
+	struct apic_message message = {
+	    .destination = x2apic ? high : high >> 24,
+	    .wide = x2apic,
+	    .logical = low >> 11 & 1,
+	    .delivery_mode = low >> 8 & 7,
+	    .vector = (uint8_t)low,
+	};
+
+	/* INIT level de-assert only concerned processors older than the local APIC's own. */
+	if (message.delivery_mode == APIC_MODE_INIT && (low & 0xc000) == 0x8000)
+		return;
+	if (shorthand == 1) {
+		(void)lapic_accept(vcpu, APIC_MODE_FIXED, message.vector, false);
+		return;
+	}
+	if (shorthand) {
+		message.logical = false;
+		message.destination = x2apic ? UINT32_MAX : 0xff;
+		message.excluded = shorthand == 3 ? vcpu : NULL;
+	}
+	(void)apic_deliver(vcpu->vm, &message);
+}
+
+static void write_reg(struct vcpu *vcpu, uint32_t reg, uint64_t value)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	struct lapic_after after = {.eoi = -1};
+	uint32_t low, high;
+	bool x2apic;
+
+	pthread_mutex_lock(&lapic->lock);
+	x2apic = lapic_is_x2apic(lapic);
+	if (x2apic && reg == LAPIC_ICR)
+		*lapic_reg(lapic, LAPIC_ICR_HIGH) = (uint32_t)(value >> 32);
+	write_reg_locked(vcpu, reg, (uint32_t)value, &after);
+	low = *lapic_reg(lapic, LAPIC_ICR);
+	high = *lapic_reg(lapic, LAPIC_ICR_HIGH);
+	pthread_mutex_unlock(&lapic->lock);
+	if (after.eoi >= 0)
+		irqchip_eoi(vcpu->vm, (uint8_t)after.eoi);
+	if (after.send)
+		send_ipi(vcpu, low, high, x2apic);
+}
+
+enum cpu_io_result lapic_mmio(struct vcpu *vcpu, struct cpu_io *io)
+{
+	uint64_t base = lapic_get_base(vcpu);
+	uint64_t offset = io->address - (base & ~UINT64_C(0xfff));
+	uint32_t value;
+
+	if (!(base & APIC_BASE_ENABLE) || offset >= 4096)
+		return CPU_IO_USER;
+	if (base & APIC_BASE_X2APIC) {
+		/* The page is a hole then: KVM's default answers as an empty bus does. */
+		memset(io->data, 0xff, io->is_write ? 0 : sizeof(io->data));
+		return CPU_IO_DONE;
+	}
+	if (io->is_write) {
+		memcpy(&value, io->data, sizeof(value));
+		if (io->size_bytes == 4 && offset % 16 == 0)
+			write_reg(vcpu, (uint32_t)offset, value);
+		return CPU_IO_DONE;
+	}
+	memset(io->data, 0, sizeof(io->data));
+	if ((offset & 15) + io->size_bytes <= 4) {
+		value = read_reg(vcpu, offset & 0xff0) >> 8 * (offset & 3);
+		memcpy(io->data, &value, sizeof(value));
+	}
+	return CPU_IO_DONE;
+}
+
+static bool in_x2apic(struct vcpu *vcpu)
+{
+	uint64_t base = lapic_get_base(vcpu);
+
+	return (base & APIC_BASE_ENABLE) && (base & APIC_BASE_X2APIC);
+}
+
+enum cpu_msr_result lapic_msr_read(struct vcpu *vcpu, uint32_t index, uint64_t *value)
+{
+	uint32_t reg = (index - 0x800) << 4;
+
+	if (!in_x2apic(vcpu) || !is_readable(reg) || reg == LAPIC_DFR || reg == LAPIC_ICR_HIGH)
+		return CPU_MSR_GP;
+	*value = read_reg(vcpu, reg);
+	if (reg == LAPIC_ICR)
+		*value |= (uint64_t)read_reg(vcpu, LAPIC_ICR_HIGH) << 32;
+	return CPU_MSR_OK;
+}
+
+enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t value)
+{
+	uint32_t reg = (index - 0x800) << 4;
+
+	if (!in_x2apic(vcpu) || (value >> 32 && reg != LAPIC_ICR))
+		return CPU_MSR_GP;
+	switch (reg) {
+	case LAPIC_SELF_IPI:
+		if (value >> 8)
+			return CPU_MSR_GP;
+		(void)lapic_accept(vcpu, APIC_MODE_FIXED, (uint8_t)value, false);
+		return CPU_MSR_OK;
+	case LAPIC_EOI:
+	case LAPIC_ESR:
+		if (value)
+			return CPU_MSR_GP;
+		break;
+	case LAPIC_TPR:
+	case LAPIC_SVR:
+	case LAPIC_ICR:
+	case LAPIC_TIMER_INITIAL:
+	case LAPIC_TIMER_DIVIDE:
+		break;
+	default:
+		if (reg < LAPIC_LVT_TIMER || reg > LAPIC_LVT_ERROR)
+			return CPU_MSR_GP;
+	}
+	write_reg(vcpu, reg, value);
+	return CPU_MSR_OK;
+}

@@ -1,0 +1,59 @@
+/* The local APIC's registers, shared by the files that make it. */
+#ifndef QUIRE_FRONTEND_LAPIC_INTERNAL_H
+#define QUIRE_FRONTEND_LAPIC_INTERNAL_H
+
+#include "frontend/lapic.h"
+
+enum lapic_register {
+	LAPIC_ID = 0x20,
+	LAPIC_VERSION = 0x30,
+	LAPIC_TPR = 0x80,
+	LAPIC_PPR = 0xa0,
+	LAPIC_EOI = 0xb0,
+	LAPIC_LDR = 0xd0,
+	LAPIC_DFR = 0xe0,
+	LAPIC_SVR = 0xf0,
+	LAPIC_ISR = 0x100,
+	LAPIC_TMR = 0x180,
+	LAPIC_IRR = 0x200,
+	LAPIC_ESR = 0x280,
+	LAPIC_ICR = 0x300,
+	LAPIC_ICR_HIGH = 0x310,
+	LAPIC_LVT_TIMER = 0x320,
+	LAPIC_LVT_THERMAL = 0x330,
+	LAPIC_LVT_COUNTER = 0x340,
+	LAPIC_LVT_LINT0 = 0x350,
+	LAPIC_LVT_LINT1 = 0x360,
+	LAPIC_LVT_ERROR = 0x370,
+	LAPIC_TIMER_INITIAL = 0x380,
+	LAPIC_TIMER_CURRENT = 0x390,
+	LAPIC_TIMER_DIVIDE = 0x3e0,
+	LAPIC_SELF_IPI = 0x3f0,
+};
+
+#define LVT_MASKED (1u << 16)
+#define SVR_ENABLED (1u << 8)
+#define ICR_BUSY (1u << 12)
+#define ESR_ILLEGAL_VECTOR (1u << 6)
+
+static inline uint32_t *lapic_reg(struct lapic *lapic, uint32_t offset)
+{
+	return &lapic->regs[offset / 4];
+}
+
+static inline bool lapic_is_x2apic(const struct lapic *lapic)
+{
+	return (lapic->base & (APIC_BASE_X2APIC | APIC_BASE_ENABLE)) ==
+	       (APIC_BASE_X2APIC | APIC_BASE_ENABLE);
+}
+
+/* All of these with lapic.lock held. */
+void lapic_set_irr_locked(struct lapic *lapic, uint8_t vector, bool level);
+/* Timer (lapic_timer.c). */
+void lapic_timer_fire(struct vm_timer *timer);
+void lapic_timer_start_locked(struct vcpu *vcpu, uint64_t count);
+void lapic_timer_stop_locked(struct vcpu *vcpu);
+uint32_t lapic_timer_current_locked(struct lapic *lapic);
+void lapic_timer_mode_changed_locked(struct vcpu *vcpu, uint32_t old_lvt);
+
+#endif

@@ -1,0 +1,278 @@
+/* KVM_RUN: from the client's run page into the CPU and back. */
+#include <errno.h>
+#include <string.h>
+
+#include "frontend/exit.h"
+#include "frontend/run_signals.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+#define RFLAGS_IF (UINT64_C(1) << 9)
+#define SYNC_VALID (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
+/* Take what the client changed in the run page's copy of the registers. */
+static int sync_in(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint64_t dirty = run->kvm_dirty_regs;
+
+	if ((run->kvm_valid_regs | dirty) & ~(uint64_t)SYNC_VALID)
+		return -EINVAL;
+	if (dirty & KVM_SYNC_X86_REGS) {
+		struct kvm_regs regs = run->s.regs.regs;
+
+		regs_set(vcpu, &regs);
+	}
+	if (dirty & KVM_SYNC_X86_SREGS) {
+		struct kvm_sregs sregs = run->s.regs.sregs;
+
+		if (sregs_set(vcpu, &sregs))
+			return -EINVAL;
+	}
+	if (dirty & KVM_SYNC_X86_EVENTS) {
+		struct kvm_vcpu_events events = run->s.regs.events;
+
+		if (events_set(vcpu, &events))
+			return -EINVAL;
+	}
+	run->kvm_dirty_regs = 0;
+	return 0;
+}
+
+static void sync_out(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (run->kvm_valid_regs & KVM_SYNC_X86_REGS)
+		regs_get(vcpu, &run->s.regs.regs);
+	if (run->kvm_valid_regs & KVM_SYNC_X86_SREGS)
+		sregs_get(vcpu, &run->s.regs.sregs);
+	if (run->kvm_valid_regs & KVM_SYNC_X86_EVENTS)
+		events_get(vcpu, &run->s.regs.events);
+}
+
+static bool accepts_injection(struct vcpu *vcpu)
+{
+	const struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	if (vcpu->lapic.present && (vcpu->lapic.pending_extint >= 0 || !lapic_accepts_pic(vcpu)))
+		return false;
+	return (state->rflags & RFLAGS_IF) && !state->interrupt_shadow &&
+	       !state->interrupt_injected && !state->exception_pending;
+}
+
+static void save_run_state(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->if_flag = (cpu_state(vcpu->cpu)->rflags & RFLAGS_IF) != 0;
+	run->cr8 = lapic_get_cr8(vcpu);
+	run->apic_base = lapic_get_base(vcpu);
+	run->ready_for_interrupt_injection =
+	    irqchip_has_pic(&vcpu->vm->irqchip) || accepts_injection(vcpu);
+	sync_out(vcpu);
+}
+
+/* The client's answer to the last exit, from the run page. */
+static void take_answer(struct vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+	const struct cpu_io *io = &vcpu->pending_io;
+	uint8_t data[8];
+	uint64_t ret;
+
+	switch (vcpu->pending) {
+	case VCPU_PENDING_NONE:
+		return;
+	case VCPU_PENDING_IO:
+	case VCPU_PENDING_MMIO:
+		memcpy(data,
+		       vcpu->pending == VCPU_PENDING_IO
+			   ? (const void *)((const char *)run + VCPU_PIO_PAGE * 4096)
+			   : (const void *)run->mmio.data,
+		       sizeof(data));
+		cpu_answer(vcpu->cpu, io->is_write ? NULL : data, io->is_write ? 0 : io->size_bytes,
+			   false);
+		break;
+	case VCPU_PENDING_HYPERCALL:
+		ret = run->hypercall.ret;
+		cpu_answer(vcpu->cpu, &ret, sizeof(ret), false);
+		break;
+	}
+	vcpu->pending = VCPU_PENDING_NONE;
+}
+
+static int signal_exit(struct vcpu *vcpu)
+{
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	stat_count(&vcpu->stats.signal_exits);
+	return -EINTR;
+}
+
+/*
+ * The doorbell keeps its bits until guest mode is entered; a sleeper must empty it first, or it
+ * never sleeps. What the library asked for meanwhile is asked again before the CPU runs.
+ */
+static int drain_doorbell(struct vcpu *vcpu)
+{
+	struct quire_stage2 stage2;
+	uint64_t requests = 0;
+	int error = quire_vcpu_enter(vcpu->memory, &requests, &stage2);
+
+	if (error)
+		return error;
+	quire_vcpu_leave(vcpu->memory);
+	vcpu->owed_requests |= requests & ((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1);
+	return 0;
+}
+
+static bool may_wake(struct vcpu *vcpu)
+{
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
+		return false;
+	if (!state->halted || state->exception_pending || state->interrupt_injected)
+		return true;
+	if (state->nmi_pending && !state->nmi_masked)
+		return true;
+	return (state->rflags & RFLAGS_IF) && exit_interrupt_waiting(vcpu);
+}
+
+/* Sleep in HLT or until SIPI: 0 when the vCPU may go on, -EINTR, or the library's error. */
+static int wait_runnable(struct vcpu *vcpu)
+{
+	for (;;) {
+		int error = drain_doorbell(vcpu);
+
+		if (error)
+			return error;
+		events_fold(vcpu);
+		if (may_wake(vcpu))
+			break;
+		if (run_signals_pending())
+			return signal_exit(vcpu);
+		run_signals_wait(vcpu->memory, -1);
+	}
+	cpu_state(vcpu->cpu)->halted = 0;
+	return 0;
+}
+
+static enum cpu_exit run_cpu(struct vcpu *vcpu, uint32_t flags, struct cpu_exit_info *info)
+{
+	if (vcpu->owed_requests) {
+		quire_vcpu_request(vcpu->memory, vcpu->owed_requests);
+		vcpu->owed_requests = 0;
+	}
+	return cpu_run(vcpu->cpu, flags, info);
+}
+
+static uint32_t run_flags(struct vcpu *vcpu)
+{
+	uint32_t flags = vcpu->lapic.present ? CPU_RUN_HLT_IN_KERNEL : 0;
+
+	if (vcpu->run->request_interrupt_window && !irqchip_has_pic(&vcpu->vm->irqchip))
+		flags |= CPU_RUN_IRQ_WINDOW;
+	if (vcpu->debug_control & KVM_GUESTDBG_SINGLESTEP)
+		flags |= CPU_RUN_STEP;
+	return flags;
+}
+
+/* Finish the instruction that waited for the client. EXIT_CONTINUE when it is done. */
+static int complete_pending(struct vcpu *vcpu)
+{
+	struct cpu_exit_info info;
+
+	take_answer(vcpu);
+	while (cpu_is_pending(vcpu->cpu)) {
+		enum cpu_exit reason = run_cpu(vcpu, CPU_RUN_COMPLETE, &info);
+		int result;
+
+		if (reason == CPU_EXIT_STEPPED)
+			break;
+		result = exit_handle(vcpu, reason, &info);
+		if (result != EXIT_CONTINUE)
+			return result;
+		if (run_signals_pending())
+			return signal_exit(vcpu);
+	}
+	return EXIT_CONTINUE;
+}
+
+static int run_loop(struct vcpu *vcpu)
+{
+	struct cpu_exit_info info;
+	int result;
+
+	for (;;) {
+		events_fold(vcpu);
+		if (vcpu->triple_fault) {
+			vcpu->triple_fault = false;
+			vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+			return 0;
+		}
+		if (run_signals_pending())
+			return signal_exit(vcpu);
+		if (!may_wake(vcpu)) {
+			result = wait_runnable(vcpu);
+			if (result)
+				return result;
+		}
+		cpu_state(vcpu->cpu)->halted = 0;
+		result = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
+		if (result != EXIT_CONTINUE)
+			return result;
+	}
+}
+
+/* An application processor before its SIPI: the client is told to try again once it came. */
+static int run_uninitialized(struct vcpu *vcpu)
+{
+	int result = vcpu->run->immediate_exit ? -EINTR : wait_runnable(vcpu);
+
+	return result ? result : -EAGAIN;
+}
+
+static int run_inside(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	bool immediate = run->immediate_exit != 0;
+	int result;
+
+	run->exit_reason = KVM_EXIT_UNKNOWN;
+	run->flags = 0;
+	events_fold(vcpu);
+	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
+		return run_uninitialized(vcpu);
+	if (sync_in(vcpu))
+		return -EINVAL;
+	if (!vcpu->lapic.present) {
+		if (run->cr8 > 15)
+			return -EINVAL;
+		lapic_set_cr8(vcpu, (uint8_t)run->cr8);
+	}
+	result = complete_pending(vcpu);
+	if (result != EXIT_CONTINUE)
+		return result;
+	if (immediate) {
+		run->exit_reason = KVM_EXIT_INTR;
+		return -EINTR;
+	}
+	return run_loop(vcpu);
+}
+
+long vcpu_run(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+	long result;
+
+	if (call->argument)
+		return -EINVAL;
+	run_signals_enter(vcpu->memory, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
+	process_runner_enter(&vcpu->runner);
+	result = run_inside(vcpu);
+	save_run_state(vcpu);
+	process_runner_leave(&vcpu->runner);
+	run_signals_leave();
+	return result;
+}

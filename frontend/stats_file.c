@@ -1,0 +1,183 @@
+/* Statistics files: header, name, descriptors and values, as one readable image. */
+#include "frontend/stats_file.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <quire/stats.h>
+
+#include "frontend/uapi.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+#define NAME_BYTES 48u
+#define HEADER_BYTES ((uint32_t)sizeof(struct kvm_stats_header))
+#define DESC_OFFSET (HEADER_BYTES + NAME_BYTES)
+
+/* struct kvm_stats_desc with its name. */
+struct stat_desc {
+	uint32_t flags;
+	int16_t exponent;
+	uint16_t size;
+	uint32_t offset;
+	uint32_t bucket_size;
+	char name[NAME_BYTES];
+};
+_Static_assert(sizeof(struct stat_desc) == sizeof(struct kvm_stats_desc) + NAME_BYTES, "layout");
+
+struct stat_name {
+	const char *name;
+	enum quire_stat_kind kind;
+};
+
+#define STAT_NAME(name, kind) {#name, kind},
+static const struct stat_name vm_names[] = {QUIRE_VM_STATS(STAT_NAME)};
+#define CUMULATIVE_NAME(name) {#name, QUIRE_STAT_CUMULATIVE},
+static const struct stat_name vcpu_names[] = {QUIRE_VCPU_STATS(STAT_NAME)
+						  VCPU_EXIT_STATS(CUMULATIVE_NAME)};
+#define VM_COUNT (sizeof(vm_names) / sizeof(vm_names[0]))
+#define VCPU_COUNT (sizeof(vcpu_names) / sizeof(vcpu_names[0]))
+#define MAX_COUNT (VM_COUNT > VCPU_COUNT ? VM_COUNT : VCPU_COUNT)
+
+/* What is behind one descriptor; it holds a reference to the VM. */
+struct stats_object {
+	struct vm *vm;
+	struct vcpu *vcpu; /* NULL: the VM's own statistics */
+};
+
+struct stats_image {
+	struct kvm_stats_header header;
+	char id[NAME_BYTES];
+	struct stat_desc desc[MAX_COUNT];
+	uint64_t data[MAX_COUNT];
+};
+
+static void sample_vm(const struct vm *vm, uint64_t *data)
+{
+	for (uint32_t i = 0; i < VM_COUNT; i++)
+		data[i] = quire_vm_stat(vm->memory, (enum quire_vm_stat)i);
+}
+
+static void sample_vcpu(struct vcpu *vcpu, uint64_t *data)
+{
+	for (uint32_t i = 0; i < QUIRE_VCPU_STAT_COUNT; i++)
+		*data++ = quire_vcpu_stat(vcpu->memory, (enum quire_vcpu_stat)i);
+#define SAMPLE(name) *data++ = atomic_load_explicit(&vcpu->stats.name, memory_order_relaxed);
+	VCPU_EXIT_STATS(SAMPLE)
+#undef SAMPLE
+}
+
+static void fill_descs(struct stat_desc *desc, const struct stat_name *names, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		desc[i].flags = (uint32_t)names[i].kind;
+		desc[i].size = 1;
+		desc[i].offset = i * (uint32_t)sizeof(uint64_t);
+		snprintf(desc[i].name, sizeof(desc[i].name), "%s", names[i].name);
+	}
+}
+
+/* The file's contents: the parts lie one after the other in @parts. */
+static size_t build(const struct stats_object *object, struct stats_image *image)
+{
+	uint32_t count = object->vcpu ? VCPU_COUNT : VM_COUNT;
+
+	memset(image, 0, sizeof(*image));
+	image->header.name_size = NAME_BYTES;
+	image->header.num_desc = count;
+	image->header.id_offset = HEADER_BYTES;
+	image->header.desc_offset = DESC_OFFSET;
+	image->header.data_offset = DESC_OFFSET + count * (uint32_t)sizeof(struct stat_desc);
+	if (object->vcpu) {
+		snprintf(image->id, sizeof(image->id), "kvm-%d/vcpu-%u", object->vm->owner,
+			 object->vcpu->id);
+		fill_descs(image->desc, vcpu_names, count);
+		sample_vcpu(object->vcpu, image->data);
+	} else {
+		snprintf(image->id, sizeof(image->id), "kvm-%d", object->vm->owner);
+		fill_descs(image->desc, vm_names, count);
+		sample_vm(object->vm, image->data);
+	}
+	/* The data follows the last descriptor in use. */
+	memmove((char *)image + image->header.data_offset, image->data, count * sizeof(uint64_t));
+	return image->header.data_offset + count * sizeof(uint64_t);
+}
+
+static ssize_t stats_read_at(struct file *file, void *dst, size_t size_bytes, off_t offset_bytes)
+{
+	struct stats_image image;
+	size_t total = build(file_object(file), &image);
+
+	if (offset_bytes < 0)
+		return -EINVAL;
+	if ((size_t)offset_bytes >= total)
+		return 0;
+	if (size_bytes > total - (size_t)offset_bytes)
+		size_bytes = total - (size_t)offset_bytes;
+	memcpy(dst, (const char *)&image + offset_bytes, size_bytes);
+	return (ssize_t)size_bytes;
+}
+
+/* KVM's statistics files know no ioctl at all. */
+static long stats_ioctl(struct file *file, unsigned long command, unsigned long argument)
+{
+	(void)file;
+	(void)command;
+	(void)argument;
+	return -ENOTTY;
+}
+
+static void stats_release(struct file *file)
+{
+	struct stats_object *object = file_object(file);
+
+	vm_put(object->vm);
+	free(object);
+}
+
+static const struct file_ops stats_file_ops = {
+    .name = "kvm-vm-stats",
+    .ioctl = stats_ioctl,
+    .read_at = stats_read_at,
+    .release = stats_release,
+};
+
+static long open_stats(struct vm *vm, struct vcpu *vcpu)
+{
+	char name[40];
+	struct file_config config = {.ops = &stats_file_ops, .cloexec = true};
+	struct stats_object *object = malloc(sizeof(*object));
+	int fd;
+
+	if (!object)
+		return -ENOMEM;
+	vm_get(vm);
+	object->vm = vm;
+	object->vcpu = vcpu;
+	config.object = object;
+	if (vcpu) {
+		snprintf(name, sizeof(name), "kvm-vcpu-stats:%u", vcpu->id);
+		config.name = name;
+	}
+	fd = file_create(&config);
+	if (fd < 0) {
+		vm_put(vm);
+		free(object);
+	}
+	return fd;
+}
+
+long vm_get_stats_fd(struct ioctl_call *call)
+{
+	return open_stats(call->object, NULL);
+}
+
+long vcpu_get_stats_fd(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+
+	return open_stats(vcpu->vm, vcpu);
+}

@@ -1,0 +1,98 @@
+/* /dev/kvm itself: its ioctls, and the ties between VMs and the rest of the process. */
+#include "frontend/system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include <quire/platform.h>
+#include <quire/vm.h>
+
+#include "frontend/cpuid.h"
+#include "frontend/dispatch.h"
+#include "frontend/mm_events.h"
+#include "frontend/msr.h"
+#include "frontend/params.h"
+#include "frontend/uapi.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+int system_remember_vm(struct vm *vm)
+{
+	return mm_events_register_vm(vm->memory);
+}
+
+void system_forget_vm(struct vm *vm)
+{
+	mm_events_unregister_vm(vm->memory);
+}
+
+void system_configure_vm(struct quire_vm_config *config)
+{
+	config->mmio_caching = 1;
+	config->tunables = params_tunables();
+}
+
+static long get_api_version(struct ioctl_call *call)
+{
+	return call->argument ? -EINVAL : KVM_API_VERSION;
+}
+
+static long create_vm(struct ioctl_call *call)
+{
+	return vm_create(call->argument);
+}
+
+static long check_extension(struct ioctl_call *call)
+{
+	return caps_check_system(call->argument);
+}
+
+static long get_vcpu_mmap_size(struct ioctl_call *call)
+{
+	return call->argument ? -EINVAL : (long)VCPU_MMAP_BYTES;
+}
+
+static const struct ioctl_entry system_ioctls[] = {
+    {KVM_GET_API_VERSION, IOCTL_VALUE, get_api_version},
+    {KVM_CREATE_VM, IOCTL_VALUE, create_vm},
+    {KVM_CHECK_EXTENSION, IOCTL_VALUE, check_extension},
+    {KVM_GET_VCPU_MMAP_SIZE, IOCTL_VALUE, get_vcpu_mmap_size},
+    {KVM_GET_SUPPORTED_CPUID, IOCTL_IN_OUT, system_get_supported_cpuid},
+    {KVM_GET_EMULATED_CPUID, IOCTL_IN_OUT, system_get_emulated_cpuid},
+    {KVM_GET_MSR_INDEX_LIST, IOCTL_IN_OUT_ALWAYS, system_get_msr_list},
+    {KVM_GET_MSR_FEATURE_INDEX_LIST, IOCTL_IN_OUT_ALWAYS, system_get_msr_feature_list},
+    {KVM_GET_MSRS, IOCTL_IN, system_get_msrs},
+    {KVM_X86_GET_MCE_CAP_SUPPORTED, IOCTL_OUT, system_get_mce_cap},
+};
+
+static const struct ioctl_table system_table = {
+    .entries = system_ioctls,
+    .count = sizeof(system_ioctls) / sizeof(system_ioctls[0]),
+    .unknown = -EINVAL, /* x86 answers so on /dev/kvm, unlike on a VM */
+};
+
+static long system_ioctl(struct file *file, unsigned long command, unsigned long argument)
+{
+	struct ioctl_call call = {
+	    .file = file,
+	    .argument = argument,
+	    .command = (uint32_t)command,
+	};
+
+	return ioctl_dispatch(&system_table, &call);
+}
+
+static const struct file_ops system_file_ops = {
+    .name = "kvm",
+    .ioctl = system_ioctl,
+};
+
+int system_open(int flags)
+{
+	struct file_config config = {
+	    .ops = &system_file_ops,
+	    .cloexec = (flags & O_CLOEXEC) != 0,
+	};
+
+	return file_create(&config);
+}

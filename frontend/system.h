@@ -1,0 +1,14 @@
+/* /dev/kvm itself: ioctls without a VM, and the list of this process's VMs. */
+#ifndef QUIRE_FRONTEND_SYSTEM_H
+#define QUIRE_FRONTEND_SYSTEM_H
+
+struct quire_vm_config;
+struct vm;
+
+/* A VM comes and goes: whoever watches the client's memory calls is told. 0 or -ENOMEM. */
+int system_remember_vm(struct vm *vm);
+void system_forget_vm(struct vm *vm);
+/* Fill in what the module parameters decide. */
+void system_configure_vm(struct quire_vm_config *config);
+
+#endif

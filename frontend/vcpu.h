@@ -1,0 +1,151 @@
+/* A vCPU as the front-end sees it: run page, processor, local APIC, MSRs, CPUID, statistics. */
+#ifndef QUIRE_FRONTEND_VCPU_H
+#define QUIRE_FRONTEND_VCPU_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <quire/vcpu.h>
+
+#include "frontend/dispatch.h"
+#include "frontend/lapic.h"
+#include "frontend/msr.h"
+#include "frontend/uapi.h"
+#include "hosts/process/process.h"
+#include "vcpu/cpu.h"
+
+struct vm;
+
+/* The descriptor's pages, as KVM lays them out. */
+#define VCPU_PIO_PAGE 1u
+#define VCPU_COALESCED_PAGE 2u
+#define VCPU_PAGES 3u
+#define VCPU_MMAP_BYTES (VCPU_PAGES * 4096u)
+
+#define VCPU_MAX_CPUID 256u
+
+/* Counters that the front-end keeps beside the library's; KVM's names. */
+#define VCPU_EXIT_STATS(X)   \
+	X(exits)             \
+	X(io_exits)          \
+	X(mmio_exits)        \
+	X(signal_exits)      \
+	X(irq_window_exits)  \
+	X(halt_exits)        \
+	X(request_irq_exits) \
+	X(hypercalls)        \
+	X(irq_injections)    \
+	X(insn_emulation)    \
+	X(insn_emulation_fail)
+
+struct vcpu_stats {
+#define VCPU_STAT_FIELD(name) atomic_uint_fast64_t name;
+	VCPU_EXIT_STATS(VCPU_STAT_FIELD)
+#undef VCPU_STAT_FIELD
+};
+
+static inline void stat_count(atomic_uint_fast64_t *stat)
+{
+	atomic_fetch_add_explicit(stat, 1, memory_order_relaxed);
+}
+
+/* What other threads ask of a vCPU; folded into its state at its next turn. */
+enum vcpu_event {
+	VCPU_EVENT_NMI = 1u << 0,
+	VCPU_EVENT_INIT = 1u << 1,
+	VCPU_EVENT_SIPI = 1u << 2,
+	VCPU_EVENT_CLOCK = 1u << 3, /* the guest's clock page is out of date */
+};
+
+/* The exit whose answer the next KVM_RUN takes from the run page. */
+enum vcpu_pending { VCPU_PENDING_NONE, VCPU_PENDING_IO, VCPU_PENDING_MMIO, VCPU_PENDING_HYPERCALL };
+
+struct vcpu_cpuid {
+	uint32_t count;
+	struct kvm_cpuid_entry2 entries[VCPU_MAX_CPUID];
+};
+
+struct vcpu {
+	struct vm *vm;
+	uint32_t id;
+	struct quire_vcpu *memory;
+	struct cpu *cpu;
+	struct process_runner runner;
+
+	pthread_mutex_t lock; /* the vCPU mutex: every vCPU ioctl holds it */
+	/* The run page; goes away with the last descriptor, and so does every user of it but the
+	 * coalesced ring, which bus.lock guards. */
+	struct kvm_run *run;
+
+	uint32_t mp_state; /* KVM_MP_STATE_*; by the lock's holder */
+	atomic_uint events;
+	atomic_uint sipi_vector;
+	enum vcpu_pending pending;
+	struct cpu_io pending_io;
+	uint64_t owed_requests; /* of the library, taken while asleep */
+	bool triple_fault; /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
+
+	struct vcpu_cpuid cpuid;
+	struct vcpu_msrs msrs;
+	struct lapic lapic;
+
+	bool has_sigmask;
+	sigset_t sigmask;
+	uint32_t debug_control; /* KVM_GUESTDBG_* */
+	struct vcpu_stats stats;
+};
+
+extern const struct file_ops vcpu_file_ops;
+
+/* KVM_CREATE_VCPU: a descriptor or -errno. */
+long vcpu_create(struct vm *vm, uint32_t id);
+/* Called by the VM's destruction. */
+void vcpu_destroy(struct vcpu *vcpu);
+/* Registers, CPUID-driven state and the APIC as after RESET or INIT. */
+void vcpu_reset(struct vcpu *vcpu, bool init);
+/* Other threads: raise @event and make the vCPU look. */
+void vcpu_raise(struct vcpu *vcpu, enum vcpu_event event);
+/* Other threads: an interrupt waits, or something else that it looks at by itself. */
+void vcpu_wake(struct vcpu *vcpu);
+
+/* KVM_RUN (run.c). */
+long vcpu_run(struct ioctl_call *call);
+extern const struct cpu_ops vcpu_cpu_ops; /* exit.c */
+
+/* General, special and debug registers (vcpu_regs.c). */
+long vcpu_get_regs(struct ioctl_call *call);
+long vcpu_set_regs(struct ioctl_call *call);
+long vcpu_get_sregs(struct ioctl_call *call);
+long vcpu_set_sregs(struct ioctl_call *call);
+long vcpu_get_debugregs(struct ioctl_call *call);
+long vcpu_set_debugregs(struct ioctl_call *call);
+long vcpu_translate(struct ioctl_call *call);
+void regs_get(struct vcpu *vcpu, struct kvm_regs *regs);
+void regs_set(struct vcpu *vcpu, const struct kvm_regs *regs);
+void sregs_get(struct vcpu *vcpu, struct kvm_sregs *sregs);
+int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *sregs);
+
+/* Floating point (vcpu_fpu.c). */
+long vcpu_get_fpu(struct ioctl_call *call);
+long vcpu_set_fpu(struct ioctl_call *call);
+long vcpu_get_xsave(struct ioctl_call *call);
+long vcpu_set_xsave(struct ioctl_call *call);
+long vcpu_get_xcrs(struct ioctl_call *call);
+long vcpu_set_xcrs(struct ioctl_call *call);
+
+/* Events and run state (vcpu_events.c). */
+long vcpu_get_events(struct ioctl_call *call);
+long vcpu_set_events(struct ioctl_call *call);
+long vcpu_get_mp_state(struct ioctl_call *call);
+long vcpu_set_mp_state(struct ioctl_call *call);
+long vcpu_interrupt(struct ioctl_call *call);
+long vcpu_nmi(struct ioctl_call *call);
+void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *events);
+int events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *events);
+/* Fold what other threads raised into the state. By the lock's holder, out of cpu_run(). */
+void events_fold(struct vcpu *vcpu);
+
+#endif

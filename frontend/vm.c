@@ -1,0 +1,198 @@
+/* VM objects: their birth, their end, and the table of their ioctls. */
+#include "frontend/vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "frontend/clock.h"
+#include "frontend/cpuid.h"
+#include "frontend/stats_file.h"
+#include "frontend/system.h"
+#include "frontend/uapi.h"
+#include "frontend/vcpu.h"
+
+void vm_get(struct vm *vm)
+{
+	atomic_fetch_add_explicit(&vm->refs, 1, memory_order_relaxed);
+}
+
+static void vm_destroy(struct vm *vm)
+{
+	vm_timers_destroy(&vm->timers);
+	for (uint32_t i = 0; i < atomic_load(&vm->vcpu_count); i++)
+		vcpu_destroy(vm->vcpus[i]);
+	system_forget_vm(vm);
+	iobus_destroy(&vm->bus);
+	irqchip_destroy(&vm->irqchip);
+	quire_vm_put(vm->memory);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}
+
+void vm_put(struct vm *vm)
+{
+	if (atomic_fetch_sub_explicit(&vm->refs, 1, memory_order_acq_rel) == 1)
+		vm_destroy(vm);
+}
+
+struct vcpu *vm_find_vcpu(struct vm *vm, uint32_t id)
+{
+	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
+
+	if (id < count && vm->vcpus[id]->id == id)
+		return vm->vcpus[id];
+	for (uint32_t i = 0; i < count; i++)
+		if (vm->vcpus[i]->id == id)
+			return vm->vcpus[i];
+	return NULL;
+}
+
+static int create_memory(struct vm *vm)
+{
+	struct quire_vm_config config = {
+	    .type = vm->type,
+	    .format = QUIRE_FORMAT_NPT,
+	    .maxphyaddr = CPUID_MAXPHYADDR,
+	    .host = &process_host_ops,
+	    .host_ctx = &vm->host,
+	};
+
+	system_configure_vm(&config);
+	return quire_vm_create(&config, &vm->memory);
+}
+
+static struct vm *vm_alloc(enum quire_vm_type type, int *error)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+
+	*error = -ENOMEM;
+	if (!vm)
+		return NULL;
+	atomic_init(&vm->refs, 1);
+	vm->owner = getpid();
+	vm->type = type;
+	vm->settings.max_vcpu_ids = VM_MAX_VCPU_IDS;
+	vm->tsc_offset = 0 - clock_tsc();
+	atomic_init(&vm->clock_offset_ns, -(int64_t)timers_now_ns());
+	pthread_mutex_init(&vm->lock, NULL);
+	iobus_init(&vm->bus);
+	irqchip_init(&vm->irqchip);
+	*error = vm_timers_init(&vm->timers);
+	if (!*error)
+		*error = create_memory(vm);
+	if (!*error)
+		return vm;
+	iobus_destroy(&vm->bus);
+	irqchip_destroy(&vm->irqchip);
+	free(vm);
+	return NULL;
+}
+
+long vm_create(uint64_t type)
+{
+	struct file_config config = {.ops = &vm_file_ops, .cloexec = true};
+	struct vm *vm;
+	int error, fd;
+
+	if (type != QUIRE_VM_DEFAULT && type != QUIRE_VM_SW_PROTECTED)
+		return -EINVAL;
+	vm = vm_alloc((enum quire_vm_type)type, &error);
+	if (!vm)
+		return error;
+	error = system_remember_vm(vm);
+	if (error) {
+		vm_put(vm);
+		return error;
+	}
+	config.object = vm;
+	fd = file_create(&config);
+	if (fd < 0)
+		vm_put(vm);
+	return fd;
+}
+
+static long create_vcpu(struct ioctl_call *call)
+{
+	if (call->argument >= VM_MAX_VCPU_IDS)
+		return -EINVAL;
+	return vcpu_create(call->object, (uint32_t)call->argument);
+}
+
+static long set_tss_addr(struct ioctl_call *call)
+{
+	/* The address is for real-mode guests on processors that need help with them. */
+	return call->argument > UINT32_MAX - 3 * 4096 + 1 ? -EINVAL : 0;
+}
+
+static long set_identity_map_addr(struct ioctl_call *call)
+{
+	struct vm *vm = call->object;
+
+	return atomic_load(&vm->vcpu_count) ? -EINVAL : 0;
+}
+
+static const struct ioctl_entry vm_ioctls[] = {
+    {KVM_CREATE_VCPU, IOCTL_VALUE, create_vcpu},
+    {KVM_CHECK_EXTENSION, IOCTL_VALUE, vm_check_extension},
+    {KVM_ENABLE_CAP, IOCTL_IN, vm_enable_cap},
+    {KVM_SET_USER_MEMORY_REGION, IOCTL_IN, vm_set_region},
+    {KVM_SET_USER_MEMORY_REGION2, IOCTL_IN, vm_set_region2},
+    {KVM_SET_MEMORY_ATTRIBUTES, IOCTL_IN, vm_set_attributes},
+    {KVM_CREATE_GUEST_MEMFD, IOCTL_IN, vm_create_gmem},
+    {KVM_GET_DIRTY_LOG, IOCTL_IN, vm_get_dirty_log},
+    {KVM_CLEAR_DIRTY_LOG, IOCTL_IN, vm_clear_dirty_log},
+    {KVM_RESET_DIRTY_RINGS, IOCTL_VALUE, vm_reset_dirty_rings},
+    {KVM_SET_NR_MMU_PAGES, IOCTL_VALUE, vm_set_nr_mmu_pages},
+    {KVM_REGISTER_COALESCED_MMIO, IOCTL_IN, coalesced_register},
+    {KVM_UNREGISTER_COALESCED_MMIO, IOCTL_IN, coalesced_unregister},
+    {KVM_IOEVENTFD, IOCTL_IN, ioeventfd_ioctl},
+    {KVM_CREATE_IRQCHIP, IOCTL_VALUE, vm_create_irqchip},
+    {KVM_GET_IRQCHIP, IOCTL_IN_OUT, vm_get_irqchip},
+    {KVM_SET_IRQCHIP, IOCTL_IN, vm_set_irqchip},
+    {KVM_IRQ_LINE, IOCTL_IN, vm_irq_line},
+    {KVM_IRQ_LINE_STATUS, IOCTL_IN_OUT, vm_irq_line_status},
+    {KVM_SET_GSI_ROUTING, IOCTL_IN, vm_set_gsi_routing},
+    {KVM_SIGNAL_MSI, IOCTL_IN, vm_signal_msi},
+    {KVM_SET_BOOT_CPU_ID, IOCTL_VALUE, vm_set_boot_cpu_id},
+    {KVM_SET_TSS_ADDR, IOCTL_VALUE, set_tss_addr},
+    {KVM_SET_IDENTITY_MAP_ADDR, IOCTL_IN, set_identity_map_addr},
+    {KVM_GET_CLOCK, IOCTL_OUT, vm_get_clock},
+    {KVM_SET_CLOCK, IOCTL_IN, vm_set_clock},
+    {KVM_GET_TSC_KHZ, IOCTL_VALUE, vm_get_tsc_khz},
+    {KVM_SET_TSC_KHZ, IOCTL_VALUE, vm_set_tsc_khz},
+    {KVM_GET_STATS_FD, IOCTL_VALUE, vm_get_stats_fd},
+};
+
+static const struct ioctl_table vm_table = {
+    .entries = vm_ioctls,
+    .count = sizeof(vm_ioctls) / sizeof(vm_ioctls[0]),
+    .unknown = -ENOTTY,
+};
+
+static long vm_ioctl(struct file *file, unsigned long command, unsigned long argument)
+{
+	struct vm *vm = file_object(file);
+	struct ioctl_call call = {
+	    .file = file,
+	    .object = vm,
+	    .argument = argument,
+	    .command = (uint32_t)command,
+	};
+
+	if (file_owner(file) != getpid() || quire_vm_is_dead(vm->memory))
+		return -EIO;
+	return ioctl_dispatch(&vm_table, &call);
+}
+
+static void vm_release(struct file *file)
+{
+	vm_put(file_object(file));
+}
+
+const struct file_ops vm_file_ops = {
+    .name = "kvm-vm",
+    .ioctl = vm_ioctl,
+    .release = vm_release,
+};
