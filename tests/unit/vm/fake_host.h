@@ -25,12 +25,12 @@ struct fake_host {
 	pthread_mutex_t lock;
 	uint64_t live_allocs;
 	uint64_t live_bytes;
-	uint64_t allocs;	/* so far */
-	uint64_t fail_at;	/* the alloc with this number fails; 0: none */
+	uint64_t allocs;  /* so far */
+	uint64_t fail_at; /* the alloc with this number fails; 0: none */
 	uint64_t next_pfn;
-	uint32_t scatter;	/* leave a gap between frames */
-	uint32_t huge;		/* give order 9 where it is asked for and a block is empty */
-	int get_error;		/* what store_get() answers instead */
+	uint32_t scatter; /* leave a gap between frames */
+	uint32_t huge;	  /* give order 9 where it is asked for and a block is empty */
+	int get_error;	  /* what store_get() answers instead */
 	int zero_error;
 	uint32_t stores;
 	uint32_t gets;

@@ -239,8 +239,8 @@ static void test_readers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_model),     cmocka_unit_test(test_no_memory),
-	    cmocka_unit_test(test_terabyte),  cmocka_unit_test(test_ends),
+	    cmocka_unit_test(test_model),    cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_terabyte), cmocka_unit_test(test_ends),
 	    cmocka_unit_test(test_readers),
 	};
 

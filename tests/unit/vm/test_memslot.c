@@ -303,18 +303,18 @@ static void test_shape(void **state)
 	const struct quire_region good = region_of(0, 1, 16, 16);
 	struct quire_region r;
 
-#define REFUSED(spoil)                                                         \
-	do {                                                                   \
-		r = good;                                                      \
-		spoil;                                                         \
-		assert_int_equal(memslot_check(vm, &r, &decision), -EINVAL);   \
+#define REFUSED(spoil)                                                       \
+	do {                                                                 \
+		r = good;                                                    \
+		spoil;                                                       \
+		assert_int_equal(memslot_check(vm, &r, &decision), -EINVAL); \
 	} while (0)
-#define ACCEPTED(spoil)                                                        \
-	do {                                                                   \
-		r = good;                                                      \
-		spoil;                                                         \
-		assert_int_equal(memslot_check(vm, &r, &decision), 0);         \
-		assert_int_equal(decision.change, MEMSLOT_CREATE);             \
+#define ACCEPTED(spoil)                                                \
+	do {                                                           \
+		r = good;                                              \
+		spoil;                                                 \
+		assert_int_equal(memslot_check(vm, &r, &decision), 0); \
+		assert_int_equal(decision.change, MEMSLOT_CREATE);     \
 	} while (0)
 
 	ACCEPTED(r.slot = QUIRE_USER_SLOTS - 1);
@@ -523,8 +523,8 @@ static void test_readers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_model),     cmocka_unit_test(test_no_memory_and_abort),
-	    cmocka_unit_test(test_shape),     cmocka_unit_test(test_decisions),
+	    cmocka_unit_test(test_model),	cmocka_unit_test(test_no_memory_and_abort),
+	    cmocka_unit_test(test_shape),	cmocka_unit_test(test_decisions),
 	    cmocka_unit_test(test_placeholder), cmocka_unit_test(test_all_slots),
 	    cmocka_unit_test(test_readers),
 	};
