@@ -76,6 +76,9 @@ class Rules(unittest.TestCase):
     def test_seventy_lines_and_a_locked_word_in_a_comment_are_allowed(self):
         fits = LONG.replace("\tx();\n", "", 2)
         self.assertNotIn("size", self.rules_of({"src/tdp/a.c": fits}))
+        mmap = "/* A file. */\nvoid *mmap(void *a, size_t b, int c, int d, int e, off_t f);\n"
+        self.assertNotIn("size", self.rules_of({"preload/a.c": mmap}))
+        self.assertIn("size", self.rules_of({"vcpu/a.c": mmap}))
         quoted = "/* A file. */\n/* as pthread_mutex_lock() does */\n"
         self.assertNotIn("threading", self.rules_of({"src/tdp/a.c": quoted}))
 
