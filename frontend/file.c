@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontend/client_call.h"
 #include "frontend/hidden_fd.h"
 
 #define BUCKETS 4096u
@@ -218,21 +219,27 @@ bool file_may_be_mapped(uintptr_t start, uintptr_t end)
 	       end > __atomic_load_n(&mapped_low, __ATOMIC_RELAXED);
 }
 
-void file_unmapped(uintptr_t start, uintptr_t end)
+/* Last references that went unseen: by a child's exit, by fclose(). */
+static void collect_lingering(void)
 {
 	struct file *gone;
 
-	if (!file_any() || !file_may_be_mapped(start, end))
-		return;
 	pthread_mutex_lock(&table_lock);
 	gone = take_gone_lingering_locked();
 	pthread_mutex_unlock(&table_lock);
 	put_list(gone);
 }
 
+void file_unmapped(uintptr_t start, uintptr_t end)
+{
+	if (file_any() && file_may_be_mapped(start, end))
+		collect_lingering();
+}
+
 /* The child of a fork: the files are the parent's. */
 static void fork_child(void)
 {
+	client_call_begin();
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (struct file *file = buckets[i]; file; file = file->next) {
 			if (file->hidden_fd >= 0)
@@ -244,6 +251,7 @@ static void fork_child(void)
 	}
 	lingering = NULL;
 	pthread_mutex_unlock(&table_lock);
+	client_call_end();
 }
 
 static void fork_prepare(void)
@@ -316,6 +324,7 @@ int file_create(const struct file_config *config)
 	int fd, error;
 
 	pthread_once(&once, fork_hooks_install);
+	collect_lingering();
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return -ENOMEM;

@@ -36,7 +36,10 @@ static rlim_t lesser(rlim_t a, rlim_t b)
 	return a < b ? a : b;
 }
 
-/* Let descriptors be made past the client's limit: for this thread's next calls only. */
+/*
+ * Let descriptors be made past the client's limit until limit_restore(). The result is where to
+ * make them: below the limit, in its last eighth, when it cannot be passed.
+ */
 static int limit_raise(struct limit_change *change)
 {
 	struct rlimit raised;
@@ -44,7 +47,7 @@ static int limit_raise(struct limit_change *change)
 
 	change->changed = 0;
 	if (getrlimit(RLIMIT_NOFILE, &change->before))
-		return 0;
+		return 1;
 	base = lesser(change->before.rlim_cur, HIDDEN_BASE_MAX);
 	if (change->before.rlim_cur >= HIDDEN_LIMIT)
 		return (int)base;
@@ -56,7 +59,7 @@ static int limit_raise(struct limit_change *change)
 		raised.rlim_max = change->before.rlim_max;
 		raised.rlim_cur = raised.rlim_max;
 		if (raised.rlim_cur == change->before.rlim_cur || setrlimit(RLIMIT_NOFILE, &raised))
-			return 0;
+			return (int)(base - base / 8);
 	}
 	change->changed = 1;
 	return (int)base;
@@ -109,7 +112,7 @@ int hidden_fd_reopen(int fd)
 	pthread_mutex_lock(&limit_lock);
 	base = limit_raise(&change);
 	low = open(path, O_RDWR | O_CLOEXEC);
-	high = low < 0 ? -1 : duplicate_high(low, base ? base : 1024);
+	high = low < 0 ? -1 : duplicate_high(low, base);
 	if (high < 0)
 		error = -errno;
 	else
@@ -128,7 +131,7 @@ int hidden_fd_move(int fd)
 
 	pthread_mutex_lock(&limit_lock);
 	base = limit_raise(&change);
-	high = duplicate_high(fd, base ? base : 1024);
+	high = duplicate_high(fd, base);
 	if (high < 0) {
 		error = -errno;
 	} else {

@@ -16,7 +16,7 @@
  * Each parameter is a small text file in the run's directory, laid out as in sysfs
  * (DIR/module/kvm/parameters/tdp_mmu); reading one is reading that file. A write through write(2)
  * is checked as the kernel would; one we do not see (stdio's own) is checked at the next look, and
- * has no effect when it makes no sense.
+ * gives the parameter its last known or default value when it makes no sense.
  */
 
 /*

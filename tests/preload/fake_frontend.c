@@ -1,0 +1,180 @@
+/*
+ * A frontend of a few commands, to test files, signals and memory events without any VM: what
+ * `preload` needs of frontend/ and of the library, and nothing more.
+ */
+#include "tests/preload/fake_frontend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <quire/vcpu.h>
+#include <quire/vm.h>
+
+#include "frontend/file.h"
+#include "frontend/mm_events.h"
+#include "frontend/params.h"
+#include "frontend/run_signals.h"
+#include "hosts/process/guard.h"
+
+struct quire_vcpu {
+	uint64_t doorbell;
+};
+
+struct quire_vm {
+	int unused;
+};
+
+static struct fake_counts counts;
+static struct quire_vm only_vm;
+
+uint64_t const *quire_vcpu_doorbell(const struct quire_vcpu *vcpu)
+{
+	return &vcpu->doorbell;
+}
+
+void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request)
+{
+	__atomic_fetch_or(&vcpu->doorbell, request, __ATOMIC_SEQ_CST);
+}
+
+void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
+{
+	(void)vm;
+	counts.last_start = start.v;
+	counts.last_end = end.v;
+	counts.begins++;
+}
+
+void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
+{
+	(void)vm;
+	if (counts.last_start == start.v && counts.last_end == end.v)
+		counts.ends++;
+}
+
+/* Guest code that never ends: spin or sleep until something asks for the thread. */
+static long run(const struct fake_run *request)
+{
+	struct quire_vcpu vcpu = {0};
+	sigset_t mask;
+	long result = 0;
+
+	sigemptyset(&mask);
+	memcpy(&mask, &request->mask, sizeof(request->mask));
+	run_signals_enter(&vcpu, request->has_mask ? &mask : NULL);
+	while (!run_signals_pending() && !(vcpu.doorbell & RUN_REQ_SIGNAL)) {
+		uint64_t value;
+
+		if (request->touch && guard_load_u64((const void *)(uintptr_t)request->touch,
+						     &value) == GUARD_FAULT) {
+			result = -EFAULT;
+			break;
+		}
+		if (request->sleeps)
+			run_signals_wait(&vcpu, 5000000000);
+	}
+	if (run_signals_pending())
+		result = -EINTR;
+	run_signals_leave();
+	return result;
+}
+
+static const struct file_ops plain_ops, memory_ops, dead_memory_ops, stats_ops;
+
+static int create(const struct file_ops *ops, uint64_t size_bytes)
+{
+	struct file_config config = {
+	    .ops = ops,
+	    .size_bytes = size_bytes,
+	    .cloexec = true,
+	    .mapped_by_us = ops == &memory_ops,
+	};
+
+	return file_create(&config);
+}
+
+static long fake_ioctl(struct file *file, unsigned long command, unsigned long argument)
+{
+	if (file_owner(file) != getpid())
+		return -EIO;
+	switch (command) {
+	case FAKE_CREATE:
+		return create(&plain_ops, argument);
+	case FAKE_CREATE_MEMORY:
+		return create(&memory_ops, argument);
+	case FAKE_CREATE_DEAD_MEMORY:
+		return create(&dead_memory_ops, argument);
+	case FAKE_CREATE_STATS:
+		return create(&stats_ops, 4096);
+	case FAKE_COUNTS:
+		memcpy((void *)argument, &counts, sizeof(counts));
+		return 0;
+	case FAKE_RUN:
+		return run((const struct fake_run *)argument);
+	case FAKE_WATCH:
+		return mm_events_register_vm(&only_vm);
+	case FAKE_UNWATCH:
+		mm_events_unregister_vm(&only_vm);
+		return 0;
+	case FAKE_PEEK:
+		memcpy((void *)argument, file_memory(file), 1);
+		return 0;
+	case FAKE_SPLIT:
+		return params_tunables()->eager_page_split;
+	default:
+		return -ENOTTY;
+	}
+}
+
+static int map_shared(struct file *file, const struct file_map_request *request)
+{
+	(void)file;
+	return (request->flags & MAP_TYPE) == MAP_SHARED ? 0 : -EINVAL;
+}
+
+static int map_dead(struct file *file, const struct file_map_request *request)
+{
+	(void)file;
+	(void)request;
+	return 1;
+}
+
+static ssize_t stats_read(struct file *file, void *dst, size_t size_bytes, off_t offset)
+{
+	static const char text[] = "0123456789";
+	size_t left = (size_t)offset < sizeof(text) - 1 ? sizeof(text) - 1 - (size_t)offset : 0;
+
+	(void)file;
+	if (size_bytes > left)
+		size_bytes = left;
+	memcpy(dst, text + offset, size_bytes);
+	return (ssize_t)size_bytes;
+}
+
+static void release(struct file *file)
+{
+	(void)file;
+	counts.releases++;
+}
+
+static const struct file_ops plain_ops = {
+    .name = "fake", .ioctl = fake_ioctl, .map = map_shared, .release = release};
+static const struct file_ops memory_ops = {
+    .name = "[kvm-gmem]", .ioctl = fake_ioctl, .map = map_shared, .release = release};
+static const struct file_ops dead_memory_ops = {
+    .name = "[kvm-gmem]", .ioctl = fake_ioctl, .map = map_dead, .release = release};
+static const struct file_ops stats_ops = {
+    .name = "stats", .ioctl = fake_ioctl, .read_at = stats_read, .release = release};
+
+int system_open(int flags)
+{
+	struct file_config config = {
+	    .ops = &plain_ops, .size_bytes = 0, .cloexec = (flags & O_CLOEXEC) != 0};
+
+	return file_create(&config);
+}

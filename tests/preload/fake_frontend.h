@@ -1,0 +1,31 @@
+/* The commands of the fake frontend. */
+#ifndef QUIRE_TESTS_PRELOAD_FAKE_FRONTEND_H
+#define QUIRE_TESTS_PRELOAD_FAKE_FRONTEND_H
+
+#include <stdint.h>
+
+enum fake_command {
+	FAKE_CREATE = 1,	 /* a file of so many bytes */
+	FAKE_CREATE_MEMORY,	 /* the same, mapped by us too */
+	FAKE_CREATE_DEAD_MEMORY, /* maps, and raises SIGBUS */
+	FAKE_CREATE_STATS,	 /* reads as "0123456789" */
+	FAKE_COUNTS,		 /* struct fake_counts */
+	FAKE_RUN,		 /* struct fake_run: ends with -EINTR, or -EFAULT */
+	FAKE_WATCH,		 /* register a VM for memory events */
+	FAKE_UNWATCH,
+	FAKE_PEEK,  /* the first byte of our own mapping */
+	FAKE_SPLIT, /* the tunable eager_page_split */
+};
+
+struct fake_counts {
+	uint64_t releases, begins, ends, last_start, last_end;
+};
+
+struct fake_run {
+	uint64_t mask; /* as the kernel's sigset */
+	uint32_t has_mask;
+	uint32_t sleeps; /* else it spins */
+	uint64_t touch;	 /* an address to read again and again */
+};
+
+#endif

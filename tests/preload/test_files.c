@@ -1,0 +1,333 @@
+/* Descriptors of ours behave as the kernel's: numbers, lifetimes, fork, errors of each call. */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/preload/check.h"
+#include "tests/preload/fake_frontend.h"
+
+static int kvm;
+
+static struct fake_counts counts(void)
+{
+	struct fake_counts now;
+
+	CHECK(!ioctl(kvm, FAKE_COUNTS, &now));
+	return now;
+}
+
+static int create(enum fake_command kind, unsigned long size_bytes)
+{
+	int fd = ioctl(kvm, kind, size_bytes);
+
+	CHECK(fd >= 0);
+	return fd;
+}
+
+static void test_device(void)
+{
+	struct stat status;
+	int fd, lowest = dup(0);
+
+	close(lowest);
+	CHECK(!stat("/dev/kvm", &status) && S_ISCHR(status.st_mode));
+	CHECK(major(status.st_rdev) == 10 && minor(status.st_rdev) == 232);
+	CHECK(!access("/dev/kvm", R_OK | W_OK));
+	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	CHECK(fd == lowest);
+	CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
+	CHECK(!close(fd));
+	fd = open("/dev/kvm", O_RDWR);
+	CHECK(fd == lowest && fcntl(fd, F_GETFD) == 0);
+	CHECK_FAILS(ioctl(fd, 0xaeff, 0), ENOTTY);
+	CHECK(!close(fd));
+	CHECK_FAILS(close(fd), EBADF);
+}
+
+static void test_lifetime(void)
+{
+	uint64_t before = counts().releases;
+	int fd = create(FAKE_CREATE, 4096), other;
+	void *mapping;
+
+	other = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	CHECK(!close(fd) && counts().releases == before);
+	CHECK(ioctl(other, FAKE_SPLIT, 0) == 1);
+	CHECK(!close(other) && counts().releases == before + 1);
+
+	fd = create(FAKE_CREATE, 4096);
+	mapping = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(mapping != MAP_FAILED);
+	CHECK(!close(fd) && counts().releases == before + 1);
+	mapping = mremap(mapping, 4096, 8192, MREMAP_MAYMOVE);
+	CHECK(mapping != MAP_FAILED && counts().releases == before + 1);
+	CHECK(!munmap(mapping, 8192) && counts().releases == before + 2);
+
+	fd = create(FAKE_CREATE, 4096);
+	other = open("/dev/null", O_RDONLY);
+	CHECK(dup2(other, fd) == fd && counts().releases == before + 3);
+	CHECK(!close(fd) && !close(other));
+}
+
+static void test_own_mapping(void)
+{
+	uint64_t before = counts().releases;
+	int fd = create(FAKE_CREATE_MEMORY, 8192);
+	char *mapping = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), seen = 0;
+
+	CHECK(mapping != MAP_FAILED);
+	mapping[0] = 'q';
+	CHECK(!ioctl(fd, FAKE_PEEK, &seen) && seen == 'q');
+	CHECK(!munmap(mapping, 8192) && counts().releases == before);
+	CHECK(!close(fd) && counts().releases == before + 1);
+}
+
+static void in_child(int fd)
+{
+	int own, status;
+
+	CHECK_FAILS(ioctl(fd, FAKE_SPLIT, 0), EIO);
+	close(fd);
+	own = open("/dev/kvm", O_RDWR);
+	CHECK(own >= 0 && ioctl(own, FAKE_SPLIT, 0) == 1);
+	status = ioctl(own, FAKE_CREATE, 4096);
+	CHECK(status >= 0 && !close(status));
+}
+
+static void test_fork(void)
+{
+	uint64_t before = counts().releases;
+	int fd = create(FAKE_CREATE, 4096), gate[2], status;
+	char byte;
+	pid_t child;
+
+	CHECK(!pipe(gate));
+	child = fork();
+	if (child == 0) {
+		in_child(fd);
+		_exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+	CHECK(counts().releases == before);
+	CHECK(ioctl(fd, FAKE_SPLIT, 0) == 1);
+	/* A child that still holds it keeps it, as the kernel would. */
+	child = fork();
+	if (child == 0) {
+		close(gate[1]);
+		(void)!read(gate[0], &byte, 1);
+		_exit(0);
+	}
+	CHECK(!close(fd) && counts().releases == before);
+	close(gate[1]);
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+	close(create(FAKE_CREATE, 4096));
+	CHECK(counts().releases == before + 2);
+	close(gate[0]);
+}
+
+static void test_close_range(void)
+{
+	uint64_t before = counts().releases;
+	int fd[3];
+
+	for (int i = 0; i < 3; i++)
+		fd[i] = create(FAKE_CREATE, 4096);
+	CHECK(!close_range((unsigned int)fd[1], ~0u, 0));
+	CHECK(counts().releases == before + 2);
+	CHECK(ioctl(fd[0], FAKE_SPLIT, 0) == 1);
+	CHECK(!close(fd[0]) && counts().releases == before + 3);
+}
+
+static void many(rlim_t hard)
+{
+	struct rlimit before, limit;
+	static int fd[2048];
+	int first = create(FAKE_CREATE, 0), extra, last;
+	uint64_t released;
+
+	close(first);
+	CHECK(!getrlimit(RLIMIT_NOFILE, &before));
+	limit.rlim_cur = 2148;
+	limit.rlim_max = hard ? hard : before.rlim_max;
+	CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+	for (int i = 0; i < 2048; i++) {
+		fd[i] = create(i & 1 ? FAKE_CREATE_STATS : FAKE_CREATE, 12288);
+		CHECK(fd[i] == first + i);
+	}
+	/* None of ours is below the limit: the client can use every number that is left. */
+	for (last = -1; (extra = open("/dev/null", O_RDONLY)) >= 0; last = extra)
+		;
+	CHECK(errno == EMFILE && last == 2147);
+	CHECK_FAILS(ioctl(kvm, FAKE_CREATE, 0), EMFILE);
+	CHECK(!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur == 2148);
+	released = counts().releases;
+	CHECK(!close_range((unsigned int)first, ~0u, 0));
+	CHECK(counts().releases == released + 2048);
+	CHECK(!setrlimit(RLIMIT_NOFILE, &before));
+}
+
+static void test_limit(void)
+{
+	struct rlimit limit;
+	pid_t child;
+	int status;
+
+	many(0);
+	/* With no room above the limit it takes a privilege, which root may lack. */
+	CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+	limit.rlim_max++;
+	child = fork();
+	if (child == 0)
+		_exit(setrlimit(RLIMIT_NOFILE, &limit) ? 1 : 0);
+	CHECK(waitpid(child, &status, 0) == child);
+	if (status == 0)
+		many(2148);
+	else
+		printf("  without the privilege to raise the hard limit\n");
+}
+
+static void test_churn(void)
+{
+	struct timespec start, end;
+	uint64_t before = counts().releases;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (int i = 0; i < 20000; i++)
+		CHECK(!close(create(FAKE_CREATE, 4096)));
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	CHECK(counts().releases == before + 20000);
+	printf("  20000 files in %.2f s\n",
+	       (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
+	CHECK(end.tv_sec - start.tv_sec < 20);
+}
+
+static void test_contents(void)
+{
+	int fd = create(FAKE_CREATE_STATS, 0), memory = create(FAKE_CREATE_MEMORY, 8192);
+	char text[16];
+
+	CHECK(read(fd, text, 4) == 4 && !memcmp(text, "0123", 4));
+	CHECK(lseek(fd, 0, SEEK_SET) >= 0);
+	CHECK(read(fd, text, 4) == 4 && !memcmp(text, "4567", 4));
+	CHECK(pread(fd, text, 3, 1) == 3 && !memcmp(text, "123", 3));
+	CHECK(read(fd, text, 16) == 2 && read(fd, text, 16) == 0);
+	CHECK_FAILS(read(memory, text, 1), EINVAL);
+	CHECK_FAILS(write(memory, text, 1), EINVAL);
+	CHECK_FAILS(pread(memory, text, 1, 0), ESPIPE);
+	CHECK_FAILS(pwrite(memory, text, 1, 0), ESPIPE);
+	CHECK_FAILS(lseek(memory, 0, SEEK_SET), ESPIPE);
+	CHECK_FAILS(ftruncate(memory, 0), EINVAL);
+	CHECK_FAILS(fchmod(memory, 0600), EINVAL);
+	CHECK_FAILS(fallocate(memory, 0, -1, 4096), EINVAL);
+	CHECK_FAILS(fallocate(memory, FALLOC_FL_PUNCH_HOLE, 0, 4096), EOPNOTSUPP);
+	close(fd);
+	close(memory);
+}
+
+static sigjmp_buf landing;
+
+static void on_bus(int signal)
+{
+	(void)signal;
+	siglongjmp(landing, 1);
+}
+
+static void test_dead_mapping(void)
+{
+	int fd = create(FAKE_CREATE_DEAD_MEMORY, 8192);
+	volatile char *mapping = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	struct sigaction act = {.sa_handler = on_bus}, old;
+
+	CHECK(mapping != MAP_FAILED);
+	CHECK(!sigaction(SIGBUS, &act, &old) && old.sa_handler == SIG_DFL);
+	for (int i = 0; i < 3; i++) {
+		if (!sigsetjmp(landing, 1)) {
+			mapping[i * 2048] = 1;
+			CHECK(!"a touch must raise SIGBUS");
+		}
+	}
+	CHECK(!sigaction(SIGBUS, &old, &act) && act.sa_handler == on_bus);
+	munmap((void *)mapping, 8192);
+	close(fd);
+}
+
+static void test_advice(void)
+{
+	int fd = create(FAKE_CREATE_MEMORY, 8192);
+	char *mapping = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	mapping[0] = 7;
+	CHECK(!madvise(mapping, 8192, MADV_HUGEPAGE));
+	CHECK_FAILS(madvise(mapping, 8192, 25 /* MADV_COLLAPSE */), EINVAL);
+	CHECK(!madvise(mapping, 8192, MADV_DONTNEED) && mapping[0] == 7);
+	munmap(mapping, 8192);
+	close(fd);
+}
+
+static void expect_change(uint64_t *events, const void *start, size_t size_bytes)
+{
+	struct fake_counts now = counts();
+
+	CHECK(now.begins == *events + 1 && now.ends == now.begins);
+	CHECK(now.last_start == (uintptr_t)start);
+	CHECK(now.last_end == (uintptr_t)start + size_bytes);
+	*events = now.begins;
+}
+
+static void test_memory_events(void)
+{
+	uint64_t events = counts().begins;
+	char *room = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(!ioctl(kvm, FAKE_WATCH, 0) && counts().begins == events);
+	CHECK(!mprotect(room, 4096, PROT_READ));
+	expect_change(&events, room, 4096);
+	CHECK(mmap(room + 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	      room + 4096);
+	expect_change(&events, room + 4096, 4096);
+	CHECK(!madvise(room, 4096, MADV_DONTNEED) && counts().begins == events);
+	CHECK(mremap(room + 8192, 4096, 8192, MREMAP_MAYMOVE) != MAP_FAILED);
+	expect_change(&events, room + 8192, 8192);
+	CHECK(!munmap(room, 65536));
+	expect_change(&events, room, 65536);
+	CHECK_FAILS(munmap((void *)1, 4096), EINVAL);
+	CHECK(counts().begins == counts().ends);
+	CHECK(!ioctl(kvm, FAKE_UNWATCH, 0));
+	events = counts().begins;
+	CHECK(!munmap(room, 4096) && counts().begins == events);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+	    {"device", test_device},
+	    {"lifetime", test_lifetime},
+	    {"own mapping", test_own_mapping},
+	    {"fork", test_fork},
+	    {"close_range", test_close_range},
+	    {"limit", test_limit},
+	    {"churn", test_churn},
+	    {"contents", test_contents},
+	    {"dead mapping", test_dead_mapping},
+	    {"advice", test_advice},
+	    {"memory events", test_memory_events},
+	};
+
+	/* What the shell left open would take numbers that the tests count. */
+	close_range(3, ~0u, 0);
+	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	CHECK(kvm >= 0);
+	run_tests(tests, sizeof(tests) / sizeof(tests[0]), argc > 1 ? argv[1] : NULL);
+	return 0;
+}
