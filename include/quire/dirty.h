@@ -33,4 +33,34 @@ struct quire_clear_log {
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_clear_dirty_log(struct quire_vm *vm,
 							const struct quire_clear_log *request);
 
+/* An entry of a dirty ring, as the client sees it (struct kvm_dirty_gfn). */
+struct quire_ring_entry {
+	uint32_t flags;
+	uint32_t slot;	 /* address space << 16 | id */
+	uint64_t offset; /* gfn - base_gfn of the slot */
+};
+#define QUIRE_RING_BYTES_MAX (UINT64_C(1) << 20)
+
+/*
+ * KVM_CAP_DIRTY_LOG_RING: log into rings of @size_bytes instead of bitmaps. -EINVAL: not a power of
+ * two, too small, already set, or vCPUs exist; -E2BIG: above QUIRE_RING_BYTES_MAX.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes);
+/* Bytes of each vCPU's ring, 0 when logging into bitmaps. */
+QUIRE_API uint32_t quire_vm_dirty_ring_bytes(struct quire_vm *vm);
+/* Give the new @vcpu its ring: zeroed memory of the VM's ring size, which the client maps too and
+ * which lives as long as the vCPU. -EINVAL when the VM has no rings. */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu,
+							 struct quire_ring_entry *entries);
+/* Nonzero: the ring is at its soft limit, and the vCPU must not run (KVM_EXIT_DIRTY_RING_FULL). */
+QUIRE_API int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu);
+
+/*
+ * KVM_RESET_DIRTY_RINGS: take back the entries that the client marked and arm their pages again.
+ * Returns how many, or -EINVAL without rings. @interrupted (may be NULL) answers nonzero when the
+ * caller wants an early return: what was taken until then is armed, and counted. Takes slots_lock.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_reset_dirty_rings(struct quire_vm *vm,
+							  int (*interrupted)(void));
+
 #endif

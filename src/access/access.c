@@ -2,29 +2,27 @@
 #include <errno.h>
 
 #include "src/base/reclaim.h"
-#include "src/dirty/bitmap.h"
-#include "src/vm/vcpu.h"
+#include "src/dirty/log.h"
 
-/* Where one page of an access is; the shared view, through the client's address. */
-struct place {
-	hva_t hva;
-	u64 generation;
+/* Whose access it is. */
+struct accessor {
+	struct quire_vm *vm;
+	struct quire_vcpu *vcpu; /* NULL: the VM's own */
+	u32 as_id;
 };
 
 enum direction { ACCESS_READ, ACCESS_WRITE };
 
-static int find_place(const struct quire_vm *vm, u32 as_id, gpa_t gpa, enum direction direction,
-		      struct place *place)
+static int find_place(const struct accessor *by, gpa_t gpa, enum direction direction, hva_t *hva)
 {
 	const struct memslot *slot;
 	int ret = -EFAULT;
 
 	reclaim_enter();
-	place->generation = memslots_generation(vm, as_id);
-	slot = memslot_lookup(vm, as_id, gfn_of(gpa), NULL);
+	slot = memslot_lookup(by->vm, by->as_id, gfn_of(gpa), NULL);
 	if (slot && !(slot->flags & MEMSLOT_INVALID) &&
 	    !(direction == ACCESS_WRITE && (slot->flags & QUIRE_SLOT_READONLY))) {
-		place->hva.v = memslot_hva(slot, gfn_of(gpa)).v + (gpa.v & ~QUIRE_PAGE_MASK);
+		hva->v = memslot_hva(slot, gfn_of(gpa)).v + (gpa.v & ~QUIRE_PAGE_MASK);
 		ret = 0;
 	}
 	reclaim_exit();
@@ -32,14 +30,14 @@ static int find_place(const struct quire_vm *vm, u32 as_id, gpa_t gpa, enum dire
 }
 
 /* After the copy: the log hears of it; the slot may have been replaced, then its log is new. */
-static void mark_written(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
+static void mark_written(const struct accessor *by, gfn_t gfn)
 {
 	const struct memslot *slot;
 
 	reclaim_enter();
-	slot = memslot_lookup(vm, as_id, gfn, NULL);
+	slot = memslot_lookup(by->vm, by->as_id, gfn, NULL);
 	if (slot)
-		dirty_mark(slot, gfn);
+		dirty_log_mark(by->vcpu, slot, gfn);
 	reclaim_exit();
 }
 
@@ -48,15 +46,15 @@ static u64 page_part(gpa_t gpa, u64 size_bytes)
 	return min_u64(size_bytes, QUIRE_PAGE_SIZE - (gpa.v & ~QUIRE_PAGE_MASK));
 }
 
-static int access_read(struct quire_vm *vm, u32 as_id, gpa_t gpa, u8 *dst, u64 size_bytes)
+static int access_read(const struct accessor *by, gpa_t gpa, u8 *dst, u64 size_bytes)
 {
 	while (size_bytes) {
 		u64 part = page_part(gpa, size_bytes);
-		struct place place;
-		int err = find_place(vm, as_id, gpa, ACCESS_READ, &place);
+		hva_t hva;
+		int err = find_place(by, gpa, ACCESS_READ, &hva);
 
 		if (!err)
-			err = vm->host->copy_from(vm->host_ctx, dst, place.hva, part);
+			err = by->vm->host->copy_from(by->vm->host_ctx, dst, hva, part);
 		if (err)
 			return err;
 		dst += part;
@@ -66,18 +64,18 @@ static int access_read(struct quire_vm *vm, u32 as_id, gpa_t gpa, u8 *dst, u64 s
 	return 0;
 }
 
-static int access_write(struct quire_vm *vm, u32 as_id, gpa_t gpa, const u8 *src, u64 size_bytes)
+static int access_write(const struct accessor *by, gpa_t gpa, const u8 *src, u64 size_bytes)
 {
 	while (size_bytes) {
 		u64 part = page_part(gpa, size_bytes);
-		struct place place;
-		int err = find_place(vm, as_id, gpa, ACCESS_WRITE, &place);
+		hva_t hva;
+		int err = find_place(by, gpa, ACCESS_WRITE, &hva);
 
 		if (!err)
-			err = vm->host->copy_to(vm->host_ctx, place.hva, src, part);
+			err = by->vm->host->copy_to(by->vm->host_ctx, hva, src, part);
 		if (err)
 			return err;
-		mark_written(vm, as_id, gfn_of(gpa));
+		mark_written(by, gfn_of(gpa));
 		src += part;
 		gpa.v += part;
 		size_bytes -= part;
@@ -87,20 +85,20 @@ static int access_write(struct quire_vm *vm, u32 as_id, gpa_t gpa, const u8 *src
 
 int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_bytes)
 {
-	return access_read(vcpu->vm, vcpu->as_id, gpa, dst, size_bytes);
+	return access_read(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa, dst, size_bytes);
 }
 
 int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t size_bytes)
 {
-	return access_write(vcpu->vm, vcpu->as_id, gpa, src, size_bytes);
+	return access_write(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa, src, size_bytes);
 }
 
 int quire_vm_read(struct quire_vm *vm, gpa_t gpa, void *dst, size_t size_bytes)
 {
-	return access_read(vm, 0, gpa, dst, size_bytes);
+	return access_read(&(struct accessor){vm, NULL, 0}, gpa, dst, size_bytes);
 }
 
 int quire_vm_write(struct quire_vm *vm, gpa_t gpa, const void *src, size_t size_bytes)
 {
-	return access_write(vm, 0, gpa, src, size_bytes);
+	return access_write(&(struct accessor){vm, NULL, 0}, gpa, src, size_bytes);
 }

@@ -122,6 +122,8 @@ static int find_logged_slot(const struct quire_vm *vm, u32 slot_id, struct memsl
 {
 	u32 as = slot_id >> 16, id = slot_id & 0xffff;
 
+	if (vm->ring_bytes)
+		return -ENXIO;
 	if (as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
 		return -EINVAL;
 	*slot = memslot_by_id(vm, as, id);
@@ -254,6 +256,8 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 	u64 count = round_up_u64(request->npages, 64) / 64, *words;
 	int err;
 
+	if (vm->ring_bytes)
+		return -ENXIO;
 	if (request->slot >> 16 >= vm->address_spaces ||
 	    (request->slot & 0xffff) >= QUIRE_USER_SLOTS || request->first_page % 64)
 		return -EINVAL;

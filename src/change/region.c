@@ -23,7 +23,7 @@ static void slot_destroy(struct quire_vm *vm, struct memslot *slot)
 
 static int alloc_bitmap(struct quire_vm *vm, struct memslot *slot)
 {
-	if (!(slot->flags & QUIRE_SLOT_LOG_DIRTY))
+	if (!(slot->flags & QUIRE_SLOT_LOG_DIRTY) || vm->ring_bytes)
 		return 0;
 	slot->dirty = dirty_bitmap_alloc(vm, slot->npages, vm->manual_protect & 2);
 	return slot->dirty ? 0 : -ENOMEM;

@@ -30,13 +30,4 @@ static inline void dirty_bitmap_mark(struct dirty_bitmap *bitmap, u64 index)
 		atomic_fetch_or_u64(word, bit);
 }
 
-/* The page of @gfn was or may be written: tell the slot's log, if it has one. */
-static inline void dirty_mark(const struct memslot *slot, gfn_t gfn)
-{
-	struct dirty_bitmap *bitmap = slot->dirty;
-
-	if (bitmap)
-		dirty_bitmap_mark(bitmap, gfn.v - slot->base_gfn.v);
-}
-
 #endif

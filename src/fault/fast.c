@@ -2,7 +2,7 @@
 #include "src/fault/fault.h"
 
 #include "src/base/reclaim.h"
-#include "src/dirty/bitmap.h"
+#include "src/dirty/log.h"
 #include "src/tdp/tdp.h"
 
 /* Attempts before the slow path takes over. */
@@ -35,7 +35,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	 * flush makes the vCPU come back here. Before it, the harvest could take the mark with W
 	 * still off, and the write that follows would go unseen.
 	 */
-	dirty_mark(slot, fault->gfn);
+	dirty_log_mark(vcpu, slot, fault->gfn);
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fast);
 	return QUIRE_FIXED;
 }

@@ -2,7 +2,7 @@
 #include "src/fault/fault.h"
 
 #include "src/base/reclaim.h"
-#include "src/dirty/bitmap.h"
+#include "src/dirty/log.h"
 #include "src/gfn/level.h"
 #include "src/tdp/tdp.h"
 
@@ -38,6 +38,8 @@ static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct m
 	enum quire_level level = backing_level(vm, found, gfn_level_max(vm, slot, fault->gfn));
 	u64 offset = fault->gfn.v & (level_pages(level) - 1);
 	bool writable = found->page.writable;
+	/* Nobody wrote it: a logged page gets W with the first write. */
+	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
 
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
 	if ((found->page.pfn.v & (level_pages(level) - 1)) != offset) {
@@ -48,7 +50,7 @@ static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct m
 	    .gfn = fault->gfn,
 	    .leaf = {.pfn = {found->page.pfn.v - offset},
 		     .level = level,
-		     .writable = writable,
+		     .writable = writable && !withhold,
 		     .host_writable = writable,
 		     .mmu_writable = writable,
 		     .executable = true,
@@ -73,7 +75,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
 	/* The mark comes with the right to write, not with the write (contract U-139b). */
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)
-		dirty_mark(slot, fault->gfn);
+		dirty_log_mark(vcpu, slot, fault->gfn);
 	return ret;
 }
 

@@ -9,7 +9,7 @@
 
 int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct quire_vcpu **result)
 {
-	struct quire_vcpu *vcpu;
+	struct quire_vcpu *vcpu, **link;
 
 	if (id >= VCPU_IDS)
 		return -EINVAL;
@@ -20,6 +20,11 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 	vcpu->id = id;
 	vcpu->mode.cookie = cookie;
 	quire_vm_get(vm);
+	mutex_lock(&vm->slots_lock);
+	for (link = &vm->vcpus; *link; link = &(*link)->next)
+		;
+	*link = vcpu;
+	mutex_unlock(&vm->slots_lock);
 	biglock_line_add(&vm->mmu_lock, &vcpu->line);
 	flush_domain_add(&vm->flush, &vcpu->mode);
 	*result = vcpu;
@@ -29,7 +34,13 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 void quire_vcpu_destroy(struct quire_vcpu *vcpu)
 {
 	struct quire_vm *vm = vcpu->vm;
+	struct quire_vcpu **link;
 
+	mutex_lock(&vm->slots_lock);
+	for (link = &vm->vcpus; *link != vcpu; link = &(*link)->next)
+		;
+	*link = vcpu->next;
+	mutex_unlock(&vm->slots_lock);
 	/* Its mappings stay, so its counts go to the VM. */
 	for (u32 level = 0; level < ARRAY_LEN(vcpu->leaves); level++)
 		atomic_add_relaxed_u64(&vm->leaves[level],
@@ -56,6 +67,32 @@ uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t requests)
 	if (!(atomic_load_relaxed_u64(&vcpu->mode.doorbell) & requests))
 		return 0;
 	return atomic_fetch_and_u64(&vcpu->mode.doorbell, ~requests) & requests;
+}
+
+void vcpu_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
+{
+	if (BROKEN(dirty_ring_push(&vcpu->ring, slot, offset)))
+		vm_poison(vcpu->vm);
+	if (dirty_ring_is_soft_full(&vcpu->ring))
+		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
+}
+
+int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *entries)
+{
+	u32 ring_bytes;
+
+	mutex_lock(&vcpu->vm->slots_lock);
+	ring_bytes = vcpu->vm->ring_bytes;
+	vcpu->ring.size = ring_bytes / sizeof(*entries);
+	vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
+	vcpu->ring.entries = ring_bytes ? entries : NULL;
+	mutex_unlock(&vcpu->vm->slots_lock);
+	return ring_bytes ? 0 : -EINVAL;
+}
+
+int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu)
+{
+	return vcpu->ring.entries && dirty_ring_is_soft_full(&vcpu->ring);
 }
 
 uint64_t quire_vcpu_stat(const struct quire_vcpu *vcpu, enum quire_vcpu_stat which)

@@ -5,6 +5,7 @@
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 
+#include "src/dirty/ring.h"
 #include "src/vm/vm.h"
 
 /* Fields without a letter belong to the thread that runs the vCPU. */
@@ -12,6 +13,7 @@ struct quire_vcpu {
 	struct guest_mode mode;
 	struct biglock_line line; /* mmu_lock shared, without a shared cache line */
 	struct quire_vm *vm;
+	struct quire_vcpu *next; /* in vm->vcpus, under slots_lock */
 	u32 id;
 	u32 as_id;
 	struct table *root; /* loaded; compared with the VM's under mmu_lock */
@@ -22,6 +24,7 @@ struct quire_vcpu {
 	u64 mmio_generation;
 	bool mmio_valid;
 
+	struct dirty_ring ring;
 	u64 leaves[5]; /* (a) entries mapped minus unmapped by this vCPU, by level */
 	u64 stats[QUIRE_VCPU_STAT_COUNT]; /* (a), written by the running thread */
 };
@@ -32,5 +35,8 @@ static inline void vcpu_count(struct quire_vcpu *vcpu, enum quire_vcpu_stat stat
 
 	atomic_store_relaxed_u64(counter, *counter + 1);
 }
+
+/* Append to the vCPU's ring; by its own thread. At the soft limit the doorbell rings. */
+void vcpu_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset);
 
 #endif

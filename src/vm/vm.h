@@ -44,7 +44,8 @@ struct quire_vm {
 	u32 slot_zap_all;	      /* (a) quirk */
 	u32 manual_protect;	      /* (s) KVM_DIRTY_LOG_* */
 	u64 nr_mmu_pages;	      /* (s) the client's limit, 0: none */
-	u32 vcpu_count;		      /* (s) */
+	u32 ring_bytes;		      /* (s) of each vCPU's dirty ring; 0: bitmaps */
+	struct quire_vcpu *vcpus;     /* (s) in order of creation */
 
 	struct biglock mmu_lock;
 	struct invalidation invalidation; /* (m) */

@@ -1,0 +1,118 @@
+/* Dirty rings: switching them on, and arming again what the client has read. */
+#include <errno.h>
+
+#include <quire/dirty.h>
+
+#include "src/base/reclaim.h"
+#include "src/change/change.h"
+#include "src/dirty/ring.h"
+#include "src/vm/vcpu.h"
+
+int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes)
+{
+	u64 least = DIRTY_RING_RESERVED * sizeof(struct quire_ring_entry);
+	int err = 0;
+
+	/* KVM looks at the low 32 bits of the argument. */
+	size_bytes = (u32)size_bytes;
+	if (!size_bytes || (size_bytes & (size_bytes - 1)))
+		return -EINVAL;
+	if (size_bytes < least || size_bytes < QUIRE_PAGE_SIZE)
+		return -EINVAL;
+	if (size_bytes > QUIRE_RING_BYTES_MAX)
+		return -E2BIG;
+	mutex_lock(&vm->slots_lock);
+	if (vm->ring_bytes || vm->vcpus)
+		err = -EINVAL;
+	else
+		vm->ring_bytes = (u32)size_bytes;
+	mutex_unlock(&vm->slots_lock);
+	return err;
+}
+
+uint32_t quire_vm_dirty_ring_bytes(struct quire_vm *vm)
+{
+	u32 ring_bytes;
+
+	mutex_lock(&vm->slots_lock);
+	ring_bytes = vm->ring_bytes;
+	mutex_unlock(&vm->slots_lock);
+	return ring_bytes;
+}
+
+/* Entries of one slot within 64 pages, to be armed by one masked operation. */
+struct reset_batch {
+	u32 slot;
+	u64 base;
+	u64 mask;
+};
+
+/* The client may have written nonsense: what names no page of a slot is passed over. */
+static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, struct flush_debt *debt)
+{
+	u32 as = batch->slot >> 16, id = batch->slot & 0xffff;
+	const struct memslot *slot;
+	u64 mask = batch->mask;
+
+	if (!mask || as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
+		return;
+	slot = memslot_by_id(vm, as, id);
+	if (!slot || batch->base >= slot->npages)
+		return;
+	if (slot->npages - batch->base < 64)
+		mask &= (UINT64_C(1) << (slot->npages - batch->base)) - 1;
+	biglock_read_lock(&vm->mmu_lock, NULL);
+	reclaim_enter();
+	tdp_write_protect_mask(vm, as, (gfn_t){slot->base_gfn.v + batch->base}, mask, debt);
+	reclaim_exit();
+	biglock_read_unlock(&vm->mmu_lock, NULL);
+}
+
+/*
+ * Entries are taken one by one and armed in batches. The batch in hand is armed before every
+ * return: an entry that was taken and not armed would be a write that nobody hears of.
+ */
+static u32 reset_one(struct quire_vm *vm, struct dirty_ring *ring, int (*interrupted)(void),
+		     struct flush_debt *debt)
+{
+	struct reset_batch batch = {0};
+	u32 count = 0, slot;
+	u64 offset;
+
+	while (!(interrupted && interrupted()) && dirty_ring_take_reset(ring, &slot, &offset)) {
+		u64 base = round_down_u64(offset, 64);
+
+		count++;
+		if (slot != batch.slot || base != batch.base) {
+			arm_batch(vm, &batch, debt);
+			batch = (struct reset_batch){.slot = slot, .base = base};
+		}
+		batch.mask |= UINT64_C(1) << (offset - base);
+	}
+	arm_batch(vm, &batch, debt);
+	return count;
+}
+
+int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
+{
+	struct flush_debt debt;
+	u64 count = 0;
+
+	if (quire_vm_is_dead(vm))
+		return -EIO;
+	flush_debt_init(&debt, &vm->flush);
+	mutex_lock(&vm->slots_lock);
+	if (!vm->ring_bytes) {
+		mutex_unlock(&vm->slots_lock);
+		return -EINVAL;
+	}
+	for (struct quire_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+		if (vcpu->ring.entries && count < INT32_MAX / 2)
+			count += reset_one(vm, &vcpu->ring, interrupted, &debt);
+	mutex_unlock(&vm->slots_lock);
+	/* An entry found without W already may owe its flush to somebody else. */
+	if (count)
+		flush_debt_owe(&debt);
+	tdp_debt_settle(vm, &debt);
+	return (int)count;
+}
