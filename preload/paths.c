@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -10,9 +11,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <quire/platform.h>
+
 #include "frontend/file.h"
 #include "frontend/params.h"
 #include "frontend/signal_actions.h"
+#include "hosts/process/process.h"
 #include "preload/real.h"
 
 #define KVM_MAJOR 10
@@ -54,16 +58,24 @@ static bool is_kvm(const char *path)
 	return path && !strcmp(path, "/dev/kvm");
 }
 
+/* The client's first use of KVM: until here the process is as it would be without us. */
+static void start(void)
+{
+	quire_platform_install(&process_platform);
+	signal_actions_init();
+}
+
 /* What an open of the character device would say before it reaches KVM. */
 static int kvm_open(int flags)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	int fd;
 
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 		return (int)real_result(-EEXIST);
 	if (flags & O_DIRECTORY)
 		return (int)real_result(-ENOTDIR);
-	signal_actions_init();
+	pthread_once(&once, start);
 	client_call_begin();
 	fd = system_open(flags & O_CLOEXEC);
 	client_call_end();
