@@ -1,0 +1,205 @@
+/* A VM with resident memory and vCPUs, and the steps that rows are made of. */
+#include "cli/bench/machine.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct memory {
+	uint8_t *base;
+	u64 size_bytes;
+};
+
+static struct memory memories[MEMORY_KINDS];
+
+static uint8_t *map_aligned(u64 size_bytes)
+{
+	uint8_t *mem = mmap(NULL, size_bytes + GIB, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	u64 skip;
+
+	if (mem == MAP_FAILED)
+		return NULL;
+	skip = -(u64)(uintptr_t)mem & (GIB - 1);
+	if (skip)
+		munmap(mem, skip);
+	if (GIB - skip)
+		munmap(mem + skip + size_bytes, GIB - skip);
+	return mem + skip;
+}
+
+/* Does the machine map all of it as @kind says? */
+static bool is_of_kind(const struct memory *memory, enum memory_kind kind)
+{
+	u64 address = (u64)(uintptr_t)memory->base;
+	u64 step = level_pages(QUIRE_LEVEL_2M) * QUIRE_PAGE_SIZE;
+
+	for (u64 at = 0; at < memory->size_bytes; at += step) {
+		enum quire_level level =
+		    process_host_ops.page_level(NULL, (hva_t){address + at}, QUIRE_LEVEL_2M);
+
+		if ((level == QUIRE_LEVEL_2M) != (kind == MEMORY_HUGE))
+			return false;
+	}
+	return true;
+}
+
+uint8_t *memory_get(enum memory_kind kind, u64 size_bytes)
+{
+	struct memory *memory = &memories[kind];
+
+	if (memory->base && memory->size_bytes >= size_bytes)
+		return memory->base;
+	if (memory->base)
+		munmap(memory->base, memory->size_bytes);
+	memory->size_bytes = size_bytes;
+	memory->base = map_aligned(size_bytes);
+	if (!memory->base)
+		return NULL;
+	madvise(memory->base, size_bytes, kind == MEMORY_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	memset(memory->base, 1, size_bytes);
+	process_mappings_changed();
+	if (is_of_kind(memory, kind))
+		return memory->base;
+	munmap(memory->base, size_bytes);
+	memory->base = NULL;
+	return NULL;
+}
+
+int memfd_memory(u64 size_bytes, uint8_t **memory)
+{
+	int fd = memfd_create("quire-bench", MFD_CLOEXEC), error = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, (off_t)size_bytes))
+		error = -errno;
+	if (!error)
+		*memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (!error && *memory == MAP_FAILED)
+		error = -errno;
+	close(fd);
+	return error;
+}
+
+static enum quire_level claim_level(void *ctx, hva_t hva, enum quire_level max)
+{
+	return max;
+}
+
+int machine_init(struct machine *machine, enum quire_vm_type type, unsigned int vcpus,
+		 enum machine_level level)
+{
+	struct quire_vm_config config = {
+	    .type = type,
+	    .format = QUIRE_FORMAT_NPT,
+	    .maxphyaddr = 48,
+	    .mmio_caching = 1,
+	    .host = &machine->host,
+	    .host_ctx = &machine->host_ctx,
+	};
+	int error;
+
+	memset(machine, 0, sizeof(*machine));
+	machine->host = process_host_ops;
+	if (level == LEVEL_CLAIM_1G)
+		machine->host.page_level = claim_level;
+	error = quire_vm_create(&config, &machine->vm);
+	for (unsigned int i = 0; i < vcpus && !error; i++)
+		error = quire_vcpu_create(machine->vm, i, &machine->runners[i], &machine->vcpus[i]);
+	return error;
+}
+
+static int set_region(struct machine *machine, u32 flags)
+{
+	struct quire_region region = {
+	    .flags = flags,
+	    .size_bytes = machine->npages * QUIRE_PAGE_SIZE,
+	    .hva = {(u64)(uintptr_t)machine->memory},
+	};
+
+	return quire_vm_set_region(machine->vm, &region);
+}
+
+int machine_init_1g(struct machine *machine, enum memory_kind kind, unsigned int vcpus,
+		    enum machine_level level)
+{
+	uint8_t *memory = memory_get(kind, GIB);
+	int error;
+
+	if (!memory)
+		return -ENOMEM;
+	error = machine_init(machine, QUIRE_VM_DEFAULT, vcpus, level);
+	machine->memory = memory;
+	machine->npages = GIB_PAGES;
+	return error ? error : set_region(machine, 0);
+}
+
+void machine_destroy(struct machine *machine)
+{
+	for (unsigned int i = 0; i < BENCH_THREADS_MAX; i++)
+		if (machine->vcpus[i])
+			quire_vcpu_destroy(machine->vcpus[i]);
+	if (machine->vm)
+		quire_vm_put(machine->vm);
+}
+
+int machine_set_flags(struct machine *machine, u32 flags)
+{
+	return set_region(machine, flags);
+}
+
+void machine_zap(struct machine *machine)
+{
+	hva_t start = {(u64)(uintptr_t)machine->memory};
+	hva_t end = {start.v + machine->npages * QUIRE_PAGE_SIZE};
+
+	quire_vm_host_invalidate_begin(machine->vm, start, end);
+	quire_vm_host_invalidate_end(machine->vm, start, end);
+}
+
+double machine_fault(struct machine *machine, unsigned int vcpu, const struct faults *faults)
+{
+	struct quire_vcpu *self = machine->vcpus[vcpu];
+	struct quire_memory_fault exit;
+	struct quire_stage2 stage2;
+	u64 requests, fixed = 0;
+	double start;
+
+	if (quire_vcpu_enter(self, &requests, &stage2))
+		return -1;
+	start = bench_now();
+	for (u64 gfn = faults->first; gfn < faults->first + faults->npages; gfn += faults->stride) {
+		quire_vcpu_leave(self);
+		fixed += quire_vcpu_fault(self, gpa_of((gfn_t){gfn}), faults->error_code, &exit) ==
+			 QUIRE_FIXED;
+		if (quire_vcpu_enter(self, &requests, &stage2))
+			return -1;
+	}
+	start = bench_now() - start;
+	quire_vcpu_leave(self);
+	return fixed == faults->npages / faults->stride ? start : -1;
+}
+
+double machine_populate(struct machine *machine)
+{
+	struct faults faults = {
+	    .npages = machine->npages, .stride = 1, .error_code = FAULTS_MISSING};
+
+	return machine_fault(machine, 0, &faults);
+}
+
+static int copy_words(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	memcpy(dst, (const uint8_t *)ctx + offset_bytes, size_bytes);
+	return 0;
+}
+
+int machine_clear_log(struct machine *machine, const u64 *words)
+{
+	struct quire_clear_log request = {
+	    .npages = (u32)machine->npages, .copy_in = copy_words, .ctx = (void *)(uintptr_t)words};
+
+	return quire_vm_clear_dirty_log(machine->vm, &request);
+}

@@ -1,0 +1,75 @@
+/* A VM with resident memory and vCPUs, and the steps that rows are made of. */
+#ifndef QUIRE_CLI_BENCH_MACHINE_H
+#define QUIRE_CLI_BENCH_MACHINE_H
+
+#include <quire/dirty.h>
+#include <quire/gmem.h>
+#include <quire/vm.h>
+
+#include "cli/bench/bench.h"
+#include "hosts/process/process.h"
+#include "src/vm/vcpu.h"
+
+#define GIB (UINT64_C(1) << 30)
+#define GIB_PAGES (GIB / QUIRE_PAGE_SIZE)
+
+/* How the machine maps the guest's memory. */
+enum memory_kind { MEMORY_SMALL, MEMORY_HUGE, MEMORY_KINDS };
+
+/*
+ * @size_bytes of resident anonymous memory, aligned to 1 GiB, the same at each call: kept until the
+ * program ends, since memory given back may be slow to come again. NULL without memory, or when
+ * huge pages were asked for and the machine gave none.
+ */
+uint8_t *memory_get(enum memory_kind kind, u64 size_bytes);
+
+/* A memfd mapped shared, the memory that a guest_memfd is made of. */
+int memfd_memory(u64 size_bytes, uint8_t **memory);
+
+/* Levels that the host claims: its own, or the largest that is asked for. */
+enum machine_level { LEVEL_REAL, LEVEL_CLAIM_1G };
+
+struct machine {
+	struct quire_vm *vm;
+	struct quire_vcpu *vcpus[BENCH_THREADS_MAX];
+	struct process_runner runners[BENCH_THREADS_MAX];
+	struct process_host host_ctx;
+	struct quire_host_ops host;
+	uint8_t *memory;
+	u64 npages; /* of the guest */
+};
+
+/* A VM of @type with @vcpus vCPUs and no slots. */
+int machine_init(struct machine *machine, enum quire_vm_type type, unsigned int vcpus,
+		 enum machine_level level);
+/* A VM with 1 GiB in slot 0 at address 0. */
+int machine_init_1g(struct machine *machine, enum memory_kind kind, unsigned int vcpus,
+		    enum machine_level level);
+void machine_destroy(struct machine *machine);
+
+/* Slot 0 again with these flags. */
+int machine_set_flags(struct machine *machine, u32 flags);
+/* All mappings go. */
+void machine_zap(struct machine *machine);
+
+/* What a vCPU is made to fault on. */
+struct faults {
+	u64 first, npages; /* gfns */
+	u64 stride;	   /* in pages */
+	u64 error_code;
+};
+#define FAULTS_MISSING ((u64)QUIRE_PFERR_WRITE | QUIRE_PFERR_USER)
+#define FAULTS_PROTECTED (FAULTS_MISSING | QUIRE_PFERR_PRESENT)
+
+/*
+ * As a vCPU takes them: leave guest mode, fault, enter. Returns the CPU time, or negative when
+ * one was not fixed.
+ */
+double machine_fault(struct machine *machine, unsigned int vcpu, const struct faults *faults);
+/* Map all of the guest's memory for writing, 4K by 4K. */
+double machine_populate(struct machine *machine);
+
+/* CLEAR of all of slot 0 with the bits in @words. */
+int machine_clear_log(struct machine *machine, const u64 *words);
+
+#endif

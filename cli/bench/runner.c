@@ -1,0 +1,142 @@
+/* Rounds, medians and ratios. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/bench/bench.h"
+
+#define ROUNDS_USUAL 9u
+#define ROUNDS_MAX 32u
+
+double bench_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
+struct worker {
+	pthread_t thread;
+	pthread_barrier_t *start;
+	double (*work)(void *ctx, unsigned int index);
+	void *ctx;
+	unsigned int index;
+	double took;
+};
+
+static void *worker_main(void *opaque)
+{
+	struct worker *worker = opaque;
+
+	pthread_barrier_wait(worker->start);
+	worker->took = worker->work(worker->ctx, worker->index);
+	return NULL;
+}
+
+double bench_parallel(unsigned int count, double (*work)(void *ctx, unsigned int index), void *ctx)
+{
+	struct worker workers[BENCH_THREADS_MAX];
+	pthread_barrier_t start;
+	double sum = 0;
+
+	pthread_barrier_init(&start, NULL, count);
+	for (unsigned int i = 0; i < count; i++) {
+		workers[i] = (struct worker){
+		    .start = &start, .work = work, .ctx = ctx, .index = i, .took = -1};
+		/* Without a thread the others would wait at the barrier for ever. */
+		if (pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]))
+			abort();
+	}
+	for (unsigned int i = 0; i < count; i++) {
+		pthread_join(workers[i].thread, NULL);
+		sum = sum < 0 || workers[i].took < 0 ? -1 : sum + workers[i].took;
+	}
+	pthread_barrier_destroy(&start);
+	return sum;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Sorts @values. */
+static double median(double *values, unsigned int count)
+{
+	qsort(values, count, sizeof(*values), compare);
+	return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+static uint64_t available_bytes(void)
+{
+	char line[128];
+	uint64_t kib = 0;
+	FILE *file = fopen("/proc/meminfo", "r");
+
+	if (!file)
+		return UINT64_MAX;
+	while (fgets(line, sizeof(line), file))
+		if (!strncmp(line, "MemAvailable:", 13))
+			kib = strtoull(line + 13, NULL, 10);
+	fclose(file);
+	return kib << 10;
+}
+
+static void fail(struct bench_result *result, int error, const char *text)
+{
+	result->error = error;
+	result->text = text;
+}
+
+static void run_rounds(const struct bench_row *row, void *state, struct bench_result *result)
+{
+	double took[ROUNDS_MAX], floor[ROUNDS_MAX], ratio[ROUNDS_MAX];
+	unsigned int rounds = row->rounds ? row->rounds : ROUNDS_USUAL;
+	double operations = (double)row->operations;
+
+	/* One round for nothing: it makes tables and caches resident. */
+	if (rounds > 1 && (row->operation(state) < 0 || row->floor(state) < 0)) {
+		fail(result, -EIO, "the operation went wrong");
+		return;
+	}
+	for (unsigned int i = 0; i < rounds; i++) {
+		took[i] = row->operation(state) / operations;
+		floor[i] = row->floor(state) / operations;
+		if (took[i] < 0 || floor[i] < 0) {
+			fail(result, -EIO, "the operation went wrong");
+			return;
+		}
+		ratio[i] = took[i] / floor[i];
+	}
+	result->rounds = rounds;
+	result->median = median(took, rounds);
+	result->lowest = took[0];
+	result->highest = took[rounds - 1];
+	result->floor = median(floor, rounds);
+	result->ratio = median(ratio, rounds);
+}
+
+void bench_run_row(const struct bench_row *row, struct bench_result *result)
+{
+	void *state = NULL;
+	int error;
+
+	*result = (struct bench_result){.row = row};
+	if (available_bytes() < row->memory_bytes + (UINT64_C(512) << 20)) {
+		fail(result, -ENOMEM, "not enough memory");
+		return;
+	}
+	error = row->setup(row, &state);
+	if (error) {
+		fail(result, error, strerror(-error));
+		return;
+	}
+	run_rounds(row, state, result);
+	row->teardown(state);
+}
