@@ -158,9 +158,10 @@ struct replay_entry {
 #define EMULATED_MAX 8u
 
 struct replay {
-	uint32_t count;	   /* answered */
-	uint32_t position; /* of this run of the instruction */
-	uint8_t pending;   /* entry[count] waits for the client */
+	uint32_t count;	    /* answered */
+	uint32_t position;  /* of this run of the instruction */
+	uint8_t pending;    /* entry[count] waits for the client */
+	uint8_t unfinished; /* the client was asked, the instruction has not retired */
 	/* Frames that the fault path called MMIO for this instruction. */
 	uint8_t emulated_count;
 	uint64_t emulated_frame[EMULATED_MAX]; /* gfn << 1 | was a write */
@@ -190,7 +191,8 @@ struct cpu {
 	uint8_t stack_bytes; /* 2, 4, 8 */
 	uint8_t tlb_mode;    /* enum tlb_mode of this CPL, AC and CR4.SMAP */
 	uint8_t in_guest;
-	uint8_t delivering; /* memory is touched for an event, not for an instruction */
+	uint8_t delivering;    /* memory is touched for an event, not for an instruction */
+	uint8_t tlb_has_large; /* a page above 4K was cached since the last full flush */
 
 	struct tlb *tlb;
 	const struct op *op; /* running now; NULL while delivering */
@@ -217,7 +219,10 @@ struct cpu {
 	struct replay replay;
 	struct code_cache *code;
 	uint64_t stamp, stamp_floor; /* see code.c */
-	struct cpu_state seen;	     /* what the client saw last; cpu_state_changed() compares */
+	/* What the translations were made under; cpu_state_changed() compares. */
+	struct {
+		uint64_t cr0, cr3, cr4, efer;
+	} seen;
 };
 
 /* Raising: all return STEP_ABORT for the handler to pass on. */

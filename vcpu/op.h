@@ -94,18 +94,21 @@ struct insn_desc {
 	uint64_t aux;
 };
 
-extern const struct insn_desc exec_alu_table[];	   /* add .. cmp, inc, neg, mul, div, shifts */
-extern const struct insn_desc exec_move_table[];   /* mov, push, lea, cmov, xchg, cbw ... */
-extern const struct insn_desc exec_branch_table[]; /* jumps, calls, loops, far transfers */
-extern const struct insn_desc exec_bit_table[];	   /* bt.., bsf, bswap, shld, cmpxchg, xadd */
-extern const struct insn_desc exec_string_table[]; /* movs .. scas, ins, outs */
-extern const struct insn_desc exec_system_table[]; /* control registers, tables, msr, io ... */
-extern const struct insn_desc exec_sse_table[];	   /* SSE .. SSE4.2: moves */
+extern const struct insn_desc exec_alu_table[];	    /* add .. cmp, test, inc, neg */
+extern const struct insn_desc exec_shift_table[];   /* shifts, rotates, multiply, divide */
+extern const struct insn_desc exec_move_table[];    /* mov, push, lea, cmov, xchg, cbw ... */
+extern const struct insn_desc exec_branch_table[];  /* jumps, calls, loops, far transfers */
+extern const struct insn_desc exec_bit_table[];	    /* bt.., bsf, bswap, shld, cmpxchg, xadd */
+extern const struct insn_desc exec_string_table[];  /* movs .. scas */
+extern const struct insn_desc exec_io_table[];	    /* in, out, ins, outs */
+extern const struct insn_desc exec_control_table[]; /* control registers, MSRs, CPUID ... */
+extern const struct insn_desc exec_system_table[];  /* descriptor tables, interrupts, SYSCALL ... */
+extern const struct insn_desc exec_sse_table[];	    /* SSE .. SSE4.2: moves */
 extern const struct insn_desc exec_sse_int_table[];
 extern const struct insn_desc exec_sse_float_table[];
 extern const struct insn_desc exec_sse_shuffle_table[];
-extern const struct insn_desc exec_x87_table[];	   /* x87 */
-extern const struct insn_desc exec_xsave_table[];  /* FXSAVE, XSAVE, MXCSR */
-extern const struct insn_desc exec_bits_table[];   /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
+extern const struct insn_desc exec_x87_table[];	  /* x87 */
+extern const struct insn_desc exec_xsave_table[]; /* FXSAVE, XSAVE, MXCSR */
+extern const struct insn_desc exec_bits_table[];  /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
 
 #endif

@@ -1,0 +1,378 @@
+/*
+ * Running. cpu_run() turns in a loop of five steps: choose an event, enter guest mode, deliver the
+ * event or run blocks, leave guest mode, see to what stopped the blocks. Handlers never leave
+ * the loop themselves: they abort with cpu->stop set.
+ */
+#include "vcpu/run.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "vcpu/code.h"
+#include "vcpu/decode.h"
+#include "vcpu/event.h"
+#include "vcpu/mmu.h"
+#include "vcpu/replay.h"
+#include "vcpu/segment.h"
+#include "vcpu/stage2.h"
+
+#define CLIENT_REQUESTS (~((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1))
+/* How often the host may take a page away right after the fault path gave it. */
+#define GUARD_TRIES_MAX 16
+/* How often a pending instruction may fault before a waiting client is heard. */
+#define COMPLETE_TRIES_MAX 64
+
+#define DR6_FIXED UINT64_C(0xffff0ff0)
+#define DR6_BS (UINT64_C(1) << 14)
+
+enum verdict { VERDICT_GO_ON, VERDICT_EXIT };
+
+/* Where one call of cpu_run() stands. */
+struct run {
+	struct event event;
+	uint8_t has_event;
+	uint8_t was_pending; /* it began with an unfinished instruction */
+	unsigned int complete_tries;
+	enum cpu_exit reason;
+};
+
+enum step cpu_stop_exit(struct cpu *cpu, enum cpu_exit reason)
+{
+	cpu->stop = STOP_EXIT;
+	cpu->exit_reason = reason;
+	return STEP_ABORT;
+}
+
+void cpu_leave_guest(struct cpu *cpu)
+{
+	if (!cpu->in_guest)
+		return;
+	cpu->in_guest = 0;
+	quire_vcpu_leave(cpu->vcpu);
+}
+
+enum step exec_undefined(struct cpu *cpu, const struct op *op)
+{
+	return cpu_raise(cpu, VECTOR_UD);
+}
+
+enum step exec_unknown(struct cpu *cpu, const struct op *op)
+{
+	struct cpu_exit_info *info = cpu->info;
+	char line[96];
+
+	info->insn_size_bytes = code_bytes_at_rip(cpu, info->insn);
+	snprintf(info->mnemonic, sizeof(info->mnemonic), "%s", decode_mnemonic(op->mnemonic));
+	snprintf(line, sizeof(line), "vcpu: instruction not implemented: %s at %#llx",
+		 info->mnemonic, (unsigned long long)cpu->s.rip);
+	cpu_leave_guest(cpu);
+	cpu->ops->log(cpu->ctx, line);
+	return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
+}
+
+static enum verdict run_exit(struct run *run, enum cpu_exit reason)
+{
+	run->reason = reason;
+	return VERDICT_EXIT;
+}
+
+static enum verdict exit_error(struct cpu *cpu, struct run *run, int error)
+{
+	cpu->info->error = error;
+	return run_exit(run, CPU_EXIT_ERROR);
+}
+
+/* One block, or one instruction of it. RIP stands behind the last one that retired. */
+static enum step run_block(struct cpu *cpu, int single)
+{
+	struct block *block;
+	const struct op *op;
+	enum step step = code_find(cpu, &block);
+
+	if (unlikely(step))
+		return step;
+	op = block->ops;
+	cpu->block_end = op + (single ? 1 : block->op_count);
+	for (;;) {
+		cpu->op = op;
+		step = op->run(cpu, op);
+		if (unlikely(step))
+			break;
+		cpu->s.rip += op->length;
+		if (unlikely(++op >= cpu->block_end))
+			return STEP_END;
+	}
+	if (!(step & (STEP_F_JUMPED | STEP_F_ABORT)))
+		cpu->s.rip = op_next_rip(cpu, op);
+	return step;
+}
+
+/* After an instruction that ran alone. Nonzero: look for events. */
+static int finish_single(struct cpu *cpu, int had_shadow, int had_trap)
+{
+	int events = 0;
+
+	replay_retire(cpu);
+	cpu->guard_tries = 0;
+	if (had_shadow) {
+		cpu->s.interrupt_shadow = 0;
+		events = 1;
+	}
+	if (cpu->run_flags & CPU_RUN_STEP) {
+		cpu->info->debug_pc = cpu->s.rip;
+		cpu->info->debug_dr6 = DR6_FIXED | DR6_BS;
+		cpu->info->debug_exception = VECTOR_DB;
+		cpu_stop_exit(cpu, CPU_EXIT_DEBUG);
+		return 1;
+	}
+	if (had_trap) {
+		cpu->s.dr6 |= DR6_BS;
+		cpu_raise(cpu, VECTOR_DB);
+		return 1;
+	}
+	return events;
+}
+
+/* Until something has to be seen to: cpu->stop, an event, the doorbell, left guest mode. */
+static void run_guest(struct cpu *cpu)
+{
+	for (;;) {
+		int shadow = cpu->s.interrupt_shadow;
+		int trap = (cpu->s.rflags & FLAG_TF) != 0;
+		int single = shadow | trap | replay_is_active(cpu) | cpu->guard_tries |
+			     (cpu->run_flags & (CPU_RUN_STEP | CPU_RUN_COMPLETE));
+		enum step step;
+
+		cpu->op = NULL;
+		cpu->replay.position = 0;
+		step = run_block(cpu, single);
+		if (unlikely(step & STEP_F_ABORT))
+			return;
+		if (unlikely(single) && finish_single(cpu, shadow, trap))
+			return;
+		if (unlikely(step & STEP_F_EVENTS) || !cpu->in_guest)
+			return;
+		if (unlikely(__atomic_load_n(cpu->doorbell, __ATOMIC_RELAXED)))
+			return;
+		if (unlikely(cpu->run_flags & CPU_RUN_COMPLETE))
+			return;
+	}
+}
+
+static enum verdict exit_delivery(struct cpu *cpu, struct run *run)
+{
+	const struct event *event = &run->event;
+
+	cpu->info->gpa = cpu->fault_gpa;
+	cpu->info->vector_info = UINT64_C(1) << 31;
+	if (run->has_event)
+		cpu->info->vector_info |=
+		    event->vector | (uint64_t)event->type << 8 | (uint64_t)event->has_error << 11;
+	return run_exit(run, CPU_EXIT_DELIVERY);
+}
+
+/* The fault path said that there is no memory. */
+static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_delivering)
+{
+	enum mmu_access access = cpu->fault_error & QUIRE_PFERR_WRITE ? MMU_WRITE : MMU_READ;
+
+	if (was_delivering)
+		return exit_delivery(cpu, run);
+	if ((cpu->fault_error & QUIRE_PFERR_FETCH) ||
+	    stage2_mark_device(cpu, cpu->fault_gpa, access)) {
+		cpu->info->gpa = cpu->fault_gpa;
+		return run_exit(run, CPU_EXIT_EMULATION);
+	}
+	return VERDICT_GO_ON;
+}
+
+static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_delivering)
+{
+	int outcome;
+
+	if (cpu->fault_was_guard && ++cpu->guard_tries > GUARD_TRIES_MAX) {
+		cpu->guard_tries = 0;
+		return exit_error(cpu, run, -EFAULT);
+	}
+	outcome = quire_vcpu_fault(cpu->vcpu, (gpa_t){cpu->fault_gpa}, cpu->fault_error,
+				   &cpu->info->fault);
+	if (outcome == -EINTR)
+		return run_exit(run, CPU_EXIT_INTR);
+	if (outcome < 0)
+		return exit_error(cpu, run, outcome);
+	if (outcome == QUIRE_EMULATE)
+		return handle_device(cpu, run, was_delivering);
+	return VERDICT_GO_ON;
+}
+
+static enum verdict handle_exception(struct cpu *cpu, struct run *run)
+{
+	const struct event *first = run->has_event ? &run->event : NULL;
+
+	if (first)
+		event_done(cpu, first);
+	replay_retire(cpu);
+	if (event_queue_exception(cpu, first))
+		return run_exit(run, CPU_EXIT_SHUTDOWN);
+	return VERDICT_GO_ON;
+}
+
+/* Out of guest mode: what stopped the CPU? */
+static enum verdict handle_stop(struct cpu *cpu, struct run *run)
+{
+	enum stop stop = cpu->stop;
+	int was_delivering = cpu->delivering;
+
+	cpu->stop = STOP_NONE;
+	cpu->delivering = 0;
+	switch (stop) {
+	case STOP_EXCEPTION:
+		return handle_exception(cpu, run);
+	case STOP_FAULT:
+		return handle_fault(cpu, run, was_delivering);
+	case STOP_DEVICE:
+		return replay_perform(cpu) ? run_exit(run, cpu->exit_reason) : VERDICT_GO_ON;
+	case STOP_EXIT:
+		return run_exit(run, cpu->exit_reason);
+	default:
+		return VERDICT_GO_ON;
+	}
+}
+
+/* Asleep in HLT: is there a reason to get up? */
+static int halt_ends(struct cpu *cpu)
+{
+	const struct cpu_state *s = &cpu->s;
+
+	if (s->exception_pending || s->interrupt_injected || (s->nmi_pending && !s->nmi_masked))
+		return 1;
+	return event_interruptible(cpu) && cpu->ops->interrupt_waiting(cpu->ctx);
+}
+
+static enum verdict choose_event(struct cpu *cpu, struct run *run)
+{
+	run->has_event = 0;
+	if (cpu->replay.unfinished)
+		return VERDICT_GO_ON;
+	if (cpu->run_flags & CPU_RUN_COMPLETE)
+		return run_exit(run, CPU_EXIT_STEPPED);
+	if (cpu->deferred_requests)
+		return run_exit(run, CPU_EXIT_INTR);
+	if (cpu->s.halted && !halt_ends(cpu))
+		return run_exit(run, CPU_EXIT_HLT);
+	cpu->s.halted = 0;
+	run->has_event = event_choose(cpu, &run->event);
+	if (!run->has_event && (cpu->run_flags & CPU_RUN_IRQ_WINDOW) && event_interruptible(cpu))
+		return run_exit(run, CPU_EXIT_IRQ_WINDOW);
+	return VERDICT_GO_ON;
+}
+
+/* Enter guest mode and honour the requests that were taken by it. */
+static enum verdict enter_guest(struct cpu *cpu, struct run *run)
+{
+	uint64_t requests = 0;
+	int error = quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2);
+
+	if (error)
+		return exit_error(cpu, run, error);
+	cpu->in_guest = 1;
+	if (requests & QUIRE_REQ_TLB_FLUSH)
+		tlb_flush_all(cpu);
+	if (requests)
+		code_serialise(cpu);
+	if (requests & QUIRE_REQ_DIRTY_RING_FULL) {
+		cpu->deferred_requests |= requests & CLIENT_REQUESTS;
+		cpu_leave_guest(cpu);
+		return run_exit(run, CPU_EXIT_DIRTY_RING);
+	}
+	requests = (requests & CLIENT_REQUESTS) | cpu->deferred_requests;
+	cpu->deferred_requests = 0;
+	if (!requests)
+		return VERDICT_GO_ON;
+	/* What the client began is brought to its end first, unless it drags on. */
+	if (cpu->replay.unfinished && run->complete_tries++ < COMPLETE_TRIES_MAX) {
+		cpu->deferred_requests = requests;
+		return VERDICT_GO_ON;
+	}
+	cpu_leave_guest(cpu);
+	return run_exit(run, CPU_EXIT_INTR);
+}
+
+static enum verdict run_once(struct cpu *cpu, struct run *run)
+{
+	if (choose_event(cpu, run) == VERDICT_EXIT || enter_guest(cpu, run) == VERDICT_EXIT)
+		return VERDICT_EXIT;
+	cpu->stop = STOP_NONE;
+	cpu->op = NULL;
+	if (!run->has_event) {
+		run_guest(cpu);
+	} else if (event_deliver(cpu, &run->event) != STEP_ABORT) {
+		replay_retire(cpu);
+		event_done(cpu, &run->event);
+		run->has_event = 0;
+		run_guest(cpu);
+	}
+	cpu_leave_guest(cpu);
+	return handle_stop(cpu, run);
+}
+
+enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *info)
+{
+	struct run run = {0};
+	int error;
+
+	memset(info, 0, sizeof(*info));
+	cpu->info = info;
+	cpu->run_flags = flags;
+	error = cpu_prepare(cpu);
+	if (error) {
+		info->error = error;
+		return CPU_EXIT_ERROR;
+	}
+	cpu_state_changed(cpu);
+	while (run_once(cpu, &run) == VERDICT_GO_ON)
+		;
+	cpu->s.rflags = flags_get(cpu);
+	cpu->info = NULL;
+	/* Bits taken but not acted upon are rung again. */
+	if (cpu->deferred_requests && run.reason != CPU_EXIT_INTR)
+		quire_vcpu_request(cpu->vcpu, cpu->deferred_requests);
+	cpu->deferred_requests = 0;
+	return run.reason;
+}
+
+bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
+{
+	struct cpu_exit_info scratch;
+	struct run run = {0};
+	uint64_t address;
+	int result = 1, tries;
+
+	if (cpu_prepare(cpu))
+		return false;
+	cpu_state_changed(cpu);
+	cpu->info = &scratch;
+	cpu->tlb_mode = TLB_SUPERVISOR;
+	for (tries = 0; result > 0 && tries < GUARD_TRIES_MAX; tries++) {
+		uint64_t requests;
+
+		if (quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2))
+			break;
+		if (requests & QUIRE_REQ_TLB_FLUSH)
+			tlb_flush_all(cpu);
+		result = mmu_probe(cpu, gva, &address);
+		quire_vcpu_leave(cpu->vcpu);
+		requests &= ~(uint64_t)QUIRE_REQ_TLB_FLUSH;
+		if (requests)
+			quire_vcpu_request(cpu->vcpu, requests);
+		if (result > 0 && handle_stop(cpu, &run) == VERDICT_EXIT)
+			break;
+	}
+	cpu->info = NULL;
+	cpu->replay.emulated_count = 0;
+	mmu_update_mode(cpu);
+	if (result)
+		return false;
+	gpa->v = address;
+	return true;
+}

@@ -1,0 +1,129 @@
+/* The stage-2 walk: what the nested-paging hardware would do with the library's tables. */
+#include "vcpu/stage2.h"
+
+#include "src/entry/format.h"
+
+/* The modelled processor has MAXPHYADDR 48: these address bits fault when set. */
+#define STAGE2_RESERVED (UINT64_C(0xf) << 48)
+
+static uint64_t access_error(enum mmu_access access)
+{
+	switch (access) {
+	case MMU_WRITE:
+		return QUIRE_PFERR_WRITE | QUIRE_PFERR_USER;
+	case MMU_FETCH:
+		return QUIRE_PFERR_FETCH | QUIRE_PFERR_USER;
+	default:
+		return QUIRE_PFERR_USER;
+	}
+}
+
+static int entry_permits(const struct entry_format *format, uint64_t entry, enum mmu_access access)
+{
+	switch (access) {
+	case MMU_WRITE:
+		return (entry & format->writable) && (entry & format->readable) == format->readable;
+	case MMU_FETCH:
+		return !(entry & format->noexec) &&
+		       (!format->executable || (entry & format->executable));
+	default:
+		return (entry & format->readable) == format->readable;
+	}
+}
+
+/*
+ * Set @bits as the hardware does. False when somebody changed the entry meanwhile: it must be
+ * looked at again. The compare-exchange orders the access after the walk; its partner is the
+ * compare-exchange of the library's store gateway.
+ */
+static int entry_mark(uint64_t *slot, uint64_t entry, uint64_t bits)
+{
+	if ((entry & bits) == bits)
+		return 1;
+	return __atomic_compare_exchange_n(slot, &entry, entry | bits, 0, __ATOMIC_SEQ_CST,
+					   __ATOMIC_RELAXED);
+}
+
+/*
+ * Walk down to the leaf. Zero and *@host, or the error code of the fault. Table pages are the
+ * library's own memory, which stays until this vCPU leaves guest mode.
+ */
+static uint64_t stage2_walk(struct cpu *cpu, const struct stage2_request *request, uint64_t *host)
+{
+	const struct entry_format *format = cpu->stage2.format;
+	unsigned int level = cpu->stage2.root_level;
+	uint64_t *table = cpu->stage2.root;
+	uint64_t error = access_error(request->access);
+
+	if (request->gpa >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * level))
+		return error;
+	for (;;) {
+		unsigned int shift = QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1);
+		uint64_t *slot = &table[request->gpa >> shift & (QUIRE_TABLE_ENTRIES - 1)];
+		uint64_t entry = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+		uint64_t span = UINT64_C(1) << shift;
+		uint64_t marks = format->accessed;
+		int is_leaf = level == 1 || (entry & format->large);
+
+		if (!(entry & format->hw_present))
+			return error;
+		if (entry & STAGE2_RESERVED)
+			return error | QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD;
+		if (!entry_permits(format, entry, request->access))
+			return error | QUIRE_PFERR_PRESENT;
+		if (is_leaf && request->access == MMU_WRITE)
+			marks |= format->dirty;
+		if (!entry_mark(slot, entry, marks))
+			continue;
+		if (is_leaf) {
+			*host = (entry & ENTRY_ADDRESS_MASK & ~(span - 1)) |
+				(request->gpa & (span - 1));
+			return 0;
+		}
+		table = (uint64_t *)(uintptr_t)(entry & ENTRY_ADDRESS_MASK);
+		level--;
+	}
+}
+
+/* A frame that is no memory for reads is none for writes; not the other way round (ROM). */
+static int is_marked_device(const struct cpu *cpu, uint64_t gpa, enum mmu_access access)
+{
+	uint64_t frame = gpa >> QUIRE_PAGE_SHIFT;
+
+	for (unsigned int i = 0; i < cpu->replay.emulated_count; i++) {
+		uint64_t mark = cpu->replay.emulated_frame[i];
+
+		if (mark >> 1 == frame && (!(mark & 1) || access == MMU_WRITE))
+			return 1;
+	}
+	return 0;
+}
+
+int stage2_mark_device(struct cpu *cpu, uint64_t gpa, enum mmu_access access)
+{
+	struct replay *replay = &cpu->replay;
+
+	if (replay->emulated_count == EMULATED_MAX)
+		return -1;
+	replay->emulated_frame[replay->emulated_count++] =
+	    gpa >> QUIRE_PAGE_SHIFT << 1 | (access == MMU_WRITE);
+	return 0;
+}
+
+enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request *request,
+				    uint64_t *host)
+{
+	uint64_t error;
+
+	if (unlikely(cpu->replay.emulated_count) &&
+	    is_marked_device(cpu, request->gpa, request->access))
+		return STAGE2_DEVICE;
+	error = stage2_walk(cpu, request, host);
+	if (likely(!error))
+		return STAGE2_MAPPED;
+	cpu->stop = STOP_FAULT;
+	cpu->fault_gpa = request->gpa;
+	cpu->fault_error = error | request->origin;
+	cpu->fault_was_guard = 0;
+	return STAGE2_FAULT;
+}

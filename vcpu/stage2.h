@@ -1,0 +1,26 @@
+/* The stage-2 walk: what the nested-paging hardware would do with the library's tables. */
+#ifndef QUIRE_VCPU_STAGE2_H
+#define QUIRE_VCPU_STAGE2_H
+
+#include "vcpu/mmu.h"
+
+struct stage2_request {
+	uint64_t gpa;
+	enum mmu_access access;
+	uint64_t origin; /* QUIRE_PFERR_GUEST_FINAL or _GUEST_PAGE, for the error code */
+};
+
+enum stage2_result {
+	STAGE2_MAPPED,
+	STAGE2_FAULT,  /* cpu->stop is set */
+	STAGE2_DEVICE, /* the fault path said so for this instruction */
+};
+
+enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request *request,
+				    uint64_t *host);
+
+/* The fault path called the frame a device: remember it until the instruction retires. Zero, or
+ * -1 when there are too many. */
+int stage2_mark_device(struct cpu *cpu, uint64_t gpa, enum mmu_access access);
+
+#endif
