@@ -189,6 +189,9 @@ static uint64_t target_draw(struct draw *draw, uint32_t size_bytes)
 	uint64_t bits = rng_next(draw->rng);
 	uint64_t address = DATA_MIDDLE - DATA_REACH + (bits >> 8) % (2 * DATA_REACH);
 
+	/* Locked accesses stay in one line: kernels make those that do not wait for long. */
+	if (draw->test->form->family->flags & FORM_LOCK)
+		return address & -(uint64_t)size_bytes;
 	if (!(bits & 15)) /* across the border of two pages */
 		return DATA_MIDDLE - 1 - (bits >> 8) % size_bytes;
 	if (size_bytes & (size_bytes - 1)) /* the images: 512 bytes at 16, 576 at 64 */
