@@ -83,6 +83,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 		return -EBADF; /* another thread closed it already, and released the object */
 	object->store.base = file_memory(file);
 	object->store.size_bytes = size_bytes;
+	object->store.born_zero = true;
 	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
 	file_put(file);
 	if (error) {

@@ -161,6 +161,7 @@ void msr_reset(struct vcpu *vcpu)
 	struct vcpu_msrs *msrs = &vcpu->msrs;
 
 	memset(msrs, 0, sizeof(*msrs));
+	msrs->tsc_base = cpu_state(vcpu->cpu)->tsc_offset;
 	msrs->misc_enable = MISC_ENABLE_DEFAULT;
 	msrs->mcg_cap = MCE_BANKS;
 	msrs->poll_control = 1;
@@ -229,6 +230,14 @@ static int write_in_row(struct vcpu *vcpu, uint32_t index, uint64_t value)
 	return 0;
 }
 
+/* After a write to the CPU's own state. The guest writes from inside cpu_run(), where the CPU sees
+ * it by itself. */
+static void state_changed(struct vcpu *vcpu, enum msr_origin origin)
+{
+	if (origin == MSR_FROM_CLIENT)
+		cpu_state_changed(vcpu->cpu);
+}
+
 static uint64_t guest_tsc(struct vcpu *vcpu)
 {
 	return clock_tsc() + cpu_state(vcpu->cpu)->tsc_offset;
@@ -262,7 +271,7 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 		*value = guest_tsc(vcpu);
 		return 0;
 	case MSR_TSC_ADJUST:
-		*value = msrs->tsc_adjust;
+		*value = cpu_state(vcpu->cpu)->tsc_offset - msrs->tsc_base;
 		return 0;
 	case MSR_APIC_BASE:
 		*value = lapic_get_base(vcpu);
@@ -305,35 +314,39 @@ static int write_efer(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 		return -EINVAL;
 	/* LMA follows LME and paging by itself. */
 	state->efer = (value & ~EFER_LMA) | (state->efer & EFER_LMA);
-	cpu_state_changed(vcpu->cpu);
+	state_changed(vcpu, origin);
 	return 0;
 }
 
-/* A client that writes what every vCPU counts anyway wants them in step, not a jump. */
+/*
+ * The guest's write shows in IA32_TSC_ADJUST, the client's does not. A client that writes nearly
+ * what the vCPU counts anyway wants the vCPUs in step, not a jump.
+ */
 static void write_tsc(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
-	struct cpu_state *state = cpu_state(vcpu->cpu);
-	uint64_t now = guest_tsc(vcpu), delta = value - now;
+	uint64_t delta = value - guest_tsc(vcpu);
 	uint64_t second = (uint64_t)clock_tsc_khz() * 1000;
 
-	if (origin == MSR_FROM_GUEST)
-		vcpu->msrs.tsc_adjust += delta;
-	else if (delta + second < 2 * second)
-		delta = 0;
-	state->tsc_offset += delta;
-	cpu_state_changed(vcpu->cpu);
+	if (origin == MSR_FROM_CLIENT && delta + second < 2 * second)
+		return;
+	cpu_state(vcpu->cpu)->tsc_offset += delta;
+	if (origin == MSR_FROM_CLIENT)
+		vcpu->msrs.tsc_base += delta;
+	state_changed(vcpu, origin);
 	clock_update_page(vcpu);
 }
 
 static void write_tsc_adjust(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
 	/* A client restores the value; the TSC itself it restores by MSR_TSC. */
-	if (origin == MSR_FROM_GUEST) {
-		cpu_state(vcpu->cpu)->tsc_offset += value - vcpu->msrs.tsc_adjust;
-		cpu_state_changed(vcpu->cpu);
-		clock_update_page(vcpu);
+	if (origin == MSR_FROM_CLIENT) {
+		vcpu->msrs.tsc_base = state->tsc_offset - value;
+		return;
 	}
-	vcpu->msrs.tsc_adjust = value;
+	state->tsc_offset = vcpu->msrs.tsc_base + value;
+	clock_update_page(vcpu);
 }
 
 static int write_plain(struct vcpu *vcpu, enum msr_origin origin, const struct msr_plain *plain,
@@ -347,16 +360,16 @@ static int write_plain(struct vcpu *vcpu, enum msr_origin origin, const struct m
 		return -EINVAL;
 	*place = value;
 	if (plain->in_cpu)
-		cpu_state_changed(vcpu->cpu);
+		state_changed(vcpu, origin);
 	return 0;
 }
 
-static int write_pat(struct vcpu *vcpu, uint64_t value)
+static int write_pat(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
 	if (!memory_types_valid(value, 0xf3))
 		return -EINVAL;
 	cpu_state(vcpu->cpu)->pat = value;
-	cpu_state_changed(vcpu->cpu);
+	state_changed(vcpu, origin);
 	return 0;
 }
 
@@ -375,7 +388,7 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 	case MSR_EFER:
 		return write_efer(vcpu, origin, value);
 	case MSR_PAT:
-		return write_pat(vcpu, value);
+		return write_pat(vcpu, origin, value);
 	case MSR_TSC:
 		write_tsc(vcpu, origin, value);
 		return 0;

@@ -13,7 +13,7 @@ struct vcpu;
 
 /* By the vCPU mutex. */
 struct vcpu_msrs {
-	uint64_t tsc_adjust;
+	uint64_t tsc_base; /* the TSC's offset without IA32_TSC_ADJUST */
 	uint64_t misc_enable;
 	uint64_t feature_control;
 	uint64_t mtrr_default;

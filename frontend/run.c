@@ -204,6 +204,7 @@ static int run_loop(struct vcpu *vcpu)
 	struct cpu_exit_info info;
 	int result;
 
+	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	for (;;) {
 		events_fold(vcpu);
 		if (vcpu->triple_fault) {
@@ -239,7 +240,6 @@ static int run_inside(struct vcpu *vcpu)
 	bool immediate = run->immediate_exit != 0;
 	int result;
 
-	run->exit_reason = KVM_EXIT_UNKNOWN;
 	run->flags = 0;
 	events_fold(vcpu);
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
@@ -254,10 +254,9 @@ static int run_inside(struct vcpu *vcpu)
 	result = complete_pending(vcpu);
 	if (result != EXIT_CONTINUE)
 		return result;
-	if (immediate) {
-		run->exit_reason = KVM_EXIT_INTR;
+	/* Clients finish an instruction this way and then look at its exit once more. */
+	if (immediate)
 		return -EINTR;
-	}
 	return run_loop(vcpu);
 }
 

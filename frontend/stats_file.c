@@ -10,6 +10,7 @@
 #include <quire/stats.h>
 
 #include "frontend/uapi.h"
+#include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 
@@ -117,7 +118,8 @@ static ssize_t stats_read_at(struct file *file, void *dst, size_t size_bytes, of
 		return 0;
 	if (size_bytes > total - (size_t)offset_bytes)
 		size_bytes = total - (size_t)offset_bytes;
-	memcpy(dst, (const char *)&image + offset_bytes, size_bytes);
+	if (user_copy_out((uintptr_t)dst, (const char *)&image + offset_bytes, size_bytes))
+		return -EFAULT;
 	return (ssize_t)size_bytes;
 }
 

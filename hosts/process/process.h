@@ -50,6 +50,9 @@ uint64_t process_bytes_allocated(void);
 struct process_store {
 	void *base;
 	uint64_t size_bytes;
+	/* Pages never used read as zeros, and the client may write them through a mapping of its
+	 * own before the library hears of them: they must not be cleared again. */
+	bool born_zero;
 };
 
 /*

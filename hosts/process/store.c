@@ -101,8 +101,12 @@ static int zero_one(uint64_t address)
 
 int process_store_zero(void *ctx, void *opaque, uint64_t index, uint64_t npages)
 {
+	const struct process_store *store = opaque;
+
+	if (store->born_zero)
+		return 0;
 	for (uint64_t i = index; i < index + npages; i++) {
-		int error = zero_one(page_address(opaque, i));
+		int error = zero_one(page_address(store, i));
 
 		if (error)
 			return error;
