@@ -9,8 +9,9 @@
 #define MXCSR_MASKS_SHIFT 7
 
 /*
- * The kernel runs with all exceptions masked and the flags clear. (One difference to a processor
- * with underflow unmasked remains: a tiny result that is exact raises nothing.)
+ * The kernel runs with all exceptions masked and the flags clear. One difference remains to a
+ * processor with overflow or underflow unmasked: that one judges the result before it is brought
+ * into range, so a tiny exact result raises underflow there, and "inexact" may not be set.
  */
 void sse_float_enter(const struct cpu *cpu, struct sse_float_scope *scope)
 {
@@ -35,28 +36,28 @@ enum step sse_float_leave(struct cpu *cpu, const struct sse_float_scope *scope)
 	return cpu_raise(cpu, cpu->s.cr4 & CR4_OSXMMEXCPT ? VECTOR_XM : VECTOR_UD);
 }
 
-#define BINARY_INSTRUCTIONS(X)                                                                     \
-	X(addps, ADDPS)                                                                            \
-	X(addpd, ADDPD) X(addss, ADDSS) X(addsd, ADDSD) X(subps, SUBPS) X(subpd, SUBPD)            \
-	    X(subss, SUBSS) X(subsd, SUBSD) X(mulps, MULPS) X(mulpd, MULPD) X(mulss, MULSS)        \
-		X(mulsd, MULSD) X(divps, DIVPS) X(divpd, DIVPD) X(divss, DIVSS) X(divsd, DIVSD) X( \
-		    minps, MINPS) X(minpd, MINPD) X(minss, MINSS) X(minsd, MINSD) X(maxps, MAXPS)  \
-		    X(maxpd, MAXPD) X(maxss, MAXSS) X(maxsd, MAXSD) X(sqrtps, SQRTPS)              \
-			X(sqrtpd, SQRTPD) X(sqrtss, SQRTSS) X(sqrtsd, SQRTSD) X(rcpps, RCPPS)      \
-			    X(rcpss, RCPSS) X(rsqrtps, RSQRTPS) X(rsqrtss, RSQRTSS)                \
-				X(haddps, HADDPS) X(haddpd, HADDPD) X(hsubps, HSUBPS)              \
-				    X(hsubpd, HSUBPD) X(addsubps, ADDSUBPS) X(addsubpd, ADDSUBPD)  \
-					X(cvtdq2ps, CVTDQ2PS) X(cvtdq2pd, CVTDQ2PD)                \
-					    X(cvtps2dq, CVTPS2DQ) X(cvttps2dq, CVTTPS2DQ)          \
-						X(cvtpd2dq, CVTPD2DQ) X(cvttpd2dq, CVTTPD2DQ)      \
-						    X(cvtps2pd, CVTPS2PD) X(cvtpd2ps, CVTPD2PS)    \
-							X(cvtss2sd, CVTSS2SD)                      \
-							    X(cvtsd2ss, CVTSD2SS)
+/* clang-format off */
+#define BINARY_INSTRUCTIONS(X)                                                          \
+	X(addps, ADDPS) X(addpd, ADDPD) X(addss, ADDSS) X(addsd, ADDSD)                 \
+	X(subps, SUBPS) X(subpd, SUBPD) X(subss, SUBSS) X(subsd, SUBSD)                 \
+	X(mulps, MULPS) X(mulpd, MULPD) X(mulss, MULSS) X(mulsd, MULSD)                 \
+	X(divps, DIVPS) X(divpd, DIVPD) X(divss, DIVSS) X(divsd, DIVSD)                 \
+	X(minps, MINPS) X(minpd, MINPD) X(minss, MINSS) X(minsd, MINSD)                 \
+	X(maxps, MAXPS) X(maxpd, MAXPD) X(maxss, MAXSS) X(maxsd, MAXSD)                 \
+	X(sqrtps, SQRTPS) X(sqrtpd, SQRTPD) X(sqrtss, SQRTSS) X(sqrtsd, SQRTSD)         \
+	X(rcpps, RCPPS) X(rcpss, RCPSS) X(rsqrtps, RSQRTPS) X(rsqrtss, RSQRTSS)         \
+	X(haddps, HADDPS) X(haddpd, HADDPD) X(hsubps, HSUBPS) X(hsubpd, HSUBPD)         \
+	X(addsubps, ADDSUBPS) X(addsubpd, ADDSUBPD) X(cvtdq2ps, CVTDQ2PS) X(cvtdq2pd, CVTDQ2PD) \
+	X(cvtps2dq, CVTPS2DQ) X(cvttps2dq, CVTTPS2DQ) X(cvtpd2dq, CVTPD2DQ) X(cvttpd2dq, CVTTPD2DQ) \
+	X(cvtps2pd, CVTPS2PD) X(cvtpd2ps, CVTPD2PS) X(cvtss2sd, CVTSS2SD) X(cvtsd2ss, CVTSD2SS)
+/* clang-format on */
 
-#define IMM_INSTRUCTIONS(X)                                                                     \
-	X(roundps, ROUNDPS)                                                                     \
-	X(roundpd, ROUNDPD) X(roundss, ROUNDSS) X(roundsd, ROUNDSD) X(dpps, DPPS) X(dppd, DPPD) \
-	    X(cmpps, CMPPS) X(cmppd, CMPPD) X(cmpss, CMPSS)
+/* clang-format off */
+#define IMM_INSTRUCTIONS(X)                                                             \
+	X(roundps, ROUNDPS) X(roundpd, ROUNDPD) X(roundss, ROUNDSS) X(roundsd, ROUNDSD) \
+	X(dpps, DPPS) X(dppd, DPPD) X(cmpps, CMPPS) X(cmppd, CMPPD)                     \
+	X(cmpss, CMPSS)
+/* clang-format on */
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
 BINARY_INSTRUCTIONS(KERNEL_OF)

@@ -2,37 +2,38 @@
 #include "vcpu/sse.h"
 
 /* Every instruction here reads two vectors and writes one: a name for its kernel and its row. */
-#define BINARY_INSTRUCTIONS(X)                                                                  \
-	X(paddb, PADDB)                                                                         \
-	X(paddw, PADDW) X(paddd, PADDD) X(paddq, PADDQ) X(paddsb, PADDSB) X(paddsw, PADDSW)     \
-	    X(paddusb, PADDUSB) X(paddusw, PADDUSW) X(psubb, PSUBB) X(psubw, PSUBW)             \
-		X(psubd, PSUBD) X(psubq, PSUBQ) X(psubsb, PSUBSB) X(psubsw, PSUBSW)             \
-		    X(psubusb, PSUBUSB) X(psubusw, PSUBUSW) X(pmullw, PMULLW) X(pmulhw, PMULHW) \
-			X(pmulhuw, PMULHUW) X(pmuludq, PMULUDQ) X(pmaddwd, PMADDWD)             \
-			    X(pavgb, PAVGB) X(pavgw, PAVGW) X(psadbw, PSADBW) X(pminub, PMINUB) \
-				X(pmaxub, PMAXUB) X(pminsw, PMINSW) X(pmaxsw, PMAXSW)           \
-				    X(pand, PAND) X(pandn, PANDN) X(por, POR) X(pxor, PXOR)     \
-					X(andps, ANDPS) X(andpd, ANDPD) X(andnps, ANDNPS)       \
-					    X(andnpd, ANDNPD) X(orps, ORPS) X(orpd, ORPD)       \
-						X(xorps, XORPS) X(xorpd, XORPD)                 \
-						    X(pcmpeqb, PCMPEQB) X(pcmpeqw, PCMPEQW)     \
-							X(pcmpeqd, PCMPEQD) X(pcmpgtb, PCMPGTB) \
-							    X(pcmpgtw, PCMPGTW)                 \
-								X(pcmpgtd, PCMPGTD) /* SSSE3 */ \
-	    X(phaddw, PHADDW) X(phaddd, PHADDD) X(phaddsw, PHADDSW) X(phsubw, PHSUBW)           \
-		X(phsubd, PHSUBD) X(phsubsw, PHSUBSW) X(pmaddubsw, PMADDUBSW)                   \
-		    X(pmulhrsw, PMULHRSW) X(psignb, PSIGNB) X(psignw, PSIGNW) X(psignd, PSIGND) \
-			X(pabsb, PABSB) X(pabsw, PABSW) X(pabsd, PABSD) /* SSE4 */              \
-	    X(pmuldq, PMULDQ) X(pmulld, PMULLD) X(pcmpeqq, PCMPEQQ) X(pcmpgtq, PCMPGTQ)         \
-		X(pminsb, PMINSB) X(pminuw, PMINUW) X(pminud, PMINUD) X(pminsd, PMINSD)         \
-		    X(pmaxsb, PMAXSB) X(pmaxuw, PMAXUW) X(pmaxud, PMAXUD) X(pmaxsd, PMAXSD)     \
-			X(phminposuw, PHMINPOSUW)
+/* clang-format off */
+#define BINARY_INSTRUCTIONS(X)                                                          \
+	X(paddb, PADDB) X(paddw, PADDW) X(paddd, PADDD) X(paddq, PADDQ)                 \
+	X(paddsb, PADDSB) X(paddsw, PADDSW) X(paddusb, PADDUSB) X(paddusw, PADDUSW)     \
+	X(psubb, PSUBB) X(psubw, PSUBW) X(psubd, PSUBD) X(psubq, PSUBQ)                 \
+	X(psubsb, PSUBSB) X(psubsw, PSUBSW) X(psubusb, PSUBUSB) X(psubusw, PSUBUSW)     \
+	X(pmullw, PMULLW) X(pmulhw, PMULHW) X(pmulhuw, PMULHUW) X(pmuludq, PMULUDQ)     \
+	X(pmaddwd, PMADDWD) X(pavgb, PAVGB) X(pavgw, PAVGW) X(psadbw, PSADBW)           \
+	X(pminub, PMINUB) X(pmaxub, PMAXUB) X(pminsw, PMINSW) X(pmaxsw, PMAXSW)         \
+	X(pand, PAND) X(pandn, PANDN) X(por, POR) X(pxor, PXOR)                         \
+	X(andps, ANDPS) X(andpd, ANDPD) X(andnps, ANDNPS) X(andnpd, ANDNPD)             \
+	X(orps, ORPS) X(orpd, ORPD) X(xorps, XORPS) X(xorpd, XORPD)                     \
+	X(pcmpeqb, PCMPEQB) X(pcmpeqw, PCMPEQW) X(pcmpeqd, PCMPEQD) X(pcmpgtb, PCMPGTB) \
+	X(pcmpgtw, PCMPGTW) X(pcmpgtd, PCMPGTD)                                         \
+	/* SSSE3 */                                                                     \
+	X(phaddw, PHADDW) X(phaddd, PHADDD) X(phaddsw, PHADDSW) X(phsubw, PHSUBW)       \
+	X(phsubd, PHSUBD) X(phsubsw, PHSUBSW) X(pmaddubsw, PMADDUBSW) X(pmulhrsw, PMULHRSW) \
+	X(psignb, PSIGNB) X(psignw, PSIGNW) X(psignd, PSIGND) X(pabsb, PABSB)           \
+	X(pabsw, PABSW) X(pabsd, PABSD)                                                 \
+	/* SSE4 */                                                                      \
+	X(pmuldq, PMULDQ) X(pmulld, PMULLD) X(pcmpeqq, PCMPEQQ) X(pcmpgtq, PCMPGTQ)     \
+	X(pminsb, PMINSB) X(pminuw, PMINUW) X(pminud, PMINUD) X(pminsd, PMINSD)         \
+	X(pmaxsb, PMAXSB) X(pmaxuw, PMAXUW) X(pmaxud, PMAXUD) X(pmaxsd, PMAXSD)         \
+	X(phminposuw, PHMINPOSUW)
+/* clang-format on */
 
 /* Shifts whose count is the low half of a vector; an immediate count becomes one. */
+/* clang-format off */
 #define SHIFT_INSTRUCTIONS(X)                                                           \
-	X(psllw, PSLLW)                                                                 \
-	X(pslld, PSLLD) X(psllq, PSLLQ) X(psrlw, PSRLW) X(psrld, PSRLD) X(psrlq, PSRLQ) \
-	    X(psraw, PSRAW) X(psrad, PSRAD)
+	X(psllw, PSLLW) X(pslld, PSLLD) X(psllq, PSLLQ) X(psrlw, PSRLW)                 \
+	X(psrld, PSRLD) X(psrlq, PSRLQ) X(psraw, PSRAW) X(psrad, PSRAD)
+/* clang-format on */
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
 BINARY_INSTRUCTIONS(KERNEL_OF)

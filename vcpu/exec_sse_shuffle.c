@@ -1,23 +1,24 @@
 /* SSE: pack, unpack, shuffle, blend, insert, extract, extend, and the string comparisons. */
 #include "vcpu/sse.h"
 
-#define BINARY_INSTRUCTIONS(X)                                                                    \
-	X(packsswb, PACKSSWB)                                                                     \
-	X(packssdw, PACKSSDW) X(packuswb, PACKUSWB) X(packusdw, PACKUSDW) X(punpcklbw, PUNPCKLBW) \
-	    X(punpcklwd, PUNPCKLWD) X(punpckldq, PUNPCKLDQ) X(punpcklqdq, PUNPCKLQDQ)             \
-		X(punpckhbw, PUNPCKHBW) X(punpckhwd, PUNPCKHWD) X(punpckhdq, PUNPCKHDQ)           \
-		    X(punpckhqdq, PUNPCKHQDQ) X(unpcklps, UNPCKLPS) X(unpckhps, UNPCKHPS)         \
-			X(unpcklpd, UNPCKLPD) X(unpckhpd, UNPCKHPD) X(pshufb, PSHUFB)             \
-			    X(pmovsxbw, PMOVSXBW) X(pmovsxbd, PMOVSXBD) X(pmovsxbq, PMOVSXBQ)     \
-				X(pmovsxwd, PMOVSXWD) X(pmovsxwq, PMOVSXWQ) X(pmovsxdq, PMOVSXDQ) \
-				    X(pmovzxbw, PMOVZXBW) X(pmovzxbd, PMOVZXBD)                   \
-					X(pmovzxbq, PMOVZXBQ) X(pmovzxwd, PMOVZXWD)               \
-					    X(pmovzxwq, PMOVZXWQ) X(pmovzxdq, PMOVZXDQ)
+/* clang-format off */
+#define BINARY_INSTRUCTIONS(X)                                                          \
+	X(packsswb, PACKSSWB) X(packssdw, PACKSSDW) X(packuswb, PACKUSWB) X(packusdw, PACKUSDW) \
+	X(punpcklbw, PUNPCKLBW) X(punpcklwd, PUNPCKLWD) X(punpckldq, PUNPCKLDQ) X(punpcklqdq, PUNPCKLQDQ) \
+	X(punpckhbw, PUNPCKHBW) X(punpckhwd, PUNPCKHWD) X(punpckhdq, PUNPCKHDQ) X(punpckhqdq, PUNPCKHQDQ) \
+	X(unpcklps, UNPCKLPS) X(unpckhps, UNPCKHPS) X(unpcklpd, UNPCKLPD) X(unpckhpd, UNPCKHPD) \
+	X(pshufb, PSHUFB) X(pmovsxbw, PMOVSXBW) X(pmovsxbd, PMOVSXBD) X(pmovsxbq, PMOVSXBQ) \
+	X(pmovsxwd, PMOVSXWD) X(pmovsxwq, PMOVSXWQ) X(pmovsxdq, PMOVSXDQ) X(pmovzxbw, PMOVZXBW) \
+	X(pmovzxbd, PMOVZXBD) X(pmovzxbq, PMOVZXBQ) X(pmovzxwd, PMOVZXWD) X(pmovzxwq, PMOVZXWQ) \
+	X(pmovzxdq, PMOVZXDQ)
+/* clang-format on */
 
-#define IMM_INSTRUCTIONS(X)                                                         \
-	X(pshufd, PSHUFD)                                                           \
-	X(pshuflw, PSHUFLW) X(pshufhw, PSHUFHW) X(shufps, SHUFPS) X(shufpd, SHUFPD) \
-	    X(palignr, PALIGNR) X(pblendw, PBLENDW) X(blendps, BLENDPS) X(blendpd, BLENDPD)
+/* clang-format off */
+#define IMM_INSTRUCTIONS(X)                                                             \
+	X(pshufd, PSHUFD) X(pshuflw, PSHUFLW) X(pshufhw, PSHUFHW) X(shufps, SHUFPS)     \
+	X(shufpd, SHUFPD) X(palignr, PALIGNR) X(pblendw, PBLENDW) X(blendps, BLENDPS)   \
+	X(blendpd, BLENDPD)
+/* clang-format on */
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
 BINARY_INSTRUCTIONS(KERNEL_OF)

@@ -1,0 +1,303 @@
+/* A guest for CPU tests: RAM, stage-2 tables filled on demand, a device everywhere else. */
+#include "tests/unit/vcpu/fake_vcpu.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "hosts/process/guard.h"
+#include "src/entry/format.h"
+
+#define TABLES_BYTES (UINT64_C(1) << 20)
+#define TABLE_FLAGS UINT64_C(0x7) /* P, W, U */
+#define GUEST_FLAGS UINT64_C(0x7)
+#define VECTORS 32u
+
+static void *map_bytes(uint64_t size_bytes)
+{
+	void *mem =
+	    mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+static void put64(struct fake_vm *vm, uint64_t gpa, uint64_t value)
+{
+	memcpy(vm->ram + gpa, &value, sizeof(value));
+}
+
+static void build_paging(struct fake_vm *vm)
+{
+	put64(vm, GUEST_PML4, GUEST_PDPT | GUEST_FLAGS);
+	put64(vm, GUEST_PDPT, GUEST_PD | GUEST_FLAGS);
+	put64(vm, GUEST_PDPT + 8, (UINT64_C(1) << 30) | GUEST_FLAGS | 0x80); /* the device */
+	for (unsigned int i = 0; i < 4; i++)
+		put64(vm, GUEST_PD + i * 8, ((uint64_t)i << 21) | GUEST_FLAGS | 0x80);
+	put64(vm, GUEST_PD + 2 * 8, GUEST_PT | GUEST_FLAGS);
+	for (unsigned int i = 0; i < 512; i++)
+		put64(vm, GUEST_PT + i * 8, (PAGED_LINEAR + i * 4096) | GUEST_FLAGS);
+}
+
+static void build_events(struct fake_vm *vm)
+{
+	put64(vm, GUEST_GDT + SELECTOR_CODE, UINT64_C(0x00af9b000000ffff));
+	put64(vm, GUEST_GDT + SELECTOR_DATA, UINT64_C(0x00cf93000000ffff));
+	put64(vm, GUEST_GDT + 0x18, UINT64_C(0x00cff3000000ffff));
+	put64(vm, GUEST_GDT + 0x20, UINT64_C(0x00affb000000ffff));
+	put64(vm, GUEST_GDT + SELECTOR_TSS,
+	      UINT64_C(0x0000890000000067) | (uint64_t)GUEST_TSS << 16);
+	put64(vm, GUEST_TSS + 4, GUEST_STACK);
+	for (uint64_t vector = 0; vector < VECTORS; vector++) {
+		uint64_t at = GUEST_HANDLERS + vector * 16;
+
+		memset(vm->ram + at, 0xf4, 16);
+		put64(vm, GUEST_IDT + vector * 16,
+		      at | SELECTOR_CODE << 16 | UINT64_C(0xee00) << 32);
+	}
+}
+
+struct fake_vm *fake_vm_create(void)
+{
+	struct fake_vm *vm = calloc(1, sizeof(*vm));
+
+	vm->ram = map_bytes(RAM_BYTES);
+	vm->tables = map_bytes(TABLES_BYTES);
+	vm->root = vm->tables;
+	vm->tables_used = 4096;
+	vm->lock = malloc(sizeof(*vm->lock));
+	pthread_mutex_init(vm->lock, NULL);
+	build_paging(vm);
+	build_events(vm);
+	return vm;
+}
+
+void fake_vm_destroy(struct fake_vm *vm)
+{
+	munmap(vm->ram, RAM_BYTES);
+	munmap(vm->tables, TABLES_BYTES);
+	free(vm->lock);
+	free(vm);
+}
+
+void fake_vm_zap(struct fake_vm *vm, struct quire_vcpu *vcpu)
+{
+	memset(vm->root, 0, 4096);
+	vm->tables_used = 4096;
+	memset((char *)vm->tables + 4096, 0, TABLES_BYTES - 4096);
+	vcpu->doorbell |= QUIRE_REQ_TLB_FLUSH;
+}
+
+/* The library, as far as the CPU asks for it. */
+
+const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu)
+{
+	return &vcpu->doorbell;
+}
+
+void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request)
+{
+	__atomic_fetch_or(&vcpu->doorbell, request, __ATOMIC_SEQ_CST);
+}
+
+int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_stage2 *stage2)
+{
+	*stage2 = (struct quire_stage2){&entry_npt, vcpu->vm->root, QUIRE_LEVEL_512G};
+	vcpu->in_guest = 1;
+	*requests = __atomic_exchange_n(&vcpu->doorbell, 0, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+void quire_vcpu_leave(struct quire_vcpu *vcpu)
+{
+	vcpu->in_guest = 0;
+}
+
+static uint64_t *table_step(struct fake_vm *vm, uint64_t *slot)
+{
+	if (!*slot) {
+		*slot = ((uint64_t)(uintptr_t)vm->tables + vm->tables_used) | TABLE_FLAGS;
+		vm->tables_used += 4096;
+	}
+	return (uint64_t *)(uintptr_t)(*slot & ENTRY_ADDRESS_MASK);
+}
+
+static void map_page(struct fake_vm *vm, uint64_t gpa, uint64_t flags)
+{
+	uint64_t *table = vm->root;
+
+	pthread_mutex_lock(vm->lock);
+	for (unsigned int shift = 39; shift > 12; shift -= 9)
+		table = table_step(vm, &table[gpa >> shift & 511]);
+	__atomic_store_n(&table[gpa >> 12 & 511],
+			 ((uint64_t)(uintptr_t)vm->ram + (gpa & ~UINT64_C(0xfff))) | flags,
+			 __ATOMIC_RELEASE);
+	pthread_mutex_unlock(vm->lock);
+}
+
+int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
+		     struct quire_memory_fault *fault)
+{
+	int read_only = vcpu->read_only_gpa && (gpa.v >> 12) == (vcpu->read_only_gpa >> 12);
+
+	vcpu->faults++;
+	vcpu->last_fault_gpa = gpa.v;
+	vcpu->last_fault_error = error_code;
+	if (vcpu->fault_result)
+		return vcpu->fault_result;
+	if (gpa.v >= RAM_BYTES || (read_only && (error_code & QUIRE_PFERR_WRITE)))
+		return QUIRE_EMULATE;
+	map_page(vcpu->vm, gpa.v, read_only ? TABLE_FLAGS & ~UINT64_C(2) : TABLE_FLAGS);
+	return QUIRE_FIXED;
+}
+
+/* The machine around the CPU. */
+
+static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	memset(out, 0, 4 * sizeof(*out));
+	out[0] = leaf;
+	out[1] = subleaf;
+	if (leaf == 7)
+		out[1] = 1u << 7 | 1u << 20; /* SMEP, SMAP */
+}
+
+static enum cpu_msr_result ops_rdmsr(void *ctx, uint32_t index, uint64_t *value)
+{
+	*value = index;
+	return index == 0x1234 ? CPU_MSR_OK : index == 0x4321 ? CPU_MSR_USER : CPU_MSR_GP;
+}
+
+static enum cpu_msr_result ops_wrmsr(void *ctx, uint32_t index, uint64_t value)
+{
+	return CPU_MSR_GP;
+}
+
+static enum cpu_io_result ops_io(void *ctx, struct cpu_io *io)
+{
+	struct quire_vcpu *vcpu = ctx;
+
+	vcpu->device_calls++;
+	if (!vcpu->device_in_kernel)
+		return CPU_IO_USER;
+	if (io->is_write)
+		memcpy(&vcpu->device_value, io->data, io->size_bytes);
+	else
+		memcpy(io->data, &vcpu->device_value, io->size_bytes);
+	return CPU_IO_DONE;
+}
+
+static enum cpu_io_result ops_hypercall(void *ctx)
+{
+	return CPU_IO_USER;
+}
+
+static int ops_interrupt_take(void *ctx)
+{
+	struct quire_vcpu *vcpu = ctx;
+	int vector = vcpu->interrupt;
+
+	vcpu->interrupt = -1;
+	return vector;
+}
+
+static bool ops_interrupt_waiting(void *ctx)
+{
+	return ((struct quire_vcpu *)ctx)->interrupt >= 0;
+}
+
+static uint64_t ops_cr8_read(void *ctx)
+{
+	return 5;
+}
+
+static void ops_cr8_write(void *ctx, uint64_t value)
+{
+}
+
+static void ops_log(void *ctx, const char *line)
+{
+	struct quire_vcpu *vcpu = ctx;
+
+	snprintf(vcpu->log, sizeof(vcpu->log), "%s", line);
+}
+
+static const struct cpu_ops ops = {
+    .cpuid = ops_cpuid,
+    .rdmsr = ops_rdmsr,
+    .wrmsr = ops_wrmsr,
+    .pio = ops_io,
+    .mmio = ops_io,
+    .hypercall = ops_hypercall,
+    .interrupt_take = ops_interrupt_take,
+    .interrupt_waiting = ops_interrupt_waiting,
+    .cr8_read = ops_cr8_read,
+    .cr8_write = ops_cr8_write,
+    .log = ops_log,
+};
+
+static void enter_long_mode(struct cpu_state *s)
+{
+	static const struct cpu_segment code = {.limit = 0xffffffff,
+						.selector = SELECTOR_CODE,
+						.type = 11,
+						.s = 1,
+						.present = 1,
+						.l = 1,
+						.g = 1};
+	static const struct cpu_segment data = {.limit = 0xffffffff,
+						.selector = SELECTOR_DATA,
+						.type = 3,
+						.s = 1,
+						.present = 1,
+						.db = 1,
+						.g = 1};
+
+	for (int i = 0; i <= CPU_GS; i++)
+		s->seg[i] = i == CPU_CS ? code : data;
+	s->seg[CPU_TR] = (struct cpu_segment){
+	    .base = GUEST_TSS, .limit = 103, .selector = SELECTOR_TSS, .type = 11, .present = 1};
+	s->gdt = (struct cpu_table){GUEST_GDT, 0x37};
+	s->idt = (struct cpu_table){GUEST_IDT, VECTORS * 16 - 1};
+	s->cr0 = 0x80010033;
+	s->cr3 = GUEST_PML4;
+	s->cr4 = 0x620;
+	s->efer = 0xd01;
+	s->rip = GUEST_CODE;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+}
+
+struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
+{
+	struct quire_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+
+	vcpu->vm = vm;
+	vcpu->interrupt = -1;
+	vcpu->cpu = cpu_create(vcpu, &ops, vcpu);
+	enter_long_mode(cpu_state(vcpu->cpu));
+	cpu_state_changed(vcpu->cpu);
+	return vcpu;
+}
+
+void fake_vcpu_destroy(struct quire_vcpu *vcpu)
+{
+	cpu_destroy(vcpu->cpu);
+	free(vcpu);
+}
+
+static void on_fault(int signal_number, siginfo_t *info, void *context)
+{
+	if (guard_handle_signal(signal_number, info, context))
+		return;
+	signal(signal_number, SIG_DFL);
+}
+
+void fake_signals_install(void)
+{
+	struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
+
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+}

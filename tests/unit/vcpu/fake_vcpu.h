@@ -1,0 +1,67 @@
+/* A guest for CPU tests: RAM, stage-2 tables filled on demand, a device everywhere else. */
+#ifndef TESTS_UNIT_VCPU_FAKE_VCPU_H
+#define TESTS_UNIT_VCPU_FAKE_VCPU_H
+
+#include <pthread.h>
+
+#include "vcpu/cpu.h"
+
+#define RAM_BYTES (UINT64_C(8) << 20)
+#define MMIO_GPA UINT64_C(0x40000000)
+
+/* Where the machine keeps its things; identity-mapped, supervisor and user. */
+#define GUEST_PML4 0x1000u
+#define GUEST_PDPT 0x2000u
+#define GUEST_PD 0x3000u
+#define GUEST_PT 0x4000u /* 4K pages at PAGED_LINEAR */
+#define GUEST_IDT 0x8000u
+#define GUEST_GDT 0x9000u
+#define GUEST_TSS 0xa000u
+#define GUEST_HANDLERS 0xb000u /* HLT, 16 bytes a vector */
+#define GUEST_CODE 0x10000u
+#define GUEST_STACK 0x20000u
+#define GUEST_DATA 0x30000u
+#define PAGED_LINEAR UINT64_C(0x400000)
+#define SELECTOR_CODE 0x08u
+#define SELECTOR_DATA 0x10u
+#define SELECTOR_USER_DATA 0x1bu
+#define SELECTOR_USER_CODE 0x23u
+#define SELECTOR_TSS 0x28u
+
+struct fake_vm {
+	uint8_t *ram;
+	uint64_t *root;
+	pthread_mutex_t *lock;
+	void *tables;
+	uint64_t tables_used;
+};
+
+/* What the surroundings of one CPU saw and answer. */
+struct quire_vcpu {
+	struct fake_vm *vm;
+	uint64_t doorbell;
+	int in_guest;
+	unsigned int faults;
+	uint64_t last_fault_gpa, last_fault_error;
+	int fault_result;	/* not 0: what every fault answers */
+	uint64_t read_only_gpa; /* a page whose writes are emulated; 0: none */
+	struct cpu *cpu;
+	/* Devices. */
+	int device_in_kernel; /* answer inside */
+	uint64_t device_value;
+	unsigned int device_calls;
+	int interrupt; /* -1: none */
+	char log[160];
+};
+
+struct fake_vm *fake_vm_create(void);
+void fake_vm_destroy(struct fake_vm *vm);
+/* A CPU in 64-bit mode at GUEST_CODE with IF off. */
+struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm);
+void fake_vcpu_destroy(struct quire_vcpu *vcpu);
+/* SIGSEGV and SIGBUS go to guard_handle_signal(). */
+void fake_signals_install(void);
+/* Drop every stage-2 entry, as an invalidation would, and ask for a flush. */
+void fake_vm_zap(struct fake_vm *vm, struct quire_vcpu *vcpu);
+
+#endif
