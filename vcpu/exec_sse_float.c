@@ -37,26 +37,27 @@ enum step sse_float_leave(struct cpu *cpu, const struct sse_float_scope *scope)
 }
 
 /* clang-format off */
-#define BINARY_INSTRUCTIONS(X)                                                          \
-	X(addps, ADDPS) X(addpd, ADDPD) X(addss, ADDSS) X(addsd, ADDSD)                 \
-	X(subps, SUBPS) X(subpd, SUBPD) X(subss, SUBSS) X(subsd, SUBSD)                 \
-	X(mulps, MULPS) X(mulpd, MULPD) X(mulss, MULSS) X(mulsd, MULSD)                 \
-	X(divps, DIVPS) X(divpd, DIVPD) X(divss, DIVSS) X(divsd, DIVSD)                 \
-	X(minps, MINPS) X(minpd, MINPD) X(minss, MINSS) X(minsd, MINSD)                 \
-	X(maxps, MAXPS) X(maxpd, MAXPD) X(maxss, MAXSS) X(maxsd, MAXSD)                 \
-	X(sqrtps, SQRTPS) X(sqrtpd, SQRTPD) X(sqrtss, SQRTSS) X(sqrtsd, SQRTSD)         \
-	X(rcpps, RCPPS) X(rcpss, RCPSS) X(rsqrtps, RSQRTPS) X(rsqrtss, RSQRTSS)         \
-	X(haddps, HADDPS) X(haddpd, HADDPD) X(hsubps, HSUBPS) X(hsubpd, HSUBPD)         \
-	X(addsubps, ADDSUBPS) X(addsubpd, ADDSUBPD) X(cvtdq2ps, CVTDQ2PS) X(cvtdq2pd, CVTDQ2PD) \
-	X(cvtps2dq, CVTPS2DQ) X(cvttps2dq, CVTTPS2DQ) X(cvtpd2dq, CVTPD2DQ) X(cvttpd2dq, CVTTPD2DQ) \
-	X(cvtps2pd, CVTPS2PD) X(cvtpd2ps, CVTPD2PS) X(cvtss2sd, CVTSS2SD) X(cvtsd2ss, CVTSD2SS)
+#define BINARY_INSTRUCTIONS(X)                                                      \
+	X(addps, ADDPS) X(addpd, ADDPD) X(addss, ADDSS) X(addsd, ADDSD)             \
+	X(subps, SUBPS) X(subpd, SUBPD) X(subss, SUBSS) X(subsd, SUBSD)             \
+	X(mulps, MULPS) X(mulpd, MULPD) X(mulss, MULSS) X(mulsd, MULSD)             \
+	X(divps, DIVPS) X(divpd, DIVPD) X(divss, DIVSS) X(divsd, DIVSD)             \
+	X(minps, MINPS) X(minpd, MINPD) X(minss, MINSS) X(minsd, MINSD)             \
+	X(maxps, MAXPS) X(maxpd, MAXPD) X(maxss, MAXSS) X(maxsd, MAXSD)             \
+	X(sqrtps, SQRTPS) X(sqrtpd, SQRTPD) X(sqrtss, SQRTSS) X(sqrtsd, SQRTSD)     \
+	X(rcpps, RCPPS) X(rcpss, RCPSS) X(rsqrtps, RSQRTPS) X(rsqrtss, RSQRTSS)     \
+	X(haddps, HADDPS) X(haddpd, HADDPD) X(hsubps, HSUBPS) X(hsubpd, HSUBPD)     \
+	X(addsubps, ADDSUBPS) X(addsubpd, ADDSUBPD) X(cvtdq2ps, CVTDQ2PS)           \
+	X(cvtdq2pd, CVTDQ2PD) X(cvtps2dq, CVTPS2DQ) X(cvttps2dq, CVTTPS2DQ)         \
+	X(cvtpd2dq, CVTPD2DQ) X(cvttpd2dq, CVTTPD2DQ) X(cvtps2pd, CVTPS2PD)         \
+	X(cvtpd2ps, CVTPD2PS) X(cvtss2sd, CVTSS2SD) X(cvtsd2ss, CVTSD2SS)
 /* clang-format on */
 
 /* clang-format off */
-#define IMM_INSTRUCTIONS(X)                                                             \
-	X(roundps, ROUNDPS) X(roundpd, ROUNDPD) X(roundss, ROUNDSS) X(roundsd, ROUNDSD) \
-	X(dpps, DPPS) X(dppd, DPPD) X(cmpps, CMPPS) X(cmppd, CMPPD)                     \
-	X(cmpss, CMPSS)
+#define IMM_INSTRUCTIONS(X)                                                         \
+	X(roundps, ROUNDPS) X(roundpd, ROUNDPD) X(roundss, ROUNDSS)                 \
+	X(roundsd, ROUNDSD) X(dpps, DPPS) X(dppd, DPPD) X(cmpps, CMPPS)             \
+	X(cmppd, CMPPD) X(cmpss, CMPSS)
 /* clang-format on */
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
@@ -266,8 +267,11 @@ static op_fn bind_to_gpr(struct op *op, const struct decoded *decoded)
 	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind_imm, KERNEL_ADDRESS(name##_kernels)},
 
 const struct insn_desc exec_sse_float_table[] = {
-    BINARY_INSTRUCTIONS(ROW_OF) IMM_INSTRUCTIONS(IMM_ROW_OF){ZYDIS_MNEMONIC_CMPSD, NULL, bind_cmpsd,
-							     KERNEL_ADDRESS(cmpsd_kernels)},
+    /* clang-format off */
+    BINARY_INSTRUCTIONS(ROW_OF)
+    IMM_INSTRUCTIONS(IMM_ROW_OF)
+    /* clang-format on */
+    {ZYDIS_MNEMONIC_CMPSD, NULL, bind_cmpsd, KERNEL_ADDRESS(cmpsd_kernels)},
     {ZYDIS_MNEMONIC_COMISS, exec_compare, NULL, KERNEL_ADDRESS(comiss_kernel)},
     {ZYDIS_MNEMONIC_COMISD, exec_compare, NULL, KERNEL_ADDRESS(comisd_kernel)},
     {ZYDIS_MNEMONIC_UCOMISS, exec_compare, NULL, KERNEL_ADDRESS(ucomiss_kernel)},

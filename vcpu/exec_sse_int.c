@@ -3,35 +3,35 @@
 
 /* Every instruction here reads two vectors and writes one: a name for its kernel and its row. */
 /* clang-format off */
-#define BINARY_INSTRUCTIONS(X)                                                          \
-	X(paddb, PADDB) X(paddw, PADDW) X(paddd, PADDD) X(paddq, PADDQ)                 \
-	X(paddsb, PADDSB) X(paddsw, PADDSW) X(paddusb, PADDUSB) X(paddusw, PADDUSW)     \
-	X(psubb, PSUBB) X(psubw, PSUBW) X(psubd, PSUBD) X(psubq, PSUBQ)                 \
-	X(psubsb, PSUBSB) X(psubsw, PSUBSW) X(psubusb, PSUBUSB) X(psubusw, PSUBUSW)     \
-	X(pmullw, PMULLW) X(pmulhw, PMULHW) X(pmulhuw, PMULHUW) X(pmuludq, PMULUDQ)     \
-	X(pmaddwd, PMADDWD) X(pavgb, PAVGB) X(pavgw, PAVGW) X(psadbw, PSADBW)           \
-	X(pminub, PMINUB) X(pmaxub, PMAXUB) X(pminsw, PMINSW) X(pmaxsw, PMAXSW)         \
-	X(pand, PAND) X(pandn, PANDN) X(por, POR) X(pxor, PXOR)                         \
-	X(andps, ANDPS) X(andpd, ANDPD) X(andnps, ANDNPS) X(andnpd, ANDNPD)             \
-	X(orps, ORPS) X(orpd, ORPD) X(xorps, XORPS) X(xorpd, XORPD)                     \
-	X(pcmpeqb, PCMPEQB) X(pcmpeqw, PCMPEQW) X(pcmpeqd, PCMPEQD) X(pcmpgtb, PCMPGTB) \
-	X(pcmpgtw, PCMPGTW) X(pcmpgtd, PCMPGTD)                                         \
-	/* SSSE3 */                                                                     \
-	X(phaddw, PHADDW) X(phaddd, PHADDD) X(phaddsw, PHADDSW) X(phsubw, PHSUBW)       \
-	X(phsubd, PHSUBD) X(phsubsw, PHSUBSW) X(pmaddubsw, PMADDUBSW) X(pmulhrsw, PMULHRSW) \
-	X(psignb, PSIGNB) X(psignw, PSIGNW) X(psignd, PSIGND) X(pabsb, PABSB)           \
-	X(pabsw, PABSW) X(pabsd, PABSD)                                                 \
-	/* SSE4 */                                                                      \
-	X(pmuldq, PMULDQ) X(pmulld, PMULLD) X(pcmpeqq, PCMPEQQ) X(pcmpgtq, PCMPGTQ)     \
-	X(pminsb, PMINSB) X(pminuw, PMINUW) X(pminud, PMINUD) X(pminsd, PMINSD)         \
-	X(pmaxsb, PMAXSB) X(pmaxuw, PMAXUW) X(pmaxud, PMAXUD) X(pmaxsd, PMAXSD)         \
+#define BINARY_INSTRUCTIONS(X)                                                      \
+	X(paddb, PADDB) X(paddw, PADDW) X(paddd, PADDD) X(paddq, PADDQ)             \
+	X(paddsb, PADDSB) X(paddsw, PADDSW) X(paddusb, PADDUSB) X(paddusw, PADDUSW) \
+	X(psubb, PSUBB) X(psubw, PSUBW) X(psubd, PSUBD) X(psubq, PSUBQ)             \
+	X(psubsb, PSUBSB) X(psubsw, PSUBSW) X(psubusb, PSUBUSB) X(psubusw, PSUBUSW) \
+	X(pmullw, PMULLW) X(pmulhw, PMULHW) X(pmulhuw, PMULHUW) X(pmuludq, PMULUDQ) \
+	X(pmaddwd, PMADDWD) X(pavgb, PAVGB) X(pavgw, PAVGW) X(psadbw, PSADBW)       \
+	X(pminub, PMINUB) X(pmaxub, PMAXUB) X(pminsw, PMINSW) X(pmaxsw, PMAXSW)     \
+	X(pand, PAND) X(pandn, PANDN) X(por, POR) X(pxor, PXOR) X(andps, ANDPS)     \
+	X(andpd, ANDPD) X(andnps, ANDNPS) X(andnpd, ANDNPD) X(orps, ORPS)           \
+	X(orpd, ORPD) X(xorps, XORPS) X(xorpd, XORPD) X(pcmpeqb, PCMPEQB)           \
+	X(pcmpeqw, PCMPEQW) X(pcmpeqd, PCMPEQD) X(pcmpgtb, PCMPGTB)                 \
+	X(pcmpgtw, PCMPGTW) X(pcmpgtd, PCMPGTD)                                     \
+	/* SSSE3 */                                                                 \
+	X(phaddw, PHADDW) X(phaddd, PHADDD) X(phaddsw, PHADDSW) X(phsubw, PHSUBW)   \
+	X(phsubd, PHSUBD) X(phsubsw, PHSUBSW) X(pmaddubsw, PMADDUBSW)               \
+	X(pmulhrsw, PMULHRSW) X(psignb, PSIGNB) X(psignw, PSIGNW) X(psignd, PSIGND) \
+	X(pabsb, PABSB) X(pabsw, PABSW) X(pabsd, PABSD)                             \
+	/* SSE4 */                                                                  \
+	X(pmuldq, PMULDQ) X(pmulld, PMULLD) X(pcmpeqq, PCMPEQQ) X(pcmpgtq, PCMPGTQ) \
+	X(pminsb, PMINSB) X(pminuw, PMINUW) X(pminud, PMINUD) X(pminsd, PMINSD)     \
+	X(pmaxsb, PMAXSB) X(pmaxuw, PMAXUW) X(pmaxud, PMAXUD) X(pmaxsd, PMAXSD)     \
 	X(phminposuw, PHMINPOSUW)
 /* clang-format on */
 
 /* Shifts whose count is the low half of a vector; an immediate count becomes one. */
 /* clang-format off */
-#define SHIFT_INSTRUCTIONS(X)                                                           \
-	X(psllw, PSLLW) X(pslld, PSLLD) X(psllq, PSLLQ) X(psrlw, PSRLW)                 \
+#define SHIFT_INSTRUCTIONS(X)                                                       \
+	X(psllw, PSLLW) X(pslld, PSLLD) X(psllq, PSLLQ) X(psrlw, PSRLW)             \
 	X(psrld, PSRLD) X(psrlq, PSRLQ) X(psraw, PSRAW) X(psrad, PSRAD)
 /* clang-format on */
 
@@ -91,8 +91,11 @@ static enum step exec_ptest(struct cpu *cpu, const struct op *op)
 	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind_shift, KERNEL_ADDRESS(name##_kernel)},
 
 const struct insn_desc exec_sse_int_table[] = {
-    BINARY_INSTRUCTIONS(ROW_OF) SHIFT_INSTRUCTIONS(SHIFT_ROW_OF){
-	ZYDIS_MNEMONIC_PSLLDQ, NULL, bind_shift_bytes, KERNEL_ADDRESS(pslldq_kernels)},
+    /* clang-format off */
+    BINARY_INSTRUCTIONS(ROW_OF)
+    SHIFT_INSTRUCTIONS(SHIFT_ROW_OF)
+    /* clang-format on */
+    {ZYDIS_MNEMONIC_PSLLDQ, NULL, bind_shift_bytes, KERNEL_ADDRESS(pslldq_kernels)},
     {ZYDIS_MNEMONIC_PSRLDQ, NULL, bind_shift_bytes, KERNEL_ADDRESS(psrldq_kernels)},
     {ZYDIS_MNEMONIC_MPSADBW, NULL, sse_bind_imm, KERNEL_ADDRESS(mpsadbw_kernels)},
     {ZYDIS_MNEMONIC_PCLMULQDQ, NULL, sse_bind_imm, KERNEL_ADDRESS(pclmulqdq_kernels)},

@@ -2,22 +2,24 @@
 #include "vcpu/sse.h"
 
 /* clang-format off */
-#define BINARY_INSTRUCTIONS(X)                                                          \
-	X(packsswb, PACKSSWB) X(packssdw, PACKSSDW) X(packuswb, PACKUSWB) X(packusdw, PACKUSDW) \
-	X(punpcklbw, PUNPCKLBW) X(punpcklwd, PUNPCKLWD) X(punpckldq, PUNPCKLDQ) X(punpcklqdq, PUNPCKLQDQ) \
-	X(punpckhbw, PUNPCKHBW) X(punpckhwd, PUNPCKHWD) X(punpckhdq, PUNPCKHDQ) X(punpckhqdq, PUNPCKHQDQ) \
-	X(unpcklps, UNPCKLPS) X(unpckhps, UNPCKHPS) X(unpcklpd, UNPCKLPD) X(unpckhpd, UNPCKHPD) \
-	X(pshufb, PSHUFB) X(pmovsxbw, PMOVSXBW) X(pmovsxbd, PMOVSXBD) X(pmovsxbq, PMOVSXBQ) \
-	X(pmovsxwd, PMOVSXWD) X(pmovsxwq, PMOVSXWQ) X(pmovsxdq, PMOVSXDQ) X(pmovzxbw, PMOVZXBW) \
-	X(pmovzxbd, PMOVZXBD) X(pmovzxbq, PMOVZXBQ) X(pmovzxwd, PMOVZXWD) X(pmovzxwq, PMOVZXWQ) \
-	X(pmovzxdq, PMOVZXDQ)
+#define BINARY_INSTRUCTIONS(X)                                                      \
+	X(packsswb, PACKSSWB) X(packssdw, PACKSSDW) X(packuswb, PACKUSWB)           \
+	X(packusdw, PACKUSDW) X(punpcklbw, PUNPCKLBW) X(punpcklwd, PUNPCKLWD)       \
+	X(punpckldq, PUNPCKLDQ) X(punpcklqdq, PUNPCKLQDQ) X(punpckhbw, PUNPCKHBW)   \
+	X(punpckhwd, PUNPCKHWD) X(punpckhdq, PUNPCKHDQ) X(punpckhqdq, PUNPCKHQDQ)   \
+	X(unpcklps, UNPCKLPS) X(unpckhps, UNPCKHPS) X(unpcklpd, UNPCKLPD)           \
+	X(unpckhpd, UNPCKHPD) X(pshufb, PSHUFB) X(pmovsxbw, PMOVSXBW)               \
+	X(pmovsxbd, PMOVSXBD) X(pmovsxbq, PMOVSXBQ) X(pmovsxwd, PMOVSXWD)           \
+	X(pmovsxwq, PMOVSXWQ) X(pmovsxdq, PMOVSXDQ) X(pmovzxbw, PMOVZXBW)           \
+	X(pmovzxbd, PMOVZXBD) X(pmovzxbq, PMOVZXBQ) X(pmovzxwd, PMOVZXWD)           \
+	X(pmovzxwq, PMOVZXWQ) X(pmovzxdq, PMOVZXDQ)
 /* clang-format on */
 
 /* clang-format off */
-#define IMM_INSTRUCTIONS(X)                                                             \
-	X(pshufd, PSHUFD) X(pshuflw, PSHUFLW) X(pshufhw, PSHUFHW) X(shufps, SHUFPS)     \
-	X(shufpd, SHUFPD) X(palignr, PALIGNR) X(pblendw, PBLENDW) X(blendps, BLENDPS)   \
-	X(blendpd, BLENDPD)
+#define IMM_INSTRUCTIONS(X)                                                         \
+	X(pshufd, PSHUFD) X(pshuflw, PSHUFLW) X(pshufhw, PSHUFHW) X(shufps, SHUFPS) \
+	X(shufpd, SHUFPD) X(palignr, PALIGNR) X(pblendw, PBLENDW)                   \
+	X(blendps, BLENDPS) X(blendpd, BLENDPD)
 /* clang-format on */
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
@@ -230,8 +232,11 @@ static op_fn bind_string_mask(struct op *op, const struct decoded *decoded)
 	{ZYDIS_MNEMONIC_##mnemonic, NULL, sse_bind_imm, KERNEL_ADDRESS(name##_kernels)},
 
 const struct insn_desc exec_sse_shuffle_table[] = {
-    BINARY_INSTRUCTIONS(ROW_OF) IMM_INSTRUCTIONS(IMM_ROW_OF){
-	ZYDIS_MNEMONIC_INSERTPS, NULL, bind_insertps, KERNEL_ADDRESS(insertps_kernels)},
+    /* clang-format off */
+    BINARY_INSTRUCTIONS(ROW_OF)
+    IMM_INSTRUCTIONS(IMM_ROW_OF)
+    /* clang-format on */
+    {ZYDIS_MNEMONIC_INSERTPS, NULL, bind_insertps, KERNEL_ADDRESS(insertps_kernels)},
     {ZYDIS_MNEMONIC_PBLENDVB, exec_blend, NULL, KERNEL_ADDRESS(pblendvb_kernel)},
     {ZYDIS_MNEMONIC_BLENDVPS, exec_blend, NULL, KERNEL_ADDRESS(blendvps_kernel)},
     {ZYDIS_MNEMONIC_BLENDVPD, exec_blend, NULL, KERNEL_ADDRESS(blendvpd_kernel)},

@@ -39,6 +39,7 @@ enum form_flags {
 	FORM_SMALL_COUNT = 1u << 10,	 /* immediate below the operand's bits */
 	FORM_IMAGE = 1u << 11,		 /* the memory operand is an FXSAVE or XSAVE image */
 	FORM_DIVIDE = 1u << 12,		 /* keep most quotients in range */
+	FORM_MASKED = 1u << 13, /* several roundings: which exception comes first is not kept */
 };
 
 /* A row of the table: mnemonics x operand patterns; see forms.c for the letters. */

@@ -156,9 +156,15 @@ static void state_fill_fx(struct draw *draw)
 	bool x87 = draw->test->form->family->flags & FORM_X87;
 	uint64_t bits = rng_next(draw->rng);
 	uint16_t fcw = 0x37f, fsw = 0;
-	/* Rounding, flush and denormal modes, flags; every eighth has unmasked exceptions. */
-	uint32_t mxcsr = (uint32_t)(bits & 0xe07f) | ((bits >> 20) & 7 ? 0x1f80 : bits & 0x1f80);
+	/*
+	 * Rounding, flush and denormal modes, flags; every eighth has unmasked exceptions, but
+	 * for overflow and underflow: see sse_float_enter().
+	 */
+	uint32_t mxcsr = (uint32_t)(bits & 0xe07f);
 
+	mxcsr |= ((bits >> 20) & 7) || (draw->test->form->family->flags & FORM_MASKED)
+		     ? 0x1f80
+		     : 0x0c00 | (bits & 0x1380);
 	memset(state->fx, 0, sizeof(state->fx));
 	if (x87) {
 		mxcsr = 0x1f80;
