@@ -10,7 +10,7 @@
 
 #define LOG_BITS 64
 #define LOG_WORDS (BUSY_PAGES / LOG_BITS)
-#define FEW_PAGES 4
+#define FEW_PAGES 32
 /* The imagined wire: while it carries this many pages, the guest makes one write. */
 #define PAGES_PER_WRITE 8
 #define PATIENCE_NS 20e9

@@ -4,7 +4,7 @@
 
 #include "machine.h"
 
-#define COPY_MAX_ROUNDS 30
+#define COPY_MAX_ROUNDS 60
 
 struct copy_round {
 	unsigned int pages;

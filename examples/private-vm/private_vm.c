@@ -15,7 +15,7 @@
 
 #define EXIT_UNSUPPORTED 4 /* as the kernel's selftests say that they cannot run */
 #define EXIT_KINDS 64
-#define CYCLES_PER_WRITE 40000
+#define CYCLES_PER_WRITE 400000
 
 struct story {
 	struct machine machine;
