@@ -341,7 +341,7 @@ static enum step div_signed(struct cpu *cpu, const struct op *op)
 		return step;
 	divisor = sign_extend(raw, op->size);
 	/* The one quotient that does not fit 128 bits does not fit 64 either. */
-	if (!divisor || (divisor == -1 && dividend == (__int128)1 << 127))
+	if (!divisor || (divisor == -1 && dividend == (__int128)((unsigned __int128)1 << 127)))
 		return cpu_raise(cpu, VECTOR_DE);
 	quotient = dividend / divisor;
 	if (quotient != (int64_t)sign_extend(quotient, op->size))

@@ -12,6 +12,7 @@
 /* Used by the trampoline below, by name. */
 __attribute__((used)) static struct machine_state native_state;
 __attribute__((used)) static uint64_t native_host_rsp;
+__attribute__((used)) static const uint32_t native_host_mxcsr = 0x1f80;
 __attribute__((used)) static uint64_t native_target = CODE_BASE;
 
 void native_enter(void);
@@ -78,6 +79,7 @@ asm(".text\n"
     "	mov %r15, native_state+120(%rip)\n"
     "	fxsave64 native_state+192(%rip)\n"
     "	fninit\n"
+    "	ldmxcsr native_host_mxcsr(%rip)\n"
     "	cld\n"
     "	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n"
     "	pop %rbx\n"
