@@ -66,6 +66,25 @@ static inline unsigned int size_index(unsigned int size_bytes)
 	return __builtin_ctz(size_bytes);
 }
 
+/* Conditions with the names of Zydis' mnemonics and the numbers of the opcodes. */
+#define CONDITIONS(X) \
+	X(O, 0)       \
+	X(NO, 1)      \
+	X(B, 2)       \
+	X(NB, 3)      \
+	X(Z, 4)       \
+	X(NZ, 5)      \
+	X(BE, 6)      \
+	X(NBE, 7)     \
+	X(S, 8)       \
+	X(NS, 9)      \
+	X(P, 10)      \
+	X(NP, 11)     \
+	X(L, 12)      \
+	X(NL, 13)     \
+	X(LE, 14)     \
+	X(NLE, 15)
+
 /* Push and pop of the current stack. RSP moves only when the access succeeded. */
 enum step stack_push(struct cpu *cpu, unsigned int size_bytes, uint64_t value);
 enum step stack_pop(struct cpu *cpu, unsigned int size_bytes, uint64_t *value);

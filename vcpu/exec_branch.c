@@ -34,10 +34,6 @@ static enum step jmp_relative(struct cpu *cpu, const struct op *op)
 		cpu->s.rip = branch_target(cpu, op);                    \
 		return STEP_JUMP;                                       \
 	}
-#define CONDITIONS(X)                                                                           \
-	X(O, 0)                                                                                 \
-	X(NO, 1) X(B, 2) X(NB, 3) X(Z, 4) X(NZ, 5) X(BE, 6) X(NBE, 7) X(S, 8) X(NS, 9) X(P, 10) \
-	    X(NP, 11) X(L, 12) X(NL, 13) X(LE, 14) X(NLE, 15)
 CONDITIONS(JCC)
 
 static enum step jmp_indirect(struct cpu *cpu, const struct op *op)

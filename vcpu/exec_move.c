@@ -532,10 +532,6 @@ static enum step load_far(struct cpu *cpu, const struct op *op)
 	return STEP_END;
 }
 
-#define CONDITIONS(X)                                                                           \
-	X(O, 0)                                                                                 \
-	X(NO, 1) X(B, 2) X(NB, 3) X(Z, 4) X(NZ, 5) X(BE, 6) X(NBE, 7) X(S, 8) X(NS, 9) X(P, 10) \
-	    X(NP, 11) X(L, 12) X(NL, 13) X(LE, 14) X(NLE, 15)
 #define CMOV_ROW(name, code) {ZYDIS_MNEMONIC_CMOV##name, cmov, NULL, code},
 #define SET_ROW(name, code) {ZYDIS_MNEMONIC_SET##name, setcc, NULL, code},
 

@@ -266,13 +266,14 @@ static enum step far_ret(struct cpu *cpu, const struct op *op)
 	return STEP_JUMP;
 }
 
-/* Which flags IRET and POPF may change at this privilege. */
+/* Which flags IRET may change at this privilege. RF would end with the next instruction, and there
+ * are no instruction breakpoints that it could hold off: it stays clear. */
 static uint64_t flags_writable(const struct cpu *cpu, unsigned int size)
 {
 	uint64_t mask = FLAGS_ARITHMETIC | FLAG_TF | FLAG_DF | FLAG_NT;
 
 	if (size > 2)
-		mask |= FLAG_AC | FLAG_ID | FLAG_RF;
+		mask |= FLAG_AC | FLAG_ID;
 	if (cpu->cpl == 0)
 		mask |= FLAG_IOPL;
 	if (cpu->cpl <= (cpu->s.rflags >> 12 & 3))

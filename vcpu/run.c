@@ -270,13 +270,14 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 /* Enter guest mode and honour the requests that were taken by it. */
 static enum verdict enter_guest(struct cpu *cpu, struct run *run)
 {
+	const uint64_t *old_root = cpu->stage2.root;
 	uint64_t requests = 0;
 	int error = quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2);
 
 	if (error)
 		return exit_error(cpu, run, error);
 	cpu->in_guest = 1;
-	if (requests & QUIRE_REQ_TLB_FLUSH)
+	if ((requests & QUIRE_REQ_TLB_FLUSH) || cpu->stage2.root != old_root)
 		tlb_flush_all(cpu);
 	if (requests)
 		code_serialise(cpu);
