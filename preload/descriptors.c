@@ -258,6 +258,16 @@ INTERPOSED int fchown(int fd, uid_t owner, gid_t group)
 	return (int)real_result(-EINVAL);
 }
 
+INTERPOSED int futimens(int fd, const struct timespec times[2])
+{
+	struct file *file = client_file_get(fd);
+
+	if (!file)
+		return REAL(futimens)(fd, times);
+	client_file_put(file);
+	return (int)real_result(-EINVAL);
+}
+
 /* What the kernel checks before it asks the file. */
 static int allocate_check(int mode, off_t offset, off_t size_bytes)
 {
@@ -279,8 +289,9 @@ static int allocate_check(int mode, off_t offset, off_t size_bytes)
 /* An allocation or a punch that succeeded shows in the times of the file. */
 static void touch_times(int fd)
 {
-	(void)!futimens(
-	    fd, (const struct timespec[2]){{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}});
+	static const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
+
+	(void)!REAL(futimens)(fd, times);
 }
 
 INTERPOSED int fallocate(int fd, int mode, off_t offset, off_t size_bytes)
