@@ -29,7 +29,8 @@ NO_WORK = re.compile(r"no full loops done|too short test time|no time\b|not enou
 
 
 # Lines of an assertion's report that say nothing: stack frames and process numbers.
-NOISE = re.compile(r"^\s*(\d+\s+0x[0-9a-f]+: |pid=\d+ |=+ Test Assertion Failure =+)")
+NOISE = re.compile(r"^\s*(\d+\s+(0x[0-9a-f]+: |\(inlined by\))|\(inlined by\)|pid=\d+ |Random seed: "
+                   r"|TAP version|=+ Test Assertion Failure =+)")
 
 
 def clean(text):

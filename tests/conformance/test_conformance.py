@@ -51,7 +51,7 @@ class Programs(unittest.TestCase):
 
     def test_a_stack_is_left_out_of_the_reason(self):
         entry = self.run_script("printf '  a.c:3: x == y\\n  pid=3 tid=3 errno=0\\n"
-                                "     1\\t0x00402eb0: main at a.c:3\\n  said so\\n'; exit 254")
+                                "     1\\t0x00402eb0: main at a.c:3\\n     2\\t (inlined by) f\\n  said so\\n'; exit 254")
         self.assertEqual(entry["reason"], "exit 254; a.c:3: x == y / said so")
 
     def test_a_signal_fails_by_name(self):
