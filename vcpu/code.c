@@ -65,17 +65,22 @@ void code_destroy(struct cpu *cpu)
 void code_serialise(struct cpu *cpu)
 {
 	cpu->stamp_floor = ++cpu->stamp;
+	cpu->jump_generation++;
 }
 
 /*
  * Room for one block and its pages, at the price of everything decoded so far: nobody holds a
  * block while one is built.
  */
-static void arena_reserve(struct code_cache *cache)
+static void arena_reserve(struct cpu *cpu)
 {
+	struct code_cache *cache = cpu->code;
+
 	if (sizeof(*cache) + cache->used_bytes + 4 * BLOCK_OPS_MAX * sizeof(struct op) >
-	    ARENA_BYTES)
+	    ARENA_BYTES) {
 		memset(cache, 0, offsetof(struct code_cache, arena));
+		cpu->jump_generation++;
+	}
 }
 
 static void *arena_alloc(struct code_cache *cache, uint64_t size_bytes)
@@ -270,7 +275,7 @@ static enum step block_build(struct cpu *cpu, uint64_t linear, struct block **fo
 
 	if (step)
 		return step;
-	arena_reserve(cpu->code);
+	arena_reserve(cpu);
 	count = text_decode(cpu, &text, ops, &used);
 	if (!count) {
 		/* The first instruction goes on into the next page: a block of its own. */
@@ -319,7 +324,7 @@ static struct block *block_find(const struct cpu *cpu, uint64_t host)
 	return block;
 }
 
-enum step code_find(struct cpu *cpu, struct block **found)
+static enum step code_find_slow(struct cpu *cpu, struct block **found)
 {
 	uint64_t linear = code_linear(cpu);
 	struct fetch_entry page;
@@ -342,12 +347,36 @@ enum step code_find(struct cpu *cpu, struct block **found)
 			return step;
 		if (!same) {
 			block_unlink(cpu->code, block);
+			cpu->jump_generation++;
 			return block_build(cpu, linear, found);
 		}
 		block->stamp = cpu->stamp;
 	}
 	*found = block;
 	return STEP_NEXT;
+}
+
+/* A linear address is canonical, so the privilege in bit 48 and 49 makes no two tags equal. */
+static uint64_t jump_tag(const struct cpu *cpu)
+{
+	return cpu->s.rip ^ (uint64_t)cpu->tlb_mode << 48;
+}
+
+enum step code_find(struct cpu *cpu, struct block **found)
+{
+	struct jump_entry *entry = &cpu->tlb->jump[(cpu->s.rip ^ cpu->s.rip >> 10) % JUMP_SETS];
+	enum step step;
+
+	if (cpu->code_bytes != 8)
+		return code_find_slow(cpu, found);
+	if (likely(entry->tag == jump_tag(cpu) && entry->generation == cpu->jump_generation)) {
+		*found = entry->block;
+		return STEP_NEXT;
+	}
+	step = code_find_slow(cpu, found);
+	if (!step && !(*found)->crosses)
+		*entry = (struct jump_entry){jump_tag(cpu), *found, cpu->jump_generation};
+	return step;
 }
 
 unsigned int code_bytes_at_rip(struct cpu *cpu, uint8_t bytes[15])

@@ -59,6 +59,7 @@ struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void 
 	cpu->ops = ops;
 	cpu->ctx = ctx;
 	cpu->doorbell = quire_vcpu_doorbell(vcpu);
+	cpu->jump_generation = 1;
 	cpu_reset(cpu);
 	cpu_update_mode(cpu);
 	return cpu;
@@ -84,7 +85,7 @@ int cpu_prepare(struct cpu *cpu)
 			return -ENOMEM;
 	}
 	if (!cpu->tlb) {
-		cpu->tlb = malloc(sizeof(*cpu->tlb));
+		cpu->tlb = calloc(1, sizeof(*cpu->tlb));
 		if (!cpu->tlb)
 			return -ENOMEM;
 		tlb_flush_all(cpu);

@@ -134,9 +134,24 @@ struct fetch_entry {
 
 #define FETCH_SETS 256u
 
+struct block;
+
+/*
+ * Which block starts at an address of 64-bit code. Good as long as nothing was flushed, nothing
+ * serialised and no block dropped since: then cpu->jump_generation still has the same value.
+ */
+struct jump_entry {
+	uint64_t tag; /* RIP and privilege */
+	struct block *block;
+	uint64_t generation;
+};
+
+#define JUMP_SETS 1024u
+
 struct tlb {
 	struct tlb_entry data[TLB_WAYS][TLB_SETS];
 	struct fetch_entry fetch[FETCH_SETS];
+	struct jump_entry jump[JUMP_SETS];
 };
 
 /* What an instruction asked of devices and of the client so far; see replay.c. */
@@ -218,6 +233,7 @@ struct cpu {
 
 	struct replay replay;
 	struct code_cache *code;
+	uint64_t jump_generation;
 	uint64_t stamp, stamp_floor; /* see code.c */
 	/* What the translations were made under; cpu_state_changed() compares. */
 	struct {

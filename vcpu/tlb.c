@@ -52,7 +52,8 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 void tlb_flush_all(struct cpu *cpu)
 {
 	if (cpu->tlb)
-		memset(cpu->tlb, 0xff, sizeof(*cpu->tlb));
+		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
+	cpu->jump_generation++;
 	cpu->tlb_has_large = 0;
 }
 
@@ -60,6 +61,7 @@ void tlb_flush_non_global(struct cpu *cpu)
 {
 	struct tlb *tlb = cpu->tlb;
 
+	cpu->jump_generation++;
 	if (!tlb)
 		return;
 	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
@@ -79,6 +81,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	uint64_t page = linear & PAGE_NUMBER_MASK;
 	struct fetch_entry *fetch = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
 
+	cpu->jump_generation++;
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
 		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
 

@@ -651,6 +651,73 @@ static void test_atomics(void **state)
 	fake_vcpu_destroy(other);
 }
 
+PROGRAM(real_mode, ".code16; mov $0x3f8, %dx; add %bl, %al; add $0x30, %al; out %al, (%dx);"
+		   "mov $0x3000, %ax; mov %ax, %ds; movb $7, 5; push %ax; int $0x21; hlt; .code64");
+PROGRAM(to_protected, ".code16; lgdtl %cs:2f-to_protected_start; mov %cr0, %eax; or $1, %al;"
+		      "mov %eax, %cr0; ljmpl $8, $0x10000 + 1f - to_protected_start;"
+		      ".code32; 1: mov $16, %eax; mov %eax, %ds; mov %eax, %ss;"
+		      "mov $0x20000, %esp; movl $0x12345678, 0x30000; push $5; pop %ebx;"
+		      "lcall $8, $0x10000 + 3f - to_protected_start; hlt; 3: inc %ebx; lret;"
+		      "2: .word 23; .long 0x10000 + 4f - to_protected_start;"
+		      "4: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff; .code64");
+
+static void enter_real_mode(struct quire_vcpu *vcpu)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_segment segment = {.limit = 0xffff, .type = 3, .s = 1, .present = 1};
+
+	s->cr0 = 0x10;
+	s->cr4 = s->efer = 0;
+	for (int i = 0; i <= CPU_GS; i++)
+		s->seg[i] = segment;
+	s->seg[CPU_CS].type = 11;
+	s->seg[CPU_CS].selector = GUEST_CODE >> 4;
+	s->seg[CPU_CS].base = GUEST_CODE;
+	s->idt = (struct cpu_table){0, 0x3ff};
+	s->rip = 0;
+	s->gpr[CPU_RSP] = 0x8000;
+	s->gpr[CPU_RAX] = 2;
+	s->gpr[CPU_RBX] = 3;
+	cpu_state_changed(vcpu->cpu);
+}
+
+static void test_real_mode(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_exit_info info;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	LOAD(vcpu, real_mode);
+	enter_real_mode(vcpu);
+	set_guest64(vcpu, 0x21 * 4, 0x10001234);
+	vcpu->vm->ram[GUEST_CODE + 0x1234] = 0xf4;
+	assert_int_equal(run(vcpu, &info), CPU_EXIT_IO);
+	assert_int_equal(info.io.data[0], '5');
+	answer(vcpu, 0, 0);
+	run_to_halt(vcpu);
+	assert_int_equal(vcpu->vm->ram[0x30005], 7);
+	assert_int_equal(s->rip, 0x1235);
+	assert_int_equal(s->gpr[CPU_RSP], 0x8000 - 2 - 6);
+	assert_int_equal(guest64(vcpu, 0x8000 - 8) & 0xffffffff,
+			 (uint64_t)(GUEST_CODE >> 4) << 16 | (real_mode_end - real_mode_start - 1));
+}
+
+/* From real to 32-bit protected mode, with a far call there. */
+static void test_protected_mode(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	LOAD(vcpu, to_protected);
+	enter_real_mode(vcpu);
+	run_to_halt(vcpu);
+	assert_int_equal(guest64(vcpu, GUEST_DATA) & 0xffffffff, 0x12345678);
+	assert_int_equal(s->gpr[CPU_RBX], 6);
+	assert_int_equal(s->gpr[CPU_RSP], 0x20000);
+	assert_int_equal(s->seg[CPU_CS].selector, 8);
+	assert_int_equal(s->seg[CPU_CS].limit, 0xffffffff);
+}
+
 static void test_translate(void **state)
 {
 	struct quire_vcpu *vcpu = *state;
@@ -702,6 +769,8 @@ int main(void)
 	    TEST(test_flush_request),
 	    TEST(test_single_step),
 	    TEST(test_atomics),
+	    TEST(test_real_mode),
+	    TEST(test_protected_mode),
 	    TEST(test_translate),
 	};
 
