@@ -109,21 +109,17 @@ static int signal_exit(struct vcpu *vcpu)
 	return -EINTR;
 }
 
-/*
- * The doorbell keeps its bits until guest mode is entered; a sleeper must empty it first, or it
- * never sleeps. What the library asked for meanwhile is asked again before the CPU runs.
- */
-static int drain_doorbell(struct vcpu *vcpu)
-{
-	struct quire_stage2 stage2;
-	uint64_t requests = 0;
-	int error = quire_vcpu_enter(vcpu->memory, &requests, &stage2);
+#define CLIENT_REQUESTS (~((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1))
 
-	if (error)
-		return error;
-	quire_vcpu_leave(vcpu->memory);
-	vcpu->owed_requests |= requests & ((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1);
-	return 0;
+/*
+ * Silence the doorbell before looking at what it may have rung for: events, interrupts, signals. A
+ * sleeper silences it altogether, or it never sleeps; what the library asked for meanwhile is
+ * asked again before the CPU runs.
+ */
+static void silence_doorbell(struct vcpu *vcpu, uint64_t requests)
+{
+	vcpu->owed_requests |= quire_vcpu_take_requests(vcpu->memory, requests) & ~CLIENT_REQUESTS;
+	events_fold(vcpu);
 }
 
 static bool may_wake(struct vcpu *vcpu)
@@ -139,15 +135,11 @@ static bool may_wake(struct vcpu *vcpu)
 	return (state->rflags & RFLAGS_IF) && exit_interrupt_waiting(vcpu);
 }
 
-/* Sleep in HLT or until SIPI: 0 when the vCPU may go on, -EINTR, or the library's error. */
+/* Sleep in HLT or until SIPI: 0 when the vCPU may go on, or -EINTR. */
 static int wait_runnable(struct vcpu *vcpu)
 {
 	for (;;) {
-		int error = drain_doorbell(vcpu);
-
-		if (error)
-			return error;
-		events_fold(vcpu);
+		silence_doorbell(vcpu, UINT64_MAX);
 		if (may_wake(vcpu))
 			break;
 		if (run_signals_pending())
@@ -193,6 +185,7 @@ static int complete_pending(struct vcpu *vcpu)
 		result = exit_handle(vcpu, reason, &info);
 		if (result != EXIT_CONTINUE)
 			return result;
+		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (run_signals_pending())
 			return signal_exit(vcpu);
 	}
@@ -206,7 +199,7 @@ static int run_loop(struct vcpu *vcpu)
 
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	for (;;) {
-		events_fold(vcpu);
+		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (vcpu->triple_fault) {
 			vcpu->triple_fault = false;
 			vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
