@@ -57,7 +57,7 @@ static uint32_t frame_alloc(struct sim_host *host)
 			continue;
 		host->frames[i].references = 1;
 		host->frames[i].poisoned = false;
-		memset(host->frames[i].bytes, 0, QUIRE_PAGE_SIZE);
+		memset(host->frames[i].bytes, 0, SIM_FRAME_BYTES);
 		return i;
 	}
 	return SIM_FRAMES;
@@ -67,7 +67,7 @@ static void frame_put(struct sim_host *host, uint32_t frame)
 {
 	/* A free frame shows foreign bytes, so that a stale mapping is seen. */
 	if (--host->frames[frame].references == 0)
-		memset(host->frames[frame].bytes, 0xdb, QUIRE_PAGE_SIZE);
+		memset(host->frames[frame].bytes, 0xdb, SIM_FRAME_BYTES);
 }
 
 uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags)
@@ -76,6 +76,33 @@ uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags)
 
 	host->pages[page] = (struct sim_page){.frame = frame, .flags = SIM_MAPPED | flags};
 	return frame;
+}
+
+static bool block_is_free(const struct sim_host *host, uint32_t first)
+{
+	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+		if (host->frames[first + i].references)
+			return false;
+	return true;
+}
+
+void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
+{
+	uint32_t first = 0;
+
+	while (first < SIM_FRAMES && !block_is_free(host, first))
+		first += SIM_BLOCK;
+	if (first == SIM_FRAMES)
+		abort();
+	for (uint32_t i = 0; i < SIM_BLOCK; i++) {
+		struct sim_frame *frame = &host->frames[first + i];
+
+		frame->references = 1;
+		frame->poisoned = false;
+		memset(frame->bytes, 0, SIM_FRAME_BYTES);
+		host->pages[page + i] =
+		    (struct sim_page){.frame = first + i, .flags = SIM_MAPPED | flags};
+	}
 }
 
 void sim_unmap(struct sim_host *host, uint32_t page)
@@ -173,12 +200,19 @@ static void sim_page_put(void *ctx, const struct quire_page *page, enum quire_pa
 		  (uint32_t)((address - (uint64_t)(uintptr_t)host->memory) / QUIRE_PAGE_SIZE));
 }
 
+/* Huge where a block of pages shows one aligned row of frames, all with the same rights. */
 static enum quire_level sim_page_level(void *ctx, hva_t hva, enum quire_level max)
 {
-	(void)ctx;
-	(void)hva;
-	(void)max;
-	return QUIRE_LEVEL_4K;
+	const struct sim_host *host = ctx;
+	uint32_t page = (uint32_t)((hva.v - SIM_HVA_BASE) / QUIRE_PAGE_SIZE) & ~(SIM_BLOCK - 1);
+	const struct sim_page *pages = &host->pages[page];
+
+	if (max < QUIRE_LEVEL_2M || pages[0].frame % SIM_BLOCK || !(pages[0].flags & SIM_MAPPED))
+		return QUIRE_LEVEL_4K;
+	for (uint32_t i = 1; i < SIM_BLOCK; i++)
+		if (pages[i].frame != pages[0].frame + i || pages[i].flags != pages[0].flags)
+			return QUIRE_LEVEL_4K;
+	return QUIRE_LEVEL_2M;
 }
 
 static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
@@ -247,7 +281,7 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 		if (got == SIM_FRAMES || alloc_fails(host))
 			return -ENOMEM;
 		/* What a fresh page holds is unspecified: the library zeroes it. */
-		memset(host->frames[got].bytes, 0xa5, QUIRE_PAGE_SIZE);
+		memset(host->frames[got].bytes, 0xa5, SIM_FRAME_BYTES);
 		pages->frames[index] = got + 1;
 	}
 	frame = &host->frames[pages->frames[index] - 1];
@@ -262,7 +296,7 @@ static int sim_store_zero(void *ctx, void *store, uint64_t index, uint64_t npage
 	struct sim_store *pages = store;
 
 	for (uint64_t i = index; i < index + npages; i++)
-		memset(host->frames[pages->frames[i] - 1].bytes, 0, QUIRE_PAGE_SIZE);
+		memset(host->frames[pages->frames[i] - 1].bytes, 0, SIM_FRAME_BYTES);
 	return 0;
 }
 

@@ -7,7 +7,6 @@
 #include <ucontext.h>
 
 #define STACK_BYTES (256u * 1024)
-#define STEPS_MAX 100000u
 
 enum thread_state { THREAD_READY, THREAD_WAITING, THREAD_SPINNING, THREAD_ENDED };
 
@@ -96,20 +95,55 @@ static void give_way(void)
 		end_run(SCHED_DEADLOCK);
 }
 
+/* Threads that a preemption could let go on now. */
+static uint8_t choices_now(void)
+{
+	uint8_t choices = 0;
+
+	for (uint32_t i = 0; i < sched.run->threads; i++)
+		if (i != sched.current && can_run(&sched.threads[i]))
+			choices |= (uint8_t)(1u << i);
+	return choices;
+}
+
+static bool planned(struct sched_run *run, uint32_t *thread)
+{
+	const struct sched_preemption *preemption = &run->plan.at[sched.next_preemption];
+
+	if (run->preempt)
+		return run->preempt(run->ctx, run->steps, thread);
+	if (sched.next_preemption >= run->plan.count || run->steps != preemption->step)
+		return false;
+	sched.next_preemption++;
+	*thread = preemption->thread;
+	return true;
+}
+
 static void take_step(void)
 {
 	struct sched_run *run = sched.run;
-	const struct sched_preemption *preemption = &run->plan.at[sched.next_preemption];
+	uint32_t thread;
 
-	if (run->steps++ >= STEPS_MAX) {
+	if (run->steps >= SCHED_STEPS_MAX) {
 		end_run(SCHED_ENDLESS);
 		return;
 	}
-	if (sched.next_preemption >= run->plan.count || run->steps != preemption->step)
-		return;
-	sched.next_preemption++;
-	if (preemption->thread < run->threads && can_run(&sched.threads[preemption->thread]))
-		switch_to(preemption->thread);
+	if (run->choices)
+		run->choices[run->steps] = choices_now();
+	run->steps++;
+	if (planned(run, &thread) && thread < run->threads && can_run(&sched.threads[thread]))
+		switch_to(thread);
+}
+
+void sched_yield_point(void)
+{
+	if (sched.running)
+		take_step();
+}
+
+uint32_t sched_current(void)
+{
+	return sched.running ? sched.current : SCHED_THREADS_MAX;
 }
 
 static void sched_point(const char *what, const void *where)
@@ -165,8 +199,19 @@ static void sched_relax(unsigned int turn)
 	give_way();
 }
 
+static void (*on_report)(const char *text);
+
+void sched_on_report(void (*report)(const char *text))
+{
+	on_report = report;
+}
+
 static void sched_report(const char *text)
 {
+	if (on_report) {
+		on_report(text);
+		return;
+	}
 	fprintf(stderr, "%s\n", text);
 	abort();
 }
@@ -226,12 +271,37 @@ void sched_execute(struct sched_run *run)
 }
 
 static bool explore_from(const struct sched_test *test, struct sched_verdict *verdict,
-			 const struct sched_plan *plan)
+			 const struct sched_plan *plan);
+
+/* One more preemption, at each step after the last, to each thread that could go on there. */
+static bool explore_after(const struct sched_test *test, struct sched_verdict *verdict,
+			  const struct sched_plan *plan, const struct sched_run *run)
 {
-	struct sched_run run = {
-	    .threads = test->threads, .body = test->body, .ctx = test->ctx, .plan = *plan};
 	uint32_t first = plan->count ? plan->at[plan->count - 1].step + 1 : 1;
 
+	for (uint32_t step = first; step <= run->steps; step++) {
+		for (uint32_t thread = 0; thread < test->threads; thread++) {
+			struct sched_plan next = *plan;
+
+			if (!(run->choices[step - 1] & (1u << thread)))
+				continue;
+			next.at[next.count++] = (struct sched_preemption){step, thread};
+			if (!explore_from(test, verdict, &next))
+				return false;
+		}
+	}
+	return true;
+}
+
+static bool explore_from(const struct sched_test *test, struct sched_verdict *verdict,
+			 const struct sched_plan *plan)
+{
+	static uint8_t choices[SCHED_PREEMPTIONS_MAX + 1][SCHED_STEPS_MAX];
+	struct sched_run run = {
+	    .threads = test->threads, .body = test->body, .ctx = test->ctx, .plan = *plan};
+
+	if (plan->count < test->preemptions_max)
+		run.choices = choices[plan->count];
 	test->setup(test->ctx);
 	sched_execute(&run);
 	verdict->runs++;
@@ -241,18 +311,7 @@ static bool explore_from(const struct sched_test *test, struct sched_verdict *ve
 		verdict->plan = *plan;
 		return false;
 	}
-	if (plan->count == test->preemptions_max)
-		return true;
-	for (uint32_t step = first; step <= run.steps; step++) {
-		for (uint32_t thread = 0; thread < test->threads; thread++) {
-			struct sched_plan next = *plan;
-
-			next.at[next.count++] = (struct sched_preemption){step, thread};
-			if (!explore_from(test, verdict, &next))
-				return false;
-		}
-	}
-	return true;
+	return !run.choices || explore_after(test, verdict, plan, &run);
 }
 
 struct sched_verdict sched_explore(const struct sched_test *test)

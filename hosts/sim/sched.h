@@ -19,6 +19,7 @@
  */
 #define SCHED_THREADS_MAX 8u
 #define SCHED_PREEMPTIONS_MAX 8u
+#define SCHED_STEPS_MAX 100000u
 
 struct sched_preemption {
 	uint32_t step;
@@ -44,6 +45,11 @@ struct sched_run {
 	/* Results. */
 	enum sched_result result;
 	uint32_t steps;
+	/* When set, SCHED_STEPS_MAX bytes: at step N, bit T of byte N - 1 says that a preemption to
+	 * thread T would have changed something. */
+	uint8_t *choices;
+	/* Instead of the plan, when set: nonzero preempts here, to thread *@thread. */
+	int (*preempt)(void *ctx, uint32_t step, uint32_t *thread);
 };
 
 /* The platform under the scheduler; outside sched_execute() it runs the caller as one thread. */
@@ -51,6 +57,13 @@ extern const struct quire_platform sched_platform;
 
 /* Execute one run. */
 void sched_execute(struct sched_run *run);
+
+/* A point of choice of the caller's own, beside the library's atomic operations. */
+void sched_yield_point(void);
+/* What a broken assertion of the library does: NULL aborts, which is how it starts. */
+void sched_on_report(void (*report)(const char *text));
+/* The virtual thread that runs, SCHED_THREADS_MAX outside a run. */
+uint32_t sched_current(void);
 
 /* A test of one run: set the world up, let the threads go, look at the end state. */
 struct sched_test {

@@ -8,12 +8,17 @@
 #include <quire/host.h>
 
 /*
- * A machine with a few hundred frames. The client's address space is one array of pages from
+ * A machine with a few thousand frames. The client's address space is one array of pages from
  * SIM_HVA_BASE: each maps a frame or nothing. A pfn is the address of a frame's bytes >> 12. Every
  * frame counts who holds it, and every allocation of the library can be made to fail.
+ *
+ * Only the first SIM_FRAME_BYTES of a frame are cleared, poisoned and looked at: the rest would be
+ * most of the time of a run.
  */
-#define SIM_FRAMES 1024u
+#define SIM_FRAMES 2048u
 #define SIM_PAGES 1024u
+#define SIM_BLOCK 512u
+#define SIM_FRAME_BYTES 64u
 #define SIM_HVA_BASE UINT64_C(0x10000000)
 
 enum sim_page_flags { SIM_MAPPED = 1u << 0, SIM_WRITABLE = 1u << 1 };
@@ -52,6 +57,9 @@ void sim_host_reset(struct sim_host *host);
 
 /* Map page @page of the client to a fresh zeroed frame; returns the frame's number. */
 uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags);
+/* Map SIM_BLOCK pages from @page, a multiple of it, to one aligned row of fresh frames: the host
+ * maps them with one huge entry as long as none of them is mapped anew. */
+void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags);
 /* Take the mapping away and give the frame's reference back. */
 void sim_unmap(struct sim_host *host, uint32_t page);
 

@@ -12,8 +12,17 @@
 #ifdef QUIRE_SCHED
 void base_sched_point(const char *what, const void *where);
 #define ATOMIC_POINT(p) base_sched_point(__func__, (p))
+/* Between the two no atomic operation is a point: for checks that the guest never waits for. */
+void base_sched_pause(void);
+void base_sched_resume(void);
 #else
 #define ATOMIC_POINT(p) ((void)0)
+static inline void base_sched_pause(void)
+{
+}
+static inline void base_sched_resume(void)
+{
+}
 #endif
 
 #define ATOMIC_WORD(T, suffix)                                                                    \

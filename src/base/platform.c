@@ -29,9 +29,22 @@ struct quire_thread *base_threads(void)
 }
 
 #ifdef QUIRE_SCHED
+/* The scheduler runs all virtual threads on one real one. */
+static u32 sched_paused;
+
+void base_sched_pause(void)
+{
+	sched_paused++;
+}
+
+void base_sched_resume(void)
+{
+	sched_paused--;
+}
+
 void base_sched_point(const char *what, const void *where)
 {
-	if (base_platform && base_platform->sched_point)
+	if (base_platform && base_platform->sched_point && !sched_paused)
 		base_platform->sched_point(what, where);
 }
 #endif

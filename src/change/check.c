@@ -93,6 +93,7 @@ void vm_check(struct quire_vm *vm)
 
 	if (vm->invalidation.in_progress)
 		return;
+	base_sched_pause();
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces; as++) {
 		struct table *root = vm->roots.valid[as];
@@ -102,6 +103,7 @@ void vm_check(struct quire_vm *vm)
 			check_table(&check, table_entries(root), (gfn_t){0}, TDP_ROOT_LEVEL);
 	}
 	reclaim_exit();
+	base_sched_resume();
 }
 
 #endif
