@@ -15,44 +15,44 @@
  * watches pays for it; acknowledgements waited for within a hold are counted apart.
  */
 static _Thread_local struct {
-	double longest, longest_wait; /* of one hold, without the wait; of the wait in a hold */
-	double start, wait;
+	double longest;	    /* without the waits */
+	double start, wait; /* of the hold that goes on; 0 outside of one */
 	unsigned int watching;
 } hold;
 
-void __real_biglock_write_lock(struct biglock *lock);
-void __real_biglock_write_unlock(struct biglock *lock);
-void __real_flush_debt_pay(struct flush_debt *debt);
-void __wrap_biglock_write_lock(struct biglock *lock);
-void __wrap_biglock_write_unlock(struct biglock *lock);
-void __wrap_flush_debt_pay(struct flush_debt *debt);
+void lock_taken(struct biglock *lock) __asm__("__wrap_biglock_write_lock");
+void lock_dropped(struct biglock *lock) __asm__("__wrap_biglock_write_unlock");
+void debt_paid(struct flush_debt *debt) __asm__("__wrap_flush_debt_pay");
+void real_lock(struct biglock *lock) __asm__("__real_biglock_write_lock");
+void real_unlock(struct biglock *lock) __asm__("__real_biglock_write_unlock");
+void real_pay(struct flush_debt *debt) __asm__("__real_flush_debt_pay");
 
-void __wrap_biglock_write_lock(struct biglock *lock)
+void lock_taken(struct biglock *lock)
 {
-	__real_biglock_write_lock(lock);
+	real_lock(lock);
 	if (!hold.watching)
 		return;
 	hold.wait = 0;
 	hold.start = bench_now();
 }
 
-void __wrap_biglock_write_unlock(struct biglock *lock)
+void lock_dropped(struct biglock *lock)
 {
 	if (hold.watching) {
 		double took = bench_now() - hold.start - hold.wait;
 
 		hold.longest = took > hold.longest ? took : hold.longest;
-		hold.longest_wait = hold.wait > hold.longest_wait ? hold.wait : hold.longest_wait;
 		hold.start = 0;
 	}
-	__real_biglock_write_unlock(lock);
+	real_unlock(lock);
 }
 
-void __wrap_flush_debt_pay(struct flush_debt *debt)
+/* Within a hold, this waits for the vCPUs. */
+void debt_paid(struct flush_debt *debt)
 {
 	double start = hold.start > 0 ? bench_now() : 0;
 
-	__real_flush_debt_pay(debt);
+	real_pay(debt);
 	if (start > 0)
 		hold.wait += bench_now() - start;
 }
@@ -185,7 +185,6 @@ static int everything(struct holds *holds)
 static double longest_hold(void *state)
 {
 	hold.longest = 0;
-	hold.longest_wait = 0;
 	return everything(state) ? -1 : hold.longest;
 }
 

@@ -180,6 +180,25 @@ static void line_leave(struct biglock *lock, struct biglock_line *line)
 		atomic_store_release_u32(&line->busy, 0);
 }
 
+void gate_wait(u32 *gate)
+{
+	u32 seen = atomic_load_acquire_u32(gate);
+
+	while (seen) {
+		/* The word says that somebody sleeps, so that who opens wakes. */
+		if (seen == GATE_SLEEPERS || atomic_cmpxchg_u32(gate, &seen, GATE_SLEEPERS)) {
+			base_platform->wait(gate, GATE_SLEEPERS);
+			seen = atomic_load_acquire_u32(gate);
+		}
+	}
+}
+
+void gate_open(u32 *gate)
+{
+	if (atomic_exchange_u32(gate, 0) == GATE_SLEEPERS)
+		base_platform->wake(gate, UINT32_MAX);
+}
+
 void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
 	rank_push(lock->rank);
@@ -190,8 +209,7 @@ void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_
 		if (likely(!atomic_load_acquire_u32(&lock->writer)))
 			return;
 		line_leave(lock, line);
-		while (atomic_load_acquire_u32(&lock->writer))
-			base_platform->wait(&lock->writer, 1);
+		gate_wait(&lock->writer);
 	}
 }
 
@@ -205,7 +223,7 @@ void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
 	rank_push(lock->rank);
 	mutex_acquire(&lock->writers);
-	(void)atomic_exchange_u32(&lock->writer, 1);
+	(void)atomic_exchange_u32(&lock->writer, GATE_CLOSED);
 	for (struct biglock_line *line = lock->lines; line; line = line->next)
 		for (unsigned int turn = 0; atomic_load_acquire_u32(&line->busy); turn++)
 			base_platform->relax(turn);
@@ -213,8 +231,7 @@ void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
 
 void biglock_write_unlock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
-	atomic_store_release_u32(&lock->writer, 0);
-	base_platform->wake(&lock->writer, UINT32_MAX);
+	gate_open(&lock->writer);
 	mutex_release(&lock->writers);
 	rank_pop(lock->rank);
 }

@@ -58,6 +58,14 @@ void rwlock_write_lock(struct rwlock *lock) ACQUIRES(lock);
 void rwlock_write_unlock(struct rwlock *lock) RELEASES(lock);
 
 /*
+ * A gate: a word that is 0 while open, GATE_CLOSED, or GATE_SLEEPERS when closed and somebody
+ * sleeps until it opens. One thread at a time closes it, with an exchange, and opens it again.
+ */
+enum { GATE_CLOSED = 1, GATE_SLEEPERS = 2 };
+void gate_wait(u32 *gate);
+void gate_open(u32 *gate);
+
+/*
  * A reader-writer lock whose readers do not share a cache line: each vCPU reads through a line of
  * its own, and a writer looks at all of them. This is mmu_lock: faults of many vCPUs take it
  * shared at the cost of one uncontended exchange.
@@ -74,7 +82,7 @@ struct biglock_line {
 };
 struct LOCKABLE biglock {
 	struct mutex writers;
-	u32 writer;		    /* 1: readers keep out */
+	u32 writer;		    /* a gate: closed to readers */
 	struct biglock_line shared; /* readers that have no line: busy counts them */
 	struct biglock_line *lines;
 	u32 rank;

@@ -49,6 +49,6 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot);
 void change_log_stop(struct quire_vm *vm, const struct memslot *slot);
 
 /* Gfns handled in one hold of mmu_lock by operations that go through them one by one. */
-#define CHANGE_PIECE_PAGES UINT64_C(16384)
+#define CHANGE_PIECE_PAGES UINT64_C(8192)
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <quire/dirty.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 #include "src/dirty/ring.h"
@@ -53,6 +54,8 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 	u32 as = batch->slot >> 16, id = batch->slot & 0xffff;
 	const struct memslot *slot;
 	u64 mask = batch->mask;
+	struct tdp_word word = {0};
+	struct tdp_bits bits = {.as_id = as, .words = &word, .count = 1};
 
 	if (!mask || as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
 		return;
@@ -61,9 +64,11 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 		return;
 	if (slot->npages - batch->base < 64)
 		mask &= (UINT64_C(1) << (slot->npages - batch->base)) - 1;
+	word.mask = mask;
+	bits.base.v = slot->base_gfn.v + batch->base;
 	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();
-	tdp_write_protect_mask(vm, as, (gfn_t){slot->base_gfn.v + batch->base}, mask, debt);
+	tdp_write_protect_bits(vm, &bits, debt);
 	reclaim_exit();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 }
@@ -89,7 +94,8 @@ static u32 reset_one(struct quire_vm *vm, struct dirty_ring *ring, int (*interru
 		}
 		batch.mask |= UINT64_C(1) << (offset - base);
 	}
-	arm_batch(vm, &batch, debt);
+	if (!(MUTANT(ring_drops_batch) && interrupted && interrupted()))
+		arm_batch(vm, &batch, debt);
 	return count;
 }
 

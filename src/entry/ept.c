@@ -21,6 +21,7 @@ _Static_assert(!((R | W | X | WRITE_BACK | IPAT | PS | A | D) &
 	       "software bits must be ones the processor ignores");
 _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | SUPPRESS_VE) & ENTRY_ADDRESS_MASK),
 	       "flags must leave the address alone");
+_Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/store.c)");
 _Static_assert(!(FROZEN & (R | W | X | PRESENT)), "a frozen entry is present to nobody");
 
 const struct entry_format entry_ept = {

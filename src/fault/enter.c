@@ -2,12 +2,14 @@
 #include <errno.h>
 
 #include "src/fault/fault.h"
+#include "src/base/mutant.h"
 #include "src/tdp/tdp.h"
 
 /*
  * 1. Load the valid root of the address space, making one if there is none.
  * 2. Be in guest mode: a full fence.
  * 3. Take the requests. RELOAD among them: the root of step 1 may be gone, start over.
+ * 4. Is guest mode closed? Out again, and start over when it is open.
  * Whoever invalidates a root first makes it unfindable, then raises RELOAD: a vCPU that loaded
  * the old root sees the request in step 3, or is seen in guest mode and waited for.
  */
@@ -22,15 +24,20 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 		if (unlikely(quire_vm_is_dead(vm)))
 			return -EIO;
 		vcpu->root = tdp_root_get(vm, &vcpu->tables, vcpu->as_id);
-		if (unlikely(!vcpu->root))
+		if (unlikely(!vcpu->root)) {
+			/* What an earlier turn took is still owed. */
+			atomic_fetch_or_u64(&vcpu->mode.doorbell, *requests & LIBRARY_REQUESTS);
 			return -ENOMEM;
+		}
 		taken = guest_mode_enter(&vcpu->mode);
 		*requests |= taken;
-		if (likely(!(taken & QUIRE_REQ_RELOAD)))
-			break;
 		/* A new root is a new set of translations. */
-		*requests |= QUIRE_REQ_TLB_FLUSH;
+		if ((taken & QUIRE_REQ_RELOAD) && !MUTANT(reload_ignored))
+			*requests |= MUTANT(reload_unflushed) ? 0 : QUIRE_REQ_TLB_FLUSH;
+		else if (likely(!atomic_load_acquire_u32(&vm->flush.closed)))
+			break;
 		guest_mode_leave(&vcpu->mode);
+		flush_domain_wait_open(&vm->flush);
 	}
 	if (*requests & QUIRE_REQ_TLB_FLUSH)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_tlb_flush);

@@ -1,6 +1,7 @@
-/* The fast path: W comes back without a lock where only dirty logging took it. */
+/* The fast path: W comes back without a lookup where only dirty logging took it. */
 #include "src/fault/fault.h"
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/tdp/tdp.h"
@@ -28,6 +29,8 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	/* A huge leaf of a logged slot must be split: one mark cannot stand for 512 pages. */
 	if (level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))
 		return FAULT_CONTINUE;
+	if (MUTANT(fast_marks_first))
+		dirty_log_mark(vcpu, slot, fault->gfn);
 	if (!tdp_change_entry(&change, entry, level, &old, old | f->writable | f->dirty))
 		return QUIRE_RETRY;
 	/*
@@ -35,15 +38,17 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	 * flush makes the vCPU come back here. Before it, the harvest could take the mark with W
 	 * still off, and the write that follows would go unseen.
 	 */
-	dirty_log_mark(vcpu, slot, fault->gfn);
+	if (!MUTANT(fast_marks_first))
+		dirty_log_mark(vcpu, slot, fault->gfn);
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fast);
 	return QUIRE_FIXED;
 }
 
 /*
- * No lock: the entry may be changed by anyone meanwhile, and the compare-exchange notices. The
- * slot may be replaced while we look at it, which is as if the fault had come a moment earlier:
- * whoever replaces it zaps or protects after a grace period, and finds what was set here.
+ * mmu_lock is shared, against whoever protects with plain stores (tdp_protect_entries()); other
+ * faults may change the entry meanwhile, and the compare-exchange notices. The slot may be
+ * replaced while we look at it, which is as if the fault had come a moment earlier: whoever
+ * replaces it zaps or protects after a grace period, and finds what was set here.
  */
 int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 {
@@ -51,6 +56,7 @@ int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 
 	if (!fault->present || !fault->write || fault->private || fault->prefault)
 		return FAULT_CONTINUE;
+	biglock_read_lock(&vcpu->vm->mmu_lock, &vcpu->line);
 	reclaim_enter();
 	for (u32 tries = 0; tries < FAST_TRIES && ret == QUIRE_RETRY; tries++) {
 		struct table *root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
@@ -63,5 +69,6 @@ int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 			ret = fast_one(vcpu, root, slot, fault);
 	}
 	reclaim_exit();
+	biglock_read_unlock(&vcpu->vm->mmu_lock, &vcpu->line);
 	return ret == QUIRE_RETRY ? FAULT_CONTINUE : ret;
 }

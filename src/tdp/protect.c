@@ -4,11 +4,8 @@
 #include "src/base/assert.h"
 #include "src/walk/range.h"
 
-/*
- * W goes and mmu_writable stays, so that the fast path gives W back without a lock and marks the
- * page. D goes with W: the walker sets it again with the next write, and never needs to before.
- */
-static void protect_entry(const struct tdp_change *change, u64 *entry, u32 level)
+/* A huge leaf; or nothing to do. */
+static void protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 {
 	const struct entry_format *f = change->vm->format;
 	u64 old = atomic_load_relaxed_u64(entry);
@@ -22,10 +19,23 @@ static void protect_entry(const struct tdp_change *change, u64 *entry, u32 level
 	}
 }
 
+static void protect_table(const struct tdp_change *change, const struct walk_run *run)
+{
+	for (u32 i = 0; i < run->count; i += 64) {
+		u32 count = run->count - i < 64 ? run->count - i : 64;
+
+		tdp_protect_entries(change, &run->entries[i], UINT64_MAX >> (64 - count));
+	}
+}
+
 static void protect_run(const struct walk_run *run, void *ctx)
 {
+	if (run->level == QUIRE_LEVEL_4K) {
+		protect_table(ctx, run);
+		return;
+	}
 	for (u32 i = 0; i < run->count; i++)
-		protect_entry(ctx, &run->entries[i], run->level);
+		protect_huge(ctx, &run->entries[i], run->level);
 }
 
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
@@ -47,18 +57,53 @@ void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t 
 	walk_range(&walk, start, end);
 }
 
-void tdp_write_protect_mask(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
+/* Where the last gfn was found: neighbours are mostly in the same table. */
+struct place {
+	struct tdp_change change;
+	struct table *root;
+	u64 first, count; /* gfns that @entries has, one each; or that the one entry covers */
+	u64 *entries;
+	u32 level;
+};
+
+static void place_find(struct place *place, gfn_t gfn)
+{
+	u64 *entry = tdp_find(place->change.vm, place->root, gfn, &place->level);
+	bool table = place->level == QUIRE_LEVEL_4K;
+
+	place->count = level_pages(table ? QUIRE_LEVEL_2M : (enum quire_level)place->level);
+	place->first = round_down_u64(gfn.v, place->count);
+	place->entries = table ? entry - (gfn.v - place->first) : entry;
+}
+
+static void protect_word(struct place *place, gfn_t base, u64 mask)
+{
+	while (mask) {
+		u32 skip = (u32)__builtin_ctzll(mask);
+		u64 gfn = base.v + skip, at, bits;
+
+		if (gfn - place->first >= place->count)
+			place_find(place, (gfn_t){gfn});
+		at = gfn - place->first;
+		bits = UINT64_MAX >> (64 - min_u64(64 - skip, place->count - at));
+		if (place->level == QUIRE_LEVEL_4K)
+			tdp_protect_entries(&place->change, &place->entries[at],
+					    mask >> skip & bits);
+		else
+			protect_huge(&place->change, place->entries, place->level);
+		mask &= ~(bits << skip);
+	}
+}
+
+void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 			    struct flush_debt *debt)
 {
-	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
-	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
+	struct place place = {
+	    .change = {.vm = vm, .leaves = vm->leaves, .debt = debt},
+	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
+	};
 
-	while (root && mask) {
-		gfn_t gfn = {base.v + (u64)__builtin_ctzll(mask)};
-		u32 level;
-		u64 *entry = tdp_find(vm, root, gfn, &level);
-
-		mask &= mask - 1;
-		protect_entry(&change, entry, level);
-	}
+	for (u64 i = 0; i < bits->count && place.root; i++)
+		protect_word(&place, (gfn_t){bits->base.v + bits->words[i].offset},
+			     bits->words[i].mask);
 }

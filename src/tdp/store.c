@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 
 /*
@@ -71,6 +72,80 @@ bool tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u6
 	return true;
 }
 
+/* How far above W the bits stand: shifting by a fixed distance is what vectors can do. */
+struct protect_bits {
+	u64 writable;
+	u32 to_present, to_dirty;
+};
+
+static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
+{
+	u64 hit = *entry & (*entry >> bits->to_present) & bits->writable;
+
+	*entry &= ~(hit | hit << bits->to_dirty);
+	return hit;
+}
+
+/* Guest mode is closed and mmu_lock exclusive. */
+static u64 protect_alone(const struct entry_format *f, u64 *entries, u64 mask)
+{
+	u32 writable = (u32)__builtin_ctzll(f->writable);
+	const struct protect_bits bits = {
+	    .writable = f->writable,
+	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
+	    .to_dirty = (u32)__builtin_ctzll(f->dirty) - writable,
+	};
+	u64 any = 0;
+
+	/* The compiler makes vectors of this loop. */
+	if (mask == UINT64_MAX) {
+		for (u32 i = 0; i < 64; i++)
+			any |= protect_plainly(&entries[i], &bits);
+		return any;
+	}
+	for (; mask; mask &= mask - 1)
+		any |= protect_plainly(&entries[__builtin_ctzll(mask)], &bits);
+	return any;
+}
+
+static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
+{
+	u64 any = 0;
+
+	for (; mask; mask &= mask - 1) {
+		u64 *entry = &entries[__builtin_ctzll(mask)];
+		u64 old = atomic_load_relaxed_u64(entry);
+
+		/* A failed compare-exchange is a walker that set A or D, or another change. */
+		while (entry_is_present(f, old) && entry_is_writable(f, old)) {
+			any = 1;
+			if (atomic_cmpxchg_u64(entry, &old, old & ~(f->writable | f->dirty)))
+				break;
+		}
+	}
+	return any;
+}
+
+void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
+{
+	const struct entry_format *f = change->vm->format;
+
+	if (flush_domain_is_closed(&change->vm->flush) ? protect_alone(f, entries, mask)
+						       : protect_shared(f, entries, mask))
+		flush_debt_owe(change->debt);
+}
+
+/* Of the lowest level; unlinked, so that the compiler may make vectors of plain loads. */
+static u64 count_present(const struct entry_format *f, const u64 *entries)
+{
+	u32 present = (u32)__builtin_ctzll(f->present);
+	u64 count = 0;
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		count += entries[i] >> present & 1;
+	return count;
+}
+
 /* Count what the unlinked tables mapped, and collect the tables below them. */
 static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 leaves[5])
 {
@@ -78,6 +153,10 @@ static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 lea
 	u64 *entries = table_entries(table);
 	struct table *below = NULL;
 
+	if (table->level == QUIRE_LEVEL_4K) {
+		leaves[QUIRE_LEVEL_4K] += count_present(f, entries);
+		return NULL;
+	}
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
 		u64 entry = entries[i];
 
@@ -116,7 +195,8 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 	if (!todo)
 		return;
 	/* After this nobody walks the unlinked tables: plain loads from here on. */
-	reclaim_synchronize();
+	if (!MUTANT(grace_skipped))
+		reclaim_synchronize();
 	while (todo) {
 		struct table *table = todo;
 		struct table *below;

@@ -35,6 +35,14 @@ struct tdp_mapping {
 must_check bool tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,
 				 u64 new);
 
+/*
+ * Remove W and D from the leaves among the 4K entries of @mask, and owe the flush if there was one.
+ * W goes and mmu_writable stays, so that the fast path gives W back and marks the page. D goes with
+ * W: the walker sets it again with the next write, and never needs to before. With guest mode
+ * closed (tlb/flush.h), nobody else writes entries, and plain stores do it.
+ */
+void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask);
+
 /* Install @mapping below @root. Returns an enum quire_outcome; QUIRE_RETRY when another thread
  * changed the same place. Takes tables from @vcpu's cache, which holds enough for one walk. */
 must_check enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
@@ -72,8 +80,20 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt);
 /* Remove write permission from the leaves of [start, end) at @lowest and above. */
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			     struct flush_debt *debt);
-/* The same for the 4K leaves of the 64 gfns from @base whose bit is set in @mask. */
-void tdp_write_protect_mask(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
+/* Those of the 64 gfns from an offset on whose bit is set. */
+struct tdp_word {
+	u64 offset; /* in gfns */
+	u64 mask;
+};
+struct tdp_bits {
+	u32 as_id;
+	gfn_t base; /* what offsets count from */
+	const struct tdp_word *words;
+	u64 count;
+};
+
+/* The same for the leaves of @bits. */
+void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 			    struct flush_debt *debt);
 
 /* Split huge leaves of [start, end) to 4K with tables from @tables. False when it ran out of them:

@@ -2,12 +2,10 @@
 #include "src/tlb/flush.h"
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 
 /* Turns of a spin before the vCPU is kicked, and between two kicks. */
 #define SPINS_BEFORE_KICK 200u
-
-/* The requests that the library itself takes at entry; all others are the client's. */
-#define LIBRARY_REQUESTS ((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1)
 
 void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops *host,
 		       void *host_ctx)
@@ -52,7 +50,7 @@ static void wait_for(struct flush_domain *domain, struct guest_mode *member, u64
 {
 	u32 turn = atomic_load_acquire_u32(&member->turns);
 
-	if (!(turn & 1))
+	if (!(turn & 1) || MUTANT(flush_unwaited))
 		return;
 	for (unsigned int spins = 1;; spins++) {
 		if (atomic_load_acquire_u32(&member->turns) != turn)
@@ -73,6 +71,37 @@ void flush_domain_request(struct flush_domain *domain, u64 request)
 	for (struct guest_mode *member = domain->members; member; member = member->next)
 		wait_for(domain, member, request);
 	mutex_unlock(&domain->lock);
+}
+
+int flush_domain_is_idle(struct flush_domain *domain)
+{
+	u32 odd = 0;
+
+	mutex_lock(&domain->lock);
+	for (struct guest_mode *member = domain->members; member; member = member->next)
+		odd |= atomic_load_acquire_u32(&member->turns);
+	mutex_unlock(&domain->lock);
+	return !(odd & 1);
+}
+
+int flush_domain_close(struct flush_domain *domain)
+{
+	/* A full fence, partner of the fetch_add in guest_mode_enter(). */
+	(void)atomic_exchange_u32(&domain->closed, GATE_CLOSED);
+	if (flush_domain_is_idle(domain))
+		return 1;
+	flush_domain_open(domain);
+	return 0;
+}
+
+void flush_domain_open(struct flush_domain *domain)
+{
+	gate_open(&domain->closed);
+}
+
+void flush_domain_wait_open(struct flush_domain *domain)
+{
+	gate_wait(&domain->closed);
 }
 
 u64 guest_mode_enter(struct guest_mode *member)

@@ -32,6 +32,9 @@ struct guest_mode {
 	struct guest_mode *next;    /* under flush_domain.lock */
 };
 
+/* The requests that the library itself takes at entry; all others are the client's. */
+#define LIBRARY_REQUESTS ((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1)
+
 /* All vCPUs that may hold translations of one VM's tables. */
 struct flush_domain {
 	struct mutex lock;
@@ -40,6 +43,7 @@ struct flush_domain {
 	void *host_ctx;
 	u64 flushes;  /* remote_tlb_flush */
 	u64 requests; /* remote_tlb_flush_requests */
+	u32 closed;   /* (a) a gate: closed to vCPUs that want into guest mode */
 };
 
 void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops *host,
@@ -51,6 +55,29 @@ void flush_domain_remove(struct flush_domain *domain, struct guest_mode *member)
 void guest_mode_request(struct flush_domain *domain, struct guest_mode *member, u64 request);
 /* Raise @request at every vCPU and wait until none is in guest mode without having taken it. */
 void flush_domain_request(struct flush_domain *domain, u64 request);
+
+/*
+ * Close guest mode: while it is closed no vCPU walks the tables, so that nobody sets A or D in
+ * them. Nonzero when that worked; 0, with nothing changed, when a vCPU is in guest mode: it is not
+ * disturbed. Under mmu_lock exclusive, and briefly: vCPUs that want to enter wait, and nothing
+ * that waits for a vCPU may happen meanwhile.
+ *
+ *   vCPU, entering                        whoever closes
+ *   turns++, now odd   (full fence)       closed = 1  (full fence)
+ *   read closed: if set, leave, wait      read every turns: if one is odd, open again
+ */
+must_check int flush_domain_close(struct flush_domain *domain);
+void flush_domain_open(struct flush_domain *domain);
+/* A vCPU that has found it closed waits for the opening. */
+void flush_domain_wait_open(struct flush_domain *domain);
+/* Is no vCPU in guest mode? True a moment ago: to decide whether closing is worth a try. */
+int flush_domain_is_idle(struct flush_domain *domain);
+
+/* For those who hold mmu_lock, in either mode: is it closed, by themselves then? */
+static inline bool flush_domain_is_closed(const struct flush_domain *domain)
+{
+	return atomic_load_relaxed_u32(&domain->closed);
+}
 
 /* Guest mode begins: returns the library's requests, taken. A full fence. */
 u64 guest_mode_enter(struct guest_mode *member);
