@@ -15,18 +15,12 @@ static int range_check(const struct quire_vm *vm, gpa_t gpa, u64 size_bytes, u64
 	return 0;
 }
 
-/*
- * The invalidated range is widened to whole 1G blocks: a fault beside the range must not install a
- * huge mapping across it on the strength of attributes that are about to differ.
- */
+/* A fault beside the range makes no huge mapping across it: invalidation_touches() says so. */
 static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush_debt *debt)
 {
-	u64 block = level_pages(QUIRE_LEVEL_1G);
-
 	change_lock(vm);
 	invalidation_begin(vm);
-	invalidation_add_range(vm, (gfn_t){round_down_u64(start.v, block)},
-			       (gfn_t){round_up_u64(end.v, block)});
+	invalidation_add_range(vm, start, end);
 	change_zap_range(vm, 1, start, end, debt);
 	flush_debt_pay(debt);
 	change_unlock(vm);

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "src/change/change.h"
+#include "src/base/mutant.h"
 
 static bool file_shows(const struct gmem_invalidation *inv, const struct quire_gmem *file)
 {
@@ -46,6 +47,8 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 	change_lock(vm);
 	invalidation_begin(vm);
 	zap_file(inv, file, &debt);
+	if (MUTANT(punch_unflushed))
+		flush_debt_forgive(&debt, "mutant");
 	flush_debt_pay(&debt);
 	change_unlock(vm);
 	tdp_debt_settle(vm, &debt);
@@ -62,7 +65,7 @@ void change_gmem_end(const struct gmem_invalidation *inv)
 	for (struct quire_gmem *file = inv->inode->files; file; file = file->next) {
 		struct quire_vm *vm = file->vm;
 
-		if (!file_shows(inv, file))
+		if (!file_shows(inv, file) || MUTANT(punch_unended))
 			continue;
 		change_lock(vm);
 		invalidation_end(vm);

@@ -1,6 +1,7 @@
 /* Phase 3 of a fault: under mmu_lock, the mapping, if nothing has changed since the lookup. */
 #include "src/fault/fault.h"
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/gfn/level.h"
@@ -12,9 +13,11 @@ static bool is_stale(const struct quire_vcpu *vcpu, const struct fault *fault,
 {
 	const struct quire_vm *vm = vcpu->vm;
 
-	if (!vcpu->root || vcpu->root != atomic_load_acquire_ptr(&vm->roots.valid[vcpu->as_id]))
+	if (!vcpu->root || (vcpu->root != atomic_load_acquire_ptr(&vm->roots.valid[vcpu->as_id]) &&
+			    !MUTANT(root_unchecked)))
 		return true;
-	if (memslots_generation(vm, vcpu->as_id) != found->generation)
+	if (memslots_generation(vm, vcpu->as_id) != found->generation &&
+	    !MUTANT(generation_unchecked))
 		return true;
 	return invalidation_retry(vm, found->snapshot, fault->gfn);
 }
@@ -32,10 +35,23 @@ static enum quire_level backing_level(const struct quire_vm *vm, const struct fo
 	return vm->host->page_level(vm->host_ctx, found->hva, max);
 }
 
+/* Smaller until no page of the mapping is being changed. */
+static enum quire_level settled_level(const struct quire_vm *vm, gfn_t gfn, enum quire_level level)
+{
+	for (; level > QUIRE_LEVEL_4K && !MUTANT(block_unchecked); level--) {
+		u64 pages = level_pages(level), block = round_down_u64(gfn.v, pages);
+
+		if (!invalidation_touches(vm, (gfn_t){block}, (gfn_t){block + pages}))
+			break;
+	}
+	return level;
+}
+
 static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct memslot *slot,
 				       const struct fault *fault, const struct found *found)
 {
-	enum quire_level level = backing_level(vm, found, gfn_level_max(vm, slot, fault->gfn));
+	enum quire_level max = settled_level(vm, fault->gfn, gfn_level_max(vm, slot, fault->gfn));
+	enum quire_level level = backing_level(vm, found, max);
 	u64 offset = fault->gfn.v & (level_pages(level) - 1);
 	bool writable = found->page.writable;
 	/* Nobody wrote it: a logged page gets W with the first write. */

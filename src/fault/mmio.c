@@ -1,6 +1,7 @@
 /* Addresses without memory: MMIO entries and the vCPU's own note of the last one. */
 #include "src/fault/fault.h"
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 
@@ -31,8 +32,9 @@ static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 	entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));
 	if (!entry_is_mmio(f, entry))
 		return QUIRE_RETRY;
-	if ((generation & MEMSLOTS_UPDATING) ||
-	    entry_mmio_generation(f, entry) != (generation & GENERATION_MASK))
+	if (((generation & MEMSLOTS_UPDATING) ||
+	     entry_mmio_generation(f, entry) != (generation & GENERATION_MASK)) &&
+	    !MUTANT(mmio_generation_unchecked))
 		return FAULT_CONTINUE;
 	note(vcpu, gfn, generation);
 	return QUIRE_EMULATE;

@@ -1,6 +1,8 @@
 /* The mapping level that slot and attributes allow. */
 #include "src/gfn/level.h"
 
+#include "src/base/mutant.h"
+
 /* Frame number of the slot's backing: what must be aligned together with the gfn. */
 static u64 backing_frame(const struct memslot *slot)
 {
@@ -31,7 +33,7 @@ enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *
 {
 	enum quire_level level = QUIRE_LEVEL_1G;
 
-	if (slot->flags & QUIRE_SLOT_LOG_DIRTY)
+	if ((slot->flags & QUIRE_SLOT_LOG_DIRTY) && !MUTANT(log_start_huge))
 		return QUIRE_LEVEL_4K;
 	while (level > QUIRE_LEVEL_4K && !block_allowed(vm, slot, gfn, level))
 		level--;

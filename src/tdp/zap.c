@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/walk/range.h"
 
 /*
@@ -20,7 +21,7 @@ static void zap_run(const struct walk_run *run, void *ctx)
 		while (old != f->nonpresent) {
 			bool table = entry_is_present(f, old) && !entry_is_leaf(f, old, run->level);
 
-			if (table && !walk_covers(run, i))
+			if ((table || MUTANT(zap_spares_huge)) && !walk_covers(run, i))
 				break;
 			/* The vCPU may set A or D at any moment: try again with what is there. */
 			if (tdp_change_entry(change, &run->entries[i], run->level, &old,

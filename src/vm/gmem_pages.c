@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "src/base/mutant.h"
+
 #define UNIT_ORDER QUIRE_TABLE_BITS /* order of a whole block */
 #define RADIX_BITS 9u
 #define RADIX_SLOTS (1u << RADIX_BITS)
@@ -329,8 +331,10 @@ static int page_make_up_to_date(struct page_work *work)
 			at++;
 			continue;
 		}
-		error = pages->host->store_zero(pages->host_ctx, pages->store, block_index + at,
-						stop - at);
+		error = MUTANT(page_unzeroed)
+			    ? 0
+			    : pages->host->store_zero(pages->host_ctx, pages->store,
+						      block_index + at, stop - at);
 		if (error)
 			return error;
 		for (; at < stop; at++)

@@ -2,6 +2,7 @@
 #include "src/vm/invalidate.h"
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/vm/vm.h"
 
 void invalidation_init(struct invalidation *invalidation)
@@ -46,13 +47,21 @@ u64 invalidation_snapshot(struct quire_vm *vm)
 	return atomic_load_acquire_u64(&vm->invalidation.seq);
 }
 
+bool invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end)
+{
+	const struct invalidation *inv = &vm->invalidation;
+
+	return atomic_load_acquire_u32(&inv->in_progress) && start.v < inv->end &&
+	       inv->start < end.v;
+}
+
 bool invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
 {
 	const struct invalidation *inv = &vm->invalidation;
 
-	if (atomic_load_acquire_u32(&inv->in_progress) && gfn.v >= inv->start && gfn.v < inv->end)
+	if (invalidation_touches(vm, gfn, (gfn_t){gfn.v + 1}) && !MUTANT(progress_unchecked))
 		return true;
-	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
+	return atomic_load_relaxed_u64(&inv->seq) != snapshot && !MUTANT(sequence_unchecked);
 }
 
 bool invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
@@ -88,7 +97,7 @@ void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
 	struct invalidation *inv = &vm->invalidation;
 
 	mutex_lock(&inv->lock);
-	while (inv->active) {
+	while (inv->active && !MUTANT(host_unbalanced)) {
 		u32 seen = inv->active;
 
 		mutex_unlock(&inv->lock);

@@ -1,0 +1,53 @@
+/* Known bugs that a test build can switch on, one at a time, to see that the tests catch them. */
+#ifndef QUIRE_BASE_MUTANT_H
+#define QUIRE_BASE_MUTANT_H
+
+#include "src/base/types.h"
+
+/*
+ * MUTANT(name) is nonzero where the bug @name is switched on; in all but the mutant build it is the
+ * constant 0. tests/sim/mutants.c runs the suite against each and fails when one survives.
+ */
+#define QUIRE_MUTANT_LIST(X)                                                                \
+	X(sequence_unchecked, "a fault installs although an invalidation came and went")    \
+	X(progress_unchecked, "a fault installs inside an invalidation")                    \
+	X(generation_unchecked, "a fault installs through a slot that was replaced")        \
+	X(root_unchecked, "a fault installs into a root that is no longer valid")           \
+	X(block_unchecked, "a huge mapping covers a neighbour that is being changed")       \
+	X(invalid_slot_used, "a slot that is being deleted serves faults")                  \
+	X(host_unflushed, "a host invalidation returns before the TLBs are flushed")        \
+	X(host_unbalanced, "the slots change between begin and end of a host invalidation") \
+	X(punch_unflushed, "guest_memfd frees a page before the TLBs are flushed")          \
+	X(punch_unended, "a punch does not end its invalidation")                           \
+	X(page_unzeroed, "a fresh page of guest_memfd shows what was there before")         \
+	X(slot_unflushed, "a slot is deleted before the TLBs are flushed")                  \
+	X(flush_unwaited, "a flush does not wait for vCPUs in guest mode")                  \
+	X(reload_ignored, "guest mode is entered with a root that was invalidated")         \
+	X(reload_unflushed, "a new root is used with the translations of the old")          \
+	X(grace_skipped, "tables are freed while somebody still walks them")                \
+	X(zap_spares_huge, "a zap leaves the huge leaf that its range cuts")                \
+	X(mmio_generation_unchecked, "an MMIO entry outlives the slots it was made for")    \
+	X(fast_marks_first, "the fast path marks the page before it gives W")               \
+	X(harvest_protects_first, "a harvest takes W before it takes the bits")             \
+	X(harvest_unflushed, "a harvest returns before the TLBs are flushed")               \
+	X(clear_takes_words, "CLEAR takes bits that it was not told to")                    \
+	X(ring_drops_batch, "an interrupted reset of rings forgets what it has taken")      \
+	X(log_start_unprotected, "pages that are writable when logging starts stay so")     \
+	X(log_start_huge, "a huge leaf is installed in a slot that logs")                   \
+	X(recover_unchecked, "a huge leaf comes back over a page that is being changed")
+
+enum quire_mutant {
+	MUTANT_NONE,
+#define MUTANT_ID(name, what) MUTANT_##name,
+	QUIRE_MUTANT_LIST(MUTANT_ID)
+#undef MUTANT_ID
+};
+
+#ifdef QUIRE_MUTANTS
+extern enum quire_mutant quire_mutant; /* the test's */
+#define MUTANT(name) (quire_mutant == MUTANT_##name)
+#else
+#define MUTANT(name) 0
+#endif
+
+#endif
