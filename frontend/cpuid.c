@@ -297,8 +297,26 @@ static bool entries_valid(const struct kvm_cpuid_entry2 *entries, uint32_t count
 	return true;
 }
 
+/* Once the guest has run its CPUID is fixed, but for what follows the vCPU's state. */
+static bool entries_same(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entries, uint32_t count)
+{
+	if (count != vcpu->cpuid.count)
+		return false;
+	for (uint32_t i = 0; i < count; i++) {
+		struct kvm_cpuid_entry2 a = entries[i], b = vcpu->cpuid.entries[i];
+
+		patch(vcpu, &a);
+		patch(vcpu, &b);
+		if (memcmp(&a, &b, sizeof(a)))
+			return false;
+	}
+	return true;
+}
+
 static long set_entries(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entries, uint32_t count)
 {
+	if (vcpu->has_run)
+		return entries_same(vcpu, entries, count) ? 0 : -EINVAL;
 	if (!entries_valid(entries, count))
 		return -EINVAL;
 	memcpy(vcpu->cpuid.entries, entries, count * sizeof(*entries));

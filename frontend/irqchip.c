@@ -394,7 +394,7 @@ long vm_set_boot_cpu_id(struct ioctl_call *call)
 	pthread_mutex_lock(&vm->lock);
 	if (atomic_load(&vm->vcpu_count)) {
 		result = -EBUSY;
-	} else if (call->argument >= vm->settings.max_vcpu_ids) {
+	} else if (call->argument >= VM_MAX_VCPU_IDS) {
 		result = -EINVAL;
 	} else {
 		vm->settings.boot_vcpu_id = (uint32_t)call->argument;

@@ -8,7 +8,7 @@
 
 #define LVT_WRITABLE 0x1f7ffu
 #define LVT_TIMER_WRITABLE 0x700ffu
-#define ESR_ALL 0u
+#define ICR_RESERVED 0xfff32000u /* of an x2APIC */
 
 /* Work that must wait until the lock is dropped. */
 struct lapic_after {
@@ -123,14 +123,14 @@ static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
 		write_svr_locked(lapic, value);
 		break;
 	case LAPIC_ESR:
-		*lapic_reg(lapic, reg) = ESR_ALL;
+		*lapic_reg(lapic, reg) = 0;
 		break;
 	case LAPIC_ICR:
 		*lapic_reg(lapic, reg) = value & ~ICR_BUSY;
 		after->send = true;
 		break;
 	case LAPIC_ICR_HIGH:
-		*lapic_reg(lapic, reg) = value;
+		*lapic_reg(lapic, reg) = value & 0xff000000;
 		break;
 	case LAPIC_TIMER_INITIAL:
 		*lapic_reg(lapic, reg) = value;
@@ -257,9 +257,12 @@ enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t 
 		if (value)
 			return CPU_MSR_GP;
 		break;
+	case LAPIC_ICR:
+		if (value & ICR_RESERVED)
+			return CPU_MSR_GP;
+		break;
 	case LAPIC_TPR:
 	case LAPIC_SVR:
-	case LAPIC_ICR:
 	case LAPIC_TIMER_INITIAL:
 	case LAPIC_TIMER_DIVIDE:
 		break;

@@ -72,7 +72,11 @@ enum msr_index {
 #define MCG_SER (UINT64_C(1) << 24)
 #define MCG_SUPPORTED (MCG_CTL_PRESENT | MCG_SER)
 #define MCE_BANKS 32u
-#define MISC_ENABLE_DEFAULT UINT64_C(0x1) /* fast strings */
+/* No branch trace storage, no event sampling: the guest may not change these, nor "EMON". */
+#define MISC_ENABLE_DEFAULT UINT64_C(0x1800)
+#define MISC_ENABLE_READ_ONLY UINT64_C(0x1880)
+#define HWCR_IGNORED UINT64_C(0x148)
+#define HWCR_VALID (UINT64_C(1) << 18 | UINT64_C(1) << 24)
 #define PLATFORM_INFO_FAULTING (UINT64_C(1) << 31)
 
 /* MSRs that are storage: index, where, what the guest may set (the client may set anything). */
@@ -98,7 +102,6 @@ static const struct msr_plain plain_msrs[] = {
     {MSR_SYSENTER_CS, IN_CPU(sysenter_cs), UINT32_MAX, false},
     {MSR_SYSENTER_ESP, IN_CPU(sysenter_esp), UINT64_MAX, true},
     {MSR_SYSENTER_EIP, IN_CPU(sysenter_eip), UINT64_MAX, true},
-    {MSR_MISC_ENABLE, IN_VCPU(misc_enable), UINT64_MAX, false},
     {MSR_FEATURE_CONTROL, IN_VCPU(feature_control), 0, false},
     {MSR_MTRR_DEFAULT, IN_VCPU(mtrr_default), 0xcff, false},
     {MSR_MCG_CAP, IN_VCPU(mcg_cap), 0, false},
@@ -107,7 +110,6 @@ static const struct msr_plain plain_msrs[] = {
     {MSR_UCODE_REVISION, IN_VCPU(ucode_revision), 0, false},
     {MSR_PLATFORM_INFO, IN_VCPU(platform_info), 0, false},
     {MSR_AMD_SYSCFG, IN_VCPU(amd_syscfg), UINT64_MAX, false},
-    {MSR_AMD_HWCR, IN_VCPU(amd_hwcr), UINT64_C(1) << 24, false},
 };
 
 /* What KVM_GET_MSR_INDEX_LIST names: all that a client must save. */
@@ -243,6 +245,12 @@ static uint64_t guest_tsc(struct vcpu *vcpu)
 	return clock_tsc() + cpu_state(vcpu->cpu)->tsc_offset;
 }
 
+/* A client that saves and restores need not know whether there is one. */
+static bool mcg_ctl_visible(const struct vcpu_msrs *msrs, enum msr_origin origin)
+{
+	return origin == MSR_FROM_CLIENT || (msrs->mcg_cap & MCG_CTL_PRESENT);
+}
+
 int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
 {
 	const struct msr_plain *plain = find_plain(index);
@@ -284,7 +292,7 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 		return 0;
 	case MSR_MCG_CTL:
 		*value = msrs->mcg_ctl;
-		return msrs->mcg_cap & MCG_CTL_PRESENT ? 0 : -EINVAL;
+		return mcg_ctl_visible(msrs, origin) ? 0 : -EINVAL;
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_WALL_CLOCK_OLD:
 		*value = msrs->wall_clock;
@@ -293,12 +301,17 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 	case MSR_KVM_SYSTEM_TIME_OLD:
 		*value = msrs->system_time;
 		return 0;
+	case MSR_MISC_ENABLE:
+		*value = msrs->misc_enable;
+		return 0;
+	case MSR_AMD_HWCR:
+		*value = msrs->amd_hwcr;
+		return 0;
 	case MSR_PLATFORM_ID:
 	case MSR_UCODE_WRITE:
 		*value = 0;
 		return 0;
 	default:
-		(void)origin;
 		return -EINVAL;
 	}
 }
@@ -401,7 +414,7 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 		lapic_set_tsc_deadline(vcpu, value);
 		return 0;
 	case MSR_MCG_CTL:
-		if (!(vcpu->msrs.mcg_cap & MCG_CTL_PRESENT) || (value && ~value))
+		if (!mcg_ctl_visible(&vcpu->msrs, origin) || (value && ~value))
 			return -EINVAL;
 		vcpu->msrs.mcg_ctl = value;
 		return 0;
@@ -414,6 +427,17 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 	case MSR_KVM_SYSTEM_TIME_OLD:
 		vcpu->msrs.system_time = value;
 		clock_update_page(vcpu);
+		return 0;
+	case MSR_MISC_ENABLE:
+		if (origin == MSR_FROM_GUEST &&
+		    ((value ^ vcpu->msrs.misc_enable) & MISC_ENABLE_READ_ONLY))
+			return -EINVAL;
+		vcpu->msrs.misc_enable = value;
+		return 0;
+	case MSR_AMD_HWCR:
+		if (value & ~(HWCR_IGNORED | HWCR_VALID))
+			return -EINVAL;
+		vcpu->msrs.amd_hwcr = value & HWCR_VALID;
 		return 0;
 	case MSR_UCODE_WRITE:
 		return 0;

@@ -198,6 +198,7 @@ static int run_loop(struct vcpu *vcpu)
 	int result;
 
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
+	vcpu->has_run = true;
 	for (;;) {
 		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (vcpu->triple_fault) {

@@ -92,6 +92,7 @@ struct vcpu {
 	struct vcpu_msrs msrs;
 	struct lapic lapic;
 
+	bool has_run; /* the guest has seen its CPUID */
 	bool has_sigmask;
 	sigset_t sigmask;
 	uint32_t debug_control; /* KVM_GUESTDBG_* */

@@ -11,7 +11,9 @@
 #define CR0_CD (UINT64_C(1) << 30)
 #define CR0_PG (UINT64_C(1) << 31)
 #define CR4_PAE (UINT64_C(1) << 5)
+#define EFER_SCE (UINT64_C(1) << 0)
 #define EFER_LME (UINT64_C(1) << 8)
+#define EFER_NX (UINT64_C(1) << 11)
 #define EFER_LMA (UINT64_C(1) << 10)
 #define RFLAGS_FIXED UINT64_C(2)
 
@@ -44,6 +46,18 @@ static uint64_t cr4_allowed(const struct vcpu *vcpu)
 		if (value >> cr4_features[i].bit & 1)
 			allowed |= UINT64_C(1) << cr4_features[i].cr4_bit;
 	}
+	return allowed;
+}
+
+static uint64_t efer_allowed(const struct vcpu *vcpu)
+{
+	uint32_t features = cpuid_register(vcpu, 0x80000001, CPUID_EDX);
+	uint64_t allowed = EFER_SCE;
+
+	if (features >> 29 & 1)
+		allowed |= EFER_LME | EFER_LMA;
+	if (features >> 20 & 1)
+		allowed |= EFER_NX;
 	return allowed;
 }
 
@@ -169,7 +183,7 @@ static bool sregs_valid(const struct vcpu *vcpu, const struct kvm_sregs *sregs)
 	if (sregs->cr0 >> 32 || ((sregs->cr0 & CR0_NW) && !(sregs->cr0 & CR0_CD)) ||
 	    ((sregs->cr0 & CR0_PG) && !(sregs->cr0 & CR0_PE)))
 		return false;
-	if (sregs->cr4 & ~cr4_allowed(vcpu))
+	if ((sregs->cr4 & ~cr4_allowed(vcpu)) || (sregs->efer & ~efer_allowed(vcpu)))
 		return false;
 	if ((sregs->efer & EFER_LME) && (sregs->cr0 & CR0_PG)) {
 		/* Long mode: entered by setting CR0.PG, which sets LMA and needs PAE. */

@@ -42,7 +42,6 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_SYNC_MMU, 1},
     {KVM_CAP_DESTROY_MEMORY_REGION_WORKS, 1},
     {KVM_CAP_USER_NMI, 1},
-    {KVM_CAP_SET_GUEST_DEBUG, 1},
     {KVM_CAP_IRQ_ROUTING, IRQCHIP_MAX_ROUTES},
     {KVM_CAP_IRQ_INJECT_STATUS, 1},
     {KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, 1},
@@ -176,7 +175,7 @@ static long enable_max_vcpu_id(struct vm *vm, const struct kvm_enable_cap *cap)
 	if (cap->args[0] == vm->settings.max_vcpu_ids)
 		return 0;
 	if (vm->settings.max_vcpu_ids != VM_MAX_VCPU_IDS || cap->args[0] > VM_MAX_VCPU_IDS ||
-	    (vm->settings.boot_id_set && vm->settings.boot_vcpu_id >= cap->args[0]) ||
+	    (vm->settings.boot_id_set && vm->settings.boot_vcpu_id > cap->args[0]) ||
 	    atomic_load(&vm->vcpu_count))
 		return -EINVAL;
 	vm->settings.max_vcpu_ids = (uint32_t)cap->args[0];
