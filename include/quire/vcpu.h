@@ -43,6 +43,9 @@ enum quire_outcome {
 	QUIRE_WRITE_PROTECTED = 3, /* a shadowed guest table: unprotect or emulate */
 	QUIRE_FIXED = 5,	   /* a mapping was installed */
 	QUIRE_SPURIOUS = 6,	   /* it was there already */
+	/* The nested tables of quire_vcpu_set_nested() refuse the access: the fault's .flags hold the
+	 * error code (QUIRE_PFERR_*), .gpa the nested physical address; .size_bytes is 0. */
+	QUIRE_NESTED_FAULT = 7,
 };
 
 /* Details for KVM_EXIT_MEMORY_FAULT; valid when the fault returned an errno and size != 0. */
@@ -99,6 +102,29 @@ QUIRE_API void quire_vcpu_leave(struct quire_vcpu *vcpu);
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa,
 						uint64_t error_code,
 						struct quire_memory_fault *fault);
+
+/*
+ * What the addresses of a nested guest (L2) mean: the nested tables of the guest hypervisor (L1).
+ * While they are set, a gpa handed to quire_vcpu_fault() is one of L2.
+ */
+struct quire_nested {
+	gpa_t root;
+	uint32_t levels; /* 4 */
+	uint32_t nx;	 /* EFER.NXE of L1 */
+	uint32_t wp;	 /* unused */
+};
+
+/*
+ * From the next quire_vcpu_enter() on stage 2 is the shadow of @nested's tables; NULL: back to
+ * L1's own. No lock held, out of guest mode. -ENOMEM.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
+						     const struct quire_nested *nested);
+/*
+ * L1 flushed its nested translations (TLB_CONTROL, INVLPGA, a new ASID): shadowed tables that may
+ * lag are brought up to date. No lock held, out of guest mode.
+ */
+QUIRE_API void quire_vcpu_flush_nested(struct quire_vcpu *vcpu);
 
 /*
  * Populate [gpa, gpa + size) without a guest access (KVM_PRE_FAULT_MEMORY): one step. On success
