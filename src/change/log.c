@@ -87,7 +87,8 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 		enum piece_hold hold = piece_take(vm);
 
 		next = piece_end(gfn, end);
-		tdp_write_protect_range(vm, slot->as_id, gfn, next, &debt);
+		if (!MUTANT(log_start_unprotected))
+			tdp_write_protect_range(vm, slot->as_id, gfn, next, &debt);
 		piece_release(vm, hold);
 	}
 	/* Also when nothing changed: an entry found without W may owe a flush to another. */
@@ -109,6 +110,10 @@ static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
 	if (gfn_level_max(vm, slot, gfn) < level)
 		return false;
 	if (slot->flags & QUIRE_SLOT_GMEM)
+		return false;
+	/* Pages that an invalidation has zapped must not come back before it ends. */
+	if (invalidation_touches(vm, gfn, (gfn_t){gfn.v + level_pages((enum quire_level)level)}) &&
+	    !MUTANT(recover_unchecked))
 		return false;
 	return vm->host->page_level(vm->host_ctx, memslot_hva(slot, gfn),
 				    (enum quire_level)level) >= level;
@@ -205,13 +210,17 @@ static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 	if (!bits.count)
 		return;
 	hold = piece_take(vm);
+	if (MUTANT(harvest_protects_first))
+		tdp_write_protect_bits(vm, &bits, debt);
 	for (u64 i = 0; i < bits.count; i++) {
 		u64 at = named[i].offset / 64, mask = named[i].mask;
+		u64 kept = MUTANT(clear_takes_words) ? 0 : ~mask;
 
-		mask &= atomic_fetch_and_u64(&slot->dirty->bits[piece->first + at], ~mask);
+		mask &= atomic_fetch_and_u64(&slot->dirty->bits[piece->first + at], kept);
 		piece->words[at] = named[i].mask = mask;
 	}
-	tdp_write_protect_bits(vm, &bits, debt);
+	if (!MUTANT(harvest_protects_first))
+		tdp_write_protect_bits(vm, &bits, debt);
 	piece_release(vm, hold);
 }
 
@@ -231,6 +240,8 @@ static void harvest(struct quire_vm *vm, const struct log_piece *request)
 
 		harvest_piece(vm, &piece, &debt);
 	}
+	if (MUTANT(harvest_unflushed))
+		flush_debt_forgive(&debt, "mutant");
 	tdp_debt_settle(vm, &debt);
 }
 

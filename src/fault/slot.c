@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 
 /* The guest's view of the gfn and the attribute disagree, or a private page has no home. */
@@ -45,7 +46,7 @@ static int find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct 
 	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
 	if (!slot)
 		return fault->private ? refuse(fault, exit) : FAULT_CONTINUE;
-	if (slot->flags & MEMSLOT_INVALID)
+	if ((slot->flags & MEMSLOT_INVALID) && !MUTANT(invalid_slot_used))
 		return fault->prefault ? -EAGAIN : QUIRE_RETRY;
 	if (fault->private && !(slot->flags & QUIRE_SLOT_GMEM))
 		return refuse(fault, exit);

@@ -4,8 +4,8 @@
 #include "src/base/assert.h"
 #include "src/walk/range.h"
 
-/* A huge leaf; or nothing to do. */
-static void protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
+/* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
+static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 {
 	const struct entry_format *f = change->vm->format;
 	u64 old = atomic_load_relaxed_u64(entry);
@@ -15,8 +15,9 @@ static void protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 		u64 new = old & ~(f->writable | f->dirty);
 
 		if (tdp_change_entry(change, entry, level, &old, new))
-			return;
+			return true;
 	}
+	return !entry_is_present(f, old) || entry_is_leaf(f, old, level);
 }
 
 static void protect_table(const struct tdp_change *change, const struct walk_run *run)
@@ -34,8 +35,9 @@ static void protect_run(const struct walk_run *run, void *ctx)
 		protect_table(ctx, run);
 		return;
 	}
+	/* What is a table, or becomes one, is walked. */
 	for (u32 i = 0; i < run->count; i++)
-		protect_huge(ctx, &run->entries[i], run->level);
+		(void)protect_huge(ctx, &run->entries[i], run->level);
 }
 
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
@@ -86,11 +88,14 @@ static void protect_word(struct place *place, gfn_t base, u64 mask)
 			place_find(place, (gfn_t){gfn});
 		at = gfn - place->first;
 		bits = UINT64_MAX >> (64 - min_u64(64 - skip, place->count - at));
-		if (place->level == QUIRE_LEVEL_4K)
+		if (place->level == QUIRE_LEVEL_4K) {
 			tdp_protect_entries(&place->change, &place->entries[at],
 					    mask >> skip & bits);
-		else
-			protect_huge(&place->change, place->entries, place->level);
+		} else if (!protect_huge(&place->change, place->entries, place->level)) {
+			/* A prefault has split it meanwhile: look again. */
+			place->count = 0;
+			continue;
+		}
 		mask &= ~(bits << skip);
 	}
 }
