@@ -4,8 +4,8 @@
 
 #include "src/base/types.h"
 
-/* Says @condition at @file:@line through the platform's report(). Always true. */
-bool base_report_broken(const char *condition, const char *file, int line);
+/* Says @condition at @file:@line through the platform's report(). Always nonzero. */
+int base_report_broken(const char *condition, const char *file, int line);
 
 /* True, and one line of report, when the invariant @condition is broken. */
 #define BROKEN(condition) \

@@ -56,7 +56,7 @@ static char *append(char *at, const char *end, const char *text)
 	return at;
 }
 
-bool base_report_broken(const char *condition, const char *file, int line)
+int base_report_broken(const char *condition, const char *file, int line)
 {
 	char text[256], digits[12];
 	char *at = text, *digit = digits + sizeof(digits) - 1;
@@ -76,5 +76,5 @@ bool base_report_broken(const char *condition, const char *file, int line)
 	*at = '\0';
 	if (base_platform && base_platform->report)
 		base_platform->report(text);
-	return true;
+	return 1;
 }

@@ -84,7 +84,7 @@ static u32 reset_one(struct quire_vm *vm, struct dirty_ring *ring, int (*interru
 	u32 count = 0, slot;
 	u64 offset;
 
-	while (!(interrupted && interrupted()) && dirty_ring_take_reset(ring, &slot, &offset)) {
+	while (!(interrupted && interrupted()) && !dirty_ring_take_reset(ring, &slot, &offset)) {
 		u64 base = round_down_u64(offset, 64);
 
 		count++;

@@ -3,7 +3,7 @@
 #define QUIRE_DIRTY_LOG_H
 
 #include "src/dirty/bitmap.h"
-#include "src/vm/vcpu.h"
+#include "src/dirty/ring.h"
 
 /*
  * The page of @gfn was or may be written, by @vcpu (NULL: by nobody's vCPU, which a ring cannot
@@ -16,7 +16,7 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
 	if (slot->dirty)
 		dirty_bitmap_mark(slot->dirty, gfn.v - slot->base_gfn.v);
 	else if (vcpu && vcpu->ring.entries)
-		vcpu_ring_push(vcpu, (u32)slot->as_id << 16 | slot->id, gfn.v - slot->base_gfn.v);
+		dirty_ring_push(vcpu, (u32)slot->as_id << 16 | slot->id, gfn.v - slot->base_gfn.v);
 }
 
 #endif

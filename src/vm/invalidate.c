@@ -47,7 +47,7 @@ u64 invalidation_snapshot(struct quire_vm *vm)
 	return atomic_load_acquire_u64(&vm->invalidation.seq);
 }
 
-bool invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end)
+int invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end)
 {
 	const struct invalidation *inv = &vm->invalidation;
 
@@ -55,23 +55,23 @@ bool invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end)
 	       inv->start < end.v;
 }
 
-bool invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
+int invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
 {
 	const struct invalidation *inv = &vm->invalidation;
 
 	if (invalidation_touches(vm, gfn, (gfn_t){gfn.v + 1}) && !MUTANT(progress_unchecked))
-		return true;
+		return 1;
 	return atomic_load_relaxed_u64(&inv->seq) != snapshot && !MUTANT(sequence_unchecked);
 }
 
-bool invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
+int invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
 {
 	const struct invalidation *inv = &vm->invalidation;
 
 	if (atomic_load_acquire_u32(&inv->in_progress) &&
 	    gfn.v >= atomic_load_relaxed_u64(&inv->start) &&
 	    gfn.v < atomic_load_relaxed_u64(&inv->end))
-		return true;
+		return 1;
 	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
 }
 

@@ -45,15 +45,15 @@ void invalidation_end(struct quire_vm *vm);
 /* A fault's snapshot, before it looks anything up. Issues an acquire load. */
 u64 invalidation_snapshot(struct quire_vm *vm);
 /* Under mmu_lock: must the fault on @gfn start over? */
-bool invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn);
+int invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn);
 /*
  * Under mmu_lock: does an invalidation in progress touch [start, end)? A huge mapping over pages
  * of it must wait even when the page that it is made for is none of them: begin has zapped them
  * already, and would not find what is installed now.
  */
-bool invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end);
+int invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end);
 /* Without a lock, as a hint that saves work: true is certain to be a retry, false is nothing. */
-bool invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn);
+int invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn);
 
 /* A host invalidation begins, before any lock; it ends. */
 void host_invalidation_enter(struct quire_vm *vm);

@@ -69,32 +69,6 @@ uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t requests)
 	return atomic_fetch_and_u64(&vcpu->mode.doorbell, ~requests) & requests;
 }
 
-void vcpu_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
-{
-	if (BROKEN(dirty_ring_push(&vcpu->ring, slot, offset)))
-		vm_poison(vcpu->vm);
-	if (dirty_ring_is_soft_full(&vcpu->ring))
-		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
-}
-
-int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *entries)
-{
-	u32 ring_bytes;
-
-	mutex_lock(&vcpu->vm->slots_lock);
-	ring_bytes = vcpu->vm->ring_bytes;
-	vcpu->ring.size = ring_bytes / sizeof(*entries);
-	vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
-	vcpu->ring.entries = ring_bytes ? entries : NULL;
-	mutex_unlock(&vcpu->vm->slots_lock);
-	return ring_bytes ? 0 : -EINVAL;
-}
-
-int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu)
-{
-	return vcpu->ring.entries && dirty_ring_is_soft_full(&vcpu->ring);
-}
-
 uint64_t quire_vcpu_stat(const struct quire_vcpu *vcpu, enum quire_vcpu_stat which)
 {
 	return atomic_load_relaxed_u64(&vcpu->stats[which]);

@@ -5,7 +5,7 @@
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 
-#include "src/dirty/ring.h"
+#include "src/vm/ring.h"
 #include "src/vm/vm.h"
 
 /* Fields without a letter belong to the thread that runs the vCPU. */
@@ -35,8 +35,5 @@ static inline void vcpu_count(struct quire_vcpu *vcpu, enum quire_vcpu_stat stat
 
 	atomic_store_relaxed_u64(counter, *counter + 1);
 }
-
-/* Append to the vCPU's ring; by its own thread. At the soft limit the doorbell rings. */
-void vcpu_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset);
 
 #endif

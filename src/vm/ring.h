@@ -1,0 +1,35 @@
+/* The dirty ring of one vCPU: the object; dirty/ring.c appends to it and takes entries back. */
+#ifndef QUIRE_VM_RING_H
+#define QUIRE_VM_RING_H
+
+#include <quire/dirty.h>
+
+#include "src/base/atomic.h"
+
+/*
+ * The vCPU appends at dirty_index, the client marks what it has read, a reset frees from
+ * reset_index on. The two indices grow for ever; their difference is what is in use.
+ *
+ *   vCPU                        client                    reset (slots_lock)
+ *   slot, offset
+ *   flags = DIRTY (release) ->  flags (acquire): DIRTY
+ *                               read slot, offset
+ *                               flags = RESET (release) -> flags (acquire): RESET
+ *                                                         read slot, offset; flags = 0
+ *   reset_index (acquire)   <-                            reset_index++ (release)
+ *
+ * The client may write anything into the entries: nothing here trusts them further than the
+ * bounds of a slot.
+ */
+struct dirty_ring {
+	struct quire_ring_entry *entries; /* the client's mapping too; NULL: no ring */
+	u32 size;			  /* entries, a power of two */
+	u32 soft_limit;			  /* full for the vCPU at this many */
+	u32 dirty_index;		  /* (a) written by the vCPU's thread */
+	u32 reset_index;		  /* (a) written under slots_lock */
+};
+
+/* Entries kept free for what one guest access may dirty after the soft limit. */
+#define DIRTY_RING_RESERVED 64u
+
+#endif
