@@ -80,9 +80,12 @@ struct protect_bits {
 
 static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
 {
-	u64 hit = *entry & (*entry >> bits->to_present) & bits->writable;
+	u64 old = *entry;
+	u64 hit = old & (old >> bits->to_present) & bits->writable;
 
-	*entry &= ~(hit | hit << bits->to_dirty);
+	/* Somebody else's store here would be lost: let the scheduler try. */
+	ATOMIC_POINT(entry);
+	*entry = old & ~(hit | hit << bits->to_dirty);
 	return hit;
 }
 
