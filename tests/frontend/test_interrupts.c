@@ -1,0 +1,230 @@
+/* Interrupts from the client to a real-mode guest: PIC, messages, NMI, injection, and signals. */
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "frontend/uapi.h"
+
+#define MEMORY_BYTES 0x10000u
+#define CODE 0x1000u
+#define REPORT_PORT 0x10
+#define PIC_VECTOR 0x20
+#define MESSAGE_VECTOR 0x31
+#define NMI_VECTOR 2
+/* What each handler reports. */
+#define SAW_PIC 0x50
+#define SAW_MESSAGE 0x51
+#define SAW_NMI 0x52
+
+/* Set the PIC up for vectors from 0x20 on, then sleep for ever with interrupts on. */
+static const uint8_t main_code[] = {
+    0xb0, 0x11, 0xe6, 0x20, /* mov al, 0x11; out 0x20, al */
+    0xb0, 0x20, 0xe6, 0x21, /* first vector */
+    0xb0, 0x04, 0xe6, 0x21, /* the second chip's line */
+    0xb0, 0x01, 0xe6, 0x21, /* 8086 mode */
+    0xb0, 0x00, 0xe6, 0x21, /* nothing masked */
+    0xfb, 0x90,		    /* sti; nop: the next boundary takes interrupts */
+    0xf4, 0xeb, 0xfd,	    /* hlt; jmp back to it */
+};
+
+struct machine {
+	int vm, vcpu;
+	uint8_t *memory;
+	struct kvm_run *run;
+};
+
+/* push ax; end of interrupt; report; pop ax; iret */
+static void put_handler(struct machine *machine, unsigned int vector, uint8_t report)
+{
+	uint16_t at = (uint16_t)(0x1100 + 16 * vector);
+	const uint8_t code[] = {0x50,	0xb0, 0x20,	   0xe6, 0x20, 0xb0,
+				report, 0xe6, REPORT_PORT, 0x58, 0xcf};
+	uint16_t entry[2] = {at, 0};
+
+	memcpy(machine->memory + 4 * vector, entry, sizeof(entry));
+	memcpy(machine->memory + at, code, sizeof(code));
+}
+
+static void set_registers(const struct machine *machine)
+{
+	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rsp = 0x8000};
+	struct kvm_sregs sregs;
+
+	WORKS(ioctl(machine->vcpu, KVM_GET_SREGS, &sregs));
+	sregs.cs.base = 0;
+	sregs.cs.selector = 0;
+	WORKS(ioctl(machine->vcpu, KVM_SET_SREGS, &sregs));
+	WORKS(ioctl(machine->vcpu, KVM_SET_REGS, &regs));
+}
+
+static void machine_open(struct machine *machine, int with_irqchip)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	struct kvm_userspace_memory_region region = {.memory_size = MEMORY_BYTES};
+
+	machine->vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	if (with_irqchip)
+		WORKS(ioctl(machine->vm, KVM_CREATE_IRQCHIP, 0));
+	machine->memory =
+	    mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	region.userspace_addr = (uintptr_t)machine->memory;
+	WORKS(ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region));
+	memcpy(machine->memory + CODE, main_code, sizeof(main_code));
+	put_handler(machine, PIC_VECTOR, SAW_PIC);
+	put_handler(machine, MESSAGE_VECTOR, SAW_MESSAGE);
+	put_handler(machine, NMI_VECTOR, SAW_NMI);
+	machine->vcpu = ioctl(machine->vm, KVM_CREATE_VCPU, 0);
+	machine->run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
+			    PROT_READ | PROT_WRITE, MAP_SHARED, machine->vcpu, 0);
+	CHECK(machine->run != MAP_FAILED, "run page");
+	set_registers(machine);
+	close(kvm);
+}
+
+static void machine_close(struct machine *machine)
+{
+	close(machine->vm);
+	close(machine->vcpu);
+}
+
+/* Run to the next report; other port writes are ignored. -1: another exit, or an error. */
+static int next_report(struct machine *machine)
+{
+	for (;;) {
+		if (ioctl(machine->vcpu, KVM_RUN, 0) || machine->run->exit_reason != KVM_EXIT_IO)
+			return -1;
+		if (machine->run->io.port == REPORT_PORT)
+			return *((uint8_t *)machine->run + machine->run->io.data_offset);
+	}
+}
+
+/* Things to do to a guest that sleeps by then. */
+struct poke {
+	struct machine *machine;
+	void (*act)(struct machine *machine);
+};
+
+static void *poke_thread(void *argument)
+{
+	struct poke *poke = argument;
+
+	usleep(50000);
+	poke->act(poke->machine);
+	return NULL;
+}
+
+static int report_after(struct machine *machine, void (*act)(struct machine *machine))
+{
+	struct poke poke = {machine, act};
+	pthread_t thread;
+	int report;
+
+	CHECK(!pthread_create(&thread, NULL, poke_thread, &poke), "no thread");
+	report = next_report(machine);
+	pthread_join(thread, NULL);
+	return report;
+}
+
+static void set_line(struct machine *machine, uint32_t level)
+{
+	struct kvm_irq_level line = {.irq = 0, .level = level};
+
+	WORKS(ioctl(machine->vm, KVM_IRQ_LINE, &line));
+}
+
+static void pulse_line(struct machine *machine)
+{
+	set_line(machine, 1);
+	set_line(machine, 0);
+}
+
+static void send_message(struct machine *machine)
+{
+	struct kvm_msi msi = {.address_lo = 0xfee00000, .data = MESSAGE_VECTOR};
+
+	CHECK(ioctl(machine->vm, KVM_SIGNAL_MSI, &msi) == 1, "nobody took the message");
+}
+
+static void sleeping_guests_wake(void)
+{
+	struct kvm_lapic_state lapic;
+	struct kvm_mp_state state;
+	struct machine machine;
+	uint32_t in_service;
+
+	machine_open(&machine, 1);
+	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "first edge");
+	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "second edge");
+	WORKS(ioctl(machine.vcpu, KVM_NMI, 0));
+	CHECK(next_report(&machine) == SAW_NMI, "NMI");
+	WORKS(ioctl(machine.vcpu, KVM_GET_LAPIC, &lapic));
+	lapic.regs[0xf1] |= 1; /* the spurious vector register's enable bit */
+	WORKS(ioctl(machine.vcpu, KVM_SET_LAPIC, &lapic));
+	CHECK(report_after(&machine, send_message) == SAW_MESSAGE, "message");
+	WORKS(ioctl(machine.vcpu, KVM_GET_LAPIC, &lapic));
+	memcpy(&in_service, &lapic.regs[0x100 + MESSAGE_VECTOR / 32 * 16], sizeof(in_service));
+	CHECK(in_service == 1u << MESSAGE_VECTOR % 32, "in service: %#x", in_service);
+	WORKS(ioctl(machine.vcpu, KVM_GET_MP_STATE, &state));
+	CHECK(state.mp_state == KVM_MP_STATE_RUNNABLE, "state %u", state.mp_state);
+	machine_close(&machine);
+}
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+}
+
+static void signals_end_the_sleep(void)
+{
+	struct sigaction action = {.sa_handler = on_alarm};
+	struct kvm_mp_state state;
+	struct machine machine;
+
+	machine_open(&machine, 1);
+	sigaction(SIGALRM, &action, NULL);
+	ualarm(50000, 0);
+	FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
+	CHECK(machine.run->exit_reason == KVM_EXIT_INTR, "exit %u", machine.run->exit_reason);
+	WORKS(ioctl(machine.vcpu, KVM_GET_MP_STATE, &state));
+	CHECK(state.mp_state == KVM_MP_STATE_HALTED, "state %u", state.mp_state);
+	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "after the signal");
+	machine_close(&machine);
+}
+
+/* Without controllers inside the client injects when the guest is ready. */
+static void client_injects(void)
+{
+	struct kvm_interrupt interrupt = {.irq = PIC_VECTOR};
+	struct machine machine;
+
+	machine_open(&machine, 0);
+	machine.run->request_interrupt_window = 1;
+	CHECK(next_report(&machine) == -1, "a report out of nothing");
+	CHECK(machine.run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN, "exit %u",
+	      machine.run->exit_reason);
+	CHECK(machine.run->ready_for_interrupt_injection && machine.run->if_flag, "not ready");
+	machine.run->request_interrupt_window = 0;
+	interrupt.irq = 256;
+	FAILS(ioctl(machine.vcpu, KVM_INTERRUPT, &interrupt), EINVAL);
+	interrupt.irq = PIC_VECTOR;
+	WORKS(ioctl(machine.vcpu, KVM_INTERRUPT, &interrupt));
+	CHECK(next_report(&machine) == SAW_PIC, "injected");
+	CHECK(next_report(&machine) == -1 && machine.run->exit_reason == KVM_EXIT_HLT, "exit %u",
+	      machine.run->exit_reason);
+	machine_close(&machine);
+}
+
+int main(void)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	sleeping_guests_wake();
+	signals_end_the_sleep();
+	client_injects();
+	printf("%d failures\n", check_failures);
+	return check_failures != 0;
+}
