@@ -43,8 +43,8 @@ enum quire_outcome {
 	QUIRE_WRITE_PROTECTED = 3, /* a shadowed guest table: unprotect or emulate */
 	QUIRE_FIXED = 5,	   /* a mapping was installed */
 	QUIRE_SPURIOUS = 6,	   /* it was there already */
-	/* The nested tables of quire_vcpu_set_nested() refuse the access: the fault's .flags hold the
-	 * error code (QUIRE_PFERR_*), .gpa the nested physical address; .size_bytes is 0. */
+	/* The nested tables of quire_vcpu_set_nested() refuse the access: the fault's .flags hold
+	 * the error code (QUIRE_PFERR_*), .gpa the nested physical address; .size_bytes is 0. */
 	QUIRE_NESTED_FAULT = 7,
 };
 
