@@ -111,20 +111,32 @@ static void creation(void)
 	FAILS(ioctl(vcpu, KVM_RUN, 1), EINVAL);
 }
 
+/* A header of KVM's and what follows it. */
+union cpuid_list {
+	struct kvm_cpuid2 header;
+	uint8_t room[sizeof(struct kvm_cpuid2) + 100 * sizeof(struct kvm_cpuid_entry2)];
+};
+
+union msr_list {
+	struct kvm_msrs header;
+	uint8_t room[sizeof(struct kvm_msrs) + 3 * sizeof(struct kvm_msr_entry)];
+};
+
+union signal_list {
+	struct kvm_signal_mask header;
+	uint8_t room[32];
+};
+
 /* More entries than there is room for, entries that do not exist, counts that say how far. */
 static void lists(void)
 {
-	struct {
-		struct kvm_cpuid2 header;
-		struct kvm_cpuid_entry2 entries[100];
-	} cpuid = {.header.nent = 1};
-	struct {
-		struct kvm_msrs header;
-		struct kvm_msr_entry entries[3];
-	} msrs = {.header.nmsrs = 3,
-		  .entries = {{.index = 0x174}, {.index = 0x12345678}, {.index = 0x175}}};
+	static const struct kvm_msr_entry wanted[3] = {
+	    {.index = 0x174}, {.index = 0x12345678}, {.index = 0x175}};
+	union cpuid_list cpuid = {.header.nent = 1};
+	union msr_list msrs = {.header.nmsrs = 3};
 	struct kvm_msr_list none = {.nmsrs = 0};
 
+	memcpy(msrs.room + sizeof(msrs.header), wanted, sizeof(wanted));
 	FAILS(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), E2BIG);
 	cpuid.header.nent = 100;
 	WORKS(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid));
@@ -268,10 +280,7 @@ static void small_calls(void)
 {
 	struct kvm_enable_cap cap = {.cap = 99999};
 	struct kvm_pre_fault_memory range = {.size = 0};
-	struct {
-		struct kvm_signal_mask header;
-		uint8_t bytes[16];
-	} mask = {.header.len = 16};
+	union signal_list mask = {.header.len = 16};
 
 	FAILS(ioctl(vm, KVM_ENABLE_CAP, &cap), EINVAL);
 	cap.cap = KVM_CAP_EXIT_HYPERCALL;
