@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <quire/dirty.h>
+
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -165,6 +167,14 @@ static int exit_simple(struct vcpu *vcpu, uint32_t reason)
 	return 0;
 }
 
+/* Of the exit that the CPU asked for some time ago: a reset may have made room since. */
+static int exit_dirty_ring(struct vcpu *vcpu)
+{
+	if (!quire_vcpu_dirty_ring_is_full(vcpu->memory))
+		return EXIT_CONTINUE;
+	return exit_simple(vcpu, KVM_EXIT_DIRTY_RING_FULL);
+}
+
 int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info)
 {
 	stat_count(&vcpu->stats.exits);
@@ -192,7 +202,7 @@ int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_i
 	case CPU_EXIT_DEBUG:
 		return exit_debug(vcpu, info);
 	case CPU_EXIT_DIRTY_RING:
-		return exit_simple(vcpu, KVM_EXIT_DIRTY_RING_FULL);
+		return exit_dirty_ring(vcpu);
 	case CPU_EXIT_MSR_READ: /* never asked for: no callback answers USER */
 	case CPU_EXIT_MSR_WRITE:
 	case CPU_EXIT_EMULATION:

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <quire/dirty.h>
+
 #include "frontend/exit.h"
 #include "frontend/run_signals.h"
 #include "frontend/vcpu.h"
@@ -204,6 +206,10 @@ static int run_loop(struct vcpu *vcpu)
 		if (vcpu->triple_fault) {
 			vcpu->triple_fault = false;
 			vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+			return 0;
+		}
+		if (quire_vcpu_dirty_ring_is_full(vcpu->memory)) {
+			vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 			return 0;
 		}
 		if (run_signals_pending())

@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+#include <quire/dirty.h>
 
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
@@ -88,6 +91,8 @@ static void vcpu_free(struct vcpu *vcpu)
 		cpu_destroy(vcpu->cpu);
 	if (vcpu->memory)
 		quire_vcpu_destroy(vcpu->memory);
+	if (vcpu->ring)
+		munmap(vcpu->ring, vcpu->ring_bytes);
 	pthread_mutex_destroy(&vcpu->lock);
 	free(vcpu);
 }
@@ -125,29 +130,59 @@ free:
 	return NULL;
 }
 
-/* Make the descriptor. The vCPU mutex keeps ioctls out until the run page is known. */
+/* Map the descriptor's ring once more, for as long as the vCPU lives, and log into it. */
+static int map_ring(struct vcpu *vcpu)
+{
+	char *first = (char *)vcpu->run + VCPU_RING_PAGE * 4096;
+	void *ring;
+
+	if (!vcpu->ring_bytes)
+		return 0;
+	/* An old size of zero duplicates a shared mapping. */
+	ring = mremap(first, 0, vcpu->ring_bytes, MREMAP_MAYMOVE);
+	if (ring == MAP_FAILED)
+		return -ENOMEM;
+	vcpu->ring = ring;
+	if (madvise(ring, vcpu->ring_bytes, MADV_DONTFORK))
+		return -errno;
+	return quire_vcpu_set_dirty_ring(vcpu->memory, ring);
+}
+
+/*
+ * Make the descriptor; from its making on it holds a reference to the VM. The vCPU mutex keeps
+ * ioctls out until the run page is known.
+ */
 static int open_locked(struct vcpu *vcpu)
 {
+	uint32_t ring_end = VCPU_RING_PAGE * 4096 + vcpu->ring_bytes;
 	char name[32];
 	struct file_config config = {
 	    .ops = &vcpu_file_ops,
 	    .object = vcpu,
-	    .size_bytes = VCPU_MMAP_BYTES,
+	    .size_bytes = vcpu->ring_bytes ? ring_end : VCPU_MMAP_BYTES,
 	    .cloexec = true,
 	    .mapped_by_us = true,
 	    .name = name,
 	};
 	struct file *file;
-	int fd;
+	int fd, error = -EBADF; /* another thread closed what it does not know of */
 
 	snprintf(name, sizeof(name), "kvm-vcpu:%u", vcpu->id);
+	vm_get(vcpu->vm);
 	fd = file_create(&config);
-	if (fd < 0)
+	if (fd < 0) {
+		vm_put(vcpu->vm);
 		return fd;
+	}
 	file = file_get_kind(fd, &vcpu_file_ops);
 	if (file) {
 		vcpu->run = file_memory(file);
+		error = map_ring(vcpu);
 		file_put(file);
+	}
+	if (error) {
+		file_close(fd);
+		return error;
 	}
 	return fd;
 }
@@ -175,7 +210,7 @@ static long create_locked(struct vm *vm, uint32_t id)
 	vcpu = vcpu_alloc(vm, id, &error);
 	if (!vcpu)
 		return error;
-	vm_get(vm);
+	vcpu->ring_bytes = quire_vm_dirty_ring_bytes(vm->memory);
 	pthread_mutex_lock(&vcpu->lock);
 	fd = open_locked(vcpu);
 	if (fd >= 0) {
@@ -184,10 +219,8 @@ static long create_locked(struct vm *vm, uint32_t id)
 		atomic_store_explicit(&vm->vcpu_count, count + 1, memory_order_release);
 	}
 	pthread_mutex_unlock(&vcpu->lock);
-	if (fd < 0) {
+	if (fd < 0)
 		vcpu_free(vcpu);
-		vm_put(vm);
-	}
 	return fd;
 }
 
@@ -268,12 +301,21 @@ static long vcpu_ioctl(struct file *file, unsigned long command, unsigned long a
 	return result;
 }
 
-/* Any mapping of the three pages is the client's own business. */
+/*
+ * The ring is shared or it is nothing, and never code. Any mapping of the pages before it is the
+ * client's own business; those between the run page's three and the ring do not exist.
+ */
 static int vcpu_map(struct file *file, const struct file_map_request *request)
 {
-	(void)file;
-	(void)request;
-	return 0;
+	const struct vcpu *vcpu = file_object(file);
+	uint64_t first = (uint64_t)request->offset_bytes / 4096;
+	uint64_t end = first + (request->length_bytes + 4095) / 4096;
+	uint64_t ring_end = VCPU_RING_PAGE + vcpu->ring_bytes / 4096;
+	bool shared = (request->flags & MAP_TYPE) != MAP_PRIVATE;
+
+	if (end > VCPU_RING_PAGE && first < ring_end && ((request->prot & PROT_EXEC) || !shared))
+		return -EINVAL;
+	return first >= VCPU_PAGES && end <= VCPU_RING_PAGE;
 }
 
 static void vcpu_release(struct file *file)

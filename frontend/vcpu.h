@@ -24,6 +24,8 @@ struct vm;
 #define VCPU_COALESCED_PAGE 2u
 #define VCPU_PAGES 3u
 #define VCPU_MMAP_BYTES (VCPU_PAGES * 4096u)
+/* Where the dirty ring begins, in VMs that log into rings (KVM_DIRTY_LOG_PAGE_OFFSET). */
+#define VCPU_RING_PAGE 64u
 
 #define VCPU_MAX_CPUID 256u
 
@@ -79,6 +81,9 @@ struct vcpu {
 	/* The run page; goes away with the last descriptor, and so does every user of it but the
 	 * coalesced ring, which bus.lock guards. */
 	struct kvm_run *run;
+	/* A mapping of its own, for the ring outlives the descriptor. NULL: no ring. */
+	void *ring;
+	uint32_t ring_bytes;
 
 	uint32_t mp_state; /* KVM_MP_STATE_*; by the lock's holder */
 	atomic_uint events;

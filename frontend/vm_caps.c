@@ -75,12 +75,14 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_EXCEPTION_PAYLOAD, 1},
     {KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3},
     {KVM_CAP_SET_BOOT_CPU_ID, 1},
+    {KVM_CAP_DIRTY_LOG_RING, QUIRE_RING_BYTES_MAX},
     {KVM_CAP_EXIT_HYPERCALL, HC_MAP_GPA_RANGE_MASK},
     {KVM_CAP_BINARY_STATS_FD, 1},
     {KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1},
     {KVM_CAP_DISABLE_QUIRKS2, KNOWN_QUIRKS},
     {KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1},
     {KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, 1},
+    {KVM_CAP_DIRTY_LOG_RING_ACQ_REL, QUIRE_RING_BYTES_MAX},
     {KVM_CAP_USER_MEMORY2, 1},
     {KVM_CAP_MEMORY_FAULT_INFO, 1},
     {KVM_CAP_GUEST_MEMFD, 1},
@@ -134,6 +136,11 @@ static long enable_manual_protect(struct vm *vm, const struct kvm_enable_cap *ca
 	if (cap->flags)
 		return -EINVAL;
 	return quire_vm_set_manual_protect(vm->memory, cap->args[0]);
+}
+
+static long enable_dirty_ring(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	return quire_vm_enable_dirty_ring(vm->memory, cap->args[0]);
 }
 
 static long enable_exit_hypercall(struct vm *vm, const struct kvm_enable_cap *cap)
@@ -231,6 +238,8 @@ static const struct {
 	long (*enable)(struct vm *vm, const struct kvm_enable_cap *cap);
 } enablers[] = {
     {KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, true, enable_manual_protect},
+    {KVM_CAP_DIRTY_LOG_RING, true, enable_dirty_ring},
+    {KVM_CAP_DIRTY_LOG_RING_ACQ_REL, true, enable_dirty_ring},
     {KVM_CAP_EXIT_HYPERCALL, false, enable_exit_hypercall},
     {KVM_CAP_DISABLE_QUIRKS2, false, disable_quirks},
     {KVM_CAP_SPLIT_IRQCHIP, false, enable_split_irqchip},
