@@ -91,6 +91,19 @@ QUIRE_API void quire_vm_set_slot_zap_all(struct quire_vm *vm, int on);
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_nr_mmu_pages(struct quire_vm *vm, uint64_t pages);
 
 /*
+ * The workaround for processors that stop when a page is executed through translations of two
+ * sizes (kvm.nx_huge_pages): on, no huge leaf is executable, and the guest executes from 4K leaves.
+ * Off in a new VM. A change takes every mapping of the VM away. Takes slots_lock.
+ */
+QUIRE_API void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on);
+/*
+ * Give huge pages back a chance: zap the oldest of the tables that were made for executing guests,
+ * one in @ratio of them, rounded up (0: none). Returns how many. Called now and then by a thread of
+ * the client's; takes mmu_lock. QUIRE_VM_STAT_nx_lpage_splits counts the tables.
+ */
+QUIRE_API uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio);
+
+/*
  * The host is about to change what [start, end) of the client's address space means. Begin
  * returns when no vCPU can reach the old memory through it; until end() faults there wait. Calls
  * nest and may come from any thread that holds no lock of the library. End must be given the

@@ -5,6 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
+#include "src/tdp/nx.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
 
@@ -45,6 +46,8 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 	check->leaves[level]++;
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(is_aligned_u64(entry_pfn(entry).v, pages));
+	/* I-26. */
+	CHECK(level == QUIRE_LEVEL_4K || !entry_is_executable(check->f, entry) || !nx_is_on(vm));
 	if (entry_is_writable(check->f, entry)) {
 		CHECK(entry & check->f->mmu_writable);
 		CHECK(entry & check->f->dirty);

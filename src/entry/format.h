@@ -128,6 +128,12 @@ static inline u64 entry_make_child(const struct entry_format *f, u64 huge, u32 l
 	return level == QUIRE_LEVEL_2M ? child & ~f->large : child;
 }
 
+/* The leaf @entry with the right to execute. */
+static inline u64 entry_make_executable(const struct entry_format *f, u64 entry)
+{
+	return (entry & ~f->noexec) | f->executable;
+}
+
 /* Does @entry mean "no memory here", with the generation it was found in? */
 static inline bool entry_is_mmio(const struct entry_format *f, u64 entry)
 {

@@ -5,7 +5,7 @@
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/gfn/level.h"
-#include "src/tdp/tdp.h"
+#include "src/tdp/nx.h"
 
 /* Has anything that phases 1 and 2 relied on changed? After a no, the slot is still published. */
 static bool is_stale(const struct quire_vcpu *vcpu, const struct fault *fault,
@@ -51,17 +51,18 @@ static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct m
 				       const struct fault *fault, const struct found *found)
 {
 	enum quire_level max = settled_level(vm, fault->gfn, gfn_level_max(vm, slot, fault->gfn));
-	enum quire_level level = backing_level(vm, found, max);
-	u64 offset = fault->gfn.v & (level_pages(level) - 1);
-	bool writable = found->page.writable;
+	enum quire_level wanted = backing_level(vm, found, max), level;
+	u64 offset = fault->gfn.v & (level_pages(wanted) - 1);
+	bool writable = found->page.writable, nx = nx_is_on(vm);
 	/* Nobody wrote it: a logged page gets W with the first write. */
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
 
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
-	if ((found->page.pfn.v & (level_pages(level) - 1)) != offset) {
-		level = QUIRE_LEVEL_4K;
-		offset = 0;
-	}
+	if ((found->page.pfn.v & (level_pages(wanted) - 1)) != offset)
+		wanted = QUIRE_LEVEL_4K;
+	/* What is huge is not executable while the workaround is on, so a fetch gets 4K. */
+	level = nx && fault->fetch ? QUIRE_LEVEL_4K : wanted;
+	offset = fault->gfn.v & (level_pages(level) - 1);
 	return (struct tdp_mapping){
 	    .gfn = fault->gfn,
 	    .leaf = {.pfn = {found->page.pfn.v - offset},
@@ -69,9 +70,11 @@ static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct m
 		     .writable = writable && !withhold,
 		     .host_writable = writable,
 		     .mmu_writable = writable,
-		     .executable = true,
+		     .executable = level == QUIRE_LEVEL_4K || !nx,
 		     .accessed = !fault->prefault},
+	    .wanted_level = wanted,
 	    .write = fault->write,
+	    .fetch = fault->fetch,
 	    .prefault = fault->prefault,
 	};
 }

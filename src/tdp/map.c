@@ -3,6 +3,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
+#include "src/tdp/nx.h"
 #include "src/walk/range.h"
 
 u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
@@ -20,37 +21,54 @@ u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 	}
 }
 
-/* Put an empty table under *@entry. False when somebody else was there first. */
-static bool link_table(const struct tdp_change *change, struct quire_vcpu *vcpu, u64 *entry,
-		       u32 level, u64 old)
-{
-	const struct entry_format *f = change->vm->format;
-	struct table *table = table_cache_take(&vcpu->tables);
+/* Where a fault stands: the entry that leads, or shall lead, to its mapping. */
+struct step {
+	struct tdp_change change;
+	struct quire_vcpu *vcpu;
+	gfn_t gfn;
+	u32 wanted_level; /* 0: no leaf is wanted */
+	bool fetch;
+	u64 *entry;
+	u32 level;
+	u64 old;
+};
 
-	if (BROKEN(table))
-		return false;
-	table->level = (u8)(level - 1);
-	table->parent = entry;
-	table->nx_disallowed = 0;
+/* Put an empty @table under the entry. False when somebody else was there first. */
+static bool link_empty(const struct step *step, struct table *table)
+{
+	const struct entry_format *f = step->change.vm->format;
+	u64 old = step->old;
+
+	table->level = (u8)(step->level - 1);
+	table->parent = step->entry;
 	table_fill(table, f->nonpresent);
 	/* The compare-exchange publishes the filled table. */
-	if (tdp_change_entry(change, entry, level, &old, entry_make_table(f, table_entries(table))))
-		return true;
-	table_cache_put(&vcpu->tables, table);
-	return false;
+	return tdp_change_entry(&step->change, step->entry, step->level, &old,
+				entry_make_table(f, table_entries(table)));
 }
 
-static bool split_for_fault(const struct tdp_change *change, struct quire_vcpu *vcpu, u64 *entry,
-			    u32 level, u64 old)
+/* Put a table where there is none: an empty one, or one that maps what the huge leaf did. */
+static bool link_table(const struct step *step)
 {
-	struct table *table = table_cache_take(&vcpu->tables);
+	const struct entry_format *f = step->change.vm->format;
+	struct quire_vm *vm = step->change.vm;
+	struct table *table = table_cache_take(&step->vcpu->tables);
+	bool for_fetch, linked;
 
 	if (BROKEN(table))
 		return false;
-	if (tdp_split_entry(change, entry, level, old, table))
-		return true;
-	table_cache_put(&vcpu->tables, table);
-	return false;
+	nx_table_init(table, walk_block(step->gfn, step->level), step->vcpu->as_id);
+	for_fetch = step->fetch && step->wanted_level >= step->level && nx_is_on(vm);
+	table->nx_disallowed = for_fetch;
+	if (entry_is_present(f, step->old))
+		linked = tdp_split_entry(&step->change, step->entry, step->level, step->old, table);
+	else
+		linked = link_empty(step, table);
+	if (!linked)
+		table_cache_put(&step->vcpu->tables, table);
+	else if (for_fetch)
+		nx_list_add(vm, table);
+	return linked;
 }
 
 /* Does the leaf @old already allow what the mapping is for? */
@@ -58,6 +76,8 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 {
 	if (mapping->prefault)
 		return true;
+	if (mapping->fetch && !entry_is_executable(f, old))
+		return false;
 	return !mapping->write || entry_is_writable(f, old);
 }
 
@@ -85,17 +105,34 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	return QUIRE_FIXED;
 }
 
-/* Make *@entry, which holds @old, point to a table. False: somebody else changed it. */
-static bool descend(const struct tdp_change *change, struct quire_vcpu *vcpu, u64 *entry, u32 level,
-		    u64 old)
+/* Make the entry point to a table. False: somebody else changed it. */
+static bool descend(const struct step *step)
 {
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = step->change.vm->format;
 
-	if (!entry_is_present(f, old))
-		return link_table(change, vcpu, entry, level, old);
-	if (entry_is_leaf(f, old, level))
-		return split_for_fault(change, vcpu, entry, level, old);
-	return true;
+	if (entry_is_present(f, step->old) && !entry_is_leaf(f, step->old, step->level))
+		return true;
+	return link_table(step);
+}
+
+/* One level down, to the part of the block that holds the gfn. */
+static void shrink(struct tdp_mapping *mapping)
+{
+	u64 offset;
+
+	mapping->leaf.level--;
+	offset = mapping->gfn.v & (level_pages((enum quire_level)(mapping->leaf.level + 1)) - 1);
+	mapping->leaf.pfn.v += round_down_u64(
+	    offset, level_pages((enum quire_level)mapping->leaf.level));
+}
+
+/* The guest executes below the table at this place: no huge leaf instead of it. */
+static bool table_must_stay(const struct step *step)
+{
+	const struct entry_format *f = step->change.vm->format;
+
+	return entry_is_present(f, step->old) && !entry_is_leaf(f, step->old, step->level) &&
+	       atomic_load_relaxed_u8(&table_of(entry_table(step->old))->nx_disallowed);
 }
 
 /*
@@ -103,57 +140,73 @@ static bool descend(const struct tdp_change *change, struct quire_vcpu *vcpu, u6
  * 2. On the way, a missing table is linked in; a huge leaf above the level is split, so that no
  *    other vCPU ever sees a hole.
  * 3. At the level the leaf is installed, in place of smaller mappings if there are any: they map
- *    the same memory.
+ *    the same memory. Where the guest executes, smaller ones stay, and the leaf is cut instead.
  * Every store is a compare-exchange; losing one means that another vCPU was faster: retry.
  */
 enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
-			   const struct tdp_mapping *mapping, struct flush_debt *debt)
+			   const struct tdp_mapping *request, struct flush_debt *debt)
 {
-	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	const struct entry_format *f = vcpu->vm->format;
+	struct tdp_mapping mapping = *request;
+	struct step step = {
+	    .change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt},
+	    .vcpu = vcpu,
+	    .gfn = mapping.gfn,
+	    .wanted_level = mapping.wanted_level,
+	    .fetch = mapping.fetch,
+	    .level = TDP_ROOT_LEVEL,
+	};
 	u64 *table = table_entries(root);
-	u32 level = TDP_ROOT_LEVEL;
 
-	for (;;) {
-		u64 *entry = &table[walk_index(mapping->gfn, level)];
-		u64 old = atomic_load_acquire_u64(entry);
+	for (;; step.level--) {
+		u64 old;
 
-		if (entry_is_frozen(f, old))
+		step.entry = &table[walk_index(mapping.gfn, step.level)];
+		step.old = atomic_load_acquire_u64(step.entry);
+		if (entry_is_frozen(f, step.old))
 			return QUIRE_RETRY;
-		if (level == mapping->leaf.level)
-			return install_leaf(&change, entry, old, mapping);
-		if (!descend(&change, vcpu, entry, level, old))
+		if (step.level == mapping.leaf.level && unlikely(table_must_stay(&step)))
+			shrink(&mapping);
+		if (step.level == mapping.leaf.level)
+			return install_leaf(&step.change, step.entry, step.old, &mapping);
+		if (!descend(&step))
 			return QUIRE_RETRY;
-		old = atomic_load_acquire_u64(entry);
-		if (!entry_is_present(f, old) || entry_is_leaf(f, old, level))
+		old = atomic_load_acquire_u64(step.entry);
+		if (!entry_is_present(f, old) || entry_is_leaf(f, old, step.level))
 			return QUIRE_RETRY;
 		table = entry_table(old);
-		level--;
 	}
 }
 
 bool tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
 		  struct flush_debt *debt)
 {
-	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	const struct entry_format *f = vcpu->vm->format;
+	struct step step = {
+	    .change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt},
+	    .vcpu = vcpu,
+	    .gfn = gfn,
+	    .level = TDP_ROOT_LEVEL,
+	};
 	u64 *table = table_entries(root);
 	u64 new = entry_make_mmio(f, gfn, generation);
 
-	for (u32 level = TDP_ROOT_LEVEL;; level--) {
-		u64 *entry = &table[walk_index(gfn, level)];
-		u64 old = atomic_load_acquire_u64(entry);
+	for (;; step.level--) {
+		u64 old;
 
+		step.entry = &table[walk_index(gfn, step.level)];
+		step.old = atomic_load_acquire_u64(step.entry);
 		/* Memory was mapped there meanwhile: leave it alone. */
-		if (level == QUIRE_LEVEL_4K)
-			return !entry_is_present(f, old) && !entry_is_frozen(f, old) &&
-			       tdp_change_entry(&change, entry, level, &old, new);
-		if (entry_is_frozen(f, old))
+		if (step.level == QUIRE_LEVEL_4K)
+			return !entry_is_present(f, step.old) && !entry_is_frozen(f, step.old) &&
+			       tdp_change_entry(&step.change, step.entry, step.level, &step.old,
+						new);
+		if (entry_is_frozen(f, step.old))
 			return false;
-		if (!entry_is_present(f, old) && !link_table(&change, vcpu, entry, level, old))
+		if (!entry_is_present(f, step.old) && !link_table(&step))
 			return false;
-		old = atomic_load_acquire_u64(entry);
-		if (!entry_is_present(f, old) || entry_is_leaf(f, old, level))
+		old = atomic_load_acquire_u64(step.entry);
+		if (!entry_is_present(f, old) || entry_is_leaf(f, old, step.level))
 			return false;
 		table = entry_table(old);
 	}

@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/assert.h"
+#include "src/tdp/nx.h"
 #include "src/walk/range.h"
 
 struct recover {
@@ -29,7 +30,7 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 		leaf.host_writable = entry & f->host_writable;
 		leaf.mmu_writable = entry & f->mmu_writable;
 		leaf.writable = leaf.mmu_writable;
-		leaf.executable = entry_is_executable(f, entry);
+		leaf.executable = entry_is_executable(f, entry) && !nx_is_on(recover->change.vm);
 		if (!recover->allowed(recover->ctx, gfn, level))
 			return 0;
 		return entry_make_leaf(f, &leaf);

@@ -2,13 +2,13 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/reclaim.h"
+#include "src/tdp/nx.h"
 
-static void table_prepare(struct quire_vm *vm, struct table *table, gfn_t gfn, u32 level)
+static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 {
-	table->gfn = gfn;
-	table->level = (u8)level;
+	nx_table_init(table, (gfn_t){0}, as_id);
+	table->level = TDP_ROOT_LEVEL;
 	table->parent = NULL;
-	table->nx_disallowed = 0;
 	table_fill(table, vm->format->nonpresent);
 }
 
@@ -25,7 +25,7 @@ struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 
 	root = atomic_load_relaxed_ptr(slot);
 	if (!root) {
 		root = table_cache_take(tables);
-		table_prepare(vm, root, (gfn_t){0}, TDP_ROOT_LEVEL);
+		root_prepare(vm, root, as_id);
 		atomic_store_release_ptr(slot, root);
 	}
 	mutex_unlock(&vm->roots.pages_lock);

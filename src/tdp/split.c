@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/assert.h"
+#include "src/tdp/nx.h"
 #include "src/walk/range.h"
 
 /*
@@ -9,11 +10,15 @@
  * allow what the huge leaf allowed, and carry its A and D: no flush is owed, a cached huge
  * translation is as good as the children (contract E-013).
  */
-static void fill_children(const struct entry_format *f, u64 *entries, u64 huge, u32 level)
+static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32 level)
 {
+	const struct entry_format *f = vm->format;
 	u64 step = UINT64_C(1) << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2));
 	u64 child = entry_make_child(f, huge, level, 0);
 
+	/* The workaround forbids executing only where it is huge. */
+	if (level == QUIRE_LEVEL_2M && nx_is_on(vm))
+		child = entry_make_executable(f, child);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
 		entries[i] = child + i * step;
 }
@@ -26,8 +31,7 @@ bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64
 
 	table->level = (u8)(level - 1);
 	table->parent = entry;
-	table->nx_disallowed = 0;
-	fill_children(f, entries, huge, level);
+	fill_children(change->vm, entries, huge, level);
 	if (!tdp_change_entry(change, entry, level, &huge, entry_make_table(f, entries)))
 		return false;
 	atomic_add_relaxed_u64(&change->leaves[level - 1], QUIRE_TABLE_ENTRIES);
@@ -37,6 +41,7 @@ bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64
 struct split {
 	struct tdp_change change;
 	struct table_cache *tables;
+	u32 as_id;
 	bool starved;
 };
 
@@ -44,6 +49,7 @@ static void split_run(const struct walk_run *run, void *ctx)
 {
 	struct split *split = ctx;
 	const struct entry_format *f = split->change.vm->format;
+	u64 pages = level_pages((enum quire_level)run->level);
 
 	for (u32 i = 0; i < run->count && !split->starved; i++) {
 		u64 *entry = &run->entries[i];
@@ -57,6 +63,7 @@ static void split_run(const struct walk_run *run, void *ctx)
 				split->starved = true;
 				break;
 			}
+			nx_table_init(table, (gfn_t){run->gfn.v + i * pages}, split->as_id);
 			if (tdp_split_entry(&split->change, entry, run->level, old, table))
 				break;
 			table_cache_put(split->tables, table);
@@ -69,7 +76,8 @@ bool tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 		     struct table_cache *tables)
 {
 	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
-	struct split split = {.change = {.vm = vm, .leaves = vm->leaves}, .tables = tables};
+	struct split split = {
+	    .change = {.vm = vm, .leaves = vm->leaves}, .tables = tables, .as_id = as_id};
 	struct walk walk = {
 	    .format = vm->format,
 	    .root_level = TDP_ROOT_LEVEL,

@@ -4,6 +4,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/tdp/nx.h"
 
 /*
  * What a transition owes (contract, flush rules):
@@ -41,6 +42,7 @@ static void unlink_table(const struct tdp_change *change, u64 old)
 
 	if (BROKEN(change->debt))
 		return;
+	nx_list_remove(change->vm, table);
 	table->next = change->debt->tables;
 	change->debt->tables = table;
 	change->debt->table_count++;
@@ -205,6 +207,7 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 		struct table *below;
 
 		todo = table->next;
+		nx_list_remove(vm, table);
 		below = sweep_one(vm, table, leaves);
 		table->next = done;
 		done = table;

@@ -21,7 +21,9 @@ struct tdp_change {
 struct tdp_mapping {
 	gfn_t gfn;
 	struct entry_leaf leaf; /* pfn and level already cut to the block of @gfn */
+	u32 wanted_level;	/* the leaf's without the NX workaround */
 	bool write;		/* the fault was a write */
+	bool fetch;		/* it was a fetch */
 	bool prefault;		/* no access stands behind it */
 };
 

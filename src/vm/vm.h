@@ -25,6 +25,12 @@ struct roots {
 
 struct gmem_arch;
 
+/* NX huge pages: tables made for executing guests, oldest first. */
+struct nx_tables {
+	u32 on;			       /* written under mmu_lock exclusive */
+	struct table *oldest, *newest; /* under pages_lock */
+};
+
 struct quire_vm {
 	struct quire_vm_config config;	       /* (c) */
 	const struct quire_host_ops *host;     /* (c) */
@@ -50,6 +56,7 @@ struct quire_vm {
 	struct biglock mmu_lock;
 	struct invalidation invalidation; /* (m) */
 	struct roots roots;
+	struct nx_tables nx;
 	struct flush_domain flush;
 	struct arena arena;
 

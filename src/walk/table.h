@@ -21,9 +21,12 @@ struct table {
 	gfn_t gfn;	    /* first gfn the table covers */
 	u8 level;	    /* of its entries */
 	u8 invalid;	    /* a root that is going away */
-	u8 nx_disallowed;   /* split for an executable mapping */
-	u8 reserved[5];
-	u64 reserved_words[4];
+	u8 nx_disallowed;   /* the guest executes below: no huge leaf here (tdp/nx.h) */
+	u8 nx_listed;	    /* on the list of such tables */
+	u8 as_id;
+	u8 reserved[3];
+	struct table *nx_older, *nx_newer;
+	u64 reserved_words[2];
 };
 _Static_assert(sizeof(struct table) == 64, "a chunk's first 32 KiB hold its descriptors");
 

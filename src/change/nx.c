@@ -1,0 +1,73 @@
+/* NX huge pages: the workaround on and off, and huge pages coming back after the guest has left. */
+#include "src/base/reclaim.h"
+#include "src/change/change.h"
+#include "src/tdp/nx.h"
+
+static void switch_locked(struct quire_vm *vm, u32 on)
+{
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &vm->flush);
+	change_lock(vm);
+	/* A fault reads it under the shared lock, and installs below a root that is valid then. */
+	atomic_store_relaxed_u32(&vm->nx.on, on);
+	tdp_roots_invalidate(vm, &debt);
+	change_unlock(vm);
+	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
+	flush_debt_forgive(&debt, "loading a root flushes");
+	tdp_debt_settle(vm, &debt);
+}
+
+void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on)
+{
+	u32 want = on != 0;
+
+	if (atomic_load_relaxed_u32(&vm->nx.on) == want)
+		return;
+	mutex_lock(&vm->slots_lock);
+	if (atomic_load_relaxed_u32(&vm->nx.on) != want)
+		switch_locked(vm, want);
+	mutex_unlock(&vm->slots_lock);
+}
+
+/* A logged slot has 4K leaves anyway: zapping would only cost faults. */
+static bool is_logged(struct quire_vm *vm, const struct nx_place *place)
+{
+	const struct memslot *slot;
+	bool logged;
+
+	reclaim_enter();
+	slot = memslot_lookup(vm, place->as_id, place->start, NULL);
+	logged = slot && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
+	reclaim_exit();
+	return logged;
+}
+
+/* Tables recovered in one hold of mmu_lock. */
+#define RECOVER_BATCH 64u
+
+uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
+{
+	u64 listed = atomic_load_relaxed_u64(&vm->stats[QUIRE_VM_STAT_nx_lpage_splits]);
+	u64 want = ratio ? (listed + ratio - 1) / ratio : 0, done = 0;
+	struct nx_place place;
+	bool more = true;
+
+	while (done < want && more) {
+		u64 stop = min_u64(want, done + RECOVER_BATCH);
+		struct flush_debt debt;
+
+		flush_debt_init(&debt, &vm->flush);
+		change_lock(vm);
+		for (; done < stop && more; done++) {
+			more = nx_list_pop(vm, &place);
+			if (more && !is_logged(vm, &place))
+				change_zap_range(vm, 1u << place.as_id, place.start, place.end,
+						 &debt);
+		}
+		flush_debt_pay(&debt);
+		change_unlock(vm);
+		tdp_debt_settle(vm, &debt);
+	}
+	return done;
+}

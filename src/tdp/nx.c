@@ -1,0 +1,73 @@
+/* The list of tables that keep a huge leaf away because the guest executes there. */
+#include "src/tdp/nx.h"
+
+#include "src/base/assert.h"
+
+void nx_table_init(struct table *table, gfn_t gfn, u32 as_id)
+{
+	table->gfn = gfn;
+	table->as_id = (u8)as_id;
+	table->nx_disallowed = 0;
+	table->nx_listed = 0;
+}
+
+void nx_list_add(struct quire_vm *vm, struct table *table)
+{
+	struct nx_tables *nx = &vm->nx;
+
+	mutex_lock(&vm->roots.pages_lock);
+	table->nx_newer = NULL;
+	table->nx_older = nx->newest;
+	if (nx->newest)
+		nx->newest->nx_newer = table;
+	else
+		nx->oldest = table;
+	nx->newest = table;
+	atomic_store_relaxed_u8(&table->nx_listed, 1);
+	mutex_unlock(&vm->roots.pages_lock);
+	atomic_add_relaxed_u64(&vm->stats[QUIRE_VM_STAT_nx_lpage_splits], 1);
+}
+
+static void remove_locked(struct quire_vm *vm, struct table *table)
+{
+	struct nx_tables *nx = &vm->nx;
+
+	if (table->nx_older)
+		table->nx_older->nx_newer = table->nx_newer;
+	else
+		nx->oldest = table->nx_newer;
+	if (table->nx_newer)
+		table->nx_newer->nx_older = table->nx_older;
+	else
+		nx->newest = table->nx_older;
+	atomic_store_relaxed_u8(&table->nx_listed, 0);
+	atomic_store_relaxed_u8(&table->nx_disallowed, 0);
+	atomic_add_relaxed_u64(&vm->stats[QUIRE_VM_STAT_nx_lpage_splits], -UINT64_C(1));
+}
+
+/* Listed before it was unlinked, so a look without the lock does for those who unlink or sweep. */
+void nx_list_remove(struct quire_vm *vm, struct table *table)
+{
+	if (likely(!atomic_load_relaxed_u8(&table->nx_listed)))
+		return;
+	mutex_lock(&vm->roots.pages_lock);
+	if (table->nx_listed)
+		remove_locked(vm, table);
+	mutex_unlock(&vm->roots.pages_lock);
+}
+
+bool nx_list_pop(struct quire_vm *vm, struct nx_place *place)
+{
+	struct table *table;
+
+	mutex_lock(&vm->roots.pages_lock);
+	table = vm->nx.oldest;
+	if (table) {
+		place->as_id = table->as_id;
+		place->start = table->gfn;
+		place->end.v = table->gfn.v + level_pages((enum quire_level)(table->level + 1u));
+		remove_locked(vm, table);
+	}
+	mutex_unlock(&vm->roots.pages_lock);
+	return table != NULL;
+}

@@ -1,0 +1,37 @@
+/* Tables that stand where a huge leaf could, because the guest executes there. */
+#ifndef QUIRE_TDP_NX_H
+#define QUIRE_TDP_NX_H
+
+#include "src/tdp/tdp.h"
+
+/*
+ * Some processors stop when one page is executed through a small and a huge translation at the same
+ * time. While the workaround is on no huge leaf is executable: reading keeps huge pages, executing
+ * makes a table of 4K leaves. Such a table is marked before it is linked, so that nobody puts the
+ * huge leaf back, and listed in order of age after it is linked. The list is under pages_lock;
+ * a table leaves it when it is recovered, or swept.
+ */
+
+/* Is the workaround on? Stable under mmu_lock in either mode. */
+static inline bool nx_is_on(const struct quire_vm *vm)
+{
+	return atomic_load_relaxed_u32(&vm->nx.on);
+}
+
+/* Set up @table, not linked yet, for @gfn and address space @as_id; not marked. */
+void nx_table_init(struct table *table, gfn_t gfn, u32 as_id);
+/* List the marked @table, which was just linked. mmu_lock in either mode, in a read section. */
+void nx_list_add(struct quire_vm *vm, struct table *table);
+/* A table is about to be freed, or is no obstacle any more. Any lock below pages_lock. */
+void nx_list_remove(struct quire_vm *vm, struct table *table);
+
+/* What the oldest listed table covers. */
+struct nx_place {
+	u32 as_id;
+	gfn_t start, end;
+};
+
+/* Take the oldest table off the list: its mark goes too. False when there is none. */
+must_check bool nx_list_pop(struct quire_vm *vm, struct nx_place *place);
+
+#endif
