@@ -46,6 +46,7 @@ static int private_slot(struct private_machine *private)
 	if (error)
 		return error;
 	private->store.size_bytes = GIB;
+	private->store.born_zero = true;
 	error = quire_gmem_create(machine->vm, GIB, 0, &private->store, &private->gmem);
 	if (error)
 		return error;
