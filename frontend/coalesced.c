@@ -13,15 +13,21 @@
 	 (uint32_t)sizeof(struct kvm_coalesced_mmio))
 _Static_assert(RING_ENTRIES == 170, "KVM's ring");
 
+/* Does [@address, @address + @size_bytes) lie in the zone? */
+static bool holds(const struct coalesced_zone *zone, enum iobus_kind kind, uint64_t address,
+		  uint32_t size_bytes)
+{
+	uint64_t offset = address - zone->address;
+
+	return zone->kind == kind && address >= zone->address && offset <= zone->size_bytes &&
+	       zone->size_bytes - offset >= size_bytes;
+}
+
 static bool in_zone(const struct iobus *bus, enum iobus_kind kind, const struct cpu_io *io)
 {
-	for (const struct coalesced_zone *zone = bus->zones; zone; zone = zone->next) {
-		uint64_t offset = io->address - zone->address;
-
-		if (zone->kind == kind && io->address >= zone->address &&
-		    offset <= zone->size_bytes && zone->size_bytes - offset >= io->size_bytes)
+	for (const struct coalesced_zone *zone = bus->zones; zone; zone = zone->next)
+		if (holds(zone, kind, io->address, io->size_bytes))
 			return true;
-	}
 	return false;
 }
 
@@ -78,30 +84,23 @@ long coalesced_register(struct ioctl_call *call)
 	return 0;
 }
 
-/* Is all of @zone inside what the client named? */
-static bool covers(const struct kvm_coalesced_mmio_zone *request, const struct coalesced_zone *zone)
-{
-	uint64_t offset = zone->address - request->addr;
-
-	return zone->kind == (request->pio ? IOBUS_PIO : IOBUS_MMIO) &&
-	       zone->address >= request->addr && offset <= request->size &&
-	       request->size - offset >= zone->size_bytes;
-}
-
+/* Every zone that the client's range lies in goes: a part of a zone names it, too. */
 long coalesced_unregister(struct ioctl_call *call)
 {
 	const struct kvm_coalesced_mmio_zone *request = call->data;
 	struct vm *vm = call->object;
 	struct iobus *bus = &vm->bus;
 	struct coalesced_zone **link = &bus->zones;
+	enum iobus_kind kind;
 
 	if (request->pio > 1)
 		return -EINVAL;
+	kind = request->pio ? IOBUS_PIO : IOBUS_MMIO;
 	pthread_mutex_lock(&bus->lock);
 	while (*link) {
 		struct coalesced_zone *zone = *link;
 
-		if (!covers(request, zone)) {
+		if (!holds(zone, kind, request->addr, request->size)) {
 			link = &zone->next;
 			continue;
 		}
