@@ -332,7 +332,9 @@ long vcpu_set_lapic(struct ioctl_call *call)
 		return -EINVAL;
 	pthread_mutex_lock(&lapic->lock);
 	convert_id(vcpu, &regs[LAPIC_ID / 4], false);
-	if (lapic_is_x2apic(lapic) && regs[LAPIC_ID / 4] != vcpu->id) {
+	/* In the old form the id of an x2APIC is ignored: there is only one it can have. */
+	if (lapic_is_x2apic(lapic) && atomic_load(&vcpu->vm->settings.x2apic_32bit_ids) &&
+	    regs[LAPIC_ID / 4] != vcpu->id) {
 		pthread_mutex_unlock(&lapic->lock);
 		return -EINVAL;
 	}
