@@ -12,15 +12,28 @@ import time
 
 import conformance_doc
 import hide_kvm
+import hugepages
 import selftests
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 KSFT_SKIP = 4
 
-# The programs that have to pass in CI.
+# The programs that have to pass in CI, with their arguments.
 CI_PROGRAMS = ("guest_memfd_test", "set_memory_region_test", "guest_print_test",
                "kvm_create_max_vcpus", "coalesced_io_test", "vm_types_test",
-               "x86/private_mem_kvm_exits_test", "x86/private_mem_conversions_test")
+               "x86/private_mem_kvm_exits_test", "x86/private_mem_conversions_test",
+               "dirty_log_test -M dirty-log", "dirty_log_test -M clear-log",
+               "dirty_log_test -M dirty-ring", "dirty_log_perf_test -b 128M",
+               "dirty_log_perf_test -b 128M -s anonymous_hugetlb_2mb",
+               "x86/dirty_log_page_splitting_test -b 64M")
+
+# Runs besides every program without arguments; module parameters stand in front.
+NO_SPLIT = "kvm.eager_page_split=N"
+VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
+                 for param in ("", NO_SPLIT + " ")
+                 for source in ("anonymous", "anonymous_thp", "anonymous_hugetlb_2mb", "shmem",
+                                "shared_hugetlb")
+                 for manual in ("", " -g"))
 
 # What a program prints when it ends well without having tested anything.
 NO_WORK = re.compile(r"no full loops done|too short test time|no time\b|not enough time"
@@ -99,12 +112,11 @@ def first_to_go():
         pass
 
 
-def run_one(quire, folder, name, args, limit):
-    """Runs one program to its end or its limit; returns its entry of the JSON object."""
+def start_and_wait(command, folder, limit):
+    """(exit status or None, what was printed, seconds) of one program."""
     with tempfile.TemporaryFile() as output:
         start = time.monotonic()
-        child = subprocess.Popen([str(quire), "run", "--", str(folder / name), *args], cwd=folder,
-                                 stdin=subprocess.DEVNULL, stdout=output,
+        child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
                                  stderr=subprocess.STDOUT, start_new_session=True,
                                  preexec_fn=first_to_go)
         try:
@@ -116,10 +128,23 @@ def run_one(quire, folder, name, args, limit):
             child.wait()
         seconds = time.monotonic() - start
         output.seek(max(0, output.seek(0, os.SEEK_END) - (1 << 20)))
-        text = output.read().decode(errors="replace")
+        return status, output.read().decode(errors="replace"), seconds
+
+
+def run_one(quire, folder, words, limit):
+    """Runs [PARAMETER=VALUE ...] NAME [ARGS ...] to its end or its limit; returns its entry of
+    the JSON object."""
+    count = next(i for i, word in enumerate(words) if "=" not in word)
+    params, name, args = words[:count], words[count], list(words[count + 1:])
+    command = [str(quire), "run", *(word for param in params for word in ("--param", param)),
+               "--", str(folder / name), *args]
+    with hugepages.reserved(hugepages.needed(name, args)) as missing:
+        status, text, seconds = start_and_wait(command, folder, limit)
     result, reason = classify(status, text, limit)
-    return {"program": name, "args": list(args), "result": result, "reason": reason,
-            "seconds": round(seconds, 2)}
+    if missing and result != "pass":
+        reason = f"{missing} huge pages are missing; {reason}"
+    return {"program": name, "params": list(params), "args": args, "result": result,
+            "reason": reason, "seconds": round(seconds, 2)}
 
 
 def find_program(folder, name):
@@ -150,17 +175,16 @@ def parse(argv):
 
 
 def select(options, folder):
-    """The (name, arguments) pairs to run."""
+    """The runs, each a list of words."""
     if options.program:
-        return [(find_program(folder, options.program[0]), options.program[1:])]
-    names = selftests.programs(folder) if options.all else CI_PROGRAMS
-    return [(name, []) for name in names]
+        return [[find_program(folder, options.program[0]), *options.program[1:]]]
+    lines = (*selftests.programs(folder), *VARIANTS) if options.all else CI_PROGRAMS
+    return [line.split() for line in lines]
 
 
 def show(entry):
     """One line, flushed: a reader sees how far a long run has come."""
-    name = " ".join([entry["program"], *entry["args"]])
-    line = f"{name:<44} {entry['result']:<5} {entry['seconds']:>7.1f} s  {entry['reason']}"
+    line = f"{conformance_doc.title(entry):<44} {entry['result']:<5} {entry['seconds']:>7.1f} s  {entry['reason']}"
     print(line.rstrip(), flush=True)
 
 
@@ -178,17 +202,17 @@ def run_all(options):
     except selftests.Unavailable as error:
         if not options.offline:
             raise
-        names = options.program[:1] or CI_PROGRAMS
-        entries = [{"program": name, "args": [], "result": "skip", "reason": clean(str(error)),
-                    "seconds": 0.0} for name in names]
+        lines = [options.program] if options.program else [line.split() for line in CI_PROGRAMS]
+        entries = [{"program": words[0], "params": [], "args": words[1:], "result": "skip",
+                    "reason": clean(str(error)), "seconds": 0.0} for words in lines]
         return {"kernel": "", "programs": entries}
     if not os.access(quire, os.X_OK):
         raise selftests.Unavailable(f"{quire} is missing: the build made no such program")
     hidden = hide_kvm.hide()
     selftests.say(f"Linux {version}; the machine's own /dev/kvm: {hidden}")
     entries = []
-    for name, args in wanted:
-        entries.append(run_one(quire, folder, name, args, options.limit))
+    for words in wanted:
+        entries.append(run_one(quire, folder, words, options.limit))
         if not options.json:
             show(entries[-1])
     return {"kernel": version, "programs": entries}

@@ -2,14 +2,14 @@
 import re
 
 PATH = "docs/CONFORMANCE.md"
-ROW = re.compile(r"^\| (\S+) \| (pass|skip|fail) \| (.*) \|$", re.M)
+ROW = re.compile(r"^\| (\S[^|]*?) \| (pass|skip|fail) \| (.*) \|$", re.M)
 
 HEAD = """\
 # Conformance: the Linux kernel's KVM selftests on Quire
 
 Every program of tools/testing/selftests/kvm of Linux {version} (Debian's source package), built
-unmodified and run as `quire run -- PROGRAM` without arguments, {limit:g} seconds at most for each, with
-the machine's own /dev/kvm hidden. A pass is exit 0 with its work done: a program that says it found
+unmodified and run as `quire run -- PROGRAM` without arguments but for those shown, {limit:g} seconds at
+most for each, with the machine's own /dev/kvm hidden; NAME=VALUE in front is a module parameter. A pass is exit 0 with its work done: a program that says it found
 no time or no slots has failed. A skip gives the program's own reason, a failure its last lines.
 
 This file is generated: `./dev conformance --all --limit {limit:g} --write-doc`. `./dev test` runs some of
@@ -20,13 +20,17 @@ these programs and fails when one does not do what its row says.
 """
 
 
+def title(entry):
+    return " ".join([*entry.get("params", ()), entry["program"], *entry["args"]])
+
+
 def cell(text):
     text = text.replace("|", "/")
     return text if len(text) <= 240 else text[:237] + "..."
 
 
 def render(report, limit):
-    rows = [f"| {e['program']} | {e['result']} | {cell(e['reason'])} |"
+    rows = [f"| {title(e)} | {e['result']} | {cell(e['reason'])} |"
             for e in report["programs"]]
     count = {key: sum(e["result"] == key for e in report["programs"])
              for key in ("pass", "fail", "skip")}
@@ -44,11 +48,12 @@ def read(text):
 
 
 def differences(text, report):
-    """What the document says otherwise than a run of programs without arguments saw."""
+    """What the document says otherwise than a run saw; arguments it does not have pass."""
     table = read(text)
     found = []
     for entry in report["programs"]:
-        said = table.get(entry["program"], "nothing")
-        if not entry["args"] and said != entry["result"]:
-            found.append(f"{entry['program']}: {PATH} says {said}, the run saw {entry['result']}")
+        name = title(entry)
+        said = table.get(name, "nothing")
+        if (name in table or not entry["args"]) and said != entry["result"]:
+            found.append(f"{name}: {PATH} says {said}, the run saw {entry['result']}")
     return found

@@ -12,6 +12,7 @@ sys.path.insert(0, str(TREE / "tools"))
 import conformance  # noqa: E402
 import conformance_doc  # noqa: E402
 import hide_kvm  # noqa: E402
+import hugepages  # noqa: E402
 import selftests  # noqa: E402
 
 
@@ -21,7 +22,9 @@ class Programs(unittest.TestCase):
     def setUp(self):
         self.keep = tempfile.TemporaryDirectory()
         self.folder = pathlib.Path(self.keep.name)
-        self.script("quire", 'test "$1 $2" = "run --" || exit 99\nshift 2\nexec "$@"')
+        self.script("quire", 'test "$1" = run || exit 99\nshift\n'
+                             'test "$1" = --param && { P=$2; export P; shift 2; }\n'
+                             'test "$1" = -- || exit 99\nshift\nexec "$@"')
 
     def tearDown(self):
         self.keep.cleanup()
@@ -35,11 +38,18 @@ class Programs(unittest.TestCase):
 
     def run_script(self, text, limit=20, args=()):
         self.script("program", text)
-        return conformance.run_one(self.folder / "quire", self.folder, "program", args, limit)
+        return conformance.run_one(self.folder / "quire", self.folder, ["program", *args], limit)
 
     def test_exit_0_passes(self):
         entry = self.run_script('test "$1" = -x && echo done', args=("-x",))
         self.assertEqual((entry["result"], entry["reason"]), ("pass", ""))
+
+    def test_parameters_go_in_front(self):
+        self.script("program", 'test "$P $1" = "kvm.a=1 -x"')
+        entry = conformance.run_one(self.folder / "quire", self.folder,
+                                    ["kvm.a=1", "program", "-x"], 20)
+        self.assertEqual(entry["result"], "pass")
+        self.assertEqual(conformance_doc.title(entry), "kvm.a=1 program -x")
 
     def test_exit_4_skips_with_the_programs_reason(self):
         entry = self.run_script('echo TAP; echo "1..0 # SKIP - Requirement not met: X"; exit 4')
@@ -132,6 +142,32 @@ class Document(unittest.TestCase):
         for name, result in (("a", "fail"), ("c", "pass")):
             entry = {"program": name, "args": [], "result": result, "reason": "", "seconds": 0}
             self.assertEqual(len(conformance_doc.differences(text, {"programs": [entry]})), 1)
+
+
+class HugePages(unittest.TestCase):
+    def test_the_memory_of_the_guest_is_counted(self):
+        for words, count in (("a -b 64M", 0), ("a -b 64M -s anonymous_hugetlb_2mb", 32),
+                             ("a -sshared_hugetlb -v 2 -b3M", 3),
+                             ("x86/dirty_log_page_splitting_test", 512),
+                             ("x86/dirty_log_page_splitting_test -s anonymous", 0)):
+            name, *args = words.split()
+            self.assertEqual(hugepages.needed(name, args), count, words)
+
+    def test_the_setting_is_put_back_and_what_is_missing_is_said(self):
+        keep = hugepages.SETTING, hugepages.MEMINFO
+        with tempfile.TemporaryDirectory() as folder:
+            hugepages.SETTING = pathlib.Path(folder) / "setting"
+            hugepages.MEMINFO = pathlib.Path(folder) / "meminfo"
+            try:
+                hugepages.SETTING.write_text("3")
+                hugepages.MEMINFO.write_text("MemFree: 1 kB\nHugePages_Free:       2\n")
+                with hugepages.reserved(10) as missing:
+                    self.assertEqual((missing, hugepages.SETTING.read_text()), (8, "11"))
+                self.assertEqual(hugepages.SETTING.read_text(), "3")
+                with hugepages.reserved(2) as missing:
+                    self.assertEqual((missing, hugepages.SETTING.read_text()), (0, "3"))
+            finally:
+                hugepages.SETTING, hugepages.MEMINFO = keep
 
 
 class Hiding(unittest.TestCase):
