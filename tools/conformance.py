@@ -144,7 +144,7 @@ def run_one(quire, folder, words, limit):
     if missing and result != "pass":
         reason = f"{missing} huge pages are missing; {reason}"
     return {"program": name, "params": list(params), "args": args, "result": result,
-            "reason": reason, "seconds": round(seconds, 2)}
+            "reason": reason, "missing_pages": missing, "seconds": round(seconds, 2)}
 
 
 def find_program(folder, name):
