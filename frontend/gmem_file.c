@@ -87,7 +87,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
 	file_put(file);
 	if (error) {
-		close(fd);
+		file_close(fd);
 		return error;
 	}
 	return fd;

@@ -28,7 +28,7 @@ void system_forget_vm(struct vm *vm)
 
 void system_configure_vm(struct quire_vm_config *config)
 {
-	config->mmio_caching = 1;
+	config->mmio_caching = params_get_bool("kvm.mmio_caching");
 	config->tunables = params_tunables();
 }
 
