@@ -1,0 +1,547 @@
+/* What the client does to its own memory while a guest uses it: one test for each way. */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "client.h"
+
+#define GPA 0x10000000ul
+#define PAGES 16ul
+#define BYTES (PAGES * PAGE)
+#define SLOT 5
+/* The guest counts in one page until another says stop. */
+#define COUNTER (GPA + PAGE)
+#define STOP (GPA + 15 * PAGE)
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory;
+static struct guest_thread thread;
+
+static void add_slot(uint8_t *host)
+{
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = BYTES,
+			  .userspace_addr = (uintptr_t)host));
+}
+
+static void open_over(uint8_t *host)
+{
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = host;
+	add_slot(memory);
+}
+
+static void open_machine(void)
+{
+	open_over(memory_alloc(BYTES));
+}
+
+static uint64_t counter(void)
+{
+	return __atomic_load_n(word_at(memory, PAGE), __ATOMIC_RELAXED);
+}
+
+static void start_counting(void)
+{
+	thread_start(&thread, &vcpu,
+		     &(struct guest_op){.code = GUEST_COUNT, .rbx = COUNTER, .rcx = STOP});
+	for (int i = 0; i < 5000 && !counter(); i++)
+		usleep(1000);
+	CHECK(counter() > 0);
+}
+
+static void stop_counting(void)
+{
+	__atomic_store_n(word_at(memory, 15 * PAGE), 1, __ATOMIC_RELAXED);
+	CHECK_END(thread_join(&thread), END_DONE);
+}
+
+/* The thread has ended by EFAULT. */
+static void check_fault(void)
+{
+	CHECK_END(thread_join(&thread), END_FAULT);
+}
+
+/* And runs on from the instruction that it stopped at. */
+static void resume(void)
+{
+	struct outcome outcome;
+
+	*word_at(memory, 15 * PAGE) = 1;
+	outcome = vcpu_run(&vcpu);
+	CHECK_END(outcome, END_DONE);
+}
+
+static void unmapped(void)
+{
+	open_machine();
+	start_counting();
+	CHECK_ZERO(munmap(memory + PAGE, PAGE));
+	check_fault();
+	CHECK_END(vcpu_run(&vcpu), END_FAULT);
+	CHECK(mmap(memory + PAGE, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory + PAGE);
+	resume();
+	CHECK_EQ(counter(), 1);
+}
+
+static void made_read_only(void)
+{
+	uint64_t before;
+
+	open_machine();
+	start_counting();
+	CHECK_ZERO(mprotect(memory + PAGE, PAGE, PROT_READ));
+	before = counter();
+	check_fault();
+	CHECK_EQ(counter(), before);
+	CHECK_EQ(guest_load(&vcpu, COUNTER), before);
+	CHECK_END(guest_try_store(&vcpu, COUNTER, 1), END_FAULT);
+	CHECK_ZERO(mprotect(memory + PAGE, PAGE, PROT_READ | PROT_WRITE));
+	*word_at(memory, 15 * PAGE) = 1;
+	CHECK_END(vcpu_run(&vcpu), END_DONE);
+	CHECK_EQ(counter(), 1);
+}
+
+static void whole_slot_made_read_only_under_two(void)
+{
+	struct guest_thread threads[2];
+	struct vcpu second;
+	uint64_t before[2];
+
+	open_machine();
+	vcpu_open(&vm, &second, 1);
+	for (int i = 0; i < 2; i++)
+		thread_start(&threads[i], i ? &second : &vcpu,
+			     &(struct guest_op){.code = GUEST_COUNT,
+						.rbx = COUNTER + (uint64_t)i * PAGE,
+						.rcx = STOP});
+	usleep(20000);
+	CHECK_ZERO(mprotect(memory, BYTES, PROT_READ));
+	for (uint64_t i = 0; i < 2; i++)
+		before[i] = *word_at(memory, (1 + i) * PAGE);
+	for (uint64_t i = 0; i < 2; i++) {
+		CHECK_END(thread_join(&threads[i]), END_FAULT);
+		CHECK_EQ(*word_at(memory, (1 + i) * PAGE), before[i]);
+	}
+	CHECK_ZERO(mprotect(memory, BYTES, PROT_READ | PROT_WRITE));
+	*word_at(memory, 15 * PAGE) = 1;
+	for (uint64_t i = 0; i < 2; i++) {
+		CHECK_END(vcpu_run(i ? &second : &vcpu), END_DONE);
+		CHECK_EQ(*word_at(memory, (1 + i) * PAGE), before[i] + 1);
+	}
+}
+
+static void made_inaccessible(void)
+{
+	open_machine();
+	start_counting();
+	CHECK_ZERO(mprotect(memory + PAGE, PAGE, PROT_NONE));
+	check_fault();
+	CHECK_END(guest_try_load(&vcpu, COUNTER), END_FAULT);
+	CHECK_ZERO(mprotect(memory + PAGE, PAGE, PROT_READ | PROT_WRITE));
+	CHECK(guest_load(&vcpu, COUNTER) > 0);
+}
+
+static void given_back(void)
+{
+	open_machine();
+	for (uint64_t page = 0; page < PAGES; page++)
+		guest_store(&vcpu, GPA + page * PAGE, page + 1);
+	CHECK_ZERO(madvise(memory + 2 * PAGE, 3 * PAGE, MADV_DONTNEED));
+	for (uint64_t page = 0; page < PAGES; page++)
+		CHECK_EQ(guest_load(&vcpu, GPA + page * PAGE),
+			 page >= 2 && page < 5 ? 0 : page + 1);
+	guest_store(&vcpu, GPA + 2 * PAGE, 9);
+	CHECK_EQ(*word_at(memory, 2 * PAGE), 9);
+}
+
+static void given_back_under_a_writer(void)
+{
+	open_machine();
+	start_counting();
+	for (int round = 0; round < 200; round++)
+		CHECK_ZERO(madvise(memory, 8 * PAGE, MADV_DONTNEED));
+	/* It counts on, in the page that is there now. */
+	CHECK_ZERO(madvise(memory, 8 * PAGE, MADV_DONTNEED));
+	for (int i = 0; i < 5000 && !counter(); i++)
+		usleep(1000);
+	CHECK(counter() > 0);
+	stop_counting();
+}
+
+static void replaced(void)
+{
+	open_machine();
+	for (uint64_t page = 0; page < PAGES; page++)
+		guest_store(&vcpu, GPA + page * PAGE, page + 1);
+	CHECK(mmap(memory + 3 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory + 3 * PAGE);
+	*word_at(memory, 4 * PAGE) = 44;
+	CHECK_EQ(guest_load(&vcpu, GPA + 2 * PAGE), 3);
+	CHECK_EQ(guest_load(&vcpu, GPA + 3 * PAGE), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + 4 * PAGE), 44);
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 6);
+	guest_store(&vcpu, GPA + 3 * PAGE, 33);
+	CHECK_EQ(*word_at(memory, 3 * PAGE), 33);
+}
+
+/* Once mmap() has returned, not one more store goes to what was there before. */
+static void replaced_under_a_writer(void)
+{
+	int file = memfd_create("old", 0);
+	uint8_t *other, *host = memory_alloc(BYTES);
+
+	CHECK_ZERO(ftruncate(file, BYTES));
+	CHECK(mmap(host, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == host);
+	other = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	CHECK(other != MAP_FAILED);
+	open_over(host);
+	start_counting();
+	for (int round = 0; round < 50; round++) {
+		uint64_t after;
+
+		CHECK(mmap(host + PAGE, PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == host + PAGE);
+		after = __atomic_load_n(word_at(other, PAGE), __ATOMIC_RELAXED);
+		usleep(200);
+		CHECK_EQ(__atomic_load_n(word_at(other, PAGE), __ATOMIC_RELAXED), after);
+		CHECK(mmap(host + PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file,
+			   (off_t)PAGE) == host + PAGE);
+	}
+	stop_counting();
+}
+
+static void moved_away(void)
+{
+	uint8_t *elsewhere;
+
+	open_machine();
+	guest_store(&vcpu, COUNTER, 7);
+	elsewhere = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(elsewhere != MAP_FAILED);
+	CHECK(mremap(memory + PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere) ==
+	      elsewhere);
+	CHECK_EQ(*word_at(elsewhere, 0), 7);
+	CHECK_END(guest_try_load(&vcpu, COUNTER), END_FAULT);
+	CHECK_END(guest_try_store(&vcpu, COUNTER, 8), END_FAULT);
+	CHECK_EQ(*word_at(elsewhere, 0), 7);
+	/* And back: the page is found under its address again. */
+	CHECK(mremap(elsewhere, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, memory + PAGE) ==
+	      memory + PAGE);
+	CHECK_EQ(guest_load(&vcpu, COUNTER), 7);
+}
+
+/* The child keeps what was there at the fork; the parent's guest writes on. */
+static void forked(void)
+{
+	int to_child[2], status = 0;
+	pid_t child;
+
+	open_machine();
+	guest_store(&vcpu, GPA, 1);
+	CHECK_ZERO(pipe(to_child));
+	child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		char byte;
+
+		if (read(to_child[0], &byte, 1) != 1)
+			_exit(2);
+		_exit(*word_at(memory, 0) == 1 ? 0 : 1);
+	}
+	guest_store(&vcpu, GPA, 2);
+	CHECK_EQ(*word_at(memory, 0), 2);
+	CHECK_EQ(guest_load(&vcpu, GPA), 2);
+	CHECK_EQ(write(to_child[1], "x", 1), 1);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+	CHECK_EQ(guest_load(&vcpu, GPA), 2);
+}
+
+static void forked_under_a_writer(void)
+{
+	open_machine();
+	start_counting();
+	for (int round = 0; round < 20; round++) {
+		int status = 0;
+		pid_t child = fork();
+
+		CHECK(child >= 0);
+		if (child == 0) {
+			uint64_t before = counter();
+
+			usleep(1000);
+			_exit(counter() == before ? 0 : 1);
+		}
+		CHECK_EQ(waitpid(child, &status, 0), child);
+		CHECK_EQ(status, 0);
+	}
+	stop_counting();
+}
+
+static uint8_t *map_memfd(int *file)
+{
+	uint8_t *host = memory_alloc(BYTES);
+
+	*file = memfd_create("memory", 0);
+	CHECK(*file >= 0);
+	CHECK_ZERO(ftruncate(*file, BYTES));
+	CHECK(mmap(host, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, *file, 0) == host);
+	return host;
+}
+
+static void hole_in_a_file(void)
+{
+	int file;
+
+	open_over(map_memfd(&file));
+	for (uint64_t page = 0; page < PAGES; page++)
+		guest_store(&vcpu, GPA + page * PAGE, page + 1);
+	CHECK_ZERO(fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 2 * PAGE, 2 * PAGE));
+	for (uint64_t page = 0; page < PAGES; page++)
+		CHECK_EQ(guest_load(&vcpu, GPA + page * PAGE),
+			 page == 2 || page == 3 ? 0 : page + 1);
+	guest_store(&vcpu, GPA + 3 * PAGE, 5);
+	CHECK_EQ(*word_at(memory, 3 * PAGE), 5);
+}
+
+/* A file that becomes shorter takes its pages along. */
+static void truncated_file(void)
+{
+	struct outcome outcome;
+	int file;
+
+	open_over(map_memfd(&file));
+	guest_store(&vcpu, GPA + 8 * PAGE, 1);
+	CHECK_ZERO(ftruncate(file, 4 * PAGE));
+	outcome = guest_try_load(&vcpu, GPA + 8 * PAGE);
+	CHECK_EQ(outcome.error, EFAULT);
+	CHECK_EQ(guest_load(&vcpu, GPA), 0);
+	CHECK_ZERO(ftruncate(file, BYTES));
+	CHECK_EQ(guest_load(&vcpu, GPA + 8 * PAGE), 0);
+}
+
+static void locked(void)
+{
+	open_machine();
+	guest_store(&vcpu, GPA, 1);
+	if (mlock(memory, BYTES))
+		check_skip("nothing may be locked");
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	CHECK_ZERO(munlock(memory, BYTES));
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+}
+
+static int open_userfaultfd(uint64_t mode)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register request = {.range = {(uintptr_t)memory, BYTES}, .mode = mode};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		check_skip("no userfaultfd");
+	if (ioctl(fd, UFFDIO_REGISTER, &request))
+		check_skip("no userfaultfd of that mode");
+	return fd;
+}
+
+static uint64_t next_fault(int fd)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+	struct uffd_msg message;
+
+	CHECK_EQ(poll(&wait, 1, 10000), 1);
+	CHECK_EQ(read(fd, &message, sizeof(message)), sizeof(message));
+	CHECK_EQ(message.event, UFFD_EVENT_PAGEFAULT);
+	return message.arg.pagefault.address & ~(PAGE - 1);
+}
+
+static void give_page(int fd, uint64_t address, uint64_t word)
+{
+	struct uffdio_copy copy = {.dst = address, .len = PAGE};
+	uint8_t *page = memory_alloc(PAGE);
+
+	*word_at(page, 0) = word;
+	copy.src = (uintptr_t)page;
+	CHECK_ZERO(ioctl(fd, UFFDIO_COPY, &copy));
+}
+
+static void missing_pages(void)
+{
+	struct outcome outcome;
+	int fd;
+
+	open_machine();
+	fd = open_userfaultfd(UFFDIO_REGISTER_MODE_MISSING);
+	thread_start(&thread, &vcpu, &(struct guest_op){.code = GUEST_LOAD8, .rbx = COUNTER});
+	CHECK_EQ(next_fault(fd), (uintptr_t)memory + PAGE);
+	CHECK(!thread_ended_within(&thread, 20));
+	give_page(fd, (uintptr_t)memory + PAGE, 0x1234);
+	outcome = thread_join(&thread);
+	CHECK_END(outcome, END_DONE);
+	CHECK_EQ(outcome.value, 0x1234);
+}
+
+/* A signal ends the wait for a page; later the instruction runs again. */
+static void missing_page_and_a_signal(void)
+{
+	struct outcome outcome;
+	int fd;
+
+	open_machine();
+	fd = open_userfaultfd(UFFDIO_REGISTER_MODE_MISSING);
+	thread_start(&thread, &vcpu, &(struct guest_op){.code = GUEST_LOAD8, .rbx = COUNTER});
+	CHECK_EQ(next_fault(fd), (uintptr_t)memory + PAGE);
+	CHECK(!thread_ended_within(&thread, 20));
+	thread_kick(&thread);
+	outcome = thread_join(&thread);
+	CHECK_END(outcome, END_SIGNAL);
+	CHECK_EQ(outcome.exit_reason, KVM_EXIT_INTR);
+	give_page(fd, (uintptr_t)memory + PAGE, 0x77);
+	outcome = vcpu_run(&vcpu);
+	CHECK_END(outcome, END_DONE);
+	CHECK_EQ(outcome.value, 0x77);
+}
+
+static void missing_page_for_two(void)
+{
+	struct guest_thread threads[2];
+	struct vcpu second;
+	int fd;
+
+	open_machine();
+	vcpu_open(&vm, &second, 1);
+	fd = open_userfaultfd(UFFDIO_REGISTER_MODE_MISSING);
+	for (int i = 0; i < 2; i++)
+		thread_start(&threads[i], i ? &second : &vcpu,
+			     &(struct guest_op){.code = GUEST_LOAD8, .rbx = COUNTER});
+	CHECK_EQ(next_fault(fd), (uintptr_t)memory + PAGE);
+	CHECK(!thread_ended_within(&threads[0], 20));
+	CHECK(!thread_ended_within(&threads[1], 20));
+	/* The thread that serves the faults may change other memory meanwhile. */
+	CHECK_ZERO(munmap(memory + 8 * PAGE, PAGE));
+	give_page(fd, (uintptr_t)memory + PAGE, 5);
+	for (int i = 0; i < 2; i++) {
+		struct outcome outcome = thread_join(&threads[i]);
+
+		CHECK_END(outcome, END_DONE);
+		CHECK_EQ(outcome.value, 5);
+	}
+}
+
+/* Memory of a device that only its own table of pages knows. */
+static void device_memory(void)
+{
+	int file = open("/dev/mem", O_RDONLY);
+	uint8_t *page;
+
+	if (file < 0)
+		check_skip("no memory of a device to map");
+	page = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, file, 0xf0000);
+	if (page == MAP_FAILED)
+		check_skip("no memory of a device to map");
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = PAGE,
+			  .userspace_addr = (uintptr_t)page));
+	CHECK_EQ(guest_load(&vcpu, GPA), *word_at(page, 0));
+	CHECK(guest_try_store(&vcpu, GPA, 1).end != END_DONE);
+}
+
+/* Private pages do not come from the address, so what happens there is nothing to them. */
+static void private_pages_do_not_mind(void)
+{
+	uint64_t faults;
+	int file;
+
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	memory = memory_alloc(BYTES);
+	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, 0));
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			  .memory_size = BYTES, .userspace_addr = (uintptr_t)memory,
+			  .guest_memfd = (uint32_t)file));
+	CHECK_ZERO(vm_set_attributes(&vm, GPA, PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	guest_store(&vcpu, GPA, 5);
+	guest_store(&vcpu, GPA + PAGE, 6);
+	faults = stat_get(vcpu.fd, "pf_taken");
+	CHECK_ZERO(munmap(memory, 2 * PAGE));
+	CHECK_EQ(guest_load(&vcpu, GPA), 5);
+	CHECK_EQ(stat_get(vcpu.fd, "pf_taken"), faults);
+	CHECK_END(guest_try_load(&vcpu, GPA + PAGE), END_FAULT);
+}
+
+/* Only slots over the range lose anything. */
+static void other_memory_does_not_mind(void)
+{
+	uint8_t *other;
+	uint64_t faults;
+
+	open_machine();
+	other = memory_alloc(BYTES);
+	guest_store(&vcpu, GPA, 5);
+	other[0] = 1;
+	faults = stat_get(vcpu.fd, "pf_taken");
+	CHECK_ZERO(mprotect(other, BYTES, PROT_NONE));
+	CHECK_ZERO(munmap(other, BYTES));
+	CHECK_EQ(guest_load(&vcpu, GPA), 5);
+	CHECK_EQ(stat_get(vcpu.fd, "pf_taken"), faults);
+}
+
+/* Half a page is a whole one: the range is widened to pages at both ends. */
+static void ranges_are_widened_to_pages(void)
+{
+	open_machine();
+	guest_store(&vcpu, COUNTER, 5);
+	CHECK_ZERO(munmap(memory + PAGE, 1));
+	CHECK_END(guest_try_load(&vcpu, COUNTER), END_FAULT);
+	CHECK_EQ(guest_load(&vcpu, COUNTER + PAGE), 0);
+}
+
+static void seen_in_every_address_of_a_slot(void)
+{
+	open_machine();
+	CHECK_ZERO(REGION(&vm, .slot = 6, .guest_phys_addr = 2 * GPA, .memory_size = PAGE,
+			  .userspace_addr = (uintptr_t)memory + PAGE));
+	guest_store(&vcpu, COUNTER, 5);
+	CHECK_EQ(guest_load(&vcpu, 2 * GPA), 5);
+	CHECK_ZERO(munmap(memory + PAGE, PAGE));
+	CHECK_END(guest_try_load(&vcpu, COUNTER), END_FAULT);
+	CHECK_END(guest_try_load(&vcpu, 2 * GPA), END_FAULT);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(unmapped),
+	    TEST(made_read_only),
+	    TEST(whole_slot_made_read_only_under_two),
+	    TEST(made_inaccessible),
+	    TEST(given_back),
+	    TEST(given_back_under_a_writer),
+	    TEST(replaced),
+	    TEST(replaced_under_a_writer),
+	    TEST(moved_away),
+	    TEST(forked),
+	    TEST(forked_under_a_writer),
+	    TEST(hole_in_a_file),
+	    TEST(truncated_file),
+	    TEST(locked),
+	    TEST(missing_pages),
+	    TEST(missing_page_and_a_signal),
+	    TEST(missing_page_for_two),
+	    TEST(device_memory),
+	    TEST(private_pages_do_not_mind),
+	    TEST(other_memory_does_not_mind),
+	    TEST(ranges_are_widened_to_pages),
+	    TEST(seen_in_every_address_of_a_slot),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
