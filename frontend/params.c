@@ -105,7 +105,18 @@ static const struct param params[] = {
 static const char *run_directory;
 static long last_value[PARAMS];
 static int opened_for_writing;
-static const char *live_split; /* the file of eager_page_split, mapped */
+static int vm_count; /* of this process */
+/* Mapped files, by enum params_live. */
+static struct {
+	const char *name;
+	const char *text;
+	size_t index;
+} live[PARAMS_LIVE_COUNT] = {
+    [PARAMS_EAGER_PAGE_SPLIT] = {.name = "kvm.eager_page_split"},
+    [PARAMS_NX_HUGE_PAGES] = {.name = "kvm.nx_huge_pages"},
+    [PARAMS_NX_RECOVERY_RATIO] = {.name = "kvm.nx_huge_pages_recovery_ratio"},
+    [PARAMS_NX_RECOVERY_PERIOD_MS] = {.name = "kvm.nx_huge_pages_recovery_period_ms"},
+};
 static struct quire_tunables tunables = {.eager_page_split = 1};
 
 static enum vendor machine_vendor(void)
@@ -359,21 +370,33 @@ void params_destroy(const char *directory)
 	rmdir(directory);
 }
 
-/* One page of the file: a write by any process of the run is seen without a system call. */
-static void live_map(void)
+static void live_map_one(size_t which)
 {
 	char path[PARAMS_PATH_MAX];
 	void *page;
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/module/kvm/parameters/eager_page_split", run_directory);
+	live[which].index = param_index(live[which].name);
+	param_file(&params[live[which].index], run_directory, path);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return;
 	page = mmap(NULL, QUIRE_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
 	close(fd);
 	if (page != MAP_FAILED)
-		live_split = page;
+		__atomic_store_n(&live[which].text, page, __ATOMIC_RELEASE);
+}
+
+long params_live(enum params_live which)
+{
+	const char *text = __atomic_load_n(&live[which].text, __ATOMIC_ACQUIRE);
+	const struct param *param = &params[live[which].index];
+	long value;
+
+	if (!text)
+		return params_get_int(live[which].name);
+	/* What makes no sense counts as not written, until the next look at the file. */
+	return parse_value(param, text, &value) ? last_value[live[which].index] : value;
 }
 
 void params_attach(const char *directory)
@@ -443,6 +466,21 @@ static size_t param_of_fd(int fd)
 	return PARAMS;
 }
 
+void params_count_vm(int change)
+{
+	__atomic_fetch_add(&vm_count, change, __ATOMIC_RELAXED);
+}
+
+/* "never" is for ever, and only before there is a VM. */
+static int nx_refusal(const struct param *param, long old, long value)
+{
+	if (param->type != PARAM_NX)
+		return 0;
+	if (old < 0)
+		return -EPERM;
+	return value < 0 && __atomic_load_n(&vm_count, __ATOMIC_RELAXED) ? -EBUSY : 0;
+}
+
 ssize_t params_write(int fd, const void *text, size_t size_bytes)
 {
 	char line[VALUE_MAX], proper[VALUE_MAX];
@@ -460,6 +498,8 @@ ssize_t params_write(int fd, const void *text, size_t size_bytes)
 	memcpy(line, text, size_bytes);
 	line[size_bytes] = '\0';
 	error = parse_value(&params[index], line, &value);
+	if (!error)
+		error = nx_refusal(&params[index], param_settle(index), value);
 	if (error)
 		return error;
 	error = file_replace(fd, proper, format_value(&params[index], value, proper));
@@ -471,14 +511,15 @@ ssize_t params_write(int fd, const void *text, size_t size_bytes)
 
 void params_refresh(void)
 {
-	long split;
+	uint32_t split;
 
 	if (!run_directory)
 		return;
-	if (!live_split)
-		live_map();
-	if (live_split && !parse_bool(live_split, &split))
-		__atomic_store_n(&tunables.eager_page_split, (uint32_t)split, __ATOMIC_RELAXED);
+	if (!__atomic_load_n(&live[0].text, __ATOMIC_ACQUIRE))
+		for (size_t i = PARAMS_LIVE_COUNT; i-- > 0;)
+			live_map_one(i);
+	split = params_live(PARAMS_EAGER_PAGE_SPLIT) > 0;
+	__atomic_store_n(&tunables.eager_page_split, split, __ATOMIC_RELAXED);
 }
 
 const struct quire_tunables *params_tunables(void)

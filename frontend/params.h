@@ -54,9 +54,25 @@ int params_open_flags(const char *real_path, int flags);
  */
 ssize_t params_write(int fd, const void *text, size_t size_bytes);
 
+/* A VM of this process is made (1), or gone (-1): some parameters are fixed while there is one. */
+void params_count_vm(int change);
+
 /* The value now. @name is "kvm.tdp_mmu"; of an unknown name it is 0. */
 long params_get_int(const char *name);
 bool params_get_bool(const char *name);
+
+/*
+ * Parameters looked at so often that their files are mapped: a write by any process of the run is
+ * seen without a system call. Values of the kind that params_get_int() gives.
+ */
+enum params_live {
+	PARAMS_EAGER_PAGE_SPLIT,
+	PARAMS_NX_HUGE_PAGES,
+	PARAMS_NX_RECOVERY_RATIO,
+	PARAMS_NX_RECOVERY_PERIOD_MS,
+	PARAMS_LIVE_COUNT,
+};
+long params_live(enum params_live which);
 
 /* The library's share of them, brought up to date by params_refresh(); lives for ever. */
 const struct quire_tunables *params_tunables(void);

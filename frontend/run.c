@@ -267,6 +267,7 @@ long vcpu_run(struct ioctl_call *call)
 
 	if (call->argument)
 		return -EINVAL;
+	nx_recovery_poll(vcpu->vm);
 	run_signals_enter(vcpu->memory, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
 	result = run_inside(vcpu);

@@ -18,12 +18,15 @@
 
 int system_remember_vm(struct vm *vm)
 {
+	/* Forgotten in any case. */
+	params_count_vm(1);
 	return mm_events_register_vm(vm->memory);
 }
 
 void system_forget_vm(struct vm *vm)
 {
 	mm_events_unregister_vm(vm->memory);
+	params_count_vm(-1);
 }
 
 void system_configure_vm(struct quire_vm_config *config)

@@ -82,8 +82,10 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	*error = vm_timers_init(&vm->timers);
 	if (!*error)
 		*error = create_memory(vm);
-	if (!*error)
+	if (!*error) {
+		nx_recovery_init(vm);
 		return vm;
+	}
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
 	free(vm);

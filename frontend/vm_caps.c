@@ -220,7 +220,6 @@ static int may_reboot(void)
 	return (data[0].effective >> CAP_SYS_BOOT) & 1;
 }
 
-/* The modelled processor has no such bug, so switching the workaround off changes nothing. */
 static long disable_nx_huge_pages(struct vm *vm, const struct kvm_enable_cap *cap)
 {
 	if (cap->flags)
@@ -229,6 +228,8 @@ static long disable_nx_huge_pages(struct vm *vm, const struct kvm_enable_cap *ca
 		return -EPERM;
 	if (cap->args[0] || atomic_load(&vm->vcpu_count))
 		return -EINVAL;
+	atomic_store(&vm->nx.disabled, true);
+	quire_vm_set_nx_huge_pages(vm->memory, 0);
 	return 0;
 }
 

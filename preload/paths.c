@@ -178,7 +178,8 @@ INTERPOSED FILE *fopen(const char *path, const char *mode)
 	fd = open(path, fopen_flags(mode), 0666);
 	if (fd < 0)
 		return NULL;
-	stream = fdopen(fd, mode);
+	/* A parameter has no end to append to; fdopen() truncates nothing. */
+	stream = fdopen(fd, mode[0] != 'a' ? mode : strchr(mode, '+') ? "w+" : "w");
 	if (!stream)
 		close(fd);
 	return stream;
