@@ -42,6 +42,7 @@ void sim_host_reset(struct sim_host *host)
 						     .counted = true};
 	}
 	memset(host->pages, 0, sizeof(host->pages));
+	host->next_frame = 0;
 }
 
 static bool alloc_fails(struct sim_host *host)
@@ -49,10 +50,13 @@ static bool alloc_fails(struct sim_host *host)
 	return ++host->allocations == host->fail_at;
 }
 
-/* Frames are handed out from the lowest free one: the same run takes the same frames. */
+/* Frames are handed out in turn: the same run takes the same frames, and one that was freed stays
+ * free for long, so that a late access to it is seen. */
 static uint32_t frame_alloc(struct sim_host *host)
 {
-	for (uint32_t i = 0; i < SIM_FRAMES; i++) {
+	for (uint32_t tries = 0; tries < SIM_FRAMES; tries++) {
+		uint32_t i = host->next_frame++ % SIM_FRAMES;
+
 		if (host->frames[i].references)
 			continue;
 		host->frames[i].references = 1;
@@ -67,7 +71,7 @@ static void frame_put(struct sim_host *host, uint32_t frame)
 {
 	/* A free frame shows foreign bytes, so that a stale mapping is seen. */
 	if (--host->frames[frame].references == 0)
-		memset(host->frames[frame].bytes, 0xdb, SIM_FRAME_BYTES);
+		memset(host->frames[frame].bytes, SIM_POISON, SIM_FRAME_BYTES);
 }
 
 uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags)

@@ -19,6 +19,7 @@
 #define SIM_PAGES 1024u
 #define SIM_BLOCK 512u
 #define SIM_FRAME_BYTES 64u
+#define SIM_POISON 0xdb /* what a free frame shows */
 #define SIM_HVA_BASE UINT64_C(0x10000000)
 
 enum sim_page_flags { SIM_MAPPED = 1u << 0, SIM_WRITABLE = 1u << 1 };
@@ -39,6 +40,7 @@ struct sim_host {
 	uint8_t *memory; /* SIM_FRAMES * 4 KiB */
 	struct sim_frame frames[SIM_FRAMES];
 	struct sim_page pages[SIM_PAGES];
+	uint32_t next_frame;
 	uint64_t allocated_bytes; /* by the library, now */
 	uint64_t allocations;	  /* calls so far */
 	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */

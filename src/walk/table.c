@@ -94,13 +94,23 @@ void table_cache_put(struct table_cache *cache, struct table *table)
 	cache->count++;
 }
 
+/* Check builds: whoever still walks a freed table goes to an address that nobody has. */
+static void poison_table(struct table *table)
+{
+#ifdef QUIRE_CHECK
+	table_fill(table, UINT64_C(0xdead00000800));
+#else
+	(void)table;
+#endif
+}
+
 void arena_free_list(struct arena *arena, struct table *tables, u64 count)
 {
 	struct table *last = tables;
 
 	if (!tables)
 		return;
-	while (last->next)
+	for (poison_table(last); last->next; poison_table(last))
 		last = last->next;
 	mutex_lock(&arena->lock);
 	last->next = arena->free;

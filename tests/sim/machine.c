@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <quire/stats.h>
 #include <quire/vcpu.h>
 
 #include "src/base/atomic.h"
+#include "src/vm/vm.h"
 #include "src/walk/range.h"
 
 /* Set by the library's configuration as the frontend sets it. */
@@ -14,17 +16,21 @@ static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_t
 {
 	return (struct quire_vm_config){
 	    .type = type,
-	    .format = QUIRE_FORMAT_NPT,
+	    .format = machine->format,
 	    .maxphyaddr = 48,
 	    .mmio_caching = 1,
 	    .host = &sim_host_ops,
 	    .host_ctx = &machine->host,
+	    .tunables = &machine->tunables,
 	};
 }
 
 void machine_init(struct machine *machine)
 {
 	quire_platform_install(&sched_platform);
+	memset(machine, 0, sizeof(*machine));
+	machine->vcpu_count = 2;
+	machine->tunables.eager_page_split = 1;
 	if (!sim_host_init(&machine->host))
 		abort();
 }
@@ -34,18 +40,53 @@ void machine_start(struct machine *machine, enum quire_vm_type type)
 	struct quire_vm_config config = config_of(machine, type);
 
 	sim_host_reset(&machine->host);
+	memset(machine->cpus, 0, sizeof(machine->cpus));
 	if (quire_vm_create(&config, &machine->vm))
 		abort();
-	for (uint32_t i = 0; i < MACHINE_VCPUS; i++)
-		if (quire_vcpu_create(machine->vm, i, NULL, &machine->vcpus[i]))
+	if (machine->rings && quire_vm_enable_dirty_ring(machine->vm, MACHINE_RING_BYTES))
+		abort();
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct quire_vcpu **vcpu = &machine->vcpus[i];
+
+		if (quire_vcpu_create(machine->vm, i, NULL, vcpu))
 			abort();
+		if (machine->rings && quire_vcpu_set_dirty_ring(*vcpu, machine->cpus[i].ring))
+			abort();
+	}
+}
+
+static void count_leaves(const struct entry_format *f, const uint64_t *table, uint32_t level,
+			 uint64_t leaves[5])
+{
+	for (uint32_t i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		if (!(table[i] & f->present))
+			continue;
+		if (level == 1 || (table[i] & f->large))
+			leaves[level]++;
+		else
+			count_leaves(f, entry_table(table[i]), level - 1, leaves);
+	}
+}
+
+bool machine_is_sound(struct machine *machine)
+{
+	const struct quire_vm *vm = machine->vm;
+	uint64_t leaves[5] = {0};
+
+	for (uint32_t as = 0; as < QUIRE_AS_MAX; as++)
+		if (vm->roots.valid[as])
+			count_leaves(vm->format, table_entries(vm->roots.valid[as]), 4, leaves);
+	return !vm->dead && !vm->invalidation.in_progress && !vm->invalidation.active &&
+	       leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
+	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) && !leaves[3];
 }
 
 bool machine_stop(struct machine *machine)
 {
 	struct sim_host *host = &machine->host;
+	bool sound = machine_is_sound(machine);
 
-	for (uint32_t i = 0; i < MACHINE_VCPUS; i++)
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
 		quire_vcpu_destroy(machine->vcpus[i]);
 	quire_vm_put(machine->vm);
 	for (uint32_t page = 0; page < SIM_PAGES; page++)
@@ -53,7 +94,7 @@ bool machine_stop(struct machine *machine)
 	for (uint32_t frame = 0; frame < SIM_FRAMES; frame++)
 		if (host->frames[frame].references)
 			return false;
-	return host->allocated_bytes == 0 && host->chunks == 0;
+	return sound && host->allocated_bytes == 0 && host->chunks == 0;
 }
 
 void machine_destroy(struct machine *machine)
@@ -72,68 +113,108 @@ int machine_add_slot(struct machine *machine, uint32_t page, uint32_t npages, ui
 	return quire_vm_set_region(machine->vm, &region);
 }
 
-/* What the processor does with a gpa: the frame's bytes, or the error code of a violation. */
-static uint8_t *walk(const struct quire_stage2 *stage2, uint64_t gpa, bool write, uint64_t *error)
+struct access {
+	uint64_t gpa;
+	bool write;
+	uint8_t value;
+	uint64_t error; /* of the walk: error code of the violation */
+};
+
+/* The walker's A, and D for a write: true when the entry is as it was read. */
+static bool set_accessed(const struct entry_format *f, uint64_t *entry, uint64_t value, bool write)
+{
+	uint64_t new = value | f->accessed | (write ? f->dirty : 0);
+
+	return new == value || atomic_cmpxchg_u64(entry, &value, new);
+}
+
+/* What the processor does with a gpa: true with the translation, or the violation's error. */
+static bool walk(const struct quire_stage2 *stage2, struct access *access,
+		 struct machine_translation *translation)
 {
 	const struct entry_format *f = stage2->format;
-	gfn_t gfn = {gpa >> QUIRE_PAGE_SHIFT};
+	gfn_t gfn = {access->gpa >> QUIRE_PAGE_SHIFT};
 	uint64_t *table = stage2->root;
 
-	*error = write ? QUIRE_PFERR_WRITE : 0;
+	access->error = access->write ? QUIRE_PFERR_WRITE : 0;
 	for (uint32_t level = stage2->root_level;; level--) {
 		uint64_t *entry = &table[walk_index(gfn, level)];
 		uint64_t value = atomic_load_acquire_u64(entry);
+		uint64_t mask = (level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT) - 1;
 
 		if (!(value & f->hw_present))
-			return NULL;
-		if (value & (UINT64_C(1) << 51)) {
-			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
-			return NULL;
+			return false;
+		if (entry_is_mmio(f, value)) {
+			access->error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
+			return false;
 		}
-		if (write && !(value & f->writable)) {
-			*error |= QUIRE_PFERR_PRESENT;
-			return NULL;
+		if (access->write && !(value & f->writable)) {
+			access->error |= QUIRE_PFERR_PRESENT;
+			return false;
 		}
 		if (!entry_is_leaf(f, value, level)) {
 			table = entry_table(value);
 			continue;
 		}
-		uint64_t mask = (level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT) - 1;
-
-		return (uint8_t *)(uintptr_t)((value & ENTRY_ADDRESS_MASK & ~mask) + (gpa & mask));
+		if (!set_accessed(f, entry, value, access->write)) {
+			level++; /* the same entry again */
+			continue;
+		}
+		value = (value & ENTRY_ADDRESS_MASK & ~mask) + (access->gpa & mask);
+		*translation = (struct machine_translation){
+		    .gfn = gfn.v,
+		    .page = (uint8_t *)(uintptr_t)(value & QUIRE_PAGE_MASK),
+		    .writable = access->write,
+		};
+		return true;
 	}
 }
 
-struct access {
-	uint64_t gpa;
-	bool write;
-	uint8_t value;
-};
+/* In guest mode: one access, or false with the error code. */
+static bool guest_access(struct machine_cpu *cpu, const struct quire_stage2 *stage2,
+			 const uint64_t *doorbell, struct access *access)
+{
+	uint64_t gfn = access->gpa >> QUIRE_PAGE_SHIFT;
+	struct machine_translation *translation = &cpu->tlb[gfn % MACHINE_TLB];
+	uint8_t *byte;
+
+	if (!translation->page || translation->gfn != gfn ||
+	    (access->write && !translation->writable)) {
+		translation->page = NULL;
+		if (!walk(stage2, access, translation))
+			return false;
+	}
+	/* Other threads run between the translation and the access, as on a machine. */
+	(void)atomic_load_relaxed_u64(doorbell);
+	byte = &translation->page[access->gpa & ~QUIRE_PAGE_MASK];
+	if (access->write)
+		*byte = access->value;
+	else
+		access->value = *byte;
+	return true;
+}
 
 static int access_memory(struct machine *machine, uint32_t index, struct access *access)
 {
 	struct quire_vcpu *vcpu = machine->vcpus[index];
+	struct machine_cpu *cpu = &machine->cpus[index];
 	struct quire_memory_fault fault;
 
 	for (;;) {
 		struct quire_stage2 stage2;
-		uint64_t requests, error;
-		uint8_t *byte;
+		uint64_t requests;
+		bool done;
 		int ret = quire_vcpu_enter(vcpu, &requests, &stage2);
 
 		if (ret)
 			return ret;
-		byte = walk(&stage2, access->gpa, access->write, &error);
-		/* Other threads run between the walk and the access, as on a machine. */
-		(void)atomic_load_relaxed_u64(quire_vcpu_doorbell(vcpu));
-		if (byte && access->write)
-			*byte = access->value;
-		else if (byte)
-			access->value = *byte;
+		if (requests & QUIRE_REQ_TLB_FLUSH)
+			memset(cpu->tlb, 0, sizeof(cpu->tlb));
+		done = guest_access(cpu, &stage2, quire_vcpu_doorbell(vcpu), access);
 		quire_vcpu_leave(vcpu);
-		if (byte)
+		if (done)
 			return 0;
-		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, error, &fault);
+		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, access->error, &fault);
 		if (ret < 0 || ret == QUIRE_EMULATE)
 			return ret;
 		/* Whoever is in the way must get a turn: the scheduler is not fair by itself. */
@@ -156,4 +237,20 @@ int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t
 	struct access access = {.gpa = gpa, .write = true, .value = value};
 
 	return access_memory(machine, index, &access);
+}
+
+void machine_read_ring(struct machine *machine, uint32_t index,
+		       void (*seen)(void *ctx, uint32_t slot, uint64_t offset), void *ctx)
+{
+	struct machine_cpu *cpu = &machine->cpus[index];
+
+	for (;;) {
+		struct quire_ring_entry *entry = &cpu->ring[cpu->ring_read % MACHINE_RING_ENTRIES];
+
+		if (atomic_load_acquire_u32(&entry->flags) != 1)
+			return;
+		seen(ctx, entry->slot, entry->offset);
+		atomic_store_release_u32(&entry->flags, 2);
+		cpu->ring_read++;
+	}
 }

@@ -2,23 +2,49 @@
 #ifndef QUIRE_TESTS_SIM_MACHINE_H
 #define QUIRE_TESTS_SIM_MACHINE_H
 
+#include <quire/dirty.h>
 #include <quire/vm.h>
 
 #include "hosts/sim/sched.h"
 #include "hosts/sim/sim.h"
 
-#define MACHINE_VCPUS 2u
+#define MACHINE_VCPUS_MAX 4u
+#define MACHINE_TLB 16u
+#define MACHINE_RING_BYTES 4096u
+#define MACHINE_RING_ENTRIES (MACHINE_RING_BYTES / sizeof(struct quire_ring_entry))
+
+/* A translation that a vCPU keeps until it is told to flush. */
+struct machine_translation {
+	uint64_t gfn;
+	uint8_t *page; /* NULL: none */
+	int writable;
+};
+
+/* One vCPU's processor, and the client's end of its ring. */
+struct machine_cpu {
+	struct machine_translation tlb[MACHINE_TLB];
+	struct quire_ring_entry ring[MACHINE_RING_ENTRIES];
+	uint32_t ring_read; /* entries the client has seen */
+};
 
 struct machine {
 	struct sim_host host;
 	struct quire_vm *vm;
-	struct quire_vcpu *vcpus[MACHINE_VCPUS];
+	struct quire_vcpu *vcpus[MACHINE_VCPUS_MAX];
+	struct machine_cpu cpus[MACHINE_VCPUS_MAX];
+	/* Read by machine_start(). */
+	uint32_t vcpu_count;
+	enum quire_format_id format;
+	int rings;
+	struct quire_tunables tunables;
 };
 
-/* The host once, then for each run a fresh VM with MACHINE_VCPUS vCPUs. */
+/* The host once, then for each run a fresh VM with vcpu_count vCPUs. */
 void machine_init(struct machine *machine);
 void machine_start(struct machine *machine, enum quire_vm_type type);
-/* End the VM; true when every byte and every frame reference is back. */
+/* Outside a run: is the VM alive, does nothing invalidate, are leaves counted right? */
+bool machine_is_sound(struct machine *machine);
+/* End the VM; true when it was sound and every byte and every frame reference is back. */
 bool machine_stop(struct machine *machine);
 void machine_destroy(struct machine *machine);
 
@@ -26,10 +52,16 @@ void machine_destroy(struct machine *machine);
 int machine_add_slot(struct machine *machine, uint32_t page, uint32_t npages, uint32_t flags);
 
 /*
- * One guest access of vCPU @index at @gpa: enter guest mode, walk the tables as the processor
- * would, fault until it works. Returns 0, or what the fault said (-errno, QUIRE_EMULATE).
+ * One guest access of vCPU @index at @gpa: enter guest mode, use the translation that the TLB
+ * keeps or walk the tables as the processor would, fault until it works. Returns 0, or what the
+ * fault said (-errno, QUIRE_EMULATE).
  */
 int machine_load(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value);
 int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t value);
+
+/* The client takes new entries of the ring of vCPU @index: calls @seen for each, and gives them
+ * back for the next reset. */
+void machine_read_ring(struct machine *machine, uint32_t index,
+		       void (*seen)(void *ctx, uint32_t slot, uint64_t offset), void *ctx);
 
 #endif

@@ -1,0 +1,106 @@
+/* Known bugs, switched on one at a time: the pairs must catch each. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "src/base/mutant.h"
+#include "tests/sim/pairs.h"
+
+enum quire_mutant quire_mutant;
+
+/* A pair that a mutant hangs is caught too. */
+#define SECONDS_MAX 60u
+
+static const struct pair *const suites[] = {pairs_fault, pairs_slots, pairs_log, pairs_gmem};
+
+static const struct {
+	const char *name, *what;
+} mutants[] = {{"none", "no bug"},
+#define MUTANT_TEXT(name, what) {#name, what},
+	       QUIRE_MUTANT_LIST(MUTANT_TEXT)
+#undef MUTANT_TEXT
+};
+#define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
+
+/* In a child: the name of the pair that notices goes through the pipe; a crash is noticed too. */
+static void run_suite(int out)
+{
+	for (size_t i = 0; i < sizeof(suites) / sizeof(suites[0]); i++) {
+		for (const struct pair *test = suites[i]; test->name; test++) {
+			struct sched_verdict verdict;
+
+			/* Written first: a broken assertion ends the child. */
+			if (write(out, test->name, strlen(test->name) + 1) < 0)
+				_exit(2);
+			if (!pair_explore(test, &verdict))
+				_exit(1);
+		}
+	}
+	_exit(0);
+}
+
+/* Does the suite fail with @mutant? Prints which pair it was. */
+static bool is_caught(size_t mutant)
+{
+	char names[8192];
+	size_t used = 0, last = 0;
+	int pipe_ends[2], status;
+	ssize_t got;
+	pid_t child;
+
+	if (pipe(pipe_ends))
+		return false;
+	child = fork();
+	if (child == 0) {
+		close(pipe_ends[0]);
+		if (mutant && !freopen("/dev/null", "w", stderr))
+			_exit(0);
+		quire_mutant = (enum quire_mutant)mutant;
+		alarm(SECONDS_MAX);
+		pairs_init();
+		run_suite(pipe_ends[1]);
+	}
+	close(pipe_ends[1]);
+	while ((got = read(pipe_ends[0], names + used, sizeof(names) - used - 1)) > 0)
+		used += (size_t)got;
+	close(pipe_ends[0]);
+	if (child < 0 || waitpid(child, &status, 0) != child || !used)
+		return false;
+	for (size_t i = 0; i + 1 < used; i++)
+		if (!names[i])
+			last = i + 1;
+	names[used] = '\0';
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+		printf("%-26s passed all pairs\n", mutants[mutant].name);
+		return false;
+	}
+	printf("%-26s %s by: %s\n", mutants[mutant].name, WIFEXITED(status) ? "caught" : "stopped",
+	       names + last);
+	return true;
+}
+
+/* All of them, or those that are named. The suite without any bug must pass. */
+int main(int argc, char **argv)
+{
+	int survived = 0;
+
+	for (size_t mutant = 0; mutant < MUTANT_COUNT; mutant++) {
+		bool wanted = argc < 2 || !mutant, caught;
+
+		for (int i = 1; i < argc; i++)
+			wanted |= !strcmp(argv[i], mutants[mutant].name);
+		if (!wanted)
+			continue;
+		fflush(stdout);
+		caught = is_caught(mutant);
+		if (!mutant && caught)
+			return 2;
+		if (mutant && !caught) {
+			printf("SURVIVED: %s (%s)\n", mutants[mutant].name, mutants[mutant].what);
+			survived++;
+		}
+	}
+	printf("%zu mutants, %d survived\n", MUTANT_COUNT - 1, survived);
+	return survived ? 1 : 0;
+}

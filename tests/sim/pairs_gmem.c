@@ -1,0 +1,209 @@
+/* Pairs: faults on private memory against punches, conversions and the end of the file. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "tests/sim/pairs.h"
+
+static void gmem_start(uint32_t npages, uint64_t attributes)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM, .size_bytes = npages * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+
+	pair_start(QUIRE_VM_SW_PROTECTED);
+	if (npages == SIM_BLOCK)
+		sim_map_huge(&pair.machine.host, 0, SIM_WRITABLE);
+	else
+		for (uint32_t page = 0; page < npages; page++)
+			sim_map(&pair.machine.host, page, SIM_WRITABLE);
+	if (quire_gmem_create(pair.machine.vm, region.size_bytes, 0, NULL, &pair.gmem))
+		abort();
+	region.gmem = pair.gmem;
+	if (quire_vm_set_region(pair.machine.vm, &region))
+		abort();
+	if (attributes && quire_vm_set_attributes(pair.machine.vm, (gpa_t){0},
+						  region.size_bytes, QUIRE_ATTRIBUTE_PRIVATE))
+		abort();
+}
+
+static bool gmem_stop(void)
+{
+	quire_gmem_release(pair.gmem);
+	return machine_stop(&pair.machine);
+}
+
+static void private_setup(void *ctx)
+{
+	(void)ctx;
+	gmem_start(4, QUIRE_ATTRIBUTE_PRIVATE);
+}
+
+static void private_warm_setup(void *ctx)
+{
+	private_setup(ctx);
+	if (pair_store(0, PAIR_PAGE, 1))
+		abort();
+}
+
+/* Frames that a store reached after they were freed. */
+static bool free_frames_untouched(void)
+{
+	/* The first frames are all that these pairs ever use. */
+	for (uint32_t frame = 0; frame < 16; frame++) {
+		const struct sim_frame *at = &pair.machine.host.frames[frame];
+
+		if (!at->references && at->bytes[0] == 7)
+			return false;
+	}
+	return true;
+}
+
+/* Punching a private page under a vCPU that stores: the old byte, or a fresh zero page. */
+static void punch_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+	else
+		pair.results[1] = quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
+}
+
+static bool punch_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1] && free_frames_untouched();
+
+	(void)ctx;
+	good &= !pair_load(1, PAIR_PAGE, &pair.bytes[1]);
+	good &= pair.bytes[1] == 0 || pair.bytes[1] == 7;
+	/* The vCPU that stored sees what the other sees. */
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == pair.bytes[1];
+	good &= pair_byte(PAIR_PAGE)[0] == 0;
+	return gmem_stop() && good;
+}
+
+/* The file goes away under a vCPU. */
+static void release_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+	else
+		quire_gmem_release(pair.gmem);
+}
+
+static bool release_check(void *ctx)
+{
+	bool good = !pair.results[0] || pair.results[0] == -EFAULT;
+
+	(void)ctx;
+	for (uint32_t vcpu = 0; vcpu < 2; vcpu++)
+		good &= pair_load(vcpu, PAIR_PAGE, &pair.bytes[vcpu]) == -EFAULT;
+	good &= free_frames_untouched() && pair_byte(PAIR_PAGE)[0] == 0;
+	return machine_stop(&pair.machine) && good;
+}
+
+/* The page turns shared under a vCPU: the store is in the private or in the shared page, never a
+ * refusal; afterwards every access is to the shared one. */
+static void share_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+		return;
+	}
+	pair.results[1] =
+	    quire_vm_set_attributes(pair.machine.vm, (gpa_t){PAIR_GPA}, QUIRE_PAGE_SIZE, 0);
+	pair.results[1] |= pair_load(1, PAIR_PAGE, &pair.bytes[1]);
+}
+
+static bool share_check(void *ctx)
+{
+	uint8_t shared = pair_byte(PAIR_PAGE)[0];
+	bool good = !pair.results[0] && !pair.results[1] && (shared == 0 || shared == 7) &&
+		    (pair.bytes[1] == 0 || pair.bytes[1] == shared);
+
+	(void)ctx;
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == shared;
+	good &= !pair_store(0, PAIR_PAGE, 9) && pair_byte(PAIR_PAGE)[0] == 9;
+	return gmem_stop() && good;
+}
+
+/* A page of a huge shared block turns private while a vCPU maps the block by its neighbour. */
+static void shared_huge_setup(void *ctx)
+{
+	(void)ctx;
+	gmem_start(SIM_BLOCK, 0);
+}
+
+static void hide_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_store(0, 6, 7);
+	else
+		pair.results[1] = quire_vm_set_attributes(pair.machine.vm, (gpa_t){PAIR_GPA_OF(5)},
+							  QUIRE_PAGE_SIZE, QUIRE_ATTRIBUTE_PRIVATE);
+}
+
+static bool hide_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1] && pair_byte(6)[0] == 7;
+
+	(void)ctx;
+	/* What the guest writes now is private: the host's page does not show it. */
+	good &= !pair_store(0, 5, 9) && pair_byte(5)[0] == 0;
+	return gmem_stop() && good;
+}
+
+/* The page is lost. */
+static void poison_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+	else
+		quire_gmem_poison(pair.gmem, PAIR_PAGE);
+}
+
+static bool poison_check(void *ctx)
+{
+	bool good = !pair.results[0] || pair.results[0] == -EHWPOISON;
+
+	(void)ctx;
+	for (uint32_t vcpu = 0; vcpu < 2; vcpu++)
+		good &= pair_load(vcpu, PAIR_PAGE, &pair.bytes[vcpu]) == -EHWPOISON;
+	good &= !quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == 0;
+	return gmem_stop() && good;
+}
+
+/* The pages are made ahead while a punch takes them away: whole pages, in either order. */
+static void allocate_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = quire_gmem_allocate(pair.gmem, 0, 4 * QUIRE_PAGE_SIZE, NULL);
+	else
+		pair.results[1] = quire_gmem_punch(pair.gmem, 0, 4 * QUIRE_PAGE_SIZE);
+}
+
+static bool allocate_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1];
+
+	(void)ctx;
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == 0;
+	return gmem_stop() && good;
+}
+
+const struct pair pairs_gmem[] = {
+    {"fault and punch", 2, private_setup, punch_body, punch_check, 0},
+    {"store and punch", 2, private_warm_setup, punch_body, punch_check, 0},
+    {"fault and release", 2, private_setup, release_body, release_check, 0},
+    {"store and release", 2, private_warm_setup, release_body, release_check, 0},
+    {"fault and conversion", 2, private_setup, share_body, share_check, 0},
+    {"store and conversion", 2, private_warm_setup, share_body, share_check, 0},
+    {"huge fault and conversion of a neighbour", 2, shared_huge_setup, hide_body, hide_check, 0},
+    {"store and poison", 2, private_warm_setup, poison_body, poison_check, 0},
+    {"allocation and punch", 2, private_warm_setup, allocate_body, allocate_check, 0},
+    {.name = NULL},
+};
