@@ -47,7 +47,7 @@ extern _Thread_local enum guard_reason guard_last_reason
 	static inline enum guard_reason name(const void *src, type *value)                        \
 	{                                                                                         \
 		type got;                                                                         \
-		__asm__ volatile goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                                 \
+		__asm__ volatile goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                        \
 			     : [out] constraint(got)                                              \
 			     : [ptr] "r"(src) : "memory" : faulted);                              \
 		__asm__ volatile("");                                                             \
@@ -59,7 +59,7 @@ extern _Thread_local enum guard_reason guard_last_reason
 #define GUARD_STORE(name, type, insn, constraint)                                                 \
 	static inline enum guard_reason name(void *dst, type value)                               \
 	{                                                                                         \
-		__asm__ volatile goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                                 \
+		__asm__ volatile goto("1:\t" insn "\n\t" GUARD_TABLE("1b")                        \
 			     : : [in] constraint(value), [ptr] "r"(dst) : "memory" : faulted);    \
 		return GUARD_OK;                                                                  \
 	faulted:                                                                                  \

@@ -1,6 +1,8 @@
 /* Installing a mapping, in parallel with other faults. */
 #include "src/tdp/tdp.h"
 
+#include <quire/trace.h>
+
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
 #include "src/tdp/nx.h"
@@ -100,6 +102,8 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	}
 	if (!tdp_change_entry(change, entry, level, &old, new))
 		return QUIRE_RETRY;
+	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, new, (u64)(uintptr_t)entry, level,
+		    entry_is_present(f, new), entry_is_executable(f, new), 1);
 	if (mapping->write && !mapping->leaf.writable)
 		return QUIRE_WRITE_PROTECTED;
 	return QUIRE_FIXED;
@@ -122,8 +126,8 @@ static void shrink(struct tdp_mapping *mapping)
 
 	mapping->leaf.level--;
 	offset = mapping->gfn.v & (level_pages((enum quire_level)(mapping->leaf.level + 1)) - 1);
-	mapping->leaf.pfn.v += round_down_u64(
-	    offset, level_pages((enum quire_level)mapping->leaf.level));
+	mapping->leaf.pfn.v +=
+	    round_down_u64(offset, level_pages((enum quire_level)mapping->leaf.level));
 }
 
 /* The guest executes below the table at this place: no huge leaf instead of it. */
@@ -158,6 +162,7 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	};
 	u64 *table = table_entries(root);
 
+	QUIRE_TRACE(kvm_mmu_spte_requested, mapping.gfn.v, mapping.leaf.pfn.v, mapping.leaf.level);
 	for (;; step.level--) {
 		u64 old;
 
@@ -178,8 +183,8 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	}
 }
 
-bool tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
-		  struct flush_debt *debt)
+enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
+			     struct flush_debt *debt)
 {
 	const struct entry_format *f = vcpu->vm->format;
 	struct step step = {
@@ -196,18 +201,19 @@ bool tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 ge
 
 		step.entry = &table[walk_index(gfn, step.level)];
 		step.old = atomic_load_acquire_u64(step.entry);
+		if (entry_is_frozen(f, step.old))
+			return TDP_LOST;
 		/* Memory was mapped there meanwhile: leave it alone. */
 		if (step.level == QUIRE_LEVEL_4K)
-			return !entry_is_present(f, step.old) && !entry_is_frozen(f, step.old) &&
-			       tdp_change_entry(&step.change, step.entry, step.level, &step.old,
-						new);
-		if (entry_is_frozen(f, step.old))
-			return false;
+			return entry_is_present(f, step.old)
+				   ? TDP_LOST
+				   : tdp_change_entry(&step.change, step.entry, step.level,
+						      &step.old, new);
 		if (!entry_is_present(f, step.old) && !link_table(&step))
-			return false;
+			return TDP_LOST;
 		old = atomic_load_acquire_u64(step.entry);
 		if (!entry_is_present(f, old) || entry_is_leaf(f, old, step.level))
-			return false;
+			return TDP_LOST;
 		table = entry_table(old);
 	}
 }

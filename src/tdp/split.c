@@ -1,6 +1,10 @@
 /* Splitting huge leaves into tables of smaller ones that map the same. */
 #include "src/tdp/tdp.h"
 
+#include <errno.h>
+
+#include <quire/trace.h>
+
 #include "src/base/assert.h"
 #include "src/tdp/nx.h"
 #include "src/walk/range.h"
@@ -23,8 +27,8 @@ static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32
 		entries[i] = child + i * step;
 }
 
-bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 huge,
-		     struct table *table)
+enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 huge,
+				struct table *table)
 {
 	const struct entry_format *f = change->vm->format;
 	u64 *entries = table_entries(table);
@@ -33,9 +37,9 @@ bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64
 	table->parent = entry;
 	fill_children(change->vm, entries, huge, level);
 	if (!tdp_change_entry(change, entry, level, &huge, entry_make_table(f, entries)))
-		return false;
+		return TDP_LOST;
 	atomic_add_relaxed_u64(&change->leaves[level - 1], QUIRE_TABLE_ENTRIES);
-	return true;
+	return TDP_DONE;
 }
 
 struct split {
@@ -44,6 +48,12 @@ struct split {
 	u32 as_id;
 	bool starved;
 };
+
+/* Every attempt, also those that failed (contract E-050). */
+static inline void trace_split(u64 gfn, u64 huge, u32 level, int err)
+{
+	QUIRE_TRACE(kvm_mmu_split_huge_page, gfn, huge, level, (u64)(s64)err);
+}
 
 static void split_run(const struct walk_run *run, void *ctx)
 {
@@ -58,13 +68,20 @@ static void split_run(const struct walk_run *run, void *ctx)
 		/* A failed compare-exchange is the walker setting A or D: once more. */
 		while (entry_is_present(f, old) && entry_is_leaf(f, old, run->level)) {
 			struct table *table = table_cache_take(split->tables);
+			u64 gfn = run->gfn.v + i * pages, huge = old;
+			int err = 0;
 
 			if (!table) {
 				split->starved = true;
+				if (split->tables->exhausted)
+					trace_split(gfn, huge, run->level, -ENOMEM);
 				break;
 			}
-			nx_table_init(table, (gfn_t){run->gfn.v + i * pages}, split->as_id);
-			if (tdp_split_entry(&split->change, entry, run->level, old, table))
+			nx_table_init(table, (gfn_t){gfn}, split->as_id);
+			if (!tdp_split_entry(&split->change, entry, run->level, old, table))
+				err = -EBUSY;
+			trace_split(gfn, huge, run->level, err);
+			if (!err)
 				break;
 			table_cache_put(split->tables, table);
 			old = atomic_load_relaxed_u64(entry);
@@ -72,8 +89,8 @@ static void split_run(const struct walk_run *run, void *ctx)
 	}
 }
 
-bool tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-		     struct table_cache *tables)
+enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+				struct table_cache *tables)
 {
 	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct split split = {
@@ -87,8 +104,8 @@ bool tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 	};
 
 	if (!root)
-		return true;
+		return TDP_DONE;
 	walk.root = table_entries(root);
 	walk_range(&walk, start, end);
-	return !split.starved;
+	return split.starved ? TDP_LOST : TDP_DONE;
 }

@@ -1,6 +1,8 @@
 /* The store gateway of the TDP tables: every visible change of an entry, and what it owes. */
 #include "src/tdp/tdp.h"
 
+#include <quire/trace.h>
+
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
@@ -66,12 +68,24 @@ static void account(const struct tdp_change *change, u32 level, u64 old, u64 new
 		unlink_table(change, old);
 }
 
-bool tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old, u64 new)
+static void trace_change(const u64 *entry, u64 old, u64 new)
+{
+	const struct table *table = table_of(entry);
+	u64 index = (u64)(entry - table_entries(table));
+	u64 gfn = table->gfn.v + index * level_pages((enum quire_level)table->level);
+
+	QUIRE_TRACE(kvm_tdp_mmu_spte_changed, table->as_id, gfn, table->level, old, new);
+}
+
+enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,
+				 u64 new)
 {
 	if (!atomic_cmpxchg_u64(entry, old, new))
-		return false;
+		return TDP_LOST;
 	account(change, level, *old, new);
-	return true;
+	if (quire_trace_is_on())
+		trace_change(entry, *old, new);
+	return TDP_DONE;
 }
 
 /* How far above W the bits stand: shifting by a fixed distance is what vectors can do. */
@@ -123,9 +137,14 @@ static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
 
 		/* A failed compare-exchange is a walker that set A or D, or another change. */
 		while (entry_is_present(f, old) && entry_is_writable(f, old)) {
+			u64 new = old & ~(f->writable | f->dirty);
+
 			any = 1;
-			if (atomic_cmpxchg_u64(entry, &old, old & ~(f->writable | f->dirty)))
-				break;
+			if (!atomic_cmpxchg_u64(entry, &old, new))
+				continue;
+			if (quire_trace_is_on())
+				trace_change(entry, old, new);
+			break;
 		}
 	}
 	return any;
@@ -134,9 +153,9 @@ static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
 {
 	const struct entry_format *f = change->vm->format;
+	bool alone = flush_domain_is_closed(&change->vm->flush) && !quire_trace_is_on();
 
-	if (flush_domain_is_closed(&change->vm->flush) ? protect_alone(f, entries, mask)
-						       : protect_shared(f, entries, mask))
+	if (alone ? protect_alone(f, entries, mask) : protect_shared(f, entries, mask))
 		flush_debt_owe(change->debt);
 }
 
@@ -151,6 +170,13 @@ static u64 count_present(const struct entry_format *f, const u64 *entries)
 	return count;
 }
 
+static void trace_sweep(const struct entry_format *f, const u64 *entries)
+{
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		if (entry_is_present(f, entries[i]))
+			trace_change(&entries[i], entries[i], f->nonpresent);
+}
+
 /* Count what the unlinked tables mapped, and collect the tables below them. */
 static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 leaves[5])
 {
@@ -158,6 +184,8 @@ static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 lea
 	u64 *entries = table_entries(table);
 	struct table *below = NULL;
 
+	if (quire_trace_is_on())
+		trace_sweep(f, entries);
 	if (table->level == QUIRE_LEVEL_4K) {
 		leaves[QUIRE_LEVEL_4K] += count_present(f, entries);
 		return NULL;

@@ -17,6 +17,10 @@ struct tdp_change {
 	struct flush_debt *debt; /* NULL: the caller knows that nothing can be owed */
 };
 
+/* How an attempt ended. TDP_LOST: somebody else was faster, or something ran out; nothing changed.
+ */
+enum tdp_result { TDP_LOST, TDP_DONE };
+
 /* A mapping to install, as the fault path found it. */
 struct tdp_mapping {
 	gfn_t gfn;
@@ -34,8 +38,8 @@ struct tdp_mapping {
  * Accounts the transition and records in the debt what it owes. A table that @old pointed to is
  * unlinked into the debt. Full fence.
  */
-must_check bool tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,
-				 u64 new);
+must_check enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level,
+					    u64 *old, u64 new);
 
 /*
  * Remove W and D from the leaves among the 4K entries of @mask, and owe the flush if there was one.
@@ -50,15 +54,15 @@ void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask
 must_check enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 				      const struct tdp_mapping *mapping, struct flush_debt *debt);
 /* Remember that @gfn has no memory in @generation. False when the place changed. */
-bool tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
-		  struct flush_debt *debt);
+enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
+			     struct flush_debt *debt);
 
 /* Tables one walk may need below the root. */
 #define TDP_WALK_TABLES 3u
 
 /* Split the huge leaf *@entry, seen as @huge at @level, into @table. False when it changed. */
-must_check bool tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 huge,
-				struct table *table);
+must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level,
+					   u64 huge, struct table *table);
 
 /* The root of @as_id, made if there is none: NULL when there is no memory. Not in a read section;
  * takes pages_lock. */
@@ -100,8 +104,8 @@ void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 
 /* Split huge leaves of [start, end) to 4K with tables from @tables. False when it ran out of them:
  * call again with more. */
-must_check bool tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-				struct table_cache *tables);
+must_check enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+					   struct table_cache *tables);
 
 /* May @gfn be mapped by a huge leaf at @level? */
 typedef bool (*tdp_huge_allowed)(void *ctx, gfn_t gfn, u32 level);
