@@ -166,7 +166,7 @@ static const struct bench_row rows[] = {
 	.bound = 1.15,
 	.operations = GIB_PAGES,
 	.memory_bytes = 3 * GIB,
-	.rounds = 5,
+	.rounds = 3,
     },
     {
 	.name = "gmem_punch/1GiB",
@@ -178,7 +178,7 @@ static const struct bench_row rows[] = {
 	.bound = 1.15,
 	.operations = 1,
 	.memory_bytes = 3 * GIB,
-	.rounds = 5,
+	.rounds = 3,
     },
     {
 	.name = "convert/1GiB",
