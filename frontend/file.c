@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -299,12 +300,33 @@ static int make_descriptor(const struct file_config *config)
 	return fd;
 }
 
+/* Another description of the same file behind the same number. */
+static int make_read_only(int fd, const struct file_config *config)
+{
+	char path[32];
+	int other, error = 0;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	other = open(path, O_RDONLY | O_CLOEXEC);
+	if (other < 0)
+		return -errno;
+	if (dup3(other, fd, config->cloexec ? O_CLOEXEC : 0) < 0)
+		error = -errno;
+	close(other);
+	return error;
+}
+
 static int file_open(struct file *file, int fd, const struct file_config *config)
 {
 	struct stat status;
 	int error;
 
-	if (ftruncate(fd, (off_t)config->size_bytes) || flock(fd, LOCK_EX) || fstat(fd, &status))
+	if (ftruncate(fd, (off_t)config->size_bytes))
+		return -errno;
+	error = config->read_only ? make_read_only(fd, config) : 0;
+	if (error)
+		return error;
+	if (flock(fd, LOCK_EX) || fstat(fd, &status))
 		return -errno;
 	file->device = status.st_dev;
 	file->inode = status.st_ino;

@@ -46,6 +46,7 @@ struct file_config {
 	uint64_t size_bytes; /* of the memfd */
 	bool cloexec;
 	bool mapped_by_us; /* keep one mapping of ours for file_memory() */
+	bool read_only;	   /* the client's descriptor is open for reading alone */
 	const char *name;  /* overrides ops->name when not NULL */
 };
 

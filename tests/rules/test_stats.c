@@ -1,0 +1,250 @@
+/* The statistics files: their format, what may be done with them, and what the numbers mean. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "client.h"
+
+#define GPA 0x10000000ul
+#define NAME_BYTES 48
+
+static struct vm vm;
+static struct vcpu vcpu;
+static struct kvm_stats_header header;
+
+struct descriptor {
+	struct kvm_stats_desc desc;
+	char name[NAME_BYTES];
+};
+_Static_assert(sizeof(struct descriptor) == 64, "as KVM lays it out");
+
+static int open_stats(int fd)
+{
+	int file = (int)CHECK_OK(ioctl(fd, KVM_GET_STATS_FD, NULL));
+
+	CHECK_EQ(pread(file, &header, sizeof(header), 0), sizeof(header));
+	return file;
+}
+
+static struct descriptor *read_descriptors(int file)
+{
+	size_t bytes = header.num_desc * sizeof(struct descriptor);
+	struct descriptor *descriptors = malloc(bytes);
+
+	CHECK(descriptors);
+	CHECK_EQ(pread(file, descriptors, bytes, header.desc_offset), bytes);
+	return descriptors;
+}
+
+static void check_header(int file)
+{
+	CHECK_EQ(header.flags, 0);
+	CHECK_EQ(header.name_size, NAME_BYTES);
+	CHECK_EQ(header.id_offset, 24);
+	CHECK_EQ(header.desc_offset, 72);
+	CHECK_EQ(header.data_offset, 72 + header.num_desc * 64);
+	CHECK(header.num_desc > 10);
+	CHECK(fcntl(file, F_GETFD) & FD_CLOEXEC);
+	CHECK_EQ(fcntl(file, F_GETFL) & O_ACCMODE, O_RDONLY);
+}
+
+static void check_id(int file, const char *wanted)
+{
+	char id[NAME_BYTES + 1] = {0};
+
+	CHECK_EQ(pread(file, id, NAME_BYTES, header.id_offset), NAME_BYTES);
+	if (strcmp(id, wanted))
+		FAIL("id is '%s', not '%s'", id, wanted);
+}
+
+static void check_descriptor(const struct descriptor *descriptor)
+{
+	uint32_t type = descriptor->desc.flags & KVM_STATS_TYPE_MASK;
+	uint32_t unit = descriptor->desc.flags & KVM_STATS_UNIT_MASK;
+	uint32_t base = descriptor->desc.flags & KVM_STATS_BASE_MASK;
+
+	CHECK_EQ(descriptor->desc.flags & ~0xfffu, 0);
+	CHECK(type <= KVM_STATS_TYPE_MAX);
+	CHECK(unit <= (4u << KVM_STATS_UNIT_SHIFT));
+	CHECK(base <= KVM_STATS_BASE_MAX);
+	CHECK(descriptor->desc.size >= 1);
+	CHECK(strnlen(descriptor->name, NAME_BYTES) < NAME_BYTES);
+	CHECK(descriptor->name[0]);
+	if (unit == KVM_STATS_UNIT_SECONDS)
+		CHECK(descriptor->desc.exponent <= 0);
+	else
+		CHECK(descriptor->desc.exponent >= 0);
+	if (type == KVM_STATS_TYPE_LINEAR_HIST)
+		CHECK(descriptor->desc.bucket_size > 0);
+	else
+		CHECK_EQ(descriptor->desc.bucket_size, 0);
+	if (type == KVM_STATS_TYPE_CUMULATIVE || type == KVM_STATS_TYPE_INSTANT ||
+	    type == KVM_STATS_TYPE_PEAK)
+		CHECK_EQ(descriptor->desc.size, 1);
+}
+
+static void check_file(int file)
+{
+	struct descriptor *descriptors = read_descriptors(file);
+	uint64_t values = 0, data[1024];
+	uint8_t *used;
+
+	for (uint32_t i = 0; i < header.num_desc; i++)
+		values += descriptors[i].desc.size;
+	CHECK(values < 1024);
+	CHECK_EQ(pread(file, data, sizeof(data), header.data_offset), values * 8);
+	used = calloc(values, 1);
+	CHECK(used);
+	for (uint32_t i = 0; i < header.num_desc; i++) {
+		const struct kvm_stats_desc *desc = &descriptors[i].desc;
+
+		check_descriptor(&descriptors[i]);
+		CHECK_EQ(desc->offset % 8, 0);
+		for (uint32_t value = 0; value < desc->size; value++) {
+			CHECK(desc->offset / 8 + value < values);
+			CHECK(!used[desc->offset / 8 + value]++);
+		}
+		CHECK_EQ(pread(file, data, desc->size * 8ul, header.data_offset + desc->offset),
+			 desc->size * 8ul);
+	}
+	/* At the end there is nothing, past it neither. */
+	CHECK_EQ(pread(file, data, 8, (off_t)(header.data_offset + values * 8)), 0);
+}
+
+static void format_of_a_vm(void)
+{
+	char id[NAME_BYTES];
+	int file;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	file = open_stats(vm.fd);
+	snprintf(id, sizeof(id), "kvm-%d", (int)getpid());
+	check_header(file);
+	check_id(file, id);
+	check_file(file);
+}
+
+static void format_of_a_vcpu(void)
+{
+	char id[NAME_BYTES];
+	int file;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	file = open_stats(vcpu.fd);
+	snprintf(id, sizeof(id), "kvm-%d/vcpu-0", (int)getpid());
+	check_header(file);
+	check_id(file, id);
+	check_file(file);
+	vcpu_open(&vm, &vcpu, 7);
+	snprintf(id, sizeof(id), "kvm-%d/vcpu-7", (int)getpid());
+	check_id(open_stats(vcpu.fd), id);
+}
+
+static void names(void)
+{
+	static const char *const of_vm[] = {"remote_tlb_flush",
+					    "remote_tlb_flush_requests",
+					    "mmu_shadow_zapped",
+					    "mmu_pte_write",
+					    "mmu_pde_zapped",
+					    "mmu_flooded",
+					    "mmu_recycled",
+					    "mmu_cache_miss",
+					    "mmu_unsync",
+					    "pages_4k",
+					    "pages_2m",
+					    "pages_1g",
+					    "nx_lpage_splits",
+					    "max_mmu_rmap_size",
+					    "max_mmu_page_hash_collisions"};
+	static const char *const of_vcpu[] = {"pf_taken",    "pf_fixed",  "pf_emulate",
+					      "pf_spurious", "pf_fast",	  "pf_mmio_spte_created",
+					      "pf_guest",    "tlb_flush", "invlpg",
+					      "exits",	     "io_exits",  "mmio_exits",
+					      "signal_exits"};
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	for (size_t i = 0; i < sizeof(of_vm) / sizeof(of_vm[0]); i++)
+		stat_get(vm.fd, of_vm[i]);
+	for (size_t i = 0; i < sizeof(of_vcpu) / sizeof(of_vcpu[0]); i++)
+		stat_get(vcpu.fd, of_vcpu[i]);
+}
+
+/* Read in small pieces it says the same. */
+static void reading(void)
+{
+	struct kvm_stats_header again;
+	uint8_t *nowhere = memory_alloc(PAGE);
+	char bytes[8];
+	int file;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	file = open_stats(vm.fd);
+	for (size_t i = 0; i < sizeof(again); i++)
+		CHECK_EQ(read(file, (char *)&again + i, 1), 1);
+	CHECK_EQ(memcmp(&again, &header, sizeof(header)), 0);
+	CHECK_OK(lseek(file, 0, SEEK_SET));
+	CHECK_ERR(write(file, bytes, sizeof(bytes)), EBADF);
+	CHECK_EQ(pread(file, bytes, sizeof(bytes), 1l << 40), 0);
+	CHECK_ZERO(mprotect(nowhere, PAGE, PROT_NONE));
+	CHECK_ERR(pread(file, nowhere, 8, 0), EFAULT);
+}
+
+/* The file keeps what it is about. */
+static void outlives_its_descriptor(void)
+{
+	long run_bytes;
+	int of_vm, of_vcpu;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	of_vcpu = open_stats(vcpu.fd);
+	of_vm = open_stats(vm.fd);
+	run_bytes = CHECK_OK(ioctl(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+	CHECK_ZERO(munmap(vcpu.run, (size_t)run_bytes));
+	close(vcpu.fd);
+	close(vm.fd);
+	close(vm.kvm);
+	CHECK_EQ(pread(of_vm, &header, sizeof(header), 0), sizeof(header));
+	check_file(of_vm);
+	CHECK_ZERO(close(of_vm));
+	CHECK_EQ(pread(of_vcpu, &header, sizeof(header), 0), sizeof(header));
+	check_file(of_vcpu);
+	CHECK_ZERO(close(of_vcpu));
+}
+
+static void counting(void)
+{
+	uint64_t pages, taken, fixed, exits, devices;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	CHECK_ZERO(REGION(&vm, .slot = 5, .guest_phys_addr = GPA, .memory_size = 64 * PAGE,
+			  .userspace_addr = (uintptr_t)memory_alloc(64 * PAGE)));
+	guest_load(&vcpu, AGENT_GPA);
+	pages = stat_get(vm.fd, "pages_4k");
+	taken = stat_get(vcpu.fd, "pf_taken");
+	fixed = stat_get(vcpu.fd, "pf_fixed");
+	exits = stat_get(vcpu.fd, "exits");
+	devices = stat_get(vcpu.fd, "mmio_exits");
+	CHECK_END(GUEST(&vcpu, GUEST_STORE_EACH, .rbx = GPA, .rcx = 64, .rdx = PAGE), END_DONE);
+	CHECK(stat_get(vm.fd, "pages_4k") >= pages + 64);
+	CHECK(stat_get(vcpu.fd, "pf_taken") >= taken + 64);
+	CHECK(stat_get(vcpu.fd, "pf_fixed") >= fixed + 64);
+	CHECK(stat_get(vcpu.fd, "exits") > exits);
+	CHECK_END(guest_try_load(&vcpu, 2 * GPA), END_MMIO);
+	CHECK(stat_get(vcpu.fd, "mmio_exits") > devices);
+	CHECK_ZERO(REGION(&vm, .slot = 5));
+	CHECK_EQ(stat_get(vm.fd, "pages_4k"), 0);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(format_of_a_vm), TEST(format_of_a_vcpu),	 TEST(names),
+	    TEST(reading),	  TEST(outlives_its_descriptor), TEST(counting),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
