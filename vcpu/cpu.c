@@ -60,6 +60,7 @@ struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void 
 	cpu->ctx = ctx;
 	cpu->doorbell = quire_vcpu_doorbell(vcpu);
 	cpu->jump_generation = 1;
+	cpu->svm.gif = 1;
 	cpu_reset(cpu);
 	cpu_update_mode(cpu);
 	return cpu;
@@ -72,6 +73,7 @@ void cpu_destroy(struct cpu *cpu)
 	code_destroy(cpu);
 	free(cpu->tlb);
 	free(cpu->replay.entry);
+	free(cpu->svm.iopm);
 	free(cpu);
 }
 

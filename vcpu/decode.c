@@ -10,6 +10,7 @@ static const struct insn_desc *const tables[] = {
     exec_bit_table,	    exec_string_table, exec_io_table,	   exec_control_table,
     exec_system_table,	    exec_sse_table,    exec_sse_int_table, exec_sse_float_table,
     exec_sse_shuffle_table, exec_x87_table,    exec_xsave_table,   exec_bits_table,
+    exec_svm_table,
 };
 
 /* Two tables may know one mnemonic (MOVSD, CMPSD): the first whose binder accepts wins. */
@@ -136,7 +137,9 @@ static int ends_block(const ZydisDecodedInstruction *insn)
 	case ZYDIS_CATEGORY_SYSRET:
 		return 1;
 	default:
-		return insn->mnemonic == ZYDIS_MNEMONIC_HLT || insn->mnemonic == ZYDIS_MNEMONIC_UD2;
+		return insn->mnemonic == ZYDIS_MNEMONIC_HLT ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_UD2 ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_VMRUN;
 	}
 }
 
@@ -170,6 +173,28 @@ static void fill_op(struct op *op, const struct decoded *d)
 		op->size = d->operand[0].size / 8;
 }
 
+/*
+ * KVM carries out an access to a device by emulating its instruction, and its emulator moves, but
+ * does not calculate with, the x87 and SSE registers.
+ */
+static int is_beyond_emulator(const struct insn_desc *desc)
+{
+	static const struct insn_desc *const beyond[] = {
+	    exec_x87_table,
+	    exec_sse_int_table,
+	    exec_sse_float_table,
+	    exec_sse_shuffle_table,
+	};
+
+	if (desc->mnemonic == ZYDIS_MNEMONIC_FNSTCW || desc->mnemonic == ZYDIS_MNEMONIC_FNSTSW)
+		return 0;
+	for (size_t i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++)
+		for (const struct insn_desc *known = beyond[i]; known->mnemonic; known++)
+			if (known == desc)
+				return 1;
+	return 0;
+}
+
 static void bind_op(struct op *op, const struct decoded *d)
 {
 	op->run = exec_unknown;
@@ -183,6 +208,8 @@ static void bind_op(struct op *op, const struct decoded *d)
 		run = desc->bind ? desc->bind(op, d) : desc->run;
 		if (run) {
 			op->run = run;
+			if (is_beyond_emulator(desc))
+				op->flags |= OP_NO_DEVICE;
 			return;
 		}
 	}

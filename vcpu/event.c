@@ -4,6 +4,7 @@
 #include "vcpu/code.h"
 #include "vcpu/mmu.h"
 #include "vcpu/segment.h"
+#include "vcpu/svm.h"
 
 #define GATE_INTERRUPT_16 6u
 #define GATE_TRAP_16 7u
@@ -32,6 +33,7 @@ enum step cpu_raise(struct cpu *cpu, enum vector vector)
 
 enum step cpu_raise_page_fault(struct cpu *cpu, uint64_t linear, uint32_t error)
 {
+	cpu->svm.cr2_before = cpu->s.cr2;
 	cpu->s.cr2 = linear;
 	return cpu_raise_error(cpu, VECTOR_PF, error);
 }
@@ -60,6 +62,7 @@ int event_queue_exception(struct cpu *cpu, const struct event *first)
 	if (first && makes_double_fault(first, raised.vector))
 		raised = (struct exception){.vector = VECTOR_DF, .has_error = 1};
 	s->exception_pending = 1;
+	s->exception_injected = 0;
 	s->exception_vector = raised.vector;
 	s->exception_has_error = raised.has_error && (s->cr0 & CR0_PE);
 	s->exception_error = raised.error;
@@ -71,8 +74,18 @@ int event_interruptible(const struct cpu *cpu)
 {
 	const struct cpu_state *s = &cpu->s;
 
-	return (s->rflags & FLAG_IF) && !s->interrupt_shadow && !s->exception_pending &&
-	       !s->interrupt_injected;
+	if (!cpu->svm.gif || s->exception_pending || s->interrupt_injected || s->nmi_injected)
+		return 0;
+	if (cpu->svm.in_guest_mode)
+		return svm_physical_allowed(cpu);
+	return (s->rflags & FLAG_IF) && !s->interrupt_shadow;
+}
+
+int event_nmi_due(const struct cpu *cpu)
+{
+	const struct cpu_state *s = &cpu->s;
+
+	return cpu->svm.gif && s->nmi_pending && !s->nmi_masked && !s->interrupt_shadow;
 }
 
 static void apply_payload(struct cpu *cpu)
@@ -88,12 +101,14 @@ static void apply_payload(struct cpu *cpu)
 		s->dr6 = (s->dr6 & ~UINT64_C(0xf)) | s->exception_payload;
 }
 
-int event_choose(struct cpu *cpu, struct event *event)
+/* What must be delivered before anything else is looked at. */
+static int choose_waiting(struct cpu *cpu, struct event *event)
 {
 	struct cpu_state *s = &cpu->s;
-	int vector;
 
 	*event = (struct event){.return_rip = s->rip};
+	if (cpu->svm.has_soft_rip)
+		event->return_rip = cpu->svm.soft_rip;
 	if (s->exception_pending) {
 		apply_payload(cpu);
 		event->type = EVENT_EXCEPTION;
@@ -107,14 +122,35 @@ int event_choose(struct cpu *cpu, struct event *event)
 		event->vector = s->interrupt_vector;
 		return 1;
 	}
-	if (s->nmi_pending && !s->nmi_masked && !s->interrupt_shadow) {
+	if (s->nmi_injected || event_nmi_due(cpu)) {
 		event->type = EVENT_NMI;
 		event->vector = VECTOR_NMI;
 		return 1;
 	}
-	if (!event_interruptible(cpu))
-		return 0;
-	vector = cpu->ops->interrupt_take(cpu->ctx);
+	return 0;
+}
+
+/* The vector of the interrupt to take, the machine's or L1's virtual one; -1: none. */
+static int take_interrupt(struct cpu *cpu)
+{
+	int vector = -1;
+
+	if (event_interruptible(cpu))
+		vector = cpu->ops->interrupt_take(cpu->ctx);
+	if (vector >= 0 || !svm_virtual_due(cpu))
+		return vector;
+	cpu->svm.control.int_ctl &= ~VMCB_V_IRQ;
+	return cpu->svm.control.int_vector & 0xff;
+}
+
+int event_choose(struct cpu *cpu, struct event *event)
+{
+	struct cpu_state *s = &cpu->s;
+	int vector;
+
+	if (choose_waiting(cpu, event))
+		return 1;
+	vector = take_interrupt(cpu);
 	if (vector < 0)
 		return 0;
 	s->interrupt_injected = 1;
@@ -130,11 +166,17 @@ void event_done(struct cpu *cpu, const struct event *event)
 	struct cpu_state *s = &cpu->s;
 
 	s->halted = 0;
+	cpu->svm.has_soft_rip = 0;
 	switch (event->type) {
 	case EVENT_EXCEPTION:
 		s->exception_pending = 0;
+		s->exception_injected = 0;
 		break;
 	case EVENT_NMI:
+		if (s->nmi_injected) {
+			s->nmi_injected = 0;
+			break;
+		}
 		s->nmi_pending--;
 		s->nmi_masked = 1;
 		break;
@@ -144,14 +186,21 @@ void event_done(struct cpu *cpu, const struct event *event)
 	}
 }
 
-static uint32_t fault_error(const struct event *event, uint32_t selector_or_vector)
+/* For AMD's processors, as L2 sees one, an exception is no external event; for Intel's it is. */
+static uint32_t fault_error(const struct cpu *cpu, const struct event *event,
+			    uint32_t selector_or_vector)
 {
-	return selector_or_vector | (event->type < EVENT_SOFT_INTERRUPT ? ERROR_EXTERNAL : 0);
+	int is_external = event->type < EVENT_SOFT_INTERRUPT;
+
+	if (cpu->svm.in_guest_mode && event->type == EVENT_EXCEPTION)
+		is_external = 0;
+	return selector_or_vector | (is_external ? ERROR_EXTERNAL : 0);
 }
 
 static enum step gate_fault(struct cpu *cpu, const struct event *event, enum vector vector)
 {
-	return cpu_raise_error(cpu, vector, fault_error(event, event->vector * 8u | ERROR_IDT));
+	return cpu_raise_error(cpu, vector,
+			       fault_error(cpu, event, event->vector * 8u | ERROR_IDT));
 }
 
 /* An IDT entry, decoded. */
@@ -192,13 +241,13 @@ static enum step gate_read(struct cpu *cpu, const struct event *event, struct ga
 static enum step gate_target(struct cpu *cpu, const struct event *event, const struct gate *gate,
 			     struct code_target *target)
 {
-	uint32_t error = fault_error(event, gate->selector & ~3u);
+	uint32_t error = fault_error(cpu, event, gate->selector & ~3u);
 	const struct cpu_segment *segment = &target->segment;
 	uint64_t descriptor;
 	enum step step;
 
 	if (!(gate->selector & ~3u))
-		return cpu_raise_error(cpu, VECTOR_GP, fault_error(event, 0));
+		return cpu_raise_error(cpu, VECTOR_GP, fault_error(cpu, event, 0));
 	step = descriptor_read(cpu, gate->selector, &descriptor);
 	if (step)
 		return step;

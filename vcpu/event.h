@@ -36,6 +36,9 @@ int event_choose(struct cpu *cpu, struct event *event);
 /* It has been delivered: nothing of it stays pending. */
 void event_done(struct cpu *cpu, const struct event *event);
 
+/* Is an NMI waiting that may be taken? */
+int event_nmi_due(const struct cpu *cpu);
+
 /* Can an external interrupt be taken now? */
 int event_interruptible(const struct cpu *cpu);
 

@@ -6,7 +6,9 @@
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
 #include "vcpu/run.h"
+#include "vcpu/nested.h"
 #include "vcpu/segment.h"
+#include "vcpu/svm.h"
 
 #define MSR_TSC 0x10u
 #define MSR_SYSENTER_CS 0x174u
@@ -149,21 +151,43 @@ static enum step cr4_write(struct cpu *cpu, uint64_t value)
 	return paging_changed(cpu);
 }
 
+/* L1 may give L2 a priority register of its own. */
+static int tpr_is_virtual(const struct cpu *cpu)
+{
+	return cpu->svm.in_guest_mode && (cpu->svm.control.int_ctl & VMCB_V_INTR_MASKING);
+}
+
 static enum step cr8_write(struct cpu *cpu, uint64_t value)
 {
 	if (value > 15)
 		return general_protection(cpu);
+	if (tpr_is_virtual(cpu)) {
+		cpu->svm.control.int_ctl = (cpu->svm.control.int_ctl & ~VMCB_V_TPR) | value;
+		return STEP_EVENTS;
+	}
 	cpu_leave_guest(cpu);
 	cpu->ops->cr8_write(cpu->ctx, value);
 	return STEP_EVENTS;
 }
 
+static uint64_t cr8_read(struct cpu *cpu)
+{
+	if (tpr_is_virtual(cpu))
+		return cpu->svm.control.int_ctl & 15;
+	cpu_leave_guest(cpu);
+	return cpu->ops->cr8_read(cpu->ctx);
+}
+
 static enum step mov_to_control(struct cpu *cpu, const struct op *op)
 {
 	uint64_t value = reg_get(cpu, op->src, op->size);
+	enum step step;
 
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = op->dst ? svm_intercept_cr(cpu, op->dst, 1) : svm_intercept_cr0(cpu, value);
+	if (step)
+		return step;
 	switch (op->dst) {
 	case 0:
 		return cr0_write(cpu, value);
@@ -184,10 +208,13 @@ static enum step mov_to_control(struct cpu *cpu, const struct op *op)
 static enum step mov_from_control(struct cpu *cpu, const struct op *op)
 {
 	uint64_t value;
-	enum step step = STEP_NEXT;
+	enum step step;
 
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = svm_intercept_cr(cpu, op->src, 0);
+	if (step)
+		return step;
 	switch (op->src) {
 	case 0:
 		value = cpu->s.cr0;
@@ -202,8 +229,7 @@ static enum step mov_from_control(struct cpu *cpu, const struct op *op)
 		value = cpu->s.cr4;
 		break;
 	case 8:
-		cpu_leave_guest(cpu);
-		value = cpu->ops->cr8_read(cpu->ctx);
+		value = cr8_read(cpu);
 		step = STEP_END;
 		break;
 	default:
@@ -239,6 +265,8 @@ static enum step mov_to_debug(struct cpu *cpu, const struct op *op)
 	unsigned int number = op->dst;
 	enum step step = debug_check(cpu, &number);
 
+	if (!step)
+		step = svm_intercept_dr(cpu, number, 1);
 	if (step)
 		return step;
 	if (number >= 6 && value >> 32)
@@ -258,6 +286,8 @@ static enum step mov_from_debug(struct cpu *cpu, const struct op *op)
 	enum step step = debug_check(cpu, &number);
 	uint64_t value;
 
+	if (!step)
+		step = svm_intercept_dr(cpu, number, 0);
 	if (step)
 		return step;
 	if (number < 4)
@@ -287,8 +317,13 @@ static op_fn bind_mov(struct op *op, const struct decoded *decoded)
 
 static enum step clts(struct cpu *cpu, const struct op *op)
 {
+	enum step step;
+
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = svm_intercept_cr(cpu, 0, 1);
+	if (step)
+		return step;
 	cpu->s.cr0 &= ~CR0_TS;
 	cpu_note_paging(cpu);
 	return STEP_END;
@@ -306,13 +341,19 @@ static enum step lmsw(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	value = (cpu->s.cr0 & ~(low & ~CR0_PE)) | (value & low);
-	return cr0_write(cpu, value);
+	step = svm_intercept_cr0(cpu, value);
+	return step ? step : cr0_write(cpu, value);
 }
 
 static enum step smsw(struct cpu *cpu, const struct op *op)
 {
+	enum step step;
+
 	if (cpu->cpl && (cpu->s.cr4 & CR4_UMIP))
 		return general_protection(cpu);
+	step = svm_intercept_cr(cpu, 0, 0);
+	if (step)
+		return step;
 	if (op->kind[0] == OPERAND_MEM)
 		return op_store(cpu, op, 2, cpu->s.cr0);
 	reg_set(cpu, op->dst, op->size, cpu->s.cr0);
@@ -367,16 +408,27 @@ static int pat_is_valid(uint64_t value)
 	return 1;
 }
 
-static int efer_is_valid(const struct cpu *cpu, uint64_t value)
+/* Does CPUID offer SVM? */
+static int has_svm(struct cpu *cpu)
+{
+	uint32_t leaf[4];
+
+	cpuid_query(cpu, 0x80000001, 0, leaf);
+	return leaf[2] >> 2 & 1;
+}
+
+static int efer_is_valid(struct cpu *cpu, uint64_t value)
 {
 	uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 
+	if ((value & EFER_SVME) && has_svm(cpu))
+		known |= EFER_SVME;
 	if (value & ~known)
 		return 0;
 	return !(((value ^ cpu->s.efer) & EFER_LME) && (cpu->s.cr0 & CR0_PG));
 }
 
-static int msr_value_is_valid(const struct cpu *cpu, uint32_t index, uint64_t value)
+static int msr_value_is_valid(struct cpu *cpu, uint32_t index, uint64_t value)
 {
 	switch (index) {
 	case MSR_EFER:
@@ -396,14 +448,27 @@ static int msr_value_is_valid(const struct cpu *cpu, uint32_t index, uint64_t va
 	}
 }
 
+/* Without EFER.SVME there is no L2: taking it away from under one is the end of L1, too. */
+static enum step efer_write(struct cpu *cpu, uint64_t value)
+{
+	if (!(value & EFER_SVME) && (cpu->s.efer & EFER_SVME)) {
+		int was_active = cpu_nested_active(cpu);
+
+		cpu_leave_guest(cpu);
+		cpu_nested_leave(cpu);
+		if (was_active)
+			return cpu_stop_exit(cpu, CPU_EXIT_SHUTDOWN);
+	}
+	cpu->s.efer = (value & ~EFER_LMA) | (cpu->s.efer & EFER_LMA);
+	return paging_changed(cpu);
+}
+
 static enum step msr_write_own(struct cpu *cpu, uint32_t index, uint64_t value)
 {
 	if (!msr_value_is_valid(cpu, index, value))
 		return general_protection(cpu);
-	if (index == MSR_EFER) {
-		cpu->s.efer = (value & ~EFER_LMA) | (cpu->s.efer & EFER_LMA);
-		return paging_changed(cpu);
-	}
+	if (index == MSR_EFER)
+		return efer_write(cpu, value);
 	if (index == MSR_SFMASK || index == MSR_TSC_AUX || index == MSR_SYSENTER_CS)
 		value = (uint32_t)value;
 	*msr_slot(cpu, index) = value;
@@ -444,12 +509,15 @@ static enum step rdmsr(struct cpu *cpu, const struct op *op)
 {
 	uint32_t index = cpu->s.gpr[CPU_RCX];
 	uint64_t value = 0, *slot = msr_slot(cpu, index);
-	enum step step = STEP_NEXT;
+	enum step step;
 
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = svm_intercept_msr(cpu, index, 0);
+	if (step)
+		return step;
 	if (index == MSR_TSC)
-		value = __rdtsc() + cpu->s.tsc_offset;
+		value = __rdtsc() + cpu->s.tsc_offset + cpu->svm.tsc_offset;
 	else if (slot)
 		value = *slot;
 	else
@@ -468,6 +536,9 @@ static enum step wrmsr(struct cpu *cpu, const struct op *op)
 
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = svm_intercept_msr(cpu, index, 1);
+	if (step)
+		return step;
 	if (index == MSR_TSC) {
 		cpu->s.tsc_offset = value - __rdtsc();
 		return STEP_END;
@@ -483,10 +554,16 @@ static enum step wrmsr(struct cpu *cpu, const struct op *op)
 
 static enum step rdtsc(struct cpu *cpu, const struct op *op)
 {
+	int has_aux = op->mnemonic == ZYDIS_MNEMONIC_RDTSCP;
+	enum step step;
+
 	if (cpu->cpl && (cpu->s.cr4 & CR4_TSD))
 		return general_protection(cpu);
-	set_edx_eax(cpu, __rdtsc() + cpu->s.tsc_offset);
-	if (op->mnemonic == ZYDIS_MNEMONIC_RDTSCP)
+	step = svm_intercept(cpu, has_aux ? INTERCEPT_RDTSCP : INTERCEPT_RDTSC);
+	if (step)
+		return step;
+	set_edx_eax(cpu, __rdtsc() + cpu->s.tsc_offset + cpu->svm.tsc_offset);
+	if (has_aux)
 		reg_set(cpu, GPR_OFFSET(CPU_RCX), 4, cpu->s.tsc_aux);
 	return STEP_NEXT;
 }
@@ -500,13 +577,18 @@ static enum step rdpid(struct cpu *cpu, const struct op *op)
 /* There are no performance counters. */
 static enum step rdpmc(struct cpu *cpu, const struct op *op)
 {
-	return general_protection(cpu);
+	enum step step = svm_intercept(cpu, INTERCEPT_RDPMC);
+
+	return step ? step : general_protection(cpu);
 }
 
 static enum step cpuid(struct cpu *cpu, const struct op *op)
 {
 	uint32_t out[4];
+	enum step step = svm_intercept(cpu, INTERCEPT_CPUID);
 
+	if (step)
+		return step;
 	cpuid_query(cpu, cpu->s.gpr[CPU_RAX], cpu->s.gpr[CPU_RCX], out);
 	reg_set(cpu, GPR_OFFSET(CPU_RAX), 4, out[0]);
 	reg_set(cpu, GPR_OFFSET(CPU_RBX), 4, out[1]);
@@ -530,10 +612,16 @@ static enum step xsetbv(struct cpu *cpu, const struct op *op)
 {
 	uint64_t value = get_edx_eax(cpu);
 	uint32_t leaf[4];
+	enum step step;
 
 	if (!(cpu->s.cr4 & CR4_OSXSAVE))
 		return cpu_raise(cpu, VECTOR_UD);
-	if (cpu->cpl || (uint32_t)cpu->s.gpr[CPU_RCX] || !(value & XCR0_X87))
+	if (cpu->cpl)
+		return general_protection(cpu);
+	step = svm_intercept(cpu, INTERCEPT_XSETBV);
+	if (step)
+		return step;
+	if ((uint32_t)cpu->s.gpr[CPU_RCX] || !(value & XCR0_X87))
 		return general_protection(cpu);
 	cpuid_query(cpu, 0xd, 0, leaf);
 	if (value & ~(leaf[0] | (uint64_t)leaf[3] << 32))
@@ -549,8 +637,13 @@ static enum step invlpg(struct cpu *cpu, const struct op *op)
 	uint64_t linear =
 	    op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
 
+	enum step step;
+
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = svm_intercept(cpu, INTERCEPT_INVLPG);
+	if (step)
+		return step;
 	tlb_invlpg(cpu, linear);
 	code_serialise(cpu);
 	return STEP_END;
@@ -578,7 +671,12 @@ static enum step invpcid(struct cpu *cpu, const struct op *op)
 
 static enum step cache_privileged(struct cpu *cpu, const struct op *op)
 {
-	return cpu->cpl ? general_protection(cpu) : STEP_END;
+	enum step step;
+
+	if (cpu->cpl)
+		return general_protection(cpu);
+	step = svm_intercept(cpu, op->aux);
+	return step ? step : STEP_END;
 }
 
 /* CLFLUSH and its kin fault as a load does. */
@@ -617,8 +715,8 @@ const struct insn_desc exec_control_table[] = {
     {ZYDIS_MNEMONIC_XSETBV, xsetbv, NULL, 0},
     {ZYDIS_MNEMONIC_INVLPG, invlpg, NULL, 0},
     {ZYDIS_MNEMONIC_INVPCID, invpcid, NULL, 0},
-    {ZYDIS_MNEMONIC_WBINVD, cache_privileged, NULL, 0},
-    {ZYDIS_MNEMONIC_INVD, cache_privileged, NULL, 0},
+    {ZYDIS_MNEMONIC_WBINVD, cache_privileged, NULL, INTERCEPT_WBINVD},
+    {ZYDIS_MNEMONIC_INVD, cache_privileged, NULL, INTERCEPT_INVD},
     {ZYDIS_MNEMONIC_CLFLUSH, cache_line, NULL, 0},
     {ZYDIS_MNEMONIC_CLFLUSHOPT, cache_line, NULL, 0},
     {ZYDIS_MNEMONIC_CLWB, cache_line, NULL, 0},

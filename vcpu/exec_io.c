@@ -3,6 +3,7 @@
 #include "vcpu/replay.h"
 #include "vcpu/segment.h"
 #include "vcpu/exec_string.h"
+#include "vcpu/svm.h"
 
 #define TSS_IO_MAP_BASE 0x66
 
@@ -63,11 +64,30 @@ static uint16_t port_of(const struct cpu *cpu, const struct op *op, unsigned int
 	return op->kind[which] == OPERAND_IMM ? (uint8_t)op->imm : cpu->s.gpr[CPU_RDX];
 }
 
+/* L1's intercept comes after the checks of privilege. */
+static enum step port_intercept(struct cpu *cpu, const struct op *op, unsigned int which, int is_in)
+{
+	struct svm_io io = {
+	    .port = port_of(cpu, op, which),
+	    .size_bytes = op->size,
+	    .address_bytes = op->address_bytes ? op->address_bytes : 8,
+	    .is_in = is_in,
+	};
+	enum step step;
+
+	if (likely(!cpu->svm.in_guest_mode))
+		return STEP_NEXT;
+	step = port_check(cpu, io.port, io.size_bytes);
+	return step ? step : svm_intercept_io(cpu, &io);
+}
+
 static enum step in(struct cpu *cpu, const struct op *op)
 {
 	uint64_t value;
-	enum step step = port_read(cpu, port_of(cpu, op, 1), op->size, &value);
+	enum step step = port_intercept(cpu, op, 1, 1);
 
+	if (!step)
+		step = port_read(cpu, port_of(cpu, op, 1), op->size, &value);
 	if (step)
 		return step;
 	reg_set(cpu, GPR_OFFSET(CPU_RAX), op->size, value);
@@ -76,8 +96,10 @@ static enum step in(struct cpu *cpu, const struct op *op)
 
 static enum step out(struct cpu *cpu, const struct op *op)
 {
-	enum step step = port_write(cpu, port_of(cpu, op, 0), op->size, cpu->s.gpr[CPU_RAX]);
+	enum step step = port_intercept(cpu, op, 0, 0);
 
+	if (!step)
+		step = port_write(cpu, port_of(cpu, op, 0), op->size, cpu->s.gpr[CPU_RAX]);
 	return step ? step : STEP_END;
 }
 
@@ -123,8 +145,19 @@ static enum step outs_element(struct cpu *cpu, const struct op *op)
 static enum step string_io(struct cpu *cpu, const struct op *op)
 {
 	op_fn element = op->aux ? outs_element : ins_element;
-	enum step step = STEP_NEXT;
+	struct svm_io io = {
+	    .port = cpu->s.gpr[CPU_RDX],
+	    .size_bytes = op->size,
+	    .address_bytes = op->address_bytes,
+	    .is_in = !op->aux,
+	    .is_string = 1,
+	    .is_repeated = (op->flags & (OP_REP | OP_REPNE)) != 0,
+	    .segment = op->aux ? op->seg : CPU_ES,
+	};
+	enum step step = svm_intercept_io(cpu, &io);
 
+	if (step)
+		return step;
 	if (!(op->flags & (OP_REP | OP_REPNE))) {
 		step = element(cpu, op);
 		return step ? step : STEP_END;

@@ -2,6 +2,7 @@
 #include "vcpu/code.h"
 #include "vcpu/exec.h"
 #include "vcpu/segment.h"
+#include "vcpu/svm.h"
 
 #define MOVE_SIZE(size)                                                      \
 	static enum step mov_rr_##size(struct cpu *cpu, const struct op *op) \
@@ -503,6 +504,11 @@ static enum step direction_change(struct cpu *cpu, const struct op *op)
 	return STEP_NEXT;
 }
 
+static enum step pause_hint(struct cpu *cpu, const struct op *op)
+{
+	return svm_intercept(cpu, INTERCEPT_PAUSE);
+}
+
 static enum step nop(struct cpu *cpu, const struct op *op)
 {
 	return STEP_NEXT;
@@ -571,7 +577,7 @@ const struct insn_desc exec_move_table[] = {
     {ZYDIS_MNEMONIC_LGS, load_far, NULL, CPU_GS},
     {ZYDIS_MNEMONIC_LSS, load_far, NULL, CPU_SS},
     {ZYDIS_MNEMONIC_NOP, nop, NULL, 0},
-    {ZYDIS_MNEMONIC_PAUSE, nop, NULL, 0},
+    {ZYDIS_MNEMONIC_PAUSE, pause_hint, NULL, 0},
     {ZYDIS_MNEMONIC_ENDBR32, nop, NULL, 0},
     {ZYDIS_MNEMONIC_ENDBR64, nop, NULL, 0},
     {ZYDIS_MNEMONIC_PREFETCH, nop, NULL, 0},

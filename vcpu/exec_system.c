@@ -5,6 +5,7 @@
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
 #include "vcpu/segment.h"
+#include "vcpu/svm.h"
 
 #define TYPE_TSS16 1u
 #define TYPE_LDT 2u
@@ -41,7 +42,9 @@ static enum step load_table(struct cpu *cpu, const struct op *op)
 
 	if (cpu->cpl)
 		return general_protection(cpu);
-	step = op_linear(cpu, op, &linear);
+	step = svm_intercept(cpu, op->aux ? INTERCEPT_LIDT : INTERCEPT_LGDT);
+	if (!step)
+		step = op_linear(cpu, op, &linear);
 	if (!step)
 		step = mem_load(cpu, linear, 2, &limit);
 	if (!step)
@@ -66,7 +69,9 @@ static enum step store_table(struct cpu *cpu, const struct op *op)
 
 	if (umip_forbids(cpu))
 		return general_protection(cpu);
-	step = op_linear(cpu, op, &linear);
+	step = svm_intercept(cpu, op->aux ? INTERCEPT_SIDT : INTERCEPT_SGDT);
+	if (!step)
+		step = op_linear(cpu, op, &linear);
 	if (step)
 		return step;
 	memcpy(image, &table->limit, 2);
@@ -77,11 +82,15 @@ static enum step store_table(struct cpu *cpu, const struct op *op)
 static enum step store_selector(struct cpu *cpu, const struct op *op)
 {
 	uint16_t selector = cpu->s.seg[op->aux].selector;
+	enum step step;
 
 	if (!cpu_is_protected(cpu))
 		return cpu_raise(cpu, VECTOR_UD);
 	if (umip_forbids(cpu))
 		return general_protection(cpu);
+	step = svm_intercept(cpu, op->aux == CPU_TR ? INTERCEPT_STR : INTERCEPT_SLDT);
+	if (step)
+		return step;
 	if (op->kind[0] == OPERAND_MEM)
 		return op_store(cpu, op, 2, selector);
 	reg_set(cpu, op->dst, op->size, selector);
@@ -129,7 +138,9 @@ static enum step load_system(struct cpu *cpu, const struct op *op)
 		return cpu_raise(cpu, VECTOR_UD);
 	if (cpu->cpl)
 		return general_protection(cpu);
-	step = op_read(cpu, op, 0, 2, &selector);
+	step = svm_intercept(cpu, seg == CPU_TR ? INTERCEPT_LTR : INTERCEPT_LLDT);
+	if (!step)
+		step = op_read(cpu, op, 0, 2, &selector);
 	if (step)
 		return step;
 	if (selector & ~UINT64_C(3))
@@ -243,9 +254,12 @@ static enum step sti(struct cpu *cpu, const struct op *op)
 
 static enum step pushf(struct cpu *cpu, const struct op *op)
 {
+	enum step step;
+
 	if ((cpu->s.rflags & FLAG_VM) && iopl(cpu) < 3)
 		return general_protection(cpu);
-	return stack_push(cpu, op->aux, flags_get(cpu) & ~(FLAG_RF | FLAG_VM));
+	step = svm_intercept(cpu, INTERCEPT_PUSHF);
+	return step ? step : stack_push(cpu, op->aux, flags_get(cpu) & ~(FLAG_RF | FLAG_VM));
 }
 
 static enum step popf(struct cpu *cpu, const struct op *op)
@@ -255,7 +269,9 @@ static enum step popf(struct cpu *cpu, const struct op *op)
 
 	if ((cpu->s.rflags & FLAG_VM) && iopl(cpu) < 3)
 		return general_protection(cpu);
-	step = stack_pop(cpu, op->aux, &value);
+	step = svm_intercept(cpu, INTERCEPT_POPF);
+	if (!step)
+		step = stack_pop(cpu, op->aux, &value);
 	if (step)
 		return step;
 	if (op->aux > 2)
@@ -280,8 +296,13 @@ static enum step change_ac(struct cpu *cpu, const struct op *op)
 
 static enum step hlt(struct cpu *cpu, const struct op *op)
 {
+	enum step step;
+
 	if (cpu->cpl)
 		return general_protection(cpu);
+	step = svm_intercept(cpu, INTERCEPT_HLT);
+	if (step)
+		return step;
 	cpu->s.halted = 1;
 	return STEP_EVENTS;
 }
@@ -291,9 +312,13 @@ static enum step soft_event(struct cpu *cpu, const struct op *op)
 	struct event event = {.type = EVENT_SOFT_INTERRUPT,
 			      .vector = op->aux ? op->aux : op->imm,
 			      .return_rip = op_next_rip(cpu, op)};
+	enum step step;
 
 	if (op->aux)
 		event.type = EVENT_SOFT_EXCEPTION;
+	step = op->aux ? svm_intercept_exception(cpu, op->aux) : svm_intercept(cpu, INTERCEPT_INTN);
+	if (step)
+		return step;
 	return event_deliver(cpu, &event);
 }
 
@@ -307,7 +332,12 @@ static enum step int1(struct cpu *cpu, const struct op *op)
 {
 	struct event event = {
 	    .type = EVENT_EXCEPTION, .vector = VECTOR_DB, .return_rip = op_next_rip(cpu, op)};
+	enum step step = svm_intercept(cpu, INTERCEPT_ICEBP);
 
+	if (!step)
+		step = svm_intercept_exception(cpu, VECTOR_DB);
+	if (step)
+		return step;
 	return event_deliver(cpu, &event);
 }
 
@@ -474,7 +504,10 @@ static enum step hypercall(struct cpu *cpu, const struct op *op)
 {
 	struct cpu_io io = {.size_bytes = 8};
 	const struct replay_entry *entry;
-	enum step step = replay_ask(cpu, REPLAY_HYPERCALL, &io, &entry);
+	enum step step = svm_intercept(cpu, INTERCEPT_VMMCALL);
+
+	if (!step)
+		step = replay_ask(cpu, REPLAY_HYPERCALL, &io, &entry);
 
 	if (step)
 		return step;
@@ -487,7 +520,7 @@ static enum step hypercall(struct cpu *cpu, const struct op *op)
 /* Waiting for a store is not offered: MWAIT goes on at once. */
 static enum step monitor(struct cpu *cpu, const struct op *op)
 {
-	return cpu->cpl ? cpu_raise(cpu, VECTOR_UD) : STEP_NEXT;
+	return cpu->cpl ? cpu_raise(cpu, VECTOR_UD) : svm_intercept(cpu, op->aux);
 }
 
 const struct insn_desc exec_system_table[] = {
@@ -532,15 +565,9 @@ const struct insn_desc exec_system_table[] = {
     {ZYDIS_MNEMONIC_WRGSBASE, wrbase, NULL, CPU_GS},
     {ZYDIS_MNEMONIC_VMCALL, hypercall, NULL, 0},
     {ZYDIS_MNEMONIC_VMMCALL, hypercall, NULL, 0},
-    {ZYDIS_MNEMONIC_MONITOR, monitor, NULL, 0},
-    {ZYDIS_MNEMONIC_MWAIT, monitor, NULL, 0},
-    /* Virtualisation is not offered to the guest. */
-    {ZYDIS_MNEMONIC_VMRUN, exec_undefined, NULL, 0},
-    {ZYDIS_MNEMONIC_VMLOAD, exec_undefined, NULL, 0},
-    {ZYDIS_MNEMONIC_VMSAVE, exec_undefined, NULL, 0},
-    {ZYDIS_MNEMONIC_STGI, exec_undefined, NULL, 0},
-    {ZYDIS_MNEMONIC_CLGI, exec_undefined, NULL, 0},
-    {ZYDIS_MNEMONIC_INVLPGA, exec_undefined, NULL, 0},
+    {ZYDIS_MNEMONIC_MONITOR, monitor, NULL, INTERCEPT_MONITOR},
+    {ZYDIS_MNEMONIC_MWAIT, monitor, NULL, INTERCEPT_MWAIT},
+    /* Intel's virtualisation is not offered to the guest. */
     {ZYDIS_MNEMONIC_VMXON, exec_undefined, NULL, 0},
     {ZYDIS_MNEMONIC_VMXOFF, exec_undefined, NULL, 0},
     {ZYDIS_MNEMONIC_VMPTRLD, exec_undefined, NULL, 0},

@@ -7,6 +7,7 @@
 #include "vcpu/code.h"
 #include "vcpu/exec.h"
 #include "vcpu/segment.h"
+#include "vcpu/svm.h"
 
 #define TYPE_CODE 8u
 #define TYPE_CONFORMING 4u
@@ -329,8 +330,10 @@ enum step far_iret(struct cpu *cpu, const struct op *op)
 	struct cpu_segment stack = {0};
 	struct code_target target;
 	uint64_t mask;
-	enum step step;
+	enum step step = svm_intercept(cpu, INTERCEPT_IRET);
 
+	if (step)
+		return step;
 	if (!(cpu->s.cr0 & CR0_PE))
 		return iret_real(cpu, op);
 	if (cpu->s.rflags & (FLAG_VM | FLAG_NT))

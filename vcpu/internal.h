@@ -8,6 +8,7 @@
 #include "hosts/process/guard.h"
 #include "vcpu/cpu.h"
 #include "vcpu/op.h"
+#include "vcpu/vmcb.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
@@ -70,6 +71,7 @@
 #define EFER_LME (UINT64_C(1) << 8)
 #define EFER_LMA (UINT64_C(1) << 10)
 #define EFER_NXE (UINT64_C(1) << 11)
+#define EFER_SVME (UINT64_C(1) << 12)
 
 enum vector {
 	VECTOR_DE = 0,
@@ -99,6 +101,7 @@ enum stop {
 	STOP_FAULT,	/* .fault_gpa: ask the fault path, then restart */
 	STOP_DEVICE,	/* replay.entry[count]: ask ops->mmio or ops->pio, then restart */
 	STOP_RESTART,	/* look at the doorbell, then restart */
+	STOP_VMEXIT,	/* L1 intercepts: cpu->svm.exit */
 	STOP_EXIT,	/* leave cpu_run() with .exit_reason; the instruction is pending or not */
 };
 
@@ -190,6 +193,23 @@ struct exception {
 	uint32_t error;
 };
 
+/* AMD's virtualisation: L1's side of L2; see svm.h. */
+struct svm {
+	uint8_t in_guest_mode;
+	uint8_t gif;
+	uint8_t has_soft_rip; /* the injected event returns to soft_rip */
+	uint64_t soft_rip;    /* not to RIP */
+	uint64_t tsc_offset;  /* of L2 beyond L1's */
+	uint64_t cr2_before;  /* the last page fault */
+	uint64_t vmcb_gpa;    /* of L1 */
+	uint8_t *iopm;	      /* L1's I/O permission map, when it intercepts ports */
+	struct vmcb_control control;
+	struct vmcb_save host; /* L1's registers */
+	struct {
+		uint64_t code, info1, info2, next_rip;
+	} exit;
+};
+
 struct code_cache;
 
 struct cpu {
@@ -239,6 +259,7 @@ struct cpu {
 	struct {
 		uint64_t cr0, cr3, cr4, efer;
 	} seen;
+	struct svm svm;
 };
 
 /* Raising: all return STEP_ABORT for the handler to pass on. */

@@ -43,6 +43,7 @@ enum op_flags {
 	OP_SEGMENTED = 1u << 3, /* not 64-bit mode: limits are checked */
 	OP_ENDS_BLOCK = 1u << 4,
 	OP_OPSIZE_PREFIX = 1u << 5, /* a 66 prefix stands before it */
+	OP_NO_DEVICE = 1u << 6,	    /* KVM's emulator does not know it: no operand in a device */
 };
 
 /*
@@ -109,6 +110,7 @@ extern const struct insn_desc exec_sse_float_table[];
 extern const struct insn_desc exec_sse_shuffle_table[];
 extern const struct insn_desc exec_x87_table[];	  /* x87 */
 extern const struct insn_desc exec_xsave_table[]; /* FXSAVE, XSAVE, MXCSR */
+extern const struct insn_desc exec_svm_table[];	  /* VMRUN and its kin */
 extern const struct insn_desc exec_bits_table[];  /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
 
 #endif

@@ -15,6 +15,7 @@
 #include "vcpu/replay.h"
 #include "vcpu/segment.h"
 #include "vcpu/stage2.h"
+#include "vcpu/svm.h"
 
 #define CLIENT_REQUESTS (~((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1))
 /* How often the host may take a page away right after the fault path gave it. */
@@ -171,6 +172,33 @@ static enum verdict exit_delivery(struct cpu *cpu, struct run *run)
 	return run_exit(run, CPU_EXIT_DELIVERY);
 }
 
+/* After an exit to L1: it goes on, unless its VMCB has gone. */
+static enum verdict exited_to_l1(struct cpu *cpu, struct run *run, int result)
+{
+	replay_retire(cpu);
+	cpu->guard_tries = 0;
+	run->has_event = 0;
+	return result == SVM_DONE ? VERDICT_GO_ON : run_exit(run, CPU_EXIT_SHUTDOWN);
+}
+
+/* The exit in cpu->svm.exit, while @first was being delivered (or NULL). */
+static enum verdict exit_to_l1(struct cpu *cpu, struct run *run, const struct event *first)
+{
+	if (first)
+		event_done(cpu, first);
+	return exited_to_l1(cpu, run, svm_vmexit(cpu, first));
+}
+
+static enum verdict handle_shutdown(struct cpu *cpu, struct run *run)
+{
+	uint64_t intercept = cpu->svm.control.intercept;
+
+	if (!cpu->svm.in_guest_mode || !(intercept >> INTERCEPT_SHUTDOWN & 1))
+		return run_exit(run, CPU_EXIT_SHUTDOWN);
+	return exited_to_l1(cpu, run,
+			    svm_vmexit_code(cpu, VMCB_EXIT_INTR + INTERCEPT_SHUTDOWN, NULL));
+}
+
 /* The fault path said that there is no memory. */
 static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_delivering)
 {
@@ -200,6 +228,12 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 		return run_exit(run, CPU_EXIT_INTR);
 	if (outcome < 0)
 		return exit_error(cpu, run, outcome);
+	if (outcome == QUIRE_NESTED_FAULT) {
+		cpu->op = NULL;
+		svm_exit(cpu, VMCB_EXIT_NPF, cpu->info->fault.flags, cpu->info->fault.gpa.v);
+		cpu->stop = STOP_NONE;
+		return exit_to_l1(cpu, run, was_delivering && run->has_event ? &run->event : NULL);
+	}
 	if (outcome == QUIRE_EMULATE)
 		return handle_device(cpu, run, was_delivering);
 	return VERDICT_GO_ON;
@@ -209,11 +243,13 @@ static enum verdict handle_exception(struct cpu *cpu, struct run *run)
 {
 	const struct event *first = run->has_event ? &run->event : NULL;
 
+	if (svm_exception(cpu, &cpu->exception))
+		return exit_to_l1(cpu, run, first);
 	if (first)
 		event_done(cpu, first);
 	replay_retire(cpu);
 	if (event_queue_exception(cpu, first))
-		return run_exit(run, CPU_EXIT_SHUTDOWN);
+		return handle_shutdown(cpu, run);
 	return VERDICT_GO_ON;
 }
 
@@ -232,6 +268,8 @@ static enum verdict handle_stop(struct cpu *cpu, struct run *run)
 		return handle_fault(cpu, run, was_delivering);
 	case STOP_DEVICE:
 		return replay_perform(cpu) ? run_exit(run, cpu->exit_reason) : VERDICT_GO_ON;
+	case STOP_VMEXIT:
+		return exit_to_l1(cpu, run, NULL);
 	case STOP_EXIT:
 		return run_exit(run, cpu->exit_reason);
 	default:
@@ -244,9 +282,32 @@ static int halt_ends(struct cpu *cpu)
 {
 	const struct cpu_state *s = &cpu->s;
 
-	if (s->exception_pending || s->interrupt_injected || (s->nmi_pending && !s->nmi_masked))
+	if (s->exception_pending || s->interrupt_injected || s->nmi_injected)
+		return 1;
+	if (event_nmi_due(cpu) || svm_virtual_due(cpu))
 		return 1;
 	return event_interruptible(cpu) && cpu->ops->interrupt_waiting(cpu->ctx);
+}
+
+/* An event that waits and that L1 intercepts takes L2 there. */
+static enum verdict choose_exit(struct cpu *cpu, struct run *run)
+{
+	const struct cpu_state *s = &cpu->s;
+	uint64_t code;
+
+	if (s->exception_pending && !s->exception_injected) {
+		struct exception exception = {s->exception_vector, s->exception_has_error,
+					      s->exception_error};
+
+		if (svm_exception(cpu, &exception))
+			return exit_to_l1(cpu, run, NULL);
+	}
+	if (s->exception_pending || s->interrupt_injected || s->nmi_injected)
+		return VERDICT_GO_ON;
+	code = svm_interrupt_exit(cpu);
+	if (!code)
+		return VERDICT_GO_ON;
+	return exited_to_l1(cpu, run, svm_vmexit_code(cpu, code, NULL));
 }
 
 static enum verdict choose_event(struct cpu *cpu, struct run *run)
@@ -258,6 +319,8 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 		return run_exit(run, CPU_EXIT_STEPPED);
 	if (cpu->deferred_requests)
 		return run_exit(run, CPU_EXIT_INTR);
+	if (cpu->svm.in_guest_mode && choose_exit(cpu, run) == VERDICT_EXIT)
+		return VERDICT_EXIT;
 	if (cpu->s.halted && !halt_ends(cpu))
 		return run_exit(run, CPU_EXIT_HLT);
 	cpu->s.halted = 0;

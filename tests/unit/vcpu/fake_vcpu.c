@@ -153,6 +153,22 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	return QUIRE_FIXED;
 }
 
+int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_bytes)
+{
+	if (vcpu->in_guest || gpa.v >= RAM_BYTES || size_bytes > RAM_BYTES - gpa.v)
+		return -EFAULT;
+	memcpy(dst, vcpu->vm->ram + gpa.v, size_bytes);
+	return 0;
+}
+
+int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t size_bytes)
+{
+	if (vcpu->in_guest || gpa.v >= RAM_BYTES || size_bytes > RAM_BYTES - gpa.v)
+		return -EFAULT;
+	memcpy(vcpu->vm->ram + gpa.v, src, size_bytes);
+	return 0;
+}
+
 /* The machine around the CPU. */
 
 static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
@@ -162,6 +178,8 @@ static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4
 	out[1] = subleaf;
 	if (leaf == 7)
 		out[1] = 1u << 7 | 1u << 20; /* SMEP, SMAP */
+	if (leaf == 0x80000001)
+		out[2] = 1u << 2; /* SVM */
 }
 
 static enum cpu_msr_result ops_rdmsr(void *ctx, uint32_t index, uint64_t *value)

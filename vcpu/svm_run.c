@@ -1,0 +1,240 @@
+/* Entering L2: the checks of VMRUN, L2's registers and what L1 injects. */
+#include "vcpu/svm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "vcpu/code.h"
+#include "vcpu/mmu.h"
+#include "vcpu/nested.h"
+
+/* The I/O permission map: a bit a port, and some behind the last for accesses that reach over. */
+#define IOPM_BYTES (3u * 4096u)
+#define MSRPM_BYTES (2u * 4096u)
+#define SAVE_BYTES offsetof(struct vmcb_save, reserved7)
+#define CONTROL_BYTES offsetof(struct vmcb_control, reserved5)
+
+#define EFER_KNOWN (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME)
+#define CR4_KNOWN                                                                                 \
+	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | \
+	 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE |        \
+	 CR4_SMEP | CR4_SMAP)
+
+static int gpa_is_valid(uint64_t gpa, uint64_t size_bytes)
+{
+	uint64_t end = (UINT64_C(1) << 48) - size_bytes;
+
+	return gpa <= end;
+}
+
+static int event_is_valid(uint64_t event)
+{
+	unsigned int type = event >> VMCB_EVENT_TYPE_SHIFT & 7, vector = event & 0xff;
+
+	if (!(event & VMCB_EVENT_VALID))
+		return 1;
+	if (type == EVENT_EXCEPTION)
+		return vector != VECTOR_NMI && vector < 32;
+	return type == EVENT_INTERRUPT || type == EVENT_NMI || type == EVENT_SOFT_INTERRUPT;
+}
+
+int svm_check_control(const struct vmcb_control *control)
+{
+	if (!(control->intercept >> INTERCEPT_VMRUN & 1) || !control->asid)
+		return -EINVAL;
+	if (control->misc & VMCB_NESTED_PAGING)
+		return -EINVAL; /* not offered in CPUID */
+	if (!gpa_is_valid(control->iopm_gpa, IOPM_BYTES) ||
+	    !gpa_is_valid(control->msrpm_gpa, MSRPM_BYTES))
+		return -EINVAL;
+	return event_is_valid(control->event_inj) ? 0 : -EINVAL;
+}
+
+int svm_check_save(const struct vmcb_save *save)
+{
+	unsigned int code = save->cs.attributes;
+
+	if (!(save->efer & EFER_SVME) || (save->efer & ~EFER_KNOWN))
+		return -EINVAL;
+	if (save->cr0 >> 32 || (!(save->cr0 & CR0_CD) && (save->cr0 & CR0_NW)))
+		return -EINVAL;
+	if ((save->cr4 & ~CR4_KNOWN) || save->dr6 >> 32 || save->dr7 >> 32)
+		return -EINVAL;
+	if (!(save->efer & EFER_LME) || !(save->cr0 & CR0_PG))
+		return 0;
+	if (!(save->cr4 & CR4_PAE) || !(save->cr0 & CR0_PE) || save->cr3 >> 48)
+		return -EINVAL;
+	return (code >> 9 & 1) && (code >> 10 & 1) ? -EINVAL : 0;
+}
+
+int svm_take_control(struct cpu *cpu, const struct vmcb_control *control)
+{
+	struct svm *svm = &cpu->svm;
+
+	if (!svm->iopm) {
+		svm->iopm = malloc(IOPM_BYTES);
+		if (!svm->iopm)
+			return -ENOMEM;
+	}
+	/* A map that is not there permits nothing. */
+	if ((control->intercept >> INTERCEPT_IOIO & 1) &&
+	    quire_vcpu_read(cpu->vcpu, (gpa_t){control->iopm_gpa & PAGE_NUMBER_MASK}, svm->iopm,
+			    IOPM_BYTES))
+		memset(svm->iopm, 0xff, IOPM_BYTES);
+	svm->control = *control;
+	svm->tsc_offset = control->tsc_offset;
+	return 0;
+}
+
+/* What L1 injects passes by its intercepts. */
+static void inject(struct cpu *cpu, uint64_t event)
+{
+	struct cpu_state *s = &cpu->s;
+	unsigned int type = event >> VMCB_EVENT_TYPE_SHIFT & 7;
+	uint8_t vector = event;
+
+	cpu->svm.has_soft_rip = 0;
+	if (!(event & VMCB_EVENT_VALID))
+		return;
+	cpu->svm.soft_rip = cpu->svm.control.next_rip;
+	switch (type) {
+	case EVENT_EXCEPTION:
+		s->exception_pending = 1;
+		s->exception_injected = 1;
+		s->exception_vector = vector;
+		s->exception_has_error = (event & VMCB_EVENT_HAS_ERROR) != 0;
+		s->exception_error = event >> 32;
+		s->exception_has_payload = 0;
+		cpu->svm.has_soft_rip = vector == VECTOR_BP || vector == VECTOR_OF;
+		break;
+	case EVENT_NMI:
+		s->nmi_injected = 1;
+		break;
+	default:
+		s->interrupt_injected = 1;
+		s->interrupt_vector = vector;
+		s->interrupt_soft = type == EVENT_SOFT_INTERRUPT;
+		cpu->svm.has_soft_rip = s->interrupt_soft;
+		break;
+	}
+}
+
+/* VMRUN fails: L1 goes on behind it and finds the reason in its VMCB. */
+static int refuse(struct cpu *cpu, uint64_t gpa, struct vmcb_control *control)
+{
+	control->exit_code = VMCB_EXIT_INVALID;
+	control->exit_info1 = 0;
+	control->exit_info2 = 0;
+	control->exit_int_info = 0;
+	control->event_inj = 0;
+	cpu->svm.gif = 0;
+	return quire_vcpu_write(cpu->vcpu, (gpa_t){gpa}, control, CONTROL_BYTES)
+		   ? SVM_NO_MEMORY_THERE
+		   : SVM_DONE;
+}
+
+int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
+{
+	struct svm *svm = &cpu->svm;
+	struct vmcb vmcb;
+	int error;
+
+	if (quire_vcpu_read(cpu->vcpu, (gpa_t){gpa}, &vmcb,
+			    offsetof(struct vmcb, save) + SAVE_BYTES))
+		return SVM_NO_MEMORY_THERE;
+	if (svm_check_control(&vmcb.control) || svm_check_save(&vmcb.save)) {
+		cpu->s.rip = next_rip;
+		return refuse(cpu, gpa, &vmcb.control);
+	}
+	error = svm_take_control(cpu, &vmcb.control);
+	if (error)
+		return error;
+	svm_store_registers(cpu, &svm->host);
+	svm->host.rip = next_rip;
+	svm_load_registers(cpu, &vmcb.save);
+	cpu->s.interrupt_shadow = vmcb.control.int_state & VMCB_INT_STATE_SHADOW;
+	svm->vmcb_gpa = gpa;
+	svm->in_guest_mode = 1;
+	svm->gif = 1;
+	inject(cpu, vmcb.control.event_inj);
+	return SVM_DONE;
+}
+
+void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested)
+{
+	memset(nested, 0, sizeof(*nested));
+	nested->gif = cpu->svm.gif;
+	nested->in_guest_mode = cpu->svm.in_guest_mode;
+	if (!nested->in_guest_mode)
+		return;
+	nested->vmcb_gpa = cpu->svm.vmcb_gpa;
+	nested->vmcb.control = cpu->svm.control;
+	nested->vmcb.save = cpu->svm.host;
+}
+
+int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
+{
+	const struct vmcb_save *save = &nested->vmcb.save;
+	int error;
+
+	if (!nested->in_guest_mode) {
+		cpu_nested_leave(cpu);
+		cpu->svm.gif = nested->gif;
+		return 0;
+	}
+	if (svm_check_control(&nested->vmcb.control) || svm_check_save(save) ||
+	    !(save->cr0 & CR0_PG) || !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
+		return -EINVAL;
+	error = svm_take_control(cpu, &nested->vmcb.control);
+	if (error)
+		return error;
+	cpu->svm.host = *save;
+	cpu->svm.vmcb_gpa = nested->vmcb_gpa;
+	cpu->svm.in_guest_mode = 1;
+	cpu->svm.gif = nested->gif;
+	tlb_flush_all(cpu);
+	code_serialise(cpu);
+	return 0;
+}
+
+int cpu_nested_active(const struct cpu *cpu)
+{
+	return cpu->svm.in_guest_mode;
+}
+
+int cpu_nested_gif(const struct cpu *cpu)
+{
+	return cpu->svm.gif;
+}
+
+void cpu_nested_leave(struct cpu *cpu)
+{
+	if (cpu->svm.in_guest_mode)
+		svm_restore_host(cpu);
+	cpu->svm.gif = 1;
+}
+
+void cpu_nested_forget(struct cpu *cpu)
+{
+	cpu->svm.in_guest_mode = 0;
+	cpu->svm.tsc_offset = 0;
+	cpu->svm.has_soft_rip = 0;
+	cpu->svm.gif = 1;
+}
+
+static int leave_if_intercepted(struct cpu *cpu, enum vmcb_intercept which)
+{
+	if (!cpu->svm.in_guest_mode || !(cpu->svm.control.intercept >> which & 1))
+		return 0;
+	return svm_vmexit_code(cpu, VMCB_EXIT_INTR + which, NULL) == SVM_DONE;
+}
+
+int cpu_nested_shutdown(struct cpu *cpu)
+{
+	return leave_if_intercepted(cpu, INTERCEPT_SHUTDOWN);
+}
+
+int cpu_nested_init(struct cpu *cpu)
+{
+	return leave_if_intercepted(cpu, INTERCEPT_INIT);
+}
