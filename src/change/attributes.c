@@ -1,6 +1,8 @@
 /* Changing which pages are private. */
 #include <errno.h>
 
+#include <quire/trace.h>
+
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 
@@ -59,6 +61,8 @@ int quire_vm_set_attributes(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes,
 	/* Without private memory there is one attribute value, and every page has it. */
 	if (err || !quire_vm_attributes(vm))
 		return err;
+	QUIRE_TRACE(kvm_vm_set_mem_attributes, gfn_of(gpa).v,
+		    gfn_of(gpa).v + (size_bytes >> QUIRE_PAGE_SHIFT), attributes);
 	mutex_lock(&vm->slots_lock);
 	err = set_attributes_locked(vm, gfn_of(gpa), size_bytes >> QUIRE_PAGE_SHIFT, attributes);
 	mutex_unlock(&vm->slots_lock);

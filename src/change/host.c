@@ -1,4 +1,6 @@
 /* The host changes what client addresses mean: KVM's MMU notifier. */
+#include <quire/trace.h>
+
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
@@ -50,6 +52,7 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 {
 	struct flush_debt debt;
 
+	QUIRE_TRACE(kvm_unmap_hva_range, start.v, end.v);
 	/* From here on the set of slots stays: begin and end see the same. */
 	host_invalidation_enter(vm);
 	if (!any_slot(vm, start, end))

@@ -62,7 +62,9 @@ static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 	struct table_cache tables = {0};
 	bool more = true;
 
-	while (more && !table_cache_fill(&tables, &vm->arena, SPLIT_TABLES)) {
+	while (more && !tables.exhausted) {
+		/* Without memory the tables in hand still go as far as they go. */
+		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		reclaim_enter();
 		more = !tdp_split_range(vm, as_id, start, end, &tables);

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include <quire/dirty.h>
+#include <quire/trace.h>
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
@@ -113,8 +114,11 @@ int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 		return -EINVAL;
 	}
 	for (struct quire_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
-		if (vcpu->ring.entries && count < INT32_MAX / 2)
+		if (vcpu->ring.entries && count < INT32_MAX / 2) {
 			count += reset_one(vm, &vcpu->ring, interrupted, &debt);
+			QUIRE_TRACE(kvm_dirty_ring_reset, vcpu->id, vcpu->ring.dirty_index,
+				    vcpu->ring.reset_index);
+		}
 	mutex_unlock(&vm->slots_lock);
 	/* An entry found without W already may owe its flush to somebody else. */
 	if (count)

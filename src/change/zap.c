@@ -1,4 +1,6 @@
 /* Zapping through every MMU of the VM. */
+#include <quire/trace.h>
+
 #include "src/change/change.h"
 
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
@@ -11,6 +13,8 @@ void change_zap_all(struct quire_vm *vm)
 {
 	struct flush_debt debt;
 
+	/* Tables carry no generation: an invalid root is out of reach at once. */
+	QUIRE_TRACE(kvm_mmu_zap_all_fast, 0, atomic_load_relaxed_u64(&vm->arena.used));
 	flush_debt_init(&debt, &vm->flush);
 	change_lock(vm);
 	tdp_roots_invalidate(vm, &debt);

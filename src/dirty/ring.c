@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include <quire/trace.h>
+
 #include "src/base/assert.h"
 
 #define ENTRY_DIRTY 1u
@@ -28,6 +30,8 @@ void dirty_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
 {
 	if (BROKEN(append(&vcpu->ring, slot, offset)))
 		vm_poison(vcpu->vm);
+	QUIRE_TRACE(kvm_dirty_ring_push, vcpu->id, vcpu->ring.dirty_index, vcpu->ring.reset_index,
+		    slot, offset);
 	if (dirty_ring_is_soft_full(&vcpu->ring))
 		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
 }

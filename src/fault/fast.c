@@ -1,6 +1,8 @@
 /* The fast path: W comes back without a lookup where only dirty logging took it. */
 #include "src/fault/fault.h"
 
+#include <quire/trace.h>
+
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
@@ -18,7 +20,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	u64 required = f->host_writable | f->mmu_writable;
 	u32 level;
 	u64 *entry = tdp_find(vm, root, fault->gfn, &level);
-	u64 old = atomic_load_relaxed_u64(entry);
+	u64 old = atomic_load_relaxed_u64(entry), new;
 
 	if (!entry_is_present(f, old) || !entry_is_leaf(f, old, level))
 		return FAULT_CONTINUE;
@@ -29,9 +31,10 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	/* A huge leaf of a logged slot must be split: one mark cannot stand for 512 pages. */
 	if (level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))
 		return FAULT_CONTINUE;
+	new = old | f->writable | f->dirty;
 	if (MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
-	if (!tdp_change_entry(&change, entry, level, &old, old | f->writable | f->dirty))
+	if (!tdp_change_entry(&change, entry, level, &old, new))
 		return QUIRE_RETRY;
 	/*
 	 * Mark after W is set: a harvest that clears the mark removes W again afterwards, and its
@@ -40,6 +43,8 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	 */
 	if (!MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
+	QUIRE_TRACE(fast_page_fault, vcpu->id, gpa_of(fault->gfn).v, fault->error_code,
+		    (u64)(uintptr_t)entry, old, new, QUIRE_FIXED);
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fast);
 	return QUIRE_FIXED;
 }

@@ -1,6 +1,8 @@
 /* Addresses without memory: MMIO entries and the vCPU's own note of the last one. */
 #include "src/fault/fault.h"
 
+#include <quire/trace.h>
+
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
@@ -32,10 +34,12 @@ static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 	entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));
 	if (!entry_is_mmio(f, entry))
 		return QUIRE_RETRY;
+	QUIRE_TRACE(check_mmio_spte, generation, entry_mmio_generation(f, entry), entry);
 	if (((generation & MEMSLOTS_UPDATING) ||
 	     entry_mmio_generation(f, entry) != (generation & GENERATION_MASK)) &&
 	    !MUTANT(mmio_generation_unchecked))
 		return FAULT_CONTINUE;
+	QUIRE_TRACE(handle_mmio_page_fault, gpa_of(gfn).v, gfn.v, 0);
 	note(vcpu, gfn, generation);
 	return QUIRE_EMULATE;
 }

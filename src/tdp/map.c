@@ -204,11 +204,14 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 		if (entry_is_frozen(f, step.old))
 			return TDP_LOST;
 		/* Memory was mapped there meanwhile: leave it alone. */
-		if (step.level == QUIRE_LEVEL_4K)
-			return entry_is_present(f, step.old)
-				   ? TDP_LOST
-				   : tdp_change_entry(&step.change, step.entry, step.level,
-						      &step.old, new);
+		if (step.level == QUIRE_LEVEL_4K) {
+			if (entry_is_present(f, step.old))
+				return TDP_LOST;
+			QUIRE_TRACE(mark_mmio_spte, (u64)(uintptr_t)step.entry, gfn.v, 0,
+				    generation);
+			return tdp_change_entry(&step.change, step.entry, step.level, &step.old,
+						new);
+		}
 		if (!entry_is_present(f, step.old) && !link_table(&step))
 			return TDP_LOST;
 		old = atomic_load_acquire_u64(step.entry);

@@ -71,6 +71,7 @@ void arena_destroy(struct arena *arena);
 struct table_cache {
 	struct table *tables;
 	u32 count;
+	u32 exhausted; /* the last fill found no memory */
 };
 
 /* Have at least @want tables in @cache: -ENOMEM when there are fewer afterwards. May sleep. */
