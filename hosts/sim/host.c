@@ -98,6 +98,8 @@ void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
 		first += SIM_BLOCK;
 	if (first == SIM_FRAMES)
 		abort();
+	if (host->next_frame < first + SIM_BLOCK)
+		host->next_frame = first + SIM_BLOCK;
 	for (uint32_t i = 0; i < SIM_BLOCK; i++) {
 		struct sim_frame *frame = &host->frames[first + i];
 
@@ -241,6 +243,37 @@ static int sim_copy_to(void *ctx, hva_t dst, const void *src, size_t size_bytes)
 	return 0;
 }
 
+static uint64_t *word_at(struct sim_host *host, hva_t hva, uint32_t flags)
+{
+	const struct sim_page *page = page_at(host, hva.v);
+
+	if (!page || (page->flags & flags) != flags)
+		return NULL;
+	return (uint64_t *)(host->frames[page->frame].bytes + (hva.v & ~QUIRE_PAGE_MASK));
+}
+
+static int sim_load_u64(void *ctx, hva_t src, uint64_t *value)
+{
+	const uint64_t *word = word_at(ctx, src, 0);
+
+	if (!word)
+		return -EFAULT;
+	*value = *word;
+	return 0;
+}
+
+static int sim_cmpxchg_u64(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
+{
+	uint64_t *word = word_at(ctx, dst, SIM_WRITABLE), wanted = *expected;
+
+	if (!word)
+		return -EFAULT;
+	*expected = *word;
+	if (*word == wanted)
+		*word = desired;
+	return 0;
+}
+
 static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **store)
 {
 	struct sim_store *made = sim_alloc(ctx, sizeof(*made));
@@ -322,6 +355,8 @@ const struct quire_host_ops sim_host_ops = {
     .page_level = sim_page_level,
     .copy_from = sim_copy_from,
     .copy_to = sim_copy_to,
+    .load_u64 = sim_load_u64,
+    .cmpxchg_u64 = sim_cmpxchg_u64,
     .store_create = sim_store_create,
     .store_destroy = sim_store_destroy,
     .store_get = sim_store_get,
