@@ -112,6 +112,21 @@ QUIRE_API uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio
 QUIRE_API void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end);
 QUIRE_API void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end);
 
+/* What the host wants to know about the age of pages. */
+enum quire_age {
+	QUIRE_AGE_TEST,	 /* were they used? */
+	QUIRE_AGE_CLEAR, /* the same, and forget it */
+};
+
+/*
+ * Did the guest use any page of [start, end) of the client's address space since that was last
+ * cleared? 1 or 0. A page may look unused although a vCPU still uses a cached translation of
+ * it: nothing is flushed. Takes no lock; any thread, concurrently with everything else. (The
+ * test_young, clear_young and clear_flush_young of KVM's MMU notifier, contract U-226.)
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end,
+					    enum quire_age kind);
+
 /* The hypervisor's own access, as quire_vcpu_read() and _write(), in address space 0. */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_read(struct quire_vm *vm, gpa_t gpa, void *dst,
 					     size_t size_bytes);

@@ -18,16 +18,6 @@ static bool any_slot(const struct quire_vm *vm, hva_t start, hva_t end)
 	return any;
 }
 
-/* The gfns of the part of @slot that shows [start, end), pages touched in part included. */
-static void slot_gfns(const struct memslot *slot, hva_t start, hva_t end, gfn_t *first, gfn_t *last)
-{
-	u64 from = max_u64(start.v, slot->hva.v) - slot->hva.v;
-	u64 to = min_u64(end.v, memslot_hva_end(slot).v) - slot->hva.v;
-
-	first->v = slot->base_gfn.v + (from >> QUIRE_PAGE_SHIFT);
-	last->v = slot->base_gfn.v + (round_up_u64(to, QUIRE_PAGE_SIZE) >> QUIRE_PAGE_SHIFT);
-}
-
 /* Under mmu_lock, in a read section. */
 static void zap_slots(struct quire_vm *vm, hva_t start, hva_t end, struct flush_debt *debt)
 {
@@ -39,7 +29,7 @@ static void zap_slots(struct quire_vm *vm, hva_t start, hva_t end, struct flush_
 		{
 			gfn_t first, last;
 
-			slot_gfns(slot, start, end, &first, &last);
+			memslot_gfns(slot, start, end, &first, &last);
 			invalidation_add_range(vm, first, last);
 			/* A slot served by guest_memfd maps nothing through the hva. */
 			if (!(slot->flags & MEMSLOT_GMEM_ONLY))

@@ -149,6 +149,18 @@ const struct memslot *memslot_next(struct memslot_iter *iter);
 	for ((slot) = memslot_first_hva((vm), (as), (start), (end), (iter)); (slot) != NULL; \
 	     (slot) = memslot_next((iter)))
 
+/* The gfns of the part of @slot that shows [start, end), which overlap; pages touched in part
+ * count. */
+static inline void memslot_gfns(const struct memslot *slot, hva_t start, hva_t end, gfn_t *first,
+				gfn_t *last)
+{
+	u64 from = max_u64(start.v, slot->hva.v) - slot->hva.v;
+	u64 to = min_u64(end.v, memslot_hva_end(slot).v) - slot->hva.v;
+
+	first->v = slot->base_gfn.v + (from >> QUIRE_PAGE_SHIFT);
+	last->v = slot->base_gfn.v + (round_up_u64(to, QUIRE_PAGE_SIZE) >> QUIRE_PAGE_SHIFT);
+}
+
 enum memslot_change {
 	MEMSLOT_NONE, /* the request changes nothing */
 	MEMSLOT_CREATE,

@@ -1,0 +1,21 @@
+/* Aging of the TDP tables. */
+#ifndef QUIRE_TDP_AGE_H
+#define QUIRE_TDP_AGE_H
+
+#include "src/tdp/tdp.h"
+
+struct tdp_age_range {
+	u32 as_id;
+	gfn_t start, end;
+	enum quire_age kind;
+};
+
+/*
+ * Nonzero: some leaf of @range was used (A). No lock, in a read section: entries change by
+ * compare-exchange, and a table that is unlinked meanwhile stays until the section ends. Whoever
+ * owns the tables alone and writes plainly (tdp_protect_entries() with guest mode closed) may put
+ * back an A that was cleared here: a page then looks used once too often.
+ */
+must_check int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range);
+
+#endif
