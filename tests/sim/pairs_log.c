@@ -254,9 +254,9 @@ static void stop_replace_body(uint32_t thread, void *ctx)
 {
 	(void)ctx;
 	if (thread == 0)
-		pair.frame = pair_host_replace(5);
-	else
 		pair.results[1] = pair_set_flags(SIM_BLOCK, 0);
+	else
+		pair.frame = pair_host_replace(5);
 }
 
 static bool stop_replace_check(void *ctx)
