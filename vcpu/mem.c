@@ -38,13 +38,30 @@ static enum guard_reason piece_put(void *host, unsigned int size_bytes, uint64_t
 	return guard_copy(host, &value, size_bytes, &done);
 }
 
+/* The instruction at RIP, which KVM's emulator does not know, touched a device. */
+static enum step refuse_device(struct cpu *cpu)
+{
+	struct cpu_exit_info *info = cpu->info;
+
+	info->insn_size_bytes = code_bytes_at_rip(cpu, info->insn);
+	return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
+}
+
+static int may_touch_device(const struct cpu *cpu)
+{
+	return !cpu->op || !(cpu->op->flags & OP_NO_DEVICE);
+}
+
 static enum step device_read(struct cpu *cpu, uint64_t gpa, unsigned int size_bytes,
 			     uint64_t *value)
 {
 	struct cpu_io io = {.address = gpa, .size_bytes = size_bytes};
 	const struct replay_entry *entry;
-	enum step step = replay_ask(cpu, REPLAY_MMIO, &io, &entry);
+	enum step step;
 
+	if (!may_touch_device(cpu))
+		return refuse_device(cpu);
+	step = replay_ask(cpu, REPLAY_MMIO, &io, &entry);
 	if (step)
 		return step;
 	*value = 0;
@@ -58,6 +75,8 @@ static enum step device_write(struct cpu *cpu, uint64_t gpa, unsigned int size_b
 	struct cpu_io io = {.address = gpa, .size_bytes = size_bytes, .is_write = true};
 	const struct replay_entry *entry;
 
+	if (!may_touch_device(cpu))
+		return refuse_device(cpu);
 	memcpy(io.data, &value, sizeof(io.data));
 	return replay_ask(cpu, REPLAY_MMIO, &io, &entry);
 }
