@@ -46,10 +46,11 @@ struct quire_host_ops {
 	/*
 	 * The page behind @hva, faulted in as the guest's access would. 0, or -EFAULT (nothing
 	 * there, or not with this access), -EHWPOISON, -EINTR, -EAGAIN (NOWAIT), -EROFS (a
-	 * device's read-only entry: the write is to be emulated), -ENOMEM.
+	 * device's read-only entry: the write is to be emulated), -EINVAL (nobody counts the page,
+	 * and the caller did not say GUARDED), -ENOMEM.
 	 */
 	int (*page_get)(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page);
-	/* Give back what page_get() gave. Called under mmu_lock; never sleeps. */
+	/* Give back what page_get() gave. Called under mmu_lock or without a lock; never sleeps. */
 	void (*page_put)(void *ctx, const struct quire_page *page, enum quire_page_use use);
 	/* Largest level the host itself maps @hva with, at most @max. Called under mmu_lock,
 	 * valid as long as no invalidation of @hva starts; never sleeps. */

@@ -28,6 +28,8 @@ struct quire_vm_config {
 struct quire_tunables {
 	uint32_t eager_page_split; /* 1 */
 	uint32_t gmem_huge_pages;  /* 0: guest_memfd's order is 0, as in Linux */
+	/* 0: the hypervisor keeps no page at hand that the host does not count */
+	uint32_t allow_unsafe_mappings;
 };
 
 /* KVM_MEM_* */

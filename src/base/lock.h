@@ -8,10 +8,13 @@
 /* The order of all locks of the library, outermost first. docs/LOCKING.md has a card for each. */
 enum lock_rank {
 	RANK_NONE,
+	RANK_PFN_REFRESH,     /* pfn_cache->refresh */
 	RANK_SLOTS,	      /* vm->slots_lock */
 	RANK_GMEM_INVALIDATE, /* gmem inode */
 	RANK_GMEM_PUNCH,      /* gmem inode's pages: come into use, or are punched */
 	RANK_GMEM_PAGE,	      /* gmem inode's page state */
+	RANK_PFN_LIST,	      /* vm->pfn_caches.lock */
+	RANK_PFN_CACHE,	      /* pfn_cache->lock */
 	RANK_MMU,	      /* vm->mmu_lock */
 	RANK_TDP_PAGES,	      /* vm->tdp.pages_lock */
 	RANK_INVALIDATE,      /* vm->invalidation.lock */

@@ -1,6 +1,7 @@
 /* The host changes what client addresses mean: KVM's MMU notifier. */
 #include <quire/trace.h>
 
+#include "src/access/pfn_cache.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
@@ -45,6 +46,7 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 	QUIRE_TRACE(kvm_unmap_hva_range, start.v, end.v);
 	/* From here on the set of slots stays: begin and end see the same. */
 	host_invalidation_enter(vm);
+	pfn_caches_invalidate(vm, start, end);
 	if (!any_slot(vm, start, end))
 		return;
 	flush_debt_init(&debt, &vm->flush);
@@ -67,5 +69,6 @@ void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 		invalidation_end(vm);
 		change_unlock(vm);
 	}
+	pfn_caches_invalidate_end(vm);
 	host_invalidation_leave(vm);
 }

@@ -36,6 +36,7 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	mutex_init(&vm->roots.pages_lock, RANK_TDP_PAGES);
 	biglock_init(&vm->mmu_lock, RANK_MMU);
 	invalidation_init(&vm->invalidation);
+	mutex_init(&vm->pfn_caches.lock, RANK_PFN_LIST);
 	flush_domain_init(&vm->flush, vm->host, vm->host_ctx);
 	arena_init(&vm->arena, vm->host, vm->host_ctx);
 	memslots_init(vm, vm->address_spaces);

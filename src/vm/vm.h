@@ -31,6 +31,15 @@ struct nx_tables {
 	struct table *oldest, *newest; /* under pages_lock */
 };
 
+struct pfn_cache;
+
+/* Frames that the hypervisor keeps in hand (src/access/pfn_cache.h). */
+struct pfn_caches {
+	struct mutex lock;
+	struct pfn_cache *first; /* under @lock */
+	u64 seq;		 /* (a) host invalidations that have ended */
+};
+
 struct quire_vm {
 	struct quire_vm_config config;	       /* (c) */
 	const struct quire_host_ops *host;     /* (c) */
@@ -55,6 +64,7 @@ struct quire_vm {
 
 	struct biglock mmu_lock;
 	struct invalidation invalidation; /* (m) */
+	struct pfn_caches pfn_caches;
 	struct roots roots;
 	struct nx_tables nx;
 	struct flush_domain flush;

@@ -1,0 +1,238 @@
+/* The frame behind one gpa or hva, kept until the host takes it away. */
+#include "src/access/pfn_cache.h"
+
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+
+/* Client addresses end here, on every machine this runs on. */
+#define CLIENT_ADDRESS_END (UINT64_C(1) << 56)
+
+void pfn_cache_init(struct pfn_cache *cache, struct quire_vm *vm)
+{
+	*cache = (struct pfn_cache){.vm = vm};
+	mutex_init(&cache->refresh, RANK_PFN_REFRESH);
+	rwlock_init(&cache->lock, RANK_PFN_CACHE);
+}
+
+static bool inside_page(u32 offset, u64 size_bytes)
+{
+	return size_bytes && size_bytes <= QUIRE_PAGE_SIZE - offset;
+}
+
+/* Where the key points now: the page's hva, and the generation that said so. */
+static int locate(const struct pfn_cache *cache, hva_t *hva, u64 *generation)
+{
+	const struct memslot *slot;
+	int err = -EFAULT;
+
+	if (cache->by_hva) {
+		*hva = cache->hva;
+		return 0;
+	}
+	reclaim_enter();
+	*generation = memslots_generation(cache->vm, 0);
+	slot = memslot_lookup(cache->vm, 0, gfn_of(cache->gpa), NULL);
+	if (slot && !(slot->flags & (MEMSLOT_INVALID | QUIRE_SLOT_READONLY))) {
+		*hva = memslot_hva(slot, gfn_of(cache->gpa));
+		err = 0;
+	}
+	reclaim_exit();
+	return err;
+}
+
+static bool is_current(const struct pfn_cache *cache)
+{
+	bool current;
+
+	if (!cache->valid || cache->by_hva)
+		return cache->valid;
+	reclaim_enter();
+	current = memslots_generation(cache->vm, 0) == cache->generation;
+	reclaim_exit();
+	return current;
+}
+
+int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn,
+		   u32 *offset) NO_LOCK_ANALYSIS
+{
+	rwlock_read_lock(&cache->lock);
+	if (cache->active && inside_page(cache->offset, size_bytes) && is_current(cache)) {
+		*pfn = cache->pfn;
+		*offset = cache->offset;
+		return 1;
+	}
+	rwlock_read_unlock(&cache->lock);
+	return 0;
+}
+
+void pfn_cache_unlock(struct pfn_cache *cache) NO_LOCK_ANALYSIS
+{
+	rwlock_read_unlock(&cache->lock);
+}
+
+/* Publish @page, unless an invalidation was or is in flight since @snapshot. */
+static bool publish(struct pfn_cache *cache, const struct quire_page *page, u64 snapshot)
+{
+	struct quire_vm *vm = cache->vm;
+
+	/* Begin counts itself before it looks at the caches: one of the two sees the other. */
+	if (atomic_load_acquire_u32(&vm->invalidation.active) ||
+	    atomic_load_acquire_u64(&vm->pfn_caches.seq) != snapshot)
+		return false;
+	cache->pfn = page->pfn;
+	cache->valid = 1;
+	return true;
+}
+
+static int lookup_once(struct pfn_cache *cache, hva_t hva, bool *published)
+{
+	struct quire_vm *vm = cache->vm;
+	u64 snapshot = atomic_load_acquire_u64(&vm->pfn_caches.seq);
+	struct quire_page page;
+	int err = vm->host->page_get(vm->host_ctx, hva, QUIRE_PAGE_WRITE | QUIRE_PAGE_GUARDED,
+				     &page);
+
+	if (err)
+		return err;
+	rwlock_write_lock(&cache->lock);
+	*published = publish(cache, &page, snapshot);
+	rwlock_write_unlock(&cache->lock);
+	if (page.refcounted)
+		vm->host->page_put(vm->host_ctx, &page,
+				   *published ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_UNUSED);
+	return 0;
+}
+
+static int refresh_locked(struct pfn_cache *cache, u64 size_bytes) REQUIRES(&cache->refresh)
+{
+	bool published = false;
+	u64 generation = 0;
+	hva_t hva = {0};
+	int err;
+
+	rwlock_write_lock(&cache->lock);
+	if (!cache->active || !inside_page(cache->offset, size_bytes)) {
+		rwlock_write_unlock(&cache->lock);
+		return -EINVAL;
+	}
+	err = locate(cache, &hva, &generation);
+	if (!err && cache->valid && cache->hva.v == hva.v) {
+		cache->generation = generation;
+		rwlock_write_unlock(&cache->lock);
+		return 0;
+	}
+	cache->valid = 0;
+	cache->hva = hva;
+	cache->generation = generation;
+	rwlock_write_unlock(&cache->lock);
+	for (unsigned int turn = 0; !err && !published; turn++) {
+		if (turn)
+			base_platform->relax(turn);
+		err = lookup_once(cache, hva, &published);
+	}
+	return err;
+}
+
+int pfn_cache_refresh(struct pfn_cache *cache, u64 size_bytes)
+{
+	int err;
+
+	mutex_lock(&cache->refresh);
+	err = refresh_locked(cache, size_bytes);
+	mutex_unlock(&cache->refresh);
+	return err;
+}
+
+static void link_cache(struct pfn_cache *cache)
+{
+	struct pfn_caches *caches = &cache->vm->pfn_caches;
+
+	mutex_lock(&caches->lock);
+	cache->next = caches->first;
+	caches->first = cache;
+	mutex_unlock(&caches->lock);
+}
+
+static int activate(struct pfn_cache *cache, const struct pfn_cache *key, u64 size_bytes)
+{
+	int err;
+
+	if (!inside_page(key->offset, size_bytes))
+		return -EINVAL;
+	mutex_lock(&cache->refresh);
+	if (!cache->active)
+		link_cache(cache);
+	rwlock_write_lock(&cache->lock);
+	/* Another place, or another way to it. */
+	if (cache->by_hva != key->by_hva || cache->gpa.v != key->gpa.v ||
+	    (key->by_hva && cache->hva.v != key->hva.v))
+		cache->valid = 0;
+	cache->by_hva = key->by_hva;
+	cache->gpa = key->gpa;
+	cache->offset = key->offset;
+	if (key->by_hva)
+		cache->hva = key->hva;
+	cache->active = 1;
+	rwlock_write_unlock(&cache->lock);
+	err = refresh_locked(cache, size_bytes);
+	mutex_unlock(&cache->refresh);
+	return err;
+}
+
+int pfn_cache_activate_gpa(struct pfn_cache *cache, gpa_t gpa, u64 size_bytes)
+{
+	struct pfn_cache key = {.offset = (u32)(gpa.v & ~QUIRE_PAGE_MASK),
+				.gpa = {gpa.v & QUIRE_PAGE_MASK}};
+
+	return activate(cache, &key, size_bytes);
+}
+
+int pfn_cache_activate_hva(struct pfn_cache *cache, hva_t hva, u64 size_bytes)
+{
+	struct pfn_cache key = {.by_hva = 1,
+				.offset = (u32)(hva.v & ~QUIRE_PAGE_MASK),
+				.hva = {hva.v & QUIRE_PAGE_MASK}};
+
+	if (!hva.v || hva.v >= CLIENT_ADDRESS_END)
+		return -EINVAL;
+	return activate(cache, &key, size_bytes);
+}
+
+void pfn_cache_deactivate(struct pfn_cache *cache)
+{
+	struct pfn_caches *caches = &cache->vm->pfn_caches;
+	struct pfn_cache **link;
+
+	mutex_lock(&cache->refresh);
+	mutex_lock(&caches->lock);
+	for (link = &caches->first; *link && *link != cache; link = &(*link)->next)
+		;
+	if (*link)
+		*link = cache->next;
+	mutex_unlock(&caches->lock);
+	rwlock_write_lock(&cache->lock);
+	cache->active = 0;
+	cache->valid = 0;
+	rwlock_write_unlock(&cache->lock);
+	mutex_unlock(&cache->refresh);
+}
+
+void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
+{
+	struct pfn_caches *caches = &vm->pfn_caches;
+
+	mutex_lock(&caches->lock);
+	for (struct pfn_cache *cache = caches->first; cache; cache = cache->next) {
+		rwlock_write_lock(&cache->lock);
+		if (cache->hva.v + QUIRE_PAGE_SIZE > start.v && cache->hva.v < end.v)
+			cache->valid = 0;
+		rwlock_write_unlock(&cache->lock);
+	}
+	mutex_unlock(&caches->lock);
+}
+
+void pfn_caches_invalidate_end(struct quire_vm *vm)
+{
+	atomic_fetch_add_u64(&vm->pfn_caches.seq, 1);
+}
