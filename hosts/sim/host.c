@@ -60,7 +60,9 @@ static uint32_t frame_alloc(struct sim_host *host)
 		if (host->frames[i].references)
 			continue;
 		host->frames[i].references = 1;
+		host->frames[i].generation++;
 		host->frames[i].poisoned = false;
+		host->frames[i].accessed = host->frames[i].dirty = false;
 		memset(host->frames[i].bytes, 0, SIM_FRAME_BYTES);
 		return i;
 	}
@@ -104,6 +106,7 @@ void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
 		struct sim_frame *frame = &host->frames[first + i];
 
 		frame->references = 1;
+		frame->generation++;
 		frame->poisoned = false;
 		memset(frame->bytes, 0, SIM_FRAME_BYTES);
 		host->pages[page + i] =
@@ -177,21 +180,35 @@ static void sim_chunk_free(void *ctx, void *chunk)
 	host->chunks--;
 }
 
+static bool is_counted(const struct sim_page *mapped, const struct sim_frame *frame)
+{
+	return frame->counted && !frame->reserved && !(mapped->flags & SIM_DEVICE);
+}
+
 static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
 	struct sim_host *host = ctx;
 	struct sim_page *mapped = page_at(host, hva.v);
 	struct sim_frame *frame;
 
-	if (!mapped || ((flags & QUIRE_PAGE_WRITE) && !(mapped->flags & SIM_WRITABLE)))
+	if (!mapped)
 		return -EFAULT;
+	if ((mapped->flags & SIM_SLOW) && (flags & QUIRE_PAGE_NOWAIT))
+		return -EAGAIN;
+	if ((mapped->flags & SIM_SLOW) && (flags & QUIRE_PAGE_INTERRUPTIBLE) && host->interrupted)
+		return -EINTR;
+	if ((flags & QUIRE_PAGE_WRITE) && !(mapped->flags & SIM_WRITABLE))
+		return mapped->flags & SIM_DEVICE ? -EROFS : -EFAULT;
 	frame = &host->frames[mapped->frame];
 	if (frame->poisoned)
 		return -EHWPOISON;
+	page->refcounted = is_counted(mapped, frame);
+	/* It may go at any time: only for those who hear of that. */
+	if (!page->refcounted && !(flags & QUIRE_PAGE_GUARDED))
+		return -EINVAL;
 	page->pfn.v = (uint64_t)(uintptr_t)frame->bytes >> QUIRE_PAGE_SHIFT;
 	page->writable = (mapped->flags & SIM_WRITABLE) != 0;
-	page->refcounted = frame->counted;
-	if (frame->counted)
+	if (page->refcounted)
 		frame->references++;
 	return 0;
 }
@@ -200,10 +217,16 @@ static void sim_page_put(void *ctx, const struct quire_page *page, enum quire_pa
 {
 	struct sim_host *host = ctx;
 	uint64_t address = page->pfn.v << QUIRE_PAGE_SHIFT;
+	uint64_t index = (address - (uint64_t)(uintptr_t)host->memory) / QUIRE_PAGE_SIZE;
+	struct sim_frame *frame = &host->frames[index];
 
-	(void)use;
-	frame_put(host,
-		  (uint32_t)((address - (uint64_t)(uintptr_t)host->memory) / QUIRE_PAGE_SIZE));
+	if (!page->refcounted || !frame->counted || frame->reserved || !frame->references) {
+		host->violations++;
+		return;
+	}
+	frame->accessed |= use != QUIRE_PAGE_UNUSED;
+	frame->dirty |= use == QUIRE_PAGE_DIRTY;
+	frame_put(host, (uint32_t)index);
 }
 
 /* Huge where a block of pages shows one aligned row of frames, all with the same rights. */
@@ -284,6 +307,14 @@ static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void *
 	made->npages = size_bytes / QUIRE_PAGE_SIZE;
 	*store = made;
 	return 0;
+}
+
+uint32_t sim_store_frame(const void *store, uint64_t index)
+{
+	const struct sim_store *pages = store;
+
+	return index < STORE_PAGES_MAX && pages->frames[index] ? pages->frames[index] - 1
+							       : SIM_FRAMES;
 }
 
 static void sim_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages)

@@ -22,7 +22,12 @@
 #define SIM_POISON 0xdb /* what a free frame shows */
 #define SIM_HVA_BASE UINT64_C(0x10000000)
 
-enum sim_page_flags { SIM_MAPPED = 1u << 0, SIM_WRITABLE = 1u << 1 };
+enum sim_page_flags {
+	SIM_MAPPED = 1u << 0,
+	SIM_WRITABLE = 1u << 1,
+	SIM_DEVICE = 1u << 2, /* a driver's mapping of raw frames (VM_PFNMAP): nobody counts */
+	SIM_SLOW = 1u << 3,   /* must be read from a disk first */
+};
 
 struct sim_page {
 	uint32_t frame;
@@ -32,8 +37,12 @@ struct sim_page {
 struct sim_frame {
 	uint8_t *bytes;	     /* 4 KiB */
 	uint32_t references; /* by mappings, stores, pins */
+	uint32_t generation; /* how often it was handed out */
 	bool poisoned;
-	bool counted; /* false: nobody counts references, as with pages of a device */
+	bool counted; /* false: nobody counts references, as with tail pages of a driver's buffer */
+	bool reserved; /* memory of the firmware: no count either */
+	bool accessed; /* said by page_put() */
+	bool dirty;
 };
 
 struct sim_host {
@@ -47,6 +56,8 @@ struct sim_host {
 	void *spare_chunks;	  /* kept from VM to VM: their contents do not matter */
 	uint64_t chunks;	  /* handed out */
 	uint64_t kicks;
+	bool interrupted;    /* waits end with -EINTR */
+	uint64_t violations; /* the library touched the count of a page that was not its own */
 };
 
 extern const struct quire_host_ops sim_host_ops;
@@ -64,6 +75,9 @@ uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags);
 void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags);
 /* Take the mapping away and give the frame's reference back. */
 void sim_unmap(struct sim_host *host, uint32_t page);
+
+/* The frame of page @index of a guest_memfd's store, SIM_FRAMES where there is none. */
+uint32_t sim_store_frame(const void *store, uint64_t index);
 
 static inline hva_t sim_hva(uint32_t page)
 {

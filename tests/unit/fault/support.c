@@ -1,0 +1,75 @@
+/* What the tests of the fault path share: a machine, in both table formats. */
+#include "tests/unit/fault/support.h"
+
+#include "src/tdp/tdp.h"
+
+struct machine machine;
+
+int run_both_formats(const struct CMUnitTest *tests, size_t count)
+{
+	int failed = 0;
+
+	machine_init(&machine);
+	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT; format++) {
+		machine.format = (enum quire_format_id)format;
+		failed += _cmocka_run_group_tests(format == QUIRE_FORMAT_NPT ? "npt" : "ept", tests,
+						  count, NULL, NULL);
+	}
+	machine_destroy(&machine);
+	return failed;
+}
+
+void vm_begin(void)
+{
+	machine.host.violations = 0;
+	machine.host.interrupted = false;
+	machine_start(&machine, QUIRE_VM_DEFAULT);
+}
+
+void vm_end(void)
+{
+	assert_false(quire_vm_is_dead(machine.vm));
+	assert_true(machine_stop(&machine));
+	assert_int_equal(machine.host.violations, 0);
+}
+
+void map_pages(uint32_t page, uint32_t npages, uint32_t flags)
+{
+	for (uint32_t i = 0; i < npages; i++)
+		sim_map(&machine.host, page + i, flags);
+}
+
+void add_slot(uint32_t page, uint32_t npages, uint32_t flags)
+{
+	assert_int_equal(machine_add_slot(&machine, page, npages, flags), 0);
+}
+
+int fault_at(uint64_t gfn, uint64_t error)
+{
+	int ret;
+
+	do {
+		struct quire_memory_fault fault;
+		struct quire_stage2 stage2;
+		uint64_t requests;
+
+		/* Guest mode is where the root is loaded. */
+		ret = quire_vcpu_enter(machine.vcpus[0], &requests, &stage2);
+		assert_int_equal(ret, 0);
+		quire_vcpu_leave(machine.vcpus[0]);
+		ret = quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){gfn}), error, &fault);
+	} while (ret == QUIRE_RETRY);
+	return ret;
+}
+
+uint64_t leaf_at(uint64_t gfn, uint32_t *level)
+{
+	struct table *root = machine.vm->roots.valid[0];
+	const struct entry_format *f = machine.vm->format;
+	uint64_t entry;
+
+	if (!root)
+		return 0;
+	entry = *tdp_find(machine.vm, root, (gfn_t){gfn}, level);
+	return entry_is_present(f, entry) && entry_is_leaf(f, entry, *level) ? entry : 0;
+}

@@ -1,0 +1,48 @@
+/* What the tests of the fault path share: a machine, in both table formats. */
+#ifndef QUIRE_TESTS_UNIT_FAULT_SUPPORT_H
+#define QUIRE_TESTS_UNIT_FAULT_SUPPORT_H
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <quire/stats.h>
+#include <quire/vcpu.h>
+#include <quire/vm.h>
+
+#include "src/vm/vcpu.h"
+#include "tests/sim/machine.h"
+
+extern struct machine machine;
+
+/* The test's group: every test runs once with NPT and once with EPT. */
+int run_both_formats(const struct CMUnitTest *tests, size_t count);
+
+/* A fresh VM; its end, which must leave nothing behind and have broken no rule of the host's. */
+void vm_begin(void);
+void vm_end(void);
+
+/* Client pages [page, page + npages) mapped, and slot 0 over them from gfn 0. */
+void map_pages(uint32_t page, uint32_t npages, uint32_t flags);
+void add_slot(uint32_t page, uint32_t npages, uint32_t flags);
+
+/* A fault of vCPU 0 at @gfn with @error (QUIRE_PFERR_*), RETRY repeated. */
+int fault_at(uint64_t gfn, uint64_t error);
+
+static inline uint64_t stat(enum quire_vm_stat which)
+{
+	return quire_vm_stat(machine.vm, which);
+}
+
+static inline struct sim_frame *frame_of(uint32_t page)
+{
+	return &machine.host.frames[machine.host.pages[page].frame];
+}
+
+/* The leaf that maps @gfn, 0 without one; *@level is where it stands. */
+uint64_t leaf_at(uint64_t gfn, uint32_t *level);
+
+#endif

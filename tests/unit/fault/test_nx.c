@@ -1,0 +1,146 @@
+/* NX huge pages: no huge leaf is executable, and what is executed comes back huge in the end. */
+#include "tests/unit/fault/support.h"
+
+#define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
+#define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
+#define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
+
+static void begin_huge(int on)
+{
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	quire_vm_set_nx_huge_pages(machine.vm, on);
+}
+
+static int executable_at(uint64_t gfn)
+{
+	uint32_t level;
+	uint64_t leaf = leaf_at(gfn, &level);
+
+	assert_true(leaf != 0);
+	return entry_is_executable(machine.vm->format, leaf);
+}
+
+static void expect(uint64_t huge, uint64_t splits)
+{
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
+	assert_int_equal(stat(QUIRE_VM_STAT_nx_lpage_splits), splits);
+}
+
+static void test_off(void **state)
+{
+	(void)state;
+	begin_huge(0);
+	assert_int_equal(fault_at(0, FETCH), QUIRE_FIXED);
+	assert_true(executable_at(0));
+	expect(1, 0);
+	vm_end();
+}
+
+static void test_read_then_fetch(void **state)
+{
+	(void)state;
+	begin_huge(1);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	assert_false(executable_at(0));
+	expect(1, 0);
+	/* The leaf is there but must not be executed: it is split, nobody sees a hole. */
+	assert_int_equal(fault_at(5, FETCH | PRESENT), QUIRE_SPURIOUS);
+	expect(0, 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), SIM_BLOCK);
+	assert_true(executable_at(5));
+	assert_true(executable_at(6));
+	/* Reading does not put the huge leaf back. */
+	assert_int_equal(fault_at(7, WRITE), QUIRE_SPURIOUS);
+	expect(0, 1);
+	vm_end();
+}
+
+static void test_fetch_first(void **state)
+{
+	(void)state;
+	begin_huge(1);
+	assert_int_equal(fault_at(SIM_BLOCK + 3, FETCH), QUIRE_FIXED);
+	expect(0, 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 1);
+	/* The next read of the block wants 2M and gets 4K, with the frame of its own gfn. */
+	assert_int_equal(fault_at(SIM_BLOCK + 9, 0), QUIRE_FIXED);
+	expect(0, 1);
+	{
+		uint32_t level;
+		uint64_t leaf = leaf_at(SIM_BLOCK + 9, &level);
+
+		assert_int_equal(level, QUIRE_LEVEL_4K);
+		assert_int_equal(entry_pfn(leaf).v << QUIRE_PAGE_SHIFT,
+				 (uintptr_t)frame_of(SIM_BLOCK + 9)->bytes);
+	}
+	vm_end();
+}
+
+static void test_recovery(void **state)
+{
+	(void)state;
+	begin_huge(1);
+	assert_int_equal(fault_at(1, FETCH), QUIRE_FIXED);
+	assert_int_equal(fault_at(SIM_BLOCK + 1, FETCH), QUIRE_FIXED);
+	expect(0, 2);
+	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, 0), 0);
+	/* One of two, the older one. */
+	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, 2), 1);
+	expect(0, 1);
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	expect(1, 1);
+	assert_int_equal(fault_at(SIM_BLOCK + 2, 0), QUIRE_FIXED);
+	expect(1, 1);
+	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, 1), 1);
+	assert_int_equal(fault_at(SIM_BLOCK + 2, 0), QUIRE_FIXED);
+	expect(2, 0);
+	vm_end();
+}
+
+static void test_logged(void **state)
+{
+	(void)state;
+	begin_huge(1);
+	assert_int_equal(fault_at(1, FETCH), QUIRE_FIXED);
+	add_slot(0, 2 * SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+	/* Off the list, but the small pages stay: the slot has none but small ones now. */
+	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, 1), 1);
+	expect(0, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 1);
+	vm_end();
+}
+
+static void test_zapped(void **state)
+{
+	(void)state;
+	begin_huge(1);
+	assert_int_equal(fault_at(1, FETCH), QUIRE_FIXED);
+	/* The table goes with what it mapped, and leaves the list. */
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(0), sim_hva(SIM_BLOCK));
+	expect(0, 0);
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(0), sim_hva(SIM_BLOCK));
+	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, 1), 0);
+	assert_int_equal(fault_at(1, FETCH), QUIRE_FIXED);
+	expect(0, 1);
+	/* Switching it off takes everything away; what comes back is huge and executable. */
+	quire_vm_set_nx_huge_pages(machine.vm, 0);
+	expect(0, 0);
+	assert_int_equal(fault_at(1, FETCH), QUIRE_FIXED);
+	assert_true(executable_at(1));
+	expect(1, 0);
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_off),		cmocka_unit_test(test_read_then_fetch),
+	    cmocka_unit_test(test_fetch_first), cmocka_unit_test(test_recovery),
+	    cmocka_unit_test(test_logged),	cmocka_unit_test(test_zapped),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}

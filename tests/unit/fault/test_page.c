@@ -1,0 +1,166 @@
+/* The pages a fault may meet: counted and not, read-only, poisoned, slow; and pages kept at hand. */
+#include "tests/unit/fault/support.h"
+
+#include "src/access/map.h"
+
+#define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
+#define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
+
+static int may_write(uint64_t gfn)
+{
+	uint32_t level;
+	uint64_t leaf = leaf_at(gfn, &level);
+
+	assert_true(leaf != 0);
+	return (leaf & machine.vm->format->writable) != 0;
+}
+
+static void begin_one(uint32_t flags, uint32_t slot_flags)
+{
+	vm_begin();
+	map_pages(0, 1, flags);
+	add_slot(0, 1, slot_flags);
+}
+
+/* No reference stays; the host hears of the use, and of a right to write as of a write. */
+static void test_counted(void **state)
+{
+	(void)state;
+	begin_one(SIM_WRITABLE, 0);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	assert_true(may_write(0));
+	assert_int_equal(frame_of(0)->references, 1);
+	assert_true(frame_of(0)->accessed && frame_of(0)->dirty);
+	vm_end();
+
+	begin_one(0, 0);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	assert_false(may_write(0));
+	assert_int_equal(frame_of(0)->references, 1);
+	assert_true(frame_of(0)->accessed && !frame_of(0)->dirty);
+	vm_end();
+}
+
+/* Tail pages of a driver's buffer, reserved memory, raw frames: mapped, and never touched. */
+static void test_uncounted(void **state)
+{
+	(void)state;
+	for (int kind = 0; kind < 3; kind++) {
+		begin_one(SIM_WRITABLE | (kind == 2 ? SIM_DEVICE : 0), 0);
+		frame_of(0)->counted = kind != 0;
+		frame_of(0)->reserved = kind == 1;
+		assert_int_equal(fault_at(0, WRITE), QUIRE_FIXED);
+		assert_true(may_write(0));
+		assert_int_equal(frame_of(0)->references, 1);
+		assert_false(frame_of(0)->accessed || frame_of(0)->dirty);
+		vm_end();
+	}
+}
+
+static void test_huge_uncounted(void **state)
+{
+	(void)state;
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE | SIM_DEVICE);
+	add_slot(0, SIM_BLOCK, 0);
+	assert_int_equal(fault_at(77, WRITE), QUIRE_FIXED);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	vm_end();
+}
+
+static void test_read_only(void **state)
+{
+	(void)state;
+	/* A device's read-only entry: reads are mapped, writes are emulated. */
+	begin_one(SIM_DEVICE, 0);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	assert_int_equal(fault_at(0, WRITE | PRESENT), QUIRE_EMULATE);
+	vm_end();
+	/* Ordinary memory that the client cannot write either: an error. */
+	begin_one(0, 0);
+	assert_int_equal(fault_at(0, WRITE), -EFAULT);
+	vm_end();
+	/* A read-only slot over writable memory. */
+	begin_one(SIM_WRITABLE, QUIRE_SLOT_READONLY);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	assert_false(may_write(0));
+	assert_false(frame_of(0)->dirty);
+	assert_int_equal(fault_at(0, WRITE | PRESENT), QUIRE_EMULATE);
+	vm_end();
+}
+
+static void test_bad(void **state)
+{
+	(void)state;
+	begin_one(SIM_WRITABLE, 0);
+	frame_of(0)->poisoned = true;
+	assert_int_equal(fault_at(0, 0), -EHWPOISON);
+	frame_of(0)->poisoned = false;
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	vm_end();
+
+	begin_one(SIM_WRITABLE, 0);
+	sim_unmap(&machine.host, 0);
+	assert_int_equal(fault_at(0, 0), -EFAULT);
+	vm_end();
+
+	begin_one(SIM_WRITABLE | SIM_SLOW, 0);
+	machine.host.interrupted = true;
+	/* Only what the client raised ends the run. */
+	quire_vcpu_request(machine.vcpus[0], UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
+	assert_int_equal(fault_at(0, 0), -EINTR);
+	machine.host.interrupted = false;
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	vm_end();
+}
+
+static void test_map(void **state)
+{
+	struct guest_map map;
+
+	(void)state;
+	begin_one(SIM_WRITABLE, 0);
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), 0);
+	/* Pinned while it is held: the host may unmap it, and the frame stays. */
+	assert_int_equal(frame_of(0)->references, 2);
+	assert_int_equal(map.page.pfn.v << QUIRE_PAGE_SHIFT, (uintptr_t)frame_of(0)->bytes);
+	guest_unmap(machine.vcpus[0], &map);
+	assert_int_equal(frame_of(0)->references, 1);
+	assert_true(frame_of(0)->dirty);
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){1}, GUEST_MAP_READ, &map), -EFAULT);
+	vm_end();
+
+	begin_one(SIM_WRITABLE, QUIRE_SLOT_READONLY);
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), -EFAULT);
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_READ, &map), 0);
+	guest_unmap(machine.vcpus[0], &map);
+	assert_false(frame_of(0)->dirty);
+	vm_end();
+}
+
+static void test_map_unsafe(void **state)
+{
+	struct guest_map map;
+
+	(void)state;
+	begin_one(SIM_WRITABLE | SIM_DEVICE, 0);
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), -EINVAL);
+	machine.tunables.allow_unsafe_mappings = 1;
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), 0);
+	assert_int_equal(frame_of(0)->references, 1);
+	guest_unmap(machine.vcpus[0], &map);
+	machine.tunables.allow_unsafe_mappings = 0;
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_counted),	   cmocka_unit_test(test_uncounted),
+	    cmocka_unit_test(test_huge_uncounted), cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_bad),		   cmocka_unit_test(test_map),
+	    cmocka_unit_test(test_map_unsafe),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
