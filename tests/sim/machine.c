@@ -113,13 +113,6 @@ int machine_add_slot(struct machine *machine, uint32_t page, uint32_t npages, ui
 	return quire_vm_set_region(machine->vm, &region);
 }
 
-struct access {
-	uint64_t gpa;
-	bool write;
-	uint8_t value;
-	uint64_t error; /* of the walk: error code of the violation */
-};
-
 /* The walker's A, and D for a write: true when the entry is as it was read. */
 static bool set_accessed(const struct entry_format *f, uint64_t *entry, uint64_t value, bool write)
 {
@@ -129,14 +122,14 @@ static bool set_accessed(const struct entry_format *f, uint64_t *entry, uint64_t
 }
 
 /* What the processor does with a gpa: true with the translation, or the violation's error. */
-static bool walk(const struct quire_stage2 *stage2, struct access *access,
-		 struct machine_translation *translation)
+static bool walk(const struct quire_stage2 *stage2, const struct machine_access *access,
+		 struct machine_translation *translation, uint64_t *error)
 {
 	const struct entry_format *f = stage2->format;
 	gfn_t gfn = {access->gpa >> QUIRE_PAGE_SHIFT};
 	uint64_t *table = stage2->root;
 
-	access->error = access->write ? QUIRE_PFERR_WRITE : 0;
+	*error = access->write ? QUIRE_PFERR_WRITE : 0;
 	for (uint32_t level = stage2->root_level;; level--) {
 		uint64_t *entry = &table[walk_index(gfn, level)];
 		uint64_t value = atomic_load_acquire_u64(entry);
@@ -145,11 +138,11 @@ static bool walk(const struct quire_stage2 *stage2, struct access *access,
 		if (!(value & f->hw_present))
 			return false;
 		if (entry_is_mmio(f, value)) {
-			access->error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
+			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
 			return false;
 		}
 		if (access->write && !(value & f->writable)) {
-			access->error |= QUIRE_PFERR_PRESENT;
+			*error |= QUIRE_PFERR_PRESENT;
 			return false;
 		}
 		if (!entry_is_leaf(f, value, level)) {
@@ -171,30 +164,32 @@ static bool walk(const struct quire_stage2 *stage2, struct access *access,
 }
 
 /* In guest mode: one access, or false with the error code. */
-static bool guest_access(struct machine_cpu *cpu, const struct quire_stage2 *stage2,
-			 const uint64_t *doorbell, struct access *access)
+static bool guest_access(struct machine *machine, uint32_t index, const struct quire_stage2 *stage2,
+			 struct machine_access *access, uint64_t *error)
 {
 	uint64_t gfn = access->gpa >> QUIRE_PAGE_SHIFT;
-	struct machine_translation *translation = &cpu->tlb[gfn % MACHINE_TLB];
-	uint8_t *byte;
+	struct machine_translation *translation = &machine->cpus[index].tlb[gfn % MACHINE_TLB];
+	uint8_t *place;
 
 	if (!translation->page || translation->gfn != gfn ||
 	    (access->write && !translation->writable)) {
 		translation->page = NULL;
-		if (!walk(stage2, access, translation))
+		if (!walk(stage2, access, translation, error))
 			return false;
 	}
 	/* Other threads run between the translation and the access, as on a machine. */
-	(void)atomic_load_relaxed_u64(doorbell);
-	byte = &translation->page[access->gpa & ~QUIRE_PAGE_MASK];
+	sched_yield_point();
+	place = &translation->page[access->gpa & ~QUIRE_PAGE_MASK];
 	if (access->write)
-		*byte = access->value;
+		memcpy(place, &access->value, access->size_bytes);
 	else
-		access->value = *byte;
+		memcpy(&access->value, place, access->size_bytes);
+	if (machine->on_access)
+		machine->on_access(machine->on_access_ctx, access, translation->page);
 	return true;
 }
 
-static int access_memory(struct machine *machine, uint32_t index, struct access *access)
+int machine_access(struct machine *machine, uint32_t index, struct machine_access *access)
 {
 	struct quire_vcpu *vcpu = machine->vcpus[index];
 	struct machine_cpu *cpu = &machine->cpus[index];
@@ -202,7 +197,7 @@ static int access_memory(struct machine *machine, uint32_t index, struct access 
 
 	for (;;) {
 		struct quire_stage2 stage2;
-		uint64_t requests;
+		uint64_t requests, error;
 		bool done;
 		int ret = quire_vcpu_enter(vcpu, &requests, &stage2);
 
@@ -210,11 +205,11 @@ static int access_memory(struct machine *machine, uint32_t index, struct access 
 			return ret;
 		if (requests & QUIRE_REQ_TLB_FLUSH)
 			memset(cpu->tlb, 0, sizeof(cpu->tlb));
-		done = guest_access(cpu, &stage2, quire_vcpu_doorbell(vcpu), access);
+		done = guest_access(machine, index, &stage2, access, &error);
 		quire_vcpu_leave(vcpu);
 		if (done)
 			return 0;
-		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, access->error, &fault);
+		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, error, &fault);
 		if (ret < 0 || ret == QUIRE_EMULATE)
 			return ret;
 		/* Whoever is in the way must get a turn: the scheduler is not fair by itself. */
@@ -225,18 +220,18 @@ static int access_memory(struct machine *machine, uint32_t index, struct access 
 
 int machine_load(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value)
 {
-	struct access access = {.gpa = gpa};
-	int ret = access_memory(machine, index, &access);
+	struct machine_access access = {.gpa = gpa, .size_bytes = 1};
+	int ret = machine_access(machine, index, &access);
 
-	*value = access.value;
+	*value = (uint8_t)access.value;
 	return ret;
 }
 
 int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t value)
 {
-	struct access access = {.gpa = gpa, .write = true, .value = value};
+	struct machine_access access = {.gpa = gpa, .size_bytes = 1, .write = 1, .value = value};
 
-	return access_memory(machine, index, &access);
+	return machine_access(machine, index, &access);
 }
 
 void machine_read_ring(struct machine *machine, uint32_t index,

@@ -27,6 +27,14 @@ struct machine_cpu {
 	uint32_t ring_read; /* entries the client has seen */
 };
 
+/* One access of the guest, of 1 to 8 bytes of one page. */
+struct machine_access {
+	uint64_t gpa;
+	uint64_t value; /* stored, or loaded */
+	uint32_t size_bytes;
+	int write;
+};
+
 struct machine {
 	struct sim_host host;
 	struct quire_vm *vm;
@@ -37,6 +45,9 @@ struct machine {
 	enum quire_format_id format;
 	int rings;
 	struct quire_tunables tunables;
+	/* When set: told of each access in the instant in which it has happened in @page. */
+	void (*on_access)(void *ctx, const struct machine_access *access, const uint8_t *page);
+	void *on_access_ctx;
 };
 
 /* The host once, then for each run a fresh VM with vcpu_count vCPUs. */
@@ -56,6 +67,8 @@ int machine_add_slot(struct machine *machine, uint32_t page, uint32_t npages, ui
  * keeps or walk the tables as the processor would, fault until it works. Returns 0, or what the
  * fault said (-errno, QUIRE_EMULATE).
  */
+int machine_access(struct machine *machine, uint32_t index, struct machine_access *access);
+/* The same for one byte. */
 int machine_load(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value);
 int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t value);
 
