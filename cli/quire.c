@@ -6,7 +6,8 @@
 #include <string.h>
 
 static const char usage[] =
-    "usage: quire run [--param MODULE.NAME=VALUE]... [--] PROGRAM [ARGUMENTS]\n"
+    "usage: quire run [--param MODULE.NAME=VALUE]... [--stats FILE] [--trace FILE] [--]\n"
+    "                 PROGRAM [ARGUMENTS]\n"
     "       quire doctor\n"
     "       quire version\n"
     "\n"
@@ -15,7 +16,8 @@ static const char usage[] =
     "\n"
     "`quire run` needs no root, no kernel module and no /dev/kvm. PROGRAM may be a script.\n"
     "--param sets a module parameter as modprobe would; the run's own processes may also read\n"
-    "and write them in /sys/module/kvm/parameters. See quire(1).\n";
+    "and write them in /sys/module/kvm/parameters. --stats and --trace write the counters and the\n"
+    "events of the run's KVM when it ends, and at SIGUSR2. See quire(1).\n";
 
 static int print_usage(void)
 {

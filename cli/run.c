@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "cli/quire.h"
+#include "cli/report.h"
 #include "frontend/params.h"
 #include "preload/program.h"
 
@@ -29,6 +30,7 @@
 struct run {
 	const char *params[PARAMS_MAX];
 	int param_count;
+	struct report report;
 	char **program; /* its argv */
 	char path[PATH_MAX];
 	char library[PATH_MAX];
@@ -39,20 +41,33 @@ struct run {
 /* The child of this run; read by the signal handler. */
 static volatile sig_atomic_t child_pid;
 
+/* An option and its value; nonzero when there is no such option. */
+static int take_option(struct run *run, const char *option, const char *value)
+{
+	if (!strcmp(option, "--stats"))
+		run->report.stats_path = value;
+	else if (!strcmp(option, "--trace"))
+		run->report.trace_path = value;
+	else if (!strcmp(option, "--param") && run->param_count < PARAMS_MAX)
+		run->params[run->param_count++] = value;
+	else
+		return -1;
+	return 0;
+}
+
 static int parse(int argc, char **argv, struct run *run)
 {
 	int i = 1;
 
-	for (; i < argc && argv[i][0] == '-'; i++) {
+	for (; i < argc && argv[i][0] == '-'; i += 2) {
 		if (!strcmp(argv[i], "--")) {
 			i++;
 			break;
 		}
-		if (strcmp(argv[i], "--param") || i + 1 >= argc || run->param_count == PARAMS_MAX) {
+		if (i + 1 >= argc || take_option(run, argv[i], argv[i + 1])) {
 			fprintf(stderr, "quire run: bad option '%s'\n", argv[i]);
 			return EXIT_USAGE;
 		}
-		run->params[run->param_count++] = argv[++i];
 	}
 	if (i >= argc) {
 		fprintf(stderr, "quire run: no program given\n");
@@ -108,6 +123,7 @@ static void sweep_stale(const char *parent)
 		strncat(path, "/" LIBRARY_LINK, sizeof(path) - strlen(path) - 1);
 		unlink(path);
 		*strrchr(path, '/') = '\0';
+		report_remove(path);
 		params_destroy(path);
 	}
 	if (listing)
@@ -120,6 +136,7 @@ static void remove_directory(const struct run *run)
 
 	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
 	unlink(path);
+	report_remove(run->directory);
 	params_destroy(run->directory);
 }
 
@@ -139,6 +156,9 @@ static int make_directory(struct run *run)
 	error = params_create(run->directory);
 	if (!error && symlink(run->library, path))
 		error = -errno;
+	run->report.directory = run->directory;
+	if (!error)
+		error = report_create(&run->report);
 	for (int i = 0; !error && i < run->param_count; i++) {
 		error = params_set(run->directory, run->params[i]);
 		if (error)
@@ -224,7 +244,29 @@ static void set_handlers(struct run *run)
 	}
 }
 
-static int wait_for(pid_t pid)
+/* waitpid(), with a report whenever SIGUSR2 asks for one. */
+static int wait_reporting(pid_t pid, const struct report *report)
+{
+	sigset_t wanted;
+	int status;
+
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGUSR2);
+	sigaddset(&wanted, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &wanted, NULL);
+	for (;;) {
+		pid_t ended = waitpid(pid, &status, WNOHANG);
+
+		if (ended == pid)
+			return status;
+		if (ended < 0 && errno != EINTR)
+			return -1;
+		if (sigwaitinfo(&wanted, NULL) == SIGUSR2)
+			report_write(report);
+	}
+}
+
+static int wait_for(pid_t pid, const struct report *report)
 {
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	int status;
@@ -232,6 +274,8 @@ static int wait_for(pid_t pid)
 	/* Interrupting the program is not interrupting us: its directory is to be removed. */
 	sigaction(SIGINT, &ignore, NULL);
 	sigaction(SIGQUIT, &ignore, NULL);
+	if (report->control)
+		return wait_reporting(pid, report);
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return -1;
@@ -287,8 +331,10 @@ int command_run(int argc, char **argv)
 	}
 	child_pid = pid;
 	sigprocmask(SIG_SETMASK, &run.client_mask, NULL);
-	status = wait_for(pid);
+	status = wait_for(pid, &run.report);
 	child_pid = 0;
+	if (run.report.control)
+		report_write(&run.report);
 	remove_directory(&run);
 	return status == -1 ? EXIT_CANNOT_RUN : end_as(status);
 }

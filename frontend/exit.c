@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <quire/dirty.h>
+#include <quire/trace.h>
 
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
@@ -172,6 +173,7 @@ static int exit_dirty_ring(struct vcpu *vcpu)
 {
 	if (!quire_vcpu_dirty_ring_is_full(vcpu->memory))
 		return EXIT_CONTINUE;
+	QUIRE_TRACE(kvm_dirty_ring_exit, vcpu->id);
 	return exit_simple(vcpu, KVM_EXIT_DIRTY_RING_FULL);
 }
 
@@ -228,25 +230,59 @@ static enum cpu_msr_result op_wrmsr(void *ctx, uint32_t index, uint64_t value)
 	return msr_write(ctx, MSR_FROM_GUEST, index, value) ? CPU_MSR_GP : CPU_MSR_OK;
 }
 
-static enum cpu_io_result op_pio(void *ctx, struct cpu_io *io)
-{
-	struct vcpu *vcpu = ctx;
+/* KVM's numbers of kvm_mmio. */
+enum mmio_trace { MMIO_UNSATISFIED_READ, MMIO_READ, MMIO_WRITE };
 
+void exit_trace_access(enum iobus_kind kind, const struct cpu_io *io, const uint8_t data[8])
+{
+	uint64_t value = 0;
+
+	if (!quire_trace_is_on())
+		return;
+	memcpy(&value, data, io->size_bytes);
+	if (kind == IOBUS_PIO)
+		QUIRE_TRACE(kvm_pio, io->is_write, io->address, io->size_bytes, 1, value);
+	else
+		QUIRE_TRACE(kvm_mmio, io->is_write ? MMIO_WRITE : MMIO_READ, io->size_bytes,
+			    io->address, value);
+}
+
+static enum cpu_io_result pio_inside(struct vcpu *vcpu, struct cpu_io *io)
+{
 	if (irqchip_pio(vcpu->vm, io) == CPU_IO_DONE)
 		return CPU_IO_DONE;
 	return iobus_access(vcpu->vm, IOBUS_PIO, io);
 }
 
-static enum cpu_io_result op_mmio(void *ctx, struct cpu_io *io)
+static enum cpu_io_result op_pio(void *ctx, struct cpu_io *io)
 {
-	struct vcpu *vcpu = ctx;
+	enum cpu_io_result result = pio_inside(ctx, io);
 
+	/* A read that the client answers is told when it has. */
+	if (io->is_write || result == CPU_IO_DONE)
+		exit_trace_access(IOBUS_PIO, io, io->data);
+	return result;
+}
+
+static enum cpu_io_result mmio_inside(struct vcpu *vcpu, struct cpu_io *io)
+{
 	stat_count(&vcpu->stats.insn_emulation);
 	if (vcpu->lapic.present && lapic_mmio(vcpu, io) == CPU_IO_DONE)
 		return CPU_IO_DONE;
 	if (irqchip_mmio(vcpu->vm, io) == CPU_IO_DONE)
 		return CPU_IO_DONE;
 	return iobus_access(vcpu->vm, IOBUS_MMIO, io);
+}
+
+static enum cpu_io_result op_mmio(void *ctx, struct cpu_io *io)
+{
+	enum cpu_io_result result = mmio_inside(ctx, io);
+
+	if (io->is_write || result == CPU_IO_DONE)
+		exit_trace_access(IOBUS_MMIO, io, io->data);
+	else
+		QUIRE_TRACE(kvm_mmio, MMIO_UNSATISFIED_READ, io->size_bytes, io->address, 0);
+	return result;
 }
 
 /* KVM_HC_MAP_GPA_RANGE: does the client get it? Else *@ret is the guest's answer. */

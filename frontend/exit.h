@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "frontend/iobus.h"
 #include "vcpu/cpu.h"
 
 struct vcpu;
@@ -15,5 +16,7 @@ struct vcpu;
 int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info);
 /* Is there an interrupt for the vCPU, from its APIC or the PIC? */
 bool exit_interrupt_waiting(struct vcpu *vcpu);
+/* Trace the access @io, which moved @data. */
+void exit_trace_access(enum iobus_kind kind, const struct cpu_io *io, const uint8_t data[8]);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <quire/dirty.h>
+#include <quire/trace.h>
 
 #include "frontend/exit.h"
 #include "frontend/run_signals.h"
@@ -93,6 +94,9 @@ static void take_answer(struct vcpu *vcpu)
 			   ? (const void *)((const char *)run + VCPU_PIO_PAGE * 4096)
 			   : (const void *)run->mmio.data,
 		       sizeof(data));
+		if (!io->is_write)
+			exit_trace_access(vcpu->pending == VCPU_PENDING_IO ? IOBUS_PIO : IOBUS_MMIO,
+					  io, data);
 		cpu_answer(vcpu->cpu, io->is_write ? NULL : data, io->is_write ? 0 : io->size_bytes,
 			   false);
 		break;
@@ -154,11 +158,16 @@ static int wait_runnable(struct vcpu *vcpu)
 
 static enum cpu_exit run_cpu(struct vcpu *vcpu, uint32_t flags, struct cpu_exit_info *info)
 {
+	enum cpu_exit reason;
+
 	if (vcpu->owed_requests) {
 		quire_vcpu_request(vcpu->memory, vcpu->owed_requests);
 		vcpu->owed_requests = 0;
 	}
-	return cpu_run(vcpu->cpu, flags, info);
+	QUIRE_TRACE(kvm_entry, vcpu->id, cpu_state(vcpu->cpu)->rip);
+	reason = cpu_run(vcpu->cpu, flags, info);
+	QUIRE_TRACE(kvm_exit, vcpu->id, reason, cpu_state(vcpu->cpu)->rip);
+	return reason;
 }
 
 static uint32_t run_flags(struct vcpu *vcpu)
@@ -209,6 +218,7 @@ static int run_loop(struct vcpu *vcpu)
 			return 0;
 		}
 		if (quire_vcpu_dirty_ring_is_full(vcpu->memory)) {
+			QUIRE_TRACE(kvm_dirty_ring_exit, vcpu->id);
 			vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 			return 0;
 		}
@@ -271,6 +281,7 @@ long vcpu_run(struct ioctl_call *call)
 	run_signals_enter(vcpu->memory, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
 	result = run_inside(vcpu);
+	QUIRE_TRACE(kvm_userspace_exit, vcpu->run->exit_reason, (uint64_t)result);
 	save_run_state(vcpu);
 	process_runner_leave(&vcpu->runner);
 	run_signals_leave();

@@ -71,6 +71,24 @@ static void sample_vcpu(struct vcpu *vcpu, uint64_t *data)
 #undef SAMPLE
 }
 
+void stats_visit_vm(const struct vm *vm, stats_visit_fn visit, void *ctx)
+{
+	uint64_t data[VM_COUNT];
+
+	sample_vm(vm, data);
+	for (uint32_t i = 0; i < VM_COUNT; i++)
+		visit(ctx, vm_names[i].name, data[i]);
+}
+
+void stats_visit_vcpu(struct vcpu *vcpu, stats_visit_fn visit, void *ctx)
+{
+	uint64_t data[VCPU_COUNT];
+
+	sample_vcpu(vcpu, data);
+	for (uint32_t i = 0; i < VCPU_COUNT; i++)
+		visit(ctx, vcpu_names[i].name, data[i]);
+}
+
 static void fill_descs(struct stat_desc *desc, const struct stat_name *names, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++) {

@@ -12,6 +12,7 @@
 #include "frontend/mm_events.h"
 #include "frontend/msr.h"
 #include "frontend/params.h"
+#include "frontend/report.h"
 #include "frontend/uapi.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -97,5 +98,6 @@ int system_open(int flags)
 	    .cloexec = (flags & O_CLOEXEC) != 0,
 	};
 
+	report_start();
 	return file_create(&config);
 }

@@ -8,6 +8,7 @@
 
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
+#include "frontend/report.h"
 #include "frontend/stats_file.h"
 #include "frontend/system.h"
 #include "frontend/uapi.h"
@@ -20,6 +21,7 @@ void vm_get(struct vm *vm)
 
 static void vm_destroy(struct vm *vm)
 {
+	report_vm_ended(vm);
 	vm_timers_destroy(&vm->timers);
 	for (uint32_t i = 0; i < atomic_load(&vm->vcpu_count); i++)
 		vcpu_destroy(vm->vcpus[i]);
@@ -108,6 +110,7 @@ long vm_create(uint64_t type)
 		vm_put(vm);
 		return error;
 	}
+	report_vm_created(vm);
 	config.object = vm;
 	fd = file_create(&config);
 	if (fd < 0)

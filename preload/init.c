@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "frontend/params.h"
+#include "frontend/report.h"
 #include "preload/environment.h"
 #include "preload/real.h"
 
@@ -40,6 +41,7 @@ __attribute__((constructor)) static void library_loaded(void)
 
 	client_call_begin();
 	params_attach(directory);
+	report_attach(directory);
 	if (dladdr(preload_variable, &self) && self.dli_fname && directory &&
 	    strlen(self.dli_fname) < PATH_MAX && strlen(directory) < PATH_MAX) {
 		snprintf(preload_variable, sizeof(preload_variable), "LD_PRELOAD=%s",

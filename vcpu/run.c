@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include <quire/trace.h>
+
 #include "vcpu/code.h"
 #include "vcpu/decode.h"
 #include "vcpu/event.h"
@@ -222,6 +224,8 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 		cpu->guard_tries = 0;
 		return exit_error(cpu, run, -EFAULT);
 	}
+	QUIRE_TRACE(kvm_page_fault, quire_vcpu_id(cpu->vcpu), cpu->s.rip, cpu->fault_gpa,
+		    cpu->fault_error);
 	outcome = quire_vcpu_fault(cpu->vcpu, (gpa_t){cpu->fault_gpa}, cpu->fault_error,
 				   &cpu->info->fault);
 	if (outcome == -EINTR)

@@ -36,6 +36,7 @@ void example_types(void);
 void example_vm(void);
 void example_vcpu(void);
 void example_stats(void);
+void example_trace(void);
 void example_dirty(void);
 void example_gmem(void);
 

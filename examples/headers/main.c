@@ -19,6 +19,7 @@ int main(void)
 	example_vm();
 	example_vcpu();
 	example_stats();
+	example_trace();
 	example_dirty();
 	example_gmem();
 	printf("every header's example did what it says\n");

@@ -5,33 +5,34 @@
 #include <quire/types.h>
 
 /*
- * group, name, fields. A field is NAME/KIND: x hexadecimal, u unsigned, d signed. A kvm_exit's
- * reason is the software CPU's enum cpu_exit; an entry of a table is a word of the format in use.
+ * group, name, number of fields, fields. A field is NAME/KIND: x hexadecimal, u unsigned, d signed.
+ * A kvm_exit's reason is the software CPU's enum cpu_exit; an entry of a table is a word of the
+ * format in use.
  */
-#define QUIRE_TRACE_EVENTS(X)                                                                     \
-	X(kvmmmu, kvm_mmu_split_huge_page, "gfn/x spte/x level/d errno/d")                        \
-	X(kvmmmu, kvm_tdp_mmu_spte_changed, "as_id/d gfn/x level/d old_spte/x new_spte/x")        \
-	X(kvmmmu, fast_page_fault,                                                                \
-	  "vcpu_id/d cr2_or_gpa/x error_code/x sptep/x old_spte/x new_spte/x ret/d")              \
-	X(kvmmmu, kvm_mmu_set_spte, "gfn/x spte/x sptep/x level/d r/d x/d u/d")                   \
-	X(kvmmmu, kvm_mmu_spte_requested, "gfn/x pfn/x level/d")                                  \
-	X(kvmmmu, mark_mmio_spte, "sptep/x gfn/x access/x gen/x")                                 \
-	X(kvmmmu, handle_mmio_page_fault, "addr/x gfn/x access/x")                                \
-	X(kvmmmu, check_mmio_spte, "kvm_gen/x spte_gen/x spte/x")                                 \
-	X(kvmmmu, kvm_mmu_zap_all_fast, "mmu_valid_gen/u mmu_used_pages/u")                       \
-	X(kvm, kvm_page_fault, "vcpu_id/u rip/x address/x error_code/x")                          \
-	X(kvm, kvm_unmap_hva_range, "start/x end/x")                                              \
-	X(kvm, kvm_vm_set_mem_attributes, "start/x end/x attr/x")                                 \
-	X(kvm, kvm_dirty_ring_push, "index/u dirty_index/u reset_index/u slot/u offset/x")        \
-	X(kvm, kvm_dirty_ring_reset, "index/u dirty_index/u reset_index/u")                       \
-	X(kvm, kvm_dirty_ring_exit, "vcpu_id/u")                                                  \
-	X(kvm, kvm_userspace_exit, "reason/u errno/d")                                            \
-	X(kvm, kvm_mmio, "type/u len/u gpa/x val/x")                                              \
-	X(kvm, kvm_pio, "rw/u port/x size/u count/u val/x")                                       \
-	X(kvm, kvm_entry, "vcpu_id/u rip/x")                                                      \
-	X(kvm, kvm_exit, "vcpu_id/u reason/u rip/x")
+#define QUIRE_TRACE_EVENTS(X)                                                                 \
+	X(kvmmmu, kvm_mmu_split_huge_page, 4, "gfn/x spte/x level/d errno/d")                 \
+	X(kvmmmu, kvm_tdp_mmu_spte_changed, 5, "as_id/d gfn/x level/d old_spte/x new_spte/x") \
+	X(kvmmmu, fast_page_fault, 7,                                                         \
+	  "vcpu_id/d cr2_or_gpa/x error_code/x sptep/x old_spte/x new_spte/x ret/d")          \
+	X(kvmmmu, kvm_mmu_set_spte, 7, "gfn/x spte/x sptep/x level/d r/d x/d u/d")            \
+	X(kvmmmu, kvm_mmu_spte_requested, 3, "gfn/x pfn/x level/d")                           \
+	X(kvmmmu, mark_mmio_spte, 4, "sptep/x gfn/x access/x gen/x")                          \
+	X(kvmmmu, handle_mmio_page_fault, 3, "addr/x gfn/x access/x")                         \
+	X(kvmmmu, check_mmio_spte, 3, "kvm_gen/x spte_gen/x spte/x")                          \
+	X(kvmmmu, kvm_mmu_zap_all_fast, 2, "mmu_valid_gen/u mmu_used_pages/u")                \
+	X(kvm, kvm_page_fault, 4, "vcpu_id/u rip/x address/x error_code/x")                   \
+	X(kvm, kvm_unmap_hva_range, 2, "start/x end/x")                                       \
+	X(kvm, kvm_vm_set_mem_attributes, 3, "start/x end/x attr/x")                          \
+	X(kvm, kvm_dirty_ring_push, 5, "index/u dirty_index/u reset_index/u slot/u offset/x") \
+	X(kvm, kvm_dirty_ring_reset, 3, "index/u dirty_index/u reset_index/u")                \
+	X(kvm, kvm_dirty_ring_exit, 1, "vcpu_id/u")                                           \
+	X(kvm, kvm_userspace_exit, 2, "reason/u errno/d")                                     \
+	X(kvm, kvm_mmio, 4, "type/u len/u gpa/x val/x")                                       \
+	X(kvm, kvm_pio, 5, "rw/u port/x size/u count/u val/x")                                \
+	X(kvm, kvm_entry, 2, "vcpu_id/u rip/x")                                               \
+	X(kvm, kvm_exit, 3, "vcpu_id/u reason/u rip/x")
 
-#define QUIRE_TRACE_ID(group, name, fields) QUIRE_TRACE_##name,
+#define QUIRE_TRACE_ID(group, name, count, fields) QUIRE_TRACE_##name,
 enum quire_trace_event { QUIRE_TRACE_EVENTS(QUIRE_TRACE_ID) QUIRE_TRACE_COUNT };
 #undef QUIRE_TRACE_ID
 
@@ -50,11 +51,11 @@ QUIRE_API void quire_trace_install(quire_trace_fn record);
 QUIRE_API extern quire_trace_fn quire_trace_record;
 
 /* An event, with its fields as numbers; nothing but a load and a branch while tracing is off. */
-#define QUIRE_TRACE(name, ...)                                                               \
-	do {                                                                                 \
+#define QUIRE_TRACE(name, ...)                                                                  \
+	do {                                                                                    \
 		quire_trace_fn record = __atomic_load_n(&quire_trace_record, __ATOMIC_RELAXED); \
-		if (__builtin_expect(record != NULL, 0))                                     \
-			record(QUIRE_TRACE_##name, (const uint64_t[]){__VA_ARGS__});         \
+		if (__builtin_expect(record != NULL, 0))                                        \
+			record(QUIRE_TRACE_##name, (const uint64_t[]){__VA_ARGS__});            \
 	} while (0)
 
 static inline int quire_trace_is_on(void)

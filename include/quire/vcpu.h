@@ -64,6 +64,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_create(struct quire_vm *vm, uint32_t i
 /* Destroy a vCPU that no thread runs. */
 QUIRE_API void quire_vcpu_destroy(struct quire_vcpu *vcpu);
 
+/* What it was created with. */
+QUIRE_API uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu);
+
 /*
  * The doorbell: nonzero when a vCPU in guest mode must leave it soon. One relaxed load at every
  * block end is enough; the word lives as long as the vCPU.

@@ -52,6 +52,11 @@ void quire_vcpu_destroy(struct quire_vcpu *vcpu)
 	quire_vm_put(vm);
 }
 
+uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu)
+{
+	return vcpu->id;
+}
+
 const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu)
 {
 	return &vcpu->mode.doorbell;

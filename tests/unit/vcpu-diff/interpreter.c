@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <quire/trace.h>
+
 #include "src/entry/format.h"
 #include "vcpu/cpu.h"
 
@@ -43,6 +45,13 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 	doorbell = 0;
 	return 0;
 }
+
+uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu)
+{
+	return 0;
+}
+
+quire_trace_fn quire_trace_record;
 
 void quire_vcpu_leave(struct quire_vcpu *vcpu)
 {

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <quire/trace.h>
+
 #include "hosts/process/guard.h"
 #include "src/entry/format.h"
 
@@ -109,6 +111,14 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 	*requests = __atomic_exchange_n(&vcpu->doorbell, 0, __ATOMIC_SEQ_CST);
 	return 0;
 }
+
+uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu)
+{
+	(void)vcpu;
+	return 0;
+}
+
+quire_trace_fn quire_trace_record;
 
 void quire_vcpu_leave(struct quire_vcpu *vcpu)
 {

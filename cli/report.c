@@ -1,0 +1,225 @@
+/* `quire run --stats` and `--trace`: from the files of the run's processes to those asked for. */
+#include "cli/report.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cli/trace.h"
+#include "frontend/report.h"
+
+/* How long a living process may take to answer. */
+#define ANSWER_TRIES 100
+#define ANSWER_WAIT_US 5000
+
+int report_create(struct report *report)
+{
+	char path[PATH_MAX];
+	int fd, error = 0;
+	void *mapped;
+
+	if (!report->stats_path && !report->trace_path)
+		return 0;
+	snprintf(path, sizeof(path), "%s/" REPORT_CONTROL, report->directory);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, sizeof(*report->control)))
+		error = -errno;
+	mapped =
+	    error ? MAP_FAILED
+		  : mmap(NULL, sizeof(*report->control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (mapped == MAP_FAILED)
+		return error ? error : -ENOMEM;
+	report->control = mapped;
+	report->control->flags = (report->stats_path ? REPORT_WANTS_STATS : 0) |
+				 (report->trace_path ? REPORT_WANTS_TRACE : 0);
+	return 0;
+}
+
+/* A process's file, read-only; NULL when it is not whole. */
+static const void *map_file(const char *directory, const char *name, size_t size_bytes)
+{
+	char path[PATH_MAX];
+	void *mapped = MAP_FAILED;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	if (lseek(fd, 0, SEEK_END) == (off_t)size_bytes)
+		mapped = mmap(NULL, size_bytes, PROT_READ, MAP_SHARED, fd, 0);
+	close(fd);
+	return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+typedef void (*file_fn)(const void *file, int pid, void *ctx);
+
+/* Every file PREFIX.PID, mapped while @visit looks at it. */
+static void each_file(const char *directory, const char *prefix, size_t size_bytes, file_fn visit,
+		      void *ctx)
+{
+	DIR *listing = opendir(directory);
+	struct dirent *entry;
+
+	while (listing && (entry = readdir(listing))) {
+		const void *file;
+
+		if (strncmp(entry->d_name, prefix, strlen(prefix)))
+			continue;
+		file = map_file(directory, entry->d_name, size_bytes);
+		if (!file)
+			continue;
+		visit(file, atoi(entry->d_name + strlen(prefix)), ctx);
+		munmap((void *)(uintptr_t)file, size_bytes);
+	}
+	if (listing)
+		closedir(listing);
+}
+
+static int is_alive(int pid)
+{
+	char path[64], state = 'X';
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+		state = 'R';
+	fclose(file);
+	return state != 'Z' && state != 'X';
+}
+
+/* Wait until the process has answered, or cannot. */
+static void wait_answer(const void *file, int pid, void *ctx)
+{
+	const struct report_stats *stats = file;
+	uint32_t request = *(const uint32_t *)ctx;
+
+	for (int i = 0; i < ANSWER_TRIES && is_alive(pid); i++) {
+		if (__atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE) == request)
+			return;
+		usleep(ANSWER_WAIT_US);
+	}
+}
+
+struct stats_output {
+	FILE *file;
+	const char *comma;
+};
+
+static void print_process(const void *file, int pid, void *ctx)
+{
+	const struct report_stats *stats = file;
+	struct stats_output *output = ctx;
+	uint32_t current = __atomic_load_n(&stats->current, __ATOMIC_ACQUIRE) & 1;
+	uint32_t size_bytes = stats->size_bytes[current];
+
+	if (size_bytes > REPORT_TEXT_BYTES)
+		size_bytes = REPORT_TEXT_BYTES;
+	fprintf(output->file, "%s\n {\"pid\": %d, \"vms\": [", output->comma, pid);
+	fwrite(stats->texts[current], 1, size_bytes, output->file);
+	fputs("]}", output->file);
+	output->comma = ",";
+}
+
+static int complain(const char *path)
+{
+	fprintf(stderr, "quire run: %s: %s\n", path, strerror(errno));
+	return -1;
+}
+
+static int write_stats(const struct report *report)
+{
+	struct stats_output output = {.comma = ""};
+	uint32_t request = __atomic_add_fetch(&report->control->request, 1, __ATOMIC_RELEASE);
+
+	syscall(SYS_futex, &report->control->request, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	each_file(report->directory, REPORT_STATS, sizeof(struct report_stats), wait_answer,
+		  &request);
+	output.file = fopen(report->stats_path, "we");
+	if (!output.file)
+		return complain(report->stats_path);
+	fputs("{\"processes\": [", output.file);
+	each_file(report->directory, REPORT_STATS, sizeof(struct report_stats), print_process,
+		  &output);
+	fputs("\n]}\n", output.file);
+	return fclose(output.file) ? complain(report->stats_path) : 0;
+}
+
+static void take_events(const void *file, int pid, void *ctx)
+{
+	(void)pid;
+	trace_add(ctx, file);
+}
+
+static int write_format(const struct trace *trace, const char *path,
+			void (*print)(const struct trace *trace, FILE *file))
+{
+	FILE *file = fopen(path, "we");
+
+	if (!file)
+		return complain(path);
+	print(trace, file);
+	return fclose(file) ? complain(path) : 0;
+}
+
+static int write_trace(const struct report *report)
+{
+	const char *path = report->trace_path;
+	size_t length = strlen(path);
+	struct trace trace = {0};
+	char json[PATH_MAX];
+	int failed = 0;
+
+	each_file(report->directory, REPORT_TRACE, sizeof(struct report_trace), take_events,
+		  &trace);
+	trace_sort(&trace);
+	if (length > 5 && !strcmp(path + length - 5, ".json")) {
+		failed = write_format(&trace, path, trace_print_json);
+	} else {
+		snprintf(json, sizeof(json), "%s.json", path);
+		failed = write_format(&trace, path, trace_print_text);
+		failed |= write_format(&trace, json, trace_print_json);
+	}
+	trace_free(&trace);
+	return failed;
+}
+
+int report_write(const struct report *report)
+{
+	int failed = 0;
+
+	if (report->stats_path)
+		failed |= write_stats(report);
+	if (report->trace_path)
+		failed |= write_trace(report);
+	return failed;
+}
+
+void report_remove(const char *directory)
+{
+	static const char *const prefixes[] = {REPORT_CONTROL, REPORT_STATS, REPORT_TRACE};
+	DIR *listing = opendir(directory);
+	struct dirent *entry;
+
+	while (listing && (entry = readdir(listing)))
+		for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
+			if (!strncmp(entry->d_name, prefixes[i], strlen(prefixes[i])))
+				unlinkat(dirfd(listing), entry->d_name, 0);
+	if (listing)
+		closedir(listing);
+}

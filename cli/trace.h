@@ -1,0 +1,33 @@
+/* Trace events of all processes of a run, in order of time, and their printed forms. */
+#ifndef QUIRE_CLI_TRACE_H
+#define QUIRE_CLI_TRACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "frontend/report.h"
+
+struct trace_line {
+	struct report_event event;
+	uint32_t pid;
+	char command[16];
+};
+
+struct trace {
+	struct trace_line *lines;
+	size_t count, room;
+	uint64_t lost; /* events that newer ones overwrote */
+};
+
+/* Add the events of one process; those it is just writing are left out. */
+void trace_add(struct trace *trace, const struct report_trace *file);
+void trace_sort(struct trace *trace);
+void trace_free(struct trace *trace);
+
+/* As the kernel prints its trace file. */
+void trace_print_text(const struct trace *trace, FILE *file);
+/* As chrome://tracing and Perfetto read it; 64-bit hexadecimal fields are strings. */
+void trace_print_json(const struct trace *trace, FILE *file);
+
+#endif

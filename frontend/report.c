@@ -1,0 +1,319 @@
+/* Statistics and trace of this process, into mapped files of the run's directory. */
+#include "frontend/report.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "frontend/client_call.h"
+#include "frontend/stats_file.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+/* Of VMs that ended; more of them are counted only. */
+#define ENDED_BYTES (512u << 10)
+
+struct vm_node {
+	struct vm *vm;
+	struct vm_node *next;
+};
+
+static char run_directory[3072];
+static struct report_control *control; /* NULL: nothing is wanted */
+static struct report_trace *trace;
+static struct report_stats *stats;
+/* Guards what follows. Taken with no other lock, and held over nothing that waits. */
+static pthread_mutex_t report_lock = PTHREAD_MUTEX_INITIALIZER;
+static pid_t started_by;
+static struct vm_node *nodes;
+static uint64_t ended_count;
+
+struct text {
+	char *start;
+	size_t used, size;
+};
+static char ended_room[ENDED_BYTES];
+static struct text ended = {.start = ended_room, .size = sizeof(ended_room)};
+
+/* 0, or -1 when there is no room: then nothing was added. */
+__attribute__((format(printf, 2, 3))) static int add(struct text *text, const char *format, ...)
+{
+	size_t room = text->size - text->used;
+	va_list args;
+	int length;
+
+	va_start(args, format);
+	length = vsnprintf(text->start + text->used, room, format, args);
+	va_end(args);
+	if (length < 0 || (size_t)length >= room)
+		return -1;
+	text->used += (size_t)length;
+	return 0;
+}
+
+struct stat_printer {
+	struct text *text;
+	const char *comma;
+	int failed;
+};
+
+static void print_stat(void *ctx, const char *name, uint64_t value)
+{
+	struct stat_printer *printer = ctx;
+
+	printer->failed |=
+	    add(printer->text, "%s\"%s\": %llu", printer->comma, name, (unsigned long long)value);
+	printer->comma = ", ";
+}
+
+static int print_vcpu(struct text *text, struct vcpu *vcpu, const char *comma)
+{
+	struct stat_printer printer = {.text = text, .comma = ""};
+
+	printer.failed = add(text, "%s\n   {\"id\": %u, \"stats\": {", comma, vcpu->id);
+	stats_visit_vcpu(vcpu, print_stat, &printer);
+	return printer.failed | add(text, "}}");
+}
+
+/* A VM goes in whole or not at all. */
+static int print_vm(struct text *text, struct vm *vm, const char *state)
+{
+	struct stat_printer printer = {.text = text, .comma = ""};
+	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
+	size_t before = text->used;
+	int failed;
+
+	failed = add(text, "%s\n  {\"state\": \"%s\", \"stats\": {", before ? "," : "", state);
+	stats_visit_vm(vm, print_stat, &printer);
+	failed |= printer.failed | add(text, "}, \"vcpus\": [");
+	for (uint32_t i = 0; i < count; i++)
+		failed |= print_vcpu(text, vm->vcpus[i], i ? "," : "");
+	failed |= add(text, "]}");
+	if (failed)
+		text->used = before;
+	return failed;
+}
+
+/* The process's whole text into the buffer that nobody reads. */
+static void snapshot_locked(uint32_t request)
+{
+	uint32_t other = !stats->current;
+	struct text text = {.start = stats->texts[other], .size = REPORT_TEXT_BYTES};
+	uint64_t left_out = ended_count;
+
+	memcpy(text.start, ended.start, ended.used);
+	text.used = ended.used;
+	for (struct vm_node *node = nodes; node; node = node->next)
+		left_out += print_vm(&text, node->vm, "alive") != 0;
+	if (left_out)
+		(void)!add(&text, "%s\n  {\"state\": \"left out\", \"count\": %llu}",
+			   text.used ? "," : "", (unsigned long long)left_out);
+	stats->size_bytes[other] = (uint32_t)text.used;
+	__atomic_store_n(&stats->current, other, __ATOMIC_RELEASE);
+	__atomic_store_n(&stats->answered, request, __ATOMIC_RELEASE);
+}
+
+static void snapshot(void)
+{
+	uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
+
+	pthread_mutex_lock(&report_lock);
+	if (stats && started_by == getpid())
+		snapshot_locked(request);
+	pthread_mutex_unlock(&report_lock);
+}
+
+static void *stats_thread(void *argument)
+{
+	const struct timespec second = {.tv_sec = 1};
+
+	(void)argument;
+	client_call_begin();
+	prctl(PR_SET_NAME, "quire-stats");
+	for (;;) {
+		uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
+
+		snapshot();
+		syscall(SYS_futex, &control->request, FUTEX_WAIT, request, &second, NULL, 0);
+	}
+	return NULL;
+}
+
+/* The client's handlers must never run on a thread that the client does not know. */
+static void start_thread(void)
+{
+	sigset_t all, old;
+	pthread_t thread;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	if (!pthread_create(&thread, NULL, stats_thread, NULL))
+		pthread_detach(thread);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static _Thread_local uint32_t own_tid __attribute__((tls_model("initial-exec")));
+
+/* The slot is taken by counting; whoever reads it sees by the sequence whether it is whole. */
+static void record(enum quire_trace_event event, const uint64_t *args)
+{
+#define FIELD_COUNT(group, name, count, fields) count,
+	static const uint8_t field_counts[] = {QUIRE_TRACE_EVENTS(FIELD_COUNT)};
+#undef FIELD_COUNT
+	uint64_t index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
+	struct report_event *slot = &trace->events[index % REPORT_EVENTS];
+	struct timespec now;
+
+	if (!own_tid)
+		own_tid = (uint32_t)syscall(SYS_gettid);
+	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	slot->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	slot->tid = own_tid;
+	slot->cpu = (uint16_t)sched_getcpu();
+	slot->event = (uint16_t)event;
+	memcpy(slot->args, args, field_counts[event] * sizeof(*args));
+	__atomic_store_n(&slot->sequence, index + 1, __ATOMIC_RELEASE);
+}
+
+/* A file of this process in the run's directory, mapped; NULL when that cannot be had. */
+static void *make_file(const char *prefix, size_t size_bytes)
+{
+	char path[sizeof(run_directory) + 32];
+	void *mapped = MAP_FAILED;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s%d", run_directory, prefix, (int)getpid());
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return NULL;
+	if (!ftruncate(fd, (off_t)size_bytes))
+		mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+static void start_trace(void)
+{
+	trace = make_file(REPORT_TRACE, sizeof(*trace));
+	if (!trace)
+		return;
+	trace->pid = (uint32_t)getpid();
+	prctl(PR_GET_NAME, trace->command);
+	quire_trace_install(record);
+}
+
+static void fork_prepare(void)
+{
+	pthread_mutex_lock(&report_lock);
+}
+
+static void fork_parent(void)
+{
+	pthread_mutex_unlock(&report_lock);
+}
+
+/* The child begins anew with its first /dev/kvm; until then its events go to the parent's file. */
+static void fork_child(void)
+{
+	own_tid = 0;
+	nodes = NULL;
+	ended.used = 0;
+	ended_count = 0;
+	pthread_mutex_unlock(&report_lock);
+}
+
+void report_attach(const char *directory)
+{
+	char path[sizeof(run_directory) + 32];
+	void *mapped;
+	int fd;
+
+	if (!directory || strlen(directory) >= sizeof(run_directory))
+		return;
+	strcpy(run_directory, directory);
+	snprintf(path, sizeof(path), "%s/" REPORT_CONTROL, directory);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	mapped = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (mapped == MAP_FAILED)
+		return;
+	control = mapped;
+	pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+void report_start(void)
+{
+	bool first;
+
+	if (!control)
+		return;
+	pthread_mutex_lock(&report_lock);
+	first = started_by != getpid();
+	started_by = getpid();
+	if (first && (control->flags & REPORT_WANTS_TRACE))
+		start_trace();
+	if (first && (control->flags & REPORT_WANTS_STATS))
+		stats = make_file(REPORT_STATS, sizeof(*stats));
+	pthread_mutex_unlock(&report_lock);
+	if (first && stats)
+		start_thread();
+}
+
+void report_vm_created(struct vm *vm)
+{
+	struct vm_node *node;
+
+	if (!stats)
+		return;
+	node = malloc(sizeof(*node));
+	pthread_mutex_lock(&report_lock);
+	if (node) {
+		*node = (struct vm_node){.vm = vm, .next = nodes};
+		nodes = node;
+	} else {
+		ended_count++;
+	}
+	pthread_mutex_unlock(&report_lock);
+}
+
+void report_vm_ended(struct vm *vm)
+{
+	struct vm_node **link, *node;
+
+	if (!stats)
+		return;
+	pthread_mutex_lock(&report_lock);
+	for (link = &nodes; *link && (*link)->vm != vm; link = &(*link)->next)
+		;
+	node = *link;
+	if (node) {
+		*link = node->next;
+		ended_count += print_vm(&ended, vm, "ended") != 0;
+	}
+	pthread_mutex_unlock(&report_lock);
+	free(node);
+}
+
+/* The process ends in order: the last figures. */
+__attribute__((destructor)) static void library_unloaded(void)
+{
+	client_call_begin();
+	if (control)
+		snapshot();
+	client_call_end();
+}
