@@ -151,9 +151,22 @@ struct jump_entry {
 
 #define JUMP_SETS 1024u
 
+/*
+ * Where the guest's lowest-level table for 2 MiB of linear addresses is: what processors call a
+ * paging-structure cache. Dropped with every flush, of one page too, as INVLPG does.
+ */
+struct table_entry {
+	uint64_t tag;	 /* linear >> 21 */
+	uint64_t host;   /* of the table */
+	uint64_t rights; /* of the levels above it, as a walk gathers them */
+};
+
+#define TABLE_SETS 64u
+
 struct tlb {
 	struct tlb_entry data[TLB_WAYS][TLB_SETS];
 	struct fetch_entry fetch[FETCH_SETS];
+	struct table_entry table[TABLE_SETS];
 	struct jump_entry jump[JUMP_SETS];
 };
 
@@ -179,7 +192,7 @@ struct replay {
 	uint32_t count;	    /* answered */
 	uint32_t position;  /* of this run of the instruction */
 	uint8_t pending;    /* entry[count] waits for the client */
-	uint8_t unfinished; /* the client was asked, the instruction has not retired */
+	uint8_t unfinished; /* something was asked, the instruction has not retired */
 	/* Frames that the fault path called MMIO for this instruction. */
 	uint8_t emulated_count;
 	uint64_t emulated_frame[EMULATED_MAX]; /* gfn << 1 | was a write */

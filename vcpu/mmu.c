@@ -1,19 +1,8 @@
 /* The guest's page tables, walked through stage 2. */
 #include "vcpu/mmu.h"
 
+#include "vcpu/pte.h"
 #include "vcpu/stage2.h"
-
-#define PTE_P (UINT64_C(1) << 0)
-#define PTE_W (UINT64_C(1) << 1)
-#define PTE_U (UINT64_C(1) << 2)
-#define PTE_A (UINT64_C(1) << 5)
-#define PTE_D (UINT64_C(1) << 6)
-#define PTE_LARGE (UINT64_C(1) << 7)
-#define PTE_G (UINT64_C(1) << 8)
-#define PTE_NX (UINT64_C(1) << 63)
-#define PTE_ADDRESS UINT64_C(0x0000fffffffff000)
-/* Address bits from MAXPHYADDR (48) up. */
-#define PTE_RESERVED_HIGH (UINT64_C(0xf) << 48)
 
 #define ERROR_P 1u
 #define ERROR_W 2u
@@ -173,20 +162,20 @@ static uint32_t error_of(const struct cpu *cpu, enum mmu_access access)
 	return error;
 }
 
-static int rights_permit(const struct cpu *cpu, const struct guest_walk *walk)
+int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights)
 {
-	int user_page = (walk->rights & PTE_U) != 0;
+	int user_page = (rights & PTE_U) != 0;
 
 	if (cpu->tlb_mode == TLB_USER && !user_page)
 		return 0;
-	if (walk->access == MMU_FETCH) {
-		if (walk->rights & PTE_NX)
+	if (access == MMU_FETCH) {
+		if (rights & PTE_NX)
 			return 0;
 		return !(cpu->tlb_mode != TLB_USER && user_page && (cpu->s.cr4 & CR4_SMEP));
 	}
 	if (cpu->tlb_mode == TLB_SMAP && user_page)
 		return 0;
-	if (walk->access == MMU_WRITE && !(walk->rights & PTE_W))
+	if (access == MMU_WRITE && !(rights & PTE_W))
 		return cpu->tlb_mode != TLB_USER && !(cpu->s.cr0 & CR0_WP);
 	return 1;
 }
@@ -250,7 +239,7 @@ static enum walk_result walk_down(struct cpu *cpu, struct guest_walk *walk)
 	}
 	walk->level = level;
 	cpu->exception.error = error | ERROR_P;
-	return rights_permit(cpu, walk) ? WALK_DONE : WALK_PAGE_FAULT;
+	return mmu_rights_permit(cpu, walk->access, walk->rights) ? WALK_DONE : WALK_PAGE_FAULT;
 }
 
 static enum walk_result walk_mark(struct cpu *cpu, struct guest_walk *walk)
@@ -307,8 +296,9 @@ static enum step raise_non_canonical(struct cpu *cpu)
 	return cpu_raise_error(cpu, is_stack ? VECTOR_SS : VECTOR_GP, 0);
 }
 
-enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
-			struct mmu_result *result)
+/* Whatever the common walk leaves: bits to set, large pages, other modes, faults, devices. */
+static enum step translate_fully(struct cpu *cpu, const struct mmu_request *request,
+				 struct mmu_result *result)
 {
 	struct guest_walk walk = {.linear = request->linear, .access = request->access};
 	struct stage2_request stage2 = {.access = request->stage2,
@@ -334,6 +324,14 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 	if (stage2_translate(cpu, &stage2, &result->host) == STAGE2_FAULT)
 		return STEP_ABORT;
 	return STEP_NEXT;
+}
+
+enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
+			struct mmu_result *result)
+{
+	if (likely(mmu_translate_common(cpu, request, result)))
+		return STEP_NEXT;
+	return translate_fully(cpu, request, result);
 }
 
 int mmu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa)

@@ -27,6 +27,17 @@ struct mmu_result {
 enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			struct mmu_result *result);
 
+/*
+ * mmu_translate() for the common case alone: 4-level long mode, 4K in both stages, every right
+ * there and no bit left to set. Nonzero when that was it; else nothing has happened.
+ */
+int mmu_translate_common(struct cpu *cpu, const struct mmu_request *request,
+			 struct mmu_result *result);
+
+/* Do the rights of a walk (PTE_W, PTE_U: all levels have them; PTE_NX: one has it) allow @access in
+ * the current mode? */
+int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights);
+
 /* The guest's stage only, without stop or exception: for KVM_TRANSLATE. Zero when it worked. */
 int mmu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
 

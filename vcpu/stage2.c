@@ -3,9 +3,6 @@
 
 #include "src/entry/format.h"
 
-/* The modelled processor has MAXPHYADDR 48: these address bits fault when set. */
-#define STAGE2_RESERVED (UINT64_C(0xf) << 48)
-
 static uint64_t access_error(enum mmu_access access)
 {
 	switch (access) {

@@ -4,6 +4,9 @@
 
 #include "vcpu/mmu.h"
 
+/* The modelled processor has MAXPHYADDR 48: these address bits fault when set. */
+#define STAGE2_RESERVED (UINT64_C(0xf) << 48)
+
 struct stage2_request {
 	uint64_t gpa;
 	enum mmu_access access;

@@ -49,6 +49,11 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 	*first = fresh;
 }
 
+static void tables_drop(struct tlb *tlb)
+{
+	memset(tlb->table, 0xff, sizeof(tlb->table));
+}
+
 void tlb_flush_all(struct cpu *cpu)
 {
 	if (cpu->tlb)
@@ -64,6 +69,7 @@ void tlb_flush_non_global(struct cpu *cpu)
 	cpu->jump_generation++;
 	if (!tlb)
 		return;
+	tables_drop(tlb);
 	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
 		struct tlb_entry *entry = &tlb->data[i / TLB_SETS][i % TLB_SETS];
 
@@ -82,6 +88,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	struct fetch_entry *fetch = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
 
 	cpu->jump_generation++;
+	tables_drop(cpu->tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
 		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
 
