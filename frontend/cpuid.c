@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "frontend/nested_state.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 
@@ -14,6 +15,7 @@
 #define LEAF_KVM_FEATURES (KVM_CPUID_SIGNATURE + 1)
 #define MAX_BASIC_LEAF 0xdu
 #define MAX_EXTENDED_LEAF 0x80000008u
+#define LEAF_SVM 0x8000000au
 #define XSAVE_BYTES 576u
 
 /* Leaf 1, ECX. */
@@ -44,6 +46,10 @@
 /* Leaf 80000001. ECX: LAHF, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode. */
 #define FX_ECX (BIT(0) | BIT(8))
 #define FX_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
+#define FX_SVM BIT(2) /* in ECX */
+/* Leaf 8000000a, EDX: next RIP saved. */
+#define SVM_FEATURES BIT(3)
+#define SVM_ASIDS 8u
 #define KVM_FEATURES                                                    \
 	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) | \
 	 BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
@@ -134,14 +140,25 @@ static void append_kvm(struct cpuid_list *list)
 	entry->eax = KVM_FEATURES;
 }
 
+/* AMD's virtualisation, whoever made the machine: see docs/decisions/0007-svm-on-any-machine.md. */
+static void append_svm(struct cpuid_list *list)
+{
+	struct kvm_cpuid_entry2 *entry = append(list, LEAF_SVM, 0);
+
+	entry->eax = 1; /* revision */
+	entry->ebx = SVM_ASIDS;
+	entry->edx = SVM_FEATURES;
+}
+
 static void append_extended(struct cpuid_list *list)
 {
 	struct kvm_cpuid_entry2 *entry = append_host(list, 0x80000000, 0);
+	bool nested = nested_is_offered();
 
-	entry->eax = MAX_EXTENDED_LEAF;
+	entry->eax = nested ? LEAF_SVM : MAX_EXTENDED_LEAF;
 	entry = append_host(list, 0x80000001, 0);
 	entry->ebx = 0;
-	entry->ecx = FX_ECX;
+	entry->ecx = FX_ECX | (nested ? FX_SVM : 0);
 	entry->edx = FX_EDX;
 	if (host_is_amd())
 		entry->edx |= F1_EDX & F1_EDX_REPEATED;
@@ -150,6 +167,8 @@ static void append_extended(struct cpuid_list *list)
 	append(list, 0x80000007, 0);
 	entry = append(list, 0x80000008, 0);
 	entry->eax = CPUID_MAXPHYADDR | 48 << 8;
+	if (nested)
+		append_svm(list);
 }
 
 static long copy_list_out(const struct kvm_cpuid_entry2 *entries, uint32_t count,

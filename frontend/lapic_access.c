@@ -162,7 +162,7 @@ static void send_ipi(struct vcpu *vcpu, uint32_t low, uint32_t high, bool x2apic
 	if (message.delivery_mode == APIC_MODE_INIT && (low & 0xc000) == 0x8000)
 		return;
 	if (shorthand == 1) {
-		(void)lapic_accept(vcpu, APIC_MODE_FIXED, message.vector, false);
+		(void)lapic_accept(vcpu, message.delivery_mode, message.vector, false);
 		return;
 	}
 	if (shorthand) {

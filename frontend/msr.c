@@ -11,6 +11,7 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/nested.h"
 
 enum msr_index {
 	MSR_TSC = 0x10,
@@ -31,6 +32,7 @@ enum msr_index {
 	MSR_MCG_STATUS = 0x17a,
 	MSR_MCG_CTL = 0x17b,
 	MSR_MISC_ENABLE = 0x1a0,
+	MSR_DEBUG_CONTROL = 0x1d9, /* no branch records: nothing can be switched on */
 	MSR_MTRR_VARIABLE_FIRST = 0x200,
 	MSR_MTRR_VARIABLE_LAST = MSR_MTRR_VARIABLE_FIRST + 2 * MSR_MTRR_VARIABLE - 1,
 	MSR_MTRR_FIX64K = 0x250,
@@ -60,11 +62,14 @@ enum msr_index {
 #define MSR_TSC_AUX 0xc0000103u
 #define MSR_AMD_SYSCFG 0xc0010010u
 #define MSR_AMD_HWCR 0xc0010015u
+#define MSR_AMD_VM_CR 0xc0010114u
+#define MSR_AMD_VM_HSAVE_PA 0xc0010117u
 
 #define EFER_SCE (UINT64_C(1) << 0)
 #define EFER_LME (UINT64_C(1) << 8)
 #define EFER_LMA (UINT64_C(1) << 10)
 #define EFER_NX (UINT64_C(1) << 11)
+#define EFER_SVME (UINT64_C(1) << 12)
 #define EFER_VALID (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
 #define CR0_PG (UINT64_C(1) << 31)
 
@@ -110,6 +115,8 @@ static const struct msr_plain plain_msrs[] = {
     {MSR_UCODE_REVISION, IN_VCPU(ucode_revision), 0, false},
     {MSR_PLATFORM_INFO, IN_VCPU(platform_info), 0, false},
     {MSR_AMD_SYSCFG, IN_VCPU(amd_syscfg), UINT64_MAX, false},
+    {MSR_AMD_VM_CR, IN_VCPU(amd_vm_cr), 0x1f, false},
+    {MSR_AMD_VM_HSAVE_PA, IN_VCPU(amd_vm_hsave), UINT64_C(0xfffffffff000), false},
 };
 
 /* What KVM_GET_MSR_INDEX_LIST names: all that a client must save. */
@@ -138,6 +145,7 @@ static const uint32_t saved_msrs[] = {
     MSR_MCG_CTL,
     MSR_PLATFORM_INFO,
     MSR_UCODE_REVISION,
+    MSR_AMD_VM_HSAVE_PA,
 };
 #define SAVED_COUNT (sizeof(saved_msrs) / sizeof(saved_msrs[0]))
 
@@ -307,6 +315,7 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 	case MSR_AMD_HWCR:
 		*value = msrs->amd_hwcr;
 		return 0;
+	case MSR_DEBUG_CONTROL:
 	case MSR_PLATFORM_ID:
 	case MSR_UCODE_WRITE:
 		*value = 0;
@@ -320,11 +329,14 @@ static int write_efer(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 	uint64_t changed = state->efer ^ value;
+	bool has_svm = cpuid_register(vcpu, 0x80000001, CPUID_ECX) >> 2 & 1;
 
-	if (value & ~EFER_VALID)
+	if (value & ~(EFER_VALID | (has_svm ? EFER_SVME : 0)))
 		return -EINVAL;
 	if (origin == MSR_FROM_GUEST && (changed & EFER_LME) && (state->cr0 & CR0_PG))
 		return -EINVAL;
+	if (!(value & EFER_SVME))
+		cpu_nested_leave(vcpu->cpu);
 	/* LMA follows LME and paging by itself. */
 	state->efer = (value & ~EFER_LMA) | (state->efer & EFER_LMA);
 	state_changed(vcpu, origin);
@@ -439,6 +451,8 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 			return -EINVAL;
 		vcpu->msrs.amd_hwcr = value & HWCR_VALID;
 		return 0;
+	case MSR_DEBUG_CONTROL:
+		return value ? -EINVAL : 0;
 	case MSR_UCODE_WRITE:
 		return 0;
 	default:

@@ -26,6 +26,7 @@ struct vcpu_msrs {
 	uint64_t ucode_revision, platform_info, arch_capabilities;
 	uint64_t spec_ctrl;
 	uint64_t amd_hwcr, amd_syscfg;
+	uint64_t amd_vm_cr, amd_vm_hsave;
 };
 
 void msr_reset(struct vcpu *vcpu);

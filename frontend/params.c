@@ -87,14 +87,16 @@ static const struct param params[] = {
     INTEL_BOOL("tdx", RO, 0),
     AMD_BOOL("npt", RO, 1),
     AMD_BOOL("avic", RO, 0),
-    AMD_BOOL("nrips", RO, 0),
+    AMD_BOOL("nrips", RO, 1),
     AMD_BOOL("vgif", RO, 0),
     AMD_BOOL("sev", RO, 0),
     AMD_BOOL("sev_es", RO, 0),
     AMD_BOOL("sev_snp", RO, 0),
     AMD_BOOL("enable_mediated_pmu", RO, 0),
     {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0},
-    {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 0, 0},
+    {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0},
+    /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
+    {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
 };
 #define PARAMS (sizeof(params) / sizeof(params[0]))
 

@@ -9,6 +9,7 @@
 #include "frontend/run_signals.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/nested.h"
 
 #define RFLAGS_IF (UINT64_C(1) << 9)
 #define SYNC_VALID (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
@@ -61,7 +62,7 @@ static bool accepts_injection(struct vcpu *vcpu)
 	if (vcpu->lapic.present && (vcpu->lapic.pending_extint >= 0 || !lapic_accepts_pic(vcpu)))
 		return false;
 	return (state->rflags & RFLAGS_IF) && !state->interrupt_shadow &&
-	       !state->interrupt_injected && !state->exception_pending;
+	       !state->interrupt_injected && !state->exception_pending && cpu_nested_gif(vcpu->cpu);
 }
 
 static void save_run_state(struct vcpu *vcpu)
@@ -134,11 +135,7 @@ static bool may_wake(struct vcpu *vcpu)
 
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return false;
-	if (!state->halted || state->exception_pending || state->interrupt_injected)
-		return true;
-	if (state->nmi_pending && !state->nmi_masked)
-		return true;
-	return (state->rflags & RFLAGS_IF) && exit_interrupt_waiting(vcpu);
+	return !state->halted || cpu_would_wake(vcpu->cpu);
 }
 
 /* Sleep in HLT or until SIPI: 0 when the vCPU may go on, or -EINTR. */
@@ -214,6 +211,8 @@ static int run_loop(struct vcpu *vcpu)
 		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (vcpu->triple_fault) {
 			vcpu->triple_fault = false;
+			if (cpu_nested_shutdown(vcpu->cpu))
+				continue;
 			vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 			return 0;
 		}

@@ -12,10 +12,12 @@
 
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
+#include "frontend/nested_state.h"
 #include "frontend/run_signals.h"
 #include "frontend/stats_file.h"
 #include "frontend/vcpu_misc.h"
 #include "frontend/vm.h"
+#include "vcpu/nested.h"
 
 void vcpu_raise(struct vcpu *vcpu, enum vcpu_event event)
 {
@@ -39,6 +41,7 @@ static void reset_registers(struct vcpu *vcpu, struct cpu_state *state)
 {
 	uint32_t signature = cpuid_register(vcpu, 1, CPUID_EAX);
 
+	cpu_nested_forget(vcpu->cpu);
 	memset(state->gpr, 0, sizeof(state->gpr));
 	state->gpr[CPU_RDX] = signature ? signature : 0x600;
 	state->rip = 0xfff0;
@@ -272,6 +275,8 @@ static const struct ioctl_entry vcpu_ioctls[] = {
     {KVM_TPR_ACCESS_REPORTING, IOCTL_IN_OUT, vcpu_tpr_access_reporting},
     {KVM_SET_VAPIC_ADDR, IOCTL_IN, vcpu_set_vapic_addr},
     {KVM_GET_STATS_FD, IOCTL_VALUE, vcpu_get_stats_fd},
+    {KVM_GET_NESTED_STATE, IOCTL_VALUE, vcpu_get_nested_state},
+    {KVM_SET_NESTED_STATE, IOCTL_VALUE, vcpu_set_nested_state},
 };
 
 static const struct ioctl_table vcpu_table = {

@@ -5,6 +5,7 @@
 #include "frontend/clock.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/nested.h"
 
 #define VECTOR_NMI 2u
 #define EVENTS_BASE_FLAGS (KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW)
@@ -22,13 +23,21 @@ static void start_at_sipi(struct vcpu *vcpu)
 	vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 }
 
+/* INIT waits for the global interrupt flag, and L1 may have it instead of L2. */
+static bool init_must_wait(struct vcpu *vcpu)
+{
+	return !cpu_nested_gif(vcpu->cpu) || cpu_nested_init(vcpu->cpu);
+}
+
 void events_fold(struct vcpu *vcpu)
 {
 	uint32_t events = atomic_exchange_explicit(&vcpu->events, 0, memory_order_acquire);
 
 	if (events & VCPU_EVENT_NMI)
 		cpu_state(vcpu->cpu)->nmi_pending = 1;
-	if (events & VCPU_EVENT_INIT) {
+	if ((events & VCPU_EVENT_INIT) && init_must_wait(vcpu)) {
+		atomic_fetch_or(&vcpu->events, VCPU_EVENT_INIT);
+	} else if (events & VCPU_EVENT_INIT) {
 		vcpu_reset(vcpu, true);
 		vcpu->mp_state = vcpu->id == vcpu->vm->settings.boot_vcpu_id
 				     ? KVM_MP_STATE_RUNNABLE
@@ -50,8 +59,8 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *events)
 	    .exception =
 		{
 		    /* Without the payload capability a client knows only "injected". */
-		    .injected = state->exception_pending && !payload,
-		    .pending = state->exception_pending && payload,
+		    .injected = state->exception_pending && (!payload || state->exception_injected),
+		    .pending = state->exception_pending && payload && !state->exception_injected,
 		    .nr = state->exception_vector,
 		    .has_error_code = state->exception_has_error,
 		    .error_code = state->exception_error,
@@ -63,7 +72,9 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *events)
 		    .soft = state->interrupt_soft,
 		    .shadow = state->interrupt_shadow,
 		},
-	    .nmi = {.pending = state->nmi_pending, .masked = state->nmi_masked},
+	    .nmi = {.injected = state->nmi_injected,
+		    .pending = state->nmi_pending,
+		    .masked = state->nmi_masked},
 	    .sipi_vector = atomic_load(&vcpu->sipi_vector),
 	    .flags = EVENTS_BASE_FLAGS,
 	};
@@ -104,6 +115,7 @@ static void set_exception(struct cpu_state *state, const struct kvm_vcpu_events 
 
 	state->exception_pending =
 	    events->exception.injected || (payload && events->exception.pending);
+	state->exception_injected = events->exception.injected;
 	state->exception_vector = events->exception.nr;
 	state->exception_has_error = events->exception.has_error_code;
 	state->exception_error = events->exception.error_code;
@@ -125,6 +137,7 @@ int events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *events)
 		state->interrupt_shadow = events->interrupt.shadow;
 	if (events->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		state->nmi_pending = events->nmi.pending;
+	state->nmi_injected = events->nmi.injected;
 	state->nmi_masked = events->nmi.masked;
 	if (events->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
 		atomic_store(&vcpu->sipi_vector, events->sipi_vector & 0xff);

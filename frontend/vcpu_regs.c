@@ -5,6 +5,7 @@
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/nested.h"
 
 #define CR0_PE (UINT64_C(1) << 0)
 #define CR0_NW (UINT64_C(1) << 29)
@@ -15,6 +16,7 @@
 #define EFER_LME (UINT64_C(1) << 8)
 #define EFER_NX (UINT64_C(1) << 11)
 #define EFER_LMA (UINT64_C(1) << 10)
+#define EFER_SVME (UINT64_C(1) << 12)
 #define RFLAGS_FIXED UINT64_C(2)
 
 /* CR4 bits that every guest may set: VME..OSXMMEXCPT. */
@@ -58,6 +60,8 @@ static uint64_t efer_allowed(const struct vcpu *vcpu)
 		allowed |= EFER_LME | EFER_LMA;
 	if (features >> 20 & 1)
 		allowed |= EFER_NX;
+	if (cpuid_register(vcpu, 0x80000001, CPUID_ECX) >> 2 & 1)
+		allowed |= EFER_SVME;
 	return allowed;
 }
 
@@ -212,6 +216,8 @@ int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *sregs)
 
 	if (!sregs_valid(vcpu, sregs) || lapic_set_base(vcpu, sregs->apic_base))
 		return -EINVAL;
+	if (!(sregs->efer & EFER_SVME))
+		cpu_nested_leave(vcpu->cpu);
 	state->seg[CPU_CS] = segment_set(&sregs->cs);
 	state->seg[CPU_DS] = segment_set(&sregs->ds);
 	state->seg[CPU_ES] = segment_set(&sregs->es);

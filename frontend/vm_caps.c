@@ -8,6 +8,7 @@
 #include <quire/dirty.h>
 
 #include "frontend/cpuid.h"
+#include "frontend/nested_state.h"
 #include "frontend/uapi.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -107,6 +108,8 @@ long caps_check_system(uint64_t capability)
 		return QUIRE_ATTRIBUTE_PRIVATE;
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
 		return QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
+	case KVM_CAP_NESTED_STATE:
+		return nested_state_size();
 	default:
 		return fixed_value(capability);
 	}
@@ -125,6 +128,8 @@ long vm_check_extension(struct ioctl_call *call)
 		return (long)quire_gmem_supported_flags(vm->memory);
 	case KVM_CAP_MAX_VCPU_ID:
 		return VM_MAX_VCPU_IDS;
+	case KVM_CAP_NESTED_STATE:
+		return nested_state_size();
 	default:
 		return fixed_value(call->argument);
 	}

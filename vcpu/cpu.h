@@ -178,6 +178,9 @@ void cpu_cancel_pending(struct cpu *cpu);
  */
 enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *info);
 
+/* Asleep in HLT: is there an event to get up for? Out of cpu_run(). */
+bool cpu_would_wake(struct cpu *cpu);
+
 /*
  * Translate @gva as a supervisor read of the current paging mode would (KVM_TRANSLATE), setting
  * accessed bits of the guest's tables. False when there is no translation. Out of cpu_run().

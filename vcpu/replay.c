@@ -89,13 +89,14 @@ int replay_perform(struct cpu *cpu)
 	struct replay *replay = &cpu->replay;
 	struct replay_entry *entry = &replay->entry[replay->count];
 
+	/* No event comes between the answer and the end of the instruction: it would ask twice. */
+	replay->unfinished = 1;
+	replay->pending_rip = cpu->s.rip;
 	if (perform_one(cpu, entry) == CPU_IO_DONE) {
 		replay->count++;
 		return 0;
 	}
 	replay->pending = 1;
-	replay->unfinished = 1;
-	replay->pending_rip = cpu->s.rip;
 	cpu->info->io = entry->io;
 	if (entry->kind == REPLAY_MSR_READ || entry->kind == REPLAY_MSR_WRITE) {
 		cpu->info->msr_index = entry->io.address;

@@ -282,7 +282,7 @@ static enum verdict handle_stop(struct cpu *cpu, struct run *run)
 }
 
 /* Asleep in HLT: is there a reason to get up? */
-static int halt_ends(struct cpu *cpu)
+bool cpu_would_wake(struct cpu *cpu)
 {
 	const struct cpu_state *s = &cpu->s;
 
@@ -325,7 +325,7 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 		return run_exit(run, CPU_EXIT_INTR);
 	if (cpu->svm.in_guest_mode && choose_exit(cpu, run) == VERDICT_EXIT)
 		return VERDICT_EXIT;
-	if (cpu->s.halted && !halt_ends(cpu))
+	if (cpu->s.halted && !cpu_would_wake(cpu))
 		return run_exit(run, CPU_EXIT_HLT);
 	cpu->s.halted = 0;
 	run->has_event = event_choose(cpu, &run->event);

@@ -169,6 +169,7 @@ void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested)
 		return;
 	nested->vmcb_gpa = cpu->svm.vmcb_gpa;
 	nested->vmcb.control = cpu->svm.control;
+	nested->vmcb.control.next_rip = cpu->svm.has_soft_rip ? cpu->svm.soft_rip : cpu->s.rip;
 	nested->vmcb.save = cpu->svm.host;
 }
 
