@@ -1,0 +1,177 @@
+/* The model of guest memory, and the judgement of each access. */
+#include "cli/sim/oracle.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <quire/vcpu.h>
+
+void oracle_init(struct oracle *oracle, struct machine *machine)
+{
+	memset(oracle, 0, sizeof(*oracle));
+	oracle->machine = machine;
+}
+
+void oracle_fail(struct oracle *oracle, const char *failure)
+{
+	/* The first is the one that explains the others. */
+	if (!oracle->failure)
+		oracle->failure = failure;
+}
+
+static bool view_has(const struct oracle_view *view, uint64_t gfn)
+{
+	return gfn - view->gfn < view->npages;
+}
+
+static uint32_t frame_of(const struct oracle *oracle, const uint8_t *page)
+{
+	return (uint32_t)((uint64_t)(page - oracle->machine->host.memory) / QUIRE_PAGE_SIZE);
+}
+
+static uint32_t host_frame(const struct oracle *oracle, uint32_t page)
+{
+	const struct sim_page *at = &oracle->machine->host.pages[page];
+
+	return (at->flags & SIM_MAPPED) && !oracle->page_blocked[page] ? at->frame : SIM_FRAMES;
+}
+
+/* The frame that @gfn shows through @view, SIM_FRAMES if it shows none. */
+static uint32_t view_frame(const struct oracle *oracle, const struct oracle_view *view,
+			   uint64_t gfn, bool private)
+{
+	uint32_t page = view->page + (uint32_t)(gfn - view->gfn);
+
+	if (!private)
+		return host_frame(oracle, page);
+	if (!(view->flags & QUIRE_SLOT_GMEM) || oracle->index_lost[page % SIM_BLOCK] == 1)
+		return SIM_FRAMES;
+	return sim_store_frame(oracle->store, page % SIM_BLOCK);
+}
+
+static bool view_allows(const struct oracle *oracle, const struct oracle_view *view,
+			const struct machine_access *access, uint32_t frame)
+{
+	uint64_t gfn = access->gpa >> QUIRE_PAGE_SHIFT;
+
+	if (!view_has(view, gfn) || (access->write && (view->flags & QUIRE_SLOT_READONLY)))
+		return false;
+	/* Both values are right while the attributes change. */
+	return view_frame(oracle, view, gfn, oracle->attributes[gfn]) == frame ||
+	       view_frame(oracle, view, gfn, oracle->attributes_other[gfn]) == frame;
+}
+
+static bool is_allowed(const struct oracle *oracle, const struct machine_access *access,
+		       uint32_t frame)
+{
+	for (uint32_t id = 0; id < SIM_SLOTS; id++)
+		if (view_allows(oracle, &oracle->slots[id].current, access, frame) ||
+		    view_allows(oracle, &oracle->slots[id].other, access, frame))
+			return true;
+	return false;
+}
+
+static void note_write(struct oracle *oracle, uint64_t gfn)
+{
+	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
+		struct oracle_slot *slot = &oracle->slots[id];
+		uint64_t offset = gfn - slot->current.gfn;
+
+		if (slot->busy || !view_has(&slot->current, gfn) ||
+		    !(slot->current.flags & QUIRE_SLOT_LOG_DIRTY))
+			continue;
+		slot->pending[offset] = 1;
+	}
+}
+
+static uint64_t expected_value(const struct oracle *oracle, uint32_t frame)
+{
+	bool fresh = oracle->generation[frame] != oracle->machine->host.frames[frame].generation;
+
+	return fresh ? 0 : oracle->value[frame];
+}
+
+void oracle_access(void *ctx, const struct machine_access *access, const uint8_t *page)
+{
+	struct oracle *oracle = ctx;
+	uint32_t frame = frame_of(oracle, page);
+
+	if (frame >= SIM_FRAMES || !oracle->machine->host.frames[frame].references) {
+		oracle_fail(oracle, "an access to a frame that is free");
+		return;
+	}
+	if (!is_allowed(oracle, access, frame)) {
+		oracle_fail(oracle, access->write ? "a store that no slot allows now"
+						  : "a load that no slot allows now");
+		return;
+	}
+	if (access->write) {
+		oracle->value[frame] = access->value;
+		oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
+		note_write(oracle, access->gpa >> QUIRE_PAGE_SHIFT);
+	} else if (access->value != expected_value(oracle, frame)) {
+		oracle_fail(oracle, "a load of what was never there");
+	}
+}
+
+bool oracle_slot_begin(struct oracle *oracle, uint32_t id, const struct oracle_view *next)
+{
+	struct oracle_slot *slot = &oracle->slots[id];
+
+	if (slot->busy || slot->harvesting)
+		return false;
+	slot->busy = true;
+	slot->other = *next;
+	return true;
+}
+
+void oracle_slot_end(struct oracle *oracle, uint32_t id, const struct oracle_view *now)
+{
+	struct oracle_slot *slot = &oracle->slots[id];
+
+	if (!(now->flags & QUIRE_SLOT_LOG_DIRTY) || !now->npages)
+		memset(slot->pending, 0, sizeof(slot->pending));
+	slot->current = *now;
+	slot->other = (struct oracle_view){0};
+	slot->busy = false;
+}
+
+static bool bit_of(const uint64_t *bits, uint32_t page)
+{
+	return bits[page / 64] >> (page % 64) & 1;
+}
+
+void oracle_harvested(struct oracle *oracle, uint32_t id, const uint64_t *bits)
+{
+	for (uint32_t page = 0; page < SIM_BLOCK; page++)
+		if (bit_of(bits, page))
+			oracle->slots[id].pending[page] = 0;
+}
+
+void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits)
+{
+	for (uint32_t page = 0; page < SIM_BLOCK; page++)
+		if (oracle->slots[id].pending[page] && !bit_of(bits, page))
+			oracle_fail(oracle, "a write that no harvest names");
+}
+
+int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)
+{
+	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
+		const struct oracle_view *view = &oracle->slots[id].current;
+		uint32_t index = (uint32_t)(view->page + gfn - view->gfn) % SIM_BLOCK;
+		uint32_t frame;
+
+		if (!view_has(view, gfn))
+			continue;
+		if (oracle->attributes[gfn] && !(view->flags & QUIRE_SLOT_GMEM))
+			return -EFAULT;
+		if (oracle->attributes[gfn] && oracle->index_lost[index])
+			return -EHWPOISON;
+		frame = view_frame(oracle, view, gfn, oracle->attributes[gfn]);
+		/* A page of the file that does not exist yet reads as zero. */
+		*value = frame < SIM_FRAMES ? expected_value(oracle, frame) : 0;
+		return 0;
+	}
+	return oracle->attributes[gfn] ? -EFAULT : QUIRE_EMULATE;
+}

@@ -1,0 +1,156 @@
+/* From a seed to a plan, and the plan as text. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/sim/sim.h"
+
+uint64_t sim_random(struct sim_random *random, uint64_t below)
+{
+	uint64_t z = random->state += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return (z ^ (z >> 31)) % below;
+}
+
+/* Few places, so that operations meet. */
+static uint64_t pick_gfn(struct sim_random *random)
+{
+	static const uint64_t bases[] = {0, 0, 512, 512, 16, 600};
+
+	return bases[sim_random(random, 6)] + sim_random(random, 6);
+}
+
+/* A slot of one block or of a few pages, over the block that the host maps huge or over others. */
+static void pick_slot(const struct sim_plan *plan, struct sim_random *random, struct sim_op *op)
+{
+	static const uint64_t bases[] = {0, 512, 0, 16, 600};
+	uint64_t place = sim_random(random, 5);
+	bool big = place < 2;
+
+	op->slot = (uint32_t)sim_random(random, SIM_SLOTS);
+	op->first = bases[place];
+	op->npages = big ? SIM_BLOCK : 8;
+	/* Two slots may show the same pages of the host. */
+	op->page = big ? 0 : (uint32_t)(sim_random(random, 2) ? SIM_BLOCK : 0);
+	op->flags = 0;
+	if (plan->type == QUIRE_VM_SW_PROTECTED && sim_random(random, 3))
+		op->flags = QUIRE_SLOT_GMEM;
+	else if (sim_random(random, 2))
+		op->flags = QUIRE_SLOT_LOG_DIRTY;
+	else if (!sim_random(random, 6))
+		op->flags = QUIRE_SLOT_READONLY;
+}
+
+static void pick_range(struct sim_random *random, struct sim_op *op, uint64_t limit)
+{
+	op->first = sim_random(random, 4) ? sim_random(random, 6) : limit - 6;
+	op->npages = 1 + sim_random(random, 3);
+}
+
+static void pick_details(const struct sim_plan *plan, struct sim_random *random, struct sim_op *op)
+{
+	op->slot = (uint32_t)sim_random(random, SIM_SLOTS);
+	switch (op->kind) {
+	case OP_SLOT_CREATE:
+	case OP_SLOT_MOVE:
+		pick_slot(plan, random, op);
+		break;
+	case OP_HOST_REPLACE:
+		pick_range(random, op, SIM_HOST_PAGES);
+		if (!sim_random(random, 3))
+			op->first = SIM_BLOCK + sim_random(random, 6);
+		break;
+	case OP_PUNCH:
+	case OP_ALLOCATE:
+	case OP_POISON:
+		pick_range(random, op, SIM_GMEM_PAGES);
+		break;
+	case OP_ATTRIBUTES:
+		op->first = pick_gfn(random);
+		op->npages = sim_random(random, 4) ? 1 + sim_random(random, 3) : SIM_BLOCK;
+		op->flags = sim_random(random, 2) ? QUIRE_ATTRIBUTE_PRIVATE : 0;
+		break;
+	default:
+		op->first = pick_gfn(random);
+		op->npages = sim_random(random, 2);
+		break;
+	}
+}
+
+static enum sim_op_kind pick_kind(const struct sim_plan *plan, struct sim_random *random,
+				  bool is_vcpu)
+{
+	static const enum sim_op_kind changes[] = {
+	    OP_SLOT_CREATE, OP_SLOT_CREATE,  OP_SLOT_DELETE,  OP_SLOT_MOVE,  OP_SLOT_LOG,
+	    OP_SLOT_LOG,    OP_HOST_REPLACE, OP_HOST_REPLACE, OP_HARVEST,    OP_HARVEST,
+	    OP_HARVEST,	    OP_ZAP_ALL,	     OP_EAGER_SPLIT,  OP_ATTRIBUTES, OP_ATTRIBUTES,
+	    OP_PUNCH,	    OP_ALLOCATE,     OP_POISON};
+
+	if (is_vcpu && sim_random(random, 8))
+		return sim_random(random, 8) ? (enum sim_op_kind)sim_random(random, 2)
+					     : OP_PREFAULT;
+	/* The last five need private memory. */
+	return changes[sim_random(random, plan->type == QUIRE_VM_DEFAULT ? 13 : 18)];
+}
+
+void sim_plan_make(struct sim_plan *plan, uint64_t seed)
+{
+	struct sim_random random = {seed};
+
+	memset(plan, 0, sizeof(*plan));
+	plan->seed = seed;
+	plan->type = sim_random(&random, 3) ? QUIRE_VM_DEFAULT : QUIRE_VM_SW_PROTECTED;
+	plan->format = sim_random(&random, 2) ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
+	plan->rings = !sim_random(&random, 3);
+	plan->manual_protect =
+	    (uint32_t)(sim_random(&random, 2) ? sim_random(&random, 2) * 2 + 1 : 0);
+	plan->zap_all = (int)sim_random(&random, 2);
+	plan->eager_split = (int)sim_random(&random, 2);
+	plan->host_huge = sim_random(&random, 4) != 0;
+	plan->vcpus = 1 + (uint32_t)sim_random(&random, 2);
+	plan->threads = plan->vcpus + 1 + (uint32_t)sim_random(&random, 2);
+	plan->preemption_odds = 4u << sim_random(&random, 5);
+	/* Slots to begin with. */
+	plan->op_count[plan->vcpus] = 2;
+	for (uint32_t i = 0; i < 2; i++) {
+		plan->ops[plan->vcpus][i].kind = OP_SLOT_CREATE;
+		pick_slot(plan, &random, &plan->ops[plan->vcpus][i]);
+	}
+	for (uint32_t thread = 0; thread < plan->threads; thread++) {
+		uint32_t count = 6 + (uint32_t)sim_random(&random, SIM_OPS_MAX - 8);
+
+		while (plan->op_count[thread] < count) {
+			struct sim_op *op = &plan->ops[thread][plan->op_count[thread]++];
+
+			op->kind = pick_kind(plan, &random, thread < plan->vcpus);
+			pick_details(plan, &random, op);
+		}
+	}
+}
+
+void sim_plan_print(const struct sim_plan *plan)
+{
+	static const char *const names[OP_COUNT] = {
+	    "load",	 "store",    "prefault",   "slot-create",  "slot-delete",
+	    "slot-move", "slot-log", "attributes", "host-replace", "punch",
+	    "allocate",	 "poison",   "harvest",	   "zap-all",	   "eager-split"};
+
+	printf("seed %" PRIu64 ": type %d, %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
+	       "%u vCPUs, %u threads, a preemption in %u steps\n",
+	       plan->seed, (int)plan->type, plan->format == QUIRE_FORMAT_EPT ? "ept" : "npt",
+	       plan->rings ? "rings" : "bitmaps", plan->manual_protect, plan->zap_all,
+	       plan->eager_split, plan->host_huge ? "huge" : "small", plan->vcpus, plan->threads,
+	       plan->preemption_odds);
+	for (uint32_t thread = 0; thread < plan->threads; thread++) {
+		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
+			const struct sim_op *op = &plan->ops[thread][i];
+
+			printf("  thread %u: %-12s slot %u first %" PRIu64 " pages %" PRIu64
+			       " page %u flags %#x\n",
+			       thread, names[op->kind], op->slot, op->first, op->npages, op->page,
+			       op->flags);
+		}
+	}
+}

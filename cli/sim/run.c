@@ -1,0 +1,399 @@
+/* Running a plan: the operations, and what must hold when all of them are over. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <quire/gmem.h>
+#include <quire/vcpu.h>
+
+#include "cli/sim/oracle.h"
+
+static struct {
+	struct machine machine;
+	struct oracle oracle;
+	const struct sim_plan *plan;
+	struct sim_random preemptions;
+	struct quire_gmem *gmem;
+	uint64_t stores;
+	uint64_t ring_bits[SIM_SLOTS][SIM_BLOCK / 64]; /* entries that were read */
+} sim;
+
+void sim_init(void)
+{
+	machine_init(&sim.machine);
+}
+
+void sim_destroy(void)
+{
+	machine_destroy(&sim.machine);
+}
+
+static void report(const char *text)
+{
+	printf("%s\n", text);
+	oracle_fail(&sim.oracle, "an assertion of the library");
+}
+
+/* Outcomes that a guest access may have while anything goes on. */
+static void check_outcome(int ret)
+{
+	if (ret && ret != QUIRE_EMULATE && ret != -EFAULT && ret != -EHWPOISON)
+		oracle_fail(&sim.oracle, "an access with an outcome that it cannot have");
+}
+
+static void guest_op(uint32_t thread, const struct sim_op *op)
+{
+	struct machine_access access = {.gpa = op->first << QUIRE_PAGE_SHIFT, .size_bytes = 8};
+	uint64_t done;
+	int ret;
+
+	if (op->kind == OP_PREFAULT) {
+		ret = quire_vcpu_prefault(sim.machine.vcpus[thread], (gpa_t){access.gpa},
+					  QUIRE_PAGE_SIZE, &done);
+		if (ret != -EAGAIN && ret != -ENOENT)
+			check_outcome(ret);
+		return;
+	}
+	access.write = op->kind == OP_STORE;
+	/* Every store has a value of its own. */
+	access.value = access.write ? ++sim.stores << 16 | op->first : 0;
+	check_outcome(machine_access(&sim.machine, thread, &access));
+}
+
+static struct quire_region region_of(uint32_t id, const struct oracle_view *view)
+{
+	return (struct quire_region){
+	    .slot = id,
+	    .flags = view->flags,
+	    .gpa = {view->gfn << QUIRE_PAGE_SHIFT},
+	    .size_bytes = view->npages << QUIRE_PAGE_SHIFT,
+	    .hva = sim_hva(view->page),
+	    .gmem_offset_bytes = (view->page % SIM_BLOCK) << QUIRE_PAGE_SHIFT,
+	    .gmem = view->flags & QUIRE_SLOT_GMEM ? sim.gmem : NULL,
+	};
+}
+
+/* Change slot @id to @next; refused changes leave it as it was. */
+static void change_slot(uint32_t id, const struct oracle_view *next)
+{
+	struct oracle_view before = sim.oracle.slots[id].current;
+	struct quire_region region = region_of(id, next);
+
+	if (!oracle_slot_begin(&sim.oracle, id, next))
+		return;
+	if (quire_vm_set_region(sim.machine.vm, &region))
+		next = &before;
+	oracle_slot_end(&sim.oracle, id, next);
+}
+
+static void slot_op(const struct sim_op *op)
+{
+	struct oracle_view next = sim.oracle.slots[op->slot].current;
+
+	if ((op->kind == OP_SLOT_CREATE) == (next.npages != 0))
+		return;
+	switch (op->kind) {
+	case OP_SLOT_CREATE:
+		next = (struct oracle_view){op->first, op->npages, op->page, op->flags};
+		break;
+	case OP_SLOT_DELETE:
+		memset(&next, 0, sizeof(next));
+		break;
+	case OP_SLOT_MOVE:
+		next.gfn = op->first;
+		break;
+	default:
+		next.flags ^= QUIRE_SLOT_LOG_DIRTY;
+		break;
+	}
+	change_slot(op->slot, &next);
+}
+
+static void attributes_op(const struct sim_op *op)
+{
+	struct oracle *oracle = &sim.oracle;
+	uint64_t end = op->first + op->npages < SIM_GFNS ? op->first + op->npages : SIM_GFNS;
+
+	if (oracle->attributes_busy)
+		return;
+	oracle->attributes_busy = true;
+	for (uint64_t gfn = op->first; gfn < end; gfn++)
+		oracle->attributes_other[gfn] = op->flags != 0;
+	if (quire_vm_set_attributes(sim.machine.vm, (gpa_t){op->first << QUIRE_PAGE_SHIFT},
+				    (end - op->first) << QUIRE_PAGE_SHIFT, op->flags))
+		oracle_fail(oracle, "attributes were refused");
+	memcpy(oracle->attributes, oracle->attributes_other, sizeof(oracle->attributes));
+	oracle->attributes_busy = false;
+}
+
+static void set_blocked(const struct sim_op *op, uint8_t blocked)
+{
+	for (uint64_t page = op->first; page < op->first + op->npages; page++)
+		sim.oracle.page_blocked[page] = blocked;
+}
+
+static void host_replace_op(const struct sim_op *op)
+{
+	hva_t start = sim_hva((uint32_t)op->first),
+	      end = sim_hva((uint32_t)(op->first + op->npages));
+
+	for (uint64_t page = op->first; page < op->first + op->npages; page++)
+		if (sim.oracle.page_busy[page])
+			return;
+	memset(&sim.oracle.page_busy[op->first], 1, op->npages);
+	quire_vm_host_invalidate_begin(sim.machine.vm, start, end);
+	set_blocked(op, 1);
+	for (uint64_t page = op->first; page < op->first + op->npages; page++) {
+		sched_yield_point();
+		sim_unmap(&sim.machine.host, (uint32_t)page);
+		sched_yield_point();
+		sim_map(&sim.machine.host, (uint32_t)page, SIM_WRITABLE);
+	}
+	set_blocked(op, 0);
+	quire_vm_host_invalidate_end(sim.machine.vm, start, end);
+	memset(&sim.oracle.page_busy[op->first], 0, op->npages);
+}
+
+static void file_op(const struct sim_op *op)
+{
+	uint64_t offset = op->first << QUIRE_PAGE_SHIFT, size = op->npages << QUIRE_PAGE_SHIFT;
+	uint8_t *lost = &sim.oracle.index_lost[op->first];
+
+	if (!sim.gmem || sim.oracle.file_busy)
+		return;
+	if (op->kind == OP_ALLOCATE) {
+		if (quire_gmem_allocate(sim.gmem, offset, size, NULL))
+			oracle_fail(&sim.oracle, "an allocation was refused");
+		return;
+	}
+	sim.oracle.file_busy = true;
+	if (op->kind == OP_POISON) {
+		*lost = *lost ? *lost : 2;
+		quire_gmem_poison(sim.gmem, op->first);
+		*lost = 1;
+	} else {
+		/* A page that was lost may come back as soon as the punch has begun. */
+		for (uint64_t i = 0; i < op->npages; i++)
+			lost[i] = lost[i] ? 2 : 0;
+		if (quire_gmem_punch(sim.gmem, offset, size))
+			oracle_fail(&sim.oracle, "a punch was refused");
+		memset(lost, 0, op->npages);
+	}
+	sim.oracle.file_busy = false;
+}
+
+static void ring_entry(void *ctx, uint32_t slot, uint64_t offset)
+{
+	(void)ctx;
+	if (slot >= SIM_SLOTS || offset >= SIM_BLOCK)
+		oracle_fail(&sim.oracle, "a ring entry that names no page");
+	else
+		sim.ring_bits[slot][offset / 64] |= UINT64_C(1) << (offset % 64);
+}
+
+static void read_rings(void)
+{
+	for (uint32_t i = 0; i < sim.machine.vcpu_count; i++)
+		machine_read_ring(&sim.machine, i, ring_entry, NULL);
+}
+
+/* What was read before the reset is copied after it: the copy has all writes until then. */
+static void ring_harvest(void)
+{
+	uint64_t bits[SIM_SLOTS][SIM_BLOCK / 64];
+
+	if (sim.oracle.rings_busy)
+		return;
+	sim.oracle.rings_busy = true;
+	read_rings();
+	memcpy(bits, sim.ring_bits, sizeof(bits));
+	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
+	if (quire_vm_reset_dirty_rings(sim.machine.vm, NULL) < 0)
+		oracle_fail(&sim.oracle, "a reset of rings was refused");
+	for (uint32_t id = 0; id < SIM_SLOTS; id++)
+		oracle_harvested(&sim.oracle, id, bits[id]);
+	sim.oracle.rings_busy = false;
+}
+
+static int take_log(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	memcpy((uint8_t *)ctx + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+static int give_log(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	memcpy(dst, (const uint8_t *)ctx + offset_bytes, size_bytes);
+	return 0;
+}
+
+/* The log of a slot: by GET, or with manual protection by GET and CLEAR. */
+static void bitmap_harvest(uint32_t id)
+{
+	struct oracle_slot *slot = &sim.oracle.slots[id];
+	uint64_t bits[SIM_BLOCK / 64] = {0};
+	struct quire_clear_log clear = {
+	    .slot = id, .npages = (uint32_t)slot->current.npages, .copy_in = give_log, .ctx = bits};
+	int ret;
+
+	if (slot->busy || slot->harvesting || !(slot->current.flags & QUIRE_SLOT_LOG_DIRTY))
+		return;
+	/* The slot stays while its log is read, so that it is known whose pages the bits are. */
+	slot->harvesting = true;
+	ret = quire_vm_get_dirty_log(sim.machine.vm, id, take_log, bits);
+	if (!ret && sim.plan->manual_protect)
+		ret = quire_vm_clear_dirty_log(sim.machine.vm, &clear);
+	slot->harvesting = false;
+	if (ret)
+		oracle_fail(&sim.oracle, "a harvest was refused");
+	else
+		oracle_harvested(&sim.oracle, id, bits);
+}
+
+static void perform(uint32_t thread, const struct sim_op *op)
+{
+	switch (op->kind) {
+	case OP_LOAD:
+	case OP_STORE:
+	case OP_PREFAULT:
+		guest_op(thread, op);
+		break;
+	case OP_ATTRIBUTES:
+		attributes_op(op);
+		break;
+	case OP_HOST_REPLACE:
+		host_replace_op(op);
+		break;
+	case OP_PUNCH:
+	case OP_ALLOCATE:
+	case OP_POISON:
+		file_op(op);
+		break;
+	case OP_HARVEST:
+		if (sim.plan->rings)
+			ring_harvest();
+		else
+			bitmap_harvest(op->slot);
+		break;
+	case OP_ZAP_ALL:
+		quire_vm_set_slot_zap_all(sim.machine.vm, (int)op->npages);
+		break;
+	case OP_EAGER_SPLIT:
+		sim.machine.tunables.eager_page_split = (uint32_t)op->npages;
+		break;
+	default:
+		slot_op(op);
+		break;
+	}
+}
+
+static void thread_body(uint32_t thread, void *ctx)
+{
+	const struct sim_plan *plan = sim.plan;
+
+	(void)ctx;
+	for (uint32_t i = 0; i < plan->op_count[thread] && !sim.oracle.failure; i++)
+		perform(thread, &plan->ops[thread][i]);
+}
+
+static int preempt(void *ctx, uint32_t step, uint32_t *thread)
+{
+	(void)ctx;
+	(void)step;
+	if (sim_random(&sim.preemptions, sim.plan->preemption_odds))
+		return 0;
+	*thread = (uint32_t)sim_random(&sim.preemptions, sim.plan->threads);
+	return 1;
+}
+
+static void start(const struct sim_plan *plan)
+{
+	struct sim_host *host = &sim.machine.host;
+
+	sim.plan = plan;
+	sim.preemptions.state = plan->seed ^ UINT64_C(0x5851f42d4c957f2d);
+	sim.stores = 0;
+	sim.gmem = NULL;
+	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
+	sim.machine.vcpu_count = plan->vcpus;
+	sim.machine.format = plan->format;
+	sim.machine.rings = plan->rings;
+	sim.machine.tunables.eager_page_split = (uint32_t)plan->eager_split;
+	oracle_init(&sim.oracle, &sim.machine);
+	sim.machine.on_access = oracle_access;
+	sim.machine.on_access_ctx = &sim.oracle;
+	sched_on_report(report);
+	machine_start(&sim.machine, plan->type);
+	quire_vm_set_slot_zap_all(sim.machine.vm, plan->zap_all);
+	if (quire_vm_set_manual_protect(sim.machine.vm, plan->manual_protect))
+		abort();
+	if (plan->host_huge)
+		sim_map_huge(host, 0, SIM_WRITABLE);
+	for (uint32_t page = plan->host_huge ? SIM_BLOCK : 0; page < SIM_HOST_PAGES; page++)
+		sim_map(host, page, SIM_WRITABLE);
+	if (plan->type == QUIRE_VM_DEFAULT)
+		return;
+	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE, 0, NULL, &sim.gmem))
+		abort();
+	sim.oracle.store = quire_gmem_store(sim.gmem);
+}
+
+/* Nothing goes on any more: every gfn is as the model says. */
+static void check_memory(void)
+{
+	for (uint64_t gfn = 0; gfn < SIM_GFNS && !sim.oracle.failure;
+	     gfn += gfn % 512 < 24 ? 1 : 61) {
+		struct machine_access access = {.gpa = gfn << QUIRE_PAGE_SHIFT, .size_bytes = 8};
+		uint64_t value = 0;
+		int expected = oracle_expect(&sim.oracle, gfn, &value);
+		int ret = machine_access(&sim.machine, gfn % sim.plan->vcpus, &access);
+
+		if (ret == expected && (ret || access.value == value))
+			continue;
+		oracle_fail(&sim.oracle, "memory that is not as it was left");
+		printf("gfn %#" PRIx64 ": outcome %d, expected %d; value %#" PRIx64
+		       ", expected %#" PRIx64 "\n",
+		       gfn, ret, expected, access.value, value);
+	}
+}
+
+static void check_logs(void)
+{
+	uint64_t bits[SIM_BLOCK / 64];
+
+	read_rings();
+	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
+		const struct oracle_view *view = &sim.oracle.slots[id].current;
+
+		memset(bits, 0, sizeof(bits));
+		if (!view->npages || !(view->flags & QUIRE_SLOT_LOG_DIRTY))
+			continue;
+		if (!sim.plan->rings && quire_vm_get_dirty_log(sim.machine.vm, id, take_log, bits))
+			oracle_fail(&sim.oracle, "a harvest was refused");
+		oracle_check_last(&sim.oracle, id, sim.plan->rings ? sim.ring_bits[id] : bits);
+	}
+}
+
+const char *sim_run(const struct sim_plan *plan)
+{
+	struct sched_run run = {.threads = plan->threads, .body = thread_body, .preempt = preempt};
+
+	start(plan);
+	sched_execute(&run);
+	if (run.result != SCHED_DONE)
+		oracle_fail(&sim.oracle, run.result == SCHED_DEADLOCK ? "a deadlock" : "no end");
+	if (!sim.oracle.failure) {
+		check_logs();
+		check_memory();
+	}
+	/* A run that failed may have left anything: its remains are not taken apart. */
+	if (sim.oracle.failure)
+		return sim.oracle.failure;
+	if (sim.gmem)
+		quire_gmem_release(sim.gmem);
+	if (!machine_stop(&sim.machine))
+		oracle_fail(&sim.oracle, "a leak, or wrong statistics");
+	return sim.oracle.failure;
+}

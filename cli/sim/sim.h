@@ -1,0 +1,70 @@
+/* quire-sim: random simulations of a VM, each of them told by one seed. */
+#ifndef QUIRE_CLI_SIM_SIM_H
+#define QUIRE_CLI_SIM_SIM_H
+
+#include "tests/sim/machine.h"
+
+#define SIM_SLOTS 4u
+#define SIM_GFNS 1024u
+#define SIM_THREADS_MAX 4u
+#define SIM_OPS_MAX 24u
+#define SIM_HOST_PAGES 576u /* one block that the host may map huge, and 64 pages */
+#define SIM_GMEM_PAGES 512u
+
+enum sim_op_kind {
+	OP_LOAD,
+	OP_STORE,
+	OP_PREFAULT,
+	OP_SLOT_CREATE,
+	OP_SLOT_DELETE,
+	OP_SLOT_MOVE,
+	OP_SLOT_LOG, /* logging on or off */
+	OP_ATTRIBUTES,
+	OP_HOST_REPLACE,
+	OP_PUNCH,
+	OP_ALLOCATE,
+	OP_POISON,
+	OP_HARVEST,
+	OP_ZAP_ALL,
+	OP_EAGER_SPLIT,
+	OP_COUNT
+};
+
+struct sim_op {
+	enum sim_op_kind kind;
+	uint32_t slot;	 /* of slot operations and harvests */
+	uint64_t first;	 /* gfn, host page or index of the file */
+	uint64_t npages; /* ditto; for switches the value */
+	uint32_t page;	 /* slots: host page, and index of the file */
+	uint32_t flags;	 /* slots: enum quire_slot_flags; attributes */
+};
+
+/* What a seed says: the VM, and what each thread does in it. */
+struct sim_plan {
+	uint64_t seed;
+	enum quire_vm_type type;
+	enum quire_format_id format;
+	int rings;
+	uint32_t manual_protect;
+	int zap_all, eager_split, host_huge;
+	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
+	uint32_t preemption_odds;
+	uint32_t op_count[SIM_THREADS_MAX];
+	struct sim_op ops[SIM_THREADS_MAX][SIM_OPS_MAX];
+};
+
+/* splitmix64: every bit of the state matters, and any seed is as good as another. */
+struct sim_random {
+	uint64_t state;
+};
+uint64_t sim_random(struct sim_random *random, uint64_t below);
+
+void sim_plan_make(struct sim_plan *plan, uint64_t seed);
+void sim_plan_print(const struct sim_plan *plan);
+/* Run @plan; NULL when all went well, else what went wrong. */
+const char *sim_run(const struct sim_plan *plan);
+
+void sim_init(void);
+void sim_destroy(void);
+
+#endif
