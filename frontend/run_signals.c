@@ -29,6 +29,14 @@ struct waiter {
 static pthread_mutex_t waiters_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct waiter *waiters;
 
+static void nudge_stop(struct signal_state *state)
+{
+	if (!state->has_nudge_timer)
+		return;
+	state->has_nudge_timer = 0;
+	syscall(SYS_timer_delete, state->nudge_timer);
+}
+
 /* Send the recorded signal once more, now that the client's handler may run. */
 static void deliver_recorded(void)
 {
@@ -37,10 +45,6 @@ static void deliver_recorded(void)
 	sigset_t mask = state->resume_mask;
 
 	state->recorded = 0;
-	if (state->has_nudge_timer) {
-		state->has_nudge_timer = 0;
-		syscall(SYS_timer_delete, state->nudge_timer);
-	}
 	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), info.si_signo, &info);
 	/* The raw call: pthread_sigmask() is interposed and has its own view of the mask. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
@@ -67,8 +71,12 @@ void client_call_end(void)
 	}
 	/* From the next line on a signal finds its handler by itself. */
 	*(volatile uint32_t *)&client_call_depth = 0;
+	nudge_stop(state);
 	if (state->recorded)
 		deliver_recorded();
+	/* libc up to 2.36 forgets the thread's result when it acts on a late cancellation. */
+	if (signal_state_cancel_is_due(state))
+		pthread_exit(PTHREAD_CANCELED);
 	pthread_setcancelstate(state->cancel_state, NULL);
 	errno = saved_errno;
 }
@@ -101,7 +109,7 @@ void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask)
 
 bool run_signals_pending(void)
 {
-	return signal_state.recorded != 0;
+	return signal_state_pending(&signal_state);
 }
 
 void run_signals_leave(void)
@@ -160,7 +168,8 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
 		int64_t left_ns = deadline == INT64_MAX ? DOORBELL_POLL_NS : deadline - now_ns();
 		struct timespec slice;
 
-		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || state->recorded || left_ns <= 0)
+		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || signal_state_pending(state) ||
+		    left_ns <= 0)
 			break;
 		if (left_ns > DOORBELL_POLL_NS)
 			left_ns = DOORBELL_POLL_NS;

@@ -20,10 +20,10 @@ struct quire_vcpu;
  */
 void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask);
 /* Did a signal arrive that KVM_RUN must return -EINTR for? (Also one that was blocked outside
- * but is let in by the mask.) */
+ * but is let in by the mask, and pthread_cancel() with asynchronous cancellation.) */
 bool run_signals_pending(void);
 /* The thread leaves KVM_RUN: the old mask is back, recorded signals are delivered now, a held
- * cancellation acts at the next cancellation point. */
+ * cancellation acts if it is asynchronous, or else at the next cancellation point. */
 void run_signals_leave(void);
 /* Sleep until the doorbell of @vcpu rings, a signal is pending, or @timeout_ns passed (-1: no
  * limit): HLT, and waiting for SIPI. */

@@ -154,7 +154,7 @@ static void signal_record(const siginfo_t *info, ucontext_t *context)
 	if (state->vcpu)
 		quire_vcpu_request(state->vcpu, RUN_REQ_SIGNAL);
 	guard_handle_signal(process_kick_signal(), info, context);
-	if (state->vcpu)
+	if (state->vcpu && !state->has_nudge_timer)
 		nudge_start(state);
 }
 
@@ -225,10 +225,54 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	signal_deliver(signal, info, context);
 }
 
+/* Deferred cancellation acts at cancellation points only, and ioctl() is none. */
+bool signal_state_cancel_is_due(const struct signal_state *state)
+{
+	int type;
+
+	if (!state->cancel_asked || state->cancel_state != PTHREAD_CANCEL_ENABLE)
+		return false;
+	/* There is no call that only asks; cancellation is off, so neither of these acts. */
+	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+	pthread_setcanceltype(type, NULL);
+	return type == PTHREAD_CANCEL_ASYNCHRONOUS;
+}
+
+bool signal_state_pending(const struct signal_state *state)
+{
+	return state->recorded || signal_state_cancel_is_due(state);
+}
+
+/* The kick that says so, told from the others by its value. */
+static char cancel_mark;
+
+void signal_thread_cancel(pthread_t thread)
+{
+	union sigval value = {.sival_ptr = &cancel_mark};
+
+	if (is_active())
+		(void)!pthread_sigqueue(thread, process_kick_signal(), value);
+}
+
+static void note_cancel(void)
+{
+	struct signal_state *state = &signal_state;
+
+	state->cancel_asked = 1;
+	__atomic_fetch_add(&state->wake_word, 1, __ATOMIC_SEQ_CST);
+	if (!state->vcpu || !signal_state_cancel_is_due(state))
+		return;
+	quire_vcpu_request(state->vcpu, RUN_REQ_SIGNAL);
+	if (!state->has_nudge_timer)
+		nudge_start(state);
+}
+
 static void on_kick(int signal, siginfo_t *info, void *context)
 {
 	int saved_errno = errno;
 
+	if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &cancel_mark)
+		note_cancel();
 	guard_handle_signal(signal, info, context);
 	errno = saved_errno;
 }

@@ -2,6 +2,7 @@
 #ifndef QUIRE_FRONTEND_SIGNAL_ACTIONS_H
 #define QUIRE_FRONTEND_SIGNAL_ACTIONS_H
 
+#include <pthread.h>
 #include <signal.h>
 
 /*
@@ -18,6 +19,12 @@ void signal_thread_prepare(void);
 
 /* sigaction(2) as the client means it: 0 or -errno. @act and @old may be NULL. */
 int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old);
+
+/*
+ * pthread_cancel(3) was called for @thread. libc sends no signal to a thread that holds
+ * cancellation off, as ours do inside a call: so tell it, and let its KVM_RUN end.
+ */
+void signal_thread_cancel(pthread_t thread);
 
 /*
  * sigprocmask(2) for the running thread: 0 or -errno. SIGSEGV, SIGBUS and the kick are never

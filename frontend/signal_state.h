@@ -3,6 +3,7 @@
 #define QUIRE_FRONTEND_SIGNAL_STATE_H
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct quire_vcpu;
@@ -15,13 +16,14 @@ struct signal_state {
 	volatile uint32_t recorded;  /* @info waits for the end of the call */
 	volatile uint32_t wake_word; /* futex of run_signals_wait(); changes with every wake */
 	siginfo_t info;
-	sigset_t resume_mask;	 /* the mask to go back to when @info is delivered */
-	struct quire_vcpu *vcpu; /* inside KVM_RUN: whose doorbell a signal rings */
-	uint32_t has_outer_mask; /* KVM_SET_SIGNAL_MASK is in force */
-	sigset_t outer_mask;	 /* the mask outside KVM_RUN */
-	uint32_t is_prepared;	 /* signal_thread_prepare() was here */
-	uint32_t hidden_blocked; /* signals the client believes to be blocked: SHADOW_* */
-	int cancel_state;
+	sigset_t resume_mask;		/* the mask to go back to when @info is delivered */
+	struct quire_vcpu *vcpu;	/* inside KVM_RUN: whose doorbell a signal rings */
+	uint32_t has_outer_mask;	/* KVM_SET_SIGNAL_MASK is in force */
+	sigset_t outer_mask;		/* the mask outside KVM_RUN */
+	uint32_t is_prepared;		/* signal_thread_prepare() was here */
+	uint32_t hidden_blocked;	/* signals the client believes to be blocked: SHADOW_* */
+	int cancel_state;		/* the client's own, put back when its call ends */
+	volatile uint32_t cancel_asked; /* pthread_cancel() of this thread; never taken back */
 	int nudge_timer; /* kicks the thread while @recorded, so that no wait outlives it */
 	uint32_t has_nudge_timer;
 };
@@ -30,6 +32,12 @@ enum signal_shadow { SHADOW_SEGV = 1u << 0, SHADOW_BUS = 1u << 1, SHADOW_KICK = 
 
 extern _Thread_local struct signal_state signal_state
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Was the thread cancelled, and would libc act on that at once but for our holding it off? */
+bool signal_state_cancel_is_due(const struct signal_state *state);
+
+/* Does KVM_RUN have to end for a signal or for a cancellation that acts at once? */
+bool signal_state_pending(const struct signal_state *state);
 
 /* Take the signals out of @set that must reach us whatever the client says. */
 void signal_set_strip(sigset_t *set);

@@ -66,6 +66,15 @@ INTERPOSED int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 	return (int)real_result(signal_mask_change(how, set, old));
 }
 
+INTERPOSED int pthread_cancel(pthread_t thread)
+{
+	int error = REAL(pthread_cancel)(thread);
+
+	if (!error)
+		signal_thread_cancel(thread);
+	return error;
+}
+
 INTERPOSED sighandler_t sigset(int signal_number, sighandler_t disposition)
 {
 	sighandler_t previous;

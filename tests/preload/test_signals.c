@@ -243,35 +243,76 @@ static void test_blocked_in_fault(void)
 	munmap(page, 4096);
 }
 
-static void *canceled(void *unused)
-{
-	struct fake_run request = {.sleeps = 1};
+struct cancel_case {
+	struct fake_run request;
+	int state, type;
+};
 
-	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
-	ioctl(kvm, FAKE_RUN, &request);
+static void *canceled(void *argument)
+{
+	struct cancel_case *asked = argument;
+
+	pthread_setcanceltype(asked->type, NULL);
+	pthread_setcancelstate(asked->state, NULL);
+	ioctl(kvm, FAKE_RUN, &asked->request);
 	handled_inside = 1;
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
 	for (;;)
 		pause();
-	return unused;
+	return NULL;
 }
 
-static void test_cancel(void)
+static pthread_t start_canceled(struct cancel_case *asked)
 {
 	pthread_t thread;
-	void *result;
 
-	set(SIGUSR1, on_signal, 0);
-	handled = 0;
-	CHECK(!pthread_create(&thread, NULL, canceled, NULL));
+	handled_inside = 0;
+	CHECK(!pthread_create(&thread, NULL, canceled, asked));
 	usleep(20000);
 	CHECK(!pthread_cancel(thread));
-	usleep(20000);
-	/* Held off inside the call; the signal ends the call, and the thread with it. */
-	CHECK(!pthread_kill(thread, 0));
-	CHECK(!pthread_kill(thread, SIGUSR1));
-	/* libc up to 2.36 forgets the result of a cancellation that was held off. */
-	CHECK(!pthread_join(thread, &result) && (result == PTHREAD_CANCELED || !result));
-	CHECK(handled == 1 && handled_inside == 0);
+	return thread;
+}
+
+static void join_canceled(pthread_t thread)
+{
+	void *result;
+
+	CHECK(!pthread_join(thread, &result) && result == PTHREAD_CANCELED);
+}
+
+/* Asynchronous: KVM_RUN ends, whether it runs or sleeps, and the thread with it. */
+static void test_cancel(void)
+{
+	struct cancel_case asked = {.type = PTHREAD_CANCEL_ASYNCHRONOUS};
+
+	for (uint32_t sleeps = 0; sleeps < 2; sleeps++) {
+		asked.request.sleeps = sleeps;
+		join_canceled(start_canceled(&asked));
+		CHECK(!handled_inside);
+	}
+}
+
+/* Deferred or switched off: nothing happens inside, a signal must end the call. */
+static void test_cancel_later(void)
+{
+	struct cancel_case cases[] = {
+	    {.type = PTHREAD_CANCEL_DEFERRED},
+	    {.state = PTHREAD_CANCEL_DISABLE, .type = PTHREAD_CANCEL_ASYNCHRONOUS},
+	};
+
+	set(SIGUSR1, on_signal, 0);
+	for (int i = 0; i < 2; i++) {
+		pthread_t thread;
+
+		cases[i].request.sleeps = 1;
+		handled = 0;
+		thread = start_canceled(&cases[i]);
+		usleep(30000);
+		CHECK(!handled_inside);
+		CHECK(!pthread_kill(thread, SIGUSR1));
+		join_canceled(thread);
+		CHECK(handled == 1 && handled_inside == 1);
+	}
 }
 
 static void test_storm(void)
@@ -325,6 +366,7 @@ int main(int argc, char **argv)
 	    {"faults", test_faults},
 	    {"blocked in a fault", test_blocked_in_fault},
 	    {"cancel", test_cancel},
+	    {"cancel later", test_cancel_later},
 	    {"storm", test_storm},
 	    {"reported actions", test_reported_actions},
 	};
