@@ -468,13 +468,14 @@ static void image_fill(struct draw *draw, uint8_t *target)
 
 static void target_fill(struct draw *draw)
 {
-	uint8_t *target = draw->test->data + (draw->target - DATA_BASE);
+	uint8_t *target;
 	uint64_t value[2] = {value_any(draw->rng, draw->test->form),
 			     value_any(draw->rng, draw->test->form)};
 	uint16_t control = 0x7f | (value[1] & 0xf00);
 
 	if (!draw->target)
 		return;
+	target = draw->test->data + (draw->target - DATA_BASE);
 	if (draw->test->form->mnemonic == ZYDIS_MNEMONIC_LDMXCSR && (value[1] & 7))
 		value[0] &= 0xffff;
 	if (draw->test->form->mnemonic == ZYDIS_MNEMONIC_FLDCW)
