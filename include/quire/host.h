@@ -61,6 +61,14 @@ struct quire_host_ops {
 	int (*copy_to)(void *ctx, hva_t dst, const void *src, size_t size_bytes);
 
 	/*
+	 * One word of guest memory, aligned: read at once, or changed if it is *@expected, which
+	 * receives what was there; -EFAULT, -EINTR. Both may be NULL: then there are no nested
+	 * guests.
+	 */
+	int (*load_u64)(void *ctx, hva_t src, uint64_t *value);
+	int (*cmpxchg_u64)(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired);
+
+	/*
 	 * Storage of guest_memfd pages. A store is @size_bytes of memory, empty at first.
 	 * store_get() makes page @index exist, with up to 2^@order pages around it naturally
 	 * aligned, and says where it is and which order it got; what it holds is unspecified
