@@ -113,6 +113,27 @@ static int copy_to(void *ctx, hva_t dst, const void *src, size_t size_bytes)
 	return copy((uint8_t *)(uintptr_t)dst.v, src, size_bytes);
 }
 
+static int load_u64(void *ctx, hva_t src, uint64_t *value)
+{
+	enum guard_reason reason;
+
+	do {
+		reason = guard_load_u64((const void *)(uintptr_t)src.v, value);
+	} while (reason == GUARD_ABORT);
+	return reason == GUARD_OK ? 0 : -EFAULT;
+}
+
+static int cmpxchg_u64(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
+{
+	enum guard_reason reason;
+	bool swapped;
+
+	do {
+		reason = guard_cmpxchg_u64((void *)(uintptr_t)dst.v, expected, desired, &swapped);
+	} while (reason == GUARD_ABORT);
+	return reason == GUARD_OK ? 0 : -EFAULT;
+}
+
 const struct quire_host_ops process_host_ops = {
     .alloc = process_alloc,
     .free = process_free,
@@ -123,6 +144,8 @@ const struct quire_host_ops process_host_ops = {
     .page_level = process_page_level,
     .copy_from = copy_from,
     .copy_to = copy_to,
+    .load_u64 = load_u64,
+    .cmpxchg_u64 = cmpxchg_u64,
     .store_create = process_store_create,
     .store_destroy = process_store_destroy,
     .store_get = process_store_get,

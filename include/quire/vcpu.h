@@ -43,8 +43,14 @@ enum quire_outcome {
 	QUIRE_WRITE_PROTECTED = 3, /* a shadowed guest table: unprotect or emulate */
 	QUIRE_FIXED = 5,	   /* a mapping was installed */
 	QUIRE_SPURIOUS = 6,	   /* it was there already */
-	/* The nested tables of quire_vcpu_set_nested() refuse the access: the fault's .flags hold
-	 * the error code (QUIRE_PFERR_*), .gpa the nested physical address; .size_bytes is 0. */
+	/*
+	 * While nested tables are set, EMULATE and WRITE_PROTECTED say in the fault's .gpa which
+	 * address of L1 the access was to. WRITE_PROTECTED comes only then, for a write to one of
+	 * the tables that map it: the caller stores with quire_vcpu_write().
+	 * NESTED_FAULT: the nested tables of quire_vcpu_set_nested() refuse the access: the fault's
+	 * .flags hold the error code (QUIRE_PFERR_*), .gpa the nested physical address;
+	 * .size_bytes is 0.
+	 */
 	QUIRE_NESTED_FAULT = 7,
 };
 
@@ -119,7 +125,9 @@ struct quire_nested {
 
 /*
  * From the next quire_vcpu_enter() on stage 2 is the shadow of @nested's tables; NULL: back to
- * L1's own. No lock held, out of guest mode. -ENOMEM.
+ * L1's own. No lock held, out of guest mode. -ENOMEM; -EOPNOTSUPP for other than 4 levels, or a
+ * host that cannot change single words of guest memory. quire_vcpu_enter() may fail with -ENOSPC
+ * then: the client's limit on shadow pages leaves no room for a root.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
 						     const struct quire_nested *nested);

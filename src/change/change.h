@@ -3,6 +3,7 @@
 #define QUIRE_CHANGE_CHANGE_H
 
 #include "src/change/check.h"
+#include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
 #include "src/vm/vm.h"
@@ -20,6 +21,12 @@ static inline void change_lock(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
 
 static inline void change_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 {
+	if (unlikely(shadow_owes(vm))) {
+		struct flush_debt debt;
+
+		flush_debt_init(&debt, &vm->flush);
+		shadow_commit(vm, &debt);
+	}
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 }

@@ -15,6 +15,7 @@ static void vm_destroy(struct quire_vm *vm)
 	void *host_ctx = vm->host_ctx;
 
 	change_zap_all(vm);
+	shadow_destroy(vm);
 	memslots_destroy(vm, free_slot);
 	attributes_destroy(vm);
 	arena_destroy(&vm->arena);

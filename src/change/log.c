@@ -6,6 +6,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
+#include "src/change/nested.h"
 #include "src/dirty/bitmap.h"
 #include "src/gfn/level.h"
 
@@ -62,6 +63,7 @@ static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 	struct table_cache tables = {0};
 	bool more = true;
 
+	change_nested_split(vm, as_id, start, end);
 	while (more && !tables.exhausted) {
 		/* Without memory the tables in hand still go as far as they go. */
 		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
@@ -79,8 +81,11 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	struct flush_debt debt;
 	gfn_t end = memslot_end(slot), next;
 
-	/* All pages count as dirty from the start: CLEAR arms them as they are harvested. */
-	if ((vm->manual_protect & MANUAL_INITIALLY_SET) || (slot->flags & QUIRE_SLOT_READONLY))
+	if (slot->flags & QUIRE_SLOT_READONLY)
+		return;
+	/* All pages count as dirty from the start: CLEAR arms them as they are harvested. A ring
+	 * has no bits that could be set. */
+	if ((vm->manual_protect & MANUAL_INITIALLY_SET) && !vm->ring_bytes)
 		return;
 	if (atomic_load_relaxed_u32(&vm->tunables->eager_page_split))
 		split_range(vm, slot->as_id, slot->base_gfn, end);
@@ -93,6 +98,7 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 			tdp_write_protect_range(vm, slot->as_id, gfn, next, &debt);
 		piece_release(vm, hold);
 	}
+	change_nested_protect(vm, slot->as_id, slot->base_gfn, end, &debt);
 	/* Also when nothing changed: an entry found without W may owe a flush to another. */
 	flush_debt_owe(&debt);
 	tdp_debt_settle(vm, &debt);
@@ -127,6 +133,7 @@ void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
 	gfn_t end = memslot_end(slot), next;
 	u64 block = level_pages(QUIRE_LEVEL_1G);
 
+	change_nested_recover(vm, slot->as_id, slot->base_gfn, end);
 	/* One hold a gigabyte: the largest leaf that may come back. */
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
 		struct tdp_recovery recovery = {
@@ -224,6 +231,7 @@ static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 	if (!MUTANT(harvest_protects_first))
 		tdp_write_protect_bits(vm, &bits, debt);
 	piece_release(vm, hold);
+	change_nested_protect_bits(vm, &bits, debt);
 }
 
 /* harvest_piece() for any number of words, in pieces, with one flush at the end. */

@@ -7,6 +7,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
+#include "src/change/nested.h"
 #include "src/dirty/ring.h"
 #include "src/vm/vcpu.h"
 
@@ -72,6 +73,7 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 	tdp_write_protect_bits(vm, &bits, debt);
 	reclaim_exit();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
+	change_nested_protect_bits(vm, &bits, debt);
 }
 
 /*

@@ -7,6 +7,21 @@ void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt)
 {
 	tdp_zap_range(vm, as_mask, start, end, debt);
+	shadow_zap_range(vm, as_mask, start, end, debt);
+}
+
+/* A few shadow pages in one hold of the lock. No vCPU loads them as roots any more. */
+static int zap_obsolete(struct quire_vm *vm)
+{
+	struct flush_debt debt;
+	int more;
+
+	flush_debt_init(&debt, &vm->flush);
+	change_lock(vm);
+	more = shadow_zap_obsolete(vm, &debt);
+	shadow_commit(vm, &debt);
+	change_unlock(vm);
+	return more;
 }
 
 void change_zap_all(struct quire_vm *vm)
@@ -18,7 +33,10 @@ void change_zap_all(struct quire_vm *vm)
 	flush_debt_init(&debt, &vm->flush);
 	change_lock(vm);
 	tdp_roots_invalidate(vm, &debt);
+	shadow_make_obsolete(vm);
 	change_unlock(vm);
+	while (zap_obsolete(vm))
+		;
 	/* A vCPU that loads another root drops its translations: that is the flush. */
 	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	flush_debt_forgive(&debt, "loading a root flushes");

@@ -25,6 +25,8 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	struct found found = {0};
 	int ret;
 
+	if (fault->write)
+		fault_unprotect(vcpu, fault->gfn);
 	ret = fault_fast(vcpu, fault);
 	if (ret != FAULT_CONTINUE)
 		return ret;
@@ -39,21 +41,23 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	ret = fault_find_page(vcpu, fault, &found, exit);
 	if (ret != FAULT_CONTINUE)
 		return ret;
-	return fault_install(vcpu, fault, &found);
+	ret = fault_install(vcpu, fault, &found);
+	/* It became a table of a nested guest meanwhile: the next fault unprotects it. */
+	return ret == QUIRE_WRITE_PROTECTED ? QUIRE_RETRY : ret;
 }
 
 /* A VM with software-protected memory has no way to say what an access meant: the attribute does.
  */
-static bool access_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
+int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
 {
 	u64 attributes;
 
 	if (!vm_has_private_mem(vcpu->vm))
-		return error_code & QUIRE_PFERR_PRIVATE;
+		return (error_code & QUIRE_PFERR_PRIVATE) != 0;
 	reclaim_enter();
 	attributes = attributes_get(vcpu->vm, gfn);
 	reclaim_exit();
-	return attributes & QUIRE_ATTRIBUTE_PRIVATE;
+	return (attributes & QUIRE_ATTRIBUTE_PRIVATE) != 0;
 }
 
 static void count_outcome(struct quire_vcpu *vcpu, int ret)
@@ -81,13 +85,19 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	exit->size_bytes = 0;
 	if (quire_vm_is_dead(vcpu->vm))
 		return -EIO;
+	if (vcpu->nested.on) {
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
+		ret = fault_nested(vcpu, gpa, &fault, exit);
+		count_outcome(vcpu, ret);
+		return ret;
+	}
 	if (error_code & QUIRE_PFERR_RSVD) {
 		ret = fault_mmio_entry(vcpu, fault.gfn);
 		if (ret != FAULT_CONTINUE)
 			return ret;
 	}
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
-	fault.private = access_is_private(vcpu, fault.gfn, error_code);
+	fault.private = fault_is_private(vcpu, fault.gfn, error_code);
 	ret = fault_resolve(vcpu, &fault, exit);
 	count_outcome(vcpu, ret);
 	return ret;

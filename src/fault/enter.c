@@ -3,7 +3,29 @@
 
 #include "src/fault/fault.h"
 #include "src/base/mutant.h"
+#include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
+
+/* The table to walk, and what its words mean: L1's, or while L2 runs its shadow. */
+static int load_root(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
+{
+	stage2->root_level = TDP_ROOT_LEVEL;
+	if (unlikely(vcpu->nested.on)) {
+		int err = shadow_root_is_valid(vcpu) ? 0 : fault_load_nested_root(vcpu);
+
+		if (err)
+			return err;
+		stage2->format = &entry_npt;
+		stage2->root = vcpu->nested.entries;
+		return 0;
+	}
+	vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);
+	if (unlikely(!vcpu->root))
+		return -ENOMEM;
+	stage2->format = vcpu->vm->format;
+	stage2->root = table_entries(vcpu->root);
+	return 0;
+}
 
 /*
  * 1. Load the valid root of the address space, making one if there is none.
@@ -20,14 +42,15 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 	*requests = 0;
 	for (;;) {
 		u64 taken;
+		int err;
 
 		if (unlikely(quire_vm_is_dead(vm)))
 			return -EIO;
-		vcpu->root = tdp_root_get(vm, &vcpu->tables, vcpu->as_id);
-		if (unlikely(!vcpu->root)) {
+		err = load_root(vcpu, stage2);
+		if (unlikely(err)) {
 			/* What an earlier turn took is still owed. */
 			atomic_fetch_or_u64(&vcpu->mode.doorbell, *requests & LIBRARY_REQUESTS);
-			return -ENOMEM;
+			return err;
 		}
 		taken = guest_mode_enter(&vcpu->mode);
 		*requests |= taken;
@@ -39,11 +62,13 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 		guest_mode_leave(&vcpu->mode);
 		flush_domain_wait_open(&vm->flush);
 	}
+	/* So is going over to L2, or back, or to other nested tables. */
+	if (unlikely(vcpu->entered != stage2->root)) {
+		*requests |= vcpu->entered ? QUIRE_REQ_TLB_FLUSH : 0;
+		vcpu->entered = stage2->root;
+	}
 	if (*requests & QUIRE_REQ_TLB_FLUSH)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_tlb_flush);
-	stage2->format = vm->format;
-	stage2->root = table_entries(vcpu->root);
-	stage2->root_level = TDP_ROOT_LEVEL;
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 #ifndef QUIRE_FAULT_FAULT_H
 #define QUIRE_FAULT_FAULT_H
 
+#include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
 #include "src/vm/vcpu.h"
 
@@ -49,6 +50,20 @@ void fault_describe(const struct fault *fault, struct quire_memory_fault *exit);
 /* Phases 1 to 3, with the gfn's attribute deciding whether the access is private. */
 must_check int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 			     struct quire_memory_fault *exit);
+
+/* What @found allows for @fault, in a read section under mmu_lock. */
+struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct memslot *slot,
+				      const struct fault *fault, const struct found *found);
+/* Does the access mean the private page? */
+int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code);
+
+/* The fault of a nested guest at L2's @gpa; .gfn and .private of @fault are not set. */
+must_check int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
+			    struct quire_memory_fault *exit);
+/* Load the shadow root: -ENOMEM, -ENOSPC. Takes mmu_lock exclusive. */
+must_check int fault_load_nested_root(struct quire_vcpu *vcpu);
+/* @gfn is about to be written: nothing may follow what it holds. Takes mmu_lock. */
+void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 
 /* Give a right back without a lock: W taken for dirty logging. FAULT_CONTINUE: not possible. */
 must_check int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault);

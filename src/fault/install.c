@@ -5,6 +5,7 @@
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/gfn/level.h"
+#include "src/gfn/track.h"
 #include "src/tdp/nx.h"
 
 /* Has anything that phases 1 and 2 relied on changed? After a no, the slot is still published. */
@@ -47,8 +48,8 @@ static enum quire_level settled_level(const struct quire_vm *vm, gfn_t gfn, enum
 	return level;
 }
 
-static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct memslot *slot,
-				       const struct fault *fault, const struct found *found)
+struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct memslot *slot,
+				      const struct fault *fault, const struct found *found)
 {
 	enum quire_level max = settled_level(vm, fault->gfn, gfn_level_max(vm, slot, fault->gfn));
 	enum quire_level wanted = backing_level(vm, found, max), level;
@@ -56,6 +57,7 @@ static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct m
 	bool writable = found->page.writable, nx = nx_is_on(vm);
 	/* Nobody wrote it: a logged page gets W with the first write. */
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
+	bool tracked = gfn_track_block(vm, slot->as_id, fault->gfn, 1);
 
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
 	if ((found->page.pfn.v & (level_pages(wanted) - 1)) != offset)
@@ -67,9 +69,9 @@ static struct tdp_mapping make_mapping(const struct quire_vm *vm, const struct m
 	    .gfn = fault->gfn,
 	    .leaf = {.pfn = {found->page.pfn.v - offset},
 		     .level = level,
-		     .writable = writable && !withhold,
+		     .writable = writable && !withhold && !tracked,
 		     .host_writable = writable,
-		     .mmu_writable = writable,
+		     .mmu_writable = writable && !tracked,
 		     .executable = level == QUIRE_LEVEL_4K || !nx,
 		     .accessed = !fault->prefault},
 	    .wanted_level = wanted,
@@ -90,7 +92,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 	if (is_stale(vcpu, fault, found))
 		return QUIRE_RETRY;
 	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
-	mapping = make_mapping(vm, slot, fault, found);
+	mapping = fault_make_mapping(vm, slot, fault, found);
 	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
 	/* The mark comes with the right to write, not with the write (contract U-139b). */
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)

@@ -2,6 +2,7 @@
 #include "src/gfn/level.h"
 
 #include "src/base/mutant.h"
+#include "src/gfn/track.h"
 
 /* Frame number of the slot's backing: what must be aligned together with the gfn. */
 static u64 backing_frame(const struct memslot *slot)
@@ -25,6 +26,8 @@ static bool block_allowed(const struct quire_vm *vm, const struct memslot *slot,
 	/* Private gfns of the slot come from the file, at its own offset. */
 	if ((slot->flags & QUIRE_SLOT_GMEM) &&
 	    !is_aligned_u64(slot->gmem.pgoff - slot->base_gfn.v, pages))
+		return false;
+	if (gfn_track_block(vm, slot->as_id, (gfn_t){block}, pages))
 		return false;
 	return attributes_uniform(vm, (gfn_t){block}, pages, &value);
 }

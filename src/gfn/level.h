@@ -9,8 +9,9 @@
  * guest_memfd's order) comes on top. A block may be huge when
  *   - it lies inside the slot, and slot and backing are aligned to each other at that level;
  *   - all its gfns have the same attributes;
+ *   - no gfn of it is write-tracked;
  *   - the slot does not log dirty pages (4K then).
- * Computed on demand: nothing to keep, nothing to go stale. In a read section.
+ * Computed on demand: nothing to keep, nothing to go stale. In a read section, under mmu_lock.
  */
 enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn);
 

@@ -8,6 +8,17 @@
 #include "src/vm/ring.h"
 #include "src/vm/vm.h"
 
+struct shadow_page;
+
+/* A nested guest, while the vCPU runs one. */
+struct vcpu_nested {
+	u32 on;
+	struct quire_nested tables;
+	struct shadow_page *root; /* loaded; valid while root_turn is shadow->root_turn */
+	u64 *entries;		  /* its table */
+	u64 root_turn;
+};
+
 /* Fields without a letter belong to the thread that runs the vCPU. */
 struct quire_vcpu {
 	struct guest_mode mode;
@@ -17,6 +28,8 @@ struct quire_vcpu {
 	u32 id;
 	u32 as_id;
 	struct table *root; /* loaded; compared with the VM's under mmu_lock */
+	u64 *entered;	    /* the table guest mode was last entered with */
+	struct vcpu_nested nested;
 	struct table_cache tables;
 	struct memslot_hint hint;
 	/* The last address found to hold no memory, and the generation of that finding. */

@@ -24,6 +24,8 @@ struct roots {
 };
 
 struct gmem_arch;
+struct gfn_track;
+struct shadow;
 
 /* NX huge pages: tables made for executing guests, oldest first. */
 struct nx_tables {
@@ -67,6 +69,8 @@ struct quire_vm {
 	struct pfn_caches pfn_caches;
 	struct roots roots;
 	struct nx_tables nx;
+	struct gfn_track *track; /* gfn/track.h; NULL until the first nested root */
+	struct shadow *shadow;	 /* shadow/shadow.h; made with it */
 	struct flush_domain flush;
 	struct arena arena;
 

@@ -1,0 +1,76 @@
+/* Dirty logging of nested guests. */
+#include "src/change/nested.h"
+
+#include <errno.h>
+
+#include "src/change/change.h"
+
+void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+{
+	struct shadow_split split = {
+	    .as_id = as_id, .start = start, .end = end, .level = QUIRE_LEVEL_1G};
+	struct flush_debt debt;
+	int err = 0;
+
+	if (!shadow_of(vm))
+		return;
+	flush_debt_init(&debt, &vm->flush);
+	change_lock(vm);
+	while (!err && shadow_split_next(vm, &split, &debt) == -EAGAIN) {
+		flush_debt_pay(&debt);
+		change_unlock(vm);
+		err = shadow_split_topup(vm);
+		change_lock(vm);
+	}
+	flush_debt_pay(&debt);
+	change_unlock(vm);
+}
+
+void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			   struct flush_debt *debt)
+{
+	if (!shadow_of(vm))
+		return;
+	change_lock(vm);
+	shadow_write_protect(vm, as_id, start, end, debt);
+	change_unlock(vm);
+}
+
+static void protect_word(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
+			 struct flush_debt *debt)
+{
+	while (mask) {
+		u32 skip = (u32)__builtin_ctzll(mask);
+		u64 rest = ~(mask >> skip);
+		u32 count = rest ? (u32)__builtin_ctzll(rest) : 64;
+		gfn_t start = {base.v + skip};
+
+		shadow_write_protect(vm, as_id, start, (gfn_t){start.v + count}, debt);
+		mask &= ~((count == 64 ? UINT64_MAX : (UINT64_C(1) << count) - 1) << skip);
+	}
+}
+
+void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
+				struct flush_debt *debt)
+{
+	if (!shadow_of(vm))
+		return;
+	change_lock(vm);
+	for (u64 i = 0; i < bits->count; i++)
+		protect_word(vm, bits->as_id, (gfn_t){bits->base.v + bits->words[i].offset},
+			     bits->words[i].mask, debt);
+	change_unlock(vm);
+}
+
+void change_nested_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+{
+	struct flush_debt debt;
+
+	if (!shadow_of(vm))
+		return;
+	flush_debt_init(&debt, &vm->flush);
+	change_lock(vm);
+	shadow_recover(vm, as_id, start, end, &debt);
+	shadow_commit(vm, &debt);
+	change_unlock(vm);
+}

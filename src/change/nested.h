@@ -1,0 +1,19 @@
+/* Dirty logging of nested guests: beside each step on the TDP tables, one on the shadow tables. */
+#ifndef QUIRE_CHANGE_NESTED_H
+#define QUIRE_CHANGE_NESTED_H
+
+#include "src/tdp/tdp.h"
+
+/* All under slots_lock, with no mmu_lock held; nothing happens while there is no nested guest. */
+
+/* Split what maps the range, as far as memory and the quota go. */
+void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end);
+/* Take W from what maps the range, or the gfns of @bits. */
+void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			   struct flush_debt *debt);
+void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
+				struct flush_debt *debt);
+/* The range does not log any more: what was split may be huge again at the next fault. */
+void change_nested_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end);
+
+#endif

@@ -1,0 +1,287 @@
+/* Faults of a nested guest: L1's tables, then the slot and the page, then the shadow tables. */
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/dirty/log.h"
+#include "src/fault/fault.h"
+#include "src/shadow/shadow.h"
+#include "src/tdp/nx.h"
+
+/* Rounds within one fault: L1's tables are walked, tracked, and walked again. */
+#define NESTED_ROUNDS 8u
+/* Start over. */
+#define NESTED_AGAIN INT32_MIN
+
+int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)
+{
+	const struct quire_host_ops *host = vcpu->vm->host;
+	int err;
+
+	vcpu->nested = (struct vcpu_nested){0};
+	if (!nested)
+		return 0;
+	if (nested->levels != SHADOW_ROOT_LEVEL || !host->load_u64 || !host->cmpxchg_u64)
+		return -EOPNOTSUPP;
+	err = shadow_init(vcpu->vm);
+	if (err)
+		return err;
+	vcpu->nested.tables = *nested;
+	vcpu->nested.tables.root.v &= ENTRY_ADDRESS_MASK;
+	vcpu->nested.on = 1;
+	return 0;
+}
+
+/* L1's tables are tracked, so no shadow page lags; what lags is the vCPU's own TLB. */
+void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
+{
+	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
+}
+
+/* L1's tables that are tracked from now on must not be written through the TDP tables. */
+static void protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
+			  struct flush_debt *debt)
+{
+	for (u32 i = 0; i < path->count; i++)
+		tdp_zap_range(vcpu->vm, 1u << vcpu->as_id, path->fresh[i],
+			      (gfn_t){path->fresh[i].v + 1}, debt);
+}
+
+static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_change_of(vcpu, debt);
+	struct shadow_walk walk = {0};
+	struct shadow_path path;
+	int ret;
+
+	if (!shadow_has_reserve(vcpu))
+		return NESTED_AGAIN;
+	ret = shadow_make_room(&change, NULL);
+	if (ret)
+		return ret;
+	shadow_walk_root(vcpu, &walk);
+	ret = shadow_path_get(&change, vcpu, &walk, &path);
+	protect_fresh(vcpu, &path, debt);
+	if (ret < 0)
+		return ret;
+	vcpu->nested.root = path.pages[SHADOW_ROOT_LEVEL];
+	vcpu->nested.entries = table_entries(vcpu->nested.root->table);
+	return 0;
+}
+
+int fault_load_nested_root(struct quire_vcpu *vcpu)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct flush_debt debt;
+	int ret;
+
+	flush_debt_init(&debt, &vm->flush);
+	do {
+		ret = shadow_reserve(vcpu);
+		if (ret)
+			return ret;
+		biglock_write_lock(&vm->mmu_lock);
+		ret = load_root_locked(vcpu, &debt);
+		shadow_commit(vm, &debt);
+		vcpu->nested.root_turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
+		biglock_write_unlock(&vm->mmu_lock);
+		tdp_debt_settle(vm, &debt);
+	} while (ret == NESTED_AGAIN);
+	return ret;
+}
+
+void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct flush_debt debt;
+	int tracked;
+
+	if (likely(!atomic_load_acquire_ptr(&vm->track)))
+		return;
+	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
+	tracked = gfn_track_block(vm, vcpu->as_id, gfn, 1);
+	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
+	if (!tracked)
+		return;
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
+	shadow_commit(vm, &debt);
+	biglock_write_unlock(&vm->mmu_lock);
+}
+
+/* What one round has found. */
+struct nested_fault {
+	struct fault fault; /* of L1's gfn */
+	struct found found;
+	struct shadow_walk walk;
+};
+
+static bool is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *nested)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	const struct shadow_walk *walk = &nested->walk;
+
+	if (memslots_generation(vm, vcpu->as_id) != nested->found.generation ||
+	    invalidation_retry(vm, nested->found.snapshot, nested->fault.gfn))
+		return true;
+	/* L1's tables are memory too. */
+	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--)
+		if (invalidation_retry(vm, nested->found.snapshot, walk->tables[level]))
+			return true;
+	return vm->shadow->write_turn != walk->write_turn;
+}
+
+/* What both L1 and the slot allow, as large as both allow. */
+static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
+				     const struct nested_fault *nested, const struct memslot *slot)
+{
+	const struct shadow_walk *walk = &nested->walk;
+	struct tdp_mapping mapping =
+	    fault_make_mapping(vcpu->vm, slot, &nested->fault, &nested->found);
+	struct entry_leaf leaf = mapping.leaf;
+	u64 pages;
+
+	if (leaf.level > walk->level) {
+		leaf.level = walk->level;
+		pages = level_pages((enum quire_level)leaf.level);
+		leaf.pfn.v = nested->found.page.pfn.v - (nested->fault.gfn.v & (pages - 1));
+		leaf.executable = leaf.level == QUIRE_LEVEL_4K || leaf.executable;
+	}
+	leaf.writable = leaf.writable && (walk->leaf_access & ACCESS_WRITE);
+	leaf.mmu_writable = leaf.mmu_writable && leaf.writable;
+	leaf.executable = leaf.executable && (walk->leaf_access & ACCESS_EXEC);
+	return (struct shadow_mapping){
+	    .walk = walk,
+	    .gfn = nested->fault.gfn,
+	    .leaf = leaf,
+	    .write = nested->fault.write,
+	};
+}
+
+static int install_locked(struct quire_vcpu *vcpu, const struct nested_fault *nested,
+			  struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_change_of(vcpu, debt);
+	struct shadow_mapping mapping;
+	const struct memslot *slot;
+	struct shadow_path path;
+	int ret;
+
+	if (!shadow_has_reserve(vcpu) || is_stale(vcpu, nested))
+		return NESTED_AGAIN;
+	ret = shadow_make_room(&change, vcpu->nested.root);
+	if (ret)
+		return ret;
+	ret = shadow_path_get(&change, vcpu, &nested->walk, &path);
+	protect_fresh(vcpu, &path, debt);
+	if (ret)
+		return ret < 0 ? ret : NESTED_AGAIN;
+	slot = memslot_lookup(vcpu->vm, vcpu->as_id, nested->fault.gfn, &vcpu->hint);
+	mapping = compose(vcpu, nested, slot);
+	mapping.path = &path;
+	ret = shadow_map(&change, &mapping);
+	if (ret == QUIRE_FIXED && mapping.leaf.writable)
+		dirty_log_mark(vcpu, slot, nested->fault.gfn);
+	return ret == QUIRE_WRITE_PROTECTED ? NESTED_AGAIN : ret;
+}
+
+static int install(struct quire_vcpu *vcpu, const struct nested_fault *nested)
+{
+	struct quire_vm *vm = vcpu->vm;
+	const struct quire_page *page = &nested->found.page;
+	enum quire_page_use use = QUIRE_PAGE_UNUSED;
+	struct flush_debt debt;
+	int ret;
+
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	reclaim_enter();
+	ret = install_locked(vcpu, nested, &debt);
+	if (ret > 0)
+		use = page->writable ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
+	if (page->refcounted)
+		vm->host->page_put(vm->host_ctx, page, use);
+	reclaim_exit();
+	shadow_commit(vm, &debt);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+	return ret;
+}
+
+/* Is @gfn one of the tables that map it? Unprotected for the write, the write could not be. */
+static bool is_on_path(const struct shadow_walk *walk, gfn_t gfn)
+{
+	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--)
+		if (walk->tables[level].v == gfn.v)
+			return true;
+	return false;
+}
+
+/* L1 allows the access: find what its gfn is. */
+static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
+		       const struct found *before, struct quire_memory_fault *exit)
+{
+	struct fault *fault = &nested->fault;
+	int ret;
+
+	fault->gfn = nested->walk.gfn;
+	fault->private = fault_is_private(vcpu, fault->gfn, fault->error_code);
+	if (fault->write && is_on_path(&nested->walk, fault->gfn))
+		return QUIRE_WRITE_PROTECTED;
+	/* Writing to one of L1's tables: what shadows it goes first. */
+	if (fault->write)
+		fault_unprotect(vcpu, fault->gfn);
+	ret = fault_find_slot(vcpu, fault, &nested->found, exit);
+	if (ret != FAULT_CONTINUE)
+		return ret;
+	/* The walk came first, and must have seen the same slots and pages. */
+	if (nested->found.generation != before->generation)
+		return NESTED_AGAIN;
+	nested->found.snapshot = before->snapshot;
+	if (!nested->found.has_slot)
+		return QUIRE_EMULATE;
+	return fault_find_page(vcpu, fault, &nested->found, exit);
+}
+
+static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
+			 struct quire_memory_fault *exit)
+{
+	struct found before = {.snapshot = invalidation_snapshot(vcpu->vm)};
+	int ret;
+
+	reclaim_enter();
+	before.generation = memslots_generation(vcpu->vm, vcpu->as_id);
+	reclaim_exit();
+	ret = shadow_reserve(vcpu);
+	if (ret)
+		return ret;
+	ret = shadow_walk_guest(vcpu, &nested->walk);
+	if (ret == QUIRE_NESTED_FAULT) {
+		exit->flags = nested->walk.refused;
+		exit->gpa = nested->walk.gpa;
+	}
+	if (ret != QUIRE_FIXED)
+		return ret;
+	ret = find_memory(vcpu, nested, &before, exit);
+	if (ret == QUIRE_EMULATE || ret == QUIRE_WRITE_PROTECTED)
+		exit->gpa.v = gpa_of(nested->fault.gfn).v + (nested->walk.gpa.v & ~QUIRE_PAGE_MASK);
+	return ret == FAULT_CONTINUE ? install(vcpu, nested) : ret;
+}
+
+int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
+		 struct quire_memory_fault *exit)
+{
+	int ret = NESTED_AGAIN;
+
+	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
+		struct nested_fault nested = {
+		    .fault = *fault,
+		    .walk = {.gpa = gpa, .error_code = fault->error_code},
+		};
+
+		ret = resolve_round(vcpu, &nested, exit);
+	}
+	if (ret == QUIRE_NESTED_FAULT)
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_guest);
+	return ret == NESTED_AGAIN ? QUIRE_RETRY : ret;
+}

@@ -1,0 +1,221 @@
+/* Walking L1's nested tables in guest memory, as the processor would. */
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/dirty/log.h"
+#include "src/shadow/internal.h"
+#include "src/walk/range.h"
+
+/* L1's entries: the long-mode format. */
+#define GUEST_P (UINT64_C(1) << 0)
+#define GUEST_W (UINT64_C(1) << 1)
+#define GUEST_U (UINT64_C(1) << 2)
+#define GUEST_A (UINT64_C(1) << 5)
+#define GUEST_D (UINT64_C(1) << 6)
+#define GUEST_PS (UINT64_C(1) << 7)
+#define GUEST_NX (UINT64_C(1) << 63)
+
+static u64 bits(u32 first, u32 last)
+{
+	return first > last ? 0 : (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
+}
+
+/* Bits that raise a fault when set in L1's entry at @level. */
+static u64 reserved_bits(const struct quire_vcpu *vcpu, u64 entry, u32 level)
+{
+	u64 reserved = bits(vcpu->vm->config.maxphyaddr, 51);
+
+	if (!vcpu->nested.tables.nx)
+		reserved |= GUEST_NX;
+	if (level == QUIRE_LEVEL_512G)
+		return reserved | bits(7, 8);
+	if (level > QUIRE_LEVEL_4K && (entry & GUEST_PS))
+		/* Between the address of a huge frame and its PAT bit. */
+		reserved |= bits(13, QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1) - 1);
+	return reserved;
+}
+
+/* Where one entry of L1's tables is. */
+struct place {
+	hva_t hva;
+	gfn_t gfn;
+	bool writable;
+};
+
+/* QUIRE_FIXED, QUIRE_RETRY, or 0: there is no memory. */
+static int find_place(const struct quire_vcpu *vcpu, gpa_t gpa, struct place *place)
+{
+	const struct memslot *slot;
+	int ret = 0;
+
+	place->gfn = gfn_of(gpa);
+	reclaim_enter();
+	slot = memslot_lookup(vcpu->vm, vcpu->as_id, place->gfn, NULL);
+	if (slot && (slot->flags & MEMSLOT_INVALID)) {
+		ret = QUIRE_RETRY;
+	} else if (slot) {
+		place->hva.v = memslot_hva(slot, place->gfn).v + (gpa.v & ~QUIRE_PAGE_MASK);
+		place->writable = !(slot->flags & QUIRE_SLOT_READONLY);
+		ret = QUIRE_FIXED;
+	}
+	reclaim_exit();
+	return ret;
+}
+
+static void mark_table(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	const struct memslot *slot;
+
+	reclaim_enter();
+	slot = memslot_lookup(vcpu->vm, vcpu->as_id, gfn, NULL);
+	if (slot)
+		dirty_log_mark(vcpu, slot, gfn);
+	reclaim_exit();
+}
+
+/* Set @marks in L1's entry. QUIRE_RETRY: it was changed meanwhile. */
+static int mark_entry(struct quire_vcpu *vcpu, const struct place *place, u64 entry, u64 marks)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	u64 seen = entry;
+	int err;
+
+	/* Tables in ROM have the bits set, or do without. */
+	if ((entry & marks) == marks || !place->writable)
+		return QUIRE_FIXED;
+	err = vm->host->cmpxchg_u64(vm->host_ctx, place->hva, &seen, entry | marks);
+	if (err)
+		return err;
+	if (seen != entry)
+		return QUIRE_RETRY;
+	mark_table(vcpu, place->gfn);
+	return QUIRE_FIXED;
+}
+
+static int refuse(struct shadow_walk *walk, u64 why)
+{
+	u64 kept = QUIRE_PFERR_WRITE | QUIRE_PFERR_FETCH | QUIRE_PFERR_GUEST_FINAL |
+		   QUIRE_PFERR_GUEST_PAGE;
+
+	/* Every access to nested tables is a user's. */
+	walk->refused = (walk->error_code & kept) | QUIRE_PFERR_USER | why;
+	return QUIRE_NESTED_FAULT;
+}
+
+static u32 entry_access(u64 entry)
+{
+	u32 access = entry & GUEST_NX ? 0 : ACCESS_EXEC;
+
+	if (entry & GUEST_W)
+		access |= ACCESS_WRITE;
+	if (entry & GUEST_U)
+		access |= ACCESS_USER;
+	return access;
+}
+
+static bool permits(u32 access, u64 error_code)
+{
+	if (!(access & ACCESS_USER))
+		return false;
+	if ((error_code & QUIRE_PFERR_WRITE) && !(access & ACCESS_WRITE))
+		return false;
+	return !(error_code & QUIRE_PFERR_FETCH) || (access & ACCESS_EXEC);
+}
+
+struct step {
+	u64 entry;
+	struct place place;
+};
+
+/* Read L1's entry for the walked address in its table at @level. */
+static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 level,
+		     struct step *step)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	gpa_t gpa = gpa_of(walk->tables[level]);
+	int ret;
+
+	gpa.v += walk_index(gfn_of(walk->gpa), level) * sizeof(u64);
+	ret = find_place(vcpu, gpa, &step->place);
+	if (ret == QUIRE_RETRY)
+		return ret;
+	if (!ret || vm->host->load_u64(vm->host_ctx, step->place.hva, &step->entry))
+		return refuse(walk, 0);
+	if (!(step->entry & GUEST_P))
+		return refuse(walk, 0);
+	if (step->entry & reserved_bits(vcpu, step->entry, level))
+		return refuse(walk, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
+	return QUIRE_FIXED;
+}
+
+void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk)
+{
+	walk->tables[SHADOW_ROOT_LEVEL] = gfn_of(vcpu->nested.tables.root);
+	walk->access[SHADOW_ROOT_LEVEL] = ACCESS_ALL;
+	walk->level = SHADOW_ROOT_LEVEL;
+}
+
+/* Down to the leaf, whose entries are left in @steps. */
+static int walk_down(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct step *steps)
+{
+	u32 access = ACCESS_ALL;
+
+	shadow_walk_root(vcpu, walk);
+	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
+		u64 frame, pages;
+		int ret;
+
+		walk->access[level] = access;
+		ret = read_step(vcpu, walk, level, &steps[level]);
+		if (ret != QUIRE_FIXED)
+			return ret;
+		access &= entry_access(steps[level].entry);
+		frame = entry_pfn(steps[level].entry).v;
+		if (level > QUIRE_LEVEL_4K && !(steps[level].entry & GUEST_PS)) {
+			walk->tables[level - 1] = (gfn_t){frame};
+			continue;
+		}
+		pages = level_pages((enum quire_level)level);
+		walk->level = level;
+		walk->leaf_access = access;
+		walk->gfn.v = round_down_u64(frame, pages) + (gfn_of(walk->gpa).v & (pages - 1));
+		return permits(access, walk->error_code) ? QUIRE_FIXED
+							 : refuse(walk, QUIRE_PFERR_PRESENT);
+	}
+}
+
+static int mark_path(struct quire_vcpu *vcpu, const struct shadow_walk *walk,
+		     const struct step *steps)
+{
+	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--) {
+		u64 marks = GUEST_A;
+		int ret;
+
+		if (level == walk->level && (walk->error_code & QUIRE_PFERR_WRITE))
+			marks |= GUEST_D;
+		ret = mark_entry(vcpu, &steps[level].place, steps[level].entry, marks);
+		if (ret != QUIRE_FIXED)
+			return ret;
+	}
+	return QUIRE_FIXED;
+}
+
+int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
+{
+	struct step steps[SHADOW_ROOT_LEVEL + 1];
+	int ret;
+
+	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
+		return refuse(walk, 0);
+	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);
+	ret = walk_down(vcpu, walk, steps);
+	if (ret != QUIRE_FIXED)
+		return ret;
+	ret = mark_path(vcpu, walk, steps);
+	if (ret != QUIRE_FIXED)
+		return ret;
+	/* While D is clear the first write must come here, to set it. */
+	if (!(steps[walk->level].entry & GUEST_D) && !(walk->error_code & QUIRE_PFERR_WRITE))
+		walk->leaf_access &= ~ACCESS_WRITE;
+	return QUIRE_FIXED;
+}

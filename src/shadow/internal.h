@@ -1,0 +1,105 @@
+/* What the files of the shadow MMU share. All under mmu_lock exclusive. */
+#ifndef QUIRE_SHADOW_INTERNAL_H
+#define QUIRE_SHADOW_INTERNAL_H
+
+#include "src/shadow/shadow.h"
+
+/* Shadow tables are what the processor walks for L2: NPT, whatever L1 runs on. */
+#define SHADOW_FORMAT (&entry_npt)
+
+/* --- store.c --- */
+
+/* Make *@entry, of a table at @level, @new; count the leaf and owe the flush. What was there. */
+u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 new);
+
+/* --- rmap.c: sets of entries --- */
+
+#define RMAP_OBJECT_ENTRIES 14u
+
+struct rmap_object {
+	u64 *entries[RMAP_OBJECT_ENTRIES];
+	struct rmap_object *more; /* full ones */
+	u32 count;		  /* in @entries */
+	u32 below;		  /* in @more and on */
+};
+_Static_assert(sizeof(struct rmap_object) == OBJECT_BYTES, "a descriptor is one object");
+
+/* Add @entry; the number of entries then, or 0 when an object was needed and there is none. */
+must_check u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors);
+/* Remove @entry, which is in it; freed descriptors go to @freed. Nonzero: it was not. */
+must_check int rmap_remove(u64 *head, const u64 *entry, struct object_cache *freed);
+/* Any entry; NULL when there is none. */
+u64 *rmap_any(u64 head);
+u32 rmap_count(u64 head);
+/* Entry @index of rmap_count(): for loops that change nothing. */
+u64 *rmap_at(u64 head, u32 index);
+
+/* The head for the block of @gfn at @level. NULL: no page for it (@pages given: no memory). */
+u64 *rmap_head(struct shadow *shadow, const struct shadow_page *page, gfn_t gfn, u32 level);
+u64 *rmap_head_make(const struct shadow_change *change, const struct shadow_page *page, gfn_t gfn,
+		    u32 level);
+
+/* --- page.c --- */
+
+static inline u32 shadow_bucket(gfn_t gfn)
+{
+	return (u32)((gfn.v * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
+}
+_Static_assert(SHADOW_BUCKETS == 1u << 12, "shadow_bucket() gives twelve bits");
+
+struct shadow_key {
+	gfn_t gfn;
+	u32 role;
+};
+/* The page of @key; NULL. */
+struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key);
+/* Found or made, with *@made then nonzero; NULL when memory ran out. */
+struct shadow_page *shadow_page_get(const struct shadow_change *change,
+				    const struct shadow_key *key, int *made);
+void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page);
+/* L1's gfn of leaf @index of @page. */
+gfn_t shadow_leaf_gfn(const struct shadow_page *page, u32 index);
+/* What L1 allows for leaf @index. */
+u32 shadow_leaf_access(const struct shadow_page *page, u32 index);
+static inline u32 shadow_index_of(const u64 *entry)
+{
+	return (u32)((uintptr_t)entry / sizeof(u64)) & (QUIRE_TABLE_ENTRIES - 1);
+}
+static inline int shadow_page_is_obsolete(const struct shadow *shadow,
+					  const struct shadow_page *page)
+{
+	return page->generation != shadow->generation;
+}
+
+/* --- link.c --- */
+
+/* Empty *@entry with all that hangs on it: a leaf leaves its rmap, a child its parent. */
+void shadow_drop(const struct shadow_change *change, u64 *entry);
+/* Make *@entry, which is empty, point to @child. Nonzero: no memory. */
+must_check int shadow_link(const struct shadow_change *change, u64 *entry,
+			   struct shadow_page *child);
+/* Put leaf @new for @gfn, with L1's @access, into *@entry, which is empty. Nonzero: no memory. */
+struct shadow_leaf {
+	gfn_t gfn;
+	u32 access;
+	u64 value;
+};
+must_check int shadow_add_leaf(const struct shadow_change *change, u64 *entry,
+			       const struct shadow_leaf *leaf);
+
+/* --- zap.c --- */
+
+/* Take away what maps [start, end). */
+void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
+			     gfn_t end);
+
+/* Shadow pages that may still be made. */
+u64 shadow_available(const struct quire_vm *vm);
+
+/* A change that takes nothing: for zapping and protecting. */
+static inline struct shadow_change shadow_taking(struct quire_vm *vm, struct flush_debt *debt)
+{
+	return (struct shadow_change){.vm = vm, .shadow = shadow_of(vm), .debt = debt};
+}
+
+#endif

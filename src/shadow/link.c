@@ -1,0 +1,82 @@
+/* Putting entries in and taking them out, with what hangs on them. */
+#include "src/shadow/internal.h"
+
+#include "src/base/assert.h"
+
+/* Chains that are longer make every operation on the gfn slow: they go whole. */
+#define CHAIN_MAX 1000u
+
+static void drop_child(const struct shadow_change *change, const u64 *entry, u64 old)
+{
+	struct shadow_page *child = shadow_page_of(entry_table(old));
+
+	if (BROKEN(!rmap_remove(&child->parents, entry, &change->shadow->pool)))
+		vm_poison(change->vm);
+	/* What nobody points to is of no use to a nested guest, and would fill the quota. */
+	if (!child->parents && role_level(child->role) != SHADOW_ROOT_LEVEL)
+		shadow_page_zap(change, child);
+}
+
+static void drop_leaf(const struct shadow_change *change, const u64 *entry)
+{
+	const struct shadow_page *page = shadow_page_of(entry);
+	gfn_t gfn = shadow_leaf_gfn(page, shadow_index_of(entry));
+	u64 *head = rmap_head(change->shadow, page, gfn, role_level(page->role));
+
+	if (BROKEN(head && !rmap_remove(head, entry, &change->shadow->pool)))
+		vm_poison(change->vm);
+}
+
+void shadow_drop(const struct shadow_change *change, u64 *entry)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+	u32 level = role_level(shadow_page_of(entry)->role);
+	u64 old = shadow_store(change, entry, level, f->nonpresent);
+
+	if (!entry_is_present(f, old))
+		return;
+	if (entry_is_leaf(f, old, level))
+		drop_leaf(change, entry);
+	else
+		drop_child(change, entry, old);
+}
+
+int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_page *child)
+{
+	u32 level = role_level(shadow_page_of(entry)->role);
+
+	if (!rmap_add(&child->parents, entry, change->descriptors))
+		return 1;
+	(void)shadow_store(change, entry, level,
+			   entry_make_table(SHADOW_FORMAT, table_entries(child->table)));
+	return 0;
+}
+
+static void note_length(struct quire_vm *vm, u32 length)
+{
+	u64 *longest = &vm->stats[QUIRE_VM_STAT_max_mmu_rmap_size];
+
+	if (length > *longest)
+		atomic_store_relaxed_u64(longest, length);
+}
+
+int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct shadow_leaf *leaf)
+{
+	const struct shadow_page *page = shadow_page_of(entry);
+	u32 level = role_level(page->role), length;
+	u64 *head = rmap_head_make(change, page, leaf->gfn, level);
+
+	if (!head)
+		return 1;
+	while (rmap_count(*head) >= CHAIN_MAX)
+		shadow_drop(change, rmap_any(*head));
+	length = rmap_add(head, entry, change->descriptors);
+	if (!length)
+		return 1;
+	note_length(change->vm, length);
+	if (page->gfns)
+		table_entries(page->gfns)[shadow_index_of(entry)] =
+		    leaf->gfn.v << QUIRE_PAGE_SHIFT | leaf->access;
+	(void)shadow_store(change, entry, level, leaf->value);
+	return 0;
+}

@@ -1,0 +1,157 @@
+/* Making the path of shadow pages for one L2 address, and the leaf at its end. */
+#include "src/shadow/internal.h"
+
+#include <errno.h>
+
+#include "src/base/assert.h"
+#include "src/walk/range.h"
+
+static u32 base_role(const struct quire_vcpu *vcpu)
+{
+	u32 role = ROLE_GUEST_MODE | ROLE_WP | vcpu->as_id << ROLE_SMM_SHIFT;
+
+	return vcpu->nested.tables.nx ? role | ROLE_NX : role;
+}
+
+/* The page that shadows L1's table at @level of @walk's path. */
+static struct shadow_key key_of(const struct quire_vcpu *vcpu, const struct shadow_walk *walk,
+				u32 level)
+{
+	return (struct shadow_key){
+	    .gfn = walk->tables[level],
+	    .role = base_role(vcpu) | level | walk->access[level] << ROLE_ACCESS_SHIFT,
+	};
+}
+
+static int track(const struct shadow_change *change, struct shadow_page *page,
+		 struct shadow_path *path)
+{
+	u32 as = role_as(page->role);
+	int fresh = gfn_track_add(change->vm, as, page->gfn, change->rmaps);
+
+	if (fresh < 0)
+		return fresh;
+	page->tracked = 1;
+	if (fresh) {
+		/* L2 must not write it unnoticed either: its mappings of the table go. */
+		shadow_zap_range_leaves(change, 1u << as, page->gfn, (gfn_t){page->gfn.v + 1});
+		path->fresh[path->count++] = page->gfn;
+	}
+	return 0;
+}
+
+int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
+		    const struct shadow_walk *walk, struct shadow_path *path)
+{
+	int any = 0;
+
+	path->count = 0;
+	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--) {
+		struct shadow_key key = key_of(vcpu, walk, level);
+		struct shadow_page *page;
+		int made, err;
+
+		page = shadow_page_get(change, &key, &made);
+		if (!page)
+			return -ENOMEM;
+		path->pages[level] = page;
+		any |= made;
+		err = page->tracked ? 0 : track(change, page, path);
+		if (err) {
+			shadow_page_zap(change, page);
+			return err;
+		}
+	}
+	return any;
+}
+
+/* The child that belongs below @entry at @level: L1's table, or a piece of its huge mapping. */
+static struct shadow_page *child_get(const struct shadow_change *change, const u64 *entry,
+				     const struct shadow_mapping *mapping, u32 level)
+{
+	const struct shadow_walk *walk = mapping->walk;
+	u32 role = shadow_page_of(entry)->role & ~(ROLE_LEVEL_MASK | ROLE_ACCESS_MASK);
+	u64 pages = level_pages((enum quire_level)level);
+	struct shadow_key key;
+	int made;
+
+	if (level > walk->level)
+		return mapping->path->pages[level - 1];
+	key.gfn.v = round_down_u64(mapping->gfn.v, pages);
+	key.role = role | ROLE_DIRECT | (level - 1) | walk->leaf_access << ROLE_ACCESS_SHIFT;
+	return shadow_page_get(change, &key, &made);
+}
+
+/* Make *@entry point to @child, whatever was there; a child of another gfn or role is not it. */
+static int link_child(const struct shadow_change *change, u64 *entry, struct shadow_page *child)
+{
+	u64 old = atomic_load_relaxed_u64(entry);
+	u32 level = role_level(shadow_page_of(entry)->role);
+
+	if (entry_is_present(SHADOW_FORMAT, old)) {
+		if (!entry_is_leaf(SHADOW_FORMAT, old, level) &&
+		    shadow_page_of(entry_table(old)) == child)
+			return 0;
+		shadow_drop(change, entry);
+		flush_debt_pay(change->debt);
+	}
+	return shadow_link(change, entry, child);
+}
+
+static bool same_leaf(const u64 *entry, u64 old, u64 new, gfn_t gfn)
+{
+	const struct shadow_page *page = shadow_page_of(entry);
+
+	return entry_is_leaf(SHADOW_FORMAT, old, role_level(page->role)) &&
+	       entry_pfn(old).v == entry_pfn(new).v &&
+	       shadow_leaf_gfn(page, shadow_index_of(entry)).v == gfn.v;
+}
+
+static bool suffices(u64 old, const struct shadow_mapping *mapping)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+
+	if (mapping->write && !entry_is_writable(f, old))
+		return false;
+	return !mapping->leaf.executable || entry_is_executable(f, old);
+}
+
+static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entry,
+				   const struct shadow_mapping *mapping)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+	u64 old = atomic_load_relaxed_u64(entry), pages;
+	struct shadow_leaf leaf = {
+	    .access = mapping->walk->leaf_access,
+	    .value = entry_make_leaf(f, &mapping->leaf),
+	};
+
+	pages = level_pages((enum quire_level)mapping->leaf.level);
+	leaf.gfn.v = round_down_u64(mapping->gfn.v, pages);
+	if (entry_is_present(f, old)) {
+		if (same_leaf(entry, old, leaf.value, leaf.gfn) && suffices(old, mapping))
+			return QUIRE_SPURIOUS;
+		shadow_drop(change, entry);
+		flush_debt_pay(change->debt);
+	}
+	if (shadow_add_leaf(change, entry, &leaf))
+		return QUIRE_RETRY;
+	return mapping->write && !mapping->leaf.writable ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
+}
+
+enum quire_outcome shadow_map(const struct shadow_change *change,
+			      const struct shadow_mapping *mapping)
+{
+	struct shadow_page *page = mapping->path->pages[SHADOW_ROOT_LEVEL];
+	gfn_t at = gfn_of(mapping->walk->gpa);
+
+	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
+		u64 *entry = &table_entries(page->table)[walk_index(at, level)];
+
+		if (level == mapping->leaf.level)
+			return put_leaf(change, entry, mapping);
+		page = child_get(change, entry, mapping, level);
+		if (!page || link_child(change, entry, page))
+			return QUIRE_RETRY;
+	}
+}

@@ -1,0 +1,196 @@
+/* Shadow pages: found by gfn and role, made, zapped, freed after the flush. */
+#include "src/shadow/internal.h"
+
+#include "src/base/assert.h"
+
+struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key)
+{
+	struct shadow_page *page = shadow->buckets[shadow_bucket(key->gfn)];
+
+	for (; page; page = page->hash_next)
+		if (page->gfn.v == key->gfn.v && page->role == key->role &&
+		    !shadow_page_is_obsolete(shadow, page))
+			return page;
+	return NULL;
+}
+
+static void hash_add(const struct shadow_change *change, struct shadow_page *page)
+{
+	struct shadow_page **bucket = &change->shadow->buckets[shadow_bucket(page->gfn)];
+	u64 *most = &change->vm->stats[QUIRE_VM_STAT_max_mmu_page_hash_collisions];
+	u64 others = 0;
+
+	for (const struct shadow_page *other = *bucket; other; other = other->hash_next)
+		others += other->gfn.v != page->gfn.v;
+	if (others > *most)
+		atomic_store_relaxed_u64(most, others);
+	page->hash_next = *bucket;
+	*bucket = page;
+}
+
+static void hash_remove(struct shadow *shadow, const struct shadow_page *page)
+{
+	struct shadow_page **link = &shadow->buckets[shadow_bucket(page->gfn)];
+
+	while (*link != page)
+		link = &(*link)->hash_next;
+	*link = page->hash_next;
+}
+
+static void list_add(struct shadow *shadow, struct shadow_page *page)
+{
+	page->older = shadow->newest;
+	page->newer = NULL;
+	if (shadow->newest)
+		shadow->newest->newer = page;
+	else
+		shadow->oldest = page;
+	shadow->newest = page;
+}
+
+static void list_remove(struct shadow *shadow, const struct shadow_page *page)
+{
+	*(page->newer ? &page->newer->older : &shadow->newest) = page->older;
+	*(page->older ? &page->older->newer : &shadow->oldest) = page->newer;
+}
+
+/* The page's memory, or NULL with nothing taken. */
+static struct shadow_page *page_alloc(const struct shadow_change *change, u32 role)
+{
+	/* Only leaves have gfns, and a root has no leaves. */
+	bool gfns = !(role & ROLE_DIRECT) && role_level(role) < SHADOW_ROOT_LEVEL;
+	struct shadow_page *page;
+
+	if (change->pages->count < 1u + gfns)
+		return NULL;
+	page = object_take(change->headers);
+	if (!page)
+		return NULL;
+	page->table = table_cache_take(change->pages);
+	if (gfns)
+		page->gfns = table_cache_take(change->pages);
+	return page;
+}
+
+static void page_init(const struct shadow_change *change, struct shadow_page *page,
+		      const struct shadow_key *key)
+{
+	struct table *table = page->table;
+
+	page->gfn = key->gfn;
+	page->role = key->role;
+	page->generation = change->shadow->generation;
+	table->level = (u8)role_level(key->role);
+	table->gfn = key->gfn;
+	table->parent = NULL;
+	table->nx_disallowed = 0;
+	table->reserved_words[0] = (u64)(uintptr_t)page;
+	table_fill(table, SHADOW_FORMAT->nonpresent);
+}
+
+struct shadow_page *shadow_page_get(const struct shadow_change *change,
+				    const struct shadow_key *key, int *made)
+{
+	struct shadow *shadow = change->shadow;
+	struct shadow_page *page = shadow_page_find(shadow, key);
+
+	*made = 0;
+	if (page)
+		return page;
+	page = page_alloc(change, key->role);
+	if (!page)
+		return NULL;
+	page_init(change, page, key);
+	hash_add(change, page);
+	list_add(shadow, page);
+	shadow->pages++;
+	atomic_add_relaxed_u64(&change->vm->stats[QUIRE_VM_STAT_mmu_shadow_pages], 1);
+	vm_count(change->vm, QUIRE_VM_STAT_mmu_cache_miss);
+	*made = 1;
+	return page;
+}
+
+gfn_t shadow_leaf_gfn(const struct shadow_page *page, u32 index)
+{
+	if (page->gfns)
+		return (gfn_t){table_entries(page->gfns)[index] >> QUIRE_PAGE_SHIFT};
+	return (gfn_t){page->gfn.v + index * level_pages((enum quire_level)role_level(page->role))};
+}
+
+u32 shadow_leaf_access(const struct shadow_page *page, u32 index)
+{
+	if (page->gfns)
+		return table_entries(page->gfns)[index] & ACCESS_ALL;
+	return role_access(page->role);
+}
+
+/* Out of hash and list first: dropping what it holds may come back here for its children only. */
+void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page)
+{
+	struct shadow *shadow = change->shadow;
+	u64 *entries = table_entries(page->table);
+
+	hash_remove(shadow, page);
+	list_remove(shadow, page);
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		if (entry_is_present(SHADOW_FORMAT, atomic_load_relaxed_u64(&entries[i])))
+			shadow_drop(change, &entries[i]);
+	while (page->parents) {
+		u64 *parent = rmap_any(page->parents);
+
+		(void)shadow_store(change, parent, role_level(shadow_page_of(parent)->role),
+				   SHADOW_FORMAT->nonpresent);
+		if (BROKEN(!rmap_remove(&page->parents, parent, &shadow->pool)))
+			break;
+	}
+	if (page->tracked)
+		gfn_track_remove(change->vm, role_as(page->role), page->gfn);
+	if (role_level(page->role) == SHADOW_ROOT_LEVEL)
+		shadow->root_gone = 1;
+	page->hash_next = shadow->zapped;
+	shadow->zapped = page;
+	shadow->pages--;
+	atomic_add_relaxed_u64(&change->vm->stats[QUIRE_VM_STAT_mmu_shadow_pages], -UINT64_C(1));
+	vm_count(change->vm, QUIRE_VM_STAT_mmu_shadow_zapped);
+}
+
+/* Partner of shadow_root_is_valid(): first the turn, then the request. */
+static void tell_vcpus(struct quire_vm *vm, struct shadow *shadow)
+{
+	if (!shadow->root_gone)
+		return;
+	shadow->root_gone = 0;
+	(void)atomic_fetch_add_u64(&shadow->root_turn, 1);
+	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
+}
+
+int shadow_owes(const struct quire_vm *vm)
+{
+	const struct shadow *shadow = shadow_of(vm);
+
+	return shadow && (shadow->zapped || shadow->root_gone);
+}
+
+void shadow_commit(struct quire_vm *vm, struct flush_debt *debt)
+{
+	struct shadow *shadow = shadow_of(vm);
+	struct table_cache freed = {0};
+
+	if (!shadow)
+		return;
+	tell_vcpus(vm, shadow);
+	/* A processor may still walk what was zapped. */
+	if (shadow->zapped)
+		flush_debt_owe(debt);
+	flush_debt_pay(debt);
+	while (shadow->zapped) {
+		struct shadow_page *page = shadow->zapped;
+
+		shadow->zapped = page->hash_next;
+		table_cache_put(&freed, page->table);
+		if (page->gfns)
+			table_cache_put(&freed, page->gfns);
+		object_put(&shadow->pool, page);
+	}
+	table_cache_drain(&freed, &vm->arena);
+}

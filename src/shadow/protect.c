@@ -1,0 +1,56 @@
+/* Taking W away for dirty logging, and giving huge mappings a chance after it. */
+#include "src/shadow/internal.h"
+
+static void protect_head(const struct shadow_change *change, u64 head, u32 level)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+	u32 count = rmap_count(head);
+
+	for (u32 i = 0; i < count; i++) {
+		u64 *entry = rmap_at(head, i);
+		u64 old = atomic_load_relaxed_u64(entry);
+
+		/* The processor sets D only with W: clearing both loses nothing. */
+		if (entry_is_writable(f, old))
+			(void)shadow_store(change, entry, level, old & ~(f->writable | f->dirty));
+	}
+}
+
+void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			  struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+
+	for (u32 level = QUIRE_LEVEL_4K; change.shadow && level <= QUIRE_LEVEL_1G; level++) {
+		struct sparse *heads = &change.shadow->rmaps[as_id][level - 1];
+		u64 pages = level_pages((enum quire_level)level);
+		u64 at = start.v / pages, last = (end.v - 1) / pages;
+		u64 *head;
+
+		for (; (head = sparse_next(heads, &at, last + 1)); at++)
+			protect_head(&change, *head, level);
+	}
+}
+
+/* Only pieces of L1's own huge mappings can become huge again. */
+static u64 *find_piece(u64 head)
+{
+	u32 count = rmap_count(head);
+
+	for (u32 i = 0; i < count; i++)
+		if (shadow_page_of(rmap_at(head, i))->role & ROLE_DIRECT)
+			return rmap_at(head, i);
+	return NULL;
+}
+
+void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+	u64 *head, *piece, at = start.v;
+
+	if (!change.shadow)
+		return;
+	for (; (head = sparse_next(&change.shadow->rmaps[as_id][0], &at, end.v)); at++)
+		while ((piece = find_piece(*head)))
+			shadow_drop(&change, piece);
+}

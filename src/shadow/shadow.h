@@ -1,0 +1,237 @@
+/* The shadow MMU: what L2 runs on, the guest hypervisor's nested tables composed with the slots. */
+#ifndef QUIRE_SHADOW_SHADOW_H
+#define QUIRE_SHADOW_SHADOW_H
+
+#include "src/gfn/track.h"
+#include "src/vm/vcpu.h"
+#include "src/walk/object.h"
+
+/*
+ * Ownership: struct shadow belongs to the VM, is made with the first nested root and ends with the
+ * VM. It owns every shadow page; a shadow page owns its table, the list of the entries that point
+ * to it, and its place in hash and list. Everything is under mmu_lock exclusive, but for what the
+ * processor does: it walks the tables in guest mode and sets A and D. So entries change by
+ * compare-exchange (store.c), and a table is freed after a flush.
+ *
+ * A shadow page is the counterpart of one of L1's table pages in one role, or (direct) a piece of
+ * one of L1's huge mappings. While it lives L1's page is write-tracked (gfn/track.h): whoever
+ * writes there drops the shadow page first, so that what is shadowed is what L1's tables say.
+ *
+ *   shadow_page_get()        link                 zap
+ *   none ----------> hashed ------> reachable ------------> zapped ------> free
+ *                       `---------------------------------^    shadow_commit(): flush
+ *
+ * Vcpus load roots without a count, as with TDP roots: root_turn says that a root has gone since,
+ * and a vCPU in guest mode is waited for.
+ */
+#define SHADOW_ROOT_LEVEL QUIRE_LEVEL_512G
+#define SHADOW_BUCKETS 4096u
+
+/* The role: with the gfn, what a shadow page is for. Bits are laid out as KVM shows them. */
+#define ROLE_LEVEL_MASK 0xfu
+#define ROLE_DIRECT (1u << 7)
+#define ROLE_ACCESS_SHIFT 8
+#define ROLE_ACCESS_MASK (7u << ROLE_ACCESS_SHIFT)
+#define ROLE_NX (1u << 13)
+#define ROLE_WP (1u << 14)
+#define ROLE_GUEST_MODE (1u << 17)
+#define ROLE_SMM_SHIFT 24
+
+/* What L1's entries allow; reading is the presence itself. */
+#define ACCESS_EXEC (1u << 0)
+#define ACCESS_WRITE (1u << 1)
+#define ACCESS_USER (1u << 2)
+#define ACCESS_ALL (ACCESS_EXEC | ACCESS_WRITE | ACCESS_USER)
+
+struct shadow_page {
+	struct shadow_page *hash_next;
+	struct shadow_page *newer, *older; /* the list of all, by age */
+	struct table *table;
+	struct table *gfns; /* indirect: gfn << 12 | access of each leaf; NULL when direct */
+	gfn_t gfn;	    /* of L1's table, or of the first page mapped when direct */
+	u32 role;
+	u32 generation;
+	u64 parents; /* rmap head: the entries that point here */
+	u32 tracked; /* counted in gfn_track */
+};
+_Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one object");
+
+/*
+ * Heads of rmaps, by address space, level and index of the block: 0 none, an entry's address, or
+ * the address of a chain with bit 0 set.
+ */
+struct shadow {
+	struct shadow_page *buckets[SHADOW_BUCKETS];
+	struct shadow_page *newest, *oldest;
+	struct shadow_page *zapped; /* by hash_next, until the flush */
+	struct sparse rmaps[QUIRE_AS_MAX][3];
+	u64 pages;	/* alive: the quota's n_used */
+	u64 write_turn; /* grows with each write to a tracked gfn that dropped something */
+	u64 root_turn;	/* (a) grows when a root went away */
+	u64 root_gone;	/* a root was zapped: vCPUs are told at the commit */
+	u32 generation; /* 0 or 1: shadow pages of the other one are obsolete */
+	struct object_cache pool;
+	struct object_slabs slabs;
+	/* For splitting; under slots_lock, kept until the VM ends. */
+	struct object_cache split_descriptors, split_headers;
+	struct table_cache split_pages, split_rmaps;
+};
+
+/* Who changes shadow tables, and where new pages and objects come from. */
+struct shadow_change {
+	struct quire_vm *vm;
+	struct shadow *shadow;
+	struct flush_debt *debt;
+	struct object_cache *headers, *descriptors;
+	struct table_cache *pages, *rmaps;
+};
+
+/* The VM's shadow MMU, NULL before the first nested root. Issues an acquire load. */
+static inline struct shadow *shadow_of(const struct quire_vm *vm)
+{
+	return atomic_load_acquire_ptr(&vm->shadow);
+}
+
+static inline u32 role_level(u32 role)
+{
+	return role & ROLE_LEVEL_MASK;
+}
+
+static inline u32 role_access(u32 role)
+{
+	return (role & ROLE_ACCESS_MASK) >> ROLE_ACCESS_SHIFT;
+}
+
+static inline u32 role_as(u32 role)
+{
+	return role >> ROLE_SMM_SHIFT;
+}
+
+static inline struct shadow_page *shadow_page_of(const u64 *entry)
+{
+	return (struct shadow_page *)(uintptr_t)table_of(entry)->reserved_words[0];
+}
+
+/* --- no lock --- */
+
+/* Make the VM's shadow MMU if there is none: -ENOMEM. Takes slots_lock. */
+must_check int shadow_init(struct quire_vm *vm);
+/* Nobody uses the VM any more. */
+void shadow_destroy(struct quire_vm *vm);
+
+/* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
+must_check int shadow_reserve(struct quire_vcpu *vcpu);
+
+/* May the root that was loaded be used? Only a request to reload, seen in guest mode, can say no
+ * afterwards. */
+static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
+{
+	return vcpu->nested.root &&
+	       vcpu->nested.root_turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
+}
+
+/* L1's tables as they were walked for one L2 address. */
+struct shadow_walk {
+	gpa_t gpa; /* L2's */
+	u64 error_code;
+	u64 write_turn;			     /* before the walk */
+	u32 level;			     /* of L1's leaf */
+	gfn_t tables[SHADOW_ROOT_LEVEL + 1]; /* [level]: L1's table of that level */
+	u32 access[SHADOW_ROOT_LEVEL + 1];   /* [level]: what the path above that table allows */
+	u32 leaf_access;		     /* along the whole path; no write while D is clear */
+	gfn_t gfn;			     /* L1's, of the 4K page */
+	u64 refused; /* error code for L1 when its tables do not allow the access */
+};
+
+/*
+ * Walk L1's tables with the rights of @walk->error_code, setting A and D as the processor does.
+ * QUIRE_FIXED: @walk holds the path; QUIRE_NESTED_FAULT: .refused; QUIRE_RETRY: a slot is going
+ * away; or -errno. May sleep.
+ */
+must_check int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk);
+/* The path to the root alone. */
+void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk);
+
+/* --- mmu_lock exclusive --- */
+
+/*
+ * Make the shadow pages for the path of @walk, and track L1's tables. Nonzero when one was not
+ * there yet: then L1 may have changed its table since, and must be walked again. Gfns that are
+ * tracked now are in @fresh, @count of them: the caller takes their TDP mappings away before it
+ * drops the lock.
+ */
+struct shadow_path {
+	struct shadow_page *pages[SHADOW_ROOT_LEVEL + 1];
+	gfn_t fresh[SHADOW_ROOT_LEVEL];
+	u32 count;
+};
+must_check int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
+			       const struct shadow_walk *walk, struct shadow_path *path);
+
+/* A change with what shadow_reserve() put in the vCPU's hands. */
+struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt *debt);
+/* Is it still all there? Another vCPU may have taken of it. */
+int shadow_has_reserve(const struct quire_vcpu *vcpu);
+
+/* Install @leaf for the walked address: an enum quire_outcome. @write: the fault was a write. */
+struct shadow_mapping {
+	const struct shadow_walk *walk;
+	const struct shadow_path *path;
+	gfn_t gfn; /* L1's */
+	struct entry_leaf leaf;
+	bool write;
+};
+must_check enum quire_outcome shadow_map(const struct shadow_change *change,
+					 const struct shadow_mapping *mapping);
+
+/* Make room for one walk: -ENOSPC. Zaps the oldest pages, but @keep. */
+must_check int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);
+/* The client has set the limit. */
+void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt);
+
+/* Take away what maps [start, end), and what shadows tables there. */
+void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		      struct flush_debt *debt);
+/* @gfn is being written: drop what shadows it. Nonzero when there was something. */
+int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt);
+/* From here on no page that exists now is used again. */
+void shadow_make_obsolete(struct quire_vm *vm);
+/* Zap a batch of obsolete pages: nonzero while there are more. */
+must_check int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt);
+
+/* Remove W from what maps [start, end), at every level. */
+void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			  struct flush_debt *debt);
+/* Drop 4K pieces of what could be huge. */
+void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+		    struct flush_debt *debt);
+
+/*
+ * Split huge leaves of [start, end), 1G first. Zero when done; -EAGAIN: drop mmu_lock, refill,
+ * and go on with the same @split. Under slots_lock too. Start with .level 1G and .at 0.
+ */
+struct shadow_split {
+	u32 as_id;
+	gfn_t start, end;
+	u32 level;
+	u32 progress;
+	u64 at; /* block reached */
+};
+must_check int shadow_split_next(struct quire_vm *vm, struct shadow_split *split,
+				 struct flush_debt *debt);
+/* Slots_lock only: -ENOMEM when the caches do not hold enough for one split. */
+must_check int shadow_split_topup(struct quire_vm *vm);
+
+/*
+ * Pay @debt and free what was zapped. Before mmu_lock is dropped, whenever something may have
+ * been zapped: until then vCPUs may walk the tables.
+ */
+void shadow_commit(struct quire_vm *vm, struct flush_debt *debt);
+/* Is there anything to commit? */
+int shadow_owes(const struct quire_vm *vm);
+
+#ifdef QUIRE_CHECK
+void shadow_check(struct quire_vm *vm);
+#endif
+
+#endif

@@ -1,0 +1,187 @@
+/* Taking shadow mappings and shadow pages away. */
+#include "src/shadow/internal.h"
+
+#include <errno.h>
+
+#include "src/base/assert.h"
+
+/* Obsolete pages zapped in one hold of mmu_lock. */
+#define ZAP_BATCH 10u
+
+/* Heads of the blocks that [start, end) touches. */
+static u64 first_block(gfn_t start, u32 level)
+{
+	return start.v / level_pages((enum quire_level)level);
+}
+
+static u64 end_block(gfn_t end, u32 level)
+{
+	u64 pages = level_pages((enum quire_level)level);
+
+	return (end.v + pages - 1) / pages;
+}
+
+void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
+			     gfn_t end)
+{
+	for (u32 as = 0; as < change->vm->address_spaces; as++) {
+		if (!(as_mask & (1u << as)))
+			continue;
+		for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++) {
+			struct sparse *heads = &change->shadow->rmaps[as][level - 1];
+			u64 *head, at = first_block(start, level);
+
+			while ((head = sparse_next(heads, &at, end_block(end, level))))
+				while (*head)
+					shadow_drop(change, rmap_any(*head));
+		}
+	}
+}
+
+/* The pages that shadow @gfn, and are not pieces of a huge mapping. */
+static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
+{
+	struct shadow *shadow = change->shadow;
+	u32 bucket = shadow_bucket(gfn);
+	struct shadow_page *page = shadow->buckets[bucket];
+	int any = 0;
+
+	while (page) {
+		if (page->gfn.v != gfn.v || !page->tracked || role_as(page->role) != as_id) {
+			page = page->hash_next;
+			continue;
+		}
+		shadow_page_zap(change, page);
+		any = 1;
+		/* Its children may have stood in the same row. */
+		page = shadow->buckets[bucket];
+	}
+	if (any)
+		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
+	return any;
+}
+
+int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+
+	return change.shadow ? zap_shadows(&change, as_id, gfn) : 0;
+}
+
+void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		      struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+
+	if (!change.shadow)
+		return;
+	shadow_zap_range_leaves(&change, as_mask, start, end);
+	for (u32 as = 0; as < vm->address_spaces; as++) {
+		gfn_t gfn = start;
+
+		/* Memory that changes what it is may hold other tables afterwards. */
+		while ((as_mask & (1u << as)) && gfn_track_next(vm, as, &gfn, end)) {
+			(void)zap_shadows(&change, as, gfn);
+			gfn.v++;
+		}
+	}
+}
+
+void shadow_make_obsolete(struct quire_vm *vm)
+{
+	struct shadow *shadow = shadow_of(vm);
+
+	if (!shadow)
+		return;
+	shadow->generation ^= 1;
+	shadow->root_gone = 1;
+	atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
+}
+
+int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+	struct shadow *shadow = change.shadow;
+
+	for (u32 count = 0; shadow && count < ZAP_BATCH; count++) {
+		struct shadow_page *page = shadow->oldest;
+
+		/* New pages come in front: the first that is not obsolete ends the row. */
+		if (!page || !shadow_page_is_obsolete(shadow, page))
+			return 0;
+		shadow_page_zap(&change, page);
+	}
+	return shadow != NULL;
+}
+
+/* KVM's: what one mapping may need, and how many to free once there are fewer. */
+#define MIN_FREE_PAGES 5u
+#define REFILL_PAGES 25u
+#define MIN_ALLOC_PAGES 64u
+#define MEMORY_SHARE 50u
+
+static u64 page_limit(const struct quire_vm *vm)
+{
+	u64 limit = atomic_load_relaxed_u64(&vm->nr_mmu_pages);
+
+	if (!limit)
+		limit = atomic_load_relaxed_u64(&vm->slots.total_pages) / MEMORY_SHARE;
+	return max_u64(limit, MIN_ALLOC_PAGES);
+}
+
+u64 shadow_available(const struct quire_vm *vm)
+{
+	u64 limit = page_limit(vm), used = shadow_of(vm)->pages;
+
+	return used < limit ? limit - used : 0;
+}
+
+/* Oldest first, until @want are free. Roots cost their vCPUs a new start: they stay. */
+static void recycle(const struct shadow_change *change, u64 want)
+{
+	struct shadow_page *page = change->shadow->oldest;
+
+	while (page && shadow_available(change->vm) < want) {
+		if (role_level(page->role) == SHADOW_ROOT_LEVEL) {
+			page = page->newer;
+			continue;
+		}
+		shadow_page_zap(change, page);
+		vm_count(change->vm, QUIRE_VM_STAT_mmu_recycled);
+		/* Children went with it, anywhere in the row. */
+		page = change->shadow->oldest;
+	}
+}
+
+static void recycle_roots(const struct shadow_change *change, const struct shadow_page *keep)
+{
+	struct shadow_page *page = change->shadow->oldest;
+
+	while (page && shadow_available(change->vm) < MIN_FREE_PAGES) {
+		struct shadow_page *newer = page->newer;
+
+		if (page != keep) {
+			shadow_page_zap(change, page);
+			newer = change->shadow->oldest;
+		}
+		page = newer;
+	}
+}
+
+int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep)
+{
+	if (shadow_available(change->vm) >= MIN_FREE_PAGES)
+		return 0;
+	recycle(change, REFILL_PAGES);
+	if (shadow_available(change->vm) < MIN_FREE_PAGES)
+		recycle_roots(change, keep);
+	return shadow_available(change->vm) ? 0 : -ENOSPC;
+}
+
+void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+
+	if (change.shadow && change.shadow->pages > page_limit(vm))
+		recycle(&change, 1);
+}

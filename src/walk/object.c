@@ -1,0 +1,75 @@
+/* Carving objects from table pages. */
+#include "src/walk/object.h"
+
+#include <string.h>
+
+static void push_slab(struct object_slabs *slabs, struct table *table)
+{
+	struct table *head = atomic_load_relaxed_ptr(&slabs->tables);
+
+	do {
+		table->next = head;
+	} while (!atomic_cmpxchg_ptr(&slabs->tables, &head, table));
+	atomic_add_relaxed_u64(&slabs->count, 1);
+}
+
+int object_cache_fill(struct object_cache *cache, struct object_slabs *slabs, u32 want)
+{
+	struct table_cache tables = {0};
+	int err = 0;
+
+	while (cache->count < want) {
+		struct table *table;
+		char *page;
+
+		err = table_cache_fill(&tables, slabs->arena, 1);
+		if (err)
+			break;
+		table = table_cache_take(&tables);
+		page = (char *)table_entries(table);
+		push_slab(slabs, table);
+		for (u32 at = 0; at < QUIRE_PAGE_SIZE; at += OBJECT_BYTES)
+			object_put(cache, page + at);
+	}
+	table_cache_drain(&tables, slabs->arena);
+	return err;
+}
+
+void *object_take(struct object_cache *cache)
+{
+	struct object *object = cache->objects;
+
+	if (!object)
+		return NULL;
+	cache->objects = object->next;
+	cache->count--;
+	memset(object, 0, OBJECT_BYTES);
+	return object;
+}
+
+void object_put(struct object_cache *cache, void *memory)
+{
+	struct object *object = memory;
+
+	object->next = cache->objects;
+	cache->objects = object;
+	cache->count++;
+}
+
+void object_cache_move(struct object_cache *to, struct object_cache *from)
+{
+	struct object **link = &to->objects;
+
+	while (*link)
+		link = &(*link)->next;
+	*link = from->objects;
+	to->count += from->count;
+	*from = (struct object_cache){0};
+}
+
+void object_slabs_free(struct object_slabs *slabs)
+{
+	arena_free_list(slabs->arena, slabs->tables, slabs->count);
+	slabs->tables = NULL;
+	slabs->count = 0;
+}

@@ -1,0 +1,29 @@
+/* A sparse array of words, indexed like a page table and made of table pages. */
+#ifndef QUIRE_WALK_SPARSE_H
+#define QUIRE_WALK_SPARSE_H
+
+#include "src/walk/table.h"
+
+/*
+ * 2^36 words, one for every gfn of 48 bits of address; words are 0 until somebody stores another
+ * value. Eight bytes a word in use, in pages of 512. Readers and writers are kept apart by the
+ * owner; pages go back only when the array ends.
+ */
+struct sparse {
+	struct table *root;
+	u64 pages;
+};
+
+/* Pages that making one word may take. */
+#define SPARSE_DEPTH 4u
+#define SPARSE_LIMIT (UINT64_C(1) << (SPARSE_DEPTH * QUIRE_TABLE_BITS))
+
+/* The word at @index; NULL when it is 0 and has no page. */
+u64 *sparse_find(const struct sparse *sparse, u64 index);
+/* The same, making its page with tables of @tables. NULL: they ran out, or @index is too large. */
+u64 *sparse_make(struct sparse *sparse, u64 index, struct table_cache *tables);
+/* The first word of [*@index, @end) that is not 0, and its index; NULL when all are. */
+u64 *sparse_next(const struct sparse *sparse, u64 *index, u64 end);
+void sparse_free(struct sparse *sparse, struct arena *arena);
+
+#endif

@@ -1,0 +1,251 @@
+/* The shadow MMU: each behaviour by itself. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/world.h"
+
+static struct world world;
+
+#define L2_PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
+#define L2_BLOCK(n) ((uint64_t)(n) << 21)
+/* L1's tables: the root at gfn 1, then one for each level, all for the first gigabyte of L2. */
+#define TABLE_1G 2u
+#define TABLE_2M 3u
+#define TABLE_4K 4u
+
+static void build_tables(void)
+{
+	world_set_entry(&world, WORLD_ROOT, 0, L2_PAGE(TABLE_1G) | NPT_ALL);
+	world_set_entry(&world, TABLE_1G, 0, L2_PAGE(TABLE_2M) | NPT_ALL);
+	world_set_entry(&world, TABLE_2M, 0, L2_PAGE(TABLE_4K) | NPT_ALL);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	world_start(&world);
+	build_tables();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	world_stop(&world);
+	return 0;
+}
+
+static uint64_t stat(enum quire_vm_stat which)
+{
+	return quire_vm_stat(world.vm, which);
+}
+
+static void test_maps_and_reflects(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 6, L2_PAGE(71) | NPT_P | NPT_U);
+	world_set_entry(&world, TABLE_4K, 7, L2_PAGE(72) | NPT_ALL | NPT_NX);
+	world_set_entry(&world, TABLE_4K, 8, L2_PAGE(WORLD_PAGES + 5) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 9, L2_PAGE(73) | NPT_ALL | UINT64_C(1) << 50);
+	world_set_entry(&world, TABLE_4K, 10, L2_PAGE(74) | NPT_P | NPT_W);
+	for (uint32_t page = 4; page <= 11; page++)
+		for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
+			(void)world_check(&world, L2_PAGE(page), (enum world_access)access);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 4);
+}
+
+static void test_follows_writes_of_its_tables(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	*world_check(&world, L2_PAGE(5), WORLD_WRITE).host = 1;
+	/* No flush: the write of the table itself is noticed. */
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(71) | NPT_ALL);
+	*world_check(&world, L2_PAGE(5), WORLD_WRITE).host = 2;
+	assert_int_equal(world_page(&world, 70)[0], 1);
+	assert_int_equal(world_page(&world, 71)[0], 2);
+	world_set_entry(&world, TABLE_2M, 0, 0);
+	(void)world_check(&world, L2_PAGE(5), WORLD_READ);
+}
+
+static void test_follows_writes_of_the_hypervisor(void **state)
+{
+	uint64_t entry = L2_PAGE(71) | NPT_ALL;
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	assert_int_equal(
+	    quire_vcpu_write(world.vcpu, (gpa_t){L2_PAGE(TABLE_4K) + 5 * 8}, &entry, sizeof(entry)),
+	    0);
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	assert_true(stat(QUIRE_VM_STAT_mmu_pte_write) > 0);
+}
+
+/* The same table below entries with different rights: each path has its own. */
+static void test_rights_of_the_path_count(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL | NPT_D);
+	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(TABLE_4K) | NPT_P | NPT_U);
+	world_set_entry(&world, TABLE_2M, 2, L2_PAGE(TABLE_4K) | NPT_ALL | NPT_NX);
+	for (uint32_t round = 0; round < 2; round++)
+		for (uint32_t block = 0; block < 3; block++)
+			for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
+				(void)world_check(&world, L2_BLOCK(block) + L2_PAGE(5),
+						  (enum world_access)access);
+}
+
+static void test_huge_mappings(void **state)
+{
+	(void)state;
+	/* Huge on both sides; huge for L1 only; small for L1 of what is huge at the host. */
+	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(512) | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_2M, 2, L2_PAGE(0) | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_4K, 9, L2_PAGE(600) | NPT_ALL);
+	(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(9), WORLD_WRITE);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	(void)world_check(&world, L2_BLOCK(2) + L2_PAGE(90), WORLD_WRITE);
+	(void)world_check(&world, L2_PAGE(9), WORLD_WRITE);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	/* The host's page is broken up: the huge mapping goes, small ones come. */
+	world_migrate(&world, 521);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	for (uint32_t page = 0; page < 512; page += 3)
+		(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(page), WORLD_READ);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+}
+
+/* L2 maps L1's own tables: a write through it is a write of the table. */
+static void test_tables_mapped_in_l2(void **state)
+{
+	uint64_t entry = L2_PAGE(71) | NPT_ALL;
+	uint8_t *host;
+
+	(void)state;
+	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(10) | NPT_ALL);
+	world_set_entry(&world, 10, 4, L2_PAGE(TABLE_4K) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(4), WORLD_WRITE);
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	host = world_check(&world, L2_BLOCK(1) + L2_PAGE(4) + 5 * 8, WORLD_WRITE).host;
+	memcpy(host, &entry, sizeof(entry));
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+}
+
+static void test_dirty_log(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(512) | NPT_ALL | NPT_PS);
+	for (uint32_t page = 0; page < 8; page++)
+		world_set_entry(&world, TABLE_4K, page, L2_PAGE(80 + page % 4) | NPT_ALL);
+	(void)world_check(&world, L2_BLOCK(1), WORLD_WRITE);
+	(void)world_check(&world, L2_PAGE(2), WORLD_WRITE);
+	assert_int_equal(world_slot(&world, 0, QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	for (uint32_t round = 0; round < 3; round++) {
+		(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(round), WORLD_WRITE);
+		/* Aliases of one gfn. */
+		(void)world_check(&world, L2_PAGE(2), WORLD_WRITE);
+		(void)world_check(&world, L2_PAGE(6), WORLD_WRITE);
+		assert_int_equal(world_harvest(&world, 0), 0);
+		assert_int_equal(world_harvest(&world, 1), 0);
+	}
+	assert_int_equal(world_slot(&world, 1, 0), 0);
+	(void)world_check(&world, L2_BLOCK(1), WORLD_WRITE);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+}
+
+static void test_slot_deletion(void **state)
+{
+	(void)state;
+	for (int all = 1; all >= 0; all--) {
+		quire_vm_set_slot_zap_all(world.vm, all);
+		world_set_entry(&world, TABLE_4K, 5, L2_PAGE(700) | NPT_ALL);
+		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+		assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
+		assert_int_equal(world_check(&world, L2_PAGE(5), WORLD_WRITE).outcome,
+				 QUIRE_EMULATE);
+		assert_int_equal(world_slot(&world, 1, 0), 0);
+		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	}
+}
+
+/* Far more of L1's tables than the client allows shadow pages. */
+static void test_quota(void **state)
+{
+	(void)state;
+	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 64), 0);
+	for (uint32_t i = 0; i < 200; i++)
+		world_set_entry(&world, TABLE_2M, i, L2_PAGE(200 + i) | NPT_ALL);
+	for (uint32_t i = 0; i < 200; i++)
+		world_set_entry(&world, 200 + i, 0, L2_PAGE(512 + i) | NPT_ALL);
+	for (uint32_t round = 0; round < 2; round++)
+		for (uint32_t i = 0; i < 200; i++) {
+			(void)world_check(&world, L2_BLOCK(i), WORLD_WRITE);
+			assert_true(stat(QUIRE_VM_STAT_mmu_shadow_pages) <= 64);
+		}
+	assert_true(stat(QUIRE_VM_STAT_mmu_recycled) > 10);
+}
+
+/* More aliases of one gfn than a descriptor holds, and than a chain may have. */
+static void test_aliases(void **state)
+{
+	(void)state;
+	for (uint32_t table = 0; table < 3; table++) {
+		world_set_entry(&world, TABLE_2M, table, L2_PAGE(20 + table) | NPT_ALL);
+		for (uint32_t i = 0; i < 512; i++)
+			world_set_entry(&world, 20 + table, i, L2_PAGE(99) | NPT_ALL);
+	}
+	for (uint32_t page = 0; page < 3 * 512; page++)
+		(void)world_check(&world, L2_PAGE(page), WORLD_WRITE);
+	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_rmap_size), 1000);
+	world_migrate(&world, 99);
+	assert_int_equal(*world_check(&world, L2_PAGE(7), WORLD_READ).host, 0);
+}
+
+static void test_random(void **state)
+{
+	(void)state;
+	world_random(&world, 1, 20000);
+}
+
+static void test_refusals(void **state)
+{
+	struct quire_nested five = {.root = {0x1000}, .levels = 5};
+
+	(void)state;
+	assert_int_equal(quire_vcpu_set_nested(world.vcpu, &five), -EOPNOTSUPP);
+	/* A root without memory: every access is L1's fault. */
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	assert_int_equal(world_slot(&world, 0, UINT32_MAX), 0);
+	assert_int_equal(world_check(&world, L2_PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
+}
+
+#define SHADOW_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    SHADOW_TEST(test_maps_and_reflects),
+	    SHADOW_TEST(test_follows_writes_of_its_tables),
+	    SHADOW_TEST(test_follows_writes_of_the_hypervisor),
+	    SHADOW_TEST(test_rights_of_the_path_count),
+	    SHADOW_TEST(test_huge_mappings),
+	    SHADOW_TEST(test_tables_mapped_in_l2),
+	    SHADOW_TEST(test_dirty_log),
+	    SHADOW_TEST(test_slot_deletion),
+	    SHADOW_TEST(test_quota),
+	    SHADOW_TEST(test_aliases),
+	    SHADOW_TEST(test_refusals),
+	    SHADOW_TEST(test_random),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,342 @@
+/* L1, L2 and the oracle. */
+#include "tests/unit/shadow/world.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "src/entry/format.h"
+
+#define ADDRESS UINT64_C(0x000ffffffffff000)
+
+static void broken(const char *text)
+{
+	print_error("%s\n", text);
+	fail();
+}
+
+uint8_t *world_page(struct world *world, uint64_t gfn)
+{
+	return world->host.frames[world->host.pages[gfn].frame].bytes;
+}
+
+int world_slot(struct world *world, uint32_t id, uint32_t flags)
+{
+	struct quire_region region = {
+	    .slot = id,
+	    .flags = flags,
+	    .gpa = {id * WORLD_SLOT_PAGES * QUIRE_PAGE_SIZE},
+	    .size_bytes = flags == UINT32_MAX ? 0 : WORLD_SLOT_PAGES * QUIRE_PAGE_SIZE,
+	    .hva = sim_hva(id * WORLD_SLOT_PAGES),
+	};
+
+	if (flags == UINT32_MAX)
+		region.flags = 0;
+	world->slot_there[id] = flags != UINT32_MAX;
+	world->slot_flags[id] = region.flags;
+	memset(world->written + id * WORLD_SLOT_PAGES, 0, WORLD_SLOT_PAGES);
+	return quire_vm_set_region(world->vm, &region);
+}
+
+void world_start(struct world *world)
+{
+	struct quire_vm_config config = {
+	    .type = QUIRE_VM_DEFAULT,
+	    .format = QUIRE_FORMAT_NPT,
+	    .maxphyaddr = 48,
+	    .mmio_caching = 1,
+	    .host = &sim_host_ops,
+	    .host_ctx = &world->host,
+	};
+
+	memset(world, 0, sizeof(*world));
+	quire_platform_install(&sched_platform);
+	sched_on_report(broken);
+	assert_true(sim_host_init(&world->host));
+	sim_map_huge(&world->host, WORLD_SLOT_PAGES, SIM_WRITABLE);
+	for (uint32_t page = 0; page < WORLD_SLOT_PAGES; page++)
+		sim_map(&world->host, page, SIM_WRITABLE);
+	for (uint32_t page = 0; page < WORLD_PAGES; page++)
+		memset(world_page(world, page), 0, QUIRE_PAGE_SIZE);
+	assert_int_equal(quire_vm_create(&config, &world->vm), 0);
+	assert_int_equal(quire_vcpu_create(world->vm, 0, NULL, &world->vcpu), 0);
+	assert_int_equal(world_slot(world, 0, 0), 0);
+	assert_int_equal(world_slot(world, 1, 0), 0);
+}
+
+void world_stop(struct world *world)
+{
+	assert_false(quire_vm_is_dead(world->vm));
+	quire_vcpu_destroy(world->vcpu);
+	quire_vm_put(world->vm);
+	for (uint32_t page = 0; page < WORLD_PAGES; page++)
+		sim_unmap(&world->host, page);
+	for (uint32_t frame = 0; frame < SIM_FRAMES; frame++)
+		assert_int_equal(world->host.frames[frame].references, 0);
+	assert_int_equal(world->host.allocated_bytes, 0);
+	assert_int_equal(world->host.chunks, 0);
+	sim_host_destroy(&world->host);
+	sched_on_report(NULL);
+}
+
+void world_nested(struct world *world, int nested)
+{
+	struct quire_nested tables = {
+	    .root = {WORLD_ROOT * QUIRE_PAGE_SIZE}, .levels = 4, .nx = 1, .wp = 1};
+
+	if (world->nested == nested)
+		return;
+	world->nested = nested;
+	assert_int_equal(quire_vcpu_set_nested(world->vcpu, nested ? &tables : NULL), 0);
+}
+
+static uint64_t error_code(enum world_access access)
+{
+	uint64_t error = QUIRE_PFERR_USER;
+
+	if (access == WORLD_WRITE)
+		error |= QUIRE_PFERR_WRITE;
+	return access == WORLD_FETCH ? error | QUIRE_PFERR_FETCH : error;
+}
+
+/* The processor's walk of what the library hands out; sets A and D. */
+static uint64_t hardware_walk(const struct quire_stage2 *stage2, uint64_t gpa,
+			      enum world_access access, struct world_translation *found)
+{
+	uint64_t *table = stage2->root, error = error_code(access);
+
+	found->writable = found->executable = 1;
+	for (uint32_t level = 4;; level--) {
+		uint32_t shift = 12 + 9 * (level - 1);
+		uint64_t *entry = &table[gpa >> shift & 511], span = UINT64_C(1) << shift;
+
+		if (!(*entry & NPT_P))
+			return error;
+		if (*entry >> 48 & 0xf)
+			return error | QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
+		found->writable &= (*entry & NPT_W) != 0;
+		found->executable &= !(*entry & NPT_NX);
+		if (!(*entry & NPT_U) || (access == WORLD_WRITE && !found->writable) ||
+		    (access == WORLD_FETCH && !found->executable))
+			return error | QUIRE_PFERR_PRESENT;
+		*entry |= NPT_A;
+		if (level > 1 && !(*entry & NPT_PS)) {
+			table = (uint64_t *)(uintptr_t)(*entry & ADDRESS);
+			continue;
+		}
+		if (access == WORLD_WRITE)
+			*entry |= NPT_D;
+		/* A translation is writable once D is set. */
+		found->writable &= (*entry & NPT_D) != 0;
+		found->page = (gpa >> 12) + 1;
+		found->host = (uint8_t *)(uintptr_t)((*entry & ADDRESS & ~(span - 1)) |
+						     (gpa & (span - 1) & ~UINT64_C(0xfff)));
+		return 0;
+	}
+}
+
+static struct world_translation *cached(struct world *world, uint64_t gpa, enum world_access access)
+{
+	struct world_translation *entry = &world->tlb[(gpa >> 12) % WORLD_TLB];
+
+	if (entry->page != (gpa >> 12) + 1 || (access == WORLD_WRITE && !entry->writable) ||
+	    (access == WORLD_FETCH && !entry->executable))
+		return NULL;
+	return entry;
+}
+
+/* A store to the very table that maps it: by the hypervisor, for the processor cannot. */
+static struct world_result emulate_store(struct world *world, uint64_t gpa)
+{
+	struct world_result result = {.host = world_page(world, gpa >> 12) + (gpa & 0xfff)};
+	uint8_t same = *result.host;
+
+	result.outcome = quire_vcpu_write(world->vcpu, (gpa_t){gpa}, &same, 1);
+	return result;
+}
+
+struct world_result world_access(struct world *world, uint64_t gpa, enum world_access access)
+{
+	struct world_result result = {0};
+
+	for (uint32_t tries = 0; tries < 64; tries++) {
+		struct quire_memory_fault fault = {0};
+		struct world_translation *hit, found = {0};
+		struct quire_stage2 stage2;
+		uint64_t requests, error = 0;
+
+		assert_int_equal(quire_vcpu_enter(world->vcpu, &requests, &stage2), 0);
+		if (requests & QUIRE_REQ_TLB_FLUSH)
+			memset(world->tlb, 0, sizeof(world->tlb));
+		hit = cached(world, gpa, access);
+		if (!hit) {
+			error = hardware_walk(&stage2, gpa, access, &found);
+			hit = &world->tlb[(gpa >> 12) % WORLD_TLB];
+			if (!error)
+				*hit = found;
+		}
+		quire_vcpu_leave(world->vcpu);
+		if (!error) {
+			result.outcome = 0;
+			result.host = hit->host + (gpa & 0xfff);
+			return result;
+		}
+		world->faults++;
+		result.outcome = quire_vcpu_fault(world->vcpu, (gpa_t){gpa}, error, &fault);
+		result.error = fault.flags;
+		if (result.outcome < 0 || result.outcome == QUIRE_EMULATE ||
+		    result.outcome == QUIRE_NESTED_FAULT)
+			return result;
+		if (result.outcome == QUIRE_WRITE_PROTECTED)
+			return emulate_store(world, fault.gpa.v);
+	}
+	result.outcome = -1000;
+	return result;
+}
+
+void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry)
+{
+	uint64_t gpa = table_gfn * QUIRE_PAGE_SIZE + index * sizeof(entry);
+	int nested = world->nested;
+	struct world_result result;
+
+	world_nested(world, 0);
+	result = world_access(world, gpa, WORLD_WRITE);
+	assert_int_equal(result.outcome, 0);
+	assert_ptr_equal(result.host, world_page(world, table_gfn) + index * sizeof(entry));
+	memcpy(result.host, &entry, sizeof(entry));
+	world->written[table_gfn] = 1;
+	world_nested(world, nested);
+}
+
+static int slot_of(const struct world *world, uint64_t gfn)
+{
+	if (gfn >= WORLD_PAGES || !world->slot_there[gfn / WORLD_SLOT_PAGES])
+		return -1;
+	return (int)(gfn / WORLD_SLOT_PAGES);
+}
+
+static struct world_result refused(enum world_access access, uint64_t why)
+{
+	return (struct world_result){.outcome = QUIRE_NESTED_FAULT,
+				     .error = error_code(access) | why};
+}
+
+struct world_result world_oracle(struct world *world, uint64_t gpa, enum world_access access,
+				 uint64_t *gfn)
+{
+	uint64_t table = WORLD_ROOT, all = NPT_W | NPT_U, nx = 0;
+
+	for (uint32_t level = 4;; level--) {
+		uint32_t shift = 12 + 9 * (level - 1);
+		uint64_t entry, reserved = UINT64_C(0xf) << 48;
+
+		if (slot_of(world, table) < 0)
+			return refused(access, 0);
+		memcpy(&entry, world_page(world, table) + (gpa >> shift & 511) * 8, 8);
+		if (!(entry & NPT_P))
+			return refused(access, 0);
+		if (level == 4)
+			reserved |= 0x180;
+		else if (level > 1 && (entry & NPT_PS))
+			reserved |= ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff);
+		if (entry & reserved)
+			return refused(access, QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT);
+		all &= entry;
+		nx |= entry & NPT_NX;
+		table = (entry & ADDRESS) >> 12;
+		if (level > 1 && !(entry & NPT_PS))
+			continue;
+		*gfn = (table & ~((UINT64_C(1) << (shift - 12)) - 1)) |
+		       (gpa >> 12 & ((UINT64_C(1) << (shift - 12)) - 1));
+		break;
+	}
+	if (!(all & NPT_U) || (access == WORLD_WRITE && !(all & NPT_W)) ||
+	    (access == WORLD_FETCH && nx))
+		return refused(access, QUIRE_PFERR_PRESENT);
+	if (slot_of(world, *gfn) < 0)
+		return (struct world_result){.outcome = QUIRE_EMULATE};
+	return (struct world_result){.host = world_page(world, *gfn) + (gpa & 0xfff)};
+}
+
+/* A on the whole path, D in the leaf after a write; the tables that changed are logged. */
+static void check_marks(struct world *world, uint64_t gpa, enum world_access access)
+{
+	uint64_t table = WORLD_ROOT;
+
+	for (uint32_t level = 4;; level--) {
+		uint32_t shift = 12 + 9 * (level - 1);
+		uint64_t entry;
+
+		memcpy(&entry, world_page(world, table) + (gpa >> shift & 511) * 8, 8);
+		assert_true(entry & NPT_A);
+		if (level > 1 && !(entry & NPT_PS)) {
+			table = (entry & ADDRESS) >> 12;
+			continue;
+		}
+		assert_true(access != WORLD_WRITE || (entry & NPT_D));
+		return;
+	}
+}
+
+struct world_result world_check(struct world *world, uint64_t gpa, enum world_access access)
+{
+	uint64_t gfn = 0;
+	struct world_result result, wanted;
+
+	world_nested(world, 1);
+	wanted = world_oracle(world, gpa, access, &gfn);
+	result = world_access(world, gpa, access);
+	if (result.outcome != wanted.outcome || result.host != wanted.host)
+		print_error("L2 %llx access %d: outcome %d, wanted %d; error %llx, wanted %llx\n",
+			    (unsigned long long)gpa, access, result.outcome, wanted.outcome,
+			    (unsigned long long)result.error, (unsigned long long)wanted.error);
+	assert_int_equal(result.outcome, wanted.outcome);
+	assert_ptr_equal(result.host, wanted.host);
+	if (result.outcome == QUIRE_NESTED_FAULT)
+		assert_int_equal(result.error, wanted.error);
+	if (result.outcome)
+		return result;
+	check_marks(world, gpa, access);
+	if (access == WORLD_WRITE)
+		world->written[gfn] = 1;
+	return result;
+}
+
+static int take_log(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	memcpy((uint8_t *)ctx + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+int world_harvest(struct world *world, uint32_t id)
+{
+	uint64_t bits[WORLD_SLOT_PAGES / 64] = {0};
+	uint8_t *written = world->written + id * WORLD_SLOT_PAGES;
+	int missing = 0;
+
+	if (quire_vm_get_dirty_log(world->vm, id, take_log, bits))
+		return 1;
+	for (uint32_t page = 0; page < WORLD_SLOT_PAGES; page++)
+		if (written[page] && !(bits[page / 64] >> page % 64 & 1)) {
+			print_error("slot %u page %u is missing in the log\n", id, page);
+			missing = 1;
+		}
+	memset(written, 0, WORLD_SLOT_PAGES);
+	return missing;
+}
+
+void world_migrate(struct world *world, uint64_t gfn)
+{
+	hva_t start = sim_hva((uint32_t)gfn), end = sim_hva((uint32_t)gfn + 1);
+	uint8_t bytes[QUIRE_PAGE_SIZE];
+
+	quire_vm_host_invalidate_begin(world->vm, start, end);
+	memcpy(bytes, world_page(world, gfn), sizeof(bytes));
+	sim_unmap(&world->host, (uint32_t)gfn);
+	sim_map(&world->host, (uint32_t)gfn, SIM_WRITABLE);
+	memcpy(world_page(world, gfn), bytes, sizeof(bytes));
+	quire_vm_host_invalidate_end(world->vm, start, end);
+}

@@ -1,0 +1,82 @@
+/* A guest hypervisor (L1) and its guest (L2) on the simulated host, with an oracle for both. */
+#ifndef QUIRE_TESTS_SHADOW_WORLD_H
+#define QUIRE_TESTS_SHADOW_WORLD_H
+
+#include <quire/dirty.h>
+#include <quire/stats.h>
+#include <quire/vcpu.h>
+#include <quire/vm.h>
+
+#include "hosts/sim/sched.h"
+#include "hosts/sim/sim.h"
+
+/*
+ * Slot 0 shows client pages from 0 on at gfns from 0 on, in 4K frames; slot 1 the pages from 512
+ * on at gfn 512, huge at the host. L1's tables are at gfns below WORLD_DATA; the root is at
+ * WORLD_ROOT.
+ */
+#define WORLD_SLOT_PAGES 512u
+#define WORLD_PAGES (2 * WORLD_SLOT_PAGES)
+#define WORLD_ROOT 1u
+#define WORLD_DATA 64u
+#define WORLD_TLB 64u
+
+#define NPT_P UINT64_C(1)
+#define NPT_W UINT64_C(2)
+#define NPT_U UINT64_C(4)
+#define NPT_A UINT64_C(0x20)
+#define NPT_D UINT64_C(0x40)
+#define NPT_PS UINT64_C(0x80)
+#define NPT_NX (UINT64_C(1) << 63)
+#define NPT_ALL (NPT_P | NPT_W | NPT_U)
+
+struct world_translation {
+	uint64_t page; /* guest physical page + 1; 0: none */
+	uint8_t *host;
+	int writable, executable;
+};
+
+struct world {
+	struct sim_host host;
+	struct quire_vm *vm;
+	struct quire_vcpu *vcpu;
+	struct world_translation tlb[WORLD_TLB];
+	int nested;
+	uint32_t slot_flags[2];
+	uint8_t slot_there[2];
+	uint8_t written[WORLD_PAGES]; /* since the last harvest */
+	uint64_t faults;	      /* calls of quire_vcpu_fault() */
+};
+
+enum world_access { WORLD_READ, WORLD_WRITE, WORLD_FETCH };
+
+/* What an access came to. */
+struct world_result {
+	int outcome;	/* 0: done; or what the fault said */
+	uint8_t *host;	/* the byte, when done */
+	uint64_t error; /* QUIRE_NESTED_FAULT: L1's error code */
+};
+
+void world_start(struct world *world);
+void world_stop(struct world *world);
+/* The bytes of a guest page, as the host keeps them now. */
+uint8_t *world_page(struct world *world, uint64_t gfn);
+int world_slot(struct world *world, uint32_t id, uint32_t flags);
+/* Go over to L2, or back to L1. */
+void world_nested(struct world *world, int nested);
+/* One access at @gpa, of L2 or L1. */
+struct world_result world_access(struct world *world, uint64_t gpa, enum world_access access);
+/* L1 stores an entry into one of its tables, with a store of its own. */
+void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry);
+
+/* What L1's tables and the slots say, by definition. */
+struct world_result world_oracle(struct world *world, uint64_t gpa, enum world_access access,
+				 uint64_t *gfn);
+/* world_access() in L2, compared with the oracle. */
+struct world_result world_check(struct world *world, uint64_t gpa, enum world_access access);
+/* Harvest the log of slot @id: nonzero when a page that was written is missing. */
+int world_harvest(struct world *world, uint32_t id);
+/* The host moves the page of @gfn to another frame. */
+void world_migrate(struct world *world, uint64_t gfn);
+
+#endif
