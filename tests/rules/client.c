@@ -101,16 +101,23 @@ void vm_add_agent(struct vm *vm)
 	guest_copy(vm->agent);
 }
 
+struct kvm_cpuid2 *supported_cpuid(const struct vm *vm)
+{
+	struct kvm_cpuid2 *cpuid =
+	    calloc(1, sizeof(*cpuid) + CPUID_ENTRIES * sizeof(cpuid->entries[0]));
+
+	CHECK(cpuid);
+	cpuid->nent = CPUID_ENTRIES;
+	CHECK_OK(ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, cpuid));
+	return cpuid;
+}
+
 static void give_cpuid(struct vcpu *vcpu)
 {
-	static struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[CPUID_ENTRIES];
-	} cpuid;
+	struct kvm_cpuid2 *cpuid = supported_cpuid(vcpu->vm);
 
-	cpuid.head.nent = CPUID_ENTRIES;
-	CHECK_OK(ioctl(vcpu->vm->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid));
-	CHECK_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &cpuid));
+	CHECK_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid));
+	free(cpuid);
 }
 
 static void enter_long_mode(struct vcpu *vcpu)

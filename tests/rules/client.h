@@ -35,7 +35,9 @@ void vm_open(struct vm *vm, unsigned long type);
 void vm_add_agent(struct vm *vm);
 /* vCPU @id with the agent's page tables, in 64-bit mode; gpas below 4 GiB are linear addresses. */
 void vcpu_open(struct vm *vm, struct vcpu *vcpu, unsigned long id);
-/* All of these. */
+/* What this KVM can show a guest; to be freed. */
+struct kvm_cpuid2 *supported_cpuid(const struct vm *vm);
+/* A VM with the agent's memory and one vCPU. */
 void machine_open(struct vm *vm, struct vcpu *vcpu, unsigned long type);
 
 /* KVM_SET_USER_MEMORY_REGION2 with these fields; the rest is zero. */

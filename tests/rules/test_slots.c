@@ -1,4 +1,5 @@
 /* Memslots: every check of KVM_SET_USER_MEMORY_REGION, in its order. */
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -375,17 +376,15 @@ static void address_spaces_are_apart(void)
 
 static unsigned int maxphyaddr(void)
 {
-	static struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[256];
-	} cpuid;
+	struct kvm_cpuid2 *cpuid = supported_cpuid(&vm);
+	unsigned int bits = 0;
 
-	cpuid.head.nent = 256;
-	CHECK_OK(ioctl(vm.kvm, KVM_GET_SUPPORTED_CPUID, &cpuid));
-	for (uint32_t i = 0; i < cpuid.head.nent; i++)
-		if (cpuid.entries[i].function == 0x80000008)
-			return cpuid.entries[i].eax & 0xff;
-	FAIL("no CPUID leaf 0x80000008");
+	for (uint32_t i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 0x80000008)
+			bits = cpuid->entries[i].eax & 0xff;
+	CHECK(bits);
+	free(cpuid);
+	return bits;
 }
 
 /* Whatever the processor can address, and no more; a move that fails so keeps the old slot. */

@@ -15,8 +15,13 @@ static struct vm vm;
 static struct vcpu vcpu;
 static struct kvm_stats_header header;
 
+/* struct kvm_stats_desc, and the name that follows it. */
 struct descriptor {
-	struct kvm_stats_desc desc;
+	uint32_t flags;
+	int16_t exponent;
+	uint16_t size;
+	uint32_t offset;
+	uint32_t bucket_size;
 	char name[NAME_BYTES];
 };
 _Static_assert(sizeof(struct descriptor) == 64, "as KVM lays it out");
@@ -62,28 +67,28 @@ static void check_id(int file, const char *wanted)
 
 static void check_descriptor(const struct descriptor *descriptor)
 {
-	uint32_t type = descriptor->desc.flags & KVM_STATS_TYPE_MASK;
-	uint32_t unit = descriptor->desc.flags & KVM_STATS_UNIT_MASK;
-	uint32_t base = descriptor->desc.flags & KVM_STATS_BASE_MASK;
+	uint32_t type = descriptor->flags & KVM_STATS_TYPE_MASK;
+	uint32_t unit = descriptor->flags & KVM_STATS_UNIT_MASK;
+	uint32_t base = descriptor->flags & KVM_STATS_BASE_MASK;
 
-	CHECK_EQ(descriptor->desc.flags & ~0xfffu, 0);
+	CHECK_EQ(descriptor->flags & ~0xfffu, 0);
 	CHECK(type <= KVM_STATS_TYPE_MAX);
 	CHECK(unit <= (4u << KVM_STATS_UNIT_SHIFT));
 	CHECK(base <= KVM_STATS_BASE_MAX);
-	CHECK(descriptor->desc.size >= 1);
+	CHECK(descriptor->size >= 1);
 	CHECK(strnlen(descriptor->name, NAME_BYTES) < NAME_BYTES);
 	CHECK(descriptor->name[0]);
 	if (unit == KVM_STATS_UNIT_SECONDS)
-		CHECK(descriptor->desc.exponent <= 0);
+		CHECK(descriptor->exponent <= 0);
 	else
-		CHECK(descriptor->desc.exponent >= 0);
+		CHECK(descriptor->exponent >= 0);
 	if (type == KVM_STATS_TYPE_LINEAR_HIST)
-		CHECK(descriptor->desc.bucket_size > 0);
+		CHECK(descriptor->bucket_size > 0);
 	else
-		CHECK_EQ(descriptor->desc.bucket_size, 0);
+		CHECK_EQ(descriptor->bucket_size, 0);
 	if (type == KVM_STATS_TYPE_CUMULATIVE || type == KVM_STATS_TYPE_INSTANT ||
 	    type == KVM_STATS_TYPE_PEAK)
-		CHECK_EQ(descriptor->desc.size, 1);
+		CHECK_EQ(descriptor->size, 1);
 }
 
 static void check_file(int file)
@@ -93,13 +98,13 @@ static void check_file(int file)
 	uint8_t *used;
 
 	for (uint32_t i = 0; i < header.num_desc; i++)
-		values += descriptors[i].desc.size;
+		values += descriptors[i].size;
 	CHECK(values < 1024);
 	CHECK_EQ(pread(file, data, sizeof(data), header.data_offset), values * 8);
 	used = calloc(values, 1);
 	CHECK(used);
 	for (uint32_t i = 0; i < header.num_desc; i++) {
-		const struct kvm_stats_desc *desc = &descriptors[i].desc;
+		const struct descriptor *desc = &descriptors[i];
 
 		check_descriptor(&descriptors[i]);
 		CHECK_EQ(desc->offset % 8, 0);
