@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define CHUNK_BYTES (UINT64_C(2) << 20)
+#define CHUNK_CLEARED_BYTES 32768u
 #define STORE_PAGES_MAX 512u
 
 /* Pages of a guest_memfd: frame number + 1, or 0. */
@@ -166,8 +167,11 @@ static void *sim_chunk_alloc(void *ctx)
 		host->spare_chunks = *(void **)chunk;
 	else
 		chunk = aligned_alloc(CHUNK_BYTES, CHUNK_BYTES);
-	if (chunk)
-		host->chunks++;
+	if (!chunk)
+		return NULL;
+	/* What lies behind the descriptors is filled before it is used. */
+	memset(chunk, 0, CHUNK_CLEARED_BYTES);
+	host->chunks++;
 	return chunk;
 }
 

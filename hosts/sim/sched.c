@@ -154,14 +154,18 @@ static void sched_point(const char *what, const void *where)
 		take_step();
 }
 
+static void register_thread(struct virtual_thread *thread)
+{
+	if (!thread->registered)
+		quire_thread_register(&thread->record);
+	thread->registered = true;
+}
+
 static struct quire_thread *sched_self(void)
 {
 	struct virtual_thread *thread = current_thread();
 
-	if (!thread->registered) {
-		thread->registered = true;
-		quire_thread_register(&thread->record);
-	}
+	register_thread(thread);
 	return &thread->record;
 }
 
@@ -260,6 +264,9 @@ static void thread_start(uint32_t index)
 
 void sched_execute(struct sched_run *run)
 {
+	/* All at once, so that no run has more steps than the next one of the same plan. */
+	for (uint32_t i = 0; i < SCHED_THREADS_MAX; i++)
+		register_thread(&sched.threads[i]);
 	sched.run = run;
 	sched.next_preemption = 0;
 	run->steps = 0;
