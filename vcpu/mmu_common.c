@@ -61,7 +61,7 @@ static always_inline int read_entry(uint64_t host, uint64_t large, uint64_t *ent
 static int find_table(struct cpu *cpu, uint64_t linear, struct table_entry *found)
 {
 	struct stage2_need need = need_of(cpu->stage2.format, MMU_READ);
-	uint64_t table = cpu->s.cr3 & PTE_ADDRESS, entry;
+	uint64_t table = cpu->s.cr3 & PTE_ADDRESS, entry = 0;
 	uint64_t allowed = PTE_W | PTE_U, forbidden = 0;
 
 	for (int shift = 39; shift > 12; shift -= 9) {
@@ -83,7 +83,7 @@ static int find_table(struct cpu *cpu, uint64_t linear, struct table_entry *foun
 static always_inline uint64_t find_leaf(struct cpu *cpu, uint64_t linear, uint64_t *rights)
 {
 	struct table_entry *cached = &cpu->tlb->table[linear >> 21 & (TABLE_SETS - 1)];
-	uint64_t leaf;
+	uint64_t leaf = 0;
 
 	if (unlikely(cached->tag != linear >> 21)) {
 		struct table_entry fresh;
