@@ -60,6 +60,8 @@ static const struct param params[] = {
     KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000),
     KVM_BOOL("flush_on_reuse", RW, 0),
     KVM_BOOL("allow_unsafe_mappings", RO, 0),
+    /* Ours: stage-2 tables in Intel's format instead of AMD's. */
+    KVM_BOOL("quire_ept", RO, 0),
     KVM_BOOL("enable_pmu", RO, 0),
     KVM_BOOL("ignore_msrs", RW, 0),
     KVM_BOOL("report_ignored_msrs", RW, 1),
@@ -527,5 +529,6 @@ void params_refresh(void)
 const struct quire_tunables *params_tunables(void)
 {
 	params_refresh();
+	tunables.allow_unsafe_mappings = params_get_bool("kvm.allow_unsafe_mappings");
 	return &tunables;
 }

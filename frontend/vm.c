@@ -55,7 +55,6 @@ static int create_memory(struct vm *vm)
 {
 	struct quire_vm_config config = {
 	    .type = vm->type,
-	    .format = QUIRE_FORMAT_NPT,
 	    .maxphyaddr = CPUID_MAXPHYADDR,
 	    .host = &process_host_ops,
 	    .host_ctx = &vm->host,
