@@ -20,9 +20,10 @@ static bool append(struct dirty_ring *ring, u32 slot, u64 offset)
 		return false;
 	atomic_store_relaxed_u32(&entry->slot, slot);
 	atomic_store_relaxed_u64(&entry->offset, offset);
+	/* In use before it is seen: what the client gives back at once must be there to reset. */
+	atomic_store_relaxed_u32(&ring->dirty_index, index + 1);
 	/* Partner: the client's acquire load of the flags. */
 	atomic_store_release_u32(&entry->flags, ENTRY_DIRTY);
-	atomic_store_relaxed_u32(&ring->dirty_index, index + 1);
 	return true;
 }
 
@@ -41,10 +42,11 @@ int dirty_ring_take_reset(struct dirty_ring *ring, u32 *slot, u64 *offset)
 	u32 index = ring->reset_index;
 	struct quire_ring_entry *entry = &ring->entries[index & (ring->size - 1)];
 
-	if (index == atomic_load_relaxed_u32(&ring->dirty_index))
-		return -ENOENT;
 	/* Partner: the client's release store of RESET. */
 	if (!(atomic_load_acquire_u32(&entry->flags) & ENTRY_RESET))
+		return -ENOENT;
+	/* An entry that was never pushed: the client may write anything. */
+	if (index == atomic_load_relaxed_u32(&ring->dirty_index))
 		return -ENOENT;
 	*slot = atomic_load_relaxed_u32(&entry->slot);
 	*offset = atomic_load_relaxed_u64(&entry->offset);

@@ -11,7 +11,7 @@
  * reset_index on. The two indices grow for ever; their difference is what is in use.
  *
  *   vCPU                        client                    reset (slots_lock)
- *   slot, offset
+ *   slot, offset, dirty_index++
  *   flags = DIRTY (release) ->  flags (acquire): DIRTY
  *                               read slot, offset
  *                               flags = RESET (release) -> flags (acquire): RESET
