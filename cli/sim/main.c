@@ -47,6 +47,7 @@ int main(int argc, char **argv)
 		const char *failure;
 
 		sim_plan_make(&plan, seed);
+		plan.trace = one;
 		if (one)
 			sim_plan_print(&plan);
 		failure = sim_run(&plan);

@@ -2,6 +2,7 @@
 #include "cli/sim/oracle.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <quire/vcpu.h>
@@ -151,8 +152,10 @@ void oracle_harvested(struct oracle *oracle, uint32_t id, const uint64_t *bits)
 void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits)
 {
 	for (uint32_t page = 0; page < SIM_BLOCK; page++)
-		if (oracle->slots[id].pending[page] && !bit_of(bits, page))
+		if (oracle->slots[id].pending[page] && !bit_of(bits, page)) {
+			printf("slot %u page %u\n", id, page);
 			oracle_fail(oracle, "a write that no harvest names");
+		}
 }
 
 int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)

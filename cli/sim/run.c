@@ -294,8 +294,13 @@ static void thread_body(uint32_t thread, void *ctx)
 	const struct sim_plan *plan = sim.plan;
 
 	(void)ctx;
-	for (uint32_t i = 0; i < plan->op_count[thread] && !sim.oracle.failure; i++)
+	for (uint32_t i = 0; i < plan->op_count[thread] && !sim.oracle.failure; i++) {
+		if (plan->trace)
+			printf("thread %u begins %u\n", thread, i);
 		perform(thread, &plan->ops[thread][i]);
+		if (plan->trace)
+			printf("thread %u ends %u\n", thread, i);
+	}
 }
 
 static int preempt(void *ctx, uint32_t step, uint32_t *thread)

@@ -49,6 +49,7 @@ struct sim_plan {
 	int zap_all, eager_split, host_huge;
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
+	int trace; /* say when each operation begins and ends */
 	uint32_t op_count[SIM_THREADS_MAX];
 	struct sim_op ops[SIM_THREADS_MAX][SIM_OPS_MAX];
 };
