@@ -6,6 +6,7 @@
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
 #include "src/tdp/nx.h"
+#include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
 
@@ -60,6 +61,9 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 	CHECK(slot != NULL);
 	if (!slot)
 		return;
+	/* I-21: what a nested guest's mappings follow is not written unnoticed. */
+	CHECK(!(entry & (check->f->writable | check->f->mmu_writable)) ||
+	      !gfn_track_block(vm, check->as_id, gfn, pages));
 	CHECK(gfn.v + pages <= memslot_end(slot).v);
 	CHECK(level == QUIRE_LEVEL_4K || attributes_uniform(vm, gfn, pages, &value));
 	check_backing(check, entry, gfn, level, slot);
@@ -105,6 +109,7 @@ void vm_check(struct quire_vm *vm)
 		if (root)
 			check_table(&check, table_entries(root), (gfn_t){0}, TDP_ROOT_LEVEL);
 	}
+	shadow_check(vm);
 	reclaim_exit();
 	base_sched_resume();
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "src/base/reclaim.h"
+#include "src/change/check.h"
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
@@ -106,6 +107,7 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	biglock_write_lock(&vm->mmu_lock);
 	(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
 	shadow_commit(vm, &debt);
+	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 }
 
@@ -203,6 +205,7 @@ static int install(struct quire_vcpu *vcpu, const struct nested_fault *nested)
 		vm->host->page_put(vm->host_ctx, page, use);
 	reclaim_exit();
 	shadow_commit(vm, &debt);
+	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 	tdp_debt_settle(vm, &debt);
 	return ret;

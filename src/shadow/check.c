@@ -1,0 +1,152 @@
+/* Check builds: shadow pages, rmaps and parents against each other, at every lock release. */
+#include "src/shadow/internal.h"
+
+#ifdef QUIRE_CHECK
+
+#include "src/base/assert.h"
+#include "src/base/reclaim.h"
+
+/* Numbers are those of docs/INVARIANTS.md. */
+struct checker {
+	struct quire_vm *vm;
+	struct shadow *shadow;
+	u64 leaves, links, pages;
+	u64 listed; /* entries in rmaps */
+};
+
+/* In a long chain only the total is compared, at the end. */
+#define SEARCH_MAX 100u
+
+static bool is_once_in(u64 head, const u64 *entry)
+{
+	u32 count = rmap_count(head), times = 0;
+
+	for (u32 i = 0; i < count && count <= SEARCH_MAX; i++)
+		times += rmap_at(head, i) == entry;
+	return times == 1 || count > SEARCH_MAX;
+}
+
+/* I-20, I-21: the slot behind a leaf, and what it lets L2 do. */
+static void check_slot(const struct checker *check, const struct shadow_page *page, u64 entry,
+		       gfn_t gfn)
+{
+	u64 pages = level_pages((enum quire_level)role_level(page->role));
+	u32 as = role_as(page->role);
+	const struct memslot *slot = memslot_lookup(check->vm, as, gfn, NULL);
+	bool writable = entry_is_writable(SHADOW_FORMAT, entry);
+
+	if (slot && (slot->flags & MEMSLOT_INVALID))
+		return;
+	if (shadow_page_is_obsolete(check->shadow, page))
+		return;
+	CHECK(slot != NULL);
+	if (!slot)
+		return;
+	CHECK(gfn.v + pages <= memslot_end(slot).v);
+	CHECK(!(writable && (slot->flags & QUIRE_SLOT_READONLY)));
+	/* A tracked gfn is written by nobody. */
+	CHECK(!(writable && gfn_track_block(check->vm, as, gfn, pages)));
+}
+
+/* I-36, I-42 as far as it can be told without reading guest memory. */
+static void check_leaf(struct checker *check, const struct shadow_page *page, u64 *entry)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+	u32 level = role_level(page->role), index = shadow_index_of(entry);
+	gfn_t gfn = shadow_leaf_gfn(page, index);
+	u32 access = shadow_leaf_access(page, index) & role_access(page->role);
+	u64 pages = level_pages((enum quire_level)level);
+	u64 *head = rmap_head(check->shadow, page, gfn, level);
+
+	check->leaves++;
+	CHECK(head != NULL && is_once_in(*head, entry));
+	CHECK(is_aligned_u64(gfn.v, pages) && is_aligned_u64(entry_pfn(*entry).v, pages));
+	CHECK(level <= QUIRE_LEVEL_1G);
+	CHECK(!entry_is_writable(f, *entry) || (access & ACCESS_WRITE));
+	CHECK(!entry_is_executable(f, *entry) || (access & ACCESS_EXEC));
+	CHECK(access & ACCESS_USER);
+	check_slot(check, page, *entry, gfn);
+}
+
+/* I-35, I-37, I-38, I-43: the child is alive, one level below, knows its parent, allows no more. */
+static void check_link(struct checker *check, const struct shadow_page *page, const u64 *entry)
+{
+	const struct shadow_page *child = shadow_page_of(entry_table(*entry));
+	struct shadow_key key = {.gfn = child->gfn, .role = child->role};
+
+	check->links++;
+	CHECK(role_level(child->role) + 1 == role_level(page->role));
+	CHECK(child->generation == page->generation);
+	CHECK(shadow_page_is_obsolete(check->shadow, child) ||
+	      shadow_page_find(check->shadow, &key) == child);
+	CHECK(is_once_in(child->parents, entry));
+	CHECK(!(role_access(child->role) & ~role_access(page->role)));
+	if (page->role & ROLE_DIRECT) {
+		CHECK(child->role & ROLE_DIRECT);
+		CHECK(child->gfn.v == shadow_leaf_gfn(page, shadow_index_of(entry)).v);
+	}
+}
+
+static void check_page(struct checker *check, const struct shadow_page *page)
+{
+	u64 *entries = table_entries(page->table);
+
+	check->pages++;
+	CHECK(shadow_page_of(entries) == page);
+	/* I-09: what is followed is tracked. */
+	CHECK(page->tracked == !(page->role & ROLE_DIRECT));
+	CHECK(!page->tracked || gfn_track_block(check->vm, role_as(page->role), page->gfn, 1));
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		if (!entry_is_present(SHADOW_FORMAT, entries[i]))
+			CHECK(entries[i] == SHADOW_FORMAT->nonpresent);
+		else if (entry_is_leaf(SHADOW_FORMAT, entries[i], role_level(page->role)))
+			check_leaf(check, page, &entries[i]);
+		else
+			check_link(check, page, &entries[i]);
+	}
+}
+
+static u64 count_rmaps(const struct checker *check)
+{
+	u64 count = 0;
+
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		for (u32 i = 0; i < ARRAY_LEN(check->shadow->rmaps[as]); i++) {
+			u64 at = 0;
+			const u64 *head;
+
+			for (; (head = sparse_next(&check->shadow->rmaps[as][i], &at, UINT64_MAX));
+			     at++)
+				count += rmap_count(*head);
+		}
+	}
+	return count;
+}
+
+static u64 count_parents(const struct shadow *shadow)
+{
+	u64 count = 0;
+
+	for (const struct shadow_page *page = shadow->newest; page; page = page->older)
+		count += rmap_count(page->parents);
+	return count;
+}
+
+void shadow_check(struct quire_vm *vm)
+{
+	struct checker check = {.vm = vm, .shadow = shadow_of(vm)};
+
+	if (!check.shadow)
+		return;
+	for (const struct shadow_page *page = check.shadow->newest; page; page = page->older)
+		check_page(&check, page);
+	/* The other way round: as many are listed as there are, so none is listed in vain. */
+	CHECK(count_rmaps(&check) == check.leaves);
+	CHECK(count_parents(check.shadow) == check.links);
+	/* I-40, I-41 but for the depth of one walk. */
+	CHECK(check.pages == check.shadow->pages);
+	CHECK(vm->stats[QUIRE_VM_STAT_mmu_shadow_pages] == check.pages);
+	CHECK(check.shadow->zapped == NULL && !check.shadow->root_gone);
+}
+
+#endif
