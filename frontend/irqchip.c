@@ -148,6 +148,14 @@ static int drive_gsi_locked(struct vm *vm, uint32_t gsi, bool level)
 	return result;
 }
 
+void irqchip_pulse(struct vm *vm, uint32_t gsi)
+{
+	pthread_mutex_lock(&vm->irqchip.lock);
+	drive_gsi_locked(vm, gsi, true);
+	drive_gsi_locked(vm, gsi, false);
+	pthread_mutex_unlock(&vm->irqchip.lock);
+}
+
 static int drive_line(struct vm *vm, const struct kvm_irq_level *line)
 {
 	int status;

@@ -72,6 +72,9 @@ int irqchip_pic_take(struct vm *vm);
 /* The PIC's output rose: make the boot vCPU look. */
 void irqchip_pic_notify(struct vm *vm);
 
+/* An edge on @gsi, wherever it is routed. */
+void irqchip_pulse(struct vm *vm, uint32_t gsi);
+
 long vm_create_irqchip(struct ioctl_call *call);
 long vm_get_irqchip(struct ioctl_call *call);
 long vm_set_irqchip(struct ioctl_call *call);

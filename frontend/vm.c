@@ -22,6 +22,7 @@ void vm_get(struct vm *vm)
 static void vm_destroy(struct vm *vm)
 {
 	report_vm_ended(vm);
+	irqfds_destroy(vm);
 	vm_timers_destroy(&vm->timers);
 	for (uint32_t i = 0; i < atomic_load(&vm->vcpu_count); i++)
 		vcpu_destroy(vm->vcpus[i]);
@@ -152,6 +153,7 @@ static const struct ioctl_entry vm_ioctls[] = {
     {KVM_REGISTER_COALESCED_MMIO, IOCTL_IN, coalesced_register},
     {KVM_UNREGISTER_COALESCED_MMIO, IOCTL_IN, coalesced_unregister},
     {KVM_IOEVENTFD, IOCTL_IN, ioeventfd_ioctl},
+    {KVM_IRQFD, IOCTL_IN, vm_irqfd},
     {KVM_CREATE_IRQCHIP, IOCTL_VALUE, vm_create_irqchip},
     {KVM_GET_IRQCHIP, IOCTL_IN_OUT, vm_get_irqchip},
     {KVM_SET_IRQCHIP, IOCTL_IN, vm_set_irqchip},

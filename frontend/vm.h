@@ -14,6 +14,7 @@
 #include "frontend/dispatch.h"
 #include "frontend/iobus.h"
 #include "frontend/irqchip.h"
+#include "frontend/irqfd.h"
 #include "frontend/nx_recovery.h"
 #include "frontend/timers.h"
 #include "hosts/process/process.h"
@@ -57,6 +58,7 @@ struct vm {
 
 	struct iobus bus;
 	struct irqchip irqchip;
+	struct vm_irqfds irqfds;
 	struct vm_timers timers;
 	struct nx_recovery nx;
 

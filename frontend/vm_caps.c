@@ -48,6 +48,7 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, 1},
     {KVM_CAP_MCE, 32},
     {KVM_CAP_IOEVENTFD, 1},
+    {KVM_CAP_IRQFD, 1},
     {KVM_CAP_SET_IDENTITY_MAP_ADDR, 1},
     {KVM_CAP_ADJUST_CLOCK, CLOCK_FLAGS},
     {KVM_CAP_INTERNAL_ERROR_DATA, 1},
