@@ -65,6 +65,39 @@ static uint64_t whole_pages(size_t size_bytes)
 	return (size_bytes + QUIRE_PAGE_SIZE - 1) & QUIRE_PAGE_MASK;
 }
 
+/* 2 MiB on its own boundary; newer kernels align so large a mapping by themselves. */
+static uint8_t *map_chunk(void)
+{
+	uint8_t *mem = map_memory(CHUNK_BYTES);
+	uint64_t before;
+
+	if (!mem || !(sys_address(mem) % CHUNK_BYTES))
+		return mem;
+	unmap_memory(mem, CHUNK_BYTES);
+	mem = map_memory(2 * CHUNK_BYTES);
+	if (!mem)
+		return NULL;
+	before = -sys_address(mem) % CHUNK_BYTES;
+	unmap_memory(mem, before);
+	unmap_memory(mem + before + CHUNK_BYTES, CHUNK_BYTES - before);
+	return mem + before;
+}
+
+/* A new arena. The first of a process is small; one that needs more gets a huge page each time,
+ * which keeps lookups in large VMs off the processor's page tables. */
+static uint8_t *map_arena(uint64_t *size_bytes)
+{
+	uint8_t *mem;
+
+	*size_bytes = arena ? CHUNK_BYTES : ARENA_BYTES;
+	if (!arena)
+		return map_memory(*size_bytes);
+	mem = map_chunk();
+	if (mem)
+		sys_call(SYS_madvise, sys_address(mem), CHUNK_BYTES, MADV_HUGEPAGE);
+	return mem;
+}
+
 /*
  * A block never given out before, hence zero. What is left of the old arena is split over the free
  * lists: it is a multiple of 64 bytes, its largest power of two first. process_alloc_lock held.
@@ -85,11 +118,11 @@ static void *carve_block_locked(uint64_t size_bytes)
 			arena += UINT64_C(1) << bits;
 			continue;
 		}
-		block = map_memory(ARENA_BYTES);
+		block = map_arena(&left);
 		if (!block)
 			return NULL;
 		arena = block;
-		arena_end = arena + ARENA_BYTES;
+		arena_end = arena + left;
 	}
 	block = arena;
 	arena += size_bytes;
@@ -144,24 +177,6 @@ void process_free(void *ctx, void *mem, size_t size_bytes)
 	block->next = free_blocks[bits];
 	free_blocks[bits] = block;
 	process_lock_release(&process_alloc_lock);
-}
-
-/* 2 MiB on its own boundary; newer kernels align so large a mapping by themselves. */
-static uint8_t *map_chunk(void)
-{
-	uint8_t *mem = map_memory(CHUNK_BYTES);
-	uint64_t before;
-
-	if (!mem || !(sys_address(mem) % CHUNK_BYTES))
-		return mem;
-	unmap_memory(mem, CHUNK_BYTES);
-	mem = map_memory(2 * CHUNK_BYTES);
-	if (!mem)
-		return NULL;
-	before = -sys_address(mem) % CHUNK_BYTES;
-	unmap_memory(mem, before);
-	unmap_memory(mem + before + CHUNK_BYTES, CHUNK_BYTES - before);
-	return mem + before;
 }
 
 /* Fault all of @chunk in. Kernels before 5.14 lack the call; there a store a page does it. */

@@ -7,13 +7,13 @@
 #include "src/base/assert.h"
 
 /*
- * Fan-out. One node is about a kilobyte. A search compares with the first key of each group, then
- * with the keys of one group: a dozen compares that do not wait for each other, nor their cache
- * misses. Keys past the count are NO_KEY, so that their number is always the same. Below FILL_MIN
- * a node joins its neighbour.
+ * Fan-out. A node is a kilobyte, laid out for the search: the first key of each group stands in the
+ * line of the header, a group is one line. A search compares with the former, then with one group:
+ * a dozen compares that do not wait for each other, nor their cache misses. Keys past the count are
+ * NO_KEY, so that their number is always the same. Below FILL_MIN a node joins its neighbour.
  */
-#define GROUPS 8u
-#define GROUP_KEYS 5u
+#define GROUPS 5u
+#define GROUP_KEYS 8u
 #define FANOUT (GROUPS * GROUP_KEYS)
 #define FILL_MIN (FANOUT / 3)
 #define NO_KEY UINT64_MAX
@@ -33,10 +33,19 @@ struct ptree_node {
 	u8 flags;
 	struct ptree_node *built_next;
 	struct ptree_node *replaced_next;
+	u64 leaders[GROUPS]; /* keys[0], keys[8], ... once more */
 	u64 keys[FANOUT];
 	u64 ends[FANOUT];
 	void *values[FANOUT];
 };
+_Static_assert(offsetof(struct ptree_node, keys) == 64, "a group of keys is one cache line");
+
+static void node_set_key(struct ptree_node *node, u32 at, u64 key)
+{
+	node->keys[at] = key;
+	if (at % GROUP_KEYS == 0)
+		node->leaders[at / GROUP_KEYS] = key;
+}
 
 /* Index of the last key <= @key, or -1. */
 static inline int node_floor(const struct ptree_node *node, u64 key)
@@ -44,7 +53,7 @@ static inline int node_floor(const struct ptree_node *node, u64 key)
 	u32 group = 0, at;
 
 	for (u32 i = 1; i < GROUPS; i++)
-		group += node->keys[i * GROUP_KEYS] <= key;
+		group += node->leaders[i] <= key;
 	at = group * GROUP_KEYS;
 	for (u32 i = 1; i < GROUP_KEYS; i++)
 		at += node->keys[group * GROUP_KEYS + i] <= key;
@@ -56,7 +65,7 @@ static void node_set_count(struct ptree_node *node, u32 count)
 {
 	node->count = (u16)count;
 	for (u32 i = count; i < FANOUT; i++)
-		node->keys[i] = NO_KEY;
+		node_set_key(node, i, NO_KEY);
 }
 
 static struct ptree_item node_item(const struct ptree_node *node, u32 at)
@@ -66,7 +75,7 @@ static struct ptree_item node_item(const struct ptree_node *node, u32 at)
 
 static void node_set(struct ptree_node *node, u32 at, const struct ptree_item *item)
 {
-	node->keys[at] = item->key;
+	node_set_key(node, at, item->key);
 	node->ends[at] = item->end;
 	node->values[at] = item->value;
 }
@@ -222,6 +231,7 @@ static struct ptree_node *node_own(struct ptree_edit *edit, struct ptree_node *n
 	if (!copy)
 		return NULL;
 	copy->count = node->count;
+	memcpy(copy->leaders, node->leaders, sizeof(node->leaders));
 	memcpy(copy->keys, node->keys, sizeof(node->keys));
 	memcpy(copy->ends, node->ends, node->count * sizeof(node->ends[0]));
 	memcpy(copy->values, node->values, node->count * sizeof(node->values[0]));
