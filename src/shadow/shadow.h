@@ -206,6 +206,14 @@ void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end
 void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 		    struct flush_debt *debt);
 
+/* Nonzero: some leaf of the range was used. Clearing that owes nothing. */
+struct shadow_age_range {
+	u32 as_id;
+	gfn_t start, end;
+	enum quire_age kind;
+};
+must_check int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range);
+
 /*
  * Split huge leaves of [start, end), 1G first. Zero when done; -EAGAIN: drop mmu_lock, refill,
  * and go on with the same @split. Under slots_lock too. Start with .level 1G and .at 0.

@@ -7,4 +7,7 @@
 /* @steps steps; the same @seed gives the same. */
 void world_random(struct world *world, uint64_t seed, uint32_t steps);
 
+/* tests/unit/shadow/test_split.c: nonzero when one failed. */
+int split_tests(void);
+
 #endif

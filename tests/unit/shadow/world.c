@@ -49,9 +49,11 @@ void world_start(struct world *world)
 	    .mmio_caching = 1,
 	    .host = &sim_host_ops,
 	    .host_ctx = &world->host,
+	    .tunables = &world->tunables,
 	};
 
 	memset(world, 0, sizeof(*world));
+	world->tunables.eager_page_split = 1;
 	quire_platform_install(&sched_platform);
 	sched_on_report(broken);
 	assert_true(sim_host_init(&world->host));

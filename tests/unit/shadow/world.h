@@ -41,6 +41,7 @@ struct world {
 	struct quire_vm *vm;
 	struct quire_vcpu *vcpu;
 	struct world_translation tlb[WORLD_TLB];
+	struct quire_tunables tunables;
 	int nested;
 	uint32_t slot_flags[2];
 	uint8_t slot_there[2];

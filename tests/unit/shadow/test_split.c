@@ -1,0 +1,194 @@
+/* Eager splitting of nested huge mappings. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <quire/trace.h>
+
+#include "tests/unit/shadow/random.h"
+
+#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
+#define BLOCK(n) ((uint64_t)(n) << 21)
+#define TABLE_1G 2u
+#define TABLE_2M 3u
+#define HUGE PAGE(WORLD_SLOT_PAGES)
+#define INITIALLY_SET 3u
+
+static struct world world;
+static uint32_t splits, refusals;
+static int64_t last_error;
+
+/* E-050: each attempt is an event, with what came of it. */
+static void record(enum quire_trace_event event, const uint64_t *args)
+{
+	if (event != QUIRE_TRACE_kvm_mmu_split_huge_page)
+		return;
+	if (args[3]) {
+		refusals++;
+		last_error = (int64_t)args[3];
+	} else {
+		splits++;
+	}
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	world_start(&world);
+	splits = refusals = 0;
+	last_error = 0;
+	world_set_entry(&world, WORLD_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
+	world_set_entry(&world, TABLE_1G, 0, PAGE(TABLE_2M) | NPT_ALL);
+	/* Three names for one block: twice with the same rights, once without execution. */
+	world_set_entry(&world, TABLE_2M, 1, HUGE | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_2M, 2, HUGE | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_2M, 3, HUGE | NPT_ALL | NPT_PS | NPT_NX);
+	for (uint32_t block = 1; block <= 3; block++)
+		(void)world_check(&world, BLOCK(block), WORLD_WRITE);
+	quire_trace_install(record);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	quire_trace_install(NULL);
+	world_stop(&world);
+	return 0;
+}
+
+static uint64_t stat(enum quire_vm_stat which)
+{
+	return quire_vm_stat(world.vm, which);
+}
+
+static void touch_all(uint32_t step)
+{
+	for (uint32_t block = 1; block <= 3; block++)
+		for (uint32_t page = 0; page < 512; page += step)
+			for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
+				(void)world_check(&world, BLOCK(block) + PAGE(page),
+						  (enum world_access)access);
+}
+
+static void test_split_at_log_start(void **state)
+{
+	uint64_t made;
+
+	(void)state;
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(splits, 3);
+	assert_int_equal(refusals > 0 ? last_error : -EAGAIN, -EAGAIN);
+	/* Names with the same rights share the child: two tables of 512. */
+	made = stat(QUIRE_VM_STAT_mmu_cache_miss);
+	touch_all(17);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_cache_miss), made);
+	assert_int_equal(world_harvest(&world, 1), 0);
+	touch_all(5);
+	assert_int_equal(world_harvest(&world, 1), 0);
+}
+
+static void test_no_split_when_switched_off(void **state)
+{
+	(void)state;
+	world.tunables.eager_page_split = 0;
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(splits, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	touch_all(31);
+	assert_int_equal(world_harvest(&world, 1), 0);
+}
+
+static int copy_ones(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	(void)ctx;
+	(void)offset_bytes;
+	memset(dst, 0xff, size_bytes);
+	return 0;
+}
+
+static void test_split_at_clear(void **state)
+{
+	struct quire_clear_log clear = {.slot = 1, .npages = 64, .copy_in = copy_ones};
+
+	(void)state;
+	assert_int_equal(quire_vm_set_manual_protect(world.vm, INITIALLY_SET), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(splits, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(quire_vm_clear_dirty_log(world.vm, &clear), 0);
+	assert_int_equal(splits, 3);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	touch_all(13);
+}
+
+/* The client allows no more shadow pages: huge mappings stay, without W. */
+static void test_quota_refuses(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < 60; i++) {
+		world_set_entry(&world, TABLE_2M, 10 + i, PAGE(100 + i) | NPT_ALL);
+		world_set_entry(&world, 100 + i, 0, PAGE(80) | NPT_ALL);
+	}
+	/* Writing the table dropped what it mapped. */
+	for (uint32_t block = 1; block <= 3; block++)
+		(void)world_check(&world, BLOCK(block), WORLD_WRITE);
+	for (uint32_t i = 0; stat(QUIRE_VM_STAT_mmu_shadow_pages) < 59; i++)
+		(void)world_check(&world, BLOCK(10 + i), WORLD_READ);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	splits = refusals = 0;
+	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 64), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(splits, 0);
+	assert_int_equal(last_error, -ENOSPC);
+	touch_all(63);
+	assert_int_equal(world_harvest(&world, 1), 0);
+}
+
+/* Every allocation fails once: best effort, and what stays huge has no W. */
+static void test_without_memory(void **state)
+{
+	(void)state;
+	for (uint64_t after = 1; after < 8; after++) {
+		world.host.fail_at = world.host.allocations + after;
+		if (world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY))
+			continue;
+		world.host.fail_at = 0;
+		touch_all(67);
+		assert_int_equal(world_harvest(&world, 1), 0);
+		assert_int_equal(world_slot(&world, 1, 0), 0);
+		for (uint32_t block = 1; block <= 3; block++)
+			(void)world_check(&world, BLOCK(block), WORLD_WRITE);
+	}
+}
+
+/* Stopping the log gives the huge mappings back, starting it splits them again. */
+static void test_again_and_again(void **state)
+{
+	(void)state;
+	for (uint32_t round = 0; round < 5; round++) {
+		assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+		touch_all(101);
+		assert_int_equal(world_slot(&world, 1, 0), 0);
+		touch_all(101);
+		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	}
+}
+
+#define SPLIT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int split_tests(void)
+{
+	const struct CMUnitTest tests[] = {
+	    SPLIT_TEST(test_split_at_log_start), SPLIT_TEST(test_no_split_when_switched_off),
+	    SPLIT_TEST(test_split_at_clear),	 SPLIT_TEST(test_quota_refuses),
+	    SPLIT_TEST(test_without_memory),	 SPLIT_TEST(test_again_and_again),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
