@@ -28,6 +28,12 @@ static int entry_permits(const struct entry_format *format, uint64_t entry, enum
 	}
 }
 
+/* EPT: writing without reading means nothing, which is what its MMIO entries are made of. */
+static int is_misconfigured(const struct entry_format *format, uint64_t entry)
+{
+	return format->executable && (entry & format->writable) && !(entry & format->readable);
+}
+
 /*
  * Set @bits as the hardware does. False when somebody changed the entry meanwhile: it must be
  * looked at again. The compare-exchange orders the access after the walk; its partner is the
@@ -64,7 +70,7 @@ static uint64_t stage2_walk(struct cpu *cpu, const struct stage2_request *reques
 
 		if (!(entry & format->hw_present))
 			return error;
-		if (entry & STAGE2_RESERVED)
+		if ((entry & STAGE2_RESERVED) || is_misconfigured(format, entry))
 			return error | QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD;
 		if (!entry_permits(format, entry, request->access))
 			return error | QUIRE_PFERR_PRESENT;
