@@ -30,7 +30,7 @@ struct pair_state {
 	uint8_t bytes[2];
 	uint32_t frame; /* that the host took away */
 	struct quire_gmem *gmem;
-	uint64_t log[8]; /* harvested: bits of up to 512 pages */
+	uint64_t log[16]; /* harvested: bits of up to 1024 pages */
 };
 extern struct pair_state pair;
 

@@ -1,0 +1,178 @@
+/* Both entry formats: every legal leaf, table and MMIO entry, and nothing that is two of them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "src/entry/format.h"
+
+static const struct entry_format *const formats[] = {&entry_npt, &entry_ept};
+#define FORMAT_COUNT (sizeof(formats) / sizeof(formats[0]))
+
+/* Frame numbers with every single bit of the address field, and with all of them. */
+static u64 frame(unsigned int which, u32 level)
+{
+	u64 mask = ENTRY_ADDRESS_MASK >> QUIRE_PAGE_SHIFT & ~(level_pages(level) - 1);
+
+	return which < 40 ? (UINT64_C(1) << which & mask) : which == 40 ? mask : 0;
+}
+
+/* Exactly one of: present, MMIO, frozen, empty. */
+static void assert_one_kind(const struct entry_format *f, u64 entry, int present, int mmio)
+{
+	assert_int_equal(entry_is_present(f, entry), present);
+	assert_int_equal(entry_is_mmio(f, entry), mmio);
+	assert_false((present || mmio) && entry_is_frozen(f, entry));
+	assert_false((present || mmio) && entry == f->nonpresent);
+	/* What the processor takes as present is present to us, or is an MMIO entry. */
+	assert_int_equal((entry & f->hw_present) != 0, present || mmio);
+}
+
+static void check_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
+{
+	u64 entry = entry_make_leaf(f, leaf);
+
+	assert_one_kind(f, entry, 1, 0);
+	assert_true(entry_is_leaf(f, entry, leaf->level));
+	assert_int_equal(entry_pfn(entry).v, leaf->pfn.v);
+	assert_int_equal(entry_is_writable(f, entry), leaf->writable);
+	assert_int_equal(entry_is_executable(f, entry), leaf->executable);
+	assert_int_equal((entry & f->host_writable) != 0, leaf->host_writable);
+	assert_int_equal((entry & f->mmu_writable) != 0, leaf->mmu_writable);
+	assert_int_equal((entry & f->accessed) != 0, leaf->accessed);
+	/* W has D with it, from the start; no W, no D. */
+	assert_int_equal((entry & f->dirty) != 0, leaf->writable);
+	assert_int_equal(entry & f->readable, f->readable);
+	assert_int_equal(entry & f->memtype, f->memtype);
+}
+
+/* What the processor sees of a child is what it saw of that part of the huge leaf. */
+static void check_children(const struct entry_format *f, const struct entry_leaf *huge)
+{
+	u64 entry = entry_make_leaf(f, huge), step = level_pages(huge->level - 1);
+
+	for (u32 index = 0; index < QUIRE_TABLE_ENTRIES; index++) {
+		struct entry_leaf child = *huge;
+
+		child.level--;
+		child.pfn.v += index * step;
+		assert_int_equal(entry_make_child(f, entry, huge->level, index),
+				 entry_make_leaf(f, &child));
+	}
+}
+
+/* W implies that the MMU permits it, which implies that the host does. */
+static int is_legal(unsigned int bits)
+{
+	int writable = bits & 1, mmu = bits >> 1 & 1, host = bits >> 2 & 1;
+
+	return (!writable || mmu) && (!mmu || host);
+}
+
+static void test_leaves(void **state)
+{
+	(void)state;
+	for (unsigned int which = 0; which < FORMAT_COUNT * 3 * 32 * 42; which++) {
+		const struct entry_format *f = formats[which % FORMAT_COUNT];
+		unsigned int bits = which / FORMAT_COUNT % 32;
+		u32 level = 1 + which / FORMAT_COUNT / 32 % 3;
+		struct entry_leaf leaf = {
+		    .pfn = {frame(which / FORMAT_COUNT / 32 / 3, level)},
+		    .level = level,
+		    .writable = bits & 1,
+		    .mmu_writable = bits >> 1 & 1,
+		    .host_writable = bits >> 2 & 1,
+		    .executable = bits >> 3 & 1,
+		    .accessed = bits >> 4 & 1,
+		};
+
+		if (!is_legal(bits))
+			continue;
+		check_leaf(f, &leaf);
+		if (level > QUIRE_LEVEL_4K)
+			check_children(f, &leaf);
+	}
+}
+
+static void test_tables(void **state)
+{
+	(void)state;
+	for (unsigned int which = 0; which < FORMAT_COUNT * 48; which++) {
+		const struct entry_format *f = formats[which % FORMAT_COUNT];
+		u64 *table =
+		    (u64 *)(uintptr_t)(UINT64_C(1) << which / FORMAT_COUNT & ~UINT64_C(0xfff));
+		u64 entry = entry_make_table(f, table);
+
+		assert_one_kind(f, entry, 1, 0);
+		assert_ptr_equal(entry_table(entry), table);
+		/* All rights: the leaf decides. */
+		assert_true(entry_is_writable(f, entry) && entry_is_executable(f, entry));
+		for (u32 level = 2; level <= 4; level++)
+			assert_false(entry_is_leaf(f, entry, level));
+	}
+}
+
+static void test_empty(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		const struct entry_format *f = formats[i];
+
+		assert_one_kind(f, f->nonpresent, 0, 0);
+		assert_one_kind(f, f->frozen, 0, 0);
+		assert_true(entry_is_frozen(f, f->frozen));
+		assert_int_not_equal(f->frozen, f->nonpresent);
+	}
+}
+
+/* Every generation comes back; it is not mistaken for another; the rest is the format's own. */
+static void test_mmio(void **state)
+{
+	u64 last = UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS;
+
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		const struct entry_format *f = formats[i];
+
+		assert_int_equal(f->mmio_low_bits + f->mmio_high_bits, ENTRY_MMIO_GENERATION_BITS);
+		for (u64 generation = 0; generation < last; generation++) {
+			gfn_t gfn = {generation * 0x9e3779b9 & 0xfffffffff};
+			u64 entry = entry_make_mmio(f, gfn, generation);
+
+			assert_one_kind(f, entry, 0, 1);
+			assert_int_equal(entry_mmio_generation(f, entry), generation);
+		}
+		/* A generation that has wrapped is the one it has wrapped to. */
+		assert_int_equal(entry_mmio_generation(f, entry_make_mmio(f, (gfn_t){1}, last + 5)),
+				 5);
+	}
+}
+
+/* No present entry with any rights is an MMIO entry, whatever frame it has. */
+static void test_rights(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		const struct entry_format *f = formats[i];
+		u64 entry = entry_make_leaf(f, &(struct entry_leaf){.pfn = {1}, .level = 1});
+
+		assert_false(entry_is_executable(f, entry));
+		entry = entry_make_executable(f, entry);
+		assert_true(entry_is_executable(f, entry));
+		assert_one_kind(f, entry, 1, 0);
+		assert_int_equal(entry_pfn(entry).v, 1);
+		assert_false(entry_is_writable(f, entry));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_leaves), cmocka_unit_test(test_tables),
+	    cmocka_unit_test(test_empty),  cmocka_unit_test(test_mmio),
+	    cmocka_unit_test(test_rights),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
