@@ -11,7 +11,7 @@ import sys
 
 TABLE = "tests/rules.tsv"
 IDS = "# ids:"
-ID = re.compile(r"[UG]-\d{3}[a-z]?")
+ID = re.compile(r"[UGE]-\d{3}[a-z]?")
 NONE = "none: "
 
 

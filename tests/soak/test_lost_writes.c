@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "client.h"
+#include "tests/rules/client.h"
 
 #define GPA 0x40000000ul
 #define PAGES 2048ul /* a power of two; four huge pages */

@@ -1,0 +1,390 @@
+/* Eager splitting and recovery of huge pages: contents, order, counters, events, and no memory. */
+#include <quire/trace.h>
+
+#include "src/tdp/tdp.h"
+#include "tests/unit/fault/support.h"
+
+#define PAGES (2 * SIM_BLOCK)
+#define MANUAL 1u
+#define INITIALLY_SET 3u
+
+static uint64_t bits[PAGES / 64];
+
+/* What kvm_mmu_split_huge_page said. */
+static struct {
+	unsigned int done, failed;
+	uint64_t last_gfn, last_level;
+	int64_t last_errno;
+} seen;
+
+static void record(enum quire_trace_event event, const uint64_t *args)
+{
+	if (event != QUIRE_TRACE_kvm_mmu_split_huge_page)
+		return;
+	seen.last_gfn = args[0];
+	seen.last_level = args[2];
+	seen.last_errno = (int64_t)args[3];
+	if (seen.last_errno)
+		seen.failed++;
+	else
+		seen.done++;
+}
+
+static int set_flags(uint32_t flags)
+{
+	return machine_add_slot(&machine, 0, PAGES, flags);
+}
+
+/* Two huge pages, both written, so that the guest has huge leaves with A and D. */
+static void begin(uint32_t manual)
+{
+	vm_begin();
+	memset(&seen, 0, sizeof(seen));
+	quire_trace_install(record);
+	if (manual)
+		assert_int_equal(quire_vm_set_manual_protect(machine.vm, manual), 0);
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, PAGES, 0);
+	for (uint64_t gfn = 5; gfn < PAGES; gfn += SIM_BLOCK)
+		assert_int_equal(machine_store(&machine, 0, gfn << QUIRE_PAGE_SHIFT, 1), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+}
+
+static void end(void)
+{
+	quire_trace_install(NULL);
+	machine.tunables.eager_page_split = 1;
+	vm_end();
+}
+
+static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+static int give_bits(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	memcpy(dst, (uint8_t *)ctx + offset_bytes, size_bytes);
+	return 0;
+}
+
+static uint64_t harvest(void)
+{
+	uint64_t count = 0;
+
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take_bits, NULL), 0);
+	for (uint32_t i = 0; i < PAGES / 64; i++)
+		count += (uint64_t)__builtin_popcountll(bits[i]);
+	return count;
+}
+
+static void clear(uint64_t first, uint32_t npages, uint64_t word)
+{
+	uint64_t words[PAGES / 64];
+	struct quire_clear_log request = {
+	    .npages = npages, .first_page = first, .copy_in = give_bits, .ctx = words};
+
+	for (uint32_t i = 0; i < PAGES / 64; i++)
+		words[i] = word;
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
+}
+
+static void store(uint64_t gfn)
+{
+	assert_int_equal(machine_store(&machine, 0, gfn << QUIRE_PAGE_SHIFT, 2), 0);
+}
+
+static uint32_t level_at(uint64_t gfn)
+{
+	uint32_t level = 0;
+
+	return leaf_at(gfn, &level) ? level : 0;
+}
+
+static bool writable_at(uint64_t gfn)
+{
+	uint32_t level;
+
+	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
+}
+
+static void test_start_splits_and_protects(void **state)
+{
+	(void)state;
+	begin(0);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), PAGES);
+	assert_int_equal(seen.done, 2);
+	assert_int_equal(seen.failed, 0);
+	assert_int_equal(seen.last_gfn, SIM_BLOCK);
+	assert_int_equal(seen.last_level, QUIRE_LEVEL_2M);
+	for (uint64_t gfn = 0; gfn < PAGES; gfn++) {
+		assert_int_equal(level_at(gfn), QUIRE_LEVEL_4K);
+		assert_false(writable_at(gfn));
+	}
+	/* The first write needs no table and no lookup: W comes back. */
+	store(700);
+	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fast), 1);
+	assert_int_equal(harvest(), 1);
+	assert_true(bits[700 / 64] >> 700 % 64 & 1);
+	end();
+}
+
+/* The children map what the huge leaf did, page by page, with its rights, A and D; without flush.
+ */
+static void test_children(void **state)
+{
+	const struct entry_format *f;
+	struct table_cache tables = {0};
+	uint64_t huge, flushes;
+	uint32_t level;
+
+	(void)state;
+	begin(0);
+	f = machine.vm->format;
+	huge = leaf_at(0, &level);
+	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	assert_int_equal(tdp_split_range(machine.vm, 0, (gfn_t){0}, (gfn_t){SIM_BLOCK}, &tables),
+			 1);
+	table_cache_drain(&tables, &machine.vm->arena);
+	for (uint64_t gfn = 0; gfn < SIM_BLOCK; gfn++) {
+		uint64_t child = leaf_at(gfn, &level);
+
+		assert_int_equal(level, QUIRE_LEVEL_4K);
+		assert_int_equal(entry_pfn(child).v, entry_pfn(huge).v + gfn);
+		assert_int_equal(child & (f->writable | f->host_writable | f->mmu_writable |
+					  f->accessed | f->dirty),
+				 huge & (f->writable | f->host_writable | f->mmu_writable |
+					 f->accessed | f->dirty));
+	}
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), SIM_BLOCK);
+	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
+	end();
+}
+
+/* Stopping brings the huge leaves back in place, in one flush, and the counters with them. */
+static void test_stop_recovers(void **state)
+{
+	uint64_t flushes;
+
+	(void)state;
+	begin(0);
+	for (int round = 0; round < 3; round++) {
+		assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+		store(700);
+		flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
+		assert_int_equal(set_flags(0), 0);
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
+		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+		assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+		assert_true(writable_at(0) && writable_at(SIM_BLOCK));
+		store(3);
+	}
+	end();
+}
+
+/* A block whose memory is not huge any more stays small. */
+static void test_stop_asks_the_host(void **state)
+{
+	(void)state;
+	begin(0);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(9), sim_hva(10));
+	sim_unmap(&machine.host, 9);
+	sim_map(&machine.host, 9, SIM_WRITABLE);
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(9), sim_hva(10));
+	assert_int_equal(set_flags(0), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), SIM_BLOCK - 1);
+	end();
+}
+
+/* The parameter is looked at each time. Without it a huge leaf is protected, and goes at a write.
+ */
+static void test_parameter(void **state)
+{
+	uint8_t value;
+
+	(void)state;
+	machine.tunables.eager_page_split = 0;
+	begin(0);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(seen.done + seen.failed, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+	assert_false(writable_at(0) || writable_at(SIM_BLOCK));
+	/* Reading leaves it huge, writing does not. */
+	assert_int_equal(machine_load(&machine, 0, 9 << QUIRE_PAGE_SHIFT, &value), 0);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
+	store(9);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_4K);
+	assert_int_equal(harvest(), 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(set_flags(0), 0);
+	machine.tunables.eager_page_split = 1;
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(seen.done, 2);
+	end();
+}
+
+/* With all bits set from the start, CLEAR splits what it names and protects it. */
+static void test_clear_splits(void **state)
+{
+	(void)state;
+	begin(INITIALLY_SET);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(seen.done, 0);
+	assert_true(writable_at(0) && writable_at(SIM_BLOCK));
+	assert_int_equal(harvest(), PAGES);
+	clear(SIM_BLOCK, 64, 2);
+	assert_int_equal(seen.done, 1);
+	assert_int_equal(seen.last_gfn, SIM_BLOCK);
+	assert_int_equal(level_at(0), QUIRE_LEVEL_2M);
+	assert_int_equal(level_at(SIM_BLOCK + 1), QUIRE_LEVEL_4K);
+	assert_false(writable_at(SIM_BLOCK + 1));
+	assert_true(writable_at(SIM_BLOCK + 2));
+	assert_int_equal(harvest(), PAGES - 1);
+	clear(0, PAGES, UINT64_MAX);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), PAGES);
+	assert_int_equal(harvest(), 0);
+	end();
+}
+
+/* Without INITIALLY_SET a CLEAR splits nothing; nor does a slot that is born with its log. */
+static void test_what_does_not_split(void **state)
+{
+	(void)state;
+	machine.tunables.eager_page_split = 0;
+	begin(MANUAL);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	machine.tunables.eager_page_split = 1;
+	clear(0, PAGES, UINT64_MAX);
+	assert_int_equal(seen.done + seen.failed, 0);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, PAGES, QUIRE_SLOT_LOG_DIRTY);
+	store(9);
+	/* A logged slot gets no huge leaf, so there is nothing to split. */
+	assert_int_equal(level_at(9), QUIRE_LEVEL_4K);
+	assert_int_equal(seen.done + seen.failed, 0);
+	end();
+}
+
+static void test_readonly_slots_are_left_alone(void **state)
+{
+	uint8_t value;
+
+	(void)state;
+	begin(0);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, PAGES, QUIRE_SLOT_READONLY);
+	assert_int_equal(machine_load(&machine, 0, 9 << QUIRE_PAGE_SHIFT, &value), 0);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
+	assert_int_equal(set_flags(QUIRE_SLOT_READONLY | QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(seen.done + seen.failed, 0);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
+	end();
+}
+
+/* Take every table that is free, so that the next one needs memory. */
+static void take_free_tables(struct table_cache *hog)
+{
+	struct arena *arena = &machine.vm->arena;
+	uint32_t want = hog->count + (uint32_t)arena->free_count;
+
+	assert_int_equal(table_cache_fill(hog, arena, want), 0);
+	assert_int_equal(arena->free_count, 0);
+}
+
+/* Leave @spare tables of those taken for the call to come. */
+static int start_without_memory(uint64_t fail_number, uint32_t spare, uint64_t *calls)
+{
+	struct table_cache hog = {0}, back = {0};
+	uint64_t before = machine.host.allocations;
+	int err;
+
+	take_free_tables(&hog);
+	for (uint32_t i = 0; i < spare; i++)
+		table_cache_put(&back, table_cache_take(&hog));
+	table_cache_drain(&back, &machine.vm->arena);
+	machine.host.fail_at = before + fail_number;
+	err = set_flags(QUIRE_SLOT_LOG_DIRTY);
+	machine.host.fail_at = 0;
+	*calls = machine.host.allocations - before;
+	table_cache_drain(&hog, &machine.vm->arena);
+	return err;
+}
+
+/* Huge or split, no leaf may be written without a fault; and writes are told page by page. */
+static void check_armed(void)
+{
+	for (uint64_t gfn = 0; gfn < PAGES; gfn++)
+		assert_false(writable_at(gfn));
+	store(6);
+	store(SIM_BLOCK + 6);
+	assert_int_equal(level_at(6), QUIRE_LEVEL_4K);
+	assert_int_equal(level_at(SIM_BLOCK + 6), QUIRE_LEVEL_4K);
+	assert_int_equal(harvest(), 2);
+	assert_int_equal(bits[0], 1u << 6);
+	assert_int_equal(bits[SIM_BLOCK / 64], 1u << 6);
+}
+
+/* Each allocation of the call fails once: the call is refused, or splits as far as it gets. */
+static void test_no_memory(void **state)
+{
+	unsigned int refused = 0, best_effort = 0;
+	uint64_t calls;
+
+	(void)state;
+	for (uint32_t spare = 0; spare < 2; spare++) {
+		calls = UINT64_MAX;
+		/* Until the call makes fewer than that. */
+		for (uint64_t number = 1; calls >= number - 1; number++) {
+			int err;
+
+			begin(0);
+			err = start_without_memory(number, spare, &calls);
+			if (err) {
+				assert_int_equal(err, -ENOMEM);
+				assert_int_equal(seen.done + seen.failed, 0);
+				assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+				assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+				refused++;
+			} else if (seen.failed) {
+				assert_int_equal(seen.failed, 1);
+				assert_int_equal(seen.last_errno, -ENOMEM);
+				assert_int_equal(seen.done, spare);
+				assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2 - spare);
+				best_effort++;
+			}
+			check_armed();
+			end();
+		}
+	}
+	assert_true(refused > 0);
+	assert_int_equal(best_effort, 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_start_splits_and_protects),
+	    cmocka_unit_test(test_children),
+	    cmocka_unit_test(test_stop_recovers),
+	    cmocka_unit_test(test_stop_asks_the_host),
+	    cmocka_unit_test(test_parameter),
+	    cmocka_unit_test(test_clear_splits),
+	    cmocka_unit_test(test_what_does_not_split),
+	    cmocka_unit_test(test_readonly_slots_are_left_alone),
+	    cmocka_unit_test(test_no_memory),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
