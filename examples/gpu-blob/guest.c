@@ -1,0 +1,113 @@
+/* A processor that knows one instruction: load or store one byte of guest memory. */
+#include "examples/gpu-blob/guest.h"
+
+#include <string.h>
+
+#include "hosts/sim/sched.h"
+#include "src/entry/format.h"
+
+struct access {
+	uint64_t gpa;
+	int is_store;
+	uint8_t value;
+};
+
+/* The page that @access reaches, as nested paging finds it; NULL and an error code without. */
+static uint8_t *walk(const struct quire_stage2 *stage2, const struct access *access,
+		     uint64_t *error)
+{
+	const struct entry_format *f = stage2->format;
+	uint64_t *table = stage2->root;
+
+	*error = access->is_store ? QUIRE_PFERR_WRITE : 0;
+	for (unsigned int level = stage2->root_level;; level--) {
+		unsigned int shift = QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1);
+		uint64_t *slot = &table[access->gpa >> shift & (QUIRE_TABLE_ENTRIES - 1)];
+		uint64_t entry = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+		uint64_t inside = (UINT64_C(1) << shift) - 1;
+
+		if (!(entry & f->hw_present))
+			return NULL;
+		if (entry_is_mmio(f, entry)) {
+			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
+			return NULL;
+		}
+		if (access->is_store && !(entry & f->writable)) {
+			*error |= QUIRE_PFERR_PRESENT;
+			return NULL;
+		}
+		if (entry_is_leaf(f, entry, level)) {
+			__atomic_fetch_or(slot, f->accessed | (access->is_store ? f->dirty : 0),
+					  __ATOMIC_SEQ_CST);
+			return (uint8_t *)(uintptr_t)((entry & ENTRY_ADDRESS_MASK & ~inside) |
+						      (access->gpa & inside & QUIRE_PAGE_MASK));
+		}
+		table = entry_table(entry);
+	}
+}
+
+/* In guest mode. Zero, or the fault's error code in *@error. */
+static int perform(struct guest *guest, const struct quire_stage2 *stage2, struct access *access,
+		   uint64_t *error)
+{
+	uint64_t gfn = access->gpa >> QUIRE_PAGE_SHIFT;
+	uint8_t *byte, *page = guest->tlb[gfn % GUEST_TLB_PAGES].page;
+
+	if (!page || guest->tlb[gfn % GUEST_TLB_PAGES].gfn != gfn ||
+	    (access->is_store && !guest->tlb[gfn % GUEST_TLB_PAGES].writable)) {
+		page = walk(stage2, access, error);
+		if (!page)
+			return -1;
+		guest->tlb[gfn % GUEST_TLB_PAGES].gfn = gfn;
+		guest->tlb[gfn % GUEST_TLB_PAGES].page = page;
+		guest->tlb[gfn % GUEST_TLB_PAGES].writable = access->is_store;
+	}
+	/* Whoever takes the page away now must wait for this access. */
+	sched_yield_point();
+	byte = &page[access->gpa & ~QUIRE_PAGE_MASK];
+	if (access->is_store)
+		*byte = access->value;
+	else
+		access->value = *byte;
+	return 0;
+}
+
+static int run(struct guest *guest, struct access *access)
+{
+	for (;;) {
+		struct quire_memory_fault fault;
+		struct quire_stage2 stage2;
+		uint64_t requests, error;
+		int ret = quire_vcpu_enter(guest->vcpu, &requests, &stage2);
+
+		if (ret)
+			return ret;
+		if (requests & QUIRE_REQ_TLB_FLUSH)
+			memset(guest->tlb, 0, sizeof(guest->tlb));
+		ret = perform(guest, &stage2, access, &error);
+		quire_vcpu_leave(guest->vcpu);
+		if (!ret)
+			return 0;
+		ret = quire_vcpu_fault(guest->vcpu, (gpa_t){access->gpa}, error, &fault);
+		if (ret < 0 || ret == QUIRE_EMULATE)
+			return ret;
+		if (ret == QUIRE_RETRY)
+			sched_platform.relax(0);
+	}
+}
+
+int guest_load(struct guest *guest, uint64_t gpa, uint8_t *value)
+{
+	struct access access = {.gpa = gpa};
+	int ret = run(guest, &access);
+
+	*value = access.value;
+	return ret;
+}
+
+int guest_store(struct guest *guest, uint64_t gpa, uint8_t value)
+{
+	struct access access = {.gpa = gpa, .is_store = 1, .value = value};
+
+	return run(guest, &access);
+}
