@@ -137,6 +137,8 @@ static enum step invlpga(struct cpu *cpu, const struct op *op)
 		return step;
 	tlb_flush_all(cpu);
 	code_serialise(cpu);
+	cpu_leave_guest(cpu);
+	quire_vcpu_flush_nested(cpu->vcpu);
 	return STEP_END;
 }
 

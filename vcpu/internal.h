@@ -157,7 +157,7 @@ struct jump_entry {
  */
 struct table_entry {
 	uint64_t tag;	 /* linear >> 21 */
-	uint64_t host;   /* of the table */
+	uint64_t host;	 /* of the table */
 	uint64_t rights; /* of the levels above it, as a walk gathers them */
 };
 
@@ -187,6 +187,7 @@ struct replay_entry {
 
 #define REPLAY_MAX 80u
 #define EMULATED_MAX 8u
+#define EMULATED_IS_MEMORY 1u
 
 struct replay {
 	uint32_t count;	    /* answered */
@@ -196,6 +197,9 @@ struct replay {
 	/* Frames that the fault path called MMIO for this instruction. */
 	uint8_t emulated_count;
 	uint64_t emulated_frame[EMULATED_MAX]; /* gfn << 1 | was a write */
+	/* Where that is: another page under nested paging. EMULATED_IS_MEMORY: written through the
+	 * hypervisor's view, as the guest must not do so itself. */
+	uint64_t emulated_gpa[EMULATED_MAX];
 	uint64_t pending_rip;
 	struct replay_entry *entry; /* REPLAY_MAX, allocated at the first use */
 };
@@ -210,12 +214,13 @@ struct exception {
 struct svm {
 	uint8_t in_guest_mode;
 	uint8_t gif;
-	uint8_t has_soft_rip; /* the injected event returns to soft_rip */
-	uint64_t soft_rip;    /* not to RIP */
-	uint64_t tsc_offset;  /* of L2 beyond L1's */
-	uint64_t cr2_before;  /* the last page fault */
-	uint64_t vmcb_gpa;    /* of L1 */
-	uint8_t *iopm;	      /* L1's I/O permission map, when it intercepts ports */
+	uint8_t nested_paging; /* stage 2 is the shadow of L1's nested tables */
+	uint8_t has_soft_rip;  /* the injected event returns to soft_rip */
+	uint64_t soft_rip;     /* not to RIP */
+	uint64_t tsc_offset;   /* of L2 beyond L1's */
+	uint64_t cr2_before;   /* the last page fault */
+	uint64_t vmcb_gpa;     /* of L1 */
+	uint8_t *iopm;	       /* L1's I/O permission map, when it intercepts ports */
 	struct vmcb_control control;
 	struct vmcb_save host; /* L1's registers */
 	struct {

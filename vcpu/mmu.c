@@ -66,9 +66,18 @@ static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, uns
 {
 	struct stage2_request request = {
 	    .gpa = walk->gpa_of[level], .access = MMU_READ, .origin = QUIRE_PFERR_GUEST_PAGE};
+	enum stage2_result result;
 	uint64_t host;
 
-	switch (stage2_translate(cpu, &request, &host)) {
+	/* Nested paging takes a walk for a write, as A and D bits may be set; ROM is read even so. */
+	if (cpu->svm.nested_paging)
+		request.access = MMU_WRITE;
+	result = stage2_translate(cpu, &request, &host);
+	if (result == STAGE2_DEVICE && cpu->svm.nested_paging) {
+		request.access = MMU_READ;
+		result = stage2_translate(cpu, &request, &host);
+	}
+	switch (result) {
 	case STAGE2_FAULT:
 		return WALK_STOP;
 	case STAGE2_DEVICE: /* tables are not read from devices: no translation */

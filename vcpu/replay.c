@@ -7,6 +7,8 @@
  */
 #include "vcpu/replay.h"
 
+#include "vcpu/stage2.h"
+
 static int entry_matches(const struct replay_entry *entry, enum replay_kind kind,
 			 const struct cpu_io *io)
 {
@@ -61,6 +63,37 @@ static enum cpu_io_result perform_msr(struct cpu *cpu, struct replay_entry *entr
 	return result == CPU_MSR_USER ? CPU_IO_USER : CPU_IO_DONE;
 }
 
+/* Memory that only the hypervisor may write: L1's tables that map the access itself. */
+static void perform_memory(struct cpu *cpu, struct cpu_io *io)
+{
+	gpa_t gpa = {io->address};
+	int error;
+
+	if (io->is_write)
+		error = quire_vcpu_write(cpu->vcpu, gpa, io->data, io->size_bytes);
+	else
+		error = quire_vcpu_read(cpu->vcpu, gpa, io->data, io->size_bytes);
+	/* It went away meanwhile: the next access finds out. */
+	if (error && !io->is_write)
+		memset(io->data, 0, sizeof(io->data));
+}
+
+static enum cpu_io_result perform_mmio(struct cpu *cpu, struct replay_entry *entry)
+{
+	enum cpu_io_result result = CPU_IO_DONE;
+	struct cpu_io io = entry->io;
+	int is_memory;
+
+	/* The log knows it by the address of the instruction's own level. */
+	io.address = stage2_device_address(cpu, io.address, &is_memory);
+	if (is_memory)
+		perform_memory(cpu, &io);
+	else
+		result = cpu->ops->mmio(cpu->ctx, &io);
+	memcpy(entry->io.data, io.data, sizeof(io.data));
+	return result;
+}
+
 static enum cpu_io_result perform_one(struct cpu *cpu, struct replay_entry *entry)
 {
 	enum cpu_io_result result;
@@ -68,7 +101,7 @@ static enum cpu_io_result perform_one(struct cpu *cpu, struct replay_entry *entr
 	switch (entry->kind) {
 	case REPLAY_MMIO:
 		cpu->exit_reason = CPU_EXIT_MMIO;
-		return cpu->ops->mmio(cpu->ctx, &entry->io);
+		return perform_mmio(cpu, entry);
 	case REPLAY_PIO:
 		cpu->exit_reason = CPU_EXIT_IO;
 		return cpu->ops->pio(cpu->ctx, &entry->io);
@@ -88,6 +121,7 @@ int replay_perform(struct cpu *cpu)
 {
 	struct replay *replay = &cpu->replay;
 	struct replay_entry *entry = &replay->entry[replay->count];
+	int is_memory;
 
 	/* No event comes between the answer and the end of the instruction: it would ask twice. */
 	replay->unfinished = 1;
@@ -98,6 +132,8 @@ int replay_perform(struct cpu *cpu)
 	}
 	replay->pending = 1;
 	cpu->info->io = entry->io;
+	if (entry->kind == REPLAY_MMIO)
+		cpu->info->io.address = stage2_device_address(cpu, entry->io.address, &is_memory);
 	if (entry->kind == REPLAY_MSR_READ || entry->kind == REPLAY_MSR_WRITE) {
 		cpu->info->msr_index = entry->io.address;
 		memcpy(&cpu->info->msr_value, entry->io.data, sizeof(uint64_t));

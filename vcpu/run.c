@@ -201,15 +201,19 @@ static enum verdict handle_shutdown(struct cpu *cpu, struct run *run)
 			    svm_vmexit_code(cpu, VMCB_EXIT_INTR + INTERCEPT_SHUTDOWN, NULL));
 }
 
-/* The fault path said that there is no memory. */
-static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_delivering)
+/* The fault path said that there is no memory, or none that the guest may write itself. */
+static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_delivering, int outcome)
 {
-	enum mmu_access access = cpu->fault_error & QUIRE_PFERR_WRITE ? MMU_WRITE : MMU_READ;
+	struct stage2_device device = {
+	    .gpa = cpu->fault_gpa,
+	    .where = cpu->svm.nested_paging ? cpu->info->fault.gpa.v : cpu->fault_gpa,
+	    .access = cpu->fault_error & QUIRE_PFERR_WRITE ? MMU_WRITE : MMU_READ,
+	    .is_memory = outcome == QUIRE_WRITE_PROTECTED,
+	};
 
 	if (was_delivering)
 		return exit_delivery(cpu, run);
-	if ((cpu->fault_error & QUIRE_PFERR_FETCH) ||
-	    stage2_mark_device(cpu, cpu->fault_gpa, access)) {
+	if ((cpu->fault_error & QUIRE_PFERR_FETCH) || stage2_mark_device(cpu, &device)) {
 		cpu->info->gpa = cpu->fault_gpa;
 		return run_exit(run, CPU_EXIT_EMULATION);
 	}
@@ -238,8 +242,8 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 		cpu->stop = STOP_NONE;
 		return exit_to_l1(cpu, run, was_delivering && run->has_event ? &run->event : NULL);
 	}
-	if (outcome == QUIRE_EMULATE)
-		return handle_device(cpu, run, was_delivering);
+	if (outcome == QUIRE_EMULATE || outcome == QUIRE_WRITE_PROTECTED)
+		return handle_device(cpu, run, was_delivering, outcome);
 	return VERDICT_GO_ON;
 }
 

@@ -102,15 +102,36 @@ static int is_marked_device(const struct cpu *cpu, uint64_t gpa, enum mmu_access
 	return 0;
 }
 
-int stage2_mark_device(struct cpu *cpu, uint64_t gpa, enum mmu_access access)
+int stage2_mark_device(struct cpu *cpu, const struct stage2_device *device)
 {
 	struct replay *replay = &cpu->replay;
+	uint8_t at = replay->emulated_count;
 
-	if (replay->emulated_count == EMULATED_MAX)
+	if (at == EMULATED_MAX)
 		return -1;
-	replay->emulated_frame[replay->emulated_count++] =
-	    gpa >> QUIRE_PAGE_SHIFT << 1 | (access == MMU_WRITE);
+	replay->emulated_frame[at] =
+	    device->gpa >> QUIRE_PAGE_SHIFT << 1 | (device->access == MMU_WRITE);
+	replay->emulated_gpa[at] = device->where & PAGE_NUMBER_MASK;
+	if (device->is_memory)
+		replay->emulated_gpa[at] |= EMULATED_IS_MEMORY;
+	replay->emulated_count++;
 	return 0;
+}
+
+uint64_t stage2_device_address(const struct cpu *cpu, uint64_t gpa, int *is_memory)
+{
+	const struct replay *replay = &cpu->replay;
+
+	*is_memory = 0;
+	for (unsigned int i = 0; i < replay->emulated_count; i++) {
+		uint64_t where = replay->emulated_gpa[i];
+
+		if (replay->emulated_frame[i] >> 1 != gpa >> QUIRE_PAGE_SHIFT)
+			continue;
+		*is_memory = where & EMULATED_IS_MEMORY;
+		return (where & PAGE_NUMBER_MASK) | (gpa & PAGE_OFFSET_MASK);
+	}
+	return gpa;
 }
 
 enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request *request,

@@ -22,8 +22,15 @@ enum stage2_result {
 enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request *request,
 				    uint64_t *host);
 
-/* The fault path called the frame a device: remember it until the instruction retires. Zero, or
- * -1 when there are too many. */
-int stage2_mark_device(struct cpu *cpu, uint64_t gpa, enum mmu_access access);
+/* The fault path called the frame of @gpa, which is at @where for L1, a device: remember it until
+ * the instruction retires. Zero, or -1 when there are too many. */
+struct stage2_device {
+	uint64_t gpa, where;
+	enum mmu_access access;
+	uint8_t is_memory; /* of L1's tables: the write is the hypervisor's to do */
+};
+int stage2_mark_device(struct cpu *cpu, const struct stage2_device *device);
+/* Where an access to the marked frame of @gpa goes, and whether there is memory. */
+uint64_t stage2_device_address(const struct cpu *cpu, uint64_t gpa, int *is_memory);
 
 #endif

@@ -71,11 +71,13 @@ void svm_store_registers(const struct cpu *cpu, struct vmcb_save *save);
 void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save);
 /* L1's registers after L2; out of guest mode. */
 int svm_restore_host(struct cpu *cpu);
-/* Take over @control as L2's: bitmaps, TSC, nested tables. 0 or -errno. */
-int svm_take_control(struct cpu *cpu, const struct vmcb_control *control);
-
-/* L2 physical to L1 physical; nonzero: L1's tables have none. */
-int svm_nested_gpa(struct cpu *cpu, uint64_t gpa, uint64_t *host_gpa);
+/*
+ * Take over @control as L2's: bitmaps, TSC, nested tables. @efer is L1's. 0 or -errno; -EOPNOTSUPP:
+ * nested tables of a form that is not offered.
+ */
+int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer);
+/* Stage 2 is L1's own again. */
+void svm_drop_nested_tables(struct cpu *cpu);
 
 struct cpu_segment svm_segment_load(const struct vmcb_segment *from);
 struct vmcb_segment svm_segment_store(const struct cpu_segment *from);

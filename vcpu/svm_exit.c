@@ -115,11 +115,21 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 	code_serialise(cpu);
 }
 
+void svm_drop_nested_tables(struct cpu *cpu)
+{
+	if (!cpu->svm.nested_paging)
+		return;
+	cpu->svm.nested_paging = 0;
+	/* Leaving needs no memory. */
+	(void)!quire_vcpu_set_nested(cpu->vcpu, NULL);
+}
+
 int svm_restore_host(struct cpu *cpu)
 {
 	struct svm *svm = &cpu->svm;
 	struct cpu_state *s = &cpu->s;
 
+	svm_drop_nested_tables(cpu);
 	svm->in_guest_mode = 0;
 	svm->tsc_offset = 0;
 	svm->has_soft_rip = 0;

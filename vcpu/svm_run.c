@@ -42,8 +42,8 @@ int svm_check_control(const struct vmcb_control *control)
 {
 	if (!(control->intercept >> INTERCEPT_VMRUN & 1) || !control->asid)
 		return -EINVAL;
-	if (control->misc & VMCB_NESTED_PAGING)
-		return -EINVAL; /* not offered in CPUID */
+	if ((control->misc & VMCB_NESTED_PAGING) && !gpa_is_valid(control->nested_cr3, 0x1000))
+		return -EINVAL;
 	if (!gpa_is_valid(control->iopm_gpa, IOPM_BYTES) ||
 	    !gpa_is_valid(control->msrpm_gpa, MSRPM_BYTES))
 		return -EINVAL;
@@ -67,15 +67,40 @@ int svm_check_save(const struct vmcb_save *save)
 	return (code >> 9 & 1) && (code >> 10 & 1) ? -EINVAL : 0;
 }
 
-int svm_take_control(struct cpu *cpu, const struct vmcb_control *control)
+/* L1's nested tables have the format of its own paging: long mode's. */
+static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer)
+{
+	struct quire_nested nested = {
+	    .root = {control->nested_cr3 & PAGE_NUMBER_MASK},
+	    .levels = efer & EFER_LMA ? 4 : 3,
+	    .nx = (efer & EFER_NXE) != 0,
+	};
+	int wanted = (control->misc & VMCB_NESTED_PAGING) != 0;
+	int error = 0;
+
+	if (wanted || cpu->svm.nested_paging)
+		error = quire_vcpu_set_nested(cpu->vcpu, wanted ? &nested : NULL);
+	if (error)
+		return error;
+	cpu->svm.nested_paging = wanted;
+	if (wanted && (control->tlb_control || control->asid != cpu->svm.control.asid))
+		quire_vcpu_flush_nested(cpu->vcpu);
+	return 0;
+}
+
+int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer)
 {
 	struct svm *svm = &cpu->svm;
+	int error;
 
 	if (!svm->iopm) {
 		svm->iopm = malloc(IOPM_BYTES);
 		if (!svm->iopm)
 			return -ENOMEM;
 	}
+	error = take_nested_tables(cpu, control, efer);
+	if (error)
+		return error;
 	/* A map that is not there permits nothing. */
 	if ((control->intercept >> INTERCEPT_IOIO & 1) &&
 	    quire_vcpu_read(cpu->vcpu, (gpa_t){control->iopm_gpa & PAGE_NUMBER_MASK}, svm->iopm,
@@ -146,7 +171,11 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 		cpu->s.rip = next_rip;
 		return refuse(cpu, gpa, &vmcb.control);
 	}
-	error = svm_take_control(cpu, &vmcb.control);
+	error = svm_take_control(cpu, &vmcb.control, cpu->s.efer);
+	if (error == -EOPNOTSUPP) {
+		cpu->s.rip = next_rip;
+		return refuse(cpu, gpa, &vmcb.control);
+	}
 	if (error)
 		return error;
 	svm_store_registers(cpu, &svm->host);
@@ -186,7 +215,7 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 	if (svm_check_control(&nested->vmcb.control) || svm_check_save(save) ||
 	    !(save->cr0 & CR0_PG) || !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
 		return -EINVAL;
-	error = svm_take_control(cpu, &nested->vmcb.control);
+	error = svm_take_control(cpu, &nested->vmcb.control, save->efer);
 	if (error)
 		return error;
 	cpu->svm.host = *save;
@@ -217,6 +246,7 @@ void cpu_nested_leave(struct cpu *cpu)
 
 void cpu_nested_forget(struct cpu *cpu)
 {
+	svm_drop_nested_tables(cpu);
 	cpu->svm.in_guest_mode = 0;
 	cpu->svm.tsc_offset = 0;
 	cpu->svm.has_soft_rip = 0;

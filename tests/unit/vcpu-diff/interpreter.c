@@ -68,6 +68,15 @@ int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_b
 	return -EFAULT;
 }
 
+int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)
+{
+	return -EOPNOTSUPP;
+}
+
+void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
+{
+}
+
 int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t size_bytes)
 {
 	return -EFAULT;

@@ -157,6 +157,11 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	vcpu->last_fault_error = error_code;
 	if (vcpu->fault_result)
 		return vcpu->fault_result;
+	if (vcpu->nested_root && gpa.v >> 12 == vcpu->nested_fault_gpa >> 12) {
+		fault->flags = error_code;
+		fault->gpa = gpa;
+		return QUIRE_NESTED_FAULT;
+	}
 	if (gpa.v >= RAM_BYTES || (read_only && (error_code & QUIRE_PFERR_WRITE)))
 		return QUIRE_EMULATE;
 	map_page(vcpu->vm, gpa.v, read_only ? TABLE_FLAGS & ~UINT64_C(2) : TABLE_FLAGS);
@@ -169,6 +174,19 @@ int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_b
 		return -EFAULT;
 	memcpy(dst, vcpu->vm->ram + gpa.v, size_bytes);
 	return 0;
+}
+
+/* Nested paging: remembered for the test to look at. */
+int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)
+{
+	vcpu->nested_root = nested ? nested->root.v : 0;
+	vcpu->nested_roots += nested != NULL;
+	return 0;
+}
+
+void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
+{
+	vcpu->nested_flushes++;
 }
 
 int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t size_bytes)

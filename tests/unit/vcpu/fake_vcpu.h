@@ -43,8 +43,11 @@ struct quire_vcpu {
 	int in_guest;
 	unsigned int faults;
 	uint64_t last_fault_gpa, last_fault_error;
-	int fault_result;	/* not 0: what every fault answers */
-	uint64_t read_only_gpa; /* a page whose writes are emulated; 0: none */
+	int fault_result;     /* not 0: what every fault answers */
+	uint64_t nested_root; /* of quire_vcpu_set_nested(); 0: none */
+	unsigned int nested_roots, nested_flushes;
+	uint64_t nested_fault_gpa; /* L1's tables refuse this page; 0: none */
+	uint64_t read_only_gpa;	   /* a page whose writes are emulated; 0: none */
 	struct cpu *cpu;
 	/* Devices. */
 	int device_in_kernel; /* answer inside */
