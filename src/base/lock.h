@@ -19,6 +19,7 @@ enum lock_rank {
 	RANK_TDP_PAGES,	      /* vm->tdp.pages_lock */
 	RANK_INVALIDATE,      /* vm->invalidation.lock */
 	RANK_VCPUS,	      /* vm->vcpus_lock */
+	RANK_RMP,	      /* reverse map: the list of maps, a block of frames */
 	RANK_ARENA,	      /* vm->arena.lock */
 };
 

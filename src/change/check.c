@@ -9,6 +9,7 @@
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
+#include "src/vm/rmp.h"
 
 /*
  * Written from the formats' definition and from the invariants alone: it shares no walk with the
@@ -29,6 +30,11 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 	bool private = attributes_get(check->vm, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 	struct gmem_page page;
 
+	/* I-18. A test may have put another arch in the map's place. */
+	if (private && file && check->vm->rmp && check->vm->gmem_arch == &check->vm->rmp->arch)
+		for (u64 i = 0; i < level_pages((enum quire_level)level); i++)
+			CHECK(rmp_allows(check->vm->rmp, (gfn_t){gfn.v + i},
+					 (pfn_t){entry_pfn(entry).v + i}));
 	CHECK(!((slot->flags & QUIRE_SLOT_READONLY) && entry_is_writable(check->f, entry)));
 	if (level != QUIRE_LEVEL_4K || !file || !(private || (slot->flags & MEMSLOT_GMEM_ONLY)))
 		return;

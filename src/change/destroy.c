@@ -1,6 +1,7 @@
 /* The end of a VM. */
 #include "src/change/change.h"
 #include "src/dirty/bitmap.h"
+#include "src/vm/rmp.h"
 
 static void free_slot(struct quire_vm *vm, struct memslot *slot)
 {
@@ -18,6 +19,7 @@ static void vm_destroy(struct quire_vm *vm)
 	shadow_destroy(vm);
 	memslots_destroy(vm, free_slot);
 	attributes_destroy(vm);
+	rmp_leave(vm, vm->rmp);
 	arena_destroy(&vm->arena);
 	host->free(host_ctx, vm, sizeof(*vm));
 }

@@ -47,6 +47,7 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 	change_lock(vm);
 	invalidation_begin(vm);
 	zap_file(inv, file, &debt);
+	gmem_invalidate_private(inv->inode, inv->first, inv->npages);
 	if (MUTANT(punch_unflushed))
 		flush_debt_forgive(&debt, "mutant");
 	flush_debt_pay(&debt);

@@ -94,10 +94,25 @@ static void reclaim_frames(void *ctx, pfn_t pfn, u64 npages)
 
 void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages)
 {
-	struct gmem_reclaim reclaim = {reclaim_frames, (void *)inode->arch};
+	struct gmem_frames reclaim = {reclaim_frames, (void *)inode->arch};
 	bool needed = inode->arch && inode->arch->ops->reclaim;
 
 	gmem_pages_punch(&inode->pages, first, npages, needed ? &reclaim : NULL);
+}
+
+static void invalidate_frames(void *ctx, pfn_t pfn, u64 npages)
+{
+	const struct gmem_arch *arch = ctx;
+
+	arch->ops->invalidate(arch->ctx, pfn, npages);
+}
+
+void gmem_invalidate_private(const struct gmem_inode *inode, u64 first, u64 npages)
+{
+	struct gmem_frames frames = {invalidate_frames, (void *)inode->arch};
+
+	if (inode->arch && inode->arch->ops->invalidate)
+		gmem_pages_tell(&inode->pages, first, npages, &frames);
 }
 
 void gmem_poison_page(struct gmem_inode *inode, u64 index)
@@ -229,6 +244,20 @@ static void lookup_result(struct gmem_lookup *lookup, const struct gmem_page *pa
 	lookup->found = 1;
 }
 
+/* Has the unit of @page been made private, and is it still, at the lookup's gfn? */
+static bool found_private(const struct gmem_lookup *lookup, const struct gmem_inode *inode,
+			  const struct gmem_page *page)
+{
+	const struct gmem_arch *arch = inode->arch;
+	u64 inside = lookup->index & ((UINT64_C(1) << page->order) - 1);
+
+	if (!gmem_unit_prepared(&inode->pages, lookup->index, page->order))
+		return false;
+	return !arch->ops->is_private ||
+	       arch->ops->is_private(arch->ctx, (gfn_t){lookup->gfn.v - inside},
+				     (pfn_t){page->pfn.v - inside}, page->order);
+}
+
 /* The page may be in use already: a few loads tell. */
 static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inode)
 {
@@ -241,8 +270,7 @@ static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inod
 		return 0;
 	if (page.order > lookup->max_order)
 		page.order = lookup->max_order;
-	if (needs_preparing(inode, lookup->access) &&
-	    !gmem_unit_prepared(&inode->pages, lookup->index, page.order))
+	if (needs_preparing(inode, lookup->access) && !found_private(lookup, inode, &page))
 		return 0;
 	lookup_result(lookup, &page);
 	return 0;
@@ -271,18 +299,55 @@ int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access ac
 	return 0;
 }
 
+/* Does the file still show page @index at @gfn? */
+static bool still_shown(const struct quire_gmem *file, u64 index, gfn_t gfn)
+{
+	struct ptree_item item;
+	struct ptree bindings;
+	bool shown;
+
+	reclaim_enter();
+	bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
+	shown = ptree_floor(&bindings, index, &item) && index < item.end &&
+		((const struct memslot *)item.value)->base_gfn.v + (index - item.key) == gfn.v;
+	reclaim_exit();
+	return shown;
+}
+
+/*
+ * An unbind may come meanwhile: it takes the binding away, then invalidates; here the page is made
+ * private, then the binding is looked for. So no page stays private for a gfn that lost it. The
+ * fault finds its slot replaced when it installs.
+ */
 static int make_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
 	const struct gmem_arch *arch = lookup->file->inode->arch;
 	gfn_t gfn = {lookup->gfn.v - lookup->index + index};
+	int error = arch->ops->make_private(arch->ctx, gfn, pfn, order);
 
-	return arch->ops->make_private(arch->ctx, gfn, pfn, order);
+	atomic_fence(); /* pairs with gmem_unbind_commit() */
+	if (!error && arch->ops->invalidate && !still_shown(lookup->file, index, gfn))
+		arch->ops->invalidate(arch->ctx, pfn, UINT64_C(1) << order);
+	return error;
+}
+
+static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
+{
+	const struct gmem_lookup *lookup = ctx;
+	const struct gmem_arch *arch = lookup->file->inode->arch;
+	gfn_t gfn = {lookup->gfn.v - lookup->index + index};
+
+	return arch->ops->is_private(arch->ctx, gfn, pfn, order);
 }
 
 int gmem_lookup_finish(struct gmem_lookup *lookup)
 {
-	struct gmem_prepare prepare = {make_private, lookup, lookup->max_order};
+	struct gmem_prepare prepare = {
+	    .make_private = make_private,
+	    .ctx = lookup,
+	    .order = lookup->max_order,
+	};
 	struct gmem_inode *inode;
 	struct gmem_page page;
 	int error;
@@ -290,6 +355,8 @@ int gmem_lookup_finish(struct gmem_lookup *lookup)
 	if (lookup->found)
 		return 0;
 	inode = lookup->file->inode;
+	if (inode->arch && inode->arch->ops->is_private)
+		prepare.is_private = is_private;
 	error = gmem_page_use(&inode->pages, lookup->index,
 			      needs_preparing(inode, lookup->access) ? &prepare : NULL, &page);
 	if (!error)

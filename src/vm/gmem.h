@@ -29,8 +29,16 @@ struct quire_gmem;
 struct gmem_arch_ops {
 	/* @pfn is about to be mapped private at @gfn. May sleep and fail; -errno to the fault. */
 	int (*make_private)(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order);
-	/* Private mappings of the range go away; under mmu_lock exclusive. */
-	void (*invalidate)(void *ctx, gfn_t gfn, u64 npages);
+	/*
+	 * Is what make_private() did still so? Without a lock; a wrong answer while it changes is
+	 * noticed by the invalidation retry check. NULL: until reclaim().
+	 */
+	int (*is_private)(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order);
+	/*
+	 * The frames' private mappings go away, or their gfns no longer show them; some may never
+	 * have been made private. Under mmu_lock exclusive or slots_lock; never sleeps.
+	 */
+	void (*invalidate)(void *ctx, pfn_t pfn, u64 npages);
 	/* Frames that were made private are freed. Under the invalidate lock; never fails. */
 	void (*reclaim)(void *ctx, pfn_t pfn, u64 npages);
 };
@@ -163,6 +171,12 @@ int gmem_binding_next(struct gmem_binding_iter *iter, struct gmem_binding *bindi
  * @npages may reach past the end. Never fails.
  */
 void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages);
+
+/*
+ * Tell the arch that pages of the inode lose their private mappings. For changers of bindings and
+ * mappings; takes no lock of guest_memfd.
+ */
+void gmem_invalidate_private(const struct gmem_inode *inode, u64 first, u64 npages);
 
 /* Mark page @index as lost; it need not exist. The invalidate lock is held, shared at least. */
 void gmem_poison_page(struct gmem_inode *inode, u64 index);

@@ -343,12 +343,26 @@ static int page_make_up_to_date(struct page_work *work)
 	return 0;
 }
 
+/* Is the page, or with @order the block, PREPARED and still private? */
+static bool is_prepared(const struct page_work *work, const struct gmem_prepare *prepare, u32 off,
+			unsigned int order)
+{
+	u32 state = state_read(work->block, off);
+
+	if (order ? !block_all_have(work->block, GMEM_PAGE_PREPARED)
+		  : !(state & GMEM_PAGE_PREPARED))
+		return false;
+	return !prepare->is_private ||
+	       prepare->is_private(prepare->ctx, work->index - work->off + off,
+				   page_pfn(work->block, off, state), order);
+}
+
 static int prepare_one(struct page_work *work, const struct gmem_prepare *prepare, u32 off)
 {
 	u32 state = state_read(work->block, off);
 	int error;
 
-	if (state & GMEM_PAGE_PREPARED)
+	if (is_prepared(work, prepare, off, 0))
 		return 0;
 	error = prepare->make_private(prepare->ctx, work->index - work->off + off,
 				      page_pfn(work->block, off, state), 0);
@@ -385,8 +399,8 @@ static bool needs_prepare(const struct page_work *work, const struct gmem_prepar
 		return false;
 	if (prepare->order == UNIT_ORDER &&
 	    atomic_load_relaxed_u32(&work->block->order) == UNIT_ORDER)
-		return !block_all_have(work->block, GMEM_PAGE_PREPARED);
-	return !(state_read(work->block, work->off) & GMEM_PAGE_PREPARED);
+		return !is_prepared(work, prepare, 0, UNIT_ORDER);
+	return !is_prepared(work, prepare, work->off, 0);
 }
 
 static int work_result(const struct page_work *work, int error, struct gmem_page *page)
@@ -437,30 +451,60 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 	return error;
 }
 
-/* Tell of the frames of PREPARED pages in [first, end) of the block, in runs. */
-static void block_reclaim(const struct gmem_block *block, u32 first, u32 end,
-			  const struct gmem_reclaim *reclaim)
+/* A part of a block, and the state of the pages that are meant. */
+struct block_part {
+	const struct gmem_block *block;
+	u32 first, end;
+	u32 state;
+};
+
+/* Tell of the frames of the part, in runs. */
+static void part_tell(const struct block_part *part, const struct gmem_frames *frames)
 {
 	pfn_t start = {0};
 	u64 run = 0;
 
-	for (u32 off = first; off < end; off++) {
-		u32 state = state_read(block, off);
-		pfn_t pfn = page_pfn(block, off, state);
+	for (u32 off = part->first; off < part->end; off++) {
+		u32 state = state_read(part->block, off);
+		pfn_t pfn = page_pfn(part->block, off, state);
 
-		if (!(state & GMEM_PAGE_PREPARED))
+		if (!(state & part->state))
 			continue;
 		if (run && pfn.v == start.v + run) {
 			run++;
 			continue;
 		}
 		if (run)
-			reclaim->reclaim(reclaim->ctx, start, run);
+			frames->tell(frames->ctx, start, run);
 		start = pfn;
 		run = 1;
 	}
 	if (run)
-		reclaim->reclaim(reclaim->ctx, start, run);
+		frames->tell(frames->ctx, start, run);
+}
+
+void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
+		     const struct gmem_frames *frames)
+{
+	u64 end =
+	    npages < pages->npages - min_u64(first, pages->npages) ? first + npages : pages->npages;
+	u64 last_block = (end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
+	u64 block_no = first / GMEM_BLOCK_PAGES;
+	const struct gmem_block *block;
+
+	if (first >= end)
+		return;
+	for (; (block = block_next(pages, &block_no, last_block)) != NULL; block_no++) {
+		u64 base = block_no * GMEM_BLOCK_PAGES;
+		struct block_part part = {
+		    .block = block,
+		    .first = (u32)(max_u64(first, base) - base),
+		    .end = (u32)(min_u64(end, base + GMEM_BLOCK_PAGES) - base),
+		    .state = GMEM_PAGE_EXISTS,
+		};
+
+		part_tell(&part, frames);
+	}
 }
 
 static void block_clear(struct gmem_block *block, u32 first, u32 end)
@@ -480,7 +524,7 @@ static void block_clear(struct gmem_block *block, u32 first, u32 end)
 }
 
 void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
-		      const struct gmem_reclaim *reclaim)
+		      const struct gmem_frames *reclaim)
 {
 	u64 end =
 	    npages < pages->npages - min_u64(first, pages->npages) ? first + npages : pages->npages;
@@ -497,7 +541,8 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 		u32 to = (u32)(min_u64(end, base + GMEM_BLOCK_PAGES) - base);
 
 		if (reclaim)
-			block_reclaim(block, from, to, reclaim);
+			part_tell(&(struct block_part){block, from, to, GMEM_PAGE_PREPARED},
+				  reclaim);
 		block_clear(block, from, to);
 	}
 	pages->host->store_punch(pages->host_ctx, pages->store, first, end - first);

@@ -72,6 +72,8 @@ must_check int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem
 struct gmem_prepare {
 	/* Under the page lock: 2^@order pages from the aligned @index, at @pfn. */
 	int (*make_private)(void *ctx, u64 index, pfn_t pfn, unsigned int order);
+	/* Is a PREPARED page still private? NULL: always. */
+	int (*is_private)(void *ctx, u64 index, pfn_t pfn, unsigned int order);
 	void *ctx;
 	unsigned int order; /* 0, or 9: prepare the unit around the page, where it is one */
 };
@@ -86,15 +88,22 @@ must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
 /* Is every page of the unit around page @index PREPARED? Nonzero if so. No lock. */
 int gmem_unit_prepared(const struct gmem_pages *pages, u64 index, unsigned int order);
 
-/* Who is told of frames that were PREPARED and are freed. */
-struct gmem_reclaim {
-	void (*reclaim)(void *ctx, pfn_t pfn, u64 npages);
+/* Who is told of runs of frames. */
+struct gmem_frames {
+	void (*tell)(void *ctx, pfn_t pfn, u64 npages);
 	void *ctx;
 };
 
-/* Take [first, first + npages) out of the state and the store; @reclaim may be NULL. Sleeps. */
+/*
+ * Take [first, first + npages) out of the state and the store. @reclaim is told of those that were
+ * PREPARED; it may be NULL. Sleeps.
+ */
 void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
-		      const struct gmem_reclaim *reclaim);
+		      const struct gmem_frames *reclaim);
+
+/* Tell of the pages in [first, first + npages) that exist. No lock. */
+void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
+		     const struct gmem_frames *frames);
 
 /* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
 void gmem_page_poison(struct gmem_pages *pages, u64 index);

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/assert.h"
+#include "src/vm/rmp.h"
 
 #define MAXPHYADDR_DEFAULT 48u
 
@@ -54,6 +55,14 @@ int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **resu
 	if (!vm)
 		return -ENOMEM;
 	vm_init(vm, config);
+	if (vm_has_private_mem(vm)) {
+		err = rmp_join(vm, &vm->rmp);
+		if (err) {
+			config->host->free(config->host_ctx, vm, sizeof(*vm));
+			return err;
+		}
+		vm->gmem_arch = &vm->rmp->arch;
+	}
 	*result = vm;
 	return 0;
 }

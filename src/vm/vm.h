@@ -24,6 +24,7 @@ struct roots {
 };
 
 struct gmem_arch;
+struct rmp_vm;
 struct gfn_track;
 struct shadow;
 
@@ -49,6 +50,7 @@ struct quire_vm {
 	const struct entry_format *format;     /* (c) */
 	const struct quire_tunables *tunables; /* (c) pointer; fields (a) */
 	const struct gmem_arch *gmem_arch;     /* (c) src/vm/gmem.h; NULL: none */
+	struct rmp_vm *rmp;		       /* (c) src/vm/rmp.h; NULL: no private memory */
 	u32 address_spaces;		       /* (c) */
 	u32 mmio_entries;		       /* (c) the tables can hold MMIO entries */
 	gfn_t max_gfn;			       /* (c) highest gfn a slot may hold */

@@ -21,9 +21,14 @@ int run_both_formats(const struct CMUnitTest *tests, size_t count)
 
 void vm_begin(void)
 {
+	vm_begin_type(QUIRE_VM_DEFAULT);
+}
+
+void vm_begin_type(enum quire_vm_type type)
+{
 	machine.host.violations = 0;
 	machine.host.interrupted = false;
-	machine_start(&machine, QUIRE_VM_DEFAULT);
+	machine_start(&machine, type);
 }
 
 void vm_end(void)

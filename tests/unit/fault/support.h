@@ -23,6 +23,7 @@ int run_both_formats(const struct CMUnitTest *tests, size_t count);
 
 /* A fresh VM; its end, which must leave nothing behind and have broken no rule of the host's. */
 void vm_begin(void);
+void vm_begin_type(enum quire_vm_type type);
 void vm_end(void);
 
 /* Client pages [page, page + npages) mapped, and slot 0 over them from gfn 0. */

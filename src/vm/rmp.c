@@ -1,0 +1,406 @@
+/* The reverse map: which private page of which VM a host frame holds, in software. */
+#include "src/vm/rmp.h"
+
+#include <errno.h>
+
+#include "src/base/assert.h"
+#include "src/vm/vm.h"
+
+#define BLOCK_PAGES 512u
+#define BLOCK_WORDS (BLOCK_PAGES / 64)
+#define NODE_BITS 9u
+#define NODE_SLOTS (1u << NODE_BITS)
+#define NODE_LEVELS 4u
+#define PFN_BITS (9u + NODE_LEVELS * NODE_BITS)
+
+/* A claim is the VM's id and a gfn in one word. */
+#define CLAIM_GFN_BITS 40u
+#define CLAIM_GFN_MASK ((UINT64_C(1) << CLAIM_GFN_BITS) - 1)
+#define CLAIM_IDS (UINT64_C(1) << (64 - CLAIM_GFN_BITS))
+
+/*
+ * 512 frames. Their claims are as a rule consecutive: then @base, the claim of the first frame,
+ * says them all, and the block costs a byte for 20 KiB of guest memory. The others are LISTED.
+ */
+struct rmp_block {
+	struct mutex lock;
+	u64 base;		   /* (a) written under @lock while nothing is assigned by it */
+	u64 assigned[BLOCK_WORDS]; /* (a) a bit a frame, as the two below; written under @lock */
+	u64 valid[BLOCK_WORDS];
+	u64 listed[BLOCK_WORDS];
+	u64 *list; /* (a) claims of listed frames, or NULL */
+};
+
+struct rmp_node {
+	void *slots[NODE_SLOTS]; /* (a) */
+};
+
+struct rmp {
+	const struct quire_host_ops *host;
+	void *host_ctx;
+	struct rmp *next; /* under the registry's lock, as the two below */
+	u64 refs;
+	u64 last_id;
+	void *root; /* (a) */
+};
+
+/* Maps there are: one for each host. */
+static struct {
+	struct mutex lock;
+	struct rmp *maps;
+} registry = {.lock = {.rank = RANK_RMP}};
+
+static u64 claim_make(u64 id, u64 gfn)
+{
+	return id << CLAIM_GFN_BITS | (gfn & CLAIM_GFN_MASK);
+}
+
+static u64 claim_id(u64 claim)
+{
+	return claim >> CLAIM_GFN_BITS;
+}
+
+/* The claim that @base implies @off frames on: the gfn wraps, the id stays. */
+static u64 claim_add(u64 base, u32 off)
+{
+	return claim_make(claim_id(base), base + off);
+}
+
+static bool bit_get(const u64 *words, u32 off)
+{
+	return atomic_load_acquire_u64(&words[off / 64]) >> off % 64 & 1;
+}
+
+static void bit_set(u64 *words, u32 off)
+{
+	atomic_fetch_or_u64(&words[off / 64], UINT64_C(1) << off % 64);
+}
+
+static void bit_clear(u64 *words, u32 off)
+{
+	atomic_fetch_and_u64(&words[off / 64], ~(UINT64_C(1) << off % 64));
+}
+
+static u32 node_index(pfn_t pfn, u32 level)
+{
+	return pfn.v / BLOCK_PAGES >> (level - 1) * NODE_BITS & (NODE_SLOTS - 1);
+}
+
+static struct rmp_block *block_find(const struct rmp *map, pfn_t pfn)
+{
+	void *at = atomic_load_acquire_ptr(&map->root);
+
+	for (u32 level = NODE_LEVELS; at && level > 0; level--) {
+		struct rmp_node *node = at;
+
+		at = atomic_load_acquire_ptr(&node->slots[node_index(pfn, level)]);
+	}
+	return at;
+}
+
+/* Publish @made, which may be NULL, at @link, unless something is there: that then. */
+static void *link_set(const struct rmp *map, void **link, void *made, size_t size_bytes)
+{
+	void *there = NULL;
+
+	if (!made || atomic_cmpxchg_ptr(link, &there, made))
+		return made;
+	map->host->free(map->host_ctx, made, size_bytes);
+	return there;
+}
+
+/* What @link points to, made when it is missing; NULL without memory. */
+static void *link_make(const struct rmp *map, void **link, size_t size_bytes)
+{
+	void *there = atomic_load_acquire_ptr(link);
+
+	if (there)
+		return there;
+	return link_set(map, link, map->host->alloc(map->host_ctx, size_bytes), size_bytes);
+}
+
+static struct rmp_block *block_make(struct rmp *map, pfn_t pfn)
+{
+	void **link = &map->root;
+	struct rmp_block *block = block_find(map, pfn);
+
+	if (block)
+		return block;
+	for (u32 level = NODE_LEVELS; level > 0; level--) {
+		struct rmp_node *node = link_make(map, link, sizeof(*node));
+
+		if (!node)
+			return NULL;
+		link = &node->slots[node_index(pfn, level)];
+	}
+	block = map->host->alloc(map->host_ctx, sizeof(*block));
+	if (block)
+		mutex_init(&block->lock, RANK_RMP);
+	return link_set(map, link, block, sizeof(*block));
+}
+
+static u64 frame_claim(const struct rmp_block *block, u32 off)
+{
+	const u64 *list = atomic_load_acquire_ptr(&block->list);
+
+	if (list && bit_get(block->listed, off))
+		return atomic_load_relaxed_u64(&list[off]);
+	return claim_add(atomic_load_relaxed_u64(&block->base), off);
+}
+
+/* May the frame become @claim's? Under the block's lock. */
+static bool frame_is_free(const struct rmp_block *block, u32 off, u64 claim)
+{
+	u64 there;
+
+	if (!bit_get(block->assigned, off))
+		return true;
+	there = frame_claim(block, off);
+	return there == claim ||
+	       (claim_id(there) == claim_id(claim) && !bit_get(block->valid, off));
+}
+
+static bool block_is_empty(const struct rmp_block *block)
+{
+	u64 seen = 0;
+
+	for (u32 i = 0; i < BLOCK_WORDS; i++)
+		seen |= atomic_load_relaxed_u64(&block->assigned[i]);
+	return !seen;
+}
+
+/* Under the block's lock; the frame is free for @claim, and there is a list if one is needed. */
+static void frame_assign(struct rmp_block *block, u32 off, u64 claim)
+{
+	if (claim_add(atomic_load_relaxed_u64(&block->base), off) == claim) {
+		bit_clear(block->listed, off);
+	} else {
+		atomic_store_relaxed_u64(&block->list[off], claim);
+		bit_set(block->listed, off);
+	}
+	bit_set(block->assigned, off);
+	bit_set(block->valid, off);
+}
+
+/* All of [@off, @end) or nothing, to consecutive claims from @claim: -EIO. */
+static int block_assign(struct rmp_block *block, u32 off, u32 end, u64 claim)
+{
+	int error = 0;
+
+	mutex_lock(&block->lock);
+	if (block_is_empty(block))
+		atomic_store_relaxed_u64(&block->base, claim_make(claim_id(claim), claim - off));
+	for (u32 i = off; i < end; i++) {
+		u64 own = claim_add(claim, i - off);
+
+		if (!frame_is_free(block, i, own))
+			error = -EIO;
+		else if (claim_add(block->base, i) != own && !block->list && !error)
+			error = -EAGAIN;
+	}
+	for (u32 i = off; i < end && !error; i++)
+		frame_assign(block, i, claim_add(claim, i - off));
+	mutex_unlock(&block->lock);
+	return error;
+}
+
+static int rmp_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	const struct rmp_vm *rmp = ctx;
+	u32 off = pfn.v % BLOCK_PAGES;
+	u64 claim = claim_make(rmp->id, gfn.v);
+	struct rmp_block *block;
+	int error;
+
+	if (pfn.v >> PFN_BITS || off + (UINT64_C(1) << order) > BLOCK_PAGES)
+		return -EINVAL;
+	block = block_make(rmp->map, pfn);
+	if (!block)
+		return -ENOMEM;
+	error = block_assign(block, off, off + (1u << order), claim);
+	if (error != -EAGAIN)
+		return error;
+	/* A list is made without the lock, and then stays. */
+	if (!link_make(rmp->map, (void **)&block->list, BLOCK_PAGES * sizeof(u64)))
+		return -ENOMEM;
+	return block_assign(block, off, off + (1u << order), claim);
+}
+
+static int rmp_is_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	const struct rmp_vm *rmp = ctx;
+
+	for (u64 i = 0; i < UINT64_C(1) << order; i++)
+		if (!rmp_allows(rmp, (gfn_t){gfn.v + i}, (pfn_t){pfn.v + i}))
+			return 0;
+	return 1;
+}
+
+enum frame_end { FRAME_INVALIDATED, FRAME_FREED };
+
+/* Frames that are not this VM's (a make_private() that was refused) stay as they are. */
+static void frames_end(const struct rmp_vm *rmp, pfn_t pfn, u64 npages, enum frame_end how)
+{
+	u64 end = pfn.v + npages;
+
+	while (pfn.v < end) {
+		struct rmp_block *block = block_find(rmp->map, pfn);
+		u64 stop = min_u64(end, round_down_u64(pfn.v, BLOCK_PAGES) + BLOCK_PAGES);
+
+		if (block)
+			mutex_lock(&block->lock);
+		for (; block && pfn.v < stop; pfn.v++) {
+			u32 off = pfn.v % BLOCK_PAGES;
+
+			if (claim_id(frame_claim(block, off)) != rmp->id)
+				continue;
+			bit_clear(block->valid, off);
+			if (how == FRAME_FREED)
+				bit_clear(block->assigned, off);
+		}
+		if (block)
+			mutex_unlock(&block->lock);
+		pfn.v = stop;
+	}
+}
+
+static void rmp_invalidate(void *ctx, pfn_t pfn, u64 npages)
+{
+	frames_end(ctx, pfn, npages, FRAME_INVALIDATED);
+}
+
+static void rmp_reclaim(void *ctx, pfn_t pfn, u64 npages)
+{
+	frames_end(ctx, pfn, npages, FRAME_FREED);
+}
+
+static const struct gmem_arch_ops rmp_ops = {
+    .make_private = rmp_make_private,
+    .is_private = rmp_is_private,
+    .invalidate = rmp_invalidate,
+    .reclaim = rmp_reclaim,
+};
+
+int rmp_allows(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn)
+{
+	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
+	u32 off = pfn.v % BLOCK_PAGES;
+
+	return block && bit_get(block->valid, off) &&
+	       frame_claim(block, off) == claim_make(rmp->id, gfn.v);
+}
+
+/* Every frame valid, and all by @base, whose gfn is aligned. */
+static bool block_is_huge(const struct rmp_block *block)
+{
+	for (u32 i = 0; i < BLOCK_WORDS; i++)
+		if (~atomic_load_acquire_u64(&block->valid[i]) ||
+		    atomic_load_acquire_u64(&block->listed[i]))
+			return false;
+	return is_aligned_u64(atomic_load_relaxed_u64(&block->base), BLOCK_PAGES);
+}
+
+void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry)
+{
+	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
+	u32 off = pfn.v % BLOCK_PAGES;
+
+	*entry = (struct rmp_entry){.level = QUIRE_LEVEL_4K};
+	if (!block || !bit_get(block->assigned, off))
+		return;
+	entry->vm_id = claim_id(frame_claim(block, off));
+	entry->gfn.v = frame_claim(block, off) & CLAIM_GFN_MASK;
+	entry->valid = bit_get(block->valid, off);
+	if (block_is_huge(block))
+		entry->level = QUIRE_LEVEL_2M;
+}
+
+static void block_free(const struct rmp *map, struct rmp_block *block)
+{
+	CHECK(block_is_empty(block));
+	if (block->list)
+		map->host->free(map->host_ctx, block->list, BLOCK_PAGES * sizeof(u64));
+	map->host->free(map->host_ctx, block, sizeof(*block));
+}
+
+static void tree_free(const struct rmp *map, void *at, u32 level)
+{
+	struct rmp_node *node = at;
+
+	if (!at)
+		return;
+	if (!level) {
+		block_free(map, at);
+		return;
+	}
+	for (u32 i = 0; i < NODE_SLOTS; i++)
+		tree_free(map, node->slots[i], level - 1);
+	map->host->free(map->host_ctx, node, sizeof(*node));
+}
+
+/* Under the registry's lock. @made is used when there is none yet. */
+static struct rmp *map_get(const struct quire_vm *vm, struct rmp *made)
+{
+	struct rmp *map = registry.maps;
+
+	while (map && (map->host != vm->host || map->host_ctx != vm->host_ctx))
+		map = map->next;
+	if (!map) {
+		map = made;
+		map->host = vm->host;
+		map->host_ctx = vm->host_ctx;
+		map->next = registry.maps;
+		registry.maps = map;
+	}
+	map->refs++;
+	return map;
+}
+
+static void map_put(struct quire_vm *vm, struct rmp *map)
+{
+	struct rmp **link = &registry.maps;
+
+	mutex_lock(&registry.lock);
+	if (--map->refs) {
+		mutex_unlock(&registry.lock);
+		return;
+	}
+	while (*link != map)
+		link = &(*link)->next;
+	*link = map->next;
+	mutex_unlock(&registry.lock);
+	tree_free(map, map->root, NODE_LEVELS);
+	vm_free(vm, map, sizeof(*map));
+}
+
+int rmp_join(struct quire_vm *vm, struct rmp_vm **result)
+{
+	struct rmp *made = vm_alloc(vm, sizeof(*made));
+	struct rmp_vm *rmp = vm_alloc(vm, sizeof(*rmp));
+
+	if (!made || !rmp) {
+		vm_free(vm, made, sizeof(*made));
+		vm_free(vm, rmp, sizeof(*rmp));
+		return -ENOMEM;
+	}
+	mutex_lock(&registry.lock);
+	rmp->map = map_get(vm, made);
+	rmp->id = ++rmp->map->last_id;
+	mutex_unlock(&registry.lock);
+	if (rmp->map != made)
+		vm_free(vm, made, sizeof(*made));
+	rmp->arch = (struct gmem_arch){.ops = &rmp_ops, .ctx = rmp};
+	*result = rmp;
+	if (rmp->id < CLAIM_IDS)
+		return 0;
+	rmp_leave(vm, rmp);
+	return -ENOSPC;
+}
+
+void rmp_leave(struct quire_vm *vm, struct rmp_vm *rmp)
+{
+	if (!rmp)
+		return;
+	map_put(vm, rmp->map);
+	vm_free(vm, rmp, sizeof(*rmp));
+}

@@ -1,0 +1,48 @@
+/* The reverse map: which private page of which VM a host frame holds, in software. */
+#ifndef QUIRE_VM_RMP_H
+#define QUIRE_VM_RMP_H
+
+#include "src/vm/gmem.h"
+
+/*
+ * Hardware with private memory has a table of all frames, and refuses a frame to whoever does not
+ * own it. This is that table for VMs with software-protected memory: the first user of struct
+ * gmem_arch_ops. All VMs of one host share one map, so that a frame handed out twice is noticed.
+ *
+ *              make_private            invalidate
+ *   (free) ---------------> VALID ------------------> ASSIGNED to the VM, gfn undecided
+ *     ^                       ^                          |  |
+ *     |                       `------ make_private ------'  |
+ *     `---------------------- reclaim ----------------------'
+ *
+ * I-18 a frame is assigned to one VM, and while it is valid to one gfn of it. Frames of 2 MiB that
+ * are valid at consecutive gfns are one huge assignment.
+ */
+struct rmp;
+
+/* One VM's part in the map. */
+struct rmp_vm {
+	struct gmem_arch arch; /* what vm->gmem_arch points at */
+	struct rmp *map;       /* counted */
+	u64 id;		       /* (c) of the VM in the map */
+};
+
+/* What the map knows of a frame. */
+struct rmp_entry {
+	u64 vm_id; /* 0: free */
+	gfn_t gfn;
+	u32 valid;
+	enum quire_level level;
+};
+
+/* Join the map of the VM's host, making it for the first: -ENOMEM, or -ENOSPC without ids. */
+must_check int rmp_join(struct quire_vm *vm, struct rmp_vm **result);
+/* All frames of the VM were reclaimed. */
+void rmp_leave(struct quire_vm *vm, struct rmp_vm *rmp);
+
+/* A look at @pfn, without a lock: exact while nothing changes it. */
+void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry);
+/* Is @pfn valid at @gfn of this VM? */
+int rmp_allows(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn);
+
+#endif

@@ -1,0 +1,265 @@
+/* Private pages on their way into a guest: the reverse map, and what it refuses. */
+#include "tests/unit/fault/support.h"
+
+#include "src/vm/gmem.h"
+#include "src/vm/rmp.h"
+#include "src/vm/vm.h"
+
+#define FILE_PAGES 8u
+#define GFN 16u
+
+static struct quire_gmem *gmem;
+
+/* Slot 1 shows the file from @gfn on; its gfns are private. */
+static void show_at(uint64_t gfn)
+{
+	struct quire_region region = {
+	    .slot = 1,
+	    .flags = QUIRE_SLOT_GMEM,
+	    .gpa = gpa_of((gfn_t){gfn}),
+	    .size_bytes = FILE_PAGES * QUIRE_PAGE_SIZE,
+	    .hva = sim_hva(0),
+	    .gmem = gmem,
+	};
+
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_int_equal(quire_vm_set_attributes(machine.vm, region.gpa, region.size_bytes,
+						 QUIRE_ATTRIBUTE_PRIVATE),
+			 0);
+}
+
+static void hide(void)
+{
+	struct quire_region region = {.slot = 1};
+
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+}
+
+static void private_begin(void)
+{
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	assert_int_equal(
+	    quire_gmem_create(machine.vm, FILE_PAGES * QUIRE_PAGE_SIZE, 0, NULL, &gmem), 0);
+	show_at(GFN);
+}
+
+static void private_end(void)
+{
+	quire_gmem_release(gmem);
+	vm_end();
+}
+
+static pfn_t pfn_of(uint64_t index)
+{
+	struct gmem_page page;
+
+	gmem_page_read(&gmem->inode->pages, index, &page);
+	return page.pfn;
+}
+
+static struct rmp_entry entry_of(uint64_t index)
+{
+	struct rmp_entry entry;
+
+	rmp_read(machine.vm->rmp, pfn_of(index), &entry);
+	return entry;
+}
+
+/* A private page is this VM's at its gfn from the fault to the punch. */
+static void test_assigned(void **state)
+{
+	pfn_t pfn;
+
+	(void)state;
+	private_begin();
+	assert_int_equal(fault_at(GFN + 3, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	pfn = pfn_of(3);
+	assert_int_equal(entry_of(3).vm_id, machine.vm->rmp->id);
+	assert_int_equal(entry_of(3).gfn.v, GFN + 3);
+	assert_true(entry_of(3).valid);
+	assert_int_equal(entry_of(3).level, QUIRE_LEVEL_4K);
+	assert_true(rmp_allows(machine.vm->rmp, (gfn_t){GFN + 3}, pfn));
+	assert_false(rmp_allows(machine.vm->rmp, (gfn_t){GFN + 4}, pfn));
+	assert_int_equal(quire_gmem_punch(gmem, 3 * QUIRE_PAGE_SIZE, QUIRE_PAGE_SIZE), 0);
+	assert_false(rmp_allows(machine.vm->rmp, (gfn_t){GFN + 3}, pfn));
+	assert_int_equal(machine.vm->gmem_arch->ops->make_private(machine.vm->gmem_arch->ctx,
+								  (gfn_t){99}, pfn, 0),
+			 0);
+	machine.vm->gmem_arch->ops->reclaim(machine.vm->gmem_arch->ctx, pfn, 1);
+	private_end();
+}
+
+/* A slot may go and come back at other gfns: the pages follow it, the old gfns lose them. */
+static void test_rebound(void **state)
+{
+	uint32_t level;
+	uint8_t byte = 0;
+
+	(void)state;
+	private_begin();
+	assert_int_equal(machine_store(&machine, 0, gpa_of((gfn_t){GFN + 1}).v, 7), 0);
+	hide();
+	assert_int_equal(entry_of(1).vm_id, machine.vm->rmp->id);
+	assert_false(entry_of(1).valid);
+	show_at(GFN + 100);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 101}).v, &byte), 0);
+	assert_int_equal(byte, 7);
+	assert_true(leaf_at(GFN + 101, &level));
+	assert_int_equal(entry_of(1).gfn.v, GFN + 101);
+	assert_true(entry_of(1).valid);
+	private_end();
+}
+
+/* A frame that is another VM's, or valid at another gfn, is refused: -EIO, and where. */
+static void test_double_assignment(void **state)
+{
+	struct quire_memory_fault fault;
+	const struct gmem_arch *arch;
+	struct rmp_vm *other;
+	uint32_t level;
+	pfn_t pfn;
+
+	(void)state;
+	private_begin();
+	assert_int_equal(quire_gmem_allocate(gmem, 0, QUIRE_PAGE_SIZE, NULL), 0);
+	pfn = pfn_of(0);
+	assert_int_equal(rmp_join(machine.vm, &other), 0);
+	assert_ptr_equal(other->map, machine.vm->rmp->map);
+	arch = &other->arch;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){GFN}, pfn, 0), 0);
+	assert_int_equal(
+	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){GFN}), QUIRE_PFERR_WRITE, &fault),
+	    -EIO);
+	assert_int_equal(fault.gpa.v, gpa_of((gfn_t){GFN}).v);
+	assert_int_equal(fault.flags, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(leaf_at(GFN, &level), 0);
+	/* The other VM's end of a mapping does not free its frame. */
+	arch->ops->invalidate(arch->ctx, pfn, 1);
+	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), -EIO);
+	arch->ops->reclaim(arch->ctx, pfn, 1);
+	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+
+	arch = machine.vm->gmem_arch;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){GFN + 1}, pfn, 0), -EIO);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){GFN}, pfn, 0), 0);
+	/* What another VM says of this frame changes nothing. */
+	other->arch.ops->reclaim(other, pfn, 1);
+	assert_true(entry_of(0).valid);
+	rmp_leave(machine.vm, other);
+	private_end();
+}
+
+/* Each allocation of the map fails in turn and leaves nothing; the next try works. */
+static void test_no_memory(void **state)
+{
+	struct quire_memory_fault fault;
+	uint32_t failed = 0;
+
+	(void)state;
+	private_begin();
+	assert_int_equal(quire_gmem_allocate(gmem, 0, QUIRE_PAGE_SIZE, NULL), 0);
+	/* The root and the tables are there: what fails is the map. */
+	assert_int_equal(fault_at(GFN + 1, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	machine.vm->gmem_arch->ops->reclaim(machine.vm->gmem_arch->ctx, pfn_of(1), 1);
+	for (uint64_t fail = 1;; fail++) {
+		struct rmp_vm *fresh = machine.vm->rmp;
+		pfn_t far = {pfn_of(0).v + (UINT64_C(1) << 30)};
+		int error;
+
+		machine.host.fail_at = machine.host.allocations + fail;
+		error = fresh->arch.ops->make_private(fresh, (gfn_t){GFN}, far, 0);
+		machine.host.fail_at = 0;
+		fresh->arch.ops->reclaim(fresh, far, 1);
+		if (!error)
+			break;
+		assert_int_equal(error, -ENOMEM);
+		failed++;
+	}
+	assert_in_range(failed, 2, 6);
+	assert_int_equal(
+	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){GFN}), QUIRE_PFERR_WRITE, &fault),
+	    QUIRE_FIXED);
+	machine.host.fail_at = 0;
+	private_end();
+}
+
+static int refuse_left;
+
+static int refusing_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	if (refuse_left && refuse_left--)
+		return -EINVAL;
+	return machine.vm->rmp->arch.ops->make_private(ctx, gfn, pfn, order);
+}
+
+/* G-026: refused once, the page is kept, zeroed and not prepared; retried, it works. */
+static void test_refused(void **state)
+{
+	struct gmem_arch_ops ops;
+	struct gmem_arch arch;
+	struct gmem_page page;
+	pfn_t first;
+
+	(void)state;
+	private_begin();
+	ops = *machine.vm->rmp->arch.ops;
+	ops.make_private = refusing_make_private;
+	arch = (struct gmem_arch){.ops = &ops, .ctx = machine.vm->rmp};
+	gmem->inode->arch = &arch;
+	refuse_left = 1;
+	assert_int_equal(fault_at(GFN + 2, QUIRE_PFERR_WRITE), -EINVAL);
+	gmem_page_read(&gmem->inode->pages, 2, &page);
+	assert_int_equal(page.state &
+			     (GMEM_PAGE_EXISTS | GMEM_PAGE_UP_TO_DATE | GMEM_PAGE_PREPARED),
+			 GMEM_PAGE_EXISTS | GMEM_PAGE_UP_TO_DATE);
+	first = page.pfn;
+	assert_int_equal(entry_of(2).vm_id, 0);
+	assert_int_equal(fault_at(GFN + 2, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	assert_int_equal(pfn_of(2).v, first.v);
+	assert_true(entry_of(2).valid);
+	gmem->inode->arch = machine.vm->gmem_arch;
+	private_end();
+}
+
+/* 2 MiB at once, and what a part that goes makes of it. */
+static void test_block(void **state)
+{
+	const pfn_t pfn = {UINT64_C(1) << 25};
+	const struct gmem_arch *arch;
+	struct rmp_entry entry;
+
+	(void)state;
+	private_begin();
+	arch = machine.vm->gmem_arch;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, pfn, 9), 0);
+	rmp_read(arch->ctx, (pfn_t){pfn.v + 5}, &entry);
+	assert_int_equal(entry.level, QUIRE_LEVEL_2M);
+	assert_int_equal(entry.gfn.v, 517);
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	arch->ops->reclaim(arch->ctx, (pfn_t){pfn.v + 7}, 1);
+	rmp_read(arch->ctx, (pfn_t){pfn.v + 5}, &entry);
+	assert_int_equal(entry.level, QUIRE_LEVEL_4K);
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	/* One frame at a foreign gfn keeps all of a block out. */
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){9}, (pfn_t){pfn.v + 7}, 0), 0);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, pfn, 9), -EIO);
+	arch->ops->invalidate(arch->ctx, (pfn_t){pfn.v + 7}, 1);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, pfn, 9), 0);
+	rmp_read(arch->ctx, pfn, &entry);
+	assert_int_equal(entry.level, QUIRE_LEVEL_2M);
+	arch->ops->reclaim(arch->ctx, pfn, 512);
+	rmp_read(arch->ctx, pfn, &entry);
+	assert_int_equal(entry.vm_id, 0);
+	private_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_assigned),	      cmocka_unit_test(test_rebound),
+	    cmocka_unit_test(test_double_assignment), cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_refused),	      cmocka_unit_test(test_block),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
