@@ -9,5 +9,7 @@ void world_random(struct world *world, uint64_t seed, uint32_t steps);
 
 /* tests/unit/shadow/test_split.c: nonzero when one failed. */
 int split_tests(void);
+/* tests/unit/shadow/test_races.c */
+int race_tests(void);
 
 #endif

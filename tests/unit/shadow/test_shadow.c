@@ -264,5 +264,5 @@ int main(void)
 	    SHADOW_TEST(test_random),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL) | split_tests();
+	return cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | race_tests();
 }

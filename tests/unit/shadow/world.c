@@ -40,7 +40,7 @@ int world_slot(struct world *world, uint32_t id, uint32_t flags)
 	return quire_vm_set_region(world->vm, &region);
 }
 
-void world_start(struct world *world)
+void world_start_vm(struct world *world)
 {
 	struct quire_vm_config config = {
 	    .type = QUIRE_VM_DEFAULT,
@@ -52,6 +52,17 @@ void world_start(struct world *world)
 	    .tunables = &world->tunables,
 	};
 
+	world->nested = 0;
+	memset(world->tlb, 0, sizeof(world->tlb));
+	memset(world->written, 0, sizeof(world->written));
+	assert_int_equal(quire_vm_create(&config, &world->vm), 0);
+	assert_int_equal(quire_vcpu_create(world->vm, 0, NULL, &world->vcpu), 0);
+	assert_int_equal(world_slot(world, 0, 0), 0);
+	assert_int_equal(world_slot(world, 1, 0), 0);
+}
+
+void world_start(struct world *world)
+{
 	memset(world, 0, sizeof(*world));
 	world->tunables.eager_page_split = 1;
 	quire_platform_install(&sched_platform);
@@ -62,23 +73,25 @@ void world_start(struct world *world)
 		sim_map(&world->host, page, SIM_WRITABLE);
 	for (uint32_t page = 0; page < WORLD_PAGES; page++)
 		memset(world_page(world, page), 0, QUIRE_PAGE_SIZE);
-	assert_int_equal(quire_vm_create(&config, &world->vm), 0);
-	assert_int_equal(quire_vcpu_create(world->vm, 0, NULL, &world->vcpu), 0);
-	assert_int_equal(world_slot(world, 0, 0), 0);
-	assert_int_equal(world_slot(world, 1, 0), 0);
+	world_start_vm(world);
 }
 
-void world_stop(struct world *world)
+void world_stop_vm(struct world *world)
 {
 	assert_false(quire_vm_is_dead(world->vm));
 	quire_vcpu_destroy(world->vcpu);
 	quire_vm_put(world->vm);
+	assert_int_equal(world->host.allocated_bytes, 0);
+	assert_int_equal(world->host.chunks, 0);
+}
+
+void world_stop(struct world *world)
+{
+	world_stop_vm(world);
 	for (uint32_t page = 0; page < WORLD_PAGES; page++)
 		sim_unmap(&world->host, page);
 	for (uint32_t frame = 0; frame < SIM_FRAMES; frame++)
 		assert_int_equal(world->host.frames[frame].references, 0);
-	assert_int_equal(world->host.allocated_bytes, 0);
-	assert_int_equal(world->host.chunks, 0);
 	sim_host_destroy(&world->host);
 	sched_on_report(NULL);
 }
@@ -179,6 +192,9 @@ struct world_result world_access(struct world *world, uint64_t gpa, enum world_a
 			if (!error)
 				*hit = found;
 		}
+		/* The access itself, while the vCPU is in guest mode. */
+		if (!error && world->on_access)
+			world->on_access(hit->host + (gpa & 0xfff));
 		quire_vcpu_leave(world->vcpu);
 		if (!error) {
 			result.outcome = 0;
@@ -193,6 +209,9 @@ struct world_result world_access(struct world *world, uint64_t gpa, enum world_a
 			return result;
 		if (result.outcome == QUIRE_WRITE_PROTECTED)
 			return emulate_store(world, fault.gpa.v);
+		/* Whoever is in the way gets a turn. */
+		if (result.outcome == QUIRE_RETRY)
+			sched_platform.relax(0);
 	}
 	result.outcome = -1000;
 	return result;
@@ -263,23 +282,45 @@ struct world_result world_oracle(struct world *world, uint64_t gpa, enum world_a
 	return (struct world_result){.host = world_page(world, *gfn) + (gpa & 0xfff)};
 }
 
-/* A on the whole path, D in the leaf after a write; the tables that changed are logged. */
-static void check_marks(struct world *world, uint64_t gpa, enum world_access access)
+/* L1's entries for an address, from the root down; 0 below the leaf. */
+struct path {
+	uint64_t tables[5], entries[5];
+};
+
+static void read_path(struct world *world, uint64_t gpa, struct path *path)
 {
 	uint64_t table = WORLD_ROOT;
 
-	for (uint32_t level = 4;; level--) {
-		uint32_t shift = 12 + 9 * (level - 1);
+	memset(path, 0, sizeof(*path));
+	for (uint32_t level = 4; level && slot_of(world, table) >= 0; level--) {
 		uint64_t entry;
 
-		memcpy(&entry, world_page(world, table) + (gpa >> shift & 511) * 8, 8);
+		memcpy(&entry, world_page(world, table) + (gpa >> (3 + 9 * level) & 511) * 8, 8);
+		path->tables[level] = table;
+		path->entries[level] = entry;
+		if (level == 1 || (entry & NPT_PS) || !(entry & NPT_P))
+			return;
+		table = (entry & ADDRESS) >> 12;
+	}
+}
+
+/* A on the whole path, D in the leaf after a write; a table where they were set was written. */
+static void check_marks(struct world *world, uint64_t gpa, enum world_access access,
+			const struct path *before)
+{
+	struct path after;
+
+	read_path(world, gpa, &after);
+	for (uint32_t level = 4; level && after.entries[level]; level--) {
+		uint64_t entry = after.entries[level];
+
+		assert_int_equal(entry & ~(NPT_A | NPT_D),
+				 before->entries[level] & ~(NPT_A | NPT_D));
 		assert_true(entry & NPT_A);
-		if (level > 1 && !(entry & NPT_PS)) {
-			table = (entry & ADDRESS) >> 12;
-			continue;
-		}
-		assert_true(access != WORLD_WRITE || (entry & NPT_D));
-		return;
+		if (level == 1 || (entry & NPT_PS))
+			assert_true(access != WORLD_WRITE || (entry & NPT_D));
+		if (entry != before->entries[level])
+			world->written[after.tables[level]] = 1;
 	}
 }
 
@@ -287,9 +328,11 @@ struct world_result world_check(struct world *world, uint64_t gpa, enum world_ac
 {
 	uint64_t gfn = 0;
 	struct world_result result, wanted;
+	struct path before;
 
 	world_nested(world, 1);
 	wanted = world_oracle(world, gpa, access, &gfn);
+	read_path(world, gpa, &before);
 	result = world_access(world, gpa, access);
 	if (result.outcome != wanted.outcome || result.host != wanted.host)
 		print_error("L2 %llx access %d: outcome %d, wanted %d; error %llx, wanted %llx\n",
@@ -301,7 +344,7 @@ struct world_result world_check(struct world *world, uint64_t gpa, enum world_ac
 		assert_int_equal(result.error, wanted.error);
 	if (result.outcome)
 		return result;
-	check_marks(world, gpa, access);
+	check_marks(world, gpa, access, &before);
 	if (access == WORLD_WRITE)
 		world->written[gfn] = 1;
 	return result;

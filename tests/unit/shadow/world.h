@@ -45,8 +45,9 @@ struct world {
 	int nested;
 	uint32_t slot_flags[2];
 	uint8_t slot_there[2];
-	uint8_t written[WORLD_PAGES]; /* since the last harvest */
-	uint64_t faults;	      /* calls of quire_vcpu_fault() */
+	uint8_t written[WORLD_PAGES];	  /* since the last harvest */
+	void (*on_access)(uint8_t *host); /* in guest mode; NULL: nothing */
+	uint64_t faults;		  /* calls of quire_vcpu_fault() */
 };
 
 enum world_access { WORLD_READ, WORLD_WRITE, WORLD_FETCH };
@@ -58,8 +59,11 @@ struct world_result {
 	uint64_t error; /* QUIRE_NESTED_FAULT: L1's error code */
 };
 
+/* The host and a VM; or another VM on the same host. */
 void world_start(struct world *world);
 void world_stop(struct world *world);
+void world_start_vm(struct world *world);
+void world_stop_vm(struct world *world);
 /* The bytes of a guest page, as the host keeps them now. */
 uint8_t *world_page(struct world *world, uint64_t gfn);
 int world_slot(struct world *world, uint32_t id, uint32_t flags);

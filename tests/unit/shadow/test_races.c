@@ -1,0 +1,262 @@
+/* An L2 access against one change at a time, in every interleaving with few preemptions. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "tests/unit/shadow/random.h"
+
+#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
+#define TABLE_4K 4u
+#define OLD 70u
+#define NEW 71u
+#define L2 PAGE(5)
+
+#define PREEMPTIONS 2u
+
+static struct world world;
+static struct world_result result;
+static uint32_t old_frame;
+static int done;
+static uint8_t late; /* the byte at L2's address when the change had returned */
+static uint64_t log_bits;
+
+static void store(uint8_t *host)
+{
+	*host = 7;
+}
+
+static void put_entry(uint64_t table, uint32_t index, uint64_t entry)
+{
+	memcpy(world_page(&world, table) + index * sizeof(entry), &entry, sizeof(entry));
+}
+
+static void start(uint32_t flags)
+{
+	world.on_access = NULL;
+	world_start_vm(&world);
+	put_entry(1, 0, PAGE(2) | NPT_ALL);
+	put_entry(2, 0, PAGE(3) | NPT_ALL);
+	put_entry(3, 0, PAGE(TABLE_4K) | NPT_ALL);
+	put_entry(TABLE_4K, 5, PAGE(OLD) | NPT_ALL);
+	put_entry(TABLE_4K, 6, PAGE(NEW) | NPT_ALL);
+	world_page(&world, OLD)[0] = world_page(&world, NEW)[0] = 0;
+	if (flags)
+		assert_int_equal(world_slot(&world, 0, flags), 0);
+	world_nested(&world, 1);
+	/* The tables are shadowed already: half of the runs would be about that. */
+	(void)world_access(&world, PAGE(6), WORLD_READ);
+	done = late = 0;
+	world.on_access = store;
+}
+
+static void setup(void *ctx)
+{
+	(void)ctx;
+	start(0);
+}
+
+static void access_l2(void)
+{
+	result = world_access(&world, L2, WORLD_WRITE);
+	if (done && !result.outcome)
+		late = 1;
+}
+
+static bool stop(bool good)
+{
+	world.on_access = NULL;
+	world_stop_vm(&world);
+	return good;
+}
+
+static void explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *))
+{
+	struct sched_test test = {
+	    .threads = 2,
+	    .preemptions_max = PREEMPTIONS,
+	    .setup = make,
+	    .body = body,
+	    .check = check,
+	};
+	struct sched_verdict verdict = sched_explore(&test);
+
+	print_message("%llu runs\n", (unsigned long long)verdict.runs);
+	if (verdict.failed)
+		for (uint32_t i = 0; i < verdict.plan.count; i++)
+			print_error("result %d: %u->%u\n", (int)verdict.result,
+				    verdict.plan.at[i].step, verdict.plan.at[i].thread);
+	assert_false(verdict.failed);
+	assert_true(verdict.runs > 20);
+}
+
+/* The host moves the page: the store came before and was moved, or lands in the new frame. */
+static void migrate_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0) {
+		access_l2();
+		return;
+	}
+	old_frame = world.host.pages[OLD].frame;
+	quire_vm_host_invalidate_begin(world.vm, sim_hva(OLD), sim_hva(OLD + 1));
+	sim_unmap(&world.host, OLD);
+	sim_map(&world.host, OLD, SIM_WRITABLE);
+	quire_vm_host_invalidate_end(world.vm, sim_hva(OLD), sim_hva(OLD + 1));
+	done = 1;
+}
+
+static bool migrate_check(void *ctx)
+{
+	bool good = result.outcome == 0;
+	/* A freed frame shows 0xdb, unless it is in use again, as the new one, with a 0 or our 7.
+	 */
+	uint8_t freed = world.host.frames[old_frame].bytes[0];
+
+	(void)ctx;
+	good &= old_frame == world.host.pages[OLD].frame || freed == 0xdb;
+	good &= !late || world_page(&world, OLD)[0] == 7;
+	return stop(good);
+}
+
+/* The hypervisor changes L1's entry: afterwards nothing reaches the old page. */
+static void entry_body(uint32_t thread, void *ctx)
+{
+	uint64_t entry = PAGE(NEW) | NPT_ALL | NPT_A | NPT_D;
+
+	(void)ctx;
+	if (thread == 0) {
+		access_l2();
+		return;
+	}
+	done = quire_vm_write(world.vm, (gpa_t){PAGE(TABLE_4K) + 5 * sizeof(entry)}, &entry,
+			      sizeof(entry)) == 0;
+	late = world_page(&world, OLD)[0];
+}
+
+static bool entry_check(void *ctx)
+{
+	bool good = done && result.outcome == 0;
+
+	(void)ctx;
+	/* Stored once, to one of the two; to the old one only before the change had returned. */
+	good &= world_page(&world, OLD)[0] + world_page(&world, NEW)[0] == 7;
+	world.on_access = NULL;
+	good &= world_access(&world, L2, WORLD_READ).host == world_page(&world, NEW);
+	return stop(good);
+}
+
+/* The slot goes: the store was done before, or finds no memory. */
+static void delete_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		result = world_access(&world, L2, WORLD_WRITE);
+	else
+		done = world_slot(&world, 0, UINT32_MAX) == 0;
+}
+
+static bool delete_check(void *ctx)
+{
+	bool stored = world_page(&world, OLD)[0] == 7;
+
+	(void)ctx;
+	/* L1's tables were in the slot too. */
+	return stop(
+	    done && stored == !result.outcome &&
+	    (stored || result.outcome == QUIRE_NESTED_FAULT || result.outcome == QUIRE_EMULATE));
+}
+
+/* A harvest: the store is in it, with its byte, or in the next. */
+static int take_log(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	(void)offset_bytes;
+	(void)size_bytes;
+	log_bits = ((const uint64_t *)src)[OLD / 64];
+	return 0;
+}
+
+static void harvest_setup(void *ctx)
+{
+	(void)ctx;
+	start(QUIRE_SLOT_LOG_DIRTY);
+	world.on_access = NULL;
+	(void)world_access(&world, L2, WORLD_WRITE);
+	assert_int_equal(quire_vm_get_dirty_log(world.vm, 0, take_log, NULL), 0);
+	world.on_access = store;
+}
+
+static void harvest_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0) {
+		access_l2();
+		return;
+	}
+	assert_int_equal(quire_vm_get_dirty_log(world.vm, 0, take_log, NULL), 0);
+	late = world_page(&world, OLD)[0];
+}
+
+static bool harvest_check(void *ctx)
+{
+	uint64_t first = log_bits, bit = UINT64_C(1) << OLD % 64;
+	bool good = result.outcome == 0;
+
+	(void)ctx;
+	assert_int_equal(quire_vm_get_dirty_log(world.vm, 0, take_log, NULL), 0);
+	good &= (log_bits & bit) || ((first & bit) && late == 7);
+	return stop(good);
+}
+
+static void test_migration(void **state)
+{
+	(void)state;
+	explore(setup, migrate_body, migrate_check);
+}
+
+static void test_entry(void **state)
+{
+	(void)state;
+	explore(setup, entry_body, entry_check);
+}
+
+static void test_deletion(void **state)
+{
+	(void)state;
+	explore(setup, delete_body, delete_check);
+}
+
+static void test_harvest(void **state)
+{
+	(void)state;
+	explore(harvest_setup, harvest_body, harvest_check);
+}
+
+static int begin(void **state)
+{
+	(void)state;
+	world_start(&world);
+	world_stop_vm(&world);
+	return 0;
+}
+
+static int end(void **state)
+{
+	(void)state;
+	world_start_vm(&world);
+	world_stop(&world);
+	return 0;
+}
+
+int race_tests(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_migration),
+	    cmocka_unit_test(test_entry),
+	    cmocka_unit_test(test_deletion),
+	    cmocka_unit_test(test_harvest),
+	};
+
+	return cmocka_run_group_tests(tests, begin, end);
+}
