@@ -168,6 +168,20 @@ static int exit_simple(struct vcpu *vcpu, uint32_t reason)
 	return 0;
 }
 
+static int exit_msr(struct vcpu *vcpu, const struct cpu_exit_info *info, enum msr_access access)
+{
+	bool is_read = access == MSR_ACCESS_READ;
+	struct kvm_run *run = vcpu->run;
+
+	run->exit_reason = is_read ? KVM_EXIT_X86_RDMSR : KVM_EXIT_X86_WRMSR;
+	memset(&run->msr, 0, sizeof(run->msr));
+	run->msr.reason = vcpu->msr_reason;
+	run->msr.index = info->msr_index;
+	run->msr.data = is_read ? 0 : info->msr_value;
+	vcpu->pending = is_read ? VCPU_PENDING_MSR_READ : VCPU_PENDING_MSR_WRITE;
+	return 0;
+}
+
 /* Of the exit that the CPU asked for some time ago: a reset may have made room since. */
 static int exit_dirty_ring(struct vcpu *vcpu)
 {
@@ -205,8 +219,10 @@ int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_i
 		return exit_debug(vcpu, info);
 	case CPU_EXIT_DIRTY_RING:
 		return exit_dirty_ring(vcpu);
-	case CPU_EXIT_MSR_READ: /* never asked for: no callback answers USER */
+	case CPU_EXIT_MSR_READ:
+		return exit_msr(vcpu, info, MSR_ACCESS_READ);
 	case CPU_EXIT_MSR_WRITE:
+		return exit_msr(vcpu, info, MSR_ACCESS_WRITE);
 	case CPU_EXIT_EMULATION:
 		break;
 	}
@@ -220,14 +236,39 @@ static void op_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]
 	cpuid_query(ctx, leaf, subleaf, out);
 }
 
+static uint32_t msr_exit_reason(int error)
+{
+	switch (error) {
+	case -EPERM:
+		return KVM_MSR_EXIT_REASON_FILTER;
+	case -ENOENT:
+		return KVM_MSR_EXIT_REASON_UNKNOWN;
+	default:
+		return KVM_MSR_EXIT_REASON_INVAL;
+	}
+}
+
+static enum cpu_msr_result access_msr(struct vcpu *vcpu, enum msr_access access, uint32_t index,
+				      uint64_t *value)
+{
+	int error = msr_guest_access(vcpu, access, index, value);
+
+	if (!error)
+		return CPU_MSR_OK;
+	vcpu->msr_reason = msr_exit_reason(error);
+	if (atomic_load(&vcpu->vm->settings.msr_exits) & vcpu->msr_reason)
+		return CPU_MSR_USER;
+	return CPU_MSR_GP;
+}
+
 static enum cpu_msr_result op_rdmsr(void *ctx, uint32_t index, uint64_t *value)
 {
-	return msr_read(ctx, MSR_FROM_GUEST, index, value) ? CPU_MSR_GP : CPU_MSR_OK;
+	return access_msr(ctx, MSR_ACCESS_READ, index, value);
 }
 
 static enum cpu_msr_result op_wrmsr(void *ctx, uint32_t index, uint64_t value)
 {
-	return msr_write(ctx, MSR_FROM_GUEST, index, value) ? CPU_MSR_GP : CPU_MSR_OK;
+	return access_msr(ctx, MSR_ACCESS_WRITE, index, &value);
 }
 
 /* KVM's numbers of kvm_mmio. */

@@ -32,6 +32,7 @@ enum msr_index {
 	MSR_MCG_STATUS = 0x17a,
 	MSR_MCG_CTL = 0x17b,
 	MSR_MISC_ENABLE = 0x1a0,
+	MSR_POWER_CTL = 0x1fc,	   /* storage: nothing saves power here */
 	MSR_DEBUG_CONTROL = 0x1d9, /* no branch records: nothing can be switched on */
 	MSR_MTRR_VARIABLE_FIRST = 0x200,
 	MSR_MTRR_VARIABLE_LAST = MSR_MTRR_VARIABLE_FIRST + 2 * MSR_MTRR_VARIABLE - 1,
@@ -71,6 +72,11 @@ enum msr_index {
 #define EFER_NX (UINT64_C(1) << 11)
 #define EFER_SVME (UINT64_C(1) << 12)
 #define EFER_VALID (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
+/* Leaf 0, EBX: the first letters of AuthenticAMD and HygonGenuine. */
+#define VENDOR_AMD 0x68747541u
+#define VENDOR_HYGON 0x6f677948u
+#define CPUID_RDTSCP (UINT32_C(1) << 27) /* leaf 80000001, EDX */
+#define CPUID_RDPID (UINT32_C(1) << 22)	 /* leaf 7, ECX */
 #define CR0_PG (UINT64_C(1) << 31)
 
 #define MCG_CTL_PRESENT (UINT64_C(1) << 8)
@@ -114,6 +120,7 @@ static const struct msr_plain plain_msrs[] = {
     {MSR_KVM_POLL_CONTROL, IN_VCPU(poll_control), 1, false},
     {MSR_UCODE_REVISION, IN_VCPU(ucode_revision), 0, false},
     {MSR_PLATFORM_INFO, IN_VCPU(platform_info), 0, false},
+    {MSR_POWER_CTL, IN_VCPU(power_ctl), UINT64_MAX, false},
     {MSR_AMD_SYSCFG, IN_VCPU(amd_syscfg), UINT64_MAX, false},
     {MSR_AMD_VM_CR, IN_VCPU(amd_vm_cr), 0x1f, false},
     {MSR_AMD_VM_HSAVE_PA, IN_VCPU(amd_vm_hsave), UINT64_C(0xfffffffff000), false},
@@ -144,6 +151,7 @@ static const uint32_t saved_msrs[] = {
     MSR_MCG_STATUS,
     MSR_MCG_CTL,
     MSR_PLATFORM_INFO,
+    MSR_POWER_CTL,
     MSR_UCODE_REVISION,
     MSR_AMD_VM_HSAVE_PA,
 };
@@ -232,7 +240,7 @@ static int write_in_row(struct vcpu *vcpu, uint32_t index, uint64_t value)
 	uint64_t *place = find_in_row(&vcpu->msrs, index);
 
 	if (!place)
-		return -EINVAL;
+		return -ENOENT;
 	if (index >= MSR_MTRR_FIX64K && index < MSR_MTRR_FIX4K + 8 &&
 	    !memory_types_valid(value, 0x73))
 		return -EINVAL;
@@ -259,12 +267,23 @@ static bool mcg_ctl_visible(const struct vcpu_msrs *msrs, enum msr_origin origin
 	return origin == MSR_FROM_CLIENT || (msrs->mcg_cap & MCG_CTL_PRESENT);
 }
 
+/* TSC_AUX comes with the instructions that read it. The client may always save and restore it. */
+static bool exists_for(const struct vcpu *vcpu, enum msr_origin origin, uint32_t index)
+{
+	if (index != MSR_TSC_AUX || origin == MSR_FROM_CLIENT)
+		return true;
+	return (cpuid_register(vcpu, 0x80000001, CPUID_EDX) & CPUID_RDTSCP) ||
+	       (cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_RDPID);
+}
+
 int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
 {
 	const struct msr_plain *plain = find_plain(index);
 	struct vcpu_msrs *msrs = &vcpu->msrs;
 	uint64_t *place = find_in_row(msrs, index);
 
+	if (!exists_for(vcpu, origin, index))
+		return -ENOENT;
 	if (plain)
 		place = plain_value(vcpu, plain);
 	if (place) {
@@ -321,7 +340,7 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 		*value = 0;
 		return 0;
 	default:
-		return -EINVAL;
+		return -ENOENT;
 	}
 }
 
@@ -398,10 +417,24 @@ static int write_pat(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 	return 0;
 }
 
+/* AMD's processors drop the upper half of some values that Intel's keep, or refuse. */
+static bool is_cut(const struct vcpu *vcpu, uint32_t index)
+{
+	uint32_t vendor = cpuid_register(vcpu, 0, CPUID_EBX);
+
+	if (vendor != VENDOR_AMD && vendor != VENDOR_HYGON)
+		return false;
+	return index == MSR_TSC_AUX || index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
+}
+
 int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value)
 {
 	const struct msr_plain *plain = find_plain(index);
 
+	if (!exists_for(vcpu, origin, index))
+		return -ENOENT;
+	if (is_cut(vcpu, index))
+		value = (uint32_t)value;
 	if (plain)
 		return write_plain(vcpu, origin, plain, value);
 	if (index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST) {

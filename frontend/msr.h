@@ -22,7 +22,7 @@ struct vcpu_msrs {
 	uint64_t mcg_cap, mcg_status, mcg_ctl;
 	uint64_t mc[32 * 4];
 	uint64_t wall_clock, system_time; /* kvmclock */
-	uint64_t poll_control;
+	uint64_t poll_control, power_ctl;
 	uint64_t ucode_revision, platform_info, arch_capabilities;
 	uint64_t spec_ctrl;
 	uint64_t amd_hwcr, amd_syscfg;
@@ -32,6 +32,7 @@ struct vcpu_msrs {
 void msr_reset(struct vcpu *vcpu);
 /* From the guest and from the client; the client may write what the guest may only read. */
 enum msr_origin { MSR_FROM_GUEST, MSR_FROM_CLIENT };
+/* 0, -ENOENT when there is no such MSR, -EINVAL when it does not take the value or is hidden. */
 int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value);
 int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value);
 

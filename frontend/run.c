@@ -105,6 +105,13 @@ static void take_answer(struct vcpu *vcpu)
 		ret = run->hypercall.ret;
 		cpu_answer(vcpu->cpu, &ret, sizeof(ret), false);
 		break;
+	case VCPU_PENDING_MSR_READ:
+		ret = run->msr.data;
+		cpu_answer(vcpu->cpu, &ret, sizeof(ret), run->msr.error != 0);
+		break;
+	case VCPU_PENDING_MSR_WRITE:
+		cpu_answer(vcpu->cpu, NULL, 0, run->msr.error != 0);
+		break;
 	}
 	vcpu->pending = VCPU_PENDING_NONE;
 }
@@ -173,6 +180,8 @@ static uint32_t run_flags(struct vcpu *vcpu)
 
 	if (vcpu->run->request_interrupt_window && !irqchip_has_pic(&vcpu->vm->irqchip))
 		flags |= CPU_RUN_IRQ_WINDOW;
+	if (msr_filter_sees_all(vcpu->vm))
+		flags |= CPU_RUN_ASK_MSRS;
 	if (vcpu->debug_control & KVM_GUESTDBG_SINGLESTEP)
 		flags |= CPU_RUN_STEP;
 	return flags;

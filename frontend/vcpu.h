@@ -63,7 +63,14 @@ enum vcpu_event {
 };
 
 /* The exit whose answer the next KVM_RUN takes from the run page. */
-enum vcpu_pending { VCPU_PENDING_NONE, VCPU_PENDING_IO, VCPU_PENDING_MMIO, VCPU_PENDING_HYPERCALL };
+enum vcpu_pending {
+	VCPU_PENDING_NONE,
+	VCPU_PENDING_IO,
+	VCPU_PENDING_MMIO,
+	VCPU_PENDING_HYPERCALL,
+	VCPU_PENDING_MSR_READ,
+	VCPU_PENDING_MSR_WRITE,
+};
 
 struct vcpu_cpuid {
 	uint32_t count;
@@ -90,6 +97,7 @@ struct vcpu {
 	atomic_uint sipi_vector;
 	enum vcpu_pending pending;
 	struct cpu_io pending_io;
+	uint32_t msr_reason;	/* KVM_MSR_EXIT_REASON_* of the MSR that the client answers */
 	uint64_t owed_requests; /* of the library, taken while asleep */
 	bool triple_fault; /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
 

@@ -29,6 +29,7 @@ static void vm_destroy(struct vm *vm)
 	system_forget_vm(vm);
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
+	msr_filter_destroy(&vm->msr_filter);
 	quire_vm_put(vm->memory);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
@@ -81,6 +82,7 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	pthread_mutex_init(&vm->lock, NULL);
 	iobus_init(&vm->bus);
 	irqchip_init(&vm->irqchip);
+	msr_filter_init(&vm->msr_filter);
 	*error = vm_timers_init(&vm->timers);
 	if (!*error)
 		*error = create_memory(vm);
@@ -90,6 +92,7 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	}
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
+	msr_filter_destroy(&vm->msr_filter);
 	free(vm);
 	return NULL;
 }
@@ -161,6 +164,7 @@ static const struct ioctl_entry vm_ioctls[] = {
     {KVM_IRQ_LINE_STATUS, IOCTL_IN_OUT, vm_irq_line_status},
     {KVM_SET_GSI_ROUTING, IOCTL_IN, vm_set_gsi_routing},
     {KVM_SIGNAL_MSI, IOCTL_IN, vm_signal_msi},
+    {KVM_X86_SET_MSR_FILTER, IOCTL_IN, vm_set_msr_filter},
     {KVM_SET_BOOT_CPU_ID, IOCTL_VALUE, vm_set_boot_cpu_id},
     {KVM_SET_TSS_ADDR, IOCTL_VALUE, set_tss_addr},
     {KVM_SET_IDENTITY_MAP_ADDR, IOCTL_IN, set_identity_map_addr},

@@ -15,6 +15,7 @@
 #include "frontend/iobus.h"
 #include "frontend/irqchip.h"
 #include "frontend/irqfd.h"
+#include "frontend/msr_filter.h"
 #include "frontend/nx_recovery.h"
 #include "frontend/timers.h"
 #include "hosts/process/process.h"
@@ -30,6 +31,7 @@ struct vm_settings {
 	uint32_t boot_vcpu_id;
 	atomic_uint_fast64_t exit_hypercalls;
 	atomic_uint_fast64_t disabled_quirks;
+	atomic_uint msr_exits; /* KVM_MSR_EXIT_REASON_*: the client answers these */
 	atomic_bool exception_payload;
 	atomic_bool triple_fault_event;
 	atomic_bool exit_on_emulation_failure;
@@ -59,6 +61,7 @@ struct vm {
 	struct iobus bus;
 	struct irqchip irqchip;
 	struct vm_irqfds irqfds;
+	struct msr_filter msr_filter;
 	struct vm_timers timers;
 	struct nx_recovery nx;
 

@@ -49,6 +49,8 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_MCE, 32},
     {KVM_CAP_IOEVENTFD, 1},
     {KVM_CAP_IRQFD, 1},
+    {KVM_CAP_X86_USER_SPACE_MSR, 1},
+    {KVM_CAP_X86_MSR_FILTER, 1},
     {KVM_CAP_SET_IDENTITY_MAP_ADDR, 1},
     {KVM_CAP_ADJUST_CLOCK, CLOCK_FLAGS},
     {KVM_CAP_INTERNAL_ERROR_DATA, 1},
@@ -201,6 +203,17 @@ static long enable_exception_payload(struct vm *vm, const struct kvm_enable_cap 
 	return 0;
 }
 
+static long enable_user_space_msr(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	uint64_t known =
+	    KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
+
+	if (cap->args[0] & ~known)
+		return -EINVAL;
+	atomic_store(&vm->settings.msr_exits, (unsigned int)cap->args[0]);
+	return 0;
+}
+
 static long enable_triple_fault_event(struct vm *vm, const struct kvm_enable_cap *cap)
 {
 	atomic_store(&vm->settings.triple_fault_event, cap->args[0] != 0);
@@ -254,6 +267,7 @@ static const struct {
     {KVM_CAP_MAX_VCPU_ID, false, enable_max_vcpu_id},
     {KVM_CAP_EXCEPTION_PAYLOAD, false, enable_exception_payload},
     {KVM_CAP_X86_TRIPLE_FAULT_EVENT, false, enable_triple_fault_event},
+    {KVM_CAP_X86_USER_SPACE_MSR, false, enable_user_space_msr},
     {KVM_CAP_EXIT_ON_EMULATION_FAILURE, false, enable_exit_on_emulation_failure},
     {KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, true, disable_nx_huge_pages},
 };

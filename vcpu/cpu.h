@@ -144,6 +144,7 @@ enum cpu_run_flags {
 	CPU_RUN_COMPLETE = 1u << 1,	 /* finish the pending instruction only, then STEPPED */
 	CPU_RUN_HLT_IN_KERNEL = 1u << 2, /* HLT waits in the frontend: still CPU_EXIT_HLT */
 	CPU_RUN_STEP = 1u << 3,		 /* KVM_GUESTDBG_SINGLESTEP */
+	CPU_RUN_ASK_MSRS = 1u << 4,	 /* ops->rdmsr and ->wrmsr for those kept here too */
 };
 
 /*

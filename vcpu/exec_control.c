@@ -494,6 +494,16 @@ static enum step msr_ask(struct cpu *cpu, enum replay_kind kind, uint64_t *value
 	return STEP_NEXT;
 }
 
+/*
+ * Is this MSR the surroundings' business? One that was asked for once stays so to its end. Whether
+ * there is a TSC_AUX, and how wide some are, depends on the processor that is shown.
+ */
+static int msr_is_asked(const struct cpu *cpu, uint32_t index)
+{
+	return (cpu->run_flags & CPU_RUN_ASK_MSRS) || cpu->replay.unfinished ||
+	       index == MSR_TSC_AUX || index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
+}
+
 static void set_edx_eax(struct cpu *cpu, uint64_t value)
 {
 	reg_set(cpu, GPR_OFFSET(CPU_RAX), 4, value);
@@ -516,9 +526,9 @@ static enum step rdmsr(struct cpu *cpu, const struct op *op)
 	step = svm_intercept_msr(cpu, index, 0);
 	if (step)
 		return step;
-	if (index == MSR_TSC)
+	if (index == MSR_TSC && !msr_is_asked(cpu, index))
 		value = __rdtsc() + cpu->s.tsc_offset + cpu->svm.tsc_offset;
-	else if (slot)
+	else if (slot && !msr_is_asked(cpu, index))
 		value = *slot;
 	else
 		step = msr_ask(cpu, REPLAY_MSR_READ, &value);
@@ -539,15 +549,17 @@ static enum step wrmsr(struct cpu *cpu, const struct op *op)
 	step = svm_intercept_msr(cpu, index, 1);
 	if (step)
 		return step;
-	if (index == MSR_TSC) {
+	if (index == MSR_TSC && !msr_is_asked(cpu, index)) {
 		cpu->s.tsc_offset = value - __rdtsc();
 		return STEP_END;
 	}
-	if (msr_slot(cpu, index))
+	if (msr_slot(cpu, index) && !msr_is_asked(cpu, index))
 		return msr_write_own(cpu, index, value);
 	step = msr_ask(cpu, REPLAY_MSR_WRITE, &value);
 	if (step)
 		return step;
+	if (index == MSR_EFER)
+		return paging_changed(cpu);
 	code_serialise(cpu);
 	return STEP_EVENTS;
 }
