@@ -34,8 +34,7 @@ void system_configure_vm(struct quire_vm_config *config)
 {
 	config->mmio_caching = params_get_bool("kvm.mmio_caching");
 	config->tunables = params_tunables();
-	config->format =
-	    params_get_bool("kvm.quire_ept") ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
+	config->format = params_get_bool("kvm.quire_ept") ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
 }
 
 static long get_api_version(struct ioctl_call *call)

@@ -106,8 +106,7 @@ static void write_from_both_sides(void)
 		blob_bytes(i)[0] = (uint8_t)(i + 1);
 		check(guest_load(&guest, gpa, &value) == 0 && value == i + 1,
 		      "the guest reads what the device wrote");
-		check(guest_store(&guest, gpa + 1, (uint8_t)(i + 100)) == 0,
-		      "the guest writes");
+		check(guest_store(&guest, gpa + 1, (uint8_t)(i + 100)) == 0, "the guest writes");
 		check(blob_bytes(i)[1] == i + 100, "the device reads what the guest wrote");
 		check(host.frames[blob_frames[i]].references == 1, "no reference is held");
 		check(i == 0 || !host.frames[blob_frames[i]].dirty,

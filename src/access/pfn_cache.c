@@ -90,8 +90,8 @@ static int lookup_once(struct pfn_cache *cache, hva_t hva, bool *published)
 	struct quire_vm *vm = cache->vm;
 	u64 snapshot = atomic_load_acquire_u64(&vm->pfn_caches.seq);
 	struct quire_page page;
-	int err = vm->host->page_get(vm->host_ctx, hva, QUIRE_PAGE_WRITE | QUIRE_PAGE_GUARDED,
-				     &page);
+	int err =
+	    vm->host->page_get(vm->host_ctx, hva, QUIRE_PAGE_WRITE | QUIRE_PAGE_GUARDED, &page);
 
 	if (err)
 		return err;

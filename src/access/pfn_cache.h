@@ -34,8 +34,8 @@ struct pfn_cache {
 	struct rwlock lock;	/* the rest: read by users, written by refresh and invalidation */
 	u32 active;		/* on the list */
 	u32 valid;
-	u32 by_hva;	/* the key is @hva; else @gpa, and the slots of @generation */
-	u32 offset;	/* in the page */
+	u32 by_hva; /* the key is @hva; else @gpa, and the slots of @generation */
+	u32 offset; /* in the page */
 	gpa_t gpa;
 	u64 generation;
 	hva_t hva; /* of the page */

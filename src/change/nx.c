@@ -60,7 +60,7 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 		flush_debt_init(&debt, &vm->flush);
 		change_lock(vm);
 		for (; done < stop && more; done++) {
-			more = nx_list_pop(vm, &place);
+			more = nx_list_pop(vm, &place) != 0;
 			if (more && !is_logged(vm, &place))
 				change_zap_range(vm, 1u << place.as_id, place.start, place.end,
 						 &debt);

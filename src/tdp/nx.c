@@ -56,7 +56,7 @@ void nx_list_remove(struct quire_vm *vm, struct table *table)
 	mutex_unlock(&vm->roots.pages_lock);
 }
 
-bool nx_list_pop(struct quire_vm *vm, struct nx_place *place)
+int nx_list_pop(struct quire_vm *vm, struct nx_place *place)
 {
 	struct table *table;
 

@@ -31,7 +31,7 @@ struct nx_place {
 	gfn_t start, end;
 };
 
-/* Take the oldest table off the list: its mark goes too. False when there is none. */
-must_check bool nx_list_pop(struct quire_vm *vm, struct nx_place *place);
+/* Take the oldest table off the list: its mark goes too. Zero when there is none. */
+must_check int nx_list_pop(struct quire_vm *vm, struct nx_place *place);
 
 #endif

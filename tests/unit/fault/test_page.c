@@ -1,4 +1,4 @@
-/* The pages a fault may meet: counted and not, read-only, poisoned, slow; and pages kept at hand. */
+/* The pages a fault may meet: counted or not, read-only, poisoned, slow; and pages kept at hand. */
 #include "tests/unit/fault/support.h"
 
 #include "src/access/map.h"
@@ -156,9 +156,12 @@ static void test_map_unsafe(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_counted),	   cmocka_unit_test(test_uncounted),
-	    cmocka_unit_test(test_huge_uncounted), cmocka_unit_test(test_read_only),
-	    cmocka_unit_test(test_bad),		   cmocka_unit_test(test_map),
+	    cmocka_unit_test(test_counted),
+	    cmocka_unit_test(test_uncounted),
+	    cmocka_unit_test(test_huge_uncounted),
+	    cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_bad),
+	    cmocka_unit_test(test_map),
 	    cmocka_unit_test(test_map_unsafe),
 	};
 

@@ -79,10 +79,8 @@ static void test_host(void **state)
 
 static void test_slots(void **state)
 {
-	struct quire_region other = {.slot = 1,
-				     .gpa = {UINT64_C(1) << 30},
-				     .size_bytes = 4096,
-				     .hva = sim_hva(3)};
+	struct quire_region other = {
+	    .slot = 1, .gpa = {UINT64_C(1) << 30}, .size_bytes = 4096, .hva = sim_hva(3)};
 	struct quire_region gone = {.slot = 0};
 
 	(void)state;
@@ -133,8 +131,9 @@ static void test_read_only(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_gpa), cmocka_unit_test(test_host),	  cmocka_unit_test(test_slots),
-	    cmocka_unit_test(test_hva), cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_gpa),	      cmocka_unit_test(test_host),
+	    cmocka_unit_test(test_slots),     cmocka_unit_test(test_hva),
+	    cmocka_unit_test(test_read_only),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
