@@ -30,6 +30,10 @@
 	X(fast_marks_first, "the fast path marks the page before it gives W")               \
 	X(harvest_protects_first, "a harvest takes W before it takes the bits")             \
 	X(harvest_unflushed, "a harvest returns before the TLBs are flushed")               \
+	X(harvest_unarmed, "a harvest leaves W to the pages it names")                      \
+	X(ring_unarmed, "a reset of rings leaves W to the pages it takes")                  \
+	X(ring_unflushed, "a reset of rings returns before the TLBs are flushed")           \
+	X(log_start_unflushed, "logging starts before the TLBs are flushed")                \
 	X(clear_takes_words, "CLEAR takes bits that it was not told to")                    \
 	X(ring_drops_batch, "an interrupted reset of rings forgets what it has taken")      \
 	X(log_start_unprotected, "pages that are writable when logging starts stay so")     \

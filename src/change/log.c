@@ -101,6 +101,8 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	change_nested_protect(vm, slot->as_id, slot->base_gfn, end, &debt);
 	/* Also when nothing changed: an entry found without W may owe a flush to another. */
 	flush_debt_owe(&debt);
+	if (MUTANT(log_start_unflushed))
+		flush_debt_forgive(&debt, "mutant");
 	tdp_debt_settle(vm, &debt);
 }
 
@@ -228,7 +230,7 @@ static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 		mask &= atomic_fetch_and_u64(&slot->dirty->bits[piece->first + at], kept);
 		piece->words[at] = named[i].mask = mask;
 	}
-	if (!MUTANT(harvest_protects_first))
+	if (!MUTANT(harvest_protects_first) && !MUTANT(harvest_unarmed))
 		tdp_write_protect_bits(vm, &bits, debt);
 	piece_release(vm, hold);
 	change_nested_protect_bits(vm, &bits, debt);

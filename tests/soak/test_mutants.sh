@@ -1,0 +1,40 @@
+#!/bin/sh
+# Usage: test_mutants.sh PRELOAD PROGRAM. Each bug must make a test of PROGRAM fail, and none no test.
+# fast_marks_first is missing: its window is a few instructions, and the simulator finds it.
+preload=$1 program=$2 failed=0
+
+# try MUTANT TEST SECONDS: 0 when the test passes.
+try() {
+	QUIRE_MUTANT=$1 LD_PRELOAD=$preload "$program" -s "$3" "$2" >/dev/null 2>&1
+}
+
+if ! try NONE get_loses_nothing 3; then
+	echo "FAIL: without a bug"
+	exit 1
+fi
+while read -r mutant test; do
+	caught=0
+	for seconds in 2 5 10 20; do
+		if ! try "$mutant" "$test" $seconds; then
+			caught=1
+			break
+		fi
+	done
+	if [ $caught = 1 ]; then
+		echo "caught $mutant within $seconds s"
+	else
+		echo "FAIL: $mutant went unnoticed"
+		failed=1
+	fi
+done <<LIST
+harvest_unflushed get_loses_nothing
+harvest_protects_first get_loses_nothing
+harvest_unarmed clear_loses_nothing
+ring_unarmed rings_lose_nothing
+ring_unflushed rings_lose_nothing
+log_start_unflushed get_loses_nothing
+log_start_unprotected get_loses_nothing
+log_start_huge get_loses_nothing
+clear_takes_words clear_loses_nothing
+LIST
+exit $failed
