@@ -18,6 +18,7 @@
 #include "frontend/file.h"
 #include "frontend/mm_events.h"
 #include "frontend/params.h"
+#include "frontend/report.h"
 #include "frontend/run_signals.h"
 #include "hosts/process/guard.h"
 
@@ -177,4 +178,10 @@ int system_open(int flags)
 	    .ops = &plain_ops, .size_bytes = 0, .cloexec = (flags & O_CLOEXEC) != 0};
 
 	return file_create(&config);
+}
+
+/* This frontend has no VM to report on. */
+void report_attach(const char *directory)
+{
+	(void)directory;
 }
