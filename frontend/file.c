@@ -270,13 +270,40 @@ static void fork_hooks_install(void)
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
 }
 
+#define HUGE_BYTES (UINT64_C(2) << 20)
+
+/* Room for the file, aligned to 2 MiB: addresses are frame numbers, and huge pages need that. */
+static void *aligned_room(uint64_t size_bytes)
+{
+	uint64_t room_bytes = size_bytes + HUGE_BYTES, before, after;
+	uint8_t *room;
+
+	if (size_bytes < HUGE_BYTES || room_bytes < size_bytes)
+		return NULL;
+	room =
+	    mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return NULL;
+	before = -(uintptr_t)room % HUGE_BYTES;
+	after = HUGE_BYTES - before;
+	if (before)
+		munmap(room, before);
+	munmap(room + before + size_bytes, after);
+	return room + before;
+}
+
 static int map_memory(struct file *file)
 {
+	void *room = aligned_room(file->size_bytes);
+	int flags = MAP_SHARED | (room ? MAP_FIXED : 0);
 	void *memory =
-	    mmap(NULL, file->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file->hidden_fd, 0);
+	    mmap(room, file->size_bytes, PROT_READ | PROT_WRITE, flags, file->hidden_fd, 0);
 
-	if (memory == MAP_FAILED)
+	if (memory == MAP_FAILED) {
+		if (room)
+			munmap(room, file->size_bytes);
 		return -ENOMEM;
+	}
 	file->memory = memory;
 	if (madvise(memory, file->size_bytes, MADV_DONTFORK))
 		return -errno;

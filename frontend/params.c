@@ -97,6 +97,8 @@ static const struct param params[] = {
     AMD_BOOL("enable_mediated_pmu", RO, 0),
     {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0},
     {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0},
+    /* Ours: guest_memfd files made from now on have pages of 2 MiB. Linux has none. */
+    KVM_BOOL("quire_gmem_huge_pages", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
 };
@@ -120,6 +122,7 @@ static struct {
     [PARAMS_NX_HUGE_PAGES] = {.name = "kvm.nx_huge_pages"},
     [PARAMS_NX_RECOVERY_RATIO] = {.name = "kvm.nx_huge_pages_recovery_ratio"},
     [PARAMS_NX_RECOVERY_PERIOD_MS] = {.name = "kvm.nx_huge_pages_recovery_period_ms"},
+    [PARAMS_GMEM_HUGE_PAGES] = {.name = "kvm.quire_gmem_huge_pages"},
 };
 static struct quire_tunables tunables = {.eager_page_split = 1};
 
@@ -515,7 +518,7 @@ ssize_t params_write(int fd, const void *text, size_t size_bytes)
 
 void params_refresh(void)
 {
-	uint32_t split;
+	uint32_t split, gmem_huge;
 
 	if (!run_directory)
 		return;
@@ -524,6 +527,8 @@ void params_refresh(void)
 			live_map_one(i);
 	split = params_live(PARAMS_EAGER_PAGE_SPLIT) > 0;
 	__atomic_store_n(&tunables.eager_page_split, split, __ATOMIC_RELAXED);
+	gmem_huge = params_live(PARAMS_GMEM_HUGE_PAGES) > 0;
+	__atomic_store_n(&tunables.gmem_huge_pages, gmem_huge, __ATOMIC_RELAXED);
 }
 
 const struct quire_tunables *params_tunables(void)

@@ -70,6 +70,7 @@ enum params_live {
 	PARAMS_NX_HUGE_PAGES,
 	PARAMS_NX_RECOVERY_RATIO,
 	PARAMS_NX_RECOVERY_PERIOD_MS,
+	PARAMS_GMEM_HUGE_PAGES,
 	PARAMS_LIVE_COUNT,
 };
 long params_live(enum params_live which);

@@ -7,7 +7,8 @@
 
 #define CHUNK_BYTES (UINT64_C(2) << 20)
 #define CHUNK_CLEARED_BYTES 32768u
-#define STORE_PAGES_MAX 512u
+#define STORE_PAGES_MAX 1024u
+#define SIM_BLOCK_ORDER 9u
 
 /* Pages of a guest_memfd: frame number + 1, or 0. */
 struct sim_store {
@@ -93,14 +94,18 @@ static bool block_is_free(const struct sim_host *host, uint32_t first)
 	return true;
 }
 
-void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
+/* The first of SIM_BLOCK aligned free frames, or SIM_FRAMES. */
+static uint32_t row_find(const struct sim_host *host)
 {
 	uint32_t first = 0;
 
 	while (first < SIM_FRAMES && !block_is_free(host, first))
 		first += SIM_BLOCK;
-	if (first == SIM_FRAMES)
-		abort();
+	return first;
+}
+
+static void row_take(struct sim_host *host, uint32_t first, uint8_t fill)
+{
 	if (host->next_frame < first + SIM_BLOCK)
 		host->next_frame = first + SIM_BLOCK;
 	for (uint32_t i = 0; i < SIM_BLOCK; i++) {
@@ -109,10 +114,20 @@ void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
 		frame->references = 1;
 		frame->generation++;
 		frame->poisoned = false;
-		memset(frame->bytes, 0, SIM_FRAME_BYTES);
+		memset(frame->bytes, fill, SIM_FRAME_BYTES);
+	}
+}
+
+void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
+{
+	uint32_t first = row_find(host);
+
+	if (first == SIM_FRAMES)
+		abort();
+	row_take(host, first, 0);
+	for (uint32_t i = 0; i < SIM_BLOCK; i++)
 		host->pages[page + i] =
 		    (struct sim_page){.frame = first + i, .flags = SIM_MAPPED | flags};
-	}
 }
 
 void sim_unmap(struct sim_host *host, uint32_t page)
@@ -339,6 +354,26 @@ static void sim_store_destroy(void *ctx, void *store)
 	sim_free(ctx, store, sizeof(struct sim_store));
 }
 
+/* A row of frames for the whole block around @index, none of which is there yet. */
+static bool store_get_block(struct sim_host *host, struct sim_store *pages, uint64_t index)
+{
+	uint64_t first = index & ~(uint64_t)(SIM_BLOCK - 1);
+	uint32_t row;
+
+	if (first + SIM_BLOCK > pages->npages)
+		return false;
+	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+		if (pages->frames[first + i])
+			return false;
+	row = row_find(host);
+	if (row == SIM_FRAMES || alloc_fails(host))
+		return false;
+	row_take(host, row, 0xa5);
+	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+		pages->frames[first + i] = row + i + 1;
+	return true;
+}
+
 static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn)
 {
 	struct sim_host *host = ctx;
@@ -347,6 +382,10 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 
 	if (index >= STORE_PAGES_MAX)
 		return -ENOMEM;
+	if (*order < SIM_BLOCK_ORDER || !store_get_block(host, pages, index))
+		*order = 0;
+	else
+		*order = SIM_BLOCK_ORDER;
 	if (!pages->frames[index]) {
 		uint32_t got = frame_alloc(host);
 
@@ -357,7 +396,6 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 		pages->frames[index] = got + 1;
 	}
 	frame = &host->frames[pages->frames[index] - 1];
-	*order = 0;
 	pfn->v = (uint64_t)(uintptr_t)frame->bytes >> QUIRE_PAGE_SHIFT;
 	return frame->poisoned ? -EHWPOISON : 0;
 }

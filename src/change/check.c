@@ -36,11 +36,13 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 			CHECK(rmp_allows(check->vm->rmp, (gfn_t){gfn.v + i},
 					 (pfn_t){entry_pfn(entry).v + i}));
 	CHECK(!((slot->flags & QUIRE_SLOT_READONLY) && entry_is_writable(check->f, entry)));
-	if (level != QUIRE_LEVEL_4K || !file || !(private || (slot->flags & MEMSLOT_GMEM_ONLY)))
+	if (!file || !(private || (slot->flags & MEMSLOT_GMEM_ONLY)))
 		return;
-	gmem_page_read(&file->inode->pages, memslot_gmem_index(slot, gfn), &page);
-	CHECK(page.state & GMEM_PAGE_UP_TO_DATE);
-	CHECK(page.pfn.v == entry_pfn(entry).v);
+	for (u64 i = 0; i < level_pages((enum quire_level)level); i++) {
+		gmem_page_read(&file->inode->pages, memslot_gmem_index(slot, gfn) + i, &page);
+		CHECK(page.state & GMEM_PAGE_UP_TO_DATE);
+		CHECK(page.pfn.v == entry_pfn(entry).v + i);
+	}
 }
 
 /* I-22, I-25, I-29: the shape of one leaf. */
@@ -109,7 +111,7 @@ void vm_check(struct quire_vm *vm)
 	base_sched_pause();
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces; as++) {
-		struct table *root = vm->roots.valid[as];
+		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
 
 		check.as_id = as;
 		if (root)

@@ -251,7 +251,7 @@ static bool found_private(const struct gmem_lookup *lookup, const struct gmem_in
 	const struct gmem_arch *arch = inode->arch;
 	u64 inside = lookup->index & ((UINT64_C(1) << page->order) - 1);
 
-	if (!gmem_unit_prepared(&inode->pages, lookup->index, page->order))
+	if (!gmem_unit_has(&inode->pages, lookup->index, page->order, GMEM_PAGE_PREPARED))
 		return false;
 	return !arch->ops->is_private ||
 	       arch->ops->is_private(arch->ctx, (gfn_t){lookup->gfn.v - inside},
@@ -266,10 +266,11 @@ static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inod
 	gmem_page_read(&inode->pages, lookup->index, &page);
 	if (page.state & GMEM_PAGE_POISONED)
 		return -EHWPOISON;
-	if (!(page.state & GMEM_PAGE_UP_TO_DATE))
-		return 0;
 	if (page.order > lookup->max_order)
 		page.order = lookup->max_order;
+	/* The neighbours may be new, though the page is not. */
+	if (!gmem_unit_has(&inode->pages, lookup->index, page.order, GMEM_PAGE_UP_TO_DATE))
+		return 0;
 	if (needs_preparing(inode, lookup->access) && !found_private(lookup, inode, &page))
 		return 0;
 	lookup_result(lookup, &page);

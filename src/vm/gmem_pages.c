@@ -193,15 +193,15 @@ static bool block_any_has(const struct gmem_block *block, u32 bit)
 	return seen & bit * EVERY_PAGE;
 }
 
-int gmem_unit_prepared(const struct gmem_pages *pages, u64 index, unsigned int order)
+int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state)
 {
 	const struct gmem_block *block = block_find(pages, index / GMEM_BLOCK_PAGES);
 
 	if (!block)
 		return 0;
 	if (order < UNIT_ORDER)
-		return !!(state_read(block, index % GMEM_BLOCK_PAGES) & GMEM_PAGE_PREPARED);
-	return block_all_have(block, GMEM_PAGE_PREPARED);
+		return (state_read(block, index % GMEM_BLOCK_PAGES) & state) == state;
+	return block_all_have(block, state);
 }
 
 /* A page at work: its block, and the lock that is held. */
@@ -311,6 +311,14 @@ static void work_unit(const struct page_work *work, u32 *first, u32 *end)
 static bool is_fresh(const struct gmem_block *block, u32 off)
 {
 	return !(state_read(block, off) & GMEM_PAGE_UP_TO_DATE);
+}
+
+/* A block that has just become one unit may have pages that were never used. */
+static bool unit_is_fresh(const struct page_work *work)
+{
+	if (atomic_load_relaxed_u32(&work->block->order) == UNIT_ORDER)
+		return !block_all_have(work->block, GMEM_PAGE_UP_TO_DATE);
+	return is_fresh(work->block, work->off);
 }
 
 /* Zero what was never used, in runs. */
@@ -442,7 +450,7 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 		error = -EHWPOISON;
 	if (!error && !(state & GMEM_PAGE_EXISTS))
 		error = page_make_exist(&work);
-	if (!error && !(state & GMEM_PAGE_UP_TO_DATE))
+	if (!error && unit_is_fresh(&work))
 		error = page_make_up_to_date(&work);
 	if (!error && needs_prepare(&work, prepare))
 		error = page_make_private(&work, prepare);

@@ -85,8 +85,8 @@ struct gmem_prepare {
 must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
 			     const struct gmem_prepare *prepare, struct gmem_page *page);
 
-/* Is every page of the unit around page @index PREPARED? Nonzero if so. No lock. */
-int gmem_unit_prepared(const struct gmem_pages *pages, u64 index, unsigned int order);
+/* Has every page of the unit of 2^@order around page @index got @state? Nonzero if so. No lock. */
+int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state);
 
 /* Who is told of runs of frames. */
 struct gmem_frames {

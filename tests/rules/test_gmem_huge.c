@@ -1,0 +1,118 @@
+/* guest_memfd of 2 MiB pages, which the parameter quire_gmem_huge_pages switches on for new files.
+ */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include "client.h"
+
+#define PARAMETER "/sys/module/kvm/parameters/quire_gmem_huge_pages"
+#define GPA 0x10000000ul
+#define SLOT 5
+#define PUNCH (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
+
+static struct vm vm;
+static struct vcpu vcpu;
+static int file;
+
+static void parameter_set(const char *value)
+{
+	int parameter = open(PARAMETER, O_WRONLY);
+
+	if (parameter < 0)
+		check_skip("no such parameter");
+	CHECK_EQ(write(parameter, value, 1), 1);
+	close(parameter);
+}
+
+/* A private slot of two blocks, from the file's second page on when @skew is 1. */
+static void open_private(const char *huge, uint64_t skew)
+{
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	if (!vm_cap(&vm, KVM_CAP_GUEST_MEMFD))
+		check_skip("no guest_memfd");
+	parameter_set(huge);
+	file = (int)CHECK_OK(vm_gmem(&vm, 2 * HUGE_PAGE + PAGE, 0));
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			  .memory_size = 2 * HUGE_PAGE,
+			  .userspace_addr = (uintptr_t)memory_alloc(2 * HUGE_PAGE),
+			  .guest_memfd = (uint32_t)file, .guest_memfd_offset = skew * PAGE));
+	CHECK_ZERO(vm_set_attributes(&vm, GPA, 2 * HUGE_PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+}
+
+static uint64_t huge_leaves(void)
+{
+	return stat_get(vm.fd, "pages_2m");
+}
+
+/* Linux's guest_memfd has small pages only, and so has ours unless asked. */
+static void off_is_small(void)
+{
+	open_private("N", 0);
+	guest_store(&vcpu, GPA, 1);
+	CHECK_EQ(huge_leaves(), 0);
+}
+
+static void a_touched_block_is_huge(void)
+{
+	uint64_t before;
+
+	open_private("Y", 0);
+	before = huge_leaves();
+	guest_store(&vcpu, GPA + 5 * PAGE, 1);
+	CHECK_EQ(huge_leaves(), before + 1);
+	CHECK_EQ(guest_load(&vcpu, GPA + 511 * PAGE), 0);
+	CHECK_EQ(huge_leaves(), before + 1);
+	guest_store(&vcpu, GPA + HUGE_PAGE, 2);
+	CHECK_EQ(huge_leaves(), before + 2);
+}
+
+static void a_punched_block_is_refilled(void)
+{
+	open_private("Y", 0);
+	guest_store(&vcpu, GPA + 5 * PAGE, 1);
+	guest_store(&vcpu, GPA + 9 * PAGE, 2);
+	CHECK_EQ(huge_leaves(), 1);
+	CHECK_ZERO(fallocate(file, PUNCH, 5 * PAGE, PAGE));
+	CHECK_EQ(huge_leaves(), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + 9 * PAGE), 2);
+	CHECK_EQ(huge_leaves(), 0);
+	/* The hole is filled: the block is whole again. */
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 0);
+	CHECK_EQ(huge_leaves(), 1);
+	CHECK_EQ(guest_load(&vcpu, GPA + 9 * PAGE), 2);
+}
+
+static void a_conversion_splits(void)
+{
+	open_private("Y", 0);
+	guest_store(&vcpu, GPA + 5 * PAGE, 1);
+	CHECK_ZERO(vm_set_attributes(&vm, GPA + 6 * PAGE, PAGE, 0));
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 1);
+	CHECK_EQ(huge_leaves(), 0);
+	CHECK_ZERO(vm_set_attributes(&vm, GPA + 6 * PAGE, PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	CHECK_EQ(guest_load(&vcpu, GPA + 6 * PAGE), 0);
+	CHECK_EQ(huge_leaves(), 1);
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 1);
+}
+
+static void misaligned_is_small(void)
+{
+	open_private("Y", 1);
+	guest_store(&vcpu, GPA + 5 * PAGE, 1);
+	CHECK_EQ(huge_leaves(), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 1);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(off_is_small),
+	    TEST(a_touched_block_is_huge),
+	    TEST(a_punched_block_is_refilled),
+	    TEST(a_conversion_splits),
+	    TEST(misaligned_is_small),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
