@@ -6,6 +6,8 @@ import re
 SETTING = pathlib.Path("/proc/sys/vm/nr_hugepages")
 MEMINFO = pathlib.Path("/proc/meminfo")
 PAGE_BYTES = 2 << 20
+# Each slot's mapping is one page longer, to be aligned in.
+SPARE_PAGES = 8
 
 # Of hugetlbfs by default, whatever their arguments.
 USERS = ("x86/dirty_log_page_splitting_test",)
@@ -32,7 +34,7 @@ def needed(name, args):
     if not size or not vcpus.isdigit():
         return 0
     memory = int(size.group(1)) * UNITS[size.group(2)] * int(vcpus)
-    return -(-memory // PAGE_BYTES)
+    return -(-memory // PAGE_BYTES) + SPARE_PAGES
 
 
 def free():
