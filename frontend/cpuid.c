@@ -47,8 +47,8 @@
 #define FX_ECX (BIT(0) | BIT(8))
 #define FX_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
 #define FX_SVM BIT(2) /* in ECX */
-/* Leaf 8000000a, EDX: nested paging, next RIP saved. */
-#define SVM_FEATURES (BIT(0) | BIT(3))
+/* Leaf 8000000a, EDX: nested paging, next RIP saved, virtual VMLOAD and VMSAVE. */
+#define SVM_FEATURES (BIT(0) | BIT(3) | BIT(15))
 #define SVM_ASIDS 8u
 #define KVM_FEATURES                                                    \
 	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) | \

@@ -300,7 +300,9 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 		*value = cpu_state(vcpu->cpu)->efer;
 		return 0;
 	case MSR_PAT:
-		*value = cpu_state(vcpu->cpu)->pat;
+		/* The client saves L1's; L2's comes with the nested state. */
+		*value = origin == MSR_FROM_CLIENT ? *cpu_nested_l1_pat(vcpu->cpu)
+						   : cpu_state(vcpu->cpu)->pat;
 		return 0;
 	case MSR_TSC:
 		*value = guest_tsc(vcpu);
@@ -412,7 +414,10 @@ static int write_pat(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
 	if (!memory_types_valid(value, 0xf3))
 		return -EINVAL;
-	cpu_state(vcpu->cpu)->pat = value;
+	if (origin == MSR_FROM_CLIENT)
+		*cpu_nested_l1_pat(vcpu->cpu) = value;
+	else
+		cpu_state(vcpu->cpu)->pat = value;
 	state_changed(vcpu, origin);
 	return 0;
 }

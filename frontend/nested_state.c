@@ -8,6 +8,7 @@
 #include "frontend/params.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
+#include "frontend/vm.h"
 #include "vcpu/nested.h"
 
 #define FORMAT_SVM 1u
@@ -67,7 +68,7 @@ static long get_state(struct vcpu *vcpu, uint64_t user, struct cpu_nested *neste
 	if (nested->in_guest_mode) {
 		header.flags |= FLAG_GUEST_MODE;
 		header.vmcb_gpa = nested->vmcb_gpa;
-		header.pat = cpu_state(vcpu->cpu)->pat;
+		header.pat = nested->pat;
 		header.size += sizeof(nested->vmcb);
 	}
 	if (room < header.size)
@@ -88,6 +89,15 @@ long vcpu_get_nested_state(struct ioctl_call *call)
 	result = get_state(call->object, call->argument, nested);
 	free(nested);
 	return result;
+}
+
+void nested_settle(struct vcpu *vcpu)
+{
+	uint64_t disabled = atomic_load(&vcpu->vm->settings.disabled_quirks);
+
+	if (!cpu_nested_active(vcpu->cpu))
+		cpu_nested_separate_pat(vcpu->cpu,
+					(disabled & KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT) != 0);
 }
 
 static bool header_valid(struct vcpu *vcpu, const struct nested_header *header)
@@ -118,9 +128,11 @@ static long set_state(struct vcpu *vcpu, uint64_t user, struct cpu_nested *neste
 	nested->gif = (header.flags & FLAG_GIF_SET) != 0;
 	nested->in_guest_mode = (header.flags & FLAG_GUEST_MODE) != 0;
 	nested->vmcb_gpa = header.vmcb_gpa;
+	nested->pat = header.pat;
 	if (nested->in_guest_mode &&
 	    user_copy_in(&nested->vmcb, user + sizeof(header), sizeof(nested->vmcb)))
 		return -EFAULT;
+	nested_settle(vcpu);
 	return cpu_nested_set(vcpu->cpu, nested);
 }
 

@@ -11,6 +11,10 @@ bool nested_is_offered(void);
 /* KVM_CAP_NESTED_STATE: the room that a client needs at most, in bytes; 0 when not offered. */
 long nested_state_size(void);
 
+struct vcpu;
+/* Take over what the VM's settings say about nesting, before KVM_RUN or a new state. */
+void nested_settle(struct vcpu *vcpu);
+
 long vcpu_get_nested_state(struct ioctl_call *call);
 long vcpu_set_nested_state(struct ioctl_call *call);
 

@@ -6,6 +6,7 @@
 #include <quire/trace.h>
 
 #include "frontend/exit.h"
+#include "frontend/nested_state.h"
 #include "frontend/run_signals.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -82,7 +83,8 @@ static void take_answer(struct vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
 	const struct cpu_io *io = &vcpu->pending_io;
-	uint8_t data[8];
+	uint32_t size_bytes = io->size_bytes * (io->count ? io->count : 1);
+	uint8_t data[VCPU_INPUT_MAX];
 	uint64_t ret;
 
 	switch (vcpu->pending) {
@@ -94,11 +96,11 @@ static void take_answer(struct vcpu *vcpu)
 		       vcpu->pending == VCPU_PENDING_IO
 			   ? (const void *)((const char *)run + VCPU_PIO_PAGE * 4096)
 			   : (const void *)run->mmio.data,
-		       sizeof(data));
+		       size_bytes);
 		if (!io->is_write)
 			exit_trace_access(vcpu->pending == VCPU_PENDING_IO ? IOBUS_PIO : IOBUS_MMIO,
 					  io, data);
-		cpu_answer(vcpu->cpu, io->is_write ? NULL : data, io->is_write ? 0 : io->size_bytes,
+		cpu_answer(vcpu->cpu, io->is_write ? NULL : data, io->is_write ? 0 : size_bytes,
 			   false);
 		break;
 	case VCPU_PENDING_HYPERCALL:
@@ -259,6 +261,7 @@ static int run_inside(struct vcpu *vcpu)
 	int result;
 
 	run->flags = 0;
+	nested_settle(vcpu);
 	events_fold(vcpu);
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return run_uninitialized(vcpu);

@@ -31,6 +31,9 @@
 #ifndef KVM_X86_QUIRK_SLOT_ZAP_ALL
 #define KVM_X86_QUIRK_SLOT_ZAP_ALL (1 << 7)
 #endif
+#ifndef KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT
+#define KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT (1 << 11)
+#endif
 /* Linux changed the struct's tail and these names between releases: values only. */
 #define UAPI_X2APIC_USE_32BIT_IDS UINT64_C(1)
 #define UAPI_X2APIC_NO_BROADCAST_QUIRK UINT64_C(2)

@@ -397,7 +397,7 @@ static uint64_t *msr_slot(struct cpu *cpu, uint32_t index)
 	}
 }
 
-static int pat_is_valid(uint64_t value)
+int cpu_pat_is_valid(uint64_t value)
 {
 	for (unsigned int i = 0; i < 8; i++) {
 		unsigned int type = value >> (i * 8) & 0xff;
@@ -434,7 +434,7 @@ static int msr_value_is_valid(struct cpu *cpu, uint32_t index, uint64_t value)
 	case MSR_EFER:
 		return efer_is_valid(cpu, value);
 	case MSR_PAT:
-		return pat_is_valid(value);
+		return cpu_pat_is_valid(value);
 	case MSR_LSTAR:
 	case MSR_CSTAR:
 	case MSR_FS_BASE:

@@ -55,6 +55,23 @@ static enum step vmrun(struct cpu *cpu, const struct op *op)
 	return STEP_JUMP_EVENTS;
 }
 
+/*
+ * Leave guest mode for the VMCB of VMLOAD or VMSAVE; *@gpa becomes L1's address of it when L2 has
+ * these instructions to itself.
+ */
+static enum step svm_reach(struct cpu *cpu, uint64_t *gpa, int is_write)
+{
+	uint64_t from = *gpa;
+
+	cpu_leave_guest(cpu);
+	if (!cpu->svm.nested_paging || !(cpu->svm.control.misc2 & VMCB_VIRTUAL_VMLOAD) ||
+	    !svm_nested_gpa(cpu, gpa, is_write))
+		return STEP_NEXT;
+	return svm_exit(
+	    cpu, VMCB_EXIT_NPF,
+	    QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER | (is_write ? QUIRE_PFERR_WRITE : 0), from);
+}
+
 static enum step vmload(struct cpu *cpu, const struct op *op)
 {
 	struct cpu_state *s = &cpu->s;
@@ -64,9 +81,10 @@ static enum step vmload(struct cpu *cpu, const struct op *op)
 
 	if (!step)
 		step = svm_address(cpu, op, &gpa);
+	if (!step)
+		step = svm_reach(cpu, &gpa, 0);
 	if (step)
 		return step;
-	cpu_leave_guest(cpu);
 	if (quire_vcpu_read(cpu->vcpu, (gpa_t){gpa + offsetof(struct vmcb, save)}, &save,
 			    SAVE_BYTES))
 		return svm_no_memory(cpu);
@@ -95,9 +113,10 @@ static enum step vmsave(struct cpu *cpu, const struct op *op)
 
 	if (!step)
 		step = svm_address(cpu, op, &gpa);
+	if (!step)
+		step = svm_reach(cpu, &gpa, 1);
 	if (step)
 		return step;
-	cpu_leave_guest(cpu);
 	at.v = gpa + offsetof(struct vmcb, save);
 	if (quire_vcpu_read(cpu->vcpu, at, &save, SAVE_BYTES))
 		return svm_no_memory(cpu);

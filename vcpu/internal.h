@@ -204,6 +204,14 @@ struct replay {
 	struct replay_entry *entry; /* REPLAY_MAX, allocated at the first use */
 };
 
+/* Elements that the client gave a repeated INS at once, and that are still to be stored. */
+#define INPUT_MAX 1024u
+struct input_ahead {
+	uint32_t next, end; /* bytes of data[] */
+	uint64_t rip;	    /* of the instruction */
+	uint8_t data[INPUT_MAX];
+};
+
 struct exception {
 	uint8_t vector;
 	uint8_t has_error;
@@ -214,6 +222,7 @@ struct exception {
 struct svm {
 	uint8_t in_guest_mode;
 	uint8_t gif;
+	uint8_t separate_pat;  /* under nested paging L2 has a PAT of its own */
 	uint8_t nested_paging; /* stage 2 is the shadow of L1's nested tables */
 	uint8_t has_soft_rip;  /* the injected event returns to soft_rip */
 	uint64_t soft_rip;     /* not to RIP */
@@ -278,6 +287,7 @@ struct cpu {
 		uint64_t cr0, cr3, cr4, efer;
 	} seen;
 	struct svm svm;
+	struct input_ahead ahead;
 };
 
 /* Raising: all return STEP_ABORT for the handler to pass on. */
@@ -292,6 +302,9 @@ enum step cpu_stop_exit(struct cpu *cpu, enum cpu_exit reason);
 enum step exec_unknown(struct cpu *cpu, const struct op *op);
 /* The handler of undefined opcodes: #UD. */
 enum step exec_undefined(struct cpu *cpu, const struct op *op);
+
+/* Is each of the eight memory types of IA32_PAT one? */
+int cpu_pat_is_valid(uint64_t value);
 
 /* Guest mode: callbacks in cpu->ops run outside it. */
 

@@ -69,7 +69,8 @@ static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, uns
 	enum stage2_result result;
 	uint64_t host;
 
-	/* Nested paging takes a walk for a write, as A and D bits may be set; ROM is read even so. */
+	/* Nested paging takes a walk for a write, as A and D bits may be set; ROM is read even so.
+	 */
 	if (cpu->svm.nested_paging)
 		request.access = MMU_WRITE;
 	result = stage2_translate(cpu, &request, &host);

@@ -15,6 +15,7 @@ struct cpu_nested {
 	uint8_t in_guest_mode;
 	uint8_t run_pending; /* L2 was entered and has not run yet */
 	uint64_t vmcb_gpa;
+	uint64_t pat;	  /* of L2 */
 	struct vmcb vmcb; /* valid in guest mode */
 };
 
@@ -26,6 +27,14 @@ void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested);
  * back. -EINVAL when the processor would refuse what the VMCB says; nothing changed.
  */
 int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested);
+
+/*
+ * Has L2 a PAT of its own under nested paging, as the processor gives it, or L1's (KVM's quirk
+ * NESTED_SVM_SHARED_PAT, the default)? Not while L2 runs.
+ */
+void cpu_nested_separate_pat(struct cpu *cpu, int separate);
+/* Where L1's PAT is. */
+uint64_t *cpu_nested_l1_pat(struct cpu *cpu);
 
 /* Is L2 running? Is the global interrupt flag set? */
 int cpu_nested_active(const struct cpu *cpu);

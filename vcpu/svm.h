@@ -76,6 +76,17 @@ int svm_restore_host(struct cpu *cpu);
  * nested tables of a form that is not offered.
  */
 int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer);
+/* L2's PAT is its own. */
+static inline int svm_has_own_pat(const struct cpu *cpu)
+{
+	return cpu->svm.separate_pat && cpu->svm.nested_paging;
+}
+
+/*
+ * L2 physical to L1 physical by L1's nested tables. Nonzero: they lead nowhere. Out of guest mode.
+ */
+int svm_nested_gpa(struct cpu *cpu, uint64_t *gpa, int is_write);
+
 /* Stage 2 is L1's own again. */
 void svm_drop_nested_tables(struct cpu *cpu);
 

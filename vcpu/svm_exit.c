@@ -129,6 +129,8 @@ int svm_restore_host(struct cpu *cpu)
 	struct svm *svm = &cpu->svm;
 	struct cpu_state *s = &cpu->s;
 
+	if (svm_has_own_pat(cpu))
+		s->pat = svm->host.pat;
 	svm_drop_nested_tables(cpu);
 	svm->in_guest_mode = 0;
 	svm->tsc_offset = 0;
@@ -168,6 +170,8 @@ int svm_vmexit(struct cpu *cpu, const struct event *first)
 	int error = quire_vcpu_read(cpu->vcpu, save_gpa, &save, SAVE_BYTES);
 
 	svm_store_registers(cpu, &save);
+	if (svm_has_own_pat(cpu))
+		save.pat = cpu->s.pat;
 	control->int_state = cpu->s.interrupt_shadow ? VMCB_INT_STATE_SHADOW : 0;
 	control->exit_code = svm->exit.code;
 	control->exit_info1 = svm->exit.info1;

@@ -158,6 +158,13 @@ static int refuse(struct cpu *cpu, uint64_t gpa, struct vmcb_control *control)
 		   : SVM_DONE;
 }
 
+/* A shared PAT is not looked at. */
+static int pat_will_do(const struct cpu *cpu, const struct vmcb *vmcb)
+{
+	return !cpu->svm.separate_pat || !(vmcb->control.misc & VMCB_NESTED_PAGING) ||
+	       cpu_pat_is_valid(vmcb->save.pat);
+}
+
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 {
 	struct svm *svm = &cpu->svm;
@@ -167,7 +174,8 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 	if (quire_vcpu_read(cpu->vcpu, (gpa_t){gpa}, &vmcb,
 			    offsetof(struct vmcb, save) + SAVE_BYTES))
 		return SVM_NO_MEMORY_THERE;
-	if (svm_check_control(&vmcb.control) || svm_check_save(&vmcb.save)) {
+	if (svm_check_control(&vmcb.control) || svm_check_save(&vmcb.save) ||
+	    !pat_will_do(cpu, &vmcb)) {
 		cpu->s.rip = next_rip;
 		return refuse(cpu, gpa, &vmcb.control);
 	}
@@ -180,7 +188,10 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 		return error;
 	svm_store_registers(cpu, &svm->host);
 	svm->host.rip = next_rip;
+	svm->host.pat = cpu->s.pat;
 	svm_load_registers(cpu, &vmcb.save);
+	if (svm_has_own_pat(cpu))
+		cpu->s.pat = vmcb.save.pat;
 	cpu->s.interrupt_shadow = vmcb.control.int_state & VMCB_INT_STATE_SHADOW;
 	svm->vmcb_gpa = gpa;
 	svm->in_guest_mode = 1;
@@ -200,6 +211,7 @@ void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested)
 	nested->vmcb.control = cpu->svm.control;
 	nested->vmcb.control.next_rip = cpu->svm.has_soft_rip ? cpu->svm.soft_rip : cpu->s.rip;
 	nested->vmcb.save = cpu->svm.host;
+	nested->pat = cpu->s.pat;
 }
 
 int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
@@ -215,16 +227,31 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 	if (svm_check_control(&nested->vmcb.control) || svm_check_save(save) ||
 	    !(save->cr0 & CR0_PG) || !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
 		return -EINVAL;
+	if (cpu->svm.separate_pat && (nested->vmcb.control.misc & VMCB_NESTED_PAGING) &&
+	    !(cpu_pat_is_valid(nested->pat) && cpu_pat_is_valid(save->pat)))
+		return -EINVAL;
 	error = svm_take_control(cpu, &nested->vmcb.control, save->efer);
 	if (error)
 		return error;
 	cpu->svm.host = *save;
+	if (svm_has_own_pat(cpu))
+		cpu->s.pat = nested->pat;
 	cpu->svm.vmcb_gpa = nested->vmcb_gpa;
 	cpu->svm.in_guest_mode = 1;
 	cpu->svm.gif = nested->gif;
 	tlb_flush_all(cpu);
 	code_serialise(cpu);
 	return 0;
+}
+
+void cpu_nested_separate_pat(struct cpu *cpu, int separate)
+{
+	cpu->svm.separate_pat = separate != 0;
+}
+
+uint64_t *cpu_nested_l1_pat(struct cpu *cpu)
+{
+	return svm_has_own_pat(cpu) ? &cpu->svm.host.pat : &cpu->s.pat;
 }
 
 int cpu_nested_active(const struct cpu *cpu)

@@ -69,6 +69,8 @@ enum vmcb_intercept {
 
 #define VMCB_INT_STATE_SHADOW 1u
 #define VMCB_NESTED_PAGING UINT64_C(1)
+/* .misc2: VMLOAD and VMSAVE of L2 take L2's physical addresses. */
+#define VMCB_VIRTUAL_VMLOAD UINT64_C(2)
 
 /* .event_inj and .exit_int_info; the type field is enum event_type. */
 #define VMCB_EVENT_VALID (UINT64_C(1) << 31)
