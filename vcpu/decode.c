@@ -197,7 +197,9 @@ static int is_beyond_emulator(const struct insn_desc *desc)
 
 static void bind_op(struct op *op, const struct decoded *d)
 {
-	op->run = exec_unknown;
+	/* XCR0 has no bit for the wide registers, so these are no instructions here. */
+	op->run =
+	    d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ? exec_unknown : exec_undefined;
 	for (int c = 0; c < CANDIDATES; c++) {
 		const struct insn_desc *desc = candidates[op->mnemonic][c];
 		op_fn run;
