@@ -28,7 +28,7 @@ static int exit_io(struct vcpu *vcpu, const struct cpu_io *io)
 	run->io.direction = io->is_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
 	run->io.size = (uint8_t)io->size_bytes;
 	run->io.port = (uint16_t)io->address;
-	run->io.count = 1;
+	run->io.count = io->count ? io->count : 1;
 	run->io.data_offset = VCPU_PIO_PAGE * 4096;
 	if (io->is_write)
 		memcpy((char *)run + VCPU_PIO_PAGE * 4096, io->data, sizeof(io->data));

@@ -21,6 +21,8 @@ struct vm;
 
 /* The descriptor's pages, as KVM lays them out. */
 #define VCPU_PIO_PAGE 1u
+/* Bytes that a client gives REP INS at once. */
+#define VCPU_INPUT_MAX 1024u
 #define VCPU_COALESCED_PAGE 2u
 #define VCPU_PAGES 3u
 #define VCPU_MMAP_BYTES (VCPU_PAGES * 4096u)

@@ -133,6 +133,20 @@ bool cpu_is_pending(const struct cpu *cpu)
 	return cpu->replay.unfinished;
 }
 
+/* The answer to a repeated INS is for this element and the next ones. */
+static void keep_ahead(struct cpu *cpu, const struct cpu_io *io, const uint8_t *data,
+		       uint32_t size_bytes)
+{
+	struct input_ahead *ahead = &cpu->ahead;
+
+	ahead->next = ahead->end = 0;
+	if (!io->count || size_bytes <= io->size_bytes || size_bytes > INPUT_MAX)
+		return;
+	ahead->end = size_bytes;
+	ahead->rip = cpu->s.rip;
+	memcpy(ahead->data, data, size_bytes);
+}
+
 void cpu_answer(struct cpu *cpu, const void *data, uint32_t size_bytes, bool failed)
 {
 	struct replay *replay = &cpu->replay;
@@ -141,6 +155,8 @@ void cpu_answer(struct cpu *cpu, const void *data, uint32_t size_bytes, bool fai
 	if (!replay->pending)
 		return;
 	entry = &replay->entry[replay->count++];
+	if (data)
+		keep_ahead(cpu, &entry->io, data, size_bytes);
 	if (size_bytes > sizeof(entry->io.data))
 		size_bytes = sizeof(entry->io.data);
 	if (data)
@@ -152,6 +168,7 @@ void cpu_answer(struct cpu *cpu, const void *data, uint32_t size_bytes, bool fai
 void cpu_cancel_pending(struct cpu *cpu)
 {
 	replay_retire(cpu);
+	cpu->ahead.next = cpu->ahead.end;
 }
 
 /* The flags that are not lazy live in s.rflags all the time. */

@@ -69,6 +69,7 @@ struct cpu_io {
 			      * of the access nor a page */
 	bool is_write;
 	uint8_t data[8];
+	uint32_t count; /* a port read by REP INS: elements the client may give at once; else 0 */
 };
 
 enum cpu_io_result {
@@ -166,8 +167,9 @@ void cpu_state_changed(struct cpu *cpu);
  * Is an instruction waiting for the client's answer (after IO, MMIO, HYPERCALL, MSR exits)?
  */
 bool cpu_is_pending(const struct cpu *cpu);
-/* The client's answer to the last exit: @data for a read, or the hypercall's or MSR's result
- * (@failed: #GP instead). Must precede the next cpu_run(). */
+/* The client's answer to the last exit: @data for a read (of cpu_io.count elements, if it says
+ * so), or the hypercall's or MSR's result (@failed: #GP instead). Must precede the next cpu_run().
+ */
 void cpu_answer(struct cpu *cpu, const void *data, uint32_t size_bytes, bool failed);
 /* Forget the pending instruction (its answer came to nothing). */
 void cpu_cancel_pending(struct cpu *cpu);

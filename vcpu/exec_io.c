@@ -34,19 +34,67 @@ static enum step port_check(struct cpu *cpu, uint16_t port, unsigned int size)
 	return STEP_NEXT;
 }
 
-static enum step port_read(struct cpu *cpu, uint16_t port, unsigned int size, uint64_t *value)
+static enum step ask_input(struct cpu *cpu, const struct cpu_io *io, uint64_t *value)
 {
-	struct cpu_io io = {.address = port, .size_bytes = size};
 	const struct replay_entry *entry;
-	enum step step = port_check(cpu, port, size);
+	enum step step = port_check(cpu, (uint16_t)io->address, io->size_bytes);
 
 	if (!step)
-		step = replay_ask(cpu, REPLAY_PIO, &io, &entry);
+		step = replay_ask(cpu, REPLAY_PIO, io, &entry);
 	if (step)
 		return step;
 	*value = 0;
-	memcpy(value, entry->io.data, size);
+	memcpy(value, entry->io.data, io->size_bytes);
 	return STEP_NEXT;
+}
+
+static enum step port_read(struct cpu *cpu, uint16_t port, unsigned int size, uint64_t *value)
+{
+	struct cpu_io io = {.address = port, .size_bytes = size};
+
+	return ask_input(cpu, &io, value);
+}
+
+static int has_ahead(const struct cpu *cpu, const struct op *op)
+{
+	const struct input_ahead *ahead = &cpu->ahead;
+
+	return ahead->next + op->size <= ahead->end && ahead->rip == cpu->s.rip;
+}
+
+/*
+ * One element of INS. Repeated and upwards, the client is asked for as many as the page of @target
+ * takes, as KVM does; what it gave ahead comes first. RCX counts what is stored.
+ */
+static enum step string_read(struct cpu *cpu, const struct op *op, uint64_t target, uint64_t *value)
+{
+	struct cpu_io io = {.address = (uint16_t)cpu->s.gpr[CPU_RDX], .size_bytes = op->size};
+	struct input_ahead *ahead = &cpu->ahead;
+	uint64_t room = (QUIRE_PAGE_SIZE - (target & PAGE_OFFSET_MASK)) / op->size;
+	uint64_t count = string_register(cpu, op, CPU_RCX);
+
+	if (!(op->flags & (OP_REP | OP_REPNE)) || (cpu->s.rflags & FLAG_DF))
+		return ask_input(cpu, &io, value);
+	if (has_ahead(cpu, op)) {
+		*value = 0;
+		memcpy(value, &ahead->data[ahead->next], op->size);
+		return STEP_NEXT;
+	}
+	room = room < INPUT_MAX / op->size ? room : INPUT_MAX / op->size;
+	io.count = (uint32_t)(count < room ? count : room);
+	return ask_input(cpu, &io, value);
+}
+
+/* The element that string_read() gave is stored. */
+static void string_taken(struct cpu *cpu, const struct op *op)
+{
+	struct input_ahead *ahead = &cpu->ahead;
+
+	if (has_ahead(cpu, op))
+		ahead->next += op->size;
+	/* The end of the instruction: more was given than is counted now. */
+	if (string_register(cpu, op, CPU_RCX) == 1)
+		ahead->next = ahead->end;
 }
 
 static enum step port_write(struct cpu *cpu, uint16_t port, unsigned int size, uint64_t value)
@@ -118,11 +166,12 @@ static enum step ins_element(struct cpu *cpu, const struct op *op)
 	if (!step)
 		step = mem_probe_write(cpu, target, op->size);
 	if (!step)
-		step = port_read(cpu, cpu->s.gpr[CPU_RDX], op->size, &value);
+		step = string_read(cpu, op, target, &value);
 	if (!step)
 		step = mem_store(cpu, target, op->size, value);
 	if (step)
 		return step;
+	string_taken(cpu, op);
 	string_advance(cpu, op, CPU_RDI, op->size);
 	return STEP_NEXT;
 }
