@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #define PIC_VECTOR 0x20
 #define MESSAGE_VECTOR 0x31
 #define NMI_VECTOR 2
+#define EVENT_GSI 40u
 /* What each handler reports. */
 #define SAW_PIC 0x50
 #define SAW_MESSAGE 0x51
@@ -174,6 +176,61 @@ static void sleeping_guests_wake(void)
 	machine_close(&machine);
 }
 
+static int event_fd = -1;
+
+static void signal_event(struct machine *machine)
+{
+	uint64_t one = 1;
+
+	(void)machine;
+	CHECK(write(event_fd, &one, sizeof(one)) == sizeof(one), "eventfd");
+}
+
+static void route_event(const struct machine *machine)
+{
+	struct {
+		struct kvm_irq_routing header;
+		struct kvm_irq_routing_entry entry;
+	} table = {{.nr = 1}, {.gsi = EVENT_GSI, .type = KVM_IRQ_ROUTING_MSI}};
+
+	table.entry.u.msi.address_lo = 0xfee00000;
+	table.entry.u.msi.data = NMI_VECTOR | 4 << 8; /* as an NMI: no end of interrupt needed */
+	WORKS(ioctl(machine->vm, KVM_SET_GSI_ROUTING, &table));
+}
+
+static void eventfds_interrupt(void)
+{
+	struct kvm_irqfd irqfd = {.gsi = EVENT_GSI};
+	struct machine machine, other;
+	uint64_t count;
+
+	machine_open(&machine, 1);
+	machine_open(&other, 0);
+	event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	irqfd.fd = (uint32_t)event_fd;
+	FAILS(ioctl(other.vm, KVM_IRQFD, &irqfd), EINVAL);
+	machine_close(&other);
+	WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+	FAILS(ioctl(machine.vm, KVM_IRQFD, &irqfd), EBUSY);
+	irqfd.fd = (uint32_t)machine.vcpu;
+	FAILS(ioctl(machine.vm, KVM_IRQFD, &irqfd), EINVAL);
+	irqfd.fd = (uint32_t)-1;
+	FAILS(ioctl(machine.vm, KVM_IRQFD, &irqfd), EBADF);
+	irqfd.fd = (uint32_t)event_fd;
+	route_event(&machine);
+	for (int i = 0; i < 3; i++)
+		CHECK(report_after(&machine, signal_event) == SAW_NMI, "event %d", i);
+	irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
+	WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+	WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+	/* Nobody takes the count any more. */
+	signal_event(&machine);
+	usleep(20000);
+	CHECK(read(event_fd, &count, sizeof(count)) == sizeof(count) && count == 1, "taken");
+	close(event_fd);
+	machine_close(&machine);
+}
+
 static void on_alarm(int signal)
 {
 	(void)signal;
@@ -223,6 +280,7 @@ int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	sleeping_guests_wake();
+	eventfds_interrupt();
 	signals_end_the_sleep();
 	client_injects();
 	printf("%d failures\n", check_failures);
