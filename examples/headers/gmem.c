@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <quire/stats.h>
+#include <string.h>
 
 #include "example.h"
 
@@ -12,6 +13,16 @@
 static int guest_writes(struct example *example, uint64_t gpa, struct quire_memory_fault *fault)
 {
 	return quire_vcpu_fault(example->vcpu, (gpa_t){gpa}, QUIRE_PFERR_WRITE, fault);
+}
+
+/* The example's frame numbers are addresses. */
+static int fill_page(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+{
+	(void)ctx;
+	(void)source;
+	memset((void *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT), (int)(gfn.v & 0xff),
+	       QUIRE_PAGE_SIZE);
+	return 0;
 }
 
 void example_gmem(void)
@@ -35,6 +46,13 @@ void example_gmem(void)
 	EXAMPLE_CHECK(quire_vm_set_region(example.vm, &region) == 0);
 	EXAMPLE_CHECK(quire_vm_set_attributes(example.vm, region.gpa, PRIVATE_BYTES,
 					      QUIRE_ATTRIBUTE_PRIVATE) == 0);
+
+	/* A private page that is filled before the guest first uses it. */
+	struct quire_gmem_fill fill = {.gfn = gfn_of(region.gpa), .npages = 1, .fill = fill_page};
+
+	EXAMPLE_CHECK(quire_gmem_populate(example.vm, &fill) == 1);
+	fill.npages = 0;
+	EXAMPLE_CHECK(quire_gmem_populate(example.vm, &fill) == -EINVAL);
 
 	/* Shared and private pages are mapped alike; punching takes the private one away. */
 	EXAMPLE_CHECK(example_guest_writes(&example, EXAMPLE_GPA) == QUIRE_FIXED);

@@ -2,7 +2,7 @@
 #ifndef QUIRE_GMEM_H
 #define QUIRE_GMEM_H
 
-#include <quire/types.h>
+#include <quire/host.h>
 
 struct quire_vm;
 struct quire_gmem; /* one file: a VM's view of an inode's pages */
@@ -50,6 +50,31 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
 						uint64_t size_bytes);
+
+/* Private pages to be filled before the guest runs: what a launch measures, for example. */
+struct quire_gmem_fill {
+	gfn_t gfn;
+	uint64_t npages;
+	hva_t source;	  /* page aligned, one page for each; 0: there is none */
+	int write_source; /* @fill writes to the source, too */
+	/*
+	 * Fill the private page @pfn from @source (NULL: none). Under the page's lock: a guest that
+	 * touches the page waits. It must not call the library. 0, or -errno to the caller.
+	 */
+	int (*fill)(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source);
+	void *ctx;
+	int (*interrupted)(void); /* nonzero between two pages: -EINTR; may be NULL */
+};
+
+/*
+ * Make private pages and fill them, one after the other, up to the end of the slot; those that are
+ * filled count as up to date. The number of pages done if there is one, else: -EINVAL: no pages, an
+ * unaligned source, no slot with a guest_memfd there, a page that is not private; -EFAULT: the
+ * slot's file is gone; -EINTR, -ENOMEM, -EHWPOISON; or what the source's host, the arch or @fill
+ * said. Takes slots_lock for each page; excludes punches of the page, not guest accesses before.
+ */
+QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
+						       const struct quire_gmem_fill *request);
 
 /* Mark page @index as lost: guest mappings go, get_pfn answers -EHWPOISON until it is punched. */
 QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);

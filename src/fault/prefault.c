@@ -42,6 +42,9 @@ int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
 
 	if (quire_vm_is_dead(vcpu->vm))
 		return -EIO;
+	/* A gpa means L2's then, and its tables are L1's to fill. */
+	if (vcpu->nested.on)
+		return -EOPNOTSUPP;
 	do {
 		/* The root may be replaced at any time while the vCPU is not in guest mode. */
 		vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);

@@ -342,13 +342,45 @@ static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 	return arch->ops->is_private(arch->ctx, gfn, pfn, order);
 }
 
-int gmem_lookup_finish(struct gmem_lookup *lookup)
+static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 {
-	struct gmem_prepare prepare = {
+	const struct gmem_arch *arch = lookup->file->inode->arch;
+
+	return (struct gmem_prepare){
 	    .make_private = make_private,
+	    .is_private = arch && arch->ops->is_private ? is_private : NULL,
 	    .ctx = lookup,
 	    .order = lookup->max_order,
 	};
+}
+
+int gmem_fill_page(const struct memslot *slot, gfn_t gfn, const struct gmem_filler *filler)
+{
+	struct quire_gmem *file = slot->gmem.file;
+	struct gmem_lookup lookup = {
+	    .access = GMEM_PRIVATE,
+	    .file = file,
+	    .gfn = gfn,
+	    .index = memslot_gmem_index(slot, gfn),
+	};
+	struct gmem_prepare prepare;
+	int error;
+
+	/* The slot forgets its file under slots_lock: until then the file stays. */
+	if (!file)
+		return -EFAULT;
+	prepare = prepare_for(&lookup);
+	rwlock_write_lock(&file->inode->invalidate_lock);
+	error =
+	    gmem_page_fill(&file->inode->pages, lookup.index,
+			   needs_preparing(file->inode, GMEM_PRIVATE) ? &prepare : NULL, filler);
+	rwlock_write_unlock(&file->inode->invalidate_lock);
+	return error;
+}
+
+int gmem_lookup_finish(struct gmem_lookup *lookup)
+{
+	struct gmem_prepare prepare;
 	struct gmem_inode *inode;
 	struct gmem_page page;
 	int error;
@@ -356,8 +388,7 @@ int gmem_lookup_finish(struct gmem_lookup *lookup)
 	if (lookup->found)
 		return 0;
 	inode = lookup->file->inode;
-	if (inode->arch && inode->arch->ops->is_private)
-		prepare.is_private = is_private;
+	prepare = prepare_for(lookup);
 	error = gmem_page_use(&inode->pages, lookup->index,
 			      needs_preparing(inode, lookup->access) ? &prepare : NULL, &page);
 	if (!error)

@@ -104,6 +104,14 @@ must_check int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gme
  */
 must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
 
+/*
+ * Make page @gfn of the slot private and fill it; not zeroed. Under slots_lock; takes the
+ * invalidate lock exclusive. -EFAULT: the slot has no live file; -EHWPOISON, -ENOMEM, or what the
+ * host, the arch or @filler said.
+ */
+must_check int gmem_fill_page(const struct memslot *slot, gfn_t gfn,
+			      const struct gmem_filler *filler);
+
 /* One change of bindings: under slots_lock, from prepare or bind_commit to finish or undo. */
 struct gmem_binding_change {
 	struct quire_gmem *file; /* NULL: nothing to do */

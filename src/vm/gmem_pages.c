@@ -459,6 +459,34 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 	return error;
 }
 
+int gmem_page_fill(struct gmem_pages *pages, u64 index, const struct gmem_prepare *prepare,
+		   const struct gmem_filler *filler)
+{
+	struct gmem_page page;
+	struct page_work work;
+	u32 state;
+	int error = work_begin(&work, pages, index);
+
+	if (error)
+		return error;
+	state = state_read(work.block, work.off);
+	if (state & GMEM_PAGE_POISONED)
+		error = -EHWPOISON;
+	if (!error && !(state & GMEM_PAGE_EXISTS))
+		error = page_make_exist(&work);
+	/* Private first: what is filled in must not be left in a page that was refused. */
+	if (!error && prepare)
+		error = prepare_one(&work, prepare, work.off);
+	if (!error) {
+		gmem_page_read(pages, index, &page);
+		error = filler->fill(filler->ctx, index, page.pfn);
+	}
+	if (!error)
+		state_set(work.block, work.off, GMEM_PAGE_UP_TO_DATE);
+	work_end(&work);
+	return error;
+}
+
 /* A part of a block, and the state of the pages that are meant. */
 struct block_part {
 	const struct gmem_block *block;

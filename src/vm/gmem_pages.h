@@ -85,6 +85,19 @@ struct gmem_prepare {
 must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
 			     const struct gmem_prepare *prepare, struct gmem_page *page);
 
+/* Who fills a page, in place of zeroing it. Under the page lock. */
+struct gmem_filler {
+	int (*fill)(void *ctx, u64 index, pfn_t pfn);
+	void *ctx;
+};
+
+/*
+ * The page, existing, made private alone with @prepare (may be NULL), filled and then up to date.
+ * Errors as gmem_page_use(), or the filler's: the page is as before then, but for being private.
+ */
+must_check int gmem_page_fill(struct gmem_pages *pages, u64 index,
+			      const struct gmem_prepare *prepare, const struct gmem_filler *filler);
+
 /* Has every page of the unit of 2^@order around page @index got @state? Nonzero if so. No lock. */
 int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state);
 

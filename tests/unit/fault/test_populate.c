@@ -1,0 +1,194 @@
+/* Filling private pages: its checks in their order, and what the guest sees afterwards. */
+#include "tests/unit/fault/support.h"
+
+#include <quire/gmem.h>
+
+#include "src/vm/gmem.h"
+#include "src/vm/vm.h"
+
+#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
+#define FILE_PAGES 8u
+#define GFN 16u
+
+static struct quire_gmem *gmem;
+static int fill_error, fills, stop_after;
+
+static int copy_byte(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+{
+	uint8_t *page = (uint8_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT);
+
+	fills++;
+	assert_ptr_equal(ctx, &machine);
+	if (fill_error)
+		return fill_error;
+	memset(page, 0, SIM_FRAME_BYTES);
+	page[0] = source ? *(uint8_t *)(uintptr_t)(source->pfn.v << QUIRE_PAGE_SHIFT)
+			 : (uint8_t)(gfn.v + 100);
+	return 0;
+}
+
+static int interrupted(void)
+{
+	return stop_after-- == 0;
+}
+
+static int64_t populate(uint64_t gfn, uint64_t npages, uint64_t source)
+{
+	return quire_gmem_populate(machine.vm, &(struct quire_gmem_fill){
+						   .gfn = {gfn},
+						   .npages = npages,
+						   .source = {source},
+						   .fill = copy_byte,
+						   .ctx = &machine,
+						   .interrupted = interrupted,
+					       });
+}
+
+static void set_private(uint64_t gfn, uint64_t npages, uint64_t attributes)
+{
+	assert_int_equal(
+	    quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}), PAGES(npages), attributes),
+	    0);
+}
+
+static void populate_begin(void)
+{
+	struct quire_region region = {
+	    .slot = 1,
+	    .flags = QUIRE_SLOT_GMEM,
+	    .gpa = gpa_of((gfn_t){GFN}),
+	    .size_bytes = PAGES(FILE_PAGES),
+	    .hva = sim_hva(64),
+	};
+
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	fill_error = 0;
+	fills = 0;
+	stop_after = -1;
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	assert_int_equal(quire_gmem_create(machine.vm, region.size_bytes, 0, NULL, &gmem), 0);
+	region.gmem = gmem;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	set_private(GFN, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
+}
+
+static void populate_end(void)
+{
+	if (gmem)
+		quire_gmem_release(gmem);
+	gmem = NULL;
+	vm_end();
+}
+
+static uint8_t load(uint64_t gfn)
+{
+	uint8_t byte = 0xff;
+
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){gfn}).v, &byte), 0);
+	return byte;
+}
+
+/* G-040, G-041, G-042. */
+static void test_refused(void **state)
+{
+	(void)state;
+	populate_begin();
+	assert_int_equal(populate(GFN, 0, 0), -EINVAL);
+	assert_int_equal(populate(GFN, 1, sim_hva(0).v + 8), -EINVAL);
+	assert_int_equal(populate(500, 1, 0), -EINVAL); /* no slot */
+	assert_int_equal(populate(0, 1, 0), -EINVAL);	/* no file */
+	set_private(GFN + 2, 1, 0);
+	assert_int_equal(populate(GFN + 2, 1, 0), -EINVAL);
+	assert_int_equal(populate(GFN + 3, 1, sim_hva(40).v), -EFAULT);
+	stop_after = 0;
+	assert_int_equal(populate(GFN, 1, 0), -EINTR);
+	stop_after = -1;
+	assert_int_equal(fills, 0);
+	/* What was done before an error is said instead of the error. */
+	assert_int_equal(populate(GFN, 8, 0), 2);
+	stop_after = 3;
+	assert_int_equal(populate(GFN + 3, 5, 0), 3);
+	stop_after = -1;
+	/* The source ends after four pages; the slot ends before the request does. */
+	assert_int_equal(populate(GFN + 3, 5, sim_hva(0).v), 4);
+	assert_int_equal(populate(GFN + 6, 100, 0), 2);
+	quire_gmem_poison(gmem, 7);
+	assert_int_equal(populate(GFN + 7, 1, 0), -EHWPOISON);
+	quire_gmem_release(gmem);
+	gmem = NULL;
+	assert_int_equal(populate(GFN, 1, 0), -EFAULT);
+	populate_end();
+}
+
+/* The guest finds what was filled in; the other pages are zero. */
+static void test_filled(void **state)
+{
+	(void)state;
+	populate_begin();
+	frame_of(0)->bytes[0] = 11;
+	frame_of(1)->bytes[0] = 12;
+	assert_int_equal(populate(GFN + 1, 2, sim_hva(0).v), 2);
+	assert_int_equal(load(GFN + 1), 11);
+	assert_int_equal(load(GFN + 2), 12);
+	assert_int_equal(load(GFN), 0);
+	assert_int_equal(populate(GFN + 5, 1, 0), 1);
+	assert_int_equal(load(GFN + 5), (GFN + 105) & 0xff);
+	/* The source's references are back: vm_end() counts. */
+	populate_end();
+}
+
+/* A page whose filling failed is new to its next user: zeroed, never half filled. */
+static void test_failed_fill(void **state)
+{
+	struct gmem_page page;
+
+	(void)state;
+	populate_begin();
+	fill_error = -ENOENT;
+	assert_int_equal(populate(GFN, 2, 0), -ENOENT);
+	assert_int_equal(fills, 1);
+	gmem_page_read(&gmem->inode->pages, 0, &page);
+	assert_int_equal(page.state & (GMEM_PAGE_EXISTS | GMEM_PAGE_UP_TO_DATE), GMEM_PAGE_EXISTS);
+	assert_int_equal(load(GFN), 0);
+	fill_error = 0;
+	assert_int_equal(populate(GFN, 2, 0), 2);
+	assert_int_equal(load(GFN), (GFN + 100) & 0xff);
+	populate_end();
+}
+
+/* Every allocation fails once: the error is said, nothing is lost. */
+static void test_no_memory(void **state)
+{
+	uint32_t failed = 0;
+
+	(void)state;
+	populate_begin();
+	for (uint64_t fail = 1;; fail++) {
+		int64_t ret;
+
+		machine.host.fail_at = machine.host.allocations + fail;
+		ret = populate(GFN + 4, 1, 0);
+		machine.host.fail_at = 0;
+		if (ret == 1)
+			break;
+		assert_int_equal(ret, -ENOMEM);
+		assert_int_equal(quire_gmem_punch(gmem, PAGES(4), PAGES(1)), 0);
+		failed++;
+	}
+	assert_true(failed >= 2);
+	assert_int_equal(load(GFN + 4), (GFN + 104) & 0xff);
+	populate_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_filled),
+	    cmocka_unit_test(test_failed_fill),
+	    cmocka_unit_test(test_no_memory),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
