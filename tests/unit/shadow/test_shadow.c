@@ -223,9 +223,13 @@ static void test_random(void **state)
 static void test_refusals(void **state)
 {
 	struct quire_nested five = {.root = {0x1000}, .levels = 5};
+	uint64_t done;
 
 	(void)state;
 	assert_int_equal(quire_vcpu_set_nested(world.vcpu, &five), -EOPNOTSUPP);
+	world_nested(&world, 1);
+	assert_int_equal(quire_vcpu_prefault(world.vcpu, (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
+			 -EOPNOTSUPP);
 	/* A root without memory: every access is L1's fault. */
 	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
 	assert_int_equal(world_slot(&world, 0, UINT32_MAX), 0);
