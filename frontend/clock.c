@@ -9,6 +9,7 @@
 #include <x86intrin.h>
 
 #include "frontend/uapi.h"
+#include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 
@@ -231,6 +232,46 @@ long vcpu_get_tsc_khz(struct ioctl_call *call)
 long vcpu_set_tsc_khz(struct ioctl_call *call)
 {
 	return check_khz(call->argument);
+}
+
+long vcpu_has_attr(struct ioctl_call *call)
+{
+	const struct kvm_device_attr *attr = call->data;
+
+	if (attr->group != KVM_VCPU_TSC_CTRL || attr->attr != KVM_VCPU_TSC_OFFSET)
+		return -ENXIO;
+	return 0;
+}
+
+long vcpu_get_attr(struct ioctl_call *call)
+{
+	const struct kvm_device_attr *attr = call->data;
+	struct vcpu *vcpu = call->object;
+	long error = vcpu_has_attr(call);
+
+	if (error)
+		return error;
+	return user_copy_out(attr->addr, &cpu_state(vcpu->cpu)->tsc_offset, sizeof(uint64_t));
+}
+
+/* The TSC jumps, and IA32_TSC_ADJUST does not tell. */
+long vcpu_set_attr(struct ioctl_call *call)
+{
+	const struct kvm_device_attr *attr = call->data;
+	struct vcpu *vcpu = call->object;
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+	long error = vcpu_has_attr(call);
+	uint64_t offset;
+
+	if (!error)
+		error = user_copy_in(&offset, attr->addr, sizeof(offset));
+	if (error)
+		return error;
+	vcpu->msrs.tsc_base += offset - state->tsc_offset;
+	state->tsc_offset = offset;
+	cpu_state_changed(vcpu->cpu);
+	clock_update_page(vcpu);
+	return 0;
 }
 
 long vcpu_kvmclock_ctrl(struct ioctl_call *call)

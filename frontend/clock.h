@@ -23,5 +23,9 @@ void clock_write_wall(struct vcpu *vcpu, uint64_t gpa);
 long vcpu_get_tsc_khz(struct ioctl_call *call);
 long vcpu_set_tsc_khz(struct ioctl_call *call);
 long vcpu_kvmclock_ctrl(struct ioctl_call *call);
+/* KVM_*_DEVICE_ATTR of a vCPU: the offset of its TSC is the only one. */
+long vcpu_has_attr(struct ioctl_call *call);
+long vcpu_get_attr(struct ioctl_call *call);
+long vcpu_set_attr(struct ioctl_call *call);
 
 #endif

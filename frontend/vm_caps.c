@@ -49,6 +49,7 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_MCE, 32},
     {KVM_CAP_IOEVENTFD, 1},
     {KVM_CAP_IRQFD, 1},
+    {KVM_CAP_VCPU_ATTRIBUTES, 1},
     {KVM_CAP_X86_USER_SPACE_MSR, 1},
     {KVM_CAP_X86_MSR_FILTER, 1},
     {KVM_CAP_SET_IDENTITY_MAP_ADDR, 1},
