@@ -1,0 +1,504 @@
+/*
+ * Whatever a guest does ends in an exit: random code, page tables, registers and memory, one VM a
+ * seed. For minutes: quire run -- fuzz_guest --seconds 600 --seed 1, beside './dev soak'. What it
+ * checks: the process lives, each call returns, and nothing beside the slots is read or written.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "tests/fuzz/guest_code.h"
+#include "tests/rules/kvm_new.h"
+
+#define PAGE 4096ull
+#define MEMORY_BYTES (64 * PAGE)
+#define SECOND_BYTES (16 * PAGE)
+#define SECOND_GPA 0x100000ull
+#define CANARY_BYTES (4 * PAGE)
+#define CANARY 0xc35aa5e1967b3c1dull
+#define CODE_GPA 0x8000ull
+#define CODE_BYTES 0x8000ull
+#define TABLES_GPA 0x1000ull
+#define CPUID_ENTRIES 128
+
+/* Canary, first slot, canary, second slot, canary: in this order in the host's memory. */
+struct area {
+	uint8_t *base;
+	uint8_t *memory;
+	uint8_t *second;
+	size_t bytes;
+};
+
+struct machine {
+	struct fuzz_random random;
+	struct area area;
+	int kvm, vm, vcpu, gmem;
+	unsigned int bits;
+	struct kvm_run *run;
+	size_t run_bytes;
+};
+
+static struct fuzz_random *rnd;
+static volatile int ticks;
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+	ticks++;
+}
+
+/* Any call but KVM_RUN; what it answers is the fuzzed library's business. */
+static int try_call(int fd, unsigned long request, void *argument)
+{
+	int result;
+
+	call_begin();
+	result = ioctl(fd, request, argument);
+	call_end();
+	return result;
+}
+
+static int need(int result, const char *what)
+{
+	if (result < 0)
+		fuzz_fail("%s: %s", what, strerror(errno));
+	return result;
+}
+
+static void area_create(struct area *area)
+{
+	area->bytes = 3 * CANARY_BYTES + MEMORY_BYTES + SECOND_BYTES;
+	area->base =
+	    mmap(NULL, area->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (area->base == MAP_FAILED)
+		fuzz_fail("no memory");
+	area->memory = area->base + CANARY_BYTES;
+	area->second = area->memory + MEMORY_BYTES + CANARY_BYTES;
+	for (size_t i = 0; i < area->bytes / 8; i++)
+		((uint64_t *)area->base)[i] = CANARY;
+	memset(area->memory, 0, MEMORY_BYTES);
+	memset(area->second, 0, SECOND_BYTES);
+}
+
+static void check_canary(const uint8_t *at)
+{
+	for (size_t i = 0; i < CANARY_BYTES / 8; i++)
+		if (((const uint64_t *)at)[i] != CANARY)
+			fuzz_fail("memory beside a slot was written");
+}
+
+static void area_check(const struct area *area)
+{
+	check_canary(area->base);
+	check_canary(area->memory + MEMORY_BYTES);
+	check_canary(area->second + SECOND_BYTES);
+}
+
+/* Neither the canary, in any alignment, nor an address of the area is the guest's to know. */
+static void check_secret(const struct area *area, uint64_t value)
+{
+	for (unsigned int turn = 0; turn < 64; turn += 8)
+		if (value == (CANARY >> turn | (turn ? CANARY << (64 - turn) : 0)))
+			fuzz_fail("the guest has read memory beside a slot");
+	if (value >= (uintptr_t)area->base && value < (uintptr_t)area->base + area->bytes)
+		fuzz_fail("the guest has learnt an address of the host");
+}
+
+static void check_registers(struct machine *machine)
+{
+	struct kvm_regs regs;
+	struct kvm_fpu fpu;
+	uint64_t words[sizeof(fpu) / 8];
+
+	need(try_call(machine->vcpu, KVM_GET_REGS, &regs), "KVM_GET_REGS");
+	memcpy(words, &regs, sizeof(regs));
+	for (size_t i = 0; i < sizeof(regs) / 8; i++)
+		check_secret(&machine->area, words[i]);
+	need(try_call(machine->vcpu, KVM_GET_FPU, &fpu), "KVM_GET_FPU");
+	memcpy(words, &fpu, sizeof(words));
+	for (size_t i = 0; i < sizeof(fpu) / 8; i++)
+		check_secret(&machine->area, words[i]);
+}
+
+static void set_slot(struct machine *machine, unsigned int slot, uint64_t gpa)
+{
+	struct kvm_userspace_memory_region2 region = {
+	    .slot = slot,
+	    .flags = random_once_in(rnd, 4) ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+	    .guest_phys_addr = gpa,
+	    .memory_size = slot ? SECOND_BYTES : MEMORY_BYTES,
+	    .userspace_addr = (uintptr_t)(slot ? machine->area.second : machine->area.memory),
+	};
+
+	if (slot && random_once_in(rnd, 3))
+		region.flags = KVM_MEM_READONLY;
+	if (slot && machine->gmem >= 0) {
+		region.flags = KVM_MEM_GUEST_MEMFD;
+		region.guest_memfd = (__u32)machine->gmem;
+	}
+	try_call(machine->vm, KVM_SET_USER_MEMORY_REGION2, &region);
+}
+
+static void set_cpuid(struct machine *machine)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[CPUID_ENTRIES];
+	} all = {.head.nent = CPUID_ENTRIES};
+
+	need(try_call(machine->kvm, KVM_GET_SUPPORTED_CPUID, &all), "KVM_GET_SUPPORTED_CPUID");
+	for (size_t flips = random_below(rnd, 6); flips > 1; flips--) {
+		struct kvm_cpuid_entry2 *entry = &all.entries[random_below(rnd, all.head.nent)];
+		__u32 *reg = &(&entry->eax)[random_below(rnd, 4)];
+
+		*reg &= (__u32)random_word(rnd);
+	}
+	if (!random_once_in(rnd, 8))
+		try_call(machine->vcpu, KVM_SET_CPUID2, &all);
+}
+
+/* Tables for 64-bit mode, or the like of them: identity, then some entries broken. */
+static void write_tables(struct machine *machine)
+{
+	uint64_t *tables = (uint64_t *)(machine->area.memory + TABLES_GPA);
+
+	for (size_t level = 0; level < 3; level++)
+		tables[level * 512] = (TABLES_GPA + (level + 1) * PAGE) | 7;
+	/* PAE and 32-bit tables read the same page: the first entries serve all of them. */
+	for (size_t i = 0; i < 512; i++)
+		tables[3 * 512 + i] = (i * PAGE) | 0x67;
+	for (size_t i = 1; i < 8; i++)
+		tables[2 * 512 + i] = (i << 21) | 0xe7;
+	for (size_t breaks = random_below(rnd, 12); breaks > 4; breaks--) {
+		uint64_t *entry = &tables[random_below(rnd, 4) * 512 + random_below(rnd, 70)];
+
+		if (random_once_in(rnd, 2))
+			*entry ^= 1ull << random_below(rnd, 64);
+		else
+			*entry = guest_code_address(rnd, MEMORY_BYTES) | random_below(rnd, 512);
+	}
+}
+
+static struct kvm_segment make_segment(unsigned int selector, unsigned int type, unsigned int bits)
+{
+	return (struct kvm_segment){
+	    .limit = bits == 16 ? 0xffff : ~0u,
+	    .selector = (__u16)selector,
+	    .type = (__u8)type,
+	    .present = 1,
+	    .db = bits == 32,
+	    .s = 1,
+	    .l = bits == 64 && (type & 8),
+	    .g = bits != 16,
+	};
+}
+
+static void set_sregs(struct machine *machine)
+{
+	static const uint16_t efer[] = {0, 0x500, 0x1500, 0xd01, 0x1d01};
+	unsigned int bits = machine->bits;
+	struct kvm_segment data = make_segment(bits == 16 ? 0 : 0x10, 3, bits);
+	struct kvm_sregs sregs;
+
+	need(try_call(machine->vcpu, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
+	sregs.cs = make_segment(bits == 16 ? 0 : 8, 11, bits);
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+	sregs.cr3 = TABLES_GPA;
+	sregs.cr0 = 0x10 | (bits != 16) | random_below(rnd, 2) << 1;
+	sregs.cr4 = random_once_in(rnd, 2) ? 0x620 : 0x620 | random_below(rnd, 1 << 22);
+	sregs.efer = random_once_in(rnd, 3) ? 0x1000 : 0;
+	if (bits == 32 && random_once_in(rnd, 2))
+		sregs.cr0 |= 0x80000000;
+	if (bits == 64) {
+		sregs.cr0 |= 0x80000000 | random_below(rnd, 2) << 16;
+		sregs.efer = efer[1 + random_below(rnd, 4)];
+	}
+	sregs.idt.base = random_below(rnd, MEMORY_BYTES);
+	sregs.idt.limit = (__u16)random_edge(rnd);
+	sregs.gdt.base = random_below(rnd, MEMORY_BYTES);
+	sregs.gdt.limit = (__u16)random_edge(rnd);
+	if (random_once_in(rnd, 4))
+		((uint8_t *)&sregs)[random_below(rnd, sizeof(sregs))] ^= (uint8_t)random_word(rnd);
+	try_call(machine->vcpu, KVM_SET_SREGS, &sregs);
+}
+
+static void set_regs(struct machine *machine)
+{
+	struct kvm_regs regs;
+	__u64 *general = &regs.rax;
+
+	for (size_t i = 0; i < 16; i++)
+		general[i] = guest_code_address(rnd, MEMORY_BYTES);
+	regs.rip = CODE_GPA + random_below(rnd, CODE_BYTES);
+	if (random_once_in(rnd, 16))
+		regs.rip = guest_code_address(rnd, MEMORY_BYTES);
+	regs.rflags = random_once_in(rnd, 3) ? random_word(rnd) & 0x3fffff : 2;
+	try_call(machine->vcpu, KVM_SET_REGS, &regs);
+}
+
+static void set_msrs(struct machine *machine)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[4];
+	} msrs = {.head.nmsrs = 4};
+
+	for (size_t i = 0; i < 4; i++) {
+		msrs.entries[i].index = guest_code_msr(rnd);
+		msrs.entries[i].data = random_once_in(rnd, 2)
+					   ? random_edge(rnd)
+					   : guest_code_address(rnd, MEMORY_BYTES);
+	}
+	try_call(machine->vcpu, KVM_SET_MSRS, &msrs);
+}
+
+static void set_attributes(struct machine *machine, uint64_t gpa, uint64_t size)
+{
+	struct kvm_memory_attributes attributes = {
+	    .address = gpa & ~(PAGE - 1),
+	    .size = (size + PAGE - 1) & ~(PAGE - 1),
+	    .attributes = random_below(rnd, 2) ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+	};
+
+	try_call(machine->vm, KVM_SET_MEMORY_ATTRIBUTES, &attributes);
+}
+
+/* The client's own memory changes under the slots. Never a hole: another mapping could move in. */
+static void disturb_memory(struct machine *machine)
+{
+	uint8_t *page = machine->area.second + random_below(rnd, 16) * PAGE;
+
+	if (random_once_in(rnd, 2))
+		page = machine->area.memory + random_below(rnd, 64) * PAGE;
+	switch (random_below(rnd, 4)) {
+	case 0:
+		mprotect(page, PAGE, (int)random_below(rnd, 4));
+		break;
+	case 1:
+		madvise(page, PAGE, MADV_DONTNEED);
+		break;
+	case 2:
+		mmap(page, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		break;
+	default:
+		mmap(page, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+		     -1, 0);
+	}
+}
+
+static void disturb_events(struct machine *machine)
+{
+	struct kvm_vcpu_events events;
+	struct kvm_interrupt interrupt = {(__u32)random_below(rnd, 256)};
+	struct kvm_guest_debug debug = {.control =
+					    KVM_GUESTDBG_ENABLE | (__u32)random_below(rnd, 4)};
+
+	switch (random_below(rnd, 4)) {
+	case 0:
+		try_call(machine->vcpu, KVM_INTERRUPT, &interrupt);
+		break;
+	case 1:
+		try_call(machine->vcpu, KVM_NMI, NULL);
+		break;
+	case 2:
+		try_call(machine->vcpu, KVM_SET_GUEST_DEBUG, &debug);
+		break;
+	default:
+		need(try_call(machine->vcpu, KVM_GET_VCPU_EVENTS, &events), "KVM_GET_VCPU_EVENTS");
+		((uint8_t *)&events)[random_below(rnd, sizeof(events))] = (uint8_t)random_word(rnd);
+		try_call(machine->vcpu, KVM_SET_VCPU_EVENTS, &events);
+	}
+}
+
+static void disturb_nested(struct machine *machine)
+{
+	static union {
+		struct kvm_nested_state state;
+		uint8_t bytes[2 * 4096 + sizeof(struct kvm_nested_state)];
+	} nested;
+
+	nested.state.size = sizeof(nested);
+	if (try_call(machine->vcpu, KVM_GET_NESTED_STATE, &nested) < 0)
+		return;
+	for (size_t changes = random_below(rnd, 6); changes; changes--)
+		nested.bytes[random_below(rnd, sizeof(nested))] ^= 1u << random_below(rnd, 8);
+	try_call(machine->vcpu, KVM_SET_NESTED_STATE, &nested);
+}
+
+static void disturb(struct machine *machine)
+{
+	uint64_t kind = random_below(rnd, 24);
+
+	fuzz_progress->step = 100 + kind;
+	machine->run->immediate_exit = random_once_in(rnd, 32);
+	machine->run->request_interrupt_window = random_once_in(rnd, 8);
+	if (kind < 4)
+		disturb_memory(machine);
+	else if (kind < 7)
+		disturb_events(machine);
+	else if (kind == 7)
+		set_msrs(machine);
+	else if (kind == 8)
+		set_sregs(machine);
+	else if (kind == 9)
+		set_regs(machine);
+	else if (kind == 10)
+		disturb_nested(machine);
+	else if (kind == 11)
+		set_attributes(machine, random_below(rnd, 80) * PAGE, PAGE);
+	else if (kind == 12)
+		set_slot(machine, 1, SECOND_GPA + random_below(rnd, 4) * PAGE);
+}
+
+/* Answers an exit; 0 when the seed should end. */
+static int answer(struct machine *machine)
+{
+	struct kvm_run *run = machine->run;
+	struct memory_fault_exit fault;
+	size_t bytes;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		bytes = (size_t)run->io.size * run->io.count;
+		if (run->io.data_offset + bytes > machine->run_bytes)
+			fuzz_fail("KVM_EXIT_IO's data stands outside the run area");
+		if (run->io.direction == KVM_EXIT_IO_IN)
+			random_bytes(rnd, (uint8_t *)run + run->io.data_offset, bytes);
+		break;
+	case KVM_EXIT_MMIO:
+		if (run->mmio.len == 0 || run->mmio.len > 8)
+			fuzz_fail("KVM_EXIT_MMIO of %u bytes", run->mmio.len);
+		if (!run->mmio.is_write)
+			random_bytes(rnd, run->mmio.data, 8);
+		break;
+	case KVM_EXIT_MEMORY_FAULT:
+		memcpy(&fault, &run->mmio, sizeof(fault));
+		set_attributes(machine, fault.gpa, fault.size);
+		break;
+	case KVM_EXIT_SHUTDOWN:
+	case KVM_EXIT_FAIL_ENTRY:
+	case KVM_EXIT_INTERNAL_ERROR:
+		set_sregs(machine);
+		set_regs(machine);
+		return !random_once_in(rnd, 4);
+	case KVM_EXIT_HLT:
+		disturb_events(machine);
+		break;
+	}
+	return 1;
+}
+
+static int run_once(struct machine *machine)
+{
+	int result;
+
+	fuzz_progress->step = 1;
+	result = try_call(machine->vcpu, KVM_RUN, NULL);
+	if (result == 0)
+		return answer(machine);
+	if (errno == EFAULT && machine->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
+		return answer(machine);
+	if (errno != EINTR && errno != EAGAIN && errno != EFAULT && errno != EINVAL && errno != EIO)
+		fuzz_fail("KVM_RUN: %s", strerror(errno));
+	if (errno == EFAULT || errno == EINVAL || errno == EIO)
+		set_regs(machine);
+	return 1;
+}
+
+static void machine_create(struct machine *machine)
+{
+	struct kvm_create_guest_memfd create = {.size = SECOND_BYTES};
+	int protected = random_once_in(rnd, 3);
+
+	area_create(&machine->area);
+	machine->gmem = -1;
+	machine->kvm = need(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
+	machine->vm = need(ioctl(machine->kvm, KVM_CREATE_VM, protected), "KVM_CREATE_VM");
+	if (protected)
+		machine->gmem = need(ioctl(machine->vm, KVM_CREATE_GUEST_MEMFD, &create), "gmem");
+	if (random_once_in(rnd, 3))
+		need(ioctl(machine->vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
+	machine->vcpu = need(ioctl(machine->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+	machine->run_bytes = (size_t)need(ioctl(machine->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "size");
+	machine->run =
+	    mmap(NULL, machine->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, machine->vcpu, 0);
+	if (machine->run == MAP_FAILED)
+		fuzz_fail("no run area");
+}
+
+static void machine_fill(struct machine *machine)
+{
+	static const unsigned int widths[] = {16, 32, 64, 64};
+	struct guest_code code = {
+	    .bytes = machine->area.memory + CODE_GPA,
+	    .size = CODE_BYTES,
+	    .memory_bytes = MEMORY_BYTES,
+	};
+
+	code.bits = machine->bits = widths[random_below(rnd, 4)];
+	guest_code_fill(rnd, &code);
+	write_tables(machine);
+	/* Tables of descriptors, gates and VMCBs are wherever the guest says: noise in half of it.
+	 */
+	for (size_t page = 16; page < 64; page += 1 + random_below(rnd, 3))
+		random_bytes(rnd, machine->area.memory + page * PAGE, PAGE / 4);
+	set_slot(machine, 0, 0);
+	set_slot(machine, 1, SECOND_GPA);
+	if (machine->gmem >= 0)
+		set_attributes(machine, SECOND_GPA, SECOND_BYTES / 2);
+	set_cpuid(machine);
+	set_sregs(machine);
+	set_regs(machine);
+}
+
+static void machine_destroy(struct machine *machine)
+{
+	munmap(machine->run, machine->run_bytes);
+	close(machine->vcpu);
+	close(machine->vm);
+	close(machine->kvm);
+	if (machine->gmem >= 0)
+		close(machine->gmem);
+	munmap(machine->area.base, machine->area.bytes);
+}
+
+static void set_timer(long microseconds)
+{
+	struct itimerval timer = {{0, microseconds}, {0, microseconds}};
+
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static void run_seed(uint64_t seed)
+{
+	struct sigaction action = {.sa_handler = on_alarm};
+	struct machine machine = {0};
+
+	rnd = &machine.random;
+	random_seed(rnd, seed);
+	sigaction(SIGALRM, &action, NULL);
+	machine_create(&machine);
+	machine_fill(&machine);
+	ticks = 0;
+	set_timer(20000);
+	for (int runs = 0; runs < 300 && ticks < 2; runs++) {
+		if (random_once_in(rnd, 4))
+			disturb(&machine);
+		if (!run_once(&machine))
+			break;
+		check_registers(&machine);
+	}
+	set_timer(0);
+	area_check(&machine.area);
+	machine_destroy(&machine);
+}
+
+int main(int argc, char **argv)
+{
+	return fuzz_main(argc, argv, run_seed);
+}
