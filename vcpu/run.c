@@ -329,9 +329,9 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 		return run_exit(run, CPU_EXIT_INTR);
 	if (cpu->svm.in_guest_mode && choose_exit(cpu, run) == VERDICT_EXIT)
 		return VERDICT_EXIT;
-	if (cpu->s.halted && !cpu_would_wake(cpu))
+	/* Even when something waits already: each HLT is an exit, and counted as one. */
+	if (cpu->s.halted)
 		return run_exit(run, CPU_EXIT_HLT);
-	cpu->s.halted = 0;
 	run->has_event = event_choose(cpu, &run->event);
 	if (!run->has_event && (cpu->run_flags & CPU_RUN_IRQ_WINDOW) && event_interruptible(cpu))
 		return run_exit(run, CPU_EXIT_IRQ_WINDOW);
