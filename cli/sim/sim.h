@@ -2,7 +2,7 @@
 #ifndef QUIRE_CLI_SIM_SIM_H
 #define QUIRE_CLI_SIM_SIM_H
 
-#include "tests/sim/machine.h"
+#include "hosts/sim/machine.h"
 
 #define SIM_SLOTS 4u
 #define SIM_GFNS 1024u

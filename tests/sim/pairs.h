@@ -5,7 +5,7 @@
 #include <quire/gmem.h>
 #include <quire/vcpu.h>
 
-#include "tests/sim/machine.h"
+#include "hosts/sim/machine.h"
 
 /* @threads threads, 2 if 0, run @body in every interleaving with up to @preemptions preemptions. */
 struct pair {

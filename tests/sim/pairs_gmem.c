@@ -20,8 +20,8 @@ static void gmem_start(uint32_t npages, uint64_t attributes)
 	region.gmem = pair.gmem;
 	if (quire_vm_set_region(pair.machine.vm, &region))
 		abort();
-	if (attributes && quire_vm_set_attributes(pair.machine.vm, (gpa_t){0},
-						  region.size_bytes, QUIRE_ATTRIBUTE_PRIVATE))
+	if (attributes && quire_vm_set_attributes(pair.machine.vm, (gpa_t){0}, region.size_bytes,
+						  QUIRE_ATTRIBUTE_PRIVATE))
 		abort();
 }
 

@@ -14,7 +14,7 @@
 #include <quire/vm.h>
 
 #include "src/vm/vcpu.h"
-#include "tests/sim/machine.h"
+#include "hosts/sim/machine.h"
 
 extern struct machine machine;
 

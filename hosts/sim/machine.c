@@ -1,5 +1,5 @@
 /* A VM on the simulated host, and its vCPUs. */
-#include "tests/sim/machine.h"
+#include "hosts/sim/machine.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* A VM on the simulated host with vCPUs that load and store one byte at a time. */
-#ifndef QUIRE_TESTS_SIM_MACHINE_H
-#define QUIRE_TESTS_SIM_MACHINE_H
+#ifndef QUIRE_HOSTS_SIM_MACHINE_H
+#define QUIRE_HOSTS_SIM_MACHINE_H
 
 #include <quire/dirty.h>
 #include <quire/vm.h>
