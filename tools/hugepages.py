@@ -9,7 +9,7 @@ PAGE_BYTES = 2 << 20
 # Each slot's mapping is one page longer, to be aligned in.
 SPARE_PAGES = 8
 
-# Of hugetlbfs by default, whatever their arguments.
+# Of hugetlbfs by default, whatever their arguments; and with two machines one after the other.
 USERS = ("x86/dirty_log_page_splitting_test",)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -34,7 +34,7 @@ def needed(name, args):
     if not size or not vcpus.isdigit():
         return 0
     memory = int(size.group(1)) * UNITS[size.group(2)] * int(vcpus)
-    return -(-memory // PAGE_BYTES) + SPARE_PAGES
+    return -(-memory // PAGE_BYTES) * (2 if name in USERS else 1) + SPARE_PAGES
 
 
 def free():

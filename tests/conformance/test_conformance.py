@@ -148,7 +148,7 @@ class HugePages(unittest.TestCase):
     def test_the_memory_of_the_guest_is_counted(self):
         for words, count in (("a -b 64M", 0), ("a -b 64M -s anonymous_hugetlb_2mb", 40),
                              ("a -sshared_hugetlb -v 2 -b3M", 11),
-                             ("x86/dirty_log_page_splitting_test", 520),
+                             ("x86/dirty_log_page_splitting_test", 1032),
                              ("x86/dirty_log_page_splitting_test -s anonymous", 0)):
             name, *args = words.split()
             self.assertEqual(hugepages.needed(name, args), count, words)
