@@ -12,6 +12,8 @@
 #define NESTED_ROUNDS 8u
 /* Start over. */
 #define NESTED_AGAIN INT32_MIN
+/* The same, and the gfn must be unprotected first. */
+#define NESTED_PROTECTED (INT32_MIN + 1)
 
 int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)
 {
@@ -116,6 +118,7 @@ struct nested_fault {
 	struct fault fault; /* of L1's gfn */
 	struct found found;
 	struct shadow_walk walk;
+	bool protected; /* the gfn was write-tracked */
 };
 
 static bool is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *nested)
@@ -184,7 +187,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct nested_fault *ne
 	ret = shadow_map(&change, &mapping);
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)
 		dirty_log_mark(vcpu, slot, nested->fault.gfn);
-	return ret == QUIRE_WRITE_PROTECTED ? NESTED_AGAIN : ret;
+	return ret == QUIRE_WRITE_PROTECTED ? NESTED_PROTECTED : ret;
 }
 
 static int install(struct quire_vcpu *vcpu, const struct nested_fault *nested)
@@ -231,8 +234,9 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	fault->private = fault_is_private(vcpu, fault->gfn, fault->error_code);
 	if (fault->write && is_on_path(&nested->walk, fault->gfn))
 		return QUIRE_WRITE_PROTECTED;
-	/* Writing to one of L1's tables: what shadows it goes first. */
-	if (fault->write)
+	/* Writing to one of L1's tables, as a round before has found: what shadows it goes first.
+	 */
+	if (fault->write && nested->protected)
 		fault_unprotect(vcpu, fault->gfn);
 	ret = fault_find_slot(vcpu, fault, &nested->found, exit);
 	if (ret != FAULT_CONTINUE)
@@ -275,14 +279,19 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 		 struct quire_memory_fault *exit)
 {
 	int ret = NESTED_AGAIN;
+	bool protected = false;
 
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
 		struct nested_fault nested = {
 		    .fault = *fault,
 		    .walk = {.gpa = gpa, .error_code = fault->error_code},
+		    .protected = protected,
 		};
 
 		ret = resolve_round(vcpu, &nested, exit);
+		protected = ret == NESTED_PROTECTED;
+		if (protected)
+			ret = NESTED_AGAIN;
 	}
 	if (ret == QUIRE_NESTED_FAULT)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_guest);

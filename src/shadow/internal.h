@@ -78,6 +78,8 @@ void shadow_drop(const struct shadow_change *change, u64 *entry);
 /* Make *@entry, which is empty, point to @child. Nonzero: no memory. */
 must_check int shadow_link(const struct shadow_change *change, u64 *entry,
 			   struct shadow_page *child);
+/* For the statistic of the longest chain. */
+void rmap_note_length(struct quire_vm *vm, u32 length);
 /* Put leaf @new for @gfn, with L1's @access, into *@entry, which is empty. Nonzero: no memory. */
 struct shadow_leaf {
 	gfn_t gfn;

@@ -52,7 +52,7 @@ int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_pa
 	return 0;
 }
 
-static void note_length(struct quire_vm *vm, u32 length)
+void rmap_note_length(struct quire_vm *vm, u32 length)
 {
 	u64 *longest = &vm->stats[QUIRE_VM_STAT_max_mmu_rmap_size];
 
@@ -73,7 +73,7 @@ int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct
 	length = rmap_add(head, entry, change->descriptors);
 	if (!length)
 		return 1;
-	note_length(change->vm, length);
+	rmap_note_length(change->vm, length);
 	if (page->gfns)
 		table_entries(page->gfns)[shadow_index_of(entry)] =
 		    leaf->gfn.v << QUIRE_PAGE_SHIFT | leaf->access;

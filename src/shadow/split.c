@@ -83,6 +83,39 @@ static int fill_child(const struct shadow_change *change, struct shadow_page *ch
 }
 
 /*
+ * A child that was just made is seen by nobody: plain stores, in one pass over it and over the
+ * heads of its gfns, which are neighbours too. Leaves are counted once.
+ */
+static int fill_fresh(const struct shadow_change *change, const struct shadow_page *child,
+		      const struct huge_leaf *huge)
+{
+	u64 *entries = table_entries(child->table);
+	u64 *heads = rmap_head_make(change, child, huge->gfn, huge->level - 1);
+	u64 value = child_value(huge, 0), step = child_value(huge, 1) - value;
+	u32 done = 0, longest = 1;
+
+	if (!heads)
+		return -ENOMEM;
+	for (; done < QUIRE_TABLE_ENTRIES; done++) {
+		u64 *entry = &entries[done];
+
+		if (likely(!heads[done])) {
+			heads[done] = (u64)(uintptr_t)entry;
+		} else {
+			u32 length = rmap_add(&heads[done], entry, change->descriptors);
+
+			if (!length)
+				break;
+			longest = length > longest ? length : longest;
+		}
+		*entry = value + done * step;
+	}
+	rmap_note_length(change->vm, longest);
+	atomic_add_relaxed_u64(&change->vm->leaves[huge->level - 1], done);
+	return done == QUIRE_TABLE_ENTRIES ? 0 : -ENOMEM;
+}
+
+/*
  * The child is complete before it takes the leaf's place, so that no vCPU finds less than before;
  * the two map the same, which owes no flush, unless the child was there and held tables.
  */
@@ -97,13 +130,16 @@ static int split_one(const struct shadow_change *change, const struct huge_leaf 
 	struct flush_debt own;
 	struct shadow_change swap = *change;
 	struct shadow_page *child;
-	int made, lossy, err = 0;
+	int made, lossy = 0, err = 0;
 	u64 *head;
 
 	child = shadow_page_get(change, &key, &made);
 	if (!child)
 		return -ENOMEM;
-	lossy = fill_child(change, child, huge, &err);
+	if (made)
+		err = fill_fresh(change, child, huge);
+	else
+		lossy = fill_child(change, child, huge, &err);
 	if (err)
 		return err;
 	head = rmap_head(change->shadow, page, huge->gfn, huge->level);
