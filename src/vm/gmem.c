@@ -197,13 +197,16 @@ void gmem_release_end(struct quire_gmem *gmem)
 	while (*link != gmem)
 		link = &(*link)->next;
 	*link = gmem->next;
+	/* A late lookup may look for its slot, which can be freed from now on. */
+	gmem->dying = gmem->bindings;
+	atomic_store_release_ptr(&gmem->bindings.root, NULL);
 }
 
 void gmem_release_free(struct quire_gmem *gmem)
 {
 	/* A reader may have found the file through a slot just before it was cleared. */
 	reclaim_synchronize();
-	ptree_destroy(&gmem->bindings, gmem->vm->host, gmem->vm->host_ctx);
+	ptree_destroy(&gmem->dying, gmem->vm->host, gmem->vm->host_ctx);
 	file_put(gmem);
 }
 

@@ -68,6 +68,7 @@ struct quire_gmem {
 	struct quire_gmem *next;  /* in inode->files */
 	u32 active;		  /* atomic: references, and GMEM_RELEASED */
 	struct ptree bindings;	  /* index -> struct memslot; root is read in read sections */
+	struct ptree dying;	  /* what they were, from the release on; not read */
 };
 
 static inline bool gmem_init_shared(const struct gmem_inode *inode)
