@@ -64,7 +64,8 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 	}
 	/* So is going over to L2, or back, or to other nested tables. */
 	if (unlikely(vcpu->entered != stage2->root)) {
-		*requests |= vcpu->entered ? QUIRE_REQ_TLB_FLUSH : 0;
+		if (vcpu->entered && !MUTANT(reload_unflushed))
+			*requests |= QUIRE_REQ_TLB_FLUSH;
 		vcpu->entered = stage2->root;
 	}
 	if (*requests & QUIRE_REQ_TLB_FLUSH)
