@@ -213,7 +213,7 @@ static int region_set_flags(struct region_update *update)
 	return 0;
 }
 
-static int set_region_locked(struct quire_vm *vm, const struct quire_region *region)
+static int apply_region(struct quire_vm *vm, const struct quire_region *region)
 {
 	struct region_update update = {.vm = vm, .region = region};
 	struct memslot_decision decision = {0};
@@ -236,6 +236,27 @@ static int set_region_locked(struct quire_vm *vm, const struct quire_region *reg
 		break;
 	}
 	return 0;
+}
+
+/*
+ * MMIO entries hold the low bits of the generation they were found in. When these wrap around, an
+ * entry that nobody looked at since would be believed again: none may be left.
+ */
+static int set_region_locked(struct quire_vm *vm, const struct quire_region *region)
+{
+	u64 mask = (UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 1;
+	u64 before[QUIRE_AS_MAX];
+	bool wrapped = false;
+	int err;
+
+	for (u32 as = 0; as < vm->address_spaces; as++)
+		before[as] = memslots_generation(vm, as) & mask;
+	err = apply_region(vm, region);
+	for (u32 as = 0; as < vm->address_spaces; as++)
+		wrapped |= (memslots_generation(vm, as) & mask) < before[as];
+	if (wrapped)
+		change_zap_all(vm);
+	return err;
 }
 
 int quire_vm_set_region(struct quire_vm *vm, const struct quire_region *region)
