@@ -401,6 +401,8 @@ static int run_once(struct machine *machine)
 	result = try_call(machine->vcpu, KVM_RUN, NULL);
 	if (result == 0)
 		return answer(machine);
+	if (result > 0)
+		fuzz_fail("KVM_RUN returned %d", result);
 	if (errno == EFAULT && machine->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		return answer(machine);
 	if (errno != EINTR && errno != EAGAIN && errno != EFAULT && errno != EINVAL && errno != EIO)
