@@ -166,14 +166,8 @@ static void file_put(struct quire_gmem *file)
 	struct gmem_inode *inode = file->inode;
 	struct quire_vm *vm = file->vm;
 
-	u32 before = atomic_fetch_sub_u32(&file->active, 1);
-
-	if (before != (GMEM_RELEASED | 1)) {
-		/* gmem_release_free() waits for this; the address is all that is used. */
-		if (before & GMEM_RELEASED)
-			base_platform->wake(&file->active, 1);
+	if (atomic_fetch_sub_u32(&file->active, 1) != (GMEM_RELEASED | 1))
 		return;
-	}
 	gmem_punch_pages(inode, 0, inode->pages.npages);
 	vm->host->store_destroy(vm->host_ctx, inode->pages.store);
 	gmem_pages_destroy(&inode->pages);
@@ -210,14 +204,9 @@ void gmem_release_end(struct quire_gmem *gmem)
 
 void gmem_release_free(struct quire_gmem *gmem)
 {
-	u32 seen;
-
 	/* A reader may have found the file through a slot just before it was cleared. */
 	reclaim_synchronize();
 	ptree_destroy(&gmem->dying, gmem->vm->host, gmem->vm->host_ctx);
-	/* A late lookup uses the store, whose memory the caller takes back: let it end. */
-	while ((seen = atomic_load_acquire_u32(&gmem->active)) != (GMEM_RELEASED | 1))
-		base_platform->wait(&gmem->active, seen);
 	file_put(gmem);
 }
 
