@@ -65,7 +65,7 @@ must_check int fault_load_nested_root(struct quire_vcpu *vcpu);
 /* @gfn is about to be written: nothing may follow what it holds. Takes mmu_lock. */
 void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 
-/* Give a right back without a lock: W taken for dirty logging. FAULT_CONTINUE: not possible. */
+/* Give a right back without a lookup: W taken for dirty logging. FAULT_CONTINUE: not possible. */
 must_check int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault);
 
 /* A reserved bit: is it an MMIO entry, and of this generation? FAULT_CONTINUE: look again. */

@@ -88,7 +88,7 @@ struct table;
 /*
  * What a change of the tables still owes: a flush, before the memory taken away is reused; and
  * tables that were unlinked, to be freed after that flush and a grace period. A debt is made with
- * flush_debt_init() and ends in flush_debt_settle(); flush_debt_pay() between the two is for
+ * flush_debt_init() and ends in tdp_debt_settle(); flush_debt_pay() between the two is for
  * those who must have flushed before they drop a lock.
  */
 struct flush_debt {
