@@ -1,7 +1,7 @@
 """tests/rules.tsv: every rule has a row, and every test that a row names is there and is run.
 
-Usage: rules.py [--root FOLDER]. Prints 'tests/rules.tsv:line: what' and exits 1 on findings. The table's second
-line, '# ids: ...', is the list of rules; a row is 'id<tab>rule<tab>tests', and tests are 'file:name, ...' or
+Usage: rules.py [--root FOLDER]. Prints 'tests/rules.tsv:line: what' and exits 1 on findings. Lines
+'# ids: ...', one a chapter, list the rules; a row is 'id<tab>rule<tab>tests', and tests are 'file:name, ...' or
 'none: why no program can see it'. Each is one line.
 """
 import argparse
@@ -11,7 +11,7 @@ import sys
 
 TABLE = "tests/rules.tsv"
 IDS = "# ids:"
-ID = re.compile(r"[UGE]-\d{3}[a-z]?")
+ID = re.compile(r"[UGEFTXS]-\d{3}[a-z]?")
 NONE = "none: "
 
 
@@ -65,7 +65,7 @@ class Table:
         wanted, seen = [], {}
         for number, text in enumerate(self.lines, 1):
             if text.startswith(IDS):
-                wanted = text[len(IDS):].split()
+                wanted += text[len(IDS):].split()
             if text.startswith("#"):
                 continue
             fields = text.split("\t")
