@@ -264,6 +264,17 @@ static void read_log(const struct dirty_bitmap *bitmap, u64 *words)
 		words[i] = atomic_load_relaxed_u64(&bitmap->bits[i]);
 }
 
+/*
+ * Nobody was told of what @words hold: the next harvest is to say it. KVM forgets it here, and a
+ * live migration that tries again after EFAULT would miss the pages.
+ */
+static void put_back(struct dirty_bitmap *bitmap, const u64 *words)
+{
+	for (u64 i = 0; i < bitmap->words; i++)
+		if (words[i])
+			atomic_fetch_or_u64(&bitmap->bits[i], words[i]);
+}
+
 typedef int (*copy_out_fn)(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes);
 
 static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn copy_out, void *ctx)
@@ -283,6 +294,8 @@ static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn cop
 	read_log(slot->dirty, words);
 	harvest(vm, &(struct log_piece){.slot = slot, .count = slot->dirty->words, .words = words});
 	err = copy_out(ctx, 0, words, size_bytes);
+	if (err)
+		put_back(slot->dirty, words);
 	vm_free(vm, words, size_bytes);
 	return err;
 }
