@@ -5,6 +5,15 @@
 #include <linux/kvm.h>
 #include <stdint.h>
 
+#ifndef KVM_X86_DEFAULT_VM
+#define KVM_X86_DEFAULT_VM 0
+#endif
+#ifndef KVM_X86_SW_PROTECTED_VM
+#define KVM_X86_SW_PROTECTED_VM 1
+#endif
+#ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+#define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
+#endif
 #ifndef KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
 #define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225
 #endif
@@ -24,6 +33,13 @@
 
 #ifndef KVM_EXIT_MEMORY_FAULT
 #define KVM_EXIT_MEMORY_FAULT 39
+#endif
+#ifndef KVM_MEMORY_EXIT_FLAG_PRIVATE
+#define KVM_MEMORY_EXIT_FLAG_PRIVATE (1ULL << 3)
+#endif
+#ifndef GUEST_MEMFD_FLAG_MMAP
+#define GUEST_MEMFD_FLAG_MMAP (1ULL << 0)
+#define GUEST_MEMFD_FLAG_INIT_SHARED (1ULL << 1)
 #endif
 #ifndef KVM_EXIT_HYPERCALL_LONG_MODE
 #define KVM_EXIT_HYPERCALL_LONG_MODE 1u
@@ -59,7 +75,9 @@ struct kvm_userspace_memory_region2 {
 };
 #define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct kvm_userspace_memory_region2)
 #define KVM_MEM_GUEST_MEMFD (1UL << 2)
+#endif
 
+#ifndef KVM_SET_MEMORY_ATTRIBUTES
 struct kvm_memory_attributes {
 	__u64 address;
 	__u64 size;
@@ -67,7 +85,10 @@ struct kvm_memory_attributes {
 	__u64 flags;
 };
 #define KVM_SET_MEMORY_ATTRIBUTES _IOW(KVMIO, 0xd2, struct kvm_memory_attributes)
+#define KVM_MEMORY_ATTRIBUTE_PRIVATE (1ULL << 3)
+#endif
 
+#ifndef KVM_CREATE_GUEST_MEMFD
 struct kvm_create_guest_memfd {
 	__u64 size;
 	__u64 flags;
@@ -84,6 +105,10 @@ struct kvm_pre_fault_memory {
 	__u64 padding[5];
 };
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
+
+#ifndef KVM_GET_NR_MMU_PAGES
+#define KVM_GET_NR_MMU_PAGES _IO(KVMIO, 0x45)
 #endif
 
 _Static_assert(sizeof(struct kvm_userspace_memory_region2) == 160, "layout of region2");

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "tests/fuzz/guest_code.h"
-#include "tests/rules/kvm_new.h"
+#include "frontend/uapi.h"
 
 #define PAGE 4096ull
 #define MEMORY_BYTES (64 * PAGE)
@@ -359,7 +359,7 @@ static void disturb(struct machine *machine)
 static int answer(struct machine *machine)
 {
 	struct kvm_run *run = machine->run;
-	struct memory_fault_exit fault;
+	struct uapi_memory_fault fault;
 	size_t bytes;
 
 	switch (run->exit_reason) {

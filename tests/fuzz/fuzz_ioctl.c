@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "tests/fuzz/fuzz.h"
-#include "tests/rules/kvm_new.h"
+#include "frontend/uapi.h"
 
 #define PAGE 4096ul
 #define CALLS 300

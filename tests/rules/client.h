@@ -2,12 +2,13 @@
 #ifndef RULES_CLIENT_H
 #define RULES_CLIENT_H
 
+#include <linux/kvm_para.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
 
 #include "check.h"
-#include "kvm_new.h"
+#include "frontend/uapi.h"
 
 #define PAGE 4096ul
 #define HUGE_PAGE (2ul << 20)
@@ -102,7 +103,7 @@ struct outcome {
 	int error;
 	uint32_t exit_reason;
 	uint64_t value; /* END_DONE: rax */
-	struct memory_fault_exit fault;
+	struct uapi_memory_fault fault;
 	struct {
 		uint64_t gpa, data;
 		uint32_t bytes;

@@ -270,7 +270,7 @@ static void private_without_a_file(void)
 				   : guest_try_load(&vcpu, 2 * GPA + PAGE + 16);
 		CHECK_END(outcome, END_MEMORY_FAULT);
 		CHECK_EQ(outcome.error, EFAULT);
-		CHECK_EQ(outcome.fault.flags, MEMORY_FAULT_PRIVATE);
+		CHECK_EQ(outcome.fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
 		CHECK_EQ(outcome.fault.gpa, 2 * GPA + PAGE);
 		CHECK_EQ(outcome.fault.size, PAGE);
 	}
@@ -290,7 +290,7 @@ static void private_slot_goes_under_a_reader(void)
 	outcome = thread_join(&thread);
 	CHECK_END(outcome, END_MEMORY_FAULT);
 	CHECK_EQ(outcome.error, EFAULT);
-	CHECK_EQ(outcome.fault.flags, MEMORY_FAULT_PRIVATE);
+	CHECK_EQ(outcome.fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
 	CHECK_EQ(outcome.fault.gpa, GPA);
 	CHECK_EQ(outcome.fault.size, PAGE);
 }

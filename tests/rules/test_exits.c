@@ -203,7 +203,7 @@ static void memory_faults(void)
 	CHECK_EQ(outcome.error, EFAULT);
 	CHECK_EQ(outcome.fault.gpa, GPA - PAGE);
 	CHECK_EQ(outcome.fault.size, PAGE);
-	CHECK_EQ(outcome.fault.flags, MEMORY_FAULT_PRIVATE);
+	CHECK_EQ(outcome.fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
 	outcome = guest_try_store(&vcpu, GPA + PAGE + 8, 1);
 	CHECK_END(outcome, END_MEMORY_FAULT);
 	CHECK_EQ(outcome.fault.gpa, GPA + PAGE);
@@ -217,7 +217,7 @@ static void memory_faults(void)
 	outcome = guest_try_load(&vcpu, GPA + 5);
 	CHECK_END(outcome, END_MEMORY_FAULT);
 	CHECK_EQ(outcome.fault.gpa, GPA);
-	CHECK_EQ(outcome.fault.flags, MEMORY_FAULT_PRIVATE);
+	CHECK_EQ(outcome.fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
 	/* The instruction is not over: what was missing can be brought and it runs again. */
 	CHECK_ZERO(vm_set_attributes(&vm, GPA, BYTES, 0));
 	*word_at(memory, 0) = 0x99;

@@ -261,7 +261,7 @@ static void close_a_private_file(void)
 	open_private();
 	guest_store(&vcpu, GPA, 1);
 	close(file);
-	check_file_is_gone(GPA, MEMORY_FAULT_PRIVATE);
+	check_file_is_gone(GPA, KVM_MEMORY_EXIT_FLAG_PRIVATE);
 	CHECK_ZERO(vm_set_attributes(&vm, GPA, BYTES, 0));
 	CHECK_EQ(guest_load(&vcpu, GPA), 0);
 	CHECK_ZERO(REGION(&vm, .slot = SLOT));
