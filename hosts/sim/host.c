@@ -4,26 +4,60 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define CHUNK_BYTES (UINT64_C(2) << 20)
 #define CHUNK_CLEARED_BYTES 32768u
-#define STORE_PAGES_MAX 1024u
 #define SIM_BLOCK_ORDER 9u
+#define SIM_GIGANTIC_ORDER (2 * SIM_BLOCK_ORDER)
 
 /* Pages of a guest_memfd: frame number + 1, or 0. */
 struct sim_store {
 	uint64_t npages;
-	uint32_t frames[STORE_PAGES_MAX];
+	uint64_t size_bytes; /* of this */
+	uint64_t limit;	     /* pages that fit in @frames */
+	uint32_t frames[];
 };
+
+/* Address space for frames: aligned, and backed page by page as it is touched. */
+static uint8_t *reserve(uint64_t size_bytes, uint64_t align)
+{
+	uint64_t head;
+	uint8_t *at = mmap(NULL, size_bytes + align, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	head = -(uint64_t)(uintptr_t)at & (align - 1);
+	if (head)
+		munmap(at, head);
+	munmap(at + head + size_bytes, align - head);
+	madvise(at + head, size_bytes, MADV_NOHUGEPAGE);
+	return at + head;
+}
+
+bool sim_host_init_rows(struct sim_host *host, uint32_t rows)
+{
+	uint64_t align = (rows ? SIM_GIGANTIC : SIM_BLOCK) * QUIRE_PAGE_SIZE;
+
+	memset(host, 0, sizeof(*host));
+	host->rows_end = rows * SIM_GIGANTIC;
+	host->frame_count = host->rows_end + SIM_FRAMES;
+	host->page_count = host->rows_end + SIM_PAGES;
+	host->memory = reserve(host->frame_count * QUIRE_PAGE_SIZE, align);
+	host->frames = calloc(host->frame_count, sizeof(*host->frames));
+	host->pages = calloc(host->page_count, sizeof(*host->pages));
+	if (!host->memory || !host->frames || !host->pages) {
+		sim_host_destroy(host);
+		return false;
+	}
+	sim_host_reset(host);
+	return true;
+}
 
 bool sim_host_init(struct sim_host *host)
 {
-	memset(host, 0, sizeof(*host));
-	host->memory = aligned_alloc(CHUNK_BYTES, SIM_FRAMES * QUIRE_PAGE_SIZE);
-	if (!host->memory)
-		return false;
-	sim_host_reset(host);
-	return true;
+	return sim_host_init_rows(host, 0);
 }
 
 void sim_host_destroy(struct sim_host *host)
@@ -34,16 +68,21 @@ void sim_host_destroy(struct sim_host *host)
 		free(host->spare_chunks);
 		host->spare_chunks = next;
 	}
-	free(host->memory);
+	free(host->frames);
+	free(host->pages);
+	if (host->memory)
+		munmap(host->memory, host->frame_count * QUIRE_PAGE_SIZE);
 }
 
 void sim_host_reset(struct sim_host *host)
 {
-	for (uint32_t i = 0; i < SIM_FRAMES; i++) {
+	for (uint32_t i = 0; i < host->frame_count; i++) {
 		host->frames[i] = (struct sim_frame){.bytes = host->memory + i * QUIRE_PAGE_SIZE,
 						     .counted = true};
 	}
-	memset(host->pages, 0, sizeof(host->pages));
+	if (host->rows_end)
+		madvise(host->memory, host->rows_end * QUIRE_PAGE_SIZE, MADV_DONTNEED);
+	memset(host->pages, 0, host->page_count * sizeof(*host->pages));
 	host->next_frame = 0;
 }
 
@@ -52,97 +91,155 @@ static bool alloc_fails(struct sim_host *host)
 	return ++host->allocations == host->fail_at;
 }
 
+/* Let frames show @value: see sim.h for those of a row of 1 GiB. */
+static void frames_fill(struct sim_host *host, uint32_t first, uint32_t count, uint8_t value)
+{
+	uint32_t step = 1;
+
+	if (first < host->rows_end && count >= SIM_BLOCK) {
+		madvise(host->frames[first].bytes, count * QUIRE_PAGE_SIZE, MADV_DONTNEED);
+		step = value ? SIM_BLOCK : count;
+	}
+	for (uint32_t i = 0; i < count; i += step)
+		memset(host->frames[first + i].bytes, value, SIM_FRAME_BYTES);
+}
+
+static void frames_take(struct sim_host *host, uint32_t first, uint32_t count, uint8_t fill)
+{
+	for (uint32_t i = first; i < first + count; i++) {
+		struct sim_frame *frame = &host->frames[i];
+
+		frame->references = 1;
+		frame->generation++;
+		frame->poisoned = false;
+		frame->accessed = frame->dirty = false;
+	}
+	frames_fill(host, first, count, fill);
+}
+
 /* Frames are handed out in turn: the same run takes the same frames, and one that was freed stays
  * free for long, so that a late access to it is seen. */
-static uint32_t frame_alloc(struct sim_host *host)
+static uint32_t frame_alloc(struct sim_host *host, uint8_t fill)
 {
 	for (uint32_t tries = 0; tries < SIM_FRAMES; tries++) {
-		uint32_t i = host->next_frame++ % SIM_FRAMES;
+		uint32_t i = host->rows_end + host->next_frame++ % SIM_FRAMES;
 
 		if (host->frames[i].references)
 			continue;
-		host->frames[i].references = 1;
-		host->frames[i].generation++;
-		host->frames[i].poisoned = false;
-		host->frames[i].accessed = host->frames[i].dirty = false;
-		memset(host->frames[i].bytes, 0, SIM_FRAME_BYTES);
+		frames_take(host, i, 1, fill);
 		return i;
 	}
-	return SIM_FRAMES;
+	return SIM_NO_FRAME;
 }
 
-static void frame_put(struct sim_host *host, uint32_t frame)
+/* A free frame shows foreign bytes, so that a stale mapping is seen. */
+static void frames_put(struct sim_host *host, uint32_t first, uint32_t count)
 {
-	/* A free frame shows foreign bytes, so that a stale mapping is seen. */
-	if (--host->frames[frame].references == 0)
-		memset(host->frames[frame].bytes, SIM_POISON, SIM_FRAME_BYTES);
+	uint32_t freed = 0;
+
+	for (uint32_t i = first; i < first + count; i++) {
+		if (--host->frames[i].references == 0) {
+			freed++;
+			continue;
+		}
+		frames_fill(host, i - freed, freed, SIM_POISON);
+		freed = 0;
+	}
+	frames_fill(host, first + count - freed, freed, SIM_POISON);
+}
+
+/* Frames to be put together while they follow each other. */
+struct frame_run {
+	uint32_t first, count;
+};
+
+static void run_add(struct sim_host *host, struct frame_run *run, uint32_t frame)
+{
+	if (run->count && frame == run->first + run->count) {
+		run->count++;
+		return;
+	}
+	frames_put(host, run->first, run->count);
+	*run = (struct frame_run){.first = frame, .count = 1};
 }
 
 uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags)
 {
-	uint32_t frame = frame_alloc(host);
+	uint32_t frame = frame_alloc(host, 0);
 
 	host->pages[page] = (struct sim_page){.frame = frame, .flags = SIM_MAPPED | flags};
 	return frame;
 }
 
-static bool block_is_free(const struct sim_host *host, uint32_t first)
+static bool frames_are_free(const struct sim_host *host, uint32_t first, uint32_t count)
 {
-	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+	for (uint32_t i = 0; i < count; i++)
 		if (host->frames[first + i].references)
 			return false;
 	return true;
 }
 
-/* The first of SIM_BLOCK aligned free frames, or SIM_FRAMES. */
-static uint32_t row_find(const struct sim_host *host)
+/* Take the first aligned free row of @count frames, SIM_BLOCK or SIM_GIGANTIC; or SIM_NO_FRAME. */
+static uint32_t row_alloc(struct sim_host *host, uint32_t count, uint8_t fill)
 {
-	uint32_t first = 0;
+	bool small = count < SIM_GIGANTIC;
+	uint32_t first = small ? host->rows_end : 0;
+	uint32_t end = small ? host->frame_count : host->rows_end;
 
-	while (first < SIM_FRAMES && !block_is_free(host, first))
-		first += SIM_BLOCK;
+	while (first < end && !frames_are_free(host, first, count))
+		first += count;
+	if (first >= end)
+		return SIM_NO_FRAME;
+	if (small && host->next_frame < first - host->rows_end + count)
+		host->next_frame = first - host->rows_end + count;
+	frames_take(host, first, count, fill);
 	return first;
 }
 
-static void row_take(struct sim_host *host, uint32_t first, uint8_t fill)
+static void map_row(struct sim_host *host, uint32_t page, uint32_t count, uint32_t flags)
 {
-	if (host->next_frame < first + SIM_BLOCK)
-		host->next_frame = first + SIM_BLOCK;
-	for (uint32_t i = 0; i < SIM_BLOCK; i++) {
-		struct sim_frame *frame = &host->frames[first + i];
+	uint32_t first = row_alloc(host, count, 0);
 
-		frame->references = 1;
-		frame->generation++;
-		frame->poisoned = false;
-		memset(frame->bytes, fill, SIM_FRAME_BYTES);
-	}
-}
-
-void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
-{
-	uint32_t first = row_find(host);
-
-	if (first == SIM_FRAMES)
+	if (first == SIM_NO_FRAME)
 		abort();
-	row_take(host, first, 0);
-	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+	for (uint32_t i = 0; i < count; i++)
 		host->pages[page + i] =
 		    (struct sim_page){.frame = first + i, .flags = SIM_MAPPED | flags};
 }
 
+void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags)
+{
+	map_row(host, page, SIM_BLOCK, flags);
+}
+
+void sim_map_gigantic(struct sim_host *host, uint32_t page, uint32_t flags)
+{
+	map_row(host, page, SIM_GIGANTIC, flags);
+}
+
+void sim_unmap_range(struct sim_host *host, uint32_t page, uint32_t npages)
+{
+	struct frame_run run = {0};
+
+	for (struct sim_page *at = &host->pages[page]; at < &host->pages[page + npages]; at++) {
+		if (at->flags & SIM_MAPPED)
+			run_add(host, &run, at->frame);
+		at->flags = 0;
+	}
+	frames_put(host, run.first, run.count);
+}
+
 void sim_unmap(struct sim_host *host, uint32_t page)
 {
-	if (!(host->pages[page].flags & SIM_MAPPED))
-		return;
-	host->pages[page].flags = 0;
-	frame_put(host, host->pages[page].frame);
+	sim_unmap_range(host, page, 1);
 }
 
 static struct sim_page *page_at(struct sim_host *host, uint64_t hva)
 {
 	uint64_t page = (hva - SIM_HVA_BASE) / QUIRE_PAGE_SIZE;
 
-	if (hva < SIM_HVA_BASE || page >= SIM_PAGES || !(host->pages[page].flags & SIM_MAPPED))
+	if (hva < SIM_HVA_BASE || page >= host->page_count ||
+	    !(host->pages[page].flags & SIM_MAPPED))
 		return NULL;
 	return &host->pages[page];
 }
@@ -245,22 +342,33 @@ static void sim_page_put(void *ctx, const struct quire_page *page, enum quire_pa
 	}
 	frame->accessed |= use != QUIRE_PAGE_UNUSED;
 	frame->dirty |= use == QUIRE_PAGE_DIRTY;
-	frame_put(host, (uint32_t)index);
+	frames_put(host, (uint32_t)index, 1);
 }
 
-/* Huge where a block of pages shows one aligned row of frames, all with the same rights. */
+/* Do the @count pages around @page show one aligned row of frames, all with the same rights? */
+static bool shows_row(const struct sim_host *host, uint32_t page, uint32_t count)
+{
+	uint32_t first = page & ~(count - 1);
+	const struct sim_page *pages = &host->pages[first];
+
+	if (first + count > host->page_count || pages[0].frame % count ||
+	    !(pages[0].flags & SIM_MAPPED))
+		return false;
+	for (uint32_t i = 1; i < count; i++)
+		if (pages[i].frame != pages[0].frame + i || pages[i].flags != pages[0].flags)
+			return false;
+	return true;
+}
+
 static enum quire_level sim_page_level(void *ctx, hva_t hva, enum quire_level max)
 {
 	const struct sim_host *host = ctx;
-	uint32_t page = (uint32_t)((hva.v - SIM_HVA_BASE) / QUIRE_PAGE_SIZE) & ~(SIM_BLOCK - 1);
-	const struct sim_page *pages = &host->pages[page];
+	uint32_t page = (uint32_t)((hva.v - SIM_HVA_BASE) / QUIRE_PAGE_SIZE);
 
-	if (max < QUIRE_LEVEL_2M || pages[0].frame % SIM_BLOCK || !(pages[0].flags & SIM_MAPPED))
-		return QUIRE_LEVEL_4K;
-	for (uint32_t i = 1; i < SIM_BLOCK; i++)
-		if (pages[i].frame != pages[0].frame + i || pages[i].flags != pages[0].flags)
-			return QUIRE_LEVEL_4K;
-	return QUIRE_LEVEL_2M;
+	if (max >= QUIRE_LEVEL_1G && shows_row(host, page, SIM_GIGANTIC))
+		return QUIRE_LEVEL_1G;
+	return max >= QUIRE_LEVEL_2M && shows_row(host, page, SIM_BLOCK) ? QUIRE_LEVEL_2M
+									 : QUIRE_LEVEL_4K;
 }
 
 static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
@@ -318,12 +426,16 @@ static int sim_cmpxchg_u64(void *ctx, hva_t dst, uint64_t *expected, uint64_t de
 
 static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **store)
 {
-	struct sim_store *made = sim_alloc(ctx, sizeof(*made));
+	const struct sim_host *host = ctx;
+	uint64_t own_bytes = sizeof(struct sim_store) + host->page_count * sizeof(uint32_t);
+	struct sim_store *made = sim_alloc(ctx, own_bytes);
 
 	(void)cookie;
 	if (!made)
 		return -ENOMEM;
 	made->npages = size_bytes / QUIRE_PAGE_SIZE;
+	made->size_bytes = own_bytes;
+	made->limit = host->page_count;
 	*store = made;
 	return 0;
 }
@@ -332,46 +444,62 @@ uint32_t sim_store_frame(const void *store, uint64_t index)
 {
 	const struct sim_store *pages = store;
 
-	return index < STORE_PAGES_MAX && pages->frames[index] ? pages->frames[index] - 1
-							       : SIM_FRAMES;
+	return index < pages->limit && pages->frames[index] ? pages->frames[index] - 1
+							    : SIM_NO_FRAME;
 }
 
 static void sim_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages)
 {
 	struct sim_host *host = ctx;
 	struct sim_store *pages = store;
+	struct frame_run run = {0};
 
-	for (uint64_t i = index; i < index + npages && i < STORE_PAGES_MAX; i++) {
+	for (uint64_t i = index; i < index + npages && i < pages->limit; i++) {
 		if (pages->frames[i])
-			frame_put(host, pages->frames[i] - 1);
+			run_add(host, &run, pages->frames[i] - 1);
 		pages->frames[i] = 0;
 	}
+	frames_put(host, run.first, run.count);
 }
 
 static void sim_store_destroy(void *ctx, void *store)
 {
-	sim_store_punch(ctx, store, 0, STORE_PAGES_MAX);
-	sim_free(ctx, store, sizeof(struct sim_store));
+	struct sim_store *pages = store;
+
+	sim_store_punch(ctx, store, 0, pages->limit);
+	sim_free(ctx, store, pages->size_bytes);
 }
 
-/* A row of frames for the whole block around @index, none of which is there yet. */
-static bool store_get_block(struct sim_host *host, struct sim_store *pages, uint64_t index)
+/* A row of frames for the @count pages around @index, none of which is there yet. What a fresh
+ * page holds is unspecified: the library zeroes it. */
+static bool store_get_row(struct sim_host *host, struct sim_store *pages, uint64_t index,
+			  uint32_t count)
 {
-	uint64_t first = index & ~(uint64_t)(SIM_BLOCK - 1);
+	uint64_t first = index & ~(uint64_t)(count - 1);
 	uint32_t row;
 
-	if (first + SIM_BLOCK > pages->npages)
+	if (first + count > pages->npages || first + count > pages->limit)
 		return false;
-	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+	for (uint32_t i = 0; i < count; i++)
 		if (pages->frames[first + i])
 			return false;
-	row = row_find(host);
-	if (row == SIM_FRAMES || alloc_fails(host))
+	row = alloc_fails(host) ? SIM_NO_FRAME : row_alloc(host, count, 0xa5);
+	if (row == SIM_NO_FRAME)
 		return false;
-	row_take(host, row, 0xa5);
-	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+	for (uint32_t i = 0; i < count; i++)
 		pages->frames[first + i] = row + i + 1;
 	return true;
+}
+
+/* The order of the row that was made for @index, 0 where none could be. */
+static unsigned int store_get_largest(struct sim_host *host, struct sim_store *pages,
+				      uint64_t index, unsigned int max)
+{
+	if (max >= SIM_GIGANTIC_ORDER && store_get_row(host, pages, index, SIM_GIGANTIC))
+		return SIM_GIGANTIC_ORDER;
+	if (max >= SIM_BLOCK_ORDER && store_get_row(host, pages, index, SIM_BLOCK))
+		return SIM_BLOCK_ORDER;
+	return 0;
 }
 
 static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn)
@@ -380,19 +508,14 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 	struct sim_store *pages = store;
 	struct sim_frame *frame;
 
-	if (index >= STORE_PAGES_MAX)
+	if (index >= pages->limit)
 		return -ENOMEM;
-	if (*order < SIM_BLOCK_ORDER || !store_get_block(host, pages, index))
-		*order = 0;
-	else
-		*order = SIM_BLOCK_ORDER;
+	*order = store_get_largest(host, pages, index, *order);
 	if (!pages->frames[index]) {
-		uint32_t got = alloc_fails(host) ? SIM_FRAMES : frame_alloc(host);
+		uint32_t got = alloc_fails(host) ? SIM_NO_FRAME : frame_alloc(host, 0xa5);
 
-		if (got == SIM_FRAMES)
+		if (got == SIM_NO_FRAME)
 			return -ENOMEM;
-		/* What a fresh page holds is unspecified: the library zeroes it. */
-		memset(host->frames[got].bytes, 0xa5, SIM_FRAME_BYTES);
 		pages->frames[index] = got + 1;
 	}
 	frame = &host->frames[pages->frames[index] - 1];
@@ -403,10 +526,17 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 static int sim_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages)
 {
 	struct sim_host *host = ctx;
-	struct sim_store *pages = store;
+	const struct sim_store *pages = store;
 
-	for (uint64_t i = index; i < index + npages; i++)
-		memset(host->frames[pages->frames[i] - 1].bytes, 0, SIM_FRAME_BYTES);
+	while (npages) {
+		uint32_t first = pages->frames[index] - 1, count = 1;
+
+		while (count < npages && pages->frames[index + count] == first + count + 1)
+			count++;
+		frames_fill(host, first, count, 0);
+		index += count;
+		npages -= count;
+	}
 	return 0;
 }
 

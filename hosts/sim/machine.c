@@ -25,14 +25,19 @@ static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_t
 	};
 }
 
-void machine_init(struct machine *machine)
+void machine_init_rows(struct machine *machine, uint32_t rows)
 {
 	quire_platform_install(&sched_platform);
 	memset(machine, 0, sizeof(*machine));
 	machine->vcpu_count = 2;
 	machine->tunables.eager_page_split = 1;
-	if (!sim_host_init(&machine->host))
+	if (!sim_host_init_rows(&machine->host, rows))
 		abort();
+}
+
+void machine_init(struct machine *machine)
+{
+	machine_init_rows(machine, 0);
 }
 
 void machine_start(struct machine *machine, enum quire_vm_type type)
@@ -78,7 +83,8 @@ bool machine_is_sound(struct machine *machine)
 			count_leaves(vm->format, table_entries(vm->roots.valid[as]), 4, leaves);
 	return !vm->dead && !vm->invalidation.in_progress && !vm->invalidation.active &&
 	       leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
-	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) && !leaves[3];
+	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) &&
+	       leaves[3] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_1g);
 }
 
 bool machine_stop(struct machine *machine)
@@ -89,9 +95,8 @@ bool machine_stop(struct machine *machine)
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
 		quire_vcpu_destroy(machine->vcpus[i]);
 	quire_vm_put(machine->vm);
-	for (uint32_t page = 0; page < SIM_PAGES; page++)
-		sim_unmap(host, page);
-	for (uint32_t frame = 0; frame < SIM_FRAMES; frame++)
+	sim_unmap_range(host, 0, host->page_count);
+	for (uint32_t frame = 0; frame < host->frame_count; frame++)
 		if (host->frames[frame].references)
 			return false;
 	return sound && host->allocated_bytes == 0 && host->chunks == 0;

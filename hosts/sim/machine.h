@@ -52,6 +52,8 @@ struct machine {
 
 /* The host once, then for each run a fresh VM with vcpu_count vCPUs. */
 void machine_init(struct machine *machine);
+/* The same with @rows rows of 1 GiB. */
+void machine_init_rows(struct machine *machine, uint32_t rows);
 void machine_start(struct machine *machine, enum quire_vm_type type);
 /* Outside a run: is the VM alive, does nothing invalidate, are leaves counted right? */
 bool machine_is_sound(struct machine *machine);

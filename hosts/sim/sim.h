@@ -14,13 +14,19 @@
  *
  * Only the first SIM_FRAME_BYTES of a frame are cleared, poisoned and looked at: the rest would be
  * most of the time of a run.
+ *
+ * A machine may have rows of 1 GiB besides, for blocks of that size alone. Their bytes are address
+ * space until somebody touches them, and so that nobody does without need, a run of SIM_BLOCK
+ * frames or more of such a row is filled at one frame in SIM_BLOCK: the others read as zero.
  */
 #define SIM_FRAMES 2048u
 #define SIM_PAGES 1024u
 #define SIM_BLOCK 512u
+#define SIM_GIGANTIC (SIM_BLOCK * SIM_BLOCK)
+#define SIM_NO_FRAME UINT32_MAX
 #define SIM_FRAME_BYTES 64u
 #define SIM_POISON 0xdb /* what a free frame shows */
-#define SIM_HVA_BASE UINT64_C(0x10000000)
+#define SIM_HVA_BASE UINT64_C(0x40000000)
 
 enum sim_page_flags {
 	SIM_MAPPED = 1u << 0,
@@ -46,10 +52,12 @@ struct sim_frame {
 };
 
 struct sim_host {
-	uint8_t *memory; /* SIM_FRAMES * 4 KiB */
-	struct sim_frame frames[SIM_FRAMES];
-	struct sim_page pages[SIM_PAGES];
-	uint32_t next_frame;
+	uint8_t *memory; /* frame_count * 4 KiB, aligned to the largest block */
+	struct sim_frame *frames;
+	struct sim_page *pages;
+	uint32_t frame_count, page_count;
+	uint32_t rows_end;	  /* frames below are those of rows of 1 GiB */
+	uint32_t next_frame;	  /* of the others */
 	uint64_t allocated_bytes; /* by the library, now */
 	uint64_t allocations;	  /* calls so far */
 	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */
@@ -64,6 +72,8 @@ extern const struct quire_host_ops sim_host_ops;
 
 /* Make an empty machine; false when there is no memory. */
 bool sim_host_init(struct sim_host *host);
+/* The same with @rows rows of 1 GiB, and as many pages, before its other SIM_FRAMES frames. */
+bool sim_host_init_rows(struct sim_host *host, uint32_t rows);
 void sim_host_destroy(struct sim_host *host);
 /* Forget mappings and frames, keep the memory: the next run of a test starts here. */
 void sim_host_reset(struct sim_host *host);
@@ -73,10 +83,13 @@ uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags);
 /* Map SIM_BLOCK pages from @page, a multiple of it, to one aligned row of fresh frames: the host
  * maps them with one huge entry as long as none of them is mapped anew. */
 void sim_map_huge(struct sim_host *host, uint32_t page, uint32_t flags);
-/* Take the mapping away and give the frame's reference back. */
+/* The same with SIM_GIGANTIC pages, on a machine that has a free row of 1 GiB. */
+void sim_map_gigantic(struct sim_host *host, uint32_t page, uint32_t flags);
+/* Take the mapping of @npages pages from @page away and give the frames' references back. */
+void sim_unmap_range(struct sim_host *host, uint32_t page, uint32_t npages);
 void sim_unmap(struct sim_host *host, uint32_t page);
 
-/* The frame of page @index of a guest_memfd's store, SIM_FRAMES where there is none. */
+/* The frame of page @index of a guest_memfd's store, SIM_NO_FRAME where there is none. */
 uint32_t sim_store_frame(const void *store, uint64_t index);
 
 static inline hva_t sim_hva(uint32_t page)

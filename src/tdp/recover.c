@@ -11,31 +11,52 @@ struct recover {
 	void *ctx;
 };
 
-/* The huge leaf that maps what @entries map: made of the first present one, which exists when the
- * first is not empty. 0 when there is none, or when the frames are not in one aligned row. */
+/* A leaf, and the gfn it maps. */
+struct found_leaf {
+	u64 entry;
+	gfn_t gfn;
+};
+
+/* The first present leaf among @entries, which are at @level and start at @gfn, and below them. */
+static bool find_leaf(const struct entry_format *f, const u64 *entries, u32 level,
+		      struct found_leaf *found)
+{
+	gfn_t first = found->gfn;
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		u64 entry = atomic_load_acquire_u64(&entries[i]);
+
+		found->gfn.v = first.v + i * level_pages((enum quire_level)level);
+		found->entry = entry;
+		if (!entry_is_present(f, entry))
+			continue;
+		if (entry_is_leaf(f, entry, level) ||
+		    find_leaf(f, entry_table(entry), level - 1, found))
+			return true;
+	}
+	return false;
+}
+
+/* The huge leaf that maps what is mapped below the table @entries: made of the first leaf there,
+ * which a table that is not empty has. 0 when there is none, or when the frames are not in one
+ * aligned row. */
 static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn, u32 level)
 {
 	const struct entry_format *f = recover->change.vm->format;
 	u64 pages = level_pages((enum quire_level)level);
+	struct entry_leaf leaf = {.level = level, .accessed = true};
+	struct found_leaf found = {.gfn = gfn};
 
-	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
-		u64 entry = atomic_load_relaxed_u64(&entries[i]);
-		struct entry_leaf leaf = {.level = level, .accessed = true};
-
-		if (!entry_is_present(f, entry) || !entry_is_leaf(f, entry, level - 1))
-			continue;
-		leaf.pfn.v = round_down_u64(entry_pfn(entry).v, pages);
-		if ((entry_pfn(entry).v & (pages - 1)) != i * (pages / QUIRE_TABLE_ENTRIES))
-			return 0;
-		leaf.host_writable = entry & f->host_writable;
-		leaf.mmu_writable = entry & f->mmu_writable;
-		leaf.writable = leaf.mmu_writable;
-		leaf.executable = entry_is_executable(f, entry) && !nx_is_on(recover->change.vm);
-		if (!recover->allowed(recover->ctx, gfn, level))
-			return 0;
-		return entry_make_leaf(f, &leaf);
-	}
-	return 0;
+	if (!find_leaf(f, entries, level - 1, &found))
+		return 0;
+	leaf.pfn.v = entry_pfn(found.entry).v - (found.gfn.v - gfn.v);
+	if (!is_aligned_u64(leaf.pfn.v, pages) || !recover->allowed(recover->ctx, gfn, level))
+		return 0;
+	leaf.host_writable = found.entry & f->host_writable;
+	leaf.mmu_writable = found.entry & f->mmu_writable;
+	leaf.writable = leaf.mmu_writable;
+	leaf.executable = entry_is_executable(f, found.entry) && !nx_is_on(recover->change.vm);
+	return entry_make_leaf(f, &leaf);
 }
 
 static void recover_run(const struct walk_run *run, void *ctx)

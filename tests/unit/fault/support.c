@@ -5,11 +5,11 @@
 
 struct machine machine;
 
-int run_both_formats(const struct CMUnitTest *tests, size_t count)
+int run_both_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows)
 {
 	int failed = 0;
 
-	machine_init(&machine);
+	machine_init_rows(&machine, rows);
 	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT; format++) {
 		machine.format = (enum quire_format_id)format;
 		failed += _cmocka_run_group_tests(format == QUIRE_FORMAT_NPT ? "npt" : "ept", tests,
@@ -17,6 +17,11 @@ int run_both_formats(const struct CMUnitTest *tests, size_t count)
 	}
 	machine_destroy(&machine);
 	return failed;
+}
+
+int run_both_formats(const struct CMUnitTest *tests, size_t count)
+{
+	return run_both_formats_rows(tests, count, 0);
 }
 
 void vm_begin(void)

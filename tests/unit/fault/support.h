@@ -20,6 +20,8 @@ extern struct machine machine;
 
 /* The test's group: every test runs once with NPT and once with EPT. */
 int run_both_formats(const struct CMUnitTest *tests, size_t count);
+/* The same on a machine with @rows rows of 1 GiB. */
+int run_both_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows);
 
 /* A fresh VM; its end, which must leave nothing behind and have broken no rule of the host's. */
 void vm_begin(void);
