@@ -81,6 +81,25 @@ static enum step device_write(struct cpu *cpu, uint64_t gpa, unsigned int size_b
 	return replay_ask(cpu, REPLAY_MMIO, &io, &entry);
 }
 
+/*
+ * What will be stored to is one write to L1's nested tables, whose fault says so. Where only the
+ * write is no memory's (ROM) the load is.
+ */
+static enum step translate_load(struct cpu *cpu, struct mmu_request *request,
+				struct mmu_result *result)
+{
+	enum step step;
+
+	if (request->access != MMU_WRITE || !cpu->svm.nested_paging)
+		return mmu_translate(cpu, request, result);
+	request->stage2 = MMU_WRITE;
+	step = mmu_translate(cpu, request, result);
+	if (step || result->host)
+		return step;
+	request->stage2 = MMU_READ;
+	return mmu_translate(cpu, request, result);
+}
+
 /* @guest: MMU_READ, or MMU_WRITE to load what will be stored to. */
 static enum step piece_load(struct cpu *cpu, const struct piece *piece, enum mmu_access guest,
 			    uint64_t *value)
@@ -91,7 +110,7 @@ static enum step piece_load(struct cpu *cpu, const struct piece *piece, enum mmu
 	enum step step;
 
 	if (!host) {
-		step = mmu_translate(cpu, &request, &result);
+		step = translate_load(cpu, &request, &result);
 		if (step)
 			return step;
 		if (!result.host)
