@@ -1,0 +1,29 @@
+/* What the client and the guest hypervisor tell each other, in L1's memory. */
+#ifndef TESTS_GUEST_BOX_H
+#define TESTS_GUEST_BOX_H
+
+#include <stdint.h>
+
+#define BOX_STORES 48u
+/* L1 says that it is done by a byte to this port. */
+#define BOX_PORT 0x80
+
+/* Addresses are L1's physical ones, which are its linear ones too. */
+struct box_store {
+	uint64_t at, value;
+};
+
+/*
+ * One turn of L1: its own stores and load, INVLPGA, then L2 until it comes back. What is zero is
+ * left out.
+ */
+struct box {
+	uint64_t store_count;
+	struct box_store stores[BOX_STORES];
+	uint64_t load_at, loaded;
+	uint64_t has_invlpga, invlpga; /* of ASID 1 */
+	uint64_t vmcb;
+	uint64_t rbx, rcx, rdx, rsi; /* of L2, both ways */
+};
+
+#endif
