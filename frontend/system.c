@@ -30,10 +30,30 @@ void system_forget_vm(struct vm *vm)
 	params_count_vm(-1);
 }
 
+/* The other vendor's parameter is not there. */
+int system_has_tdp(void)
+{
+	return params_get_bool("kvm_amd.npt") || params_get_bool("kvm_intel.ept");
+}
+
+static enum quire_mmu mmu_of_guests(void)
+{
+	return params_get_bool("kvm.tdp_mmu") && system_has_tdp() ? QUIRE_MMU_TDP
+								  : QUIRE_MMU_SHADOW;
+}
+
+uint32_t system_vm_types(void)
+{
+	uint32_t types = 1u << QUIRE_VM_DEFAULT;
+
+	return mmu_of_guests() == QUIRE_MMU_TDP ? types | 1u << QUIRE_VM_SW_PROTECTED : types;
+}
+
 void system_configure_vm(struct quire_vm_config *config)
 {
 	config->mmio_caching = params_get_bool("kvm.mmio_caching");
 	config->tunables = params_tunables();
+	config->mmu = mmu_of_guests();
 	config->format = params_get_bool("kvm.quire_ept") ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
 }
 

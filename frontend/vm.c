@@ -103,7 +103,7 @@ long vm_create(uint64_t type)
 	struct vm *vm;
 	int error, fd;
 
-	if (type != QUIRE_VM_DEFAULT && type != QUIRE_VM_SW_PROTECTED)
+	if (type >= 32 || !(system_vm_types() >> type & 1))
 		return -EINVAL;
 	vm = vm_alloc((enum quire_vm_type)type, &error);
 	if (!vm)

@@ -9,6 +9,7 @@
 
 #include "frontend/cpuid.h"
 #include "frontend/nested_state.h"
+#include "frontend/system.h"
 #include "frontend/uapi.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -18,7 +19,6 @@
 #define X2APIC_FLAGS (UAPI_X2APIC_USE_32BIT_IDS | UAPI_X2APIC_NO_BROADCAST_QUIRK)
 /* The quirks whose absence changes anything here. */
 #define KNOWN_QUIRKS ((uint64_t)KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT)
-#define VM_TYPES ((1u << QUIRE_VM_DEFAULT) | (1u << QUIRE_VM_SW_PROTECTED))
 
 struct capability {
 	uint32_t number;
@@ -91,12 +91,21 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_USER_MEMORY2, 1},
     {KVM_CAP_MEMORY_FAULT_INFO, 1},
     {KVM_CAP_GUEST_MEMFD, 1},
-    {KVM_CAP_VM_TYPES, VM_TYPES},
-    {KVM_CAP_PRE_FAULT_MEMORY, 1},
 };
 
-static long fixed_value(uint64_t capability)
+/* The same for a VM as for all of them; what is not fixed follows the module parameters. */
+static long common_value(uint64_t capability)
 {
+	switch (capability) {
+	case KVM_CAP_VM_TYPES:
+		return system_vm_types();
+	case KVM_CAP_PRE_FAULT_MEMORY:
+		return system_has_tdp();
+	case KVM_CAP_NESTED_STATE:
+		return nested_state_size();
+	default:
+		break;
+	}
 	for (size_t i = 0; i < sizeof(fixed_caps) / sizeof(fixed_caps[0]); i++)
 		if (fixed_caps[i].number == capability)
 			return fixed_caps[i].value;
@@ -112,10 +121,8 @@ long caps_check_system(uint64_t capability)
 		return QUIRE_ATTRIBUTE_PRIVATE;
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
 		return QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
-	case KVM_CAP_NESTED_STATE:
-		return nested_state_size();
 	default:
-		return fixed_value(capability);
+		return common_value(capability);
 	}
 }
 
@@ -132,10 +139,8 @@ long vm_check_extension(struct ioctl_call *call)
 		return (long)quire_gmem_supported_flags(vm->memory);
 	case KVM_CAP_MAX_VCPU_ID:
 		return VM_MAX_VCPU_IDS;
-	case KVM_CAP_NESTED_STATE:
-		return nested_state_size();
 	default:
-		return fixed_value(call->argument);
+		return common_value(call->argument);
 	}
 }
 

@@ -13,10 +13,15 @@ enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
 
 enum quire_format_id { QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT };
 
+/* Which tables serve a guest: those made of its physical addresses alone, in parallel, or shadow
+ * pages, under one lock (kvm.tdp_mmu=N). */
+enum quire_mmu { QUIRE_MMU_TDP, QUIRE_MMU_SHADOW };
+
 /* Fixed at creation. Module parameters that can change at run time are in struct quire_tunables. */
 struct quire_vm_config {
 	enum quire_vm_type type;
-	enum quire_format_id format;
+	enum quire_format_id format; /* of QUIRE_MMU_TDP; shadow pages have NPT's */
+	enum quire_mmu mmu;
 	unsigned int maxphyaddr; /* 48, or 52 for tests (no MMIO entries then) */
 	int mmio_caching;	 /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;
@@ -54,7 +59,10 @@ struct quire_region {
 #define QUIRE_USER_SLOTS 32764u
 #define QUIRE_ATTRIBUTE_PRIVATE (UINT64_C(1) << 3)
 
-/* Create a VM with one reference. -EINVAL for a type or width we do not have, -ENOMEM. */
+/*
+ * Create a VM with one reference. -EINVAL for a type or width we do not have, or private memory
+ * without the TDP MMU; -ENOMEM.
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);
 /* The VM's memory goes away with the last reference; vCPUs and guest_memfd files hold one. */

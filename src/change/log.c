@@ -14,6 +14,12 @@
 #define MANUAL_ENABLE 1u
 #define MANUAL_INITIALLY_SET 2u
 
+/* As in KVM, what shadow pages map is split by the fault that writes it. */
+static bool splits_eagerly(const struct quire_vm *vm)
+{
+	return atomic_load_relaxed_u32(&vm->tunables->eager_page_split) && !vm_is_shadowed(vm);
+}
+
 /* Tables in hand for a piece: enough for one 1G leaf and a few more. */
 #define SPLIT_TABLES 64u
 
@@ -87,7 +93,7 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	 * has no bits that could be set. */
 	if ((vm->manual_protect & MANUAL_INITIALLY_SET) && !vm->ring_bytes)
 		return;
-	if (atomic_load_relaxed_u32(&vm->tunables->eager_page_split))
+	if (splits_eagerly(vm))
 		split_range(vm, slot->as_id, slot->base_gfn, end);
 	flush_debt_init(&debt, &vm->flush);
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
@@ -332,8 +338,7 @@ static void split_before_clear(struct quire_vm *vm, const struct memslot *slot,
 {
 	gfn_t start = {slot->base_gfn.v + request->first_page};
 
-	if ((vm->manual_protect & MANUAL_INITIALLY_SET) &&
-	    atomic_load_relaxed_u32(&vm->tunables->eager_page_split))
+	if ((vm->manual_protect & MANUAL_INITIALLY_SET) && splits_eagerly(vm))
 		split_range(vm, slot->as_id, start, (gfn_t){start.v + request->npages});
 }
 

@@ -5,17 +5,11 @@
 
 static void switch_locked(struct quire_vm *vm, u32 on)
 {
-	struct flush_debt debt;
-
-	flush_debt_init(&debt, &vm->flush);
 	change_lock(vm);
-	/* A fault reads it under the shared lock, and installs below a root that is valid then. */
+	/* A fault reads it under the lock: what it maps from here on is right, and goes too. */
 	atomic_store_relaxed_u32(&vm->nx.on, on);
-	tdp_roots_invalidate(vm, &debt);
 	change_unlock(vm);
-	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
-	flush_debt_forgive(&debt, "loading a root flushes");
-	tdp_debt_settle(vm, &debt);
+	change_zap_all(vm);
 }
 
 void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on)

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/reclaim.h"
+#include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 
 void fault_describe(const struct fault *fault, struct quire_memory_fault *exit)
@@ -16,6 +17,8 @@ void fault_describe(const struct fault *fault, struct quire_memory_fault *exit)
 /* Tables come before any lock: the walk under mmu_lock must not sleep. */
 static int take_tables(struct quire_vcpu *vcpu)
 {
+	if (vm_is_shadowed(vcpu->vm))
+		return shadow_reserve(vcpu);
 	return table_cache_fill(&vcpu->tables, &vcpu->vm->arena, TDP_WALK_TABLES);
 }
 
@@ -41,7 +44,10 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	ret = fault_find_page(vcpu, fault, &found, exit);
 	if (ret != FAULT_CONTINUE)
 		return ret;
-	ret = fault_install(vcpu, fault, &found);
+	if (vm_is_shadowed(vcpu->vm))
+		ret = fault_install_direct(vcpu, fault, &found);
+	else
+		ret = fault_install(vcpu, fault, &found);
 	/* It became a table of a nested guest meanwhile: the next fault unprotects it. */
 	return ret == QUIRE_WRITE_PROTECTED ? QUIRE_RETRY : ret;
 }
@@ -91,7 +97,7 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 		count_outcome(vcpu, ret);
 		return ret;
 	}
-	if (error_code & QUIRE_PFERR_RSVD) {
+	if ((error_code & QUIRE_PFERR_RSVD) && !vm_is_shadowed(vcpu->vm)) {
 		ret = fault_mmio_entry(vcpu, fault.gfn);
 		if (ret != FAULT_CONTINUE)
 			return ret;

@@ -6,17 +6,17 @@
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 
-/* The table to walk, and what its words mean: L1's, or while L2 runs its shadow. */
+/* The table to walk, and what its words mean: the TDP MMU's or a shadow page. */
 static int load_root(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 {
 	stage2->root_level = TDP_ROOT_LEVEL;
-	if (unlikely(vcpu->nested.on)) {
-		int err = shadow_root_is_valid(vcpu) ? 0 : fault_load_nested_root(vcpu);
+	if (unlikely(vcpu->nested.on || vm_is_shadowed(vcpu->vm))) {
+		int err = shadow_root_is_valid(vcpu) ? 0 : fault_load_shadow_root(vcpu);
 
 		if (err)
 			return err;
 		stage2->format = &entry_npt;
-		stage2->root = vcpu->nested.entries;
+		stage2->root = vcpu->shadow.entries;
 		return 0;
 	}
 	vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);

@@ -59,6 +59,8 @@ int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 {
 	int ret = QUIRE_RETRY;
 
+	if (vm_is_shadowed(vcpu->vm))
+		return FAULT_CONTINUE;
 	if (!fault->present || !fault->write || fault->private || fault->prefault)
 		return FAULT_CONTINUE;
 	biglock_read_lock(&vcpu->vm->mmu_lock, &vcpu->line);

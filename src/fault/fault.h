@@ -60,8 +60,22 @@ int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code);
 /* The fault of a nested guest at L2's @gpa; .gfn and .private of @fault are not set. */
 must_check int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 			    struct quire_memory_fault *exit);
+struct shadow_path;
+/* L1's tables that are tracked from now on must not be written through the TDP tables. */
+void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
+			 struct flush_debt *debt);
 /* Load the shadow root: -ENOMEM, -ENOSPC. Takes mmu_lock exclusive. */
-must_check int fault_load_nested_root(struct quire_vcpu *vcpu);
+must_check int fault_load_shadow_root(struct quire_vcpu *vcpu);
+/* Phase 3 for a VM that shadow pages serve. */
+must_check int fault_install_direct(struct quire_vcpu *vcpu, const struct fault *fault,
+				    const struct found *found);
+/*
+ * Run @map under mmu_lock exclusive, then give the page of @found back and commit what the shadow
+ * tables owe. Returns what @map did.
+ */
+typedef int fault_map_fn(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt);
+must_check int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found,
+				fault_map_fn *map, const void *ctx);
 /* @gfn is about to be written: nothing may follow what it holds. Takes mmu_lock. */
 void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 

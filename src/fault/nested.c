@@ -21,6 +21,7 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	int err;
 
 	vcpu->nested = (struct vcpu_nested){0};
+	vcpu->shadow = (struct vcpu_shadow_root){0};
 	if (!nested)
 		return 0;
 	if (nested->levels != SHADOW_ROOT_LEVEL || !host->load_u64 || !host->cmpxchg_u64)
@@ -38,58 +39,6 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
 {
 	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
-}
-
-/* L1's tables that are tracked from now on must not be written through the TDP tables. */
-static void protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
-			  struct flush_debt *debt)
-{
-	for (u32 i = 0; i < path->count; i++)
-		tdp_zap_range(vcpu->vm, 1u << vcpu->as_id, path->fresh[i],
-			      (gfn_t){path->fresh[i].v + 1}, debt);
-}
-
-static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
-{
-	struct shadow_change change = shadow_change_of(vcpu, debt);
-	struct shadow_walk walk = {0};
-	struct shadow_path path;
-	int ret;
-
-	if (!shadow_has_reserve(vcpu))
-		return NESTED_AGAIN;
-	ret = shadow_make_room(&change, NULL);
-	if (ret)
-		return ret;
-	shadow_walk_root(vcpu, &walk);
-	ret = shadow_path_get(&change, vcpu, &walk, &path);
-	protect_fresh(vcpu, &path, debt);
-	if (ret < 0)
-		return ret;
-	vcpu->nested.root = path.pages[SHADOW_ROOT_LEVEL];
-	vcpu->nested.entries = table_entries(vcpu->nested.root->table);
-	return 0;
-}
-
-int fault_load_nested_root(struct quire_vcpu *vcpu)
-{
-	struct quire_vm *vm = vcpu->vm;
-	struct flush_debt debt;
-	int ret;
-
-	flush_debt_init(&debt, &vm->flush);
-	do {
-		ret = shadow_reserve(vcpu);
-		if (ret)
-			return ret;
-		biglock_write_lock(&vm->mmu_lock);
-		ret = load_root_locked(vcpu, &debt);
-		shadow_commit(vm, &debt);
-		vcpu->nested.root_turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
-		biglock_write_unlock(&vm->mmu_lock);
-		tdp_debt_settle(vm, &debt);
-	} while (ret == NESTED_AGAIN);
-	return ret;
 }
 
 void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
@@ -163,9 +112,9 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	};
 }
 
-static int install_locked(struct quire_vcpu *vcpu, const struct nested_fault *nested,
-			  struct flush_debt *debt)
+static int install_locked(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt)
 {
+	const struct nested_fault *nested = ctx;
 	struct shadow_change change = shadow_change_of(vcpu, debt);
 	struct shadow_mapping mapping;
 	const struct memslot *slot;
@@ -174,11 +123,11 @@ static int install_locked(struct quire_vcpu *vcpu, const struct nested_fault *ne
 
 	if (!shadow_has_reserve(vcpu) || is_stale(vcpu, nested))
 		return NESTED_AGAIN;
-	ret = shadow_make_room(&change, vcpu->nested.root);
+	ret = shadow_make_room(&change, vcpu->shadow.page);
 	if (ret)
 		return ret;
 	ret = shadow_path_get(&change, vcpu, &nested->walk, &path);
-	protect_fresh(vcpu, &path, debt);
+	fault_protect_fresh(vcpu, &path, debt);
 	if (ret)
 		return ret < 0 ? ret : NESTED_AGAIN;
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, nested->fault.gfn, &vcpu->hint);
@@ -188,30 +137,6 @@ static int install_locked(struct quire_vcpu *vcpu, const struct nested_fault *ne
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)
 		dirty_log_mark(vcpu, slot, nested->fault.gfn);
 	return ret == QUIRE_WRITE_PROTECTED ? NESTED_PROTECTED : ret;
-}
-
-static int install(struct quire_vcpu *vcpu, const struct nested_fault *nested)
-{
-	struct quire_vm *vm = vcpu->vm;
-	const struct quire_page *page = &nested->found.page;
-	enum quire_page_use use = QUIRE_PAGE_UNUSED;
-	struct flush_debt debt;
-	int ret;
-
-	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
-	reclaim_enter();
-	ret = install_locked(vcpu, nested, &debt);
-	if (ret > 0)
-		use = page->writable ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
-	if (page->refcounted)
-		vm->host->page_put(vm->host_ctx, page, use);
-	reclaim_exit();
-	shadow_commit(vm, &debt);
-	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
-	tdp_debt_settle(vm, &debt);
-	return ret;
 }
 
 /* Is @gfn one of the tables that map it? Unprotected for the write, the write could not be. */
@@ -272,7 +197,9 @@ static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	ret = find_memory(vcpu, nested, &before, exit);
 	if (ret == QUIRE_EMULATE || ret == QUIRE_WRITE_PROTECTED)
 		exit->gpa.v = gpa_of(nested->fault.gfn).v + (nested->walk.gpa.v & ~QUIRE_PAGE_MASK);
-	return ret == FAULT_CONTINUE ? install(vcpu, nested) : ret;
+	return ret == FAULT_CONTINUE
+		   ? fault_map_shadow(vcpu, &nested->found, install_locked, nested)
+		   : ret;
 }
 
 int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,

@@ -3,24 +3,54 @@
 
 #include "src/base/reclaim.h"
 #include "src/fault/fault.h"
+#include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
+
+/* The level of the lowest entry for @gfn in the TDP tables. */
+static u32 mapped_level_tdp(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	u32 level = QUIRE_LEVEL_4K;
+	struct table *root;
+
+	reclaim_enter();
+	root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
+	if (root)
+		(void)tdp_find(vcpu->vm, root, gfn, &level);
+	reclaim_exit();
+	return level;
+}
+
+/* And in the direct shadow pages. */
+static u32 mapped_level_shadow(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	u32 level = QUIRE_LEVEL_4K;
+
+	biglock_read_lock(&vcpu->vm->mmu_lock, &vcpu->line);
+	if (shadow_root_is_valid(vcpu))
+		level = shadow_level_at(vcpu->shadow.page, gfn);
+	biglock_read_unlock(&vcpu->vm->mmu_lock, &vcpu->line);
+	return level;
+}
 
 /* Bytes from @gpa to the end of the mapping that now covers it. */
 static u64 mapped_bytes(struct quire_vcpu *vcpu, gpa_t gpa)
 {
-	struct table *root;
+	u32 level = vm_is_shadowed(vcpu->vm) ? mapped_level_shadow(vcpu, gfn_of(gpa))
+					     : mapped_level_tdp(vcpu, gfn_of(gpa));
 	u64 bytes = QUIRE_PAGE_SIZE;
-	u32 level;
 
-	reclaim_enter();
-	root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
-	if (root) {
-		(void)tdp_find(vcpu->vm, root, gfn_of(gpa), &level);
-		if (level <= QUIRE_LEVEL_1G)
-			bytes = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
-	}
-	reclaim_exit();
+	if (level <= QUIRE_LEVEL_1G)
+		bytes = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
 	return bytes - (gpa.v & (bytes - 1));
+}
+
+/* The root may be replaced at any time while the vCPU is not in guest mode. */
+static int load_root(struct quire_vcpu *vcpu)
+{
+	if (vm_is_shadowed(vcpu->vm))
+		return shadow_root_is_valid(vcpu) ? 0 : fault_load_shadow_root(vcpu);
+	vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);
+	return vcpu->root ? 0 : -ENOMEM;
 }
 
 static bool is_private(struct quire_vcpu *vcpu, gfn_t gfn)
@@ -46,10 +76,9 @@ int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
 	if (vcpu->nested.on)
 		return -EOPNOTSUPP;
 	do {
-		/* The root may be replaced at any time while the vCPU is not in guest mode. */
-		vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);
-		if (!vcpu->root)
-			return -ENOMEM;
+		ret = load_root(vcpu);
+		if (ret)
+			return ret;
 		fault.private = is_private(vcpu, fault.gfn);
 		ret = fault_resolve(vcpu, &fault, &exit);
 		if (atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT &&

@@ -65,6 +65,26 @@ int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 	return any;
 }
 
+/*
+ * As if the guest had one entry at the highest level that allows everything: every page below the
+ * root is a piece of it.
+ */
+int shadow_path_direct(const struct shadow_change *change, u32 as_id, struct shadow_walk *walk,
+		       struct shadow_path *path)
+{
+	struct shadow_key key = {
+	    .role = ROLE_DIRECT | SHADOW_ROOT_LEVEL | ACCESS_ALL << ROLE_ACCESS_SHIFT |
+		    as_id << ROLE_SMM_SHIFT,
+	};
+	int made;
+
+	walk->level = SHADOW_ROOT_LEVEL;
+	walk->leaf_access = ACCESS_ALL;
+	path->count = 0;
+	path->pages[SHADOW_ROOT_LEVEL] = shadow_page_get(change, &key, &made);
+	return path->pages[SHADOW_ROOT_LEVEL] ? 0 : -ENOMEM;
+}
+
 /* The child that belongs below @entry at @level: L1's table, or a piece of its huge mapping. */
 static struct shadow_page *child_get(const struct shadow_change *change, const u64 *entry,
 				     const struct shadow_mapping *mapping, u32 level)
@@ -116,6 +136,23 @@ static bool suffices(u64 old, const struct shadow_mapping *mapping)
 	return !mapping->leaf.executable || entry_is_executable(f, old);
 }
 
+/* May @leaf replace what maps the same page, with nothing to take back from any processor? */
+static bool gains_only(const u64 *entry, u64 old, const struct shadow_leaf *leaf)
+{
+	const struct shadow_page *page = shadow_page_of(entry);
+
+	return (page->role & ROLE_DIRECT) && same_leaf(entry, old, leaf->value, leaf->gfn) &&
+	       (!entry_is_writable(SHADOW_FORMAT, old) ||
+		entry_is_writable(SHADOW_FORMAT, leaf->value)) &&
+	       (!entry_is_executable(SHADOW_FORMAT, old) ||
+		entry_is_executable(SHADOW_FORMAT, leaf->value));
+}
+
+static bool is_protected(const struct shadow_mapping *mapping)
+{
+	return mapping->write && !mapping->leaf.writable;
+}
+
 static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entry,
 				   const struct shadow_mapping *mapping)
 {
@@ -131,12 +168,17 @@ static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entr
 	if (entry_is_present(f, old)) {
 		if (same_leaf(entry, old, leaf.value, leaf.gfn) && suffices(old, mapping))
 			return QUIRE_SPURIOUS;
+		if (gains_only(entry, old, &leaf)) {
+			(void)shadow_store(change, entry, mapping->leaf.level,
+					   leaf.value | (old & (f->accessed | f->dirty)));
+			return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
+		}
 		shadow_drop(change, entry);
 		flush_debt_pay(change->debt);
 	}
 	if (shadow_add_leaf(change, entry, &leaf))
 		return QUIRE_RETRY;
-	return mapping->write && !mapping->leaf.writable ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
+	return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
 }
 
 enum quire_outcome shadow_map(const struct shadow_change *change,
@@ -153,5 +195,19 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 		page = child_get(change, entry, mapping, level);
 		if (!page || link_child(change, entry, page))
 			return QUIRE_RETRY;
+	}
+}
+
+u32 shadow_level_at(const struct shadow_page *root, gfn_t at)
+{
+	const u64 *table = table_entries(root->table);
+
+	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
+		u64 entry = atomic_load_relaxed_u64(&table[walk_index(at, level)]);
+
+		if (!entry_is_present(SHADOW_FORMAT, entry) ||
+		    entry_is_leaf(SHADOW_FORMAT, entry, level))
+			return level;
+		table = entry_table(entry);
 	}
 }

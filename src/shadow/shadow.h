@@ -1,4 +1,4 @@
-/* The shadow MMU: what L2 runs on, the guest hypervisor's nested tables composed with the slots. */
+/* The shadow MMU: a guest's own tables composed with the slots; or the slots alone. */
 #ifndef QUIRE_SHADOW_SHADOW_H
 #define QUIRE_SHADOW_SHADOW_H
 
@@ -12,6 +12,9 @@
  * to it, and its place in hash and list. Everything is under mmu_lock exclusive, but for what the
  * processor does: it walks the tables in guest mode and sets A and D. So entries change by
  * compare-exchange (store.c), and a table is freed after a flush.
+ *
+ * It serves nested guests (L2), whose tables are those of the guest hypervisor (L1); and, in a VM
+ * without the TDP MMU, the guest itself, with direct pages only: no table stands behind them.
  *
  * A shadow page is the counterpart of one of L1's table pages in one role, or (direct) a piece of
  * one of L1's huge mappings. While it lives L1's page is write-tracked (gfn/track.h): whoever
@@ -122,12 +125,16 @@ void shadow_destroy(struct quire_vm *vm);
 /* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
 must_check int shadow_reserve(struct quire_vcpu *vcpu);
 
+/* The level of the lowest entry that maps, or would map, @at below @root. mmu_lock in either mode.
+ */
+u32 shadow_level_at(const struct shadow_page *root, gfn_t at);
+
 /* May the root that was loaded be used? Only a request to reload, seen in guest mode, can say no
  * afterwards. */
 static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
 {
-	return vcpu->nested.root &&
-	       vcpu->nested.root_turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
+	return vcpu->shadow.page &&
+	       vcpu->shadow.turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
 }
 
 /* L1's tables as they were walked for one L2 address. */
@@ -167,6 +174,13 @@ struct shadow_path {
 };
 must_check int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 			       const struct shadow_walk *walk, struct shadow_path *path);
+
+/*
+ * The same where no table of a guest stands behind the mapping: the path to the direct root of
+ * @as_id, which is made when there is none, for @walk, of which .gpa is set. -ENOMEM.
+ */
+must_check int shadow_path_direct(const struct shadow_change *change, u32 as_id,
+				  struct shadow_walk *walk, struct shadow_path *path);
 
 /* A change with what shadow_reserve() put in the vCPU's hands. */
 struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt *debt);

@@ -14,9 +14,13 @@ struct shadow_page;
 struct vcpu_nested {
 	u32 on;
 	struct quire_nested tables;
-	struct shadow_page *root; /* loaded; valid while root_turn is shadow->root_turn */
+};
+
+/* The shadow root that is loaded, of the guest or its nested guest. */
+struct vcpu_shadow_root {
+	struct shadow_page *page; /* valid while @turn is shadow->root_turn */
 	u64 *entries;		  /* its table */
-	u64 root_turn;
+	u64 turn;
 };
 
 /* Fields without a letter belong to the thread that runs the vCPU. */
@@ -30,6 +34,7 @@ struct quire_vcpu {
 	struct table *root; /* loaded; compared with the VM's under mmu_lock */
 	u64 *entered;	    /* the table guest mode was last entered with */
 	struct vcpu_nested nested;
+	struct vcpu_shadow_root shadow;
 	struct table_cache tables;
 	struct memslot_hint hint;
 	/* The last address found to hold no memory, and the generation of that finding. */

@@ -16,6 +16,9 @@ static int config_check(const struct quire_vm_config *config)
 		return -EINVAL;
 	if (config->maxphyaddr != MAXPHYADDR_DEFAULT && config->maxphyaddr != 52)
 		return -EINVAL;
+	/* Shadow pages know one view of a gfn. */
+	if (config->mmu != QUIRE_MMU_TDP && config->type != QUIRE_VM_DEFAULT)
+		return -EINVAL;
 	return 0;
 }
 
@@ -28,8 +31,8 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	vm->tunables = config->tunables ? config->tunables : &default_tunables;
 	vm->address_spaces = vm_has_private_mem(vm) ? 1 : QUIRE_AS_MAX;
 	/* NPT's MMIO entries need a reserved address bit. */
-	vm->mmio_entries =
-	    config->mmio_caching && (config->maxphyaddr < 52 || config->format == QUIRE_FORMAT_EPT);
+	vm->mmio_entries = config->mmio_caching && !vm_is_shadowed(vm) &&
+			   (config->maxphyaddr < 52 || config->format == QUIRE_FORMAT_EPT);
 	vm->max_gfn.v = (UINT64_C(1) << (config->maxphyaddr - QUIRE_PAGE_SHIFT)) - 1;
 	vm->refs = 1;
 	vm->slot_zap_all = 1;

@@ -71,7 +71,7 @@ struct quire_vm {
 	struct pfn_caches pfn_caches;
 	struct roots roots;
 	struct nx_tables nx;
-	struct gfn_track *track; /* gfn/track.h; NULL until the first nested root */
+	struct gfn_track *track; /* gfn/track.h; NULL until the first shadow root */
 	struct shadow *shadow;	 /* shadow/shadow.h; made with it */
 	struct flush_domain flush;
 	struct arena arena;
@@ -98,6 +98,12 @@ void vm_poison(struct quire_vm *vm);
 static inline bool vm_has_private_mem(const struct quire_vm *vm)
 {
 	return vm->config.type == QUIRE_VM_SW_PROTECTED;
+}
+
+/* Do shadow pages serve the guest itself, and not only a guest of its own? */
+static inline bool vm_is_shadowed(const struct quire_vm *vm)
+{
+	return vm->config.mmu == QUIRE_MMU_SHADOW;
 }
 
 static inline void vm_count(struct quire_vm *vm, enum quire_vm_stat stat)

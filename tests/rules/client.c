@@ -63,6 +63,20 @@ int vm_set_attributes(const struct vm *vm, uint64_t gpa, uint64_t size_bytes, ui
 	return ioctl(vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &request);
 }
 
+int parameter_is_on(const char *module, const char *name)
+{
+	char path[128], value = 'N';
+	ssize_t got;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	got = fd < 0 ? 0 : read(fd, &value, 1);
+	if (fd >= 0)
+		close(fd);
+	return got == 1 && value == 'Y';
+}
+
 static void on_kick(int number)
 {
 	(void)number;

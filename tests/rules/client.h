@@ -51,6 +51,8 @@ void machine_open(struct vm *vm, struct vcpu *vcpu, unsigned long type);
 
 int vm_gmem(const struct vm *vm, uint64_t size_bytes, uint64_t flags);
 int vm_set_attributes(const struct vm *vm, uint64_t gpa, uint64_t size_bytes, uint64_t attributes);
+/* Is the module parameter there, and Y? */
+int parameter_is_on(const char *module, const char *name);
 int vm_cap(const struct vm *vm, unsigned long cap);
 int vm_enable_cap(const struct vm *vm, uint32_t cap, uint64_t argument);
 

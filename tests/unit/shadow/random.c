@@ -89,6 +89,25 @@ static void access_l2(struct world *world)
 	(void)world_check(world, address(), (enum world_access)pick(3));
 }
 
+/* L1's own access: what the slots say. */
+static void access_l1(struct world *world)
+{
+	uint64_t gfn = pick(2) ? pick(12) : data_page();
+	enum world_access access = (enum world_access)pick(3);
+	struct world_result result;
+
+	world_nested(world, 0);
+	result = world_access(world, gfn * QUIRE_PAGE_SIZE + 8, access);
+	if (gfn >= WORLD_PAGES || !world->slot_there[gfn / WORLD_SLOT_PAGES]) {
+		assert_int_equal(result.outcome, QUIRE_EMULATE);
+		return;
+	}
+	assert_int_equal(result.outcome, 0);
+	assert_ptr_equal(result.host, world_page(world, gfn) + 8);
+	if (access == WORLD_WRITE)
+		world->written[gfn] = 1;
+}
+
 static void change_slot(struct world *world)
 {
 	uint32_t id = 1;
@@ -96,8 +115,10 @@ static void change_slot(struct world *world)
 	if (pick(3) == 0) {
 		quire_vm_set_slot_zap_all(world->vm, (int)pick(2));
 		assert_int_equal(world_slot(world, id, UINT32_MAX), 0);
-		for (uint32_t i = 0; i < 10; i++)
+		for (uint32_t i = 0; i < 10; i++) {
+			access_l1(world);
 			access_l2(world);
+		}
 		assert_int_equal(world_slot(world, id, 0), 0);
 		return;
 	}
@@ -129,7 +150,9 @@ static void step(struct world *world)
 		quire_vcpu_flush_nested(world->vcpu);
 		break;
 	default:
-		if (pick(4) == 0)
+		if (pick(5) == 0)
+			access_l1(world);
+		else if (pick(4) == 0)
 			change_table(world);
 		else
 			access_l2(world);

@@ -57,7 +57,9 @@ static void test_maps_and_reflects(void **state)
 	for (uint32_t page = 4; page <= 11; page++)
 		for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
 			(void)world_check(&world, L2_PAGE(page), (enum world_access)access);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 4);
+	/* L1's own: what mapped the tables huge has gone, the three pages above it stay. */
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages),
+			 world_mmu == QUIRE_MMU_SHADOW ? 4 + 3 : 4);
 }
 
 static void test_follows_writes_of_its_tables(void **state)
@@ -149,7 +151,7 @@ static void test_dirty_log(void **state)
 	(void)world_check(&world, L2_PAGE(2), WORLD_WRITE);
 	assert_int_equal(world_slot(&world, 0, QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), world_mmu == QUIRE_MMU_SHADOW);
 	for (uint32_t round = 0; round < 3; round++) {
 		(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(round), WORLD_WRITE);
 		/* Aliases of one gfn. */
@@ -268,5 +270,9 @@ int main(void)
 	    SHADOW_TEST(test_random),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | race_tests();
+	int failed = cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | race_tests();
+
+	/* Where shadow pages serve L1, too. Nothing is split ahead of the write there. */
+	world_mmu = QUIRE_MMU_SHADOW;
+	return failed | cmocka_run_group_tests(tests, NULL, NULL) | race_tests();
 }

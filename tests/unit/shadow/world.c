@@ -11,6 +11,8 @@
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
+enum quire_mmu world_mmu;
+
 static void broken(const char *text)
 {
 	print_error("%s\n", text);
@@ -46,6 +48,7 @@ void world_start_vm(struct world *world)
 	    .type = QUIRE_VM_DEFAULT,
 	    .format = QUIRE_FORMAT_NPT,
 	    .maxphyaddr = 48,
+	    .mmu = world_mmu,
 	    .mmio_caching = 1,
 	    .host = &sim_host_ops,
 	    .host_ctx = &world->host,

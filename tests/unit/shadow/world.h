@@ -59,6 +59,8 @@ struct world_result {
 	uint64_t error; /* QUIRE_NESTED_FAULT: L1's error code */
 };
 
+/* Which MMU serves L1 in VMs made from now on. */
+extern enum quire_mmu world_mmu;
 /* The host and a VM; or another VM on the same host. */
 void world_start(struct world *world);
 void world_stop(struct world *world);

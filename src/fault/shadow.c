@@ -1,0 +1,138 @@
+/* Shadow tables in the fault path: loading a root, mapping under the lock, direct mappings. */
+#include <errno.h>
+
+#include "src/base/reclaim.h"
+#include "src/change/check.h"
+#include "src/dirty/log.h"
+#include "src/fault/fault.h"
+#include "src/shadow/shadow.h"
+
+void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
+			 struct flush_debt *debt)
+{
+	for (u32 i = 0; i < path->count; i++)
+		tdp_zap_range(vcpu->vm, 1u << vcpu->as_id, path->fresh[i],
+			      (gfn_t){path->fresh[i].v + 1}, debt);
+}
+
+static int root_path(struct quire_vcpu *vcpu, const struct shadow_change *change,
+		     struct shadow_path *path)
+{
+	struct shadow_walk walk = {0};
+
+	if (!vcpu->nested.on)
+		return shadow_path_direct(change, vcpu->as_id, &walk, path);
+	shadow_walk_root(vcpu, &walk);
+	return shadow_path_get(change, vcpu, &walk, path);
+}
+
+static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_change_of(vcpu, debt);
+	struct shadow_path path;
+	int ret;
+
+	if (!shadow_has_reserve(vcpu))
+		return -EAGAIN;
+	ret = shadow_make_room(&change, NULL);
+	if (ret)
+		return ret;
+	ret = root_path(vcpu, &change, &path);
+	fault_protect_fresh(vcpu, &path, debt);
+	if (ret < 0)
+		return ret;
+	vcpu->shadow.page = path.pages[SHADOW_ROOT_LEVEL];
+	vcpu->shadow.entries = table_entries(vcpu->shadow.page->table);
+	return 0;
+}
+
+int fault_load_shadow_root(struct quire_vcpu *vcpu)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct flush_debt debt;
+	int ret = shadow_init(vm);
+
+	if (ret)
+		return ret;
+	flush_debt_init(&debt, &vm->flush);
+	do {
+		ret = shadow_reserve(vcpu);
+		if (ret)
+			return ret;
+		biglock_write_lock(&vm->mmu_lock);
+		ret = load_root_locked(vcpu, &debt);
+		shadow_commit(vm, &debt);
+		vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
+		biglock_write_unlock(&vm->mmu_lock);
+		tdp_debt_settle(vm, &debt);
+	} while (ret == -EAGAIN);
+	return ret;
+}
+
+int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_map_fn *map,
+		     const void *ctx)
+{
+	struct quire_vm *vm = vcpu->vm;
+	const struct quire_page *page = &found->page;
+	enum quire_page_use use = QUIRE_PAGE_UNUSED;
+	struct flush_debt debt;
+	int ret;
+
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	reclaim_enter();
+	ret = map(vcpu, ctx, &debt);
+	if (ret > 0 && ret != QUIRE_RETRY)
+		use = page->writable ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
+	if (page->refcounted)
+		vm->host->page_put(vm->host_ctx, page, use);
+	reclaim_exit();
+	shadow_commit(vm, &debt);
+	vm_check(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+	return ret;
+}
+
+struct direct_fault {
+	const struct fault *fault;
+	const struct found *found;
+};
+
+static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt)
+{
+	const struct direct_fault *direct = ctx;
+	const struct fault *fault = direct->fault;
+	struct shadow_change change = shadow_change_of(vcpu, debt);
+	struct shadow_walk walk = {.gpa = gpa_of(fault->gfn)};
+	struct shadow_mapping mapping = {
+	    .walk = &walk, .gfn = fault->gfn, .write = fault->write};
+	const struct memslot *slot;
+	struct shadow_path path;
+	int ret;
+
+	if (!shadow_has_reserve(vcpu) || !shadow_root_is_valid(vcpu) ||
+	    memslots_generation(vcpu->vm, vcpu->as_id) != direct->found->generation ||
+	    invalidation_retry(vcpu->vm, direct->found->snapshot, fault->gfn))
+		return QUIRE_RETRY;
+	ret = shadow_make_room(&change, vcpu->shadow.page);
+	if (!ret)
+		ret = shadow_path_direct(&change, vcpu->as_id, &walk, &path);
+	if (ret)
+		return ret;
+	slot = memslot_lookup(vcpu->vm, vcpu->as_id, fault->gfn, &vcpu->hint);
+	mapping.leaf = fault_make_mapping(vcpu->vm, slot, fault, direct->found).leaf;
+	mapping.path = &path;
+	ret = shadow_map(&change, &mapping);
+	if (ret == QUIRE_FIXED && mapping.leaf.writable)
+		dirty_log_mark(vcpu, slot, fault->gfn);
+	return ret;
+}
+
+int fault_install_direct(struct quire_vcpu *vcpu, const struct fault *fault,
+			 const struct found *found)
+{
+	struct direct_fault direct = {.fault = fault, .found = found};
+
+	return fault_map_shadow(vcpu, found, map_direct, &direct);
+}
