@@ -1,0 +1,147 @@
+/* The fast path: W comes back without a lookup, where nothing but the log has taken it. */
+#include "tests/unit/fault/support.h"
+
+#include <quire/dirty.h>
+
+#define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
+#define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
+#define PAGES 8u
+
+static uint64_t bits[SIM_BLOCK / 64];
+
+static int take(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+/* Harvest: the log's bits, and W is gone from what they name. */
+static void harvest(void)
+{
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take, NULL), 0);
+}
+
+static uint64_t fast_faults(void)
+{
+	return quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fast);
+}
+
+static void begin(uint32_t slot_flags)
+{
+	vm_begin();
+	map_pages(0, PAGES, SIM_WRITABLE);
+	add_slot(0, PAGES, slot_flags);
+}
+
+static uint64_t entry_at(uint64_t gfn)
+{
+	uint32_t level;
+
+	return leaf_at(gfn, &level);
+}
+
+static void test_log_takes_and_gives(void **state)
+{
+	const struct entry_format *f;
+	uint64_t before, frozen;
+
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	f = machine.vm->format;
+	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
+	before = entry_at(1);
+	harvest();
+	assert_int_equal(bits[0], 2);
+	assert_int_equal(entry_at(1), before & ~(f->writable | f->dirty));
+	/* The frame's count would tell of a lookup, and so would a frame that is gone. */
+	frozen = frame_of(1)->references;
+	frame_of(1)->poisoned = true;
+	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_FIXED);
+	frame_of(1)->poisoned = false;
+	assert_int_equal(frame_of(1)->references, frozen);
+	assert_int_equal(entry_at(1), before);
+	assert_int_equal(fast_faults(), 1);
+	harvest();
+	assert_int_equal(bits[0], 2);
+	harvest();
+	assert_int_equal(bits[0], 0);
+	vm_end();
+}
+
+/* Somebody else was there first; and what is not a write to a present entry is not for it. */
+static void test_who_comes(void **state)
+{
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
+	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_SPURIOUS);
+	harvest();
+	/* It is said to be absent: the slow path decides. */
+	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
+	assert_int_equal(fault_at(2, WRITE | PRESENT), QUIRE_FIXED);
+	assert_int_equal(fast_faults(), 0);
+	vm_end();
+}
+
+/* Where the host or the slot keeps W away, only the slow path may say more. */
+static void test_not_ours_to_give(void **state)
+{
+	const struct entry_format *f;
+
+	(void)state;
+	begin(QUIRE_SLOT_READONLY);
+	f = machine.vm->format;
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	assert_int_equal(entry_at(1) & (f->mmu_writable | f->host_writable), 0);
+	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_EMULATE);
+	assert_int_equal(fast_faults(), 0);
+	vm_end();
+
+	vm_begin();
+	map_pages(0, PAGES, SIM_DEVICE);
+	add_slot(0, PAGES, 0);
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	assert_int_equal(entry_at(1) & (f->mmu_writable | f->host_writable), 0);
+	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_EMULATE);
+	assert_int_equal(fast_faults(), 0);
+	vm_end();
+}
+
+/* A huge leaf of a logged slot is split by the slow path: one mark cannot stand for all. */
+static void test_huge_and_logged(void **state)
+{
+	uint32_t level;
+
+	(void)state;
+	vm_begin();
+	machine.tunables.eager_page_split = 0;
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, 0);
+	assert_int_equal(fault_at(5, WRITE), QUIRE_FIXED);
+	add_slot(0, SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+	assert_true(leaf_at(5, &level) && level == QUIRE_LEVEL_2M);
+	assert_int_equal(fault_at(5, WRITE | PRESENT), QUIRE_FIXED);
+	assert_int_equal(fast_faults(), 0);
+	assert_true(leaf_at(5, &level) && level == QUIRE_LEVEL_4K);
+	assert_false(entry_at(6) & machine.vm->format->writable);
+	harvest();
+	assert_int_equal(bits[0], 1u << 5);
+	/* The children are its own. */
+	assert_int_equal(fault_at(6, WRITE | PRESENT), QUIRE_FIXED);
+	assert_int_equal(fast_faults(), 1);
+	machine.tunables.eager_page_split = 1;
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_log_takes_and_gives),
+	    cmocka_unit_test(test_who_comes),
+	    cmocka_unit_test(test_not_ours_to_give),
+	    cmocka_unit_test(test_huge_and_logged),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}

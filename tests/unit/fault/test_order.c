@@ -1,0 +1,367 @@
+/* The steps of a fault and their order: the host is watched, and changes come in the middle. */
+#include "tests/unit/fault/support.h"
+
+#include <quire/gmem.h>
+
+#include "src/tdp/tdp.h"
+
+#define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
+#define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
+#define PAGES 8u
+
+static struct quire_host_ops ops;
+static unsigned int lookups, puts, puts_unlocked;
+static enum quire_page_use last_use;
+static void (*meanwhile)(void);
+
+/* The page is looked up: no lock is held, and anything may happen before the answer is used. */
+static int watched_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	int ret = sim_host_ops.page_get(ctx, hva, flags, page);
+
+	lookups++;
+	assert_int_equal(machine.vcpus[0]->line.busy, 0);
+	if (meanwhile)
+		meanwhile();
+	return ret;
+}
+
+static void watched_put(void *ctx, const struct quire_page *page, enum quire_page_use use)
+{
+	puts++;
+	puts_unlocked += !machine.vcpus[0]->line.busy;
+	last_use = use;
+	sim_host_ops.page_put(ctx, page, use);
+}
+
+static void begin(uint32_t flags)
+{
+	vm_begin();
+	ops = sim_host_ops;
+	ops.page_get = watched_get;
+	ops.page_put = watched_put;
+	machine.vm->host = &ops;
+	lookups = puts = puts_unlocked = 0;
+	meanwhile = NULL;
+	map_pages(0, PAGES, SIM_WRITABLE);
+	add_slot(0, PAGES, flags);
+}
+
+static void enter(void)
+{
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	assert_int_equal(quire_vcpu_enter(machine.vcpus[0], &requests, &stage2), 0);
+	quire_vcpu_leave(machine.vcpus[0]);
+}
+
+static struct quire_memory_fault told;
+
+/* One attempt. */
+static int fault_once(uint64_t gfn, uint64_t error)
+{
+	memset(&told, 0, sizeof(told));
+	return quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){gfn}), error, &told);
+}
+
+static void host_begin(uint32_t page)
+{
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(page), sim_hva(page + 1));
+}
+
+static void host_end(uint32_t page)
+{
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(page), sim_hva(page + 1));
+}
+
+static void invalidate_this(void)
+{
+	host_begin(1);
+	host_end(1);
+}
+
+static void invalidate_other(void)
+{
+	host_begin(5);
+	host_end(5);
+}
+
+static void begin_this(void)
+{
+	host_begin(1);
+}
+
+static void begin_other(void)
+{
+	host_begin(5);
+}
+
+static void replace_roots(void)
+{
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	quire_vm_set_nx_huge_pages(machine.vm, 0);
+}
+
+static void delete_slot(void)
+{
+	add_slot(0, 0, 0);
+}
+
+static void create_slot(void)
+{
+	struct quire_region other = {.slot = 1,
+				     .gpa = gpa_of((gfn_t){100}),
+				     .size_bytes = QUIRE_PAGE_SIZE,
+				     .hva = sim_hva(5)};
+
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+}
+
+static void end_this(void)
+{
+	host_end(1);
+}
+
+static void end_other(void)
+{
+	host_end(5);
+}
+
+/* What happens between the lookup and the lock, and whether the fault may still go on. */
+static const struct {
+	void (*happens)(void);
+	void (*afterwards)(void);
+	int outcome;
+} changes[] = {
+    {invalidate_this, NULL, QUIRE_RETRY},
+    /* The sequence is one for all gfns; what is in progress has a range. */
+    {invalidate_other, NULL, QUIRE_RETRY},
+    {begin_this, end_this, QUIRE_RETRY},
+    {begin_other, end_other, QUIRE_FIXED},
+    {replace_roots, NULL, QUIRE_RETRY},
+    {delete_slot, NULL, QUIRE_RETRY},
+    {create_slot, NULL, QUIRE_RETRY},
+};
+
+static void test_changes_meanwhile(void **state)
+{
+	uint32_t level;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+		begin(0);
+		enter();
+		meanwhile = changes[i].happens;
+		assert_int_equal(fault_once(1, WRITE), changes[i].outcome);
+		assert_int_equal(lookups, 1);
+		assert_int_equal(leaf_at(1, &level) != 0, changes[i].outcome == QUIRE_FIXED);
+		/* What was looked up for nothing is given back as it was. */
+		assert_int_equal(puts, 1);
+		assert_int_equal(last_use, changes[i].outcome == QUIRE_FIXED ? QUIRE_PAGE_DIRTY
+									     : QUIRE_PAGE_UNUSED);
+		assert_int_equal(frame_of(1)->references, 1);
+		meanwhile = NULL;
+		if (changes[i].afterwards)
+			changes[i].afterwards();
+		vm_end();
+	}
+}
+
+/* The host hears of the use while the lock still keeps the page there. */
+static void test_page_is_put_under_the_lock(void **state)
+{
+	(void)state;
+	begin(0);
+	enter();
+	assert_int_equal(fault_once(1, 0), QUIRE_FIXED);
+	assert_int_equal(last_use, QUIRE_PAGE_DIRTY);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_SPURIOUS);
+	assert_int_equal(puts, 2);
+	assert_int_equal(puts_unlocked, 0);
+	vm_end();
+
+	begin(QUIRE_SLOT_READONLY);
+	enter();
+	assert_int_equal(fault_once(1, 0), QUIRE_FIXED);
+	assert_int_equal(last_use, QUIRE_PAGE_ACCESSED);
+	assert_int_equal(puts_unlocked, 0);
+	vm_end();
+}
+
+/* A gfn that is being invalidated is not looked up; others are. */
+static void test_no_lookup_for_nothing(void **state)
+{
+	(void)state;
+	begin(0);
+	enter();
+	host_begin(1);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(lookups, 0);
+	assert_int_equal(fault_once(2, WRITE), QUIRE_FIXED);
+	assert_int_equal(lookups, 1);
+	/* A second one makes one range of both. */
+	host_begin(5);
+	assert_int_equal(fault_once(3, WRITE), QUIRE_RETRY);
+	assert_int_equal(fault_once(6, WRITE), QUIRE_FIXED);
+	host_end(1);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	host_end(5);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
+	vm_end();
+}
+
+/* Tables are taken before the page is looked up: without any, nothing else is done. */
+static void test_tables_come_first(void **state)
+{
+	struct table_cache all = {0};
+	struct arena *arena;
+	uint64_t left;
+
+	(void)state;
+	begin(0);
+	enter();
+	arena = &machine.vm->arena;
+	table_cache_drain(&machine.vcpus[0]->tables, arena);
+	left = arena->free_count;
+	/* A batch more than was asked for is what a cache takes. */
+	while (arena->free_count)
+		assert_int_equal(table_cache_fill(&all, arena, all.count + 1), 0);
+	assert_int_equal(all.count, left);
+	machine.host.fail_at = machine.host.allocations + 1;
+	assert_int_equal(fault_once(1, WRITE), -ENOMEM);
+	assert_int_equal(told.size_bytes, 0);
+	assert_int_equal(lookups, 0);
+	table_cache_drain(&all, arena);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
+	vm_end();
+}
+
+/* While a slot goes away faults wait for what comes, and the library's own accesses fail. */
+static void test_placeholder(void **state)
+{
+	struct quire_vm *vm;
+	struct memslot_update update = {.change = MEMSLOT_DELETE};
+	uint64_t done;
+	uint8_t byte;
+
+	(void)state;
+	begin(0);
+	enter();
+	vm = machine.vm;
+	update.old_slot = memslot_by_id(vm, 0, 0);
+	assert_int_equal(memslot_update_prepare(vm, &update), 0);
+	memslot_update_begin(vm, &update);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(quire_vcpu_prefault(machine.vcpus[0], (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
+			 -EAGAIN);
+	assert_int_equal(quire_vm_read(vm, (gpa_t){0}, &byte, 1), -EFAULT);
+	assert_int_equal(lookups, 0);
+	memslot_update_abort(vm, &update);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
+	vm_end();
+}
+
+/* Slot and privacy: who is refused, who is emulated, and what the exit says. */
+static void test_slot_cases(void **state)
+{
+	(void)state;
+	begin(0);
+	enter();
+	assert_int_equal(fault_once(PAGES, WRITE), QUIRE_EMULATE);
+	/* This VM has no private pages. */
+	assert_int_equal(fault_once(1, WRITE | QUIRE_PFERR_PRIVATE), -EFAULT);
+	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(told.gpa.v, QUIRE_PAGE_SIZE);
+	assert_int_equal(told.size_bytes, QUIRE_PAGE_SIZE);
+	assert_int_equal(fault_once(PAGES, QUIRE_PFERR_PRIVATE), -EFAULT);
+	assert_int_equal(lookups, 0);
+	/* A page that the client cannot reach is no memory fault. */
+	sim_unmap(&machine.host, 2);
+	assert_int_equal(fault_once(2, 0), -EFAULT);
+	assert_int_equal(told.size_bytes, 0);
+	vm_end();
+}
+
+static void make_private(uint64_t gfn, uint64_t attributes)
+{
+	assert_int_equal(
+	    quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}), QUIRE_PAGE_SIZE, attributes),
+	    0);
+}
+
+static void hide_page(void)
+{
+	make_private(1, QUIRE_ATTRIBUTE_PRIVATE);
+}
+
+/* In a VM with private memory the attribute says what an access means. */
+static void test_private_cases(void **state)
+{
+	uint32_t level;
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	ops = sim_host_ops;
+	ops.page_get = watched_get;
+	machine.vm->host = &ops;
+	lookups = 0;
+	map_pages(0, PAGES, SIM_WRITABLE);
+	add_slot(0, PAGES, 0);
+	enter();
+	/* It turns private while the shared page is looked up: no mapping, and no refusal yet. */
+	meanwhile = hide_page;
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(leaf_at(1, &level), 0);
+	meanwhile = NULL;
+	assert_int_equal(fault_once(1, WRITE), -EFAULT);
+	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
+	/* The error code's own word does not count here. */
+	assert_int_equal(fault_once(2, WRITE | QUIRE_PFERR_PRIVATE), QUIRE_FIXED);
+	make_private(PAGES, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(fault_once(PAGES, WRITE), -EFAULT);
+	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
+	vm_end();
+}
+
+/* A fault whose root has gone goes back to where roots are loaded. */
+static void test_root_is_gone(void **state)
+{
+	uint64_t requests;
+	struct quire_stage2 stage2;
+	struct table *root;
+
+	(void)state;
+	begin(0);
+	enter();
+	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
+	root = machine.vm->roots.valid[0];
+	assert_ptr_equal(machine.vcpus[0]->root, root);
+	replace_roots();
+	assert_null(machine.vm->roots.valid[0]);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(fault_once(1, WRITE | PRESENT), QUIRE_RETRY);
+	assert_int_equal(fault_once(1, PRESENT | QUIRE_PFERR_RSVD), QUIRE_RETRY);
+	/* Loading the next one is a flush. */
+	assert_int_equal(quire_vcpu_enter(machine.vcpus[0], &requests, &stage2), 0);
+	assert_true(requests & QUIRE_REQ_TLB_FLUSH);
+	quire_vcpu_leave(machine.vcpus[0]);
+	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_changes_meanwhile),
+	    cmocka_unit_test(test_page_is_put_under_the_lock),
+	    cmocka_unit_test(test_no_lookup_for_nothing),
+	    cmocka_unit_test(test_tables_come_first),
+	    cmocka_unit_test(test_placeholder),
+	    cmocka_unit_test(test_slot_cases),
+	    cmocka_unit_test(test_private_cases),
+	    cmocka_unit_test(test_root_is_gone),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
