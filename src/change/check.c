@@ -86,6 +86,7 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 
 		/* I-27, I-28: MMIO and frozen entries are not present; nobody owns an entry now. */
 		CHECK(!entry_is_frozen(check->f, entry));
+		CHECK(entry_is_legal(check->f, entry, level));
 		if (!(entry & check->f->present)) {
 			CHECK(entry == check->f->nonpresent || entry_is_mmio(check->f, entry));
 			continue;

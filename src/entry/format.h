@@ -143,4 +143,7 @@ static inline bool entry_is_mmio(const struct entry_format *f, u64 entry)
 u64 entry_make_mmio(const struct entry_format *f, gfn_t gfn, u64 generation);
 u64 entry_mmio_generation(const struct entry_format *f, u64 entry);
 
+/* May a table of the TDP MMU hold @entry at @level? What is not legal was not made here. */
+int entry_is_legal(const struct entry_format *f, u64 entry, u32 level);
+
 #endif

@@ -1,8 +1,11 @@
 /* Addresses without memory: MMIO entries and the vCPU's own note of the last one. */
 #include "src/fault/fault.h"
 
+#include <errno.h>
+
 #include <quire/trace.h>
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
@@ -22,6 +25,12 @@ static void note(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 	vcpu->mmio_valid = !(generation & MEMSLOTS_UPDATING);
 }
 
+/* The place has changed since, or, which nobody has ever seen, a bit is set that must not be. */
+static int look_at_other(const struct entry_format *f, u64 entry, u32 level)
+{
+	return BROKEN(entry_is_legal(f, entry, level)) ? -EINVAL : QUIRE_RETRY;
+}
+
 static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 {
 	const struct entry_format *f = vcpu->vm->format;
@@ -33,7 +42,7 @@ static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 		return QUIRE_RETRY;
 	entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));
 	if (!entry_is_mmio(f, entry))
-		return QUIRE_RETRY;
+		return look_at_other(f, entry, level);
 	QUIRE_TRACE(check_mmio_spte, generation, entry_mmio_generation(f, entry), entry);
 	if (((generation & MEMSLOTS_UPDATING) ||
 	     entry_mmio_generation(f, entry) != (generation & GENERATION_MASK)) &&

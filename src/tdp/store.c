@@ -60,6 +60,9 @@ static void account(const struct tdp_change *change, u32 level, u64 old, u64 new
 	/* A vCPU may still use the old page: it must not turn into another without a flush. */
 	if (was_leaf && is_leaf && BROKEN(entry_pfn(old).v == entry_pfn(new).v))
 		vm_poison(change->vm);
+	/* Nothing over nothing is a mistake, but for MMIO entries and their end. */
+	if (!was_present && !is_present && BROKEN(old != f->nonpresent || new != old))
+		vm_poison(change->vm);
 	if (was_leaf != is_leaf)
 		count_leaf(change, level, is_leaf ? 1 : -UINT64_C(1));
 	if (change_owes_flush(f, level, old, new) && !BROKEN(change->debt))

@@ -166,12 +166,166 @@ static void test_rights(void **state)
 	}
 }
 
+/* All words whose bits beside the address are those of @flags: 0-11 and 52-63. */
+static u64 spread(u64 flags)
+{
+	return (flags & 0xfff) | flags >> 12 << 52;
+}
+
+/* What a processor refuses as misconfigured or reserved, by its manual, of a word that it takes as
+ * present: EPT with write and no read, with execute alone, with memory types 2, 3 and 7, with
+ * bits 3-6 in a table's entry or bit 7 at level 4; NPT with bit 7 at level 4. */
+static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
+{
+	unsigned int rights = entry & 7, type = entry >> 3 & 7;
+	int large = level == 1 || entry >> 7 & 1;
+
+	if (level == 4 && entry >> 7 & 1)
+		return 1;
+	if (f != &entry_ept)
+		return 0;
+	if (rights == 2 || rights == 6 || rights == 4)
+		return 1;
+	return large ? type == 2 || type == 3 || type == 7 : (entry >> 3 & 15) != 0;
+}
+
+/* Taken apart and put together again. */
+static u64 leaf_again(const struct entry_format *f, u64 entry, u32 level)
+{
+	struct entry_leaf leaf = {
+	    .pfn = entry_pfn(entry),
+	    .level = level,
+	    .writable = entry_is_writable(f, entry),
+	    .host_writable = (entry & f->host_writable) != 0,
+	    .mmu_writable = (entry & f->mmu_writable) != 0,
+	    .executable = entry_is_executable(f, entry),
+	    .accessed = (entry & f->accessed) != 0,
+	};
+
+	return entry_make_leaf(f, &leaf);
+}
+
+/* The legal ones among all words with @address, counted; each is what its parts make. */
+static unsigned int count_legal(const struct entry_format *f, u64 address, u32 level)
+{
+	unsigned int leaves = 0;
+
+	for (u64 flags = 0; flags < UINT64_C(1) << 24; flags++) {
+		u64 entry = spread(flags) | address;
+
+		if (!entry_is_legal(f, entry, level))
+			continue;
+		if (entry_is_mmio(f, entry)) {
+			assert_false(entry_is_present(f, entry));
+			assert_int_equal(level, QUIRE_LEVEL_4K);
+			continue;
+		}
+		if (!entry_is_present(f, entry)) {
+			assert_true(entry == f->nonpresent || entry == f->frozen);
+			continue;
+		}
+		assert_false(is_misconfigured(f, entry, level));
+		if (entry_is_leaf(f, entry, level)) {
+			assert_int_equal(leaf_again(f, entry, level), entry);
+			leaves++;
+		} else {
+			assert_int_equal(entry_make_table(f, entry_table(entry)), entry);
+		}
+	}
+	return leaves;
+}
+
+/* Of 2^24 words there are 16 leaves: W, mmu_writable and host_writable in four ways, X, A. */
+static void test_legal(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++)
+		for (u32 level = 1; level <= 4; level++)
+			assert_int_equal(count_legal(formats[i], UINT64_C(0x7f4000000000), level),
+					 level == 4 ? 0 : 16);
+}
+
+/* Addresses: whole blocks below 48 bits, and nothing else. */
+static void test_legal_addresses(void **state)
+{
+	(void)state;
+	for (unsigned int which = 0; which < FORMAT_COUNT * 3 * 40; which++) {
+		const struct entry_format *f = formats[which % FORMAT_COUNT];
+		u32 level = 1 + which / FORMAT_COUNT % 3, bit = 12 + which / FORMAT_COUNT / 3;
+		struct entry_leaf leaf = {.level = level, .pfn = {UINT64_C(1) << (bit - 12)}};
+		u64 entry = entry_make_leaf(f, &leaf), table;
+
+		assert_int_equal(entry_is_legal(f, entry, level),
+				 bit >= 12 + 9 * (level - 1) && bit < 48);
+		table = entry_make_table(f, (u64 *)(uintptr_t)(UINT64_C(1) << bit));
+		assert_int_equal(entry_is_legal(f, table, level), level > 1 && bit < 48);
+	}
+}
+
+/* Every MMIO entry is legal in the lowest table, and with one more bit it is none. */
+static void test_legal_mmio(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		const struct entry_format *f = formats[i];
+
+		for (u64 which = 0; which < 1024; which++) {
+			u64 entry = entry_make_mmio(f, (gfn_t){which * 0x9e3779b9 & 0x7ffffffff},
+						    which * 257);
+
+			assert_true(entry_is_legal(f, entry, QUIRE_LEVEL_4K));
+			assert_false(entry_is_legal(f, entry, QUIRE_LEVEL_2M));
+			assert_false(entry_is_legal(f, entry ^ f->present, QUIRE_LEVEL_4K));
+			assert_false(entry_is_legal(f, entry ^ UINT64_C(1) << 63, QUIRE_LEVEL_4K));
+			assert_false(entry_is_legal(f, entry ^ UINT64_C(1) << 10, QUIRE_LEVEL_4K));
+		}
+	}
+}
+
+/* The bits of the contract's tables, one by one. */
+static void test_bits(void **state)
+{
+	struct entry_leaf leaf = {.pfn = {1},
+				  .level = 1,
+				  .writable = true,
+				  .mmu_writable = true,
+				  .host_writable = true,
+				  .executable = true,
+				  .accessed = true};
+
+	(void)state;
+	/* P, W, U, A, D, host and MMU writable, present. */
+	assert_int_equal(entry_make_leaf(&entry_npt, &leaf), 0x1e67);
+	/* R, W, X, write-back, IPAT, A, D, present; 53 and 55. */
+	assert_int_equal(entry_make_leaf(&entry_ept, &leaf), UINT64_C(0xa0000000001b77));
+	leaf.executable = false;
+	leaf.level = 2;
+	leaf.pfn.v = 512;
+	assert_int_equal(entry_make_leaf(&entry_npt, &leaf), UINT64_C(0x8000000000200ee7));
+	assert_int_equal(entry_make_leaf(&entry_ept, &leaf), UINT64_C(0xa0000000200bf3));
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		assert_int_equal(formats[i]->nonpresent, UINT64_C(1) << 63);
+		assert_int_equal(formats[i]->frozen, UINT64_C(1) << 63 | 0x1a0);
+	}
+	/* Generation 5 << 7 | 3 of gfn 7. */
+	assert_int_equal(entry_make_mmio(&entry_ept, (gfn_t){7}, 0x283),
+			 UINT64_C(0x5) << 52 | 0x7000 | 3 << 3 | 6);
+	assert_int_equal(entry_make_mmio(&entry_npt, (gfn_t){7}, 0x283),
+			 UINT64_C(0x5) << 52 | UINT64_C(1) << 51 | 0x7000 | 3 << 3 | 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_leaves), cmocka_unit_test(test_tables),
-	    cmocka_unit_test(test_empty),  cmocka_unit_test(test_mmio),
+	    cmocka_unit_test(test_leaves),
+	    cmocka_unit_test(test_tables),
+	    cmocka_unit_test(test_empty),
+	    cmocka_unit_test(test_mmio),
 	    cmocka_unit_test(test_rights),
+	    cmocka_unit_test(test_legal),
+	    cmocka_unit_test(test_legal_addresses),
+	    cmocka_unit_test(test_legal_mmio),
+	    cmocka_unit_test(test_bits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

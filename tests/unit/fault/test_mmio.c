@@ -1,6 +1,8 @@
 /* MMIO entries: cached by generation, and never believed again after a wrap-around. */
 #include "tests/unit/fault/support.h"
 
+#include "src/tdp/tdp.h"
+
 #define MMIO_GFN 100u
 
 static void test_cached(void **state)
@@ -45,11 +47,192 @@ static void test_wrap_around(void **state)
 	vm_end();
 }
 
+/* One attempt, without what fault_at() does around it. */
+static int fault_once(uint64_t gfn, uint64_t error)
+{
+	struct quire_memory_fault fault;
+
+	return quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){gfn}), error, &fault);
+}
+
+static uint64_t created(void)
+{
+	return quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_mmio_spte_created);
+}
+
+static uint64_t slow_faults(void)
+{
+	return quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_taken);
+}
+
+#define RSVD ((uint64_t)QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD)
+
+static uint64_t *entry_of(uint64_t gfn)
+{
+	uint32_t level;
+
+	return tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
+}
+
+static void add_other_slot(uint64_t gfn)
+{
+	struct quire_region region = {.slot = 1,
+				      .gpa = gpa_of((gfn_t){gfn}),
+				      .size_bytes = QUIRE_PAGE_SIZE,
+				      .hva = sim_hva(3)};
+
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+}
+
+static void begin(void)
+{
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 2, 0);
+}
+
+/* A new slot elsewhere leaves the entry where it is: its generation says that it is old. */
+static void test_stale(void **state)
+{
+	uint64_t old;
+
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	old = *entry_of(MMIO_GFN);
+	assert_true(entry_is_mmio(machine.vm->format, old));
+	add_other_slot(MMIO_GFN + 1);
+	assert_int_equal(*entry_of(MMIO_GFN), old);
+	assert_int_equal(slow_faults(), 1);
+	/* The slow path finds out again, and writes the new generation over the old one. */
+	assert_int_equal(fault_at(MMIO_GFN, RSVD), QUIRE_EMULATE);
+	assert_int_equal(slow_faults(), 2);
+	assert_int_equal(created(), 2);
+	assert_int_not_equal(*entry_of(MMIO_GFN), old);
+	assert_int_equal(fault_at(MMIO_GFN, RSVD), QUIRE_EMULATE);
+	assert_int_equal(slow_faults(), 2);
+	vm_end();
+}
+
+/* The gfn gets memory: neither the entry nor the vCPU's own note is believed. */
+static void test_memory_comes(void **state)
+{
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	add_other_slot(MMIO_GFN);
+	assert_true(entry_is_mmio(machine.vm->format, *entry_of(MMIO_GFN)));
+	assert_int_equal(fault_at(MMIO_GFN, RSVD), QUIRE_FIXED);
+	assert_true(entry_is_present(machine.vm->format, *entry_of(MMIO_GFN)));
+	/* The place has changed since the vCPU looked: it looks again. */
+	assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_RETRY);
+	vm_end();
+}
+
+/* The vCPU's note answers for the last address without a look at the tables. */
+static void test_note(void **state)
+{
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(fault_at(MMIO_GFN + 1, 0), QUIRE_EMULATE);
+	*entry_of(MMIO_GFN + 1) = machine.vm->format->nonpresent;
+	assert_int_equal(fault_once(MMIO_GFN + 1, RSVD), QUIRE_EMULATE);
+	/* Of the other address there is the entry, which makes the note. */
+	assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_EMULATE);
+	assert_int_equal(fault_once(MMIO_GFN + 1, RSVD), QUIRE_RETRY);
+	assert_int_equal(slow_faults(), 2);
+	vm_end();
+}
+
+/* Where no entry can be: emulated each time, by the slow path. */
+static void test_no_entry(void **state)
+{
+	uint64_t beyond;
+
+	(void)state;
+	begin();
+	beyond = machine.vm->max_gfn.v + 1;
+	assert_int_equal(fault_at(beyond, 0), QUIRE_EMULATE);
+	assert_int_equal(created(), 0);
+	machine.vm->mmio_entries = 0;
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(created(), 0);
+	assert_int_equal(slow_faults(), 3);
+	machine.vm->mmio_entries = 1;
+	vm_end();
+}
+
+/* What is found while the slots change is not remembered. */
+static void test_update_runs(void **state)
+{
+	u64 *generation;
+
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	generation = &machine.vm->slots.active[0]->generation;
+	*generation |= MEMSLOTS_UPDATING;
+	assert_int_equal(fault_once(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(created(), 0);
+	assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_RETRY);
+	*generation &= ~MEMSLOTS_UPDATING;
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(created(), 1);
+	vm_end();
+}
+
+/* A write to a read-only slot is emulated, and its gfn is not remembered as one without memory. */
+static void test_read_only(void **state)
+{
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, QUIRE_SLOT_READONLY);
+	assert_int_equal(fault_at(1, QUIRE_PFERR_WRITE), QUIRE_EMULATE);
+	assert_int_equal(created(), 0);
+	assert_false(machine.vcpus[0]->mmio_valid);
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	vm_end();
+}
+
+static unsigned int reports;
+
+static void note_report(const char *text)
+{
+	(void)text;
+	reports++;
+}
+
+/* A reserved bit that nobody can have set: said to be an error, and reported. */
+static void test_broken_entry(void **state)
+{
+	uint64_t good;
+
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	good = *entry_of(1);
+	reports = 0;
+	sched_on_report(note_report);
+	*entry_of(1) = good | UINT64_C(1) << 50;
+	assert_int_equal(fault_once(1, RSVD), -EINVAL);
+	*entry_of(1) = good;
+	sched_on_report(NULL);
+	assert_int_equal(reports, 1);
+	assert_int_equal(fault_once(1, RSVD), QUIRE_RETRY);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_cached),
-	    cmocka_unit_test(test_wrap_around),
+	    cmocka_unit_test(test_cached),	 cmocka_unit_test(test_wrap_around),
+	    cmocka_unit_test(test_stale),	 cmocka_unit_test(test_memory_comes),
+	    cmocka_unit_test(test_note),	 cmocka_unit_test(test_no_entry),
+	    cmocka_unit_test(test_update_runs),	 cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_broken_entry),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -1,0 +1,53 @@
+/* Which words a table may hold: the definition that the other files of this folder keep to. */
+#include "src/entry/format.h"
+
+/* Frames and tables have addresses of 48 bits; the formats reserve what is above. */
+#define ADDRESS_LIMIT (UINT64_C(1) << 48)
+
+static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
+{
+	u64 large = level > QUIRE_LEVEL_4K ? f->large : 0;
+	u64 always = f->present | f->readable | f->memtype | large;
+	u64 maybe = f->writable | f->dirty | f->mmu_writable | f->host_writable | f->accessed |
+		    f->executable | f->noexec;
+	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
+	u64 address = entry & ENTRY_ADDRESS_MASK;
+
+	if (level > QUIRE_LEVEL_1G || address % block || address >= ADDRESS_LIMIT)
+		return false;
+	if ((entry & always) != always || (entry & ~ENTRY_ADDRESS_MASK & ~(always | maybe)))
+		return false;
+	/* D comes and goes with W, which needs two permissions. */
+	if (!(entry & f->writable) != !(entry & f->dirty))
+		return false;
+	if ((entry & f->writable) && !(entry & f->mmu_writable))
+		return false;
+	return !(entry & f->mmu_writable) || (entry & f->host_writable);
+}
+
+static bool is_legal_table(const struct entry_format *f, u64 entry, u32 level)
+{
+	u64 address = entry & ENTRY_ADDRESS_MASK;
+
+	return level > QUIRE_LEVEL_4K && address < ADDRESS_LIMIT &&
+	       entry == entry_make_table(f, (const u64 *)(uintptr_t)address);
+}
+
+static bool is_legal_mmio(const struct entry_format *f, u64 entry, u32 level)
+{
+	u64 address = entry & ENTRY_ADDRESS_MASK & ~f->mmio_value;
+
+	return level == QUIRE_LEVEL_4K && address < ADDRESS_LIMIT &&
+	       entry == entry_make_mmio(f, (gfn_t){address >> QUIRE_PAGE_SHIFT},
+					entry_mmio_generation(f, entry));
+}
+
+int entry_is_legal(const struct entry_format *f, u64 entry, u32 level)
+{
+	if (entry == f->nonpresent || entry == f->frozen)
+		return 1;
+	if (!entry_is_present(f, entry))
+		return entry_is_mmio(f, entry) && is_legal_mmio(f, entry, level);
+	return entry_is_leaf(f, entry, level) ? is_legal_leaf(f, entry, level)
+					      : is_legal_table(f, entry, level);
+}

@@ -1,0 +1,235 @@
+/* The store gateway: every transition of an entry, and what it counts, unlinks and owes. */
+#include "tests/unit/fault/support.h"
+
+#include <quire/trace.h>
+
+#include "src/tdp/tdp.h"
+
+/* What an entry can hold. Leaves of frame A or B, with rights of W and X and the bits A and D. */
+enum kind { EMPTY, FROZEN, MMIO, TABLE, LEAF };
+
+struct word {
+	enum kind kind;
+	bool other_frame, writable, executable, accessed;
+};
+
+#define LEAVES 16u
+#define WORDS (LEAF + LEAVES)
+
+static struct table_cache tables;
+static struct table *holder, *below;
+static uint64_t leaves[5];
+static unsigned int reports;
+
+static void note_report(const char *text)
+{
+	(void)text;
+	reports++;
+}
+
+static struct word word_of(unsigned int which)
+{
+	unsigned int bits = which - LEAF;
+
+	if (which < LEAF)
+		return (struct word){.kind = (enum kind)which};
+	return (struct word){LEAF, bits & 1, bits & 2, bits & 4, bits & 8};
+}
+
+static uint64_t make(const struct word *word, uint32_t level)
+{
+	const struct entry_format *f = machine.vm->format;
+	struct entry_leaf leaf = {
+	    .pfn = {level_pages((enum quire_level)level) * (word->other_frame ? 2 : 1)},
+	    .level = level,
+	    .writable = word->writable,
+	    .mmu_writable = true,
+	    .host_writable = true,
+	    .executable = word->executable,
+	    .accessed = word->accessed,
+	};
+
+	switch (word->kind) {
+	case EMPTY:
+		return f->nonpresent;
+	case FROZEN:
+		return f->frozen;
+	case MMIO:
+		return entry_make_mmio(f, (gfn_t){5}, 3);
+	case TABLE:
+		return entry_make_table(f, table_entries(below));
+	case LEAF:
+		break;
+	}
+	return entry_make_leaf(f, &leaf);
+}
+
+/* The flush rules, one line each. */
+static bool must_flush(const struct word *old, const struct word *new)
+{
+	if (old->kind < TABLE)
+		return false; /* nothing was present */
+	if (new->kind < TABLE)
+		return true; /* a leaf or a table went */
+	if (old->kind == TABLE)
+		return true; /* a table became a leaf */
+	if (new->kind == TABLE)
+		return false; /* split: the children map the same */
+	/* A right was lost; A and D are no rights. */
+	return (old->writable && !new->writable) || (old->executable && !new->executable);
+}
+
+/* What must never happen: a present entry that turns into another page, and a store of nothing
+ * over nothing. */
+static bool is_forbidden(const struct word *old, const struct word *new)
+{
+	if (old->kind == LEAF && new->kind == LEAF)
+		return old->other_frame != new->other_frame;
+	return old->kind == EMPTY && new->kind == EMPTY;
+}
+
+/* What no operation does: one table for another, and MMIO above the lowest level. */
+static bool is_possible(const struct word *old, const struct word *new, uint32_t level)
+{
+	if (level == QUIRE_LEVEL_4K && (old->kind == TABLE || new->kind == TABLE))
+		return false;
+	if (level > QUIRE_LEVEL_4K && (old->kind == MMIO || new->kind == MMIO))
+		return false;
+	return old->kind != TABLE || new->kind != TABLE;
+}
+
+static uint64_t events, event[5];
+
+static void record(enum quire_trace_event which, const uint64_t *args)
+{
+	if (which != QUIRE_TRACE_kvm_tdp_mmu_spte_changed)
+		return;
+	events++;
+	memcpy(event, args, sizeof(event));
+}
+
+static void check_accounts(const struct flush_debt *debt, const struct word *old,
+			   const struct word *new, uint32_t level)
+{
+	bool forbidden = is_forbidden(old, new), unlinked = old->kind == TABLE;
+
+	assert_int_equal(reports, forbidden);
+	assert_int_equal(quire_vm_is_dead(machine.vm), forbidden);
+	assert_int_equal(debt->owed, must_flush(old, new));
+	assert_int_equal(debt->table_count, unlinked);
+	assert_ptr_equal(debt->tables, unlinked ? below : NULL);
+	for (uint32_t i = 1; i <= 3; i++)
+		assert_int_equal((int64_t)leaves[i],
+				 i == level ? (new->kind == LEAF) - (old->kind == LEAF) : 0);
+}
+
+static void check_change(const struct word *old, const struct word *new, uint32_t level)
+{
+	struct flush_debt debt;
+	struct tdp_change change = {.vm = machine.vm, .leaves = leaves, .debt = &debt};
+	uint64_t from = make(old, level), to = make(new, level), seen = from ^ 1 << 8;
+	uint64_t *entry = &table_entries(holder)[7];
+
+	holder->level = (uint8_t)level;
+	*entry = from;
+	memset(leaves, 0, sizeof(leaves));
+	reports = 0;
+	events = 0;
+	flush_debt_init(&debt, &machine.vm->flush);
+	/* Somebody was faster: nothing has happened, and what is there is said. */
+	assert_int_equal(tdp_change_entry(&change, entry, level, &seen, to), TDP_LOST);
+	assert_int_equal(seen, from);
+	assert_int_equal(*entry, from);
+	assert_false(debt.owed || debt.tables || leaves[level] || events);
+
+	assert_int_equal(tdp_change_entry(&change, entry, level, &seen, to), TDP_DONE);
+	assert_int_equal(*entry, to);
+	check_accounts(&debt, old, new, level);
+	assert_int_equal(events, 1);
+	assert_int_equal(event[1], 7 * level_pages((enum quire_level)level));
+	assert_int_equal(event[2], level);
+	assert_int_equal(event[3], from);
+	assert_int_equal(event[4], to);
+	machine.vm->dead = 0;
+}
+
+static void test_transitions(void **state)
+{
+	unsigned int done = 0;
+
+	(void)state;
+	vm_begin();
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 2), 0);
+	holder = table_cache_take(&tables);
+	below = table_cache_take(&tables);
+	*holder = *below = (struct table){.level = 0};
+	quire_trace_install(record);
+	sched_on_report(note_report);
+	for (uint32_t level = 1; level <= 3; level++)
+		for (unsigned int which = 0; which < WORDS * WORDS; which++) {
+			struct word old = word_of(which / WORDS), new = word_of(which % WORDS);
+
+			if (!is_possible(&old, &new, level))
+				continue;
+			check_change(&old, &new, level);
+			done++;
+		}
+	sched_on_report(NULL);
+	quire_trace_install(NULL);
+	assert_int_equal(done, (19 * 19) + 2 * (19 * 19 - 1));
+	table_cache_put(&tables, holder);
+	table_cache_put(&tables, below);
+	table_cache_drain(&tables, &machine.vm->arena);
+	vm_end();
+}
+
+/* W and D go together, mmu_writable stays, and nothing is owed where there was nothing to take. */
+static void test_protect(void **state)
+{
+	struct flush_debt debt;
+	struct tdp_change change = {.vm = machine.vm, .leaves = leaves, .debt = &debt};
+	uint64_t *entries;
+
+	(void)state;
+	vm_begin();
+	change.vm = machine.vm;
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	holder = table_cache_take(&tables);
+	*holder = (struct table){.level = 1};
+	entries = table_entries(holder);
+	for (int closed = 0; closed < 2; closed++)
+		for (unsigned int which = 0; which < WORDS * 2; which++) {
+			struct word word = word_of(which / 2);
+			uint64_t mask = which % 2 ? UINT64_C(1) << 9 : UINT64_MAX, was;
+
+			if (word.kind == TABLE)
+				continue;
+			for (unsigned int i = 0; i < 64; i++)
+				entries[i] = machine.vm->format->nonpresent;
+			entries[9] = was = make(&word, 1);
+			flush_debt_init(&debt, &machine.vm->flush);
+			machine.vm->flush.closed = (uint32_t)closed;
+			tdp_protect_entries(&change, entries, mask);
+			machine.vm->flush.closed = 0;
+			assert_int_equal(debt.owed, word.kind == LEAF && word.writable);
+			word.writable = false;
+			assert_int_equal(entries[9], make(&word, 1));
+			/* What is not named keeps its W. */
+			entries[9] = was;
+			tdp_protect_entries(&change, entries, mask & ~(UINT64_C(1) << 9));
+			assert_int_equal(entries[9], was);
+		}
+	table_cache_put(&tables, holder);
+	table_cache_drain(&tables, &machine.vm->arena);
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_transitions),
+	    cmocka_unit_test(test_protect),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}

@@ -1,0 +1,239 @@
+/* The walk over a range of gfns, against a model; and what a range operation takes away. */
+#include "tests/unit/fault/support.h"
+
+#include "src/tdp/tdp.h"
+#include "src/walk/range.h"
+
+#define LIMIT (UINT64_C(1) << 36)
+#define VISITS_MAX 4096u
+
+/* Blocks that have a table in the test's VM, by level of the table's entries, in gfn order. */
+static const uint64_t pages[] = {0, 511, 512, 1 << 18, (1 << 18) + 3, (1 << 20) - 1};
+#define PAGE_COUNT (sizeof(pages) / sizeof(pages[0]))
+
+struct visit {
+	uint32_t level;
+	uint64_t gfn, count, start, end;
+};
+
+static struct visit visits[VISITS_MAX];
+static unsigned int visit_count;
+
+static void note_run(const struct walk_run *run, void *ctx)
+{
+	(void)ctx;
+	assert_true(visit_count < VISITS_MAX);
+	visits[visit_count++] =
+	    (struct visit){run->level, run->gfn.v, run->count, run->start.v, run->end.v};
+}
+
+static void begin(void)
+{
+	struct quire_region region = {.size_bytes = QUIRE_PAGE_SIZE};
+
+	vm_begin();
+	map_pages(0, PAGE_COUNT, SIM_WRITABLE);
+	for (uint32_t i = 0; i < PAGE_COUNT; i++) {
+		region.slot = i;
+		region.gpa = gpa_of((gfn_t){pages[i]});
+		region.hva = sim_hva(i);
+		assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	}
+	for (uint32_t i = 0; i < PAGE_COUNT; i++)
+		assert_int_equal(fault_at(pages[i], 0), QUIRE_FIXED);
+}
+
+/* Is there a table whose entries are at @level around @gfn? */
+static bool has_table(uint64_t gfn, uint32_t level)
+{
+	for (size_t i = 0; i < PAGE_COUNT; i++)
+		if (gfn >> (9 * level) == pages[i] >> (9 * level))
+			return true;
+	return level == 4;
+}
+
+/* The model: every table that the range touches, top first, from low to high. */
+static unsigned int expected;
+
+static void expect_table(uint64_t base, uint32_t level, uint64_t start, uint64_t end,
+			 uint32_t lowest)
+{
+	uint64_t entry = UINT64_C(1) << (9 * (level - 1)), first = start / entry * entry;
+	uint64_t count = (end - 1) / entry - start / entry + 1;
+	const struct visit *seen = &visits[expected++];
+
+	assert_true(expected <= visit_count);
+	assert_int_equal(seen->level, level);
+	assert_int_equal(seen->gfn, first);
+	assert_int_equal(seen->count, count);
+	assert_int_equal(seen->start, start);
+	assert_int_equal(seen->end, end);
+	assert_true(first >= base && count <= 512);
+	if (level == lowest)
+		return;
+	for (size_t i = 0; i < PAGE_COUNT; i++) {
+		uint64_t block = pages[i] / entry * entry;
+		uint64_t from = start > block ? start : block;
+		uint64_t to = end < block + entry ? end : block + entry;
+
+		/* Each table once, by the first page in it. */
+		if (from >= to || (i && pages[i - 1] / entry * entry == block) ||
+		    block / (entry * 512) != base / (entry * 512))
+			continue;
+		if (has_table(block, level - 1))
+			expect_table(block, level - 1, from, to, lowest);
+	}
+}
+
+static void check_walk(uint64_t start, uint64_t end, uint32_t lowest)
+{
+	struct walk walk = {.format = machine.vm->format,
+			    .root = table_entries(machine.vm->roots.valid[0]),
+			    .root_level = TDP_ROOT_LEVEL,
+			    .lowest = lowest,
+			    .visit = note_run};
+
+	visit_count = expected = 0;
+	walk_range(&walk, (gfn_t){start}, (gfn_t){end});
+	/* The end is cut to what the tables can name. */
+	end = end < LIMIT ? end : LIMIT;
+	if (start < end)
+		expect_table(0, 4, start, end, lowest);
+	assert_int_equal(visit_count, expected);
+}
+
+static void test_order(void **state)
+{
+	static const uint64_t edges[] = {0,	    1,	     511,	    512,
+					 513,	    1 << 18, (1 << 18) + 4, 1 << 20,
+					 LIMIT - 1, LIMIT,   LIMIT + 1,	    UINT64_MAX};
+	const size_t count = sizeof(edges) / sizeof(edges[0]);
+
+	(void)state;
+	begin();
+	for (size_t i = 0; i < count * count * 4; i++)
+		check_walk(edges[i % count], edges[i / count % count],
+			   1 + (uint32_t)(i / count / count));
+	vm_end();
+}
+
+/* Zapping takes what lies in the range, whole tables at once, and nothing else. */
+static void test_zap(void **state)
+{
+	(void)state;
+	for (size_t first = 0; first < PAGE_COUNT; first++)
+		for (size_t last = first; last <= PAGE_COUNT; last++) {
+			uint64_t start = pages[first],
+				 end = last < PAGE_COUNT ? pages[last] : LIMIT;
+			struct flush_debt debt;
+			uint32_t level;
+
+			begin();
+			flush_debt_init(&debt, &machine.vm->flush);
+			biglock_write_lock(&machine.vm->mmu_lock);
+			tdp_zap_range(machine.vm, 1, (gfn_t){start}, (gfn_t){end}, &debt);
+			assert_int_equal(debt.owed, first != last);
+			biglock_write_unlock(&machine.vm->mmu_lock);
+			tdp_debt_settle(machine.vm, &debt);
+			for (size_t i = 0; i < PAGE_COUNT; i++)
+				assert_int_equal(leaf_at(pages[i], &level) != 0,
+						 pages[i] < start || pages[i] >= end);
+			assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), PAGE_COUNT - (last - first));
+			vm_end();
+		}
+}
+
+/* An address space that the mask leaves out keeps its leaves, and so does one without a root. */
+static void test_zap_address_spaces(void **state)
+{
+	struct flush_debt debt;
+	uint32_t level;
+
+	(void)state;
+	begin();
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	tdp_zap_range(machine.vm, 2, (gfn_t){0}, (gfn_t){UINT64_MAX}, &debt);
+	assert_false(debt.owed);
+	assert_true(leaf_at(0, &level));
+	tdp_zap_range(machine.vm, 3, (gfn_t){0}, (gfn_t){UINT64_MAX}, &debt);
+	assert_true(debt.owed);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	tdp_debt_settle(machine.vm, &debt);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+	vm_end();
+}
+
+/* All but the root goes back to where tables come from, and at the end that too. */
+static void test_tables_come_back(void **state)
+{
+	uint64_t used;
+
+	(void)state;
+	begin();
+	used = machine.vm->arena.used;
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(0), sim_hva(PAGE_COUNT));
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(0), sim_hva(PAGE_COUNT));
+	/* Single pages were zapped: the tables stay, for they may be filled again. */
+	assert_int_equal(machine.vm->arena.used, used);
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	/* Root, two of level 3 and the ones below: pages lie in one 512G, three 1G, four 2M. */
+	assert_int_equal(machine.vm->arena.used, used - 1 - 1 - 3 - 4);
+	vm_end();
+}
+
+/* One root an address space, for all vCPUs and beyond their end; a new one after invalidation. */
+static void test_roots(void **state)
+{
+	struct quire_vm *vm;
+	struct table *root;
+
+	(void)state;
+	begin();
+	vm = machine.vm;
+	root = vm->roots.valid[0];
+	assert_null(vm->roots.valid[1]);
+	for (uint32_t as = 0; as < 2; as++)
+		for (uint32_t i = 0; i < 2; i++)
+			assert_ptr_equal(tdp_root_get(vm, &machine.vcpus[i]->tables, as),
+					 vm->roots.valid[as]);
+	assert_ptr_equal(vm->roots.valid[0], root);
+	assert_ptr_not_equal(vm->roots.valid[1], root);
+	quire_vcpu_destroy(machine.vcpus[0]);
+	quire_vcpu_destroy(machine.vcpus[1]);
+	assert_ptr_equal(vm->roots.valid[0], root);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), PAGE_COUNT);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(quire_vcpu_create(vm, i, NULL, &machine.vcpus[i]), 0);
+	assert_int_equal(fault_at(pages[0], 0), QUIRE_SPURIOUS);
+
+	/* All of them go at once; whoever comes makes the next. */
+	quire_vm_set_nx_huge_pages(vm, 1);
+	assert_null(vm->roots.valid[0]);
+	assert_null(vm->roots.valid[1]);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		uint64_t requests;
+		struct quire_stage2 stage2;
+
+		assert_true(*quire_vcpu_doorbell(machine.vcpus[i]) & QUIRE_REQ_RELOAD);
+		assert_int_equal(quire_vcpu_enter(machine.vcpus[i], &requests, &stage2), 0);
+		assert_true(requests & QUIRE_REQ_TLB_FLUSH);
+		assert_ptr_equal(stage2.root, table_entries(vm->roots.valid[0]));
+		quire_vcpu_leave(machine.vcpus[i]);
+	}
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_order),
+	    cmocka_unit_test(test_zap),
+	    cmocka_unit_test(test_zap_address_spaces),
+	    cmocka_unit_test(test_tables_come_back),
+	    cmocka_unit_test(test_roots),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
