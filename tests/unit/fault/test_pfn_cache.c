@@ -1,6 +1,8 @@
 /* The pfn cache: valid until the host or the slots say otherwise, without a reference. */
 #include "tests/unit/fault/support.h"
 
+#include <quire/gmem.h>
+
 #include "src/access/pfn_cache.h"
 
 static struct pfn_cache cache;
@@ -128,12 +130,103 @@ static void test_read_only(void **state)
 	end();
 }
 
+/* A cache that could not be filled is active all the same: the next refresh finds the page. */
+static void test_activation_fails(void **state)
+{
+	(void)state;
+	begin();
+	sim_unmap(&machine.host, 1);
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), -EFAULT);
+	assert_null(look(8));
+	assert_ptr_equal(machine.vm->pfn_caches.first, &cache);
+	sim_map(&machine.host, 1, SIM_WRITABLE);
+	assert_int_equal(pfn_cache_refresh(&cache, 8), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	pfn_cache_deactivate(&cache);
+	assert_null(machine.vm->pfn_caches.first);
+	assert_null(look(8));
+	assert_int_equal(pfn_cache_refresh(&cache, 8), -EINVAL);
+	end();
+}
+
+/* The same page under another offset: no new lookup. */
+static void test_offset(void **state)
+{
+	(void)state;
+	begin();
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	/* A lookup would find it lost. */
+	frame_of(1)->poisoned = true;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1020}, 8), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes + 0x20);
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x2020}, 8), 0);
+	frame_of(1)->poisoned = false;
+	assert_ptr_equal(look(8), frame_of(2)->bytes + 0x20);
+	end();
+}
+
+/* The host replaces the page between lookup and publication: what was found is dropped. */
+static struct quire_host_ops ops;
+static unsigned int lookups;
+
+static int moving_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	int ret = sim_host_ops.page_get(ctx, hva, flags, page);
+
+	if (!lookups++)
+		host_moves(1);
+	return ret;
+}
+
+static void test_moved_meanwhile(void **state)
+{
+	(void)state;
+	begin();
+	ops = sim_host_ops;
+	ops.page_get = moving_get;
+	lookups = 0;
+	machine.vm->host = &ops;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(lookups, 2);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	end();
+}
+
+/* It shows what the client's address shows: attributes and files do not matter. */
+static void test_private(void **state)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+	struct quire_gmem *gmem;
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	map_pages(0, 4, SIM_WRITABLE);
+	assert_int_equal(quire_gmem_create(machine.vm, region.size_bytes, 0, NULL, &gmem), 0);
+	region.gmem = gmem;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	pfn_cache_init(&cache, machine.vm);
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(quire_vm_set_attributes(machine.vm, (gpa_t){0}, region.size_bytes,
+						 QUIRE_ATTRIBUTE_PRIVATE),
+			 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	assert_int_equal(machine_store(&machine, 0, 0x1000, 7), 0);
+	assert_int_equal(quire_gmem_punch(gmem, 0, region.size_bytes), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	quire_gmem_release(gmem);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_gpa),	      cmocka_unit_test(test_host),
 	    cmocka_unit_test(test_slots),     cmocka_unit_test(test_hva),
-	    cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_read_only), cmocka_unit_test(test_activation_fails),
+	    cmocka_unit_test(test_offset),    cmocka_unit_test(test_moved_meanwhile),
+	    cmocka_unit_test(test_private),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));

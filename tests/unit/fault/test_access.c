@@ -1,0 +1,202 @@
+/* The library's own reads and writes of guest memory. */
+#include "tests/unit/fault/support.h"
+
+#include <quire/dirty.h>
+#include <quire/gmem.h>
+
+#define PAGES 4u
+#define END ((uint64_t)PAGES * QUIRE_PAGE_SIZE)
+
+/* Only the first bytes of a simulated frame count; accesses stay there, or begin at a page's end
+ * where nothing else looks. */
+static uint64_t log_bits;
+
+static int take(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	assert_int_equal(offset_bytes, 0);
+	memcpy(&log_bits, src, size_bytes);
+	return 0;
+}
+
+static uint64_t harvested(void)
+{
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take, NULL), 0);
+	return log_bits;
+}
+
+static void begin(uint32_t flags)
+{
+	vm_begin();
+	map_pages(0, PAGES, SIM_WRITABLE);
+	add_slot(0, PAGES, flags);
+}
+
+static int read_at(uint64_t gpa, void *dst, size_t size_bytes)
+{
+	return quire_vcpu_read(machine.vcpus[0], (gpa_t){gpa}, dst, size_bytes);
+}
+
+static int write_at(uint64_t gpa, const void *src, size_t size_bytes)
+{
+	return quire_vcpu_write(machine.vcpus[0], (gpa_t){gpa}, src, size_bytes);
+}
+
+/* Page by page; what lies before the page out of reach is done. */
+static void test_pages(void **state)
+{
+	uint8_t data[3 * QUIRE_PAGE_SIZE], back[3 * QUIRE_PAGE_SIZE];
+
+	(void)state;
+	begin(0);
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 7 + i / 4096);
+	for (size_t size = 1; size < sizeof(data); size = size * 5 + 3) {
+		memset(back, 0, sizeof(back));
+		assert_int_equal(write_at(100, data, size), 0);
+		assert_int_equal(read_at(100, back, size), 0);
+		assert_memory_equal(back, data, size);
+		assert_int_equal(quire_vm_read(machine.vm, (gpa_t){100}, back, size), 0);
+		assert_memory_equal(back, data, size);
+	}
+	memset(back, 0, sizeof(back));
+	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){END - 8}, data, 16), -EFAULT);
+	assert_int_equal(read_at(END - 8, back, 16), -EFAULT);
+	assert_memory_equal(back, data, 8);
+	assert_int_equal(back[8], 0);
+	assert_int_equal(read_at(END, back, 1), -EFAULT);
+	/* Nothing at all is no access. */
+	assert_int_equal(read_at(END, back, 0), 0);
+	vm_end();
+}
+
+static void test_client_memory_is_gone(void **state)
+{
+	uint8_t byte = 1;
+
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	sim_unmap(&machine.host, 2);
+	assert_int_equal(read_at(2 * QUIRE_PAGE_SIZE, &byte, 1), -EFAULT);
+	assert_int_equal(write_at(2 * QUIRE_PAGE_SIZE, &byte, 1), -EFAULT);
+	/* What was not written is not logged. */
+	assert_int_equal(harvested(), 0);
+	vm_end();
+}
+
+/* Each page of a write, and no page of a read, is in the log. */
+static void test_log(void **state)
+{
+	uint8_t data[32] = {1};
+
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(read_at(QUIRE_PAGE_SIZE - 8, data, 16), 0);
+	assert_int_equal(harvested(), 0);
+	assert_int_equal(write_at(QUIRE_PAGE_SIZE - 8, data, 16), 0);
+	assert_int_equal(harvested(), 3);
+	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){3 * QUIRE_PAGE_SIZE}, data, 1), 0);
+	assert_int_equal(harvested(), 8);
+	/* The part that was done before the end. */
+	assert_int_equal(write_at(END - 8, data, 16), -EFAULT);
+	assert_int_equal(harvested(), 8);
+	vm_end();
+}
+
+/* With rings it is the writing vCPU's ring that names the page. */
+static void note_entry(void *ctx, uint32_t slot, uint64_t offset)
+{
+	assert_int_equal(slot, 0);
+	*(uint64_t *)ctx |= UINT64_C(1) << offset;
+}
+
+static void test_ring(void **state)
+{
+	uint64_t first = 0, second = 0;
+	uint8_t byte = 1;
+
+	(void)state;
+	machine.rings = 1;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(write_at(QUIRE_PAGE_SIZE, &byte, 1), 0);
+	assert_int_equal(quire_vcpu_write(machine.vcpus[1], (gpa_t){2 * QUIRE_PAGE_SIZE}, &byte, 1),
+			 0);
+	machine_read_ring(&machine, 0, note_entry, &first);
+	machine_read_ring(&machine, 1, note_entry, &second);
+	assert_int_equal(first, 2);
+	assert_int_equal(second, 4);
+	machine.rings = 0;
+	vm_end();
+}
+
+static void test_read_only(void **state)
+{
+	uint8_t byte = 9;
+
+	(void)state;
+	begin(QUIRE_SLOT_READONLY);
+	frame_of(1)->bytes[0] = 5;
+	assert_int_equal(write_at(QUIRE_PAGE_SIZE, &byte, 1), -EFAULT);
+	assert_int_equal(frame_of(1)->bytes[0], 5);
+	assert_int_equal(read_at(QUIRE_PAGE_SIZE, &byte, 1), 0);
+	assert_int_equal(byte, 5);
+	vm_end();
+}
+
+/* The client's page, whatever attributes and file say, and without any table. */
+static void test_shared_view(void **state)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM, .size_bytes = END, .hva = sim_hva(0)};
+	struct quire_gmem *gmem;
+	uint8_t byte = 3;
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	map_pages(0, PAGES, SIM_WRITABLE);
+	assert_int_equal(quire_gmem_create(machine.vm, END, 0, NULL, &gmem), 0);
+	region.gmem = gmem;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_int_equal(
+	    quire_vm_set_attributes(machine.vm, (gpa_t){0}, END, QUIRE_ATTRIBUTE_PRIVATE), 0);
+	assert_int_equal(machine_store(&machine, 0, QUIRE_PAGE_SIZE, 7), 0);
+	assert_int_equal(write_at(QUIRE_PAGE_SIZE, &byte, 1), 0);
+	assert_int_equal(frame_of(1)->bytes[0], 3);
+	assert_int_equal(machine_load(&machine, 0, QUIRE_PAGE_SIZE, &byte), 0);
+	assert_int_equal(byte, 7);
+	quire_gmem_release(gmem);
+	vm_end();
+}
+
+/* A VM's own access is to address space 0. */
+static void test_address_spaces(void **state)
+{
+	struct quire_region other = {
+	    .slot = 1u << 16, .gpa = {END}, .size_bytes = QUIRE_PAGE_SIZE, .hva = sim_hva(3)};
+	uint8_t byte;
+
+	(void)state;
+	begin(0);
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+	assert_int_equal(quire_vm_read(machine.vm, (gpa_t){END}, &byte, 1), -EFAULT);
+	machine.vcpus[0]->as_id = 1;
+	assert_int_equal(read_at(END, &byte, 1), 0);
+	assert_int_equal(read_at(0, &byte, 1), -EFAULT);
+	machine.vcpus[0]->as_id = 0;
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_pages),
+	    cmocka_unit_test(test_client_memory_is_gone),
+	    cmocka_unit_test(test_log),
+	    cmocka_unit_test(test_ring),
+	    cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_shared_view),
+	    cmocka_unit_test(test_address_spaces),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
