@@ -459,6 +459,14 @@ void *file_memory(const struct file *file)
 	return file->memory;
 }
 
+void *file_take_memory(struct file *file)
+{
+	void *memory = file->memory;
+
+	file->memory = NULL;
+	return memory;
+}
+
 pid_t file_owner(const struct file *file)
 {
 	return file->owner;

@@ -65,6 +65,8 @@ void file_put(struct file *file);
 void *file_object(const struct file *file);
 /* The mapping of ours (config.mapped_by_us): MAP_SHARED, not inherited by fork. */
 void *file_memory(const struct file *file);
+/* From here on the mapping is the caller's: the file's end does not unmap it. In release() only. */
+void *file_take_memory(struct file *file);
 /* The process that created the file: ioctls of any other get -EIO. */
 pid_t file_owner(const struct file *file);
 

@@ -13,12 +13,13 @@
 
 /*
  * The memfd is the memory: file.c keeps one mapping of ours of it, which the library's host port
- * uses as the store. The object outlives its store: quire_gmem_release() comes first.
+ * uses as the store. At the release the mapping becomes the object's, and both go when the library
+ * has done with the store: a vCPU may be on its way to a page and outlast the file.
  */
 struct gmem_object {
+	struct process_store store; /* first: store_destroyed() gets it */
 	struct vm *vm;
 	struct quire_gmem *gmem;
-	struct process_store store;
 };
 
 struct quire_gmem *gmem_file_gmem(const struct file *file)
@@ -33,13 +34,22 @@ int gmem_file_lookup_error(int fd)
 	return fcntl(fd, F_GETFD) < 0 ? -EBADF : -EINVAL;
 }
 
+static void store_destroyed(struct process_store *store)
+{
+	struct gmem_object *object = (struct gmem_object *)store;
+
+	munmap(store->base, store->size_bytes);
+	free(object);
+}
+
 static void gmem_destroy(struct gmem_object *object)
 {
 	struct vm *vm = object->vm;
 
 	if (object->gmem)
-		quire_gmem_release(object->gmem);
-	free(object);
+		quire_gmem_release(object->gmem); /* store_destroyed(), sooner or later */
+	else
+		free(object);
 	vm_put(vm);
 }
 
@@ -84,6 +94,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	object->store.base = file_memory(file);
 	object->store.size_bytes = size_bytes;
 	object->store.born_zero = true;
+	object->store.destroyed = store_destroyed;
 	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
 	file_put(file);
 	if (error) {
@@ -132,7 +143,11 @@ static long gmem_ioctl(struct file *file, unsigned long command, unsigned long a
 
 static void gmem_release(struct file *file)
 {
-	gmem_destroy(file_object(file));
+	struct gmem_object *object = file_object(file);
+
+	if (object->gmem)
+		(void)file_take_memory(file);
+	gmem_destroy(object);
 }
 
 const struct file_ops gmem_file_ops = {

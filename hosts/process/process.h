@@ -45,7 +45,7 @@ uint64_t process_bytes_allocated(void);
 
 /*
  * The cookie of a guest_memfd (quire_gmem_create()): its memory. @base is the one mapping of ours
- * of the whole file, which outlives the store.
+ * of the whole file. Both stay until @destroyed: a lookup may use them when the release is over.
  */
 struct process_store {
 	void *base;
@@ -53,6 +53,8 @@ struct process_store {
 	/* Pages never used read as zeros, and the client may write them through a mapping of its
 	 * own before the library hears of them: they must not be cleared again. */
 	bool born_zero;
+	/* The library is done with it, in any thread; takes no lock. NULL: nobody is told. */
+	void (*destroyed)(struct process_store *store);
 };
 
 /*

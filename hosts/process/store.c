@@ -38,8 +38,12 @@ int process_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **st
 }
 
 /* The mapping is its maker's. */
-void process_store_destroy(void *ctx, void *store)
+void process_store_destroy(void *ctx, void *opaque)
 {
+	struct process_store *store = opaque;
+
+	if (store->destroyed)
+		store->destroyed(store);
 }
 
 /* The largest order up to @order whose block around @index is inside, and aligned in memory. */

@@ -25,8 +25,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t s
 						 struct quire_gmem **gmem);
 
 /*
- * The last reference to the file went away: guest mappings of it are gone when this returns, the
- * pages are freed, and the VM's reference is dropped. Takes slots_lock. @gmem is not to be used
+ * The last reference to the file went away: guest mappings of it are gone when this returns. Pages,
+ * store and the VM's reference go, too, at the latest when faults that were on their way to a page
+ * have ended: the host's store_destroy() says when. Takes slots_lock. @gmem is not to be used
  * afterwards.
  */
 QUIRE_API void quire_gmem_release(struct quire_gmem *gmem);

@@ -72,7 +72,8 @@ struct quire_host_ops {
 	 * Storage of guest_memfd pages. A store is @size_bytes of memory, empty at first.
 	 * store_get() makes page @index exist, with up to 2^@order pages around it naturally
 	 * aligned, and says where it is and which order it got; what it holds is unspecified
-	 * unless the page was there before. Errors: -ENOMEM, -EHWPOISON.
+	 * unless the page was there before. Errors: -ENOMEM, -EHWPOISON. A store is used until
+	 * store_destroy(), which may come after quire_gmem_release(), from a thread in a fault.
 	 */
 	int (*store_create)(void *ctx, void *cookie, uint64_t size_bytes, void **store);
 	void (*store_destroy)(void *ctx, void *store);

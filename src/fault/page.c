@@ -8,6 +8,8 @@ static int find_gmem_page(const struct fault *fault, struct found *found,
 {
 	int ret = gmem_lookup_finish(&found->gmem);
 
+	if (ret == -ESTALE)
+		return QUIRE_RETRY;
 	if (ret) {
 		fault_describe(fault, exit);
 		return ret;

@@ -115,6 +115,14 @@ void gmem_invalidate_private(const struct gmem_inode *inode, u64 first, u64 npag
 		gmem_pages_tell(&inode->pages, first, npages, &frames);
 }
 
+void gmem_unbind_private(struct gmem_inode *inode, u64 first, u64 npages)
+{
+	struct gmem_frames frames = {invalidate_frames, (void *)inode->arch};
+
+	if (inode->arch && inode->arch->ops->invalidate)
+		gmem_pages_tell_settled(&inode->pages, first, npages, &frames);
+}
+
 void gmem_poison_page(struct gmem_inode *inode, u64 index)
 {
 	gmem_page_poison(&inode->pages, index);
@@ -303,8 +311,8 @@ int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access ac
 	return 0;
 }
 
-/* Does the file still show page @index at @gfn? */
-static bool still_shown(const struct quire_gmem *file, u64 index, gfn_t gfn)
+/* Does the file still show the @npages from page @index at @gfn? */
+static bool still_shown(const struct quire_gmem *file, u64 index, gfn_t gfn, u64 npages)
 {
 	struct ptree_item item;
 	struct ptree bindings;
@@ -312,28 +320,26 @@ static bool still_shown(const struct quire_gmem *file, u64 index, gfn_t gfn)
 
 	reclaim_enter();
 	bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
-	shown = ptree_floor(&bindings, index, &item) && index < item.end &&
+	shown = ptree_floor(&bindings, index, &item) && index + npages <= item.end &&
 		((const struct memslot *)item.value)->base_gfn.v + (index - item.key) == gfn.v;
 	reclaim_exit();
 	return shown;
 }
 
 /*
- * An unbind may come meanwhile: it takes the binding away, then invalidates; here the page is made
- * private, then the binding is looked for. So no page stays private for a gfn that lost it. The
- * fault finds its slot replaced when it installs.
+ * Under punch_lock shared. The lookup may have waited while its slot went and the page was bound
+ * elsewhere: it claims nothing then, least of all a page that is private at its new gfn. While the
+ * binding is there, gmem_unbind_commit() comes after this and finds the claim.
  */
 static int make_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
 	const struct gmem_arch *arch = lookup->file->inode->arch;
 	gfn_t gfn = {lookup->gfn.v - lookup->index + index};
-	int error = arch->ops->make_private(arch->ctx, gfn, pfn, order);
 
-	atomic_fence(); /* pairs with gmem_unbind_commit() */
-	if (!error && arch->ops->invalidate && !still_shown(lookup->file, index, gfn))
-		arch->ops->invalidate(arch->ctx, pfn, UINT64_C(1) << order);
-	return error;
+	if (!still_shown(lookup->file, index, gfn, UINT64_C(1) << order))
+		return -ESTALE;
+	return arch->ops->make_private(arch->ctx, gfn, pfn, order);
 }
 
 static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)

@@ -100,8 +100,9 @@ must_check int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gme
 /*
  * Second half, outside any read section, no lock of rank above slots_lock; may sleep. Creates the
  * page, zeroes it before its first use, makes it private: in this order, each once. -ENOMEM,
- * -EHWPOISON, or what the host or make_private() said; the page stays in the inode then. The
- * result may be stale at once: it is trusted only after the invalidation retry check.
+ * -EHWPOISON, or what the host or make_private() said; the page stays in the inode then. -ESTALE:
+ * the gfn lost the page meanwhile, start over. The result may be stale at once, too: it is trusted
+ * only after the invalidation retry check. The last lookup after a release frees the file.
  */
 must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
 
@@ -186,6 +187,11 @@ void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages);
  * mappings; takes no lock of guest_memfd.
  */
 void gmem_invalidate_private(const struct gmem_inode *inode, u64 first, u64 npages);
+/*
+ * The same once the bindings are gone, and for good: waits for lookups that still saw them, and
+ * none that comes later makes these pages private at a gfn they have lost.
+ */
+void gmem_unbind_private(struct gmem_inode *inode, u64 first, u64 npages);
 
 /* Mark page @index as lost; it need not exist. The invalidate lock is held, shared at least. */
 void gmem_poison_page(struct gmem_inode *inode, u64 index);
@@ -198,7 +204,9 @@ void gmem_poison_page(struct gmem_inode *inode, u64 index);
 void gmem_release_begin(struct quire_gmem *gmem);
 /* Second, with the same locks: the file leaves its inode. */
 void gmem_release_end(struct quire_gmem *gmem);
-/* Third, no lock held. Waits for readers; frees file, pages and VM reference with the last lookup.
+/*
+ * Third, no lock held. Waits for readers, not for lookups: the last of these frees file, pages and
+ * VM reference, and the store, whose memory must be there until then (store_destroy()).
  */
 void gmem_release_free(struct quire_gmem *gmem);
 

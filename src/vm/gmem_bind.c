@@ -96,9 +96,7 @@ void gmem_unbind_commit(struct gmem_binding_change *change)
 		return;
 	publish(change, &change->after, NULL);
 	change->published = 1;
-	atomic_fence(); /* pairs with make_private() in gmem.c */
-	gmem_invalidate_private(change->file->inode, change->slot->gmem.pgoff,
-				change->slot->npages);
+	gmem_unbind_private(change->file->inode, change->slot->gmem.pgoff, change->slot->npages);
 }
 
 void gmem_binding_undo(struct gmem_binding_change *change)

@@ -543,6 +543,14 @@ void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
 	}
 }
 
+void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
+			     const struct gmem_frames *frames)
+{
+	rwlock_write_lock(&pages->punch_lock);
+	gmem_pages_tell(pages, first, npages, frames);
+	rwlock_write_unlock(&pages->punch_lock);
+}
+
 static void block_clear(struct gmem_block *block, u32 first, u32 end)
 {
 	atomic_store_relaxed_u32(&block->order, 0);

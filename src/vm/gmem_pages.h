@@ -18,7 +18,8 @@
  *
  * A page goes right under its page lock (one thread does each step once) and under punch_lock
  * shared; it goes left, together with the store's memory, under punch_lock exclusive. So nothing
- * is zeroed or prepared that a punch is taking away. (I-13, I-14, I-17)
+ * is zeroed or prepared that a punch is taking away. (I-13, I-14, I-17) Whoever takes the right to
+ * a private page away does that first, and undoes what was done by it under punch_lock exclusive.
  */
 enum gmem_page_state {
 	GMEM_PAGE_EXISTS = 1u << 0,
@@ -117,6 +118,10 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 /* Tell of the pages in [first, first + npages) that exist. No lock. */
 void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
 		     const struct gmem_frames *frames);
+
+/* The same when every step in progress has ended, and before the next begins. Sleeps. */
+void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
+			     const struct gmem_frames *frames);
 
 /* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
 void gmem_page_poison(struct gmem_pages *pages, u64 index);

@@ -172,10 +172,12 @@ static bool block_is_empty(const struct rmp_block *block)
 /* Under the block's lock; the frame is free for @claim, and there is a list if one is needed. */
 static void frame_assign(struct rmp_block *block, u32 off, u64 claim)
 {
+	u64 *list = atomic_load_acquire_ptr(&block->list); /* made without the lock */
+
 	if (claim_add(atomic_load_relaxed_u64(&block->base), off) == claim) {
 		bit_clear(block->listed, off);
 	} else {
-		atomic_store_relaxed_u64(&block->list[off], claim);
+		atomic_store_relaxed_u64(&list[off], claim);
 		bit_set(block->listed, off);
 	}
 	bit_set(block->assigned, off);
@@ -185,9 +187,11 @@ static void frame_assign(struct rmp_block *block, u32 off, u64 claim)
 /* All of [@off, @end) or nothing, to consecutive claims from @claim: -EIO. */
 static int block_assign(struct rmp_block *block, u32 off, u32 end, u64 claim)
 {
+	bool listed;
 	int error = 0;
 
 	mutex_lock(&block->lock);
+	listed = atomic_load_acquire_ptr(&block->list) != NULL;
 	if (block_is_empty(block))
 		atomic_store_relaxed_u64(&block->base, claim_make(claim_id(claim), claim - off));
 	for (u32 i = off; i < end; i++) {
@@ -195,7 +199,7 @@ static int block_assign(struct rmp_block *block, u32 off, u32 end, u64 claim)
 
 		if (!frame_is_free(block, i, own))
 			error = -EIO;
-		else if (claim_add(block->base, i) != own && !block->list && !error)
+		else if (claim_add(block->base, i) != own && !listed && !error)
 			error = -EAGAIN;
 	}
 	for (u32 i = off; i < end && !error; i++)

@@ -31,7 +31,7 @@ static struct {
 	struct process_runner runners[VCPUS];
 	struct process_host host_ctx;
 	struct process_store stores[FILES_MAX];
-	uint32_t files;
+	uint32_t files, stores_gone;
 	struct quire_gmem *gmem;
 	pthread_rwlock_t gmem_lock; /* held while @gmem is used: the client's reference */
 	uint32_t stop, failures;
@@ -190,6 +190,14 @@ static void *binder_main(void *ctx)
 	return NULL;
 }
 
+/* The next file's memory will be here: what the library still did with it would be found out. */
+static void store_destroyed(struct process_store *store)
+{
+	if (munmap(store->base, store->size_bytes))
+		abort();
+	(void)atomic_fetch_add_u32(&race.stores_gone, 1);
+}
+
 /* A file over fresh memory that holds garbage, so that a page not zeroed is seen. */
 static struct quire_gmem *file_make(void)
 {
@@ -202,7 +210,8 @@ static struct quire_gmem *file_make(void)
 		abort();
 	for (uint64_t page = 0; page < FILE_PAGES; page++)
 		memory[page * (QUIRE_PAGE_SIZE / sizeof(*memory))] = GARBAGE;
-	*store = (struct process_store){.base = memory, .size_bytes = BYTES(FILE_PAGES)};
+	*store = (struct process_store){
+	    .base = memory, .size_bytes = BYTES(FILE_PAGES), .destroyed = store_destroyed};
 	if (quire_gmem_create(race.vm, BYTES(FILE_PAGES), 0, store, &gmem))
 		abort();
 	return gmem;
@@ -256,6 +265,7 @@ static void end(uint64_t bytes_before)
 	quire_vm_put(race.vm);
 	check(process_bytes_allocated() == bytes_before, "memory was lost",
 	      (long)(process_bytes_allocated() - bytes_before));
+	check(race.stores_gone == race.files, "a store was kept", race.stores_gone);
 	check(race.accesses && race.punches && race.binds && race.fills && race.files > 1,
 	      "a thread did nothing", 0);
 }

@@ -46,6 +46,18 @@ static const struct gmem_arch_ops arch_ops = {
 };
 static const struct gmem_arch imagined = {.ops = &arch_ops};
 
+/* Hardware that knows one gfn: the last. */
+static int arch_is_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	return gfn.v == arch.made_gfn;
+}
+
+static const struct gmem_arch_ops forgetful_ops = {
+    .make_private = arch_make_private,
+    .is_private = arch_is_private,
+};
+static const struct gmem_arch forgetful = {.ops = &forgetful_ops};
+
 struct fixture {
 	struct quire_vm *vm;
 	struct quire_gmem *gmem;
@@ -569,6 +581,59 @@ static void test_release(void **state)
 	end(&f);
 }
 
+/* A lookup waits while the page is bound elsewhere and made private there: it claims nothing. */
+static void test_stale(void **state)
+{
+	struct memslot slot = slot_of(0, 10), elsewhere = slot_of(500, 10), part = slot_of(0, 3);
+	struct gmem_lookup result, late[3];
+	struct fixture f;
+
+	begin(&f, QUIRE_VM_SW_PROTECTED, 0, 0);
+	f.gmem->inode->arch = &forgetful;
+	assert_int_equal(bind(&f, &slot, 0), 0);
+	reclaim_enter();
+	for (u64 i = 0; i < 3; i++)
+		assert_int_equal(gmem_lookup_begin(&slot, (gfn_t){2 * i}, GMEM_PRIVATE, &late[i]),
+				 0);
+	reclaim_exit();
+	assert_int_equal(unbind(f.vm, &slot), 0);
+	assert_int_equal(bind(&f, &elsewhere, 0), 0);
+	assert_int_equal(lookup(&elsewhere, 500, GMEM_PRIVATE, &result), 0);
+	assert_int_equal(arch.made, 1);
+	assert_int_equal(gmem_lookup_finish(&late[0]), -ESTALE);
+	assert_int_equal(arch.made, 1);
+	assert_int_equal(arch.made_gfn, 500);
+	/* Back where it was, by a slot that has gfn 2 and no longer gfn 4. */
+	assert_int_equal(unbind(f.vm, &elsewhere), 0);
+	assert_int_equal(bind(&f, &part, 0), 0);
+	assert_int_equal(gmem_lookup_finish(&late[1]), 0);
+	assert_int_equal(arch.made_gfn, 2);
+	assert_int_equal(gmem_lookup_finish(&late[2]), -ESTALE);
+	assert_int_equal(arch.made, 2);
+	end(&f);
+}
+
+/* The same for a whole block, of which the new slot has only the beginning. */
+static void test_stale_block(void **state)
+{
+	struct memslot slot = slot_of(0, 512), part = slot_of(0, 300);
+	struct gmem_lookup result, late;
+	struct fixture f;
+
+	begin(&f, QUIRE_VM_SW_PROTECTED, 0, 1);
+	assert_int_equal(bind(&f, &slot, 0), 0);
+	reclaim_enter();
+	assert_int_equal(gmem_lookup_begin(&slot, (gfn_t){7}, GMEM_PRIVATE, &late), 0);
+	reclaim_exit();
+	assert_int_equal(unbind(f.vm, &slot), 0);
+	assert_int_equal(bind(&f, &part, 0), 0);
+	assert_int_equal(gmem_lookup_finish(&late), -ESTALE);
+	assert_int_equal(arch.made, 0);
+	assert_int_equal(lookup(&part, 7, GMEM_PRIVATE, &result), 0);
+	assert_int_equal(arch.made_order, 0);
+	end(&f);
+}
+
 struct race {
 	struct fixture f;
 	struct memslot slot;
@@ -584,7 +649,7 @@ static void *toucher(void *arg)
 	for (u64 i = 0; !__atomic_load_n(&race->stop, __ATOMIC_RELAXED); i++) {
 		int error = lookup(&race->slot, i * 7 % 64, i & 1, &result);
 
-		bad += error && error != -EFAULT;
+		bad += error && error != -EFAULT && error != -ESTALE;
 	}
 	return (void *)(uintptr_t)bad;
 }
@@ -634,6 +699,7 @@ int main(void)
 	    cmocka_unit_test(test_punch),	 cmocka_unit_test(test_allocate),
 	    cmocka_unit_test(test_poison),	 cmocka_unit_test(test_metadata),
 	    cmocka_unit_test(test_huge),	 cmocka_unit_test(test_release),
+	    cmocka_unit_test(test_stale),	 cmocka_unit_test(test_stale_block),
 	    cmocka_unit_test(test_races),
 	};
 
