@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "hosts/sim/kernel.h"
+
 #define CHUNK_BYTES (UINT64_C(2) << 20)
 #define CHUNK_CLEARED_BYTES 32768u
 #define SIM_BLOCK_ORDER 9u
@@ -47,7 +49,8 @@ bool sim_host_init_rows(struct sim_host *host, uint32_t rows)
 	host->memory = reserve(host->frame_count * QUIRE_PAGE_SIZE, align);
 	host->frames = calloc(host->frame_count, sizeof(*host->frames));
 	host->pages = calloc(host->page_count, sizeof(*host->pages));
-	if (!host->memory || !host->frames || !host->pages) {
+	host->swap = calloc(host->page_count, sizeof(*host->swap));
+	if (!host->memory || !host->frames || !host->pages || !host->swap) {
 		sim_host_destroy(host);
 		return false;
 	}
@@ -70,6 +73,7 @@ void sim_host_destroy(struct sim_host *host)
 	}
 	free(host->frames);
 	free(host->pages);
+	free(host->swap);
 	if (host->memory)
 		munmap(host->memory, host->frame_count * QUIRE_PAGE_SIZE);
 }
@@ -84,6 +88,7 @@ void sim_host_reset(struct sim_host *host)
 		madvise(host->memory, host->rows_end * QUIRE_PAGE_SIZE, MADV_DONTNEED);
 	memset(host->pages, 0, host->page_count * sizeof(*host->pages));
 	host->next_frame = 0;
+	host->zero_frame = SIM_NO_FRAME;
 }
 
 static bool alloc_fails(struct sim_host *host)
@@ -119,7 +124,7 @@ static void frames_take(struct sim_host *host, uint32_t first, uint32_t count, u
 
 /* Frames are handed out in turn: the same run takes the same frames, and one that was freed stays
  * free for long, so that a late access to it is seen. */
-static uint32_t frame_alloc(struct sim_host *host, uint8_t fill)
+uint32_t sim_frame_alloc(struct sim_host *host, uint8_t fill)
 {
 	for (uint32_t tries = 0; tries < SIM_FRAMES; tries++) {
 		uint32_t i = host->rows_end + host->next_frame++ % SIM_FRAMES;
@@ -133,7 +138,7 @@ static uint32_t frame_alloc(struct sim_host *host, uint8_t fill)
 }
 
 /* A free frame shows foreign bytes, so that a stale mapping is seen. */
-static void frames_put(struct sim_host *host, uint32_t first, uint32_t count)
+void sim_frames_put(struct sim_host *host, uint32_t first, uint32_t count)
 {
 	uint32_t freed = 0;
 
@@ -159,13 +164,13 @@ static void run_add(struct sim_host *host, struct frame_run *run, uint32_t frame
 		run->count++;
 		return;
 	}
-	frames_put(host, run->first, run->count);
+	sim_frames_put(host, run->first, run->count);
 	*run = (struct frame_run){.first = frame, .count = 1};
 }
 
 uint32_t sim_map(struct sim_host *host, uint32_t page, uint32_t flags)
 {
-	uint32_t frame = frame_alloc(host, 0);
+	uint32_t frame = sim_frame_alloc(host, 0);
 
 	host->pages[page] = (struct sim_page){.frame = frame, .flags = SIM_MAPPED | flags};
 	return frame;
@@ -196,6 +201,11 @@ static uint32_t row_alloc(struct sim_host *host, uint32_t count, uint8_t fill)
 	return first;
 }
 
+uint32_t sim_row_alloc(struct sim_host *host, uint8_t fill)
+{
+	return row_alloc(host, SIM_BLOCK, fill);
+}
+
 static void map_row(struct sim_host *host, uint32_t page, uint32_t count, uint32_t flags)
 {
 	uint32_t first = row_alloc(host, count, 0);
@@ -222,11 +232,11 @@ void sim_unmap_range(struct sim_host *host, uint32_t page, uint32_t npages)
 	struct frame_run run = {0};
 
 	for (struct sim_page *at = &host->pages[page]; at < &host->pages[page + npages]; at++) {
-		if (at->flags & SIM_MAPPED)
+		if (sim_has_frame(at->flags))
 			run_add(host, &run, at->frame);
 		at->flags = 0;
 	}
-	frames_put(host, run.first, run.count);
+	sim_frames_put(host, run.first, run.count);
 }
 
 void sim_unmap(struct sim_host *host, uint32_t page)
@@ -234,6 +244,7 @@ void sim_unmap(struct sim_host *host, uint32_t page)
 	sim_unmap_range(host, page, 1);
 }
 
+/* The page at @hva, whatever stands behind it; NULL where nothing is mapped. */
 static struct sim_page *page_at(struct sim_host *host, uint64_t hva)
 {
 	uint64_t page = (hva - SIM_HVA_BASE) / QUIRE_PAGE_SIZE;
@@ -242,6 +253,17 @@ static struct sim_page *page_at(struct sim_host *host, uint64_t hva)
 	    !(host->pages[page].flags & SIM_MAPPED))
 		return NULL;
 	return &host->pages[page];
+}
+
+/* The bytes at @hva for the library's own access; NULL where it cannot be. */
+static uint8_t *bytes_at(struct sim_host *host, hva_t hva, bool write)
+{
+	struct sim_page *page = page_at(host, hva.v);
+
+	if (!page || (write && !(page->flags & SIM_WRITABLE)) ||
+	    sim_fault_in(host, (uint32_t)(page - host->pages), write))
+		return NULL;
+	return host->frames[page->frame].bytes + (hva.v & ~QUIRE_PAGE_MASK);
 }
 
 static void *sim_alloc(void *ctx, size_t size_bytes)
@@ -306,15 +328,21 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 	struct sim_host *host = ctx;
 	struct sim_page *mapped = page_at(host, hva.v);
 	struct sim_frame *frame;
+	bool slow;
+	int err;
 
 	if (!mapped)
 		return -EFAULT;
-	if ((mapped->flags & SIM_SLOW) && (flags & QUIRE_PAGE_NOWAIT))
+	slow = mapped->flags & (SIM_SLOW | SIM_SWAPPED);
+	if (slow && (flags & QUIRE_PAGE_NOWAIT))
 		return -EAGAIN;
-	if ((mapped->flags & SIM_SLOW) && (flags & QUIRE_PAGE_INTERRUPTIBLE) && host->interrupted)
+	if (slow && (flags & QUIRE_PAGE_INTERRUPTIBLE) && host->interrupted)
 		return -EINTR;
 	if ((flags & QUIRE_PAGE_WRITE) && !(mapped->flags & SIM_WRITABLE))
 		return mapped->flags & SIM_DEVICE ? -EROFS : -EFAULT;
+	err = sim_fault_in(host, (uint32_t)(mapped - host->pages), flags & QUIRE_PAGE_WRITE);
+	if (err)
+		return err;
 	frame = &host->frames[mapped->frame];
 	if (frame->poisoned)
 		return -EHWPOISON;
@@ -323,7 +351,7 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 	if (!page->refcounted && !(flags & QUIRE_PAGE_GUARDED))
 		return -EINVAL;
 	page->pfn.v = (uint64_t)(uintptr_t)frame->bytes >> QUIRE_PAGE_SHIFT;
-	page->writable = (mapped->flags & SIM_WRITABLE) != 0;
+	page->writable = (mapped->flags & (SIM_WRITABLE | SIM_SHARED)) == SIM_WRITABLE;
 	if (page->refcounted)
 		frame->references++;
 	return 0;
@@ -342,7 +370,7 @@ static void sim_page_put(void *ctx, const struct quire_page *page, enum quire_pa
 	}
 	frame->accessed |= use != QUIRE_PAGE_UNUSED;
 	frame->dirty |= use == QUIRE_PAGE_DIRTY;
-	frames_put(host, (uint32_t)index, 1);
+	sim_frames_put(host, (uint32_t)index, 1);
 }
 
 /* Do the @count pages around @page show one aligned row of frames, all with the same rights? */
@@ -352,7 +380,7 @@ static bool shows_row(const struct sim_host *host, uint32_t page, uint32_t count
 	const struct sim_page *pages = &host->pages[first];
 
 	if (first + count > host->page_count || pages[0].frame % count ||
-	    !(pages[0].flags & SIM_MAPPED))
+	    !sim_has_frame(pages[0].flags) || (pages[0].flags & SIM_SMALL))
 		return false;
 	for (uint32_t i = 1; i < count; i++)
 		if (pages[i].frame != pages[0].frame + i || pages[i].flags != pages[0].flags)
@@ -373,48 +401,37 @@ static enum quire_level sim_page_level(void *ctx, hva_t hva, enum quire_level ma
 
 static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
 {
-	struct sim_host *host = ctx;
-	struct sim_page *page = page_at(host, src.v);
+	const uint8_t *bytes = bytes_at(ctx, src, false);
 
-	if (!page)
+	if (!bytes)
 		return -EFAULT;
-	memcpy(dst, host->frames[page->frame].bytes + (src.v & ~QUIRE_PAGE_MASK), size_bytes);
+	memcpy(dst, bytes, size_bytes);
 	return 0;
 }
 
 static int sim_copy_to(void *ctx, hva_t dst, const void *src, size_t size_bytes)
 {
-	struct sim_host *host = ctx;
-	struct sim_page *page = page_at(host, dst.v);
+	uint8_t *bytes = bytes_at(ctx, dst, true);
 
-	if (!page || !(page->flags & SIM_WRITABLE))
+	if (!bytes)
 		return -EFAULT;
-	memcpy(host->frames[page->frame].bytes + (dst.v & ~QUIRE_PAGE_MASK), src, size_bytes);
+	memcpy(bytes, src, size_bytes);
 	return 0;
-}
-
-static uint64_t *word_at(struct sim_host *host, hva_t hva, uint32_t flags)
-{
-	const struct sim_page *page = page_at(host, hva.v);
-
-	if (!page || (page->flags & flags) != flags)
-		return NULL;
-	return (uint64_t *)(host->frames[page->frame].bytes + (hva.v & ~QUIRE_PAGE_MASK));
 }
 
 static int sim_load_u64(void *ctx, hva_t src, uint64_t *value)
 {
-	const uint64_t *word = word_at(ctx, src, 0);
+	const void *word = bytes_at(ctx, src, false);
 
 	if (!word)
 		return -EFAULT;
-	*value = *word;
+	*value = *(const uint64_t *)word;
 	return 0;
 }
 
 static int sim_cmpxchg_u64(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
 {
-	uint64_t *word = word_at(ctx, dst, SIM_WRITABLE), wanted = *expected;
+	uint64_t *word = (void *)bytes_at(ctx, dst, true), wanted = *expected;
 
 	if (!word)
 		return -EFAULT;
@@ -459,7 +476,7 @@ static void sim_store_punch(void *ctx, void *store, uint64_t index, uint64_t npa
 			run_add(host, &run, pages->frames[i] - 1);
 		pages->frames[i] = 0;
 	}
-	frames_put(host, run.first, run.count);
+	sim_frames_put(host, run.first, run.count);
 }
 
 static void sim_store_destroy(void *ctx, void *store)
@@ -512,7 +529,7 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 		return -ENOMEM;
 	*order = store_get_largest(host, pages, index, *order);
 	if (!pages->frames[index]) {
-		uint32_t got = alloc_fails(host) ? SIM_NO_FRAME : frame_alloc(host, 0xa5);
+		uint32_t got = alloc_fails(host) ? SIM_NO_FRAME : sim_frame_alloc(host, 0xa5);
 
 		if (got == SIM_NO_FRAME)
 			return -ENOMEM;

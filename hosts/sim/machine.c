@@ -40,6 +40,16 @@ void machine_init(struct machine *machine)
 	machine_init_rows(machine, 0);
 }
 
+static void notify_begin(void *vm, hva_t start, hva_t end)
+{
+	quire_vm_host_invalidate_begin(vm, start, end);
+}
+
+static void notify_end(void *vm, hva_t start, hva_t end)
+{
+	quire_vm_host_invalidate_end(vm, start, end);
+}
+
 void machine_start(struct machine *machine, enum quire_vm_type type)
 {
 	struct quire_vm_config config = config_of(machine, type);
@@ -48,6 +58,8 @@ void machine_start(struct machine *machine, enum quire_vm_type type)
 	memset(machine->cpus, 0, sizeof(machine->cpus));
 	if (quire_vm_create(&config, &machine->vm))
 		abort();
+	machine->host.notifier =
+	    (struct sim_notifier){.begin = notify_begin, .end = notify_end, .ctx = machine->vm};
 	if (machine->rings && quire_vm_enable_dirty_ring(machine->vm, MACHINE_RING_BYTES))
 		abort();
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
@@ -95,7 +107,10 @@ bool machine_stop(struct machine *machine)
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
 		quire_vcpu_destroy(machine->vcpus[i]);
 	quire_vm_put(machine->vm);
+	host->notifier.ctx = NULL;
 	sim_unmap_range(host, 0, host->page_count);
+	if (host->zero_frame != SIM_NO_FRAME)
+		sim_frames_put(host, host->zero_frame, 1);
 	for (uint32_t frame = 0; frame < host->frame_count; frame++)
 		if (host->frames[frame].references)
 			return false;

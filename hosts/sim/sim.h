@@ -33,7 +33,19 @@ enum sim_page_flags {
 	SIM_WRITABLE = 1u << 1,
 	SIM_DEVICE = 1u << 2, /* a driver's mapping of raw frames (VM_PFNMAP): nobody counts */
 	SIM_SLOW = 1u << 3,   /* must be read from a disk first */
+	/* What a kernel makes of them by itself, see kernel.h. Without a frame of its own: */
+	SIM_EMPTY = 1u << 4,   /* nobody has touched it */
+	SIM_SWAPPED = 1u << 5, /* its bytes are on a disk */
+	/* With one: */
+	SIM_SHARED = 1u << 6, /* the frame is not this page's alone: a write gets a copy */
+	SIM_SMALL = 1u << 7,  /* mapped by a small entry, whatever its neighbours are */
 };
+
+/* Does a page with these flags show a frame? */
+static inline bool sim_has_frame(uint32_t flags)
+{
+	return (flags & (SIM_MAPPED | SIM_EMPTY | SIM_SWAPPED)) == SIM_MAPPED;
+}
 
 struct sim_page {
 	uint32_t frame;
@@ -51,13 +63,24 @@ struct sim_frame {
 	bool dirty;
 };
 
+/* Who hears, as of the kernel's notifier, that what [start, end) shows is about to change, and
+ * has changed. Not called while @ctx is NULL. */
+struct sim_notifier {
+	void (*begin)(void *ctx, hva_t start, hva_t end);
+	void (*end)(void *ctx, hva_t start, hva_t end);
+	void *ctx;
+};
+
 struct sim_host {
 	uint8_t *memory; /* frame_count * 4 KiB, aligned to the largest block */
 	struct sim_frame *frames;
 	struct sim_page *pages;
 	uint32_t frame_count, page_count;
-	uint32_t rows_end;	  /* frames below are those of rows of 1 GiB */
-	uint32_t next_frame;	  /* of the others */
+	uint32_t rows_end;   /* frames below are those of rows of 1 GiB */
+	uint32_t next_frame; /* of the others */
+	uint32_t zero_frame; /* what readers of empty pages see; SIM_NO_FRAME: none yet */
+	uint8_t (*swap)[SIM_FRAME_BYTES]; /* of each page that is SIM_SWAPPED */
+	struct sim_notifier notifier;
 	uint64_t allocated_bytes; /* by the library, now */
 	uint64_t allocations;	  /* calls so far */
 	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */
@@ -88,6 +111,12 @@ void sim_map_gigantic(struct sim_host *host, uint32_t page, uint32_t flags);
 /* Take the mapping of @npages pages from @page away and give the frames' references back. */
 void sim_unmap_range(struct sim_host *host, uint32_t page, uint32_t npages);
 void sim_unmap(struct sim_host *host, uint32_t page);
+
+/* A fresh frame that shows @fill, with one reference, or SIM_NO_FRAME; SIM_BLOCK aligned ones; and
+ * @count references less. */
+uint32_t sim_frame_alloc(struct sim_host *host, uint8_t fill);
+uint32_t sim_row_alloc(struct sim_host *host, uint8_t fill);
+void sim_frames_put(struct sim_host *host, uint32_t first, uint32_t count);
 
 /* The frame of page @index of a guest_memfd's store, SIM_NO_FRAME where there is none. */
 uint32_t sim_store_frame(const void *store, uint64_t index);

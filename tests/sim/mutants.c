@@ -12,7 +12,8 @@ enum quire_mutant quire_mutant;
 /* A pair that a mutant hangs is caught too. */
 #define SECONDS_MAX 60u
 
-static const struct pair *const suites[] = {pairs_fault, pairs_slots, pairs_log, pairs_gmem};
+static const struct pair *const suites[] = {pairs_fault, pairs_slots, pairs_log, pairs_gmem,
+					    pairs_kernel};
 
 static const struct {
 	const char *name, *what;

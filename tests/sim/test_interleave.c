@@ -55,13 +55,18 @@ static void test_gmem(void **state)
 	explore_all(pairs_gmem);
 }
 
+static void test_kernel(void **state)
+{
+	(void)state;
+	explore_all(pairs_kernel);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_faults),
-	    cmocka_unit_test(test_slots),
-	    cmocka_unit_test(test_log),
-	    cmocka_unit_test(test_gmem),
+	    cmocka_unit_test(test_faults), cmocka_unit_test(test_slots),
+	    cmocka_unit_test(test_log),	   cmocka_unit_test(test_gmem),
+	    cmocka_unit_test(test_kernel),
 	};
 	int failed;
 

@@ -66,6 +66,8 @@ int fault_at(uint64_t gfn, uint64_t error)
 		/* Guest mode is where the root is loaded. */
 		ret = quire_vcpu_enter(machine.vcpus[0], &requests, &stage2);
 		assert_int_equal(ret, 0);
+		if (requests & QUIRE_REQ_TLB_FLUSH)
+			memset(machine.cpus[0].tlb, 0, sizeof(machine.cpus[0].tlb));
 		quire_vcpu_leave(machine.vcpus[0]);
 		ret = quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){gfn}), error, &fault);
 	} while (ret == QUIRE_RETRY);

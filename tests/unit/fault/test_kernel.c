@@ -1,0 +1,398 @@
+/* What only a kernel does to the client's pages: the guest sees the same bytes before and after. */
+#include <quire/dirty.h>
+
+#include "hosts/sim/kernel.h"
+#include "src/access/map.h"
+#include "src/access/pfn_cache.h"
+#include "tests/unit/fault/support.h"
+
+#define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
+#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
+
+static void begin(uint32_t npages, uint32_t slot_flags)
+{
+	vm_begin();
+	map_pages(0, npages, SIM_WRITABLE);
+	add_slot(0, npages, slot_flags);
+}
+
+/* A block that the host maps by small entries. */
+static void begin_small(uint32_t slot_flags)
+{
+	vm_begin();
+	map_pages(0, SIM_BLOCK, SIM_WRITABLE | SIM_SMALL);
+	add_slot(0, SIM_BLOCK, slot_flags);
+}
+
+static void begin_huge(uint32_t slot_flags)
+{
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, slot_flags);
+}
+
+static uint8_t load(uint64_t gfn)
+{
+	uint8_t byte = 0xff;
+
+	assert_int_equal(machine_load(&machine, 0, PAGES(gfn), &byte), 0);
+	return byte;
+}
+
+static void store(uint64_t gfn, uint8_t byte)
+{
+	assert_int_equal(machine_store(&machine, 0, PAGES(gfn), byte), 0);
+	assert_int_equal(frame_of((uint32_t)gfn)->bytes[0], byte);
+}
+
+static void leaves_are(uint64_t huge, uint64_t small)
+{
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+}
+
+static int may_write(uint64_t gfn)
+{
+	uint32_t level;
+
+	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
+}
+
+static uint32_t frame_number(uint32_t page)
+{
+	return machine.host.pages[page].frame;
+}
+
+/* Its frame was given back, and nobody has written there since. */
+static void is_untouched(uint32_t frame)
+{
+	assert_int_equal(machine.host.frames[frame].references, 0);
+	assert_int_equal(machine.host.frames[frame].bytes[0], SIM_POISON);
+}
+
+static void test_swap(void **state)
+{
+	uint32_t before;
+
+	(void)state;
+	begin(2, 0);
+	store(0, 7);
+	store(1, 8);
+	before = frame_number(0);
+	assert_true(sim_swap_out(&machine.host, 0));
+	leaves_are(0, 1);
+	is_untouched(before);
+	/* Read: back in another frame, and writable as the memory is. */
+	assert_int_equal(load(0), 7);
+	assert_int_not_equal(frame_number(0), before);
+	assert_true(may_write(0));
+	assert_int_equal(frame_of(0)->references, 1);
+	/* Write: the rest of the page is what it was. */
+	frame_of(0)->bytes[9] = 99;
+	assert_true(sim_swap_out(&machine.host, 0));
+	store(0, 9);
+	assert_int_equal(frame_of(0)->bytes[9], 99);
+	leaves_are(0, 2);
+	vm_end();
+}
+
+/* The library's own access brings it in too, and its caches notice that it went. */
+static void test_swap_and_the_library(void **state)
+{
+	struct pfn_cache cache;
+	struct guest_map map;
+	uint32_t offset;
+	uint8_t byte;
+	pfn_t pfn;
+
+	(void)state;
+	begin(2, 0);
+	store(1, 7);
+	assert_true(sim_swap_out(&machine.host, 1));
+	assert_int_equal(quire_vm_read(machine.vm, (gpa_t){PAGES(1)}, &byte, 1), 0);
+	assert_int_equal(byte, 7);
+	pfn_cache_init(&cache, machine.vm);
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){PAGES(1)}, 8), 0);
+	assert_true(pfn_cache_lock(&cache, 8, &pfn, &offset));
+	pfn_cache_unlock(&cache);
+	assert_true(sim_swap_out(&machine.host, 1));
+	assert_false(pfn_cache_lock(&cache, 8, &pfn, &offset));
+	assert_int_equal(pfn_cache_refresh(&cache, 8), 0);
+	assert_true(pfn_cache_lock(&cache, 8, &pfn, &offset));
+	assert_int_equal(*(uint8_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT), 7);
+	pfn_cache_unlock(&cache);
+	pfn_cache_deactivate(&cache);
+	/* What the library holds stays where it is. */
+	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){1}, GUEST_MAP_READ, &map), 0);
+	assert_false(sim_swap_out(&machine.host, 1));
+	assert_false(sim_migrate(&machine.host, 1));
+	guest_unmap(machine.vcpus[0], &map);
+	assert_true(sim_migrate(&machine.host, 1));
+	vm_end();
+}
+
+/* A page of a huge one goes: the others are mapped small from then on. */
+static void test_swap_of_a_part(void **state)
+{
+	(void)state;
+	begin_huge(0);
+	store(5, 5);
+	store(6, 6);
+	leaves_are(1, 0);
+	assert_true(sim_swap_out(&machine.host, 5));
+	leaves_are(0, 0);
+	assert_int_equal(load(6), 6);
+	leaves_are(0, 1);
+	assert_int_equal(load(5), 5);
+	leaves_are(0, 2);
+	vm_end();
+}
+
+/* A signal ends the wait for the disk; without memory for the page nothing changes. */
+static void test_swap_in_fails(void **state)
+{
+	(void)state;
+	begin(1, 0);
+	store(0, 7);
+	assert_true(sim_swap_out(&machine.host, 0));
+	machine.host.interrupted = true;
+	quire_vcpu_request(machine.vcpus[0], UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
+	assert_int_equal(fault_at(0, 0), -EINTR);
+	machine.host.interrupted = false;
+	machine.host.fail_at = machine.host.allocations + 1;
+	assert_int_equal(fault_at(0, 0), -ENOMEM);
+	machine.host.fail_at = 0;
+	leaves_are(0, 0);
+	assert_int_equal(load(0), 7);
+	vm_end();
+}
+
+/* Who must not sleep is told so, and comes again later. */
+static void test_not_now(void **state)
+{
+	const uint32_t flags = QUIRE_PAGE_NOWAIT | QUIRE_PAGE_GUARDED;
+	struct quire_page page;
+
+	(void)state;
+	begin(1, 0);
+	store(0, 7);
+	assert_true(sim_swap_out(&machine.host, 0));
+	assert_int_equal(sim_host_ops.page_get(&machine.host, sim_hva(0), flags, &page), -EAGAIN);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	assert_int_equal(sim_host_ops.page_get(&machine.host, sim_hva(0), flags, &page), 0);
+	sim_host_ops.page_put(&machine.host, &page, QUIRE_PAGE_UNUSED);
+	vm_end();
+}
+
+static void test_migration(void **state)
+{
+	uint32_t before;
+
+	(void)state;
+	begin(1, 0);
+	store(0, 7);
+	before = frame_number(0);
+	assert_true(sim_migrate(&machine.host, 0));
+	leaves_are(0, 0);
+	assert_int_equal(load(0), 7);
+	store(0, 8);
+	is_untouched(before);
+	vm_end();
+}
+
+/* Small pages become a huge one: the leaves go, and one comes back. */
+static void test_collapse(void **state)
+{
+	(void)state;
+	begin_small(0);
+	for (uint32_t i = 0; i < SIM_BLOCK; i += 7)
+		store(i, (uint8_t)i);
+	leaves_are(0, 74);
+	assert_true(sim_collapse(&machine.host, 0));
+	leaves_are(0, 0);
+	for (uint32_t i = 0; i < SIM_BLOCK; i++)
+		assert_int_equal(load(i), i % 7 ? 0 : (uint8_t)i);
+	leaves_are(1, 0);
+	store(3, 1);
+	vm_end();
+}
+
+/* Not while the slot logs; when it stops, it can be. */
+static void test_collapse_while_logging(void **state)
+{
+	(void)state;
+	begin_small(QUIRE_SLOT_LOG_DIRTY);
+	store(5, 5);
+	assert_true(sim_collapse(&machine.host, 0));
+	store(5, 6);
+	leaves_are(0, 1);
+	add_slot(0, SIM_BLOCK, 0);
+	leaves_are(1, 0);
+	assert_int_equal(load(5), 6);
+	vm_end();
+}
+
+/* The host's own mapping becomes small, of the same frames; and huge again. */
+static void test_split(void **state)
+{
+	uint32_t before;
+
+	(void)state;
+	begin_huge(0);
+	store(5, 5);
+	before = frame_number(5);
+	assert_true(sim_split(&machine.host, 0));
+	leaves_are(0, 0);
+	assert_int_equal(load(5), 5);
+	assert_int_equal(frame_number(5), before);
+	leaves_are(0, 1);
+	assert_true(sim_collapse(&machine.host, 0));
+	assert_int_equal(load(5), 5);
+	leaves_are(1, 0);
+	vm_end();
+}
+
+/* Two pages alike share a frame, read-only, until one of them is written. */
+static void test_merge(void **state)
+{
+	uint32_t twin;
+
+	(void)state;
+	begin(2, 0);
+	store(0, 7);
+	store(1, 7);
+	twin = frame_number(1);
+	assert_true(sim_merge(&machine.host, 0, 1));
+	leaves_are(0, 0);
+	is_untouched(twin);
+	assert_int_equal(load(0), 7);
+	assert_int_equal(load(1), 7);
+	assert_false(may_write(0) || may_write(1));
+	assert_int_equal(frame_of(0)->references, 2);
+	/* The copy takes the entry of the shared frame away, and only that. */
+	store(1, 8);
+	assert_int_equal(load(0), 7);
+	assert_int_not_equal(frame_number(0), frame_number(1));
+	leaves_are(0, 2);
+	assert_true(may_write(1));
+	/* The last one needs no copy, nor a notice: its entry gets W in place. */
+	assert_false(may_write(0));
+	store(0, 9);
+	assert_true(may_write(0));
+	assert_int_equal(load(1), 8);
+	vm_end();
+}
+
+static void test_merge_of_a_part(void **state)
+{
+	(void)state;
+	begin_huge(0);
+	store(5, 7);
+	store(6, 7);
+	assert_true(sim_merge(&machine.host, 5, 6));
+	leaves_are(0, 0);
+	store(6, 8);
+	assert_int_equal(load(5), 7);
+	assert_int_equal(load(7), 0);
+	leaves_are(0, 3);
+	vm_end();
+}
+
+/* A copy that cannot be made: the write fails, the reader keeps its entry. */
+static void test_copy_fails(void **state)
+{
+	(void)state;
+	begin(2, 0);
+	store(0, 7);
+	store(1, 7);
+	assert_true(sim_merge(&machine.host, 0, 1));
+	assert_int_equal(load(0), 7);
+	machine.host.fail_at = machine.host.allocations + 1;
+	assert_int_equal(fault_at(0, WRITE | QUIRE_PFERR_PRESENT), -ENOMEM);
+	machine.host.fail_at = 0;
+	assert_int_equal(frame_number(0), frame_number(1));
+	leaves_are(0, 1);
+	store(0, 8);
+	assert_int_equal(load(1), 7);
+	vm_end();
+}
+
+/* Memory nobody has touched: one page of zeros for all who read, one of its own for who writes. */
+static void test_zero_page(void **state)
+{
+	(void)state;
+	vm_begin();
+	for (uint32_t i = 0; i < 3; i++)
+		sim_map_empty(&machine.host, i, SIM_WRITABLE);
+	add_slot(0, 3, 0);
+	assert_int_equal(load(0), 0);
+	assert_int_equal(load(1), 0);
+	assert_int_equal(frame_number(0), frame_number(1));
+	assert_false(may_write(0) || may_write(1));
+	/* The machine's and the two pages': none is the library's. */
+	assert_int_equal(frame_of(0)->references, 3);
+	store(1, 7);
+	assert_true(may_write(1));
+	assert_int_equal(load(0), 0);
+	store(2, 8);
+	assert_int_equal(load(0), 0);
+	assert_int_equal(frame_of(0)->references, 2);
+	vm_end();
+}
+
+static uint64_t bits[1];
+
+static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+static uint64_t harvest(void)
+{
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take_bits, NULL), 0);
+	return bits[0];
+}
+
+/* What was written before a page went away is in the log; what is written after it came, too. */
+static void test_log(void **state)
+{
+	(void)state;
+	begin(4, QUIRE_SLOT_LOG_DIRTY);
+	for (uint32_t i = 0; i < 4; i++)
+		store(i, 7);
+	assert_int_equal(harvest(), 0xf);
+	store(0, 8);
+	assert_true(sim_swap_out(&machine.host, 0));
+	assert_true(sim_migrate(&machine.host, 1));
+	assert_true(sim_merge(&machine.host, 2, 3));
+	assert_int_equal(harvest(), 1);
+	store(1, 8);
+	store(3, 8);
+	assert_int_equal(load(2), 7);
+	assert_int_equal(harvest(), 0xa);
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_swap),
+	    cmocka_unit_test(test_swap_and_the_library),
+	    cmocka_unit_test(test_swap_of_a_part),
+	    cmocka_unit_test(test_swap_in_fails),
+	    cmocka_unit_test(test_not_now),
+	    cmocka_unit_test(test_migration),
+	    cmocka_unit_test(test_collapse),
+	    cmocka_unit_test(test_collapse_while_logging),
+	    cmocka_unit_test(test_split),
+	    cmocka_unit_test(test_merge),
+	    cmocka_unit_test(test_merge_of_a_part),
+	    cmocka_unit_test(test_copy_fails),
+	    cmocka_unit_test(test_zero_page),
+	    cmocka_unit_test(test_log),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
