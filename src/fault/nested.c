@@ -205,13 +205,15 @@ static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 		 struct quire_memory_fault *exit)
 {
+	/* Without NX L1 is not told that it was a fetch. */
+	u64 unsaid = vcpu->nested.tables.nx ? 0 : QUIRE_PFERR_FETCH;
 	int ret = NESTED_AGAIN;
 	bool protected = false;
 
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
 		struct nested_fault nested = {
 		    .fault = *fault,
-		    .walk = {.gpa = gpa, .error_code = fault->error_code},
+		    .walk = {.gpa = gpa, .error_code = fault->error_code & ~unsaid},
 		    .protected = protected,
 		};
 
