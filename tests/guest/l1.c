@@ -23,10 +23,15 @@ static inline __attribute__((always_inline)) void run_l2(struct box *box)
 	box->rsi = rsi;
 }
 
-static L1_CODE __attribute__((noreturn)) void l1_main(struct box *box)
+static L1_CODE __attribute__((noreturn)) void l1_main(struct box *first)
 {
+	struct box *box = NULL;
+
 	for (;;) {
-		__asm__ volatile("outb %%al, %0" : : "i"(BOX_PORT), "a"(0) : "memory");
+		if (!box) {
+			__asm__ volatile("outb %%al, %0" : : "i"(BOX_PORT), "a"(0) : "memory");
+			box = first;
+		}
 		for (uint64_t i = 0; i < box->store_count; i++)
 			*(volatile uint64_t *)box->stores[i].at = box->stores[i].value;
 		if (box->load_at)
@@ -35,6 +40,10 @@ static L1_CODE __attribute__((noreturn)) void l1_main(struct box *box)
 			__asm__ volatile("invlpga" : : "a"(box->invlpga), "c"(1) : "memory");
 		if (box->vmcb)
 			run_l2(box);
+		for (uint64_t i = 0; i < BOX_LOADS; i++)
+			if (box->after_at[i])
+				box->after[i] = *(volatile uint64_t *)box->after_at[i];
+		box = (struct box *)box->next;
 	}
 }
 

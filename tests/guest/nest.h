@@ -9,7 +9,7 @@
 
 /* L1's own memory, a MiB a vCPU, and what is where in it. */
 #define NEST_GPA(index) (0x20000000ul + (index)*0x100000ul)
-#define NEST_BYTES 0x40000ul
+#define NEST_BYTES 0x100000ul
 #define NEST_BOX 0x20000ul
 #define NEST_VMCB 0x21000ul
 #define NEST_MAPS 0x22000ul
