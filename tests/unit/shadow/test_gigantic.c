@@ -1,0 +1,279 @@
+/* Nested mappings of 1 GiB: L1 maps them, the host backs them, and the log splits them. */
+#include <quire/dirty.h>
+#include <quire/trace.h>
+
+#include "tests/unit/fault/support.h"
+
+#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
+#define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
+#define MIDDLE (SIM_GIGANTIC / 2 + 77)
+
+/* L1's tables are in slot 0, in small pages behind the rows; slot 1 is a block of 1 GiB. */
+#define TABLES 16u
+#define TABLES_PAGE (2 * SIM_GIGANTIC)
+#define ROOT 1u
+#define TABLE_1G 2u
+#define TABLE_2M 3u
+#define DATA SIM_GIGANTIC /* gfn, and client page */
+
+/* L1's entries. */
+#define ALL UINT64_C(7)
+#define LEAF UINT64_C(0xe0) /* PS, and A and D, which nobody need set then */
+/* What L2 sees: the block, the block again, and 2 MiB of its middle. */
+#define FIRST SIM_GIGANTIC
+#define AGAIN (2 * SIM_GIGANTIC)
+#define PIECE (3 * SIM_GIGANTIC)
+
+static uint64_t splits[QUIRE_LEVEL_512G], bits[SIM_GIGANTIC / 64];
+
+static void record(enum quire_trace_event event, const uint64_t *args)
+{
+	if (event == QUIRE_TRACE_kvm_mmu_split_huge_page && !args[3])
+		splits[args[2]]++;
+}
+
+static void set_entry(uint32_t table, uint32_t index, uint64_t entry)
+{
+	memcpy(frame_of(TABLES_PAGE + table)->bytes + index * sizeof(entry), &entry, sizeof(entry));
+}
+
+static int set_data_slot(uint32_t flags)
+{
+	struct quire_region region = {
+	    .slot = 1,
+	    .flags = flags,
+	    .gpa = {PAGES(DATA)},
+	    .size_bytes = PAGES(SIM_GIGANTIC),
+	    .hva = sim_hva(DATA),
+	};
+
+	return quire_vm_set_region(machine.vm, &region);
+}
+
+static void make_tables(void)
+{
+	struct quire_region region = {.size_bytes = PAGES(TABLES), .hva = sim_hva(TABLES_PAGE)};
+
+	map_pages(TABLES_PAGE, TABLES, SIM_WRITABLE);
+	for (uint32_t i = 0; i < TABLES; i++)
+		memset(frame_of(TABLES_PAGE + i)->bytes, 0, QUIRE_PAGE_SIZE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	set_entry(ROOT, 0, PAGES(TABLE_1G) | ALL | 0x20);
+	set_entry(TABLE_1G, 1, PAGES(DATA) | ALL | LEAF);
+	set_entry(TABLE_1G, 2, PAGES(DATA) | ALL | LEAF);
+	set_entry(TABLE_1G, 3, PAGES(TABLE_2M) | ALL | 0x20);
+	set_entry(TABLE_2M, 0, PAGES(DATA + SIM_GIGANTIC / 2) | ALL | LEAF);
+}
+
+static void begin(void)
+{
+	const struct quire_nested tables = {.root = {PAGES(ROOT)}, .levels = 4, .nx = 1, .wp = 1};
+
+	vm_begin();
+	memset(splits, 0, sizeof(splits));
+	quire_trace_install(record);
+	make_tables();
+	sim_map_gigantic(&machine.host, DATA, SIM_WRITABLE);
+	assert_int_equal(set_data_slot(0), 0);
+	assert_int_equal(quire_vcpu_set_nested(machine.vcpus[0], &tables), 0);
+}
+
+static void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)
+{
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), gigantic);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+}
+
+static void end(void)
+{
+	const struct quire_region gone = {.slot = 1};
+
+	quire_trace_install(NULL);
+	machine.tunables.eager_page_split = 1;
+	assert_int_equal(quire_vcpu_set_nested(machine.vcpus[0], NULL), 0);
+	/* With the slot go the leaves, which machine_stop() would look for in L1's tables. */
+	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
+	leaves_are(0, 0, 0);
+	vm_end();
+}
+
+/* L2 stores at page @page of what it sees from @base on. */
+static void store(uint64_t base, uint64_t page, uint8_t byte)
+{
+	uint32_t at = DATA + (uint32_t)(base == PIECE ? SIM_GIGANTIC / 2 + page : page);
+
+	assert_int_equal(machine_store(&machine, 0, PAGES(base + page), byte), 0);
+	assert_int_equal(frame_of(at)->bytes[0], byte);
+}
+
+static uint8_t load(uint64_t base, uint64_t page)
+{
+	uint8_t byte = 0xff;
+
+	assert_int_equal(machine_load(&machine, 0, PAGES(base + page), &byte), 0);
+	return byte;
+}
+
+static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+static uint64_t harvest(void)
+{
+	uint64_t count = 0;
+
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 1, take_bits, NULL), 0);
+	for (uint32_t i = 0; i < SIM_GIGANTIC / 64; i++)
+		count += (uint64_t)__builtin_popcountll(bits[i]);
+	return count;
+}
+
+static bool logged(uint64_t page)
+{
+	return bits[page / 64] >> page % 64 & 1;
+}
+
+/* As large as L1 says and the host has: 1 GiB twice, 2 MiB once. */
+static void test_levels(void **state)
+{
+	(void)state;
+	begin();
+	store(FIRST, MIDDLE, 1);
+	leaves_are(1, 0, 0);
+	store(AGAIN, 5, 2);
+	leaves_are(2, 0, 0);
+	assert_int_equal(load(AGAIN, MIDDLE), 1);
+	store(PIECE, 77, 3);
+	leaves_are(2, 1, 0);
+	assert_int_equal(load(FIRST, MIDDLE), 3);
+	store(FIRST, SIM_GIGANTIC - 1, 4);
+	leaves_are(2, 1, 0);
+	end();
+}
+
+/* The host has smaller ones: pieces of L1's leaf, each as large as can be. */
+static void test_host_replaces_a_part(void **state)
+{
+	hva_t start = sim_hva(DATA + MIDDLE), stop = sim_hva(DATA + MIDDLE + 1);
+
+	(void)state;
+	begin();
+	store(FIRST, 5, 1);
+	store(AGAIN, 5, 1);
+	store(PIECE, 5, 1);
+	quire_vm_host_invalidate_begin(machine.vm, start, stop);
+	leaves_are(0, 0, 0);
+	sim_unmap(&machine.host, DATA + MIDDLE);
+	sim_map(&machine.host, DATA + MIDDLE, SIM_WRITABLE);
+	quire_vm_host_invalidate_end(machine.vm, start, stop);
+	store(FIRST, 5, 2);
+	leaves_are(0, 1, 0);
+	/* The same piece by another name. */
+	assert_int_equal(load(AGAIN, 5), 2);
+	leaves_are(0, 1, 0);
+	store(FIRST, MIDDLE, 3);
+	/* And a piece of it that L1 maps by itself. */
+	assert_int_equal(load(PIECE, 77), 3);
+	leaves_are(0, 1, 1);
+	end();
+}
+
+/* Both levels go when logging starts, shared by the names; no write slips through; and back. */
+static void test_log(void **state)
+{
+	(void)state;
+	begin();
+	for (int round = 0; round < 2; round++) {
+		store(FIRST, MIDDLE, 1);
+		store(AGAIN, 5, 2);
+		leaves_are(2, 0, 0);
+		memset(splits, 0, sizeof(splits));
+		assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
+		assert_int_equal(splits[QUIRE_LEVEL_1G], 2);
+		assert_int_equal(splits[QUIRE_LEVEL_2M], BLOCKS);
+		leaves_are(0, 0, SIM_GIGANTIC);
+		store(FIRST, MIDDLE, 3);
+		store(AGAIN, 5, 4);
+		assert_int_equal(harvest(), 2);
+		assert_true(logged(MIDDLE) && logged(5));
+		store(AGAIN, MIDDLE, 5);
+		assert_int_equal(harvest(), 1);
+		leaves_are(0, 0, SIM_GIGANTIC);
+		assert_int_equal(set_data_slot(0), 0);
+	}
+	end();
+}
+
+/* Without eager splitting a write leaves small pages around it, and large ones elsewhere. */
+static void test_lazy_log(void **state)
+{
+	(void)state;
+	machine.tunables.eager_page_split = 0;
+	begin();
+	store(FIRST, MIDDLE, 1);
+	assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
+	leaves_are(1, 0, 0);
+	assert_int_equal(load(FIRST, 5), 0);
+	leaves_are(1, 0, 0);
+	store(FIRST, MIDDLE, 2);
+	leaves_are(0, 0, 1);
+	store(FIRST, 5, 3);
+	assert_int_equal(harvest(), 2);
+	assert_true(logged(MIDDLE) && logged(5));
+	assert_int_equal(set_data_slot(0), 0);
+	store(FIRST, 5, 4);
+	leaves_are(1, 0, 0);
+	end();
+}
+
+/* No memory for tables of 4K: what is left at 2 MiB comes back at 1 GiB as well. */
+static void test_half_split(void **state)
+{
+	(void)state;
+	begin();
+	store(FIRST, MIDDLE, 1);
+	/* A quota that lets some blocks be split, and not all. */
+	assert_int_equal(quire_vm_set_nr_mmu_pages(machine.vm, 80), 0);
+	assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), 0);
+	assert_true(stat(QUIRE_VM_STAT_pages_2m) > 0);
+	assert_true(stat(QUIRE_VM_STAT_pages_4k) > 0);
+	store(FIRST, MIDDLE, 2);
+	store(FIRST, SIM_GIGANTIC - 9, 2);
+	assert_int_equal(harvest(), 2);
+	assert_int_equal(set_data_slot(0), 0);
+	store(FIRST, 5, 3);
+	store(FIRST, SIM_GIGANTIC - 9, 3);
+	leaves_are(1, 0, 0);
+	end();
+}
+
+/* The workaround: read at 1 GiB, executed at 4 KiB, and what is executed may be executed. */
+static void test_nx(void **state)
+{
+	uint64_t fetch = QUIRE_PFERR_FETCH;
+
+	(void)state;
+	begin();
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	assert_int_equal(load(FIRST, 5), 0);
+	leaves_are(1, 0, 0);
+	assert_int_equal(fault_at(FIRST + MIDDLE, fetch), QUIRE_FIXED);
+	leaves_are(0, 0, 1);
+	end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_levels),     cmocka_unit_test(test_host_replaces_a_part),
+	    cmocka_unit_test(test_log),	       cmocka_unit_test(test_lazy_log),
+	    cmocka_unit_test(test_half_split), cmocka_unit_test(test_nx),
+	};
+
+	return run_both_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 2);
+}
