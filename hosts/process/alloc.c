@@ -129,8 +129,9 @@ static void *carve_block_locked(uint64_t size_bytes)
 	return block;
 }
 
-static void *alloc_small(unsigned int bits)
+static void *alloc_small(size_t size_bytes)
 {
+	unsigned int bits = small_bits(size_bytes);
 	struct free_block *block;
 	void *mem;
 
@@ -141,7 +142,7 @@ static void *alloc_small(unsigned int bits)
 	mem = block ? block : carve_block_locked(UINT64_C(1) << bits);
 	process_lock_release(&process_alloc_lock);
 	if (block)
-		memset(mem, 0, (size_t)1 << bits);
+		memset(mem, 0, size_bytes);
 	return mem;
 }
 
@@ -152,7 +153,7 @@ void *process_alloc(void *ctx, size_t size_bytes)
 	if (size_bytes > (SIZE_MAX >> 1))
 		return NULL;
 	if (size_bytes <= SMALL_BYTES_MAX)
-		mem = alloc_small(small_bits(size_bytes));
+		mem = alloc_small(size_bytes);
 	else
 		mem = map_memory(whole_pages(size_bytes));
 	if (mem)

@@ -55,16 +55,13 @@ const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gf
 	const struct memslot_set *set = active_set(vm, as);
 	u64 generation = atomic_load_relaxed_u64(&set->generation);
 	const struct memslot *slot;
-	struct ptree_item item;
 
 	/* A generation belongs to one set of one address space: the hint cannot be stale. */
 	if (hint && hint->slot && hint->generation == generation && memslot_has(hint->slot, gfn))
 		return hint->slot;
 	/* The tree knows where the slot ends: the slot itself is not looked at. */
-	if (!ptree_floor(&set->by_gfn, gfn.v, &item) || gfn.v >= item.end)
-		return NULL;
-	slot = item.value;
-	if (hint)
+	slot = ptree_find(&set->by_gfn, gfn.v);
+	if (hint && slot)
 		*hint = (struct memslot_hint){.generation = generation, .slot = slot};
 	return slot;
 }

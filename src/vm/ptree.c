@@ -5,68 +5,7 @@
 #include <string.h>
 
 #include "src/base/assert.h"
-
-/*
- * Fan-out. A node is a kilobyte, laid out for the search: the first key of each group stands in the
- * line of the header, a group is one line. A search compares with the former, then with one group:
- * a dozen compares that do not wait for each other, nor their cache misses. Keys past the count are
- * NO_KEY, so that their number is always the same. Below FILL_MIN a node joins its neighbour.
- */
-#define GROUPS 5u
-#define GROUP_KEYS 8u
-#define FANOUT (GROUPS * GROUP_KEYS)
-#define FILL_MIN (FANOUT / 3)
-#define NO_KEY UINT64_MAX
-
-enum node_flags {
-	NODE_OWN = 1u << 0,  /* built by the edit that is going on: may be changed in place */
-	NODE_DEAD = 1u << 1, /* built by it and not needed any more */
-};
-
-/*
- * A leaf holds items. An inner node holds, for each child, its smallest key, the largest end in
- * it, and the child. Arrays apart, so that a search reads keys only.
- */
-struct ptree_node {
-	u16 count;
-	u8 level; /* 0: leaf */
-	u8 flags;
-	struct ptree_node *built_next;
-	struct ptree_node *replaced_next;
-	u64 leaders[GROUPS]; /* keys[0], keys[8], ... once more */
-	u64 keys[FANOUT];
-	u64 ends[FANOUT];
-	void *values[FANOUT];
-};
-_Static_assert(offsetof(struct ptree_node, keys) == 64, "a group of keys is one cache line");
-
-static void node_set_key(struct ptree_node *node, u32 at, u64 key)
-{
-	node->keys[at] = key;
-	if (at % GROUP_KEYS == 0)
-		node->leaders[at / GROUP_KEYS] = key;
-}
-
-/* Index of the last key <= @key, or -1. */
-static inline int node_floor(const struct ptree_node *node, u64 key)
-{
-	u32 group = 0, at;
-
-	for (u32 i = 1; i < GROUPS; i++)
-		group += node->leaders[i] <= key;
-	at = group * GROUP_KEYS;
-	for (u32 i = 1; i < GROUP_KEYS; i++)
-		at += node->keys[group * GROUP_KEYS + i] <= key;
-	return node->keys[at] <= key ? (int)at : -1;
-}
-
-/* Say how many entries there are; the room after them is empty. */
-static void node_set_count(struct ptree_node *node, u32 count)
-{
-	node->count = (u16)count;
-	for (u32 i = count; i < FANOUT; i++)
-		node_set_key(node, i, NO_KEY);
-}
+#include "src/vm/ptree_node.h"
 
 static struct ptree_item node_item(const struct ptree_node *node, u32 at)
 {
@@ -75,7 +14,7 @@ static struct ptree_item node_item(const struct ptree_node *node, u32 at)
 
 static void node_set(struct ptree_node *node, u32 at, const struct ptree_item *item)
 {
-	node_set_key(node, at, item->key);
+	node->keys[at] = item->key;
 	node->ends[at] = item->end;
 	node->values[at] = item->value;
 }
@@ -93,23 +32,16 @@ static struct ptree_item node_summary(struct ptree_node *node)
 /* The leaf that holds the last key <= @key, and where; NULL when there is none. */
 static inline const struct ptree_node *leaf_find(const struct ptree_node *node, u64 key, u32 *where)
 {
-	/* NO_KEY is nobody's: the same answer, and it meets no empty room. */
-	if (key == NO_KEY)
-		key--;
-	while (node) {
-		int at = node_floor(node, key);
+	struct wanted_key wanted = wanted_key(key);
 
-		if (at < 0)
-			return NULL;
-		*where = (u32)at;
+	if (!node)
+		return NULL;
+	while (node_floor(node, &wanted, where)) {
 		if (node->level == 0)
-			break;
-		node = node->values[at];
-		/* The value is wanted next: do not wait for the search to say which. */
-		for (u32 i = 0; i < FANOUT; i += 8)
-			__builtin_prefetch(&node->values[i]);
+			return node;
+		node = node->values[*where];
 	}
-	return node;
+	return NULL;
 }
 
 int ptree_floor(const struct ptree *tree, u64 key, struct ptree_item *item)
@@ -123,12 +55,12 @@ int ptree_floor(const struct ptree *tree, u64 key, struct ptree_item *item)
 	return 1;
 }
 
-void *ptree_floor_value(const struct ptree *tree, u64 key)
+void *ptree_find(const struct ptree *tree, u64 key)
 {
 	u32 at;
 	const struct ptree_node *leaf = leaf_find(tree->root, key, &at);
 
-	return leaf ? leaf->values[at] : NULL;
+	return leaf && key < leaf->ends[at] ? leaf->values[at] : NULL;
 }
 
 /*
@@ -201,7 +133,7 @@ static struct ptree_node *node_new(struct ptree_edit *edit, u8 level)
 
 	if (!node)
 		return NULL;
-	node_set_count(node, 0);
+	node_index(node);
 	node->level = level;
 	node->flags = NODE_OWN;
 	node->built_next = edit->built;
@@ -231,8 +163,10 @@ static struct ptree_node *node_own(struct ptree_edit *edit, struct ptree_node *n
 	if (!copy)
 		return NULL;
 	copy->count = node->count;
+	copy->shift = node->shift;
 	memcpy(copy->leaders, node->leaders, sizeof(node->leaders));
-	memcpy(copy->keys, node->keys, sizeof(node->keys));
+	memcpy(copy->short_keys, node->short_keys, sizeof(node->short_keys));
+	memcpy(copy->keys, node->keys, node->count * sizeof(node->keys[0]));
 	memcpy(copy->ends, node->ends, node->count * sizeof(node->ends[0]));
 	memcpy(copy->values, node->values, node->count * sizeof(node->values[0]));
 	node_drop(edit, node);
@@ -306,11 +240,29 @@ static void entries_move(struct ptree_node *dst, u32 to, struct ptree_node *src,
 	}
 }
 
+/* The first @count entries are all that the node holds. */
+static void node_set_count(struct ptree_node *node, u32 count)
+{
+	node->count = (u16)count;
+	node_index(node);
+}
+
+/* Say about child @at of @node what is true of it now. */
+static void node_set_child(struct ptree_node *node, u32 at, struct ptree_node *child)
+{
+	struct ptree_item summary = node_summary(child);
+	bool moved = node->keys[at] != summary.key;
+
+	node_set(node, at, &summary);
+	if (moved)
+		node_index(node);
+}
+
 static void entry_open(struct ptree_node *node, u32 at, const struct ptree_item *item)
 {
 	entries_move(node, at + 1, node, at, node->count - at);
 	node_set(node, at, item);
-	node->count++;
+	node_set_count(node, node->count + 1u);
 }
 
 static void entry_close(struct ptree_node *node, u32 at)
@@ -353,28 +305,29 @@ static struct ptree_node *node_insert(struct ptree_edit *edit, struct ptree_node
 	struct ptree_node *own = node_own(edit, node);
 	struct ptree_node *child_right = NULL;
 	struct ptree_node *child;
+	struct wanted_key wanted = wanted_key(item->key);
 	struct ptree_item summary;
-	int at;
+	bool first;
+	u32 at;
 
 	if (!own)
 		return NULL;
-	at = node_floor(own, item->key);
+	first = !node_floor(own, &wanted, &at);
 	if (own->level == 0)
-		return node_put(edit, own, (u32)(at + 1), item, right) ? NULL : own;
+		return node_put(edit, own, first ? 0 : at + 1, item, right) ? NULL : own;
 
 	/* Smaller than all keys: the first child takes it. */
-	if (at < 0)
+	if (first)
 		at = 0;
 	child = node_insert(edit, own->values[at], item, &child_right);
 	if (!child)
 		return NULL;
-	summary = node_summary(child);
-	node_set(own, (u32)at, &summary);
+	node_set_child(own, at, child);
 	*right = NULL;
 	if (!child_right)
 		return own;
 	summary = node_summary(child_right);
-	return node_put(edit, own, (u32)(at + 1), &summary, right) ? NULL : own;
+	return node_put(edit, own, at + 1, &summary, right) ? NULL : own;
 }
 
 /* A root above @left and @right. */
@@ -443,7 +396,6 @@ static int child_refill(struct ptree_edit *edit, struct ptree_node *parent, u32 
 {
 	u32 first = at > 0 ? at - 1 : 0;
 	struct ptree_node *pair[2];
-	struct ptree_item summary;
 
 	if (parent->count < 2)
 		return 0;
@@ -454,15 +406,13 @@ static int child_refill(struct ptree_edit *edit, struct ptree_node *parent, u32 
 		parent->values[first + i] = pair[i];
 	}
 	node_balance(pair[0], pair[1]);
-	summary = node_summary(pair[0]);
-	node_set(parent, first, &summary);
+	node_set_child(parent, first, pair[0]);
 	if (pair[1]->count == 0) {
 		node_drop(edit, pair[1]);
 		entry_close(parent, first + 1);
 		return 0;
 	}
-	summary = node_summary(pair[1]);
-	node_set(parent, first + 1, &summary);
+	node_set_child(parent, first + 1, pair[1]);
 	return 0;
 }
 
@@ -470,13 +420,14 @@ static int child_refill(struct ptree_edit *edit, struct ptree_node *parent, u32 
 static struct ptree_node *node_remove(struct ptree_edit *edit, struct ptree_node *node, u64 key)
 {
 	struct ptree_node *own = node_own(edit, node);
+	struct wanted_key wanted = wanted_key(key);
 	struct ptree_node *child;
-	struct ptree_item summary;
 	u32 at;
 
 	if (!own)
 		return NULL;
-	at = (u32)node_floor(own, key);
+	if (BROKEN(node_floor(own, &wanted, &at)))
+		return NULL;
 	if (own->level == 0) {
 		entry_close(own, at);
 		return own;
@@ -489,8 +440,7 @@ static struct ptree_node *node_remove(struct ptree_edit *edit, struct ptree_node
 		entry_close(own, at);
 		return own;
 	}
-	summary = node_summary(child);
-	node_set(own, at, &summary);
+	node_set_child(own, at, child);
 	if (child->count < FILL_MIN && child_refill(edit, own, at))
 		return NULL;
 	return own;

@@ -71,8 +71,8 @@ static inline struct ptree ptree_of(struct ptree_node *root)
 
 /* Nonzero, with *@item, for the item with the largest key <= @key. O(log n). */
 int ptree_floor(const struct ptree *tree, u64 key, struct ptree_item *item);
-/* Its value alone, at a cache miss less; NULL when there is none. */
-void *ptree_floor_value(const struct ptree *tree, u64 key);
+/* The value of that item where its interval holds @key, or NULL. */
+void *ptree_find(const struct ptree *tree, u64 key);
 
 /* Items that overlap [start, end), in key order: nonzero while there is one in *@item. */
 int ptree_overlap_first(const struct ptree *tree, u64 start, u64 end, struct ptree_cursor *cursor,
