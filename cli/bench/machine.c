@@ -159,10 +159,30 @@ void machine_zap(struct machine *machine)
 	quire_vm_host_invalidate_end(machine->vm, start, end);
 }
 
+/*
+ * One access of a guest, from guest mode back to it. A retry is no error: two vCPUs that put the
+ * same upper table in place both fault, and the one that came second runs its access again.
+ */
+#define TRIES_MAX 1000u
+static bool fault_once(struct quire_vcpu *self, gfn_t gfn, u64 error_code)
+{
+	struct quire_memory_fault exit;
+	struct quire_stage2 stage2;
+	u64 requests;
+	int outcome = QUIRE_RETRY;
+
+	for (u32 i = 0; i < TRIES_MAX && outcome == QUIRE_RETRY; i++) {
+		quire_vcpu_leave(self);
+		outcome = quire_vcpu_fault(self, gpa_of(gfn), error_code, &exit);
+		if (quire_vcpu_enter(self, &requests, &stage2))
+			return false;
+	}
+	return outcome == QUIRE_FIXED;
+}
+
 double machine_fault(struct machine *machine, unsigned int vcpu, const struct faults *faults)
 {
 	struct quire_vcpu *self = machine->vcpus[vcpu];
-	struct quire_memory_fault exit;
 	struct quire_stage2 stage2;
 	u64 requests, fixed = 0;
 	double start;
@@ -170,13 +190,8 @@ double machine_fault(struct machine *machine, unsigned int vcpu, const struct fa
 	if (quire_vcpu_enter(self, &requests, &stage2))
 		return -1;
 	start = bench_now();
-	for (u64 gfn = faults->first; gfn < faults->first + faults->npages; gfn += faults->stride) {
-		quire_vcpu_leave(self);
-		fixed += quire_vcpu_fault(self, gpa_of((gfn_t){gfn}), faults->error_code, &exit) ==
-			 QUIRE_FIXED;
-		if (quire_vcpu_enter(self, &requests, &stage2))
-			return -1;
-	}
+	for (u64 gfn = faults->first; gfn < faults->first + faults->npages; gfn += faults->stride)
+		fixed += fault_once(self, (gfn_t){gfn}, faults->error_code);
 	start = bench_now() - start;
 	quire_vcpu_leave(self);
 	return fixed == faults->npages / faults->stride ? start : -1;
