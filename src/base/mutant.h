@@ -40,10 +40,18 @@
 	X(log_start_huge, "a huge leaf is installed in a slot that logs")                   \
 	X(recover_unchecked, "a huge leaf comes back over a page that is being changed")
 
+/* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
+#define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \
+	X(root_unsynced, "L2 is entered without comparing the pages that lag")            \
+	X(link_unsynced, "a page that lags is used through an entry that is new")         \
+	X(unsync_unmarked, "L1 writes its table and the shadow page is not marked")       \
+	X(sync_keeps_turn, "a fault that walked L1's table before a sync installs after") \
+	X(sync_unflushed, "a page is synced while a vCPU can still write its table")
+
 enum quire_mutant {
 	MUTANT_NONE,
 #define MUTANT_ID(name, what) MUTANT_##name,
-	QUIRE_MUTANT_LIST(MUTANT_ID)
+	QUIRE_MUTANT_LIST(MUTANT_ID) QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
 #undef MUTANT_ID
 };
 

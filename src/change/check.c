@@ -71,7 +71,8 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 		return;
 	/* I-21: what a nested guest's mappings follow is not written unnoticed. */
 	CHECK(!(entry & (check->f->writable | check->f->mmu_writable)) ||
-	      !gfn_track_block(vm, check->as_id, gfn, pages));
+	      !(pages == 1 ? gfn_is_tracked(vm, check->as_id, gfn)
+			   : gfn_track_block(vm, check->as_id, gfn, pages)));
 	CHECK(gfn.v + pages <= memslot_end(slot).v);
 	CHECK(level == QUIRE_LEVEL_4K || attributes_uniform(vm, gfn, pages, &value));
 	check_backing(check, entry, gfn, level, slot);

@@ -11,7 +11,8 @@ static int load_root(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 {
 	stage2->root_level = TDP_ROOT_LEVEL;
 	if (unlikely(vcpu->nested.on || vm_is_shadowed(vcpu->vm))) {
-		int err = shadow_root_is_valid(vcpu) ? 0 : fault_load_shadow_root(vcpu);
+		bool ready = shadow_root_is_valid(vcpu) && !vcpu->shadow.lags;
+		int err = likely(ready) ? 0 : fault_load_shadow_root(vcpu);
 
 		if (err)
 			return err;

@@ -64,8 +64,17 @@ struct shadow_path;
 /* L1's tables that are tracked from now on must not be written through the TDP tables. */
 void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
 			 struct flush_debt *debt);
-/* Load the shadow root: -ENOMEM, -ENOSPC. Takes mmu_lock exclusive. */
+/*
+ * Load the shadow root, with the pages below it up to date: -ENOMEM, -ENOSPC. Takes mmu_lock
+ * exclusive; reads guest memory.
+ */
 must_check int fault_load_shadow_root(struct quire_vcpu *vcpu);
+struct shadow_key;
+/*
+ * Compare the pages below the loaded root that lag now, or @only that one, with the guest's tables.
+ * -ENOMEM. Takes mmu_lock exclusive; reads guest memory.
+ */
+must_check int fault_sync(struct quire_vcpu *vcpu, const struct shadow_key *only);
 /* Phase 3 for a VM that shadow pages serve. */
 must_check int fault_install_direct(struct quire_vcpu *vcpu, const struct fault *fault,
 				    const struct found *found);

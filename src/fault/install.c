@@ -57,7 +57,7 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	bool writable = found->page.writable, nx = nx_is_on(vm);
 	/* Nobody wrote it: a logged page gets W with the first write. */
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
-	bool tracked = gfn_track_block(vm, slot->as_id, fault->gfn, 1);
+	bool tracked = gfn_is_tracked(vm, slot->as_id, fault->gfn);
 
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
 	if ((found->page.pfn.v & (level_pages(wanted) - 1)) != offset)

@@ -35,9 +35,10 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	return 0;
 }
 
-/* L1's tables are tracked, so no shadow page lags; what lags is the vCPU's own TLB. */
+/* The next entry brings the shadow pages that lag up to date, before it drops the TLB. */
 void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
 {
+	vcpu->shadow.lags = 1;
 	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 }
 
@@ -50,17 +51,25 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	if (likely(!atomic_load_acquire_ptr(&vm->track)))
 		return;
 	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
-	tracked = gfn_track_block(vm, vcpu->as_id, gfn, 1);
+	tracked = gfn_is_tracked(vm, vcpu->as_id, gfn);
 	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
 	if (!tracked)
 		return;
 	flush_debt_init(&debt, &vm->flush);
 	biglock_write_lock(&vm->mmu_lock);
-	(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
+	if (!shadow_unsync(vm, vcpu->as_id, gfn))
+		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
 	shadow_commit(vm, &debt);
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 }
+
+/* A page on the path that must be up to date before it is used there. */
+struct lagging {
+	bool found;  /* in this round */
+	bool synced; /* one has been waited for */
+	struct shadow_key key;
+};
 
 /* What one round has found. */
 struct nested_fault {
@@ -68,6 +77,7 @@ struct nested_fault {
 	struct found found;
 	struct shadow_walk walk;
 	bool protected; /* the gfn was write-tracked */
+	struct lagging *lagging;
 };
 
 static bool is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *nested)
@@ -112,6 +122,19 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	};
 }
 
+/* A page is waited for once; one whose table is written again and again is lost. */
+static bool path_lags(const struct shadow_change *change, const struct nested_fault *nested,
+		      const struct shadow_path *path)
+{
+	struct lagging *lagging = nested->lagging;
+	struct shadow_page *page = shadow_path_lags(path, &nested->walk, &lagging->key);
+
+	lagging->found = page && !lagging->synced;
+	if (page && lagging->synced)
+		shadow_page_zap(change, page);
+	return page != NULL;
+}
+
 static int install_locked(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt)
 {
 	const struct nested_fault *nested = ctx;
@@ -130,6 +153,8 @@ static int install_locked(struct quire_vcpu *vcpu, const void *ctx, struct flush
 	fault_protect_fresh(vcpu, &path, debt);
 	if (ret)
 		return ret < 0 ? ret : NESTED_AGAIN;
+	if (path_lags(&change, nested, &path))
+		return NESTED_AGAIN;
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, nested->fault.gfn, &vcpu->hint);
 	mapping = compose(vcpu, nested, slot);
 	mapping.path = &path;
@@ -208,6 +233,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 	/* Without NX L1 is not told that it was a fetch. */
 	u64 unsaid = vcpu->nested.tables.nx ? 0 : QUIRE_PFERR_FETCH;
 	int ret = NESTED_AGAIN;
+	struct lagging lagging = {0};
 	bool protected = false;
 
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
@@ -215,9 +241,17 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 		    .fault = *fault,
 		    .walk = {.gpa = gpa, .error_code = fault->error_code & ~unsaid},
 		    .protected = protected,
+		    .lagging = &lagging,
 		};
 
+		lagging.found = false;
 		ret = resolve_round(vcpu, &nested, exit);
+		if (lagging.found) {
+			int err = fault_sync(vcpu, &lagging.key);
+
+			ret = err ? err : ret;
+			lagging.synced = true;
+		}
 		protected = ret == NESTED_PROTECTED;
 		if (protected)
 			ret = NESTED_AGAIN;

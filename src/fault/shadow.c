@@ -1,6 +1,7 @@
 /* Shadow tables in the fault path: loading a root, mapping under the lock, direct mappings. */
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/check.h"
 #include "src/dirty/log.h"
@@ -43,10 +44,12 @@ static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
 		return ret;
 	vcpu->shadow.page = path.pages[SHADOW_ROOT_LEVEL];
 	vcpu->shadow.entries = table_entries(vcpu->shadow.page->table);
+	/* Another vCPU may have let pages below it lag. */
+	vcpu->shadow.lags = 1;
 	return 0;
 }
 
-int fault_load_shadow_root(struct quire_vcpu *vcpu)
+static int load_root(struct quire_vcpu *vcpu)
 {
 	struct quire_vm *vm = vcpu->vm;
 	struct flush_debt debt;
@@ -67,6 +70,19 @@ int fault_load_shadow_root(struct quire_vcpu *vcpu)
 		tdp_debt_settle(vm, &debt);
 	} while (ret == -EAGAIN);
 	return ret;
+}
+
+int fault_load_shadow_root(struct quire_vcpu *vcpu)
+{
+	int err = shadow_root_is_valid(vcpu) ? 0 : load_root(vcpu);
+
+	if (err || !vcpu->shadow.lags)
+		return err;
+	if (shadow_any_unsync(vcpu->vm) && !MUTANT(root_unsynced))
+		err = fault_sync(vcpu, NULL);
+	if (!err)
+		vcpu->shadow.lags = 0;
+	return err;
 }
 
 int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_map_fn *map,
@@ -105,8 +121,7 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	const struct fault *fault = direct->fault;
 	struct shadow_change change = shadow_change_of(vcpu, debt);
 	struct shadow_walk walk = {.gpa = gpa_of(fault->gfn)};
-	struct shadow_mapping mapping = {
-	    .walk = &walk, .gfn = fault->gfn, .write = fault->write};
+	struct shadow_mapping mapping = {.walk = &walk, .gfn = fault->gfn, .write = fault->write};
 	const struct memslot *slot;
 	struct shadow_path path;
 	int ret;

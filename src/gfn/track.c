@@ -5,6 +5,15 @@
 
 #include "src/base/assert.h"
 
+/* The low half of a word counts those that follow. */
+#define FOLLOWS UINT64_C(1)
+#define LAGS (UINT64_C(1) << 32)
+
+static u64 followers(u64 word)
+{
+	return word & (LAGS - 1);
+}
+
 int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache *tables)
 {
 	struct gfn_track *track = vm->track;
@@ -12,24 +21,49 @@ int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache 
 
 	if (!count)
 		return -ENOMEM;
-	if ((*count)++)
-		return 0;
 	/* A full fence, partner of the one in gfn_track_written(). */
-	(void)atomic_fetch_add_u64(&track->pages, 1);
-	return 1;
+	if (!*count)
+		(void)atomic_fetch_add_u64(&track->pages, 1);
+	*count += FOLLOWS;
+	return followers(*count) == 1;
+}
+
+/* Take @what, one of a kind, off the counts of @gfn, and put @instead there. */
+static u64 change_counts(struct quire_vm *vm, struct sparse *counts, gfn_t gfn, u64 what,
+			 u64 instead)
+{
+	u64 *count = sparse_find(counts, gfn.v);
+
+	if (BROKEN(count && (what == LAGS ? *count >= LAGS : followers(*count) > 0))) {
+		vm_poison(vm);
+		return 0;
+	}
+	*count += instead - what;
+	if (!*count)
+		(void)atomic_fetch_sub_u64(&vm->track->pages, 1);
+	return *count;
 }
 
 void gfn_track_remove(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
-	struct gfn_track *track = vm->track;
-	u64 *count = sparse_find(&track->counts[as_id], gfn.v);
+	(void)change_counts(vm, &vm->track->counts[as_id], gfn, FOLLOWS, 0);
+}
 
-	if (BROKEN(count && *count)) {
-		vm_poison(vm);
-		return;
-	}
-	if (--*count == 0)
-		(void)atomic_fetch_sub_u64(&track->pages, 1);
+void gfn_track_let_lag(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+{
+	(void)change_counts(vm, &vm->track->counts[as_id], gfn, FOLLOWS, LAGS);
+}
+
+int gfn_track_resume(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+{
+	u64 counts = change_counts(vm, &vm->track->counts[as_id], gfn, LAGS, FOLLOWS);
+
+	return followers(counts) == 1;
+}
+
+void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+{
+	(void)change_counts(vm, &vm->track->counts[as_id], gfn, LAGS, 0);
 }
 
 int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
@@ -44,6 +78,17 @@ int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
 int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages)
 {
 	return gfn_track_next(vm, as_id, &gfn, (gfn_t){gfn.v + pages});
+}
+
+int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
+{
+	const struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
+	const u64 *counts;
+
+	if (!track || !atomic_load_relaxed_u64(&track->pages))
+		return 0;
+	counts = sparse_find(&track->counts[as_id], gfn.v);
+	return counts && followers(*counts);
 }
 
 void gfn_track_written(struct quire_vm *vm, u32 as_id, gfn_t gfn)

@@ -6,10 +6,10 @@
 #include "src/walk/sparse.h"
 
 /*
- * A count a gfn: how many shadow pages follow what it holds. While it is not 0, every MMU maps the
- * gfn with 4K leaves without W and without mmu_writable, so that each write of a vCPU is a fault
- * that says so; the library's own writes ask gfn_track_written(). Made with the first nested root
- * and kept until the VM ends.
+ * Two counts a gfn: how many shadow pages follow what it holds, and how many may lag behind it.
+ * While the first is not 0, every MMU maps the gfn without W and without mmu_writable, so that each
+ * write of a vCPU is a fault that says so; while either is not 0, with 4K leaves. The library's own
+ * writes ask gfn_track_written(). Made with the first nested root and kept until the VM ends.
  *
  *   whoever tracks (mmu_lock exclusive)       the library's own writer
  *   count++, then walk the guest's table      store the data
@@ -18,7 +18,7 @@
  * Either the walk reads the data, or the writer finds the count and drops what was walked.
  */
 struct gfn_track {
-	struct sparse counts[QUIRE_AS_MAX]; /* (m) */
+	struct sparse counts[QUIRE_AS_MAX]; /* (m) followers, and above bit 32 those that lag */
 	u64 pages;			    /* (a) gfns with a count: written under mmu_lock */
 	/* Drop what was made of @gfn's contents. No lock held. */
 	void (*written)(struct quire_vm *vm, u32 as_id, gfn_t gfn);
@@ -33,12 +33,20 @@ struct gfn_track {
  * fewer than TRACK_TABLES in @tables it may fail: negative. */
 must_check int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache *tables);
 void gfn_track_remove(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+/* One that follows @gfn lags from now on: it no longer stands in the way of a write. */
+void gfn_track_let_lag(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+/* It follows again. Nonzero: the first one, so the caller takes the mappings away as above. */
+must_check int gfn_track_resume(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+/* One that lags is gone. */
+void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn);
 
 /* --- mmu_lock in either mode --- */
 
-/* Nonzero when a gfn of the block of @pages at @gfn is tracked. */
+/* Nonzero when a gfn of the block of @pages at @gfn is followed, or was by one that lags. */
 int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages);
-/* The first tracked gfn of [*@gfn, @end) in *@gfn: nonzero; 0 when there is none. */
+/* Nonzero when @gfn is followed: nobody writes it unnoticed. */
+int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn);
+/* The first such gfn of [*@gfn, @end) in *@gfn: nonzero; 0 when there is none. */
 int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end);
 
 /* --- no lock --- */

@@ -10,7 +10,7 @@
 struct checker {
 	struct quire_vm *vm;
 	struct shadow *shadow;
-	u64 leaves, links, pages;
+	u64 leaves, links, pages, unsync;
 	u64 listed; /* entries in rmaps */
 };
 
@@ -44,8 +44,9 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 		return;
 	CHECK(gfn.v + pages <= memslot_end(slot).v);
 	CHECK(!(writable && (slot->flags & QUIRE_SLOT_READONLY)));
-	/* A tracked gfn is written by nobody. */
-	CHECK(!(writable && gfn_track_block(check->vm, as, gfn, pages)));
+	/* A tracked gfn is written by nobody; what once was one is not huge. */
+	CHECK(!(writable && gfn_is_tracked(check->vm, as, gfn)));
+	CHECK(!(writable && pages > 1 && gfn_track_block(check->vm, as, gfn, pages)));
 }
 
 /* I-36, I-42 as far as it can be told without reading guest memory. */
@@ -87,15 +88,37 @@ static void check_link(struct checker *check, const struct shadow_page *page, co
 	}
 }
 
+/* I-44: only pages of the lowest level lag, with none of a higher one for the same table. */
+static void check_unsync(struct checker *check, const struct shadow_page *page)
+{
+	u32 as = role_as(page->role);
+	const struct shadow_page *other = check->shadow->buckets[shadow_bucket(page->gfn)];
+
+	check->unsync++;
+	CHECK(role_level(page->role) == QUIRE_LEVEL_4K && !(page->role & ROLE_DIRECT));
+	CHECK(page->unsync_newer ? page->unsync_newer->unsync_older == page
+				 : check->shadow->unsync_newest == page);
+	CHECK(page->unsync_older ? page->unsync_older->unsync_newer == page
+				 : check->shadow->unsync_oldest == page);
+	for (; other; other = other->hash_next)
+		CHECK(!shadow_page_follows(other, as, page->gfn) ||
+		      role_level(other->role) == QUIRE_LEVEL_4K ||
+		      shadow_page_is_obsolete(check->shadow, other));
+}
+
 static void check_page(struct checker *check, const struct shadow_page *page)
 {
 	u64 *entries = table_entries(page->table);
 
 	check->pages++;
 	CHECK(shadow_page_of(entries) == page);
-	/* I-09: what is followed is tracked. */
-	CHECK(page->tracked == !(page->role & ROLE_DIRECT));
-	CHECK(!page->tracked || gfn_track_block(check->vm, role_as(page->role), page->gfn, 1));
+	/* I-09: what is followed is tracked, or the page is known to lag. */
+	CHECK((page->tracked || page->unsync) == !(page->role & ROLE_DIRECT));
+	CHECK(!page->tracked || gfn_is_tracked(check->vm, role_as(page->role), page->gfn));
+	CHECK(page->tracked || !page->unsync ||
+	      gfn_track_block(check->vm, role_as(page->role), page->gfn, 1));
+	if (page->unsync)
+		check_unsync(check, page);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
 		if (!entry_is_present(SHADOW_FORMAT, entries[i]))
 			CHECK(entries[i] == SHADOW_FORMAT->nonpresent);
@@ -143,6 +166,9 @@ void shadow_check(struct quire_vm *vm)
 	/* The other way round: as many are listed as there are, so none is listed in vain. */
 	CHECK(count_rmaps(&check) == check.leaves);
 	CHECK(count_parents(check.shadow) == check.links);
+	/* I-40, I-44. */
+	CHECK(check.unsync == check.shadow->unsync_pages);
+	CHECK(vm->stats[QUIRE_VM_STAT_mmu_unsync] == check.unsync);
 	/* I-40, I-41 but for the depth of one walk. */
 	CHECK(check.pages == check.shadow->pages);
 	CHECK(vm->stats[QUIRE_VM_STAT_mmu_shadow_pages] == check.pages);

@@ -148,6 +148,37 @@ static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 leve
 	return QUIRE_FIXED;
 }
 
+int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wanted, u64 *entries)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	struct place place;
+
+	if (find_place(vcpu, gpa_of(gfn), &place) != QUIRE_FIXED)
+		return 1;
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		hva_t hva = {place.hva.v + i * sizeof(u64)};
+
+		if ((wanted[i / 64] >> i % 64 & 1) &&
+		    vm->host->load_u64(vm->host_ctx, hva, &entries[i]))
+			return 1;
+	}
+	return 0;
+}
+
+/* Without A the entry must be walked to be used, and without D to be written through. */
+struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64 entry)
+{
+	struct shadow_guest_leaf leaf = {.gfn = {entry_pfn(entry).v}};
+
+	if (!(entry & GUEST_P) || !(entry & GUEST_A) ||
+	    (entry & reserved_bits(vcpu, entry, QUIRE_LEVEL_4K)))
+		return leaf;
+	leaf.access = entry_access(entry);
+	if (!(entry & GUEST_D))
+		leaf.access &= ~ACCESS_WRITE;
+	return leaf;
+}
+
 void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk)
 {
 	walk->tables[SHADOW_ROOT_LEVEL] = gfn_of(vcpu->nested.tables.root);

@@ -47,16 +47,11 @@ static inline u32 shadow_bucket(gfn_t gfn)
 }
 _Static_assert(SHADOW_BUCKETS == 1u << 12, "shadow_bucket() gives twelve bits");
 
-struct shadow_key {
-	gfn_t gfn;
-	u32 role;
-};
 /* The page of @key; NULL. */
 struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key);
 /* Found or made, with *@made then nonzero; NULL when memory ran out. */
 struct shadow_page *shadow_page_get(const struct shadow_change *change,
 				    const struct shadow_key *key, int *made);
-void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page);
 /* L1's gfn of leaf @index of @page. */
 gfn_t shadow_leaf_gfn(const struct shadow_page *page, u32 index);
 /* What L1 allows for leaf @index. */
@@ -89,11 +84,24 @@ struct shadow_leaf {
 must_check int shadow_add_leaf(const struct shadow_change *change, u64 *entry,
 			       const struct shadow_leaf *leaf);
 
+/* --- sync.c --- */
+
+/* @page, which is going away, lags no more. */
+void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page *page);
+/* A page of a higher level follows @gfn from now on: those that lag behind it go. */
+void shadow_zap_unsync(const struct shadow_change *change, u32 as_id, gfn_t gfn);
+
 /* --- zap.c --- */
 
 /* Take away what maps [start, end). */
 void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
 			     gfn_t end);
+
+/* Does @page shadow L1's table at @gfn? */
+static inline int shadow_page_follows(const struct shadow_page *page, u32 as_id, gfn_t gfn)
+{
+	return page->gfn.v == gfn.v && !(page->role & ROLE_DIRECT) && role_as(page->role) == as_id;
+}
 
 /* Shadow pages that may still be made. */
 u64 shadow_available(const struct quire_vm *vm);

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/walk/range.h"
 
 static u32 base_role(const struct quire_vcpu *vcpu)
@@ -56,7 +57,9 @@ int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 			return -ENOMEM;
 		path->pages[level] = page;
 		any |= made;
-		err = page->tracked ? 0 : track(change, page, path);
+		if (made && level > QUIRE_LEVEL_4K)
+			shadow_zap_unsync(change, role_as(key.role), key.gfn);
+		err = page->tracked || page->unsync ? 0 : track(change, page, path);
 		if (err) {
 			shadow_page_zap(change, page);
 			return err;
@@ -116,6 +119,28 @@ static int link_child(const struct shadow_change *change, u64 *entry, struct sha
 		flush_debt_pay(change->debt);
 	}
 	return shadow_link(change, entry, child);
+}
+
+/*
+ * A page that lags is as good as a TLB for those who already use it. Through another entry L1 has
+ * mapped nothing before, and need not flush: there the page must be up to date.
+ */
+struct shadow_page *shadow_path_lags(const struct shadow_path *path, const struct shadow_walk *walk,
+				     struct shadow_key *key)
+{
+	struct shadow_page *page = path->pages[QUIRE_LEVEL_4K];
+	u64 entry;
+
+	if (walk->level != QUIRE_LEVEL_4K || !page->unsync || MUTANT(link_unsynced))
+		return NULL;
+	entry = atomic_load_relaxed_u64(&table_entries(
+	    path->pages[QUIRE_LEVEL_2M]->table)[walk_index(gfn_of(walk->gpa), QUIRE_LEVEL_2M)]);
+	if (entry_is_present(SHADOW_FORMAT, entry) &&
+	    !entry_is_leaf(SHADOW_FORMAT, entry, QUIRE_LEVEL_2M) &&
+	    shadow_page_of(entry_table(entry)) == page)
+		return NULL;
+	*key = (struct shadow_key){.gfn = page->gfn, .role = page->role};
+	return page;
 }
 
 static bool same_leaf(const u64 *entry, u64 old, u64 new, gfn_t gfn)

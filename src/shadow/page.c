@@ -145,6 +145,8 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	}
 	if (page->tracked)
 		gfn_track_remove(change->vm, role_as(page->role), page->gfn);
+	if (page->unsync)
+		shadow_unsync_forget(change, page);
 	if (role_level(page->role) == SHADOW_ROOT_LEVEL)
 		shadow->root_gone = 1;
 	page->hash_next = shadow->zapped;

@@ -18,11 +18,18 @@
  *
  * A shadow page is the counterpart of one of L1's table pages in one role, or (direct) a piece of
  * one of L1's huge mappings. While it lives L1's page is write-tracked (gfn/track.h): whoever
- * writes there drops the shadow page first, so that what is shadowed is what L1's tables say.
+ * writes there drops the shadow page first, so that what is shadowed is what L1's tables say. A
+ * page of the lowest level may lag instead (unsync): L1 writes its table freely, and the page is
+ * compared with it when L1 next flushes, as a TLB would be (shadow/sync.c).
  *
  *   shadow_page_get()        link                 zap
  *   none ----------> hashed ------> reachable ------------> zapped ------> free
  *                       `---------------------------------^    shadow_commit(): flush
+ *
+ *            shadow_unsync()            shadow_sync_begin()           shadow_sync_end()
+ *   follows ----------------> unsync ----------------------> being synced -------------> follows
+ *   (tracked)   L1 may write    ^        tracked, unsync         |
+ *                               `--------------------------------'  shadow_unsync(): written again
  *
  * Vcpus load roots without a count, as with TDP roots: root_turn says that a root has gone since,
  * and a vCPU in guest mode is waited for.
@@ -55,7 +62,10 @@ struct shadow_page {
 	u32 role;
 	u32 generation;
 	u64 parents; /* rmap head: the entries that point here */
-	u32 tracked; /* counted in gfn_track */
+	u32 tracked; /* counted in gfn_track as a follower */
+	u32 unsync;  /* may allow what L1's table has taken back; then on the list of such pages */
+	u32 turn;    /* grows each time it becomes unsync */
+	struct shadow_page *unsync_older, *unsync_newer;
 };
 _Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one object");
 
@@ -67,9 +77,11 @@ struct shadow {
 	struct shadow_page *buckets[SHADOW_BUCKETS];
 	struct shadow_page *newest, *oldest;
 	struct shadow_page *zapped; /* by hash_next, until the flush */
+	struct shadow_page *unsync_newest, *unsync_oldest;
+	u64 unsync_pages; /* (a) on that list */
 	struct sparse rmaps[QUIRE_AS_MAX][3];
 	u64 pages;	/* alive: the quota's n_used */
-	u64 write_turn; /* grows with each write to a tracked gfn that dropped something */
+	u64 write_turn; /* grows when L1's tables changed, and when pages begin to be synced */
 	u64 root_turn;	/* (a) grows when a root went away */
 	u64 root_gone;	/* a root was zapped: vCPUs are told at the commit */
 	u32 generation; /* 0 or 1: shadow pages of the other one are obsolete */
@@ -137,6 +149,12 @@ static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
 	       vcpu->shadow.turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
 }
 
+/* Does any page lag? The partner of this acquire is in shadow_unsync(). */
+static inline int shadow_any_unsync(const struct quire_vm *vm)
+{
+	return atomic_load_acquire_u64(&vm->shadow->unsync_pages) != 0;
+}
+
 /* L1's tables as they were walked for one L2 address. */
 struct shadow_walk {
 	gpa_t gpa; /* L2's */
@@ -156,6 +174,15 @@ struct shadow_walk {
  * away; or -errno. May sleep.
  */
 must_check int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk);
+/* What an entry of one of L1's lowest tables maps now. */
+struct shadow_guest_leaf {
+	gfn_t gfn;
+	u32 access; /* 0: nothing, or nothing before the entry was walked again */
+};
+/* Read the entries @wanted (a bitmap) of L1's table @gfn: nonzero when it cannot be read. */
+must_check int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wanted,
+				 u64 *entries);
+struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64 entry);
 /* The path to the root alone. */
 void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk);
 
@@ -197,6 +224,51 @@ struct shadow_mapping {
 };
 must_check enum quire_outcome shadow_map(const struct shadow_change *change,
 					 const struct shadow_mapping *mapping);
+
+/*
+ * L1 wants to write @gfn: let the shadow pages of the table lag. Zero, with nothing done, when one
+ * of them is no page of the lowest level: then they must go. The write is allowed once the lock is
+ * released.
+ */
+must_check int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+
+/*
+ * Bringing pages up to date with L1's tables, some at a time:
+ *
+ *   shadow_sync_begin()   mmu_lock exclusive: choose pages, track their tables again
+ *                         the caller takes the TDP mappings of .keys away, flushes, unlocks
+ *   shadow_sync_read()    no lock: read L1's tables
+ *   shadow_sync_end()     mmu_lock exclusive: compare, take away, and they follow again
+ */
+#define SHADOW_SYNC_BATCH 8u
+struct shadow_key {
+	gfn_t gfn;
+	u32 role;
+};
+struct shadow_sync {
+	const struct shadow_page *root; /* the pages below it, but @only one if that is not NULL */
+	const struct shadow_key *only;
+	u32 count;
+	struct {
+		struct shadow_key key;
+		u32 turn;
+		u32 unreadable;
+		u64 present[QUIRE_TABLE_ENTRIES / 64]; /* the entries to compare */
+		struct table *guest;		       /* L1's */
+	} pages[SHADOW_SYNC_BATCH];
+};
+/* The pages chosen, oldest first; fewer than a batch: there are no more. */
+must_check u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sync);
+/* No lock. */
+void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync);
+void shadow_sync_end(const struct shadow_change *change, const struct quire_vcpu *vcpu,
+		     struct shadow_sync *sync);
+
+/* The page of @path that must be synced before it is linked into it, with its key; NULL. */
+struct shadow_page *shadow_path_lags(const struct shadow_path *path, const struct shadow_walk *walk,
+				     struct shadow_key *key);
+
+void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page);
 
 /* Make room for one walk: -ENOSPC. Zaps the oldest pages, but @keep. */
 must_check int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);

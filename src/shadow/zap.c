@@ -47,7 +47,7 @@ static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 	int any = 0;
 
 	while (page) {
-		if (page->gfn.v != gfn.v || !page->tracked || role_as(page->role) != as_id) {
+		if (!shadow_page_follows(page, as_id, gfn)) {
 			page = page->hash_next;
 			continue;
 		}

@@ -21,6 +21,7 @@ struct vcpu_shadow_root {
 	struct shadow_page *page; /* valid while @turn is shadow->root_turn */
 	u64 *entries;		  /* its table */
 	u64 turn;
+	u32 lags; /* L1 flushed, or the root is new: pages below it may have to be synced */
 };
 
 /* Fields without a letter belong to the thread that runs the vCPU. */

@@ -9,7 +9,15 @@ void world_random(struct world *world, uint64_t seed, uint32_t steps);
 
 /* tests/unit/shadow/test_split.c: nonzero when one failed. */
 int split_tests(void);
+/* tests/unit/shadow/test_unsync.c */
+int unsync_tests(void);
 /* tests/unit/shadow/test_races.c */
 int race_tests(void);
+/* tests/unit/shadow/test_unsync_races.c */
+int unsync_race_tests(void);
+
+/* Two threads run @body after @make in every interleaving with few preemptions; @check ends each.
+ */
+void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *));
 
 #endif

@@ -70,7 +70,7 @@ static bool stop(bool good)
 	return good;
 }
 
-static void explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *))
+void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *))
 {
 	struct sched_test test = {
 	    .threads = 2,
@@ -212,25 +212,25 @@ static bool harvest_check(void *ctx)
 static void test_migration(void **state)
 {
 	(void)state;
-	explore(setup, migrate_body, migrate_check);
+	race_explore(setup, migrate_body, migrate_check);
 }
 
 static void test_entry(void **state)
 {
 	(void)state;
-	explore(setup, entry_body, entry_check);
+	race_explore(setup, entry_body, entry_check);
 }
 
 static void test_deletion(void **state)
 {
 	(void)state;
-	explore(setup, delete_body, delete_check);
+	race_explore(setup, delete_body, delete_check);
 }
 
 static void test_harvest(void **state)
 {
 	(void)state;
-	explore(harvest_setup, harvest_body, harvest_check);
+	race_explore(harvest_setup, harvest_body, harvest_check);
 }
 
 static int begin(void **state)

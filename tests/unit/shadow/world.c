@@ -55,11 +55,11 @@ void world_start_vm(struct world *world)
 	    .tunables = &world->tunables,
 	};
 
-	world->nested = 0;
-	memset(world->tlb, 0, sizeof(world->tlb));
+	memset(world->cpus, 0, sizeof(world->cpus));
 	memset(world->written, 0, sizeof(world->written));
 	assert_int_equal(quire_vm_create(&config, &world->vm), 0);
 	assert_int_equal(quire_vcpu_create(world->vm, 0, NULL, &world->vcpu), 0);
+	world->cpus[0].vcpu = world->vcpu;
 	assert_int_equal(world_slot(world, 0, 0), 0);
 	assert_int_equal(world_slot(world, 1, 0), 0);
 }
@@ -82,7 +82,9 @@ void world_start(struct world *world)
 void world_stop_vm(struct world *world)
 {
 	assert_false(quire_vm_is_dead(world->vm));
-	quire_vcpu_destroy(world->vcpu);
+	for (uint32_t cpu = 0; cpu < WORLD_CPUS; cpu++)
+		if (world->cpus[cpu].vcpu)
+			quire_vcpu_destroy(world->cpus[cpu].vcpu);
 	quire_vm_put(world->vm);
 	assert_int_equal(world->host.allocated_bytes, 0);
 	assert_int_equal(world->host.chunks, 0);
@@ -99,15 +101,26 @@ void world_stop(struct world *world)
 	sched_on_report(NULL);
 }
 
-void world_nested(struct world *world, int nested)
+void world_add_cpu(struct world *world)
+{
+	assert_int_equal(quire_vcpu_create(world->vm, 1, NULL, &world->cpus[1].vcpu), 0);
+}
+
+void world_nested_on(struct world *world, uint32_t cpu, int nested)
 {
 	struct quire_nested tables = {
 	    .root = {WORLD_ROOT * QUIRE_PAGE_SIZE}, .levels = 4, .nx = 1, .wp = 1};
+	struct world_cpu *on = &world->cpus[cpu];
 
-	if (world->nested == nested)
+	if (on->nested == nested)
 		return;
-	world->nested = nested;
-	assert_int_equal(quire_vcpu_set_nested(world->vcpu, nested ? &tables : NULL), 0);
+	on->nested = nested;
+	assert_int_equal(quire_vcpu_set_nested(on->vcpu, nested ? &tables : NULL), 0);
+}
+
+void world_nested(struct world *world, int nested)
+{
+	world_nested_on(world, 0, nested);
 }
 
 static uint64_t error_code(enum world_access access)
@@ -155,9 +168,10 @@ static uint64_t hardware_walk(const struct quire_stage2 *stage2, uint64_t gpa,
 	}
 }
 
-static struct world_translation *cached(struct world *world, uint64_t gpa, enum world_access access)
+static struct world_translation *cached(struct world_cpu *cpu, uint64_t gpa,
+					enum world_access access)
 {
-	struct world_translation *entry = &world->tlb[(gpa >> 12) % WORLD_TLB];
+	struct world_translation *entry = &cpu->tlb[(gpa >> 12) % WORLD_TLB];
 
 	if (entry->page != (gpa >> 12) + 1 || (access == WORLD_WRITE && !entry->writable) ||
 	    (access == WORLD_FETCH && !entry->executable))
@@ -175,8 +189,10 @@ static struct world_result emulate_store(struct world *world, uint64_t gpa)
 	return result;
 }
 
-struct world_result world_access(struct world *world, uint64_t gpa, enum world_access access)
+struct world_result world_access_on(struct world *world, uint32_t index, uint64_t gpa,
+				    enum world_access access)
 {
+	struct world_cpu *cpu = &world->cpus[index];
 	struct world_result result = {0};
 
 	for (uint32_t tries = 0; tries < 64; tries++) {
@@ -185,27 +201,27 @@ struct world_result world_access(struct world *world, uint64_t gpa, enum world_a
 		struct quire_stage2 stage2;
 		uint64_t requests, error = 0;
 
-		assert_int_equal(quire_vcpu_enter(world->vcpu, &requests, &stage2), 0);
+		assert_int_equal(quire_vcpu_enter(cpu->vcpu, &requests, &stage2), 0);
 		if (requests & QUIRE_REQ_TLB_FLUSH)
-			memset(world->tlb, 0, sizeof(world->tlb));
-		hit = cached(world, gpa, access);
+			memset(cpu->tlb, 0, sizeof(cpu->tlb));
+		hit = cached(cpu, gpa, access);
 		if (!hit) {
 			error = hardware_walk(&stage2, gpa, access, &found);
-			hit = &world->tlb[(gpa >> 12) % WORLD_TLB];
+			hit = &cpu->tlb[(gpa >> 12) % WORLD_TLB];
 			if (!error)
 				*hit = found;
 		}
 		/* The access itself, while the vCPU is in guest mode. */
 		if (!error && world->on_access)
 			world->on_access(hit->host + (gpa & 0xfff));
-		quire_vcpu_leave(world->vcpu);
+		quire_vcpu_leave(cpu->vcpu);
 		if (!error) {
 			result.outcome = 0;
 			result.host = hit->host + (gpa & 0xfff);
 			return result;
 		}
-		world->faults++;
-		result.outcome = quire_vcpu_fault(world->vcpu, (gpa_t){gpa}, error, &fault);
+		cpu->faults++;
+		result.outcome = quire_vcpu_fault(cpu->vcpu, (gpa_t){gpa}, error, &fault);
 		result.error = fault.flags;
 		if (result.outcome < 0 || result.outcome == QUIRE_EMULATE ||
 		    result.outcome == QUIRE_NESTED_FAULT)
@@ -220,10 +236,15 @@ struct world_result world_access(struct world *world, uint64_t gpa, enum world_a
 	return result;
 }
 
+struct world_result world_access(struct world *world, uint64_t gpa, enum world_access access)
+{
+	return world_access_on(world, 0, gpa, access);
+}
+
 void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry)
 {
 	uint64_t gpa = table_gfn * QUIRE_PAGE_SIZE + index * sizeof(entry);
-	int nested = world->nested;
+	int nested = world->cpus[0].nested;
 	struct world_result result;
 
 	world_nested(world, 0);

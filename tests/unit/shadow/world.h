@@ -36,18 +36,26 @@ struct world_translation {
 	int writable, executable;
 };
 
+struct world_cpu {
+	struct quire_vcpu *vcpu;
+	struct world_translation tlb[WORLD_TLB];
+	int nested;
+	uint64_t faults; /* calls of quire_vcpu_fault() */
+};
+
+/* The second processor is there after world_add_cpu(); what names none is about the first. */
+#define WORLD_CPUS 2u
+
 struct world {
 	struct sim_host host;
 	struct quire_vm *vm;
-	struct quire_vcpu *vcpu;
-	struct world_translation tlb[WORLD_TLB];
+	struct quire_vcpu *vcpu; /* the first processor's */
+	struct world_cpu cpus[WORLD_CPUS];
 	struct quire_tunables tunables;
-	int nested;
 	uint32_t slot_flags[2];
 	uint8_t slot_there[2];
 	uint8_t written[WORLD_PAGES];	  /* since the last harvest */
 	void (*on_access)(uint8_t *host); /* in guest mode; NULL: nothing */
-	uint64_t faults;		  /* calls of quire_vcpu_fault() */
 };
 
 enum world_access { WORLD_READ, WORLD_WRITE, WORLD_FETCH };
@@ -69,10 +77,14 @@ void world_stop_vm(struct world *world);
 /* The bytes of a guest page, as the host keeps them now. */
 uint8_t *world_page(struct world *world, uint64_t gfn);
 int world_slot(struct world *world, uint32_t id, uint32_t flags);
+void world_add_cpu(struct world *world);
 /* Go over to L2, or back to L1. */
 void world_nested(struct world *world, int nested);
+void world_nested_on(struct world *world, uint32_t cpu, int nested);
 /* One access at @gpa, of L2 or L1. */
 struct world_result world_access(struct world *world, uint64_t gpa, enum world_access access);
+struct world_result world_access_on(struct world *world, uint32_t cpu, uint64_t gpa,
+				    enum world_access access);
 /* L1 stores an entry into one of its tables, with a store of its own. */
 void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry);
 

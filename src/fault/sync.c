@@ -1,0 +1,69 @@
+/* Bringing shadow pages up to date with the guest's tables, which are read without a lock. */
+#include "src/base/mutant.h"
+#include "src/change/check.h"
+#include "src/fault/fault.h"
+#include "src/shadow/shadow.h"
+
+/* The first step of a batch: from here on nobody writes the tables of its pages unnoticed. */
+static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	sync->count = 0;
+	if (shadow_root_is_valid(vcpu)) {
+		struct shadow_change change = shadow_change_of(vcpu, &debt);
+
+		sync->root = vcpu->shadow.page;
+		for (u32 i = shadow_sync_begin(&change, sync); i-- > 0;)
+			tdp_zap_range(vm, 1u << vcpu->as_id, sync->pages[i].key.gfn,
+				      (gfn_t){sync->pages[i].key.gfn.v + 1}, &debt);
+	}
+	if (MUTANT(sync_unflushed))
+		flush_debt_forgive(&debt, "a known bug");
+	shadow_commit(vm, &debt);
+	vm_check(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+}
+
+static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct shadow_change change;
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &vm->flush);
+	change = shadow_change_of(vcpu, &debt);
+	biglock_write_lock(&vm->mmu_lock);
+	shadow_sync_end(&change, vcpu, sync);
+	shadow_commit(vm, &debt);
+	vm_check(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+}
+
+/* Those that begin to lag after this has begun are none of ours. */
+int fault_sync(struct quire_vcpu *vcpu, const struct shadow_key *only)
+{
+	struct shadow_sync sync = {.only = only};
+	u64 left = atomic_load_acquire_u64(&vcpu->vm->shadow->unsync_pages);
+	u32 count;
+
+	do {
+		int err = shadow_reserve(vcpu);
+
+		if (err)
+			return err;
+		sync_begin(vcpu, &sync);
+		count = sync.count;
+		if (!count)
+			break;
+		shadow_sync_read(vcpu, &sync);
+		sync_end(vcpu, &sync);
+		left -= min_u64(left, count);
+	} while (left && count == SHADOW_SYNC_BATCH);
+	return 0;
+}

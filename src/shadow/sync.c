@@ -1,0 +1,261 @@
+/* Shadow pages of the lowest level that lag behind L1's tables, and their catching up. */
+#include "src/shadow/internal.h"
+
+#include <string.h>
+
+#include "src/base/assert.h"
+#include "src/base/mutant.h"
+
+/* Parents looked at to learn whether a page is below a root; after that it counts as below. */
+#define PARENTS_MAX 64u
+
+static void list_add(struct shadow *shadow, struct shadow_page *page)
+{
+	page->unsync_older = shadow->unsync_newest;
+	page->unsync_newer = NULL;
+	if (shadow->unsync_newest)
+		shadow->unsync_newest->unsync_newer = page;
+	else
+		shadow->unsync_oldest = page;
+	shadow->unsync_newest = page;
+}
+
+static void list_remove(struct shadow *shadow, const struct shadow_page *page)
+{
+	*(page->unsync_newer ? &page->unsync_newer->unsync_older : &shadow->unsync_newest) =
+	    page->unsync_older;
+	*(page->unsync_older ? &page->unsync_older->unsync_newer : &shadow->unsync_oldest) =
+	    page->unsync_newer;
+}
+
+static void count_unsync(const struct shadow_change *change, u64 more)
+{
+	/* Partner of shadow_any_unsync(). */
+	atomic_store_release_u64(&change->shadow->unsync_pages,
+				 change->shadow->unsync_pages + more);
+	atomic_add_relaxed_u64(&change->vm->stats[QUIRE_VM_STAT_mmu_unsync], more);
+}
+
+/* Last on the list, for what was written before comes first. */
+static void mark_unsync(const struct shadow_change *change, struct shadow_page *page)
+{
+	if (page->unsync)
+		list_remove(change->shadow, page);
+	else
+		count_unsync(change, 1);
+	page->unsync = 1;
+	page->turn++;
+	list_add(change->shadow, page);
+}
+
+static void clear_unsync(const struct shadow_change *change, struct shadow_page *page)
+{
+	page->unsync = 0;
+	list_remove(change->shadow, page);
+	count_unsync(change, -UINT64_C(1));
+}
+
+void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page *page)
+{
+	clear_unsync(change, page);
+	if (!page->tracked)
+		gfn_track_forget(change->vm, role_as(page->role), page->gfn);
+}
+
+static bool may_lag(const struct shadow *shadow, u32 as_id, gfn_t gfn)
+{
+	const struct shadow_page *page = shadow->buckets[shadow_bucket(gfn)];
+	bool any = false;
+
+	for (; page; page = page->hash_next) {
+		if (!shadow_page_follows(page, as_id, gfn))
+			continue;
+		if (role_level(page->role) != QUIRE_LEVEL_4K ||
+		    shadow_page_is_obsolete(shadow, page))
+			return false;
+		any = true;
+	}
+	return any;
+}
+
+int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+{
+	struct shadow_change change = shadow_taking(vm, NULL);
+	struct shadow_page *page;
+
+	if (!change.shadow || !may_lag(change.shadow, as_id, gfn))
+		return 0;
+	for (page = change.shadow->buckets[shadow_bucket(gfn)]; page; page = page->hash_next) {
+		if (!shadow_page_follows(page, as_id, gfn) || !page->tracked)
+			continue;
+		page->tracked = 0;
+		gfn_track_let_lag(vm, as_id, gfn);
+		if (!MUTANT(unsync_unmarked))
+			mark_unsync(&change, page);
+	}
+	return 1;
+}
+
+void shadow_zap_unsync(const struct shadow_change *change, u32 as_id, gfn_t gfn)
+{
+	struct shadow_page *page = change->shadow->buckets[shadow_bucket(gfn)];
+
+	while (change->shadow->unsync_pages && page) {
+		struct shadow_page *next = page->hash_next;
+
+		/* It has no children, so nothing else leaves the row. */
+		if (shadow_page_follows(page, as_id, gfn) && page->unsync)
+			shadow_page_zap(change, page);
+		page = next;
+	}
+}
+
+/* Is @page reached from @root? Yes, too, when that would take long to tell. */
+static bool is_below(const struct shadow_page *page, const struct shadow_page *root, u32 *looked)
+{
+	u32 count = rmap_count(page->parents);
+
+	if (page == root)
+		return true;
+	for (u32 i = 0; i < count; i++)
+		if (++*looked > PARENTS_MAX ||
+		    is_below(shadow_page_of(rmap_at(page->parents, i)), root, looked))
+			return true;
+	return false;
+}
+
+static bool is_chosen(const struct shadow *shadow, const struct shadow_sync *sync,
+		      const struct shadow_page *page)
+{
+	u32 looked = 0;
+
+	if (shadow_page_is_obsolete(shadow, page))
+		return false;
+	if (sync->only)
+		return page->gfn.v == sync->only->gfn.v && page->role == sync->only->role;
+	return is_below(page, sync->root, &looked);
+}
+
+static void note_present(const struct shadow_page *page, u64 *present)
+{
+	u64 *entries = table_entries(page->table);
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		if (entry_is_present(SHADOW_FORMAT, atomic_load_relaxed_u64(&entries[i])))
+			present[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+/* What L2 maps of the table itself goes here; what L1 maps is the caller's. */
+static void follow_again(const struct shadow_change *change, struct shadow_page *page)
+{
+	u32 as_id = role_as(page->role);
+
+	if (page->tracked)
+		return;
+	page->tracked = 1;
+	if (gfn_track_resume(change->vm, as_id, page->gfn))
+		shadow_zap_range_leaves(change, 1u << as_id, page->gfn, (gfn_t){page->gfn.v + 1});
+}
+
+u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sync)
+{
+	struct shadow *shadow = change->shadow;
+	struct shadow_page *page = shadow->unsync_oldest;
+
+	sync->count = 0;
+	for (; page && sync->count < SHADOW_SYNC_BATCH; page = page->unsync_newer) {
+		struct table *guest;
+
+		if (!is_chosen(shadow, sync, page))
+			continue;
+		guest = table_cache_take(change->pages);
+		if (BROKEN(guest != NULL))
+			break;
+		sync->pages[sync->count].key =
+		    (struct shadow_key){.gfn = page->gfn, .role = page->role};
+		sync->pages[sync->count].turn = page->turn;
+		sync->pages[sync->count++].guest = guest;
+	}
+	/* Who walked before does not install: L1 may have changed its table and flushed. */
+	if (sync->count && !MUTANT(sync_keeps_turn))
+		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
+	for (u32 i = 0; i < sync->count; i++) {
+		page = shadow_page_find(shadow, &sync->pages[i].key);
+		follow_again(change, page);
+	}
+	for (u32 i = 0; i < sync->count; i++) {
+		memset(sync->pages[i].present, 0, sizeof(sync->pages[i].present));
+		page = shadow_page_find(shadow, &sync->pages[i].key);
+		note_present(page, sync->pages[i].present);
+	}
+	return sync->count;
+}
+
+void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync)
+{
+	for (u32 i = 0; i < sync->count; i++)
+		sync->pages[i].unreadable =
+		    shadow_read_table(vcpu, sync->pages[i].key.gfn, sync->pages[i].present,
+				      table_entries(sync->pages[i].guest)) != 0;
+}
+
+/*
+ * What L1's entry allows now is kept, and no more. Rights are never added, since what was read may
+ * be old by now: that is left to the next fault.
+ */
+static void sync_entry(const struct shadow_change *change, u64 *entry,
+		       const struct shadow_guest_leaf *now)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+	struct shadow_page *page = shadow_page_of(entry);
+	u32 index = shadow_index_of(entry), access = now->access & role_access(page->role);
+	u64 old = atomic_load_relaxed_u64(entry), new = old;
+
+	if (!entry_is_present(f, old))
+		return;
+	if (!(access & ACCESS_USER) || shadow_leaf_gfn(page, index).v != now->gfn.v) {
+		shadow_drop(change, entry);
+		return;
+	}
+	if (!(access & ACCESS_WRITE) && entry_is_writable(f, old))
+		new &= ~(f->writable | f->mmu_writable | f->dirty);
+	if (!(access & ACCESS_EXEC))
+		new |= f->noexec;
+	table_entries(page->gfns)[index] = now->gfn.v << QUIRE_PAGE_SHIFT | access;
+	if (new != old)
+		(void)shadow_store(change, entry, QUIRE_LEVEL_4K, new);
+}
+
+static void sync_page(const struct shadow_change *change, const struct quire_vcpu *vcpu,
+		      struct shadow_page *page, const struct shadow_sync *sync, u32 at)
+{
+	const u64 *guest = table_entries(sync->pages[at].guest);
+	u64 *entries = table_entries(page->table);
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		struct shadow_guest_leaf now;
+
+		if (!(sync->pages[at].present[i / 64] >> i % 64 & 1))
+			continue;
+		now = shadow_guest_leaf_of(vcpu, guest[i]);
+		sync_entry(change, &entries[i], &now);
+	}
+	/* Written again since it was tracked: it goes on lagging. */
+	if (page->unsync && page->tracked && page->turn == sync->pages[at].turn)
+		clear_unsync(change, page);
+}
+
+void shadow_sync_end(const struct shadow_change *change, const struct quire_vcpu *vcpu,
+		     struct shadow_sync *sync)
+{
+	for (u32 i = 0; i < sync->count; i++) {
+		struct shadow_page *page = shadow_page_find(change->shadow, &sync->pages[i].key);
+
+		if (page && sync->pages[i].unreadable)
+			shadow_page_zap(change, page);
+		else if (page)
+			sync_page(change, vcpu, page, sync, i);
+		table_cache_put(change->pages, sync->pages[i].guest);
+	}
+	sync->count = 0;
+}

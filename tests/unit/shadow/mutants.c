@@ -1,0 +1,71 @@
+/* Known bugs of the shadow MMU, switched on one at a time: its tests must catch each. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "src/base/mutant.h"
+#include "tests/unit/shadow/random.h"
+
+enum quire_mutant quire_mutant;
+
+/* Tests that a mutant hangs have caught it too. */
+#define SECONDS_MAX 120u
+
+static const struct {
+	enum quire_mutant mutant;
+	const char *name, *what;
+} mutants[] = {{MUTANT_NONE, "none", "no bug"},
+#define MUTANT_TEXT(name, what) {MUTANT_##name, #name, what},
+	       QUIRE_SHADOW_MUTANT_LIST(MUTANT_TEXT)
+#undef MUTANT_TEXT
+};
+#define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
+
+static int run_tests(void)
+{
+	return unsync_tests() || unsync_race_tests();
+}
+
+/* Do the tests fail with it? In a child, for a broken assertion may end it. */
+static int is_caught(size_t i)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		if (i && (!freopen("/dev/null", "w", stderr) || !freopen("/dev/null", "w", stdout)))
+			_exit(0);
+		quire_mutant = mutants[i].mutant;
+		alarm(SECONDS_MAX);
+		_exit(run_tests() != 0);
+	}
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		return 0;
+	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+/* All of them, or those that are named. Without any bug the tests must pass. */
+int main(int argc, char **argv)
+{
+	int survived = 0;
+
+	for (size_t i = 0; i < MUTANT_COUNT; i++) {
+		int wanted = argc < 2 || !i, caught;
+
+		for (int arg = 1; arg < argc; arg++)
+			wanted |= !strcmp(argv[arg], mutants[i].name);
+		if (!wanted)
+			continue;
+		caught = is_caught(i);
+		if (!i && caught)
+			return 2;
+		printf("%s: %s\n", mutants[i].name, caught ? "caught" : "passes");
+		fflush(stdout);
+		if (i && !caught) {
+			printf("SURVIVED: %s (%s)\n", mutants[i].name, mutants[i].what);
+			survived++;
+		}
+	}
+	return survived ? 1 : 0;
+}
