@@ -55,9 +55,5 @@ long coalesced_unregister(struct ioctl_call *call);
 /* ioeventfd.c; signal the eventfds that match a write. Under bus.lock. */
 bool ioeventfd_write_locked(struct iobus *bus, enum iobus_kind kind, const struct cpu_io *io);
 long ioeventfd_ioctl(struct ioctl_call *call);
-/* Is @fd an eventfd? 0, -EBADF, or -EINVAL when it is something else. */
-int eventfd_check(int fd);
-/* Are the two one and the same eventfd? */
-bool eventfd_same(int a, int b);
 
 #endif

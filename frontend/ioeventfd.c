@@ -1,13 +1,11 @@
 /* Eventfds that a guest's write signals. */
 #include <errno.h>
-#include <linux/kcmp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "frontend/dispatch.h"
+#include "frontend/eventfd.h"
 #include "frontend/hidden_fd.h"
 #include "frontend/iobus.h"
 #include "frontend/uapi.h"
@@ -15,52 +13,6 @@
 
 #define FLAGS_KNOWN \
 	(KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN)
-
-int eventfd_check(int fd)
-{
-	static const char expected[] = "anon_inode:[eventfd]";
-	char path[64], target[sizeof(expected)];
-	ssize_t length;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	length = readlink(path, target, sizeof(target));
-	if (length < 0)
-		return -EBADF;
-	if (length != sizeof(expected) - 1 || memcmp(target, expected, (size_t)length))
-		return -EINVAL;
-	return 0;
-}
-
-/* The kernel's number for the eventfd behind @fd, 0 when it has none. */
-static uint64_t eventfd_id(int fd)
-{
-	char path[64], line[128];
-	uint64_t id = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	file = fopen(path, "re");
-	if (!file)
-		return 0;
-	while (fgets(line, sizeof(line), file))
-		if (sscanf(line, "eventfd-id: %lu", &id) == 1)
-			break;
-	fclose(file);
-	return id;
-}
-
-/*
- * kcmp() takes no descriptor. The other way does for a moment, and may so take the number that
- * another thread of the client has just closed; it is for machines that forbid the first.
- */
-bool eventfd_same(int a, int b)
-{
-	long result = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, a, b);
-
-	if (result >= 0 || errno == EBADF)
-		return result == 0;
-	return eventfd_id(a) && eventfd_id(a) == eventfd_id(b);
-}
 
 /* Compare @size_bytes of the data, which has no particular alignment. */
 static bool matches(const struct ioeventfd *eventfd, const struct cpu_io *io)
@@ -139,9 +91,9 @@ static long assign(struct iobus *bus, const struct ioeventfd *request)
 
 static bool same(const struct ioeventfd *a, const struct ioeventfd *b)
 {
-	return eventfd_same(a->fd, b->fd) && a->kind == b->kind && a->address == b->address &&
-	       a->size_bytes == b->size_bytes && a->wildcard == b->wildcard &&
-	       (a->wildcard || a->datamatch == b->datamatch);
+	return a->kind == b->kind && a->address == b->address && a->size_bytes == b->size_bytes &&
+	       a->wildcard == b->wildcard && (a->wildcard || a->datamatch == b->datamatch) &&
+	       !eventfd_compare(a->fd, b->fd);
 }
 
 static long deassign(struct iobus *bus, const struct ioeventfd *request)

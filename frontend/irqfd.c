@@ -2,14 +2,19 @@
  * Eventfds that raise a guest's interrupt.
  *
  * A thread a VM waits for all of its eventfds and pulses the GSI of each that was signalled. The
- * list is the process's, as an eventfd raises one interrupt of one VM only. One lock keeps it, held
+ * set is the process's, as an eventfd raises one interrupt of one VM only. One lock keeps it, held
  * while an interrupt is raised too: once an eventfd is deassigned it raises nothing any more.
+ *
+ * KVM drops an eventfd that the client closes. Our duplicate keeps it open, and nobody tells us
+ * that the client's own is gone, so a client that never deassigns leaves thousands behind: the
+ * set is in the order of eventfd_compare() and is never walked, for the lock to be held shortly.
  */
 #include "frontend/irqfd.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
@@ -17,8 +22,8 @@
 
 #include "frontend/client_call.h"
 #include "frontend/dispatch.h"
+#include "frontend/eventfd.h"
 #include "frontend/hidden_fd.h"
-#include "frontend/iobus.h"
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
 
@@ -26,16 +31,20 @@
 #define CONTROL_KEY 0u
 
 struct irqfd {
-	struct irqfd *next;
+	struct irqfd *next; /* in its bucket */
 	struct vm *vm;
 	uint32_t gsi;
 	int fd;	      /* our own duplicate, hidden */
 	uint64_t key; /* what epoll reports: never used twice */
 };
 
-/* Outer to irqchip.lock. */
+#define BUCKETS 1024u
+
+/* Outer to irqchip.lock. Guards all that follow. */
 static pthread_mutex_t irqfds_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct irqfd *irqfds;
+static struct irqfd **irqfds; /* in the order of their eventfds */
+static uint32_t irqfd_count, irqfd_room;
+static struct irqfd *buckets[BUCKETS]; /* by key */
 static uint64_t last_key = CONTROL_KEY;
 
 /* Take the count. The description is the client's too, which may have emptied it: never wait. */
@@ -49,10 +58,14 @@ static bool was_signalled(int fd)
 
 static void raise_interrupt(struct vm *vm, uint64_t key)
 {
+	struct irqfd *irqfd;
+
 	pthread_mutex_lock(&irqfds_lock);
-	for (struct irqfd *irqfd = irqfds; irqfd; irqfd = irqfd->next)
-		if (irqfd->vm == vm && irqfd->key == key && was_signalled(irqfd->fd))
-			irqchip_pulse(vm, irqfd->gsi);
+	irqfd = buckets[key % BUCKETS];
+	while (irqfd && irqfd->key != key)
+		irqfd = irqfd->next;
+	if (irqfd && was_signalled(irqfd->fd))
+		irqchip_pulse(vm, irqfd->gsi);
 	pthread_mutex_unlock(&irqfds_lock);
 }
 
@@ -137,21 +150,54 @@ close_epoll:
 	return error;
 }
 
-static bool is_assigned_locked(int fd)
+/* Where the eventfd @fd is in the set, or belongs; *@found: it is there. */
+static uint32_t find_locked(int fd, bool *found)
 {
-	for (const struct irqfd *irqfd = irqfds; irqfd; irqfd = irqfd->next)
-		if (eventfd_same(irqfd->fd, fd))
-			return true;
-	return false;
+	uint32_t low = 0, high = irqfd_count;
+
+	*found = false;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		int order = eventfd_compare(irqfds[middle]->fd, fd);
+
+		if (!order) {
+			*found = true;
+			return middle;
+		}
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static int make_room_locked(void)
+{
+	uint32_t room = irqfd_room ? irqfd_room * 2 : 64;
+	struct irqfd **grown;
+
+	if (irqfd_count < irqfd_room)
+		return 0;
+	grown = realloc(irqfds, room * sizeof(*irqfds));
+	if (!grown)
+		return -ENOMEM;
+	irqfds = grown;
+	irqfd_room = room;
+	return 0;
 }
 
 static int insert_locked(struct irqfd *irqfd)
 {
+	bool is_assigned;
+	uint32_t at = find_locked(irqfd->fd, &is_assigned);
 	int error;
 
-	if (is_assigned_locked(irqfd->fd))
+	if (is_assigned)
 		return -EBUSY;
-	error = start_locked(irqfd->vm);
+	error = make_room_locked();
+	if (!error)
+		error = start_locked(irqfd->vm);
 	if (error)
 		return error;
 	irqfd->key = ++last_key;
@@ -159,8 +205,11 @@ static int insert_locked(struct irqfd *irqfd)
 	error = watch(&irqfd->vm->irqfds, irqfd->fd, irqfd->key);
 	if (error)
 		return error;
-	irqfd->next = irqfds;
-	irqfds = irqfd;
+	memmove(irqfds + at + 1, irqfds + at, (irqfd_count - at) * sizeof(*irqfds));
+	irqfds[at] = irqfd;
+	irqfd_count++;
+	irqfd->next = buckets[irqfd->key % BUCKETS];
+	buckets[irqfd->key % BUCKETS] = irqfd;
 	return 0;
 }
 
@@ -192,10 +241,12 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 }
 
 /* Closing our duplicate does not end epoll's interest while the client's own is open. */
-static void remove_locked(struct irqfd **link)
+static void free_irqfd(struct irqfd *irqfd)
 {
-	struct irqfd *irqfd = *link;
+	struct irqfd **link = &buckets[irqfd->key % BUCKETS];
 
+	while (*link != irqfd)
+		link = &(*link)->next;
 	*link = irqfd->next;
 	epoll_ctl(irqfd->vm->irqfds.epoll_fd, EPOLL_CTL_DEL, irqfd->fd, NULL);
 	hidden_fd_close(irqfd->fd);
@@ -205,18 +256,18 @@ static void remove_locked(struct irqfd **link)
 /* One that was never assigned is no error. */
 static long deassign(struct vm *vm, const struct kvm_irqfd *request)
 {
-	struct irqfd **link = &irqfds;
 	int error = eventfd_check((int)request->fd);
+	bool found;
+	uint32_t at;
 
 	if (error)
 		return error;
 	pthread_mutex_lock(&irqfds_lock);
-	while (*link) {
-		if ((*link)->vm == vm && (*link)->gsi == request->gsi &&
-		    eventfd_same((*link)->fd, (int)request->fd))
-			remove_locked(link);
-		else
-			link = &(*link)->next;
+	at = find_locked((int)request->fd, &found);
+	if (found && irqfds[at]->vm == vm && irqfds[at]->gsi == request->gsi) {
+		free_irqfd(irqfds[at]);
+		irqfd_count--;
+		memmove(irqfds + at, irqfds + at + 1, (irqfd_count - at) * sizeof(*irqfds));
 	}
 	pthread_mutex_unlock(&irqfds_lock);
 	return 0;
@@ -237,20 +288,21 @@ long vm_irqfd(struct ioctl_call *call)
 void irqfds_destroy(struct vm *vm)
 {
 	struct vm_irqfds *listener = &vm->irqfds;
-	struct irqfd **link = &irqfds;
 	uint64_t one = 1;
+	uint32_t kept = 0;
 
 	if (!listener->started)
 		return;
 	(void)!write(listener->control_fd, &one, sizeof(one));
 	pthread_join(listener->thread, NULL);
 	pthread_mutex_lock(&irqfds_lock);
-	while (*link) {
-		if ((*link)->vm == vm)
-			remove_locked(link);
+	for (uint32_t i = 0; i < irqfd_count; i++) {
+		if (irqfds[i]->vm == vm)
+			free_irqfd(irqfds[i]);
 		else
-			link = &(*link)->next;
+			irqfds[kept++] = irqfds[i];
 	}
+	irqfd_count = kept;
 	pthread_mutex_unlock(&irqfds_lock);
 	hidden_fd_close(listener->control_fd);
 	hidden_fd_close(listener->epoll_fd);

@@ -231,6 +231,51 @@ static void eventfds_interrupt(void)
 	machine_close(&machine);
 }
 
+/* Whether one of many is assigned is asked by its duplicates, and taking one leaves the rest. */
+static void many_eventfds(void)
+{
+	enum { COUNT = 400 };
+	int fds[COUNT], others[COUNT];
+	struct kvm_irqfd irqfd = {.gsi = EVENT_GSI};
+	struct machine machine;
+
+	machine_open(&machine, 1);
+	for (int i = 0; i < COUNT; i++) {
+		fds[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		others[i] = dup(fds[i]);
+		irqfd.fd = (uint32_t)fds[i];
+		WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+	}
+	for (int i = 0; i < COUNT; i += 3) {
+		irqfd.fd = (uint32_t)others[i];
+		irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
+		/* One of another line is not meant. */
+		irqfd.gsi = EVENT_GSI + 1;
+		WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+		irqfd.flags = 0;
+		FAILS(ioctl(machine.vm, KVM_IRQFD, &irqfd), EBUSY);
+		irqfd.gsi = EVENT_GSI;
+		irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
+		WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+	}
+	irqfd.flags = 0;
+	for (int i = 0; i < COUNT; i++) {
+		irqfd.fd = (uint32_t)others[i];
+		if (i % 3)
+			FAILS(ioctl(machine.vm, KVM_IRQFD, &irqfd), EBUSY);
+		else
+			WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
+	}
+	event_fd = fds[COUNT - 1];
+	route_event(&machine);
+	CHECK(report_after(&machine, signal_event) == SAW_NMI, "event of the last");
+	for (int i = 0; i < COUNT; i++) {
+		close(fds[i]);
+		close(others[i]);
+	}
+	machine_close(&machine);
+}
+
 static void on_alarm(int signal)
 {
 	(void)signal;
@@ -281,6 +326,7 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	sleeping_guests_wake();
 	eventfds_interrupt();
+	many_eventfds();
 	signals_end_the_sleep();
 	client_injects();
 	printf("%d failures\n", check_failures);
