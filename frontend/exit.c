@@ -19,7 +19,7 @@
 #define EMULATION_INFO_WORDS 5u
 #define EMULATION_INSN_WORDS 3u
 
-static int exit_io(struct vcpu *vcpu, const struct cpu_io *io)
+static enum run_next exit_io(struct vcpu *vcpu, const struct cpu_io *io)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -34,10 +34,10 @@ static int exit_io(struct vcpu *vcpu, const struct cpu_io *io)
 		memcpy((char *)run + VCPU_PIO_PAGE * 4096, io->data, sizeof(io->data));
 	vcpu->pending = VCPU_PENDING_IO;
 	vcpu->pending_io = *io;
-	return 0;
+	return RUN_EXIT;
 }
 
-static int exit_mmio(struct vcpu *vcpu, const struct cpu_io *io)
+static enum run_next exit_mmio(struct vcpu *vcpu, const struct cpu_io *io)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -51,7 +51,7 @@ static int exit_mmio(struct vcpu *vcpu, const struct cpu_io *io)
 		memcpy(run->mmio.data, io->data, io->size_bytes);
 	vcpu->pending = VCPU_PENDING_MMIO;
 	vcpu->pending_io = *io;
-	return 0;
+	return RUN_EXIT;
 }
 
 static bool is_long_mode(const struct cpu_state *state)
@@ -59,7 +59,7 @@ static bool is_long_mode(const struct cpu_state *state)
 	return (state->efer >> 10 & 1) && state->seg[CPU_CS].l;
 }
 
-static int exit_hypercall(struct vcpu *vcpu)
+static enum run_next exit_hypercall(struct vcpu *vcpu)
 {
 	const struct cpu_state *state = cpu_state(vcpu->cpu);
 	struct kvm_run *run = vcpu->run;
@@ -73,14 +73,14 @@ static int exit_hypercall(struct vcpu *vcpu)
 	run->hypercall.longmode = is_long_mode(state) ? KVM_EXIT_HYPERCALL_LONG_MODE : 0;
 	run->hypercall.pad = 0;
 	vcpu->pending = VCPU_PENDING_HYPERCALL;
-	return 0;
+	return RUN_EXIT;
 }
 
 /*
  * User code gets #UD unless the client wants to know; for the kernel the client is told, and #UD
  * waits for it should it come back.
  */
-static int exit_emulation(struct vcpu *vcpu, const struct cpu_exit_info *info)
+static enum run_next exit_emulation(struct vcpu *vcpu, const struct cpu_exit_info *info)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 	bool wanted = atomic_load(&vcpu->vm->settings.exit_on_emulation_failure);
@@ -95,7 +95,7 @@ static int exit_emulation(struct vcpu *vcpu, const struct cpu_exit_info *info)
 		state->exception_has_payload = 0;
 		cpu_state_changed(vcpu->cpu);
 		if (state->seg[CPU_SS].dpl == 3)
-			return EXIT_CONTINUE;
+			return RUN_ON;
 	}
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	memset(&run->internal, 0, sizeof(run->internal));
@@ -107,10 +107,10 @@ static int exit_emulation(struct vcpu *vcpu, const struct cpu_exit_info *info)
 		words = EMULATION_INFO_WORDS + EMULATION_INSN_WORDS;
 	}
 	run->emulation_failure.ndata = words;
-	return 0;
+	return RUN_EXIT;
 }
 
-static int exit_delivery(struct vcpu *vcpu, const struct cpu_exit_info *info)
+static enum run_next exit_delivery(struct vcpu *vcpu, const struct cpu_exit_info *info)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -120,10 +120,10 @@ static int exit_delivery(struct vcpu *vcpu, const struct cpu_exit_info *info)
 	run->internal.ndata = 5; /* event, hardware's reason and details, gpa, processor */
 	run->internal.data[0] = info->vector_info;
 	run->internal.data[3] = info->gpa;
-	return 0;
+	return RUN_EXIT;
 }
 
-static int exit_error(struct vcpu *vcpu, const struct cpu_exit_info *info)
+static enum run_next exit_error(struct vcpu *vcpu, const struct cpu_exit_info *info)
 {
 	struct uapi_memory_fault *fault = (void *)&vcpu->run->hw;
 
@@ -133,10 +133,10 @@ static int exit_error(struct vcpu *vcpu, const struct cpu_exit_info *info)
 		fault->gpa = info->fault.gpa.v;
 		fault->size = info->fault.size_bytes;
 	}
-	return info->error ? info->error : -EFAULT;
+	return run_fail(vcpu, info->error);
 }
 
-static int exit_debug(struct vcpu *vcpu, const struct cpu_exit_info *info)
+static enum run_next exit_debug(struct vcpu *vcpu, const struct cpu_exit_info *info)
 {
 	struct kvm_debug_exit_arch *arch = &vcpu->run->debug.arch;
 
@@ -145,30 +145,31 @@ static int exit_debug(struct vcpu *vcpu, const struct cpu_exit_info *info)
 	arch->pc = info->debug_pc;
 	arch->dr6 = info->debug_dr6;
 	arch->dr7 = cpu_state(vcpu->cpu)->dr7;
-	return 0;
+	return RUN_EXIT;
 }
 
-static int exit_halt(struct vcpu *vcpu)
+static enum run_next exit_halt(struct vcpu *vcpu)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
 	stat_count(&vcpu->stats.halt_exits);
 	if (vcpu->lapic.present) {
 		state->halted = 1;
-		return EXIT_CONTINUE;
+		return RUN_ON;
 	}
 	state->halted = 0;
 	vcpu->run->exit_reason = KVM_EXIT_HLT;
-	return 0;
+	return RUN_EXIT;
 }
 
-static int exit_simple(struct vcpu *vcpu, uint32_t reason)
+static enum run_next exit_simple(struct vcpu *vcpu, uint32_t reason)
 {
 	vcpu->run->exit_reason = reason;
-	return 0;
+	return RUN_EXIT;
 }
 
-static int exit_msr(struct vcpu *vcpu, const struct cpu_exit_info *info, enum msr_access access)
+static enum run_next exit_msr(struct vcpu *vcpu, const struct cpu_exit_info *info,
+			      enum msr_access access)
 {
 	bool is_read = access == MSR_ACCESS_READ;
 	struct kvm_run *run = vcpu->run;
@@ -179,25 +180,25 @@ static int exit_msr(struct vcpu *vcpu, const struct cpu_exit_info *info, enum ms
 	run->msr.index = info->msr_index;
 	run->msr.data = is_read ? 0 : info->msr_value;
 	vcpu->pending = is_read ? VCPU_PENDING_MSR_READ : VCPU_PENDING_MSR_WRITE;
-	return 0;
+	return RUN_EXIT;
 }
 
 /* Of the exit that the CPU asked for some time ago: a reset may have made room since. */
-static int exit_dirty_ring(struct vcpu *vcpu)
+static enum run_next exit_dirty_ring(struct vcpu *vcpu)
 {
 	if (!quire_vcpu_dirty_ring_is_full(vcpu->memory))
-		return EXIT_CONTINUE;
+		return RUN_ON;
 	QUIRE_TRACE(kvm_dirty_ring_exit, vcpu->id);
 	return exit_simple(vcpu, KVM_EXIT_DIRTY_RING_FULL);
 }
 
-int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info)
+enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info)
 {
 	stat_count(&vcpu->stats.exits);
 	switch (reason) {
 	case CPU_EXIT_INTR:
 	case CPU_EXIT_STEPPED:
-		return EXIT_CONTINUE;
+		return RUN_ON;
 	case CPU_EXIT_IO:
 		return exit_io(vcpu, &info->io);
 	case CPU_EXIT_MMIO:

@@ -9,11 +9,22 @@
 
 struct vcpu;
 
-/* exit_handle(): run on. Any other value is KVM_RUN's result. */
-#define EXIT_CONTINUE 1
+/*
+ * How KVM_RUN goes on. An error stands in the vCPU, where run_fail() alone puts it, so that no
+ * number on its way through here can become the client's result.
+ */
+enum run_next {
+	RUN_ON,	    /* into the guest again */
+	RUN_EXIT,   /* back to the client: 0, and the run page says why */
+	RUN_FAILED, /* back to the client with run_fail()'s error */
+};
 
-/* Fill the run page for @reason; 0 or -errno to leave KVM_RUN with, or EXIT_CONTINUE. */
-int exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info);
+/* KVM_RUN ends with @error, a negative errno; anything else is a bug of ours: -EIO. */
+enum run_next run_fail(struct vcpu *vcpu, int error);
+
+/* Fill the run page for @reason. */
+enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason,
+			  const struct cpu_exit_info *info);
 /* Is there an interrupt for the vCPU, from its APIC or the PIC? */
 bool exit_interrupt_waiting(struct vcpu *vcpu);
 /* Trace the access @io, which moved @data. */

@@ -118,11 +118,17 @@ static void take_answer(struct vcpu *vcpu)
 	vcpu->pending = VCPU_PENDING_NONE;
 }
 
-static int signal_exit(struct vcpu *vcpu)
+enum run_next run_fail(struct vcpu *vcpu, int error)
+{
+	vcpu->run_error = error < 0 ? error : -EIO;
+	return RUN_FAILED;
+}
+
+static enum run_next signal_exit(struct vcpu *vcpu)
 {
 	vcpu->run->exit_reason = KVM_EXIT_INTR;
 	stat_count(&vcpu->stats.signal_exits);
-	return -EINTR;
+	return run_fail(vcpu, -EINTR);
 }
 
 #define CLIENT_REQUESTS (~((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1))
@@ -147,8 +153,8 @@ static bool may_wake(struct vcpu *vcpu)
 	return !state->halted || cpu_would_wake(vcpu->cpu);
 }
 
-/* Sleep in HLT or until SIPI: 0 when the vCPU may go on, or -EINTR. */
-static int wait_runnable(struct vcpu *vcpu)
+/* Sleep in HLT or until SIPI. */
+static enum run_next wait_runnable(struct vcpu *vcpu)
 {
 	for (;;) {
 		silence_doorbell(vcpu, UINT64_MAX);
@@ -159,7 +165,7 @@ static int wait_runnable(struct vcpu *vcpu)
 		run_signals_wait(vcpu->memory, -1);
 	}
 	cpu_state(vcpu->cpu)->halted = 0;
-	return 0;
+	return RUN_ON;
 }
 
 static enum cpu_exit run_cpu(struct vcpu *vcpu, uint32_t flags, struct cpu_exit_info *info)
@@ -189,32 +195,32 @@ static uint32_t run_flags(struct vcpu *vcpu)
 	return flags;
 }
 
-/* Finish the instruction that waited for the client. EXIT_CONTINUE when it is done. */
-static int complete_pending(struct vcpu *vcpu)
+/* Finish the instruction that waited for the client. */
+static enum run_next complete_pending(struct vcpu *vcpu)
 {
 	struct cpu_exit_info info;
 
 	take_answer(vcpu);
 	while (cpu_is_pending(vcpu->cpu)) {
 		enum cpu_exit reason = run_cpu(vcpu, CPU_RUN_COMPLETE, &info);
-		int result;
+		enum run_next next;
 
 		if (reason == CPU_EXIT_STEPPED)
 			break;
-		result = exit_handle(vcpu, reason, &info);
-		if (result != EXIT_CONTINUE)
-			return result;
+		next = exit_handle(vcpu, reason, &info);
+		if (next != RUN_ON)
+			return next;
 		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (run_signals_pending())
 			return signal_exit(vcpu);
 	}
-	return EXIT_CONTINUE;
+	return RUN_ON;
 }
 
-static int run_loop(struct vcpu *vcpu)
+static enum run_next run_loop(struct vcpu *vcpu)
 {
 	struct cpu_exit_info info;
-	int result;
+	enum run_next next;
 
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vcpu->has_run = true;
@@ -225,40 +231,40 @@ static int run_loop(struct vcpu *vcpu)
 			if (cpu_nested_shutdown(vcpu->cpu))
 				continue;
 			vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
-			return 0;
+			return RUN_EXIT;
 		}
 		if (quire_vcpu_dirty_ring_is_full(vcpu->memory)) {
 			QUIRE_TRACE(kvm_dirty_ring_exit, vcpu->id);
 			vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
-			return 0;
+			return RUN_EXIT;
 		}
 		if (run_signals_pending())
 			return signal_exit(vcpu);
 		if (!may_wake(vcpu)) {
-			result = wait_runnable(vcpu);
-			if (result)
-				return result;
+			next = wait_runnable(vcpu);
+			if (next != RUN_ON)
+				return next;
 		}
 		cpu_state(vcpu->cpu)->halted = 0;
-		result = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
-		if (result != EXIT_CONTINUE)
-			return result;
+		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
+		if (next != RUN_ON)
+			return next;
 	}
 }
 
 /* An application processor before its SIPI: the client is told to try again once it came. */
-static int run_uninitialized(struct vcpu *vcpu)
+static enum run_next run_uninitialized(struct vcpu *vcpu)
 {
-	int result = vcpu->run->immediate_exit ? -EINTR : wait_runnable(vcpu);
-
-	return result ? result : -EAGAIN;
+	if (vcpu->run->immediate_exit)
+		return run_fail(vcpu, -EINTR);
+	return wait_runnable(vcpu) == RUN_ON ? run_fail(vcpu, -EAGAIN) : RUN_FAILED;
 }
 
-static int run_inside(struct vcpu *vcpu)
+static enum run_next run_inside(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	bool immediate = run->immediate_exit != 0;
-	int result;
+	enum run_next next;
 
 	run->flags = 0;
 	nested_settle(vcpu);
@@ -266,18 +272,18 @@ static int run_inside(struct vcpu *vcpu)
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return run_uninitialized(vcpu);
 	if (sync_in(vcpu))
-		return -EINVAL;
+		return run_fail(vcpu, -EINVAL);
 	if (!vcpu->lapic.present) {
 		if (run->cr8 > 15)
-			return -EINVAL;
+			return run_fail(vcpu, -EINVAL);
 		lapic_set_cr8(vcpu, (uint8_t)run->cr8);
 	}
-	result = complete_pending(vcpu);
-	if (result != EXIT_CONTINUE)
-		return result;
+	next = complete_pending(vcpu);
+	if (next != RUN_ON)
+		return next;
 	/* Clients finish an instruction this way and then look at its exit once more. */
 	if (immediate)
-		return -EINTR;
+		return run_fail(vcpu, -EINTR);
 	return run_loop(vcpu);
 }
 
@@ -291,7 +297,7 @@ long vcpu_run(struct ioctl_call *call)
 	nx_recovery_poll(vcpu->vm);
 	run_signals_enter(vcpu->memory, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
-	result = run_inside(vcpu);
+	result = run_inside(vcpu) == RUN_FAILED ? vcpu->run_error : 0;
 	QUIRE_TRACE(kvm_userspace_exit, vcpu->run->exit_reason, (uint64_t)result);
 	save_run_state(vcpu);
 	process_runner_leave(&vcpu->runner);

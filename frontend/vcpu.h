@@ -107,7 +107,8 @@ struct vcpu {
 	struct vcpu_msrs msrs;
 	struct lapic lapic;
 
-	bool has_run; /* the guest has seen its CPUID */
+	int run_error; /* KVM_RUN's, negative; see run_fail() */
+	bool has_run;  /* the guest has seen its CPUID */
 	bool has_sigmask;
 	sigset_t sigmask;
 	uint32_t debug_control; /* KVM_GUESTDBG_* */
