@@ -34,6 +34,8 @@ struct file_ops {
 	/* May the client map it so? 0, -errno, or 1 to give it pages that raise SIGBUS. NULL:
 	 * -ENODEV. */
 	int (*map)(struct file *file, const struct file_map_request *request);
+	/* Bytes inside the file that are not there: a mapping of them raises SIGBUS. NULL: none. */
+	void (*hole)(const struct file *file, uint64_t *start_bytes, uint64_t *end_bytes);
 	/* fallocate with kernel-checked arguments (U-070). NULL: -EOPNOTSUPP. */
 	int (*allocate)(struct file *file, int mode, off_t offset_bytes, off_t size_bytes);
 	/* The last reference is gone. No lock held. */

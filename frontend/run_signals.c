@@ -11,6 +11,7 @@
 #include <quire/vcpu.h>
 
 #include "frontend/client_call.h"
+#include "frontend/signal_actions.h"
 #include "frontend/signal_state.h"
 
 /*
@@ -81,6 +82,19 @@ void client_call_end(void)
 	errno = saved_errno;
 }
 
+/* What is blocked outside and not inside ends KVM_RUN, and stays pending, whatever its action. */
+static void take_defaults(const sigset_t *outer, const sigset_t *inner)
+{
+	sigset_t let_in;
+
+	sigemptyset(&let_in);
+	for (int signal = 1; signal < NSIG; signal++)
+		if (sigismember(outer, signal) == 1 && sigismember(inner, signal) == 0)
+			sigaddset(&let_in, signal);
+	if (!sigisemptyset(&let_in))
+		signal_defaults_take(&let_in);
+}
+
 void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask)
 {
 	struct signal_state *state = &signal_state;
@@ -100,6 +114,9 @@ void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask)
 	sigemptyset(&outer);
 	/* The mask outside is known before a signal can arrive under the new one. */
 	syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &outer, 8);
+	if (state->recorded)
+		return;
+	take_defaults(&outer, &inner);
 	if (state->recorded)
 		return;
 	state->outer_mask = outer;

@@ -5,7 +5,7 @@
  * and mask. on_signal() runs the client's function at once, unless the thread is inside one of our
  * calls: then the signal waits for the end of the call (client_call_end()). Actions without a
  * function (default, ignore) are the kernel's own, but for SIGSEGV and SIGBUS, which our guarded
- * accesses need first.
+ * accesses need first, and for those that KVM_SET_SIGNAL_MASK lets into KVM_RUN.
  */
 #include "frontend/signal_actions.h"
 
@@ -49,6 +49,9 @@ static pthread_mutex_t actions_lock = PTHREAD_MUTEX_INITIALIZER;
 
 _Thread_local struct signal_state signal_state __attribute__((tls_model("initial-exec")));
 _Thread_local uint32_t client_call_depth __attribute__((tls_model("initial-exec")));
+
+/* Grows with every change of an action in the kernel. */
+static atomic_uint actions_turn;
 
 /* Set once we stand in front; before, every call is libc's. */
 static atomic_int active;
@@ -168,6 +171,7 @@ static void signal_default(int signal, siginfo_t *info, const struct sigaction *
 	/* Straight to the kernel: the client's action has not changed. */
 	client_call_depth++;
 	sigaction(signal, &kernel_default, NULL);
+	atomic_fetch_add(&actions_turn, 1);
 	client_call_depth--;
 	/* A fault happens again on return; a signal that was sent must be sent again. */
 	if (!is_synchronous(signal, info))
@@ -293,7 +297,10 @@ static int action_install(int signal, const struct sigaction *action)
 		kernel_action.sa_flags = (action->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
 	}
 	signal_set_strip(&kernel_action.sa_mask);
-	return sigaction(signal, &kernel_action, NULL) ? -errno : 0;
+	if (sigaction(signal, &kernel_action, NULL))
+		return -errno;
+	atomic_fetch_add(&actions_turn, 1);
+	return 0;
 }
 
 /* The client's present action: the kernel's when it was set behind our back or before us. */
@@ -348,6 +355,49 @@ int signal_action_change(int signal, const struct sigaction *act, struct sigacti
 		error = change_active(signal, act, old);
 	client_call_end();
 	return error;
+}
+
+/* A parent that ignores SIGCHLD has no zombies: that is the kernel's to do. */
+static bool stays_in_kernel(int signal, const struct sigaction *current)
+{
+	return has_function(current) || (signal == SIGCHLD && current->sa_handler == SIG_IGN);
+}
+
+static void default_take_locked(int signal)
+{
+	struct sigaction ours = {.sa_sigaction = on_signal,
+				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+	struct sigaction current;
+
+	/* libc refuses those it keeps to itself. */
+	if (sigaction(signal, NULL, &current) || stays_in_kernel(signal, &current))
+		return;
+	action_write(signal, &current);
+	(void)!sigaction(signal, &ours, NULL);
+}
+
+void signal_defaults_take(const sigset_t *set)
+{
+	struct signal_state *state = &signal_state;
+	uint32_t turn = atomic_load(&actions_turn);
+	sigset_t all, before;
+
+	if (state->has_taken && state->taken_turn == turn &&
+	    !memcmp(&state->taken, set, KERNEL_SET_BYTES))
+		return;
+	sigfillset(&all);
+	signal_set_strip(&all);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SET_BYTES);
+	pthread_mutex_lock(&actions_lock);
+	for (int signal = 1; signal < SIGNALS; signal++)
+		if (sigismember(set, signal) == 1 && !is_always_ours(signal) &&
+		    signal != process_kick_signal())
+			default_take_locked(signal);
+	pthread_mutex_unlock(&actions_lock);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SET_BYTES);
+	memcpy(&state->taken, set, KERNEL_SET_BYTES);
+	state->taken_turn = turn;
+	state->has_taken = 1;
 }
 
 static uint32_t shadow_of(const sigset_t *set)

@@ -17,6 +17,12 @@ void signal_actions_init(void);
  */
 void signal_thread_prepare(void);
 
+/*
+ * A signal of @set without a function of the client ends KVM_RUN too: from here on such a signal
+ * comes to us first. Called by a thread that blocks them outside of KVM_RUN and not inside.
+ */
+void signal_defaults_take(const sigset_t *set);
+
 /* sigaction(2) as the client means it: 0 or -errno. @act and @old may be NULL. */
 int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old);
 

@@ -311,7 +311,7 @@ static long vcpu_ioctl(struct file *file, unsigned long command, unsigned long a
 
 /*
  * The ring is shared or it is nothing, and never code. Any mapping of the pages before it is the
- * client's own business; those between the run page's three and the ring do not exist.
+ * client's own business.
  */
 static int vcpu_map(struct file *file, const struct file_map_request *request)
 {
@@ -323,7 +323,14 @@ static int vcpu_map(struct file *file, const struct file_map_request *request)
 
 	if (end > VCPU_RING_PAGE && first < ring_end && ((request->prot & PROT_EXEC) || !shared))
 		return -EINVAL;
-	return first >= VCPU_PAGES && end <= VCPU_RING_PAGE;
+	return 0;
+}
+
+/* The pages between the run page's three and the ring do not exist. */
+static void vcpu_hole(const struct file *file, uint64_t *start_bytes, uint64_t *end_bytes)
+{
+	*start_bytes = VCPU_MMAP_BYTES;
+	*end_bytes = VCPU_RING_PAGE * 4096;
 }
 
 static void vcpu_release(struct file *file)
@@ -343,5 +350,6 @@ const struct file_ops vcpu_file_ops = {
     .name = "kvm-vcpu",
     .ioctl = vcpu_ioctl,
     .map = vcpu_map,
+    .hole = vcpu_hole,
     .release = vcpu_release,
 };

@@ -6,6 +6,7 @@
 
 #include "frontend/gmem_file.h"
 #include "frontend/uapi.h"
+#include "frontend/run_signals.h"
 #include "frontend/user_copy.h"
 #include "frontend/vm.h"
 
@@ -115,15 +116,17 @@ long vm_clear_dirty_log(struct ioctl_call *call)
 	return quire_vm_clear_dirty_log(vm->memory, &clear);
 }
 
-/*
- * Clients compare the result with what they harvested, so only a fatal signal cuts the call short:
- * such a signal ends the process in here.
- */
+static int interrupted(void)
+{
+	return run_signals_pending();
+}
+
+/* A signal cuts it short: the client counts what it got, and calls again. */
 long vm_reset_dirty_rings(struct ioctl_call *call)
 {
 	struct vm *vm = call->object;
 
-	return quire_vm_reset_dirty_rings(vm->memory, NULL);
+	return quire_vm_reset_dirty_rings(vm->memory, interrupted);
 }
 
 long vm_set_nr_mmu_pages(struct ioctl_call *call)

@@ -96,6 +96,30 @@ struct map_call {
 	int fd;
 };
 
+/*
+ * The part of the new mapping at @mapped that the file does not have: mapped from beyond its end,
+ * where the kernel raises SIGBUS. -errno when that fails.
+ */
+static int map_hole(struct file *file, const struct map_call *call, void *mapped)
+{
+	const struct file_map_request *request = &call->request;
+	uint64_t first = (uint64_t)request->offset_bytes, start, end;
+	uint64_t last = first + request->length_bytes;
+	int flags = (request->flags & ~(MAP_FIXED_NOREPLACE | MAP_POPULATE)) | MAP_FIXED;
+
+	if (!file_ops_of(file)->hole)
+		return 0;
+	file_ops_of(file)->hole(file, &start, &end);
+	start = start > first ? start : first;
+	end = end < last ? end : last;
+	if (start >= end)
+		return 0;
+	if (REAL(mmap)((char *)mapped + (start - first), end - start, request->prot, flags,
+		       call->fd, (off_t)(file_size_bytes(file) + start)) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
 static void *map_inside(const struct map_call *call)
 {
 	const struct file_map_request *request = &call->request;
@@ -124,6 +148,12 @@ static void *map_inside(const struct map_call *call)
 		struct range range = range_of(mapped, request->length_bytes);
 
 		file_mapped(range.start, range.end);
+		offset = map_hole(file, call, mapped);
+		if (offset < 0) {
+			REAL(munmap)(mapped, request->length_bytes);
+			mapped = MAP_FAILED;
+			errno = (int)-offset;
+		}
 	}
 put_file:
 	if (file)

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -276,6 +278,8 @@ static void many_eventfds(void)
 	machine_close(&machine);
 }
 
+static pthread_t sleeper;
+
 static void on_alarm(int signal)
 {
 	(void)signal;
@@ -295,6 +299,83 @@ static void signals_end_the_sleep(void)
 	WORKS(ioctl(machine.vcpu, KVM_GET_MP_STATE, &state));
 	CHECK(state.mp_state == KVM_MP_STATE_HALTED, "state %u", state.mp_state);
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "after the signal");
+	machine_close(&machine);
+}
+
+static void send_term(struct machine *machine)
+{
+	(void)machine;
+	pthread_kill(sleeper, SIGTERM);
+}
+
+static void send_usr2(struct machine *machine)
+{
+	(void)machine;
+	pthread_kill(sleeper, SIGUSR2);
+}
+
+static void set_run_mask(const struct machine *machine, uint64_t bits)
+{
+	struct {
+		struct kvm_signal_mask header;
+		uint32_t bits[2];
+	} mask = {{.len = 8}, {(uint32_t)bits, (uint32_t)(bits >> 32)}};
+
+	WORKS(ioctl(machine->vcpu, KVM_SET_SIGNAL_MASK, &mask));
+}
+
+/* Sleeps until @act's @signal, which stays pending and is nobody's but sigtimedwait()'s. */
+static void check_let_in(struct machine *machine, void (*act)(struct machine *), int signal)
+{
+	struct poke poke = {.machine = machine, .act = act};
+	struct timespec now = {0};
+	sigset_t one, pending;
+	pthread_t other;
+
+	sleeper = pthread_self();
+	pthread_create(&other, NULL, poke_thread, &poke);
+	FAILS(ioctl(machine->vcpu, KVM_RUN, 0), EINTR);
+	pthread_join(other, NULL);
+	CHECK(machine->run->exit_reason == KVM_EXIT_INTR, "exit %u", machine->run->exit_reason);
+	sigemptyset(&one);
+	sigaddset(&one, signal);
+	CHECK(!sigpending(&pending) && sigismember(&pending, signal) == 1, "pending %d", signal);
+	CHECK(sigtimedwait(&one, NULL, &now) == signal, "taken %d", signal);
+}
+
+/* Signals that only KVM_RUN lets in end it, with the default action and ignored ones too. */
+static void mask_lets_defaults_in(void)
+{
+	struct sigaction current;
+	struct machine machine;
+	sigset_t blocked;
+	int status;
+	pid_t child;
+
+	machine_open(&machine, 1);
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGTERM);
+	sigaddset(&blocked, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+	signal(SIGUSR2, SIG_IGN);
+	set_run_mask(&machine, 0);
+	for (int i = 0; i < 2; i++) {
+		check_let_in(&machine, send_term, SIGTERM);
+		check_let_in(&machine, send_usr2, SIGUSR2);
+	}
+	CHECK(!sigaction(SIGTERM, NULL, &current) && current.sa_handler == SIG_DFL, "default");
+	CHECK(!sigaction(SIGUSR2, NULL, &current) && current.sa_handler == SIG_IGN, "ignored");
+	pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
+	raise(SIGUSR2);
+	/* Outside of KVM_RUN the default action is what it was. */
+	child = fork();
+	if (!child) {
+		raise(SIGTERM);
+		_exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) &&
+		  WTERMSIG(status) == SIGTERM,
+	      "status %#x", status);
 	machine_close(&machine);
 }
 
@@ -328,6 +409,7 @@ int main(void)
 	eventfds_interrupt();
 	many_eventfds();
 	signals_end_the_sleep();
+	mask_lets_defaults_in();
 	client_injects();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;

@@ -1,6 +1,8 @@
 /* The dirty ring: enabling it, the life of its entries, the limit, resetting. */
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -137,6 +139,25 @@ static void mapping(void)
 		CHECK_EQ(flags_of(i), 0);
 }
 
+/* The run page's three, nothing, the ring, nothing: in one mapping as in several. */
+static void nothing_between(void)
+{
+	volatile uint8_t *all;
+
+	open_machine();
+	all = mmap(NULL, RING_PAGE * PAGE + RING_BYTES + PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		   vcpu.fd, 0);
+	CHECK(all != MAP_FAILED);
+	for (uint64_t page = 0; page < RING_PAGE + RING_BYTES / PAGE + 1; page++) {
+		int is_ring = page >= RING_PAGE && page < RING_PAGE + RING_BYTES / PAGE;
+
+		CHECK_EQ(touch_byte(all + page * PAGE).number, page < 3 || is_ring ? 0 : SIGBUS);
+	}
+	all = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, vcpu.fd, (RING_PAGE - 1) * (off_t)PAGE);
+	CHECK(all != MAP_FAILED);
+	CHECK_EQ(touch_byte(all).number, SIGBUS);
+}
+
 static void bitmap_calls_are_refused(void)
 {
 	uint64_t bitmap[PAGES / 64 + 1];
@@ -193,6 +214,57 @@ static void reset_stops_at_the_first_gap(void)
 			 __ATOMIC_RELEASE);
 	CHECK_EQ(reset(), 1);
 	CHECK_EQ(flags_of(3), 0);
+}
+
+static void on_storm(int signal)
+{
+	(void)signal;
+}
+
+/* SIGUSR2 to this thread, every few microseconds. */
+static void storm_start(void)
+{
+	struct sigaction action = {.sa_handler = on_storm};
+	struct itimerspec often = {.it_value.tv_nsec = 20000, .it_interval.tv_nsec = 20000};
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2};
+	timer_t timer;
+
+	sigaction(SIGUSR2, &action, NULL);
+	CHECK_ZERO(timer_create(CLOCK_MONOTONIC, &event, &timer));
+	CHECK_ZERO(timer_settime(timer, 0, &often, NULL));
+}
+
+/* However often a signal cuts it short, the results add up, and what was reset is armed again. */
+static void reset_under_signals(void)
+{
+	static uint8_t dirty[PAGES];
+	uint32_t short_calls = 0;
+	sigset_t blocked;
+
+	open_machine();
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGUSR2);
+	CHECK_END(write_pages(0, 400, 1), END_DONE);
+	next = 0;
+	CHECK_EQ(collect(dirty), 400);
+	CHECK_EQ(reset(), 400);
+	storm_start();
+	for (uint32_t round = 2; round < 1000 && short_calls < 20; round++) {
+		uint32_t count = 0;
+
+		pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+		CHECK_END(write_pages(0, 400, round), END_DONE);
+		pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
+		CHECK_EQ(collect(dirty), 400);
+		while (count < 400) {
+			uint32_t more = (uint32_t)CHECK_OK(reset());
+
+			count += more;
+			short_calls += count < 400;
+		}
+		CHECK_EQ(count, 400);
+	}
+	CHECK(short_calls > 0);
 }
 
 static void spoilt_entries(void)
@@ -333,9 +405,11 @@ int main(int argc, char **argv)
 	    TEST(enabling),
 	    TEST(enabling_comes_before_vcpus),
 	    TEST(mapping),
+	    TEST(nothing_between),
 	    TEST(bitmap_calls_are_refused),
 	    TEST(life_of_an_entry),
 	    TEST(reset_stops_at_the_first_gap),
+	    TEST(reset_under_signals),
 	    TEST(spoilt_entries),
 	    TEST(full_ring),
 	    TEST(the_flag_is_the_switch),
