@@ -78,12 +78,12 @@ def meson_results(checks, label, build, names):
 
 
 def test_names(build, folder=""):
-    """Names of the Meson tests whose program was built below a folder of the tree."""
+    """Names of the Meson tests that run a program built below a folder of the tree."""
     listed = subprocess.run(["meson", "introspect", "--tests", str(build)], check=True, text=True,
                             stdout=subprocess.PIPE).stdout
     names = []
     for test in json.loads(listed):
-        if str(build / folder) in " ".join(test["cmd"][:1]) or not folder:
+        if str(build / folder) in " ".join(test["cmd"]) or not folder:
             names.append(test["name"])
     return names
 
@@ -118,7 +118,8 @@ def check_sanitizers(checks):
     folder = TREE / "build-asan"
     options = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
     if configured(checks, "asan", folder, "clang", options):
-        names = test_names(folder, "tests/unit") + test_names(folder, "examples/headers")
+        names = [name for part in ("tests/unit", "tests/fuzz", "examples/headers")
+                 for name in test_names(folder, part)]
         os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
         meson_results(checks, "asan", folder, names)
 
