@@ -23,6 +23,8 @@
 	X(slot_unflushed, "a slot is deleted before the TLBs are flushed")                  \
 	X(flush_unwaited, "a flush does not wait for vCPUs in guest mode")                  \
 	X(reload_ignored, "guest mode is entered with a root that was invalidated")         \
+	X(roots_left_late,                                                                  \
+	  "all roots go, and the next to take memory away comes before vCPUs left them")    \
 	X(reload_unflushed, "a new root is used with the translations of the old")          \
 	X(grace_skipped, "tables are freed while somebody still walks them")                \
 	X(zap_spares_huge, "a zap leaves the huge leaf that its range cuts")                \

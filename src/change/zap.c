@@ -1,6 +1,7 @@
 /* Zapping through every MMU of the VM. */
 #include <quire/trace.h>
 
+#include "src/base/mutant.h"
 #include "src/change/change.h"
 
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
@@ -34,11 +35,18 @@ void change_zap_all(struct quire_vm *vm)
 	change_lock(vm);
 	tdp_roots_invalidate(vm, &debt);
 	shadow_make_obsolete(vm);
+	/*
+	 * A vCPU that loads another root drops its translations: that is the flush. While the lock
+	 * is held, for whoever takes memory away next finds no leaf of it any more, and must not
+	 * find a vCPU that still walks the old root either.
+	 */
+	if (!MUTANT(roots_left_late))
+		flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	change_unlock(vm);
+	if (MUTANT(roots_left_late))
+		flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	while (zap_obsolete(vm))
 		;
-	/* A vCPU that loads another root drops its translations: that is the flush. */
-	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	flush_debt_forgive(&debt, "loading a root flushes");
 	tdp_debt_settle(vm, &debt);
 }

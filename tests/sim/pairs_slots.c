@@ -190,6 +190,42 @@ static bool mmio_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* All roots go, for a slot that matters to nobody, while the host replaces a page of another: a
+ * vCPU that is still below the old root must not reach the old frame either. */
+static void roots_setup(void *ctx)
+{
+	struct quire_region other = {
+	    .slot = 1, .gpa = {PAIR_GPA_OF(16)}, .size_bytes = QUIRE_PAGE_SIZE, .hva = sim_hva(3)};
+
+	delete_warm_setup(ctx);
+	if (quire_vm_set_region(pair.machine.vm, &other))
+		abort();
+}
+
+static void roots_body(uint32_t thread, void *ctx)
+{
+	struct quire_region gone = {.slot = 1};
+
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+	else if (thread == 1)
+		pair.results[1] = quire_vm_set_region(pair.machine.vm, &gone);
+	else
+		pair.frame = pair_host_replace(PAIR_PAGE);
+}
+
+static bool roots_check(void *ctx)
+{
+	/* Between begin and end there is no page: the store may be refused. */
+	bool good = (!pair.results[0] || pair.results[0] == -EFAULT) && !pair.results[1] &&
+		    pair_untouched(pair.frame);
+
+	(void)ctx;
+	good &= !pair_store(0, PAIR_PAGE, 9) && pair_byte(PAIR_PAGE)[0] == 9;
+	return machine_stop(&pair.machine) && good;
+}
+
 const struct pair pairs_slots[] = {
     {"fault and slot deletion", 2, delete_setup, delete_body, delete_check, 0},
     {"slot deletion and MMIO", 2, mmio_setup, mmio_body, mmio_check, 0},
@@ -204,5 +240,7 @@ const struct pair pairs_slots[] = {
     {"store and slot move", 2, delete_warm_setup, move_body, move_check, 0},
     {"host invalidation and slot deletion", 2, delete_warm_setup, invalidate_body, invalidate_check,
      0},
+    {"store, host invalidation and the end of all roots", 2, roots_setup, roots_body, roots_check,
+     3},
     {.name = NULL},
 };
