@@ -37,6 +37,8 @@ void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 
 /* No mmu_lock held: every mapping of the VM goes, by making its roots invalid. */
 void change_zap_all(struct quire_vm *vm);
+/* The same with mmu_lock held, which is dropped on the way. */
+void change_zap_all_and_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock);
 
 /*
  * Pages of an inode are about to go away: begin the invalidation of all gfns that show them, zap

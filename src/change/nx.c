@@ -6,10 +6,9 @@
 static void switch_locked(struct quire_vm *vm, u32 on)
 {
 	change_lock(vm);
-	/* A fault reads it under the lock: what it maps from here on is right, and goes too. */
+	/* A fault reads it under the lock: what it maps from here on is right. */
 	atomic_store_relaxed_u32(&vm->nx.on, on);
-	change_unlock(vm);
-	change_zap_all(vm);
+	change_zap_all_and_unlock(vm);
 }
 
 void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on)

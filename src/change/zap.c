@@ -27,12 +27,17 @@ static int zap_obsolete(struct quire_vm *vm)
 
 void change_zap_all(struct quire_vm *vm)
 {
+	change_lock(vm);
+	change_zap_all_and_unlock(vm);
+}
+
+void change_zap_all_and_unlock(struct quire_vm *vm)
+{
 	struct flush_debt debt;
 
 	/* Tables carry no generation: an invalid root is out of reach at once. */
 	QUIRE_TRACE(kvm_mmu_zap_all_fast, 0, atomic_load_relaxed_u64(&vm->arena.used));
 	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
 	tdp_roots_invalidate(vm, &debt);
 	shadow_make_obsolete(vm);
 	/*

@@ -240,7 +240,7 @@ const struct pair pairs_slots[] = {
     {"store and slot move", 2, delete_warm_setup, move_body, move_check, 0},
     {"host invalidation and slot deletion", 2, delete_warm_setup, invalidate_body, invalidate_check,
      0},
-    {"store, host invalidation and the end of all roots", 2, roots_setup, roots_body, roots_check,
+    {"store and host invalidation at the end of all roots", 2, roots_setup, roots_body, roots_check,
      3},
     {.name = NULL},
 };

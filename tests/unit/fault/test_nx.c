@@ -134,12 +134,28 @@ static void test_zapped(void **state)
 	vm_end();
 }
 
+/* Switched on under what is huge and executable: it is gone before anybody may look. */
+static void test_switched_on(void **state)
+{
+	(void)state;
+	begin_huge(0);
+	assert_int_equal(fault_at(1, FETCH), QUIRE_FIXED);
+	assert_true(executable_at(1));
+	expect(1, 0);
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	expect(0, 0);
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	assert_false(executable_at(1));
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_off),		cmocka_unit_test(test_read_then_fetch),
 	    cmocka_unit_test(test_fetch_first), cmocka_unit_test(test_recovery),
 	    cmocka_unit_test(test_logged),	cmocka_unit_test(test_zapped),
+	    cmocka_unit_test(test_switched_on),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
