@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontend/run_vms.h"
+
 #define SYSFS_PREFIX "/sys/module/kvm"
 #define VALUE_MAX 64
 
@@ -111,7 +113,6 @@ static const struct param params[] = {
 static const char *run_directory;
 static long last_value[PARAMS];
 static int opened_for_writing;
-static int vm_count; /* of this process */
 /* Mapped files, by enum params_live. */
 static struct {
 	const char *name;
@@ -374,6 +375,7 @@ void params_destroy(const char *directory)
 	}
 	snprintf(path, sizeof(path), "%s/module", directory);
 	rmdir(path);
+	run_vms_remove(directory);
 	rmdir(directory);
 }
 
@@ -475,17 +477,18 @@ static size_t param_of_fd(int fd)
 
 void params_count_vm(int change)
 {
-	__atomic_fetch_add(&vm_count, change, __ATOMIC_RELAXED);
+	if (run_directory)
+		run_vms_count(run_directory, change);
 }
 
-/* "never" is for ever, and only before there is a VM. */
+/* "never" is for ever, and only while no process of the run has a VM. */
 static int nx_refusal(const struct param *param, long old, long value)
 {
 	if (param->type != PARAM_NX)
 		return 0;
 	if (old < 0)
 		return -EPERM;
-	return value < 0 && __atomic_load_n(&vm_count, __ATOMIC_RELAXED) ? -EBUSY : 0;
+	return value < 0 && run_vms_any(run_directory) ? -EBUSY : 0;
 }
 
 ssize_t params_write(int fd, const void *text, size_t size_bytes)

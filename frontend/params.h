@@ -54,7 +54,8 @@ int params_open_flags(const char *real_path, int flags);
  */
 ssize_t params_write(int fd, const void *text, size_t size_bytes);
 
-/* A VM of this process is made (1), or gone (-1): some parameters are fixed while there is one. */
+/* A VM of this process is made (1), or gone (-1): some parameters are fixed while any process of
+ * the run has one. */
 void params_count_vm(int change);
 
 /* The value now. @name is "kvm.tdp_mmu"; of an unknown name it is 0. */

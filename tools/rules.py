@@ -2,7 +2,9 @@
 
 Usage: rules.py [--root FOLDER]. Prints 'tests/rules.tsv:line: what' and exits 1 on findings. Lines
 '# ids: ...', one a chapter, list the rules; a row is 'id<tab>rule<tab>tests', and tests are 'file:name, ...' or
-'none: why no program can see it'. Each is one line.
+'none: why no program can see it'. Each is one line. A name is a test's function; of tests/sim/pairs_*.c the
+name of a pair, of a shell script what it expects, of src/base/mutant.h that of a bug which the pairs catch, and of tools/conformance.py a program
+of the kernel's that CI runs.
 """
 import argparse
 import pathlib
@@ -18,6 +20,15 @@ NONE = "none: "
 def known_tests(path):
     """Names that the file defines as functions and lists as tests."""
     text = path.read_text(errors="replace")
+    if path.name.startswith("pairs_"):
+        return set(re.findall(r'^    \{"([^"]+)",', text, re.M))
+    if path.suffix == ".sh":
+        return set(re.findall(r"^expect '([^']+)'", text, re.M))
+    if path.name == "mutant.h":
+        return set(re.findall(r"^\tX\((\w+), ", text, re.M))
+    if path.name == "conformance.py":
+        programs = re.search(r"^CI_PROGRAMS = \((.*?)\)$", text, re.M | re.S)
+        return set(re.findall(r'"([^"]+)"', programs[1])) if programs else set()
     if path.suffix == ".py":
         return set(re.findall(r"^\s*def (test_\w+)\(", text, re.M))
     defined = set(re.findall(r"^static void (\w+)\((?:void|void \*\*state)\)", text, re.M))

@@ -66,6 +66,12 @@ expect 'shorter than what was there' 7 \
 	"$(run "echo 7 > $kvm/halt_poll_ns; cat $kvm/halt_poll_ns")"
 expect 'a run of its own' Y "$(run "cat $kvm/eager_page_split")"
 expect 'one byte' Y "$(run "head -c 1 $kvm/eager_page_split")"
+expect 'never is for ever' 'refused never' \
+	"$(run "echo never > $kvm/nx_huge_pages; (echo force > $kvm/nx_huge_pages) || printf 'refused '
+		cat $kvm/nx_huge_pages")"
+expect 'off and on and auto' 'N Y N Y' \
+	"$(run "for word in off force auto 1; do echo \$word > $kvm/nx_huge_pages
+		cat $kvm/nx_huge_pages; done" | tr '\n' ' ' | sed 's/ $//')"
 expect 'unknown parameter' absent "$(run "cat $kvm/no_such_thing || echo absent")"
 expect "the machine's own modules" absent "$(run "ls /sys/module/kvm_pvm || echo absent")"
 

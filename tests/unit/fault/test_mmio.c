@@ -47,6 +47,30 @@ static void test_wrap_around(void **state)
 	vm_end();
 }
 
+/* The round of the second address space counts as well. */
+static void test_wrap_around_elsewhere(void **state)
+{
+	u64 last = (UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 2;
+	struct quire_region region = {
+	    .slot = 1u << 16, .size_bytes = QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 8, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	quire_vm_set_slot_zap_all(machine.vm, 0);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	region.flags = QUIRE_SLOT_LOG_DIRTY;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_non_null(machine.vm->roots.valid[0]);
+	machine.vm->slots.active[1]->generation = last | 1;
+	region.flags = 0;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_null(machine.vm->roots.valid[0]);
+	vm_end();
+}
+
 /* One attempt, without what fault_at() does around it. */
 static int fault_once(uint64_t gfn, uint64_t error)
 {
@@ -197,6 +221,28 @@ static void test_read_only(void **state)
 	vm_end();
 }
 
+/* Memory that is there meanwhile is left alone: an MMIO entry takes the place of nothing only. */
+static void test_never_over_memory(void **state)
+{
+	struct flush_debt debt;
+	uint64_t leaf;
+
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
+	leaf = *entry_of(1);
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_read_lock(&machine.vm->mmu_lock, NULL);
+	assert_int_equal(
+	    tdp_map_mmio(machine.vcpus[0], machine.vcpus[0]->root, (gfn_t){1}, 3, &debt), TDP_LOST);
+	assert_int_equal(*entry_of(1), leaf);
+	assert_int_equal(
+	    tdp_map_mmio(machine.vcpus[0], machine.vcpus[0]->root, (gfn_t){9}, 3, &debt), TDP_DONE);
+	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
+	assert_int_equal(entry_mmio_generation(machine.vm->format, *entry_of(9)), 3);
+	vm_end();
+}
+
 static unsigned int reports;
 
 static void note_report(const char *text)
@@ -228,11 +274,17 @@ static void test_broken_entry(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_cached),	 cmocka_unit_test(test_wrap_around),
-	    cmocka_unit_test(test_stale),	 cmocka_unit_test(test_memory_comes),
-	    cmocka_unit_test(test_note),	 cmocka_unit_test(test_no_entry),
-	    cmocka_unit_test(test_update_runs),	 cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_cached),
+	    cmocka_unit_test(test_wrap_around),
+	    cmocka_unit_test(test_wrap_around_elsewhere),
+	    cmocka_unit_test(test_stale),
+	    cmocka_unit_test(test_memory_comes),
+	    cmocka_unit_test(test_note),
+	    cmocka_unit_test(test_no_entry),
+	    cmocka_unit_test(test_update_runs),
+	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_broken_entry),
+	    cmocka_unit_test(test_never_over_memory),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -350,6 +350,27 @@ static void test_root_is_gone(void **state)
 	vm_end();
 }
 
+/* The numbers are the hardware's, and of the upper half KVM's. */
+static void test_error_code(void **state)
+{
+	(void)state;
+	assert_int_equal(QUIRE_PFERR_PRESENT, 1 << 0);
+	assert_int_equal(QUIRE_PFERR_WRITE, 1 << 1);
+	assert_int_equal(QUIRE_PFERR_USER, 1 << 2);
+	assert_int_equal(QUIRE_PFERR_RSVD, 1 << 3);
+	assert_int_equal(QUIRE_PFERR_FETCH, 1 << 4);
+	assert_int_equal(QUIRE_PFERR_GUEST_FINAL, UINT64_C(1) << 32);
+	assert_int_equal(QUIRE_PFERR_GUEST_PAGE, UINT64_C(1) << 33);
+	assert_int_equal(QUIRE_PFERR_PRIVATE, UINT64_C(1) << 49);
+	/* Bits that a fault does not ask for change nothing. */
+	begin(0);
+	enter();
+	assert_int_equal(fault_once(1, WRITE | QUIRE_PFERR_USER | QUIRE_PFERR_GUEST_FINAL),
+			 QUIRE_FIXED);
+	assert_int_equal(fault_once(1, WRITE | QUIRE_PFERR_GUEST_PAGE), QUIRE_SPURIOUS);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -361,6 +382,7 @@ int main(void)
 	    cmocka_unit_test(test_slot_cases),
 	    cmocka_unit_test(test_private_cases),
 	    cmocka_unit_test(test_root_is_gone),
+	    cmocka_unit_test(test_error_code),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
