@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "frontend/nested_state.h"
+#include "frontend/params.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 
@@ -150,6 +151,14 @@ static void append_svm(struct cpuid_list *list)
 	entry->edx = SVM_FEATURES;
 }
 
+/* What CPUID says; no fewer than every 64-bit processor has. */
+static uint32_t phys_bits(void)
+{
+	long bits = params_get_int("kvm.quire_phys_bits");
+
+	return bits < 36 ? 36 : (uint32_t)bits;
+}
+
 static void append_extended(struct cpuid_list *list)
 {
 	struct kvm_cpuid_entry2 *entry = append_host(list, 0x80000000, 0);
@@ -166,7 +175,7 @@ static void append_extended(struct cpuid_list *list)
 		append_host(list, leaf, 0);
 	append(list, 0x80000007, 0);
 	entry = append(list, 0x80000008, 0);
-	entry->eax = CPUID_MAXPHYADDR | 48 << 8;
+	entry->eax = phys_bits() | 48 << 8;
 	if (nested)
 		append_svm(list);
 }

@@ -64,6 +64,8 @@ static const struct param params[] = {
     KVM_BOOL("allow_unsafe_mappings", RO, 0),
     /* Ours: stage-2 tables in Intel's format instead of AMD's. */
     KVM_BOOL("quire_ept", RO, 0),
+    /* Ours: the width of physical addresses in CPUID, for a machine with fewer bits. */
+    KVM_UINT("quire_phys_bits", RO, 48, 48),
     KVM_BOOL("enable_pmu", RO, 0),
     KVM_BOOL("ignore_msrs", RW, 0),
     KVM_BOOL("report_ignored_msrs", RW, 1),

@@ -33,7 +33,12 @@ VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
                  for param in ("", NO_SPLIT + " ")
                  for source in ("anonymous", "anonymous_thp", "anonymous_hugetlb_2mb", "shmem",
                                 "shared_hugetlb")
-                 for manual in ("", " -g"))
+                 for manual in ("", " -g")) + tuple(
+    # In L2: the program identity-maps the top of physical memory through what its own library takes
+    # for linear addresses, of which the half from 2^47 up is no address.
+    f"kvm.quire_phys_bits=46 {param}dirty_log_perf_test -n -b 128M -s {source}"
+    for param in ("", NO_SPLIT + " ")
+    for source in ("anonymous", "anonymous_thp"))
 
 # What a program prints when it ends well without having tested anything.
 NO_WORK = re.compile(r"no full loops done|too short test time|no time\b|not enough time"
