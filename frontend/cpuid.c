@@ -11,12 +11,13 @@
 #include "frontend/params.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
+#include "vcpu/vmcb.h"
 
 #define BIT(n) (UINT32_C(1) << (n))
 #define LEAF_KVM_FEATURES (KVM_CPUID_SIGNATURE + 1)
 #define MAX_BASIC_LEAF 0xdu
 #define MAX_EXTENDED_LEAF 0x80000008u
-#define LEAF_SVM 0x8000000au
+#define LEAF_SVM SVM_CPUID_LEAF
 #define XSAVE_BYTES 576u
 
 /* Leaf 1, ECX. */
@@ -48,8 +49,9 @@
 #define FX_ECX (BIT(0) | BIT(8))
 #define FX_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
 #define FX_SVM BIT(2) /* in ECX */
-/* Leaf 8000000a, EDX: nested paging, next RIP saved, virtual VMLOAD and VMSAVE. */
-#define SVM_FEATURES (BIT(0) | BIT(3) | BIT(15))
+/* Leaf 8000000a, EDX. */
+#define SVM_FEATURES \
+	(SVM_CPUID_NPT | SVM_CPUID_NEXT_RIP | SVM_CPUID_VIRTUAL_VMLOAD | SVM_CPUID_V_GIF)
 #define SVM_ASIDS 8u
 #define KVM_FEATURES                                                    \
 	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) | \
@@ -149,6 +151,8 @@ static void append_svm(struct cpuid_list *list)
 	entry->eax = 1; /* revision */
 	entry->ebx = SVM_ASIDS;
 	entry->edx = SVM_FEATURES;
+	if (host_is_amd() && !params_get_bool("kvm_amd.vgif"))
+		entry->edx &= ~SVM_CPUID_V_GIF;
 }
 
 /* What CPUID says; no fewer than every 64-bit processor has. */

@@ -67,6 +67,8 @@ static long get_state(struct vcpu *vcpu, uint64_t user, struct cpu_nested *neste
 		header.flags |= FLAG_GIF_SET;
 	if (nested->in_guest_mode) {
 		header.flags |= FLAG_GUEST_MODE;
+		if (nested->run_pending)
+			header.flags |= FLAG_RUN_PENDING;
 		header.vmcb_gpa = nested->vmcb_gpa;
 		header.pat = nested->pat;
 		header.size += sizeof(nested->vmcb);
@@ -127,6 +129,7 @@ static long set_state(struct vcpu *vcpu, uint64_t user, struct cpu_nested *neste
 		return -EINVAL;
 	nested->gif = (header.flags & FLAG_GIF_SET) != 0;
 	nested->in_guest_mode = (header.flags & FLAG_GUEST_MODE) != 0;
+	nested->run_pending = (header.flags & FLAG_RUN_PENDING) != 0;
 	nested->vmcb_gpa = header.vmcb_gpa;
 	nested->pat = header.pat;
 	if (nested->in_guest_mode &&

@@ -94,7 +94,7 @@ static const struct param params[] = {
     AMD_BOOL("npt", RO, 1),
     AMD_BOOL("avic", RO, 0),
     AMD_BOOL("nrips", RO, 1),
-    AMD_BOOL("vgif", RO, 0),
+    AMD_BOOL("vgif", RO, 1),
     AMD_BOOL("sev", RO, 0),
     AMD_BOOL("sev_es", RO, 0),
     AMD_BOOL("sev_snp", RO, 0),

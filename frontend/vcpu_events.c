@@ -26,7 +26,10 @@ static void start_at_sipi(struct vcpu *vcpu)
 /* INIT waits for the global interrupt flag, and L1 may have it instead of L2. */
 static bool init_must_wait(struct vcpu *vcpu)
 {
-	return !cpu_nested_gif(vcpu->cpu) || cpu_nested_init(vcpu->cpu);
+	if (cpu_nested_gif(vcpu->cpu) && !cpu_nested_init(vcpu->cpu))
+		return false;
+	cpu_nested_await_gif(vcpu->cpu);
+	return true;
 }
 
 void events_fold(struct vcpu *vcpu)

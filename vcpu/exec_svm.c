@@ -143,7 +143,12 @@ static enum step set_gif(struct cpu *cpu, const struct op *op)
 
 	if (step)
 		return step;
-	cpu->svm.gif = op->aux;
+	if (!svm_has_virtual_gif(cpu))
+		svm_set_gif(cpu, op->aux);
+	else if (op->aux)
+		cpu->svm.control.int_ctl |= VMCB_V_GIF;
+	else
+		cpu->svm.control.int_ctl &= ~VMCB_V_GIF;
 	return STEP_EVENTS;
 }
 
@@ -161,7 +166,7 @@ static enum step invlpga(struct cpu *cpu, const struct op *op)
 	return STEP_END;
 }
 
-/* Secure start-up is not offered; L1 may want to hear of the attempt all the same. */
+/* Secure start-up is not offered; a processor that has it may intercept it. */
 static enum step skinit(struct cpu *cpu, const struct op *op)
 {
 	enum step step = svm_check(cpu, INTERCEPT_SKINIT);

@@ -39,6 +39,11 @@ uint64_t *cpu_nested_l1_pat(struct cpu *cpu);
 /* Is L2 running? Is the global interrupt flag set? */
 int cpu_nested_active(const struct cpu *cpu);
 int cpu_nested_gif(const struct cpu *cpu);
+/*
+ * GIF is clear and an event of the surroundings waits for it: cpu_run() ends with CPU_EXIT_INTR as
+ * soon as it is set.
+ */
+void cpu_nested_await_gif(struct cpu *cpu);
 /* Out of guest mode with L1's registers, no #VMEXIT; GIF set. Nothing when not in it. */
 void cpu_nested_leave(struct cpu *cpu);
 /* RESET and INIT: as above, and no register is touched. */

@@ -348,6 +348,7 @@ static enum verdict enter_guest(struct cpu *cpu, struct run *run)
 	if (error)
 		return exit_error(cpu, run, error);
 	cpu->in_guest = 1;
+	cpu->svm.run_pending = 0;
 	if ((requests & QUIRE_REQ_TLB_FLUSH) || cpu->stage2.root != old_root)
 		tlb_flush_all(cpu);
 	if (requests)

@@ -55,12 +55,22 @@ int svm_wants_exception(const struct cpu *cpu, unsigned int vector);
 /* Does it, the exit is recorded in cpu->svm.exit. */
 int svm_exception(struct cpu *cpu, const struct exception *exception);
 
+/* GIF; whoever waits for it to be set gets a turn. */
+void svm_set_gif(struct cpu *cpu, int gif);
+/* The global interrupt flag that L2 itself sets and clears, as V_GIF in its VMCB. */
+static inline int svm_has_virtual_gif(const struct cpu *cpu)
+{
+	return cpu->svm.in_guest_mode && (cpu->svm.control.int_ctl & VMCB_V_GIF_ENABLE);
+}
+
 /* Interrupts: may a physical one be taken now (by L2 or by L1)? Is a virtual one due? */
 int svm_physical_allowed(const struct cpu *cpu);
 int svm_virtual_due(const struct cpu *cpu);
 /* Exit code of the interrupt, NMI or virtual interrupt that L1 intercepts now; 0: none. */
 uint64_t svm_interrupt_exit(struct cpu *cpu);
 
+/* Clear in @control what L1's CPUID does not have. Out of guest mode. */
+void svm_sanitize(struct cpu *cpu, struct vmcb_control *control);
 /* L1's VMCB at @gpa is checked and entered; @next_rip is where L1 goes on afterwards. */
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip);
 /* Would the processor enter L2 with this? Nonzero: no. */

@@ -175,6 +175,8 @@ int svm_virtual_due(const struct cpu *cpu)
 
 	if (!svm->in_guest_mode || !svm->gif || !(control & VMCB_V_IRQ))
 		return 0;
+	if ((control & VMCB_V_GIF_ENABLE) && !(control & VMCB_V_GIF))
+		return 0;
 	if (!(cpu->s.rflags & FLAG_IF) || cpu->s.interrupt_shadow)
 		return 0;
 	return (control & VMCB_V_IGNORE_TPR) ||

@@ -133,6 +133,7 @@ int svm_restore_host(struct cpu *cpu)
 		s->pat = svm->host.pat;
 	svm_drop_nested_tables(cpu);
 	svm->in_guest_mode = 0;
+	svm->run_pending = 0;
 	svm->tsc_offset = 0;
 	svm->has_soft_rip = 0;
 	svm->host.cr2 = s->cr2;
@@ -177,8 +178,12 @@ int svm_vmexit(struct cpu *cpu, const struct event *first)
 	control->exit_info1 = svm->exit.info1;
 	control->exit_info2 = svm->exit.info2;
 	control->exit_int_info = first ? describe_event(first) : 0;
-	control->next_rip = svm->exit.next_rip;
+	if (svm->has_next_rip)
+		control->next_rip = svm->exit.next_rip;
 	control->event_inj = 0;
+	control->int_ctl |= svm->ignored.int_ctl;
+	control->misc |= svm->ignored.misc;
+	control->misc2 |= svm->ignored.misc2;
 	if (!error)
 		error = quire_vcpu_write(cpu->vcpu, save_gpa, &save, SAVE_BYTES);
 	if (!error)

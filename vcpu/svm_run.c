@@ -14,6 +14,8 @@
 #define SAVE_BYTES offsetof(struct vmcb_save, reserved7)
 #define CONTROL_BYTES offsetof(struct vmcb_control, reserved5)
 
+#define CPUID_SKINIT (UINT32_C(1) << 12) /* leaf 80000001, ECX */
+
 #define EFER_KNOWN (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME)
 #define CR4_KNOWN                                                                                 \
 	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | \
@@ -27,6 +29,9 @@ static int gpa_is_valid(uint64_t gpa, uint64_t size_bytes)
 	return gpa <= end;
 }
 
+/* #DE to #XM without the reserved ones and NMI, and the two that only a hypervisor injects. */
+#define EXCEPTIONS_THAT_ARE UINT32_C(0x500f7dfb)
+
 static int event_is_valid(uint64_t event)
 {
 	unsigned int type = event >> VMCB_EVENT_TYPE_SHIFT & 7, vector = event & 0xff;
@@ -34,8 +39,39 @@ static int event_is_valid(uint64_t event)
 	if (!(event & VMCB_EVENT_VALID))
 		return 1;
 	if (type == EVENT_EXCEPTION)
-		return vector != VECTOR_NMI && vector < 32;
+		return vector < 32 && (EXCEPTIONS_THAT_ARE >> vector & 1);
 	return type == EVENT_INTERRUPT || type == EVENT_NMI || type == EVENT_SOFT_INTERRUPT;
+}
+
+void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
+{
+	const uint64_t misc = control->misc, misc2 = control->misc2;
+	const uint32_t int_ctl = control->int_ctl;
+	uint32_t features[4], basic[4];
+
+	cpu->ops->cpuid(cpu->ctx, SVM_CPUID_LEAF, 0, features);
+	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000001), 0, basic);
+	if (!(features[3] & SVM_CPUID_NPT))
+		control->misc &= ~VMCB_NESTED_PAGING;
+	if (!(features[3] & SVM_CPUID_VIRTUAL_VMLOAD))
+		control->misc2 &= ~VMCB_VIRTUAL_VMLOAD;
+	if (!(features[3] & SVM_CPUID_V_GIF))
+		control->int_ctl &= ~VMCB_V_GIF_ENABLE;
+	if (!(basic[2] & CPUID_SKINIT))
+		control->intercept &= ~(UINT64_C(1) << INTERCEPT_SKINIT);
+	cpu->svm.ignored.misc = misc & ~control->misc;
+	cpu->svm.ignored.misc2 = misc2 & ~control->misc2;
+	cpu->svm.ignored.int_ctl = int_ctl & ~control->int_ctl;
+	cpu->svm.has_next_rip = (features[3] & SVM_CPUID_NEXT_RIP) != 0;
+}
+
+void svm_set_gif(struct cpu *cpu, int gif)
+{
+	cpu->svm.gif = gif != 0;
+	if (!gif || !cpu->svm.awaits_gif)
+		return;
+	cpu->svm.awaits_gif = 0;
+	cpu->deferred_requests |= UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT;
 }
 
 int svm_check_control(const struct vmcb_control *control)
@@ -60,9 +96,11 @@ int svm_check_save(const struct vmcb_save *save)
 		return -EINVAL;
 	if ((save->cr4 & ~CR4_KNOWN) || save->dr6 >> 32 || save->dr7 >> 32)
 		return -EINVAL;
+	if (save->cr3 >> 48)
+		return -EINVAL;
 	if (!(save->efer & EFER_LME) || !(save->cr0 & CR0_PG))
 		return 0;
-	if (!(save->cr4 & CR4_PAE) || !(save->cr0 & CR0_PE) || save->cr3 >> 48)
+	if (!(save->cr4 & CR4_PAE) || !(save->cr0 & CR0_PE))
 		return -EINVAL;
 	return (code >> 9 & 1) && (code >> 10 & 1) ? -EINVAL : 0;
 }
@@ -121,7 +159,8 @@ static void inject(struct cpu *cpu, uint64_t event)
 	cpu->svm.has_soft_rip = 0;
 	if (!(event & VMCB_EVENT_VALID))
 		return;
-	cpu->svm.soft_rip = cpu->svm.control.next_rip;
+	/* Without that feature L1 moves RIP itself. */
+	cpu->svm.soft_rip = cpu->svm.has_next_rip ? cpu->svm.control.next_rip : s->rip;
 	switch (type) {
 	case EVENT_EXCEPTION:
 		s->exception_pending = 1;
@@ -159,10 +198,23 @@ static int refuse(struct cpu *cpu, uint64_t gpa, struct vmcb_control *control)
 }
 
 /* A shared PAT is not looked at. */
-static int pat_will_do(const struct cpu *cpu, const struct vmcb *vmcb)
+static int pat_will_do(const struct cpu *cpu, const struct vmcb_control *control,
+		       const struct vmcb_save *save)
 {
-	return !cpu->svm.separate_pat || !(vmcb->control.misc & VMCB_NESTED_PAGING) ||
-	       cpu_pat_is_valid(vmcb->save.pat);
+	return !cpu->svm.separate_pat || !(control->misc & VMCB_NESTED_PAGING) ||
+	       cpu_pat_is_valid(save->pat);
+}
+
+/* -EINVAL: the processor refuses it. */
+static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb)
+{
+	struct vmcb_control control = vmcb->control;
+
+	svm_sanitize(cpu, &control);
+	if (svm_check_control(&control) || svm_check_save(&vmcb->save) ||
+	    !pat_will_do(cpu, &control, &vmcb->save))
+		return -EINVAL;
+	return svm_take_control(cpu, &control, cpu->s.efer);
 }
 
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
@@ -174,13 +226,8 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 	if (quire_vcpu_read(cpu->vcpu, (gpa_t){gpa}, &vmcb,
 			    offsetof(struct vmcb, save) + SAVE_BYTES))
 		return SVM_NO_MEMORY_THERE;
-	if (svm_check_control(&vmcb.control) || svm_check_save(&vmcb.save) ||
-	    !pat_will_do(cpu, &vmcb)) {
-		cpu->s.rip = next_rip;
-		return refuse(cpu, gpa, &vmcb.control);
-	}
-	error = svm_take_control(cpu, &vmcb.control, cpu->s.efer);
-	if (error == -EOPNOTSUPP) {
+	error = take_vmcb(cpu, &vmcb);
+	if (error == -EINVAL || error == -EOPNOTSUPP) {
 		cpu->s.rip = next_rip;
 		return refuse(cpu, gpa, &vmcb.control);
 	}
@@ -195,7 +242,8 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 	cpu->s.interrupt_shadow = vmcb.control.int_state & VMCB_INT_STATE_SHADOW;
 	svm->vmcb_gpa = gpa;
 	svm->in_guest_mode = 1;
-	svm->gif = 1;
+	svm->run_pending = 1;
+	svm_set_gif(cpu, 1);
 	inject(cpu, vmcb.control.event_inj);
 	return SVM_DONE;
 }
@@ -205,6 +253,7 @@ void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested)
 	memset(nested, 0, sizeof(*nested));
 	nested->gif = cpu->svm.gif;
 	nested->in_guest_mode = cpu->svm.in_guest_mode;
+	nested->run_pending = cpu->svm.run_pending;
 	if (!nested->in_guest_mode)
 		return;
 	nested->vmcb_gpa = cpu->svm.vmcb_gpa;
@@ -217,6 +266,7 @@ void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested)
 int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 {
 	const struct vmcb_save *save = &nested->vmcb.save;
+	struct vmcb_control control = nested->vmcb.control;
 	int error;
 
 	if (!nested->in_guest_mode) {
@@ -224,13 +274,14 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 		cpu->svm.gif = nested->gif;
 		return 0;
 	}
-	if (svm_check_control(&nested->vmcb.control) || svm_check_save(save) ||
-	    !(save->cr0 & CR0_PG) || !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
+	svm_sanitize(cpu, &control);
+	if (svm_check_control(&control) || svm_check_save(save) || !(save->cr0 & CR0_PG) ||
+	    !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
 		return -EINVAL;
-	if (cpu->svm.separate_pat && (nested->vmcb.control.misc & VMCB_NESTED_PAGING) &&
+	if (cpu->svm.separate_pat && (control.misc & VMCB_NESTED_PAGING) &&
 	    !(cpu_pat_is_valid(nested->pat) && cpu_pat_is_valid(save->pat)))
 		return -EINVAL;
-	error = svm_take_control(cpu, &nested->vmcb.control, save->efer);
+	error = svm_take_control(cpu, &control, save->efer);
 	if (error)
 		return error;
 	cpu->svm.host = *save;
@@ -238,6 +289,7 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 		cpu->s.pat = nested->pat;
 	cpu->svm.vmcb_gpa = nested->vmcb_gpa;
 	cpu->svm.in_guest_mode = 1;
+	cpu->svm.run_pending = nested->run_pending;
 	cpu->svm.gif = nested->gif;
 	tlb_flush_all(cpu);
 	code_serialise(cpu);
@@ -264,6 +316,11 @@ int cpu_nested_gif(const struct cpu *cpu)
 	return cpu->svm.gif;
 }
 
+void cpu_nested_await_gif(struct cpu *cpu)
+{
+	cpu->svm.awaits_gif = 1;
+}
+
 void cpu_nested_leave(struct cpu *cpu)
 {
 	if (cpu->svm.in_guest_mode)
@@ -275,6 +332,8 @@ void cpu_nested_forget(struct cpu *cpu)
 {
 	svm_drop_nested_tables(cpu);
 	cpu->svm.in_guest_mode = 0;
+	cpu->svm.run_pending = 0;
+	cpu->svm.awaits_gif = 0;
 	cpu->svm.tsc_offset = 0;
 	cpu->svm.has_soft_rip = 0;
 	cpu->svm.gif = 1;

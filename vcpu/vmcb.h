@@ -63,9 +63,18 @@ enum vmcb_intercept {
 /* .int_ctl */
 #define VMCB_V_TPR 0xffu
 #define VMCB_V_IRQ (1u << 8)
+#define VMCB_V_GIF (1u << 9)
 #define VMCB_V_PRIORITY_SHIFT 16
 #define VMCB_V_IGNORE_TPR (1u << 20)
 #define VMCB_V_INTR_MASKING (1u << 24)
+#define VMCB_V_GIF_ENABLE (1u << 25)
+
+/* CPUID of L1: what of the VMCB means anything to its processor. */
+#define SVM_CPUID_LEAF UINT32_C(0x8000000a)
+#define SVM_CPUID_NPT (UINT32_C(1) << 0)
+#define SVM_CPUID_NEXT_RIP (UINT32_C(1) << 3)
+#define SVM_CPUID_VIRTUAL_VMLOAD (UINT32_C(1) << 15)
+#define SVM_CPUID_V_GIF (UINT32_C(1) << 16)
 
 #define VMCB_INT_STATE_SHADOW 1u
 #define VMCB_NESTED_PAGING UINT64_C(1)

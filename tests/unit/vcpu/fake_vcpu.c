@@ -12,6 +12,7 @@
 
 #include "hosts/process/guard.h"
 #include "src/entry/format.h"
+#include "vcpu/vmcb.h"
 
 #define TABLES_BYTES (UINT64_C(1) << 20)
 #define TABLE_FLAGS UINT64_C(0x7) /* P, W, U */
@@ -208,6 +209,8 @@ static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4
 		out[1] = 1u << 7 | 1u << 20; /* SMEP, SMAP */
 	if (leaf == 0x80000001)
 		out[2] = 1u << 2; /* SVM */
+	if (leaf == SVM_CPUID_LEAF)
+		out[3] = ((struct quire_vcpu *)ctx)->svm_features;
 }
 
 static enum cpu_msr_result ops_rdmsr(void *ctx, uint32_t index, uint64_t *value)
@@ -321,6 +324,8 @@ struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
 
 	vcpu->vm = vm;
 	vcpu->interrupt = -1;
+	vcpu->svm_features =
+	    SVM_CPUID_NPT | SVM_CPUID_NEXT_RIP | SVM_CPUID_VIRTUAL_VMLOAD | SVM_CPUID_V_GIF;
 	vcpu->cpu = cpu_create(vcpu, &ops, vcpu);
 	enter_long_mode(cpu_state(vcpu->cpu));
 	cpu_state_changed(vcpu->cpu);

@@ -53,7 +53,8 @@ struct quire_vcpu {
 	int device_in_kernel; /* answer inside */
 	uint64_t device_value;
 	unsigned int device_calls;
-	int interrupt; /* -1: none */
+	int interrupt;	       /* -1: none */
+	uint32_t svm_features; /* CPUID 8000000a, EDX */
 	char log[160];
 };
 
