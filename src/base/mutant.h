@@ -20,6 +20,7 @@
 	X(punch_unflushed, "guest_memfd frees a page before the TLBs are flushed")          \
 	X(punch_unended, "a punch does not end its invalidation")                           \
 	X(page_unzeroed, "a fresh page of guest_memfd shows what was there before")         \
+	X(claim_unchecked, "a late lookup of guest_memfd claims a page that it lost")       \
 	X(slot_unflushed, "a slot is deleted before the TLBs are flushed")                  \
 	X(flush_unwaited, "a flush does not wait for vCPUs in guest mode")                  \
 	X(reload_ignored, "guest mode is entered with a root that was invalidated")         \

@@ -28,6 +28,20 @@ static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush
 	change_unlock(vm);
 }
 
+/* Pages of guest_memfd leave the reverse map with the conversion, not only with the punch. */
+static void make_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
+{
+	const struct memslot *slot;
+	struct memslot_iter iter;
+
+	memslot_for_gfn(slot, vm, 0, start, end, &iter)
+	{
+		gfn_t first = {max_u64(start.v, slot->base_gfn.v)};
+
+		gmem_make_shared(slot, first, min_u64(end.v, memslot_end(slot).v) - first.v);
+	}
+}
+
 static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
 {
 	struct attributes_change change;
@@ -42,6 +56,8 @@ static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u
 	flush_debt_init(&debt, &vm->flush);
 	invalidate(vm, start, (gfn_t){start.v + npages}, &debt);
 	attributes_commit(vm, &change);
+	if (!(attributes & QUIRE_ATTRIBUTE_PRIVATE))
+		make_shared(vm, start, (gfn_t){start.v + npages});
 	change_lock(vm);
 	invalidation_end(vm);
 	change_unlock(vm);

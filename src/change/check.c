@@ -22,6 +22,21 @@ struct checker {
 	u64 leaves[5];
 };
 
+/* I-18: frames of a private leaf are assigned to the gfn, those of a shared one to nobody. */
+static void check_owner(const struct checker *check, u64 entry, gfn_t gfn, u32 level, bool private)
+{
+	const struct rmp_vm *rmp = check->vm->rmp;
+
+	/* A test may have put another arch in the map's place. */
+	if (!rmp || check->vm->gmem_arch != &rmp->arch)
+		return;
+	for (u64 i = 0; i < level_pages((enum quire_level)level); i++) {
+		pfn_t pfn = {entry_pfn(entry).v + i};
+
+		CHECK(private ? rmp_allows(rmp, (gfn_t){gfn.v + i}, pfn) : rmp_is_free(rmp, pfn));
+	}
+}
+
 /* I-20, I-21, I-24: what one leaf may be, given the slot that holds its gfn. */
 static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32 level,
 			  const struct memslot *slot)
@@ -30,11 +45,9 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 	bool private = attributes_get(check->vm, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 	struct gmem_page page;
 
-	/* I-18. A test may have put another arch in the map's place. */
-	if (private && file && check->vm->rmp && check->vm->gmem_arch == &check->vm->rmp->arch)
-		for (u64 i = 0; i < level_pages((enum quire_level)level); i++)
-			CHECK(rmp_allows(check->vm->rmp, (gfn_t){gfn.v + i},
-					 (pfn_t){entry_pfn(entry).v + i}));
+	/* From the release of its file to the zap a private leaf has no owner to ask. */
+	if (file || !private)
+		check_owner(check, entry, gfn, level, private);
 	CHECK(!((slot->flags & QUIRE_SLOT_READONLY) && entry_is_writable(check->f, entry)));
 	if (!file || !(private || (slot->flags & MEMSLOT_GMEM_ONLY)))
 		return;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/vm/vm.h"
 
@@ -123,6 +124,24 @@ void gmem_unbind_private(struct gmem_inode *inode, u64 first, u64 npages)
 		gmem_pages_tell_settled(&inode->pages, first, npages, &frames);
 }
 
+static void make_frames_shared(void *ctx, pfn_t pfn, u64 npages)
+{
+	const struct gmem_arch *arch = ctx;
+
+	arch->ops->make_shared(arch->ctx, pfn, npages);
+}
+
+void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages)
+{
+	struct quire_gmem *file = slot->gmem.file;
+	const struct gmem_arch *arch = file ? file->inode->arch : NULL;
+	struct gmem_frames frames = {make_frames_shared, (void *)arch};
+
+	if (arch && arch->ops->make_shared)
+		gmem_pages_make_shared(&file->inode->pages, memslot_gmem_index(slot, gfn), npages,
+				       &frames);
+}
+
 void gmem_poison_page(struct gmem_inode *inode, u64 index)
 {
 	gmem_page_poison(&inode->pages, index);
@@ -218,20 +237,47 @@ void gmem_release_free(struct quire_gmem *gmem)
 	file_put(gmem);
 }
 
+/* Must the page be made private, or shared, before it is used so? */
 static bool needs_preparing(const struct gmem_inode *inode, enum gmem_access access)
 {
-	return access == GMEM_PRIVATE && inode->arch && inode->arch->ops->make_private;
+	const struct gmem_arch *arch = inode->arch;
+
+	if (!arch)
+		return false;
+	return access == GMEM_PRIVATE ? arch->ops->make_private != NULL
+				      : arch->ops->make_shared != NULL;
 }
 
-/* Largest order at which file and guest agree: aligned alike, and all of it in the slot. */
-static unsigned int slot_order(const struct memslot *slot, u64 pgoff, gfn_t gfn, u64 index)
+/* Are all of [gfn, gfn + npages) private, or all shared, as @access has it? In a read section. */
+static bool attributes_agree(const struct quire_gmem *file, enum gmem_access access, gfn_t gfn,
+			     u64 npages)
+{
+	const struct gmem_arch *arch = file->inode->arch;
+	u64 value;
+
+	/* Without the hook, conversions mean nothing to what is private. */
+	if (!vm_has_private_mem(file->vm) || !arch || !arch->ops->make_shared)
+		return true;
+	return attributes_uniform(file->vm, gfn, npages, &value) &&
+	       (access == GMEM_PRIVATE) == ((value & QUIRE_ATTRIBUTE_PRIVATE) != 0);
+}
+
+/*
+ * Largest order at which file and guest agree: aligned alike, all of it in the slot, and used
+ * alike.
+ */
+static unsigned int slot_order(const struct memslot *slot, const struct quire_gmem *file,
+			       const struct gmem_lookup *lookup)
 {
 	u64 unit = UINT64_C(1) << QUIRE_TABLE_BITS;
-	u64 first = round_down_u64(index, unit);
+	u64 first = round_down_u64(lookup->index, unit), pgoff = slot->gmem.pgoff;
 
-	if (!is_aligned_u64(gfn.v - index, unit))
+	if (!is_aligned_u64(lookup->gfn.v - lookup->index, unit))
 		return 0;
 	if (first < pgoff || first + unit > pgoff + slot->npages)
+		return 0;
+	if (!attributes_agree(file, lookup->access, (gfn_t){round_down_u64(lookup->gfn.v, unit)},
+			      unit))
 		return 0;
 	return QUIRE_TABLE_BITS;
 }
@@ -255,13 +301,16 @@ static void lookup_result(struct gmem_lookup *lookup, const struct gmem_page *pa
 	lookup->found = 1;
 }
 
-/* Has the unit of @page been made private, and is it still, at the lookup's gfn? */
-static bool found_private(const struct gmem_lookup *lookup, const struct gmem_inode *inode,
-			  const struct gmem_page *page)
+/* Has the unit of @page been made private, and is it still, at the lookup's gfn; or shared? */
+static bool found_prepared(const struct gmem_lookup *lookup, const struct gmem_inode *inode,
+			   const struct gmem_page *page)
 {
 	const struct gmem_arch *arch = inode->arch;
 	u64 inside = lookup->index & ((UINT64_C(1) << page->order) - 1);
 
+	if (lookup->access == GMEM_SHARED)
+		return !gmem_unit_any(&inode->pages, lookup->index, page->order,
+				      GMEM_PAGE_PREPARED);
 	if (!gmem_unit_has(&inode->pages, lookup->index, page->order, GMEM_PAGE_PREPARED))
 		return false;
 	return !arch->ops->is_private ||
@@ -282,7 +331,7 @@ static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inod
 	/* The neighbours may be new, though the page is not. */
 	if (!gmem_unit_has(&inode->pages, lookup->index, page.order, GMEM_PAGE_UP_TO_DATE))
 		return 0;
-	if (needs_preparing(inode, lookup->access) && !found_private(lookup, inode, &page))
+	if (needs_preparing(inode, lookup->access) && !found_prepared(lookup, inode, &page))
 		return 0;
 	lookup_result(lookup, &page);
 	return 0;
@@ -301,7 +350,7 @@ int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access ac
 	error = check_binding(slot, file, index);
 	if (error)
 		return error;
-	lookup->max_order = slot_order(slot, slot->gmem.pgoff, gfn, index);
+	lookup->max_order = slot_order(slot, file, lookup);
 	error = lookup_fast(lookup, file->inode);
 	if (error || lookup->found)
 		return error;
@@ -311,9 +360,23 @@ int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access ac
 	return 0;
 }
 
-/* Does the file still show the @npages from page @index at @gfn? */
-static bool still_shown(const struct quire_gmem *file, u64 index, gfn_t gfn, u64 npages)
+/* Gfn of page @index for the lookup. */
+static gfn_t gfn_of_index(const struct gmem_lookup *lookup, u64 index)
 {
+	return (gfn_t){lookup->gfn.v - lookup->index + index};
+}
+
+/*
+ * Under punch_lock shared: does the file still show the @npages from page @index where the lookup
+ * saw them, and private or shared as it saw them? It may have waited while its slot went and the
+ * page was bound elsewhere, or while it was converted: then it changes nothing, least of all a page
+ * that is private at its new gfn. As long as the answer is yes, gmem_unbind_commit() and
+ * gmem_make_shared() come after this and find what it did.
+ */
+static bool still_shown(const struct gmem_lookup *lookup, u64 index, u64 npages)
+{
+	const struct quire_gmem *file = lookup->file;
+	gfn_t gfn = gfn_of_index(lookup, index);
 	struct ptree_item item;
 	struct ptree bindings;
 	bool shown;
@@ -321,40 +384,48 @@ static bool still_shown(const struct quire_gmem *file, u64 index, gfn_t gfn, u64
 	reclaim_enter();
 	bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
 	shown = ptree_floor(&bindings, index, &item) && index + npages <= item.end &&
-		((const struct memslot *)item.value)->base_gfn.v + (index - item.key) == gfn.v;
+		((const struct memslot *)item.value)->base_gfn.v + (index - item.key) == gfn.v &&
+		attributes_agree(file, lookup->access, gfn, npages);
 	reclaim_exit();
 	return shown;
 }
 
-/*
- * Under punch_lock shared. The lookup may have waited while its slot went and the page was bound
- * elsewhere: it claims nothing then, least of all a page that is private at its new gfn. While the
- * binding is there, gmem_unbind_commit() comes after this and finds the claim.
- */
 static int make_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
 	const struct gmem_arch *arch = lookup->file->inode->arch;
-	gfn_t gfn = {lookup->gfn.v - lookup->index + index};
 
-	if (!still_shown(lookup->file, index, gfn, UINT64_C(1) << order))
+	if (!still_shown(lookup, index, UINT64_C(1) << order) && !MUTANT(claim_unchecked))
 		return -ESTALE;
-	return arch->ops->make_private(arch->ctx, gfn, pfn, order);
+	return arch->ops->make_private(arch->ctx, gfn_of_index(lookup, index), pfn, order);
+}
+
+static int make_shared(void *ctx, u64 index, pfn_t pfn)
+{
+	const struct gmem_lookup *lookup = ctx;
+	const struct gmem_arch *arch = lookup->file->inode->arch;
+
+	if (!still_shown(lookup, index, 1))
+		return -ESTALE;
+	arch->ops->make_shared(arch->ctx, pfn, 1);
+	return 0;
 }
 
 static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
 	const struct gmem_arch *arch = lookup->file->inode->arch;
-	gfn_t gfn = {lookup->gfn.v - lookup->index + index};
 
-	return arch->ops->is_private(arch->ctx, gfn, pfn, order);
+	return arch->ops->is_private(arch->ctx, gfn_of_index(lookup, index), pfn, order);
 }
 
 static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 {
 	const struct gmem_arch *arch = lookup->file->inode->arch;
 
+	if (lookup->access == GMEM_SHARED)
+		return (struct gmem_prepare){
+		    .make_shared = make_shared, .ctx = lookup, .order = lookup->max_order};
 	return (struct gmem_prepare){
 	    .make_private = make_private,
 	    .is_private = arch && arch->ops->is_private ? is_private : NULL,

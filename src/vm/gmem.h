@@ -39,6 +39,11 @@ struct gmem_arch_ops {
 	 * have been made private. Under mmu_lock exclusive or slots_lock; never sleeps.
 	 */
 	void (*invalidate)(void *ctx, pfn_t pfn, u64 npages);
+	/*
+	 * Frames that were made private are not any more, and stay in their file: their gfns were
+	 * converted, or show them shared. Never fails, never sleeps. NULL: private until reclaim().
+	 */
+	void (*make_shared)(void *ctx, pfn_t pfn, u64 npages);
 	/* Frames that were made private are freed. Under the invalidate lock; never fails. */
 	void (*reclaim)(void *ctx, pfn_t pfn, u64 npages);
 };
@@ -99,7 +104,7 @@ must_check int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gme
 				 struct gmem_lookup *lookup);
 /*
  * Second half, outside any read section, no lock of rank above slots_lock; may sleep. Creates the
- * page, zeroes it before its first use, makes it private: in this order, each once. -ENOMEM,
+ * page, zeroes it before its first use, makes it private or shared: in this order. -ENOMEM,
  * -EHWPOISON, or what the host or make_private() said; the page stays in the inode then. -ESTALE:
  * the gfn lost the page meanwhile, start over. The result may be stale at once, too: it is trusted
  * only after the invalidation retry check. The last lookup after a release frees the file.
@@ -113,6 +118,13 @@ must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
  */
 must_check int gmem_fill_page(const struct memslot *slot, gfn_t gfn,
 			      const struct gmem_filler *filler);
+
+/*
+ * The attributes of [gfn, gfn + npages) in the slot have just become shared: what was private there
+ * is not any more. Under slots_lock, between begin and end of the invalidation. Waits for lookups
+ * that still saw the old attributes; later ones make nothing private. No live file: nothing.
+ */
+void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages);
 
 /* One change of bindings: under slots_lock, from prepare or bind_commit to finish or undo. */
 struct gmem_binding_change {

@@ -11,6 +11,7 @@
 #define WORD_PAGES 8u /* states in one word */
 #define BLOCK_WORDS (GMEM_BLOCK_PAGES / WORD_PAGES)
 #define EVERY_PAGE UINT64_C(0x0101010101010101)
+#define GMEM_PAGE_ALL 0xffu
 
 /* Frames of a block are base + offset, but for those that are SCATTERED. */
 #define BASE_VALID (UINT64_C(1) << 63)
@@ -150,6 +151,12 @@ static void state_set(struct gmem_block *block, u32 off, u32 bits)
 	atomic_fetch_or_u64(&block->states[off / WORD_PAGES], (u64)bits << off % WORD_PAGES * 8);
 }
 
+static void state_clear(struct gmem_block *block, u32 off, u32 bits)
+{
+	atomic_fetch_and_u64(&block->states[off / WORD_PAGES],
+			     ~((u64)bits << off % WORD_PAGES * 8));
+}
+
 static pfn_t page_pfn(const struct gmem_block *block, u32 off, u32 state)
 {
 	const u64 *list = atomic_load_acquire_ptr(&block->list);
@@ -202,6 +209,17 @@ int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order,
 	if (order < UNIT_ORDER)
 		return (state_read(block, index % GMEM_BLOCK_PAGES) & state) == state;
 	return block_all_have(block, state);
+}
+
+int gmem_unit_any(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state)
+{
+	const struct gmem_block *block = block_find(pages, index / GMEM_BLOCK_PAGES);
+
+	if (!block)
+		return 0;
+	if (order < UNIT_ORDER)
+		return (state_read(block, index % GMEM_BLOCK_PAGES) & state) != 0;
+	return block_any_has(block, state);
 }
 
 /* A page at work: its block, and the lock that is held. */
@@ -403,12 +421,40 @@ static int page_make_private(struct page_work *work, const struct gmem_prepare *
 
 static bool needs_prepare(const struct page_work *work, const struct gmem_prepare *prepare)
 {
-	if (!prepare)
-		return false;
 	if (prepare->order == UNIT_ORDER &&
 	    atomic_load_relaxed_u32(&work->block->order) == UNIT_ORDER)
 		return !is_prepared(work, prepare, 0, UNIT_ORDER);
 	return !is_prepared(work, prepare, work->off, 0);
+}
+
+/* What was private for a gfn that is gone, or is shared now. */
+static int page_make_shared(struct page_work *work, const struct gmem_prepare *prepare)
+{
+	u32 at = work->off, end = at + 1;
+	int error = 0;
+
+	if (prepare->order == UNIT_ORDER)
+		work_unit(work, &at, &end);
+	for (; !error && at < end; at++) {
+		u32 state = state_read(work->block, at);
+
+		if (!(state & GMEM_PAGE_PREPARED))
+			continue;
+		error = prepare->make_shared(prepare->ctx, work->index - work->off + at,
+					     page_pfn(work->block, at, state));
+		if (!error)
+			state_clear(work->block, at, GMEM_PAGE_PREPARED);
+	}
+	return error;
+}
+
+static int page_prepare(struct page_work *work, const struct gmem_prepare *prepare)
+{
+	if (!prepare)
+		return 0;
+	if (!prepare->make_private)
+		return page_make_shared(work, prepare);
+	return needs_prepare(work, prepare) ? page_make_private(work, prepare) : 0;
 }
 
 static int work_result(const struct page_work *work, int error, struct gmem_page *page)
@@ -452,8 +498,8 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 		error = page_make_exist(&work);
 	if (!error && unit_is_fresh(&work))
 		error = page_make_up_to_date(&work);
-	if (!error && needs_prepare(&work, prepare))
-		error = page_make_private(&work, prepare);
+	if (!error)
+		error = page_prepare(&work, prepare);
 	error = work_result(&work, error, page);
 	work_end(&work);
 	return error;
@@ -487,60 +533,106 @@ int gmem_page_fill(struct gmem_pages *pages, u64 index, const struct gmem_prepar
 	return error;
 }
 
-/* A part of a block, and the state of the pages that are meant. */
+/* A part of a block. */
 struct block_part {
-	const struct gmem_block *block;
+	struct gmem_block *block;
 	u32 first, end;
-	u32 state;
 };
 
-/* Tell of the frames of the part, in runs. */
-static void part_tell(const struct block_part *part, const struct gmem_frames *frames)
+/* The blocks there are in a range of pages, one part after the other. */
+struct pages_walk {
+	const struct gmem_pages *pages;
+	u64 first, end;
+	u64 block_no;
+};
+
+/* False: the range is empty, or past the end of the file. */
+static bool walk_begin(struct pages_walk *walk, const struct gmem_pages *pages, u64 first,
+		       u64 npages)
 {
-	pfn_t start = {0};
-	u64 run = 0;
+	u64 most = pages->npages - min_u64(first, pages->npages);
 
-	for (u32 off = part->first; off < part->end; off++) {
-		u32 state = state_read(part->block, off);
-		pfn_t pfn = page_pfn(part->block, off, state);
+	*walk = (struct pages_walk){
+	    .pages = pages,
+	    .first = first,
+	    .end = first + min_u64(npages, most),
+	    .block_no = first / GMEM_BLOCK_PAGES,
+	};
+	return npages && most;
+}
 
-		if (!(state & part->state))
-			continue;
-		if (run && pfn.v == start.v + run) {
-			run++;
-			continue;
-		}
-		if (run)
-			frames->tell(frames->ctx, start, run);
-		start = pfn;
-		run = 1;
+static bool walk_next(struct pages_walk *walk, struct block_part *part)
+{
+	u64 last = (walk->end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES, base;
+
+	part->block = block_next(walk->pages, &walk->block_no, last);
+	if (!part->block)
+		return false;
+	base = walk->block_no++ * GMEM_BLOCK_PAGES;
+	part->first = (u32)(max_u64(walk->first, base) - base);
+	part->end = (u32)(min_u64(walk->end, base + GMEM_BLOCK_PAGES) - base);
+	return true;
+}
+
+/* Consecutive frames, gathered until one comes that does not follow. */
+struct frame_run {
+	const struct gmem_frames *frames;
+	pfn_t start;
+	u64 npages;
+};
+
+static void run_end(struct frame_run *run)
+{
+	if (run->npages)
+		run->frames->tell(run->frames->ctx, run->start, run->npages);
+	run->npages = 0;
+}
+
+static void run_add(struct frame_run *run, pfn_t pfn, u64 npages)
+{
+	if (run->npages && pfn.v != run->start.v + run->npages)
+		run_end(run);
+	if (!run->npages)
+		run->start = pfn;
+	run->npages += npages;
+}
+
+/* Is @off the first of WORD_PAGES pages of the part that have @state, at consecutive frames? */
+static bool whole_word_has(const struct block_part *part, u32 off, u32 state)
+{
+	u64 word = atomic_load_acquire_u64(&part->block->states[off / WORD_PAGES]);
+
+	return off % WORD_PAGES == 0 && part->end - off >= WORD_PAGES &&
+	       (word & (state | GMEM_PAGE_SCATTERED) * EVERY_PAGE) == state * EVERY_PAGE;
+}
+
+/* Tell of the frames of the pages with @state in the part, in runs. */
+static void part_tell(const struct block_part *part, u32 state, const struct gmem_frames *frames)
+{
+	struct frame_run run = {.frames = frames};
+	u32 off = part->first;
+
+	while (off < part->end) {
+		u32 seen = state_read(part->block, off);
+		u32 npages = whole_word_has(part, off, state) ? WORD_PAGES : 1;
+
+		if (seen & state)
+			run_add(&run, page_pfn(part->block, off, seen), npages);
+		off += npages;
 	}
-	if (run)
-		frames->tell(frames->ctx, start, run);
+	run_end(&run);
 }
 
 void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
 		     const struct gmem_frames *frames)
 {
-	u64 end =
-	    npages < pages->npages - min_u64(first, pages->npages) ? first + npages : pages->npages;
-	u64 last_block = (end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
-	u64 block_no = first / GMEM_BLOCK_PAGES;
-	const struct gmem_block *block;
+	struct pages_walk walk;
+	struct block_part part;
 
-	if (first >= end)
+	if (!walk_begin(&walk, pages, first, npages))
 		return;
-	for (; (block = block_next(pages, &block_no, last_block)) != NULL; block_no++) {
-		u64 base = block_no * GMEM_BLOCK_PAGES;
-		struct block_part part = {
-		    .block = block,
-		    .first = (u32)(max_u64(first, base) - base),
-		    .end = (u32)(min_u64(end, base + GMEM_BLOCK_PAGES) - base),
-		    .state = GMEM_PAGE_EXISTS,
-		};
-
-		part_tell(&part, frames);
-	}
+	while (walk_next(&walk, &part))
+		part_tell(&part, GMEM_PAGE_EXISTS, frames);
 }
 
 void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
@@ -551,45 +643,56 @@ void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
 	rwlock_write_unlock(&pages->punch_lock);
 }
 
-static void block_clear(struct gmem_block *block, u32 first, u32 end)
+/* Clear @bits of every page of the part. */
+static void part_clear(const struct block_part *part, u32 bits)
 {
-	atomic_store_relaxed_u32(&block->order, 0);
-	while (first < end) {
-		u64 *word = &block->states[first / WORD_PAGES];
+	u32 off = part->first;
 
-		if (first % WORD_PAGES == 0 && end - first >= WORD_PAGES) {
-			atomic_store_release_u64(word, 0);
-			first += WORD_PAGES;
+	while (off < part->end) {
+		u64 *word = &part->block->states[off / WORD_PAGES];
+
+		if (off % WORD_PAGES == 0 && part->end - off >= WORD_PAGES) {
+			atomic_fetch_and_u64(word, ~(bits * EVERY_PAGE));
+			off += WORD_PAGES;
 			continue;
 		}
-		atomic_fetch_and_u64(word, ~(UINT64_C(0xff) << first % WORD_PAGES * 8));
-		first++;
+		state_clear(part->block, off, bits);
+		off++;
 	}
+}
+
+void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
+			    const struct gmem_frames *frames)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	if (!walk_begin(&walk, pages, first, npages))
+		return;
+	rwlock_write_lock(&pages->punch_lock);
+	while (walk_next(&walk, &part)) {
+		part_tell(&part, GMEM_PAGE_PREPARED, frames);
+		part_clear(&part, GMEM_PAGE_PREPARED);
+	}
+	rwlock_write_unlock(&pages->punch_lock);
 }
 
 void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 		      const struct gmem_frames *reclaim)
 {
-	u64 end =
-	    npages < pages->npages - min_u64(first, pages->npages) ? first + npages : pages->npages;
-	u64 last_block = (end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
-	u64 block_no = first / GMEM_BLOCK_PAGES;
-	struct gmem_block *block;
+	struct pages_walk walk;
+	struct block_part part;
 
-	if (first >= end)
+	if (!walk_begin(&walk, pages, first, npages))
 		return;
 	rwlock_write_lock(&pages->punch_lock);
-	for (; (block = block_next(pages, &block_no, last_block)) != NULL; block_no++) {
-		u64 base = block_no * GMEM_BLOCK_PAGES;
-		u32 from = (u32)(max_u64(first, base) - base);
-		u32 to = (u32)(min_u64(end, base + GMEM_BLOCK_PAGES) - base);
-
+	while (walk_next(&walk, &part)) {
 		if (reclaim)
-			part_tell(&(struct block_part){block, from, to, GMEM_PAGE_PREPARED},
-				  reclaim);
-		block_clear(block, from, to);
+			part_tell(&part, GMEM_PAGE_PREPARED, reclaim);
+		atomic_store_relaxed_u32(&part.block->order, 0);
+		part_clear(&part, GMEM_PAGE_ALL);
 	}
-	pages->host->store_punch(pages->host_ctx, pages->store, first, end - first);
+	pages->host->store_punch(pages->host_ctx, pages->store, first, walk.end - first);
 	rwlock_write_unlock(&pages->punch_lock);
 }
 

@@ -13,11 +13,13 @@
  *
  *              store_get            store_zero             make_private
  *   (absent) -----------> EXISTS -------------> UP_TO_DATE ------------> PREPARED
- *       ^                                                                   |
+ *       ^                                          ^   make_shared      |   |
+ *       |                                          `--------------------'   |
  *       `-------------- punch: from any state, POISONED included -----------'
  *
  * A page goes right under its page lock (one thread does each step once) and under punch_lock
- * shared; it goes left, together with the store's memory, under punch_lock exclusive. So nothing
+ * shared, and so it becomes shared for a fault; for a conversion it does under punch_lock
+ * exclusive. It goes left, together with the store's memory, under punch_lock exclusive. So nothing
  * is zeroed or prepared that a punch is taking away. (I-13, I-14, I-17) Whoever takes the right to
  * a private page away does that first, and undoes what was done by it under punch_lock exclusive.
  */
@@ -69,19 +71,22 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 /* The page, existing. -ENOMEM, -EHWPOISON or the host's error. Sleeps; takes the page lock. */
 must_check int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page);
 
-/* Who makes pages private, for whom. */
+/* Who makes pages private, for whom; or shared again. */
 struct gmem_prepare {
-	/* Under the page lock: 2^@order pages from the aligned @index, at @pfn. */
+	/* NULL: the pages are to be shared. Under the page lock: 2^@order pages from the aligned
+	 * @index, at @pfn. */
 	int (*make_private)(void *ctx, u64 index, pfn_t pfn, unsigned int order);
 	/* Is a PREPARED page still private? NULL: always. */
 	int (*is_private)(void *ctx, u64 index, pfn_t pfn, unsigned int order);
+	/* A PREPARED page is to be shared; without make_private alone. Under the page lock. */
+	int (*make_shared)(void *ctx, u64 index, pfn_t pfn);
 	void *ctx;
-	unsigned int order; /* 0, or 9: prepare the unit around the page, where it is one */
+	unsigned int order; /* 0, or 9: the unit around the page, where it is one */
 };
 
 /*
- * The page, existing, zeroed if it was never used, and, with @prepare (may be NULL), made private:
- * each step once. -ENOMEM, -EHWPOISON, or the host's or make_private()'s error. Sleeps.
+ * The page, existing, zeroed if it was never used, and, with @prepare (may be NULL), made private
+ * or shared: each step once. -ENOMEM, -EHWPOISON, or the host's or @prepare's error. Sleeps.
  */
 must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
 			     const struct gmem_prepare *prepare, struct gmem_page *page);
@@ -101,6 +106,9 @@ must_check int gmem_page_fill(struct gmem_pages *pages, u64 index,
 
 /* Has every page of the unit of 2^@order around page @index got @state? Nonzero if so. No lock. */
 int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state);
+
+/* Has any page of the unit got one of the bits of @state? */
+int gmem_unit_any(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state);
 
 /* Who is told of runs of frames. */
 struct gmem_frames {
@@ -122,6 +130,10 @@ void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
 /* The same when every step in progress has ended, and before the next begins. Sleeps. */
 void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
 			     const struct gmem_frames *frames);
+
+/* The PREPARED pages of the range are so no more: tell of them. Waits for steps in progress. */
+void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
+			    const struct gmem_frames *frames);
 
 /* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
 void gmem_page_poison(struct gmem_pages *pages, u64 index);

@@ -242,6 +242,43 @@ static int rmp_is_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
 
 enum frame_end { FRAME_INVALIDATED, FRAME_FREED };
 
+/* Under the block's lock: frames [@off, @end) of a word, none of them listed, are @id's or free. */
+static void word_end(struct rmp_block *block, u32 off, u32 end, enum frame_end how)
+{
+	u64 mask = ~UINT64_C(0) >> (64 - (end - off)) << off % 64;
+
+	atomic_fetch_and_u64(&block->valid[off / 64], ~mask);
+	if (how == FRAME_FREED)
+		atomic_fetch_and_u64(&block->assigned[off / 64], ~mask);
+}
+
+/* Under the block's lock. */
+static void frame_end_one(struct rmp_block *block, u32 off, u64 id, enum frame_end how)
+{
+	if (claim_id(frame_claim(block, off)) == id)
+		word_end(block, off, off + 1, how);
+}
+
+static void block_end(const struct rmp_vm *rmp, struct rmp_block *block, u32 off, u32 end,
+		      enum frame_end how)
+{
+	mutex_lock(&block->lock);
+	while (off < end) {
+		u32 stop = (u32)min_u64(end, round_down_u64(off, 64) + 64);
+
+		/* The base's id is the id of all that are not listed. */
+		if (!atomic_load_relaxed_u64(&block->listed[off / 64])) {
+			if (claim_id(block->base) == rmp->id)
+				word_end(block, off, stop, how);
+			off = stop;
+			continue;
+		}
+		for (; off < stop; off++)
+			frame_end_one(block, off, rmp->id, how);
+	}
+	mutex_unlock(&block->lock);
+}
+
 /* Frames that are not this VM's (a make_private() that was refused) stay as they are. */
 static void frames_end(const struct rmp_vm *rmp, pfn_t pfn, u64 npages, enum frame_end how)
 {
@@ -249,21 +286,11 @@ static void frames_end(const struct rmp_vm *rmp, pfn_t pfn, u64 npages, enum fra
 
 	while (pfn.v < end) {
 		struct rmp_block *block = block_find(rmp->map, pfn);
-		u64 stop = min_u64(end, round_down_u64(pfn.v, BLOCK_PAGES) + BLOCK_PAGES);
+		u64 first = round_down_u64(pfn.v, BLOCK_PAGES);
+		u64 stop = min_u64(end, first + BLOCK_PAGES);
 
 		if (block)
-			mutex_lock(&block->lock);
-		for (; block && pfn.v < stop; pfn.v++) {
-			u32 off = pfn.v % BLOCK_PAGES;
-
-			if (claim_id(frame_claim(block, off)) != rmp->id)
-				continue;
-			bit_clear(block->valid, off);
-			if (how == FRAME_FREED)
-				bit_clear(block->assigned, off);
-		}
-		if (block)
-			mutex_unlock(&block->lock);
+			block_end(rmp, block, (u32)(pfn.v - first), (u32)(stop - first), how);
 		pfn.v = stop;
 	}
 }
@@ -282,6 +309,7 @@ static const struct gmem_arch_ops rmp_ops = {
     .make_private = rmp_make_private,
     .is_private = rmp_is_private,
     .invalidate = rmp_invalidate,
+    .make_shared = rmp_reclaim,
     .reclaim = rmp_reclaim,
 };
 
@@ -292,6 +320,13 @@ int rmp_allows(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn)
 
 	return block && bit_get(block->valid, off) &&
 	       frame_claim(block, off) == claim_make(rmp->id, gfn.v);
+}
+
+int rmp_is_free(const struct rmp_vm *rmp, pfn_t pfn)
+{
+	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
+
+	return !block || !bit_get(block->assigned, pfn.v % BLOCK_PAGES);
 }
 
 /* Every frame valid, and all by @base, whose gfn is aligned. */

@@ -13,8 +13,12 @@
  *   (free) ---------------> VALID ------------------> ASSIGNED to the VM, gfn undecided
  *     ^                       ^                          |  |
  *     |                       `------ make_private ------'  |
- *     `---------------------- reclaim ----------------------'
+ *     `------------ make_shared, reclaim; from VALID, too --'
  *
+ * make_shared comes when the gfn is converted. A page that no slot shows then is found shared by
+ the
+ * first shared lookup that it meets.
+
  * I-18 a frame is assigned to one VM, and while it is valid to one gfn of it. Frames of 2 MiB that
  * are valid at consecutive gfns are one huge assignment.
  */
@@ -44,5 +48,7 @@ void rmp_leave(struct quire_vm *vm, struct rmp_vm *rmp);
 void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry);
 /* Is @pfn valid at @gfn of this VM? */
 int rmp_allows(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn);
+/* Is @pfn nobody's: may it be mapped shared, and used by the host? */
+int rmp_is_free(const struct rmp_vm *rmp, pfn_t pfn);
 
 #endif

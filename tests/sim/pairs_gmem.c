@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "src/vm/rmp.h"
+#include "src/vm/vm.h"
 #include "tests/sim/pairs.h"
 
 static void gmem_start(uint32_t npages, uint64_t attributes)
@@ -101,6 +103,18 @@ static bool release_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* Does the reverse map give page PAIR_PAGE of the file to nobody? */
+static bool nobody_owns(void)
+{
+	uint32_t frame = sim_store_frame(quire_gmem_store(pair.gmem), PAIR_PAGE);
+	uintptr_t address;
+
+	if (frame == SIM_NO_FRAME)
+		return true;
+	address = (uintptr_t)pair.machine.host.frames[frame].bytes;
+	return rmp_is_free(pair.machine.vm->rmp, (pfn_t){address >> QUIRE_PAGE_SHIFT});
+}
+
 /* The page turns shared under a vCPU: the store is in the private or in the shared page, never a
  * refusal; afterwards every access is to the shared one. */
 static void share_body(uint32_t thread, void *ctx)
@@ -124,6 +138,7 @@ static bool share_check(void *ctx)
 	(void)ctx;
 	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == shared;
 	good &= !pair_store(0, PAIR_PAGE, 9) && pair_byte(PAIR_PAGE)[0] == 9;
+	good &= nobody_owns();
 	return gmem_stop() && good;
 }
 
@@ -195,6 +210,68 @@ static bool allocate_check(void *ctx)
 	return gmem_stop() && good;
 }
 
+/* The slot moves to gfn 8 under a vCPU that stores at its old place, and is used there. */
+#define REBOUND 8u
+
+static void rebind_body(uint32_t thread, void *ctx)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM,
+	    .gpa = {PAIR_GPA_OF(REBOUND)},
+	    .size_bytes = 4 * QUIRE_PAGE_SIZE,
+	    .hva = sim_hva(0),
+	    .gmem = pair.gmem,
+	};
+
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+		return;
+	}
+	pair.results[1] = quire_vm_set_region(pair.machine.vm, &(struct quire_region){0});
+	pair.results[1] |= quire_vm_set_attributes(pair.machine.vm, region.gpa, region.size_bytes,
+						   QUIRE_ATTRIBUTE_PRIVATE);
+	pair.results[1] |= quire_vm_set_region(pair.machine.vm, &region);
+	pair.results[1] |= pair_load(1, REBOUND + PAIR_PAGE, &pair.bytes[1]);
+}
+
+/* The page was found at the old gfn, or there was no slot for it: nobody may hear of a conflict. */
+static bool rebind_check(void *ctx)
+{
+	bool good = !pair.results[0] || pair.results[0] == -EFAULT;
+
+	(void)ctx;
+	good &= !pair.results[1] && pair.bytes[1] == (pair.results[0] ? 0 : 7);
+	good &= pair_load(0, PAIR_PAGE, &pair.bytes[0]) == -EFAULT;
+	good &= !pair_load(0, REBOUND + PAIR_PAGE, &pair.bytes[0]);
+	return gmem_stop() && good && pair.bytes[0] == pair.bytes[1];
+}
+
+static int fill_seven(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+{
+	uint64_t *page = (uint64_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT);
+
+	(void)ctx;
+	(void)gfn;
+	(void)source;
+	/* Each is a point at which the other may run. */
+	for (uint32_t i = 0; i < SIM_FRAME_BYTES / sizeof(*page); i++)
+		atomic_store_relaxed_u64(&page[i], UINT64_C(0x0707070707070707));
+	return 0;
+}
+
+/* A page is filled while it is punched: all of it is there, or nothing, and no freed frame is. */
+static void populate_body(uint32_t thread, void *ctx)
+{
+	struct quire_gmem_fill fill = {.gfn = {PAIR_PAGE}, .npages = 1, .fill = fill_seven};
+
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = (int)quire_gmem_populate(pair.machine.vm, &fill) - 1;
+	else
+		pair.results[1] = quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
+}
+
 const struct pair pairs_gmem[] = {
     {"fault and punch", 2, private_setup, punch_body, punch_check, 0},
     {"store and punch", 2, private_warm_setup, punch_body, punch_check, 0},
@@ -203,6 +280,9 @@ const struct pair pairs_gmem[] = {
     {"fault and conversion", 2, private_setup, share_body, share_check, 0},
     {"store and conversion", 2, private_warm_setup, share_body, share_check, 0},
     {"huge fault and conversion of a neighbour", 2, shared_huge_setup, hide_body, hide_check, 0},
+    {"fault and rebind", 2, private_setup, rebind_body, rebind_check, 0},
+    {"population and punch", 2, private_setup, populate_body, punch_check, 0},
+    {"population and punch of a page in use", 2, private_warm_setup, populate_body, punch_check, 0},
     {"store and poison", 2, private_warm_setup, poison_body, poison_check, 0},
     {"allocation and punch", 2, private_warm_setup, allocate_body, allocate_check, 0},
     {.name = NULL},

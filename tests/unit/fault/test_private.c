@@ -1,6 +1,7 @@
 /* Private pages on their way into a guest: the reverse map, and what it refuses. */
 #include "tests/unit/fault/support.h"
 
+#include "src/base/reclaim.h"
 #include "src/vm/gmem.h"
 #include "src/vm/rmp.h"
 #include "src/vm/vm.h"
@@ -10,8 +11,15 @@
 
 static struct quire_gmem *gmem;
 
-/* Slot 1 shows the file from @gfn on; its gfns are private. */
-static void show_at(uint64_t gfn)
+static void convert(uint64_t gfn, uint64_t npages, uint64_t attributes)
+{
+	assert_int_equal(quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}),
+						 npages << QUIRE_PAGE_SHIFT, attributes),
+			 0);
+}
+
+/* Slot 1 shows the file from @gfn on; its gfns are as they are. */
+static void bind_at(uint64_t gfn)
 {
 	struct quire_region region = {
 	    .slot = 1,
@@ -23,9 +31,13 @@ static void show_at(uint64_t gfn)
 	};
 
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
-	assert_int_equal(quire_vm_set_attributes(machine.vm, region.gpa, region.size_bytes,
-						 QUIRE_ATTRIBUTE_PRIVATE),
-			 0);
+}
+
+/* The same, and they are private. */
+static void show_at(uint64_t gfn)
+{
+	bind_at(gfn);
+	convert(gfn, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
 }
 
 static void hide(void)
@@ -35,12 +47,17 @@ static void hide(void)
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
 }
 
-static void private_begin(void)
+static void private_begin_flags(uint64_t flags)
 {
 	vm_begin_type(QUIRE_VM_SW_PROTECTED);
 	assert_int_equal(
-	    quire_gmem_create(machine.vm, FILE_PAGES * QUIRE_PAGE_SIZE, 0, NULL, &gmem), 0);
+	    quire_gmem_create(machine.vm, FILE_PAGES * QUIRE_PAGE_SIZE, flags, NULL, &gmem), 0);
 	show_at(GFN);
+}
+
+static void private_begin(void)
+{
+	private_begin_flags(0);
 }
 
 static void private_end(void)
@@ -146,6 +163,117 @@ static void test_double_assignment(void **state)
 	other->arch.ops->reclaim(other, pfn, 1);
 	assert_true(entry_of(0).valid);
 	rmp_leave(machine.vm, other);
+	private_end();
+}
+
+/* A converted page is nobody's at once: another VM may have the frame, and then this one not. */
+static void test_converted(void **state)
+{
+	const struct gmem_arch *arch;
+	struct rmp_vm *other;
+	uint8_t byte = 0;
+
+	(void)state;
+	private_begin();
+	assert_int_equal(rmp_join(machine.vm, &other), 0);
+	arch = &other->arch;
+	for (uint64_t i = 0; i < 4; i++)
+		assert_int_equal(machine_store(&machine, 0, gpa_of((gfn_t){GFN + i}).v, 7), 0);
+	convert(GFN + 1, 2, 0);
+	for (uint64_t i = 0; i < 4; i++) {
+		int free = i == 1 || i == 2;
+
+		assert_int_equal(entry_of(i).vm_id, free ? 0 : machine.vm->rmp->id);
+		assert_int_equal(rmp_is_free(other, pfn_of(i)), free);
+		assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){i}, pfn_of(i), 0),
+				 free ? 0 : -EIO);
+	}
+	/* The page is still in the file; that it became another's is found out. */
+	convert(GFN + 1, 2, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 1}).v, &byte), -EIO);
+	arch->ops->make_shared(arch->ctx, pfn_of(1), 1);
+	arch->ops->reclaim(arch->ctx, pfn_of(2), 1);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 1}).v, &byte), 0);
+	assert_int_equal(byte, 7);
+	assert_int_equal(entry_of(1).gfn.v, GFN + 1);
+	assert_true(entry_of(1).valid);
+	rmp_leave(machine.vm, other);
+	private_end();
+}
+
+/* Where the file is all of a slot's memory, the same frame is private, shared, private. */
+static void test_converted_in_place(void **state)
+{
+	uint32_t level;
+	uint8_t byte = 0;
+
+	(void)state;
+	private_begin_flags(QUIRE_GMEM_MMAP);
+	assert_int_equal(machine_store(&machine, 0, gpa_of((gfn_t){GFN}).v, 7), 0);
+	for (uint32_t round = 0; round < 3; round++) {
+		convert(GFN, 1, 0);
+		assert_true(rmp_is_free(machine.vm->rmp, pfn_of(0)));
+		/* The checker looks at the owner of each frame that is mapped. */
+		assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN}).v, &byte), 0);
+		assert_int_equal(byte, 7);
+		assert_true(leaf_at(GFN, &level));
+		convert(GFN, 1, QUIRE_ATTRIBUTE_PRIVATE);
+		assert_int_equal(leaf_at(GFN, &level), 0);
+		assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN}).v, &byte), 0);
+		assert_true(rmp_allows(machine.vm->rmp, (gfn_t){GFN}, pfn_of(0)));
+	}
+	private_end();
+}
+
+/* No slot showed the page when its gfn was converted: the first shared use finds it. */
+static void test_converted_unbound(void **state)
+{
+	(void)state;
+	private_begin_flags(QUIRE_GMEM_MMAP);
+	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	hide();
+	convert(GFN, FILE_PAGES, 0);
+	assert_int_equal(entry_of(0).vm_id, machine.vm->rmp->id);
+	bind_at(GFN);
+	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	assert_true(rmp_is_free(machine.vm->rmp, pfn_of(0)));
+	private_end();
+}
+
+static int lookup_begin(uint64_t gfn, enum gmem_access access, struct gmem_lookup *lookup)
+{
+	int error;
+
+	reclaim_enter();
+	error = gmem_lookup_begin(memslot_lookup(machine.vm, 0, (gfn_t){gfn}, NULL), (gfn_t){gfn},
+				  access, lookup);
+	reclaim_exit();
+	return error;
+}
+
+/* Lookups that outlast a conversion change nothing, in either direction. */
+static void test_late_lookup(void **state)
+{
+	struct gmem_lookup late, shared;
+
+	(void)state;
+	private_begin_flags(QUIRE_GMEM_MMAP);
+	assert_int_equal(lookup_begin(GFN, GMEM_PRIVATE, &late), 0);
+	assert_false(late.found);
+	convert(GFN, 1, 0);
+	assert_int_equal(gmem_lookup_finish(&late), -ESTALE);
+	assert_true(rmp_is_free(machine.vm->rmp, pfn_of(0)));
+
+	assert_int_equal(fault_at(GFN + 1, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	hide();
+	convert(GFN, FILE_PAGES, 0);
+	bind_at(GFN);
+	assert_int_equal(lookup_begin(GFN + 1, GMEM_SHARED, &shared), 0);
+	assert_false(shared.found);
+	convert(GFN, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(fault_at(GFN + 1, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	assert_int_equal(gmem_lookup_finish(&shared), -ESTALE);
+	assert_true(rmp_allows(machine.vm->rmp, (gfn_t){GFN + 1}, pfn_of(1)));
 	private_end();
 }
 
@@ -259,6 +387,8 @@ int main(void)
 	    cmocka_unit_test(test_assigned),	      cmocka_unit_test(test_rebound),
 	    cmocka_unit_test(test_double_assignment), cmocka_unit_test(test_no_memory),
 	    cmocka_unit_test(test_refused),	      cmocka_unit_test(test_block),
+	    cmocka_unit_test(test_converted),	      cmocka_unit_test(test_converted_in_place),
+	    cmocka_unit_test(test_converted_unbound), cmocka_unit_test(test_late_lookup),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
