@@ -77,7 +77,7 @@ static int access_write(const struct accessor *by, gpa_t gpa, const u8 *src, u64
 		if (err)
 			return err;
 		mark_written(by, gfn_of(gpa));
-		gfn_track_written(by->vm, by->as_id, gfn_of(gpa));
+		gfn_track_written(by->vm, by->as_id, gpa, part);
 		src += part;
 		gpa.v += part;
 		size_bytes -= part;

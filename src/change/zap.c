@@ -35,9 +35,11 @@ void change_zap_all_and_unlock(struct quire_vm *vm)
 {
 	struct flush_debt debt;
 
-	/* Tables carry no generation: an invalid root is out of reach at once. */
-	QUIRE_TRACE(kvm_mmu_zap_all_fast, 0, atomic_load_relaxed_u64(&vm->arena.used));
 	flush_debt_init(&debt, &vm->flush);
+	/* Shadow pages carry it; of the TDP MMU an invalid root is out of reach at once. */
+	vm->mmu_valid_gen ^= 1;
+	QUIRE_TRACE(kvm_mmu_zap_all_fast, vm->mmu_valid_gen,
+		    atomic_load_relaxed_u64(&vm->arena.used));
 	tdp_roots_invalidate(vm, &debt);
 	shadow_make_obsolete(vm);
 	/*

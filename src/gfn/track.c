@@ -91,7 +91,7 @@ int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
 	return counts && followers(*counts);
 }
 
-void gfn_track_written(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes)
 {
 	struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
 
@@ -99,5 +99,5 @@ void gfn_track_written(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 		return;
 	atomic_fence();
 	if (atomic_load_relaxed_u64(&track->pages))
-		track->written(vm, as_id, gfn);
+		track->written(vm, as_id, gpa, size_bytes);
 }

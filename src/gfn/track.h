@@ -20,8 +20,8 @@
 struct gfn_track {
 	struct sparse counts[QUIRE_AS_MAX]; /* (m) followers, and above bit 32 those that lag */
 	u64 pages;			    /* (a) gfns with a count: written under mmu_lock */
-	/* Drop what was made of @gfn's contents. No lock held. */
-	void (*written)(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+	/* Drop what was made of the bytes that were written, all of one page. No lock held. */
+	void (*written)(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes);
 };
 
 /* Tables that one gfn_track_add() may take. */
@@ -51,7 +51,7 @@ int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end);
 
 /* --- no lock --- */
 
-/* The library wrote to @gfn. Issues a full fence before it looks. */
-void gfn_track_written(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+/* The library wrote there, within one page. Issues a full fence before it looks. */
+void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes);
 
 #endif

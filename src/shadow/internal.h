@@ -63,7 +63,7 @@ static inline u32 shadow_index_of(const u64 *entry)
 static inline int shadow_page_is_obsolete(const struct shadow *shadow,
 					  const struct shadow_page *page)
 {
-	return page->generation != shadow->generation;
+	return page->generation != shadow->vm->mmu_valid_gen;
 }
 
 /* --- link.c --- */

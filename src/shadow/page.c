@@ -1,4 +1,6 @@
 /* Shadow pages: found by gfn and role, made, zapped, freed after the flush. */
+#include <quire/trace.h>
+
 #include "src/shadow/internal.h"
 
 #include "src/base/assert.h"
@@ -79,7 +81,7 @@ static void page_init(const struct shadow_change *change, struct shadow_page *pa
 
 	page->gfn = key->gfn;
 	page->role = key->role;
-	page->generation = change->shadow->generation;
+	page->generation = change->vm->mmu_valid_gen;
 	table->level = (u8)role_level(key->role);
 	table->gfn = key->gfn;
 	table->parent = NULL;
@@ -95,8 +97,12 @@ struct shadow_page *shadow_page_get(const struct shadow_change *change,
 	struct shadow_page *page = shadow_page_find(shadow, key);
 
 	*made = 0;
-	if (page)
+	if (page) {
+		page->writes = 0;
+		QUIRE_TRACE(kvm_mmu_get_page, page->generation, page->gfn.v, page->role, 0,
+			    page->unsync, 0);
 		return page;
+	}
 	page = page_alloc(change, key->role);
 	if (!page)
 		return NULL;
@@ -107,6 +113,7 @@ struct shadow_page *shadow_page_get(const struct shadow_change *change,
 	atomic_add_relaxed_u64(&change->vm->stats[QUIRE_VM_STAT_mmu_shadow_pages], 1);
 	vm_count(change->vm, QUIRE_VM_STAT_mmu_cache_miss);
 	*made = 1;
+	QUIRE_TRACE(kvm_mmu_get_page, page->generation, page->gfn.v, page->role, 0, 0, 1);
 	return page;
 }
 
@@ -130,6 +137,8 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	struct shadow *shadow = change->shadow;
 	u64 *entries = table_entries(page->table);
 
+	QUIRE_TRACE(kvm_mmu_prepare_zap_page, page->generation, page->gfn.v, page->role, 0,
+		    page->unsync);
 	hash_remove(shadow, page);
 	list_remove(shadow, page);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)

@@ -9,19 +9,19 @@
 #define FAULT_TABLES (2 * SHADOW_ROOT_LEVEL + (SHADOW_ROOT_LEVEL + 1) * SPARSE_DEPTH)
 
 /* The library wrote to guest memory, which may hold L1's tables. */
-static void written(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+static void written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes)
 {
 	struct flush_debt debt;
 	int tracked;
 
 	biglock_read_lock(&vm->mmu_lock, NULL);
-	tracked = gfn_track_block(vm, as_id, gfn, 1);
+	tracked = gfn_track_block(vm, as_id, gfn_of(gpa), 1);
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 	if (!tracked)
 		return;
 	flush_debt_init(&debt, &vm->flush);
 	biglock_write_lock(&vm->mmu_lock);
-	(void)shadow_zap_gfn(vm, as_id, gfn, &debt);
+	shadow_written(vm, &(struct shadow_write){as_id, gpa, size_bytes}, &debt);
 	vm_count(vm, QUIRE_VM_STAT_mmu_pte_write);
 	shadow_commit(vm, &debt);
 	biglock_write_unlock(&vm->mmu_lock);
@@ -41,6 +41,7 @@ static int make_locked(struct quire_vm *vm)
 		vm_free(vm, track, sizeof(*track));
 		return -ENOMEM;
 	}
+	shadow->vm = vm;
 	shadow->slabs.arena = &vm->arena;
 	shadow->root_turn = 1;
 	track->written = written;

@@ -65,6 +65,8 @@ struct shadow_page {
 	u32 tracked; /* counted in gfn_track as a follower */
 	u32 unsync;  /* may allow what L1's table has taken back; then on the list of such pages */
 	u32 turn;    /* grows each time it becomes unsync */
+	u32 writes;  /* of the library's to L1's table since the page was last looked up */
+	u64 write_turn;
 	struct shadow_page *unsync_older, *unsync_newer;
 };
 _Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one object");
@@ -74,6 +76,7 @@ _Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one
  * the address of a chain with bit 0 set.
  */
 struct shadow {
+	struct quire_vm *vm; /* pages of another generation than the VM's are obsolete */
 	struct shadow_page *buckets[SHADOW_BUCKETS];
 	struct shadow_page *newest, *oldest;
 	struct shadow_page *zapped; /* by hash_next, until the flush */
@@ -84,7 +87,6 @@ struct shadow {
 	u64 write_turn; /* grows when L1's tables changed, and when pages begin to be synced */
 	u64 root_turn;	/* (a) grows when a root went away */
 	u64 root_gone;	/* a root was zapped: vCPUs are told at the commit */
-	u32 generation; /* 0 or 1: shadow pages of the other one are obsolete */
 	struct object_cache pool;
 	struct object_slabs slabs;
 	/* For splitting; under slots_lock, kept until the VM ends. */
@@ -280,6 +282,14 @@ void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt);
 /* @gfn is being written: drop what shadows it. Nonzero when there was something. */
 int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt);
+/* The library has written within one page: drop the entries made of it, or the shadow pages that
+ * seem to be no tables any more. */
+struct shadow_write {
+	u32 as_id;
+	gpa_t gpa;
+	u64 size_bytes;
+};
+void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struct flush_debt *debt);
 /* From here on no page that exists now is used again. */
 void shadow_make_obsolete(struct quire_vm *vm);
 /* Zap a batch of obsolete pages: nonzero while there are more. */

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include <quire/trace.h>
+
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 
@@ -43,6 +45,8 @@ static void mark_unsync(const struct shadow_change *change, struct shadow_page *
 		list_remove(change->shadow, page);
 	else
 		count_unsync(change, 1);
+	QUIRE_TRACE(kvm_mmu_unsync_page, page->generation, page->gfn.v, page->role, 0,
+		    page->unsync);
 	page->unsync = 1;
 	page->turn++;
 	list_add(change->shadow, page);
@@ -232,6 +236,7 @@ static void sync_page(const struct shadow_change *change, const struct quire_vcp
 	const u64 *guest = table_entries(sync->pages[at].guest);
 	u64 *entries = table_entries(page->table);
 
+	QUIRE_TRACE(kvm_mmu_sync_page, page->generation, page->gfn.v, page->role, 0, page->unsync);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
 		struct shadow_guest_leaf now;
 

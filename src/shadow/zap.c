@@ -68,6 +68,58 @@ int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt 
 	return change.shadow ? zap_shadows(&change, as_id, gfn) : 0;
 }
 
+/* A write that is no store of an entry, or one of many while nobody uses the table. */
+#define FLOOD_WRITES 3u
+#define ENTRY_BYTES_MIN 4u
+
+static bool is_no_table(struct shadow_page *page, const struct shadow_write *write)
+{
+	u64 last = write->gpa.v + write->size_bytes - 1;
+
+	if (write->size_bytes < ENTRY_BYTES_MIN || write->gpa.v / sizeof(u64) != last / sizeof(u64))
+		return true;
+	/* The lowest level is written entry by entry. */
+	return role_level(page->role) > QUIRE_LEVEL_4K && ++page->writes >= FLOOD_WRITES;
+}
+
+static void drop_written(const struct shadow_change *change, struct shadow_page *page,
+			 const struct shadow_write *write)
+{
+	u64 *entry = &table_entries(page->table)[(write->gpa.v & ~QUIRE_PAGE_MASK) / sizeof(u64)];
+
+	if (is_no_table(page, write)) {
+		shadow_page_zap(change, page);
+		vm_count(change->vm, QUIRE_VM_STAT_mmu_flooded);
+		return;
+	}
+	if (!entry_is_present(SHADOW_FORMAT, atomic_load_relaxed_u64(entry)))
+		return;
+	if (role_level(page->role) > QUIRE_LEVEL_4K)
+		vm_count(change->vm, QUIRE_VM_STAT_mmu_pde_zapped);
+	shadow_drop(change, entry);
+}
+
+void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+	u32 bucket = shadow_bucket(gfn_of(write->gpa));
+	struct shadow_page *page = change.shadow->buckets[bucket];
+	u64 turn = change.shadow->write_turn + 1;
+
+	atomic_store_release_u64(&change.shadow->write_turn, turn);
+	while (page) {
+		if (!shadow_page_follows(page, write->as_id, gfn_of(write->gpa)) ||
+		    page->write_turn == turn) {
+			page = page->hash_next;
+			continue;
+		}
+		page->write_turn = turn;
+		drop_written(&change, page, write);
+		/* It may have gone, and children of it that stood in the same row. */
+		page = change.shadow->buckets[bucket];
+	}
+}
+
 void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt)
 {
@@ -93,7 +145,6 @@ void shadow_make_obsolete(struct quire_vm *vm)
 
 	if (!shadow)
 		return;
-	shadow->generation ^= 1;
 	shadow->root_gone = 1;
 	atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
 }

@@ -71,6 +71,7 @@ struct quire_vm {
 	struct pfn_caches pfn_caches;
 	struct roots roots;
 	struct nx_tables nx;
+	u32 mmu_valid_gen;	 /* (m) 0 or 1: changes when all that is mapped becomes obsolete */
 	struct gfn_track *track; /* gfn/track.h; NULL until the first shadow root */
 	struct shadow *shadow;	 /* shadow/shadow.h; made with it */
 	struct flush_domain flush;

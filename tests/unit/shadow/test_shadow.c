@@ -6,6 +6,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <quire/trace.h>
+
 #include "tests/unit/shadow/random.h"
 #include "tests/unit/shadow/world.h"
 
@@ -88,6 +90,83 @@ static void test_follows_writes_of_the_hypervisor(void **state)
 	    0);
 	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
 	assert_true(stat(QUIRE_VM_STAT_mmu_pte_write) > 0);
+}
+
+static void hypervisor_stores(uint64_t table, uint32_t index, uint64_t entry)
+{
+	gpa_t gpa = {L2_PAGE(table) + index * sizeof(entry)};
+
+	assert_int_equal(quire_vcpu_write(world.vcpu, gpa, &entry, sizeof(entry)), 0);
+}
+
+/* Of a table of the lowest level only what was written goes. */
+static void test_written_entries_go_alone(void **state)
+{
+	uint64_t faults;
+
+	(void)state;
+	for (uint32_t i = 0; i < 16; i++) {
+		world_set_entry(&world, TABLE_4K, i, L2_PAGE(70 + i) | NPT_ALL);
+		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+	}
+	for (uint32_t i = 0; i < 16; i++)
+		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+	faults = world.cpus[0].faults;
+	for (uint32_t i = 8; i < 16; i++)
+		hypervisor_stores(TABLE_4K, i, L2_PAGE(90 + i) | NPT_ALL);
+	for (uint32_t i = 0; i < 8; i++)
+		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+	assert_int_equal(world.cpus[0].faults, faults);
+	for (uint32_t i = 8; i < 16; i++)
+		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pte_write), 8);
+	/* No store of an entry: it may be no table any more. */
+	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){L2_PAGE(TABLE_4K)}, "", 1), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
+}
+
+/* A table of a higher level that is written again and again, and not used, is none. */
+static void test_flooding(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	world_set_entry(&world, 9, 0, L2_PAGE(TABLE_4K) | NPT_ALL);
+	for (uint32_t round = 0; round < 5; round++) {
+		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+		hypervisor_stores(TABLE_2M, 7, L2_PAGE(9) | NPT_ALL);
+		hypervisor_stores(TABLE_2M, 0, L2_PAGE(TABLE_4K) | NPT_ALL);
+	}
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pde_zapped), 5);
+	hypervisor_stores(TABLE_2M, 8, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+}
+
+/* Every other time all that is mapped has the same generation. */
+static uint64_t generations;
+
+static void record_generation(enum quire_trace_event event, const uint64_t *args)
+{
+	if (event == QUIRE_TRACE_kvm_mmu_zap_all_fast)
+		generations = generations << 1 | args[0];
+}
+
+static void test_generations(void **state)
+{
+	(void)state;
+	generations = 1;
+	quire_trace_install(record_generation);
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
+		assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 0);
+		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+		assert_int_equal(world_slot(&world, 1, 0), 0);
+	}
+	quire_trace_install(NULL);
+	assert_int_equal(generations, 0x1a);
 }
 
 /* The same table below entries with different rights: each path has its own. */
@@ -260,6 +339,9 @@ int main(void)
 	    SHADOW_TEST(test_maps_and_reflects),
 	    SHADOW_TEST(test_follows_writes_of_its_tables),
 	    SHADOW_TEST(test_follows_writes_of_the_hypervisor),
+	    SHADOW_TEST(test_written_entries_go_alone),
+	    SHADOW_TEST(test_flooding),
+	    SHADOW_TEST(test_generations),
 	    SHADOW_TEST(test_rights_of_the_path_count),
 	    SHADOW_TEST(test_huge_mappings),
 	    SHADOW_TEST(test_tables_mapped_in_l2),
