@@ -209,7 +209,7 @@ static u32 name_words(const struct log_piece *piece, struct tdp_word *named)
  * Take the bits in @piece->words out of the log and arm their pages. All words are taken before
  * the first page loses W: a write that comes between the two sets the bit again, and is in the
  * next harvest; one that comes after faults. Apart, since taking a word is a fence, which the
- * loads of the tables would wait for, word by word.
+ * loads of the tables would wait for, word by word; so the entries are asked for before it.
  */
 static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 			  struct flush_debt *debt)
@@ -227,6 +227,7 @@ static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 	if (!bits.count)
 		return;
 	hold = piece_take(vm);
+	tdp_find_bits(vm, &bits);
 	if (MUTANT(harvest_protects_first))
 		tdp_write_protect_bits(vm, &bits, debt);
 	for (u64 i = 0; i < bits.count; i++) {

@@ -66,16 +66,56 @@ struct place {
 	u64 first, count; /* gfns that @entries has, one each; or that the one entry covers */
 	u64 *entries;
 	u32 level;
+	u64 *upper; /* the table above, for the 1G block of @upper_gfn; NULL: not known */
+	u64 upper_gfn;
 };
+
+/* The table that *@entry points to, or NULL. */
+static u64 *table_below(const struct entry_format *f, const u64 *entry, u32 level)
+{
+	u64 value = atomic_load_acquire_u64(entry);
+
+	if (!entry_is_present(f, value) || entry_is_leaf(f, value, level))
+		return NULL;
+	return entry_table(value);
+}
+
+/* The lowest table for @gfn, or NULL. What it maps is not looked at: nobody waits for that. */
+static u64 *place_table(struct place *place, gfn_t gfn)
+{
+	const struct entry_format *f = place->change.vm->format;
+	u64 block = walk_block(gfn, QUIRE_LEVEL_1G).v;
+
+	if (!place->upper || place->upper_gfn != block) {
+		u64 *table = table_entries(place->root);
+
+		for (u32 level = TDP_ROOT_LEVEL; table && level > QUIRE_LEVEL_2M; level--)
+			table = table_below(f, &table[walk_index(gfn, level)], level);
+		place->upper = table;
+		place->upper_gfn = block;
+	}
+	if (!place->upper)
+		return NULL;
+	return table_below(f, &place->upper[walk_index(gfn, QUIRE_LEVEL_2M)], QUIRE_LEVEL_2M);
+}
 
 static void place_find(struct place *place, gfn_t gfn)
 {
-	u64 *entry = tdp_find(place->change.vm, place->root, gfn, &place->level);
-	bool table = place->level == QUIRE_LEVEL_4K;
+	u64 *table = place_table(place, gfn), *entry;
 
-	place->count = level_pages(table ? QUIRE_LEVEL_2M : (enum quire_level)place->level);
+	place->level = QUIRE_LEVEL_4K;
+	if (likely(table))
+		entry = &table[walk_index(gfn, QUIRE_LEVEL_4K)];
+	else
+		entry = tdp_find(place->change.vm, place->root, gfn, &place->level);
+	if (place->level == QUIRE_LEVEL_4K) {
+		place->count = QUIRE_TABLE_ENTRIES;
+		place->entries = entry - walk_index(gfn, QUIRE_LEVEL_4K);
+	} else {
+		place->count = level_pages((enum quire_level)place->level);
+		place->entries = entry;
+	}
 	place->first = round_down_u64(gfn.v, place->count);
-	place->entries = table ? entry - (gfn.v - place->first) : entry;
 }
 
 static void protect_word(struct place *place, gfn_t base, u64 mask)
@@ -100,6 +140,30 @@ static void protect_word(struct place *place, gfn_t base, u64 mask)
 	}
 }
 
+void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits)
+{
+	struct place place = {
+	    .change = {.vm = vm},
+	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
+	};
+
+	for (u64 i = 0; i < bits->count && place.root; i++) {
+		struct tdp_word *word = &bits->words[i];
+		u64 gfn = bits->base.v + word->offset;
+
+		if (gfn - place.first >= place.count)
+			place_find(&place, (gfn_t){gfn});
+		if (place.level != QUIRE_LEVEL_4K || gfn - place.first + 64 > place.count)
+			continue;
+		word->entries = &place.entries[gfn - place.first];
+		if (!word->mask)
+			continue;
+		/* Mostly all there are, and without a branch that depends on how many. */
+		__builtin_prefetch(&word->entries[__builtin_ctzll(word->mask)], 1);
+		__builtin_prefetch(&word->entries[63 - __builtin_clzll(word->mask)], 1);
+	}
+}
+
 void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 			    struct flush_debt *debt)
 {
@@ -108,7 +172,9 @@ void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
 	};
 
+	tdp_protect_words(&place.change, bits);
 	for (u64 i = 0; i < bits->count && place.root; i++)
-		protect_word(&place, (gfn_t){bits->base.v + bits->words[i].offset},
-			     bits->words[i].mask);
+		if (!bits->words[i].entries)
+			protect_word(&place, (gfn_t){bits->base.v + bits->words[i].offset},
+				     bits->words[i].mask);
 }

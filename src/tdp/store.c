@@ -108,25 +108,39 @@ static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
 	return hit;
 }
 
-/* Guest mode is closed and mmu_lock exclusive. */
-static u64 protect_alone(const struct entry_format *f, u64 *entries, u64 mask)
+static struct protect_bits protect_bits(const struct entry_format *f)
 {
 	u32 writable = (u32)__builtin_ctzll(f->writable);
-	const struct protect_bits bits = {
+
+	return (struct protect_bits){
 	    .writable = f->writable,
 	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
 	    .to_dirty = (u32)__builtin_ctzll(f->dirty) - writable,
 	};
-	u64 any = 0;
+}
 
+/* Guest mode is closed and mmu_lock exclusive. */
+static inline u64 protect_alone(const struct protect_bits *bits, u64 *entries, u64 mask)
+{
+	u64 any = 0;
+	u32 lowest, highest;
+
+	if (!mask)
+		return 0;
 	/* The compiler makes vectors of this loop. */
 	if (mask == UINT64_MAX) {
 		for (u32 i = 0; i < 64; i++)
-			any |= protect_plainly(&entries[i], &bits);
+			any |= protect_plainly(&entries[i], bits);
 		return any;
 	}
+	/* Twice the same entry does no harm, and costs less than to guess that there is one. */
+	lowest = (u32)__builtin_ctzll(mask);
+	highest = 63 - (u32)__builtin_clzll(mask);
+	any |= protect_plainly(&entries[lowest], bits);
+	any |= protect_plainly(&entries[highest], bits);
+	mask &= ~(UINT64_C(1) << lowest | UINT64_C(1) << highest);
 	for (; mask; mask &= mask - 1)
-		any |= protect_plainly(&entries[__builtin_ctzll(mask)], &bits);
+		any |= protect_plainly(&entries[__builtin_ctzll(mask)], bits);
 	return any;
 }
 
@@ -153,12 +167,38 @@ static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
 	return any;
 }
 
+/* May entries be written plainly? A trace wants to know of each. */
+static bool writes_alone(const struct tdp_change *change)
+{
+	return flush_domain_is_closed(&change->vm->flush) && !quire_trace_is_on();
+}
+
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
 {
 	const struct entry_format *f = change->vm->format;
-	bool alone = flush_domain_is_closed(&change->vm->flush) && !quire_trace_is_on();
+	const struct protect_bits bits = protect_bits(f);
 
-	if (alone ? protect_alone(f, entries, mask) : protect_shared(f, entries, mask))
+	if (writes_alone(change) ? protect_alone(&bits, entries, mask)
+				 : protect_shared(f, entries, mask))
+		flush_debt_owe(change->debt);
+}
+
+void tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits)
+{
+	const struct entry_format *f = change->vm->format;
+	const struct protect_bits plain = protect_bits(f);
+	bool alone = writes_alone(change);
+	u64 any = 0;
+
+	for (u64 i = 0; i < bits->count; i++) {
+		const struct tdp_word *word = &bits->words[i];
+
+		if (!word->entries)
+			continue;
+		any |= alone ? protect_alone(&plain, word->entries, word->mask)
+			     : protect_shared(f, word->entries, word->mask);
+	}
+	if (any)
 		flush_debt_owe(change->debt);
 }
 

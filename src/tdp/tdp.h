@@ -49,6 +49,28 @@ must_check enum tdp_result tdp_change_entry(const struct tdp_change *change, u64
  */
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask);
 
+/* Those of the 64 gfns from an offset on whose bit is set. */
+struct tdp_word {
+	u64 offset; /* in gfns */
+	u64 mask;
+	u64 *entries; /* from tdp_find_bits(): of the 64 gfns, when one table has them; or NULL */
+};
+struct tdp_bits {
+	u32 as_id;
+	gfn_t base; /* what offsets count from */
+	struct tdp_word *words;
+	u64 count;
+};
+
+/*
+ * Look for the entries of @bits, and have the processor fetch those that are named. To be done
+ * some time before tdp_write_protect_bits(), in the same hold of mmu_lock and read section.
+ */
+void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits);
+
+/* tdp_protect_entries() for the words of @bits whose entries are known. */
+void tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits);
+
 /* Install @mapping below @root. Returns an enum quire_outcome; QUIRE_RETRY when another thread
  * changed the same place. Takes tables from @vcpu's cache, which holds enough for one walk. */
 must_check enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
@@ -86,18 +108,6 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt);
 /* Remove write permission from the leaves of [start, end) at @lowest and above. */
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			     struct flush_debt *debt);
-/* Those of the 64 gfns from an offset on whose bit is set. */
-struct tdp_word {
-	u64 offset; /* in gfns */
-	u64 mask;
-};
-struct tdp_bits {
-	u32 as_id;
-	gfn_t base; /* what offsets count from */
-	const struct tdp_word *words;
-	u64 count;
-};
-
 /* The same for the leaves of @bits. */
 void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 			    struct flush_debt *debt);
