@@ -197,6 +197,8 @@ enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct 
 	stat_count(&vcpu->stats.exits);
 	switch (reason) {
 	case CPU_EXIT_INTR:
+		stat_count(&vcpu->stats.irq_exits);
+		return RUN_ON;
 	case CPU_EXIT_STEPPED:
 		return RUN_ON;
 	case CPU_EXIT_IO:

@@ -140,7 +140,11 @@ static enum run_next signal_exit(struct vcpu *vcpu)
  */
 static void silence_doorbell(struct vcpu *vcpu, uint64_t requests)
 {
-	vcpu->owed_requests |= quire_vcpu_take_requests(vcpu->memory, requests) & ~CLIENT_REQUESTS;
+	uint64_t taken = quire_vcpu_take_requests(vcpu->memory, requests);
+
+	vcpu->owed_requests |= taken & ~CLIENT_REQUESTS;
+	if (taken & RUN_REQ_EVENT)
+		stat_count(&vcpu->stats.req_event);
 	events_fold(vcpu);
 }
 
@@ -153,7 +157,33 @@ static bool may_wake(struct vcpu *vcpu)
 	return !state->halted || cpu_would_wake(vcpu->cpu);
 }
 
-/* Sleep in HLT or until SIPI. */
+static void count_wait(struct vcpu *vcpu, uint64_t ns)
+{
+	uint32_t bits = ns ? 64 - (uint32_t)__builtin_clzll(ns) : 0;
+
+	stat_add(&vcpu->stats.halt_wait_ns, ns);
+	if (bits >= VCPU_HALT_BUCKETS)
+		bits = VCPU_HALT_BUCKETS - 1;
+	stat_count(&vcpu->stats.halt_wait_hist[bits]);
+}
+
+/* Sleep until the doorbell rings or a signal is pending. */
+static void sleep_once(struct vcpu *vcpu)
+{
+	uint64_t start_ns = timers_now_ns();
+
+	atomic_store(&vcpu->stats.blocking, 1);
+	run_signals_wait(vcpu->memory, -1);
+	atomic_store(&vcpu->stats.blocking, 0);
+	/* Before its SIPI a vCPU does not halt. */
+	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
+		return;
+	count_wait(vcpu, timers_now_ns() - start_ns);
+	if (!run_signals_pending())
+		stat_count(&vcpu->stats.halt_wakeup);
+}
+
+/* In HLT or until SIPI. */
 static enum run_next wait_runnable(struct vcpu *vcpu)
 {
 	for (;;) {
@@ -162,7 +192,7 @@ static enum run_next wait_runnable(struct vcpu *vcpu)
 			break;
 		if (run_signals_pending())
 			return signal_exit(vcpu);
-		run_signals_wait(vcpu->memory, -1);
+		sleep_once(vcpu);
 	}
 	cpu_state(vcpu->cpu)->halted = 0;
 	return RUN_ON;

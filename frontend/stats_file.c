@@ -13,6 +13,7 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/nested.h"
 
 #define NAME_BYTES 48u
 #define HEADER_BYTES ((uint32_t)sizeof(struct kvm_stats_header))
@@ -31,17 +32,30 @@ _Static_assert(sizeof(struct stat_desc) == sizeof(struct kvm_stats_desc) + NAME_
 
 struct stat_name {
 	const char *name;
-	enum quire_stat_kind kind;
+	uint32_t flags;
+	int16_t exponent;
+	uint16_t size; /* values */
 };
 
-#define STAT_NAME(name, kind) {#name, kind},
+#define STAT_NAME(name, kind) {#name, kind, 0, 1},
 static const struct stat_name vm_names[] = {QUIRE_VM_STATS(STAT_NAME)};
-#define CUMULATIVE_NAME(name) {#name, QUIRE_STAT_CUMULATIVE},
-static const struct stat_name vcpu_names[] = {QUIRE_VCPU_STATS(STAT_NAME)
-						  VCPU_EXIT_STATS(CUMULATIVE_NAME)};
+
+#define COUNT_NAME(name) {#name, KVM_STATS_TYPE_CUMULATIVE, 0, 1},
+#define TIME_NAME(name) {#name, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_SECONDS, -9, 1},
+#define HIST_NAME(name) \
+	{#name, KVM_STATS_TYPE_LOG_HIST | KVM_STATS_UNIT_SECONDS, -9, VCPU_HALT_BUCKETS},
+#define FLAG_NAME(name) {#name, KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_BOOLEAN, 0, 1},
+/* sample_vcpu() has the same order. */
+static const struct stat_name vcpu_names[] = {
+    VCPU_HALT_COUNTS(COUNT_NAME) VCPU_HALT_TIMES(TIME_NAME) HIST_NAME(halt_poll_success_hist)
+	HIST_NAME(halt_poll_fail_hist) HIST_NAME(halt_wait_hist) FLAG_NAME(blocking)
+	    QUIRE_VCPU_STATS(STAT_NAME) VCPU_EXIT_STATS(COUNT_NAME) FLAG_NAME(guest_mode)
+		COUNT_NAME(notify_window_exits)};
 #define VM_COUNT (sizeof(vm_names) / sizeof(vm_names[0]))
 #define VCPU_COUNT (sizeof(vcpu_names) / sizeof(vcpu_names[0]))
 #define MAX_COUNT (VM_COUNT > VCPU_COUNT ? VM_COUNT : VCPU_COUNT)
+#define VCPU_VALUES (VCPU_COUNT + 3 * (VCPU_HALT_BUCKETS - 1))
+#define MAX_VALUES (VM_COUNT > VCPU_VALUES ? VM_COUNT : VCPU_VALUES)
 
 /* What is behind one descriptor; it holds a reference to the VM. */
 struct stats_object {
@@ -53,7 +67,7 @@ struct stats_image {
 	struct kvm_stats_header header;
 	char id[NAME_BYTES];
 	struct stat_desc desc[MAX_COUNT];
-	uint64_t data[MAX_COUNT];
+	uint64_t data[MAX_VALUES];
 };
 
 static void sample_vm(const struct vm *vm, uint64_t *data)
@@ -64,11 +78,26 @@ static void sample_vm(const struct vm *vm, uint64_t *data)
 
 static void sample_vcpu(struct vcpu *vcpu, uint64_t *data)
 {
+	const struct cpu_counts *counts = cpu_counts(vcpu->cpu);
+
+	atomic_store(&vcpu->stats.nmi_injections, __atomic_load_n(&counts->nmis, __ATOMIC_RELAXED));
+	atomic_store(&vcpu->stats.nested_run,
+		     __atomic_load_n(&counts->nested_enters, __ATOMIC_RELAXED));
+#define SAMPLE(name) *data++ = atomic_load_explicit(&vcpu->stats.name, memory_order_relaxed);
+	VCPU_HALT_COUNTS(SAMPLE)
+	VCPU_HALT_TIMES(SAMPLE)
+	/* The two of polling, which there is none of. */
+	memset(data, 0, 2 * VCPU_HALT_BUCKETS * sizeof(*data));
+	data += 2 * VCPU_HALT_BUCKETS;
+	for (uint32_t i = 0; i < VCPU_HALT_BUCKETS; i++)
+		SAMPLE(halt_wait_hist[i])
+	SAMPLE(blocking)
 	for (uint32_t i = 0; i < QUIRE_VCPU_STAT_COUNT; i++)
 		*data++ = quire_vcpu_stat(vcpu->memory, (enum quire_vcpu_stat)i);
-#define SAMPLE(name) *data++ = atomic_load_explicit(&vcpu->stats.name, memory_order_relaxed);
 	VCPU_EXIT_STATS(SAMPLE)
 #undef SAMPLE
+	*data++ = (uint64_t)cpu_nested_active(vcpu->cpu);
+	*data++ = 0;
 }
 
 void stats_visit_vm(const struct vm *vm, stats_visit_fn visit, void *ctx)
@@ -82,27 +111,34 @@ void stats_visit_vm(const struct vm *vm, stats_visit_fn visit, void *ctx)
 
 void stats_visit_vcpu(struct vcpu *vcpu, stats_visit_fn visit, void *ctx)
 {
-	uint64_t data[VCPU_COUNT];
+	uint64_t data[VCPU_VALUES], *value = data;
 
 	sample_vcpu(vcpu, data);
-	for (uint32_t i = 0; i < VCPU_COUNT; i++)
-		visit(ctx, vcpu_names[i].name, data[i]);
+	for (uint32_t i = 0; i < VCPU_COUNT; value += vcpu_names[i++].size)
+		if (vcpu_names[i].size == 1)
+			visit(ctx, vcpu_names[i].name, *value);
 }
 
-static void fill_descs(struct stat_desc *desc, const struct stat_name *names, uint32_t count)
+/* The bytes of the values that they describe. */
+static uint32_t fill_descs(struct stat_desc *desc, const struct stat_name *names, uint32_t count)
 {
+	uint32_t offset = 0;
+
 	for (uint32_t i = 0; i < count; i++) {
-		desc[i].flags = (uint32_t)names[i].kind;
-		desc[i].size = 1;
-		desc[i].offset = i * (uint32_t)sizeof(uint64_t);
+		desc[i].flags = names[i].flags;
+		desc[i].exponent = names[i].exponent;
+		desc[i].size = names[i].size;
+		desc[i].offset = offset;
 		snprintf(desc[i].name, sizeof(desc[i].name), "%s", names[i].name);
+		offset += names[i].size * (uint32_t)sizeof(uint64_t);
 	}
+	return offset;
 }
 
 /* The file's contents: the parts lie one after the other in @parts. */
 static size_t build(const struct stats_object *object, struct stats_image *image)
 {
-	uint32_t count = object->vcpu ? VCPU_COUNT : VM_COUNT;
+	uint32_t count = object->vcpu ? VCPU_COUNT : VM_COUNT, data_bytes;
 
 	memset(image, 0, sizeof(*image));
 	image->header.name_size = NAME_BYTES;
@@ -113,16 +149,16 @@ static size_t build(const struct stats_object *object, struct stats_image *image
 	if (object->vcpu) {
 		snprintf(image->id, sizeof(image->id), "kvm-%d/vcpu-%u", object->vm->owner,
 			 object->vcpu->id);
-		fill_descs(image->desc, vcpu_names, count);
+		data_bytes = fill_descs(image->desc, vcpu_names, count);
 		sample_vcpu(object->vcpu, image->data);
 	} else {
 		snprintf(image->id, sizeof(image->id), "kvm-%d", object->vm->owner);
-		fill_descs(image->desc, vm_names, count);
+		data_bytes = fill_descs(image->desc, vm_names, count);
 		sample_vm(object->vm, image->data);
 	}
 	/* The data follows the last descriptor in use. */
-	memmove((char *)image + image->header.data_offset, image->data, count * sizeof(uint64_t));
-	return image->header.data_offset + count * sizeof(uint64_t);
+	memmove((char *)image + image->header.data_offset, image->data, data_bytes);
+	return image->header.data_offset + data_bytes;
 }
 
 static ssize_t stats_read_at(struct file *file, void *dst, size_t size_bytes, off_t offset_bytes)

@@ -31,29 +31,66 @@ struct vm;
 
 #define VCPU_MAX_CPUID 256u
 
-/* Counters that the front-end keeps beside the library's; KVM's names. */
-#define VCPU_EXIT_STATS(X)   \
-	X(exits)             \
-	X(io_exits)          \
-	X(mmio_exits)        \
-	X(signal_exits)      \
-	X(irq_window_exits)  \
-	X(halt_exits)        \
-	X(request_irq_exits) \
-	X(hypercalls)        \
-	X(irq_injections)    \
-	X(insn_emulation)    \
-	X(insn_emulation_fail)
+/*
+ * Counters that the front-end keeps beside the library's, in KVM's order and with its names. What
+ * has no counterpart here stays 0: a halted vCPU does not poll, no register is reloaded, NMIs need
+ * no window, and nobody tells us that a vCPU's thread was preempted.
+ */
+#define VCPU_HALT_COUNTS(X)     \
+	X(halt_successful_poll) \
+	X(halt_attempted_poll)  \
+	X(halt_poll_invalid)    \
+	X(halt_wakeup)
+#define VCPU_HALT_TIMES(X)      \
+	X(halt_poll_success_ns) \
+	X(halt_poll_fail_ns)    \
+	X(halt_wait_ns)
+#define VCPU_EXIT_STATS(X)           \
+	X(exits)                     \
+	X(io_exits)                  \
+	X(mmio_exits)                \
+	X(signal_exits)              \
+	X(irq_window_exits)          \
+	X(nmi_window_exits)          \
+	X(l1d_flush)                 \
+	X(halt_exits)                \
+	X(request_irq_exits)         \
+	X(irq_exits)                 \
+	X(host_state_reload)         \
+	X(fpu_reload)                \
+	X(insn_emulation)            \
+	X(insn_emulation_fail)       \
+	X(hypercalls)                \
+	X(irq_injections)            \
+	X(nmi_injections)            \
+	X(req_event)                 \
+	X(nested_run)                \
+	X(directed_yield_attempted)  \
+	X(directed_yield_successful) \
+	X(preemption_reported)       \
+	X(preemption_other)
+
+/* Buckets of a histogram: bucket n counts what has n significant bits. */
+#define VCPU_HALT_BUCKETS 32u
 
 struct vcpu_stats {
 #define VCPU_STAT_FIELD(name) atomic_uint_fast64_t name;
+	VCPU_HALT_COUNTS(VCPU_STAT_FIELD)
+	VCPU_HALT_TIMES(VCPU_STAT_FIELD)
 	VCPU_EXIT_STATS(VCPU_STAT_FIELD)
 #undef VCPU_STAT_FIELD
+	atomic_uint_fast64_t halt_wait_hist[VCPU_HALT_BUCKETS];
+	atomic_uint_fast64_t blocking; /* asleep now: 0 or 1 */
 };
+
+static inline void stat_add(atomic_uint_fast64_t *stat, uint64_t value)
+{
+	atomic_fetch_add_explicit(stat, value, memory_order_relaxed);
+}
 
 static inline void stat_count(atomic_uint_fast64_t *stat)
 {
-	atomic_fetch_add_explicit(stat, 1, memory_order_relaxed);
+	stat_add(stat, 1);
 }
 
 /* What other threads ask of a vCPU; folded into its state at its next turn. */

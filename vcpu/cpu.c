@@ -100,6 +100,11 @@ int cpu_prepare(struct cpu *cpu)
 	return 0;
 }
 
+const struct cpu_counts *cpu_counts(const struct cpu *cpu)
+{
+	return &cpu->counts;
+}
+
 struct cpu_state *cpu_state(struct cpu *cpu)
 {
 	return &cpu->s;

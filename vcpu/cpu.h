@@ -184,6 +184,13 @@ enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *inf
 /* Asleep in HLT: is there an event to get up for? Out of cpu_run(). */
 bool cpu_would_wake(struct cpu *cpu);
 
+/* What only the CPU sees happen. Read by any thread, with atomic loads. */
+struct cpu_counts {
+	uint64_t nmis;		/* delivered */
+	uint64_t nested_enters; /* L2, by VMRUN */
+};
+const struct cpu_counts *cpu_counts(const struct cpu *cpu);
+
 /*
  * Translate @gva as a supervisor read of the current paging mode would (KVM_TRANSLATE), setting
  * accessed bits of the guest's tables. False when there is no translation. Out of cpu_run().

@@ -179,6 +179,7 @@ void event_done(struct cpu *cpu, const struct event *event)
 		}
 		s->nmi_pending--;
 		s->nmi_masked = 1;
+		cpu_count(&cpu->counts.nmis);
 		break;
 	default:
 		s->interrupt_injected = 0;

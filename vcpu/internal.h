@@ -247,8 +247,15 @@ struct svm {
 
 struct code_cache;
 
+/* One thread counts, others read. */
+static inline void cpu_count(uint64_t *count)
+{
+	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
+}
+
 struct cpu {
 	struct cpu_state s;
+	struct cpu_counts counts;
 	uint64_t zero; /* always 0: what an absent base, index or segment base points to */
 	/*
 	 * Lazy flags. ZF is cc_result == 0, SF its sign. cc_carry: bit 63 CF, bit 62 CF ^ OF,

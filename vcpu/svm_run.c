@@ -244,6 +244,7 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 	svm->in_guest_mode = 1;
 	svm->run_pending = 1;
 	svm_set_gif(cpu, 1);
+	cpu_count(&cpu->counts.nested_enters);
 	inject(cpu, vmcb.control.event_inj);
 	return SVM_DONE;
 }

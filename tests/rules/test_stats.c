@@ -165,17 +165,136 @@ static void names(void)
 					    "nx_lpage_splits",
 					    "max_mmu_rmap_size",
 					    "max_mmu_page_hash_collisions"};
-	static const char *const of_vcpu[] = {"pf_taken",    "pf_fixed",  "pf_emulate",
-					      "pf_spurious", "pf_fast",	  "pf_mmio_spte_created",
-					      "pf_guest",    "tlb_flush", "invlpg",
-					      "exits",	     "io_exits",  "mmio_exits",
-					      "signal_exits"};
+	static const char *const of_vcpu[] = {"pf_taken",
+					      "pf_fixed",
+					      "pf_emulate",
+					      "pf_spurious",
+					      "pf_fast",
+					      "pf_mmio_spte_created",
+					      "pf_guest",
+					      "tlb_flush",
+					      "invlpg",
+					      "exits",
+					      "io_exits",
+					      "mmio_exits",
+					      "signal_exits",
+					      "halt_successful_poll",
+					      "halt_attempted_poll",
+					      "halt_poll_invalid",
+					      "halt_wakeup",
+					      "halt_poll_success_ns",
+					      "halt_poll_fail_ns",
+					      "halt_wait_ns",
+					      "halt_poll_success_hist",
+					      "halt_poll_fail_hist",
+					      "halt_wait_hist",
+					      "blocking",
+					      "irq_window_exits",
+					      "nmi_window_exits",
+					      "l1d_flush",
+					      "halt_exits",
+					      "request_irq_exits",
+					      "irq_exits",
+					      "host_state_reload",
+					      "fpu_reload",
+					      "insn_emulation",
+					      "insn_emulation_fail",
+					      "hypercalls",
+					      "irq_injections",
+					      "nmi_injections",
+					      "req_event",
+					      "nested_run",
+					      "directed_yield_attempted",
+					      "directed_yield_successful",
+					      "preemption_reported",
+					      "preemption_other",
+					      "guest_mode",
+					      "notify_window_exits"};
 
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	for (size_t i = 0; i < sizeof(of_vm) / sizeof(of_vm[0]); i++)
 		stat_get(vm.fd, of_vm[i]);
 	for (size_t i = 0; i < sizeof(of_vcpu) / sizeof(of_vcpu[0]); i++)
 		stat_get(vcpu.fd, of_vcpu[i]);
+}
+
+#define NAP_MS 60u
+
+/* Opening statistics waits for the vCPU; reading them does not. */
+static uint64_t value_in(int file, const char *name)
+{
+	struct descriptor *descriptors = read_descriptors(file);
+	uint64_t value = UINT64_MAX;
+
+	for (uint32_t i = 0; i < header.num_desc; i++)
+		if (!strcmp(descriptors[i].name, name))
+			CHECK_EQ(pread(file, &value, 8, header.data_offset + descriptors[i].offset),
+				 8);
+	free(descriptors);
+	return value;
+}
+
+/* The buckets of a histogram add up to @wanted naps, none shorter than the test's. */
+static void check_naps(uint64_t wanted)
+{
+	int file = open_stats(vcpu.fd);
+	struct descriptor *descriptors = read_descriptors(file);
+	uint64_t sum = 0, data[64];
+
+	for (uint32_t i = 0; i < header.num_desc; i++) {
+		const struct descriptor *desc = &descriptors[i];
+
+		if (strcmp(desc->name, "halt_wait_hist"))
+			continue;
+		CHECK_EQ(desc->flags, KVM_STATS_TYPE_LOG_HIST | KVM_STATS_UNIT_SECONDS);
+		CHECK_EQ(desc->exponent, -9);
+		CHECK(desc->size <= 64);
+		CHECK_EQ(pread(file, data, desc->size * 8ul, header.data_offset + desc->offset),
+			 desc->size * 8ul);
+		/* 2^25 ns is 34 ms. */
+		for (uint32_t bucket = 0; bucket < desc->size; bucket++) {
+			CHECK(!data[bucket] || bucket > 25);
+			sum += data[bucket];
+		}
+	}
+	CHECK_EQ(sum, wanted);
+	free(descriptors);
+	close(file);
+}
+
+/* How long a halted vCPU sleeps is counted, and that it does so now. */
+static void halting(void)
+{
+	static const uint8_t halt[] = {0xf4, 0xe6, AGENT_PORT}; /* hlt; out */
+	struct guest_thread thread;
+	struct guest_op op = {.code = GUEST_CALL, .rbx = GPA};
+	uint8_t *memory = memory_alloc(PAGE);
+	int file;
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	vm_add_agent(&vm);
+	vcpu_open(&vm, &vcpu, 0);
+	memcpy(memory, halt, sizeof(halt));
+	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+	file = open_stats(vcpu.fd);
+	CHECK_EQ(value_in(file, "halt_wait_ns"), 0);
+	for (uint64_t nap = 1; nap <= 2; nap++) {
+		thread_start(&thread, &vcpu, &op);
+		CHECK(!thread_ended_within(&thread, NAP_MS));
+		CHECK_EQ(value_in(file, "blocking"), 1);
+		thread_kick(&thread);
+		CHECK_END(thread_join(&thread), END_SIGNAL);
+		CHECK_EQ(stat_get(vcpu.fd, "blocking"), 0);
+		CHECK_EQ(stat_get(vcpu.fd, "halt_exits"), nap);
+		CHECK(stat_get(vcpu.fd, "halt_wait_ns") >= nap * (NAP_MS - 20) * 1000000);
+		check_naps(nap);
+		/* Out of HLT, for the next. */
+		CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_MP_STATE,
+				 &(struct kvm_mp_state){KVM_MP_STATE_RUNNABLE}));
+	}
+	CHECK_EQ(stat_get(vcpu.fd, "halt_attempted_poll"), 0);
 }
 
 /* Read in small pieces it says the same. */
@@ -247,7 +366,7 @@ static void counting(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(format_of_a_vm), TEST(format_of_a_vcpu),	 TEST(names),
+	    TEST(format_of_a_vm), TEST(format_of_a_vcpu),	 TEST(names),	 TEST(halting),
 	    TEST(reading),	  TEST(outlives_its_descriptor), TEST(counting),
 	};
 
