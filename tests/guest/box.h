@@ -24,7 +24,7 @@ struct box {
 	uint64_t load_at, loaded;
 	uint64_t has_invlpga, invlpga; /* of ASID 1 */
 	uint64_t vmcb;
-	uint64_t rbx, rcx, rdx, rsi;			/* of L2, both ways */
+	uint64_t rbx, rcx, rdx, rsi, rdi;		/* of L2, both ways */
 	uint64_t after_at[BOX_LOADS], after[BOX_LOADS]; /* loaded when L2 is back */
 	uint64_t next;
 };

@@ -10,13 +10,13 @@
 
 static inline __attribute__((always_inline)) void run_l2(struct box *box)
 {
-	uint64_t rbx = box->rbx, rcx = box->rcx, rdx = box->rdx, rsi = box->rsi;
+	uint64_t rbx = box->rbx, rcx = box->rcx, rdx = box->rdx, rsi = box->rsi, rdi = box->rdi;
 
 	/* GIF is clear after #VMEXIT. */
 	__asm__ volatile("vmrun\n\tstgi"
-			 : "+b"(rbx), "+c"(rcx), "+d"(rdx), "+S"(rsi)
+			 : "+b"(rbx), "+c"(rcx), "+d"(rdx), "+S"(rsi), "+D"(rdi)
 			 : "a"(box->vmcb)
-			 : "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
+			 : "r8", "r9", "r10", "r11", "memory", "cc");
 	box->rbx = rbx;
 	box->rcx = rcx;
 	box->rdx = rdx;
@@ -54,7 +54,8 @@ __asm__(".pushsection .rodata\n"
 	"l2_store: movq %rdx, (%rbx)\n vmmcall\n"
 	"l2_exchange: xchgq %rdx, (%rbx)\n vmmcall\n"
 	"l2_call: jmp *%rbx\n"
-	"l2_change: movq (%rcx), %rsi\n movq %rdx, (%rbx)\n movq (%rcx), %rdx\n vmmcall\n"
+	"l2_change: movq (%rcx), %r8\n movq %rdx, (%rbx)\n movq %rdi, (%rsi)\n"
+	" movq (%rsp), %r8\n movq (%rax), %rdx\n vmmcall\n"
 	"l2_store_each: movq %rdx, (%rbx)\n incq %rdx\n addq %rsi, %rbx\n decq %rcx\n"
 	" jnz l2_store_each\n vmmcall\n"
 	"l2_end:\n"

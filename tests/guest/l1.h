@@ -9,8 +9,9 @@ enum l2_code {
 	L2_LOAD,
 	L2_STORE,
 	L2_EXCHANGE,
-	L2_CALL,       /* go to the code at RBX */
-	L2_CHANGE,     /* load from RCX, store RDX, load from RCX into RDX */
+	L2_CALL, /* go to the code at RBX */
+	/* Load from RCX, store RDX, and RDI to RSI, load from RSP, and from RAX into RDX. */
+	L2_CHANGE,
 	L2_STORE_EACH, /* RDX, RDX + 1 ... to RCX words, RSI bytes apart */
 };
 

@@ -13,6 +13,8 @@ struct way {
 	enum oracle_access access;
 	uint64_t gpa;
 	uint32_t from; /* the first change that counts */
+	/* When the entry above was read, in changes: those below are read later, or at once. */
+	uint32_t time;
 	uint64_t rights, nx;
 };
 
@@ -100,21 +102,50 @@ static void take(const struct way *above, uint64_t at, uint64_t entry, uint32_t 
 		arrive(&way, (entry & ORACLE_ADDRESS & ~(span - 1)) | (way.gpa & (span - 1)), at);
 }
 
+/* A value that an entry had, from the change @since to @until. */
+struct reading {
+	uint64_t at, entry;
+	uint32_t since, until;
+};
+
+/*
+ * A processor keeps what it has read of the upper levels, and reads those below later. The other
+ * way round, an old entry below one that leads there only since, is never seen.
+ */
+static void take_at(const struct way *above, const struct reading *reading, uint32_t level)
+{
+	struct way way = *above;
+
+	if (way.time > reading->until)
+		return;
+	if (way.time < reading->since)
+		way.time = reading->since;
+	take(&way, reading->at, reading->entry, level);
+}
+
 static void walk(const struct way *way, uint64_t table, uint32_t level)
 {
 	const struct oracle *oracle = way->oracle;
 	uint64_t at = table + (way->gpa >> (12 + 9 * (level - 1)) & 511) * 8, entry;
 	const uint8_t *host = oracle_host(oracle, at);
+	uint32_t since = 0;
 
 	if (!host) {
 		refuse(way, 0);
 		return;
 	}
 	memcpy(&entry, host, sizeof(entry));
-	take(way, at, entry, level);
 	for (uint32_t i = way->from; i < oracle->change_count; i++)
 		if (oracle->changes[i].at == at)
-			take(way, at, oracle->changes[i].old, level);
+			since = i + 1;
+	take_at(way, &(struct reading){at, entry, since, oracle->change_count}, level);
+	since = 0;
+	for (uint32_t i = way->from; i < oracle->change_count; i++) {
+		if (oracle->changes[i].at != at)
+			continue;
+		take_at(way, &(struct reading){at, oracle->changes[i].old, since, i}, level);
+		since = i + 1;
+	}
 }
 
 void oracle_look(const struct oracle *oracle, uint64_t gpa, enum oracle_access access,

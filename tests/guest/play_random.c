@@ -147,10 +147,14 @@ static void finish_l2(struct play *play)
 	play->nest.box->store_count = 0;
 }
 
+static uint64_t alias_of(const struct play *play, uint64_t at)
+{
+	return PLAY_ALIAS + at - play->memory[PLAY_TABLE_SLOT].gpa;
+}
+
 static void change_by_l2(struct play *play, const struct box_store *change)
 {
-	prepare_l2(play, L2_STORE, PLAY_ALIAS + change->at - play->memory[PLAY_TABLE_SLOT].gpa,
-		   change->value);
+	prepare_l2(play, L2_STORE, alias_of(play, change->at), change->value);
 	CHECK_EQ(nest_turn(&play->nest), NEST_DONE);
 	CHECK_EQ(play->nest.vmcb->control.exit_code, EXIT_VMMCALL);
 	finish_l2(play);
@@ -355,34 +359,110 @@ static int is_memory_alone(const struct oracle_set *set)
 	return !set->is_full && !may_end_in(set, ORACLE_DEVICE) && !may_end_in(set, ORACLE_FAULT);
 }
 
-/* L2 changes an entry and looks at what is below, without leaving in between. */
+/* Two entries that L2 changes without leaving, and where it looks before and after. */
+struct changes {
+	struct box_store first, second;
+	uint64_t before, near, after;
+};
+
+/*
+ * Half of the time the second change leads to the table of the first one, on a way on which nothing
+ * was mapped so far.
+ */
+static struct changes random_changes(struct play *play, uint64_t gpa, uint64_t leaf)
+{
+	struct changes changes = {.first = random_change(play), .before = gpa, .after = gpa};
+	uint64_t block = random_below(dice(play), 4), table = leaf & ~(PAGE - 1);
+
+	if (random_below(dice(play), 4)) {
+		changes.first.at = leaf;
+		changes.first.value = random_entry(play, level_of(play, leaf));
+	}
+	changes.second = changes.first;
+	changes.near = gpa ^ PAGE;
+	if (level_of(play, leaf) > 1 || random_once_in(dice(play), 2))
+		return changes;
+	changes.second.at = table_gpa(play, T_FIRST_PD + random_below(dice(play), 2)) +
+			    ((play->base >> 21) + block) * 8;
+	changes.second.value = table | random_rights(play) | ORACLE_W | ORACLE_U;
+	changes.after = (1 + random_below(dice(play), 3)) << 30 | play->base | block << 21 |
+			(leaf & (PAGE - 1)) / 8 << 12;
+	changes.near = changes.after ^ PAGE;
+	return changes;
+}
+
+static void note_changes(struct play *play, const struct changes *changes)
+{
+	const struct box_store *stores[] = {&changes->first, &changes->second};
+
+	for (int i = 0; i < 2; i++)
+		CHECK(oracle_note_change(&play->oracle, stores[i]->at));
+	for (int i = 0; i < 2; i++)
+		play_note_write(play, stores[i]->at, &stores[i]->value);
+}
+
+/*
+ * One of the two loads that follow the changes is of no memory. Each exit gets a value of its own,
+ * which tells what the last load has seen.
+ */
+static void serve_either(struct play *play, struct attempt *attempt, const struct changes *changes,
+			 struct attempt *exits)
+{
+	uint64_t at = play->nest.vcpu.run->mmio.phys_addr;
+
+	attempt->value = play->next_value++ << 8;
+	attempt->gpa = changes->near;
+	oracle_look(&play->oracle, attempt->gpa, ORACLE_READ, &attempt->set);
+	for (uint32_t i = 0; i < attempt->set.count; i++)
+		if (attempt->set.seen[i].kind == ORACLE_DEVICE && attempt->set.seen[i].gpa == at)
+			attempt->device_gpa = at;
+	if (attempt->device_gpa != at) {
+		attempt->gpa = changes->after;
+		oracle_look(&play->oracle, attempt->gpa, ORACLE_READ, &attempt->set);
+	}
+	serve_device(play, attempt);
+	*exits = *attempt;
+	attempt->device_gpa = 0;
+}
+
+/* L2 changes entries and looks at what is below, without leaving in between. */
 static void change_and_load(struct play *play)
 {
 	struct attempt attempt = {.code = L2_LOAD, .gpa = random_gpa(play)};
-	struct box_store change = random_change(play);
+	struct attempt served[2];
 	struct nest *nest = &play->nest;
+	struct changes changes;
+	uint32_t exits = 0;
 
 	oracle_look(&play->oracle, attempt.gpa, ORACLE_READ, &attempt.set);
-	if (!is_memory_alone(&attempt.set))
+	if (!is_memory_alone(&attempt.set) || play->oracle.change_count + 2 > ORACLE_CHANGES)
 		return;
-	attempt.leaf_before = word_of(play, attempt.set.seen[0].leaf);
-	if (random_once_in(dice(play), 2)) {
-		change.at = attempt.set.seen[0].leaf;
-		change.value = random_entry(play, level_of(play, change.at));
-	}
-	if (!oracle_note_change(&play->oracle, change.at))
-		return;
-	prepare_l2(play, L2_CHANGE, PLAY_ALIAS + change.at - play->memory[PLAY_TABLE_SLOT].gpa,
-		   change.value);
-	nest->box->rcx = attempt.gpa;
-	/* The oracle reads the tables: after the first load and the store. */
-	play_note_write(play, change.at, &change.value);
-	while (nest_turn(nest) == NEST_MMIO) {
-		oracle_look(&play->oracle, attempt.gpa, ORACLE_READ, &attempt.set);
-		serve_device(play, &attempt);
-	}
+	changes = random_changes(play, attempt.gpa, attempt.set.seen[0].leaf);
+	prepare_l2(play, L2_CHANGE, alias_of(play, changes.first.at), changes.first.value);
+	nest->box->rcx = changes.before;
+	nest->box->rsi = alias_of(play, changes.second.at);
+	nest->box->rdi = changes.second.value;
+	nest->vmcb->save.rsp = changes.near;
+	nest->vmcb->save.rax = changes.after;
+	note_changes(play, &changes);
+	/* The oracle reads the tables, which are changed by now. */
+	while (nest_turn(nest) == NEST_MMIO && exits < 2)
+		serve_either(play, &attempt, &changes, &served[exits++]);
 	finish_l2(play);
+	for (uint32_t i = 0; i < exits; i++)
+		if (nest->box->rdx == served[i].value) {
+			attempt.device_gpa = served[i].device_gpa;
+			attempt.value = served[i].value;
+		}
+	attempt.gpa = changes.after;
 	oracle_look(&play->oracle, attempt.gpa, ORACLE_READ, &attempt.set);
+	if (attempt.set.seen[0].kind == ORACLE_MEMORY)
+		attempt.leaf_before = word_of(play, attempt.set.seen[0].leaf);
+	if (nest->vmcb->control.exit_code == VMCB_EXIT_NPF &&
+	    nest->vmcb->control.exit_info2 == changes.near) {
+		attempt.gpa = changes.near;
+		oracle_look(&play->oracle, attempt.gpa, ORACLE_READ, &attempt.set);
+	}
 	if (!attempt.set.is_full)
 		check_attempt(play, &attempt);
 }
