@@ -9,6 +9,7 @@
 
 #include "frontend/nested_state.h"
 #include "frontend/params.h"
+#include "frontend/system.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "vcpu/vmcb.h"
@@ -150,7 +151,7 @@ static void append_svm(struct cpuid_list *list)
 
 	entry->eax = 1; /* revision */
 	entry->ebx = SVM_ASIDS;
-	entry->edx = SVM_FEATURES;
+	entry->edx = system_has_tdp() ? SVM_FEATURES : SVM_FEATURES & ~SVM_CPUID_NPT;
 	if (host_is_amd() && !params_get_bool("kvm_amd.vgif"))
 		entry->edx &= ~SVM_CPUID_V_GIF;
 }

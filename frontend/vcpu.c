@@ -15,6 +15,7 @@
 #include "frontend/nested_state.h"
 #include "frontend/run_signals.h"
 #include "frontend/stats_file.h"
+#include "frontend/system.h"
 #include "frontend/vcpu_misc.h"
 #include "frontend/vm.h"
 #include "vcpu/nested.h"
@@ -122,6 +123,8 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 	vcpu->cpu = cpu_create(vcpu->memory, &vcpu_cpu_ops, vcpu);
 	if (!vcpu->cpu)
 		goto free;
+	if (!system_has_tdp())
+		cpu_set_single_stage(vcpu->cpu);
 	lapic_init(vcpu);
 	vcpu_reset(vcpu, false);
 	vcpu->mp_state = !vcpu->lapic.present || is_boot_vcpu(vcpu) ? KVM_MP_STATE_RUNNABLE

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "frontend/run_signals.h"
+#include "frontend/system.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -68,6 +69,9 @@ long vcpu_pre_fault(struct ioctl_call *call)
 
 	if (result)
 		return result;
+	/* Without a second stage a gpa alone names no mapping. */
+	if (!system_has_tdp())
+		return -EOPNOTSUPP;
 	while (range->size) {
 		uint64_t done = 0;
 

@@ -32,7 +32,7 @@ def known_tests(path):
     if path.suffix == ".py":
         return set(re.findall(r"^\s*def (test_\w+)\(", text, re.M))
     defined = set(re.findall(r"^static void (\w+)\((?:void|void \*\*state)\)", text, re.M))
-    listed = set(re.findall(r"\b(?:TEST|cmocka_unit_test\w*)\((\w+)", text))
+    listed = set(re.findall(r"\b(?:[A-Z_]*TEST|cmocka_unit_test\w*)\((\w+)", text))
     return defined & listed
 
 

@@ -66,6 +66,11 @@ struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void 
 	return cpu;
 }
 
+void cpu_set_single_stage(struct cpu *cpu)
+{
+	cpu->single_stage = 1;
+}
+
 void cpu_destroy(struct cpu *cpu)
 {
 	if (!cpu)

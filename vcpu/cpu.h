@@ -154,6 +154,11 @@ enum cpu_run_flags {
  */
 struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void *ctx);
 void cpu_destroy(struct cpu *cpu);
+/*
+ * The processor has no second stage of translation (npt=0, ept=0): in long mode the library shadows
+ * the guest's page tables. Before the first cpu_run(); the VM has QUIRE_MMU_SHADOW.
+ */
+void cpu_set_single_stage(struct cpu *cpu);
 
 /*
  * The state, for reading and writing while no thread is in cpu_run(). Flags in .rflags are exact.

@@ -59,6 +59,7 @@ static enum step paging_changed(struct cpu *cpu)
 	cpu_note_paging(cpu);
 	cpu_update_mode(cpu);
 	code_serialise(cpu);
+	mmu_paging_changed(cpu);
 	return STEP_EVENTS;
 }
 
@@ -116,6 +117,7 @@ static enum step cr3_write(struct cpu *cpu, uint64_t value)
 	cpu->s.cr3 = value;
 	cpu_note_paging(cpu);
 	code_serialise(cpu);
+	mmu_paging_changed(cpu);
 	return STEP_END;
 }
 
@@ -658,6 +660,7 @@ static enum step invlpg(struct cpu *cpu, const struct op *op)
 		return step;
 	tlb_invlpg(cpu, linear);
 	code_serialise(cpu);
+	mmu_paging_changed(cpu);
 	return STEP_END;
 }
 
@@ -678,6 +681,7 @@ static enum step invpcid(struct cpu *cpu, const struct op *op)
 		return general_protection(cpu);
 	tlb_flush_all(cpu);
 	code_serialise(cpu);
+	mmu_paging_changed(cpu);
 	return STEP_END;
 }
 

@@ -90,7 +90,7 @@ static enum step translate_load(struct cpu *cpu, struct mmu_request *request,
 {
 	enum step step;
 
-	if (request->access != MMU_WRITE || !cpu->svm.nested_paging)
+	if (request->access != MMU_WRITE || !(cpu->svm.nested_paging || cpu->linear_root))
 		return mmu_translate(cpu, request, result);
 	request->stage2 = MMU_WRITE;
 	step = mmu_translate(cpu, request, result);

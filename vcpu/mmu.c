@@ -339,6 +339,11 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			struct mmu_result *result)
 {
+	if (unlikely(cpu->linear_root)) {
+		if (unlikely(!is_canonical(request->linear)))
+			return raise_non_canonical(cpu);
+		return mmu_translate_linear(cpu, request, result);
+	}
 	if (likely(mmu_translate_common(cpu, request, result)))
 		return STEP_NEXT;
 	return translate_fully(cpu, request, result);
@@ -380,6 +385,8 @@ enum step mmu_guard_failed(struct cpu *cpu, const struct mmu_request *request)
 		cpu->fault_error |= QUIRE_PFERR_WRITE;
 	if (request->stage2 == MMU_FETCH)
 		cpu->fault_error |= QUIRE_PFERR_FETCH;
+	if (cpu->linear_root)
+		cpu->fault_error = mmu_linear_error(cpu, request->stage2);
 	cpu->fault_was_guard = 1;
 	return STEP_ABORT;
 }

@@ -38,6 +38,24 @@ int mmu_translate_common(struct cpu *cpu, const struct mmu_request *request,
  * the current mode? */
 int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights);
 
+/*
+ * mmu_translate() while cpu->linear_root is set; .gpa of @result is then the low 48 bits of the
+ * linear address, as the library and stage2_mark_device() know it.
+ */
+enum step mmu_translate_linear(struct cpu *cpu, const struct mmu_request *request,
+			       struct mmu_result *result);
+/* The error code of an access that the tables do not allow, but for PRESENT. */
+uint64_t mmu_linear_error(const struct cpu *cpu, enum mmu_access access);
+/*
+ * Tell the library which page tables the guest has now, if that changed: before guest mode is
+ * entered. 0 or -errno.
+ */
+int mmu_take_paging(struct cpu *cpu);
+/* The guest changed its paging, or flushed translations: guest mode is left where that matters. */
+void mmu_paging_changed(struct cpu *cpu);
+/* mmu_probe() while cpu->linear_root is set: out of guest mode. */
+int mmu_probe_linear(struct cpu *cpu, uint64_t linear, gpa_t *gpa);
+
 /* The guest's stage only, without stop or exception: for KVM_TRANSLATE. Zero when it worked. */
 int mmu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
 

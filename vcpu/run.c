@@ -206,11 +206,15 @@ static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_deli
 {
 	struct stage2_device device = {
 	    .gpa = cpu->fault_gpa,
-	    .where = cpu->svm.nested_paging ? cpu->info->fault.gpa.v : cpu->fault_gpa,
+	    .where = cpu->svm.nested_paging || cpu->linear_root ? cpu->info->fault.gpa.v
+								: cpu->fault_gpa,
 	    .access = cpu->fault_error & QUIRE_PFERR_WRITE ? MMU_WRITE : MMU_READ,
 	    .is_memory = outcome == QUIRE_WRITE_PROTECTED,
 	};
 
+	/* Clients know no linear addresses. */
+	if (cpu->linear_root)
+		cpu->fault_gpa = device.where;
 	if (was_delivering)
 		return exit_delivery(cpu, run);
 	if ((cpu->fault_error & QUIRE_PFERR_FETCH) || stage2_mark_device(cpu, &device)) {
@@ -218,6 +222,32 @@ static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_deli
 		return run_exit(run, CPU_EXIT_EMULATION);
 	}
 	return VERDICT_GO_ON;
+}
+
+static enum verdict handle_exception(struct cpu *cpu, struct run *run)
+{
+	const struct event *first = run->has_event ? &run->event : NULL;
+
+	if (svm_exception(cpu, &cpu->exception))
+		return exit_to_l1(cpu, run, first);
+	if (first)
+		event_done(cpu, first);
+	replay_retire(cpu);
+	if (event_queue_exception(cpu, first))
+		return handle_shutdown(cpu, run);
+	return VERDICT_GO_ON;
+}
+
+/* The guest's own tables, which the library walked, refuse the access. */
+static enum verdict reflect_fault(struct cpu *cpu, struct run *run)
+{
+	uint64_t linear = cpu->info->fault.gpa.v;
+
+	cpu->op = NULL;
+	(void)cpu_raise_page_fault(cpu, (uint64_t)((int64_t)(linear << 16) >> 16),
+				   (uint32_t)cpu->info->fault.flags);
+	cpu->stop = STOP_NONE;
+	return handle_exception(cpu, run);
 }
 
 static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_delivering)
@@ -236,6 +266,8 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 		return run_exit(run, CPU_EXIT_INTR);
 	if (outcome < 0)
 		return exit_error(cpu, run, outcome);
+	if (outcome == QUIRE_NESTED_FAULT && cpu->linear_root)
+		return reflect_fault(cpu, run);
 	if (outcome == QUIRE_NESTED_FAULT) {
 		cpu->op = NULL;
 		svm_exit(cpu, VMCB_EXIT_NPF, cpu->info->fault.flags, cpu->info->fault.gpa.v);
@@ -244,20 +276,6 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 	}
 	if (outcome == QUIRE_EMULATE || outcome == QUIRE_WRITE_PROTECTED)
 		return handle_device(cpu, run, was_delivering, outcome);
-	return VERDICT_GO_ON;
-}
-
-static enum verdict handle_exception(struct cpu *cpu, struct run *run)
-{
-	const struct event *first = run->has_event ? &run->event : NULL;
-
-	if (svm_exception(cpu, &cpu->exception))
-		return exit_to_l1(cpu, run, first);
-	if (first)
-		event_done(cpu, first);
-	replay_retire(cpu);
-	if (event_queue_exception(cpu, first))
-		return handle_shutdown(cpu, run);
 	return VERDICT_GO_ON;
 }
 
@@ -343,8 +361,10 @@ static enum verdict enter_guest(struct cpu *cpu, struct run *run)
 {
 	const uint64_t *old_root = cpu->stage2.root;
 	uint64_t requests = 0;
-	int error = quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2);
+	int error = mmu_take_paging(cpu);
 
+	if (!error)
+		error = quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2);
 	if (error)
 		return exit_error(cpu, run, error);
 	cpu->in_guest = 1;
@@ -421,8 +441,10 @@ bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
 	uint64_t address;
 	int result = 1, tries;
 
-	if (cpu_prepare(cpu))
+	if (cpu_prepare(cpu) || mmu_take_paging(cpu))
 		return false;
+	if (cpu->linear_root)
+		return !mmu_probe_linear(cpu, gva, gpa);
 	cpu_state_changed(cpu);
 	cpu->info = &scratch;
 	cpu->tlb_mode = TLB_SUPERVISOR;

@@ -34,12 +34,7 @@ static int is_misconfigured(const struct entry_format *format, uint64_t entry)
 	return format->executable && (entry & format->writable) && !(entry & format->readable);
 }
 
-/*
- * Set @bits as the hardware does. False when somebody changed the entry meanwhile: it must be
- * looked at again. The compare-exchange orders the access after the walk; its partner is the
- * compare-exchange of the library's store gateway.
- */
-static int entry_mark(uint64_t *slot, uint64_t entry, uint64_t bits)
+int stage2_entry_mark(uint64_t *slot, uint64_t entry, uint64_t bits)
 {
 	if ((entry & bits) == bits)
 		return 1;
@@ -76,7 +71,7 @@ static uint64_t stage2_walk(struct cpu *cpu, const struct stage2_request *reques
 			return error | QUIRE_PFERR_PRESENT;
 		if (is_leaf && request->access == MMU_WRITE)
 			marks |= format->dirty;
-		if (!entry_mark(slot, entry, marks))
+		if (!stage2_entry_mark(slot, entry, marks))
 			continue;
 		if (is_leaf) {
 			*host = (entry & ENTRY_ADDRESS_MASK & ~(span - 1)) |
@@ -88,8 +83,7 @@ static uint64_t stage2_walk(struct cpu *cpu, const struct stage2_request *reques
 	}
 }
 
-/* A frame that is no memory for reads is none for writes; not the other way round (ROM). */
-static int is_marked_device(const struct cpu *cpu, uint64_t gpa, enum mmu_access access)
+int stage2_is_marked_device(const struct cpu *cpu, uint64_t gpa, enum mmu_access access)
 {
 	uint64_t frame = gpa >> QUIRE_PAGE_SHIFT;
 
@@ -140,7 +134,7 @@ enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request
 	uint64_t error;
 
 	if (unlikely(cpu->replay.emulated_count) &&
-	    is_marked_device(cpu, request->gpa, request->access))
+	    stage2_is_marked_device(cpu, request->gpa, request->access))
 		return STAGE2_DEVICE;
 	error = stage2_walk(cpu, request, host);
 	if (likely(!error))

@@ -22,6 +22,17 @@ enum stage2_result {
 enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request *request,
 				    uint64_t *host);
 
+/*
+ * Set @bits in an entry as the hardware does. Zero when somebody changed it meanwhile: it must be
+ * looked at again. The compare-exchange orders the access after the walk; its partner is the
+ * compare-exchange of the library's store gateways.
+ */
+int stage2_entry_mark(uint64_t *slot, uint64_t entry, uint64_t bits);
+
+/* Was the frame of @gpa marked below, for @access? A frame that is no memory for reads is none for
+ * writes; not the other way round (ROM). */
+int stage2_is_marked_device(const struct cpu *cpu, uint64_t gpa, enum mmu_access access);
+
 /* The fault path called the frame of @gpa, which is at @where for L1, a device: remember it until
  * the instruction retires. Zero, or -1 when there are too many. */
 struct stage2_device {

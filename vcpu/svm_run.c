@@ -116,6 +116,9 @@ static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *contro
 	int wanted = (control->misc & VMCB_NESTED_PAGING) != 0;
 	int error = 0;
 
+	/* A processor without a second stage has none for guests of guests. */
+	if (wanted && cpu->single_stage)
+		return -EOPNOTSUPP;
 	if (wanted || cpu->svm.nested_paging)
 		error = quire_vcpu_set_nested(cpu->vcpu, wanted ? &nested : NULL);
 	if (error)

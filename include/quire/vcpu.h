@@ -35,6 +35,8 @@ enum quire_pferr {
 #define QUIRE_PFERR_GUEST_FINAL (UINT64_C(1) << 32)
 #define QUIRE_PFERR_GUEST_PAGE (UINT64_C(1) << 33)
 #define QUIRE_PFERR_PRIVATE (UINT64_C(1) << 49)
+/* Ours: a supervisor's access while CR4.SMAP keeps it from user pages. */
+#define QUIRE_PFERR_SMAP (UINT64_C(1) << 50)
 
 /* Outcome of a fault when it is no error. The values are KVM's RET_PF_*. */
 enum quire_outcome {
@@ -119,8 +121,15 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t g
 struct quire_nested {
 	gpa_t root;
 	uint32_t levels; /* 4 */
-	uint32_t nx;	 /* EFER.NXE of L1 */
-	uint32_t wp;	 /* unused */
+	uint32_t nx;	 /* EFER.NXE */
+	/*
+	 * Nonzero: no nested guest, but the guest itself, on a processor without a second stage.
+	 * .root is its CR3, a "gpa" of L2 the low 48 bits of a linear address; the tables handed
+	 * out have U where the guest's have, and are to be walked as by a processor with CR0.WP
+	 * and EFER.NXE set. Error codes are those of #PF; QUIRE_PFERR_SMAP goes with them.
+	 */
+	uint32_t paging;
+	uint32_t wp, smep, smap; /* with .paging: CR0.WP, CR4.SMEP, CR4.SMAP */
 };
 
 /*
@@ -136,6 +145,13 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
  * lag are brought up to date. No lock held, out of guest mode.
  */
 QUIRE_API void quire_vcpu_flush_nested(struct quire_vcpu *vcpu);
+
+/*
+ * Where the tables of quire_vcpu_set_nested() lead for @gpa, with the rights of @error_code; A and
+ * D are set there. 0; -EFAULT: they refuse; or -errno. No lock held, out of guest mode; may sleep.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa,
+						      uint64_t error_code, gpa_t *result);
 
 /*
  * Populate [gpa, gpa + size) without a guest access (KVM_PRE_FAULT_MEMORY): one step. On success

@@ -24,6 +24,9 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	vcpu->shadow = (struct vcpu_shadow_root){0};
 	if (!nested)
 		return 0;
+	/* The TDP tables know nothing of linear addresses. */
+	if (nested->paging && !vm_is_shadowed(vcpu->vm))
+		return -EOPNOTSUPP;
 	if (nested->levels != SHADOW_ROOT_LEVEL || !host->load_u64 || !host->cmpxchg_u64)
 		return -EOPNOTSUPP;
 	err = shadow_init(vcpu->vm);
@@ -197,6 +200,8 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	nested->found.snapshot = before->snapshot;
 	if (!nested->found.has_slot)
 		return QUIRE_EMULATE;
+	if (nested->walk.by_hand && !(nested->found.slot_flags & QUIRE_SLOT_READONLY))
+		return QUIRE_WRITE_PROTECTED;
 	return fault_find_page(vcpu, fault, &nested->found, exit);
 }
 
@@ -259,4 +264,17 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 	if (ret == QUIRE_NESTED_FAULT)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_guest);
 	return ret == NESTED_AGAIN ? QUIRE_RETRY : ret;
+}
+
+int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code, gpa_t *result)
+{
+	struct shadow_walk walk = {.gpa = gpa, .error_code = error_code};
+	int ret = QUIRE_RETRY;
+
+	for (u32 round = 0; round < NESTED_ROUNDS && ret == QUIRE_RETRY; round++)
+		ret = shadow_walk_guest(vcpu, &walk);
+	result->v = gpa_of(walk.gfn).v | (gpa.v & ~QUIRE_PAGE_MASK);
+	if (ret < 0)
+		return ret;
+	return ret == QUIRE_FIXED ? 0 : -EFAULT;
 }

@@ -49,13 +49,19 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 	CHECK(!(writable && pages > 1 && gfn_track_block(check->vm, as, gfn, pages)));
 }
 
+/* What the path to @page allows at most. */
+static u32 path_access(const struct shadow_page *page)
+{
+	return role_access(page->role) | (role_ignores_wp(page->role) ? ACCESS_WRITE : 0);
+}
+
 /* I-36, I-42 as far as it can be told without reading guest memory. */
 static void check_leaf(struct checker *check, const struct shadow_page *page, u64 *entry)
 {
 	const struct entry_format *f = SHADOW_FORMAT;
 	u32 level = role_level(page->role), index = shadow_index_of(entry);
 	gfn_t gfn = shadow_leaf_gfn(page, index);
-	u32 access = shadow_leaf_access(page, index) & role_access(page->role);
+	u32 access = shadow_leaf_access(page, index) & path_access(page);
 	u64 pages = level_pages((enum quire_level)level);
 	u64 *head = rmap_head(check->shadow, page, gfn, level);
 
@@ -65,7 +71,7 @@ static void check_leaf(struct checker *check, const struct shadow_page *page, u6
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(!entry_is_writable(f, *entry) || (access & ACCESS_WRITE));
 	CHECK(!entry_is_executable(f, *entry) || (access & ACCESS_EXEC));
-	CHECK(access & ACCESS_USER);
+	CHECK(!(*entry & SHADOW_USER) || (access & ACCESS_USER));
 	check_slot(check, page, *entry, gfn);
 }
 
@@ -81,7 +87,7 @@ static void check_link(struct checker *check, const struct shadow_page *page, co
 	CHECK(shadow_page_is_obsolete(check->shadow, child) ||
 	      shadow_page_find(check->shadow, &key) == child);
 	CHECK(is_once_in(child->parents, entry));
-	CHECK(!(role_access(child->role) & ~role_access(page->role)));
+	CHECK(!(role_access(child->role) & ~path_access(page)));
 	if (page->role & ROLE_DIRECT) {
 		CHECK(child->role & ROLE_DIRECT);
 		CHECK(child->gfn.v == shadow_leaf_gfn(page, shadow_index_of(entry)).v);

@@ -1,4 +1,4 @@
-/* Walking L1's nested tables in guest memory, as the processor would. */
+/* Walking the guest's tables in its memory, as the processor would. */
 #include <errno.h>
 
 #include "src/base/reclaim.h"
@@ -28,7 +28,7 @@ static u64 reserved_bits(const struct quire_vcpu *vcpu, u64 entry, u32 level)
 	if (!vcpu->nested.tables.nx)
 		reserved |= GUEST_NX;
 	if (level == QUIRE_LEVEL_512G)
-		return reserved | bits(7, 8);
+		return reserved | (vcpu->nested.tables.paging ? GUEST_PS : bits(7, 8));
 	if (level > QUIRE_LEVEL_4K && (entry & GUEST_PS))
 		/* Between the address of a huge frame and its PAT bit. */
 		reserved |= bits(13, QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1) - 1);
@@ -92,13 +92,22 @@ static int mark_entry(struct quire_vcpu *vcpu, const struct place *place, u64 en
 	return QUIRE_FIXED;
 }
 
-static int refuse(struct shadow_walk *walk, u64 why)
+static int refuse(const struct quire_vcpu *vcpu, struct shadow_walk *walk, u64 why)
 {
-	u64 kept = QUIRE_PFERR_WRITE | QUIRE_PFERR_FETCH | QUIRE_PFERR_GUEST_FINAL |
-		   QUIRE_PFERR_GUEST_PAGE;
+	const struct quire_nested *tables = &vcpu->nested.tables;
+	u64 kept = QUIRE_PFERR_WRITE | QUIRE_PFERR_FETCH;
 
-	/* Every access to nested tables is a user's. */
-	walk->refused = (walk->error_code & kept) | QUIRE_PFERR_USER | why;
+	if (tables->paging) {
+		kept |= QUIRE_PFERR_USER;
+		/* Otherwise a fetch is a read like any other. */
+		if (!tables->nx && !tables->smep)
+			kept &= ~(u64)QUIRE_PFERR_FETCH;
+	} else {
+		/* Every access to nested tables is a user's. */
+		why |= QUIRE_PFERR_USER;
+		kept |= QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_GUEST_PAGE;
+	}
+	walk->refused = (walk->error_code & kept) | why;
 	return QUIRE_NESTED_FAULT;
 }
 
@@ -113,13 +122,48 @@ static u32 entry_access(u64 entry)
 	return access;
 }
 
-static bool permits(u32 access, u64 error_code)
+static bool permits_nested(u32 access, u64 error_code)
 {
 	if (!(access & ACCESS_USER))
 		return false;
 	if ((error_code & QUIRE_PFERR_WRITE) && !(access & ACCESS_WRITE))
 		return false;
 	return !(error_code & QUIRE_PFERR_FETCH) || (access & ACCESS_EXEC);
+}
+
+static bool permits_supervisor(const struct quire_nested *tables, u32 access, u64 error_code)
+{
+	if (error_code & QUIRE_PFERR_FETCH)
+		return (access & ACCESS_EXEC) && !((access & ACCESS_USER) && tables->smep);
+	if ((error_code & QUIRE_PFERR_SMAP) && (access & ACCESS_USER))
+		return false;
+	return !(error_code & QUIRE_PFERR_WRITE) || (access & ACCESS_WRITE) || !tables->wp;
+}
+
+static bool permits(const struct quire_vcpu *vcpu, u32 access, u64 error_code)
+{
+	const struct quire_nested *tables = &vcpu->nested.tables;
+
+	if (tables->paging && !(error_code & QUIRE_PFERR_USER))
+		return permits_supervisor(tables, access, error_code);
+	return permits_nested(access, error_code);
+}
+
+/*
+ * A supervisor's write where only CR0.WP allows it: the page becomes one of the supervisor's alone,
+ * which must not be executed where SMEP keeps user pages from that. SMAP has no such way out.
+ */
+static void ignore_write_protection(const struct quire_vcpu *vcpu, struct shadow_walk *walk)
+{
+	const struct quire_nested *tables = &vcpu->nested.tables;
+
+	if (!tables->paging || !(walk->error_code & QUIRE_PFERR_WRITE) ||
+	    (walk->leaf_access & ACCESS_WRITE))
+		return;
+	walk->by_hand = tables->smap && (walk->leaf_access & ACCESS_USER);
+	if (tables->smep && (walk->leaf_access & ACCESS_USER))
+		walk->leaf_access &= ~ACCESS_EXEC;
+	walk->leaf_access = (walk->leaf_access | ACCESS_WRITE) & ~ACCESS_USER;
 }
 
 struct step {
@@ -140,11 +184,11 @@ static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 leve
 	if (ret == QUIRE_RETRY)
 		return ret;
 	if (!ret || vm->host->load_u64(vm->host_ctx, step->place.hva, &step->entry))
-		return refuse(walk, 0);
+		return refuse(vcpu, walk, 0);
 	if (!(step->entry & GUEST_P))
-		return refuse(walk, 0);
+		return refuse(vcpu, walk, 0);
 	if (step->entry & reserved_bits(vcpu, step->entry, level))
-		return refuse(walk, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
+		return refuse(vcpu, walk, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
 	return QUIRE_FIXED;
 }
 
@@ -210,8 +254,9 @@ static int walk_down(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct s
 		walk->level = level;
 		walk->leaf_access = access;
 		walk->gfn.v = round_down_u64(frame, pages) + (gfn_of(walk->gpa).v & (pages - 1));
-		return permits(access, walk->error_code) ? QUIRE_FIXED
-							 : refuse(walk, QUIRE_PFERR_PRESENT);
+		return permits(vcpu, access, walk->error_code)
+			   ? QUIRE_FIXED
+			   : refuse(vcpu, walk, QUIRE_PFERR_PRESENT);
 	}
 }
 
@@ -237,7 +282,7 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	int ret;
 
 	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
-		return refuse(walk, 0);
+		return refuse(vcpu, walk, 0);
 	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);
 	ret = walk_down(vcpu, walk, steps);
 	if (ret != QUIRE_FIXED)
@@ -245,6 +290,7 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	ret = mark_path(vcpu, walk, steps);
 	if (ret != QUIRE_FIXED)
 		return ret;
+	ignore_write_protection(vcpu, walk);
 	/* While D is clear the first write must come here, to set it. */
 	if (!(steps[walk->level].entry & GUEST_D) && !(walk->error_code & QUIRE_PFERR_WRITE))
 		walk->leaf_access &= ~ACCESS_WRITE;

@@ -6,6 +6,17 @@
 
 /* Shadow tables are what the processor walks for L2: NPT, whatever L1 runs on. */
 #define SHADOW_FORMAT (&entry_npt)
+/* In that format: user accesses are allowed. */
+#define SHADOW_USER (UINT64_C(1) << 2)
+
+/*
+ * With CR0.WP clear a supervisor writes to any page. The processor runs with it set, so such a
+ * page is shadowed as a writable one of the supervisor's, which allows more than the path.
+ */
+static inline bool role_ignores_wp(u32 role)
+{
+	return !(role & (ROLE_WP | ROLE_GUEST_MODE));
+}
 
 /* --- store.c --- */
 

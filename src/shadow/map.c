@@ -9,9 +9,16 @@
 
 static u32 base_role(const struct quire_vcpu *vcpu)
 {
-	u32 role = ROLE_GUEST_MODE | ROLE_WP | vcpu->as_id << ROLE_SMM_SHIFT;
+	const struct quire_nested *tables = &vcpu->nested.tables;
+	u32 role = vcpu->as_id << ROLE_SMM_SHIFT;
 
-	return vcpu->nested.tables.nx ? role | ROLE_NX : role;
+	if (tables->nx)
+		role |= ROLE_NX;
+	if (!tables->paging)
+		return role | ROLE_GUEST_MODE | ROLE_WP;
+	if (tables->wp)
+		return role | ROLE_WP;
+	return role | (tables->smep ? ROLE_SMEP_NOT_WP : 0) | (tables->smap ? ROLE_SMAP_NOT_WP : 0);
 }
 
 /* The page that shadows L1's table at @level of @walk's path. */
@@ -152,10 +159,12 @@ static bool same_leaf(const u64 *entry, u64 old, u64 new, gfn_t gfn)
 	       shadow_leaf_gfn(page, shadow_index_of(entry)).v == gfn.v;
 }
 
-static bool suffices(u64 old, const struct shadow_mapping *mapping)
+static bool suffices(u64 old, u64 new, const struct shadow_mapping *mapping)
 {
 	const struct entry_format *f = SHADOW_FORMAT;
 
+	if ((old ^ new) & SHADOW_USER)
+		return false;
 	if (mapping->write && !entry_is_writable(f, old))
 		return false;
 	return !mapping->leaf.executable || entry_is_executable(f, old);
@@ -167,6 +176,7 @@ static bool gains_only(const u64 *entry, u64 old, const struct shadow_leaf *leaf
 	const struct shadow_page *page = shadow_page_of(entry);
 
 	return (page->role & ROLE_DIRECT) && same_leaf(entry, old, leaf->value, leaf->gfn) &&
+	       !(old & ~leaf->value & SHADOW_USER) &&
 	       (!entry_is_writable(SHADOW_FORMAT, old) ||
 		entry_is_writable(SHADOW_FORMAT, leaf->value)) &&
 	       (!entry_is_executable(SHADOW_FORMAT, old) ||
@@ -188,10 +198,13 @@ static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entr
 	    .value = entry_make_leaf(f, &mapping->leaf),
 	};
 
+	if (!(leaf.access & ACCESS_USER))
+		leaf.value &= ~SHADOW_USER;
 	pages = level_pages((enum quire_level)mapping->leaf.level);
 	leaf.gfn.v = round_down_u64(mapping->gfn.v, pages);
 	if (entry_is_present(f, old)) {
-		if (same_leaf(entry, old, leaf.value, leaf.gfn) && suffices(old, mapping))
+		if (same_leaf(entry, old, leaf.value, leaf.gfn) &&
+		    suffices(old, leaf.value, mapping))
 			return QUIRE_SPURIOUS;
 		if (gains_only(entry, old, &leaf)) {
 			(void)shadow_store(change, entry, mapping->leaf.level,

@@ -13,8 +13,10 @@
  * processor does: it walks the tables in guest mode and sets A and D. So entries change by
  * compare-exchange (store.c), and a table is freed after a flush.
  *
- * It serves nested guests (L2), whose tables are those of the guest hypervisor (L1); and, in a VM
- * without the TDP MMU, the guest itself, with direct pages only: no table stands behind them.
+ * It serves nested guests (L2), whose tables are those of the guest hypervisor (L1). In a VM
+ * without the TDP MMU it also serves the guest itself: with direct pages, behind which no table
+ * stands, or, on a processor without a second stage, with shadows of the guest's own page tables.
+ * What is said of L1's tables and L2's addresses here holds for those and for linear addresses.
  *
  * A shadow page is the counterpart of one of L1's table pages in one role, or (direct) a piece of
  * one of L1's huge mappings. While it lives L1's page is write-tracked (gfn/track.h): whoever
@@ -44,7 +46,9 @@
 #define ROLE_ACCESS_MASK (7u << ROLE_ACCESS_SHIFT)
 #define ROLE_NX (1u << 13)
 #define ROLE_WP (1u << 14)
+#define ROLE_SMAP_NOT_WP (1u << 15)
 #define ROLE_GUEST_MODE (1u << 17)
+#define ROLE_SMEP_NOT_WP (1u << 20)
 #define ROLE_SMM_SHIFT 24
 
 /* What L1's entries allow; reading is the presence itself. */
@@ -166,7 +170,8 @@ struct shadow_walk {
 	gfn_t tables[SHADOW_ROOT_LEVEL + 1]; /* [level]: L1's table of that level */
 	u32 access[SHADOW_ROOT_LEVEL + 1];   /* [level]: what the path above that table allows */
 	u32 leaf_access;		     /* along the whole path; no write while D is clear */
-	gfn_t gfn;			     /* L1's, of the 4K page */
+	u32 by_hand; /* the write is allowed, but no entry can say so: CR0.WP is clear, SMAP on */
+	gfn_t gfn;   /* L1's, of the 4K page */
 	u64 refused; /* error code for L1 when its tables do not allow the access */
 };
 

@@ -12,7 +12,8 @@ static bool owes_flush(u64 old, u64 new, u32 level)
 	if (!entry_is_present(f, new) ||
 	    entry_is_leaf(f, old, level) != entry_is_leaf(f, new, level))
 		return true;
-	return (entry_is_writable(f, old) && !entry_is_writable(f, new)) ||
+	return (old & ~new &SHADOW_USER) ||
+	       (entry_is_writable(f, old) && !entry_is_writable(f, new)) ||
 	       (entry_is_executable(f, old) && !entry_is_executable(f, new));
 }
 

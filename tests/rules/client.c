@@ -77,6 +77,11 @@ int parameter_is_on(const char *module, const char *name)
 	return got == 1 && value == 'Y';
 }
 
+int has_second_stage(void)
+{
+	return parameter_is_on("kvm_amd", "npt") || parameter_is_on("kvm_intel", "ept");
+}
+
 static void on_kick(int number)
 {
 	(void)number;

@@ -53,6 +53,8 @@ int vm_gmem(const struct vm *vm, uint64_t size_bytes, uint64_t flags);
 int vm_set_attributes(const struct vm *vm, uint64_t gpa, uint64_t size_bytes, uint64_t attributes);
 /* Is the module parameter there, and Y? */
 int parameter_is_on(const char *module, const char *name);
+/* Has the processor nested paging, as the module's parameter says? 0 or 1. */
+int has_second_stage(void);
 int vm_cap(const struct vm *vm, unsigned long cap);
 int vm_enable_cap(const struct vm *vm, uint32_t cap, uint64_t argument);
 

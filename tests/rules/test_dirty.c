@@ -402,8 +402,7 @@ static uint64_t large_pages(void)
 /* Only the TDP MMU splits before the write. */
 static int splits_eagerly(void)
 {
-	return parameter_is_on("kvm", "tdp_mmu") &&
-	       (parameter_is_on("kvm_amd", "npt") || parameter_is_on("kvm_intel", "ept"));
+	return parameter_is_on("kvm", "tdp_mmu") && has_second_stage();
 }
 
 /* A slot of 2 MiB pages, all touched; how many there are. */

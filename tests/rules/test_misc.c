@@ -180,7 +180,6 @@ static const struct cap_value every_vm[] = {
     {KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, 1},
     {KVM_CAP_MEMORY_FAULT_INFO, 1},
     {KVM_CAP_GUEST_MEMFD, 1},
-    {KVM_CAP_PRE_FAULT_MEMORY, 1},
 };
 
 static void capabilities_of_an_ordinary_vm(void)
@@ -194,6 +193,7 @@ static void capabilities_of_an_ordinary_vm(void)
 	vm_open(&vm, KVM_X86_DEFAULT_VM);
 	CHECK_CAPS(every_vm);
 	CHECK_CAPS(own);
+	CHECK_EQ(vm_cap(&vm, KVM_CAP_PRE_FAULT_MEMORY), has_second_stage());
 	CHECK(vm_cap(&vm, KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_SLOT_ZAP_ALL);
 	CHECK_EQ(vm_cap(&vm, 0xffff), 0);
 }
