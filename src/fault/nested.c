@@ -235,8 +235,6 @@ static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 		 struct quire_memory_fault *exit)
 {
-	/* Without NX L1 is not told that it was a fetch. */
-	u64 unsaid = vcpu->nested.tables.nx ? 0 : QUIRE_PFERR_FETCH;
 	int ret = NESTED_AGAIN;
 	struct lagging lagging = {0};
 	bool protected = false;
@@ -244,7 +242,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
 		struct nested_fault nested = {
 		    .fault = *fault,
-		    .walk = {.gpa = gpa, .error_code = fault->error_code & ~unsaid},
+		    .walk = {.gpa = gpa, .error_code = fault->error_code},
 		    .protected = protected,
 		    .lagging = &lagging,
 		};

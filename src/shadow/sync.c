@@ -217,7 +217,9 @@ static void sync_entry(const struct shadow_change *change, u64 *entry,
 
 	if (!entry_is_present(f, old))
 		return;
-	if (!(access & ACCESS_USER) || shadow_leaf_gfn(page, index).v != now->gfn.v) {
+	/* Whether it is the user's does not change in place. */
+	if (!access || !(access & ACCESS_USER) != !(old & SHADOW_USER) ||
+	    shadow_leaf_gfn(page, index).v != now->gfn.v) {
 		shadow_drop(change, entry);
 		return;
 	}
