@@ -271,11 +271,14 @@ static void fork_hooks_install(void)
 }
 
 #define HUGE_BYTES (UINT64_C(2) << 20)
+#define GIGANTIC_BYTES (UINT64_C(1) << 30)
 
-/* Room for the file, aligned to 2 MiB: addresses are frame numbers, and huge pages need that. */
+/* Room for the file, aligned to the largest block in it, 2 MiB or 1 GiB: addresses are frame
+ * numbers, and huge pages need that. */
 static void *aligned_room(uint64_t size_bytes)
 {
-	uint64_t room_bytes = size_bytes + HUGE_BYTES, before, after;
+	uint64_t align = size_bytes < GIGANTIC_BYTES ? HUGE_BYTES : GIGANTIC_BYTES;
+	uint64_t room_bytes = size_bytes + align, before, after;
 	uint8_t *room;
 
 	if (size_bytes < HUGE_BYTES || room_bytes < size_bytes)
@@ -284,8 +287,8 @@ static void *aligned_room(uint64_t size_bytes)
 	    mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED)
 		return NULL;
-	before = -(uintptr_t)room % HUGE_BYTES;
-	after = HUGE_BYTES - before;
+	before = -(uintptr_t)room % align;
+	after = align - before;
 	if (before)
 		munmap(room, before);
 	munmap(room + before + size_bytes, after);

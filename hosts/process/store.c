@@ -7,6 +7,9 @@
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
+/* Each level of the tables maps 2^9 times as much as the one below. */
+#define LEVEL_ORDER 9u
+
 static const uint8_t zero_page[QUIRE_PAGE_SIZE] __attribute__((aligned(4096)));
 
 /* The file cannot hold the page (its file system is full), or lost it. */
@@ -46,11 +49,12 @@ void process_store_destroy(void *ctx, void *opaque)
 		store->destroyed(store);
 }
 
-/* The largest order up to @order whose block around @index is inside, and aligned in memory. */
+/* The largest order up to @order that a table level has, whose block around @index is inside, and
+ * aligned in memory. */
 static unsigned int block_order(const struct process_store *store, uint64_t index,
 				unsigned int order)
 {
-	for (; order; order--) {
+	for (; order; order -= order < LEVEL_ORDER ? order : LEVEL_ORDER) {
 		uint64_t pages = UINT64_C(1) << order;
 		uint64_t first = index & ~(pages - 1);
 

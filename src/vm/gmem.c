@@ -47,7 +47,7 @@ static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes,
 	inode->arch = vm->gmem_arch;
 	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
 	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
-	inode->pages.max_order = huge_pages_wanted(vm) ? QUIRE_TABLE_BITS : 0;
+	inode->pages.max_order = huge_pages_wanted(vm) ? GMEM_GIGANTIC_ORDER : 0;
 	return inode;
 }
 
@@ -262,6 +262,20 @@ static bool attributes_agree(const struct quire_gmem *file, enum gmem_access acc
 	       (access == GMEM_PRIVATE) == ((value & QUIRE_ATTRIBUTE_PRIVATE) != 0);
 }
 
+static bool order_fits(const struct memslot *slot, const struct quire_gmem *file,
+		       const struct gmem_lookup *lookup, unsigned int order)
+{
+	u64 unit = UINT64_C(1) << order;
+	u64 first = round_down_u64(lookup->index, unit), pgoff = slot->gmem.pgoff;
+
+	if (!is_aligned_u64(lookup->gfn.v - lookup->index, unit))
+		return false;
+	if (first < pgoff || first + unit > pgoff + slot->npages)
+		return false;
+	return attributes_agree(file, lookup->access, (gfn_t){round_down_u64(lookup->gfn.v, unit)},
+				unit);
+}
+
 /*
  * Largest order at which file and guest agree: aligned alike, all of it in the slot, and used
  * alike.
@@ -269,17 +283,11 @@ static bool attributes_agree(const struct quire_gmem *file, enum gmem_access acc
 static unsigned int slot_order(const struct memslot *slot, const struct quire_gmem *file,
 			       const struct gmem_lookup *lookup)
 {
-	u64 unit = UINT64_C(1) << QUIRE_TABLE_BITS;
-	u64 first = round_down_u64(lookup->index, unit), pgoff = slot->gmem.pgoff;
+	unsigned int order = GMEM_GIGANTIC_ORDER;
 
-	if (!is_aligned_u64(lookup->gfn.v - lookup->index, unit))
-		return 0;
-	if (first < pgoff || first + unit > pgoff + slot->npages)
-		return 0;
-	if (!attributes_agree(file, lookup->access, (gfn_t){round_down_u64(lookup->gfn.v, unit)},
-			      unit))
-		return 0;
-	return QUIRE_TABLE_BITS;
+	while (order && !order_fits(slot, file, lookup, order))
+		order -= QUIRE_TABLE_BITS;
+	return order;
 }
 
 /* I-10 for one page, as far as a reader can tell. */
@@ -422,15 +430,16 @@ static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 {
 	const struct gmem_arch *arch = lookup->file->inode->arch;
+	unsigned int order = lookup->max_order ? QUIRE_TABLE_BITS : 0;
 
 	if (lookup->access == GMEM_SHARED)
 		return (struct gmem_prepare){
-		    .make_shared = make_shared, .ctx = lookup, .order = lookup->max_order};
+		    .make_shared = make_shared, .ctx = lookup, .order = order};
 	return (struct gmem_prepare){
 	    .make_private = make_private,
 	    .is_private = arch && arch->ops->is_private ? is_private : NULL,
 	    .ctx = lookup,
-	    .order = lookup->max_order,
+	    .order = order,
 	};
 }
 
@@ -458,8 +467,27 @@ int gmem_fill_page(const struct memslot *slot, gfn_t gfn, const struct gmem_fill
 	return error;
 }
 
+/* Can all of the unit of 1 GiB around @page be mapped at once? Its other blocks are brought into
+ * use for that; where one refuses, the page's own block will do. */
+static void finish_gigantic(struct gmem_lookup *lookup, const struct gmem_prepare *prepare,
+			    struct gmem_page *page)
+{
+	u64 pages = UINT64_C(1) << GMEM_GIGANTIC_ORDER;
+	u64 first = round_down_u64(lookup->index, pages);
+	struct gmem_inode *inode = lookup->file->inode;
+	struct gmem_page other = *page;
+
+	for (u64 at = first; at < first + pages && other.order == GMEM_GIGANTIC_ORDER;
+	     at += GMEM_BLOCK_PAGES)
+		if (gmem_page_use(&inode->pages, at, prepare, &other))
+			other.order = 0;
+	if (other.order != GMEM_GIGANTIC_ORDER)
+		page->order = QUIRE_TABLE_BITS;
+}
+
 int gmem_lookup_finish(struct gmem_lookup *lookup)
 {
+	const struct gmem_prepare *needed = NULL;
 	struct gmem_prepare prepare;
 	struct gmem_inode *inode;
 	struct gmem_page page;
@@ -469,8 +497,11 @@ int gmem_lookup_finish(struct gmem_lookup *lookup)
 		return 0;
 	inode = lookup->file->inode;
 	prepare = prepare_for(lookup);
-	error = gmem_page_use(&inode->pages, lookup->index,
-			      needs_preparing(inode, lookup->access) ? &prepare : NULL, &page);
+	if (needs_preparing(inode, lookup->access))
+		needed = &prepare;
+	error = gmem_page_use(&inode->pages, lookup->index, needed, &page);
+	if (!error && page.order > QUIRE_TABLE_BITS && lookup->max_order > QUIRE_TABLE_BITS)
+		finish_gigantic(lookup, needed, &page);
 	if (!error)
 		lookup_result(lookup, &page);
 	file_put(lookup->file);

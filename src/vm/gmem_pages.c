@@ -8,6 +8,7 @@
 #define UNIT_ORDER QUIRE_TABLE_BITS /* order of a whole block */
 #define RADIX_BITS 9u
 #define RADIX_SLOTS (1u << RADIX_BITS)
+#define GIGANTIC_PAGES (UINT64_C(1) << GMEM_GIGANTIC_ORDER)
 #define WORD_PAGES 8u /* states in one word */
 #define BLOCK_WORDS (GMEM_BLOCK_PAGES / WORD_PAGES)
 #define EVERY_PAGE UINT64_C(0x0101010101010101)
@@ -24,9 +25,12 @@ struct gmem_block {
 	u32 order;		 /* (a) UNIT_ORDER: the host gave the block as one unit */
 };
 
+/* The lowest nodes have as many blocks as make 1 GiB. */
 struct radix_node {
-	void *slots[RADIX_SLOTS];
+	void *slots[RADIX_SLOTS]; /* (a) */
+	u32 gigantic;		  /* (a) the host gave all its blocks as one unit */
 };
+_Static_assert(RADIX_SLOTS *GMEM_BLOCK_PAGES == GIGANTIC_PAGES, "the blocks of a node are 1 GiB");
 
 void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host, void *host_ctx,
 		     u64 npages)
@@ -84,6 +88,33 @@ static struct gmem_block *block_find(const struct gmem_pages *pages, u64 block_n
 		at = atomic_load_acquire_ptr(&node->slots[radix_index(block_no, level)]);
 	}
 	return at;
+}
+
+/* The lowest node above @block_no; NULL where there is none. */
+static struct radix_node *node_find(const struct gmem_pages *pages, u64 block_no)
+{
+	void *at = pages->height ? atomic_load_acquire_ptr(&pages->root) : NULL;
+
+	for (unsigned int level = pages->height; at && level > 1; level--) {
+		struct radix_node *node = at;
+
+		at = atomic_load_acquire_ptr(&node->slots[radix_index(block_no, level)]);
+	}
+	return at;
+}
+
+static bool is_gigantic(const struct radix_node *node)
+{
+	return node && atomic_load_relaxed_u32(&node->gigantic);
+}
+
+/* Something happens to a part of 1 GiB: its blocks are units of their own from now on. */
+static void gigantic_break(const struct gmem_pages *pages, u64 block_no)
+{
+	struct radix_node *node = node_find(pages, block_no);
+
+	if (is_gigantic(node))
+		atomic_store_relaxed_u32(&node->gigantic, 0);
 }
 
 /* What @link points at, made if it was not there; NULL without memory. */
@@ -177,6 +208,8 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 	page->state = state_read(block, off);
 	page->pfn = page_pfn(block, off, page->state);
 	page->order = atomic_load_relaxed_u32(&block->order);
+	if (page->order && is_gigantic(node_find(pages, index / GMEM_BLOCK_PAGES)))
+		page->order = GMEM_GIGANTIC_ORDER;
 }
 
 /* Is @bit set in all pages of the block? */
@@ -200,10 +233,37 @@ static bool block_any_has(const struct gmem_block *block, u32 bit)
 	return seen & bit * EVERY_PAGE;
 }
 
+static bool node_all_have(const struct radix_node *node, u32 bit)
+{
+	for (u32 i = 0; i < RADIX_SLOTS; i++) {
+		const struct gmem_block *block = atomic_load_acquire_ptr(&node->slots[i]);
+
+		if (!block || !block_all_have(block, bit))
+			return false;
+	}
+	return true;
+}
+
+static bool node_any_has(const struct radix_node *node, u32 bit)
+{
+	for (u32 i = 0; i < RADIX_SLOTS; i++) {
+		const struct gmem_block *block = atomic_load_acquire_ptr(&node->slots[i]);
+
+		if (block && block_any_has(block, bit))
+			return true;
+	}
+	return false;
+}
+
 int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state)
 {
 	const struct gmem_block *block = block_find(pages, index / GMEM_BLOCK_PAGES);
 
+	if (order > UNIT_ORDER) {
+		const struct radix_node *node = node_find(pages, index / GMEM_BLOCK_PAGES);
+
+		return is_gigantic(node) && node_all_have(node, state);
+	}
 	if (!block)
 		return 0;
 	if (order < UNIT_ORDER)
@@ -215,6 +275,11 @@ int gmem_unit_any(const struct gmem_pages *pages, u64 index, unsigned int order,
 {
 	const struct gmem_block *block = block_find(pages, index / GMEM_BLOCK_PAGES);
 
+	if (order > UNIT_ORDER) {
+		const struct radix_node *node = node_find(pages, index / GMEM_BLOCK_PAGES);
+
+		return node && node_any_has(node, state);
+	}
 	if (!block)
 		return 0;
 	if (order < UNIT_ORDER)
@@ -230,29 +295,6 @@ struct page_work {
 	u64 index;
 	u32 off;
 };
-
-/* All pages that one store_get() may make share a lock. */
-static int work_begin(struct page_work *work, struct gmem_pages *pages, u64 index) NO_LOCK_ANALYSIS
-{
-	u64 unit = index >> pages->max_order;
-
-	work->pages = pages;
-	work->index = index;
-	work->off = index % GMEM_BLOCK_PAGES;
-	work->block = block_make(pages, index / GMEM_BLOCK_PAGES);
-	if (!work->block)
-		return -ENOMEM;
-	work->lock = &pages->locks[unit % GMEM_PAGE_LOCKS].mutex;
-	rwlock_read_lock(&pages->punch_lock);
-	mutex_lock(work->lock);
-	return 0;
-}
-
-static void work_end(struct page_work *work) NO_LOCK_ANALYSIS
-{
-	mutex_unlock(work->lock);
-	rwlock_read_unlock(&work->pages->punch_lock);
-}
 
 /* Note that the page at @off exists at @pfn. */
 static int page_place(struct page_work *work, u32 off, pfn_t pfn)
@@ -294,27 +336,172 @@ static void block_join(struct gmem_block *block)
 		atomic_store_relaxed_u32(&block->order, 0);
 }
 
-static int page_make_exist(struct page_work *work)
+/* The host gave the whole block, whose first page is at @pfn. */
+static int block_place(struct page_work *work, pfn_t pfn)
 {
-	const struct gmem_pages *pages = work->pages;
-	unsigned int order = pages->max_order;
-	pfn_t pfn;
-	int error =
-	    pages->host->store_get(pages->host_ctx, pages->store, work->index, &order, &pfn);
-
-	if (error)
-		return error;
-	if (!is_whole_block(work, order))
-		return page_place(work, work->off, pfn);
 	for (u32 off = 0; off < GMEM_BLOCK_PAGES; off++) {
+		int error;
+
 		if (state_read(work->block, off) & GMEM_PAGE_EXISTS)
 			continue;
-		error = page_place(work, off, (pfn_t){pfn.v - work->off + off});
+		error = page_place(work, off, (pfn_t){pfn.v + off});
 		if (error)
 			return error;
 	}
 	block_join(work->block);
 	return 0;
+}
+
+/* Ask the host for the page and up to 2^*@order around it; what it gave, up to a block, is placed.
+ */
+static int page_get(struct page_work *work, unsigned int *order, pfn_t *pfn)
+{
+	const struct gmem_pages *pages = work->pages;
+	int error = pages->host->store_get(pages->host_ctx, pages->store, work->index, order, pfn);
+
+	if (error)
+		return error;
+	if (!is_whole_block(work, *order))
+		return page_place(work, work->off, *pfn);
+	return block_place(work, (pfn_t){pfn->v - work->off});
+}
+
+/* Is the block one unit, of the frames from @base on? */
+static bool is_unit_at(const struct gmem_block *block, u64 base)
+{
+	return block && atomic_load_relaxed_u32(&block->order) == UNIT_ORDER &&
+	       atomic_load_relaxed_u64(&block->base) == base &&
+	       !block_any_has(block, GMEM_PAGE_SCATTERED);
+}
+
+/* A block has just become one unit. Where 512 of them are one aligned row of frames, so are they
+ * together: see block_join(). */
+static void gigantic_join(const struct gmem_pages *pages, u64 index)
+{
+	u64 first = round_down_u64(index, GIGANTIC_PAGES), base;
+	struct radix_node *node = node_find(pages, first / GMEM_BLOCK_PAGES);
+	const struct gmem_block *block;
+
+	if (pages->max_order < GMEM_GIGANTIC_ORDER || !node)
+		return;
+	block = atomic_load_acquire_ptr(&node->slots[0]);
+	base = block ? atomic_load_relaxed_u64(&block->base) : 0;
+	if (!is_aligned_u64(base & BASE_MASK, GIGANTIC_PAGES))
+		return;
+	for (u32 i = 0; i < RADIX_SLOTS; i++)
+		if (!is_unit_at(atomic_load_acquire_ptr(&node->slots[i]),
+				base + i * GMEM_BLOCK_PAGES))
+			return;
+	atomic_store_relaxed_u32(&node->gigantic, 1);
+	atomic_fence(); /* pairs with state_set() in gmem_page_poison() */
+	if (node_any_has(node, GMEM_PAGE_POISONED))
+		atomic_store_relaxed_u32(&node->gigantic, 0);
+}
+
+static int page_make_exist(struct page_work *work)
+{
+	unsigned int order = work->pages->max_order ? UNIT_ORDER : 0;
+	pfn_t pfn;
+	int error = page_get(work, &order, &pfn);
+
+	if (!error && order)
+		gigantic_join(work->pages, work->index);
+	return error;
+}
+
+/* May the 1 GiB around @index become one unit: inside the file, and nothing of it there yet? */
+static bool gigantic_is_possible(const struct gmem_pages *pages, u64 index)
+{
+	u64 first = round_down_u64(index, GIGANTIC_PAGES);
+	const struct radix_node *node;
+
+	if (pages->max_order < GMEM_GIGANTIC_ORDER || first + GIGANTIC_PAGES > pages->npages)
+		return false;
+	node = node_find(pages, first / GMEM_BLOCK_PAGES);
+	return !node || !node_any_has(node, GMEM_PAGE_EXISTS | GMEM_PAGE_POISONED);
+}
+
+/* The page at @index is placed, at @pfn, and its block: place the others. */
+static void gigantic_place(struct gmem_pages *pages, u64 index, pfn_t pfn)
+{
+	u64 first = round_down_u64(index, GIGANTIC_PAGES) / GMEM_BLOCK_PAGES;
+	struct page_work work = {.pages = pages};
+
+	pfn.v -= index % GIGANTIC_PAGES;
+	for (u32 i = 0; i < RADIX_SLOTS; i++, pfn.v += GMEM_BLOCK_PAGES) {
+		work.block = block_find(pages, first + i);
+		if (block_place(&work, pfn))
+			return;
+	}
+	gigantic_join(pages, index);
+}
+
+/* No page of the block exists: frames it once had need not be remembered. */
+static struct gmem_block *block_make_anew(struct gmem_pages *pages, u64 block_no)
+{
+	struct gmem_block *block = block_make(pages, block_no);
+
+	if (block)
+		atomic_store_relaxed_u64(&block->base, 0);
+	return block;
+}
+
+/* Under punch_lock exclusive: nobody else works at any page. */
+static void gigantic_get(struct gmem_pages *pages, u64 index)
+{
+	u64 first = round_down_u64(index, GIGANTIC_PAGES) / GMEM_BLOCK_PAGES;
+	struct page_work work = {
+	    .pages = pages,
+	    .index = index,
+	    .off = index % GMEM_BLOCK_PAGES,
+	};
+	unsigned int order = GMEM_GIGANTIC_ORDER;
+	pfn_t pfn;
+
+	for (u32 i = 0; i < RADIX_SLOTS; i++)
+		if (!block_make_anew(pages, first + i))
+			return;
+	work.block = block_find(pages, index / GMEM_BLOCK_PAGES);
+	if (!page_get(&work, &order, &pfn) && order >= GMEM_GIGANTIC_ORDER)
+		gigantic_place(pages, index, pfn);
+}
+
+/*
+ * The first page of 1 GiB is wanted: try to have all of it as one unit. Whatever fails here is left
+ * to the page's own work, which asks for less. Zeroing and preparing go block by block, as ever.
+ */
+static void gigantic_make_exist(struct gmem_pages *pages, u64 index)
+{
+	if (likely(!gigantic_is_possible(pages, index)))
+		return;
+	rwlock_write_lock(&pages->punch_lock);
+	if (gigantic_is_possible(pages, index))
+		gigantic_get(pages, index);
+	rwlock_write_unlock(&pages->punch_lock);
+}
+
+/* All pages of a block share a lock, where one store_get() may make them. */
+static int work_begin(struct page_work *work, struct gmem_pages *pages, u64 index) NO_LOCK_ANALYSIS
+{
+	u64 unit = pages->max_order ? index / GMEM_BLOCK_PAGES : index;
+
+	gigantic_make_exist(pages, index);
+	work->pages = pages;
+	work->index = index;
+	work->off = index % GMEM_BLOCK_PAGES;
+	work->block = block_make(pages, index / GMEM_BLOCK_PAGES);
+	if (!work->block)
+		return -ENOMEM;
+	work->lock = &pages->locks[unit % GMEM_PAGE_LOCKS].mutex;
+	rwlock_read_lock(&pages->punch_lock);
+	mutex_lock(work->lock);
+	return 0;
+}
+
+static void work_end(struct page_work *work) NO_LOCK_ANALYSIS
+{
+	mutex_unlock(work->lock);
+	rwlock_read_unlock(&work->pages->punch_lock);
 }
 
 /* The part of the block that is brought into use together: [*@first, *@end). */
@@ -689,6 +876,7 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 	while (walk_next(&walk, &part)) {
 		if (reclaim)
 			part_tell(&part, GMEM_PAGE_PREPARED, reclaim);
+		gigantic_break(pages, walk.block_no - 1);
 		atomic_store_relaxed_u32(&part.block->order, 0);
 		part_clear(&part, GMEM_PAGE_ALL);
 	}
@@ -707,4 +895,5 @@ void gmem_page_poison(struct gmem_pages *pages, u64 index)
 		return;
 	state_set(block, index % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
 	atomic_store_relaxed_u32(&block->order, 0);
+	gigantic_break(pages, index / GMEM_BLOCK_PAGES);
 }

@@ -32,6 +32,7 @@ enum gmem_page_state {
 };
 
 #define GMEM_BLOCK_PAGES 512u
+#define GMEM_GIGANTIC_ORDER 18u /* 512 blocks, which are one unit if the host gave them as one */
 #define GMEM_PAGE_LOCKS 32u
 
 struct gmem_block;
@@ -45,7 +46,7 @@ struct gmem_pages {
 	void *host_ctx;			   /* (c) */
 	void *store;			   /* (c) */
 	u64 npages;			   /* (c) */
-	unsigned int max_order;		   /* (c) 0 or 9: what store_get() is asked for */
+	unsigned int max_order;		   /* (c) 0, 9 or 18: what store_get() is asked for */
 	unsigned int height;		   /* (c) levels of the radix tree above blocks */
 	struct rwlock punch_lock;
 	void *root; /* (a) */

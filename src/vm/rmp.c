@@ -230,13 +230,37 @@ static int rmp_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
 	return block_assign(block, off, off + (1u << order), claim);
 }
 
+/* Every frame valid, and all by @base, whose gfn is aligned. */
+static bool block_is_huge(const struct rmp_block *block)
+{
+	for (u32 i = 0; i < BLOCK_WORDS; i++)
+		if (~atomic_load_acquire_u64(&block->valid[i]) ||
+		    atomic_load_acquire_u64(&block->listed[i]))
+			return false;
+	return is_aligned_u64(atomic_load_relaxed_u64(&block->base), BLOCK_PAGES);
+}
+
+/* Pages from @pfn on that are found private at @gfn on together, at most @max: 0 for none. */
+static u64 private_run(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn, u64 max)
+{
+	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
+
+	if (max >= BLOCK_PAGES && is_aligned_u64(pfn.v, BLOCK_PAGES) && block &&
+	    atomic_load_relaxed_u64(&block->base) == claim_make(rmp->id, gfn.v) &&
+	    block_is_huge(block))
+		return BLOCK_PAGES;
+	return rmp_allows(rmp, gfn, pfn) ? 1 : 0;
+}
+
 static int rmp_is_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
 {
-	const struct rmp_vm *rmp = ctx;
+	u64 pages = UINT64_C(1) << order;
 
-	for (u64 i = 0; i < UINT64_C(1) << order; i++)
-		if (!rmp_allows(rmp, (gfn_t){gfn.v + i}, (pfn_t){pfn.v + i}))
+	for (u64 at = 0, run; at < pages; at += run) {
+		run = private_run(ctx, (gfn_t){gfn.v + at}, (pfn_t){pfn.v + at}, pages - at);
+		if (!run)
 			return 0;
+	}
 	return 1;
 }
 
@@ -327,16 +351,6 @@ int rmp_is_free(const struct rmp_vm *rmp, pfn_t pfn)
 	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
 
 	return !block || !bit_get(block->assigned, pfn.v % BLOCK_PAGES);
-}
-
-/* Every frame valid, and all by @base, whose gfn is aligned. */
-static bool block_is_huge(const struct rmp_block *block)
-{
-	for (u32 i = 0; i < BLOCK_WORDS; i++)
-		if (~atomic_load_acquire_u64(&block->valid[i]) ||
-		    atomic_load_acquire_u64(&block->listed[i]))
-			return false;
-	return is_aligned_u64(atomic_load_relaxed_u64(&block->base), BLOCK_PAGES);
 }
 
 void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry)

@@ -1,13 +1,16 @@
-/* guest_memfd of 2 MiB pages, which the parameter quire_gmem_huge_pages switches on for new files.
- */
+/* guest_memfd of 2 MiB and 1 GiB pages, which the parameter quire_gmem_huge_pages switches on for
+ * new files. */
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <stdio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "client.h"
 
 #define PARAMETER "/sys/module/kvm/parameters/quire_gmem_huge_pages"
 #define GPA 0x10000000ul
+#define GIB 0x40000000ul
 #define SLOT 5
 #define PUNCH (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
 
@@ -104,6 +107,75 @@ static void misaligned_is_small(void)
 	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 1);
 }
 
+/* The first touch of 1 GiB takes 1 GiB. */
+static void need_memory(uint64_t kib)
+{
+	FILE *info = fopen("/proc/meminfo", "r");
+	unsigned long available = 0;
+	char line[128];
+
+	while (info && fgets(line, sizeof(line), info))
+		(void)sscanf(line, "MemAvailable: %lu", &available);
+	if (info)
+		fclose(info);
+	if (available < kib)
+		check_skip("too little memory");
+}
+
+/* A private slot of 1 GiB at 1 GiB. The client's addresses are never touched. */
+static void open_gigantic(void)
+{
+	uint8_t *reserved;
+
+	need_memory(3u << 20);
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	if (!vm_cap(&vm, KVM_CAP_GUEST_MEMFD))
+		check_skip("no guest_memfd");
+	parameter_set("Y");
+	reserved =
+	    mmap(NULL, 2 * GIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(reserved != MAP_FAILED);
+	reserved += -(uintptr_t)reserved & (GIB - 1);
+	file = (int)CHECK_OK(vm_gmem(&vm, GIB + PAGE, 0));
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GIB,
+			  .memory_size = GIB, .userspace_addr = (uintptr_t)reserved,
+			  .guest_memfd = (uint32_t)file));
+	CHECK_ZERO(vm_set_attributes(&vm, GIB, GIB, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+}
+
+static void leaves_are(uint64_t gigantic, uint64_t huge)
+{
+	CHECK_EQ(stat_get(vm.fd, "pages_1g"), gigantic);
+	CHECK_EQ(huge_leaves(), huge);
+}
+
+/* One leaf for 1 GiB; what takes a page of it away leaves blocks of 2 MiB; and it comes back. */
+static void a_touched_gigabyte_is_one_leaf(void)
+{
+	uint64_t huge;
+
+	open_gigantic();
+	huge = huge_leaves();
+	guest_store(&vcpu, GIB + 5 * PAGE, 1);
+	leaves_are(1, huge);
+	CHECK_EQ(guest_load(&vcpu, GIB + GIB - PAGE), 0);
+	guest_store(&vcpu, GIB + GIB - PAGE, 2);
+	leaves_are(1, huge);
+	CHECK_ZERO(vm_set_attributes(&vm, GIB + 6 * PAGE, PAGE, 0));
+	CHECK_EQ(guest_load(&vcpu, GIB + GIB - PAGE), 2);
+	leaves_are(0, huge + 1);
+	CHECK_ZERO(vm_set_attributes(&vm, GIB + 6 * PAGE, PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	CHECK_EQ(guest_load(&vcpu, GIB + 5 * PAGE), 1);
+	leaves_are(1, huge);
+	CHECK_ZERO(fallocate(file, PUNCH, 5 * PAGE, PAGE));
+	CHECK_EQ(guest_load(&vcpu, GIB + GIB - PAGE), 2);
+	leaves_are(0, huge + 1);
+	/* The hole is filled. */
+	CHECK_EQ(guest_load(&vcpu, GIB + 5 * PAGE), 0);
+	leaves_are(1, huge);
+	CHECK_EQ(guest_load(&vcpu, GIB + GIB - PAGE), 2);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
@@ -112,6 +184,7 @@ int main(int argc, char **argv)
 	    TEST(a_punched_block_is_refilled),
 	    TEST(a_conversion_splits),
 	    TEST(misaligned_is_small),
+	    TEST(a_touched_gigabyte_is_one_leaf),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
