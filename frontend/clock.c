@@ -8,6 +8,8 @@
 #include <time.h>
 #include <x86intrin.h>
 
+#include <quire/place.h>
+
 #include "frontend/uapi.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
@@ -132,24 +134,38 @@ static void fill_page(struct vcpu *vcpu, struct clock_page *page)
 	page->flags = 1;
 }
 
+void clock_set_page(struct vcpu *vcpu, uint64_t value)
+{
+	gpa_t gpa = {value & ~UINT64_C(1)};
+
+	vcpu->msrs.system_time = value;
+	/* One that is not within a page is never written, as on KVM. */
+	if (quire_place_set(vcpu->clock_place, gpa, value & 1 ? sizeof(struct clock_page) : 0))
+		return;
+	clock_update_page(vcpu);
+}
+
+static int write_version(struct vcpu *vcpu, uint32_t version)
+{
+	return quire_place_write(vcpu->clock_place, 0, &version, sizeof(version));
+}
+
 void clock_update_page(struct vcpu *vcpu)
 {
-	gpa_t gpa = {vcpu->msrs.system_time & ~UINT64_C(1)};
 	struct clock_page page;
 
 	if (!(vcpu->msrs.system_time & 1))
 		return;
 	/* A page out of reach is the guest's own loss, as on KVM. */
-	if (quire_vcpu_read(vcpu->memory, gpa, &page, sizeof(page)))
+	if (quire_place_read(vcpu->clock_place, 0, &page, sizeof(page)))
 		return;
 	page.version |= 1;
-	if (quire_vcpu_write(vcpu->memory, gpa, &page.version, sizeof(page.version)))
+	if (write_version(vcpu, page.version))
 		return;
 	fill_page(vcpu, &page);
-	if (quire_vcpu_write(vcpu->memory, gpa, &page, sizeof(page)))
+	if (quire_place_write(vcpu->clock_place, 0, &page, sizeof(page)))
 		return;
-	page.version++;
-	if (quire_vcpu_write(vcpu->memory, gpa, &page.version, sizeof(page.version)))
+	if (write_version(vcpu, page.version + 1))
 		return;
 }
 
@@ -278,14 +294,13 @@ long vcpu_kvmclock_ctrl(struct ioctl_call *call)
 {
 	struct vcpu *vcpu = call->object;
 	struct clock_page page;
-	gpa_t gpa = {vcpu->msrs.system_time & ~UINT64_C(1)};
 
 	if (!(vcpu->msrs.system_time & 1))
 		return -EINVAL;
-	if (quire_vcpu_read(vcpu->memory, gpa, &page, sizeof(page)))
+	if (quire_place_read(vcpu->clock_place, 0, &page, sizeof(page)))
 		return 0;
 	page.flags |= 2; /* the guest was stopped: its watchdogs forgive */
-	if (quire_vcpu_write(vcpu->memory, gpa, &page, sizeof(page)))
+	if (quire_place_write(vcpu->clock_place, 0, &page, sizeof(page)))
 		return 0;
 	return 0;
 }

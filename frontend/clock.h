@@ -16,6 +16,8 @@ uint64_t clock_ticks_to_ns(uint64_t ticks);
 /* kvmclock of @vm, now. */
 uint64_t clock_now_ns(const struct vm *vm);
 /* Write the guest's clock page, if it enabled one. Out of cpu_run()'s guest mode, no lock. */
+/* MSR_KVM_SYSTEM_TIME: where the page is, bit 0 on. */
+void clock_set_page(struct vcpu *vcpu, uint64_t value);
 void clock_update_page(struct vcpu *vcpu);
 /* The wall clock structure at @gpa (MSR_KVM_WALL_CLOCK). */
 void clock_write_wall(struct vcpu *vcpu, uint64_t gpa);

@@ -142,6 +142,8 @@ static void append_kvm(struct cpuid_list *list)
 	memcpy(&entry->edx, &signature[8], 4);
 	entry = append(list, LEAF_KVM_FEATURES, 0);
 	entry->eax = KVM_FEATURES;
+	if (steal_time_is_offered())
+		entry->eax |= BIT(KVM_FEATURE_STEAL_TIME);
 }
 
 /* AMD's virtualisation, whoever made the machine: see docs/decisions/0007-svm-on-any-machine.md. */

@@ -143,6 +143,7 @@ void lapic_init(struct vcpu *vcpu)
 	pthread_mutex_init(&lapic->lock, NULL);
 	lapic->present = irqchip_has_lapic(&vcpu->vm->irqchip);
 	lapic->pending_extint = -1;
+	lapic->cycle_ns = vcpu->vm->settings.apic_cycle_ns;
 	lapic->base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE;
 	if (vcpu->id == vcpu->vm->settings.boot_vcpu_id)
 		lapic->base |= APIC_BASE_BSP;

@@ -39,6 +39,7 @@ struct lapic {
 	uint32_t regs[256]; /* [offset / 4]; 64-bit x2APIC ICR: [0xc0] and [0xc4] */
 	uint64_t base;	    /* IA32_APIC_BASE */
 	uint64_t tsc_deadline;
+	uint32_t cycle_ns;	 /* of the timer's clock */
 	uint64_t timer_start_ns; /* when the current count began, 0: stopped */
 	uint64_t timer_period_ns;
 	uint64_t timer_due_ns; /* 0: not armed */

@@ -1,4 +1,4 @@
-/* The local APIC's timer: one-shot, periodic, TSC deadline. A count is one nanosecond. */
+/* The local APIC's timer: one-shot, periodic, TSC deadline. */
 #include "frontend/clock.h"
 #include "frontend/lapic_internal.h"
 #include "frontend/vcpu.h"
@@ -9,11 +9,12 @@ enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_DEADLINE };
 /* KVM's floor for periodic timers, which keeps a guest from starving its host. */
 #define PERIOD_MIN_NS 200000u
 
-static uint32_t divider(struct lapic *lapic)
+/* Nanoseconds a count: cycles of the bus, divided. */
+static uint64_t count_ns(struct lapic *lapic)
 {
 	uint32_t value = *lapic_reg(lapic, LAPIC_TIMER_DIVIDE);
 
-	return 1u << ((((value & 3) | (value >> 1 & 4)) + 1) & 7);
+	return (uint64_t)lapic->cycle_ns << ((((value & 3) | (value >> 1 & 4)) + 1) & 7);
 }
 
 static void arm_locked(struct vcpu *vcpu, uint64_t due_ns)
@@ -38,11 +39,12 @@ void lapic_timer_start_locked(struct vcpu *vcpu, uint64_t count)
 	lapic_timer_stop_locked(vcpu);
 	if (!initial || !count || mode == TIMER_DEADLINE)
 		return;
-	lapic->timer_period_ns = initial * divider(lapic);
+	lapic->timer_period_ns = initial * count_ns(lapic);
 	if (mode == TIMER_PERIODIC && lapic->timer_period_ns < PERIOD_MIN_NS)
 		lapic->timer_period_ns = PERIOD_MIN_NS;
 	/* As if it had started when the count was the initial one. */
-	lapic->timer_start_ns = timers_now_ns() + count * divider(lapic) - initial * divider(lapic);
+	lapic->timer_start_ns =
+	    timers_now_ns() + count * count_ns(lapic) - initial * count_ns(lapic);
 	arm_locked(vcpu, lapic->timer_start_ns + lapic->timer_period_ns);
 }
 
@@ -59,7 +61,7 @@ uint32_t lapic_timer_current_locked(struct lapic *lapic)
 		passed_ns %= lapic->timer_period_ns;
 	}
 	left_ns = lapic->timer_period_ns - passed_ns;
-	return (uint32_t)(left_ns / divider(lapic));
+	return (uint32_t)(left_ns / count_ns(lapic));
 }
 
 void lapic_timer_fire(struct vm_timer *timer)

@@ -50,6 +50,7 @@ enum msr_index {
 	MSR_KVM_SYSTEM_TIME_OLD = 0x12,
 	MSR_KVM_WALL_CLOCK = 0x4b564d00,
 	MSR_KVM_SYSTEM_TIME = 0x4b564d01,
+	MSR_KVM_STEAL_TIME = 0x4b564d03,
 	MSR_KVM_POLL_CONTROL = 0x4b564d05,
 };
 #define MSR_EFER 0xc0000080u
@@ -145,6 +146,7 @@ static const uint32_t saved_msrs[] = {
     MSR_KVM_SYSTEM_TIME_OLD,
     MSR_KVM_WALL_CLOCK,
     MSR_KVM_SYSTEM_TIME,
+    MSR_KVM_STEAL_TIME,
     MSR_KVM_POLL_CONTROL,
     MSR_TSC_DEADLINE,
     MSR_MISC_ENABLE,
@@ -267,13 +269,63 @@ static bool mcg_ctl_visible(const struct vcpu_msrs *msrs, enum msr_origin origin
 	return origin == MSR_FROM_CLIENT || (msrs->mcg_cap & MCG_CTL_PRESENT);
 }
 
+#define LEAF_PV_FEATURES 0x40000001u
+enum pv_feature { PV_CLOCK = 0, PV_CLOCK_NEW = 3, PV_STEAL_TIME = 5, PV_POLL_CONTROL = 12 };
+
+/* Which bit of KVM's leaf of features an MSR comes with. */
+static const struct {
+	uint32_t index, feature;
+} pv_msrs[] = {
+    {MSR_KVM_WALL_CLOCK_OLD, PV_CLOCK},	 {MSR_KVM_SYSTEM_TIME_OLD, PV_CLOCK},
+    {MSR_KVM_WALL_CLOCK, PV_CLOCK_NEW},	 {MSR_KVM_SYSTEM_TIME, PV_CLOCK_NEW},
+    {MSR_KVM_STEAL_TIME, PV_STEAL_TIME}, {MSR_KVM_POLL_CONTROL, PV_POLL_CONTROL},
+};
+
+/* Only when the client wants CPUID to be obeyed, and then for its own accesses, too. */
+static bool is_withheld(const struct vcpu *vcpu, uint32_t index)
+{
+	uint32_t features;
+
+	if (!vcpu->enforce_pv)
+		return false;
+	features = cpuid_register(vcpu, LEAF_PV_FEATURES, CPUID_EAX);
+	for (size_t i = 0; i < sizeof(pv_msrs) / sizeof(pv_msrs[0]); i++)
+		if (pv_msrs[i].index == index)
+			return !(features >> pv_msrs[i].feature & 1);
+	return false;
+}
+
 /* TSC_AUX comes with the instructions that read it. The client may always save and restore it. */
 static bool exists_for(const struct vcpu *vcpu, enum msr_origin origin, uint32_t index)
 {
+	if (is_withheld(vcpu, index))
+		return false;
+	if (index == MSR_PLATFORM_INFO && origin == MSR_FROM_GUEST)
+		return !atomic_load(&vcpu->vm->settings.hide_platform_info);
 	if (index != MSR_TSC_AUX || origin == MSR_FROM_CLIENT)
 		return true;
 	return (cpuid_register(vcpu, 0x80000001, CPUID_EDX) & CPUID_RDTSCP) ||
 	       (cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_RDPID);
+}
+
+/* KVM's own MSRs. */
+static int read_pv(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
+{
+	switch (index) {
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_WALL_CLOCK_OLD:
+		*value = vcpu->msrs.wall_clock;
+		return 0;
+	case MSR_KVM_SYSTEM_TIME:
+	case MSR_KVM_SYSTEM_TIME_OLD:
+		*value = vcpu->msrs.system_time;
+		return 0;
+	case MSR_KVM_STEAL_TIME:
+		*value = vcpu->steal.msr;
+		return 0;
+	default:
+		return -ENOENT;
+	}
 }
 
 int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
@@ -322,14 +374,6 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 	case MSR_MCG_CTL:
 		*value = msrs->mcg_ctl;
 		return mcg_ctl_visible(msrs, origin) ? 0 : -EINVAL;
-	case MSR_KVM_WALL_CLOCK:
-	case MSR_KVM_WALL_CLOCK_OLD:
-		*value = msrs->wall_clock;
-		return 0;
-	case MSR_KVM_SYSTEM_TIME:
-	case MSR_KVM_SYSTEM_TIME_OLD:
-		*value = msrs->system_time;
-		return 0;
 	case MSR_MISC_ENABLE:
 		*value = msrs->misc_enable;
 		return 0;
@@ -342,7 +386,7 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 		*value = 0;
 		return 0;
 	default:
-		return -ENOENT;
+		return read_pv(vcpu, index, value);
 	}
 }
 
@@ -475,9 +519,10 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 		return 0;
 	case MSR_KVM_SYSTEM_TIME:
 	case MSR_KVM_SYSTEM_TIME_OLD:
-		vcpu->msrs.system_time = value;
-		clock_update_page(vcpu);
+		clock_set_page(vcpu, value);
 		return 0;
+	case MSR_KVM_STEAL_TIME:
+		return steal_time_set(vcpu, value);
 	case MSR_MISC_ENABLE:
 		if (origin == MSR_FROM_GUEST &&
 		    ((value ^ vcpu->msrs.misc_enable) & MISC_ENABLE_READ_ONLY))

@@ -276,6 +276,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 				return next;
 		}
 		cpu_state(vcpu->cpu)->halted = 0;
+		steal_time_update(vcpu, STEAL_RUNNING);
 		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
 		if (next != RUN_ON)
 			return next;
@@ -298,6 +299,7 @@ static enum run_next run_inside(struct vcpu *vcpu)
 
 	run->flags = 0;
 	nested_settle(vcpu);
+	steal_time_update(vcpu, STEAL_AT_ENTRY);
 	events_fold(vcpu);
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return run_uninitialized(vcpu);

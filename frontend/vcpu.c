@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <quire/dirty.h>
+#include <quire/place.h>
 
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
@@ -91,6 +92,11 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 
 static void vcpu_free(struct vcpu *vcpu)
 {
+	steal_time_destroy(vcpu);
+	if (vcpu->steal_place)
+		quire_place_destroy(vcpu->steal_place);
+	if (vcpu->clock_place)
+		quire_place_destroy(vcpu->clock_place);
 	if (vcpu->cpu)
 		cpu_destroy(vcpu->cpu);
 	if (vcpu->memory)
@@ -116,7 +122,12 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 	vcpu->vm = vm;
 	vcpu->id = id;
 	pthread_mutex_init(&vcpu->lock, NULL);
+	steal_time_init(vcpu);
 	*error = quire_vcpu_create(vm->memory, id, &vcpu->runner, &vcpu->memory);
+	if (!*error)
+		*error = quire_place_create(vcpu->memory, &vcpu->clock_place);
+	if (!*error)
+		*error = quire_place_create(vcpu->memory, &vcpu->steal_place);
 	if (*error)
 		goto free;
 	*error = -ENOMEM;
@@ -280,6 +291,7 @@ static const struct ioctl_entry vcpu_ioctls[] = {
     {KVM_X86_SETUP_MCE, IOCTL_IN, vcpu_setup_mce},
     {KVM_TPR_ACCESS_REPORTING, IOCTL_IN_OUT, vcpu_tpr_access_reporting},
     {KVM_SET_VAPIC_ADDR, IOCTL_IN, vcpu_set_vapic_addr},
+    {KVM_ENABLE_CAP, IOCTL_IN, vcpu_enable_cap},
     {KVM_GET_STATS_FD, IOCTL_VALUE, vcpu_get_stats_fd},
     {KVM_GET_NESTED_STATE, IOCTL_VALUE, vcpu_get_nested_state},
     {KVM_SET_NESTED_STATE, IOCTL_VALUE, vcpu_set_nested_state},

@@ -13,6 +13,7 @@
 #include "frontend/dispatch.h"
 #include "frontend/lapic.h"
 #include "frontend/msr.h"
+#include "frontend/steal_time.h"
 #include "frontend/uapi.h"
 #include "hosts/process/process.h"
 #include "vcpu/cpu.h"
@@ -140,6 +141,11 @@ struct vcpu {
 	uint64_t owed_requests; /* of the library, taken while asleep */
 	bool triple_fault; /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
 
+	/* Pages that the guest gave us to write to. */
+	struct quire_place *clock_place, *steal_place;
+	struct steal_time steal;
+	bool enforce_pv; /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
+
 	struct vcpu_cpuid cpuid;
 	struct vcpu_msrs msrs;
 	struct lapic lapic;
@@ -189,6 +195,9 @@ long vcpu_get_xsave(struct ioctl_call *call);
 long vcpu_set_xsave(struct ioctl_call *call);
 long vcpu_get_xcrs(struct ioctl_call *call);
 long vcpu_set_xcrs(struct ioctl_call *call);
+
+/* KVM_ENABLE_CAP of a vCPU (vm_caps.c). */
+long vcpu_enable_cap(struct ioctl_call *call);
 
 /* Events and run state (vcpu_events.c). */
 long vcpu_get_events(struct ioctl_call *call);

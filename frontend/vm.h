@@ -24,6 +24,8 @@ struct vcpu;
 
 #define VM_MAX_VCPUS 1024u
 #define VM_MAX_VCPU_IDS 4096u
+/* What a cycle of the APIC timer's clock takes unless the client says otherwise. */
+#define VM_APIC_CYCLE_NS 1u
 
 /* What ENABLE_CAP and the like set. Written under vm.lock, read by vCPUs at any time. */
 struct vm_settings {
@@ -35,9 +37,11 @@ struct vm_settings {
 	atomic_bool exception_payload;
 	atomic_bool triple_fault_event;
 	atomic_bool exit_on_emulation_failure;
+	atomic_bool hide_platform_info;
 	atomic_bool x2apic_32bit_ids;
 	atomic_bool x2apic_no_broadcast_quirk;
 	bool boot_id_set;
+	uint32_t apic_cycle_ns; /* of the APIC timer's clock; fixed once there is a vCPU */
 };
 
 /*

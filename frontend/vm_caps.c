@@ -91,6 +91,9 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_USER_MEMORY2, 1},
     {KVM_CAP_MEMORY_FAULT_INFO, 1},
     {KVM_CAP_GUEST_MEMFD, 1},
+    {KVM_CAP_MSR_PLATFORM_INFO, 1},
+    {KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1},
+    {KVM_CAP_X86_APIC_BUS_CYCLES_NS, VM_APIC_CYCLE_NS},
 };
 
 /* The same for a VM as for all of them; what is not fixed follows the module parameters. */
@@ -137,6 +140,8 @@ long vm_check_extension(struct ioctl_call *call)
 		return (long)quire_vm_attributes(vm->memory);
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
 		return (long)quire_gmem_supported_flags(vm->memory);
+	case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
+		return vm->settings.apic_cycle_ns;
 	case KVM_CAP_MAX_VCPU_ID:
 		return VM_MAX_VCPU_IDS;
 	default:
@@ -258,6 +263,28 @@ static long disable_nx_huge_pages(struct vm *vm, const struct kvm_enable_cap *ca
 	return 0;
 }
 
+static long enable_platform_info(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	atomic_store(&vm->settings.hide_platform_info, !cap->args[0]);
+	return 0;
+}
+
+static long set_apic_cycle(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	uint64_t longest_ns;
+
+	/* The longest count, at the slowest of the timer's rates. */
+	if (!cap->args[0] ||
+	    __builtin_mul_overflow(UINT64_C(128) * UINT32_MAX, (uint64_t)cap->args[0], &longest_ns))
+		return -EINVAL;
+	if (!irqchip_has_lapic(&vm->irqchip))
+		return -ENXIO;
+	if (atomic_load(&vm->vcpu_count))
+		return -EINVAL;
+	vm->settings.apic_cycle_ns = (uint32_t)cap->args[0];
+	return 0;
+}
+
 static const struct {
 	uint32_t number;
 	bool takes_flags; /* otherwise flags must be zero */
@@ -276,7 +303,20 @@ static const struct {
     {KVM_CAP_X86_USER_SPACE_MSR, false, enable_user_space_msr},
     {KVM_CAP_EXIT_ON_EMULATION_FAILURE, false, enable_exit_on_emulation_failure},
     {KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, true, disable_nx_huge_pages},
+    {KVM_CAP_MSR_PLATFORM_INFO, false, enable_platform_info},
+    {KVM_CAP_X86_APIC_BUS_CYCLES_NS, false, set_apic_cycle},
 };
+
+long vcpu_enable_cap(struct ioctl_call *call)
+{
+	const struct kvm_enable_cap *cap = call->data;
+	struct vcpu *vcpu = call->object;
+
+	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+		return -EINVAL;
+	vcpu->enforce_pv = cap->args[0] != 0;
+	return 0;
+}
 
 long vm_enable_cap(struct ioctl_call *call)
 {

@@ -38,6 +38,7 @@ void example_vcpu(void);
 void example_stats(void);
 void example_trace(void);
 void example_dirty(void);
+void example_place(void);
 void example_gmem(void);
 
 #endif

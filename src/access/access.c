@@ -1,4 +1,6 @@
 /* The hypervisor's own reads and writes of guest memory. */
+#include "src/access/access.h"
+
 #include <errno.h>
 
 #include "src/base/reclaim.h"
@@ -40,6 +42,12 @@ static void mark_written(const struct accessor *by, gfn_t gfn)
 	if (slot)
 		dirty_log_mark(by->vcpu, slot, gfn);
 	reclaim_exit();
+}
+
+void access_written(struct quire_vcpu *vcpu, u32 as_id, gpa_t gpa, u64 size_bytes)
+{
+	mark_written(&(struct accessor){vcpu->vm, vcpu, as_id}, gfn_of(gpa));
+	gfn_track_written(vcpu->vm, as_id, gpa, size_bytes);
 }
 
 static u64 page_part(gpa_t gpa, u64 size_bytes)

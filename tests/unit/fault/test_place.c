@@ -1,0 +1,112 @@
+/* Shared places: writes show, are logged, follow the memory; what cannot be written says so. */
+#include "tests/unit/fault/support.h"
+
+#include <quire/dirty.h>
+#include <quire/place.h>
+
+static struct quire_place *place;
+static uint64_t log_word;
+
+static int take(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	if (!offset_bytes && size_bytes >= sizeof(log_word))
+		memcpy(&log_word, src, sizeof(log_word));
+	return 0;
+}
+
+static uint64_t get_log(void)
+{
+	log_word = 0;
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take, NULL), 0);
+	return log_word;
+}
+
+static void begin(uint32_t flags)
+{
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, flags);
+	assert_int_equal(quire_place_create(machine.vcpus[0], &place), 0);
+}
+
+static void end(void)
+{
+	quire_place_destroy(place);
+	vm_end();
+}
+
+static void test_write(void **state)
+{
+	uint32_t value = 0x12345678, seen = 0;
+
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(quire_place_write(place, 0, &value, 4), -EINVAL);
+	assert_int_equal(quire_place_set(place, (gpa_t){0x1ffc}, 8), -EINVAL);
+	assert_int_equal(quire_place_set(place, (gpa_t){0x1ff0}, 16), 0);
+	assert_int_equal(quire_place_read(place, 4, &seen, 4), 0);
+	assert_int_equal(get_log(), 0);
+	assert_int_equal(quire_place_write(place, 4, &value, 4), 0);
+	assert_memory_equal(frame_of(1)->bytes + 0xff4, &value, 4);
+	assert_int_equal(get_log(), 2);
+	assert_int_equal(quire_place_read(place, 4, &seen, 4), 0);
+	assert_int_equal(seen, value);
+	/* Not a byte beyond what it shows. */
+	assert_int_equal(quire_place_write(place, 13, &value, 4), -EINVAL);
+	assert_int_equal(quire_place_write(place, UINT64_MAX, &value, 4), -EINVAL);
+	assert_int_equal(quire_place_read(place, 0, &seen, 17), -EINVAL);
+	assert_int_equal(get_log(), 0);
+	assert_int_equal(quire_place_set(place, (gpa_t){0}, 0), 0);
+	assert_int_equal(quire_place_write(place, 0, &value, 4), -EINVAL);
+	end();
+}
+
+static void test_moves(void **state)
+{
+	uint8_t one = 1, two = 2;
+
+	(void)state;
+	begin(0);
+	assert_int_equal(quire_place_set(place, (gpa_t){0x1000}, 16), 0);
+	assert_int_equal(quire_place_write(place, 0, &one, 1), 0);
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(2));
+	sim_unmap(&machine.host, 1);
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(2));
+	assert_int_equal(quire_place_write(place, 0, &two, 1), -EFAULT);
+	sim_map(&machine.host, 1, SIM_WRITABLE);
+	assert_int_equal(quire_place_write(place, 0, &two, 1), 0);
+	assert_int_equal(frame_of(1)->bytes[0], 2);
+	/* No reference is kept over it. */
+	assert_int_equal(frame_of(1)->references, 1);
+	end();
+}
+
+static void test_no_memory(void **state)
+{
+	struct quire_region gone = {.slot = 0};
+	uint8_t one = 1;
+
+	(void)state;
+	begin(QUIRE_SLOT_READONLY);
+	assert_int_equal(quire_place_set(place, (gpa_t){0x1000}, 16), 0);
+	assert_int_equal(quire_place_write(place, 0, &one, 1), -EFAULT);
+	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
+	assert_int_equal(quire_place_write(place, 0, &one, 1), -EFAULT);
+	/* It comes, and the place shows it. */
+	add_slot(0, 4, 0);
+	assert_int_equal(quire_place_write(place, 0, &one, 1), 0);
+	assert_int_equal(frame_of(1)->bytes[0], 1);
+	end();
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_write),
+	    cmocka_unit_test(test_moves),
+	    cmocka_unit_test(test_no_memory),
+	};
+
+	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
