@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "hosts/sim/kernel.h"
+#include "hosts/sim/sched.h"
 
 #define CHUNK_BYTES (UINT64_C(2) << 20)
 #define CHUNK_CLEARED_BYTES 32768u
@@ -401,8 +402,10 @@ static enum quire_level sim_page_level(void *ctx, hva_t hva, enum quire_level ma
 
 static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
 {
-	const uint8_t *bytes = bytes_at(ctx, src, false);
+	const uint8_t *bytes;
 
+	sched_yield_point();
+	bytes = bytes_at(ctx, src, false);
 	if (!bytes)
 		return -EFAULT;
 	memcpy(dst, bytes, size_bytes);
@@ -411,8 +414,11 @@ static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
 
 static int sim_copy_to(void *ctx, hva_t dst, const void *src, size_t size_bytes)
 {
-	uint8_t *bytes = bytes_at(ctx, dst, true);
+	uint8_t *bytes;
 
+	/* Others run before the bytes are there, as with a copy that faults. */
+	sched_yield_point();
+	bytes = bytes_at(ctx, dst, true);
 	if (!bytes)
 		return -EFAULT;
 	memcpy(bytes, src, size_bytes);

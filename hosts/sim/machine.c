@@ -149,7 +149,7 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 	gfn_t gfn = {access->gpa >> QUIRE_PAGE_SHIFT};
 	uint64_t *table = stage2->root;
 
-	*error = access->write ? QUIRE_PFERR_WRITE : 0;
+	*error = access->write ? QUIRE_PFERR_WRITE : access->fetch ? QUIRE_PFERR_FETCH : 0;
 	for (uint32_t level = stage2->root_level;; level--) {
 		uint64_t *entry = &table[walk_index(gfn, level)];
 		uint64_t value = atomic_load_acquire_u64(entry);
@@ -161,7 +161,8 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
 			return false;
 		}
-		if (access->write && !(value & f->writable)) {
+		if ((access->write && !(value & f->writable)) ||
+		    (access->fetch && !entry_is_executable(f, value))) {
 			*error |= QUIRE_PFERR_PRESENT;
 			return false;
 		}
@@ -178,6 +179,7 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 		    .gfn = gfn.v,
 		    .page = (uint8_t *)(uintptr_t)(value & QUIRE_PAGE_MASK),
 		    .writable = access->write,
+		    .executable = entry_is_executable(f, value),
 		};
 		return true;
 	}
@@ -192,7 +194,8 @@ static bool guest_access(struct machine *machine, uint32_t index, const struct q
 	uint8_t *place;
 
 	if (!translation->page || translation->gfn != gfn ||
-	    (access->write && !translation->writable)) {
+	    (access->write && !translation->writable) ||
+	    (access->fetch && !translation->executable)) {
 		translation->page = NULL;
 		if (!walk(stage2, access, translation, error))
 			return false;
@@ -241,6 +244,15 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 int machine_load(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value)
 {
 	struct machine_access access = {.gpa = gpa, .size_bytes = 1};
+	int ret = machine_access(machine, index, &access);
+
+	*value = (uint8_t)access.value;
+	return ret;
+}
+
+int machine_fetch(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value)
+{
+	struct machine_access access = {.gpa = gpa, .size_bytes = 1, .fetch = 1};
 	int ret = machine_access(machine, index, &access);
 
 	*value = (uint8_t)access.value;

@@ -18,6 +18,7 @@ struct machine_translation {
 	uint64_t gfn;
 	uint8_t *page; /* NULL: none */
 	int writable;
+	int executable;
 };
 
 /* One vCPU's processor, and the client's end of its ring. */
@@ -33,6 +34,7 @@ struct machine_access {
 	uint64_t value; /* stored, or loaded */
 	uint32_t size_bytes;
 	int write;
+	int fetch; /* of an instruction: a load that needs the right to execute */
 };
 
 struct machine {
@@ -73,6 +75,7 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 /* The same for one byte. */
 int machine_load(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value);
 int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t value);
+int machine_fetch(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value);
 
 /* The client takes new entries of the ring of vCPU @index: calls @seen for each, and gives them
  * back for the next reset. */

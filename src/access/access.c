@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/gfn/track.h"
@@ -80,11 +81,14 @@ static int access_write(const struct accessor *by, gpa_t gpa, const u8 *src, u64
 		hva_t hva;
 		int err = find_place(by, gpa, ACCESS_WRITE, &hva);
 
+		if (!err && MUTANT(own_marks_first))
+			mark_written(by, gfn_of(gpa));
 		if (!err)
 			err = by->vm->host->copy_to(by->vm->host_ctx, hva, src, part);
 		if (err)
 			return err;
-		mark_written(by, gfn_of(gpa));
+		if (!MUTANT(own_marks_first))
+			mark_written(by, gfn_of(gpa));
 		gfn_track_written(by->vm, by->as_id, gpa, part);
 		src += part;
 		gpa.v += part;

@@ -41,7 +41,9 @@
 	X(ring_drops_batch, "an interrupted reset of rings forgets what it has taken")      \
 	X(log_start_unprotected, "pages that are writable when logging starts stay so")     \
 	X(log_start_huge, "a huge leaf is installed in a slot that logs")                   \
-	X(recover_unchecked, "a huge leaf comes back over a page that is being changed")
+	X(recover_unchecked, "a huge leaf comes back over a page that is being changed")    \
+	X(cache_unchecked, "a pfn cache shows a page that was replaced during its lookup")  \
+	X(own_marks_first, "the library's own write is logged before it is done")
 
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
 #define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \

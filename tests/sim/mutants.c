@@ -11,9 +11,10 @@ enum quire_mutant quire_mutant;
 
 /* A pair that a mutant hangs is caught too. */
 #define SECONDS_MAX 60u
+#define PREEMPTIONS_MAX 2u
 
-static const struct pair *const suites[] = {pairs_fault, pairs_slots, pairs_log, pairs_gmem,
-					    pairs_kernel};
+static const struct pair *const suites[] = {pairs_fault, pairs_slots,  pairs_log,
+					    pairs_gmem,	 pairs_access, pairs_kernel};
 
 static const struct {
 	const char *name, *what;
@@ -24,27 +25,38 @@ static const struct {
 };
 #define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
 
-/* In a child: the name of the pair that notices goes through the pipe; a crash is noticed too. */
-static void run_suite(int out)
+/* All pairs with at most @preemptions preemptions: the name of each goes through the pipe, first,
+ * for a broken assertion ends the child. */
+static void run_pairs(int out, uint32_t preemptions)
 {
 	for (size_t i = 0; i < sizeof(suites) / sizeof(suites[0]); i++) {
 		for (const struct pair *test = suites[i]; test->name; test++) {
 			struct sched_verdict verdict;
+			struct pair bounded = *test;
 
-			/* Written first: a broken assertion ends the child. */
+			if (bounded.preemptions > preemptions)
+				bounded.preemptions = preemptions;
 			if (write(out, test->name, strlen(test->name) + 1) < 0)
 				_exit(2);
-			if (!pair_explore(test, &verdict))
+			if (!pair_explore(&bounded, &verdict))
 				_exit(1);
 		}
 	}
+}
+
+/* In a child: the name of the pair that notices goes through the pipe; a crash is noticed too. One
+ * preemption is enough for most bugs and costs a hundredth of two. */
+static void run_suite(int out, uint32_t preemptions_max)
+{
+	for (uint32_t preemptions = 0; preemptions <= preemptions_max; preemptions++)
+		run_pairs(out, preemptions);
 	_exit(0);
 }
 
 /* Does the suite fail with @mutant? Prints which pair it was. */
 static bool is_caught(size_t mutant)
 {
-	char names[8192];
+	char names[32768];
 	size_t used = 0, last = 0;
 	int pipe_ends[2], status;
 	ssize_t got;
@@ -60,7 +72,8 @@ static bool is_caught(size_t mutant)
 		quire_mutant = (enum quire_mutant)mutant;
 		alarm(SECONDS_MAX);
 		pairs_init();
-		run_suite(pipe_ends[1]);
+		/* Without a bug test_interleave.c goes further. */
+		run_suite(pipe_ends[1], mutant ? PREEMPTIONS_MAX : 1);
 	}
 	close(pipe_ends[1]);
 	while ((got = read(pipe_ends[0], names + used, sizeof(names) - used - 1)) > 0)

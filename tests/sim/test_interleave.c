@@ -61,17 +61,27 @@ static void test_kernel(void **state)
 	explore_all(pairs_kernel);
 }
 
+static void test_access(void **state)
+{
+	(void)state;
+	explore_all(pairs_access);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_faults), cmocka_unit_test(test_slots),
 	    cmocka_unit_test(test_log),	   cmocka_unit_test(test_gmem),
-	    cmocka_unit_test(test_kernel),
+	    cmocka_unit_test(test_access), cmocka_unit_test(test_kernel),
 	};
-	int failed;
+	int failed = 0;
 
 	pairs_init();
-	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT; format++) {
+		pair.machine.format = (enum quire_format_id)format;
+		failed += _cmocka_run_group_tests(format == QUIRE_FORMAT_NPT ? "npt" : "ept", tests,
+						  sizeof(tests) / sizeof(tests[0]), NULL, NULL);
+	}
 	pairs_destroy();
 	return failed;
 }
