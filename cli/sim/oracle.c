@@ -34,7 +34,7 @@ static uint32_t host_frame(const struct oracle *oracle, uint32_t page)
 {
 	const struct sim_page *at = &oracle->machine->host.pages[page];
 
-	return (at->flags & SIM_MAPPED) && !oracle->page_blocked[page] ? at->frame : SIM_FRAMES;
+	return sim_has_frame(at->flags) && !oracle->page_blocked[page] ? at->frame : SIM_FRAMES;
 }
 
 /* The frame that @gfn shows through @view, SIM_FRAMES if it shows none. */
@@ -54,8 +54,13 @@ static bool view_allows(const struct oracle *oracle, const struct oracle_view *v
 			const struct machine_access *access, uint32_t frame)
 {
 	uint64_t gfn = access->gpa >> QUIRE_PAGE_SHIFT;
+	uint64_t page = view->page + gfn - view->gfn;
 
 	if (!view_has(view, gfn) || (access->write && (view->flags & QUIRE_SLOT_READONLY)))
+		return false;
+	/* A frame that several pages show is nobody's to write. */
+	if (access->write && (oracle->machine->host.pages[page].flags & SIM_SHARED) &&
+	    frame == host_frame(oracle, (uint32_t)page))
 		return false;
 	/* Both values are right while the attributes change. */
 	return view_frame(oracle, view, gfn, oracle->attributes[gfn]) == frame ||
@@ -115,6 +120,20 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 	}
 }
 
+void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to)
+{
+	struct oracle *oracle = ctx;
+	uint64_t value =
+	    from == SIM_NO_FRAME ? oracle->swapped[page] : expected_value(oracle, from);
+
+	if (to == SIM_NO_FRAME) {
+		oracle->swapped[page] = value;
+		return;
+	}
+	oracle->value[to] = value;
+	oracle->generation[to] = oracle->machine->host.frames[to].generation;
+}
+
 bool oracle_slot_begin(struct oracle *oracle, uint32_t id, const struct oracle_view *next)
 {
 	struct oracle_slot *slot = &oracle->slots[id];
@@ -158,6 +177,15 @@ void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits)
 		}
 }
 
+static bool is_swapped(const struct oracle *oracle, const struct oracle_view *view, uint64_t gfn,
+		       uint64_t *value)
+{
+	uint64_t page = view->page + gfn - view->gfn;
+
+	*value = oracle->swapped[page];
+	return oracle->machine->host.pages[page].flags & SIM_SWAPPED;
+}
+
 int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)
 {
 	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
@@ -171,6 +199,8 @@ int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)
 			return -EFAULT;
 		if (oracle->attributes[gfn] && oracle->index_lost[index])
 			return -EHWPOISON;
+		if (!oracle->attributes[gfn] && is_swapped(oracle, view, gfn, value))
+			return 0;
 		frame = view_frame(oracle, view, gfn, oracle->attributes[gfn]);
 		/* A page of the file that does not exist yet reads as zero. */
 		*value = frame < SIM_FRAMES ? expected_value(oracle, frame) : 0;

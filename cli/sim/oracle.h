@@ -27,8 +27,9 @@ struct oracle {
 	struct oracle_slot slots[SIM_SLOTS];
 	uint8_t attributes[SIM_GFNS], attributes_other[SIM_GFNS]; /* 1: private */
 	bool attributes_busy, file_busy, rings_busy;
-	/* Host pages between the return of begin and the call of end: out of reach. */
+	/* Host pages between the return of begin and the call of end: out of reach. Counted. */
 	uint8_t page_blocked[SIM_HOST_PAGES], page_busy[SIM_HOST_PAGES];
+	uint64_t swapped[SIM_HOST_PAGES];   /* what pages show that are on the disk */
 	uint8_t index_lost[SIM_GMEM_PAGES]; /* 1: poisoned; 2: being poisoned */
 	/* What was stored in each frame since it was handed out. */
 	uint64_t value[SIM_FRAMES];
@@ -40,6 +41,9 @@ void oracle_init(struct oracle *oracle, struct machine *machine);
 void oracle_fail(struct oracle *oracle, const char *failure);
 /* machine.on_access: is the access right, here and now? */
 void oracle_access(void *ctx, const struct machine_access *access, const uint8_t *page);
+
+/* host.on_copy: what a page shows is in another place now. */
+void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to);
 
 /* A change of slot @id from now on, until it is over with the view it has got. False: another
  * change of the slot is going on. */

@@ -61,6 +61,11 @@ static void pick_details(const struct sim_plan *plan, struct sim_random *random,
 		pick_range(random, op, SIM_HOST_PAGES);
 		if (!sim_random(random, 3))
 			op->first = SIM_BLOCK + sim_random(random, 6);
+		op->flags = !sim_random(random, 3);
+		break;
+	case OP_KERNEL:
+		op->first = (sim_random(random, 3) ? 0 : SIM_BLOCK) + sim_random(random, 6);
+		op->flags = (uint32_t)sim_random(random, KERNEL_COUNT);
 		break;
 	case OP_PUNCH:
 	case OP_ALLOCATE:
@@ -83,16 +88,17 @@ static enum sim_op_kind pick_kind(const struct sim_plan *plan, struct sim_random
 				  bool is_vcpu)
 {
 	static const enum sim_op_kind changes[] = {
-	    OP_SLOT_CREATE, OP_SLOT_CREATE,  OP_SLOT_DELETE,  OP_SLOT_MOVE,  OP_SLOT_LOG,
-	    OP_SLOT_LOG,    OP_HOST_REPLACE, OP_HOST_REPLACE, OP_HARVEST,    OP_HARVEST,
-	    OP_HARVEST,	    OP_ZAP_ALL,	     OP_EAGER_SPLIT,  OP_ATTRIBUTES, OP_ATTRIBUTES,
-	    OP_PUNCH,	    OP_ALLOCATE,     OP_POISON};
+	    OP_SLOT_CREATE, OP_SLOT_CREATE,  OP_SLOT_DELETE,  OP_SLOT_MOVE, OP_SLOT_LOG,
+	    OP_SLOT_LOG,    OP_HOST_REPLACE, OP_HOST_REPLACE, OP_HARVEST,   OP_HARVEST,
+	    OP_KERNEL,	    OP_KERNEL,	     OP_KERNEL,	      OP_HARVEST,   OP_ZAP_ALL,
+	    OP_EAGER_SPLIT, OP_ATTRIBUTES,   OP_ATTRIBUTES,   OP_PUNCH,	    OP_ALLOCATE,
+	    OP_POISON};
 
 	if (is_vcpu && sim_random(random, 8))
 		return sim_random(random, 8) ? (enum sim_op_kind)sim_random(random, 2)
 					     : OP_PREFAULT;
 	/* The last five need private memory. */
-	return changes[sim_random(random, plan->type == QUIRE_VM_DEFAULT ? 13 : 18)];
+	return changes[sim_random(random, plan->type == QUIRE_VM_DEFAULT ? 16 : 21)];
 }
 
 void sim_plan_make(struct sim_plan *plan, uint64_t seed)
@@ -109,6 +115,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	plan->zap_all = (int)sim_random(&random, 2);
 	plan->eager_split = (int)sim_random(&random, 2);
 	plan->host_huge = sim_random(&random, 4) != 0;
+	plan->gmem_huge = (int)sim_random(&random, 2);
 	plan->vcpus = 1 + (uint32_t)sim_random(&random, 2);
 	plan->threads = plan->vcpus + 1 + (uint32_t)sim_random(&random, 2);
 	plan->preemption_odds = 4u << sim_random(&random, 5);
@@ -133,15 +140,16 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 void sim_plan_print(const struct sim_plan *plan)
 {
 	static const char *const names[OP_COUNT] = {
-	    "load",	 "store",    "prefault",   "slot-create",  "slot-delete",
-	    "slot-move", "slot-log", "attributes", "host-replace", "punch",
-	    "allocate",	 "poison",   "harvest",	   "zap-all",	   "eager-split"};
+	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
+	    "slot-log", "attributes", "host-replace", "kernel",	     "punch",	    "allocate",
+	    "poison",	"harvest",    "zap-all",      "eager-split"};
 
 	printf("seed %" PRIu64 ": type %d, %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
-	       "%u vCPUs, %u threads, a preemption in %u steps\n",
+	       "file %s, %u vCPUs, %u threads, a preemption in %u steps\n",
 	       plan->seed, (int)plan->type, plan->format == QUIRE_FORMAT_EPT ? "ept" : "npt",
 	       plan->rings ? "rings" : "bitmaps", plan->manual_protect, plan->zap_all,
-	       plan->eager_split, plan->host_huge ? "huge" : "small", plan->vcpus, plan->threads,
+	       plan->eager_split, plan->host_huge ? "huge" : "small",
+	       plan->gmem_huge ? "huge" : "small", plan->vcpus, plan->threads,
 	       plan->preemption_odds);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {

@@ -9,6 +9,7 @@
 #include <quire/vcpu.h>
 
 #include "cli/sim/oracle.h"
+#include "hosts/sim/kernel.h"
 
 static struct {
 	struct machine machine;
@@ -128,10 +129,25 @@ static void attributes_op(const struct sim_op *op)
 	oracle->attributes_busy = false;
 }
 
-static void set_blocked(const struct sim_op *op, uint8_t blocked)
+static void block_pages(hva_t start, hva_t end, int change)
 {
-	for (uint64_t page = op->first; page < op->first + op->npages; page++)
-		sim.oracle.page_blocked[page] = blocked;
+	uint64_t first = (start.v - SIM_HVA_BASE) >> QUIRE_PAGE_SHIFT;
+	uint64_t last = (end.v - SIM_HVA_BASE) >> QUIRE_PAGE_SHIFT;
+
+	for (uint64_t page = first; page < last; page++)
+		sim.oracle.page_blocked[page] = (uint8_t)(sim.oracle.page_blocked[page] + change);
+}
+
+static void notify_begin(void *vm, hva_t start, hva_t end)
+{
+	quire_vm_host_invalidate_begin(vm, start, end);
+	block_pages(start, end, 1);
+}
+
+static void notify_end(void *vm, hva_t start, hva_t end)
+{
+	block_pages(start, end, -1);
+	quire_vm_host_invalidate_end(vm, start, end);
 }
 
 static void host_replace_op(const struct sim_op *op)
@@ -143,17 +159,43 @@ static void host_replace_op(const struct sim_op *op)
 		if (sim.oracle.page_busy[page])
 			return;
 	memset(&sim.oracle.page_busy[op->first], 1, op->npages);
-	quire_vm_host_invalidate_begin(sim.machine.vm, start, end);
-	set_blocked(op, 1);
+	notify_begin(sim.machine.vm, start, end);
 	for (uint64_t page = op->first; page < op->first + op->npages; page++) {
 		sched_yield_point();
 		sim_unmap(&sim.machine.host, (uint32_t)page);
 		sched_yield_point();
-		sim_map(&sim.machine.host, (uint32_t)page, SIM_WRITABLE);
+		if (op->flags)
+			sim_map_empty(&sim.machine.host, (uint32_t)page, SIM_WRITABLE);
+		else
+			sim_map(&sim.machine.host, (uint32_t)page, SIM_WRITABLE);
 	}
-	set_blocked(op, 0);
-	quire_vm_host_invalidate_end(sim.machine.vm, start, end);
+	notify_end(sim.machine.vm, start, end);
 	memset(&sim.oracle.page_busy[op->first], 0, op->npages);
+}
+
+/* Whether it is done or refused: what the guest sees stays. */
+static void kernel_op(const struct sim_op *op)
+{
+	struct sim_host *host = &sim.machine.host;
+	uint32_t page = (uint32_t)op->first;
+
+	switch ((enum sim_kernel_op)op->flags) {
+	case KERNEL_SWAP_OUT:
+		(void)sim_swap_out(host, page);
+		break;
+	case KERNEL_MIGRATE:
+		(void)sim_migrate(host, page);
+		break;
+	case KERNEL_MERGE:
+		(void)sim_merge(host, page, page + 1);
+		break;
+	case KERNEL_COLLAPSE:
+		(void)sim_collapse(host, 0);
+		break;
+	default:
+		(void)sim_split(host, 0);
+		break;
+	}
 }
 
 static void file_op(const struct sim_op *op)
@@ -266,6 +308,9 @@ static void perform(uint32_t thread, const struct sim_op *op)
 	case OP_HOST_REPLACE:
 		host_replace_op(op);
 		break;
+	case OP_KERNEL:
+		kernel_op(op);
+		break;
 	case OP_PUNCH:
 	case OP_ALLOCATE:
 	case OP_POISON:
@@ -326,11 +371,15 @@ static void start(const struct sim_plan *plan)
 	sim.machine.format = plan->format;
 	sim.machine.rings = plan->rings;
 	sim.machine.tunables.eager_page_split = (uint32_t)plan->eager_split;
+	sim.machine.tunables.gmem_huge_pages = (uint32_t)plan->gmem_huge;
 	oracle_init(&sim.oracle, &sim.machine);
 	sim.machine.on_access = oracle_access;
 	sim.machine.on_access_ctx = &sim.oracle;
 	sched_on_report(report);
 	machine_start(&sim.machine, plan->type);
+	host->notifier = (struct sim_notifier){notify_begin, notify_end, sim.machine.vm};
+	host->on_copy = oracle_copied;
+	host->on_copy_ctx = &sim.oracle;
 	quire_vm_set_slot_zap_all(sim.machine.vm, plan->zap_all);
 	if (quire_vm_set_manual_protect(sim.machine.vm, plan->manual_protect))
 		abort();

@@ -21,6 +21,7 @@ enum sim_op_kind {
 	OP_SLOT_LOG, /* logging on or off */
 	OP_ATTRIBUTES,
 	OP_HOST_REPLACE,
+	OP_KERNEL, /* what a kernel does by itself: flags says which */
 	OP_PUNCH,
 	OP_ALLOCATE,
 	OP_POISON,
@@ -30,13 +31,23 @@ enum sim_op_kind {
 	OP_COUNT
 };
 
+/* Of OP_KERNEL, as in hosts/sim/kernel.h. */
+enum sim_kernel_op {
+	KERNEL_SWAP_OUT,
+	KERNEL_MIGRATE,
+	KERNEL_MERGE,
+	KERNEL_COLLAPSE,
+	KERNEL_SPLIT,
+	KERNEL_COUNT
+};
+
 struct sim_op {
 	enum sim_op_kind kind;
 	uint32_t slot;	 /* of slot operations and harvests */
 	uint64_t first;	 /* gfn, host page or index of the file */
 	uint64_t npages; /* ditto; for switches the value */
 	uint32_t page;	 /* slots: host page, and index of the file */
-	uint32_t flags;	 /* slots: enum quire_slot_flags; attributes */
+	uint32_t flags;	 /* slots: enum quire_slot_flags; attributes; replace: 1 is by nothing */
 };
 
 /* What a seed says: the VM, and what each thread does in it. */
@@ -46,7 +57,7 @@ struct sim_plan {
 	enum quire_format_id format;
 	int rings;
 	uint32_t manual_protect;
-	int zap_all, eager_split, host_huge;
+	int zap_all, eager_split, host_huge, gmem_huge;
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
 	int trace; /* say when each operation begins and ends */

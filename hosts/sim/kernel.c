@@ -29,6 +29,14 @@ static uint8_t *bytes_of(struct sim_host *host, uint32_t frame)
 	return host->frames[frame].bytes;
 }
 
+static void copy_bytes(struct sim_host *host, uint32_t page, uint32_t from, uint32_t to)
+{
+	memcpy(to == SIM_NO_FRAME ? host->swap[page] : bytes_of(host, to),
+	       from == SIM_NO_FRAME ? host->swap[page] : bytes_of(host, from), SIM_FRAME_BYTES);
+	if (host->on_copy)
+		host->on_copy(host->on_copy_ctx, page, from, to);
+}
+
 /* Has the page a frame that nobody else holds or shares? */
 static bool is_own(const struct sim_host *host, uint32_t page)
 {
@@ -54,7 +62,7 @@ bool sim_swap_out(struct sim_host *host, uint32_t page)
 	tell_begin(host, page, 1);
 	done = is_own(host, page);
 	if (done) {
-		memcpy(host->swap[page], bytes_of(host, at->frame), SIM_FRAME_BYTES);
+		copy_bytes(host, page, at->frame, SIM_NO_FRAME);
 		at->flags |= SIM_SWAPPED;
 		sim_frames_put(host, at->frame, 1);
 	}
@@ -81,8 +89,7 @@ bool sim_migrate(struct sim_host *host, uint32_t page)
 	fresh = done ? sim_frame_alloc(host, 0) : SIM_NO_FRAME;
 	done = fresh != SIM_NO_FRAME;
 	if (done) {
-		memcpy(bytes_of(host, fresh), bytes_of(host, host->pages[page].frame),
-		       SIM_FRAME_BYTES);
+		copy_bytes(host, page, host->pages[page].frame, fresh);
 		change_frame(host, page, fresh);
 	}
 	tell_end(host, page, 1);
@@ -119,8 +126,7 @@ bool sim_collapse(struct sim_host *host, uint32_t page)
 	if (all_own(host, page, SIM_BLOCK))
 		row = sim_row_alloc(host, 0);
 	for (uint32_t i = 0; i < SIM_BLOCK && row != SIM_NO_FRAME; i++) {
-		memcpy(bytes_of(host, row + i), bytes_of(host, host->pages[page + i].frame),
-		       SIM_FRAME_BYTES);
+		copy_bytes(host, page + i, host->pages[page + i].frame, row + i);
 		change_frame(host, page + i, row + i);
 		host->pages[page + i].flags &= ~(uint32_t)SIM_SMALL;
 	}
@@ -158,7 +164,7 @@ static int give_frame(struct sim_host *host, uint32_t page, bool write)
 		host->frames[frame].references++;
 	}
 	if (at->flags & SIM_SWAPPED)
-		memcpy(bytes_of(host, frame), host->swap[page], SIM_FRAME_BYTES);
+		copy_bytes(host, page, SIM_NO_FRAME, frame);
 	at->flags &= ~(uint32_t)(SIM_EMPTY | SIM_SWAPPED);
 	at->flags |= zero ? SIM_SHARED : 0;
 	at->frame = frame;
@@ -181,7 +187,7 @@ static int break_sharing(struct sim_host *host, uint32_t page)
 	tell_begin(host, page, 1);
 	/* Another thread of the client may have been here first. */
 	if (sim_has_frame(at->flags) && (at->flags & SIM_SHARED) && at->frame == shared) {
-		memcpy(bytes_of(host, fresh), bytes_of(host, shared), SIM_FRAME_BYTES);
+		copy_bytes(host, page, shared, fresh);
 		change_frame(host, page, fresh);
 		at->flags &= ~(uint32_t)SIM_SHARED;
 	} else {

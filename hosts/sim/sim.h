@@ -81,6 +81,10 @@ struct sim_host {
 	uint32_t zero_frame; /* what readers of empty pages see; SIM_NO_FRAME: none yet */
 	uint8_t (*swap)[SIM_FRAME_BYTES]; /* of each page that is SIM_SWAPPED */
 	struct sim_notifier notifier;
+	/* When set: told that @to has got the bytes that @from had, for page @page. One of them is
+	 * SIM_NO_FRAME where they go to the disk, or come from it. */
+	void (*on_copy)(void *ctx, uint32_t page, uint32_t from, uint32_t to);
+	void *on_copy_ctx;
 	uint64_t allocated_bytes; /* by the library, now */
 	uint64_t allocations;	  /* calls so far */
 	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */
