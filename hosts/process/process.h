@@ -43,6 +43,8 @@ int process_signals_install(void);
 /* Bytes that alloc() and chunk_alloc() of process_host_ops gave out and did not get back. */
 uint64_t process_bytes_allocated(void);
 
+#define PROCESS_STORE_RUNS 16u
+
 /*
  * The cookie of a guest_memfd (quire_gmem_create()): its memory. @base is the one mapping of ours
  * of the whole file. Both stay until @destroyed: a lookup may use them when the release is over.
@@ -55,6 +57,8 @@ struct process_store {
 	bool born_zero;
 	/* The library is done with it, in any thread; takes no lock. NULL: nobody is told. */
 	void (*destroyed)(struct process_store *store);
+	/* Private, zero at first: where first touches in sequence are to go on. */
+	uint64_t runs[PROCESS_STORE_RUNS];
 };
 
 /*

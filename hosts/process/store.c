@@ -12,6 +12,8 @@
 
 static const uint8_t zero_page[QUIRE_PAGE_SIZE] __attribute__((aligned(4096)));
 
+#define HUGE_BYTES (UINT64_C(2) << 20)
+
 /* The file cannot hold the page (its file system is full), or lost it. */
 static int store_error(enum guard_reason reason)
 {
@@ -65,6 +67,50 @@ static unsigned int block_order(const struct process_store *store, uint64_t inde
 	return order;
 }
 
+/*
+ * Read-ahead for first touches: an exception for each page is a fifth of their price. After a full
+ * group of pages was asked for one by one in order, the next group is made by one call. Pages that
+ * are touched here and there cost what they cost, and a run that ends has made AHEAD_PAGES - 1 too
+ * many at most. What is made ahead exists for the file system alone: the library asks for each page
+ * in its turn, and a punch takes them all.
+ */
+#define AHEAD_PAGES 16u
+
+/* Of each of the last blocks of 2 MiB: the page after the last one asked for, and how many before.
+ */
+#define RUN_COUNT_BITS 8u
+#define RUN_COUNT_MAX ((UINT64_C(1) << RUN_COUNT_BITS) - 1)
+
+/* Pages asked for in order up to @index, as far as is known. Threads may spoil each other's counts.
+ */
+static uint64_t run_note(struct process_store *store, uint64_t index)
+{
+	uint64_t *run = &store->runs[(index >> QUIRE_TABLE_BITS) % PROCESS_STORE_RUNS];
+	uint64_t seen = __atomic_load_n(run, __ATOMIC_RELAXED);
+	uint64_t count = seen >> RUN_COUNT_BITS == index ? seen & RUN_COUNT_MAX : 0;
+	uint64_t now = count < RUN_COUNT_MAX ? count + 1 : count;
+
+	__atomic_store_n(run, (index + 1) << RUN_COUNT_BITS | now, __ATOMIC_RELAXED);
+	return count;
+}
+
+/* Nonzero: some page is not there, whatever the reason; who wants it will hear. */
+static long make_pages(const struct process_store *store, uint64_t first, uint64_t npages)
+{
+	return sys_call(SYS_madvise, page_address(store, first), npages * QUIRE_PAGE_SIZE,
+			MADV_POPULATE_WRITE);
+}
+
+static void make_ahead(struct process_store *store, uint64_t index)
+{
+	uint64_t before = run_note(store, index);
+
+	if (index % AHEAD_PAGES || before < AHEAD_PAGES ||
+	    (index + AHEAD_PAGES) * QUIRE_PAGE_SIZE > store->size_bytes)
+		return;
+	(void)make_pages(store, index, AHEAD_PAGES);
+}
+
 /* Fault a page of the file in. An abort means nothing here: the caller waits for no client. */
 static int make_page(const struct process_store *store, uint64_t index)
 {
@@ -78,11 +124,13 @@ static int make_page(const struct process_store *store, uint64_t index)
 
 int process_store_get(void *ctx, void *opaque, uint64_t index, unsigned int *order, pfn_t *pfn)
 {
-	const struct process_store *store = opaque;
+	struct process_store *store = opaque;
 	unsigned int got = block_order(store, index, *order);
 	uint64_t pages = UINT64_C(1) << got;
 	uint64_t first = index & ~(pages - 1);
 
+	if (!got)
+		make_ahead(store, index);
 	for (uint64_t i = first; i < first + pages; i++) {
 		int error = make_page(store, i);
 
@@ -123,17 +171,29 @@ int process_store_zero(void *ctx, void *opaque, uint64_t index, uint64_t npages)
 }
 
 /*
+ * The pages of our mapping are about to go: that they were used is not worth noting. The kernel
+ * would move each to its list of active pages first, since those made ahead have been noted once.
+ */
+static void expect_reuse(uint64_t address, uint64_t size_bytes, int advice)
+{
+	if (size_bytes >= HUGE_BYTES)
+		(void)sys_call(SYS_madvise, address, size_bytes, (uint64_t)advice);
+}
+
+/*
  * Shared memory gives the pages back and takes them out of every mapping. Memory that cannot (some
  * other file system, a seal) keeps its pages; what they held must be gone all the same.
  */
 void process_store_punch(void *ctx, void *opaque, uint64_t index, uint64_t npages)
 {
+	uint64_t address = page_address(opaque, index), size_bytes = npages * QUIRE_PAGE_SIZE;
 	long error;
 
+	expect_reuse(address, size_bytes, MADV_RANDOM);
 	do
-		error = sys_call(SYS_madvise, page_address(opaque, index), npages * QUIRE_PAGE_SIZE,
-				 MADV_REMOVE);
+		error = sys_call(SYS_madvise, address, size_bytes, MADV_REMOVE);
 	while (error == -EINTR || error == -EAGAIN);
+	expect_reuse(address, size_bytes, MADV_NORMAL);
 	if (error)
 		for (uint64_t i = index; i < index + npages; i++)
 			zero_one(page_address(opaque, i));

@@ -302,6 +302,50 @@ static void stores_make_and_take_pages(void **state)
 	unmap(mem, 8 * PAGE);
 }
 
+/* Pages wanted in order are made ahead, a few at a time; those wanted here and there are not. */
+static void stores_make_pages_ahead(void **state)
+{
+	struct process_store store = {
+	    .base = map_file(512 * PAGE, 512 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED),
+	    .size_bytes = 500 * PAGE,
+	};
+	unsigned char resident[512];
+	unsigned int order = 0, there;
+	pfn_t pfn;
+
+	handle_signals();
+	for (uint64_t i = 0; i < 500; i++) {
+		assert_int_equal(
+		    process_host_ops.store_get(NULL, &store, i * 167 % 500, &order, &pfn), 0);
+		there = 0;
+		assert_int_equal(mincore(store.base, 512 * PAGE, resident), 0);
+		for (uint32_t page = 0; page < 512; page++)
+			there += resident[page] & 1;
+		assert_int_equal(there, i + 1);
+	}
+	process_host_ops.store_punch(NULL, &store, 0, 500);
+	for (uint64_t i = 0; i < 500; i++) {
+		assert_int_equal(process_host_ops.store_get(NULL, &store, i, &order, &pfn), 0);
+		assert_true(pfn.v == (address_of(store.base) >> 12) + i);
+		assert_int_equal(mincore(store.base, 512 * PAGE, resident), 0);
+		there = 0;
+		for (uint32_t page = 0; page < 512; page++)
+			there += resident[page] & 1;
+		assert_in_range(there, i + 1, i + 16);
+		/* Once the order is known, a group comes as one. */
+		if (i >= 16 && i < 480)
+			assert_int_equal(there, (i & ~UINT64_C(15)) + 16);
+	}
+	assert_int_equal(resident[500] & 1, 0);
+	/* A punch takes what was made ahead, too. */
+	process_host_ops.store_punch(NULL, &store, 16, 484);
+	assert_int_equal(process_host_ops.store_get(NULL, &store, 15, &order, &pfn), 0);
+	assert_int_equal(process_host_ops.store_get(NULL, &store, 16, &order, &pfn), 0);
+	assert_int_equal(mincore(store.base, 512 * PAGE, resident), 0);
+	assert_int_equal(resident[32] & 1, 0);
+	unmap(store.base, 512 * PAGE);
+}
+
 /* The file is shorter than it was: shared memory raises the same signal when it is full. */
 static void full_stores_say_so(void **state)
 {
@@ -348,6 +392,7 @@ int main(void)
 	    cmocka_unit_test(levels_are_the_machine_s),
 	    cmocka_unit_test(copies_are_all_or_an_error),
 	    cmocka_unit_test(stores_make_and_take_pages),
+	    cmocka_unit_test(stores_make_pages_ahead),
 	    cmocka_unit_test(full_stores_say_so),
 	    cmocka_unit_test(punch_always_clears),
 	};
