@@ -98,10 +98,12 @@ int machine_init(struct machine *machine, enum quire_vm_type type, unsigned int 
 	    .mmio_caching = 1,
 	    .host = &machine->host,
 	    .host_ctx = &machine->host_ctx,
+	    .tunables = &machine->tunables,
 	};
 	int error;
 
 	memset(machine, 0, sizeof(*machine));
+	machine->tunables.eager_page_split = 1;
 	machine->host = process_host_ops;
 	if (level == LEVEL_CLAIM_1G)
 		machine->host.page_level = claim_level;

@@ -35,6 +35,7 @@ struct machine {
 	struct process_runner runners[BENCH_THREADS_MAX];
 	struct process_host host_ctx;
 	struct quire_host_ops host;
+	struct quire_tunables tunables; /* the defaults; may be changed */
 	uint8_t *memory;
 	u64 npages; /* of the guest */
 };

@@ -71,7 +71,7 @@ static void account(const struct tdp_change *change, u32 level, u64 old, u64 new
 		unlink_table(change, old);
 }
 
-static void trace_change(const u64 *entry, u64 old, u64 new)
+static __attribute__((noinline, cold)) void trace_change(const u64 *entry, u64 old, u64 new)
 {
 	const struct table *table = table_of(entry);
 	u64 index = (u64)(entry - table_entries(table));

@@ -121,6 +121,12 @@ uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu)
 
 quire_trace_fn quire_trace_record;
 
+void quire_trace_emit(enum quire_trace_event event, const uint64_t *args)
+{
+	(void)event;
+	(void)args;
+}
+
 void quire_vcpu_leave(struct quire_vcpu *vcpu)
 {
 	vcpu->in_guest = 0;

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Tests of `quire run --stats --trace`: valid files with KVM's names, at the end and on SIGUSR2.
+
+usage: test_report.py QUIRE CLIENT
+"""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+QUIRE, CLIENT = sys.argv[1:3]
+DEADLINE_S = 30
+
+# As in client.c.
+GPA, PAGES, NOWHERE = 0x10000000, 64, 0x20000000
+GFN = GPA >> 12
+
+# KVM's trace points: group and fields.
+EVENTS = {
+    "kvm_mmu_split_huge_page": ("kvmmmu", "gfn spte level errno"),
+    "kvm_tdp_mmu_spte_changed": ("kvmmmu", "as_id gfn level old_spte new_spte"),
+    "fast_page_fault": ("kvmmmu", "vcpu_id cr2_or_gpa error_code sptep old_spte new_spte ret"),
+    "kvm_mmu_set_spte": ("kvmmmu", "gfn spte sptep level r x u"),
+    "kvm_mmu_spte_requested": ("kvmmmu", "gfn pfn level"),
+    "mark_mmio_spte": ("kvmmmu", "sptep gfn access gen"),
+    "handle_mmio_page_fault": ("kvmmmu", "addr gfn access"),
+    "check_mmio_spte": ("kvmmmu", "kvm_gen spte_gen spte"),
+    "kvm_mmu_get_page": ("kvmmmu", "mmu_valid_gen gfn role root_count unsync created"),
+    "kvm_mmu_sync_page": ("kvmmmu", "mmu_valid_gen gfn role root_count unsync"),
+    "kvm_mmu_unsync_page": ("kvmmmu", "mmu_valid_gen gfn role root_count unsync"),
+    "kvm_mmu_prepare_zap_page": ("kvmmmu", "mmu_valid_gen gfn role root_count unsync"),
+    "kvm_mmu_zap_all_fast": ("kvmmmu", "mmu_valid_gen mmu_used_pages"),
+    "kvm_page_fault": ("kvm", "vcpu_id rip address error_code"),
+    "kvm_unmap_hva_range": ("kvm", "start end"),
+    "kvm_vm_set_mem_attributes": ("kvm", "start end attr"),
+    "kvm_dirty_ring_push": ("kvm", "index dirty_index reset_index slot offset"),
+    "kvm_dirty_ring_reset": ("kvm", "index dirty_index reset_index"),
+    "kvm_dirty_ring_exit": ("kvm", "vcpu_id"),
+    "kvm_userspace_exit": ("kvm", "reason errno"),
+    "kvm_mmio": ("kvm", "type len gpa val"),
+    "kvm_pio": ("kvm", "rw port size count val"),
+    "kvm_entry": ("kvm", "vcpu_id rip"),
+    "kvm_exit": ("kvm", "vcpu_id reason rip"),
+}
+VM_STATS = {"remote_tlb_flush", "remote_tlb_flush_requests", "mmu_shadow_zapped", "mmu_pte_write",
+            "mmu_flooded", "mmu_recycled", "mmu_cache_miss", "mmu_unsync", "pages_4k", "pages_2m",
+            "pages_1g", "nx_lpage_splits", "max_mmu_rmap_size", "max_mmu_page_hash_collisions"}
+VCPU_STATS = {"pf_taken", "pf_fixed", "pf_emulate", "pf_spurious", "pf_fast",
+              "pf_mmio_spte_created", "pf_guest", "tlb_flush", "invlpg", "exits", "io_exits",
+              "mmio_exits", "signal_exits", "irq_window_exits", "halt_exits", "request_irq_exits",
+              "insn_emulation", "insn_emulation_fail", "hypercalls", "irq_injections"}
+
+LINE = re.compile(r" *(\S.{0,15})-(\d+) +\[(\d{3})\] \S{5} +(\d+\.\d{6}): (\w+): (.*)")
+
+
+class Run:
+    """A run of the client that stands still until it is told to go on."""
+
+    def __init__(self, directory, *options):
+        self.stats = os.path.join(directory, "stats.json")
+        self.trace = os.path.join(directory, "trace.txt")
+        self.process = subprocess.Popen(
+            [QUIRE, "run", "--stats", self.stats, "--trace", self.trace, *options, "--", CLIENT],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def wait_ready(self):
+        assert self.process.stdout.readline() == "ready\n"
+
+    def ask(self):
+        """Have the reports written now; True once they are whole."""
+        self.process.send_signal(signal.SIGUSR2)
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            try:
+                with open(self.stats) as stats, open(self.trace + ".json") as trace:
+                    json.load(stats)
+                    json.load(trace)
+                return True
+            except (OSError, ValueError):
+                time.sleep(0.02)
+        return False
+
+    def end(self):
+        self.process.communicate("\n", timeout=DEADLINE_S)
+        return self.process.returncode
+
+    def read_stats(self):
+        with open(self.stats) as file:
+            return json.load(file)
+
+    def read_events(self):
+        with open(self.trace + ".json") as file:
+            return json.load(file)["traceEvents"]
+
+    def read_lines(self):
+        with open(self.trace) as file:
+            return [line.rstrip("\n") for line in file if not line.startswith("#")]
+
+
+def events_of(events, name):
+    return [event["args"] for event in events if event["name"] == name]
+
+
+def pages_of(args, field="gfn"):
+    """The client's gfns among those in @field, each as often as it is there."""
+    gfns = (int(one[field], 16) for one in args)
+    return sorted(gfn - GFN for gfn in gfns if GFN <= gfn < GFN + PAGES)
+
+
+class ReportTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        with tempfile.TemporaryDirectory() as directory:
+            run = Run(directory)
+            run.wait_ready()
+            cls.asked = run.ask()
+            cls.early_stats = run.read_stats()
+            cls.early_events = run.read_events()
+            cls.status = run.end()
+            cls.stats = run.read_stats()
+            cls.events = run.read_events()
+            cls.lines = run.read_lines()
+
+    def one_vm(self, stats):
+        self.assertEqual(len(stats["processes"]), 1)
+        self.assertIsInstance(stats["processes"][0]["pid"], int)
+        self.assertEqual(len(stats["processes"][0]["vms"]), 1)
+        return stats["processes"][0]["vms"][0]
+
+    def test_signal_does_not_reach_the_program(self):
+        self.assertTrue(self.asked)
+        self.assertEqual(self.status, 0)
+
+    def test_statistics_have_kvms_names(self):
+        for stats in (self.early_stats, self.stats):
+            vm = self.one_vm(stats)
+            self.assertEqual(VM_STATS - set(vm["stats"]), set())
+            self.assertEqual(len(vm["vcpus"]), 1)
+            self.assertEqual(VCPU_STATS - set(vm["vcpus"][0]["stats"]), set())
+
+    def test_statistics_are_those_of_the_moment(self):
+        early, late = self.one_vm(self.early_stats), self.one_vm(self.stats)
+        self.assertGreaterEqual(early["stats"]["pages_4k"], PAGES)
+        early, late = early["vcpus"][0]["stats"], late["vcpus"][0]["stats"]
+        self.assertGreaterEqual(early["pf_fixed"], PAGES)
+        self.assertEqual(early["pf_fast"], 0)
+        self.assertEqual(late["pf_fast"], PAGES)
+        self.assertEqual(early["mmio_exits"], 1)
+        self.assertGreater(late["exits"], early["exits"])
+
+    def test_events_have_kvms_names_and_fields(self):
+        self.assertTrue(self.events)
+        for event in self.events:
+            group, fields = EVENTS[event["name"]]
+            self.assertEqual(event["cat"], group)
+            self.assertEqual(" ".join(event["args"]), fields)
+            self.assertEqual((event["ph"], event["s"]), ("i", "t"))
+            self.assertIsInstance(event["pid"], int)
+            self.assertIsInstance(event["tid"], int)
+        times = [event["ts"] for event in self.events]
+        self.assertEqual(times, sorted(times))
+
+    def test_text_is_the_same_as_json(self):
+        self.assertEqual(len(self.lines), len(self.events))
+        for line, event in zip(self.lines, self.events):
+            match = LINE.fullmatch(line)
+            self.assertIsNotNone(match, line)
+            self.assertEqual(int(match[2]), event["tid"])
+            self.assertAlmostEqual(float(match[4]) * 1e6, event["ts"], delta=2)
+            self.assertEqual(match[5], event["name"])
+            words = match[6].split()
+            self.assertEqual(words[::2], list(event["args"]))
+            for word, value in zip(words[1::2], event["args"].values()):
+                self.assertEqual(word, value[2:] if isinstance(value, str) else str(value))
+
+    def test_each_fault_is_there(self):
+        each = list(range(PAGES))
+        self.assertEqual(pages_of(events_of(self.early_events, "kvm_mmu_set_spte")), each)
+        self.assertEqual(pages_of(events_of(self.early_events, "kvm_mmu_spte_requested")), each)
+        self.assertEqual(events_of(self.early_events, "fast_page_fault"), [])
+        fast = events_of(self.events, "fast_page_fault")
+        self.assertEqual(sorted(int(one["cr2_or_gpa"], 16) >> 12 for one in fast),
+                         [GFN + page for page in each])
+        for one in fast:
+            self.assertTrue(int(one["new_spte"], 16) & ~int(one["old_spte"], 16))
+        # Installed, W taken away by the harvest, and given back.
+        changed = events_of(self.events, "kvm_tdp_mmu_spte_changed")
+        leaves = [one for one in changed if one["level"] == 1]
+        self.assertEqual(pages_of(leaves), sorted(each * 3))
+
+    def test_exits_are_there(self):
+        writes = [one for one in events_of(self.events, "kvm_mmio") if one["type"] == 2]
+        self.assertEqual([int(one["gpa"], 16) for one in writes], [NOWHERE])
+        marked = events_of(self.events, "mark_mmio_spte")
+        self.assertIn(NOWHERE >> 12, [int(one["gfn"], 16) for one in marked])
+        for name in ("kvm_entry", "kvm_exit", "kvm_pio", "kvm_userspace_exit", "kvm_page_fault"):
+            self.assertTrue(events_of(self.events, name), name)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
