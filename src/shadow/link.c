@@ -68,8 +68,9 @@ int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct
 
 	if (!head)
 		return 1;
-	while (rmap_count(*head) >= CHAIN_MAX)
-		shadow_drop(change, rmap_any(*head));
+	if (rmap_count(*head) >= CHAIN_MAX)
+		while (*head)
+			shadow_drop(change, rmap_any(*head));
 	length = rmap_add(head, entry, change->descriptors);
 	if (!length)
 		return 1;

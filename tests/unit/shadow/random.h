@@ -9,6 +9,7 @@ void world_random(struct world *world, uint64_t seed, uint32_t steps);
 
 /* tests/unit/shadow/test_split.c: nonzero when one failed. */
 int split_tests(void);
+int limit_tests(void);
 /* tests/unit/shadow/test_unsync.c */
 int unsync_tests(void);
 /* tests/unit/shadow/test_races.c */

@@ -355,8 +355,8 @@ int main(void)
 	    SHADOW_TEST(test_random),
 	};
 
-	int failed = cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | unsync_tests() |
-		     race_tests() | paging_tests();
+	int failed = cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | limit_tests() |
+		     unsync_tests() | race_tests() | paging_tests();
 
 	/* Where shadow pages serve L1, too. Nothing is split ahead of the write there. */
 	world_mmu = QUIRE_MMU_SHADOW;
