@@ -18,14 +18,36 @@ import selftests
 TREE = pathlib.Path(__file__).resolve().parent.parent
 KSFT_SKIP = 4
 
-# The programs that have to pass in CI, with their arguments.
+# The programs that have to pass in CI, with their arguments, by what they are about.
 CI_PROGRAMS = ("guest_memfd_test", "set_memory_region_test", "guest_print_test",
                "kvm_create_max_vcpus", "coalesced_io_test", "vm_types_test",
+               "kvm_binary_stats_test", "memslot_perf_test -l 1 -s 512",
+               "memslot_perf_test -l 1 -f 3 -e 3", "memslot_modification_stress_test",
+               "memslot_modification_stress_test -q",
+               "demand_paging_test -u MISSING -b 128M",
+               "demand_paging_test -u MINOR -s shmem -b 128M",
                "x86/private_mem_kvm_exits_test", "x86/private_mem_conversions_test",
+               "kvm_page_table_test -b 128M -s anonymous",
+               "kvm_page_table_test -b 128M -s anonymous_thp",
+               "kvm_page_table_test -b 128M -s anonymous_hugetlb_2mb",
+               "pre_fault_memory_test", "x86/nx_huge_pages_test.sh",
+               "x86/exit_on_emulation_failure_test", "x86/set_sregs_test",
+               "x86/userspace_io_test", "mmu_stress_test -c 2 -m 8 -s 1",
+               "access_tracking_perf_test -b 64M",
                "dirty_log_test -M dirty-log", "dirty_log_test -M clear-log",
                "dirty_log_test -M dirty-ring", "dirty_log_perf_test -b 128M",
                "dirty_log_perf_test -b 128M -s anonymous_hugetlb_2mb",
-               "x86/dirty_log_page_splitting_test -b 64M")
+               "x86/dirty_log_page_splitting_test -b 64M",
+               "x86/nested_dirty_log_test", "x86/nested_tdp_fault_test",
+               "x86/nested_close_kvm_test", "x86/nested_invalid_cr3_test",
+               "x86/nested_set_state_test", "x86/nested_exceptions_test", "x86/svm_vmcall_test",
+               "x86/svm_nested_shutdown_test", "x86/svm_nested_vmcb12_gpa",
+               "x86/svm_nested_clear_efer_svme", "x86/svm_nested_pat_test",
+               "x86/svm_nested_soft_inject_test", "x86/triple_fault_event_test",
+               "kvm.quire_phys_bits=46 dirty_log_perf_test -n -b 128M")
+
+# Those that need of the machine's kernel what it may have been built without.
+MAY_SKIP = ("access_tracking_perf_test",)
 
 # Runs besides every program without arguments; module parameters stand in front.
 NO_SPLIT = "kvm.eager_page_split=N"

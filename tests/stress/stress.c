@@ -27,6 +27,7 @@
 
 static struct {
 	struct quire_vm *vm;
+	enum quire_format_id format;
 	struct quire_vcpu *vcpus[VCPUS];
 	struct process_runner runners[VCPUS];
 	struct process_host host_ctx;
@@ -202,6 +203,32 @@ static void *notifier_main(void *ctx)
 	return NULL;
 }
 
+/* What a kernel asks and does now and then: ages, NX recovery, the workaround on and off; and the
+ * hypervisor's own accesses, to the second word of pages that nobody else writes. */
+static void *keeper_main(void *ctx)
+{
+	uint64_t random = 17, word;
+
+	(void)ctx;
+	for (unsigned int turn = 0; !atomic_load(&stress.stop); turn++) {
+		uint64_t gfn = 512 + next_random(&random) % OTHER_PAGES;
+		hva_t start = {(uint64_t)(uintptr_t)first_word(gfn)};
+		gpa_t gpa = {(gfn << QUIRE_PAGE_SHIFT) + 8};
+		int ret;
+
+		(void)!quire_vm_age(stress.vm, start, (hva_t){start.v + 4 * QUIRE_PAGE_SIZE},
+				    turn & 1 ? QUIRE_AGE_CLEAR : QUIRE_AGE_TEST);
+		ret = quire_vm_read(stress.vm, gpa, &word, sizeof(word));
+		check(!ret || ret == -EFAULT, "a read of the library's failed");
+		ret = quire_vm_write(stress.vm, gpa, &word, sizeof(word));
+		check(!ret || ret == -EFAULT, "a write of the library's failed");
+		(void)quire_vm_recover_nx_pages(stress.vm, 2);
+		if (turn % 64 == 0)
+			quire_vm_set_nx_huge_pages(stress.vm, turn / 64 & 1);
+	}
+	return NULL;
+}
+
 static void *convert_main(void *ctx)
 {
 	uint64_t random = 11;
@@ -274,7 +301,7 @@ static void start_vm(enum quire_vm_type type)
 {
 	struct quire_vm_config config = {
 	    .type = type,
-	    .format = QUIRE_FORMAT_NPT,
+	    .format = stress.format,
 	    .maxphyaddr = 48,
 	    .mmio_caching = 1,
 	    .host = host_ops(),
@@ -322,8 +349,8 @@ static void run_threads(unsigned int seconds, void *(*const *others)(void *))
 
 static void log_phase(unsigned int seconds)
 {
-	static void *(*const others[])(void *) = {harvest_main, slots_main, notifier_main,
-						  notifier_main, NULL};
+	static void *(*const others[])(void *) = {harvest_main,	 slots_main,  notifier_main,
+						  notifier_main, keeper_main, NULL};
 
 	start_vm(QUIRE_VM_DEFAULT);
 	check(!set_slot(0, LOGGED_PAGES, QUIRE_SLOT_LOG_DIRTY), "no slot 0");
@@ -370,6 +397,7 @@ int main(int argc, char **argv)
 	if (process_signals_install())
 		return 2;
 	log_phase((seconds + 1) / 2);
+	stress.format = QUIRE_FORMAT_EPT;
 	private_phase((seconds + 1) / 2);
 	printf("%lu accesses, %d failures\n", atomic_load(&stress.accesses),
 	       atomic_load(&stress.failures));
