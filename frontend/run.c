@@ -222,6 +222,8 @@ static uint32_t run_flags(struct vcpu *vcpu)
 		flags |= CPU_RUN_ASK_MSRS;
 	if (vcpu->debug_control & KVM_GUESTDBG_SINGLESTEP)
 		flags |= CPU_RUN_STEP;
+	if (vcpu->debug_control & KVM_GUESTDBG_BLOCKIRQ)
+		flags |= CPU_RUN_BLOCK_EVENTS;
 	return flags;
 }
 

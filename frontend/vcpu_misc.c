@@ -13,6 +13,9 @@
 /* The kernel's sigset is 8 bytes; libc's sigset_t is longer and starts with it. */
 #define KERNEL_SIGSET_BYTES 8u
 
+#define VECTOR_DB 1u
+#define VECTOR_BP 3u
+
 long vcpu_set_signal_mask(struct ioctl_call *call)
 {
 	struct vcpu *vcpu = call->object;
@@ -37,15 +40,43 @@ long vcpu_set_signal_mask(struct ioctl_call *call)
 	return 0;
 }
 
+/* An exception that the client gives the guest, in the place of one that waits. */
+static int inject(struct vcpu *vcpu, uint8_t vector)
+{
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	if (state->exception_pending)
+		return -EBUSY;
+	state->exception_pending = 1;
+	state->exception_injected = 0;
+	state->exception_vector = vector;
+	state->exception_has_error = 0;
+	state->exception_has_payload = 0;
+	cpu_state_changed(vcpu->cpu);
+	return 0;
+}
+
 long vcpu_set_guest_debug(struct ioctl_call *call)
 {
 	const struct kvm_guest_debug *debug = call->data;
 	struct vcpu *vcpu = call->object;
+	uint32_t control = debug->control & KVM_GUESTDBG_ENABLE ? debug->control : 0;
+	struct cpu_debug wanted = {
+	    .dr7 = debug->arch.debugreg[7],
+	    .hardware = (control & KVM_GUESTDBG_USE_HW_BP) != 0,
+	    .int3 = (control & KVM_GUESTDBG_USE_SW_BP) != 0,
+	};
+	int error = 0;
 
-	/* Breakpoints are not intercepted: only stepping can be asked for. */
-	if (debug->control & ~(uint32_t)(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP))
-		return -EINVAL;
-	vcpu->debug_control = debug->control & KVM_GUESTDBG_ENABLE ? debug->control : 0;
+	if (debug->control & KVM_GUESTDBG_INJECT_DB)
+		error = inject(vcpu, VECTOR_DB);
+	else if (debug->control & KVM_GUESTDBG_INJECT_BP)
+		error = inject(vcpu, VECTOR_BP);
+	if (error)
+		return error;
+	memcpy(wanted.dr, debug->arch.debugreg, sizeof(wanted.dr));
+	vcpu->debug_control = control;
+	cpu_set_debug(vcpu->cpu, &wanted);
 	return 0;
 }
 

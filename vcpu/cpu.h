@@ -118,7 +118,7 @@ enum cpu_exit {
 	CPU_EXIT_DELIVERY,   /* an exception or interrupt could not be delivered because the IDT,
 			      * GDT or stack is not memory: .gpa */
 	CPU_EXIT_ERROR,	     /* .error: -errno of the fault path; .fault may describe it */
-	CPU_EXIT_DEBUG,	     /* single step or breakpoint the client asked for */
+	CPU_EXIT_DEBUG,	     /* single step or breakpoint the client asked for: .debug_* */
 	CPU_EXIT_DIRTY_RING, /* the dirty ring is at its soft limit */
 	CPU_EXIT_STEPPED,    /* CPU_RUN_COMPLETE: the pending instruction is done */
 };
@@ -145,6 +145,7 @@ enum cpu_run_flags {
 	CPU_RUN_COMPLETE = 1u << 1,	 /* finish the pending instruction only, then STEPPED */
 	CPU_RUN_HLT_IN_KERNEL = 1u << 2, /* HLT waits in the frontend: still CPU_EXIT_HLT */
 	CPU_RUN_STEP = 1u << 3,		 /* KVM_GUESTDBG_SINGLESTEP */
+	CPU_RUN_BLOCK_EVENTS = 1u << 5,	 /* no interrupt or NMI begins */
 	CPU_RUN_ASK_MSRS = 1u << 4,	 /* ops->rdmsr and ->wrmsr for those kept here too */
 };
 
@@ -185,6 +186,14 @@ void cpu_cancel_pending(struct cpu *cpu);
  * CPU_EXIT_INTR soon after any client bit of the doorbell is set. @flags are enum cpu_run_flags.
  */
 enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *info);
+
+/* What the client wants to stop at (KVM_SET_GUEST_DEBUG). Out of cpu_run(). */
+struct cpu_debug {
+	uint64_t dr[4], dr7; /* in place of the guest's, while @hardware */
+	uint8_t hardware;
+	uint8_t int3;
+};
+void cpu_set_debug(struct cpu *cpu, const struct cpu_debug *debug);
 
 /* Asleep in HLT: is there an event to get up for? Out of cpu_run(). */
 bool cpu_would_wake(struct cpu *cpu);

@@ -1,6 +1,7 @@
 /* Control and debug registers, MSRs, XCR0, CPUID, time stamp, TLB instructions. */
 #include <x86intrin.h>
 
+#include "vcpu/debug.h"
 #include "vcpu/code.h"
 #include "vcpu/exec.h"
 #include "vcpu/mmu.h"
@@ -29,9 +30,7 @@
 #define XCR0_SSE UINT64_C(2)
 #define XCR0_AVX UINT64_C(4)
 
-#define DR6_FIXED UINT64_C(0xffff0ff0)
 #define DR7_FIXED UINT64_C(0x400)
-#define DR7_GD (UINT64_C(1) << 13)
 
 #define CR3_NO_FLUSH (UINT64_C(1) << 63)
 
@@ -253,9 +252,11 @@ static enum step debug_check(struct cpu *cpu, unsigned int *number)
 		return cpu_raise(cpu, VECTOR_UD);
 	if (cpu->cpl)
 		return general_protection(cpu);
+	if (cpu->debug.client.hardware && (cpu->debug.client.dr7 & DR7_GD))
+		return debug_exit(cpu, VECTOR_DB, DR6_FIXED | DR6_BD);
 	if (cpu->s.dr7 & DR7_GD) {
 		cpu->s.dr7 &= ~DR7_GD;
-		cpu->s.dr6 |= UINT64_C(1) << 13;
+		cpu->s.dr6 |= DR6_BD;
 		return cpu_raise(cpu, VECTOR_DB);
 	}
 	return STEP_NEXT;
@@ -279,6 +280,7 @@ static enum step mov_to_debug(struct cpu *cpu, const struct op *op)
 		cpu->s.dr6 = (value & UINT64_C(0x1e00f)) | DR6_FIXED;
 	else
 		cpu->s.dr7 = (value & UINT64_C(0xffff2bff)) | DR7_FIXED;
+	debug_update(cpu);
 	return STEP_END;
 }
 

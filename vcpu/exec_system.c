@@ -1,4 +1,5 @@
 /* Descriptor tables, flags with privilege, software interrupts, SYSCALL and SYSENTER, HLT. */
+#include "vcpu/debug.h"
 #include "vcpu/code.h"
 #include "vcpu/event.h"
 #include "vcpu/exec.h"
@@ -314,6 +315,8 @@ static enum step soft_event(struct cpu *cpu, const struct op *op)
 			      .return_rip = op_next_rip(cpu, op)};
 	enum step step;
 
+	if (op->aux == VECTOR_BP && cpu->debug.client.int3)
+		return debug_exit(cpu, VECTOR_BP, cpu->s.dr6);
 	if (op->aux)
 		event.type = EVENT_SOFT_EXCEPTION;
 	step = op->aux ? svm_intercept_exception(cpu, op->aux) : svm_intercept(cpu, INTERCEPT_INTN);

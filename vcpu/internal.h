@@ -253,9 +253,20 @@ static inline void cpu_count(uint64_t *count)
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
 }
 
+/* See vcpu/debug.h. */
+struct debug {
+	struct cpu_debug client;
+	uint64_t seen[4]; /* the addresses that @watched stands for */
+	uint8_t armed;	  /* some breakpoint is enabled */
+	uint8_t watched;  /* which are of data */
+	uint8_t hits;	  /* of the instruction that runs */
+	uint8_t passing;  /* it runs with RF */
+};
+
 struct cpu {
 	struct cpu_state s;
 	struct cpu_counts counts;
+	struct debug debug;
 	uint64_t zero; /* always 0: what an absent base, index or segment base points to */
 	/*
 	 * Lazy flags. ZF is cc_result == 0, SF its sign. cc_carry: bit 63 CF, bit 62 CF ^ OF,

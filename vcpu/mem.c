@@ -1,5 +1,6 @@
 /* Memory accesses that the inlined path does not do: TLB misses, page crossings, devices, code. */
 #include "vcpu/code.h"
+#include "vcpu/debug.h"
 #include "vcpu/exec.h"
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
@@ -113,6 +114,7 @@ static enum step piece_load(struct cpu *cpu, const struct piece *piece, enum mmu
 		step = translate_load(cpu, &request, &result);
 		if (step)
 			return step;
+		debug_note(cpu, piece->linear, piece->size_bytes, MMU_READ);
 		if (!result.host)
 			return device_read(cpu, result.gpa, piece->size_bytes, value);
 		tlb_fill(cpu, &request, &result);
@@ -134,6 +136,7 @@ static enum step piece_store(struct cpu *cpu, const struct piece *piece, uint64_
 		step = mmu_translate(cpu, &request, &result);
 		if (step)
 			return step;
+		debug_note(cpu, piece->linear, piece->size_bytes, MMU_WRITE);
 		if (!result.host)
 			return device_write(cpu, result.gpa, piece->size_bytes, value);
 		tlb_fill(cpu, &request, &result);
@@ -344,6 +347,7 @@ enum step mem_cmpxchg(struct cpu *cpu, const struct mem_cmpxchg_request *request
 		step = mmu_translate(cpu, &translate, &result);
 		if (step)
 			return step;
+		debug_note(cpu, linear, request->size_bytes, MMU_WRITE);
 		if (!result.host)
 			return cmpxchg_plain(cpu, request, swapped);
 		tlb_fill(cpu, &translate, &result);
@@ -403,6 +407,7 @@ enum step mem_cmpxchg16(struct cpu *cpu, uint64_t linear, uint64_t old[2],
 		step = mmu_translate(cpu, &request, &result);
 		if (step)
 			return step;
+		debug_note(cpu, request.linear, 16, MMU_WRITE);
 		if (!result.host) {
 			uint64_t expected[2] = {old[0], old[1]};
 

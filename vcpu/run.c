@@ -11,6 +11,7 @@
 #include <quire/trace.h>
 
 #include "vcpu/code.h"
+#include "vcpu/debug.h"
 #include "vcpu/decode.h"
 #include "vcpu/event.h"
 #include "vcpu/mmu.h"
@@ -24,9 +25,6 @@
 #define GUARD_TRIES_MAX 16
 /* How often a pending instruction may fault before a waiting client is heard. */
 #define COMPLETE_TRIES_MAX 64
-
-#define DR6_FIXED UINT64_C(0xffff0ff0)
-#define DR6_BS (UINT64_C(1) << 14)
 
 enum verdict { VERDICT_GO_ON, VERDICT_EXIT };
 
@@ -121,18 +119,8 @@ static int finish_single(struct cpu *cpu, int had_shadow, int had_trap)
 		cpu->s.interrupt_shadow = 0;
 		events = 1;
 	}
-	if (cpu->run_flags & CPU_RUN_STEP) {
-		cpu->info->debug_pc = cpu->s.rip;
-		cpu->info->debug_dr6 = DR6_FIXED | DR6_BS;
-		cpu->info->debug_exception = VECTOR_DB;
-		cpu_stop_exit(cpu, CPU_EXIT_DEBUG);
+	if (debug_after(cpu, (cpu->run_flags & CPU_RUN_STEP) || had_trap ? DR6_BS : 0))
 		return 1;
-	}
-	if (had_trap) {
-		cpu->s.dr6 |= DR6_BS;
-		cpu_raise(cpu, VECTOR_DB);
-		return 1;
-	}
 	return events;
 }
 
@@ -143,11 +131,15 @@ static void run_guest(struct cpu *cpu)
 		int shadow = cpu->s.interrupt_shadow;
 		int trap = (cpu->s.rflags & FLAG_TF) != 0;
 		int single = shadow | trap | replay_is_active(cpu) | cpu->guard_tries |
+			     cpu->debug.armed |
 			     (cpu->run_flags & (CPU_RUN_STEP | CPU_RUN_COMPLETE));
 		enum step step;
 
 		cpu->op = NULL;
 		cpu->replay.position = 0;
+		/* What the client answered has begun already. */
+		if (unlikely(cpu->debug.armed) && !replay_is_active(cpu) && debug_before(cpu))
+			return;
 		step = run_block(cpu, single);
 		if (unlikely(step & STEP_F_ABORT))
 			return;
@@ -336,6 +328,12 @@ static enum verdict choose_exit(struct cpu *cpu, struct run *run)
 	return exited_to_l1(cpu, run, svm_vmexit_code(cpu, code, NULL));
 }
 
+/* An exception, or an event that is being delivered: these are not held back. */
+static int has_begun(const struct cpu_state *s)
+{
+	return s->exception_pending || s->interrupt_injected || s->nmi_injected;
+}
+
 static enum verdict choose_event(struct cpu *cpu, struct run *run)
 {
 	run->has_event = 0;
@@ -350,7 +348,8 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 	/* Even when something waits already: each HLT is an exit, and counted as one. */
 	if (cpu->s.halted)
 		return run_exit(run, CPU_EXIT_HLT);
-	run->has_event = event_choose(cpu, &run->event);
+	if (!(cpu->run_flags & CPU_RUN_BLOCK_EVENTS) || has_begun(&cpu->s))
+		run->has_event = event_choose(cpu, &run->event);
 	if (!run->has_event && (cpu->run_flags & CPU_RUN_IRQ_WINDOW) && event_interruptible(cpu))
 		return run_exit(run, CPU_EXIT_IRQ_WINDOW);
 	return VERDICT_GO_ON;
@@ -397,6 +396,7 @@ static enum verdict run_once(struct cpu *cpu, struct run *run)
 		return VERDICT_EXIT;
 	cpu->stop = STOP_NONE;
 	cpu->op = NULL;
+	debug_update(cpu);
 	if (!run->has_event) {
 		run_guest(cpu);
 	} else if (event_deliver(cpu, &run->event) != STEP_ABORT) {

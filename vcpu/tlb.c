@@ -1,5 +1,6 @@
 /* The software TLB: what a vCPU remembers of both walks until somebody flushes it. */
 #include "vcpu/code.h"
+#include "vcpu/debug.h"
 #include "vcpu/mmu.h"
 
 /* Low bits of a tag: the privilege. */
@@ -40,6 +41,8 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 	    .global = result->global,
 	};
 
+	if (unlikely(cpu->debug.watched) && debug_watches_page(cpu, request->linear))
+		return;
 	if (request->access == MMU_WRITE && request->stage2 == MMU_WRITE &&
 	    !code_is_on_page(cpu, result->host))
 		fresh.write = tag;

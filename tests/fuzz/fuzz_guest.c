@@ -295,8 +295,8 @@ static void disturb_events(struct machine *machine)
 {
 	struct kvm_vcpu_events events;
 	struct kvm_interrupt interrupt = {(__u32)random_below(rnd, 256)};
-	struct kvm_guest_debug debug = {.control =
-					    KVM_GUESTDBG_ENABLE | (__u32)random_below(rnd, 4)};
+	struct kvm_guest_debug debug = {.control = KVM_GUESTDBG_ENABLE |
+						   ((__u32)random_word(rnd) & 0x1f0002)};
 
 	switch (random_below(rnd, 4)) {
 	case 0:
@@ -306,6 +306,9 @@ static void disturb_events(struct machine *machine)
 		try_call(machine->vcpu, KVM_NMI, NULL);
 		break;
 	case 2:
+		for (size_t i = 0; i < 4; i++)
+			debug.arch.debugreg[i] = guest_code_address(rnd, MEMORY_BYTES);
+		debug.arch.debugreg[7] = random_once_in(rnd, 2) ? random_edge(rnd) : 0x9d0402ff;
 		try_call(machine->vcpu, KVM_SET_GUEST_DEBUG, &debug);
 		break;
 	default:
