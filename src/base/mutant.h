@@ -51,6 +51,7 @@
 	X(link_unsynced, "a page that lags is used through an entry that is new")         \
 	X(unsync_unmarked, "L1 writes its table and the shadow page is not marked")       \
 	X(sync_keeps_turn, "a fault that walked L1's table before a sync installs after") \
+	X(rmap_unlocked, "aging goes through a set of entries that changes")              \
 	X(sync_unflushed, "a page is synced while a vCPU can still write its table")
 
 enum quire_mutant {

@@ -66,7 +66,7 @@ static void check_leaf(struct checker *check, const struct shadow_page *page, u6
 	u64 *head = rmap_head(check->shadow, page, gfn, level);
 
 	check->leaves++;
-	CHECK(head != NULL && is_once_in(*head, entry));
+	CHECK(head != NULL && is_once_in(rmap_read(head), entry));
 	CHECK(is_aligned_u64(gfn.v, pages) && is_aligned_u64(entry_pfn(*entry).v, pages));
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(!entry_is_writable(f, *entry) || (access & ACCESS_WRITE));
@@ -146,7 +146,7 @@ static u64 count_rmaps(const struct checker *check)
 
 			for (; (head = sparse_next(&check->shadow->rmaps[as][i], &at, UINT64_MAX));
 			     at++)
-				count += rmap_count(*head);
+				count += rmap_count(rmap_read(head));
 		}
 	}
 	return count;

@@ -35,6 +35,31 @@ struct rmap_object {
 };
 _Static_assert(sizeof(struct rmap_object) == OBJECT_BYTES, "a descriptor is one object");
 
+/* In a head: somebody without mmu_lock goes through the set, or somebody with it changes it. */
+#define RMAP_LOCKED UINT64_C(2)
+
+/*
+ * A set is changed under mmu_lock exclusive and read under it, or, to age what it holds, without:
+ * with the lock in the head itself, which changers of the set take besides. So an entry that is in
+ * the set stays a word of a shadow table until the set is unlocked. The lock is held briefly,
+ * whoever waits for it spins, and nothing else is waited for under it.
+ */
+/* The head, for those who hold mmu_lock. */
+static inline u64 rmap_read(const u64 *head)
+{
+	return atomic_load_relaxed_u64(head) & ~RMAP_LOCKED;
+}
+/* No mmu_lock, in a read section: the head, locked; 0: empty, and not locked. An acquire. */
+must_check u64 rmap_lock(u64 *head);
+void rmap_unlock(u64 *head, u64 value);
+/* The entries of @head, which is locked and not empty. NULL ends them. */
+struct rmap_iter {
+	const struct rmap_object *object;
+	u32 index;
+};
+u64 *rmap_first(struct rmap_iter *iter, u64 head);
+u64 *rmap_next(struct rmap_iter *iter);
+
 /* Add @entry; the number of entries then, or 0 when an object was needed and there is none. */
 must_check u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors);
 /* Remove @entry, which is in it; freed descriptors go to @freed. Nonzero: it was not. */

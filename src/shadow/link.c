@@ -68,9 +68,9 @@ int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct
 
 	if (!head)
 		return 1;
-	if (rmap_count(*head) >= CHAIN_MAX)
-		while (*head)
-			shadow_drop(change, rmap_any(*head));
+	if (rmap_count(rmap_read(head)) >= CHAIN_MAX)
+		while (rmap_read(head))
+			shadow_drop(change, rmap_any(rmap_read(head)));
 	length = rmap_add(head, entry, change->descriptors);
 	if (!length)
 		return 1;

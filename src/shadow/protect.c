@@ -28,45 +28,8 @@ void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end
 		u64 *head;
 
 		for (; (head = sparse_next(heads, &at, last + 1)); at++)
-			protect_head(&change, *head, level);
+			protect_head(&change, rmap_read(head), level);
 	}
-}
-
-static int age_head(const struct shadow_change *change, u64 head, u32 level, enum quire_age kind)
-{
-	const struct entry_format *f = SHADOW_FORMAT;
-	u32 count = rmap_count(head);
-	int young = 0;
-
-	for (u32 i = 0; i < count; i++) {
-		u64 *entry = rmap_at(head, i), old = atomic_load_relaxed_u64(entry);
-
-		if (!(old & f->accessed))
-			continue;
-		young = 1;
-		if (kind == QUIRE_AGE_CLEAR)
-			(void)shadow_store(change, entry, level, old & ~f->accessed);
-	}
-	return young;
-}
-
-int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range)
-{
-	struct flush_debt none;
-	struct shadow_change change = shadow_taking(vm, &none);
-	int young = 0;
-
-	flush_debt_init(&none, &vm->flush);
-	for (u32 level = QUIRE_LEVEL_4K; change.shadow && level <= QUIRE_LEVEL_1G; level++) {
-		const struct sparse *heads = &change.shadow->rmaps[range->as_id][level - 1];
-		u64 pages = level_pages((enum quire_level)level);
-		u64 at = range->start.v / pages, end = (range->end.v + pages - 1) / pages;
-		const u64 *head;
-
-		for (; (head = sparse_next(heads, &at, end)); at++)
-			young |= age_head(&change, *head, level, range->kind);
-	}
-	return young;
 }
 
 /* Only pieces of L1's own huge mappings can become huge again. */
@@ -88,6 +51,6 @@ void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end, stru
 	if (!change.shadow)
 		return;
 	for (; (head = sparse_next(&change.shadow->rmaps[as_id][0], &at, end.v)); at++)
-		while ((piece = find_piece(*head)))
+		while ((piece = find_piece(rmap_read(head))))
 			shadow_drop(&change, piece);
 }

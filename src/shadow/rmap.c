@@ -1,9 +1,39 @@
 /* Sets of entries: who maps a gfn, who points to a shadow page. */
 #include "src/shadow/internal.h"
 
+#include "src/base/mutant.h"
 #include "src/walk/range.h"
 
 #define CHAIN UINT64_C(1)
+/* Wait until nobody else has the lock of *@head, and take it unless the set is empty. */
+static u64 lock(u64 *head)
+{
+	for (unsigned int turn = 0;; turn++) {
+		u64 seen = rmap_read(head);
+
+		if (!seen || MUTANT(rmap_unlocked) ||
+		    atomic_cmpxchg_u64(head, &seen, seen | RMAP_LOCKED))
+			return seen;
+		base_platform->relax(turn);
+	}
+}
+
+/* A release: *@head is @value from here on. */
+static void unlock(u64 *head, u64 value)
+{
+	atomic_store_release_u64(head, value);
+}
+
+u64 rmap_lock(u64 *head)
+{
+	return lock(head);
+}
+
+void rmap_unlock(u64 *head, u64 value)
+{
+	if (!MUTANT(rmap_unlocked))
+		unlock(head, value);
+}
 
 static struct rmap_object *chain_of(u64 head)
 {
@@ -27,25 +57,25 @@ u32 rmap_count(u64 head)
 /* Entries go into the first object; a full one is put behind a new one. */
 u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors)
 {
-	struct rmap_object *object = chain_of(*head), *more = object;
+	u64 value = rmap_read(head);
+	struct rmap_object *object = chain_of(value), *more = object;
 
-	if (!*head) {
-		*head = (u64)(uintptr_t)entry;
+	if (!value) {
+		unlock(head, (u64)(uintptr_t)entry);
 		return 1;
 	}
 	if (!object || object->count == RMAP_OBJECT_ENTRIES) {
 		object = object_take(descriptors);
 		if (!object)
 			return 0;
-		if (more) {
-			object->more = more;
-			object->below = more->count + more->below;
-		} else {
-			object->entries[object->count++] = (u64 *)(uintptr_t)*head;
-		}
-		*head = head_of(object);
+		object->more = more;
+		object->below = more ? more->count + more->below : 0;
+		if (!more)
+			object->entries[object->count++] = (u64 *)(uintptr_t)value;
 	}
+	(void)lock(head);
 	object->entries[object->count++] = entry;
+	unlock(head, head_of(object));
 	return object->count + object->below;
 }
 
@@ -61,22 +91,21 @@ static u64 **find_place(struct rmap_object *object, const u64 *entry)
 /* The last entry of the first object fills the hole. */
 int rmap_remove(u64 *head, const u64 *entry, struct object_cache *freed)
 {
-	struct rmap_object *first = chain_of(*head);
-	u64 **place;
+	u64 value = lock(head);
+	struct rmap_object *first = chain_of(value);
+	bool single = value == (u64)(uintptr_t)entry;
+	u64 **place = first ? find_place(first, entry) : NULL;
 
-	if (!first) {
-		if (*head != (u64)(uintptr_t)entry)
-			return 1;
-		*head = 0;
+	if (!place) {
+		unlock(head, single ? 0 : value);
+		return !single;
+	}
+	*place = first->entries[--first->count];
+	if (first->count) {
+		unlock(head, value);
 		return 0;
 	}
-	place = find_place(first, entry);
-	if (!place)
-		return 1;
-	*place = first->entries[--first->count];
-	if (first->count)
-		return 0;
-	*head = first->more ? head_of(first->more) : 0;
+	unlock(head, first->more ? head_of(first->more) : 0);
 	object_put(freed, first);
 	return 0;
 }
@@ -99,6 +128,22 @@ u64 *rmap_at(u64 head, u32 index)
 		object = object->more;
 	}
 	return object->entries[index];
+}
+
+u64 *rmap_first(struct rmap_iter *iter, u64 head)
+{
+	iter->object = chain_of(head);
+	iter->index = 0;
+	return iter->object ? rmap_next(iter) : (u64 *)(uintptr_t)head;
+}
+
+u64 *rmap_next(struct rmap_iter *iter)
+{
+	if (iter->object && iter->index == iter->object->count) {
+		iter->object = iter->object->more;
+		iter->index = 0;
+	}
+	return iter->object ? iter->object->entries[iter->index++] : NULL;
 }
 
 static struct sparse *heads_of(struct shadow *shadow, const struct shadow_page *page, u32 level)

@@ -10,8 +10,8 @@
  * Ownership: struct shadow belongs to the VM, is made with the first nested root and ends with the
  * VM. It owns every shadow page; a shadow page owns its table, the list of the entries that point
  * to it, and its place in hash and list. Everything is under mmu_lock exclusive, but for what the
- * processor does: it walks the tables in guest mode and sets A and D. So entries change by
- * compare-exchange (store.c), and a table is freed after a flush.
+ * processor does: it walks the tables in guest mode and sets A and D; and for aging, which clears A
+ * (age.c). So entries change by compare-exchange (store.c), and a table is freed after a flush.
  *
  * It serves nested guests (L2), whose tables are those of the guest hypervisor (L1). In a VM
  * without the TDP MMU it also serves the guest itself: with direct pages, behind which no table
@@ -77,7 +77,7 @@ _Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one
 
 /*
  * Heads of rmaps, by address space, level and index of the block: 0 none, an entry's address, or
- * the address of a chain with bit 0 set.
+ * the address of a chain with bit 0 set. Bit 1 locks the set (rmap.c).
  */
 struct shadow {
 	struct quire_vm *vm; /* pages of another generation than the VM's are obsolete */
@@ -154,6 +154,16 @@ static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
 	return vcpu->shadow.page &&
 	       vcpu->shadow.turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
 }
+
+/*
+ * Nonzero: some leaf of the range was used. Clearing that owes nothing. No lock, in a read section.
+ */
+struct shadow_age_range {
+	u32 as_id;
+	gfn_t start, end;
+	enum quire_age kind;
+};
+must_check int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range);
 
 /* Does any page lag? The partner of this acquire is in shadow_unsync(). */
 static inline int shadow_any_unsync(const struct quire_vm *vm)
@@ -306,14 +316,6 @@ void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end
 /* Drop 4K pieces of what could be huge. */
 void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 		    struct flush_debt *debt);
-
-/* Nonzero: some leaf of the range was used. Clearing that owes nothing. */
-struct shadow_age_range {
-	u32 as_id;
-	gfn_t start, end;
-	enum quire_age kind;
-};
-must_check int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range);
 
 /*
  * Split huge leaves of [start, end), 1G first. Zero when done; -EAGAIN: drop mmu_lock, refill,

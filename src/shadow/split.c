@@ -84,7 +84,8 @@ static int fill_child(const struct shadow_change *change, struct shadow_page *ch
 
 /*
  * A child that was just made is seen by nobody: plain stores, in one pass over it and over the
- * heads of its gfns, which are neighbours too. Leaves are counted once.
+ * heads of its gfns, which are neighbours too. Each entry before its head, where aging finds it.
+ * Leaves are counted once.
  */
 static int fill_fresh(const struct shadow_change *change, const struct shadow_page *child,
 		      const struct huge_leaf *huge)
@@ -92,23 +93,24 @@ static int fill_fresh(const struct shadow_change *change, const struct shadow_pa
 	u64 *entries = table_entries(child->table);
 	u64 *heads = rmap_head_make(change, child, huge->gfn, huge->level - 1);
 	u64 value = child_value(huge, 0), step = child_value(huge, 1) - value;
-	u32 done = 0, longest = 1;
+	u32 done = 0, longest = 1, length;
 
 	if (!heads)
 		return -ENOMEM;
 	for (; done < QUIRE_TABLE_ENTRIES; done++) {
 		u64 *entry = &entries[done];
 
-		if (likely(!heads[done])) {
-			heads[done] = (u64)(uintptr_t)entry;
-		} else {
-			u32 length = rmap_add(&heads[done], entry, change->descriptors);
-
-			if (!length)
-				break;
-			longest = length > longest ? length : longest;
-		}
 		*entry = value + done * step;
+		if (likely(!rmap_read(&heads[done]))) {
+			atomic_store_release_u64(&heads[done], (u64)(uintptr_t)entry);
+			continue;
+		}
+		length = rmap_add(&heads[done], entry, change->descriptors);
+		if (!length) {
+			*entry = SHADOW_FORMAT->nonpresent;
+			break;
+		}
+		longest = length > longest ? length : longest;
 	}
 	rmap_note_length(change->vm, longest);
 	atomic_add_relaxed_u64(&change->vm->leaves[huge->level - 1], done);
@@ -182,7 +184,7 @@ static int split_head(const struct shadow_change *change, const u64 *head,
 {
 	u64 *entry;
 
-	while ((entry = find_huge(change->shadow, *head, split->level))) {
+	while ((entry = find_huge(change->shadow, rmap_read(head), split->level))) {
 		const struct shadow_page *page = shadow_page_of(entry);
 		u32 index = shadow_index_of(entry);
 		struct huge_leaf huge = {

@@ -32,8 +32,8 @@ void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gf
 			u64 *head, at = first_block(start, level);
 
 			while ((head = sparse_next(heads, &at, end_block(end, level))))
-				while (*head)
-					shadow_drop(change, rmap_any(*head));
+				while (rmap_read(head))
+					shadow_drop(change, rmap_any(rmap_read(head)));
 		}
 	}
 }

@@ -12,9 +12,15 @@ static struct table *below(u64 word)
 	return (struct table *)(uintptr_t)word;
 }
 
+/* What is on a page that another thread has just made is seen with it. */
+static struct table *root_of(const struct sparse *sparse)
+{
+	return atomic_load_acquire_ptr(&sparse->root);
+}
+
 u64 *sparse_find(const struct sparse *sparse, u64 index)
 {
-	const struct table *table = sparse->root;
+	const struct table *table = root_of(sparse);
 
 	if (index >= SPARSE_LIMIT)
 		return NULL;
@@ -23,7 +29,7 @@ u64 *sparse_find(const struct sparse *sparse, u64 index)
 
 		if (depth == SPARSE_DEPTH - 1)
 			return word;
-		table = below(*word);
+		table = below(atomic_load_acquire_u64(word));
 	}
 	return NULL;
 }
@@ -45,15 +51,17 @@ u64 *sparse_make(struct sparse *sparse, u64 index, struct table_cache *tables)
 
 	if (index >= SPARSE_LIMIT)
 		return NULL;
-	if (!table)
-		table = sparse->root = make_page(sparse, tables);
+	if (!table) {
+		table = make_page(sparse, tables);
+		atomic_store_release_ptr(&sparse->root, table);
+	}
 	for (u32 depth = 0; table; depth++) {
 		u64 *word = &table_entries(table)[index_at(index, depth)];
 
 		if (depth == SPARSE_DEPTH - 1)
 			return word;
 		if (!*word)
-			*word = (u64)(uintptr_t)make_page(sparse, tables);
+			atomic_store_release_u64(word, (u64)(uintptr_t)make_page(sparse, tables));
 		table = below(*word);
 	}
 	return NULL;
@@ -61,21 +69,24 @@ u64 *sparse_make(struct sparse *sparse, u64 index, struct table_cache *tables)
 
 u64 *sparse_next(const struct sparse *sparse, u64 *index, u64 end)
 {
+	const struct table *root = root_of(sparse);
+
 	end = min_u64(end, SPARSE_LIMIT);
-	while (sparse->root && *index < end) {
-		const struct table *table = sparse->root;
+	while (root && *index < end) {
+		const struct table *table = root;
 
 		for (u32 depth = 0;; depth++) {
 			u64 *word = &table_entries(table)[index_at(*index, depth)];
 			u64 span = UINT64_C(1) << (QUIRE_TABLE_BITS * (SPARSE_DEPTH - 1 - depth));
+			u64 value = atomic_load_acquire_u64(word);
 
-			if (!*word) {
+			if (!value) {
 				*index = round_down_u64(*index, span) + span;
 				break;
 			}
 			if (depth == SPARSE_DEPTH - 1)
 				return word;
-			table = below(*word);
+			table = below(value);
 		}
 	}
 	return NULL;

@@ -6,8 +6,8 @@
 
 /*
  * 2^36 words, one for every gfn of 48 bits of address; words are 0 until somebody stores another
- * value. Eight bytes a word in use, in pages of 512. Readers and writers are kept apart by the
- * owner; pages go back only when the array ends.
+ * value. Eight bytes a word in use, in pages of 512. One thread makes words at a time; readers need
+ * no lock for the array, only for what the words say. Pages go back only when the array ends.
  */
 struct sparse {
 	struct table *root;

@@ -14,6 +14,8 @@ int limit_tests(void);
 int unsync_tests(void);
 /* tests/unit/shadow/test_races.c */
 int race_tests(void);
+/* tests/unit/shadow/test_age.c */
+int age_tests(void);
 /* tests/unit/shadow/test_unsync_races.c */
 int unsync_race_tests(void);
 

@@ -320,18 +320,6 @@ static void test_refusals(void **state)
 	assert_int_equal(world_check(&world, L2_PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
 }
 
-static void test_aging(void **state)
-{
-	hva_t start = sim_hva(70), end = sim_hva(71);
-
-	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
-	assert_int_equal(quire_vm_age(world.vm, start, end, QUIRE_AGE_TEST), 1);
-	assert_int_equal(quire_vm_age(world.vm, start, end, QUIRE_AGE_CLEAR), 1);
-	assert_int_equal(quire_vm_age(world.vm, start, end, QUIRE_AGE_TEST), 0);
-}
-
 #define SHADOW_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -351,14 +339,14 @@ int main(void)
 	    SHADOW_TEST(test_quota),
 	    SHADOW_TEST(test_aliases),
 	    SHADOW_TEST(test_refusals),
-	    SHADOW_TEST(test_aging),
 	    SHADOW_TEST(test_random),
 	};
 
 	int failed = cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | limit_tests() |
-		     unsync_tests() | race_tests() | paging_tests();
+		     unsync_tests() | age_tests() | race_tests() | paging_tests();
 
 	/* Where shadow pages serve L1, too. Nothing is split ahead of the write there. */
 	world_mmu = QUIRE_MMU_SHADOW;
-	return failed | cmocka_run_group_tests(tests, NULL, NULL) | unsync_tests() | race_tests();
+	return failed | cmocka_run_group_tests(tests, NULL, NULL) | unsync_tests() | age_tests() |
+	       race_tests();
 }
