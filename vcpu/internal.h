@@ -293,6 +293,7 @@ struct cpu {
 	uint64_t fault_gpa, fault_error;
 	uint8_t fault_was_guard; /* the stage-2 entry was fine, the host page was not */
 	uint8_t guard_tries;
+	uint64_t lost_address; /* of the host, where an access met a memory failure; 0: none */
 	enum cpu_exit exit_reason;
 	struct cpu_exit_info *info;
 

@@ -49,12 +49,20 @@ static const struct paging *paging_mode(const struct cpu *cpu)
 	return cpu->s.cr4 & CR4_PAE ? &paging_pae : &paging_legacy;
 }
 
+/* Which page was lost is known here alone; the library hears of it before the fault. */
+static void note_poison(struct cpu *cpu)
+{
+	if (guard_last_reason == GUARD_POISON)
+		cpu->lost_address = guard_poison_address;
+}
+
 static enum walk_result guest_guard_failed(struct cpu *cpu, uint64_t gpa, uint64_t error)
 {
 	if (guard_last_reason == GUARD_ABORT) {
 		cpu->stop = STOP_RESTART;
 		return WALK_STOP;
 	}
+	note_poison(cpu);
 	cpu->stop = STOP_FAULT;
 	cpu->fault_gpa = gpa;
 	cpu->fault_error = error | QUIRE_PFERR_USER | QUIRE_PFERR_GUEST_PAGE;
@@ -370,6 +378,7 @@ enum step mmu_guard_failed(struct cpu *cpu, const struct mmu_request *request)
 	struct mmu_result result;
 	enum step step;
 
+	note_poison(cpu);
 	tlb_flush_page(cpu, request->linear);
 	if (reason == GUARD_ABORT) {
 		cpu->stop = STOP_RESTART;

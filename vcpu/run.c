@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include <quire/gmem.h>
 #include <quire/trace.h>
 
 #include "vcpu/code.h"
@@ -249,6 +250,12 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 	if (cpu->fault_was_guard && ++cpu->guard_tries > GUARD_TRIES_MAX) {
 		cpu->guard_tries = 0;
 		return exit_error(cpu, run, -EFAULT);
+	}
+	if (unlikely(cpu->lost_address)) {
+		/* If it was a guest_memfd's, the fault says so from now on. */
+		(void)quire_vcpu_lose_frame(cpu->vcpu,
+					    (pfn_t){cpu->lost_address >> QUIRE_PAGE_SHIFT});
+		cpu->lost_address = 0;
 	}
 	QUIRE_TRACE(kvm_page_fault, quire_vcpu_id(cpu->vcpu), cpu->s.rip, cpu->fault_gpa,
 		    cpu->fault_error);

@@ -9,6 +9,9 @@
 _Thread_local enum guard_reason guard_last_reason
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
+_Thread_local uint64_t guard_poison_address
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
 /* Bounds of the section, from the linker; weak so that a program without one links. */
 extern const struct guard_entry __start_quire_guard[] __attribute__((weak, visibility("hidden")));
 extern const struct guard_entry __stop_quire_guard[] __attribute__((weak, visibility("hidden")));
@@ -117,6 +120,8 @@ bool guard_handle_signal(int signal, const void *info, void *ucontext)
 	if (!entry)
 		return false;
 	guard_last_reason = reason;
+	if (reason == GUARD_POISON)
+		guard_poison_address = sys_address(((const siginfo_t *)info)->si_addr);
 	registers[REG_RIP] = (greg_t)entry_pad(entry);
 	return true;
 }

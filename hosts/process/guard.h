@@ -34,6 +34,10 @@ struct guard_entry {
 extern _Thread_local enum guard_reason guard_last_reason
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
+/* Where the last GUARD_POISON of this thread was: the address that the kernel gave with it. */
+extern _Thread_local uint64_t guard_poison_address
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
 /*
  * Accesses say volatile: GCC before 12.4 drops an asm goto whose outputs nobody reads. The empty
  * statement after one with outputs keeps those compilers from losing an output on the way out.

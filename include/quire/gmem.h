@@ -80,4 +80,12 @@ QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
 /* Mark page @index as lost: guest mappings go, get_pfn answers -EHWPOISON until it is punched. */
 QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);
 
+struct quire_vcpu;
+/*
+ * The host lost frame @pfn, as a vCPU's access found out: if a guest_memfd that a slot of the VM
+ * shows has its page there, that is quire_gmem_poison() of it. Nonzero if so. Out of guest mode;
+ * takes slots_lock.
+ */
+QUIRE_API int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn);
+
 #endif

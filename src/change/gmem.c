@@ -3,6 +3,7 @@
 
 #include "src/change/change.h"
 #include "src/base/mutant.h"
+#include "src/vm/vcpu.h"
 
 static bool file_shows(const struct gmem_invalidation *inv, const struct quire_gmem *file)
 {
@@ -109,6 +110,37 @@ void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index)
 	gmem_poison_page(inv.inode, index);
 	change_gmem_end(&inv);
 	rwlock_read_unlock(&inv.inode->invalidate_lock);
+}
+
+/* The slot's file cannot be released: that takes slots_lock. */
+static int lose_frame_in_slots(struct quire_vm *vm, u32 as_id, pfn_t pfn)
+{
+	const struct memslot *slot;
+	struct memslot_iter iter;
+	u64 index;
+
+	memslot_for_gfn(slot, vm, as_id, (gfn_t){0}, (gfn_t){UINT64_MAX}, &iter)
+	{
+		struct quire_gmem *file = slot->gmem.file;
+
+		if (!file || !gmem_pages_find(&file->inode->pages, pfn, &index))
+			continue;
+		quire_gmem_poison(file, index);
+		return 1;
+	}
+	return 0;
+}
+
+int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn)
+{
+	struct quire_vm *vm = vcpu->vm;
+	int found = 0;
+
+	mutex_lock(&vm->slots_lock);
+	for (u32 as_id = 0; as_id < vm->address_spaces && !found; as_id++)
+		found = lose_frame_in_slots(vm, as_id, pfn);
+	mutex_unlock(&vm->slots_lock);
+	return found;
 }
 
 void quire_gmem_release(struct quire_gmem *gmem)

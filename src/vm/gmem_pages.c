@@ -884,6 +884,42 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 	rwlock_write_unlock(&pages->punch_lock);
 }
 
+/* The page of the block at frame @pfn, or GMEM_BLOCK_PAGES. */
+static u32 block_find_frame(const struct gmem_block *block, pfn_t pfn)
+{
+	u32 off = 0;
+
+	while (off < GMEM_BLOCK_PAGES) {
+		u32 state = state_read(block, off);
+
+		if ((state & GMEM_PAGE_EXISTS) && page_pfn(block, off, state).v == pfn.v)
+			break;
+		off++;
+	}
+	return off;
+}
+
+int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	if (!walk_begin(&walk, pages, 0, pages->npages))
+		return 0;
+	while (walk_next(&walk, &part)) {
+		u64 base = atomic_load_relaxed_u64(&part.block->base) & BASE_MASK;
+		u32 off = GMEM_BLOCK_PAGES;
+
+		if (pfn.v - base < GMEM_BLOCK_PAGES || atomic_load_acquire_ptr(&part.block->list))
+			off = block_find_frame(part.block, pfn);
+		if (off == GMEM_BLOCK_PAGES)
+			continue;
+		*index = (walk.block_no - 1) * GMEM_BLOCK_PAGES + off;
+		return 1;
+	}
+	return 0;
+}
+
 void gmem_page_poison(struct gmem_pages *pages, u64 index)
 {
 	struct gmem_block *block;

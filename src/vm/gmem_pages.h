@@ -136,6 +136,9 @@ void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
 void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
 			    const struct gmem_frames *frames);
 
+/* Nonzero, with *@index, if there is a page at frame @pfn. No lock. */
+int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index);
+
 /* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
 void gmem_page_poison(struct gmem_pages *pages, u64 index);
 

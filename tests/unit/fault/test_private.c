@@ -277,6 +277,36 @@ static void test_late_lookup(void **state)
 	private_end();
 }
 
+/* U-083: an access found a frame lost. The page of the file is, then; what it was is not read. */
+static void test_lost_frame(void **state)
+{
+	struct quire_memory_fault fault;
+	uint32_t level;
+	uint8_t byte = 0;
+
+	(void)state;
+	private_begin();
+	for (uint64_t i = 2; i < 5; i++)
+		assert_int_equal(machine_store(&machine, 0, gpa_of((gfn_t){GFN + i}).v, 7), 0);
+	assert_int_equal(quire_vcpu_lose_frame(machine.vcpus[1], (pfn_t){1}), 0);
+	assert_int_equal(quire_vcpu_lose_frame(machine.vcpus[1], (pfn_t){pfn_of(2).v + 100}), 0);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 3}).v, &byte), 0);
+	assert_int_equal(quire_vcpu_lose_frame(machine.vcpus[1], pfn_of(3)), 1);
+	assert_int_equal(leaf_at(GFN + 3, &level), 0);
+	assert_int_equal(
+	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){GFN + 3}), QUIRE_PFERR_WRITE, &fault),
+	    -EHWPOISON);
+	assert_int_equal(fault.gpa.v, gpa_of((gfn_t){GFN + 3}).v);
+	assert_int_equal(fault.flags, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 2}).v, &byte), 0);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 4}).v, &byte), 0);
+	assert_int_equal(byte, 7);
+	assert_int_equal(quire_gmem_punch(gmem, 3 * QUIRE_PAGE_SIZE, QUIRE_PAGE_SIZE), 0);
+	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 3}).v, &byte), 0);
+	assert_int_equal(byte, 0);
+	private_end();
+}
+
 /* Each allocation of the map fails in turn and leaves nothing; the next try works. */
 static void test_no_memory(void **state)
 {
@@ -389,6 +419,7 @@ int main(void)
 	    cmocka_unit_test(test_refused),	      cmocka_unit_test(test_block),
 	    cmocka_unit_test(test_converted),	      cmocka_unit_test(test_converted_in_place),
 	    cmocka_unit_test(test_converted_unbound), cmocka_unit_test(test_late_lookup),
+	    cmocka_unit_test(test_lost_frame),
 	};
 
 	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -160,7 +160,9 @@ static void signals_have_their_reasons(void **state)
 	assert_int_equal(guard_load_u8(NULL, &value), GUARD_FAULT);
 	assert_int_equal(sigaction(SIGSEGV, &old, NULL), 0);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		siginfo_t info = {.si_signo = cases[i].signal, .si_code = cases[i].code};
+		siginfo_t info = {.si_signo = cases[i].signal,
+				  .si_code = cases[i].code,
+				  .si_addr = (void *)(0x123000 + i)};
 		ucontext_t context = caught_context;
 		greg_t *rip = &context.uc_mcontext.gregs[REG_RIP];
 
@@ -168,6 +170,8 @@ static void signals_have_their_reasons(void **state)
 		assert_int_equal(guard_handle_signal(cases[i].signal, &info, &context),
 				 cases[i].taken);
 		assert_int_equal(guard_last_reason, cases[i].reason);
+		if (cases[i].reason == GUARD_POISON)
+			assert_int_equal(guard_poison_address, 0x123000 + i);
 		assert_int_equal(*rip != caught_context.uc_mcontext.gregs[REG_RIP], cases[i].taken);
 		/* One byte on there is no guarded instruction. */
 		*rip = caught_context.uc_mcontext.gregs[REG_RIP] + 1;

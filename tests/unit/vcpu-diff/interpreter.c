@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <quire/gmem.h>
 #include <quire/trace.h>
 
 #include "src/entry/format.h"
@@ -61,6 +62,11 @@ void quire_trace_emit(enum quire_trace_event event, const uint64_t *args)
 
 void quire_vcpu_leave(struct quire_vcpu *vcpu)
 {
+}
+
+int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn)
+{
+	return 0;
 }
 
 int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,

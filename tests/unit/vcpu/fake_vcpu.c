@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <quire/gmem.h>
 #include <quire/trace.h>
 
 #include "hosts/process/guard.h"
@@ -154,6 +155,12 @@ static void map_page(struct fake_vm *vm, uint64_t gpa, uint64_t flags)
 	pthread_mutex_unlock(vm->lock);
 }
 
+int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn)
+{
+	vcpu->lost_pfn = pfn.v;
+	return 1;
+}
+
 int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 		     struct quire_memory_fault *fault)
 {
@@ -164,6 +171,8 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	vcpu->last_fault_error = error_code;
 	if (vcpu->fault_result)
 		return vcpu->fault_result;
+	if (vcpu->lost_pfn && vcpu->lost_pfn == ((uint64_t)(uintptr_t)vcpu->vm->ram + gpa.v) >> 12)
+		return -EHWPOISON;
 	if (vcpu->nested_root && gpa.v >> 12 == vcpu->nested_fault_gpa >> 12) {
 		fault->flags = error_code;
 		fault->gpa = gpa;
@@ -349,8 +358,14 @@ void fake_vcpu_destroy(struct quire_vcpu *vcpu)
 	free(vcpu);
 }
 
+int fake_memory_failure;
+
 static void on_fault(int signal_number, siginfo_t *info, void *context)
 {
+	if (fake_memory_failure && signal_number == SIGSEGV) {
+		info->si_code = BUS_MCEERR_AR;
+		signal_number = SIGBUS;
+	}
 	if (guard_handle_signal(signal_number, info, context))
 		return;
 	signal(signal_number, SIG_DFL);

@@ -44,6 +44,7 @@ struct quire_vcpu {
 	unsigned int faults;
 	uint64_t last_fault_gpa, last_fault_error;
 	int fault_result;     /* not 0: what every fault answers */
+	uint64_t lost_pfn;    /* the frame of which the library was told; its fault is -EHWPOISON */
 	uint64_t nested_root; /* of quire_vcpu_set_nested(); 0: none */
 	unsigned int nested_roots, nested_flushes;
 	uint64_t nested_fault_gpa; /* L1's tables refuse this page; 0: none */
@@ -65,6 +66,8 @@ struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm);
 void fake_vcpu_destroy(struct quire_vcpu *vcpu);
 /* SIGSEGV and SIGBUS go to guard_handle_signal(). */
 void fake_signals_install(void);
+/* While set, a SIGSEGV goes there as the SIGBUS of a memory failure. */
+extern int fake_memory_failure;
 /* Drop every stage-2 entry, as an invalidation would, and ask for a flush. */
 void fake_vm_zap(struct fake_vm *vm, struct quire_vcpu *vcpu);
 

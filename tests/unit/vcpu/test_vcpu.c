@@ -582,6 +582,28 @@ static void test_host_page_lost(void **state)
 	assert_int_equal(guest64(vcpu, 0x400ffc), 7);
 }
 
+/* A memory failure under an access: the library is told of the frame, then asked about the page. */
+static void test_memory_failure(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_exit_info info;
+
+	fake_signals_install();
+	LOAD(vcpu, store_paged);
+	mprotect(vcpu->vm->ram + PAGED_LINEAR, 4096, PROT_NONE);
+	fake_memory_failure = 1;
+	assert_int_equal(run(vcpu, &info), CPU_EXIT_ERROR);
+	fake_memory_failure = 0;
+	assert_int_equal(info.error, -EHWPOISON);
+	assert_true(vcpu->lost_pfn == (uint64_t)(uintptr_t)(vcpu->vm->ram + PAGED_LINEAR) >> 12);
+	assert_int_equal(cpu_state(vcpu->cpu)->rip, GUEST_CODE + 12);
+	vcpu->lost_pfn = 0;
+	mprotect(vcpu->vm->ram + PAGED_LINEAR, 4096, PROT_READ | PROT_WRITE);
+	run_to_halt(vcpu);
+	assert_int_equal(guest64(vcpu, 0x400ffc), 7);
+	assert_true(!vcpu->lost_pfn);
+}
+
 /* A flush request drops what was cached. */
 static void test_flush_request(void **state)
 {
@@ -766,6 +788,7 @@ int main(void)
 	    TEST(test_unknown_instruction),
 	    TEST(test_msr),
 	    TEST(test_host_page_lost),
+	    TEST(test_memory_failure),
 	    TEST(test_flush_request),
 	    TEST(test_single_step),
 	    TEST(test_atomics),
