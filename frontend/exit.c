@@ -3,8 +3,11 @@
 
 #include <errno.h>
 #include <linux/kvm_para.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <quire/dirty.h>
 #include <quire/trace.h>
@@ -123,9 +126,30 @@ static enum run_next exit_delivery(struct vcpu *vcpu, const struct cpu_exit_info
 	return RUN_EXIT;
 }
 
+/*
+ * A page of the client's is lost: the thread gets the signal that its own access would have raised,
+ * and KVM_RUN ends as with any signal. The instruction runs again with the next KVM_RUN.
+ */
+static enum run_next exit_poison(struct vcpu *vcpu, hva_t hva)
+{
+	siginfo_t info;
+
+	memset(&info, 0, sizeof(info));
+	info.si_signo = SIGBUS;
+	info.si_code = BUS_MCEERR_AR;
+	info.si_addr = (void *)(uintptr_t)hva.v;
+	info.si_addr_lsb = QUIRE_PAGE_SHIFT;
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGBUS, &info);
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	return run_fail(vcpu, -EINTR);
+}
+
 static enum run_next exit_error(struct vcpu *vcpu, const struct cpu_exit_info *info)
 {
 	struct uapi_memory_fault *fault = (void *)&vcpu->run->hw;
+
+	if (info->error == -EHWPOISON && !info->fault.size_bytes)
+		return exit_poison(vcpu, info->fault.hva);
 
 	if (info->fault.size_bytes) {
 		vcpu->run->exit_reason = KVM_EXIT_MEMORY_FAULT;

@@ -61,6 +61,7 @@ struct quire_memory_fault {
 	uint64_t flags; /* bit 3: the access was private */
 	gpa_t gpa;
 	uint64_t size_bytes;
+	hva_t hva; /* with -EHWPOISON and size 0: the client's page that is lost */
 };
 
 /*

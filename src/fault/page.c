@@ -50,10 +50,16 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
 		    struct quire_memory_fault *exit)
 {
+	int ret;
+
 	if (found->from_gmem)
 		return find_gmem_page(fault, found, exit);
 	/* Not worth the lookup: it would be thrown away. */
 	if (invalidation_retry_hint(vcpu->vm, found->snapshot, fault->gfn))
 		return QUIRE_RETRY;
-	return find_host_page(vcpu, fault, found);
+	ret = find_host_page(vcpu, fault, found);
+	/* No memory fault of the guest's: the client hears of it as if it had touched the page. */
+	if (ret == -EHWPOISON)
+		exit->hva = found->hva;
+	return ret;
 }

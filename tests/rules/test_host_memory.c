@@ -3,6 +3,7 @@
 #include <linux/falloc.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -374,6 +375,76 @@ static void give_page(int fd, uint64_t address, uint64_t word)
 	CHECK_ZERO(ioctl(fd, UFFDIO_COPY, &copy));
 }
 
+/* Newer than some headers: pages that raise the signal of a memory failure when touched. */
+#define POISON_FEATURE (1ul << 14)
+struct poison_request {
+	struct uffdio_range range;
+	uint64_t mode;
+	int64_t updated;
+};
+#define POISON_IOCTL _IOWR(UFFDIO, 0x08, struct poison_request)
+
+static volatile sig_atomic_t lost_code;
+static void *volatile lost_address;
+static sigjmp_buf touch_end;
+static volatile sig_atomic_t touching;
+
+static void note_lost(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	(void)context;
+	lost_code = info->si_code;
+	lost_address = info->si_addr;
+	if (touching)
+		siglongjmp(touch_end, 1);
+}
+
+static void lose_page(uint8_t *page)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = POISON_FEATURE};
+	struct uffdio_register request = {.range = {(uintptr_t)memory, BYTES},
+					  .mode = UFFDIO_REGISTER_MODE_MISSING};
+	struct poison_request poison = {.range = {(uintptr_t)page, PAGE}};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &request) ||
+	    ioctl(fd, POISON_IOCTL, &poison))
+		check_skip("this kernel cannot make pages that look lost");
+	/* The others are ordinary memory. */
+	CHECK_ZERO(ioctl(fd, UFFDIO_UNREGISTER, &request.range));
+	touching = 1;
+	if (!sigsetjmp(touch_end, 1))
+		(void)*(volatile uint8_t *)page;
+	touching = 0;
+	if (lost_code != BUS_MCEERR_AR)
+		check_skip("this kernel knows no lost pages");
+}
+
+/* The client's thread gets the signal, with the client's address; the run ends by it. */
+static void lost_page(void)
+{
+	struct sigaction action = {.sa_sigaction = note_lost, .sa_flags = SA_SIGINFO};
+	uint8_t *page;
+
+	open_machine();
+	page = memory + PAGE;
+	CHECK_ZERO(sigaction(SIGBUS, &action, NULL));
+	lose_page(page);
+	for (int round = 0; round < 2; round++) {
+		lost_code = 0;
+		lost_address = NULL;
+		CHECK_END(guest_try_load(&vcpu, COUNTER), END_SIGNAL);
+		CHECK_EQ(lost_code, BUS_MCEERR_AR);
+		CHECK_EQ((uintptr_t)lost_address & ~(PAGE - 1), (uintptr_t)page);
+	}
+	/* Another page in its place, and the same instruction goes on. */
+	CHECK(mmap(page, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		   0) == page);
+	*word_at(page, 0) = 5;
+	CHECK_END(vcpu_run(&vcpu), END_DONE);
+	CHECK_EQ(guest_load(&vcpu, COUNTER), 5);
+}
+
 static void missing_pages(void)
 {
 	struct outcome outcome;
@@ -531,6 +602,7 @@ int main(int argc, char **argv)
 	    TEST(truncated_file),
 	    TEST(locked),
 	    TEST(missing_pages),
+	    TEST(lost_page),
 	    TEST(missing_page_and_a_signal),
 	    TEST(missing_page_for_two),
 	    TEST(device_memory),

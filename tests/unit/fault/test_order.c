@@ -280,6 +280,12 @@ static void test_slot_cases(void **state)
 	sim_unmap(&machine.host, 2);
 	assert_int_equal(fault_once(2, 0), -EFAULT);
 	assert_int_equal(told.size_bytes, 0);
+	/* Nor is one that is lost: the client is told which. */
+	frame_of(3)->poisoned = true;
+	assert_int_equal(fault_once(3, 0), -EHWPOISON);
+	assert_int_equal(told.size_bytes, 0);
+	assert_int_equal(told.hva.v, sim_hva(3).v);
+	frame_of(3)->poisoned = false;
 	vm_end();
 }
 
