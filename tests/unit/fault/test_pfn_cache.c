@@ -99,6 +99,22 @@ static void test_slots(void **state)
 	end();
 }
 
+/* Other memory at the same gpa, without a look in between. */
+static void test_slot_replaced(void **state)
+{
+	struct quire_region gone = {.slot = 0};
+
+	(void)state;
+	begin();
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
+	add_slot(2, 2, 0);
+	assert_null(look(8));
+	assert_int_equal(pfn_cache_refresh(&cache, 8), 0);
+	assert_ptr_equal(look(8), frame_of(3)->bytes);
+	end();
+}
+
 static void test_hva(void **state)
 {
 	struct quire_region gone = {.slot = 0};
@@ -222,10 +238,15 @@ static void test_private(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_gpa),	      cmocka_unit_test(test_host),
-	    cmocka_unit_test(test_slots),     cmocka_unit_test(test_hva),
-	    cmocka_unit_test(test_read_only), cmocka_unit_test(test_activation_fails),
-	    cmocka_unit_test(test_offset),    cmocka_unit_test(test_moved_meanwhile),
+	    cmocka_unit_test(test_gpa),
+	    cmocka_unit_test(test_host),
+	    cmocka_unit_test(test_slots),
+	    cmocka_unit_test(test_slot_replaced),
+	    cmocka_unit_test(test_hva),
+	    cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_activation_fails),
+	    cmocka_unit_test(test_offset),
+	    cmocka_unit_test(test_moved_meanwhile),
 	    cmocka_unit_test(test_private),
 	};
 
