@@ -342,6 +342,63 @@ static bool fast_replace_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* Private pages are filled before the guest runs, while a punch takes them away: whole pages, in
+ * either order, and what is punched afterwards is gone. */
+static void fill_setup(void *ctx)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+
+	(void)ctx;
+	pair_start(QUIRE_VM_SW_PROTECTED);
+	for (uint32_t page = 0; page < 4; page++)
+		sim_map(&pair.machine.host, page, SIM_WRITABLE);
+	if (quire_gmem_create(pair.machine.vm, region.size_bytes, 0, NULL, &pair.gmem))
+		abort();
+	region.gmem = pair.gmem;
+	if (quire_vm_set_region(pair.machine.vm, &region) ||
+	    quire_vm_set_attributes(pair.machine.vm, (gpa_t){0}, region.size_bytes,
+				    QUIRE_ATTRIBUTE_PRIVATE))
+		abort();
+}
+
+static int fill_page(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+{
+	(void)ctx;
+	(void)gfn;
+	(void)source;
+	sched_yield_point();
+	*(uint8_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT) = 7;
+	return 0;
+}
+
+static void fill_body(uint32_t thread, void *ctx)
+{
+	struct quire_gmem_fill request = {.gfn = {PAIR_PAGE}, .npages = 1, .fill = fill_page};
+
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = (int)quire_gmem_populate(pair.machine.vm, &request);
+	else
+		pair.results[1] = quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
+}
+
+static bool fill_check(void *ctx)
+{
+	bool good = pair.results[0] == 1 && !pair.results[1];
+
+	(void)ctx;
+	for (uint32_t frame = 0; frame < 16; frame++)
+		good &= pair.machine.host.frames[frame].references || pair_untouched(frame) ||
+			!pair.machine.host.frames[frame].bytes[0];
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]);
+	good &= pair.bytes[0] == 0 || pair.bytes[0] == 7;
+	good &= !quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
+	good &= !pair_load(1, PAIR_PAGE, &pair.bytes[1]) && pair.bytes[1] == 0;
+	quire_gmem_release(pair.gmem);
+	return machine_stop(&pair.machine) && good;
+}
+
 const struct pair pairs_access[] = {
     {"pfn cache and host invalidation", 2, cache_setup, cache_body, cache_check, 0},
     {"activation of a pfn cache and host invalidation", 2, cold_cache_setup, cache_body,
@@ -355,6 +412,7 @@ const struct pair pairs_access[] = {
     {"fetch and NX recovery", 2, nx_setup, nx_recover_body, nx_check, 0},
     {"fetch and NX switched on", 2, nx_off_setup, nx_switch_body, nx_check, 0},
     {"fetch and load of one huge page", 2, nx_cold_setup, nx_read_body, nx_check, 0},
+    {"populate and punch", 2, fill_setup, fill_body, fill_check, 0},
     {"fast fault and host invalidation", 2, own_setup, fast_replace_body, fast_replace_check, 0},
     {.name = NULL},
 };
