@@ -83,22 +83,6 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 	return !mapping->write || entry_is_writable(f, old);
 }
 
-/* Apart, and from what is there anyway: the fault keeps nothing for a trace that is off. */
-static __attribute__((noinline, cold)) void trace_leaf(const struct entry_format *f, u64 *entry,
-						       const struct tdp_mapping *mapping)
-{
-	u64 new = atomic_load_relaxed_u64(entry);
-
-	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, new, (u64)(uintptr_t)entry,
-		    mapping->leaf.level, entry_is_present(f, new), entry_is_executable(f, new), 1);
-}
-
-static __attribute__((noinline, cold)) void trace_request(const struct tdp_mapping *mapping)
-{
-	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
-		    mapping->leaf.level);
-}
-
 static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *entry, u64 old,
 				       const struct tdp_mapping *mapping)
 {
@@ -118,8 +102,8 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	}
 	if (!tdp_change_entry(change, entry, level, &old, new))
 		return QUIRE_RETRY;
-	if (quire_trace_is_on())
-		trace_leaf(f, entry, mapping);
+	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, new, (u64)(uintptr_t)entry, level,
+		    entry_is_present(f, new), entry_is_executable(f, new), 1);
 	if (mapping->write && !mapping->leaf.writable)
 		return QUIRE_WRITE_PROTECTED;
 	return QUIRE_FIXED;
@@ -178,8 +162,7 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	};
 	u64 *table = table_entries(root);
 
-	if (quire_trace_is_on())
-		trace_request(request);
+	QUIRE_TRACE(kvm_mmu_spte_requested, mapping.gfn.v, mapping.leaf.pfn.v, mapping.leaf.level);
 	for (;; step.level--) {
 		u64 old;
 
