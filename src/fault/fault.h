@@ -71,7 +71,7 @@ void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path
 must_check int fault_load_shadow_root(struct quire_vcpu *vcpu);
 struct shadow_key;
 /*
- * Compare the pages below the loaded root that lag now, or @only that one, with the guest's tables.
+ * Compare the pages that lag now, below the loaded root or below @only, with the guest's tables.
  * -ENOMEM. Takes mmu_lock exclusive; reads guest memory.
  */
 must_check int fault_sync(struct quire_vcpu *vcpu, const struct shadow_key *only);

@@ -125,12 +125,13 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	};
 }
 
-/* A page is waited for once; one whose table is written again and again is lost. */
+/* A page is waited for once; one below which tables are written again and again is lost. */
 static bool path_lags(const struct shadow_change *change, const struct nested_fault *nested,
 		      const struct shadow_path *path)
 {
 	struct lagging *lagging = nested->lagging;
-	struct shadow_page *page = shadow_path_lags(path, &nested->walk, &lagging->key);
+	struct shadow_page *page =
+	    shadow_path_lags(change->shadow, path, &nested->walk, &lagging->key);
 
 	lagging->found = page && !lagging->synced;
 	if (page && lagging->synced)

@@ -122,6 +122,8 @@ must_check int shadow_add_leaf(const struct shadow_change *change, u64 *entry,
 
 /* --- sync.c --- */
 
+/* Does @page lag, or one that is below it? */
+int shadow_lags_below(const struct shadow *shadow, const struct shadow_page *page);
 /* @page, which is going away, lags no more. */
 void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page *page);
 /* A page of a higher level follows @gfn from now on: those that lag behind it go. */

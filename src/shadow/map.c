@@ -128,26 +128,37 @@ static int link_child(const struct shadow_change *change, u64 *entry, struct sha
 	return shadow_link(change, entry, child);
 }
 
+/* Does the entry of @parent on the way to @gpa lead to @child? */
+static bool is_linked(const struct shadow_page *parent, gpa_t gpa, const struct shadow_page *child)
+{
+	u32 level = role_level(parent->role);
+	u64 entry =
+	    atomic_load_relaxed_u64(&table_entries(parent->table)[walk_index(gfn_of(gpa), level)]);
+
+	return entry_is_present(SHADOW_FORMAT, entry) &&
+	       !entry_is_leaf(SHADOW_FORMAT, entry, level) &&
+	       shadow_page_of(entry_table(entry)) == child;
+}
+
 /*
  * A page that lags is as good as a TLB for those who already use it. Through another entry L1 has
- * mapped nothing before, and need not flush: there the page must be up to date.
+ * mapped nothing before, and need not flush: what is linked there must be up to date.
  */
-struct shadow_page *shadow_path_lags(const struct shadow_path *path, const struct shadow_walk *walk,
-				     struct shadow_key *key)
+struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct shadow_path *path,
+				     const struct shadow_walk *walk, struct shadow_key *key)
 {
-	struct shadow_page *page = path->pages[QUIRE_LEVEL_4K];
-	u64 entry;
+	if (!shadow->unsync_pages || MUTANT(link_unsynced))
+		return NULL;
+	for (u32 level = SHADOW_ROOT_LEVEL - 1; level >= walk->level; level--) {
+		struct shadow_page *page = path->pages[level];
 
-	if (walk->level != QUIRE_LEVEL_4K || !page->unsync || MUTANT(link_unsynced))
-		return NULL;
-	entry = atomic_load_relaxed_u64(&table_entries(
-	    path->pages[QUIRE_LEVEL_2M]->table)[walk_index(gfn_of(walk->gpa), QUIRE_LEVEL_2M)]);
-	if (entry_is_present(SHADOW_FORMAT, entry) &&
-	    !entry_is_leaf(SHADOW_FORMAT, entry, QUIRE_LEVEL_2M) &&
-	    shadow_page_of(entry_table(entry)) == page)
-		return NULL;
-	*key = (struct shadow_key){.gfn = page->gfn, .role = page->role};
-	return page;
+		if (is_linked(path->pages[level + 1], walk->gpa, page) ||
+		    !shadow_lags_below(shadow, page))
+			continue;
+		*key = (struct shadow_key){.gfn = page->gfn, .role = page->role};
+		return page;
+	}
+	return NULL;
 }
 
 static bool same_leaf(const u64 *entry, u64 old, u64 new, gfn_t gfn)

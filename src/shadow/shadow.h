@@ -263,8 +263,8 @@ struct shadow_key {
 	u32 role;
 };
 struct shadow_sync {
-	const struct shadow_page *root; /* the pages below it, but @only one if that is not NULL */
-	const struct shadow_key *only;
+	const struct shadow_page *root; /* the pages below it */
+	const struct shadow_key *only;	/* or below this one, if it is not NULL */
 	u32 count;
 	struct {
 		struct shadow_key key;
@@ -281,9 +281,10 @@ void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync);
 void shadow_sync_end(const struct shadow_change *change, const struct quire_vcpu *vcpu,
 		     struct shadow_sync *sync);
 
-/* The page of @path that must be synced before it is linked into it, with its key; NULL. */
-struct shadow_page *shadow_path_lags(const struct shadow_path *path, const struct shadow_walk *walk,
-				     struct shadow_key *key);
+/* The page of @path below which all must be synced before it is linked there, with its key; NULL.
+ */
+struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct shadow_path *path,
+				     const struct shadow_walk *walk, struct shadow_key *key);
 
 void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page);
 

@@ -128,16 +128,28 @@ static bool is_below(const struct shadow_page *page, const struct shadow_page *r
 	return false;
 }
 
-static bool is_chosen(const struct shadow *shadow, const struct shadow_sync *sync,
+int shadow_lags_below(const struct shadow *shadow, const struct shadow_page *page)
+{
+	if (role_level(page->role) == QUIRE_LEVEL_4K)
+		return page->unsync;
+	/* What nobody has pointed to yet has nothing below it. */
+	if (!page->parents)
+		return 0;
+	for (const struct shadow_page *at = shadow->unsync_oldest; at; at = at->unsync_newer) {
+		u32 looked = 0;
+
+		if (is_below(at, page, &looked))
+			return 1;
+	}
+	return 0;
+}
+
+static bool is_chosen(const struct shadow *shadow, const struct shadow_page *root,
 		      const struct shadow_page *page)
 {
 	u32 looked = 0;
 
-	if (shadow_page_is_obsolete(shadow, page))
-		return false;
-	if (sync->only)
-		return page->gfn.v == sync->only->gfn.v && page->role == sync->only->role;
-	return is_below(page, sync->root, &looked);
+	return !shadow_page_is_obsolete(shadow, page) && is_below(page, root, &looked);
 }
 
 static void note_present(const struct shadow_page *page, u64 *present)
@@ -164,13 +176,15 @@ static void follow_again(const struct shadow_change *change, struct shadow_page 
 u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sync)
 {
 	struct shadow *shadow = change->shadow;
-	struct shadow_page *page = shadow->unsync_oldest;
+	const struct shadow_page *root =
+	    sync->only ? shadow_page_find(shadow, sync->only) : sync->root;
+	struct shadow_page *page = root ? shadow->unsync_oldest : NULL;
 
 	sync->count = 0;
 	for (; page && sync->count < SHADOW_SYNC_BATCH; page = page->unsync_newer) {
 		struct table *guest;
 
-		if (!is_chosen(shadow, sync, page))
+		if (!is_chosen(shadow, root, page))
 			continue;
 		guest = table_cache_take(change->pages);
 		if (BROKEN(guest != NULL))

@@ -177,6 +177,25 @@ static void test_new_path_needs_no_flush(void **state)
 	assert_ptr_equal(l2_host(other + BLOCK(1) + PAGE(1), WORLD_READ), world_page(&world, 102));
 }
 
+/* The same where the entry leads to a table above the one that lags. */
+static void test_new_path_to_a_directory(void **state)
+{
+	const uint64_t other = UINT64_C(1) << 30;
+
+	(void)state;
+	world_set_entry(&world, TABLE_1G, 1, PAGE(TABLE_2M) | NPT_ALL);
+	world_set_entry(&world, TABLE_1G, 2, PAGE(TABLE_2M) | NPT_ALL);
+	let_lag();
+	world_set_entry(&world, TABLE_4K, 1, PAGE(101) | USED);
+	assert_ptr_equal(l2_host(other + PAGE(2), WORLD_READ), world_page(&world, 72));
+	assert_ptr_equal(l2_host(other + PAGE(1), WORLD_READ), world_page(&world, 101));
+	assert_ptr_equal(l2_host(other + PAGE(0), WORLD_READ), world_page(&world, 100));
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	world_set_entry(&world, TABLE_4K, 2, PAGE(102) | USED);
+	assert_ptr_equal(l2_host(2 * other + PAGE(3), WORLD_READ), world_page(&world, 73));
+	assert_ptr_equal(l2_host(2 * other + PAGE(2), WORLD_READ), world_page(&world, 102));
+}
+
 /* The same table at two levels: it cannot lag. */
 static void test_upper_levels_do_not_lag(void **state)
 {
@@ -257,6 +276,7 @@ int unsync_tests(void)
 	    UNSYNC_TEST(test_rights_taken_back),
 	    UNSYNC_TEST(test_entering_l2_syncs),
 	    UNSYNC_TEST(test_new_path_needs_no_flush),
+	    UNSYNC_TEST(test_new_path_to_a_directory),
 	    UNSYNC_TEST(test_upper_levels_do_not_lag),
 	    UNSYNC_TEST(test_many_tables),
 	    UNSYNC_TEST(test_dirty_log),
