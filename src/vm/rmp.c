@@ -243,10 +243,11 @@ static bool block_is_huge(const struct rmp_block *block)
 /* Pages from @pfn on that are found private at @gfn on together, at most @max: 0 for none. */
 static u64 private_run(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn, u64 max)
 {
-	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
+	const struct rmp_block *block = NULL;
 
-	if (max >= BLOCK_PAGES && is_aligned_u64(pfn.v, BLOCK_PAGES) && block &&
-	    atomic_load_relaxed_u64(&block->base) == claim_make(rmp->id, gfn.v) &&
+	if (max >= BLOCK_PAGES && is_aligned_u64(pfn.v, BLOCK_PAGES) && !(pfn.v >> PFN_BITS))
+		block = block_find(rmp->map, pfn);
+	if (block && atomic_load_relaxed_u64(&block->base) == claim_make(rmp->id, gfn.v) &&
 	    block_is_huge(block))
 		return BLOCK_PAGES;
 	return rmp_allows(rmp, gfn, pfn) ? 1 : 0;
