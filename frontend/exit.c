@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/kvm_para.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -382,6 +383,11 @@ static enum cpu_io_result op_hypercall(void *ctx)
 	} else if (number == KVM_HC_MAP_GPA_RANGE) {
 		if (map_gpa_range_exits(vcpu, state, &ret))
 			return CPU_IO_USER;
+	} else if (number == KVM_HC_SCHED_YIELD && msr_pv_has(vcpu, KVM_FEATURE_PV_SCHED_YIELD)) {
+		/* To whichever thread is next: there is no yielding to one of our choice. */
+		stat_count(&vcpu->stats.directed_yield_attempted);
+		sched_yield();
+		ret = 0;
 	} else if (number == KVM_HC_VAPIC_POLL_IRQ) {
 		ret = 0;
 	}

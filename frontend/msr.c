@@ -281,17 +281,19 @@ static const struct {
     {MSR_KVM_STEAL_TIME, PV_STEAL_TIME}, {MSR_KVM_POLL_CONTROL, PV_POLL_CONTROL},
 };
 
-/* Only when the client wants CPUID to be obeyed, and then for its own accesses, too. */
+int msr_pv_has(const struct vcpu *vcpu, uint32_t feature)
+{
+	if (!vcpu->enforce_pv)
+		return 1;
+	return cpuid_register(vcpu, LEAF_PV_FEATURES, CPUID_EAX) >> feature & 1;
+}
+
+/* The client's own accesses are withheld, too. */
 static bool is_withheld(const struct vcpu *vcpu, uint32_t index)
 {
-	uint32_t features;
-
-	if (!vcpu->enforce_pv)
-		return false;
-	features = cpuid_register(vcpu, LEAF_PV_FEATURES, CPUID_EAX);
 	for (size_t i = 0; i < sizeof(pv_msrs) / sizeof(pv_msrs[0]); i++)
 		if (pv_msrs[i].index == index)
-			return !(features >> pv_msrs[i].feature & 1);
+			return !msr_pv_has(vcpu, pv_msrs[i].feature);
 	return false;
 }
 

@@ -36,6 +36,9 @@ enum msr_origin { MSR_FROM_GUEST, MSR_FROM_CLIENT };
 int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value);
 int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value);
 
+/* Has the guest this feature of KVM's? All, unless the client wants CPUID to be obeyed. */
+int msr_pv_has(const struct vcpu *vcpu, uint32_t feature);
+
 long system_get_msr_list(struct ioctl_call *call);
 long system_get_msr_feature_list(struct ioctl_call *call);
 long system_get_msrs(struct ioctl_call *call);

@@ -22,7 +22,9 @@
 	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
 	 KVM_GUESTDBG_BLOCKIRQ)
 /* The quirks whose absence changes anything here. */
-#define KNOWN_QUIRKS ((uint64_t)KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT)
+#define KNOWN_QUIRKS                                                                  \
+	((uint64_t)KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT | \
+	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
 
 struct capability {
 	uint32_t number;

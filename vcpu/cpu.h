@@ -141,12 +141,13 @@ struct cpu_exit_info {
 };
 
 enum cpu_run_flags {
-	CPU_RUN_IRQ_WINDOW = 1u << 0,	 /* exit as soon as an interrupt could be taken */
-	CPU_RUN_COMPLETE = 1u << 1,	 /* finish the pending instruction only, then STEPPED */
-	CPU_RUN_HLT_IN_KERNEL = 1u << 2, /* HLT waits in the frontend: still CPU_EXIT_HLT */
-	CPU_RUN_STEP = 1u << 3,		 /* KVM_GUESTDBG_SINGLESTEP */
-	CPU_RUN_BLOCK_EVENTS = 1u << 5,	 /* no interrupt or NMI begins */
-	CPU_RUN_ASK_MSRS = 1u << 4,	 /* ops->rdmsr and ->wrmsr for those kept here too */
+	CPU_RUN_IRQ_WINDOW = 1u << 0,	   /* exit as soon as an interrupt could be taken */
+	CPU_RUN_COMPLETE = 1u << 1,	   /* finish the pending instruction only, then STEPPED */
+	CPU_RUN_HLT_IN_KERNEL = 1u << 2,   /* HLT waits in the frontend: still CPU_EXIT_HLT */
+	CPU_RUN_STEP = 1u << 3,		   /* KVM_GUESTDBG_SINGLESTEP */
+	CPU_RUN_BLOCK_EVENTS = 1u << 5,	   /* no interrupt or NMI begins */
+	CPU_RUN_KEEP_HYPERCALLS = 1u << 6, /* the other vendor's hypercall instruction is #UD */
+	CPU_RUN_ASK_MSRS = 1u << 4,	   /* ops->rdmsr and ->wrmsr for those kept here too */
 };
 
 /*

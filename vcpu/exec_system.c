@@ -503,15 +503,52 @@ static enum step wrbase(struct cpu *cpu, const struct op *op)
 	return STEP_NEXT;
 }
 
+/* The two hypercall instructions; aux of each is its last byte. */
+enum { HYPERCALL_INTEL = 0xc1, HYPERCALL_AMD = 0xd9 };
+
+/* Leaf 0, EBX: the first letters of AuthenticAMD and HygonGenuine. */
+#define VENDOR_AMD 0x68747541u
+#define VENDOR_HYGON 0x6f677948u
+
+/* That of the processor which the guest sees; with SVM any processor has AMD's. */
+static uint8_t native_hypercall(struct cpu *cpu)
+{
+	uint32_t leaf[4];
+
+	if (cpu->s.efer & EFER_SVME)
+		return HYPERCALL_AMD;
+	cpu->ops->cpuid(cpu->ctx, 0, 0, leaf);
+	return leaf[1] == VENDOR_AMD || leaf[1] == VENDOR_HYGON ? HYPERCALL_AMD : HYPERCALL_INTEL;
+}
+
+/* KVM writes the right instruction over the wrong one, which then runs in its place. */
+static enum step mend_hypercall(struct cpu *cpu, uint8_t native)
+{
+	const uint8_t code[] = {0x0f, 0x01, native};
+	uint64_t linear = cpu->s.rip;
+	enum step step;
+
+	if (cpu->run_flags & CPU_RUN_KEEP_HYPERCALLS)
+		return cpu_raise(cpu, VECTOR_UD);
+	if (cpu->code_bytes != 8)
+		linear = (uint32_t)(linear + cpu->s.seg[CPU_CS].base);
+	step = mem_write(cpu, linear, code, sizeof(code));
+	/* RIP stays. */
+	return step ? step : STEP_JUMP_EVENTS;
+}
+
 static enum step hypercall(struct cpu *cpu, const struct op *op)
 {
 	struct cpu_io io = {.size_bytes = 8};
 	const struct replay_entry *entry;
-	enum step step = svm_intercept(cpu, INTERCEPT_VMMCALL);
+	uint8_t native = native_hypercall(cpu);
+	enum step step;
 
+	if (op->aux != native)
+		return mend_hypercall(cpu, native);
+	step = svm_intercept(cpu, INTERCEPT_VMMCALL);
 	if (!step)
 		step = replay_ask(cpu, REPLAY_HYPERCALL, &io, &entry);
-
 	if (step)
 		return step;
 	if (entry->failed)
@@ -566,8 +603,8 @@ const struct insn_desc exec_system_table[] = {
     {ZYDIS_MNEMONIC_RDGSBASE, rdbase, NULL, CPU_GS},
     {ZYDIS_MNEMONIC_WRFSBASE, wrbase, NULL, CPU_FS},
     {ZYDIS_MNEMONIC_WRGSBASE, wrbase, NULL, CPU_GS},
-    {ZYDIS_MNEMONIC_VMCALL, hypercall, NULL, 0},
-    {ZYDIS_MNEMONIC_VMMCALL, hypercall, NULL, 0},
+    {ZYDIS_MNEMONIC_VMCALL, hypercall, NULL, HYPERCALL_INTEL},
+    {ZYDIS_MNEMONIC_VMMCALL, hypercall, NULL, HYPERCALL_AMD},
     {ZYDIS_MNEMONIC_MONITOR, monitor, NULL, INTERCEPT_MONITOR},
     {ZYDIS_MNEMONIC_MWAIT, monitor, NULL, INTERCEPT_MWAIT},
     /* Intel's virtualisation is not offered to the guest. */

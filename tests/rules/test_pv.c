@@ -1,6 +1,7 @@
 /* Pages that the guest hands to the hypervisor: the clock and steal time, and who hears of writes.
  */
 #include <linux/kvm_para.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -169,13 +170,57 @@ static void refused_values(void)
 		CHECK_EQ(memory[PAGE - 16 + i], 0x5a);
 }
 
+/* A hypercall by the instruction of the other vendor's processors, then the end. */
+static struct outcome wrong_hypercall(uint8_t *right)
+{
+	struct kvm_cpuid2 *cpuid = supported_cpuid(&vm);
+	int is_amd = 0;
+
+	for (uint32_t i = 0; i < cpuid->nent; i++)
+		if (!cpuid->entries[i].function)
+			is_amd = cpuid->entries[i].ecx == 0x444d4163; /* cAMD */
+	free(cpuid);
+	*right = is_amd ? 0xd9 : 0xc1;
+	memcpy(memory + OTHER * PAGE, "\x0f\x01\x00\xe6\x80", 5);
+	memory[OTHER * PAGE + 2] = is_amd ? 0xc1 : 0xd9;
+	return GUEST(&vcpu, GUEST_CALL, .rax = KVM_HC_SCHED_YIELD, .rbx = GPA + OTHER * PAGE);
+}
+
+static void wrong_hypercalls_are_mended(void)
+{
+	struct outcome outcome;
+	uint8_t right;
+
+	open_machine(0);
+	outcome = wrong_hypercall(&right);
+	CHECK_END(outcome, END_DONE);
+	CHECK_EQ(outcome.value, 0);
+	CHECK_EQ(memory[OTHER * PAGE + 2], right);
+	CHECK_EQ(get_log() >> OTHER & 1, 1);
+}
+
+static void wrong_hypercalls_are_undefined(void)
+{
+	struct kvm_sregs sregs;
+	struct outcome outcome;
+	uint8_t right;
+
+	open_machine(0);
+	CHECK_ZERO(vm_enable_cap(&vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
+	sregs.idt.limit = 0;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	outcome = wrong_hypercall(&right);
+	CHECK_EQ(outcome.exit_reason, KVM_EXIT_SHUTDOWN);
+	CHECK(memory[OTHER * PAGE + 2] != right);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(writes_are_in_the_bitmap),
-	    TEST(writes_are_in_the_ring),
-	    TEST(follow_the_memory),
-	    TEST(refused_values),
+	    TEST(writes_are_in_the_bitmap),    TEST(writes_are_in_the_ring),
+	    TEST(follow_the_memory),	       TEST(refused_values),
+	    TEST(wrong_hypercalls_are_mended), TEST(wrong_hypercalls_are_undefined),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
