@@ -510,15 +510,31 @@ enum { HYPERCALL_INTEL = 0xc1, HYPERCALL_AMD = 0xd9 };
 #define VENDOR_AMD 0x68747541u
 #define VENDOR_HYGON 0x6f677948u
 
-/* That of the processor which the guest sees; with SVM any processor has AMD's. */
+/* The same instruction once more, from the beginning. */
+static enum step again(struct cpu *cpu)
+{
+	cpu->stop = STOP_NONE;
+	return STEP_ABORT;
+}
+
+/*
+ * That of the processor which the guest sees; with SVM any processor has AMD's. CPUID does not
+ * change any more, and is asked out of guest mode: 0 when the answer has just come.
+ */
 static uint8_t native_hypercall(struct cpu *cpu)
 {
+	uint8_t known = cpu->native_hypercall;
 	uint32_t leaf[4];
 
 	if (cpu->s.efer & EFER_SVME)
 		return HYPERCALL_AMD;
+	if (likely(known))
+		return known;
+	cpu_leave_guest(cpu);
 	cpu->ops->cpuid(cpu->ctx, 0, 0, leaf);
-	return leaf[1] == VENDOR_AMD || leaf[1] == VENDOR_HYGON ? HYPERCALL_AMD : HYPERCALL_INTEL;
+	cpu->native_hypercall =
+	    leaf[1] == VENDOR_AMD || leaf[1] == VENDOR_HYGON ? HYPERCALL_AMD : HYPERCALL_INTEL;
+	return 0;
 }
 
 /* KVM writes the right instruction over the wrong one, which then runs in its place. */
@@ -533,8 +549,7 @@ static enum step mend_hypercall(struct cpu *cpu, uint8_t native)
 	if (cpu->code_bytes != 8)
 		linear = (uint32_t)(linear + cpu->s.seg[CPU_CS].base);
 	step = mem_write(cpu, linear, code, sizeof(code));
-	/* RIP stays. */
-	return step ? step : STEP_JUMP_EVENTS;
+	return step ? step : again(cpu);
 }
 
 static enum step hypercall(struct cpu *cpu, const struct op *op)
@@ -544,6 +559,8 @@ static enum step hypercall(struct cpu *cpu, const struct op *op)
 	uint8_t native = native_hypercall(cpu);
 	enum step step;
 
+	if (!native)
+		return again(cpu);
 	if (op->aux != native)
 		return mend_hypercall(cpu, native);
 	step = svm_intercept(cpu, INTERCEPT_VMMCALL);

@@ -267,6 +267,7 @@ struct cpu {
 	struct cpu_state s;
 	struct cpu_counts counts;
 	struct debug debug;
+	uint8_t native_hypercall; /* last byte of the instruction; 0: not asked yet */
 	uint64_t zero; /* always 0: what an absent base, index or segment base points to */
 	/*
 	 * Lazy flags. ZF is cc_result == 0, SF its sign. cc_carry: bit 63 CF, bit 62 CF ^ OF,

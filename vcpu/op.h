@@ -111,6 +111,7 @@ extern const struct insn_desc exec_sse_shuffle_table[];
 extern const struct insn_desc exec_x87_table[];	  /* x87 */
 extern const struct insn_desc exec_xsave_table[]; /* FXSAVE, XSAVE, MXCSR */
 extern const struct insn_desc exec_svm_table[];	  /* VMRUN and its kin */
+extern const struct insn_desc exec_bcd_table[];	  /* DAA .. AAD, BOUND, ARPL, SALC */
 extern const struct insn_desc exec_bits_table[];  /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
 
 #endif
