@@ -233,6 +233,32 @@ static void write_protection_of_the_supervisor(void)
 	CHECK_EQ(load(HIGH), 36);
 }
 
+static void store_and_harvest(uint64_t value)
+{
+	uint64_t bits = 0;
+	struct kvm_dirty_log log = {.slot = SLOT, .dirty_bitmap = &bits};
+
+	CHECK_END(RUN(.code = paging_store, .address = HIGH, .value = value), END_DONE);
+	CHECK_EQ(page(DATA_PAGE)[0], value);
+	CHECK_ZERO(ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log));
+	CHECK(bits >> DATA_PAGE & 1);
+}
+
+/* A supervisor that may write everywhere still does not write unseen. */
+static void unprotected_writes_are_logged(void)
+{
+	open_machine();
+	page(LEAVES_PAGE)[0] = AT(DATA_PAGE) | P;
+	set_control(1ul << 16, 0);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_LOG_DIRTY_PAGES,
+			  .guest_phys_addr = GPA, .memory_size = PAGES * PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+	CHECK_EQ(load(HIGH), 33);
+	for (uint64_t value = 34; value < 38; value++)
+		store_and_harvest(value);
+	CHECK_EQ(page(LEAVES_PAGE)[0], AT(DATA_PAGE) | P | A | D);
+}
+
 static void devices_by_their_physical_address(void)
 {
 	struct outcome outcome;
@@ -269,6 +295,7 @@ static const struct check_test tests[] = {
     TEST(changes_by_the_guest),
     TEST(table_that_maps_itself),
     TEST(write_protection_of_the_supervisor),
+    TEST(unprotected_writes_are_logged),
     TEST(devices_by_their_physical_address),
     TEST(translation),
 };
