@@ -5,7 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"

@@ -1,7 +1,7 @@
 /* NX huge pages: the workaround on and off, and huge pages coming back after the guest has left. */
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 
 static void switch_locked(struct quire_vm *vm, u32 on)
 {

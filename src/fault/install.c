@@ -6,7 +6,7 @@
 #include "src/dirty/log.h"
 #include "src/gfn/level.h"
 #include "src/gfn/track.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 
 /* Has anything that phases 1 and 2 relied on changed? After a no, the slot is still published. */
 static bool is_stale(const struct quire_vcpu *vcpu, const struct fault *fault,

@@ -6,7 +6,7 @@
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 
 /* Rounds within one fault: L1's tables are walked, tracked, and walked again. */
 #define NESTED_ROUNDS 8u
@@ -106,6 +106,7 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	struct tdp_mapping mapping =
 	    fault_make_mapping(vcpu->vm, slot, &nested->fault, &nested->found);
 	struct entry_leaf leaf = mapping.leaf;
+	u32 wanted = mapping.wanted_level;
 	u64 pages;
 
 	if (leaf.level > walk->level) {
@@ -121,7 +122,9 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	    .walk = walk,
 	    .gfn = nested->fault.gfn,
 	    .leaf = leaf,
+	    .wanted_level = wanted < walk->level ? wanted : walk->level,
 	    .write = nested->fault.write,
+	    .fetch = nested->fault.fetch,
 	};
 }
 

@@ -121,7 +121,9 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	const struct fault *fault = direct->fault;
 	struct shadow_change change = shadow_change_of(vcpu, debt);
 	struct shadow_walk walk = {.gpa = gpa_of(fault->gfn)};
-	struct shadow_mapping mapping = {.walk = &walk, .gfn = fault->gfn, .write = fault->write};
+	struct shadow_mapping mapping = {
+	    .walk = &walk, .gfn = fault->gfn, .write = fault->write, .fetch = fault->fetch};
+	struct tdp_mapping found;
 	const struct memslot *slot;
 	struct shadow_path path;
 	int ret;
@@ -136,7 +138,9 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	if (ret)
 		return ret;
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, fault->gfn, &vcpu->hint);
-	mapping.leaf = fault_make_mapping(vcpu->vm, slot, fault, direct->found).leaf;
+	found = fault_make_mapping(vcpu->vm, slot, fault, direct->found);
+	mapping.leaf = found.leaf;
+	mapping.wanted_level = found.wanted_level;
 	mapping.path = &path;
 	ret = shadow_map(&change, &mapping);
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)

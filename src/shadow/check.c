@@ -5,6 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
+#include "src/gfn/nx.h"
 
 /* Numbers are those of docs/INVARIANTS.md. */
 struct checker {
@@ -44,6 +45,8 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 		return;
 	CHECK(gfn.v + pages <= memslot_end(slot).v);
 	CHECK(!(writable && (slot->flags & QUIRE_SLOT_READONLY)));
+	/* I-26. */
+	CHECK(pages == 1 || !entry_is_executable(SHADOW_FORMAT, entry) || !nx_is_on(check->vm));
 	/* A tracked gfn is written by nobody; what once was one is not huge. */
 	CHECK(!(writable && gfn_is_tracked(check->vm, as, gfn)));
 	CHECK(!(writable && pages > 1 && gfn_track_block(check->vm, as, gfn, pages)));

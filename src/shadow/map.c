@@ -5,6 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/gfn/nx.h"
 #include "src/walk/range.h"
 
 static u32 base_role(const struct quire_vcpu *vcpu)
@@ -230,20 +231,60 @@ static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entr
 	return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
 }
 
-enum quire_outcome shadow_map(const struct shadow_change *change,
-			      const struct shadow_mapping *mapping)
+/* The guest executes below the table at this place: no huge leaf instead of it. */
+static bool table_must_stay(const u64 *entry, u32 level)
 {
-	struct shadow_page *page = mapping->path->pages[SHADOW_ROOT_LEVEL];
-	gfn_t at = gfn_of(mapping->walk->gpa);
+	u64 value = atomic_load_relaxed_u64(entry);
+
+	return entry_is_present(SHADOW_FORMAT, value) &&
+	       !entry_is_leaf(SHADOW_FORMAT, value, level) &&
+	       table_of(entry_table(value))->nx_disallowed;
+}
+
+/* One level down, to the part of the block that holds the gfn. */
+static void shrink(struct shadow_mapping *mapping)
+{
+	u64 offset, pages;
+
+	pages = level_pages((enum quire_level)mapping->leaf.level--);
+	offset = mapping->gfn.v & (pages - 1);
+	mapping->leaf.pfn.v +=
+	    round_down_u64(offset, level_pages((enum quire_level)mapping->leaf.level));
+}
+
+/* @page stands where a huge leaf could, had the guest not executed below it. */
+static void keep_table(const struct shadow_change *change, const struct shadow_page *page)
+{
+	if (page->table->nx_disallowed || !nx_is_on(change->vm))
+		return;
+	page->table->nx_disallowed = 1;
+	nx_list_add(change->vm, page->table);
+}
+
+enum quire_outcome shadow_map(const struct shadow_change *change,
+			      const struct shadow_mapping *request)
+{
+	struct shadow_mapping mapping = *request;
+	struct shadow_page *page = mapping.path->pages[SHADOW_ROOT_LEVEL];
+	gfn_t at = gfn_of(mapping.walk->gpa);
 
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
 		u64 *entry = &table_entries(page->table)[walk_index(at, level)];
+		bool keep = mapping.fetch && level <= mapping.wanted_level;
 
-		if (level == mapping->leaf.level)
-			return put_leaf(change, entry, mapping);
-		page = child_get(change, entry, mapping, level);
+		if (level == mapping.leaf.level && level > QUIRE_LEVEL_4K &&
+		    unlikely(table_must_stay(entry, level))) {
+			shrink(&mapping);
+			keep = true;
+		}
+		if (level == mapping.leaf.level)
+			return put_leaf(change, entry, &mapping);
+		page = child_get(change, entry, &mapping, level);
 		if (!page || link_child(change, entry, page))
 			return QUIRE_RETRY;
+		/* With other rights it may be another page than the one that had to stay. */
+		if (unlikely(keep))
+			keep_table(change, page);
 	}
 }
 

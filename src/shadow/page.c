@@ -4,6 +4,7 @@
 #include "src/shadow/internal.h"
 
 #include "src/base/assert.h"
+#include "src/gfn/nx.h"
 
 struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key)
 {
@@ -83,9 +84,8 @@ static void page_init(const struct shadow_change *change, struct shadow_page *pa
 	page->role = key->role;
 	page->generation = change->vm->mmu_valid_gen;
 	table->level = (u8)role_level(key->role);
-	table->gfn = key->gfn;
 	table->parent = NULL;
-	table->nx_disallowed = 0;
+	nx_table_init(table, key->gfn, role_as(key->role));
 	table->reserved_words[0] = (u64)(uintptr_t)page;
 	table_fill(table, SHADOW_FORMAT->nonpresent);
 }
@@ -152,6 +152,7 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 		if (BROKEN(!rmap_remove(&page->parents, parent, &shadow->pool)))
 			break;
 	}
+	nx_list_remove(change->vm, page->table);
 	if (page->tracked)
 		gfn_track_remove(change->vm, role_as(page->role), page->gfn);
 	if (page->unsync)

@@ -237,7 +237,8 @@ struct shadow_mapping {
 	const struct shadow_path *path;
 	gfn_t gfn; /* L1's */
 	struct entry_leaf leaf;
-	bool write;
+	u32 wanted_level; /* the leaf's, or a higher one that the NX workaround keeps away */
+	bool write, fetch;
 };
 must_check enum quire_outcome shadow_map(const struct shadow_change *change,
 					 const struct shadow_mapping *mapping);

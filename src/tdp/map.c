@@ -5,7 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 #include "src/walk/range.h"
 
 u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)

@@ -2,7 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/assert.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 #include "src/walk/range.h"
 
 struct recover {

@@ -2,7 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/reclaim.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 
 static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 {

@@ -6,7 +6,7 @@
 #include <quire/trace.h>
 
 #include "src/base/assert.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 #include "src/walk/range.h"
 
 /*

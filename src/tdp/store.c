@@ -6,7 +6,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 
 /*
  * What a transition owes (contract, flush rules):

@@ -9,6 +9,7 @@
 #include <quire/trace.h>
 
 #include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/test_nx.h"
 #include "tests/unit/shadow/test_paging.h"
 #include "tests/unit/shadow/world.h"
 
@@ -343,7 +344,7 @@ int main(void)
 	};
 
 	int failed = cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | limit_tests() |
-		     unsync_tests() | age_tests() | race_tests() | paging_tests();
+		     unsync_tests() | age_tests() | race_tests() | paging_tests() | nx_tests();
 
 	/* Where shadow pages serve L1, too. Nothing is split ahead of the write there. */
 	world_mmu = QUIRE_MMU_SHADOW;

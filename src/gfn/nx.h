@@ -1,8 +1,8 @@
 /* Tables that stand where a huge leaf could, because the guest executes there. */
-#ifndef QUIRE_TDP_NX_H
-#define QUIRE_TDP_NX_H
+#ifndef QUIRE_GFN_NX_H
+#define QUIRE_GFN_NX_H
 
-#include "src/tdp/tdp.h"
+#include "src/vm/vm.h"
 
 /*
  * Some processors stop when one page is executed through a small and a huge translation at the same

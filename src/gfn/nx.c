@@ -1,5 +1,5 @@
 /* The list of tables that keep a huge leaf away because the guest executes there. */
-#include "src/tdp/nx.h"
+#include "src/gfn/nx.h"
 
 #include "src/base/assert.h"
 
