@@ -193,16 +193,6 @@ static void sched_wake(const uint32_t *word, uint32_t count)
 	}
 }
 
-static void sched_relax(unsigned int turn)
-{
-	(void)turn;
-	if (!sched.running)
-		return;
-	take_step();
-	current_thread()->state = THREAD_SPINNING;
-	give_way();
-}
-
 static void (*on_report)(const char *text);
 
 void sched_on_report(void (*report)(const char *text))
@@ -218,6 +208,21 @@ static void sched_report(const char *text)
 	}
 	fprintf(stderr, "%s\n", text);
 	abort();
+}
+
+/* Between two runs there is one thread, so that nobody will ever end its wait. */
+#define LONELY_TURNS_MAX 1000000u
+
+static void sched_relax(unsigned int turn)
+{
+	if (!sched.running) {
+		if (turn == LONELY_TURNS_MAX)
+			sched_report("sched: a wait between two runs, for what an ended run left");
+		return;
+	}
+	take_step();
+	current_thread()->state = THREAD_SPINNING;
+	give_way();
 }
 
 const struct quire_platform sched_platform = {

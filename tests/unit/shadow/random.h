@@ -19,6 +19,8 @@ int age_tests(void);
 /* tests/unit/shadow/test_unsync_races.c */
 int unsync_race_tests(void);
 
+/* How many preemptions these explorations try: 2, or fewer where a bug is looked for. */
+extern uint32_t race_preemptions;
 /* Two threads run @body after @make in every interleaving with few preemptions; @check ends each.
  */
 void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *));

@@ -12,7 +12,7 @@
 #define NEW 71u
 #define L2 PAGE(5)
 
-#define PREEMPTIONS 2u
+uint32_t race_preemptions = 2;
 
 static struct world world;
 static struct world_result result;
@@ -74,7 +74,7 @@ void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*c
 {
 	struct sched_test test = {
 	    .threads = 2,
-	    .preemptions_max = PREEMPTIONS,
+	    .preemptions_max = race_preemptions,
 	    .setup = make,
 	    .body = body,
 	    .check = check,
