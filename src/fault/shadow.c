@@ -33,6 +33,8 @@ static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
 	struct shadow_path path;
 	int ret;
 
+	/* What was loaded is not valid, and must not look so if this fails. */
+	vcpu->shadow.page = NULL;
 	if (!shadow_has_reserve(vcpu))
 		return -EAGAIN;
 	ret = shadow_make_room(&change, NULL);

@@ -113,18 +113,25 @@ static struct shadow_page *child_get(const struct shadow_change *change, const u
 	return shadow_page_get(change, &key, &made);
 }
 
-/* Make *@entry point to @child, whatever was there; a child of another gfn or role is not it. */
+/*
+ * Make *@entry point to @child, whatever was there; a child of another gfn or role is not it.
+ * Nonzero: start over. When a table goes, those below it that nobody else needs go with it, and
+ * pages of the path in hand may be among them.
+ */
 static int link_child(const struct shadow_change *change, u64 *entry, struct shadow_page *child)
 {
 	u64 old = atomic_load_relaxed_u64(entry);
 	u32 level = role_level(shadow_page_of(entry)->role);
 
 	if (entry_is_present(SHADOW_FORMAT, old)) {
-		if (!entry_is_leaf(SHADOW_FORMAT, old, level) &&
-		    shadow_page_of(entry_table(old)) == child)
+		bool leaf = entry_is_leaf(SHADOW_FORMAT, old, level);
+
+		if (!leaf && shadow_page_of(entry_table(old)) == child)
 			return 0;
 		shadow_drop(change, entry);
 		flush_debt_pay(change->debt);
+		if (!leaf)
+			return 1;
 	}
 	return shadow_link(change, entry, child);
 }

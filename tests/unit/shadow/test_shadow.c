@@ -21,6 +21,8 @@ static struct world world;
 #define TABLE_1G 2u
 #define TABLE_2M 3u
 #define TABLE_4K 4u
+#define OTHER_2M 5u
+#define OTHER_4K 6u
 
 static void build_tables(void)
 {
@@ -64,6 +66,31 @@ static void test_maps_and_reflects(void **state)
 	/* L1's own: what mapped the tables huge has gone, the three pages above it stay. */
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages),
 			 world_mmu == QUIRE_MMU_SHADOW ? 4 + 3 : 4);
+}
+
+/*
+ * A device writes L1's tables, which nobody tells the library: an upper entry leads to another
+ * table now, and both tables lead to the same third one. It goes with the one that is left, and
+ * stays for the other.
+ */
+static void test_shared_below_a_table_that_goes(void **state)
+{
+	uint64_t *upper = (uint64_t *)(void *)world_page(&world, TABLE_1G);
+	uint64_t *other = (uint64_t *)(void *)world_page(&world, OTHER_2M);
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL | NPT_A);
+	world_set_entry(&world, TABLE_4K, 6, L2_PAGE(71) | NPT_ALL | NPT_A);
+	world_set_entry(&world, TABLE_1G, 7, L2_PAGE(OTHER_2M) | NPT_ALL);
+	world_set_entry(&world, OTHER_2M, 1, L2_PAGE(OTHER_4K) | NPT_ALL);
+	world_set_entry(&world, OTHER_4K, 0, L2_PAGE(72) | NPT_ALL);
+	(void)world_check(&world, L2_PAGE(5), WORLD_READ);
+	(void)world_check(&world, L2_BLOCK(7 * 512 + 1), WORLD_READ);
+	other[0] = L2_PAGE(TABLE_4K) | NPT_ALL | NPT_A;
+	upper[0] = L2_PAGE(OTHER_2M) | NPT_ALL | NPT_A;
+	(void)world_check(&world, L2_PAGE(6), WORLD_READ);
+	(void)world_check(&world, L2_BLOCK(7 * 512) + L2_PAGE(5), WORLD_READ);
+	(void)world_check(&world, L2_BLOCK(7 * 512 + 1), WORLD_READ);
 }
 
 static void test_follows_writes_of_its_tables(void **state)
@@ -327,6 +354,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    SHADOW_TEST(test_maps_and_reflects),
+	    SHADOW_TEST(test_shared_below_a_table_that_goes),
 	    SHADOW_TEST(test_follows_writes_of_its_tables),
 	    SHADOW_TEST(test_follows_writes_of_the_hypervisor),
 	    SHADOW_TEST(test_written_entries_go_alone),
