@@ -295,15 +295,12 @@ static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn cop
 	size_bytes = slot->dirty->words * sizeof(u64);
 	if (vm->manual_protect)
 		return copy_out(ctx, 0, slot->dirty->bits, size_bytes);
-	words = vm_alloc(vm, size_bytes);
-	if (!words)
-		return -ENOMEM;
+	words = slot->dirty->scratch;
 	read_log(slot->dirty, words);
 	harvest(vm, &(struct log_piece){.slot = slot, .count = slot->dirty->words, .words = words});
 	err = copy_out(ctx, 0, words, size_bytes);
 	if (err)
 		put_back(slot->dirty, words);
-	vm_free(vm, words, size_bytes);
 	return err;
 }
 
@@ -359,9 +356,7 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 		err = clear_check(request, slot);
 	if (err || !count)
 		return err;
-	words = vm_alloc(vm, count * sizeof(u64));
-	if (!words)
-		return -ENOMEM;
+	words = slot->dirty->scratch;
 	err = request->copy_in(request->ctx, 0, words, count * sizeof(u64));
 	if (!err) {
 		/* Bits past the end of the range are not the client's to clear. */
@@ -373,7 +368,6 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 						.count = count,
 						.words = words});
 	}
-	vm_free(vm, words, count * sizeof(u64));
 	return err;
 }
 

@@ -1,9 +1,11 @@
 /* Making and freeing dirty bitmaps. */
 #include "src/dirty/bitmap.h"
 
+/* With the scratch words behind the bits: memory made anew costs a harvest more than its copying.
+ */
 static size_t bitmap_bytes(u64 npages)
 {
-	return sizeof(struct dirty_bitmap) + round_up_u64(npages, 64) / 8;
+	return sizeof(struct dirty_bitmap) + 2 * (round_up_u64(npages, 64) / 8);
 }
 
 struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set)
@@ -14,6 +16,7 @@ struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set
 		return NULL;
 	bitmap->npages = npages;
 	bitmap->words = round_up_u64(npages, 64) / 64;
+	bitmap->scratch = bitmap->bits + bitmap->words;
 	if (!set)
 		return bitmap;
 	for (u64 i = 0; i < npages / 64; i++)

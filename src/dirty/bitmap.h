@@ -12,7 +12,8 @@
  */
 struct dirty_bitmap {
 	u64 npages;
-	u64 words; /* round_up(npages, 64) / 64 */
+	u64 words;    /* round_up(npages, 64) / 64 */
+	u64 *scratch; /* as many words, for one harvest at a time; under slots_lock */
 	u64 bits[];
 };
 
