@@ -106,15 +106,7 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	struct tdp_mapping mapping =
 	    fault_make_mapping(vcpu->vm, slot, &nested->fault, &nested->found);
 	struct entry_leaf leaf = mapping.leaf;
-	u32 wanted = mapping.wanted_level;
-	u64 pages;
 
-	if (leaf.level > walk->level) {
-		leaf.level = walk->level;
-		pages = level_pages((enum quire_level)leaf.level);
-		leaf.pfn.v = nested->found.page.pfn.v - (nested->fault.gfn.v & (pages - 1));
-		leaf.executable = leaf.level == QUIRE_LEVEL_4K || leaf.executable;
-	}
 	leaf.writable = leaf.writable && (walk->leaf_access & ACCESS_WRITE);
 	leaf.mmu_writable = leaf.mmu_writable && leaf.writable;
 	leaf.executable = leaf.executable && (walk->leaf_access & ACCESS_EXEC);
@@ -122,7 +114,7 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	    .walk = walk,
 	    .gfn = nested->fault.gfn,
 	    .leaf = leaf,
-	    .wanted_level = wanted < walk->level ? wanted : walk->level,
+	    .wanted_level = mapping.wanted_level,
 	    .write = nested->fault.write,
 	    .fetch = nested->fault.fetch,
 	};
@@ -188,6 +180,7 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	int ret;
 
 	fault->gfn = nested->walk.gfn;
+	fault->largest = nested->walk.level;
 	fault->private = fault_is_private(vcpu, fault->gfn, fault->error_code);
 	if (fault->write && is_on_path(&nested->walk, fault->gfn))
 		return QUIRE_WRITE_PROTECTED;
