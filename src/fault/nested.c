@@ -1,5 +1,6 @@
 /* Faults of a nested guest: L1's tables, then the slot and the page, then the shadow tables. */
 #include <errno.h>
+#include <string.h>
 
 #include "src/base/reclaim.h"
 #include "src/change/check.h"
@@ -15,15 +16,57 @@
 /* The same, and the gfn must be unprotected first. */
 #define NESTED_PROTECTED (INT32_MIN + 1)
 
+/* No hole whose bytes would tell two equal ones apart. */
+_Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 6 * sizeof(u32), "no padding");
+
+static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b)
+{
+	return a->on == b->on && !memcmp(&a->tables, &b->tables, sizeof(a->tables));
+}
+
+/* The loaded root, for whoever comes back to the same tables: VMRUN and #VMEXIT take turns. */
+static void keep_root(struct quire_vcpu *vcpu)
+{
+	struct vcpu_previous_root *kept;
+
+	if (!vcpu->shadow.page)
+		return;
+	kept = &vcpu->previous[vcpu->previous_next++ % VCPU_PREVIOUS_ROOTS];
+	*kept = (struct vcpu_previous_root){
+	    .nested = vcpu->nested, .as_id = vcpu->as_id, .shadow = vcpu->shadow};
+}
+
+/*
+ * The root of vcpu->nested, when it was loaded before. Whether it is valid still is asked at each
+ * entry, as of any that is loaded; pages below it may lag.
+ */
+static void recall_root(struct quire_vcpu *vcpu)
+{
+	for (u32 i = 0; i < VCPU_PREVIOUS_ROOTS; i++) {
+		struct vcpu_previous_root *kept = &vcpu->previous[i];
+
+		if (!kept->shadow.page || kept->as_id != vcpu->as_id ||
+		    !same_tables(&kept->nested, &vcpu->nested))
+			continue;
+		vcpu->shadow = kept->shadow;
+		vcpu->shadow.lags = 1;
+		kept->shadow.page = NULL;
+		return;
+	}
+}
+
 int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)
 {
 	const struct quire_host_ops *host = vcpu->vm->host;
 	int err;
 
+	keep_root(vcpu);
 	vcpu->nested = (struct vcpu_nested){0};
 	vcpu->shadow = (struct vcpu_shadow_root){0};
-	if (!nested)
+	if (!nested) {
+		recall_root(vcpu);
 		return 0;
+	}
 	/* The TDP tables know nothing of linear addresses. */
 	if (nested->paging && !vm_is_shadowed(vcpu->vm))
 		return -EOPNOTSUPP;
@@ -35,6 +78,7 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	vcpu->nested.tables = *nested;
 	vcpu->nested.tables.root.v &= ENTRY_ADDRESS_MASK;
 	vcpu->nested.on = 1;
+	recall_root(vcpu);
 	return 0;
 }
 

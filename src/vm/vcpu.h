@@ -24,6 +24,14 @@ struct vcpu_shadow_root {
 	u32 lags; /* L1 flushed, or the root is new: pages below it may have to be synced */
 };
 
+/* A root that was loaded before, and what it is the root of. */
+struct vcpu_previous_root {
+	struct vcpu_nested nested;
+	u32 as_id;
+	struct vcpu_shadow_root shadow;
+};
+#define VCPU_PREVIOUS_ROOTS 3u
+
 /* Fields without a letter belong to the thread that runs the vCPU. */
 struct quire_vcpu {
 	struct guest_mode mode;
@@ -36,6 +44,8 @@ struct quire_vcpu {
 	u64 *entered;	    /* the table guest mode was last entered with */
 	struct vcpu_nested nested;
 	struct vcpu_shadow_root shadow;
+	struct vcpu_previous_root previous[VCPU_PREVIOUS_ROOTS];
+	u32 previous_next; /* the next to be replaced */
 	struct table_cache tables;
 	struct memslot_hint hint;
 	/* The last address found to hold no memory, and the generation of that finding. */

@@ -8,6 +8,7 @@
 
 #include <quire/trace.h>
 
+#include "src/shadow/shadow.h"
 #include "tests/unit/shadow/random.h"
 #include "tests/unit/shadow/test_nx.h"
 #include "tests/unit/shadow/test_paging.h"
@@ -91,6 +92,31 @@ static void test_shared_below_a_table_that_goes(void **state)
 	(void)world_check(&world, L2_PAGE(6), WORLD_READ);
 	(void)world_check(&world, L2_BLOCK(7 * 512) + L2_PAGE(5), WORLD_READ);
 	(void)world_check(&world, L2_BLOCK(7 * 512 + 1), WORLD_READ);
+}
+
+/* Going to L1 and back finds the root that was loaded, unless it has gone since. */
+static void test_previous_roots(void **state)
+{
+	const struct shadow_page *root;
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	root = world.vcpu->shadow.page;
+	assert_non_null(root);
+	world_nested(&world, 0);
+	(void)world_access(&world, L2_PAGE(70), WORLD_READ);
+	assert_ptr_not_equal(world.vcpu->shadow.page, root);
+	world_nested(&world, 1);
+	assert_ptr_equal(world.vcpu->shadow.page, root);
+	assert_true(shadow_root_is_valid(world.vcpu));
+	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	/* L1 writes its root table, whose shadow goes. */
+	world_set_entry(&world, WORLD_ROOT, 0, 0);
+	world_nested(&world, 1);
+	assert_ptr_equal(world.vcpu->shadow.page, root);
+	assert_false(shadow_root_is_valid(world.vcpu));
+	(void)world_check(&world, L2_PAGE(5), WORLD_READ);
 }
 
 static void test_follows_writes_of_its_tables(void **state)
@@ -355,6 +381,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    SHADOW_TEST(test_maps_and_reflects),
 	    SHADOW_TEST(test_shared_below_a_table_that_goes),
+	    SHADOW_TEST(test_previous_roots),
 	    SHADOW_TEST(test_follows_writes_of_its_tables),
 	    SHADOW_TEST(test_follows_writes_of_the_hypervisor),
 	    SHADOW_TEST(test_written_entries_go_alone),
