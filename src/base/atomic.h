@@ -93,6 +93,34 @@ ATOMIC_WORD(u64, u64)
 ATOMIC_ARITHMETIC(u32, u32)
 ATOMIC_ARITHMETIC(u64, u64)
 
+/*
+ * A word that nobody else writes now, while readers without a lock may look: it must go and come
+ * whole, which every aligned word does on our machines, a lane of a vector too. A plain access, for
+ * the compiler makes no vectors of atomic ones; ThreadSanitizer gets to see what it amounts to.
+ */
+#ifdef __has_feature
+#if __has_feature(thread_sanitizer)
+#define ATOMIC_SOLE_WRITER_TSAN 1
+#endif
+#endif
+static inline u64 sole_writer_load_u64(const u64 *p)
+{
+#ifdef ATOMIC_SOLE_WRITER_TSAN
+	return __atomic_load_n(p, __ATOMIC_RELAXED);
+#else
+	return *p;
+#endif
+}
+
+static inline void sole_writer_store_u64(u64 *p, u64 v)
+{
+#ifdef ATOMIC_SOLE_WRITER_TSAN
+	__atomic_store_n(p, v, __ATOMIC_RELAXED);
+#else
+	*p = v;
+#endif
+}
+
 /* Pointers of any type: @p points at a pointer field. */
 #define atomic_load_relaxed_ptr(p) (ATOMIC_POINT(p), __atomic_load_n((p), __ATOMIC_RELAXED))
 #define atomic_load_acquire_ptr(p) (ATOMIC_POINT(p), __atomic_load_n((p), __ATOMIC_ACQUIRE))

@@ -99,12 +99,12 @@ struct protect_bits {
 
 static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
 {
-	u64 old = *entry;
+	u64 old = sole_writer_load_u64(entry);
 	u64 hit = old & (old >> bits->to_present) & bits->writable;
 
 	/* Somebody else's store here would be lost: let the scheduler try. */
 	ATOMIC_POINT(entry);
-	*entry = old & ~(hit | hit << bits->to_dirty);
+	sole_writer_store_u64(entry, old & ~(hit | hit << bits->to_dirty));
 	return hit;
 }
 
