@@ -653,18 +653,24 @@ static int work_result(const struct page_work *work, int error, struct gmem_page
 	return error;
 }
 
+/* The page exists from here on, unless it is lost. */
+static int page_exist(struct page_work *work)
+{
+	u32 state = state_read(work->block, work->off);
+
+	if (state & GMEM_PAGE_POISONED)
+		return -EHWPOISON;
+	return state & GMEM_PAGE_EXISTS ? 0 : page_make_exist(work);
+}
+
 int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page)
 {
 	struct page_work work;
-	u32 state;
 	int error = work_begin(&work, pages, index);
 
 	if (error)
 		return error;
-	state = state_read(work.block, work.off);
-	if (!(state & (GMEM_PAGE_POISONED | GMEM_PAGE_EXISTS)))
-		error = page_make_exist(&work);
-	error = work_result(&work, error, page);
+	error = work_result(&work, page_exist(&work), page);
 	work_end(&work);
 	return error;
 }
@@ -673,16 +679,11 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 		  struct gmem_page *page)
 {
 	struct page_work work;
-	u32 state;
 	int error = work_begin(&work, pages, index);
 
 	if (error)
 		return error;
-	state = state_read(work.block, work.off);
-	if (state & GMEM_PAGE_POISONED)
-		error = -EHWPOISON;
-	if (!error && !(state & GMEM_PAGE_EXISTS))
-		error = page_make_exist(&work);
+	error = page_exist(&work);
 	if (!error && unit_is_fresh(&work))
 		error = page_make_up_to_date(&work);
 	if (!error)
@@ -697,16 +698,11 @@ int gmem_page_fill(struct gmem_pages *pages, u64 index, const struct gmem_prepar
 {
 	struct gmem_page page;
 	struct page_work work;
-	u32 state;
 	int error = work_begin(&work, pages, index);
 
 	if (error)
 		return error;
-	state = state_read(work.block, work.off);
-	if (state & GMEM_PAGE_POISONED)
-		error = -EHWPOISON;
-	if (!error && !(state & GMEM_PAGE_EXISTS))
-		error = page_make_exist(&work);
+	error = page_exist(&work);
 	/* Private first: what is filled in must not be left in a page that was refused. */
 	if (!error && prepare)
 		error = prepare_one(&work, prepare, work.off);
