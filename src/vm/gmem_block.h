@@ -1,0 +1,112 @@
+/* Blocks of 512 pages of a guest_memfd inode, and the tree in which they hang: states and frames.
+ */
+#ifndef QUIRE_VM_GMEM_BLOCK_H
+#define QUIRE_VM_GMEM_BLOCK_H
+
+#include "src/vm/gmem_pages.h"
+
+#define GMEM_BLOCK_ORDER QUIRE_TABLE_BITS
+#define GMEM_GIGANTIC_PAGES (UINT64_C(1) << GMEM_GIGANTIC_ORDER)
+#define GMEM_GIGANTIC_BLOCKS (GMEM_GIGANTIC_PAGES / GMEM_BLOCK_PAGES)
+
+/* States in one word, and a bit of each of them. */
+#define GMEM_WORD_PAGES 8u
+#define GMEM_EVERY_PAGE UINT64_C(0x0101010101010101)
+#define GMEM_BLOCK_WORDS (GMEM_BLOCK_PAGES / GMEM_WORD_PAGES)
+
+/* Frames of a block are base + offset, but for those that are SCATTERED. */
+#define GMEM_BASE_VALID (UINT64_C(1) << 63)
+#define GMEM_BASE_MASK (GMEM_BASE_VALID - 1)
+
+/* A block that was made stays until its inode dies. Here, @off is a page's offset in its block. */
+struct gmem_block {
+	u64 states[GMEM_BLOCK_WORDS]; /* (a) a byte a page */
+	u64 base;		      /* (a) frame of the block's first page, and GMEM_BASE_VALID */
+	u64 *list;		      /* (a) frames of SCATTERED pages, or NULL */
+	u32 order; /* (a) GMEM_BLOCK_ORDER: the host gave the block as one unit */
+};
+
+static inline u32 gmem_block_state(const struct gmem_block *block, u32 off)
+{
+	u64 word = atomic_load_acquire_u64(&block->states[off / GMEM_WORD_PAGES]);
+
+	return word >> off % GMEM_WORD_PAGES * 8 & 0xff;
+}
+
+/* A full fence: see gmem_page_poison(). */
+static inline void gmem_block_set(struct gmem_block *block, u32 off, u32 bits)
+{
+	atomic_fetch_or_u64(&block->states[off / GMEM_WORD_PAGES],
+			    (u64)bits << off % GMEM_WORD_PAGES * 8);
+}
+
+static inline void gmem_block_clear(struct gmem_block *block, u32 off, u32 bits)
+{
+	atomic_fetch_and_u64(&block->states[off / GMEM_WORD_PAGES],
+			     ~((u64)bits << off % GMEM_WORD_PAGES * 8));
+}
+
+/* The frame of a page that EXISTS, whose state is @state. */
+static inline pfn_t gmem_block_pfn(const struct gmem_block *block, u32 off, u32 state)
+{
+	const u64 *list = atomic_load_acquire_ptr(&block->list);
+
+	if ((state & GMEM_PAGE_SCATTERED) && list)
+		return (pfn_t){atomic_load_relaxed_u64(&list[off])};
+	return (pfn_t){(atomic_load_relaxed_u64(&block->base) + off) & GMEM_BASE_MASK};
+}
+
+static inline bool gmem_block_is_unit(const struct gmem_block *block)
+{
+	return atomic_load_relaxed_u32(&block->order) == GMEM_BLOCK_ORDER;
+}
+
+/* Is @bit set in all pages of the block? */
+static inline bool gmem_block_all_have(const struct gmem_block *block, u32 bit)
+{
+	for (u32 i = 0; i < GMEM_BLOCK_WORDS; i++) {
+		u64 word = atomic_load_acquire_u64(&block->states[i]);
+
+		if ((word & bit * GMEM_EVERY_PAGE) != bit * GMEM_EVERY_PAGE)
+			return false;
+	}
+	return true;
+}
+
+/* Has any page of the block one of @bits? */
+static inline bool gmem_block_any_has(const struct gmem_block *block, u32 bits)
+{
+	u64 seen = 0;
+
+	for (u32 i = 0; i < GMEM_BLOCK_WORDS; i++)
+		seen |= atomic_load_relaxed_u64(&block->states[i]);
+	return seen & bits * GMEM_EVERY_PAGE;
+}
+
+/* Levels of the tree above the blocks of @npages pages. */
+unsigned int gmem_blocks_height(u64 npages);
+/* Free all blocks and the tree; nobody looks any more. */
+void gmem_blocks_free(struct gmem_pages *pages);
+
+/* The block, or NULL where there is none. No lock. */
+struct gmem_block *gmem_block_find(const struct gmem_pages *pages, u64 block_no);
+/* The block, made if it was not there; NULL without memory. No lock: two may make it at once. */
+struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no);
+/* The first block from *@block_no on, below @end, that is there; *@block_no is its number. */
+struct gmem_block *gmem_block_next(const struct gmem_pages *pages, u64 *block_no, u64 end);
+
+/* Note that the page exists at @pfn; -ENOMEM. Under the page lock, or punch_lock exclusive. */
+must_check int gmem_block_place_page(const struct gmem_pages *pages, struct gmem_block *block,
+				     u32 off, pfn_t pfn);
+/* The host gave the whole block as one unit, whose first page is at @pfn. Likewise. */
+must_check int gmem_block_place(const struct gmem_pages *pages, struct gmem_block *block,
+				pfn_t pfn);
+/*
+ * The block around page @index has just become one unit: so do the 512 of its 1 GiB together, where
+ * all are units and in one aligned row of frames.
+ */
+void gmem_gigantic_join(const struct gmem_pages *pages, u64 index);
+/* Something happens to a part of the block: neither it nor its 1 GiB is one unit any more. */
+void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, u64 block_no);
+
+#endif

@@ -1,0 +1,204 @@
+/* What happens to ranges of pages of a guest_memfd inode: told, converted, punched, found. */
+#include "src/vm/gmem_block.h"
+
+#define GMEM_PAGE_ALL 0xffu
+
+/* A part of a block. */
+struct block_part {
+	struct gmem_block *block;
+	u32 first, end;
+};
+
+/* The blocks there are in a range of pages, one part after the other. */
+struct pages_walk {
+	const struct gmem_pages *pages;
+	u64 first, end;
+	u64 block_no;
+};
+
+/* False: the range is empty, or past the end of the file. */
+static bool walk_begin(struct pages_walk *walk, const struct gmem_pages *pages, u64 first,
+		       u64 npages)
+{
+	u64 most = pages->npages - min_u64(first, pages->npages);
+
+	*walk = (struct pages_walk){
+	    .pages = pages,
+	    .first = first,
+	    .end = first + min_u64(npages, most),
+	    .block_no = first / GMEM_BLOCK_PAGES,
+	};
+	return npages && most;
+}
+
+static bool walk_next(struct pages_walk *walk, struct block_part *part)
+{
+	u64 last = (walk->end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES, base;
+
+	part->block = gmem_block_next(walk->pages, &walk->block_no, last);
+	if (!part->block)
+		return false;
+	base = walk->block_no++ * GMEM_BLOCK_PAGES;
+	part->first = (u32)(max_u64(walk->first, base) - base);
+	part->end = (u32)(min_u64(walk->end, base + GMEM_BLOCK_PAGES) - base);
+	return true;
+}
+
+/* Consecutive frames, gathered until one comes that does not follow. */
+struct frame_run {
+	const struct gmem_frames *frames;
+	pfn_t start;
+	u64 npages;
+};
+
+static void run_end(struct frame_run *run)
+{
+	if (run->npages)
+		run->frames->tell(run->frames->ctx, run->start, run->npages);
+	run->npages = 0;
+}
+
+static void run_add(struct frame_run *run, pfn_t pfn, u64 npages)
+{
+	if (run->npages && pfn.v != run->start.v + run->npages)
+		run_end(run);
+	if (!run->npages)
+		run->start = pfn;
+	run->npages += npages;
+}
+
+/* Is @off the first of GMEM_WORD_PAGES pages of the part that have @state, at consecutive frames?
+ */
+static bool whole_word_has(const struct block_part *part, u32 off, u32 state)
+{
+	u64 word = atomic_load_acquire_u64(&part->block->states[off / GMEM_WORD_PAGES]);
+
+	return off % GMEM_WORD_PAGES == 0 && part->end - off >= GMEM_WORD_PAGES &&
+	       (word & (state | GMEM_PAGE_SCATTERED) * GMEM_EVERY_PAGE) == state * GMEM_EVERY_PAGE;
+}
+
+/* Tell of the frames of the pages with @state in the part, in runs. */
+static void part_tell(const struct block_part *part, u32 state, const struct gmem_frames *frames)
+{
+	struct frame_run run = {.frames = frames};
+	u32 off = part->first;
+
+	while (off < part->end) {
+		u32 seen = gmem_block_state(part->block, off);
+		u32 npages = whole_word_has(part, off, state) ? GMEM_WORD_PAGES : 1;
+
+		if (seen & state)
+			run_add(&run, gmem_block_pfn(part->block, off, seen), npages);
+		off += npages;
+	}
+	run_end(&run);
+}
+
+void gmem_pages_tell(const struct gmem_pages *pages, u64 first, u64 npages,
+		     const struct gmem_frames *frames)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	if (!walk_begin(&walk, pages, first, npages))
+		return;
+	while (walk_next(&walk, &part))
+		part_tell(&part, GMEM_PAGE_EXISTS, frames);
+}
+
+void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
+			     const struct gmem_frames *frames)
+{
+	rwlock_write_lock(&pages->punch_lock);
+	gmem_pages_tell(pages, first, npages, frames);
+	rwlock_write_unlock(&pages->punch_lock);
+}
+
+/* Clear @bits of every page of the part. */
+static void part_clear(const struct block_part *part, u32 bits)
+{
+	u32 off = part->first;
+
+	while (off < part->end) {
+		u64 *word = &part->block->states[off / GMEM_WORD_PAGES];
+
+		if (off % GMEM_WORD_PAGES == 0 && part->end - off >= GMEM_WORD_PAGES) {
+			atomic_fetch_and_u64(word, ~(bits * GMEM_EVERY_PAGE));
+			off += GMEM_WORD_PAGES;
+			continue;
+		}
+		gmem_block_clear(part->block, off, bits);
+		off++;
+	}
+}
+
+void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
+			    const struct gmem_frames *frames)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	if (!walk_begin(&walk, pages, first, npages))
+		return;
+	rwlock_write_lock(&pages->punch_lock);
+	while (walk_next(&walk, &part)) {
+		part_tell(&part, GMEM_PAGE_PREPARED, frames);
+		part_clear(&part, GMEM_PAGE_PREPARED);
+	}
+	rwlock_write_unlock(&pages->punch_lock);
+}
+
+void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
+		      const struct gmem_frames *reclaim)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	if (!walk_begin(&walk, pages, first, npages))
+		return;
+	rwlock_write_lock(&pages->punch_lock);
+	while (walk_next(&walk, &part)) {
+		if (reclaim)
+			part_tell(&part, GMEM_PAGE_PREPARED, reclaim);
+		gmem_block_break(pages, part.block, walk.block_no - 1);
+		part_clear(&part, GMEM_PAGE_ALL);
+	}
+	pages->host->store_punch(pages->host_ctx, pages->store, first, walk.end - first);
+	rwlock_write_unlock(&pages->punch_lock);
+}
+
+/* The page of the block at frame @pfn, or GMEM_BLOCK_PAGES. */
+static u32 block_find_frame(const struct gmem_block *block, pfn_t pfn)
+{
+	u32 off = 0;
+
+	while (off < GMEM_BLOCK_PAGES) {
+		u32 state = gmem_block_state(block, off);
+
+		if ((state & GMEM_PAGE_EXISTS) && gmem_block_pfn(block, off, state).v == pfn.v)
+			break;
+		off++;
+	}
+	return off;
+}
+
+int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	if (!walk_begin(&walk, pages, 0, pages->npages))
+		return 0;
+	while (walk_next(&walk, &part)) {
+		u64 base = atomic_load_relaxed_u64(&part.block->base) & GMEM_BASE_MASK;
+		u32 off = GMEM_BLOCK_PAGES;
+
+		if (pfn.v - base < GMEM_BLOCK_PAGES || atomic_load_acquire_ptr(&part.block->list))
+			off = block_find_frame(part.block, pfn);
+		if (off == GMEM_BLOCK_PAGES)
+			continue;
+		*index = (walk.block_no - 1) * GMEM_BLOCK_PAGES + off;
+		return 1;
+	}
+	return 0;
+}
