@@ -12,9 +12,8 @@ static int age_range(struct quire_vm *vm, u32 as_id, const struct tdp_age_range 
 }
 
 /*
- * Without a lock. No flush: a vCPU that goes on with a cached translation
- * does not set A again, and its page looks old too early, as on hardware; the host only chooses
- * less well which page to take.
+ * Without a lock. No flush: a vCPU that goes on with a cached translation does not set A again, and
+ * its page looks old too early, as on hardware; the host only chooses less well which page to take.
  */
 int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end, enum quire_age kind)
 {

@@ -1,5 +1,6 @@
 /* Which mappings of shadow tables were used since the last look? Without mmu_lock. */
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/shadow/internal.h"
 
 struct age {
@@ -30,9 +31,12 @@ static int age_head(const struct age *age, u64 *head)
 
 	if (!value)
 		return 0;
+	if (MUTANT(rmap_unlocked))
+		rmap_unlock(head, value);
 	for (u64 *entry = rmap_first(&iter, value); entry; entry = rmap_next(&iter))
 		young |= age_entry(age, entry);
-	rmap_unlock(head, value);
+	if (!MUTANT(rmap_unlocked))
+		rmap_unlock(head, value);
 	return young;
 }
 

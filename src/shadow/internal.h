@@ -44,13 +44,18 @@ _Static_assert(sizeof(struct rmap_object) == OBJECT_BYTES, "a descriptor is one 
  * the set stays a word of a shadow table until the set is unlocked. The lock is held briefly,
  * whoever waits for it spins, and nothing else is waited for under it.
  */
+
 /* The head, for those who hold mmu_lock. */
 static inline u64 rmap_read(const u64 *head)
 {
 	return atomic_load_relaxed_u64(head) & ~RMAP_LOCKED;
 }
-/* No mmu_lock, in a read section: the head, locked; 0: empty, and not locked. An acquire. */
+/*
+ * The head, locked; 0: empty, and not locked. An acquire. With mmu_lock exclusive, or in a read
+ * section without it.
+ */
 must_check u64 rmap_lock(u64 *head);
+/* A release: the head is @value from here on. */
 void rmap_unlock(u64 *head, u64 value);
 /* The entries of @head, which is locked and not empty. NULL ends them. */
 struct rmap_iter {
@@ -70,7 +75,7 @@ u32 rmap_count(u64 head);
 /* Entry @index of rmap_count(): for loops that change nothing. */
 u64 *rmap_at(u64 head, u32 index);
 
-/* The head for the block of @gfn at @level. NULL: no page for it (@pages given: no memory). */
+/* The head for the block of @gfn at @level. NULL: there is none; of make: no memory for it. */
 u64 *rmap_head(struct shadow *shadow, const struct shadow_page *page, gfn_t gfn, u32 level);
 u64 *rmap_head_make(const struct shadow_change *change, const struct shadow_page *page, gfn_t gfn,
 		    u32 level);

@@ -1,38 +1,25 @@
 /* Sets of entries: who maps a gfn, who points to a shadow page. */
 #include "src/shadow/internal.h"
 
-#include "src/base/mutant.h"
 #include "src/walk/range.h"
 
+/* In a head: it points to a descriptor, not to the only entry. */
 #define CHAIN UINT64_C(1)
-/* Wait until nobody else has the lock of *@head, and take it unless the set is empty. */
-static u64 lock(u64 *head)
+
+u64 rmap_lock(u64 *head)
 {
 	for (unsigned int turn = 0;; turn++) {
 		u64 seen = rmap_read(head);
 
-		if (!seen || MUTANT(rmap_unlocked) ||
-		    atomic_cmpxchg_u64(head, &seen, seen | RMAP_LOCKED))
+		if (!seen || atomic_cmpxchg_u64(head, &seen, seen | RMAP_LOCKED))
 			return seen;
 		base_platform->relax(turn);
 	}
 }
 
-/* A release: *@head is @value from here on. */
-static void unlock(u64 *head, u64 value)
-{
-	atomic_store_release_u64(head, value);
-}
-
-u64 rmap_lock(u64 *head)
-{
-	return lock(head);
-}
-
 void rmap_unlock(u64 *head, u64 value)
 {
-	if (!MUTANT(rmap_unlocked))
-		unlock(head, value);
+	atomic_store_release_u64(head, value);
 }
 
 static struct rmap_object *chain_of(u64 head)
@@ -61,7 +48,7 @@ u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors)
 	struct rmap_object *object = chain_of(value), *more = object;
 
 	if (!value) {
-		unlock(head, (u64)(uintptr_t)entry);
+		rmap_unlock(head, (u64)(uintptr_t)entry);
 		return 1;
 	}
 	if (!object || object->count == RMAP_OBJECT_ENTRIES) {
@@ -73,13 +60,13 @@ u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors)
 		if (!more)
 			object->entries[object->count++] = (u64 *)(uintptr_t)value;
 	}
-	(void)lock(head);
+	(void)rmap_lock(head);
 	object->entries[object->count++] = entry;
-	unlock(head, head_of(object));
+	rmap_unlock(head, head_of(object));
 	return object->count + object->below;
 }
 
-static u64 **find_place(struct rmap_object *object, const u64 *entry)
+static u64 **find_word(struct rmap_object *object, const u64 *entry)
 {
 	for (; object; object = object->more)
 		for (u32 i = 0; i < object->count; i++)
@@ -91,21 +78,21 @@ static u64 **find_place(struct rmap_object *object, const u64 *entry)
 /* The last entry of the first object fills the hole. */
 int rmap_remove(u64 *head, const u64 *entry, struct object_cache *freed)
 {
-	u64 value = lock(head);
+	u64 value = rmap_lock(head);
 	struct rmap_object *first = chain_of(value);
 	bool single = value == (u64)(uintptr_t)entry;
-	u64 **place = first ? find_place(first, entry) : NULL;
+	u64 **word = first ? find_word(first, entry) : NULL;
 
-	if (!place) {
-		unlock(head, single ? 0 : value);
+	if (!word) {
+		rmap_unlock(head, single ? 0 : value);
 		return !single;
 	}
-	*place = first->entries[--first->count];
+	*word = first->entries[--first->count];
 	if (first->count) {
-		unlock(head, value);
+		rmap_unlock(head, value);
 		return 0;
 	}
-	unlock(head, first->more ? head_of(first->more) : 0);
+	rmap_unlock(head, first->more ? head_of(first->more) : 0);
 	object_put(freed, first);
 	return 0;
 }
