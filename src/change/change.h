@@ -37,8 +37,13 @@ void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 
 /* No mmu_lock held: every mapping of the VM goes, by making its roots invalid. */
 void change_zap_all(struct quire_vm *vm);
-/* The same with mmu_lock held, which is dropped on the way. */
-void change_zap_all_and_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock);
+/*
+ * The same in two steps. Begin, under mmu_lock exclusive: when the lock is dropped no vCPU walks
+ * the old tables any more. End, with no lock held: they are freed. @debt is made by begin and spent
+ * by end.
+ */
+void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+void change_zap_all_end(struct quire_vm *vm, struct flush_debt *debt);
 
 /*
  * Pages of an inode are about to go away: begin the invalidation of all gfns that show them, zap

@@ -5,10 +5,14 @@
 
 static void switch_locked(struct quire_vm *vm, u32 on)
 {
+	struct flush_debt debt;
+
 	change_lock(vm);
 	/* A fault reads it under the lock: what it maps from here on is right. */
 	atomic_store_relaxed_u32(&vm->nx.on, on);
-	change_zap_all_and_unlock(vm);
+	change_zap_all_begin(vm, &debt);
+	change_unlock(vm);
+	change_zap_all_end(vm, &debt);
 }
 
 void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on)

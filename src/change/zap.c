@@ -25,22 +25,14 @@ static int zap_obsolete(struct quire_vm *vm)
 	return more;
 }
 
-void change_zap_all(struct quire_vm *vm)
+void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt)
 {
-	change_lock(vm);
-	change_zap_all_and_unlock(vm);
-}
-
-void change_zap_all_and_unlock(struct quire_vm *vm)
-{
-	struct flush_debt debt;
-
-	flush_debt_init(&debt, &vm->flush);
+	flush_debt_init(debt, &vm->flush);
 	/* Shadow pages carry it; of the TDP MMU an invalid root is out of reach at once. */
 	vm->mmu_valid_gen ^= 1;
 	QUIRE_TRACE(kvm_mmu_zap_all_fast, vm->mmu_valid_gen,
 		    atomic_load_relaxed_u64(&vm->arena.used));
-	tdp_roots_invalidate(vm, &debt);
+	tdp_roots_invalidate(vm, debt);
 	shadow_make_obsolete(vm);
 	/*
 	 * A vCPU that loads another root drops its translations: that is the flush. While the lock
@@ -49,11 +41,24 @@ void change_zap_all_and_unlock(struct quire_vm *vm)
 	 */
 	if (!MUTANT(roots_left_late))
 		flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
-	change_unlock(vm);
+}
+
+void change_zap_all_end(struct quire_vm *vm, struct flush_debt *debt)
+{
 	if (MUTANT(roots_left_late))
 		flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	while (zap_obsolete(vm))
 		;
-	flush_debt_forgive(&debt, "loading a root flushes");
-	tdp_debt_settle(vm, &debt);
+	flush_debt_forgive(debt, "loading a root flushes");
+	tdp_debt_settle(vm, debt);
+}
+
+void change_zap_all(struct quire_vm *vm)
+{
+	struct flush_debt debt;
+
+	change_lock(vm);
+	change_zap_all_begin(vm, &debt);
+	change_unlock(vm);
+	change_zap_all_end(vm, &debt);
 }
