@@ -5,7 +5,8 @@
 #include <unistd.h>
 
 #include "src/base/mutant.h"
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/race.h"
 
 enum quire_mutant quire_mutant;
 

@@ -4,22 +4,15 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/race.h"
 
-#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define TABLE_4K 4u
 #define OLD 70u
 #define NEW 71u
 #define ALIASES 20u
-#define USED (NPT_ALL | NPT_A | NPT_D)
 
 static struct world world;
 static bool good;
-
-static void put_entry(uint64_t table, uint32_t index, uint64_t entry)
-{
-	memcpy(world_page(&world, table) + index * sizeof(entry), &entry, sizeof(entry));
-}
 
 static int age(uint32_t page, enum quire_age kind)
 {
@@ -41,12 +34,10 @@ static void start(uint32_t aliases)
 {
 	good = true;
 	world_start_vm(&world);
-	put_entry(1, 0, PAGE(2) | NPT_ALL | NPT_A);
-	put_entry(2, 0, PAGE(3) | NPT_ALL | NPT_A);
-	put_entry(3, 0, PAGE(TABLE_4K) | NPT_ALL | NPT_A);
+	race_path(&world, NPT_ALL | NPT_A);
 	world_nested(&world, 1);
 	for (uint32_t i = 0; i < aliases; i++)
-		put_entry(TABLE_4K, i, PAGE(OLD) | USED);
+		world_put_entry(&world, TABLE_4K, i, PAGE(OLD) | NPT_USED);
 	for (uint32_t i = 0; i < aliases; i++)
 		use(i, OLD);
 }
@@ -78,7 +69,7 @@ static bool stop(void)
 /* L1's entry 0 leads elsewhere, and the same word of the shadow page maps another gfn. */
 static void remap_body(uint32_t thread, void *ctx)
 {
-	uint64_t entry = PAGE(NEW) | USED;
+	uint64_t entry = PAGE(NEW) | NPT_USED;
 
 	(void)ctx;
 	if (thread == 1) {
@@ -169,22 +160,6 @@ static void test_two_at_once(void **state)
 	race_explore(setup_many, two_body, two_check);
 }
 
-static int begin(void **state)
-{
-	(void)state;
-	world_start(&world);
-	world_stop_vm(&world);
-	return 0;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	world_start_vm(&world);
-	world_stop(&world);
-	return 0;
-}
-
 int age_tests(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -194,5 +169,5 @@ int age_tests(void)
 	    cmocka_unit_test(test_two_at_once),
 	};
 
-	return cmocka_run_group_tests(tests, begin, end);
+	return race_run(&world, "age", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -5,12 +5,9 @@
 #include <cmocka.h>
 
 #include "src/shadow/shadow.h"
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/world.h"
 
-#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define TABLE_1G 2u
-#define TABLE_2M 3u
-#define TABLE_4K 4u
 #define OTHER_ROOT 5u
 #define CHAIN_MAX 1000u
 /*
@@ -39,10 +36,8 @@ static int teardown(void **state)
 
 static void build_tables(void)
 {
-	world_set_entry(&world, WORLD_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
+	world_set_path(&world);
 	world_set_entry(&world, OTHER_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
-	world_set_entry(&world, TABLE_1G, 0, PAGE(TABLE_2M) | NPT_ALL);
-	world_set_entry(&world, TABLE_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
 }
 
 static uint64_t stat(enum quire_vm_stat which)

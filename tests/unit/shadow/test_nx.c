@@ -1,5 +1,5 @@
 /* NX huge pages where shadow pages map: what is executed is small, and stays so until recovered. */
-#include "tests/unit/shadow/test_nx.h"
+#include "tests/unit/shadow/groups.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,7 +8,6 @@
 
 #include "tests/unit/shadow/world.h"
 
-#define PAGE(gfn) ((uint64_t)(gfn)*QUIRE_PAGE_SIZE)
 #define UPPER 2u
 #define MIDDLE 3u
 /* L2's addresses of the block at WORLD_SLOT_PAGES. */

@@ -2,7 +2,7 @@
  * Page tables of a guest without a second stage: every combination of rights in two levels, of
  * CR0.WP, CR4.SMEP, CR4.SMAP and EFER.NXE, and of accesses, against their definition.
  */
-#include "tests/unit/shadow/test_paging.h"
+#include "tests/unit/shadow/groups.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -13,7 +13,6 @@
 #include "tests/unit/shadow/world.h"
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
-#define PAGE(gfn) ((uint64_t)(gfn)*QUIRE_PAGE_SIZE)
 /* The tables below the root, and what they map. */
 #define UPPER 2u
 #define MIDDLE 3u

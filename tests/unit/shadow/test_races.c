@@ -4,15 +4,12 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/race.h"
 
-#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define TABLE_4K 4u
 #define OLD 70u
 #define NEW 71u
 #define L2 PAGE(5)
-
-uint32_t race_preemptions = 2;
 
 static struct world world;
 static struct world_result result;
@@ -26,20 +23,13 @@ static void store(uint8_t *host)
 	*host = 7;
 }
 
-static void put_entry(uint64_t table, uint32_t index, uint64_t entry)
-{
-	memcpy(world_page(&world, table) + index * sizeof(entry), &entry, sizeof(entry));
-}
-
 static void start(uint32_t flags)
 {
 	world.on_access = NULL;
 	world_start_vm(&world);
-	put_entry(1, 0, PAGE(2) | NPT_ALL);
-	put_entry(2, 0, PAGE(3) | NPT_ALL);
-	put_entry(3, 0, PAGE(TABLE_4K) | NPT_ALL);
-	put_entry(TABLE_4K, 5, PAGE(OLD) | NPT_ALL);
-	put_entry(TABLE_4K, 6, PAGE(NEW) | NPT_ALL);
+	race_path(&world, NPT_ALL);
+	world_put_entry(&world, TABLE_4K, 5, PAGE(OLD) | NPT_ALL);
+	world_put_entry(&world, TABLE_4K, 6, PAGE(NEW) | NPT_ALL);
 	world_page(&world, OLD)[0] = world_page(&world, NEW)[0] = 0;
 	if (flags)
 		assert_int_equal(world_slot(&world, 0, flags), 0);
@@ -68,26 +58,6 @@ static bool stop(bool good)
 	world.on_access = NULL;
 	world_stop_vm(&world);
 	return good;
-}
-
-void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *))
-{
-	struct sched_test test = {
-	    .threads = 2,
-	    .preemptions_max = race_preemptions,
-	    .setup = make,
-	    .body = body,
-	    .check = check,
-	};
-	struct sched_verdict verdict = sched_explore(&test);
-
-	print_message("%llu runs\n", (unsigned long long)verdict.runs);
-	if (verdict.failed)
-		for (uint32_t i = 0; i < verdict.plan.count; i++)
-			print_error("result %d: %u->%u\n", (int)verdict.result,
-				    verdict.plan.at[i].step, verdict.plan.at[i].thread);
-	assert_false(verdict.failed);
-	assert_true(verdict.runs > 20);
 }
 
 /* The host moves the page: the store came before and was moved, or lands in the new frame. */
@@ -233,22 +203,6 @@ static void test_harvest(void **state)
 	race_explore(harvest_setup, harvest_body, harvest_check);
 }
 
-static int begin(void **state)
-{
-	(void)state;
-	world_start(&world);
-	world_stop_vm(&world);
-	return 0;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	world_start_vm(&world);
-	world_stop(&world);
-	return 0;
-}
-
 int race_tests(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -258,5 +212,5 @@ int race_tests(void)
 	    cmocka_unit_test(test_harvest),
 	};
 
-	return cmocka_run_group_tests(tests, begin, end);
+	return race_run(&world, "race", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -9,34 +9,21 @@
 #include <quire/trace.h>
 
 #include "src/shadow/shadow.h"
+#include "tests/unit/shadow/groups.h"
 #include "tests/unit/shadow/random.h"
-#include "tests/unit/shadow/test_nx.h"
-#include "tests/unit/shadow/test_paging.h"
 #include "tests/unit/shadow/world.h"
 
 static struct world world;
 
-#define L2_PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define L2_BLOCK(n) ((uint64_t)(n) << 21)
-/* L1's tables: the root at gfn 1, then one for each level, all for the first gigabyte of L2. */
-#define TABLE_1G 2u
-#define TABLE_2M 3u
-#define TABLE_4K 4u
+/* More tables of L1's. */
 #define OTHER_2M 5u
 #define OTHER_4K 6u
-
-static void build_tables(void)
-{
-	world_set_entry(&world, WORLD_ROOT, 0, L2_PAGE(TABLE_1G) | NPT_ALL);
-	world_set_entry(&world, TABLE_1G, 0, L2_PAGE(TABLE_2M) | NPT_ALL);
-	world_set_entry(&world, TABLE_2M, 0, L2_PAGE(TABLE_4K) | NPT_ALL);
-}
 
 static int setup(void **state)
 {
 	(void)state;
 	world_start(&world);
-	build_tables();
+	world_set_path(&world);
 	return 0;
 }
 
@@ -55,15 +42,15 @@ static uint64_t stat(enum quire_vm_stat which)
 static void test_maps_and_reflects(void **state)
 {
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	world_set_entry(&world, TABLE_4K, 6, L2_PAGE(71) | NPT_P | NPT_U);
-	world_set_entry(&world, TABLE_4K, 7, L2_PAGE(72) | NPT_ALL | NPT_NX);
-	world_set_entry(&world, TABLE_4K, 8, L2_PAGE(WORLD_PAGES + 5) | NPT_ALL);
-	world_set_entry(&world, TABLE_4K, 9, L2_PAGE(73) | NPT_ALL | UINT64_C(1) << 50);
-	world_set_entry(&world, TABLE_4K, 10, L2_PAGE(74) | NPT_P | NPT_W);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 6, PAGE(71) | NPT_P | NPT_U);
+	world_set_entry(&world, TABLE_4K, 7, PAGE(72) | NPT_ALL | NPT_NX);
+	world_set_entry(&world, TABLE_4K, 8, PAGE(WORLD_PAGES + 5) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 9, PAGE(73) | NPT_ALL | UINT64_C(1) << 50);
+	world_set_entry(&world, TABLE_4K, 10, PAGE(74) | NPT_P | NPT_W);
 	for (uint32_t page = 4; page <= 11; page++)
 		for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
-			(void)world_check(&world, L2_PAGE(page), (enum world_access)access);
+			(void)world_check(&world, PAGE(page), (enum world_access)access);
 	/* L1's own: what mapped the tables huge has gone, the three pages above it stay. */
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages),
 			 world_mmu == QUIRE_MMU_SHADOW ? 4 + 3 : 4);
@@ -80,18 +67,18 @@ static void test_shared_below_a_table_that_goes(void **state)
 	uint64_t *other = (uint64_t *)(void *)world_page(&world, OTHER_2M);
 
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL | NPT_A);
-	world_set_entry(&world, TABLE_4K, 6, L2_PAGE(71) | NPT_ALL | NPT_A);
-	world_set_entry(&world, TABLE_1G, 7, L2_PAGE(OTHER_2M) | NPT_ALL);
-	world_set_entry(&world, OTHER_2M, 1, L2_PAGE(OTHER_4K) | NPT_ALL);
-	world_set_entry(&world, OTHER_4K, 0, L2_PAGE(72) | NPT_ALL);
-	(void)world_check(&world, L2_PAGE(5), WORLD_READ);
-	(void)world_check(&world, L2_BLOCK(7 * 512 + 1), WORLD_READ);
-	other[0] = L2_PAGE(TABLE_4K) | NPT_ALL | NPT_A;
-	upper[0] = L2_PAGE(OTHER_2M) | NPT_ALL | NPT_A;
-	(void)world_check(&world, L2_PAGE(6), WORLD_READ);
-	(void)world_check(&world, L2_BLOCK(7 * 512) + L2_PAGE(5), WORLD_READ);
-	(void)world_check(&world, L2_BLOCK(7 * 512 + 1), WORLD_READ);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL | NPT_A);
+	world_set_entry(&world, TABLE_4K, 6, PAGE(71) | NPT_ALL | NPT_A);
+	world_set_entry(&world, TABLE_1G, 7, PAGE(OTHER_2M) | NPT_ALL);
+	world_set_entry(&world, OTHER_2M, 1, PAGE(OTHER_4K) | NPT_ALL);
+	world_set_entry(&world, OTHER_4K, 0, PAGE(72) | NPT_ALL);
+	(void)world_check(&world, PAGE(5), WORLD_READ);
+	(void)world_check(&world, BLOCK(7 * 512 + 1), WORLD_READ);
+	other[0] = PAGE(TABLE_4K) | NPT_ALL | NPT_A;
+	upper[0] = PAGE(OTHER_2M) | NPT_ALL | NPT_A;
+	(void)world_check(&world, PAGE(6), WORLD_READ);
+	(void)world_check(&world, BLOCK(7 * 512) + PAGE(5), WORLD_READ);
+	(void)world_check(&world, BLOCK(7 * 512 + 1), WORLD_READ);
 }
 
 /* Going to L1 and back finds the root that was loaded, unless it has gone since. */
@@ -100,56 +87,56 @@ static void test_previous_roots(void **state)
 	const struct shadow_page *root;
 
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 	root = world.vcpu->shadow.page;
 	assert_non_null(root);
 	world_nested(&world, 0);
-	(void)world_access(&world, L2_PAGE(70), WORLD_READ);
+	(void)world_access(&world, PAGE(70), WORLD_READ);
 	assert_ptr_not_equal(world.vcpu->shadow.page, root);
 	world_nested(&world, 1);
 	assert_ptr_equal(world.vcpu->shadow.page, root);
 	assert_true(shadow_root_is_valid(world.vcpu));
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 	/* L1 writes its root table, whose shadow goes. */
 	world_set_entry(&world, WORLD_ROOT, 0, 0);
 	world_nested(&world, 1);
 	assert_ptr_equal(world.vcpu->shadow.page, root);
 	assert_false(shadow_root_is_valid(world.vcpu));
-	(void)world_check(&world, L2_PAGE(5), WORLD_READ);
+	(void)world_check(&world, PAGE(5), WORLD_READ);
 }
 
 static void test_follows_writes_of_its_tables(void **state)
 {
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	*world_check(&world, L2_PAGE(5), WORLD_WRITE).host = 1;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	*world_check(&world, PAGE(5), WORLD_WRITE).host = 1;
 	/* No flush: the write of the table itself is noticed. */
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(71) | NPT_ALL);
-	*world_check(&world, L2_PAGE(5), WORLD_WRITE).host = 2;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(71) | NPT_ALL);
+	*world_check(&world, PAGE(5), WORLD_WRITE).host = 2;
 	assert_int_equal(world_page(&world, 70)[0], 1);
 	assert_int_equal(world_page(&world, 71)[0], 2);
 	world_set_entry(&world, TABLE_2M, 0, 0);
-	(void)world_check(&world, L2_PAGE(5), WORLD_READ);
+	(void)world_check(&world, PAGE(5), WORLD_READ);
 }
 
 static void test_follows_writes_of_the_hypervisor(void **state)
 {
-	uint64_t entry = L2_PAGE(71) | NPT_ALL;
+	uint64_t entry = PAGE(71) | NPT_ALL;
 
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 	assert_int_equal(
-	    quire_vcpu_write(world.vcpu, (gpa_t){L2_PAGE(TABLE_4K) + 5 * 8}, &entry, sizeof(entry)),
+	    quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K) + 5 * 8}, &entry, sizeof(entry)),
 	    0);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 	assert_true(stat(QUIRE_VM_STAT_mmu_pte_write) > 0);
 }
 
 static void hypervisor_stores(uint64_t table, uint32_t index, uint64_t entry)
 {
-	gpa_t gpa = {L2_PAGE(table) + index * sizeof(entry)};
+	gpa_t gpa = {PAGE(table) + index * sizeof(entry)};
 
 	assert_int_equal(quire_vcpu_write(world.vcpu, gpa, &entry, sizeof(entry)), 0);
 }
@@ -161,23 +148,23 @@ static void test_written_entries_go_alone(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < 16; i++) {
-		world_set_entry(&world, TABLE_4K, i, L2_PAGE(70 + i) | NPT_ALL);
-		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | NPT_ALL);
+		(void)world_check(&world, PAGE(i), WORLD_WRITE);
 	}
 	for (uint32_t i = 0; i < 16; i++)
-		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+		(void)world_check(&world, PAGE(i), WORLD_WRITE);
 	faults = world.cpus[0].faults;
 	for (uint32_t i = 8; i < 16; i++)
-		hypervisor_stores(TABLE_4K, i, L2_PAGE(90 + i) | NPT_ALL);
+		hypervisor_stores(TABLE_4K, i, PAGE(90 + i) | NPT_ALL);
 	for (uint32_t i = 0; i < 8; i++)
-		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+		(void)world_check(&world, PAGE(i), WORLD_WRITE);
 	assert_int_equal(world.cpus[0].faults, faults);
 	for (uint32_t i = 8; i < 16; i++)
-		(void)world_check(&world, L2_PAGE(i), WORLD_WRITE);
+		(void)world_check(&world, PAGE(i), WORLD_WRITE);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pte_write), 8);
 	/* No store of an entry: it may be no table any more. */
-	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){L2_PAGE(TABLE_4K)}, "", 1), 0);
+	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K)}, "", 1), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
 }
 
@@ -185,18 +172,18 @@ static void test_written_entries_go_alone(void **state)
 static void test_flooding(void **state)
 {
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	world_set_entry(&world, 9, 0, L2_PAGE(TABLE_4K) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	world_set_entry(&world, 9, 0, PAGE(TABLE_4K) | NPT_ALL);
 	for (uint32_t round = 0; round < 5; round++) {
-		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
-		hypervisor_stores(TABLE_2M, 7, L2_PAGE(9) | NPT_ALL);
-		hypervisor_stores(TABLE_2M, 0, L2_PAGE(TABLE_4K) | NPT_ALL);
+		(void)world_check(&world, PAGE(5), WORLD_WRITE);
+		hypervisor_stores(TABLE_2M, 7, PAGE(9) | NPT_ALL);
+		hypervisor_stores(TABLE_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
 	}
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pde_zapped), 5);
 	hypervisor_stores(TABLE_2M, 8, 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 }
 
 /* Every other time all that is mapped has the same generation. */
@@ -213,11 +200,11 @@ static void test_generations(void **state)
 	(void)state;
 	generations = 1;
 	quire_trace_install(record_generation);
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
 	for (uint32_t i = 0; i < 4; i++) {
 		assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
 		assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 0);
-		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+		(void)world_check(&world, PAGE(5), WORLD_WRITE);
 		assert_int_equal(world_slot(&world, 1, 0), 0);
 	}
 	quire_trace_install(NULL);
@@ -228,13 +215,13 @@ static void test_generations(void **state)
 static void test_rights_of_the_path_count(void **state)
 {
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL | NPT_D);
-	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(TABLE_4K) | NPT_P | NPT_U);
-	world_set_entry(&world, TABLE_2M, 2, L2_PAGE(TABLE_4K) | NPT_ALL | NPT_NX);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL | NPT_D);
+	world_set_entry(&world, TABLE_2M, 1, PAGE(TABLE_4K) | NPT_P | NPT_U);
+	world_set_entry(&world, TABLE_2M, 2, PAGE(TABLE_4K) | NPT_ALL | NPT_NX);
 	for (uint32_t round = 0; round < 2; round++)
 		for (uint32_t block = 0; block < 3; block++)
 			for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
-				(void)world_check(&world, L2_BLOCK(block) + L2_PAGE(5),
+				(void)world_check(&world, BLOCK(block) + PAGE(5),
 						  (enum world_access)access);
 }
 
@@ -242,62 +229,62 @@ static void test_huge_mappings(void **state)
 {
 	(void)state;
 	/* Huge on both sides; huge for L1 only; small for L1 of what is huge at the host. */
-	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(512) | NPT_ALL | NPT_PS);
-	world_set_entry(&world, TABLE_2M, 2, L2_PAGE(0) | NPT_ALL | NPT_PS);
-	world_set_entry(&world, TABLE_4K, 9, L2_PAGE(600) | NPT_ALL);
-	(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(9), WORLD_WRITE);
+	world_set_entry(&world, TABLE_2M, 1, PAGE(512) | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_2M, 2, PAGE(0) | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_4K, 9, PAGE(600) | NPT_ALL);
+	(void)world_check(&world, BLOCK(1) + PAGE(9), WORLD_WRITE);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
-	(void)world_check(&world, L2_BLOCK(2) + L2_PAGE(90), WORLD_WRITE);
-	(void)world_check(&world, L2_PAGE(9), WORLD_WRITE);
+	(void)world_check(&world, BLOCK(2) + PAGE(90), WORLD_WRITE);
+	(void)world_check(&world, PAGE(9), WORLD_WRITE);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
 	/* The host's page is broken up: the huge mapping goes, small ones come. */
 	world_migrate(&world, 521);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
 	for (uint32_t page = 0; page < 512; page += 3)
-		(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(page), WORLD_READ);
+		(void)world_check(&world, BLOCK(1) + PAGE(page), WORLD_READ);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
 }
 
 /* L2 maps L1's own tables: a write through it is a write of the table. */
 static void test_tables_mapped_in_l2(void **state)
 {
-	uint64_t entry = L2_PAGE(71) | NPT_ALL;
+	uint64_t entry = PAGE(71) | NPT_ALL;
 	uint8_t *host;
 
 	(void)state;
-	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(10) | NPT_ALL);
-	world_set_entry(&world, 10, 4, L2_PAGE(TABLE_4K) | NPT_ALL);
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
-	(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(4), WORLD_WRITE);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
-	host = world_check(&world, L2_BLOCK(1) + L2_PAGE(4) + 5 * 8, WORLD_WRITE).host;
+	world_set_entry(&world, TABLE_2M, 1, PAGE(10) | NPT_ALL);
+	world_set_entry(&world, 10, 4, PAGE(TABLE_4K) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, BLOCK(1) + PAGE(4), WORLD_WRITE);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
+	host = world_check(&world, BLOCK(1) + PAGE(4) + 5 * 8, WORLD_WRITE).host;
 	memcpy(host, &entry, sizeof(entry));
 	/* Nobody knows until the next flush. */
 	quire_vcpu_flush_nested(world.vcpu);
-	(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 }
 
 static void test_dirty_log(void **state)
 {
 	(void)state;
-	world_set_entry(&world, TABLE_2M, 1, L2_PAGE(512) | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_2M, 1, PAGE(512) | NPT_ALL | NPT_PS);
 	for (uint32_t page = 0; page < 8; page++)
-		world_set_entry(&world, TABLE_4K, page, L2_PAGE(80 + page % 4) | NPT_ALL);
-	(void)world_check(&world, L2_BLOCK(1), WORLD_WRITE);
-	(void)world_check(&world, L2_PAGE(2), WORLD_WRITE);
+		world_set_entry(&world, TABLE_4K, page, PAGE(80 + page % 4) | NPT_ALL);
+	(void)world_check(&world, BLOCK(1), WORLD_WRITE);
+	(void)world_check(&world, PAGE(2), WORLD_WRITE);
 	assert_int_equal(world_slot(&world, 0, QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), world_mmu == QUIRE_MMU_SHADOW);
 	for (uint32_t round = 0; round < 3; round++) {
-		(void)world_check(&world, L2_BLOCK(1) + L2_PAGE(round), WORLD_WRITE);
+		(void)world_check(&world, BLOCK(1) + PAGE(round), WORLD_WRITE);
 		/* Aliases of one gfn. */
-		(void)world_check(&world, L2_PAGE(2), WORLD_WRITE);
-		(void)world_check(&world, L2_PAGE(6), WORLD_WRITE);
+		(void)world_check(&world, PAGE(2), WORLD_WRITE);
+		(void)world_check(&world, PAGE(6), WORLD_WRITE);
 		assert_int_equal(world_harvest(&world, 0), 0);
 		assert_int_equal(world_harvest(&world, 1), 0);
 	}
 	assert_int_equal(world_slot(&world, 1, 0), 0);
-	(void)world_check(&world, L2_BLOCK(1), WORLD_WRITE);
+	(void)world_check(&world, BLOCK(1), WORLD_WRITE);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
 }
 
@@ -306,13 +293,12 @@ static void test_slot_deletion(void **state)
 	(void)state;
 	for (int all = 1; all >= 0; all--) {
 		quire_vm_set_slot_zap_all(world.vm, all);
-		world_set_entry(&world, TABLE_4K, 5, L2_PAGE(700) | NPT_ALL);
-		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+		world_set_entry(&world, TABLE_4K, 5, PAGE(700) | NPT_ALL);
+		(void)world_check(&world, PAGE(5), WORLD_WRITE);
 		assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
-		assert_int_equal(world_check(&world, L2_PAGE(5), WORLD_WRITE).outcome,
-				 QUIRE_EMULATE);
+		assert_int_equal(world_check(&world, PAGE(5), WORLD_WRITE).outcome, QUIRE_EMULATE);
 		assert_int_equal(world_slot(&world, 1, 0), 0);
-		(void)world_check(&world, L2_PAGE(5), WORLD_WRITE);
+		(void)world_check(&world, PAGE(5), WORLD_WRITE);
 	}
 }
 
@@ -322,12 +308,12 @@ static void test_quota(void **state)
 	(void)state;
 	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 64), 0);
 	for (uint32_t i = 0; i < 200; i++)
-		world_set_entry(&world, TABLE_2M, i, L2_PAGE(200 + i) | NPT_ALL);
+		world_set_entry(&world, TABLE_2M, i, PAGE(200 + i) | NPT_ALL);
 	for (uint32_t i = 0; i < 200; i++)
-		world_set_entry(&world, 200 + i, 0, L2_PAGE(512 + i) | NPT_ALL);
+		world_set_entry(&world, 200 + i, 0, PAGE(512 + i) | NPT_ALL);
 	for (uint32_t round = 0; round < 2; round++)
 		for (uint32_t i = 0; i < 200; i++) {
-			(void)world_check(&world, L2_BLOCK(i), WORLD_WRITE);
+			(void)world_check(&world, BLOCK(i), WORLD_WRITE);
 			assert_true(stat(QUIRE_VM_STAT_mmu_shadow_pages) <= 64);
 		}
 	assert_true(stat(QUIRE_VM_STAT_mmu_recycled) > 10);
@@ -338,15 +324,15 @@ static void test_aliases(void **state)
 {
 	(void)state;
 	for (uint32_t table = 0; table < 3; table++) {
-		world_set_entry(&world, TABLE_2M, table, L2_PAGE(20 + table) | NPT_ALL);
+		world_set_entry(&world, TABLE_2M, table, PAGE(20 + table) | NPT_ALL);
 		for (uint32_t i = 0; i < 512; i++)
-			world_set_entry(&world, 20 + table, i, L2_PAGE(99) | NPT_ALL);
+			world_set_entry(&world, 20 + table, i, PAGE(99) | NPT_ALL);
 	}
 	for (uint32_t page = 0; page < 3 * 512; page++)
-		(void)world_check(&world, L2_PAGE(page), WORLD_WRITE);
+		(void)world_check(&world, PAGE(page), WORLD_WRITE);
 	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_rmap_size), 1000);
 	world_migrate(&world, 99);
-	assert_int_equal(*world_check(&world, L2_PAGE(7), WORLD_READ).host, 0);
+	assert_int_equal(*world_check(&world, PAGE(7), WORLD_READ).host, 0);
 }
 
 static void test_random(void **state)
@@ -369,9 +355,9 @@ static void test_refusals(void **state)
 	assert_int_equal(quire_vcpu_prefault(world.vcpu, (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
 			 -EOPNOTSUPP);
 	/* A root without memory: every access is L1's fault. */
-	world_set_entry(&world, TABLE_4K, 5, L2_PAGE(70) | NPT_ALL);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
 	assert_int_equal(world_slot(&world, 0, UINT32_MAX), 0);
-	assert_int_equal(world_check(&world, L2_PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
+	assert_int_equal(world_check(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
 }
 
 #define SHADOW_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -7,12 +7,9 @@
 
 #include <quire/trace.h>
 
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/world.h"
 
-#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define BLOCK(n) ((uint64_t)(n) << 21)
-#define TABLE_1G 2u
-#define TABLE_2M 3u
 #define HUGE PAGE(WORLD_SLOT_PAGES)
 #define INITIALLY_SET 3u
 

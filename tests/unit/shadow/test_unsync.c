@@ -4,15 +4,10 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/world.h"
 
-#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define BLOCK(n) ((uint64_t)(n) << 21)
-#define TABLE_1G 2u
-#define TABLE_2M 3u
-#define TABLE_4K 4u
 #define OTHER_2M 5u
-#define USED (NPT_ALL | NPT_A | NPT_D)
 
 /* The first processor is L1's, the second runs L2. */
 #define L1 0u
@@ -25,11 +20,9 @@ static int setup(void **state)
 	(void)state;
 	world_start(&world);
 	world_add_cpu(&world);
-	world_set_entry(&world, WORLD_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
-	world_set_entry(&world, TABLE_1G, 0, PAGE(TABLE_2M) | NPT_ALL);
-	world_set_entry(&world, TABLE_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
+	world_set_path(&world);
 	for (uint32_t i = 0; i < 16; i++)
-		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | USED);
+		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | NPT_USED);
 	world_nested_on(&world, L2, 1);
 	return 0;
 }
@@ -64,7 +57,7 @@ static void let_lag(void)
 	for (uint32_t i = 0; i < 16; i++)
 		assert_non_null(l2_host(PAGE(i), WORLD_WRITE));
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
-	world_set_entry(&world, TABLE_4K, 0, PAGE(100) | USED);
+	world_set_entry(&world, TABLE_4K, 0, PAGE(100) | NPT_USED);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
 }
 
@@ -77,7 +70,7 @@ static void test_one_fault_for_many_writes(void **state)
 	zapped = stat(QUIRE_VM_STAT_mmu_shadow_zapped);
 	faults = world.cpus[L1].faults;
 	for (uint32_t i = 1; i < 16; i++)
-		world_set_entry(&world, TABLE_4K, i, PAGE(100 + i) | USED);
+		world_set_entry(&world, TABLE_4K, i, PAGE(100 + i) | NPT_USED);
 	assert_int_equal(world.cpus[L1].faults, faults);
 	/* What it had it may keep, until it is flushed. */
 	faults = world.cpus[L2].faults;
@@ -90,7 +83,7 @@ static void test_one_fault_for_many_writes(void **state)
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_zapped), zapped);
 	/* It follows again: the next write is noticed. */
 	faults = world.cpus[L1].faults;
-	world_set_entry(&world, TABLE_4K, 1, PAGE(71) | USED);
+	world_set_entry(&world, TABLE_4K, 1, PAGE(71) | NPT_USED);
 	assert_true(world.cpus[L1].faults > faults);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
 }
@@ -120,13 +113,13 @@ static void test_rights_taken_back(void **state)
 	for (uint32_t i = 0; i < 8; i++)
 		assert_non_null(l2_host(PAGE(i), WORLD_FETCH));
 	let_lag();
-	world_set_entry(&world, TABLE_4K, 1, PAGE(71) | (USED & ~NPT_W));
-	world_set_entry(&world, TABLE_4K, 2, PAGE(72) | USED | NPT_NX);
-	world_set_entry(&world, TABLE_4K, 3, PAGE(73) | (USED & ~NPT_U));
+	world_set_entry(&world, TABLE_4K, 1, PAGE(71) | (NPT_USED & ~NPT_W));
+	world_set_entry(&world, TABLE_4K, 2, PAGE(72) | NPT_USED | NPT_NX);
+	world_set_entry(&world, TABLE_4K, 3, PAGE(73) | (NPT_USED & ~NPT_U));
 	world_set_entry(&world, TABLE_4K, 4, 0);
-	world_set_entry(&world, TABLE_4K, 5, PAGE(75) | (USED & ~NPT_D));
-	world_set_entry(&world, TABLE_4K, 6, PAGE(76) | (USED & ~(NPT_A | NPT_D)));
-	world_set_entry(&world, TABLE_4K, 7, PAGE(77) | USED | UINT64_C(1) << 50);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(75) | (NPT_USED & ~NPT_D));
+	world_set_entry(&world, TABLE_4K, 6, PAGE(76) | (NPT_USED & ~(NPT_A | NPT_D)));
+	world_set_entry(&world, TABLE_4K, 7, PAGE(77) | NPT_USED | UINT64_C(1) << 50);
 	flush();
 	assert_ptr_equal(l2_host(PAGE(1), WORLD_READ), world_page(&world, 71));
 	assert_null(l2_host(PAGE(1), WORLD_WRITE));
@@ -152,7 +145,7 @@ static void test_entering_l2_syncs(void **state)
 	world_nested_on(&world, L2, 0);
 	world_nested_on(&world, L2, 1);
 	assert_ptr_equal(l2_host(PAGE(0), WORLD_WRITE), world_page(&world, 100));
-	world_set_entry(&world, TABLE_4K, 0, PAGE(70) | USED);
+	world_set_entry(&world, TABLE_4K, 0, PAGE(70) | NPT_USED);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
 	assert_ptr_equal(world_check(&world, PAGE(0), WORLD_WRITE).host, world_page(&world, 70));
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
@@ -168,12 +161,12 @@ static void test_new_path_needs_no_flush(void **state)
 	world_set_entry(&world, OTHER_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
 	world_set_entry(&world, OTHER_2M, 1, PAGE(TABLE_4K) | NPT_ALL);
 	let_lag();
-	world_set_entry(&world, TABLE_4K, 1, PAGE(101) | USED);
+	world_set_entry(&world, TABLE_4K, 1, PAGE(101) | NPT_USED);
 	assert_ptr_equal(l2_host(other + PAGE(2), WORLD_READ), world_page(&world, 72));
 	assert_ptr_equal(l2_host(other + PAGE(1), WORLD_READ), world_page(&world, 101));
 	assert_ptr_equal(l2_host(other + PAGE(0), WORLD_READ), world_page(&world, 100));
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
-	world_set_entry(&world, TABLE_4K, 1, PAGE(102) | USED);
+	world_set_entry(&world, TABLE_4K, 1, PAGE(102) | NPT_USED);
 	assert_ptr_equal(l2_host(other + BLOCK(1) + PAGE(1), WORLD_READ), world_page(&world, 102));
 }
 
@@ -186,12 +179,12 @@ static void test_new_path_to_a_directory(void **state)
 	world_set_entry(&world, TABLE_1G, 1, PAGE(TABLE_2M) | NPT_ALL);
 	world_set_entry(&world, TABLE_1G, 2, PAGE(TABLE_2M) | NPT_ALL);
 	let_lag();
-	world_set_entry(&world, TABLE_4K, 1, PAGE(101) | USED);
+	world_set_entry(&world, TABLE_4K, 1, PAGE(101) | NPT_USED);
 	assert_ptr_equal(l2_host(other + PAGE(2), WORLD_READ), world_page(&world, 72));
 	assert_ptr_equal(l2_host(other + PAGE(1), WORLD_READ), world_page(&world, 101));
 	assert_ptr_equal(l2_host(other + PAGE(0), WORLD_READ), world_page(&world, 100));
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
-	world_set_entry(&world, TABLE_4K, 2, PAGE(102) | USED);
+	world_set_entry(&world, TABLE_4K, 2, PAGE(102) | NPT_USED);
 	assert_ptr_equal(l2_host(2 * other + PAGE(3), WORLD_READ), world_page(&world, 73));
 	assert_ptr_equal(l2_host(2 * other + PAGE(2), WORLD_READ), world_page(&world, 102));
 }
@@ -203,17 +196,17 @@ static void test_upper_levels_do_not_lag(void **state)
 	let_lag();
 	world_set_entry(&world, TABLE_1G, 1, PAGE(TABLE_4K) | NPT_ALL);
 	/* As a directory, entry 2 leads to page 72 as a table. */
-	world_set_entry(&world, 72, 3, PAGE(90) | USED);
+	world_set_entry(&world, 72, 3, PAGE(90) | NPT_USED);
 	flush();
 	assert_non_null(l2_host(PAGE(3), WORLD_READ));
-	world_set_entry(&world, TABLE_4K, 9, PAGE(109) | USED);
+	world_set_entry(&world, TABLE_4K, 9, PAGE(109) | NPT_USED);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
 	assert_ptr_equal(l2_host((UINT64_C(1) << 30) + BLOCK(2) + PAGE(3), WORLD_READ),
 			 world_page(&world, 90));
 	/* It went when its table became a directory too. */
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
 	assert_non_null(l2_host(PAGE(3), WORLD_READ));
-	world_set_entry(&world, TABLE_4K, 3, PAGE(103) | USED);
+	world_set_entry(&world, TABLE_4K, 3, PAGE(103) | NPT_USED);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
 	assert_ptr_equal(l2_host(PAGE(3), WORLD_READ), world_page(&world, 103));
 }
@@ -226,7 +219,7 @@ static void test_many_tables(void **state)
 	(void)state;
 	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 200), 0);
 	for (uint32_t i = 0; i < tables; i++) {
-		world_set_entry(&world, 20 + i, 1, PAGE(70 + i) | USED);
+		world_set_entry(&world, 20 + i, 1, PAGE(70 + i) | NPT_USED);
 		world_set_entry(&world, TABLE_2M, 10 + i, PAGE(20 + i) | NPT_ALL);
 		world_set_entry(&world, TABLE_2M, 100 + i, PAGE(20 + i) | NPT_ALL | NPT_NX);
 	}
@@ -240,7 +233,7 @@ static void test_many_tables(void **state)
 		}
 		assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
 		for (uint32_t i = 0; i < tables; i++)
-			world_set_entry(&world, 20 + i, 1, PAGE(71 + i + round) | USED);
+			world_set_entry(&world, 20 + i, 1, PAGE(71 + i + round) | NPT_USED);
 		assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 2 * tables);
 	}
 	/* Pages that lag go like others. */
@@ -256,7 +249,7 @@ static void test_dirty_log(void **state)
 	assert_int_equal(world_slot(&world, 0, QUIRE_SLOT_LOG_DIRTY), 0);
 	for (uint32_t round = 0; round < 3; round++) {
 		for (uint32_t i = 0; i < 4; i++)
-			world_set_entry(&world, TABLE_4K, i, PAGE(100 + i + round) | USED);
+			world_set_entry(&world, TABLE_4K, i, PAGE(100 + i + round) | NPT_USED);
 		flush();
 		for (uint32_t i = 0; i < 4; i++) {
 			assert_non_null(l2_host(PAGE(i), WORLD_WRITE));

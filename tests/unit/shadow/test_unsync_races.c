@@ -4,27 +4,20 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "tests/unit/shadow/random.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/race.h"
 
-#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
-#define TABLE_4K 4u
 #define OLD 70u
 #define NEW 71u
-#define USED (NPT_ALL | NPT_A | NPT_D)
 
 static struct world world;
 static struct world_result results[WORLD_CPUS];
 static bool good;
 
-static void put_entry(uint64_t table, uint32_t index, uint64_t entry)
-{
-	memcpy(world_page(&world, table) + index * sizeof(entry), &entry, sizeof(entry));
-}
-
 /* While it is in guest mode: L1 stores into its table, L2 into its page. */
 static void store(uint8_t *host)
 {
-	uint64_t entry = PAGE(NEW) | USED;
+	uint64_t entry = PAGE(NEW) | NPT_USED;
 
 	if (host >= world_page(&world, TABLE_4K) && host < world_page(&world, TABLE_4K) + PAGE(1))
 		memcpy(host, &entry, sizeof(entry));
@@ -38,11 +31,9 @@ static void setup(void *ctx)
 	world.on_access = NULL;
 	world_start_vm(&world);
 	world_add_cpu(&world);
-	put_entry(1, 0, PAGE(2) | NPT_ALL | NPT_A);
-	put_entry(2, 0, PAGE(3) | NPT_ALL | NPT_A);
-	put_entry(3, 0, PAGE(TABLE_4K) | NPT_ALL | NPT_A);
+	race_path(&world, NPT_ALL | NPT_A);
 	for (uint32_t i = 4; i < 8; i++)
-		put_entry(TABLE_4K, i, PAGE(OLD) | USED);
+		world_put_entry(&world, TABLE_4K, i, PAGE(OLD) | NPT_USED);
 	world_nested_on(&world, 1, 1);
 	(void)world_access_on(&world, 1, PAGE(4), WORLD_WRITE);
 	(void)world_access_on(&world, 1, PAGE(7), WORLD_WRITE);
@@ -134,23 +125,6 @@ static void test_two_changes_of_a_lagging_table(void **state)
 	race_explore(lagging_setup, both_body, both_check);
 }
 
-static int begin(void **state)
-{
-	(void)state;
-	world_start(&world);
-	world_stop_vm(&world);
-	return 0;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	world.on_access = NULL;
-	world_start_vm(&world);
-	world_stop(&world);
-	return 0;
-}
-
 int unsync_race_tests(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -158,5 +132,5 @@ int unsync_race_tests(void)
 	    cmocka_unit_test(test_two_changes_of_a_lagging_table),
 	};
 
-	return cmocka_run_group_tests(tests, begin, end);
+	return race_run(&world, "unsync race", tests, sizeof(tests) / sizeof(tests[0]));
 }

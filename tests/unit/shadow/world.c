@@ -256,6 +256,18 @@ void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, ui
 	world_nested(world, nested);
 }
 
+void world_set_path(struct world *world)
+{
+	world_set_entry(world, WORLD_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
+	world_set_entry(world, TABLE_1G, 0, PAGE(TABLE_2M) | NPT_ALL);
+	world_set_entry(world, TABLE_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
+}
+
+void world_put_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry)
+{
+	memcpy(world_page(world, table_gfn) + index * sizeof(entry), &entry, sizeof(entry));
+}
+
 static int slot_of(const struct world *world, uint64_t gfn)
 {
 	if (gfn >= WORLD_PAGES || !world->slot_there[gfn / WORLD_SLOT_PAGES])

@@ -21,6 +21,15 @@
 #define WORLD_DATA 64u
 #define WORLD_TLB 64u
 
+/* Addresses of guest pages, and of blocks of 2 MiB. */
+#define PAGE(n) ((uint64_t)(n)*QUIRE_PAGE_SIZE)
+#define BLOCK(n) ((uint64_t)(n) << 21)
+
+/* Where L1's tables below the root are, but for tests that lay them out another way. */
+#define TABLE_1G 2u
+#define TABLE_2M 3u
+#define TABLE_4K 4u
+
 #define NPT_P UINT64_C(1)
 #define NPT_W UINT64_C(2)
 #define NPT_U UINT64_C(4)
@@ -29,6 +38,7 @@
 #define NPT_PS UINT64_C(0x80)
 #define NPT_NX (UINT64_C(1) << 63)
 #define NPT_ALL (NPT_P | NPT_W | NPT_U)
+#define NPT_USED (NPT_ALL | NPT_A | NPT_D)
 
 struct world_translation {
 	uint64_t page; /* guest physical page + 1; 0: none */
@@ -87,6 +97,10 @@ struct world_result world_access_on(struct world *world, uint32_t cpu, uint64_t 
 				    enum world_access access);
 /* L1 stores an entry into one of its tables, with a store of its own. */
 void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry);
+/* From the root's first entry down to TABLE_4K, likewise. */
+void world_set_path(struct world *world);
+/* An entry that is there before L1 runs: nobody hears of it. */
+void world_put_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry);
 
 /* What L1's tables and the slots say, by definition. */
 struct world_result world_oracle(struct world *world, uint64_t gpa, enum world_access access,

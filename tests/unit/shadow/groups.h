@@ -1,0 +1,14 @@
+/* The groups of tests that test_shadow.c runs, one for each file: nonzero when a test failed. */
+#ifndef QUIRE_TESTS_SHADOW_GROUPS_H
+#define QUIRE_TESTS_SHADOW_GROUPS_H
+
+int age_tests(void);
+int limit_tests(void);
+int nx_tests(void);
+int paging_tests(void);
+int race_tests(void);
+int split_tests(void);
+int unsync_race_tests(void);
+int unsync_tests(void);
+
+#endif
