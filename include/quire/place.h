@@ -22,7 +22,8 @@ QUIRE_API QUIRE_MUST_CHECK int quire_place_set(struct quire_place *place, gpa_t 
 
 /*
  * Copy between the place and @data. -EINVAL: beyond what it shows; -EFAULT, or what the host says:
- * no memory there, or read-only. What was written is logged as the vCPU's. By one thread at a time
+ * no memory there, or read-only. What was written is logged as the vCPU's; -ENOSPC as of
+ * quire_vcpu_write(). By one thread at a time
  * (the vCPU's), out of guest mode, no lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_read(struct quire_place *place, uint64_t offset_bytes,

@@ -165,7 +165,8 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_
 /*
  * The hypervisor's own access to guest memory, through the slots' client addresses (shared view);
  * page by page, -EFAULT at the first page out of reach with the pages before it done. Writes are
- * logged. Out of guest mode, no lock held; may sleep.
+ * logged; -ENOSPC when the vCPU's dirty ring has no room for them, which is so only when it was
+ * full before the call. Out of guest mode, no lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst,
 					       size_t size_bytes);

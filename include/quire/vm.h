@@ -138,7 +138,11 @@ enum quire_age {
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end,
 					    enum quire_age kind);
 
-/* The hypervisor's own access, as quire_vcpu_read() and _write(), in address space 0. */
+/*
+ * The hypervisor's own access, as quire_vcpu_read() and _write(), in address space 0. With dirty
+ * rings a slot that logs cannot be written this way, for there is no vCPU whose ring would tell:
+ * -ENXIO.
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_read(struct quire_vm *vm, gpa_t gpa, void *dst,
 					     size_t size_bytes);
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_write(struct quire_vm *vm, gpa_t gpa, const void *src,

@@ -28,6 +28,10 @@ static int find_place(const struct accessor *by, gpa_t gpa, enum direction direc
 	    !(direction == ACCESS_WRITE && (slot->flags & QUIRE_SLOT_READONLY))) {
 		hva->v = memslot_hva(slot, gfn_of(gpa)).v + (gpa.v & ~QUIRE_PAGE_MASK);
 		ret = 0;
+		/* Nobody's write has no ring to be told in. */
+		if (direction == ACCESS_WRITE && !by->vcpu && !slot->dirty &&
+		    (slot->flags & QUIRE_SLOT_LOG_DIRTY))
+			ret = -ENXIO;
 	}
 	reclaim_exit();
 	return ret;
@@ -41,7 +45,7 @@ static void mark_written(const struct accessor *by, gfn_t gfn)
 	reclaim_enter();
 	slot = memslot_lookup(by->vm, by->as_id, gfn, NULL);
 	if (slot)
-		dirty_log_mark(by->vcpu, slot, gfn);
+		dirty_log_mark_own(by->vcpu, slot, gfn);
 	reclaim_exit();
 }
 
@@ -81,6 +85,8 @@ static int access_write(const struct accessor *by, gpa_t gpa, const u8 *src, u64
 		hva_t hva;
 		int err = find_place(by, gpa, ACCESS_WRITE, &hva);
 
+		if (!err && by->vcpu && !dirty_ring_takes_own(by->vcpu))
+			err = -ENOSPC;
 		if (!err && MUTANT(own_marks_first))
 			mark_written(by, gfn_of(gpa));
 		if (!err)

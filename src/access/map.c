@@ -32,6 +32,8 @@ int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, stru
 	/* Such a page is only asked for by those who may keep it. */
 	if (atomic_load_relaxed_u32(&vm->tunables->allow_unsafe_mappings))
 		flags |= QUIRE_PAGE_GUARDED;
+	if (!err && kind == GUEST_MAP_WRITE && !dirty_ring_takes_own(vcpu))
+		err = -ENOSPC;
 	if (!err)
 		err = vm->host->page_get(vm->host_ctx, hva, flags, &map->page);
 	if (err)
@@ -51,7 +53,7 @@ void guest_unmap(struct quire_vcpu *vcpu, struct guest_map *map)
 		reclaim_enter();
 		slot = memslot_lookup(vm, map->as_id, map->gfn, NULL);
 		if (slot)
-			dirty_log_mark(vcpu, slot, map->gfn);
+			dirty_log_mark_own(vcpu, slot, map->gfn);
 		reclaim_exit();
 	}
 	if (map->page.refcounted)

@@ -5,6 +5,7 @@
 
 #include "src/access/access.h"
 #include "src/access/pfn_cache.h"
+#include "src/dirty/ring.h"
 #include "src/vm/vcpu.h"
 
 /* By the vCPU's thread; the cache has locks of its own. */
@@ -101,6 +102,8 @@ int quire_place_write(struct quire_place *place, uint64_t offset_bytes, const vo
 	int err = check_part(place, offset_bytes, size_bytes);
 	hva_t hva;
 
+	if (!err && !dirty_ring_takes_own(place->vcpu))
+		err = -ENOSPC;
 	if (!err)
 		err = place_lock(place, &hva);
 	if (err)

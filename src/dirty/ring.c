@@ -6,6 +6,7 @@
 #include <quire/trace.h>
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 
 #define ENTRY_DIRTY 1u
 #define ENTRY_RESET 2u
@@ -24,6 +25,8 @@ static bool append(struct dirty_ring *ring, u32 slot, u64 offset)
 	atomic_store_relaxed_u32(&ring->dirty_index, index + 1);
 	/* Partner: the client's acquire load of the flags. */
 	atomic_store_release_u32(&entry->flags, ENTRY_DIRTY);
+	ring->last_slot = slot;
+	ring->last_offset = offset;
 	return true;
 }
 
@@ -35,6 +38,17 @@ void dirty_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
 		    slot, offset);
 	if (dirty_ring_is_soft_full(&vcpu->ring))
 		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
+}
+
+void dirty_ring_push_own(struct quire_vcpu *vcpu, u32 slot, u64 offset)
+{
+	const struct dirty_ring *ring = &vcpu->ring;
+
+	/* The write before the look. Partner: the flush of a reset, after it took the entry. */
+	atomic_fence();
+	if ((!dirty_ring_used(ring) && !MUTANT(own_joins_reset)) || ring->last_slot != slot ||
+	    ring->last_offset != offset)
+		dirty_ring_push(vcpu, slot, offset);
 }
 
 int dirty_ring_take_reset(struct dirty_ring *ring, u32 *slot, u64 *offset)

@@ -18,6 +18,21 @@ static inline bool dirty_ring_is_soft_full(const struct dirty_ring *ring)
 /* Append to the vCPU's ring; by its own thread. At the soft limit the doorbell rings. */
 void dirty_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset);
 
+/*
+ * The same for a page that the library has written. Nothing is appended while the newest entry
+ * says so already and is not reset: whoever resets it reads the page later. Full fence.
+ */
+void dirty_ring_push_own(struct quire_vcpu *vcpu, u32 slot, u64 offset);
+
+/* May the library write for the vCPU? The guest stops at the soft limit, the client's calls do not.
+ */
+static inline bool dirty_ring_takes_own(const struct quire_vcpu *vcpu)
+{
+	const struct dirty_ring *ring = &vcpu->ring;
+
+	return !ring->entries || dirty_ring_used(ring) < ring->size - DIRTY_RING_SPARE;
+}
+
 /* Take the next entry that the client gave back; -ENOENT when there is none. Under slots_lock. */
 must_check int dirty_ring_take_reset(struct dirty_ring *ring, u32 *slot, u64 *offset);
 

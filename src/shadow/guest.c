@@ -69,7 +69,7 @@ static void mark_table(struct quire_vcpu *vcpu, gfn_t gfn)
 	reclaim_enter();
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, gfn, NULL);
 	if (slot)
-		dirty_log_mark(vcpu, slot, gfn);
+		dirty_log_mark_own(vcpu, slot, gfn);
 	reclaim_exit();
 }
 

@@ -26,10 +26,14 @@ struct dirty_ring {
 	u32 size;			  /* entries, a power of two */
 	u32 soft_limit;			  /* full for the vCPU at this many */
 	u32 dirty_index;		  /* (a) written by the vCPU's thread */
-	u32 reset_index;		  /* (a) written under slots_lock */
+	u32 last_slot;			  /* what the newest entry says: the vCPU's thread's */
+	u64 last_offset;
+	u32 reset_index; /* (a) written under slots_lock */
 };
 
 /* Entries kept free for what one guest access may dirty after the soft limit. */
 #define DIRTY_RING_RESERVED 64u
+/* Of these, what the library's own writes leave: a guest access may be waiting to be finished. */
+#define DIRTY_RING_SPARE 32u
 
 #endif

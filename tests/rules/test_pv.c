@@ -123,6 +123,49 @@ static void writes_are_in_the_ring(void)
 	CHECK_EQ(seen, 1u << CLOCK | 1u << STEAL);
 }
 
+static long set_many(const uint32_t index, uint64_t gpa, uint64_t step, uint32_t count)
+{
+	long done = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		done += set_msr(index, gpa + i * step) == 1;
+	return done;
+}
+
+/* Its own writes never fill a ring that the guest has not filled: KVM_RUN that does not enter the
+ * guest, and calls between two of it, any number of times. */
+static void writes_leave_room_in_the_ring(void)
+{
+	struct kvm_dirty_gfn *ring;
+	uint32_t entries = PAGE / sizeof(*ring), used = 0;
+
+	open_machine(PAGE);
+	ring =
+	    mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.fd, RING_PAGE * (off_t)PAGE);
+	CHECK(ring != MAP_FAILED);
+	turn_steal_on(GPA + STEAL * PAGE);
+	vcpu.run->immediate_exit = 1;
+	for (uint32_t i = 0; i < 4 * entries; i++)
+		CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EINTR);
+	vcpu.run->immediate_exit = 0;
+	/* One page that is written again and again is one entry. */
+	CHECK_EQ(set_many(MSR_KVM_WALL_CLOCK_NEW, GPA + OTHER * PAGE, 0, 4 * entries), 4 * entries);
+	while (used < entries && ring[used].flags)
+		used++;
+	CHECK(used <= 3);
+	run();
+	/* Two by turns are more than there is room for: no write goes unlogged, and none kills. */
+	for (uint32_t i = 0; i < 2 * entries; i++)
+		set_many(MSR_KVM_WALL_CLOCK_NEW, GPA + OTHER * PAGE, PAGE, 2);
+	CHECK_EQ(vcpu_run(&vcpu).exit_reason, KVM_EXIT_DIRTY_RING_FULL);
+	for (used = 0; used < entries && ring[used].flags; used++)
+		ring[used].flags = KVM_DIRTY_GFN_F_RESET;
+	CHECK(used >= entries - 64 && used < entries);
+	CHECK_EQ(ioctl(vm.fd, KVM_RESET_DIRTY_RINGS, 0), used);
+	run();
+	CHECK_EQ(set_msr(MSR_KVM_WALL_CLOCK_NEW, GPA + OTHER * PAGE), 1);
+}
+
 /* Wherever the memory goes, the next write is there, and what was before is left alone. */
 static void follow_the_memory(void)
 {
@@ -218,9 +261,13 @@ static void wrong_hypercalls_are_undefined(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(writes_are_in_the_bitmap),    TEST(writes_are_in_the_ring),
-	    TEST(follow_the_memory),	       TEST(refused_values),
-	    TEST(wrong_hypercalls_are_mended), TEST(wrong_hypercalls_are_undefined),
+	    TEST(writes_are_in_the_bitmap),
+	    TEST(writes_are_in_the_ring),
+	    TEST(writes_leave_room_in_the_ring),
+	    TEST(follow_the_memory),
+	    TEST(refused_values),
+	    TEST(wrong_hypercalls_are_mended),
+	    TEST(wrong_hypercalls_are_undefined),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -346,6 +346,32 @@ static void ring_interrupted_body(uint32_t thread, void *ctx)
 	pair.log[0] = 0;
 }
 
+/* The library writes for vCPU 0, whose newest entry is that page already. */
+static void ring_own_setup(void *ctx)
+{
+	const uint8_t byte = 1;
+
+	(void)ctx;
+	pair.machine.rings = 1;
+	pair_start(QUIRE_VM_DEFAULT);
+	pair_map(QUIRE_SLOT_LOG_DIRTY);
+	if (quire_vcpu_write(pair.machine.vcpus[0], (gpa_t){PAIR_GPA}, &byte, 1))
+		abort();
+}
+
+static int own_write(uint8_t byte)
+{
+	return quire_vcpu_write(pair.machine.vcpus[0], (gpa_t){PAIR_GPA}, &byte, 1);
+}
+
+static void ring_own_body(uint32_t thread, void *ctx)
+{
+	if (thread == 0)
+		pair.results[0] = own_write(2) | own_write(3);
+	else
+		ring_body(thread, ctx);
+}
+
 static bool ring_check(void *ctx)
 {
 	bool good = !pair.results[0] && !pair.results[1];
@@ -380,6 +406,7 @@ const struct pair pairs_log[] = {
      0},
     {"fault and end of logging", 2, stop_setup, stop_fault_body, stop_fault_check, 0},
     {"store and reset of rings", 2, ring_setup, ring_body, ring_check, 0},
+    {"own write and reset of rings", 2, ring_own_setup, ring_own_body, ring_check, 0},
     {"store and interrupted reset of rings", 2, ring_setup, ring_interrupted_body, ring_check, 0},
     {.name = NULL},
 };

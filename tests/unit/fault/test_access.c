@@ -129,6 +129,23 @@ static void test_ring(void **state)
 	vm_end();
 }
 
+/* A write that is nobody's is refused where only rings log: it would be told to nobody. */
+static void test_ring_needs_a_vcpu(void **state)
+{
+	uint8_t byte = 5, seen = 0;
+
+	(void)state;
+	machine.rings = 1;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){0}, &byte, 1), -ENXIO);
+	assert_int_equal(quire_vm_read(machine.vm, (gpa_t){0}, &seen, 1), 0);
+	assert_int_equal(seen, 0);
+	assert_int_equal(machine_add_slot(&machine, 0, PAGES, 0), 0);
+	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){0}, &byte, 1), 0);
+	machine.rings = 0;
+	vm_end();
+}
+
 static void test_read_only(void **state)
 {
 	uint8_t byte = 9;
@@ -193,6 +210,7 @@ int main(void)
 	    cmocka_unit_test(test_client_memory_is_gone),
 	    cmocka_unit_test(test_log),
 	    cmocka_unit_test(test_ring),
+	    cmocka_unit_test(test_ring_needs_a_vcpu),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_shared_view),
 	    cmocka_unit_test(test_address_spaces),
