@@ -67,17 +67,20 @@ static void piece_release(struct quire_vm *vm, enum piece_hold hold) NO_LOCK_ANA
 static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 {
 	struct table_cache tables = {0};
-	bool more = true;
+	bool more;
 
 	change_nested_split(vm, as_id, start, end);
-	while (more && !tables.exhausted) {
-		/* Without memory the tables in hand still go as far as they go. */
-		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
+	/* At first with no table: where nothing is huge, none is wanted. */
+	for (;;) {
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		reclaim_enter();
 		more = !tdp_split_range(vm, as_id, start, end, &tables);
 		reclaim_exit();
 		biglock_read_unlock(&vm->mmu_lock, NULL);
+		if (!more || tables.exhausted)
+			break;
+		/* Without memory the tables in hand still go as far as they go. */
+		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
 	}
 	table_cache_drain(&tables, &vm->arena);
 }
@@ -330,18 +333,39 @@ static int clear_check(const struct quire_clear_log *request, const struct memsl
 	return 0;
 }
 
-/* With all bits set from the start, huge leaves were left alone until a CLEAR names them. */
-static void split_before_clear(struct quire_vm *vm, const struct memslot *slot,
-			       const struct quire_clear_log *request)
+/*
+ * With all bits set from the start, huge leaves were left alone until a CLEAR names a page of
+ * theirs whose bit is set. Words without such a page part the range where they span a huge page.
+ */
+static void split_before_clear(struct quire_vm *vm, const struct log_piece *piece)
 {
-	gfn_t start = {slot->base_gfn.v + request->first_page};
+	const struct memslot *slot = piece->slot;
+	u64 first = slot->base_gfn.v + piece->first * 64, start = 0, end = 0;
 
-	if ((vm->manual_protect & MANUAL_INITIALLY_SET) && splits_eagerly(vm))
-		split_range(vm, slot->as_id, start, (gfn_t){start.v + request->npages});
+	if (!(vm->manual_protect & MANUAL_INITIALLY_SET) || !splits_eagerly(vm))
+		return;
+	for (u64 i = 0; i < piece->count; i++) {
+		const u64 *bits = &slot->dirty->bits[piece->first + i];
+		u64 mask = piece->words[i] & atomic_load_relaxed_u64(bits), lowest;
+
+		if (!mask)
+			continue;
+		lowest = first + i * 64 + (u64)__builtin_ctzll(mask);
+		if (end && lowest - end >= level_pages(QUIRE_LEVEL_2M)) {
+			split_range(vm, slot->as_id, (gfn_t){start}, (gfn_t){end});
+			end = 0;
+		}
+		if (!end)
+			start = lowest;
+		end = first + (i + 1) * 64 - (u64)__builtin_clzll(mask);
+	}
+	if (end)
+		split_range(vm, slot->as_id, (gfn_t){start}, (gfn_t){end});
 }
 
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request)
 {
+	struct log_piece piece;
 	struct memslot *slot;
 	u64 count = round_up_u64(request->npages, 64) / 64, *words;
 	int err;
@@ -362,11 +386,9 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 		/* Bits past the end of the range are not the client's to clear. */
 		if (request->npages % 64)
 			words[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
-		split_before_clear(vm, slot, request);
-		harvest(vm, &(struct log_piece){.slot = slot,
-						.first = request->first_page / 64,
-						.count = count,
-						.words = words});
+		piece = (struct log_piece){slot, request->first_page / 64, count, words};
+		split_before_clear(vm, &piece);
+		harvest(vm, &piece);
 	}
 	return err;
 }

@@ -82,15 +82,21 @@ static uint64_t harvest(void)
 	return count;
 }
 
-static void clear(uint64_t first, uint32_t npages, uint64_t word)
+static void clear_words(uint64_t first, uint32_t npages, uint64_t *words)
 {
-	uint64_t words[PAGES / 64];
 	struct quire_clear_log request = {
 	    .npages = npages, .first_page = first, .copy_in = give_bits, .ctx = words};
 
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
+}
+
+static void clear(uint64_t first, uint32_t npages, uint64_t word)
+{
+	uint64_t words[PAGES / 64];
+
 	for (uint32_t i = 0; i < PAGES / 64; i++)
 		words[i] = word;
-	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
+	clear_words(first, npages, words);
 }
 
 static void store(uint64_t gfn)
@@ -258,6 +264,51 @@ static void test_clear_splits(void **state)
 	end();
 }
 
+/* A CLEAR of the whole slot splits what has a bit named that is set, and leaves the rest huge. */
+static void test_clear_splits_what_it_names(void **state)
+{
+	uint64_t words[PAGES / 64] = {0};
+
+	(void)state;
+	begin(INITIALLY_SET);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	clear_words(0, PAGES, words);
+	assert_int_equal(seen.done, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+	words[SIM_BLOCK / 64 + 1] = 4;
+	clear_words(0, PAGES, words);
+	assert_int_equal(seen.done, 1);
+	assert_int_equal(seen.last_gfn, SIM_BLOCK);
+	assert_int_equal(level_at(0), QUIRE_LEVEL_2M);
+	assert_true(writable_at(0));
+	assert_int_equal(harvest(), PAGES - 1);
+	/* Bits at both ends of the other block, named by one CLEAR, split it once. */
+	memset(words, 0, sizeof(words));
+	words[0] = 1;
+	words[SIM_BLOCK / 64 - 1] = UINT64_C(1) << 63;
+	clear_words(0, PAGES, words);
+	assert_int_equal(seen.done, 2);
+	assert_int_equal(harvest(), PAGES - 3);
+	assert_false(writable_at(0) || writable_at(SIM_BLOCK - 1));
+	assert_true(writable_at(1));
+	end();
+}
+
+/* Bits that are clear already arm nothing, and so split nothing. */
+static void test_clear_of_clear_bits_splits_nothing(void **state)
+{
+	(void)state;
+	machine.tunables.eager_page_split = 0;
+	begin(INITIALLY_SET);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	clear(0, PAGES, UINT64_MAX);
+	machine.tunables.eager_page_split = 1;
+	clear(0, PAGES, UINT64_MAX);
+	assert_int_equal(seen.done + seen.failed, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+	end();
+}
+
 /* Without INITIALLY_SET a CLEAR splits nothing; nor does a slot that is born with its log. */
 static void test_what_does_not_split(void **state)
 {
@@ -381,6 +432,8 @@ int main(void)
 	    cmocka_unit_test(test_stop_asks_the_host),
 	    cmocka_unit_test(test_parameter),
 	    cmocka_unit_test(test_clear_splits),
+	    cmocka_unit_test(test_clear_splits_what_it_names),
+	    cmocka_unit_test(test_clear_of_clear_bits_splits_nothing),
 	    cmocka_unit_test(test_what_does_not_split),
 	    cmocka_unit_test(test_readonly_slots_are_left_alone),
 	    cmocka_unit_test(test_no_memory),
