@@ -22,7 +22,7 @@ struct quire_vm_config {
 	enum quire_vm_type type;
 	enum quire_format_id format; /* of QUIRE_MMU_TDP; shadow pages have NPT's */
 	enum quire_mmu mmu;
-	unsigned int maxphyaddr; /* 48, or 52 for tests (no MMIO entries then) */
+	unsigned int maxphyaddr; /* 48; 52 for tests: NPT has no MMIO entries then */
 	int mmio_caching;	 /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;
 	void *host_ctx;

@@ -13,6 +13,8 @@
 	X(progress_unchecked, "a fault installs inside an invalidation")                    \
 	X(generation_unchecked, "a fault installs through a slot that was replaced")        \
 	X(root_unchecked, "a fault installs into a root that is no longer valid")           \
+	X(gone_slot_believed, "a fault reports memory as lost that went with its slot")     \
+	X(hole_counted, "a prefault reports a hole as large as it is")                      \
 	X(block_unchecked, "a huge mapping covers a neighbour that is being changed")       \
 	X(invalid_slot_used, "a slot that is being deleted serves faults")                  \
 	X(host_unflushed, "a host invalidation returns before the TLBs are flushed")        \

@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+#include "src/base/mutant.h"
+#include "src/base/reclaim.h"
+
 static int find_gmem_page(const struct fault *fault, struct found *found,
 			  struct quire_memory_fault *exit)
 {
@@ -47,6 +50,17 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	return ret;
 }
 
+/* The client frees a slot's memory when the slot is gone: that is no fault of the guest's. */
+static bool slots_have_changed(const struct quire_vcpu *vcpu, const struct found *found)
+{
+	bool changed;
+
+	reclaim_enter();
+	changed = memslots_generation(vcpu->vm, vcpu->as_id) != found->generation;
+	reclaim_exit();
+	return changed;
+}
+
 int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
 		    struct quire_memory_fault *exit)
 {
@@ -58,6 +72,9 @@ int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 	if (invalidation_retry_hint(vcpu->vm, found->snapshot, fault->gfn))
 		return QUIRE_RETRY;
 	ret = find_host_page(vcpu, fault, found);
+	if (ret < 0 && ret != -EINTR && slots_have_changed(vcpu, found) &&
+	    !MUTANT(gone_slot_believed))
+		return QUIRE_RETRY;
 	/* No memory fault of the guest's: the client hears of it as if it had touched the page. */
 	if (ret == -EHWPOISON)
 		exit->hva = found->hva;

@@ -1,21 +1,27 @@
 /* Populating mappings on the client's request, without a guest access. */
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 
-/* The level of the lowest entry for @gfn in the TDP tables. */
+/* The level of the leaf for @gfn in the TDP tables. It may have gone by now: 4K then, since a hole
+ * says nothing about what was mapped. */
 static u32 mapped_level_tdp(struct quire_vcpu *vcpu, gfn_t gfn)
 {
+	const struct entry_format *f = vcpu->vm->format;
+	u64 entry = f->nonpresent;
 	u32 level = QUIRE_LEVEL_4K;
 	struct table *root;
 
 	reclaim_enter();
 	root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
 	if (root)
-		(void)tdp_find(vcpu->vm, root, gfn, &level);
+		entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));
+	if (!entry_is_present(f, entry) && !MUTANT(hole_counted))
+		level = QUIRE_LEVEL_4K;
 	reclaim_exit();
 	return level;
 }
@@ -63,10 +69,9 @@ static bool is_private(struct quire_vcpu *vcpu, gfn_t gfn)
 	return attributes & QUIRE_ATTRIBUTE_PRIVATE;
 }
 
-int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
-			uint64_t *done_bytes)
+/* One attempt: what fault_resolve() says, or -errno. */
+static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 {
-	struct fault fault = {.gfn = gfn_of(gpa), .prefault = true};
 	struct quire_memory_fault exit = {0};
 	int ret;
 
@@ -75,16 +80,26 @@ int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
 	/* A gpa means L2's then, and its tables are L1's to fill. */
 	if (vcpu->nested.on)
 		return -EOPNOTSUPP;
-	do {
-		ret = load_root(vcpu);
-		if (ret)
-			return ret;
-		fault.private = is_private(vcpu, fault.gfn);
-		ret = fault_resolve(vcpu, &fault, &exit);
-		if (atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT &&
-		    ret == QUIRE_RETRY)
+	ret = load_root(vcpu);
+	if (ret)
+		return ret;
+	fault->private = is_private(vcpu, fault->gfn);
+	return fault_resolve(vcpu, fault, &exit);
+}
+
+int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
+			uint64_t *done_bytes)
+{
+	struct fault fault = {.gfn = gfn_of(gpa), .prefault = true};
+	int ret = prefault_once(vcpu, &fault);
+
+	for (unsigned int turn = 0; ret == QUIRE_RETRY; turn++) {
+		if (atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT)
 			return -EINTR;
-	} while (ret == QUIRE_RETRY);
+		/* Whoever is in the way may need the processor. */
+		base_platform->relax(turn);
+		ret = prefault_once(vcpu, &fault);
+	}
 	if (ret < 0)
 		return ret;
 	if (ret == QUIRE_EMULATE)

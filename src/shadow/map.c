@@ -302,8 +302,9 @@ u32 shadow_level_at(const struct shadow_page *root, gfn_t at)
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
 		u64 entry = atomic_load_relaxed_u64(&table[walk_index(at, level)]);
 
-		if (!entry_is_present(SHADOW_FORMAT, entry) ||
-		    entry_is_leaf(SHADOW_FORMAT, entry, level))
+		if (!entry_is_present(SHADOW_FORMAT, entry))
+			return QUIRE_LEVEL_4K;
+		if (entry_is_leaf(SHADOW_FORMAT, entry, level))
 			return level;
 		table = entry_table(entry);
 	}

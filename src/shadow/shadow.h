@@ -143,8 +143,7 @@ void shadow_destroy(struct quire_vm *vm);
 /* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
 must_check int shadow_reserve(struct quire_vcpu *vcpu);
 
-/* The level of the lowest entry that maps, or would map, @at below @root. mmu_lock in either mode.
- */
+/* The level of the leaf for @at below @root, 4K where there is none. mmu_lock in either mode. */
 u32 shadow_level_at(const struct shadow_page *root, gfn_t at);
 
 /* May the root that was loaded be used? Only a request to reload, seen in guest mode, can say no

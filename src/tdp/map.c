@@ -128,6 +128,8 @@ static void shrink(struct tdp_mapping *mapping)
 	offset = mapping->gfn.v & (level_pages((enum quire_level)(mapping->leaf.level + 1)) - 1);
 	mapping->leaf.pfn.v +=
 	    round_down_u64(offset, level_pages((enum quire_level)mapping->leaf.level));
+	/* Only what is huge must not be executed. */
+	mapping->leaf.executable |= mapping->leaf.level == QUIRE_LEVEL_4K;
 }
 
 /* The guest executes below the table at this place: no huge leaf instead of it. */

@@ -7,6 +7,8 @@
 #include "src/vm/rmp.h"
 
 #define MAXPHYADDR_DEFAULT 48u
+/* Address bits that tables of four levels translate, whatever the processor has. */
+#define TABLE_ADDRESS_BITS (QUIRE_PAGE_SHIFT + 4u * QUIRE_TABLE_BITS)
 
 static const struct quire_tunables default_tunables = {.eager_page_split = 1};
 
@@ -33,7 +35,9 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	/* NPT's MMIO entries need a reserved address bit. */
 	vm->mmio_entries = config->mmio_caching && !vm_is_shadowed(vm) &&
 			   (config->maxphyaddr < 52 || config->format == QUIRE_FORMAT_EPT);
-	vm->max_gfn.v = (UINT64_C(1) << (config->maxphyaddr - QUIRE_PAGE_SHIFT)) - 1;
+	vm->max_gfn.v =
+	    (UINT64_C(1) << (min_u64(config->maxphyaddr, TABLE_ADDRESS_BITS) - QUIRE_PAGE_SHIFT)) -
+	    1;
 	vm->refs = 1;
 	vm->slot_zap_all = 1;
 	mutex_init(&vm->slots_lock, RANK_SLOTS);

@@ -152,6 +152,39 @@ static bool prefault_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* A prefault, while a slot of 2 MiB in small pages goes with the table that maps them: it reports
+ * what it mapped, and not the hole after. */
+static void prefault_hole_setup(void *ctx)
+{
+	huge_setup(ctx);
+	sim_unmap(&pair.machine.host, SIM_BLOCK - 1);
+	sim_map(&pair.machine.host, SIM_BLOCK - 1, SIM_WRITABLE);
+	quire_vm_set_slot_zap_all(pair.machine.vm, 0);
+}
+
+static void prefault_hole_body(uint32_t thread, void *ctx)
+{
+	uint64_t done = 0;
+
+	(void)ctx;
+	if (thread == 1) {
+		(void)machine_add_slot(&pair.machine, 0, 0, 0);
+		return;
+	}
+	pair.results[0] = quire_vcpu_prefault(pair.machine.vcpus[0], (gpa_t){PAIR_GPA},
+					      3 * QUIRE_PAGE_SIZE, &done);
+	pair.results[1] = (int)done;
+}
+
+static bool prefault_hole_check(void *ctx)
+{
+	int result = pair.results[0];
+
+	(void)ctx;
+	return machine_stop(&pair.machine) && (result ? result == -ENOENT || result == -EAGAIN
+						      : pair.results[1] == (int)QUIRE_PAGE_SIZE);
+}
+
 const struct pair pairs_fault[] = {
     {"fault and fault", 2, small_setup, two_faults_body, two_faults_check, 0},
     {"huge fault and huge fault", 2, huge_setup, two_faults_body, two_huge_check, 0},
@@ -163,5 +196,7 @@ const struct pair pairs_fault[] = {
      0},
     {"two host invalidations", 2, small_setup, two_replaces_body, two_replaces_check, 0},
     {"prefault and slot deletion", 2, warm_setup, prefault_body, prefault_check, 0},
+    {"prefault and a table that goes", 2, prefault_hole_setup, prefault_hole_body,
+     prefault_hole_check, 0},
     {.name = NULL},
 };

@@ -60,6 +60,26 @@ static bool delete_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* The client deletes the slot and unmaps its memory. The guest finds the page, or no slot; that
+ * there is no memory any more is nothing to it. */
+static void free_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+		return;
+	}
+	pair.results[1] = machine_add_slot(&pair.machine, 0, 0, 0);
+	sim_unmap(&pair.machine.host, PAIR_PAGE);
+}
+
+static bool free_check(void *ctx)
+{
+	(void)ctx;
+	return machine_stop(&pair.machine) && !pair.results[1] &&
+	       (!pair.results[0] || pair.results[0] == QUIRE_EMULATE);
+}
+
 /* A slot appears where the guest found none, and has an MMIO entry that says so. */
 static void create_setup(void *ctx)
 {
@@ -232,6 +252,7 @@ const struct pair pairs_slots[] = {
     {"fault and slot deletion by range", 2, delete_cold_setup, delete_body, delete_check, 0},
     {"store and slot deletion", 2, delete_warm_setup, delete_body, delete_check, 0},
     {"store and slot deletion by range", 2, delete_range_setup, delete_body, delete_check, 0},
+    {"fault and end of the slot with its memory", 2, delete_cold_setup, free_body, free_check, 0},
     {"MMIO and slot creation", 2, create_setup, create_body, create_check, 0},
     {"store and replacement of the slot", 2, delete_range_setup, replace_slot_body,
      replace_slot_check, 0},

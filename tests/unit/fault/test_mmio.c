@@ -188,6 +188,26 @@ static void test_no_entry(void **state)
 	vm_end();
 }
 
+/* Whatever the width of physical addresses, what the tables cannot name is no place for a slot. */
+static void test_beyond_the_tables(void **state)
+{
+	struct quire_region region = {.size_bytes = QUIRE_PAGE_SIZE, .hva = sim_hva(1)};
+	struct quire_vm_config config;
+	struct quire_vm *vm;
+
+	(void)state;
+	begin();
+	config = machine.vm->config;
+	config.maxphyaddr = 52;
+	assert_int_equal(quire_vm_create(&config, &vm), 0);
+	region.gpa.v = UINT64_C(1) << 48;
+	assert_int_equal(quire_vm_set_region(vm, &region), -EINVAL);
+	region.gpa.v -= QUIRE_PAGE_SIZE;
+	assert_int_equal(quire_vm_set_region(vm, &region), 0);
+	quire_vm_put(vm);
+	vm_end();
+}
+
 /* What is found while the slots change is not remembered. */
 static void test_update_runs(void **state)
 {
@@ -281,6 +301,7 @@ int main(void)
 	    cmocka_unit_test(test_memory_comes),
 	    cmocka_unit_test(test_note),
 	    cmocka_unit_test(test_no_entry),
+	    cmocka_unit_test(test_beyond_the_tables),
 	    cmocka_unit_test(test_update_runs),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_broken_entry),

@@ -75,6 +75,8 @@ static void test_fetch_first(void **state)
 		assert_int_equal(level, QUIRE_LEVEL_4K);
 		assert_int_equal(entry_pfn(leaf).v << QUIRE_PAGE_SHIFT,
 				 (uintptr_t)frame_of(SIM_BLOCK + 9)->bytes);
+		/* Small as it is, it may be executed. */
+		assert_true(executable_at(SIM_BLOCK + 9));
 	}
 	vm_end();
 }

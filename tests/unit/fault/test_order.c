@@ -12,13 +12,16 @@
 static struct quire_host_ops ops;
 static unsigned int lookups, puts, puts_unlocked;
 static enum quire_page_use last_use;
-static void (*meanwhile)(void);
+static void (*meanwhile)(void), (*before_lookup)(void);
 
 /* The page is looked up: no lock is held, and anything may happen before the answer is used. */
 static int watched_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
-	int ret = sim_host_ops.page_get(ctx, hva, flags, page);
+	int ret;
 
+	if (before_lookup)
+		before_lookup();
+	ret = sim_host_ops.page_get(ctx, hva, flags, page);
 	lookups++;
 	assert_int_equal(machine.vcpus[0]->line.busy, 0);
 	if (meanwhile)
@@ -42,7 +45,7 @@ static void begin(uint32_t flags)
 	ops.page_put = watched_put;
 	machine.vm->host = &ops;
 	lookups = puts = puts_unlocked = 0;
-	meanwhile = NULL;
+	meanwhile = before_lookup = NULL;
 	map_pages(0, PAGES, SIM_WRITABLE);
 	add_slot(0, PAGES, flags);
 }
@@ -166,6 +169,70 @@ static void test_changes_meanwhile(void **state)
 			changes[i].afterwards();
 		vm_end();
 	}
+}
+
+/* The client deletes the slot and then frees its memory, as it may, or loses the page. */
+static void free_slot_memory(void)
+{
+	delete_slot();
+	sim_unmap(&machine.host, 1);
+}
+
+static void lose_slot_memory(void)
+{
+	delete_slot();
+	frame_of(1)->poisoned = true;
+}
+
+/* A fault that still looks for that memory says nothing about it: the guest finds no slot. */
+static void test_memory_goes_with_its_slot(void **state)
+{
+	(void)state;
+	begin(0);
+	enter();
+	before_lookup = free_slot_memory;
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(lookups, 1);
+	before_lookup = NULL;
+	enter();
+	assert_int_equal(fault_once(1, WRITE), QUIRE_EMULATE);
+	vm_end();
+
+	begin(0);
+	enter();
+	before_lookup = lose_slot_memory;
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(told.hva.v, 0);
+	frame_of(1)->poisoned = false;
+	vm_end();
+}
+
+static unsigned int turns_left;
+
+/* The sequence moves under each lookup, and in the end the VM breaks. */
+static void never_settles(void)
+{
+	if (lookups > 100)
+		return;
+	invalidate_other();
+	if (!turns_left--)
+		vm_poison(machine.vm);
+}
+
+/* A prefault that starts over again and again ends with its VM. */
+static void test_prefault_ends_with_the_vm(void **state)
+{
+	uint64_t done = 0;
+
+	(void)state;
+	begin(0);
+	turns_left = 3;
+	meanwhile = never_settles;
+	assert_int_equal(quire_vcpu_prefault(machine.vcpus[0], (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
+			 -EIO);
+	assert_int_equal(lookups, 4);
+	machine.vm->dead = 0;
+	vm_end();
 }
 
 /* The host hears of the use while the lock still keeps the page there. */
@@ -381,6 +448,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_changes_meanwhile),
+	    cmocka_unit_test(test_memory_goes_with_its_slot),
+	    cmocka_unit_test(test_prefault_ends_with_the_vm),
 	    cmocka_unit_test(test_page_is_put_under_the_lock),
 	    cmocka_unit_test(test_no_lookup_for_nothing),
 	    cmocka_unit_test(test_tables_come_first),
