@@ -36,6 +36,11 @@ void process_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages
 void process_kick(void *ctx, void *cookie);
 
 /* Counts process_mappings_changed(); never 0. A fact found under one generation holds for it. */
-uint64_t process_mapping_generation(void);
+extern uint64_t process_generation __attribute__((visibility("hidden")));
+
+static inline uint64_t process_mapping_generation(void)
+{
+	return __atomic_load_n(&process_generation, __ATOMIC_ACQUIRE);
+}
 
 #endif

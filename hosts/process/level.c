@@ -12,15 +12,15 @@
 
 /*
  * What was found out about 2 MiB blocks, in one word each, so that threads share it without a
- * lock: block number in bits 0-26, generation in bits 27-58, huge in bit 59, valid in bit 60. A
- * block of the same slot pushes the old one out. A generation that comes round again after 2^32
- * changes could only show a level that was right once, which is harmless: any level the slot
- * allows is correct.
+ * lock: block number in bits 0-26, generation in bits 27-58, the level in bits 59-60, 0 for an
+ * empty word. A page has the level of its block: huge pages fill whole blocks, and a block that
+ * several mappings share, or one fills in part, has small ones. A block of the same slot pushes the
+ * old one out. A generation that comes round again after 2^32 changes could only show a level
+ * that was right once, which is harmless: any level the slot allows is correct.
  */
 #define CACHE_SLOTS 8192u
 #define CACHE_GENERATION_SHIFT 27u
-#define CACHE_HUGE (UINT64_C(1) << 59)
-#define CACHE_VALID (UINT64_C(1) << 60)
+#define CACHE_LEVEL_SHIFT 59u
 
 static uint64_t block_cache[CACHE_SLOTS];
 
@@ -73,36 +73,41 @@ static bool scan_block(uint64_t start)
 	return found == 1 && region.start == start && region.end == start + BLOCK_BYTES;
 }
 
-static bool block_is_huge(uint64_t start)
+static enum quire_level mapping_level(const struct process_mapping *mapping, uint64_t start)
 {
-	uint64_t block = start >> BLOCK_SHIFT;
-	uint64_t now = (uint32_t)process_mapping_generation();
-	uint64_t key = block | now << CACHE_GENERATION_SHIFT | CACHE_VALID;
-	uint64_t *slot = &block_cache[block % CACHE_SLOTS];
-	uint64_t seen = __atomic_load_n(slot, __ATOMIC_RELAXED);
-	bool huge;
+	if (mapping->page_size_bytes >= level_pages(QUIRE_LEVEL_1G) * QUIRE_PAGE_SIZE)
+		return QUIRE_LEVEL_1G;
+	if (mapping->page_size_bytes >= BLOCK_BYTES)
+		return QUIRE_LEVEL_2M;
+	if (start >= mapping->start && start + BLOCK_BYTES <= mapping->end && scan_block(start))
+		return QUIRE_LEVEL_2M;
+	return QUIRE_LEVEL_4K;
+}
 
-	if ((seen & ~CACHE_HUGE) == key)
-		return seen & CACHE_HUGE;
-	huge = scan_block(start);
-	__atomic_store_n(slot, key | (huge ? CACHE_HUGE : 0), __ATOMIC_RELAXED);
-	return huge;
+/* Ask the kernel, and file the answer in @slot under @key. */
+static __attribute__((noinline)) enum quire_level find_level(hva_t hva, uint64_t *slot,
+							     uint64_t key)
+{
+	struct process_mapping mapping;
+	enum quire_level level;
+
+	if (!process_mapping_find(hva.v, &mapping))
+		return QUIRE_LEVEL_4K;
+	level = mapping_level(&mapping, hva.v & ~(BLOCK_BYTES - 1));
+	__atomic_store_n(slot, key | (uint64_t)level << CACHE_LEVEL_SHIFT, __ATOMIC_RELAXED);
+	return level;
 }
 
 enum quire_level process_page_level(void *ctx, hva_t hva, enum quire_level max)
 {
-	uint64_t start = hva.v & ~(BLOCK_BYTES - 1);
-	enum quire_level level = QUIRE_LEVEL_4K;
-	struct process_mapping mapping;
+	uint64_t block = hva.v >> BLOCK_SHIFT;
+	uint64_t now = (uint32_t)process_mapping_generation();
+	uint64_t key = block | now << CACHE_GENERATION_SHIFT;
+	uint64_t *slot = &block_cache[block % CACHE_SLOTS];
+	uint64_t seen = __atomic_load_n(slot, __ATOMIC_RELAXED);
+	enum quire_level level = (enum quire_level)(seen >> CACHE_LEVEL_SHIFT);
 
-	if (max == QUIRE_LEVEL_4K || !process_mapping_find(hva.v, &mapping))
-		return QUIRE_LEVEL_4K;
-	if (mapping.page_size_bytes >= level_pages(QUIRE_LEVEL_1G) * QUIRE_PAGE_SIZE)
-		level = QUIRE_LEVEL_1G;
-	else if (mapping.page_size_bytes >= BLOCK_BYTES)
-		level = QUIRE_LEVEL_2M;
-	else if (start >= mapping.start && start + BLOCK_BYTES <= mapping.end &&
-		 block_is_huge(start))
-		level = QUIRE_LEVEL_2M;
+	if (!level || seen != (key | (uint64_t)level << CACHE_LEVEL_SHIFT))
+		level = find_level(hva, slot, key);
 	return level < max ? level : max;
 }

@@ -27,17 +27,12 @@ struct mapping_cache {
 	uint32_t last, oldest;
 };
 
-static uint64_t generation = 1;
+uint64_t process_generation = 1;
 static _Thread_local struct mapping_cache own_cache __attribute__((tls_model("initial-exec")));
 
 void process_mappings_changed(void)
 {
-	__atomic_fetch_add(&generation, 1, __ATOMIC_SEQ_CST);
-}
-
-uint64_t process_mapping_generation(void)
-{
-	return __atomic_load_n(&generation, __ATOMIC_ACQUIRE);
+	__atomic_fetch_add(&process_generation, 1, __ATOMIC_SEQ_CST);
 }
 
 /*
