@@ -230,7 +230,7 @@ static void levels_are_the_machine_s(void **state)
 	assert_int_equal(mprotect(mem + PAGE, PAGE, PROT_READ), 0);
 	process_mappings_changed();
 	/* Three mappings share the block now, and none fills it. */
-	for (u64 at = 0; at < 3; at++)
+	for (uint64_t at = 0; at < 3; at++)
 		assert_int_equal(level_of(mem + at * PAGE, QUIRE_LEVEL_2M), QUIRE_LEVEL_4K);
 	unmap(area, 4 * HUGE);
 }
