@@ -126,7 +126,7 @@ static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
 	const struct quire_vm *vm = recovery->vm;
 	const struct memslot *slot = recovery->slot;
 
-	if (gfn_level_max(vm, slot, gfn) < level)
+	if (gfn_level_max(vm, slot, gfn, (enum quire_level)level) < level)
 		return false;
 	if (slot->flags & QUIRE_SLOT_GMEM)
 		return false;

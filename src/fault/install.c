@@ -48,25 +48,28 @@ static enum quire_level settled_level(const struct quire_vm *vm, gfn_t gfn, enum
 	return level;
 }
 
-/* As large as slot, attributes and invalidations in progress allow, and as is of use. */
-static enum quire_level allowed_level(const struct quire_vm *vm, const struct memslot *slot,
-				      const struct fault *fault)
+/*
+ * As large as is of use, and as the backing, slot, attributes and invalidations in progress allow.
+ * The backing first: it knows more often than the others that the answer is 4K.
+ */
+static enum quire_level mapping_level(const struct quire_vm *vm, const struct memslot *slot,
+				      const struct fault *fault, const struct found *found)
 {
-	enum quire_level level;
+	enum quire_level level = gfn_level_of_flags(slot);
 
-	if (fault->largest == QUIRE_LEVEL_4K)
-		return QUIRE_LEVEL_4K;
-	level = gfn_level_max(vm, slot, fault->gfn);
 	if (fault->largest && level > fault->largest)
 		level = (enum quire_level)fault->largest;
+	level = backing_level(vm, found, level);
+	if (likely(level == QUIRE_LEVEL_4K))
+		return level;
+	level = gfn_level_max(vm, slot, fault->gfn, level);
 	return settled_level(vm, fault->gfn, level);
 }
 
 struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct memslot *slot,
 				      const struct fault *fault, const struct found *found)
 {
-	enum quire_level max = allowed_level(vm, slot, fault);
-	enum quire_level wanted = backing_level(vm, found, max), level;
+	enum quire_level wanted = mapping_level(vm, slot, fault, found), level;
 	u64 offset = fault->gfn.v & (level_pages(wanted) - 1);
 	bool writable = found->page.writable, nx = nx_is_on(vm);
 	/* Nobody wrote it: a logged page gets W with the first write. */

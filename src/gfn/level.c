@@ -1,7 +1,6 @@
 /* The mapping level that slot and attributes allow. */
 #include "src/gfn/level.h"
 
-#include "src/base/mutant.h"
 #include "src/gfn/track.h"
 
 /* Frame number of the slot's backing: what must be aligned together with the gfn. */
@@ -32,12 +31,11 @@ static bool block_allowed(const struct quire_vm *vm, const struct memslot *slot,
 	return attributes_uniform(vm, (gfn_t){block}, pages, &value);
 }
 
-enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn)
+enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn,
+			       enum quire_level max)
 {
-	enum quire_level level = QUIRE_LEVEL_1G;
+	enum quire_level cap = gfn_level_of_flags(slot), level = max < cap ? max : cap;
 
-	if ((slot->flags & QUIRE_SLOT_LOG_DIRTY) && !MUTANT(log_start_huge))
-		return QUIRE_LEVEL_4K;
 	while (level > QUIRE_LEVEL_4K && !block_allowed(vm, slot, gfn, level))
 		level--;
 	return level;

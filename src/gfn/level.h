@@ -2,6 +2,7 @@
 #ifndef QUIRE_GFN_LEVEL_H
 #define QUIRE_GFN_LEVEL_H
 
+#include "src/base/mutant.h"
 #include "src/vm/vm.h"
 
 /*
@@ -11,9 +12,19 @@
  *   - all its gfns have the same attributes;
  *   - no gfn of it is write-tracked;
  *   - the slot does not log dirty pages (4K then).
- * Computed on demand: nothing to keep, nothing to go stale. In a read section, under mmu_lock.
+ * Computed on demand: nothing to keep, nothing to go stale. At most @max: ask the backing first,
+ * which knows more often that there is nothing to look for. In a read section, under mmu_lock.
  */
-enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn);
+enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn,
+			       enum quire_level max);
+
+/* The same for the flags of @slot alone: what is logged is logged page by page. */
+static inline enum quire_level gfn_level_of_flags(const struct memslot *slot)
+{
+	bool logged = (slot->flags & QUIRE_SLOT_LOG_DIRTY) && !MUTANT(log_start_huge);
+
+	return logged ? QUIRE_LEVEL_4K : QUIRE_LEVEL_1G;
+}
 
 /* The level that a backing order (log2 of pages) allows. */
 static inline enum quire_level level_of_order(u32 order)
