@@ -12,6 +12,7 @@
 	X(sequence_unchecked, "a fault installs although an invalidation came and went")    \
 	X(progress_unchecked, "a fault installs inside an invalidation")                    \
 	X(generation_unchecked, "a fault installs through a slot that was replaced")        \
+	X(hint_unchecked, "a fault trusts what it remembers of a slot that was replaced")   \
 	X(root_unchecked, "a fault installs into a root that is no longer valid")           \
 	X(gone_slot_believed, "a fault reports memory as lost that went with its slot")     \
 	X(hole_counted, "a prefault reports a hole as large as it is")                      \

@@ -56,6 +56,29 @@ static int find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct 
 	return ret;
 }
 
+/*
+ * What an earlier fault copied of its slot, if that is published still and holds this gfn, too. No
+ * slot and no tree is looked at, so no read section is needed (docs/LOCKING.md).
+ */
+static bool find_again(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	const struct memslot_hint *hint = &vcpu->hint;
+
+	if (fault->private || !attributes_none(&vm->attributes))
+		return false;
+	if (!memslot_hint_holds(&vm->slots, vcpu->as_id, hint, fault->gfn) &&
+	    !MUTANT(hint_unchecked))
+		return false;
+	if (hint->flags & (MEMSLOT_INVALID | MEMSLOT_GMEM_ONLY))
+		return false;
+	found->generation = hint->generation;
+	found->has_slot = true;
+	found->slot_flags = hint->flags;
+	found->hva.v = hint->hva.v + ((fault->gfn.v - hint->base_gfn.v) << QUIRE_PAGE_SHIFT);
+	return true;
+}
+
 int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
 		    struct quire_memory_fault *exit)
 {
@@ -63,6 +86,8 @@ int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 
 	/* Before anything is looked up, so that a change after this is noticed at the end. */
 	found->snapshot = invalidation_snapshot(vcpu->vm);
+	if (likely(find_again(vcpu, fault, found)))
+		return FAULT_CONTINUE;
 	reclaim_enter();
 	ret = find_slot(vcpu, fault, found, exit);
 	reclaim_exit();

@@ -4,6 +4,7 @@
 
 #include <quire/vm.h>
 
+#include "src/base/atomic.h"
 #include "src/vm/ptree.h"
 
 /*
@@ -21,6 +22,12 @@ struct attributes {
 void attributes_init(struct quire_vm *vm);
 /* No readers. */
 void attributes_destroy(struct quire_vm *vm);
+
+/* Has every gfn attributes 0? No read section: nothing is looked at but the root's being there. */
+static inline bool attributes_none(const struct attributes *attributes)
+{
+	return !atomic_load_acquire_ptr(&attributes->ranges.root);
+}
 
 /* Attributes of @gfn. In a read section or under slots_lock. O(log n). */
 u64 attributes_get(const struct quire_vm *vm, gfn_t gfn);

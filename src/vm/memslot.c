@@ -41,7 +41,7 @@ void memslots_destroy(struct quire_vm *vm, void (*free_slot)(struct quire_vm *, 
 
 static const struct memslot_set *active_set(const struct quire_vm *vm, u32 as)
 {
-	return atomic_load_acquire_ptr(&vm->slots.active[as]);
+	return memslots_published(&vm->slots, as);
 }
 
 u64 memslots_generation(const struct quire_vm *vm, u32 as)
@@ -56,13 +56,17 @@ const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gf
 	u64 generation = atomic_load_relaxed_u64(&set->generation);
 	const struct memslot *slot;
 
-	/* A generation belongs to one set of one address space: the hint cannot be stale. */
-	if (hint && hint->slot && hint->generation == generation && memslot_has(hint->slot, gfn))
+	if (hint && memslot_hint_holds(&vm->slots, as, hint, gfn))
 		return hint->slot;
 	/* The tree knows where the slot ends: the slot itself is not looked at. */
 	slot = ptree_find(&set->by_gfn, gfn.v);
 	if (hint && slot)
-		*hint = (struct memslot_hint){.generation = generation, .slot = slot};
+		*hint = (struct memslot_hint){.generation = generation,
+					      .slot = slot,
+					      .base_gfn = slot->base_gfn,
+					      .npages = slot->npages,
+					      .hva = slot->hva,
+					      .flags = slot->flags};
 	return slot;
 }
 

@@ -78,11 +78,36 @@ struct memslots {
 	u32 nr_as;					       /* constant */
 };
 
-/* What one reader found last; zero it to start. Belongs to one thread at a time. */
+/*
+ * What one reader found last, and copies of what stands in it; zero it to start. Belongs to one
+ * thread at a time. A generation belongs to one set of one address space, so while it is that of the
+ * published set the slot is published, too.
+ */
 struct memslot_hint {
 	u64 generation;
-	const struct memslot *slot;
+	const struct memslot *slot; /* alive within the read section that found the generation */
+	gfn_t base_gfn;
+	u64 npages; /* 0: no slot */
+	hva_t hva;
+	u32 flags;
 };
+
+static inline const struct memslot_set *memslots_published(const struct memslots *slots, u32 as)
+{
+	return atomic_load_acquire_ptr(&slots->active[as]);
+}
+
+/*
+ * Does @hint know the slot of @gfn, in what is published now? Looks at no slot and at no tree, so
+ * for the copies no read section is needed.
+ */
+static inline bool memslot_hint_holds(const struct memslots *slots, u32 as,
+				      const struct memslot_hint *hint, gfn_t gfn)
+{
+	u64 generation = atomic_load_relaxed_u64(&memslots_published(slots, as)->generation);
+
+	return hint->generation == generation && gfn.v - hint->base_gfn.v < hint->npages;
+}
 
 /* @nr_as address spaces, no slots. Cannot fail. */
 void memslots_init(struct quire_vm *vm, u32 nr_as);
