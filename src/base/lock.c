@@ -2,6 +2,7 @@
 #include "src/base/lock.h"
 
 #include "src/base/assert.h"
+#include "src/base/reclaim.h"
 
 #define RWLOCK_WRITER (1u << 31)
 #define SPINS 64u
@@ -216,6 +217,45 @@ void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_
 void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
 	line_leave(lock, line ? line : &lock->shared);
+	rank_pop(lock->rank);
+}
+
+/* Whoever holds the lock may wait for a grace period: no epoch stays while we wait for the lock. */
+static __attribute__((noinline, cold)) void read_leave_and_wait(struct biglock *lock,
+								struct biglock_line *line,
+								struct quire_thread *self)
+{
+	reclaim_leave(self);
+	atomic_store_release_u32(&line->busy, 0);
+	gate_wait(&lock->writer);
+}
+
+/*
+ *   reader                                   whoever unlinks
+ *   epoch = global     (store)               unlink
+ *   line->busy = 1     (full fence)          global++  (full fence)
+ *   read the structure                       read every epoch: wait if old
+ */
+struct quire_thread *biglock_read_enter(struct biglock *lock,
+					struct biglock_line *line) NO_LOCK_ANALYSIS
+{
+	struct quire_thread *self = base_self();
+
+	rank_push(lock->rank);
+	for (;;) {
+		reclaim_announce(self);
+		(void)atomic_exchange_u32(&line->busy, 1);
+		if (likely(!atomic_load_acquire_u32(&lock->writer)))
+			return self;
+		read_leave_and_wait(lock, line, self);
+	}
+}
+
+void biglock_read_exit(struct biglock *lock, struct biglock_line *line,
+		       struct quire_thread *self) NO_LOCK_ANALYSIS
+{
+	reclaim_leave(self);
+	atomic_store_release_u32(&line->busy, 0);
 	rank_pop(lock->rank);
 }
 

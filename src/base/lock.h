@@ -98,6 +98,15 @@ void biglock_line_remove(struct biglock *lock, struct biglock_line *line);
 /* @line may be NULL: the shared line. */
 void biglock_read_lock(struct biglock *lock, struct biglock_line *line) ACQUIRES_SHARED(lock);
 void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) RELEASES_SHARED(lock);
+/*
+ * biglock_read_lock() and then reclaim_enter(), with one full fence for the two: the exchange of
+ * the line, which is one of the caller's own. Not from within a read section. Returns the running
+ * thread, for biglock_read_exit().
+ */
+must_check struct quire_thread *biglock_read_enter(struct biglock *lock, struct biglock_line *line)
+    ACQUIRES_SHARED(lock);
+void biglock_read_exit(struct biglock *lock, struct biglock_line *line, struct quire_thread *self)
+    RELEASES_SHARED(lock);
 void biglock_write_lock(struct biglock *lock) ACQUIRES(lock);
 void biglock_write_unlock(struct biglock *lock) RELEASES(lock);
 

@@ -23,6 +23,22 @@
  */
 extern u64 reclaim_epoch;
 
+/*
+ * The first half of reclaim_enter(), for @self, the running thread: nothing may be looked at before
+ * a full fence of the caller's.
+ */
+static inline void reclaim_announce(struct quire_thread *self)
+{
+	if (!self->nesting++)
+		atomic_store_release_u64(&self->epoch, atomic_load_relaxed_u64(&reclaim_epoch));
+}
+
+static inline void reclaim_leave(struct quire_thread *self)
+{
+	if (--self->nesting == 0)
+		atomic_store_release_u64(&self->epoch, 0);
+}
+
 static inline void reclaim_enter(void)
 {
 	struct quire_thread *self = base_self();
@@ -35,10 +51,7 @@ static inline void reclaim_enter(void)
 
 static inline void reclaim_exit(void)
 {
-	struct quire_thread *self = base_self();
-
-	if (--self->nesting == 0)
-		atomic_store_release_u64(&self->epoch, 0);
+	reclaim_leave(base_self());
 }
 
 /* Wait until every section that is open now has ended. Not from within a section; sleeps. */

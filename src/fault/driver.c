@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/reclaim.h"
+#include "src/gfn/track.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 
@@ -28,11 +29,13 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	struct found found = {0};
 	int ret;
 
-	if (fault->write)
+	if (fault->write && gfn_track_is_used(vcpu->vm))
 		fault_unprotect(vcpu, fault->gfn);
-	ret = fault_fast(vcpu, fault);
-	if (ret != FAULT_CONTINUE)
-		return ret;
+	if (fault->present) {
+		ret = fault_fast(vcpu, fault);
+		if (ret != FAULT_CONTINUE)
+			return ret;
+	}
 	ret = take_tables(vcpu);
 	if (ret)
 		return ret;
@@ -89,7 +92,7 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	int ret;
 
 	exit->size_bytes = 0;
-	if (quire_vm_is_dead(vcpu->vm))
+	if (vm_is_dead(vcpu->vm))
 		return -EIO;
 	if (vcpu->nested.on) {
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);

@@ -45,7 +45,7 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 		u64 taken;
 		int err;
 
-		if (unlikely(quire_vm_is_dead(vm)))
+		if (vm_is_dead(vm))
 			return -EIO;
 		err = load_root(vcpu, stage2);
 		if (unlikely(err)) {

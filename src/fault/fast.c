@@ -4,7 +4,6 @@
 #include <quire/trace.h>
 
 #include "src/base/mutant.h"
-#include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/tdp/tdp.h"
 
@@ -57,14 +56,14 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
  */
 int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 {
+	struct quire_thread *self;
 	int ret = QUIRE_RETRY;
 
 	if (vm_is_shadowed(vcpu->vm))
 		return FAULT_CONTINUE;
-	if (!fault->present || !fault->write || fault->private || fault->prefault)
+	if (!fault->write || fault->private || fault->prefault)
 		return FAULT_CONTINUE;
-	biglock_read_lock(&vcpu->vm->mmu_lock, &vcpu->line);
-	reclaim_enter();
+	self = biglock_read_enter(&vcpu->vm->mmu_lock, &vcpu->line);
 	for (u32 tries = 0; tries < FAST_TRIES && ret == QUIRE_RETRY; tries++) {
 		struct table *root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
 		const struct memslot *slot =
@@ -75,7 +74,6 @@ int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 		else
 			ret = fast_one(vcpu, root, slot, fault);
 	}
-	reclaim_exit();
-	biglock_read_unlock(&vcpu->vm->mmu_lock, &vcpu->line);
+	biglock_read_exit(&vcpu->vm->mmu_lock, &vcpu->line, self);
 	return ret == QUIRE_RETRY ? FAULT_CONTINUE : ret;
 }

@@ -89,7 +89,10 @@ must_check int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *fou
 /* @gfn is about to be written: nothing may follow what it holds. Takes mmu_lock. */
 void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 
-/* Give a right back without a lookup: W taken for dirty logging. FAULT_CONTINUE: not possible. */
+/*
+ * Give a right back without a lookup, where the entry is present: W taken for dirty logging.
+ * FAULT_CONTINUE: not possible.
+ */
 must_check int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault);
 
 /* A reserved bit: is it an MMIO entry, and of this generation? FAULT_CONTINUE: look again. */

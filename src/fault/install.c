@@ -2,7 +2,6 @@
 #include "src/fault/fault.h"
 
 #include "src/base/mutant.h"
-#include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/gfn/level.h"
 #include "src/gfn/track.h"
@@ -74,7 +73,7 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	bool writable = found->page.writable, nx = nx_is_on(vm);
 	/* Nobody wrote it: a logged page gets W with the first write. */
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
-	bool tracked = gfn_is_tracked(vm, slot->as_id, fault->gfn);
+	bool tracked = gfn_track_is_used(vm) && gfn_is_tracked(vm, slot->as_id, fault->gfn);
 
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
 	if ((found->page.pfn.v & (level_pages(wanted) - 1)) != offset)
@@ -121,19 +120,18 @@ int fault_install(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 {
 	struct quire_vm *vm = vcpu->vm;
 	enum quire_page_use use = QUIRE_PAGE_UNUSED;
+	struct quire_thread *self;
 	struct flush_debt debt;
 	int ret;
 
 	flush_debt_init(&debt, &vm->flush);
-	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
-	reclaim_enter();
+	self = biglock_read_enter(&vm->mmu_lock, &vcpu->line);
 	ret = install_locked(vcpu, fault, found, &debt);
 	if (ret != QUIRE_RETRY)
 		use = found->page.writable ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
 	if (found->page.refcounted)
 		vm->host->page_put(vm->host_ctx, &found->page, use);
-	reclaim_exit();
-	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
+	biglock_read_exit(&vm->mmu_lock, &vcpu->line, self);
 	if (unlikely(debt.owed || debt.tables))
 		tdp_debt_settle(vm, &debt);
 	return ret;

@@ -75,7 +75,7 @@ static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 	struct quire_memory_fault exit = {0};
 	int ret;
 
-	if (quire_vm_is_dead(vcpu->vm))
+	if (vm_is_dead(vcpu->vm))
 		return -EIO;
 	/* A gpa means L2's then, and its tables are L1's to fill. */
 	if (vcpu->nested.on)

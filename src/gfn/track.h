@@ -27,6 +27,12 @@ struct gfn_track {
 /* Tables that one gfn_track_add() may take. */
 #define TRACK_TABLES SPARSE_DEPTH
 
+/* Was a gfn ever tracked? False is what most VMs answer, at the cost of a load. */
+static inline bool gfn_track_is_used(const struct quire_vm *vm)
+{
+	return unlikely(atomic_load_acquire_ptr(&vm->track) != NULL);
+}
+
 /* --- mmu_lock exclusive --- */
 
 /* The caller takes the mappings of @gfn away, from every MMU, when the count was 0: returned. With

@@ -12,13 +12,11 @@ static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 	table_fill(table, vm->format->nonpresent);
 }
 
-struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
+struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
 {
 	struct table **slot = &vm->roots.valid[as_id];
-	struct table *root = atomic_load_acquire_ptr(slot);
+	struct table *root;
 
-	if (root)
-		return root;
 	if (table_cache_fill(tables, &vm->arena, TDP_WALK_TABLES + 1))
 		return NULL;
 	mutex_lock(&vm->roots.pages_lock);

@@ -32,9 +32,15 @@ static bool change_owes_flush(const struct entry_format *f, u32 level, u64 old, 
 	       (entry_is_executable(f, old) && !entry_is_executable(f, new));
 }
 
+/* A vCPU's counts are written by the thread that runs it alone. */
 static void count_leaf(const struct tdp_change *change, u32 level, u64 delta)
 {
-	atomic_add_relaxed_u64(&change->leaves[level], delta);
+	u64 *count = &change->leaves[level];
+
+	if (change->leaves == change->vm->leaves)
+		atomic_add_relaxed_u64(count, delta);
+	else
+		atomic_store_relaxed_u64(count, *count + delta);
 }
 
 /* The table that *@old pointed to is nobody's any more: sweep it when the debt is settled. */

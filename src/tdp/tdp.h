@@ -88,7 +88,13 @@ must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 
 
 /* The root of @as_id, made if there is none: NULL when there is no memory. Not in a read section;
  * takes pages_lock. */
-struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id);
+struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id);
+static inline struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
+{
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
+
+	return likely(root != NULL) ? root : tdp_root_make(vm, tables, as_id);
+}
 
 /* --- within a read section; no lock --- */
 

@@ -104,28 +104,6 @@ void flush_domain_wait_open(struct flush_domain *domain)
 	gate_wait(&domain->closed);
 }
 
-u64 guest_mode_enter(struct guest_mode *member)
-{
-	/* A full fence, partner of the fetch_or in flush_domain_request(). */
-	(void)atomic_fetch_add_u32(&member->turns, 1);
-	if (!atomic_load_relaxed_u64(&member->doorbell))
-		return 0;
-	return atomic_fetch_and_u64(&member->doorbell, ~LIBRARY_REQUESTS);
-}
-
-void guest_mode_leave(struct guest_mode *member)
-{
-	atomic_store_release_u32(&member->turns, atomic_load_relaxed_u32(&member->turns) + 1);
-}
-
-void flush_debt_init(struct flush_debt *debt, struct flush_domain *domain)
-{
-	debt->domain = domain;
-	debt->tables = NULL;
-	debt->table_count = 0;
-	debt->owed = false;
-}
-
 void flush_debt_pay(struct flush_debt *debt)
 {
 	if (!debt->owed)

@@ -80,8 +80,19 @@ static inline bool flush_domain_is_closed(const struct flush_domain *domain)
 }
 
 /* Guest mode begins: returns the library's requests, taken. A full fence. */
-u64 guest_mode_enter(struct guest_mode *member);
-void guest_mode_leave(struct guest_mode *member);
+static inline u64 guest_mode_enter(struct guest_mode *member)
+{
+	/* A full fence, partner of the fetch_or in flush_domain_request(). */
+	(void)atomic_fetch_add_u32(&member->turns, 1);
+	if (likely(!atomic_load_relaxed_u64(&member->doorbell)))
+		return 0;
+	return atomic_fetch_and_u64(&member->doorbell, ~LIBRARY_REQUESTS);
+}
+
+static inline void guest_mode_leave(struct guest_mode *member)
+{
+	atomic_store_release_u32(&member->turns, atomic_load_relaxed_u32(&member->turns) + 1);
+}
 
 struct table;
 
@@ -98,7 +109,10 @@ struct flush_debt {
 	bool owed;
 };
 
-void flush_debt_init(struct flush_debt *debt, struct flush_domain *domain);
+static inline void flush_debt_init(struct flush_debt *debt, struct flush_domain *domain)
+{
+	*debt = (struct flush_debt){.domain = domain};
+}
 /* A translation was taken away, or lost a right. */
 static inline void flush_debt_owe(struct flush_debt *debt)
 {

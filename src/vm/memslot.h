@@ -80,8 +80,8 @@ struct memslots {
 
 /*
  * What one reader found last, and copies of what stands in it; zero it to start. Belongs to one
- * thread at a time. A generation belongs to one set of one address space, so while it is that of the
- * published set the slot is published, too.
+ * thread at a time. A generation belongs to one set of one address space: while it is that of the
+ * published set, the slot is published, too.
  */
 struct memslot_hint {
 	u64 generation;

@@ -81,7 +81,7 @@ void quire_vm_get(struct quire_vm *vm)
 
 int quire_vm_is_dead(const struct quire_vm *vm)
 {
-	return (int)atomic_load_relaxed_u32(&vm->dead);
+	return vm_is_dead(vm);
 }
 
 void vm_poison(struct quire_vm *vm)

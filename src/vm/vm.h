@@ -96,6 +96,11 @@ static inline void vm_free(struct quire_vm *vm, void *mem, size_t size_bytes)
 /* A broken invariant: every later call of this VM answers -EIO, and its vCPUs stop. */
 void vm_poison(struct quire_vm *vm);
 
+static inline int vm_is_dead(const struct quire_vm *vm)
+{
+	return unlikely(atomic_load_relaxed_u32(&vm->dead));
+}
+
 static inline bool vm_has_private_mem(const struct quire_vm *vm)
 {
 	return vm->config.type == QUIRE_VM_SW_PROTECTED;

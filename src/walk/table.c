@@ -47,13 +47,11 @@ static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
 	return 0;
 }
 
-int table_cache_fill(struct table_cache *cache, struct arena *arena, u32 want)
+int table_cache_refill(struct table_cache *cache, struct arena *arena, u32 want)
 {
 	int err = 0;
 	u32 target = want + CACHE_BATCH, taken = 0;
 
-	if (likely(cache->count >= want))
-		return 0;
 	mutex_lock(&arena->lock);
 	while (cache->count < target) {
 		struct table *table = arena->free;

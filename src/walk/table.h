@@ -75,7 +75,12 @@ struct table_cache {
 };
 
 /* Have at least @want tables in @cache: -ENOMEM when there are fewer afterwards. May sleep. */
-must_check int table_cache_fill(struct table_cache *cache, struct arena *arena, u32 want);
+must_check int table_cache_refill(struct table_cache *cache, struct arena *arena, u32 want);
+must_check static inline int table_cache_fill(struct table_cache *cache, struct arena *arena,
+					      u32 want)
+{
+	return likely(cache->count >= want) ? 0 : table_cache_refill(cache, arena, want);
+}
 /* One table; NULL when the cache is empty. Its entries hold anything. */
 struct table *table_cache_take(struct table_cache *cache);
 void table_cache_put(struct table_cache *cache, struct table *table);
