@@ -28,13 +28,13 @@ void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on)
 }
 
 /* A logged slot has 4K leaves anyway: zapping would only cost faults. */
-static bool is_logged(struct quire_vm *vm, const struct nx_place *place)
+static bool is_logged(struct quire_vm *vm, const struct nx_range *range)
 {
 	const struct memslot *slot;
 	bool logged;
 
 	reclaim_enter();
-	slot = memslot_lookup(vm, place->as_id, place->start, NULL);
+	slot = memslot_lookup(vm, range->as_id, range->start, NULL);
 	logged = slot && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
 	reclaim_exit();
 	return logged;
@@ -47,7 +47,7 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 {
 	u64 listed = atomic_load_relaxed_u64(&vm->stats[QUIRE_VM_STAT_nx_lpage_splits]);
 	u64 want = ratio ? (listed + ratio - 1) / ratio : 0, done = 0;
-	struct nx_place place;
+	struct nx_range range;
 	bool more = true;
 
 	while (done < want && more) {
@@ -57,9 +57,9 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 		flush_debt_init(&debt, &vm->flush);
 		change_lock(vm);
 		for (; done < stop && more; done++) {
-			more = nx_list_pop(vm, &place) != 0;
-			if (more && !is_logged(vm, &place))
-				change_zap_range(vm, 1u << place.as_id, place.start, place.end,
+			more = nx_list_pop(vm, &range) != 0;
+			if (more && !is_logged(vm, &range))
+				change_zap_range(vm, 1u << range.as_id, range.start, range.end,
 						 &debt);
 		}
 		flush_debt_pay(&debt);

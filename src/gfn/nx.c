@@ -56,16 +56,16 @@ void nx_list_remove(struct quire_vm *vm, struct table *table)
 	mutex_unlock(&vm->roots.pages_lock);
 }
 
-int nx_list_pop(struct quire_vm *vm, struct nx_place *place)
+int nx_list_pop(struct quire_vm *vm, struct nx_range *range)
 {
 	struct table *table;
 
 	mutex_lock(&vm->roots.pages_lock);
 	table = vm->nx.oldest;
 	if (table) {
-		place->as_id = table->as_id;
-		place->start = table->gfn;
-		place->end.v = table->gfn.v + level_pages((enum quire_level)(table->level + 1u));
+		range->as_id = table->as_id;
+		range->start = table->gfn;
+		range->end.v = table->gfn.v + level_pages((enum quire_level)(table->level + 1u));
 		remove_locked(vm, table);
 	}
 	mutex_unlock(&vm->roots.pages_lock);

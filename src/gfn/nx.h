@@ -26,12 +26,12 @@ void nx_list_add(struct quire_vm *vm, struct table *table);
 void nx_list_remove(struct quire_vm *vm, struct table *table);
 
 /* What the oldest listed table covers. */
-struct nx_place {
+struct nx_range {
 	u32 as_id;
 	gfn_t start, end;
 };
 
 /* Take the oldest table off the list: its mark goes too. Zero when there is none. */
-must_check int nx_list_pop(struct quire_vm *vm, struct nx_place *place);
+must_check int nx_list_pop(struct quire_vm *vm, struct nx_range *range);
 
 #endif
