@@ -51,8 +51,8 @@ int quire_place_set(struct quire_place *place, gpa_t gpa, uint64_t size_bytes)
 	return 0;
 }
 
-/* The read lock of a cache that is valid, and where its page is. */
-static int place_lock(struct quire_place *place, hva_t *hva) NO_LOCK_ANALYSIS
+/* The read lock of a cache that is valid, and where the byte at @offset_bytes is. */
+static int place_lock(struct quire_place *place, u64 offset_bytes, hva_t *hva) NO_LOCK_ANALYSIS
 {
 	u32 offset;
 	pfn_t pfn;
@@ -63,7 +63,7 @@ static int place_lock(struct quire_place *place, hva_t *hva) NO_LOCK_ANALYSIS
 		if (err)
 			return err;
 	}
-	hva->v = place->cache.hva.v + offset;
+	hva->v = place->cache.hva.v + offset + offset_bytes;
 	return 0;
 }
 
@@ -86,10 +86,9 @@ int quire_place_read(struct quire_place *place, uint64_t offset_bytes, void *dat
 	hva_t hva;
 
 	if (!err)
-		err = place_lock(place, &hva);
+		err = place_lock(place, offset_bytes, &hva);
 	if (err)
 		return err;
-	hva.v += offset_bytes;
 	err = vm->host->copy_from(vm->host_ctx, data, hva, size_bytes);
 	pfn_cache_unlock(&place->cache);
 	return err;
@@ -105,10 +104,9 @@ int quire_place_write(struct quire_place *place, uint64_t offset_bytes, const vo
 	if (!err && !dirty_ring_takes_own(place->vcpu))
 		err = -ENOSPC;
 	if (!err)
-		err = place_lock(place, &hva);
+		err = place_lock(place, offset_bytes, &hva);
 	if (err)
 		return err;
-	hva.v += offset_bytes;
 	err = vm->host->copy_to(vm->host_ctx, hva, data, size_bytes);
 	pfn_cache_unlock(&place->cache);
 	if (!err)

@@ -2,6 +2,7 @@
 #ifndef QUIRE_DIRTY_LOG_H
 #define QUIRE_DIRTY_LOG_H
 
+#include "src/base/reclaim.h"
 #include "src/dirty/bitmap.h"
 #include "src/dirty/ring.h"
 
@@ -27,18 +28,24 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
 
 /*
  * The library has written the page of @gfn, for @vcpu or (NULL) for nobody's vCPU, which a ring
- * cannot record. In a read section, after the write. Writers for a vCPU ask dirty_ring_takes_own()
- * before they write.
+ * cannot record. After the write; enters a read section. Writers for a vCPU ask
+ * dirty_ring_takes_own() before they write. The slot may have been replaced meanwhile: then its log
+ * is new.
  */
-static inline void dirty_log_mark_own(struct quire_vcpu *vcpu, const struct memslot *slot,
+static inline void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id,
 				      gfn_t gfn)
 {
-	if (!(slot->flags & QUIRE_SLOT_LOG_DIRTY))
-		return;
-	if (slot->dirty)
-		dirty_bitmap_mark(slot->dirty, gfn.v - slot->base_gfn.v);
-	else if (vcpu && vcpu->ring.entries)
-		dirty_ring_push_own(vcpu, dirty_log_slot(slot), gfn.v - slot->base_gfn.v);
+	const struct memslot *slot;
+
+	reclaim_enter();
+	slot = memslot_lookup(vm, as_id, gfn, NULL);
+	if (slot && (slot->flags & QUIRE_SLOT_LOG_DIRTY)) {
+		if (slot->dirty)
+			dirty_bitmap_mark(slot->dirty, gfn.v - slot->base_gfn.v);
+		else if (vcpu && vcpu->ring.entries)
+			dirty_ring_push_own(vcpu, dirty_log_slot(slot), gfn.v - slot->base_gfn.v);
+	}
+	reclaim_exit();
 }
 
 #endif

@@ -36,59 +36,48 @@ static u64 reserved_bits(const struct quire_vcpu *vcpu, u64 entry, u32 level)
 }
 
 /* Where one entry of L1's tables is. */
-struct place {
+struct entry_at {
 	hva_t hva;
 	gfn_t gfn;
 	bool writable;
 };
 
 /* QUIRE_FIXED, QUIRE_RETRY, or 0: there is no memory. */
-static int find_place(const struct quire_vcpu *vcpu, gpa_t gpa, struct place *place)
+static int find_entry(const struct quire_vcpu *vcpu, gpa_t gpa, struct entry_at *at)
 {
 	const struct memslot *slot;
 	int ret = 0;
 
-	place->gfn = gfn_of(gpa);
+	at->gfn = gfn_of(gpa);
 	reclaim_enter();
-	slot = memslot_lookup(vcpu->vm, vcpu->as_id, place->gfn, NULL);
+	slot = memslot_lookup(vcpu->vm, vcpu->as_id, at->gfn, NULL);
 	if (slot && (slot->flags & MEMSLOT_INVALID)) {
 		ret = QUIRE_RETRY;
 	} else if (slot) {
-		place->hva.v = memslot_hva(slot, place->gfn).v + (gpa.v & ~QUIRE_PAGE_MASK);
-		place->writable = !(slot->flags & QUIRE_SLOT_READONLY);
+		at->hva.v = memslot_hva(slot, at->gfn).v + (gpa.v & ~QUIRE_PAGE_MASK);
+		at->writable = !(slot->flags & QUIRE_SLOT_READONLY);
 		ret = QUIRE_FIXED;
 	}
 	reclaim_exit();
 	return ret;
 }
 
-static void mark_table(struct quire_vcpu *vcpu, gfn_t gfn)
-{
-	const struct memslot *slot;
-
-	reclaim_enter();
-	slot = memslot_lookup(vcpu->vm, vcpu->as_id, gfn, NULL);
-	if (slot)
-		dirty_log_mark_own(vcpu, slot, gfn);
-	reclaim_exit();
-}
-
 /* Set @marks in L1's entry. QUIRE_RETRY: it was changed meanwhile. */
-static int mark_entry(struct quire_vcpu *vcpu, const struct place *place, u64 entry, u64 marks)
+static int mark_entry(struct quire_vcpu *vcpu, const struct entry_at *at, u64 entry, u64 marks)
 {
 	const struct quire_vm *vm = vcpu->vm;
 	u64 seen = entry;
 	int err;
 
 	/* Tables in ROM have the bits set, or do without. */
-	if ((entry & marks) == marks || !place->writable)
+	if ((entry & marks) == marks || !at->writable)
 		return QUIRE_FIXED;
-	err = vm->host->cmpxchg_u64(vm->host_ctx, place->hva, &seen, entry | marks);
+	err = vm->host->cmpxchg_u64(vm->host_ctx, at->hva, &seen, entry | marks);
 	if (err)
 		return err;
 	if (seen != entry)
 		return QUIRE_RETRY;
-	mark_table(vcpu, place->gfn);
+	dirty_log_mark_own(vcpu->vm, vcpu, vcpu->as_id, at->gfn);
 	return QUIRE_FIXED;
 }
 
@@ -168,7 +157,7 @@ static void ignore_write_protection(const struct quire_vcpu *vcpu, struct shadow
 
 struct step {
 	u64 entry;
-	struct place place;
+	struct entry_at at;
 };
 
 /* Read L1's entry for the walked address in its table at @level. */
@@ -180,10 +169,10 @@ static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 leve
 	int ret;
 
 	gpa.v += walk_index(gfn_of(walk->gpa), level) * sizeof(u64);
-	ret = find_place(vcpu, gpa, &step->place);
+	ret = find_entry(vcpu, gpa, &step->at);
 	if (ret == QUIRE_RETRY)
 		return ret;
-	if (!ret || vm->host->load_u64(vm->host_ctx, step->place.hva, &step->entry))
+	if (!ret || vm->host->load_u64(vm->host_ctx, step->at.hva, &step->entry))
 		return refuse(vcpu, walk, 0);
 	if (!(step->entry & GUEST_P))
 		return refuse(vcpu, walk, 0);
@@ -195,12 +184,12 @@ static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 leve
 int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wanted, u64 *entries)
 {
 	const struct quire_vm *vm = vcpu->vm;
-	struct place place;
+	struct entry_at at;
 
-	if (find_place(vcpu, gpa_of(gfn), &place) != QUIRE_FIXED)
+	if (find_entry(vcpu, gpa_of(gfn), &at) != QUIRE_FIXED)
 		return 1;
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
-		hva_t hva = {place.hva.v + i * sizeof(u64)};
+		hva_t hva = {at.hva.v + i * sizeof(u64)};
 
 		if ((wanted[i / 64] >> i % 64 & 1) &&
 		    vm->host->load_u64(vm->host_ctx, hva, &entries[i]))
@@ -269,7 +258,7 @@ static int mark_path(struct quire_vcpu *vcpu, const struct shadow_walk *walk,
 
 		if (level == walk->level && (walk->error_code & QUIRE_PFERR_WRITE))
 			marks |= GUEST_D;
-		ret = mark_entry(vcpu, &steps[level].place, steps[level].entry, marks);
+		ret = mark_entry(vcpu, &steps[level].at, steps[level].entry, marks);
 		if (ret != QUIRE_FIXED)
 			return ret;
 	}
