@@ -4,12 +4,7 @@
 #include "src/tdp/tdp.h"
 #include "tests/unit/fault/support.h"
 
-#define PAGES SIM_GIGANTIC
-#define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
-#define MIDDLE (SIM_GIGANTIC / 2 + 77)
 #define INITIALLY_SET 3u
-
-static uint64_t bits[PAGES / 64];
 
 /* What kvm_mmu_split_huge_page said, by level. */
 static uint64_t splits[QUIRE_LEVEL_512G], failures;
@@ -30,19 +25,7 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 
 static int set_flags(uint32_t flags)
 {
-	return machine_add_slot(&machine, 0, PAGES, flags);
-}
-
-static void store(uint64_t gfn)
-{
-	assert_int_equal(machine_store(&machine, 0, gfn << QUIRE_PAGE_SHIFT, 2), 0);
-}
-
-static void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)
-{
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), gigantic);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+	return machine_add_slot(&machine, 0, SIM_GIGANTIC, flags);
 }
 
 static void begin(uint32_t manual)
@@ -53,8 +36,8 @@ static void begin(uint32_t manual)
 	quire_trace_install(record);
 	assert_int_equal(quire_vm_set_manual_protect(machine.vm, manual), 0);
 	sim_map_gigantic(&machine.host, 0, SIM_WRITABLE);
-	add_slot(0, PAGES, 0);
-	store(MIDDLE);
+	add_slot(0, SIM_GIGANTIC, 0);
+	store(MIDDLE, 2);
 	leaves_are(1, 0, 0);
 }
 
@@ -65,70 +48,18 @@ static void end(void)
 	vm_end();
 }
 
-static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	(void)ctx;
-	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
-	return 0;
-}
-
-static uint64_t harvest(void)
-{
-	uint64_t count = 0;
-
-	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take_bits, NULL), 0);
-	for (uint32_t i = 0; i < PAGES / 64; i++)
-		count += (uint64_t)__builtin_popcountll(bits[i]);
-	return count;
-}
-
-static bool logged(uint64_t gfn)
-{
-	return bits[gfn / 64] >> gfn % 64 & 1;
-}
-
-static int give_word(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
-{
-	(void)offset_bytes;
-	for (uint64_t i = 0; i < size_bytes / 8; i++)
-		((uint64_t *)dst)[i] = *(uint64_t *)ctx;
-	return 0;
-}
-
-static void clear(uint64_t first, uint32_t npages, uint64_t word)
-{
-	struct quire_clear_log request = {
-	    .npages = npages, .first_page = first, .copy_in = give_word, .ctx = &word};
-
-	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
-}
-
-static uint32_t level_at(uint64_t gfn)
-{
-	uint32_t level = 0;
-
-	return leaf_at(gfn, &level) ? level : 0;
-}
-
-static bool writable_at(uint64_t gfn)
-{
-	uint32_t level;
-
-	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
-}
-
 /* One split of 1 GiB, then 512 of 2 MiB; nothing may be written; one write, one bit. */
 static void test_start(void **state)
 {
 	(void)state;
 	begin(0);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-	leaves_are(0, 0, PAGES);
+	leaves_are(0, 0, SIM_GIGANTIC);
 	assert_int_equal(first_level, QUIRE_LEVEL_1G);
 	assert_int_equal(splits[QUIRE_LEVEL_1G], 1);
 	assert_int_equal(splits[QUIRE_LEVEL_2M], BLOCKS);
 	assert_int_equal(failures, 0);
-	for (uint64_t gfn = 0; gfn < PAGES; gfn++) {
+	for (uint64_t gfn = 0; gfn < SIM_GIGANTIC; gfn++) {
 		uint32_t level;
 		uint64_t leaf = leaf_at(gfn, &level);
 
@@ -137,10 +68,10 @@ static void test_start(void **state)
 		assert_int_equal(entry_pfn(leaf).v << QUIRE_PAGE_SHIFT,
 				 (uintptr_t)frame_of((uint32_t)gfn)->bytes);
 	}
-	store(MIDDLE);
+	store(MIDDLE, 2);
 	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fast), 1);
-	assert_int_equal(harvest(), 1);
-	assert_true(logged(MIDDLE));
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(MIDDLE));
 	end();
 }
 
@@ -164,7 +95,7 @@ static void test_children(void **state)
 	    TDP_DONE);
 	table_cache_drain(&tables, &machine.vm->arena);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
-	for (uint64_t gfn = 0; gfn < PAGES; gfn += 77) {
+	for (uint64_t gfn = 0; gfn < SIM_GIGANTIC; gfn += 77) {
 		uint64_t leaf = leaf_at(gfn, &level), inside = gfn % level_pages(level);
 
 		assert_int_equal(level, gfn / SIM_BLOCK == MIDDLE / SIM_BLOCK ? QUIRE_LEVEL_4K
@@ -187,13 +118,13 @@ static void test_stop(void **state)
 	for (int eager = 1; eager >= 0; eager--) {
 		machine.tunables.eager_page_split = (uint32_t)eager;
 		assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-		store(MIDDLE);
+		store(MIDDLE, 2);
 		flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 		assert_int_equal(set_flags(0), 0);
 		leaves_are(1, 0, 0);
 		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
 		assert_true(writable_at(0));
-		store(3);
+		store(3, 2);
 	}
 	end();
 }
@@ -207,7 +138,7 @@ static void test_stop_with_one_page(void **state)
 	begin(0);
 	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-	store(MIDDLE);
+	store(MIDDLE, 2);
 	leaves_are(0, 0, 1);
 	assert_int_equal(set_flags(0), 0);
 	leaves_are(1, 0, 0);
@@ -228,7 +159,7 @@ static void test_stop_asks_the_host(void **state)
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(MIDDLE), sim_hva(MIDDLE + 1));
 	assert_int_equal(set_flags(0), 0);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK - 1);
-	store(MIDDLE);
+	store(MIDDLE, 2);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
 	end();
 }
@@ -246,13 +177,13 @@ static void test_lazy(void **state)
 	assert_false(writable_at(0));
 	assert_int_equal(machine_load(&machine, 0, 0, &value), 0);
 	leaves_are(1, 0, 0);
-	store(MIDDLE);
+	store(MIDDLE, 2);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
 	assert_false(writable_at(0) || writable_at(MIDDLE + 1) || writable_at(MIDDLE + SIM_BLOCK));
 	assert_int_equal(splits[QUIRE_LEVEL_1G], 0);
-	store(5);
-	assert_int_equal(harvest(), 2);
-	assert_true(logged(MIDDLE) && logged(5));
+	store(5, 2);
+	assert_int_equal(log_harvest(0), 2);
+	assert_true(log_has(MIDDLE) && log_has(5));
 	leaves_are(0, BLOCKS - 2, 2 * SIM_BLOCK);
 	end();
 }
@@ -266,17 +197,17 @@ static void test_clear(void **state)
 	begin(INITIALLY_SET);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(splits[QUIRE_LEVEL_1G], 0);
-	assert_int_equal(harvest(), PAGES);
-	clear(first, 64, 2);
+	assert_int_equal(log_harvest(0), SIM_GIGANTIC);
+	log_clear(first, 64, 2);
 	assert_int_equal(splits[QUIRE_LEVEL_1G], 1);
 	assert_int_equal(splits[QUIRE_LEVEL_2M], 1);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
 	assert_false(writable_at(first + 1));
 	assert_true(writable_at(first + 2) && writable_at(0));
-	assert_int_equal(harvest(), PAGES - 1);
-	clear(0, PAGES, UINT64_MAX);
-	leaves_are(0, 0, PAGES);
-	assert_int_equal(harvest(), 0);
+	assert_int_equal(log_harvest(0), SIM_GIGANTIC - 1);
+	log_clear(0, SIM_GIGANTIC, UINT64_MAX);
+	leaves_are(0, 0, SIM_GIGANTIC);
+	assert_int_equal(log_harvest(0), 0);
 	end();
 }
 
@@ -288,13 +219,13 @@ static void test_lazy_clear(void **state)
 	begin(INITIALLY_SET);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_true(writable_at(0));
-	clear(MIDDLE / 64 * 64, 64, UINT64_MAX);
+	log_clear(MIDDLE / 64 * 64, 64, UINT64_MAX);
 	leaves_are(1, 0, 0);
 	assert_false(writable_at(0));
-	assert_int_equal(harvest(), PAGES - 64);
-	store(MIDDLE);
+	assert_int_equal(log_harvest(0), SIM_GIGANTIC - 64);
+	store(MIDDLE, 2);
 	assert_int_equal(level_at(MIDDLE), QUIRE_LEVEL_4K);
-	assert_int_equal(harvest(), PAGES - 63);
+	assert_int_equal(log_harvest(0), SIM_GIGANTIC - 63);
 	end();
 }
 
@@ -324,11 +255,11 @@ static void test_no_memory(void **state)
 		assert_int_equal(splits[QUIRE_LEVEL_2M], spare > 1);
 		leaves_are(!spare, spare ? BLOCKS - spare + 1 : 0, spare > 1 ? SIM_BLOCK : 0);
 		table_cache_drain(&hog, arena);
-		for (uint64_t gfn = 0; gfn < PAGES; gfn += 99)
+		for (uint64_t gfn = 0; gfn < SIM_GIGANTIC; gfn += 99)
 			assert_false(writable_at(gfn));
-		store(MIDDLE);
+		store(MIDDLE, 2);
 		assert_int_equal(level_at(MIDDLE), QUIRE_LEVEL_4K);
-		assert_int_equal(harvest(), 1);
+		assert_int_equal(log_harvest(0), 1);
 		end();
 	}
 }

@@ -4,11 +4,9 @@
 #include "src/tdp/tdp.h"
 #include "tests/unit/fault/support.h"
 
-#define PAGES (2 * SIM_BLOCK)
+#define SLOT_PAGES (2 * SIM_BLOCK)
 #define MANUAL 1u
 #define INITIALLY_SET 3u
-
-static uint64_t bits[PAGES / 64];
 
 /* What kvm_mmu_split_huge_page said. */
 static struct {
@@ -32,7 +30,7 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 
 static int set_flags(uint32_t flags)
 {
-	return machine_add_slot(&machine, 0, PAGES, flags);
+	return machine_add_slot(&machine, 0, SLOT_PAGES, flags);
 }
 
 /* Two huge pages, both written, so that the guest has huge leaves with A and D. */
@@ -45,11 +43,10 @@ static void begin(uint32_t manual)
 		assert_int_equal(quire_vm_set_manual_protect(machine.vm, manual), 0);
 	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
 	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
-	add_slot(0, PAGES, 0);
-	for (uint64_t gfn = 5; gfn < PAGES; gfn += SIM_BLOCK)
+	add_slot(0, SLOT_PAGES, 0);
+	for (uint64_t gfn = 5; gfn < SLOT_PAGES; gfn += SIM_BLOCK)
 		assert_int_equal(machine_store(&machine, 0, gfn << QUIRE_PAGE_SHIFT, 1), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+	leaves_are(0, 2, 0);
 }
 
 static void end(void)
@@ -59,27 +56,10 @@ static void end(void)
 	vm_end();
 }
 
-static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	(void)ctx;
-	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
-	return 0;
-}
-
 static int give_bits(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
 {
 	memcpy(dst, (uint8_t *)ctx + offset_bytes, size_bytes);
 	return 0;
-}
-
-static uint64_t harvest(void)
-{
-	uint64_t count = 0;
-
-	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take_bits, NULL), 0);
-	for (uint32_t i = 0; i < PAGES / 64; i++)
-		count += (uint64_t)__builtin_popcountll(bits[i]);
-	return count;
 }
 
 static void clear_words(uint64_t first, uint32_t npages, uint64_t *words)
@@ -90,54 +70,25 @@ static void clear_words(uint64_t first, uint32_t npages, uint64_t *words)
 	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
 }
 
-static void clear(uint64_t first, uint32_t npages, uint64_t word)
-{
-	uint64_t words[PAGES / 64];
-
-	for (uint32_t i = 0; i < PAGES / 64; i++)
-		words[i] = word;
-	clear_words(first, npages, words);
-}
-
-static void store(uint64_t gfn)
-{
-	assert_int_equal(machine_store(&machine, 0, gfn << QUIRE_PAGE_SHIFT, 2), 0);
-}
-
-static uint32_t level_at(uint64_t gfn)
-{
-	uint32_t level = 0;
-
-	return leaf_at(gfn, &level) ? level : 0;
-}
-
-static bool writable_at(uint64_t gfn)
-{
-	uint32_t level;
-
-	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
-}
-
 static void test_start_splits_and_protects(void **state)
 {
 	(void)state;
 	begin(0);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), PAGES);
+	leaves_are(0, 0, SLOT_PAGES);
 	assert_int_equal(seen.done, 2);
 	assert_int_equal(seen.failed, 0);
 	assert_int_equal(seen.last_gfn, SIM_BLOCK);
 	assert_int_equal(seen.last_level, QUIRE_LEVEL_2M);
-	for (uint64_t gfn = 0; gfn < PAGES; gfn++) {
+	for (uint64_t gfn = 0; gfn < SLOT_PAGES; gfn++) {
 		assert_int_equal(level_at(gfn), QUIRE_LEVEL_4K);
 		assert_false(writable_at(gfn));
 	}
 	/* The first write needs no table and no lookup: W comes back. */
-	store(700);
+	store(700, 2);
 	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fast), 1);
-	assert_int_equal(harvest(), 1);
-	assert_true(bits[700 / 64] >> 700 % 64 & 1);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(700));
 	end();
 }
 
@@ -169,8 +120,7 @@ static void test_children(void **state)
 				 huge & (f->writable | f->host_writable | f->mmu_writable |
 					 f->accessed | f->dirty));
 	}
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), SIM_BLOCK);
+	leaves_are(0, 1, SIM_BLOCK);
 	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
 	end();
 }
@@ -184,14 +134,14 @@ static void test_stop_recovers(void **state)
 	begin(0);
 	for (int round = 0; round < 3; round++) {
 		assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-		store(700);
+		store(700, 2);
 		flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 		assert_int_equal(set_flags(0), 0);
 		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
 		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
 		assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
 		assert_true(writable_at(0) && writable_at(SIM_BLOCK));
-		store(3);
+		store(3, 2);
 	}
 	end();
 }
@@ -207,8 +157,7 @@ static void test_stop_asks_the_host(void **state)
 	sim_map(&machine.host, 9, SIM_WRITABLE);
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(9), sim_hva(10));
 	assert_int_equal(set_flags(0), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), SIM_BLOCK - 1);
+	leaves_are(0, 1, SIM_BLOCK - 1);
 	end();
 }
 
@@ -228,9 +177,9 @@ static void test_parameter(void **state)
 	/* Reading leaves it huge, writing does not. */
 	assert_int_equal(machine_load(&machine, 0, 9 << QUIRE_PAGE_SHIFT, &value), 0);
 	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
-	store(9);
+	store(9, 2);
 	assert_int_equal(level_at(9), QUIRE_LEVEL_4K);
-	assert_int_equal(harvest(), 1);
+	assert_int_equal(log_harvest(0), 1);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
 	assert_int_equal(set_flags(0), 0);
 	machine.tunables.eager_page_split = 1;
@@ -248,47 +197,46 @@ static void test_clear_splits(void **state)
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(seen.done, 0);
 	assert_true(writable_at(0) && writable_at(SIM_BLOCK));
-	assert_int_equal(harvest(), PAGES);
-	clear(SIM_BLOCK, 64, 2);
+	assert_int_equal(log_harvest(0), SLOT_PAGES);
+	log_clear(SIM_BLOCK, 64, 2);
 	assert_int_equal(seen.done, 1);
 	assert_int_equal(seen.last_gfn, SIM_BLOCK);
 	assert_int_equal(level_at(0), QUIRE_LEVEL_2M);
 	assert_int_equal(level_at(SIM_BLOCK + 1), QUIRE_LEVEL_4K);
 	assert_false(writable_at(SIM_BLOCK + 1));
 	assert_true(writable_at(SIM_BLOCK + 2));
-	assert_int_equal(harvest(), PAGES - 1);
-	clear(0, PAGES, UINT64_MAX);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), PAGES);
-	assert_int_equal(harvest(), 0);
+	assert_int_equal(log_harvest(0), SLOT_PAGES - 1);
+	log_clear(0, SLOT_PAGES, UINT64_MAX);
+	leaves_are(0, 0, SLOT_PAGES);
+	assert_int_equal(log_harvest(0), 0);
 	end();
 }
 
 /* A CLEAR of the whole slot splits what has a bit named that is set, and leaves the rest huge. */
 static void test_clear_splits_what_it_names(void **state)
 {
-	uint64_t words[PAGES / 64] = {0};
+	uint64_t words[SLOT_PAGES / 64] = {0};
 
 	(void)state;
 	begin(INITIALLY_SET);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-	clear_words(0, PAGES, words);
+	clear_words(0, SLOT_PAGES, words);
 	assert_int_equal(seen.done, 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
 	words[SIM_BLOCK / 64 + 1] = 4;
-	clear_words(0, PAGES, words);
+	clear_words(0, SLOT_PAGES, words);
 	assert_int_equal(seen.done, 1);
 	assert_int_equal(seen.last_gfn, SIM_BLOCK);
 	assert_int_equal(level_at(0), QUIRE_LEVEL_2M);
 	assert_true(writable_at(0));
-	assert_int_equal(harvest(), PAGES - 1);
+	assert_int_equal(log_harvest(0), SLOT_PAGES - 1);
 	/* Bits at both ends of the other block, named by one CLEAR, split it once. */
 	memset(words, 0, sizeof(words));
 	words[0] = 1;
 	words[SIM_BLOCK / 64 - 1] = UINT64_C(1) << 63;
-	clear_words(0, PAGES, words);
+	clear_words(0, SLOT_PAGES, words);
 	assert_int_equal(seen.done, 2);
-	assert_int_equal(harvest(), PAGES - 3);
+	assert_int_equal(log_harvest(0), SLOT_PAGES - 3);
 	assert_false(writable_at(0) || writable_at(SIM_BLOCK - 1));
 	assert_true(writable_at(1));
 	end();
@@ -301,9 +249,9 @@ static void test_clear_of_clear_bits_splits_nothing(void **state)
 	machine.tunables.eager_page_split = 0;
 	begin(INITIALLY_SET);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
-	clear(0, PAGES, UINT64_MAX);
+	log_clear(0, SLOT_PAGES, UINT64_MAX);
 	machine.tunables.eager_page_split = 1;
-	clear(0, PAGES, UINT64_MAX);
+	log_clear(0, SLOT_PAGES, UINT64_MAX);
 	assert_int_equal(seen.done + seen.failed, 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
 	end();
@@ -317,11 +265,11 @@ static void test_what_does_not_split(void **state)
 	begin(MANUAL);
 	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
 	machine.tunables.eager_page_split = 1;
-	clear(0, PAGES, UINT64_MAX);
+	log_clear(0, SLOT_PAGES, UINT64_MAX);
 	assert_int_equal(seen.done + seen.failed, 0);
 	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
-	add_slot(0, PAGES, QUIRE_SLOT_LOG_DIRTY);
-	store(9);
+	add_slot(0, SLOT_PAGES, QUIRE_SLOT_LOG_DIRTY);
+	store(9, 2);
 	/* A logged slot gets no huge leaf, so there is nothing to split. */
 	assert_int_equal(level_at(9), QUIRE_LEVEL_4K);
 	assert_int_equal(seen.done + seen.failed, 0);
@@ -335,7 +283,7 @@ static void test_readonly_slots_are_left_alone(void **state)
 	(void)state;
 	begin(0);
 	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
-	add_slot(0, PAGES, QUIRE_SLOT_READONLY);
+	add_slot(0, SLOT_PAGES, QUIRE_SLOT_READONLY);
 	assert_int_equal(machine_load(&machine, 0, 9 << QUIRE_PAGE_SHIFT, &value), 0);
 	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
 	assert_int_equal(set_flags(QUIRE_SLOT_READONLY | QUIRE_SLOT_LOG_DIRTY), 0);
@@ -376,15 +324,14 @@ static int start_without_memory(uint64_t fail_number, uint32_t spare, uint64_t *
 /* Huge or split, no leaf may be written without a fault; and writes are told page by page. */
 static void check_armed(void)
 {
-	for (uint64_t gfn = 0; gfn < PAGES; gfn++)
+	for (uint64_t gfn = 0; gfn < SLOT_PAGES; gfn++)
 		assert_false(writable_at(gfn));
-	store(6);
-	store(SIM_BLOCK + 6);
+	store(6, 2);
+	store(SIM_BLOCK + 6, 2);
 	assert_int_equal(level_at(6), QUIRE_LEVEL_4K);
 	assert_int_equal(level_at(SIM_BLOCK + 6), QUIRE_LEVEL_4K);
-	assert_int_equal(harvest(), 2);
-	assert_int_equal(bits[0], 1u << 6);
-	assert_int_equal(bits[SIM_BLOCK / 64], 1u << 6);
+	assert_int_equal(log_harvest(0), 2);
+	assert_true(log_has(6) && log_has(SIM_BLOCK + 6));
 }
 
 /* Each allocation of the call fails once: the call is refused, or splits as far as it gets. */

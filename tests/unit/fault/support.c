@@ -1,6 +1,8 @@
 /* What the tests of the fault path share: a machine, in both table formats. */
 #include "tests/unit/fault/support.h"
 
+#include <quire/dirty.h>
+
 #include "src/tdp/tdp.h"
 
 struct machine machine;
@@ -54,6 +56,25 @@ void add_slot(uint32_t page, uint32_t npages, uint32_t flags)
 	assert_int_equal(machine_add_slot(&machine, page, npages, flags), 0);
 }
 
+uint8_t load(uint64_t gfn)
+{
+	uint8_t byte = 0xff;
+
+	assert_int_equal(machine_load(&machine, 0, PAGES(gfn), &byte), 0);
+	return byte;
+}
+
+void store(uint64_t gfn, uint8_t byte)
+{
+	assert_int_equal(machine_store(&machine, 0, PAGES(gfn), byte), 0);
+}
+
+void store_backed(uint64_t gfn, uint8_t byte)
+{
+	store(gfn, byte);
+	assert_int_equal(frame_of((uint32_t)gfn)->bytes[0], byte);
+}
+
 int fault_at(uint64_t gfn, uint64_t error)
 {
 	int ret;
@@ -84,4 +105,67 @@ uint64_t leaf_at(uint64_t gfn, uint32_t *level)
 		return 0;
 	entry = *tdp_find(machine.vm, root, (gfn_t){gfn}, level);
 	return entry_is_present(f, entry) && entry_is_leaf(f, entry, *level) ? entry : 0;
+}
+
+uint32_t level_at(uint64_t gfn)
+{
+	uint32_t level = 0;
+
+	return leaf_at(gfn, &level) ? level : 0;
+}
+
+bool writable_at(uint64_t gfn)
+{
+	uint32_t level;
+
+	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
+}
+
+void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)
+{
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), gigantic);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+}
+
+uint64_t log_bits[SIM_GIGANTIC / 64];
+
+static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	assert_in_range(offset_bytes + size_bytes, 0, sizeof(log_bits));
+	memcpy((uint8_t *)log_bits + offset_bytes, src, size_bytes);
+	return 0;
+}
+
+uint64_t log_harvest(uint32_t slot)
+{
+	uint64_t count = 0;
+
+	memset(log_bits, 0, sizeof(log_bits));
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, slot, take_bits, NULL), 0);
+	for (size_t i = 0; i < sizeof(log_bits) / sizeof(log_bits[0]); i++)
+		count += (uint64_t)__builtin_popcountll(log_bits[i]);
+	return count;
+}
+
+bool log_has(uint64_t page)
+{
+	return log_bits[page / 64] >> page % 64 & 1;
+}
+
+static int give_word(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	(void)offset_bytes;
+	for (uint64_t i = 0; i < size_bytes / 8; i++)
+		((uint64_t *)dst)[i] = *(uint64_t *)ctx;
+	return 0;
+}
+
+void log_clear(uint64_t first, uint32_t npages, uint64_t word)
+{
+	struct quire_clear_log request = {
+	    .npages = npages, .first_page = first, .copy_in = give_word, .ctx = &word};
+
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
 }

@@ -18,6 +18,11 @@
 
 extern struct machine machine;
 
+#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
+/* Blocks of 2 MiB in one of 1 GiB, and a page in the middle of everything. */
+#define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
+#define MIDDLE (SIM_GIGANTIC / 2 + 77)
+
 /* The test's group: every test runs once with NPT and once with EPT. */
 int run_both_formats(const struct CMUnitTest *tests, size_t count);
 /* The same on a machine with @rows rows of 1 GiB. */
@@ -31,6 +36,12 @@ void vm_end(void);
 /* Client pages [page, page + npages) mapped, and slot 0 over them from gfn 0. */
 void map_pages(uint32_t page, uint32_t npages, uint32_t flags);
 void add_slot(uint32_t page, uint32_t npages, uint32_t flags);
+
+/* vCPU 0 reads or writes the first byte of the page: both must succeed. */
+uint8_t load(uint64_t gfn);
+void store(uint64_t gfn, uint8_t byte);
+/* The same, and it is in the frame behind client page @gfn. */
+void store_backed(uint64_t gfn, uint8_t byte);
 
 /* A fault of vCPU 0 at @gfn with @error (QUIRE_PFERR_*), RETRY repeated. */
 int fault_at(uint64_t gfn, uint64_t error);
@@ -47,5 +58,17 @@ static inline struct sim_frame *frame_of(uint32_t page)
 
 /* The leaf that maps @gfn, 0 without one; *@level is where it stands. */
 uint64_t leaf_at(uint64_t gfn, uint32_t *level);
+/* Its level, or 0; and may it be written? */
+uint32_t level_at(uint64_t gfn);
+bool writable_at(uint64_t gfn);
+/* What the VM's counters say of its leaves. */
+void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small);
+
+/* The bits of the log harvested last; how many; and is the one of page @page among them? */
+extern uint64_t log_bits[SIM_GIGANTIC / 64];
+uint64_t log_harvest(uint32_t slot);
+bool log_has(uint64_t page);
+/* Slot 0: clear the pages that are set in @word, which stands for each 64 of the range. */
+void log_clear(uint64_t first, uint32_t npages, uint64_t word);
 
 #endif

@@ -4,32 +4,22 @@
 #include <quire/dirty.h>
 #include <quire/gmem.h>
 
-#define PAGES 4u
-#define END ((uint64_t)PAGES * QUIRE_PAGE_SIZE)
-
 /* Only the first bytes of a simulated frame count; accesses stay there, or begin at a page's end
  * where nothing else looks. */
-static uint64_t log_bits;
-
-static int take(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	(void)ctx;
-	assert_int_equal(offset_bytes, 0);
-	memcpy(&log_bits, src, size_bytes);
-	return 0;
-}
+#define SLOT_PAGES 4u
+#define END ((uint64_t)SLOT_PAGES * QUIRE_PAGE_SIZE)
 
 static uint64_t harvested(void)
 {
-	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take, NULL), 0);
-	return log_bits;
+	(void)log_harvest(0);
+	return log_bits[0];
 }
 
 static void begin(uint32_t flags)
 {
 	vm_begin();
-	map_pages(0, PAGES, SIM_WRITABLE);
-	add_slot(0, PAGES, flags);
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, flags);
 }
 
 static int read_at(uint64_t gpa, void *dst, size_t size_bytes)
@@ -140,7 +130,7 @@ static void test_ring_needs_a_vcpu(void **state)
 	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){0}, &byte, 1), -ENXIO);
 	assert_int_equal(quire_vm_read(machine.vm, (gpa_t){0}, &seen, 1), 0);
 	assert_int_equal(seen, 0);
-	assert_int_equal(machine_add_slot(&machine, 0, PAGES, 0), 0);
+	assert_int_equal(machine_add_slot(&machine, 0, SLOT_PAGES, 0), 0);
 	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){0}, &byte, 1), 0);
 	machine.rings = 0;
 	vm_end();
@@ -170,7 +160,7 @@ static void test_shared_view(void **state)
 
 	(void)state;
 	vm_begin_type(QUIRE_VM_SW_PROTECTED);
-	map_pages(0, PAGES, SIM_WRITABLE);
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
 	assert_int_equal(quire_gmem_create(machine.vm, END, 0, NULL, &gmem), 0);
 	region.gmem = gmem;
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);

@@ -5,22 +5,7 @@
 
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
 #define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
-#define PAGES 8u
-
-static uint64_t bits[SIM_BLOCK / 64];
-
-static int take(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	(void)ctx;
-	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
-	return 0;
-}
-
-/* Harvest: the log's bits, and W is gone from what they name. */
-static void harvest(void)
-{
-	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take, NULL), 0);
-}
+#define SLOT_PAGES 8u
 
 static uint64_t fast_faults(void)
 {
@@ -30,8 +15,8 @@ static uint64_t fast_faults(void)
 static void begin(uint32_t slot_flags)
 {
 	vm_begin();
-	map_pages(0, PAGES, SIM_WRITABLE);
-	add_slot(0, PAGES, slot_flags);
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, slot_flags);
 }
 
 static uint64_t entry_at(uint64_t gfn)
@@ -51,8 +36,8 @@ static void test_log_takes_and_gives(void **state)
 	f = machine.vm->format;
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	before = entry_at(1);
-	harvest();
-	assert_int_equal(bits[0], 2);
+	(void)log_harvest(0);
+	assert_int_equal(log_bits[0], 2);
 	assert_int_equal(entry_at(1), before & ~(f->writable | f->dirty));
 	/* The frame's count would tell of a lookup, and so would a frame that is gone. */
 	frozen = frame_of(1)->references;
@@ -62,10 +47,10 @@ static void test_log_takes_and_gives(void **state)
 	assert_int_equal(frame_of(1)->references, frozen);
 	assert_int_equal(entry_at(1), before);
 	assert_int_equal(fast_faults(), 1);
-	harvest();
-	assert_int_equal(bits[0], 2);
-	harvest();
-	assert_int_equal(bits[0], 0);
+	(void)log_harvest(0);
+	assert_int_equal(log_bits[0], 2);
+	(void)log_harvest(0);
+	assert_int_equal(log_bits[0], 0);
 	vm_end();
 }
 
@@ -76,7 +61,7 @@ static void test_who_comes(void **state)
 	begin(QUIRE_SLOT_LOG_DIRTY);
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_SPURIOUS);
-	harvest();
+	(void)log_harvest(0);
 	/* It is said to be absent: the slow path decides. */
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	assert_int_equal(fault_at(2, WRITE | PRESENT), QUIRE_FIXED);
@@ -99,8 +84,8 @@ static void test_not_ours_to_give(void **state)
 	vm_end();
 
 	vm_begin();
-	map_pages(0, PAGES, SIM_DEVICE);
-	add_slot(0, PAGES, 0);
+	map_pages(0, SLOT_PAGES, SIM_DEVICE);
+	add_slot(0, SLOT_PAGES, 0);
 	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
 	assert_int_equal(entry_at(1) & (f->mmu_writable | f->host_writable), 0);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_EMULATE);
@@ -125,8 +110,8 @@ static void test_huge_and_logged(void **state)
 	assert_int_equal(fast_faults(), 0);
 	assert_true(leaf_at(5, &level) && level == QUIRE_LEVEL_4K);
 	assert_false(entry_at(6) & machine.vm->format->writable);
-	harvest();
-	assert_int_equal(bits[0], 1u << 5);
+	(void)log_harvest(0);
+	assert_int_equal(log_bits[0], 1u << 5);
 	/* The children are its own. */
 	assert_int_equal(fault_at(6, WRITE | PRESENT), QUIRE_FIXED);
 	assert_int_equal(fast_faults(), 1);

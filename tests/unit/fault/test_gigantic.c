@@ -4,11 +4,6 @@
 #define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
 #define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
-#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
-/* Blocks of 2 MiB in one of 1 GiB. */
-#define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
-/* A page in the middle of everything. */
-#define MIDDLE (SIM_GIGANTIC / 2 + 77)
 
 static void begin_type(enum quire_vm_type type)
 {
@@ -20,34 +15,6 @@ static void begin(void)
 {
 	begin_type(QUIRE_VM_DEFAULT);
 	add_slot(0, SIM_GIGANTIC, 0);
-}
-
-static void store(uint64_t gfn, uint8_t byte)
-{
-	assert_int_equal(machine_store(&machine, 0, PAGES(gfn), byte), 0);
-	assert_int_equal(frame_of((uint32_t)gfn)->bytes[0], byte);
-}
-
-static uint8_t load(uint64_t gfn)
-{
-	uint8_t byte = 0xff;
-
-	assert_int_equal(machine_load(&machine, 0, PAGES(gfn), &byte), 0);
-	return byte;
-}
-
-static void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)
-{
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), gigantic);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
-}
-
-static uint32_t level_at(uint64_t gfn)
-{
-	uint32_t level = 0;
-
-	return leaf_at(gfn, &level) ? level : 0;
 }
 
 static int executable_at(uint64_t gfn)
@@ -77,12 +44,12 @@ static void test_mapped(void **state)
 
 	(void)state;
 	begin();
-	store(MIDDLE, 1);
+	store_backed(MIDDLE, 1);
 	leaves_are(1, 0, 0);
 	assert_int_equal(level_at(0), QUIRE_LEVEL_1G);
 	faults = quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_taken);
-	store(0, 2);
-	store(SIM_GIGANTIC - 1, 3);
+	store_backed(0, 2);
+	store_backed(SIM_GIGANTIC - 1, 3);
 	assert_int_equal(load(MIDDLE), 1);
 	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_taken), faults);
 	leaves_are(1, 0, 0);
@@ -97,8 +64,8 @@ static void test_slots_that_do_not_fit(void **state)
 	(void)state;
 	begin_type(QUIRE_VM_DEFAULT);
 	add_slot(0, SIM_GIGANTIC - 1, 0);
-	store(MIDDLE, 1);
-	store(SIM_GIGANTIC - 2, 2);
+	store_backed(MIDDLE, 1);
+	store_backed(SIM_GIGANTIC - 2, 2);
 	leaves_are(0, 1, 1);
 	vm_end();
 
@@ -118,8 +85,8 @@ static void test_part_replaced(void **state)
 
 	(void)state;
 	begin();
-	store(MIDDLE, 1);
-	store(5, 2);
+	store_backed(MIDDLE, 1);
+	store_backed(5, 2);
 	quire_vm_host_invalidate_begin(machine.vm, start, end);
 	leaves_are(0, 0, 0);
 	sim_unmap(&machine.host, MIDDLE);
@@ -132,7 +99,7 @@ static void test_part_replaced(void **state)
 	quire_vm_host_invalidate_end(machine.vm, start, end);
 	assert_int_equal(load(MIDDLE), 0);
 	leaves_are(0, 1, 1);
-	store(MIDDLE + 1, 3);
+	store_backed(MIDDLE + 1, 3);
 	leaves_are(0, 1, 2);
 	vm_end();
 }
@@ -197,13 +164,13 @@ static void test_attributes(void **state)
 	(void)state;
 	begin_type(QUIRE_VM_SW_PROTECTED);
 	add_slot(0, SIM_GIGANTIC, 0);
-	store(MIDDLE, 1);
+	store_backed(MIDDLE, 1);
 	leaves_are(1, 0, 0);
 	assert_int_equal(quire_vm_set_attributes(machine.vm, at, PAGES(1), QUIRE_ATTRIBUTE_PRIVATE),
 			 0);
 	leaves_are(0, 0, 0);
-	store(5, 2);
-	store(MIDDLE + 1, 3);
+	store_backed(5, 2);
+	store_backed(MIDDLE + 1, 3);
 	leaves_are(0, 1, 1);
 	assert_int_equal(quire_vm_set_attributes(machine.vm, at, PAGES(1), 0), 0);
 	/* One leaf takes the place of the smaller ones. */
@@ -218,7 +185,7 @@ static void test_slot_deleted(void **state)
 {
 	(void)state;
 	begin();
-	store(MIDDLE, 1);
+	store_backed(MIDDLE, 1);
 	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
 	leaves_are(0, 0, 0);
 	assert_int_equal(fault_at(MIDDLE, 0), QUIRE_EMULATE);
@@ -246,7 +213,7 @@ static void test_age(void **state)
 	(void)state;
 	begin();
 	assert_int_equal(quire_vm_age(machine.vm, start, end, QUIRE_AGE_CLEAR), 0);
-	store(5, 1);
+	store_backed(5, 1);
 	/* One leaf has one A. */
 	assert_int_equal(quire_vm_age(machine.vm, start, end, QUIRE_AGE_TEST), 1);
 	assert_int_equal(quire_vm_age(machine.vm, start, end, QUIRE_AGE_CLEAR), 1);

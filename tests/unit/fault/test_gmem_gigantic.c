@@ -1,121 +1,58 @@
 /* Units of 1 GiB of guest_memfd: mapped by one leaf, broken by what takes a part away, and whole
  * again. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/fault/gmem.h"
 
 #include "src/vm/gmem.h"
 #include "src/vm/rmp.h"
 #include "src/vm/vm.h"
 
-#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
-#define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
-#define MIDDLE (SIM_GIGANTIC / 2 + 77)
 #define TAIL 600u /* a block of 2 MiB, and pages that are none */
 #define FILE_PAGES (SIM_GIGANTIC + TAIL)
 #define GFN ((uint64_t)SIM_GIGANTIC)
 
-static struct quire_gmem *gmem;
-
-static void set_private(uint64_t gfn, uint64_t npages, uint64_t attributes)
-{
-	assert_int_equal(
-	    quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}), PAGES(npages), attributes),
-	    0);
-}
-
-static void punch(uint64_t index, uint64_t npages)
-{
-	assert_int_equal(quire_gmem_punch(gmem, PAGES(index), PAGES(npages)), 0);
-}
-
-static void begin(enum quire_vm_type type, uint64_t flags, uint64_t gfn)
-{
-	struct quire_region region = {
-	    .slot = 1,
-	    .flags = QUIRE_SLOT_GMEM,
-	    .gpa = gpa_of((gfn_t){gfn}),
-	    .size_bytes = PAGES(FILE_PAGES),
-	    .hva = {SIM_HVA_BASE + PAGES(gfn % SIM_GIGANTIC)},
-	};
-
-	machine.tunables.gmem_huge_pages = 1;
-	vm_begin_type(type);
-	assert_int_equal(quire_gmem_create(machine.vm, PAGES(FILE_PAGES), flags, NULL, &gmem), 0);
-	region.gmem = gmem;
-	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
-	if (type == QUIRE_VM_SW_PROTECTED)
-		set_private(gfn, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
-}
-
 static void begin_private(void)
 {
-	begin(QUIRE_VM_SW_PROTECTED, 0, GFN);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
 }
 
 static void begin_shared(void)
 {
-	begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN);
-}
-
-static void end(void)
-{
-	quire_gmem_release(gmem);
-	vm_end();
-	machine.tunables.gmem_huge_pages = 0;
-}
-
-static uint8_t load(uint64_t index)
-{
-	uint8_t byte = 0xff;
-
-	assert_int_equal(machine_load(&machine, 0, PAGES(GFN + index), &byte), 0);
-	return byte;
-}
-
-static void store(uint64_t index, uint8_t byte)
-{
-	assert_int_equal(machine_store(&machine, 0, PAGES(GFN + index), byte), 0);
-}
-
-static void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)
-{
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), gigantic);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN, FILE_PAGES);
 }
 
 /* What holds for private and for shared files alike. */
 static void life_of_a_unit(void)
 {
-	store(MIDDLE, 1);
+	store(GFN + MIDDLE, 1);
 	leaves_are(1, 0, 0);
 	/* One page in each block shows what it held: the host fills those. */
 	for (uint64_t i = 0; i < SIM_GIGANTIC; i += SIM_BLOCK)
-		assert_int_equal(load(i), 0);
-	store(SIM_GIGANTIC - 1, 2);
+		assert_int_equal(load(GFN + i), 0);
+	store(GFN + SIM_GIGANTIC - 1, 2);
 	leaves_are(1, 0, 0);
 	/* What is left of the file is a block and some pages. */
-	store(SIM_GIGANTIC + 5, 3);
-	store(SIM_GIGANTIC + SIM_BLOCK + 5, 3);
+	store(GFN + SIM_GIGANTIC + 5, 3);
+	store(GFN + SIM_GIGANTIC + SIM_BLOCK + 5, 3);
 	leaves_are(1, 1, 1);
 	/* A page goes: its block is small from then on, the others stay blocks. */
 	punch(MIDDLE, 1);
 	leaves_are(0, 1, 1);
-	assert_int_equal(load(SIM_GIGANTIC - 1), 2);
+	assert_int_equal(load(GFN + SIM_GIGANTIC - 1), 2);
 	leaves_are(0, 2, 1);
-	assert_int_equal(load(MIDDLE), 0);
-	assert_int_equal(load(MIDDLE + 1), 0);
+	assert_int_equal(load(GFN + MIDDLE), 0);
+	assert_int_equal(load(GFN + MIDDLE + 1), 0);
 	leaves_are(0, 2, 3);
 	/* A block goes, and comes back as one. */
 	punch(MIDDLE / SIM_BLOCK * SIM_BLOCK, SIM_BLOCK);
 	leaves_are(0, 2, 1);
-	assert_int_equal(load(MIDDLE), 0);
+	assert_int_equal(load(GFN + MIDDLE), 0);
 	leaves_are(0, 3, 1);
 	/* All of it goes, and comes back whole. */
 	punch(0, SIM_GIGANTIC);
 	leaves_are(0, 1, 1);
-	assert_int_equal(load(SIM_GIGANTIC - 1), 0);
+	assert_int_equal(load(GFN + SIM_GIGANTIC - 1), 0);
 	leaves_are(1, 1, 1);
-	assert_int_equal(load(SIM_GIGANTIC + 5), 3);
+	assert_int_equal(load(GFN + SIM_GIGANTIC + 5), 3);
 }
 
 static void test_private(void **state)
@@ -133,7 +70,7 @@ static void test_private(void **state)
 		assert_int_equal(entry.level, QUIRE_LEVEL_2M);
 		assert_int_equal(entry.gfn.v, GFN + i);
 	}
-	end();
+	gmem_end();
 }
 
 static void test_shared(void **state)
@@ -141,7 +78,7 @@ static void test_shared(void **state)
 	(void)state;
 	begin_shared();
 	life_of_a_unit();
-	end();
+	gmem_end();
 }
 
 /* One page turns shared and back: smaller meanwhile, whole afterwards, nothing lost. */
@@ -149,18 +86,18 @@ static void test_conversion(void **state)
 {
 	(void)state;
 	begin_private();
-	store(MIDDLE, 7);
+	store(GFN + MIDDLE, 7);
 	leaves_are(1, 0, 0);
-	set_private(GFN + MIDDLE + 1, 1, 0);
+	convert(GFN + MIDDLE + 1, 1, 0);
 	leaves_are(0, 0, 0);
-	assert_int_equal(load(MIDDLE), 7);
-	assert_int_equal(load(5), 0);
+	assert_int_equal(load(GFN + MIDDLE), 7);
+	assert_int_equal(load(GFN + 5), 0);
 	leaves_are(0, 1, 1);
-	set_private(GFN + MIDDLE + 1, 1, QUIRE_ATTRIBUTE_PRIVATE);
-	assert_int_equal(load(MIDDLE + 1), 0);
+	convert(GFN + MIDDLE + 1, 1, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(load(GFN + MIDDLE + 1), 0);
 	leaves_are(1, 0, 0);
-	assert_int_equal(load(MIDDLE), 7);
-	end();
+	assert_int_equal(load(GFN + MIDDLE), 7);
+	gmem_end();
 }
 
 /* A lost page: its block is small, the others stay blocks. */
@@ -168,15 +105,15 @@ static void lose_a_page(void)
 {
 	uint8_t byte;
 
-	store(MIDDLE, 7);
-	store(5, 8);
+	store(GFN + MIDDLE, 7);
+	store(GFN + 5, 8);
 	leaves_are(1, 0, 0);
 	quire_gmem_poison(gmem, MIDDLE + 1);
 	leaves_are(0, 0, 0);
 	assert_int_equal(machine_load(&machine, 0, PAGES(GFN + MIDDLE + 1), &byte), -EHWPOISON);
-	assert_int_equal(load(5), 8);
+	assert_int_equal(load(GFN + 5), 8);
 	leaves_are(0, 1, 0);
-	assert_int_equal(load(MIDDLE), 7);
+	assert_int_equal(load(GFN + MIDDLE), 7);
 	leaves_are(0, 1, 1);
 }
 
@@ -185,10 +122,10 @@ static void test_poison(void **state)
 	(void)state;
 	begin_private();
 	lose_a_page();
-	end();
+	gmem_end();
 	begin_shared();
 	lose_a_page();
-	end();
+	gmem_end();
 }
 
 /* The guest sees the file off by a block: blocks of 2 MiB fit. */
@@ -197,13 +134,13 @@ static void test_skewed(void **state)
 	uint8_t byte = 0xff;
 
 	(void)state;
-	begin(QUIRE_VM_SW_PROTECTED, 0, GFN + SIM_BLOCK);
-	store(SIM_BLOCK + 6, 6);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN + SIM_BLOCK, FILE_PAGES);
+	store(GFN + SIM_BLOCK + 6, 6);
 	leaves_are(0, 1, 0);
 	assert_int_equal(machine_load(&machine, 0, PAGES(GFN + MIDDLE), &byte), 0);
 	assert_int_equal(byte, 0);
 	leaves_are(0, 2, 0);
-	end();
+	gmem_end();
 }
 
 /* The slot shows a part of the unit, though aligned: no leaf of 1 GiB, but its blocks. */
@@ -223,10 +160,10 @@ static void test_slot_shows_a_part(void **state)
 	    .gmem = gmem,
 	};
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
-	store(MIDDLE, 6);
-	store(5, 7);
+	store(GFN + MIDDLE, 6);
+	store(GFN + 5, 7);
 	leaves_are(0, 2, 0);
-	end();
+	gmem_end();
 }
 
 /* There was a page of it before: it never becomes one unit around another's frame. */
@@ -235,13 +172,13 @@ static void test_mixed(void **state)
 	(void)state;
 	begin_private();
 	gmem->inode->pages.max_order = 0;
-	store(MIDDLE, 5);
+	store(GFN + MIDDLE, 5);
 	gmem->inode->pages.max_order = GMEM_GIGANTIC_ORDER;
-	store(6, 6);
-	store(MIDDLE + 1, 7);
+	store(GFN + 6, 6);
+	store(GFN + MIDDLE + 1, 7);
 	leaves_are(0, 1, 2);
-	assert_int_equal(load(MIDDLE), 5);
-	end();
+	assert_int_equal(load(GFN + MIDDLE), 5);
+	gmem_end();
 }
 
 /* The host has no row of 1 GiB left: blocks of 2 MiB do, and become no more than that. */
@@ -250,16 +187,16 @@ static void test_no_row(void **state)
 	(void)state;
 	begin_private();
 	machine.host.frames[77].references++;
-	store(MIDDLE, 5);
+	store(GFN + MIDDLE, 5);
 	leaves_are(0, 1, 0);
 	machine.host.frames[77].references--;
-	store(5, 6);
+	store(GFN + 5, 6);
 	leaves_are(0, 2, 0);
 	/* Once all of it was gone, it is tried again. */
 	punch(0, SIM_GIGANTIC);
-	assert_int_equal(load(5), 0);
+	assert_int_equal(load(GFN + 5), 0);
 	leaves_are(1, 0, 0);
-	end();
+	gmem_end();
 }
 
 /* Each allocation fails once: the page is there all the same, or the fault says -ENOMEM. */
@@ -279,17 +216,17 @@ static void test_no_memory(void **state)
 
 		begin_private();
 		/* The root and its like are there. */
-		assert_int_equal(load(SIM_GIGANTIC), 0);
+		assert_int_equal(load(GFN + SIM_GIGANTIC), 0);
 		machine.host.fail_at = machine.host.allocations + number;
 		ret = fault_at(GFN + MIDDLE, QUIRE_PFERR_WRITE | QUIRE_PFERR_PRIVATE);
 		machine.host.fail_at = 0;
 		assert_true(ret == QUIRE_FIXED || ret == -ENOMEM);
 		refused += ret == -ENOMEM;
 		smaller += ret == QUIRE_FIXED && !stat(QUIRE_VM_STAT_pages_1g);
-		store(MIDDLE, 5);
+		store(GFN + MIDDLE, 5);
 		whole += stat(QUIRE_VM_STAT_pages_1g);
-		assert_int_equal(load(5), 0);
-		end();
+		assert_int_equal(load(GFN + 5), 0);
+		gmem_end();
 	}
 	assert_true(refused && smaller && whole);
 }
@@ -300,11 +237,11 @@ static void test_allocated(void **state)
 	(void)state;
 	begin_shared();
 	assert_int_equal(quire_gmem_allocate(gmem, PAGES(9), PAGES(1), NULL), 0);
-	store(MIDDLE, 5);
+	store(GFN + MIDDLE, 5);
 	leaves_are(1, 0, 0);
 	for (uint64_t i = 0; i < SIM_GIGANTIC; i += SIM_BLOCK)
-		assert_int_equal(load(i), 0);
-	end();
+		assert_int_equal(load(GFN + i), 0);
+	gmem_end();
 }
 
 /* With the workaround on: read whole, executed small. */
@@ -313,12 +250,12 @@ static void test_nx(void **state)
 	(void)state;
 	begin_private();
 	quire_vm_set_nx_huge_pages(machine.vm, 1);
-	assert_int_equal(load(MIDDLE), 0);
+	assert_int_equal(load(GFN + MIDDLE), 0);
 	leaves_are(1, 0, 0);
 	assert_int_equal(fault_at(GFN + 5, QUIRE_PFERR_FETCH | QUIRE_PFERR_PRIVATE),
 			 QUIRE_SPURIOUS);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
-	end();
+	gmem_end();
 }
 
 int main(void)

@@ -1,97 +1,37 @@
 /* Pages of 2 MiB of guest_memfd: mapped huge, split by what takes a part away, and huge again. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/fault/gmem.h"
 
 #include "src/vm/gmem.h"
 #include "src/vm/rmp.h"
 #include "src/vm/vm.h"
 
-#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
 #define FILE_PAGES 600u /* one whole block, and a tail that is none */
 #define GFN 1024u
-
-static struct quire_gmem *gmem;
-
-static void set_private(uint64_t gfn, uint64_t npages, uint64_t attributes)
-{
-	assert_int_equal(
-	    quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}), PAGES(npages), attributes),
-	    0);
-}
-
-static void punch(uint64_t index, uint64_t npages)
-{
-	assert_int_equal(quire_gmem_punch(gmem, PAGES(index), PAGES(npages)), 0);
-}
-
-static void huge_begin(enum quire_vm_type type, uint64_t flags, uint64_t gfn)
-{
-	struct quire_region region = {
-	    .slot = 1,
-	    .flags = QUIRE_SLOT_GMEM,
-	    .gpa = gpa_of((gfn_t){gfn}),
-	    .size_bytes = PAGES(FILE_PAGES),
-	    .hva = {SIM_HVA_BASE + PAGES(gfn % 512)},
-	};
-
-	machine.tunables.gmem_huge_pages = 1;
-	vm_begin_type(type);
-	assert_int_equal(quire_gmem_create(machine.vm, PAGES(FILE_PAGES), flags, NULL, &gmem), 0);
-	region.gmem = gmem;
-	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
-	if (type == QUIRE_VM_SW_PROTECTED)
-		set_private(gfn, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
-}
-
-static void huge_end(void)
-{
-	quire_gmem_release(gmem);
-	vm_end();
-	machine.tunables.gmem_huge_pages = 0;
-}
-
-static uint8_t load(uint64_t gfn)
-{
-	uint8_t byte = 0xff;
-
-	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){gfn}).v, &byte), 0);
-	return byte;
-}
-
-static void store(uint64_t gfn, uint8_t byte)
-{
-	assert_int_equal(machine_store(&machine, 0, gpa_of((gfn_t){gfn}).v, byte), 0);
-}
-
-static void leaves_are(uint64_t huge, uint64_t small)
-{
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
-}
 
 /* What holds for private and for shared files alike. */
 static void life_of_a_block(void)
 {
 	store(GFN + 5, 1);
-	leaves_are(1, 0);
+	leaves_are(0, 1, 0);
 	for (uint32_t i = 6; i < 512; i++)
 		assert_int_equal(load(GFN + i), 0);
 	store(GFN + 300, 2);
-	leaves_are(1, 0);
+	leaves_are(0, 1, 0);
 	/* The tail is no block. */
 	store(GFN + 520, 3);
-	leaves_are(1, 1);
+	leaves_are(0, 1, 1);
 	/* A part goes: the leaf goes, what stays is mapped small. */
 	punch(5, 1);
-	leaves_are(0, 1);
+	leaves_are(0, 0, 1);
 	assert_int_equal(load(GFN + 300), 2);
-	leaves_are(0, 2);
+	leaves_are(0, 0, 2);
 	assert_int_equal(load(GFN + 5), 0);
 	assert_int_equal(load(GFN + 300), 2);
 	/* All of it goes, and comes back whole. */
 	punch(0, 512);
-	leaves_are(0, 1);
+	leaves_are(0, 0, 1);
 	assert_int_equal(load(GFN + 300), 0);
-	leaves_are(1, 1);
+	leaves_are(0, 1, 1);
 	assert_int_equal(load(GFN + 520), 3);
 }
 
@@ -101,87 +41,87 @@ static void test_private(void **state)
 	struct gmem_page page;
 
 	(void)state;
-	huge_begin(QUIRE_VM_SW_PROTECTED, 0, GFN);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
 	life_of_a_block();
 	gmem_page_read(&gmem->inode->pages, 3, &page);
 	rmp_read(machine.vm->rmp, page.pfn, &entry);
 	assert_int_equal(entry.level, QUIRE_LEVEL_2M);
 	assert_int_equal(entry.gfn.v, GFN + 3);
-	huge_end();
+	gmem_end();
 }
 
 static void test_shared(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN);
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN, FILE_PAGES);
 	life_of_a_block();
-	huge_end();
+	gmem_end();
 }
 
 /* One page turns shared and back: small meanwhile, huge afterwards, nothing lost. */
 static void test_conversion(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_SW_PROTECTED, 0, GFN);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
 	store(GFN + 7, 7);
-	leaves_are(1, 0);
-	set_private(GFN + 8, 1, 0);
-	leaves_are(0, 0);
+	leaves_are(0, 1, 0);
+	convert(GFN + 8, 1, 0);
+	leaves_are(0, 0, 0);
 	assert_int_equal(load(GFN + 7), 7);
 	assert_int_equal(load(GFN + 9), 0);
-	leaves_are(0, 2);
-	set_private(GFN + 8, 1, QUIRE_ATTRIBUTE_PRIVATE);
+	leaves_are(0, 0, 2);
+	convert(GFN + 8, 1, QUIRE_ATTRIBUTE_PRIVATE);
 	assert_int_equal(load(GFN + 8), 0);
-	leaves_are(1, 0);
+	leaves_are(0, 1, 0);
 	assert_int_equal(load(GFN + 7), 7);
-	huge_end();
+	gmem_end();
 }
 
 /* The guest sees the file off by a page: no huge mapping, and every page right. */
 static void test_skewed(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_SW_PROTECTED, 0, GFN + 1);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN + 1, FILE_PAGES);
 	store(GFN + 6, 6);
 	store(GFN + 7, 7);
-	leaves_are(0, 2);
+	leaves_are(0, 0, 2);
 	assert_int_equal(load(GFN + 6), 6);
-	huge_end();
+	gmem_end();
 }
 
 /* Small pages that were there before their block: it never becomes huge around old frames. */
 static void test_mixed(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_SW_PROTECTED, 0, GFN);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
 	gmem->inode->pages.max_order = 0;
 	store(GFN + 5, 5);
 	gmem->inode->pages.max_order = 9;
 	store(GFN + 6, 6);
-	leaves_are(0, 2);
+	leaves_are(0, 0, 2);
 	assert_int_equal(load(GFN + 5), 5);
-	huge_end();
+	gmem_end();
 }
 
 /* A row of frames cannot be had: small pages do. */
 static void test_no_row(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_SW_PROTECTED, 0, GFN);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
 	for (uint32_t row = 0; row < SIM_FRAMES; row += SIM_BLOCK)
 		machine.host.frames[row + 77].references++;
 	store(GFN + 5, 5);
-	leaves_are(0, 1);
+	leaves_are(0, 0, 1);
 	for (uint32_t row = 0; row < SIM_FRAMES; row += SIM_BLOCK)
 		machine.host.frames[row + 77].references--;
-	huge_end();
+	gmem_end();
 }
 
 /* Linux's order is 0. */
 static void test_off(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_SW_PROTECTED, 0, GFN);
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
 	quire_gmem_release(gmem);
 	assert_int_equal(quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1}), 0);
 	vm_end();
@@ -189,14 +129,14 @@ static void test_off(void **state)
 	vm_begin_type(QUIRE_VM_SW_PROTECTED);
 	assert_int_equal(quire_gmem_create(machine.vm, PAGES(FILE_PAGES), 0, NULL, &gmem), 0);
 	assert_int_equal(gmem->inode->pages.max_order, 0);
-	huge_end();
+	gmem_end();
 }
 
 /* A page of the block was used before; the block's other pages are zeroed before it is huge. */
 static void test_allocated(void **state)
 {
 	(void)state;
-	huge_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN);
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN, FILE_PAGES);
 	store(GFN + 5, 5);
 	punch(4, 1);
 	assert_int_equal(quire_gmem_allocate(gmem, 0, PAGES(512), NULL), 0);
@@ -206,8 +146,8 @@ static void test_allocated(void **state)
 	assert_int_equal(quire_gmem_allocate(gmem, PAGES(9), PAGES(1), NULL), 0);
 	for (uint32_t i = 0; i < 512; i++)
 		assert_int_equal(load(GFN + i), 0);
-	leaves_are(1, 0);
-	huge_end();
+	leaves_are(0, 1, 0);
+	gmem_end();
 }
 
 int main(void)

@@ -7,7 +7,6 @@
 #include "tests/unit/fault/support.h"
 
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
-#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
 
 static void begin(uint32_t npages, uint32_t slot_flags)
 {
@@ -31,33 +30,6 @@ static void begin_huge(uint32_t slot_flags)
 	add_slot(0, SIM_BLOCK, slot_flags);
 }
 
-static uint8_t load(uint64_t gfn)
-{
-	uint8_t byte = 0xff;
-
-	assert_int_equal(machine_load(&machine, 0, PAGES(gfn), &byte), 0);
-	return byte;
-}
-
-static void store(uint64_t gfn, uint8_t byte)
-{
-	assert_int_equal(machine_store(&machine, 0, PAGES(gfn), byte), 0);
-	assert_int_equal(frame_of((uint32_t)gfn)->bytes[0], byte);
-}
-
-static void leaves_are(uint64_t huge, uint64_t small)
-{
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
-}
-
-static int may_write(uint64_t gfn)
-{
-	uint32_t level;
-
-	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
-}
-
 static uint32_t frame_number(uint32_t page)
 {
 	return machine.host.pages[page].frame;
@@ -76,23 +48,23 @@ static void test_swap(void **state)
 
 	(void)state;
 	begin(2, 0);
-	store(0, 7);
-	store(1, 8);
+	store_backed(0, 7);
+	store_backed(1, 8);
 	before = frame_number(0);
 	assert_true(sim_swap_out(&machine.host, 0));
-	leaves_are(0, 1);
+	leaves_are(0, 0, 1);
 	is_untouched(before);
 	/* Read: back in another frame, and writable as the memory is. */
 	assert_int_equal(load(0), 7);
 	assert_int_not_equal(frame_number(0), before);
-	assert_true(may_write(0));
+	assert_true(writable_at(0));
 	assert_int_equal(frame_of(0)->references, 1);
 	/* Write: the rest of the page is what it was. */
 	frame_of(0)->bytes[9] = 99;
 	assert_true(sim_swap_out(&machine.host, 0));
-	store(0, 9);
+	store_backed(0, 9);
 	assert_int_equal(frame_of(0)->bytes[9], 99);
-	leaves_are(0, 2);
+	leaves_are(0, 0, 2);
 	vm_end();
 }
 
@@ -107,7 +79,7 @@ static void test_swap_and_the_library(void **state)
 
 	(void)state;
 	begin(2, 0);
-	store(1, 7);
+	store_backed(1, 7);
 	assert_true(sim_swap_out(&machine.host, 1));
 	assert_int_equal(quire_vm_read(machine.vm, (gpa_t){PAGES(1)}, &byte, 1), 0);
 	assert_int_equal(byte, 7);
@@ -136,15 +108,15 @@ static void test_swap_of_a_part(void **state)
 {
 	(void)state;
 	begin_huge(0);
-	store(5, 5);
-	store(6, 6);
-	leaves_are(1, 0);
+	store_backed(5, 5);
+	store_backed(6, 6);
+	leaves_are(0, 1, 0);
 	assert_true(sim_swap_out(&machine.host, 5));
-	leaves_are(0, 0);
+	leaves_are(0, 0, 0);
 	assert_int_equal(load(6), 6);
-	leaves_are(0, 1);
+	leaves_are(0, 0, 1);
 	assert_int_equal(load(5), 5);
-	leaves_are(0, 2);
+	leaves_are(0, 0, 2);
 	vm_end();
 }
 
@@ -153,7 +125,7 @@ static void test_swap_in_fails(void **state)
 {
 	(void)state;
 	begin(1, 0);
-	store(0, 7);
+	store_backed(0, 7);
 	assert_true(sim_swap_out(&machine.host, 0));
 	machine.host.interrupted = true;
 	quire_vcpu_request(machine.vcpus[0], UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
@@ -162,7 +134,7 @@ static void test_swap_in_fails(void **state)
 	machine.host.fail_at = machine.host.allocations + 1;
 	assert_int_equal(fault_at(0, 0), -ENOMEM);
 	machine.host.fail_at = 0;
-	leaves_are(0, 0);
+	leaves_are(0, 0, 0);
 	assert_int_equal(load(0), 7);
 	vm_end();
 }
@@ -175,7 +147,7 @@ static void test_not_now(void **state)
 
 	(void)state;
 	begin(1, 0);
-	store(0, 7);
+	store_backed(0, 7);
 	assert_true(sim_swap_out(&machine.host, 0));
 	assert_int_equal(sim_host_ops.page_get(&machine.host, sim_hva(0), flags, &page), -EAGAIN);
 	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
@@ -190,12 +162,12 @@ static void test_migration(void **state)
 
 	(void)state;
 	begin(1, 0);
-	store(0, 7);
+	store_backed(0, 7);
 	before = frame_number(0);
 	assert_true(sim_migrate(&machine.host, 0));
-	leaves_are(0, 0);
+	leaves_are(0, 0, 0);
 	assert_int_equal(load(0), 7);
-	store(0, 8);
+	store_backed(0, 8);
 	is_untouched(before);
 	vm_end();
 }
@@ -206,14 +178,14 @@ static void test_collapse(void **state)
 	(void)state;
 	begin_small(0);
 	for (uint32_t i = 0; i < SIM_BLOCK; i += 7)
-		store(i, (uint8_t)i);
-	leaves_are(0, 74);
+		store_backed(i, (uint8_t)i);
+	leaves_are(0, 0, 74);
 	assert_true(sim_collapse(&machine.host, 0));
-	leaves_are(0, 0);
+	leaves_are(0, 0, 0);
 	for (uint32_t i = 0; i < SIM_BLOCK; i++)
 		assert_int_equal(load(i), i % 7 ? 0 : (uint8_t)i);
-	leaves_are(1, 0);
-	store(3, 1);
+	leaves_are(0, 1, 0);
+	store_backed(3, 1);
 	vm_end();
 }
 
@@ -222,12 +194,12 @@ static void test_collapse_while_logging(void **state)
 {
 	(void)state;
 	begin_small(QUIRE_SLOT_LOG_DIRTY);
-	store(5, 5);
+	store_backed(5, 5);
 	assert_true(sim_collapse(&machine.host, 0));
-	store(5, 6);
-	leaves_are(0, 1);
+	store_backed(5, 6);
+	leaves_are(0, 0, 1);
 	add_slot(0, SIM_BLOCK, 0);
-	leaves_are(1, 0);
+	leaves_are(0, 1, 0);
 	assert_int_equal(load(5), 6);
 	vm_end();
 }
@@ -239,16 +211,16 @@ static void test_split(void **state)
 
 	(void)state;
 	begin_huge(0);
-	store(5, 5);
+	store_backed(5, 5);
 	before = frame_number(5);
 	assert_true(sim_split(&machine.host, 0));
-	leaves_are(0, 0);
+	leaves_are(0, 0, 0);
 	assert_int_equal(load(5), 5);
 	assert_int_equal(frame_number(5), before);
-	leaves_are(0, 1);
+	leaves_are(0, 0, 1);
 	assert_true(sim_collapse(&machine.host, 0));
 	assert_int_equal(load(5), 5);
-	leaves_are(1, 0);
+	leaves_are(0, 1, 0);
 	vm_end();
 }
 
@@ -259,26 +231,26 @@ static void test_merge(void **state)
 
 	(void)state;
 	begin(2, 0);
-	store(0, 7);
-	store(1, 7);
+	store_backed(0, 7);
+	store_backed(1, 7);
 	twin = frame_number(1);
 	assert_true(sim_merge(&machine.host, 0, 1));
-	leaves_are(0, 0);
+	leaves_are(0, 0, 0);
 	is_untouched(twin);
 	assert_int_equal(load(0), 7);
 	assert_int_equal(load(1), 7);
-	assert_false(may_write(0) || may_write(1));
+	assert_false(writable_at(0) || writable_at(1));
 	assert_int_equal(frame_of(0)->references, 2);
 	/* The copy takes the entry of the shared frame away, and only that. */
-	store(1, 8);
+	store_backed(1, 8);
 	assert_int_equal(load(0), 7);
 	assert_int_not_equal(frame_number(0), frame_number(1));
-	leaves_are(0, 2);
-	assert_true(may_write(1));
+	leaves_are(0, 0, 2);
+	assert_true(writable_at(1));
 	/* The last one needs no copy, nor a notice: its entry gets W in place. */
-	assert_false(may_write(0));
-	store(0, 9);
-	assert_true(may_write(0));
+	assert_false(writable_at(0));
+	store_backed(0, 9);
+	assert_true(writable_at(0));
 	assert_int_equal(load(1), 8);
 	vm_end();
 }
@@ -287,14 +259,14 @@ static void test_merge_of_a_part(void **state)
 {
 	(void)state;
 	begin_huge(0);
-	store(5, 7);
-	store(6, 7);
+	store_backed(5, 7);
+	store_backed(6, 7);
 	assert_true(sim_merge(&machine.host, 5, 6));
-	leaves_are(0, 0);
-	store(6, 8);
+	leaves_are(0, 0, 0);
+	store_backed(6, 8);
 	assert_int_equal(load(5), 7);
 	assert_int_equal(load(7), 0);
-	leaves_are(0, 3);
+	leaves_are(0, 0, 3);
 	vm_end();
 }
 
@@ -303,16 +275,16 @@ static void test_copy_fails(void **state)
 {
 	(void)state;
 	begin(2, 0);
-	store(0, 7);
-	store(1, 7);
+	store_backed(0, 7);
+	store_backed(1, 7);
 	assert_true(sim_merge(&machine.host, 0, 1));
 	assert_int_equal(load(0), 7);
 	machine.host.fail_at = machine.host.allocations + 1;
 	assert_int_equal(fault_at(0, WRITE | QUIRE_PFERR_PRESENT), -ENOMEM);
 	machine.host.fail_at = 0;
 	assert_int_equal(frame_number(0), frame_number(1));
-	leaves_are(0, 1);
-	store(0, 8);
+	leaves_are(0, 0, 1);
+	store_backed(0, 8);
 	assert_int_equal(load(1), 7);
 	vm_end();
 }
@@ -328,31 +300,22 @@ static void test_zero_page(void **state)
 	assert_int_equal(load(0), 0);
 	assert_int_equal(load(1), 0);
 	assert_int_equal(frame_number(0), frame_number(1));
-	assert_false(may_write(0) || may_write(1));
+	assert_false(writable_at(0) || writable_at(1));
 	/* The machine's and the two pages': none is the library's. */
 	assert_int_equal(frame_of(0)->references, 3);
-	store(1, 7);
-	assert_true(may_write(1));
+	store_backed(1, 7);
+	assert_true(writable_at(1));
 	assert_int_equal(load(0), 0);
-	store(2, 8);
+	store_backed(2, 8);
 	assert_int_equal(load(0), 0);
 	assert_int_equal(frame_of(0)->references, 2);
 	vm_end();
 }
 
-static uint64_t bits[1];
-
-static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	(void)ctx;
-	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
-	return 0;
-}
-
 static uint64_t harvest(void)
 {
-	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 0, take_bits, NULL), 0);
-	return bits[0];
+	(void)log_harvest(0);
+	return log_bits[0];
 }
 
 /* What was written before a page went away is in the log; what is written after it came, too. */
@@ -361,15 +324,15 @@ static void test_log(void **state)
 	(void)state;
 	begin(4, QUIRE_SLOT_LOG_DIRTY);
 	for (uint32_t i = 0; i < 4; i++)
-		store(i, 7);
+		store_backed(i, 7);
 	assert_int_equal(harvest(), 0xf);
-	store(0, 8);
+	store_backed(0, 8);
 	assert_true(sim_swap_out(&machine.host, 0));
 	assert_true(sim_migrate(&machine.host, 1));
 	assert_true(sim_merge(&machine.host, 2, 3));
 	assert_int_equal(harvest(), 1);
-	store(1, 8);
-	store(3, 8);
+	store_backed(1, 8);
+	store_backed(3, 8);
 	assert_int_equal(load(2), 7);
 	assert_int_equal(harvest(), 0xa);
 	vm_end();

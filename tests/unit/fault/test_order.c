@@ -7,7 +7,7 @@
 
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
 #define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
-#define PAGES 8u
+#define SLOT_PAGES 8u
 
 static struct quire_host_ops ops;
 static unsigned int lookups, puts, puts_unlocked;
@@ -46,8 +46,8 @@ static void begin(uint32_t flags)
 	machine.vm->host = &ops;
 	lookups = puts = puts_unlocked = 0;
 	meanwhile = before_lookup = NULL;
-	map_pages(0, PAGES, SIM_WRITABLE);
-	add_slot(0, PAGES, flags);
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, flags);
 }
 
 static void enter(void)
@@ -335,13 +335,13 @@ static void test_slot_cases(void **state)
 	(void)state;
 	begin(0);
 	enter();
-	assert_int_equal(fault_once(PAGES, WRITE), QUIRE_EMULATE);
+	assert_int_equal(fault_once(SLOT_PAGES, WRITE), QUIRE_EMULATE);
 	/* This VM has no private pages. */
 	assert_int_equal(fault_once(1, WRITE | QUIRE_PFERR_PRIVATE), -EFAULT);
 	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
 	assert_int_equal(told.gpa.v, QUIRE_PAGE_SIZE);
 	assert_int_equal(told.size_bytes, QUIRE_PAGE_SIZE);
-	assert_int_equal(fault_once(PAGES, QUIRE_PFERR_PRIVATE), -EFAULT);
+	assert_int_equal(fault_once(SLOT_PAGES, QUIRE_PFERR_PRIVATE), -EFAULT);
 	assert_int_equal(lookups, 0);
 	/* A page that the client cannot reach is no memory fault. */
 	sim_unmap(&machine.host, 2);
@@ -379,8 +379,8 @@ static void test_private_cases(void **state)
 	ops.page_get = watched_get;
 	machine.vm->host = &ops;
 	lookups = 0;
-	map_pages(0, PAGES, SIM_WRITABLE);
-	add_slot(0, PAGES, 0);
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, 0);
 	enter();
 	/* It turns private while the shared page is looked up: no mapping, and no refusal yet. */
 	meanwhile = hide_page;
@@ -391,8 +391,8 @@ static void test_private_cases(void **state)
 	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
 	/* The error code's own word does not count here. */
 	assert_int_equal(fault_once(2, WRITE | QUIRE_PFERR_PRIVATE), QUIRE_FIXED);
-	make_private(PAGES, QUIRE_ATTRIBUTE_PRIVATE);
-	assert_int_equal(fault_once(PAGES, WRITE), -EFAULT);
+	make_private(SLOT_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(fault_once(SLOT_PAGES, WRITE), -EFAULT);
 	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
 	vm_end();
 }

@@ -1,16 +1,12 @@
 /* Filling private pages: its checks in their order, and what the guest sees afterwards. */
-#include "tests/unit/fault/support.h"
-
-#include <quire/gmem.h>
+#include "tests/unit/fault/gmem.h"
 
 #include "src/vm/gmem.h"
 #include "src/vm/vm.h"
 
-#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
 #define FILE_PAGES 8u
 #define GFN 16u
 
-static struct quire_gmem *gmem;
 static int fill_error, fills, stop_after;
 
 static int copy_byte(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
@@ -44,13 +40,6 @@ static int64_t populate(uint64_t gfn, uint64_t npages, uint64_t source)
 					       });
 }
 
-static void set_private(uint64_t gfn, uint64_t npages, uint64_t attributes)
-{
-	assert_int_equal(
-	    quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}), PAGES(npages), attributes),
-	    0);
-}
-
 static void populate_begin(void)
 {
 	struct quire_region region = {
@@ -70,7 +59,7 @@ static void populate_begin(void)
 	assert_int_equal(quire_gmem_create(machine.vm, region.size_bytes, 0, NULL, &gmem), 0);
 	region.gmem = gmem;
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
-	set_private(GFN, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
+	convert(GFN, FILE_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
 }
 
 static void populate_end(void)
@@ -79,14 +68,6 @@ static void populate_end(void)
 		quire_gmem_release(gmem);
 	gmem = NULL;
 	vm_end();
-}
-
-static uint8_t load(uint64_t gfn)
-{
-	uint8_t byte = 0xff;
-
-	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){gfn}).v, &byte), 0);
-	return byte;
 }
 
 /* G-040, G-041, G-042. */
@@ -98,7 +79,7 @@ static void test_refused(void **state)
 	assert_int_equal(populate(GFN, 1, sim_hva(0).v + 8), -EINVAL);
 	assert_int_equal(populate(500, 1, 0), -EINVAL); /* no slot */
 	assert_int_equal(populate(0, 1, 0), -EINVAL);	/* no file */
-	set_private(GFN + 2, 1, 0);
+	convert(GFN + 2, 1, 0);
 	assert_int_equal(populate(GFN + 2, 1, 0), -EINVAL);
 	assert_int_equal(populate(GFN + 3, 1, sim_hva(40).v), -EFAULT);
 	stop_after = 0;
@@ -173,7 +154,7 @@ static void test_no_memory(void **state)
 		if (ret == 1)
 			break;
 		assert_int_equal(ret, -ENOMEM);
-		assert_int_equal(quire_gmem_punch(gmem, PAGES(4), PAGES(1)), 0);
+		punch(4, 1);
 		failed++;
 	}
 	assert_true(failed >= 2);

@@ -1,5 +1,5 @@
 /* Private pages on their way into a guest: the reverse map, and what it refuses. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/fault/gmem.h"
 
 #include "src/base/reclaim.h"
 #include "src/vm/gmem.h"
@@ -8,15 +8,6 @@
 
 #define FILE_PAGES 8u
 #define GFN 16u
-
-static struct quire_gmem *gmem;
-
-static void convert(uint64_t gfn, uint64_t npages, uint64_t attributes)
-{
-	assert_int_equal(quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){gfn}),
-						 npages << QUIRE_PAGE_SHIFT, attributes),
-			 0);
-}
 
 /* Slot 1 shows the file from @gfn on; its gfns are as they are. */
 static void bind_at(uint64_t gfn)

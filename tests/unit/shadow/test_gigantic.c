@@ -4,10 +4,6 @@
 
 #include "tests/unit/fault/support.h"
 
-#define PAGES(n) ((uint64_t)(n) << QUIRE_PAGE_SHIFT)
-#define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
-#define MIDDLE (SIM_GIGANTIC / 2 + 77)
-
 /* L1's tables are in slot 0, in small pages behind the rows; slot 1 is a block of 1 GiB. */
 #define TABLES 16u
 #define TABLES_PAGE (2 * SIM_GIGANTIC)
@@ -24,7 +20,7 @@
 #define AGAIN (2 * SIM_GIGANTIC)
 #define PIECE (3 * SIM_GIGANTIC)
 
-static uint64_t splits[QUIRE_LEVEL_512G], bits[SIM_GIGANTIC / 64];
+static uint64_t splits[QUIRE_LEVEL_512G];
 
 static void record(enum quire_trace_event event, const uint64_t *args)
 {
@@ -78,13 +74,6 @@ static void begin(void)
 	assert_int_equal(quire_vcpu_set_nested(machine.vcpus[0], &tables), 0);
 }
 
-static void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)
-{
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), gigantic);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), huge);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
-}
-
 static void end(void)
 {
 	const struct quire_region gone = {.slot = 1};
@@ -99,42 +88,17 @@ static void end(void)
 }
 
 /* L2 stores at page @page of what it sees from @base on. */
-static void store(uint64_t base, uint64_t page, uint8_t byte)
+static void l2_store(uint64_t base, uint64_t page, uint8_t byte)
 {
 	uint32_t at = DATA + (uint32_t)(base == PIECE ? SIM_GIGANTIC / 2 + page : page);
 
-	assert_int_equal(machine_store(&machine, 0, PAGES(base + page), byte), 0);
+	store(base + page, byte);
 	assert_int_equal(frame_of(at)->bytes[0], byte);
 }
 
-static uint8_t load(uint64_t base, uint64_t page)
+static uint8_t l2_load(uint64_t base, uint64_t page)
 {
-	uint8_t byte = 0xff;
-
-	assert_int_equal(machine_load(&machine, 0, PAGES(base + page), &byte), 0);
-	return byte;
-}
-
-static int take_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	(void)ctx;
-	memcpy((uint8_t *)bits + offset_bytes, src, size_bytes);
-	return 0;
-}
-
-static uint64_t harvest(void)
-{
-	uint64_t count = 0;
-
-	assert_int_equal(quire_vm_get_dirty_log(machine.vm, 1, take_bits, NULL), 0);
-	for (uint32_t i = 0; i < SIM_GIGANTIC / 64; i++)
-		count += (uint64_t)__builtin_popcountll(bits[i]);
-	return count;
-}
-
-static bool logged(uint64_t page)
-{
-	return bits[page / 64] >> page % 64 & 1;
+	return load(base + page);
 }
 
 /* As large as L1 says and the host has: 1 GiB twice, 2 MiB once. */
@@ -142,15 +106,15 @@ static void test_levels(void **state)
 {
 	(void)state;
 	begin();
-	store(FIRST, MIDDLE, 1);
+	l2_store(FIRST, MIDDLE, 1);
 	leaves_are(1, 0, 0);
-	store(AGAIN, 5, 2);
+	l2_store(AGAIN, 5, 2);
 	leaves_are(2, 0, 0);
-	assert_int_equal(load(AGAIN, MIDDLE), 1);
-	store(PIECE, 77, 3);
+	assert_int_equal(l2_load(AGAIN, MIDDLE), 1);
+	l2_store(PIECE, 77, 3);
 	leaves_are(2, 1, 0);
-	assert_int_equal(load(FIRST, MIDDLE), 3);
-	store(FIRST, SIM_GIGANTIC - 1, 4);
+	assert_int_equal(l2_load(FIRST, MIDDLE), 3);
+	l2_store(FIRST, SIM_GIGANTIC - 1, 4);
 	leaves_are(2, 1, 0);
 	end();
 }
@@ -162,22 +126,22 @@ static void test_host_replaces_a_part(void **state)
 
 	(void)state;
 	begin();
-	store(FIRST, 5, 1);
-	store(AGAIN, 5, 1);
-	store(PIECE, 5, 1);
+	l2_store(FIRST, 5, 1);
+	l2_store(AGAIN, 5, 1);
+	l2_store(PIECE, 5, 1);
 	quire_vm_host_invalidate_begin(machine.vm, start, stop);
 	leaves_are(0, 0, 0);
 	sim_unmap(&machine.host, DATA + MIDDLE);
 	sim_map(&machine.host, DATA + MIDDLE, SIM_WRITABLE);
 	quire_vm_host_invalidate_end(machine.vm, start, stop);
-	store(FIRST, 5, 2);
+	l2_store(FIRST, 5, 2);
 	leaves_are(0, 1, 0);
 	/* The same piece by another name. */
-	assert_int_equal(load(AGAIN, 5), 2);
+	assert_int_equal(l2_load(AGAIN, 5), 2);
 	leaves_are(0, 1, 0);
-	store(FIRST, MIDDLE, 3);
+	l2_store(FIRST, MIDDLE, 3);
 	/* And a piece of it that L1 maps by itself. */
-	assert_int_equal(load(PIECE, 77), 3);
+	assert_int_equal(l2_load(PIECE, 77), 3);
 	leaves_are(0, 1, 1);
 	end();
 }
@@ -188,20 +152,20 @@ static void test_log(void **state)
 	(void)state;
 	begin();
 	for (int round = 0; round < 2; round++) {
-		store(FIRST, MIDDLE, 1);
-		store(AGAIN, 5, 2);
+		l2_store(FIRST, MIDDLE, 1);
+		l2_store(AGAIN, 5, 2);
 		leaves_are(2, 0, 0);
 		memset(splits, 0, sizeof(splits));
 		assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
 		assert_int_equal(splits[QUIRE_LEVEL_1G], 2);
 		assert_int_equal(splits[QUIRE_LEVEL_2M], BLOCKS);
 		leaves_are(0, 0, SIM_GIGANTIC);
-		store(FIRST, MIDDLE, 3);
-		store(AGAIN, 5, 4);
-		assert_int_equal(harvest(), 2);
-		assert_true(logged(MIDDLE) && logged(5));
-		store(AGAIN, MIDDLE, 5);
-		assert_int_equal(harvest(), 1);
+		l2_store(FIRST, MIDDLE, 3);
+		l2_store(AGAIN, 5, 4);
+		assert_int_equal(log_harvest(1), 2);
+		assert_true(log_has(MIDDLE) && log_has(5));
+		l2_store(AGAIN, MIDDLE, 5);
+		assert_int_equal(log_harvest(1), 1);
 		leaves_are(0, 0, SIM_GIGANTIC);
 		assert_int_equal(set_data_slot(0), 0);
 	}
@@ -214,18 +178,18 @@ static void test_lazy_log(void **state)
 	(void)state;
 	machine.tunables.eager_page_split = 0;
 	begin();
-	store(FIRST, MIDDLE, 1);
+	l2_store(FIRST, MIDDLE, 1);
 	assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
 	leaves_are(1, 0, 0);
-	assert_int_equal(load(FIRST, 5), 0);
+	assert_int_equal(l2_load(FIRST, 5), 0);
 	leaves_are(1, 0, 0);
-	store(FIRST, MIDDLE, 2);
+	l2_store(FIRST, MIDDLE, 2);
 	leaves_are(0, 0, 1);
-	store(FIRST, 5, 3);
-	assert_int_equal(harvest(), 2);
-	assert_true(logged(MIDDLE) && logged(5));
+	l2_store(FIRST, 5, 3);
+	assert_int_equal(log_harvest(1), 2);
+	assert_true(log_has(MIDDLE) && log_has(5));
 	assert_int_equal(set_data_slot(0), 0);
-	store(FIRST, 5, 4);
+	l2_store(FIRST, 5, 4);
 	leaves_are(1, 0, 0);
 	end();
 }
@@ -235,19 +199,19 @@ static void test_half_split(void **state)
 {
 	(void)state;
 	begin();
-	store(FIRST, MIDDLE, 1);
+	l2_store(FIRST, MIDDLE, 1);
 	/* A quota that lets some blocks be split, and not all. */
 	assert_int_equal(quire_vm_set_nr_mmu_pages(machine.vm, 80), 0);
 	assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_1g), 0);
 	assert_true(stat(QUIRE_VM_STAT_pages_2m) > 0);
 	assert_true(stat(QUIRE_VM_STAT_pages_4k) > 0);
-	store(FIRST, MIDDLE, 2);
-	store(FIRST, SIM_GIGANTIC - 9, 2);
-	assert_int_equal(harvest(), 2);
+	l2_store(FIRST, MIDDLE, 2);
+	l2_store(FIRST, SIM_GIGANTIC - 9, 2);
+	assert_int_equal(log_harvest(1), 2);
 	assert_int_equal(set_data_slot(0), 0);
-	store(FIRST, 5, 3);
-	store(FIRST, SIM_GIGANTIC - 9, 3);
+	l2_store(FIRST, 5, 3);
+	l2_store(FIRST, SIM_GIGANTIC - 9, 3);
 	leaves_are(1, 0, 0);
 	end();
 }
@@ -260,7 +224,7 @@ static void test_nx(void **state)
 	(void)state;
 	begin();
 	quire_vm_set_nx_huge_pages(machine.vm, 1);
-	assert_int_equal(load(FIRST, 5), 0);
+	assert_int_equal(l2_load(FIRST, 5), 0);
 	leaves_are(1, 0, 0);
 	assert_int_equal(fault_at(FIRST + MIDDLE, fetch), QUIRE_FIXED);
 	leaves_are(0, 0, 1);
