@@ -220,3 +220,12 @@ int machine_clear_log(struct machine *machine, const u64 *words)
 
 	return quire_vm_clear_dirty_log(machine->vm, &request);
 }
+
+int machine_split(struct machine *machine)
+{
+	static u64 words[GIB_PAGES / 64];
+
+	for (u64 page = 0; page < GIB_PAGES; page += QUIRE_TABLE_ENTRIES)
+		words[page / 64] = 1;
+	return machine_clear_log(machine, words);
+}

@@ -72,5 +72,8 @@ double machine_populate(struct machine *machine);
 
 /* CLEAR of all of slot 0 with the bits in @words. */
 int machine_clear_log(struct machine *machine, const u64 *words);
+/* CLEAR of one page in each 2 MiB of a machine of 1 GiB: where all bits were set from the start it
+ * splits all there is, and arms next to nothing. */
+int machine_split(struct machine *machine);
 
 #endif

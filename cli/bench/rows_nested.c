@@ -98,7 +98,6 @@ static double fault_l1(void *state)
 
 static double split_of(struct machine *machine, enum guest guest)
 {
-	static const u64 no_words[GIB_PAGES / 64];
 	double start;
 
 	if (fault_all(machine, guest, QUIRE_TABLE_ENTRIES) < 0 ||
@@ -106,7 +105,7 @@ static double split_of(struct machine *machine, enum guest guest)
 	    machine_set_flags(machine, QUIRE_SLOT_LOG_DIRTY))
 		return -1;
 	start = bench_now();
-	if (machine_clear_log(machine, no_words))
+	if (machine_split(machine))
 		return -1;
 	start = bench_now() - start;
 	if (quire_vm_stat(machine->vm, QUIRE_VM_STAT_pages_4k) != L2_PAGES ||

@@ -5,7 +5,7 @@
 #include "cli/bench/floor.h"
 #include "cli/bench/machine.h"
 
-#define LEAVES_2M 512u /* of 512 pages each, in 1 GiB */
+#define LEAVES_2M 512u
 /* With all bits set from the start, huge leaves are split by the CLEAR, and by nothing else. */
 #define MANUAL_INITIALLY_SET 3u
 
@@ -134,20 +134,16 @@ static int map_huge(struct tables *tables)
 	return stat(tables, QUIRE_VM_STAT_pages_2m) == LEAVES_2M ? 0 : -1;
 }
 
-/* A page of each block of 2 MiB is named: all are split, and next to nothing is armed. */
 static double split_all(void *state)
 {
-	static u64 words[GIB_PAGES / 64];
 	struct tables *tables = state;
 	double start;
 
-	for (u64 page = 0; page < GIB_PAGES; page += LEAVES_2M)
-		words[page / 64] = 1;
 	if (quire_vm_set_manual_protect(tables->machine.vm, MANUAL_INITIALLY_SET) ||
 	    map_huge(tables) || machine_set_flags(&tables->machine, QUIRE_SLOT_LOG_DIRTY))
 		return -1;
 	start = bench_now();
-	if (machine_clear_log(&tables->machine, words))
+	if (machine_split(&tables->machine))
 		return -1;
 	start = bench_now() - start;
 	if (stat(tables, QUIRE_VM_STAT_pages_4k) != GIB_PAGES ||
