@@ -20,6 +20,13 @@
 /* How long a living process may take to answer. */
 #define ANSWER_TRIES 100
 #define ANSWER_WAIT_US 5000
+#define COPY_TRIES 100
+
+static int complain(const char *path)
+{
+	fprintf(stderr, "quire run: %s: %s\n", path, strerror(errno));
+	return -1;
+}
 
 int report_create(struct report *report)
 {
@@ -35,6 +42,9 @@ int report_create(struct report *report)
 		return -errno;
 	if (ftruncate(fd, sizeof(*report->control)))
 		error = -errno;
+	/* Room that is not there is to be missed here, not by SIGBUS. */
+	if (!error)
+		error = -posix_fallocate(fd, 0, sizeof(*report->control));
 	mapped =
 	    error ? MAP_FAILED
 		  : mmap(NULL, sizeof(*report->control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -45,6 +55,40 @@ int report_create(struct report *report)
 	report->control->flags = (report->stats_path ? REPORT_WANTS_STATS : 0) |
 				 (report->trace_path ? REPORT_WANTS_TRACE : 0);
 	return 0;
+}
+
+/* Can the file be written? It is made if it is not there. A pipe without a reader may get one. */
+static int try_file(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+
+	if (fd < 0)
+		return errno == ENXIO ? 0 : complain(path);
+	close(fd);
+	return 0;
+}
+
+/* Where the trace goes in Perfetto's form: nonzero when that is all there is of it. */
+static int json_path(const char *path, char json[PATH_MAX])
+{
+	size_t length = strlen(path);
+	int is_all = length > 5 && !strcmp(path + length - 5, ".json");
+
+	snprintf(json, PATH_MAX, "%s%s", path, is_all ? "" : ".json");
+	return is_all;
+}
+
+int report_check(const struct report *report)
+{
+	char json[PATH_MAX];
+
+	if (report->stats_path && try_file(report->stats_path))
+		return -1;
+	if (!report->trace_path)
+		return 0;
+	if (!json_path(report->trace_path, json) && try_file(report->trace_path))
+		return -1;
+	return try_file(json);
 }
 
 /* A process's file, read-only; NULL when it is not whole. */
@@ -110,7 +154,9 @@ static void wait_answer(const void *file, int pid, void *ctx)
 	uint32_t request = *(const uint32_t *)ctx;
 
 	for (int i = 0; i < ANSWER_TRIES && is_alive(pid); i++) {
-		if (__atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE) == request)
+		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
+
+		if (answered == REPORT_RETIRED || (int32_t)(answered - request) >= 0)
 			return;
 		usleep(ANSWER_WAIT_US);
 	}
@@ -121,25 +167,34 @@ struct stats_output {
 	const char *comma;
 };
 
-static void print_process(const void *file, int pid, void *ctx)
+/* The process's text, which it may be writing anew: copied while no snapshot began. Its size. */
+static uint32_t copy_text(const struct report_stats *stats, char *text)
 {
-	const struct report_stats *stats = file;
-	struct stats_output *output = ctx;
-	uint32_t current = __atomic_load_n(&stats->current, __ATOMIC_ACQUIRE) & 1;
-	uint32_t size_bytes = stats->size_bytes[current];
+	for (int i = 0; i < COPY_TRIES; i++) {
+		uint32_t begun = __atomic_load_n(&stats->snapshots, __ATOMIC_ACQUIRE);
+		uint32_t current = __atomic_load_n(&stats->current, __ATOMIC_ACQUIRE) & 1;
+		uint32_t size_bytes = stats->size_bytes[current];
 
-	if (size_bytes > REPORT_TEXT_BYTES)
-		size_bytes = REPORT_TEXT_BYTES;
-	fprintf(output->file, "%s\n {\"pid\": %d, \"vms\": [", output->comma, pid);
-	fwrite(stats->texts[current], 1, size_bytes, output->file);
-	fputs("]}", output->file);
-	output->comma = ",";
+		if (size_bytes > REPORT_TEXT_BYTES)
+			size_bytes = REPORT_TEXT_BYTES;
+		memcpy(text, stats->texts[current], size_bytes);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&stats->snapshots, __ATOMIC_RELAXED) == begun)
+			return size_bytes;
+	}
+	return 0;
 }
 
-static int complain(const char *path)
+static void print_process(const void *file, int pid, void *ctx)
 {
-	fprintf(stderr, "quire run: %s: %s\n", path, strerror(errno));
-	return -1;
+	static char text[REPORT_TEXT_BYTES];
+	struct stats_output *output = ctx;
+	uint32_t size_bytes = copy_text(file, text);
+
+	fprintf(output->file, "%s\n {\"pid\": %d, \"vms\": [", output->comma, pid);
+	fwrite(text, 1, size_bytes, output->file);
+	fputs("]}", output->file);
+	output->comma = ",";
 }
 
 static int write_stats(const struct report *report)
@@ -162,8 +217,11 @@ static int write_stats(const struct report *report)
 
 static void take_events(const void *file, int pid, void *ctx)
 {
-	(void)pid;
-	trace_add(ctx, file);
+	const struct report_trace *trace = file;
+
+	if (trace->is_cut)
+		fprintf(stderr, "quire run: no room for all events of process %d\n", pid);
+	trace_add(ctx, trace);
 }
 
 static int write_format(const struct trace *trace, const char *path,
@@ -179,8 +237,6 @@ static int write_format(const struct trace *trace, const char *path,
 
 static int write_trace(const struct report *report)
 {
-	const char *path = report->trace_path;
-	size_t length = strlen(path);
 	struct trace trace = {0};
 	char json[PATH_MAX];
 	int failed = 0;
@@ -188,13 +244,9 @@ static int write_trace(const struct report *report)
 	each_file(report->directory, REPORT_TRACE, sizeof(struct report_trace), take_events,
 		  &trace);
 	trace_sort(&trace);
-	if (length > 5 && !strcmp(path + length - 5, ".json")) {
-		failed = write_format(&trace, path, trace_print_json);
-	} else {
-		snprintf(json, sizeof(json), "%s.json", path);
-		failed = write_format(&trace, path, trace_print_text);
-		failed |= write_format(&trace, json, trace_print_json);
-	}
+	if (!json_path(report->trace_path, json))
+		failed = write_format(&trace, report->trace_path, trace_print_text);
+	failed |= write_format(&trace, json, trace_print_json);
 	trace_free(&trace);
 	return failed;
 }

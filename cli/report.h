@@ -11,6 +11,8 @@ struct report {
 	struct report_control *control;
 };
 
+/* Before anything starts: can the files be written? 0, or an error was said. */
+int report_check(const struct report *report);
 /* Make the control file in the run's directory, when anything is wanted. 0 or -errno. */
 int report_create(struct report *report);
 /* Write the files asked for, from what the processes have left so far. 0, or an error was said. */

@@ -35,7 +35,9 @@ struct run {
 	char path[PATH_MAX];
 	char library[PATH_MAX];
 	char directory[PATH_MAX / 2];
+	/* As the caller had them, for the program. */
 	sigset_t client_mask;
+	struct sigaction client_child, client_usr2;
 };
 
 /* The child of this run; read by the signal handler. */
@@ -192,6 +194,8 @@ static void run_child(const struct run *run, pid_t parent)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(EXIT_CANNOT_RUN);
+	sigaction(SIGCHLD, &run->client_child, NULL);
+	sigaction(SIGUSR2, &run->client_usr2, NULL);
 	sigprocmask(SIG_SETMASK, &run->client_mask, NULL);
 	set_environment(run);
 	execv(run->path, run->program);
@@ -235,6 +239,9 @@ static void set_handlers(struct run *run)
 		sigaddset(&passed, passed_on[i]);
 	sigprocmask(SIG_BLOCK, &passed, &run->client_mask);
 	child_pid = 0;
+	/* Whoever ignores it gets no child's status: neither would we. */
+	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &run->client_child);
+	sigaction(SIGUSR2, NULL, &run->client_usr2);
 	for (size_t i = 0; i < sizeof(passed_on) / sizeof(passed_on[0]); i++) {
 		struct sigaction before;
 
@@ -242,6 +249,20 @@ static void set_handlers(struct run *run)
 		if (!sigaction(passed_on[i], NULL, &before) && before.sa_handler != SIG_IGN)
 			sigaction(passed_on[i], &act, NULL);
 	}
+}
+
+/* The caller's mask, but for what wait_reporting() waits for: it never comes to a handler. */
+static void set_mask(const struct run *run)
+{
+	sigset_t mask = run->client_mask;
+
+	if (run->report.control) {
+		sigaddset(&mask, SIGUSR2);
+		sigaddset(&mask, SIGCHLD);
+		/* Ignored, it would not even wait. */
+		sigaction(SIGUSR2, &(struct sigaction){.sa_handler = forward}, NULL);
+	}
+	sigprocmask(SIG_SETMASK, &mask, NULL);
 }
 
 /* waitpid(), with a report whenever SIGUSR2 asks for one. */
@@ -253,7 +274,6 @@ static int wait_reporting(pid_t pid, const struct report *report)
 	sigemptyset(&wanted);
 	sigaddset(&wanted, SIGUSR2);
 	sigaddset(&wanted, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &wanted, NULL);
 	for (;;) {
 		pid_t ended = waitpid(pid, &status, WNOHANG);
 
@@ -316,6 +336,8 @@ int command_run(int argc, char **argv)
 		fprintf(stderr, "quire run: libquire_preload.so is not beside this command\n");
 		return EXIT_CANNOT_RUN;
 	}
+	if (report_check(&run.report))
+		return EXIT_USAGE;
 	status = make_directory(&run);
 	if (status)
 		return status;
@@ -330,7 +352,7 @@ int command_run(int argc, char **argv)
 		return EXIT_CANNOT_RUN;
 	}
 	child_pid = pid;
-	sigprocmask(SIG_SETMASK, &run.client_mask, NULL);
+	set_mask(&run);
 	status = wait_for(pid, &run.report);
 	child_pid = 0;
 	if (run.report.control)

@@ -1,12 +1,14 @@
 /* Statistics and trace of this process, into mapped files of the run's directory. */
 #include "frontend/report.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +23,14 @@
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+/* Events that room is made for at once, while those before them are recorded. */
+#define ROOM_EVENTS 1024u
+/* How long the last figures may take. */
+#define LAST_TRIES 100u
+#define LAST_WAIT_NS 2000000
 /* Of VMs that ended; more of them are counted only. */
 #define ENDED_BYTES (512u << 10)
 
@@ -105,11 +115,24 @@ static int print_vm(struct text *text, struct vm *vm, const char *state)
 	return failed;
 }
 
+/* Have the pages of a mapped file, or learn here that there is no room for them. */
+static int make_room(void *start, size_t size_bytes)
+{
+	uintptr_t first = (uintptr_t)start & ~(uintptr_t)4095;
+	uintptr_t end = ((uintptr_t)start + size_bytes + 4095) & ~(uintptr_t)4095;
+
+	if (!madvise((void *)first, end - first, MADV_POPULATE_WRITE))
+		return 0;
+	/* A kernel that does not know how. */
+	return errno == EINVAL ? 0 : -errno;
+}
+
 /* The process's whole text into the buffer that nobody reads. */
 static void snapshot_locked(uint32_t request)
 {
+	static char room[REPORT_TEXT_BYTES];
 	uint32_t other = !stats->current;
-	struct text text = {.start = stats->texts[other], .size = REPORT_TEXT_BYTES};
+	struct text text = {.start = room, .size = sizeof(room)};
 	uint64_t left_out = ended_count;
 
 	memcpy(text.start, ended.start, ended.used);
@@ -119,8 +142,13 @@ static void snapshot_locked(uint32_t request)
 	if (left_out)
 		(void)!add(&text, "%s\n  {\"state\": \"left out\", \"count\": %llu}",
 			   text.used ? "," : "", (unsigned long long)left_out);
-	stats->size_bytes[other] = (uint32_t)text.used;
-	__atomic_store_n(&stats->current, other, __ATOMIC_RELEASE);
+	if (!make_room(stats->texts[other], text.used)) {
+		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
+		__atomic_thread_fence(__ATOMIC_RELEASE);
+		memcpy(stats->texts[other], text.start, text.used);
+		stats->size_bytes[other] = (uint32_t)text.used;
+		__atomic_store_n(&stats->current, other, __ATOMIC_RELEASE);
+	}
 	__atomic_store_n(&stats->answered, request, __ATOMIC_RELEASE);
 }
 
@@ -175,6 +203,11 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 	struct report_event *slot = &trace->events[index % REPORT_EVENTS];
 	struct timespec now;
 
+	if (index % ROOM_EVENTS == 0 && index < REPORT_EVENTS - ROOM_EVENTS &&
+	    make_room(slot + ROOM_EVENTS, ROOM_EVENTS * sizeof(*slot))) {
+		trace->is_cut = 1;
+		quire_trace_install(NULL);
+	}
 	if (!own_tid)
 		own_tid = (uint32_t)syscall(SYS_gettid);
 	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
@@ -188,31 +221,64 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 	__atomic_store_n(&slot->sequence, index + 1, __ATOMIC_RELEASE);
 }
 
-/* A file of this process in the run's directory, mapped; NULL when that cannot be had. */
-static void *make_file(const char *prefix, size_t size_bytes)
+/* The file as a mapping with room for its first @room_bytes. Without room there is no file, for
+ * reading a hole of it would take room, too. */
+static void *map_new(const char *path, int fd, size_t size_bytes, size_t room_bytes)
 {
-	char path[sizeof(run_directory) + 32];
 	void *mapped = MAP_FAILED;
-	int fd;
 
-	snprintf(path, sizeof(path), "%s/%s%d", run_directory, prefix, (int)getpid());
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return NULL;
 	if (!ftruncate(fd, (off_t)size_bytes))
 		mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (mapped != MAP_FAILED && !make_room(mapped, room_bytes)) {
+		close(fd);
+		return mapped;
+	}
+	if (mapped != MAP_FAILED)
+		munmap(mapped, size_bytes);
+	unlink(path);
 	close(fd);
-	return mapped == MAP_FAILED ? NULL : mapped;
+	return NULL;
 }
 
 static void start_trace(void)
 {
-	trace = make_file(REPORT_TRACE, sizeof(*trace));
+	char path[sizeof(run_directory) + 32];
+	int fd;
+
+	/* One that this process had before it became another program goes on. */
+	snprintf(path, sizeof(path), "%s/" REPORT_TRACE "%d", run_directory, (int)getpid());
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	trace =
+	    map_new(path, fd, sizeof(*trace), offsetof(struct report_trace, events[ROOM_EVENTS]));
 	if (!trace)
 		return;
 	trace->pid = (uint32_t)getpid();
 	prctl(PR_GET_NAME, trace->command);
 	quire_trace_install(record);
+}
+
+/* A file of its own, for what this process said as another program is to stay. */
+static void start_stats(void)
+{
+	char path[sizeof(run_directory) + 48];
+	int fd = -1;
+
+	for (unsigned int n = 0; n < 1000 && fd < 0; n++) {
+		int length = snprintf(path, sizeof(path), "%s/" REPORT_STATS "%d", run_directory,
+				      (int)getpid());
+
+		if (n)
+			snprintf(path + length, sizeof(path) - (size_t)length, ".%u", n);
+		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd < 0 && errno != EEXIST)
+			break;
+	}
+	stats = NULL;
+	if (fd < 0)
+		return;
+	stats = map_new(path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
 }
 
 static void fork_prepare(void)
@@ -268,7 +334,7 @@ void report_start(void)
 	if (first && (control->flags & REPORT_WANTS_TRACE))
 		start_trace();
 	if (first && (control->flags & REPORT_WANTS_STATS))
-		stats = make_file(REPORT_STATS, sizeof(*stats));
+		start_stats();
 	pthread_mutex_unlock(&report_lock);
 	if (first && stats)
 		start_thread();
@@ -315,5 +381,27 @@ __attribute__((destructor)) static void library_unloaded(void)
 	client_call_begin();
 	if (control)
 		snapshot();
+	client_call_end();
+}
+
+void report_last(void)
+{
+	const struct timespec moment = {.tv_nsec = LAST_WAIT_NS};
+	uint32_t request;
+
+	if (!stats || started_by != getpid())
+		return;
+	client_call_begin();
+	request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
+	syscall(SYS_futex, &control->request, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+	for (unsigned int i = 0; i < LAST_TRIES; i++) {
+		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
+
+		if ((int32_t)(answered - request) >= 0)
+			break;
+		nanosleep(&moment, NULL);
+	}
+	/* Should it live on, the next snapshot takes this back. */
+	__atomic_store_n(&stats->answered, REPORT_RETIRED, __ATOMIC_RELEASE);
 	client_call_end();
 }

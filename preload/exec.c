@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontend/report.h"
 #include "preload/environment.h"
 #include "preload/program.h"
 #include "preload/real.h"
@@ -130,6 +131,7 @@ INTERPOSED int execve(const char *path, char *const argv[], char *const environm
 
 	if (error)
 		return (int)real_result(error);
+	report_last();
 	return REAL(execve)(path, argv, WITH_US(environment));
 }
 
@@ -148,6 +150,7 @@ INTERPOSED int execvpe(const char *file, char *const argv[], char *const environ
 		if (error)
 			return (int)real_result(error);
 	}
+	report_last();
 	return REAL(execvpe)(file, argv, WITH_US(environment));
 }
 
@@ -165,6 +168,7 @@ INTERPOSED int fexecve(int fd, char *const argv[], char *const environment[])
 	error = check(path);
 	if (error)
 		return (int)real_result(error);
+	report_last();
 	return REAL(fexecve)(fd, argv, WITH_US(environment));
 }
 

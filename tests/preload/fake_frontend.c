@@ -185,3 +185,7 @@ void report_attach(const char *directory)
 {
 	(void)directory;
 }
+
+void report_last(void)
+{
+}

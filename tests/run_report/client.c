@@ -1,6 +1,9 @@
 /* What the reports of a run are made of: faults, logged writes and exits, before and after a pause.
  */
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/rules/client.h"
@@ -29,15 +32,43 @@ static void harvest(void)
 	CHECK_EQ(bitmap[0], UINT64_MAX);
 }
 
-int main(void)
+static void one_vm(void)
 {
-	char byte;
-
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_LOG_DIRTY_PAGES,
 			  .guest_phys_addr = GPA, .memory_size = PAGES * PAGE,
 			  .userspace_addr = (uintptr_t)memory_alloc(PAGES * PAGE)));
 	store_each();
+}
+
+/* What a process may do about its VM: become another program, have a child with a VM, be killed. */
+static int do_otherwise(const char *what)
+{
+	int status;
+
+	one_vm();
+	if (!strcmp(what, "exec"))
+		return execl("/proc/self/exe", "client", "quietly", NULL);
+	if (!strcmp(what, "fork") && !fork()) {
+		one_vm();
+		_exit(0);
+	}
+	if (!strcmp(what, "fork"))
+		return wait(&status) < 0 || status;
+	if (!strcmp(what, "kill")) {
+		usleep(1500000);
+		raise(SIGKILL);
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	char byte;
+
+	if (argc > 1)
+		return do_otherwise(argv[1]);
+	one_vm();
 	CHECK_END(guest_try_store(&vcpu, NOWHERE, 1), END_MMIO);
 	puts("ready");
 	fflush(stdout);

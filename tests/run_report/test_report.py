@@ -202,5 +202,83 @@ class ReportTest(unittest.TestCase):
             self.assertTrue(events_of(self.events, name), name)
 
 
+class ProcessesTest(unittest.TestCase):
+    """Programs that do not end as programs should, and files that cannot be written."""
+
+    def setUp(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        self.stats = os.path.join(self.directory.name, "stats.json")
+        self.trace = os.path.join(self.directory.name, "trace.json")
+
+    def run_client(self, *arguments, before=(), **options):
+        command = [*before, QUIRE, "run", "--stats", self.stats, "--trace", self.trace, "--",
+                   *arguments]
+        return subprocess.run(command, timeout=DEADLINE_S, capture_output=True, text=True,
+                              check=False, **options)
+
+    def vms(self):
+        with open(self.stats) as file:
+            processes = json.load(file)["processes"]
+        with open(self.trace) as file:
+            self.assertTrue(json.load(file)["traceEvents"])
+        return [(process["pid"], vm) for process in processes for vm in process["vms"]]
+
+    def check_vms(self, count, pids):
+        vms = self.vms()
+        self.assertEqual(len(vms), count)
+        self.assertEqual(len({pid for pid, _ in vms}), pids)
+        for _, vm in vms:
+            self.assertGreaterEqual(vm["vcpus"][0]["stats"]["pf_fixed"], PAGES)
+
+    def test_exec_keeps_what_was_before(self):
+        self.assertEqual(self.run_client(CLIENT, "exec").returncode, 0)
+        self.check_vms(2, 1)
+
+    def test_child_has_statistics_of_its_own(self):
+        self.assertEqual(self.run_client(CLIENT, "fork").returncode, 0)
+        self.check_vms(2, 2)
+
+    def test_killed_program(self):
+        self.assertEqual(self.run_client(CLIENT, "kill").returncode, -signal.SIGKILL)
+        self.check_vms(1, 1)
+        self.assertEqual(self.vms()[0][1]["state"], "alive")
+
+    def test_caller_that_ignores_its_children(self):
+        def ignore():
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+        self.assertEqual(self.run_client("sh", "-c", "sleep 0.2; exit 7",
+                                         preexec_fn=ignore).returncode, 7)
+
+    def test_file_that_cannot_be_written(self):
+        marker = os.path.join(self.directory.name, "marker")
+        for name in ("stats", "trace"):
+            before = getattr(self, name)
+            setattr(self, name, "/nonexistent/file")
+            run = self.run_client("touch", marker)
+            self.assertEqual(run.returncode, 2)
+            self.assertIn("/nonexistent/file", run.stderr)
+            self.assertFalse(os.path.exists(marker))
+            setattr(self, name, before)
+
+    def test_no_room_for_the_records(self):
+        cut = 0
+        for size_kib in range(160, 288, 32):
+            room = ["unshare", "-rm", "sh", "-c",
+                    f"mount -t tmpfs -o size={size_kib}k none /dev/shm && exec \"$@\"", "sh"]
+            if subprocess.run([*room, "true"], check=False, capture_output=True).returncode:
+                self.skipTest("no mounts here")
+            run = self.run_client(CLIENT, "quietly", before=room)
+            if run.returncode == 126:
+                continue
+            self.assertEqual(run.returncode, 0, run.stderr)
+            cut += "no room for all events" in run.stderr
+            for path in (self.stats, self.trace):
+                with open(path) as file:
+                    json.load(file)
+        self.assertGreater(cut, 0)
+
+
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])

@@ -1,0 +1,16 @@
+/* Calls that end the process without its destructors: the reports of a run are brought up to date.
+ */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "frontend/report.h"
+#include "preload/real.h"
+
+INTERPOSED void _exit(int status)
+{
+	report_last();
+	REAL(_exit)(status);
+	__builtin_unreachable();
+}
+
+INTERPOSED_ALIAS("_exit") void _Exit(int status);
