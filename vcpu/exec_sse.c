@@ -88,12 +88,9 @@ static enum step exec_binary(struct cpu *cpu, const struct op *op)
 {
 	vec_fn kernel = (vec_fn)(uintptr_t)op->aux;
 	vec *dst = sse_register(cpu, op->dst);
-	enum step step = sse_check(cpu);
 	vec src;
+	enum step step = sse_source(cpu, op, &src);
 
-	if (unlikely(step))
-		return step;
-	step = sse_operand(cpu, op, 1, &src);
 	if (likely(!step))
 		*dst = kernel(*dst, src);
 	return step;

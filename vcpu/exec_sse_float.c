@@ -71,13 +71,10 @@ VEC_KERNELS_IMM(cmpsd, "%xmm1, %xmm0")
 static enum step exec_binary(struct cpu *cpu, const struct op *op)
 {
 	vec_fn kernel = (vec_fn)(uintptr_t)op->aux;
-	enum step step = sse_check(cpu);
-	struct sse_float_scope scope;
 	vec src, result;
+	enum step step = sse_source(cpu, op, &src);
+	struct sse_float_scope scope;
 
-	if (unlikely(step))
-		return step;
-	step = sse_operand(cpu, op, 1, &src);
 	if (unlikely(step))
 		return step;
 	sse_float_enter(cpu, &scope);
@@ -130,14 +127,11 @@ COMPARE_KERNEL(ucomisd)
 static enum step exec_compare(struct cpu *cpu, const struct op *op)
 {
 	compare_fn kernel = (compare_fn)(uintptr_t)op->aux;
-	enum step step = sse_check(cpu);
+	vec src;
+	enum step step = sse_source(cpu, op, &src);
 	struct sse_float_scope scope;
 	uint64_t flags;
-	vec src;
 
-	if (unlikely(step))
-		return step;
-	step = sse_operand(cpu, op, 1, &src);
 	if (unlikely(step))
 		return step;
 	sse_float_enter(cpu, &scope);
@@ -223,14 +217,11 @@ static enum step exec_from_gpr(struct cpu *cpu, const struct op *op)
 static enum step exec_to_gpr(struct cpu *cpu, const struct op *op)
 {
 	to_gpr_fn kernel = (to_gpr_fn)(uintptr_t)op->aux;
-	enum step step = sse_check(cpu);
+	vec src;
+	enum step step = sse_source(cpu, op, &src);
 	struct sse_float_scope scope;
 	uint64_t result;
-	vec src;
 
-	if (unlikely(step))
-		return step;
-	step = sse_operand(cpu, op, 1, &src);
 	if (unlikely(step))
 		return step;
 	sse_float_enter(cpu, &scope);

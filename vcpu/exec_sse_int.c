@@ -71,13 +71,10 @@ static op_fn bind_shift_bytes(struct op *op, const struct decoded *decoded)
 
 static enum step exec_ptest(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
-	unsigned char zf, cf;
 	vec src;
+	enum step step = sse_source(cpu, op, &src);
+	unsigned char zf, cf;
 
-	if (unlikely(step))
-		return step;
-	step = sse_operand(cpu, op, 1, &src);
 	if (unlikely(step))
 		return step;
 	asm("ptest %3, %2" : "=@ccz"(zf), "=@ccc"(cf) : "x"(*sse_register(cpu, op->dst)), "x"(src));

@@ -73,6 +73,14 @@ static inline enum step sse_operand(struct cpu *cpu, const struct op *op, unsign
 	return STEP_NEXT;
 }
 
+/* What most instructions begin with: may they run, and their operand 1. */
+static inline enum step sse_source(struct cpu *cpu, const struct op *op, vec *src)
+{
+	enum step step = sse_check(cpu);
+
+	return unlikely(step) ? step : sse_operand(cpu, op, 1, src);
+}
+
 /* Does the instruction name an MMX register? Those forms are not implemented. */
 int sse_is_mmx(const struct decoded *decoded);
 
