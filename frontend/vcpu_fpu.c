@@ -3,26 +3,7 @@
 #include <string.h>
 
 #include "frontend/vcpu.h"
-
-#define XSTATE_X87 UINT64_C(1)
-#define XSTATE_SSE UINT64_C(2)
-#define XSTATE_ALL (XSTATE_X87 | XSTATE_SSE)
-#define MXCSR_MASK 0xffffu
-
-/* The FXSAVE image that starts every XSAVE area, then XSAVE's header. */
-struct xsave_area {
-	uint16_t fcw, fsw;
-	uint8_t ftw, reserved0;
-	uint16_t fop;
-	uint64_t fip, fdp;
-	uint32_t mxcsr, mxcsr_mask;
-	uint8_t st[8][16];
-	uint8_t xmm[16][16];
-	uint8_t reserved1[96];
-	uint64_t xstate_bv, xcomp_bv;
-	uint8_t reserved2[48];
-};
-_Static_assert(sizeof(struct xsave_area) == 576, "an XSAVE area without extensions");
+#include "vcpu/fpu_image.h"
 
 long vcpu_get_fpu(struct ioctl_call *call)
 {
@@ -66,50 +47,31 @@ long vcpu_get_xsave(struct ioctl_call *call)
 {
 	struct vcpu *vcpu = call->object;
 	const struct cpu_state *state = cpu_state(vcpu->cpu);
-	struct xsave_area *area = call->data;
+	struct xsave_image *image = call->data;
 
-	area->fcw = state->fcw;
-	area->fsw = state->fsw;
-	area->ftw = state->ftw;
-	area->fop = state->fop;
-	area->fip = state->fip;
-	area->fdp = state->fdp;
-	area->mxcsr = state->mxcsr;
-	area->mxcsr_mask = MXCSR_MASK;
-	memcpy(area->st, state->st, sizeof(area->st));
-	memcpy(area->xmm, state->xmm, sizeof(area->xmm));
-	area->xstate_bv = XSTATE_ALL;
+	fpu_get(state, &image->legacy);
+	image->legacy.mxcsr = state->mxcsr;
+	image->legacy.mxcsr_mask = MXCSR_MASK;
+	memcpy(image->legacy.xmm, state->xmm, sizeof(image->legacy.xmm));
+	image->header.present = XSTATE_KNOWN;
 	return 0;
 }
 
-static void set_x87(struct cpu_state *state, const struct xsave_area *area)
-{
-	static const struct xsave_area initial = {.fcw = 0x37f};
-	const struct xsave_area *from = area->xstate_bv & XSTATE_X87 ? area : &initial;
-
-	state->fcw = from->fcw;
-	state->fsw = from->fsw;
-	state->ftw = from->ftw;
-	state->fop = from->fop;
-	state->fip = from->fip;
-	state->fdp = from->fdp;
-	memcpy(state->st, from->st, sizeof(state->st));
-}
-
+/* A component that is not present is as after a reset. */
 long vcpu_set_xsave(struct ioctl_call *call)
 {
-	const struct xsave_area *area = call->data;
+	static const struct fpu_image initial = {.fcw = FCW_RESET};
+	const struct xsave_image *image = call->data;
+	const struct fpu_image *legacy = &image->legacy;
+	uint64_t present = image->header.present;
 	struct vcpu *vcpu = call->object;
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
-	if (area->xstate_bv & ~XSTATE_ALL || area->mxcsr & ~MXCSR_MASK || area->xcomp_bv)
+	if (present & ~XSTATE_KNOWN || legacy->mxcsr & ~MXCSR_MASK || image->header.compaction)
 		return -EINVAL;
-	set_x87(state, area);
-	state->mxcsr = area->mxcsr;
-	if (area->xstate_bv & XSTATE_SSE)
-		memcpy(state->xmm, area->xmm, sizeof(state->xmm));
-	else
-		memset(state->xmm, 0, sizeof(state->xmm));
+	fpu_set(state, present & XSTATE_X87 ? legacy : &initial);
+	state->mxcsr = legacy->mxcsr;
+	memcpy(state->xmm, present & XSTATE_SSE ? legacy->xmm : initial.xmm, sizeof(state->xmm));
 	cpu_state_changed(vcpu->cpu);
 	return 0;
 }
@@ -135,7 +97,7 @@ long vcpu_set_xcrs(struct ioctl_call *call)
 	for (uint32_t i = 0; i < xcrs->nr_xcrs; i++) {
 		if (xcrs->xcrs[i].xcr)
 			continue;
-		if (xcrs->xcrs[i].value & ~XSTATE_ALL || !(xcrs->xcrs[i].value & XSTATE_X87))
+		if (xcrs->xcrs[i].value & ~XSTATE_KNOWN || !(xcrs->xcrs[i].value & XSTATE_X87))
 			return -EINVAL;
 		cpu_state(vcpu->cpu)->xcr0 = xcrs->xcrs[i].value;
 		cpu_state_changed(vcpu->cpu);

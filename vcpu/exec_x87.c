@@ -98,7 +98,7 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 		step = mem_read(cpu, linear, memory, op->size);
 	if (unlikely(step))
 		return step;
-	fpu_get(cpu, &image);
+	fpu_get(&cpu->s, &image);
 	if (class & X87_FLAGS)
 		flags |= flags_arithmetic(cpu);
 	flags = fpu_run(&image, (fpu_kernel)(uintptr_t)op->aux, memory, flags);
@@ -109,7 +109,7 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 	}
 	if (!(class & X87_CONTROL))
 		x87_pointers_set(cpu, op, &image, linear);
-	fpu_set(cpu, &image);
+	fpu_set(&cpu->s, &image);
 	if (class & X87_FLAGS)
 		flags_set_arithmetic(cpu, flags & FLAGS_ARITHMETIC);
 	return STEP_NEXT;
@@ -187,9 +187,9 @@ static enum step exec_emms(struct cpu *cpu, const struct op *op)
 	step = x87_check(cpu, X87_PLAIN);
 	if (unlikely(step))
 		return step;
-	fpu_get(cpu, &image);
+	fpu_get(&cpu->s, &image);
 	fpu_run(&image, emms_kernel, NULL, 0);
-	fpu_set(cpu, &image);
+	fpu_set(&cpu->s, &image);
 	return STEP_NEXT;
 }
 

@@ -6,19 +6,6 @@
 #define XSAVE_SIZE 576u
 #define XCOMP_COMPACTED (UINT64_C(1) << 63)
 
-struct xsave_header {
-	uint64_t present;    /* XSTATE_BV */
-	uint64_t compaction; /* XCOMP_BV */
-	uint64_t reserved[6];
-};
-
-struct xsave_image {
-	struct fpu_image legacy;
-	struct xsave_header header;
-};
-
-_Static_assert(offsetof(struct xsave_image, header) == XSAVE_HEADER_OFFSET, "fixed layout");
-
 /* Parts of the legacy area, which belong to different components. */
 #define LEGACY_MXCSR offsetof(struct fpu_image, mxcsr)
 #define LEGACY_ST offsetof(struct fpu_image, st)
@@ -46,7 +33,7 @@ static enum step image_linear(struct cpu *cpu, const struct op *op, unsigned int
 static void image_get(const struct cpu *cpu, struct fpu_image *image, unsigned int pointer_bytes)
 {
 	memset(image, 0, sizeof(*image));
-	fpu_get(cpu, image);
+	fpu_get(&cpu->s, image);
 	if (pointer_bytes == 4) {
 		image->fip = (uint32_t)image->fip;
 		image->fdp = (uint32_t)image->fdp;
@@ -70,7 +57,7 @@ static void x87_load(struct cpu *cpu, struct fpu_image *image, unsigned int poin
 		image->fsw |= 0x8080;
 	image->fcw = (uint16_t)((image->fcw & 0x1f7f) | 0x40);
 	image->fop &= 0x7ff;
-	fpu_set(cpu, image);
+	fpu_set(&cpu->s, image);
 }
 
 static enum step fxsave_check(struct cpu *cpu)

@@ -11,26 +11,26 @@ void fpu_init(struct cpu *cpu)
 	cpu->s.fdp = 0;
 }
 
-void fpu_get(const struct cpu *cpu, struct fpu_image *image)
+void fpu_get(const struct cpu_state *state, struct fpu_image *image)
 {
-	image->fcw = cpu->s.fcw;
-	image->fsw = cpu->s.fsw;
-	image->ftw = cpu->s.ftw;
-	image->fop = cpu->s.fop;
-	image->fip = cpu->s.fip;
-	image->fdp = cpu->s.fdp;
-	memcpy(image->st, cpu->s.st, sizeof(image->st));
+	image->fcw = state->fcw;
+	image->fsw = state->fsw;
+	image->ftw = state->ftw;
+	image->fop = state->fop;
+	image->fip = state->fip;
+	image->fdp = state->fdp;
+	memcpy(image->st, state->st, sizeof(image->st));
 }
 
-void fpu_set(struct cpu *cpu, const struct fpu_image *image)
+void fpu_set(struct cpu_state *state, const struct fpu_image *image)
 {
-	cpu->s.fcw = image->fcw;
-	cpu->s.fsw = image->fsw;
-	cpu->s.ftw = image->ftw;
-	cpu->s.fop = image->fop;
-	cpu->s.fip = image->fip;
-	cpu->s.fdp = image->fdp;
-	memcpy(cpu->s.st, image->st, sizeof(cpu->s.st));
+	state->fcw = image->fcw;
+	state->fsw = image->fsw;
+	state->ftw = image->ftw;
+	state->fop = image->fop;
+	state->fip = image->fip;
+	state->fdp = image->fdp;
+	memcpy(state->st, image->st, sizeof(state->st));
 }
 
 /*
