@@ -16,8 +16,8 @@
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 
-#define VECTOR_UD 6
 #define EMULATION_FLAG_INSN_BYTES 1u
 /* Words of exit information that follow the instruction bytes. */
 #define EMULATION_INFO_WORDS 5u

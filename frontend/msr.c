@@ -11,10 +11,11 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 #include "vcpu/nested.h"
 
+/* Those that the CPU leaves to us. */
 enum msr_index {
-	MSR_TSC = 0x10,
 	MSR_PLATFORM_ID = 0x17,
 	MSR_APIC_BASE = 0x1b,
 	MSR_FEATURE_CONTROL = 0x3a,
@@ -25,9 +26,6 @@ enum msr_index {
 	MSR_PLATFORM_INFO = 0xce,
 	MSR_MTRR_CAP = 0xfe,
 	MSR_ARCH_CAPABILITIES = 0x10a,
-	MSR_SYSENTER_CS = 0x174,
-	MSR_SYSENTER_ESP = 0x175,
-	MSR_SYSENTER_EIP = 0x176,
 	MSR_MCG_CAP = 0x179,
 	MSR_MCG_STATUS = 0x17a,
 	MSR_MCG_CTL = 0x17b,
@@ -39,7 +37,6 @@ enum msr_index {
 	MSR_MTRR_FIX64K = 0x250,
 	MSR_MTRR_FIX16K = 0x258,
 	MSR_MTRR_FIX4K = 0x268,
-	MSR_PAT = 0x277,
 	MSR_MTRR_DEFAULT = 0x2ff,
 	MSR_MC_FIRST = 0x400,
 	MSR_MC_LAST = MSR_MC_FIRST + 32 * 4 - 1,
@@ -53,32 +50,17 @@ enum msr_index {
 	MSR_KVM_STEAL_TIME = 0x4b564d03,
 	MSR_KVM_POLL_CONTROL = 0x4b564d05,
 };
-#define MSR_EFER 0xc0000080u
-#define MSR_STAR 0xc0000081u
-#define MSR_LSTAR 0xc0000082u
-#define MSR_CSTAR 0xc0000083u
-#define MSR_SFMASK 0xc0000084u
-#define MSR_FS_BASE 0xc0000100u
-#define MSR_GS_BASE 0xc0000101u
-#define MSR_KERNEL_GS_BASE 0xc0000102u
-#define MSR_TSC_AUX 0xc0000103u
 #define MSR_AMD_SYSCFG 0xc0010010u
 #define MSR_AMD_HWCR 0xc0010015u
 #define MSR_AMD_VM_CR 0xc0010114u
 #define MSR_AMD_VM_HSAVE_PA 0xc0010117u
 
-#define EFER_SCE (UINT64_C(1) << 0)
-#define EFER_LME (UINT64_C(1) << 8)
-#define EFER_LMA (UINT64_C(1) << 10)
-#define EFER_NX (UINT64_C(1) << 11)
-#define EFER_SVME (UINT64_C(1) << 12)
-#define EFER_VALID (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
+#define EFER_VALID (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)
 /* Leaf 0, EBX: the first letters of AuthenticAMD and HygonGenuine. */
 #define VENDOR_AMD 0x68747541u
 #define VENDOR_HYGON 0x6f677948u
 #define CPUID_RDTSCP (UINT32_C(1) << 27) /* leaf 80000001, EDX */
 #define CPUID_RDPID (UINT32_C(1) << 22)	 /* leaf 7, ECX */
-#define CR0_PG (UINT64_C(1) << 31)
 
 #define MCG_CTL_PRESENT (UINT64_C(1) << 8)
 #define MCG_SER (UINT64_C(1) << 24)

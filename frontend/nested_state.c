@@ -9,6 +9,7 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 #include "vcpu/nested.h"
 
 #define FORMAT_SVM 1u
@@ -20,7 +21,6 @@
 #define FLAGS_ANY \
 	(FLAG_GUEST_MODE | FLAG_RUN_PENDING | FLAG_EVMCS | FLAG_MTF_PENDING | FLAG_GIF_SET)
 #define FLAGS_SVM (FLAG_GUEST_MODE | FLAG_RUN_PENDING | FLAG_GIF_SET)
-#define EFER_SVME (UINT64_C(1) << 12)
 
 /* Linux adds members to its own struct; the sizes stay. */
 struct nested_header {

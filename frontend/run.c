@@ -10,9 +10,9 @@
 #include "frontend/run_signals.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 #include "vcpu/nested.h"
 
-#define RFLAGS_IF (UINT64_C(1) << 9)
 #define SYNC_VALID (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
 
 /* Take what the client changed in the run page's copy of the registers. */
@@ -62,7 +62,7 @@ static bool accepts_injection(struct vcpu *vcpu)
 
 	if (vcpu->lapic.present && (vcpu->lapic.pending_extint >= 0 || !lapic_accepts_pic(vcpu)))
 		return false;
-	return (state->rflags & RFLAGS_IF) && !state->interrupt_shadow &&
+	return (state->rflags & FLAG_IF) && !state->interrupt_shadow &&
 	       !state->interrupt_injected && !state->exception_pending && cpu_nested_gif(vcpu->cpu);
 }
 
@@ -70,7 +70,7 @@ static void save_run_state(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
-	run->if_flag = (cpu_state(vcpu->cpu)->rflags & RFLAGS_IF) != 0;
+	run->if_flag = (cpu_state(vcpu->cpu)->rflags & FLAG_IF) != 0;
 	run->cr8 = lapic_get_cr8(vcpu);
 	run->apic_base = lapic_get_base(vcpu);
 	run->ready_for_interrupt_injection =

@@ -5,9 +5,9 @@
 #include "frontend/clock.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 #include "vcpu/nested.h"
 
-#define VECTOR_NMI 2u
 #define EVENTS_BASE_FLAGS (KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW)
 #define EVENTS_SETTABLE (EVENTS_BASE_FLAGS | KVM_VCPUEVENT_VALID_SIPI_VECTOR)
 

@@ -9,12 +9,10 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 
 /* The kernel's sigset is 8 bytes; libc's sigset_t is longer and starts with it. */
 #define KERNEL_SIGSET_BYTES 8u
-
-#define VECTOR_DB 1u
-#define VECTOR_BP 3u
 
 long vcpu_set_signal_mask(struct ioctl_call *call)
 {

@@ -5,19 +5,8 @@
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 #include "vcpu/nested.h"
-
-#define CR0_PE (UINT64_C(1) << 0)
-#define CR0_NW (UINT64_C(1) << 29)
-#define CR0_CD (UINT64_C(1) << 30)
-#define CR0_PG (UINT64_C(1) << 31)
-#define CR4_PAE (UINT64_C(1) << 5)
-#define EFER_SCE (UINT64_C(1) << 0)
-#define EFER_LME (UINT64_C(1) << 8)
-#define EFER_NX (UINT64_C(1) << 11)
-#define EFER_LMA (UINT64_C(1) << 10)
-#define EFER_SVME (UINT64_C(1) << 12)
-#define RFLAGS_FIXED UINT64_C(2)
 
 /* CR4 bits that every guest may set: VME..OSXMMEXCPT. */
 #define CR4_ALWAYS UINT64_C(0x7ff)
@@ -59,7 +48,7 @@ static uint64_t efer_allowed(const struct vcpu *vcpu)
 	if (features >> 29 & 1)
 		allowed |= EFER_LME | EFER_LMA;
 	if (features >> 20 & 1)
-		allowed |= EFER_NX;
+		allowed |= EFER_NXE;
 	if (cpuid_register(vcpu, 0x80000001, CPUID_ECX) >> 2 & 1)
 		allowed |= EFER_SVME;
 	return allowed;
@@ -101,7 +90,7 @@ void regs_set(struct vcpu *vcpu, const struct kvm_regs *regs)
 
 	memcpy(state->gpr, values, sizeof(values));
 	state->rip = regs->rip;
-	state->rflags = regs->rflags | RFLAGS_FIXED;
+	state->rflags = regs->rflags | FLAG_FIXED;
 	state->exception_pending = 0;
 	cpu_state_changed(vcpu->cpu);
 }

@@ -7,7 +7,6 @@
 #define DR6_FIXED UINT64_C(0xffff0ff0)
 #define DR6_BD (UINT64_C(1) << 13)
 #define DR6_BS (UINT64_C(1) << 14)
-#define DR7_GD (UINT64_C(1) << 13)
 
 /*
  * While a breakpoint is enabled the CPU runs one instruction at a time. A page with a data

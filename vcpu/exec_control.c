@@ -11,27 +11,6 @@
 #include "vcpu/segment.h"
 #include "vcpu/svm.h"
 
-#define MSR_TSC 0x10u
-#define MSR_SYSENTER_CS 0x174u
-#define MSR_SYSENTER_ESP 0x175u
-#define MSR_SYSENTER_EIP 0x176u
-#define MSR_PAT 0x277u
-#define MSR_EFER 0xc0000080u
-#define MSR_STAR 0xc0000081u
-#define MSR_LSTAR 0xc0000082u
-#define MSR_CSTAR 0xc0000083u
-#define MSR_SFMASK 0xc0000084u
-#define MSR_FS_BASE 0xc0000100u
-#define MSR_GS_BASE 0xc0000101u
-#define MSR_KERNEL_GS_BASE 0xc0000102u
-#define MSR_TSC_AUX 0xc0000103u
-
-#define XCR0_X87 UINT64_C(1)
-#define XCR0_SSE UINT64_C(2)
-#define XCR0_AVX UINT64_C(4)
-
-#define DR7_FIXED UINT64_C(0x400)
-
 #define CR3_NO_FLUSH (UINT64_C(1) << 63)
 
 static enum step general_protection(struct cpu *cpu)
@@ -637,12 +616,12 @@ static enum step xsetbv(struct cpu *cpu, const struct op *op)
 	step = svm_intercept(cpu, INTERCEPT_XSETBV);
 	if (step)
 		return step;
-	if ((uint32_t)cpu->s.gpr[CPU_RCX] || !(value & XCR0_X87))
+	if ((uint32_t)cpu->s.gpr[CPU_RCX] || !(value & XSTATE_X87))
 		return general_protection(cpu);
 	cpuid_query(cpu, 0xd, 0, leaf);
 	if (value & ~(leaf[0] | (uint64_t)leaf[3] << 32))
 		return general_protection(cpu);
-	if ((value & XCR0_AVX) && !(value & XCR0_SSE))
+	if ((value & XSTATE_AVX) && !(value & XSTATE_SSE))
 		return general_protection(cpu);
 	cpu->s.xcr0 = value;
 	return STEP_END;

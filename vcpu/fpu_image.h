@@ -2,6 +2,7 @@
 #ifndef QUIRE_VCPU_FPU_IMAGE_H
 #define QUIRE_VCPU_FPU_IMAGE_H
 
+#include "vcpu/arch.h"
 #include "vcpu/cpu.h"
 
 /* FXSAVE image in 64-bit form; everything is little-endian, as in memory. */
@@ -36,9 +37,7 @@ _Static_assert(sizeof(struct xsave_image) == 576, "fixed by the processor");
 #define MXCSR_RESET 0x1f80u
 #define FCW_RESET 0x37fu
 
-/* Components of XCR0. */
-#define XSTATE_X87 (UINT64_C(1) << 0)
-#define XSTATE_SSE (UINT64_C(1) << 1)
+/* The components that there are. */
 #define XSTATE_KNOWN (XSTATE_X87 | XSTATE_SSE)
 
 /* Copy the x87 state (not MXCSR and XMM) between @state and @image. */

@@ -6,7 +6,6 @@
 #include "vcpu/run.h"
 #include "vcpu/segment.h"
 
-#define DR7_RESET UINT64_C(0x400)
 /* The part of the control area that #VMEXIT writes. */
 #define WRITTEN_FIRST offsetof(struct vmcb_control, int_ctl)
 #define WRITTEN_END offsetof(struct vmcb_control, reserved5)
@@ -138,7 +137,7 @@ int svm_restore_host(struct cpu *cpu)
 	svm->has_soft_rip = 0;
 	svm->host.cr2 = s->cr2;
 	svm->host.dr6 = s->dr6;
-	svm->host.dr7 = DR7_RESET;
+	svm->host.dr7 = DR7_FIXED;
 	svm->host.cpl = 0;
 	svm->host.cr0 |= CR0_PE;
 	svm->host.rflags &= ~FLAG_VM;
