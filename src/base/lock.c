@@ -35,6 +35,16 @@ static void rank_pop(u32 rank)
 	}
 	CHECK(!"a lock was released that the thread does not hold");
 }
+
+int lock_rank_is_held(enum lock_rank rank)
+{
+	const struct quire_thread *self = base_self();
+
+	for (u32 i = 0; i < self->held_count; i++)
+		if (self->held_ranks[i] == rank)
+			return 1;
+	return 0;
+}
 #else
 static void rank_push(u32 rank)
 {

@@ -40,6 +40,11 @@ enum lock_rank {
 #define GUARDED_BY(x)
 #define NO_LOCK_ANALYSIS LOCK_ATTRIBUTE(no_thread_safety_analysis)
 
+#ifdef QUIRE_CHECK
+/* Does this thread hold a lock of @rank, in whichever mode? For CHECK() alone. */
+int lock_rank_is_held(enum lock_rank rank);
+#endif
+
 /* A sleeping mutex. word: 0 free, 1 held, 2 held with sleepers. */
 struct LOCKABLE mutex {
 	u32 word;

@@ -47,7 +47,8 @@
 	X(recover_unchecked, "a huge leaf comes back over a page that is being changed")    \
 	X(cache_unchecked, "a pfn cache shows a page that was replaced during its lookup")  \
 	X(own_marks_first, "the library's own write is logged before it is done")           \
-	X(own_joins_reset, "the library's own write joins a ring entry that is reset")
+	X(own_joins_reset, "the library's own write joins a ring entry that is reset")      \
+	X(own_mark_unlocked, "the library marks its own write while a harvest is alone")
 
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
 #define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \

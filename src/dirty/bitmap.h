@@ -2,12 +2,15 @@
 #ifndef QUIRE_DIRTY_BITMAP_H
 #define QUIRE_DIRTY_BITMAP_H
 
+#include "src/base/assert.h"
 #include "src/base/atomic.h"
+#include "src/base/mutant.h"
 #include "src/vm/vm.h"
 
 /*
- * One bit a page, index gfn - base_gfn. Bits are set by anyone in a read section, and cleared
- * under slots_lock with an atomic exchange, so that no write is ever between two harvests. The
+ * One bit a page, index gfn - base_gfn. Bits are set in a read section under mmu_lock in either
+ * mode. They are taken under slots_lock and mmu_lock: shared, by an atomic operation; or exclusive,
+ * when nobody sets any, by a plain load and store. So no write is ever between two harvests. The
  * object is handed from one version of a slot to the next, and lives until logging is off.
  */
 struct dirty_bitmap {
@@ -21,13 +24,21 @@ struct dirty_bitmap {
 struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set);
 void dirty_bitmap_free(struct quire_vm *vm, struct dirty_bitmap *bitmap);
 
+/* In a read section. After a full fence it may stand for a mark: see LOCKING.md. */
+static inline int dirty_bitmap_has(const struct dirty_bitmap *bitmap, u64 index)
+{
+	return atomic_load_relaxed_u64(&bitmap->bits[index / 64]) >> index % 64 & 1;
+}
+
+/* In a read section, under mmu_lock in either mode. */
 static inline void dirty_bitmap_mark(struct dirty_bitmap *bitmap, u64 index)
 {
 	u64 *word = &bitmap->bits[index / 64];
 	u64 bit = UINT64_C(1) << (index % 64);
 
+	CHECK(lock_rank_is_held(RANK_MMU) || MUTANT(own_mark_unlocked));
 	/* Most pages that are marked are marked already: do not own the line for them. */
-	if (!(atomic_load_relaxed_u64(word) & bit))
+	if (!dirty_bitmap_has(bitmap, index))
 		atomic_fetch_or_u64(word, bit);
 }
 

@@ -2,7 +2,6 @@
 #ifndef QUIRE_DIRTY_LOG_H
 #define QUIRE_DIRTY_LOG_H
 
-#include "src/base/reclaim.h"
 #include "src/dirty/bitmap.h"
 #include "src/dirty/ring.h"
 
@@ -13,8 +12,8 @@ static inline u32 dirty_log_slot(const struct memslot *slot)
 }
 
 /*
- * The page of @gfn may be written by @vcpu. In a read section, after the right to write was given;
- * see LOCKING.md for the order.
+ * The page of @gfn may be written by @vcpu. In a read section under mmu_lock in either mode, after
+ * the right to write was given; see LOCKING.md for the order.
  */
 static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot *slot, gfn_t gfn)
 {
@@ -28,24 +27,10 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
 
 /*
  * The library has written the page of @gfn, for @vcpu or (NULL) for nobody's vCPU, which a ring
- * cannot record. After the write; enters a read section. Writers for a vCPU ask
- * dirty_ring_takes_own() before they write. The slot may have been replaced meanwhile: then its log
- * is new.
+ * cannot record. After the write, out of guest mode, no lock held and in no read section; takes
+ * mmu_lock shared if there is a bit to be set. Writers for a vCPU ask dirty_ring_takes_own() before
+ * they write. The slot may have been replaced meanwhile: then its log is new.
  */
-static inline void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id,
-				      gfn_t gfn)
-{
-	const struct memslot *slot;
-
-	reclaim_enter();
-	slot = memslot_lookup(vm, as_id, gfn, NULL);
-	if (slot && (slot->flags & QUIRE_SLOT_LOG_DIRTY)) {
-		if (slot->dirty)
-			dirty_bitmap_mark(slot->dirty, gfn.v - slot->base_gfn.v);
-		else if (vcpu && vcpu->ring.entries)
-			dirty_ring_push_own(vcpu, dirty_log_slot(slot), gfn.v - slot->base_gfn.v);
-	}
-	reclaim_exit();
-}
+void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn);
 
 #endif

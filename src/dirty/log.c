@@ -1,0 +1,56 @@
+/* Telling the log of the library's own writes. */
+#include "src/dirty/log.h"
+
+#include "src/base/mutant.h"
+#include "src/base/reclaim.h"
+
+/*
+ * Must a bit be set? A ring is told here, for it is the vCPU's own. The section begins with a full
+ * fence, so a bit that is found set is taken, if at all, by a harvest whose client reads the page
+ * after the library's write.
+ */
+static bool lacks_bit(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn)
+{
+	const struct memslot *slot;
+	bool lacks = false;
+
+	reclaim_enter();
+	slot = memslot_lookup(vm, as_id, gfn, NULL);
+	if (slot && (slot->flags & QUIRE_SLOT_LOG_DIRTY)) {
+		u64 index = gfn.v - slot->base_gfn.v;
+
+		if (slot->dirty)
+			lacks = !dirty_bitmap_has(slot->dirty, index);
+		else if (vcpu && vcpu->ring.entries)
+			dirty_ring_push_own(vcpu, dirty_log_slot(slot), index);
+	}
+	reclaim_exit();
+	return lacks;
+}
+
+static void set_bit(struct quire_vm *vm, u32 as_id, gfn_t gfn)
+{
+	const struct memslot *slot;
+
+	reclaim_enter();
+	/* Another one, perhaps: then its log is new. */
+	slot = memslot_lookup(vm, as_id, gfn, NULL);
+	if (slot && slot->dirty)
+		dirty_bitmap_mark(slot->dirty, gfn.v - slot->base_gfn.v);
+	reclaim_exit();
+}
+
+void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn)
+{
+	struct biglock_line *line = vcpu ? &vcpu->line : NULL;
+
+	if (!lacks_bit(vm, vcpu, as_id, gfn))
+		return;
+	if (MUTANT(own_mark_unlocked)) {
+		set_bit(vm, as_id, gfn);
+		return;
+	}
+	biglock_read_lock(&vm->mmu_lock, line);
+	set_bit(vm, as_id, gfn);
+	biglock_read_unlock(&vm->mmu_lock, line);
+}
