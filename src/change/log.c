@@ -186,8 +186,14 @@ static int find_logged_slot(const struct quire_vm *vm, u32 slot_id, struct memsl
 	return *slot && (*slot)->dirty ? 0 : -ENOENT;
 }
 
-/* Words of the log that are handled in one hold of the lock. */
-#define PIECE_WORDS (CHANGE_PIECE_PAGES / 64)
+/*
+ * Words of the log that are handled in one hold of the lock: so many that are not empty, and so
+ * many in all.
+ */
+#define PIECE_NAMED (CHANGE_PIECE_PAGES / 64)
+#define PIECE_WORDS (8 * PIECE_NAMED)
+#define NAMED_AT_ONCE 8u
+_Static_assert(PIECE_NAMED % NAMED_AT_ONCE == 0, "a full piece has as many as fit");
 
 /* @count words of a slot's log from word @first on: the bits to be taken, or that were. */
 struct log_piece {
@@ -196,32 +202,72 @@ struct log_piece {
 	u64 *words;
 };
 
-/* The words of @piece that are not empty, into @named: without a branch that cannot be foreseen. */
-static u32 name_words(const struct log_piece *piece, struct tdp_word *named)
+/*
+ * The words of @piece that are not empty, into @named: without a branch that cannot be foreseen.
+ * The piece ends early when there might be more than PIECE_NAMED.
+ */
+static u32 name_words(struct log_piece *piece, struct tdp_word *named)
 {
+	u64 at = 0;
 	u32 count = 0;
 
-	for (u64 i = 0; i < piece->count; i++) {
-		named[count] = (struct tdp_word){.offset = i * 64, .mask = piece->words[i]};
-		count += piece->words[i] != 0;
+	while (at < piece->count && count + NAMED_AT_ONCE <= PIECE_NAMED) {
+		u64 end = min_u64(piece->count, at + NAMED_AT_ONCE);
+
+		for (; at < end; at++) {
+			named[count].index = at;
+			count += piece->words[at] != 0;
+		}
 	}
+	piece->count = at;
 	return count;
 }
 
 /*
- * Take the bits in @piece->words out of the log and arm their pages. All words are taken before
- * the first page loses W: a write that comes between the two sets the bit again, and is in the
- * next harvest; one that comes after faults. Apart, since taking a word is a fence, which the
- * loads of the tables would wait for, word by word; so the entries are asked for before it.
+ * Nobody marks, so that no word is fenced off from the next, and all of them go by in vectors: an
+ * atomic operation for each would take longer than all the rest of a harvest that names little.
  */
-static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
-			  struct flush_debt *debt)
+static void take_alone(const struct log_piece *piece)
+{
+	u64 *restrict log = &piece->slot->dirty->bits[piece->first], *restrict words = piece->words;
+
+	for (u64 at = 0; at < piece->count; at++) {
+		u64 old = sole_writer_load_u64(&log[at]);
+
+		/* A mark here would be lost: let the scheduler try. */
+		ATOMIC_POINT(&log[at]);
+		sole_writer_store_u64(&log[at], MUTANT(clear_takes_words) ? 0 : old & ~words[at]);
+		words[at] &= old;
+	}
+}
+
+static void take_shared(const struct log_piece *piece, const struct tdp_bits *bits)
+{
+	u64 *log = &piece->slot->dirty->bits[piece->first];
+
+	for (u64 i = 0; i < bits->count; i++) {
+		u64 at = bits->words[i].index, mask = piece->words[at];
+		u64 kept = MUTANT(clear_takes_words) ? 0 : ~mask;
+
+		piece->words[at] = mask & atomic_fetch_and_u64(&log[at], kept);
+	}
+}
+
+/*
+ * Take the bits in @piece->words out of the log and arm their pages, as far as one hold goes:
+ * @piece->count says how far. All words are taken before the first page loses W: a write that comes
+ * between the two sets the bit again, and is in the next harvest; one that comes after faults.
+ * Apart, since taking a word is a fence while the guest runs, which the loads of the tables would
+ * wait for, word by word; so the entries are asked for before it.
+ */
+static void harvest_piece(struct quire_vm *vm, struct log_piece *piece, struct flush_debt *debt)
 {
 	const struct memslot *slot = piece->slot;
-	struct tdp_word named[PIECE_WORDS];
+	struct tdp_word named[PIECE_NAMED];
 	struct tdp_bits bits = {
 	    .as_id = slot->as_id,
 	    .base = {slot->base_gfn.v + piece->first * 64},
+	    .masks = piece->words,
 	    .words = named,
 	    .count = name_words(piece, named),
 	};
@@ -233,13 +279,10 @@ static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 	tdp_find_bits(vm, &bits);
 	if (MUTANT(harvest_protects_first))
 		tdp_write_protect_bits(vm, &bits, debt);
-	for (u64 i = 0; i < bits.count; i++) {
-		u64 at = named[i].offset / 64, mask = named[i].mask;
-		u64 kept = MUTANT(clear_takes_words) ? 0 : ~mask;
-
-		mask &= atomic_fetch_and_u64(&slot->dirty->bits[piece->first + at], kept);
-		piece->words[at] = named[i].mask = mask;
-	}
+	if (hold == PIECE_ALONE)
+		take_alone(piece);
+	else
+		take_shared(piece, &bits);
 	if (!MUTANT(harvest_protects_first) && !MUTANT(harvest_unarmed))
 		tdp_write_protect_bits(vm, &bits, debt);
 	piece_release(vm, hold);
@@ -249,17 +292,17 @@ static void harvest_piece(struct quire_vm *vm, const struct log_piece *piece,
 /* harvest_piece() for any number of words, in pieces, with one flush at the end. */
 static void harvest(struct quire_vm *vm, const struct log_piece *request)
 {
+	struct log_piece piece;
 	struct flush_debt debt;
 
 	flush_debt_init(&debt, &vm->flush);
-	for (u64 at = 0; at < request->count; at += PIECE_WORDS) {
-		struct log_piece piece = {
+	for (u64 at = 0; at < request->count; at += piece.count) {
+		piece = (struct log_piece){
 		    .slot = request->slot,
 		    .first = request->first + at,
 		    .count = min_u64(request->count - at, PIECE_WORDS),
 		    .words = request->words + at,
 		};
-
 		harvest_piece(vm, &piece, &debt);
 	}
 	if (MUTANT(harvest_unflushed))

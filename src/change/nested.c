@@ -56,9 +56,12 @@ void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits
 	if (!shadow_of(vm))
 		return;
 	change_lock(vm);
-	for (u64 i = 0; i < bits->count; i++)
-		protect_word(vm, bits->as_id, (gfn_t){bits->base.v + bits->words[i].offset},
-			     bits->words[i].mask, debt);
+	for (u64 i = 0; i < bits->count; i++) {
+		u64 index = bits->words[i].index;
+
+		protect_word(vm, bits->as_id, (gfn_t){bits->base.v + index * 64},
+			     bits->masks[index], debt);
+	}
 	change_unlock(vm);
 }
 

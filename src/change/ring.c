@@ -57,7 +57,7 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 	const struct memslot *slot;
 	u64 mask = batch->mask;
 	struct tdp_word word = {0};
-	struct tdp_bits bits = {.as_id = as, .words = &word, .count = 1};
+	struct tdp_bits bits = {.as_id = as, .masks = &mask, .words = &word, .count = 1};
 
 	if (!mask || MUTANT(ring_unarmed) || as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
 		return;
@@ -66,7 +66,6 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 		return;
 	if (slot->npages - batch->base < 64)
 		mask &= (UINT64_C(1) << (slot->npages - batch->base)) - 1;
-	word.mask = mask;
 	bits.base.v = slot->base_gfn.v + batch->base;
 	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();

@@ -146,21 +146,26 @@ void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits)
 	    .change = {.vm = vm},
 	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
 	};
+	struct tdp_word *words = bits->words, *end = words + bits->count;
+	const u64 *masks = bits->masks;
+	u64 base = bits->base.v;
 
-	for (u64 i = 0; i < bits->count && place.root; i++) {
-		struct tdp_word *word = &bits->words[i];
-		u64 gfn = bits->base.v + word->offset;
+	for (struct tdp_word *word = words; word < end; word++) {
+		gfn_t gfn = {base + word->index * 64};
+		u32 at = walk_index(gfn, QUIRE_LEVEL_4K);
+		u64 mask = masks[word->index];
+		/* Every time: where the next table begins cannot be foreseen. */
+		u64 *table = likely(place.root) ? place_table(&place, gfn) : NULL;
+		u64 *entries;
 
-		if (gfn - place.first >= place.count)
-			place_find(&place, (gfn_t){gfn});
-		if (place.level != QUIRE_LEVEL_4K || gfn - place.first + 64 > place.count)
+		if (unlikely(!table || at + 64 > QUIRE_TABLE_ENTRIES)) {
+			word->entries = NULL;
 			continue;
-		word->entries = &place.entries[gfn - place.first];
-		if (!word->mask)
-			continue;
+		}
+		word->entries = entries = &table[at];
 		/* Mostly all there are, and without a branch that depends on how many. */
-		__builtin_prefetch(&word->entries[__builtin_ctzll(word->mask)], 1);
-		__builtin_prefetch(&word->entries[63 - __builtin_clzll(word->mask)], 1);
+		__builtin_prefetch(&entries[__builtin_ctzll(mask)], 1);
+		__builtin_prefetch(&entries[63 - __builtin_clzll(mask)], 1);
 	}
 }
 
@@ -172,9 +177,13 @@ void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
 	};
 
-	tdp_protect_words(&place.change, bits);
-	for (u64 i = 0; i < bits->count && place.root; i++)
+	if (!tdp_protect_words(&place.change, bits))
+		return;
+	for (u64 i = 0; i < bits->count && place.root; i++) {
+		u64 index = bits->words[i].index;
+
 		if (!bits->words[i].entries)
-			protect_word(&place, (gfn_t){bits->base.v + bits->words[i].offset},
-				     bits->words[i].mask);
+			protect_word(&place, (gfn_t){bits->base.v + index * 64},
+				     bits->masks[index]);
+	}
 }

@@ -97,12 +97,14 @@ enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u3
 	return TDP_DONE;
 }
 
-/* How far above W the bits stand: shifting by a fixed distance is what vectors can do. */
+/* An entry with all of @needed keeps @kept alone; and how far above W the bits stand. */
 struct protect_bits {
+	u64 needed, kept;
 	u64 writable;
 	u32 to_present, to_dirty;
 };
 
+/* One of 64: shifting is what vectors can do. */
 static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
 {
 	u64 old = sole_writer_load_u64(entry);
@@ -114,6 +116,12 @@ static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
 	return hit;
 }
 
+/* What @old may keep; one of few: a comparison costs less than shifts. */
+static inline u64 protect_kept(u64 old, const struct protect_bits *bits)
+{
+	return (old & bits->needed) == bits->needed ? bits->kept : UINT64_MAX;
+}
+
 static struct protect_bits protect_bits(const struct entry_format *f)
 {
 	u32 writable = (u32)__builtin_ctzll(f->writable);
@@ -122,31 +130,62 @@ static struct protect_bits protect_bits(const struct entry_format *f)
 	    .writable = f->writable,
 	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
 	    .to_dirty = (u32)__builtin_ctzll(f->dirty) - writable,
+	    .needed = f->present | f->writable,
+	    .kept = ~(f->writable | f->dirty),
 	};
 }
 
-/* Guest mode is closed and mmu_lock exclusive. */
-static inline u64 protect_alone(const struct protect_bits *bits, u64 *entries, u64 mask)
+static u64 protect_all(const struct protect_bits *bits, u64 *entries)
 {
 	u64 any = 0;
-	u32 lowest, highest;
 
-	if (!mask)
-		return 0;
 	/* The compiler makes vectors of this loop. */
-	if (mask == UINT64_MAX) {
-		for (u32 i = 0; i < 64; i++)
-			any |= protect_plainly(&entries[i], bits);
-		return any;
+	for (u32 i = 0; i < 64; i++)
+		any |= protect_plainly(&entries[i], bits);
+	return any;
+}
+
+static u64 protect_each(const struct protect_bits *bits, u64 *entries, u64 mask)
+{
+	u64 kept = UINT64_MAX;
+
+	for (; mask; mask &= mask - 1) {
+		u64 *entry = &entries[__builtin_ctzll(mask)];
+		u64 old = sole_writer_load_u64(entry), keep = protect_kept(old, bits);
+
+		ATOMIC_POINT(entry);
+		sole_writer_store_u64(entry, old & keep);
+		kept &= keep;
 	}
-	/* Twice the same entry does no harm, and costs less than to guess that there is one. */
-	lowest = (u32)__builtin_ctzll(mask);
-	highest = 63 - (u32)__builtin_clzll(mask);
-	any |= protect_plainly(&entries[lowest], bits);
-	any |= protect_plainly(&entries[highest], bits);
-	mask &= ~(UINT64_C(1) << lowest | UINT64_C(1) << highest);
-	for (; mask; mask &= mask - 1)
-		any |= protect_plainly(&entries[__builtin_ctzll(mask)], bits);
+	return ~kept;
+}
+
+/*
+ * Guest mode is closed and mmu_lock exclusive. Mostly the mask names one entry or two, and which of
+ * the two cannot be foreseen: so the lowest and the highest are done without asking whether they
+ * are the same, both loaded before the first is stored.
+ */
+static inline u64 protect_alone(const struct protect_bits *bits, u64 *entries, u64 mask)
+{
+	u64 *lowest, *highest, low, high, low_kept, high_kept, any;
+
+	if (unlikely(mask == UINT64_MAX))
+		return protect_all(bits, entries);
+	if (unlikely(!mask))
+		return 0;
+	lowest = &entries[__builtin_ctzll(mask)];
+	highest = &entries[63 - __builtin_clzll(mask)];
+	low = sole_writer_load_u64(lowest);
+	high = sole_writer_load_u64(highest);
+	low_kept = protect_kept(low, bits);
+	high_kept = protect_kept(high, bits);
+	ATOMIC_POINT(lowest);
+	sole_writer_store_u64(lowest, low & low_kept);
+	sole_writer_store_u64(highest, high & high_kept);
+	any = ~(low_kept & high_kept);
+	mask &= mask - 1;
+	if (unlikely(mask & (mask - 1)))
+		any |= protect_each(bits, entries, mask);
 	return any;
 }
 
@@ -189,23 +228,27 @@ void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask
 		flush_debt_owe(change->debt);
 }
 
-void tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits)
+u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits)
 {
 	const struct entry_format *f = change->vm->format;
 	const struct protect_bits plain = protect_bits(f);
+	const struct tdp_word *words = bits->words, *end = words + bits->count;
+	const u64 *masks = bits->masks;
 	bool alone = writes_alone(change);
-	u64 any = 0;
+	u64 any = 0, unknown = 0;
 
-	for (u64 i = 0; i < bits->count; i++) {
-		const struct tdp_word *word = &bits->words[i];
+	for (const struct tdp_word *word = words; word < end; word++) {
+		u64 *entries = word->entries, mask = masks[word->index];
 
-		if (!word->entries)
-			continue;
-		any |= alone ? protect_alone(&plain, word->entries, word->mask)
-			     : protect_shared(f, word->entries, word->mask);
+		if (unlikely(!entries))
+			unknown++;
+		else
+			any |= alone ? protect_alone(&plain, entries, mask)
+				     : protect_shared(f, entries, mask);
 	}
 	if (any)
 		flush_debt_owe(change->debt);
+	return unknown;
 }
 
 /* Of the lowest level; unlinked, so that the compiler may make vectors of plain loads. */

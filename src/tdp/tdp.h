@@ -49,16 +49,16 @@ must_check enum tdp_result tdp_change_entry(const struct tdp_change *change, u64
  */
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask);
 
-/* Those of the 64 gfns from an offset on whose bit is set. */
+/* A word of masks[]: those of the 64 gfns from base + 64 * index on whose bit is set. */
 struct tdp_word {
-	u64 offset; /* in gfns */
-	u64 mask;
-	u64 *entries; /* from tdp_find_bits(): of the 64 gfns, when one table has them; or NULL */
+	u64 index;
+	u64 *entries; /* NULL, or from tdp_find_bits(): of the 64 gfns, when one table has them */
 };
 struct tdp_bits {
 	u32 as_id;
-	gfn_t base; /* what offsets count from */
-	struct tdp_word *words;
+	gfn_t base;
+	const u64 *masks;
+	struct tdp_word *words; /* @count of them, rising: those of @masks that are not empty */
 	u64 count;
 };
 
@@ -68,8 +68,8 @@ struct tdp_bits {
  */
 void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits);
 
-/* tdp_protect_entries() for the words of @bits whose entries are known. */
-void tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits);
+/* tdp_protect_entries() for the words of @bits whose entries are known. How many are not. */
+u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits);
 
 /* Install @mapping below @root. Returns an enum quire_outcome; QUIRE_RETRY when another thread
  * changed the same place. Takes tables from @vcpu's cache, which holds enough for one walk. */

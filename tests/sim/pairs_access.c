@@ -4,6 +4,7 @@
 
 #include <quire/stats.h>
 
+#include "src/access/map.h"
 #include "src/access/pfn_cache.h"
 #include "src/tdp/tdp.h"
 #include "tests/sim/pairs.h"
@@ -117,6 +118,97 @@ static void own_body(uint32_t thread, void *ctx)
 	}
 	pair.results[1] = pair_harvest();
 	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
+}
+
+/*
+ * The same while another page of the same word is named, and no vCPU is in guest mode: the harvest
+ * takes whole words with plain stores, and must not take our mark with them.
+ */
+static struct guest_map own_map;
+
+static void own_alone_setup(void *ctx)
+{
+	own_setup(ctx);
+	if (pair_store(0, 2, 1))
+		abort();
+}
+
+static void own_mapped_setup(void *ctx)
+{
+	own_alone_setup(ctx);
+	if (guest_map(pair.machine.vcpus[0], (gfn_t){PAIR_PAGE}, GUEST_MAP_WRITE, &own_map))
+		abort();
+}
+
+static void own_vcpu_body(uint32_t thread, void *ctx)
+{
+	const uint8_t value = 2;
+
+	if (thread)
+		own_body(thread, ctx);
+	else
+		pair.results[0] =
+		    quire_vcpu_write(pair.machine.vcpus[0], (gpa_t){PAIR_GPA}, &value, 1);
+}
+
+static void own_mapped_body(uint32_t thread, void *ctx)
+{
+	if (thread) {
+		own_body(thread, ctx);
+		return;
+	}
+	*(uint8_t *)(uintptr_t)(own_map.page.pfn.v << QUIRE_PAGE_SHIFT) = 2;
+	guest_unmap(pair.machine.vcpus[0], &own_map);
+	pair.results[0] = 0;
+}
+
+/* CLEAR that names the other page, and the whole range. */
+static void own_clear_setup(void *ctx)
+{
+	own_alone_setup(ctx);
+	if (quire_vm_set_manual_protect(pair.machine.vm, 1))
+		abort();
+}
+
+static void own_clear_body(uint32_t thread, void *ctx)
+{
+	const uint64_t words[] = {UINT64_C(1) << 2};
+
+	if (thread)
+		pair.results[1] = pair_clear(0, 4, words);
+	else
+		own_body(thread, ctx);
+}
+
+static bool own_clear_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1] && !pair_harvest();
+
+	(void)ctx;
+	good &= pair_logged(PAIR_PAGE) && !pair_logged(2);
+	return machine_stop(&pair.machine) && good;
+}
+
+/* A vCPU that is in guest mode is waited for with mmu_lock held: nobody does so for ever. */
+static void own_replace_body(uint32_t thread, void *ctx)
+{
+	if (thread == 0)
+		own_vcpu_body(0, ctx);
+	else if (thread == 1)
+		pair.results[1] = pair_store(1, 2, 3);
+	else
+		pair.frame = pair_host_replace(PAIR_PAGE);
+}
+
+static bool own_replace_check(void *ctx)
+{
+	/* While the page is away there is nowhere to write. */
+	bool good = !pair.results[0] || pair.results[0] == -EFAULT;
+
+	(void)ctx;
+	good &= !pair.results[1] && pair_untouched(pair.frame) && !pair_harvest();
+	good &= pair_logged(2) && (pair.results[0] || pair_logged(PAIR_PAGE));
+	return machine_stop(&pair.machine) && good;
 }
 
 static bool own_check(void *ctx)
@@ -405,6 +497,15 @@ const struct pair pairs_access[] = {
      cache_check, 0},
     {"pfn cache and slot deletion", 2, cache_setup, cache_slot_body, cache_slot_check, 0},
     {"own write and harvest", 2, own_setup, own_body, own_check, 0},
+    {"own write and harvest of its word", 2, own_alone_setup, own_body, own_check, 0},
+    {"own write of a vCPU and harvest of its word", 2, own_alone_setup, own_vcpu_body, own_check,
+     0},
+    {"mapped page given back and harvest of its word", 2, own_mapped_setup, own_mapped_body,
+     own_check, 0},
+    {"own write and CLEAR of its neighbour", 2, own_clear_setup, own_clear_body, own_clear_check,
+     0},
+    {"own write, store and host invalidation", 2, own_setup, own_replace_body, own_replace_check,
+     3},
     {"own write and slot deletion", 2, own_slot_setup, own_slot_body, own_slot_check, 0},
     {"aging and host invalidation", 2, age_setup, age_replace_body, age_replace_check, 0},
     {"aging and slot deletion", 2, age_setup, age_slot_body, age_slot_check, 0},

@@ -56,7 +56,13 @@ struct ring_entry {
 	uint64_t offset;
 };
 
-enum mode { MODE_GET, MODE_MANUAL, MODE_INITIALLY_SET, MODE_RING };
+#define MSR_WALL_CLOCK 0x4b564d00u
+/* So few that writers and harvests meet in a word of the log, and seldom wait for else. */
+#define OWN_PAGES 256ul
+#define OWN_HARVESTS 64u
+
+/* MODE_OWN: it is the hypervisor that writes, and no vCPU runs. */
+enum mode { MODE_GET, MODE_MANUAL, MODE_INITIALLY_SET, MODE_RING, MODE_OWN };
 
 struct worker {
 	struct vcpu vcpu;
@@ -74,6 +80,7 @@ static struct {
 	unsigned int count;
 	struct worker workers[MAX_VCPUS];
 	uint8_t *memory, *code, *other;
+	uint64_t pages; /* that are written, of PAGES */
 	uint64_t harvests, named, rounds, huge_seen;
 	unsigned int seed;
 } run;
@@ -90,15 +97,24 @@ static uint64_t now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static const volatile uint64_t *counters_of(uint64_t page)
+/* What vCPU @i counts up in @page. A wall clock is longer than a word, and begins with one. */
+static uint64_t offset_of(unsigned int i)
 {
-	return (const volatile uint64_t *)(const void *)(run.memory + page * PAGE);
+	return i * (run.mode == MODE_OWN ? 2 : 1) * sizeof(uint64_t);
+}
+
+static uint64_t count_in(uint64_t page, unsigned int i)
+{
+	const void *place = run.memory + page * PAGE + offset_of(i);
+
+	return run.mode == MODE_OWN ? *(const volatile uint32_t *)place
+				    : *(const volatile uint64_t *)place;
 }
 
 static void copy_page(uint64_t page)
 {
 	for (unsigned int i = 0; i < run.count; i++)
-		copies[page][i] = counters_of(page)[i];
+		copies[page][i] = count_in(page, i);
 }
 
 static void *work(void *argument)
@@ -118,12 +134,35 @@ static void *work(void *argument)
 	return NULL;
 }
 
+/* Each wall clock that is asked for has a version higher than what was there. */
+static void *write_clocks(void *argument)
+{
+	struct worker *worker = argument;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msrs = {.head.nmsrs = 1, .entry.index = MSR_WALL_CLOCK};
+	unsigned int i = (unsigned int)(worker - run.workers), seed = i;
+
+	while (!__atomic_load_n(&worker->counter->stop, __ATOMIC_RELAXED)) {
+		uint64_t page = (uint64_t)rand_r(&seed) % run.pages;
+
+		msrs.entry.data = GPA + page * PAGE + offset_of(i);
+		CHECK_EQ(ioctl(worker->vcpu.fd, KVM_SET_MSRS, &msrs), 1);
+	}
+	return NULL;
+}
+
 static void start_workers(void)
 {
 	for (unsigned int i = 0; i < run.count; i++) {
 		struct worker *worker = &run.workers[i];
 
 		worker->counter->stop = 0;
+		if (run.mode == MODE_OWN) {
+			CHECK_ZERO(pthread_create(&worker->thread, NULL, write_clocks, worker));
+			continue;
+		}
 		vcpu_prepare(&worker->vcpu, &(struct guest_op){.code = GUEST_CALL,
 							       .rbx = CODE_GPA,
 							       .rdx = worker->counter_gpa});
@@ -147,7 +186,7 @@ static int set_flags(uint32_t flags)
 
 static void copy_named(void)
 {
-	for (uint64_t page = 0; page < PAGES; page++)
+	for (uint64_t page = 0; page < run.pages; page++)
 		if (bitmap[page / 64] >> page % 64 & 1) {
 			copy_page(page);
 			run.named++;
@@ -176,7 +215,7 @@ static void harvest(void)
 {
 	struct kvm_dirty_log get = {.slot = SLOT, .dirty_bitmap = bitmap};
 	struct kvm_clear_dirty_log clear = {
-	    .slot = SLOT, .num_pages = PAGES, .dirty_bitmap = bitmap};
+	    .slot = SLOT, .num_pages = (uint32_t)run.pages, .dirty_bitmap = bitmap};
 	int64_t collected = 0;
 
 	memset(bitmap, 0, sizeof(bitmap));
@@ -230,9 +269,9 @@ static void check_copies(void)
 {
 	for (uint64_t page = 0; page < PAGES; page++)
 		for (unsigned int i = 0; i < run.count; i++)
-			if (copies[page][i] != counters_of(page)[i])
+			if (copies[page][i] != count_in(page, i))
 				FAIL("page %lu, vCPU %u: copied %lu, is %lu, after %lu harvests",
-				     page, i, copies[page][i], counters_of(page)[i], run.harvests);
+				     page, i, copies[page][i], count_in(page, i), run.harvests);
 }
 
 static void one_round(void)
@@ -242,6 +281,8 @@ static void one_round(void)
 	start_workers();
 	while (now_ms() < end) {
 		harvest();
+		for (unsigned int i = 0; run.mode == MODE_OWN && i < OWN_HARVESTS; i++)
+			harvest();
 		switch (rand_r(&run.seed) % 8) {
 		case 0:
 			toggle_logging();
@@ -304,6 +345,7 @@ static void lose_nothing(enum mode mode, unsigned int count)
 	run.mode = mode;
 	run.count = count;
 	run.seed = count;
+	run.pages = mode == MODE_OWN ? OWN_PAGES : PAGES;
 	vm_open(&run.vm, KVM_X86_DEFAULT_VM);
 	vm_add_agent(&run.vm);
 	if (mode == MODE_RING)
@@ -311,7 +353,7 @@ static void lose_nothing(enum mode mode, unsigned int count)
 					 RING_ENTRIES * sizeof(struct ring_entry)));
 	else if (mode != MODE_GET)
 		CHECK_ZERO(vm_enable_cap(&run.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-					 mode == MODE_MANUAL ? 1 : 3));
+					 mode == MODE_INITIALLY_SET ? 3 : 1));
 	open_memory();
 	for (unsigned int i = 0; i < count; i++)
 		open_worker(i);
@@ -351,13 +393,17 @@ static void rings_lose_nothing(void)
 	with_one_two_four(MODE_RING);
 }
 
+static void own_writes_are_not_lost(void)
+{
+	with_one_two_four(MODE_OWN);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(get_loses_nothing),
-	    TEST(clear_loses_nothing),
-	    TEST(initially_set_loses_nothing),
-	    TEST(rings_lose_nothing),
+	    TEST(get_loses_nothing),	       TEST(clear_loses_nothing),
+	    TEST(initially_set_loses_nothing), TEST(rings_lose_nothing),
+	    TEST(own_writes_are_not_lost),
 	};
 
 	/* -s SECONDS for each test, up to the minute that one may take. */

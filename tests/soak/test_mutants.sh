@@ -36,5 +36,6 @@ log_start_unflushed get_loses_nothing
 log_start_unprotected get_loses_nothing
 log_start_huge get_loses_nothing
 clear_takes_words clear_loses_nothing
+own_mark_unlocked own_writes_are_not_lost
 LIST
 exit $failed
