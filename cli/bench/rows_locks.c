@@ -136,6 +136,19 @@ static int harvest(struct holds *holds)
 	return error;
 }
 
+/* All pages of one slot, and one in eight words of the log of the others. */
+static int write_pages(struct holds *holds)
+{
+	struct faults dense = {.npages = SLOT_PAGES, .stride = 1, .error_code = FAULTS_PROTECTED};
+	struct faults sparse = {.first = SLOT_PAGES,
+				.npages = (SLOTS - 1) * SLOT_PAGES,
+				.stride = 512,
+				.error_code = FAULTS_PROTECTED};
+	int failed = machine_fault(&holds->machine, 0, &dense) < 0;
+
+	return failed || machine_fault(&holds->machine, 0, &sparse) < 0 ? -EIO : 0;
+}
+
 static int delete_slots(struct holds *holds)
 {
 	int error = set_slots(holds, 0, 0);
@@ -164,6 +177,8 @@ static int everything(struct holds *holds)
 	hold.watching = 1;
 	if (!error)
 		error = set_slots(holds, QUIRE_SLOT_LOG_DIRTY, SLOT_BYTES);
+	if (!error)
+		error = write_pages(holds);
 	if (!error)
 		error = harvest(holds);
 	if (!error)

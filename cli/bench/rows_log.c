@@ -1,5 +1,7 @@
 /* Rows of dirty logging on 1 GiB mapped 4K. */
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -129,6 +131,67 @@ static double log_clear_some(void *state)
 	return log_clear(log, log->some);
 }
 
+/* A vCPU that is in guest mode all the time, and leaves it for a moment when it is asked to. */
+struct guest {
+	struct quire_vcpu *vcpu;
+	pthread_t thread;
+	u32 inside, stop;
+};
+
+static void *guest_main(void *opaque)
+{
+	struct guest *guest = opaque;
+	const uint64_t *doorbell = quire_vcpu_doorbell(guest->vcpu);
+	struct quire_stage2 stage2;
+	u64 requests;
+
+	while (!__atomic_load_n(&guest->stop, __ATOMIC_RELAXED)) {
+		if (quire_vcpu_enter(guest->vcpu, &requests, &stage2))
+			break;
+		__atomic_store_n(&guest->inside, 1, __ATOMIC_RELEASE);
+		while (!__atomic_load_n(doorbell, __ATOMIC_RELAXED) &&
+		       !__atomic_load_n(&guest->stop, __ATOMIC_RELAXED))
+			__builtin_ia32_pause();
+		quire_vcpu_leave(guest->vcpu);
+	}
+	__atomic_store_n(&guest->inside, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* log_clear() while another vCPU is in guest mode. */
+static double log_clear_busy(struct log *log, const u64 *words)
+{
+	struct guest guest = {.vcpu = log->machine.vcpus[1]};
+	double took;
+
+	if (pthread_create(&guest.thread, NULL, guest_main, &guest))
+		return -1;
+	while (!__atomic_load_n(&guest.inside, __ATOMIC_ACQUIRE))
+		sched_yield();
+	took = log_clear(log, words);
+	__atomic_store_n(&guest.stop, 1, __ATOMIC_RELAXED);
+	pthread_join(guest.thread, NULL);
+	return took;
+}
+
+static double log_clear_all_busy(void *state)
+{
+	struct log *log = state;
+
+	if (log_clear(log, log->all) < 0 || redirty(log) < 0)
+		return -1;
+	return log_clear_busy(log, log->all);
+}
+
+static double log_clear_some_busy(void *state)
+{
+	struct log *log = state;
+
+	if (log_clear(log, log->all) < 0 || redirty(log) < 0)
+		return -1;
+	return log_clear_busy(log, log->some);
+}
+
 static double clear_all_floor(void *state)
 {
 	struct log *log = state;
@@ -240,6 +303,28 @@ static const struct bench_row rows[] = {
 	.operation = log_clear_some,
 	.floor = clear_some_floor,
 	.bound = 3,
+	.operations = 1,
+	.param = 1,
+	.memory_bytes = GIB,
+    },
+    {
+	.name = "log_clear/all_busy",
+	.floor_text = "the bitmap scanned, one bit cleared in the entries it names",
+	.setup = log_setup_on,
+	.teardown = log_destroy,
+	.operation = log_clear_all_busy,
+	.floor = clear_all_floor,
+	.operations = 1,
+	.param = 1,
+	.memory_bytes = GIB,
+    },
+    {
+	.name = "log_clear/1pct_busy",
+	.floor_text = "the bitmap scanned, one bit cleared in the entries it names",
+	.setup = log_setup_on,
+	.teardown = log_destroy,
+	.operation = log_clear_some_busy,
+	.floor = clear_some_floor,
 	.operations = 1,
 	.param = 1,
 	.memory_bytes = GIB,
