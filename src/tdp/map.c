@@ -23,54 +23,74 @@ u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 	}
 }
 
-/* Where a fault stands: the entry that leads, or shall lead, to its mapping. */
+/* Where a fault finds no table: the entry that shall lead to its mapping. */
 struct step {
-	struct tdp_change change;
+	const struct tdp_change *change;
 	struct quire_vcpu *vcpu;
+	const struct tdp_mapping *mapping; /* NULL: no leaf is wanted */
 	gfn_t gfn;
-	u32 wanted_level; /* 0: no leaf is wanted */
-	bool fetch;
 	u64 *entry;
 	u32 level;
 	u64 old;
 };
 
+/* Does @entry, of a level above the lowest, point to a table? */
+static inline bool is_table(const struct entry_format *f, u64 entry)
+{
+	return (entry & (f->present | f->large)) == f->present;
+}
+
 /* Put an empty @table under the entry. False when somebody else was there first. */
 static bool link_empty(const struct step *step, struct table *table)
 {
-	const struct entry_format *f = step->change.vm->format;
+	const struct entry_format *f = step->change->vm->format;
 	u64 old = step->old;
 
 	table->level = (u8)(step->level - 1);
 	table->parent = step->entry;
 	table_fill(table, f->nonpresent);
 	/* The compare-exchange publishes the filled table. */
-	return tdp_change_entry(&step->change, step->entry, step->level, &old,
+	return tdp_change_entry(step->change, step->entry, step->level, &old,
 				entry_make_table(f, table_entries(table)));
 }
 
-/* Put a table where there is none: an empty one, or one that maps what the huge leaf did. */
-static bool link_table(const struct step *step)
+/* Would the mapping be a huge leaf here, were it not for the NX workaround? */
+static bool is_for_fetch(const struct step *step)
 {
-	const struct entry_format *f = step->change.vm->format;
-	struct quire_vm *vm = step->change.vm;
-	struct table *table = table_cache_take(&step->vcpu->tables);
-	bool for_fetch, linked;
+	const struct tdp_mapping *mapping = step->mapping;
 
+	return mapping && mapping->fetch && mapping->wanted_level >= step->level &&
+	       nx_is_on(step->change->vm);
+}
+
+/*
+ * Put a table where there is none: an empty one, or one that maps what the huge leaf did. Returns
+ * the entry as it is then; it is a table's unless somebody else was faster.
+ */
+static __attribute__((noinline)) u64 link_table(const struct step *step)
+{
+	struct quire_vm *vm = step->change->vm;
+	bool for_fetch = is_for_fetch(step), linked;
+	struct table *table;
+
+	if (entry_is_frozen(vm->format, step->old))
+		return step->old;
+	table = table_cache_take(&step->vcpu->tables);
 	if (BROKEN(table))
-		return false;
+		return step->old;
 	nx_table_init(table, walk_block(step->gfn, step->level), step->vcpu->as_id);
-	for_fetch = step->fetch && step->wanted_level >= step->level && nx_is_on(vm);
 	table->nx_disallowed = for_fetch;
-	if (entry_is_present(f, step->old))
-		linked = tdp_split_entry(&step->change, step->entry, step->level, step->old, table);
+	if (entry_is_present(vm->format, step->old))
+		linked = tdp_split_entry(step->change, step->entry, step->level, step->old, table);
 	else
 		linked = link_empty(step, table);
-	if (!linked)
+	if (!linked) {
 		table_cache_put(&step->vcpu->tables, table);
-	else if (for_fetch)
+		return step->old;
+	}
+	if (for_fetch)
 		nx_list_add(vm, table);
-	return linked;
+	return atomic_load_acquire_u64(step->entry);
 }
 
 /* Does the leaf @old already allow what the mapping is for? */
@@ -90,6 +110,8 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	u32 level = mapping->leaf.level;
 	u64 new = entry_make_leaf(f, &mapping->leaf);
 
+	if (entry_is_frozen(f, old))
+		return QUIRE_RETRY;
 	if (entry_is_present(f, old) && entry_is_leaf(f, old, level)) {
 		if (BROKEN(entry_pfn(old).v == mapping->leaf.pfn.v)) {
 			vm_poison(change->vm);
@@ -109,36 +131,24 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	return QUIRE_FIXED;
 }
 
-/* Make the entry point to a table. False: somebody else changed it. */
-static bool descend(const struct step *step)
-{
-	const struct entry_format *f = step->change.vm->format;
-
-	if (entry_is_present(f, step->old) && !entry_is_leaf(f, step->old, step->level))
-		return true;
-	return link_table(step);
-}
-
 /* One level down, to the part of the block that holds the gfn. */
-static void shrink(struct tdp_mapping *mapping)
+static struct tdp_mapping shrunk(const struct tdp_mapping *mapping)
 {
-	u64 offset;
+	struct tdp_mapping lower = *mapping;
+	u64 offset = mapping->gfn.v & (level_pages((enum quire_level)mapping->leaf.level) - 1);
 
-	mapping->leaf.level--;
-	offset = mapping->gfn.v & (level_pages((enum quire_level)(mapping->leaf.level + 1)) - 1);
-	mapping->leaf.pfn.v +=
-	    round_down_u64(offset, level_pages((enum quire_level)mapping->leaf.level));
+	lower.leaf.level--;
+	lower.leaf.pfn.v += round_down_u64(offset, level_pages((enum quire_level)lower.leaf.level));
 	/* Only what is huge must not be executed. */
-	mapping->leaf.executable |= mapping->leaf.level == QUIRE_LEVEL_4K;
+	lower.leaf.executable |= lower.leaf.level == QUIRE_LEVEL_4K;
+	return lower;
 }
 
 /* The guest executes below the table at this place: no huge leaf instead of it. */
-static bool table_must_stay(const struct step *step)
+static bool table_must_stay(const struct entry_format *f, u64 old, u32 level)
 {
-	const struct entry_format *f = step->change.vm->format;
-
-	return entry_is_present(f, step->old) && !entry_is_leaf(f, step->old, step->level) &&
-	       atomic_load_relaxed_u8(&table_of(entry_table(step->old))->nx_disallowed);
+	return level > QUIRE_LEVEL_4K && is_table(f, old) &&
+	       atomic_load_relaxed_u8(&table_of(entry_table(old))->nx_disallowed);
 }
 
 /*
@@ -150,37 +160,33 @@ static bool table_must_stay(const struct step *step)
  * Every store is a compare-exchange; losing one means that another vCPU was faster: retry.
  */
 enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
-			   const struct tdp_mapping *request, struct flush_debt *debt)
+			   const struct tdp_mapping *mapping, struct flush_debt *debt)
 {
 	const struct entry_format *f = vcpu->vm->format;
-	struct tdp_mapping mapping = *request;
-	struct step step = {
-	    .change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt},
-	    .vcpu = vcpu,
-	    .gfn = mapping.gfn,
-	    .wanted_level = mapping.wanted_level,
-	    .fetch = mapping.fetch,
-	    .level = TDP_ROOT_LEVEL,
-	};
+	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
+	struct tdp_mapping cut;
 	u64 *table = table_entries(root);
 
-	QUIRE_TRACE(kvm_mmu_spte_requested, mapping.gfn.v, mapping.leaf.pfn.v, mapping.leaf.level);
-	for (;; step.level--) {
-		u64 old;
+	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
+		    mapping->leaf.level);
+	for (u32 level = TDP_ROOT_LEVEL;; level--) {
+		u64 *entry = &table[walk_index(mapping->gfn, level)];
+		u64 old = atomic_load_acquire_u64(entry);
 
-		step.entry = &table[walk_index(mapping.gfn, step.level)];
-		step.old = atomic_load_acquire_u64(step.entry);
-		if (entry_is_frozen(f, step.old))
-			return QUIRE_RETRY;
-		if (step.level == mapping.leaf.level && unlikely(table_must_stay(&step)))
-			shrink(&mapping);
-		if (step.level == mapping.leaf.level)
-			return install_leaf(&step.change, step.entry, step.old, &mapping);
-		if (!descend(&step))
-			return QUIRE_RETRY;
-		old = atomic_load_acquire_u64(step.entry);
-		if (!entry_is_present(f, old) || entry_is_leaf(f, old, step.level))
-			return QUIRE_RETRY;
+		if (level == mapping->leaf.level) {
+			if (likely(!table_must_stay(f, old, level)))
+				return install_leaf(&change, entry, old, mapping);
+			cut = shrunk(mapping);
+			mapping = &cut;
+		}
+		if (unlikely(!is_table(f, old))) {
+			struct step step = {&change, vcpu,  mapping, mapping->gfn,
+					    entry,   level, old};
+
+			old = link_table(&step);
+			if (!is_table(f, old))
+				return QUIRE_RETRY;
+		}
 		table = entry_table(old);
 	}
 }
@@ -189,35 +195,27 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 			     struct flush_debt *debt)
 {
 	const struct entry_format *f = vcpu->vm->format;
-	struct step step = {
-	    .change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt},
-	    .vcpu = vcpu,
-	    .gfn = gfn,
-	    .level = TDP_ROOT_LEVEL,
-	};
+	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	u64 *table = table_entries(root);
 	u64 new = entry_make_mmio(f, gfn, generation);
 
-	for (;; step.level--) {
-		u64 old;
+	for (u32 level = TDP_ROOT_LEVEL;; level--) {
+		u64 *entry = &table[walk_index(gfn, level)];
+		u64 old = atomic_load_acquire_u64(entry);
 
-		step.entry = &table[walk_index(gfn, step.level)];
-		step.old = atomic_load_acquire_u64(step.entry);
-		if (entry_is_frozen(f, step.old))
-			return TDP_LOST;
-		/* Memory was mapped there meanwhile: leave it alone. */
-		if (step.level == QUIRE_LEVEL_4K) {
-			if (entry_is_present(f, step.old))
+		if (level == QUIRE_LEVEL_4K) {
+			/* Memory was mapped there meanwhile: leave it alone. */
+			if (entry_is_present(f, old) || entry_is_frozen(f, old))
 				return TDP_LOST;
-			QUIRE_TRACE(mark_mmio_spte, (u64)(uintptr_t)step.entry, gfn.v, 0,
-				    generation);
-			return tdp_change_entry(&step.change, step.entry, step.level, &step.old,
-						new);
+			QUIRE_TRACE(mark_mmio_spte, (u64)(uintptr_t)entry, gfn.v, 0, generation);
+			return tdp_change_entry(&change, entry, level, &old, new);
 		}
-		if (!entry_is_present(f, step.old) && !link_table(&step))
-			return TDP_LOST;
-		old = atomic_load_acquire_u64(step.entry);
-		if (!entry_is_present(f, old) || entry_is_leaf(f, old, step.level))
+		if (!entry_is_present(f, old)) {
+			struct step step = {&change, vcpu, NULL, gfn, entry, level, old};
+
+			old = link_table(&step);
+		}
+		if (!is_table(f, old))
 			return TDP_LOST;
 		table = entry_table(old);
 	}
