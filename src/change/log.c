@@ -131,7 +131,8 @@ static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
 	if (slot->flags & QUIRE_SLOT_GMEM)
 		return false;
 	/* Pages that an invalidation has zapped must not come back before it ends. */
-	if (invalidation_touches(vm, gfn, (gfn_t){gfn.v + level_pages((enum quire_level)level)}) &&
+	if (invalidation_touches(&vm->invalidation, gfn,
+				 (gfn_t){gfn.v + level_pages((enum quire_level)level)}) &&
 	    !MUTANT(recover_unchecked))
 		return false;
 	return vm->host->page_level(vm->host_ctx, memslot_hva(slot, gfn),

@@ -16,10 +16,10 @@ static bool is_stale(const struct quire_vcpu *vcpu, const struct fault *fault,
 	if (!vcpu->root || (vcpu->root != atomic_load_acquire_ptr(&vm->roots.valid[vcpu->as_id]) &&
 			    !MUTANT(root_unchecked)))
 		return true;
-	if (memslots_generation(vm, vcpu->as_id) != found->generation &&
+	if (memslots_generation_of(&vm->slots, vcpu->as_id) != found->generation &&
 	    !MUTANT(generation_unchecked))
 		return true;
-	return invalidation_retry(vm, found->snapshot, fault->gfn);
+	return invalidation_retry(&vm->invalidation, found->snapshot, fault->gfn);
 }
 
 static enum quire_level backing_level(const struct quire_vm *vm, const struct found *found,
@@ -41,7 +41,8 @@ static enum quire_level settled_level(const struct quire_vm *vm, gfn_t gfn, enum
 	for (; level > QUIRE_LEVEL_4K && !MUTANT(block_unchecked); level--) {
 		u64 pages = level_pages(level), block = round_down_u64(gfn.v, pages);
 
-		if (!invalidation_touches(vm, (gfn_t){block}, (gfn_t){block + pages}))
+		if (!invalidation_touches(&vm->invalidation, (gfn_t){block},
+					  (gfn_t){block + pages}))
 			break;
 	}
 	return level;
@@ -97,6 +98,16 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	};
 }
 
+/* Of a generation that was just compared with the published one. */
+static const struct memslot *find_slot(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	const struct quire_vm *vm = vcpu->vm;
+
+	if (likely(memslot_hint_holds(&vm->slots, vcpu->as_id, &vcpu->hint, gfn)))
+		return vcpu->hint.slot;
+	return memslot_lookup(vm, vcpu->as_id, gfn, &vcpu->hint);
+}
+
 static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 			  const struct found *found, struct flush_debt *debt)
 {
@@ -107,7 +118,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 
 	if (is_stale(vcpu, fault, found))
 		return QUIRE_RETRY;
-	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
+	slot = find_slot(vcpu, fault->gfn);
 	mapping = fault_make_mapping(vm, slot, fault, found);
 	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
 	/* The mark comes with the right to write, not with the write (contract U-139b). */

@@ -83,7 +83,7 @@ int fault_no_slot(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 	if (vcpu->root == atomic_load_acquire_ptr(&vm->roots.valid[vcpu->as_id]) && vcpu->root &&
 	    memslots_generation(vm, vcpu->as_id) == found->generation &&
 	    /* The page may have turned private, where nothing is to be emulated. */
-	    !invalidation_retry(vm, found->snapshot, fault->gfn) &&
+	    !invalidation_retry(&vm->invalidation, found->snapshot, fault->gfn) &&
 	    tdp_map_mmio(vcpu, vcpu->root, fault->gfn, found->generation & GENERATION_MASK, &debt))
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_mmio_spte_created);
 	reclaim_exit();

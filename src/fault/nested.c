@@ -133,11 +133,12 @@ static bool is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *n
 	const struct shadow_walk *walk = &nested->walk;
 
 	if (memslots_generation(vm, vcpu->as_id) != nested->found.generation ||
-	    invalidation_retry(vm, nested->found.snapshot, nested->fault.gfn))
+	    invalidation_retry(&vm->invalidation, nested->found.snapshot, nested->fault.gfn))
 		return true;
 	/* L1's tables are memory too. */
 	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--)
-		if (invalidation_retry(vm, nested->found.snapshot, walk->tables[level]))
+		if (invalidation_retry(&vm->invalidation, nested->found.snapshot,
+				       walk->tables[level]))
 			return true;
 	return vm->shadow->write_turn != walk->write_turn;
 }
@@ -249,7 +250,7 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 			 struct quire_memory_fault *exit)
 {
-	struct found before = {.snapshot = invalidation_snapshot(vcpu->vm)};
+	struct found before = {.snapshot = invalidation_snapshot(&vcpu->vm->invalidation)};
 	int ret;
 
 	reclaim_enter();

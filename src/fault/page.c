@@ -69,7 +69,7 @@ int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 	if (found->from_gmem)
 		return find_gmem_page(fault, found, exit);
 	/* Not worth the lookup: it would be thrown away. */
-	if (invalidation_retry_hint(vcpu->vm, found->snapshot, fault->gfn))
+	if (invalidation_retry_hint(&vcpu->vm->invalidation, found->snapshot, fault->gfn))
 		return QUIRE_RETRY;
 	ret = find_host_page(vcpu, fault, found);
 	if (ret < 0 && ret != -EINTR && slots_have_changed(vcpu, found) &&

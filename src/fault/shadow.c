@@ -132,7 +132,7 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 
 	if (!shadow_has_reserve(vcpu) || !shadow_root_is_valid(vcpu) ||
 	    memslots_generation(vcpu->vm, vcpu->as_id) != direct->found->generation ||
-	    invalidation_retry(vcpu->vm, direct->found->snapshot, fault->gfn))
+	    invalidation_retry(&vcpu->vm->invalidation, direct->found->snapshot, fault->gfn))
 		return QUIRE_RETRY;
 	ret = shadow_make_room(&change, vcpu->shadow.page);
 	if (!ret)

@@ -42,39 +42,6 @@ void invalidation_end(struct quire_vm *vm)
 	atomic_store_release_u32(&inv->in_progress, inv->in_progress - 1);
 }
 
-u64 invalidation_snapshot(struct quire_vm *vm)
-{
-	return atomic_load_acquire_u64(&vm->invalidation.seq);
-}
-
-int invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end)
-{
-	const struct invalidation *inv = &vm->invalidation;
-
-	return atomic_load_acquire_u32(&inv->in_progress) && start.v < inv->end &&
-	       inv->start < end.v;
-}
-
-int invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
-{
-	const struct invalidation *inv = &vm->invalidation;
-
-	if (invalidation_touches(vm, gfn, (gfn_t){gfn.v + 1}) && !MUTANT(progress_unchecked))
-		return 1;
-	return atomic_load_relaxed_u64(&inv->seq) != snapshot && !MUTANT(sequence_unchecked);
-}
-
-int invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn)
-{
-	const struct invalidation *inv = &vm->invalidation;
-
-	if (atomic_load_acquire_u32(&inv->in_progress) &&
-	    gfn.v >= atomic_load_relaxed_u64(&inv->start) &&
-	    gfn.v < atomic_load_relaxed_u64(&inv->end))
-		return 1;
-	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
-}
-
 void host_invalidation_enter(struct quire_vm *vm)
 {
 	mutex_lock(&vm->invalidation.lock);

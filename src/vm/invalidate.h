@@ -3,6 +3,7 @@
 #define QUIRE_VM_INVALIDATE_H
 
 #include "src/base/lock.h"
+#include "src/base/mutant.h"
 
 struct quire_vm;
 
@@ -43,17 +44,39 @@ void invalidation_add_range(struct quire_vm *vm, gfn_t start, gfn_t end);
 void invalidation_end(struct quire_vm *vm);
 
 /* A fault's snapshot, before it looks anything up. Issues an acquire load. */
-u64 invalidation_snapshot(struct quire_vm *vm);
-/* Under mmu_lock: must the fault on @gfn start over? */
-int invalidation_retry(const struct quire_vm *vm, u64 snapshot, gfn_t gfn);
+static inline u64 invalidation_snapshot(const struct invalidation *inv)
+{
+	return atomic_load_acquire_u64(&inv->seq);
+}
+
 /*
  * Under mmu_lock: does an invalidation in progress touch [start, end)? A huge mapping over pages
  * of it must wait even when the page that it is made for is none of them: begin has zapped them
  * already, and would not find what is installed now.
  */
-int invalidation_touches(const struct quire_vm *vm, gfn_t start, gfn_t end);
+static inline bool invalidation_touches(const struct invalidation *inv, gfn_t start, gfn_t end)
+{
+	return unlikely(atomic_load_acquire_u32(&inv->in_progress)) && start.v < inv->end &&
+	       inv->start < end.v;
+}
+
+/* Under mmu_lock: must the fault on @gfn start over? */
+static inline bool invalidation_retry(const struct invalidation *inv, u64 snapshot, gfn_t gfn)
+{
+	if (invalidation_touches(inv, gfn, (gfn_t){gfn.v + 1}) && !MUTANT(progress_unchecked))
+		return true;
+	return atomic_load_relaxed_u64(&inv->seq) != snapshot && !MUTANT(sequence_unchecked);
+}
+
 /* Without a lock, as a hint that saves work: true is certain to be a retry, false is nothing. */
-int invalidation_retry_hint(const struct quire_vm *vm, u64 snapshot, gfn_t gfn);
+static inline bool invalidation_retry_hint(const struct invalidation *inv, u64 snapshot, gfn_t gfn)
+{
+	if (unlikely(atomic_load_acquire_u32(&inv->in_progress)) &&
+	    gfn.v >= atomic_load_relaxed_u64(&inv->start) &&
+	    gfn.v < atomic_load_relaxed_u64(&inv->end))
+		return true;
+	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
+}
 
 /* A host invalidation begins, before any lock; it ends. */
 void host_invalidation_enter(struct quire_vm *vm);

@@ -46,7 +46,7 @@ static const struct memslot_set *active_set(const struct quire_vm *vm, u32 as)
 
 u64 memslots_generation(const struct quire_vm *vm, u32 as)
 {
-	return atomic_load_relaxed_u64(&active_set(vm, as)->generation);
+	return memslots_generation_of(&vm->slots, as);
 }
 
 const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gfn,

@@ -97,6 +97,12 @@ static inline const struct memslot_set *memslots_published(const struct memslots
 	return atomic_load_acquire_ptr(&slots->active[as]);
 }
 
+/* Generation of what is published now. A read section only for what is looked up with it. */
+static inline u64 memslots_generation_of(const struct memslots *slots, u32 as)
+{
+	return atomic_load_relaxed_u64(&memslots_published(slots, as)->generation);
+}
+
 /*
  * Does @hint know the slot of @gfn, in what is published now? Looks at no slot and at no tree, so
  * for the copies no read section is needed.
@@ -104,9 +110,8 @@ static inline const struct memslot_set *memslots_published(const struct memslots
 static inline bool memslot_hint_holds(const struct memslots *slots, u32 as,
 				      const struct memslot_hint *hint, gfn_t gfn)
 {
-	u64 generation = atomic_load_relaxed_u64(&memslots_published(slots, as)->generation);
-
-	return hint->generation == generation && gfn.v - hint->base_gfn.v < hint->npages;
+	return hint->generation == memslots_generation_of(slots, as) &&
+	       gfn.v - hint->base_gfn.v < hint->npages;
 }
 
 /* @nr_as address spaces, no slots. Cannot fail. */

@@ -61,15 +61,19 @@ static void check(const struct model *model, const uint64_t *snapshots, unsigned
 			bool retry =
 			    snapshots[i] != model->ended || model_touches(model, gfn, gfn + 1);
 
-			assert_int_equal(invalidation_retry(vm, snapshots[i], (gfn_t){gfn}), retry);
+			assert_int_equal(
+			    invalidation_retry(&vm->invalidation, snapshots[i], (gfn_t){gfn}),
+			    retry);
 			/* Nobody else runs: the hint is as good. */
-			assert_int_equal(invalidation_retry_hint(vm, snapshots[i], (gfn_t){gfn}),
-					 retry);
+			assert_int_equal(
+			    invalidation_retry_hint(&vm->invalidation, snapshots[i], (gfn_t){gfn}),
+			    retry);
 		}
 	for (uint64_t first = 0; first < GFNS; first++)
 		for (uint64_t end = first + 1; end <= GFNS; end++)
-			assert_int_equal(invalidation_touches(vm, (gfn_t){first}, (gfn_t){end}),
-					 model_touches(model, first, end));
+			assert_int_equal(
+			    invalidation_touches(&vm->invalidation, (gfn_t){first}, (gfn_t){end}),
+			    model_touches(model, first, end));
 }
 
 static void test_histories(void **state)
@@ -90,7 +94,7 @@ static void test_histories(void **state)
 
 			if (step == END && !model.open)
 				break;
-			snapshots[taken++] = invalidation_snapshot(machine.vm);
+			snapshots[taken++] = invalidation_snapshot(&machine.vm->invalidation);
 			take_step(&model, step);
 			check(&model, snapshots, taken);
 		}
