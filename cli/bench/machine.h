@@ -72,8 +72,11 @@ double machine_populate(struct machine *machine);
 
 /* CLEAR of all of slot 0 with the bits in @words. */
 int machine_clear_log(struct machine *machine, const u64 *words);
-/* CLEAR of one page in each 2 MiB of a machine of 1 GiB: where all bits were set from the start it
- * splits all there is, and arms next to nothing. */
-int machine_split(struct machine *machine);
+/*
+ * The time to split all huge pages of a machine of 1 GiB into @small_pages of 4K, or negative. All
+ * bits are set from the start of the log, so it is CLEAR of one page in each 2 MiB that splits, and
+ * arms next to nothing. The log is off before and after.
+ */
+double machine_split(struct machine *machine, u64 small_pages);
 
 #endif

@@ -98,20 +98,10 @@ static double fault_l1(void *state)
 
 static double split_of(struct machine *machine, enum guest guest)
 {
-	double start;
-
 	if (fault_all(machine, guest, QUIRE_TABLE_ENTRIES) < 0 ||
-	    quire_vm_stat(machine->vm, QUIRE_VM_STAT_pages_2m) != L2_PAGES / QUIRE_TABLE_ENTRIES ||
-	    machine_set_flags(machine, QUIRE_SLOT_LOG_DIRTY))
+	    quire_vm_stat(machine->vm, QUIRE_VM_STAT_pages_2m) != L2_PAGES / QUIRE_TABLE_ENTRIES)
 		return -1;
-	start = bench_now();
-	if (machine_split(machine))
-		return -1;
-	start = bench_now() - start;
-	if (quire_vm_stat(machine->vm, QUIRE_VM_STAT_pages_4k) != L2_PAGES ||
-	    machine_set_flags(machine, 0))
-		return -1;
-	return start;
+	return machine_split(machine, L2_PAGES);
 }
 
 static double split_l2(void *state)

@@ -137,19 +137,11 @@ static int map_huge(struct tables *tables)
 static double split_all(void *state)
 {
 	struct tables *tables = state;
-	double start;
 
 	if (quire_vm_set_manual_protect(tables->machine.vm, MANUAL_INITIALLY_SET) ||
-	    map_huge(tables) || machine_set_flags(&tables->machine, QUIRE_SLOT_LOG_DIRTY))
+	    map_huge(tables))
 		return -1;
-	start = bench_now();
-	if (machine_split(&tables->machine))
-		return -1;
-	start = bench_now() - start;
-	if (stat(tables, QUIRE_VM_STAT_pages_4k) != GIB_PAGES ||
-	    machine_set_flags(&tables->machine, 0))
-		return -1;
-	return start;
+	return machine_split(&tables->machine, GIB_PAGES);
 }
 
 static double split_floor(void *state)
