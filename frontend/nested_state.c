@@ -78,7 +78,9 @@ static long get_state(struct vcpu *vcpu, uint64_t user, struct cpu_nested *neste
 	return copy_out(user, &header, &nested->vmcb);
 }
 
-long vcpu_get_nested_state(struct ioctl_call *call)
+/* What both need: a VMCB is too large for the stack. */
+static long with_nested(struct ioctl_call *call,
+			long (*body)(struct vcpu *vcpu, uint64_t user, struct cpu_nested *nested))
 {
 	struct cpu_nested *nested;
 	long result;
@@ -88,9 +90,14 @@ long vcpu_get_nested_state(struct ioctl_call *call)
 	nested = calloc(1, sizeof(*nested));
 	if (!nested)
 		return -ENOMEM;
-	result = get_state(call->object, call->argument, nested);
+	result = body(call->object, call->argument, nested);
 	free(nested);
 	return result;
+}
+
+long vcpu_get_nested_state(struct ioctl_call *call)
+{
+	return with_nested(call, get_state);
 }
 
 void nested_settle(struct vcpu *vcpu)
@@ -141,15 +148,5 @@ static long set_state(struct vcpu *vcpu, uint64_t user, struct cpu_nested *neste
 
 long vcpu_set_nested_state(struct ioctl_call *call)
 {
-	struct cpu_nested *nested;
-	long result;
-
-	if (!nested_is_offered())
-		return -EINVAL;
-	nested = calloc(1, sizeof(*nested));
-	if (!nested)
-		return -ENOMEM;
-	result = set_state(call->object, call->argument, nested);
-	free(nested);
-	return result;
+	return with_nested(call, set_state);
 }
