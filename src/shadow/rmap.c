@@ -60,7 +60,8 @@ u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors)
 		if (!more)
 			object->entries[object->count++] = (u64 *)(uintptr_t)value;
 	}
-	(void)rmap_lock(head);
+	/* The value is known: it changes under mmu_lock alone. */
+	(void)!rmap_lock(head);
 	object->entries[object->count++] = entry;
 	rmap_unlock(head, head_of(object));
 	return object->count + object->below;
