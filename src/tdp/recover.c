@@ -69,7 +69,8 @@ static void recover_run(const struct walk_run *run, void *ctx)
 		return;
 	for (u32 i = 0; i < run->count; i++) {
 		u64 *entry = &run->entries[i];
-		u64 old = atomic_load_relaxed_u64(entry), huge;
+		/* A fault may just have linked the table whose entries are read below. */
+		u64 old = atomic_load_acquire_u64(entry), huge;
 
 		if (!entry_is_present(f, old) || entry_is_leaf(f, old, run->level) ||
 		    !walk_covers(run, i))
