@@ -72,7 +72,7 @@ struct memslots {
 	struct memslot_set *active[QUIRE_AS_MAX];	       /* (s)(r) */
 	struct memslot_set sets[QUIRE_AS_MAX][2];	       /* (s) the inactive */
 	struct memslot **ids[QUIRE_AS_MAX][MEMSLOT_ID_BLOCKS]; /* (s) also to read */
-	u64 total_pages;				       /* (s) of all slots */
+	u64 total_pages;				       /* (s) of all slots, relaxed reads */
 	u32 count[QUIRE_AS_MAX];			       /* (s) */
 	u32 nr_dirty_logging;				       /* (s), relaxed reads */
 	u32 nr_as;					       /* constant */

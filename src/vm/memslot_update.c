@@ -156,18 +156,20 @@ static void account(struct memslots *slots, const struct memslot_update *update)
 	struct memslot *old = update->old_slot;
 	struct memslot *new = update->new_slot;
 	u32 logging = slots->nr_dirty_logging;
+	u64 pages = slots->total_pages;
 
 	if (old) {
-		slots->total_pages -= old->npages;
+		pages -= old->npages;
 		slots->count[old->as_id]--;
 		logging -= !!(old->flags & QUIRE_SLOT_LOG_DIRTY);
 	}
 	if (new) {
-		slots->total_pages += new->npages;
+		pages += new->npages;
 		slots->count[new->as_id]++;
 		logging += !!(new->flags &QUIRE_SLOT_LOG_DIRTY);
 	}
 	atomic_store_relaxed_u32(&slots->nr_dirty_logging, logging);
+	atomic_store_relaxed_u64(&slots->total_pages, pages);
 	slots->ids[subject->as_id][subject->id / MEMSLOT_ID_BLOCK][subject->id % MEMSLOT_ID_BLOCK] =
 	    new;
 }

@@ -3,6 +3,12 @@
 
 #include <string.h>
 
+/* Its owner alone writes it; shadow_reserve() reads it without the owner's lock, for a hint. */
+static void set_count(struct object_cache *cache, u32 count)
+{
+	atomic_store_relaxed_u32(&cache->count, count);
+}
+
 static void push_slab(struct object_slabs *slabs, struct table *table)
 {
 	struct table *head = atomic_load_relaxed_ptr(&slabs->tables);
@@ -42,7 +48,7 @@ void *object_take(struct object_cache *cache)
 	if (!object)
 		return NULL;
 	cache->objects = object->next;
-	cache->count--;
+	set_count(cache, cache->count - 1);
 	memset(object, 0, OBJECT_BYTES);
 	return object;
 }
@@ -53,7 +59,7 @@ void object_put(struct object_cache *cache, void *memory)
 
 	object->next = cache->objects;
 	cache->objects = object;
-	cache->count++;
+	set_count(cache, cache->count + 1);
 }
 
 void object_cache_move(struct object_cache *to, struct object_cache *from)
@@ -63,7 +69,7 @@ void object_cache_move(struct object_cache *to, struct object_cache *from)
 	while (*link)
 		link = &(*link)->next;
 	*link = from->objects;
-	to->count += from->count;
+	set_count(to, to->count + from->count);
 	*from = (struct object_cache){0};
 }
 
