@@ -24,10 +24,16 @@
 #define LOGGED_PAGES 192u /* slot 0, at gfn 0 */
 #define OTHER_PAGES 512u  /* slot 1, at gfn 512 */
 #define GUEST_PAGES (512u + OTHER_PAGES)
+#define TABLE_PAGES 5u /* slot 2, at gfn 1024: nested tables of all that is below */
+#define FAR_SLOTS 80u  /* from slot 3 on, a page each in a block of 2 MiB of its own */
+#define MEMORY_PAGES (GUEST_PAGES + TABLE_PAGES + FAR_SLOTS)
 
 static struct {
 	struct quire_vm *vm;
 	enum quire_format_id format;
+	enum quire_mmu mmu;
+	uint32_t far_slots;
+	int nested; /* the guests are L2, which L1's tables at gfn 1024 map to themselves */
 	struct quire_vcpu *vcpus[VCPUS];
 	struct process_runner runners[VCPUS];
 	struct process_host host_ctx;
@@ -59,50 +65,68 @@ static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t gfn, uint64_t 
 	const struct entry_format *f = stage2->format;
 	uint64_t *table = stage2->root;
 
-	*error = QUIRE_PFERR_WRITE;
+	*error = QUIRE_PFERR_WRITE | QUIRE_PFERR_USER;
 	for (uint32_t level = stage2->root_level;; level--) {
-		uint64_t value = atomic_load_acquire_u64(&table[walk_index((gfn_t){gfn}, level)]);
+		uint64_t *entry = &table[walk_index((gfn_t){gfn}, level)];
+		uint64_t value = atomic_load_acquire_u64(entry);
 		uint64_t below = level_pages((enum quire_level)level) - 1;
 
 		if (!(value & f->hw_present))
 			return NULL;
-		*error |= QUIRE_PFERR_PRESENT;
-		if (entry_is_mmio(f, value)) {
+		if (entry_is_mmio(f, value))
 			*error |= QUIRE_PFERR_RSVD;
+		if (entry_is_mmio(f, value) || !(value & f->writable)) {
+			*error |= QUIRE_PFERR_PRESENT;
 			return NULL;
 		}
-		if (!(value & f->writable))
+		if (!entry_is_leaf(f, value, level)) {
+			table = entry_table(value);
+			continue;
+		}
+		/* A and D, or the entry has changed: the fault finds out. */
+		if (~value & (f->accessed | f->dirty) &&
+		    !atomic_cmpxchg_u64(entry, &value, value | f->accessed | f->dirty))
 			return NULL;
-		if (entry_is_leaf(f, value, level))
-			return (
-			    uint64_t *)(uintptr_t)(((entry_pfn(value).v & ~below) + (gfn & below))
-						   << QUIRE_PAGE_SHIFT);
-		*error &= ~(uint64_t)QUIRE_PFERR_PRESENT;
-		table = entry_table(value);
+		return (uint64_t *)(uintptr_t)(((entry_pfn(value).v & ~below) + (gfn & below))
+					       << QUIRE_PAGE_SHIFT);
 	}
 }
 
-/* Add one to the first word of @gfn. */
-static int guest_increment(uint32_t index, uint64_t gfn)
+/* What a guest does to a word of its memory. */
+struct store {
+	uint64_t gfn, word;
+	uint64_t value; /* 0: add one to what is there */
+};
+
+static void carry_out(const struct store *store, uint64_t *page)
+{
+	if (store->value)
+		atomic_store_release_u64(&page[store->word], store->value);
+	else
+		(void)atomic_fetch_add_u64(&page[store->word], 1);
+}
+
+/* An outcome that is the end of it, or an error. */
+static int guest_store(uint32_t index, const struct store *store)
 {
 	struct quire_vcpu *vcpu = stress.vcpus[index];
 
 	while (!atomic_load(&stress.stop)) {
 		struct quire_stage2 stage2;
 		struct quire_memory_fault exit;
-		uint64_t requests, error, *word;
+		uint64_t requests, error, *page;
 		int ret = quire_vcpu_enter(vcpu, &requests, &stage2);
 
 		if (ret)
 			return ret;
-		word = walk(&stage2, gfn, &error);
-		if (word)
-			(void)atomic_fetch_add_u64(word, 1);
+		page = walk(&stage2, store->gfn, &error);
+		if (page)
+			carry_out(store, page);
 		quire_vcpu_leave(vcpu);
-		if (word)
+		if (page)
 			return 0;
-		ret = quire_vcpu_fault(vcpu, (gpa_t){gfn << QUIRE_PAGE_SHIFT}, error, &exit);
-		if (ret < 0 || ret == QUIRE_EMULATE)
+		ret = quire_vcpu_fault(vcpu, (gpa_t){store->gfn << QUIRE_PAGE_SHIFT}, error, &exit);
+		if (ret < 0 || ret == QUIRE_EMULATE || ret == QUIRE_NESTED_FAULT)
 			return ret;
 	}
 	return 0;
@@ -114,21 +138,86 @@ static uint64_t next_random(uint64_t *state)
 	return *state >> 33;
 }
 
+static uint64_t choose_gfn(uint64_t *random)
+{
+	if (stress.far_slots && next_random(random) % 4 == 0)
+		return (3 + next_random(random) % stress.far_slots) * 512;
+	if (next_random(random) % 4)
+		return next_random(random) % LOGGED_PAGES;
+	return 512 + next_random(random) % OTHER_PAGES;
+}
+
+#define TABLE_GFN GUEST_PAGES
+#define L1_ENTRY UINT64_C(7) /* present, writable, the user's */
+#define L1_USED UINT64_C(0x60)
+
+/* L1's entry for L2's @gfn: in one of the two tables of the lowest level. */
+static struct store entry_store(uint64_t gfn, uint64_t random)
+{
+	uint64_t entry = gfn << QUIRE_PAGE_SHIFT | L1_USED | L1_ENTRY;
+
+	/* Often as it was, else without a right. */
+	if (random % 4 == 0)
+		entry &= ~(random & 8 ? UINT64_C(2) : UINT64_C(1));
+	return (struct store){TABLE_GFN + 3 + gfn / 512, gfn % 512, entry};
+}
+
+static void nested_tables_make(void)
+{
+	for (uint64_t level = 0; level < 3; level++)
+		first_word(TABLE_GFN + level)[0] =
+		    (TABLE_GFN + level + 1) << QUIRE_PAGE_SHIFT | L1_USED | L1_ENTRY;
+	first_word(TABLE_GFN + 2)[1] = (TABLE_GFN + 4) << QUIRE_PAGE_SHIFT | L1_USED | L1_ENTRY;
+	for (uint64_t gfn = 0; gfn < GUEST_PAGES; gfn++) {
+		struct store store = entry_store(gfn, 1);
+
+		first_word(store.gfn)[store.word] = store.value;
+	}
+}
+
+static void set_nested(uint32_t index, int on)
+{
+	const struct quire_nested tables = {
+	    .root = {TABLE_GFN << QUIRE_PAGE_SHIFT}, .levels = 4, .nx = 1, .wp = 1};
+
+	check(!quire_vcpu_set_nested(stress.vcpus[index], on ? &tables : NULL), "no nested guest");
+}
+
+/* L1 runs, changes an entry, flushes, and goes back to L2. */
+static void run_l1(uint32_t index, uint64_t gfn, uint64_t random)
+{
+	const struct store store = entry_store(gfn, random);
+
+	set_nested(index, 0);
+	check(!guest_store(index, &store), "L1 could not write its table");
+	set_nested(index, 1);
+	quire_vcpu_flush_nested(stress.vcpus[index]);
+}
+
+static void check_outcome(int ret)
+{
+	check(!ret || ret == QUIRE_EMULATE || ret == -EFAULT ||
+		  (stress.nested && ret == QUIRE_NESTED_FAULT),
+	      "an access failed");
+}
+
 static void *vcpu_main(void *ctx)
 {
 	uint32_t index = (uint32_t)(uintptr_t)ctx;
 	uint64_t random = index + 1, done = 0, size;
 
 	process_runner_enter(&stress.runners[index]);
+	if (stress.nested)
+		set_nested(index, 1);
 	for (; !atomic_load(&stress.stop); done++) {
-		uint64_t gfn = next_random(&random) % 4 ? next_random(&random) % LOGGED_PAGES
-							: 512 + next_random(&random) % OTHER_PAGES;
-		int ret = guest_increment(index, gfn);
+		const struct store store = {.gfn = choose_gfn(&random)};
 
-		check(!ret || ret == QUIRE_EMULATE || ret == -EFAULT, "an access failed");
-		if (done % 64 == 0)
+		check_outcome(guest_store(index, &store));
+		if (stress.nested && done % 16 == 0)
+			run_l1(index, store.gfn, next_random(&random));
+		if (done % 64 == 0 && !stress.nested)
 			(void)!quire_vcpu_prefault(stress.vcpus[index],
-						   (gpa_t){gfn << QUIRE_PAGE_SHIFT},
+						   (gpa_t){store.gfn << QUIRE_PAGE_SHIFT},
 						   QUIRE_PAGE_SIZE, &size);
 	}
 	process_runner_leave(&stress.runners[index]);
@@ -160,18 +249,24 @@ static void *harvest_main(void *ctx)
 	return NULL;
 }
 
-static int set_slot(uint32_t id, uint64_t npages, uint32_t flags)
+/* The slot @id, at a gfn of its own, shows memory from @page on. */
+static int set_slot_at(uint32_t id, uint64_t npages, uint32_t flags, uint64_t page)
 {
 	struct quire_region region = {
 	    .slot = id,
 	    .flags = flags,
 	    .gpa = {(uint64_t)id * 512 << QUIRE_PAGE_SHIFT},
 	    .size_bytes = npages << QUIRE_PAGE_SHIFT,
-	    .hva = {(uint64_t)(uintptr_t)first_word(id * 512)},
+	    .hva = {(uint64_t)(uintptr_t)first_word(page)},
 	    .gmem = flags & QUIRE_SLOT_GMEM ? stress.gmem : NULL,
 	};
 
 	return quire_vm_set_region(stress.vm, &region);
+}
+
+static int set_slot(uint32_t id, uint64_t npages, uint32_t flags)
+{
+	return set_slot_at(id, npages, flags, id * 512);
 }
 
 /* Slot 1 logs, stops, goes away with all roots or by range, and is back. */
@@ -193,7 +288,7 @@ static void *notifier_main(void *ctx)
 	uint64_t random = 7 + (uint64_t)(uintptr_t)ctx;
 
 	while (!atomic_load(&stress.stop)) {
-		uint64_t page = next_random(&random) % (GUEST_PAGES - 8);
+		uint64_t page = next_random(&random) % (MEMORY_PAGES - 8);
 		hva_t start = {(uint64_t)(uintptr_t)first_word(page)};
 		hva_t end = {start.v + (1 + next_random(&random) % 8) * QUIRE_PAGE_SIZE};
 
@@ -225,6 +320,33 @@ static void *keeper_main(void *ctx)
 		(void)quire_vm_recover_nx_pages(stress.vm, 2);
 		if (turn % 64 == 0)
 			quire_vm_set_nx_huge_pages(stress.vm, turn / 64 & 1);
+	}
+	return NULL;
+}
+
+/* The limit on shadow pages goes up and down: at its lowest some are always in the way. */
+static void *quota_main(void *ctx)
+{
+	(void)ctx;
+	for (unsigned int turn = 0; !atomic_load(&stress.stop); turn++)
+		check(!quire_vm_set_nr_mmu_pages(stress.vm, turn & 1 ? 64 : 256), "no limit");
+	return NULL;
+}
+
+/* The hypervisor of L1 writes its tables for it, as when it emulates an instruction. */
+static void *l1_tables_main(void *ctx)
+{
+	uint64_t random = 19;
+
+	(void)ctx;
+	while (!atomic_load(&stress.stop)) {
+		uint64_t gfn = choose_gfn(&random);
+		struct store store = entry_store(gfn, next_random(&random));
+		gpa_t gpa = {(store.gfn << QUIRE_PAGE_SHIFT) + store.word * sizeof(uint64_t)};
+
+		check(!quire_vm_write(stress.vm, gpa, &store.value, sizeof(store.value)),
+		      "a nested table was not written");
+		nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
 	}
 	return NULL;
 }
@@ -302,6 +424,7 @@ static void start_vm(enum quire_vm_type type)
 	struct quire_vm_config config = {
 	    .type = type,
 	    .format = stress.format,
+	    .mmu = stress.mmu,
 	    .maxphyaddr = 48,
 	    .mmio_caching = 1,
 	    .host = host_ops(),
@@ -309,7 +432,7 @@ static void start_vm(enum quire_vm_type type)
 	};
 
 	atomic_store(&stress.stop, 0);
-	memset(stress.memory, 0, GUEST_PAGES * QUIRE_PAGE_SIZE);
+	memset(stress.memory, 0, MEMORY_PAGES * QUIRE_PAGE_SIZE);
 	memset(stress.copy, 0, sizeof(stress.copy));
 	if (quire_vm_create(&config, &stress.vm))
 		abort();
@@ -347,19 +470,54 @@ static void run_threads(unsigned int seconds, void *(*const *others)(void *))
 		pthread_join(threads[count], NULL);
 }
 
-static void log_phase(unsigned int seconds)
+/* Guests that write a logged slot, with @others: the harvests must lead to every write. */
+static void log_phase(unsigned int seconds, void *(*const *others)(void *))
 {
-	static void *(*const others[])(void *) = {harvest_main,	 slots_main,  notifier_main,
-						  notifier_main, keeper_main, NULL};
-
 	start_vm(QUIRE_VM_DEFAULT);
 	check(!set_slot(0, LOGGED_PAGES, QUIRE_SLOT_LOG_DIRTY), "no slot 0");
 	check(!set_slot(1, OTHER_PAGES, 0), "no slot 1");
+	check(!set_slot(2, TABLE_PAGES, 0), "no slot 2");
+	for (uint32_t slot = 0; slot < stress.far_slots; slot++)
+		check(!set_slot_at(3 + slot, 1, 0, GUEST_PAGES + TABLE_PAGES + slot),
+		      "no far slot");
+	if (stress.nested)
+		nested_tables_make();
 	run_threads(seconds, others);
 	harvest();
 	for (uint64_t page = 0; page < LOGGED_PAGES; page++)
 		check(stress.copy[page] == *first_word(page), "a write that no harvest names");
 	end_vm();
+}
+
+static void tdp_phase(unsigned int seconds)
+{
+	static void *(*const others[])(void *) = {harvest_main,	 slots_main,  notifier_main,
+						  notifier_main, keeper_main, NULL};
+
+	log_phase(seconds, others);
+}
+
+/* Shadow pages serve the guest itself, and there are never enough of them. */
+static void shadow_phase(unsigned int seconds)
+{
+	static void *(*const others[])(void *) = {harvest_main, slots_main, notifier_main,
+						  keeper_main,	quota_main, NULL};
+
+	stress.mmu = QUIRE_MMU_SHADOW;
+	stress.far_slots = FAR_SLOTS;
+	log_phase(seconds, others);
+	stress.mmu = QUIRE_MMU_TDP;
+	stress.far_slots = 0;
+}
+
+static void nested_phase(unsigned int seconds)
+{
+	static void *(*const others[])(void *) = {harvest_main, slots_main,	notifier_main,
+						  keeper_main,	l1_tables_main, NULL};
+
+	stress.nested = 1;
+	log_phase(seconds, others);
+	stress.nested = 0;
 }
 
 static void private_phase(unsigned int seconds)
@@ -389,16 +547,19 @@ int main(int argc, char **argv)
 {
 	unsigned int seconds = argc > 1 ? (unsigned int)strtoul(argv[1], NULL, 10) : 10;
 
-	stress.memory = mmap(NULL, GUEST_PAGES * QUIRE_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	stress.memory = mmap(NULL, MEMORY_PAGES * QUIRE_PAGE_SIZE, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (stress.memory == MAP_FAILED)
 		return 2;
 	quire_platform_install(&process_platform);
 	if (process_signals_install())
 		return 2;
-	log_phase((seconds + 1) / 2);
+	seconds = (seconds + 3) / 4;
+	tdp_phase(seconds);
+	shadow_phase(seconds);
+	nested_phase(seconds);
 	stress.format = QUIRE_FORMAT_EPT;
-	private_phase((seconds + 1) / 2);
+	private_phase(seconds);
 	printf("%lu accesses, %d failures\n", atomic_load(&stress.accesses),
 	       atomic_load(&stress.failures));
 	/* Nothing done is nothing tested. */
