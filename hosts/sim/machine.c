@@ -8,6 +8,7 @@
 #include <quire/vcpu.h>
 
 #include "src/base/atomic.h"
+#include "src/shadow/shadow.h"
 #include "src/vm/vm.h"
 #include "src/walk/range.h"
 
@@ -17,6 +18,7 @@ static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_t
 	return (struct quire_vm_config){
 	    .type = type,
 	    .format = machine->format,
+	    .mmu = machine->mmu,
 	    .maxphyaddr = 48,
 	    .mmio_caching = 1,
 	    .host = &sim_host_ops,
@@ -85,11 +87,26 @@ static void count_leaves(const struct entry_format *f, const uint64_t *table, ui
 	}
 }
 
+/* The pages are all on one list, whoever points to them. */
+static void count_shadow_leaves(const struct shadow *shadow, uint64_t leaves[5])
+{
+	for (const struct shadow_page *page = shadow->newest; page; page = page->older) {
+		const uint64_t *entries = table_entries(page->table);
+		uint32_t level = role_level(page->role);
+
+		for (uint32_t i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+			leaves[level] += entry_is_present(&entry_npt, entries[i]) &&
+					 entry_is_leaf(&entry_npt, entries[i], level);
+	}
+}
+
 bool machine_is_sound(struct machine *machine)
 {
 	const struct quire_vm *vm = machine->vm;
 	uint64_t leaves[5] = {0};
 
+	if (vm->shadow)
+		count_shadow_leaves(vm->shadow, leaves);
 	for (uint32_t as = 0; as < QUIRE_AS_MAX; as++)
 		if (vm->roots.valid[as])
 			count_leaves(vm->format, table_entries(vm->roots.valid[as]), 4, leaves);
@@ -99,22 +116,33 @@ bool machine_is_sound(struct machine *machine)
 	       leaves[3] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_1g);
 }
 
-bool machine_stop(struct machine *machine)
+void machine_end_vm(struct machine *machine)
 {
-	struct sim_host *host = &machine->host;
-	bool sound = machine_is_sound(machine);
-
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
 		quire_vcpu_destroy(machine->vcpus[i]);
 	quire_vm_put(machine->vm);
-	host->notifier.ctx = NULL;
+	machine->host.notifier.ctx = NULL;
+}
+
+bool machine_is_empty(struct machine *machine)
+{
+	struct sim_host *host = &machine->host;
+
 	sim_unmap_range(host, 0, host->page_count);
 	if (host->zero_frame != SIM_NO_FRAME)
 		sim_frames_put(host, host->zero_frame, 1);
 	for (uint32_t frame = 0; frame < host->frame_count; frame++)
 		if (host->frames[frame].references)
 			return false;
-	return sound && host->allocated_bytes == 0 && host->chunks == 0;
+	return host->allocated_bytes == 0 && host->chunks == 0;
+}
+
+bool machine_stop(struct machine *machine)
+{
+	bool sound = machine_is_sound(machine);
+
+	machine_end_vm(machine);
+	return machine_is_empty(machine) && sound;
 }
 
 void machine_destroy(struct machine *machine)

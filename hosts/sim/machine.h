@@ -45,6 +45,7 @@ struct machine {
 	/* Read by machine_start(). */
 	uint32_t vcpu_count;
 	enum quire_format_id format;
+	enum quire_mmu mmu;
 	int rings;
 	struct quire_tunables tunables;
 	/* When set: told of each access in the instant in which it has happened in @page. */
@@ -61,6 +62,9 @@ void machine_start(struct machine *machine, enum quire_vm_type type);
 bool machine_is_sound(struct machine *machine);
 /* End the VM; true when it was sound and every byte and every frame reference is back. */
 bool machine_stop(struct machine *machine);
+/* The same in two steps: vCPUs and VM go; then the host's mappings, and is everything back? */
+void machine_end_vm(struct machine *machine);
+bool machine_is_empty(struct machine *machine);
 void machine_destroy(struct machine *machine);
 
 /* Slot 0 from gfn 0: @npages pages at client page @page, which must be mapped by the test. */

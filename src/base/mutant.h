@@ -48,7 +48,11 @@
 	X(cache_unchecked, "a pfn cache shows a page that was replaced during its lookup")  \
 	X(own_marks_first, "the library's own write is logged before it is done")           \
 	X(own_joins_reset, "the library's own write joins a ring entry that is reset")      \
-	X(own_mark_unlocked, "the library marks its own write while a harvest is alone")
+	X(own_mark_unlocked, "the library marks its own write while a harvest is alone")    \
+	X(shadow_unflushed, "shadow pages are freed before the TLBs are flushed")           \
+	X(quota_unchecked, "the limit on shadow pages is set and nothing goes")             \
+	X(line_unlocked, "a vCPU goes while a writer waits for its lock line")              \
+	X(file_unheld, "a guest_memfd goes on without its VM")
 
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
 #define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \

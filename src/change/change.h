@@ -57,6 +57,10 @@ struct gmem_invalidation {
 void change_gmem_begin(const struct gmem_invalidation *invalidation);
 void change_gmem_end(const struct gmem_invalidation *invalidation);
 
+/* At most @pages shadow pages from now on; some go if there are more. No lock held; takes
+ * slots_lock and mmu_lock. */
+void change_set_quota(struct quire_vm *vm, u64 pages);
+
 /* The slot of @new has just started to log, and is published: split, protect, flush. */
 void change_log_start(struct quire_vm *vm, const struct memslot *slot);
 /* The slot has stopped to log: huge pages come back. */

@@ -175,8 +175,9 @@ static u64 page_limit(const struct quire_vm *vm)
 {
 	u64 limit = atomic_load_relaxed_u64(&vm->nr_mmu_pages);
 
-	if (!limit)
-		limit = atomic_load_relaxed_u64(&vm->slots.total_pages) / MEMORY_SHARE;
+	if (limit)
+		return limit;
+	limit = atomic_load_relaxed_u64(&vm->slots.total_pages) / MEMORY_SHARE;
 	return max_u64(limit, MIN_ALLOC_PAGES);
 }
 

@@ -71,7 +71,8 @@ int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, 
 	error = vm->host->store_create(vm->host_ctx, cookie, size_bytes, &inode->pages.store);
 	if (error)
 		goto free_inode;
-	quire_vm_get(vm);
+	if (!MUTANT(file_unheld))
+		quire_vm_get(vm);
 	file->vm = vm;
 	file->inode = inode;
 	file->active = 1;
@@ -200,7 +201,8 @@ static void file_put(struct quire_gmem *file)
 	gmem_pages_destroy(&inode->pages);
 	vm_free(vm, inode, sizeof(*inode));
 	vm_free(vm, file, sizeof(*file));
-	quire_vm_put(vm);
+	if (!MUTANT(file_unheld))
+		quire_vm_put(vm);
 }
 
 void gmem_release_begin(struct quire_gmem *gmem)

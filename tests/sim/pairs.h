@@ -24,6 +24,8 @@ extern const struct pair pairs_log[];
 extern const struct pair pairs_gmem[];
 extern const struct pair pairs_access[];
 extern const struct pair pairs_kernel[];
+extern const struct pair pairs_quota[];
+extern const struct pair pairs_end[];
 
 /* What the two threads share; the parts of a pair may use it as they like. */
 struct pair_state {

@@ -396,6 +396,28 @@ static bool nx_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* The block starts to log: its tables stay, or go before they are protected. */
+static void nx_log_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = quire_vm_recover_nx_pages(pair.machine.vm, 1) > 1;
+	else
+		pair.results[1] = pair_set_flags(SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+}
+
+static bool nx_log_check(void *ctx)
+{
+	struct quire_vm *vm = pair.machine.vm;
+	bool good = !pair.results[0] && !pair.results[1];
+
+	(void)ctx;
+	good &= quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) == 0;
+	good &= !pair_harvest() && !pair_store(0, 5, 7) && !pair_store(1, PAIR_PAGE, 7);
+	good &= !pair_harvest() && pair_logged(5) && pair_logged(PAIR_PAGE);
+	return machine_stop(&pair.machine) && good;
+}
+
 /* Reading and executing in one block at once: small pages for both, or huge ones cut. */
 static void nx_read_body(uint32_t thread, void *ctx)
 {
@@ -512,6 +534,7 @@ const struct pair pairs_access[] = {
     {"aging and fast fault", 2, age_store_setup, age_store_body, age_store_check, 0},
     {"fetch and NX recovery", 2, nx_setup, nx_recover_body, nx_check, 0},
     {"fetch and NX switched on", 2, nx_off_setup, nx_switch_body, nx_check, 0},
+    {"NX recovery and start of logging", 2, nx_setup, nx_log_body, nx_log_check, 0},
     {"fetch and load of one huge page", 2, nx_cold_setup, nx_read_body, nx_check, 0},
     {"populate and punch", 2, fill_setup, fill_body, fill_check, 0},
     {"fast fault and host invalidation", 2, own_setup, fast_replace_body, fast_replace_check, 0},

@@ -128,6 +128,29 @@ static bool clear_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* GET while CLEAR takes two bits of one word: it names both pages, or neither. */
+static void get_body(uint32_t thread, void *ctx)
+{
+	const uint64_t words[] = {UINT64_C(1) << PAIR_PAGE | UINT64_C(1) << 2};
+
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_harvest();
+	else
+		pair.results[1] = pair_clear(0, 4, words);
+}
+
+static bool get_check(void *ctx)
+{
+	bool good =
+	    !pair.results[0] && !pair.results[1] && pair_logged(PAIR_PAGE) == pair_logged(2);
+
+	(void)ctx;
+	good &= !pair_harvest() && !pair_logged(PAIR_PAGE) && !pair_logged(2);
+	good &= !pair_store(0, 2, 4) && !pair_harvest() && pair_logged(2);
+	return machine_stop(&pair.machine) && good;
+}
+
 /* All bits set from the start, a huge writable leaf, and a prefault that splits it under CLEAR. */
 static void clear_huge_setup(void *ctx)
 {
@@ -394,6 +417,7 @@ const struct pair pairs_log[] = {
      3},
     {"store and harvest, busy guest", 2, busy_written_setup, busy_harvest_body, harvest_check, 3},
     {"store and CLEAR", 2, clear_setup, clear_body, clear_check, 0},
+    {"GET and CLEAR", 2, clear_setup, get_body, get_check, 0},
     {"CLEAR and prefault of a huge page", 2, clear_huge_setup, clear_huge_body, clear_huge_check,
      0},
     {"store and start of logging", 2, start_setup, start_body, start_check, 0},

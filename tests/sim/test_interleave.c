@@ -61,6 +61,20 @@ static void test_kernel(void **state)
 	explore_all(pairs_kernel);
 }
 
+static void test_end(void **state)
+{
+	(void)state;
+	explore_all(pairs_end);
+}
+
+/* Shadow pages have one format. */
+static void test_quota(void **state)
+{
+	(void)state;
+	if (pair.machine.format == QUIRE_FORMAT_NPT)
+		explore_all(pairs_quota);
+}
+
 static void test_access(void **state)
 {
 	(void)state;
@@ -73,6 +87,7 @@ int main(void)
 	    cmocka_unit_test(test_faults), cmocka_unit_test(test_slots),
 	    cmocka_unit_test(test_log),	   cmocka_unit_test(test_gmem),
 	    cmocka_unit_test(test_access), cmocka_unit_test(test_kernel),
+	    cmocka_unit_test(test_end),	   cmocka_unit_test(test_quota),
 	};
 	int failed = 0;
 
