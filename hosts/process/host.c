@@ -25,6 +25,20 @@ static bool touch_may_sleep(uint64_t hva)
 }
 
 /*
+ * A touch ends with any kick. Who has not asked for that waits on for the page: no flusher waits
+ * for a thread out of guest mode, and what is half written (a clock page) would stay so.
+ */
+static enum guard_reason touch(uint64_t hva, uint32_t flags)
+{
+	enum guard_reason reason;
+
+	do
+		reason = guard_touch(hva, flags & QUIRE_PAGE_WRITE);
+	while (reason == GUARD_ABORT && !(flags & (QUIRE_PAGE_INTERRUPTIBLE | QUIRE_PAGE_NOWAIT)));
+	return reason;
+}
+
+/*
  * A write that a device's read-only entry refused is the guest's business, not an error: the
  * page is there to be read.
  */
@@ -34,7 +48,7 @@ static int fault_error(uint64_t hva, uint32_t flags)
 
 	if (!(flags & QUIRE_PAGE_WRITE) || !process_mapping_find(hva, &mapping) || !mapping.pfnmap)
 		return -EFAULT;
-	switch (guard_touch(hva, false)) {
+	switch (touch(hva, flags & ~(uint32_t)QUIRE_PAGE_WRITE)) {
 	case GUARD_OK:
 		return -EROFS;
 	case GUARD_POISON:
@@ -78,10 +92,6 @@ static void foresee(uint64_t hva)
 	touches->last = hva;
 }
 
-/*
- * The touch takes any signal as the end of the wait. Without QUIRE_PAGE_INTERRUPTIBLE the caller
- * hears -EINTR all the same: what aborted it may be a flusher that waits for this very thread.
- */
 static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
 	bool write = flags & QUIRE_PAGE_WRITE;
@@ -91,7 +101,7 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 	if ((flags & QUIRE_PAGE_NOWAIT) && touch_may_sleep(hva.v))
 		return -EAGAIN;
 	foresee(hva.v);
-	switch (guard_touch(hva.v, write)) {
+	switch (touch(hva.v, flags)) {
 	case GUARD_OK:
 		break;
 	case GUARD_POISON:

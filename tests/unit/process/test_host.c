@@ -2,8 +2,12 @@
 #include "tests/unit/process/support.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -99,6 +103,83 @@ static void nowait_does_not_fault_in(void **state)
 	assert_int_equal(get(mem + 9, NOWAIT | WRITE, &page), 0);
 	unmap(mem, PAGE);
 	assert_int_equal(get(mem, NOWAIT, &page), -EFAULT);
+}
+
+/* A page that a userfaultfd keeps back, and a thread that asks for it. */
+static struct {
+	uint8_t *mem;
+	uint32_t flags;
+	struct process_runner runner;
+	int result;
+	int ended; /* atomic */
+} asker;
+
+static void *ask(void *ctx)
+{
+	struct quire_page page;
+
+	(void)ctx;
+	process_runner_enter(&asker.runner);
+	asker.result = get(asker.mem, asker.flags, &page);
+	process_runner_leave(&asker.runner);
+	__atomic_store_n(&asker.ended, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static int keep_back(void)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register request = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	asker.mem = map_anonymous(PAGE, PROT_READ | PROT_WRITE);
+	request.range = (struct uffdio_range){address_of(asker.mem), PAGE};
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &request))
+		skip();
+	return fd;
+}
+
+/* Let the thread wait, and kick it for a while, or until it hears. */
+static void kick_asker(int fd, pthread_t *thread, uint32_t flags)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+
+	asker.flags = flags;
+	asker.ended = 0;
+	assert_int_equal(pthread_create(thread, NULL, ask, NULL), 0);
+	assert_int_equal(poll(&wait, 1, 10000), 1);
+	for (int turn = 0; turn < 50 && !__atomic_load_n(&asker.ended, __ATOMIC_ACQUIRE); turn++) {
+		process_host_ops.kick(NULL, &asker.runner);
+		usleep(1000);
+	}
+}
+
+static void give_back(int fd)
+{
+	uint8_t page[PAGE] = {1};
+	struct uffdio_copy copy = {
+	    .dst = address_of(asker.mem), .src = address_of(page), .len = PAGE};
+
+	assert_int_equal(ioctl(fd, UFFDIO_COPY, &copy), 0);
+}
+
+static void only_who_wants_it_is_interrupted(void **state)
+{
+	pthread_t thread;
+	int fd;
+
+	handle_signals();
+	fd = keep_back();
+	kick_asker(fd, &thread, WRITE | QUIRE_PAGE_INTERRUPTIBLE);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(asker.result, -EINTR);
+	kick_asker(fd, &thread, WRITE | QUIRE_PAGE_PIN);
+	assert_int_equal(__atomic_load_n(&asker.ended, __ATOMIC_ACQUIRE), 0);
+	give_back(fd);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(asker.result, 0);
+	close(fd);
+	unmap(asker.mem, PAGE);
 }
 
 static void check_mapping(const uint8_t *mem, size_t pages, uint32_t prot, bool shared)
@@ -388,6 +469,7 @@ int main(void)
 	    cmocka_unit_test(pages_of_every_mapping),
 	    cmocka_unit_test(frames_without_pages),
 	    cmocka_unit_test(nowait_does_not_fault_in),
+	    cmocka_unit_test(only_who_wants_it_is_interrupted),
 	    cmocka_unit_test(mappings_are_known),
 	    cmocka_unit_test(mappings_are_known_from_text),
 	    cmocka_unit_test(texts_are_read),
