@@ -39,15 +39,24 @@ static u64 page_part(gpa_t gpa, u64 size_bytes)
 	return min_u64(size_bytes, QUIRE_PAGE_SIZE - (gpa.v & ~QUIRE_PAGE_MASK));
 }
 
+static int read_part(const struct accessor *by, gpa_t gpa, u8 *dst, u64 size_bytes)
+{
+	u32 section = long_section_enter(&by->vm->accesses);
+	hva_t hva;
+	int err = access_hva(by, gpa, ACCESS_LOAD, &hva);
+
+	if (!err)
+		err = by->vm->host->copy_from(by->vm->host_ctx, dst, hva, size_bytes);
+	long_section_exit(&by->vm->accesses, section);
+	return err;
+}
+
 static int access_read(const struct accessor *by, gpa_t gpa, u8 *dst, u64 size_bytes)
 {
 	while (size_bytes) {
 		u64 part = page_part(gpa, size_bytes);
-		hva_t hva;
-		int err = access_hva(by, gpa, ACCESS_LOAD, &hva);
+		int err = read_part(by, gpa, dst, part);
 
-		if (!err)
-			err = by->vm->host->copy_from(by->vm->host_ctx, dst, hva, part);
 		if (err)
 			return err;
 		dst += part;
@@ -57,23 +66,33 @@ static int access_read(const struct accessor *by, gpa_t gpa, u8 *dst, u64 size_b
 	return 0;
 }
 
+/* The copy and its mark in one section, so that the mark goes to the slot that was written. */
+static int write_part(const struct accessor *by, gpa_t gpa, const u8 *src, u64 size_bytes)
+{
+	u32 section = long_section_enter(&by->vm->accesses);
+	hva_t hva;
+	int err = access_hva(by, gpa, ACCESS_STORE, &hva);
+
+	if (!err && by->vcpu && !dirty_ring_takes_own(by->vcpu))
+		err = -ENOSPC;
+	if (!err && MUTANT(own_marks_first))
+		dirty_log_mark_own(by->vm, by->vcpu, by->as_id, gfn_of(gpa));
+	if (!err)
+		err = by->vm->host->copy_to(by->vm->host_ctx, hva, src, size_bytes);
+	if (!err && !MUTANT(own_marks_first))
+		dirty_log_mark_own(by->vm, by->vcpu, by->as_id, gfn_of(gpa));
+	long_section_exit(&by->vm->accesses, section);
+	return err;
+}
+
 static int access_write(const struct accessor *by, gpa_t gpa, const u8 *src, u64 size_bytes)
 {
 	while (size_bytes) {
 		u64 part = page_part(gpa, size_bytes);
-		hva_t hva;
-		int err = access_hva(by, gpa, ACCESS_STORE, &hva);
+		int err = write_part(by, gpa, src, part);
 
-		if (!err && by->vcpu && !dirty_ring_takes_own(by->vcpu))
-			err = -ENOSPC;
-		if (!err && MUTANT(own_marks_first))
-			dirty_log_mark_own(by->vm, by->vcpu, by->as_id, gfn_of(gpa));
-		if (!err)
-			err = by->vm->host->copy_to(by->vm->host_ctx, hva, src, part);
 		if (err)
 			return err;
-		if (!MUTANT(own_marks_first))
-			dirty_log_mark_own(by->vm, by->vcpu, by->as_id, gfn_of(gpa));
 		gfn_track_written(by->vm, by->as_id, gpa, part);
 		src += part;
 		gpa.v += part;

@@ -81,35 +81,43 @@ static int check_part(const struct quire_place *place, u64 offset_bytes, u64 siz
 int quire_place_read(struct quire_place *place, uint64_t offset_bytes, void *data,
 		     uint64_t size_bytes)
 {
-	const struct quire_vm *vm = place->vcpu->vm;
+	struct quire_vm *vm = place->vcpu->vm;
 	int err = check_part(place, offset_bytes, size_bytes);
+	u32 section;
 	hva_t hva;
 
-	if (!err)
-		err = place_lock(place, offset_bytes, &hva);
 	if (err)
 		return err;
-	err = vm->host->copy_from(vm->host_ctx, data, hva, size_bytes);
-	pfn_cache_unlock(&place->cache);
+	section = long_section_enter(&vm->accesses);
+	err = place_lock(place, offset_bytes, &hva);
+	if (!err) {
+		err = vm->host->copy_from(vm->host_ctx, data, hva, size_bytes);
+		pfn_cache_unlock(&place->cache);
+	}
+	long_section_exit(&vm->accesses, section);
 	return err;
 }
 
 int quire_place_write(struct quire_place *place, uint64_t offset_bytes, const void *data,
 		      uint64_t size_bytes)
 {
-	const struct quire_vm *vm = place->vcpu->vm;
+	struct quire_vm *vm = place->vcpu->vm;
 	int err = check_part(place, offset_bytes, size_bytes);
+	u32 section;
 	hva_t hva;
 
 	if (!err && !dirty_ring_takes_own(place->vcpu))
 		err = -ENOSPC;
-	if (!err)
-		err = place_lock(place, offset_bytes, &hva);
 	if (err)
 		return err;
-	err = vm->host->copy_to(vm->host_ctx, hva, data, size_bytes);
-	pfn_cache_unlock(&place->cache);
+	section = long_section_enter(&vm->accesses);
+	err = place_lock(place, offset_bytes, &hva);
+	if (!err) {
+		err = vm->host->copy_to(vm->host_ctx, hva, data, size_bytes);
+		pfn_cache_unlock(&place->cache);
+	}
 	if (!err)
 		access_written(place->vcpu, 0, (gpa_t){place->gpa.v + offset_bytes}, size_bytes);
+	long_section_exit(&vm->accesses, section);
 	return err;
 }

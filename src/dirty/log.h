@@ -29,7 +29,7 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
  * The library has written the page of @gfn, for @vcpu or (NULL) for nobody's vCPU, which a ring
  * cannot record. After the write, out of guest mode, no lock held and in no read section; takes
  * mmu_lock shared if there is a bit to be set. Writers for a vCPU ask dirty_ring_takes_own() before
- * they write. The slot may have been replaced meanwhile: then its log is new.
+ * they write. In the section of vm->accesses that the write is in, or another slot may be there.
  */
 void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn);
 

@@ -265,6 +265,19 @@ static int mark_path(struct quire_vcpu *vcpu, const struct shadow_walk *walk,
 	return QUIRE_FIXED;
 }
 
+/* A and D are written to memory that must still be the slot's. */
+static int walk_and_mark(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct step *steps)
+{
+	struct long_sections *accesses = &vcpu->vm->accesses;
+	u32 section = long_section_enter(accesses);
+	int ret = walk_down(vcpu, walk, steps);
+
+	if (ret == QUIRE_FIXED)
+		ret = mark_path(vcpu, walk, steps);
+	long_section_exit(accesses, section);
+	return ret;
+}
+
 int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 {
 	struct step steps[SHADOW_ROOT_LEVEL + 1];
@@ -273,10 +286,7 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
 		return refuse(vcpu, walk, 0);
 	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);
-	ret = walk_down(vcpu, walk, steps);
-	if (ret != QUIRE_FIXED)
-		return ret;
-	ret = mark_path(vcpu, walk, steps);
+	ret = walk_and_mark(vcpu, walk, steps);
 	if (ret != QUIRE_FIXED)
 		return ret;
 	ignore_write_protection(vcpu, walk);

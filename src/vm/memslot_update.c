@@ -1,6 +1,7 @@
 /* One memslot update: build, publish, wait for readers, free. */
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/vm/memslot_internal.h"
 #include "src/vm/vm.h"
@@ -138,6 +139,9 @@ static void publish(struct quire_vm *vm, const struct memslot_update *update, u3
 	host_invalidation_allow(vm);
 
 	reclaim_synchronize();
+	/* Who found memory through the set before has used it: it is the client's again. */
+	if (!MUTANT(access_unwaited))
+		long_sections_wait(&vm->accesses);
 	atomic_store_release_u64(&next->generation, generation + slots->nr_as);
 }
 

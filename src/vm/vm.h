@@ -5,6 +5,7 @@
 #include <quire/stats.h>
 #include <quire/vm.h>
 
+#include "src/base/section.h"
 #include "src/entry/format.h"
 #include "src/tlb/flush.h"
 #include "src/vm/attributes.h"
@@ -58,7 +59,9 @@ struct quire_vm {
 	u32 dead;			       /* (a) an invariant broke, see vm_poison() */
 
 	struct mutex slots_lock;
-	struct memslots slots;	      /* (s) / read sections */
+	struct memslots slots; /* (s) / read sections */
+	/* The library's own accesses to client memory: whoever takes slots away waits for them. */
+	struct long_sections accesses;
 	struct attributes attributes; /* (s) / read sections */
 	u32 slot_zap_all;	      /* (a) quirk */
 	u32 manual_protect;	      /* (s) KVM_DIRTY_LOG_* */

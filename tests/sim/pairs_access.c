@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include <quire/place.h>
 #include <quire/stats.h>
 
 #include "src/access/map.h"
@@ -231,10 +232,12 @@ static void own_slot_setup(void *ctx)
 static void own_slot_body(uint32_t thread, void *ctx)
 {
 	(void)ctx;
-	if (thread == 0)
+	if (thread == 0) {
 		pair.results[0] = own_write(PAIR_GPA, 7);
-	else
-		pair.results[1] = machine_add_slot(&pair.machine, 0, 0, 0);
+		return;
+	}
+	pair.results[1] = machine_add_slot(&pair.machine, 0, 0, 0);
+	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
 }
 
 static bool own_slot_check(void *ctx)
@@ -242,8 +245,75 @@ static bool own_slot_check(void *ctx)
 	bool good = !pair.results[1] && pair_byte(PAIR_PAGE)[0] == (pair.results[0] ? 0 : 7);
 
 	(void)ctx;
+	/* What was the slot's is the client's again, for whatever it likes. */
+	good &= pair_byte(PAIR_PAGE)[0] == pair.bytes[1];
 	good &=
 	    (!pair.results[0] || pair.results[0] == -EFAULT) && own_write(PAIR_GPA, 9) == -EFAULT;
+	return machine_stop(&pair.machine) && good;
+}
+
+/* And while the slot moves, with its log: the log hears of it. */
+static void own_move_body(uint32_t thread, void *ctx)
+{
+	struct quire_region there = {.flags = QUIRE_SLOT_LOG_DIRTY,
+				     .gpa = {PAIR_GPA_OF(16)},
+				     .size_bytes = 4 * QUIRE_PAGE_SIZE,
+				     .hva = sim_hva(0)};
+
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = own_write(PAIR_GPA, 2);
+	else
+		pair.results[1] = quire_vm_set_region(pair.machine.vm, &there);
+}
+
+static bool own_move_check(void *ctx)
+{
+	bool good = !pair.results[1] && pair_harvest() == 0;
+
+	(void)ctx;
+	good &= pair_byte(PAIR_PAGE)[0] == (pair.results[0] ? 1 : 2);
+	good &= pair_logged(PAIR_PAGE) == !pair.results[0];
+	return machine_stop(&pair.machine) && good;
+}
+
+/* The same through a shared place of hypervisor and guest. */
+static struct quire_place *place;
+
+static void place_setup(void *ctx)
+{
+	uint8_t byte = 0;
+
+	(void)ctx;
+	start();
+	if (quire_place_create(pair.machine.vcpus[0], &place) ||
+	    quire_place_set(place, (gpa_t){PAIR_GPA}, 1) || quire_place_write(place, 0, &byte, 1))
+		abort();
+}
+
+static void place_body(uint32_t thread, void *ctx)
+{
+	uint8_t byte = 7;
+
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] = quire_place_write(place, 0, &byte, 1);
+		return;
+	}
+	pair.results[1] = machine_add_slot(&pair.machine, 0, 0, 0);
+	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
+}
+
+static bool place_check(void *ctx)
+{
+	uint8_t byte = 9;
+	bool good = !pair.results[1] && pair_byte(PAIR_PAGE)[0] == (pair.results[0] ? 0 : 7);
+
+	(void)ctx;
+	good &= pair_byte(PAIR_PAGE)[0] == pair.bytes[1];
+	good &= !pair.results[0] || pair.results[0] == -EFAULT;
+	good &= quire_place_write(place, 0, &byte, 1) == -EFAULT;
+	quire_place_destroy(place);
 	return machine_stop(&pair.machine) && good;
 }
 
@@ -529,6 +599,8 @@ const struct pair pairs_access[] = {
     {"own write, store and host invalidation", 2, own_setup, own_replace_body, own_replace_check,
      3},
     {"own write and slot deletion", 2, own_slot_setup, own_slot_body, own_slot_check, 0},
+    {"own write and slot move", 2, own_setup, own_move_body, own_move_check, 0},
+    {"write of a shared place and slot deletion", 2, place_setup, place_body, place_check, 0},
     {"aging and host invalidation", 2, age_setup, age_replace_body, age_replace_check, 0},
     {"aging and slot deletion", 2, age_setup, age_slot_body, age_slot_check, 0},
     {"aging and fast fault", 2, age_store_setup, age_store_body, age_store_check, 0},

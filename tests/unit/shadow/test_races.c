@@ -46,6 +46,13 @@ static void setup(void *ctx)
 	start(0);
 }
 
+/* L1's tables have not been walked yet, and have no A anywhere. */
+static void cold_setup(void *ctx)
+{
+	setup(ctx);
+	race_path(&world, NPT_ALL);
+}
+
 static void access_l2(void)
 {
 	result = world_access(&world, L2, WORLD_WRITE);
@@ -116,14 +123,28 @@ static bool entry_check(void *ctx)
 	return stop(good);
 }
 
-/* The slot goes: the store was done before, or finds no memory. */
+/* L1's entry for what L2 accesses, in the client's memory. */
+static uint64_t entry_of_l2(void)
+{
+	uint64_t entry;
+
+	memcpy(&entry, world_page(&world, TABLE_4K) + 5 * sizeof(entry), sizeof(entry));
+	return entry;
+}
+
+static uint64_t entry_then;
+
+/* The slot goes: the store was done before, or finds no memory. What was the slot's is the client's
+ * again: no A or D bit is set in it either. */
 static void delete_body(uint32_t thread, void *ctx)
 {
 	(void)ctx;
-	if (thread == 0)
+	if (thread == 0) {
 		result = world_access(&world, L2, WORLD_WRITE);
-	else
-		done = world_slot(&world, 0, UINT32_MAX) == 0;
+		return;
+	}
+	done = world_slot(&world, 0, UINT32_MAX) == 0;
+	entry_then = entry_of_l2();
 }
 
 static bool delete_check(void *ctx)
@@ -133,7 +154,7 @@ static bool delete_check(void *ctx)
 	(void)ctx;
 	/* L1's tables were in the slot too. */
 	return stop(
-	    done && stored == !result.outcome &&
+	    done && entry_of_l2() == entry_then && stored == !result.outcome &&
 	    (stored || result.outcome == QUIRE_NESTED_FAULT || result.outcome == QUIRE_EMULATE));
 }
 
@@ -195,6 +216,7 @@ static void test_deletion(void **state)
 {
 	(void)state;
 	race_explore(setup, delete_body, delete_check);
+	race_explore(cold_setup, delete_body, delete_check);
 }
 
 static void test_harvest(void **state)
