@@ -53,7 +53,16 @@
 	X(shadow_unflushed, "shadow pages are freed before the TLBs are flushed")           \
 	X(quota_unchecked, "the limit on shadow pages is set and nothing goes")             \
 	X(line_unlocked, "a vCPU goes while a writer waits for its lock line")              \
-	X(file_unheld, "a guest_memfd goes on without its VM")
+	X(file_unheld, "a guest_memfd goes on without its VM")                              \
+	X(alone_unarmed, "with guest mode closed nothing is armed")                         \
+	X(alone_unflushed, "what is armed with guest mode closed owes no flush")            \
+	X(shared_unarmed, "under a guest that runs nothing is armed")                       \
+	X(shared_unflushed, "what is armed under a guest that runs owes no flush")          \
+	X(huge_unarmed, "a huge leaf keeps W when its pages are armed")                     \
+	X(huge_unflushed, "a huge leaf that is armed owes no flush")                        \
+	X(unfound_unarmed, "pages that had no table at the first look are not armed")       \
+	X(split_writable, "the pieces of a huge leaf without W get it")                     \
+	X(recover_unflushed, "split tables are freed before the TLBs are flushed")
 
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
 #define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \
@@ -62,7 +71,12 @@
 	X(unsync_unmarked, "L1 writes its table and the shadow page is not marked")       \
 	X(sync_keeps_turn, "a fault that walked L1's table before a sync installs after") \
 	X(rmap_unlocked, "aging goes through a set of entries that changes")              \
-	X(sync_unflushed, "a page is synced while a vCPU can still write its table")
+	X(sync_unflushed, "a page is synced while a vCPU can still write its table")      \
+	X(nested_start_unprotected, "logging starts, and L2 goes on writing")             \
+	X(nested_unarmed, "a harvest leaves W to L2")                                     \
+	X(nested_huge_unprotected, "a huge mapping of L2's keeps W when logging starts")  \
+	X(nested_split_writable, "the pieces of L2's huge mapping get W")                 \
+	X(nested_recover_unflushed, "L2's split tables are freed before the TLBs are flushed")
 
 enum quire_mutant {
 	MUTANT_NONE,

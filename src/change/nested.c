@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/mutant.h"
 #include "src/change/change.h"
 
 void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
@@ -29,7 +30,7 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			   struct flush_debt *debt)
 {
-	if (!shadow_of(vm))
+	if (!shadow_of(vm) || MUTANT(nested_start_unprotected))
 		return;
 	change_lock(vm);
 	shadow_write_protect(vm, as_id, start, end, debt);
@@ -53,7 +54,7 @@ static void protect_word(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
 void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 				struct flush_debt *debt)
 {
-	if (!shadow_of(vm))
+	if (!shadow_of(vm) || MUTANT(nested_unarmed))
 		return;
 	change_lock(vm);
 	for (u64 i = 0; i < bits->count; i++) {
@@ -74,6 +75,8 @@ void change_nested_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 	flush_debt_init(&debt, &vm->flush);
 	change_lock(vm);
 	shadow_recover(vm, as_id, start, end, &debt);
+	if (MUTANT(nested_recover_unflushed))
+		flush_debt_forgive(&debt, "mutant");
 	shadow_commit(vm, &debt);
 	change_unlock(vm);
 }

@@ -1,6 +1,8 @@
 /* Taking W away for dirty logging, and giving huge mappings a chance after it. */
 #include "src/shadow/internal.h"
 
+#include "src/base/mutant.h"
+
 static void protect_head(const struct shadow_change *change, u64 head, u32 level)
 {
 	const struct entry_format *f = SHADOW_FORMAT;
@@ -11,7 +13,8 @@ static void protect_head(const struct shadow_change *change, u64 head, u32 level
 		u64 old = atomic_load_relaxed_u64(entry);
 
 		/* The processor sets D only with W: clearing both loses nothing. */
-		if (entry_is_writable(f, old))
+		if (entry_is_writable(f, old) &&
+		    !(MUTANT(nested_huge_unprotected) && level > QUIRE_LEVEL_4K))
 			(void)shadow_store(change, entry, level, old & ~(f->writable | f->dirty));
 	}
 }

@@ -6,6 +6,7 @@
 #include <quire/trace.h>
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 
 /*
  * What one split may take: a descriptor for each child, whose gfn may be mapped elsewhere too, and
@@ -53,6 +54,8 @@ static u64 child_value(const struct huge_leaf *huge, u32 index)
 	const struct entry_format *f = SHADOW_FORMAT;
 	u64 value = entry_make_child(f, huge->value, huge->level, index);
 
+	if (MUTANT(nested_split_writable))
+		value |= f->writable;
 	if (huge->level == QUIRE_LEVEL_2M && (huge->access & ACCESS_EXEC))
 		value &= ~f->noexec;
 	return value;

@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/walk/range.h"
 
 /* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
@@ -11,11 +12,14 @@ static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 	u64 old = atomic_load_relaxed_u64(entry);
 
 	while (entry_is_present(f, old) && entry_is_leaf(f, old, level) &&
-	       entry_is_writable(f, old)) {
+	       entry_is_writable(f, old) && !MUTANT(huge_unarmed)) {
 		u64 new = old & ~(f->writable | f->dirty);
 
-		if (tdp_change_entry(change, entry, level, &old, new))
-			return true;
+		if (!tdp_change_entry(change, entry, level, &old, new))
+			continue;
+		if (MUTANT(huge_unflushed))
+			flush_debt_forgive(change->debt, "mutant");
+		return true;
 	}
 	return !entry_is_present(f, old) || entry_is_leaf(f, old, level);
 }
@@ -182,7 +186,7 @@ void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 	for (u64 i = 0; i < bits->count && place.root; i++) {
 		u64 index = bits->words[i].index;
 
-		if (!bits->words[i].entries)
+		if (!bits->words[i].entries && !MUTANT(unfound_unarmed))
 			protect_word(&place, (gfn_t){bits->base.v + index * 64},
 				     bits->masks[index]);
 	}

@@ -6,6 +6,7 @@
 #include <quire/trace.h>
 
 #include "src/base/assert.h"
+#include "src/base/mutant.h"
 #include "src/gfn/nx.h"
 #include "src/walk/range.h"
 
@@ -20,6 +21,8 @@ static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32
 	u64 step = UINT64_C(1) << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2));
 	u64 child = entry_make_child(f, huge, level, 0);
 
+	if (MUTANT(split_writable))
+		child |= f->writable;
 	/* The workaround forbids executing only where it is huge. */
 	if (level == QUIRE_LEVEL_2M && nx_is_on(vm))
 		child = entry_make_executable(f, child);

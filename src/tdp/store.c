@@ -212,29 +212,51 @@ static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
 	return any;
 }
 
+/* How a run of words is armed. */
+struct protector {
+	const struct entry_format *format;
+	struct protect_bits bits;
+	bool alone;
+};
+
 /* May entries be written plainly? A trace wants to know of each. */
 static bool writes_alone(const struct tdp_change *change)
 {
 	return flush_domain_is_closed(&change->vm->flush) && !quire_trace_is_on();
 }
 
-void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
+/* Nonzero: a flush is owed. */
+static inline u64 protect_some(const struct protector *by, u64 *entries, u64 mask)
+{
+	u64 any;
+
+	if (by->alone ? MUTANT(alone_unarmed) : MUTANT(shared_unarmed))
+		return 0;
+	any = by->alone ? protect_alone(&by->bits, entries, mask)
+			: protect_shared(by->format, entries, mask);
+	return (by->alone ? MUTANT(alone_unflushed) : MUTANT(shared_unflushed)) ? 0 : any;
+}
+
+static struct protector protector_of(const struct tdp_change *change)
 {
 	const struct entry_format *f = change->vm->format;
-	const struct protect_bits bits = protect_bits(f);
 
-	if (writes_alone(change) ? protect_alone(&bits, entries, mask)
-				 : protect_shared(f, entries, mask))
+	return (struct protector){f, protect_bits(f), writes_alone(change)};
+}
+
+void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
+{
+	const struct protector by = protector_of(change);
+
+	if (protect_some(&by, entries, mask))
 		flush_debt_owe(change->debt);
 }
 
 u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits)
 {
-	const struct entry_format *f = change->vm->format;
-	const struct protect_bits plain = protect_bits(f);
+	const struct protector by = protector_of(change);
 	const struct tdp_word *words = bits->words, *end = words + bits->count;
 	const u64 *masks = bits->masks;
-	bool alone = writes_alone(change);
 	u64 any = 0, unknown = 0;
 
 	for (const struct tdp_word *word = words; word < end; word++) {
@@ -243,8 +265,7 @@ u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bi
 		if (unlikely(!entries))
 			unknown++;
 		else
-			any |= alone ? protect_alone(&plain, entries, mask)
-				     : protect_shared(f, entries, mask);
+			any |= protect_some(&by, entries, mask);
 	}
 	if (any)
 		flush_debt_owe(change->debt);

@@ -92,11 +92,12 @@ void table_cache_put(struct table_cache *cache, struct table *table)
 	cache->count++;
 }
 
-/* Check builds: whoever still walks a freed table goes to an address that nobody has. */
+/* Check builds: whoever still walks a freed table, a processor too, goes to an address that nobody
+ * has. */
 static void poison_table(struct table *table)
 {
 #ifdef QUIRE_CHECK
-	table_fill(table, UINT64_C(0xdead00000800));
+	table_fill(table, UINT64_C(0xdead00000807));
 #else
 	(void)table;
 #endif

@@ -164,6 +164,27 @@ static void clear_huge_setup(void *ctx)
 		abort();
 }
 
+static void clear_huge_store_setup(void *ctx)
+{
+	clear_huge_setup(ctx);
+	if (pair_store(0, PAIR_PAGE, 1))
+		abort();
+}
+
+/* The vCPU has the huge translation with W, and goes on writing while CLEAR takes it away. */
+static void clear_huge_store_body(uint32_t thread, void *ctx)
+{
+	const uint64_t words[] = {UINT64_C(1) << PAIR_PAGE};
+
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] = pair_store(0, PAIR_PAGE, 2);
+		return;
+	}
+	pair.results[1] = pair_clear(0, 64, words);
+	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
+}
+
 static void clear_huge_body(uint32_t thread, void *ctx)
 {
 	const uint64_t words[] = {0, UINT64_C(1) << 6};
@@ -184,6 +205,16 @@ static bool clear_huge_check(void *ctx)
 	(void)ctx;
 	good &= !pair_harvest() && !pair_logged(70) && pair_logged(71);
 	good &= !pair_store(0, 70, 2) && !pair_harvest() && pair_logged(70);
+	return machine_stop(&pair.machine) && good;
+}
+
+static bool clear_huge_store_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1] && !pair_harvest();
+
+	(void)ctx;
+	good &= pair_logged(PAIR_PAGE) || pair.bytes[1] == 2;
+	good &= !pair_store(0, PAIR_PAGE, 4) && !pair_harvest() && pair_logged(PAIR_PAGE);
 	return machine_stop(&pair.machine) && good;
 }
 
@@ -418,6 +449,8 @@ const struct pair pairs_log[] = {
     {"store and harvest, busy guest", 2, busy_written_setup, busy_harvest_body, harvest_check, 3},
     {"store and CLEAR", 2, clear_setup, clear_body, clear_check, 0},
     {"GET and CLEAR", 2, clear_setup, get_body, get_check, 0},
+    {"huge store and CLEAR", 2, clear_huge_store_setup, clear_huge_store_body,
+     clear_huge_store_check, 0},
     {"CLEAR and prefault of a huge page", 2, clear_huge_setup, clear_huge_body, clear_huge_check,
      0},
     {"store and start of logging", 2, start_setup, start_body, start_check, 0},

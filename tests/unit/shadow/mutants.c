@@ -32,7 +32,8 @@ static const struct {
 
 static int run_tests(void)
 {
-	return unsync_tests() || age_tests() || unsync_race_tests();
+	return unsync_tests() || age_tests() || race_tests() || split_tests() ||
+	       unsync_race_tests();
 }
 
 /* Do the tests fail with it? In a child, for a broken assertion may end it. */

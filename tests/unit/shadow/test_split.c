@@ -178,6 +178,38 @@ static void test_again_and_again(void **state)
 	}
 }
 
+/* What stops is flushed: no processor goes on with a piece that the host's next move does not find.
+ */
+static void test_stop_flushes(void **state)
+{
+	(void)state;
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	(void)world_check(&world, BLOCK(1) + PAGE(5), WORLD_WRITE);
+	assert_int_equal(world_slot(&world, 1, 0), 0);
+	world_migrate(&world, WORLD_SLOT_PAGES + 5);
+	(void)world_check(&world, BLOCK(1) + PAGE(5), WORLD_WRITE);
+}
+
+/* A mapping that was armed as a huge one is split by a later CLEAR: all its pieces stay armed. */
+static void test_pieces_stay_armed(void **state)
+{
+	struct quire_clear_log clear = {.slot = 1, .npages = 64, .copy_in = copy_ones};
+
+	(void)state;
+	world.tunables.eager_page_split = 0;
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	world.tunables.eager_page_split = 1;
+	assert_int_equal(quire_vm_set_manual_protect(world.vm, INITIALLY_SET), 0);
+	/* L1 writes one page with a mapping of its own, and the others L2 with the pieces. */
+	world_nested(&world, 0);
+	assert_int_equal(world_access(&world, HUGE, WORLD_WRITE).outcome, 0);
+	assert_int_equal(quire_vm_clear_dirty_log(world.vm, &clear), 0);
+	assert_int_equal(splits, 3);
+	for (uint32_t page = 0; page < 512; page += 7)
+		(void)world_check(&world, BLOCK(1) + PAGE(page), WORLD_WRITE);
+	assert_int_equal(world_harvest(&world, 1), 0);
+}
+
 #define SPLIT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int split_tests(void)
@@ -186,6 +218,7 @@ int split_tests(void)
 	    SPLIT_TEST(test_split_at_log_start), SPLIT_TEST(test_no_split_when_switched_off),
 	    SPLIT_TEST(test_split_at_clear),	 SPLIT_TEST(test_quota_refuses),
 	    SPLIT_TEST(test_without_memory),	 SPLIT_TEST(test_again_and_again),
+	    SPLIT_TEST(test_stop_flushes),	 SPLIT_TEST(test_pieces_stay_armed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
