@@ -7,7 +7,10 @@
 struct quire_vm;
 struct quire_vcpu;
 
-/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: 0, 1 (ENABLE) or 3 (and INITIALLY_SET); else -EINVAL. */
+/*
+ * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: 0, 1 (ENABLE) or 3 (and INITIALLY_SET); else -EINVAL. It is
+ * looked at when a slot begins to log, and at each harvest. Takes slots_lock.
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_manual_protect(struct quire_vm *vm, uint64_t flags);
 
 /*
@@ -20,16 +23,20 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_get_dirty_log(
     int (*copy_out)(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes),
     void *ctx);
 
-/* A request of KVM_CLEAR_DIRTY_LOG. */
+/* A request of KVM_CLEAR_DIRTY_LOG. @copy_in gives bits as @copy_out above takes them. */
 struct quire_clear_log {
 	uint32_t slot;
-	uint32_t npages;
-	uint64_t first_page;
+	uint32_t npages;     /* a multiple of 64, or up to the slot's end */
+	uint64_t first_page; /* in the slot; a multiple of 64 */
 	int (*copy_in)(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes);
 	void *ctx;
 };
 
-/* Clear the bits given and arm their pages again. Errors as in contract U-135. */
+/*
+ * Clear the bits given and arm their pages again. Errors in order, with nothing changed: -EIO (dead
+ * VM), -ENXIO (ring in use), -EINVAL (slot, first page), -ENOENT (no slot or no log), -EINVAL
+ * (range), -EFAULT. Takes slots_lock; returns when no vCPU has an old right to write. (U-135.)
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_clear_dirty_log(struct quire_vm *vm,
 							const struct quire_clear_log *request);
 
@@ -46,13 +53,19 @@ struct quire_ring_entry {
  * two, too small, already set, or vCPUs exist; -E2BIG: above QUIRE_RING_BYTES_MAX.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes);
-/* Bytes of each vCPU's ring, 0 when logging into bitmaps. */
+/* Bytes of each vCPU's ring, 0 when logging into bitmaps. Takes slots_lock. */
 QUIRE_API uint32_t quire_vm_dirty_ring_bytes(struct quire_vm *vm);
-/* Give the new @vcpu its ring: zeroed memory of the VM's ring size, which the client maps too and
- * which lives as long as the vCPU. -EINVAL when the VM has no rings. */
+/*
+ * Give the new @vcpu, which has not run yet, its ring: zeroed memory of the VM's ring size, which
+ * stays the caller's, is mapped by the client, too, and lives as long as the vCPU. -EINVAL when the
+ * VM has no rings. Takes slots_lock.
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu,
 							 struct quire_ring_entry *entries);
-/* Nonzero: the ring is at its soft limit, and the vCPU must not run (KVM_EXIT_DIRTY_RING_FULL). */
+/*
+ * Nonzero: the ring is at its soft limit, and the vCPU must not run (KVM_EXIT_DIRTY_RING_FULL). By
+ * the vCPU's thread.
+ */
 QUIRE_API int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu);
 
 /*

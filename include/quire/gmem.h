@@ -5,6 +5,7 @@
 #include <quire/host.h>
 
 struct quire_vm;
+struct quire_vcpu;
 struct quire_gmem; /* one file: a VM's view of an inode's pages */
 
 enum quire_gmem_flags {
@@ -32,6 +33,7 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t s
  */
 QUIRE_API void quire_gmem_release(struct quire_gmem *gmem);
 
+/* What it was created with. */
 QUIRE_API uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem);
 QUIRE_API uint64_t quire_gmem_flags(const struct quire_gmem *gmem);
 /* What the host's store_create() made for it. */
@@ -40,14 +42,15 @@ QUIRE_API void *quire_gmem_store(const struct quire_gmem *gmem);
 /*
  * fallocate(FALLOC_FL_KEEP_SIZE): make the pages of [offset, offset + size) exist. -EINVAL:
  * unaligned or beyond the end; -ENOMEM and -EINTR (@interrupted answers nonzero between two
- * pages; may be NULL) keep the pages made so far.
+ * pages; may be NULL) keep the pages made so far. No lock held; excludes punches.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint64_t offset_bytes,
 						   uint64_t size_bytes, int (*interrupted)(void));
 
 /*
  * fallocate(PUNCH_HOLE | KEEP_SIZE): take the pages away from every guest and from the host, then
- * free them. -EINVAL: unaligned. 0 also where there was nothing, or beyond the end.
+ * free them. -EINVAL: unaligned. 0 also where there was nothing, or beyond the end. No lock held;
+ * may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
 						uint64_t size_bytes);
@@ -77,10 +80,12 @@ struct quire_gmem_fill {
 QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
 						       const struct quire_gmem_fill *request);
 
-/* Mark page @index as lost: guest mappings go, get_pfn answers -EHWPOISON until it is punched. */
+/*
+ * Mark page @index as lost: guest mappings go, and faults on it are -EHWPOISON until it is punched.
+ * Beyond the end: nothing. No lock held; may sleep.
+ */
 QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);
 
-struct quire_vcpu;
 /*
  * The host lost frame @pfn, as a vCPU's access found out: if a guest_memfd that a slot of the VM
  * shows has its page there, that is quire_gmem_poison() of it. Nonzero if so. Out of guest mode;

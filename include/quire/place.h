@@ -7,7 +7,7 @@
 struct quire_vcpu;
 struct quire_place;
 
-/* A place of @vcpu, which shows nothing yet. -ENOMEM. Ends before its vCPU. */
+/* A place of @vcpu, which shows nothing yet; the caller destroys it before the vCPU. -ENOMEM. */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_create(struct quire_vcpu *vcpu,
 						  struct quire_place **place);
 QUIRE_API void quire_place_destroy(struct quire_place *place);
@@ -23,8 +23,8 @@ QUIRE_API QUIRE_MUST_CHECK int quire_place_set(struct quire_place *place, gpa_t 
 /*
  * Copy between the place and @data. -EINVAL: beyond what it shows; -EFAULT, or what the host says:
  * no memory there, or read-only. What was written is logged as the vCPU's; -ENOSPC as of
- * quire_vcpu_write(). By one thread at a time
- * (the vCPU's), out of guest mode, no lock held; may sleep.
+ * quire_vcpu_write(). By one thread at a time (the vCPU's), out of guest mode, no lock held; may
+ * sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_read(struct quire_place *place, uint64_t offset_bytes,
 						void *data, uint64_t size_bytes);

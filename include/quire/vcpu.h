@@ -70,7 +70,7 @@ struct quire_memory_fault {
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie,
 						 struct quire_vcpu **vcpu);
-/* Destroy a vCPU that no thread runs. */
+/* Destroy a vCPU that no thread runs, with its reference to the VM. Takes slots_lock. */
 QUIRE_API void quire_vcpu_destroy(struct quire_vcpu *vcpu);
 
 /* What it was created with. */
@@ -97,8 +97,8 @@ QUIRE_API uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t re
  * only then takes the library's requests, so that a flusher sees either the mode or its request
  * taken. *@requests is what was taken, and the client's bits that are raised and stay so: the
  * caller honours them before the first guest access. On QUIRE_REQ_TLB_FLUSH it drops all
- * translations. Between enter and leave the vCPU takes no lock of
- * the library and calls nothing of it but the functions that say so.
+ * translations. Between enter and leave the vCPU takes no lock of the library and calls nothing of
+ * it but the functions that say so.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests,
 						struct quire_stage2 *stage2);
@@ -109,7 +109,7 @@ QUIRE_API void quire_vcpu_leave(struct quire_vcpu *vcpu);
  * The guest touched @gpa and the tables did not allow it. Out of guest mode, no lock held; may
  * sleep. @error_code is QUIRE_PFERR_*: PRESENT when the entry was there but lacked the right,
  * RSVD for a reserved bit. Returns an enum quire_outcome, or -errno: -EFAULT, -EINTR, -ENOMEM,
- * -EHWPOISON, -EIO; then @fault says whether this is a memory-fault exit. (Contract 4.1 - 4.4.)
+ * -EHWPOISON, -EIO; then @fault says whether this is a memory-fault exit. (F-001 to F-026.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa,
 						uint64_t error_code,
@@ -157,7 +157,8 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, g
 /*
  * Populate [gpa, gpa + size) without a guest access (KVM_PRE_FAULT_MEMORY): one step. On success
  * returns 0 and *@done_bytes > 0, what the step covered. Errors: -ENOENT (no slot), -EAGAIN (slot
- * going away), -EINTR, -EIO, -EOPNOTSUPP, and those of a fault.
+ * going away), -EINTR, -EIO, -EOPNOTSUPP, and those of a fault. By the vCPU's thread, out of guest
+ * mode, no lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa,
 						   uint64_t size_bytes, uint64_t *done_bytes);

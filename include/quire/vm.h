@@ -65,7 +65,10 @@ struct quire_region {
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);
-/* The VM's memory goes away with the last reference; vCPUs and guest_memfd files hold one. */
+/*
+ * The VM's memory goes away with the last reference; vCPUs and guest_memfd files hold one. Any
+ * thread, no lock held; the last put() sleeps.
+ */
 QUIRE_API void quire_vm_get(struct quire_vm *vm);
 QUIRE_API void quire_vm_put(struct quire_vm *vm);
 
@@ -78,26 +81,34 @@ QUIRE_API unsigned int quire_vm_address_spaces(const struct quire_vm *vm);
 QUIRE_API uint64_t quire_vm_attributes(const struct quire_vm *vm);
 
 /*
- * Create, move, change the flags of, or (size 0) delete a memslot. Checks and their order are
- * contract 2.2; on failure nothing has changed. Takes slots_lock; returns after no vCPU can reach
- * memory through the old slot any more. (KVM_SET_USER_MEMORY_REGION2.)
+ * Create, move, change the flags of, or (size 0) delete a memslot. -EINVAL: the region by itself,
+ * or a change that a slot does not allow; -EEXIST: another slot or binding is there; -EBADF: no
+ * guest_memfd; -ENOMEM; -EIO. On failure nothing has changed. Takes slots_lock; returns after no
+ * vCPU can reach memory through the old slot any more. (KVM_SET_USER_MEMORY_REGION2; checks and
+ * their order are U-020 to U-038 of tests/rules.tsv.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_region(struct quire_vm *vm,
 						   const struct quire_region *region);
 
 /*
  * Set the attributes of [gpa, gpa + size). -EINVAL: unknown bits, empty, wrapping or unaligned
- * range; -ENOMEM with nothing changed. Takes slots_lock. (KVM_SET_MEMORY_ATTRIBUTES.)
+ * range; -ENOMEM with nothing changed; -EIO. Takes slots_lock. (KVM_SET_MEMORY_ATTRIBUTES.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_attributes(struct quire_vm *vm, gpa_t gpa,
 						       uint64_t size_bytes, uint64_t attributes);
-/* The attributes of one page. */
+/* The attributes of one page, which may change at once. No lock. */
 QUIRE_API uint64_t quire_vm_get_attributes(struct quire_vm *vm, gfn_t gfn);
 
-/* Quirk KVM_X86_QUIRK_SLOT_ZAP_ALL: on (1, the default) or off (0). */
+/*
+ * Quirk KVM_X86_QUIRK_SLOT_ZAP_ALL: on (1, the default) or off (0), for slots that go from now on.
+ * Any thread, no lock.
+ */
 QUIRE_API void quire_vm_set_slot_zap_all(struct quire_vm *vm, int on);
 
-/* KVM_SET_NR_MMU_PAGES: -EINVAL below 64. */
+/*
+ * KVM_SET_NR_MMU_PAGES: at most so many shadow pages, from now on; tables of the TDP MMU are not
+ * counted. -EINVAL below 64. Takes slots_lock.
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_nr_mmu_pages(struct quire_vm *vm, uint64_t pages);
 
 /*
@@ -118,7 +129,7 @@ QUIRE_API uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio
  * returns when no vCPU can reach the old memory through it; until end() faults there wait. Calls
  * nest and may come from any thread that holds no lock of the library. End must be given the
  * same range; the caller holds a reference to the VM until it has returned. (KVM's MMU notifier,
- * contract 2.15 and 4.5.)
+ * U-220 to U-229.)
  */
 QUIRE_API void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end);
 QUIRE_API void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end);
@@ -132,9 +143,8 @@ enum quire_age {
 /*
  * Did the guest use any page of [start, end) of the client's address space since that was last
  * cleared? 1 or 0. A page may look unused although a vCPU still uses a cached translation of
- * it: nothing is flushed. Takes no lock, but mmu_lock while nested guests have mappings; any
- * thread. (The test_young, clear_young and clear_flush_young of KVM's MMU notifier, contract
- * U-226.)
+ * it: nothing is flushed. Takes no lock, never sleeps; any thread. (The test_young, clear_young and
+ * clear_flush_young of KVM's MMU notifier, U-226.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end,
 					    enum quire_age kind);

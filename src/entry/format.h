@@ -102,7 +102,7 @@ struct entry_leaf {
 	bool accessed; /* false: a prefault, so that aging tells the truth */
 };
 
-/* W implies D: a page mapped writable counts as written from the start (contract F-104). */
+/* W implies D: a page mapped writable counts as written from the start (F-104). */
 static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
 	u64 entry = (leaf->pfn.v << QUIRE_PAGE_SHIFT) | f->present | f->readable | f->memtype;

@@ -121,7 +121,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 	slot = find_slot(vcpu, fault->gfn);
 	mapping = fault_make_mapping(vm, slot, fault, found);
 	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
-	/* The mark comes with the right to write, not with the write (contract U-139b). */
+	/* The mark comes with the right to write, not with the write (U-139b). */
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)
 		dirty_log_mark(vcpu, slot, fault->gfn);
 	return ret;

@@ -13,7 +13,7 @@
 /*
  * Nobody sees the table before it is linked, so it is filled with plain stores. The children
  * allow what the huge leaf allowed, and carry its A and D: no flush is owed, a cached huge
- * translation is as good as the children (contract E-013).
+ * translation is as good as the children (E-013).
  */
 static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32 level)
 {
@@ -52,7 +52,7 @@ struct split {
 	bool starved;
 };
 
-/* Every attempt, also those that failed (contract E-050). */
+/* Every attempt, also those that failed (E-050). */
 static inline void trace_split(u64 gfn, u64 huge, u32 level, int err)
 {
 	QUIRE_TRACE(kvm_mmu_split_huge_page, gfn, huge, level, (u64)(s64)err);

@@ -9,7 +9,7 @@
 #include "src/gfn/nx.h"
 
 /*
- * What a transition owes (contract, flush rules):
+ * What a transition owes:
  *   nothing present -> anything        nothing
  *   leaf -> not present                a flush, before the page is reused
  *   table -> not present, or a leaf    a flush, before the table is freed

@@ -24,7 +24,7 @@ static bool is_user_range(u64 start, u64 size_bytes)
 	return size_bytes <= MEMSLOT_HVA_LIMIT && start <= MEMSLOT_HVA_LIMIT - size_bytes;
 }
 
-/* What can be said without looking at the slots there are. The order is the contract's. */
+/* What can be said without looking at the slots there are, in KVM's order (U-021 to U-031). */
 static int check_shape(const struct quire_vm *vm, const struct quire_region *region)
 {
 	u64 offset = region->gmem_offset_bytes;
