@@ -3,9 +3,12 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <cmocka.h>
 
 struct fake_host fake = {.lock = PTHREAD_MUTEX_INITIALIZER};
 uint64_t fake_reports;
@@ -223,4 +226,21 @@ void fake_reset(void)
 void fake_fail_in(uint64_t n)
 {
 	fake.fail_at = n ? fake.allocs + n : 0;
+}
+
+struct quire_vm *fake_vm_make(enum quire_vm_type type)
+{
+	struct quire_vm_config config = {.type = type, .maxphyaddr = 48, .host = &fake_ops};
+	struct quire_vm *vm;
+
+	fake_reset();
+	assert_int_equal(quire_vm_create(&config, &vm), 0);
+	return vm;
+}
+
+void fake_vm_end(struct quire_vm *vm)
+{
+	quire_vm_put(vm);
+	assert_int_equal(fake.live_allocs, 0);
+	assert_int_equal(fake_reports, 0);
 }

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <quire/host.h>
 #include <quire/platform.h>
+#include <quire/vm.h>
 
 #define FAKE_GARBAGE UINT64_C(0xdeadbeefdeadbeef)
 #define FAKE_STORE_PAGES 2048u
@@ -47,5 +48,9 @@ void fake_reset(void);
 
 /* The next allocation but @n - 1 fails. */
 void fake_fail_in(uint64_t n);
+
+/* A VM of @type on a fresh host; its end, which leaves nothing behind. */
+struct quire_vm *fake_vm_make(enum quire_vm_type type);
+void fake_vm_end(struct quire_vm *vm);
 
 #endif

@@ -20,24 +20,6 @@ struct model {
 	struct quire_region slots[QUIRE_AS_MAX][IDS];
 };
 
-static struct quire_vm *make_vm(void)
-{
-	struct quire_vm_config config = {
-	    .type = QUIRE_VM_DEFAULT, .maxphyaddr = 48, .host = &fake_ops};
-	struct quire_vm *vm;
-
-	fake_reset();
-	assert_int_equal(quire_vm_create(&config, &vm), 0);
-	return vm;
-}
-
-static void end_vm(struct quire_vm *vm)
-{
-	quire_vm_put(vm);
-	assert_int_equal(fake.live_allocs, 0);
-	assert_int_equal(fake_reports, 0);
-}
-
 static struct quire_region region_of(u32 as, u32 id, u64 gfn, u64 npages)
 {
 	return (struct quire_region){
@@ -232,7 +214,7 @@ static void model_apply(struct model *model, const struct quire_region *region)
 
 static void test_model(void **state)
 {
-	struct quire_vm *vm = make_vm();
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
 	static struct model model;
 	u32 done = 0;
 
@@ -252,13 +234,13 @@ static void test_model(void **state)
 	}
 	assert_true(done > 500);
 	check_all(vm, &model);
-	end_vm(vm);
+	fake_vm_end(vm);
 }
 
 /* At whichever allocation memory ends, and wherever an update is given up: nothing has changed. */
 static void test_no_memory_and_abort(void **state)
 {
-	struct quire_vm *vm = make_vm();
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
 	static struct model model;
 	u32 failed = 0;
 
@@ -292,13 +274,13 @@ static void test_no_memory_and_abort(void **state)
 	}
 	assert_true(failed > 500);
 	check_all(vm, &model);
-	end_vm(vm);
+	fake_vm_end(vm);
 }
 
 /* U-022 to U-030: one thing wrong at a time, in requests that are right otherwise. */
 static void test_shape(void **state)
 {
-	struct quire_vm *vm = make_vm();
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
 	struct memslot_decision decision;
 	const struct quire_region good = region_of(0, 1, 16, 16);
 	struct quire_region r;
@@ -344,7 +326,7 @@ static void test_shape(void **state)
 	REFUSED(r.size_bytes = 0);
 #undef REFUSED
 #undef ACCEPTED
-	end_vm(vm);
+	fake_vm_end(vm);
 }
 
 static enum memslot_change decide(struct quire_vm *vm, const struct quire_region *region)
@@ -358,7 +340,7 @@ static enum memslot_change decide(struct quire_vm *vm, const struct quire_region
 /* U-031 to U-034 and U-037. */
 static void test_decisions(void **state)
 {
-	struct quire_vm *vm = make_vm();
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
 	struct quire_region region = region_of(0, 5, 100, 10);
 	struct quire_region other = region_of(0, 6, 200, 10);
 	struct memslot_decision decision;
@@ -393,13 +375,13 @@ static void test_decisions(void **state)
 
 	assert_int_equal(memslot_check_max_gfn(&region, (gfn_t){309}), 0);
 	assert_int_equal(memslot_check_max_gfn(&region, (gfn_t){308}), -EINVAL);
-	end_vm(vm);
+	fake_vm_end(vm);
 }
 
 /* Between begin and commit the slot is there, INVALID; generations move twice, upwards. */
 static void test_placeholder(void **state)
 {
-	struct quire_vm *vm = make_vm();
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
 	struct quire_region region = region_of(1, 5, 100, 10);
 	struct memslot_update update = {.change = MEMSLOT_DELETE};
 	struct memslot_hint hint = {0};
@@ -428,13 +410,13 @@ static void test_placeholder(void **state)
 	assert_null(memslot_lookup(vm, 1, (gfn_t){105}, &hint));
 	assert_null(memslot_by_id(vm, 1, 5));
 	memslot_free(vm, update.old_slot);
-	end_vm(vm);
+	fake_vm_end(vm);
 }
 
 /* As many slots as there are, then one more; all gone again. */
 static void test_all_slots(void **state)
 {
-	struct quire_vm *vm = make_vm();
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
 	u64 empty = fake.live_bytes;
 
 	for (u32 id = 0; id < QUIRE_USER_SLOTS; id++) {
@@ -452,7 +434,7 @@ static void test_all_slots(void **state)
 		assert_int_equal(update_slot(vm, &region, FINISH), 0);
 	}
 	assert_int_equal(fake.live_bytes - empty, MEMSLOT_ID_BLOCKS * MEMSLOT_ID_BLOCK * 8);
-	end_vm(vm);
+	fake_vm_end(vm);
 }
 
 struct race {
@@ -495,7 +477,7 @@ static void *reader(void *arg)
 
 static void test_readers(void **state)
 {
-	struct race race = {.vm = make_vm()};
+	struct race race = {.vm = fake_vm_make(QUIRE_VM_DEFAULT)};
 	struct quire_region fixed = region_of(0, 1, 10, 8);
 	struct quire_region moving = region_of(0, 2, 100, 8);
 	struct quire_region coming = region_of(0, 3, 300, 4);
@@ -519,7 +501,7 @@ static void test_readers(void **state)
 		pthread_join(threads[i], NULL);
 	assert_int_equal(race.wrong, 0);
 	assert_true(race.lookups > 0);
-	end_vm(race.vm);
+	fake_vm_end(race.vm);
 }
 
 int main(void)
