@@ -292,16 +292,23 @@ long irqchip_split_locked(struct vm *vm, uint64_t lines)
 	return create_kind_locked(vm, IRQCHIP_SPLIT);
 }
 
+/* Is there the chip that @chip names? */
+static long chip_check(struct irqchip *irqchip, const struct kvm_irqchip *chip)
+{
+	if (!irqchip_has_pic(irqchip))
+		return -ENXIO;
+	return chip->chip_id > KVM_IRQCHIP_IOAPIC ? -EINVAL : 0;
+}
+
 long vm_get_irqchip(struct ioctl_call *call)
 {
 	struct kvm_irqchip *chip = call->data;
 	struct vm *vm = call->object;
 	struct irqchip *irqchip = &vm->irqchip;
+	long error = chip_check(irqchip, chip);
 
-	if (!irqchip_has_pic(irqchip))
-		return -ENXIO;
-	if (chip->chip_id > KVM_IRQCHIP_IOAPIC)
-		return -EINVAL;
+	if (error)
+		return error;
 	pthread_mutex_lock(&irqchip->lock);
 	if (chip->chip_id == KVM_IRQCHIP_IOAPIC)
 		chip->chip.ioapic = irqchip->ioapic.state;
@@ -316,11 +323,10 @@ long vm_set_irqchip(struct ioctl_call *call)
 	const struct kvm_irqchip *chip = call->data;
 	struct vm *vm = call->object;
 	struct irqchip *irqchip = &vm->irqchip;
+	long error = chip_check(irqchip, chip);
 
-	if (!irqchip_has_pic(irqchip))
-		return -ENXIO;
-	if (chip->chip_id > KVM_IRQCHIP_IOAPIC)
-		return -EINVAL;
+	if (error)
+		return error;
 	pthread_mutex_lock(&irqchip->lock);
 	if (chip->chip_id == KVM_IRQCHIP_IOAPIC) {
 		irqchip->ioapic.state = chip->chip.ioapic;
