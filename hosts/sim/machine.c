@@ -182,6 +182,7 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 		uint64_t *entry = &table[walk_index(gfn, level)];
 		uint64_t value = atomic_load_acquire_u64(entry);
 		uint64_t mask = (level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT) - 1;
+		uint64_t host;
 
 		if (!(value & f->hw_present))
 			return false;
@@ -202,10 +203,10 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 			level++; /* the same entry again */
 			continue;
 		}
-		value = (value & ENTRY_ADDRESS_MASK & ~mask) + (access->gpa & mask);
+		host = (value & ENTRY_ADDRESS_MASK & ~mask) + (access->gpa & mask);
 		*translation = (struct machine_translation){
 		    .gfn = gfn.v,
-		    .page = (uint8_t *)(uintptr_t)(value & QUIRE_PAGE_MASK),
+		    .page = (uint8_t *)(uintptr_t)(host & QUIRE_PAGE_MASK),
 		    .writable = access->write,
 		    .executable = entry_is_executable(f, value),
 		};
