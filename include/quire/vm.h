@@ -11,7 +11,8 @@ struct quire_gmem;
 /* VM types, with KVM's numbers. */
 enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
 
-enum quire_format_id { QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT };
+/* AMD's tables, Intel's, and Intel's of a processor that sets no A and D in them. */
+enum quire_format_id { QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT, QUIRE_FORMAT_EPT_NO_AD };
 
 /* Which tables serve a guest: those made of its physical addresses alone, in parallel, or shadow
  * pages, under one lock (kvm.tdp_mmu=N). */

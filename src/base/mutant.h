@@ -64,6 +64,12 @@
 	X(split_writable, "the pieces of a huge leaf without W get it")                     \
 	X(recover_unflushed, "split tables are freed before the TLBs are flushed")
 
+/* Those of tables without A bits: tests/sim/mutants.c runs the suite with such tables. */
+#define QUIRE_AGE_MUTANT_LIST(X)                                                        \
+	X(age_blind, "aging stores an entry over what came there meanwhile")            \
+	X(aged_unflushed, "a harvest finds no W, which aging took, and flushes no TLB") \
+	X(restore_forgets_x, "the fast path gives R and W back to an old leaf and no X")
+
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
 #define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \
 	X(root_unsynced, "L2 is entered without comparing the pages that lag")            \
@@ -81,7 +87,8 @@
 enum quire_mutant {
 	MUTANT_NONE,
 #define MUTANT_ID(name, what) MUTANT_##name,
-	QUIRE_MUTANT_LIST(MUTANT_ID) QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
+	QUIRE_MUTANT_LIST(MUTANT_ID) QUIRE_AGE_MUTANT_LIST(MUTANT_ID)
+	    QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
 #undef MUTANT_ID
 };
 

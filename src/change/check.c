@@ -58,21 +58,39 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 	}
 }
 
+/*
+ * I-30: what the processor may do with a leaf, put back in its place. A processor that sets A sees
+ * its rights always. For another a leaf that was aged has none, and R and perhaps X wait.
+ */
+static u64 check_rights(const struct entry_format *f, u64 entry)
+{
+	u64 waiting = entry >> 52 & 7;
+
+	if (f->accessed || (entry & f->hw_present)) {
+		CHECK((entry & f->readable) == f->readable);
+		CHECK(f->accessed || !(waiting & 5));
+		return entry;
+	}
+	CHECK(waiting & f->readable);
+	return entry | (waiting & f->executable);
+}
+
 /* I-22, I-25, I-29: the shape of one leaf. */
 static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 {
 	const struct quire_vm *vm = check->vm;
-	u64 pages = level_pages((enum quire_level)level), value;
+	u64 pages = level_pages((enum quire_level)level), rights, value;
 	const struct memslot *slot = memslot_lookup(vm, check->as_id, gfn, NULL);
 
 	check->leaves[level]++;
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(is_aligned_u64(entry_pfn(entry).v, pages));
+	rights = check_rights(check->f, entry);
 	/* I-26. */
-	CHECK(level == QUIRE_LEVEL_4K || !entry_is_executable(check->f, entry) || !nx_is_on(vm));
+	CHECK(level == QUIRE_LEVEL_4K || !entry_is_executable(check->f, rights) || !nx_is_on(vm));
 	if (entry_is_writable(check->f, entry)) {
 		CHECK(entry & check->f->mmu_writable);
-		CHECK(entry & check->f->dirty);
+		CHECK(!check->f->dirty || (entry & check->f->dirty));
 	}
 	if (entry & check->f->mmu_writable)
 		CHECK(entry & check->f->host_writable);
@@ -105,11 +123,11 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 			CHECK(entry == check->f->nonpresent || entry_is_mmio(check->f, entry));
 			continue;
 		}
-		CHECK(entry & check->f->hw_present);
 		if (level == QUIRE_LEVEL_4K || (entry & check->f->large)) {
 			check_leaf(check, entry, gfn, level);
 			continue;
 		}
+		CHECK(entry & check->f->hw_present);
 		/* I-35, I-37. */
 		CHECK(table_of(entry_table(entry))->level == level - 1);
 		check_table(check, entry_table(entry), gfn, level - 1);

@@ -1,4 +1,4 @@
-/* Intel's extended page tables. */
+/* Intel's extended page tables, with A and D and without. */
 #include "src/entry/format.h"
 
 #define R (UINT64_C(1) << 0)
@@ -14,6 +14,9 @@
 #define MMU_WRITABLE (UINT64_C(1) << 55)
 #define SUPPRESS_VE (UINT64_C(1) << 63)
 #define NONPRESENT SUPPRESS_VE
+/* Of an old entry without A: where R and X wait, in bits 52 and 54. */
+#define ASIDE (R | X)
+#define ASIDE_SHIFT 52
 #define FROZEN (NONPRESENT | UINT64_C(0x1a0))
 
 _Static_assert(!((R | W | X | WRITE_BACK | IPAT | PS | A | D) &
@@ -21,31 +24,28 @@ _Static_assert(!((R | W | X | WRITE_BACK | IPAT | PS | A | D) &
 	       "software bits must be ones the processor ignores");
 _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | SUPPRESS_VE) & ENTRY_ADDRESS_MASK),
 	       "flags must leave the address alone");
+_Static_assert(!(ASIDE << ASIDE_SHIFT &
+		 (HOST_WRITABLE | MMU_WRITABLE | SUPPRESS_VE | ENTRY_ADDRESS_MASK)),
+	       "what waits has bits of its own");
 _Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/store.c)");
 _Static_assert(!(FROZEN & (R | W | X | PRESENT)), "a frozen entry is present to nobody");
 
+/* What both have; write and execute without read is a combination the processor refuses. */
+#define EPT_BITS                                                                                \
+	.readable = R, .writable = W, .executable = X, .noexec = 0, .large = PS,                \
+	.memtype = WRITE_BACK | IPAT, .hw_present = R | W | X, .present = PRESENT,              \
+	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, \
+	.frozen = FROZEN, .mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X,  \
+	.mmio_access = 0, .mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 52,       \
+	.mmio_high_bits = 11
+
 const struct entry_format entry_ept = {
-    .name = "ept",
-    .readable = R,
-    .writable = W,
-    .executable = X,
-    .noexec = 0,
-    .accessed = A,
-    .dirty = D,
-    .large = PS,
-    .memtype = WRITE_BACK | IPAT,
-    .hw_present = R | W | X,
-    .present = PRESENT,
-    .host_writable = HOST_WRITABLE,
-    .mmu_writable = MMU_WRITABLE,
-    .nonpresent = NONPRESENT,
-    .frozen = FROZEN,
-    /* Write and execute without read: a combination the processor refuses. */
-    .mmio_mask = R | W | X | PRESENT | SUPPRESS_VE,
-    .mmio_value = W | X,
-    .mmio_access = 0,
-    .mmio_low_shift = 3,
-    .mmio_low_bits = 7,
-    .mmio_high_shift = 52,
-    .mmio_high_bits = 11,
+    EPT_BITS, .name = "ept", .accessed = A, .dirty = D, .young = A, .aged = A,
+};
+
+const struct entry_format entry_ept_no_ad = {
+    EPT_BITS,	    .name = "ept without a and d",
+    .accessed = 0,  .dirty = 0,
+    .young = R,	    .aged = R | W | X,
+    .aside = ASIDE, .aside_shift = ASIDE_SHIFT,
 };

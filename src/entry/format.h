@@ -1,4 +1,4 @@
-/* What one word of a stage-2 table means: NPT and EPT as constant descriptors. */
+/* What one word of a stage-2 table means: NPT, and EPT with and without A and D, as descriptors. */
 #ifndef QUIRE_ENTRY_FORMAT_H
 #define QUIRE_ENTRY_FORMAT_H
 
@@ -16,8 +16,8 @@ struct entry_format {
 	u64 writable;	/* W */
 	u64 executable; /* EPT: X; NPT: none */
 	u64 noexec;	/* NPT: NX; EPT: none */
-	u64 accessed;	/* A, set by the walker */
-	u64 dirty;	/* D, set by the walker in a leaf on a write */
+	u64 accessed;	/* A, set by the walker; 0: there is no A */
+	u64 dirty;	/* D, set by the walker in a leaf on a write; 0: there is no D */
 	u64 large;	/* leaf at level 2 and above */
 	u64 memtype;	/* EPT: write-back and IPAT in a leaf */
 	u64 hw_present; /* any of these set: the walker takes the entry as present */
@@ -27,6 +27,15 @@ struct entry_format {
 	u64 mmu_writable;  /* W is off at most for dirty logging */
 	u64 nonpresent;	   /* what an empty entry holds */
 	u64 frozen;	   /* an entry owned by one writer */
+	/*
+	 * The age of a leaf. With A: it is young while A is set. Without: while it has its rights.
+	 * To age it takes them all away, and the next access faults; R and X are kept aside, and W
+	 * comes back by mmu_writable (KVM's access tracking).
+	 */
+	u64 young; /* set in a young leaf */
+	u64 aged;  /* what aging takes away */
+	u64 aside; /* of that, what is kept, aside_shift bits above its place; 0: nothing */
+	u8 aside_shift;
 	/* MMIO entries: (entry & mmio_mask) == mmio_value; 0 when the format has none. The
 	 * generation is split over two fields, low bits first. */
 	u64 mmio_mask;
@@ -46,6 +55,8 @@ struct entry_format {
 
 extern const struct entry_format entry_npt;
 extern const struct entry_format entry_ept;
+/* EPT of a processor without A and D. */
+extern const struct entry_format entry_ept_no_ad;
 
 static inline bool entry_is_present(const struct entry_format *f, u64 entry)
 {
@@ -71,6 +82,41 @@ static inline bool entry_is_writable(const struct entry_format *f, u64 entry)
 static inline bool entry_is_executable(const struct entry_format *f, u64 entry)
 {
 	return (entry & (f->executable | f->noexec)) == f->executable;
+}
+
+/*
+ * Does aging take rights away? It owes no flush for them (a vCPU may go on for a while with what
+ * its TLB has), so here an entry without W does not mean that no TLB has W.
+ */
+static inline bool entry_ages_by_rights(const struct entry_format *f)
+{
+	return f->aside;
+}
+
+/* Of a present leaf: was it used since it was aged? */
+static inline bool entry_is_young(const struct entry_format *f, u64 entry)
+{
+	return entry & f->young;
+}
+
+/* The present leaf @entry, aged. */
+static inline u64 entry_make_old(const struct entry_format *f, u64 entry)
+{
+	return (entry | (entry & f->aside) << f->aside_shift) & ~f->aged;
+}
+
+/* The present leaf @entry as a use makes it: with A, or with R and X again as they were. */
+static inline u64 entry_make_young(const struct entry_format *f, u64 entry)
+{
+	u64 kept = entry >> f->aside_shift & f->aside;
+
+	return (entry & ~(f->aside << f->aside_shift)) | kept | f->accessed;
+}
+
+/* entry_is_executable(), or it will be with the next use. */
+static inline bool entry_may_execute(const struct entry_format *f, u64 entry)
+{
+	return entry_is_executable(f, entry_make_young(f, entry));
 }
 
 static inline pfn_t entry_pfn(u64 entry)
@@ -102,22 +148,24 @@ struct entry_leaf {
 	bool accessed; /* false: a prefault, so that aging tells the truth */
 };
 
-/* W implies D: a page mapped writable counts as written from the start (F-104). */
+/*
+ * W implies D: a page mapped writable counts as written from the start (F-104). What
+ * nobody used yet is old: without A and D it has no rights, and W comes with the first write.
+ */
 static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
 	u64 entry = (leaf->pfn.v << QUIRE_PAGE_SHIFT) | f->present | f->readable | f->memtype;
 
 	if (leaf->level > QUIRE_LEVEL_4K)
 		entry |= f->large;
-	if (leaf->accessed)
-		entry |= f->accessed;
 	if (leaf->host_writable)
 		entry |= f->host_writable;
 	if (leaf->mmu_writable)
 		entry |= f->mmu_writable;
 	if (leaf->writable)
 		entry |= f->writable | f->dirty;
-	return entry | (leaf->executable ? f->executable : f->noexec);
+	entry |= leaf->executable ? f->executable : f->noexec;
+	return leaf->accessed ? entry | f->accessed : entry_make_old(f, entry);
 }
 
 /* The entry for child @index, one level down, of the huge leaf @huge at @level. */
@@ -128,10 +176,12 @@ static inline u64 entry_make_child(const struct entry_format *f, u64 huge, u32 l
 	return level == QUIRE_LEVEL_2M ? child & ~f->large : child;
 }
 
-/* The leaf @entry with the right to execute. */
+/* The leaf @entry with the right to execute: an old one gets it with the next use. */
 static inline u64 entry_make_executable(const struct entry_format *f, u64 entry)
 {
-	return (entry & ~f->noexec) | f->executable;
+	u64 used = (entry_make_young(f, entry) & ~f->noexec) | f->executable;
+
+	return entry_is_young(f, entry) ? used : entry_make_old(f, used);
 }
 
 /* Does @entry mean "no memory here", with the generation it was found in? */

@@ -4,12 +4,13 @@
 /* Frames and tables have addresses of 48 bits; the formats reserve what is above. */
 #define ADDRESS_LIMIT (UINT64_C(1) << 48)
 
-static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
+/* A leaf that was just used. */
+static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 {
 	u64 large = level > QUIRE_LEVEL_4K ? f->large : 0;
-	u64 always = f->present | f->readable | f->memtype | large;
-	u64 maybe = f->writable | f->dirty | f->mmu_writable | f->host_writable | f->accessed |
-		    f->executable | f->noexec;
+	u64 always = f->present | f->readable | f->memtype | f->accessed | large;
+	u64 maybe =
+	    f->writable | f->dirty | f->mmu_writable | f->host_writable | f->executable | f->noexec;
 	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
 	u64 address = entry & ENTRY_ADDRESS_MASK;
 
@@ -18,11 +19,19 @@ static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
 	if ((entry & always) != always || (entry & ~ENTRY_ADDRESS_MASK & ~(always | maybe)))
 		return false;
 	/* D comes and goes with W, which needs two permissions. */
-	if (!(entry & f->writable) != !(entry & f->dirty))
+	if (f->dirty && !(entry & f->writable) != !(entry & f->dirty))
 		return false;
 	if ((entry & f->writable) && !(entry & f->mmu_writable))
 		return false;
 	return !(entry & f->mmu_writable) || (entry & f->host_writable);
+}
+
+/* A leaf is one that was just used, or what aging makes of it. */
+static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
+{
+	u64 used = entry_make_young(f, entry);
+
+	return (entry == used || entry == entry_make_old(f, used)) && is_legal_used(f, used, level);
 }
 
 static bool is_legal_table(const struct entry_format *f, u64 entry, u32 level)

@@ -31,7 +31,7 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 
 	if (fault->write && gfn_track_is_used(vcpu->vm))
 		fault_unprotect(vcpu, fault->gfn);
-	if (fault->present) {
+	if (fault->present || entry_ages_by_rights(vcpu->vm->format)) {
 		ret = fault_fast(vcpu, fault);
 		if (ret != FAULT_CONTINUE)
 			return ret;

@@ -1,4 +1,4 @@
-/* The fast path: W comes back without a lookup where only dirty logging took it. */
+/* The fast path: what dirty logging or aging took from a leaf comes back without a lookup. */
 #include "src/fault/fault.h"
 
 #include <quire/trace.h>
@@ -10,28 +10,53 @@
 /* Attempts before the slow path takes over. */
 #define FAST_TRIES 4u
 
+static bool permits(const struct entry_format *f, u64 entry, const struct fault *fault)
+{
+	if (fault->write)
+		return entry_is_writable(f, entry);
+	if (fault->fetch)
+		return entry_is_executable(f, entry);
+	return (entry & f->readable) == f->readable;
+}
+
+/*
+ * What the leaf @old becomes for @fault: what aging took comes back, and W where nothing of ours
+ * but dirty logging or aging took it. 0: that is not enough.
+ */
+static u64 restored(const struct quire_vm *vm, u64 old, const struct fault *fault)
+{
+	const struct entry_format *f = vm->format;
+	u64 required = f->host_writable | f->mmu_writable;
+	u64 new = entry_ages_by_rights(f) ? entry_make_young(f, old) : old;
+
+	if (MUTANT(restore_forgets_x) && new != old)
+		new &= ~f->executable;
+	if (fault->write)
+		return (old & required) == required ? new | f->writable | f->dirty : 0;
+	return permits(f, new, fault) ? new : 0;
+}
+
 static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct memslot *slot,
 		    const struct fault *fault)
 {
 	struct quire_vm *vm = vcpu->vm;
 	const struct entry_format *f = vm->format;
 	struct tdp_change change = {.vm = vm, .leaves = vcpu->leaves};
-	u64 required = f->host_writable | f->mmu_writable;
 	u32 level;
 	u64 *entry = tdp_find(vm, root, fault->gfn, &level);
 	u64 old = atomic_load_relaxed_u64(entry), new;
 
 	if (!entry_is_present(f, old) || !entry_is_leaf(f, old, level))
 		return FAULT_CONTINUE;
-	if (entry_is_writable(f, old))
+	if (permits(f, old, fault))
 		return QUIRE_SPURIOUS;
-	if ((old & required) != required)
-		return FAULT_CONTINUE;
 	/* A huge leaf of a logged slot must be split: one mark cannot stand for 512 pages. */
-	if (level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))
+	if (fault->write && level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))
 		return FAULT_CONTINUE;
-	new = old | f->writable | f->dirty;
-	if (MUTANT(fast_marks_first))
+	new = restored(vm, old, fault);
+	if (!new)
+		return FAULT_CONTINUE;
+	if (fault->write && MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
 	if (!tdp_change_entry(&change, entry, level, &old, new))
 		return QUIRE_RETRY;
@@ -40,12 +65,20 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	 * flush makes the vCPU come back here. Before it, the harvest could take the mark with W
 	 * still off, and the write that follows would go unseen.
 	 */
-	if (!MUTANT(fast_marks_first))
+	if (fault->write && !MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
 	QUIRE_TRACE(fast_page_fault, vcpu->id, gpa_of(fault->gfn).v, fault->error_code,
 		    (u64)(uintptr_t)entry, old, new, QUIRE_FIXED);
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fast);
 	return QUIRE_FIXED;
+}
+
+/* An entry that lacks W, or, where aging takes rights away, one that lacks all. */
+static bool may_be_fast(const struct quire_vm *vm, const struct fault *fault)
+{
+	if (vm_is_shadowed(vm) || fault->private || fault->prefault)
+		return false;
+	return fault->present ? fault->write : entry_ages_by_rights(vm->format);
 }
 
 /*
@@ -59,9 +92,7 @@ int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 	struct quire_thread *self;
 	int ret = QUIRE_RETRY;
 
-	if (vm_is_shadowed(vcpu->vm))
-		return FAULT_CONTINUE;
-	if (!fault->write || fault->private || fault->prefault)
+	if (!may_be_fast(vcpu->vm, fault))
 		return FAULT_CONTINUE;
 	self = biglock_read_enter(&vcpu->vm->mmu_lock, &vcpu->line);
 	for (u32 tries = 0; tries < FAST_TRIES && ret == QUIRE_RETRY; tries++) {

@@ -90,8 +90,8 @@ must_check int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *fou
 void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 
 /*
- * Give a right back without a lookup, where the entry is present: W taken for dirty logging.
- * FAULT_CONTINUE: not possible.
+ * Give a right back without a lookup: W taken for dirty logging, where the entry is present, or all
+ * that aging took where there are no A bits. FAULT_CONTINUE: not possible.
  */
 must_check int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault);
 

@@ -1,6 +1,7 @@
 /* Which leaves has the guest used since the last look? */
 #include "src/tdp/age.h"
 
+#include "src/base/mutant.h"
 #include "src/walk/range.h"
 
 struct age {
@@ -11,7 +12,8 @@ struct age {
 
 /*
  * The walker may set A at the same moment, or somebody take the leaf away: one attempt is enough,
- * since either way the page was used, and an A that stays is found the next time.
+ * since either way the page was used, and an A that stays is found the next time. Without A the
+ * leaf loses its rights, and no flush is owed for them (entry_ages_by_rights()).
  */
 static void age_run(const struct walk_run *run, void *ctx)
 {
@@ -22,11 +24,13 @@ static void age_run(const struct walk_run *run, void *ctx)
 		u64 old = atomic_load_relaxed_u64(&run->entries[i]);
 
 		if (!entry_is_present(f, old) || !entry_is_leaf(f, old, run->level) ||
-		    !(old & f->accessed))
+		    !entry_is_young(f, old))
 			continue;
 		age->young = true;
-		if (age->kind == QUIRE_AGE_CLEAR)
-			(void)!atomic_cmpxchg_u64(&run->entries[i], &old, old & ~f->accessed);
+		if (age->kind == QUIRE_AGE_CLEAR && MUTANT(age_blind))
+			atomic_store_relaxed_u64(&run->entries[i], entry_make_old(f, old));
+		else if (age->kind == QUIRE_AGE_CLEAR)
+			(void)!atomic_cmpxchg_u64(&run->entries[i], &old, entry_make_old(f, old));
 	}
 }
 

@@ -11,10 +11,10 @@ struct tdp_age_range {
 };
 
 /*
- * Nonzero: some leaf of @range was used (A). No lock, in a read section: entries change by
+ * Nonzero: some leaf of @range is young. No lock, in a read section: entries change by
  * compare-exchange, and a table that is unlinked meanwhile stays until the section ends. Whoever
  * owns the tables alone and writes plainly (tdp_protect_entries() with guest mode closed) may put
- * back an A that was cleared here: a page then looks used once too often.
+ * back what was taken here: a page then looks used once too often.
  */
 must_check int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range);
 

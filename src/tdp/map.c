@@ -98,6 +98,9 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 {
 	if (mapping->prefault)
 		return true;
+	/* Aging took its rights. */
+	if ((old & f->readable) != f->readable)
+		return false;
 	if (mapping->fetch && !entry_is_executable(f, old))
 		return false;
 	return !mapping->write || entry_is_writable(f, old);

@@ -44,6 +44,16 @@ static void protect_run(const struct walk_run *run, void *ctx)
 		(void)protect_huge(ctx, &run->entries[i], run->level);
 }
 
+/*
+ * Where aging takes W, an entry without W may be one that a vCPU writes through all the same: the
+ * flush is owed whatever is found.
+ */
+static void owe_for_aged(const struct tdp_change *change)
+{
+	if (entry_ages_by_rights(change->vm->format) && !MUTANT(aged_unflushed))
+		flush_debt_owe(change->debt);
+}
+
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			     struct flush_debt *debt)
 {
@@ -59,6 +69,7 @@ void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t 
 
 	if (!root)
 		return;
+	owe_for_aged(&change);
 	walk.root = table_entries(root);
 	walk_range(&walk, start, end);
 }
@@ -181,6 +192,8 @@ void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
 	};
 
+	if (bits->count)
+		owe_for_aged(&place.change);
 	if (!tdp_protect_words(&place.change, bits))
 		return;
 	for (u64 i = 0; i < bits->count && place.root; i++) {

@@ -55,7 +55,7 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 	leaf.host_writable = found.entry & f->host_writable;
 	leaf.mmu_writable = found.entry & f->mmu_writable;
 	leaf.writable = leaf.mmu_writable;
-	leaf.executable = entry_is_executable(f, found.entry) && !nx_is_on(recover->change.vm);
+	leaf.executable = entry_may_execute(f, found.entry) && !nx_is_on(recover->change.vm);
 	return entry_make_leaf(f, &leaf);
 }
 

@@ -8,6 +8,14 @@
 #include "src/base/reclaim.h"
 #include "src/gfn/nx.h"
 
+static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)
+{
+	u64 told_by = f->executable | f->noexec | f->aside << f->aside_shift;
+
+	return unlikely((old ^ new) & told_by) && entry_may_execute(f, old) &&
+	       !entry_may_execute(f, new);
+}
+
 /*
  * What a transition owes:
  *   nothing present -> anything        nothing
@@ -15,11 +23,14 @@
  *   table -> not present, or a leaf    a flush, before the table is freed
  *   huge leaf -> table                 nothing: the children map the same
  *   leaf -> leaf, W or X lost          a flush, before the change is relied upon
+ *   leaf -> leaf, mmu_writable lost    the same: aging may have taken W without a flush
  *   A or D cleared                     nothing; D is never cleared here without W
  *   rights added                       nothing
  */
 static bool change_owes_flush(const struct entry_format *f, u32 level, u64 old, u64 new)
 {
+	u64 lost;
+
 	if (!entry_is_present(f, old))
 		return false;
 	if (!entry_is_present(f, new))
@@ -28,8 +39,8 @@ static bool change_owes_flush(const struct entry_format *f, u32 level, u64 old, 
 		return entry_is_leaf(f, new, level);
 	if (!entry_is_leaf(f, new, level))
 		return false;
-	return (entry_is_writable(f, old) && !entry_is_writable(f, new)) ||
-	       (entry_is_executable(f, old) && !entry_is_executable(f, new));
+	lost = old & ~new;
+	return (lost & (f->writable | f->mmu_writable)) || loses_x(f, old, new);
 }
 
 /* A vCPU's counts are written by the thread that runs it alone. */
@@ -129,7 +140,8 @@ static struct protect_bits protect_bits(const struct entry_format *f)
 	return (struct protect_bits){
 	    .writable = f->writable,
 	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
-	    .to_dirty = (u32)__builtin_ctzll(f->dirty) - writable,
+	    /* Without D it is W itself. */
+	    .to_dirty = f->dirty ? (u32)__builtin_ctzll(f->dirty) - writable : 0,
 	    .needed = f->present | f->writable,
 	    .kept = ~(f->writable | f->dirty),
 	};

@@ -24,17 +24,29 @@ static int config_check(const struct quire_vm_config *config)
 	return 0;
 }
 
+static const struct entry_format *format_of(enum quire_format_id id)
+{
+	switch (id) {
+	case QUIRE_FORMAT_EPT:
+		return &entry_ept;
+	case QUIRE_FORMAT_EPT_NO_AD:
+		return &entry_ept_no_ad;
+	default:
+		return &entry_npt;
+	}
+}
+
 static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 {
 	vm->config = *config;
 	vm->host = config->host;
 	vm->host_ctx = config->host_ctx;
-	vm->format = config->format == QUIRE_FORMAT_EPT ? &entry_ept : &entry_npt;
+	vm->format = format_of(config->format);
 	vm->tunables = config->tunables ? config->tunables : &default_tunables;
 	vm->address_spaces = vm_has_private_mem(vm) ? 1 : QUIRE_AS_MAX;
 	/* NPT's MMIO entries need a reserved address bit. */
 	vm->mmio_entries = config->mmio_caching && !vm_is_shadowed(vm) &&
-			   (config->maxphyaddr < 52 || config->format == QUIRE_FORMAT_EPT);
+			   (config->maxphyaddr < 52 || vm->format != &entry_npt);
 	vm->max_gfn.v =
 	    (UINT64_C(1) << (min_u64(config->maxphyaddr, TABLE_ADDRESS_BITS) - QUIRE_PAGE_SHIFT)) -
 	    1;
