@@ -62,7 +62,7 @@ static const struct param params[] = {
     KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000),
     KVM_BOOL("flush_on_reuse", RW, 0),
     KVM_BOOL("allow_unsafe_mappings", RO, 0),
-    /* Ours: stage-2 tables in Intel's format instead of AMD's. */
+    /* Ours: stage-2 tables in Intel's format instead of AMD's; kvm_intel.eptad=N means it, too. */
     KVM_BOOL("quire_ept", RO, 0),
     /* Ours: the width of physical addresses in CPUID, for a machine with fewer bits. */
     KVM_UINT("quire_phys_bits", RO, 48, 48),

@@ -42,6 +42,14 @@ static enum quire_mmu mmu_of_guests(void)
 								  : QUIRE_MMU_SHADOW;
 }
 
+/* Without A and D only Intel's processors are; on another vendor's machine there is no .eptad. */
+static enum quire_format_id format_of_tables(void)
+{
+	if (params_get_bool("kvm_intel.ept") && !params_get_bool("kvm_intel.eptad"))
+		return QUIRE_FORMAT_EPT_NO_AD;
+	return params_get_bool("kvm.quire_ept") ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
+}
+
 uint32_t system_vm_types(void)
 {
 	uint32_t types = 1u << QUIRE_VM_DEFAULT;
@@ -54,7 +62,7 @@ void system_configure_vm(struct quire_vm_config *config)
 	config->mmio_caching = params_get_bool("kvm.mmio_caching");
 	config->tunables = params_tunables();
 	config->mmu = mmu_of_guests();
-	config->format = params_get_bool("kvm.quire_ept") ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
+	config->format = format_of_tables();
 }
 
 static long get_api_version(struct ioctl_call *call)

@@ -82,6 +82,11 @@ int has_second_stage(void)
 	return parameter_is_on("kvm_amd", "npt") || parameter_is_on("kvm_intel", "ept");
 }
 
+int marks_accesses(void)
+{
+	return !parameter_is_on("kvm_intel", "ept") || parameter_is_on("kvm_intel", "eptad");
+}
+
 static void on_kick(int number)
 {
 	(void)number;

@@ -55,6 +55,8 @@ int vm_set_attributes(const struct vm *vm, uint64_t gpa, uint64_t size_bytes, ui
 int parameter_is_on(const char *module, const char *name);
 /* Has the processor nested paging, as the module's parameter says? 0 or 1. */
 int has_second_stage(void);
+/* Does the processor set A and D in the tables of its second stage? */
+int marks_accesses(void);
 int vm_cap(const struct vm *vm, unsigned long cap);
 int vm_enable_cap(const struct vm *vm, uint32_t cap, uint64_t argument);
 

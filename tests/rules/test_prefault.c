@@ -81,7 +81,7 @@ static void padding_is_ignored(void)
 
 static void whole_slot(void)
 {
-	uint64_t before, faults;
+	uint64_t before, faults, fast;
 
 	open_machine();
 	before = small_pages();
@@ -92,6 +92,12 @@ static void whole_slot(void)
 	/* None of it counts as a fault of the guest, and the guest finds all of it. */
 	CHECK_EQ(stat_get(vcpu.fd, "pf_taken"), faults);
 	guest_load(&vcpu, GPA);
+	faults = stat_get(vcpu.fd, "pf_taken");
+	fast = stat_get(vcpu.fd, "pf_fast");
+	CHECK_END(GUEST(&vcpu, GUEST_LOAD_EACH, .rbx = GPA, .rcx = PAGES, .rdx = PAGE), END_DONE);
+	/* Without A bits the first use of a page is a fault, and the mapping needs no lookup. */
+	CHECK_EQ(stat_get(vcpu.fd, "pf_taken") - faults, stat_get(vcpu.fd, "pf_fast") - fast);
+	CHECK_EQ(stat_get(vcpu.fd, "pf_taken") != faults, !marks_accesses());
 	faults = stat_get(vcpu.fd, "pf_taken");
 	CHECK_END(GUEST(&vcpu, GUEST_LOAD_EACH, .rbx = GPA, .rcx = PAGES, .rdx = PAGE), END_DONE);
 	CHECK_EQ(stat_get(vcpu.fd, "pf_taken"), faults);
