@@ -67,6 +67,11 @@ static void pick_details(const struct sim_plan *plan, struct sim_random *random,
 		op->first = (sim_random(random, 3) ? 0 : SIM_BLOCK) + sim_random(random, 6);
 		op->flags = (uint32_t)sim_random(random, KERNEL_COUNT);
 		break;
+	case OP_AGE:
+		op->first = sim_random(random, 2) ? sim_random(random, 6) : SIM_BLOCK;
+		op->npages = sim_random(random, 2) ? 1 + sim_random(random, 3) : 64;
+		op->flags = !sim_random(random, 4);
+		break;
 	case OP_PUNCH:
 	case OP_ALLOCATE:
 	case OP_POISON:
@@ -88,17 +93,17 @@ static enum sim_op_kind pick_kind(const struct sim_plan *plan, struct sim_random
 				  bool is_vcpu)
 {
 	static const enum sim_op_kind changes[] = {
-	    OP_SLOT_CREATE, OP_SLOT_CREATE,  OP_SLOT_DELETE,  OP_SLOT_MOVE, OP_SLOT_LOG,
-	    OP_SLOT_LOG,    OP_HOST_REPLACE, OP_HOST_REPLACE, OP_HARVEST,   OP_HARVEST,
-	    OP_KERNEL,	    OP_KERNEL,	     OP_KERNEL,	      OP_HARVEST,   OP_ZAP_ALL,
-	    OP_EAGER_SPLIT, OP_ATTRIBUTES,   OP_ATTRIBUTES,   OP_PUNCH,	    OP_ALLOCATE,
-	    OP_POISON};
+	    OP_SLOT_CREATE, OP_SLOT_CREATE,  OP_SLOT_DELETE,  OP_SLOT_MOVE,  OP_SLOT_LOG,
+	    OP_SLOT_LOG,    OP_HOST_REPLACE, OP_HOST_REPLACE, OP_HARVEST,    OP_HARVEST,
+	    OP_KERNEL,	    OP_KERNEL,	     OP_KERNEL,	      OP_HARVEST,    OP_ZAP_ALL,
+	    OP_EAGER_SPLIT, OP_AGE,	     OP_AGE,	      OP_ATTRIBUTES, OP_ATTRIBUTES,
+	    OP_PUNCH,	    OP_ALLOCATE,     OP_POISON};
 
 	if (is_vcpu && sim_random(random, 8))
 		return sim_random(random, 8) ? (enum sim_op_kind)sim_random(random, 2)
 					     : OP_PREFAULT;
 	/* The last five need private memory. */
-	return changes[sim_random(random, plan->type == QUIRE_VM_DEFAULT ? 16 : 21)];
+	return changes[sim_random(random, plan->type == QUIRE_VM_DEFAULT ? 18 : 23)];
 }
 
 void sim_plan_make(struct sim_plan *plan, uint64_t seed)
@@ -108,7 +113,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	memset(plan, 0, sizeof(*plan));
 	plan->seed = seed;
 	plan->type = sim_random(&random, 3) ? QUIRE_VM_DEFAULT : QUIRE_VM_SW_PROTECTED;
-	plan->format = sim_random(&random, 2) ? QUIRE_FORMAT_EPT : QUIRE_FORMAT_NPT;
+	plan->format = (enum quire_format_id)sim_random(&random, 3);
 	plan->rings = !sim_random(&random, 3);
 	plan->manual_protect =
 	    (uint32_t)(sim_random(&random, 2) ? sim_random(&random, 2) * 2 + 1 : 0);
@@ -141,12 +146,13 @@ void sim_plan_print(const struct sim_plan *plan)
 {
 	static const char *const names[OP_COUNT] = {
 	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
-	    "slot-log", "attributes", "host-replace", "kernel",	     "punch",	    "allocate",
-	    "poison",	"harvest",    "zap-all",      "eager-split"};
+	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
+	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split"};
+	static const char *const formats[] = {"npt", "ept", "ept without a and d"};
 
 	printf("seed %" PRIu64 ": type %d, %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
 	       "file %s, %u vCPUs, %u threads, a preemption in %u steps\n",
-	       plan->seed, (int)plan->type, plan->format == QUIRE_FORMAT_EPT ? "ept" : "npt",
+	       plan->seed, (int)plan->type, formats[plan->format],
 	       plan->rings ? "rings" : "bitmaps", plan->manual_protect, plan->zap_all,
 	       plan->eager_split, plan->host_huge ? "huge" : "small",
 	       plan->gmem_huge ? "huge" : "small", plan->vcpus, plan->threads,

@@ -311,6 +311,11 @@ static void perform(uint32_t thread, const struct sim_op *op)
 	case OP_KERNEL:
 		kernel_op(op);
 		break;
+	case OP_AGE:
+		(void)!quire_vm_age(sim.machine.vm, sim_hva((uint32_t)op->first),
+				    sim_hva((uint32_t)(op->first + op->npages)),
+				    op->flags ? QUIRE_AGE_TEST : QUIRE_AGE_CLEAR);
+		break;
 	case OP_PUNCH:
 	case OP_ALLOCATE:
 	case OP_POISON:

@@ -22,6 +22,7 @@ enum sim_op_kind {
 	OP_ATTRIBUTES,
 	OP_HOST_REPLACE,
 	OP_KERNEL, /* what a kernel does by itself: flags says which */
+	OP_AGE,	   /* the host asks which of its pages are in use; flags: 1 is without a trace */
 	OP_PUNCH,
 	OP_ALLOCATE,
 	OP_POISON,

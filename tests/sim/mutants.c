@@ -13,14 +13,15 @@ enum quire_mutant quire_mutant;
 #define SECONDS_MAX 60u
 #define PREEMPTIONS_MAX 2u
 
-static const struct pair *const suites[] = {pairs_fault,  pairs_slots,	pairs_log,   pairs_gmem,
-					    pairs_access, pairs_kernel, pairs_quota, pairs_end};
+static const struct pair *const suites[] = {pairs_fault, pairs_slots,  pairs_log,
+					    pairs_gmem,	 pairs_access, pairs_kernel,
+					    pairs_quota, pairs_end,    pairs_age};
 
 static const struct {
 	const char *name, *what;
 } mutants[] = {{"none", "no bug"},
 #define MUTANT_TEXT(name, what) {#name, what},
-	       QUIRE_MUTANT_LIST(MUTANT_TEXT)
+	       QUIRE_MUTANT_LIST(MUTANT_TEXT) QUIRE_AGE_MUTANT_LIST(MUTANT_TEXT)
 #undef MUTANT_TEXT
 };
 #define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
@@ -72,6 +73,8 @@ static bool is_caught(size_t mutant)
 		quire_mutant = (enum quire_mutant)mutant;
 		alarm(SECONDS_MAX);
 		pairs_init();
+		if (quire_mutant >= MUTANT_age_blind)
+			pair.machine.format = QUIRE_FORMAT_EPT_NO_AD;
 		/* Without a bug test_interleave.c goes further. */
 		run_suite(pipe_ends[1], mutant ? PREEMPTIONS_MAX : 1);
 	}

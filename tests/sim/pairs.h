@@ -26,6 +26,7 @@ extern const struct pair pairs_access[];
 extern const struct pair pairs_kernel[];
 extern const struct pair pairs_quota[];
 extern const struct pair pairs_end[];
+extern const struct pair pairs_age[];
 
 /* What the two threads share; the parts of a pair may use it as they like. */
 struct pair_state {

@@ -81,6 +81,12 @@ static void test_access(void **state)
 	explore_all(pairs_access);
 }
 
+static void test_age(void **state)
+{
+	(void)state;
+	explore_all(pairs_age);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -88,13 +94,15 @@ int main(void)
 	    cmocka_unit_test(test_log),	   cmocka_unit_test(test_gmem),
 	    cmocka_unit_test(test_access), cmocka_unit_test(test_kernel),
 	    cmocka_unit_test(test_end),	   cmocka_unit_test(test_quota),
+	    cmocka_unit_test(test_age),
 	};
+	static const char *const names[] = {"npt", "ept", "ept without a and d"};
 	int failed = 0;
 
 	pairs_init();
-	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT; format++) {
+	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
 		pair.machine.format = (enum quire_format_id)format;
-		failed += _cmocka_run_group_tests(format == QUIRE_FORMAT_NPT ? "npt" : "ept", tests,
+		failed += _cmocka_run_group_tests(names[format], tests,
 						  sizeof(tests) / sizeof(tests[0]), NULL, NULL);
 	}
 	pairs_destroy();

@@ -27,15 +27,24 @@
 #define TABLE_PAGES 5u /* slot 2, at gfn 1024: nested tables of all that is below */
 #define FAR_SLOTS 80u  /* from slot 3 on, a page each in a block of 2 MiB of its own */
 #define MEMORY_PAGES (GUEST_PAGES + TABLE_PAGES + FAR_SLOTS)
+#define TLB_ENTRIES 64u
+
+/* Where a vCPU's writes to a page go, until it is told to forget. */
+struct translation {
+	uint64_t gfn;
+	uint64_t *page; /* NULL: not known */
+};
 
 static struct {
 	struct quire_vm *vm;
 	enum quire_format_id format;
 	enum quire_mmu mmu;
 	uint32_t far_slots;
-	int nested; /* the guests are L2, which L1's tables at gfn 1024 map to themselves */
+	int has_tlbs; /* vCPUs do not look at the tables again for what they have found there */
+	int nested;   /* the guests are L2, which L1's tables at gfn 1024 map to themselves */
 	struct quire_vcpu *vcpus[VCPUS];
 	struct process_runner runners[VCPUS];
+	struct translation tlbs[VCPUS][TLB_ENTRIES];
 	struct process_host host_ctx;
 	struct quire_gmem *gmem;
 	uint64_t *memory;
@@ -92,6 +101,21 @@ static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t gfn, uint64_t 
 	}
 }
 
+/* walk(), by way of the TLB if the vCPU has one. */
+static uint64_t *look_up(uint32_t index, const struct quire_stage2 *stage2, uint64_t requests,
+			 uint64_t gfn, uint64_t *error)
+{
+	struct translation *known = &stress.tlbs[index][gfn % TLB_ENTRIES];
+
+	if (!stress.has_tlbs)
+		return walk(stage2, gfn, error);
+	if (requests & QUIRE_REQ_TLB_FLUSH)
+		memset(stress.tlbs[index], 0, sizeof(stress.tlbs[index]));
+	if (!known->page || known->gfn != gfn)
+		*known = (struct translation){gfn, walk(stage2, gfn, error)};
+	return known->page;
+}
+
 /* What a guest does to a word of its memory. */
 struct store {
 	uint64_t gfn, word;
@@ -119,7 +143,7 @@ static int guest_store(uint32_t index, const struct store *store)
 
 		if (ret)
 			return ret;
-		page = walk(&stage2, store->gfn, &error);
+		page = look_up(index, &stage2, requests, store->gfn, &error);
 		if (page)
 			carry_out(store, page);
 		quire_vcpu_leave(vcpu);
@@ -307,7 +331,8 @@ static void *keeper_main(void *ctx)
 	(void)ctx;
 	for (unsigned int turn = 0; !atomic_load(&stress.stop); turn++) {
 		uint64_t gfn = 512 + next_random(&random) % OTHER_PAGES;
-		hva_t start = {(uint64_t)(uintptr_t)first_word(gfn)};
+		uint64_t aged = next_random(&random) % (GUEST_PAGES - 4);
+		hva_t start = {(uint64_t)(uintptr_t)first_word(aged)};
 		gpa_t gpa = {(gfn << QUIRE_PAGE_SHIFT) + 8};
 		int ret;
 
@@ -434,6 +459,7 @@ static void start_vm(enum quire_vm_type type)
 	atomic_store(&stress.stop, 0);
 	memset(stress.memory, 0, MEMORY_PAGES * QUIRE_PAGE_SIZE);
 	memset(stress.copy, 0, sizeof(stress.copy));
+	memset(stress.tlbs, 0, sizeof(stress.tlbs));
 	if (quire_vm_create(&config, &stress.vm))
 		abort();
 	for (uint32_t i = 0; i < VCPUS; i++)
@@ -497,6 +523,17 @@ static void tdp_phase(unsigned int seconds)
 	log_phase(seconds, others);
 }
 
+/* Aging takes W from what the TLBs keep, and few but the harvests flush them. */
+static void aging_phase(unsigned int seconds)
+{
+	static void *(*const others[])(void *) = {harvest_main, keeper_main, NULL};
+
+	stress.format = QUIRE_FORMAT_EPT_NO_AD;
+	stress.has_tlbs = 1;
+	log_phase(seconds, others);
+	stress.has_tlbs = 0;
+}
+
 /* Shadow pages serve the guest itself, and there are never enough of them. */
 static void shadow_phase(unsigned int seconds)
 {
@@ -554,12 +591,13 @@ int main(int argc, char **argv)
 	quire_platform_install(&process_platform);
 	if (process_signals_install())
 		return 2;
-	seconds = (seconds + 3) / 4;
+	seconds = (seconds + 4) / 5;
 	tdp_phase(seconds);
 	shadow_phase(seconds);
 	nested_phase(seconds);
 	stress.format = QUIRE_FORMAT_EPT;
 	private_phase(seconds);
+	aging_phase(seconds);
 	printf("%lu accesses, %d failures\n", atomic_load(&stress.accesses),
 	       atomic_load(&stress.failures));
 	/* Nothing done is nothing tested. */

@@ -386,5 +386,5 @@ int main(void)
 	    cmocka_unit_test(test_no_memory),
 	};
 
-	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -1,4 +1,4 @@
-/* Both entry formats: every legal leaf, table and MMIO entry, and nothing that is two of them. */
+/* The entry formats: every legal leaf, table and MMIO entry, and nothing that is two of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -7,7 +7,7 @@
 
 #include "src/entry/format.h"
 
-static const struct entry_format *const formats[] = {&entry_npt, &entry_ept};
+static const struct entry_format *const formats[] = {&entry_npt, &entry_ept, &entry_ept_no_ad};
 #define FORMAT_COUNT (sizeof(formats) / sizeof(formats[0]))
 
 /* Frame numbers with every single bit of the address field, and with all of them. */
@@ -21,29 +21,35 @@ static u64 frame(unsigned int which, u32 level)
 /* Exactly one of: present, MMIO, frozen, empty. */
 static void assert_one_kind(const struct entry_format *f, u64 entry, int present, int mmio)
 {
+	/* Without A bits an old leaf is present to us alone. */
+	int asleep = f == &entry_ept_no_ad && present && !(entry & 7);
+
 	assert_int_equal(entry_is_present(f, entry), present);
 	assert_int_equal(entry_is_mmio(f, entry), mmio);
 	assert_false((present || mmio) && entry_is_frozen(f, entry));
 	assert_false((present || mmio) && entry == f->nonpresent);
 	/* What the processor takes as present is present to us, or is an MMIO entry. */
-	assert_int_equal((entry & f->hw_present) != 0, present || mmio);
+	assert_int_equal((entry & f->hw_present) != 0, (present || mmio) && !asleep);
 }
 
 static void check_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
 	u64 entry = entry_make_leaf(f, leaf);
+	int has_ad = f != &entry_ept_no_ad, awake = leaf->accessed || has_ad;
 
 	assert_one_kind(f, entry, 1, 0);
 	assert_true(entry_is_leaf(f, entry, leaf->level));
 	assert_int_equal(entry_pfn(entry).v, leaf->pfn.v);
-	assert_int_equal(entry_is_writable(f, entry), leaf->writable);
-	assert_int_equal(entry_is_executable(f, entry), leaf->executable);
+	assert_int_equal(entry_is_young(f, entry), leaf->accessed);
+	assert_int_equal(entry_is_writable(f, entry), leaf->writable && awake);
+	assert_int_equal(entry_is_executable(f, entry), leaf->executable && awake);
+	assert_int_equal(entry_may_execute(f, entry), leaf->executable);
 	assert_int_equal((entry & f->host_writable) != 0, leaf->host_writable);
 	assert_int_equal((entry & f->mmu_writable) != 0, leaf->mmu_writable);
-	assert_int_equal((entry & f->accessed) != 0, leaf->accessed);
+	assert_int_equal((entry & f->accessed) != 0, leaf->accessed && has_ad);
 	/* W has D with it, from the start; no W, no D. */
-	assert_int_equal((entry & f->dirty) != 0, leaf->writable);
-	assert_int_equal(entry & f->readable, f->readable);
+	assert_int_equal((entry & f->dirty) != 0, leaf->writable && has_ad);
+	assert_int_equal(entry & f->readable, awake ? f->readable : 0);
 	assert_int_equal(entry & f->memtype, f->memtype);
 }
 
@@ -60,6 +66,25 @@ static void check_children(const struct entry_format *f, const struct entry_leaf
 		assert_int_equal(entry_make_child(f, entry, huge->level, index),
 				 entry_make_leaf(f, &child));
 	}
+}
+
+/* What was aged has lost A, or all rights but those that come back; and a use undoes that. */
+static void check_ages(const struct entry_format *f, const struct entry_leaf *leaf)
+{
+	struct entry_leaf old = *leaf, again = *leaf;
+	u64 entry = entry_make_leaf(f, leaf);
+
+	old.accessed = false;
+	again.accessed = true;
+	assert_int_equal(entry_make_old(f, entry), entry_make_leaf(f, &old));
+	assert_int_equal(entry_make_old(f, entry_make_old(f, entry)), entry_make_old(f, entry));
+	/* W is what dirty logging wants to hear of: it waits for a write. */
+	if (f == &entry_ept_no_ad && !leaf->accessed)
+		again.writable = false;
+	assert_int_equal(entry_make_young(f, entry), entry_make_leaf(f, &again));
+	again.executable = true;
+	again.accessed = leaf->accessed;
+	assert_int_equal(entry_make_executable(f, entry), entry_make_leaf(f, &again));
 }
 
 /* W implies that the MMU permits it, which implies that the host does. */
@@ -90,6 +115,7 @@ static void test_leaves(void **state)
 		if (!is_legal(bits))
 			continue;
 		check_leaf(f, &leaf);
+		check_ages(f, &leaf);
 		if (level > QUIRE_LEVEL_4K)
 			check_children(f, &leaf);
 	}
@@ -155,7 +181,8 @@ static void test_rights(void **state)
 	(void)state;
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
 		const struct entry_format *f = formats[i];
-		u64 entry = entry_make_leaf(f, &(struct entry_leaf){.pfn = {1}, .level = 1});
+		u64 entry = entry_make_leaf(
+		    f, &(struct entry_leaf){.pfn = {1}, .level = 1, .accessed = true});
 
 		assert_false(entry_is_executable(f, entry));
 		entry = entry_make_executable(f, entry);
@@ -182,7 +209,7 @@ static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 
 	if (level == 4 && entry >> 7 & 1)
 		return 1;
-	if (f != &entry_ept)
+	if (f == &entry_npt)
 		return 0;
 	if (rights == 2 || rights == 6 || rights == 4)
 		return 1;
@@ -198,8 +225,8 @@ static u64 leaf_again(const struct entry_format *f, u64 entry, u32 level)
 	    .writable = entry_is_writable(f, entry),
 	    .host_writable = (entry & f->host_writable) != 0,
 	    .mmu_writable = (entry & f->mmu_writable) != 0,
-	    .executable = entry_is_executable(f, entry),
-	    .accessed = (entry & f->accessed) != 0,
+	    .executable = entry_may_execute(f, entry),
+	    .accessed = entry_is_young(f, entry),
 	};
 
 	return entry_make_leaf(f, &leaf);
@@ -235,14 +262,18 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 	return leaves;
 }
 
-/* Of 2^24 words there are 16 leaves: W, mmu_writable and host_writable in four ways, X, A. */
+/* Of 2^24 words there are 16 leaves: W, mmu_writable and host_writable in four ways, X, A. Without
+ * A bits there are 14: what was aged has no W. */
 static void test_legal(void **state)
 {
 	(void)state;
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++)
-		for (u32 level = 1; level <= 4; level++)
+		for (u32 level = 1; level <= 4; level++) {
+			unsigned int leaves = formats[i] == &entry_ept_no_ad ? 14 : 16;
+
 			assert_int_equal(count_legal(formats[i], UINT64_C(0x7f4000000000), level),
-					 level == 4 ? 0 : 16);
+					 level == 4 ? 0 : leaves);
+		}
 }
 
 /* Addresses: whole blocks below 48 bits, and nothing else. */
@@ -298,11 +329,17 @@ static void test_bits(void **state)
 	assert_int_equal(entry_make_leaf(&entry_npt, &leaf), 0x1e67);
 	/* R, W, X, write-back, IPAT, A, D, present; 53 and 55. */
 	assert_int_equal(entry_make_leaf(&entry_ept, &leaf), UINT64_C(0xa0000000001b77));
+	/* The same without A and D; old: R and X at 52 and 54, no rights. */
+	assert_int_equal(entry_make_leaf(&entry_ept_no_ad, &leaf), UINT64_C(0xa0000000001877));
+	leaf.accessed = false;
+	assert_int_equal(entry_make_leaf(&entry_ept_no_ad, &leaf), UINT64_C(0xf0000000001870));
+	leaf.accessed = true;
 	leaf.executable = false;
 	leaf.level = 2;
 	leaf.pfn.v = 512;
 	assert_int_equal(entry_make_leaf(&entry_npt, &leaf), UINT64_C(0x8000000000200ee7));
 	assert_int_equal(entry_make_leaf(&entry_ept, &leaf), UINT64_C(0xa0000000200bf3));
+	assert_int_equal(entry_make_leaf(&entry_ept_no_ad, &leaf), UINT64_C(0xa00000002008f3));
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
 		assert_int_equal(formats[i]->nonpresent, UINT64_C(1) << 63);
 		assert_int_equal(formats[i]->frozen, UINT64_C(1) << 63 | 0x1a0);

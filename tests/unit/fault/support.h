@@ -1,4 +1,4 @@
-/* What the tests of the fault path share: a machine, in both table formats. */
+/* What the tests of the fault path share: a machine, in every table format. */
 #ifndef QUIRE_TESTS_UNIT_FAULT_SUPPORT_H
 #define QUIRE_TESTS_UNIT_FAULT_SUPPORT_H
 
@@ -23,10 +23,10 @@ extern struct machine machine;
 #define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
 #define MIDDLE (SIM_GIGANTIC / 2 + 77)
 
-/* The test's group: every test runs once with NPT and once with EPT. */
-int run_both_formats(const struct CMUnitTest *tests, size_t count);
+/* The test's group: every test runs once with NPT, with EPT, and with EPT without A and D. */
+int run_formats(const struct CMUnitTest *tests, size_t count);
 /* The same on a machine with @rows rows of 1 GiB. */
-int run_both_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows);
+int run_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows);
 
 /* A fresh VM; its end, which must leave nothing behind and have broken no rule of the host's. */
 void vm_begin(void);

@@ -62,10 +62,10 @@ static void test_who_comes(void **state)
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_SPURIOUS);
 	(void)log_harvest(0);
-	/* It is said to be absent: the slow path decides. */
+	/* It is said to be absent: the slow path decides, unless aging makes leaves look so. */
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	assert_int_equal(fault_at(2, WRITE | PRESENT), QUIRE_FIXED);
-	assert_int_equal(fast_faults(), 0);
+	assert_int_equal(fast_faults(), entry_ages_by_rights(machine.vm->format));
 	vm_end();
 }
 
@@ -128,5 +128,5 @@ int main(void)
 	    cmocka_unit_test(test_huge_and_logged),
 	};
 
-	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -269,5 +269,5 @@ int main(void)
 	    cmocka_unit_test(test_nx),
 	};
 
-	return run_both_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);
+	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);
 }

@@ -159,5 +159,5 @@ int main(void)
 	    cmocka_unit_test(test_off),	       cmocka_unit_test(test_allocated),
 	};
 
-	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
 }

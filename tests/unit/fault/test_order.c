@@ -244,7 +244,8 @@ static void test_page_is_put_under_the_lock(void **state)
 	assert_int_equal(fault_once(1, 0), QUIRE_FIXED);
 	assert_int_equal(last_use, QUIRE_PAGE_DIRTY);
 	assert_int_equal(fault_once(1, WRITE), QUIRE_SPURIOUS);
-	assert_int_equal(puts, 2);
+	/* Where aging takes rights the fast path has seen it first. */
+	assert_int_equal(puts, entry_ages_by_rights(machine.vm->format) ? 1 : 2);
 	assert_int_equal(puts_unlocked, 0);
 	vm_end();
 
@@ -460,5 +461,5 @@ int main(void)
 	    cmocka_unit_test(test_error_code),
 	};
 
-	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
 }

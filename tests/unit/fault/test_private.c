@@ -413,5 +413,5 @@ int main(void)
 	    cmocka_unit_test(test_lost_frame),
 	};
 
-	return run_both_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
 }

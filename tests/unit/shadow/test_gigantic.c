@@ -239,5 +239,5 @@ int main(void)
 	    cmocka_unit_test(test_half_split), cmocka_unit_test(test_nx),
 	};
 
-	return run_both_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 2);
+	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 2);
 }

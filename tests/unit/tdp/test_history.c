@@ -23,7 +23,7 @@ static const uint64_t gigantic_gfns[GFN_COUNT] = {
 static const uint64_t *gfns; /* those that are watched */
 static uint32_t slot_pages;
 
-/* What a walker finds for each gfn: the address it leads to, and whether it may be written. */
+/* What a walker finds for each gfn: the address it leads to, and what may be done there. */
 struct view {
 	uint64_t found[GFN_COUNT];
 };
@@ -53,7 +53,7 @@ static uint64_t look_up(uint64_t gfn)
 			uint64_t page = (entry & ENTRY_ADDRESS_MASK) >> 12;
 
 			return ((page & ~below) + (gfn & below)) << 12 | f->present |
-			       (entry & f->writable);
+			       (entry & f->hw_present) | (entry & f->writable);
 		}
 		table = (uint64_t *)(uintptr_t)(entry & ENTRY_ADDRESS_MASK);
 	}
@@ -112,6 +112,26 @@ static void check_history(int (*run)(void), uint32_t changes_min)
 static int store_one(void)
 {
 	return pair_store(0, 5, 1);
+}
+
+/* The same by a vCPU that has forgotten where the page is. */
+static int store_anew(void)
+{
+	quire_vcpu_request(pair.machine.vcpus[0], QUIRE_REQ_TLB_FLUSH);
+	return store_one();
+}
+
+static int load_anew(void)
+{
+	uint8_t value;
+
+	quire_vcpu_request(pair.machine.vcpus[0], QUIRE_REQ_TLB_FLUSH);
+	return pair_load(0, 5, &value);
+}
+
+static int age(void)
+{
+	return !quire_vm_age(pair.machine.vm, sim_hva(0), sim_hva(slot_pages), QUIRE_AGE_CLEAR);
 }
 
 static int load_far(void)
@@ -213,12 +233,43 @@ static void check_all(enum quire_format_id format, int eager)
 	assert_true(machine_stop(&pair.machine));
 }
 
+/* Without A bits each operation finds leaves that were aged, and whose rights come and go. */
+static void check_aged(int eager)
+{
+	start(QUIRE_FORMAT_EPT_NO_AD, eager);
+	check_history(store_one, 6);
+	check_history(store_beyond, 1);
+	check_history(age, 7);	      /* all rights go */
+	check_history(load_anew, 6);  /* R and X for the whole block */
+	check_history(store_anew, 6); /* and W */
+	check_history(age, 6);
+	check_history(log_on, 0);     /* split if eager: old as before */
+	check_history(store_anew, 1); /* all back for one; a split if it was not eager */
+	check_history(age, 1);
+	check_history(load_anew, 1);
+	check_history(harvest, 0); /* there is no W to be taken */
+	check_history(store_anew, 1);
+	check_history(age, 1);
+	check_history(log_off, 6); /* recover: one leaf with all rights */
+	check_history(age, 6);
+	check_history(replace, 6); /* zap */
+	check_history(store_anew, 1);
+	check_history(age, 1);
+	check_history(invalidate_all, 1);
+	check_history(store_anew, 1);
+	check_history(age, 1);
+	check_history(delete, 1);
+	assert_true(machine_stop(&pair.machine));
+}
+
 static void test_history(void **state)
 {
 	(void)state;
 	for (int eager = 0; eager < 2; eager++) {
 		check_all(QUIRE_FORMAT_NPT, eager);
 		check_all(QUIRE_FORMAT_EPT, eager);
+		check_all(QUIRE_FORMAT_EPT_NO_AD, eager);
+		check_aged(eager);
 	}
 }
 
