@@ -230,6 +230,18 @@ def rule_docs(tree):
                 yield path, line, f"no file {name} in the tree"
 
 
+def rule_comments(tree):
+    """Comments outlive code, too: every function that one names is found in some file's code."""
+    words = set()
+    for source in tree.sources:
+        words.update(re.findall(r"\w+", source.code))
+    for source in tree.sources:
+        for match in re.finditer(r"\b([a-z]\w*_\w+)\(\)", source.text):
+            in_code = source.code[match.start():match.end()] == match.group()
+            if not in_code and match.group(1) not in words:
+                yield source.path, line_of(source.text, match.start()), f"no {match.group()}"
+
+
 def rule_examples(tree):
     """Every public header has an example that is compiled: examples/headers/<name>.c."""
     have = set(tree.files)

@@ -19,6 +19,11 @@
 	X(kvmmmu, mark_mmio_spte, 4, "sptep/x gfn/x access/x gen/x")                            \
 	X(kvmmmu, handle_mmio_page_fault, 3, "addr/x gfn/x access/x")                           \
 	X(kvmmmu, check_mmio_spte, 3, "kvm_gen/x spte_gen/x spte/x")                            \
+	X(kvmmmu, kvm_mmu_pagetable_walk, 2, "addr/x pferr/x")                                  \
+	X(kvmmmu, kvm_mmu_paging_element, 2, "pte/x level/d")                                   \
+	X(kvmmmu, kvm_mmu_set_accessed_bit, 1, "gpa/x")                                         \
+	X(kvmmmu, kvm_mmu_set_dirty_bit, 1, "gpa/x")                                            \
+	X(kvmmmu, kvm_mmu_walker_error, 1, "pferr/x")                                           \
 	X(kvmmmu, kvm_mmu_get_page, 6,                                                          \
 	  "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u created/u")                       \
 	X(kvmmmu, kvm_mmu_sync_page, 5, "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u")   \
@@ -28,6 +33,8 @@
 	X(kvmmmu, kvm_mmu_zap_all_fast, 2, "mmu_valid_gen/u mmu_used_pages/u")                  \
 	X(kvm, kvm_page_fault, 4, "vcpu_id/u rip/x address/x error_code/x")                     \
 	X(kvm, kvm_unmap_hva_range, 2, "start/x end/x")                                         \
+	X(kvm, kvm_age_hva, 2, "start/x end/x")                                                 \
+	X(kvm, kvm_test_age_hva, 1, "hva/x")                                                    \
 	X(kvm, kvm_vm_set_mem_attributes, 3, "start/x end/x attr/x")                            \
 	X(kvm, kvm_dirty_ring_push, 5, "index/u dirty_index/u reset_index/u slot/u offset/x")   \
 	X(kvm, kvm_dirty_ring_reset, 3, "index/u dirty_index/u reset_index/u")                  \

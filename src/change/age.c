@@ -1,4 +1,6 @@
 /* Aging: the host asks which of the guest's pages are in use. */
+#include <quire/trace.h>
+
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 #include "src/tdp/age.h"
@@ -21,6 +23,10 @@ int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end, enum quire_age kin
 	struct memslot_iter iter;
 	int young = 0;
 
+	if (kind == QUIRE_AGE_TEST)
+		QUIRE_TRACE(kvm_test_age_hva, start.v);
+	else
+		QUIRE_TRACE(kvm_age_hva, start.v, end.v);
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces; as++) {
 		memslot_for_hva(slot, vm, as, start, end, &iter)

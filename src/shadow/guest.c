@@ -1,6 +1,8 @@
 /* Walking the guest's tables in its memory, as the processor would. */
 #include <errno.h>
 
+#include <quire/trace.h>
+
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/shadow/internal.h"
@@ -62,6 +64,16 @@ static int find_entry(const struct quire_vcpu *vcpu, gpa_t gpa, struct entry_at 
 	return ret;
 }
 
+static inline void trace_marks(const struct entry_at *at, u64 marks)
+{
+	u64 gpa = gpa_of(at->gfn).v | (at->hva.v & ~QUIRE_PAGE_MASK);
+
+	if (marks & GUEST_A)
+		QUIRE_TRACE(kvm_mmu_set_accessed_bit, gpa);
+	if (marks & GUEST_D)
+		QUIRE_TRACE(kvm_mmu_set_dirty_bit, gpa);
+}
+
 /* Set @marks in L1's entry. QUIRE_RETRY: it was changed meanwhile. */
 static int mark_entry(struct quire_vcpu *vcpu, const struct entry_at *at, u64 entry, u64 marks)
 {
@@ -72,6 +84,7 @@ static int mark_entry(struct quire_vcpu *vcpu, const struct entry_at *at, u64 en
 	/* Tables in ROM have the bits set, or do without. */
 	if ((entry & marks) == marks || !at->writable)
 		return QUIRE_FIXED;
+	trace_marks(at, marks & ~entry);
 	err = vm->host->cmpxchg_u64(vm->host_ctx, at->hva, &seen, entry | marks);
 	if (err)
 		return err;
@@ -97,6 +110,7 @@ static int refuse(const struct quire_vcpu *vcpu, struct shadow_walk *walk, u64 w
 		kept |= QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_GUEST_PAGE;
 	}
 	walk->refused = (walk->error_code & kept) | why;
+	QUIRE_TRACE(kvm_mmu_walker_error, walk->refused);
 	return QUIRE_NESTED_FAULT;
 }
 
@@ -174,6 +188,7 @@ static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 leve
 		return ret;
 	if (!ret || vm->host->load_u64(vm->host_ctx, step->at.hva, &step->entry))
 		return refuse(vcpu, walk, 0);
+	QUIRE_TRACE(kvm_mmu_paging_element, step->entry, level);
 	if (!(step->entry & GUEST_P))
 		return refuse(vcpu, walk, 0);
 	if (step->entry & reserved_bits(vcpu, step->entry, level))
@@ -283,6 +298,7 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	struct step steps[SHADOW_ROOT_LEVEL + 1];
 	int ret;
 
+	QUIRE_TRACE(kvm_mmu_pagetable_walk, walk->gpa.v, walk->error_code);
 	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
 		return refuse(vcpu, walk, 0);
 	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);

@@ -9,7 +9,7 @@
 
 /*
  * Who changes the tables, and what the changes leave behind. Every store to a table entry that
- * others can see goes through tdp_change_entry() or tdp_replace_entry() with one of these.
+ * others can see goes through tdp_change_entry() or tdp_protect_entries() with one of these.
  */
 struct tdp_change {
 	struct quire_vm *vm;

@@ -46,6 +46,7 @@ BROKEN = [
     ("unfinished", "vcpu/a.c", "/* A file. */\n/* TO" "DO: more */\n"),
     ("docs", "docs/B.md", "`none_such()`\n"),
     ("docs", "docs/B.md", "`src/tdp/none.c`\n"),
+    ("comments", "src/tdp/a.c", "/* As a_ghost() does. */\n"),
     ("examples", "include/quire/y.h", "/* A header. */\n"),
     ("format", "vcpu/a.c", "/* A file. */\nint  f(void){return 0;}\n"),
 ]

@@ -211,6 +211,45 @@ static void test_generations(void **state)
 	assert_int_equal(generations, 0x1a);
 }
 
+/* What the walk of L1's tables says: how often each event came, and the last one's first field. */
+static struct {
+	uint32_t count;
+	uint64_t first;
+} walks[QUIRE_TRACE_COUNT];
+
+static void record_walk(enum quire_trace_event event, const uint64_t *args)
+{
+	walks[event].count++;
+	walks[event].first = args[0];
+}
+
+static void test_walks_are_traced(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	world_nested(&world, 1);
+	memset(walks, 0, sizeof(walks));
+	quire_trace_install(record_walk);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
+	/* Before and after the tables are tracked. */
+	assert_true(walks[QUIRE_TRACE_kvm_mmu_pagetable_walk].count >= 1);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_pagetable_walk].first, PAGE(5));
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_paging_element].count,
+			 4 * walks[QUIRE_TRACE_kvm_mmu_pagetable_walk].count);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_set_accessed_bit].count, 4);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_set_dirty_bit].count, 1);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_set_dirty_bit].first,
+			 PAGE(TABLE_4K) + 5 * sizeof(uint64_t));
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_walker_error].count, 0);
+	assert_int_equal(world_check(&world, PAGE(4), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_walker_error].count, 1);
+	assert_int_equal(quire_vm_age(world.vm, sim_hva(70), sim_hva(71), QUIRE_AGE_TEST), 1);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_test_age_hva].first, sim_hva(70).v);
+	assert_int_equal(quire_vm_age(world.vm, sim_hva(70), sim_hva(71), QUIRE_AGE_CLEAR), 1);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_age_hva].first, sim_hva(70).v);
+	quire_trace_install(NULL);
+}
+
 /* The same table below entries with different rights: each path has its own. */
 static void test_rights_of_the_path_count(void **state)
 {
@@ -377,6 +416,7 @@ int main(void)
 	    SHADOW_TEST(test_huge_mappings),
 	    SHADOW_TEST(test_tables_mapped_in_l2),
 	    SHADOW_TEST(test_dirty_log),
+	    SHADOW_TEST(test_walks_are_traced),
 	    SHADOW_TEST(test_slot_deletion),
 	    SHADOW_TEST(test_quota),
 	    SHADOW_TEST(test_aliases),

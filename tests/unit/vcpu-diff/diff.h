@@ -51,7 +51,7 @@ struct family {
 	uint32_t feature;   /* enum feature */
 };
 
-/* What the machine must have: see machine_has(). */
+/* What the machine must have: see feature_present(). */
 enum feature {
 	FEATURE_BASE,
 	FEATURE_SSE3,
