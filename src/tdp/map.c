@@ -106,12 +106,30 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 	return !mapping->write || entry_is_writable(f, old);
 }
 
+static __attribute__((noinline, cold)) void trace_request(const struct tdp_mapping *mapping)
+{
+	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
+		    mapping->leaf.level);
+}
+
+static __attribute__((noinline, cold)) void trace_leaf(const struct tdp_change *change,
+						       const u64 *entry, u64 value,
+						       const struct tdp_mapping *mapping)
+{
+	const struct entry_format *f = change->vm->format;
+
+	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, value, (u64)(uintptr_t)entry,
+		    mapping->leaf.level, entry_is_present(f, value), entry_is_executable(f, value),
+		    1);
+}
+
 static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *entry, u64 old,
 				       const struct tdp_mapping *mapping)
 {
 	const struct entry_format *f = change->vm->format;
 	u32 level = mapping->leaf.level;
 	u64 new = entry_make_leaf(f, &mapping->leaf);
+	enum tdp_result result;
 
 	if (entry_is_frozen(f, old))
 		return QUIRE_RETRY;
@@ -125,10 +143,12 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 		/* The walker's A and D stay. */
 		new |= old &(f->accessed | f->dirty);
 	}
-	if (!tdp_change_entry(change, entry, level, &old, new))
-		return QUIRE_RETRY;
-	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, new, (u64)(uintptr_t)entry, level,
-		    entry_is_present(f, new), entry_is_executable(f, new), 1);
+	result = tdp_change_entry(change, entry, level, &old, new);
+	if (unlikely(result != TDP_DONE)) {
+		if (result == TDP_LOST)
+			return QUIRE_RETRY;
+		trace_leaf(change, entry, new, mapping);
+	}
 	if (mapping->write && !mapping->leaf.writable)
 		return QUIRE_WRITE_PROTECTED;
 	return QUIRE_FIXED;
@@ -170,8 +190,8 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	struct tdp_mapping cut;
 	u64 *table = table_entries(root);
 
-	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
-		    mapping->leaf.level);
+	if (quire_trace_is_on())
+		trace_request(mapping);
 	for (u32 level = TDP_ROOT_LEVEL;; level--) {
 		u64 *entry = &table[walk_index(mapping->gfn, level)];
 		u64 old = atomic_load_acquire_u64(entry);

@@ -70,21 +70,27 @@ static void unlink_table(const struct tdp_change *change, u64 old)
 static void account(const struct tdp_change *change, u32 level, u64 old, u64 new)
 {
 	const struct entry_format *f = change->vm->format;
-	bool was_present = entry_is_present(f, old), is_present = entry_is_present(f, new);
-	bool was_leaf = was_present && entry_is_leaf(f, old, level);
+	bool is_present = entry_is_present(f, new);
 	bool is_leaf = is_present && entry_is_leaf(f, new, level);
+	bool was_leaf;
 
+	if (!entry_is_present(f, old)) {
+		if (is_leaf)
+			count_leaf(change, level, 1);
+		/* Nothing over nothing is a mistake, but for MMIO entries and their end. */
+		if (!is_present && BROKEN(old != f->nonpresent || new != old))
+			vm_poison(change->vm);
+		return;
+	}
+	was_leaf = entry_is_leaf(f, old, level);
 	/* A vCPU may still use the old page: it must not turn into another without a flush. */
 	if (was_leaf && is_leaf && BROKEN(entry_pfn(old).v == entry_pfn(new).v))
-		vm_poison(change->vm);
-	/* Nothing over nothing is a mistake, but for MMIO entries and their end. */
-	if (!was_present && !is_present && BROKEN(old != f->nonpresent || new != old))
 		vm_poison(change->vm);
 	if (was_leaf != is_leaf)
 		count_leaf(change, level, is_leaf ? 1 : -UINT64_C(1));
 	if (change_owes_flush(f, level, old, new) && !BROKEN(change->debt))
 		flush_debt_owe(change->debt);
-	if (was_present && !was_leaf)
+	if (!was_leaf)
 		unlink_table(change, old);
 }
 
@@ -103,8 +109,10 @@ enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u3
 	if (!atomic_cmpxchg_u64(entry, old, new))
 		return TDP_LOST;
 	account(change, level, *old, new);
-	if (quire_trace_is_on())
+	if (quire_trace_is_on()) {
 		trace_change(entry, *old, new);
+		return TDP_TRACED;
+	}
 	return TDP_DONE;
 }
 

@@ -17,9 +17,11 @@ struct tdp_change {
 	struct flush_debt *debt; /* NULL: the caller knows that nothing can be owed */
 };
 
-/* How an attempt ended. TDP_LOST: somebody else was faster, or something ran out; nothing changed.
+/*
+ * How an attempt ended. TDP_LOST: somebody else was faster, or something ran out; nothing changed.
+ * TDP_TRACED: done, and tracing is on, so that the caller need not ask once more.
  */
-enum tdp_result { TDP_LOST, TDP_DONE };
+enum tdp_result { TDP_LOST, TDP_DONE, TDP_TRACED };
 
 /* A mapping to install, as the fault path found it. */
 struct tdp_mapping {
