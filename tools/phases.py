@@ -18,7 +18,7 @@ import tempfile
 
 PHASES = ["populate", "enable", "dirty1", "get1", "clear1", "dirty2", "get2", "clear2", "disable"]
 PAGES = 16384
-# Where the linker puts the code moves populate_4k by half and more: both are linked in so many orders.
+# Where the linker puts the code moves populate_4k by a tenth: both are linked in so many orders.
 ROUNDS = 30
 
 # Linux 7.3.4, dirty_log_perf_test -c 1,0 -v 1 -b 64M -i 2: millions of instructions of kernel, test
