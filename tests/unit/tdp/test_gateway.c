@@ -148,7 +148,7 @@ static void check_change(const struct word *old, const struct word *new, uint32_
 	assert_int_equal(*entry, from);
 	assert_false(debt.owed || debt.tables || leaves[level] || events);
 
-	assert_int_equal(tdp_change_entry(&change, entry, level, &seen, to), TDP_DONE);
+	assert_int_equal(tdp_change_entry(&change, entry, level, &seen, to), TDP_TRACED);
 	assert_int_equal(*entry, to);
 	check_accounts(&debt, old, new, level);
 	assert_int_equal(events, 1);
