@@ -95,6 +95,9 @@ static int lookup_once(struct pfn_cache *cache, hva_t hva, bool *published)
 	int err =
 	    vm->host->page_get(vm->host_ctx, hva, QUIRE_PAGE_WRITE | QUIRE_PAGE_GUARDED, &page);
 
+	/* No signal is waited for here; one that came all the same was not for us. */
+	if (err == -EINTR)
+		return 0;
 	if (err)
 		return err;
 	rwlock_write_lock(&cache->lock);

@@ -3,6 +3,8 @@
 
 #include <quire/dirty.h>
 
+#include "src/tdp/tdp.h"
+
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
 #define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
 #define SLOT_PAGES 8u
@@ -93,6 +95,52 @@ static void test_not_ours_to_give(void **state)
 	vm_end();
 }
 
+/* W and the MMU's own permission are off, as for what a nested guest's tables follow: the host's
+ * permission alone is not enough. */
+static void test_kept_by_the_mmu(void **state)
+{
+	const struct entry_format *f;
+	uint32_t level;
+	uint64_t *entry;
+
+	(void)state;
+	begin(0);
+	f = machine.vm->format;
+	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
+	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){1}, &level);
+	*entry &= ~(f->writable | f->dirty | f->mmu_writable);
+	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_FIXED);
+	assert_int_equal(fast_faults(), 0);
+	assert_true(entry_at(1) & f->mmu_writable);
+	vm_end();
+}
+
+/* A slot on its way out gives nothing back: the page is about to go. */
+static void test_placeholder(void **state)
+{
+	struct memslot_update update = {.change = MEMSLOT_DELETE};
+	struct quire_memory_fault told;
+	uint64_t before;
+
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
+	(void)log_harvest(0);
+	before = entry_at(1);
+	update.old_slot = memslot_by_id(machine.vm, 0, 0);
+	assert_int_equal(memslot_update_prepare(machine.vm, &update), 0);
+	memslot_update_begin(machine.vm, &update);
+	assert_int_equal(
+	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){1}), WRITE | PRESENT, &told),
+	    QUIRE_RETRY);
+	assert_int_equal(entry_at(1), before);
+	assert_int_equal(fast_faults(), 0);
+	memslot_update_abort(machine.vm, &update);
+	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_FIXED);
+	assert_int_equal(fast_faults(), 1);
+	vm_end();
+}
+
 /* A huge leaf of a logged slot is split by the slow path: one mark cannot stand for all. */
 static void test_huge_and_logged(void **state)
 {
@@ -122,10 +170,9 @@ static void test_huge_and_logged(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_log_takes_and_gives),
-	    cmocka_unit_test(test_who_comes),
-	    cmocka_unit_test(test_not_ours_to_give),
-	    cmocka_unit_test(test_huge_and_logged),
+	    cmocka_unit_test(test_log_takes_and_gives), cmocka_unit_test(test_who_comes),
+	    cmocka_unit_test(test_not_ours_to_give),	cmocka_unit_test(test_kept_by_the_mmu),
+	    cmocka_unit_test(test_placeholder),		cmocka_unit_test(test_huge_and_logged),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

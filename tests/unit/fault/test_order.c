@@ -235,6 +235,24 @@ static void test_prefault_ends_with_the_vm(void **state)
 	vm_end();
 }
 
+/* A wait for the page that a flusher ended is begun again; one that the client ended is not. */
+static void test_interrupted_lookup(void **state)
+{
+	(void)state;
+	begin(0);
+	machine.host.pages[1].flags |= SIM_SLOW;
+	machine.host.interrupted = true;
+	enter();
+	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
+	assert_int_equal(lookups, 1);
+	quire_vcpu_request(machine.vcpus[0], UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
+	assert_int_equal(fault_once(1, WRITE), -EINTR);
+	assert_int_equal(told.size_bytes, 0);
+	machine.host.interrupted = false;
+	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
+	vm_end();
+}
+
 /* The host hears of the use while the lock still keeps the page there. */
 static void test_page_is_put_under_the_lock(void **state)
 {
@@ -451,6 +469,7 @@ int main(void)
 	    cmocka_unit_test(test_changes_meanwhile),
 	    cmocka_unit_test(test_memory_goes_with_its_slot),
 	    cmocka_unit_test(test_prefault_ends_with_the_vm),
+	    cmocka_unit_test(test_interrupted_lookup),
 	    cmocka_unit_test(test_page_is_put_under_the_lock),
 	    cmocka_unit_test(test_no_lookup_for_nothing),
 	    cmocka_unit_test(test_tables_come_first),

@@ -194,6 +194,26 @@ static int moving_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *p
 	return ret;
 }
 
+/* A kick that was meant for somebody else, or came late, ends the first wait. */
+static int kicked_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	return lookups++ ? sim_host_ops.page_get(ctx, hva, flags, page) : -EINTR;
+}
+
+static void test_kicked(void **state)
+{
+	(void)state;
+	begin();
+	ops = sim_host_ops;
+	ops.page_get = kicked_get;
+	machine.vm->host = &ops;
+	lookups = 0;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(lookups, 2);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	end();
+}
+
 static void test_moved_meanwhile(void **state)
 {
 	(void)state;
@@ -247,6 +267,7 @@ int main(void)
 	    cmocka_unit_test(test_activation_fails),
 	    cmocka_unit_test(test_offset),
 	    cmocka_unit_test(test_moved_meanwhile),
+	    cmocka_unit_test(test_kicked),
 	    cmocka_unit_test(test_private),
 	};
 
