@@ -1,6 +1,7 @@
 /* MMIO entries: cached by generation, and never believed again after a wrap-around. */
 #include "tests/unit/fault/support.h"
 
+#include "src/fault/fault.h"
 #include "src/tdp/tdp.h"
 
 #define MMIO_GFN 100u
@@ -188,6 +189,47 @@ static void test_no_entry(void **state)
 	vm_end();
 }
 
+/* What was found in slots that have been replaced meanwhile makes no entry. */
+static void test_slots_change_meanwhile(void **state)
+{
+	const struct fault fault = {.gfn = {MMIO_GFN}};
+	struct found found = {.generation = 0};
+
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	found.snapshot = invalidation_snapshot(&machine.vm->invalidation);
+	found.generation = memslots_generation(machine.vm, 0) - machine.vm->address_spaces;
+	assert_int_equal(fault_no_slot(machine.vcpus[0], &fault, &found), QUIRE_EMULATE);
+	assert_int_equal(created(), 0);
+	found.generation += machine.vm->address_spaces;
+	assert_int_equal(fault_no_slot(machine.vcpus[0], &fault, &found), QUIRE_EMULATE);
+	assert_int_equal(created(), 1);
+	/* Nor, what may have turned private. */
+	found.snapshot--;
+	assert_int_equal(fault_no_slot(machine.vcpus[0], &fault, &found), QUIRE_EMULATE);
+	assert_int_equal(created(), 1);
+	vm_end();
+}
+
+/* An address without memory turns private: the entry goes, and what it said is not believed. */
+static void test_turns_private(void **state)
+{
+	uint8_t byte;
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(machine_load(&machine, 0, MMIO_GFN << QUIRE_PAGE_SHIFT, &byte),
+				 QUIRE_EMULATE);
+	assert_int_equal(created(), 1);
+	assert_int_equal(quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){MMIO_GFN}),
+						 QUIRE_PAGE_SIZE, QUIRE_ATTRIBUTE_PRIVATE),
+			 0);
+	assert_int_equal(machine_load(&machine, 0, MMIO_GFN << QUIRE_PAGE_SHIFT, &byte), -EFAULT);
+	vm_end();
+}
+
 /* Whatever the width of physical addresses, what the tables cannot name is no place for a slot. */
 static void test_beyond_the_tables(void **state)
 {
@@ -301,6 +343,8 @@ int main(void)
 	    cmocka_unit_test(test_memory_comes),
 	    cmocka_unit_test(test_note),
 	    cmocka_unit_test(test_no_entry),
+	    cmocka_unit_test(test_slots_change_meanwhile),
+	    cmocka_unit_test(test_turns_private),
 	    cmocka_unit_test(test_beyond_the_tables),
 	    cmocka_unit_test(test_update_runs),
 	    cmocka_unit_test(test_read_only),

@@ -115,6 +115,30 @@ static void test_logged(void **state)
 	vm_end();
 }
 
+/* Logging has made small pages, which are executed; what comes back huge when it stops is not. */
+static void test_logging_stops(void **state)
+{
+	(void)state;
+	begin_huge(1);
+	add_slot(0, 2 * SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(fault_at(0, FETCH), QUIRE_FIXED);
+	assert_true(executable_at(0));
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	expect(1, 0);
+	assert_false(executable_at(0));
+	/* Nor is it writable where the host may be written and the slot may not. */
+	vm_end();
+
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY | QUIRE_SLOT_READONLY);
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	add_slot(0, SIM_BLOCK, QUIRE_SLOT_READONLY);
+	expect(1, 0);
+	assert_false(writable_at(0));
+	vm_end();
+}
+
 static void test_zapped(void **state)
 {
 	(void)state;
@@ -156,8 +180,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_off),		cmocka_unit_test(test_read_then_fetch),
 	    cmocka_unit_test(test_fetch_first), cmocka_unit_test(test_recovery),
-	    cmocka_unit_test(test_logged),	cmocka_unit_test(test_zapped),
-	    cmocka_unit_test(test_switched_on),
+	    cmocka_unit_test(test_logged),	cmocka_unit_test(test_logging_stops),
+	    cmocka_unit_test(test_zapped),	cmocka_unit_test(test_switched_on),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
