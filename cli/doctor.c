@@ -1,5 +1,4 @@
 /* `quire doctor`: what this machine offers, and what is missing. */
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/userfaultfd.h>

@@ -4,7 +4,6 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
-#include <string.h>
 #include <time.h>
 #include <x86intrin.h>
 

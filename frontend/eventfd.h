@@ -2,8 +2,6 @@
 #ifndef QUIRE_FRONTEND_EVENTFD_H
 #define QUIRE_FRONTEND_EVENTFD_H
 
-#include <stdbool.h>
-
 /* Is @fd an eventfd? 0, -EBADF, or -EINVAL when it is something else. */
 int eventfd_check(int fd);
 /*

@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "frontend/lapic.h"
 #include "frontend/vm.h"
 
 #define IOAPIC_VERSION 0x170011u /* 24 entries, version 0x11 */

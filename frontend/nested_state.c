@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "frontend/params.h"
 #include "frontend/user_copy.h"

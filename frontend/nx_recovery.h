@@ -3,7 +3,6 @@
 #define QUIRE_FRONTEND_NX_RECOVERY_H
 
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "frontend/timers.h"

@@ -1,6 +1,5 @@
 /* Exceptions, interrupts, NMIs and the run state, as KVM saves and restores them. */
 #include <errno.h>
-#include <string.h>
 
 #include "frontend/clock.h"
 #include "frontend/vcpu.h"

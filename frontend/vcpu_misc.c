@@ -8,7 +8,6 @@
 #include "frontend/system.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
-#include "frontend/vm.h"
 #include "vcpu/arch.h"
 
 /* The kernel's sigset is 8 bytes; libc's sigset_t is longer and starts with it. */

@@ -7,7 +7,6 @@
 
 #include <quire/dirty.h>
 
-#include "frontend/cpuid.h"
 #include "frontend/nested_state.h"
 #include "frontend/system.h"
 #include "frontend/uapi.h"

@@ -7,7 +7,6 @@
  */
 #include <alloca.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <spawn.h>
 #include <stdarg.h>

@@ -1,6 +1,5 @@
 /* Calls that end the process without its destructors: the reports of a run are brought up to date.
  */
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "frontend/report.h"

@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 void *real_lookup(void **slot, const char *name)

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <string.h>
 
 #include "frontend/signal_actions.h"
 #include "preload/real.h"

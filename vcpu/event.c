@@ -2,7 +2,6 @@
 #include "vcpu/event.h"
 
 #include "vcpu/code.h"
-#include "vcpu/mmu.h"
 #include "vcpu/segment.h"
 #include "vcpu/svm.h"
 

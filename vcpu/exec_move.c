@@ -1,5 +1,4 @@
 /* Moves: MOV and its kin, stack, conditional moves and sets, exchanges, sign extensions. */
-#include "vcpu/code.h"
 #include "vcpu/exec.h"
 #include "vcpu/segment.h"
 #include "vcpu/svm.h"

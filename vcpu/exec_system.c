@@ -1,6 +1,5 @@
 /* Descriptor tables, flags with privilege, software interrupts, SYSCALL and SYSENTER, HLT. */
 #include "vcpu/debug.h"
-#include "vcpu/code.h"
 #include "vcpu/event.h"
 #include "vcpu/exec.h"
 #include "vcpu/mmu.h"

@@ -1,8 +1,6 @@
 /* What L1 intercepts of L2: instructions, exceptions, interrupts. */
 #include "vcpu/svm.h"
 
-#include "vcpu/event.h"
-
 #define MSRS_A_RANGE 0x2000u
 
 enum step svm_intercept_cr(struct cpu *cpu, unsigned int number, int is_write)

@@ -1,7 +1,6 @@
 /* quire-bench: measures the library, each row against its floor. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cli/bench/bench.h"

@@ -1,7 +1,6 @@
 /* Rows of nested paging: faults of L2 and eager splitting of its mappings, against L1's own. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "cli/bench/machine.h"
 #include "src/shadow/shadow.h"

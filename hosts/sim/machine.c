@@ -7,7 +7,6 @@
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 
-#include "src/base/atomic.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/vm.h"
 #include "src/walk/range.h"

@@ -1,7 +1,6 @@
 /* Filling private pages before the guest runs. */
 #include <errno.h>
 
-#include "src/base/reclaim.h"
 #include "src/change/change.h"
 
 /* One page of a request, with its source in hand. */

@@ -21,7 +21,7 @@ void change_set_quota(struct quire_vm *vm, u64 pages)
 	mutex_unlock(&vm->slots_lock);
 }
 
-/* TDP tables are neither counted nor reclaimed (contract U-200): the limit is shadow pages'. */
+/* TDP tables are neither counted nor reclaimed (U-200): the limit is shadow pages'. */
 int quire_vm_set_nr_mmu_pages(struct quire_vm *vm, uint64_t pages)
 {
 	if (pages < MIN_ALLOC_MMU_PAGES)

@@ -7,7 +7,6 @@
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
-#include "src/gfn/nx.h"
 
 /* Rounds within one fault: L1's tables are walked, tracked, and walked again. */
 #define NESTED_ROUNDS 8u

@@ -1,8 +1,6 @@
 /* The list of tables that keep a huge leaf away because the guest executes there. */
 #include "src/gfn/nx.h"
 
-#include "src/base/assert.h"
-
 void nx_table_init(struct table *table, gfn_t gfn, u32 as_id)
 {
 	table->gfn = gfn;

@@ -4,7 +4,6 @@
 #ifdef QUIRE_CHECK
 
 #include "src/base/assert.h"
-#include "src/base/reclaim.h"
 #include "src/gfn/nx.h"
 
 /* Numbers are those of docs/INVARIANTS.md. */

@@ -1,6 +1,4 @@
 /* Walking the guest's tables in its memory, as the processor would. */
-#include <errno.h>
-
 #include <quire/trace.h>
 
 #include "src/base/reclaim.h"

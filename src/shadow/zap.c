@@ -3,8 +3,6 @@
 
 #include <errno.h>
 
-#include "src/base/assert.h"
-
 /* Obsolete pages zapped in one hold of mmu_lock. */
 #define ZAP_BATCH 10u
 

@@ -4,7 +4,6 @@
 #include <quire/trace.h>
 
 #include "src/base/assert.h"
-#include "src/base/reclaim.h"
 #include "src/gfn/nx.h"
 #include "src/walk/range.h"
 

@@ -1,7 +1,6 @@
 /* Huge pages come back: replacing tables by the huge leaf that could be there. */
 #include "src/tdp/tdp.h"
 
-#include "src/base/assert.h"
 #include "src/gfn/nx.h"
 #include "src/walk/range.h"
 

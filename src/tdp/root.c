@@ -1,7 +1,6 @@
 /* Roots: the top table of an address space. */
 #include "src/tdp/tdp.h"
 
-#include "src/base/reclaim.h"
 #include "src/gfn/nx.h"
 
 static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)

@@ -5,7 +5,6 @@
 
 #include <quire/trace.h>
 
-#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/gfn/nx.h"
 #include "src/walk/range.h"

@@ -1,7 +1,6 @@
 /* Taking leaves away from a gfn range. */
 #include "src/tdp/tdp.h"
 
-#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/walk/range.h"
 

@@ -1,7 +1,6 @@
 /* Requests, kicks and flushes. */
 #include "src/tlb/flush.h"
 
-#include "src/base/assert.h"
 #include "src/base/mutant.h"
 
 /* Turns of a spin before the vCPU is kicked, and between two kicks. */

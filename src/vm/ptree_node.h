@@ -2,8 +2,6 @@
 #ifndef QUIRE_VM_PTREE_NODE_H
 #define QUIRE_VM_PTREE_NODE_H
 
-#include "src/vm/ptree.h"
-
 /*
  * Fan-out: two levels of full nodes hold 32,764 slots. A search reads two lines: the header's, with
  * the first short key of each group, then one group. A short key is a key without its lowest bits,

@@ -3,8 +3,6 @@
 
 #include <errno.h>
 
-#include "src/base/assert.h"
-
 #define VCPU_IDS 4096u
 
 int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct quire_vcpu **result)

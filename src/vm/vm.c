@@ -3,7 +3,6 @@
 
 #include <errno.h>
 
-#include "src/base/assert.h"
 #include "src/vm/rmp.h"
 
 #define MAXPHYADDR_DEFAULT 48u
