@@ -102,6 +102,8 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 	struct oracle *oracle = ctx;
 	uint32_t frame = frame_of(oracle, page);
 
+	if (access->gpa >> QUIRE_PAGE_SHIFT >= SIM_FAR_BLOCK)
+		return;
 	if (frame >= SIM_FRAMES || !oracle->machine->host.frames[frame].references) {
 		oracle_fail(oracle, "an access to a frame that is free");
 		return;

@@ -106,6 +106,40 @@ static enum sim_op_kind pick_kind(const struct sim_plan *plan, struct sim_random
 	return changes[sim_random(random, plan->type == QUIRE_VM_DEFAULT ? 18 : 23)];
 }
 
+static uint32_t pick_limit(struct sim_random *random)
+{
+	return SIM_LIMIT_MIN + (uint32_t)sim_random(random, SIM_LIMIT_MAX - SIM_LIMIT_MIN + 1);
+}
+
+/*
+ * Some VMs are on shadow pages, of which there are never enough. Drawn apart, so that a seed's plan
+ * is otherwise what it would be without.
+ */
+static void choose_mmu(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0x2545f4914f6cdd1d)};
+
+	if (plan->type != QUIRE_VM_DEFAULT || sim_random(&random, 4))
+		return;
+	plan->mmu = QUIRE_MMU_SHADOW;
+	plan->format = QUIRE_FORMAT_NPT;
+	plan->limit = pick_limit(&random);
+	for (uint32_t thread = 0; thread < plan->threads; thread++) {
+		bool is_vcpu = thread < plan->vcpus;
+
+		/* But for the slots to begin with. */
+		for (uint32_t i = is_vcpu ? 0 : 2; i < plan->op_count[thread]; i++) {
+			struct sim_op *op = &plan->ops[thread][i];
+
+			if (sim_random(&random, 6))
+				continue;
+			op->kind = is_vcpu ? OP_FAR : OP_LIMIT;
+			op->first = sim_random(&random, SIM_FAR_SLOTS);
+			op->npages = pick_limit(&random);
+		}
+	}
+}
+
 void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 {
 	struct sim_random random = {seed};
@@ -140,23 +174,25 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 			pick_details(plan, &random, op);
 		}
 	}
+	choose_mmu(plan);
 }
 
 void sim_plan_print(const struct sim_plan *plan)
 {
 	static const char *const names[OP_COUNT] = {
-	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
-	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
-	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split"};
+	    "load",	 "store",	"prefault",   "slot-create",  "slot-delete",
+	    "slot-move", "slot-log",	"attributes", "host-replace", "kernel",
+	    "age",	 "punch",	"allocate",   "poison",	      "harvest",
+	    "zap-all",	 "eager-split", "far",	      "limit"};
 	static const char *const formats[] = {"npt", "ept", "ept without a and d"};
 
-	printf("seed %" PRIu64 ": type %d, %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
-	       "file %s, %u vCPUs, %u threads, a preemption in %u steps\n",
-	       plan->seed, (int)plan->type, formats[plan->format],
-	       plan->rings ? "rings" : "bitmaps", plan->manual_protect, plan->zap_all,
-	       plan->eager_split, plan->host_huge ? "huge" : "small",
-	       plan->gmem_huge ? "huge" : "small", plan->vcpus, plan->threads,
-	       plan->preemption_odds);
+	printf(
+	    "seed %" PRIu64 ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
+	    "file %s, %u vCPUs, %u threads, a preemption in %u steps\n",
+	    plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
+	    formats[plan->format], plan->rings ? "rings" : "bitmaps", plan->manual_protect,
+	    plan->zap_all, plan->eager_split, plan->host_huge ? "huge" : "small",
+	    plan->gmem_huge ? "huge" : "small", plan->vcpus, plan->threads, plan->preemption_odds);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
 			const struct sim_op *op = &plan->ops[thread][i];

@@ -6,10 +6,12 @@
 #include <string.h>
 
 #include <quire/gmem.h>
+#include <quire/stats.h>
 #include <quire/vcpu.h>
 
 #include "cli/sim/oracle.h"
 #include "hosts/sim/kernel.h"
+#include "src/change/change.h"
 
 static struct {
 	struct machine machine;
@@ -61,6 +63,21 @@ static void guest_op(uint32_t thread, const struct sim_op *op)
 	/* Every store has a value of its own. */
 	access.value = access.write ? ++sim.stores << 16 | op->first : 0;
 	check_outcome(machine_access(&sim.machine, thread, &access));
+}
+
+/* Shadow pages for it are found, if not without others' going. */
+static void far_op(uint32_t thread, const struct sim_op *op)
+{
+	struct machine_access access = {.gpa = (1 + op->first) * SIM_FAR_BLOCK << QUIRE_PAGE_SHIFT,
+					.size_bytes = 8};
+
+	if (machine_access(&sim.machine, thread, &access))
+		oracle_fail(&sim.oracle, "a load of a page that is always there");
+}
+
+static void limit_op(const struct sim_op *op)
+{
+	change_set_quota(sim.machine.vm, op->npages);
 }
 
 static struct quire_region region_of(uint32_t id, const struct oracle_view *view)
@@ -333,6 +350,12 @@ static void perform(uint32_t thread, const struct sim_op *op)
 	case OP_EAGER_SPLIT:
 		sim.machine.tunables.eager_page_split = (uint32_t)op->npages;
 		break;
+	case OP_FAR:
+		far_op(thread, op);
+		break;
+	case OP_LIMIT:
+		limit_op(op);
+		break;
 	default:
 		slot_op(op);
 		break;
@@ -363,6 +386,23 @@ static int preempt(void *ctx, uint32_t step, uint32_t *thread)
 	return 1;
 }
 
+static void add_far_slots(const struct sim_plan *plan)
+{
+	sim_map(&sim.machine.host, SIM_FAR_PAGE, SIM_WRITABLE);
+	for (uint32_t i = 0; i < SIM_FAR_SLOTS; i++) {
+		struct quire_region region = {
+		    .slot = SIM_SLOTS + i,
+		    .gpa = {(i + 1) * SIM_FAR_BLOCK << QUIRE_PAGE_SHIFT},
+		    .size_bytes = QUIRE_PAGE_SIZE,
+		    .hva = sim_hva(SIM_FAR_PAGE),
+		};
+
+		if (quire_vm_set_region(sim.machine.vm, &region))
+			abort();
+	}
+	change_set_quota(sim.machine.vm, plan->limit);
+}
+
 static void start(const struct sim_plan *plan)
 {
 	struct sim_host *host = &sim.machine.host;
@@ -374,6 +414,7 @@ static void start(const struct sim_plan *plan)
 	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
 	sim.machine.vcpu_count = plan->vcpus;
 	sim.machine.format = plan->format;
+	sim.machine.mmu = plan->mmu;
 	sim.machine.rings = plan->rings;
 	sim.machine.tunables.eager_page_split = (uint32_t)plan->eager_split;
 	sim.machine.tunables.gmem_huge_pages = (uint32_t)plan->gmem_huge;
@@ -392,6 +433,8 @@ static void start(const struct sim_plan *plan)
 		sim_map_huge(host, 0, SIM_WRITABLE);
 	for (uint32_t page = plan->host_huge ? SIM_BLOCK : 0; page < SIM_HOST_PAGES; page++)
 		sim_map(host, page, SIM_WRITABLE);
+	if (plan->mmu == QUIRE_MMU_SHADOW)
+		add_far_slots(plan);
 	if (plan->type == QUIRE_VM_DEFAULT)
 		return;
 	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE, 0, NULL, &sim.gmem))
@@ -435,6 +478,41 @@ static void check_logs(void)
 	}
 }
 
+/* The VM ends, while the host takes pages away: whoever comes last turns off the light. */
+static void end_body(uint32_t thread, void *ctx)
+{
+	const struct sim_op replace = {.npages = 3};
+
+	(void)ctx;
+	if (thread == 0) {
+		machine_end_vm(&sim.machine);
+	} else if (thread == 1) {
+		host_replace_op(&replace);
+		quire_vm_put(sim.machine.vm);
+	} else {
+		quire_gmem_release(sim.gmem);
+	}
+}
+
+static void end_vm(void)
+{
+	struct sched_run run = {.threads = sim.gmem ? 3 : 2, .body = end_body, .preempt = preempt};
+	uint64_t limit = atomic_load_relaxed_u64(&sim.machine.vm->nr_mmu_pages);
+
+	if (!machine_is_sound(&sim.machine))
+		oracle_fail(&sim.oracle, "wrong statistics");
+	if (limit && quire_vm_stat(sim.machine.vm, QUIRE_VM_STAT_mmu_shadow_pages) > limit)
+		oracle_fail(&sim.oracle, "more shadow pages than the client allows");
+	if (sim.oracle.failure)
+		return;
+	quire_vm_get(sim.machine.vm);
+	sched_execute(&run);
+	if (run.result != SCHED_DONE)
+		oracle_fail(&sim.oracle, "an end of the VM that does not end");
+	else if (!machine_is_empty(&sim.machine))
+		oracle_fail(&sim.oracle, "a leak");
+}
+
 const char *sim_run(const struct sim_plan *plan)
 {
 	struct sched_run run = {.threads = plan->threads, .body = thread_body, .preempt = preempt};
@@ -450,9 +528,6 @@ const char *sim_run(const struct sim_plan *plan)
 	/* A run that failed may have left anything: its remains are not taken apart. */
 	if (sim.oracle.failure)
 		return sim.oracle.failure;
-	if (sim.gmem)
-		quire_gmem_release(sim.gmem);
-	if (!machine_stop(&sim.machine))
-		oracle_fail(&sim.oracle, "a leak, or wrong statistics");
+	end_vm();
 	return sim.oracle.failure;
 }

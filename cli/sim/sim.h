@@ -10,6 +10,16 @@
 #define SIM_OPS_MAX 24u
 #define SIM_HOST_PAGES 576u /* one block that the host may map huge, and 64 pages */
 #define SIM_GMEM_PAGES 512u
+/*
+ * Of a VM on shadow pages: slots of one page, in blocks of 512 GiB of their own, beyond what the
+ * model knows of. They show a page of the host that nothing happens to.
+ */
+#define SIM_FAR_SLOTS 3u
+#define SIM_FAR_BLOCK (UINT64_C(1) << 27) /* in pages */
+#define SIM_FAR_PAGE SIM_HOST_PAGES
+/* Fewer shadow pages than a client may ask for: few are enough for all that can happen. */
+#define SIM_LIMIT_MIN 6u
+#define SIM_LIMIT_MAX 14u
 
 enum sim_op_kind {
 	OP_LOAD,
@@ -29,6 +39,8 @@ enum sim_op_kind {
 	OP_HARVEST,
 	OP_ZAP_ALL,
 	OP_EAGER_SPLIT,
+	OP_FAR,	  /* a load of a far page, which takes shadow pages */
+	OP_LIMIT, /* on shadow pages */
 	OP_COUNT
 };
 
@@ -56,6 +68,8 @@ struct sim_plan {
 	uint64_t seed;
 	enum quire_vm_type type;
 	enum quire_format_id format;
+	enum quire_mmu mmu;
+	uint32_t limit; /* on shadow pages, to begin with */
 	int rings;
 	uint32_t manual_protect;
 	int zap_all, eager_split, host_huge, gmem_huge;
