@@ -1,11 +1,13 @@
 /* Interrupts from the client to a real-mode guest: PIC, messages, NMI, injection, and signals. */
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -380,6 +382,50 @@ static void mask_lets_defaults_in(void)
 }
 
 /* Without controllers inside the client injects when the guest is ready. */
+#define MISSING 0x9000u
+#define MISSING_BYTE 0x77
+
+/* The same with a load of a page that is missing, and a report of it, in place of the sleep. */
+static const uint8_t missing_code[] = {
+    0xa0, MISSING & 0xff, MISSING >> 8, 0xe6, REPORT_PORT, /* mov al, [MISSING]; out */
+    0xf4, 0xeb,		  0xfd,				   /* hlt; jmp back to it */
+};
+
+static int userfault_fd = -1;
+
+static void give_page(struct machine *machine)
+{
+	static uint8_t page[4096] = {MISSING_BYTE};
+	struct uffdio_copy copy = {.dst = (uintptr_t)machine->memory + MISSING,
+				   .src = (uintptr_t)page,
+				   .len = sizeof(page)};
+
+	WORKS(ioctl(userfault_fd, UFFDIO_COPY, &copy));
+}
+
+/* A vCPU that waits for a page of the client's goes on waiting, but for interrupts. */
+static void missing_pages_let_interrupts_in(void)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register request = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	struct machine machine;
+
+	userfault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (userfault_fd < 0 || ioctl(userfault_fd, UFFDIO_API, &api)) {
+		printf("no userfaultfd: missing pages are not tried\n");
+		return;
+	}
+	machine_open(&machine, 1);
+	memcpy(machine.memory + CODE + sizeof(main_code) - 3, missing_code, sizeof(missing_code));
+	request.range = (struct uffdio_range){(uintptr_t)machine.memory + MISSING, 4096};
+	WORKS(ioctl(userfault_fd, UFFDIO_REGISTER, &request));
+	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "an interrupt of one that waits");
+	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "and another");
+	CHECK(report_after(&machine, give_page) == MISSING_BYTE, "the page");
+	machine_close(&machine);
+	close(userfault_fd);
+}
+
 static void client_injects(void)
 {
 	struct kvm_interrupt interrupt = {.irq = PIC_VECTOR};
@@ -411,6 +457,7 @@ int main(void)
 	signals_end_the_sleep();
 	mask_lets_defaults_in();
 	client_injects();
+	missing_pages_let_interrupts_in();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
 }
