@@ -47,6 +47,15 @@ def read(text):
     return {program: result for program, result, _ in ROW.findall(text)}
 
 
+def worse(text, report):
+    """What a run did not do that the document says; arguments that it does not have pass."""
+    rank = {"fail": 0, "skip": 1, "pass": 2}
+    table = read(text)
+    return [f"{title(entry)}: {PATH} says {table.get(title(entry), 'pass')}, the run saw {entry['result']}"
+            for entry in report["programs"]
+            if rank[entry["result"]] < rank[table.get(title(entry), "pass")]]
+
+
 def differences(text, report):
     """What the document says otherwise than a run saw; arguments it does not have pass."""
     table = read(text)

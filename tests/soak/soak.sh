@@ -1,8 +1,16 @@
 #!/bin/sh
-# The long runs: ThreadSanitizer for SECONDS (60) a test, then every program of the kernel's in its long
-# form, up to LIMIT (1200) seconds each.
+# The long runs: ThreadSanitizer for SECONDS (60) a test, simulations and fuzzers with seeds that no
+# run had before, then every program of the kernel's in its long form, up to LIMIT (1200) seconds
+# each. Fails where one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
 set -eu
 cd "$(dirname "$0")/../.."
-sh tests/stress/run_tsan.sh "${1:-60}"
-exec python3 tools/conformance.py --all --limit "${2:-1200}"
+seconds=${1:-60}
+seed=$(date +%s)
+sh tests/stress/run_tsan.sh "$seconds"
+ninja -C build cli/sim/quire-sim tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
+build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
+for fuzzer in fuzz_guest fuzz_ioctl; do
+	build/quire run -- "build/tests/fuzz/$fuzzer" --seconds "$seconds" --seed "${seed}000"
+done
+exec python3 tools/conformance.py --all --known --limit "${2:-1200}"
