@@ -26,6 +26,7 @@
 	X(claim_unchecked, "a late lookup of guest_memfd claims a page that it lost")       \
 	X(slot_unflushed, "a slot is deleted before the TLBs are flushed")                  \
 	X(access_unwaited, "a slot goes while the library still writes to its memory")      \
+	X(section_waits_once, "who waits for sections misses one that was slow to begin")   \
 	X(flush_unwaited, "a flush does not wait for vCPUs in guest mode")                  \
 	X(reload_ignored, "guest mode is entered with a root that was invalidated")         \
 	X(roots_left_late,                                                                  \

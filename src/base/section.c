@@ -1,6 +1,7 @@
 /* Waiting for sections that may sleep. */
 #include "src/base/section.h"
 
+#include "src/base/mutant.h"
 #include "src/base/platform.h"
 
 void long_section_exit(struct long_sections *sections, u32 turn)
@@ -14,7 +15,7 @@ void long_section_exit(struct long_sections *sections, u32 turn)
 void long_sections_wait(struct long_sections *sections)
 {
 	(void)atomic_exchange_u32(&sections->waiting, 1);
-	for (u32 i = 0; i < 2; i++) {
+	for (u32 i = 0; i < (MUTANT(section_waits_once) ? 1u : 2u); i++) {
 		u32 turn = atomic_load_relaxed_u32(&sections->turn), inside;
 
 		(void)atomic_exchange_u32(&sections->turn, turn ^ 1);

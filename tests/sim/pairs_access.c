@@ -7,6 +7,7 @@
 
 #include "src/access/map.h"
 #include "src/access/pfn_cache.h"
+#include "src/base/section.h"
 #include "src/tdp/tdp.h"
 #include "tests/sim/pairs.h"
 
@@ -317,6 +318,47 @@ static bool place_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* A section that may sleep, and somebody who waits twice: what is unlinked before the second wait
+ * is free after it, even if the section began while the first went on. */
+static struct long_sections sections;
+static uint32_t object, freed, used_freed;
+
+static void section_setup(void *ctx)
+{
+	(void)ctx;
+	start();
+	sections = (struct long_sections){0};
+	object = 1;
+	freed = used_freed = 0;
+}
+
+/* The section has read the turn before the first wait, and joins late. */
+static void section_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 1) {
+		uint32_t seen;
+
+		(void)atomic_fetch_add_u32(&sections.inside[0], 1);
+		seen = object;
+		sched_yield_point();
+		used_freed = seen && freed;
+		long_section_exit(&sections, 0);
+		return;
+	}
+	long_sections_wait(&sections);
+	object = 0;
+	long_sections_wait(&sections);
+	freed = 1;
+}
+
+static bool section_check(void *ctx)
+{
+	(void)ctx;
+	return machine_stop(&pair.machine) && !used_freed && !sections.inside[0] &&
+	       !sections.inside[1];
+}
+
 /* Aging while the host takes the page away: what is gone does not come back. */
 static void age_setup(void *ctx)
 {
@@ -601,6 +643,7 @@ const struct pair pairs_access[] = {
     {"own write and slot deletion", 2, own_slot_setup, own_slot_body, own_slot_check, 0},
     {"own write and slot move", 2, own_setup, own_move_body, own_move_check, 0},
     {"write of a shared place and slot deletion", 2, place_setup, place_body, place_check, 0},
+    {"long section and two waits", 2, section_setup, section_body, section_check, 0},
     {"aging and host invalidation", 2, age_setup, age_replace_body, age_replace_check, 0},
     {"aging and slot deletion", 2, age_setup, age_slot_body, age_slot_check, 0},
     {"aging and fast fault", 2, age_store_setup, age_store_body, age_store_check, 0},

@@ -253,6 +253,33 @@ static void test_interrupted_lookup(void **state)
 	vm_end();
 }
 
+static void end_it_at_last(void)
+{
+	invalidate_other();
+	if (lookups > 100)
+		meanwhile = NULL;
+}
+
+/* A prefault that starts over hears the client. */
+static void test_prefault_hears_the_client(void **state)
+{
+	uint64_t done = 0;
+
+	(void)state;
+	begin(0);
+	meanwhile = end_it_at_last;
+	quire_vcpu_request(machine.vcpus[0], UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
+	assert_int_equal(quire_vcpu_prefault(machine.vcpus[0], (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
+			 -EINTR);
+	assert_int_equal(done, 0);
+	/* What needs no second attempt is done all the same: the caller looks before each step. */
+	meanwhile = NULL;
+	assert_int_equal(quire_vcpu_prefault(machine.vcpus[0], (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
+			 0);
+	assert_int_equal(done, QUIRE_PAGE_SIZE);
+	vm_end();
+}
+
 /* The host hears of the use while the lock still keeps the page there. */
 static void test_page_is_put_under_the_lock(void **state)
 {
@@ -470,6 +497,7 @@ int main(void)
 	    cmocka_unit_test(test_memory_goes_with_its_slot),
 	    cmocka_unit_test(test_prefault_ends_with_the_vm),
 	    cmocka_unit_test(test_interrupted_lookup),
+	    cmocka_unit_test(test_prefault_hears_the_client),
 	    cmocka_unit_test(test_page_is_put_under_the_lock),
 	    cmocka_unit_test(test_no_lookup_for_nothing),
 	    cmocka_unit_test(test_tables_come_first),

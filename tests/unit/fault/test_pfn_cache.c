@@ -129,9 +129,11 @@ static void test_hva(void **state)
 	assert_ptr_equal(look(8), frame_of(2)->bytes + 16);
 	host_moves(2);
 	assert_null(look(8));
-	/* Another key, another page. */
+	/* Another key, another page, whether or not it was valid. */
 	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(3), 8), 0);
 	assert_ptr_equal(look(8), frame_of(3)->bytes);
+	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(1), 8), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
 	end();
 }
 
@@ -214,6 +216,33 @@ static void test_kicked(void **state)
 	end();
 }
 
+/* An invalidation that is still on its way: nothing is published before its end. */
+static int slow_host_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	int ret = sim_host_ops.page_get(ctx, hva, flags, page);
+
+	lookups++;
+	if (lookups == 1)
+		quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(2));
+	if (lookups == 3)
+		quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(2));
+	return ret;
+}
+
+static void test_moving_meanwhile(void **state)
+{
+	(void)state;
+	begin();
+	ops = sim_host_ops;
+	ops.page_get = slow_host_get;
+	machine.vm->host = &ops;
+	lookups = 0;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(lookups, 4);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	end();
+}
+
 static void test_moved_meanwhile(void **state)
 {
 	(void)state;
@@ -267,6 +296,7 @@ int main(void)
 	    cmocka_unit_test(test_activation_fails),
 	    cmocka_unit_test(test_offset),
 	    cmocka_unit_test(test_moved_meanwhile),
+	    cmocka_unit_test(test_moving_meanwhile),
 	    cmocka_unit_test(test_kicked),
 	    cmocka_unit_test(test_private),
 	};
