@@ -199,6 +199,32 @@ double machine_fault(struct machine *machine, unsigned int vcpu, const struct fa
 	return fixed == faults->npages / faults->stride ? start : -1;
 }
 
+struct parts {
+	struct machine *machine;
+	u64 error_code;
+};
+
+static double fault_part(void *ctx, unsigned int index)
+{
+	const struct parts *parts = ctx;
+	u64 npages = parts->machine->npages / BENCH_THREADS_MAX;
+	struct faults faults = {
+	    .first = index * npages,
+	    .npages = npages,
+	    .stride = 1,
+	    .error_code = parts->error_code,
+	};
+
+	return machine_fault(parts->machine, index, &faults);
+}
+
+double machine_fault_parts(struct machine *machine, u64 error_code)
+{
+	struct parts parts = {machine, error_code};
+
+	return bench_parallel(BENCH_THREADS_MAX, fault_part, &parts);
+}
+
 double machine_populate(struct machine *machine)
 {
 	struct faults faults = {

@@ -67,6 +67,8 @@ struct faults {
  * one was not fixed.
  */
 double machine_fault(struct machine *machine, unsigned int vcpu, const struct faults *faults);
+/* All of the guest's memory, 4K by 4K, a part by each of BENCH_THREADS_MAX vCPUs at once. */
+double machine_fault_parts(struct machine *machine, u64 error_code);
 /* Map all of the guest's memory for writing, 4K by 4K. */
 double machine_populate(struct machine *machine);
 

@@ -69,24 +69,12 @@ static double library_allowance(void *state)
 	return 80.0 * GIB_PAGES;
 }
 
-static double populate_half(void *ctx, unsigned int index)
-{
-	struct faults faults = {
-	    .first = index * GIB_PAGES / BENCH_THREADS_MAX,
-	    .npages = GIB_PAGES / BENCH_THREADS_MAX,
-	    .stride = 1,
-	    .error_code = FAULTS_MISSING,
-	};
-
-	return machine_fault(ctx, index, &faults);
-}
-
 static double populate_two(void *state)
 {
 	struct populate *populate = state;
 
 	machine_zap(&populate->machine);
-	return bench_parallel(BENCH_THREADS_MAX, populate_half, &populate->machine);
+	return machine_fault_parts(&populate->machine, FAULTS_MISSING);
 }
 
 static double populate_floor(void *state)

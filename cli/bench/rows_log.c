@@ -243,25 +243,13 @@ static double redirty_one(void *state)
 	return log_clear(log, log->all) < 0 ? -1 : redirty(log);
 }
 
-static double redirty_half(void *ctx, unsigned int index)
-{
-	struct faults faults = {
-	    .first = index * GIB_PAGES / BENCH_THREADS_MAX,
-	    .npages = GIB_PAGES / BENCH_THREADS_MAX,
-	    .stride = 1,
-	    .error_code = FAULTS_PROTECTED,
-	};
-
-	return machine_fault(ctx, index, &faults);
-}
-
 static double redirty_two(void *state)
 {
 	struct log *log = state;
 
 	if (log_clear(log, log->all) < 0)
 		return -1;
-	return bench_parallel(BENCH_THREADS_MAX, redirty_half, &log->machine);
+	return machine_fault_parts(&log->machine, FAULTS_PROTECTED);
 }
 
 static double redirty_floor(void *state)
