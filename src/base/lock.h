@@ -16,9 +16,9 @@ enum lock_rank {
 	RANK_PFN_LIST,	      /* vm->pfn_caches.lock */
 	RANK_PFN_CACHE,	      /* pfn_cache->lock */
 	RANK_MMU,	      /* vm->mmu_lock */
-	RANK_TDP_PAGES,	      /* vm->tdp.pages_lock */
+	RANK_ROOTS,	      /* vm->roots.pages_lock */
 	RANK_INVALIDATE,      /* vm->invalidation.lock */
-	RANK_VCPUS,	      /* vm->vcpus_lock */
+	RANK_FLUSH,	      /* vm->flush.lock */
 	RANK_RMP,	      /* reverse map: the list of maps, a block of frames */
 	RANK_ARENA,	      /* vm->arena.lock */
 };

@@ -9,7 +9,7 @@
 void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops *host,
 		       void *host_ctx)
 {
-	mutex_init(&domain->lock, RANK_VCPUS);
+	mutex_init(&domain->lock, RANK_FLUSH);
 	domain->host = host;
 	domain->host_ctx = host_ctx;
 }

@@ -52,7 +52,7 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	vm->refs = 1;
 	vm->slot_zap_all = 1;
 	mutex_init(&vm->slots_lock, RANK_SLOTS);
-	mutex_init(&vm->roots.pages_lock, RANK_TDP_PAGES);
+	mutex_init(&vm->roots.pages_lock, RANK_ROOTS);
 	biglock_init(&vm->mmu_lock, RANK_MMU);
 	invalidation_init(&vm->invalidation);
 	mutex_init(&vm->pfn_caches.lock, RANK_PFN_LIST);
