@@ -117,6 +117,14 @@ static void enabling(void)
 	REFUSED(&vm, enable(2ul << 20), E2BIG);
 }
 
+/* Of the argument KVM looks at the low 32 bits. */
+static void enabling_takes_32_bits(void)
+{
+	open_vm();
+	REFUSED(&vm, enable(1ul << 32), EINVAL);
+	CHECK_ZERO(enable(1ul << 32 | RING_BYTES));
+}
+
 static void enabling_comes_before_vcpus(void)
 {
 	open_vm();
@@ -267,18 +275,72 @@ static void reset_under_signals(void)
 	CHECK(short_calls > 0);
 }
 
+/* What they name is out of the slot, and nobody else's page is armed for it. */
 static void spoilt_entries(void)
 {
+	uint64_t faults;
+
 	open_machine();
-	CHECK_END(write_pages(0, 4, 1), END_DONE);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = GPA + BYTES,
+			  .memory_size = 64 * PAGE,
+			  .userspace_addr = (uintptr_t)memory_alloc(64 * PAGE)));
+	CHECK_END(write_pages(PAGES, 64, 1), END_DONE);
+	CHECK_END(write_pages(0, 5, 1), END_DONE);
 	ring[0].slot = 12345;
 	ring[1].offset = UINT64_MAX;
-	ring[2].slot = 7u << 16 | SLOT;
+	ring[2].slot = 0xffffu << 16 | SLOT;
 	ring[3].offset = PAGES;
-	for (uint32_t i = 0; i < 4; i++)
+	ring[4].offset = PAGES + 63;
+	for (uint32_t i = 0; i < 5; i++)
 		give_back(i);
-	CHECK_EQ(reset(), 4);
+	CHECK_EQ(reset(), 5);
+	faults = stat_get(vcpu.fd, "pf_taken");
+	CHECK_END(write_pages(PAGES, 64, 1), END_DONE);
+	CHECK_EQ(stat_get(vcpu.fd, "pf_taken"), faults);
 	CHECK_END(write_pages(0, 4, 2), END_DONE);
+}
+
+/* Entries that no vCPU has written are not there, whatever the client makes of them. */
+static void invented_entries(void)
+{
+	static uint8_t dirty[PAGES];
+
+	open_machine();
+	for (uint32_t i = 0; i < ENTRIES; i++)
+		give_back(i);
+	CHECK_EQ(reset(), 0);
+	CHECK_END(write_pages(3, 1, 1), END_DONE);
+	CHECK_EQ(collect(dirty), 1);
+	CHECK_EQ(reset(), 1);
+}
+
+/* A ring has no bits that could all be set: what was writable is armed when logging starts. */
+static void initially_set_means_nothing(void)
+{
+	static uint8_t dirty[PAGES];
+
+	open_machine();
+	set_slot(0);
+	CHECK_END(write_pages(0, 8, 1), END_DONE);
+	CHECK_ZERO(vm_enable_cap(&vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3));
+	set_slot(KVM_MEM_LOG_DIRTY_PAGES);
+	CHECK_END(write_pages(0, 8, 2), END_DONE);
+	CHECK_EQ(collect(dirty), 8);
+}
+
+/* Mapping memory ahead writes nothing: however much it is, the ring has room for it. */
+static void prefault_fills_no_ring(void)
+{
+	struct kvm_pre_fault_memory range = {.gpa = GPA, .size = BYTES};
+
+	open_machine();
+	if (!vm_cap(&vm, KVM_CAP_PRE_FAULT_MEMORY))
+		check_skip("no KVM_PRE_FAULT_MEMORY");
+	while (range.size)
+		CHECK_ZERO(ioctl(vcpu.fd, KVM_PRE_FAULT_MEMORY, &range));
+	CHECK_END(write_pages(0, 8, 1), END_DONE);
+	for (uint32_t i = 0; i < 8; i++)
+		CHECK_EQ(flags_of(i), KVM_DIRTY_GFN_F_DIRTY);
 }
 
 /* The vCPU stops before its ring is full, and stays there until there is room. */
@@ -403,6 +465,7 @@ int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
 	    TEST(enabling),
+	    TEST(enabling_takes_32_bits),
 	    TEST(enabling_comes_before_vcpus),
 	    TEST(mapping),
 	    TEST(nothing_between),
@@ -411,6 +474,9 @@ int main(int argc, char **argv)
 	    TEST(reset_stops_at_the_first_gap),
 	    TEST(reset_under_signals),
 	    TEST(spoilt_entries),
+	    TEST(invented_entries),
+	    TEST(initially_set_means_nothing),
+	    TEST(prefault_fills_no_ring),
 	    TEST(full_ring),
 	    TEST(the_flag_is_the_switch),
 	    TEST(two_vcpus),
