@@ -17,6 +17,7 @@
 	X(gone_slot_believed, "a fault reports memory as lost that went with its slot")     \
 	X(hole_counted, "a prefault reports a hole as large as it is")                      \
 	X(block_unchecked, "a huge mapping covers a neighbour that is being changed")       \
+	X(privacy_unchecked, "a fault maps what the attribute was before it began to look") \
 	X(invalid_slot_used, "a slot that is being deleted serves faults")                  \
 	X(host_unflushed, "a host invalidation returns before the TLBs are flushed")        \
 	X(host_unbalanced, "the slots change between begin and end of a host invalidation") \

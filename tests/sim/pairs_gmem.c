@@ -142,6 +142,36 @@ static bool share_check(void *ctx)
 	return gmem_stop() && good;
 }
 
+/* The other way: the store is in the one page or the other, and later ones are in the private. */
+static void shared_setup(void *ctx)
+{
+	(void)ctx;
+	gmem_start(4, 0);
+}
+
+static void hide_page_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] = pair_store(0, PAIR_PAGE, 7);
+		return;
+	}
+	pair.results[1] = quire_vm_set_attributes(pair.machine.vm, (gpa_t){PAIR_GPA},
+						  QUIRE_PAGE_SIZE, QUIRE_ATTRIBUTE_PRIVATE);
+	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
+}
+
+static bool hide_page_check(void *ctx)
+{
+	uint8_t shared = pair_byte(PAIR_PAGE)[0];
+	bool good = !pair.results[0] && !pair.results[1] && shared == pair.bytes[1];
+
+	(void)ctx;
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] + shared == 7;
+	good &= !pair_store(0, PAIR_PAGE, 9) && pair_byte(PAIR_PAGE)[0] == shared;
+	return gmem_stop() && good;
+}
+
 /* A page of a huge shared block turns private while a vCPU maps the block by its neighbour. */
 static void shared_huge_setup(void *ctx)
 {
@@ -279,6 +309,7 @@ const struct pair pairs_gmem[] = {
     {"store and release", 2, private_warm_setup, release_body, release_check, 0},
     {"fault and conversion", 2, private_setup, share_body, share_check, 0},
     {"store and conversion", 2, private_warm_setup, share_body, share_check, 0},
+    {"fault and conversion to private", 2, shared_setup, hide_page_body, hide_page_check, 0},
     {"huge fault and conversion of a neighbour", 2, shared_huge_setup, hide_body, hide_check, 0},
     {"fault and rebind", 2, private_setup, rebind_body, rebind_check, 0},
     {"population and punch", 2, private_setup, populate_body, punch_check, 0},
