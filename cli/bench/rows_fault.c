@@ -35,7 +35,8 @@ static int populate_setup(const struct bench_row *row, void **state)
 		error = floor_tables_init(&populate->tables);
 	if (error)
 		populate_destroy(populate);
-	*state = populate;
+	else
+		*state = populate;
 	return error;
 }
 

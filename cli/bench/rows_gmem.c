@@ -71,7 +71,8 @@ static int private_setup(const struct bench_row *row, void **state)
 		error = floor_tables_init(&private->tables);
 	if (error)
 		private_destroy(private);
-	*state = private;
+	else
+		*state = private;
 	return error;
 }
 

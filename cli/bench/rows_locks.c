@@ -109,7 +109,8 @@ static int holds_setup(const struct bench_row *row, void **state)
 		error = set_slots(holds, 0, SLOT_BYTES);
 	if (error)
 		holds_destroy(holds);
-	*state = holds;
+	else
+		*state = holds;
 	return error;
 }
 

@@ -61,7 +61,8 @@ static int log_setup(const struct bench_row *row, void **state)
 		error = -EIO;
 	if (error)
 		log_destroy(log);
-	*state = log;
+	else
+		*state = log;
 	return error;
 }
 

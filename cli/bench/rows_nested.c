@@ -63,7 +63,8 @@ static int nested_setup(const struct bench_row *row, void **state)
 		build_tables(machine, (enum nested_kind)row->param);
 	if (error)
 		nested_destroy(machine);
-	*state = machine;
+	else
+		*state = machine;
 	return error;
 }
 

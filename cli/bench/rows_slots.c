@@ -84,7 +84,8 @@ static int lookups_setup(const struct bench_row *row, void **state)
 		error = slots_add(lookups->many.vm, row->param);
 	if (error)
 		lookups_destroy(lookups);
-	*state = lookups;
+	else
+		*state = lookups;
 	return error;
 }
 
@@ -155,7 +156,8 @@ static int churn_setup(const struct bench_row *row, void **state)
 	error = machine_init(&churn->machine, QUIRE_VM_DEFAULT, 0, LEVEL_REAL);
 	if (error)
 		churn_destroy(churn);
-	*state = churn;
+	else
+		*state = churn;
 	return error;
 }
 

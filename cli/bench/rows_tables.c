@@ -52,7 +52,8 @@ static int tables_setup(const struct bench_row *row, void **state)
 	error = tables_make(tables);
 	if (error)
 		tables_destroy(tables);
-	*state = tables;
+	else
+		*state = tables;
 	return error;
 }
 

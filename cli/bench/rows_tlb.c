@@ -78,7 +78,8 @@ static int tlb_setup(const struct bench_row *row, void **state)
 	}
 	if (error)
 		tlb_destroy(t);
-	*state = t;
+	else
+		*state = t;
 	return error;
 }
 

@@ -178,7 +178,8 @@ static int program_setup(const struct bench_row *row, void **state)
 		load_guest(program->machine.memory, cpu_state(program->cpu));
 	if (error)
 		program_destroy(program);
-	*state = program;
+	else
+		*state = program;
 	return error;
 }
 
