@@ -146,6 +146,27 @@ static void test_stop_recovers(void **state)
 	end();
 }
 
+/* What comes back is no more writable than it was: the host's memory may be read-only. */
+static void test_stop_adds_no_rights(void **state)
+{
+	uint8_t value;
+
+	(void)state;
+	begin(0);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	sim_unmap_range(&machine.host, 0, SIM_BLOCK);
+	sim_map_huge(&machine.host, 0, 0);
+	add_slot(0, SLOT_PAGES, 0);
+	assert_int_equal(machine_load(&machine, 0, 9 << QUIRE_PAGE_SHIFT, &value), 0);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_4K);
+	assert_int_equal(set_flags(0), 0);
+	assert_int_equal(level_at(9), QUIRE_LEVEL_2M);
+	assert_false(writable_at(9));
+	end();
+}
+
 /* A block whose memory is not huge any more stays small. */
 static void test_stop_asks_the_host(void **state)
 {
@@ -376,6 +397,7 @@ int main(void)
 	    cmocka_unit_test(test_start_splits_and_protects),
 	    cmocka_unit_test(test_children),
 	    cmocka_unit_test(test_stop_recovers),
+	    cmocka_unit_test(test_stop_adds_no_rights),
 	    cmocka_unit_test(test_stop_asks_the_host),
 	    cmocka_unit_test(test_parameter),
 	    cmocka_unit_test(test_clear_splits),
