@@ -139,8 +139,8 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 		}
 		if (leaf_suffices(f, old, mapping) || old == new)
 			return QUIRE_SPURIOUS;
-		/* The walker's A and D stay. */
-		new |= old &(f->accessed | f->dirty);
+		/* The walker's A stays; D comes with W. */
+		new |= old & f->accessed;
 	}
 	result = tdp_change_entry(change, entry, level, &old, new);
 	if (unlikely(result != TDP_DONE)) {

@@ -54,7 +54,8 @@ void host_invalidation_leave(struct quire_vm *vm)
 	struct invalidation *inv = &vm->invalidation;
 
 	mutex_lock(&inv->lock);
-	atomic_store_relaxed_u32(&inv->active, inv->active - 1);
+	/* A pfn cache sees it go down without the lock, and must then see the seq of before it. */
+	atomic_store_release_u32(&inv->active, inv->active - 1);
 	mutex_unlock(&inv->lock);
 	base_platform->wake(&inv->active, UINT32_MAX);
 }
