@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "src/base/reclaim.h"
 #include "src/change/check.h"
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
@@ -250,12 +249,9 @@ static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 			 struct quire_memory_fault *exit)
 {
 	struct found before = {.snapshot = invalidation_snapshot(&vcpu->vm->invalidation)};
-	int ret;
+	int ret = shadow_reserve(vcpu);
 
-	reclaim_enter();
-	before.generation = memslots_generation(vcpu->vm, vcpu->as_id);
-	reclaim_exit();
-	ret = shadow_reserve(vcpu);
+	before.generation = memslots_generation_of(&vcpu->vm->slots, vcpu->as_id);
 	if (ret)
 		return ret;
 	ret = shadow_walk_guest(vcpu, &nested->walk);

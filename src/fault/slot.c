@@ -75,7 +75,7 @@ static bool find_again(struct quire_vcpu *vcpu, const struct fault *fault, struc
 	found->generation = hint->generation;
 	found->has_slot = true;
 	found->slot_flags = hint->flags;
-	found->hva.v = hint->hva.v + ((fault->gfn.v - hint->base_gfn.v) << QUIRE_PAGE_SHIFT);
+	found->hva = memslot_hint_hva(hint, fault->gfn);
 	return true;
 }
 

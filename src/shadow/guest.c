@@ -42,19 +42,35 @@ struct entry_at {
 	bool writable;
 };
 
+/* Among the vCPU's own copies of the slot that a fault found last: no read section, as there. */
+static bool find_again(const struct quire_vcpu *vcpu, struct entry_at *at, u64 offset_bytes)
+{
+	const struct memslot_hint *hint = &vcpu->hint;
+
+	if (!memslot_hint_holds(&vcpu->vm->slots, vcpu->as_id, hint, at->gfn) ||
+	    (hint->flags & MEMSLOT_INVALID))
+		return false;
+	at->hva.v = memslot_hint_hva(hint, at->gfn).v + offset_bytes;
+	at->writable = !(hint->flags & QUIRE_SLOT_READONLY);
+	return true;
+}
+
 /* QUIRE_FIXED, QUIRE_RETRY, or 0: there is no memory. */
 static int find_entry(const struct quire_vcpu *vcpu, gpa_t gpa, struct entry_at *at)
 {
+	u64 offset_bytes = gpa.v & ~QUIRE_PAGE_MASK;
 	const struct memslot *slot;
 	int ret = 0;
 
 	at->gfn = gfn_of(gpa);
+	if (likely(find_again(vcpu, at, offset_bytes)))
+		return QUIRE_FIXED;
 	reclaim_enter();
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, at->gfn, NULL);
 	if (slot && (slot->flags & MEMSLOT_INVALID)) {
 		ret = QUIRE_RETRY;
 	} else if (slot) {
-		at->hva.v = memslot_hva(slot, at->gfn).v + (gpa.v & ~QUIRE_PAGE_MASK);
+		at->hva.v = memslot_hva(slot, at->gfn).v + offset_bytes;
 		at->writable = !(slot->flags & QUIRE_SLOT_READONLY);
 		ret = QUIRE_FIXED;
 	}
@@ -72,24 +88,42 @@ static inline void trace_marks(const struct entry_at *at, u64 marks)
 		QUIRE_TRACE(kvm_mmu_set_dirty_bit, gpa);
 }
 
+/* Is the entry still where it was found? */
+static bool is_still_at(const struct quire_vcpu *vcpu, const struct entry_at *at)
+{
+	gpa_t gpa = {gpa_of(at->gfn).v | (at->hva.v & ~QUIRE_PAGE_MASK)};
+	struct entry_at now;
+
+	return find_entry(vcpu, gpa, &now) == QUIRE_FIXED && now.hva.v == at->hva.v && now.writable;
+}
+
+/* The memory must still be the slot's: a change of slots waits for the section. */
+static int write_marks(struct quire_vcpu *vcpu, const struct entry_at *at, u64 entry, u64 marks)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	u32 section = long_section_enter(&vcpu->vm->accesses);
+	int ret = QUIRE_RETRY;
+	u64 seen = entry;
+
+	if (is_still_at(vcpu, at)) {
+		ret = vm->host->cmpxchg_u64(vm->host_ctx, at->hva, &seen, entry | marks);
+		if (!ret)
+			ret = seen == entry ? QUIRE_FIXED : QUIRE_RETRY;
+	}
+	if (ret == QUIRE_FIXED)
+		dirty_log_mark_own(vcpu->vm, vcpu, vcpu->as_id, at->gfn);
+	long_section_exit(&vcpu->vm->accesses, section);
+	return ret;
+}
+
 /* Set @marks in L1's entry. QUIRE_RETRY: it was changed meanwhile. */
 static int mark_entry(struct quire_vcpu *vcpu, const struct entry_at *at, u64 entry, u64 marks)
 {
-	const struct quire_vm *vm = vcpu->vm;
-	u64 seen = entry;
-	int err;
-
 	/* Tables in ROM have the bits set, or do without. */
 	if ((entry & marks) == marks || !at->writable)
 		return QUIRE_FIXED;
 	trace_marks(at, marks & ~entry);
-	err = vm->host->cmpxchg_u64(vm->host_ctx, at->hva, &seen, entry | marks);
-	if (err)
-		return err;
-	if (seen != entry)
-		return QUIRE_RETRY;
-	dirty_log_mark_own(vcpu->vm, vcpu, vcpu->as_id, at->gfn);
-	return QUIRE_FIXED;
+	return write_marks(vcpu, at, entry, marks);
 }
 
 static int refuse(const struct quire_vcpu *vcpu, struct shadow_walk *walk, u64 why)
@@ -278,19 +312,6 @@ static int mark_path(struct quire_vcpu *vcpu, const struct shadow_walk *walk,
 	return QUIRE_FIXED;
 }
 
-/* A and D are written to memory that must still be the slot's. */
-static int walk_and_mark(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct step *steps)
-{
-	struct long_sections *accesses = &vcpu->vm->accesses;
-	u32 section = long_section_enter(accesses);
-	int ret = walk_down(vcpu, walk, steps);
-
-	if (ret == QUIRE_FIXED)
-		ret = mark_path(vcpu, walk, steps);
-	long_section_exit(accesses, section);
-	return ret;
-}
-
 int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 {
 	struct step steps[SHADOW_ROOT_LEVEL + 1];
@@ -300,7 +321,9 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
 		return refuse(vcpu, walk, 0);
 	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);
-	ret = walk_and_mark(vcpu, walk, steps);
+	ret = walk_down(vcpu, walk, steps);
+	if (ret == QUIRE_FIXED)
+		ret = mark_path(vcpu, walk, steps);
 	if (ret != QUIRE_FIXED)
 		return ret;
 	ignore_write_protection(vcpu, walk);

@@ -114,6 +114,12 @@ static inline bool memslot_hint_holds(const struct memslots *slots, u32 as,
 	       gfn.v - hint->base_gfn.v < hint->npages;
 }
 
+/* Where the client has @gfn, of a hint that holds. */
+static inline hva_t memslot_hint_hva(const struct memslot_hint *hint, gfn_t gfn)
+{
+	return (hva_t){hint->hva.v + ((gfn.v - hint->base_gfn.v) << QUIRE_PAGE_SHIFT)};
+}
+
 /* @nr_as address spaces, no slots. Cannot fail. */
 void memslots_init(struct quire_vm *vm, u32 nr_as);
 /* Free the sets and tables; @free_slot frees each slot with what hangs on it. No readers. */
