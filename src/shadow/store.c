@@ -27,9 +27,12 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	struct quire_vm *vm = change->vm;
 	u64 old = atomic_load_relaxed_u64(entry);
 
-	/* Only the processor changes it meanwhile, and only A and D. */
-	while (!atomic_cmpxchg_u64(entry, &old, new))
-		;
+	/* Only processors and aging change it meanwhile, only A and D, and only in what is present. */
+	if (!entry_is_present(SHADOW_FORMAT, old))
+		atomic_store_release_u64(entry, new);
+	else
+		while (!atomic_cmpxchg_u64(entry, &old, new))
+			;
 	if (maps(old, level) && maps(new, level) && BROKEN(entry_pfn(old).v == entry_pfn(new).v))
 		vm_poison(vm);
 	if (maps(old, level) != maps(new, level))
