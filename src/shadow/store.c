@@ -27,7 +27,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	struct quire_vm *vm = change->vm;
 	u64 old = atomic_load_relaxed_u64(entry);
 
-	/* Only processors and aging change it meanwhile, only A and D, and only in what is present. */
+	/* Processors and aging change it meanwhile, but only A and D of what is present. */
 	if (!entry_is_present(SHADOW_FORMAT, old))
 		atomic_store_release_u64(entry, new);
 	else
