@@ -240,6 +240,7 @@ void file_unmapped(uintptr_t start, uintptr_t end)
 /* The child of a fork: the files are the parent's. */
 static void fork_child(void)
 {
+	hidden_fd_fork_done();
 	client_call_begin();
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (struct file *file = buckets[i]; file; file = file->next) {
@@ -258,10 +259,12 @@ static void fork_child(void)
 static void fork_prepare(void)
 {
 	pthread_mutex_lock(&table_lock);
+	hidden_fd_fork_prepare();
 }
 
 static void fork_parent(void)
 {
+	hidden_fd_fork_done();
 	pthread_mutex_unlock(&table_lock);
 }
 

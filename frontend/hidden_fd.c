@@ -169,3 +169,13 @@ int hidden_fd_next(int from)
 			return fd;
 	return -1;
 }
+
+void hidden_fd_fork_prepare(void)
+{
+	pthread_mutex_lock(&limit_lock);
+}
+
+void hidden_fd_fork_done(void)
+{
+	pthread_mutex_unlock(&limit_lock);
+}
