@@ -113,23 +113,24 @@ static double log_clear(struct log *log, const u64 *words)
 	return machine_clear_log(&log->machine, words) ? -1 : bench_now() - start;
 }
 
-/* Each clear is of pages that were just written. */
+/* Each clear is of pages that were just written: all are, after a clear of all. */
+static int write_all(struct log *log)
+{
+	return log_clear(log, log->all) < 0 || redirty(log) < 0 ? -1 : 0;
+}
+
 static double log_clear_all(void *state)
 {
 	struct log *log = state;
 
-	if (log_clear(log, log->all) < 0 || redirty(log) < 0)
-		return -1;
-	return log_clear(log, log->all);
+	return write_all(log) ? -1 : log_clear(log, log->all);
 }
 
 static double log_clear_some(void *state)
 {
 	struct log *log = state;
 
-	if (log_clear(log, log->all) < 0 || redirty(log) < 0)
-		return -1;
-	return log_clear(log, log->some);
+	return write_all(log) ? -1 : log_clear(log, log->some);
 }
 
 /* A vCPU that is in guest mode all the time, and leaves it for a moment when it is asked to. */
@@ -179,18 +180,14 @@ static double log_clear_all_busy(void *state)
 {
 	struct log *log = state;
 
-	if (log_clear(log, log->all) < 0 || redirty(log) < 0)
-		return -1;
-	return log_clear_busy(log, log->all);
+	return write_all(log) ? -1 : log_clear_busy(log, log->all);
 }
 
 static double log_clear_some_busy(void *state)
 {
 	struct log *log = state;
 
-	if (log_clear(log, log->all) < 0 || redirty(log) < 0)
-		return -1;
-	return log_clear_busy(log, log->some);
+	return write_all(log) ? -1 : log_clear_busy(log, log->some);
 }
 
 static double clear_all_floor(void *state)

@@ -39,6 +39,23 @@ void pair_start(enum quire_vm_type type)
 	memset(pair.log, 0, sizeof(pair.log));
 }
 
+void pair_start_private(void)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+
+	pair_start(QUIRE_VM_SW_PROTECTED);
+	for (uint32_t page = 0; page < 4; page++)
+		sim_map(&pair.machine.host, page, SIM_WRITABLE);
+	if (quire_gmem_create(pair.machine.vm, region.size_bytes, 0, NULL, &pair.gmem))
+		abort();
+	region.gmem = pair.gmem;
+	if (quire_vm_set_region(pair.machine.vm, &region) ||
+	    quire_vm_set_attributes(pair.machine.vm, (gpa_t){0}, region.size_bytes,
+				    QUIRE_ATTRIBUTE_PRIVATE))
+		abort();
+}
+
 int pair_set_flags(uint32_t npages, uint32_t flags)
 {
 	return machine_add_slot(&pair.machine, 0, npages, flags);

@@ -50,6 +50,8 @@ bool pair_explore(const struct pair *test, struct sched_verdict *verdict);
 
 /* Start a VM of @type without slots. */
 void pair_start(enum quire_vm_type type);
+/* A VM whose slot 0 has four private pages of pair.gmem, none of them there yet. */
+void pair_start_private(void);
 /* Four pages of the host, mapped at gfn 0 by slot 0 with @flags. */
 void pair_map(uint32_t flags);
 /* The same with 512 pages that the host maps by one huge entry. */

@@ -572,20 +572,8 @@ static bool fast_replace_check(void *ctx)
  * either order, and what is punched afterwards is gone. */
 static void fill_setup(void *ctx)
 {
-	struct quire_region region = {
-	    .flags = QUIRE_SLOT_GMEM, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
-
 	(void)ctx;
-	pair_start(QUIRE_VM_SW_PROTECTED);
-	for (uint32_t page = 0; page < 4; page++)
-		sim_map(&pair.machine.host, page, SIM_WRITABLE);
-	if (quire_gmem_create(pair.machine.vm, region.size_bytes, 0, NULL, &pair.gmem))
-		abort();
-	region.gmem = pair.gmem;
-	if (quire_vm_set_region(pair.machine.vm, &region) ||
-	    quire_vm_set_attributes(pair.machine.vm, (gpa_t){0}, region.size_bytes,
-				    QUIRE_ATTRIBUTE_PRIVATE))
-		abort();
+	pair_start_private();
 }
 
 static int fill_page(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)

@@ -42,20 +42,9 @@ static bool notifier_check(void *ctx)
 /* A guest_memfd holds its VM: whichever goes last takes the rest with it. */
 static void file_setup(void *ctx)
 {
-	struct quire_region region = {
-	    .flags = QUIRE_SLOT_GMEM, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
-
 	(void)ctx;
-	pair_start(QUIRE_VM_SW_PROTECTED);
-	for (uint32_t page = 0; page < 4; page++)
-		sim_map(&pair.machine.host, page, SIM_WRITABLE);
-	if (quire_gmem_create(pair.machine.vm, region.size_bytes, 0, NULL, &pair.gmem))
-		abort();
-	region.gmem = pair.gmem;
-	if (quire_vm_set_region(pair.machine.vm, &region) ||
-	    quire_vm_set_attributes(pair.machine.vm, (gpa_t){0}, region.size_bytes,
-				    QUIRE_ATTRIBUTE_PRIVATE) ||
-	    pair_store(0, PAIR_PAGE, 1))
+	pair_start_private();
+	if (pair_store(0, PAIR_PAGE, 1))
 		abort();
 }
 
