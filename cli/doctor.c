@@ -1,6 +1,8 @@
 /* `quire doctor`: what this machine offers, and what is missing. */
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -108,6 +110,36 @@ static void say_descriptors(void)
 		: "ours count against this limit: one for each of yours");
 }
 
+static bool has_filters(void)
+{
+	uint32_t action = SECCOMP_RET_ERRNO;
+
+	return !syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action);
+}
+
+/* Whether a filter may be installed without no_new_privs. */
+static bool is_administrator(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+
+	return !syscall(SYS_capget, &header, sets) &&
+	       (sets[0].effective & (1u << CAP_SYS_ADMIN)) != 0;
+}
+
+/* False when a run cannot start. */
+static bool say_filter(void)
+{
+	bool works = has_filters();
+
+	say("seccomp filters", works ? "yes" : "no",
+	    works ? "keep the machine's own KVM out of reach of a run" : "needed (Linux 4.14)");
+	if (works && !is_administrator())
+		say("no_new_privs", "set",
+		    "set-user-ID programs in a run (sudo, fusermount3, newuidmap) gain no rights");
+	return works;
+}
+
 int command_doctor(int argc, char **argv)
 {
 	char library[PATH_MAX];
@@ -127,7 +159,7 @@ int command_doctor(int argc, char **argv)
 	found = has_memfd_locks();
 	say("memfd, /proc, flock", found ? "yes" : "no",
 	    found ? "descriptors work" : "needed: is /proc mounted?");
-	usable = usable && found;
+	usable = say_filter() && usable && found;
 	say("PAGEMAP_SCAN", has_pagemap_scan() ? "yes" : "no",
 	    "tells which pages are huge (Linux 6.7); without it all are 4K");
 	say("userfaultfd", has_userfaultfd() ? "yes" : "no", "only programs that use it need it");

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/filter.h"
 #include "cli/quire.h"
 #include "cli/report.h"
 #include "frontend/params.h"
@@ -187,6 +188,17 @@ static void set_environment(const struct run *run)
 	free(preload);
 }
 
+/* Without the filter the machine's own KVM could be met: then nothing runs. */
+static void set_filter(void)
+{
+	int error = filter_install();
+
+	if (!error)
+		return;
+	fprintf(stderr, "quire run: seccomp filter: %s\n", strerror(-error));
+	_exit(EXIT_CANNOT_RUN);
+}
+
 static void run_child(const struct run *run, pid_t parent)
 {
 	/* A run does not outlive its command, whose directory it needs. */
@@ -197,6 +209,7 @@ static void run_child(const struct run *run, pid_t parent)
 	sigaction(SIGUSR2, &run->client_usr2, NULL);
 	sigprocmask(SIG_SETMASK, &run->client_mask, NULL);
 	set_environment(run);
+	set_filter();
 	execv(run->path, run->program);
 	if (errno == ENOEXEC) {
 		/* A script without its first line: the shell's, as execvp(3) has it. */

@@ -1,9 +1,10 @@
 #!/bin/sh
 # `quire run`: what it refuses, how it ends, and the parameters that its processes share.
-# usage: test_run.sh QUIRE STATIC_PROGRAM
+# usage: test_run.sh QUIRE STATIC_PROGRAM FILTER_CLIENT
 
 quire=$1
 static=$2
+filter=$3
 failed=0
 
 # expect WHAT WANTED GOT
@@ -30,6 +31,15 @@ expect 'static program without the environment' '126' "$(run "env -i '$static'; 
 expect 'status of a missing program' 127 $?
 "$quire" run 2>/dev/null
 expect 'status without a program' 2 $?
+
+# The machine's own KVM is out of reach. Only a caller without privileges gives up the right to more.
+privileged=$(awk '/^CapEff/ { print substr($2, length($2) - 5, 1) ~ /[2367abef]/ }' /proc/self/status)
+"$quire" run -- "$filter" $((1 - privileged))
+expect 'the filter' 0 $?
+if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
+	setpriv --reuid 65534 --clear-groups "$quire" run -- "$filter" 1
+	expect 'the filter of a user' 0 $?
+fi
 
 run 'exit 7'
 expect 'exit status' 7 $?
