@@ -107,7 +107,6 @@ int debug_before(struct cpu *cpu)
 		if (ENABLED(dr7, i) && KIND(dr7, i) == WATCH_EXECUTE && dr[i] == linear)
 			hits |= 1u << i;
 	/* RF lets one instruction pass, that which a handler returns to, with all of its faults. */
-	cpu->debug.passing = (cpu->s.rflags & FLAG_RF) != 0;
 	if (!hits || cpu->debug.passing)
 		return 0;
 	stop_for(cpu, hits, cpu->debug.client.hardware);

@@ -264,11 +264,13 @@ static enum step gate_target(struct cpu *cpu, const struct event *event, const s
 	return code_target_check_offset(cpu, target);
 }
 
-/* RFLAGS as the frame shows them: RF is set for faults. */
+/* RFLAGS as the frame shows them: RF is set for faults, and clear after INT n, INT3, INTO, INT1. */
 static uint64_t frame_flags(const struct cpu *cpu, const struct event *event)
 {
 	uint64_t flags = flags_get(cpu);
 
+	if (cpu->op)
+		return flags & ~FLAG_RF;
 	if (event->type == EVENT_EXCEPTION && event->vector != VECTOR_DB &&
 	    event->vector != VECTOR_DF)
 		flags |= FLAG_RF;

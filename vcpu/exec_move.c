@@ -291,9 +291,10 @@ static enum step pusha(struct cpu *cpu, const struct op *op)
 {
 	unsigned int size = op->aux;
 
-	for (int reg = 7; reg >= 0; reg--) {
+	/* AX is pushed first, so it has the highest address. */
+	for (int reg = CPU_RDI; reg >= CPU_RAX; reg--) {
 		int offset = -(int)size * (reg + 1);
-		enum step step = stack_poke(cpu, offset, size, cpu->s.gpr[7 - reg]);
+		enum step step = stack_poke(cpu, offset, size, cpu->s.gpr[reg]);
 
 		if (step)
 			return step;
@@ -329,11 +330,13 @@ static enum step enter(struct cpu *cpu, const struct op *op)
 	enum step step = stack_poke(cpu, -(int)size, size, cpu->s.gpr[CPU_RBP]);
 
 	for (unsigned int i = 1; !step && i < level; i++) {
-		uint64_t outer, at = cpu->s.gpr[CPU_RBP] - (uint64_t)i * size;
+		uint64_t outer, linear, at = cpu->s.gpr[CPU_RBP] - (uint64_t)i * size;
 
 		if (cpu->stack_bytes != 8)
 			at = cpu->stack_bytes == 4 ? (uint32_t)at : (uint16_t)at;
-		step = mem_load(cpu, stack_linear(cpu, at), size, &outer);
+		step = segment_check(cpu, CPU_SS, at, size, &linear);
+		if (!step)
+			step = mem_load(cpu, linear, size, &outer);
 		if (!step)
 			step = stack_poke(cpu, -(int)(size * (i + 1)), size, outer);
 	}

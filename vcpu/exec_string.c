@@ -22,8 +22,10 @@ void string_advance(struct cpu *cpu, const struct op *op, unsigned int reg, uint
 	reg_set(cpu, GPR_OFFSET(reg), op->address_bytes, value);
 }
 
+/* Between two elements: what comes now sees RF set, as the first breakpoint has passed. */
 static enum step stop_restart(struct cpu *cpu)
 {
+	cpu->s.rflags |= FLAG_RF;
 	cpu->stop = STOP_RESTART;
 	return STEP_ABORT;
 }

@@ -267,19 +267,25 @@ static enum step far_ret(struct cpu *cpu, const struct op *op)
 	return STEP_JUMP;
 }
 
-/* Which flags IRET may change at this privilege. RF would end with the next instruction, and there
- * are no instruction breakpoints that it could hold off: it stays clear. */
+/* Which flags IRET may change at this privilege. */
 static uint64_t flags_writable(const struct cpu *cpu, unsigned int size)
 {
 	uint64_t mask = FLAGS_ARITHMETIC | FLAG_TF | FLAG_DF | FLAG_NT;
 
 	if (size > 2)
-		mask |= FLAG_AC | FLAG_ID;
+		mask |= FLAG_AC | FLAG_ID | FLAG_RF;
 	if (cpu->cpl == 0)
 		mask |= FLAG_IOPL;
 	if (cpu->cpl <= (cpu->s.rflags >> 12 & 3))
 		mask |= FLAG_IF;
 	return mask;
+}
+
+/* IRET leaves RF as it has loaded it, where any other instruction ends with RF clear. */
+static void iret_flags(struct cpu *cpu, uint64_t flags, uint64_t mask)
+{
+	flags_set(cpu, (flags_get(cpu) & ~mask) | (flags & mask));
+	cpu->debug.passing = 0;
 }
 
 static enum step iret_real(struct cpu *cpu, const struct op *op)
@@ -299,7 +305,7 @@ static enum step iret_real(struct cpu *cpu, const struct op *op)
 	to.selector = selector;
 	stack_move(cpu, size * 3);
 	target_real(cpu, &to);
-	flags_set(cpu, (flags_get(cpu) & ~mask) | (flags & mask));
+	iret_flags(cpu, flags, mask);
 	cpu->s.nmi_masked = 0;
 	cpu_update_mode(cpu);
 	return STEP_JUMP_EVENTS;
@@ -350,7 +356,7 @@ enum step far_iret(struct cpu *cpu, const struct op *op)
 	mask = flags_writable(cpu, op->aux);
 	if (!frame.has_stack)
 		stack_move(cpu, op->aux * 3);
-	flags_set(cpu, (flags_get(cpu) & ~mask) | (frame.flags & mask));
+	iret_flags(cpu, frame.flags, mask);
 	return_commit(cpu, &frame, &target, &stack);
 	cpu->s.nmi_masked = 0;
 	return STEP_JUMP_EVENTS;

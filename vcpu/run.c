@@ -131,13 +131,15 @@ static void run_guest(struct cpu *cpu)
 	for (;;) {
 		int shadow = cpu->s.interrupt_shadow;
 		int trap = (cpu->s.rflags & FLAG_TF) != 0;
-		int single = shadow | trap | replay_is_active(cpu) | cpu->guard_tries |
+		int resume = (cpu->s.rflags & FLAG_RF) != 0;
+		int single = shadow | trap | resume | replay_is_active(cpu) | cpu->guard_tries |
 			     cpu->debug.armed |
 			     (cpu->run_flags & (CPU_RUN_STEP | CPU_RUN_COMPLETE));
 		enum step step;
 
 		cpu->op = NULL;
 		cpu->replay.position = 0;
+		cpu->debug.passing = resume;
 		/* What the client answered has begun already. */
 		if (unlikely(cpu->debug.armed) && !replay_is_active(cpu) && debug_before(cpu))
 			return;

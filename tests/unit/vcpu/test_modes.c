@@ -1,0 +1,315 @@
+/* The CPU in 16-bit, 32-bit and 64-bit code: the stack, RF, address sizes, limits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/vcpu/fake_vcpu.h"
+
+/* A program of 16-, 32- or 64-bit code, run at START. */
+#define PROGRAM(bits, name, code)                                                          \
+	__asm__(".pushsection .rodata\n.code" #bits "\n" #name "_start:\n" code "\n" #name \
+		"_end:\n.code64\n.popsection\n");                                          \
+	extern const uint8_t name##_start[], name##_end[]
+
+#define START 0x6000u
+#define STACK 0x7000u
+#define REAL_HANDLERS 0x7800u /* HLT, 16 bytes a vector */
+#define VECTORS 32u
+#define FLAG_TF 0x100u
+#define FLAG_RF 0x10000u
+
+static int setup(void **state)
+{
+	*state = fake_vcpu_create(fake_vm_create());
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct fake_vm *vm = vcpu->vm;
+
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+	return 0;
+}
+
+/* Real mode with every base 0, and a handler for each vector that halts. */
+static void enter_real_mode(struct quire_vcpu *vcpu)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	for (int i = 0; i <= CPU_GS; i++)
+		s->seg[i] = (struct cpu_segment){
+		    .limit = 0xffff, .type = i == CPU_CS ? 11 : 3, .s = 1, .present = 1};
+	s->cr0 = 0x30;
+	s->cr4 = s->efer = 0;
+	s->idt = (struct cpu_table){0, 0x3ff};
+	memset(vcpu->vm->ram + REAL_HANDLERS, 0xf4, VECTORS * 16);
+	for (uint32_t vector = 0; vector < VECTORS; vector++) {
+		uint32_t entry = REAL_HANDLERS + vector * 16;
+
+		memcpy(vcpu->vm->ram + vector * 4ul, &entry, sizeof(entry));
+	}
+}
+
+/* 32-bit protected mode without paging, flat segments. */
+static void enter_protected_mode(struct quire_vcpu *vcpu)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	for (int i = 0; i <= CPU_GS; i++)
+		s->seg[i] = (struct cpu_segment){.limit = UINT32_MAX,
+						 .selector = i == CPU_CS ? 0x30 : SELECTOR_DATA,
+						 .type = i == CPU_CS ? 11 : 3,
+						 .s = 1,
+						 .present = 1,
+						 .db = 1,
+						 .g = 1};
+	memcpy(vcpu->vm->ram + GUEST_GDT + 0x30, &(uint64_t){UINT64_C(0x00cf9b000000ffff)}, 8);
+	for (uint64_t vector = 0; vector < VECTORS; vector++) {
+		uint64_t at = GUEST_HANDLERS + vector * 16;
+		uint64_t gate = (at & 0xffff) | 0x30 << 16 | UINT64_C(0xee00) << 32;
+
+		memcpy(vcpu->vm->ram + GUEST_IDT + vector * 8, &gate, 8);
+	}
+	s->cr0 = 0x33;
+	s->cr4 = s->efer = 0;
+	s->idt = (struct cpu_table){GUEST_IDT, VECTORS * 8 - 1};
+}
+
+static enum cpu_exit run_bytes(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + START, start, (size_t)(end - start));
+	s->halted = 0;
+	s->rip = START;
+	s->gpr[CPU_RSP] = STACK;
+	cpu_state_changed(vcpu->cpu);
+	return cpu_run(vcpu->cpu, 0, &info);
+}
+
+#define RUN(vcpu, name) assert_int_equal(run_bytes(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
+/* Where the HLT stands that ended it. */
+#define ENDED_AT(vcpu) (cpu_state((vcpu)->cpu)->rip - 1)
+#define RAN_THROUGH(vcpu, name) \
+	assert_int_equal(ENDED_AT(vcpu), START + (name##_end - name##_start) - 1)
+
+static uint64_t word_at(struct quire_vcpu *vcpu, uint64_t gpa, unsigned int size_bytes)
+{
+	uint64_t value = 0;
+
+	memcpy(&value, vcpu->vm->ram + gpa, size_bytes);
+	return value;
+}
+
+static void fill_registers(struct quire_vcpu *vcpu)
+{
+	for (uint64_t i = 0; i < 8; i++)
+		cpu_state(vcpu->cpu)->gpr[i] = 0x11111111u * (i + 1);
+}
+
+/* AX is pushed first and DI last; SP as it was before. */
+static void check_pushed(struct quire_vcpu *vcpu, unsigned int size)
+{
+	for (unsigned int i = 0; i < 8; i++) {
+		uint64_t want = i == CPU_RSP ? STACK : 0x11111111u * (i + 1);
+
+		assert_int_equal(word_at(vcpu, STACK - size * (i + 1), size),
+				 want & (UINT64_MAX >> (64 - 8 * size)));
+	}
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RSP], STACK - size * 8);
+}
+
+PROGRAM(16, pusha16, "pushaw; hlt");
+PROGRAM(16, pusha16_wide, "pushal; hlt");
+PROGRAM(32, pusha32, "pushal; hlt");
+PROGRAM(32, pusha32_narrow, "pushaw; hlt");
+
+static void test_pusha(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_real_mode(vcpu);
+	fill_registers(vcpu);
+	RUN(vcpu, pusha16);
+	check_pushed(vcpu, 2);
+	RUN(vcpu, pusha16_wide);
+	check_pushed(vcpu, 4);
+	enter_protected_mode(vcpu);
+	RUN(vcpu, pusha32);
+	check_pushed(vcpu, 4);
+	RUN(vcpu, pusha32_narrow);
+	check_pushed(vcpu, 2);
+}
+
+PROGRAM(16, popa16,
+	"pushaw; movw $0, %ax; movw %ax, %bx; movw %ax, %cx; movw %ax, %dx;"
+	"movw %ax, %si; movw %ax, %di; movw %ax, %bp; popaw; hlt");
+PROGRAM(32, popa32,
+	"pushal; movl $0, %eax; movl %eax, %ebx; movl %eax, %ecx; movl %eax, %edx;"
+	"movl %eax, %esi; movl %eax, %edi; movl %eax, %ebp; popal; hlt");
+
+/* POPA gives back what PUSHA stored, but for SP, which it skips. */
+static void test_popa(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_real_mode(vcpu);
+	for (unsigned int mode = 0; mode < 2; mode++) {
+		fill_registers(vcpu);
+		if (mode) {
+			enter_protected_mode(vcpu);
+			RUN(vcpu, popa32);
+		} else {
+			RUN(vcpu, popa16);
+		}
+		for (unsigned int i = 0; i < 8; i++)
+			assert_int_equal(cpu_state(vcpu->cpu)->gpr[i],
+					 i == CPU_RSP ? STACK : 0x11111111u * (i + 1));
+	}
+}
+
+/* The breakpoint is at the NOP; IRET goes there with RF as @flags say. */
+static void break_at(struct quire_vcpu *vcpu, uint64_t address)
+{
+	cpu_state(vcpu->cpu)->dr[0] = address;
+	cpu_state(vcpu->cpu)->dr7 = 0x402;
+}
+
+PROGRAM(16, iret16_wide,
+	"pushl $0x10002; pushl $0; pushl $0x6000 + 2f - iret16_wide_start; iretl;"
+	"2: nop; hlt");
+PROGRAM(32, iret32,
+	"pushl $0x10002; pushl $0x30; pushl $0x6000 + 2f - iret32_start; iretl;"
+	"2: nop; hlt");
+PROGRAM(64, iret64,
+	"mov %rsp, %rax; pushq $0x10; pushq %rax; pushq $0x10002; pushq $8;"
+	"pushq $0x6000 + 2f - iret64_start; iretq; 2: nop; hlt");
+
+/* An IRET with RF set gets past the breakpoint, and RF ends with the instruction it goes to. */
+static void test_iret_resumes(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	break_at(vcpu, START + (iret64_end - iret64_start) - 2);
+	RUN(vcpu, iret64);
+	RAN_THROUGH(vcpu, iret64);
+	assert_int_equal(cpu_state(vcpu->cpu)->rflags & FLAG_RF, 0);
+	enter_real_mode(vcpu);
+	break_at(vcpu, START + (iret16_wide_end - iret16_wide_start) - 2);
+	RUN(vcpu, iret16_wide);
+	RAN_THROUGH(vcpu, iret16_wide);
+	enter_protected_mode(vcpu);
+	break_at(vcpu, START + (iret32_end - iret32_start) - 2);
+	RUN(vcpu, iret32);
+	RAN_THROUGH(vcpu, iret32);
+	assert_int_equal(cpu_state(vcpu->cpu)->rflags & FLAG_RF, 0);
+}
+
+PROGRAM(16, iret16, "pushw $2; pushw $0; pushw $0x6000 + 2f - iret16_start; iretw; 2: nop; hlt");
+
+/* 16 bits have no RF: the breakpoint is hit. */
+static void test_iret_narrow(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_real_mode(vcpu);
+	break_at(vcpu, START + (iret16_end - iret16_start) - 2);
+	RUN(vcpu, iret16);
+	assert_int_equal(ENDED_AT(vcpu), REAL_HANDLERS + 16);
+}
+
+PROGRAM(64, rf_popf, "pushfq; pop %rax; or $0x10000, %rax; push %rax; popfq; 2: nop; hlt");
+
+/* POPF does not set RF. */
+static void test_popf(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	break_at(vcpu, START + (rf_popf_end - rf_popf_start) - 2);
+	RUN(vcpu, rf_popf);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 16);
+}
+
+PROGRAM(64, int_rf, "int3; hlt");
+PROGRAM(64, nop_trap, "nop; nop; hlt");
+
+/* RF of the frame: clear after INT3 and after a trap, though the instruction ran with RF. */
+static void test_pushed_rf(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	cpu_state(vcpu->cpu)->rflags |= FLAG_RF;
+	RUN(vcpu, int_rf);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 3 * 16);
+	assert_int_equal(word_at(vcpu, cpu_state(vcpu->cpu)->gpr[CPU_RSP] + 16, 8) & FLAG_RF, 0);
+	cpu_state(vcpu->cpu)->rflags |= FLAG_RF | FLAG_TF;
+	RUN(vcpu, nop_trap);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 16);
+	assert_int_equal(word_at(vcpu, cpu_state(vcpu->cpu)->gpr[CPU_RSP] + 16, 8) & FLAG_RF, 0);
+}
+
+PROGRAM(16, loop_narrow, "movl $0x10002, %ecx; xorw %ax, %ax; 1: incw %ax; loop 1b; hlt");
+PROGRAM(16, loop_wide, "movl $2, %ecx; xorw %ax, %ax; 1: incw %ax; .byte 0x67; loop 1b; hlt");
+PROGRAM(16, jcxz,
+	"movl $0x10000, %ecx; xorw %ax, %ax; jcxz 1f; hlt; 1: incw %ax;"
+	"jecxz 2f; incw %ax; 2: hlt");
+
+/* The address size says whether CX or ECX counts. */
+static void test_counters(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	const uint64_t *gpr = cpu_state(vcpu->cpu)->gpr;
+
+	enter_real_mode(vcpu);
+	RUN(vcpu, loop_narrow);
+	assert_int_equal(gpr[CPU_RAX] & 0xffff, 2);
+	assert_int_equal(gpr[CPU_RCX], 0x10000);
+	RUN(vcpu, loop_wide);
+	assert_int_equal(gpr[CPU_RAX] & 0xffff, 2);
+	RUN(vcpu, jcxz);
+	assert_int_equal(gpr[CPU_RAX] & 0xffff, 2);
+}
+
+PROGRAM(16, enter_leave,
+	"movw $0x6ffe, %bp; movw $0x1234, 0x6ffc; enter $8, $2; movw %sp, %ax;"
+	"movw %bp, %bx; leave; hlt");
+
+static void test_enter(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	const uint64_t *gpr = cpu_state(vcpu->cpu)->gpr;
+
+	enter_real_mode(vcpu);
+	RUN(vcpu, enter_leave);
+	assert_int_equal(gpr[CPU_RBX] & 0xffff, STACK - 2);
+	assert_int_equal(gpr[CPU_RAX] & 0xffff, STACK - 2 - 4 - 8);
+	assert_int_equal(word_at(vcpu, STACK - 2, 2), 0x6ffe);
+	assert_int_equal(word_at(vcpu, STACK - 6, 2), STACK - 2);
+	assert_int_equal(gpr[CPU_RSP] & 0xffff, STACK);
+	assert_int_equal(gpr[CPU_RBP] & 0xffff, 0x6ffe);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_pusha, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_popa, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_iret_resumes, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_iret_narrow, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_popf, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_pushed_rf, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_counters, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_enter, setup, teardown),
+	};
+
+	fake_signals_install();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
