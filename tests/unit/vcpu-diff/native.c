@@ -17,6 +17,7 @@ __attribute__((used)) static uint64_t native_target = CODE_BASE;
 
 void native_enter(void);
 void native_leave(void);
+void native_leave_fault(void);
 
 _Static_assert(offsetof(struct machine_state, rflags) == 128, "the trampoline counts on it");
 _Static_assert(offsetof(struct machine_state, fx) == 192, "the trampoline counts on it");
@@ -54,11 +55,13 @@ asm(".text\n"
     "	mov native_state+32(%rip), %rsp\n"
     "	jmp *native_target(%rip)\n"
     ".size native_enter, . - native_enter\n"
-    ".globl native_leave\n"
+    ".globl native_leave, native_leave_fault\n"
     ".hidden native_leave\n"
+    ".hidden native_leave_fault\n"
     ".type native_leave, @function\n"
     "native_leave:\n"
     "	mov %rsp, native_state+32(%rip)\n"
+    "native_leave_fault:\n"
     "	mov native_host_rsp(%rip), %rsp\n"
     "	pushfq\n"
     "	popq native_state+128(%rip)\n"
@@ -99,7 +102,10 @@ static void native_fault(int sig, siginfo_t *info, void *context)
 		return;
 	}
 	native_state.fault = 1 + (uint32_t)uc->uc_mcontext.gregs[REG_TRAPNO];
-	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)native_leave;
+	/* Not every kernel returns to a stack pointer that is no address. */
+	native_state.gpr[4] = (uint64_t)uc->uc_mcontext.gregs[REG_RSP];
+	uc->uc_mcontext.gregs[REG_RSP] = (greg_t)native_host_rsp;
+	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)native_leave_fault;
 }
 
 static int native_catch(void)
