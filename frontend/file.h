@@ -16,6 +16,9 @@
  */
 struct file;
 
+/* What a descriptor is: the column of the boundary's table that answers for it. */
+enum file_kind { FILE_KVM, FILE_VM, FILE_VCPU, FILE_GMEM, FILE_STATS, FILE_KINDS };
+
 struct file_map_request {
 	size_t length_bytes;
 	int prot;
@@ -26,6 +29,7 @@ struct file_map_request {
 /* Every function but ioctl may be NULL; then the call is answered as said. Results are >= 0 or
  * -errno. */
 struct file_ops {
+	enum file_kind kind;
 	const char *name; /* of the memfd, as /proc/self/fd shows it */
 	long (*ioctl)(struct file *file, unsigned long command, unsigned long argument);
 	/* Contents of a file that is read (statistics). NULL: -EINVAL. @offset_bytes is absolute.

@@ -151,6 +151,7 @@ static void gmem_release(struct file *file)
 }
 
 const struct file_ops gmem_file_ops = {
+    .kind = FILE_GMEM,
     .name = "[kvm-gmem]",
     .ioctl = gmem_ioctl,
     .map = gmem_map,

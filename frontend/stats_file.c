@@ -194,6 +194,7 @@ static void stats_release(struct file *file)
 }
 
 static const struct file_ops stats_file_ops = {
+    .kind = FILE_STATS,
     .name = "kvm-vm-stats",
     .ioctl = stats_ioctl,
     .read_at = stats_read_at,

@@ -116,6 +116,7 @@ static long system_ioctl(struct file *file, unsigned long command, unsigned long
 }
 
 static const struct file_ops system_file_ops = {
+    .kind = FILE_KVM,
     .name = "kvm",
     .ioctl = system_ioctl,
 };

@@ -362,6 +362,7 @@ static void vcpu_release(struct file *file)
 }
 
 const struct file_ops vcpu_file_ops = {
+    .kind = FILE_VCPU,
     .name = "kvm-vcpu",
     .ioctl = vcpu_ioctl,
     .map = vcpu_map,

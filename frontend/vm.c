@@ -202,6 +202,7 @@ static void vm_release(struct file *file)
 }
 
 const struct file_ops vm_file_ops = {
+    .kind = FILE_VM,
     .name = "kvm-vm",
     .ioctl = vm_ioctl,
     .release = vm_release,

@@ -164,13 +164,22 @@ static void release(struct file *file)
 }
 
 static const struct file_ops plain_ops = {
-    .name = "fake", .ioctl = fake_ioctl, .map = map_shared, .release = release};
-static const struct file_ops memory_ops = {
-    .name = "[kvm-gmem]", .ioctl = fake_ioctl, .map = map_shared, .release = release};
-static const struct file_ops dead_memory_ops = {
-    .name = "[kvm-gmem]", .ioctl = fake_ioctl, .map = map_dead, .release = release};
-static const struct file_ops stats_ops = {
-    .name = "stats", .ioctl = fake_ioctl, .read_at = stats_read, .release = release};
+    .kind = FILE_VM, .name = "fake", .ioctl = fake_ioctl, .map = map_shared, .release = release};
+static const struct file_ops memory_ops = {.kind = FILE_GMEM,
+					   .name = "[kvm-gmem]",
+					   .ioctl = fake_ioctl,
+					   .map = map_shared,
+					   .release = release};
+static const struct file_ops dead_memory_ops = {.kind = FILE_GMEM,
+						.name = "[kvm-gmem]",
+						.ioctl = fake_ioctl,
+						.map = map_dead,
+						.release = release};
+static const struct file_ops stats_ops = {.kind = FILE_STATS,
+					  .name = "stats",
+					  .ioctl = fake_ioctl,
+					  .read_at = stats_read,
+					  .release = release};
 
 int system_open(int flags)
 {

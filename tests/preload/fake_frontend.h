@@ -4,8 +4,9 @@
 
 #include <stdint.h>
 
+/* Away from the commands that the kernel answers for every file. */
 enum fake_command {
-	FAKE_CREATE = 1,	 /* a file of so many bytes */
+	FAKE_CREATE = 0xfa01,	 /* a file of so many bytes */
 	FAKE_CREATE_MEMORY,	 /* the same, mapped by us too */
 	FAKE_CREATE_DEAD_MEMORY, /* maps, and raises SIGBUS */
 	FAKE_CREATE_STATS,	 /* reads as "0123456789" */

@@ -1,0 +1,104 @@
+/* Reading statistics, the only file of ours that has contents. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "boundary/rows.h"
+#include "frontend/user_copy.h"
+
+/* The offset of the client's open file description is kept by the kernel, in the descriptor. */
+static off_t offset_of(int fd)
+{
+	return BOUNDARY_KERNEL(SYS_lseek, (unsigned long)fd, 0, SEEK_CUR);
+}
+
+static void offset_set(int fd, off_t offset)
+{
+	(void)BOUNDARY_KERNEL(SYS_lseek, (unsigned long)fd, (unsigned long)offset, SEEK_SET);
+}
+
+static long read_at(const struct object_call *call, unsigned long dst, size_t size_bytes,
+		    off_t offset)
+{
+	if (!size_bytes)
+		return 0;
+	return file_ops_of(call->file)->read_at(call->file, (void *)dst, size_bytes, offset);
+}
+
+long contents_read(const struct object_call *call)
+{
+	const unsigned long *args = call->call->args;
+	off_t offset = offset_of(call->fd);
+	long got = read_at(call, args[1], args[2], offset);
+
+	if (got > 0)
+		offset_set(call->fd, offset + got);
+	return got;
+}
+
+long contents_pread(const struct object_call *call)
+{
+	const unsigned long *args = call->call->args;
+	off_t offset = (off_t)args[3];
+
+	return offset < 0 ? -EINVAL : read_at(call, args[1], args[2], offset);
+}
+
+/* The parts of a vector one after the other, as the kernel reads a file without an iterator. */
+static long read_parts(const struct object_call *call, off_t offset)
+{
+	const unsigned long *args = call->call->args;
+	unsigned long count = args[2];
+	long total = 0;
+
+	if (count > IOV_MAX)
+		return -EINVAL;
+	for (unsigned long i = 0; i < count; i++) {
+		struct iovec part;
+		long got;
+
+		if (user_copy_in(&part, args[1] + i * sizeof(part), sizeof(part)))
+			return total ? total : -EFAULT;
+		if ((ssize_t)part.iov_len < 0)
+			return total ? total : -EINVAL;
+		got = read_at(call, (uintptr_t)part.iov_base, part.iov_len, offset + total);
+		if (got < 0)
+			return total ? total : got;
+		total += got;
+		if ((size_t)got < part.iov_len)
+			break;
+	}
+	return total;
+}
+
+long contents_readv(const struct object_call *call)
+{
+	off_t offset = offset_of(call->fd);
+	long got = read_parts(call, offset);
+
+	if (got > 0)
+		offset_set(call->fd, offset + got);
+	return got;
+}
+
+/* preadv and preadv2: the offset's high half is for machines of 32 bits. */
+long contents_preadv(const struct object_call *call)
+{
+	off_t offset = (off_t)call->call->args[3];
+
+	if (call->call->nr == SYS_preadv2 && call->call->args[5])
+		return -EOPNOTSUPP;
+	if (call->call->nr == SYS_preadv2 && offset == -1)
+		return contents_readv(call);
+	return offset < 0 ? -EINVAL : read_parts(call, offset);
+}
+
+/* Seeking in statistics is accepted and moves nothing. */
+long contents_seek(const struct object_call *call)
+{
+	unsigned long whence = call->call->args[2];
+
+	return whence > SEEK_HOLE ? -EINVAL : offset_of(call->fd);
+}

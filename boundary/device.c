@@ -1,0 +1,95 @@
+/* ioctl and fallocate: the two calls that an object performs itself. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <linux/fs.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include "boundary/rows.h"
+#include "frontend/params.h"
+#include "frontend/signal_actions.h"
+
+/* What the kernel answers before it asks the file; it changes the client's own descriptor. */
+static bool is_kernels(unsigned int command)
+{
+	switch (command) {
+	case FIOCLEX:
+	case FIONCLEX:
+	case FIONBIO:
+	case FIOASYNC:
+	case FIGETBSZ:
+		return true;
+	default:
+		return false;
+	}
+}
+
+long device_ioctl(const struct object_call *call)
+{
+	/* The kernel's own prototype takes the command as an unsigned int. */
+	unsigned int command = (unsigned int)call->call->args[1];
+	const struct file_ops *ops = file_ops_of(call->file);
+
+	if (is_kernels(command))
+		return OBJECT_FORWARD;
+	signal_thread_prepare();
+	params_refresh();
+	return ops->ioctl ? ops->ioctl(call->file, command, call->call->args[2]) : -ENOTTY;
+}
+
+/*
+ * KVM's commands on what is no object of ours: they find a file that has none. The kernel must not
+ * be asked, for the run's filter has an errno of its own for them.
+ */
+long device_other_ioctl(const struct boundary_call *call)
+{
+	if (_IOC_TYPE((unsigned int)call->args[1]) != KVMIO)
+		return OBJECT_FORWARD;
+	return BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL) < 0 ? -EBADF : -ENOTTY;
+}
+
+/* What the kernel checks before it asks the file. */
+static long allocate_check(int mode, off_t offset, off_t size_bytes)
+{
+	const int known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE |
+			  FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
+	off_t end;
+
+	if (offset < 0 || size_bytes <= 0)
+		return -EINVAL;
+	if (mode & ~known)
+		return -EOPNOTSUPP;
+	if ((mode & FALLOC_FL_PUNCH_HOLE) && !(mode & FALLOC_FL_KEEP_SIZE))
+		return -EOPNOTSUPP;
+	if (__builtin_add_overflow(offset, size_bytes, &end))
+		return -EFBIG;
+	return 0;
+}
+
+/* An allocation or a punch that succeeded shows in the times of the file. */
+static void touch_times(int fd)
+{
+	static const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
+
+	(void)BOUNDARY_KERNEL(SYS_utimensat, (unsigned long)fd, 0, (unsigned long)times, 0);
+}
+
+long device_allocate(const struct object_call *call)
+{
+	const struct file_ops *ops = file_ops_of(call->file);
+	int mode = (int)call->call->args[1];
+	off_t offset = (off_t)call->call->args[2], size_bytes = (off_t)call->call->args[3];
+	long error = allocate_check(mode, offset, size_bytes);
+
+	if (error)
+		return error;
+	if (!ops->allocate)
+		return -EOPNOTSUPP;
+	error = ops->allocate(call->file, mode, offset, size_bytes);
+	if (!error)
+		touch_times(call->fd);
+	return error;
+}

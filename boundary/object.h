@@ -1,0 +1,22 @@
+/* The object behind a client's descriptor, for as long as one call lasts. */
+#ifndef QUIRE_BOUNDARY_OBJECT_H
+#define QUIRE_BOUNDARY_OBJECT_H
+
+#include "boundary/call.h"
+#include "frontend/file.h"
+
+/* One call on one object: what a row's function gets. */
+struct object_call {
+	const struct boundary_call *call;
+	struct file *file;
+	int fd; /* the client's descriptor of @file */
+};
+
+/*
+ * The file behind @fd, inside a client call that client_object_put() ends; NULL, outside of one,
+ * when the descriptor is none of ours.
+ */
+struct file *client_object_get(int fd);
+void client_object_put(struct file *file);
+
+#endif
