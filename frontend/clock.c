@@ -26,9 +26,12 @@ struct clock_page {
 	uint64_t system_time_ns;
 	uint32_t tsc_to_system_mul; /* 0.32 fixed point */
 	int8_t tsc_shift;
-	uint8_t flags; /* bit 0: the same on all vCPUs */
+	uint8_t flags;
 	uint8_t pad[2];
 };
+
+#define TSC_STABLE 1u	 /* the same on all vCPUs */
+#define GUEST_STOPPED 2u /* the client stopped the guest: its watchdogs forgive */
 
 struct wall_clock {
 	uint32_t version;
@@ -130,7 +133,8 @@ static void fill_page(struct vcpu *vcpu, struct clock_page *page)
 	page->tsc_timestamp = tsc + cpu_state(vcpu->cpu)->tsc_offset;
 	page->system_time_ns = now_ns + (uint64_t)atomic_load(&vcpu->vm->clock_offset_ns);
 	clock_scale(clock_tsc_khz(), &page->tsc_to_system_mul, &page->tsc_shift);
-	page->flags = 1;
+	/* That the client stopped it is the guest's to clear. */
+	page->flags = (page->flags & GUEST_STOPPED) | TSC_STABLE;
 }
 
 void clock_set_page(struct vcpu *vcpu, uint64_t value)
@@ -298,7 +302,7 @@ long vcpu_kvmclock_ctrl(struct ioctl_call *call)
 		return -EINVAL;
 	if (quire_place_read(vcpu->clock_place, 0, &page, sizeof(page)))
 		return 0;
-	page.flags |= 2; /* the guest was stopped: its watchdogs forgive */
+	page.flags |= GUEST_STOPPED;
 	if (quire_place_write(vcpu->clock_place, 0, &page, sizeof(page)))
 		return 0;
 	return 0;

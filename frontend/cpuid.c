@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <linux/kvm_para.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #include "frontend/system.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
+#include "vcpu/arch.h"
 #include "vcpu/vmcb.h"
 
 #define BIT(n) (UINT32_C(1) << (n))
@@ -215,15 +217,34 @@ long system_get_supported_cpuid(struct ioctl_call *call)
 	return result;
 }
 
+/* KVM wants room that is clean, of this call alone: the entries may get a meaning one day. */
+static bool padding_is_zero(const struct ioctl_call *call, uint32_t count)
+{
+	uint64_t at = call->argument + sizeof(struct kvm_cpuid2);
+	struct kvm_cpuid_entry2 entry;
+
+	for (uint32_t i = 0; i < count; i++, at += sizeof(entry)) {
+		if (user_copy_in(&entry, at, sizeof(entry)))
+			return false;
+		if (entry.padding[0] || entry.padding[1] || entry.padding[2])
+			return false;
+	}
+	return true;
+}
+
 /* Nothing is emulated that is not in the other list: leaves 1 and 7 with no bit set. */
 long system_get_emulated_cpuid(struct ioctl_call *call)
 {
+	const struct kvm_cpuid2 *header = call->data;
+	uint32_t room = header->nent < VCPU_MAX_CPUID ? header->nent : VCPU_MAX_CPUID;
 	struct kvm_cpuid_entry2 entries[3] = {
 	    {.function = 0, .eax = 7},
 	    {.function = 1},
 	    {.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX},
 	};
 
+	if (room && !padding_is_zero(call, room))
+		return -EINVAL;
 	return copy_list_out(entries, 3, call);
 }
 
@@ -257,6 +278,30 @@ uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_regis
 	}
 }
 
+uint32_t cpuid_phys_bits(const struct vcpu *vcpu)
+{
+	const struct kvm_cpuid_entry2 *entry;
+
+	if (cpuid_register(vcpu, 0x80000000, CPUID_EAX) < 0x80000008)
+		return 36;
+	entry = cpuid_find(vcpu, 0x80000008, 0);
+	return entry && (entry->eax & 0xff) < 64 ? entry->eax & 0xff : 36;
+}
+
+uint64_t cpuid_efer_bits(const struct vcpu *vcpu)
+{
+	uint32_t features = cpuid_register(vcpu, 0x80000001, CPUID_EDX);
+	uint64_t bits = EFER_SCE;
+
+	if (features >> 29 & 1)
+		bits |= EFER_LME | EFER_LMA;
+	if (features >> 20 & 1)
+		bits |= EFER_NXE;
+	if (cpuid_register(vcpu, 0x80000001, CPUID_ECX) & FX_SVM)
+		bits |= EFER_SVME;
+	return bits;
+}
+
 /* What the vCPU's own state says in place of the client. */
 static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 {
@@ -266,12 +311,10 @@ static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 		entry->ecx &= ~F1_OSXSAVE;
 		if (osxsave && (entry->ecx & F1_XSAVE))
 			entry->ecx |= F1_OSXSAVE;
-		if (vcpu->lapic.present) {
-			entry->edx &= ~F1_APIC;
-			if (lapic_get_base(vcpu) & APIC_BASE_ENABLE)
-				entry->edx |= F1_APIC;
-		}
-	} else if (entry->function == 0xd && entry->index == 0 && entry->ebx) {
+		entry->edx &= ~F1_APIC;
+		if (lapic_get_base(vcpu) & APIC_BASE_ENABLE)
+			entry->edx |= F1_APIC;
+	} else if (entry->function == 0xd && entry->index == 0) {
 		entry->ebx = XSAVE_BYTES;
 	}
 }
@@ -342,7 +385,8 @@ static bool entries_same(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entri
 
 		patch(vcpu, &a);
 		patch(vcpu, &b);
-		if (memcmp(&a, &b, sizeof(a)))
+		/* All but the padding, which nobody reads. */
+		if (memcmp(&a, &b, offsetof(struct kvm_cpuid_entry2, padding)))
 			return false;
 	}
 	return true;

@@ -20,6 +20,11 @@ const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *vcpu, uint32_t leaf
 /* A register of leaf @leaf, subleaf 0, of what the client set; 0 without such a leaf. */
 uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_register which);
 
+/* How wide the guest's physical addresses are. */
+uint32_t cpuid_phys_bits(const struct vcpu *vcpu);
+/* The bits of EFER that come with the guest's features. */
+uint64_t cpuid_efer_bits(const struct vcpu *vcpu);
+
 long system_get_supported_cpuid(struct ioctl_call *call);
 long system_get_emulated_cpuid(struct ioctl_call *call);
 long vcpu_set_cpuid(struct ioctl_call *call);

@@ -15,7 +15,8 @@ struct vcpu;
 /* Devices a bus takes (coalesced zones and eventfds together), as in KVM. */
 #define IOBUS_MAX_DEVICES 1000u
 
-enum iobus_kind { IOBUS_MMIO, IOBUS_PIO, IOBUS_KINDS };
+/* On the last, which is s390's, no x86 guest has an access. */
+enum iobus_kind { IOBUS_MMIO, IOBUS_PIO, IOBUS_CCW, IOBUS_KINDS };
 
 struct coalesced_zone {
 	struct coalesced_zone *next;

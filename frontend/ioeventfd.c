@@ -11,8 +11,11 @@
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
 
-#define FLAGS_KNOWN \
-	(KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN)
+/* The last means nothing by itself: KVM keeps its number for a bus inside. */
+#define FLAG_FAST_MMIO (1u << 4)
+#define FLAGS_KNOWN                                                                            \
+	(KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN | \
+	 KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY | FLAG_FAST_MMIO)
 
 /* Compare @size_bytes of the data, which has no particular alignment. */
 static bool matches(const struct ioeventfd *eventfd, const struct cpu_io *io)
@@ -130,12 +133,18 @@ static int check(const struct kvm_ioeventfd *request)
 	}
 	if (request->addr + request->len < request->addr)
 		return -EINVAL;
-	/* virtio-ccw's flag is s390's. */
 	if (request->flags & ~(uint32_t)FLAGS_KNOWN)
 		return -EINVAL;
 	if (!request->len && (request->flags & KVM_IOEVENTFD_FLAG_DATAMATCH))
 		return -EINVAL;
 	return 0;
+}
+
+static enum iobus_kind kind_of(uint32_t flags)
+{
+	if (flags & KVM_IOEVENTFD_FLAG_PIO)
+		return IOBUS_PIO;
+	return flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY ? IOBUS_CCW : IOBUS_MMIO;
 }
 
 long ioeventfd_ioctl(struct ioctl_call *call)
@@ -145,18 +154,20 @@ long ioeventfd_ioctl(struct ioctl_call *call)
 	struct ioeventfd eventfd = {
 	    .address = request->addr,
 	    .size_bytes = request->len,
-	    .kind = request->flags & KVM_IOEVENTFD_FLAG_PIO ? IOBUS_PIO : IOBUS_MMIO,
+	    .kind = kind_of(request->flags),
 	    .wildcard = !(request->flags & KVM_IOEVENTFD_FLAG_DATAMATCH),
 	    .datamatch = request->datamatch,
 	    .fd = request->fd,
 	};
-	int error = check(request);
+	bool removes = (request->flags & KVM_IOEVENTFD_FLAG_DEASSIGN) != 0;
+	int error = removes ? 0 : check(request);
 
+	/* What is not there need not make sense, either. */
 	if (!error)
 		error = eventfd_check(request->fd);
 	if (error)
 		return error;
-	if (request->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)
+	if (removes)
 		return deassign(&vm->bus, &eventfd);
 	return assign(&vm->bus, &eventfd);
 }

@@ -189,8 +189,9 @@ int lapic_set_base(struct vcpu *vcpu, uint64_t base)
 	struct lapic *lapic = &vcpu->lapic;
 	bool was_x2apic;
 
-	if (lapic->present) {
-		if (base & BASE_RESERVED)
+	/* The register is the processor's: its rules hold where the client plays the APIC, too. */
+	if (base != lapic_get_base(vcpu)) {
+		if ((base & BASE_RESERVED) || base >> cpuid_phys_bits(vcpu))
 			return -EINVAL;
 		if ((base & APIC_BASE_X2APIC) &&
 		    (!(base & APIC_BASE_ENABLE) ||

@@ -195,6 +195,7 @@ static enum run_next wait_runnable(struct vcpu *vcpu)
 		sleep_once(vcpu);
 	}
 	cpu_state(vcpu->cpu)->halted = 0;
+	vcpu->reset_hold = false;
 	return RUN_ON;
 }
 
@@ -258,6 +259,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vcpu->has_run = true;
+	vcpu->has_pdptrs = false;
 	for (;;) {
 		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (vcpu->triple_fault) {
@@ -280,6 +282,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 				return next;
 		}
 		cpu_state(vcpu->cpu)->halted = 0;
+		vcpu->reset_hold = false;
 		steal_time_update(vcpu, STEAL_RUNNING);
 		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
 		if (next != RUN_ON)

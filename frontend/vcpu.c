@@ -23,6 +23,8 @@
 
 void vcpu_raise(struct vcpu *vcpu, enum vcpu_event event)
 {
+	if (event == VCPU_EVENT_NMI)
+		atomic_fetch_add(&vcpu->nmis, 1);
 	atomic_fetch_or_explicit(&vcpu->events, event, memory_order_release);
 	vcpu_wake(vcpu);
 }
@@ -257,9 +259,13 @@ static const struct ioctl_entry vcpu_ioctls[] = {
     {KVM_SET_REGS, IOCTL_IN, vcpu_set_regs},
     {KVM_GET_SREGS, IOCTL_OUT, vcpu_get_sregs},
     {KVM_SET_SREGS, IOCTL_IN, vcpu_set_sregs},
+    {KVM_GET_SREGS2, IOCTL_OUT, vcpu_get_sregs2},
+    {KVM_SET_SREGS2, IOCTL_IN, vcpu_set_sregs2},
     {KVM_GET_FPU, IOCTL_OUT, vcpu_get_fpu},
     {KVM_SET_FPU, IOCTL_IN, vcpu_set_fpu},
     {KVM_GET_XSAVE, IOCTL_OUT, vcpu_get_xsave},
+    /* No state is larger than the old form. */
+    {KVM_GET_XSAVE2, IOCTL_OUT, vcpu_get_xsave},
     {KVM_SET_XSAVE, IOCTL_IN, vcpu_set_xsave},
     {KVM_GET_XCRS, IOCTL_OUT, vcpu_get_xcrs},
     {KVM_SET_XCRS, IOCTL_IN, vcpu_set_xcrs},

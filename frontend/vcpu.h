@@ -135,11 +135,16 @@ struct vcpu {
 	uint32_t mp_state; /* KVM_MP_STATE_*; by the lock's holder */
 	atomic_uint events;
 	atomic_uint sipi_vector;
+	atomic_uint nmis; /* raised and not yet folded in */
 	enum vcpu_pending pending;
 	struct cpu_io pending_io;
 	uint32_t msr_reason;	/* KVM_MSR_EXIT_REASON_* of the MSR that the client answers */
 	uint64_t owed_requests; /* of the library, taken while asleep */
 	bool triple_fault; /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
+	bool reset_hold;   /* asleep in KVM_MP_STATE_AP_RESET_HOLD, not in HLT */
+	/* Set by the client and not yet used: what KVM_GET_SREGS2 says of PAE's entries. */
+	bool has_pdptrs;
+	uint64_t pdptrs[4];
 
 	/* Pages that the guest gave us to write to. */
 	struct quire_place *clock_place, *steal_place;
@@ -180,6 +185,8 @@ long vcpu_get_regs(struct ioctl_call *call);
 long vcpu_set_regs(struct ioctl_call *call);
 long vcpu_get_sregs(struct ioctl_call *call);
 long vcpu_set_sregs(struct ioctl_call *call);
+long vcpu_get_sregs2(struct ioctl_call *call);
+long vcpu_set_sregs2(struct ioctl_call *call);
 long vcpu_get_debugregs(struct ioctl_call *call);
 long vcpu_set_debugregs(struct ioctl_call *call);
 long vcpu_translate(struct ioctl_call *call);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "vcpu/fpu_image.h"
 
@@ -18,8 +19,8 @@ long vcpu_get_fpu(struct ioctl_call *call)
 	fpu->last_opcode = state->fop;
 	fpu->last_ip = state->fip;
 	fpu->last_dp = state->fdp;
+	/* MXCSR has a place in the struct, and KVM leaves it zero. */
 	memcpy(fpu->xmm, state->xmm, sizeof(fpu->xmm));
-	fpu->mxcsr = state->mxcsr;
 	return 0;
 }
 
@@ -36,9 +37,8 @@ long vcpu_set_fpu(struct ioctl_call *call)
 	state->fop = fpu->last_opcode;
 	state->fip = fpu->last_ip;
 	state->fdp = fpu->last_dp;
+	/* Nor does KVM take MXCSR from there. */
 	memcpy(state->xmm, fpu->xmm, sizeof(state->xmm));
-	/* KVM keeps MXCSR as the processor allows it. */
-	state->mxcsr = fpu->mxcsr & MXCSR_MASK;
 	cpu_state_changed(vcpu->cpu);
 	return 0;
 }
@@ -57,7 +57,19 @@ long vcpu_get_xsave(struct ioctl_call *call)
 	return 0;
 }
 
-/* A component that is not present is as after a reset. */
+static bool xsave_valid(const struct xsave_image *image)
+{
+	static const uint64_t zero[6];
+	uint64_t present = image->header.present;
+
+	if ((present & ~(uint64_t)XSTATE_KNOWN) || image->header.compaction ||
+	    memcmp(image->header.reserved, zero, sizeof(zero)))
+		return false;
+	/* MXCSR is looked at where something comes that it belongs to. */
+	return !present || !(image->legacy.mxcsr & ~MXCSR_MASK);
+}
+
+/* A component that is not present is as after a reset. MXCSR then stays what it was. */
 long vcpu_set_xsave(struct ioctl_call *call)
 {
 	static const struct fpu_image initial = {.fcw = FCW_RESET};
@@ -67,10 +79,11 @@ long vcpu_set_xsave(struct ioctl_call *call)
 	struct vcpu *vcpu = call->object;
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
-	if (present & ~XSTATE_KNOWN || legacy->mxcsr & ~MXCSR_MASK || image->header.compaction)
+	if (!xsave_valid(image))
 		return -EINVAL;
 	fpu_set(state, present & XSTATE_X87 ? legacy : &initial);
-	state->mxcsr = legacy->mxcsr;
+	if (present)
+		state->mxcsr = legacy->mxcsr;
 	memcpy(state->xmm, present & XSTATE_SSE ? legacy->xmm : initial.xmm, sizeof(state->xmm));
 	cpu_state_changed(vcpu->cpu);
 	return 0;
@@ -87,6 +100,12 @@ long vcpu_get_xcrs(struct ioctl_call *call)
 	return 0;
 }
 
+/* What XCR0 may have set: x87 on every processor, the rest by the guest's leaf d. */
+static uint64_t xcr0_allowed(const struct vcpu *vcpu)
+{
+	return XSTATE_X87 | (cpuid_register(vcpu, 0xd, CPUID_EAX) & XSTATE_KNOWN);
+}
+
 long vcpu_set_xcrs(struct ioctl_call *call)
 {
 	const struct kvm_xcrs *xcrs = call->data;
@@ -97,7 +116,8 @@ long vcpu_set_xcrs(struct ioctl_call *call)
 	for (uint32_t i = 0; i < xcrs->nr_xcrs; i++) {
 		if (xcrs->xcrs[i].xcr)
 			continue;
-		if (xcrs->xcrs[i].value & ~XSTATE_KNOWN || !(xcrs->xcrs[i].value & XSTATE_X87))
+		if ((xcrs->xcrs[i].value & ~xcr0_allowed(vcpu)) ||
+		    !(xcrs->xcrs[i].value & XSTATE_X87))
 			return -EINVAL;
 		cpu_state(vcpu->cpu)->xcr0 = xcrs->xcrs[i].value;
 		cpu_state_changed(vcpu->cpu);

@@ -1,5 +1,6 @@
 /* General, special and debug registers in KVM's layout. */
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "frontend/cpuid.h"
@@ -7,6 +8,10 @@
 #include "frontend/vm.h"
 #include "vcpu/arch.h"
 #include "vcpu/nested.h"
+
+/* What the two layouts of special registers share, from their beginning on. */
+#define SREGS_COMMON_BYTES offsetof(struct kvm_sregs, interrupt_bitmap)
+_Static_assert(SREGS_COMMON_BYTES == offsetof(struct kvm_sregs2, flags), "one layout");
 
 /* CR4 bits that every guest may set: VME..OSXMMEXCPT. */
 #define CR4_ALWAYS UINT64_C(0x7ff)
@@ -40,17 +45,17 @@ static uint64_t cr4_allowed(const struct vcpu *vcpu)
 	return allowed;
 }
 
-static uint64_t efer_allowed(const struct vcpu *vcpu)
+/*
+ * What @sregs may have set in EFER. KVM looked at no CPUID here for most of its life, and small
+ * clients enter long mode without ever setting one; the newest refuses them. A vCPU without any
+ * CPUID therefore takes the whole of long mode, as the old ones do, and no single bit, as the new.
+ */
+static uint64_t efer_allowed(const struct vcpu *vcpu, const struct kvm_sregs *sregs)
 {
-	uint32_t features = cpuid_register(vcpu, 0x80000001, CPUID_EDX);
-	uint64_t allowed = EFER_SCE;
+	uint64_t allowed = cpuid_efer_bits(vcpu);
 
-	if (features >> 29 & 1)
-		allowed |= EFER_LME | EFER_LMA;
-	if (features >> 20 & 1)
-		allowed |= EFER_NXE;
-	if (cpuid_register(vcpu, 0x80000001, CPUID_ECX) >> 2 & 1)
-		allowed |= EFER_SVME;
+	if (!vcpu->cpuid.count && (sregs->efer & EFER_LMA))
+		allowed |= EFER_LME | EFER_LMA | EFER_NXE;
 	return allowed;
 }
 
@@ -91,7 +96,8 @@ void regs_set(struct vcpu *vcpu, const struct kvm_regs *regs)
 	memcpy(state->gpr, values, sizeof(values));
 	state->rip = regs->rip;
 	state->rflags = regs->rflags | FLAG_FIXED;
-	state->exception_pending = 0;
+	/* What is already on its way stays. */
+	state->exception_pending = state->exception_pending && state->exception_injected;
 	cpu_state_changed(vcpu->cpu);
 }
 
@@ -176,13 +182,13 @@ static bool sregs_valid(const struct vcpu *vcpu, const struct kvm_sregs *sregs)
 	if (sregs->cr0 >> 32 || ((sregs->cr0 & CR0_NW) && !(sregs->cr0 & CR0_CD)) ||
 	    ((sregs->cr0 & CR0_PG) && !(sregs->cr0 & CR0_PE)))
 		return false;
-	if ((sregs->cr4 & ~cr4_allowed(vcpu)) || (sregs->efer & ~efer_allowed(vcpu)))
+	if ((sregs->cr4 & ~cr4_allowed(vcpu)) || (sregs->efer & ~efer_allowed(vcpu, sregs)))
 		return false;
 	if ((sregs->efer & EFER_LME) && (sregs->cr0 & CR0_PG)) {
 		/* Long mode: entered by setting CR0.PG, which sets LMA and needs PAE. */
 		if (!(sregs->cr4 & CR4_PAE) || !(sregs->efer & EFER_LMA))
 			return false;
-		return !(sregs->cr3 >> CPUID_MAXPHYADDR & ~(UINT64_C(1) << 15));
+		return !(sregs->cr3 >> cpuid_phys_bits(vcpu));
 	}
 	return !(sregs->efer & EFER_LMA) && !sregs->cs.l;
 }
@@ -199,7 +205,16 @@ static void inject_bitmap(struct cpu_state *state, const struct kvm_sregs *sregs
 	}
 }
 
-int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *sregs)
+/* An old client's reset: it does not know the run state. */
+static bool is_reset(const struct vcpu *vcpu, const struct kvm_sregs *sregs)
+{
+	return vcpu->id == vcpu->vm->settings.boot_vcpu_id && cpu_state(vcpu->cpu)->rip == 0xfff0 &&
+	       sregs->cs.selector == 0xf000 && sregs->cs.base == 0xffff0000 &&
+	       !(sregs->cr0 & CR0_PE);
+}
+
+/* All but the interrupt that waits, which KVM_SET_SREGS2 has no place for. */
+static int set_common(struct vcpu *vcpu, const struct kvm_sregs *sregs)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
@@ -222,15 +237,88 @@ int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *sregs)
 	state->cr3 = sregs->cr3;
 	state->cr4 = sregs->cr4;
 	state->efer = sregs->efer;
-	lapic_set_cr8(vcpu, (uint8_t)sregs->cr8);
-	inject_bitmap(state, sregs);
-	/* An old client's reset: it does not know the run state. */
-	if (vcpu->id == vcpu->vm->settings.boot_vcpu_id && state->rip == 0xfff0 &&
-	    sregs->cs.selector == 0xf000 && !(sregs->cr0 & CR0_PE)) {
+	/* Of a priority with unknown bits KVM takes nothing, and does not say so. */
+	if (sregs->cr8 <= 15)
+		lapic_set_cr8(vcpu, (uint8_t)sregs->cr8);
+	if (is_reset(vcpu, sregs)) {
 		vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 		state->halted = 0;
 	}
+	vcpu->has_pdptrs = false;
 	cpu_state_changed(vcpu->cpu);
+	return 0;
+}
+
+int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *sregs)
+{
+	if (set_common(vcpu, sregs))
+		return -EINVAL;
+	inject_bitmap(cpu_state(vcpu->cpu), sregs);
+	return 0;
+}
+
+static bool is_pae(uint64_t cr0, uint64_t cr4, uint64_t efer)
+{
+	return (cr0 & CR0_PG) && (cr4 & CR4_PAE) && !(efer & EFER_LMA);
+}
+
+/*
+ * The four entries that CR3 names: what the client set, until the guest runs; then, as on AMD's
+ * processors, what is in memory. All zero where that has no valid entries.
+ */
+static void read_pdptrs(struct vcpu *vcpu, uint64_t pdptrs[4])
+{
+	uint64_t reserved = UINT64_C(0x1e6) | ~((UINT64_C(1) << cpuid_phys_bits(vcpu)) - 1);
+	gpa_t table = {cpu_state(vcpu->cpu)->cr3 & UINT64_C(0xffffffe0)};
+
+	if (vcpu->has_pdptrs) {
+		memcpy(pdptrs, vcpu->pdptrs, sizeof(vcpu->pdptrs));
+		return;
+	}
+	if (quire_vcpu_read(vcpu->memory, table, pdptrs, 4 * sizeof(*pdptrs)))
+		memset(pdptrs, 0, 4 * sizeof(*pdptrs));
+	for (int i = 0; i < 4; i++) {
+		if ((pdptrs[i] & 1) && (pdptrs[i] & reserved)) {
+			memset(pdptrs, 0, 4 * sizeof(*pdptrs));
+			return;
+		}
+	}
+}
+
+long vcpu_get_sregs2(struct ioctl_call *call)
+{
+	const struct cpu_state *state;
+	struct kvm_sregs2 *sregs2 = call->data;
+	struct vcpu *vcpu = call->object;
+	struct kvm_sregs sregs;
+
+	state = cpu_state(vcpu->cpu);
+	sregs_get(vcpu, &sregs);
+	memcpy(sregs2, &sregs, SREGS_COMMON_BYTES);
+	if (is_pae(state->cr0, state->cr4, state->efer)) {
+		read_pdptrs(vcpu, (uint64_t *)sregs2->pdptrs);
+		sregs2->flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+	}
+	return 0;
+}
+
+long vcpu_set_sregs2(struct ioctl_call *call)
+{
+	const struct kvm_sregs2 *sregs2 = call->data;
+	struct vcpu *vcpu = call->object;
+	struct kvm_sregs sregs = {0};
+
+	if (sregs2->flags & ~(uint64_t)KVM_SREGS2_FLAGS_PDPTRS_VALID)
+		return -EINVAL;
+	if (sregs2->flags && !is_pae(sregs2->cr0, sregs2->cr4, sregs2->efer))
+		return -EINVAL;
+	memcpy(&sregs, sregs2, SREGS_COMMON_BYTES);
+	if (set_common(vcpu, &sregs))
+		return -EINVAL;
+	if (sregs2->flags) {
+		memcpy(vcpu->pdptrs, sregs2->pdptrs, sizeof(vcpu->pdptrs));
+		vcpu->has_pdptrs = true;
+	}
 	return 0;
 }
 

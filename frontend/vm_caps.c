@@ -66,6 +66,8 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_SET_GUEST_DEBUG, 1},
     {KVM_CAP_SET_GUEST_DEBUG2, GUEST_DEBUG_FLAGS},
     {KVM_CAP_XSAVE, 1},
+    {KVM_CAP_XSAVE2, sizeof(struct kvm_xsave)},
+    {KVM_CAP_SREGS2, 1},
     {KVM_CAP_XCRS, 1},
     {KVM_CAP_GET_TSC_KHZ, 1},
     {KVM_CAP_MAX_VCPUS, VM_MAX_VCPUS},

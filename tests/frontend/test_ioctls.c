@@ -158,7 +158,7 @@ static void round_trips(void)
 {
 	struct kvm_regs regs = {.rax = 1, .rsp = 2, .r15 = 3, .rip = 4, .rflags = 0x202}, regs2;
 	struct kvm_sregs sregs, sregs2;
-	struct kvm_fpu fpu = {.fcw = 0x37f, .mxcsr = 0x1f80}, fpu2;
+	struct kvm_fpu fpu = {.fcw = 0x37f}, fpu2;
 	struct kvm_lapic_state lapic, lapic2;
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debug = {.db = {1, 2, 3, 4}, .dr6 = 0xffff0ff0, .dr7 = 0x400}, debug2;
