@@ -5,14 +5,12 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
-import tempfile
-import time
 
 import conformance_doc
 import hide_kvm
 import hugepages
+import program
 import selftests
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
@@ -115,49 +113,6 @@ def classify(status, text, limit):
     return "pass", clean(f"in part: {line_of(text, left_out)}") if left_out else ""
 
 
-def end_session(leader):
-    """Kills what the program left: its process group, then whatever else is of its session."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-        except (OSError, ValueError, IndexError):
-            continue
-
-
-def first_to_go():
-    """When memory runs out the program shall be killed, not the harness or a neighbour."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        pass
-
-
-def start_and_wait(command, folder, limit):
-    """(exit status or None, what was printed, seconds) of one program."""
-    with tempfile.TemporaryFile() as output:
-        start = time.monotonic()
-        child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
-                                 stderr=subprocess.STDOUT, start_new_session=True,
-                                 preexec_fn=first_to_go)
-        try:
-            status = child.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            end_session(child.pid)
-            child.wait()
-        seconds = time.monotonic() - start
-        output.seek(max(0, output.seek(0, os.SEEK_END) - (1 << 20)))
-        return status, output.read().decode(errors="replace"), seconds
-
-
 def run_one(quire, folder, words, limit):
     """Runs [PARAMETER=VALUE ...] NAME [ARGS ...] to its end or its limit; returns its entry of
     the JSON object."""
@@ -166,7 +121,7 @@ def run_one(quire, folder, words, limit):
     command = [str(quire), "run", *(word for param in params for word in ("--param", param)),
                "--", str(folder / name), *args]
     with hugepages.reserved(hugepages.needed(name, args)) as missing:
-        status, text, seconds = start_and_wait(command, folder, limit)
+        status, text, seconds = program.start_and_wait(command, folder, limit)
     result, reason = classify(status, text, limit)
     if missing and result != "pass":
         reason = f"{missing} huge pages are missing; {reason}"

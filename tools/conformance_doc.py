@@ -12,7 +12,7 @@ unmodified and run as `quire run -- PROGRAM` without arguments but for those sho
 most for each, with the machine's own /dev/kvm hidden; NAME=VALUE in front is a module parameter. A pass is exit 0 with its work done: a program that says it found
 no time or no slots has failed. A skip gives the program's own reason, a failure its last lines.
 
-This file is generated: `./dev conformance --all --limit {limit:g} --write-doc`. `./dev test` runs some of
+This file is generated: `./dev conformance --all --limit {limit:g} --write-doc`. `./dev test kernel` runs some of
 these programs and fails when one does not do what its row says.
 
 | program | result | reason |

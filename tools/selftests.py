@@ -1,59 +1,23 @@
 """Gets the Linux kernel's KVM selftests from Debian's source package and builds them, unmodified.
 
-Everything lands in a cache outside the tree, with an apt state of its own, so that neither the tree
-nor the machine's apt configuration changes.
+Everything lands in the cache outside the tree, so that it is asked for once.
 """
 import os
-import pathlib
 import re
 import shutil
-import subprocess
-import sys
+
+import cache
+import debian
+
+# What obtain() raises.
+Unavailable = cache.Unavailable
+run, say = debian.run, cache.say
 
 SUITE = "trixie-backports"
 WANTED = (7, 3)
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUBSET = ("Makefile", "Kbuild", "scripts", "include", "arch/x86", "tools", "usr", "drivers/dma",
           "drivers/net/ethernet/intel")
 TESTS = "tools/testing/selftests/kvm"
-
-
-class Unavailable(Exception):
-    """The programs cannot be had; the text says why."""
-
-
-def say(text):
-    print(f"conformance: {text}", file=sys.stderr, flush=True)
-
-
-def cache_root():
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(base) / "quire"
-
-
-def run(command, log, **options):
-    """Runs a step whose output only matters when it fails."""
-    with open(log, "ab") as out:
-        done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT,
-                              stdin=subprocess.DEVNULL, check=False, **options)
-    if done.returncode != 0:
-        tail = pathlib.Path(log).read_text(errors="replace").splitlines()[-15:]
-        raise Unavailable("\n".join([f"{command[0]} failed ({log})"] + tail))
-
-
-def apt_options(state):
-    """An apt state of our own; returns the options that make apt use it."""
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (state / folder).mkdir(parents=True, exist_ok=True)
-    (state / "status").touch()
-    mirror = os.environ.get("QUIRE_DEBIAN_MIRROR", "http://deb.debian.org/debian")
-    signed = f"[signed-by={KEYRING}] " if os.path.exists(KEYRING) else ""
-    (state / "sources.list").write_text(f"deb {signed}{mirror} {SUITE} main\n")
-    settings = {"Dir::Etc::sourcelist": state / "sources.list", "Dir::Etc::sourceparts": "-",
-                "Dir::State::lists": state / "lists", "Dir::State::status": state / "status",
-                "Dir::Cache": state / "cache", "APT::Sandbox::User": "root",
-                "Acquire::Languages": "none", "Acquire::Retries": "3"}
-    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
 
 def nearest_package(names):
@@ -68,19 +32,12 @@ def nearest_package(names):
     return "linux-source-%d.%d" % min(versions)
 
 
-def download(root, log):
+def download(root):
     """Returns the package's name and its .deb."""
-    options = apt_options(root / "apt")
-    say(f"reading the package list of {SUITE}")
-    run(["apt-get", *options, "update"], log)
-    names = subprocess.run(["apt-cache", *options, "pkgnames", "linux-source-"], text=True,
-                           stdout=subprocess.PIPE, check=True).stdout.split()
-    package = nearest_package(names)
+    suite = debian.Suite(SUITE)
+    package = nearest_package(suite.names("linux-source-"))
     say(f"downloading {package} (about 150 MB)")
-    for old in root.glob("linux-source-*.deb"):
-        old.unlink()
-    run(["apt-get", *options, "download", package], log, cwd=root)
-    return package, next(root.glob("linux-source-*.deb"))
+    return package, suite.download(package, root)
 
 
 def unpack(package, deb, target, log):
@@ -116,26 +73,30 @@ def built_trees(root):
     return sorted(trees, key=lambda tree: [int(n) for n in re.findall(r"\d+", tree.name)])
 
 
+def make(root):
+    """Downloads and builds them; returns their tree."""
+    log = root / "build.log"
+    log.unlink(missing_ok=True)
+    package, deb = download(root)
+    tree = root / package
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir()
+    unpack(package, deb, tree, log)
+    deb.unlink()
+    compile_tests(tree, log)
+    (tree / "quire-built").write_text(kernel_version(tree) + "\n")
+    return tree
+
+
 def obtain(offline=False):
     """Returns (kernel version, folder of the built programs); raises Unavailable."""
-    root = cache_root()
-    trees = built_trees(root)
-    if not trees:
-        if offline:
+    root = cache.root()
+    with cache.locked("selftests"):
+        trees = built_trees(root)
+        if not trees and offline:
             raise Unavailable(f"--offline, and {root} holds no built selftests")
-        root.mkdir(parents=True, exist_ok=True)
-        log = root / "build.log"
-        log.unlink(missing_ok=True)
-        package, deb = download(root, log)
-        tree = root / package
-        shutil.rmtree(tree, ignore_errors=True)
-        tree.mkdir()
-        unpack(package, deb, tree, log)
-        deb.unlink()
-        compile_tests(tree, log)
-        (tree / "quire-built").write_text(kernel_version(tree) + "\n")
-        trees = [tree]
-    return kernel_version(trees[0]), trees[0] / TESTS
+        tree = trees[0] if trees else make(root)
+    return kernel_version(tree), tree / TESTS
 
 
 def programs(folder):

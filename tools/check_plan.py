@@ -1,0 +1,216 @@
+"""What there is to check: the suites, in the order of a run, and the tiers that they make up."""
+import dataclasses
+import os
+import pathlib
+import sys
+from typing import Callable
+
+import check_report
+import check_runner
+import conformance
+import conformance_doc
+import meson_tests
+import selftests
+
+TREE = pathlib.Path(__file__).resolve().parent.parent
+BUILD = TREE / "build"
+PRODUCTS = ("quire", "libquire.so.0", "libquire.a", "libquire_preload.so")
+
+# Meson's tests that take more than twenty seconds; --quick leaves them out.
+SLOW = ("interleave", "mutants", "shadow", "shadow-mutants", "simulations", "lost-writes",
+        "lost-writes-mutants")
+
+
+@dataclasses.dataclass
+class Suite:
+    """Checks that belong together. phases() yields lists, each to end before the next begins."""
+    name: str
+    about: str
+    phases: Callable
+    names: Callable = lambda: []
+    is_quick: bool = False
+
+
+def passed(check):
+    return check.outcome is not None and check.outcome.result == "pass"
+
+
+def command(suite, name, argv, limit=600, env=None, **flags):
+    return check_runner.Check(suite, name, check_runner.command(argv, TREE, limit, env), **flags)
+
+
+def product_outcome(name):
+    found = (BUILD / name).exists()
+    return check_report.Outcome("pass" if found else "fail")
+
+
+def products():
+    yield [check_runner.Check("products", f"build/{name}", lambda name=name: product_outcome(name))
+           for name in PRODUCTS]
+
+
+def tidy():
+    yield [command("tidy", "tidy", [sys.executable, "tools/tidy.py"])]
+
+
+def meson_suite(name):
+    def records():
+        return [r for r in meson_tests.Build(BUILD).tests() if r["suite"] == name]
+
+    def phases():
+        build = meson_tests.Build(BUILD)
+        wanted = records()
+        compiling = command(name, f"{name}: compile",
+                            ["ninja", "-C", str(BUILD), *build.targets(wanted)], is_alone=True)
+        yield [compiling]
+        if passed(compiling):
+            yield [build.check(record, None, SLOW) for record in wanted]
+
+    return Suite(name, "tests of the build", phases,
+                 lambda: [f"{name}: {record['name']}" for record in records()], is_quick=True)
+
+
+def second_build(suite, folder, compiler, options):
+    """A build folder of another compiler or with other options, configured if it must be."""
+    argv = meson_tests.configure_command(TREE, folder, options)
+    if argv:
+        env = {**os.environ, "CC": compiler}
+        yield [command(suite, f"{suite}: configure", argv, env=env, is_alone=True)]
+
+
+def configured(folder):
+    return (folder / "build.ninja").exists()
+
+
+def gcc():
+    folder = TREE / "build-gcc"
+    yield from second_build("gcc", folder, "gcc", ["-Dwerror=true"])
+    if configured(folder):
+        yield [command("gcc", "gcc: compile without a warning", ["ninja", "-C", str(folder)],
+                       is_alone=True)]
+
+
+def asan_records():
+    """Meson's records of the tests that run under sanitizers; needs their folder configured."""
+    build = meson_tests.Build(TREE / "build-asan")
+    return [record for part in ("tests/unit", "tests/fuzz", "examples/headers")
+            for record in build.programs_below(part)]
+
+
+def asan_names():
+    if not configured(TREE / "build-asan"):
+        return ["asan: tests"]
+    return [f"asan: {record['name']}" for record in asan_records()]
+
+
+def asan():
+    folder = TREE / "build-asan"
+    yield from second_build("asan", folder, "clang",
+                            ["-Db_sanitize=address,undefined", "-Db_lundef=false",
+                             "-Dbuildtype=debugoptimized"])
+    if not configured(folder):
+        return
+    build, records = meson_tests.Build(folder), asan_records()
+    compiling = command("asan", "asan: compile",
+                        ["ninja", "-C", str(folder), *build.targets(records)], is_alone=True)
+    yield [compiling]
+    if passed(compiling):
+        os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+        yield [build.check(record, "asan") for record in records]
+
+
+def tsan():
+    yield [command("tsan", "tsan: stress", ["sh", "tests/stress/run_tsan.sh", "10"],
+                   is_alone=True)]
+
+
+def demo():
+    yield [command("demo", "demo", ["build/quire", "run", "--",
+                                    "build/examples/private-vm/private-vm"], limit=120)]
+
+
+class Kernel:
+    """The kernel's programs that must pass here, and what docs/CONFORMANCE.md says of them."""
+
+    def __init__(self):
+        self.offline = False
+        self.version = ""
+        self.folder = None
+        self.entries = []
+
+    def obtain(self):
+        try:
+            self.version, self.folder = selftests.obtain(self.offline)
+        except selftests.Unavailable as error:
+            result = "skip" if self.offline else "fail"
+            return check_report.Outcome(result, conformance.clean(str(error)))
+        return check_report.Outcome("pass", f"Linux {self.version}")
+
+    def run_one(self, line):
+        entry = conformance.run_one(BUILD / "quire", self.folder, line.split(), 120)
+        self.entries.append(entry)
+        result, reason = entry["result"], entry["reason"]
+        if result == "fail" and entry["missing_pages"]:
+            result = "skip"
+        elif result == "skip" and entry["program"] not in conformance.MAY_SKIP:
+            # The others need nothing else that a machine may lack.
+            result, reason = "fail", f"it skipped: {reason}"
+        return check_report.Outcome(result, reason)
+
+    def document(self):
+        text = (TREE / conformance_doc.PATH).read_text()
+        report = {"programs": self.entries, "kernel": self.version}
+        wrong = conformance_doc.differences(text, report)
+        return check_report.Outcome("fail" if wrong else "pass", "", "\n".join(wrong))
+
+    def names(self):
+        return [f"kernel: {line}" for line in conformance.CI_PROGRAMS]
+
+    def phases(self):
+        yield [check_runner.Check("kernel", "kernel: the programs", self.obtain, is_alone=True)]
+        if not self.folder:
+            return
+        # The setting of huge pages is one for the machine.
+        yield [check_runner.Check("kernel", f"kernel: {line}", lambda line=line: self.run_one(line),
+                                  is_alone="hugetlb" in line or "splitting" in line)
+               for line in conformance.CI_PROGRAMS]
+        yield [check_runner.Check("kernel", f"{conformance_doc.PATH} agrees", self.document)]
+
+
+class Plan:
+    """All suites of this tree."""
+
+    def __init__(self, offline=False):
+        self.kernel = Kernel()
+        self.kernel.offline = offline
+        tests = sorted({record["suite"] for record in meson_tests.Build(BUILD).tests()})
+        self.suites = [
+            Suite("products", "what a build makes", products,
+                  lambda: [f"build/{name}" for name in PRODUCTS], is_quick=True),
+            Suite("tidy", "rules of style", tidy, lambda: ["tidy"], is_quick=True),
+            *[meson_suite(name) for name in tests],
+            Suite("demo", "a small KVM program", demo, lambda: ["demo"], is_quick=True),
+            Suite("gcc", "the tree compiles with gcc", gcc,
+                  lambda: ["gcc: compile without a warning"]),
+            Suite("asan", "unit tests and fuzzers under sanitizers", asan, asan_names),
+            Suite("tsan", "races that only real threads show", tsan, lambda: ["tsan: stress"])]
+        self.clients = [
+            Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,
+                  self.kernel.names)]
+
+    def all(self):
+        return [*self.suites, *self.clients]
+
+    def tier(self, name):
+        """The suites of "quick", "newcomer", "clients" or "all"."""
+        return {"quick": [suite for suite in self.suites if suite.is_quick],
+                "newcomer": self.suites, "clients": self.clients, "all": self.all()}[name]
+
+    def select(self, words, tier):
+        """The suites that words name; raises KeyError with the first that names none."""
+        if not words:
+            return self.tier(tier)
+        known = {suite.name: [suite] for suite in self.all()}
+        known.update({name: self.tier(name) for name in ("clients", "all")})
+        wanted = {suite.name for word in words for suite in known[word]}
+        return [suite for suite in self.all() if suite.name in wanted]

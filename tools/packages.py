@@ -1,0 +1,41 @@
+"""Installs Debian packages, as root or through sudo."""
+import os
+import shutil
+import subprocess
+
+import check_report
+import program
+
+# Beyond what the build takes, by the suite that needs them.
+WANTED = {"kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev")}
+
+
+def is_installed(package):
+    done = subprocess.run(["dpkg-query", "-W", "-f", "${db:Status-Status}", package], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return done.stdout == "installed"
+
+
+def missing(suites):
+    """What these suites need and the machine has not, each once."""
+    names = dict.fromkeys(name for suite in suites for name in WANTED.get(suite, ()))
+    return [name for name in names if not is_installed(name)]
+
+
+def may_install():
+    return os.getuid() == 0 or shutil.which("sudo") is not None
+
+
+def install(names):
+    """The outcome of installing them; without the privilege to, the suites skip what they lack."""
+    if not may_install():
+        return check_report.Outcome("skip", f"not root and no sudo: {' '.join(names)}")
+    root = [] if os.getuid() == 0 else ["sudo"]
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    text = ""
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *names]):
+        status, printed, _ = program.start_and_wait([*root, *quiet, *words], "/", 900)
+        text += printed
+        if status:
+            return check_report.Outcome("fail", f"apt-get {words[0]}: exit {status}", text)
+    return check_report.Outcome("pass", " ".join(names))
