@@ -46,23 +46,44 @@ long contents_pread(const struct object_call *call)
 	return offset < 0 ? -EINVAL : read_at(call, args[1], args[2], offset);
 }
 
+/* No address of a client's is above, however many levels its tables have. */
+#define USER_END UINT64_C(0x100000000000000)
+
+/* The vector as the kernel takes it in, before it reads anything: 0 or -errno. */
+static long check_parts(const unsigned long *args)
+{
+	unsigned long count = args[2];
+
+	if (count > IOV_MAX)
+		return -EINVAL;
+	for (unsigned long i = 0; i < count; i++) {
+		struct iovec part;
+
+		if (user_copy_in(&part, args[1] + i * sizeof(part), sizeof(part)))
+			return -EFAULT;
+		if ((ssize_t)part.iov_len < 0)
+			return -EINVAL;
+		if ((uintptr_t)part.iov_base + part.iov_len > USER_END)
+			return -EFAULT;
+	}
+	return 0;
+}
+
 /* The parts of a vector one after the other, as the kernel reads a file without an iterator. */
 static long read_parts(const struct object_call *call, off_t offset)
 {
 	const unsigned long *args = call->call->args;
 	unsigned long count = args[2];
-	long total = 0;
+	long total = check_parts(args);
 
-	if (count > IOV_MAX)
-		return -EINVAL;
+	if (total)
+		return total;
 	for (unsigned long i = 0; i < count; i++) {
 		struct iovec part;
 		long got;
 
 		if (user_copy_in(&part, args[1] + i * sizeof(part), sizeof(part)))
 			return total ? total : -EFAULT;
-		if ((ssize_t)part.iov_len < 0)
-			return total ? total : -EINVAL;
 		got = read_at(call, (uintptr_t)part.iov_base, part.iov_len, offset + total);
 		if (got < 0)
 			return total ? total : got;

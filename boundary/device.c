@@ -10,7 +10,6 @@
 
 #include "boundary/rows.h"
 #include "frontend/params.h"
-#include "frontend/signal_actions.h"
 
 /* What the kernel answers before it asks the file; it changes the client's own descriptor. */
 static bool is_kernels(unsigned int command)
@@ -35,7 +34,6 @@ long device_ioctl(const struct object_call *call)
 
 	if (is_kernels(command))
 		return OBJECT_FORWARD;
-	signal_thread_prepare();
 	params_refresh();
 	return ops->ioctl ? ops->ioctl(call->file, command, call->call->args[2]) : -ENOTTY;
 }

@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include "frontend/client_call.h"
+#include "frontend/signal_actions.h"
 
 struct file *client_object_get(int fd)
 {
@@ -13,7 +14,9 @@ struct file *client_object_get(int fd)
 		return NULL;
 	client_call_begin();
 	file = file_get(fd);
-	if (!file)
+	if (file)
+		signal_thread_prepare();
+	else
 		client_call_end();
 	return file;
 }

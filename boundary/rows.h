@@ -36,6 +36,11 @@ long contents_readv(const struct object_call *call);
 long contents_preadv(const struct object_call *call);
 long contents_seek(const struct object_call *call);
 
+/* What fails anyway, but with EFAULT if the kernel had met a bad pointer before it asked. */
+long argument_times(const struct object_call *call);
+long argument_send_offset(const struct object_call *call);
+long argument_splice_offset(const struct object_call *call);
+
 long device_ioctl(const struct object_call *call);
 long device_other_ioctl(const struct boundary_call *call);
 long device_allocate(const struct object_call *call);

@@ -49,20 +49,20 @@ const struct boundary_row boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_pread64] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), BY(contents_pread)),
     [SYS_preadv] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), BY(contents_preadv)),
     [SYS_preadv2] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), BY(contents_preadv)),
-    /* Statistics are open for reading alone. */
+    /* Statistics are open for reading alone; that positions are, too, is looked at first. */
     [SYS_write] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EBADF)),
     [SYS_writev] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EBADF)),
-    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(EBADF)),
-    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(EBADF)),
-    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(EBADF)),
+    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE)),
+    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE)),
+    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE)),
     [SYS_lseek] = EACH(FD0, BY(contents_seek), BY(contents_seek), BY(contents_seek), NO(ESPIPE),
 		       BY(contents_seek)),
 
     [SYS_ftruncate] = ALL(FD0, NO(EINVAL)),
     [SYS_fchmod] = ALL(FD0, NO(EINVAL)),
     [SYS_fchown] = ALL(FD0, NO(EINVAL)),
-    [SYS_utimensat] = ALL(FD0, NO(EINVAL)),
-    [SYS_sendfile] = ALL(FD0 | FD1, NO(EINVAL)),
-    [SYS_splice] = ALL(FD0 | FD2, NO(EINVAL)),
+    [SYS_utimensat] = ALL(FD0, BY(argument_times)),
+    [SYS_sendfile] = ALL(FD0 | FD1, BY(argument_send_offset)),
+    [SYS_splice] = ALL(FD0 | FD2, BY(argument_splice_offset)),
 };
 /* clang-format on */

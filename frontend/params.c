@@ -16,7 +16,7 @@
 #include "frontend/run_vms.h"
 
 #define SYSFS_PREFIX "/sys/module/kvm"
-#define VALUE_MAX 64
+#define VALUE_MAX PARAMS_TEXT_MAX
 
 enum param_type { PARAM_BOOL, PARAM_INT, PARAM_UINT, PARAM_NX };
 enum vendor { ANY_VENDOR, VENDOR_INTEL, VENDOR_AMD };
@@ -493,18 +493,23 @@ static int nx_refusal(const struct param *param, long old, long value)
 	return value < 0 && run_vms_any(run_directory) ? -EBUSY : 0;
 }
 
-ssize_t params_write(int fd, const void *text, size_t size_bytes)
+int params_of_fd(int fd)
 {
-	char line[VALUE_MAX], proper[VALUE_MAX];
 	size_t index;
-	long value;
-	int error;
 
 	if (!run_directory || !__atomic_load_n(&opened_for_writing, __ATOMIC_RELAXED))
 		return -ENOENT;
 	index = param_of_fd(fd);
-	if (index == PARAMS)
-		return -ENOENT;
+	return index == PARAMS ? -ENOENT : (int)index;
+}
+
+ssize_t params_write(int which, int fd, const char *text, size_t size_bytes)
+{
+	char line[PARAMS_TEXT_MAX], proper[VALUE_MAX];
+	size_t index = (size_t)which;
+	long value;
+	int error;
+
 	if (size_bytes >= sizeof(line))
 		return -EINVAL;
 	memcpy(line, text, size_bytes);

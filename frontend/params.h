@@ -49,10 +49,13 @@ const char *params_path(const char *path, char room[PARAMS_PATH_MAX]);
 int params_open_flags(const char *real_path, int flags);
 
 /*
- * write(2) on a parameter's descriptor: bytes taken, -EINVAL; -ENOENT when @fd is none (cheap in a
- * process that never opened one for writing).
+ * Which parameter @fd is open on, for params_write(); -ENOENT when it is none (cheap in a process
+ * that never opened one for writing).
  */
-ssize_t params_write(int fd, const void *text, size_t size_bytes);
+int params_of_fd(int fd);
+/* write(2) on a parameter's descriptor, @text being a copy of ours: bytes taken, or -errno. */
+#define PARAMS_TEXT_MAX 64 /* this long or longer is -EINVAL */
+ssize_t params_write(int which, int fd, const char *text, size_t size_bytes);
 
 /* A VM of this process is made (1), or gone (-1): some parameters are fixed while any process of
  * the run has one. */

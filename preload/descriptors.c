@@ -15,6 +15,7 @@
 #include "boundary/call.h"
 #include "frontend/file.h"
 #include "frontend/params.h"
+#include "frontend/user_copy.h"
 #include "preload/memory.h"
 #include "preload/real.h"
 
@@ -118,12 +119,22 @@ ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off_t offset, i
 /* The contents of a client's write to the file of a parameter; -ENOENT when it is no such file. */
 static ssize_t parameter_write(int fd, const void *src, size_t size_bytes)
 {
+	char text[PARAMS_TEXT_MAX];
 	ssize_t result;
+	int which;
 
 	if (client_call_active())
 		return -ENOENT;
 	client_call_begin();
-	result = params_write(fd, src, size_bytes);
+	which = params_of_fd(fd);
+	if (which < 0)
+		result = which;
+	else if (size_bytes >= sizeof(text))
+		result = -EINVAL;
+	else if (user_peek(text, (uintptr_t)src, size_bytes))
+		result = -EFAULT;
+	else
+		result = params_write(which, fd, text, size_bytes);
 	client_call_end();
 	return result;
 }

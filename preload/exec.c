@@ -11,6 +11,7 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "frontend/report.h"
+#include "frontend/user_copy.h"
 #include "preload/environment.h"
 #include "preload/program.h"
 #include "preload/real.h"
@@ -50,15 +52,6 @@ static int check(const char *path)
 	return is_refused(kind) ? -ENOEXEC : 0;
 }
 
-static size_t count_of(char *const list[])
-{
-	size_t count = 0;
-
-	while (list && list[count])
-		count++;
-	return count;
-}
-
 static bool names(const char *assignment, const char *variable)
 {
 	size_t length = strcspn(variable, "=");
@@ -71,8 +64,63 @@ static bool has_us(const char *preloads)
 	return strstr(preloads, environment_library()) != NULL;
 }
 
-/* Room that with_us() needs for @environment, in pointers. */
-#define ENVIRONMENT_ROOM(environment) (count_of(environment) + ENVIRONMENT_VARIABLES + 1)
+/* Enough of an assignment to tell whose it is: both of our names are shorter. */
+#define HEAD_BYTES 16
+
+/* Length of the client's string at @text, or -EFAULT. */
+static long string_length(const char *text)
+{
+	char part[256];
+	long length = 0, got;
+
+	do {
+		got = user_peek_string(part, sizeof(part), (uintptr_t)text + (uintptr_t)length);
+		if (got < 0)
+			return got;
+		length += got;
+	} while ((size_t)got == sizeof(part) - 1);
+	return length;
+}
+
+/*
+ * What with_us() needs for @environment, by a look that survives bad pointers: room for a copy
+ * with ours, in pointers, and for LD_PRELOAD. No room: pass the client's own, for the kernel to
+ * answer (or because we are not in a run).
+ */
+struct environment_needs {
+	size_t pointers;
+	size_t preload_bytes;
+};
+
+static struct environment_needs needs_of(char *const environment[])
+{
+	struct environment_needs needs = {ENVIRONMENT_VARIABLES + 1,
+					  strlen(environment_preload()) + 2};
+	const struct environment_needs none = {0, 0};
+	char head[HEAD_BYTES];
+
+	if (!environment_is_set())
+		return none;
+	for (size_t i = 0; environment; i++) {
+		const char *entry;
+		long length;
+
+		if (user_peek(&entry, (uintptr_t)&environment[i], sizeof(entry)))
+			return none;
+		if (!entry)
+			break;
+		if (user_peek_string(head, sizeof(head), (uintptr_t)entry) < 0)
+			return none;
+		needs.pointers++;
+		if (!names(head, "LD_PRELOAD="))
+			continue;
+		length = string_length(entry);
+		if (length < 0)
+			return none;
+		needs.preload_bytes += (size_t)length + 1;
+	}
+	return needs;
+}
 
 /*
  * Copy @environment with our variables in it. A client's own LD_PRELOAD that lacks us is left
@@ -82,8 +130,7 @@ static char *const *with_us(char *const environment[], char **copy, char *joined
 {
 	size_t count = 0;
 
-	if (!environment_is_set())
-		return environment;
+	strcpy(joined, environment_preload());
 	for (size_t i = 0; environment && environment[i]; i++) {
 		char *entry = environment[i];
 
@@ -105,24 +152,31 @@ static char *const *with_us(char *const environment[], char **copy, char *joined
 	return copy;
 }
 
-static size_t joined_bytes(char *const environment[])
-{
-	size_t bytes = strlen(environment_preload()) + 2;
+/* On the caller's stack, for it must live until the program is started. */
+#define WITH_US(environment)                                                                 \
+	({                                                                                   \
+		struct environment_needs needs = needs_of(environment);                      \
+		char **copy_room = alloca(needs.pointers * sizeof(char *) + 1);              \
+		char *joined_room = alloca(needs.preload_bytes + 1);                         \
+		needs.pointers ? with_us(environment, copy_room, joined_room) : environment; \
+	})
 
-	for (size_t i = 0; environment && environment[i]; i++)
-		if (names(environment[i], "LD_PRELOAD="))
-			bytes += strlen(environment[i]) + 1;
-	return bytes;
+/* execvp() and its kin look at the name themselves. */
+static bool is_name(const char *file)
+{
+	return string_length(file) >= 0;
 }
 
-/* On the caller's stack, for it must live until the program is started. */
-#define WITH_US(environment)                                                               \
-	({                                                                                 \
-		char **copy_room = alloca(ENVIRONMENT_ROOM(environment) * sizeof(char *)); \
-		char *joined_room = alloca(joined_bytes(environment));                     \
-		strcpy(joined_room, environment_preload());                                \
-		with_us(environment, copy_room, joined_room);                              \
-	})
+/* posix_spawn() counts the arguments itself. */
+static bool is_list(char *const list[])
+{
+	const char *entry = NULL;
+
+	for (size_t i = 0; !i || entry; i++)
+		if (user_peek(&entry, (uintptr_t)&list[i], sizeof(entry)))
+			return false;
+	return true;
+}
 
 INTERPOSED int execve(const char *path, char *const argv[], char *const environment[])
 {
@@ -143,6 +197,8 @@ INTERPOSED int execvpe(const char *file, char *const argv[], char *const environ
 {
 	char path[PATH_MAX];
 
+	if (!is_name(file))
+		return (int)real_result(-EFAULT);
 	if (!program_find(file, getenv("PATH"), path, sizeof(path))) {
 		int error = check(path);
 
@@ -163,6 +219,9 @@ INTERPOSED int fexecve(int fd, char *const argv[], char *const environment[])
 	char path[32];
 	int error;
 
+	/* Refused by libc, but no environment at all is one to us. */
+	if (!environment)
+		return REAL(fexecve)(fd, argv, environment);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	error = check(path);
 	if (error)
@@ -222,7 +281,7 @@ INTERPOSED int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_
 			   const posix_spawnattr_t *attributes, char *const argv[],
 			   char *const environment[])
 {
-	int error = check(path);
+	int error = is_list(argv) ? check(path) : -EFAULT;
 
 	if (error)
 		return -error;
@@ -235,6 +294,8 @@ INTERPOSED int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file
 {
 	char path[PATH_MAX];
 
+	if (!is_name(file) || !is_list(argv))
+		return EFAULT;
 	if (!program_find(file, getenv("PATH"), path, sizeof(path)) && check(path))
 		return ENOEXEC;
 	return REAL(posix_spawnp)(pid, file, actions, attributes, argv, WITH_US(environment));

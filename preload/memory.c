@@ -17,7 +17,7 @@
 
 #include "frontend/file.h"
 #include "frontend/mm_events.h"
-#include "hosts/process/guard.h"
+#include "frontend/user_copy.h"
 #include "hosts/process/process.h"
 #include "preload/real.h"
 
@@ -399,11 +399,11 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	uint64_t words[3] = {0, 0, 0};
 	bool moves = _IOC_NR(command) == UFFDIO_MOVE_NUMBER;
 	struct range first, second = {0, 0};
-	size_t wanted = moves ? 24 : 16, done;
+	size_t wanted = moves ? 24 : 16;
 	long result;
 
 	client_call_begin();
-	if (guard_copy(words, (const void *)argument, wanted, &done) != GUARD_OK)
+	if (user_peek(words, argument, wanted))
 		words[1] = words[2] = 0;
 	first = range_of((const void *)words[0], moves ? words[2] : words[1]);
 	if (moves)

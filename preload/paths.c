@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 #include "frontend/file.h"
 #include "frontend/params.h"
 #include "frontend/signal_actions.h"
+#include "frontend/user_copy.h"
 #include "hosts/process/process.h"
 #include "preload/real.h"
 
@@ -42,20 +44,35 @@ int __lxstat64(int version, const char *path, struct stat *status);
 int __fxstatat(int version, int directory, const char *path, struct stat *status, int flags);
 int __fxstatat64(int version, int directory, const char *path, struct stat *status, int flags);
 
-/* Where @path leads: elsewhere for the parameters of KVM's modules. */
-static const char *path_of(const char *path, char room[PARAMS_PATH_MAX])
-{
-	if (client_call_active() || !params_covers(path))
-		return path;
-	client_call_begin();
-	path = params_path(path, room);
-	client_call_end();
-	return path;
-}
+/* Enough of a path to tell whether it is one of ours: "/sys/module/kvm" is the longest. */
+#define HEAD_BYTES 17
 
-static bool is_kvm(const char *path)
+/* What a client's path means: the device, or where it leads (elsewhere for parameters). */
+struct target {
+	bool is_kvm;
+	const char *path;
+};
+
+/* A pointer that cannot be read is left for the kernel to answer. */
+static struct target target_of(const char *path, char room[PARAMS_PATH_MAX])
 {
-	return path && !strcmp(path, "/dev/kvm");
+	struct target target = {false, path};
+	char text[PARAMS_PATH_MAX];
+	long length;
+
+	if (client_call_active() || user_peek_string(text, HEAD_BYTES, (uintptr_t)path) < 0)
+		return target;
+	target.is_kvm = !strcmp(text, "/dev/kvm");
+	if (!params_covers(text))
+		return target;
+	length = user_peek_string(text, sizeof(text), (uintptr_t)path);
+	if (length < 0 || (size_t)length == sizeof(text) - 1)
+		return target;
+	client_call_begin();
+	if (params_path(text, room) == room)
+		target.path = room;
+	client_call_end();
+	return target;
 }
 
 /* The client's first use of KVM: until here the process is as it would be without us. */
@@ -85,22 +102,19 @@ static int kvm_open(int flags)
 static int open_common(const struct open_request *request)
 {
 	char room[PARAMS_PATH_MAX];
-	const char *path = request->path;
+	struct target target = target_of(request->path, room);
 	int flags = request->flags;
 
-	if (!client_call_active()) {
-		if (is_kvm(path))
-			return kvm_open(flags);
-		path = path_of(request->path, room);
-		if (path != request->path) {
-			client_call_begin();
-			flags = params_open_flags(path, flags);
-			client_call_end();
-			if (flags < 0)
-				return (int)real_result(flags);
-		}
+	if (target.is_kvm)
+		return kvm_open(flags);
+	if (target.path == room) {
+		client_call_begin();
+		flags = params_open_flags(room, flags);
+		client_call_end();
+		if (flags < 0)
+			return (int)real_result(flags);
 	}
-	return REAL(openat)(request->directory, path, flags, request->mode);
+	return REAL(openat)(request->directory, target.path, flags, request->mode);
 }
 
 #define MODE_ARGUMENT(flags, last)                                      \
@@ -169,11 +183,16 @@ static int fopen_flags(const char *mode)
 
 INTERPOSED FILE *fopen(const char *path, const char *mode)
 {
-	char room[PARAMS_PATH_MAX];
+	char room[PARAMS_PATH_MAX], mode_text[16];
+	struct target target = target_of(path, room);
 	FILE *stream;
 	int fd;
 
-	if (client_call_active() || (!is_kvm(path) && path_of(path, room) == path))
+	if (user_peek_string(mode_text, sizeof(mode_text), (uintptr_t)mode) < 0) {
+		errno = EFAULT;
+		return NULL;
+	}
+	if (!target.is_kvm && target.path != room)
 		return REAL(fopen)(path, mode);
 	fd = open(path, fopen_flags(mode), 0666);
 	if (fd < 0)
@@ -194,40 +213,42 @@ static int kvm_access(int mode)
 INTERPOSED int faccessat(int directory, const char *path, int mode, int flags)
 {
 	char room[PARAMS_PATH_MAX];
+	struct target target = target_of(path, room);
 
-	if (client_call_active())
-		return REAL(faccessat)(directory, path, mode, flags);
-	if (is_kvm(path))
+	if (target.is_kvm)
 		return kvm_access(mode);
-	return REAL(faccessat)(directory, path_of(path, room), mode, flags);
+	return REAL(faccessat)(directory, target.path, mode, flags);
 }
 
 INTERPOSED int access(const char *path, int mode)
 {
 	char room[PARAMS_PATH_MAX];
+	struct target target = target_of(path, room);
 
-	if (client_call_active())
-		return REAL(access)(path, mode);
-	if (is_kvm(path))
+	if (target.is_kvm)
 		return kvm_access(mode);
-	return REAL(access)(path_of(path, room), mode);
+	return REAL(access)(target.path, mode);
 }
 
 INTERPOSED int euidaccess(const char *path, int mode)
 {
 	char room[PARAMS_PATH_MAX];
+	struct target target = target_of(path, room);
 
-	if (client_call_active())
-		return REAL(euidaccess)(path, mode);
-	if (is_kvm(path))
+	if (target.is_kvm)
 		return kvm_access(mode);
-	return REAL(euidaccess)(path_of(path, room), mode);
+	return REAL(euidaccess)(target.path, mode);
 }
 INTERPOSED_ALIAS("euidaccess") int eaccess(const char *path, int mode);
 
-/* The device node, also where the machine has none. */
-static int kvm_stat(struct stat *status)
+/*
+ * The device node, also where the machine has none. The kernel answers for another file first: it
+ * judges the flags and the client's buffer.
+ */
+static int kvm_stat(struct stat *status, int flags)
 {
+	if (REAL(fstatat)(AT_FDCWD, "/", status, flags))
+		return -1;
 	memset(status, 0, sizeof(*status));
 	status->st_mode = S_IFCHR | 0666;
 	status->st_rdev = makedev(KVM_MAJOR, KVM_MINOR);
@@ -240,12 +261,11 @@ static int kvm_stat(struct stat *status)
 INTERPOSED int fstatat(int directory, const char *path, struct stat *status, int flags)
 {
 	char room[PARAMS_PATH_MAX];
+	struct target target = target_of(path, room);
 
-	if (client_call_active())
-		return REAL(fstatat)(directory, path, status, flags);
-	if (is_kvm(path))
-		return kvm_stat(status);
-	return REAL(fstatat)(directory, path_of(path, room), status, flags);
+	if (target.is_kvm)
+		return kvm_stat(status, flags);
+	return REAL(fstatat)(directory, target.path, status, flags);
 }
 
 INTERPOSED int stat(const char *path, struct stat *status)
@@ -301,11 +321,12 @@ INTERPOSED int statx(int directory, const char *path, int flags, unsigned int ma
 		     struct statx *status)
 {
 	char room[PARAMS_PATH_MAX];
+	struct target target = target_of(path, room);
 
-	if (client_call_active())
-		return REAL(statx)(directory, path, flags, mask, status);
-	if (!is_kvm(path))
-		return REAL(statx)(directory, path_of(path, room), flags, mask, status);
+	if (!target.is_kvm)
+		return REAL(statx)(directory, target.path, flags, mask, status);
+	if (REAL(statx)(AT_FDCWD, "/", flags, mask, status))
+		return -1;
 	memset(status, 0, sizeof(*status));
 	status->stx_mask = STATX_BASIC_STATS;
 	status->stx_mode = S_IFCHR | 0666;
@@ -317,16 +338,21 @@ INTERPOSED int statx(int directory, const char *path, int flags, unsigned int ma
 	return 0;
 }
 
+/* libc looks at the name itself. */
 INTERPOSED DIR *opendir(const char *path)
 {
-	char room[PARAMS_PATH_MAX];
+	char room[PARAMS_PATH_MAX], first[2];
 
-	return REAL(opendir)(path_of(path, room));
+	if (user_peek_string(first, sizeof(first), (uintptr_t)path) < 0) {
+		errno = EFAULT;
+		return NULL;
+	}
+	return REAL(opendir)(target_of(path, room).path);
 }
 
 INTERPOSED int chdir(const char *path)
 {
 	char room[PARAMS_PATH_MAX];
 
-	return REAL(chdir)(path_of(path, room));
+	return REAL(chdir)(target_of(path, room).path);
 }

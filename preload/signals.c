@@ -2,8 +2,10 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
 
 #include "frontend/signal_actions.h"
+#include "frontend/user_copy.h"
 #include "preload/real.h"
 
 int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
@@ -14,9 +16,18 @@ sighandler_t ssignal(int signal, sighandler_t handler);
 
 INTERPOSED int sigaction(int signal, const struct sigaction *act, struct sigaction *old)
 {
+	struct sigaction wanted, previous;
+	int error;
+
 	if (client_call_active())
 		return REAL(sigaction)(signal, act, old);
-	return (int)real_result(signal_action_change(signal, act, old));
+	if (act && user_peek(&wanted, (uintptr_t)act, sizeof(wanted)))
+		return (int)real_result(-EFAULT);
+	error = signal_action_change(signal, act ? &wanted : NULL, old ? &previous : NULL);
+	/* As in the kernel, the action has changed all the same. */
+	if (!error && old)
+		error = user_poke((uintptr_t)old, &previous, sizeof(previous));
+	return (int)real_result(error);
 }
 INTERPOSED_ALIAS("sigaction")
 int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
@@ -51,18 +62,35 @@ INTERPOSED sighandler_t __sysv_signal(int signal_number, sighandler_t handler)
 INTERPOSED_ALIAS("__sysv_signal")
 sighandler_t sysv_signal(int signal_number, sighandler_t handler);
 
+/* The kernel's sets, which may be all that a client has room for, are shorter than libc's. */
+#define KERNEL_SET_BYTES 8
+
+static int change_mask(int how, const sigset_t *set, sigset_t *old)
+{
+	sigset_t wanted, previous;
+	int error;
+
+	sigemptyset(&wanted);
+	if (set && user_peek(&wanted, (uintptr_t)set, KERNEL_SET_BYTES))
+		return -EFAULT;
+	error = signal_mask_change(how, set ? &wanted : NULL, old ? &previous : NULL);
+	if (!error && old)
+		error = user_poke((uintptr_t)old, &previous, KERNEL_SET_BYTES);
+	return error;
+}
+
 INTERPOSED int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
 	if (client_call_active())
 		return REAL(pthread_sigmask)(how, set, old);
-	return -signal_mask_change(how, set, old);
+	return -change_mask(how, set, old);
 }
 
 INTERPOSED int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 {
 	if (client_call_active())
 		return REAL(sigprocmask)(how, set, old);
-	return (int)real_result(signal_mask_change(how, set, old));
+	return (int)real_result(change_mask(how, set, old));
 }
 
 INTERPOSED int pthread_cancel(pthread_t thread)
