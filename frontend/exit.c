@@ -193,6 +193,19 @@ static enum run_next exit_simple(struct vcpu *vcpu, uint32_t reason)
 	return RUN_EXIT;
 }
 
+enum run_next exit_window(struct vcpu *vcpu)
+{
+	stat_count(&vcpu->stats.request_irq_exits);
+	return exit_simple(vcpu, KVM_EXIT_IRQ_WINDOW_OPEN);
+}
+
+enum run_next exit_eoi(struct vcpu *vcpu)
+{
+	vcpu->has_ended = false;
+	vcpu->run->eoi.vector = vcpu->ended_vector;
+	return exit_simple(vcpu, KVM_EXIT_IOAPIC_EOI);
+}
+
 static enum run_next exit_msr(struct vcpu *vcpu, const struct cpu_exit_info *info,
 			      enum msr_access access)
 {
@@ -238,7 +251,7 @@ enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct 
 		return exit_simple(vcpu, KVM_EXIT_SHUTDOWN);
 	case CPU_EXIT_IRQ_WINDOW:
 		stat_count(&vcpu->stats.irq_window_exits);
-		return exit_simple(vcpu, KVM_EXIT_IRQ_WINDOW_OPEN);
+		return exit_window(vcpu);
 	case CPU_EXIT_DELIVERY:
 		return exit_delivery(vcpu, info);
 	case CPU_EXIT_ERROR:
@@ -401,14 +414,22 @@ bool exit_interrupt_waiting(struct vcpu *vcpu)
 		return false;
 	if (lapic_has_interrupt(vcpu))
 		return true;
-	if (vcpu->lapic.pending_extint >= 0)
-		return true;
-	return lapic_accepts_pic(vcpu) && irqchip_pic_pending(vcpu->vm);
+	return lapic_accepts_pic(vcpu) &&
+	       (vcpu->lapic.pending_extint >= 0 || irqchip_pic_pending(vcpu->vm));
 }
 
 static bool op_interrupt_waiting(void *ctx)
 {
 	return exit_interrupt_waiting(ctx);
+}
+
+/* The PIC's vector, the client's where it plays the PIC; -1: none. */
+static int take_extint(struct vcpu *vcpu)
+{
+	int vector = vcpu->lapic.pending_extint;
+
+	vcpu->lapic.pending_extint = -1;
+	return vector >= 0 ? vector : irqchip_pic_take(vcpu->vm);
 }
 
 static int op_interrupt_take(void *ctx)
@@ -418,12 +439,8 @@ static int op_interrupt_take(void *ctx)
 
 	if (!vcpu->lapic.present)
 		return -1;
-	if (vcpu->lapic.pending_extint >= 0) {
-		vector = vcpu->lapic.pending_extint;
-		vcpu->lapic.pending_extint = -1;
-	} else if (lapic_accepts_pic(vcpu)) {
-		vector = irqchip_pic_take(vcpu->vm);
-	}
+	if (lapic_accepts_pic(vcpu))
+		vector = take_extint(vcpu);
 	if (vector < 0)
 		vector = lapic_take_interrupt(vcpu);
 	if (vector >= 0)

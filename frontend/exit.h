@@ -25,6 +25,10 @@ enum run_next run_fail(struct vcpu *vcpu, int error);
 /* Fill the run page for @reason. */
 enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason,
 			  const struct cpu_exit_info *info);
+/* The client may inject an interrupt now. */
+enum run_next exit_window(struct vcpu *vcpu);
+/* The client's I/O APIC hears of the end of an interrupt. */
+enum run_next exit_eoi(struct vcpu *vcpu);
 /* Is there an interrupt for the vCPU, from its APIC or the PIC? */
 bool exit_interrupt_waiting(struct vcpu *vcpu);
 /* Trace the access @io, which moved @data. */

@@ -7,8 +7,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "frontend/apic_message.h"
 #include "frontend/ioapic.h"
+#include "frontend/irq_routes.h"
 #include "frontend/pic.h"
+#include "frontend/pit.h"
 #include "frontend/uapi.h"
 #include "vcpu/cpu.h"
 
@@ -16,32 +19,27 @@ struct ioctl_call;
 struct vcpu;
 struct vm;
 
-#define IRQCHIP_MAX_ROUTES 4096u
-
 enum irqchip_kind {
 	IRQCHIP_NONE,	/* the client has its own interrupt controllers */
 	IRQCHIP_SPLIT,	/* local APICs inside, the rest with the client */
 	IRQCHIP_KERNEL, /* PIC and I/O APIC inside too */
 };
 
+/* Who drives a line: it is high while one of them says so. */
+enum irq_source { IRQ_SOURCE_CLIENT, IRQ_SOURCE_RESAMPLE, IRQ_SOURCE_PIT };
+
 struct irqchip {
 	atomic_int kind;      /* enum irqchip_kind; set once */
-	pthread_mutex_t lock; /* PIC, I/O APIC and routes */
+	pthread_mutex_t lock; /* PIC, I/O APIC, PIT and routes */
 	struct pic pic;
 	struct ioapic ioapic;
-	struct kvm_irq_routing_entry *routes;
-	uint32_t route_count;
-};
-
-/* One interrupt message, as it travels to local APICs. */
-struct apic_message {
-	uint32_t destination; /* APIC id or logical set; 0xff / 0xffffffff: all */
-	bool wide;	      /* the destination has 32 bits, not 8 */
-	bool logical;
-	bool level;
-	uint8_t delivery_mode; /* APIC_MODE_* in lapic.h */
-	uint8_t vector;
-	const struct vcpu *excluded; /* not to this one */
+	struct pit pit;
+	struct irq_routes *routes; /* NULL: no irqchip yet */
+	uint32_t reserved_pins;	   /* split: GSIs below are the client's I/O APIC's; set once */
+	/* Split: vectors whose end the client wants to know. Read at any time. */
+	atomic_uint_fast64_t eoi_vectors[4];
+	/* Local APICs whose LINT0 gives NMIs: the timer's watchdog. */
+	atomic_uint watchdogs;
 };
 
 void irqchip_init(struct irqchip *irqchip);
@@ -55,25 +53,42 @@ static inline bool irqchip_has_pic(const struct irqchip *irqchip)
 	return atomic_load_explicit(&irqchip->kind, memory_order_acquire) == IRQCHIP_KERNEL;
 }
 
-/*
- * Deliver @message to every local APIC it names. Returns how many took it, -1 when there is no
- * such APIC. Callers may hold irqchip.lock, never a local APIC's lock.
- */
-int apic_deliver(struct vm *vm, const struct apic_message *message);
+static inline bool irqchip_watchdog_listens(const struct irqchip *irqchip)
+{
+	return atomic_load_explicit(&irqchip->watchdogs, memory_order_acquire) != 0;
+}
 
-/* An access to a port or address of the PIC or the I/O APIC; DONE when it was one. */
+/* An access to a port or address of the PIC, the PIT or the I/O APIC; DONE when it was one. */
 enum cpu_io_result irqchip_pio(struct vm *vm, struct cpu_io *io);
 enum cpu_io_result irqchip_mmio(struct vm *vm, struct cpu_io *io);
-/* The guest ended interrupt @vector at a local APIC, which was a level-triggered one. */
-void irqchip_eoi(struct vm *vm, uint8_t vector);
+/*
+ * The guest ended @vector at @vcpu's APIC; @level: it was level-triggered there. 1: the client
+ * wants to know (KVM_EXIT_IOAPIC_EOI). No lock held.
+ */
+int irqchip_eoi(struct vcpu *vcpu, uint8_t vector, bool level);
 /* The PIC's output, and taking its interrupt: the vector, or -1. */
 bool irqchip_pic_pending(struct vm *vm);
 int irqchip_pic_take(struct vm *vm);
-/* The PIC's output rose: make the boot vCPU look. */
-void irqchip_pic_notify(struct vm *vm);
+/* A local APIC's LINT0 became a source of NMIs. No lock held. */
+void irqchip_watchdog_began(struct vm *vm);
+/* A local APIC's state was set. No lock held. */
+void irqchip_lapic_restored(struct vm *vm);
 
 /* An edge on @gsi, wherever it is routed. */
 void irqchip_pulse(struct vm *vm, uint32_t gsi);
+/* @source drives @gsi. */
+void irqchip_drive(struct vm *vm, uint32_t gsi, enum irq_source source, bool level);
+
+/* With irqchip.lock held. */
+void irqchip_pulse_locked(struct vm *vm, uint32_t gsi, enum irq_source source);
+/* The guest has served @pin: whoever drives it hears of it. */
+void irqchip_acked_locked(struct vm *vm, uint32_t chip, uint32_t pin);
+bool irqchip_has_listener_locked(struct vm *vm, uint32_t chip, uint32_t pin);
+void irqchip_mask_changed_locked(struct vm *vm, uint32_t chip, uint32_t pin, bool masked);
+/* Is @gsi masked wherever it is routed? */
+bool irqchip_gsi_is_masked_locked(struct vm *vm, uint32_t gsi);
+/* A tick, for the local APICs that make NMIs of it. */
+void irqchip_watchdog_locked(struct vm *vm);
 
 long vm_create_irqchip(struct ioctl_call *call);
 long vm_get_irqchip(struct ioctl_call *call);

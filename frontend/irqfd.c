@@ -218,7 +218,7 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 	struct irqfd *irqfd;
 	long result;
 
-	if (!irqchip_has_lapic(&vm->irqchip) || request->gsi >= IRQCHIP_MAX_ROUTES)
+	if (!irqchip_has_lapic(&vm->irqchip))
 		return -EINVAL;
 	irqfd = malloc(sizeof(*irqfd));
 	if (!irqfd)

@@ -171,6 +171,7 @@ void lapic_reset(struct vcpu *vcpu, bool init)
 	if (lapic->base & APIC_BASE_BSP)
 		*lapic_reg(lapic, LAPIC_LVT_LINT0) = APIC_MODE_EXTINT << 8;
 	set_id_locked(vcpu);
+	(void)lapic_count_watchdog_locked(vcpu, *lapic_reg(lapic, LAPIC_LVT_LINT0));
 	pthread_mutex_unlock(&lapic->lock);
 }
 
@@ -224,6 +225,22 @@ void lapic_set_cr8(struct vcpu *vcpu, uint8_t value)
 	pthread_mutex_unlock(&vcpu->lapic.lock);
 }
 
+bool lapic_is_present(struct vcpu *vcpu)
+{
+	return vcpu->lapic.present && (lapic_get_base(vcpu) & APIC_BASE_ENABLE);
+}
+
+bool lapic_owes_eoi(struct vcpu *vcpu, uint8_t vector)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t word = 16 * (vector / 32u), bits;
+
+	pthread_mutex_lock(&lapic->lock);
+	bits = *lapic_reg(lapic, LAPIC_ISR + word) | *lapic_reg(lapic, LAPIC_IRR + word);
+	pthread_mutex_unlock(&lapic->lock);
+	return bits >> vector % 32 & 1;
+}
+
 static bool matches_logical(struct lapic *lapic, uint32_t destination)
 {
 	uint32_t ldr = *lapic_reg(lapic, LAPIC_LDR);
@@ -231,57 +248,71 @@ static bool matches_logical(struct lapic *lapic, uint32_t destination)
 	if (lapic_is_x2apic(lapic))
 		return ldr >> 16 == destination >> 16 && (ldr & destination & 0xffff);
 	ldr >>= 24;
-	if (*lapic_reg(lapic, LAPIC_DFR) >> 28 == 15)
-		return (ldr & destination & 0xff) != 0;
-	return ldr >> 4 == (destination >> 4 & 15) && (ldr & destination & 15);
+	switch (*lapic_reg(lapic, LAPIC_DFR)) {
+	case DFR_FLAT:
+		return (ldr & destination) != 0;
+	case DFR_CLUSTER:
+		return ldr >> 4 == destination >> 4 && (ldr & destination & 15);
+	default:
+		return false;
+	}
 }
 
-bool lapic_matches(struct vcpu *vcpu, uint32_t destination, bool logical, bool wide)
+/*
+ * KVM's two quirks: a device's message to 0xff is to all x2APICs too, unless the client turned that
+ * off, and an id above 255 names a vCPU whose APIC is still an xAPIC.
+ */
+static bool matches_locked(struct vcpu *vcpu, const struct apic_message *message)
 {
+	bool quirk = !atomic_load(&vcpu->vm->settings.x2apic_no_broadcast_quirk);
+	uint32_t destination = message->destination;
 	struct lapic *lapic = &vcpu->lapic;
+	bool x2apic = lapic_is_x2apic(lapic);
+
+	if (x2apic && quirk && !message->is_ipi && destination == 0xff)
+		return true;
+	if (destination == (x2apic ? UINT32_MAX : 0xff))
+		return true;
+	if (message->logical)
+		return matches_logical(lapic, destination);
+	if (x2apic || destination > 0xff)
+		return destination == vcpu->id;
+	return destination == *lapic_reg(lapic, LAPIC_ID) >> 24;
+}
+
+bool lapic_matches(struct vcpu *vcpu, const struct apic_message *message)
+{
 	bool matches;
 
-	if (!lapic->present)
+	if (!vcpu->lapic.present)
 		return false;
-	if (destination == (wide ? UINT32_MAX : 0xff))
-		return true;
-	pthread_mutex_lock(&lapic->lock);
-	if (logical)
-		matches = matches_logical(lapic, destination);
-	else if (lapic_is_x2apic(lapic))
-		matches = destination == vcpu->id;
-	else
-		matches = destination == *lapic_reg(lapic, LAPIC_ID) >> 24;
-	pthread_mutex_unlock(&lapic->lock);
+	pthread_mutex_lock(&vcpu->lapic.lock);
+	matches = matches_locked(vcpu, message);
+	pthread_mutex_unlock(&vcpu->lapic.lock);
 	return matches;
 }
 
 static bool accept_fixed(struct vcpu *vcpu, uint8_t vector, bool level)
 {
 	struct lapic *lapic = &vcpu->lapic;
-	bool accepted = false;
+	bool accepted;
 
 	pthread_mutex_lock(&lapic->lock);
-	if (enabled_locked(lapic)) {
-		if (vector < 16) {
-			*lapic_reg(lapic, LAPIC_ESR) |= ESR_ILLEGAL_VECTOR;
-		} else {
-			lapic_set_irr_locked(lapic, vector, level);
-			accepted = true;
-		}
-	}
+	accepted = enabled_locked(lapic);
+	if (accepted)
+		lapic_set_irr_locked(lapic, vector, level);
 	pthread_mutex_unlock(&lapic->lock);
 	if (accepted)
 		vcpu_wake(vcpu);
 	return accepted;
 }
 
-bool lapic_accept(struct vcpu *vcpu, uint8_t mode, uint8_t vector, bool level)
+bool lapic_accept(struct vcpu *vcpu, const struct apic_message *message)
 {
-	switch (mode) {
+	switch (message->delivery_mode) {
 	case APIC_MODE_FIXED:
 	case APIC_MODE_LOWEST:
-		return accept_fixed(vcpu, vector, level);
+		return accept_fixed(vcpu, message->vector, message->level);
 	case APIC_MODE_NMI:
 		vcpu_raise(vcpu, VCPU_EVENT_NMI);
 		return true;
@@ -289,12 +320,42 @@ bool lapic_accept(struct vcpu *vcpu, uint8_t mode, uint8_t vector, bool level)
 		vcpu_raise(vcpu, VCPU_EVENT_INIT);
 		return true;
 	case APIC_MODE_STARTUP:
-		atomic_store(&vcpu->sipi_vector, vector);
+		atomic_store(&vcpu->sipi_vector, message->vector);
 		vcpu_raise(vcpu, VCPU_EVENT_SIPI);
 		return true;
 	default:
 		return false;
 	}
+}
+
+void lapic_deliver_lint0(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	bool gives;
+
+	if (!lapic->present)
+		return;
+	pthread_mutex_lock(&lapic->lock);
+	gives = (lapic->base & APIC_BASE_ENABLE) && lapic->is_watchdog &&
+		!(*lapic_reg(lapic, LAPIC_LVT_LINT0) & LVT_MASKED);
+	pthread_mutex_unlock(&lapic->lock);
+	if (gives)
+		vcpu_raise(vcpu, VCPU_EVENT_NMI);
+}
+
+bool lapic_count_watchdog_locked(struct vcpu *vcpu, uint32_t lint0)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	bool is_watchdog = (lint0 & (LVT_MASKED | LVT_MODE)) == APIC_MODE_NMI << 8;
+
+	if (is_watchdog == lapic->is_watchdog)
+		return false;
+	lapic->is_watchdog = is_watchdog;
+	if (is_watchdog)
+		atomic_fetch_add(&vcpu->vm->irqchip.watchdogs, 1);
+	else
+		atomic_fetch_sub(&vcpu->vm->irqchip.watchdogs, 1);
+	return is_watchdog;
 }
 
 /* KVM's saved form differs from ours in the id of an x2APIC, unless the client wants 32 bits. */
@@ -329,6 +390,7 @@ long vcpu_set_lapic(struct ioctl_call *call)
 	struct lapic *lapic = &vcpu->lapic;
 	struct kvm_lapic_state *state = call->data;
 	uint32_t *regs = (uint32_t *)state->regs;
+	bool watchdog_began;
 
 	if (!lapic->present)
 		return -EINVAL;
@@ -345,8 +407,12 @@ long vcpu_set_lapic(struct ioctl_call *call)
 	*lapic_reg(lapic, LAPIC_VERSION) = VERSION_VALUE;
 	if (lapic_is_x2apic(lapic))
 		set_id_locked(vcpu);
+	watchdog_began = lapic_count_watchdog_locked(vcpu, *lapic_reg(lapic, LAPIC_LVT_LINT0));
 	lapic_timer_start_locked(vcpu, regs[LAPIC_TIMER_CURRENT / 4]);
 	pthread_mutex_unlock(&lapic->lock);
+	if (watchdog_began)
+		irqchip_watchdog_began(vcpu->vm);
+	irqchip_lapic_restored(vcpu->vm);
 	vcpu_wake(vcpu);
 	return 0;
 }

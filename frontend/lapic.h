@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "frontend/apic_message.h"
 #include "frontend/timers.h"
 #include "vcpu/cpu.h"
 
@@ -44,6 +45,7 @@ struct lapic {
 	uint64_t timer_period_ns;
 	uint64_t timer_due_ns; /* 0: not armed */
 	struct vm_timer timer;
+	bool is_watchdog;   /* LINT0 gives NMIs: counted in the VM */
 	int pending_extint; /* split irqchip: vector from KVM_INTERRUPT, or -1 */
 };
 
@@ -73,12 +75,19 @@ int lapic_take_interrupt(struct vcpu *vcpu);
 /* Does the APIC let the PIC's interrupts through? */
 bool lapic_accepts_pic(struct vcpu *vcpu);
 
-/* Does @message, written by hardware's rules, name this APIC? @x2apic_ids: 32-bit ids. */
-bool lapic_matches(struct vcpu *vcpu, uint32_t destination, bool logical, bool wide);
-/* Deliver to this APIC. True when it took it. */
-bool lapic_accept(struct vcpu *vcpu, uint8_t mode, uint8_t vector, bool level);
+/* Is it there, and enabled in IA32_APIC_BASE? */
+bool lapic_is_present(struct vcpu *vcpu);
+/* Does @message name this APIC, by its id or its logical destination? */
+bool lapic_matches(struct vcpu *vcpu, const struct apic_message *message);
+/* Take @message. True when it had an effect. */
+bool lapic_accept(struct vcpu *vcpu, const struct apic_message *message);
+/* Is it enabled by the guest, too (the spurious vector register's bit)? */
 bool lapic_is_enabled(struct vcpu *vcpu);
 uint32_t lapic_priority(struct vcpu *vcpu);
+/* Is @vector pending or in service? */
+bool lapic_owes_eoi(struct vcpu *vcpu, uint8_t vector);
+/* The timer ticks at LINT0, where that gives NMIs. */
+void lapic_deliver_lint0(struct vcpu *vcpu);
 
 long vcpu_get_lapic(struct ioctl_call *call);
 long vcpu_set_lapic(struct ioctl_call *call);

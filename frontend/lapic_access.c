@@ -12,8 +12,10 @@
 
 /* Work that must wait until the lock is dropped. */
 struct lapic_after {
-	bool send; /* the ICR was written */
-	int eoi;   /* a level-triggered interrupt ended, or -1 */
+	bool send;	     /* the ICR was written */
+	bool level;	     /* what ended was level-triggered */
+	bool watchdog_began; /* LINT0 gives NMIs now */
+	int eoi;	     /* the vector that ended, or -1 */
 };
 
 static bool is_readable(uint32_t reg)
@@ -56,8 +58,7 @@ static uint32_t read_reg(struct vcpu *vcpu, uint32_t reg)
 	return value;
 }
 
-/* End of interrupt: the vector that was level-triggered, or -1. */
-static int end_interrupt_locked(struct lapic *lapic)
+static void end_interrupt_locked(struct lapic *lapic, struct lapic_after *after)
 {
 	for (int i = 7; i >= 0; i--) {
 		uint32_t *isr = lapic_reg(lapic, LAPIC_ISR + 16 * (uint32_t)i);
@@ -67,14 +68,14 @@ static int end_interrupt_locked(struct lapic *lapic)
 			continue;
 		bit = 31 - (uint32_t)__builtin_clz(*isr);
 		*isr &= ~(1u << bit);
-		if (*lapic_reg(lapic, LAPIC_TMR + 16 * (uint32_t)i) >> bit & 1)
-			return 32 * i + (int)bit;
-		return -1;
+		after->eoi = 32 * i + (int)bit;
+		after->level = *lapic_reg(lapic, LAPIC_TMR + 16 * (uint32_t)i) >> bit & 1;
+		return;
 	}
-	return -1;
 }
 
-static void write_lvt_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value)
+static void write_lvt_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
+			     struct lapic_after *after)
 {
 	struct lapic *lapic = &vcpu->lapic;
 	uint32_t *lvt = lapic_reg(lapic, reg), old = *lvt;
@@ -84,6 +85,8 @@ static void write_lvt_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value)
 	*lvt = value & (reg == LAPIC_LVT_TIMER ? LVT_TIMER_WRITABLE : LVT_WRITABLE);
 	if (reg == LAPIC_LVT_TIMER)
 		lapic_timer_mode_changed_locked(vcpu, old);
+	if (reg == LAPIC_LVT_LINT0)
+		after->watchdog_began = lapic_count_watchdog_locked(vcpu, value);
 }
 
 static void write_svr_locked(struct lapic *lapic, uint32_t value)
@@ -109,7 +112,7 @@ static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
 		*lapic_reg(lapic, reg) = value & 0xff;
 		break;
 	case LAPIC_EOI:
-		after->eoi = end_interrupt_locked(lapic);
+		end_interrupt_locked(lapic, after);
 		break;
 	case LAPIC_LDR:
 		if (!lapic_is_x2apic(lapic))
@@ -141,7 +144,7 @@ static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
 		break;
 	default:
 		if (reg >= LAPIC_LVT_TIMER && reg <= LAPIC_LVT_ERROR)
-			write_lvt_locked(vcpu, reg, value);
+			write_lvt_locked(vcpu, reg, value, after);
 		break;
 	}
 }
@@ -152,24 +155,23 @@ static void send_ipi(struct vcpu *vcpu, uint32_t low, uint32_t high, bool x2apic
 	uint32_t shorthand = low >> 18 & 3;
 	struct apic_message message = {
 	    .destination = x2apic ? high : high >> 24,
-	    .wide = x2apic,
+	    .is_ipi = true,
+	    .level = low >> 15 & 1,
 	    .logical = low >> 11 & 1,
 	    .delivery_mode = low >> 8 & 7,
 	    .vector = (uint8_t)low,
 	};
 
-	/* INIT level de-assert only concerned processors older than the local APIC's own. */
-	if (message.delivery_mode == APIC_MODE_INIT && (low & 0xc000) == 0x8000)
+	/* A level-triggered IPI that is not asserted does nothing. */
+	if (message.level && !(low & ICR_ASSERT) &&
+	    (message.delivery_mode <= APIC_MODE_LOWEST || message.delivery_mode == APIC_MODE_INIT))
 		return;
 	if (shorthand == 1) {
-		(void)lapic_accept(vcpu, message.delivery_mode, message.vector, false);
+		(void)lapic_accept(vcpu, &message);
 		return;
 	}
-	if (shorthand) {
-		message.logical = false;
-		message.destination = x2apic ? UINT32_MAX : 0xff;
-		message.excluded = shorthand == 3 ? vcpu : NULL;
-	}
+	message.to_all = shorthand != 0;
+	message.excluded = shorthand == 3 ? vcpu : NULL;
 	(void)apic_deliver(vcpu->vm, &message);
 }
 
@@ -188,8 +190,10 @@ static void write_reg(struct vcpu *vcpu, uint32_t reg, uint64_t value)
 	low = *lapic_reg(lapic, LAPIC_ICR);
 	high = *lapic_reg(lapic, LAPIC_ICR_HIGH);
 	pthread_mutex_unlock(&lapic->lock);
-	if (after.eoi >= 0)
-		irqchip_eoi(vcpu->vm, (uint8_t)after.eoi);
+	if (after.eoi >= 0 && irqchip_eoi(vcpu, (uint8_t)after.eoi, after.level))
+		vcpu_report_eoi(vcpu, (uint8_t)after.eoi);
+	if (after.watchdog_began)
+		irqchip_watchdog_began(vcpu->vm);
 	if (after.send)
 		send_ipi(vcpu, low, high, x2apic);
 }
@@ -250,7 +254,7 @@ enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t 
 	case LAPIC_SELF_IPI:
 		if (value >> 8)
 			return CPU_MSR_GP;
-		(void)lapic_accept(vcpu, APIC_MODE_FIXED, (uint8_t)value, false);
+		send_ipi(vcpu, ICR_SELF | (uint32_t)value, 0, true);
 		return CPU_MSR_OK;
 	case LAPIC_EOI:
 	case LAPIC_ESR:

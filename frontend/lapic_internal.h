@@ -34,7 +34,11 @@ enum lapic_register {
 #define LVT_MASKED (1u << 16)
 #define SVR_ENABLED (1u << 8)
 #define ICR_BUSY (1u << 12)
-#define ESR_ILLEGAL_VECTOR (1u << 6)
+#define ICR_ASSERT (1u << 14)
+#define ICR_SELF (1u << 18)
+#define LVT_MODE 0x700u
+#define DFR_FLAT UINT32_MAX
+#define DFR_CLUSTER 0x0fffffffu
 
 static inline uint32_t *lapic_reg(struct lapic *lapic, uint32_t offset)
 {
@@ -49,6 +53,8 @@ static inline bool lapic_is_x2apic(const struct lapic *lapic)
 
 /* All of these with lapic.lock held. */
 void lapic_set_irr_locked(struct lapic *lapic, uint8_t vector, bool level);
+/* LINT0 is written: true when it now gives NMIs and did not before. */
+bool lapic_count_watchdog_locked(struct vcpu *vcpu, uint32_t lint0);
 /* Timer (lapic_timer.c). */
 void lapic_timer_fire(struct vm_timer *timer);
 void lapic_timer_start_locked(struct vcpu *vcpu, uint64_t count);

@@ -56,14 +56,24 @@ static void sync_out(struct vcpu *vcpu)
 		events_get(vcpu, &run->s.regs.events);
 }
 
+/* Is there room for an interrupt of the client's? The CPU need not be able to take it yet. */
+static bool has_room_for_interrupt(struct vcpu *vcpu)
+{
+	if (!vcpu->lapic.present)
+		return !cpu_state(vcpu->cpu)->interrupt_injected;
+	/* With LINT0 masked the APIC never asks for the client's vector. */
+	return lapic_accepts_pic(vcpu) && vcpu->lapic.pending_extint < 0;
+}
+
 static bool accepts_injection(struct vcpu *vcpu)
 {
-	const struct cpu_state *state = cpu_state(vcpu->cpu);
+	return cpu_is_interruptible(vcpu->cpu) && has_room_for_interrupt(vcpu);
+}
 
-	if (vcpu->lapic.present && (vcpu->lapic.pending_extint >= 0 || !lapic_accepts_pic(vcpu)))
-		return false;
-	return (state->rflags & FLAG_IF) && !state->interrupt_shadow &&
-	       !state->interrupt_injected && !state->exception_pending && cpu_nested_gif(vcpu->cpu);
+/* The client wants to know when it may inject. Never with a PIC inside: that one injects. */
+static bool waits_for_window(struct vcpu *vcpu)
+{
+	return vcpu->run->request_interrupt_window && !irqchip_has_pic(&vcpu->vm->irqchip);
 }
 
 static void save_run_state(struct vcpu *vcpu)
@@ -217,7 +227,7 @@ static uint32_t run_flags(struct vcpu *vcpu)
 {
 	uint32_t flags = vcpu->lapic.present ? CPU_RUN_HLT_IN_KERNEL : 0;
 
-	if (vcpu->run->request_interrupt_window && !irqchip_has_pic(&vcpu->vm->irqchip))
+	if (waits_for_window(vcpu) && has_room_for_interrupt(vcpu))
 		flags |= CPU_RUN_IRQ_WINDOW;
 	if (msr_filter_sees_all(vcpu->vm))
 		flags |= CPU_RUN_ASK_MSRS;
@@ -269,6 +279,8 @@ static enum run_next run_loop(struct vcpu *vcpu)
 			vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 			return RUN_EXIT;
 		}
+		if (vcpu->has_ended)
+			return exit_eoi(vcpu);
 		if (quire_vcpu_dirty_ring_is_full(vcpu->memory)) {
 			QUIRE_TRACE(kvm_dirty_ring_exit, vcpu->id);
 			vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
@@ -287,6 +299,8 @@ static enum run_next run_loop(struct vcpu *vcpu)
 		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
 		if (next != RUN_ON)
 			return next;
+		if (waits_for_window(vcpu) && accepts_injection(vcpu))
+			return exit_window(vcpu);
 	}
 }
 

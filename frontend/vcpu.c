@@ -35,6 +35,13 @@ void vcpu_wake(struct vcpu *vcpu)
 	run_signals_wake(vcpu->memory);
 }
 
+void vcpu_report_eoi(struct vcpu *vcpu, uint8_t vector)
+{
+	vcpu->has_ended = true;
+	vcpu->ended_vector = vector;
+	quire_vcpu_request(vcpu->memory, RUN_REQ_EVENT);
+}
+
 static bool is_boot_vcpu(const struct vcpu *vcpu)
 {
 	return vcpu->id == vcpu->vm->settings.boot_vcpu_id;
@@ -123,6 +130,7 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		return NULL;
 	vcpu->vm = vm;
 	vcpu->id = id;
+	vcpu->index = atomic_load(&vm->vcpu_count);
 	pthread_mutex_init(&vcpu->lock, NULL);
 	steal_time_init(vcpu);
 	*error = quire_vcpu_create(vm->memory, id, &vcpu->runner, &vcpu->memory);

@@ -120,6 +120,7 @@ struct vcpu_cpuid {
 struct vcpu {
 	struct vm *vm;
 	uint32_t id;
+	uint32_t index; /* in vm->vcpus */
 	struct quire_vcpu *memory;
 	struct cpu *cpu;
 	struct process_runner runner;
@@ -140,6 +141,8 @@ struct vcpu {
 	struct cpu_io pending_io;
 	uint32_t msr_reason;	/* KVM_MSR_EXIT_REASON_* of the MSR that the client answers */
 	uint64_t owed_requests; /* of the library, taken while asleep */
+	bool has_ended;		/* KVM_EXIT_IOAPIC_EOI is due, for this vector */
+	uint8_t ended_vector;
 	bool triple_fault; /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
 	bool reset_hold;   /* asleep in KVM_MP_STATE_AP_RESET_HOLD, not in HLT */
 	/* Set by the client and not yet used: what KVM_GET_SREGS2 says of PAE's entries. */
@@ -175,6 +178,9 @@ void vcpu_reset(struct vcpu *vcpu, bool init);
 void vcpu_raise(struct vcpu *vcpu, enum vcpu_event event);
 /* Other threads: an interrupt waits, or something else that it looks at by itself. */
 void vcpu_wake(struct vcpu *vcpu);
+
+/* The vCPU's own thread: the client hears at the next turn that @vector ended. */
+void vcpu_report_eoi(struct vcpu *vcpu, uint8_t vector);
 
 /* KVM_RUN (run.c). */
 long vcpu_run(struct ioctl_call *call);

@@ -198,6 +198,8 @@ void cpu_set_debug(struct cpu *cpu, const struct cpu_debug *debug);
 
 /* Asleep in HLT: is there an event to get up for? Out of cpu_run(). */
 bool cpu_would_wake(struct cpu *cpu);
+/* Would the CPU take an interrupt at this boundary, if there were one? */
+bool cpu_is_interruptible(const struct cpu *cpu);
 
 /* What only the CPU sees happen. Read by any thread, with atomic loads. */
 struct cpu_counts {

@@ -316,6 +316,11 @@ bool cpu_would_wake(struct cpu *cpu)
 	return event_interruptible(cpu) && cpu->ops->interrupt_waiting(cpu->ctx);
 }
 
+bool cpu_is_interruptible(const struct cpu *cpu)
+{
+	return event_interruptible(cpu);
+}
+
 /* An event that waits and that L1 intercepts takes L2 there. */
 static enum verdict choose_exit(struct cpu *cpu, struct run *run)
 {

@@ -12,102 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "check.h"
-#include "frontend/uapi.h"
+#include "machine.h"
 
-#define MEMORY_BYTES 0x10000u
-#define CODE 0x1000u
-#define REPORT_PORT 0x10
-#define PIC_VECTOR 0x20
-#define MESSAGE_VECTOR 0x31
-#define NMI_VECTOR 2
 #define EVENT_GSI 40u
-/* What each handler reports. */
-#define SAW_PIC 0x50
-#define SAW_MESSAGE 0x51
-#define SAW_NMI 0x52
-
-/* Set the PIC up for vectors from 0x20 on, then sleep for ever with interrupts on. */
-static const uint8_t main_code[] = {
-    0xb0, 0x11, 0xe6, 0x20, /* mov al, 0x11; out 0x20, al */
-    0xb0, 0x20, 0xe6, 0x21, /* first vector */
-    0xb0, 0x04, 0xe6, 0x21, /* the second chip's line */
-    0xb0, 0x01, 0xe6, 0x21, /* 8086 mode */
-    0xb0, 0x00, 0xe6, 0x21, /* nothing masked */
-    0xfb, 0x90,		    /* sti; nop: the next boundary takes interrupts */
-    0xf4, 0xeb, 0xfd,	    /* hlt; jmp back to it */
-};
-
-struct machine {
-	int vm, vcpu;
-	uint8_t *memory;
-	struct kvm_run *run;
-};
-
-/* push ax; end of interrupt; report; pop ax; iret */
-static void put_handler(struct machine *machine, unsigned int vector, uint8_t report)
-{
-	uint16_t at = (uint16_t)(0x1100 + 16 * vector);
-	const uint8_t code[] = {0x50,	0xb0, 0x20,	   0xe6, 0x20, 0xb0,
-				report, 0xe6, REPORT_PORT, 0x58, 0xcf};
-	uint16_t entry[2] = {at, 0};
-
-	memcpy(machine->memory + 4 * vector, entry, sizeof(entry));
-	memcpy(machine->memory + at, code, sizeof(code));
-}
-
-static void set_registers(const struct machine *machine)
-{
-	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rsp = 0x8000};
-	struct kvm_sregs sregs;
-
-	WORKS(ioctl(machine->vcpu, KVM_GET_SREGS, &sregs));
-	sregs.cs.base = 0;
-	sregs.cs.selector = 0;
-	WORKS(ioctl(machine->vcpu, KVM_SET_SREGS, &sregs));
-	WORKS(ioctl(machine->vcpu, KVM_SET_REGS, &regs));
-}
-
-static void machine_open(struct machine *machine, int with_irqchip)
-{
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	struct kvm_userspace_memory_region region = {.memory_size = MEMORY_BYTES};
-
-	machine->vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (with_irqchip)
-		WORKS(ioctl(machine->vm, KVM_CREATE_IRQCHIP, 0));
-	machine->memory =
-	    mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	region.userspace_addr = (uintptr_t)machine->memory;
-	WORKS(ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region));
-	memcpy(machine->memory + CODE, main_code, sizeof(main_code));
-	put_handler(machine, PIC_VECTOR, SAW_PIC);
-	put_handler(machine, MESSAGE_VECTOR, SAW_MESSAGE);
-	put_handler(machine, NMI_VECTOR, SAW_NMI);
-	machine->vcpu = ioctl(machine->vm, KVM_CREATE_VCPU, 0);
-	machine->run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
-			    PROT_READ | PROT_WRITE, MAP_SHARED, machine->vcpu, 0);
-	CHECK(machine->run != MAP_FAILED, "run page");
-	set_registers(machine);
-	close(kvm);
-}
-
-static void machine_close(struct machine *machine)
-{
-	close(machine->vm);
-	close(machine->vcpu);
-}
-
-/* Run to the next report; other port writes are ignored. -1: another exit, or an error. */
-static int next_report(struct machine *machine)
-{
-	for (;;) {
-		if (ioctl(machine->vcpu, KVM_RUN, 0) || machine->run->exit_reason != KVM_EXIT_IO)
-			return -1;
-		if (machine->run->io.port == REPORT_PORT)
-			return *((uint8_t *)machine->run + machine->run->io.data_offset);
-	}
-}
 
 /* Things to do to a guest that sleeps by then. */
 struct poke {
@@ -163,7 +70,7 @@ static void sleeping_guests_wake(void)
 	struct machine machine;
 	uint32_t in_service;
 
-	machine_open(&machine, 1);
+	machine_open(&machine, MACHINE_IRQCHIP);
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "first edge");
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "second edge");
 	WORKS(ioctl(machine.vcpu, KVM_NMI, 0));
@@ -208,7 +115,7 @@ static void eventfds_interrupt(void)
 	struct machine machine, other;
 	uint64_t count;
 
-	machine_open(&machine, 1);
+	machine_open(&machine, MACHINE_IRQCHIP);
 	machine_open(&other, 0);
 	event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	irqfd.fd = (uint32_t)event_fd;
@@ -243,7 +150,7 @@ static void many_eventfds(void)
 	struct kvm_irqfd irqfd = {.gsi = EVENT_GSI};
 	struct machine machine;
 
-	machine_open(&machine, 1);
+	machine_open(&machine, MACHINE_IRQCHIP);
 	for (int i = 0; i < COUNT; i++) {
 		fds[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		others[i] = dup(fds[i]);
@@ -293,7 +200,7 @@ static void signals_end_the_sleep(void)
 	struct kvm_mp_state state;
 	struct machine machine;
 
-	machine_open(&machine, 1);
+	machine_open(&machine, MACHINE_IRQCHIP);
 	sigaction(SIGALRM, &action, NULL);
 	ualarm(50000, 0);
 	FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
@@ -354,7 +261,7 @@ static void mask_lets_defaults_in(void)
 	int status;
 	pid_t child;
 
-	machine_open(&machine, 1);
+	machine_open(&machine, MACHINE_IRQCHIP);
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGTERM);
 	sigaddset(&blocked, SIGUSR2);
@@ -415,7 +322,7 @@ static void missing_pages_let_interrupts_in(void)
 		printf("no userfaultfd: missing pages are not tried\n");
 		return;
 	}
-	machine_open(&machine, 1);
+	machine_open(&machine, MACHINE_IRQCHIP);
 	memcpy(machine.memory + CODE + sizeof(main_code) - 3, missing_code, sizeof(missing_code));
 	request.range = (struct uffdio_range){(uintptr_t)machine.memory + MISSING, 4096};
 	WORKS(ioctl(userfault_fd, UFFDIO_REGISTER, &request));
@@ -431,7 +338,7 @@ static void client_injects(void)
 	struct kvm_interrupt interrupt = {.irq = PIC_VECTOR};
 	struct machine machine;
 
-	machine_open(&machine, 0);
+	machine_open(&machine, MACHINE_NO_IRQCHIP);
 	machine.run->request_interrupt_window = 1;
 	CHECK(next_report(&machine) == -1, "a report out of nothing");
 	CHECK(machine.run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN, "exit %u",

@@ -1,0 +1,72 @@
+/* Delivery of interrupt messages to the local APICs that they name. */
+#include "frontend/apic_message.h"
+
+#include "frontend/lapic.h"
+#include "frontend/vcpu.h"
+#include "frontend/vm.h"
+
+static bool names(const struct apic_message *message, struct vcpu *vcpu)
+{
+	if (vcpu == message->excluded || !lapic_is_present(vcpu))
+		return false;
+	return message->to_all || lapic_matches(vcpu, message);
+}
+
+static int deliver_to(struct vcpu *vcpu, const struct apic_message *message)
+{
+	if (!lapic_accept(vcpu, message))
+		return 0;
+	if (message->taken_by)
+		message->taken_by[vcpu->index / 64] |= UINT64_C(1) << vcpu->index % 64;
+	return 1;
+}
+
+/* To one of those named: which one depends on the vector alone, as in KVM. */
+static int deliver_balanced(struct vm *vm, const struct apic_message *message, uint32_t count)
+{
+	uint32_t named = 0, chosen;
+
+	for (uint32_t i = 0; i < count; i++)
+		named += names(message, vm->vcpus[i]) && lapic_is_enabled(vm->vcpus[i]);
+	if (!named)
+		return 0;
+	chosen = message->vector % named;
+	for (uint32_t i = 0; i < count; i++) {
+		if (!names(message, vm->vcpus[i]) || !lapic_is_enabled(vm->vcpus[i]))
+			continue;
+		if (!chosen--)
+			return deliver_to(vm->vcpus[i], message);
+	}
+	return 0;
+}
+
+int apic_deliver(struct vm *vm, const struct apic_message *message)
+{
+	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
+	int taken = 0;
+
+	if (!count)
+		return -1;
+	if (message->balance || message->delivery_mode == APIC_MODE_LOWEST)
+		return deliver_balanced(vm, message, count);
+	for (uint32_t i = 0; i < count; i++)
+		if (names(message, vm->vcpus[i]))
+			taken += deliver_to(vm->vcpus[i], message);
+	return taken;
+}
+
+struct apic_message apic_message_of_msi(struct vm *vm, uint64_t address, uint32_t data)
+{
+	struct apic_message message = {
+	    .destination = (uint32_t)(address >> 12 & 0xff),
+	    .logical = address >> 2 & 1,
+	    .balance = address >> 3 & 1,
+	    .level = data >> 15 & 1,
+	    .delivery_mode = data >> 8 & 7,
+	    .vector = (uint8_t)data,
+	};
+
+	if (atomic_load(&vm->settings.x2apic_32bit_ids))
+		message.destination |= (uint32_t)(address >> 32) & 0xffffff00;
+	return message;
+}

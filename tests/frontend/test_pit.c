@@ -1,0 +1,276 @@
+/* The interval timer: its state and errors, its counters as a guest reads them, its interrupts. */
+#include <time.h>
+
+#include "machine.h"
+
+#define COUNT_2MS 2386u
+
+static void create_errors(void)
+{
+	struct kvm_pit_config config = {.flags = 0xff00};
+	struct kvm_reinject_control control = {.pit_reinject = 1};
+	struct kvm_pit_state2 state2;
+	struct kvm_pit_state state;
+	struct machine machine;
+
+	machine_open(&machine, MACHINE_SPLIT);
+	FAILS(ioctl(machine.vm, KVM_CREATE_PIT, 0), ENOENT);
+	FAILS(ioctl(machine.vm, KVM_CREATE_PIT2, &config), ENOENT);
+	machine_close(&machine);
+	machine_open(&machine, MACHINE_IRQCHIP);
+	CHECK(ioctl(machine.vm, KVM_CHECK_EXTENSION, KVM_CAP_PIT) == 1, "no KVM_CAP_PIT");
+	CHECK(ioctl(machine.vm, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) == 1, "no KVM_CAP_PIT2");
+	CHECK(ioctl(machine.vm, KVM_CHECK_EXTENSION, KVM_CAP_PIT_STATE2) == 1, "no PIT_STATE2");
+	CHECK(ioctl(machine.vm, KVM_CHECK_EXTENSION, KVM_CAP_REINJECT_CONTROL) == 1, "no reinject");
+	memset(&state, 0, sizeof(state));
+	memset(&state2, 0, sizeof(state2));
+	FAILS(ioctl(machine.vm, KVM_GET_PIT, &state), ENXIO);
+	FAILS(ioctl(machine.vm, KVM_SET_PIT, &state), ENXIO);
+	FAILS(ioctl(machine.vm, KVM_GET_PIT2, &state2), ENXIO);
+	FAILS(ioctl(machine.vm, KVM_SET_PIT2, &state2), ENXIO);
+	FAILS(ioctl(machine.vm, KVM_REINJECT_CONTROL, &control), ENXIO);
+	FAILS(ioctl(machine.vm, KVM_REINJECT_CONTROL, 8), EFAULT);
+	FAILS(ioctl(machine.vm, KVM_CREATE_PIT2, 8), EFAULT);
+	WORKS(ioctl(machine.vm, KVM_CREATE_PIT2, &config));
+	FAILS(ioctl(machine.vm, KVM_CREATE_PIT2, &config), EEXIST);
+	FAILS(ioctl(machine.vm, KVM_CREATE_PIT, 0), EEXIST);
+	WORKS(ioctl(machine.vm, KVM_REINJECT_CONTROL, &control));
+	machine_close(&machine);
+}
+
+static void open_pit(struct machine *machine, uint32_t flags)
+{
+	struct kvm_pit_config config = {.flags = flags};
+
+	machine_open(machine, MACHINE_IRQCHIP);
+	WORKS(ioctl(machine->vm, KVM_CREATE_PIT2, &config));
+}
+
+static void state_round_trip(void)
+{
+	struct kvm_pit_state2 state, back;
+	struct kvm_pit_state old;
+	struct machine machine;
+
+	open_pit(&machine, 0);
+	WORKS(ioctl(machine.vm, KVM_GET_PIT2, &state));
+	for (int i = 0; i < 3; i++) {
+		CHECK(state.channels[i].mode == 0xff, "mode %u", state.channels[i].mode);
+		CHECK(state.channels[i].count == 0x10000, "count %u", state.channels[i].count);
+		CHECK(state.channels[i].gate == (i != 2), "gate %u", state.channels[i].gate);
+	}
+	state.channels[0].mode = 2;
+	state.channels[0].count = 0x1234;
+	state.channels[0].bcd = 1;
+	state.channels[1].count = 0;
+	state.channels[2].rw_mode = 3;
+	state.channels[2].latched_count = 0xabcd;
+	state.flags = KVM_PIT_FLAGS_SPEAKER_DATA_ON;
+	memset(state.reserved, 0xff, sizeof(state.reserved));
+	WORKS(ioctl(machine.vm, KVM_SET_PIT2, &state));
+	WORKS(ioctl(machine.vm, KVM_GET_PIT2, &back));
+	CHECK(back.channels[0].mode == 2 && back.channels[0].count == 0x1234, "channel 0");
+	CHECK(back.channels[0].bcd == 1 && back.channels[2].rw_mode == 3, "modes");
+	CHECK(back.channels[1].count == 0x10000, "count 0 is %u", back.channels[1].count);
+	CHECK(back.channels[2].latched_count == 0xabcd, "latch %x", back.channels[2].latched_count);
+	CHECK(back.flags == KVM_PIT_FLAGS_SPEAKER_DATA_ON && !back.reserved[0], "flags");
+	WORKS(ioctl(machine.vm, KVM_GET_PIT, &old));
+	CHECK(!memcmp(old.channels, back.channels, sizeof(old.channels)), "the old form differs");
+	/* The HPET takes over: the mode stays for later. */
+	state.flags = KVM_PIT_FLAGS_HPET_LEGACY;
+	WORKS(ioctl(machine.vm, KVM_SET_PIT2, &state));
+	WORKS(ioctl(machine.vm, KVM_GET_PIT2, &back));
+	CHECK(back.channels[0].mode == 2, "mode %u", back.channels[0].mode);
+	machine_close(&machine);
+}
+
+/* Run @code with its last byte's report; it ends with OUT to the report port. */
+static int run_code(struct machine *machine, const uint8_t *code, size_t size_bytes)
+{
+	memcpy(machine->memory + CODE, code, size_bytes);
+	machine_set_registers(machine);
+	return next_report(machine);
+}
+
+#define RUN(machine, ...)                                                 \
+	({                                                                \
+		const uint8_t code_[] = {__VA_ARGS__, 0xe6, REPORT_PORT}; \
+		run_code(machine, code_, sizeof(code_));                  \
+	})
+/* MOV AL, value; OUT port, AL and IN AL, port */
+#define OUT(port, value) 0xb0, value, 0xe6, port
+#define IN(port) 0xe4, port
+
+/* Channel 2 counts down from 0xff00 in mode 0; a latch holds what it was. */
+static void counters_are_read(void)
+{
+	struct machine machine;
+	int status, low, high, again;
+
+	open_pit(&machine, KVM_PIT_SPEAKER_DUMMY);
+	RUN(&machine, OUT(0x43, 0xb0), OUT(0x42, 0x00), OUT(0x42, 0xff));
+	status = RUN(&machine, OUT(0x43, 0xe8), IN(0x42));
+	CHECK(status == 0x30, "status %#x", status);
+	low = RUN(&machine, OUT(0x43, 0x80), IN(0x42));
+	high = RUN(&machine, IN(0x42));
+	CHECK(high <= 0xff && high >= 0xf0, "count %x%02x", high, low);
+	usleep(20000);
+	/* Latched once, and read byte by byte. */
+	low = RUN(&machine, OUT(0x43, 0x80), OUT(0x43, 0x80), IN(0x42));
+	again = RUN(&machine, IN(0x42));
+	CHECK(again < high, "after 20 ms: %x, before: %x", again, high);
+	/* 65,280 ticks take 54.7 ms: OUT is high then. */
+	usleep(50000);
+	status = RUN(&machine, OUT(0x43, 0xe8), IN(0x42));
+	CHECK(status == 0xb0, "status after the end %#x", status);
+	CHECK(RUN(&machine, IN(0x43)) == 0, "the control port reads %d", 0);
+	/* Mode 7 is mode 3; the high byte alone is loaded and read. */
+	RUN(&machine, OUT(0x43, 0xae), OUT(0x42, 0x80));
+	status = RUN(&machine, OUT(0x43, 0xe8), IN(0x42));
+	CHECK((status & 0x7f) == 0x26, "status of mode 3 %#x", status);
+	high = RUN(&machine, IN(0x42));
+	CHECK(high <= 0x80, "high byte %x", high);
+	machine_close(&machine);
+}
+
+static void speaker_port(void)
+{
+	struct kvm_pit_state2 state;
+	struct machine machine;
+	int value;
+
+	open_pit(&machine, KVM_PIT_SPEAKER_DUMMY);
+	RUN(&machine, OUT(0x43, 0xb0), OUT(0x42, 0x10), OUT(0x42, 0x00));
+	value = RUN(&machine, OUT(0x61, 0x03), IN(0x61));
+	CHECK((value & 0x03) == 0x03, "port 0x61 reads %#x", value);
+	usleep(1000);
+	value = RUN(&machine, IN(0x61));
+	CHECK(value & 0x20, "the counter's output is low: %#x", value);
+	WORKS(ioctl(machine.vm, KVM_GET_PIT2, &state));
+	CHECK(state.channels[2].gate == 1, "gate %u", state.channels[2].gate);
+	CHECK(state.flags & KVM_PIT_FLAGS_SPEAKER_DATA_ON, "flags %x", state.flags);
+	machine_close(&machine);
+	/* Without the flag the port is the client's. */
+	open_pit(&machine, 0);
+	machine.memory[CODE] = 0xe4;
+	machine.memory[CODE + 1] = 0x61;
+	CHECK(!ioctl(machine.vcpu, KVM_RUN, 0) && machine.run->exit_reason == KVM_EXIT_IO &&
+		  machine.run->io.port == 0x61,
+	      "exit %u", machine.run->exit_reason);
+	machine_close(&machine);
+}
+
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Mode 2, every 2 ms; then the usual set-up, which ends in HLT with interrupts on. */
+static void start_ticks(struct machine *machine)
+{
+	const uint8_t code[] = {OUT(0x43, 0x34), OUT(0x40, COUNT_2MS & 0xff),
+				OUT(0x40, COUNT_2MS >> 8)};
+
+	memcpy(machine->memory + CODE, code, sizeof(code));
+	memcpy(machine->memory + CODE + sizeof(code), main_code, sizeof(main_code));
+}
+
+static void ticks_interrupt(void)
+{
+	struct machine machine;
+	double start = seconds(), took;
+
+	open_pit(&machine, 0);
+	start_ticks(&machine);
+	for (int i = 0; i < 50; i++)
+		CHECK(next_report(&machine) == SAW_PIC, "tick %d", i);
+	took = seconds() - start;
+	CHECK(took > 0.095, "50 ticks of 2 ms took %f s", took);
+	machine_close(&machine);
+}
+
+/* Ticks that nobody served are given later, or lost: as the client wants. */
+static int ticks_after_a_pause(uint8_t reinject)
+{
+	struct kvm_reinject_control control = {.pit_reinject = reinject};
+	struct machine machine;
+	double start;
+	int ticks = 0;
+
+	open_pit(&machine, 0);
+	WORKS(ioctl(machine.vm, KVM_REINJECT_CONTROL, &control));
+	start_ticks(&machine);
+	CHECK(next_report(&machine) == SAW_PIC, "the first tick");
+	usleep(200000);
+	start = seconds();
+	while (seconds() - start < 0.05 && next_report(&machine) == SAW_PIC)
+		ticks++;
+	machine_close(&machine);
+	return ticks;
+}
+
+static void missed_ticks(void)
+{
+	int with = ticks_after_a_pause(1), without = ticks_after_a_pause(0);
+
+	CHECK(with > 80, "only %d of some 125 ticks", with);
+	CHECK(without < 40, "%d ticks of some 25", without);
+}
+
+/* While its line is masked the timer sleeps, and ticks once the line is shown. */
+static void unmasked_later(void)
+{
+	/* mask all; wait for the client; unmask; sleep with interrupts on */
+	static const uint8_t later[] = {
+	    OUT(0x21, 0xff), OUT(REPORT_PORT, 0x70), OUT(0x21, 0x00), 0xfb, 0xf4, 0xeb, 0xfd};
+	struct kvm_irqchip chip = {.chip_id = 0};
+	struct machine machine;
+
+	open_pit(&machine, 0);
+	start_ticks(&machine);
+	/* In place of the set-up's STI. */
+	memcpy(machine.memory + CODE + 12 + 20, later, sizeof(later));
+	CHECK(next_report(&machine) == 0x70, "masked");
+	usleep(20000);
+	WORKS(ioctl(machine.vm, KVM_GET_IRQCHIP, &chip));
+	CHECK(chip.chip.pic.irr & 1, "the masked line latched no tick: irr %x", chip.chip.pic.irr);
+	for (int i = 0; i < 10; i++)
+		CHECK(next_report(&machine) == SAW_PIC, "tick %d", i);
+	machine_close(&machine);
+}
+
+/* LINT0 of an APIC in NMI's mode: each tick is an NMI. */
+static void ticks_as_nmis(void)
+{
+	struct kvm_lapic_state lapic;
+	uint32_t spurious = 0x1ff, lint0 = 0x400;
+	struct machine machine;
+
+	open_pit(&machine, 0);
+	start_ticks(&machine);
+	memcpy(machine.memory + CODE + 12 + 16, (uint8_t[]){OUT(0x21, 0xff)}, 4);
+	WORKS(ioctl(machine.vcpu, KVM_GET_LAPIC, &lapic));
+	memcpy(&lapic.regs[0xf0], &spurious, sizeof(spurious));
+	memcpy(&lapic.regs[0x350], &lint0, sizeof(lint0));
+	WORKS(ioctl(machine.vcpu, KVM_SET_LAPIC, &lapic));
+	CHECK(next_report(&machine) == SAW_NMI, "exit %u", machine.run->exit_reason);
+	machine_close(&machine);
+}
+
+int main(void)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	create_errors();
+	state_round_trip();
+	counters_are_read();
+	speaker_port();
+	ticks_interrupt();
+	missed_ticks();
+	unmasked_later();
+	ticks_as_nmis();
+	printf("%d failures\n", check_failures);
+	return check_failures != 0;
+}
