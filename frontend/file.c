@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "frontend/client_call.h"
+#include "frontend/file_memory.h"
 #include "frontend/hidden_fd.h"
 
 #define BUCKETS 4096u
@@ -273,53 +274,10 @@ static void fork_hooks_install(void)
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
 }
 
-#define HUGE_BYTES (UINT64_C(2) << 20)
-#define GIGANTIC_BYTES (UINT64_C(1) << 30)
-
-/* Room for the file, aligned to the largest block in it, 2 MiB or 1 GiB: addresses are frame
- * numbers, and huge pages need that. */
-static void *aligned_room(uint64_t size_bytes)
-{
-	uint64_t align = size_bytes < GIGANTIC_BYTES ? HUGE_BYTES : GIGANTIC_BYTES;
-	uint64_t room_bytes = size_bytes + align, before, after;
-	uint8_t *room;
-
-	if (size_bytes < HUGE_BYTES || room_bytes < size_bytes)
-		return NULL;
-	room =
-	    mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (room == MAP_FAILED)
-		return NULL;
-	before = -(uintptr_t)room % align;
-	after = align - before;
-	if (before)
-		munmap(room, before);
-	munmap(room + before + size_bytes, after);
-	return room + before;
-}
-
-static int map_memory(struct file *file)
-{
-	void *room = aligned_room(file->size_bytes);
-	int flags = MAP_SHARED | (room ? MAP_FIXED : 0);
-	void *memory =
-	    mmap(room, file->size_bytes, PROT_READ | PROT_WRITE, flags, file->hidden_fd, 0);
-
-	if (memory == MAP_FAILED) {
-		if (room)
-			munmap(room, file->size_bytes);
-		return -ENOMEM;
-	}
-	file->memory = memory;
-	if (madvise(memory, file->size_bytes, MADV_DONTFORK))
-		return -errno;
-	return 0;
-}
-
 static int make_descriptor(const struct file_config *config)
 {
 	const char *name = config->name ? config->name : config->ops->name;
-	unsigned int flags = config->cloexec ? MFD_CLOEXEC : 0;
+	unsigned int flags = MFD_ALLOW_SEALING | (config->cloexec ? MFD_CLOEXEC : 0);
 	int fd = memfd_create(name, flags);
 
 	if (fd < 0 && errno == EMFILE) {
@@ -349,6 +307,31 @@ static int make_read_only(int fd, const struct file_config *config)
 	return error;
 }
 
+static int make_memory(struct file *file, enum file_memory_kind kind)
+{
+	switch (kind) {
+	case FILE_MEMORY_MAPPABLE:
+		return file_memory_map(file->hidden_fd, file->size_bytes, &file->memory);
+	case FILE_MEMORY_PRIVATE:
+		return file_memory_make(file->size_bytes, &file->memory);
+	default:
+		return 0;
+	}
+}
+
+/*
+ * The file keeps its size, whatever the client does with the descriptor; one without pages of ours
+ * takes no bytes either.
+ */
+static int seal(int fd, const struct file_config *config)
+{
+	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+	if (config->memory == FILE_NO_MEMORY)
+		seals |= F_SEAL_WRITE;
+	return fcntl(fd, F_ADD_SEALS, seals) ? -errno : 0;
+}
+
 static int file_open(struct file *file, int fd, const struct file_config *config)
 {
 	struct stat status;
@@ -356,7 +339,9 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 
 	if (ftruncate(fd, (off_t)config->size_bytes))
 		return -errno;
-	error = config->read_only ? make_read_only(fd, config) : 0;
+	error = seal(fd, config);
+	if (!error && config->read_only)
+		error = make_read_only(fd, config);
 	if (error)
 		return error;
 	if (flock(fd, LOCK_EX) || fstat(fd, &status))
@@ -369,7 +354,7 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 		file->hidden_fd = -1;
 		return error;
 	}
-	return config->mapped_by_us ? map_memory(file) : 0;
+	return make_memory(file, config->memory);
 }
 
 int file_create(const struct file_config *config)

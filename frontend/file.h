@@ -46,14 +46,23 @@ struct file_ops {
 	void (*release)(struct file *file);
 };
 
+/* Memory of ours behind a file, for file_memory(). */
+enum file_memory_kind {
+	FILE_NO_MEMORY,
+	/* The descriptor's own pages: what the client maps through it, we see. */
+	FILE_MEMORY_MAPPABLE,
+	/* Pages that no descriptor and no path leads to; the descriptor is inert. */
+	FILE_MEMORY_PRIVATE,
+};
+
 struct file_config {
 	const struct file_ops *ops;
 	void *object;
-	uint64_t size_bytes; /* of the memfd */
+	uint64_t size_bytes; /* of the memfd, and of the memory */
+	enum file_memory_kind memory;
 	bool cloexec;
-	bool mapped_by_us; /* keep one mapping of ours for file_memory() */
-	bool read_only;	   /* the client's descriptor is open for reading alone */
-	const char *name;  /* overrides ops->name when not NULL */
+	bool read_only;	  /* the client's descriptor is open for reading alone */
+	const char *name; /* overrides ops->name when not NULL */
 };
 
 /*
@@ -69,7 +78,7 @@ struct file *file_get_kind(int fd, const struct file_ops *ops);
 void file_put(struct file *file);
 
 void *file_object(const struct file *file);
-/* The mapping of ours (config.mapped_by_us): MAP_SHARED, not inherited by fork. */
+/* The mapping of ours (config.memory): MAP_SHARED, not inherited by fork. */
 void *file_memory(const struct file *file);
 /* From here on the mapping is the caller's: the file's end does not unmap it. In release() only. */
 void *file_take_memory(struct file *file);

@@ -68,7 +68,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	struct file_config config = {
 	    .ops = &gmem_file_ops,
 	    .size_bytes = size_bytes,
-	    .mapped_by_us = true,
+	    .memory = flags & QUIRE_GMEM_INIT_SHARED ? FILE_MEMORY_MAPPABLE : FILE_MEMORY_PRIVATE,
 	};
 	struct gmem_object *object;
 	struct file *file;

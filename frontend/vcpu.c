@@ -188,7 +188,7 @@ static int open_locked(struct vcpu *vcpu)
 	    .object = vcpu,
 	    .size_bytes = vcpu->ring_bytes ? ring_end : VCPU_MMAP_BYTES,
 	    .cloexec = true,
-	    .mapped_by_us = true,
+	    .memory = FILE_MEMORY_MAPPABLE,
 	    .name = name,
 	};
 	struct file *file;

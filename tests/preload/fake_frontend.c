@@ -93,7 +93,7 @@ static int create(const struct file_ops *ops, uint64_t size_bytes)
 	    .ops = ops,
 	    .size_bytes = size_bytes,
 	    .cloexec = true,
-	    .mapped_by_us = ops == &memory_ops,
+	    .memory = size_bytes ? FILE_MEMORY_MAPPABLE : FILE_NO_MEMORY,
 	};
 
 	return file_create(&config);

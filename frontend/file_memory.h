@@ -1,0 +1,17 @@
+/* Memory of ours behind a file. */
+#ifndef QUIRE_FRONTEND_FILE_MEMORY_H
+#define QUIRE_FRONTEND_FILE_MEMORY_H
+
+#include <stdint.h>
+
+/*
+ * Shared, zero, aligned for huge pages, not inherited by fork; munmap() ends it. -ENOMEM or another
+ * -errno on failure, with nothing mapped.
+ */
+
+/* The pages of @fd, which the client can map too. */
+int file_memory_map(int fd, uint64_t size_bytes, void **memory);
+/* Pages that no descriptor leads to, and no path but the kernel's view of our own mappings. */
+int file_memory_make(uint64_t size_bytes, void **memory);
+
+#endif
