@@ -27,6 +27,7 @@
 #include "frontend/client_call.h"
 #include "frontend/file_memory.h"
 #include "frontend/hidden_fd.h"
+#include "hosts/process/fork.h"
 
 #define BUCKETS 4096u
 /* How many closes pass before the files nobody closed through us are looked at, too. */
@@ -89,7 +90,8 @@ static void table_remove_locked(struct file *file)
 
 	while (*link != file)
 		link = &(*link)->next;
-	*link = file->next;
+	/* As in file_create(): the link goes before the caller uses it for another list. */
+	__atomic_store_n(link, file->next, __ATOMIC_RELEASE);
 	linger_remove_locked(file);
 	__atomic_store_n(&live_count, live_count - 1, __ATOMIC_RELAXED);
 }
@@ -241,8 +243,9 @@ void file_unmapped(uintptr_t start, uintptr_t end)
 /* The child of a fork: the files are the parent's. */
 static void fork_child(void)
 {
-	hidden_fd_fork_done();
-	client_call_begin();
+	uint32_t count = 0;
+
+	pthread_mutex_init(&table_lock, NULL);
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (struct file *file = buckets[i]; file; file = file->next) {
 			if (file->hidden_fd >= 0)
@@ -250,29 +253,13 @@ static void fork_child(void)
 			file->hidden_fd = -1;
 			file->memory = NULL;
 			file->is_lingering = 0;
+			count++;
 		}
 	}
 	lingering = NULL;
-	pthread_mutex_unlock(&table_lock);
-	client_call_end();
+	live_count = count;
 }
-
-static void fork_prepare(void)
-{
-	pthread_mutex_lock(&table_lock);
-	hidden_fd_fork_prepare();
-}
-
-static void fork_parent(void)
-{
-	hidden_fd_fork_done();
-	pthread_mutex_unlock(&table_lock);
-}
-
-static void fork_hooks_install(void)
-{
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
-}
+FORK_CHILD(FORK_FILES, table_lock, fork_child);
 
 static int make_descriptor(const struct file_config *config)
 {
@@ -359,11 +346,9 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 
 int file_create(const struct file_config *config)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct file *file;
 	int fd, error;
 
-	pthread_once(&once, fork_hooks_install);
 	collect_lingering();
 	file = calloc(1, sizeof(*file));
 	if (!file)
@@ -384,7 +369,8 @@ int file_create(const struct file_config *config)
 		goto close_fd;
 	pthread_mutex_lock(&table_lock);
 	file->next = *bucket_of(file->inode);
-	*bucket_of(file->inode) = file;
+	/* fork() may copy the list at any moment. */
+	__atomic_store_n(bucket_of(file->inode), file, __ATOMIC_RELEASE);
 	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&table_lock);
 	return fd;

@@ -9,6 +9,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "hosts/process/fork.h"
+
 /*
  * The kernel's table grows to the highest number in use, so a client with an enormous limit gets
  * our descriptors from here on instead of past its limit.
@@ -31,6 +33,23 @@ struct limit_change {
 	int changed;
 };
 
+/* The change that is being made, for the child of a fork, which gets its limit back. */
+static struct limit_change limit_change;
+
+static void limit_restore(void)
+{
+	if (limit_change.changed)
+		setrlimit(RLIMIT_NOFILE, &limit_change.before);
+	__atomic_store_n(&limit_change.changed, 0, __ATOMIC_RELEASE);
+}
+
+static void fork_child(void)
+{
+	limit_restore();
+	pthread_mutex_init(&limit_lock, NULL);
+}
+FORK_CHILD(FORK_LIMITS, limit_lock, fork_child);
+
 static rlim_t lesser(rlim_t a, rlim_t b)
 {
 	return a < b ? a : b;
@@ -40,12 +59,12 @@ static rlim_t lesser(rlim_t a, rlim_t b)
  * Let descriptors be made past the client's limit until limit_restore(). The result is where to
  * make them: below the limit, in its last eighth, when it cannot be passed.
  */
-static int limit_raise(struct limit_change *change)
+static int limit_raise(void)
 {
+	struct limit_change *change = &limit_change;
 	struct rlimit raised;
 	rlim_t base;
 
-	change->changed = 0;
 	if (getrlimit(RLIMIT_NOFILE, &change->before))
 		return 1;
 	base = lesser(change->before.rlim_cur, HIDDEN_BASE_MAX);
@@ -55,20 +74,18 @@ static int limit_raise(struct limit_change *change)
 	raised.rlim_cur = HIDDEN_LIMIT;
 	if (raised.rlim_max < HIDDEN_LIMIT)
 		raised.rlim_max = HIDDEN_LIMIT; /* only a privileged process may */
+	/* Before the limit moves: a child of this moment puts it back. */
+	__atomic_store_n(&change->changed, 1, __ATOMIC_RELEASE);
 	if (setrlimit(RLIMIT_NOFILE, &raised)) {
 		raised.rlim_max = change->before.rlim_max;
 		raised.rlim_cur = raised.rlim_max;
-		if (raised.rlim_cur == change->before.rlim_cur || setrlimit(RLIMIT_NOFILE, &raised))
+		if (raised.rlim_cur == change->before.rlim_cur ||
+		    setrlimit(RLIMIT_NOFILE, &raised)) {
+			change->changed = 0;
 			return (int)(base - base / 8);
+		}
 	}
-	change->changed = 1;
 	return (int)base;
-}
-
-static void limit_restore(const struct limit_change *change)
-{
-	if (change->changed)
-		setrlimit(RLIMIT_NOFILE, &change->before);
 }
 
 static void hidden_mark(int fd)
@@ -104,13 +121,12 @@ static int duplicate_high(int fd, int base)
 
 int hidden_fd_reopen(int fd)
 {
-	struct limit_change change;
 	char path[32];
 	int base, low, high, error = 0;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	pthread_mutex_lock(&limit_lock);
-	base = limit_raise(&change);
+	base = limit_raise();
 	low = open(path, O_RDWR | O_CLOEXEC);
 	high = low < 0 ? -1 : duplicate_high(low, base);
 	if (high < 0)
@@ -119,18 +135,17 @@ int hidden_fd_reopen(int fd)
 		hidden_mark(high);
 	if (low >= 0)
 		close(low);
-	limit_restore(&change);
+	limit_restore();
 	pthread_mutex_unlock(&limit_lock);
 	return error ? error : high;
 }
 
 int hidden_fd_move(int fd)
 {
-	struct limit_change change;
 	int base, high, error = 0;
 
 	pthread_mutex_lock(&limit_lock);
-	base = limit_raise(&change);
+	base = limit_raise();
 	high = duplicate_high(fd, base);
 	if (high < 0) {
 		error = -errno;
@@ -138,7 +153,7 @@ int hidden_fd_move(int fd)
 		hidden_mark(high);
 		hidden_unmark(fd);
 	}
-	limit_restore(&change);
+	limit_restore();
 	pthread_mutex_unlock(&limit_lock);
 	return error ? error : high;
 }
@@ -168,14 +183,4 @@ int hidden_fd_next(int from)
 		if (hidden_fd_is(fd))
 			return fd;
 	return -1;
-}
-
-void hidden_fd_fork_prepare(void)
-{
-	pthread_mutex_lock(&limit_lock);
-}
-
-void hidden_fd_fork_done(void)
-{
-	pthread_mutex_unlock(&limit_lock);
 }

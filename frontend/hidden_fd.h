@@ -17,11 +17,5 @@ int hidden_fd_move(int fd);
 bool hidden_fd_is(int fd);
 /* The lowest hidden number >= @from, or -1. */
 int hidden_fd_next(int from);
-/*
- * Around a fork, in the parent before it and in both after it: no other thread is in the middle of
- * a change then, which the child would wait for in vain, with the limit that is not its own.
- */
-void hidden_fd_fork_prepare(void);
-void hidden_fd_fork_done(void);
 
 #endif

@@ -26,6 +26,7 @@
 #include "frontend/hidden_fd.h"
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
+#include "hosts/process/fork.h"
 
 /* Key of the control eventfd; those of irqfds count from 1. */
 #define CONTROL_KEY 0u
@@ -46,6 +47,18 @@ static struct irqfd **irqfds; /* in the order of their eventfds */
 static uint32_t irqfd_count, irqfd_room;
 static struct irqfd *buckets[BUCKETS]; /* by key */
 static uint64_t last_key = CONTROL_KEY;
+
+/*
+ * The irqfds are the parent's, and so are the eventfds behind our duplicates. A VM of the child
+ * starts a thread of its own.
+ */
+static void fork_child(void)
+{
+	pthread_mutex_init(&irqfds_lock, NULL);
+	irqfd_count = 0;
+	memset(buckets, 0, sizeof(buckets));
+}
+FORK_CHILD(FORK_IRQFDS, irqfds_lock, fork_child);
 
 /* Take the count. The description is the client's too, which may have emptied it: never wait. */
 static bool was_signalled(int fd)

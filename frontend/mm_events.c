@@ -8,6 +8,7 @@
 
 #include <quire/vm.h>
 
+#include "hosts/process/fork.h"
 #include "hosts/process/process.h"
 
 /*
@@ -18,34 +19,19 @@ static pthread_rwlock_t vms_lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct quire_vm **vms;
 static size_t vm_count, vm_room;
 
-static void fork_prepare(void)
-{
-	pthread_rwlock_wrlock(&vms_lock);
-}
-
-static void fork_parent(void)
-{
-	pthread_rwlock_unlock(&vms_lock);
-}
-
+/* The VMs are the parent's. Their array may be half grown: it is left alone. */
 static void fork_child(void)
 {
-	/* The VMs are the parent's, and their locks may be held by threads that are not here. */
-	vm_count = 0;
+	vms = NULL;
+	vm_count = vm_room = 0;
 	pthread_rwlock_init(&vms_lock, NULL);
 }
-
-static void fork_hooks_install(void)
-{
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
-}
+FORK_CHILD(FORK_VMS, vms_lock, fork_child);
 
 int mm_events_register_vm(struct quire_vm *vm)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	int error = 0;
 
-	pthread_once(&once, fork_hooks_install);
 	pthread_rwlock_wrlock(&vms_lock);
 	if (vm_count == vm_room) {
 		size_t room = vm_room ? 2 * vm_room : 8;

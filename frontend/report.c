@@ -22,6 +22,7 @@
 #include "frontend/stats_file.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/fork.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -281,16 +282,6 @@ static void start_stats(void)
 	stats = map_new(path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
 }
 
-static void fork_prepare(void)
-{
-	pthread_mutex_lock(&report_lock);
-}
-
-static void fork_parent(void)
-{
-	pthread_mutex_unlock(&report_lock);
-}
-
 /* The child begins anew with its first /dev/kvm; until then its events go to the parent's file. */
 static void fork_child(void)
 {
@@ -298,8 +289,9 @@ static void fork_child(void)
 	nodes = NULL;
 	ended.used = 0;
 	ended_count = 0;
-	pthread_mutex_unlock(&report_lock);
+	pthread_mutex_init(&report_lock, NULL);
 }
+FORK_CHILD(FORK_REPORT, report_lock, fork_child);
 
 void report_attach(const char *directory)
 {
@@ -319,7 +311,6 @@ void report_attach(const char *directory)
 	if (mapped == MAP_FAILED)
 		return;
 	control = mapped;
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
 }
 
 void report_start(void)

@@ -13,6 +13,7 @@
 #include "frontend/client_call.h"
 #include "frontend/signal_actions.h"
 #include "frontend/signal_state.h"
+#include "hosts/process/fork.h"
 
 /*
  * A request made through quire_vcpu_request() alone reaches no futex: it kicks guest mode only.
@@ -29,6 +30,14 @@ struct waiter {
 
 static pthread_mutex_t waiters_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct waiter *waiters;
+
+/* The sleepers are the parent's threads. */
+static void fork_child(void)
+{
+	pthread_mutex_init(&waiters_lock, NULL);
+	waiters = NULL;
+}
+FORK_CHILD(FORK_WAITERS, waiters_lock, fork_child);
 
 static void nudge_stop(struct signal_state *state)
 {
@@ -81,6 +90,27 @@ void client_call_end(void)
 	pthread_setcancelstate(state->cancel_state, NULL);
 	errno = saved_errno;
 }
+
+/*
+ * A fork is a call of the client's: its handlers wait until the parent is back, and the forking
+ * thread holds no lock meanwhile. What arrived is the parent's to handle, and so is the timer.
+ */
+static void fork_signals_child(void)
+{
+	struct signal_state *state = &signal_state;
+
+	state->has_nudge_timer = 0;
+	if (state->recorded)
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &state->resume_mask, NULL, 8);
+	state->recorded = 0;
+	client_call_end();
+}
+
+static const struct fork_entry fork_signals
+    __attribute__((section("quire_fork"), used)) = {.rank = FORK_SIGNALS,
+						    .before = client_call_begin,
+						    .parent = client_call_end,
+						    .child = fork_signals_child};
 
 /* What is blocked outside and not inside ends KVM_RUN, and stays pending, whatever its action. */
 static void take_defaults(const sigset_t *outer, const sigset_t *inner)

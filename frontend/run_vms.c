@@ -11,11 +11,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "hosts/process/fork.h"
+
 #define MARK_PREFIX "vms-"
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t marks_lock = PTHREAD_MUTEX_INITIALIZER;
 static int count;	/* VMs of this process, and in a forked child also its parent's then */
 static pid_t marked_by; /* who made this process's file: not the child of a fork */
+
+static void fork_child(void)
+{
+	pthread_mutex_init(&marks_lock, NULL);
+}
+FORK_CHILD(FORK_MARKS, marks_lock, fork_child);
 
 static void mark_path(const char *directory, pid_t pid, char path[RUN_VMS_PATH_MAX])
 {
@@ -28,7 +36,7 @@ void run_vms_count(const char *directory, int change)
 	pid_t self = getpid();
 	int fd;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&marks_lock);
 	count += change;
 	mark_path(directory, self, path);
 	if (change > 0 && marked_by != self) {
@@ -41,7 +49,7 @@ void run_vms_count(const char *directory, int change)
 		unlink(path);
 		marked_by = 0;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&marks_lock);
 }
 
 /* The process may have ended without a word. */

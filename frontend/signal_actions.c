@@ -24,6 +24,7 @@
 #include "frontend/client_call.h"
 #include "frontend/run_signals.h"
 #include "frontend/signal_state.h"
+#include "hosts/process/fork.h"
 #include "hosts/process/guard.h"
 #include "hosts/process/process.h"
 
@@ -37,11 +38,12 @@
 
 /*
  * What the client asked for. Written under actions_lock with all signals blocked; read by
- * handlers, which must not lock, through the sequence (odd while being written).
+ * handlers, which must not lock. The sequence counts the writes, and its lowest bit names the copy
+ * that is whole: the child of a fork finds one even where a writer was interrupted.
  */
 struct client_action {
 	atomic_uint sequence;
-	struct sigaction action;
+	struct sigaction copies[2];
 };
 
 static struct client_action client_actions[SIGNALS];
@@ -58,6 +60,12 @@ static atomic_int active;
 
 static void on_signal(int signal, siginfo_t *info, void *context);
 
+static void fork_child(void)
+{
+	pthread_mutex_init(&actions_lock, NULL);
+}
+FORK_CHILD(FORK_ACTIONS, actions_lock, fork_child);
+
 static bool is_active(void)
 {
 	return atomic_load_explicit(&active, memory_order_acquire);
@@ -71,10 +79,9 @@ static struct sigaction action_read(int signal)
 
 	do {
 		before = atomic_load_explicit(&slot->sequence, memory_order_acquire);
-		copy = slot->action;
+		copy = slot->copies[before & 1];
 		atomic_thread_fence(memory_order_acquire);
-	} while ((before & 1) ||
-		 atomic_load_explicit(&slot->sequence, memory_order_relaxed) != before);
+	} while (atomic_load_explicit(&slot->sequence, memory_order_relaxed) != before);
 	return copy;
 }
 
@@ -83,10 +90,10 @@ static void action_write(int signal, const struct sigaction *action)
 	struct client_action *slot = &client_actions[signal];
 	unsigned int sequence = atomic_load_explicit(&slot->sequence, memory_order_relaxed);
 
-	atomic_store_explicit(&slot->sequence, sequence + 1, memory_order_relaxed);
+	/* Pairs with the fence of action_read(): the last sequence is seen before this copy. */
 	atomic_thread_fence(memory_order_release);
-	slot->action = *action;
-	atomic_store_explicit(&slot->sequence, sequence + 2, memory_order_release);
+	slot->copies[(sequence + 1) & 1] = *action;
+	atomic_store_explicit(&slot->sequence, sequence + 1, memory_order_release);
 }
 
 static bool is_always_ours(int signal)

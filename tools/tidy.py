@@ -198,6 +198,38 @@ def rule_first_line(tree):
             yield source.path, 1, "no comment on the first line"
 
 
+STATIC_LOCK = re.compile(r"^static (?:pthread_(?:mutex|rwlock|spinlock)_t|struct process_lock) (\w+)",
+                         re.M)
+CORE_LOCK = re.compile(r"struct (?:mutex|rwlock|biglock) \w+")
+
+
+def static_objects(code):
+    """File-scope variables of struct type, each whole: (offset, text)."""
+    for match in re.finditer(r"^static struct\b", code, re.M):
+        depth = 0
+        for at in range(match.end(), len(code)):
+            depth += {"{": 1, "}": -1}.get(code[at], 0)
+            if not depth and code[at] in "(;":
+                break
+        if code[at] == ";":
+            yield match.start(), code[match.start():at]
+
+
+def rule_fork(tree):
+    """A lock that another thread holds over fork() stays held in the child for ever."""
+    for source in tree.sources:
+        if source.path.startswith(("frontend/", "preload/", "boundary/", "hosts/process/", "vcpu/")):
+            for match in STATIC_LOCK.finditer(source.code):
+                if not re.search(rf"FORK_CHILD\(\w+, {match.group(1)},", source.code):
+                    yield (source.path, line_of(source.code, match.start()),
+                           f"no FORK_CHILD() for {match.group(1)}: hosts/process/fork.h")
+        elif source.path.startswith("src/"):
+            for at, text in static_objects(source.code):
+                if CORE_LOCK.search(text) and "_start_anew(void)" not in source.code:
+                    yield (source.path, line_of(source.code, at),
+                           "a lock of the whole process without a ..._start_anew()")
+
+
 def rule_unfinished(tree):
     """What is not done belongs in CAVEATS.md, where users look."""
     for path in tree.files:

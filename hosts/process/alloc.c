@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "hosts/process/fork.h"
 #include "hosts/process/internal.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
@@ -10,7 +11,10 @@
 /*
  * Small sizes are rounded up to a power of two and carved from arenas that stay; a free block
  * links to the next of its size. Larger ones are mappings of their own. free() is told the size,
- * so no block has a header. Lists and arena are under process_alloc_lock.
+ * so no block has a header. Lists and arena are under alloc_lock.
+ *
+ * The child of a fork finds them after some prefix of a holder's stores: so a block is linked by
+ * one store, which releases, and leaves the arena before it enters a list.
  */
 #define SMALL_BITS_MIN 6u
 #define SMALL_BITS_MAX 15u
@@ -22,10 +26,24 @@ struct free_block {
 	struct free_block *next;
 };
 
-struct process_lock process_alloc_lock;
+static struct process_lock alloc_lock;
 static struct free_block *free_blocks[SMALL_BITS_MAX + 1];
 static uint8_t *arena, *arena_end;
 static uint64_t bytes_allocated;
+
+static void list_push_locked(unsigned int bits, struct free_block *block)
+{
+	block->next = free_blocks[bits];
+	__atomic_store_n(&free_blocks[bits], block, __ATOMIC_RELEASE);
+}
+
+/* The two ends of an arena are two stores: one that was being replaced is left alone. */
+static void fork_child(void)
+{
+	if (process_lock_start_anew(&alloc_lock))
+		arena = arena_end = NULL;
+}
+FORK_CHILD(FORK_MEMORY, alloc_lock, fork_child);
 
 uint64_t process_bytes_allocated(void)
 {
@@ -100,7 +118,7 @@ static uint8_t *map_arena(uint64_t *size_bytes)
 
 /*
  * A block never given out before, hence zero. What is left of the old arena is split over the free
- * lists: it is a multiple of 64 bytes, its largest power of two first. process_alloc_lock held.
+ * lists: it is a multiple of 64 bytes, its largest power of two first. alloc_lock held.
  */
 static void *carve_block_locked(uint64_t size_bytes)
 {
@@ -113,9 +131,8 @@ static void *carve_block_locked(uint64_t size_bytes)
 			unsigned int bits = 63u - (unsigned int)__builtin_clzll(left);
 			struct free_block *rest = (struct free_block *)(void *)arena;
 
-			rest->next = free_blocks[bits];
-			free_blocks[bits] = rest;
-			arena += UINT64_C(1) << bits;
+			__atomic_store_n(&arena, arena + (UINT64_C(1) << bits), __ATOMIC_RELEASE);
+			list_push_locked(bits, rest);
 			continue;
 		}
 		block = map_arena(&left);
@@ -135,12 +152,12 @@ static void *alloc_small(size_t size_bytes)
 	struct free_block *block;
 	void *mem;
 
-	process_lock_acquire(&process_alloc_lock);
+	process_lock_acquire(&alloc_lock);
 	block = free_blocks[bits];
 	if (block)
 		free_blocks[bits] = block->next;
 	mem = block ? block : carve_block_locked(UINT64_C(1) << bits);
-	process_lock_release(&process_alloc_lock);
+	process_lock_release(&alloc_lock);
 	if (block)
 		memset(mem, 0, size_bytes);
 	return mem;
@@ -174,10 +191,9 @@ void process_free(void *ctx, void *mem, size_t size_bytes)
 		return;
 	}
 	bits = small_bits(size_bytes);
-	process_lock_acquire(&process_alloc_lock);
-	block->next = free_blocks[bits];
-	free_blocks[bits] = block;
-	process_lock_release(&process_alloc_lock);
+	process_lock_acquire(&alloc_lock);
+	list_push_locked(bits, block);
+	process_lock_release(&alloc_lock);
 }
 
 /* Fault all of @chunk in. Kernels before 5.14 lack the call; there a store a page does it. */

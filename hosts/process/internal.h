@@ -2,12 +2,15 @@
 #ifndef QUIRE_HOSTS_PROCESS_INTERNAL_H
 #define QUIRE_HOSTS_PROCESS_INTERNAL_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include <quire/host.h>
 #include <quire/types.h>
 
 /*
  * A lock held for a few instructions at a time, by code that calls nothing outside this folder.
- * fork() takes all of them, so that a child finds none held.
+ * hosts/process/fork.h says what a child of fork() does with it.
  */
 struct process_lock {
 	uint32_t taken;
@@ -16,8 +19,11 @@ struct process_lock {
 void process_lock_acquire(struct process_lock *lock);
 void process_lock_release(struct process_lock *lock);
 
-/* The allocator's lock, for fork(). */
-extern struct process_lock process_alloc_lock;
+/* In the child of a fork: free again. Returns whether a thread that is not here held it. */
+bool process_lock_start_anew(struct process_lock *lock);
+
+/* Register the atfork triple of hosts/process/fork.h, once. */
+void process_fork_install(void);
 
 /* In the child of a fork: this thread has a new number. */
 void process_runner_forked(void);

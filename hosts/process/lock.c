@@ -18,6 +18,11 @@ void process_lock_acquire(struct process_lock *lock)
 		sys_call(SYS_futex, sys_address(&lock->taken), FUTEX_WAIT_PRIVATE, LOCK_WAITED_FOR);
 }
 
+bool process_lock_start_anew(struct process_lock *lock)
+{
+	return __atomic_exchange_n(&lock->taken, LOCK_FREE, __ATOMIC_RELAXED) != LOCK_FREE;
+}
+
 void process_lock_release(struct process_lock *lock)
 {
 	if (__atomic_exchange_n(&lock->taken, LOCK_FREE, __ATOMIC_RELEASE) == LOCK_WAITED_FOR)

@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <sys/mman.h>
 
+#include "hosts/process/fork.h"
 #include "hosts/process/internal.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
@@ -34,6 +35,10 @@ static _Thread_local struct record *own_record __attribute__((tls_model("initial
 
 static void platform_relax(unsigned int turn);
 
+/* The library's own entry: its locks are not static ones of this folder. */
+static const struct fork_entry core_entry __attribute__((section("quire_fork"), used)) = {
+    .rank = FORK_CORE, .child = quire_platform_forked};
+
 /* Forget what a thread that is gone left behind; the library's own link stays. */
 static void record_reset(struct record *record)
 {
@@ -55,7 +60,10 @@ static void record_give_back(void *own)
 	process_lock_release(&pool_lock);
 }
 
-/* A new record, known to fork() but not to the library yet. NULL: no memory. pool_lock held. */
+/*
+ * A new record, known to the library first: the child of a fork hands out what it finds listed.
+ * NULL: no memory. pool_lock held.
+ */
 static struct record *record_carve(void)
 {
 	struct record *record;
@@ -70,8 +78,10 @@ static struct record *record_carve(void)
 		unused_end = unused + ARENA_BYTES / sizeof(*unused);
 	}
 	record = unused++;
+	quire_thread_register(&record->thread);
 	record->all_next = all_records;
-	all_records = record;
+	/* fork() may copy the list at any moment. */
+	__atomic_store_n(&all_records, record, __ATOMIC_RELEASE);
 	return record;
 }
 
@@ -87,8 +97,6 @@ static struct record *record_take_once(void)
 		return record;
 	}
 	record = record_carve();
-	if (record)
-		quire_thread_register(&record->thread);
 	process_lock_release(&pool_lock);
 	return record;
 }
@@ -167,21 +175,14 @@ const struct quire_platform process_platform = {
     .report = platform_report,
 };
 
-static void fork_prepare(void)
-{
-	process_lock_acquire(&pool_lock);
-	process_lock_acquire(&process_alloc_lock);
-}
-
-static void fork_parent(void)
-{
-	process_lock_release(&process_alloc_lock);
-	process_lock_release(&pool_lock);
-}
-
-/* Only the forking thread is left: no other record may hold up a grace period. */
+/*
+ * Only the forking thread is left: no other record may hold up a grace period. A record that was
+ * being carved is lost, and with it the rest of its arena.
+ */
 static void fork_child(void)
 {
+	if (process_lock_start_anew(&pool_lock))
+		unused = unused_end = NULL;
 	pool = NULL;
 	for (struct record *record = all_records; record; record = record->all_next) {
 		if (record == own_record)
@@ -191,12 +192,13 @@ static void fork_child(void)
 		pool = record;
 	}
 	process_runner_forked();
-	process_lock_release(&process_alloc_lock);
-	process_lock_release(&pool_lock);
 }
+FORK_CHILD(FORK_RECORDS, pool_lock, fork_child);
 
 __attribute__((constructor(101))) static void platform_start(void)
 {
 	pthread_key_create(&record_key, record_give_back);
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
+	/* Before every constructor of the client, so that its own handlers run outside of ours:
+	 * libc calls those before a fork in the reverse order of their registration. */
+	process_fork_install();
 }

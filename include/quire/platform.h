@@ -41,6 +41,13 @@ struct quire_platform {
 /* Install @platform, which must live as long as the process. */
 QUIRE_API void quire_platform_install(const struct quire_platform *platform);
 
+/*
+ * In the child of a fork(): the calling thread is the only one. Locks of the library that belong
+ * to no VM are made free, and the maps of private frames that were the parent's are forgotten.
+ * The parent's VMs, vCPUs and files may not be used here, and not be destroyed. Takes no lock.
+ */
+QUIRE_API void quire_platform_forked(void);
+
 /* Make @thread known to every grace period from now on. Called by a platform's self(). */
 QUIRE_API void quire_thread_register(struct quire_thread *thread);
 

@@ -50,6 +50,12 @@ static struct {
 	struct rmp *maps;
 } registry = {.lock = {.rank = RANK_RMP}};
 
+void rmp_start_anew(void)
+{
+	registry.maps = NULL;
+	mutex_init(&registry.lock, RANK_RMP);
+}
+
 static u64 claim_make(u64 id, u64 gfn)
 {
 	return id << CLAIM_GFN_BITS | (gfn & CLAIM_GFN_MASK);

@@ -44,6 +44,9 @@ must_check int rmp_join(struct quire_vm *vm, struct rmp_vm **result);
 /* All frames of the VM were reclaimed. */
 void rmp_leave(struct quire_vm *vm, struct rmp_vm *rmp);
 
+/* In the child of a fork: forget the maps, which are its parent's. */
+void rmp_start_anew(void);
+
 /* A look at @pfn, without a lock: exact while nothing changes it. */
 void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry);
 /* Is @pfn valid at @gfn of this VM? */

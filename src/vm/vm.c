@@ -85,6 +85,11 @@ int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **resu
 	return 0;
 }
 
+void quire_platform_forked(void)
+{
+	rmp_start_anew();
+}
+
 void quire_vm_get(struct quire_vm *vm)
 {
 	atomic_fetch_add_u32(&vm->refs, 1);

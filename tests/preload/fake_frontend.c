@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <quire/platform.h>
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
@@ -59,6 +60,11 @@ void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 }
 
 /* Guest code that never ends: spin or sleep until something asks for the thread. */
+/* No VM, so no map of private frames. */
+void quire_platform_forked(void)
+{
+}
+
 static long run(const struct fake_run *request)
 {
 	struct quire_vcpu vcpu = {0};

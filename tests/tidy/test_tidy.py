@@ -10,7 +10,7 @@ sys.path.insert(0, str(TREE / "tools"))
 import c_source  # noqa: E402
 import tidy  # noqa: E402
 
-LAYERS = "include/quire\nsrc/base\nsrc/tdp\nsrc/shadow\nvcpu\n"
+LAYERS = "include/quire\nsrc/base\nsrc/tdp\nsrc/shadow\nhosts/process\nvcpu\n"
 CLEAN = {
     "LAYERS": LAYERS,
     ".clang-format": (TREE / ".clang-format").read_text(),
@@ -43,6 +43,12 @@ BROKEN = [
     ("libc", "src/tdp/a.c", "/* A file. */\n#include <stdlib.h>\n"),
     ("names", "vcpu/a.c", "/* A file. */\nstatic int __walk(void)\n{\n\treturn 0;\n}\n"),
     ("first_line", "vcpu/a.c", "#include <errno.h>\n"),
+    ("fork", "vcpu/a.c", "/* A file. */\nstatic pthread_mutex_t a_lock;\n"),
+    ("fork", "hosts/process/a.c", "/* A file. */\nstatic struct process_lock a_lock, b_lock;\n"
+                                  "FORK_CHILD(FORK_MEMORY, b_lock, fork_child);\n"),
+    ("fork", "src/tdp/a.c", "/* A file. */\nstatic struct {\n\tint a;\n\tstruct mutex lock;\n"
+                            "} registry;\n"),
+    ("fork", "src/tdp/a.c", "/* A file. */\nstatic struct rwlock lock;\n"),
     ("unfinished", "vcpu/a.c", "/* A file. */\n/* TO" "DO: more */\n"),
     ("docs", "docs/B.md", "`none_such()`\n"),
     ("docs", "docs/B.md", "`src/tdp/none.c`\n"),
