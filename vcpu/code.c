@@ -173,7 +173,6 @@ static enum step text_read_page(struct cpu *cpu, struct code_text *text, unsigne
 		return step;
 	if (!page.host_page) {
 		cpu->info->insn_size_bytes = 0;
-		cpu->info->mnemonic[0] = '\0';
 		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
 	}
 	if (want > room)
@@ -220,6 +219,7 @@ static unsigned int text_decode(struct cpu *cpu, struct code_text *text, struct 
 		    .bytes = text->bytes + at,
 		    .size_bytes = text->size_bytes - at,
 		    .code_bytes = cpu->code_bytes,
+		    .features = cpu->features,
 		};
 		enum decode_result result = decode_one(&input, &ops[count]);
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 
 #include "vcpu/code.h"
+#include "vcpu/feature.h"
+#include "vcpu/fpu_image.h"
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
 #include "vcpu/run.h"
@@ -15,7 +17,6 @@
 #define RESET_CS 0xf000
 #define RESET_PAT UINT64_C(0x0007040600070406)
 #define RESET_MXCSR 0x1f80
-#define RESET_FCW 0x40
 
 static void reset_segment(struct cpu_segment *segment, uint8_t type, uint8_t s)
 {
@@ -43,8 +44,7 @@ static void cpu_reset(struct cpu *cpu)
 	s->xcr0 = 1;
 	s->pat = RESET_PAT;
 	s->mxcsr = RESET_MXCSR;
-	s->fcw = RESET_FCW;
-	s->ftw = 0xff; /* abridged: FXSAVE's byte counts valid registers */
+	s->fcw = FCW_RESET; /* as FNINIT leaves it, not as RESET does: as KVM's new vCPU */
 	s->gpr[CPU_RDX] = 0x600;
 }
 
@@ -86,6 +86,8 @@ int cpu_prepare(struct cpu *cpu)
 {
 	int error;
 
+	if (!cpu->features)
+		cpu->features = features_query(cpu);
 	if (!cpu->replay.entry) {
 		cpu->replay.entry = calloc(REPLAY_MAX, sizeof(*cpu->replay.entry));
 		if (!cpu->replay.entry)

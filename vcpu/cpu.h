@@ -114,7 +114,7 @@ enum cpu_exit {
 	CPU_EXIT_HLT,
 	CPU_EXIT_SHUTDOWN,   /* triple fault */
 	CPU_EXIT_IRQ_WINDOW, /* cpu_run_flags had CPU_RUN_IRQ_WINDOW and interrupts can be taken */
-	CPU_EXIT_EMULATION,  /* an instruction this CPU does not know: .insn */
+	CPU_EXIT_EMULATION,  /* an instruction at an address that is no memory: .insn */
 	CPU_EXIT_DELIVERY,   /* an exception or interrupt could not be delivered because the IDT,
 			      * GDT or stack is not memory: .gpa */
 	CPU_EXIT_ERROR,	     /* .error: -errno of the fault path; .fault may describe it */
@@ -129,7 +129,6 @@ struct cpu_exit_info {
 	uint64_t msr_value;
 	uint8_t insn[15];
 	uint8_t insn_size_bytes;
-	char mnemonic[32];
 	uint64_t gpa;
 	uint64_t
 	    vector_info; /* CPU_EXIT_DELIVERY: vector | type << 8 | has error << 11 | 1 << 31 */

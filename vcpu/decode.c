@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include "vcpu/feature.h"
 #include "vcpu/internal.h"
 
 static const struct insn_desc *const tables[] = {
@@ -10,7 +11,7 @@ static const struct insn_desc *const tables[] = {
     exec_bit_table,	    exec_string_table, exec_io_table,	   exec_control_table,
     exec_system_table,	    exec_sse_table,    exec_sse_int_table, exec_sse_float_table,
     exec_sse_shuffle_table, exec_x87_table,    exec_xsave_table,   exec_bits_table,
-    exec_svm_table,	    exec_bcd_table,
+    exec_svm_table,	    exec_bcd_table,    exec_mmx_table,
 };
 
 /* Two tables may know one mnemonic (MOVSD, CMPSD): the first whose binder accepts wins. */
@@ -180,13 +181,12 @@ static void fill_op(struct op *op, const struct decoded *d)
 static int is_beyond_emulator(const struct insn_desc *desc)
 {
 	static const struct insn_desc *const beyond[] = {
-	    exec_x87_table,
-	    exec_sse_int_table,
-	    exec_sse_float_table,
-	    exec_sse_shuffle_table,
+	    exec_x87_table,	    exec_sse_int_table, exec_sse_float_table,
+	    exec_sse_shuffle_table, exec_mmx_table,
 	};
 
-	if (desc->mnemonic == ZYDIS_MNEMONIC_FNSTCW || desc->mnemonic == ZYDIS_MNEMONIC_FNSTSW)
+	if (desc->mnemonic == ZYDIS_MNEMONIC_FNSTCW || desc->mnemonic == ZYDIS_MNEMONIC_FNSTSW ||
+	    desc->mnemonic == ZYDIS_MNEMONIC_MOVQ)
 		return 0;
 	for (size_t i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++)
 		for (const struct insn_desc *known = beyond[i]; known->mnemonic; known++)
@@ -195,11 +195,41 @@ static int is_beyond_emulator(const struct insn_desc *desc)
 	return 0;
 }
 
-static void bind_op(struct op *op, const struct decoded *d)
+static enum step exec_hint(struct cpu *cpu, const struct op *op)
 {
-	/* XCR0 has no bit for the wide registers, so these are no instructions here. */
-	op->run =
-	    d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ? exec_unknown : exec_undefined;
+	return STEP_NEXT;
+}
+
+/* LZCNT and TZCNT are BSR and BSF with a prefix that older processors ignore. */
+static int has_older_meaning(struct op *op)
+{
+	if (op->mnemonic == ZYDIS_MNEMONIC_LZCNT)
+		op->mnemonic = ZYDIS_MNEMONIC_BSR;
+	else if (op->mnemonic == ZYDIS_MNEMONIC_TZCNT)
+		op->mnemonic = ZYDIS_MNEMONIC_BSF;
+	else
+		return 0;
+	return 1;
+}
+
+/* Does the guest see what the instruction needs? Else it is undefined, or does nothing. */
+static int bind_feature(struct op *op, const struct decoded *d, uint64_t features)
+{
+	enum feature needed = feature_needed(d);
+
+	if (needed == FEATURE_ALWAYS || (needed < FEATURE_COUNT && (features >> needed & 1)))
+		return 1;
+	if (needed < FEATURE_COUNT && has_older_meaning(op))
+		return 1;
+	op->run = needed == FEATURE_HINT ? exec_hint : exec_undefined;
+	return 0;
+}
+
+static void bind_op(struct op *op, const struct decoded *d, uint64_t features)
+{
+	if (!bind_feature(op, d, features))
+		return;
+	op->run = exec_unknown;
 	for (int c = 0; c < CANDIDATES; c++) {
 		const struct insn_desc *desc = candidates[op->mnemonic][c];
 		op_fn run;
@@ -244,7 +274,7 @@ enum decode_result decode_one(const struct decode_input *input, struct op *op)
 		return DECODE_INVALID;
 	}
 	fill_op(op, &d);
-	bind_op(op, &d);
+	bind_op(op, &d, input->features);
 	return DECODE_OK;
 }
 

@@ -14,6 +14,7 @@ struct decode_input {
 	const uint8_t *bytes;
 	unsigned int size_bytes;
 	uint8_t code_bytes; /* 2, 4, 8 */
+	uint64_t features;  /* that the guest sees: a bit for each of enum feature */
 };
 
 /* Decode the first instruction of @input. Any thread. */

@@ -549,6 +549,7 @@ const struct insn_desc exec_move_table[] = {
     {ZYDIS_MNEMONIC_MOVSX, NULL, bind_extend, EXTEND_SIGNED},
     {ZYDIS_MNEMONIC_MOVSXD, NULL, bind_extend, EXTEND_SIGNED},
     {ZYDIS_MNEMONIC_MOVNTI, store_register, NULL, 0},
+    {ZYDIS_MNEMONIC_MOVDIRI, store_register, NULL, 0},
     {ZYDIS_MNEMONIC_LEA, lea, NULL, 0},
     {ZYDIS_MNEMONIC_PUSH, NULL, bind_push, 0},
     {ZYDIS_MNEMONIC_POP, NULL, bind_pop, 0},

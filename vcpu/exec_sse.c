@@ -98,7 +98,7 @@ static enum step exec_binary(struct cpu *cpu, const struct op *op)
 
 op_fn sse_bind_binary(struct op *op, const struct decoded *decoded)
 {
-	return sse_is_mmx(decoded) ? exec_unknown : exec_binary;
+	return sse_is_mmx(decoded) ? NULL : exec_binary;
 }
 
 op_fn sse_bind_imm(struct op *op, const struct decoded *decoded)
@@ -146,7 +146,7 @@ static enum step exec_move_register(struct cpu *cpu, const struct op *op)
 static op_fn bind_move(struct op *op, const struct decoded *decoded)
 {
 	if (sse_is_mmx(decoded))
-		return exec_unknown;
+		return NULL;
 	if (op->kind[0] == OPERAND_MEM)
 		return exec_move_store;
 	return op->kind[1] == OPERAND_MEM ? exec_move_load : exec_move_register;
@@ -225,7 +225,7 @@ static int is_vector_operand(const struct decoded *decoded, unsigned int which)
 static op_fn bind_move_element(struct op *op, const struct decoded *decoded)
 {
 	if (sse_is_mmx(decoded))
-		return exec_unknown;
+		return NULL;
 	if (op->kind[0] == OPERAND_MEM || op->kind[1] == OPERAND_MEM) {
 		op->aux = ALIGNMENT_ANY;
 		return bind_move(op, decoded);
@@ -315,7 +315,7 @@ static enum step exec_maskmovdqu(struct cpu *cpu, const struct op *op)
 	return step;
 }
 
-static op_fn bind_maskmovdqu(struct op *op, const struct decoded *decoded)
+void sse_bind_at_rdi(struct op *op, const struct decoded *decoded, unsigned int size_bytes)
 {
 	static const uint8_t segregs[] = {CPU_ES, CPU_CS, CPU_SS, CPU_DS, CPU_FS, CPU_GS};
 
@@ -334,8 +334,13 @@ static op_fn bind_maskmovdqu(struct op *op, const struct decoded *decoded)
 						  op->seg * sizeof(struct cpu_segment));
 	}
 	op->disp = 0;
-	op->mem_size = 16;
+	op->mem_size = (uint8_t)size_bytes;
 	op->scale_shift = 0;
+}
+
+static op_fn bind_maskmovdqu(struct op *op, const struct decoded *decoded)
+{
+	sse_bind_at_rdi(op, decoded, 16);
 	return exec_maskmovdqu;
 }
 
@@ -360,7 +365,7 @@ MASK_HANDLER(pmovmskb)
 
 static op_fn bind_pmovmskb(struct op *op, const struct decoded *decoded)
 {
-	return sse_is_mmx(decoded) ? exec_unknown : exec_pmovmskb;
+	return sse_is_mmx(decoded) ? NULL : exec_pmovmskb;
 }
 
 #define MOVE(name, alignment)                                     \

@@ -87,7 +87,7 @@ static enum step exec_binary(struct cpu *cpu, const struct op *op)
 
 static op_fn bind_binary(struct op *op, const struct decoded *decoded)
 {
-	return sse_is_mmx(decoded) ? exec_unknown : exec_binary;
+	return sse_is_mmx(decoded) ? NULL : exec_binary;
 }
 
 static op_fn bind_imm(struct op *op, const struct decoded *decoded)

@@ -102,12 +102,12 @@ static enum step exec_extract(struct cpu *cpu, const struct op *op)
 
 static op_fn bind_insert(struct op *op, const struct decoded *decoded)
 {
-	return sse_is_mmx(decoded) ? exec_unknown : exec_insert;
+	return sse_is_mmx(decoded) ? NULL : exec_insert;
 }
 
 static op_fn bind_extract(struct op *op, const struct decoded *decoded)
 {
-	return sse_is_mmx(decoded) ? exec_unknown : exec_extract;
+	return sse_is_mmx(decoded) ? NULL : exec_extract;
 }
 
 /*

@@ -30,7 +30,6 @@ static enum step svm_address(struct cpu *cpu, const struct op *op, uint64_t *gpa
 static enum step svm_no_memory(struct cpu *cpu)
 {
 	cpu->info->insn_size_bytes = 0;
-	cpu->info->mnemonic[0] = '\0';
 	return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
 }
 

@@ -45,6 +45,34 @@ asm(".pushsection .text\n"
 					    ".endr\n"
 					    ".popsection\n");
 
+/* FLDENV, FNSTENV, FRSTOR and FNSAVE on images of 16-bit form. */
+#define NARROW_KERNEL(name, insn)                                              \
+	static uint64_t name##_narrow(void *memory, uint64_t flags)            \
+	{                                                                      \
+		asm volatile(insn " (%0)" : : "r"(memory) : "memory", ST_ALL); \
+		return flags;                                                  \
+	}
+#define ST_ALL "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)"
+
+NARROW_KERNEL(fldenv, ".byte 0x66; fldenv")
+NARROW_KERNEL(fnstenv, ".byte 0x66; fnstenv")
+NARROW_KERNEL(frstor, ".byte 0x66; frstor")
+NARROW_KERNEL(fnsave, ".byte 0x66; fnsave")
+
+static fpu_kernel narrow_kernel(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_FLDENV:
+		return fldenv_narrow;
+	case ZYDIS_MNEMONIC_FNSTENV:
+		return fnstenv_narrow;
+	case ZYDIS_MNEMONIC_FRSTOR:
+		return frstor_narrow;
+	default:
+		return fnsave_narrow;
+	}
+}
+
 /* What an instruction does besides computing; op->aux of the table, op->imm once bound. */
 enum x87_class {
 	X87_PLAIN = 0,
@@ -115,7 +143,6 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 	return STEP_NEXT;
 }
 
-/* 0: the images of FNSTENV and FNSAVE have another form under a 16-bit operand size. */
 static uint8_t x87_memory_bytes(const struct decoded *decoded)
 {
 	unsigned int size_bytes = 0;
@@ -124,7 +151,7 @@ static uint8_t x87_memory_bytes(const struct decoded *decoded)
 		if (decoded->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			size_bytes = decoded->operand[i].size / 8;
 	}
-	return size_bytes == 14 || size_bytes == 94 || size_bytes > 128 ? 0 : (uint8_t)size_bytes;
+	return (uint8_t)size_bytes;
 }
 
 static op_fn bind_x87(struct op *op, const struct decoded *decoded)
@@ -139,9 +166,9 @@ static op_fn bind_x87(struct op *op, const struct decoded *decoded)
 		op->aux = (uint64_t)(uintptr_t)x87_register_kernels[opcode][modrm & 0x3f];
 	} else {
 		op->size = x87_memory_bytes(decoded);
-		if (!op->size)
-			return exec_unknown;
 		op->aux = (uint64_t)(uintptr_t)x87_memory_kernels[opcode][modrm >> 3 & 7];
+		if (op->size == 14 || op->size == 94)
+			op->aux = (uint64_t)(uintptr_t)narrow_kernel(decoded->insn.mnemonic);
 	}
 	op->imm = class | (uint64_t)(opcode << 8 | modrm) << X87_FOP_SHIFT;
 	return exec_x87;
@@ -170,10 +197,7 @@ static enum step exec_fwait(struct cpu *cpu, const struct op *op)
 
 static uint64_t emms_kernel(void *memory, uint64_t flags)
 {
-	asm volatile("emms"
-		     :
-		     :
-		     : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
+	asm volatile("emms" : : : ST_ALL);
 	return flags;
 }
 
@@ -241,6 +265,11 @@ const struct insn_desc exec_x87_table[] = {
     X87(FLD, X87_LOADS),
     X87(FST, X87_STORES),
     X87(FSTP, X87_STORES),
+    X87(FSTPNCE, X87_PLAIN),
+    X87(FFREEP, X87_PLAIN),
+    X87(FENI8087_NOP, X87_NONWAITING),
+    X87(FDISI8087_NOP, X87_NONWAITING),
+    X87(FSETPM287_NOP, X87_NONWAITING),
     X87(FILD, X87_LOADS),
     X87(FIST, X87_STORES),
     X87(FISTP, X87_STORES),

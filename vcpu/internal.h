@@ -193,6 +193,7 @@ struct cpu {
 	struct cpu_state s;
 	struct cpu_counts counts;
 	struct debug debug;
+	uint64_t features;	  /* that CPUID shows, see feature.h; 0: not asked yet */
 	uint8_t native_hypercall; /* last byte of the instruction; 0: not asked yet */
 	uint64_t zero; /* always 0: what an absent base, index or segment base points to */
 	/*
@@ -255,7 +256,7 @@ enum step cpu_raise_error(struct cpu *cpu, enum vector vector, uint32_t error); 
 enum step cpu_raise_page_fault(struct cpu *cpu, uint64_t linear, uint32_t error);
 /* End cpu_run() with @reason; cpu->info is filled by the caller. */
 enum step cpu_stop_exit(struct cpu *cpu, enum cpu_exit reason);
-/* The handler of instructions that are not implemented; binders may return it. */
+/* The handler of instructions that are not implemented: one log line, and #UD. */
 enum step exec_unknown(struct cpu *cpu, const struct op *op);
 /* The handler of undefined opcodes: #UD. */
 enum step exec_undefined(struct cpu *cpu, const struct op *op);

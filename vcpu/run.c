@@ -60,16 +60,13 @@ enum step exec_undefined(struct cpu *cpu, const struct op *op)
 
 enum step exec_unknown(struct cpu *cpu, const struct op *op)
 {
-	struct cpu_exit_info *info = cpu->info;
 	char line[96];
 
-	info->insn_size_bytes = code_bytes_at_rip(cpu, info->insn);
-	snprintf(info->mnemonic, sizeof(info->mnemonic), "%s", decode_mnemonic(op->mnemonic));
 	snprintf(line, sizeof(line), "vcpu: instruction not implemented: %s at %#llx",
-		 info->mnemonic, (unsigned long long)cpu->s.rip);
+		 decode_mnemonic(op->mnemonic), (unsigned long long)cpu->s.rip);
 	cpu_leave_guest(cpu);
 	cpu->ops->log(cpu->ctx, line);
-	return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
+	return cpu_raise(cpu, VECTOR_UD);
 }
 
 static enum verdict run_exit(struct run *run, enum cpu_exit reason)

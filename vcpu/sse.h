@@ -81,8 +81,11 @@ static inline enum step sse_source(struct cpu *cpu, const struct op *op, vec *sr
 	return unlikely(step) ? step : sse_operand(cpu, op, 1, src);
 }
 
-/* Does the instruction name an MMX register? Those forms are not implemented. */
+/* Does the instruction name an MMX register? Those forms are exec_mmx.c's. */
 int sse_is_mmx(const struct decoded *decoded);
+
+/* MASKMOVDQU and MASKMOVQ: the hidden memory operand of @size_bytes at rDI. */
+void sse_bind_at_rdi(struct op *op, const struct decoded *decoded, unsigned int size_bytes);
 
 /* dst = kernel(dst, src): op->aux is the kernel, or the table of them before binding. */
 op_fn sse_bind_binary(struct op *op, const struct decoded *decoded);

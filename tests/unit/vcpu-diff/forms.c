@@ -12,7 +12,9 @@
  *   E register or memory, G and R register, M memory, A accumulator, C the register CL,
  *   I signed immediate, J unsigned immediate, 1 the constant 1,
  *   W xmm register or memory, V and U xmm register, F any ST(i), f ST(0)
- *   b w d q x t for 1, 2, 4, 8, 16, 10 bytes; e s f g for images of 28, 108, 512, 576 bytes;
+ *   Q mm register or memory, P and N mm register
+ *   b w d q x t for 1, 2, 4, 8, 16, 10 bytes; e s f g h i for images of 28, 108, 512, 576, 14,
+ *   94 bytes;
  *   v for each of 2, 4, 8; y for each of 4, 8; z for v but at most 4
  * A pattern of '-' has no operands.
  */
@@ -178,8 +180,34 @@ static const struct family families[] = {
      "-", 0, FORM_X87, 0},
     {"ffree", "Fx", 0, FORM_X87, 0},
     {"fbld fbstp", "Mt", 0, FORM_X87, 0},
-    {"fldenv fnstenv", "Me", 0, FORM_X87, 0},
-    {"frstor fnsave", "Ms", 0, FORM_X87, 0},
+    {"fldenv fnstenv", "Me|Mh", 0, FORM_X87, 0},
+    {"frstor fnsave", "Ms|Mi", 0, FORM_X87, 0},
+    /* MMX. */
+    {"paddb paddw paddd paddsb paddsw paddusb paddusw psubb psubw psubd psubsb psubsw psubusb "
+     "psubusw pmullw pmulhw pmaddwd pand pandn por pxor pcmpeqb pcmpeqw pcmpeqd pcmpgtb pcmpgtw "
+     "pcmpgtd packsswb packssdw packuswb punpckhbw punpckhwd punpckhdq psllw pslld psllq psrlw "
+     "psrld psrlq psraw psrad pmulhuw pavgb pavgw psadbw pminub pmaxub pminsw pmaxsw paddq psubq "
+     "pmuludq",
+     "Pq,Qq", 0, FORM_X87, 0},
+    {"punpcklbw punpcklwd punpckldq", "Pq,Qd", 0, FORM_X87, 0},
+    {"psllw pslld psllq psrlw psrld psrlq psraw psrad", "Nq,Jb", 0, FORM_X87, 0},
+    {"phaddw phaddd phaddsw phsubw phsubd phsubsw pmaddubsw pmulhrsw psignb psignw psignd pabsb "
+     "pabsw pabsd pshufb",
+     "Pq,Qq", 0, FORM_X87, FEATURE_SSSE3},
+    {"pshufw", "Pq,Qq,Jb", 0, FORM_X87, 0},
+    {"palignr", "Pq,Qq,Jb", 0, FORM_X87, FEATURE_SSSE3},
+    {"movd", "Pq,Ed|Ed,Pq", 0, FORM_X87, 0},
+    {"movq", "Pq,Qq|Qq,Pq|Pq,Eq|Eq,Pq", 0, FORM_X87, 0},
+    {"movntq", "Mq,Pq", 0, FORM_X87, 0},
+    {"movdq2q", "Pq,Ux", 0, FORM_X87, 0},
+    {"movq2dq", "Vx,Nq", 0, FORM_X87, 0},
+    {"pmovmskb", "Gd,Nq", 0, FORM_X87, 0},
+    {"pinsrw", "Pq,Rd,Jb|Pq,Mw,Jb", 0, FORM_X87, 0},
+    {"pextrw", "Gd,Nq,Jb", 0, FORM_X87, 0},
+    {"maskmovq", "Pq,Nq", 0, FORM_STRING | FORM_X87, 0},
+    {"cvtpi2ps cvtpi2pd", "Vx,Qq", 0, FORM_X87, 0},
+    {"cvtps2pi cvttps2pi", "Pq,Wq", 0, FORM_X87, 0},
+    {"cvtpd2pi cvttpd2pi", "Pq,Wx", 0, FORM_X87, 0},
     {"fxsave fxsave64 fxrstor fxrstor64", "Mf", 0, FORM_X87 | FORM_IMAGE, 0},
     {"xsave xsave64 xrstor xrstor64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVE},
     {"xsaveopt xsaveopt64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVEOPT},

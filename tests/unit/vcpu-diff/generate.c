@@ -322,6 +322,10 @@ static uint32_t letter_size(const struct form *form, char letter)
 		return 28;
 	case 's':
 		return 108;
+	case 'h':
+		return 14;
+	case 'i':
+		return 94;
 	case 'f':
 		return 512;
 	case 'g':
@@ -378,6 +382,15 @@ static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const 
 	case 'U':
 		operand->reg.value =
 		    (ZydisRegister)(ZYDIS_REGISTER_XMM0 + rng_below(draw->rng, 16));
+		break;
+	case 'Q':
+		if (coin) {
+			operand_memory(draw, operand, size_bytes);
+			break;
+		} /* fall through */
+	case 'P':
+	case 'N':
+		operand->reg.value = (ZydisRegister)(ZYDIS_REGISTER_MM0 + rng_below(draw->rng, 8));
 		break;
 	case 'A':
 		operand->reg.value = gpr_named(0, size_bytes);

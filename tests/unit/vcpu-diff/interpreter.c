@@ -286,8 +286,7 @@ const char *interpreter_run(struct machine_state *state)
 	state_store(cpu_state(cpu), state);
 	if (exit == CPU_EXIT_HLT)
 		return NULL;
-	snprintf(text, sizeof(text), "exit %d, error %d, %s %s", (int)exit, info.error,
-		 info.mnemonic, log_line);
+	snprintf(text, sizeof(text), "exit %d, error %d, %s", (int)exit, info.error, log_line);
 	if (cpu_is_pending(cpu))
 		cpu_cancel_pending(cpu);
 	return text;

@@ -222,7 +222,16 @@ int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t
 
 static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
+	const struct quire_vcpu *vcpu = ctx;
+
 	memset(out, 0, 4 * sizeof(*out));
+	if (vcpu->cpuid) {
+		vcpu->cpuid(leaf, subleaf, out);
+		return;
+	}
+	/* Leaf 1 is empty: nothing is hidden. */
+	if (leaf == 1)
+		return;
 	out[0] = leaf;
 	out[1] = subleaf;
 	if (leaf == 7)
@@ -230,7 +239,7 @@ static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4
 	if (leaf == 0x80000001)
 		out[2] = 1u << 2; /* SVM */
 	if (leaf == SVM_CPUID_LEAF)
-		out[3] = ((struct quire_vcpu *)ctx)->svm_features;
+		out[3] = vcpu->svm_features;
 }
 
 static enum cpu_msr_result ops_rdmsr(void *ctx, uint32_t index, uint64_t *value)

@@ -56,6 +56,8 @@ struct quire_vcpu {
 	unsigned int device_calls;
 	int interrupt;	       /* -1: none */
 	uint32_t svm_features; /* CPUID 8000000a, EDX */
+	/* CPUID, in place of our own. */
+	void (*cpuid)(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 	char log[160];
 };
 
