@@ -1,11 +1,12 @@
 /*
  * Decoded code: building blocks, finding them again, and noticing that the bytes have changed.
  *
- * A block may run when its stamp is not older than two others: that of the fetch translation
- * that leads to it, and cpu->stamp_floor, which rises at each entry into cpu_run(), at serialising
- * instructions and when this CPU writes to bytes it has decoded. An older block is compared with
- * memory first. So a CPU sees its own stores at once, and those of other CPUs, of the client and of
- * devices after it serialises, as the architecture asks of code that modifies code elsewhere.
+ * A block may run when its page was compared with memory in this epoch. An epoch ends at each entry
+ * into cpu_run(), at serialising instructions and when translations are flushed. In a new epoch a
+ * page is compared once, when code of it is about to run, and loses the blocks of lines that
+ * differ. A store of this CPU to decoded lines drops their blocks at once. So a CPU sees its own
+ * stores at once, and those of other CPUs, of the client and of devices after it serialises, as the
+ * architecture asks of code that modifies code elsewhere.
  */
 #include "vcpu/code.h"
 
@@ -15,18 +16,9 @@
 #include "vcpu/decode.h"
 #include "vcpu/mmu.h"
 
-#define ARENA_BYTES (UINT64_C(16) << 20)
-#define BLOCK_HASH 4096u
+#define ARENA_BYTES (UINT64_C(32) << 20)
+#define BLOCK_HASH 32768u
 #define PAGE_HASH 1024u
-#define BLOCK_BYTES_MAX 1024u
-#define INSN_MAX 15u
-
-/* A host page with decoded bytes. */
-struct code_page {
-	struct code_page *next;
-	uint64_t host_page;
-	uint64_t lines; /* bit n: line n of 64 bytes holds decoded code */
-};
 
 struct code_cache {
 	struct block *blocks[BLOCK_HASH];
@@ -35,13 +27,14 @@ struct code_cache {
 	_Alignas(64) char arena[];
 };
 
-/* The bytes of code from RIP on. */
+/* Epochs of CPUs begin at 1: what stands on this page is out of date for ever. */
+static struct code_page no_page;
+
+/* Code about to be decoded: the page that RIP leads to. */
 struct code_text {
+	struct code_page *page;
 	uint64_t linear;
-	struct fetch_entry page;
-	uint64_t host;
-	unsigned int size_bytes;
-	uint8_t bytes[BLOCK_BYTES_MAX];
+	unsigned int offset; /* in the page */
 };
 
 int code_create(struct cpu *cpu)
@@ -62,12 +55,6 @@ void code_destroy(struct cpu *cpu)
 	cpu->code = NULL;
 }
 
-void code_serialise(struct cpu *cpu)
-{
-	cpu->stamp_floor = ++cpu->stamp;
-	cpu->jump_generation++;
-}
-
 /*
  * Room for one block and its pages, at the price of everything decoded so far: nobody holds a
  * block while one is built.
@@ -75,11 +62,12 @@ void code_serialise(struct cpu *cpu)
 static void arena_reserve(struct cpu *cpu)
 {
 	struct code_cache *cache = cpu->code;
+	uint64_t need = 2 * sizeof(struct code_page) + sizeof(struct block) +
+			BLOCK_OPS_MAX * sizeof(struct op) + 256;
 
-	if (sizeof(*cache) + cache->used_bytes + 4 * BLOCK_OPS_MAX * sizeof(struct op) >
-	    ARENA_BYTES) {
+	if (sizeof(*cache) + cache->used_bytes + need > ARENA_BYTES) {
 		memset(cache, 0, offsetof(struct code_cache, arena));
-		cpu->jump_generation++;
+		memset(cpu->tlb->jump, 0, sizeof(cpu->tlb->jump));
 	}
 }
 
@@ -100,7 +88,7 @@ static unsigned int page_hash(uint64_t host)
 
 static unsigned int block_hash(uint64_t host)
 {
-	return (host ^ host >> 12) & (BLOCK_HASH - 1);
+	return (host ^ host >> 15) & (BLOCK_HASH - 1);
 }
 
 static struct code_page *page_find(const struct code_cache *cache, uint64_t host)
@@ -117,88 +105,102 @@ int code_is_on_page(const struct cpu *cpu, uint64_t host)
 	return page_find(cpu->code, host) != NULL;
 }
 
-static uint64_t lines_of(uint64_t host, unsigned int size_bytes)
+/* Found by nobody any more. Jump entries that lead to it see a page that is out of date. */
+static void block_drop(struct cpu *cpu, struct block *block)
 {
-	unsigned int first = (host & PAGE_OFFSET_MASK) >> 6;
-	unsigned int last = ((host & PAGE_OFFSET_MASK) + size_bytes - 1) >> 6;
+	struct block **link = &cpu->code->blocks[block_hash(block->host)];
 
-	if (last > 63)
-		last = 63;
-	return (~UINT64_C(0) >> (63 - last)) & (~UINT64_C(0) << first);
+	while (*link != block)
+		link = &(*link)->next;
+	*link = block->next;
+	block->page = &no_page;
+	cpu_count(&cpu->counts.code_drops);
+}
+
+static uint64_t block_lines(const struct block *block)
+{
+	return code_lines_of(block->host & PAGE_OFFSET_MASK, block->size_bytes);
+}
+
+static void page_drop_lines(struct cpu *cpu, struct code_page *page, uint64_t lines)
+{
+	struct block **link = &page->blocks;
+
+	page->lines &= ~lines;
+	while (*link) {
+		struct block *block = *link;
+
+		if (block_lines(block) & lines) {
+			*link = block->next_on_page;
+			block_drop(cpu, block);
+		} else {
+			link = &block->next_on_page;
+		}
+	}
 }
 
 void code_note_write(struct cpu *cpu, uint64_t host, unsigned int size_bytes)
 {
 	struct code_page *page = page_find(cpu->code, host);
+	uint64_t lines = code_lines_of(host & PAGE_OFFSET_MASK, size_bytes);
 
-	if (!page || !(page->lines & lines_of(host, size_bytes)))
+	if (!page || !(page->lines & lines))
 		return;
-	code_serialise(cpu);
+	page_drop_lines(cpu, page, lines);
 	cpu->block_end = NULL;
 }
 
-static void page_note_code(struct cpu *cpu, uint64_t host, unsigned int size_bytes)
+static enum step text_unreadable(struct cpu *cpu, uint64_t linear)
 {
-	struct code_page *page = page_find(cpu->code, host);
+	struct mmu_request request = {.linear = linear, .access = MMU_FETCH, .stage2 = MMU_FETCH};
 
-	if (!page) {
-		unsigned int hash = page_hash(host);
-
-		page = arena_alloc(cpu->code, sizeof(*page));
-		page->host_page = host & PAGE_NUMBER_MASK;
-		page->lines = 0;
-		page->next = cpu->code->pages[hash];
-		cpu->code->pages[hash] = page;
-		tlb_protect_host_page(cpu, page->host_page);
-	}
-	page->lines |= lines_of(host, size_bytes);
+	return mmu_guard_failed(cpu, &request);
 }
 
-static struct mmu_request fetch_request(uint64_t linear)
+/* Compare @page with memory unless that was done in this epoch. @linear leads to it. */
+static enum step page_verify(struct cpu *cpu, struct code_page *page, uint64_t linear)
 {
-	return (struct mmu_request){.linear = linear, .access = MMU_FETCH, .stage2 = MMU_FETCH};
-}
+	uint64_t changed;
 
-/* Fill @text with up to @want bytes of the page of its linear address. */
-static enum step text_read_page(struct cpu *cpu, struct code_text *text, unsigned int want)
-{
-	uint64_t linear = text->linear + text->size_bytes;
-	struct mmu_request request = fetch_request(linear);
-	unsigned int room = QUIRE_PAGE_SIZE - (linear & PAGE_OFFSET_MASK);
-	struct fetch_entry page;
-	size_t done;
-	enum step step = mmu_fetch_page(cpu, linear, &page);
-
-	if (step)
-		return step;
-	if (!page.host_page) {
-		cpu->info->insn_size_bytes = 0;
-		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
-	}
-	if (want > room)
-		want = room;
-	if (guard_copy(text->bytes + text->size_bytes,
-		       (const void *)(uintptr_t)(page.host_page | (linear & PAGE_OFFSET_MASK)),
-		       want, &done) != GUARD_OK)
-		return mmu_guard_failed(cpu, &request);
-	if (!text->size_bytes) {
-		text->page = page;
-		text->host = page.host_page | (linear & PAGE_OFFSET_MASK);
-	}
-	text->size_bytes += want;
+	if (page->epoch == cpu->code_epoch)
+		return STEP_NEXT;
+	cpu_count(&cpu->counts.code_compares);
+	if (code_page_compare(page, &changed) != GUARD_OK)
+		return text_unreadable(cpu, linear);
+	if (unlikely(changed))
+		page_drop_lines(cpu, page, changed);
+	page->epoch = cpu->code_epoch;
 	return STEP_NEXT;
 }
 
-/* Bytes from RIP, over the page's end when the first page alone does not hold @want. */
-static enum step text_read_crossing(struct cpu *cpu, struct code_text *text, unsigned int want)
+/* The page of code at @linear, equal to memory: made when there is none. */
+static enum step page_get(struct cpu *cpu, uint64_t linear, struct code_page **found)
 {
-	enum step step;
+	struct code_page *page;
+	uint64_t host_page;
+	unsigned int hash;
+	enum step step = mmu_fetch_page(cpu, linear, &host_page);
 
-	text->size_bytes = 0;
-	step = text_read_page(cpu, text, want);
-	if (!step && text->size_bytes < want)
-		step = text_read_page(cpu, text, want - text->size_bytes);
-	return step;
+	if (unlikely(step))
+		return step;
+	if (unlikely(!host_page)) {
+		cpu->info->insn_size_bytes = 0;
+		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
+	}
+	*found = page_find(cpu->code, host_page);
+	if (likely(*found))
+		return page_verify(cpu, *found, linear);
+	hash = page_hash(host_page);
+	page = arena_alloc(cpu->code, sizeof(*page));
+	page->host_page = host_page;
+	page->blocks = NULL;
+	page->lines = 0;
+	page->epoch = cpu->code_epoch;
+	page->next = cpu->code->pages[hash];
+	cpu->code->pages[hash] = page;
+	tlb_protect_host_page(cpu, host_page);
+	*found = page;
+	return STEP_NEXT;
 }
 
 static uint64_t code_linear(const struct cpu *cpu)
@@ -208,111 +210,150 @@ static uint64_t code_linear(const struct cpu *cpu)
 	return (uint32_t)(cpu->s.seg[CPU_CS].base + cpu->s.rip);
 }
 
-/* Decode as much of @text as makes a block. Returns the number of operations; 0: too few bytes. */
-static unsigned int text_decode(struct cpu *cpu, struct code_text *text, struct op *ops,
-				unsigned int *size_bytes)
+/* How many bytes from @offset on the copy holds. */
+static unsigned int text_available(const struct code_page *page, unsigned int offset)
 {
-	unsigned int count = 0, at = 0;
+	uint64_t missing = ~page->lines & (~UINT64_C(0) << offset / CODE_LINE_BYTES);
 
-	while (count < BLOCK_OPS_MAX && at < text->size_bytes) {
+	if (!missing)
+		return QUIRE_PAGE_SIZE - offset;
+	if ((unsigned int)__builtin_ctzll(missing) * CODE_LINE_BYTES <= offset)
+		return 0;
+	return (unsigned int)__builtin_ctzll(missing) * CODE_LINE_BYTES - offset;
+}
+
+/* The instruction at @offset of the page; lines are read as it turns out to need them. */
+static enum decode_result text_decode_one(const struct cpu *cpu, struct code_page *page,
+					  unsigned int offset, struct op *op)
+{
+	enum decode_result result = DECODE_SHORT;
+
+	while (result == DECODE_SHORT) {
 		struct decode_input input = {
-		    .bytes = text->bytes + at,
-		    .size_bytes = text->size_bytes - at,
+		    .bytes = page->bytes + offset,
+		    .size_bytes = text_available(page, offset),
 		    .code_bytes = cpu->code_bytes,
 		    .features = cpu->features,
 		};
-		enum decode_result result = decode_one(&input, &ops[count]);
+		unsigned int end = offset + input.size_bytes;
 
-		if (result == DECODE_SHORT)
+		if (input.size_bytes)
+			result = decode_one(&input, op);
+		if (result == DECODE_SHORT &&
+		    (end == QUIRE_PAGE_SIZE ||
+		     code_page_load(page, code_lines_of(end, 1)) != GUARD_OK))
 			break;
-		if (result == DECODE_INVALID && count)
+	}
+	return result;
+}
+
+/* Decode as much of @text as makes a block. Returns the number of operations; 0: too few bytes. */
+static unsigned int text_decode(struct cpu *cpu, const struct code_text *text, struct op *ops,
+				unsigned int *size_bytes)
+{
+	unsigned int count = 0, at = text->offset;
+
+	while (count < BLOCK_OPS_MAX && at < QUIRE_PAGE_SIZE) {
+		enum decode_result result = text_decode_one(cpu, text->page, at, &ops[count]);
+
+		if (result == DECODE_SHORT || (result == DECODE_INVALID && count))
 			break;
 		at += ops[count].length;
 		if (ops[count++].flags & OP_ENDS_BLOCK)
 			break;
 	}
-	*size_bytes = at;
+	*size_bytes = at - text->offset;
 	return count;
-}
-
-static void block_unlink(struct code_cache *cache, struct block *block)
-{
-	struct block **link = &cache->blocks[block_hash(block->host)];
-
-	while (*link && *link != block)
-		link = &(*link)->next;
-	if (*link)
-		*link = block->next;
 }
 
 static struct block *block_make(struct cpu *cpu, const struct code_text *text, const struct op *ops,
 				unsigned int count)
 {
-	uint64_t ops_bytes = count * sizeof(struct op);
-	struct block *block = arena_alloc(cpu->code, sizeof(*block) + ops_bytes + text->size_bytes);
-	unsigned int hash = block_hash(text->host);
-	unsigned int room = QUIRE_PAGE_SIZE - (text->host & PAGE_OFFSET_MASK);
+	uint64_t ops_bytes = count * sizeof(struct op), host = text->page->host_page | text->offset;
+	struct block *block = arena_alloc(cpu->code, sizeof(*block) + ops_bytes);
+	unsigned int hash = block_hash(host);
 
-	block->host = text->host;
-	block->stamp = cpu->stamp;
+	memset(block, 0, sizeof(*block));
+	block->host = host;
 	block->op_count = count;
-	block->size_bytes = text->size_bytes;
 	block->code_bytes = cpu->code_bytes;
-	block->crosses = text->size_bytes > room;
 	memcpy(block->ops, ops, ops_bytes);
-	memcpy((char *)block->ops + ops_bytes, text->bytes, text->size_bytes);
+	block->page = text->page;
+	block->next_on_page = text->page->blocks;
+	text->page->blocks = block;
 	block->next = cpu->code->blocks[hash];
 	cpu->code->blocks[hash] = block;
 	return block;
 }
 
-static enum step block_build(struct cpu *cpu, uint64_t linear, struct block **found)
+/*
+ * The 15 bytes from the end of @text's page on into the next one. The copies of both pages hold
+ * them then.
+ */
+static enum step text_cross(struct cpu *cpu, const struct code_text *text, uint8_t bytes[INSN_MAX])
 {
-	struct code_text text = {.linear = linear};
-	struct op ops[BLOCK_OPS_MAX];
-	unsigned int count, used;
-	enum step step = text_read_page(cpu, &text, BLOCK_BYTES_MAX);
+	unsigned int first = QUIRE_PAGE_SIZE - text->offset;
+	uint64_t next = text->linear + first;
+	struct code_page *second;
+	enum step step = page_get(cpu, next, &second);
 
 	if (step)
 		return step;
-	arena_reserve(cpu);
-	count = text_decode(cpu, &text, ops, &used);
-	if (!count) {
-		/* The first instruction goes on into the next page: a block of its own. */
-		step = text_read_crossing(cpu, &text, INSN_MAX);
-		if (step)
-			return step;
-		count = text_decode(cpu, &text, ops, &used);
-		if (!count)
-			return cpu_raise_error(cpu, VECTOR_GP, 0); /* longer than 15 bytes */
-		count = 1;
-		used = ops[0].length;
-	}
-	text.size_bytes = used;
-	page_note_code(cpu, text.host, used);
-	if ((text.host & PAGE_OFFSET_MASK) + used > QUIRE_PAGE_SIZE) {
-		struct fetch_entry second;
-
-		step = mmu_fetch_page(cpu, (linear | PAGE_OFFSET_MASK) + 1, &second);
-		if (step)
-			return step;
-		page_note_code(cpu, second.host_page, INSN_MAX);
-	}
-	*found = block_make(cpu, &text, ops, count);
+	if (code_page_load(text->page, code_lines_of(text->offset, first)) != GUARD_OK)
+		return text_unreadable(cpu, text->linear);
+	if (code_page_load(second, 1) != GUARD_OK)
+		return text_unreadable(cpu, next);
+	memcpy(bytes, text->page->bytes + text->offset, first);
+	memcpy(bytes + first, second->bytes, INSN_MAX - first);
 	return STEP_NEXT;
 }
 
-/* Are the bytes still those that were decoded? */
-static enum step block_compare(struct cpu *cpu, struct block *block, uint64_t linear, int *same)
+/* The first instruction goes on into the next page: a block of its own. */
+static enum step block_build_crossing(struct cpu *cpu, const struct code_text *text,
+				      struct block **found)
 {
-	struct code_text text = {.linear = linear};
-	enum step step = text_read_crossing(cpu, &text, block->size_bytes);
+	struct decode_input input = {.size_bytes = INSN_MAX, .code_bytes = cpu->code_bytes};
+	uint8_t bytes[INSN_MAX];
+	struct op op;
+	enum step step = text_cross(cpu, text, bytes);
 
 	if (step)
 		return step;
-	*same = text.size_bytes == block->size_bytes &&
-		!memcmp(text.bytes, &block->ops[block->op_count], block->size_bytes);
+	input.bytes = bytes;
+	if (decode_one(&input, &op) == DECODE_SHORT)
+		return cpu_raise_error(cpu, VECTOR_GP, 0); /* longer than 15 bytes */
+	*found = block_make(cpu, text, &op, 1);
+	(*found)->size_bytes = op.length;
+	(*found)->crosses = op.length > QUIRE_PAGE_SIZE - text->offset;
+	memcpy((*found)->crossing, bytes, op.length);
 	return STEP_NEXT;
+}
+
+static enum step block_build(struct cpu *cpu, const struct code_text *text, struct block **found)
+{
+	struct op ops[BLOCK_OPS_MAX];
+	unsigned int used, count = text_decode(cpu, text, ops, &used);
+
+	if (count) {
+		*found = block_make(cpu, text, ops, count);
+		(*found)->size_bytes = used;
+		return STEP_NEXT;
+	}
+	if (text->offset + INSN_MAX <= QUIRE_PAGE_SIZE)
+		return text_unreadable(cpu, text->linear);
+	return block_build_crossing(cpu, text, found);
+}
+
+/* Are the bytes in both pages, as the translations are now, still those that were decoded? */
+static enum step crossing_compare(struct cpu *cpu, const struct code_text *text,
+				  struct block *block)
+{
+	uint8_t bytes[INSN_MAX];
+	enum step step = text_cross(cpu, text, bytes);
+
+	if (!step && memcmp(bytes, block->crossing, block->size_bytes))
+		page_drop_lines(cpu, text->page, block_lines(block));
+	return step;
 }
 
 static struct block *block_find(const struct cpu *cpu, uint64_t host)
@@ -324,56 +365,69 @@ static struct block *block_find(const struct cpu *cpu, uint64_t host)
 	return block;
 }
 
-static enum step code_find_slow(struct cpu *cpu, struct block **found)
+/* By the translation of RIP. */
+static enum step find_translated(struct cpu *cpu, struct block **found)
 {
-	uint64_t linear = code_linear(cpu);
-	struct fetch_entry page;
+	struct code_text text = {.linear = code_linear(cpu)};
 	struct block *block;
 	enum step step;
-	int same;
 
 	if (unlikely(cpu->code_bytes != 8 && cpu->s.rip > cpu->s.seg[CPU_CS].limit))
 		return cpu_raise_error(cpu, VECTOR_GP, 0);
-	step = mmu_fetch_page(cpu, linear, &page);
+	arena_reserve(cpu);
+	step = page_get(cpu, text.linear, &text.page);
 	if (unlikely(step))
 		return step;
-	block = block_find(cpu, page.host_page | (linear & PAGE_OFFSET_MASK));
-	if (unlikely(!block || !page.host_page))
-		return block_build(cpu, linear, found);
-	if (unlikely(block->stamp < page.stamp || block->stamp < cpu->stamp_floor ||
-		     block->crosses)) {
-		step = block_compare(cpu, block, linear, &same);
+	text.offset = text.linear & PAGE_OFFSET_MASK;
+	block = block_find(cpu, text.page->host_page | text.offset);
+	if (block && unlikely(block->crosses)) {
+		step = crossing_compare(cpu, &text, block);
 		if (step)
 			return step;
-		if (!same) {
-			block_unlink(cpu->code, block);
-			cpu->jump_generation++;
-			return block_build(cpu, linear, found);
-		}
-		block->stamp = cpu->stamp;
+		if (block->page == &no_page)
+			block = NULL;
 	}
+	if (unlikely(!block))
+		return block_build(cpu, &text, found);
 	*found = block;
 	return STEP_NEXT;
 }
 
-/* A linear address is canonical, so the privilege in bit 48 and 49 makes no two tags equal. */
-static uint64_t jump_tag(const struct cpu *cpu)
+/*
+ * The block that @entry remembers, when it is that of RIP by the translation as it is now: else
+ * *@found is NULL.
+ */
+static enum step find_remembered(struct cpu *cpu, const struct jump_entry *entry,
+				 struct block **found)
 {
-	return cpu->s.rip ^ (uint64_t)cpu->tlb_mode << 48;
+	struct block *block = entry->block;
+	uint64_t host_page;
+	enum step step;
+
+	*found = NULL;
+	if (!block || entry->tag != jump_tag(cpu) || block->page == &no_page)
+		return STEP_NEXT;
+	if (entry->generation != cpu->jump_generation) {
+		step = mmu_fetch_page(cpu, cpu->s.rip, &host_page);
+		if (step || block->page->host_page != host_page)
+			return step;
+	}
+	step = page_verify(cpu, block->page, cpu->s.rip);
+	if (!step && block->page != &no_page)
+		*found = block;
+	return step;
 }
 
-enum step code_find(struct cpu *cpu, struct block **found)
+enum step code_find_slow(struct cpu *cpu, struct block **found)
 {
-	struct jump_entry *entry = &cpu->tlb->jump[(cpu->s.rip ^ cpu->s.rip >> 10) % JUMP_SETS];
+	struct jump_entry *entry = jump_entry_of(cpu);
 	enum step step;
 
 	if (cpu->code_bytes != 8)
-		return code_find_slow(cpu, found);
-	if (likely(entry->tag == jump_tag(cpu) && entry->generation == cpu->jump_generation)) {
-		*found = entry->block;
-		return STEP_NEXT;
-	}
-	step = code_find_slow(cpu, found);
+		return find_translated(cpu, found);
+	step = find_remembered(cpu, entry, found);
+	if (!step && !*found)
+		step = find_translated(cpu, found);
 	if (!step && !(*found)->crosses)
 		*entry = (struct jump_entry){jump_tag(cpu), *found, cpu->jump_generation};
 	return step;
@@ -381,13 +435,26 @@ enum step code_find(struct cpu *cpu, struct block **found)
 
 unsigned int code_bytes_at_rip(struct cpu *cpu, uint8_t bytes[15])
 {
-	struct code_text text = {.linear = code_linear(cpu)};
+	uint64_t linear = code_linear(cpu);
 	enum stop stop = cpu->stop;
-	unsigned int size;
+	unsigned int size = 0;
 
-	text_read_crossing(cpu, &text, INSN_MAX);
+	while (size < INSN_MAX) {
+		unsigned int room = QUIRE_PAGE_SIZE - (linear & PAGE_OFFSET_MASK);
+		uint64_t host_page;
+		size_t done;
+
+		if (room > INSN_MAX - size)
+			room = INSN_MAX - size;
+		if (mmu_fetch_page(cpu, linear, &host_page) || !host_page)
+			break;
+		guard_copy(bytes + size, (void *)(uintptr_t)(host_page | (linear & 0xfff)), room,
+			   &done);
+		size += done;
+		if (done < room)
+			break;
+		linear += room;
+	}
 	cpu->stop = stop;
-	size = text.size_bytes < INSN_MAX ? text.size_bytes : INSN_MAX;
-	memcpy(bytes, text.bytes, size);
 	return size;
 }

@@ -2,40 +2,72 @@
 #ifndef QUIRE_VCPU_CODE_H
 #define QUIRE_VCPU_CODE_H
 
-#include "vcpu/internal.h"
+#include "vcpu/code_page.h"
 
 #define BLOCK_OPS_MAX 64u
+#define INSN_MAX 15u
 
 /*
  * Operations hold no address of their own, so a block is keyed by where its bytes are and by the
  * mode they are decoded for, and serves every linear address that leads there.
  */
 struct block {
-	struct block *next; /* of the same hash */
-	uint64_t host;	    /* of the first byte */
-	uint64_t stamp;	    /* when its bytes were last compared with memory */
+	struct block *next;	    /* of the same hash */
+	struct block *next_on_page; /* of the same page */
+	struct code_page *page;	    /* of the first byte; a page of no epoch once dropped */
+	uint64_t host;		    /* of the first byte */
 	uint16_t op_count;
 	uint16_t size_bytes;
 	uint8_t code_bytes;
-	uint8_t crosses; /* one instruction over two pages: compared at every use */
+	uint8_t crosses; /* one instruction over two pages: compared with both at every use */
+	uint8_t crossing[INSN_MAX]; /* its bytes */
 	struct op ops[];
-	/* size_bytes of code follow the operations. */
 };
 
 /* Allocate the cache of @cpu: 0 or -ENOMEM. */
 int code_create(struct cpu *cpu);
 void code_destroy(struct cpu *cpu);
 
-/* The block at CS:RIP. STEP_ABORT: cpu->stop (page fault, stage-2 fault, code in a device). */
-enum step code_find(struct cpu *cpu, struct block **found);
+/* code_find() when the jump cache does not know. */
+enum step code_find_slow(struct cpu *cpu, struct block **found);
 
-/* Every block is compared with memory before its next use. */
-void code_serialise(struct cpu *cpu);
+/* A linear address is canonical, so the privilege in bit 48 and 49 makes no two tags equal. */
+static inline uint64_t jump_tag(const struct cpu *cpu)
+{
+	return cpu->s.rip ^ (uint64_t)cpu->tlb_mode << 48;
+}
+
+static inline struct jump_entry *jump_entry_of(const struct cpu *cpu)
+{
+	return &cpu->tlb->jump[(cpu->s.rip ^ cpu->s.rip >> 10) % JUMP_SETS];
+}
+
+/*
+ * The block at CS:RIP, whose bytes have been equal to memory since the last serialising event.
+ * STEP_ABORT: cpu->stop (page fault, stage-2 fault, code in a device).
+ */
+static inline enum step code_find(struct cpu *cpu, struct block **found)
+{
+	const struct jump_entry *entry = jump_entry_of(cpu);
+
+	if (likely(entry->tag == jump_tag(cpu) && entry->generation == cpu->jump_generation &&
+		   entry->block->page->epoch == cpu->code_epoch && cpu->code_bytes == 8)) {
+		*found = entry->block;
+		return STEP_NEXT;
+	}
+	return code_find_slow(cpu, found);
+}
+
+/* Every page of code is compared with memory before its next use. */
+static inline void code_serialise(struct cpu *cpu)
+{
+	cpu->code_epoch++;
+}
 
 /* Does this CPU hold decoded code of the host page of @host? */
 int code_is_on_page(const struct cpu *cpu, uint64_t host);
-/* This CPU wrote [host, host + size) of a page that may hold code. Stops the running block when it
- * hit decoded bytes. */
+/* This CPU wrote [host, host + size) of a page that may hold code. Drops the blocks whose lines it
+ * hit, and stops the running block. */
 void code_note_write(struct cpu *cpu, uint64_t host, unsigned int size_bytes);
 
 /* The bytes of the running instruction, for an exit: how many of the 15 were there. */

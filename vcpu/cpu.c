@@ -60,6 +60,7 @@ struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void 
 	cpu->ctx = ctx;
 	cpu->doorbell = quire_vcpu_doorbell(vcpu);
 	cpu->jump_generation = 1;
+	cpu->code_epoch = 1;
 	cpu->svm.gif = 1;
 	cpu_reset(cpu);
 	cpu_update_mode(cpu);

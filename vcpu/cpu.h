@@ -204,6 +204,8 @@ bool cpu_is_interruptible(const struct cpu *cpu);
 struct cpu_counts {
 	uint64_t nmis;		/* delivered */
 	uint64_t nested_enters; /* L2, by VMRUN */
+	uint64_t code_compares; /* pages of decoded code compared with memory */
+	uint64_t code_drops;	/* blocks dropped because their bytes had changed */
 };
 const struct cpu_counts *cpu_counts(const struct cpu *cpu);
 

@@ -57,7 +57,6 @@ struct tlb_entry {
 struct fetch_entry {
 	uint64_t tag;
 	uint64_t host_page;
-	uint64_t stamp; /* blocks checked before it must be compared again */
 	uint64_t global;
 };
 
@@ -66,8 +65,9 @@ struct fetch_entry {
 struct block;
 
 /*
- * Which block starts at an address of 64-bit code. Good as long as nothing was flushed, nothing
- * serialised and no block dropped since: then cpu->jump_generation still has the same value.
+ * Which block starts at an address of 64-bit code. Surely so as long as nothing was flushed since:
+ * then cpu->jump_generation still has the same value. The block's page says whether its bytes are
+ * good.
  */
 struct jump_entry {
 	uint64_t tag; /* RIP and privilege */
@@ -75,7 +75,7 @@ struct jump_entry {
 	uint64_t generation;
 };
 
-#define JUMP_SETS 1024u
+#define JUMP_SETS 4096u
 
 /*
  * Where the guest's lowest-level table for 2 MiB of linear addresses is: what processors call a
@@ -239,7 +239,7 @@ struct cpu {
 	struct replay replay;
 	struct code_cache *code;
 	uint64_t jump_generation;
-	uint64_t stamp, stamp_floor; /* see code.c */
+	uint64_t code_epoch; /* see code.c */
 	/* What the translations were made under; cpu_state_changed() compares. */
 	struct {
 		uint64_t cr0, cr3, cr4, efer;

@@ -130,6 +130,7 @@ static enum step piece_store(struct cpu *cpu, const struct piece *piece, uint64_
 	struct mmu_request request = request_of(piece->linear, MMU_WRITE, MMU_WRITE);
 	struct mmu_result result;
 	void *host = tlb_find(cpu, piece->linear, MMU_WRITE);
+	int was_cached = host != NULL;
 	enum step step;
 
 	if (!host) {
@@ -144,7 +145,9 @@ static enum step piece_store(struct cpu *cpu, const struct piece *piece, uint64_
 	}
 	if (piece_put(host, piece->size_bytes, value) != GUARD_OK)
 		return mmu_guard_failed(cpu, &request);
-	code_note_write(cpu, (uintptr_t)host, piece->size_bytes);
+	/* A page that the TLB lets be written holds no decoded code. */
+	if (!was_cached)
+		code_note_write(cpu, (uintptr_t)host, piece->size_bytes);
 	return STEP_NEXT;
 }
 

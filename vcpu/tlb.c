@@ -57,11 +57,18 @@ static void tables_drop(struct tlb *tlb)
 	memset(tlb->table, 0xff, sizeof(tlb->table));
 }
 
+/* What code was found by may lead elsewhere now, and memory may be new where it was. */
+static void translations_changed(struct cpu *cpu)
+{
+	cpu->jump_generation++;
+	code_serialise(cpu);
+}
+
 void tlb_flush_all(struct cpu *cpu)
 {
 	if (cpu->tlb)
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
-	cpu->jump_generation++;
+	translations_changed(cpu);
 	cpu->tlb_has_large = 0;
 }
 
@@ -69,7 +76,7 @@ void tlb_flush_non_global(struct cpu *cpu)
 {
 	struct tlb *tlb = cpu->tlb;
 
-	cpu->jump_generation++;
+	translations_changed(cpu);
 	if (!tlb)
 		return;
 	tables_drop(tlb);
@@ -90,7 +97,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	uint64_t page = linear & PAGE_NUMBER_MASK;
 	struct fetch_entry *fetch = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
 
-	cpu->jump_generation++;
+	translations_changed(cpu);
 	tables_drop(cpu->tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
 		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
@@ -121,7 +128,7 @@ void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page)
 	}
 }
 
-enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry *found)
+enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, uint64_t *host_page)
 {
 	struct fetch_entry *entry = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
 	struct mmu_request request = {.linear = linear, .access = MMU_FETCH, .stage2 = MMU_FETCH};
@@ -129,21 +136,18 @@ enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry *f
 	enum step step;
 
 	if (likely(entry->tag == tlb_tag(cpu, linear))) {
-		*found = *entry;
+		*host_page = entry->host_page;
 		return STEP_NEXT;
 	}
 	step = mmu_translate(cpu, &request, &result);
 	if (step)
 		return step;
-	if (!result.host) {
-		found->host_page = 0;
+	*host_page = result.host & PAGE_NUMBER_MASK;
+	if (!result.host)
 		return STEP_NEXT;
-	}
 	cpu->tlb_has_large |= result.large;
 	entry->tag = tlb_tag(cpu, linear);
-	entry->host_page = result.host & PAGE_NUMBER_MASK;
+	entry->host_page = *host_page;
 	entry->global = result.global;
-	entry->stamp = ++cpu->stamp;
-	*found = *entry;
 	return STEP_NEXT;
 }
