@@ -1,6 +1,7 @@
-/* Reading statistics, the only file of ours that has contents. */
+/* Reading, writing and seeking. Statistics are the only file of ours that has contents. */
 #include <errno.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -104,22 +105,45 @@ long contents_readv(const struct object_call *call)
 	return got;
 }
 
+/* An offset of -1 means the description's own in the calls that take flags. */
+static bool is_sequential(const struct boundary_call *call)
+{
+	return (call->nr == SYS_preadv2 || call->nr == SYS_pwritev2) && (off_t)call->args[3] == -1;
+}
+
 /* preadv and preadv2: the offset's high half is for machines of 32 bits. */
 long contents_preadv(const struct object_call *call)
 {
 	off_t offset = (off_t)call->call->args[3];
 
-	if (call->call->nr == SYS_preadv2 && call->call->args[5])
+	if (offset < 0 && !is_sequential(call->call))
+		return -EINVAL;
+	/* A file that is read without an iterator takes no other flag. */
+	if (call->call->nr == SYS_preadv2 && (call->call->args[5] & ~(unsigned long)RWF_HIPRI))
 		return -EOPNOTSUPP;
-	if (call->call->nr == SYS_preadv2 && offset == -1)
-		return contents_readv(call);
-	return offset < 0 ? -EINVAL : read_parts(call, offset);
+	return is_sequential(call->call) ? contents_readv(call) : read_parts(call, offset);
 }
 
-/* Seeking in statistics is accepted and moves nothing. */
+/* A file of KVM's without positions: no description of it was opened by a path. */
+long contents_no_position(const struct object_call *call)
+{
+	if (is_sequential(call->call))
+		return file_ops_of(call->file)->kind == FILE_STATS ? -EBADF : -EINVAL;
+	return (off_t)call->call->args[3] < 0 ? -EINVAL : -ESPIPE;
+}
+
+static bool is_whence(const struct object_call *call)
+{
+	return (unsigned int)call->call->args[2] <= SEEK_HOLE;
+}
+
+/* Seeking is accepted and moves nothing. */
 long contents_seek(const struct object_call *call)
 {
-	unsigned long whence = call->call->args[2];
+	return is_whence(call) ? offset_of(call->fd) : -EINVAL;
+}
 
-	return whence > SEEK_HOLE ? -EINVAL : offset_of(call->fd);
+long contents_no_seek(const struct object_call *call)
+{
+	return is_whence(call) ? -ESPIPE : -EINVAL;
 }

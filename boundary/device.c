@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
@@ -11,7 +12,7 @@
 #include "boundary/rows.h"
 #include "frontend/params.h"
 
-/* What the kernel answers before it asks the file; it changes the client's own descriptor. */
+/* What the kernel answers before it asks the file: it does so for the inert descriptor, too. */
 static bool is_kernels(unsigned int command)
 {
 	switch (command) {
@@ -20,6 +21,12 @@ static bool is_kernels(unsigned int command)
 	case FIONBIO:
 	case FIOASYNC:
 	case FIGETBSZ:
+	case FIFREEZE:
+	case FITHAW:
+	case FICLONE:
+	case FICLONERANGE:
+	case FIDEDUPERANGE:
+	case FS_IOC_FIEMAP:
 		return true;
 	default:
 		return false;
@@ -49,22 +56,49 @@ long device_other_ioctl(const struct boundary_call *call)
 	return BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL) < 0 ? -EBADF : -ENOTTY;
 }
 
-/* What the kernel checks before it asks the file. */
-static long allocate_check(int mode, off_t offset, off_t size_bytes)
+#ifndef FALLOC_FL_WRITE_ZEROES
+#define FALLOC_FL_WRITE_ZEROES 0x80
+#endif
+
+/* Is @mode one that the kernel asks a file for? */
+static bool is_mode(int mode)
 {
-	const int known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE |
-			  FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
-	off_t end;
+	bool keeps = mode & FALLOC_FL_KEEP_SIZE;
+
+	switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+	case 0:
+	case FALLOC_FL_UNSHARE_RANGE:
+	case FALLOC_FL_ZERO_RANGE:
+		return true;
+	case FALLOC_FL_PUNCH_HOLE:
+		return keeps;
+	case FALLOC_FL_COLLAPSE_RANGE:
+	case FALLOC_FL_INSERT_RANGE:
+	case FALLOC_FL_WRITE_ZEROES:
+		return !keeps;
+	default:
+		return false;
+	}
+}
+
+/* What the kernel checks before it asks the file. */
+static long allocate_check(const struct object_call *call)
+{
+	int mode = (int)call->call->args[1];
+	off_t offset = (off_t)call->call->args[2], size_bytes = (off_t)call->call->args[3], end;
 
 	if (offset < 0 || size_bytes <= 0)
 		return -EINVAL;
-	if (mode & ~known)
+	if (!is_mode(mode))
 		return -EOPNOTSUPP;
-	if ((mode & FALLOC_FL_PUNCH_HOLE) && !(mode & FALLOC_FL_KEEP_SIZE))
-		return -EOPNOTSUPP;
-	if (__builtin_add_overflow(offset, size_bytes, &end))
-		return -EFBIG;
-	return 0;
+	switch (file_ops_of(call->file)->kind) {
+	case FILE_STATS:
+		return -EBADF;
+	case FILE_KVM:
+		return -ENODEV;
+	default:
+		return __builtin_add_overflow(offset, size_bytes, &end) ? -EFBIG : 0;
+	}
 }
 
 /* An allocation or a punch that succeeded shows in the times of the file. */
@@ -80,7 +114,7 @@ long device_allocate(const struct object_call *call)
 	const struct file_ops *ops = file_ops_of(call->file);
 	int mode = (int)call->call->args[1];
 	off_t offset = (off_t)call->call->args[2], size_bytes = (off_t)call->call->args[3];
-	long error = allocate_check(mode, offset, size_bytes);
+	long error = allocate_check(call);
 
 	if (error)
 		return error;

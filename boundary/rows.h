@@ -29,20 +29,44 @@ struct boundary_row {
 /* Indexed by system call number; fd_arguments is 0 where a call is no row. */
 extern const struct boundary_row boundary_rows[BOUNDARY_NR_MAX];
 
-/* Statistics are the only contents that are read. */
+/*
+ * Does a call on a descriptor and a path mean the descriptor itself? @path and @flags are the
+ * indices of those arguments.
+ */
+bool path_is_itself(const struct boundary_call *call, unsigned int path, unsigned int flags);
+
 long contents_read(const struct object_call *call);
 long contents_pread(const struct object_call *call);
 long contents_readv(const struct object_call *call);
 long contents_preadv(const struct object_call *call);
+long contents_no_position(const struct object_call *call);
 long contents_seek(const struct object_call *call);
-
-/* What fails anyway, but with EFAULT if the kernel had met a bad pointer before it asked. */
-long argument_times(const struct object_call *call);
-long argument_send_offset(const struct object_call *call);
-long argument_splice_offset(const struct object_call *call);
+long contents_no_seek(const struct object_call *call);
 
 long device_ioctl(const struct object_call *call);
 long device_other_ioctl(const struct boundary_call *call);
 long device_allocate(const struct object_call *call);
+
+long transfer_sendfile(const struct object_call *call);
+long transfer_splice(const struct object_call *call);
+long transfer_copy(const struct object_call *call);
+
+long status_fstat(const struct object_call *call);
+long status_fstatat(const struct object_call *call);
+long status_statx(const struct object_call *call);
+long status_fstatfs(const struct object_call *call);
+
+long attributes_change(const struct object_call *call);
+long attributes_chownat(const struct object_call *call);
+long attributes_chmodat(const struct object_call *call);
+long attributes_times(const struct object_call *call);
+long attributes_old_times(const struct object_call *call);
+long attributes_truncate(const struct object_call *call);
+long attributes_extended(const struct object_call *call);
+long attributes_none(const struct object_call *call);
+long attributes_handle(const struct object_call *call);
+
+long flags_fcntl(const struct object_call *call);
+long flags_flock(const struct object_call *call);
 
 #endif

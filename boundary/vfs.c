@@ -28,6 +28,14 @@
 		.fd_arguments = (fds), .cells = { kvm, vm, vcpu, gmem, stats } \
 	}
 
+#define NOPOS BY(contents_no_position)
+#define SEEK BY(contents_seek)
+#define STATFS BY(status_fstatfs)
+/* Newer than some libc's headers. */
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452
+#endif
+
 #define FD0 1
 #define FD1 2
 #define FD2 4
@@ -43,26 +51,48 @@ const struct boundary_row boundary_rows[BOUNDARY_NR_MAX] = {
 	},
     [SYS_fallocate] = ALL(FD0, BY(device_allocate)),
 
-    /*                       /dev/kvm,   VM,         vCPU,       guest_memfd, statistics */
+    /* Columns: /dev/kvm, VM, vCPU, guest_memfd, statistics. */
     [SYS_read] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_read)),
     [SYS_readv] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_readv)),
-    [SYS_pread64] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), BY(contents_pread)),
-    [SYS_preadv] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), BY(contents_preadv)),
-    [SYS_preadv2] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), BY(contents_preadv)),
+    [SYS_pread64] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_pread)),
+    [SYS_preadv] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_preadv)),
+    [SYS_preadv2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_preadv)),
     /* Statistics are open for reading alone; that positions are, too, is looked at first. */
     [SYS_write] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EBADF)),
     [SYS_writev] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EBADF)),
-    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE)),
-    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE)),
-    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE), NO(ESPIPE)),
-    [SYS_lseek] = EACH(FD0, BY(contents_seek), BY(contents_seek), BY(contents_seek), NO(ESPIPE),
-		       BY(contents_seek)),
+    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, NOPOS),
+    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, NOPOS),
+    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, NOPOS),
+    [SYS_lseek] = EACH(FD0, SEEK, SEEK, SEEK, BY(contents_no_seek), SEEK),
 
-    [SYS_ftruncate] = ALL(FD0, NO(EINVAL)),
-    [SYS_fchmod] = ALL(FD0, NO(EINVAL)),
-    [SYS_fchown] = ALL(FD0, NO(EINVAL)),
-    [SYS_utimensat] = ALL(FD0, BY(argument_times)),
-    [SYS_sendfile] = ALL(FD0 | FD1, BY(argument_send_offset)),
-    [SYS_splice] = ALL(FD0 | FD2, BY(argument_splice_offset)),
+    [SYS_sendfile] = ALL(FD0 | FD1, BY(transfer_sendfile)),
+    [SYS_splice] = ALL(FD0 | FD2, BY(transfer_splice)),
+    [SYS_copy_file_range] = ALL(FD0 | FD2, BY(transfer_copy)),
+
+    [SYS_fsync] = ALL(FD0, NO(EINVAL)),
+    [SYS_fdatasync] = ALL(FD0, NO(EINVAL)),
+    [SYS_readahead] = ALL(FD0, NO(EINVAL)),
+    [SYS_sync_file_range] = EACH(FD0, NO(ESPIPE), KERNEL, KERNEL, KERNEL, KERNEL),
+
+    [SYS_fstat] = ALL(FD0, BY(status_fstat)),
+    [SYS_newfstatat] = ALL(FD0, BY(status_fstatat)),
+    [SYS_statx] = ALL(FD0, BY(status_statx)),
+    [SYS_fstatfs] = EACH(FD0, KERNEL, STATFS, STATFS, STATFS, STATFS),
+
+    [SYS_ftruncate] = ALL(FD0, BY(attributes_truncate)),
+    [SYS_fchmod] = ALL(FD0, BY(attributes_change)),
+    [SYS_fchmodat2] = ALL(FD0, BY(attributes_chmodat)),
+    [SYS_fchown] = ALL(FD0, BY(attributes_change)),
+    [SYS_fchownat] = ALL(FD0, BY(attributes_chownat)),
+    [SYS_utimensat] = ALL(FD0, BY(attributes_times)),
+    [SYS_futimesat] = ALL(FD0, BY(attributes_old_times)),
+    [SYS_fsetxattr] = ALL(FD0, BY(attributes_extended)),
+    [SYS_fgetxattr] = ALL(FD0, BY(attributes_extended)),
+    [SYS_fremovexattr] = ALL(FD0, BY(attributes_extended)),
+    [SYS_flistxattr] = ALL(FD0, BY(attributes_none)),
+    [SYS_name_to_handle_at] = ALL(FD0, BY(attributes_handle)),
+
+    [SYS_fcntl] = ALL(FD0, BY(flags_fcntl)),
+    [SYS_flock] = ALL(FD0, BY(flags_flock)),
 };
 /* clang-format on */

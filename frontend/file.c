@@ -278,22 +278,6 @@ static int make_descriptor(const struct file_config *config)
 	return fd;
 }
 
-/* Another description of the same file behind the same number. */
-static int make_read_only(int fd, const struct file_config *config)
-{
-	char path[32];
-	int other, error = 0;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	other = open(path, O_RDONLY | O_CLOEXEC);
-	if (other < 0)
-		return -errno;
-	if (dup3(other, fd, config->cloexec ? O_CLOEXEC : 0) < 0)
-		error = -errno;
-	close(other);
-	return error;
-}
-
 static int make_memory(struct file *file, enum file_memory_kind kind)
 {
 	switch (kind) {
@@ -316,7 +300,8 @@ static int seal(int fd, const struct file_config *config)
 
 	if (config->memory == FILE_NO_MEMORY)
 		seals |= F_SEAL_WRITE;
-	return fcntl(fd, F_ADD_SEALS, seals) ? -errno : 0;
+	/* And it is no program. */
+	return fcntl(fd, F_ADD_SEALS, seals) || fchmod(fd, 0600) ? -errno : 0;
 }
 
 static int file_open(struct file *file, int fd, const struct file_config *config)
@@ -327,8 +312,6 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 	if (ftruncate(fd, (off_t)config->size_bytes))
 		return -errno;
 	error = seal(fd, config);
-	if (!error && config->read_only)
-		error = make_read_only(fd, config);
 	if (error)
 		return error;
 	if (flock(fd, LOCK_EX) || fstat(fd, &status))

@@ -204,7 +204,7 @@ static const struct file_ops stats_file_ops = {
 static long open_stats(struct vm *vm, struct vcpu *vcpu)
 {
 	char name[40];
-	struct file_config config = {.ops = &stats_file_ops, .cloexec = true, .read_only = true};
+	struct file_config config = {.ops = &stats_file_ops, .cloexec = true};
 	struct stats_object *object = malloc(sizeof(*object));
 	int fd;
 

@@ -1,7 +1,6 @@
 /* Calls that close descriptors: the last reference to a file of ours may go with them. */
 #include <errno.h>
 #include <limits.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "frontend/file.h"
@@ -108,19 +107,4 @@ INTERPOSED void closefrom(int first)
 		REAL(closefrom)(first);
 	else
 		close_range(first < 0 ? 0 : (unsigned int)first, UINT_MAX, 0);
-}
-
-/* The lock on a file of ours tells us when it goes; a client's own is granted for the asking. */
-INTERPOSED int flock(int fd, int operation)
-{
-	struct file *file;
-
-	if (client_call_active() || !file_any())
-		return REAL(flock)(fd, operation);
-	client_call_begin();
-	file = file_get(fd);
-	if (file)
-		file_put(file);
-	client_call_end();
-	return file ? 0 : REAL(flock)(fd, operation);
 }

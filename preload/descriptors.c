@@ -6,42 +6,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "boundary/call.h"
-#include "frontend/file.h"
 #include "frontend/params.h"
 #include "frontend/user_copy.h"
+#include "preload/entry.h"
 #include "preload/memory.h"
-#include "preload/real.h"
 
 ssize_t __read_chk(int fd, void *dst, size_t size_bytes, size_t room_bytes);
 ssize_t __pread_chk(int fd, void *dst, size_t size_bytes, off_t offset, size_t room_bytes);
 ssize_t __pread64_chk(int fd, void *dst, size_t size_bytes, off_t offset, size_t room_bytes);
-
-/* Is the call one of our own, or is there no object that it could reach? */
-static bool is_libc_alone(void)
-{
-	return client_call_active() || !file_any();
-}
-
-/*
- * A call of libc's: what the boundary answers, as libc gives it; what it forwards goes to the
- * function that we stand before. Each argument is converted as the kernel's entry would get it.
- */
-#define ARGUMENT(value) ((unsigned long)(value))
-#define ENTRY(number, real, ...)                                                                  \
-	({                                                                                        \
-		const struct boundary_call entry_call = {.nr = (number), .args = {__VA_ARGS__}};  \
-		long entry_result;                                                                \
-		!is_libc_alone() && boundary_try(&entry_call, &entry_result) == BOUNDARY_ANSWERED \
-		    ? (__typeof__(real))real_result(entry_result)                                 \
-		    : (real);                                                                     \
-	})
 
 static long forward_ioctl(int fd, unsigned long command, unsigned long argument)
 {
@@ -186,28 +161,6 @@ INTERPOSED off_t lseek(int fd, off_t offset, int whence)
 }
 INTERPOSED_ALIAS("lseek") off_t lseek64(int fd, off_t offset, int whence);
 
-INTERPOSED int ftruncate(int fd, off_t size_bytes)
-{
-	return ENTRY(SYS_ftruncate, REAL(ftruncate)(fd, size_bytes), ARGUMENT(fd),
-		     ARGUMENT(size_bytes));
-}
-INTERPOSED_ALIAS("ftruncate") int ftruncate64(int fd, off_t size_bytes);
-
-INTERPOSED int fchmod(int fd, mode_t mode)
-{
-	return ENTRY(SYS_fchmod, REAL(fchmod)(fd, mode), ARGUMENT(fd), mode);
-}
-
-INTERPOSED int fchown(int fd, uid_t owner, gid_t group)
-{
-	return ENTRY(SYS_fchown, REAL(fchown)(fd, owner, group), ARGUMENT(fd), owner, group);
-}
-
-INTERPOSED int futimens(int fd, const struct timespec times[2])
-{
-	return ENTRY(SYS_utimensat, REAL(futimens)(fd, times), ARGUMENT(fd), 0, ARGUMENT(times));
-}
-
 INTERPOSED int fallocate(int fd, int mode, off_t offset, off_t size_bytes)
 {
 	return ENTRY(SYS_fallocate, REAL(fallocate)(fd, mode, offset, size_bytes), ARGUMENT(fd),
@@ -229,19 +182,3 @@ INTERPOSED int posix_fallocate(int fd, off_t offset, off_t size_bytes)
 	return REAL(posix_fallocate)(fd, offset, size_bytes);
 }
 INTERPOSED_ALIAS("posix_fallocate") int posix_fallocate64(int fd, off_t offset, off_t size_bytes);
-
-INTERPOSED ssize_t sendfile(int out, int in, off_t *offset, size_t size_bytes)
-{
-	return ENTRY(SYS_sendfile, REAL(sendfile)(out, in, offset, size_bytes), ARGUMENT(out),
-		     ARGUMENT(in), ARGUMENT(offset), size_bytes);
-}
-INTERPOSED_ALIAS("sendfile")
-ssize_t sendfile64(int out, int in, off_t *offset, size_t size_bytes);
-
-INTERPOSED ssize_t splice(int in, off_t *in_offset, int out, off_t *out_offset, size_t size_bytes,
-			  unsigned int flags)
-{
-	return ENTRY(SYS_splice, REAL(splice)(in, in_offset, out, out_offset, size_bytes, flags),
-		     ARGUMENT(in), ARGUMENT(in_offset), ARGUMENT(out), ARGUMENT(out_offset),
-		     size_bytes, flags);
-}

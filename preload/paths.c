@@ -19,7 +19,7 @@
 #include "frontend/signal_actions.h"
 #include "frontend/user_copy.h"
 #include "hosts/process/process.h"
-#include "preload/real.h"
+#include "preload/entry.h"
 
 #define KVM_MAJOR 10
 #define KVM_MINOR 232
@@ -265,7 +265,8 @@ INTERPOSED int fstatat(int directory, const char *path, struct stat *status, int
 
 	if (target.is_kvm)
 		return kvm_stat(status, flags);
-	return REAL(fstatat)(directory, target.path, status, flags);
+	return ENTRY(SYS_newfstatat, REAL(fstatat)(directory, target.path, status, flags),
+		     ARGUMENT(directory), ARGUMENT(target.path), ARGUMENT(status), ARGUMENT(flags));
 }
 
 INTERPOSED int stat(const char *path, struct stat *status)
@@ -324,7 +325,9 @@ INTERPOSED int statx(int directory, const char *path, int flags, unsigned int ma
 	struct target target = target_of(path, room);
 
 	if (!target.is_kvm)
-		return REAL(statx)(directory, target.path, flags, mask, status);
+		return ENTRY(SYS_statx, REAL(statx)(directory, target.path, flags, mask, status),
+			     ARGUMENT(directory), ARGUMENT(target.path), ARGUMENT(flags), mask,
+			     ARGUMENT(status));
 	if (REAL(statx)(AT_FDCWD, "/", flags, mask, status))
 		return -1;
 	memset(status, 0, sizeof(*status));

@@ -22,9 +22,16 @@
 
 static int memfd;
 
+/* By the instruction: libc's syscall() is the library's. */
 static long raw(long number, long command)
 {
-	return syscall(number, memfd, command, 0L) < 0 ? -errno : 0;
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(number), "D"((long)memfd), "S"(command), "d"(0L)
+			 : "rcx", "r11", "memory");
+	return result;
 }
 
 /* The entry of 32-bit programs, from this one. A kernel without it raises SIGSEGV. */
