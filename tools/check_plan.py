@@ -11,6 +11,8 @@ import conformance
 import conformance_doc
 import meson_tests
 import selftests
+from vmms import catalog
+from vmms import checks as vmms_checks
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TREE / "build"
@@ -177,6 +179,22 @@ class Kernel:
         yield [check_runner.Check("kernel", f"{conformance_doc.PATH} agrees", self.document)]
 
 
+def client_suite(client):
+    """What CI runs of a client: one of each kind."""
+    def scenarios():
+        return [scenario for scenario in client.scenarios() if scenario.in_ci]
+
+    def phases():
+        yield [vmms_checks.check(scenario) for scenario in scenarios()]
+
+    return Suite(client.name, client.about, phases,
+                 lambda: [f"{client.name}: {scenario.name}" for scenario in scenarios()])
+
+
+def client_suites(tier):
+    return [client_suite(client) for client in catalog.CLIENTS if client.tier == tier]
+
+
 class Plan:
     """All suites of this tree."""
 
@@ -193,10 +211,12 @@ class Plan:
             Suite("gcc", "the tree compiles with gcc", gcc,
                   lambda: ["gcc: compile without a warning"]),
             Suite("asan", "unit tests and fuzzers under sanitizers", asan, asan_names),
-            Suite("tsan", "races that only real threads show", tsan, lambda: ["tsan: stress"])]
+            Suite("tsan", "races that only real threads show", tsan, lambda: ["tsan: stress"]),
+            *client_suites("newcomer")]
         self.clients = [
             Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,
-                  self.kernel.names)]
+                  self.kernel.names),
+            *client_suites("clients")]
 
     def all(self):
         return [*self.suites, *self.clients]

@@ -5,9 +5,11 @@ import subprocess
 
 import check_report
 import program
+from vmms import catalog
 
 # Beyond what the build takes, by the suite that needs them.
-WANTED = {"kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev")}
+WANTED = {"kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev"),
+          **{client.name: client.packages for client in catalog.CLIENTS}}
 
 
 def is_installed(package):
@@ -18,8 +20,11 @@ def is_installed(package):
 
 def missing(suites):
     """What these suites need and the machine has not, each once."""
-    names = dict.fromkeys(name for suite in suites for name in WANTED.get(suite, ()))
-    return [name for name in names if not is_installed(name)]
+    return missing_of(name for suite in suites for name in WANTED.get(suite, ()))
+
+
+def missing_of(names):
+    return [name for name in dict.fromkeys(names) if not is_installed(name)]
 
 
 def may_install():

@@ -71,6 +71,7 @@ class Tiers(unittest.TestCase):
         plan = check_plan.Plan()
         known = {suite.name for suite in plan.all()}
         self.assertEqual(set(packages.WANTED) - known, set())
+        self.assertEqual(set(check_report.MAY_NOT_SKIP) - known, set())
 
     def test_slow_tests_exist(self):
         names = {name.partition(": ")[2] for suite in check_plan.Plan().suites

@@ -1,0 +1,152 @@
+/*
+ * The first program of a guest under test. The kernel's command line says what to do: quire=WORK,
+ * where WORK is "poweroff", "reboot", "wait" or "memory". Each line on the console that begins with
+ * "quire:" is for the test that reads it.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/reboot.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE_BYTES 4096
+#define MEMORY_BYTES (32UL << 20)
+#define PAGE_WORDS (PAGE_BYTES / sizeof(uint64_t))
+
+static void mount_all(void)
+{
+	mount("proc", "/proc", "proc", 0, NULL);
+	mount("sys", "/sys", "sysfs", 0, NULL);
+	mount("dev", "/dev", "devtmpfs", 0, NULL);
+}
+
+/* Copies the value of NAME=VALUE on the kernel's command line; false when there is none. */
+static int argument(const char *name, char *value, size_t size)
+{
+	char line[4096] = "";
+	int fd = open("/proc/cmdline", O_RDONLY);
+	ssize_t count = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (count < 0)
+		return 0;
+	for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n")) {
+		size_t length = strlen(name);
+
+		if (!strncmp(word, name, length) && word[length] == '=') {
+			snprintf(value, size, "%s", word + length + 1);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static uint64_t word_of(uint64_t generation, uint64_t page, uint64_t word)
+{
+	uint64_t mixed = (generation << 40) ^ (page << 12) ^ word;
+
+	return (mixed + 1) * 0x9e3779b97f4a7c15UL;
+}
+
+/* Eight words of each page, spread over it. */
+static void write_page(uint64_t *page, uint64_t generation, uint64_t number)
+{
+	for (uint64_t i = 0; i < PAGE_WORDS; i += PAGE_WORDS / 8)
+		page[i] = word_of(generation, number, i);
+}
+
+static int check_page(const uint64_t *page, uint64_t generation, uint64_t number)
+{
+	for (uint64_t i = 0; i < PAGE_WORDS; i += PAGE_WORDS / 8) {
+		if (page[i] == word_of(generation, number, i))
+			continue;
+		printf("quire: BAD page %lu word %lu generation %lu: %lx\n", number, i, generation,
+		       page[i]);
+		return 0;
+	}
+	return 1;
+}
+
+static double seconds_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/*
+ * Writes memory and checks it, so many rounds (for ever, if 0): a page holds what the last
+ * generation wrote, or the guest has lost a write. Says how far it is twice a second.
+ */
+static void work_memory(uint64_t rounds)
+{
+	uint64_t pages = MEMORY_BYTES / PAGE_BYTES, generation = 0;
+	char *memory =
+	    mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	double said = 0;
+
+	if (memory == MAP_FAILED) {
+		printf("quire: BAD no memory\n");
+		return;
+	}
+	for (uint64_t i = 0; i < pages; i++)
+		write_page((uint64_t *)(memory + i * PAGE_BYTES), 0, i);
+	for (; !rounds || generation < rounds; generation++) {
+		for (uint64_t i = 0; i < pages; i++) {
+			uint64_t *page = (uint64_t *)(memory + i * PAGE_BYTES);
+
+			if (!check_page(page, generation, i))
+				return;
+			write_page(page, generation + 1, i);
+		}
+		if (seconds_now() - said < 0.5)
+			continue;
+		said = seconds_now();
+		printf("quire: generation %lu\n", generation);
+	}
+}
+
+/* What the machine is, as the kernel and the processor tell a program. */
+static void say_machine(void)
+{
+	struct utsname name;
+	uint64_t random = 0;
+
+	uname(&name);
+	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+		random = 0;
+	printf("quire: up %s cpus %ld memory %ld MiB random %s\n", name.release,
+	       sysconf(_SC_NPROCESSORS_ONLN),
+	       sysconf(_SC_PHYS_PAGES) / (1048576 / sysconf(_SC_PAGESIZE)), random ? "yes" : "no");
+}
+
+int main(void)
+{
+	char work[64] = "poweroff", rounds[64] = "0";
+
+	mount_all();
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	say_machine();
+	argument("quire", work, sizeof(work));
+	argument("rounds", rounds, sizeof(rounds));
+	if (!strcmp(work, "memory"))
+		work_memory(strtoul(rounds, NULL, 10));
+	while (!strcmp(work, "wait"))
+		pause();
+	printf("quire: %s\n", !strcmp(work, "reboot") ? "reboot" : "poweroff");
+	sync();
+	reboot(!strcmp(work, "reboot") ? RB_AUTOBOOT : RB_POWER_OFF);
+	for (;;)
+		pause();
+}

@@ -1,0 +1,71 @@
+"""Runs real VMMs under 'quire run' and says what they did: './dev vmms'."""
+import argparse
+import pathlib
+import sys
+
+import check_report
+import check_runner
+import hide_kvm
+import packages
+from vmms import catalog, checks, document
+
+TREE = pathlib.Path(__file__).resolve().parent.parent
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="./dev vmms", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="print what there is, run none")
+    parser.add_argument("--write-doc", action="store_true", help=f"write {document.PATH}")
+    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (processors)")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="each so many times")
+    parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name")
+    parser.add_argument("name", nargs="?", help="one client, see --list")
+    options = parser.parse_args(argv)
+    if options.write_doc and (options.name or options.only):
+        parser.error("--write-doc takes a run of everything")
+    return options
+
+
+def choose(options):
+    """The clients and of each its scenarios."""
+    clients = [catalog.find(options.name)] if options.name else catalog.CLIENTS
+    return [(client, [s for s in client.scenarios() if options.only in s.name])
+            for client in clients]
+
+
+def main(argv):
+    options = parse(argv)
+    try:
+        chosen = choose(options)
+    except KeyError as error:
+        print(f"dev: there is no client {error.args[0]!r}; see './dev vmms --list'",
+              file=sys.stderr)
+        return 2
+    if options.list:
+        for client, scenarios in chosen:
+            print(f"{client.name:<12} {client.about}")
+            print("".join(f"      {scenario.name}\n" for scenario in scenarios), end="")
+        return 0
+    report = check_report.Report()
+    runner = check_runner.Runner(report, TREE / "build/checks", options.jobs)
+    runner.catch_signals()
+    print(f"the machine's own /dev/kvm: {hide_kvm.hide()}", flush=True)
+    needed = packages.missing_of(name for client, _ in chosen for name in client.packages)
+    if needed:
+        packages.install(needed)
+    results = []
+    for client, scenarios in chosen:
+        made = [checks.check(scenario) for scenario in scenarios for _ in range(options.times)]
+        runner.run(made)
+        results.append((client, [(scenario, check.outcome)
+                                 for scenario, check in zip(scenarios, made) if check.outcome]))
+    if options.write_doc and not runner.signal:
+        (TREE / document.PATH).write_text(document.render(results))
+    print(report.totals(), flush=True)
+    if runner.signal:
+        return 128 + runner.signal
+    return 1 if report.count("fail") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

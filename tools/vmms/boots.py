@@ -1,0 +1,83 @@
+"""Debian's kernel to power-off, in every form that QEMU has for it."""
+import dataclasses
+
+from vmms import initramfs, kernel, places
+from vmms.machine import Machine
+from vmms.scenario import Failure, Scenario
+
+MACHINES = ("pc", "q35", "microvm")
+CHIPS = {"default": "", "split": ",kernel-irqchip=split", "pit=off": ",pit=off"}
+# Debian's kernel to power-off takes less, whatever the form.
+LIMIT_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a guest is made."""
+    machine: str = "pc"
+    chip: str = "default"
+    image: str = "vmlinux"
+    cpus: int = 1
+    model: str = ""
+
+    def title(self):
+        return " ".join([self.machine, self.chip, self.image, f"-smp {self.cpus}",
+                         f"-cpu {self.model or 'default'}"])
+
+
+def append(work):
+    return f"console=ttyS0 panic=-1 quire={work}"
+
+
+def arguments(form, work):
+    """QEMU's arguments for a guest whose init does work; its reset ends QEMU."""
+    return [*restarting_arguments(form, work), "-no-reboot"]
+
+
+def restarting_arguments(form, work):
+    """The same, but a reset starts the guest again."""
+    image = kernel.obtain()
+    disk = initramfs.write(places.WORK / "initramfs", places.guest_program("init"))
+    extra = ["-cpu", form.model] if form.model else []
+    return ["-accel", "kvm", "-M", form.machine + CHIPS[form.chip], "-m", "256",
+            "-smp", str(form.cpus), *extra, "-kernel",
+            image.elf if form.image == "vmlinux" else image.bzimage, "-initrd", disk,
+            "-append", append(work)]
+
+
+def boot(qemu, form):
+    with Machine(qemu, arguments(form, "poweroff")) as machine:
+        machine.wait_for("quire: up", LIMIT_SECONDS)
+        said = machine.text().partition("quire: up")[2].splitlines()[0]
+        if f" cpus {form.cpus} " not in said:
+            raise Failure(f"the guest does not see {form.cpus} processors:{said}", machine.output())
+        machine.wait_for("quire: poweroff", LIMIT_SECONDS)
+        machine.wait_end(LIMIT_SECONDS)
+        cpu = machine.cpu_seconds()
+        if cpu > LIMIT_SECONDS:
+            machine.fail(f"{cpu:.1f} s of processor time, at most {LIMIT_SECONDS}")
+        return f"power-off after {cpu:.1f} s of processor time"
+
+
+def forms():
+    """Machines by interrupt chips by kernel images; processors and models go round among them."""
+    models, counts = ("", "host", "max"), (1, 2, 4)
+    made = []
+    for at, machine in enumerate(MACHINES):
+        for by, chip in enumerate(CHIPS):
+            for image in ("vmlinux", "bzImage"):
+                turn = at + by + (image == "bzImage")
+                made.append(Form(machine, chip, image, counts[turn % 3], models[(at + by) % 3]))
+    return made
+
+
+# Every machine, chip, image, count and model once at least.
+CI_FORMS = (Form("pc", "default", "vmlinux", 1), Form("q35", "split", "vmlinux", 2, "host"),
+            Form("microvm", "default", "vmlinux", 1, "max"),
+            Form("pc", "pit=off", "vmlinux", 4), Form("q35", "default", "bzImage", 1))
+
+
+def scenarios(client, qemu, ci_forms=CI_FORMS):
+    wanted = list(dict.fromkeys([*ci_forms, *forms()]))
+    return [Scenario(client, f"boot {form.title()}", lambda form=form: boot(qemu, form),
+                     in_ci=form in ci_forms) for form in wanted]

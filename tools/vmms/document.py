@@ -1,0 +1,39 @@
+"""docs/VMMS.md: written from a run of every client."""
+import re
+
+PATH = "docs/VMMS.md"
+HEAD = """\
+# VMMs that run on Quire
+
+Each client is unmodified and runs as `quire run -- CLIENT`, with the machine's own /dev/kvm hidden. A
+pass is what the last column says, done and checked by the test; a failure gives its first reason.
+Processor time is that of the whole client, interpreter included.
+
+This file is generated: `./dev vmms --write-doc`. `./dev test qemu migration` and `./dev test clients` run a
+part of it.
+"""
+SECTION = """
+## {name}: {about}
+
+{version}
+
+| what it was asked to do | result | what came of it |
+|---|---|---|
+"""
+
+
+def cell(text):
+    return re.sub(r"\s+", " ", text.replace("|", "/")).strip()[:240]
+
+
+def render(results):
+    """results: pairs of a client and of its (scenario, outcome) pairs."""
+    text = HEAD
+    outcomes = []
+    for client, done in results:
+        text += SECTION.format(name=client.name, about=client.about, version=client.version())
+        for scenario, outcome in done:
+            text += f"| {scenario.name} | {outcome.result} | {cell(outcome.remark)} |\n"
+            outcomes.append(outcome.result)
+    count = [outcomes.count(result) for result in ("pass", "fail", "skip")]
+    return text + "\n{} passed, {} failed, {} skipped\n".format(*count)

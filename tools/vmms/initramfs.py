@@ -1,0 +1,29 @@
+"""Archives that the kernel unpacks as its first file system ("newc")."""
+import pathlib
+import threading
+
+FOLDER, PROGRAM, PLAIN, CONSOLE = 0o40755, 0o100755, 0o100644, 0o20600
+FOLDERS = ("dev", "proc", "sys", "tmp", "modules")
+
+
+def entry(number, name, mode, data=b"", device=(0, 0)):
+    raw = name.encode() + b"\0"
+    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(raw), 0)
+    head = b"070701" + b"".join(b"%08x" % field for field in fields) + raw
+    return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
+
+
+def write(path, init, extra=()):
+    """An archive with init and, as (name, file), what else it needs; modules go into modules/."""
+    parts = [entry(at + 1, name, FOLDER) for at, name in enumerate(FOLDERS)]
+    parts.append(entry(100, "dev/console", CONSOLE, device=(5, 1)))
+    parts.append(entry(101, "init", PROGRAM, pathlib.Path(init).read_bytes()))
+    for at, (name, file) in enumerate(extra):
+        mode = PROGRAM if file.stat().st_mode & 0o100 else PLAIN
+        parts.append(entry(200 + at, name, mode, file.read_bytes()))
+    parts.append(entry(0, "TRAILER!!!", 0))
+    # Another scenario may be reading one of the same name.
+    new = path.with_name(f"{path.name}.{threading.get_ident()}")
+    new.write_bytes(b"".join(parts))
+    new.rename(path)
+    return path

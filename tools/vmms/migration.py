@@ -1,0 +1,70 @@
+"""Live migration of a guest that writes and checks its memory all the time."""
+import time
+
+from vmms import memory_guest
+from vmms.machine import Limit, Machine
+from vmms.scenario import Scenario
+
+PAGE_BYTES = 4096
+# A run in which the guest wrote less on the way has shown nothing.
+LEAST_DIRTIED_PAGES = 1000
+BYTES_A_SECOND = 256 << 20
+DOWNTIME_MILLISECONDS = 2000
+HIDE_CLEAR = "kvm.quire_hide_caps=168"
+WAYS = {"CLEAR": ((), ()), "GET": ((HIDE_CLEAR,), ()), "ring": ((), ("dirty-ring-size=4096",))}
+SPLITS = {"eager splitting": (), "no eager splitting": ("kvm.eager_page_split=N",)}
+
+
+def with_accelerator(words, options):
+    """The arguments of QEMU with options of its KVM accelerator."""
+    return ["kvm," + ",".join(options) if word == "kvm" and options else word for word in words]
+
+
+def transfer(source, target_path, seconds=120):
+    """Migrates source to who listens there; QEMU's account of the memory it sent."""
+    source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND,
+                                            "downtime-limit": DOWNTIME_MILLISECONDS})
+    source.ask("migrate", uri=f"unix:{target_path}")
+    limit = Limit(source, seconds)
+    while True:
+        state = source.ask("query-migrate")
+        if state["status"] == "completed":
+            return state
+        if state["status"] == "failed" or limit.is_over():
+            source.fail(f"the migration's state is {state}")
+        time.sleep(0.05)
+
+
+def dirtied_pages(account):
+    """Pages sent once more, because the guest wrote them on the way."""
+    ram = account["ram"]
+    return ram["normal"] + ram["duplicate"] - ram["total"] // PAGE_BYTES
+
+
+def migrate(qemu, way, split, form=memory_guest.FORM):
+    params, options = WAYS[way]
+    words = with_accelerator(memory_guest.arguments(form=form), options)
+    params = (*params, *SPLITS[split])
+    with Machine(qemu, words, params) as source:
+        memory_guest.wait_beyond(source, 0)
+        with Machine(qemu, [*words, "-incoming", "defer"], params) as target:
+            place = target.folder / "migration"
+            target.ask("migrate-incoming", uri=f"unix:{place}")
+            account = transfer(source, place)
+            last = memory_guest.generations(source)[-1]
+            arrived = memory_guest.wait_beyond(target, last)
+            final = memory_guest.wait_beyond(target, arrived)
+            pages = dirtied_pages(account)
+            if pages < LEAST_DIRTIED_PAGES:
+                source.fail(f"only {pages} pages were written on the way")
+            return (f"{pages} pages written on the way, {account['ram']['dirty-sync-count']} rounds, "
+                    f"{account['downtime']} ms down, {final} generations, none bad")
+
+
+CI = (("CLEAR", "no eager splitting"), ("ring", "eager splitting"))
+
+
+def scenarios(client, qemu):
+    return [Scenario(client, f"live migration, {way}, {split}",
+                     lambda way=way, split=split: migrate(qemu, way, split),
+                     in_ci=(way, split) in CI) for way in WAYS for split in SPLITS]

@@ -1,0 +1,21 @@
+"""Where things stand: the tree, its build, and a folder for what a run of the VMMs makes."""
+import pathlib
+import subprocess
+import threading
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+QUIRE = TREE / "build/quire"
+WORK = TREE / "build/vmms"
+SOURCES = TREE / "tests/vmms"
+
+
+def guest_program(name):
+    """A program of tests/vmms for a guest, static, for there is no libc in the guest."""
+    source, made = SOURCES / f"{name}.c", WORK / name
+    WORK.mkdir(parents=True, exist_ok=True)
+    if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+        new = made.with_suffix(f".{threading.get_ident()}")
+        subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", str(new), str(source)],
+                       check=True)
+        new.rename(made)
+    return made
