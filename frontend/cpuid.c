@@ -13,6 +13,7 @@
 #include "frontend/system.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
+#include "frontend/vm.h"
 #include "vcpu/arch.h"
 #include "vcpu/vmcb.h"
 
@@ -25,6 +26,7 @@
 
 /* Leaf 1, ECX. */
 #define F1_SSE3 BIT(0)
+#define F1_MWAIT BIT(3)
 #define F1_SSSE3 BIT(9)
 #define F1_CX16 BIT(13)
 #define F1_SSE41 BIT(19)
@@ -311,6 +313,12 @@ static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 		entry->ecx &= ~F1_OSXSAVE;
 		if (osxsave && (entry->ecx & F1_XSAVE))
 			entry->ecx |= F1_OSXSAVE;
+		if (atomic_load(&vcpu->vm->settings.disabled_quirks) &
+		    KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) {
+			entry->ecx &= ~F1_MWAIT;
+			if (vcpu->msrs.misc_enable & MISC_ENABLE_MWAIT)
+				entry->ecx |= F1_MWAIT;
+		}
 		entry->edx &= ~F1_APIC;
 		if (lapic_get_base(vcpu) & APIC_BASE_ENABLE)
 			entry->edx |= F1_APIC;

@@ -66,9 +66,12 @@ enum msr_index {
 #define MCG_SER (UINT64_C(1) << 24)
 #define MCG_SUPPORTED (MCG_CTL_PRESENT | MCG_SER)
 #define MCE_BANKS 32u
-/* No branch trace storage, no event sampling: the guest may not change these, nor "EMON". */
+/* No branch trace storage, no event sampling: the guest may not change these; it writes "EMON"
+ * in vain. */
 #define MISC_ENABLE_DEFAULT UINT64_C(0x1800)
-#define MISC_ENABLE_READ_ONLY UINT64_C(0x1880)
+#define MISC_ENABLE_READ_ONLY UINT64_C(0x1800)
+#define MISC_ENABLE_EMON UINT64_C(0x80)
+#define CPUID_SSE3 (UINT32_C(1) << 0) /* leaf 1, ECX */
 #define HWCR_IGNORED UINT64_C(0x148)
 #define HWCR_VALID (UINT64_C(1) << 18 | UINT64_C(1) << 24)
 #define PLATFORM_INFO_FAULTING (UINT64_C(1) << 31)
@@ -374,6 +377,25 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 	}
 }
 
+/* Without KVM's quirk MISC_ENABLE_NO_MWAIT the bit decides whether CPUID shows MWAIT. */
+static int write_misc_enable(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	uint64_t old = vcpu->msrs.misc_enable;
+	bool decides =
+	    atomic_load(&vcpu->vm->settings.disabled_quirks) & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT;
+
+	if (origin == MSR_FROM_GUEST) {
+		if ((old ^ value) & MISC_ENABLE_READ_ONLY)
+			return -EINVAL;
+		value = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON);
+	}
+	if (decides && ((old ^ value) & MISC_ENABLE_MWAIT) &&
+	    !(cpuid_register(vcpu, 1, CPUID_ECX) & CPUID_SSE3))
+		return -EINVAL;
+	vcpu->msrs.misc_enable = value;
+	return 0;
+}
+
 static int write_efer(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
@@ -508,11 +530,7 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 	case MSR_KVM_STEAL_TIME:
 		return steal_time_set(vcpu, value);
 	case MSR_MISC_ENABLE:
-		if (origin == MSR_FROM_GUEST &&
-		    ((value ^ vcpu->msrs.misc_enable) & MISC_ENABLE_READ_ONLY))
-			return -EINVAL;
-		vcpu->msrs.misc_enable = value;
-		return 0;
+		return write_misc_enable(vcpu, origin, value);
 	case MSR_AMD_HWCR:
 		if (value & ~(HWCR_IGNORED | HWCR_VALID))
 			return -EINVAL;

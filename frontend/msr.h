@@ -11,6 +11,8 @@ struct vcpu;
 
 #define MSR_MTRR_VARIABLE 8u
 
+#define MISC_ENABLE_MWAIT (UINT64_C(1) << 18)
+
 /* By the vCPU mutex. */
 struct vcpu_msrs {
 	uint64_t tsc_base; /* the TSC's offset without IA32_TSC_ADJUST */

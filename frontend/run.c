@@ -235,6 +235,8 @@ static uint32_t run_flags(struct vcpu *vcpu)
 		flags |= CPU_RUN_STEP;
 	if (atomic_load(&vcpu->vm->settings.disabled_quirks) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
 		flags |= CPU_RUN_KEEP_HYPERCALLS;
+	if (atomic_load(&vcpu->vm->settings.disabled_quirks) & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
+		flags |= CPU_RUN_MWAIT_FAULTS;
 	if (vcpu->debug_control & KVM_GUESTDBG_BLOCKIRQ)
 		flags |= CPU_RUN_BLOCK_EVENTS;
 	return flags;

@@ -23,7 +23,8 @@
 /* The quirks whose absence changes anything here. */
 #define KNOWN_QUIRKS                                                                  \
 	((uint64_t)KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT | \
-	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
+	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |      \
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
 
 struct capability {
 	uint32_t number;

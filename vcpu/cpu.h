@@ -145,6 +145,7 @@ enum cpu_run_flags {
 	CPU_RUN_HLT_IN_KERNEL = 1u << 2,   /* HLT waits in the frontend: still CPU_EXIT_HLT */
 	CPU_RUN_STEP = 1u << 3,		   /* KVM_GUESTDBG_SINGLESTEP */
 	CPU_RUN_BLOCK_EVENTS = 1u << 5,	   /* no interrupt or NMI begins */
+	CPU_RUN_MWAIT_FAULTS = 1u << 7,	   /* MONITOR and MWAIT are #UD where CPUID hides them */
 	CPU_RUN_KEEP_HYPERCALLS = 1u << 6, /* the other vendor's hypercall instruction is #UD */
 	CPU_RUN_ASK_MSRS = 1u << 4,	   /* ops->rdmsr and ->wrmsr for those kept here too */
 };

@@ -573,10 +573,25 @@ static enum step hypercall(struct cpu *cpu, const struct op *op)
 	return STEP_EVENTS;
 }
 
-/* Waiting for a store is not offered: MWAIT goes on at once. */
+#define CPUID_MWAIT 3 /* leaf 1, ECX */
+
+/*
+ * MWAIT goes on at once, as in KVM, and whether CPUID has it matters only to a client that asked
+ * for that. The bit can change: it may follow MISC_ENABLE.
+ */
 static enum step monitor(struct cpu *cpu, const struct op *op)
 {
-	return cpu->cpl ? cpu_raise(cpu, VECTOR_UD) : svm_intercept(cpu, op->aux);
+	uint32_t leaf[4];
+	enum step step;
+
+	if (cpu->cpl)
+		return cpu_raise(cpu, VECTOR_UD);
+	step = svm_intercept(cpu, op->aux);
+	if (step || !(cpu->run_flags & CPU_RUN_MWAIT_FAULTS))
+		return step;
+	cpu_leave_guest(cpu);
+	cpu->ops->cpuid(cpu->ctx, 1, 0, leaf);
+	return leaf[2] >> CPUID_MWAIT & 1 ? STEP_END : cpu_raise(cpu, VECTOR_UD);
 }
 
 const struct insn_desc exec_system_table[] = {
