@@ -54,8 +54,11 @@ static void deliver_recorded(void)
 	siginfo_t info = state->info;
 	sigset_t mask = state->resume_mask;
 
+	sigset_t opened = signal_shadow_set(state->opened);
+
+	sigorset(&mask, &mask, &opened);
 	state->recorded = 0;
-	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), info.si_signo, &info);
+	signal_send_again(&info);
 	/* The raw call: pthread_sigmask() is interposed and has its own view of the mask. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
@@ -67,6 +70,8 @@ void client_call_begin(void)
 	if (client_call_depth++ == 0) {
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
 		signal_state.cancel_state = cancel_state;
+		if (signal_state.in_doubt)
+			signal_call_open();
 	}
 }
 
@@ -84,6 +89,8 @@ void client_call_end(void)
 	nudge_stop(state);
 	if (state->recorded)
 		deliver_recorded();
+	if (state->opened | state->held)
+		signal_call_close();
 	/* libc up to 2.36 forgets the thread's result when it acts on a late cancellation. */
 	if (signal_state_cancel_is_due(state))
 		pthread_exit(PTHREAD_CANCELED);

@@ -66,7 +66,7 @@ static void fork_child(void)
 }
 FORK_CHILD(FORK_ACTIONS, actions_lock, fork_child);
 
-static bool is_active(void)
+bool signal_actions_active(void)
 {
 	return atomic_load_explicit(&active, memory_order_acquire);
 }
@@ -104,13 +104,6 @@ static bool is_always_ours(int signal)
 static bool has_function(const struct sigaction *action)
 {
 	return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
-}
-
-void signal_set_strip(sigset_t *set)
-{
-	sigdelset(set, SIGSEGV);
-	sigdelset(set, SIGBUS);
-	sigdelset(set, process_kick_signal());
 }
 
 /* Faults of the running instruction cannot wait: the instruction would only raise them again. */
@@ -182,15 +175,70 @@ static void signal_default(int signal, siginfo_t *info, const struct sigaction *
 	client_call_depth--;
 	/* A fault happens again on return; a signal that was sent must be sent again. */
 	if (!is_synchronous(signal, info))
-		syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), signal, info);
+		signal_send_again(info);
+}
+
+/*
+ * The mask that the handler finds in its context, and may change, is the one that the client
+ * believes in.
+ */
+static void call_with_mask(const struct sigaction *action, int signal, siginfo_t *info,
+			   ucontext_t *context)
+{
+	struct signal_state *state = &signal_state;
+	uint32_t hidden = state->hidden_blocked;
+	uint32_t added = hidden & ~signal_shadow_of(&context->uc_sigmask);
+	sigset_t set = signal_shadow_set(added);
+	uint32_t in_doubt = state->in_doubt;
+	uintptr_t stack = state->handler_stack;
+
+	sigorset(&context->uc_sigmask, &context->uc_sigmask, &set);
+	state->in_doubt = 1;
+	state->handler_stack = (uintptr_t)__builtin_frame_address(0);
+	if (action->sa_flags & SA_SIGINFO)
+		action->sa_sigaction(signal, info, context);
+	else
+		action->sa_handler(signal);
+	/* What the handler let through in its context is let through; the rest is as it was. */
+	state->hidden_blocked = hidden & ~(added & ~signal_shadow_of(&context->uc_sigmask));
+	for (int member = 1; member < SIGNALS; member++)
+		if (sigismember(&set, member) == 1)
+			sigdelset(&context->uc_sigmask, member);
+	/* A call inside may have found the doubt unfounded; of what it interrupted, it knows
+	 * nothing. */
+	state->handler_stack = stack;
+	if (in_doubt)
+		state->in_doubt = 1;
+}
+
+/* The client's function; by its own end back to what was interrupted, for the client's stack may
+ * be as small as the kernel takes. */
+static void call_handler(const struct sigaction *action, int signal, siginfo_t *info, void *context)
+{
+	struct signal_state *state = &signal_state;
+
+	if (state->hidden_blocked || state->in_doubt) {
+		call_with_mask(action, signal, info, context);
+		return;
+	}
+	state->in_doubt = 1;
+	state->handler_stack = (uintptr_t)__builtin_frame_address(0);
+	if (action->sa_flags & SA_SIGINFO)
+		action->sa_sigaction(signal, info, context);
+	else
+		action->sa_handler(signal);
 }
 
 static void signal_deliver(int signal, siginfo_t *info, void *context)
 {
 	struct sigaction action = action_read(signal);
-	sigset_t mask;
+	sigset_t self;
 
-	if (!has_function(&action)) {
+	sigemptyset(&self);
+	sigaddset(&self, signal);
+	/* A fault whose signal is blocked ends the process, whatever the action. */
+	if (!has_function(&action) || (is_synchronous(signal, info) &&
+				       (signal_state.hidden_blocked & signal_shadow_of(&self)))) {
 		signal_default(signal, info, &action);
 		return;
 	}
@@ -199,41 +247,57 @@ static void signal_deliver(int signal, siginfo_t *info, void *context)
 
 		signal_action_change(signal, &reset, NULL);
 	}
-	if (is_always_ours(signal)) {
-		/* The kernel's entry for these has no mask; the old one is back at return. The
-		 * signal itself stays open: a fault in our own sections must find us. */
-		mask = action.sa_mask;
-		signal_set_strip(&mask);
-		client_call_depth++;
-		sigprocmask(SIG_BLOCK, &mask, NULL);
-		client_call_depth--;
-	}
-	if (action.sa_flags & SA_SIGINFO)
-		action.sa_sigaction(signal, info, context);
-	else
-		action.sa_handler(signal);
+	call_handler(&action, signal, info, context);
 }
 
-static void on_signal(int signal, siginfo_t *info, void *context)
+/*
+ * SIGSEGV or SIGBUS was sent to a thread that the client believes to block it. Inside a call it
+ * waits for the end; outside it is really blocked from here on, and pending.
+ */
+static bool hold(int signal, const siginfo_t *info, ucontext_t *context)
+{
+	struct signal_state *state = &signal_state;
+	uint32_t shadow = signal == SIGSEGV ? SHADOW_SEGV : SHADOW_BUS;
+
+	if (!(state->hidden_blocked & shadow))
+		return false;
+	if (client_call_active()) {
+		state->held_info[signal == SIGBUS] = *info;
+		state->held |= shadow;
+		return true;
+	}
+	sigaddset(&context->uc_sigmask, signal);
+	state->in_doubt = 1;
+	signal_send_again(info);
+	return true;
+}
+
+__attribute__((noinline)) static void on_client_signal(int signal, siginfo_t *info, void *context)
 {
 	int saved_errno = errno;
+	bool is_ours = false;
 
-	if (is_always_ours(signal) && guard_handle_signal(signal, info, context)) {
-		errno = saved_errno;
-		return;
-	}
-	if (client_call_active() && !is_synchronous(signal, info)) {
-		if (signal_state.recorded) {
-			/* Only the few that are never blocked come here: no room, and no reason. */
-			errno = saved_errno;
-			return;
+	if (!is_synchronous(signal, info)) {
+		is_ours = is_always_ours(signal) && hold(signal, info, context);
+		if (!is_ours && client_call_active()) {
+			/* Only the few that are never blocked may come twice: no room, no reason.
+			 */
+			if (!signal_state.recorded)
+				signal_record(info, context);
+			is_ours = true;
 		}
-		signal_record(info, context);
-		errno = saved_errno;
-		return;
 	}
 	errno = saved_errno;
-	signal_deliver(signal, info, context);
+	if (!is_ours)
+		signal_deliver(signal, info, context);
+}
+
+/* The guest's faults go no further than this: the frame is small. */
+static void on_signal(int signal, siginfo_t *info, void *context)
+{
+	if (is_always_ours(signal) && guard_handle_signal(signal, info, context))
+		return;
+	on_client_signal(signal, info, context);
 }
 
 /* Deferred cancellation acts at cancellation points only, and ioctl() is none. */
@@ -261,7 +325,7 @@ void signal_thread_cancel(pthread_t thread)
 {
 	union sigval value = {.sival_ptr = &cancel_mark};
 
-	if (is_active())
+	if (signal_actions_active())
 		(void)!pthread_sigqueue(thread, process_kick_signal(), value);
 }
 
@@ -288,22 +352,23 @@ static void on_kick(int signal, siginfo_t *info, void *context)
 	errno = saved_errno;
 }
 
-/* What the kernel is told for the client's @action. Called inside a client call. */
+/*
+ * What the kernel is told for the client's @action. Called inside a client call. While the client's
+ * function runs, the kernel blocks what the client asked for: so a fault in a handler of faults
+ * ends the process, and siglongjmp() finds the mask that it knows.
+ */
 static int action_install(int signal, const struct sigaction *action)
 {
 	struct sigaction kernel_action = *action;
 
-	if (is_always_ours(signal)) {
-		kernel_action.sa_sigaction = on_signal;
-		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-		if (has_function(action) && !(action->sa_flags & SA_ONSTACK))
-			kernel_action.sa_flags &= ~SA_ONSTACK;
-		sigemptyset(&kernel_action.sa_mask);
-	} else if (has_function(action)) {
+	if (has_function(action)) {
 		kernel_action.sa_sigaction = on_signal;
 		kernel_action.sa_flags = (action->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
+	} else if (is_always_ours(signal)) {
+		kernel_action.sa_sigaction = on_signal;
+		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+		sigemptyset(&kernel_action.sa_mask);
 	}
-	signal_set_strip(&kernel_action.sa_mask);
 	if (sigaction(signal, &kernel_action, NULL))
 		return -errno;
 	atomic_fetch_add(&actions_turn, 1);
@@ -354,7 +419,7 @@ int signal_action_change(int signal, const struct sigaction *act, struct sigacti
 	if (signal <= 0 || signal >= SIGNALS)
 		return -EINVAL;
 	client_call_begin();
-	if (!is_active())
+	if (!signal_actions_active())
 		error = sigaction(signal, act, old) ? -errno : 0;
 	else if (signal == process_kick_signal())
 		error = -EINVAL;
@@ -407,49 +472,6 @@ void signal_defaults_take(const sigset_t *set)
 	state->has_taken = 1;
 }
 
-static uint32_t shadow_of(const sigset_t *set)
-{
-	return (sigismember(set, SIGSEGV) == 1 ? SHADOW_SEGV : 0) |
-	       (sigismember(set, SIGBUS) == 1 ? SHADOW_BUS : 0) |
-	       (sigismember(set, process_kick_signal()) == 1 ? SHADOW_KICK : 0);
-}
-
-int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
-{
-	struct signal_state *state = &signal_state;
-	uint32_t shadow = state->hidden_blocked, asked = 0;
-	sigset_t stripped, before;
-
-	if (set) {
-		stripped = *set;
-		asked = shadow_of(set);
-		if (is_active())
-			signal_set_strip(&stripped);
-		else
-			asked = 0;
-	}
-	/* Outside of any call of ours: handlers that are let in run now, as the client expects. */
-	if (syscall(SYS_rt_sigprocmask, how, set ? &stripped : NULL, &before, KERNEL_SET_BYTES))
-		return -errno;
-	if (old) {
-		sigemptyset(old);
-		memcpy(old, &before, KERNEL_SET_BYTES);
-		if (shadow & SHADOW_SEGV)
-			sigaddset(old, SIGSEGV);
-		if (shadow & SHADOW_BUS)
-			sigaddset(old, SIGBUS);
-		if (shadow & SHADOW_KICK)
-			sigaddset(old, process_kick_signal());
-	}
-	if (set && how == SIG_BLOCK)
-		state->hidden_blocked = shadow | asked;
-	else if (set && how == SIG_UNBLOCK)
-		state->hidden_blocked = shadow & ~asked;
-	else if (set)
-		state->hidden_blocked = asked;
-	return 0;
-}
-
 /* An action set before we were needed. */
 static void take_over(int signal)
 {
@@ -485,21 +507,4 @@ void signal_actions_init(void)
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	pthread_once(&once, init_once);
-}
-
-void signal_thread_prepare(void)
-{
-	struct signal_state *state = &signal_state;
-	sigset_t unblock, before;
-
-	if (state->is_prepared || !is_active())
-		return;
-	sigemptyset(&unblock);
-	sigaddset(&unblock, SIGSEGV);
-	sigaddset(&unblock, SIGBUS);
-	sigaddset(&unblock, process_kick_signal());
-	sigemptyset(&before);
-	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &unblock, &before, KERNEL_SET_BYTES);
-	state->hidden_blocked = shadow_of(&before);
-	state->is_prepared = 1;
 }

@@ -23,8 +23,14 @@ struct signal_state {
 	uint32_t has_taken;	 /* signal_defaults_take() was here with @taken, in @taken_turn */
 	uint32_t taken_turn;
 	sigset_t taken;
-	uint32_t is_prepared;		/* signal_thread_prepare() was here */
-	uint32_t hidden_blocked;	/* signals the client believes to be blocked: SHADOW_* */
+	uint32_t is_prepared;	 /* signal_thread_prepare() was here */
+	uint32_t hidden_blocked; /* signals the client believes to be blocked: SHADOW_* */
+	/* A handler of the client's may be running, with what our accesses need really blocked. */
+	volatile uint32_t in_doubt;
+	uintptr_t handler_stack;	/* where that handler began */
+	uint32_t opened;		/* SHADOW_*: blocked, but for the call that is running */
+	volatile uint32_t held;		/* SHADOW_*: sent while hidden_blocked, inside a call */
+	siginfo_t held_info[2];		/* of SIGSEGV and SIGBUS */
 	int cancel_state;		/* the client's own, put back when its call ends */
 	volatile uint32_t cancel_asked; /* pthread_cancel() of this thread; never taken back */
 	int nudge_timer; /* kicks the thread while @recorded, so that no wait outlives it */
@@ -41,6 +47,24 @@ bool signal_state_cancel_is_due(const struct signal_state *state);
 
 /* Does KVM_RUN have to end for a signal or for a cancellation that acts at once? */
 bool signal_state_pending(const struct signal_state *state);
+
+/* Which of the signals that our guarded accesses need are in @set. */
+uint32_t signal_shadow_of(const sigset_t *set);
+/* The set of @shadow. */
+sigset_t signal_shadow_set(uint32_t shadow);
+
+/*
+ * At the begin and the end of the outermost client call, when a handler of the client's may be
+ * what makes it: let through what the handler blocks and our guarded accesses need.
+ */
+void signal_call_open(void);
+void signal_call_close(void);
+
+/* A signal for the running thread once more, as it came. */
+void signal_send_again(const siginfo_t *info);
+
+/* Do we stand in front of the client's handlers? */
+bool signal_actions_active(void);
 
 /* Take the signals out of @set that must reach us whatever the client says. */
 void signal_set_strip(sigset_t *set);

@@ -59,12 +59,12 @@ void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 		counts.ends++;
 }
 
-/* Guest code that never ends: spin or sleep until something asks for the thread. */
 /* No VM, so no map of private frames. */
 void quire_platform_forked(void)
 {
 }
 
+/* Guest code that never ends: spin or sleep until something asks for the thread. */
 static long run(const struct fake_run *request)
 {
 	struct quire_vcpu vcpu = {0};
