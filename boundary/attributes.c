@@ -89,6 +89,9 @@ long attributes_truncate(const struct object_call *call)
 	/* An anonymous inode is a regular file inside, without the flag of large ones. */
 	if ((kind == FILE_VM || kind == FILE_VCPU) && length >= 0 && length <= INT32_MAX)
 		return -EOPNOTSUPP;
+	/* By a path it does not matter how a description is open. */
+	if (kind == FILE_STATS && call->call->nr == SYS_truncate && length >= 0)
+		return -EOPNOTSUPP;
 	return -EINVAL;
 }
 
@@ -111,16 +114,16 @@ static long name_check(unsigned long address)
 long attributes_extended(const struct object_call *call)
 {
 	const unsigned long *args = call->call->args;
-	long error;
+	long error, nr = call->call->nr;
 
-	if (call->call->nr == SYS_fsetxattr && (args[4] & ~XATTR_FLAGS))
+	if ((nr == SYS_fsetxattr || nr == SYS_setxattr) && (args[4] & ~XATTR_FLAGS))
 		return -EINVAL;
 	error = name_check(args[1]);
 	if (error)
 		return error;
 	if (file_ops_of(call->file)->kind != FILE_KVM)
 		return -EOPNOTSUPP;
-	return call->call->nr == SYS_fgetxattr ? -ENODATA : -EPERM;
+	return nr == SYS_fgetxattr || nr == SYS_getxattr ? -ENODATA : -EPERM;
 }
 
 /* name_to_handle_at(fd, path, handle, mount, flags): no file system of KVM's files can find one. */

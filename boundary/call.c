@@ -15,7 +15,7 @@ static const struct boundary_row *row_of(long nr)
 	if (nr < 0 || nr >= BOUNDARY_NR_MAX)
 		return NULL;
 	row = &boundary_rows[nr];
-	return row->fd_arguments ? row : NULL;
+	return row->fd_arguments || row->other || row->settle ? row : NULL;
 }
 
 bool boundary_knows(long nr)
@@ -70,11 +70,23 @@ enum boundary_answer boundary_try(const struct boundary_call *call, long *result
 	return BOUNDARY_ANSWERED;
 }
 
+long boundary_settle(const struct boundary_call *call, long result)
+{
+	const struct boundary_row *row = row_of(call->nr);
+	int saved_errno = errno;
+
+	if (!row || !row->settle)
+		return result;
+	result = row->settle(call, result);
+	errno = saved_errno;
+	return result;
+}
+
 long boundary_call(const struct boundary_call *call)
 {
 	long result;
 
 	if (boundary_try(call, &result) == BOUNDARY_ANSWERED)
 		return result;
-	return boundary_kernel(call);
+	return boundary_settle(call, boundary_kernel(call));
 }

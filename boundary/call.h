@@ -29,7 +29,13 @@ enum boundary_answer {
  */
 enum boundary_answer boundary_try(const struct boundary_call *call, long *result);
 
-/* The same, but what is the kernel's goes there by boundary_kernel(). */
+/*
+ * After BOUNDARY_FORWARD: what the kernel's @result, a value or -errno, means to the client. An
+ * open of /dev/kvm that the machine has not got becomes a descriptor here.
+ */
+long boundary_settle(const struct boundary_call *call, long result);
+
+/* All of it: what is the kernel's goes there by boundary_kernel(). */
 long boundary_call(const struct boundary_call *call);
 
 /*

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "boundary/node.h"
 #include "boundary/rows.h"
 #include "frontend/params.h"
 
@@ -46,14 +47,17 @@ long device_ioctl(const struct object_call *call)
 }
 
 /*
- * KVM's commands on what is no object of ours: they find a file that has none. The kernel must not
- * be asked, for the run's filter has an errno of its own for them.
+ * KVM's commands on what is no object of ours: a descriptor of the device is /dev/kvm, whoever
+ * opened it and by what path; any other file has no such command. The kernel must not be asked, for
+ * the run's filter has an errno of its own for them.
  */
 long device_other_ioctl(const struct boundary_call *call)
 {
 	if (_IOC_TYPE((unsigned int)call->args[1]) != KVMIO)
 		return OBJECT_FORWARD;
-	return BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL) < 0 ? -EBADF : -ENOTTY;
+	if (BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL) < 0)
+		return -EBADF;
+	return node_is_kvm((int)call->args[0]) ? node_ioctl(call) : -ENOTTY;
 }
 
 #ifndef FALLOC_FL_WRITE_ZEROES

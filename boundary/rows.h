@@ -22,11 +22,13 @@ struct boundary_row {
 	struct boundary_cell cells[FILE_KINDS];
 	/* On descriptors that are none of ours: a result or OBJECT_FORWARD. NULL: the kernel's. */
 	long (*other)(const struct boundary_call *call);
+	/* What the kernel's result of a call that was forwarded means. NULL: itself. */
+	long (*settle)(const struct boundary_call *call, long result);
 };
 
 #define BOUNDARY_NR_MAX 512
 
-/* Indexed by system call number; fd_arguments is 0 where a call is no row. */
+/* Indexed by system call number; all zero where a call is no row. */
 extern const struct boundary_row boundary_rows[BOUNDARY_NR_MAX];
 
 /*
@@ -65,6 +67,14 @@ long attributes_truncate(const struct object_call *call);
 long attributes_extended(const struct object_call *call);
 long attributes_none(const struct object_call *call);
 long attributes_handle(const struct object_call *call);
+
+long path_open(const struct boundary_call *call);
+long path_open_settle(const struct boundary_call *call, long result);
+long path_look(const struct boundary_call *call);
+long path_look_settle(const struct boundary_call *call, long result);
+
+long link_change(const struct boundary_call *call);
+long link_read(const struct boundary_call *call);
 
 long flags_fcntl(const struct object_call *call);
 long flags_flock(const struct object_call *call);

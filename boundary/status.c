@@ -80,7 +80,7 @@ long status_fstatat(const struct object_call *call)
 	long error;
 
 	if (!path_is_itself(call->call, 1, 3))
-		return OBJECT_FORWARD;
+		return path_look(call->call);
 	error = boundary_kernel(call->call);
 	return error ? error : correct_stat(call, call->call->args[2]);
 }
@@ -91,7 +91,7 @@ long status_statx(const struct object_call *call)
 	long error;
 
 	if (!path_is_itself(call->call, 1, 2))
-		return OBJECT_FORWARD;
+		return path_look(call->call);
 	error = boundary_kernel(call->call);
 	return error ? error : correct_statx(call, call->call->args[4]);
 }

@@ -28,6 +28,17 @@
 		.fd_arguments = (fds), .cells = { kvm, vm, vcpu, gmem, stats } \
 	}
 
+/* A call on a descriptor or on a path. */
+#define ALL_AND_PATH(fds, cell)                                                 \
+	{                                                                       \
+		.fd_arguments = (fds), .cells = {cell, cell, cell, cell, cell}, \
+		.other = path_look, .settle = path_look_settle                  \
+	}
+/* A call on a path alone. */
+#define PATH(before, after)                       \
+	{                                         \
+		.other = before, .settle = after, \
+	}
 #define NOPOS BY(contents_no_position)
 #define SEEK BY(contents_seek)
 #define STATFS BY(status_fstatfs)
@@ -75,8 +86,8 @@ const struct boundary_row boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_sync_file_range] = EACH(FD0, NO(ESPIPE), KERNEL, KERNEL, KERNEL, KERNEL),
 
     [SYS_fstat] = ALL(FD0, BY(status_fstat)),
-    [SYS_newfstatat] = ALL(FD0, BY(status_fstatat)),
-    [SYS_statx] = ALL(FD0, BY(status_statx)),
+    [SYS_newfstatat] = ALL_AND_PATH(FD0, BY(status_fstatat)),
+    [SYS_statx] = ALL_AND_PATH(FD0, BY(status_statx)),
     [SYS_fstatfs] = EACH(FD0, KERNEL, STATFS, STATFS, STATFS, STATFS),
 
     [SYS_ftruncate] = ALL(FD0, BY(attributes_truncate)),
@@ -91,6 +102,28 @@ const struct boundary_row boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_fremovexattr] = ALL(FD0, BY(attributes_extended)),
     [SYS_flistxattr] = ALL(FD0, BY(attributes_none)),
     [SYS_name_to_handle_at] = ALL(FD0, BY(attributes_handle)),
+
+    [SYS_open] = PATH(path_open, path_open_settle),
+    [SYS_openat] = PATH(path_open, path_open_settle),
+    [SYS_openat2] = PATH(path_open, path_open_settle),
+    [SYS_creat] = PATH(path_open, path_open_settle),
+    [SYS_stat] = PATH(path_look, path_look_settle),
+    [SYS_lstat] = PATH(path_look, path_look_settle),
+    [SYS_access] = PATH(path_look, path_look_settle),
+    [SYS_faccessat] = PATH(path_look, path_look_settle),
+    [SYS_faccessat2] = PATH(path_look, path_look_settle),
+    [SYS_chdir] = PATH(path_look, NULL),
+    [SYS_readlink] = PATH(link_read, NULL),
+    [SYS_readlinkat] = PATH(link_read, NULL),
+    [SYS_truncate] = PATH(link_change, NULL),
+    [SYS_chmod] = PATH(link_change, NULL),
+    [SYS_fchmodat] = PATH(link_change, NULL),
+    [SYS_chown] = PATH(link_change, NULL),
+    [SYS_utime] = PATH(link_change, NULL),
+    [SYS_utimes] = PATH(link_change, NULL),
+    [SYS_setxattr] = PATH(link_change, NULL),
+    [SYS_getxattr] = PATH(link_change, NULL),
+    [SYS_removexattr] = PATH(link_change, NULL),
 
     [SYS_fcntl] = ALL(FD0, BY(flags_fcntl)),
     [SYS_flock] = ALL(FD0, BY(flags_flock)),

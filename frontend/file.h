@@ -113,6 +113,10 @@ int file_hidden_next(int from);
 /* The client puts something of its own at the hidden number @fd: move ours away first. */
 void file_hidden_move(int fd);
 
+/* The name of the memfd that stands in for the device, for other programs of the run. */
+#define SYSTEM_FILE_NAME "quire /dev/kvm"
+/* An ioctl on /dev/kvm without a file of ours: on a descriptor of the machine's own node. */
+long system_use(unsigned int command, unsigned long argument);
 /* New descriptors that a client's open() of /dev/kvm returns (open flags: O_CLOEXEC only). */
 int system_open(int flags);
 

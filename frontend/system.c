@@ -104,20 +104,23 @@ static const struct ioctl_table system_table = {
     .unknown = -EINVAL, /* x86 answers so on /dev/kvm, unlike on a VM */
 };
 
+long system_use(unsigned int command, unsigned long argument)
+{
+	struct ioctl_call call = {.argument = argument, .command = command};
+
+	report_start();
+	return ioctl_dispatch(&system_table, &call);
+}
+
 static long system_ioctl(struct file *file, unsigned long command, unsigned long argument)
 {
-	struct ioctl_call call = {
-	    .file = file,
-	    .argument = argument,
-	    .command = (uint32_t)command,
-	};
-
-	return ioctl_dispatch(&system_table, &call);
+	(void)file;
+	return system_use((unsigned int)command, argument);
 }
 
 static const struct file_ops system_file_ops = {
     .kind = FILE_KVM,
-    .name = "kvm",
+    .name = SYSTEM_FILE_NAME,
     .ioctl = system_ioctl,
 };
 

@@ -11,8 +11,14 @@
 #include <sys/xattr.h>
 #include <termios.h>
 #include <unistd.h>
+#include <utime.h>
 
 #include "preload/entry.h"
+
+/* Where libc's own function would read the client's memory itself: the system call. */
+#define WITHOUT_LIBC(number, ...) \
+	((int)real_result(        \
+	    boundary_call(&(const struct boundary_call){.nr = (number), .args = {__VA_ARGS__}})))
 
 int __fxstat(int version, int fd, struct stat *status);
 int __fxstat64(int version, int fd, struct stat64 *status);
@@ -77,13 +83,12 @@ INTERPOSED int utimensat(int fd, const char *path, const struct timespec times[2
 
 INTERPOSED int futimesat(int fd, const char *path, const struct timeval times[2])
 {
-	return ENTRY(SYS_futimesat, REAL(futimesat)(fd, path, times), ARGUMENT(fd), ARGUMENT(path),
-		     ARGUMENT(times));
+	return WITHOUT_LIBC(SYS_futimesat, ARGUMENT(fd), ARGUMENT(path), ARGUMENT(times));
 }
 
 INTERPOSED int futimes(int fd, const struct timeval times[2])
 {
-	return ENTRY(SYS_futimesat, REAL(futimes)(fd, times), ARGUMENT(fd), 0, ARGUMENT(times));
+	return WITHOUT_LIBC(SYS_futimesat, ARGUMENT(fd), 0, ARGUMENT(times));
 }
 
 INTERPOSED int fsetxattr(int fd, const char *name, const void *value, size_t size_bytes, int flags)
@@ -151,4 +156,58 @@ INTERPOSED int isatty(int fd)
 	if (is_libc_alone())
 		return REAL(isatty)(fd);
 	return tcgetattr(fd, &settings) == 0;
+}
+
+/* By a path: a link in /proc may lead to an object. */
+
+INTERPOSED int truncate(const char *path, off_t size_bytes)
+{
+	return ENTRY(SYS_truncate, REAL(truncate)(path, size_bytes), ARGUMENT(path),
+		     ARGUMENT(size_bytes));
+}
+INTERPOSED_ALIAS("truncate") int truncate64(const char *path, off_t size_bytes);
+
+INTERPOSED int chmod(const char *path, mode_t mode)
+{
+	return ENTRY(SYS_chmod, REAL(chmod)(path, mode), ARGUMENT(path), mode);
+}
+
+INTERPOSED int fchmodat(int fd, const char *path, mode_t mode, int flags)
+{
+	return ENTRY(SYS_fchmodat, REAL(fchmodat)(fd, path, mode, flags), ARGUMENT(fd),
+		     ARGUMENT(path), mode);
+}
+
+INTERPOSED int chown(const char *path, uid_t owner, gid_t group)
+{
+	return ENTRY(SYS_chown, REAL(chown)(path, owner, group), ARGUMENT(path), owner, group);
+}
+
+INTERPOSED int utime(const char *path, const struct utimbuf *times)
+{
+	return WITHOUT_LIBC(SYS_utime, ARGUMENT(path), ARGUMENT(times));
+}
+
+INTERPOSED int utimes(const char *path, const struct timeval times[2])
+{
+	return WITHOUT_LIBC(SYS_utimes, ARGUMENT(path), ARGUMENT(times));
+}
+
+INTERPOSED int setxattr(const char *path, const char *name, const void *value, size_t size_bytes,
+			int flags)
+{
+	return ENTRY(SYS_setxattr, REAL(setxattr)(path, name, value, size_bytes, flags),
+		     ARGUMENT(path), ARGUMENT(name), ARGUMENT(value), size_bytes, ARGUMENT(flags));
+}
+
+INTERPOSED ssize_t getxattr(const char *path, const char *name, void *value, size_t size_bytes)
+{
+	return ENTRY(SYS_getxattr, REAL(getxattr)(path, name, value, size_bytes), ARGUMENT(path),
+		     ARGUMENT(name), ARGUMENT(value), size_bytes);
+}
+
+INTERPOSED int removexattr(const char *path, const char *name)
+{
+	return ENTRY(SYS_removexattr, REAL(removexattr)(path, name), ARGUMENT(path),
+		     ARGUMENT(name));
 }

@@ -2,6 +2,7 @@
 #ifndef QUIRE_PRELOAD_ENTRY_H
 #define QUIRE_PRELOAD_ENTRY_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <sys/syscall.h>
 
@@ -27,6 +28,26 @@ static inline bool is_libc_alone(void)
 		!is_libc_alone() && boundary_try(&entry_call, &entry_result) == BOUNDARY_ANSWERED \
 		    ? (__typeof__(real))real_result(entry_result)                                 \
 		    : (real);                                                                     \
+	})
+
+/* The kernel's result of libc's @result of a call that was forwarded, settled. */
+static inline long entry_settle(const struct boundary_call *call, long result)
+{
+	return boundary_settle(call, result == -1 ? -(long)errno : result);
+}
+
+/* The same for a call on a path, which can make the first object; what was forwarded is settled. */
+#define ENTRY_ON_PATH(number, real, ...)                                                         \
+	({                                                                                       \
+		const struct boundary_call entry_call = {.nr = (number), .args = {__VA_ARGS__}}; \
+		long entry_result;                                                               \
+		if (client_call_active())                                                        \
+			entry_result = (real);                                                   \
+		else if (boundary_try(&entry_call, &entry_result) == BOUNDARY_ANSWERED)          \
+			entry_result = real_result(entry_result);                                \
+		else                                                                             \
+			entry_result = real_result(entry_settle(&entry_call, (real)));           \
+		(__typeof__(real))entry_result;                                                  \
 	})
 
 #endif

@@ -2,27 +2,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include <quire/platform.h>
-
-#include "frontend/file.h"
-#include "frontend/params.h"
-#include "frontend/signal_actions.h"
+#include "boundary/place.h"
 #include "frontend/user_copy.h"
-#include "hosts/process/process.h"
 #include "preload/entry.h"
 
-#define KVM_MAJOR 10
-#define KVM_MINOR 232
 #define NEEDS_MODE(flags) (((flags)&O_CREAT) || ((flags)&O_TMPFILE) == O_TMPFILE)
 
 /* One open call, whichever function it came by. */
@@ -44,77 +34,13 @@ int __lxstat64(int version, const char *path, struct stat *status);
 int __fxstatat(int version, int directory, const char *path, struct stat *status, int flags);
 int __fxstatat64(int version, int directory, const char *path, struct stat *status, int flags);
 
-/* Enough of a path to tell whether it is one of ours: "/sys/module/kvm" is the longest. */
-#define HEAD_BYTES 17
-
-/* What a client's path means: the device, or where it leads (elsewhere for parameters). */
-struct target {
-	bool is_kvm;
-	const char *path;
-};
-
-/* A pointer that cannot be read is left for the kernel to answer. */
-static struct target target_of(const char *path, char room[PARAMS_PATH_MAX])
-{
-	struct target target = {false, path};
-	char text[PARAMS_PATH_MAX];
-	long length;
-
-	if (client_call_active() || user_peek_string(text, HEAD_BYTES, (uintptr_t)path) < 0)
-		return target;
-	target.is_kvm = !strcmp(text, "/dev/kvm");
-	if (!params_covers(text))
-		return target;
-	length = user_peek_string(text, sizeof(text), (uintptr_t)path);
-	if (length < 0 || (size_t)length == sizeof(text) - 1)
-		return target;
-	client_call_begin();
-	if (params_path(text, room) == room)
-		target.path = room;
-	client_call_end();
-	return target;
-}
-
-/* The client's first use of KVM: until here the process is as it would be without us. */
-static void start(void)
-{
-	quire_platform_install(&process_platform);
-	signal_actions_init();
-}
-
-/* What an open of the character device would say before it reaches KVM. */
-static int kvm_open(int flags)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	int fd;
-
-	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
-		return (int)real_result(-EEXIST);
-	if (flags & O_DIRECTORY)
-		return (int)real_result(-ENOTDIR);
-	pthread_once(&once, start);
-	client_call_begin();
-	fd = system_open(flags & O_CLOEXEC);
-	client_call_end();
-	return (int)real_result(fd);
-}
-
 static int open_common(const struct open_request *request)
 {
-	char room[PARAMS_PATH_MAX];
-	struct target target = target_of(request->path, room);
-	int flags = request->flags;
-
-	if (target.is_kvm)
-		return kvm_open(flags);
-	if (target.path == room) {
-		client_call_begin();
-		flags = params_open_flags(room, flags);
-		client_call_end();
-		if (flags < 0)
-			return (int)real_result(flags);
-	}
-	return REAL(openat)(request->directory, target.path, flags, request->mode);
+	return ENTRY_ON_PATH(
+	    SYS_openat,
+	    REAL(openat)(request->directory, request->path, request->flags, request->mode),
+	    ARGUMENT(request->directory), ARGUMENT(request->path), ARGUMENT(request->flags),
+	    request->mode);
 }
 
 #define MODE_ARGUMENT(flags, last)                                      \
@@ -181,20 +107,12 @@ static int fopen_flags(const char *mode)
 	return flags;
 }
 
-INTERPOSED FILE *fopen(const char *path, const char *mode)
+/* Opened by a call of ours, for libc makes its own past us. */
+static FILE *fopen_again(const char *path, const char *mode)
 {
-	char room[PARAMS_PATH_MAX], mode_text[16];
-	struct target target = target_of(path, room);
 	FILE *stream;
-	int fd;
+	int fd = open(path, fopen_flags(mode), 0666);
 
-	if (user_peek_string(mode_text, sizeof(mode_text), (uintptr_t)mode) < 0) {
-		errno = EFAULT;
-		return NULL;
-	}
-	if (!target.is_kvm && target.path != room)
-		return REAL(fopen)(path, mode);
-	fd = open(path, fopen_flags(mode), 0666);
 	if (fd < 0)
 		return NULL;
 	/* A parameter has no end to append to; fdopen() truncates nothing. */
@@ -203,70 +121,51 @@ INTERPOSED FILE *fopen(const char *path, const char *mode)
 		close(fd);
 	return stream;
 }
-INTERPOSED_ALIAS("fopen") FILE *fopen64(const char *path, const char *mode);
 
-static int kvm_access(int mode)
+INTERPOSED FILE *fopen(const char *path, const char *mode)
 {
-	return mode & X_OK ? (int)real_result(-EACCES) : 0;
+	const struct place place = {AT_FDCWD, (unsigned long)path, PLACE_FOLLOW};
+	char room[PARAMS_PATH_MAX], mode_text[16];
+	FILE *stream;
+
+	if (client_call_active())
+		return REAL(fopen)(path, mode);
+	if (user_peek_string(mode_text, sizeof(mode_text), (uintptr_t)mode) < 0) {
+		errno = EFAULT;
+		return NULL;
+	}
+	if (place_is_parameter(&place, room) || (mode[0] != 'r' && place_is_missing_kvm(&place)))
+		return fopen_again(path, mode);
+	stream = REAL(fopen)(path, mode);
+	if (stream || !place_may_be_kvm(-errno) || !place_is_kvm(&place))
+		return stream;
+	return fopen_again(path, mode);
 }
+INTERPOSED_ALIAS("fopen") FILE *fopen64(const char *path, const char *mode);
 
 INTERPOSED int faccessat(int directory, const char *path, int mode, int flags)
 {
-	char room[PARAMS_PATH_MAX];
-	struct target target = target_of(path, room);
-
-	if (target.is_kvm)
-		return kvm_access(mode);
-	return REAL(faccessat)(directory, target.path, mode, flags);
+	return ENTRY_ON_PATH(SYS_faccessat2, REAL(faccessat)(directory, path, mode, flags),
+			     ARGUMENT(directory), ARGUMENT(path), ARGUMENT(mode), ARGUMENT(flags));
 }
 
 INTERPOSED int access(const char *path, int mode)
 {
-	char room[PARAMS_PATH_MAX];
-	struct target target = target_of(path, room);
-
-	if (target.is_kvm)
-		return kvm_access(mode);
-	return REAL(access)(target.path, mode);
+	return ENTRY_ON_PATH(SYS_access, REAL(access)(path, mode), ARGUMENT(path), ARGUMENT(mode));
 }
 
 INTERPOSED int euidaccess(const char *path, int mode)
 {
-	char room[PARAMS_PATH_MAX];
-	struct target target = target_of(path, room);
-
-	if (target.is_kvm)
-		return kvm_access(mode);
-	return REAL(euidaccess)(target.path, mode);
+	return ENTRY_ON_PATH(SYS_faccessat2, REAL(euidaccess)(path, mode), ARGUMENT(AT_FDCWD),
+			     ARGUMENT(path), ARGUMENT(mode), AT_EACCESS);
 }
 INTERPOSED_ALIAS("euidaccess") int eaccess(const char *path, int mode);
 
-/*
- * The device node, also where the machine has none. The kernel answers for another file first: it
- * judges the flags and the client's buffer.
- */
-static int kvm_stat(struct stat *status, int flags)
-{
-	if (REAL(fstatat)(AT_FDCWD, "/", status, flags))
-		return -1;
-	memset(status, 0, sizeof(*status));
-	status->st_mode = S_IFCHR | 0666;
-	status->st_rdev = makedev(KVM_MAJOR, KVM_MINOR);
-	status->st_nlink = 1;
-	status->st_ino = KVM_MINOR;
-	status->st_blksize = 4096;
-	return 0;
-}
-
 INTERPOSED int fstatat(int directory, const char *path, struct stat *status, int flags)
 {
-	char room[PARAMS_PATH_MAX];
-	struct target target = target_of(path, room);
-
-	if (target.is_kvm)
-		return kvm_stat(status, flags);
-	return ENTRY(SYS_newfstatat, REAL(fstatat)(directory, target.path, status, flags),
-		     ARGUMENT(directory), ARGUMENT(target.path), ARGUMENT(status), ARGUMENT(flags));
+	return ENTRY_ON_PATH(SYS_newfstatat, REAL(fstatat)(directory, path, status, flags),
+			     ARGUMENT(directory), ARGUMENT(path), ARGUMENT(status),
+			     ARGUMENT(flags));
 }
 
 INTERPOSED int stat(const char *path, struct stat *status)
@@ -321,41 +220,38 @@ int __fxstatat64(int version, int directory, const char *path, struct stat *stat
 INTERPOSED int statx(int directory, const char *path, int flags, unsigned int mask,
 		     struct statx *status)
 {
-	char room[PARAMS_PATH_MAX];
-	struct target target = target_of(path, room);
-
-	if (!target.is_kvm)
-		return ENTRY(SYS_statx, REAL(statx)(directory, target.path, flags, mask, status),
-			     ARGUMENT(directory), ARGUMENT(target.path), ARGUMENT(flags), mask,
+	return ENTRY_ON_PATH(SYS_statx, REAL(statx)(directory, path, flags, mask, status),
+			     ARGUMENT(directory), ARGUMENT(path), ARGUMENT(flags), mask,
 			     ARGUMENT(status));
-	if (REAL(statx)(AT_FDCWD, "/", flags, mask, status))
-		return -1;
-	memset(status, 0, sizeof(*status));
-	status->stx_mask = STATX_BASIC_STATS;
-	status->stx_mode = S_IFCHR | 0666;
-	status->stx_rdev_major = KVM_MAJOR;
-	status->stx_rdev_minor = KVM_MINOR;
-	status->stx_nlink = 1;
-	status->stx_ino = KVM_MINOR;
-	status->stx_blksize = 4096;
-	return 0;
 }
 
-/* libc looks at the name itself. */
+INTERPOSED ssize_t readlink(const char *path, char *text, size_t size_bytes)
+{
+	return ENTRY_ON_PATH(SYS_readlink, REAL(readlink)(path, text, size_bytes), ARGUMENT(path),
+			     ARGUMENT(text), size_bytes);
+}
+
+INTERPOSED ssize_t readlinkat(int directory, const char *path, char *text, size_t size_bytes)
+{
+	return ENTRY_ON_PATH(SYS_readlinkat, REAL(readlinkat)(directory, path, text, size_bytes),
+			     ARGUMENT(directory), ARGUMENT(path), ARGUMENT(text), size_bytes);
+}
+
 INTERPOSED DIR *opendir(const char *path)
 {
+	const struct place place = {AT_FDCWD, (unsigned long)path, PLACE_FOLLOW};
 	char room[PARAMS_PATH_MAX], first[2];
 
 	if (user_peek_string(first, sizeof(first), (uintptr_t)path) < 0) {
 		errno = EFAULT;
 		return NULL;
 	}
-	return REAL(opendir)(target_of(path, room).path);
+	if (!client_call_active() && place_is_parameter(&place, room))
+		return REAL(opendir)(room);
+	return REAL(opendir)(path);
 }
 
 INTERPOSED int chdir(const char *path)
 {
-	char room[PARAMS_PATH_MAX];
-
-	return REAL(chdir)(target_of(path, room).path);
+	return ENTRY_ON_PATH(SYS_chdir, REAL(chdir)(path), ARGUMENT(path));
 }

@@ -187,10 +187,19 @@ static const struct file_ops stats_ops = {.kind = FILE_STATS,
 					  .read_at = stats_read,
 					  .release = release};
 
+long system_use(unsigned int command, unsigned long argument)
+{
+	(void)argument;
+	return command == 0xae00 ? 12 : -EINVAL;
+}
+
+static const struct file_ops device_ops = {
+    .kind = FILE_KVM, .name = SYSTEM_FILE_NAME, .ioctl = fake_ioctl, .release = release};
+
 int system_open(int flags)
 {
 	struct file_config config = {
-	    .ops = &plain_ops, .size_bytes = 0, .cloexec = (flags & O_CLOEXEC) != 0};
+	    .ops = &device_ops, .size_bytes = 0, .cloexec = (flags & O_CLOEXEC) != 0};
 
 	return file_create(&config);
 }

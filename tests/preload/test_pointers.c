@@ -51,6 +51,41 @@ static char room[4][4096] __attribute__((aligned(4096)));
 static char *const no_strings[] = {NULL};
 static unsigned int failures;
 
+/* By the instruction: libc's syscall() is interposed, too. */
+static long raw_call(long number, const unsigned long args[6])
+{
+	register unsigned long fourth __asm__("r10") = args[3];
+	register unsigned long fifth __asm__("r8") = args[4];
+	register unsigned long sixth __asm__("r9") = args[5];
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(number), "D"(args[0]), "S"(args[1]), "d"(args[2]), "r"(fourth),
+			   "r"(fifth), "r"(sixth)
+			 : "rcx", "r11", "memory");
+	if (result >= 0 || result < -4095)
+		return result;
+	errno = (int)-result;
+	return -1;
+}
+#define WORD(value) ((unsigned long)(value))
+#define MAKE(number, a, b, c, d, e, f, ...) \
+	raw_call(number,                    \
+		 (const unsigned long[6]){WORD(a), WORD(b), WORD(c), WORD(d), WORD(e), WORD(f)})
+#define syscall(number, ...) MAKE(number, __VA_ARGS__, 0, 0, 0, 0, 0, 0)
+
+/* A function with the kernel's own arguments, as far as they go: what is too many stays unread. */
+#define PLAIN(name, number, ...)                                                              \
+	static long name(void *function, const struct arguments *arguments)                   \
+	{                                                                                     \
+		const unsigned long a[6] = {__VA_ARGS__};                                     \
+		typedef int plain(unsigned long, unsigned long, unsigned long, unsigned long, \
+				  unsigned long, unsigned long);                              \
+		return function ? ((plain *)function)(a[0], a[1], a[2], a[3], a[4], a[5])     \
+				: raw_call(number, a);                                        \
+	}
+
 #define CALL(type, ...) (((type)function)(__VA_ARGS__))
 #define PATH (arguments->p[0])
 #define SECOND (arguments->p[1])
@@ -226,6 +261,51 @@ static long call_futimens(void *function, const struct arguments *arguments)
 			: syscall(SYS_utimensat, arguments->fd, NULL, PATH, 0);
 }
 
+#define THIRD (arguments->p[2])
+#define FD WORD(arguments->fd)
+#define HERE WORD(AT_FDCWD)
+
+PLAIN(call_fstat, SYS_fstat, FD, WORD(PATH))
+PLAIN(call_fstatfs, SYS_fstatfs, FD, WORD(PATH))
+PLAIN(call_fcntl, SYS_fcntl, FD, F_GETLK, WORD(PATH))
+PLAIN(call_chmod, SYS_chmod, WORD(PATH), 0666)
+PLAIN(call_fchmodat, SYS_fchmodat, HERE, WORD(PATH), 0666)
+PLAIN(call_chown, SYS_chown, WORD(PATH), WORD(-1), WORD(-1))
+PLAIN(call_fchownat, SYS_fchownat, HERE, WORD(PATH), WORD(-1), WORD(-1), 0)
+PLAIN(call_truncate, SYS_truncate, WORD(PATH), 0)
+PLAIN(call_utime, SYS_utime, WORD(PATH), WORD(SECOND))
+PLAIN(call_utimes, SYS_utimes, WORD(PATH), WORD(SECOND))
+PLAIN(call_utimensat, SYS_utimensat, HERE, WORD(PATH), WORD(SECOND), 0)
+PLAIN(call_futimesat, SYS_futimesat, HERE, WORD(PATH), WORD(SECOND))
+PLAIN(call_setxattr, SYS_setxattr, WORD(PATH), WORD(SECOND), WORD(THIRD), 1, 0)
+PLAIN(call_getxattr, SYS_getxattr, WORD(PATH), WORD(SECOND), WORD(THIRD), 1)
+PLAIN(call_removexattr, SYS_removexattr, WORD(PATH), WORD(SECOND))
+PLAIN(call_fsetxattr, SYS_fsetxattr, FD, WORD(PATH), WORD(SECOND), 1, 0)
+PLAIN(call_fgetxattr, SYS_fgetxattr, FD, WORD(PATH), WORD(SECOND), 1)
+PLAIN(call_fremovexattr, SYS_fremovexattr, FD, WORD(PATH))
+PLAIN(call_flistxattr, SYS_flistxattr, FD, WORD(PATH), 8)
+PLAIN(call_handle, SYS_name_to_handle_at, HERE, WORD(PATH), WORD(SECOND), WORD(THIRD), 0)
+PLAIN(call_readlink, SYS_readlink, WORD(PATH), WORD(SECOND), 64)
+PLAIN(call_readlinkat, SYS_readlinkat, HERE, WORD(PATH), WORD(SECOND), 64)
+PLAIN(call_copy, SYS_copy_file_range, FD, WORD(PATH), FD, WORD(SECOND), 8, 0)
+
+static long call_fxstat(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(int, int, void *), 1, arguments->fd, PATH)
+			: syscall(SYS_fstat, arguments->fd, PATH);
+}
+
+static long call_futimes(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(int, const struct timeval *), arguments->fd, PATH)
+			: syscall(SYS_futimesat, arguments->fd, NULL, PATH);
+}
+
+static long call_tcgetattr(void *function, const struct arguments *arguments)
+{
+	return CALL(int (*)(int, void *), arguments->fd, PATH);
+}
+
 static long call_execve(void *function, const struct arguments *arguments)
 {
 	return function ? CALL(int (*)(const char *, char *const *, char *const *), PATH, SECOND,
@@ -363,6 +443,7 @@ static long call_pthread_sigmask(void *function, const struct arguments *argumen
 }
 
 #define FILE_PATH "/etc/passwd"
+#define NULL_PATH "/dev/null"
 #define BUFFER room[1]
 #define STRINGS ((const char *)no_strings)
 #define TRUE_PATH "/bin/true"
@@ -393,6 +474,32 @@ static const struct row rows[] = {
     {"sendfile sendfile64", call_sendfile, {BUFFER}, 1},
     {"splice", call_splice, {BUFFER}, 1},
     {"futimens", call_futimens, {BUFFER}, 1},
+    {"fstat fstat64", call_fstat, {BUFFER}, 1},
+    {"__fxstat __fxstat64", call_fxstat, {BUFFER}, 1},
+    {"fstatfs fstatfs64", call_fstatfs, {BUFFER}, 1},
+    {"fcntl fcntl64", call_fcntl, {BUFFER}, 1},
+    {"chmod", call_chmod, {NULL_PATH}, 1},
+    {"fchmodat", call_fchmodat, {NULL_PATH}, 1},
+    {"chown", call_chown, {NULL_PATH}, 1},
+    {"fchownat", call_fchownat, {NULL_PATH}, 1},
+    {"truncate truncate64", call_truncate, {NULL_PATH}, 1},
+    {"utime", call_utime, {NULL_PATH, BUFFER}, 1},
+    {"utimes", call_utimes, {NULL_PATH, BUFFER}, 1},
+    {"utimensat", call_utimensat, {NULL_PATH, BUFFER}, 0},
+    {"futimesat", call_futimesat, {NULL_PATH, BUFFER}, 1},
+    {"futimes", call_futimes, {BUFFER}, 1},
+    {"setxattr", call_setxattr, {NULL_PATH, "user.x", "x"}, 1},
+    {"getxattr", call_getxattr, {NULL_PATH, "user.x", BUFFER}, 1},
+    {"removexattr", call_removexattr, {NULL_PATH, "user.x"}, 1},
+    {"fsetxattr", call_fsetxattr, {"user.x", "x"}, 1},
+    {"fgetxattr", call_fgetxattr, {"user.x", BUFFER}, 1},
+    {"fremovexattr", call_fremovexattr, {"user.x"}, 1},
+    {"flistxattr", call_flistxattr, {BUFFER}, 1},
+    {"name_to_handle_at", call_handle, {NULL_PATH, BUFFER, room[2]}, 1},
+    {"readlink", call_readlink, {"/proc/self/exe", BUFFER}, 1},
+    {"readlinkat", call_readlinkat, {"/proc/self/exe", BUFFER}, 1},
+    {"copy_file_range", call_copy, {BUFFER, room[2]}, 1},
+    {"tcgetattr", call_tcgetattr, {BUFFER}, 0},
     {"execve", call_execve, {TRUE_PATH, STRINGS, STRINGS}, 1},
     {"execve", call_execve_lists, {"a", "a=b"}, 1},
     {"execv execvp", call_execv, {TRUE_PATH, STRINGS}, 0},
@@ -417,7 +524,7 @@ static const struct row rows[] = {
 /* Interposed, and without a pointer that anything is read from or written to. */
 static const char no_pointers[] =
     " _Exit _Fork _exit clone close close_range closefrom dup2 dup3 fallocate fallocate64 fchmod "
-    "fchown flock "
+    "fchown fdatasync flock fsync isatty readahead sync_file_range syscall "
     "ftruncate ftruncate64 lseek lseek64 posix_fallocate posix_fallocate64 pthread_cancel sbrk "
     "sigignore signal bsd_signal ssignal __sysv_signal sysv_signal sigset ";
 

@@ -1,0 +1,85 @@
+/* The device node of KVM: what it is, opening it, and its ioctls on a descriptor of the machine's.
+ */
+#include "boundary/node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+
+#include <quire/platform.h>
+
+#include "frontend/client_call.h"
+#include "frontend/file.h"
+#include "frontend/params.h"
+#include "frontend/signal_actions.h"
+#include "hosts/process/process.h"
+
+/* The client's first use of KVM: until here the process is as it would be without us. */
+static void start(void)
+{
+	quire_platform_install(&process_platform);
+	signal_actions_init();
+}
+
+static void start_once(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, start);
+}
+
+/* Another program of the run opened it where the machine has no node, and handed it on. */
+static bool is_stand_in(int fd)
+{
+	static const char name[] = "/memfd:" SYSTEM_FILE_NAME " (deleted)";
+	char path[32], text[sizeof(name)];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return BOUNDARY_KERNEL(SYS_readlink, (unsigned long)path, (unsigned long)text,
+			       sizeof(text)) == (long)sizeof(name) - 1 &&
+	       !memcmp(text, name, sizeof(name) - 1);
+}
+
+bool node_is_kvm(int fd)
+{
+	struct stat status;
+
+	if (BOUNDARY_KERNEL(SYS_fstat, (unsigned long)fd, (unsigned long)&status))
+		return false;
+	if (S_ISCHR(status.st_mode))
+		return status.st_rdev == makedev(NODE_MAJOR, NODE_MINOR);
+	return S_ISREG(status.st_mode) && !status.st_nlink && is_stand_in(fd);
+}
+
+long node_open(int flags)
+{
+	long fd;
+
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+		return -EEXIST;
+	if (flags & O_DIRECTORY)
+		return -ENOTDIR;
+	start_once();
+	client_call_begin();
+	fd = system_open(flags & O_CLOEXEC);
+	client_call_end();
+	return fd;
+}
+
+long node_ioctl(const struct boundary_call *call)
+{
+	long result;
+
+	start_once();
+	client_call_begin();
+	signal_thread_prepare();
+	params_refresh();
+	result = system_use((unsigned int)call->args[1], call->args[2]);
+	client_call_end();
+	return result;
+}

@@ -1,0 +1,22 @@
+/* The device node of KVM: what it is, opening it, and its ioctls on a descriptor of the machine's.
+ */
+#ifndef QUIRE_BOUNDARY_NODE_H
+#define QUIRE_BOUNDARY_NODE_H
+
+#include <stdbool.h>
+
+#include "boundary/call.h"
+
+#define NODE_MAJOR 10
+#define NODE_MINOR 232
+
+/* Is @fd open on the device number 10:232, or on what node_open() makes of it in any process? */
+bool node_is_kvm(int fd);
+
+/* A new descriptor for an open with @flags: its number or -errno. */
+long node_open(int flags);
+
+/* An ioctl of KVM's on a descriptor of which node_is_kvm(). */
+long node_ioctl(const struct boundary_call *call);
+
+#endif
