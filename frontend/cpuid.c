@@ -408,6 +408,7 @@ static long set_entries(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entrie
 		return -EINVAL;
 	memcpy(vcpu->cpuid.entries, entries, count * sizeof(*entries));
 	vcpu->cpuid.count = count;
+	lapic_cpuid_changed(vcpu);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "frontend/apic_message.h"
+#include "frontend/msr.h"
 #include "frontend/timers.h"
 #include "vcpu/cpu.h"
 
@@ -14,6 +15,7 @@ struct ioctl_call;
 struct vcpu;
 
 #define APIC_DEFAULT_BASE 0xfee00000u
+#define APIC_BASE_ADDRESS UINT64_C(0xfffff000) /* KVM maps it below 4 GiB alone */
 #define APIC_BASE_BSP (1u << 8)
 #define APIC_BASE_X2APIC (1u << 10)
 #define APIC_BASE_ENABLE (1u << 11)
@@ -39,12 +41,17 @@ struct lapic {
 	pthread_mutex_t lock;
 	uint32_t regs[256]; /* [offset / 4]; 64-bit x2APIC ICR: [0xc0] and [0xc4] */
 	uint64_t base;	    /* IA32_APIC_BASE */
-	uint64_t tsc_deadline;
-	uint32_t cycle_ns;	 /* of the timer's clock */
-	uint64_t timer_start_ns; /* when the current count began, 0: stopped */
-	uint64_t timer_period_ns;
-	uint64_t timer_due_ns; /* 0: not armed */
+	/* Timer: one shot, periodic or to a deadline of the guest's TSC. */
 	struct vm_timer timer;
+	uint32_t mode_mask; /* the modes that CPUID offers, as LVT bits */
+	uint32_t mode;	    /* as an LVT bit pattern */
+	uint32_t cycle_ns;  /* of the timer's clock */
+	uint32_t divide;    /* its cycles a count */
+	uint64_t period_ns; /* 0: no count was set */
+	uint64_t target_ns; /* when the count reaches zero */
+	uint64_t tsc_deadline;
+	bool counting;	    /* towards target_ns */
+	bool expired;	    /* and not yet an interrupt: it is masked, or the APIC is off */
 	bool is_watchdog;   /* LINT0 gives NMIs: counted in the VM */
 	int pending_extint; /* split irqchip: vector from KVM_INTERRUPT, or -1 */
 };
@@ -61,8 +68,10 @@ enum cpu_msr_result lapic_msr_read(struct vcpu *vcpu, uint32_t index, uint64_t *
 enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t value);
 
 uint64_t lapic_get_base(struct vcpu *vcpu);
-/* 0 or -EINVAL for reserved bits or a forbidden change of mode. */
-int lapic_set_base(struct vcpu *vcpu, uint64_t base);
+/* 0 or -EINVAL for reserved bits or a change of mode that the guest may not make. */
+int lapic_set_base(struct vcpu *vcpu, enum msr_origin origin, uint64_t base);
+/* The guest's CPUID was set: the timer's modes and the version follow. */
+void lapic_cpuid_changed(struct vcpu *vcpu);
 uint64_t lapic_get_tsc_deadline(struct vcpu *vcpu);
 void lapic_set_tsc_deadline(struct vcpu *vcpu, uint64_t deadline);
 uint8_t lapic_get_cr8(struct vcpu *vcpu);

@@ -6,8 +6,10 @@
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 
-#define LVT_WRITABLE 0x1f7ffu
-#define LVT_TIMER_WRITABLE 0x700ffu
+#define LVT_PENDING (1u << 12)
+#define LVT_BASIC (LVT_MASKED | LVT_PENDING | LVT_VECTOR)
+/* Of LINT0 and LINT1: polarity, remote IRR and trigger mode, too. */
+#define LVT_LINE (LVT_BASIC | LVT_MODE | 0xe000u)
 #define ICR_RESERVED 0xfff32000u /* of an x2APIC */
 
 /* Work that must wait until the lock is dropped. */
@@ -15,6 +17,7 @@ struct lapic_after {
 	bool send;	     /* the ICR was written */
 	bool level;	     /* what ended was level-triggered */
 	bool watchdog_began; /* LINT0 gives NMIs now */
+	bool wake;	     /* the timer has an interrupt */
 	int eoi;	     /* the vector that ended, or -1 */
 };
 
@@ -74,28 +77,51 @@ static void end_interrupt_locked(struct lapic *lapic, struct lapic_after *after)
 	}
 }
 
+static uint32_t lvt_writable(const struct lapic *lapic, uint32_t reg)
+{
+	switch (reg) {
+	case LAPIC_LVT_TIMER:
+		return LVT_BASIC | lapic->mode_mask;
+	case LAPIC_LVT_THERMAL:
+	case LAPIC_LVT_COUNTER:
+		return LVT_BASIC | LVT_MODE;
+	case LAPIC_LVT_ERROR:
+		return LVT_BASIC;
+	default:
+		return LVT_LINE;
+	}
+}
+
 static void write_lvt_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
 			     struct lapic_after *after)
 {
 	struct lapic *lapic = &vcpu->lapic;
-	uint32_t *lvt = lapic_reg(lapic, reg), old = *lvt;
 
-	if (!(*lapic_reg(lapic, LAPIC_SVR) & SVR_ENABLED))
-		value |= LVT_MASKED;
-	*lvt = value & (reg == LAPIC_LVT_TIMER ? LVT_TIMER_WRITABLE : LVT_WRITABLE);
-	if (reg == LAPIC_LVT_TIMER)
-		lapic_timer_mode_changed_locked(vcpu, old);
 	if (reg == LAPIC_LVT_LINT0)
 		after->watchdog_began = lapic_count_watchdog_locked(vcpu, value);
+	if (!(*lapic_reg(lapic, LAPIC_SVR) & SVR_ENABLED))
+		value |= LVT_MASKED;
+	*lapic_reg(lapic, reg) = value & lvt_writable(lapic, reg);
+	if (reg == LAPIC_LVT_TIMER)
+		after->wake = lapic_timer_lvt_changed_locked(vcpu);
 }
 
-static void write_svr_locked(struct lapic *lapic, uint32_t value)
+static void write_svr_locked(struct vcpu *vcpu, uint32_t value, struct lapic_after *after)
 {
-	*lapic_reg(lapic, LAPIC_SVR) = value & 0x3ff;
-	if (value & SVR_ENABLED)
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t writable = 0x3ff;
+
+	if (*lapic_reg(lapic, LAPIC_VERSION) & VERSION_DIRECTED_EOI)
+		writable |= SVR_DIRECTED_EOI;
+	*lapic_reg(lapic, LAPIC_SVR) = value & writable;
+	if (value & SVR_ENABLED) {
+		after->wake = lapic_timer_inject_locked(vcpu);
 		return;
+	}
 	for (uint32_t lvt = LAPIC_LVT_TIMER; lvt <= LAPIC_LVT_ERROR; lvt += 16)
 		*lapic_reg(lapic, lvt) |= LVT_MASKED;
+	lapic->expired = false;
+	(void)lapic_timer_lvt_changed_locked(vcpu);
 }
 
 static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
@@ -123,10 +149,7 @@ static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
 			*lapic_reg(lapic, reg) = value | 0x0fffffff;
 		break;
 	case LAPIC_SVR:
-		write_svr_locked(lapic, value);
-		break;
-	case LAPIC_ESR:
-		*lapic_reg(lapic, reg) = 0;
+		write_svr_locked(vcpu, value, after);
 		break;
 	case LAPIC_ICR:
 		*lapic_reg(lapic, reg) = value & ~ICR_BUSY;
@@ -136,11 +159,10 @@ static void write_reg_locked(struct vcpu *vcpu, uint32_t reg, uint32_t value,
 		*lapic_reg(lapic, reg) = value & 0xff000000;
 		break;
 	case LAPIC_TIMER_INITIAL:
-		*lapic_reg(lapic, reg) = value;
-		lapic_timer_start_locked(vcpu, value);
+		after->wake = lapic_timer_set_count_locked(vcpu, value);
 		break;
 	case LAPIC_TIMER_DIVIDE:
-		*lapic_reg(lapic, reg) = value & 0xb;
+		after->wake = lapic_timer_set_divide_locked(vcpu, value & 0xb);
 		break;
 	default:
 		if (reg >= LAPIC_LVT_TIMER && reg <= LAPIC_LVT_ERROR)
@@ -192,22 +214,31 @@ static void write_reg(struct vcpu *vcpu, uint32_t reg, uint64_t value)
 	pthread_mutex_unlock(&lapic->lock);
 	if (after.eoi >= 0 && irqchip_eoi(vcpu, (uint8_t)after.eoi, after.level))
 		vcpu_report_eoi(vcpu, (uint8_t)after.eoi);
+	if (after.wake)
+		vcpu_wake(vcpu);
 	if (after.watchdog_began)
 		irqchip_watchdog_began(vcpu->vm);
 	if (after.send)
 		send_ipi(vcpu, low, high, x2apic);
 }
 
+static bool has_hole(const struct vcpu *vcpu)
+{
+	return !(atomic_load(&vcpu->vm->settings.disabled_quirks) & KVM_X86_QUIRK_LAPIC_MMIO_HOLE);
+}
+
 enum cpu_io_result lapic_mmio(struct vcpu *vcpu, struct cpu_io *io)
 {
 	uint64_t base = lapic_get_base(vcpu);
-	uint64_t offset = io->address - (base & ~UINT64_C(0xfff));
+	uint64_t offset = io->address - (base & APIC_BASE_ADDRESS);
 	uint32_t value;
 
-	if (!(base & APIC_BASE_ENABLE) || offset >= 4096)
+	if (offset >= 4096)
 		return CPU_IO_USER;
-	if (base & APIC_BASE_X2APIC) {
-		/* The page is a hole then: KVM's default answers as an empty bus does. */
+	if (!(base & APIC_BASE_ENABLE) || (base & APIC_BASE_X2APIC)) {
+		/* No APIC is mapped: KVM's default answers as an empty bus does. */
+		if (!has_hole(vcpu))
+			return CPU_IO_USER;
 		memset(io->data, 0xff, io->is_write ? 0 : sizeof(io->data));
 		return CPU_IO_DONE;
 	}
@@ -256,7 +287,6 @@ enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t 
 			return CPU_MSR_GP;
 		send_ipi(vcpu, ICR_SELF | (uint32_t)value, 0, true);
 		return CPU_MSR_OK;
-	case LAPIC_EOI:
 	case LAPIC_ESR:
 		if (value)
 			return CPU_MSR_GP;
@@ -265,6 +295,7 @@ enum cpu_msr_result lapic_msr_write(struct vcpu *vcpu, uint32_t index, uint64_t 
 		if (value & ICR_RESERVED)
 			return CPU_MSR_GP;
 		break;
+	case LAPIC_EOI:
 	case LAPIC_TPR:
 	case LAPIC_SVR:
 	case LAPIC_TIMER_INITIAL:

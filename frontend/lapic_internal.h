@@ -32,7 +32,13 @@ enum lapic_register {
 };
 
 #define LVT_MASKED (1u << 16)
+#define LVT_VECTOR 0xffu
+#define LVT_TIMER_PERIODIC (1u << 17)
+#define LVT_TIMER_DEADLINE (2u << 17)
+#define LVT_TIMER_MODES (3u << 17)
 #define SVR_ENABLED (1u << 8)
+#define SVR_DIRECTED_EOI (1u << 12)
+#define VERSION_DIRECTED_EOI (1u << 24)
 #define ICR_BUSY (1u << 12)
 #define ICR_ASSERT (1u << 14)
 #define ICR_SELF (1u << 18)
@@ -51,15 +57,32 @@ static inline bool lapic_is_x2apic(const struct lapic *lapic)
 	       (APIC_BASE_X2APIC | APIC_BASE_ENABLE);
 }
 
+static inline bool lapic_has_bit(struct lapic *lapic, uint32_t row, uint8_t vector)
+{
+	return *lapic_reg(lapic, row + 16 * (vector / 32u)) >> vector % 32 & 1;
+}
+
 /* All of these with lapic.lock held. */
+/* Enabled in IA32_APIC_BASE and in the spurious vector register. */
+bool lapic_enabled_locked(const struct lapic *lapic);
 void lapic_set_irr_locked(struct lapic *lapic, uint8_t vector, bool level);
+uint32_t lapic_priority_locked(struct lapic *lapic);
+/* The id registers of the mode it is in. */
+void lapic_set_x2apic_id_locked(struct vcpu *vcpu);
+void lapic_set_version_locked(struct vcpu *vcpu);
 /* LINT0 is written: true when it now gives NMIs and did not before. */
 bool lapic_count_watchdog_locked(struct vcpu *vcpu, uint32_t lint0);
-/* Timer (lapic_timer.c). */
+
+/* Timer (lapic_timer.c), with lapic.lock held. True: there is an interrupt, wake the vCPU. */
 void lapic_timer_fire(struct vm_timer *timer);
-void lapic_timer_start_locked(struct vcpu *vcpu, uint64_t count);
-void lapic_timer_stop_locked(struct vcpu *vcpu);
+bool lapic_timer_set_count_locked(struct vcpu *vcpu, uint32_t count);
+bool lapic_timer_set_divide_locked(struct vcpu *vcpu, uint32_t value);
+bool lapic_timer_restore_locked(struct vcpu *vcpu);
+void lapic_timer_reset_locked(struct vcpu *vcpu);
+/* The timer's LVT was written. */
+bool lapic_timer_lvt_changed_locked(struct vcpu *vcpu);
+/* The APIC was turned on: what expired meanwhile is an interrupt now. */
+bool lapic_timer_inject_locked(struct vcpu *vcpu);
 uint32_t lapic_timer_current_locked(struct lapic *lapic);
-void lapic_timer_mode_changed_locked(struct vcpu *vcpu, uint32_t old_lvt);
 
 #endif

@@ -1,136 +1,282 @@
-/* The local APIC's timer: one-shot, periodic, TSC deadline. */
+/*
+ * The local APIC's timer: one shot, periodic, TSC deadline.
+ *
+ * As in KVM an expiry is remembered until it is an interrupt: while the timer is masked, or its
+ * APIC off, one waits and more are not counted. A periodic timer with one that waits is not armed.
+ */
 #include "frontend/clock.h"
 #include "frontend/lapic_internal.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 
-#define TIMER_MODE(lvt) ((lvt) >> 17 & 3)
-enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_DEADLINE };
 /* KVM's floor for periodic timers, which keeps a guest from starving its host. */
 #define PERIOD_MIN_NS 200000u
 
-/* Nanoseconds a count: cycles of the bus, divided. */
-static uint64_t count_ns(struct lapic *lapic)
+static uint64_t counts_to_ns(const struct lapic *lapic, uint32_t count)
 {
-	uint32_t value = *lapic_reg(lapic, LAPIC_TIMER_DIVIDE);
-
-	return (uint64_t)lapic->cycle_ns << ((((value & 3) | (value >> 1 & 4)) + 1) & 7);
+	return (uint64_t)count * lapic->cycle_ns * lapic->divide;
 }
 
-static void arm_locked(struct vcpu *vcpu, uint64_t due_ns)
+static uint32_t divide_of(uint32_t value)
 {
-	vcpu->lapic.timer_due_ns = due_ns;
-	vm_timer_arm(&vcpu->vm->timers, &vcpu->lapic.timer, due_ns);
+	return 1u << ((((value & 3) | (value >> 1 & 4)) + 1) & 7);
 }
 
-void lapic_timer_stop_locked(struct vcpu *vcpu)
-{
-	vcpu->lapic.timer_start_ns = 0;
-	if (vcpu->lapic.timer_due_ns)
-		arm_locked(vcpu, 0);
-}
-
-void lapic_timer_start_locked(struct vcpu *vcpu, uint64_t count)
+static void arm(struct vcpu *vcpu)
 {
 	struct lapic *lapic = &vcpu->lapic;
-	uint32_t mode = TIMER_MODE(*lapic_reg(lapic, LAPIC_LVT_TIMER));
-	uint64_t initial = *lapic_reg(lapic, LAPIC_TIMER_INITIAL);
+	bool useless = lapic->mode == LVT_TIMER_PERIODIC && lapic->expired;
 
-	lapic_timer_stop_locked(vcpu);
-	if (!initial || !count || mode == TIMER_DEADLINE)
-		return;
-	lapic->timer_period_ns = initial * count_ns(lapic);
-	if (mode == TIMER_PERIODIC && lapic->timer_period_ns < PERIOD_MIN_NS)
-		lapic->timer_period_ns = PERIOD_MIN_NS;
-	/* As if it had started when the count was the initial one. */
-	lapic->timer_start_ns =
-	    timers_now_ns() + count * count_ns(lapic) - initial * count_ns(lapic);
-	arm_locked(vcpu, lapic->timer_start_ns + lapic->timer_period_ns);
+	vm_timer_arm(&vcpu->vm->timers, &lapic->timer,
+		     lapic->counting && !useless ? lapic->target_ns : 0);
+}
+
+/* What expired becomes an interrupt, if the timer's LVT lets it. */
+static bool inject(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t lvt = *lapic_reg(lapic, LAPIC_LVT_TIMER);
+
+	if (!lapic->expired || (lvt & LVT_MASKED) || !lapic_enabled_locked(lapic))
+		return false;
+	lapic->expired = false;
+	if (lapic->mode != LVT_TIMER_PERIODIC)
+		lapic->tsc_deadline = 0;
+	if (!lapic->mode)
+		lapic->target_ns = 0;
+	lapic_set_irr_locked(lapic, (uint8_t)lvt, false);
+	return true;
+}
+
+/* Look at the clock: what is due expires. */
+static bool advance(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint64_t now_ns = timers_now_ns();
+
+	if (!lapic->counting || now_ns < lapic->target_ns)
+		return false;
+	lapic->expired = true;
+	if (lapic->mode == LVT_TIMER_PERIODIC && lapic->period_ns)
+		lapic->target_ns +=
+		    (1 + (now_ns - lapic->target_ns) / lapic->period_ns) * lapic->period_ns;
+	else
+		lapic->counting = false;
+	return inject(vcpu);
+}
+
+/* Count towards @target_ns. */
+static bool start(struct vcpu *vcpu, uint64_t target_ns)
+{
+	bool wake;
+
+	vcpu->lapic.expired = false;
+	vcpu->lapic.target_ns = target_ns;
+	vcpu->lapic.counting = true;
+	wake = advance(vcpu);
+	arm(vcpu);
+	return wake;
+}
+
+static void stop(struct vcpu *vcpu)
+{
+	bool was_counting = vcpu->lapic.counting;
+
+	vcpu->lapic.counting = false;
+	vcpu->lapic.expired = false;
+	if (was_counting)
+		arm(vcpu);
+}
+
+/* Too short a period is lengthened; the count as it is read follows. */
+static void set_period(struct lapic *lapic)
+{
+	lapic->period_ns = counts_to_ns(lapic, *lapic_reg(lapic, LAPIC_TIMER_INITIAL));
+	if (lapic->mode == LVT_TIMER_PERIODIC && lapic->period_ns &&
+	    lapic->period_ns < PERIOD_MIN_NS)
+		lapic->period_ns = PERIOD_MIN_NS;
+}
+
+bool lapic_timer_set_count_locked(struct vcpu *vcpu, uint32_t count)
+{
+	struct lapic *lapic = &vcpu->lapic;
+
+	if (lapic->mode == LVT_TIMER_DEADLINE)
+		return false;
+	stop(vcpu);
+	*lapic_reg(lapic, LAPIC_TIMER_INITIAL) = count;
+	set_period(lapic);
+	return lapic->period_ns ? start(vcpu, timers_now_ns() + lapic->period_ns) : false;
+}
+
+/* What is left of the count goes on at the new pace. */
+bool lapic_timer_set_divide_locked(struct vcpu *vcpu, uint32_t value)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t before = lapic->divide;
+	uint64_t now_ns = timers_now_ns(), left_ns;
+
+	*lapic_reg(lapic, LAPIC_TIMER_DIVIDE) = value;
+	lapic->divide = divide_of(value);
+	if (lapic->divide == before || !lapic->period_ns)
+		return false;
+	set_period(lapic);
+	left_ns = lapic->target_ns > now_ns ? lapic->target_ns - now_ns : 0;
+	lapic->target_ns = now_ns + (uint64_t)((unsigned __int128)left_ns * lapic->divide / before);
+	if (lapic->mode != LVT_TIMER_PERIODIC && lapic->expired)
+		return false;
+	lapic->counting = true;
+	if (advance(vcpu))
+		return true;
+	arm(vcpu);
+	return false;
+}
+
+static bool start_deadline(struct vcpu *vcpu)
+{
+	uint64_t now_tsc = clock_tsc() + cpu_state(vcpu->cpu)->tsc_offset;
+	uint64_t deadline = vcpu->lapic.tsc_deadline;
+	uint64_t ahead = deadline > now_tsc ? deadline - now_tsc : 0;
+
+	return deadline && start(vcpu, timers_now_ns() + clock_ticks_to_ns(ahead));
+}
+
+static bool update_mode(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t mode = *lapic_reg(lapic, LAPIC_LVT_TIMER) & lapic->mode_mask;
+
+	if (mode == lapic->mode)
+		return false;
+	/* Between counting modes and deadlines the timer is disarmed. */
+	if ((mode == LVT_TIMER_DEADLINE) != (lapic->mode == LVT_TIMER_DEADLINE)) {
+		stop(vcpu);
+		*lapic_reg(lapic, LAPIC_TIMER_INITIAL) = 0;
+		lapic->period_ns = 0;
+		lapic->tsc_deadline = 0;
+	}
+	lapic->mode = mode;
+	if (mode == LVT_TIMER_PERIODIC && lapic->period_ns && lapic->period_ns < PERIOD_MIN_NS)
+		lapic->period_ns = PERIOD_MIN_NS;
+	return true;
+}
+
+bool lapic_timer_lvt_changed_locked(struct vcpu *vcpu)
+{
+	bool changed = update_mode(vcpu), wake = lapic_timer_inject_locked(vcpu);
+
+	if (changed && !wake)
+		arm(vcpu);
+	return wake;
+}
+
+bool lapic_timer_inject_locked(struct vcpu *vcpu)
+{
+	if (!inject(vcpu))
+		return false;
+	/* A periodic timer slept; ticks that it slept through are one, which this was. */
+	(void)advance(vcpu);
+	arm(vcpu);
+	return true;
+}
+
+/* Where to count to, from a saved current count; 0 is at the end of it, even if that is long ago.
+ */
+static uint64_t restored_ns(const struct lapic *lapic, uint32_t current)
+{
+	uint64_t left_ns = counts_to_ns(lapic, current);
+
+	if (!left_ns)
+		return lapic->mode == LVT_TIMER_PERIODIC ? lapic->period_ns : 0;
+	return left_ns < lapic->period_ns ? left_ns : lapic->period_ns;
+}
+
+bool lapic_timer_restore_locked(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t current = *lapic_reg(lapic, LAPIC_TIMER_CURRENT);
+
+	*lapic_reg(lapic, LAPIC_TIMER_CURRENT) = 0;
+	stop(vcpu);
+	(void)update_mode(vcpu);
+	lapic->divide = divide_of(*lapic_reg(lapic, LAPIC_TIMER_DIVIDE));
+	if (lapic->mode == LVT_TIMER_DEADLINE)
+		return start_deadline(vcpu);
+	set_period(lapic);
+	if (!lapic->period_ns)
+		return false;
+	return start(vcpu, timers_now_ns() + restored_ns(lapic, current));
+}
+
+void lapic_timer_reset_locked(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+
+	stop(vcpu);
+	(void)update_mode(vcpu);
+	lapic->divide = divide_of(0);
+	lapic->period_ns = 0;
+	lapic->target_ns = 0;
+	lapic->tsc_deadline = 0;
 }
 
 uint32_t lapic_timer_current_locked(struct lapic *lapic)
 {
-	uint64_t passed_ns, left_ns;
+	uint64_t now_ns = timers_now_ns(), left_ns;
 
-	if (!lapic->timer_start_ns)
+	if (lapic->mode == LVT_TIMER_DEADLINE || !lapic->period_ns)
 		return 0;
-	passed_ns = timers_now_ns() - lapic->timer_start_ns;
-	if (passed_ns >= lapic->timer_period_ns) {
-		if (TIMER_MODE(*lapic_reg(lapic, LAPIC_LVT_TIMER)) != TIMER_PERIODIC)
-			return 0;
-		passed_ns %= lapic->timer_period_ns;
-	}
-	left_ns = lapic->timer_period_ns - passed_ns;
-	return (uint32_t)(left_ns / count_ns(lapic));
+	if (lapic->target_ns > now_ns)
+		left_ns = (lapic->target_ns - now_ns) % lapic->period_ns;
+	else if (lapic->mode == LVT_TIMER_PERIODIC && lapic->counting)
+		left_ns = lapic->period_ns - 1 - (now_ns - lapic->target_ns) % lapic->period_ns;
+	else
+		left_ns = 0;
+	return (uint32_t)(left_ns / ((uint64_t)lapic->cycle_ns * lapic->divide));
 }
 
 void lapic_timer_fire(struct vm_timer *timer)
 {
 	struct vcpu *vcpu = (struct vcpu *)((char *)timer - offsetof(struct vcpu, lapic.timer));
-	struct lapic *lapic = &vcpu->lapic;
-	uint32_t lvt;
-	bool due;
+	bool wake;
 
-	pthread_mutex_lock(&lapic->lock);
-	lvt = *lapic_reg(lapic, LAPIC_LVT_TIMER);
+	pthread_mutex_lock(&vcpu->lapic.lock);
 	/* It may have been stopped or moved while it was about to fire. */
-	due = lapic->timer_due_ns && lapic->timer_due_ns <= timers_now_ns();
-	if (due) {
-		lapic->timer_due_ns = 0;
-		if (TIMER_MODE(lvt) == TIMER_PERIODIC && lapic->timer_start_ns) {
-			lapic->timer_start_ns += lapic->timer_period_ns;
-			arm_locked(vcpu, lapic->timer_start_ns + lapic->timer_period_ns);
-		} else {
-			lapic->timer_start_ns = 0;
-			lapic->tsc_deadline = 0;
-		}
-		if (!(lvt & LVT_MASKED) && (lvt & 0xff) > 15)
-			lapic_set_irr_locked(lapic, lvt & 0xff, false);
-	}
-	pthread_mutex_unlock(&lapic->lock);
-	if (due)
+	wake = advance(vcpu);
+	arm(vcpu);
+	pthread_mutex_unlock(&vcpu->lapic.lock);
+	if (wake)
 		vcpu_wake(vcpu);
-}
-
-void lapic_timer_mode_changed_locked(struct vcpu *vcpu, uint32_t old_lvt)
-{
-	struct lapic *lapic = &vcpu->lapic;
-	uint32_t lvt = *lapic_reg(lapic, LAPIC_LVT_TIMER);
-
-	if (TIMER_MODE(lvt) == TIMER_MODE(old_lvt))
-		return;
-	/* Between counting modes and deadlines the timer is disarmed. */
-	if (TIMER_MODE(lvt) == TIMER_DEADLINE || TIMER_MODE(old_lvt) == TIMER_DEADLINE) {
-		*lapic_reg(lapic, LAPIC_TIMER_INITIAL) = 0;
-		lapic->tsc_deadline = 0;
-		lapic_timer_stop_locked(vcpu);
-	}
 }
 
 uint64_t lapic_get_tsc_deadline(struct vcpu *vcpu)
 {
-	uint64_t deadline;
+	struct lapic *lapic = &vcpu->lapic;
+	uint64_t deadline = 0;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
-	deadline = vcpu->lapic.tsc_deadline;
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	pthread_mutex_lock(&lapic->lock);
+	if ((lapic->base & APIC_BASE_ENABLE) && lapic->mode == LVT_TIMER_DEADLINE)
+		deadline = lapic->tsc_deadline;
+	pthread_mutex_unlock(&lapic->lock);
 	return deadline;
 }
 
 void lapic_set_tsc_deadline(struct vcpu *vcpu, uint64_t deadline)
 {
 	struct lapic *lapic = &vcpu->lapic;
-	uint64_t now_tsc = clock_tsc() + cpu_state(vcpu->cpu)->tsc_offset;
-	uint64_t ahead = deadline > now_tsc ? deadline - now_tsc : 0;
+	bool wake = false;
 
 	if (!lapic->present)
 		return;
 	pthread_mutex_lock(&lapic->lock);
-	if (TIMER_MODE(*lapic_reg(lapic, LAPIC_LVT_TIMER)) == TIMER_DEADLINE) {
-		lapic_timer_stop_locked(vcpu);
+	if ((lapic->base & APIC_BASE_ENABLE) && lapic->mode == LVT_TIMER_DEADLINE) {
 		lapic->tsc_deadline = deadline;
 		if (deadline)
-			arm_locked(vcpu, timers_now_ns() + clock_ticks_to_ns(ahead));
+			wake = start_deadline(vcpu);
+		else
+			stop(vcpu);
 	}
 	pthread_mutex_unlock(&lapic->lock);
+	if (wake)
+		vcpu_wake(vcpu);
 }

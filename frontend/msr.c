@@ -509,7 +509,7 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 		write_tsc_adjust(vcpu, origin, value);
 		return 0;
 	case MSR_APIC_BASE:
-		return lapic_set_base(vcpu, value);
+		return lapic_set_base(vcpu, origin, value);
 	case MSR_TSC_DEADLINE:
 		lapic_set_tsc_deadline(vcpu, value);
 		return 0;

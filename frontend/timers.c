@@ -24,6 +24,7 @@ int vm_timers_init(struct vm_timers *timers)
 	pthread_condattr_destroy(&attributes);
 	pthread_mutex_init(&timers->lock, NULL);
 	timers->list = NULL;
+	timers->until_ns = 0;
 	timers->started = false;
 	timers->stopping = false;
 	return 0;
@@ -72,6 +73,7 @@ static void *timer_thread(void *argument)
 		struct vm_timer *timer = nearest(timers);
 
 		if (!timer) {
+			timers->until_ns = UINT64_MAX;
 			pthread_cond_wait(&timers->changed, &timers->lock);
 		} else if (timer->deadline_ns <= timers_now_ns()) {
 			timer->deadline_ns = 0;
@@ -84,8 +86,10 @@ static void *timer_thread(void *argument)
 			    .tv_nsec = (long)(timer->deadline_ns % 1000000000u),
 			};
 
+			timers->until_ns = timer->deadline_ns;
 			pthread_cond_timedwait(&timers->changed, &timers->lock, &until);
 		}
+		timers->until_ns = 0;
 	}
 	pthread_mutex_unlock(&timers->lock);
 	return NULL;
@@ -108,7 +112,8 @@ void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t dea
 	timer->deadline_ns = deadline_ns;
 	if (deadline_ns && !timers->started)
 		start_locked(timers);
-	if (deadline_ns)
+	/* Later than what the thread sleeps for: it finds out when it wakes. */
+	if (deadline_ns && deadline_ns < timers->until_ns)
 		pthread_cond_signal(&timers->changed);
 	pthread_mutex_unlock(&timers->lock);
 }

@@ -20,6 +20,7 @@ struct vm_timers {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct vm_timer *list;
+	uint64_t until_ns; /* when the thread wakes by itself; 0: it is awake and will look */
 	pthread_t thread;
 	bool started, stopping;
 };

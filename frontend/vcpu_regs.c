@@ -218,7 +218,7 @@ static int set_common(struct vcpu *vcpu, const struct kvm_sregs *sregs)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
-	if (!sregs_valid(vcpu, sregs) || lapic_set_base(vcpu, sregs->apic_base))
+	if (!sregs_valid(vcpu, sregs) || lapic_set_base(vcpu, MSR_FROM_CLIENT, sregs->apic_base))
 		return -EINVAL;
 	if (!(sregs->efer & EFER_SVME))
 		cpu_nested_leave(vcpu->cpu);

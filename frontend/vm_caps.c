@@ -21,9 +21,10 @@
 	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
 	 KVM_GUESTDBG_BLOCKIRQ)
 /* The quirks whose absence changes anything here. */
-#define KNOWN_QUIRKS                                                                  \
-	((uint64_t)KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT | \
-	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |      \
+#define KNOWN_QUIRKS                                                               \
+	((uint64_t)KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | \
+	 KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT |        \
+	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |   \
 	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
 
 struct capability {
