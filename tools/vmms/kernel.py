@@ -32,7 +32,7 @@ class Kernel:
 
     @property
     def modules(self):
-        return self.folder / "modules"
+        return self.folder / "lib/modules" / self.release
 
 
 def elf_of(image):
@@ -57,7 +57,7 @@ def fill(folder, suite, package):
     image = next((folder / "root/boot").glob("vmlinuz-*"))
     shutil.copy(image, folder / "vmlinuz")
     (folder / "vmlinux").write_bytes(elf_of(image.read_bytes()))
-    shutil.move(next((folder / "root/lib/modules").iterdir()), folder / "modules")
+    shutil.move(folder / "root/lib", folder / "lib")
     shutil.rmtree(folder / "root")
 
 
@@ -65,7 +65,7 @@ def obtain():
     """The newest kernel of Debian 12 that the cache has, or else that the archive has."""
     base = cache.root() / "kernel"
     with cache.locked("kernel"):
-        done = sorted(base.glob("*/done"))
+        done = sorted(path for path in base.glob("*/done") if (path.parent / "lib").exists())
         if not done:
             suite = debian.Suite(SUITE)
             found = re.search(r"Depends: (linux-image-\S+)", suite.ask("show", META))
@@ -79,6 +79,12 @@ def obtain():
             (folder / "done").touch()
             done = [folder / "done"]
     return Kernel(done[-1].parent.name, done[-1].parent)
+
+
+def index_modules(kernel):
+    """Makes modules.dep and its like, which the package leaves to its installation."""
+    if not (kernel.modules / "modules.dep").exists():
+        debian.run(["/sbin/depmod", "-b", str(kernel.folder), kernel.release], kernel.folder / "log")
 
 
 def module_files(kernel, names):
