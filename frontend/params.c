@@ -66,6 +66,8 @@ static const struct param params[] = {
     KVM_BOOL("quire_ept", RO, 0),
     /* Ours: the width of physical addresses in CPUID, for a machine with fewer bits. */
     KVM_UINT("quire_phys_bits", RO, 48, 48),
+    /* Ours: hot code of guests becomes machine code of this process. */
+    KVM_BOOL("quire_translate", RO, 0),
     KVM_BOOL("enable_pmu", RO, 0),
     KVM_BOOL("ignore_msrs", RW, 0),
     KVM_BOOL("report_ignored_msrs", RW, 1),

@@ -14,12 +14,16 @@
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
 #include "frontend/nested_state.h"
+#include "frontend/params.h"
 #include "frontend/run_signals.h"
 #include "frontend/stats_file.h"
 #include "frontend/system.h"
 #include "frontend/vcpu_misc.h"
 #include "frontend/vm.h"
 #include "vcpu/nested.h"
+
+/* How often a block runs in the interpreter before it becomes code. */
+#define TRANSLATE_AFTER 16u
 
 void vcpu_raise(struct vcpu *vcpu, enum vcpu_event event)
 {
@@ -146,6 +150,8 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		goto free;
 	if (!system_has_tdp())
 		cpu_set_single_stage(vcpu->cpu);
+	if (params_get_bool("kvm.quire_translate"))
+		(void)cpu_translate_after(vcpu->cpu, TRANSLATE_AFTER);
 	lapic_init(vcpu);
 	vcpu_reset(vcpu, false);
 	vcpu->mp_state = !vcpu->lapic.present || is_boot_vcpu(vcpu) ? KVM_MP_STATE_RUNNABLE

@@ -15,6 +15,7 @@
 
 #include "vcpu/decode.h"
 #include "vcpu/mmu.h"
+#include "vcpu/translate/translate.h"
 
 #define ARENA_BYTES (UINT64_C(32) << 20)
 #define BLOCK_HASH 32768u
@@ -68,6 +69,7 @@ static void arena_reserve(struct cpu *cpu)
 	if (sizeof(*cache) + cache->used_bytes + need > ARENA_BYTES) {
 		memset(cache, 0, offsetof(struct code_cache, arena));
 		memset(cpu->tlb->jump, 0, sizeof(cpu->tlb->jump));
+		translate_reset(cpu);
 	}
 }
 
@@ -127,6 +129,7 @@ static void page_drop_lines(struct cpu *cpu, struct code_page *page, uint64_t li
 	struct block **link = &page->blocks;
 
 	page->lines &= ~lines;
+	translate_drop_page(cpu, page);
 	while (*link) {
 		struct block *block = *link;
 
@@ -196,6 +199,7 @@ static enum step page_get(struct cpu *cpu, uint64_t linear, struct code_page **f
 	page->blocks = NULL;
 	page->lines = 0;
 	page->epoch = cpu->code_epoch;
+	page->generation = 1;
 	page->next = cpu->code->pages[hash];
 	cpu->code->pages[hash] = page;
 	tlb_protect_host_page(cpu, host_page);

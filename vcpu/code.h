@@ -21,6 +21,9 @@ struct block {
 	uint8_t code_bytes;
 	uint8_t crosses; /* one instruction over two pages: compared with both at every use */
 	uint8_t crossing[INSN_MAX]; /* its bytes */
+	uint8_t runs;		    /* since it was made, or translated */
+	uint8_t never;		    /* too little of it can be translated */
+	struct unit *unit[FAST_MODES];
 	struct op ops[];
 };
 

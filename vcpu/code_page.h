@@ -16,8 +16,9 @@ struct code_page {
 	struct code_page *next; /* of the same hash */
 	struct block *blocks;	/* that begin here */
 	uint64_t host_page;
-	uint64_t lines; /* bit n: line n of 64 bytes holds decoded code */
-	uint64_t epoch; /* cpu->code_epoch when the copy was last known to equal memory */
+	uint64_t lines;	     /* bit n: line n of 64 bytes holds decoded code */
+	uint64_t epoch;	     /* cpu->code_epoch when the copy was last known to equal memory */
+	uint64_t generation; /* of translated code: units of an older one are dead; not 0 */
 	_Alignas(CODE_LINE_BYTES) uint8_t bytes[QUIRE_PAGE_SIZE];
 };
 

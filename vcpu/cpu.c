@@ -11,6 +11,7 @@
 #include "vcpu/replay.h"
 #include "vcpu/run.h"
 #include "vcpu/segment.h"
+#include "vcpu/translate/translate.h"
 
 #define RESET_RIP 0xfff0
 #define RESET_CS_BASE UINT64_C(0xffff0000)
@@ -72,10 +73,18 @@ void cpu_set_single_stage(struct cpu *cpu)
 	cpu->single_stage = 1;
 }
 
+int cpu_translate_after(struct cpu *cpu, unsigned int runs)
+{
+	if (!cpu->translate)
+		translate_create(cpu, runs);
+	return cpu->translate ? 0 : -ENOTSUP;
+}
+
 void cpu_destroy(struct cpu *cpu)
 {
 	if (!cpu)
 		return;
+	translate_destroy(cpu);
 	code_destroy(cpu);
 	free(cpu->tlb);
 	free(cpu->replay.entry);

@@ -157,6 +157,11 @@ enum cpu_run_flags {
 struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void *ctx);
 void cpu_destroy(struct cpu *cpu);
 /*
+ * Before the first run: blocks that ran @runs times become machine code. -ENOTSUP: this machine
+ * cannot, or refuses executable memory, and the interpreter goes on to run everything.
+ */
+int cpu_translate_after(struct cpu *cpu, unsigned int runs);
+/*
  * The processor has no second stage of translation (npt=0, ept=0): in long mode the library shadows
  * the guest's page tables. Before the first cpu_run(); the VM has QUIRE_MMU_SHADOW.
  */

@@ -9,6 +9,7 @@
 #include "vcpu/arch.h"
 #include "vcpu/cpu.h"
 #include "vcpu/op.h"
+#include "vcpu/translate/fast.h"
 #include "vcpu/vmcb.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -172,6 +173,7 @@ struct svm {
 };
 
 struct code_cache;
+struct translate;
 
 /* One thread counts, others read. */
 static inline void cpu_count(uint64_t *count)
@@ -246,6 +248,8 @@ struct cpu {
 	} seen;
 	struct svm svm;
 	struct input_ahead ahead;
+	struct translate *translate; /* NULL: the interpreter runs everything */
+	struct fast fast;	     /* last: operations name offsets of 16 bits */
 };
 
 /* Raising: all return STEP_ABORT for the handler to pass on. */

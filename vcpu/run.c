@@ -20,6 +20,7 @@
 #include "vcpu/segment.h"
 #include "vcpu/stage2.h"
 #include "vcpu/svm.h"
+#include "vcpu/translate/translate.h"
 
 #define CLIENT_REQUESTS (~((UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT) - 1))
 /* How often the host may take a page away right after the fault path gave it. */
@@ -90,6 +91,12 @@ static enum step run_block(struct cpu *cpu, int single)
 
 	if (unlikely(step))
 		return step;
+	if (!single && cpu->translate) {
+		struct unit *unit = translate_hot(cpu, block);
+
+		if (unit)
+			return translate_run(cpu, unit);
+	}
 	op = block->ops;
 	cpu->block_end = op + (single ? 1 : block->op_count);
 	for (;;) {

@@ -2,6 +2,7 @@
 #include "vcpu/code.h"
 #include "vcpu/debug.h"
 #include "vcpu/mmu.h"
+#include "vcpu/translate/translate.h"
 
 /* Low bits of a tag: the privilege. */
 #define TAG_PAGE(tag) ((tag)&PAGE_NUMBER_MASK)
@@ -69,6 +70,7 @@ void tlb_flush_all(struct cpu *cpu)
 	if (cpu->tlb)
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
 	translations_changed(cpu);
+	translate_flush(cpu);
 	cpu->tlb_has_large = 0;
 }
 
@@ -77,6 +79,7 @@ void tlb_flush_non_global(struct cpu *cpu)
 	struct tlb *tlb = cpu->tlb;
 
 	translations_changed(cpu);
+	translate_flush(cpu);
 	if (!tlb)
 		return;
 	tables_drop(tlb);
@@ -98,6 +101,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	struct fetch_entry *fetch = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
 
 	translations_changed(cpu);
+	translate_flush_page(cpu, linear);
 	tables_drop(cpu->tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
 		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
@@ -119,6 +123,7 @@ void tlb_invlpg(struct cpu *cpu, uint64_t linear)
 
 void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page)
 {
+	translate_protect(cpu, host_page);
 	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
 		struct tlb_entry *entry = &cpu->tlb->data[i / TLB_SETS][i % TLB_SETS];
 

@@ -1,4 +1,5 @@
 /* Guarded access: bulk copies, touches, and the table lookup of the signal handler. */
+#include <errno.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -11,6 +12,9 @@ _Thread_local enum guard_reason guard_last_reason
 
 _Thread_local uint64_t guard_poison_address
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* vCPUs that may translate. */
+#define GUARD_CODES 512u
 
 /* Bounds of the section, from the linker; weak so that a program without one links. */
 extern const struct guard_entry __start_quire_guard[] __attribute__((weak, visibility("hidden")));
@@ -87,6 +91,67 @@ static const struct guard_entry *entry_find(uint64_t address)
 }
 
 /*
+ * Code made at run time. A handler looks at any time, so a slot says that it is one by its end,
+ * which is written last and read again when the rest has been.
+ */
+static struct guard_code codes[GUARD_CODES];
+static unsigned char codes_lock;
+
+static void codes_take(void)
+{
+	while (__atomic_test_and_set(&codes_lock, __ATOMIC_ACQUIRE))
+		__builtin_ia32_pause();
+}
+
+int guard_code_add(const struct guard_code *code)
+{
+	int error = -ENOSPC;
+
+	codes_take();
+	for (unsigned int i = 0; error && i < GUARD_CODES; i++) {
+		struct guard_code *slot = &codes[i];
+
+		if (slot->end)
+			continue;
+		__atomic_store_n(&slot->start, code->start, __ATOMIC_RELAXED);
+		__atomic_store_n(&slot->accesses, code->accesses, __ATOMIC_RELAXED);
+		__atomic_store_n(&slot->pad, code->pad, __ATOMIC_RELAXED);
+		__atomic_store_n(&slot->end, code->end, __ATOMIC_RELEASE);
+		error = 0;
+	}
+	__atomic_clear(&codes_lock, __ATOMIC_RELEASE);
+	return error;
+}
+
+void guard_code_remove(const struct guard_code *code)
+{
+	codes_take();
+	for (unsigned int i = 0; i < GUARD_CODES; i++)
+		if (codes[i].end == code->end)
+			__atomic_store_n(&codes[i].end, 0, __ATOMIC_RELEASE);
+	__atomic_clear(&codes_lock, __ATOMIC_RELEASE);
+}
+
+/* Where to go on from the refused access at @address; 0: it is none of these. */
+static uint64_t code_pad(uint64_t address)
+{
+	for (unsigned int i = 0; i < GUARD_CODES; i++) {
+		const struct guard_code *slot = &codes[i];
+		uint64_t end = __atomic_load_n(&slot->end, __ATOMIC_ACQUIRE);
+		uint64_t start = __atomic_load_n(&slot->start, __ATOMIC_ACQUIRE);
+		const uint8_t *accesses = __atomic_load_n(&slot->accesses, __ATOMIC_ACQUIRE);
+		uint64_t pad = __atomic_load_n(&slot->pad, __ATOMIC_ACQUIRE);
+		uint64_t at = address - start;
+
+		if (address >= end || at >= end - start ||
+		    end != __atomic_load_n(&slot->end, __ATOMIC_RELAXED))
+			continue;
+		return accesses[at / 8] >> at % 8 & 1 ? pad : 0;
+	}
+	return 0;
+}
+
+/*
  * What the signal means to the access, or GUARD_OK: nothing. The kernel's own codes are positive;
  * kill() and its kin send others. An action-optional memory failure is the kernel's news about
  * some page, not this access's fault. An address that is not canonical raises SIGBUS without an
@@ -113,16 +178,20 @@ bool guard_handle_signal(int signal, const void *info, void *ucontext)
 	greg_t *registers = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
 	enum guard_reason reason = reason_of(signal, info);
 	const struct guard_entry *entry;
+	uint64_t pad;
 
 	if (reason == GUARD_OK)
 		return false;
 	entry = entry_find((uint64_t)registers[REG_RIP]);
-	if (!entry)
+	pad = entry ? entry_pad(entry) : code_pad((uint64_t)registers[REG_RIP]);
+	if (!pad)
 		return false;
 	guard_last_reason = reason;
 	if (reason == GUARD_POISON)
 		guard_poison_address = sys_address(((const siginfo_t *)info)->si_addr);
-	registers[REG_RIP] = (greg_t)entry_pad(entry);
+	if (!entry)
+		registers[REG_RCX] = registers[REG_RIP];
+	registers[REG_RIP] = (greg_t)pad;
 	return true;
 }
 

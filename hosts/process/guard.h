@@ -121,6 +121,20 @@ enum guard_reason guard_copy(void *dst, const void *src, size_t size_bytes, size
 enum guard_reason guard_touch(uint64_t hva, bool write);
 
 /*
+ * Code made at run time whose accesses are guarded as well. A refused access goes on at @pad, with
+ * its own address in RCX.
+ */
+struct guard_code {
+	uint64_t start, end;
+	const uint8_t *accesses; /* bit n: a guarded access begins at start + n */
+	uint64_t pad;
+};
+
+/* Any thread. @code stays as it is until it is removed; nobody runs it then. -ENOSPC: too many. */
+int guard_code_add(const struct guard_code *code);
+void guard_code_remove(const struct guard_code *code);
+
+/*
  * For a signal handler: @signal arrived with @info and the machine state @ucontext. True when the
  * thread was in a guarded access and now stands on its landing pad. SIGSEGV and SIGBUS are
  * taken as the access's own fault only when the instruction itself raised them.

@@ -121,6 +121,8 @@ bool case_generate(struct test_case *test, const struct form *form, struct rng *
 int native_init(void);
 void native_run(struct machine_state *state);
 int interpreter_init(void);
+/* From now on what can be translated is. Nonzero: this machine cannot. */
+int interpreter_translate(void);
 /* NULL, or what ended the run other than the code's end or an exception. */
 const char *interpreter_run(struct machine_state *state);
 void interpreter_exit(void);

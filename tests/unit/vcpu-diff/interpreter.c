@@ -232,6 +232,11 @@ int interpreter_init(void)
 	return 0;
 }
 
+int interpreter_translate(void)
+{
+	return cpu_translate_after(cpu, 0);
+}
+
 void interpreter_exit(void)
 {
 	cpu_destroy(cpu);

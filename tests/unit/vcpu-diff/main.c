@@ -1,6 +1,7 @@
 /*
  * Runs random cases of every instruction form on the machine and in the interpreter, and compares
  * registers, flags, memory and exceptions. Usage: vcpu-diff [--seconds N] [--seed S] [--form TEXT]
+ * [--translate 1], which puts translated code in the interpreter's place
  */
 #include "tests/unit/vcpu-diff/diff.h"
 
@@ -18,6 +19,7 @@ struct options {
 	double seconds;
 	uint64_t seed;
 	const char *form;
+	int translate;
 };
 
 struct outcome {
@@ -228,6 +230,8 @@ static void options_parse(struct options *options, int argc, char **argv)
 			options->seed = strtoull(argv[i + 1], NULL, 0);
 		else if (!strcmp(argv[i], "--form"))
 			options->form = argv[i + 1];
+		else if (!strcmp(argv[i], "--translate"))
+			options->translate = atoi(argv[i + 1]);
 	}
 }
 
@@ -274,6 +278,10 @@ int main(int argc, char **argv)
 	if (!forms || native_init() || interpreter_init()) {
 		fprintf(stderr, "vcpu-diff: cannot set up\n");
 		return 2;
+	}
+	if (options.translate && interpreter_translate()) {
+		printf("this machine does not translate\n");
+		return 77;
 	}
 	rng.state = options.seed;
 	count = forms_select(forms, count, &options);

@@ -358,6 +358,9 @@ struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
 	vcpu->cpu = cpu_create(vcpu, &ops, vcpu);
 	enter_long_mode(cpu_state(vcpu->cpu));
 	cpu_state_changed(vcpu->cpu);
+	/* Whole programs of tests run both ways. */
+	if (getenv("TEST_TRANSLATE") && cpu_translate_after(vcpu->cpu, 0))
+		exit(77);
 	return vcpu;
 }
 

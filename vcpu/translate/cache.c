@@ -1,0 +1,253 @@
+/* The memory of translated code: two views of it, parts that are used in turn, what faults there.
+ */
+#include <cpuid.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vcpu/translate/unit.h"
+
+#define MFD_CLOSE_ON_EXEC 1u
+#define MFD_EXECUTABLE 0x10u
+
+#define BMI2_BIT (1u << 8)
+#define FAMILY_ZEN 0x17u
+
+/* SHRX and PEXT. The first two generations of Zen have a PEXT of hundreds of cycles. */
+static int machine_serves(void)
+{
+	unsigned int eax, ebx, ecx, edx, family;
+
+	if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & BMI2_BIT))
+		return 0;
+	__cpuid(0, eax, ebx, ecx, edx);
+	if (ebx == 0x756e6547) /* Intel */
+		return 1;
+	__cpuid(1, eax, ebx, ecx, edx);
+	family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
+	return family > FAMILY_ZEN;
+}
+
+static void *map_anonymous(uint64_t size_bytes)
+{
+	void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+/* A limit on files would raise SIGXFSZ in the client. */
+static int may_grow_file(void)
+{
+	struct rlimit limit;
+
+	return !getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur >= CODE_BYTES;
+}
+
+/* One file, mapped for writing and for execution: no page is ever both, as PR_SET_MDWE demands. */
+static int map_code(struct translate *t)
+{
+	void *write = MAP_FAILED, *exec = MAP_FAILED;
+	long fd = -1;
+
+	if (may_grow_file())
+		fd = syscall(SYS_memfd_create, "quire code", MFD_CLOSE_ON_EXEC | MFD_EXECUTABLE);
+	if (fd < 0 && may_grow_file())
+		fd = syscall(SYS_memfd_create, "quire code", MFD_CLOSE_ON_EXEC);
+	if (fd < 0)
+		return -1;
+	if (!ftruncate((int)fd, (off_t)CODE_BYTES)) {
+		write = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, 0);
+		exec = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, (int)fd, 0);
+	}
+	syscall(SYS_close, fd);
+	if (write != MAP_FAILED)
+		t->write = write;
+	if (exec != MAP_FAILED)
+		t->exec = (uint64_t)(uintptr_t)exec;
+	return write == MAP_FAILED || exec == MAP_FAILED ? -1 : 0;
+}
+
+static void unmap(void *address, uint64_t size_bytes)
+{
+	if (address)
+		munmap(address, size_bytes);
+}
+
+static void translate_free(struct translate *t)
+{
+	if (!t)
+		return;
+	unmap(t->write, CODE_BYTES);
+	unmap((void *)(uintptr_t)t->exec, CODE_BYTES);
+	unmap(t->accesses, CODE_BYTES / 8);
+	unmap(t->units, PARTS * PART_UNIT_BYTES);
+	unmap(t, sizeof(*t));
+}
+
+/* The stubs stand at the beginning of the first part, for ever. */
+static void make_stubs(struct translate *t)
+{
+	struct emit e = {.at = t->write,
+			 .end = t->write + PART_CODE_BYTES,
+			 .exec_delta = (int64_t)(t->exec - (uint64_t)(uintptr_t)t->write)};
+
+	stubs_make(t, &e);
+	t->stub_bytes = ((uint64_t)(e.at - t->write) + 63) & ~UINT64_C(63);
+	t->part[0].code_used = t->stub_bytes;
+}
+
+void translate_create(struct cpu *cpu, unsigned int runs)
+{
+	struct translate *t;
+
+	if (!machine_serves())
+		return;
+	t = map_anonymous(sizeof(*t));
+	if (!t)
+		return;
+	t->accesses = map_anonymous(CODE_BYTES / 8);
+	t->units = map_anonymous(PARTS * PART_UNIT_BYTES);
+	if (!t->accesses || !t->units || map_code(t)) {
+		translate_free(t);
+		return;
+	}
+	t->guard = (struct guard_code){
+	    .start = t->exec, .end = t->exec + CODE_BYTES, .accesses = t->accesses};
+	ZydisDecoderInit(&t->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	make_stubs(t);
+	t->guard.pad = t->stubs.fault;
+	if (guard_code_add(&t->guard)) {
+		translate_free(t);
+		return;
+	}
+	t->after = runs > UINT8_MAX ? UINT8_MAX : runs;
+	cpu->translate = t;
+	cpu->fast.tlb_bits = (uint64_t)(FAST_SETS - 1) << QUIRE_PAGE_SHIFT;
+	cpu->fast.jump_bits = (uint64_t)(FAST_JUMPS - 1) << 2;
+	for (unsigned int i = 0; i < 4; i++)
+		cpu->fast.low_bits[i] = (UINT64_C(1) << i) - 1;
+	translate_flush(cpu);
+}
+
+void translate_destroy(struct cpu *cpu)
+{
+	if (!cpu->translate)
+		return;
+	guard_code_remove(&cpu->translate->guard);
+	translate_free(cpu->translate);
+	cpu->translate = NULL;
+}
+
+static void part_clear(struct translate *t, unsigned int part)
+{
+	uint64_t code = part * PART_CODE_BYTES;
+
+	t->part[part] = (struct part){.code_used = part ? 0 : t->stub_bytes};
+	memset(t->accesses + code / 8, 0, PART_CODE_BYTES / 8);
+	t->recycled++;
+}
+
+static struct unit *part_first(const struct translate *t, unsigned int part)
+{
+	return (struct unit *)(t->units + part * PART_UNIT_BYTES);
+}
+
+static struct unit *unit_next(struct unit *unit)
+{
+	return (struct unit *)((char *)unit + unit->size_bytes);
+}
+
+static int part_holds(const struct translate *t, unsigned int part, const struct unit *unit)
+{
+	return (uint64_t)((const char *)unit - (t->units + part * PART_UNIT_BYTES)) <
+	       t->part[part].units_used;
+}
+
+/* Use the next part again. */
+static void part_recycle(struct cpu *cpu)
+{
+	struct translate *t = cpu->translate;
+	unsigned int part = (t->now + 1) % PARTS;
+
+	for (struct unit *unit = part_first(t, part); part_holds(t, part, unit);
+	     unit = unit_next(unit))
+		if (unit_is_current(unit))
+			translate_drop_page(cpu, unit->block->page);
+	part_clear(t, part);
+	t->now = part;
+}
+
+void translate_reset(struct cpu *cpu)
+{
+	struct translate *t = cpu->translate;
+
+	if (!t)
+		return;
+	for (unsigned int part = 0; part < PARTS; part++)
+		part_clear(t, part);
+	t->now = 0;
+	translate_flush(cpu);
+}
+
+void cache_reserve(struct cpu *cpu, struct emit *e)
+{
+	struct translate *t = cpu->translate;
+	struct part *part = &t->part[t->now];
+
+	if (part->code_used + UNIT_CODE_MAX > PART_CODE_BYTES ||
+	    part->units_used + UNIT_BYTES_MAX > PART_UNIT_BYTES) {
+		part_recycle(cpu);
+		part = &t->part[t->now];
+	}
+	e->at = t->write + t->now * PART_CODE_BYTES + part->code_used;
+	e->end = e->at + UNIT_CODE_MAX;
+	e->exec_delta = (int64_t)(t->exec - (uint64_t)(uintptr_t)t->write);
+	e->is_full = 0;
+}
+
+struct unit *cache_alloc_unit(struct translate *t, unsigned int op_count)
+{
+	const struct part *part = &t->part[t->now];
+	struct unit *unit = (struct unit *)(t->units + t->now * PART_UNIT_BYTES + part->units_used);
+	uint64_t size = sizeof(*unit) + (op_count + 1) * sizeof(struct unit_op);
+
+	memset(unit, 0, size);
+	unit->size_bytes = (uint32_t)((size + UNIT_ALIGN - 1) & ~(uint64_t)(UNIT_ALIGN - 1));
+	unit->op_count = (uint16_t)op_count;
+	return unit;
+}
+
+void cache_commit(struct translate *t, const struct unit *unit)
+{
+	struct part *part = &t->part[t->now];
+
+	part->code_used += (unit->code_bytes + 15) & ~15u;
+	part->units_used += unit->size_bytes;
+}
+
+void cache_forget(struct translate *t, const struct unit *unit)
+{
+	uint64_t at = (uint64_t)(unit->write - t->write);
+
+	/* Units begin at multiples of 16. */
+	memset(t->accesses + at / 8, 0, unit->code_bytes / 8 + 1);
+}
+
+struct unit *cache_find(struct translate *t, uint64_t address, unsigned int *op)
+{
+	unsigned int part = (unsigned int)((address - t->exec) / PART_CODE_BYTES);
+
+	for (struct unit *unit = part_first(t, part); part_holds(t, part, unit);
+	     unit = unit_next(unit)) {
+		uint64_t offset = address - unit->code;
+
+		if (offset >= unit->code_bytes)
+			continue;
+		for (*op = 0; *op + 1u < unit->op_count && unit->op[*op + 1].code <= offset; ++*op)
+			;
+		return unit;
+	}
+	return NULL;
+}

@@ -1,0 +1,229 @@
+/* Running translated code, and seeing to what it comes back for. */
+#include "vcpu/mmu.h"
+#include "vcpu/translate/unit.h"
+
+/* What to do after translated code came back. */
+enum next { NEXT_ENTER, NEXT_LEAVE };
+
+struct running {
+	enum next next;
+	enum step step; /* NEXT_LEAVE: the result */
+};
+
+/* The flags as LAHF and SETO AL leave them, and back. */
+static void flags_to_fast(struct cpu *cpu)
+{
+	uint64_t flags = flags_arithmetic(cpu);
+
+	cpu->fast.flags = (uint32_t)((flags & 0xff) | FLAG_FIXED) << 8 | (flags & FLAG_OF ? 1 : 0);
+}
+
+static void flags_from_fast(struct cpu *cpu)
+{
+	uint64_t flags = cpu->fast.flags >> 8 & 0xff;
+
+	flags_set_arithmetic(cpu, flags | (cpu->fast.flags & 1 ? FLAG_OF : 0));
+}
+
+static struct running leave_with(struct cpu *cpu, enum step step)
+{
+	flags_from_fast(cpu);
+	return (struct running){NEXT_LEAVE, step};
+}
+
+static struct running enter_at(struct cpu *cpu, const struct unit *unit, unsigned int op)
+{
+	cpu->fast.entry = unit->code + unit->op[op].code;
+	return (struct running){NEXT_ENTER, STEP_NEXT};
+}
+
+/* After an operation of the interpreter's: may the unit's code go on behind it? */
+static int may_go_on(const struct cpu *cpu, const struct unit *unit)
+{
+	return cpu->block_end && cpu->tlb_mode == unit->mode && cpu->in_guest &&
+	       !cpu->debug.armed && !cpu->s.interrupt_shadow && !(cpu->s.rflags & FLAG_TF) &&
+	       cpu->fast.epoch_negated == -cpu->code_epoch && unit_is_current(unit);
+}
+
+/* One operation as run_block() does it. */
+static struct running interpret(struct cpu *cpu, struct unit *unit, unsigned int index)
+{
+	const struct op *op = &unit->block->ops[index];
+	uint64_t recycled = cpu->translate->recycled;
+	enum step step;
+
+	flags_from_fast(cpu);
+	cpu->op = op;
+	cpu->block_end = unit->block->ops + unit->op_count;
+	step = op->run(cpu, op);
+	if (unlikely(step)) {
+		if (!(step & (STEP_F_JUMPED | STEP_F_ABORT)))
+			cpu->s.rip = op_next_rip(cpu, op);
+		return (struct running){NEXT_LEAVE, step};
+	}
+	cpu->s.rip += op->length;
+	if (cpu->translate->recycled != recycled || !may_go_on(cpu, unit) ||
+	    index + 1 == unit->op_count)
+		return (struct running){NEXT_LEAVE, STEP_END};
+	flags_to_fast(cpu);
+	return enter_at(cpu, unit, index + 1);
+}
+
+/* Where the miss was: the operand, or the stack. */
+static uint64_t missed_linear(struct cpu *cpu, const struct op *op)
+{
+	uint64_t linear, rsp = cpu->s.gpr[CPU_RSP];
+
+	switch (op->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		return rsp - 8;
+	case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_RET:
+		return rsp;
+	case ZYDIS_MNEMONIC_LEAVE:
+		return cpu->s.gpr[CPU_RBP];
+	default:
+		break;
+	}
+	linear = op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
+	if (op->mnemonic != ZYDIS_MNEMONIC_CALL)
+		return linear;
+	return (cpu->fast.exit & ((1u << EXIT_KIND_BITS) - 1)) == EXIT_MISS_WRITE ? rsp - 8
+										  : linear;
+}
+
+/* The fast TLB has not the page: from the large one, or by way of the interpreter. */
+static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int index, int is_write)
+{
+	uint64_t linear = missed_linear(cpu, &unit->block->ops[index]);
+	struct running running;
+
+	if (!fast_fill(cpu, linear, is_write))
+		return enter_at(cpu, unit, index);
+	running = interpret(cpu, unit, index);
+	if (running.next == NEXT_ENTER)
+		(void)fast_fill(cpu, linear, is_write);
+	return running;
+}
+
+/* RIP is where to go on, and nothing waits: by its unit, or back to the interpreter. */
+static struct running go_on(struct cpu *cpu, struct unit **found)
+{
+	struct block *block;
+	enum step step;
+
+	*found = NULL;
+	if (unlikely(__atomic_load_n(cpu->doorbell, __ATOMIC_RELAXED)))
+		return leave_with(cpu, STEP_JUMP);
+	cpu->op = NULL;
+	step = code_find(cpu, &block);
+	if (unlikely(step))
+		return leave_with(cpu, step);
+	*found = translate_hot(cpu, block);
+	if (!*found)
+		return leave_with(cpu, STEP_JUMP);
+	cpu->fast.epoch_negated = -cpu->code_epoch;
+	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
+	return enter_at(cpu, *found, 0);
+}
+
+static struct running jump(struct cpu *cpu)
+{
+	struct unit *unit;
+	struct running running = go_on(cpu, &unit);
+
+	if (unit)
+		fast_note_jump(cpu, unit);
+	return running;
+}
+
+/* Find the target of a jump inside the page and let it lead there from now on. */
+static struct running link_jump(struct cpu *cpu, struct unit *from, unsigned int op)
+{
+	uint64_t recycled = cpu->translate->recycled;
+	struct unit *to;
+	struct running running;
+
+	cpu->s.rip = cpu->fast.rip_page + (uint64_t)unit_target(from, op);
+	running = go_on(cpu, &to);
+	if (to && cpu->translate->recycled == recycled && unit_is_current(from) &&
+	    from->block->page == to->block->page && from->mode == to->mode)
+		emit_aim(from->write + from->op[op].link, to->write);
+	return running;
+}
+
+/* The host refused an access, or a signal broke it off: the interpreter finds out what to do. */
+static struct running fault(struct cpu *cpu)
+{
+	unsigned int index = 0;
+	struct unit *unit = cache_find(cpu->translate, cpu->fast.scratch, &index);
+
+	cpu->s.rip = cpu->fast.rip_page + unit->op[index].offset;
+	if (guard_last_reason != GUARD_ABORT)
+		return interpret(cpu, unit, index);
+	cpu->stop = STOP_RESTART;
+	return leave_with(cpu, STEP_ABORT);
+}
+
+/* What translated code came back for. */
+static struct running see_to_exit(struct cpu *cpu)
+{
+	uint32_t exit = cpu->fast.exit;
+	struct unit *unit = unit_of_exit(cpu->translate, exit);
+	unsigned int op = exit >> EXIT_KIND_BITS & ((1u << EXIT_OP_BITS) - 1);
+	enum exit_kind kind = exit & ((1u << EXIT_KIND_BITS) - 1);
+
+	switch (kind) {
+	case EXIT_JUMP:
+		return jump(cpu);
+	case EXIT_LINK:
+		return link_jump(cpu, unit, op);
+	case EXIT_FAULT:
+		return fault(cpu);
+	case EXIT_STOP:
+		cpu->s.rip = cpu->fast.rip_page + (uint64_t)unit_target(unit, op);
+		return leave_with(cpu, STEP_JUMP);
+	default:
+		break;
+	}
+	cpu->s.rip = cpu->fast.rip_page + unit->op[op].offset;
+	if (kind == EXIT_OP)
+		return interpret(cpu, unit, op);
+	return miss(cpu, unit, op, kind == EXIT_MISS_WRITE);
+}
+
+enum step translate_run(struct cpu *cpu, struct unit *unit)
+{
+	void (*enter)(struct cpu * cpu) =
+	    (void (*)(struct cpu *))(uintptr_t)cpu->translate->stubs.enter;
+	struct running running;
+
+	flags_to_fast(cpu);
+	cpu->fast.epoch_negated = -cpu->code_epoch;
+	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
+	running = enter_at(cpu, unit, 0);
+	do {
+		enter(cpu);
+		running = see_to_exit(cpu);
+	} while (running.next == NEXT_ENTER);
+	return running.step;
+}
+
+struct unit *translate_hot(struct cpu *cpu, struct block *block)
+{
+	struct unit *unit = block->unit[cpu->tlb_mode];
+
+	if (likely(unit && unit_is_current(unit)))
+		return unit;
+	if (block->runs < cpu->translate->after) {
+		block->runs++;
+		return NULL;
+	}
+	if (block->never)
+		return NULL;
+	unit = unit_make(cpu, block, cpu->tlb_mode);
+	block->unit[cpu->tlb_mode] = unit;
+	block->never = !unit;
+	block->runs = 0;
+	return unit;
+}

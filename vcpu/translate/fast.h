@@ -1,0 +1,37 @@
+/* What translated code reads and writes by the address of struct cpu alone. */
+#ifndef QUIRE_VCPU_TRANSLATE_FAST_H
+#define QUIRE_VCPU_TRANSLATE_FAST_H
+
+#include <stdint.h>
+
+#define FAST_MODES 3u /* enum tlb_mode */
+#define FAST_SETS 512u
+#define FAST_JUMPS 1024u
+
+/*
+ * A tag is the negated page address, so that tag + address of the last byte is below 4096 when the
+ * access hits and stays inside the page: found out by LEA, SHRX and JRCXZ, which leave the flags
+ * alone. The pattern of an empty tag matches addresses that are not canonical; what is added to
+ * those leads nowhere, so they fault.
+ */
+#define FAST_EMPTY_BYTE 0x40
+
+struct fast {
+	uint64_t read[FAST_MODES][FAST_SETS], write[FAST_MODES][FAST_SETS];
+	uint64_t addend[FAST_MODES][FAST_SETS]; /* host address - linear address */
+	/* By RIP: its negative, where its translation is, and the epoch of its page. */
+	uint64_t jump[FAST_MODES][FAST_JUMPS];
+	uint64_t jump_code[FAST_MODES][FAST_JUMPS];
+	const uint64_t *jump_epoch[FAST_MODES][FAST_JUMPS];
+	uint64_t tlb_bits, jump_bits; /* of an address: which make the set */
+	uint64_t low_bits[4];	/* 0, 1, 3, 7: an address aligned to 1, 2, 4, 8 bytes has none */
+	uint64_t epoch_negated; /* of cpu->code_epoch */
+	uint64_t rip_page;	/* linear address of the page that runs */
+	uint64_t scratch;
+	uint64_t entry;	   /* where to begin */
+	uint64_t host_rsp; /* while translated code runs */
+	uint32_t flags;	   /* AX as LAHF and SETO AL leave it */
+	uint32_t exit;	   /* why it came back: enum exit_kind, operation, unit */
+};
+
+#endif
