@@ -316,14 +316,18 @@ static enum step text_cross(struct cpu *cpu, const struct code_text *text, uint8
 static enum step block_build_crossing(struct cpu *cpu, const struct code_text *text,
 				      struct block **found)
 {
-	struct decode_input input = {.size_bytes = INSN_MAX, .code_bytes = cpu->code_bytes};
 	uint8_t bytes[INSN_MAX];
+	struct decode_input input = {
+	    .bytes = bytes,
+	    .size_bytes = INSN_MAX,
+	    .code_bytes = cpu->code_bytes,
+	    .features = cpu->features,
+	};
 	struct op op;
 	enum step step = text_cross(cpu, text, bytes);
 
 	if (step)
 		return step;
-	input.bytes = bytes;
 	if (decode_one(&input, &op) == DECODE_SHORT)
 		return cpu_raise_error(cpu, VECTOR_GP, 0); /* longer than 15 bytes */
 	*found = block_make(cpu, text, &op, 1);

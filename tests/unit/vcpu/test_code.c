@@ -140,6 +140,17 @@ static void test_crossing_instruction(void **state)
 	assert_int_equal(run_from(vcpu, ALIAS_ONE + PAGE - 2), 0x102);
 }
 
+/* What CPUID shows counts over two pages too: POPCNT. */
+static void test_crossing_feature(void **state)
+{
+	static const uint8_t code[] = {0xf3, 0x0f, 0xb8, 0xc1, 0xf4}; /* popcnt %ecx, %eax; hlt */
+	struct quire_vcpu *vcpu = *state;
+
+	memcpy(vcpu->vm->ram + ALIAS_GPA + PAGE - 2, code, sizeof(code));
+	cpu_state(vcpu->cpu)->gpr[CPU_RCX] = 0xff;
+	assert_int_equal(run_from(vcpu, ALIAS_ONE + PAGE - 2), 8);
+}
+
 /* The second page of a crossing instruction is another page after a remap of the guest's. */
 static void test_crossing_remapped(void **state)
 {
@@ -164,6 +175,7 @@ int main(void)
 	    TEST(test_compares_by_page),     TEST(test_client_changes_a_line),
 	    TEST(test_client_changes_data),  TEST(test_alias_is_seen_at_once),
 	    TEST(test_crossing_instruction), TEST(test_crossing_remapped),
+	    TEST(test_crossing_feature),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
