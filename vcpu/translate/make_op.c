@@ -220,8 +220,9 @@ static int rewrite_begin(struct making *m, struct rewrite *r)
 {
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->t->decoder, m->bytes, m->op->length, &r->insn,
 						 r->operand)) ||
-	    r->insn.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
-		return -1;
+	    r->insn.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    r->insn.mnemonic != m->op->mnemonic)
+		return -1; /* LZCNT and TZCNT may mean what they once meant */
 	take_prefixes(r);
 	if (take_opcode(r, m->bytes))
 		return -1;
@@ -343,8 +344,12 @@ static int make_lea(struct making *m)
 
 int make_operation(struct making *m)
 {
-	int result = make_stack_or_jump(m);
+	int result;
 
+	/* Hidden by CPUID, or unknown. */
+	if (m->op->run == exec_undefined || m->op->run == exec_unknown)
+		return -1;
+	result = make_stack_or_jump(m);
 	if (result <= 0)
 		return result;
 	switch (shape_of(m->op->mnemonic)) {

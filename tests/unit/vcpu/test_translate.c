@@ -1,0 +1,537 @@
+/*
+ * Translated code against the interpreter: random blocks run both ways, with each page that they
+ * touch taken away in turn, with a kick at each instruction of the host's, with code that changes.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cmocka.h>
+
+#include "hosts/process/guard.h"
+#include "tests/unit/vcpu/fake_vcpu.h"
+
+#define PAGE UINT64_C(4096)
+/* Every access of a block has a page of its own. */
+#define DATA_LINEAR (PAGED_LINEAR + 64 * PAGE)
+#define STACK_LINEAR (PAGED_LINEAR + 200 * PAGE)
+#define ACCESSES_MAX 24u
+#define BLOCK_INSNS 24u
+#define FLAGS UINT64_C(0x8d5)
+#define BLOCKS 400
+#define TRAP_FLAG UINT64_C(0x100)
+
+static uint64_t seed = 88172645463325252ull;
+
+static uint64_t rnd(uint64_t below)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed % below;
+}
+
+/* Two machines in the same state. */
+struct pair {
+	struct quire_vcpu *translated, *interpreted;
+};
+
+static int setup(void **state)
+{
+	struct pair *pair = calloc(1, sizeof(*pair));
+
+	pair->interpreted = fake_vcpu_create(fake_vm_create());
+	pair->translated = fake_vcpu_create(fake_vm_create());
+	*state = pair;
+	return cpu_translate_after(pair->translated->cpu, 0);
+}
+
+static void destroy(struct quire_vcpu *vcpu)
+{
+	struct fake_vm *vm = vcpu->vm;
+
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+}
+
+static int teardown(void **state)
+{
+	struct pair *pair = *state;
+
+	destroy(pair->translated);
+	destroy(pair->interpreted);
+	free(pair);
+	return 0;
+}
+
+/* A block: RBX points to data, R12 is a small index, RSP to the stack; all others are random. */
+struct code {
+	uint8_t bytes[1024];
+	unsigned int size, accesses;
+};
+
+static void put(struct code *code, unsigned int byte)
+{
+	code->bytes[code->size++] = (uint8_t)byte;
+}
+
+static void put32(struct code *code, uint32_t value)
+{
+	memcpy(code->bytes + code->size, &value, sizeof(value));
+	code->size += sizeof(value);
+}
+
+/* Any register that may change. */
+static unsigned int any_reg(void)
+{
+	static const uint8_t regs[] = {0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15};
+
+	return regs[rnd(sizeof(regs))];
+}
+
+struct form {
+	uint8_t map_0f, opcode;
+	uint8_t wide, opsize, lock;
+	uint8_t extension; /* 8: ModRM.reg is a register */
+	uint8_t immediate; /* bytes */
+};
+
+/* [RBX + R12 * scale + disp] with a page of its own, or a register. */
+static void put_rm(struct code *code, unsigned int reg, unsigned int rm, int is_memory)
+{
+	uint32_t at = (uint32_t)(code->accesses * PAGE + rnd(PAGE - 256));
+
+	if (!is_memory) {
+		put(code, 0xc0 | (reg & 7) << 3 | (rm & 7));
+		return;
+	}
+	/* One in eight goes over the page's end. */
+	if (!rnd(8))
+		at = (uint32_t)(code->accesses * PAGE + PAGE - 1 - rnd(8));
+	put(code, 0x80 | (reg & 7) << 3 | 4);
+	put(code, (unsigned int)rnd(4) << 6 | 4 << 3 | 3);
+	put32(code, at);
+	code->accesses += 2;
+}
+
+static void put_form(struct code *code, const struct form *form, int is_memory)
+{
+	unsigned int reg = form->extension == 8 ? any_reg() : form->extension;
+	unsigned int rm = any_reg(), rex = 0x40;
+
+	if (form->lock && is_memory)
+		put(code, 0xf0);
+	if (form->opsize)
+		put(code, 0x66);
+	rex |= form->wide ? 8 : 0;
+	rex |= form->extension == 8 && (reg & 8) ? 4 : 0;
+	rex |= is_memory ? 2 : rm & 8 ? 1 : 0;
+	/* Without one, four numbers name AH .. BH. */
+	if (rex != 0x40 || rnd(2))
+		put(code, rex);
+	else if (!is_memory && !form->wide && !form->opsize && ((reg & 7) == 7 || (rm & 7) == 7))
+		put(code, rex); /* BH is part of the pointer */
+	if (form->map_0f)
+		put(code, 0x0f);
+	put(code, form->opcode);
+	put_rm(code, reg, rm, is_memory);
+	for (unsigned int i = 0; i < form->immediate; i++)
+		put(code, (unsigned int)rnd(256));
+}
+
+static void put_fixed(struct code *code, const char *bytes, unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++)
+		put(code, (uint8_t)bytes[i]);
+}
+
+/* All six flags have a defined value after it. */
+static void put_compare(struct code *code)
+{
+	static const struct form compare = {0, 0x39, 1, 0, 0, 8, 0};
+
+	put_form(code, &compare, 0);
+}
+
+static void put_arithmetic(struct code *code)
+{
+	static const uint8_t opcodes[] = {0x00, 0x02, 0x08, 0x0a, 0x10, 0x12, 0x18, 0x1a, 0x20,
+					  0x22, 0x28, 0x2a, 0x30, 0x32, 0x38, 0x3a, 0x84};
+	struct form form = {0, opcodes[rnd(sizeof(opcodes))], 0, 0, 0, 8, 0};
+
+	form.opcode |= rnd(4) != 0; /* a byte, or not */
+	form.wide = (uint8_t)rnd(2);
+	form.opsize = !form.wide && !rnd(4);
+	/* Those that write memory and are no compare may be locked. */
+	form.lock = !(form.opcode & 2) && form.opcode < 0x38 && !rnd(3);
+	put_form(code, &form, (int)rnd(2));
+}
+
+static void put_unary(struct code *code)
+{
+	static const struct form forms[] = {
+	    {0, 0xfe, 0, 0, 0, 0, 0}, {0, 0xff, 0, 0, 0, 0, 0}, {0, 0xff, 1, 0, 0, 1, 0},
+	    {0, 0xf7, 1, 0, 0, 2, 0}, {0, 0xf7, 0, 0, 0, 3, 0}, {0, 0xf6, 0, 0, 0, 3, 0},
+	    {0, 0x83, 1, 0, 0, 0, 1}, {0, 0x83, 0, 0, 0, 7, 1}, {0, 0x80, 0, 0, 0, 3, 1},
+	    {0, 0xc7, 1, 0, 0, 0, 4}, {0, 0xc6, 0, 0, 0, 0, 1}, {0, 0x81, 1, 0, 1, 5, 4},
+	};
+
+	put_form(code, &forms[rnd(sizeof(forms) / sizeof(forms[0]))], (int)rnd(2));
+}
+
+static void put_move(struct code *code)
+{
+	static const struct form forms[] = {
+	    {0, 0x89, 1, 0, 0, 8, 0}, {0, 0x8b, 1, 0, 0, 8, 0}, {0, 0x89, 0, 0, 0, 8, 0},
+	    {0, 0x8b, 0, 1, 0, 8, 0}, {0, 0x88, 0, 0, 0, 8, 0}, {0, 0x8a, 0, 0, 0, 8, 0},
+	    {1, 0xb6, 1, 0, 0, 8, 0}, {1, 0xbf, 1, 0, 0, 8, 0}, {1, 0xbe, 0, 0, 0, 8, 0},
+	    {0, 0x63, 1, 0, 0, 8, 0}, {0, 0x87, 1, 0, 0, 8, 0}, {0, 0x86, 0, 0, 0, 8, 0},
+	    {1, 0xc1, 1, 0, 1, 8, 0}, {1, 0xb1, 1, 0, 1, 8, 0}, {1, 0xb1, 0, 0, 0, 8, 0},
+	};
+	struct form form = forms[rnd(sizeof(forms) / sizeof(forms[0]))];
+
+	put_form(code, &form, (int)rnd(2));
+}
+
+static void put_condition(struct code *code)
+{
+	struct form set = {1, (uint8_t)(0x90 + rnd(16)), 0, 0, 0, 0, 0};
+	struct form move = {1, (uint8_t)(0x40 + rnd(16)), (uint8_t)rnd(2), 0, 0, 8, 0};
+
+	if (rnd(2)) {
+		put_form(code, rnd(2) ? &set : &move, (int)rnd(2));
+		return;
+	}
+	put(code, 0x70 + (unsigned int)rnd(16)); /* over two bytes */
+	put(code, 2);
+	put_fixed(code, "\xff\xc0", 2); /* inc %eax */
+}
+
+/* Flags are undefined after these, so a compare follows. */
+static void put_shift(struct code *code)
+{
+	static const struct form forms[] = {
+	    {0, 0xc1, 1, 0, 0, 4, 1}, {0, 0xc1, 0, 0, 0, 5, 1}, {0, 0xd3, 1, 0, 0, 7, 0},
+	    {0, 0xd3, 0, 0, 0, 4, 0}, {0, 0xd1, 1, 0, 0, 0, 0}, {0, 0xc0, 0, 0, 0, 1, 1},
+	    {1, 0xa4, 1, 0, 0, 8, 1}, {1, 0xad, 1, 0, 0, 8, 0}, {0, 0xd2, 0, 0, 0, 5, 0},
+	    {1, 0xaf, 1, 0, 0, 8, 0}, {0, 0x69, 0, 0, 0, 8, 4}, {0, 0xf7, 1, 0, 0, 4, 0},
+	    {1, 0xba, 1, 0, 0, 5, 1}, {0, 0xd3, 1, 0, 0, 2, 0},
+	};
+
+	put_form(code, &forms[rnd(sizeof(forms) / sizeof(forms[0]))], (int)rnd(2));
+	put_compare(code);
+}
+
+static void put_stack(struct code *code)
+{
+	unsigned int reg = any_reg();
+
+	if (reg & 8)
+		put(code, 0x41);
+	put(code, (rnd(2) ? 0x50 : 0x58) + (reg & 7));
+}
+
+static void code_make(struct code *code)
+{
+	void (*const kinds[])(struct code *) = {put_arithmetic, put_arithmetic, put_unary,
+						put_move,	put_move,	put_condition,
+						put_shift,	put_stack};
+
+	memset(code, 0, sizeof(*code));
+	for (unsigned int i = 0; i < BLOCK_INSNS && code->accesses < ACCESSES_MAX; i++)
+		kinds[rnd(sizeof(kinds) / sizeof(kinds[0]))](code);
+	put(code, 0xf4);
+}
+
+static void state_make(struct cpu_state *s)
+{
+	for (unsigned int i = 0; i < 16; i++)
+		s->gpr[i] = rnd(4) ? rnd(UINT64_MAX) : rnd(256);
+	s->gpr[CPU_RBX] = DATA_LINEAR;
+	s->gpr[12] = rnd(16);
+	s->gpr[CPU_RSP] = STACK_LINEAR + 0x800;
+	s->rflags = 2 | (rnd(UINT64_MAX) & FLAGS);
+}
+
+static void begin(struct quire_vcpu *vcpu, const struct code *code, const struct cpu_state *state)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, code->bytes, code->size);
+	memcpy(s->gpr, state->gpr, sizeof(s->gpr));
+	s->rflags = state->rflags;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+}
+
+static void data_make(struct pair *pair)
+{
+	uint8_t *one = pair->translated->vm->ram, *two = pair->interpreted->vm->ram;
+
+	for (unsigned int i = 0; i <= ACCESSES_MAX + 2; i++) {
+		uint64_t *page = (uint64_t *)(one + DATA_LINEAR + i * PAGE);
+
+		for (unsigned int j = 0; j < PAGE / 8; j++)
+			page[j] = rnd(UINT64_MAX);
+	}
+	memcpy(two + PAGED_LINEAR, one + PAGED_LINEAR, 256 * PAGE);
+}
+
+static enum cpu_exit run_one(struct quire_vcpu *vcpu)
+{
+	struct cpu_exit_info info;
+
+	return cpu_run(vcpu->cpu, 0, &info);
+}
+
+static void expect_same(const struct pair *pair)
+{
+	const struct cpu_state *one = cpu_state(pair->translated->cpu);
+	const struct cpu_state *two = cpu_state(pair->interpreted->cpu);
+
+	assert_int_equal(one->rip, two->rip);
+	assert_memory_equal(one->gpr, two->gpr, sizeof(one->gpr));
+	assert_int_equal(one->rflags, two->rflags);
+	assert_int_equal(one->cr2, two->cr2);
+	assert_memory_equal(pair->translated->vm->ram + PAGED_LINEAR,
+			    pair->interpreted->vm->ram + PAGED_LINEAR, 256 * PAGE);
+	/* The frames of page faults, with RFLAGS. */
+	assert_memory_equal(pair->translated->vm->ram + GUEST_STACK - 64,
+			    pair->interpreted->vm->ram + GUEST_STACK - 64, 64);
+}
+
+static void run_both(struct pair *pair)
+{
+	assert_int_equal(run_one(pair->translated), CPU_EXIT_HLT);
+	assert_int_equal(run_one(pair->interpreted), CPU_EXIT_HLT);
+	expect_same(pair);
+}
+
+static void begin_both(struct pair *pair, const struct code *code, const struct cpu_state *state)
+{
+	begin(pair->translated, code, state);
+	begin(pair->interpreted, code, state);
+}
+
+/* Four times: the first fills the TLBs by way of the interpreter. */
+static void test_random_blocks(void **state)
+{
+	struct pair *pair = *state;
+	struct cpu_state start;
+	struct code code;
+
+	for (unsigned int block = 0; block < BLOCKS; block++) {
+		code_make(&code);
+		data_make(pair);
+		for (unsigned int i = 0; i < 4; i++) {
+			state_make(&start);
+			begin_both(pair, &code, &start);
+			run_both(pair);
+		}
+	}
+}
+
+static void set_pte(struct pair *pair, unsigned int page, uint64_t flags)
+{
+	uint64_t linear = DATA_LINEAR + page * PAGE;
+	uint64_t entry = linear | flags, at = GUEST_PT + (linear - PAGED_LINEAR) / PAGE * 8;
+
+	memcpy(pair->translated->vm->ram + at, &entry, sizeof(entry));
+	memcpy(pair->interpreted->vm->ram + at, &entry, sizeof(entry));
+	/* A new CR3 flushes. */
+	cpu_state(pair->translated->cpu)->cr3 ^= 8;
+	cpu_state(pair->interpreted->cpu)->cr3 ^= 8;
+}
+
+/* Each page that the block touches is not there, then read-only; CR0.WP is set. */
+static void test_page_faults(void **state)
+{
+	struct pair *pair = *state;
+	struct cpu_state start;
+	struct code code;
+
+	cpu_state(pair->translated->cpu)->cr0 |= UINT64_C(1) << 16;
+	cpu_state(pair->interpreted->cpu)->cr0 |= UINT64_C(1) << 16;
+	for (unsigned int block = 0; block < BLOCKS / 8; block++) {
+		code_make(&code);
+		data_make(pair);
+		for (unsigned int page = 0; page < code.accesses; page++) {
+			for (uint64_t flags = 0; flags < 8; flags += 5) {
+				state_make(&start);
+				set_pte(pair, page, 7);
+				begin_both(pair, &code, &start);
+				run_both(pair);
+				set_pte(pair, page, flags);
+				begin_both(pair, &code, &start);
+				run_both(pair);
+				begin_both(pair, &code, &start);
+				run_both(pair);
+			}
+			set_pte(pair, page, 7);
+		}
+	}
+}
+
+static void protect_both(struct pair *pair, unsigned int page, int protection)
+{
+	uint64_t at = DATA_LINEAR + page * PAGE;
+
+	mprotect(pair->translated->vm->ram + at, PAGE, protection);
+	mprotect(pair->interpreted->vm->ram + at, PAGE, protection);
+}
+
+/*
+ * The host takes each page away, although all tables and TLBs lead there: the run ends with an
+ * error, and goes on from there when the page is back.
+ */
+static void test_host_faults(void **state)
+{
+	struct pair *pair = *state;
+	struct cpu_state start;
+	struct code code;
+
+	fake_signals_install();
+	for (unsigned int block = 0; block < BLOCKS / 8; block++) {
+		code_make(&code);
+		data_make(pair);
+		state_make(&start);
+		begin_both(pair, &code, &start);
+		run_both(pair);
+		for (unsigned int page = 0; page < code.accesses; page++) {
+			int protection = rnd(2) ? PROT_NONE : PROT_READ;
+			enum cpu_exit exit;
+
+			begin_both(pair, &code, &start);
+			protect_both(pair, page, protection);
+			exit = run_one(pair->translated);
+			assert_int_equal(exit, run_one(pair->interpreted));
+			protect_both(pair, page, PROT_READ | PROT_WRITE);
+			expect_same(pair);
+			if (exit == CPU_EXIT_ERROR)
+				run_both(pair);
+		}
+	}
+}
+
+/* Single steps through the host's instructions, and a kick at one of them. */
+static volatile uint64_t steps, kick_at;
+static volatile uint64_t kicked_in;
+static uint64_t *kick_doorbell;
+static uint64_t code_start, code_end;
+
+/* Where this process runs translated code. */
+static void code_locate(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512], rights[8];
+	unsigned long start, end;
+
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps)) {
+		if (strstr(line, "quire code") &&
+		    sscanf(line, "%lx-%lx %7s", &start, &end, rights) == 3 && rights[2] == 'x') {
+			/* Never both. */
+			assert_int_equal(rights[1], '-');
+			code_start = start;
+			code_end = end;
+		}
+	}
+	fclose(maps);
+	assert_true(code_start < code_end);
+}
+
+static void on_trap(int signal_number, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+
+	uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+
+	(void)signal_number;
+	if (rip < code_start || rip >= code_end || ++steps != kick_at)
+		return;
+	__atomic_fetch_or(kick_doorbell, UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT, __ATOMIC_SEQ_CST);
+	kicked_in += guard_handle_signal(SIGUSR1, info, uc);
+	uc->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+}
+
+static void trap_from_here(void)
+{
+	__asm__ volatile("pushfq\n\torq $0x100, (%%rsp)\n\tpopfq" ::: "cc", "memory");
+}
+
+static void trap_no_more(void)
+{
+	__asm__ volatile("pushfq\n\tandq $~0x100, (%%rsp)\n\tpopfq" ::: "cc", "memory");
+}
+
+/* A kick wherever it comes: the run ends or goes on, and the sum is the same. */
+static void test_kicks(void **state)
+{
+	struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
+	struct pair *pair = *state;
+	struct cpu_state start;
+	struct code code;
+	uint64_t end;
+
+	sigaction(SIGTRAP, &action, NULL);
+	code_locate();
+	kick_doorbell = &pair->translated->doorbell;
+	kicked_in = 0;
+	do {
+		code_make(&code);
+	} while (code.accesses < 6);
+	data_make(pair);
+	state_make(&start);
+	begin_both(pair, &code, &start);
+	run_both(pair);
+	begin_both(pair, &code, &start);
+	run_both(pair);
+	for (kick_at = 1, end = 2; kick_at < end; kick_at++) {
+		enum cpu_exit exit;
+
+		begin_both(pair, &code, &start);
+		assert_int_equal(run_one(pair->interpreted), CPU_EXIT_HLT);
+		steps = 0;
+		pair->translated->doorbell = 0;
+		trap_from_here();
+		exit = run_one(pair->translated);
+		trap_no_more();
+		if (steps >= kick_at)
+			end = kick_at + 2;
+		while (exit == CPU_EXIT_INTR)
+			exit = run_one(pair->translated);
+		assert_int_equal(exit, CPU_EXIT_HLT);
+		expect_same(pair);
+	}
+	assert_true(kicked_in > 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    TEST(test_random_blocks),
+	    TEST(test_page_faults),
+	    TEST(test_host_faults),
+	    TEST(test_kicks),
+	};
+	struct pair *pair;
+	void *state;
+
+	if (setup(&state)) {
+		printf("this machine does not translate\n");
+		return 77;
+	}
+	pair = state;
+	teardown((void **)&pair);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
