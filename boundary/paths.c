@@ -13,6 +13,7 @@
 #include "boundary/place.h"
 #include "boundary/rows.h"
 #include "frontend/client_call.h"
+#include "frontend/numbers.h"
 #include "frontend/user_copy.h"
 
 #define HERE ((unsigned long)AT_FDCWD)
@@ -54,14 +55,17 @@ static bool decode_open(const struct boundary_call *call, struct opening *openin
 static long open_parameter(const struct opening *opening, const char *room)
 {
 	int flags;
+	long fd;
 
 	client_call_begin();
 	flags = params_open_flags(room, opening->flags);
 	client_call_end();
 	if (flags < 0)
 		return flags;
-	return BOUNDARY_KERNEL(SYS_openat, HERE, (unsigned long)room, (unsigned long)flags,
-			       opening->mode);
+	fd = BOUNDARY_KERNEL(SYS_openat, HERE, (unsigned long)room, (unsigned long)flags,
+			     opening->mode);
+	numbers_changed((int)fd);
+	return fd;
 }
 
 long path_open(const struct boundary_call *call)

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -27,7 +28,9 @@
 #include "frontend/client_call.h"
 #include "frontend/file_memory.h"
 #include "frontend/hidden_fd.h"
+#include "frontend/numbers.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/process.h"
 
 #define BUCKETS 4096u
 /* How many closes pass before the files nobody closed through us are looked at, too. */
@@ -35,6 +38,8 @@
 
 /* Fields without a letter never change. [T] under table_lock, [A] atomic. */
 struct file {
+	/* [A] First, for its address: see the words of frontend/numbers.c. */
+	uint32_t references;
 	const struct file_ops *ops;
 	void *object;
 	void *memory;
@@ -42,8 +47,8 @@ struct file {
 	dev_t device;
 	ino_t inode;
 	pid_t owner;
+	uint64_t identity;
 	int hidden_fd;	       /* [T]; -1 in a forked child */
-	uint32_t references;   /* [A] */
 	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
 	struct file *next;     /* [T] in the bucket, later in a list of the released */
 	struct file *linger_next, **linger_link; /* [T] */
@@ -92,6 +97,7 @@ static void table_remove_locked(struct file *file)
 		link = &(*link)->next;
 	/* As in file_create(): the link goes before the caller uses it for another list. */
 	__atomic_store_n(link, file->next, __ATOMIC_RELEASE);
+	numbers_forget_file(&file->references);
 	linger_remove_locked(file);
 	__atomic_store_n(&live_count, live_count - 1, __ATOMIC_RELAXED);
 }
@@ -340,6 +346,7 @@ int file_create(const struct file_config *config)
 	file->object = config->object;
 	file->size_bytes = config->size_bytes;
 	file->owner = getpid();
+	file->identity = process_identity();
 	file->hidden_fd = -1;
 	file->references = 1;
 	fd = make_descriptor(config);
@@ -355,6 +362,8 @@ int file_create(const struct file_config *config)
 	/* fork() may copy the list at any moment. */
 	__atomic_store_n(bucket_of(file->inode), file, __ATOMIC_RELEASE);
 	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
+	numbers_changed(fd);
+	numbers_learn_file(fd, &file->references, numbers_sample(fd));
 	pthread_mutex_unlock(&table_lock);
 	return fd;
 close_fd:
@@ -371,21 +380,35 @@ bool file_any(void)
 
 struct file *file_get(int fd)
 {
+	uint64_t sample = numbers_sample(fd);
+	struct file *file = NULL;
 	struct stat status;
-	struct file *file;
 
 	if (!file_any() || fd < 0 || hidden_fd_is(fd) || fstat(fd, &status))
 		return NULL;
-	if (!S_ISREG(status.st_mode))
-		return NULL;
-	pthread_mutex_lock(&table_lock);
-	for (file = *bucket_of(status.st_ino); file; file = file->next)
-		if (file->inode == status.st_ino && file->device == status.st_dev)
-			break;
-	if (file)
-		__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&table_lock);
+	if (S_ISREG(status.st_mode)) {
+		pthread_mutex_lock(&table_lock);
+		for (file = *bucket_of(status.st_ino); file; file = file->next)
+			if (file->inode == status.st_ino && file->device == status.st_dev)
+				break;
+		if (file) {
+			__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
+			numbers_learn_file(fd, &file->references, sample);
+		}
+		pthread_mutex_unlock(&table_lock);
+	}
+	if (!file)
+		numbers_learn_lack(fd, NUMBER_NO_FILE, sample);
 	return file;
+}
+
+struct file *file_get_for_ioctl(int fd)
+{
+	uint32_t *references = file_any() ? numbers_get_file(fd) : NULL;
+
+	if (references)
+		return (struct file *)((char *)references - offsetof(struct file, references));
+	return file_get(fd);
 }
 
 struct file *file_get_kind(int fd, const struct file_ops *ops)
@@ -403,6 +426,7 @@ void file_close(int fd)
 	struct file *file = file_get(fd);
 
 	close(fd);
+	numbers_changed(fd);
 	if (!file)
 		return;
 	file_closed(file);
@@ -427,9 +451,9 @@ void *file_take_memory(struct file *file)
 	return memory;
 }
 
-pid_t file_owner(const struct file *file)
+bool file_is_own(const struct file *file)
 {
-	return file->owner;
+	return file->identity == process_identity();
 }
 
 const struct file_ops *file_ops_of(const struct file *file)

@@ -73,6 +73,11 @@ int file_create(const struct file_config *config);
 
 /* The file behind @fd, with a reference to be put; NULL when it is none of ours. */
 struct file *file_get(int fd);
+/*
+ * The same for one of KVM's own ioctls, without a system call when the number is known: what was
+ * closed behind our back may still be found (frontend/numbers.h).
+ */
+struct file *file_get_for_ioctl(int fd);
 /* The same, but only when its ops are @ops. */
 struct file *file_get_kind(int fd, const struct file_ops *ops);
 void file_put(struct file *file);
@@ -82,8 +87,8 @@ void *file_object(const struct file *file);
 void *file_memory(const struct file *file);
 /* From here on the mapping is the caller's: the file's end does not unmap it. In release() only. */
 void *file_take_memory(struct file *file);
-/* The process that created the file: ioctls of any other get -EIO. */
-pid_t file_owner(const struct file *file);
+/* Did this process create the file? ioctls of any other get -EIO. */
+bool file_is_own(const struct file *file);
 
 /*
  * Last references. All three are called inside a client call, with no lock held.

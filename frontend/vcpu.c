@@ -334,7 +334,7 @@ static long vcpu_ioctl(struct file *file, unsigned long command, unsigned long a
 	};
 	long result;
 
-	if (file_owner(file) != getpid() || quire_vm_is_dead(vcpu->vm->memory))
+	if (!file_is_own(file) || quire_vm_is_dead(vcpu->vm->memory))
 		return -EIO;
 	if (_IOC_TYPE(command) != KVMIO)
 		return -EINVAL;

@@ -198,7 +198,7 @@ static long vm_ioctl(struct file *file, unsigned long command, unsigned long arg
 	    .command = (uint32_t)command,
 	};
 
-	if (file_owner(file) != getpid() || quire_vm_is_dead(vm->memory))
+	if (!file_is_own(file) || quire_vm_is_dead(vm->memory))
 		return -EIO;
 	return ioctl_dispatch(&vm_table, &call);
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <utime.h>
 
+#include "frontend/numbers.h"
 #include "preload/entry.h"
 
 /* Where libc's own function would read the client's memory itself: the system call. */
@@ -126,12 +127,17 @@ INTERPOSED int fcntl(int fd, int command, ...)
 {
 	unsigned long argument;
 	va_list arguments;
+	int result;
 
 	va_start(arguments, command);
 	argument = va_arg(arguments, unsigned long);
 	va_end(arguments);
-	return ENTRY(SYS_fcntl, REAL(fcntl)(fd, command, argument), ARGUMENT(fd), ARGUMENT(command),
-		     argument);
+	result = ENTRY(SYS_fcntl, REAL(fcntl)(fd, command, argument), ARGUMENT(fd),
+		       ARGUMENT(command), argument);
+	/* A new number, which may have been something else. */
+	if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && result >= 0)
+		numbers_changed(result);
+	return result;
 }
 INTERPOSED_ALIAS("fcntl") int fcntl64(int fd, int command, ...);
 

@@ -4,24 +4,36 @@
 #include <unistd.h>
 
 #include "frontend/file.h"
+#include "frontend/numbers.h"
 #include "preload/real.h"
+
+/* Close @fd, which is nothing that we know from then on. */
+static int really_close(int fd)
+{
+	int result = REAL(close)(fd);
+
+	numbers_changed(fd);
+	return result;
+}
 
 INTERPOSED int close(int fd)
 {
 	struct file *file;
 	int result, error;
 
-	if (client_call_active() || !file_any())
+	if (client_call_active())
 		return REAL(close)(fd);
+	if (!file_any())
+		return really_close(fd);
 	if (file_is_hidden(fd))
 		return (int)real_result(-EBADF);
 	client_call_begin();
 	file = file_get(fd);
 	if (!file) {
 		client_call_end();
-		return REAL(close)(fd);
+		return really_close(fd);
 	}
-	result = REAL(close)(fd);
+	result = really_close(fd);
 	error = errno;
 	file_closed(file);
 	file_put(file);
@@ -37,8 +49,13 @@ static int replace_descriptor(int from, int to, int (*replace)(int from, int to,
 	struct file *victim;
 	int result, error;
 
-	if (client_call_active() || !file_any() || from == to)
+	if (client_call_active() || from == to)
 		return replace(from, to, flags);
+	if (!file_any()) {
+		result = replace(from, to, flags);
+		numbers_changed(to);
+		return result;
+	}
 	if (file_is_hidden(from))
 		return (int)real_result(-EBADF);
 	client_call_begin();
@@ -47,6 +64,7 @@ static int replace_descriptor(int from, int to, int (*replace)(int from, int to,
 	victim = file_get(to);
 	result = replace(from, to, flags);
 	error = errno;
+	numbers_changed(to);
 	if (victim && result >= 0)
 		file_closed(victim);
 	if (victim)
@@ -77,14 +95,30 @@ INTERPOSED int dup3(int from, int to, int flags)
 	return replace_descriptor(from, to, real_dup3, flags);
 }
 
+/* A new number, which may have been something else: a duplicate is no object until asked for. */
+INTERPOSED int dup(int from)
+{
+	int result = REAL(dup)(from);
+
+	if (result >= 0 && !client_call_active())
+		numbers_changed(result);
+	return result;
+}
+
 INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 {
+	const unsigned int from = first;
 	int result = 0, hidden;
 
 	/* Ours are close-on-exec already; only a real close must go around them. */
-	if (client_call_active() || !file_any() || (flags & (int)CLOSE_RANGE_CLOEXEC) ||
-	    first > last || first > INT_MAX)
+	if (client_call_active() || (flags & (int)CLOSE_RANGE_CLOEXEC) || first > last ||
+	    first > INT_MAX)
 		return REAL(close_range)(first, last, flags);
+	if (!file_any()) {
+		result = REAL(close_range)(first, last, flags);
+		numbers_changed_range(first, last);
+		return result;
+	}
 	client_call_begin();
 	while (!result && first <= last) {
 		hidden = file_hidden_next((int)first);
@@ -96,6 +130,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 			result = REAL(close_range)(first, (unsigned int)hidden - 1, flags);
 		first = (unsigned int)hidden + 1;
 	}
+	numbers_changed_range(from, last);
 	file_collect();
 	client_call_end();
 	return result;
@@ -103,7 +138,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 
 INTERPOSED void closefrom(int first)
 {
-	if (client_call_active() || !file_any())
+	if (client_call_active())
 		REAL(closefrom)(first);
 	else
 		close_range(first < 0 ? 0 : (unsigned int)first, UINT_MAX, 0);

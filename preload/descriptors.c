@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "frontend/numbers.h"
 #include "frontend/params.h"
 #include "frontend/user_copy.h"
 #include "preload/entry.h"
@@ -96,12 +97,16 @@ static ssize_t parameter_write(int fd, const void *src, size_t size_bytes)
 {
 	char text[PARAMS_TEXT_MAX];
 	ssize_t result;
+	uint64_t sample;
 	int which;
 
-	if (client_call_active())
+	if (client_call_active() || numbers_lack(fd, NUMBER_NO_PARAMETER))
 		return -ENOENT;
 	client_call_begin();
+	sample = numbers_sample(fd);
 	which = params_of_fd(fd);
+	if (which < 0)
+		numbers_learn_lack(fd, NUMBER_NO_PARAMETER, sample);
 	if (which < 0)
 		result = which;
 	else if (size_bytes >= sizeof(text))

@@ -4,6 +4,8 @@
  */
 #include "boundary/call.h"
 
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <unistd.h>
 
@@ -14,11 +16,42 @@ long syscall_answer(const struct boundary_call *call, long *result);
 extern long (*syscall_real)(long nr, ...);
 long (*syscall_real)(long nr, ...);
 
+/* What changes descriptors goes by the functions that keep account of them. */
+static bool changes_descriptors(const struct boundary_call *call, long *result)
+{
+	const unsigned long *args = call->args;
+
+	switch (call->nr) {
+	case SYS_close:
+		*result = close((int)args[0]);
+		return true;
+	case SYS_dup:
+		*result = dup((int)args[0]);
+		return true;
+	case SYS_dup2:
+		*result = dup2((int)args[0], (int)args[1]);
+		return true;
+	case SYS_dup3:
+		*result = dup3((int)args[0], (int)args[1], (int)args[2]);
+		return true;
+	case SYS_close_range:
+		*result = close_range((unsigned int)args[0], (unsigned int)args[1], (int)args[2]);
+		return true;
+	case SYS_fcntl:
+		*result = fcntl((int)args[0], (int)args[1], args[2]);
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Nonzero: *result is what syscall(3) returns, with errno set. */
 __attribute__((used)) long syscall_answer(const struct boundary_call *call, long *result)
 {
 	if (!syscall_real)
 		syscall_real = REAL(syscall);
+	if (changes_descriptors(call, result))
+		return 1;
 	if (client_call_active() || !boundary_knows(call->nr))
 		return 0;
 	*result = real_result(boundary_call(call));

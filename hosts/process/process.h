@@ -30,6 +30,12 @@ struct process_runner {
 void process_runner_enter(struct process_runner *runner);
 void process_runner_leave(struct process_runner *runner);
 
+/*
+ * A number that is this process's alone: another in the child of a fork. No system call but for the
+ * first time in a process.
+ */
+uint64_t process_identity(void);
+
 /* The signal that kicks; hidden from the client. */
 int process_kick_signal(void);
 

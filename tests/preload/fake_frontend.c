@@ -107,7 +107,7 @@ static int create(const struct file_ops *ops, uint64_t size_bytes)
 
 static long fake_ioctl(struct file *file, unsigned long command, unsigned long argument)
 {
-	if (file_owner(file) != getpid())
+	if (!file_is_own(file))
 		return -EIO;
 	switch (command) {
 	case FAKE_CREATE:

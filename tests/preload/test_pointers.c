@@ -523,7 +523,8 @@ static const struct row rows[] = {
 
 /* Interposed, and without a pointer that anything is read from or written to. */
 static const char no_pointers[] =
-    " _Exit _Fork _exit clone close close_range closefrom dup2 dup3 fallocate fallocate64 fchmod "
+    " _Exit _Fork _exit clone close close_range closefrom dup dup2 dup3 fallocate fallocate64 "
+    "fchmod "
     "fchown fdatasync flock fsync isatty readahead sync_file_range syscall "
     "ftruncate ftruncate64 lseek lseek64 posix_fallocate posix_fallocate64 pthread_cancel sbrk "
     "sigignore signal bsd_signal ssignal __sysv_signal sysv_signal sigset ";
