@@ -350,7 +350,7 @@ long vcpu_run(struct ioctl_call *call)
 	if (call->argument)
 		return -EINVAL;
 	nx_recovery_poll(vcpu->vm);
-	run_signals_enter(vcpu->memory, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
+	run_signals_enter(&vcpu->stop, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
 	result = run_inside(vcpu) == RUN_FAILED ? vcpu->run_error : 0;
 	QUIRE_TRACE(kvm_userspace_exit, vcpu->run->exit_reason, (uint64_t)result);

@@ -14,6 +14,7 @@
 #include "frontend/signal_actions.h"
 #include "frontend/signal_state.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/process.h"
 
 /*
  * A request made through quire_vcpu_request() alone reaches no futex: it kicks guest mode only.
@@ -38,6 +39,52 @@ static void fork_child(void)
 	waiters = NULL;
 }
 FORK_CHILD(FORK_WAITERS, waiters_lock, fork_child);
+
+static pthread_mutex_t stops_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct run_stop *stops;
+
+static void fork_child_stops(void)
+{
+	pthread_mutex_init(&stops_lock, NULL);
+	stops = NULL;
+}
+FORK_CHILD(FORK_STOPS, stops_lock, fork_child_stops);
+
+void run_stop_add(struct run_stop *stop)
+{
+	pthread_mutex_lock(&stops_lock);
+	stop->next = stops;
+	stops = stop;
+	pthread_mutex_unlock(&stops_lock);
+}
+
+void run_stop_remove(struct run_stop *stop)
+{
+	struct run_stop **link = &stops;
+
+	pthread_mutex_lock(&stops_lock);
+	while (*link && *link != stop)
+		link = &(*link)->next;
+	if (*link)
+		*link = stop->next;
+	pthread_mutex_unlock(&stops_lock);
+}
+
+void run_signals_continued(void)
+{
+	/* The client's handlers wait: one that destroys a vCPU would wait for us. */
+	client_call_begin();
+	pthread_mutex_lock(&stops_lock);
+	for (struct run_stop *stop = stops; stop; stop = stop->next) {
+		if (!__atomic_load_n(&stop->runner->tid, __ATOMIC_SEQ_CST))
+			continue;
+		__atomic_store_n(&stop->due, 1, __ATOMIC_SEQ_CST);
+		quire_vcpu_request(stop->vcpu, RUN_REQ_SIGNAL);
+		run_signals_wake(stop->vcpu);
+	}
+	pthread_mutex_unlock(&stops_lock);
+	client_call_end();
+}
 
 static void nudge_stop(struct signal_state *state)
 {
@@ -132,13 +179,14 @@ static void take_defaults(const sigset_t *outer, const sigset_t *inner)
 		signal_defaults_take(&let_in);
 }
 
-void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask)
+void run_signals_enter(struct run_stop *stop, const sigset_t *mask)
 {
 	struct signal_state *state = &signal_state;
 	sigset_t inner, outer;
 
 	client_call_begin();
-	state->vcpu = vcpu;
+	state->vcpu = stop->vcpu;
+	state->stop = stop;
 	state->has_outer_mask = 0;
 	if (!mask)
 		return;
@@ -163,7 +211,10 @@ void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask)
 
 bool run_signals_pending(void)
 {
-	return signal_state_pending(&signal_state);
+	const struct run_stop *stop = signal_state.stop;
+
+	return signal_state_pending(&signal_state) ||
+	       (stop && __atomic_load_n(&stop->due, __ATOMIC_SEQ_CST));
 }
 
 void run_signals_leave(void)
@@ -183,7 +234,10 @@ void run_signals_leave(void)
 			syscall(SYS_rt_sigprocmask, SIG_SETMASK, &state->outer_mask, NULL, 8);
 		state->has_outer_mask = 0;
 	}
+	if (__atomic_load_n(&state->stop->due, __ATOMIC_RELAXED))
+		__atomic_store_n(&state->stop->due, 0, __ATOMIC_RELAXED);
 	state->vcpu = NULL;
+	state->stop = NULL;
 	client_call_end();
 }
 
@@ -222,7 +276,7 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
 		int64_t left_ns = deadline == INT64_MAX ? DOORBELL_POLL_NS : deadline - now_ns();
 		struct timespec slice;
 
-		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || signal_state_pending(state) ||
+		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || run_signals_pending() ||
 		    left_ns <= 0)
 			break;
 		if (left_ns > DOORBELL_POLL_NS)

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct process_runner;
 struct quire_vcpu;
 
 /* The doorbell bit that a signal for the running client raises. */
@@ -14,11 +15,22 @@ struct quire_vcpu;
 #define RUN_REQ_EVENT (UINT64_C(1) << 17)
 
 /*
- * The thread enters KVM_RUN of @vcpu. From here on a signal with a client's handler is recorded,
- * raises RUN_REQ_SIGNAL, and aborts a guarded access; @mask (KVM_SET_SIGNAL_MASK), if not NULL,
- * is the signal mask inside. Thread cancellation is held off.
+ * The process was stopped and goes on: KVM_RUN ends with -EINTR then, in every thread. No signal
+ * reaches the others, so each vCPU is listed from its creation to its end.
  */
-void run_signals_enter(struct quire_vcpu *vcpu, const sigset_t *mask);
+struct run_stop {
+	struct quire_vcpu *vcpu;
+	const struct process_runner *runner;
+	uint32_t due;	       /* atomic: KVM_RUN is to end; set while it runs */
+	struct run_stop *next; /* under stops_lock */
+};
+
+/*
+ * The thread enters KVM_RUN of @stop's vCPU. From here on a signal with a client's handler is
+ * recorded, raises RUN_REQ_SIGNAL, and aborts a guarded access; @mask (KVM_SET_SIGNAL_MASK), if not
+ * NULL, is the signal mask inside. Thread cancellation is held off.
+ */
+void run_signals_enter(struct run_stop *stop, const sigset_t *mask);
 /* Did a signal arrive that KVM_RUN must return -EINTR for? (Also one that was blocked outside
  * but is let in by the mask, and pthread_cancel() with asynchronous cancellation.) */
 bool run_signals_pending(void);
@@ -31,5 +43,10 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns);
 /* After quire_vcpu_request() for a vCPU that may sleep in run_signals_wait(): end the sleep at
  * once. Without it the sleeper notices within two milliseconds. Any thread. */
 void run_signals_wake(struct quire_vcpu *vcpu);
+
+void run_stop_add(struct run_stop *stop);
+void run_stop_remove(struct run_stop *stop);
+/* SIGCONT arrived. Outside of any client call, in a signal handler. */
+void run_signals_continued(void);
 
 #endif

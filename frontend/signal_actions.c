@@ -101,6 +101,15 @@ static bool is_always_ours(int signal)
 	return signal == SIGSEGV || signal == SIGBUS;
 }
 
+/* Set with the first vCPU: SIGCONT ends KVM_RUN. */
+static atomic_int wants_continue;
+
+/* Does this signal come to us where the client has no function for it? */
+static bool is_taken(int signal)
+{
+	return is_always_ours(signal) || (signal == SIGCONT && atomic_load(&wants_continue));
+}
+
 static bool has_function(const struct sigaction *action)
 {
 	return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
@@ -234,6 +243,11 @@ static void signal_deliver(int signal, siginfo_t *info, void *context)
 	struct sigaction action = action_read(signal);
 	sigset_t self;
 
+	if (signal == SIGCONT) {
+		run_signals_continued();
+		if (!has_function(&action))
+			return;
+	}
 	sigemptyset(&self);
 	sigaddset(&self, signal);
 	/* A fault whose signal is blocked ends the process, whatever the action. */
@@ -364,9 +378,9 @@ static int action_install(int signal, const struct sigaction *action)
 	if (has_function(action)) {
 		kernel_action.sa_sigaction = on_signal;
 		kernel_action.sa_flags = (action->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
-	} else if (is_always_ours(signal)) {
+	} else if (is_taken(signal)) {
 		kernel_action.sa_sigaction = on_signal;
-		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | SA_RESTART;
 		sigemptyset(&kernel_action.sa_mask);
 	}
 	if (sigaction(signal, &kernel_action, NULL))
@@ -470,6 +484,62 @@ void signal_defaults_take(const sigset_t *set)
 	memcpy(&state->taken, set, KERNEL_SET_BYTES);
 	state->taken_turn = turn;
 	state->has_taken = 1;
+}
+
+void signal_continue_take(void)
+{
+	struct sigaction current;
+	sigset_t all, before;
+
+	if (!signal_actions_active() || atomic_exchange(&wants_continue, 1))
+		return;
+	client_call_begin();
+	sigfillset(&all);
+	signal_set_strip(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
+	pthread_mutex_lock(&actions_lock);
+	if (!action_current(SIGCONT, &current)) {
+		action_write(SIGCONT, &current);
+		(void)!action_install(SIGCONT, &current);
+	}
+	pthread_mutex_unlock(&actions_lock);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	client_call_end();
+}
+
+/* In a vfork() child memory is the parent's: only what the kernel keeps changes here. */
+static void exec_change(bool is_begin)
+{
+	struct sigaction kernel_action, ignore = {.sa_handler = SIG_IGN}, action;
+
+	for (int signal = 1; signal < SIGNALS; signal++) {
+		action = action_read(signal);
+		if (action.sa_handler != SIG_IGN || sigaction(signal, NULL, &kernel_action))
+			continue;
+		if (is_begin && kernel_action.sa_sigaction == on_signal)
+			sigaction(signal, &ignore, NULL);
+		else if (!is_begin && is_taken(signal))
+			(void)!action_install(signal, &action);
+	}
+	signal_mask_show(is_begin ? SIG_BLOCK : SIG_UNBLOCK);
+}
+
+void signal_exec_begin(void)
+{
+	if (!signal_actions_active())
+		return;
+	client_call_begin();
+	exec_change(true);
+	client_call_end();
+}
+
+void signal_exec_failed(void)
+{
+	if (!signal_actions_active())
+		return;
+	client_call_begin();
+	exec_change(false);
+	client_call_end();
 }
 
 /* An action set before we were needed. */

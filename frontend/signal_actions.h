@@ -23,6 +23,16 @@ void signal_thread_prepare(void);
  */
 void signal_defaults_take(const sigset_t *set);
 
+/*
+ * The process is about to execute another program, which inherits what is ignored and blocked: let
+ * the kernel know what the client believes. Failed: the old program goes on.
+ */
+void signal_exec_begin(void);
+void signal_exec_failed(void);
+
+/* From here on SIGCONT comes to us, too: KVM_RUN ends when the process was stopped. */
+void signal_continue_take(void);
+
 /* sigaction(2) as the client means it: 0 or -errno. @act and @old may be NULL. */
 int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old);
 

@@ -174,6 +174,11 @@ int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 	return 0;
 }
 
+void signal_mask_show(int how)
+{
+	block_really(how, signal_state.hidden_blocked);
+}
+
 void signal_thread_prepare(void)
 {
 	struct signal_state *state = &signal_state;

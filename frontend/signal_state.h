@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 struct quire_vcpu;
+struct run_stop;
 
 /*
  * One signal a call is enough: its arrival blocks all others until the call ends, so they wait in
@@ -18,6 +19,7 @@ struct signal_state {
 	siginfo_t info;
 	sigset_t resume_mask;	 /* the mask to go back to when @info is delivered */
 	struct quire_vcpu *vcpu; /* inside KVM_RUN: whose doorbell a signal rings */
+	struct run_stop *stop;	 /* inside KVM_RUN */
 	uint32_t has_outer_mask; /* KVM_SET_SIGNAL_MASK is in force */
 	sigset_t outer_mask;	 /* the mask outside KVM_RUN */
 	uint32_t has_taken;	 /* signal_defaults_take() was here with @taken, in @taken_turn */
@@ -62,6 +64,9 @@ void signal_call_close(void);
 
 /* A signal for the running thread once more, as it came. */
 void signal_send_again(const siginfo_t *info);
+
+/* SIG_BLOCK: block what the client believes to block, really. SIG_UNBLOCK: no more. */
+void signal_mask_show(int how);
 
 /* Do we stand in front of the client's handlers? */
 bool signal_actions_active(void);

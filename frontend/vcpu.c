@@ -15,7 +15,7 @@
 #include "frontend/cpuid.h"
 #include "frontend/nested_state.h"
 #include "frontend/params.h"
-#include "frontend/run_signals.h"
+#include "frontend/signal_actions.h"
 #include "frontend/stats_file.h"
 #include "frontend/system.h"
 #include "frontend/vcpu_misc.h"
@@ -105,6 +105,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 
 static void vcpu_free(struct vcpu *vcpu)
 {
+	run_stop_remove(&vcpu->stop);
 	steal_time_destroy(vcpu);
 	if (vcpu->steal_place)
 		quire_place_destroy(vcpu->steal_place);
@@ -156,6 +157,9 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 	vcpu_reset(vcpu, false);
 	vcpu->mp_state = !vcpu->lapic.present || is_boot_vcpu(vcpu) ? KVM_MP_STATE_RUNNABLE
 								    : KVM_MP_STATE_UNINITIALIZED;
+	vcpu->stop = (struct run_stop){.vcpu = vcpu->memory, .runner = &vcpu->runner};
+	run_stop_add(&vcpu->stop);
+	signal_continue_take();
 	*error = 0;
 	return vcpu;
 free:

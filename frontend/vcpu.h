@@ -13,6 +13,7 @@
 #include "frontend/dispatch.h"
 #include "frontend/lapic.h"
 #include "frontend/msr.h"
+#include "frontend/run_signals.h"
 #include "frontend/steal_time.h"
 #include "frontend/uapi.h"
 #include "hosts/process/process.h"
@@ -124,6 +125,7 @@ struct vcpu {
 	struct quire_vcpu *memory;
 	struct cpu *cpu;
 	struct process_runner runner;
+	struct run_stop stop;
 
 	pthread_mutex_t lock; /* the vCPU mutex: every vCPU ioctl holds it */
 	/* The run page; goes away with the last descriptor, and so does every user of it but the

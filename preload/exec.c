@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "frontend/report.h"
+#include "frontend/signal_actions.h"
 #include "frontend/user_copy.h"
 #include "preload/environment.h"
 #include "preload/program.h"
@@ -178,14 +179,31 @@ static bool is_list(char *const list[])
 	return true;
 }
 
+/* This program is about to end: what it leaves to the next one. */
+static void leave(void)
+{
+	report_last();
+	signal_exec_begin();
+}
+
+/* Only a call that failed comes back. */
+static int executed(int result)
+{
+	int error = errno;
+
+	signal_exec_failed();
+	errno = error;
+	return result;
+}
+
 INTERPOSED int execve(const char *path, char *const argv[], char *const environment[])
 {
 	int error = check(path);
 
 	if (error)
 		return (int)real_result(error);
-	report_last();
-	return REAL(execve)(path, argv, WITH_US(environment));
+	leave();
+	return executed(REAL(execve)(path, argv, WITH_US(environment)));
 }
 
 INTERPOSED int execv(const char *path, char *const argv[])
@@ -205,8 +223,8 @@ INTERPOSED int execvpe(const char *file, char *const argv[], char *const environ
 		if (error)
 			return (int)real_result(error);
 	}
-	report_last();
-	return REAL(execvpe)(file, argv, WITH_US(environment));
+	leave();
+	return executed(REAL(execvpe)(file, argv, WITH_US(environment)));
 }
 
 INTERPOSED int execvp(const char *file, char *const argv[])
@@ -226,8 +244,8 @@ INTERPOSED int fexecve(int fd, char *const argv[], char *const environment[])
 	error = check(path);
 	if (error)
 		return (int)real_result(error);
-	report_last();
-	return REAL(fexecve)(fd, argv, WITH_US(environment));
+	leave();
+	return executed(REAL(fexecve)(fd, argv, WITH_US(environment)));
 }
 
 /* The variadic calls' arguments as a vector, on the caller's stack. */

@@ -32,6 +32,7 @@ enum fork_rank {
 	FORK_LIMITS,  /* limit_lock: RLIMIT_NOFILE and the hidden descriptors */
 	FORK_MARKS,   /* marks_lock: which processes of a run have VMs */
 	FORK_REPORT,  /* report_lock: statistics of this process */
+	FORK_STOPS,   /* stops_lock: vCPUs that SIGCONT reaches */
 	FORK_WAITERS, /* waiters_lock: vCPUs that sleep */
 	FORK_CORE,    /* locks of the library: quire_platform_forked() */
 	FORK_RECORDS, /* pool_lock: records of threads */

@@ -68,12 +68,13 @@ void quire_platform_forked(void)
 static long run(const struct fake_run *request)
 {
 	struct quire_vcpu vcpu = {0};
+	struct run_stop stop = {.vcpu = &vcpu};
 	sigset_t mask;
 	long result = 0;
 
 	sigemptyset(&mask);
 	memcpy(&mask, &request->mask, sizeof(request->mask));
-	run_signals_enter(&vcpu, request->has_mask ? &mask : NULL);
+	run_signals_enter(&stop, request->has_mask ? &mask : NULL);
 	while (!run_signals_pending() && !(vcpu.doorbell & RUN_REQ_SIGNAL)) {
 		uint64_t value;
 

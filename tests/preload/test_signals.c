@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -355,6 +356,42 @@ static void test_reported_actions(void)
 	CHECK_FAILS(sigaction(0, &act, NULL), EINVAL);
 }
 
+/* The program that exec starts: what it inherits. */
+static int check_inherited(void)
+{
+	struct sigaction action;
+	sigset_t mask;
+
+	CHECK(!sigaction(SIGSEGV, NULL, &action) && action.sa_handler == SIG_IGN);
+	CHECK(!sigaction(SIGBUS, NULL, &action) && action.sa_handler == SIG_DFL);
+	CHECK(!sigprocmask(SIG_BLOCK, NULL, &mask));
+	CHECK(sigismember(&mask, SIGBUS) && !sigismember(&mask, SIGSEGV));
+	return 0;
+}
+
+static void test_exec(void)
+{
+	char *argv[] = {"/proc/self/exe", "inherited", NULL};
+	char *none[] = {"/nowhere", NULL};
+	struct sigaction action;
+	sigset_t mask;
+	pid_t pid = fork();
+	int status;
+
+	if (!pid) {
+		sigemptyset(&mask);
+		sigaddset(&mask, SIGBUS);
+		signal(SIGSEGV, SIG_IGN);
+		signal(SIGBUS, SIG_DFL);
+		CHECK(!sigprocmask(SIG_BLOCK, &mask, NULL));
+		CHECK_FAILS(execv(none[0], none), ENOENT);
+		CHECK(!sigaction(SIGSEGV, NULL, &action) && action.sa_handler == SIG_IGN);
+		execv(argv[0], argv);
+		_exit(99);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -370,8 +407,11 @@ int main(int argc, char **argv)
 	    {"cancel later", test_cancel_later},
 	    {"storm", test_storm},
 	    {"reported actions", test_reported_actions},
+	    {"exec", test_exec},
 	};
 
+	if (argc > 1 && !strcmp(argv[1], "inherited"))
+		return check_inherited();
 	/* Set before /dev/kvm is opened: must be taken over. */
 	set(SIGALRM, on_signal, SA_RESTART);
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);

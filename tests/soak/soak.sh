@@ -10,8 +10,8 @@ seed=$(date +%s)
 sh tests/stress/run_tsan.sh "$seconds"
 ninja -C build cli/sim/quire-sim tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
-ninja -C build tests/fork/test_fork
-build/quire run -- build/tests/fork/test_fork 10000
+ninja -C build tests/signals/test_fork
+build/quire run -- build/tests/signals/test_fork 10000
 for fuzzer in fuzz_guest fuzz_ioctl; do
 	build/quire run -- "build/tests/fuzz/$fuzzer" --seconds "$seconds" --seed "${seed}000"
 done
