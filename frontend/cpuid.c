@@ -50,6 +50,7 @@
 /* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. ECX: UMIP. */
 #define F7_EBX (BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(20))
 #define F7_ECX BIT(2)
+#define F7_EDX BIT(29) /* the MSR that says which errors the processor has not */
 /* Leaf 80000001. ECX: LAHF, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode. */
 #define FX_ECX (BIT(0) | BIT(8))
 #define FX_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
@@ -87,7 +88,7 @@ static struct kvm_cpuid_entry2 *append_host(struct cpuid_list *list, uint32_t le
 	return entry;
 }
 
-static bool host_is_amd(void)
+bool cpuid_host_is_amd(void)
 {
 	uint32_t a, b, c, d;
 
@@ -105,7 +106,7 @@ static void append_basic(struct cpuid_list *list)
 	entry->ebx = 8 << 8; /* CLFLUSH line */
 	entry->ecx = F1_ECX;
 	entry->edx = F1_EDX;
-	if (!host_is_amd()) {
+	if (!cpuid_host_is_amd()) {
 		for (uint32_t i = 0; i < 8; i++) {
 			entry = append_host(list, 4, i);
 			entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
@@ -119,6 +120,7 @@ static void append_basic(struct cpuid_list *list)
 	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 	entry->ebx = F7_EBX;
 	entry->ecx = F7_ECX;
+	entry->edx = F7_EDX;
 	for (uint32_t i = 0; i < 2; i++) {
 		entry = append(list, 0xb, i);
 		entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
@@ -158,7 +160,7 @@ static void append_svm(struct cpuid_list *list)
 	entry->eax = 1; /* revision */
 	entry->ebx = SVM_ASIDS;
 	entry->edx = system_has_tdp() ? SVM_FEATURES : SVM_FEATURES & ~SVM_CPUID_NPT;
-	if (host_is_amd() && !params_get_bool("kvm_amd.vgif"))
+	if (cpuid_host_is_amd() && !params_get_bool("kvm_amd.vgif"))
 		entry->edx &= ~SVM_CPUID_V_GIF;
 }
 
@@ -180,7 +182,7 @@ static void append_extended(struct cpuid_list *list)
 	entry->ebx = 0;
 	entry->ecx = FX_ECX | (nested ? FX_SVM : 0);
 	entry->edx = FX_EDX;
-	if (host_is_amd())
+	if (cpuid_host_is_amd())
 		entry->edx |= F1_EDX & F1_EDX_REPEATED;
 	for (uint32_t leaf = 0x80000002; leaf <= 0x80000006; leaf++)
 		append_host(list, leaf, 0);

@@ -2,6 +2,7 @@
 #ifndef QUIRE_FRONTEND_CPUID_H
 #define QUIRE_FRONTEND_CPUID_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "frontend/uapi.h"
@@ -20,6 +21,8 @@ const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *vcpu, uint32_t leaf
 /* A register of leaf @leaf, subleaf 0, of what the client set; 0 without such a leaf. */
 uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_register which);
 
+/* Is the machine's own processor AMD's, or one of its kin? */
+bool cpuid_host_is_amd(void);
 /* How wide the guest's physical addresses are. */
 uint32_t cpuid_phys_bits(const struct vcpu *vcpu);
 /* The bits of EFER that come with the guest's features. */

@@ -177,6 +177,11 @@ static enum run_next exit_halt(struct vcpu *vcpu)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
+	if (atomic_load(&vcpu->vm->settings.disabled_exits) & KVM_X86_DISABLE_EXITS_HLT) {
+		state->halted = 1;
+		vcpu->sleeps_inside = true;
+		return RUN_ON;
+	}
 	stat_count(&vcpu->stats.halt_exits);
 	if (vcpu->lapic.present) {
 		state->halted = 1;

@@ -1,184 +1,231 @@
-/* Model-specific registers: one table of the plain ones, a function for those with behaviour. */
+/*
+ * Model-specific registers: what each is, for the guest and for the client.
+ *
+ * Three tables, asked in this order: registers that are one value and drop what is written
+ * (fixed_msrs), those that are storage (plain_msrs), those that come in rows. A function knows the
+ * ones with behaviour.
+ */
 #include "frontend/msr.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
-#include "frontend/user_copy.h"
+#include "frontend/msr_index.h"
+#include "frontend/msr_lists.h"
+#include "frontend/msr_mce.h"
+#include "frontend/nested_state.h"
+#include "frontend/params.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 #include "vcpu/arch.h"
 #include "vcpu/nested.h"
 
-/* Those that the CPU leaves to us. */
-enum msr_index {
-	MSR_PLATFORM_ID = 0x17,
-	MSR_APIC_BASE = 0x1b,
-	MSR_FEATURE_CONTROL = 0x3a,
-	MSR_TSC_ADJUST = 0x3b,
-	MSR_SPEC_CTRL = 0x48,
-	MSR_UCODE_WRITE = 0x79,
-	MSR_UCODE_REVISION = 0x8b,
-	MSR_PLATFORM_INFO = 0xce,
-	MSR_MTRR_CAP = 0xfe,
-	MSR_ARCH_CAPABILITIES = 0x10a,
-	MSR_MCG_CAP = 0x179,
-	MSR_MCG_STATUS = 0x17a,
-	MSR_MCG_CTL = 0x17b,
-	MSR_MISC_ENABLE = 0x1a0,
-	MSR_POWER_CTL = 0x1fc,	   /* storage: nothing saves power here */
-	MSR_DEBUG_CONTROL = 0x1d9, /* no branch records: nothing can be switched on */
-	MSR_MTRR_VARIABLE_FIRST = 0x200,
-	MSR_MTRR_VARIABLE_LAST = MSR_MTRR_VARIABLE_FIRST + 2 * MSR_MTRR_VARIABLE - 1,
-	MSR_MTRR_FIX64K = 0x250,
-	MSR_MTRR_FIX16K = 0x258,
-	MSR_MTRR_FIX4K = 0x268,
-	MSR_MTRR_DEFAULT = 0x2ff,
-	MSR_MC_FIRST = 0x400,
-	MSR_MC_LAST = MSR_MC_FIRST + 32 * 4 - 1,
-	MSR_TSC_DEADLINE = 0x6e0,
-	MSR_X2APIC_FIRST = 0x800,
-	MSR_X2APIC_LAST = 0x8ff,
-	MSR_KVM_WALL_CLOCK_OLD = 0x11,
-	MSR_KVM_SYSTEM_TIME_OLD = 0x12,
-	MSR_KVM_WALL_CLOCK = 0x4b564d00,
-	MSR_KVM_SYSTEM_TIME = 0x4b564d01,
-	MSR_KVM_STEAL_TIME = 0x4b564d03,
-	MSR_KVM_POLL_CONTROL = 0x4b564d05,
-};
-#define MSR_AMD_SYSCFG 0xc0010010u
-#define MSR_AMD_HWCR 0xc0010015u
-#define MSR_AMD_VM_CR 0xc0010114u
-#define MSR_AMD_VM_HSAVE_PA 0xc0010117u
-
-#define EFER_VALID (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)
 /* Leaf 0, EBX: the first letters of AuthenticAMD and HygonGenuine. */
 #define VENDOR_AMD 0x68747541u
 #define VENDOR_HYGON 0x6f677948u
-#define CPUID_RDTSCP (UINT32_C(1) << 27) /* leaf 80000001, EDX */
-#define CPUID_RDPID (UINT32_C(1) << 22)	 /* leaf 7, ECX */
+#define CPUID_RDTSCP (UINT32_C(1) << 27)    /* leaf 80000001, EDX */
+#define CPUID_RDPID (UINT32_C(1) << 22)	    /* leaf 7, ECX */
+#define CPUID_TSC_ADJUST (UINT32_C(1) << 1) /* leaf 7, EBX */
+#define CPUID_ARCH_CAP (UINT32_C(1) << 29)  /* leaf 7, EDX */
+#define CPUID_SSE3 UINT32_C(1)		    /* leaf 1, ECX */
 
-#define MCG_CTL_PRESENT (UINT64_C(1) << 8)
-#define MCG_SER (UINT64_C(1) << 24)
-#define MCG_SUPPORTED (MCG_CTL_PRESENT | MCG_SER)
-#define MCE_BANKS 32u
-/* No branch trace storage, no event sampling: the guest may not change these; it writes "EMON"
- * in vain. */
+/* No branch trace storage, no event sampling: the guest may not change these. */
 #define MISC_ENABLE_DEFAULT UINT64_C(0x1800)
 #define MISC_ENABLE_READ_ONLY UINT64_C(0x1800)
-#define MISC_ENABLE_EMON UINT64_C(0x80)
-#define CPUID_SSE3 (UINT32_C(1) << 0) /* leaf 1, ECX */
+#define MISC_ENABLE_EMON UINT64_C(0x80) /* nor this; it is told nothing */
 #define HWCR_IGNORED UINT64_C(0x148)
 #define HWCR_VALID (UINT64_C(1) << 18 | UINT64_C(1) << 24)
 #define PLATFORM_INFO_FAULTING (UINT64_C(1) << 31)
+#define FEATURES_CPUID_FAULT UINT64_C(1)
+/* No branch records, no stepping by branches: writes of these are heard and do nothing. */
+#define DEBUG_CONTROL_IGNORED UINT64_C(3)
+#define VM_CR_VALID UINT64_C(0x1f)
+#define VM_CR_LOCKS UINT64_C(0x18) /* lock, and SVM switched off */
+#define VM_CR_DISABLED UINT64_C(0x10)
+#define TSC_RATIO_DEFAULT (UINT64_C(1) << 32)
+#define VIRT_SPEC_SSBD UINT64_C(4)
+#define ASYNC_PF_RESERVED UINT64_C(0x30)
+#define ASYNC_PF_ENABLED UINT64_C(1)
+#define ASYNC_PF_PLACE_BYTES 8u
 
-/* MSRs that are storage: index, where, what the guest may set (the client may set anything). */
+/* What is one value for ever. @drops: writes are taken and forgotten; else there are none. */
+static const struct msr_fixed {
+	uint32_t first, last;
+	bool reads, drops;
+	uint64_t value;
+} fixed_msrs[] = {
+    {0x0, 0x1, true, false, 0},				   /* P5_MC_ADDR, P5_MC_TYPE */
+    {0x17, 0x17, true, false, 0},			   /* PLATFORM_ID */
+    {0x2a, 0x2a, true, false, 0},			   /* EBL_CR_POWERON */
+    {0x2c, 0x2c, true, false, UINT64_C(1) << 24},	   /* EBC_FREQUENCY_ID: a ratio of 1 */
+    {0x79, 0x79, false, true, 0},			   /* UCODE_WRITE */
+    {0xc1, 0xc2, true, true, 0},			   /* P6_PERFCTR */
+    {0xcd, 0xcd, true, false, 3},			   /* FSB_FREQ */
+    {0x11e, 0x11e, true, true, 0xbe702111},		   /* BBL_CR_CTL3 */
+    {0x186, 0x187, true, true, 0},			   /* P6_EVNTSEL */
+    {0x198, 0x198, true, false, UINT64_C(4) << 40 | 1000}, /* PERF_STATUS */
+    {0x199, 0x199, true, false, 0},			   /* PERF_CTL */
+    {0x1db, 0x1de, true, false, 0},			   /* the last branch and interrupt */
+    {0x606, 0x606, true, false, 0},			   /* RAPL_POWER_UNIT, and energy of */
+    {0x611, 0x611, true, false, 0},			   /* the package */
+    {0x619, 0x619, true, false, 0},			   /* its memory */
+    {0x639, 0x639, true, false, 0},			   /* its cores */
+    {0x641, 0x641, true, false, 0},			   /* what else is on it */
+    {0xc0010000, 0xc0010007, true, true, 0},		   /* K7_EVNTSEL, K7_PERFCTR */
+    {0xc0010010, 0xc0010010, true, false, 0},		   /* SYSCFG */
+    {0xc001001b, 0xc001001b, true, true, 0x20000000},	   /* K7_CLK_CTL */
+    {0xc001001f, 0xc001001f, true, true, 0},		   /* NB_CFG */
+    {0xc0010020, 0xc0010020, false, true, 0},		   /* PATCH_LOADER */
+    {0xc0010055, 0xc0010055, true, false, 0},		   /* INT_PENDING_MSG */
+    {0xc0010112, 0xc0010113, true, false, 0},		   /* TSEG_ADDR, TSEG_MASK */
+    {0xc0011021, 0xc0011021, true, false, 0},		   /* IC_CFG */
+    {0xc0011022, 0xc0011023, true, true, 0},		   /* DC_CFG, TW_CFG */
+    {0xc001102a, 0xc001102a, true, true, 0},		   /* BU_CFG2 */
+    {0xc001102c, 0xc001102c, true, true, 0},		   /* EX_CFG */
+};
+
+/* Is the value of @value one that the register takes from @origin? */
+typedef bool (*msr_rule)(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value);
+
+static bool any(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)vcpu, (void)origin, (void)value;
+	return true;
+}
+
+static bool client_only(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)vcpu, (void)value;
+	return origin == MSR_FROM_CLIENT;
+}
+
+static bool canonical(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)vcpu, (void)origin;
+	return (uint64_t)((int64_t)(value << 16) >> 16) == value;
+}
+
+static bool half(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)vcpu;
+	return origin == MSR_FROM_CLIENT || !(value >> 32);
+}
+
+static bool one_bit(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)vcpu, (void)origin;
+	return value <= 1;
+}
+
+static bool spec_ctrl(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	return client_only(vcpu, origin, value) && !(value & ~VIRT_SPEC_SSBD);
+}
+
+/* What the processor of @vcpu offers, and no more. */
+static bool de_cfg(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	uint64_t offered;
+
+	(void)vcpu, (void)origin;
+	return !msr_feature(MSR_AMD_DE_CFG, &offered) && !(value & ~offered);
+}
+
+/* CPUID can be made to fault where the platform says that it can. */
+static bool features(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)origin;
+	if (value & ~FEATURES_CPUID_FAULT)
+		return false;
+	return !value || (vcpu->msrs.platform_info & PLATFORM_INFO_FAULTING);
+}
+
+static bool async_pf(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	uint64_t word;
+
+	(void)origin;
+	if ((value & ASYNC_PF_RESERVED) || (value && !vcpu->lapic.present))
+		return false;
+	return !(value & ASYNC_PF_ENABLED) ||
+	       !quire_vcpu_read(vcpu->memory, (gpa_t){value & ~UINT64_C(0x3f)}, &word,
+				ASYNC_PF_PLACE_BYTES);
+}
+
+static bool async_pf_vector(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	(void)origin;
+	return vcpu->lapic.present && !(value >> 8);
+}
+
+/* MSRs that are storage. */
 struct msr_plain {
 	uint32_t index;
 	bool in_cpu; /* in struct cpu_state, else in struct vcpu_msrs */
 	size_t offset;
-	uint64_t writable;
-	bool canonical; /* holds an address */
+	msr_rule takes;
 };
 #define IN_CPU(field) true, offsetof(struct cpu_state, field)
 #define IN_VCPU(field) false, offsetof(struct vcpu_msrs, field)
 
 static const struct msr_plain plain_msrs[] = {
-    {MSR_STAR, IN_CPU(star), UINT64_MAX, false},
-    {MSR_LSTAR, IN_CPU(lstar), UINT64_MAX, true},
-    {MSR_CSTAR, IN_CPU(cstar), UINT64_MAX, true},
-    {MSR_SFMASK, IN_CPU(sfmask), UINT32_MAX, false},
-    {MSR_FS_BASE, IN_CPU(seg[CPU_FS].base), UINT64_MAX, true},
-    {MSR_GS_BASE, IN_CPU(seg[CPU_GS].base), UINT64_MAX, true},
-    {MSR_KERNEL_GS_BASE, IN_CPU(kernel_gs_base), UINT64_MAX, true},
-    {MSR_TSC_AUX, IN_CPU(tsc_aux), UINT32_MAX, false},
-    {MSR_SYSENTER_CS, IN_CPU(sysenter_cs), UINT32_MAX, false},
-    {MSR_SYSENTER_ESP, IN_CPU(sysenter_esp), UINT64_MAX, true},
-    {MSR_SYSENTER_EIP, IN_CPU(sysenter_eip), UINT64_MAX, true},
-    {MSR_FEATURE_CONTROL, IN_VCPU(feature_control), 0, false},
-    {MSR_MTRR_DEFAULT, IN_VCPU(mtrr_default), 0xcff, false},
-    {MSR_MCG_CAP, IN_VCPU(mcg_cap), 0, false},
-    {MSR_MCG_STATUS, IN_VCPU(mcg_status), 7, false},
-    {MSR_KVM_POLL_CONTROL, IN_VCPU(poll_control), 1, false},
-    {MSR_UCODE_REVISION, IN_VCPU(ucode_revision), 0, false},
-    {MSR_PLATFORM_INFO, IN_VCPU(platform_info), 0, false},
-    {MSR_POWER_CTL, IN_VCPU(power_ctl), UINT64_MAX, false},
-    {MSR_AMD_SYSCFG, IN_VCPU(amd_syscfg), UINT64_MAX, false},
-    {MSR_AMD_VM_CR, IN_VCPU(amd_vm_cr), 0x1f, false},
-    {MSR_AMD_VM_HSAVE_PA, IN_VCPU(amd_vm_hsave), UINT64_C(0xfffffffff000), false},
+    {MSR_STAR, IN_CPU(star), any},
+    {MSR_LSTAR, IN_CPU(lstar), canonical},
+    {MSR_CSTAR, IN_CPU(cstar), canonical},
+    {MSR_SFMASK, IN_CPU(sfmask), half},
+    {MSR_FS_BASE, IN_CPU(seg[CPU_FS].base), canonical},
+    {MSR_GS_BASE, IN_CPU(seg[CPU_GS].base), canonical},
+    {MSR_KERNEL_GS_BASE, IN_CPU(kernel_gs_base), canonical},
+    {MSR_TSC_AUX, IN_CPU(tsc_aux), any},
+    {MSR_SYSENTER_CS, IN_CPU(sysenter_cs), any},
+    {MSR_SYSENTER_ESP, IN_CPU(sysenter_esp), any},
+    {MSR_SYSENTER_EIP, IN_CPU(sysenter_eip), any},
+    {MSR_FEATURE_CONTROL, IN_VCPU(feature_control), client_only},
+    {MSR_KVM_POLL_CONTROL, IN_VCPU(poll_control), one_bit},
+    {MSR_KVM_ASYNC_PF_EN, IN_VCPU(async_pf), async_pf},
+    {MSR_KVM_ASYNC_PF_INT, IN_VCPU(async_pf_vector), async_pf_vector},
+    {MSR_UCODE_REVISION, IN_VCPU(ucode_revision), client_only},
+    {MSR_PLATFORM_INFO, IN_VCPU(platform_info), client_only},
+    {MSR_ARCH_CAPABILITIES, IN_VCPU(arch_capabilities), client_only},
+    {MSR_FEATURES_ENABLES, IN_VCPU(features_enables), features},
+    {MSR_SMI_COUNT, IN_VCPU(smi_count), client_only},
+    {MSR_POWER_CTL, IN_VCPU(power_ctl), any},
+    {MSR_AMD_DE_CFG, IN_VCPU(amd_de_cfg), de_cfg},
+    {MSR_AMD_VIRT_SPEC_CTRL, IN_VCPU(amd_virt_spec_ctrl), spec_ctrl},
+    {MSR_AMD_VM_CR, IN_VCPU(amd_vm_cr), any},
+    {MSR_AMD_VM_HSAVE_PA, IN_VCPU(amd_vm_hsave), any},
 };
-
-/* What KVM_GET_MSR_INDEX_LIST names: all that a client must save. */
-static const uint32_t saved_msrs[] = {
-    MSR_SYSENTER_CS,
-    MSR_SYSENTER_ESP,
-    MSR_SYSENTER_EIP,
-    MSR_STAR,
-    MSR_CSTAR,
-    MSR_KERNEL_GS_BASE,
-    MSR_SFMASK,
-    MSR_LSTAR,
-    MSR_TSC,
-    MSR_PAT,
-    MSR_FEATURE_CONTROL,
-    MSR_TSC_AUX,
-    MSR_TSC_ADJUST,
-    MSR_KVM_WALL_CLOCK_OLD,
-    MSR_KVM_SYSTEM_TIME_OLD,
-    MSR_KVM_WALL_CLOCK,
-    MSR_KVM_SYSTEM_TIME,
-    MSR_KVM_STEAL_TIME,
-    MSR_KVM_POLL_CONTROL,
-    MSR_TSC_DEADLINE,
-    MSR_MISC_ENABLE,
-    MSR_MCG_STATUS,
-    MSR_MCG_CTL,
-    MSR_PLATFORM_INFO,
-    MSR_POWER_CTL,
-    MSR_UCODE_REVISION,
-    MSR_AMD_VM_HSAVE_PA,
-};
-#define SAVED_COUNT (sizeof(saved_msrs) / sizeof(saved_msrs[0]))
-
-static const uint32_t feature_msrs[] = {MSR_UCODE_REVISION, MSR_PLATFORM_INFO};
-#define FEATURE_COUNT (sizeof(feature_msrs) / sizeof(feature_msrs[0]))
-
-static int feature_msr(uint32_t index, uint64_t *value)
-{
-	switch (index) {
-	case MSR_UCODE_REVISION:
-		*value = UINT64_C(1) << 32;
-		return 0;
-	case MSR_PLATFORM_INFO:
-		*value = PLATFORM_INFO_FAULTING;
-		return 0;
-	default:
-		return -EINVAL;
-	}
-}
 
 void msr_reset(struct vcpu *vcpu)
 {
+	bool is_stuffed =
+	    !(atomic_load(&vcpu->vm->settings.disabled_quirks) & UAPI_QUIRK_STUFF_FEATURE_MSRS);
 	struct vcpu_msrs *msrs = &vcpu->msrs;
 
 	memset(msrs, 0, sizeof(*msrs));
 	msrs->tsc_base = cpu_state(vcpu->cpu)->tsc_offset;
 	msrs->misc_enable = MISC_ENABLE_DEFAULT;
-	msrs->mcg_cap = MCE_BANKS;
+	msrs->mcg_cap = MSR_MCE_BANKS;
 	msrs->poll_control = 1;
-	for (uint32_t i = 0; i < MCE_BANKS; i++)
-		msrs->mc[4 * i] = UINT64_MAX;
-	(void)feature_msr(MSR_UCODE_REVISION, &msrs->ucode_revision);
-	(void)feature_msr(MSR_PLATFORM_INFO, &msrs->platform_info);
+	(void)msr_feature(MSR_UCODE_REVISION, &msrs->ucode_revision);
+	if (is_stuffed) {
+		(void)msr_feature(MSR_PLATFORM_INFO, &msrs->platform_info);
+		(void)msr_feature(MSR_ARCH_CAPABILITIES, &msrs->arch_capabilities);
+	}
 }
 
-static bool is_canonical(uint64_t address)
+static const struct msr_fixed *find_fixed(uint32_t index)
 {
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+	for (size_t i = 0; i < sizeof(fixed_msrs) / sizeof(fixed_msrs[0]); i++)
+		if (index >= fixed_msrs[i].first && index <= fixed_msrs[i].last)
+			return &fixed_msrs[i];
+	return NULL;
 }
 
 static const struct msr_plain *find_plain(uint32_t index)
@@ -196,8 +243,8 @@ static uint64_t *plain_value(struct vcpu *vcpu, const struct msr_plain *plain)
 	return (uint64_t *)(base + plain->offset);
 }
 
-/* Registers that come in rows: the place of @index, NULL when it is in none. */
-static uint64_t *find_in_row(struct vcpu_msrs *msrs, uint32_t index)
+/* Memory type range registers, in rows: the place of @index, NULL when it is none. */
+static uint64_t *find_mtrr(struct vcpu_msrs *msrs, uint32_t index)
 {
 	if (index >= MSR_MTRR_VARIABLE_FIRST && index <= MSR_MTRR_VARIABLE_LAST)
 		return &msrs->mtrr_variable[index - MSR_MTRR_VARIABLE_FIRST];
@@ -207,32 +254,33 @@ static uint64_t *find_in_row(struct vcpu_msrs *msrs, uint32_t index)
 		return &msrs->mtrr_fixed[1 + index - MSR_MTRR_FIX16K];
 	if (index >= MSR_MTRR_FIX4K && index < MSR_MTRR_FIX4K + 8)
 		return &msrs->mtrr_fixed[3 + index - MSR_MTRR_FIX4K];
-	if (index >= MSR_MC_FIRST && index <= MSR_MC_LAST &&
-	    (index - MSR_MC_FIRST) / 4 < (msrs->mcg_cap & 0xff))
-		return &msrs->mc[index - MSR_MC_FIRST];
-	return NULL;
+	return index == MSR_MTRR_DEFAULT ? &msrs->mtrr_default : NULL;
 }
 
-/* Memory types in bytes of @value: 0, 1, 4, 5, 6 only. */
-static bool memory_types_valid(uint64_t value, uint32_t allowed)
+/* Memory types in bytes of @value, each of which must be in the set @allowed. */
+static bool memory_types_valid(uint64_t value, uint32_t allowed, int count)
 {
-	for (int i = 0; i < 8; i++, value >>= 8)
+	for (int i = 0; i < count; i++, value >>= 8)
 		if ((value & 0xff) > 7 || !(allowed >> (value & 7) & 1))
 			return false;
 	return true;
 }
 
-static int write_in_row(struct vcpu *vcpu, uint32_t index, uint64_t value)
-{
-	uint64_t *place = find_in_row(&vcpu->msrs, index);
+#define MTRR_TYPES 0x73u /* UC, WC, WT, WP, WB */
 
-	if (!place)
-		return -ENOENT;
-	if (index >= MSR_MTRR_FIX64K && index < MSR_MTRR_FIX4K + 8 &&
-	    !memory_types_valid(value, 0x73))
-		return -EINVAL;
-	*place = value;
-	return 0;
+/* The client's values are checked as the guest's. */
+static bool mtrr_valid(const struct vcpu *vcpu, uint32_t index, uint64_t value)
+{
+	uint32_t phys_bits = cpuid_phys_bits(vcpu);
+	uint64_t beyond = phys_bits < 64 ? value >> phys_bits : 0;
+
+	if (index == MSR_MTRR_DEFAULT)
+		return !(value & ~UINT64_C(0xcff)) && memory_types_valid(value, MTRR_TYPES, 1);
+	if (index >= MSR_MTRR_FIX64K)
+		return memory_types_valid(value, MTRR_TYPES, 8);
+	if (index & 1)
+		return !(value & 0x7ff) && !beyond;
+	return memory_types_valid(value, MTRR_TYPES, 1) && !(value & 0xf00) && !beyond;
 }
 
 /* After a write to the CPU's own state. The guest writes from inside cpu_run(), where the CPU sees
@@ -248,22 +296,25 @@ static uint64_t guest_tsc(struct vcpu *vcpu)
 	return clock_tsc() + cpu_state(vcpu->cpu)->tsc_offset;
 }
 
-/* A client that saves and restores need not know whether there is one. */
-static bool mcg_ctl_visible(const struct vcpu_msrs *msrs, enum msr_origin origin)
-{
-	return origin == MSR_FROM_CLIENT || (msrs->mcg_cap & MCG_CTL_PRESENT);
-}
-
 #define LEAF_PV_FEATURES 0x40000001u
-enum pv_feature { PV_CLOCK = 0, PV_CLOCK_NEW = 3, PV_STEAL_TIME = 5, PV_POLL_CONTROL = 12 };
+enum pv_feature {
+	PV_CLOCK = 0,
+	PV_CLOCK_NEW = 3,
+	PV_ASYNC_PF = 4,
+	PV_STEAL_TIME = 5,
+	PV_POLL_CONTROL = 12,
+	PV_ASYNC_PF_INT = 14,
+};
 
 /* Which bit of KVM's leaf of features an MSR comes with. */
 static const struct {
 	uint32_t index, feature;
 } pv_msrs[] = {
-    {MSR_KVM_WALL_CLOCK_OLD, PV_CLOCK},	 {MSR_KVM_SYSTEM_TIME_OLD, PV_CLOCK},
-    {MSR_KVM_WALL_CLOCK, PV_CLOCK_NEW},	 {MSR_KVM_SYSTEM_TIME, PV_CLOCK_NEW},
-    {MSR_KVM_STEAL_TIME, PV_STEAL_TIME}, {MSR_KVM_POLL_CONTROL, PV_POLL_CONTROL},
+    {MSR_KVM_WALL_CLOCK_OLD, PV_CLOCK},	     {MSR_KVM_SYSTEM_TIME_OLD, PV_CLOCK},
+    {MSR_KVM_WALL_CLOCK, PV_CLOCK_NEW},	     {MSR_KVM_SYSTEM_TIME, PV_CLOCK_NEW},
+    {MSR_KVM_STEAL_TIME, PV_STEAL_TIME},     {MSR_KVM_POLL_CONTROL, PV_POLL_CONTROL},
+    {MSR_KVM_ASYNC_PF_EN, PV_ASYNC_PF},	     {MSR_KVM_ASYNC_PF_INT, PV_ASYNC_PF_INT},
+    {MSR_KVM_ASYNC_PF_ACK, PV_ASYNC_PF_INT},
 };
 
 int msr_pv_has(const struct vcpu *vcpu, uint32_t feature)
@@ -271,6 +322,13 @@ int msr_pv_has(const struct vcpu *vcpu, uint32_t feature)
 	if (!vcpu->enforce_pv)
 		return 1;
 	return cpuid_register(vcpu, LEAF_PV_FEATURES, CPUID_EAX) >> feature & 1;
+}
+
+int msr_is_amd(const struct vcpu *vcpu)
+{
+	uint32_t vendor = cpuid_register(vcpu, 0, CPUID_EBX);
+
+	return vendor == VENDOR_AMD || vendor == VENDOR_HYGON;
 }
 
 /* The client's own accesses are withheld, too. */
@@ -282,17 +340,38 @@ static bool is_withheld(const struct vcpu *vcpu, uint32_t index)
 	return false;
 }
 
-/* TSC_AUX comes with the instructions that read it. The client may always save and restore it. */
-static bool exists_for(const struct vcpu *vcpu, enum msr_origin origin, uint32_t index)
+/*
+ * May @origin have it at all? 0 or -errno. TSC_AUX comes with the instructions that read it; the
+ * client may always save and restore it.
+ */
+static int access_error(const struct vcpu *vcpu, enum msr_origin origin, uint32_t index)
 {
+	bool is_guest = origin == MSR_FROM_GUEST;
+
 	if (is_withheld(vcpu, index))
-		return false;
-	if (index == MSR_PLATFORM_INFO && origin == MSR_FROM_GUEST)
-		return !atomic_load(&vcpu->vm->settings.hide_platform_info);
-	if (index != MSR_TSC_AUX || origin == MSR_FROM_CLIENT)
-		return true;
-	return (cpuid_register(vcpu, 0x80000001, CPUID_EDX) & CPUID_RDTSCP) ||
-	       (cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_RDPID);
+		return -ENOENT;
+	switch (index) {
+	case MSR_ARCH_CAPABILITIES:
+		return cpuid_register(vcpu, 7, CPUID_EDX) & CPUID_ARCH_CAP ? 0 : -ENOENT;
+	case MSR_AMD_DE_CFG:
+		return cpuid_host_is_amd() ? 0 : -ENOENT;
+	case MSR_TSC_AUX:
+		if (!is_guest || (cpuid_register(vcpu, 0x80000001, CPUID_EDX) & CPUID_RDTSCP) ||
+		    (cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_RDPID))
+			return 0;
+		return -EINVAL;
+	case MSR_SMBASE:
+	case MSR_AMD_OSVW_LENGTH:
+	case MSR_AMD_OSVW_STATUS:
+		return -EINVAL;
+	case MSR_XFD:
+	case MSR_XFD_ERROR:
+	case MSR_AMD_TSC_RATIO:
+	case MSR_AMD_VIRT_SPEC_CTRL:
+		return is_guest ? -EINVAL : 0;
+	default:
+		return 0;
+	}
 }
 
 /* KVM's own MSRs. */
@@ -310,30 +389,18 @@ static int read_pv(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
 	case MSR_KVM_STEAL_TIME:
 		*value = vcpu->steal.msr;
 		return 0;
+	case MSR_KVM_ASYNC_PF_ACK:
+		*value = 0;
+		return 0;
 	default:
 		return -ENOENT;
 	}
 }
 
-int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
+static int read_special(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
 {
-	const struct msr_plain *plain = find_plain(index);
 	struct vcpu_msrs *msrs = &vcpu->msrs;
-	uint64_t *place = find_in_row(msrs, index);
 
-	if (!exists_for(vcpu, origin, index))
-		return -ENOENT;
-	if (plain)
-		place = plain_value(vcpu, plain);
-	if (place) {
-		*value = *place;
-		return 0;
-	}
-	if (index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST) {
-		if (!vcpu->lapic.present)
-			return -EINVAL;
-		return lapic_msr_read(vcpu, index, value) == CPU_MSR_OK ? 0 : -EINVAL;
-	}
 	switch (index) {
 	case MSR_EFER:
 		*value = cpu_state(vcpu->cpu)->efer;
@@ -358,18 +425,22 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 	case MSR_MTRR_CAP:
 		*value = 0x500 | MSR_MTRR_VARIABLE;
 		return 0;
-	case MSR_MCG_CTL:
-		*value = msrs->mcg_ctl;
-		return mcg_ctl_visible(msrs, origin) ? 0 : -EINVAL;
 	case MSR_MISC_ENABLE:
 		*value = msrs->misc_enable;
+		return 0;
+	case MSR_XSS:
+		*value = 0;
+		return origin == MSR_FROM_CLIENT ? 0 : -EINVAL;
+	case MSR_AMD_TSC_RATIO:
+		*value = TSC_RATIO_DEFAULT;
 		return 0;
 	case MSR_AMD_HWCR:
 		*value = msrs->amd_hwcr;
 		return 0;
+	case MSR_XFD:
+	case MSR_XFD_ERROR:
 	case MSR_DEBUG_CONTROL:
-	case MSR_PLATFORM_ID:
-	case MSR_UCODE_WRITE:
+	case MSR_AMD_MMIO_CONFIG:
 		*value = 0;
 		return 0;
 	default:
@@ -377,32 +448,85 @@ int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t
 	}
 }
 
-/* Without KVM's quirk MISC_ENABLE_NO_MWAIT the bit decides whether CPUID shows MWAIT. */
-static int write_misc_enable(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+static int read_known(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
 {
-	uint64_t old = vcpu->msrs.misc_enable;
-	bool decides =
-	    atomic_load(&vcpu->vm->settings.disabled_quirks) & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT;
+	const struct msr_fixed *fixed = find_fixed(index);
+	const struct msr_plain *plain = find_plain(index);
+	const uint64_t *place = plain ? plain_value(vcpu, plain) : find_mtrr(&vcpu->msrs, index);
+	int error = access_error(vcpu, origin, index);
 
-	if (origin == MSR_FROM_GUEST) {
-		if ((old ^ value) & MISC_ENABLE_READ_ONLY)
+	if (error)
+		return error;
+	if (index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST) {
+		if (!vcpu->lapic.present)
 			return -EINVAL;
-		value = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON);
+		return lapic_msr_read(vcpu, index, value) == CPU_MSR_OK ? 0 : -EINVAL;
 	}
-	if (decides && ((old ^ value) & MISC_ENABLE_MWAIT) &&
-	    !(cpuid_register(vcpu, 1, CPUID_ECX) & CPUID_SSE3))
+	if (index == MSR_PLATFORM_INFO && origin == MSR_FROM_GUEST &&
+	    atomic_load(&vcpu->vm->settings.hide_platform_info))
 		return -EINVAL;
-	vcpu->msrs.misc_enable = value;
+	if (fixed) {
+		*value = fixed->value;
+		return fixed->reads ? 0 : -ENOENT;
+	}
+	if (place) {
+		*value = *place;
+		return 0;
+	}
+	if (mce_covers(index))
+		return mce_read(&vcpu->msrs, origin, index, value);
+	return read_special(vcpu, origin, index, value);
+}
+
+/* As many lines as the kernel's log takes of one kind: ten in five seconds. */
+static bool report_is_due(void)
+{
+	static atomic_uint_fast64_t period_start_ns;
+	static atomic_uint lines;
+	uint64_t now = timers_now_ns();
+
+	if (now - atomic_load(&period_start_ns) > UINT64_C(5000000000)) {
+		atomic_store(&period_start_ns, now);
+		atomic_store(&lines, 0);
+	}
+	return atomic_fetch_add(&lines, 1) < 10;
+}
+
+int msr_settle_unknown(enum msr_origin origin, enum msr_access access, uint32_t index,
+		       uint64_t value, int error)
+{
+	if (error != -ENOENT)
+		return error;
+	if (origin == MSR_FROM_CLIENT && !value && msr_is_saved(index))
+		return 0;
+	if (!params_live(PARAMS_IGNORE_MSRS))
+		return error;
+	if (params_live(PARAMS_REPORT_IGNORED_MSRS) && report_is_due())
+		fprintf(stderr, "quire: ignored %s: 0x%x data 0x%llx\n",
+			access == MSR_ACCESS_READ ? "rdmsr" : "wrmsr", index,
+			(unsigned long long)value);
 	return 0;
+}
+
+int msr_read(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t *value)
+{
+	int error = read_known(vcpu, origin, index, value);
+
+	if (error)
+		*value = 0;
+	return msr_settle_unknown(origin, MSR_ACCESS_READ, index, *value, error);
 }
 
 static int write_efer(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
+	uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 	uint64_t changed = state->efer ^ value;
-	bool has_svm = cpuid_register(vcpu, 0x80000001, CPUID_ECX) >> 2 & 1;
 
-	if (value & ~(EFER_VALID | (has_svm ? EFER_SVME : 0)))
+	if (nested_is_offered())
+		known |= EFER_SVME;
+	/* The client may be ahead of the guest's CPUID. */
+	if ((value & ~known) || (origin == MSR_FROM_GUEST && (value & ~cpuid_efer_bits(vcpu))))
 		return -EINVAL;
 	if (origin == MSR_FROM_GUEST && (changed & EFER_LME) && (state->cr0 & CR0_PG))
 		return -EINVAL;
@@ -436,6 +560,8 @@ static void write_tsc_adjust(struct vcpu *vcpu, enum msr_origin origin, uint64_t
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
+	if (!(cpuid_register(vcpu, 7, CPUID_EBX) & CPUID_TSC_ADJUST))
+		return;
 	/* A client restores the value; the TSC itself it restores by MSR_TSC. */
 	if (origin == MSR_FROM_CLIENT) {
 		vcpu->msrs.tsc_base = state->tsc_offset - value;
@@ -445,16 +571,47 @@ static void write_tsc_adjust(struct vcpu *vcpu, enum msr_origin origin, uint64_t
 	clock_update_page(vcpu);
 }
 
+/* The place where a processor would save its own state: a page of the guest's. */
+static int write_hsave(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
+{
+	if (origin == MSR_FROM_GUEST && ((value & 0xfff) || value >> cpuid_phys_bits(vcpu)))
+		return -EINVAL;
+	vcpu->msrs.amd_vm_hsave = value & ~UINT64_C(0xfff);
+	return 0;
+}
+
+/* Once SVM is switched off, that and the lock on it stay. */
+static int write_vm_cr(struct vcpu *vcpu, uint64_t value)
+{
+	uint64_t old = vcpu->msrs.amd_vm_cr;
+	uint64_t may = old & VM_CR_DISABLED ? VM_CR_VALID & ~VM_CR_LOCKS : VM_CR_VALID;
+	uint64_t wanted = (old & ~may) | (value & may);
+
+	if (value & ~VM_CR_VALID)
+		return -EINVAL;
+	if ((wanted & VM_CR_DISABLED) && (cpu_state(vcpu->cpu)->efer & EFER_SVME))
+		return -EINVAL;
+	vcpu->msrs.amd_vm_cr = wanted;
+	return 0;
+}
+
 static int write_plain(struct vcpu *vcpu, enum msr_origin origin, const struct msr_plain *plain,
 		       uint64_t value)
 {
 	uint64_t *place = plain_value(vcpu, plain);
 
-	if (origin == MSR_FROM_GUEST && (value & ~plain->writable))
-		return -EINVAL;
-	if (plain->canonical && !is_canonical(value))
-		return -EINVAL;
+	/* Heard and forgotten: the guest loads microcode only if this changes. */
+	if (plain->index == MSR_UCODE_REVISION && origin == MSR_FROM_GUEST)
+		return 0;
+	if (!plain->takes(vcpu, origin, value))
+		return plain->index == MSR_ARCH_CAPABILITIES ? -ENOENT : -EINVAL;
+	if (plain->index == MSR_AMD_VM_HSAVE_PA)
+		return write_hsave(vcpu, origin, value);
+	if (plain->index == MSR_AMD_VM_CR)
+		return write_vm_cr(vcpu, value);
 	*place = value;
+	if (plain->index == MSR_FEATURES_ENABLES)
+		cpu_state(vcpu->cpu)->cpuid_faults = value & FEATURES_CPUID_FAULT;
 	if (plain->in_cpu)
 		state_changed(vcpu, origin);
 	return 0;
@@ -462,7 +619,7 @@ static int write_plain(struct vcpu *vcpu, enum msr_origin origin, const struct m
 
 static int write_pat(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
-	if (!memory_types_valid(value, 0xf3))
+	if (!memory_types_valid(value, 0xf3, 8))
 		return -EINVAL;
 	if (origin == MSR_FROM_CLIENT)
 		*cpu_nested_l1_pat(vcpu->cpu) = value;
@@ -472,31 +629,47 @@ static int write_pat(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 	return 0;
 }
 
-/* AMD's processors drop the upper half of some values that Intel's keep, or refuse. */
-static bool is_cut(const struct vcpu *vcpu, uint32_t index)
+static int write_misc_enable(struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
-	uint32_t vendor = cpuid_register(vcpu, 0, CPUID_EBX);
+	uint64_t quirks = atomic_load(&vcpu->vm->settings.disabled_quirks);
+	uint64_t old = vcpu->msrs.misc_enable;
 
-	if (vendor != VENDOR_AMD && vendor != VENDOR_HYGON)
-		return false;
-	return index == MSR_TSC_AUX || index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
+	if (origin == MSR_FROM_GUEST) {
+		if ((value ^ old) & MISC_ENABLE_READ_ONLY)
+			return -EINVAL;
+		value = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON);
+	}
+	/* Where the bit shows and hides MWAIT in CPUID, it comes with SSE3. */
+	if ((quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) && ((value ^ old) & MISC_ENABLE_MWAIT) &&
+	    !(cpuid_register(vcpu, 1, CPUID_ECX) & CPUID_SSE3))
+		return -EINVAL;
+	vcpu->msrs.misc_enable = value;
+	return 0;
 }
 
-int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value)
+static int write_pv(struct vcpu *vcpu, uint32_t index, uint64_t value)
 {
-	const struct msr_plain *plain = find_plain(index);
-
-	if (!exists_for(vcpu, origin, index))
+	switch (index) {
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_WALL_CLOCK_OLD:
+		vcpu->msrs.wall_clock = value;
+		clock_write_wall(vcpu, value);
+		return 0;
+	case MSR_KVM_SYSTEM_TIME:
+	case MSR_KVM_SYSTEM_TIME_OLD:
+		clock_set_page(vcpu, value);
+		return 0;
+	case MSR_KVM_STEAL_TIME:
+		return steal_time_set(vcpu, value);
+	case MSR_KVM_ASYNC_PF_ACK:
+		return 0; /* no page was ever announced */
+	default:
 		return -ENOENT;
-	if (is_cut(vcpu, index))
-		value = (uint32_t)value;
-	if (plain)
-		return write_plain(vcpu, origin, plain, value);
-	if (index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST) {
-		if (!vcpu->lapic.present)
-			return -EINVAL;
-		return lapic_msr_write(vcpu, index, value) == CPU_MSR_OK ? 0 : -EINVAL;
 	}
+}
+
+static int write_special(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value)
+{
 	switch (index) {
 	case MSR_EFER:
 		return write_efer(vcpu, origin, value);
@@ -513,22 +686,6 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 	case MSR_TSC_DEADLINE:
 		lapic_set_tsc_deadline(vcpu, value);
 		return 0;
-	case MSR_MCG_CTL:
-		if (!mcg_ctl_visible(&vcpu->msrs, origin) || (value && ~value))
-			return -EINVAL;
-		vcpu->msrs.mcg_ctl = value;
-		return 0;
-	case MSR_KVM_WALL_CLOCK:
-	case MSR_KVM_WALL_CLOCK_OLD:
-		vcpu->msrs.wall_clock = value;
-		clock_write_wall(vcpu, value);
-		return 0;
-	case MSR_KVM_SYSTEM_TIME:
-	case MSR_KVM_SYSTEM_TIME_OLD:
-		clock_set_page(vcpu, value);
-		return 0;
-	case MSR_KVM_STEAL_TIME:
-		return steal_time_set(vcpu, value);
 	case MSR_MISC_ENABLE:
 		return write_misc_enable(vcpu, origin, value);
 	case MSR_AMD_HWCR:
@@ -537,126 +694,81 @@ int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_
 		vcpu->msrs.amd_hwcr = value & HWCR_VALID;
 		return 0;
 	case MSR_DEBUG_CONTROL:
-		return value ? -EINVAL : 0;
-	case MSR_UCODE_WRITE:
-		return 0;
+		return msr_is_amd(vcpu) || !(value & ~DEBUG_CONTROL_IGNORED) ? 0 : -EINVAL;
+	case MSR_AMD_TSC_RATIO:
+		return !value || value == TSC_RATIO_DEFAULT ? 0 : -EINVAL;
+	case MSR_PRED_CMD:
+		return !value && origin == MSR_FROM_CLIENT ? 0 : -EINVAL;
+	case MSR_XFD:
+	case MSR_XFD_ERROR:
+	case MSR_AMD_MMIO_CONFIG:
+	case MSR_MTRR_CAP:
+		return !value && index != MSR_MTRR_CAP ? 0 : -EINVAL;
 	default:
-		return write_in_row(vcpu, index, value);
+		return write_pv(vcpu, index, value);
 	}
-}
-
-static long copy_msr_list(struct ioctl_call *call, const uint32_t *list, uint32_t count)
-{
-	struct kvm_msr_list *header = call->data;
-	uint32_t room = header->nmsrs;
-
-	header->nmsrs = count;
-	if (room < count)
-		return -E2BIG;
-	return user_copy_out(call->argument + sizeof(*header), list, count * sizeof(*list));
-}
-
-long system_get_msr_list(struct ioctl_call *call)
-{
-	return copy_msr_list(call, saved_msrs, SAVED_COUNT);
-}
-
-long system_get_msr_feature_list(struct ioctl_call *call)
-{
-	return copy_msr_list(call, feature_msrs, FEATURE_COUNT);
-}
-
-/* KVM's limit on one call. */
-#define MSR_BATCH 256u
-
-static int feature_one(struct vcpu *vcpu, struct kvm_msr_entry *entry)
-{
-	uint64_t value = 0;
-	int error = feature_msr(entry->index, &value);
-
-	(void)vcpu;
-	entry->data = value;
-	return error;
-}
-
-static int read_one(struct vcpu *vcpu, struct kvm_msr_entry *entry)
-{
-	uint64_t value = 0;
-	int error = msr_read(vcpu, MSR_FROM_CLIENT, entry->index, &value);
-
-	entry->data = value;
-	return error;
-}
-
-static int write_one(struct vcpu *vcpu, struct kvm_msr_entry *entry)
-{
-	return msr_write(vcpu, MSR_FROM_CLIENT, entry->index, entry->data);
 }
 
 /*
- * Do the entries in order up to the first that fails; the result is how many were done. @back:
- * copy them out again.
+ * What the processor makes of a value before it is looked at. 64-bit SYSENTER is Intel's, and
+ * takes an address as if it were canonical; AMD's processors have halves. TSC_AUX is half a
+ * register on both, and only Intel's minds what is above.
  */
-static long msr_batch(struct ioctl_call *call,
-		      int (*one)(struct vcpu *vcpu, struct kvm_msr_entry *entry), bool back)
+static int adapt(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
 {
-	const struct kvm_msrs *header = call->data;
-	uint64_t user = call->argument + sizeof(*header);
-	struct kvm_msr_entry *entries;
-	size_t size_bytes = header->nmsrs * sizeof(*entries);
-	long done = 0;
-
-	if (header->nmsrs >= MSR_BATCH)
-		return -E2BIG;
-	entries = malloc(size_bytes + 1);
-	if (!entries)
-		return -ENOMEM;
-	if (user_copy_in(entries, user, size_bytes)) {
-		free(entries);
-		return -EFAULT;
+	switch (index) {
+	case MSR_SYSENTER_ESP:
+	case MSR_SYSENTER_EIP:
+		*value =
+		    msr_is_amd(vcpu) ? (uint32_t)*value : (uint64_t)((int64_t)(*value << 16) >> 16);
+		return 0;
+	case MSR_SYSENTER_CS:
+		*value = (uint32_t)*value;
+		return 0;
+	case MSR_TSC_AUX:
+		if (!msr_is_amd(vcpu) && *value >> 32)
+			return -EINVAL;
+		*value = (uint32_t)*value;
+		return 0;
+	default:
+		return 0;
 	}
-	while (done < header->nmsrs && !one(call->object, &entries[done]))
-		done++;
-	if (back && user_copy_out(user, entries, size_bytes))
-		done = -EFAULT;
-	free(entries);
-	return done;
 }
 
-long system_get_msrs(struct ioctl_call *call)
+static int write_known(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value)
 {
-	return msr_batch(call, feature_one, true);
+	const struct msr_fixed *fixed = find_fixed(index);
+	const struct msr_plain *plain = find_plain(index);
+	uint64_t *mtrr = find_mtrr(&vcpu->msrs, index);
+	int error = access_error(vcpu, origin, index);
+
+	if (!error)
+		error = adapt(vcpu, index, &value);
+	if (error)
+		return error;
+	if (fixed)
+		return fixed->drops ? 0 : -ENOENT;
+	if (plain)
+		return write_plain(vcpu, origin, plain, value);
+	if (mtrr) {
+		if (!mtrr_valid(vcpu, index, value))
+			return -EINVAL;
+		*mtrr = value;
+		return 0;
+	}
+	if (mce_covers(index))
+		return mce_write(vcpu, origin, index, value);
+	if (index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST) {
+		if (!vcpu->lapic.present)
+			return -EINVAL;
+		return lapic_msr_write(vcpu, index, value) == CPU_MSR_OK ? 0 : -EINVAL;
+	}
+	return write_special(vcpu, origin, index, value);
 }
 
-long vcpu_get_msrs(struct ioctl_call *call)
+int msr_write(struct vcpu *vcpu, enum msr_origin origin, uint32_t index, uint64_t value)
 {
-	return msr_batch(call, read_one, true);
-}
+	int error = write_known(vcpu, origin, index, value);
 
-long vcpu_set_msrs(struct ioctl_call *call)
-{
-	return msr_batch(call, write_one, false);
-}
-
-long system_get_mce_cap(struct ioctl_call *call)
-{
-	uint64_t *cap = call->data;
-
-	*cap = MCG_SUPPORTED;
-	return 0;
-}
-
-long vcpu_setup_mce(struct ioctl_call *call)
-{
-	const uint64_t *cap = call->data;
-	struct vcpu *vcpu = call->object;
-	uint32_t banks = *cap & 0xff;
-
-	if (!banks || banks > MCE_BANKS || (*cap & ~(MCG_SUPPORTED | UINT64_C(0xff))))
-		return -EINVAL;
-	vcpu->msrs.mcg_cap = *cap;
-	vcpu->msrs.mcg_ctl = *cap & MCG_CTL_PRESENT ? UINT64_MAX : 0;
-	for (uint32_t i = 0; i < banks; i++)
-		vcpu->msrs.mc[4 * i] = UINT64_MAX;
-	return 0;
+	return msr_settle_unknown(origin, MSR_ACCESS_WRITE, index, value, error);
 }

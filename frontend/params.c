@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,12 +14,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontend/cap_names.h"
 #include "frontend/run_vms.h"
 
 #define SYSFS_PREFIX "/sys/module/kvm"
 #define VALUE_MAX PARAMS_TEXT_MAX
 
-enum param_type { PARAM_BOOL, PARAM_INT, PARAM_UINT, PARAM_NX };
+enum param_type { PARAM_BOOL, PARAM_INT, PARAM_UINT, PARAM_NX, PARAM_CAPS };
 enum vendor { ANY_VENDOR, VENDOR_INTEL, VENDOR_AMD };
 
 struct param {
@@ -68,6 +70,8 @@ static const struct param params[] = {
     KVM_UINT("quire_phys_bits", RO, 48, 48),
     /* Ours: hot code of guests becomes machine code of this process. */
     KVM_BOOL("quire_translate", RO, 0),
+    /* Ours: capabilities that clients shall not see, by number or name. */
+    {"kvm", "quire_hide_caps", PARAM_CAPS, ANY_VENDOR, RO, 0, 0},
     KVM_BOOL("enable_pmu", RO, 0),
     KVM_BOOL("ignore_msrs", RW, 0),
     KVM_BOOL("report_ignored_msrs", RW, 1),
@@ -128,6 +132,8 @@ static struct {
     [PARAMS_NX_RECOVERY_RATIO] = {.name = "kvm.nx_huge_pages_recovery_ratio"},
     [PARAMS_NX_RECOVERY_PERIOD_MS] = {.name = "kvm.nx_huge_pages_recovery_period_ms"},
     [PARAMS_GMEM_HUGE_PAGES] = {.name = "kvm.quire_gmem_huge_pages"},
+    [PARAMS_IGNORE_MSRS] = {.name = "kvm.ignore_msrs"},
+    [PARAMS_REPORT_IGNORED_MSRS] = {.name = "kvm.report_ignored_msrs"},
 };
 static struct quire_tunables tunables = {.eager_page_split = 1};
 
@@ -153,6 +159,8 @@ static int format_value(const struct param *param, long value, char text[VALUE_M
 		return snprintf(text, VALUE_MAX, "%c\n", value ? 'Y' : 'N');
 	case PARAM_NX:
 		return snprintf(text, VALUE_MAX, "%s\n", value < 0 ? "never" : value ? "Y" : "N");
+	case PARAM_CAPS:
+		return snprintf(text, VALUE_MAX, "\n"); /* none: the value is in the text alone */
 	default:
 		return snprintf(text, VALUE_MAX, "%ld\n", value);
 	}
@@ -216,6 +224,9 @@ static int parse_value(const struct param *param, const char *text, long *value)
 		else
 			return parse_bool(line, value);
 		return 0;
+	case PARAM_CAPS:
+		*value = 0;
+		return cap_names_parse(line, NULL);
 	default:
 		return parse_number(param, line, value);
 	}
@@ -272,7 +283,7 @@ static long param_settle(size_t index)
 	long value;
 	int length;
 
-	if (!run_directory || !param_exists(param))
+	if (!run_directory || !param_exists(param) || param->type == PARAM_CAPS)
 		return last_value[index];
 	param_file(param, run_directory, path);
 	if (file_read(path, text))
@@ -310,6 +321,30 @@ bool params_get_bool(const char *name)
 	return params_get_int(name) > 0;
 }
 
+static uint64_t hidden_caps[CAP_NAMES_WORDS];
+
+static void hidden_caps_read(void)
+{
+	const struct param *param = &params[param_index("kvm.quire_hide_caps")];
+	char path[PARAMS_PATH_MAX], text[VALUE_MAX];
+
+	if (!run_directory)
+		return;
+	param_file(param, run_directory, path);
+	if (file_read(path, text))
+		return;
+	text[strcspn(text, "\n")] = '\0';
+	(void)cap_names_parse(text, hidden_caps);
+}
+
+bool params_hides_cap(uint64_t number)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, hidden_caps_read);
+	return number < CAP_NAMES_MAX && (hidden_caps[number / 64] >> number % 64 & 1);
+}
+
 static void make_parents(const char *directory, const char *module, char *path)
 {
 	snprintf(path, PARAMS_PATH_MAX, "%s/module", directory);
@@ -345,6 +380,7 @@ int params_set(const char *directory, const char *assignment)
 	char name[128], path[PARAMS_PATH_MAX], text[VALUE_MAX];
 	size_t index;
 	long value;
+	int length;
 
 	if (!equals || (size_t)(equals - assignment) >= sizeof(name))
 		return -EINVAL;
@@ -358,8 +394,11 @@ int params_set(const char *directory, const char *assignment)
 	param_file(&params[index], directory, path);
 	/* The owner may not write to a read-only file. */
 	unlink(path);
-	return file_write(path, text, format_value(&params[index], value, text),
-			  params[index].mode);
+	if (params[index].type == PARAM_CAPS)
+		length = snprintf(text, sizeof(text), "%s\n", equals + 1);
+	else
+		length = format_value(&params[index], value, text);
+	return file_write(path, text, length, params[index].mode);
 }
 
 void params_destroy(const char *directory)

@@ -54,8 +54,11 @@ int params_open_flags(const char *real_path, int flags);
  */
 int params_of_fd(int fd);
 /* write(2) on a parameter's descriptor, @text being a copy of ours: bytes taken, or -errno. */
-#define PARAMS_TEXT_MAX 64 /* this long or longer is -EINVAL */
+#define PARAMS_TEXT_MAX 256 /* this long or longer is -EINVAL */
 ssize_t params_write(int which, int fd, const char *text, size_t size_bytes);
+
+/* Does kvm.quire_hide_caps name the capability? Fixed for the process. */
+bool params_hides_cap(uint64_t number);
 
 /* A VM of this process is made (1), or gone (-1): some parameters are fixed while any process of
  * the run has one. */
@@ -75,6 +78,8 @@ enum params_live {
 	PARAMS_NX_RECOVERY_RATIO,
 	PARAMS_NX_RECOVERY_PERIOD_MS,
 	PARAMS_GMEM_HUGE_PAGES,
+	PARAMS_IGNORE_MSRS,
+	PARAMS_REPORT_IGNORED_MSRS,
 	PARAMS_LIVE_COUNT,
 };
 long params_live(enum params_live which);

@@ -80,6 +80,8 @@ static void save_run_state(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
+	if (cpu_nested_active(vcpu->cpu))
+		run->flags |= UAPI_RUN_GUEST_MODE;
 	run->if_flag = (cpu_state(vcpu->cpu)->rflags & FLAG_IF) != 0;
 	run->cr8 = lapic_get_cr8(vcpu);
 	run->apic_base = lapic_get_base(vcpu);
@@ -164,7 +166,11 @@ static bool may_wake(struct vcpu *vcpu)
 
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return false;
-	return !state->halted || cpu_would_wake(vcpu->cpu);
+	if (!state->halted || cpu_would_wake(vcpu->cpu))
+		return true;
+	/* Asleep without an exit: the client waits for the window with it. */
+	return vcpu->sleeps_inside && vcpu->run->request_interrupt_window &&
+	       !irqchip_has_pic(&vcpu->vm->irqchip) && accepts_injection(vcpu);
 }
 
 static void count_wait(struct vcpu *vcpu, uint64_t ns)
@@ -205,7 +211,7 @@ static enum run_next wait_runnable(struct vcpu *vcpu)
 		sleep_once(vcpu);
 	}
 	cpu_state(vcpu->cpu)->halted = 0;
-	vcpu->reset_hold = false;
+	vcpu->reset_hold = vcpu->sleeps_inside = false;
 	return RUN_ON;
 }
 
@@ -296,7 +302,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 				return next;
 		}
 		cpu_state(vcpu->cpu)->halted = 0;
-		vcpu->reset_hold = false;
+		vcpu->reset_hold = vcpu->sleeps_inside = false;
 		steal_time_update(vcpu, STEAL_RUNNING);
 		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
 		if (next != RUN_ON)

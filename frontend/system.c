@@ -10,12 +10,15 @@
 #include "frontend/cpuid.h"
 #include "frontend/dispatch.h"
 #include "frontend/mm_events.h"
-#include "frontend/msr.h"
+#include "frontend/msr_lists.h"
+#include "frontend/msr_mce.h"
 #include "frontend/params.h"
 #include "frontend/report.h"
 #include "frontend/uapi.h"
+#include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "vcpu/arch.h"
 
 int system_remember_vm(struct vm *vm)
 {
@@ -85,6 +88,23 @@ static long get_vcpu_mmap_size(struct ioctl_call *call)
 	return call->argument ? -EINVAL : (long)VCPU_MMAP_BYTES;
 }
 
+/* Of the state components, which KVM can save and restore for a guest. */
+static long has_attr(struct ioctl_call *call)
+{
+	const struct kvm_device_attr *attr = call->data;
+
+	return attr->group || attr->attr != KVM_X86_XCOMP_GUEST_SUPP ? -ENXIO : 0;
+}
+
+static long get_attr(struct ioctl_call *call)
+{
+	const struct kvm_device_attr *attr = call->data;
+	uint64_t components = XSTATE_X87 | XSTATE_SSE;
+	long error = has_attr(call);
+
+	return error ? error : user_copy_out(attr->addr, &components, sizeof(components));
+}
+
 static const struct ioctl_entry system_ioctls[] = {
     {KVM_GET_API_VERSION, IOCTL_VALUE, get_api_version},
     {KVM_CREATE_VM, IOCTL_VALUE, create_vm},
@@ -96,6 +116,8 @@ static const struct ioctl_entry system_ioctls[] = {
     {KVM_GET_MSR_FEATURE_INDEX_LIST, IOCTL_IN_OUT_ALWAYS, system_get_msr_feature_list},
     {KVM_GET_MSRS, IOCTL_IN, system_get_msrs},
     {KVM_X86_GET_MCE_CAP_SUPPORTED, IOCTL_OUT, system_get_mce_cap},
+    {KVM_HAS_DEVICE_ATTR, IOCTL_IN, has_attr},
+    {KVM_GET_DEVICE_ATTR, IOCTL_IN, get_attr},
 };
 
 static const struct ioctl_table system_table = {

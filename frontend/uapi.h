@@ -50,6 +50,11 @@
 #ifndef KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS
 #define KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS (1 << 6)
 #endif
+#ifndef KVM_CAP_X86_GUEST_MODE
+#define KVM_CAP_X86_GUEST_MODE 238
+#endif
+#define UAPI_RUN_GUEST_MODE (1u << 2) /* in kvm_run.flags */
+#define UAPI_QUIRK_STUFF_FEATURE_MSRS (UINT64_C(1) << 8)
 #ifndef KVM_X86_QUIRK_SLOT_ZAP_ALL
 #define KVM_X86_QUIRK_SLOT_ZAP_ALL (1 << 7)
 #endif

@@ -13,6 +13,8 @@
 
 #include "frontend/clock.h"
 #include "frontend/cpuid.h"
+#include "frontend/msr_lists.h"
+#include "frontend/msr_mce.h"
 #include "frontend/nested_state.h"
 #include "frontend/params.h"
 #include "frontend/signal_actions.h"
@@ -313,6 +315,7 @@ static const struct ioctl_entry vcpu_ioctls[] = {
     {KVM_SET_DEVICE_ATTR, IOCTL_IN, vcpu_set_attr},
     {KVM_KVMCLOCK_CTRL, IOCTL_VALUE, vcpu_kvmclock_ctrl},
     {KVM_X86_SETUP_MCE, IOCTL_IN, vcpu_setup_mce},
+    {KVM_X86_SET_MCE, IOCTL_IN, vcpu_set_mce},
     {KVM_TPR_ACCESS_REPORTING, IOCTL_IN_OUT, vcpu_tpr_access_reporting},
     {KVM_SET_VAPIC_ADDR, IOCTL_IN, vcpu_set_vapic_addr},
     {KVM_ENABLE_CAP, IOCTL_IN, vcpu_enable_cap},

@@ -145,8 +145,9 @@ struct vcpu {
 	uint64_t owed_requests; /* of the library, taken while asleep */
 	bool has_ended;		/* KVM_EXIT_IOAPIC_EOI is due, for this vector */
 	uint8_t ended_vector;
-	bool triple_fault; /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
-	bool reset_hold;   /* asleep in KVM_MP_STATE_AP_RESET_HOLD, not in HLT */
+	bool triple_fault;  /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */
+	bool sleeps_inside; /* in HLT, and the client is not to know: it does not exit */
+	bool reset_hold;    /* asleep in KVM_MP_STATE_AP_RESET_HOLD, not in HLT */
 	/* Set by the client and not yet used: what KVM_GET_SREGS2 says of PAE's entries. */
 	bool has_pdptrs;
 	uint64_t pdptrs[4];

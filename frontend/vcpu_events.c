@@ -218,7 +218,8 @@ long vcpu_get_mp_state(struct ioctl_call *call)
 
 	events_fold(vcpu);
 	state->mp_state = vcpu->mp_state;
-	if (vcpu->mp_state == KVM_MP_STATE_RUNNABLE && cpu_state(vcpu->cpu)->halted)
+	if (vcpu->mp_state == KVM_MP_STATE_RUNNABLE && cpu_state(vcpu->cpu)->halted &&
+	    !vcpu->sleeps_inside)
 		state->mp_state =
 		    vcpu->reset_hold ? KVM_MP_STATE_AP_RESET_HOLD : KVM_MP_STATE_HALTED;
 	return 0;
@@ -238,6 +239,7 @@ long vcpu_set_mp_state(struct ioctl_call *call)
 	/* An AP that holds sleeps and wakes as one that halts; only its name is another. */
 	vcpu->reset_hold = wanted->mp_state == KVM_MP_STATE_AP_RESET_HOLD;
 	state->halted = wanted->mp_state == KVM_MP_STATE_HALTED || vcpu->reset_hold;
+	vcpu->sleeps_inside = false;
 	if (wanted->mp_state == KVM_MP_STATE_SIPI_RECEIVED) {
 		vcpu->mp_state = KVM_MP_STATE_INIT_RECEIVED;
 		vcpu_raise(vcpu, VCPU_EVENT_SIPI);

@@ -33,7 +33,8 @@ struct vm_settings {
 	uint32_t boot_vcpu_id;
 	atomic_uint_fast64_t exit_hypercalls;
 	atomic_uint_fast64_t disabled_quirks;
-	atomic_uint msr_exits; /* KVM_MSR_EXIT_REASON_*: the client answers these */
+	atomic_uint disabled_exits; /* KVM_X86_DISABLE_EXITS_*; fixed once there is a vCPU */
+	atomic_uint msr_exits;	    /* KVM_MSR_EXIT_REASON_*: the client answers these */
 	atomic_bool exception_payload;
 	atomic_bool triple_fault_event;
 	atomic_bool exit_on_emulation_failure;

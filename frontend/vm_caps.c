@@ -8,6 +8,7 @@
 #include <quire/dirty.h>
 
 #include "frontend/nested_state.h"
+#include "frontend/params.h"
 #include "frontend/system.h"
 #include "frontend/uapi.h"
 #include "frontend/vcpu.h"
@@ -25,7 +26,11 @@
 	((uint64_t)KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | \
 	 KVM_X86_QUIRK_SLOT_ZAP_ALL | KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT |        \
 	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |   \
-	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS | UAPI_QUIRK_STUFF_FEATURE_MSRS)
+/* APERF and MPERF, which a client might also let through, are not there. */
+#define DISABLED_EXITS                                                                           \
+	(KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE | \
+	 KVM_X86_DISABLE_EXITS_CSTATE)
 
 struct capability {
 	uint32_t number;
@@ -40,6 +45,7 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1},
     {KVM_CAP_USER_MEMORY, 1},
     {KVM_CAP_SET_TSS_ADDR, 1},
+    {KVM_CAP_VAPIC, 1},
     {KVM_CAP_EXT_CPUID, 1},
     {KVM_CAP_CLOCKSOURCE, 1},
     {KVM_CAP_NR_VCPUS, VM_MAX_VCPUS},
@@ -67,6 +73,8 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_ADJUST_CLOCK, CLOCK_FLAGS},
     {KVM_CAP_INTERNAL_ERROR_DATA, 1},
     {KVM_CAP_VCPU_EVENTS, 1},
+    {KVM_CAP_PCI_SEGMENT, 1},
+    {KVM_CAP_ENABLE_CAP, 1},
     {KVM_CAP_DEBUGREGS, 1},
     {KVM_CAP_X86_ROBUST_SINGLESTEP, 1},
     {KVM_CAP_SET_GUEST_DEBUG, 1},
@@ -79,6 +87,14 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_MAX_VCPUS, VM_MAX_VCPUS},
     {KVM_CAP_TSC_DEADLINE_TIMER, 1},
     {KVM_CAP_KVMCLOCK_CTRL, 1},
+    {KVM_CAP_EXT_EMUL_CPUID, 1},
+    {KVM_CAP_IOAPIC_POLARITY_IGNORED, 1},
+    {KVM_CAP_DISABLE_QUIRKS, 1},
+    {KVM_CAP_X86_DISABLE_EXITS, DISABLED_EXITS},
+    {KVM_CAP_HALT_POLL, 1},
+    {KVM_CAP_LAST_CPU, 1},
+    {KVM_CAP_SYS_ATTRIBUTES, 1},
+    {KVM_CAP_X86_GUEST_MODE, 1},
     {KVM_CAP_SIGNAL_MSI, 1},
     {KVM_CAP_READONLY_MEM, 1},
     {KVM_CAP_SPLIT_IRQCHIP, 1},
@@ -121,6 +137,8 @@ static long common_value(uint64_t capability)
 		return system_has_tdp();
 	case KVM_CAP_NESTED_STATE:
 		return nested_state_size();
+	case KVM_CAP_STEAL_TIME:
+		return steal_time_is_offered();
 	default:
 		break;
 	}
@@ -132,6 +150,8 @@ static long common_value(uint64_t capability)
 
 long caps_check_system(uint64_t capability)
 {
+	if (params_hides_cap(capability))
+		return 0;
 	switch (capability) {
 	case KVM_CAP_MULTI_ADDRESS_SPACE:
 		return QUIRE_AS_MAX;
@@ -148,6 +168,8 @@ long vm_check_extension(struct ioctl_call *call)
 {
 	struct vm *vm = call->object;
 
+	if (params_hides_cap(call->argument))
+		return 0;
 	switch (call->argument) {
 	case KVM_CAP_MULTI_ADDRESS_SPACE:
 		return quire_vm_address_spaces(vm->memory);
@@ -185,14 +207,37 @@ static long enable_exit_hypercall(struct vm *vm, const struct kvm_enable_cap *ca
 	return 0;
 }
 
+/* The older form passes over what it does not know. */
 static long disable_quirks(struct vm *vm, const struct kvm_enable_cap *cap)
 {
-	if (cap->args[0] & ~KNOWN_QUIRKS)
-		return -EINVAL;
-	atomic_fetch_or(&vm->settings.disabled_quirks, cap->args[0]);
+	atomic_fetch_or(&vm->settings.disabled_quirks, cap->args[0] & KNOWN_QUIRKS);
 	if (cap->args[0] & KVM_X86_QUIRK_SLOT_ZAP_ALL)
 		quire_vm_set_slot_zap_all(vm->memory, 0);
 	return 0;
+}
+
+static long disable_quirks2(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	return cap->args[0] & ~KNOWN_QUIRKS ? -EINVAL : disable_quirks(vm, cap);
+}
+
+/*
+ * PAUSE and MWAIT end no run of the CPU anyway, and there are no C-states to count. What is left is
+ * HLT, in which the vCPU then sleeps by itself.
+ */
+static long disable_exits(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	if ((cap->args[0] & ~(uint64_t)DISABLED_EXITS) || atomic_load(&vm->vcpu_count))
+		return -EINVAL;
+	atomic_fetch_or(&vm->settings.disabled_exits, (unsigned int)cap->args[0]);
+	return 0;
+}
+
+/* For how long a halted vCPU may poll: it does not, which is within any bound. */
+static long set_halt_poll(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	(void)vm;
+	return cap->flags || cap->args[0] > UINT32_MAX ? -EINVAL : 0;
 }
 
 static long enable_split_irqchip(struct vm *vm, const struct kvm_enable_cap *cap)
@@ -309,7 +354,10 @@ static const struct {
     {KVM_CAP_DIRTY_LOG_RING, true, enable_dirty_ring},
     {KVM_CAP_DIRTY_LOG_RING_ACQ_REL, true, enable_dirty_ring},
     {KVM_CAP_EXIT_HYPERCALL, false, enable_exit_hypercall},
-    {KVM_CAP_DISABLE_QUIRKS2, false, disable_quirks},
+    {KVM_CAP_DISABLE_QUIRKS, false, disable_quirks},
+    {KVM_CAP_DISABLE_QUIRKS2, false, disable_quirks2},
+    {KVM_CAP_X86_DISABLE_EXITS, false, disable_exits},
+    {KVM_CAP_HALT_POLL, true, set_halt_poll},
     {KVM_CAP_SPLIT_IRQCHIP, false, enable_split_irqchip},
     {KVM_CAP_X2APIC_API, false, enable_x2apic_api},
     {KVM_CAP_MAX_VCPU_ID, false, enable_max_vcpu_id},
@@ -327,7 +375,8 @@ long vcpu_enable_cap(struct ioctl_call *call)
 	const struct kvm_enable_cap *cap = call->data;
 	struct vcpu *vcpu = call->object;
 
-	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID ||
+	    params_hides_cap(cap->cap))
 		return -EINVAL;
 	vcpu->enforce_pv = cap->args[0] != 0;
 	return 0;
@@ -339,6 +388,8 @@ long vm_enable_cap(struct ioctl_call *call)
 	struct vm *vm = call->object;
 	long result = -EINVAL;
 
+	if (params_hides_cap(cap->cap))
+		return -EINVAL;
 	for (size_t i = 0; i < sizeof(enablers) / sizeof(enablers[0]); i++) {
 		if (enablers[i].number != cap->cap)
 			continue;

@@ -38,7 +38,8 @@ struct cpu_state {
 	/* MSRs that instructions use; all others belong to cpu_ops. */
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-	uint64_t tsc_offset; /* guest TSC = host TSC + this */
+	uint64_t tsc_offset;  /* guest TSC = host TSC + this */
+	uint8_t cpuid_faults; /* CPUID is the kernel's alone */
 	uint32_t mxcsr;
 	_Alignas(16) uint8_t xmm[16][16];
 	/* x87: FXSAVE layout of the environment and the eight registers. */

@@ -584,6 +584,8 @@ static enum step cpuid(struct cpu *cpu, const struct op *op)
 
 	if (step)
 		return step;
+	if (cpu->cpl && cpu->s.cpuid_faults)
+		return general_protection(cpu);
 	cpuid_query(cpu, cpu->s.gpr[CPU_RAX], cpu->s.gpr[CPU_RCX], out);
 	reg_set(cpu, GPR_OFFSET(CPU_RAX), 4, out[0]);
 	reg_set(cpu, GPR_OFFSET(CPU_RBX), 4, out[1]);

@@ -1,10 +1,12 @@
 /* The state calls of a vCPU: what KVM takes, what it refuses, and what it says afterwards. */
 #include <fcntl.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -396,6 +398,92 @@ static void eventfds(void)
 	close(fd);
 }
 
+/* The components of XSAVE that a guest may have, asked of the system. */
+static void system_attributes(void)
+{
+	uint64_t components = 0;
+	struct kvm_device_attr attr = {.addr = (uintptr_t)&components};
+
+	WORKS(ioctl(kvm, KVM_HAS_DEVICE_ATTR, &attr));
+	WORKS(ioctl(kvm, KVM_GET_DEVICE_ATTR, &attr));
+	CHECK(components == 3, "components %llx", (unsigned long long)components);
+	attr.addr = 8;
+	FAILS(ioctl(kvm, KVM_GET_DEVICE_ATTR, &attr), EFAULT);
+	attr.attr = 1;
+	FAILS(ioctl(kvm, KVM_HAS_DEVICE_ATTR, &attr), ENXIO);
+	attr.group = 1;
+	FAILS(ioctl(kvm, KVM_GET_DEVICE_ATTR, &attr), ENXIO);
+}
+
+static void alarm_handler(int number)
+{
+	(void)number;
+}
+
+/* KVM_RUN for at most 50 ms: 0, or the errno. */
+static int run_briefly(void)
+{
+	struct itimerval soon = {.it_value = {.tv_usec = 50000}}, never = {0};
+	int error;
+
+	setitimer(ITIMER_REAL, &soon, NULL);
+	error = ioctl(vcpu, KVM_RUN, 0) ? errno : 0;
+	setitimer(ITIMER_REAL, &never, NULL);
+	return error;
+}
+
+/* A guest whose HLT does not exit sleeps in KVM_RUN; the client sees a vCPU that runs. */
+static void halt_inside(void)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_DISABLE_EXITS};
+	struct sigaction action = {.sa_handler = alarm_handler};
+	struct kvm_interrupt interrupt = {.irq = 32};
+	struct kvm_regs regs = {.rip = 0x1000, .rflags = 0x202, .rsp = 0x800};
+	int all = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_X86_DISABLE_EXITS);
+	struct kvm_sregs sregs;
+	struct kvm_run *run;
+
+	CHECK((all & 0xf) == 0xf, "exits that can be disabled: %x", all);
+	sigaction(SIGALRM, &action, NULL);
+	machine_open(0);
+	cap.args[0] = 1;
+	FAILS(ioctl(vm, KVM_ENABLE_CAP, &cap), EINVAL); /* there is a vCPU */
+	close(vcpu);
+	close(vm);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	cap.args[0] = 1u << 20;
+	FAILS(ioctl(vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	cap.args[0] = (unsigned int)all;
+	WORKS(ioctl(vm, KVM_ENABLE_CAP, &cap));
+	WORKS(ioctl(vm, KVM_SET_USER_MEMORY_REGION,
+		    &(struct kvm_userspace_memory_region){.memory_size = MEMORY_BYTES,
+							  .userspace_addr = (uintptr_t)memory}));
+	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	run = mmap(NULL, 0x3000, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	/* hlt; out 0x80. The interrupt's handler is another out. */
+	memcpy(memory + 0x1000, "\xf4\xe6\x80", 3);
+	memcpy(memory + 0x1100, "\xe6\x81", 2);
+	memcpy(memory + 4 * 32, "\x00\x11\x00\x00", 4);
+	WORKS(ioctl(vcpu, KVM_GET_SREGS, &sregs));
+	sregs.cs.base = sregs.cs.selector = 0;
+	WORKS(ioctl(vcpu, KVM_SET_SREGS, &sregs));
+	WORKS(ioctl(vcpu, KVM_SET_REGS, &regs));
+	CHECK(run_briefly() == EINTR, "did not sleep: exit %u", run->exit_reason);
+	CHECK(mp_state() == KVM_MP_STATE_RUNNABLE, "state %u", mp_state());
+	CHECK(run_briefly() == EINTR, "did not sleep on: exit %u", run->exit_reason);
+	WORKS(ioctl(vcpu, KVM_INTERRUPT, &interrupt));
+	CHECK(!run_briefly() && run->exit_reason == KVM_EXIT_IO && run->io.port == 0x81, "exit %u",
+	      run->exit_reason);
+	/* Asleep with interrupts let through is a window for one. */
+	WORKS(ioctl(vcpu, KVM_SET_REGS, &regs));
+	CHECK(run_briefly() == EINTR, "did not sleep: exit %u", run->exit_reason);
+	run->request_interrupt_window = 1;
+	CHECK(!run_briefly() && run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN, "exit %u",
+	      run->exit_reason);
+	munmap(run, 0x3000);
+	machine_close();
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -412,6 +500,8 @@ int main(void)
 	events_others();
 	regs_and_exceptions();
 	eventfds();
+	halt_inside();
+	system_attributes();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
 }
