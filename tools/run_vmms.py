@@ -7,7 +7,7 @@ import check_report
 import check_runner
 import hide_kvm
 import packages
-from vmms import catalog, checks, document
+from vmms import catalog, checks, document, foreign
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -19,16 +19,23 @@ def parse(argv):
     parser.add_argument("--jobs", type=int, metavar="N", help="at a time (processors)")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="each so many times")
     parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name")
+    parser.add_argument("--program", metavar="PATH", type=pathlib.Path,
+                        help=f"the program of a client without a package: {', '.join(foreign.KNOWN)}")
     parser.add_argument("name", nargs="?", help="one client, see --list")
     options = parser.parse_args(argv)
     if options.write_doc and (options.name or options.only):
         parser.error("--write-doc takes a run of everything")
+    if options.program and not options.name:
+        parser.error("--program goes with the NAME of a client")
     return options
 
 
 def choose(options):
     """The clients and of each its scenarios."""
-    clients = [catalog.find(options.name)] if options.name else catalog.CLIENTS
+    if options.program:
+        clients = [catalog.brought(options.name, str(options.program.resolve()))]
+    else:
+        clients = [catalog.find(options.name)] if options.name else catalog.CLIENTS
     return [(client, [s for s in client.scenarios() if options.only in s.name])
             for client in clients]
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The long runs: ThreadSanitizer for SECONDS (60) a test, simulations and fuzzers with seeds that no
-# run had before, then every program of the kernel's in its long form, up to LIMIT (1200) seconds
-# each. Fails where one of these does worse than docs/CONFORMANCE.md says.
+# run had before, real VMMs ten times over, then every program of the kernel's in its long form, up to
+# LIMIT (1200) seconds each. Fails where one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -15,4 +15,6 @@ build/quire run -- build/tests/signals/test_fork 10000
 for fuzzer in fuzz_guest fuzz_ioctl; do
 	build/quire run -- "build/tests/fuzz/$fuzzer" --seconds "$seconds" --seed "${seed}000"
 done
+python3 tools/run_vmms.py --times 10 qemu
+python3 tools/run_vmms.py --times 10 migration
 exec python3 tools/conformance.py --all --known --limit "${2:-1200}"

@@ -1,10 +1,11 @@
 /*
  * The first program of a guest under test. The kernel's command line says what to do: quire=WORK,
- * where WORK is "poweroff", "reboot", "wait" or "memory". Each line on the console that begins with
- * "quire:" is for the test that reads it.
+ * where WORK is "poweroff", "reboot", "wait", "memory" or "root". Each line on the console that
+ * begins with "quire:" is for the test that reads it.
  */
+#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/reboot.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -117,6 +119,53 @@ static void work_memory(uint64_t rounds)
 	}
 }
 
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Loads each file of /modules, in the order of the names. */
+static void load_modules(void)
+{
+	char *names[128], path[512];
+	size_t count = 0;
+	DIR *folder = opendir("/modules");
+
+	for (struct dirent *entry; folder && (entry = readdir(folder)) && count < 128;)
+		if (entry->d_name[0] != '.')
+			names[count++] = strdup(entry->d_name);
+	qsort(names, count, sizeof(names[0]), compare_names);
+	for (size_t i = 0; i < count; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "/modules/%s", names[i]);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
+			printf("quire: BAD module %s: %s\n", names[i], strerror(errno));
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+/* Makes /dev/vda the root and gives it the process; returns when it cannot. */
+static void work_root(void)
+{
+	load_modules();
+	for (int tries = 0; access("/dev/vda", F_OK) && tries < 100; tries++)
+		usleep(100000);
+	if ((mkdir("/root", 0755) && errno != EEXIST) ||
+	    mount("/dev/vda", "/root", "ext4", 0, NULL) || chdir("/root") ||
+	    mount("/dev", "dev", NULL, MS_MOVE, NULL) || mount(".", "/", NULL, MS_MOVE, NULL) ||
+	    chroot(".")) {
+		printf("quire: BAD root: %s\n", strerror(errno));
+		return;
+	}
+	umount("/proc");
+	umount("/sys");
+	execl("/sbin/init", "init", NULL);
+	printf("quire: BAD init: %s\n", strerror(errno));
+}
+
 /* What the machine is, as the kernel and the processor tell a program. */
 static void say_machine(void)
 {
@@ -142,6 +191,8 @@ int main(void)
 	argument("rounds", rounds, sizeof(rounds));
 	if (!strcmp(work, "memory"))
 		work_memory(strtoul(rounds, NULL, 10));
+	if (!strcmp(work, "root"))
+		work_root();
 	while (!strcmp(work, "wait"))
 		pause();
 	printf("quire: %s\n", !strcmp(work, "reboot") ? "reboot" : "poweroff");

@@ -1,0 +1,156 @@
+"""A Debian system, installed by debootstrap, as a guest on virtio devices: login, network, power-off."""
+import functools
+import hashlib
+import http.server
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import threading
+
+import cache
+import debian
+from vmms import initramfs, kernel, places
+from vmms.machine import Machine
+from vmms.scenario import MissingPrivilege, Scenario
+
+SUITE = "bookworm"
+EXTRA = ("sysvinit-core", "busybox", "iproute2", "kmod")
+IMAGE_SIZE = "700M"
+# What has to be there before the root can be mounted, and what the root's devices need.
+MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "virtio_net", "virtio_rng")
+DOWNLOAD_BYTES = 3 << 20
+INITTAB = """\
+id:2:initdefault:
+si::sysinit:/etc/init.d/rcS
+l0:0:wait:/etc/init.d/rc 0
+l2:2:wait:/etc/init.d/rc 2
+l6:6:wait:/etc/init.d/rc 6
+T0:2:respawn:/sbin/getty -L ttyS0 115200 vt100
+"""
+# Set apart from what is typed, so that the echo on the console is no answer.
+COMMANDS = """\
+busybox ifconfig eth0 up; busybox udhcpc -i eth0 -n -q -s /etc/dhcp-set >/dev/null 2>&1
+busybox wget -q -O /data http://10.0.2.2:{port}/data; sync; busybox sha256sum /data
+echo rng=$(cat /sys/class/misc/hw_random/rng_current) bytes=$(head -c 64 /dev/hwrng | wc -c)
+echo root=$(busybox awk '$2 == "/" {{ print $1, $3 }}' /proc/mounts) done-$((40 + 2))
+"""
+DHCP = """\
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/24" dev "$interface"
+ip route add default via "$router"
+"""
+
+
+def settle(root):
+    """What makes the fresh system one that a test can log in to."""
+    (root / "etc/inittab").write_text(INITTAB)
+    (root / "etc/hostname").write_text("quire\n")
+    (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
+    (root / "etc/dhcp-set").write_text(DHCP)
+    (root / "etc/dhcp-set").chmod(0o755)
+    shadow = root / "etc/shadow"
+    shadow.write_text("\n".join("root::" + line.partition(":")[2].partition(":")[2]
+                                if line.startswith("root:") else line
+                                for line in shadow.read_text().splitlines()) + "\n")
+
+
+def obtain():
+    """The disk image of the system."""
+    if os.getuid() != 0:
+        raise MissingPrivilege("debootstrap needs root")
+    base = cache.root() / "debian-guest"
+    image = base / "disk.img"
+    with cache.locked("debian-guest"):
+        if not image.exists():
+            shutil.rmtree(base, ignore_errors=True)
+            base.mkdir(parents=True)
+            cache.say(f"installing a Debian {SUITE} guest (about 60 MB)")
+            debian.run(["debootstrap", "--variant=minbase", f"--include={','.join(EXTRA)}", SUITE,
+                        str(base / "root"), debian.mirror()], base / "log")
+            settle(base / "root")
+            shutil.rmtree(base / "root/var/cache/apt", ignore_errors=True)
+            new = base / "disk.new"
+            debian.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(base / "root"), str(new),
+                        IMAGE_SIZE], base / "log")
+            shutil.rmtree(base / "root")
+            new.rename(image)
+    return image
+
+
+def first_files():
+    """init's archive: modules that it loads in the order of their names."""
+    image = kernel.obtain()
+    kernel.index_modules(image)
+    return [(f"modules/{at:02}-{file.name}", file)
+            for at, file in enumerate(kernel.module_files(image, MODULES))]
+
+
+class Server:
+    """Serves one folder on the loopback for the guest's network."""
+
+    def __init__(self, folder):
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+        handler = functools.partial(Quiet, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.port = self.server.server_port
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def arguments(machine_type, disk, archive):
+    bus = "device" if machine_type == "microvm" else "pci"
+    image = kernel.obtain()
+    return ["-accel", "kvm", "-M", machine_type, "-m", "512", "-smp", "2", "-no-reboot",
+            "-kernel", image.elf, "-initrd", archive,
+            "-append", "console=ttyS0 panic=-1 quire=root",
+            "-drive", f"if=none,id=disk,format=qcow2,file={disk}",
+            "-device", f"virtio-blk-{bus},drive=disk",
+            "-netdev", "user,id=net", "-device", f"virtio-net-{bus},netdev=net",
+            "-object", "rng-random,id=rng,filename=/dev/urandom",
+            "-device", f"virtio-rng-{bus},rng=rng"]
+
+
+def use(qemu, machine_type):
+    """Boots the system, logs in, uses its disk, its network and its random numbers, ends it."""
+    image = obtain()
+    archive = initramfs.write(places.WORK / "initramfs-root", places.guest_program("init"),
+                              first_files())
+    data = os.urandom(DOWNLOAD_BYTES)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "data").write_bytes(data)
+        # The guest writes into a file of its own, above the image.
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image),
+                        str(folder / "disk")], check=True)
+        with Server(folder) as server, Machine(
+                qemu, arguments(machine_type, folder / "disk", archive)) as machine:
+            machine.wait_for("quire login:", 240)
+            machine.type("root\n")
+            machine.wait_for("# ", 120)
+            machine.type(COMMANDS.format(port=server.port))
+            machine.wait_for(f"{hashlib.sha256(data).hexdigest()}  /data", 240)
+            machine.wait_for("rng=virtio_rng", 60)
+            machine.wait_for("bytes=64", 60)
+            machine.wait_for("root=/dev/vda ext4 done-42", 60)
+            machine.type("poweroff\n")
+            machine.wait_for("reboot: Power down", 240)
+            machine.wait_end()
+            return (f"login, {DOWNLOAD_BYTES >> 20} MiB by virtio-net onto virtio-blk, 64 bytes of "
+                    f"virtio-rng, power-off: {machine.cpu_seconds():.1f} s of processor time")
+
+
+def scenarios(client, qemu):
+    return [Scenario(client, f"a Debian root on virtio, {machine}",
+                     lambda machine=machine: use(qemu, machine), in_ci=machine == "q35")
+            for machine in ("q35", "pc", "microvm")]

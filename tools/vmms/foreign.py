@@ -1,0 +1,69 @@
+"""VMMs that Debian 12 has no package of: the user brings the program, we know what to ask of it."""
+import os
+import pathlib
+import subprocess
+
+import program
+from vmms import boots, initramfs, kernel, places
+from vmms.scenario import Failure, Scenario
+
+LIMIT_SECONDS = 600
+
+
+def guest_files():
+    """Debian's kernel and our first program for it."""
+    image = kernel.obtain()
+    archive = initramfs.write(places.WORK / "initramfs", places.guest_program("init"))
+    return image, archive
+
+
+def kvmtool(path):
+    """kvmtool looks at the processor itself before it opens the device."""
+    image, archive = guest_files()
+    return ([], [path, "run", "-k", str(image.bzimage), "-i", str(archive), "-m", "256", "-c", "1",
+                 "--console", "serial", "-p", boots.append("poweroff")], "quire: poweroff")
+
+
+def kvm_host(path):
+    image, archive = guest_files()
+    return ([], [path, "-k", str(image.bzimage), "-i", str(archive)], "quire: up")
+
+
+def kvm_hello_world(path):
+    return ([], [path, "-l"], "")
+
+
+def solo5(path):
+    """The unikernel that comes with its tests, beside the tender."""
+    guest = pathlib.Path(path).parents[2] / "tests/test_hello/test_hello.hvt"
+    return ([], [path, "--mem=2", str(guest), "Hello_Solo5"], "SUCCESS")
+
+
+def stress_ng(path):
+    return ([], [path, "--kvm", "2", "--timeout", "10", "--metrics-brief"], "passed: 2")
+
+
+KNOWN = {"kvmtool": kvmtool, "kvm-host": kvm_host, "kvm-hello-world": kvm_hello_world,
+         "solo5-hvt-debug": solo5, "stress-ng": stress_ng}
+
+
+def run(name, path):
+    options, command, wanted = KNOWN[name](path)
+    words = [str(places.QUIRE), "run", *options, "--", *command]
+    status, text, seconds = program.start_and_wait(words, os.getcwd(), LIMIT_SECONDS)
+    if status != 0:
+        raise Failure(f"exit {status}" if status is not None else "no end in time", text)
+    if wanted not in text:
+        raise Failure(f"it did not say {wanted!r}", text)
+    return f"exit 0 after {seconds:.1f} s"
+
+
+def scenarios(name, path, in_ci=False):
+    if name not in KNOWN:
+        raise KeyError(name)
+    return [Scenario(name, "its guest to the end", lambda: run(name, path), in_ci)]
+
+
+def stress_ng_version():
+    return subprocess.run(["stress-ng", "--version"], text=True, stdout=subprocess.PIPE,
+                          check=True).stdout.strip()
