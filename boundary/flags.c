@@ -49,9 +49,12 @@ long flags_fcntl(const struct object_call *call)
 	}
 }
 
-/* The lock on a file of ours tells us when it goes; a client's own is granted for the asking. */
+/* Where the lock on a file of ours tells us when it goes, a client's own is granted for the asking.
+ */
 long flags_flock(const struct object_call *call)
 {
+	if (!file_uses_lock(call->file))
+		return OBJECT_FORWARD;
 	switch ((int)call->call->args[1] & ~LOCK_NB) {
 	case LOCK_SH:
 	case LOCK_EX:

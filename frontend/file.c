@@ -1,9 +1,11 @@
 /*
  * File objects: what stands behind a descriptor of ours, found by the identity of its inode.
  *
- * The inode of the memfd is the identity. The client's open file description holds an exclusive
- * flock; our own description of the same inode (hidden_fd) can take the lock exactly when the
- * client's is gone, over dup, fork, SCM_RIGHTS and mappings.
+ * The inode of the memfd is the identity. Of most files we hold nothing, and the kernel tells when
+ * the inode is gone (frontend/file_watch.h). A file whose pages are mapped by us, too, would stay
+ * for ever: the client's open file description holds an exclusive flock, and our own description of
+ * the same inode (hidden_fd) can take the lock exactly when the client's is gone, over dup, fork,
+ * SCM_RIGHTS and mappings. So it is for every file where the kernel cannot tell.
  *
  * The table holds one reference to each struct file, every file_get() another. A file leaves the
  * table when the client's description is found gone, and is released with its last reference, so
@@ -17,9 +19,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -27,6 +31,7 @@
 
 #include "frontend/client_call.h"
 #include "frontend/file_memory.h"
+#include "frontend/file_watch.h"
 #include "frontend/hidden_fd.h"
 #include "frontend/numbers.h"
 #include "hosts/process/fork.h"
@@ -48,14 +53,18 @@ struct file {
 	ino_t inode;
 	pid_t owner;
 	uint64_t identity;
-	int hidden_fd;	       /* [T]; -1 in a forked child */
+	int hidden_fd;	       /* [T]; -1: watched, or in a forked child */
+	int watch;	       /* [T]; 0: not watched */
 	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
 	struct file *next;     /* [T] in the bucket, later in a list of the released */
 	struct file *linger_next, **linger_link; /* [T] */
+	struct file *watch_next;		 /* [T] in the bucket of its watch */
+	uint32_t is_seen;			 /* [T] while all watches are gone through */
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file *buckets[BUCKETS]; /* [T] */
+static struct file *watched[BUCKETS]; /* [T] the same files by watch */
 static struct file *lingering;	      /* [T] */
 static uint32_t live_count;	      /* [A] written under table_lock */
 static uint32_t close_count;	      /* [T] */
@@ -89,10 +98,37 @@ static void linger_remove_locked(struct file *file)
 		file->linger_next->linger_link = file->linger_link;
 }
 
+static struct file **watched_bucket(int watch)
+{
+	return &watched[(unsigned int)watch % BUCKETS];
+}
+
+static struct file *watched_find_locked(int watch)
+{
+	struct file *file = *watched_bucket(watch);
+
+	while (file && file->watch != watch)
+		file = file->watch_next;
+	return file;
+}
+
+static void watched_remove_locked(struct file *file)
+{
+	struct file **link = watched_bucket(file->watch);
+
+	if (!file->watch)
+		return;
+	while (*link != file)
+		link = &(*link)->watch_next;
+	__atomic_store_n(link, file->watch_next, __ATOMIC_RELEASE);
+	file->watch = 0;
+}
+
 static void table_remove_locked(struct file *file)
 {
 	struct file **link = bucket_of(file->inode);
 
+	watched_remove_locked(file);
 	while (*link != file)
 		link = &(*link)->next;
 	/* As in file_create(): the link goes before the caller uses it for another list. */
@@ -141,9 +177,61 @@ static void put_list(struct file *gone)
 	}
 }
 
+static void see_locked(int watch)
+{
+	struct file *file = watched_find_locked(watch);
+
+	if (file)
+		file->is_seen = 1;
+}
+
+/* The kernel lost count of the ends: all files that it does not watch any more are gone. */
+static struct file *take_unwatched_locked(struct file *gone)
+{
+	struct file *file, *next;
+
+	for (uint32_t i = 0; i < BUCKETS; i++)
+		for (file = watched[i]; file; file = file->watch_next)
+			file->is_seen = 0;
+	if (file_watch_alive(see_locked))
+		return gone;
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (file = watched[i]; file; file = next) {
+			next = file->watch_next;
+			if (file->is_seen)
+				continue;
+			table_remove_locked(file);
+			file->next = gone;
+			gone = file;
+		}
+	}
+	return gone;
+}
+
+/* Files that the kernel says are gone leave the table. */
+static struct file *take_told_locked(void)
+{
+	struct file *gone = NULL, *file;
+	int watch;
+
+	while ((watch = file_watch_next()) != FILE_WATCH_NONE) {
+		if (watch == FILE_WATCH_LOST) {
+			gone = take_unwatched_locked(gone);
+			continue;
+		}
+		file = watched_find_locked(watch);
+		if (!file)
+			continue;
+		table_remove_locked(file);
+		file->next = gone;
+		gone = file;
+	}
+	return gone;
+}
+
 static struct file *take_gone_lingering_locked(void)
 {
-	struct file *gone = NULL, *file, *next;
+	struct file *gone = take_told_locked(), *file, *next;
 
 	for (file = lingering; file; file = next) {
 		next = file->linger_next;
@@ -157,7 +245,7 @@ static struct file *take_gone_lingering_locked(void)
 
 static struct file *take_gone_all_locked(void)
 {
-	struct file *gone = NULL, *file, *next;
+	struct file *gone = take_told_locked(), *file, *next;
 
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (file = buckets[i]; file; file = next) {
@@ -183,32 +271,89 @@ void file_collect(void)
 	put_list(gone);
 }
 
+/*
+ * The last descriptor of a file that was closed here may be in another process: a thread of ours
+ * waits for its end, as soon as there is such a file.
+ */
+static pthread_cond_t lingering_cond = PTHREAD_COND_INITIALIZER;
+static uint32_t has_watcher; /* [T] */
+
+static void *watcher_thread(void *unused)
+{
+	(void)unused;
+	client_call_begin();
+	for (;;) {
+		struct file *gone;
+
+		pthread_mutex_lock(&table_lock);
+		while (!lingering)
+			pthread_cond_wait(&lingering_cond, &table_lock);
+		pthread_mutex_unlock(&table_lock);
+		file_watch_wait();
+		pthread_mutex_lock(&table_lock);
+		gone = take_gone_lingering_locked();
+		pthread_mutex_unlock(&table_lock);
+		put_list(gone);
+	}
+	return NULL;
+}
+
+static void watcher_wake_locked(void)
+{
+	sigset_t all, old;
+	pthread_t thread;
+
+	if (has_watcher) {
+		pthread_cond_signal(&lingering_cond);
+		return;
+	}
+	/* The client's handlers must never run on a thread that the client does not know. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	if (!pthread_create(&thread, NULL, watcher_thread, NULL)) {
+		pthread_detach(thread);
+		has_watcher = 1;
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static struct file *list_join(struct file *list, struct file *more)
+{
+	struct file **end = &list;
+
+	while (*end)
+		end = &(*end)->next;
+	*end = more;
+	return list;
+}
+
+static bool table_has_locked(const struct file *file)
+{
+	const struct file *found = *bucket_of(file->inode);
+
+	while (found && found != file)
+		found = found->next;
+	return found != NULL;
+}
+
 void file_closed(struct file *file)
 {
-	struct file *gone = NULL;
+	struct file *gone;
 
 	pthread_mutex_lock(&table_lock);
-	/* Another thread may have found it gone already: then it is in no list. */
-	if (file->hidden_fd >= 0 && *bucket_of(file->inode)) {
-		struct file *found = *bucket_of(file->inode);
-
-		while (found && found != file)
-			found = found->next;
-		if (found && file_take_gone_locked(file)) {
-			file->next = NULL;
+	gone = take_told_locked();
+	/* It may be found gone already, by another thread too: then it is in no list. */
+	if (table_has_locked(file)) {
+		if (file_take_gone_locked(file)) {
+			file->next = gone;
 			gone = file;
-		} else if (found && file->owner == getpid()) {
+		} else if (file->owner == getpid()) {
 			linger_add_locked(file);
+			watcher_wake_locked();
 		}
 	}
-	if (++close_count % SWEEP_EVERY == 0) {
-		struct file *more = take_gone_all_locked();
-
-		if (gone)
-			gone->next = more;
-		else
-			gone = more;
-	}
+	if (++close_count % SWEEP_EVERY == 0)
+		gone = list_join(gone, take_gone_all_locked());
 	pthread_mutex_unlock(&table_lock);
 	put_list(gone);
 }
@@ -257,11 +402,16 @@ static void fork_child(void)
 			if (file->hidden_fd >= 0)
 				hidden_fd_close(file->hidden_fd);
 			file->hidden_fd = -1;
+			file->watch = 0;
 			file->memory = NULL;
 			file->is_lingering = 0;
 			count++;
 		}
 	}
+	memset(watched, 0, sizeof(watched));
+	file_watch_forget();
+	pthread_cond_init(&lingering_cond, NULL);
+	has_watcher = 0;
 	lingering = NULL;
 	live_count = count;
 }
@@ -310,27 +460,65 @@ static int seal(int fd, const struct file_config *config)
 	return fcntl(fd, F_ADD_SEALS, seals) || fchmod(fd, 0600) ? -errno : 0;
 }
 
+/* A second description of ours, which can take the lock that the client's holds. */
+static int hold_description(struct file *file, int fd)
+{
+	int hidden;
+
+	if (flock(fd, LOCK_EX))
+		return -errno;
+	hidden = hidden_fd_reopen(fd);
+	if (hidden < 0)
+		return hidden;
+	file->hidden_fd = hidden;
+	return 0;
+}
+
 static int file_open(struct file *file, int fd, const struct file_config *config)
 {
 	struct stat status;
-	int error;
+	int error = config->size_bytes ? file_size_set(fd, config->size_bytes) : 0;
 
-	if (ftruncate(fd, (off_t)config->size_bytes))
-		return -errno;
-	error = seal(fd, config);
+	/* Nothing is read from an inert descriptor: its size is what fstat() says for us. */
+	if (error == -EFBIG && config->memory == FILE_MEMORY_PRIVATE)
+		error = 0;
+	if (!error)
+		error = seal(fd, config);
 	if (error)
 		return error;
-	if (flock(fd, LOCK_EX) || fstat(fd, &status))
+	if (fstat(fd, &status))
 		return -errno;
 	file->device = status.st_dev;
 	file->inode = status.st_ino;
-	file->hidden_fd = hidden_fd_reopen(fd);
+	if (config->memory == FILE_MEMORY_MAPPABLE)
+		error = hold_description(file, fd);
+	return error ? error : make_memory(file, config->memory);
+}
+
+/* From here on the end of the file is noticed. 0 or -errno. */
+static int table_add(struct file *file, int fd)
+{
+	pthread_mutex_lock(&table_lock);
 	if (file->hidden_fd < 0) {
-		error = file->hidden_fd;
-		file->hidden_fd = -1;
-		return error;
+		int watch = file_watch_add(fd);
+
+		if (watch < 0) {
+			pthread_mutex_unlock(&table_lock);
+			watch = hold_description(file, fd);
+			return watch ? watch : table_add(file, fd);
+		}
+		file->watch = watch;
+		file->watch_next = *watched_bucket(watch);
+		__atomic_store_n(watched_bucket(watch), file, __ATOMIC_RELEASE);
 	}
-	return make_memory(file, config->memory);
+	file->next = *bucket_of(file->inode);
+	/* fork() may copy the list at any moment. */
+	__atomic_store_n(bucket_of(file->inode), file, __ATOMIC_RELEASE);
+	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
+	numbers_changed(fd);
+	numbers_learn_file(fd, &file->references, numbers_sample(fd));
+	pthread_mutex_unlock(&table_lock);
+	return 0;
 }
 
 int file_create(const struct file_config *config)
@@ -338,6 +526,7 @@ int file_create(const struct file_config *config)
 	struct file *file;
 	int fd, error;
 
+	hidden_fd_keep_proc();
 	collect_lingering();
 	file = calloc(1, sizeof(*file));
 	if (!file)
@@ -355,16 +544,10 @@ int file_create(const struct file_config *config)
 		goto free_file;
 	}
 	error = file_open(file, fd, config);
+	if (!error)
+		error = table_add(file, fd);
 	if (error)
 		goto close_fd;
-	pthread_mutex_lock(&table_lock);
-	file->next = *bucket_of(file->inode);
-	/* fork() may copy the list at any moment. */
-	__atomic_store_n(bucket_of(file->inode), file, __ATOMIC_RELEASE);
-	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
-	numbers_changed(fd);
-	numbers_learn_file(fd, &file->references, numbers_sample(fd));
-	pthread_mutex_unlock(&table_lock);
 	return fd;
 close_fd:
 	close(fd);
@@ -456,6 +639,11 @@ bool file_is_own(const struct file *file)
 	return file->identity == process_identity();
 }
 
+bool file_uses_lock(const struct file *file)
+{
+	return file->hidden_fd >= 0;
+}
+
 const struct file_ops *file_ops_of(const struct file *file)
 {
 	return file->ops;
@@ -490,5 +678,7 @@ void file_hidden_move(int fd)
 				file->hidden_fd = moved;
 		}
 	}
+	file_watch_move(fd);
+	hidden_fd_move_proc(fd);
 	pthread_mutex_unlock(&table_lock);
 }

@@ -7,12 +7,11 @@
 #include <sys/types.h>
 
 /*
- * A client's descriptor is a real one: a memfd of its own inode, so that dup, fork, mmap, poll,
- * fstat and SCM_RIGHTS work by themselves. The object is found by inode; a table by descriptor
- * number is only a cache. The client's open file description carries an exclusive flock; we keep
- * a second description of the same inode (close-on-exec, numbered above the client's soft limit)
- * and know that the last reference, descriptor or mapping, is gone when we can take the lock
- * through it.
+ * A client's descriptor is a real one: a memfd of its own inode, so that dup, fork, mmap, poll and
+ * SCM_RIGHTS work by themselves. To the kernel it is inert: no byte of a guest's private memory is
+ * behind it. The object is found by inode. The end of the last descriptor, mapping or message that
+ * holds the inode, in whichever process, is the end of the object (frontend/file.c says how it is
+ * noticed).
  */
 struct file;
 
@@ -108,6 +107,8 @@ void file_collect(void);
 bool file_any(void);
 /* Is [start, end) inside the span of addresses where files were mapped? (A superset.) */
 bool file_may_be_mapped(uintptr_t start, uintptr_t end);
+/* Is the lock of the client's description, flock(2), in use to notice the end? */
+bool file_uses_lock(const struct file *file);
 const struct file_ops *file_ops_of(const struct file *file);
 uint64_t file_size_bytes(const struct file *file);
 

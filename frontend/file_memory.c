@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
@@ -75,5 +77,24 @@ int file_memory_make(uint64_t size_bytes, void **memory)
 	if (!error)
 		(void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, *memory, size_bytes,
 			    "quire guest_memfd");
+	return error;
+}
+
+int file_size_set(int fd, uint64_t size_bytes)
+{
+	struct rlimit before, raised;
+	int error = 0;
+
+	if (getrlimit(RLIMIT_FSIZE, &before) || before.rlim_cur >= size_bytes)
+		return ftruncate(fd, (off_t)size_bytes) ? -errno : 0;
+	raised = before;
+	raised.rlim_cur = size_bytes;
+	if (raised.rlim_max < size_bytes)
+		raised.rlim_max = size_bytes; /* only a privileged process may */
+	if (setrlimit(RLIMIT_FSIZE, &raised))
+		return -EFBIG;
+	if (ftruncate(fd, (off_t)size_bytes))
+		error = -errno;
+	setrlimit(RLIMIT_FSIZE, &before);
 	return error;
 }

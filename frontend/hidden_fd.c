@@ -28,6 +28,9 @@ static int hidden_top;
 /* The process's limit is changed and put back under this lock. */
 static pthread_mutex_t limit_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* An O_PATH descriptor of /proc, or -1. [A] */
+static int proc_fd = -1;
+
 struct limit_change {
 	struct rlimit before;
 	int changed;
@@ -119,15 +122,52 @@ static int duplicate_high(int fd, int base)
 	return high;
 }
 
-int hidden_fd_reopen(int fd)
+/* A second description of @fd: by the path, or where there is none any more by what was kept. */
+static int open_again(int fd)
 {
 	char path[32];
-	int base, low, high, error = 0;
+	int again, kept = __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE);
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDWR | O_CLOEXEC);
+	if (again < 0 && kept >= 0)
+		again = openat(kept, path + sizeof("/proc/") - 1, O_RDWR | O_CLOEXEC);
+	return again;
+}
+
+void hidden_fd_keep_proc(void)
+{
+	int low, high, none = -1;
+
+	if (__atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE) >= 0)
+		return;
+	low = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (low < 0)
+		return;
+	high = hidden_fd_move(low);
+	close(low);
+	if (high >= 0 && !__atomic_compare_exchange_n(&proc_fd, &none, high, 0, __ATOMIC_RELEASE,
+						      __ATOMIC_RELAXED))
+		hidden_fd_close(high);
+}
+
+void hidden_fd_move_proc(int fd)
+{
+	int moved;
+
+	if (fd != __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE))
+		return;
+	moved = hidden_fd_move(fd);
+	__atomic_store_n(&proc_fd, moved, __ATOMIC_RELEASE);
+}
+
+int hidden_fd_reopen(int fd)
+{
+	int base, low, high, error = 0;
+
 	pthread_mutex_lock(&limit_lock);
 	base = limit_raise();
-	low = open(path, O_RDWR | O_CLOEXEC);
+	low = open_again(fd);
 	high = low < 0 ? -1 : duplicate_high(low, base);
 	if (high < 0)
 		error = -errno;

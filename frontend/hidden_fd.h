@@ -14,6 +14,13 @@ void hidden_fd_close(int fd);
 /* Duplicate the hidden @fd to another hidden number (-errno); @fd itself stays open but is no
  * longer counted as hidden. */
 int hidden_fd_move(int fd);
+/*
+ * Before the client may change its root or its user: keep a way to /proc, by which alone a
+ * descriptor is opened a second time. Cheap after the first time.
+ */
+void hidden_fd_keep_proc(void);
+/* The client puts something of its own at @fd: move the way to /proc, if it is there. */
+void hidden_fd_move_proc(int fd);
 bool hidden_fd_is(int fd);
 /* The lowest hidden number >= @from, or -1. */
 int hidden_fd_next(int from);
