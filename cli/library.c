@@ -1,4 +1,4 @@
-/* Where the preloaded library lies: beside the command, in a build or installed. */
+/* Where the library and the engine lie: beside the command, in a build or installed. */
 #include "cli/quire.h"
 
 #include <errno.h>
@@ -9,10 +9,16 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-int find_library(char *path)
+/* @name in one of the folders where it may be. */
+static int find(const char *name, char *path)
 {
 	static const char *const places[] = {
-	    ".", "../preload", "../lib/quire", "../lib64/quire", "../lib/x86_64-linux-gnu/quire",
+	    ".",
+	    "../preload",
+	    "../engine",
+	    "../lib/quire",
+	    "../lib64/quire",
+	    "../lib/x86_64-linux-gnu/quire",
 	};
 	char self[PATH_MAX], candidate[PATH_MAX + 64];
 	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -26,10 +32,19 @@ int find_library(char *path)
 		return -ENOENT;
 	*slash = '\0';
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(candidate, sizeof(candidate), "%s/%s/libquire_preload.so", self,
-			 places[i]);
+		snprintf(candidate, sizeof(candidate), "%s/%s/%s", self, places[i], name);
 		if (realpath(candidate, path))
 			return 0;
 	}
 	return -ENOENT;
+}
+
+int find_library(char *path)
+{
+	return find("libquire_preload.so", path);
+}
+
+int find_engine(char *path)
+{
+	return find("quire-engine", path);
 }

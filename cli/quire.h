@@ -13,5 +13,7 @@ int command_doctor(int argc, char **argv);
 
 /* Where the preloaded library lies: an absolute path in @path (PATH_MAX). 0 or -ENOENT. */
 int find_library(char *path);
+/* The same for quire-engine, which static programs are started on. */
+int find_engine(char *path);
 
 #endif

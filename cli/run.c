@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,11 +22,13 @@
 #include "cli/quire.h"
 #include "cli/report.h"
 #include "frontend/params.h"
+#include "preload/launch.h"
 #include "preload/program.h"
 
 #define PARAMS_MAX 64
 /* In the run's directory. */
 #define LIBRARY_LINK "libquire_preload.so"
+#define ENGINE_LINK "quire-engine"
 
 struct run {
 	const char *params[PARAMS_MAX];
@@ -34,6 +37,9 @@ struct run {
 	char **program; /* its argv */
 	char path[PATH_MAX];
 	char library[PATH_MAX];
+	char engine[PATH_MAX]; /* empty: there is none */
+	bool is_on_engine;     /* the program is started on it; else it has the library */
+	struct launch launch;
 	char directory[PATH_MAX / 2];
 	/* As the caller had them, for the program. */
 	sigset_t client_mask;
@@ -82,9 +88,12 @@ static int parse(int argc, char **argv, struct run *run)
 /* Everything that can be known to fail is said before anything starts. */
 static int check_program(struct run *run)
 {
+	int missing = find_engine(run->engine);
 	int error = program_find(run->program[0], getenv("PATH"), run->path, sizeof(run->path));
 	enum program_kind kind;
 
+	if (missing)
+		run->engine[0] = '\0';
 	if (error) {
 		fprintf(stderr, "quire run: %s: %s\n", run->program[0], strerror(-error));
 		return error == -ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN;
@@ -92,6 +101,18 @@ static int check_program(struct run *run)
 	kind = program_check(run->path);
 	if (kind == PROGRAM_OK)
 		return 0;
+	if (kind == PROGRAM_STATIC || kind == PROGRAM_OTHER_LIBC) {
+		if (!*run->engine) {
+			fprintf(stderr, "quire run: %s %s\n", run->path, program_reason(kind));
+			return EXIT_CANNOT_RUN;
+		}
+		run->is_on_engine = true;
+		error = launch_resolve(&run->launch, run->path);
+		if (!error)
+			return 0;
+		fprintf(stderr, "quire run: %s: %s\n", run->path, strerror(-error));
+		return EXIT_CANNOT_RUN;
+	}
 	fprintf(stderr, "quire run: %s %s\n", run->path,
 		kind == PROGRAM_UNREADABLE ? strerror(errno) : program_reason(kind));
 	return EXIT_CANNOT_RUN;
@@ -104,6 +125,16 @@ static const char *run_parent(void)
 	if (!access("/dev/shm", W_OK))
 		return "/dev/shm";
 	return parent && parent[0] == '/' ? parent : "/tmp";
+}
+
+static void remove_links(const char *directory)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, directory);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/" ENGINE_LINK, directory);
+	unlink(path);
 }
 
 /* Directories of runs whose command was killed: "quire-run.PID.XXXXXX" without a process PID. */
@@ -122,9 +153,7 @@ static void sweep_stale(const char *parent)
 		snprintf(path, sizeof(path), "%s/%s", parent, entry->d_name);
 		if (lstat(path, &status) || !S_ISDIR(status.st_mode) || status.st_uid != geteuid())
 			continue;
-		strncat(path, "/" LIBRARY_LINK, sizeof(path) - strlen(path) - 1);
-		unlink(path);
-		*strrchr(path, '/') = '\0';
+		remove_links(path);
 		report_remove(path);
 		params_destroy(path);
 	}
@@ -134,10 +163,7 @@ static void sweep_stale(const char *parent)
 
 static void remove_directory(const struct run *run)
 {
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
-	unlink(path);
+	remove_links(run->directory);
 	report_remove(run->directory);
 	params_destroy(run->directory);
 }
@@ -157,6 +183,10 @@ static int make_directory(struct run *run)
 	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
 	error = params_create(run->directory);
 	if (!error && symlink(run->library, path))
+		error = -errno;
+	/* Without it static programs fail when they are executed. */
+	snprintf(path, sizeof(path), "%s/" ENGINE_LINK, run->directory);
+	if (!error && *run->engine && symlink(run->engine, path))
 		error = -errno;
 	run->report.directory = run->directory;
 	if (!error)
@@ -199,6 +229,38 @@ static void set_filter(void)
 	_exit(EXIT_CANNOT_RUN);
 }
 
+static size_t list_length(char *const *list)
+{
+	size_t count = 0;
+
+	while (list[count])
+		count++;
+	return count;
+}
+
+/* Execute the engine, which loads the program. Returns with errno. */
+static void execute_on_engine(const struct run *run)
+{
+	const struct launch_place place = {run->engine, run->directory, false};
+	size_t arguments = list_length(run->program), variables = list_length(environ);
+	struct launch_strings *strings = malloc(sizeof(*strings));
+	const char **argv = calloc(LAUNCH_WORDS_MAX + arguments + 1, sizeof(*argv));
+	const char **environment = calloc(LAUNCH_STRINGS + variables + 1, sizeof(*environment));
+	size_t words = run->launch.word_count, skipped = words ? 1 : 0;
+
+	if (strings && argv && environment) {
+		launch_write(strings, &run->launch, &place);
+		memcpy(argv, run->launch.words, words * sizeof(*argv));
+		memcpy(argv + words, run->program + skipped, (arguments - skipped) * sizeof(*argv));
+		memcpy(environment, strings->list, sizeof(strings->list));
+		memcpy(environment + LAUNCH_STRINGS, environ, variables * sizeof(*environment));
+		execve(run->engine, (char *const *)argv, (char *const *)environment);
+	}
+	free(environment);
+	free(argv);
+	free(strings);
+}
+
 static void run_child(const struct run *run, pid_t parent)
 {
 	/* A run does not outlive its command, whose directory it needs. */
@@ -210,7 +272,10 @@ static void run_child(const struct run *run, pid_t parent)
 	sigprocmask(SIG_SETMASK, &run->client_mask, NULL);
 	set_environment(run);
 	set_filter();
-	execv(run->path, run->program);
+	if (run->is_on_engine)
+		execute_on_engine(run);
+	else
+		execv(run->path, run->program);
 	if (errno == ENOEXEC) {
 		/* A script without its first line: the shell's, as execvp(3) has it. */
 		size_t count = 0;

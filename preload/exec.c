@@ -22,12 +22,20 @@
 #include "frontend/signal_actions.h"
 #include "frontend/user_copy.h"
 #include "preload/environment.h"
+#include "preload/on_engine.h"
 #include "preload/program.h"
 #include "preload/real.h"
 
 static bool is_refused(enum program_kind kind)
 {
-	return kind == PROGRAM_STATIC || kind == PROGRAM_FOREIGN;
+	return kind == PROGRAM_FOREIGN;
+}
+
+/* Has the program to be started on the engine? */
+#define ON_ENGINE 1
+static bool wants_engine(enum program_kind kind)
+{
+	return kind == PROGRAM_STATIC || kind == PROGRAM_OTHER_LIBC;
 }
 
 static void complain(const char *path, enum program_kind kind)
@@ -40,7 +48,7 @@ static void complain(const char *path, enum program_kind kind)
 	(void)!write(STDERR_FILENO, text, (size_t)length);
 }
 
-/* 0, or -ENOEXEC with the reason told. The files are looked at with libc's own calls. */
+/* 0, ON_ENGINE, or -ENOEXEC with the reason told. The files are looked at with libc's own calls. */
 static int check(const char *path)
 {
 	enum program_kind kind;
@@ -50,8 +58,29 @@ static int check(const char *path)
 	if (is_refused(kind))
 		complain(path, kind);
 	client_call_depth--;
-	return is_refused(kind) ? -ENOEXEC : 0;
+	return is_refused(kind) ? -ENOEXEC : wants_engine(kind) ? ON_ENGINE : 0;
 }
+
+static int prepare(struct on_engine *start, const char *path, void *room)
+{
+	int error;
+
+	client_call_depth++;
+	error = on_engine_prepare(start, path, room);
+	if (!error && access(start->engine, X_OK)) {
+		complain(path, PROGRAM_STATIC);
+		error = -ENOEXEC;
+	}
+	client_call_depth--;
+	return error;
+}
+
+/* What to execute for @path; on the caller's stack, for it must live until the program starts. */
+#define START_ON_ENGINE(start, path)                                                     \
+	({                                                                               \
+		size_t room_bytes = on_engine_room((start)->argv, (start)->environment); \
+		room_bytes ? prepare(start, path, alloca(room_bytes)) : -EFAULT;         \
+	})
 
 static bool names(const char *assignment, const char *variable)
 {
@@ -196,10 +225,23 @@ static int executed(int result)
 	return result;
 }
 
+static int execute_on_engine(const char *path, char *const argv[], char *const environment[])
+{
+	struct on_engine start = {.argv = argv, .environment = environment};
+	int error = START_ON_ENGINE(&start, path);
+
+	if (error)
+		return (int)real_result(error);
+	leave();
+	return executed(REAL(execve)(start.engine, start.argv, start.environment));
+}
+
 INTERPOSED int execve(const char *path, char *const argv[], char *const environment[])
 {
 	int error = check(path);
 
+	if (error == ON_ENGINE)
+		return execute_on_engine(path, argv, environment);
 	if (error)
 		return (int)real_result(error);
 	leave();
@@ -220,6 +262,8 @@ INTERPOSED int execvpe(const char *file, char *const argv[], char *const environ
 	if (!program_find(file, getenv("PATH"), path, sizeof(path))) {
 		int error = check(path);
 
+		if (error == ON_ENGINE)
+			return execute_on_engine(path, argv, environment);
 		if (error)
 			return (int)real_result(error);
 	}
@@ -242,6 +286,8 @@ INTERPOSED int fexecve(int fd, char *const argv[], char *const environment[])
 		return REAL(fexecve)(fd, argv, environment);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	error = check(path);
+	if (error == ON_ENGINE)
+		return execute_on_engine(path, argv, environment);
 	if (error)
 		return (int)real_result(error);
 	leave();
@@ -299,8 +345,15 @@ INTERPOSED int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_
 			   const posix_spawnattr_t *attributes, char *const argv[],
 			   char *const environment[])
 {
+	struct on_engine start = {.argv = argv, .environment = environment};
 	int error = is_list(argv) ? check(path) : -EFAULT;
 
+	if (error == ON_ENGINE) {
+		error = START_ON_ENGINE(&start, path);
+		if (!error)
+			return REAL(posix_spawn)(pid, start.engine, actions, attributes, start.argv,
+						 start.environment);
+	}
 	if (error)
 		return -error;
 	return REAL(posix_spawn)(pid, path, actions, attributes, argv, WITH_US(environment));
@@ -314,7 +367,13 @@ INTERPOSED int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file
 
 	if (!is_name(file) || !is_list(argv))
 		return EFAULT;
-	if (!program_find(file, getenv("PATH"), path, sizeof(path)) && check(path))
-		return ENOEXEC;
+	if (!program_find(file, getenv("PATH"), path, sizeof(path))) {
+		int error = check(path);
+
+		if (error == ON_ENGINE)
+			return posix_spawn(pid, path, actions, attributes, argv, environment);
+		if (error)
+			return -error;
+	}
 	return REAL(posix_spawnp)(pid, file, actions, attributes, argv, WITH_US(environment));
 }

@@ -36,7 +36,7 @@ static bool is_glibc_linker(int fd, const Elf64_Phdr *segment)
 	return strstr(name, "ld-linux-x86-64") || strstr(name, "ld-2.");
 }
 
-static enum program_kind elf_check(int fd, const void *head)
+enum program_kind program_check_elf(int fd, const void *head)
 {
 	Elf64_Ehdr header;
 
@@ -50,7 +50,7 @@ static enum program_kind elf_check(int fd, const void *head)
 			  (off_t)(header.e_phoff + i * sizeof(segment))) != sizeof(segment))
 			break;
 		if (segment.p_type == PT_INTERP)
-			return is_glibc_linker(fd, &segment) ? PROGRAM_OK : PROGRAM_FOREIGN;
+			return is_glibc_linker(fd, &segment) ? PROGRAM_OK : PROGRAM_OTHER_LIBC;
 	}
 	return PROGRAM_STATIC;
 }
@@ -71,7 +71,7 @@ static enum program_kind file_check(const char *path, char head[HEAD_BYTES], boo
 	if (got < 0)
 		kind = PROGRAM_UNREADABLE;
 	else if (got >= (ssize_t)sizeof(Elf64_Ehdr) && !memcmp(head, ELFMAG, SELFMAG))
-		kind = elf_check(fd, head);
+		kind = program_check_elf(fd, head);
 	else if (head[0] == '#' && head[1] == '!')
 		*is_script = true;
 	if (kind == PROGRAM_OK && !fstat(fd, &status) &&
@@ -102,11 +102,12 @@ const char *program_reason(enum program_kind kind)
 {
 	switch (kind) {
 	case PROGRAM_STATIC:
-		return "is statically linked, so Quire's library cannot be loaded into it; "
-		       "build it dynamically against glibc";
+		return "is statically linked, and there is no quire-engine to start it on";
+	case PROGRAM_OTHER_LIBC:
+		return "has another C library than glibc, and there is no quire-engine to start it "
+		       "on";
 	case PROGRAM_FOREIGN:
-		return "is not a dynamically linked x86-64 glibc program, so Quire's library "
-		       "cannot be loaded into it";
+		return "is not a program for x86-64, so Quire cannot serve it";
 	case PROGRAM_SETUID:
 		return "is set-user-ID or set-group-ID, where preloaded libraries are ignored";
 	case PROGRAM_UNREADABLE:

@@ -8,7 +8,8 @@ enum program_kind {
 	PROGRAM_OK,	    /* dynamically linked for this machine and libc */
 	PROGRAM_UNREADABLE, /* errno says why; the kernel will say it, too */
 	PROGRAM_STATIC,	    /* no dynamic linker: nothing can be preloaded */
-	PROGRAM_FOREIGN,    /* another libc's dynamic linker, or another machine's code */
+	PROGRAM_OTHER_LIBC, /* another libc's dynamic linker: ours cannot be preloaded */
+	PROGRAM_FOREIGN,    /* another machine's code */
 	PROGRAM_SETUID,	    /* the dynamic linker ignores preloads there */
 };
 
@@ -17,6 +18,9 @@ enum program_kind {
  * and exec). errno is unspecified unless UNREADABLE.
  */
 enum program_kind program_check(const char *path);
+
+/* The same for an open ELF file whose first bytes are at @head (an Elf64_Ehdr at least). */
+enum program_kind program_check_elf(int fd, const void *head);
 
 /* A sentence for people: why @kind cannot run. */
 const char *program_reason(enum program_kind kind);

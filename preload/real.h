@@ -4,9 +4,15 @@
 
 #include "frontend/client_call.h"
 
+#ifndef QUIRE_ENGINE
 #define INTERPOSED __attribute__((visibility("default"), used))
 /* A second name of an interposed function: the types are the same on x86-64. */
 #define INTERPOSED_ALIAS(target) __attribute__((visibility("default"), alias(target)))
+#else
+/* In the engine nothing is interposed: traps call these functions (engine/client_names.h). */
+#define INTERPOSED
+#define INTERPOSED_ALIAS(target)
+#endif
 #ifndef __clang__
 /* libc declares some names of one function with fewer attributes than others. */
 #pragma GCC diagnostic ignored "-Wmissing-attributes"

@@ -1,4 +1,4 @@
-/* A program that nothing can be preloaded into: `quire run` must refuse it. */
+/* A program that nothing can be preloaded into: without an engine `quire run` refuses it. */
 #include <stdio.h>
 
 int main(void)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# `quire run`: what it refuses, how it ends, and the parameters that its processes share.
+# `quire run` without an engine: what it refuses, how it ends, and the parameters that its processes share.
 # usage: test_run.sh QUIRE STATIC_PROGRAM FILTER_CLIENT
 
 quire=$1
@@ -23,8 +23,8 @@ kvm=/sys/module/kvm/parameters
 
 output=$("$quire" run "$static" 2>&1)
 expect 'status of a static program' 126 $?
-expect 'reason for a static program' "quire run: $static is statically linked, so Quire's \
-library cannot be loaded into it; build it dynamically against glibc" "$output"
+expect 'reason for a static program' "quire run: $static is statically linked, and there is no \
+quire-engine to start it on" "$output"
 expect 'static program in a script' '126' "$(run "'$static'; echo \$?")"
 expect 'static program without the environment' '126' "$(run "env -i '$static'; echo \$?")"
 "$quire" run /nonexistent/program 2>/dev/null

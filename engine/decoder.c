@@ -1,0 +1,232 @@
+/*
+ * The instruction decoder, which distributions have as a shared library alone.
+ *
+ * The engine is static, and libc's dlopen() would bring a second libc along. libZydis asks for five
+ * functions of libc and for no thread-local storage: so it is mapped like a program, its
+ * relocations are done here, and its functions are called through a table.
+ */
+#include "engine/decoder.h"
+
+#include <Zydis/Zydis.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/load.h"
+
+/* What vcpu/ may call once there is a decoder. A name that is missing here fails to link. */
+#define FUNCTIONS(X)                        \
+	X(ZydisDecoderDecodeFull)           \
+	X(ZydisDecoderDecodeInstruction)    \
+	X(ZydisDecoderDecodeOperands)       \
+	X(ZydisMnemonicGetString)           \
+	X(ZydisRegisterEncode)              \
+	X(ZydisRegisterGetClass)            \
+	X(ZydisRegisterGetId)               \
+	X(ZydisRegisterGetLargestEnclosing) \
+	X(ZydisRegisterGetString)           \
+	X(ZydisRegisterGetWidth)
+
+/* Each is a jump to where the library has it. */
+#define STUB(name)                                                                            \
+	uint64_t place_of_##name __attribute__((visibility("hidden")));                       \
+	__asm__(".pushsection .text\n\t.globl " #name "\n\t.hidden " #name "\n\t.type " #name \
+		", @function\n" #name ":\tjmp *place_of_" #name "(%rip)\n\t.popsection");
+#define PLACE(name) {#name, &place_of_##name},
+FUNCTIONS(STUB)
+
+typedef ZyanStatus (*decoder_init_fn)(ZydisDecoder *, ZydisMachineMode, ZydisStackWidth);
+static decoder_init_fn decoder_init;
+
+/* Tables of the library, at their addresses. */
+struct library {
+	uint64_t bias;
+	const Elf64_Sym *symbols;
+	size_t symbol_count;
+	const char *strings;
+	const Elf64_Rela *relocations[2];
+	size_t relocation_bytes[2];
+};
+
+__attribute__((noreturn)) static void library_failed(void)
+{
+	abort();
+}
+
+static uint64_t ours(const char *name)
+{
+	static const struct {
+		const char *name;
+		void *function;
+	} known[] = {
+	    {"memcpy", (void *)(uintptr_t)memcpy},
+	    {"memmove", (void *)(uintptr_t)memmove},
+	    {"memset", (void *)(uintptr_t)memset},
+	    {"strlen", (void *)(uintptr_t)strlen},
+	    {"__assert_fail", (void *)(uintptr_t)library_failed},
+	    {"__stack_chk_fail", (void *)(uintptr_t)library_failed},
+	};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (!strcmp(known[i].name, name))
+			return (uint64_t)(uintptr_t)known[i].function;
+	return 0;
+}
+
+static uint64_t library_find(const struct library *library, const char *name)
+{
+	for (size_t i = 0; i < library->symbol_count; i++) {
+		const Elf64_Sym *symbol = &library->symbols[i];
+
+		if (symbol->st_shndx != SHN_UNDEF &&
+		    !strcmp(library->strings + symbol->st_name, name))
+			return library->bias + symbol->st_value;
+	}
+	return 0;
+}
+
+static void library_read(struct library *library, const Elf64_Dyn *dynamic)
+{
+	for (; dynamic->d_tag != DT_NULL; dynamic++) {
+		const void *there = (const void *)(library->bias + dynamic->d_un.d_ptr);
+
+		switch (dynamic->d_tag) {
+		case DT_SYMTAB:
+			library->symbols = there;
+			break;
+		case DT_STRTAB:
+			library->strings = there;
+			break;
+		case DT_RELA:
+			library->relocations[0] = there;
+			break;
+		case DT_RELASZ:
+			library->relocation_bytes[0] = dynamic->d_un.d_val;
+			break;
+		case DT_JMPREL:
+			library->relocations[1] = there;
+			break;
+		case DT_PLTRELSZ:
+			library->relocation_bytes[1] = dynamic->d_un.d_val;
+			break;
+		default:
+			break;
+		}
+	}
+	/* Every linker puts the strings after the symbols. */
+	library->symbol_count =
+	    (size_t)((const char *)library->strings - (const char *)library->symbols) /
+	    sizeof(*library->symbols);
+}
+
+static int relocate_one(const struct library *library, const Elf64_Rela *entry)
+{
+	uint64_t *at = (uint64_t *)(library->bias + entry->r_offset), value;
+	const Elf64_Sym *symbol = &library->symbols[ELF64_R_SYM(entry->r_info)];
+	const char *name = library->strings + symbol->st_name;
+
+	switch (ELF64_R_TYPE(entry->r_info)) {
+	case R_X86_64_RELATIVE:
+		*at = library->bias + (uint64_t)entry->r_addend;
+		return 0;
+	case R_X86_64_64:
+	case R_X86_64_GLOB_DAT:
+	case R_X86_64_JUMP_SLOT:
+		value =
+		    symbol->st_shndx != SHN_UNDEF ? library->bias + symbol->st_value : ours(name);
+		if (!value && ELF64_ST_BIND(symbol->st_info) != STB_WEAK)
+			return -ENOEXEC;
+		*at = value ? value + (uint64_t)entry->r_addend : 0;
+		return 0;
+	default:
+		return -ENOEXEC;
+	}
+}
+
+static int relocate(const struct library *library)
+{
+	int error = 0;
+
+	for (int table = 0; table < 2; table++) {
+		size_t count = library->relocation_bytes[table] / sizeof(Elf64_Rela);
+
+		for (size_t i = 0; i < count && !error; i++)
+			error = relocate_one(library, &library->relocations[table][i]);
+	}
+	return error;
+}
+
+static int open_library(void)
+{
+	static const char *const folders[] = {"/usr/lib/x86_64-linux-gnu",
+					      "/lib/x86_64-linux-gnu",
+					      "/usr/lib64",
+					      "/lib64",
+					      "/usr/lib",
+					      "/usr/local/lib"};
+	char path[128];
+	int fd = open(ENGINE_ZYDIS, O_RDONLY | O_CLOEXEC);
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && fd < 0; i++) {
+		snprintf(path, sizeof(path), "%s/libZydis.so.4.0", folders[i]);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	return fd < 0 ? -errno : fd;
+}
+
+static int find_functions(const struct library *library)
+{
+	static const struct {
+		const char *name;
+		uint64_t *place;
+	} wanted[] = {FUNCTIONS(PLACE)};
+
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+		*wanted[i].place = library_find(library, wanted[i].name);
+		if (!*wanted[i].place)
+			return -ENOEXEC;
+	}
+	decoder_init = (decoder_init_fn)library_find(library, "ZydisDecoderInit");
+	return decoder_init ? 0 : -ENOEXEC;
+}
+
+static int load_error;
+
+static void load_once(void)
+{
+	struct library library = {.bias = 0};
+	struct load load;
+	int fd = open_library();
+
+	load_error = fd < 0 ? fd : load_file(&load, fd, LOAD_INTERPRETER);
+	if (fd >= 0)
+		close(fd);
+	if (load_error || !load.dynamic) {
+		load_error = load_error ? load_error : -ENOEXEC;
+		return;
+	}
+	library.bias = load.bias;
+	library_read(&library, (const Elf64_Dyn *)load.dynamic);
+	load_error = relocate(&library);
+	if (!load_error)
+		load_error = find_functions(&library);
+}
+
+int decoder_load(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, load_once);
+	return load_error;
+}
+
+/* The other functions need a decoder. */
+ZyanStatus ZydisDecoderInit(ZydisDecoder *decoder, ZydisMachineMode mode, ZydisStackWidth width)
+{
+	return decoder_load() ? ZYAN_STATUS_FAILED : decoder_init(decoder, mode, width);
+}

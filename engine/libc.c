@@ -1,0 +1,99 @@
+/*
+ * What the engine's own libc, linked statically, is told about its surroundings.
+ *
+ * The image stands at a fixed address far from the first 2 GiB, so it is compiled as for a
+ * position-independent program, starts by such a program's Scrt1.o, and is linked at its place: no
+ * relocation is left for the start of the program to do.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/libc.h"
+#include "engine/thread.h"
+#include "hosts/process/sys.h"
+
+/*
+ * What libc calls if it is there. Absent, each would be a weak reference to address 0, further away
+ * than a call reaches; libc's own takes the place of ours where the program has it. The first
+ * relocates programs without a place of their own; the next two are older than init arrays.
+ */
+#define ABSENT(name)                           \
+	__attribute__((weak)) void name(void); \
+	void name(void)                        \
+	{                                      \
+	}
+ABSENT(_dl_relocate_static_pie)
+ABSENT(_init)
+ABSENT(_fini)
+ABSENT(__pthread_initialize_minimal)
+ABSENT(__nss_database_fork_prepare_parent)
+ABSENT(__nss_database_fork_subprocess)
+ABSENT(__mq_notify_fork_subprocess)
+ABSENT(__timer_fork_subprocess)
+
+/* The program break is the client's. malloc() takes mappings where this fails. */
+void *refuse_break(intptr_t increment) __asm__("__sbrk");
+void *refuse_break(intptr_t increment)
+{
+	(void)increment;
+	errno = ENOMEM;
+	return (void *)-1;
+}
+void *sbrk(intptr_t increment)
+{
+	return refuse_break(increment);
+}
+
+static _Thread_local const struct libc_fork *fork_request;
+
+/* Where libc keeps the number of a thread, from its thread pointer. */
+static long tid_offset;
+
+void libc_find_tid(void)
+{
+	uint64_t self = thread_fs_read();
+	int tid = (int)sys_call(SYS_gettid, 0);
+
+	/* struct pthread begins at the thread pointer; the number is in its first quarter. */
+	for (long at = 0; at < 2048 && !tid_offset; at += (long)sizeof(int))
+		if (*(int *)(self + (uint64_t)at) == tid)
+			tid_offset = at;
+}
+
+void libc_set_tid(int tid)
+{
+	if (tid_offset)
+		*(int *)(thread_fs_read() + (uint64_t)tid_offset) = tid;
+}
+
+/* The system call inside of fork(3): the client's own, with its flags and places for numbers. */
+pid_t fork_as_asked(void) __asm__("_Fork");
+pid_t fork_as_asked(void)
+{
+	const struct libc_fork *request = fork_request;
+	static const struct libc_fork plain = {SYS_clone, {17}};
+	long result;
+
+	if (!request)
+		request = &plain;
+	result = sys_call_six(request->number, request->args);
+	if (result == 0)
+		libc_set_tid((int)sys_call(SYS_gettid, 0));
+	if (!sys_failed(result))
+		return (pid_t)result;
+	errno = (int)-result;
+	return -1;
+}
+
+long libc_fork(const struct libc_fork *request)
+{
+	pid_t child;
+
+	fork_request = request;
+	child = fork();
+	fork_request = NULL;
+	return child < 0 ? -errno : child;
+}
