@@ -31,6 +31,8 @@ class Suite:
     phases: Callable
     names: Callable = lambda: []
     is_quick: bool = False
+    # Neighbours of one group run together, so that no processor waits for the last of a suite.
+    group: str = ""
 
 
 def passed(check):
@@ -69,7 +71,8 @@ def meson_suite(name):
             yield [build.check(record, None, SLOW) for record in wanted]
 
     return Suite(name, "tests of the build", phases,
-                 lambda: [f"{name}: {record['name']}" for record in records()], is_quick=True)
+                 lambda: [f"{name}: {record['name']}" for record in records()], is_quick=True,
+                 group="tests of the build")
 
 
 def second_build(suite, folder, compiler, options):
@@ -188,7 +191,8 @@ def client_suite(client):
         yield [vmms_checks.check(scenario) for scenario in scenarios()]
 
     return Suite(client.name, client.about, phases,
-                 lambda: [f"{client.name}: {scenario.name}" for scenario in scenarios()])
+                 lambda: [f"{client.name}: {scenario.name}" for scenario in scenarios()],
+                 group="real VMMs")
 
 
 def client_suites(tier):
@@ -214,9 +218,9 @@ class Plan:
             Suite("tsan", "races that only real threads show", tsan, lambda: ["tsan: stress"]),
             *client_suites("newcomer")]
         self.clients = [
+            *client_suites("clients"),
             Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,
-                  self.kernel.names),
-            *client_suites("clients")]
+                  self.kernel.names)]
 
     def all(self):
         return [*self.suites, *self.clients]

@@ -3,6 +3,7 @@
 A line is 'pass|fail|skip  name  seconds  remark'; what a failed check printed stands in build/checks/.
 """
 import argparse
+import itertools
 import pathlib
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import check_report
 import check_runner
 import hide_kvm
 import packages
+import program
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 LOGS = TREE / "build/checks"
@@ -67,14 +69,21 @@ def prepare(report, runner, suites):
     return build.outcome is not None and build.outcome.result == "pass"
 
 
+def run_together(runner, suites, is_quick):
+    """Runs the first phases of all of them, then the second ones."""
+    for lists in itertools.zip_longest(*[suite.phases() for suite in suites], fillvalue=()):
+        runner.run([check for checks in lists for check in checks
+                    if not (is_quick and check.is_slow)])
+
+
 def run_suites(runner, suites, is_quick):
-    for suite in suites:
+    for group, members in itertools.groupby(suites, lambda suite: suite.group or suite.name):
         if runner.signal:
             return
-        start = time.monotonic()
-        for checks in suite.phases():
-            runner.run([check for check in checks if not (is_quick and check.is_slow)])
-        print(f"----- {suite.name}: {time.monotonic() - start:.0f} s", flush=True)
+        start, cpu = time.monotonic(), program.children_cpu_seconds()
+        run_together(runner, list(members), is_quick)
+        print(f"----- {group}: {time.monotonic() - start:.0f} s, of processors "
+              f"{program.children_cpu_seconds() - cpu:.0f} s", flush=True)
 
 
 def say_interrupted(runner, suites):

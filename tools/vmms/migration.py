@@ -61,7 +61,7 @@ def migrate(qemu, way, split, form=memory_guest.FORM):
                     f"{account['downtime']} ms down, {final} generations, none bad")
 
 
-CI = (("CLEAR", "no eager splitting"), ("ring", "eager splitting"))
+CI = (("CLEAR", "eager splitting"), ("GET", "no eager splitting"), ("ring", "eager splitting"))
 
 
 def scenarios(client, qemu):
