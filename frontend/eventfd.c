@@ -24,8 +24,7 @@ int eventfd_check(int fd)
 	return 0;
 }
 
-/* The kernel's number for the eventfd behind @fd, 0 when it has none. */
-static uint64_t eventfd_id(int fd)
+uint64_t eventfd_id(int fd)
 {
 	char path[64], line[128];
 	uint64_t id = 0;

@@ -2,6 +2,8 @@
 #ifndef QUIRE_FRONTEND_EVENTFD_H
 #define QUIRE_FRONTEND_EVENTFD_H
 
+#include <stdint.h>
+
 /* Is @fd an eventfd? 0, -EBADF, or -EINVAL when it is something else. */
 int eventfd_check(int fd);
 /*
@@ -10,5 +12,7 @@ int eventfd_check(int fd);
  * not open is never the same as another, and has no place in the order.
  */
 int eventfd_compare(int a, int b);
+/* The kernel's number for the eventfd behind @fd, which no other has while it lives; 0: none. */
+uint64_t eventfd_id(int fd);
 
 #endif

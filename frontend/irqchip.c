@@ -147,12 +147,17 @@ void irqchip_pulse(struct vm *vm, uint32_t gsi)
 	pthread_mutex_unlock(&vm->irqchip.lock);
 }
 
-void irqchip_drive(struct vm *vm, uint32_t gsi, enum irq_source source, bool level)
+void irqchip_drive_locked(struct vm *vm, uint32_t gsi, enum irq_source source, bool level)
 {
 	struct drive drive = {.gsi = gsi, .source = source, .level = level};
 
-	pthread_mutex_lock(&vm->irqchip.lock);
 	(void)drive_locked(vm, &drive);
+}
+
+void irqchip_drive(struct vm *vm, uint32_t gsi, enum irq_source source, bool level)
+{
+	pthread_mutex_lock(&vm->irqchip.lock);
+	irqchip_drive_locked(vm, gsi, source, level);
 	pthread_mutex_unlock(&vm->irqchip.lock);
 }
 
@@ -165,15 +170,21 @@ void irqchip_acked_locked(struct vm *vm, uint32_t chip, uint32_t pin)
 {
 	int gsi = gsi_of(&vm->irqchip, chip, pin);
 
+	if (gsi < 0)
+		return;
 	if (gsi == (int)PIT_GSI)
 		pit_acked_locked(vm);
+	resample_acked_locked(vm, (uint32_t)gsi);
 }
 
 bool irqchip_has_listener_locked(struct vm *vm, uint32_t chip, uint32_t pin)
 {
 	const struct pit *pit = &vm->irqchip.pit;
+	int gsi = gsi_of(&vm->irqchip, chip, pin);
 
-	return gsi_of(&vm->irqchip, chip, pin) == (int)PIT_GSI && pit->present && pit->reinject;
+	if (gsi == (int)PIT_GSI && pit->present && pit->reinject)
+		return true;
+	return gsi >= 0 && resample_wanted_locked(vm, (uint32_t)gsi);
 }
 
 void irqchip_mask_changed_locked(struct vm *vm, uint32_t chip, uint32_t pin, bool masked)

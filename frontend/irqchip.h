@@ -12,6 +12,7 @@
 #include "frontend/irq_routes.h"
 #include "frontend/pic.h"
 #include "frontend/pit.h"
+#include "frontend/resample.h"
 #include "frontend/uapi.h"
 #include "vcpu/cpu.h"
 
@@ -34,8 +35,9 @@ struct irqchip {
 	struct pic pic;
 	struct ioapic ioapic;
 	struct pit pit;
-	struct irq_routes *routes; /* NULL: no irqchip yet */
-	uint32_t reserved_pins;	   /* split: GSIs below are the client's I/O APIC's; set once */
+	struct irq_routes *routes;  /* NULL: no irqchip yet */
+	struct resample *resamples; /* who wants to hear that a line is served */
+	uint32_t reserved_pins;	    /* split: GSIs below are the client's I/O APIC's; set once */
 	/* Split: vectors whose end the client wants to know. Read at any time. */
 	atomic_uint_fast64_t eoi_vectors[4];
 	/* Local APICs whose LINT0 gives NMIs: the timer's watchdog. */
@@ -80,6 +82,7 @@ void irqchip_pulse(struct vm *vm, uint32_t gsi);
 void irqchip_drive(struct vm *vm, uint32_t gsi, enum irq_source source, bool level);
 
 /* With irqchip.lock held. */
+void irqchip_drive_locked(struct vm *vm, uint32_t gsi, enum irq_source source, bool level);
 void irqchip_pulse_locked(struct vm *vm, uint32_t gsi, enum irq_source source);
 /* The guest has served @pin: whoever drives it hears of it. */
 void irqchip_acked_locked(struct vm *vm, uint32_t chip, uint32_t pin);

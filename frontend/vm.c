@@ -82,6 +82,7 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	pthread_mutex_init(&vm->lock, NULL);
 	iobus_init(&vm->bus);
 	irqchip_init(&vm->irqchip);
+	irqfds_init(&vm->irqfds);
 	msr_filter_init(&vm->msr_filter);
 	*error = vm_timers_init(&vm->timers);
 	if (!*error)
@@ -141,6 +142,13 @@ static long set_identity_map_addr(struct ioctl_call *call)
 	return atomic_load(&vm->vcpu_count) ? -EINVAL : 0;
 }
 
+/* There is no kind of device here: CAVEATS.md says why not VFIO's, the only one of x86. */
+static long create_device(struct ioctl_call *call)
+{
+	(void)call;
+	return -ENODEV;
+}
+
 static const struct ioctl_entry vm_ioctls[] = {
     {KVM_CREATE_VCPU, IOCTL_VALUE, create_vcpu},
     {KVM_CHECK_EXTENSION, IOCTL_VALUE, vm_check_extension},
@@ -163,6 +171,7 @@ static const struct ioctl_entry vm_ioctls[] = {
     {KVM_IRQ_LINE, IOCTL_IN, vm_irq_line},
     {KVM_IRQ_LINE_STATUS, IOCTL_IN_OUT, vm_irq_line_status},
     {KVM_SET_GSI_ROUTING, IOCTL_IN, vm_set_gsi_routing},
+    {KVM_CREATE_DEVICE, IOCTL_IN_OUT, create_device},
     {KVM_CREATE_PIT, IOCTL_VALUE, vm_create_pit},
     {KVM_CREATE_PIT2, IOCTL_IN, vm_create_pit2},
     {KVM_GET_PIT, IOCTL_IN_OUT, vm_get_pit},

@@ -49,6 +49,7 @@ struct vm_settings {
  * One reference each: the VM's descriptor, each vCPU's, each guest_memfd's, each statistics
  * file's. A vCPU lives as long as its VM, whether or not its descriptor does.
  * Locks, outer to inner: vcpu.lock, vm.lock, bus.lock, irqchip.lock, lapic.lock, timers.lock.
+ * irqfds.lock comes before irqchip.lock.
  */
 struct vm {
 	atomic_int refs;
