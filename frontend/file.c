@@ -32,6 +32,7 @@
 #include "frontend/client_call.h"
 #include "frontend/file_memory.h"
 #include "frontend/file_watch.h"
+#include "frontend/gmem_remote.h"
 #include "frontend/hidden_fd.h"
 #include "frontend/numbers.h"
 #include "hosts/process/fork.h"
@@ -53,6 +54,7 @@ struct file {
 	ino_t inode;
 	pid_t owner;
 	uint64_t identity;
+	uint32_t generation;
 	int hidden_fd;	       /* [T]; -1: watched, or in a forked child */
 	int watch;	       /* [T]; 0: not watched */
 	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
@@ -536,6 +538,7 @@ int file_create(const struct file_config *config)
 	file->size_bytes = config->size_bytes;
 	file->owner = getpid();
 	file->identity = process_identity();
+	file->generation = gmem_remote_generation();
 	file->hidden_fd = -1;
 	file->references = 1;
 	fd = make_descriptor(config);
@@ -561,6 +564,27 @@ bool file_any(void)
 	return __atomic_load_n(&live_count, __ATOMIC_RELAXED) != 0;
 }
 
+static struct file *find_locked(dev_t device, ino_t inode)
+{
+	struct file *file = *bucket_of(inode);
+
+	while (file && (file->inode != inode || file->device != device))
+		file = file->next;
+	if (file)
+		__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
+	return file;
+}
+
+struct file *file_find(dev_t device, ino_t inode)
+{
+	struct file *file;
+
+	pthread_mutex_lock(&table_lock);
+	file = find_locked(device, inode);
+	pthread_mutex_unlock(&table_lock);
+	return file;
+}
+
 struct file *file_get(int fd)
 {
 	uint64_t sample = numbers_sample(fd);
@@ -571,13 +595,9 @@ struct file *file_get(int fd)
 		return NULL;
 	if (S_ISREG(status.st_mode)) {
 		pthread_mutex_lock(&table_lock);
-		for (file = *bucket_of(status.st_ino); file; file = file->next)
-			if (file->inode == status.st_ino && file->device == status.st_dev)
-				break;
-		if (file) {
-			__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
+		file = find_locked(status.st_dev, status.st_ino);
+		if (file)
 			numbers_learn_file(fd, &file->references, sample);
-		}
 		pthread_mutex_unlock(&table_lock);
 	}
 	if (!file)
@@ -632,6 +652,17 @@ void *file_take_memory(struct file *file)
 
 	file->memory = NULL;
 	return memory;
+}
+
+void file_inode(const struct file *file, dev_t *device, ino_t *inode)
+{
+	*device = file->device;
+	*inode = file->inode;
+}
+
+uint32_t file_generation(const struct file *file)
+{
+	return file->generation;
 }
 
 bool file_is_own(const struct file *file)

@@ -79,6 +79,8 @@ struct file *file_get(int fd);
 struct file *file_get_for_ioctl(int fd);
 /* The same, but only when its ops are @ops. */
 struct file *file_get_kind(int fd, const struct file_ops *ops);
+/* The same by the inode. */
+struct file *file_find(dev_t device, ino_t inode);
 void file_put(struct file *file);
 
 void *file_object(const struct file *file);
@@ -86,6 +88,9 @@ void *file_object(const struct file *file);
 void *file_memory(const struct file *file);
 /* From here on the mapping is the caller's: the file's end does not unmap it. In release() only. */
 void *file_take_memory(struct file *file);
+void file_inode(const struct file *file, dev_t *device, ino_t *inode);
+/* gmem_remote_generation() of the process that created the file. */
+uint32_t file_generation(const struct file *file);
 /* Did this process create the file? ioctls of any other get -EIO. */
 bool file_is_own(const struct file *file);
 

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "frontend/gmem_remote.h"
 #include "frontend/run_signals.h"
 #include "frontend/vm.h"
 
@@ -46,6 +47,7 @@ static void gmem_destroy(struct gmem_object *object)
 {
 	struct vm *vm = object->vm;
 
+	gmem_remote_count(-1);
 	if (object->gmem)
 		quire_gmem_release(object->gmem); /* store_destroyed(), sooner or later */
 	else
@@ -81,6 +83,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	if (!object)
 		return -ENOMEM;
 	vm_get(vm);
+	gmem_remote_count(1);
 	object->vm = vm;
 	config.object = object;
 	fd = file_create(&config);
@@ -127,6 +130,8 @@ static int gmem_allocate(struct file *file, int mode, off_t offset_bytes, off_t 
 
 	if (!(mode & FALLOC_FL_KEEP_SIZE) || (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)))
 		return -EOPNOTSUPP;
+	if (!file_is_own(file))
+		return gmem_remote_allocate(file, mode, offset_bytes, size_bytes);
 	if (mode & FALLOC_FL_PUNCH_HOLE)
 		return quire_gmem_punch(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes);
 	return quire_gmem_allocate(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes, interrupted);
