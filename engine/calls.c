@@ -187,11 +187,9 @@ static long break_perform(uint64_t end)
 	bool shrinks = end && start < now && file_any();
 	long result;
 
-	if (shrinks)
-		mm_change_begin(start, now);
 	result = sys_call(SYS_brk, end);
 	if (shrinks)
-		mm_change_end(start, now);
+		mm_changed(start, now);
 	return result;
 }
 

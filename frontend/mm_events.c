@@ -11,10 +11,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/process.h"
 
-/*
- * Held for reading from begin to end of every change, so that a VM that hears of a begin hears of
- * its end; for writing to change the list. Readers may nest (the lock prefers readers).
- */
+/* Held for reading while the VMs are told, for writing to change the list. */
 static pthread_rwlock_t vms_lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct quire_vm **vms;
 static size_t vm_count, vm_room;
@@ -62,17 +59,14 @@ void mm_events_unregister_vm(struct quire_vm *vm)
 	pthread_rwlock_unlock(&vms_lock);
 }
 
-void mm_change_begin(uintptr_t start, uintptr_t end)
+void mm_changed(uintptr_t start, uintptr_t end)
 {
-	pthread_rwlock_rdlock(&vms_lock);
-	for (size_t i = 0; i < vm_count; i++)
-		quire_vm_host_invalidate_begin(vms[i], (hva_t){start}, (hva_t){end});
-}
-
-void mm_change_end(uintptr_t start, uintptr_t end)
-{
+	/* First: a fault that begins from here on asks the kernel anew. */
 	process_mappings_changed();
-	for (size_t i = 0; i < vm_count; i++)
+	pthread_rwlock_rdlock(&vms_lock);
+	for (size_t i = 0; i < vm_count; i++) {
+		quire_vm_host_invalidate_begin(vms[i], (hva_t){start}, (hva_t){end});
 		quire_vm_host_invalidate_end(vms[i], (hva_t){start}, (hva_t){end});
+	}
 	pthread_rwlock_unlock(&vms_lock);
 }

@@ -7,19 +7,21 @@
 struct quire_vm;
 
 /*
- * From register to unregister @vm is told of every change; it must live that long. Waits for
- * changes in flight to end, so neither may be called between mm_change_begin() and _end().
- * 0, or -ENOMEM. A forked child starts with no VM registered.
+ * From register to unregister @vm is told of every change; it must live that long. 0, or -ENOMEM. A
+ * forked child starts with no VM registered.
  */
 int mm_events_register_vm(struct quire_vm *vm);
 void mm_events_unregister_vm(struct quire_vm *vm);
 
 /*
- * [start, end) is about to change what it means; begin returns when no vCPU can reach the old
- * memory through it. End, by the same thread with the same range, once the change is made (or
- * failed). Pairs nest. Inside a client call, with no lock held.
+ * [start, end) has changed what it means, or may have, and the system call that did it is over:
+ * when this returns, no vCPU goes on with what it knew of the range. Called after the change only.
+ * A page frame is an address here, so an access during the call sees what a thread of the client
+ * would see at that moment: the old memory, the new, or none. Nothing is held or open over the
+ * call itself, which may wait for a userfaultfd reader that does anything.
+ *
+ * Inside a client call, with no lock held.
  */
-void mm_change_begin(uintptr_t start, uintptr_t end);
-void mm_change_end(uintptr_t start, uintptr_t end);
+void mm_changed(uintptr_t start, uintptr_t end);
 
 #endif

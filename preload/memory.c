@@ -1,6 +1,6 @@
 /*
- * Calls that change the client's address space. vCPUs leave the range before the call and may
- * fault on it again after it (frontend/mm_events.h), as with the kernel's MMU notifier.
+ * Calls that change the client's address space. The call is made with nothing held; vCPUs forget
+ * the range before it returns to the client (frontend/mm_events.h).
  */
 #include "preload/memory.h"
 
@@ -58,19 +58,13 @@ static bool is_empty(struct range range)
 	return range.start >= range.end;
 }
 
-/* Around the real call; an empty range changes nothing. errno is kept by end. */
-static void change_begin(struct range range)
-{
-	if (!is_empty(range))
-		mm_change_begin(range.start, range.end);
-}
-
-static void change_end(struct range range)
+/* After the real call; an empty range has changed nothing. errno is kept. */
+static void changed(struct range range)
 {
 	int error = errno;
 
 	if (!is_empty(range)) {
-		mm_change_end(range.start, range.end);
+		mm_changed(range.start, range.end);
 		file_unmapped(range.start, range.end);
 	}
 	errno = error;
@@ -138,10 +132,9 @@ static void *map_inside(const struct map_call *call)
 	}
 	if ((request->flags & MAP_FIXED) && !(request->flags & MAP_FIXED_NOREPLACE))
 		replaced = range_of(call->address, request->length_bytes);
-	change_begin(replaced);
 	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags,
 			    call->fd, offset);
-	change_end(replaced);
+	changed(replaced);
 	if (is_empty(replaced))
 		process_mappings_changed();
 	if (file && mapped != MAP_FAILED) {
@@ -188,9 +181,8 @@ INTERPOSED int munmap(void *address, size_t length_bytes)
 	if (client_call_active() || !file_any())
 		return REAL(munmap)(address, length_bytes);
 	client_call_begin();
-	change_begin(range);
 	result = REAL(munmap)(address, length_bytes);
-	change_end(range);
+	changed(range);
 	client_call_end();
 	return result;
 }
@@ -211,16 +203,14 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	if (client_call_active() || !file_any())
 		return REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	client_call_begin();
-	change_begin(from);
-	change_begin(to);
 	result = REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	if (result != MAP_FAILED && file_may_be_mapped(from.start, from.end)) {
 		struct range moved = range_of(result, new_bytes);
 
 		file_mapped(moved.start, moved.end);
 	}
-	change_end(to);
-	change_end(from);
+	changed(to);
+	changed(from);
 	client_call_end();
 	return result;
 }
@@ -233,9 +223,8 @@ INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
 	if (client_call_active() || !file_any())
 		return REAL(mprotect)(address, length_bytes, prot);
 	client_call_begin();
-	change_begin(range);
 	result = REAL(mprotect)(address, length_bytes, prot);
-	change_end(range);
+	changed(range);
 	client_call_end();
 	return result;
 }
@@ -248,9 +237,8 @@ INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int k
 	if (client_call_active() || !file_any())
 		return REAL(pkey_mprotect)(address, length_bytes, prot, key);
 	client_call_begin();
-	change_begin(range);
 	result = REAL(pkey_mprotect)(address, length_bytes, prot, key);
-	change_end(range);
+	changed(range);
 	client_call_end();
 	return result;
 }
@@ -280,7 +268,7 @@ static bool is_guest_memfd(const void *address)
 static int advise_inside(void *address, size_t length_bytes, int advice)
 {
 	struct range range = range_of(address, length_bytes);
-	struct range changed = {0, 0};
+	struct range guarded = {0, 0};
 	int result;
 
 	if ((advice == MADV_HUGEPAGE || advice == MADV_COLLAPSE) &&
@@ -288,11 +276,10 @@ static int advise_inside(void *address, size_t length_bytes, int advice)
 		return advice == MADV_HUGEPAGE ? 0 : (int)real_result(-EINVAL);
 	/* Other advice changes at most what an address holds, which follows it by itself. */
 	if (advice == MADV_GUARD_INSTALL || advice == MADV_GUARD_REMOVE)
-		changed = range;
-	change_begin(changed);
+		guarded = range;
 	result = REAL(madvise)(address, length_bytes, advice);
-	change_end(changed);
-	if (is_empty(changed))
+	changed(guarded);
+	if (is_empty(guarded))
 		process_mappings_changed();
 	return result;
 }
@@ -321,9 +308,8 @@ INTERPOSED int brk(void *end)
 	now = REAL(sbrk)(0);
 	range =
 	    (char *)end < now ? range_of(end, (size_t)(now - (char *)end)) : (struct range){0, 0};
-	change_begin(range);
 	result = REAL(brk)(end);
-	change_end(range);
+	changed(range);
 	client_call_end();
 	return result;
 }
@@ -337,9 +323,8 @@ INTERPOSED void *sbrk(intptr_t increment)
 		return REAL(sbrk)(increment);
 	client_call_begin();
 	range = range_of((char *)REAL(sbrk)(0) + increment, (size_t)-increment);
-	change_begin(range);
 	result = REAL(sbrk)(increment);
-	change_end(range);
+	changed(range);
 	client_call_end();
 	return result;
 }
@@ -355,9 +340,8 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 	client_call_begin();
 	if ((flags & SHM_REMAP) && !shmctl(id, IPC_STAT, &segment))
 		range = range_of(address, segment.shm_segsz);
-	change_begin(range);
 	result = REAL(shmat)(id, address, flags);
-	change_end(range);
+	changed(range);
 	if (is_empty(range))
 		process_mappings_changed();
 	client_call_end();
@@ -375,9 +359,8 @@ INTERPOSED int shmdt(const void *address)
 	client_call_begin();
 	if (process_mapping_find((uintptr_t)address, &mapping))
 		range = (struct range){(uintptr_t)address, mapping.end};
-	change_begin(range);
 	result = REAL(shmdt)(address);
-	change_end(range);
+	changed(range);
 	client_call_end();
 	return result;
 }
@@ -408,11 +391,9 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	first = range_of((const void *)words[0], moves ? words[2] : words[1]);
 	if (moves)
 		second = range_of((const void *)words[1], words[2]);
-	change_begin(first);
-	change_begin(second);
 	result = forward(fd, command, argument);
-	change_end(second);
-	change_end(first);
+	changed(second);
+	changed(first);
 	client_call_end();
 	return result;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "vcpu/code.h"
 #include "vcpu/feature.h"
@@ -80,14 +81,32 @@ int cpu_translate_after(struct cpu *cpu, unsigned int runs)
 	return cpu->translate ? 0 : -ENOTSUP;
 }
 
+/*
+ * What the first KVM_RUN makes. Not by malloc(): another thread may stand in fork(), with libc's
+ * locks held, until the client's userfaultfd reader goes on, and that may be the caller.
+ */
+static void *table_map(size_t size_bytes)
+{
+	void *table =
+	    mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return table == MAP_FAILED ? NULL : table;
+}
+
+static void table_unmap(void *table, size_t size_bytes)
+{
+	if (table)
+		munmap(table, size_bytes);
+}
+
 void cpu_destroy(struct cpu *cpu)
 {
 	if (!cpu)
 		return;
 	translate_destroy(cpu);
 	code_destroy(cpu);
-	free(cpu->tlb);
-	free(cpu->replay.entry);
+	table_unmap(cpu->tlb, sizeof(*cpu->tlb));
+	table_unmap(cpu->replay.entry, REPLAY_MAX * sizeof(*cpu->replay.entry));
 	free(cpu->svm.iopm);
 	free(cpu);
 }
@@ -99,12 +118,12 @@ int cpu_prepare(struct cpu *cpu)
 	if (!cpu->features)
 		cpu->features = features_query(cpu);
 	if (!cpu->replay.entry) {
-		cpu->replay.entry = calloc(REPLAY_MAX, sizeof(*cpu->replay.entry));
+		cpu->replay.entry = table_map(REPLAY_MAX * sizeof(*cpu->replay.entry));
 		if (!cpu->replay.entry)
 			return -ENOMEM;
 	}
 	if (!cpu->tlb) {
-		cpu->tlb = calloc(1, sizeof(*cpu->tlb));
+		cpu->tlb = table_map(sizeof(*cpu->tlb));
 		if (!cpu->tlb)
 			return -ENOMEM;
 		tlb_flush_all(cpu);

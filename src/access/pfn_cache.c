@@ -78,6 +78,7 @@ static bool publish(struct pfn_cache *cache, const struct quire_page *page, u64 
 	struct quire_vm *vm = cache->vm;
 
 	/* Begin counts itself before it looks at the caches: one of the two sees the other. */
+	atomic_fence();
 	if ((atomic_load_acquire_u32(&vm->invalidation.active) ||
 	     atomic_load_acquire_u64(&vm->pfn_caches.seq) != snapshot) &&
 	    !MUTANT(cache_unchecked))
@@ -128,7 +129,7 @@ static int refresh_locked(struct pfn_cache *cache, u64 size_bytes) REQUIRES(&cac
 		return 0;
 	}
 	cache->valid = 0;
-	cache->hva = hva;
+	atomic_store_relaxed_u64(&cache->hva.v, hva.v);
 	cache->generation = generation;
 	rwlock_write_unlock(&cache->lock);
 	for (unsigned int turn = 0; !err && !published; turn++) {
@@ -177,7 +178,7 @@ static int activate(struct pfn_cache *cache, const struct pfn_cache *key, u64 si
 	cache->gpa = key->gpa;
 	cache->offset = key->offset;
 	if (key->by_hva)
-		cache->hva = key->hva;
+		atomic_store_relaxed_u64(&cache->hva.v, key->hva.v);
 	cache->active = 1;
 	rwlock_write_unlock(&cache->lock);
 	err = refresh_locked(cache, size_bytes);
@@ -227,11 +228,17 @@ void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 {
 	struct pfn_caches *caches = &vm->pfn_caches;
 
+	/* Our count, then the caches' addresses; in publish(): the address, then the count. */
+	atomic_fence();
 	mutex_lock(&caches->lock);
 	for (struct pfn_cache *cache = caches->first; cache; cache = cache->next) {
+		u64 hva = atomic_load_relaxed_u64(&cache->hva.v);
+
+		/* Its user may sleep in the page: only an invalidation of that page waits. */
+		if (hva + QUIRE_PAGE_SIZE <= start.v || hva >= end.v)
+			continue;
 		rwlock_write_lock(&cache->lock);
-		if (cache->hva.v + QUIRE_PAGE_SIZE > start.v && cache->hva.v < end.v)
-			cache->valid = 0;
+		cache->valid = 0;
 		rwlock_write_unlock(&cache->lock);
 	}
 	mutex_unlock(&caches->lock);

@@ -1,0 +1,306 @@
+/*
+ * A change of a slot's memory may wait for the reader of a userfaultfd, and the reader may make any
+ * call of KVM's or about memory before it goes on: nothing of ours is held over the change.
+ */
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "client.h"
+
+#define GPA 0x10000000ul
+#define PAGES 64ul
+#define SECONDS 20
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory, *own;
+static int events;
+
+/* What waits. Each touches pages of @memory that the userfaultfd watches. */
+static void change_advise(void)
+{
+	CHECK_ZERO(madvise(memory + PAGE, PAGE, MADV_DONTNEED));
+}
+
+static void change_unmap(void)
+{
+	CHECK_ZERO(munmap(memory + 2 * PAGE, PAGE));
+}
+
+static void change_map_over(void)
+{
+	CHECK(mmap(memory + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+}
+
+static void change_move(void)
+{
+	CHECK(mremap(memory + 2 * PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		     own + 4 * PAGE) != MAP_FAILED);
+}
+
+static void change_fork(void)
+{
+	pid_t child = fork();
+
+	CHECK(child >= 0);
+	if (!child)
+		_exit(0);
+	CHECK_EQ(waitpid(child, NULL, 0), child);
+}
+
+/* What the reader calls meanwhile. */
+static void call_map(void)
+{
+	CHECK(memory_alloc(PAGE) != NULL);
+}
+
+static void call_unmap(void)
+{
+	CHECK_ZERO(munmap(own, PAGE));
+}
+
+static void call_protect(void)
+{
+	CHECK_ZERO(mprotect(own + PAGE, PAGE, PROT_READ));
+}
+
+static void call_move(void)
+{
+	CHECK(mremap(own + 2 * PAGE, PAGE, 2 * PAGE, MREMAP_MAYMOVE) != MAP_FAILED);
+}
+
+static void call_slot(void)
+{
+	CHECK_ZERO(REGION(&vm, .slot = 5, .guest_phys_addr = 2 * GPA, .memory_size = PAGE,
+			  .userspace_addr = (uintptr_t)own + 6 * PAGE));
+	CHECK_ZERO(REGION(&vm, .slot = 5, .guest_phys_addr = 2 * GPA, .memory_size = 0));
+}
+
+static void call_delete_slot(void)
+{
+	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = 0));
+}
+
+static void call_log(void)
+{
+	uint64_t bits[PAGES / 64];
+	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
+
+	CHECK_ZERO(ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log));
+}
+
+static void call_run(void)
+{
+	guest_store(&vcpu, GPA + 32 * PAGE, 0x1234);
+	CHECK_EQ(guest_load(&vcpu, GPA + 32 * PAGE), 0x1234);
+}
+
+static void call_create_vm(void)
+{
+	int fd = ioctl(vm.kvm, KVM_CREATE_VM, 0);
+
+	CHECK(fd >= 0);
+	CHECK_ZERO(close(fd));
+}
+
+static void call_fork(void)
+{
+	change_fork();
+}
+
+static void call_malloc(void)
+{
+	free(malloc(1 << 20));
+}
+
+static void call_open(void)
+{
+	int fd = open("/dev/kvm", O_RDWR);
+
+	CHECK(fd >= 0);
+	CHECK_ZERO(close(fd));
+}
+
+struct change {
+	const char *name;
+	void (*make)(void);
+	uint64_t feature;
+	uint32_t event;
+};
+
+static const struct change changes[] = {
+    {"madvise", change_advise, UFFD_FEATURE_EVENT_REMOVE, UFFD_EVENT_REMOVE},
+    {"munmap", change_unmap, UFFD_FEATURE_EVENT_UNMAP, UFFD_EVENT_UNMAP},
+    {"mmap over", change_map_over, UFFD_FEATURE_EVENT_UNMAP, UFFD_EVENT_UNMAP},
+    {"mremap", change_move, UFFD_FEATURE_EVENT_REMAP, UFFD_EVENT_REMAP},
+    {"fork", change_fork, UFFD_FEATURE_EVENT_FORK, UFFD_EVENT_FORK},
+};
+
+struct call {
+	const char *name;
+	void (*make)(void);
+	/* libc holds locks of its own over fork(), without us, too. */
+	int is_libcs_in_fork;
+};
+
+static const struct call calls[] = {
+    {"mmap", call_map, 0},
+    {"munmap", call_unmap, 0},
+    {"mprotect", call_protect, 0},
+    {"mremap", call_move, 0},
+    {"KVM_SET_USER_MEMORY_REGION", call_slot, 0},
+    {"deletion of the slot", call_delete_slot, 0},
+    {"KVM_GET_DIRTY_LOG", call_log, 0},
+    {"KVM_RUN", call_run, 0},
+    {"KVM_CREATE_VM", call_create_vm, 1},
+    {"fork", call_fork, 1},
+    {"malloc", call_malloc, 1},
+    {"open", call_open, 1},
+};
+
+static const struct call *reader_call;
+static const struct change *reader_change;
+
+static void *reader(void *unused)
+{
+	struct pollfd ready = {.fd = events, .events = POLLIN};
+	struct uffd_msg message;
+
+	/* The change waits from here on until its message is read. */
+	CHECK_EQ(poll(&ready, 1, -1), 1);
+	reader_call->make();
+	do
+		CHECK_EQ(read(events, &message, sizeof(message)), sizeof(message));
+	while (message.event != reader_change->event);
+	return unused;
+}
+
+/* 0, or the test is to be skipped. */
+static int userfaultfd_open(uint64_t feature)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = feature};
+
+	events = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	return events < 0 || ioctl(events, UFFDIO_API, &api);
+}
+
+static void try_pair(void)
+{
+	struct uffdio_register watch = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	pthread_t thread;
+
+	alarm(SECONDS);
+	CHECK_ZERO(userfaultfd_open(reader_change->feature));
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = memory_alloc(PAGES * PAGE);
+	own = memory_alloc(8 * PAGE);
+	memset(memory, 1, PAGES * PAGE);
+	CHECK_ZERO(REGION(&vm, .slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = GPA,
+			  .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)memory));
+	watch.range.start = (uintptr_t)memory;
+	watch.range.len = PAGES * PAGE;
+	CHECK_ZERO(ioctl(events, UFFDIO_REGISTER, &watch));
+	CHECK_ZERO(pthread_create(&thread, NULL, reader, NULL));
+	reader_change->make();
+	CHECK_ZERO(pthread_join(thread, NULL));
+	_exit(0);
+}
+
+static void nothing_is_held_over_a_change(void)
+{
+	unsigned int failed = 0;
+
+	if (userfaultfd_open(0))
+		check_skip("no userfaultfd here");
+	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+		for (size_t j = 0; j < sizeof(calls) / sizeof(calls[0]); j++) {
+			pid_t child;
+			int status;
+
+			if (changes[i].make == change_fork && calls[j].is_libcs_in_fork)
+				continue;
+			reader_change = &changes[i];
+			reader_call = &calls[j];
+			child = fork();
+			CHECK(child >= 0);
+			if (!child)
+				try_pair();
+			CHECK_EQ(waitpid(child, &status, 0), child);
+			if (!status)
+				continue;
+			printf("# %s waits for a reader that calls %s: %s\n", changes[i].name,
+			       calls[j].name, WIFSIGNALED(status) ? "for ever" : "fails");
+			failed++;
+		}
+	}
+	CHECK_EQ(failed, 0);
+}
+
+/* A page of the hypervisor's own that comes from a userfaultfd, whose reader unmaps something. */
+static void *page_server(void *unused)
+{
+	struct uffd_msg message;
+	struct uffdio_zeropage zero = {.range.len = PAGE};
+
+	CHECK_EQ(read(events, &message, sizeof(message)), sizeof(message));
+	reader_call->make();
+	zero.range.start = message.arg.pagefault.address & ~(PAGE - 1);
+	CHECK_ZERO(ioctl(events, UFFDIO_ZEROPAGE, &zero));
+	return unused;
+}
+
+static void steal_time_page_from_a_reader(void)
+{
+	const struct call *const served[] = {&calls[0], &calls[1], &calls[2], &calls[3]};
+	struct uffdio_register watch = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entry;
+	} msr = {.header = {.nmsrs = 1}, .entry = {.index = MSR_KVM_STEAL_TIME, .data = GPA | 1}};
+	pthread_t thread;
+
+	if (userfaultfd_open(0))
+		check_skip("no userfaultfd here");
+	alarm(SECONDS);
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = memory_alloc(PAGES * PAGE);
+	own = memory_alloc(8 * PAGE);
+	memset(memory, 0, PAGES * PAGE);
+	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = PAGES * PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+	if (ioctl(vcpu.fd, KVM_SET_MSRS, &msr) != 1)
+		check_skip("no steal time here");
+	guest_store(&vcpu, GPA + 32 * PAGE, 1);
+	watch.range.start = (uintptr_t)memory;
+	watch.range.len = PAGE;
+	CHECK_ZERO(ioctl(events, UFFDIO_REGISTER, &watch));
+	for (size_t i = 0; i < sizeof(served) / sizeof(served[0]); i++) {
+		reader_call = served[i];
+		guest_store(&vcpu, GPA + 32 * PAGE, 1);
+		CHECK_ZERO(madvise(memory, PAGE, MADV_DONTNEED));
+		CHECK_ZERO(pthread_create(&thread, NULL, page_server, NULL));
+		guest_store(&vcpu, GPA + 32 * PAGE, 2);
+		CHECK_ZERO(pthread_join(thread, NULL));
+	}
+	alarm(0);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(nothing_is_held_over_a_change),
+	    TEST(steal_time_page_from_a_reader),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
