@@ -1,6 +1,9 @@
 /* Delivery of interrupt messages to the local APICs that they name. */
 #include "frontend/apic_message.h"
 
+#include <errno.h>
+#include <linux/kvm_para.h>
+
 #include "frontend/lapic.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
@@ -69,4 +72,55 @@ struct apic_message apic_message_of_msi(struct vm *vm, uint64_t address, uint32_
 	if (atomic_load(&vm->settings.x2apic_32bit_ids))
 		message.destination |= (uint32_t)(address >> 32) & 0xffffff00;
 	return message;
+}
+
+#define ICR_LOGICAL 0x800u
+#define ICR_SHORTHAND 0xc0000u
+#define ICR_ASSERT 0x4000u
+#define ICR_LEVEL 0x8000u
+
+static bool is_chosen(const struct apic_multicast *multicast, uint32_t id)
+{
+	uint64_t at = (uint64_t)id - multicast->first;
+
+	if (id < multicast->first)
+		return false;
+	if (at < multicast->word_bits)
+		return multicast->low >> at & 1;
+	at -= multicast->word_bits;
+	return at < multicast->word_bits && (multicast->high >> at & 1);
+}
+
+int apic_multicast(struct vm *vm, const struct apic_multicast *multicast)
+{
+	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
+	struct apic_message message = {
+	    .level = (multicast->icr & ICR_LEVEL) != 0,
+	    .is_ipi = true,
+	    .delivery_mode = multicast->icr >> 8 & 7,
+	    .vector = (uint8_t)multicast->icr,
+	};
+	int taken = 0;
+
+	if (!irqchip_has_lapic(&vm->irqchip))
+		return -EOPNOTSUPP;
+	if (multicast->icr & (ICR_LOGICAL | ICR_SHORTHAND))
+		return -KVM_EINVAL;
+	if (message.level && !(multicast->icr & ICR_ASSERT))
+		return 0;
+	for (uint32_t i = 0; i < count; i++)
+		if (lapic_is_present(vm->vcpus[i]) &&
+		    is_chosen(multicast, lapic_physical_id(vm->vcpus[i])))
+			taken += deliver_to(vm->vcpus[i], &message);
+	return taken;
+}
+
+void apic_kick(struct vm *vm, uint32_t id)
+{
+	struct apic_message message = {
+	    .destination = id,
+	    .delivery_mode = APIC_MODE_REMOTE,
+	};
+
+	(void)apic_deliver(vm, &message);
 }

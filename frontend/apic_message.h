@@ -27,6 +27,17 @@ struct apic_message {
  * such APIC. Callers may hold irqchip.lock, never a local APIC's lock.
  */
 int apic_deliver(struct vm *vm, const struct apic_message *message);
+/* KVM_HC_SEND_IPI: the ids from @first on that a bit is set for, of a first word and a second. */
+struct apic_multicast {
+	uint64_t low, high;
+	uint32_t first;
+	uint32_t word_bits; /* of the guest's mode: 64 or 32 */
+	uint32_t icr;	    /* vector, delivery mode, trigger */
+};
+/* How many took it; -KVM_EINVAL for an ICR that names destinations. No lock held. */
+int apic_multicast(struct vm *vm, const struct apic_multicast *multicast);
+/* KVM_HC_KICK_CPU: the vCPU with this id gets up from HLT, or does not lie down the next time. */
+void apic_kick(struct vm *vm, uint32_t id);
 /* A device's message (MSI) as its address and data say. */
 struct apic_message apic_message_of_msi(struct vm *vm, uint64_t address, uint32_t data);
 

@@ -386,6 +386,50 @@ static bool map_gpa_range_exits(struct vcpu *vcpu, const struct cpu_state *state
 	return gpa / 4096 + pages > gpa / 4096;
 }
 
+/* To whichever thread is next: there is no yielding to one of our choice. */
+static int64_t yield(struct vcpu *vcpu)
+{
+	stat_count(&vcpu->stats.directed_yield_attempted);
+	sched_yield();
+	return 0;
+}
+
+static int64_t send_ipis(struct vcpu *vcpu, const struct cpu_state *state)
+{
+	bool is_long = is_long_mode(state);
+	uint64_t mask = is_long ? UINT64_MAX : UINT32_MAX;
+	struct apic_multicast multicast = {
+	    .low = state->gpr[CPU_RBX] & mask,
+	    .high = state->gpr[CPU_RCX] & mask,
+	    .first = (uint32_t)state->gpr[CPU_RDX],
+	    .word_bits = is_long ? 64 : 32,
+	    .icr = (uint32_t)state->gpr[CPU_RSI],
+	};
+
+	return apic_multicast(vcpu->vm, &multicast);
+}
+
+/* What the guest may do with other processors, if CPUID lets it. */
+static int64_t pv_hypercall(struct vcpu *vcpu, const struct cpu_state *state, uint64_t number)
+{
+	switch (number) {
+	case KVM_HC_VAPIC_POLL_IRQ:
+		return 0;
+	case KVM_HC_KICK_CPU:
+		if (!msr_pv_has(vcpu, KVM_FEATURE_PV_UNHALT))
+			return -KVM_ENOSYS;
+		apic_kick(vcpu->vm, (uint32_t)state->gpr[CPU_RCX]);
+		return yield(vcpu);
+	case KVM_HC_SEND_IPI:
+		return msr_pv_has(vcpu, KVM_FEATURE_PV_SEND_IPI) ? send_ipis(vcpu, state)
+								 : -KVM_ENOSYS;
+	case KVM_HC_SCHED_YIELD:
+		return msr_pv_has(vcpu, KVM_FEATURE_PV_SCHED_YIELD) ? yield(vcpu) : -KVM_ENOSYS;
+	default:
+		return -KVM_ENOSYS;
+	}
+}
+
 static enum cpu_io_result op_hypercall(void *ctx)
 {
 	struct vcpu *vcpu = ctx;
@@ -401,13 +445,8 @@ static enum cpu_io_result op_hypercall(void *ctx)
 	} else if (number == KVM_HC_MAP_GPA_RANGE) {
 		if (map_gpa_range_exits(vcpu, state, &ret))
 			return CPU_IO_USER;
-	} else if (number == KVM_HC_SCHED_YIELD && msr_pv_has(vcpu, KVM_FEATURE_PV_SCHED_YIELD)) {
-		/* To whichever thread is next: there is no yielding to one of our choice. */
-		stat_count(&vcpu->stats.directed_yield_attempted);
-		sched_yield();
-		ret = 0;
-	} else if (number == KVM_HC_VAPIC_POLL_IRQ) {
-		ret = 0;
+	} else {
+		ret = pv_hypercall(vcpu, state, number);
 	}
 	state->gpr[CPU_RAX] = is_long_mode(state) ? (uint64_t)ret : (uint32_t)ret;
 	return CPU_IO_DONE;

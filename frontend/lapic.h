@@ -88,6 +88,8 @@ bool lapic_accepts_pic(struct vcpu *vcpu);
 bool lapic_is_present(struct vcpu *vcpu);
 /* Does @message name this APIC, by its id or its logical destination? */
 bool lapic_matches(struct vcpu *vcpu, const struct apic_message *message);
+/* The id that messages name it by, in its mode. */
+uint32_t lapic_physical_id(struct vcpu *vcpu);
 /* Take @message. True when it had an effect. */
 bool lapic_accept(struct vcpu *vcpu, const struct apic_message *message);
 /* Is it enabled by the guest, too (the spurious vector register's bit)? */

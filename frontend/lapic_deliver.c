@@ -8,6 +8,17 @@ bool lapic_is_present(struct vcpu *vcpu)
 	return vcpu->lapic.present && (lapic_get_base(vcpu) & APIC_BASE_ENABLE);
 }
 
+uint32_t lapic_physical_id(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	uint32_t id;
+
+	pthread_mutex_lock(&lapic->lock);
+	id = lapic_is_x2apic(lapic) ? vcpu->id : *lapic_reg(lapic, LAPIC_ID) >> 24;
+	pthread_mutex_unlock(&lapic->lock);
+	return id;
+}
+
 bool lapic_owes_eoi(struct vcpu *vcpu, uint8_t vector)
 {
 	struct lapic *lapic = &vcpu->lapic;
@@ -91,6 +102,9 @@ bool lapic_accept(struct vcpu *vcpu, const struct apic_message *message)
 	case APIC_MODE_FIXED:
 	case APIC_MODE_LOWEST:
 		return accept_fixed(vcpu, message->vector, message->level);
+	case APIC_MODE_REMOTE: /* as hypercalls use it */
+		vcpu_raise(vcpu, VCPU_EVENT_KICK);
+		return true;
 	case APIC_MODE_NMI:
 		vcpu_raise(vcpu, VCPU_EVENT_NMI);
 		return true;

@@ -166,7 +166,7 @@ static bool may_wake(struct vcpu *vcpu)
 
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return false;
-	if (!state->halted || cpu_would_wake(vcpu->cpu))
+	if (!state->halted || vcpu->kicked || cpu_would_wake(vcpu->cpu))
 		return true;
 	/* Asleep without an exit: the client waits for the window with it. */
 	return vcpu->sleeps_inside && vcpu->run->request_interrupt_window &&
@@ -199,6 +199,16 @@ static void sleep_once(struct vcpu *vcpu)
 		stat_count(&vcpu->stats.halt_wakeup);
 }
 
+/* A kick is spent by the HLT that it ended. */
+static void get_up(struct vcpu *vcpu)
+{
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	if (state->halted)
+		vcpu->kicked = false;
+	state->halted = 0;
+}
+
 /* In HLT or until SIPI. */
 static enum run_next wait_runnable(struct vcpu *vcpu)
 {
@@ -210,7 +220,7 @@ static enum run_next wait_runnable(struct vcpu *vcpu)
 			return signal_exit(vcpu);
 		sleep_once(vcpu);
 	}
-	cpu_state(vcpu->cpu)->halted = 0;
+	get_up(vcpu);
 	vcpu->reset_hold = vcpu->sleeps_inside = false;
 	return RUN_ON;
 }
@@ -301,7 +311,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 			if (next != RUN_ON)
 				return next;
 		}
-		cpu_state(vcpu->cpu)->halted = 0;
+		get_up(vcpu);
 		vcpu->reset_hold = vcpu->sleeps_inside = false;
 		steal_time_update(vcpu, STEAL_RUNNING);
 		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);

@@ -101,6 +101,7 @@ enum vcpu_event {
 	VCPU_EVENT_INIT = 1u << 1,
 	VCPU_EVENT_SIPI = 1u << 2,
 	VCPU_EVENT_CLOCK = 1u << 3, /* the guest's clock page is out of date */
+	VCPU_EVENT_KICK = 1u << 4,  /* KVM_HC_KICK_CPU: up from HLT */
 };
 
 /* The exit whose answer the next KVM_RUN takes from the run page. */
@@ -143,6 +144,7 @@ struct vcpu {
 	struct cpu_io pending_io;
 	uint32_t msr_reason;	/* KVM_MSR_EXIT_REASON_* of the MSR that the client answers */
 	uint64_t owed_requests; /* of the library, taken while asleep */
+	bool kicked;		/* the next HLT, or that it is in, ends at once */
 	bool has_ended;		/* KVM_EXIT_IOAPIC_EOI is due, for this vector */
 	uint8_t ended_vector;
 	bool triple_fault;  /* KVM_CAP_X86_TRIPLE_FAULT_EVENT: to be reported at the next entry */

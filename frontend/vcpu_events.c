@@ -66,6 +66,8 @@ void events_fold(struct vcpu *vcpu)
 	}
 	if ((events & VCPU_EVENT_SIPI) && vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED)
 		start_at_sipi(vcpu);
+	if (events & VCPU_EVENT_KICK)
+		vcpu->kicked = true;
 	if (events & VCPU_EVENT_CLOCK)
 		clock_update_page(vcpu);
 }

@@ -303,6 +303,44 @@ static void periodic_interrupts(void)
 	machine_close(&machine);
 }
 
+#define SEND_IPI 10
+#define KICK_CPU 5
+
+/* mov eax, number; ebx, chosen; ecx, of; xor edx, edx; mov esi, icr; vmcall; report AL */
+static int hypercall(struct machine *machine, uint8_t number, uint8_t chosen, uint32_t icr)
+{
+	uint8_t code[] = {0x66, 0xb8, number, 0,    0,	  0,	0x66, 0xbb, chosen,	0,
+			  0,	0,    0x66,   0x31, 0xc9, 0x66, 0x31, 0xd2, 0x66,	0xbe,
+			  0,	0,    0,      0,    0x0f, 0x01, 0xc1, 0xe6, REPORT_PORT};
+
+	memcpy(&code[20], &icr, sizeof(icr));
+	memcpy(machine->memory + CODE, code, sizeof(code));
+	machine_set_registers(machine);
+	return next_report(machine);
+}
+
+/* Many processors at once by hypercall: here the guest's only one, id 0. */
+static void hypercalls_send(void)
+{
+	/* cli; hlt; mov al, 0x66; report; cli; hlt */
+	static const uint8_t sleep[] = {0xfa, 0xf4, 0xb0, 0x66, 0xe6, REPORT_PORT, 0xf4};
+	struct machine machine;
+
+	open_apic(&machine, MACHINE_IRQCHIP);
+	set_timer(&machine, TIMER_VECTOR | MASKED, 0, 0);
+	CHECK(hypercall(&machine, SEND_IPI, 2, TIMER_VECTOR) == 0, "to none");
+	CHECK(!is_pending(&machine), "it came");
+	CHECK(hypercall(&machine, SEND_IPI, 1, TIMER_VECTOR | 0x40000) == 0xea, "a shorthand");
+	CHECK(hypercall(&machine, SEND_IPI, 3, TIMER_VECTOR) == 1, "to one");
+	CHECK(is_pending(&machine), "it did not come");
+	/* A kick ends the HLT after it, even with interrupts off. */
+	CHECK(hypercall(&machine, KICK_CPU, 0, 0) == 0, "kick");
+	memcpy(machine.memory + CODE, sleep, sizeof(sleep));
+	machine_set_registers(&machine);
+	CHECK(next_report(&machine) == 0x66, "exit %u", machine.run->exit_reason);
+	machine_close(&machine);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -313,6 +351,7 @@ int main(void)
 	masked_or_not();
 	deadlines();
 	periodic_interrupts();
+	hypercalls_send();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
 }
