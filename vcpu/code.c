@@ -25,6 +25,7 @@ struct code_cache {
 	struct block *blocks[BLOCK_HASH];
 	struct code_page *pages[PAGE_HASH];
 	uint64_t used_bytes;
+	struct op ops[BLOCK_OPS_MAX]; /* being decoded: too large for a client's stack */
 	_Alignas(64) char arena[];
 };
 
@@ -339,7 +340,7 @@ static enum step block_build_crossing(struct cpu *cpu, const struct code_text *t
 
 static enum step block_build(struct cpu *cpu, const struct code_text *text, struct block **found)
 {
-	struct op ops[BLOCK_OPS_MAX];
+	struct op *ops = cpu->code->ops;
 	unsigned int used, count = text_decode(cpu, text, ops, &used);
 
 	if (count) {

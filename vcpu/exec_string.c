@@ -158,24 +158,18 @@ static uint64_t bulk_copy(struct cpu *cpu, const struct op *op, uint64_t count, 
 static uint64_t bulk_fill(struct cpu *cpu, const struct op *op, uint64_t count, enum step *step)
 {
 	uint64_t target = cpu->s.gpr[CPU_RDI];
-	char pattern[QUIRE_PAGE_SIZE];
+	struct guard_filling filling = {.value = cpu->s.gpr[CPU_RAX], .element_bytes = op->size};
 	size_t done = 0;
-	char *to;
 
 	if (count > elements_to_page_end(target, op->size))
 		count = elements_to_page_end(target, op->size);
-	to = tlb_find(cpu, target, MMU_WRITE);
-	if (!to)
+	filling.dst = tlb_find(cpu, target, MMU_WRITE);
+	if (!filling.dst)
 		return 0;
-	if (op->size == 1) {
-		memset(pattern, (int)cpu->s.gpr[CPU_RAX], count);
-	} else {
-		for (uint64_t i = 0; i < count; i++)
-			memcpy(pattern + i * op->size, &cpu->s.gpr[CPU_RAX], op->size);
-	}
-	if (guard_copy(to, pattern, count * op->size, &done) == GUARD_ABORT)
+	filling.count = count;
+	if (guard_fill(&filling, &done) == GUARD_ABORT)
 		*step = stop_restart(cpu);
-	return done / op->size;
+	return done;
 }
 
 enum string_kind { STRING_MOVS, STRING_STOS, STRING_LODS, STRING_SCAS, STRING_CMPS };

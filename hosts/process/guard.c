@@ -213,6 +213,38 @@ enum guard_reason guard_copy(void *dst, const void *src, size_t size_bytes, size
 	return left ? guard_last_reason : GUARD_OK;
 }
 
+/* As guard_copy(): what is left in the count register says how far it came. */
+#define FILL(instruction)                                                  \
+	__asm__ volatile("1:\trep " instruction "\n2:\n\t"                 \
+			 ".pushsection quire_guard,\"a\"\n\t.balign 4\n\t" \
+			 ".long 1b - ., 2b - .\n\t.popsection\n"           \
+			 : "+D"(to), "+c"(left)                            \
+			 : "a"(filling->value)                             \
+			 : "memory")
+
+enum guard_reason guard_fill(const struct guard_filling *filling, size_t *done)
+{
+	size_t left = filling->count;
+	void *to = filling->dst;
+
+	switch (filling->element_bytes) {
+	case 1:
+		FILL("stosb");
+		break;
+	case 2:
+		FILL("stosw");
+		break;
+	case 4:
+		FILL("stosl");
+		break;
+	default:
+		FILL("stosq");
+		break;
+	}
+	*done = filling->count - left;
+	return left ? guard_last_reason : GUARD_OK;
+}
+
 /* Writes what is there already, in one atomic step: no store of another thread can be lost. */
 static enum guard_reason touch_for_write(void *address)
 {

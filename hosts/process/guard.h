@@ -116,6 +116,18 @@ GUARD_CMPXCHG(guard_cmpxchg_u64, uint64_t, "q", "r")
 enum guard_reason guard_copy(void *dst, const void *src, size_t size_bytes, size_t *done_bytes);
 
 /*
+ * Fill guarded memory at @dst with @count elements of @element_bytes (1, 2, 4 or 8), each the low
+ * bytes of @value. Returns the reason; *@done says how many whole elements were written before it.
+ */
+struct guard_filling {
+	void *dst;
+	uint64_t value;
+	size_t count;
+	unsigned int element_bytes;
+};
+enum guard_reason guard_fill(const struct guard_filling *filling, size_t *done);
+
+/*
  * Fault the page of @hva in, for writing if @write, without changing what it holds.
  */
 enum guard_reason guard_touch(uint64_t hva, bool write);

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include "hosts/process/internal.h"
 #include "hosts/process/maps.h"
 #include "hosts/process/sys.h"
 
+/* Not on the stack, which is the client's and may be small. */
 struct line_reader {
 	long fd;
 	uint32_t at, filled;
@@ -112,16 +114,28 @@ static int find_header(struct line_reader *reader, uint64_t address,
 	return got < 0 ? got : -ENOENT;
 }
 
-static int reader_open(struct line_reader *reader, const char *path)
+static int reader_open(struct line_reader **made, const char *path)
 {
+	struct line_reader *reader = process_alloc(NULL, sizeof(*reader));
+	int error;
+
+	if (!reader)
+		return -ENOMEM;
 	reader->at = reader->filled = 0;
 	reader->fd = sys_call(SYS_openat, AT_FDCWD, sys_address(path), O_RDONLY | O_CLOEXEC);
-	return reader->fd < 0 ? (int)reader->fd : 0;
+	if (reader->fd < 0) {
+		error = (int)reader->fd;
+		process_free(NULL, reader, sizeof(*reader));
+		return error;
+	}
+	*made = reader;
+	return 0;
 }
 
-static void reader_close(const struct line_reader *reader)
+static void reader_close(struct line_reader *reader)
 {
 	sys_call(SYS_close, (uint64_t)reader->fd);
+	process_free(NULL, reader, sizeof(*reader));
 }
 
 static uint64_t parse_device(const char *text)
@@ -136,13 +150,13 @@ static uint64_t parse_device(const char *text)
 
 int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_name *name)
 {
-	struct line_reader reader;
+	struct line_reader *reader;
 	struct header_rest rest;
 	int error = reader_open(&reader, "/proc/self/maps");
 
 	if (error)
 		return error;
-	error = find_header(&reader, address, mapping, &rest);
+	error = find_header(reader, address, mapping, &rest);
 	if (!error) {
 		size_t length = strnlen(rest.name, sizeof(name->text) - 1);
 
@@ -150,7 +164,7 @@ int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_nam
 		memcpy(name->text, rest.name, length);
 		name->text[length] = '\0';
 	}
-	reader_close(&reader);
+	reader_close(reader);
 	return error;
 }
 
@@ -186,15 +200,15 @@ static int parse_details(struct line_reader *reader, struct process_mapping *map
 
 int smaps_find(uint64_t address, struct process_mapping *mapping)
 {
-	struct line_reader reader;
+	struct line_reader *reader;
 	struct header_rest rest;
 	int error = reader_open(&reader, "/proc/self/smaps");
 
 	if (error)
 		return error;
-	error = find_header(&reader, address, mapping, &rest);
+	error = find_header(reader, address, mapping, &rest);
 	if (!error)
-		error = parse_details(&reader, mapping);
-	reader_close(&reader);
+		error = parse_details(reader, mapping);
+	reader_close(reader);
 	return error;
 }

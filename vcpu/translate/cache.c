@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "vcpu/translate/unit.h"
+#include "vcpu/translate/make.h"
 
 #define MFD_CLOSE_ON_EXEC 1u
 #define MFD_EXECUTABLE 0x10u
@@ -83,6 +83,7 @@ static void translate_free(struct translate *t)
 	unmap((void *)(uintptr_t)t->exec, CODE_BYTES);
 	unmap(t->accesses, CODE_BYTES / 8);
 	unmap(t->units, PARTS * PART_UNIT_BYTES);
+	unmap(t->making, sizeof(*t->making));
 	unmap(t, sizeof(*t));
 }
 
@@ -109,7 +110,8 @@ void translate_create(struct cpu *cpu, unsigned int runs)
 		return;
 	t->accesses = map_anonymous(CODE_BYTES / 8);
 	t->units = map_anonymous(PARTS * PART_UNIT_BYTES);
-	if (!t->accesses || !t->units || map_code(t)) {
+	t->making = map_anonymous(sizeof(*t->making));
+	if (!t->accesses || !t->units || !t->making || map_code(t)) {
 		translate_free(t);
 		return;
 	}

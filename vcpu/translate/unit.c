@@ -207,24 +207,25 @@ static void make_all(struct making *m)
 
 struct unit *unit_make(struct cpu *cpu, struct block *block, unsigned int mode)
 {
-	struct making m = {.t = cpu->translate};
+	struct making *m = cpu->translate->making;
 
 	if (block->crosses || block->code_bytes != 8)
 		return NULL;
-	cache_reserve(cpu, &m.e);
-	m.unit = cache_alloc_unit(m.t, block->op_count);
-	m.unit->block = block;
-	m.unit->generation = block->page->generation;
-	m.unit->mode = (uint8_t)mode;
-	m.unit->write = m.e.at;
-	m.unit->code = (uint64_t)(uintptr_t)m.e.at + (uint64_t)m.e.exec_delta;
-	make_all(&m);
-	m.unit->code_bytes = (uint32_t)(m.e.at - m.unit->write);
-	if (m.e.is_full || m.natives * 2 < block->op_count) {
+	*m = (struct making){.t = cpu->translate};
+	cache_reserve(cpu, &m->e);
+	m->unit = cache_alloc_unit(m->t, block->op_count);
+	m->unit->block = block;
+	m->unit->generation = block->page->generation;
+	m->unit->mode = (uint8_t)mode;
+	m->unit->write = m->e.at;
+	m->unit->code = (uint64_t)(uintptr_t)m->e.at + (uint64_t)m->e.exec_delta;
+	make_all(m);
+	m->unit->code_bytes = (uint32_t)(m->e.at - m->unit->write);
+	if (m->e.is_full || m->natives * 2 < block->op_count) {
 		/* The room is used again: what it says of accesses must go. */
-		cache_forget(m.t, m.unit);
+		cache_forget(m->t, m->unit);
 		return NULL;
 	}
-	cache_commit(m.t, m.unit);
-	return m.unit;
+	cache_commit(m->t, m->unit);
+	return m->unit;
 }

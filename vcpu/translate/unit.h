@@ -62,11 +62,14 @@ struct stubs {
 	uint64_t dispatch[FAST_MODES]; /* R10: RIP to go on at */
 };
 
+struct making;
+
 struct translate {
 	uint8_t *write;	   /* the code, to be written */
 	uint64_t exec;	   /* and to be run */
 	uint8_t *accesses; /* a bit for each byte of code: a guarded access begins there */
 	char *units;
+	struct making *making; /* the unit being made: too large for a client's stack */
 	struct part part[PARTS];
 	unsigned int now;  /* the part in use */
 	uint64_t recycled; /* how often one was used again */

@@ -130,6 +130,31 @@ static void copies_stop_at_either_side(void **state)
 	unmap(file, 2 * PAGE);
 }
 
+/* Elements of each size; the last one that the page has no room for is not counted. */
+static void fills_stop_where_memory_does(void **state)
+{
+	const uint64_t value = UINT64_C(0x1122334455667788);
+	uint8_t *mem = map_anonymous(2 * PAGE, PROT_READ | PROT_WRITE);
+	size_t done;
+
+	handle_signals();
+	unmap(mem + PAGE, PAGE);
+	for (unsigned int size = 1; size <= 8; size *= 2) {
+		struct guard_filling filling = {mem + PAGE - 4 * size, value, 4, size};
+
+		memset(mem, 0, PAGE);
+		assert_int_equal(guard_fill(&filling, &done), GUARD_OK);
+		assert_int_equal(done, 4);
+		for (unsigned int i = 0; i < 4; i++)
+			assert_memory_equal(mem + PAGE - 4 * size + i * size, &value, size);
+		assert_int_equal(mem[PAGE - 4 * size - 1], 0);
+		filling.count = 9;
+		assert_int_equal(guard_fill(&filling, &done), GUARD_FAULT);
+		assert_int_equal(done, 4);
+	}
+	unmap(mem, PAGE);
+}
+
 static ucontext_t caught_context;
 
 static void catch_context(int signal, siginfo_t *info, void *ucontext)
@@ -305,6 +330,7 @@ int main(void)
 	    cmocka_unit_test(loads_and_stores_fail),
 	    cmocka_unit_test(loads_and_stores_work),
 	    cmocka_unit_test(copies_stop_at_either_side),
+	    cmocka_unit_test(fills_stop_where_memory_does),
 	    cmocka_unit_test(signals_have_their_reasons),
 	    cmocka_unit_test(other_faults_reach_the_client),
 	    cmocka_unit_test(kick_ends_the_wait),
