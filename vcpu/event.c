@@ -445,6 +445,8 @@ enum step event_deliver(struct cpu *cpu, const struct event *event)
 	enum step step;
 
 	cpu->delivering = 1;
+	cpu->soft.type = event->type;
+	cpu->soft.vector = event->vector;
 	cpu->replay.position = 0;
 	if (!(cpu->s.cr0 & CR0_PE))
 		step = deliver_real(cpu, event);

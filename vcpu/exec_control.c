@@ -247,8 +247,9 @@ static enum step mov_to_debug(struct cpu *cpu, const struct op *op)
 	unsigned int number = op->dst;
 	enum step step = debug_check(cpu, &number);
 
+	/* DR4 and DR5 have intercepts of their own. */
 	if (!step)
-		step = svm_intercept_dr(cpu, number, 1);
+		step = svm_intercept_dr(cpu, op->dst, 1);
 	if (step)
 		return step;
 	if (number >= 6 && value >> 32)
@@ -270,7 +271,7 @@ static enum step mov_from_debug(struct cpu *cpu, const struct op *op)
 	uint64_t value;
 
 	if (!step)
-		step = svm_intercept_dr(cpu, number, 0);
+		step = svm_intercept_dr(cpu, op->src, 0);
 	if (step)
 		return step;
 	if (number < 4)
@@ -324,7 +325,7 @@ static enum step lmsw(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	value = (cpu->s.cr0 & ~(low & ~CR0_PE)) | (value & low);
-	step = svm_intercept_cr0(cpu, value);
+	step = svm_intercept_lmsw(cpu);
 	return step ? step : cr0_write(cpu, value);
 }
 

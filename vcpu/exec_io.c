@@ -203,8 +203,12 @@ static enum step string_io(struct cpu *cpu, const struct op *op)
 	    .is_repeated = (op->flags & (OP_REP | OP_REPNE)) != 0,
 	    .segment = op->aux ? op->seg : CPU_ES,
 	};
-	enum step step = svm_intercept_io(cpu, &io);
+	enum step step = STEP_NEXT;
 
+	if (unlikely(cpu->svm.in_guest_mode))
+		step = port_check(cpu, io.port, io.size_bytes);
+	if (!step)
+		step = svm_intercept_io(cpu, &io);
 	if (step)
 		return step;
 	if (!(op->flags & (OP_REP | OP_REPNE))) {

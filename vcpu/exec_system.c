@@ -573,6 +573,14 @@ static enum step hypercall(struct cpu *cpu, const struct op *op)
 	return STEP_EVENTS;
 }
 
+/* There is no system management mode to leave. */
+static enum step rsm(struct cpu *cpu, const struct op *op)
+{
+	enum step step = svm_intercept(cpu, INTERCEPT_RSM);
+
+	return step ? step : cpu_raise(cpu, VECTOR_UD);
+}
+
 #define CPUID_MWAIT 3 /* leaf 1, ECX */
 
 /*
@@ -647,6 +655,6 @@ const struct insn_desc exec_system_table[] = {
     {ZYDIS_MNEMONIC_VMWRITE, exec_undefined, NULL, 0},
     {ZYDIS_MNEMONIC_VMLAUNCH, exec_undefined, NULL, 0},
     {ZYDIS_MNEMONIC_VMRESUME, exec_undefined, NULL, 0},
-    {ZYDIS_MNEMONIC_RSM, exec_undefined, NULL, 0},
+    {ZYDIS_MNEMONIC_RSM, rsm, NULL, 0},
     {0, NULL, NULL, 0},
 };

@@ -155,6 +155,7 @@ struct svm {
 	uint8_t has_next_rip;  /* L1's processor tells the next instruction */
 	uint8_t run_pending;   /* VMRUN is done, and L2 has not been entered */
 	uint8_t awaits_gif;    /* the surroundings hold an INIT back until GIF is set */
+	uint8_t phys_bits;     /* of L1's physical addresses */
 	uint64_t soft_rip;     /* not to RIP */
 	uint64_t tsc_offset;   /* of L2 beyond L1's */
 	uint64_t cr2_before;   /* the last page fault */
@@ -189,6 +190,7 @@ struct debug {
 	uint8_t watched;  /* which are of data */
 	uint8_t hits;	  /* of the instruction that runs */
 	uint8_t passing;  /* it runs with RF */
+	uint8_t no_trap;  /* it does not end in a single-step trap, whatever TF was before it */
 };
 
 struct cpu {
@@ -209,7 +211,10 @@ struct cpu {
 	uint8_t stack_bytes; /* 2, 4, 8 */
 	uint8_t tlb_mode;    /* enum tlb_mode of this CPL, AC and CR4.SMAP */
 	uint8_t in_guest;
-	uint8_t delivering;    /* memory is touched for an event, not for an instruction */
+	uint8_t delivering; /* memory is touched for an event, not for an instruction */
+	struct {
+		uint8_t type, vector;
+	} soft;		       /* the event of INT n and its like, while @delivering */
 	uint8_t tlb_has_large; /* a page above 4K was cached since the last full flush */
 
 	struct tlb *tlb;

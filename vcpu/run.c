@@ -34,7 +34,8 @@ enum verdict { VERDICT_GO_ON, VERDICT_EXIT };
 struct run {
 	struct event event;
 	uint8_t has_event;
-	uint8_t was_pending; /* it began with an unfinished instruction */
+	uint8_t was_pending;	/* it began with an unfinished instruction */
+	uint8_t was_delivering; /* an event, when the CPU stopped */
 	unsigned int complete_tries;
 	enum cpu_exit reason;
 };
@@ -124,6 +125,7 @@ static int finish_single(struct cpu *cpu, int had_shadow, int had_trap)
 		cpu->s.interrupt_shadow = 0;
 		events = 1;
 	}
+	had_trap &= !cpu->debug.no_trap;
 	if (debug_after(cpu, (cpu->run_flags & CPU_RUN_STEP) || had_trap ? DR6_BS : 0))
 		return 1;
 	return events;
@@ -144,6 +146,7 @@ static void run_guest(struct cpu *cpu)
 		cpu->op = NULL;
 		cpu->replay.position = 0;
 		cpu->debug.passing = resume;
+		cpu->debug.no_trap = 0;
 		/* What the client answered has begun already. */
 		if (unlikely(cpu->debug.armed) && !replay_is_active(cpu) && debug_before(cpu))
 			return;
@@ -223,9 +226,20 @@ static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_deli
 	return VERDICT_GO_ON;
 }
 
+/* The event on its way when the CPU stopped: a chosen one, or that of INT n and its like. */
+static const struct event *delivered_event(struct cpu *cpu, struct run *run)
+{
+	if (run->has_event)
+		return &run->event;
+	if (!run->was_delivering || !cpu->svm.in_guest_mode)
+		return NULL;
+	run->event = (struct event){.type = cpu->soft.type, .vector = cpu->soft.vector};
+	return &run->event;
+}
+
 static enum verdict handle_exception(struct cpu *cpu, struct run *run)
 {
-	const struct event *first = run->has_event ? &run->event : NULL;
+	const struct event *first = delivered_event(cpu, run);
 
 	if (svm_exception(cpu, &cpu->exception))
 		return exit_to_l1(cpu, run, first);
@@ -277,7 +291,7 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 		cpu->op = NULL;
 		svm_exit(cpu, VMCB_EXIT_NPF, cpu->info->fault.flags, cpu->info->fault.gpa.v);
 		cpu->stop = STOP_NONE;
-		return exit_to_l1(cpu, run, was_delivering && run->has_event ? &run->event : NULL);
+		return exit_to_l1(cpu, run, run->was_delivering ? delivered_event(cpu, run) : NULL);
 	}
 	if (outcome == QUIRE_EMULATE || outcome == QUIRE_WRITE_PROTECTED)
 		return handle_device(cpu, run, was_delivering, outcome);
@@ -290,6 +304,7 @@ static enum verdict handle_stop(struct cpu *cpu, struct run *run)
 	enum stop stop = cpu->stop;
 	int was_delivering = cpu->delivering;
 
+	run->was_delivering = was_delivering;
 	cpu->stop = STOP_NONE;
 	cpu->delivering = 0;
 	switch (stop) {

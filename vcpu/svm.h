@@ -27,8 +27,9 @@ static inline enum step svm_intercept(struct cpu *cpu, enum vmcb_intercept which
 
 enum step svm_intercept_cr(struct cpu *cpu, unsigned int number, int is_write);
 enum step svm_intercept_dr(struct cpu *cpu, unsigned int number, int is_write);
-/* A write of CR0: also the intercept of changes beyond TS and MP. */
+/* MOV to CR0: also the intercept of changes beyond TS and MP. LMSW: that, whatever it changes. */
 enum step svm_intercept_cr0(struct cpu *cpu, uint64_t value);
+enum step svm_intercept_lmsw(struct cpu *cpu);
 enum step svm_intercept_exception(struct cpu *cpu, enum vector vector);
 
 /* One port access, as the exit's information word describes it. */
@@ -69,23 +70,28 @@ int svm_virtual_due(const struct cpu *cpu);
 /* Exit code of the interrupt, NMI or virtual interrupt that L1 intercepts now; 0: none. */
 uint64_t svm_interrupt_exit(struct cpu *cpu);
 
-/* Clear in @control what L1's CPUID does not have. Out of guest mode. */
+/* Clear in @control what L1's CPUID does not have, and learn its address width. Out of guest mode.
+ */
 void svm_sanitize(struct cpu *cpu, struct vmcb_control *control);
 /* L1's VMCB at @gpa is checked and entered; @next_rip is where L1 goes on afterwards. */
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip);
 /* Would the processor enter L2 with this? Nonzero: no. */
-int svm_check_control(const struct vmcb_control *control);
-int svm_check_save(const struct vmcb_save *save);
+int svm_check_control(const struct cpu *cpu, const struct vmcb_control *control);
+int svm_check_save(const struct cpu *cpu, const struct vmcb_save *save);
 /* Registers to and from the part of a VMCB that VMRUN and #VMEXIT move. */
 void svm_store_registers(const struct cpu *cpu, struct vmcb_save *save);
 void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save);
 /* L1's registers after L2; out of guest mode. */
 int svm_restore_host(struct cpu *cpu);
+/* The registers of L1 that say what form its nested tables have. */
+struct svm_l1 {
+	uint64_t efer, cr4;
+};
 /*
- * Take over @control as L2's: bitmaps, TSC, nested tables. @efer is L1's. 0 or -errno; -EOPNOTSUPP:
- * nested tables of a form that is not offered.
+ * Take over @control as L2's: bitmaps, TSC, nested tables. 0 or -errno; -EOPNOTSUPP: nested tables
+ * of a form that is not offered.
  */
-int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer);
+int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, const struct svm_l1 *l1);
 /* L2's PAT is its own. */
 static inline int svm_has_own_pat(const struct cpu *cpu)
 {

@@ -32,6 +32,13 @@ enum step svm_intercept_cr0(struct cpu *cpu, uint64_t value)
 	return svm_intercept(cpu, INTERCEPT_CR0_SELECTIVE);
 }
 
+enum step svm_intercept_lmsw(struct cpu *cpu)
+{
+	enum step step = svm_intercept_cr(cpu, 0, 1);
+
+	return step ? step : svm_intercept(cpu, INTERCEPT_CR0_SELECTIVE);
+}
+
 int svm_wants_exception(const struct cpu *cpu, unsigned int vector)
 {
 	return cpu->svm.in_guest_mode && vector < 32 && (cpu->svm.control.exceptions >> vector & 1);

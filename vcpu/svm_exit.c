@@ -21,12 +21,18 @@ enum step svm_exit(struct cpu *cpu, uint64_t code, uint64_t info1, uint64_t info
 	return STEP_ABORT;
 }
 
+/* VMRUN and VMLOAD make bases canonical: bit 47 is copied upwards. */
+static uint64_t canonical(uint64_t base)
+{
+	return (uint64_t)((int64_t)(base << 16) >> 16);
+}
+
 struct cpu_segment svm_segment_load(const struct vmcb_segment *from)
 {
 	unsigned int bits = from->attributes;
 
 	return (struct cpu_segment){
-	    .base = from->base,
+	    .base = canonical(from->base),
 	    .limit = from->limit,
 	    .selector = from->selector,
 	    .type = bits & 15,
@@ -92,8 +98,8 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 	s->seg[CPU_SS] = svm_segment_load(&save->ss);
 	s->seg[CPU_DS] = svm_segment_load(&save->ds);
 	s->seg[CPU_SS].dpl = save->cpl & 3;
-	s->gdt = (struct cpu_table){save->gdtr.base, save->gdtr.limit};
-	s->idt = (struct cpu_table){save->idtr.base, save->idtr.limit};
+	s->gdt = (struct cpu_table){canonical(save->gdtr.base), save->gdtr.limit};
+	s->idt = (struct cpu_table){canonical(save->idtr.base), save->idtr.limit};
 	s->efer = save->efer & ~EFER_LMA;
 	if ((save->efer & EFER_LME) && (save->cr0 & CR0_PG))
 		s->efer |= EFER_LMA;
@@ -161,6 +167,19 @@ static uint64_t describe_event(const struct event *event)
 	return info;
 }
 
+/* L1 single-steps its VMRUN, which is done now. */
+static void trap_after_vmrun(struct cpu *cpu)
+{
+	struct cpu_state *s = &cpu->s;
+
+	if (!(s->rflags & FLAG_TF))
+		return;
+	s->exception_pending = 1;
+	s->exception_vector = VECTOR_DB;
+	s->exception_has_error = 0;
+	s->exception_has_payload = 0;
+}
+
 int svm_vmexit(struct cpu *cpu, const struct event *first)
 {
 	struct svm *svm = &cpu->svm;
@@ -191,6 +210,7 @@ int svm_vmexit(struct cpu *cpu, const struct event *first)
 					 WRITTEN_END - WRITTEN_FIRST);
 	svm->gif = 0;
 	svm_restore_host(cpu);
+	trap_after_vmrun(cpu);
 	return error ? SVM_NO_MEMORY_THERE : SVM_DONE;
 }
 

@@ -22,11 +22,23 @@
 	 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE |        \
 	 CR4_SMEP | CR4_SMAP)
 
-static int gpa_is_valid(uint64_t gpa, uint64_t size_bytes)
+static int gpa_is_valid(const struct cpu *cpu, uint64_t gpa, uint64_t size_bytes)
 {
-	uint64_t end = (UINT64_C(1) << 48) - size_bytes;
+	uint64_t end = (UINT64_C(1) << cpu->svm.phys_bits) - size_bytes;
 
 	return gpa <= end;
+}
+
+/* Physical addresses of L1, by its CPUID. */
+static uint8_t query_phys_bits(struct cpu *cpu)
+{
+	uint32_t leaf[4];
+
+	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000000), 0, leaf);
+	if (leaf[0] < UINT32_C(0x80000008))
+		return 36;
+	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000008), 0, leaf);
+	return (leaf[0] & 0xff) < 52 ? leaf[0] & 0xff : 52;
 }
 
 /* #DE to #XM without the reserved ones and NMI, and the two that only a hypervisor injects. */
@@ -62,6 +74,7 @@ void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
 	cpu->svm.ignored.misc = misc & ~control->misc;
 	cpu->svm.ignored.misc2 = misc2 & ~control->misc2;
 	cpu->svm.ignored.int_ctl = int_ctl & ~control->int_ctl;
+	cpu->svm.phys_bits = query_phys_bits(cpu);
 	cpu->svm.has_next_rip = (features[3] & SVM_CPUID_NEXT_RIP) != 0;
 }
 
@@ -74,19 +87,20 @@ void svm_set_gif(struct cpu *cpu, int gif)
 	cpu->deferred_requests |= UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT;
 }
 
-int svm_check_control(const struct vmcb_control *control)
+/* The low bits of the maps' addresses are ignored. */
+int svm_check_control(const struct cpu *cpu, const struct vmcb_control *control)
 {
 	if (!(control->intercept >> INTERCEPT_VMRUN & 1) || !control->asid)
 		return -EINVAL;
-	if ((control->misc & VMCB_NESTED_PAGING) && !gpa_is_valid(control->nested_cr3, 0x1000))
+	if ((control->misc & VMCB_NESTED_PAGING) && !gpa_is_valid(cpu, control->nested_cr3, 0x1000))
 		return -EINVAL;
-	if (!gpa_is_valid(control->iopm_gpa, IOPM_BYTES) ||
-	    !gpa_is_valid(control->msrpm_gpa, MSRPM_BYTES))
+	if (!gpa_is_valid(cpu, control->iopm_gpa & PAGE_NUMBER_MASK, IOPM_BYTES) ||
+	    !gpa_is_valid(cpu, control->msrpm_gpa & PAGE_NUMBER_MASK, MSRPM_BYTES))
 		return -EINVAL;
 	return event_is_valid(control->event_inj) ? 0 : -EINVAL;
 }
 
-int svm_check_save(const struct vmcb_save *save)
+int svm_check_save(const struct cpu *cpu, const struct vmcb_save *save)
 {
 	unsigned int code = save->cs.attributes;
 
@@ -96,7 +110,7 @@ int svm_check_save(const struct vmcb_save *save)
 		return -EINVAL;
 	if ((save->cr4 & ~CR4_KNOWN) || save->dr6 >> 32 || save->dr7 >> 32)
 		return -EINVAL;
-	if (save->cr3 >> 48)
+	if (save->cr3 >> cpu->svm.phys_bits)
 		return -EINVAL;
 	if (!(save->efer & EFER_LME) || !(save->cr0 & CR0_PG))
 		return 0;
@@ -106,12 +120,14 @@ int svm_check_save(const struct vmcb_save *save)
 }
 
 /* L1's nested tables have the format of its own paging: long mode's. */
-static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer)
+static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *control,
+			      const struct svm_l1 *l1)
 {
 	struct quire_nested nested = {
 	    .root = {control->nested_cr3 & PAGE_NUMBER_MASK},
-	    .levels = efer & EFER_LMA ? 4 : 3,
-	    .nx = (efer & EFER_NXE) != 0,
+	    .levels = l1->efer & EFER_LMA ? 4 : 3,
+	    .nx = (l1->efer & EFER_NXE) != 0,
+	    .smep = (l1->cr4 & CR4_SMEP) != 0,
 	};
 	int wanted = (control->misc & VMCB_NESTED_PAGING) != 0;
 	int error = 0;
@@ -129,7 +145,7 @@ static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *contro
 	return 0;
 }
 
-int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, uint64_t efer)
+int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, const struct svm_l1 *l1)
 {
 	struct svm *svm = &cpu->svm;
 	int error;
@@ -139,7 +155,7 @@ int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, uint64
 		if (!svm->iopm)
 			return -ENOMEM;
 	}
-	error = take_nested_tables(cpu, control, efer);
+	error = take_nested_tables(cpu, control, l1);
 	if (error)
 		return error;
 	/* A map that is not there permits nothing. */
@@ -208,16 +224,42 @@ static int pat_will_do(const struct cpu *cpu, const struct vmcb_control *control
 	       cpu_pat_is_valid(save->pat);
 }
 
+#define PDPTE_P UINT64_C(1)
+#define PDPTE_RESERVED UINT64_C(0x1e6)
+
+/*
+ * PAE's four page directory pointers: those that are present have no reserved bit. Under nested
+ * paging they are not loaded, but read when they are needed.
+ */
+static int directories_will_do(struct cpu *cpu, const struct vmcb_control *control,
+			       const struct vmcb_save *save)
+{
+	uint64_t pointers[4];
+
+	if ((control->misc & VMCB_NESTED_PAGING) || !(save->cr0 & CR0_PG) ||
+	    !(save->cr4 & CR4_PAE) || (save->efer & EFER_LME))
+		return 1;
+	if (quire_vcpu_read(cpu->vcpu, (gpa_t){save->cr3 & UINT64_C(0xffffffe0)}, pointers,
+			    sizeof(pointers)))
+		return 0;
+	for (unsigned int i = 0; i < 4; i++)
+		if ((pointers[i] & PDPTE_P) &&
+		    ((pointers[i] & PDPTE_RESERVED) || pointers[i] >> cpu->svm.phys_bits))
+			return 0;
+	return 1;
+}
+
 /* -EINVAL: the processor refuses it. */
 static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb)
 {
 	struct vmcb_control control = vmcb->control;
 
 	svm_sanitize(cpu, &control);
-	if (svm_check_control(&control) || svm_check_save(&vmcb->save) ||
-	    !pat_will_do(cpu, &control, &vmcb->save))
+	if (svm_check_control(cpu, &control) || svm_check_save(cpu, &vmcb->save) ||
+	    !pat_will_do(cpu, &control, &vmcb->save) ||
+	    !directories_will_do(cpu, &control, &vmcb->save))
 		return -EINVAL;
-	return svm_take_control(cpu, &control, cpu->s.efer);
+	return svm_take_control(cpu, &control, &(struct svm_l1){cpu->s.efer, cpu->s.cr4});
 }
 
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
@@ -247,6 +289,7 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 	svm->in_guest_mode = 1;
 	svm->run_pending = 1;
 	svm_set_gif(cpu, 1);
+	cpu->debug.no_trap = 1;
 	cpu_count(&cpu->counts.nested_enters);
 	inject(cpu, vmcb.control.event_inj);
 	return SVM_DONE;
@@ -279,13 +322,13 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 		return 0;
 	}
 	svm_sanitize(cpu, &control);
-	if (svm_check_control(&control) || svm_check_save(save) || !(save->cr0 & CR0_PG) ||
-	    !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
+	if (svm_check_control(cpu, &control) || svm_check_save(cpu, save) ||
+	    !(save->cr0 & CR0_PG) || !(save->cr0 & CR0_PE) || (save->rflags & FLAG_VM))
 		return -EINVAL;
 	if (cpu->svm.separate_pat && (control.misc & VMCB_NESTED_PAGING) &&
 	    !(cpu_pat_is_valid(nested->pat) && cpu_pat_is_valid(save->pat)))
 		return -EINVAL;
-	error = svm_take_control(cpu, &control, save->efer);
+	error = svm_take_control(cpu, &control, &(struct svm_l1){save->efer, save->cr4});
 	if (error)
 		return error;
 	cpu->svm.host = *save;

@@ -130,7 +130,9 @@ struct quire_nested {
 	 * and EFER.NXE set. Error codes are those of #PF; QUIRE_PFERR_SMAP goes with them.
 	 */
 	uint32_t paging;
-	uint32_t wp, smep, smap; /* with .paging: CR0.WP, CR4.SMEP, CR4.SMAP */
+	uint32_t wp, smap; /* with .paging: CR0.WP, CR4.SMAP */
+	/* CR4.SMEP. Of nested tables it is L1's, and says that error codes tell fetches apart. */
+	uint32_t smep;
 };
 
 /*

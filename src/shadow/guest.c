@@ -132,7 +132,7 @@ static int refuse(const struct quire_vcpu *vcpu, struct shadow_walk *walk, u64 w
 	u64 kept = QUIRE_PFERR_WRITE | QUIRE_PFERR_FETCH;
 
 	/* Without NX a fetch is a read like any other, but for SMEP. */
-	if (!tables->nx && !(tables->paging && tables->smep))
+	if (!tables->nx && !tables->smep)
 		kept &= ~(u64)QUIRE_PFERR_FETCH;
 	if (tables->paging) {
 		kept |= QUIRE_PFERR_USER;

@@ -399,12 +399,34 @@ static void test_refusals(void **state)
 	assert_int_equal(world_check(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
 }
 
+/* Error codes tell fetches apart where L1's EFER.NXE or its CR4.SMEP is set. */
+static void test_fetch_bit(void **state)
+{
+	struct quire_nested tables = {.root = {WORLD_ROOT * QUIRE_PAGE_SIZE}, .levels = 4};
+	uint64_t error = QUIRE_PFERR_USER | QUIRE_PFERR_FETCH | QUIRE_PFERR_GUEST_FINAL;
+	uint64_t no_exec = UINT64_C(1) << 63; /* reserved without NXE */
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL | no_exec);
+	for (uint32_t smep = 0; smep < 2; smep++) {
+		struct quire_memory_fault fault = {0};
+
+		tables.smep = smep;
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &tables), 0);
+		assert_int_equal(quire_vcpu_fault(world.vcpu, (gpa_t){PAGE(5)}, error, &fault),
+				 QUIRE_NESTED_FAULT);
+		assert_int_equal(fault.flags & 0xff, smep ? 0x1d : 0xd);
+	}
+	assert_int_equal(quire_vcpu_set_nested(world.vcpu, NULL), 0);
+}
+
 #define SHADOW_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    SHADOW_TEST(test_maps_and_reflects),
+	    SHADOW_TEST(test_fetch_bit),
 	    SHADOW_TEST(test_shared_below_a_table_that_goes),
 	    SHADOW_TEST(test_previous_roots),
 	    SHADOW_TEST(test_follows_writes_of_its_tables),

@@ -236,6 +236,10 @@ static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4
 	out[1] = subleaf;
 	if (leaf == 7)
 		out[1] = 1u << 7 | 1u << 20; /* SMEP, SMAP */
+	if (leaf == 0x80000000)
+		out[0] = SVM_CPUID_LEAF;
+	if (leaf == 0x80000008)
+		out[0] = 0x3030; /* address widths */
 	if (leaf == 0x80000001)
 		out[2] = 1u << 2; /* SVM */
 	if (leaf == SVM_CPUID_LEAF)

@@ -1,0 +1,165 @@
+/* Intercepts of L2's instructions and what #VMEXIT leaves, where processors have rules of their
+ * own. */
+#include "tests/unit/vcpu/nest.h"
+
+#define VECTOR_DB 1u
+#define VECTOR_UD 6u
+#define VECTOR_GP 13u
+
+PROGRAM(l2_lmsw, "smsw %eax; lmsw %ax");
+
+/* LMSW that changes nothing is intercepted all the same; the intercept of any write comes first. */
+static void test_lmsw(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_lmsw);
+	nest_intercept(nest, INTERCEPT_CR0_SELECTIVE);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_CR0_SELECTIVE);
+	nest->vmcb->control.cr_writes = 1;
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_CR_WRITE);
+}
+
+/* mov %dr4, %rax; mov %rax, %dr5; vmmcall */
+PROGRAM(l2_aliases, ".byte 0x0f,0x21,0xe0; mov $0x400, %eax; .byte 0x0f,0x23,0xe8; vmmcall");
+
+/* DR4 and DR5 are DR6 and DR7, with intercepts of their own. */
+static void test_debug_aliases(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_aliases);
+	nest->vmcb->control.dr_reads = 1u << 6;
+	nest->vmcb->control.dr_writes = 1u << 7;
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	nest->vmcb->control.dr_writes = 1u << 5;
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_DR_WRITE + 5);
+	nest->vmcb->control.dr_reads = 1u << 4;
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_DR_READ + 4);
+}
+
+PROGRAM(l2_rsm, "rsm");
+
+static void test_rsm(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_rsm);
+	nest->vmcb->control.exceptions = 1u << VECTOR_UD;
+	nest_run(nest, VMCB_EXIT_EXCEPTION + VECTOR_UD);
+	nest_intercept(nest, INTERCEPT_RSM);
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_RSM);
+}
+
+PROGRAM(l2_outs, "mov $0x91, %edx; mov $0x30000, %esi; outsb");
+
+/* The permissions of L2's task come before the intercept. */
+static void test_string_ports(void **state)
+{
+	struct nest *nest = *state;
+	uint8_t *ram = nest->vcpu->vm->ram;
+
+	PUT(nest, L2_CODE, l2_outs);
+	nest_intercept(nest, INTERCEPT_IOIO);
+	ram[MAP_GPA + 0x91 / 8] = 1u << (0x91 % 8);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_IOIO);
+	assert_int_equal(nest->vmcb->control.exit_info1,
+			 0x91 << 16 | 3 << 10 | 1 << 9 | 1 << 4 | 4);
+	ram[GUEST_TSS + 0x66] = ram[GUEST_TSS + 0x67] = 0xff;
+	nest->vmcb->control.exceptions = 1u << VECTOR_GP;
+	nest->vmcb->save.cpl = 3;
+	nest->vmcb->save.cs.attributes |= 3 << 5;
+	nest->vmcb->save.ss.attributes |= 3 << 5;
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_EXCEPTION + VECTOR_GP);
+}
+
+PROGRAM(l2_int3, "int3");
+PROGRAM(l2_int, "int $0x14");
+
+/* A fault while INT n or INT3 is delivered tells L1 what was on its way, and leaves RIP at it. */
+static void test_software_events(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_int3);
+	nest->vmcb->save.idtr.limit = 0;
+	nest->vmcb->control.exceptions = 1u << VECTOR_GP;
+	nest_run(nest, VMCB_EXIT_EXCEPTION + VECTOR_GP);
+	assert_int_equal(nest->vmcb->save.rip, L2_CODE);
+	assert_int_equal(nest->vmcb->control.exit_int_info,
+			 VMCB_EVENT_VALID | 3 << VMCB_EVENT_TYPE_SHIFT | 3);
+	PUT(nest, L2_CODE, l2_int);
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_EXCEPTION + VECTOR_GP);
+	assert_int_equal(nest->vmcb->save.rip, L2_CODE);
+	assert_int_equal(nest->vmcb->control.exit_int_info,
+			 VMCB_EVENT_VALID | 4 << VMCB_EVENT_TYPE_SHIFT | 0x14);
+}
+
+PROGRAM(l1_step,
+	"mov $0x40000, %eax; pushfq; orl $0x100, (%rsp); popfq; vmrun; mov $0x11, %ebx; hlt");
+PROGRAM(l2_call, "nop; nop; vmmcall");
+
+/* L1 that single-steps its VMRUN traps when L2 is done, and not in L2. */
+static void test_stepped_vmrun(void **state)
+{
+	struct nest *nest = *state;
+	const struct cpu_state *s = cpu_state(nest->vcpu->cpu);
+	struct cpu_exit_info info;
+	uint64_t frame[5];
+
+	PUT(nest, GUEST_CODE, l1_step);
+	PUT(nest, L2_CODE, l2_call);
+	nest->vmcb->control.exceptions = 1u << VECTOR_DB;
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	assert_int_equal(nest->vmcb->control.exit_code, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	assert_int_equal(s->rip, GUEST_HANDLERS + VECTOR_DB * 16 + 1);
+	memcpy(frame, nest->vcpu->vm->ram + s->gpr[CPU_RSP], sizeof(frame));
+	assert_int_equal(frame[0], GUEST_CODE + (l1_step_end - l1_step_start) - 6);
+	assert_int_equal(s->gpr[CPU_RBX], 0);
+}
+
+PROGRAM(l1_vmload, "mov $0x40000, %eax; vmload; hlt");
+
+/* Bases that are not canonical are made so. */
+static void test_bases(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_exit_info info;
+
+	PUT(nest, L2_CODE, l2_int3);
+	PUT(nest, GUEST_HANDLERS + 3 * 16, l2_call);
+	nest->vmcb->save.idtr.base |= UINT64_C(0x1234) << 48;
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	PUT(nest, GUEST_CODE, l1_vmload);
+	nest->vmcb->save.fs.base = UINT64_C(0x0000900000000000);
+	nest_restart(nest);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	assert_int_equal(cpu_state(nest->vcpu->cpu)->seg[CPU_FS].base,
+			 UINT64_C(0xffff900000000000));
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_lmsw, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_debug_aliases, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_rsm, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_string_ports, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_software_events, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_stepped_vmrun, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_bases, nest_setup, nest_teardown),
+	};
+
+	fake_signals_install();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
