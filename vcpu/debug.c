@@ -76,6 +76,22 @@ void debug_note(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, enum 
 	}
 }
 
+void debug_note_port(struct cpu *cpu, unsigned int port, unsigned int size_bytes)
+{
+	uint64_t dr7;
+
+	if (likely(!cpu->debug.armed))
+		return;
+	dr7 = effective_dr7(cpu);
+	for (unsigned int i = 0; i < 4; i++) {
+		uint64_t length = length_of(dr7, i), at = effective_dr(cpu)[i] & ~(length - 1);
+
+		if (ENABLED(dr7, i) && KIND(dr7, i) == WATCH_PORT && (cpu->s.cr4 & CR4_DE) &&
+		    port < at + length && at < port + size_bytes)
+			cpu->debug.hits |= 1u << i;
+	}
+}
+
 enum step debug_exit(struct cpu *cpu, unsigned int vector, uint64_t dr6)
 {
 	cpu->info->debug_pc = cpu->s.rip;
@@ -100,6 +116,9 @@ int debug_before(struct cpu *cpu)
 	uint64_t dr7 = effective_dr7(cpu), linear = cpu->s.rip, hits = 0;
 	const uint64_t *dr = effective_dr(cpu);
 
+	/* Those behind MOV SS that are not told yet come with the ones of this instruction. */
+	if (cpu->debug.blocked)
+		return 0;
 	cpu->debug.hits = 0;
 	if (!(cpu->s.efer & EFER_LMA) || !cpu->s.seg[CPU_CS].l)
 		linear = (uint32_t)(linear + cpu->s.seg[CPU_CS].base);
@@ -118,10 +137,12 @@ int debug_after(struct cpu *cpu, uint64_t dr6)
 	uint64_t hits = cpu->debug.hits;
 	int is_step = (cpu->run_flags & CPU_RUN_STEP) != 0;
 
-	cpu->debug.hits = 0;
 	if (cpu->debug.passing)
 		cpu->s.rflags &= ~FLAG_RF;
 	cpu->debug.passing = 0;
+	if (cpu->debug.blocked)
+		return 0;
+	cpu->debug.hits = 0;
 	if (!(dr6 | hits))
 		return 0;
 	stop_for(cpu, dr6 | hits, is_step || (hits && cpu->debug.client.hardware));

@@ -21,6 +21,9 @@ int debug_watches_page(const struct cpu *cpu, uint64_t linear);
 /* An access that did not come from the TLB. */
 void debug_note(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, enum mmu_access access);
 
+/* An access to a port that is done. */
+void debug_note_port(struct cpu *cpu, unsigned int port, unsigned int size_bytes);
+
 /* Before an instruction: nonzero when a breakpoint stops the CPU there; cpu->stop is set. */
 int debug_before(struct cpu *cpu);
 /* After one; @dr6 has more causes (DR6_BS). Nonzero when they, or what it accessed, stop the CPU.

@@ -401,12 +401,29 @@ static enum step tss32_stack(struct cpu *cpu, unsigned int cpl, struct cpu_segme
 	return STEP_NEXT;
 }
 
+/* What 32-bit and 16-bit gates push: @count words of @frame, the first one deepest. */
+static enum step push_words(struct cpu *cpu, const struct code_target *target, uint64_t linear,
+			    const uint32_t *frame, unsigned int count)
+{
+	return push_frame(cpu, target, linear, frame, count * 4);
+}
+
+static enum step push_halves(struct cpu *cpu, const struct code_target *target, uint64_t linear,
+			     const uint32_t *frame, unsigned int count)
+{
+	uint16_t halves[6];
+
+	for (unsigned int i = 0; i < count; i++)
+		halves[i] = (uint16_t)frame[i];
+	return push_frame(cpu, target, linear, halves, count * 2);
+}
+
 static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 {
 	struct cpu_state *s = &cpu->s;
 	struct cpu_segment stack = s->seg[CPU_SS];
 	uint32_t esp = s->gpr[CPU_RSP], frame[6];
-	unsigned int words = 3;
+	unsigned int words, is_wide;
 	uint32_t *top = frame;
 	struct code_target target;
 	struct gate gate;
@@ -418,8 +435,9 @@ static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 		step = tss32_stack(cpu, target.new_cpl, &stack, &esp);
 	if (step)
 		return step;
-	if (gate.type < GATE_INTERRUPT_32 || (s->rflags & FLAG_VM))
+	if (s->rflags & FLAG_VM)
 		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
+	is_wide = gate.type >= GATE_INTERRUPT_32;
 	if (event->has_error)
 		*top++ = event->error;
 	top[0] = event->return_rip;
@@ -428,10 +446,11 @@ static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 	top[3] = s->gpr[CPU_RSP];
 	top[4] = s->seg[CPU_SS].selector;
 	words = (event->has_error ? 1 : 0) + (target.new_cpl < cpu->cpl ? 5 : 3);
-	esp -= words * 4;
+	esp -= words * (is_wide ? 4 : 2);
 	if (!stack.db)
 		esp &= 0xffff;
-	step = push_frame(cpu, &target, (uint32_t)(stack.base + esp), frame, words * 4);
+	step = (is_wide ? push_words : push_halves)(cpu, &target, (uint32_t)(stack.base + esp),
+						    frame, words);
 	if (step)
 		return step;
 	s->seg[CPU_SS] = stack;

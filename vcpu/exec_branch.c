@@ -19,10 +19,31 @@ static uint64_t cut_target(const struct cpu *cpu, const struct op *op, uint64_t 
 	return op->size == 2 ? (uint16_t)target : (uint32_t)target;
 }
 
+/* Can code be at @target? Else #GP belongs to the branch. */
+static inline enum step target_check(struct cpu *cpu, uint64_t target)
+{
+	if (likely(cpu->code_bytes == 8)) {
+		if (likely((uint64_t)((int64_t)(target << 16) >> 16) == target))
+			return STEP_NEXT;
+	} else if (likely(target <= cpu->s.seg[CPU_CS].limit)) {
+		return STEP_NEXT;
+	}
+	return cpu_raise_error(cpu, VECTOR_GP, 0);
+}
+
+static inline enum step jump_to(struct cpu *cpu, uint64_t target)
+{
+	enum step step = target_check(cpu, target);
+
+	if (unlikely(step))
+		return step;
+	cpu->s.rip = target;
+	return STEP_JUMP;
+}
+
 static enum step jmp_relative(struct cpu *cpu, const struct op *op)
 {
-	cpu->s.rip = branch_target(cpu, op);
-	return STEP_JUMP;
+	return jump_to(cpu, branch_target(cpu, op));
 }
 
 /* The loops of the dispatcher test the step anyway: a branch not taken goes on in its block. */
@@ -31,8 +52,7 @@ static enum step jmp_relative(struct cpu *cpu, const struct op *op)
 	{                                                               \
 		if (!flag_condition(cpu, code))                         \
 			return STEP_NEXT;                               \
-		cpu->s.rip = branch_target(cpu, op);                    \
-		return STEP_JUMP;                                       \
+		return jump_to(cpu, branch_target(cpu, op));            \
 	}
 CONDITIONS(JCC)
 
@@ -41,20 +61,25 @@ static enum step jmp_indirect(struct cpu *cpu, const struct op *op)
 	uint64_t target;
 	enum step step = op_read(cpu, op, 0, op->size, &target);
 
-	if (step)
+	return step ? step : jump_to(cpu, cut_target(cpu, op, target));
+}
+
+/* Nothing is pushed for a call that leads nowhere. */
+static enum step call_to(struct cpu *cpu, const struct op *op, uint64_t target)
+{
+	enum step step = target_check(cpu, target);
+
+	if (likely(!step))
+		step = stack_push(cpu, op->size, op_next_rip(cpu, op));
+	if (unlikely(step))
 		return step;
-	cpu->s.rip = cut_target(cpu, op, target);
+	cpu->s.rip = target;
 	return STEP_JUMP;
 }
 
 static enum step call_relative(struct cpu *cpu, const struct op *op)
 {
-	enum step step = stack_push(cpu, op->size, op_next_rip(cpu, op));
-
-	if (step)
-		return step;
-	cpu->s.rip = branch_target(cpu, op);
-	return STEP_JUMP;
+	return call_to(cpu, op, branch_target(cpu, op));
 }
 
 static enum step call_indirect(struct cpu *cpu, const struct op *op)
@@ -62,23 +87,22 @@ static enum step call_indirect(struct cpu *cpu, const struct op *op)
 	uint64_t target;
 	enum step step = op_read(cpu, op, 0, op->size, &target);
 
-	if (!step)
-		step = stack_push(cpu, op->size, op_next_rip(cpu, op));
-	if (step)
-		return step;
-	cpu->s.rip = cut_target(cpu, op, target);
-	return STEP_JUMP;
+	return step ? step : call_to(cpu, op, cut_target(cpu, op, target));
 }
 
 static enum step ret_near(struct cpu *cpu, const struct op *op)
 {
 	uint64_t target;
-	enum step step = stack_pop(cpu, op->size, &target);
+	enum step step = stack_peek(cpu, 0, op->size, &target);
 
-	if (step)
+	if (unlikely(step))
 		return step;
-	stack_move(cpu, op->kind[0] == OPERAND_IMM ? (int64_t)(uint16_t)op->imm : 0);
-	cpu->s.rip = cut_target(cpu, op, target);
+	target = cut_target(cpu, op, target);
+	step = target_check(cpu, target);
+	if (unlikely(step))
+		return step;
+	stack_move(cpu, op->size + (op->kind[0] == OPERAND_IMM ? (int64_t)(uint16_t)op->imm : 0));
+	cpu->s.rip = target;
 	return STEP_JUMP;
 }
 
@@ -131,6 +155,8 @@ static enum step loop(struct cpu *cpu, const struct op *op)
 		taken &= flag_zf(cpu);
 	if (op->aux == LOOP_NOT_EQUAL)
 		taken &= !flag_zf(cpu);
+	if (taken && target_check(cpu, branch_target(cpu, op)))
+		return STEP_ABORT;
 	reg_set(cpu, GPR_OFFSET(CPU_RCX), op->address_bytes, count);
 	if (!taken)
 		return STEP_NEXT;
@@ -142,8 +168,7 @@ static enum step jrcxz(struct cpu *cpu, const struct op *op)
 {
 	if (reg_get(cpu, GPR_OFFSET(CPU_RCX), op->aux))
 		return STEP_NEXT;
-	cpu->s.rip = branch_target(cpu, op);
-	return STEP_JUMP;
+	return jump_to(cpu, branch_target(cpu, op));
 }
 
 static op_fn bind_loop(struct op *op, const struct decoded *decoded)

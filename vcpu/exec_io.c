@@ -1,4 +1,5 @@
 /* Port I/O. Every access is a question to the surroundings, answered through the replay log. */
+#include "vcpu/debug.h"
 #include "vcpu/exec.h"
 #include "vcpu/replay.h"
 #include "vcpu/segment.h"
@@ -45,6 +46,7 @@ static enum step ask_input(struct cpu *cpu, const struct cpu_io *io, uint64_t *v
 		return step;
 	*value = 0;
 	memcpy(value, entry->io.data, io->size_bytes);
+	debug_note_port(cpu, (uint16_t)io->address, io->size_bytes);
 	return STEP_NEXT;
 }
 
@@ -63,17 +65,19 @@ static int has_ahead(const struct cpu *cpu, const struct op *op)
 }
 
 /*
- * One element of INS. Repeated and upwards, the client is asked for as many as the page of @target
- * takes, as KVM does; what it gave ahead comes first. RCX counts what is stored.
+ * One element of INS. Repeated, the client is asked for as many as the page of @target takes in
+ * the direction of DF, as KVM does; what it gave ahead comes first. RCX counts what is stored.
  */
 static enum step string_read(struct cpu *cpu, const struct op *op, uint64_t target, uint64_t *value)
 {
 	struct cpu_io io = {.address = (uint16_t)cpu->s.gpr[CPU_RDX], .size_bytes = op->size};
 	struct input_ahead *ahead = &cpu->ahead;
-	uint64_t room = (QUIRE_PAGE_SIZE - (target & PAGE_OFFSET_MASK)) / op->size;
+	uint64_t above = QUIRE_PAGE_SIZE - (target & PAGE_OFFSET_MASK);
+	uint64_t below = target & PAGE_OFFSET_MASK;
+	uint64_t room = (cpu->s.rflags & FLAG_DF ? below : above) / op->size;
 	uint64_t count = string_register(cpu, op, CPU_RCX);
 
-	if (!(op->flags & (OP_REP | OP_REPNE)) || (cpu->s.rflags & FLAG_DF))
+	if (!(op->flags & (OP_REP | OP_REPNE)))
 		return ask_input(cpu, &io, value);
 	if (has_ahead(cpu, op)) {
 		*value = 0;
@@ -104,7 +108,11 @@ static enum step port_write(struct cpu *cpu, uint16_t port, unsigned int size, u
 	enum step step = port_check(cpu, port, size);
 
 	memcpy(io.data, &value, size);
-	return step ? step : replay_ask(cpu, REPLAY_PIO, &io, &entry);
+	if (!step)
+		step = replay_ask(cpu, REPLAY_PIO, &io, &entry);
+	if (!step)
+		debug_note_port(cpu, port, size);
+	return step;
 }
 
 static uint16_t port_of(const struct cpu *cpu, const struct op *op, unsigned int which)

@@ -40,6 +40,13 @@ MOVE_SIZE(8)
 		mov_##form##_1, mov_##form##_2, mov_##form##_4, mov_##form##_8 \
 	}
 
+/* Until the next instruction is done SS and rSP may not belong together: no interrupt, no #DB. */
+static void stack_segment_loaded(struct cpu *cpu)
+{
+	cpu->s.interrupt_shadow = 1;
+	cpu->debug.blocked = 1;
+}
+
 static enum step mov_to_segment(struct cpu *cpu, const struct op *op)
 {
 	uint64_t selector;
@@ -53,7 +60,7 @@ static enum step mov_to_segment(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	if (op->dst == CPU_SS)
-		cpu->s.interrupt_shadow = 1;
+		stack_segment_loaded(cpu);
 	return STEP_END;
 }
 
@@ -273,7 +280,7 @@ static enum step pop_segment(struct cpu *cpu, const struct op *op)
 		return step;
 	reg_set(cpu, GPR_OFFSET(CPU_RSP), stack_bytes, rsp);
 	if (op->dst == CPU_SS)
-		cpu->s.interrupt_shadow = 1;
+		stack_segment_loaded(cpu);
 	return STEP_END;
 }
 

@@ -336,6 +336,11 @@ static enum step int1(struct cpu *cpu, const struct op *op)
 	    .type = EVENT_EXCEPTION, .vector = VECTOR_DB, .return_rip = op_next_rip(cpu, op)};
 	enum step step = svm_intercept(cpu, INTERCEPT_ICEBP);
 
+	/* A client that takes #DB takes this one, too. */
+	if (!step && (cpu->debug.client.hardware || (cpu->run_flags & CPU_RUN_STEP))) {
+		cpu->s.rip = event.return_rip;
+		return debug_exit(cpu, VECTOR_DB, DR6_FIXED);
+	}
 	if (!step)
 		step = svm_intercept_exception(cpu, VECTOR_DB);
 	if (step)
@@ -388,7 +393,24 @@ static enum step syscall_enter(struct cpu *cpu, const struct op *op)
 	}
 	s->seg[CPU_SS] = flat_segment(selector + 8, 0, 0);
 	cpu_update_mode(cpu);
+	/* A handler that masks TF is not stepped into. */
+	cpu->debug.no_trap = !(s->rflags & FLAG_TF);
 	return STEP_JUMP;
+}
+
+/* TF that SYSRET loads traps at once: as if SYSCALL had just ended. */
+static enum step sysret_trap(struct cpu *cpu)
+{
+	struct cpu_state *s = &cpu->s;
+
+	cpu->debug.no_trap = 1;
+	s->exception_pending = 1;
+	s->exception_injected = 0;
+	s->exception_vector = VECTOR_DB;
+	s->exception_has_error = 0;
+	s->exception_has_payload = 0;
+	s->dr6 = (s->dr6 & ~UINT64_C(0xf)) | DR6_BS;
+	return STEP_JUMP_EVENTS;
 }
 
 #define SYSRET_FLAGS UINT64_C(0x3c7fd7)
@@ -417,6 +439,9 @@ static enum step sysret(struct cpu *cpu, const struct op *op)
 	else
 		flags_set(cpu, flags_get(cpu) | FLAG_IF);
 	cpu_update_mode(cpu);
+	cpu->debug.no_trap = 1;
+	if (s->rflags & FLAG_TF)
+		return sysret_trap(cpu);
 	return ~old & s->rflags & FLAG_IF ? STEP_JUMP_EVENTS : STEP_JUMP;
 }
 

@@ -190,6 +190,7 @@ struct debug {
 	uint8_t watched;  /* which are of data */
 	uint8_t hits;	  /* of the instruction that runs */
 	uint8_t passing;  /* it runs with RF */
+	uint8_t blocked;  /* MOV or POP SS: what it hit is told after the next instruction */
 	uint8_t no_trap;  /* it does not end in a single-step trap, whatever TF was before it */
 };
 

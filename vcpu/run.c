@@ -150,6 +150,7 @@ static void run_guest(struct cpu *cpu)
 		/* What the client answered has begun already. */
 		if (unlikely(cpu->debug.armed) && !replay_is_active(cpu) && debug_before(cpu))
 			return;
+		cpu->debug.blocked = 0;
 		step = run_block(cpu, single);
 		if (unlikely(step & STEP_F_ABORT))
 			return;

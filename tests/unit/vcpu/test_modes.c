@@ -297,6 +297,45 @@ static void test_enter(void **state)
 	assert_int_equal(gpr[CPU_RBP] & 0xffff, 0x6ffe);
 }
 
+PROGRAM(32, jump_beyond, "jmp . + 0x10000; hlt");
+PROGRAM(16, loop_beyond, "movw $3, %cx; .byte 0x66, 0xe9; .long 0x20000; hlt");
+
+/* A near branch past the limit of CS faults itself. */
+static void test_branch_limit(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_protected_mode(vcpu);
+	cpu_state(vcpu->cpu)->seg[CPU_CS].limit = 0xffff;
+	RUN(vcpu, jump_beyond);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	assert_int_equal(word_at(vcpu, cpu_state(vcpu->cpu)->gpr[CPU_RSP] + 4, 4), START);
+	enter_real_mode(vcpu);
+	RUN(vcpu, loop_beyond);
+	assert_int_equal(ENDED_AT(vcpu), REAL_HANDLERS + 13 * 16);
+	assert_int_equal(word_at(vcpu, cpu_state(vcpu->cpu)->gpr[CPU_RSP], 2), START + 3);
+}
+
+PROGRAM(32, int_narrow, "int $0x10; hlt");
+PROGRAM(32, iret_narrow, "iretw");
+
+/* A 16-bit gate pushes halves of words, and IRET takes them back. */
+static void test_narrow_gate(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	uint64_t gate = GUEST_HANDLERS | 0x30 << 16 | UINT64_C(0xe600) << 32;
+
+	enter_protected_mode(vcpu);
+	memcpy(vcpu->vm->ram + GUEST_IDT + 0x10 * 8, &gate, sizeof(gate));
+	RUN(vcpu, int_narrow);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RSP], STACK - 6);
+	assert_int_equal(word_at(vcpu, STACK - 6, 6), UINT64_C(2) << 32 | 0x30 << 16 | (START + 2));
+	memcpy(vcpu->vm->ram + GUEST_HANDLERS, iret_narrow_start, 2);
+	RUN(vcpu, int_narrow);
+	RAN_THROUGH(vcpu, int_narrow);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -308,6 +347,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_pushed_rf, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_counters, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_enter, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_branch_limit, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_narrow_gate, setup, teardown),
 	};
 
 	fake_signals_install();

@@ -1,0 +1,240 @@
+/* Traps and the instructions that hold them back; branches that lead nowhere; ports and strings. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/vcpu/fake_vcpu.h"
+
+#define PROGRAM(name, code)                                                          \
+	__asm__(".pushsection .rodata\n" #name "_start:\n" code "\n" #name "_end:\n" \
+		".popsection\n");                                                    \
+	extern const uint8_t name##_start[], name##_end[]
+
+#define LANDING 0x11000u /* HLTs */
+#define VECTOR_DB 1u
+#define VECTOR_GP 13u
+#define FLAG_TF 0x100u
+#define SET_TF "pushfq; orl $0x100, (%rsp); popfq;"
+#define DR6_BS (1u << 14)
+/* DR7 for breakpoint 0: an access to a port, one byte; a read or write of 4 bytes. */
+#define DR7_PORT 0x20402u
+#define DR7_DATA 0xf0402u
+
+static int setup(void **state)
+{
+	struct quire_vcpu *vcpu = fake_vcpu_create(fake_vm_create());
+
+	memset(vcpu->vm->ram + LANDING, 0xf4, 64);
+	vcpu->device_in_kernel = 1;
+	*state = vcpu;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct fake_vm *vm = vcpu->vm;
+
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+	return 0;
+}
+
+static enum cpu_exit run_program(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
+{
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
+	cpu_state_changed(vcpu->cpu);
+	return cpu_run(vcpu->cpu, 0, &info);
+}
+
+#define RUN(vcpu, name) assert_int_equal(run_program(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
+#define SIZE(name) ((uint64_t)(name##_end - name##_start))
+
+static uint64_t frame_word(struct quire_vcpu *vcpu, unsigned int index)
+{
+	uint64_t value;
+
+	memcpy(&value, vcpu->vm->ram + cpu_state(vcpu->cpu)->gpr[CPU_RSP] + index * 8, 8);
+	return value;
+}
+
+/* The handler of @vector halted; its frame says where from. */
+static void check_vector(struct quire_vcpu *vcpu, unsigned int vector, uint64_t rip)
+{
+	unsigned int rip_index = vector == VECTOR_GP;
+
+	assert_int_equal(cpu_state(vcpu->cpu)->rip, GUEST_HANDLERS + vector * 16 + 1);
+	assert_int_equal(frame_word(vcpu, rip_index), rip);
+}
+
+PROGRAM(step_syscall, SET_TF "syscall");
+
+/* A system call is stepped when TF is still set behind it. */
+static void test_syscall(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->star = UINT64_C(8) << 32;
+	s->lstar = LANDING;
+	s->sfmask = FLAG_TF;
+	RUN(vcpu, step_syscall);
+	assert_int_equal(s->rip, LANDING + 1);
+	s->sfmask = 0;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, step_syscall);
+	check_vector(vcpu, VECTOR_DB, LANDING);
+	assert_true(s->dr6 & DR6_BS);
+}
+
+PROGRAM(return_stepping, "mov $0x11000, %ecx; mov $0x102, %r11d; sysretq");
+
+/* TF that SYSRET loads traps before an instruction of the program. */
+static void test_sysret(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->star = UINT64_C(0x10) << 48;
+	RUN(vcpu, return_stepping);
+	check_vector(vcpu, VECTOR_DB, LANDING);
+	assert_true(s->dr6 & DR6_BS);
+}
+
+PROGRAM(step_mov_ss, "mov $0x10, %eax;" SET_TF "mov %eax, %ss; nop; nop; hlt");
+
+static void test_mov_ss_step(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	RUN(vcpu, step_mov_ss);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + SIZE(step_mov_ss) - 2);
+}
+
+PROGRAM(watch_mov_ss, "movl $0x10, 0x30000; mov $0x30000, %eax; mov %dr7, %rbx; or $0xf0002, %ebx;"
+		      "mov %rbx, %dr7; mov (%rax), %ss; nop; nop; hlt");
+PROGRAM(break_mov_ss, "mov $0x10, %eax; mov %eax, %ss; nop; nop; hlt");
+
+/* What MOV SS hit is told behind the next instruction, whose own breakpoint is lost. */
+static void test_mov_ss_breakpoints(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->dr[0] = 0x30000;
+	RUN(vcpu, watch_mov_ss);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + SIZE(watch_mov_ss) - 2);
+	assert_int_equal(s->dr6 & 15, 1);
+	s->dr[0] = GUEST_CODE + SIZE(break_mov_ss) - 3;
+	s->dr7 = 0x402;
+	s->rip = GUEST_CODE;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->halted = 0;
+	RUN(vcpu, break_mov_ss);
+	assert_int_equal(s->rip, GUEST_CODE + SIZE(break_mov_ss));
+}
+
+PROGRAM(out_watched, "out %al, $0x81; out %al, $0x80; nop; hlt");
+PROGRAM(in_watched, "in $0x7f, %ax; nop; hlt");
+
+/* A breakpoint of a port traps behind the access, where CR4.DE is set. */
+static void test_port_breakpoints(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->dr[0] = 0x80;
+	s->dr7 = DR7_PORT;
+	RUN(vcpu, out_watched);
+	assert_int_equal(s->rip, GUEST_CODE + SIZE(out_watched));
+	s->cr4 |= 8;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, out_watched);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + 4);
+	assert_int_equal(s->dr6 & 15, 1);
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, in_watched);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + 3);
+}
+
+PROGRAM(call_nowhere, "mov $0x800000000000, %rax; call *%rax");
+PROGRAM(jump_nowhere, "mov $0x800000000000, %rax; jmp *%rax");
+PROGRAM(return_nowhere, "mov $0x800000000000, %rax; push %rax; ret $8");
+
+/* The branch faults, not its target, and moves no register. */
+static void test_branches_nowhere(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	RUN(vcpu, call_nowhere);
+	check_vector(vcpu, VECTOR_GP, GUEST_CODE + 10);
+	assert_int_equal(frame_word(vcpu, 4), GUEST_STACK);
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, jump_nowhere);
+	check_vector(vcpu, VECTOR_GP, GUEST_CODE + 10);
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, return_nowhere);
+	check_vector(vcpu, VECTOR_GP, GUEST_CODE + 11);
+	assert_int_equal(frame_word(vcpu, 4), GUEST_STACK - 8);
+}
+
+PROGRAM(ins_down, "std; mov $6, %ecx; mov $0x30003, %edi; mov $0x80, %edx; rep insb; hlt");
+
+/* Downwards as upwards the client is asked for what the page takes. */
+static void test_string_input_down(void **state)
+{
+	static const uint8_t bytes[] = {1, 2, 3, 4, 5, 6};
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_exit_info info;
+	uint8_t *data = vcpu->vm->ram + GUEST_DATA;
+
+	vcpu->device_in_kernel = 0;
+	assert_int_equal(run_program(vcpu, ins_down_start, ins_down_end), CPU_EXIT_IO);
+	cpu_cancel_pending(vcpu->cpu);
+	cpu_state(vcpu->cpu)->rip = GUEST_CODE;
+	cpu_state_changed(vcpu->cpu);
+	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_IO);
+	assert_int_equal(info.io.count, 3);
+	cpu_answer(vcpu->cpu, bytes, 3, false);
+	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_IO);
+	assert_memory_equal(data + 1, "\3\2\1", 3);
+	/* One is left above the page's end. */
+	assert_true(info.io.count <= 1);
+	cpu_answer(vcpu->cpu, bytes + 3, 1, false);
+	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_IO);
+	assert_int_equal(info.io.count, 2);
+	cpu_answer(vcpu->cpu, bytes + 4, 2, false);
+	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	assert_memory_equal(data - 2, "\6\5\4", 3);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RDI], GUEST_DATA - 3);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_syscall, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_sysret, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_mov_ss_step, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_mov_ss_breakpoints, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_port_breakpoints, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, teardown),
+	};
+
+	fake_signals_install();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
