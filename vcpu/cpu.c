@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #include "vcpu/code.h"
-#include "vcpu/feature.h"
 #include "vcpu/fpu_image.h"
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
@@ -115,8 +114,6 @@ int cpu_prepare(struct cpu *cpu)
 {
 	int error;
 
-	if (!cpu->features)
-		cpu->features = features_query(cpu);
 	if (!cpu->replay.entry) {
 		cpu->replay.entry = table_map(REPLAY_MAX * sizeof(*cpu->replay.entry));
 		if (!cpu->replay.entry)

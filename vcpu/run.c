@@ -15,6 +15,7 @@
 #include "vcpu/debug.h"
 #include "vcpu/decode.h"
 #include "vcpu/event.h"
+#include "vcpu/feature.h"
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
 #include "vcpu/segment.h"
@@ -456,6 +457,9 @@ enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *inf
 		info->error = error;
 		return CPU_EXIT_ERROR;
 	}
+	/* From the first run on the client cannot change CPUID any more. */
+	if (unlikely(!cpu->features))
+		cpu->features = features_query(cpu);
 	cpu_state_changed(cpu);
 	while (run_once(cpu, &run) == VERDICT_GO_ON)
 		;

@@ -416,12 +416,29 @@ static void test_older_meaning(void **state)
 	fake_vm_destroy(vm);
 }
 
+/* A translation before the first run does not fix what CPUID shows. */
+static void test_asked_when_run(void **state)
+{
+	static const struct form popcnt = {.code_bytes = 8,
+					   .bytes = {0xf3, 0x0f, 0xb8, 0xc3, 0xf4}};
+	struct fake_vm *vm = fake_vm_create();
+	struct quire_vcpu *vcpu = fake_vcpu_create(vm);
+	gpa_t gpa;
+
+	all_hidden = 1;
+	assert_true(cpu_translate(vcpu->cpu, GUEST_DATA, &gpa));
+	vcpu->cpuid = show_bits;
+	assert_true(raises_ud(vcpu, &popcnt));
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_all_are_listed), cmocka_unit_test(test_all_bits_shown),
 	    cmocka_unit_test(test_no_bit_shown),   cmocka_unit_test(test_each_bit_hidden),
-	    cmocka_unit_test(test_older_meaning),
+	    cmocka_unit_test(test_older_meaning),  cmocka_unit_test(test_asked_when_run),
 	};
 
 	fake_signals_install();
