@@ -18,11 +18,9 @@
 #include "vcpu/translate/translate.h"
 
 #define ARENA_BYTES (UINT64_C(32) << 20)
-#define BLOCK_HASH 32768u
 #define PAGE_HASH 1024u
 
 struct code_cache {
-	struct block *blocks[BLOCK_HASH];
 	struct code_page *pages[PAGE_HASH];
 	uint64_t used_bytes;
 	struct op ops[BLOCK_OPS_MAX]; /* being decoded: too large for a client's stack */
@@ -70,6 +68,7 @@ static void arena_reserve(struct cpu *cpu)
 	if (sizeof(*cache) + cache->used_bytes + need > ARENA_BYTES) {
 		memset(cache, 0, offsetof(struct code_cache, arena));
 		memset(cpu->tlb->jump, 0, sizeof(cpu->tlb->jump));
+		memset(cpu->tlb->fetch, 0xff, sizeof(cpu->tlb->fetch));
 		translate_reset(cpu);
 	}
 }
@@ -89,11 +88,6 @@ static unsigned int page_hash(uint64_t host)
 	return (host >> QUIRE_PAGE_SHIFT ^ host >> 22) & (PAGE_HASH - 1);
 }
 
-static unsigned int block_hash(uint64_t host)
-{
-	return (host ^ host >> 15) & (BLOCK_HASH - 1);
-}
-
 static struct code_page *page_find(const struct code_cache *cache, uint64_t host)
 {
 	struct code_page *page = cache->pages[page_hash(host)];
@@ -108,37 +102,29 @@ int code_is_on_page(const struct cpu *cpu, uint64_t host)
 	return page_find(cpu->code, host) != NULL;
 }
 
-/* Found by nobody any more. Jump entries that lead to it see a page that is out of date. */
-static void block_drop(struct cpu *cpu, struct block *block)
-{
-	struct block **link = &cpu->code->blocks[block_hash(block->host)];
-
-	while (*link != block)
-		link = &(*link)->next;
-	*link = block->next;
-	block->page = &no_page;
-	cpu_count(&cpu->counts.code_drops);
-}
-
 static uint64_t block_lines(const struct block *block)
 {
 	return code_lines_of(block->host & PAGE_OFFSET_MASK, block->size_bytes);
 }
 
+/* Jump entries that lead to dropped blocks see a page that is out of date. */
 static void page_drop_lines(struct cpu *cpu, struct code_page *page, uint64_t lines)
 {
-	struct block **link = &page->blocks;
-
 	page->lines &= ~lines;
 	translate_drop_page(cpu, page);
-	while (*link) {
-		struct block *block = *link;
+	for (unsigned int line = 0; line < QUIRE_PAGE_SIZE / CODE_LINE_BYTES; line++) {
+		struct block **link = &page->blocks[line];
 
-		if (block_lines(block) & lines) {
-			*link = block->next_on_page;
-			block_drop(cpu, block);
-		} else {
-			link = &block->next_on_page;
+		while (*link) {
+			struct block *block = *link;
+
+			if (!(block_lines(block) & lines)) {
+				link = &block->next;
+				continue;
+			}
+			*link = block->next;
+			block->page = &no_page;
+			cpu_count(&cpu->counts.code_drops);
 		}
 	}
 }
@@ -177,37 +163,40 @@ static enum step page_verify(struct cpu *cpu, struct code_page *page, uint64_t l
 	return STEP_NEXT;
 }
 
+static struct code_page *page_make(struct cpu *cpu, uint64_t host_page)
+{
+	struct code_page **first = &cpu->code->pages[page_hash(host_page)];
+	struct code_page *page = arena_alloc(cpu->code, sizeof(*page));
+
+	memset(page, 0, offsetof(struct code_page, bytes));
+	page->host_page = host_page;
+	page->epoch = cpu->code_epoch;
+	page->generation = 1;
+	page->next = *first;
+	*first = page;
+	tlb_protect_host_page(cpu, host_page);
+	return page;
+}
+
 /* The page of code at @linear, equal to memory: made when there is none. */
 static enum step page_get(struct cpu *cpu, uint64_t linear, struct code_page **found)
 {
-	struct code_page *page;
-	uint64_t host_page;
-	unsigned int hash;
-	enum step step = mmu_fetch_page(cpu, linear, &host_page);
+	struct fetch_entry *fetch;
+	enum step step = mmu_fetch_page(cpu, linear, &fetch);
 
 	if (unlikely(step))
 		return step;
-	if (unlikely(!host_page)) {
+	if (unlikely(!fetch)) {
 		cpu->info->insn_size_bytes = 0;
 		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
 	}
-	*found = page_find(cpu->code, host_page);
-	if (likely(*found))
-		return page_verify(cpu, *found, linear);
-	hash = page_hash(host_page);
-	page = arena_alloc(cpu->code, sizeof(*page));
-	page->host_page = host_page;
-	page->blocks = NULL;
-	page->lines = 0;
-	page->epoch = cpu->code_epoch;
-	page->generation = 1;
-	page->next = cpu->code->pages[hash];
-	cpu->code->pages[hash] = page;
-	tlb_protect_host_page(cpu, host_page);
-	*found = page;
-	return STEP_NEXT;
+	if (unlikely(!fetch->page))
+		fetch->page = page_find(cpu->code, fetch->host_page);
+	if (unlikely(!fetch->page))
+		fetch->page = page_make(cpu, fetch->host_page);
+	*found = fetch->page;
+	return page_verify(cpu, *found, linear);
 }
-
 static uint64_t code_linear(const struct cpu *cpu)
 {
 	if (cpu->code_bytes == 8)
@@ -276,7 +265,7 @@ static struct block *block_make(struct cpu *cpu, const struct code_text *text, c
 {
 	uint64_t ops_bytes = count * sizeof(struct op), host = text->page->host_page | text->offset;
 	struct block *block = arena_alloc(cpu->code, sizeof(*block) + ops_bytes);
-	unsigned int hash = block_hash(host);
+	struct block **first = &text->page->blocks[text->offset / CODE_LINE_BYTES];
 
 	memset(block, 0, sizeof(*block));
 	block->host = host;
@@ -284,10 +273,8 @@ static struct block *block_make(struct cpu *cpu, const struct code_text *text, c
 	block->code_bytes = cpu->code_bytes;
 	memcpy(block->ops, ops, ops_bytes);
 	block->page = text->page;
-	block->next_on_page = text->page->blocks;
-	text->page->blocks = block;
-	block->next = cpu->code->blocks[hash];
-	cpu->code->blocks[hash] = block;
+	block->next = *first;
+	*first = block;
 	return block;
 }
 
@@ -365,9 +352,10 @@ static enum step crossing_compare(struct cpu *cpu, const struct code_text *text,
 	return step;
 }
 
-static struct block *block_find(const struct cpu *cpu, uint64_t host)
+static struct block *block_find(const struct cpu *cpu, const struct code_text *text)
 {
-	struct block *block = cpu->code->blocks[block_hash(host)];
+	struct block *block = text->page->blocks[text->offset / CODE_LINE_BYTES];
+	uint64_t host = text->page->host_page | text->offset;
 
 	while (block && !(block->host == host && block->code_bytes == cpu->code_bytes))
 		block = block->next;
@@ -388,7 +376,7 @@ static enum step find_translated(struct cpu *cpu, struct block **found)
 	if (unlikely(step))
 		return step;
 	text.offset = text.linear & PAGE_OFFSET_MASK;
-	block = block_find(cpu, text.page->host_page | text.offset);
+	block = block_find(cpu, &text);
 	if (block && unlikely(block->crosses)) {
 		step = crossing_compare(cpu, &text, block);
 		if (step)
@@ -410,15 +398,15 @@ static enum step find_remembered(struct cpu *cpu, const struct jump_entry *entry
 				 struct block **found)
 {
 	struct block *block = entry->block;
-	uint64_t host_page;
+	struct fetch_entry *fetch;
 	enum step step;
 
 	*found = NULL;
 	if (!block || entry->tag != jump_tag(cpu) || block->page == &no_page)
 		return STEP_NEXT;
 	if (entry->generation != cpu->jump_generation) {
-		step = mmu_fetch_page(cpu, cpu->s.rip, &host_page);
-		if (step || block->page->host_page != host_page)
+		step = mmu_fetch_page(cpu, cpu->s.rip, &fetch);
+		if (step || !fetch || block->page->host_page != fetch->host_page)
 			return step;
 	}
 	step = page_verify(cpu, block->page, cpu->s.rip);
@@ -450,15 +438,15 @@ unsigned int code_bytes_at_rip(struct cpu *cpu, uint8_t bytes[15])
 
 	while (size < INSN_MAX) {
 		unsigned int room = QUIRE_PAGE_SIZE - (linear & PAGE_OFFSET_MASK);
-		uint64_t host_page;
+		struct fetch_entry *fetch;
 		size_t done;
 
 		if (room > INSN_MAX - size)
 			room = INSN_MAX - size;
-		if (mmu_fetch_page(cpu, linear, &host_page) || !host_page)
+		if (mmu_fetch_page(cpu, linear, &fetch) || !fetch)
 			break;
-		guard_copy(bytes + size, (void *)(uintptr_t)(host_page | (linear & 0xfff)), room,
-			   &done);
+		guard_copy(bytes + size, (void *)(uintptr_t)(fetch->host_page | (linear & 0xfff)),
+			   room, &done);
 		size += done;
 		if (done < room)
 			break;

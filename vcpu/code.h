@@ -12,10 +12,9 @@
  * mode they are decoded for, and serves every linear address that leads there.
  */
 struct block {
-	struct block *next;	    /* of the same hash */
-	struct block *next_on_page; /* of the same page */
-	struct code_page *page;	    /* of the first byte; a page of no epoch once dropped */
-	uint64_t host;		    /* of the first byte */
+	struct block *next;	/* of the same line */
+	struct code_page *page; /* of the first byte; a page of no epoch once dropped */
+	uint64_t host;		/* of the first byte */
 	uint16_t op_count;
 	uint16_t size_bytes;
 	uint8_t code_bytes;

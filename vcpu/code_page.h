@@ -13,8 +13,8 @@ struct block;
  * when the copy equals memory, every block of the page does.
  */
 struct code_page {
-	struct code_page *next; /* of the same hash */
-	struct block *blocks;	/* that begin here */
+	struct code_page *next;					 /* of the same hash */
+	struct block *blocks[QUIRE_PAGE_SIZE / CODE_LINE_BYTES]; /* by the line they begin in */
 	uint64_t host_page;
 	uint64_t lines;	     /* bit n: line n of 64 bytes holds decoded code */
 	uint64_t epoch;	     /* cpu->code_epoch when the copy was last known to equal memory */

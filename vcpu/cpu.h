@@ -213,6 +213,8 @@ struct cpu_counts {
 	uint64_t nested_enters; /* L2, by VMRUN */
 	uint64_t code_compares; /* pages of decoded code compared with memory */
 	uint64_t code_drops;	/* blocks dropped because their bytes had changed */
+	uint64_t units;		/* blocks translated */
+	uint64_t evictions;	/* parts of the translated code that were used again */
 };
 const struct cpu_counts *cpu_counts(const struct cpu *cpu);
 

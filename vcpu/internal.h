@@ -55,9 +55,12 @@ struct tlb_entry {
 	uint64_t global;
 };
 
+struct code_page;
+
 struct fetch_entry {
 	uint64_t tag;
 	uint64_t host_page;
+	struct code_page *page; /* decoded from it; NULL: look it up */
 	uint64_t global;
 };
 

@@ -76,8 +76,8 @@ void tlb_invlpg(struct cpu *cpu, uint64_t linear);
 /* Drop the write translations that lead to the host page @host_page. */
 void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page);
 
-/* The host page of code at @linear; *@host_page is 0 when there is a device. */
-enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, uint64_t *host_page);
+/* Where the code at @linear is: *@found stays until the next call; NULL: in a device. */
+enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **found);
 
 /* Which privilege the tags carry now: after changes of CPL, CR0, CR4 or AC. */
 void mmu_update_mode(struct cpu *cpu);

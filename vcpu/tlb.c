@@ -133,26 +133,28 @@ void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page)
 	}
 }
 
-enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, uint64_t *host_page)
+enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **found)
 {
 	struct fetch_entry *entry = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
 	struct mmu_request request = {.linear = linear, .access = MMU_FETCH, .stage2 = MMU_FETCH};
 	struct mmu_result result;
 	enum step step;
 
-	if (likely(entry->tag == tlb_tag(cpu, linear))) {
-		*host_page = entry->host_page;
+	*found = entry;
+	if (likely(entry->tag == tlb_tag(cpu, linear)))
 		return STEP_NEXT;
-	}
 	step = mmu_translate(cpu, &request, &result);
 	if (step)
 		return step;
-	*host_page = result.host & PAGE_NUMBER_MASK;
-	if (!result.host)
+	if (!result.host) {
+		*found = NULL;
 		return STEP_NEXT;
+	}
 	cpu->tlb_has_large |= result.large;
-	entry->tag = tlb_tag(cpu, linear);
-	entry->host_page = *host_page;
-	entry->global = result.global;
+	*entry = (struct fetch_entry){
+	    .tag = tlb_tag(cpu, linear),
+	    .host_page = result.host & PAGE_NUMBER_MASK,
+	    .global = result.global,
+	};
 	return STEP_NEXT;
 }

@@ -179,6 +179,7 @@ static void part_recycle(struct cpu *cpu)
 			translate_drop_page(cpu, unit->block->page);
 	part_clear(t, part);
 	t->now = part;
+	cpu_count(&cpu->counts.evictions);
 }
 
 void translate_reset(struct cpu *cpu)

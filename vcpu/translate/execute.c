@@ -224,6 +224,8 @@ struct unit *translate_hot(struct cpu *cpu, struct block *block)
 	unit = unit_make(cpu, block, cpu->tlb_mode);
 	block->unit[cpu->tlb_mode] = unit;
 	block->never = !unit;
+	if (unit)
+		cpu_count(&cpu->counts.units);
 	block->runs = 0;
 	return unit;
 }

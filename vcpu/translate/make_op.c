@@ -325,6 +325,82 @@ static int make_rewritten(struct making *m)
 	return r.memory_bytes ? make_in_memory(m, &r) : make_in_registers(m, &r);
 }
 
+/* Take the cold way when REG_TAG is zero. */
+static void cold_if_zero(struct making *m)
+{
+	emit_bytes(&m->e, "\xe3\x02\xeb\x05", 4); /* jrcxz 1f; jmp 2f; 1: jmp cold; 2: */
+	make_cold(m, emit_jmp(&m->e), COLD_OP);
+}
+
+static void emit_move_sized(struct making *m, enum host_reg to, enum host_reg from, int wide)
+{
+	struct host_insn mov = {.opcode = 0x8b, .reg = to, .rm = from, .wide = (uint8_t)wide};
+
+	emit_insn(&m->e, &mov);
+}
+
+/*
+ * DIV of 32 and 64 bits whose upper half is zero and whose divisor is not: it raises no #DE, as
+ * the quotient is at most the lower half.
+ */
+static int make_div(struct making *m)
+{
+	struct host_mem there = {.base = REG_LINEAR, .index = REG_TAG};
+	struct rewrite r = {0};
+
+	if (m->op->size < 4 || rewrite_begin(m, &r))
+		return -1;
+	if (r.memory_bytes) {
+		struct host_insn load = {
+		    .opcode = 0x8b, .reg = REG_SET, .memory = &there, .wide = r.host.wide};
+
+		if (make_linear(m))
+			return -1;
+		make_check(m, r.memory_bytes, COLD_MISS_READ);
+		make_access_mark(m);
+		emit_insn(&m->e, &load);
+		r.host.rm = REG_SET;
+	} else if (r.rm_cell != NO_CELL) {
+		emit_load_field(&m->e, REG_LINEAR, GPR_AT(r.rm_cell));
+	}
+	emit_move_sized(m, REG_TAG, HOST_RDX, r.host.wide);
+	make_cold(m, emit_jmp_unless_rcx_zero(&m->e), COLD_OP);
+	emit_move_sized(m, REG_TAG, r.host.rm, r.host.wide);
+	cold_if_zero(m);
+	emit_rewritten(m, &r);
+	return 0;
+}
+
+/* MOV from a segment register: 32 bits and more are the selector and zeros. */
+static int make_from_segment(struct making *m)
+{
+	uint64_t at = offsetof(struct cpu, s.seg) + m->op->src * sizeof(struct cpu_segment) +
+		      offsetof(struct cpu_segment, selector);
+	struct host_mem selector = {
+	    .base = REG_CPU, .index = HOST_NONE, .disp = (int32_t)at - CPU_BIAS};
+	enum host_reg host = host_of(GPR_NUMBER(m->op->dst));
+	struct host_insn movzx = {.map = MAP_0F, .opcode = 0xb7, .reg = host, .memory = &selector};
+
+	if (m->op->kind[0] != OPERAND_REG || m->op->size < 4)
+		return -1;
+	if (host == HOST_NONE)
+		movzx.reg = REG_SET;
+	emit_insn(&m->e, &movzx);
+	if (host == HOST_NONE)
+		emit_store_field(&m->e, REG_SET, m->op->dst);
+	return 0;
+}
+
+static int is_from_segment(const struct making *m)
+{
+	const uint8_t *bytes = m->bytes;
+
+	/* 66 would make it one of 16 bits. */
+	if (*bytes >> 4 == 4)
+		bytes++;
+	return *bytes == 0x8c;
+}
+
 static int make_lea(struct making *m)
 {
 	enum host_reg host = host_of(GPR_NUMBER(m->op->dst));
@@ -352,6 +428,10 @@ int make_operation(struct making *m)
 	result = make_stack_or_jump(m);
 	if (result <= 0)
 		return result;
+	if (m->op->mnemonic == ZYDIS_MNEMONIC_DIV)
+		return make_div(m);
+	if (m->op->mnemonic == ZYDIS_MNEMONIC_MOV && is_from_segment(m))
+		return make_from_segment(m);
 	switch (shape_of(m->op->mnemonic)) {
 	case SHAPE_REWRITE:
 		return make_rewritten(m);

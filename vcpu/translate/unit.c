@@ -29,8 +29,9 @@ void make_access_mark(struct making *m)
 
 static int uses_memory_cell(unsigned int offset, unsigned int *guest_reg)
 {
-	if (offset >= GPR_AT(0) && offset < GPR_AT(16)) {
-		*guest_reg = (offset - GPR_AT(0)) / sizeof(uint64_t);
+	/* They stand at the beginning of struct cpu. */
+	if (offset < GPR_AT(16)) {
+		*guest_reg = offset / sizeof(uint64_t);
 		return 1;
 	}
 	return 0;

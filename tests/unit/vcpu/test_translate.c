@@ -3,6 +3,7 @@
  * touch taken away in turn, with a kick at each instruction of the host's, with code that changes.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -26,7 +27,7 @@
 #define ACCESSES_MAX 24u
 #define BLOCK_INSNS 24u
 #define FLAGS UINT64_C(0x8d5)
-#define BLOCKS 400
+#define BLOCKS 120
 #define TRAP_FLAG UINT64_C(0x100)
 
 static uint64_t seed = 88172645463325252ull;
@@ -239,14 +240,14 @@ static void put_stack(struct code *code)
 	put(code, (rnd(2) ? 0x50 : 0x58) + (reg & 7));
 }
 
-static void code_make(struct code *code)
+static void code_make(struct code *code, unsigned int insns)
 {
 	void (*const kinds[])(struct code *) = {put_arithmetic, put_arithmetic, put_unary,
 						put_move,	put_move,	put_condition,
 						put_shift,	put_stack};
 
 	memset(code, 0, sizeof(*code));
-	for (unsigned int i = 0; i < BLOCK_INSNS && code->accesses < ACCESSES_MAX; i++)
+	for (unsigned int i = 0; i < insns && code->accesses < ACCESSES_MAX; i++)
 		kinds[rnd(sizeof(kinds) / sizeof(kinds[0]))](code);
 	put(code, 0xf4);
 }
@@ -329,7 +330,7 @@ static void test_random_blocks(void **state)
 	struct code code;
 
 	for (unsigned int block = 0; block < BLOCKS; block++) {
-		code_make(&code);
+		code_make(&code, BLOCK_INSNS);
 		data_make(pair);
 		for (unsigned int i = 0; i < 4; i++) {
 			state_make(&start);
@@ -361,7 +362,7 @@ static void test_page_faults(void **state)
 	cpu_state(pair->translated->cpu)->cr0 |= UINT64_C(1) << 16;
 	cpu_state(pair->interpreted->cpu)->cr0 |= UINT64_C(1) << 16;
 	for (unsigned int block = 0; block < BLOCKS / 8; block++) {
-		code_make(&code);
+		code_make(&code, BLOCK_INSNS);
 		data_make(pair);
 		for (unsigned int page = 0; page < code.accesses; page++) {
 			for (uint64_t flags = 0; flags < 8; flags += 5) {
@@ -400,7 +401,7 @@ static void test_host_faults(void **state)
 
 	fake_signals_install();
 	for (unsigned int block = 0; block < BLOCKS / 8; block++) {
-		code_make(&code);
+		code_make(&code, BLOCK_INSNS);
 		data_make(pair);
 		state_make(&start);
 		begin_both(pair, &code, &start);
@@ -486,7 +487,7 @@ static void test_kicks(void **state)
 	kick_doorbell = &pair->translated->doorbell;
 	kicked_in = 0;
 	do {
-		code_make(&code);
+		code_make(&code, BLOCK_INSNS / 3);
 	} while (code.accesses < 6);
 	data_make(pair);
 	state_make(&start);
@@ -514,6 +515,124 @@ static void test_kicks(void **state)
 	assert_true(kicked_in > 0);
 }
 
+/* A page of calls: each has a line of its own, and they end one after the other. */
+#define CHAIN_LINES 60u
+#define CHAIN_PAGES 1200u
+#define CHAIN_GPA UINT64_C(0x200000)
+
+/* inc %rax, many times; jmp to the next line, at last ret. */
+static void chain_make(struct quire_vcpu *vcpu, unsigned int page)
+{
+	uint8_t *at = vcpu->vm->ram + CHAIN_GPA + page * PAGE;
+
+	for (unsigned int line = 0; line < CHAIN_LINES; line++, at += 64) {
+		for (unsigned int i = 0; i < 19; i++)
+			memcpy(at + i * 3, "\x48\xff\xc0", 3);
+		memcpy(at + 57, "\xeb\x05", 2);
+	}
+	*at = 0xc3;
+}
+
+/* mov $CHAIN_GPA, %rbx; 1: call *%rbx; add $4096, %rbx; dec %ecx; jnz 1b; hlt */
+static const uint8_t chain_loop[] = {0x48, 0xc7, 0xc3, 0, 0, 0x20, 0,	 0xff, 0xd3, 0x48, 0x81,
+				     0xc3, 0,	 0x10, 0, 0, 0xff, 0xc9, 0x75, 0xf3, 0xf4};
+
+/* More code than there is room for, over and over: what goes is made again. */
+static void test_eviction(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	const struct cpu_counts *counts = cpu_counts(vcpu->cpu);
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	for (unsigned int page = 0; page < CHAIN_PAGES; page++)
+		chain_make(vcpu, page);
+	memcpy(vcpu->vm->ram + GUEST_CODE, chain_loop, sizeof(chain_loop));
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		s->gpr[CPU_RAX] = 0;
+		s->gpr[CPU_RCX] = CHAIN_PAGES;
+		s->rip = GUEST_CODE;
+		s->halted = 0;
+		assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+		assert_int_equal(s->gpr[CPU_RAX], CHAIN_PAGES * CHAIN_LINES * 19);
+	}
+	assert_true(counts->units > CHAIN_PAGES * CHAIN_LINES);
+	assert_true(counts->evictions > 8);
+}
+
+/*
+ * 1: mov $imm32, %eax; mov %eax, 0x30000; cpuid; cmp $1000, %dword 0x30004; jne 1b; hlt: what a
+ * thread stores into the page that runs arrives, as CPUID serialises.
+ */
+static const uint8_t watched[] = {0xb8, 0, 0,	 0,    0,    0x89, 0x04, 0x25, 0,    0,
+				  3,	0, 0x31, 0xc0, 0x0f, 0xa2, 0x81, 0x3c, 0x25, 4,
+				  0,	3, 0,	 0xe8, 3,    0,	   0,	 0x75, 0xe3, 0xf4};
+#define WATCHED_ROUNDS 200u
+
+static void *client_writes(void *argument)
+{
+	struct quire_vcpu *vcpu = argument;
+	uint32_t *code = (uint32_t *)(vcpu->vm->ram + GUEST_CODE + 1);
+	uint32_t *seen = (uint32_t *)(vcpu->vm->ram + GUEST_DATA);
+
+	for (uint32_t round = 1; round <= WATCHED_ROUNDS; round++) {
+		__atomic_store_n(code, round, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(seen, __ATOMIC_SEQ_CST) != round)
+			sched_yield();
+	}
+	__atomic_store_n(seen + 1, 1000, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void test_client_stores_to_code(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	pthread_t client;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, watched, sizeof(watched));
+	s->rip = GUEST_CODE;
+	assert_int_equal(pthread_create(&client, NULL, client_writes, vcpu), 0);
+	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+	pthread_join(client, NULL);
+	assert_true(cpu_counts(vcpu->cpu)->code_drops > 0);
+}
+
+/* Another vCPU of the machine does the same from its own code, which is translated too. */
+static const uint8_t writer[] = {
+    0xb9, 1,	0,    0,    0,		     /* mov $1, %ecx */
+    0x89, 0x0c, 0x25, 1,    0,	 1, 0,	     /* 1: mov %ecx, GUEST_CODE + 1 */
+    0x3b, 0x0c, 0x25, 0,    0,	 3, 0,	     /* 2: cmp GUEST_DATA, %ecx */
+    0x75, 0xf7,				     /* jne 2b */
+    0xff, 0xc1, 0x81, 0xf9, 200, 0, 0, 0,    /* inc %ecx; cmp $200, %ecx */
+    0x75, 0xe6,				     /* jne 1b */
+    0xc7, 0x04, 0x25, 4,    0,	 3, 0, 0xe8, /* movl $1000, GUEST_DATA + 4 */
+    3,	  0,	0,    0xf4};
+
+static void *other_vcpu_runs(void *argument)
+{
+	(void)run_one(argument);
+	return NULL;
+}
+
+static void test_other_vcpu_stores_to_code(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	struct quire_vcpu *other = fake_vcpu_create(vcpu->vm);
+	pthread_t thread;
+
+	assert_int_equal(cpu_translate_after(other->cpu, 0), 0);
+	memcpy(vcpu->vm->ram + GUEST_CODE, watched, sizeof(watched));
+	memcpy(vcpu->vm->ram + GUEST_CODE + PAGE, writer, sizeof(writer));
+	cpu_state(vcpu->cpu)->rip = GUEST_CODE;
+	cpu_state(other->cpu)->rip = GUEST_CODE + PAGE;
+	cpu_state(other->cpu)->gpr[CPU_RSP] = GUEST_STACK - 1024;
+	assert_int_equal(pthread_create(&thread, NULL, other_vcpu_runs, other), 0);
+	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+	pthread_join(thread, NULL);
+	assert_int_equal(cpu_state(other->cpu)->gpr[CPU_RCX], 200);
+	fake_vcpu_destroy(other);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -523,6 +642,9 @@ int main(void)
 	    TEST(test_page_faults),
 	    TEST(test_host_faults),
 	    TEST(test_kicks),
+	    TEST(test_eviction),
+	    TEST(test_client_stores_to_code),
+	    TEST(test_other_vcpu_stores_to_code),
 	};
 	struct pair *pair;
 	void *state;
