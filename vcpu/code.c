@@ -197,13 +197,6 @@ static enum step page_get(struct cpu *cpu, uint64_t linear, struct code_page **f
 	*found = fetch->page;
 	return page_verify(cpu, *found, linear);
 }
-static uint64_t code_linear(const struct cpu *cpu)
-{
-	if (cpu->code_bytes == 8)
-		return cpu->s.rip;
-	return (uint32_t)(cpu->s.seg[CPU_CS].base + cpu->s.rip);
-}
-
 /* How many bytes from @offset on the copy holds. */
 static unsigned int text_available(const struct code_page *page, unsigned int offset)
 {
@@ -369,8 +362,6 @@ static enum step find_translated(struct cpu *cpu, struct block **found)
 	struct block *block;
 	enum step step;
 
-	if (unlikely(cpu->code_bytes != 8 && cpu->s.rip > cpu->s.seg[CPU_CS].limit))
-		return cpu_raise_error(cpu, VECTOR_GP, 0);
 	arena_reserve(cpu);
 	step = page_get(cpu, text.linear, &text.page);
 	if (unlikely(step))
@@ -397,19 +388,20 @@ static enum step find_translated(struct cpu *cpu, struct block **found)
 static enum step find_remembered(struct cpu *cpu, const struct jump_entry *entry,
 				 struct block **found)
 {
+	uint64_t linear = code_linear(cpu);
 	struct block *block = entry->block;
 	struct fetch_entry *fetch;
 	enum step step;
 
 	*found = NULL;
-	if (!block || entry->tag != jump_tag(cpu) || block->page == &no_page)
+	if (!block || entry->tag != jump_tag(cpu, linear) || block->page == &no_page)
 		return STEP_NEXT;
 	if (entry->generation != cpu->jump_generation) {
-		step = mmu_fetch_page(cpu, cpu->s.rip, &fetch);
+		step = mmu_fetch_page(cpu, linear, &fetch);
 		if (step || !fetch || block->page->host_page != fetch->host_page)
 			return step;
 	}
-	step = page_verify(cpu, block->page, cpu->s.rip);
+	step = page_verify(cpu, block->page, linear);
 	if (!step && block->page != &no_page)
 		*found = block;
 	return step;
@@ -417,16 +409,17 @@ static enum step find_remembered(struct cpu *cpu, const struct jump_entry *entry
 
 enum step code_find_slow(struct cpu *cpu, struct block **found)
 {
-	struct jump_entry *entry = jump_entry_of(cpu);
+	uint64_t linear = code_linear(cpu);
+	struct jump_entry *entry = jump_entry_of(cpu, linear);
 	enum step step;
 
-	if (cpu->code_bytes != 8)
-		return find_translated(cpu, found);
+	if (unlikely(cpu->code_bytes != 8 && cpu->s.rip > cpu->s.seg[CPU_CS].limit))
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
 	step = find_remembered(cpu, entry, found);
 	if (!step && !*found)
 		step = find_translated(cpu, found);
 	if (!step && !(*found)->crosses)
-		*entry = (struct jump_entry){jump_tag(cpu), *found, cpu->jump_generation};
+		*entry = (struct jump_entry){jump_tag(cpu, linear), *found, cpu->jump_generation};
 	return step;
 }
 

@@ -33,15 +33,28 @@ void code_destroy(struct cpu *cpu);
 /* code_find() when the jump cache does not know. */
 enum step code_find_slow(struct cpu *cpu, struct block **found);
 
-/* A linear address is canonical, so the privilege in bit 48 and 49 makes no two tags equal. */
-static inline uint64_t jump_tag(const struct cpu *cpu)
+/* Where the code at CS:RIP is. */
+static inline uint64_t code_linear(const struct cpu *cpu)
 {
-	return cpu->s.rip ^ (uint64_t)cpu->tlb_mode << 48;
+	if (likely(cpu->code_bytes == 8))
+		return cpu->s.rip;
+	return (uint32_t)(cpu->s.seg[CPU_CS].base + cpu->s.rip);
 }
 
-static inline struct jump_entry *jump_entry_of(const struct cpu *cpu)
+/*
+ * A linear address is canonical, so the privilege in bits 48 and 49 makes no two tags equal; nor
+ * does the mode in bits 53 and 54 where addresses have 32 bits.
+ */
+static inline uint64_t jump_tag(const struct cpu *cpu, uint64_t linear)
 {
-	return &cpu->tlb->jump[(cpu->s.rip ^ cpu->s.rip >> 10) % JUMP_SETS];
+	uint64_t mode = cpu->code_bytes & 6;
+
+	return linear ^ (uint64_t)cpu->tlb_mode << 48 ^ mode << 52;
+}
+
+static inline struct jump_entry *jump_entry_of(const struct cpu *cpu, uint64_t linear)
+{
+	return &cpu->tlb->jump[(linear ^ linear >> 10) % JUMP_SETS];
 }
 
 /*
@@ -50,10 +63,13 @@ static inline struct jump_entry *jump_entry_of(const struct cpu *cpu)
  */
 static inline enum step code_find(struct cpu *cpu, struct block **found)
 {
-	const struct jump_entry *entry = jump_entry_of(cpu);
+	uint64_t linear = code_linear(cpu);
+	const struct jump_entry *entry = jump_entry_of(cpu, linear);
 
-	if (likely(entry->tag == jump_tag(cpu) && entry->generation == cpu->jump_generation &&
-		   entry->block->page->epoch == cpu->code_epoch && cpu->code_bytes == 8)) {
+	if (likely(entry->tag == jump_tag(cpu, linear) &&
+		   entry->generation == cpu->jump_generation &&
+		   entry->block->page->epoch == cpu->code_epoch &&
+		   (cpu->code_bytes == 8 || cpu->s.rip <= cpu->s.seg[CPU_CS].limit))) {
 		*found = entry->block;
 		return STEP_NEXT;
 	}
