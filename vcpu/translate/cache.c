@@ -3,9 +3,8 @@
 #include <cpuid.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "hosts/process/sys.h"
 #include "vcpu/translate/make.h"
 
 #define MFD_CLOSE_ON_EXEC 1u
@@ -29,50 +28,59 @@ static int machine_serves(void)
 	return family > FAMILY_ZEN;
 }
 
-static void *map_anonymous(uint64_t size_bytes)
+/* Address 0: it could not be done. */
+static uint64_t map(uint64_t size_bytes, int protection, int flags, long fd)
 {
-	void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long address =
+	    sys_call(SYS_mmap, 0, size_bytes, (uint64_t)protection, (uint64_t)flags, (uint64_t)fd);
 
-	return mem == MAP_FAILED ? NULL : mem;
+	return sys_failed(address) ? 0 : (uint64_t)address;
 }
 
-/* A limit on files would raise SIGXFSZ in the client. */
-static int may_grow_file(void)
+static void *map_anonymous(uint64_t size_bytes)
 {
-	struct rlimit limit;
+	return (void *)(uintptr_t)map(size_bytes, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+}
 
-	return !getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur >= CODE_BYTES;
+/* A file in memory with room for the code; negative: none. */
+static long open_code(void)
+{
+	struct rlimit limit = {0};
+	long fd;
+
+	/* Beyond a limit on files the client would get SIGXFSZ. */
+	sys_call(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, sys_address(&limit));
+	if (limit.rlim_cur < CODE_BYTES)
+		return -1;
+	fd = sys_call(SYS_memfd_create, sys_address("quire code"),
+		      MFD_CLOSE_ON_EXEC | MFD_EXECUTABLE);
+	if (fd < 0) /* Linux before 6.3 */
+		fd = sys_call(SYS_memfd_create, sys_address("quire code"), MFD_CLOSE_ON_EXEC);
+	if (fd >= 0 && sys_call(SYS_ftruncate, (uint64_t)fd, CODE_BYTES)) {
+		sys_call(SYS_close, (uint64_t)fd);
+		return -1;
+	}
+	return fd;
 }
 
 /* One file, mapped for writing and for execution: no page is ever both, as PR_SET_MDWE demands. */
 static int map_code(struct translate *t)
 {
-	void *write = MAP_FAILED, *exec = MAP_FAILED;
-	long fd = -1;
+	long fd = open_code();
 
-	if (may_grow_file())
-		fd = syscall(SYS_memfd_create, "quire code", MFD_CLOSE_ON_EXEC | MFD_EXECUTABLE);
-	if (fd < 0 && may_grow_file())
-		fd = syscall(SYS_memfd_create, "quire code", MFD_CLOSE_ON_EXEC);
 	if (fd < 0)
 		return -1;
-	if (!ftruncate((int)fd, (off_t)CODE_BYTES)) {
-		write = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, 0);
-		exec = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, (int)fd, 0);
-	}
-	syscall(SYS_close, fd);
-	if (write != MAP_FAILED)
-		t->write = write;
-	if (exec != MAP_FAILED)
-		t->exec = (uint64_t)(uintptr_t)exec;
-	return write == MAP_FAILED || exec == MAP_FAILED ? -1 : 0;
+	t->write = (uint8_t *)(uintptr_t)map(CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	t->exec = map(CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
+	sys_call(SYS_close, (uint64_t)fd);
+	return t->write && t->exec ? 0 : -1;
 }
 
 static void unmap(void *address, uint64_t size_bytes)
 {
 	if (address)
-		munmap(address, size_bytes);
+		sys_call(SYS_munmap, sys_address(address), size_bytes);
 }
 
 static void translate_free(struct translate *t)
