@@ -1,0 +1,312 @@
+/*
+ * A guest keeps a secret in private memory while a child makes random system calls on the
+ * descriptors of KVM that it inherited, by libc's syscall() and by the instruction. No call hands
+ * the child the secret, none takes it from the guest, and nobody dies of one. For minutes:
+ * quire run -- fuzz_descriptor --seconds 600 --seed 1.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/fuzz/fuzz.h"
+#include "tests/rules/client.h"
+
+#define SECRET 0x5ec2e75ec2e75ec2ull
+#define GPA 0x10000000ull
+#define PAGES 8
+/* The secret is in the first of them; the child's holes and allocations are in the others. */
+#define SECRET_PAGES 2
+#define CALLS 400
+/* A vCPU is not among them: its pages are any holder's to write. */
+#define OBJECTS 4
+#define FILE_BYTES (1ul << 20)
+
+struct attacker {
+	int objects[OBJECTS];
+	int pipes[2], scratch;
+	/* Each in pages of its own, with none behind: a call may write more than it was asked. */
+	uint8_t (*room)[PAGE];
+	struct iovec *part;
+	struct fuzz_random *random;
+};
+
+#define ROOM_BYTES (2 * PAGE)
+
+/* Each takes one of KVM's descriptors where choose() puts it, and cannot end the process. */
+static const short numbers[] = {
+    SYS_read,
+    SYS_write,
+    SYS_readv,
+    SYS_writev,
+    SYS_pread64,
+    SYS_pwrite64,
+    SYS_preadv,
+    SYS_pwritev,
+    SYS_preadv2,
+    SYS_pwritev2,
+    SYS_lseek,
+    SYS_ftruncate,
+    SYS_fallocate,
+    SYS_sendfile,
+    SYS_splice,
+    SYS_tee,
+    SYS_vmsplice,
+    SYS_fsync,
+    SYS_readahead,
+    SYS_copy_file_range,
+    SYS_fstat,
+    SYS_fstatfs,
+    SYS_fcntl,
+    SYS_flock,
+    SYS_fchmod,
+    SYS_fsetxattr,
+    SYS_fgetxattr,
+    SYS_flistxattr,
+    SYS_fadvise64,
+    SYS_sync_file_range,
+    SYS_dup,
+    SYS_ioctl,
+    SYS_getdents64,
+    SYS_mmap,
+    SYS_openat,
+    SYS_epoll_ctl,
+    SYS_statx,
+    SYS_readlinkat,
+    SYS_utimensat,
+    SYS_name_to_handle_at,
+    SYS_io_uring_enter,
+    SYS_syncfs,
+    SYS_fdatasync,
+    SYS_newfstatat,
+    SYS_fremovexattr,
+};
+
+static long raw_call(long number, const long args[6])
+{
+	register long fourth __asm__("r10") = args[3];
+	register long fifth __asm__("r8") = args[4];
+	register long sixth __asm__("r9") = args[5];
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(number), "D"(args[0]), "S"(args[1]), "d"(args[2]), "r"(fourth),
+			   "r"(fifth), "r"(sixth)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+
+static int has_secret(const void *bytes, size_t size)
+{
+	const uint64_t secret = SECRET;
+
+	return memmem(bytes, size, &secret, sizeof(secret)) != NULL;
+}
+
+/* A descriptor of KVM's, or one of the child's own. */
+static int some_descriptor(struct attacker *attacker)
+{
+	switch (random_below(attacker->random, 8)) {
+	case 0:
+		return attacker->pipes[0];
+	case 1:
+		return attacker->pipes[1];
+	case 2:
+		return attacker->scratch;
+	default:
+		return attacker->objects[random_below(attacker->random, OBJECTS)];
+	}
+}
+
+static long some_argument(struct attacker *attacker)
+{
+	switch (random_below(attacker->random, 6)) {
+	case 0:
+		return (long)attacker->room[random_below(attacker->random, 2)];
+	case 1:
+		return (long)attacker->part;
+	case 2:
+		return some_descriptor(attacker);
+	case 3:
+		return (long)random_below(attacker->random, 64);
+	case 4:
+		return (long)(random_below(attacker->random, PAGES) * PAGE);
+	default:
+		return (long)random_edge(attacker->random);
+	}
+}
+
+/* The arguments that a call cannot be without, or must not be with. */
+static void fit(long number, long args[6], struct attacker *attacker)
+{
+	static char path[64];
+	int fd = attacker->objects[random_below(attacker->random, OBJECTS)];
+
+	args[0] = some_descriptor(attacker);
+	switch (number) {
+	case SYS_ftruncate:
+		args[0] = fd;
+		break;
+	case SYS_fallocate:
+		/* A hole in the secret would be the guest's loss by right. */
+		args[0] = fd;
+		args[3] = (long)(random_below(attacker->random, PAGES) * PAGE);
+		args[2] = (long)((SECRET_PAGES + random_below(attacker->random, PAGES)) * PAGE);
+		break;
+	case SYS_mmap:
+		args[0] = 0;
+		args[1] = (long)PAGE;
+		args[3] = random_once_in(attacker->random, 2) ? MAP_SHARED : MAP_PRIVATE;
+		args[4] = fd;
+		args[5] = (long)(random_below(attacker->random, PAGES) * PAGE);
+		break;
+	case SYS_openat:
+	case SYS_readlinkat:
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		args[0] = AT_FDCWD;
+		args[1] = (long)path;
+		args[2] = number == SYS_openat ? O_RDWR | O_NONBLOCK : (long)attacker->room[0];
+		args[3] = 64;
+		break;
+	case SYS_sendfile:
+	case SYS_splice:
+	case SYS_copy_file_range:
+		args[number == SYS_sendfile ? 1 : 2] = some_descriptor(attacker);
+		args[number == SYS_sendfile ? 3 : 4] &= 0xffff;
+		break;
+	case SYS_ioctl:
+		/* KVM's own are fuzz_ioctl's. */
+		args[1] &= 0xffff00ff;
+		args[2] = (long)attacker->room[0];
+		break;
+	case SYS_fcntl:
+		/* No lock is waited for, no signal asked for, no lease taken. */
+		args[1] = (long[]){F_GETFL, F_GETFD, F_ADD_SEALS, F_GET_SEALS,
+				   F_GETLK}[random_below(attacker->random, 5)];
+		break;
+	case SYS_flock:
+		args[1] |= 4;
+		break;
+	default:
+		break;
+	}
+}
+
+/* Whatever the call gave: what it wrote, mapped or opened. */
+static int look(long number, long result, struct attacker *attacker)
+{
+	int found = has_secret(attacker->room, ROOM_BYTES);
+	ssize_t got;
+
+	if (number == SYS_mmap && (unsigned long)result < -4095ul) {
+		/* By way of the kernel: an access of our own may raise SIGBUS. */
+		got = pwrite(attacker->scratch, (void *)result, PAGE, 0);
+		munmap((void *)result, PAGE);
+	} else if ((number == SYS_openat || number == SYS_dup) && result >= 0) {
+		got = pread((int)result, attacker->room[1], PAGE, 0);
+		close((int)result);
+	}
+	got = pread(attacker->scratch, attacker->room[0], PAGE, 0);
+	found |= has_secret(attacker->room, ROOM_BYTES);
+	got = read(attacker->pipes[0], attacker->room[0], PAGE);
+	(void)got;
+	return found || has_secret(attacker->room, ROOM_BYTES);
+}
+
+static void *pages_alone(size_t size)
+{
+	uint8_t *pages = mmap(NULL, size + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages == MAP_FAILED || mprotect(pages, size, PROT_READ | PROT_WRITE))
+		fuzz_fail("no memory");
+	return pages;
+}
+
+/* Ends the child: 0, or 1 with the call that gave the secret away. */
+static void attack(struct attacker *attacker)
+{
+	const struct rlimit small = {FILE_BYTES, FILE_BYTES};
+
+	/* What it writes elsewhere stays small. */
+	if (setrlimit(RLIMIT_FSIZE, &small) || signal(SIGXFSZ, SIG_IGN) == SIG_ERR)
+		_exit(2);
+	for (int call = 0; call < CALLS; call++) {
+		long number = numbers[random_below(attacker->random, ARRAY_SIZE(numbers))];
+		long args[6], result;
+
+		memset(attacker->room, 0, ROOM_BYTES);
+		*attacker->part = (struct iovec){attacker->room[0], PAGE};
+		for (int i = 0; i < 6; i++)
+			args[i] = some_argument(attacker);
+		fit(number, args, attacker);
+		if (random_once_in(attacker->random, 2))
+			result = raw_call(number, args);
+		else
+			result =
+			    syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]);
+		if (look(number, result, attacker)) {
+			dprintf(STDERR_FILENO, "call %ld gave the secret away\n", number);
+			_exit(1);
+		}
+	}
+	_exit(0);
+}
+
+static void run_seed(uint64_t seed)
+{
+	static struct vm vm;
+	static struct vcpu vcpu;
+	static struct attacker attacker;
+	struct fuzz_random random;
+	int status;
+	pid_t child;
+
+	random_seed(&random, seed);
+	if (!vm.agent) {
+		machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+		attacker.room = pages_alone(ROOM_BYTES);
+		attacker.part = pages_alone(PAGE);
+		attacker.objects[0] = vm.kvm;
+		attacker.objects[1] = vm.fd;
+		attacker.objects[2] = vm_gmem(&vm, PAGES * PAGE, 0);
+		attacker.objects[3] = ioctl(vm.fd, KVM_GET_STATS_FD, NULL);
+		if (REGION(&vm, .slot = 1, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			   .memory_size = PAGES * PAGE,
+			   .userspace_addr = (uintptr_t)memory_alloc(PAGES * PAGE),
+			   .guest_memfd = (uint32_t)attacker.objects[2]) ||
+		    vm_set_attributes(&vm, GPA, PAGES * PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE))
+			fuzz_fail("no private memory");
+		guest_store(&vcpu, GPA, SECRET);
+		guest_store(&vcpu, GPA + PAGE, SECRET);
+	}
+	attacker.random = &random;
+	if (pipe2(attacker.pipes, O_NONBLOCK))
+		fuzz_fail("no pipe");
+	attacker.scratch = memfd_create("scratch", 0);
+	child = fork();
+	if (child == 0)
+		attack(&attacker);
+	while (waitpid(child, &status, WNOHANG) == 0)
+		if (guest_load(&vcpu, GPA) != SECRET)
+			fuzz_fail("the guest lost its secret");
+	if (status)
+		fuzz_fail("the child ended with status %#x", (unsigned int)status);
+	if (guest_load(&vcpu, GPA + PAGE) != SECRET)
+		fuzz_fail("the guest lost its second secret");
+	close(attacker.pipes[0]);
+	close(attacker.pipes[1]);
+	close(attacker.scratch);
+}
+
+int main(int argc, char **argv)
+{
+	return fuzz_main(argc, argv, run_seed);
+}
