@@ -21,6 +21,7 @@
 #include "cli/filter.h"
 #include "cli/quire.h"
 #include "cli/report.h"
+#include "frontend/broker.h"
 #include "frontend/params.h"
 #include "preload/launch.h"
 #include "preload/program.h"
@@ -155,6 +156,7 @@ static void sweep_stale(const char *parent)
 			continue;
 		remove_links(path);
 		report_remove(path);
+		broker_end(path);
 		params_destroy(path);
 	}
 	if (listing)
@@ -165,6 +167,7 @@ static void remove_directory(const struct run *run)
 {
 	remove_links(run->directory);
 	report_remove(run->directory);
+	broker_end(run->directory);
 	params_destroy(run->directory);
 }
 
@@ -182,6 +185,8 @@ static int make_directory(struct run *run)
 	}
 	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
 	error = params_create(run->directory);
+	/* Where it cannot be served, a process of the run does without. */
+	(void)broker_start(run->directory);
 	if (!error && symlink(run->library, path))
 		error = -errno;
 	/* Without it static programs fail when they are executed. */

@@ -29,12 +29,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontend/broker.h"
 #include "frontend/client_call.h"
 #include "frontend/file_memory.h"
 #include "frontend/file_watch.h"
 #include "frontend/gmem_remote.h"
 #include "frontend/hidden_fd.h"
 #include "frontend/numbers.h"
+#include "frontend/params.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/process.h"
 
@@ -476,6 +478,20 @@ static int hold_description(struct file *file, int fd)
 	return 0;
 }
 
+/* The size is past what the client's limit allows: another file behind the same number. */
+static int replace_descriptor(int fd, const struct file_config *config)
+{
+	const char *name = config->name ? config->name : config->ops->name;
+	int made = broker_memfd(params_directory(), name, config->size_bytes), error = 0;
+
+	if (made < 0)
+		return -EFBIG;
+	if (dup3(made, fd, config->cloexec ? O_CLOEXEC : 0) < 0)
+		error = -errno;
+	close(made);
+	return error;
+}
+
 static int file_open(struct file *file, int fd, const struct file_config *config)
 {
 	struct stat status;
@@ -484,6 +500,8 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 	/* Nothing is read from an inert descriptor: its size is what fstat() says for us. */
 	if (error == -EFBIG && config->memory == FILE_MEMORY_PRIVATE)
 		error = 0;
+	if (error == -EFBIG)
+		error = replace_descriptor(fd, config);
 	if (!error)
 		error = seal(fd, config);
 	if (error)

@@ -451,6 +451,11 @@ long params_live(enum params_live which)
 	return parse_value(param, text, &value) ? last_value[live[which].index] : value;
 }
 
+const char *params_directory(void)
+{
+	return run_directory;
+}
+
 void params_attach(const char *directory)
 {
 	for (size_t i = 0; i < PARAMS; i++)

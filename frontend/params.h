@@ -33,6 +33,7 @@ void params_destroy(const char *directory);
 
 /* Which directory this process uses; NULL: none, every parameter has its default. Once. */
 void params_attach(const char *directory);
+const char *params_directory(void);
 
 /*
  * The path that a client's @path really means: @path itself, or one in the run's directory when

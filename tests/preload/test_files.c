@@ -197,6 +197,25 @@ static void test_limit(void)
 		printf("  without the privilege to raise the hard limit\n");
 }
 
+/* KVM's objects are no files of the kind that a client's limit is for. */
+static void test_file_size_limit(void)
+{
+	const struct rlimit none = {0, 0};
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		int fd;
+
+		if (setrlimit(RLIMIT_FSIZE, &none))
+			_exit(1);
+		fd = ioctl(open("/dev/kvm", O_RDWR), FAKE_CREATE_MEMORY, 8192);
+		_exit(fd < 0 ||
+		      mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED);
+	}
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
 static void test_churn(void)
 {
 	struct timespec start, end;
@@ -317,6 +336,7 @@ int main(int argc, char **argv)
 	    {"fork", test_fork},
 	    {"close_range", test_close_range},
 	    {"limit", test_limit},
+	    {"file size limit", test_file_size_limit},
 	    {"churn", test_churn},
 	    {"contents", test_contents},
 	    {"dead mapping", test_dead_mapping},
