@@ -6,7 +6,8 @@ HEAD = """\
 # VMMs that run on Quire
 
 Each client is unmodified and runs as `quire run -- CLIENT`, with the machine's own /dev/kvm hidden. A
-pass is what the last column says, done and checked by the test; a failure gives its first reason.
+pass is what the last column says, done and checked by the test; a failure gives its first reason; what the
+run did not come to is not run.
 Processor time is that of the whole client, interpreter included.
 
 This file is generated: `./dev vmms --write-doc`. `./dev test qemu migration` and `./dev test clients` run a
@@ -27,13 +28,14 @@ def cell(text):
 
 
 def render(results):
-    """results: pairs of a client and of its (scenario, outcome) pairs."""
+    """results: pairs of a client and of its (scenario, outcome) pairs; None is no outcome."""
     text = HEAD
     outcomes = []
     for client, done in results:
         text += SECTION.format(name=client.name, about=client.about, version=client.version())
         for scenario, outcome in done:
-            text += f"| {scenario.name} | {outcome.result} | {cell(outcome.remark)} |\n"
-            outcomes.append(outcome.result)
-    count = [outcomes.count(result) for result in ("pass", "fail", "skip")]
-    return text + "\n{} passed, {} failed, {} skipped\n".format(*count)
+            result, remark = (outcome.result, outcome.remark) if outcome else ("not run", "")
+            text += f"| {scenario.name} | {result} | {cell(remark)} |\n"
+            outcomes.append(result)
+    count = [outcomes.count(result) for result in ("pass", "fail", "skip", "not run")]
+    return text + "\n{} passed, {} failed, {} skipped, {} not run\n".format(*count)

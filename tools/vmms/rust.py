@@ -15,7 +15,7 @@ def run_client():
     subprocess.run([RUSTC, "-O", "--edition", "2021", "-o", str(made),
                     str(places.SOURCES / "client.rs")], check=True)
     status, text, _ = program.start_and_wait([str(places.QUIRE), "run", "--", str(made)],
-                                             places.WORK, 120)
+                                             places.WORK, 300)
     if status != 0:
         raise Failure(f"exit {status}", text)
     return text.strip()
