@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cli/quire.h"
+#include "preload/program.h"
 
 /* PAGEMAP_SCAN, newer than the headers of older distributions. */
 struct pagemap_scan {
@@ -26,9 +27,35 @@ struct pagemap_scan {
 };
 #define SCAN_PAGEMAP _IOWR('f', 16, struct pagemap_scan)
 
+enum form { FORM_TEXT, FORM_JSON };
+static enum form form;
+
+/* A string of JSON: quotes and backslashes are all that paths can bring along. */
+static void print_string(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			putchar('\\');
+		if ((unsigned char)*text >= ' ')
+			putchar(*text);
+	}
+	putchar('"');
+}
+
 static void say(const char *what, const char *answer, const char *meaning)
 {
-	printf("%-22s %-14s %s\n", what, answer, meaning);
+	if (form == FORM_TEXT) {
+		printf("%-22s %-14s %s\n", what, answer, meaning);
+		return;
+	}
+	printf("  ");
+	print_string(what);
+	printf(": {\"answer\": ");
+	print_string(answer);
+	printf(", \"meaning\": ");
+	print_string(meaning);
+	printf("},\n");
 }
 
 static bool has_pagemap_scan(void)
@@ -140,22 +167,67 @@ static bool say_filter(void)
 	return works;
 }
 
-int command_doctor(int argc, char **argv)
+/* How a program of @kind is served, in words; NULL: not at all. */
+static const char *service(enum program_kind kind)
 {
-	char library[PATH_MAX];
-	struct utsname name;
-	bool usable = true, found;
-
-	(void)argv;
-	if (argc > 1) {
-		fprintf(stderr, "usage: quire doctor\n");
-		return EXIT_USAGE;
+	switch (kind) {
+	case PROGRAM_OK:
+		return "by the library, where it calls libc; system calls of its own are not seen";
+	case PROGRAM_STATIC:
+	case PROGRAM_OTHER_LIBC:
+	case PROGRAM_GO:
+		return "by quire-engine, which takes its system calls over";
+	default:
+		return NULL;
 	}
+}
+
+static const char *kind_name(enum program_kind kind)
+{
+	static const char *const names[] = {
+	    [PROGRAM_OK] = "dynamic",	      [PROGRAM_UNREADABLE] = "unreadable",
+	    [PROGRAM_STATIC] = "static",      [PROGRAM_OTHER_LIBC] = "another libc",
+	    [PROGRAM_GO] = "Go with cgo",     [PROGRAM_FOREIGN] = "foreign",
+	    [PROGRAM_SETUID] = "set-user-ID",
+	};
+
+	return names[kind];
+}
+
+/* What @name is, how it will be served, what is missing. False: it will not be. */
+static bool say_program(const char *name)
+{
+	char path[PATH_MAX], engine[PATH_MAX];
+	int error = program_find(name, getenv("PATH"), path, sizeof(path));
+	enum program_kind kind;
+	const char *how;
+
+	if (error) {
+		say("program", "missing", strerror(-error));
+		return false;
+	}
+	kind = program_check(path);
+	how = service(kind);
+	say("program", kind_name(kind), path);
+	if (how && program_wants_engine(kind) && find_engine(engine))
+		how = NULL;
+	say("it is served", how ? "yes" : "no", how ? how : program_reason(kind));
+	return how != NULL;
+}
+
+static bool say_machine(void)
+{
+	char library[PATH_MAX], engine[PATH_MAX];
+	struct utsname name;
+	bool usable, found;
+
 	if (!uname(&name))
 		say("kernel", name.release, "");
-	found = !find_library(library);
-	say("library", found ? "found" : "missing", found ? library : "build it, or reinstall");
-	usable = usable && found;
+	usable = !find_library(library);
+	say("library", usable ? "found" : "missing", usable ? library : "build it, or reinstall");
+	found = !find_engine(engine);
+	say("engine", found ? "found" : "missing",
+	    found ? engine : "static programs and Go are not served without it");
 	found = has_memfd_locks();
 	say("memfd, /proc, flock", found ? "yes" : "no",
 	    found ? "descriptors work" : "needed: is /proc mounted?");
@@ -167,6 +239,33 @@ int command_doctor(int argc, char **argv)
 	say_descriptors();
 	say("/dev/kvm", access("/dev/kvm", F_OK) ? "absent" : "present",
 	    "the machine's own; `quire run` never uses it");
-	printf("\n%s\n", usable ? "`quire run` works here." : "`quire run` does not work here.");
+	return usable;
+}
+
+int command_doctor(int argc, char **argv)
+{
+	bool usable;
+	int i = 1;
+
+	if (i < argc && !strcmp(argv[i], "--json")) {
+		form = FORM_JSON;
+		i++;
+	}
+	if (i < argc && !strcmp(argv[i], "--"))
+		i++;
+	else if (i < argc) {
+		fprintf(stderr, "usage: quire doctor [--json] [-- PROGRAM]\n");
+		return EXIT_USAGE;
+	}
+	if (form == FORM_JSON)
+		printf("{\n");
+	usable = say_machine();
+	if (i < argc)
+		usable = say_program(argv[i]) && usable;
+	if (form == FORM_JSON)
+		printf("  \"usable\": %s\n}\n", usable ? "true" : "false");
+	else
+		printf("\n%s\n",
+		       usable ? "`quire run` works here." : "`quire run` does not work here.");
 	return usable ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -8,11 +8,11 @@
 static const char usage[] =
     "usage: quire run [--param MODULE.NAME=VALUE]... [--stats FILE] [--trace FILE] [--]\n"
     "                 PROGRAM [ARGUMENTS]\n"
-    "       quire doctor\n"
+    "       quire doctor [--json] [-- PROGRAM]\n"
     "       quire version\n"
     "\n"
     "  run      run PROGRAM, unmodified and dynamically linked, with a /dev/kvm of its own\n"
-    "  doctor   say what this machine offers to it\n"
+    "  doctor   say what this machine offers to it, and how PROGRAM is served\n"
     "\n"
     "`quire run` needs no root, no kernel module and no /dev/kvm. PROGRAM may be a script.\n"
     "--param sets a module parameter as modprobe would; the run's own processes may also read\n"

@@ -102,7 +102,7 @@ static int check_program(struct run *run)
 	kind = program_check(run->path);
 	if (kind == PROGRAM_OK)
 		return 0;
-	if (kind == PROGRAM_STATIC || kind == PROGRAM_OTHER_LIBC) {
+	if (program_wants_engine(kind)) {
 		if (!*run->engine) {
 			fprintf(stderr, "quire run: %s %s\n", run->path, program_reason(kind));
 			return EXIT_CANNOT_RUN;

@@ -15,6 +15,7 @@
 
 #include "boundary/call.h"
 #include "engine/image.h"
+#include "engine/seccomp.h"
 #include "engine/signals.h"
 #include "engine/user.h"
 #include "frontend/client_call.h"
@@ -249,7 +250,7 @@ enum trap_outcome calls_serve(struct trap *trap, long *result)
 		return TRAP_ANSWERED;
 	case SYS_seccomp:
 	case SYS_prctl:
-		return TRAP_FORWARD;
+		return seccomp_serve(trap, result);
 	default:
 		return serve_object(trap, result);
 	}

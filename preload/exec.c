@@ -33,11 +33,6 @@ static bool is_refused(enum program_kind kind)
 
 /* Has the program to be started on the engine? */
 #define ON_ENGINE 1
-static bool wants_engine(enum program_kind kind)
-{
-	return kind == PROGRAM_STATIC || kind == PROGRAM_OTHER_LIBC;
-}
-
 static void complain(const char *path, enum program_kind kind)
 {
 	char text[PATH_MAX + 256];
@@ -58,7 +53,7 @@ static int check(const char *path)
 	if (is_refused(kind))
 		complain(path, kind);
 	client_call_depth--;
-	return is_refused(kind) ? -ENOEXEC : wants_engine(kind) ? ON_ENGINE : 0;
+	return is_refused(kind) ? -ENOEXEC : program_wants_engine(kind) ? ON_ENGINE : 0;
 }
 
 static int prepare(struct on_engine *start, const char *path, void *room)
@@ -67,10 +62,8 @@ static int prepare(struct on_engine *start, const char *path, void *room)
 
 	client_call_depth++;
 	error = on_engine_prepare(start, path, room);
-	if (!error && access(start->engine, X_OK)) {
+	if (error == -ENOEXEC)
 		complain(path, PROGRAM_STATIC);
-		error = -ENOEXEC;
-	}
 	client_call_depth--;
 	return error;
 }

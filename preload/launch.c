@@ -146,11 +146,6 @@ int launch_resolve_fd(struct launch *launch, int fd, const char *path)
 	return more;
 }
 
-bool launch_wants_engine(const struct launch *launch)
-{
-	return launch->kind == PROGRAM_STATIC || launch->kind == PROGRAM_OTHER_LIBC;
-}
-
 static void join(char *text, const char *first, const char *second)
 {
 	size_t length = strlen(first);

@@ -49,9 +49,6 @@ int launch_resolve(struct launch *launch, const char *path);
 /* The same for an open descriptor, which @path names in scripts. */
 int launch_resolve_fd(struct launch *launch, int fd, const char *path);
 
-/* Is the program started on the engine (and not with the library alone)? */
-bool launch_wants_engine(const struct launch *launch);
-
 struct launch_place {
 	const char *engine;    /* its path */
 	const char *directory; /* of the run; may be NULL */

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "frontend/params.h"
 #include "frontend/user_copy.h"
@@ -64,6 +65,30 @@ static void vectors_write(struct room *room, struct on_engine *start)
 	start->environment = (char *const *)environment;
 }
 
+/*
+ * Where the engine is: in the run's directory, or beside the library for a user who may not look
+ * there. 0 or -ENOEXEC.
+ */
+static int engine_find(char engine[PATH_MAX])
+{
+	static const char *const beside[] = {"quire-engine", "../engine/quire-engine"};
+	const char *directory = environment_run_directory() + strlen(PARAMS_RUN_DIR "=");
+	const char *library = environment_library();
+	size_t folder = (size_t)(strrchr(library, '/') + 1 - library);
+
+	if (strlen(directory) + sizeof("/" ENGINE_LINK) > PATH_MAX || folder + 32 > PATH_MAX)
+		return -ENOEXEC;
+	strcpy(engine, directory);
+	strcat(engine, "/" ENGINE_LINK);
+	for (size_t i = 0; access(engine, X_OK); i++) {
+		if (i == sizeof(beside) / sizeof(beside[0]))
+			return -ENOEXEC;
+		memcpy(engine, library, folder);
+		strcpy(engine + folder, beside[i]);
+	}
+	return 0;
+}
+
 int on_engine_prepare(struct on_engine *start, const char *path, void *memory)
 {
 	const char *directory = environment_run_directory() + strlen(PARAMS_RUN_DIR "=");
@@ -73,10 +98,9 @@ int on_engine_prepare(struct on_engine *start, const char *path, void *memory)
 
 	if (error)
 		return error;
-	if (!environment_is_set() || strlen(directory) + sizeof("/" ENGINE_LINK) > PATH_MAX)
+	if (!environment_is_set() || !strchr(environment_library(), '/') ||
+	    engine_find(room->engine))
 		return -ENOEXEC;
-	strcpy(room->engine, directory);
-	strcat(room->engine, "/" ENGINE_LINK);
 	launch_write(&room->strings, &room->launch, &place);
 	room->argv = start->argv;
 	room->environment = start->environment;

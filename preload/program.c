@@ -36,8 +36,36 @@ static bool is_glibc_linker(int fd, const Elf64_Phdr *segment)
 	return strstr(name, "ld-linux-x86-64") || strstr(name, "ld-2.");
 }
 
+/* The note that Go's linker leaves, among the others of @segment. */
+static bool is_go_note(int fd, const Elf64_Phdr *segment)
+{
+	char notes[HEAD_BYTES * 2];
+	ssize_t got = pread(fd, notes, sizeof(notes), (off_t)segment->p_offset);
+	size_t end = got < 0 ? 0 : (size_t)got, at = 0;
+
+	if (segment->p_filesz < end)
+		end = segment->p_filesz;
+	while (at + sizeof(Elf64_Nhdr) + 4 <= end) {
+		Elf64_Nhdr note;
+
+		memcpy(&note, notes + at, sizeof(note));
+		if (note.n_namesz == 4 && !memcmp(notes + at + sizeof(note), "Go", 3))
+			return true;
+		at += sizeof(note) + ((size_t)note.n_namesz + 3) / 4 * 4 +
+		      ((size_t)note.n_descsz + 3) / 4 * 4;
+	}
+	return false;
+}
+
+bool program_wants_engine(enum program_kind kind)
+{
+	return kind == PROGRAM_STATIC || kind == PROGRAM_OTHER_LIBC || kind == PROGRAM_GO;
+}
+
 enum program_kind program_check_elf(int fd, const void *head)
 {
+	enum program_kind kind = PROGRAM_STATIC;
+	bool is_go = false;
 	Elf64_Ehdr header;
 
 	memcpy(&header, head, sizeof(header));
@@ -50,9 +78,11 @@ enum program_kind program_check_elf(int fd, const void *head)
 			  (off_t)(header.e_phoff + i * sizeof(segment))) != sizeof(segment))
 			break;
 		if (segment.p_type == PT_INTERP)
-			return is_glibc_linker(fd, &segment) ? PROGRAM_OK : PROGRAM_OTHER_LIBC;
+			kind = is_glibc_linker(fd, &segment) ? PROGRAM_OK : PROGRAM_OTHER_LIBC;
+		if (segment.p_type == PT_NOTE)
+			is_go |= is_go_note(fd, &segment);
 	}
-	return PROGRAM_STATIC;
+	return kind == PROGRAM_OK && is_go ? PROGRAM_GO : kind;
 }
 
 /* One file: @head receives its first bytes, for a script's interpreter. */
@@ -106,6 +136,8 @@ const char *program_reason(enum program_kind kind)
 	case PROGRAM_OTHER_LIBC:
 		return "has another C library than glibc, and there is no quire-engine to start it "
 		       "on";
+	case PROGRAM_GO:
+		return "is a Go program, and there is no quire-engine to start it on";
 	case PROGRAM_FOREIGN:
 		return "is not a program for x86-64, so Quire cannot serve it";
 	case PROGRAM_SETUID:

@@ -2,6 +2,7 @@
 #ifndef QUIRE_PRELOAD_PROGRAM_H
 #define QUIRE_PRELOAD_PROGRAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum program_kind {
@@ -9,6 +10,7 @@ enum program_kind {
 	PROGRAM_UNREADABLE, /* errno says why; the kernel will say it, too */
 	PROGRAM_STATIC,	    /* no dynamic linker: nothing can be preloaded */
 	PROGRAM_OTHER_LIBC, /* another libc's dynamic linker: ours cannot be preloaded */
+	PROGRAM_GO,	    /* dynamically linked, and calls the kernel itself */
 	PROGRAM_FOREIGN,    /* another machine's code */
 	PROGRAM_SETUID,	    /* the dynamic linker ignores preloads there */
 };
@@ -21,6 +23,9 @@ enum program_kind program_check(const char *path);
 
 /* The same for an open ELF file whose first bytes are at @head (an Elf64_Ehdr at least). */
 enum program_kind program_check_elf(int fd, const void *head);
+
+/* Is a program of @kind started on the engine? */
+bool program_wants_engine(enum program_kind kind);
 
 /* A sentence for people: why @kind cannot run. */
 const char *program_reason(enum program_kind kind);

@@ -4,12 +4,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -159,6 +163,48 @@ static void test_fork(void)
 	test_exits();
 }
 
+#define ALLOW(number)                                            \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##number, 0, 1), \
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+/* The client's own filter knows the client's calls alone; the next ones end the process. */
+static void test_filter(void)
+{
+	static const struct sock_filter filter[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    ALLOW(ioctl),
+	    ALLOW(mmap),
+	    ALLOW(munmap),
+	    ALLOW(write),
+	    ALLOW(exit_group),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	};
+	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]),
+				     (struct sock_filter *)(uintptr_t)filter};
+	int status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		open_machine();
+		CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		CHECK(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+		test_exits();
+		test_memory();
+		_exit(42);
+	}
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+	child = fork();
+	if (child == 0) {
+		CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		CHECK(!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0L, &program));
+		getpid();
+		_exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+}
+
 static void *thread_main(void *argument)
 {
 	test_exits();
@@ -194,6 +240,7 @@ int main(void)
 	test_signals();
 	test_memory();
 	test_fork();
+	test_filter();
 	test_thread();
 	test_others();
 	return 0;

@@ -27,6 +27,12 @@ expect 'reason for a static program' "quire run: $static is statically linked, a
 quire-engine to start it on" "$output"
 expect 'static program in a script' '126' "$(run "'$static'; echo \$?")"
 expect 'static program without the environment' '126' "$(run "env -i '$static'; echo \$?")"
+expect 'doctor of a static program' 'static no' \
+	"$("$quire" doctor -- "$static" | awk '/^program/ { kind = $2 } /^it is served/ { print kind, $4 }')"
+expect 'doctor for machines' 'dynamic yes' "$("$quire" doctor --json -- sh | python3 -c '
+import json, sys
+said = json.load(sys.stdin)
+print(said["program"]["answer"], said["it is served"]["answer"])')"
 "$quire" run /nonexistent/program 2>/dev/null
 expect 'status of a missing program' 127 $?
 "$quire" run 2>/dev/null
