@@ -9,14 +9,13 @@
 
 #include <quire/place.h>
 
+#include "frontend/params.h"
 #include "frontend/uapi.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
-/* As far as a client's idea of the frequency may be off, in parts per million. */
-#define TSC_TOLERANCE_PPM 250u
 
 /* The guest's clock page, KVM's paravirtual interface. */
 struct clock_page {
@@ -217,40 +216,66 @@ long vm_set_clock(struct ioctl_call *call)
 	return 0;
 }
 
-/* There is no scaling: a frequency is accepted when it is the machine's. */
-static long check_khz(uint64_t khz)
+/*
+ * There is no scaling: a frequency is accepted when it is the machine's, as near as the parameter
+ * says, and 0 means the machine's. What it is then, or -EINVAL.
+ */
+static long accept_khz(uint32_t khz)
 {
-	uint64_t own = clock_tsc_khz(), slack = own * TSC_TOLERANCE_PPM / 1000000;
+	int64_t own = clock_tsc_khz(), slack;
 
-	if (khz && (khz < own - slack || khz > own + slack))
-		return -EINVAL;
-	return 0;
+	slack = own * params_get_int("kvm.tsc_tolerance_ppm") / 1000000;
+	if (!khz)
+		return own;
+	return khz < own - slack || khz > own + slack ? -EINVAL : (long)khz;
 }
 
 long vm_get_tsc_khz(struct ioctl_call *call)
 {
-	(void)call;
-	return clock_tsc_khz();
+	const struct vm *vm = call->object;
+	uint32_t khz = atomic_load(&vm->tsc_khz);
+
+	return khz ? khz : clock_tsc_khz();
 }
 
+/* Of vCPUs made from now on, if they can have it. KVM looks at the lower half of the argument. */
 long vm_set_tsc_khz(struct ioctl_call *call)
 {
 	struct vm *vm = call->object;
+	long result = -EINVAL;
 
-	if (check_khz(call->argument) || atomic_load(&vm->vcpu_count))
-		return -EINVAL;
-	return 0;
+	pthread_mutex_lock(&vm->lock);
+	if (!atomic_load(&vm->vcpu_count)) {
+		atomic_store(&vm->tsc_khz, (uint32_t)call->argument);
+		result = 0;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return result;
+}
+
+void clock_init_vcpu(struct vcpu *vcpu)
+{
+	long khz = accept_khz(atomic_load(&vcpu->vm->tsc_khz));
+
+	vcpu->tsc_khz = khz < 0 ? clock_tsc_khz() : (uint32_t)khz;
 }
 
 long vcpu_get_tsc_khz(struct ioctl_call *call)
 {
-	(void)call;
-	return clock_tsc_khz();
+	const struct vcpu *vcpu = call->object;
+
+	return vcpu->tsc_khz;
 }
 
 long vcpu_set_tsc_khz(struct ioctl_call *call)
 {
-	return check_khz(call->argument);
+	long khz = accept_khz((uint32_t)call->argument);
+	struct vcpu *vcpu = call->object;
+
+	if (khz < 0)
+		return khz;
+	vcpu->tsc_khz = (uint32_t)khz;
+	return 0;
 }
 
 long vcpu_has_attr(struct ioctl_call *call)

@@ -22,6 +22,8 @@ void clock_update_page(struct vcpu *vcpu);
 /* The wall clock structure at @gpa (MSR_KVM_WALL_CLOCK). */
 void clock_write_wall(struct vcpu *vcpu, uint64_t gpa);
 
+/* The frequency of a new vCPU's TSC. */
+void clock_init_vcpu(struct vcpu *vcpu);
 long vcpu_get_tsc_khz(struct ioctl_call *call);
 long vcpu_set_tsc_khz(struct ioctl_call *call);
 long vcpu_kvmclock_ctrl(struct ioctl_call *call);

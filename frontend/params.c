@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "frontend/cap_names.h"
+#include "frontend/param_watch.h"
 #include "frontend/run_vms.h"
 
 #define SYSFS_PREFIX "/sys/module/kvm"
@@ -419,6 +420,7 @@ void params_destroy(const char *directory)
 	snprintf(path, sizeof(path), "%s/module", directory);
 	rmdir(path);
 	run_vms_remove(directory);
+	param_watch_remove(directory);
 	rmdir(directory);
 }
 
@@ -569,7 +571,13 @@ ssize_t params_write(int which, int fd, const char *text, size_t size_bytes)
 	if (error)
 		return error;
 	last_value[index] = value;
+	param_watch_tell(run_directory);
 	return (ssize_t)size_bytes;
+}
+
+void params_watch(void (*apply)(void))
+{
+	param_watch_start(run_directory, apply);
 }
 
 void params_refresh(void)

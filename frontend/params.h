@@ -61,6 +61,12 @@ ssize_t params_write(int which, int fd, const char *text, size_t size_bytes);
 /* Does kvm.quire_hide_caps name the capability? Fixed for the process. */
 bool params_hides_cap(uint64_t number);
 
+/*
+ * Call @apply when a parameter was written, by this process or another of the run, before that
+ * write returns. On a thread of ours, or the writer's; with no lock held.
+ */
+void params_watch(void (*apply)(void));
+
 /* A VM of this process is made (1), or gone (-1): some parameters are fixed while any process of
  * the run has one. */
 void params_count_vm(int change);

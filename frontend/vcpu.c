@@ -155,6 +155,7 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		cpu_set_single_stage(vcpu->cpu);
 	if (params_get_bool("kvm.quire_translate"))
 		(void)cpu_translate_after(vcpu->cpu, TRANSLATE_AFTER);
+	clock_init_vcpu(vcpu);
 	lapic_init(vcpu);
 	vcpu_reset(vcpu, false);
 	vcpu->mp_state = !vcpu->lapic.present || is_boot_vcpu(vcpu) ? KVM_MP_STATE_RUNNABLE

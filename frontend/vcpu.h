@@ -159,6 +159,7 @@ struct vcpu {
 	struct steal_time steal;
 	bool enforce_pv; /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 
+	uint32_t tsc_khz; /* what the client was told; the machine's, nearly */
 	struct vcpu_cpuid cpuid;
 	struct vcpu_msrs msrs;
 	struct lapic lapic;

@@ -18,8 +18,18 @@ void vm_get(struct vm *vm)
 	atomic_fetch_add_explicit(&vm->refs, 1, memory_order_relaxed);
 }
 
+int vm_try_get(struct vm *vm)
+{
+	int refs = atomic_load(&vm->refs);
+
+	while (refs && !atomic_compare_exchange_weak(&vm->refs, &refs, refs + 1))
+		;
+	return refs;
+}
+
 static void vm_destroy(struct vm *vm)
 {
+	nx_recovery_forget(vm);
 	report_vm_ended(vm);
 	irqfds_destroy(vm);
 	vm_timers_destroy(&vm->timers);

@@ -72,6 +72,7 @@ struct vm {
 	struct nx_recovery nx;
 
 	uint64_t tsc_offset;		     /* of a new vCPU */
+	atomic_uint tsc_khz;		     /* likewise; 0: the machine's. Written under .lock */
 	atomic_int_fast64_t clock_offset_ns; /* kvmclock = CLOCK_MONOTONIC + this */
 };
 
@@ -80,6 +81,8 @@ extern const struct file_ops vm_file_ops;
 /* KVM_CREATE_VM: a descriptor or -errno. */
 long vm_create(uint64_t type);
 void vm_get(struct vm *vm);
+/* The same when there is still one: nonzero. */
+int vm_try_get(struct vm *vm);
 void vm_put(struct vm *vm);
 
 /* The vCPU with @id, NULL when there is none. */

@@ -20,6 +20,65 @@ these programs and fails when one does not do what its row says.
 """
 
 
+# What a skip waits for: the beginning of a program's name, then "later" or "never", and why. The
+# first that fits counts; a program that skips and has no line here fails the check.
+DECISIONS = (
+    ("x86/vmx_", "never", "guests are offered AMD's SVM on every machine (docs/decisions/0007): a second "
+     "virtualisation would be a second processor to keep right, and no guest needs both"),
+    ("x86/hyperv_", "never", "enlightenments are for Windows, which no part of this is measured with"),
+    ("x86/evmcs_", "never", "Hyper-V's form of VMX, which is not offered"),
+    ("x86/xen_", "never", "Xen's hypercalls have no client here; they change nothing about memory"),
+    ("x86/sev_", "never", "encryption that the host cannot undo needs a processor: software that keeps "
+     "the key beside the memory would only pretend"),
+    ("x86/pmu_", "never", "a counter of cycles and misses has no meaning in software; the MSRs exist as "
+     "in KVM without a PMU"),
+    ("x86/svm_pmu_", "never", "as above"),
+    ("x86/svm_lbr_", "never", "branch records would cost each branch a store"),
+    ("x86/aperfmperf_test", "never", "it reads the machine's own MSRs, which are root's"),
+    ("x86/kvm_buslock_test", "never", "a split lock does not lock a bus here"),
+    ("x86/smaller_maxphyaddr_", "never", "KVM has it on Intel's machines without EPT alone"),
+    ("x86/fastops_test", "never", "force_emulation_prefix tests the emulator that KVM keeps beside the "
+     "processor; here the two are one"),
+    ("x86/nested_emulation_test", "never", "as fastops_test"),
+    ("x86/amx_test", "later", "with XSAVE beyond SSE: first AVX"),
+    ("x86/xss_msr_test", "later", "with XSAVES"),
+    ("x86/monitor_mwait_test", "later", "with MONITOR and MWAIT in CPUID"),
+    ("x86/smm_test", "later", "with system management mode, which a second address space is there for"),
+    ("x86/nested_tsc_scaling_test", "later", "with a ratio of the time stamp counter"),
+    ("x86/tsc_scaling_sync", "later", "with a ratio of the time stamp counter"),
+    ("x86/ucna_injection_test", "later", "with the local APIC's entry for corrected errors"),
+    ("access_tracking_perf_test", "later", "with a kernel that has CONFIG_IDLE_PAGE_TRACKING: it asks the "
+     "machine, not KVM"),
+)
+
+DECIDED = """
+## What the skips wait for
+
+"Never" is a decision, with its reason; "later" is work.
+
+| program | when | why |
+|---|---|---|
+"""
+
+
+def decision(name):
+    """("never", why), ("later", why), or None when nobody has decided."""
+    for beginning, when, why in DECISIONS:
+        if name.startswith(beginning):
+            return when, why
+    return None
+
+
+def decided_rows(names):
+    return "".join(f"| {name} | {decision(name)[0]} | {decision(name)[1]} |\n"
+                   for name in names if decision(name))
+
+
+def undecided(text):
+    """Programs that skip by the document and that no decision is about."""
+    return [name for name, result in read(text).items() if result == "skip" and not decision(name)]
+
+
 def title(entry):
     return " ".join([*entry.get("params", ()), entry["program"], *entry["args"]])
 
@@ -35,7 +94,9 @@ def render(report, limit):
     count = {key: sum(e["result"] == key for e in report["programs"])
              for key in ("pass", "fail", "skip")}
     last = f"\n{count['pass']} passed, {count['fail']} failed, {count['skip']} skipped\n"
-    return HEAD.format(version=report["kernel"], limit=limit) + "\n".join(rows) + "\n" + last
+    skipped = [title(e) for e in report["programs"] if e["result"] == "skip"]
+    return (HEAD.format(version=report["kernel"], limit=limit) + "\n".join(rows) + "\n" + last
+            + DECIDED + decided_rows(skipped))
 
 
 def write(path, report, limit):

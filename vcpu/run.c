@@ -479,6 +479,14 @@ bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
 	uint64_t address;
 	int result = 1, tries;
 
+	/* KVM walks by the bits that index tables, whatever those above say; without tables by all.
+	 */
+	if (cpu->s.efer & EFER_LMA)
+		gva = (uint64_t)((int64_t)(gva << 16) >> 16);
+	if (!(cpu->s.cr0 & CR0_PG)) {
+		gpa->v = gva;
+		return true;
+	}
 	if (cpu_prepare(cpu) || mmu_take_paging(cpu))
 		return false;
 	if (cpu->linear_root)

@@ -144,8 +144,13 @@ void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
 	struct recovery_context ctx = {.vm = vm, .slot = slot};
 	gfn_t end = memslot_end(slot), next;
 	u64 block = level_pages(QUIRE_LEVEL_1G);
+	struct shadow_recovery nested = {.as_id = slot->as_id,
+					 .start = slot->base_gfn,
+					 .end = end,
+					 .allowed = huge_allowed,
+					 .ctx = &ctx};
 
-	change_nested_recover(vm, slot->as_id, slot->base_gfn, end);
+	change_nested_recover(vm, &nested);
 	/* One hold a gigabyte: the largest leaf that may come back. */
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
 		struct tdp_recovery recovery = {

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/mutant.h"
+#include "src/base/reclaim.h"
 #include "src/change/change.h"
 
 void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
@@ -66,17 +67,24 @@ void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits
 	change_unlock(vm);
 }
 
-void change_nested_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery)
 {
 	struct flush_debt debt;
+	int more = 1;
 
 	if (!shadow_of(vm))
 		return;
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
-	shadow_recover(vm, as_id, start, end, &debt);
-	if (MUTANT(nested_recover_unflushed))
-		flush_debt_forgive(&debt, "mutant");
-	shadow_commit(vm, &debt);
-	change_unlock(vm);
+	recovery->level = QUIRE_LEVEL_4K;
+	recovery->at = recovery->block = 0;
+	while (more) {
+		flush_debt_init(&debt, &vm->flush);
+		change_lock(vm);
+		reclaim_enter();
+		more = shadow_recover(vm, recovery, &debt);
+		reclaim_exit();
+		if (MUTANT(nested_recover_unflushed))
+			flush_debt_forgive(&debt, "mutant");
+		shadow_commit(vm, &debt);
+		change_unlock(vm);
+	}
 }

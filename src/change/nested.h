@@ -2,6 +2,7 @@
 #ifndef QUIRE_CHANGE_NESTED_H
 #define QUIRE_CHANGE_NESTED_H
 
+#include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 
 /* All under slots_lock, with no mmu_lock held; nothing happens while there is no nested guest. */
@@ -13,7 +14,8 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 			   struct flush_debt *debt);
 void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 				struct flush_debt *debt);
-/* The range does not log any more: what was split may be huge again at the next fault. */
-void change_nested_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end);
+/* The range does not log any more: what can be larger is so at the next fault, the rest stays. In
+ * holds of mmu_lock that do not grow with the range. .level and .at are set here. */
+void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery);
 
 #endif

@@ -40,6 +40,15 @@ static bool is_logged(struct quire_vm *vm, const struct nx_range *range)
 	return logged;
 }
 
+/* The table that was named, of the MMU that it belongs to: the other has no part in it. */
+static void zap_named(struct quire_vm *vm, const struct nx_range *range, struct flush_debt *debt)
+{
+	if (range->shadow)
+		shadow_zap_table(vm, range->shadow, debt);
+	else
+		tdp_zap_range(vm, 1u << range->as_id, range->start, range->end, debt);
+}
+
 /* Tables recovered in one hold of mmu_lock. */
 #define RECOVER_BATCH 64u
 
@@ -59,8 +68,7 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 		for (; done < stop && more; done++) {
 			more = nx_list_pop(vm, &range) != 0;
 			if (more && !is_logged(vm, &range))
-				change_zap_range(vm, 1u << range.as_id, range.start, range.end,
-						 &debt);
+				zap_named(vm, &range, &debt);
 		}
 		flush_debt_pay(&debt);
 		change_unlock(vm);

@@ -238,25 +238,33 @@ static int apply_region(struct quire_vm *vm, const struct quire_region *region)
 	return 0;
 }
 
+/* Generations that one change of a slot may use up in an address space. */
+#define GENERATIONS_AHEAD 4u
+
 /*
  * MMIO entries hold the low bits of the generation they were found in. When these wrap around, an
- * entry that nobody looked at since would be believed again: none may be left.
+ * entry that was not looked at since would be believed again. Every MMIO entry goes before a number
+ * that may wrap is published. What is made after that has one of the last numbers, which do not
+ * come again before the next wrap.
  */
-static int set_region_locked(struct quire_vm *vm, const struct quire_region *region)
+static bool may_wrap(const struct quire_vm *vm)
 {
 	u64 mask = (UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 1;
-	u64 before[QUIRE_AS_MAX];
-	bool wrapped = false;
-	int err;
+	bool wraps = false;
 
-	for (u32 as = 0; as < vm->address_spaces; as++)
-		before[as] = memslots_generation(vm, as) & mask;
-	err = apply_region(vm, region);
-	for (u32 as = 0; as < vm->address_spaces; as++)
-		wrapped |= (memslots_generation(vm, as) & mask) < before[as];
-	if (wrapped)
+	for (u32 as = 0; as < vm->address_spaces; as++) {
+		u64 now = memslots_generation(vm, as) & mask;
+
+		wraps |= now + (u64)GENERATIONS_AHEAD * vm->slots.nr_as > mask;
+	}
+	return wraps;
+}
+
+static int set_region_locked(struct quire_vm *vm, const struct quire_region *region)
+{
+	if (unlikely(may_wrap(vm)))
 		change_zap_all(vm);
-	return err;
+	return apply_region(vm, region);
 }
 
 int quire_vm_set_region(struct quire_vm *vm, const struct quire_region *region)

@@ -7,6 +7,7 @@ void nx_table_init(struct table *table, gfn_t gfn, u32 as_id)
 	table->as_id = (u8)as_id;
 	table->nx_disallowed = 0;
 	table->nx_listed = 0;
+	table->shadowed = 0;
 }
 
 void nx_list_add(struct quire_vm *vm, struct table *table)
@@ -62,6 +63,7 @@ int nx_list_pop(struct quire_vm *vm, struct nx_range *range)
 	table = vm->nx.oldest;
 	if (table) {
 		range->as_id = table->as_id;
+		range->shadow = table->shadowed ? table : NULL;
 		range->start = table->gfn;
 		range->end.v = table->gfn.v + level_pages((enum quire_level)(table->level + 1u));
 		remove_locked(vm, table);

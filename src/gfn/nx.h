@@ -25,13 +25,17 @@ void nx_list_add(struct quire_vm *vm, struct table *table);
 /* A table is about to be freed, or is no obstacle any more. Any lock below pages_lock. */
 void nx_list_remove(struct quire_vm *vm, struct table *table);
 
-/* What the oldest listed table covers. */
+/*
+ * The oldest listed table: what it covers, and the shadow page's own, which stays one while
+ * mmu_lock is held exclusive. NULL: of the TDP MMU.
+ */
 struct nx_range {
 	u32 as_id;
 	gfn_t start, end;
+	struct table *shadow;
 };
 
-/* Take the oldest table off the list: its mark goes too. Zero when there is none. */
+/* Take it off the list: its mark goes too. Zero when there is none. mmu_lock exclusive. */
 must_check int nx_list_pop(struct quire_vm *vm, struct nx_range *range);
 
 #endif

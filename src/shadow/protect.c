@@ -35,7 +35,7 @@ void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end
 	}
 }
 
-/* Only pieces of L1's own huge mappings can become huge again. */
+/* Only pieces of L1's own huge mappings can become larger again. */
 static u64 *find_piece(u64 head)
 {
 	u32 count = rmap_count(head);
@@ -46,14 +46,40 @@ static u64 *find_piece(u64 head)
 	return NULL;
 }
 
-void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end, struct flush_debt *debt)
+/* May what @recovery has reached be part of a leaf one level up? */
+static int may_grow(struct shadow_recovery *recovery)
+{
+	u64 pages = level_pages((enum quire_level)recovery->level);
+	u64 block = recovery->at * pages / (pages * QUIRE_TABLE_ENTRIES);
+	gfn_t gfn = {block * pages * QUIRE_TABLE_ENTRIES};
+
+	if (recovery->block != block + 1) {
+		recovery->block = block + 1;
+		recovery->block_allowed =
+		    gfn.v >= recovery->start.v &&
+		    recovery->allowed(recovery->ctx, gfn, recovery->level + 1);
+	}
+	return recovery->block_allowed;
+}
+
+int shadow_recover(struct quire_vm *vm, struct shadow_recovery *recovery, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
-	u64 *head, *piece, at = start.v;
+	u32 left = SHADOW_RECOVER_BATCH;
 
-	if (!change.shadow)
-		return;
-	for (; (head = sparse_next(&change.shadow->rmaps[as_id][0], &at, end.v)); at++)
-		while ((piece = find_piece(rmap_read(head))))
-			shadow_drop(&change, piece);
+	for (; change.shadow && recovery->level < QUIRE_LEVEL_1G;
+	     recovery->level++, recovery->at = recovery->block = 0) {
+		struct sparse *heads = &change.shadow->rmaps[recovery->as_id][recovery->level - 1];
+		u64 pages = level_pages((enum quire_level)recovery->level);
+		u64 end = (recovery->end.v + pages - 1) / pages, *head, *piece;
+
+		recovery->at = max_u64(recovery->at, recovery->start.v / pages);
+		for (; (head = sparse_next(heads, &recovery->at, end)); recovery->at++) {
+			if (!left--)
+				return 1;
+			while ((piece = find_piece(rmap_read(head))) && may_grow(recovery))
+				shadow_drop(&change, piece);
+		}
+	}
+	return 0;
 }

@@ -314,9 +314,27 @@ must_check int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
 /* Remove W from what maps [start, end), at every level. */
 void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			  struct flush_debt *debt);
-/* Drop 4K pieces of what could be huge. */
-void shadow_recover(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-		    struct flush_debt *debt);
+/*
+ * Drop pieces of what could be larger, as .allowed says: may a leaf of @level map the block at
+ * @gfn? Asked with mmu_lock held, once for each block with pieces in it. Goes on from .at, of
+ * pieces of .level, and stops after SHADOW_RECOVER_BATCH blocks of them: nonzero when there are
+ * more.
+ */
+#define SHADOW_RECOVER_BATCH 4096u
+struct shadow_recovery {
+	u32 as_id;
+	gfn_t start, end;
+	bool (*allowed)(void *ctx, gfn_t gfn, u32 level);
+	void *ctx;
+	u32 level; /* of the pieces: 4K at first */
+	u64 at;
+	u64 block;	   /* where .allowed was asked last, plus 1 */
+	int block_allowed; /* and what it said */
+};
+must_check int shadow_recover(struct quire_vm *vm, struct shadow_recovery *recovery,
+			      struct flush_debt *debt);
+/* The shadow page of @table goes, and what only it leads to. */
+void shadow_zap_table(struct quire_vm *vm, const struct table *table, struct flush_debt *debt);
 
 /*
  * Split huge leaves of [start, end), 1G first. Zero when done; -EAGAIN: drop mmu_lock, refill,

@@ -59,6 +59,13 @@ static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 	return any;
 }
 
+void shadow_zap_table(struct quire_vm *vm, const struct table *table, struct flush_debt *debt)
+{
+	struct shadow_change change = shadow_taking(vm, debt);
+
+	shadow_page_zap(&change, shadow_page_of(table_entries(table)));
+}
+
 int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);

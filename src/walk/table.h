@@ -24,7 +24,8 @@ struct table {
 	u8 nx_disallowed;   /* the guest executes below: no huge leaf here (gfn/nx.h) */
 	u8 nx_listed;	    /* on the list of such tables */
 	u8 as_id;
-	u8 reserved[3];
+	u8 shadowed; /* the table of a shadow page */
+	u8 reserved[2];
 	struct table *nx_older, *nx_newer;
 	u64 reserved_words[2];
 };

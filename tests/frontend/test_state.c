@@ -484,6 +484,83 @@ static void halt_inside(void)
 	machine_close();
 }
 
+/* The machine's frequency, as near as the parameter allows; KVM looks at 32 bits. */
+static void tsc_frequencies(void)
+{
+	long own, near;
+
+	machine_open(0);
+	own = ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
+	near = own + own / 10000;
+	CHECK(own > 100000, "%ld kHz", own);
+	FAILS(ioctl(vcpu, KVM_SET_TSC_KHZ, own - own / 100), EINVAL);
+	WORKS(ioctl(vcpu, KVM_SET_TSC_KHZ, near));
+	CHECK(ioctl(vcpu, KVM_GET_TSC_KHZ, 0) == near, "not what was set");
+	WORKS(ioctl(vcpu, KVM_SET_TSC_KHZ, UINT64_C(1) << 32));
+	CHECK(ioctl(vcpu, KVM_GET_TSC_KHZ, 0) == own, "not the machine's");
+	FAILS(ioctl(vm, KVM_SET_TSC_KHZ, own), EINVAL);
+	close(vcpu);
+	close(vm);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	WORKS(ioctl(vm, KVM_SET_TSC_KHZ, near));
+	CHECK(ioctl(vm, KVM_GET_TSC_KHZ, 0) == near, "not what was set");
+	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	CHECK(ioctl(vcpu, KVM_GET_TSC_KHZ, 0) == near, "the vCPU has another");
+	machine_close();
+}
+
+/* KVM_TRANSLATE of @linear must give @physical; UINT64_MAX: nothing. */
+static void translates(uint64_t linear, uint64_t physical)
+{
+	struct kvm_translation translation = {.linear_address = linear, .usermode = 1};
+
+	WORKS(ioctl(vcpu, KVM_TRANSLATE, &translation));
+	CHECK(translation.physical_address == physical, "%llx is at %llx",
+	      (unsigned long long)linear, translation.physical_address);
+	CHECK(translation.valid == (physical != UINT64_MAX), "%llx: valid is %u",
+	      (unsigned long long)linear, translation.valid);
+	CHECK(translation.writeable == 1 && !translation.usermode, "writeable, usermode");
+}
+
+static void table_entry(uint32_t table, uint32_t index, uint64_t entry, size_t size_bytes)
+{
+	memcpy(memory + table + index * size_bytes, &entry, size_bytes);
+}
+
+/* In each paging mode by the bits that index tables: KVM looks at no other. */
+static void translations(void)
+{
+	struct kvm_sregs real, sregs;
+
+	machine_open(0);
+	cpuid_set();
+	WORKS(ioctl(vcpu, KVM_GET_SREGS, &real));
+	translates(UINT64_C(0x123456789a), UINT64_C(0x123456789a));
+	table_entry(0x2000, 0, 0x3003, 8);
+	table_entry(0x3000, 0, 0x4003, 8);
+	table_entry(0x4000, 0, 0x83, 8);
+	table_entry(0x5000, 0, 0x83, 4);
+	table_entry(0x6000, 0, 0x4001, 8);
+	sregs_long(&sregs);
+	WORKS(ioctl(vcpu, KVM_SET_SREGS, &sregs));
+	translates(0x1234, 0x1234);
+	translates(UINT64_C(0x1000000000001234), 0x1234);
+	translates(0x40000000, UINT64_MAX);
+	sregs = real;
+	sregs.cr0 = 0x80000031;
+	sregs.cr3 = 0x5000;
+	sregs.cr4 = 0x10;
+	WORKS(ioctl(vcpu, KVM_SET_SREGS, &sregs));
+	translates(0x1234, 0x1234);
+	translates(0x400000, UINT64_MAX);
+	sregs.cr3 = 0x6000;
+	sregs.cr4 = CR4_PAE;
+	WORKS(ioctl(vcpu, KVM_SET_SREGS, &sregs));
+	translates(0x1234, 0x1234);
+	translates(0x200000, UINT64_MAX);
+	machine_close();
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -501,6 +578,8 @@ int main(void)
 	regs_and_exceptions();
 	eventfds();
 	halt_inside();
+	translations();
+	tsc_frequencies();
 	system_attributes();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;

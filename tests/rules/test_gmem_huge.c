@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -18,14 +19,24 @@ static struct vm vm;
 static struct vcpu vcpu;
 static int file;
 
-static void parameter_set(const char *value)
+#define NX_PARAMETER "/sys/module/kvm/parameters/nx_huge_pages"
+#define FLAG_GPA (GPA + 0x1000000ul)
+/* cmpq $0, (rcx); je back to it; outb to AGENT_PORT. */
+#define LOOP_CODE 0x80e6fa7400398348ul
+
+static void parameter_write(const char *path, const char *value)
 {
-	int parameter = open(PARAMETER, O_WRONLY);
+	int parameter = open(path, O_WRONLY);
 
 	if (parameter < 0)
 		check_skip("no such parameter");
 	CHECK_EQ(write(parameter, value, 1), 1);
 	close(parameter);
+}
+
+static void parameter_set(const char *value)
+{
+	parameter_write(PARAMETER, value);
 }
 
 /* A private slot of two blocks, from the file's second page on when @skew is 1. */
@@ -46,6 +57,40 @@ static void open_private(const char *huge, uint64_t skew)
 static uint64_t huge_leaves(void)
 {
 	return stat_get(vm.fd, "pages_2m");
+}
+
+/* Does the statistic come to be @wanted within a second? */
+static void stat_becomes(const char *name, uint64_t wanted)
+{
+	for (int i = 0; i < 200 && stat_get(vm.fd, name) != wanted; i++)
+		usleep(5000);
+	CHECK_EQ(stat_get(vm.fd, name), wanted);
+}
+
+/* A guest that executes in a huge page and stays in one KVM_RUN: NX is there when write() returns,
+ * also when another process writes. */
+static void nx_acts_at_once(void)
+{
+	struct guest_op op = {.code = GUEST_CALL, .rbx = GPA, .rcx = FLAG_GPA};
+	uint8_t *flag = memory_alloc(PAGE);
+	struct guest_thread thread;
+
+	open_private("Y", 0);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = FLAG_GPA, .memory_size = PAGE,
+			  .userspace_addr = (uintptr_t)flag));
+	guest_store(&vcpu, GPA, LOOP_CODE);
+	CHECK_EQ(huge_leaves(), 1);
+	thread_start(&thread, &vcpu, &op);
+	CHECK(!thread_ended_within(&thread, 50));
+	CHECK_EQ(huge_leaves(), 1);
+	parameter_write(NX_PARAMETER, "Y");
+	CHECK_EQ(huge_leaves(), 0);
+	stat_becomes("nx_lpage_splits", 1);
+	CHECK_ZERO(system("echo N > " NX_PARAMETER));
+	CHECK_EQ(stat_get(vm.fd, "nx_lpage_splits"), 0);
+	stat_becomes("pages_2m", 1);
+	*word_at(flag, 0) = 1;
+	CHECK_END(thread_join(&thread), END_DONE);
 }
 
 /* Linux's guest_memfd has small pages only, and so has ours unless asked. */
@@ -179,6 +224,7 @@ static void a_touched_gigabyte_is_one_leaf(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
+	    TEST(nx_acts_at_once),
 	    TEST(off_is_small),
 	    TEST(a_touched_block_is_huge),
 	    TEST(a_punched_block_is_refilled),

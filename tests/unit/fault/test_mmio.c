@@ -1,6 +1,8 @@
 /* MMIO entries: cached by generation, and never believed again after a wrap-around. */
 #include "tests/unit/fault/support.h"
 
+#include <quire/trace.h>
+
 #include "src/fault/fault.h"
 #include "src/tdp/tdp.h"
 
@@ -27,6 +29,18 @@ static void set_generation(u64 generation)
 	machine.vm->slots.active[0]->generation = generation;
 }
 
+/* The generations when the tables went. */
+static u64 generations_at_zap[2];
+
+static void record_zap(enum quire_trace_event event, const uint64_t *args)
+{
+	(void)args;
+	if (event != QUIRE_TRACE_kvm_mmu_zap_all_fast)
+		return;
+	for (u32 as = 0; as < 2; as++)
+		generations_at_zap[as] = machine.vm->slots.active[as]->generation;
+}
+
 static void test_wrap_around(void **state)
 {
 	u64 last = (UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 2;
@@ -41,7 +55,11 @@ static void test_wrap_around(void **state)
 	/* A write of flags keeps the tables and makes a new generation, here the first of a round.
 	 */
 	set_generation(last);
+	quire_trace_install(record_zap);
 	add_slot(0, 4, QUIRE_SLOT_LOG_DIRTY);
+	quire_trace_install(NULL);
+	/* Before a number of the new round was there to be seen. */
+	assert_int_equal(generations_at_zap[0], last);
 	assert_true(machine.vm->slots.active[0]->generation > last);
 	assert_int_equal(leaf_at(MMIO_GFN, &level), 0);
 	assert_int_equal(machine.vm->roots.valid[0] == NULL, 1);
@@ -67,7 +85,10 @@ static void test_wrap_around_elsewhere(void **state)
 	assert_non_null(machine.vm->roots.valid[0]);
 	machine.vm->slots.active[1]->generation = last | 1;
 	region.flags = 0;
+	quire_trace_install(record_zap);
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	quire_trace_install(NULL);
+	assert_int_equal(generations_at_zap[1], last | 1);
 	assert_null(machine.vm->roots.valid[0]);
 	vm_end();
 }

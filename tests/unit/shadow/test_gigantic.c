@@ -210,6 +210,7 @@ static void test_half_split(void **state)
 	l2_store(FIRST, SIM_GIGANTIC - 9, 2);
 	assert_int_equal(log_harvest(1), 2);
 	assert_int_equal(set_data_slot(0), 0);
+	leaves_are(0, 0, 0);
 	l2_store(FIRST, 5, 3);
 	l2_store(FIRST, SIM_GIGANTIC - 9, 3);
 	leaves_are(1, 0, 0);

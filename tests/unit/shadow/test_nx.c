@@ -98,11 +98,44 @@ static void test_nested_guest(void **state)
 	check_block(L2_BLOCK, quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_2m) - 1);
 }
 
+/* What L1 maps itself has no part in what L2 executes, and stays when L2's table goes. */
+static void test_recovery_of_one_mmu(void **state)
+{
+	uint64_t huge;
+
+	world_stop(&world);
+	world_mmu = QUIRE_MMU_TDP;
+	world_start(&world);
+	(void)state;
+	quire_vm_set_nx_huge_pages(world.vm, 1);
+	world_put_entry(&world, WORLD_ROOT, 0, PAGE(UPPER) | NPT_ALL);
+	world_put_entry(&world, UPPER, 0, PAGE(MIDDLE) | NPT_ALL);
+	world_put_entry(&world, MIDDLE, 5,
+			PAGE(WORLD_SLOT_PAGES) | NPT_ALL | NPT_PS | NPT_A | NPT_D);
+	access(PAGE(WORLD_SLOT_PAGES), 3, WORLD_READ);
+	huge = quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_2m);
+	assert_true(huge > 0);
+	world_nested(&world, 1);
+	access(L2_BLOCK, 5, WORLD_FETCH);
+	expect(huge, 1);
+	assert_int_equal(quire_vm_recover_nx_pages(world.vm, 1), 1);
+	expect(huge, 0);
+	/* And the other way round. */
+	access(L2_BLOCK, 5, WORLD_READ);
+	expect(huge + 1, 0);
+	world_nested(&world, 0);
+	access(PAGE(WORLD_SLOT_PAGES), 5, WORLD_FETCH);
+	expect(huge, 1);
+	assert_int_equal(quire_vm_recover_nx_pages(world.vm, 1), 1);
+	expect(huge, 0);
+}
+
 int nx_tests(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_guest, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_nested_guest, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_recovery_of_one_mmu, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -147,6 +147,41 @@ static void test_quota_refuses(void **state)
 	assert_int_equal(world_harvest(&world, 1), 0);
 }
 
+static uint64_t faults_of_touching(void)
+{
+	uint64_t before = quire_vcpu_stat(world.vcpu, QUIRE_VCPU_STAT_pf_taken);
+
+	touch_all(1);
+	return quire_vcpu_stat(world.vcpu, QUIRE_VCPU_STAT_pf_taken) - before;
+}
+
+/* When logging stops, what can be huge again goes, and nothing else: it would only fault again. */
+static void test_recover_what_can_grow(void **state)
+{
+	uint64_t small, faults;
+
+	(void)state;
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	touch_all(1);
+	small = stat(QUIRE_VM_STAT_pages_4k);
+	assert_int_equal(world_slot(&world, 1, 0), 0);
+	assert_true(stat(QUIRE_VM_STAT_pages_4k) < small);
+	touch_all(1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	/* With one page elsewhere the host has no huge page any more. */
+	world_migrate(&world, WORLD_SLOT_PAGES + 7);
+	touch_all(1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	touch_all(1);
+	/* What L1 does not let L2 execute faults each time. */
+	faults = faults_of_touching();
+	small = stat(QUIRE_VM_STAT_pages_4k);
+	assert_int_equal(world_slot(&world, 1, 0), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+	assert_int_equal(faults_of_touching(), faults);
+}
+
 /* Every allocation fails once: best effort, and what stays huge has no W. */
 static void test_without_memory(void **state)
 {
@@ -215,10 +250,11 @@ static void test_pieces_stay_armed(void **state)
 int split_tests(void)
 {
 	const struct CMUnitTest tests[] = {
-	    SPLIT_TEST(test_split_at_log_start), SPLIT_TEST(test_no_split_when_switched_off),
-	    SPLIT_TEST(test_split_at_clear),	 SPLIT_TEST(test_quota_refuses),
-	    SPLIT_TEST(test_without_memory),	 SPLIT_TEST(test_again_and_again),
-	    SPLIT_TEST(test_stop_flushes),	 SPLIT_TEST(test_pieces_stay_armed),
+	    SPLIT_TEST(test_split_at_log_start),    SPLIT_TEST(test_no_split_when_switched_off),
+	    SPLIT_TEST(test_split_at_clear),	    SPLIT_TEST(test_quota_refuses),
+	    SPLIT_TEST(test_without_memory),	    SPLIT_TEST(test_again_and_again),
+	    SPLIT_TEST(test_stop_flushes),	    SPLIT_TEST(test_pieces_stay_armed),
+	    SPLIT_TEST(test_recover_what_can_grow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
