@@ -150,7 +150,7 @@ static uint64_t parse_device(const char *text)
 
 int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_name *name)
 {
-	struct line_reader *reader;
+	struct line_reader *reader = NULL;
 	struct header_rest rest;
 	int error = reader_open(&reader, "/proc/self/maps");
 
@@ -200,7 +200,7 @@ static int parse_details(struct line_reader *reader, struct process_mapping *map
 
 int smaps_find(uint64_t address, struct process_mapping *mapping)
 {
-	struct line_reader *reader;
+	struct line_reader *reader = NULL;
 	struct header_rest rest;
 	int error = reader_open(&reader, "/proc/self/smaps");
 

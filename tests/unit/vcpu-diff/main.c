@@ -29,7 +29,7 @@ struct outcome {
 };
 
 struct totals {
-	uint64_t cases, faults, mismatches, missing;
+	uint64_t cases, faults, mismatches, unrepeated, missing;
 };
 
 static const char *form_name(const struct form *form)
@@ -206,12 +206,22 @@ static void form_run(struct form *form, struct rng *rng, struct totals *totals)
 	}
 	if (outcome_compare(&test, &native, &interpreted, false))
 		return;
+	/* A machine that is virtual itself raises #UD once in a while where its own hypervisor had
+	 * to step in: what it does not repeat says nothing of us. */
+	case_run(&test, CODE_END_NATIVE, &native);
+	if (outcome_compare(&test, &native, &interpreted, false)) {
+		totals->unrepeated++;
+		return;
+	}
 	totals->mismatches++;
 	if (form->mismatches++ < REPORTS_PER_FORM) {
 		case_describe(&test);
 		outcome_compare(&test, &native, &interpreted, true);
 	}
 }
+
+/* More of them are no accident. */
+#define UNREPEATED_MAX 8u
 
 static double seconds_now(void)
 {
@@ -293,10 +303,10 @@ int main(int argc, char **argv)
 	}
 	forms_check(forms, count, &totals);
 	printf("seed %lu: %zu rounds, %lu cases, %lu with an exception, %lu mismatches, "
-	       "%lu forms untested\n",
+	       "%lu not repeated by the machine, %lu forms untested\n",
 	       options.seed, rounds, totals.cases, totals.faults, totals.mismatches,
-	       totals.missing);
+	       totals.unrepeated, totals.missing);
 	interpreter_exit();
 	free(forms);
-	return totals.mismatches || totals.missing || !count;
+	return totals.mismatches || totals.unrepeated > UNREPEATED_MAX || totals.missing || !count;
 }
