@@ -130,7 +130,7 @@ static const char *run_parent(void)
 
 static void remove_links(const char *directory)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX + sizeof("/" LIBRARY_LINK) + sizeof("/" ENGINE_LINK)];
 
 	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, directory);
 	unlink(path);

@@ -276,6 +276,9 @@ static void test_faults(void)
 	signal(SIGSEGV, SIG_DFL);
 }
 
+/* No compiler may know where this points. */
+static volatile int *volatile nowhere = (volatile int *)8;
+
 static void end_by_fault(int how)
 {
 	sigset_t segv;
@@ -286,7 +289,7 @@ static void end_by_fault(int how)
 		sigprocmask(SIG_BLOCK, &segv, NULL);
 	if (how == 2)
 		raise(SIGSEGV);
-	*(volatile int *)8 = 0;
+	*nowhere = 0;
 	_exit(0);
 }
 

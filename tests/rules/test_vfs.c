@@ -303,7 +303,7 @@ static const char without[] =
 
 static bool lists(const char *names, const char *name)
 {
-	char padded[64];
+	char padded[80];
 
 	snprintf(padded, sizeof(padded), " %s ", name);
 	return strstr(names, padded) != NULL;

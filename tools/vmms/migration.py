@@ -8,7 +8,8 @@ from vmms.scenario import Scenario
 PAGE_BYTES = 4096
 # A run in which the guest wrote less on the way has shown nothing.
 LEAST_DIRTIED_PAGES = 1000
-BYTES_A_SECOND = 256 << 20
+# Slow enough that the guest writes its whole memory on the way, on a quick machine too.
+BYTES_A_SECOND = 48 << 20
 DOWNTIME_MILLISECONDS = 2000
 HIDE_CLEAR = "kvm.quire_hide_caps=168"
 WAYS = {"CLEAR": ((), ()), "GET": ((HIDE_CLEAR,), ()), "ring": ((), ("dirty-ring-size=4096",))}
