@@ -1,4 +1,4 @@
-/* Trapped system calls of the client's: who serves which, and how the client goes on. */
+/* Trapped system calls of the client: which part serves each, and how the client goes on. */
 #ifndef QUIRE_ENGINE_TRAP_H
 #define QUIRE_ENGINE_TRAP_H
 

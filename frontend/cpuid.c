@@ -397,7 +397,7 @@ static bool entries_same(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entri
 
 		patch(vcpu, &a);
 		patch(vcpu, &b);
-		/* All but the padding, which nobody reads. */
+		/* All but the padding: KVM does not read it. */
 		if (memcmp(&a, &b, offsetof(struct kvm_cpuid_entry2, padding)))
 			return false;
 	}

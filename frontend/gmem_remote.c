@@ -24,7 +24,7 @@
 #include "hosts/process/fork.h"
 
 #define KEY_WORDS 2
-/* How often a child that waits looks whether there is still somebody to wait for. */
+/* How often a waiting child tests whether the serving thread still lives. */
 #define LOOK_MS 200
 
 struct request {

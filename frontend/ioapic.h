@@ -21,7 +21,7 @@ struct vm;
 struct ioapic {
 	struct kvm_ioapic_state state; /* .irr: the lines that are high */
 	uint32_t delivered;	       /* lines whose edge is out, which a saved state leaves out */
-	uint8_t sources[IOAPIC_LINES]; /* who drives a line high, a bit each */
+	uint8_t sources[IOAPIC_LINES]; /* sources that drive a line high, a bit each */
 	uint32_t storm[IOAPIC_LINES];  /* ends of interrupt in a row that found the line high */
 	struct vm_timer storm_timer;
 	/* The clock's line 8: who has its interrupt and has not ended it; for KVM_IRQ_LINE_STATUS.

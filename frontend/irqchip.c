@@ -410,7 +410,7 @@ int irqchip_pic_take(struct vm *vm)
 	return vector;
 }
 
-/* The routes come first: whoever sees the kind finds them. */
+/* Set the routes first: a reader of the kind then finds them. */
 static long create_kind_locked(struct vm *vm, enum irqchip_kind kind)
 {
 	struct irqchip *irqchip = &vm->irqchip;

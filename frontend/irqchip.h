@@ -26,7 +26,7 @@ enum irqchip_kind {
 	IRQCHIP_KERNEL, /* PIC and I/O APIC inside too */
 };
 
-/* Who drives a line: it is high while one of them says so. */
+/* Sources of a line. The line is high while one source drives it. */
 enum irq_source { IRQ_SOURCE_CLIENT, IRQ_SOURCE_RESAMPLE, IRQ_SOURCE_PIT };
 
 struct irqchip {
@@ -36,7 +36,7 @@ struct irqchip {
 	struct ioapic ioapic;
 	struct pit pit;
 	struct irq_routes *routes;  /* NULL: no irqchip yet */
-	struct resample *resamples; /* who wants to hear that a line is served */
+	struct resample *resamples; /* told when a line is served */
 	uint32_t reserved_pins;	    /* split: GSIs below are the client's I/O APIC's; set once */
 	/* Split: vectors whose end the client wants to know. Read at any time. */
 	atomic_uint_fast64_t eoi_vectors[4];
@@ -84,7 +84,7 @@ void irqchip_drive(struct vm *vm, uint32_t gsi, enum irq_source source, bool lev
 /* With irqchip.lock held. */
 void irqchip_drive_locked(struct vm *vm, uint32_t gsi, enum irq_source source, bool level);
 void irqchip_pulse_locked(struct vm *vm, uint32_t gsi, enum irq_source source);
-/* The guest has served @pin: whoever drives it hears of it. */
+/* The guest has served @pin: tell the sources that drive it. */
 void irqchip_acked_locked(struct vm *vm, uint32_t chip, uint32_t pin);
 bool irqchip_has_listener_locked(struct vm *vm, uint32_t chip, uint32_t pin);
 void irqchip_mask_changed_locked(struct vm *vm, uint32_t chip, uint32_t pin, bool masked);

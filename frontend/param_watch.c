@@ -30,8 +30,8 @@ struct place {
 };
 
 struct watch_page {
-	_Atomic uint32_t writes;  /* grows with each; who hears of them sleeps on it */
-	_Atomic uint32_t answers; /* who writes sleeps on it */
+	_Atomic uint32_t writes;  /* grows with each; watchers sleep on it */
+	_Atomic uint32_t answers; /* writers sleep on it */
 	struct place places[PLACES];
 };
 _Static_assert(sizeof(struct watch_page) <= PAGE_BYTES, "one page");

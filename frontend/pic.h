@@ -28,7 +28,7 @@ struct pic_ops {
 struct pic {
 	const struct pic_ops *ops;
 	struct kvm_pic_state chip[2];
-	uint8_t sources[PIC_LINES]; /* who drives a line high, a bit each */
+	uint8_t sources[PIC_LINES]; /* sources that drive a line high, a bit each */
 	atomic_bool output;	    /* to the processor; read at any time */
 };
 

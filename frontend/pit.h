@@ -42,7 +42,7 @@ bool pit_pio_locked(struct vm *vm, struct cpu_io *io);
 void pit_acked_locked(struct vm *vm);
 /* A chip masks the line or shows it. */
 void pit_mask_changed_locked(struct vm *vm, bool masked);
-/* Somebody may look at the line again. */
+/* A client of the line may read it again. */
 void pit_wake_locked(struct vm *vm);
 
 long vm_create_pit(struct ioctl_call *call);

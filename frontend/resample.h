@@ -20,7 +20,7 @@ void resample_remove(struct vm *vm, struct resample *resample);
 
 /* With irqchip.lock held. */
 bool resample_wanted_locked(const struct vm *vm, uint32_t gsi);
-/* The guest has served @gsi: the line falls, and who drives it may raise it again. */
+/* The guest has served @gsi: the line falls, and its source may raise it again. */
 void resample_acked_locked(struct vm *vm, uint32_t gsi);
 
 #endif

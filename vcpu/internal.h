@@ -269,7 +269,7 @@ enum step cpu_raise_error(struct cpu *cpu, enum vector vector, uint32_t error); 
 enum step cpu_raise_page_fault(struct cpu *cpu, uint64_t linear, uint32_t error);
 /* End cpu_run() with @reason; cpu->info is filled by the caller. */
 enum step cpu_stop_exit(struct cpu *cpu, enum cpu_exit reason);
-/* The handler of instructions that are not implemented: one log line, and #UD. */
+/* Decoded instructions that this CPU lacks (CAVEATS.md): logs one line and raises #UD. */
 enum step exec_unknown(struct cpu *cpu, const struct op *op);
 /* The handler of undefined opcodes: #UD. */
 enum step exec_undefined(struct cpu *cpu, const struct op *op);

@@ -291,7 +291,7 @@ static void machine_check_reports(void)
 	WORKS(ioctl(vcpu, KVM_X86_SET_MCE, &mce));
 	CLIENT_READS(0x409, VALID | OVERFLOWED | 1);
 	CHECK(!pending_exception(), "an exception for a corrected error");
-	/* An uncorrected one that nobody need handle is noted, too. */
+	/* KVM notes an uncorrected error that needs no action, too. */
 	mce.status = VALID | UNCORRECTED | 2;
 	mce.mcg_status = 0;
 	WORKS(ioctl(vcpu, KVM_X86_SET_MCE, &mce));

@@ -20,7 +20,7 @@
 
 #include "frontend/uapi.h"
 
-/* A child that needs longer waits for a lock that nobody will free. */
+/* A child that needs longer waits for a lock that no thread will free. */
 #define CHILD_SECONDS 60
 #define TICK_US 300
 
