@@ -175,6 +175,17 @@ static int part_holds(const struct translate *t, unsigned int part, const struct
 	       t->part[part].units_used;
 }
 
+/* Blocks outlive units: no block may keep one whose memory is used again. */
+static void unit_evict(struct cpu *cpu, struct unit *unit)
+{
+	struct unit **kept = &unit->block->unit[unit->mode];
+
+	if (unit_is_current(unit))
+		translate_drop_page(cpu, unit->block->page);
+	if (*kept == unit)
+		*kept = NULL;
+}
+
 /* Use the next part again. */
 static void part_recycle(struct cpu *cpu)
 {
@@ -183,8 +194,7 @@ static void part_recycle(struct cpu *cpu)
 
 	for (struct unit *unit = part_first(t, part); part_holds(t, part, unit);
 	     unit = unit_next(unit))
-		if (unit_is_current(unit))
-			translate_drop_page(cpu, unit->block->page);
+		unit_evict(cpu, unit);
 	part_clear(t, part);
 	t->now = part;
 	cpu_count(&cpu->counts.evictions);

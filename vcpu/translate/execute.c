@@ -92,13 +92,27 @@ static uint64_t missed_linear(struct cpu *cpu, const struct op *op)
 										  : linear;
 }
 
-/* The fast TLB has not the page: from the large one, or by way of the interpreter. */
+/*
+ * A call through memory reads its target and writes the stack. When both pages fall into one set
+ * of the fast TLB, each takes the other's place.
+ */
+static int touches_two_pages(const struct op *op)
+{
+	return op->mnemonic == ZYDIS_MNEMONIC_CALL && op->kind[0] == OPERAND_MEM;
+}
+
+/*
+ * The fast TLB has not the page: from the large one, or by way of the interpreter. Code enters the
+ * same operation again only if that operation cannot miss again, because nothing else here reads
+ * the doorbell.
+ */
 static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int index, int is_write)
 {
-	uint64_t linear = missed_linear(cpu, &unit->block->ops[index]);
+	const struct op *op = &unit->block->ops[index];
+	uint64_t linear = missed_linear(cpu, op);
 	struct running running;
 
-	if (!fast_fill(cpu, linear, is_write))
+	if (!fast_fill(cpu, linear, is_write) && !touches_two_pages(op))
 		return enter_at(cpu, unit, index);
 	running = interpret(cpu, unit, index);
 	if (running.next == NEXT_ENTER)

@@ -14,11 +14,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "hosts/process/guard.h"
 #include "tests/unit/vcpu/fake_vcpu.h"
+#include "vcpu/translate/fast.h"
 
 #define PAGE UINT64_C(4096)
 /* Every access of a block has a page of its own. */
@@ -559,6 +561,76 @@ static void test_eviction(void **state)
 	assert_true(counts->evictions > 8);
 }
 
+#define LONG_PAGES 600u
+#define LONG_LOADS 510u
+
+/* add $page, %rax; loads of GUEST_DATA up to the page's end; ret: seven blocks and a bit. */
+static void long_make(struct quire_vcpu *vcpu, unsigned int page)
+{
+	uint8_t *at = vcpu->vm->ram + CHAIN_GPA + page * PAGE;
+
+	memcpy(at, "\x48\x05", 2);
+	memcpy(at + 2, &page, sizeof(page));
+	for (unsigned int i = 0; i < LONG_LOADS; i++)
+		memcpy(at + 6 + i * 8, "\x48\x8b\x0c\x25\0\0\x03\0", 8); /* mov 0x30000, %rcx */
+	at[6 + LONG_LOADS * 8] = 0xc3;
+}
+
+/* mov $CHAIN_GPA, %rbx; 1: call *%rbx; add $4096, %rbx; dec %edx; jnz 1b; hlt */
+static const uint8_t long_loop[] = {0x48, 0xc7, 0xc3, 0, 0, 0x20, 0,	0xff, 0xd3, 0x48, 0x81,
+				    0xc3, 0,	0x10, 0, 0, 0xff, 0xca, 0x75, 0xf3, 0xf4};
+
+/*
+ * Blocks that live longer than their code: the room of a block's old code holds another block's
+ * by the time it runs again.
+ */
+static void test_blocks_outlive_their_code(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	const struct cpu_counts *counts = cpu_counts(vcpu->cpu);
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	for (unsigned int page = 0; page < LONG_PAGES; page++)
+		long_make(vcpu, page);
+	memcpy(vcpu->vm->ram + GUEST_CODE, long_loop, sizeof(long_loop));
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		s->gpr[CPU_RAX] = 0;
+		s->gpr[CPU_RDX] = LONG_PAGES;
+		s->rip = GUEST_CODE;
+		s->halted = 0;
+		assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+		assert_int_equal(s->gpr[CPU_RAX], LONG_PAGES * (LONG_PAGES - 1) / 2);
+	}
+	assert_true(counts->evictions > 8);
+}
+
+#define CALLS 1000u
+
+/* mov $CALLS, %ecx; 1: call *GUEST_DATA; dec %ecx; jnz 1b; hlt; at + 32: inc %rax; ret */
+static const uint8_t calls[] = {0xb9, 0xe8, 3, 0,    0,	   0xff, 0x14, 0x25, 0,
+				0,    3,    0, 0xff, 0xc9, 0x75, 0xf5, 0xf4};
+
+/*
+ * The pointer and the stack are in pages of one set of the fast TLB, which can hold either: an
+ * instruction that touches both gets on all the same.
+ */
+static void test_call_through_pages_of_one_set(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t target = GUEST_CODE + 32;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, calls, sizeof(calls));
+	memcpy(vcpu->vm->ram + target, "\x48\xff\xc0\xc3", 4);
+	memcpy(vcpu->vm->ram + GUEST_DATA, &target, sizeof(target));
+	s->gpr[CPU_RSP] = GUEST_DATA + FAST_SETS * PAGE + 0x800;
+	s->rip = GUEST_CODE;
+	alarm(60);
+	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+	alarm(0);
+	assert_int_equal(s->gpr[CPU_RAX], CALLS);
+}
+
 /*
  * 1: mov $imm32, %eax; mov %eax, 0x30000; cpuid; cmp $1000, %dword 0x30004; jne 1b; hlt: what a
  * thread stores into the page that runs arrives, as CPUID serialises.
@@ -643,6 +715,8 @@ int main(void)
 	    TEST(test_host_faults),
 	    TEST(test_kicks),
 	    TEST(test_eviction),
+	    TEST(test_blocks_outlive_their_code),
+	    TEST(test_call_through_pages_of_one_set),
 	    TEST(test_client_stores_to_code),
 	    TEST(test_other_vcpu_stores_to_code),
 	};
