@@ -20,6 +20,7 @@
 #include "engine/image.h"
 #include "engine/user.h"
 #include "frontend/report.h"
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "preload/launch.h"
 
@@ -60,8 +61,7 @@ static struct start *start_make(uint64_t pointers)
 {
 	uint64_t bytes =
 	    (sizeof(struct start) + pointers * sizeof(char *) + PAGE_MASK) & ~PAGE_MASK;
-	long room =
-	    sys_call(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1ul);
+	long room = process_map(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	struct start *start = (struct start *)room;
 
 	if (sys_failed(room))

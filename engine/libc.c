@@ -8,11 +8,13 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "engine/libc.h"
 #include "engine/thread.h"
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
 /*
@@ -45,6 +47,22 @@ void *refuse_break(intptr_t increment)
 void *sbrk(intptr_t increment)
 {
 	return refuse_break(increment);
+}
+
+/* Memory that libc takes for itself: arenas of malloc() and the stacks of threads. */
+void *map_apart(void *address, size_t size_bytes, int protection, int flags, int fd,
+		off_t offset) __asm__("__mmap");
+void *map_apart(void *address, size_t size_bytes, int protection, int flags, int fd, off_t offset)
+{
+	long mapped = address || offset ? sys_call(SYS_mmap, sys_address(address), size_bytes,
+						   (uint64_t)protection, (uint64_t)flags,
+						   (uint64_t)fd, (uint64_t)offset)
+					: process_map(size_bytes, protection, flags, fd);
+
+	if (!sys_failed(mapped))
+		return (void *)mapped;
+	errno = (int)-mapped;
+	return MAP_FAILED;
 }
 
 static _Thread_local const struct libc_fork *fork_request;

@@ -14,6 +14,7 @@
 #include "frontend/client_call.h"
 #include "frontend/signal_state.h"
 #include "hosts/process/internal.h"
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
 /*
@@ -86,8 +87,8 @@ struct engine_thread *thread_of(const ucontext_t *context)
 /* A record without a partner. */
 static struct engine_thread *room_make(void)
 {
-	long room = sys_call(SYS_mmap, 0, ROOM_BYTES, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1ul);
+	long room = process_map(ROOM_BYTES, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 	struct record *record = (struct record *)room;
 
 	if (sys_failed(room))

@@ -38,6 +38,7 @@
 #include "frontend/numbers.h"
 #include "frontend/params.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/helper.h"
 #include "hosts/process/process.h"
 
 #define BUCKETS 4096u
@@ -304,21 +305,10 @@ static void *watcher_thread(void *unused)
 
 static void watcher_wake_locked(void)
 {
-	sigset_t all, old;
-	pthread_t thread;
-
-	if (has_watcher) {
+	if (has_watcher)
 		pthread_cond_signal(&lingering_cond);
-		return;
-	}
-	/* The client's handlers must never run on a thread that the client does not know. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (!pthread_create(&thread, NULL, watcher_thread, NULL)) {
-		pthread_detach(thread);
-		has_watcher = 1;
-	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	else
+		has_watcher = !helper_start(NULL, watcher_thread, NULL);
 }
 
 static struct file *list_join(struct file *list, struct file *more)

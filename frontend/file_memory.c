@@ -8,6 +8,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
+
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
@@ -23,13 +26,15 @@ static void *aligned_room(uint64_t size_bytes)
 	uint64_t align = size_bytes < GIGANTIC_BYTES ? HUGE_BYTES : GIGANTIC_BYTES;
 	uint64_t room_bytes = size_bytes + align, before, after;
 	uint8_t *room;
+	long mapped;
 
 	if (size_bytes < HUGE_BYTES || room_bytes < size_bytes)
 		return NULL;
-	room =
-	    mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (room == MAP_FAILED)
+	mapped =
+	    process_map(room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	if (sys_failed(mapped))
 		return NULL;
+	room = (uint8_t *)mapped;
 	before = -(uintptr_t)room % align;
 	after = align - before;
 	if (before)
@@ -44,15 +49,19 @@ static void *aligned_room(uint64_t size_bytes)
  */
 static int map(int fd, int flags, uint64_t size_bytes, void **memory)
 {
-	void *room = aligned_room(size_bytes);
-	void *made =
-	    mmap(room, size_bytes, PROT_NONE, MAP_SHARED | flags | (room ? MAP_FIXED : 0), fd, 0);
+	void *room = aligned_room(size_bytes), *made;
+	long mapped;
 
-	if (made == MAP_FAILED) {
+	flags |= MAP_SHARED;
+	mapped = room ? sys_call(SYS_mmap, sys_address(room), size_bytes, PROT_NONE,
+				 (uint64_t)(flags | MAP_FIXED), (uint64_t)fd)
+		      : process_map(size_bytes, PROT_NONE, flags, fd);
+	if (sys_failed(mapped)) {
 		if (room)
 			munmap(room, size_bytes);
 		return -ENOMEM;
 	}
+	made = (void *)mapped;
 	if (munlock(made, size_bytes) || madvise(made, size_bytes, MADV_DONTFORK) ||
 	    mprotect(made, size_bytes, PROT_READ | PROT_WRITE)) {
 		int error = -errno;

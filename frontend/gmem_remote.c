@@ -10,8 +10,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/random.h>
@@ -22,6 +20,7 @@
 #include "frontend/client_call.h"
 #include "frontend/hidden_fd.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/helper.h"
 
 #define KEY_WORDS 2
 /* How often a waiting child tests whether the serving thread still lives. */
@@ -125,20 +124,14 @@ static int open_socket(struct server *server)
 static void before_fork(void)
 {
 	struct server *server = &servers[generation];
-	sigset_t all, old;
-	pthread_t thread;
 	int fd;
 
 	if (server->address_bytes || !__atomic_load_n(&live, __ATOMIC_RELAXED))
 		return;
 	client_call_begin();
 	fd = open_socket(server);
-	/* The client's handlers must never run on a thread that the client does not know. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (fd >= 0 && !pthread_create(&thread, NULL, serve, (void *)(intptr_t)fd))
-		pthread_detach(thread);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (fd >= 0)
+		(void)helper_start(NULL, serve, (void *)(intptr_t)fd);
 	client_call_end();
 }
 

@@ -33,6 +33,7 @@
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/helper.h"
 
 /* Key of the control eventfd; those of irqfds count from 1. */
 #define CONTROL_KEY 0u
@@ -210,19 +211,6 @@ static int watch(int epoll_fd, int fd, uint64_t key)
 	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
-/* The client's handlers must never run on a thread that the client does not know. */
-static int start_thread(struct vm *vm)
-{
-	sigset_t all, old;
-	int error;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	error = pthread_create(&vm->irqfds.thread, NULL, listen_thread, vm);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -error;
-}
-
 static int start_locked(struct vm *vm)
 {
 	struct vm_irqfds *listener = &vm->irqfds;
@@ -239,7 +227,7 @@ static int start_locked(struct vm *vm)
 		goto close_epoll;
 	error = watch(listener->epoll_fd, listener->control_fd, CONTROL_KEY);
 	if (!error)
-		error = start_thread(vm);
+		error = helper_start(&listener->thread, listen_thread, vm);
 	if (error)
 		goto close_control;
 	listener->started = true;

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -15,6 +14,10 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "hosts/process/helper.h"
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
 
 #define PAGE_NAME "param-writes"
 #define PAGE_BYTES 4096u
@@ -56,7 +59,7 @@ static struct watch_page *page_of(const char *directory)
 {
 	struct watch_page *mapped = atomic_load(&page), *none = NULL;
 	char path[PATH_BYTES];
-	void *memory;
+	long memory;
 	int fd;
 
 	if (mapped)
@@ -67,14 +70,14 @@ static struct watch_page *page_of(const char *directory)
 		return NULL;
 	/* With its room: a full file system must not raise SIGBUS in the client. */
 	memory = fallocate(fd, 0, 0, PAGE_BYTES)
-		     ? MAP_FAILED
-		     : mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		     ? -ENOSPC
+		     : process_map(PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	close(fd);
-	if (memory == MAP_FAILED)
+	if (sys_failed(memory))
 		return NULL;
-	if (atomic_compare_exchange_strong(&page, &none, memory))
-		return memory;
-	munmap(memory, PAGE_BYTES);
+	if (atomic_compare_exchange_strong(&page, &none, (struct watch_page *)memory))
+		return (struct watch_page *)memory;
+	munmap((void *)memory, PAGE_BYTES);
 	return none;
 }
 
@@ -134,21 +137,13 @@ void param_watch_start(const char *directory, void (*function)(void))
 {
 	int32_t self = getpid(), before = atomic_load(&started_by);
 	struct watch_page *shared;
-	pthread_t thread;
-	sigset_t all, old;
 
 	atomic_store(&apply_here, function);
 	if (before == self || !atomic_compare_exchange_strong(&started_by, &before, self))
 		return;
 	shared = directory ? page_of(directory) : NULL;
-	if (!shared)
-		return;
-	/* The client's handlers must never run on a thread that the client does not know. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (!pthread_create(&thread, NULL, listener, shared))
-		pthread_detach(thread);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (shared)
+		(void)helper_start(NULL, listener, shared);
 }
 
 static void wait_for(struct watch_page *shared, struct place *place, uint32_t wanted)

@@ -17,6 +17,8 @@
 #include "frontend/cap_names.h"
 #include "frontend/param_watch.h"
 #include "frontend/run_vms.h"
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
 
 #define SYSFS_PREFIX "/sys/module/kvm"
 #define VALUE_MAX PARAMS_TEXT_MAX
@@ -427,7 +429,7 @@ void params_destroy(const char *directory)
 static void live_map_one(size_t which)
 {
 	char path[PARAMS_PATH_MAX];
-	void *page;
+	long page;
 	int fd;
 
 	live[which].index = param_index(live[which].name);
@@ -435,10 +437,10 @@ static void live_map_one(size_t which)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return;
-	page = mmap(NULL, QUIRE_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	page = process_map(QUIRE_PAGE_SIZE, PROT_READ, MAP_SHARED, fd);
 	close(fd);
-	if (page != MAP_FAILED)
-		__atomic_store_n(&live[which].text, page, __ATOMIC_RELEASE);
+	if (!sys_failed(page))
+		__atomic_store_n(&live[which].text, (const char *)page, __ATOMIC_RELEASE);
 }
 
 long params_live(enum params_live which)

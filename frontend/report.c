@@ -23,6 +23,9 @@
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/helper.h"
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -179,19 +182,6 @@ static void *stats_thread(void *argument)
 	return NULL;
 }
 
-/* The client's handlers must never run on a thread that the client does not know. */
-static void start_thread(void)
-{
-	sigset_t all, old;
-	pthread_t thread;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (!pthread_create(&thread, NULL, stats_thread, NULL))
-		pthread_detach(thread);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-}
-
 static _Thread_local uint32_t own_tid __attribute__((tls_model("initial-exec")));
 
 /* The slot is taken by counting; whoever reads it sees by the sequence whether it is whole. */
@@ -226,16 +216,16 @@ static void record(enum quire_trace_event event, const uint64_t *args)
  * reading a hole of it would take room, too. */
 static void *map_new(const char *path, int fd, size_t size_bytes, size_t room_bytes)
 {
-	void *mapped = MAP_FAILED;
+	long mapped = -ENOSPC;
 
 	if (!ftruncate(fd, (off_t)size_bytes))
-		mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (mapped != MAP_FAILED && !make_room(mapped, room_bytes)) {
+		mapped = process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	if (!sys_failed(mapped) && !make_room((void *)mapped, room_bytes)) {
 		close(fd);
-		return mapped;
+		return (void *)mapped;
 	}
-	if (mapped != MAP_FAILED)
-		munmap(mapped, size_bytes);
+	if (!sys_failed(mapped))
+		munmap((void *)mapped, size_bytes);
 	unlink(path);
 	close(fd);
 	return NULL;
@@ -296,7 +286,7 @@ FORK_CHILD(FORK_REPORT, report_lock, fork_child);
 void report_attach(const char *directory)
 {
 	char path[sizeof(run_directory) + 32];
-	void *mapped;
+	long mapped;
 	int fd;
 
 	if (!directory || strlen(directory) >= sizeof(run_directory))
@@ -306,11 +296,11 @@ void report_attach(const char *directory)
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return;
-	mapped = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	mapped = process_map(sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	close(fd);
-	if (mapped == MAP_FAILED)
+	if (sys_failed(mapped))
 		return;
-	control = mapped;
+	control = (struct report_control *)mapped;
 }
 
 void report_start(void)
@@ -328,7 +318,7 @@ void report_start(void)
 		start_stats();
 	pthread_mutex_unlock(&report_lock);
 	if (first && stats)
-		start_thread();
+		(void)helper_start(NULL, stats_thread, NULL);
 }
 
 void report_vm_created(struct vm *vm)

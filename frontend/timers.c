@@ -2,8 +2,9 @@
 #include "frontend/timers.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <time.h>
+
+#include "hosts/process/helper.h"
 
 uint64_t timers_now_ns(void)
 {
@@ -95,23 +96,12 @@ static void *timer_thread(void *argument)
 	return NULL;
 }
 
-/* The client's handlers must never run on a thread that the client does not know. */
-static void start_locked(struct vm_timers *timers)
-{
-	sigset_t all, old;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	timers->started = !pthread_create(&timers->thread, NULL, timer_thread, timers);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-}
-
 void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns)
 {
 	pthread_mutex_lock(&timers->lock);
 	timer->deadline_ns = deadline_ns;
 	if (deadline_ns && !timers->started)
-		start_locked(timers);
+		timers->started = !helper_start(&timers->thread, timer_thread, timers);
 	/* Later than what the thread sleeps for: it finds out when it wakes. */
 	if (deadline_ns && deadline_ns < timers->until_ns)
 		pthread_cond_signal(&timers->changed);

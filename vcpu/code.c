@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
 #include "vcpu/decode.h"
 #include "vcpu/mmu.h"
 #include "vcpu/translate/translate.h"
@@ -39,12 +41,12 @@ struct code_text {
 
 int code_create(struct cpu *cpu)
 {
-	void *mem = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long mapped = process_map(ARENA_BYTES, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 
-	if (mem == MAP_FAILED)
+	if (sys_failed(mapped))
 		return -ENOMEM;
-	cpu->code = mem;
+	cpu->code = (void *)mapped;
 	return 0;
 }
 

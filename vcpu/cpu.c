@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
 #include "vcpu/code.h"
 #include "vcpu/fpu_image.h"
 #include "vcpu/mmu.h"
@@ -86,10 +88,10 @@ int cpu_translate_after(struct cpu *cpu, unsigned int runs)
  */
 static void *table_map(size_t size_bytes)
 {
-	void *table =
-	    mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	long mapped =
+	    process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
-	return table == MAP_FAILED ? NULL : table;
+	return sys_failed(mapped) ? NULL : (void *)mapped;
 }
 
 static void table_unmap(void *table, size_t size_bytes)

@@ -5,6 +5,7 @@
 
 #include "hosts/process/fork.h"
 #include "hosts/process/internal.h"
+#include "hosts/process/map.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -57,8 +58,8 @@ static void count_bytes(int64_t bytes)
 
 static void *map_memory(uint64_t size_bytes)
 {
-	long mapped = sys_call(SYS_mmap, 0, size_bytes, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	long mapped =
+	    process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	return sys_failed(mapped) ? NULL : (void *)mapped;
 }

@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include "hosts/process/guard.h"
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
 _Thread_local enum guard_reason guard_last_reason
@@ -53,8 +54,8 @@ __attribute__((constructor(101))) static void guard_table_build(void)
 
 	while ((UINT64_C(1) << bits) < 2 * count)
 		bits++;
-	mapped = sys_call(SYS_mmap, 0, sizeof(*slots) << bits, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	mapped = process_map(sizeof(*slots) << bits, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	if (sys_failed(mapped))
 		return;
 	slots = (uint32_t *)mapped;

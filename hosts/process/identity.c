@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
+#include "hosts/process/map.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -19,8 +20,8 @@ static uint64_t no_page;
 static uint64_t *page_make(void)
 {
 	uint64_t *page = &no_page, *first = NULL;
-	long mapped = sys_call(SYS_mmap, 0, PAGE_BYTES, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, ~UINT64_C(0));
+	long mapped =
+	    process_map(PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	if (!sys_failed(mapped)) {
 		page = (uint64_t *)mapped;

@@ -8,6 +8,7 @@
 
 #include "hosts/process/fork.h"
 #include "hosts/process/internal.h"
+#include "hosts/process/map.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -70,8 +71,8 @@ static struct record *record_carve(void)
 	long arena;
 
 	if (unused == unused_end) {
-		arena = sys_call(SYS_mmap, 0, ARENA_BYTES, PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_ANONYMOUS, -1);
+		arena = process_map(ARENA_BYTES, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1);
 		if (sys_failed(arena))
 			return NULL;
 		unused = (struct record *)arena;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "vcpu/translate/make.h"
 
@@ -29,10 +30,9 @@ static int machine_serves(void)
 }
 
 /* Address 0: it could not be done. */
-static uint64_t map(uint64_t size_bytes, int protection, int flags, long fd)
+static uint64_t map(uint64_t size_bytes, int protection, int flags, int fd)
 {
-	long address =
-	    sys_call(SYS_mmap, 0, size_bytes, (uint64_t)protection, (uint64_t)flags, (uint64_t)fd);
+	long address = process_map(size_bytes, protection, flags, fd);
 
 	return sys_failed(address) ? 0 : (uint64_t)address;
 }

@@ -1,0 +1,219 @@
+/* Threads of Quire's own, and the end of a process in which they are the last. */
+#include "hosts/process/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hosts/process/fork.h"
+#include "hosts/process/internal.h"
+#include "hosts/process/process.h"
+#include "hosts/process/sys.h"
+
+#define LOOK_NS 200000000 /* between two looks at a first thread whose word is not known */
+#define LAST_NS 10000000  /* the same at the threads that are left */
+
+struct birth {
+	void *(*function)(void *);
+	void *argument;
+};
+
+/*
+ * Whose helpers are counted, and below COUNT_MASK how many run. The child of a fork finds a count
+ * of its parent's, by whichever call it was made, and begins anew.
+ */
+static uint64_t helpers;
+#define COUNT_MASK UINT64_C(0xfffff)
+
+/* The process whose threads libc knows: not a child made by clone() behind its back. */
+static pid_t libc_process;
+
+/* The word of a first thread that libc gave none. */
+static uint32_t own_word;
+
+static pid_t process_number(void)
+{
+	return (pid_t)sys_call(SYS_getpid, 0);
+}
+
+__attribute__((constructor)) static void note_process(void)
+{
+	libc_process = process_number();
+}
+
+static const struct fork_entry helper_entry
+    __attribute__((section("quire_fork"), used)) = {.rank = FORK_MEMORY, .child = note_process};
+
+static void *helper_main(void *argument)
+{
+	struct birth birth = *(struct birth *)argument;
+	void *result;
+
+	process_free(NULL, argument, sizeof(birth));
+	__atomic_fetch_add(&helpers, 1, __ATOMIC_RELAXED);
+	result = birth.function(birth.argument);
+	__atomic_fetch_sub(&helpers, 1, __ATOMIC_RELAXED);
+	return result;
+}
+
+static void nap(long ns)
+{
+	struct timespec time = {.tv_nsec = ns};
+
+	sys_call(SYS_nanosleep, sys_address(&time), 0);
+}
+
+/* Reads a file of /proc as a string. */
+static bool read_text(const char *path, char *text, size_t size_bytes)
+{
+	long fd = sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address(path), O_RDONLY | O_CLOEXEC);
+	long got;
+
+	if (fd < 0)
+		return false;
+	got = sys_call(SYS_read, (uint64_t)fd, sys_address(text), size_bytes - 1);
+	sys_call(SYS_close, (uint64_t)fd);
+	text[got > 0 ? got : 0] = 0;
+	return got > 0;
+}
+
+/* Has the first thread ended? @code receives what it ended with. */
+static bool leader_is_gone(int *code)
+{
+	char text[1024], *state, *last;
+
+	if (!read_text("/proc/self/stat", text, sizeof(text)))
+		return false;
+	state = strrchr(text, ')');
+	last = strrchr(text, ' ');
+	if (!state || state[1] != ' ' || state[2] != 'Z')
+		return false;
+	*code = atoi(last + 1) >> 8 & 0xff;
+	return true;
+}
+
+/* Threads of this process, the first one not counted, which has ended. */
+static uint64_t threads_left(void)
+{
+	struct {
+		uint64_t inode, offset;
+		uint16_t bytes;
+		uint8_t type;
+		char name[];
+	} * entry;
+	char buffer[4096] __attribute__((aligned(8)));
+	long fd = sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address("/proc/self/task"),
+			   O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint64_t count = 0;
+	long bytes;
+
+	while (fd >= 0 && (bytes = sys_call(SYS_getdents64, (uint64_t)fd, sys_address(buffer),
+					    sizeof(buffer))) > 0)
+		for (long at = 0; at < bytes; at += entry->bytes) {
+			entry = (void *)(buffer + at);
+			count += entry->name[0] != '.';
+		}
+	if (fd >= 0)
+		sys_call(SYS_close, (uint64_t)fd);
+	return count ? count - 1 : UINT64_MAX;
+}
+
+/* Others wait for the same word: pthread_join() of the first thread. They are woken again. */
+static void wait_for_word(uint32_t *word)
+{
+	uint32_t number = (uint32_t)process_number();
+
+	while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == number)
+		sys_call(SYS_futex, sys_address(word), FUTEX_WAIT, number, 0);
+	sys_call(SYS_futex, sys_address(word), FUTEX_WAKE, INT_MAX);
+}
+
+/* @word is cleared and woken when the first thread ends; NULL: unknown. */
+static void *watch_leader(void *word)
+{
+	int code = 0;
+
+	if (word)
+		wait_for_word(word);
+	while (!leader_is_gone(&code))
+		nap(LOOK_NS);
+	while (threads_left() > (__atomic_load_n(&helpers, __ATOMIC_RELAXED) & COUNT_MASK))
+		nap(LAST_NS);
+	/* libc calls exit(0) for the last of its threads, and counts the helpers as such. */
+	if (!code && libc_process == process_number())
+		exit(0);
+	sys_call(SYS_exit_group, (uint64_t)code);
+	return NULL;
+}
+
+/* The word that the kernel clears for the first thread, asked for by that thread itself. */
+static uint32_t *find_leader_word(void)
+{
+	uint32_t *word = NULL;
+
+	if (sys_call(SYS_gettid, 0) != process_number() ||
+	    sys_call(SYS_prctl, PR_GET_TID_ADDRESS, sys_address(&word)))
+		return NULL;
+	if (word)
+		return *word == (uint32_t)process_number() ? word : NULL;
+	own_word = (uint32_t)process_number();
+	sys_call(SYS_set_tid_address, sys_address(&own_word));
+	return &own_word;
+}
+
+static int start(pthread_t *thread, void *(*function)(void *), void *argument)
+{
+	struct birth *birth = process_alloc(NULL, sizeof(*birth));
+	sigset_t all, old;
+	int error;
+
+	if (!birth)
+		return -ENOMEM;
+	*birth = (struct birth){function, argument};
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	error = pthread_create(thread, NULL, helper_main, birth);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (error)
+		process_free(NULL, birth, sizeof(*birth));
+	return -error;
+}
+
+static int start_detached(void *(*function)(void *), void *argument)
+{
+	pthread_t thread;
+	int error = start(&thread, function, argument);
+
+	if (!error)
+		pthread_detach(thread);
+	return error;
+}
+
+/* Before the first helper of a process. */
+static void begin(void)
+{
+	uint64_t key = process_identity() * UINT64_C(0x9e3779b97f4a7c15) & ~COUNT_MASK;
+	uint64_t seen = __atomic_load_n(&helpers, __ATOMIC_RELAXED);
+
+	if ((seen & ~COUNT_MASK) == key ||
+	    !__atomic_compare_exchange_n(&helpers, &seen, key, false, __ATOMIC_RELAXED,
+					 __ATOMIC_RELAXED))
+		return;
+	/* Without it a process without threads of the client's stays; the caller can do nothing. */
+	(void)start_detached(watch_leader, find_leader_word());
+}
+
+int helper_start(pthread_t *thread, void *(*function)(void *), void *argument)
+{
+	begin();
+	return thread ? start(thread, function, argument) : start_detached(function, argument);
+}

@@ -1,0 +1,57 @@
+/* Where the library's own mappings go. */
+#include "hosts/process/map.h"
+
+#include <errno.h>
+#include <stdbool.h>
+
+#include "hosts/process/sys.h"
+
+/*
+ * 64 GiB below what address-space randomisation leaves for mmap(), below the engine's image, and
+ * where the sanitizers allow a program's memory. The addresses are hints: a kernel that has
+ * something there already chooses by itself.
+ */
+#define REGION_START UINT64_C(0x7e8000000000)
+#define REGION_END UINT64_C(0x7e9000000000)
+#define HUGE_BYTES (UINT64_C(2) << 20)
+#define PAGE_BYTES UINT64_C(4096)
+
+/* Holes that were left behind are met again once the region has been gone through. */
+#define TRIES 64
+
+static uint64_t next = REGION_START;
+
+/* Reserves the next piece of the region. 0: @size_bytes do not fit into it. */
+static uint64_t take_hint(uint64_t size_bytes)
+{
+	uint64_t align = size_bytes < HUGE_BYTES ? PAGE_BYTES : HUGE_BYTES;
+	uint64_t seen = __atomic_load_n(&next, __ATOMIC_RELAXED), start;
+
+	if (size_bytes > REGION_END - REGION_START)
+		return 0;
+	do {
+		start = (seen + align - 1) & -align;
+		if (start > REGION_END - size_bytes)
+			start = REGION_START;
+	} while (!__atomic_compare_exchange_n(&next, &seen,
+					      start + ((size_bytes + PAGE_BYTES - 1) & -PAGE_BYTES),
+					      false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+	return start;
+}
+
+long process_map(uint64_t size_bytes, int protection, int flags, int fd)
+{
+	uint64_t hint = take_hint(size_bytes);
+	long mapped = 0;
+
+	for (int i = 0; i < TRIES && hint; i++) {
+		mapped = sys_call(SYS_mmap, hint, size_bytes, (uint64_t)protection, (uint64_t)flags,
+				  (uint64_t)fd);
+		if (sys_failed(mapped) || (uint64_t)mapped == hint)
+			return mapped;
+		sys_call(SYS_munmap, (uint64_t)mapped, size_bytes);
+		hint = take_hint(size_bytes);
+	}
+	return sys_call(SYS_mmap, 0, size_bytes, (uint64_t)protection, (uint64_t)flags,
+			(uint64_t)fd);
+}
