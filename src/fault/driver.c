@@ -55,12 +55,16 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	return ret == QUIRE_WRITE_PROTECTED ? QUIRE_RETRY : ret;
 }
 
-/* A VM with software-protected memory has no way to say what an access meant: the attribute does.
+/*
+ * A VM with software-protected memory has no way to say what an access meant: the attribute does.
+ * Only shared addresses are emulated, so an access through an MMIO entry meant the shared one.
  */
 int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
 {
 	u64 attributes;
 
+	if (error_code & QUIRE_PFERR_RSVD)
+		return 0;
 	if (!vm_has_private_mem(vcpu->vm))
 		return (error_code & QUIRE_PFERR_PRIVATE) != 0;
 	reclaim_enter();

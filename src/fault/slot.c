@@ -20,6 +20,12 @@ static bool privacy_mismatch(const struct quire_vm *vm, const struct fault *faul
 	return fault->private != attribute;
 }
 
+/* The attribute said what the access meant. Where both differ it has changed since: ask again. */
+static bool attribute_decides(const struct quire_vm *vm, const struct fault *fault)
+{
+	return vm_has_private_mem(vm) && !(fault->error_code & QUIRE_PFERR_RSVD);
+}
+
 static int copy_slot(const struct memslot *slot, const struct fault *fault, struct found *found)
 {
 	found->has_slot = true;
@@ -39,9 +45,8 @@ static int find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct 
 	const struct memslot *slot;
 	int ret;
 
-	/* Where the attribute says what the access meant, it has changed since: ask again. */
 	if (privacy_mismatch(vm, fault) && !MUTANT(privacy_unchecked))
-		return vm_has_private_mem(vm) ? QUIRE_RETRY : refuse(fault, exit);
+		return attribute_decides(vm, fault) ? QUIRE_RETRY : refuse(fault, exit);
 	found->generation = memslots_generation(vm, vcpu->as_id);
 	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
 	if (!slot)

@@ -225,6 +225,8 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 		u64 *entry = &table[walk_index(gfn, level)];
 		u64 old = atomic_load_acquire_u64(entry);
 
+		/* Before the entry is there: a zap reads it with mmu_lock exclusive. */
+		atomic_store_relaxed_u8(&table_of(entry)->has_mmio, 1);
 		if (level == QUIRE_LEVEL_4K) {
 			/* Memory was mapped there meanwhile: leave it alone. */
 			if (entry_is_present(f, old) || entry_is_frozen(f, old))

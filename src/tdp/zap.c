@@ -8,7 +8,16 @@
  * Entries whose block lies in the range go with all that is below them, in one store; the table
  * they pointed to is swept when the debt is settled. An entry that is cut by the range's end
  * is left to the walk, or, being a huge leaf, goes whole: a leaf cannot be half there.
+ *
+ * MMIO entries map nothing and stay, as in KVM: their generation tells whether they hold. A table
+ * that has one is left to the walk, too.
  */
+static bool table_goes_whole(const struct walk_run *run, u32 index, u64 entry)
+{
+	return walk_covers(run, index) &&
+	       !atomic_load_relaxed_u8(&table_of(entry_table(entry))->has_mmio);
+}
+
 static void zap_run(const struct walk_run *run, void *ctx)
 {
 	const struct tdp_change *change = ctx;
@@ -17,10 +26,12 @@ static void zap_run(const struct walk_run *run, void *ctx)
 	for (u32 i = 0; i < run->count; i++) {
 		u64 old = atomic_load_relaxed_u64(&run->entries[i]);
 
-		while (old != f->nonpresent) {
+		while (old != f->nonpresent && !entry_is_mmio(f, old)) {
 			bool table = entry_is_present(f, old) && !entry_is_leaf(f, old, run->level);
 
-			if ((table || MUTANT(zap_spares_huge)) && !walk_covers(run, i))
+			if (table && !table_goes_whole(run, i, old))
+				break;
+			if (MUTANT(zap_spares_huge) && !walk_covers(run, i))
 				break;
 			/* The vCPU may set A or D at any moment: try again with what is there. */
 			if (tdp_change_entry(change, &run->entries[i], run->level, &old,

@@ -81,6 +81,7 @@ struct table *table_cache_take(struct table_cache *cache)
 	if (table) {
 		cache->tables = table->next;
 		cache->count--;
+		table->has_mmio = 0;
 	}
 	return table;
 }

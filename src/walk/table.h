@@ -25,7 +25,8 @@ struct table {
 	u8 nx_listed;	    /* on the list of such tables */
 	u8 as_id;
 	u8 shadowed; /* the table of a shadow page */
-	u8 reserved[2];
+	u8 has_mmio; /* an MMIO entry is or was in it or below */
+	u8 reserved;
 	struct table *nx_older, *nx_newer;
 	u64 reserved_words[2];
 };

@@ -163,6 +163,36 @@ static void read_modify_write_of_a_read_only_slot(void)
 	}
 }
 
+static struct outcome increment(uint64_t gpa)
+{
+	return GUEST(&vcpu, GUEST_INCREMENT, .rbx = gpa);
+}
+
+/* The emulator reads what the client can read; what it cannot is a device's. */
+static void read_modify_write_of_what_cannot_be_read(void)
+{
+	uint8_t *lost;
+
+	open_default();
+	lost = memory_alloc(BYTES);
+	CHECK_ZERO(REGION(&vm, .slot = 6, .flags = KVM_MEM_READONLY, .guest_phys_addr = 3 * GPA,
+			  .memory_size = BYTES, .userspace_addr = (uintptr_t)lost));
+	CHECK_EQ(guest_load(&vcpu, 3 * GPA), 0);
+	CHECK_ZERO(munmap(lost + PAGE, PAGE));
+	CHECK_ZERO(mprotect(lost, PAGE, PROT_NONE));
+	for (uint64_t at = 0; at <= PAGE; at += PAGE) {
+		check_mmio(increment(3 * GPA + at), 3 * GPA + at, 8, 0);
+		check_mmio(answer(41), 3 * GPA + at, 8, 1);
+		CHECK_EQ(vcpu.run->mmio.data[0], 42);
+		CHECK_END(vcpu_run(&vcpu), END_DONE);
+		/* A mere load is no emulator's. */
+		CHECK_END(guest_try_load(&vcpu, 3 * GPA + at), END_FAULT);
+	}
+	/* Nor is the increment of a slot that can be written. */
+	CHECK_ZERO(mprotect(memory, PAGE, PROT_NONE));
+	CHECK_END(increment(GPA), END_FAULT);
+}
+
 static void code_without_memory(void)
 {
 	struct outcome outcome;
@@ -223,6 +253,61 @@ static void memory_faults(void)
 	*word_at(memory, 0) = 0x99;
 	outcome = vcpu_run(&vcpu);
 	CHECK_END(outcome, END_DONE);
+}
+
+/*
+ * Only shared addresses are emulated, so what the guest does through a stale MMIO entry is a shared
+ * access, whatever the attribute says by now.
+ */
+static void private_where_mmio_was_known(void)
+{
+	struct outcome outcome;
+
+	open_machine(KVM_X86_SW_PROTECTED_VM);
+	check_mmio(guest_try_load(&vcpu, MMIO), MMIO, 8, 0);
+	if (!stat_get(vcpu.fd, "pf_mmio_spte_created"))
+		check_skip("no MMIO entries");
+	CHECK_ZERO(vm_set_attributes(&vm, MMIO, PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	/* The entry is good as long as the slots are. */
+	check_mmio(guest_try_load(&vcpu, MMIO), MMIO, 8, 0);
+	CHECK_ZERO(REGION(&vm, .slot = 6, .guest_phys_addr = 3 * GPA, .memory_size = BYTES,
+			  .userspace_addr = (uintptr_t)memory));
+	for (int is_write = 0; is_write < 2; is_write++) {
+		outcome = is_write ? guest_try_store(&vcpu, MMIO + 8, 1)
+				   : guest_try_load(&vcpu, MMIO + 8);
+		CHECK_END(outcome, END_MEMORY_FAULT);
+		CHECK_EQ(outcome.error, EFAULT);
+		CHECK_EQ(outcome.fault.gpa, MMIO);
+		CHECK_EQ(outcome.fault.flags, 0);
+	}
+	/* The client does as it was told. */
+	CHECK_ZERO(vm_set_attributes(&vm, MMIO, PAGE, 0));
+	check_mmio(vcpu_run(&vcpu), MMIO + 8, 8, 1);
+}
+
+/* The same where a slot and its file have come, and the attribute of all around it was set. */
+static void private_memory_where_mmio_was_known(void)
+{
+	struct outcome outcome;
+	int file;
+
+	open_machine(KVM_X86_SW_PROTECTED_VM);
+	check_mmio(guest_try_load(&vcpu, MMIO), MMIO, 8, 0);
+	if (!stat_get(vcpu.fd, "pf_mmio_spte_created"))
+		check_skip("no MMIO entries");
+	file = (int)CHECK_OK(vm_gmem(&vm, HUGE_PAGE, 0));
+	CHECK_ZERO(REGION(&vm, .slot = 6, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = MMIO,
+			  .memory_size = HUGE_PAGE,
+			  .userspace_addr = (uintptr_t)memory_alloc(HUGE_PAGE),
+			  .guest_memfd = (uint32_t)file));
+	CHECK_ZERO(vm_set_attributes(&vm, MMIO, HUGE_PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	outcome = guest_try_store(&vcpu, MMIO, 1);
+	CHECK_END(outcome, END_MEMORY_FAULT);
+	CHECK_EQ(outcome.fault.flags, 0);
+	/* Of the next page nothing was known. */
+	guest_store(&vcpu, MMIO + PAGE, 1);
+	CHECK_ZERO(vm_set_attributes(&vm, MMIO, HUGE_PAGE, 0));
+	guest_store(&vcpu, MMIO, 1);
 }
 
 /* Private memory cannot be emulated: an access over into it ends in its fault. */
@@ -362,9 +447,12 @@ int main(int argc, char **argv)
 	    TEST(immediate_exit_completes),
 	    TEST(read_only_slot),
 	    TEST(read_modify_write_of_a_read_only_slot),
+	    TEST(read_modify_write_of_what_cannot_be_read),
 	    TEST(code_without_memory),
 	    TEST(address_without_memory),
 	    TEST(memory_faults),
+	    TEST(private_where_mmio_was_known),
+	    TEST(private_memory_where_mmio_was_known),
 	    TEST(code_in_private_memory),
 	    TEST(hypercall_mask),
 	    TEST(hypercall_exit),

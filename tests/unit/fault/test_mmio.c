@@ -233,13 +233,14 @@ static void test_slots_change_meanwhile(void **state)
 	vm_end();
 }
 
-/* An address without memory turns private: the entry goes, and what it said is not believed. */
+/* An address without memory turns private: the entry stays, and is believed while the slots do. */
 static void test_turns_private(void **state)
 {
 	uint8_t byte;
 
 	(void)state;
 	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	map_pages(0, 4, SIM_WRITABLE);
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(machine_load(&machine, 0, MMIO_GFN << QUIRE_PAGE_SHIFT, &byte),
 				 QUIRE_EMULATE);
@@ -247,6 +248,9 @@ static void test_turns_private(void **state)
 	assert_int_equal(quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){MMIO_GFN}),
 						 QUIRE_PAGE_SIZE, QUIRE_ATTRIBUTE_PRIVATE),
 			 0);
+	assert_int_equal(machine_load(&machine, 0, MMIO_GFN << QUIRE_PAGE_SHIFT, &byte),
+			 QUIRE_EMULATE);
+	add_other_slot(MMIO_GFN + 1);
 	assert_int_equal(machine_load(&machine, 0, MMIO_GFN << QUIRE_PAGE_SHIFT, &byte), -EFAULT);
 	vm_end();
 }

@@ -417,6 +417,7 @@ static void hide_page(void)
 /* In a VM with private memory the attribute says what an access means. */
 static void test_private_cases(void **state)
 {
+	struct quire_region region = {.slot = 1, .size_bytes = QUIRE_PAGE_SIZE};
 	uint32_t level;
 
 	(void)state;
@@ -440,6 +441,14 @@ static void test_private_cases(void **state)
 	make_private(SLOT_PAGES, QUIRE_ATTRIBUTE_PRIVATE);
 	assert_int_equal(fault_once(SLOT_PAGES, WRITE), -EFAULT);
 	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
+	/* What is emulated is shared. */
+	assert_int_equal(fault_at(SLOT_PAGES + 1, 0), QUIRE_EMULATE);
+	make_private(SLOT_PAGES + 1, QUIRE_ATTRIBUTE_PRIVATE);
+	region.gpa = gpa_of((gfn_t){SLOT_PAGES + 2});
+	region.hva = sim_hva(0);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_int_equal(fault_once(SLOT_PAGES + 1, PRESENT | QUIRE_PFERR_RSVD), -EFAULT);
+	assert_int_equal(told.flags, 0);
 	vm_end();
 }
 

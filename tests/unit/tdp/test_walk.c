@@ -143,6 +143,33 @@ static void test_zap(void **state)
 		}
 }
 
+/* What is known of MMIO stays, also where all around it goes: it maps nothing. */
+static void test_zap_leaves_mmio(void **state)
+{
+	const struct entry_format *f;
+	struct flush_debt debt;
+	struct table *root;
+	uint32_t level;
+
+	(void)state;
+	begin();
+	f = machine.vm->format;
+	root = machine.vm->roots.valid[0];
+	/* Beside the page 511, in the same table. */
+	assert_int_equal(fault_at(510, 0), QUIRE_EMULATE);
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	tdp_zap_range(machine.vm, 1, (gfn_t){0}, (gfn_t){LIMIT}, &debt);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	tdp_debt_settle(machine.vm, &debt);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+	assert_true(entry_is_mmio(f, *tdp_find(machine.vm, root, (gfn_t){510}, &level)));
+	/* It goes with its root. */
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	assert_null(machine.vm->roots.valid[0]);
+	vm_end();
+}
+
 /* An address space that the mask leaves out keeps its leaves, and so does one without a root. */
 static void test_zap_address_spaces(void **state)
 {
@@ -230,6 +257,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_order),
 	    cmocka_unit_test(test_zap),
+	    cmocka_unit_test(test_zap_leaves_mmio),
 	    cmocka_unit_test(test_zap_address_spaces),
 	    cmocka_unit_test(test_tables_come_back),
 	    cmocka_unit_test(test_roots),
