@@ -231,6 +231,7 @@ struct cpu {
 	struct exception exception;
 	uint64_t fault_gpa, fault_error;
 	uint8_t fault_was_guard; /* the stage-2 entry was fine, the host page was not */
+	uint8_t fault_for_store; /* the load of an instruction that stores there, too */
 	uint8_t guard_tries;
 	uint64_t lost_address; /* of the host, where an access met a memory failure; 0: none */
 	enum cpu_exit exit_reason;

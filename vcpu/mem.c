@@ -112,6 +112,7 @@ static enum step piece_load(struct cpu *cpu, const struct piece *piece, enum mmu
 
 	if (!host) {
 		step = translate_load(cpu, &request, &result);
+		cpu->fault_for_store = step && guest == MMU_WRITE;
 		if (step)
 			return step;
 		debug_note(cpu, piece->linear, piece->size_bytes, MMU_READ);

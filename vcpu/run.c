@@ -265,6 +265,23 @@ static enum verdict reflect_fault(struct cpu *cpu, struct run *run)
 	return handle_exception(cpu, run);
 }
 
+/*
+ * What KVM emulates reads its memory as the client would, and takes what cannot be read or written
+ * for a device. The processor asks for the page of a read-modify-write as for a write, so a
+ * read-only slot has it emulated before it is read.
+ */
+static int is_emulated(struct cpu *cpu)
+{
+	uint64_t error = cpu->fault_error | QUIRE_PFERR_WRITE;
+
+	if (cpu->info->fault.size_bytes || (cpu->fault_error & QUIRE_PFERR_FETCH))
+		return 0;
+	if (cpu->replay.emulated_count)
+		return 1;
+	return cpu->fault_for_store && quire_vcpu_fault(cpu->vcpu, (gpa_t){cpu->fault_gpa}, error,
+							&cpu->info->fault) == QUIRE_EMULATE;
+}
+
 static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_delivering)
 {
 	int outcome;
@@ -285,6 +302,8 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 				   &cpu->info->fault);
 	if (outcome == -EINTR)
 		return run_exit(run, CPU_EXIT_INTR);
+	if (outcome == -EFAULT && is_emulated(cpu))
+		outcome = QUIRE_EMULATE;
 	if (outcome < 0)
 		return exit_error(cpu, run, outcome);
 	if (outcome == QUIRE_NESTED_FAULT && cpu->linear_root)
@@ -431,6 +450,7 @@ static enum verdict run_once(struct cpu *cpu, struct run *run)
 		return VERDICT_EXIT;
 	cpu->stop = STOP_NONE;
 	cpu->op = NULL;
+	cpu->fault_for_store = 0;
 	debug_update(cpu);
 	if (!run->has_event) {
 		run_guest(cpu);

@@ -262,7 +262,8 @@ static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	if (ret != QUIRE_FIXED)
 		return ret;
 	ret = find_memory(vcpu, nested, &before, exit);
-	if (ret == QUIRE_EMULATE || ret == QUIRE_WRITE_PROTECTED)
+	/* A memory fault names its page already. */
+	if (ret == QUIRE_EMULATE || ret == QUIRE_WRITE_PROTECTED || (ret < 0 && !exit->size_bytes))
 		exit->gpa.v = gpa_of(nested->fault.gfn).v + (nested->walk.gpa.v & ~QUIRE_PAGE_MASK);
 	return ret == FAULT_CONTINUE
 		   ? fault_map_shadow(vcpu, &nested->found, install_locked, nested)
