@@ -297,8 +297,10 @@ static uint32_t msr_exit_reason(int error)
 static enum cpu_msr_result access_msr(struct vcpu *vcpu, enum msr_access access, uint32_t index,
 				      uint64_t *value)
 {
-	int error = msr_guest_access(vcpu, access, index, value);
+	int error;
 
+	pv_eoi_settle(vcpu);
+	error = msr_guest_access(vcpu, access, index, value);
 	if (!error)
 		return CPU_MSR_OK;
 	vcpu->msr_reason = msr_exit_reason(error);
@@ -354,6 +356,7 @@ static enum cpu_io_result op_pio(void *ctx, struct cpu_io *io)
 static enum cpu_io_result mmio_inside(struct vcpu *vcpu, struct cpu_io *io)
 {
 	stat_count(&vcpu->stats.insn_emulation);
+	pv_eoi_settle(vcpu);
 	if (vcpu->lapic.present && lapic_mmio(vcpu, io) == CPU_IO_DONE)
 		return CPU_IO_DONE;
 	if (irqchip_mmio(vcpu->vm, io) == CPU_IO_DONE)
@@ -464,6 +467,7 @@ bool exit_interrupt_waiting(struct vcpu *vcpu)
 
 static bool op_interrupt_waiting(void *ctx)
 {
+	pv_eoi_settle(ctx);
 	return exit_interrupt_waiting(ctx);
 }
 
@@ -483,10 +487,14 @@ static int op_interrupt_take(void *ctx)
 
 	if (!vcpu->lapic.present)
 		return -1;
+	pv_eoi_settle(vcpu);
 	if (lapic_accepts_pic(vcpu))
 		vector = take_extint(vcpu);
-	if (vector < 0)
+	if (vector < 0) {
 		vector = lapic_take_interrupt(vcpu);
+		if (vector >= 0)
+			pv_eoi_offer(vcpu);
+	}
 	if (vector >= 0)
 		stat_count(&vcpu->stats.irq_injections);
 	return vector;

@@ -393,6 +393,15 @@ int irqchip_eoi(struct vcpu *vcpu, uint8_t vector, bool level)
 	return wanted;
 }
 
+bool irqchip_hears_eoi(const struct vm *vm, uint8_t vector)
+{
+	const struct irqchip *irqchip = &vm->irqchip;
+
+	if (irqchip_has_pic(irqchip))
+		return eoi_wanted(irqchip->ioapic.eoi_vectors, vector);
+	return eoi_wanted(irqchip->eoi_vectors, vector);
+}
+
 bool irqchip_pic_pending(struct vm *vm)
 {
 	return irqchip_has_pic(&vm->irqchip) && pic_output(&vm->irqchip.pic);

@@ -68,6 +68,8 @@ enum cpu_io_result irqchip_mmio(struct vm *vm, struct cpu_io *io);
  * wants to know (KVM_EXIT_IOAPIC_EOI). No lock held.
  */
 int irqchip_eoi(struct vcpu *vcpu, uint8_t vector, bool level);
+/* Does the end of @vector matter to anything but the APIC that it was delivered to? */
+bool irqchip_hears_eoi(const struct vm *vm, uint8_t vector);
 /* The PIC's output, and taking its interrupt: the vector, or -1. */
 bool irqchip_pic_pending(struct vm *vm);
 int irqchip_pic_take(struct vm *vm);

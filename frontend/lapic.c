@@ -85,7 +85,19 @@ int lapic_take_interrupt(struct vcpu *vcpu)
 	if (vector >= 0) {
 		set_vector(lapic, LAPIC_IRR, (uint8_t)vector, false);
 		set_vector(lapic, LAPIC_ISR, (uint8_t)vector, true);
+		lapic->newest = vector;
 	}
+	pthread_mutex_unlock(&lapic->lock);
+	return vector;
+}
+
+int lapic_sole_vector(struct vcpu *vcpu)
+{
+	struct lapic *lapic = &vcpu->lapic;
+	int vector;
+
+	pthread_mutex_lock(&lapic->lock);
+	vector = highest(lapic, LAPIC_IRR) < 0 ? lapic->newest : -1;
 	pthread_mutex_unlock(&lapic->lock);
 	return vector;
 }
@@ -185,6 +197,7 @@ static void reset_registers(struct vcpu *vcpu)
 	uint32_t id = *lapic_reg(lapic, LAPIC_ID), ldr = *lapic_reg(lapic, LAPIC_LDR);
 
 	memset(lapic->regs, 0, sizeof(lapic->regs));
+	lapic->newest = -1;
 	*lapic_reg(lapic, LAPIC_ID) = id;
 	if (lapic_is_x2apic(lapic))
 		*lapic_reg(lapic, LAPIC_LDR) = ldr;

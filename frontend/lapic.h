@@ -54,6 +54,7 @@ struct lapic {
 	bool expired;	    /* and not yet an interrupt: it is masked, or the APIC is off */
 	bool is_watchdog;   /* LINT0 gives NMIs: counted in the VM */
 	int pending_extint; /* split irqchip: vector from KVM_INTERRUPT, or -1 */
+	int newest;	    /* the vector taken last and not ended since, or -1 */
 };
 
 /* By the thread that creates the vCPU. */
@@ -81,6 +82,10 @@ void lapic_set_cr8(struct vcpu *vcpu, uint8_t value);
 bool lapic_has_interrupt(struct vcpu *vcpu);
 /* Take it into service: the vector, -1 for none. */
 int lapic_take_interrupt(struct vcpu *vcpu);
+/* The vector taken last, if it is in service and no other is pending: -1. */
+int lapic_sole_vector(struct vcpu *vcpu);
+/* As a write to the EOI register. */
+void lapic_end_interrupt(struct vcpu *vcpu);
 /* Does the APIC let the PIC's interrupts through? */
 bool lapic_accepts_pic(struct vcpu *vcpu);
 

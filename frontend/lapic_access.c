@@ -63,6 +63,7 @@ static uint32_t read_reg(struct vcpu *vcpu, uint32_t reg)
 
 static void end_interrupt_locked(struct lapic *lapic, struct lapic_after *after)
 {
+	lapic->newest = -1;
 	for (int i = 7; i >= 0; i--) {
 		uint32_t *isr = lapic_reg(lapic, LAPIC_ISR + 16 * (uint32_t)i);
 		uint32_t bit;
@@ -220,6 +221,11 @@ static void write_reg(struct vcpu *vcpu, uint32_t reg, uint64_t value)
 		irqchip_watchdog_began(vcpu->vm);
 	if (after.send)
 		send_ipi(vcpu, low, high, x2apic);
+}
+
+void lapic_end_interrupt(struct vcpu *vcpu)
+{
+	write_reg(vcpu, LAPIC_EOI, 0);
 }
 
 static bool has_hole(const struct vcpu *vcpu)

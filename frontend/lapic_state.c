@@ -43,6 +43,7 @@ static void restore_locked(struct vcpu *vcpu, const uint32_t *regs)
 	struct lapic *lapic = &vcpu->lapic;
 
 	memcpy(lapic->regs, regs, sizeof(lapic->regs));
+	lapic->newest = -1;
 	if (lapic_is_x2apic(lapic))
 		lapic_set_x2apic_id_locked(vcpu);
 	lapic_set_version_locked(vcpu);

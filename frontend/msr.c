@@ -302,6 +302,7 @@ enum pv_feature {
 	PV_CLOCK_NEW = 3,
 	PV_ASYNC_PF = 4,
 	PV_STEAL_TIME = 5,
+	PV_EOI = 6,
 	PV_POLL_CONTROL = 12,
 	PV_ASYNC_PF_INT = 14,
 };
@@ -314,7 +315,7 @@ static const struct {
     {MSR_KVM_WALL_CLOCK, PV_CLOCK_NEW},	     {MSR_KVM_SYSTEM_TIME, PV_CLOCK_NEW},
     {MSR_KVM_STEAL_TIME, PV_STEAL_TIME},     {MSR_KVM_POLL_CONTROL, PV_POLL_CONTROL},
     {MSR_KVM_ASYNC_PF_EN, PV_ASYNC_PF},	     {MSR_KVM_ASYNC_PF_INT, PV_ASYNC_PF_INT},
-    {MSR_KVM_ASYNC_PF_ACK, PV_ASYNC_PF_INT},
+    {MSR_KVM_ASYNC_PF_ACK, PV_ASYNC_PF_INT}, {MSR_KVM_PV_EOI_EN, PV_EOI},
 };
 
 int msr_pv_has(const struct vcpu *vcpu, uint32_t feature)
@@ -388,6 +389,9 @@ static int read_pv(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
 		return 0;
 	case MSR_KVM_STEAL_TIME:
 		*value = vcpu->steal.msr;
+		return 0;
+	case MSR_KVM_PV_EOI_EN:
+		*value = vcpu->pv_eoi.msr;
 		return 0;
 	case MSR_KVM_ASYNC_PF_ACK:
 		*value = 0;
@@ -661,6 +665,8 @@ static int write_pv(struct vcpu *vcpu, uint32_t index, uint64_t value)
 		return 0;
 	case MSR_KVM_STEAL_TIME:
 		return steal_time_set(vcpu, value);
+	case MSR_KVM_PV_EOI_EN:
+		return pv_eoi_set(vcpu, value);
 	case MSR_KVM_ASYNC_PF_ACK:
 		return 0; /* no page was ever announced */
 	default:

@@ -38,6 +38,7 @@ static const uint32_t saved_msrs[] = {
     MSR_KVM_WALL_CLOCK,
     MSR_KVM_ASYNC_PF_EN,
     MSR_KVM_STEAL_TIME,
+    MSR_KVM_PV_EOI_EN,
     MSR_KVM_ASYNC_PF_INT,
     MSR_KVM_ASYNC_PF_ACK,
     MSR_TSC_ADJUST,

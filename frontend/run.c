@@ -236,6 +236,7 @@ static enum cpu_exit run_cpu(struct vcpu *vcpu, uint32_t flags, struct cpu_exit_
 	QUIRE_TRACE(kvm_entry, vcpu->id, cpu_state(vcpu->cpu)->rip);
 	reason = cpu_run(vcpu->cpu, flags, info);
 	QUIRE_TRACE(kvm_exit, vcpu->id, reason, cpu_state(vcpu->cpu)->rip);
+	pv_eoi_settle(vcpu);
 	return reason;
 }
 

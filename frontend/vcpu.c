@@ -101,14 +101,18 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	cpu_cancel_pending(vcpu->cpu);
 	vcpu->pending = VCPU_PENDING_NONE;
 	cpu_state_changed(vcpu->cpu);
-	if (vcpu->lapic.present)
+	if (vcpu->lapic.present) {
 		lapic_reset(vcpu, init);
+		pv_eoi_reset(vcpu);
+	}
 }
 
 static void vcpu_free(struct vcpu *vcpu)
 {
 	run_stop_remove(&vcpu->stop);
 	steal_time_destroy(vcpu);
+	if (vcpu->pv_eoi_place)
+		quire_place_destroy(vcpu->pv_eoi_place);
 	if (vcpu->steal_place)
 		quire_place_destroy(vcpu->steal_place);
 	if (vcpu->clock_place)
@@ -145,6 +149,8 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		*error = quire_place_create(vcpu->memory, &vcpu->clock_place);
 	if (!*error)
 		*error = quire_place_create(vcpu->memory, &vcpu->steal_place);
+	if (!*error)
+		*error = quire_place_create(vcpu->memory, &vcpu->pv_eoi_place);
 	if (*error)
 		goto free;
 	*error = -ENOMEM;

@@ -13,6 +13,7 @@
 #include "frontend/dispatch.h"
 #include "frontend/lapic.h"
 #include "frontend/msr.h"
+#include "frontend/pv_eoi.h"
 #include "frontend/run_signals.h"
 #include "frontend/steal_time.h"
 #include "frontend/uapi.h"
@@ -155,8 +156,9 @@ struct vcpu {
 	uint64_t pdptrs[4];
 
 	/* Pages that the guest gave us to write to. */
-	struct quire_place *clock_place, *steal_place;
+	struct quire_place *clock_place, *steal_place, *pv_eoi_place;
 	struct steal_time steal;
+	struct pv_eoi pv_eoi;
 	bool enforce_pv; /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 
 	uint32_t tsc_khz; /* what the client was told; the machine's, nearly */
