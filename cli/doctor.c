@@ -27,6 +27,8 @@ struct pagemap_scan {
 };
 #define SCAN_PAGEMAP _IOWR('f', 16, struct pagemap_scan)
 
+#define SET_CPUID 0x1012 /* of arch_prctl(2) */
+
 enum form { FORM_TEXT, FORM_JSON };
 static enum form form;
 
@@ -215,6 +217,22 @@ static bool say_program(const char *name)
 	return how != NULL;
 }
 
+/* How `quire run --cpuid` shows a program the processor that Quire offers. */
+static void say_cpuid(bool has_engine)
+{
+	bool faults = !syscall(SYS_arch_prctl, SET_CPUID, 0);
+
+	if (faults)
+		syscall(SYS_arch_prctl, SET_CPUID, 1);
+	if (!has_engine)
+		say("CPUID of programs", "real", "`quire run --cpuid` needs the engine");
+	else if (faults)
+		say("CPUID of programs", "faults", "`quire run --cpuid` answers each");
+	else
+		say("CPUID of programs", "replaced",
+		    "`quire run --cpuid` answers those that it finds in files that are mapped");
+}
+
 static bool say_machine(void)
 {
 	char library[PATH_MAX], engine[PATH_MAX];
@@ -228,6 +246,7 @@ static bool say_machine(void)
 	found = !find_engine(engine);
 	say("engine", found ? "found" : "missing",
 	    found ? engine : "static programs and Go are not served without it");
+	say_cpuid(found);
 	found = has_memfd_locks();
 	say("memfd, /proc, flock", found ? "yes" : "no",
 	    found ? "descriptors work" : "needed: is /proc mounted?");

@@ -40,6 +40,7 @@ struct run {
 	char library[PATH_MAX];
 	char engine[PATH_MAX]; /* empty: there is none */
 	bool is_on_engine;     /* the program is started on it; else it has the library */
+	bool shows_cpuid;      /* its CPUID instruction describes the processor that Quire offers */
 	struct launch launch;
 	char directory[PATH_MAX / 2];
 	/* As the caller had them, for the program. */
@@ -73,6 +74,11 @@ static int parse(int argc, char **argv, struct run *run)
 			i++;
 			break;
 		}
+		if (!strcmp(argv[i], "--cpuid")) {
+			run->shows_cpuid = true;
+			i--;
+			continue;
+		}
 		if (i + 1 >= argc || take_option(run, argv[i], argv[i + 1])) {
 			fprintf(stderr, "quire run: bad option '%s'\n", argv[i]);
 			return EXIT_USAGE;
@@ -84,6 +90,27 @@ static int parse(int argc, char **argv, struct run *run)
 	}
 	run->program = argv + i;
 	return 0;
+}
+
+/* The program is to start on the engine. */
+static int check_engine(struct run *run, enum program_kind kind)
+{
+	int error;
+
+	if (!*run->engine && kind == PROGRAM_OK) {
+		fprintf(stderr, "quire run: --cpuid needs quire-engine, and there is none\n");
+		return EXIT_CANNOT_RUN;
+	}
+	if (!*run->engine) {
+		fprintf(stderr, "quire run: %s %s\n", run->path, program_reason(kind));
+		return EXIT_CANNOT_RUN;
+	}
+	run->is_on_engine = true;
+	error = launch_resolve(&run->launch, run->path);
+	if (!error)
+		return 0;
+	fprintf(stderr, "quire run: %s: %s\n", run->path, strerror(-error));
+	return EXIT_CANNOT_RUN;
 }
 
 /* Everything that can be known to fail is said before anything starts. */
@@ -100,20 +127,10 @@ static int check_program(struct run *run)
 		return error == -ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN;
 	}
 	kind = program_check(run->path);
+	if (program_wants_engine(kind) || (kind == PROGRAM_OK && run->shows_cpuid))
+		return check_engine(run, kind);
 	if (kind == PROGRAM_OK)
 		return 0;
-	if (program_wants_engine(kind)) {
-		if (!*run->engine) {
-			fprintf(stderr, "quire run: %s %s\n", run->path, program_reason(kind));
-			return EXIT_CANNOT_RUN;
-		}
-		run->is_on_engine = true;
-		error = launch_resolve(&run->launch, run->path);
-		if (!error)
-			return 0;
-		fprintf(stderr, "quire run: %s: %s\n", run->path, strerror(-error));
-		return EXIT_CANNOT_RUN;
-	}
 	fprintf(stderr, "quire run: %s %s\n", run->path,
 		kind == PROGRAM_UNREADABLE ? strerror(errno) : program_reason(kind));
 	return EXIT_CANNOT_RUN;
@@ -246,7 +263,7 @@ static size_t list_length(char *const *list)
 /* Execute the engine, which loads the program. Returns with errno. */
 static void execute_on_engine(const struct run *run)
 {
-	const struct launch_place place = {run->engine, run->directory, false};
+	const struct launch_place place = {run->engine, run->directory, false, run->shows_cpuid};
 	size_t arguments = list_length(run->program), variables = list_length(environ);
 	struct launch_strings *strings = malloc(sizeof(*strings));
 	const char **argv = calloc(LAUNCH_WORDS_MAX + arguments + 1, sizeof(*argv));

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "boundary/call.h"
+#include "engine/client_cpuid.h"
 #include "engine/image.h"
 #include "engine/seccomp.h"
 #include "engine/signals.h"
@@ -223,6 +224,22 @@ static long memory_perform(const struct trap *trap)
 	}
 }
 
+/* Text of a file that is the process's own from here on. */
+static void note_text(const uint64_t args[6], long mapped)
+{
+	const struct cpuid_mapping mapping = {
+	    .fd = (int)args[4],
+	    .protection = (int)args[2],
+	    .offset = args[5],
+	    .start = (uint64_t)mapped,
+	    .bytes = args[1],
+	};
+
+	if (!sys_failed(mapped) && (args[2] & PROT_EXEC) &&
+	    (args[3] & (MAP_TYPE | MAP_ANONYMOUS)) == MAP_PRIVATE)
+		cpuid_mapped(&mapping);
+}
+
 enum trap_outcome calls_serve(struct trap *trap, long *result)
 {
 	switch (trap->number) {
@@ -238,6 +255,8 @@ enum trap_outcome calls_serve(struct trap *trap, long *result)
 		/* Always here: the client's own stack may be what goes. */
 		*result =
 		    file_any() ? memory_perform(trap) : sys_call_six(trap->number, trap->args);
+		if (trap->number == SYS_mmap)
+			note_text(trap->args, *result);
 		return TRAP_ANSWERED;
 	case SYS_ioctl:
 		return serve_ioctl(trap, result);

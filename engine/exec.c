@@ -130,7 +130,7 @@ static long arguments_write(const struct launch *launch, const char **to, uint64
 
 static long start_program(struct start *start, const uint64_t lists[2], const uint64_t counts[2])
 {
-	const struct launch_place place = {image.engine, image.directory, true};
+	const struct launch_place place = {image.engine, image.directory, true, image.shows_cpuid};
 	const char **argv = start->vectors;
 	const char **environment = argv + LAUNCH_WORDS_MAX + counts[0] + 1;
 	long error = arguments_write(&start->launch, argv, lists[0], counts[0]);

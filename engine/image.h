@@ -10,6 +10,7 @@ struct image {
 	char engine[PATH_MAX];	  /* the engine's own path */
 	char directory[PATH_MAX]; /* of the run; empty: none */
 	char program[PATH_MAX];	  /* what /proc/self/exe is to say */
+	bool shows_cpuid;	  /* engine/client_cpuid.h */
 };
 extern struct image image;
 

@@ -16,6 +16,7 @@
 #include <sys/rseq.h>
 #include <unistd.h>
 
+#include "engine/client_cpuid.h"
 #include "engine/filter.h"
 #include "engine/gate.h"
 #include "engine/image.h"
@@ -182,6 +183,8 @@ static void load_program(const char *path, int fd, struct load *program, struct 
 
 	fd = open_program(path, fd);
 	error = load_file(program, fd, LOAD_PROGRAM);
+	if (!error)
+		cpuid_loaded(fd, program->bias);
 	close(fd);
 	if (error)
 		give_up(path, error);
@@ -192,6 +195,8 @@ static void load_program(const char *path, int fd, struct load *program, struct 
 	}
 	fd = open(program->interpreter, O_RDONLY | O_CLOEXEC);
 	error = fd < 0 ? -errno : load_file(interpreter, fd, LOAD_INTERPRETER);
+	if (!error)
+		cpuid_loaded(fd, interpreter->bias);
 	close(fd);
 	if (error)
 		give_up(program->interpreter, error);
@@ -211,6 +216,18 @@ static void start_engine(bool is_filtered)
 		error = filter_trap();
 	if (error)
 		give_up("engine", (int)error);
+	cpuid_begin();
+}
+
+/* How this start is meant, by LAUNCH_STATE. */
+static void take_flags(int flags)
+{
+	int error;
+
+	image.shows_cpuid = (flags & LAUNCH_CPUID) != 0;
+	error = image.shows_cpuid ? cpuid_prepare() : 0;
+	if (error)
+		give_up("--cpuid: libZydis", error);
 }
 
 int main(int argc, char **argv)
@@ -219,7 +236,7 @@ int main(int argc, char **argv)
 	struct stack_image stack;
 	const char *path, *name, *state;
 	char *directory;
-	int fd;
+	int fd, flags;
 
 	(void)argc;
 	stack_find(&stack, argv);
@@ -227,10 +244,12 @@ int main(int argc, char **argv)
 	state = string_after(stack.environment[1], LAUNCH_STATE);
 	path = string_after(stack.environment[2], LAUNCH_PROGRAM);
 	name = string_after(stack.environment[3], LAUNCH_NAME);
+	flags = *state - '0';
 	fd = (int)strtol(state + 2, &directory, 10);
 	copy_text(image.directory, directory + 1);
 	stack_take_strings(&stack);
 	stack_drop_library(&stack);
+	take_flags(flags);
 	load_program(path, fd, &program, &interpreter);
 	auxiliary_set(&stack, AT_PHDR, program.headers);
 	auxiliary_set(&stack, AT_PHENT, program.header_bytes);
@@ -240,7 +259,7 @@ int main(int argc, char **argv)
 	auxiliary_set(&stack, AT_EXECFN, (uint64_t)name);
 	describe(&stack, &program);
 	prctl(PR_SET_NAME, strrchr(name, '/') ? strrchr(name, '/') + 1 : name);
-	start_engine(*state == '1');
+	start_engine((flags & LAUNCH_FILTERED) != 0);
 	unregister_rseq();
 	thread_fs_write(0);
 	gate_enter_client((uint64_t)stack.start, interpreter.entry);

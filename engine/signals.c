@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "engine/client_cpuid.h"
 #include "engine/decoder.h"
 #include "engine/gate.h"
 #include "engine/user.h"
@@ -468,7 +469,8 @@ static void arrive_inside(struct engine_thread *thread, int signal, const siginf
 	struct kernel_action none = {.handler = HANDLER_DEFAULT};
 
 	if (signal == SIGSEGV || signal == SIGBUS || signal == process_kick_signal()) {
-		if (guard_handle_signal(signal, info, context) || signal == process_kick_signal())
+		if (guard_handle_signal(signal, info, context) || signal == process_kick_signal() ||
+		    cpuid_answer_inside(info, context))
 			return;
 	}
 	if ((SYNCHRONOUS & BIT(signal)) && info->si_code > 0) {
@@ -489,7 +491,7 @@ static void on_signal(int signal, siginfo_t *info, void *frame)
 		arrive_inside(thread, signal, info, context);
 	else if (signal == SIGSYS && info->si_code == 1 /* SYS_SECCOMP */)
 		trap_taken(thread, info, context);
-	else if (signal != process_kick_signal())
+	else if (signal != process_kick_signal() && !cpuid_answer(thread, info, context))
 		deliver(thread, signal, info, context);
 }
 

@@ -65,13 +65,7 @@
 	 BIT(KVM_FEATURE_PV_SEND_IPI) | BIT(KVM_FEATURE_PV_SCHED_YIELD) |                       \
 	 BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
 
-/* A list under construction. */
-struct cpuid_list {
-	struct kvm_cpuid_entry2 entries[VCPU_MAX_CPUID];
-	uint32_t count;
-};
-
-static struct kvm_cpuid_entry2 *append(struct cpuid_list *list, uint32_t leaf, uint32_t index)
+static struct kvm_cpuid_entry2 *append(struct vcpu_cpuid *list, uint32_t leaf, uint32_t index)
 {
 	struct kvm_cpuid_entry2 *entry = &list->entries[list->count++];
 
@@ -82,7 +76,7 @@ static struct kvm_cpuid_entry2 *append(struct cpuid_list *list, uint32_t leaf, u
 }
 
 /* The machine's own leaf, as it is. */
-static struct kvm_cpuid_entry2 *append_host(struct cpuid_list *list, uint32_t leaf, uint32_t index)
+static struct kvm_cpuid_entry2 *append_host(struct vcpu_cpuid *list, uint32_t leaf, uint32_t index)
 {
 	struct kvm_cpuid_entry2 *entry = append(list, leaf, index);
 
@@ -99,7 +93,7 @@ bool cpuid_host_is_amd(void)
 	return b == 0x68747541 || b == 0x6f677948;
 }
 
-static void append_basic(struct cpuid_list *list)
+static void append_basic(struct vcpu_cpuid *list)
 {
 	struct kvm_cpuid_entry2 *entry = append_host(list, 0, 0);
 
@@ -139,7 +133,7 @@ static void append_basic(struct cpuid_list *list)
 	}
 }
 
-static void append_kvm(struct cpuid_list *list)
+static void append_kvm(struct vcpu_cpuid *list)
 {
 	static const char signature[12] = "KVMKVMKVM";
 	struct kvm_cpuid_entry2 *entry = append(list, KVM_CPUID_SIGNATURE, 0);
@@ -155,7 +149,7 @@ static void append_kvm(struct cpuid_list *list)
 }
 
 /* AMD's virtualisation, whoever made the machine: see docs/decisions/0007-svm-on-any-machine.md. */
-static void append_svm(struct cpuid_list *list)
+static void append_svm(struct vcpu_cpuid *list)
 {
 	struct kvm_cpuid_entry2 *entry = append(list, LEAF_SVM, 0);
 
@@ -174,7 +168,7 @@ static uint32_t phys_bits(void)
 	return bits < 36 ? 36 : (uint32_t)bits;
 }
 
-static void append_extended(struct cpuid_list *list)
+static void append_extended(struct vcpu_cpuid *list)
 {
 	struct kvm_cpuid_entry2 *entry = append_host(list, 0x80000000, 0);
 	bool nested = nested_is_offered();
@@ -208,16 +202,22 @@ static long copy_list_out(const struct kvm_cpuid_entry2 *entries, uint32_t count
 	return 0;
 }
 
+void cpuid_supported(struct vcpu_cpuid *list)
+{
+	list->count = 0;
+	append_basic(list);
+	append_kvm(list);
+	append_extended(list);
+}
+
 long system_get_supported_cpuid(struct ioctl_call *call)
 {
-	struct cpuid_list *list = calloc(1, sizeof(*list));
+	struct vcpu_cpuid *list = calloc(1, sizeof(*list));
 	long result;
 
 	if (!list)
 		return -ENOMEM;
-	append_basic(list);
-	append_kvm(list);
-	append_extended(list);
+	cpuid_supported(list);
 	result = copy_list_out(list->entries, list->count, call);
 	free(list);
 	return result;
@@ -254,16 +254,22 @@ long system_get_emulated_cpuid(struct ioctl_call *call)
 	return copy_list_out(entries, 3, call);
 }
 
-const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf)
+static const struct kvm_cpuid_entry2 *list_find(const struct vcpu_cpuid *list, uint32_t leaf,
+						uint32_t subleaf)
 {
-	for (uint32_t i = 0; i < vcpu->cpuid.count; i++) {
-		const struct kvm_cpuid_entry2 *entry = &vcpu->cpuid.entries[i];
+	for (uint32_t i = 0; i < list->count; i++) {
+		const struct kvm_cpuid_entry2 *entry = &list->entries[i];
 
 		if (entry->function == leaf &&
 		    (!(entry->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || entry->index == subleaf))
 			return entry;
 	}
 	return NULL;
+}
+
+const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf)
+{
+	return list_find(&vcpu->cpuid, leaf, subleaf);
 }
 
 uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_register which)
@@ -333,47 +339,57 @@ static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 
 /*
  * Past the last leaf an Intel processor answers with its highest basic leaf; others with zeros.
- * @vcpu's vendor is what the client set.
+ * The vendor is the list's.
  */
-static const struct kvm_cpuid_entry2 *find_out_of_range(const struct vcpu *vcpu, uint32_t leaf,
-							uint32_t subleaf)
+static const struct kvm_cpuid_entry2 *find_out_of_range(const struct vcpu_cpuid *list,
+							uint32_t leaf, uint32_t subleaf)
 {
-	const struct kvm_cpuid_entry2 *basic = cpuid_find(vcpu, 0, 0), *class;
+	const struct kvm_cpuid_entry2 *basic = list_find(list, 0, 0), *class;
 
 	if (!basic || basic->ebx == 0x68747541 || basic->ebx == 0x6f677948)
 		return NULL;
 	if (leaf >> 28 == 4)
-		class = cpuid_find(vcpu, leaf & 0xffffff00, 0);
+		class = list_find(list, leaf & 0xffffff00, 0);
 	else
-		class = cpuid_find(vcpu, leaf & 0x80000000, 0);
+		class = list_find(list, leaf & 0x80000000, 0);
 	if (class && leaf <= class->eax)
 		return NULL;
-	return cpuid_find(vcpu, basic->eax, subleaf);
+	return list_find(list, basic->eax, subleaf);
+}
+
+bool cpuid_list_query(const struct vcpu_cpuid *list, uint32_t leaf, uint32_t subleaf,
+		      struct kvm_cpuid_entry2 *entry)
+{
+	const struct kvm_cpuid_entry2 *found = list_find(list, leaf, subleaf);
+
+	memset(entry, 0, sizeof(*entry));
+	if (!found)
+		found = find_out_of_range(list, leaf, subleaf);
+	if (found) {
+		*entry = *found;
+		return true;
+	}
+	if (leaf == 0xb || leaf == 0x1f) {
+		/* Past the last level: the level asked for, and the APIC id of level 1. */
+		found = list_find(list, leaf, 1);
+		if (found) {
+			entry->ecx = subleaf & 0xff;
+			entry->edx = found->edx;
+		}
+	}
+	return false;
 }
 
 void cpuid_query(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
-	const struct kvm_cpuid_entry2 *found = cpuid_find(vcpu, leaf, subleaf);
 	struct kvm_cpuid_entry2 entry;
 
-	memset(out, 0, 4 * sizeof(*out));
-	if (!found)
-		found = find_out_of_range(vcpu, leaf, subleaf);
-	if (found) {
-		entry = *found;
+	if (cpuid_list_query(&vcpu->cpuid, leaf, subleaf, &entry))
 		patch(vcpu, &entry);
-		out[0] = entry.eax;
-		out[1] = entry.ebx;
-		out[2] = entry.ecx;
-		out[3] = entry.edx;
-	} else if (leaf == 0xb || leaf == 0x1f) {
-		/* Past the last level: the level asked for, and the APIC id of level 1. */
-		found = cpuid_find(vcpu, leaf, 1);
-		if (found) {
-			out[2] = subleaf & 0xff;
-			out[3] = found->edx;
-		}
-	}
+	out[0] = entry.eax;
+	out[1] = entry.ebx;
+	out[2] = entry.ecx;
+	out[3] = entry.edx;
 }
 
 static bool entries_valid(const struct kvm_cpuid_entry2 *entries, uint32_t count)
@@ -437,7 +453,7 @@ long vcpu_set_cpuid2(struct ioctl_call *call)
 long vcpu_set_cpuid(struct ioctl_call *call)
 {
 	const struct kvm_cpuid *header = call->data;
-	struct cpuid_list *list;
+	struct vcpu_cpuid *list;
 	long result = 0;
 
 	if (header->nent > VCPU_MAX_CPUID)
@@ -469,7 +485,7 @@ long vcpu_set_cpuid(struct ioctl_call *call)
 long vcpu_get_cpuid2(struct ioctl_call *call)
 {
 	struct vcpu *vcpu = call->object;
-	struct cpuid_list *list = calloc(1, sizeof(*list));
+	struct vcpu_cpuid *list = calloc(1, sizeof(*list));
 	long result;
 
 	if (!list)

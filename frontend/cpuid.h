@@ -9,11 +9,20 @@
 
 struct ioctl_call;
 struct vcpu;
+struct vcpu_cpuid;
 
 #define CPUID_MAXPHYADDR 48u
 
 enum cpuid_register { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 
+/* What KVM_GET_SUPPORTED_CPUID says. */
+void cpuid_supported(struct vcpu_cpuid *list);
+/*
+ * What a processor that @list describes answers. False: no entry does, as past the last leaf of
+ * AMD's; @entry is then zeros, but for the levels of a topology.
+ */
+bool cpuid_list_query(const struct vcpu_cpuid *list, uint32_t leaf, uint32_t subleaf,
+		      struct kvm_cpuid_entry2 *entry);
 /* The CPUID instruction of @vcpu. */
 void cpuid_query(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 /* The entry that answers, NULL when there is none. */

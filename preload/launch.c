@@ -178,7 +178,8 @@ void launch_write(struct launch_strings *strings, const struct launch *launch,
 {
 	char state[PATH_MAX], *end = state;
 
-	*end++ = place->is_filtered ? '1' : '0';
+	*end++ = (char)('0' + (place->is_filtered ? LAUNCH_FILTERED : 0) +
+			(place->shows_cpuid ? LAUNCH_CPUID : 0));
 	*end++ = ',';
 	end = write_number(end, launch->fd);
 	*end++ = ',';

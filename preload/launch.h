@@ -14,10 +14,13 @@
 
 /* First in the environment, in this order; taken out of it before the program sees it. */
 #define LAUNCH_ENGINE "QUIRE_ENGINE="	       /* the engine's own path */
-#define LAUNCH_STATE "QUIRE_ENGINE_STATE="     /* "FILTERED,DESCRIPTOR,RUN_DIRECTORY" */
+#define LAUNCH_STATE "QUIRE_ENGINE_STATE="     /* "FLAGS,DESCRIPTOR,RUN_DIRECTORY" */
 #define LAUNCH_PROGRAM "QUIRE_ENGINE_PROGRAM=" /* the file to load */
 #define LAUNCH_NAME "QUIRE_ENGINE_NAME="       /* what the client executed (AT_EXECFN) */
 #define LAUNCH_STRINGS 4
+/* FLAGS, a digit. */
+#define LAUNCH_FILTERED 1
+#define LAUNCH_CPUID 2
 
 #define LAUNCH_SCRIPTS_MAX 5 /* a script's interpreter may be a script, this deep */
 #define LAUNCH_HEAD_BYTES 256
@@ -53,6 +56,7 @@ struct launch_place {
 	const char *engine;    /* its path */
 	const char *directory; /* of the run; may be NULL */
 	bool is_filtered;      /* this process has the trapping filter already */
+	bool shows_cpuid;      /* `quire run --cpuid` */
 };
 void launch_write(struct launch_strings *strings, const struct launch *launch,
 		  const struct launch_place *place);

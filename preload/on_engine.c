@@ -93,7 +93,7 @@ int on_engine_prepare(struct on_engine *start, const char *path, void *memory)
 {
 	const char *directory = environment_run_directory() + strlen(PARAMS_RUN_DIR "=");
 	struct room *room = memory;
-	struct launch_place place = {room->engine, directory, false};
+	struct launch_place place = {room->engine, directory, false, false};
 	int error = launch_resolve(&room->launch, path);
 
 	if (error)
