@@ -38,7 +38,7 @@ def kvm_hello_world(path):
 def solo5(path):
     """The unikernel that comes with its tests, beside the tender."""
     guest = pathlib.Path(path).parents[2] / "tests/test_hello/test_hello.hvt"
-    return ([], [path, "--mem=2", str(guest), "Hello_Solo5"], "SUCCESS")
+    return ([], [path, "--mem=16", str(guest), "Hello_Solo5"], "SUCCESS")
 
 
 def stress_ng(path):
