@@ -25,6 +25,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/map.h"
+#include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -182,8 +183,6 @@ static void *stats_thread(void *argument)
 	return NULL;
 }
 
-static _Thread_local uint32_t own_tid __attribute__((tls_model("initial-exec")));
-
 /* The slot is taken by counting; whoever reads it sees by the sequence whether it is whole. */
 static void record(enum quire_trace_event event, const uint64_t *args)
 {
@@ -199,13 +198,11 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 		trace->is_cut = 1;
 		quire_trace_install(NULL);
 	}
-	if (!own_tid)
-		own_tid = (uint32_t)syscall(SYS_gettid);
 	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	slot->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-	slot->tid = own_tid;
+	slot->tid = process_thread_number();
 	slot->cpu = (uint16_t)sched_getcpu();
 	slot->event = (uint16_t)event;
 	memcpy(slot->args, args, field_counts[event] * sizeof(*args));
@@ -275,7 +272,6 @@ static void start_stats(void)
 /* The child begins anew with its first /dev/kvm; until then its events go to the parent's file. */
 static void fork_child(void)
 {
-	own_tid = 0;
 	nodes = NULL;
 	ended.used = 0;
 	ended_count = 0;

@@ -26,6 +26,9 @@ struct process_runner {
 	uint32_t tid; /* 0: nobody; written by the running thread, read by kickers */
 };
 
+/* The kernel's number of the running thread, where libc knows it without a system call. */
+uint32_t process_thread_number(void);
+
 /* A thread enters and leaves KVM_RUN with @runner. */
 void process_runner_enter(struct process_runner *runner);
 void process_runner_leave(struct process_runner *runner);

@@ -1,6 +1,8 @@
 /* Which thread runs a vCPU, how it is kicked, and handlers for programs without the preload. */
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hosts/process/guard.h"
@@ -9,17 +11,47 @@
 #include "hosts/process/sys.h"
 
 static _Thread_local uint32_t own_tid __attribute__((tls_model("initial-exec")));
+static _Thread_local uint64_t own_process __attribute__((tls_model("initial-exec")));
+/* The process whose threads' numbers libc knows: of a raw fork it has not heard. */
+static uint64_t known_process;
 
 int process_kick_signal(void)
 {
 	return SIGRTMAX - 1;
 }
 
+__attribute__((constructor(101))) static void note_process(void)
+{
+	known_process = process_identity();
+}
+
+/*
+ * libc tells the number in the name of the thread's clock: its complement, above three bits. A
+ * client that has locked itself in by a filter may be killed for asking the kernel.
+ */
+static uint32_t number_by_libc(void)
+{
+	clockid_t clock;
+
+	if (pthread_getcpuclockid(pthread_self(), &clock))
+		return (uint32_t)sys_call(SYS_gettid, 0);
+	return ~(uint32_t)(clock >> 3);
+}
+
+uint32_t process_thread_number(void)
+{
+	uint64_t process = process_identity();
+
+	if (own_tid && own_process == process)
+		return own_tid;
+	own_process = process;
+	own_tid = process == known_process ? number_by_libc() : (uint32_t)sys_call(SYS_gettid, 0);
+	return own_tid;
+}
+
 void process_runner_enter(struct process_runner *runner)
 {
-	if (!own_tid)
-		own_tid = (uint32_t)sys_call(SYS_gettid, 0);
-	__atomic_store_n(&runner->tid, own_tid, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&runner->tid, process_thread_number(), __ATOMIC_SEQ_CST);
 }
 
 void process_runner_leave(struct process_runner *runner)
@@ -29,7 +61,9 @@ void process_runner_leave(struct process_runner *runner)
 
 void process_runner_forked(void)
 {
-	own_tid = 0;
+	own_tid = (uint32_t)sys_call(SYS_gettid, 0);
+	own_process = process_identity();
+	known_process = own_tid == number_by_libc() ? own_process : 0;
 }
 
 /*

@@ -1,7 +1,12 @@
 /* Rules common to all calls, VM types, capabilities, limits, and the smaller calls. */
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,6 +107,32 @@ static void one_call_at_a_time_on_a_vcpu(void)
 	thread_kick(&runner);
 	CHECK_END(thread_join(&runner), END_SIGNAL);
 	CHECK_ZERO(pthread_join(reader, NULL));
+}
+
+/* A sandboxed vCPU thread: monitors allow KVM_RUN and hardly anything else. */
+static void *run_without_gettid(void *argument)
+{
+	struct sock_filter filter[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_gettid, 0, 1),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+
+	CHECK_ZERO(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	CHECK_ZERO(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+	CHECK_EQ(guest_load(&vcpu, AGENT_GPA + 15 * PAGE), 0);
+	return argument;
+}
+
+static void a_thread_that_may_not_ask_for_its_number(void)
+{
+	pthread_t thread;
+
+	open_default();
+	CHECK_ZERO(pthread_create(&thread, NULL, run_without_gettid, NULL));
+	CHECK_ZERO(pthread_join(thread, NULL));
 }
 
 static int bad_pointer(unsigned long command)
@@ -349,6 +380,7 @@ int main(int argc, char **argv)
 	    TEST(threads_are_the_same_process),
 	    TEST(unknown_calls),
 	    TEST(one_call_at_a_time_on_a_vcpu),
+	    TEST(a_thread_that_may_not_ask_for_its_number),
 	    TEST(bad_pointers),
 	    TEST(vm_types),
 	    TEST(capabilities_of_an_ordinary_vm),
