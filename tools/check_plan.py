@@ -2,6 +2,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import sys
 from typing import Callable
 
@@ -134,6 +135,36 @@ def demo():
                                     "build/examples/private-vm/private-vm"], limit=120)]
 
 
+# What './dev demo --vm' shows, in this order.
+DEMO_VM_LINES = (r"^QEMU emulator version .*, unmodified", r"^Debian's kernel is up after [\d.]+ s",
+                 r"^ +.*quire: up ", r"^It migrated to a second QEMU: [1-9][\d,]* pages",
+                 r"no page was bad\.$", r"^The first QEMU:$", r"^   memory +pages_4k [1-9]",
+                 r"^   exits +exits [1-9]", r"^The second QEMU:$")
+
+
+def missing_line(text, patterns):
+    """The first pattern that no line has behind those of the earlier ones; None: all are there."""
+    at = 0
+    for pattern in patterns:
+        found = re.compile(pattern, re.M).search(text, at)
+        if not found:
+            return pattern
+        at = found.end()
+    return None
+
+
+def demo_vm_outcome():
+    outcome = check_runner.command(["./dev", "demo", "--vm"], TREE, 300)()
+    missing = missing_line(outcome.output, DEMO_VM_LINES) if outcome.result == "pass" else None
+    if missing:
+        return check_report.Outcome("fail", f"it did not show {missing!r}", outcome.output)
+    return outcome
+
+
+def demo_vm():
+    yield [check_runner.Check("demo-vm", "demo --vm", demo_vm_outcome)]
+
+
 class Kernel:
     """The kernel's programs that must pass here, and what docs/CONFORMANCE.md says of them."""
 
@@ -219,6 +250,8 @@ class Plan:
             *client_suites("newcomer")]
         self.clients = [
             *client_suites("clients"),
+            Suite("demo-vm", "the README's first example", demo_vm, lambda: ["demo --vm"],
+                  group="real VMMs"),
             Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,
                   self.kernel.names)]
 

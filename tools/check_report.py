@@ -5,7 +5,8 @@ import threading
 from xml.etree import ElementTree
 
 # A skip of these in CI hides what CI is for; a machine of CI has every privilege.
-MAY_NOT_SKIP = ("qemu", "migration", "rust", "ovmf", "debian", "qemu10", "libguestfs")
+MAY_NOT_SKIP = ("qemu", "migration", "rust", "go", "musl", "demo-vm", "ovmf", "debian", "qemu10",
+                "libguestfs")
 SHOWN_LINES = 12
 
 

@@ -35,7 +35,7 @@ def command(argv, folder, limit=600, env=None):
             return check_report.Outcome("skip", lines[-1] if lines else "", text)
         if status:
             return check_report.Outcome("fail", f"exit {status}", text)
-        return check_report.Outcome("pass")
+        return check_report.Outcome("pass", output=text)
     return run
 
 

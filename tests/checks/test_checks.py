@@ -79,6 +79,17 @@ class Tiers(unittest.TestCase):
         self.assertEqual(set(check_plan.SLOW) - names, set())
 
 
+class Demo(unittest.TestCase):
+    def test_its_lines_are_asked_for_in_order(self):
+        self.assertIsNone(check_plan.missing_line("a 1\nb\nc\n", [r"^a \d$", r"^c$"]))
+        self.assertEqual(check_plan.missing_line("c\na\n", [r"^a$", r"^c$"]), r"^c$")
+
+    def test_the_readme_shows_them(self):
+        text = (TREE / "README.md").read_text().replace("\n    ", "\n")
+        shown = [line for line in check_plan.DEMO_VM_LINES[1:] if "second" not in line or "It" in line]
+        self.assertIsNone(check_plan.missing_line(text, shown))
+
+
 class Runs(unittest.TestCase):
     def setUp(self):
         keep = tempfile.TemporaryDirectory()

@@ -2,8 +2,8 @@
 import dataclasses
 from typing import Callable
 
-from vmms import (boots, debian_guest, firmware, foreign, libguestfs, migration, qemu10, restore, rust,
-                  state)
+from vmms import (boots, debian_guest, firmware, foreign, languages, libguestfs, migration, qemu10,
+                  restore, state)
 from vmms.machine import Qemu
 
 QEMU = Qemu("qemu-system-x86_64")
@@ -43,7 +43,12 @@ CLIENTS = (
            ("qemu-system-x86", "qemu-utils", "debootstrap", "e2fsprogs", "kmod")),
     Client("qemu10", "QEMU of the next Debian, in a root of its own", qemu10.version,
            qemu10.scenarios, "clients"),
-    Client("rust", "a Rust program of ours", rust.version, rust.scenarios, "clients", ("rustc",)),
+    Client("rust", "a Rust program of ours", languages.rust_version, languages.rust_scenarios,
+           "clients", ("rustc",)),
+    Client("go", "a Go program of ours", languages.go_version, languages.go_scenarios, "clients",
+           ("golang-go", "gcc", "libc6-dev")),
+    Client("musl", "a C program of ours for musl", languages.musl_version,
+           languages.musl_scenarios, "clients", ("musl-tools", "gcc")),
     Client("stress-ng", "KVM's stressor", foreign.stress_ng_version,
            lambda: foreign.scenarios("stress-ng", "/usr/bin/stress-ng", in_ci=True), "clients",
            ("stress-ng",)),

@@ -1,0 +1,8 @@
+//go:build !cgo
+
+package main
+
+// What the form with cgo adds.
+func more() string {
+	return ""
+}
