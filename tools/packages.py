@@ -36,11 +36,10 @@ def install(names):
     """The outcome of installing them; without the privilege to, the suites skip what they lack."""
     if not may_install():
         return check_report.Outcome("skip", f"not root and no sudo: {' '.join(names)}")
-    root = [] if os.getuid() == 0 else ["sudo"]
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
     text = ""
     for words in (["update"], ["install", "-y", "--no-install-recommends", *names]):
-        status, printed, _ = program.start_and_wait([*root, *quiet, *words], "/", 900)
+        status, printed, _ = program.start_and_wait(program.as_root(*quiet, *words), "/", 900)
         text += printed
         if status:
             return check_report.Outcome("fail", f"apt-get {words[0]}: exit {status}", text)

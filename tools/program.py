@@ -12,6 +12,11 @@ import time
 MAX_OUTPUT_BYTES = 1 << 20
 
 
+def as_root(*words):
+    """The words of a command, with sudo before them unless this is root already."""
+    return [*([] if os.getuid() == 0 else ["sudo"]), *words]
+
+
 class Interrupted(Exception):
     """The whole run is to end: no further program starts."""
 

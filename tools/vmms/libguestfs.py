@@ -13,9 +13,17 @@ LIMIT_SECONDS = 1500
 FILES = 40
 
 
+# supermin takes this folder's mode from the machine, which has none without a kernel of its own.
+MODULES = pathlib.Path("/lib/modules")
+
+
 def environment(folder):
     """The appliance is made of the machine's programs and of the kernel in our cache."""
     image = kernel.obtain()
+    if not MODULES.exists():
+        status, text, _ = program.start_and_wait(program.as_root("mkdir", "-p", str(MODULES)), "/", 60)
+        if status:
+            raise Failure(f"{MODULES} cannot be made", text)
     kernel.index_modules(image)
     base = places.WORK / "libguestfs"
     base.mkdir(parents=True, exist_ok=True)
