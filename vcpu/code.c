@@ -274,10 +274,11 @@ static struct block *block_make(struct cpu *cpu, const struct code_text *text, c
 }
 
 /*
- * The 15 bytes from the end of @text's page on into the next one. The copies of both pages hold
- * them then.
+ * The 15 bytes from the end of @text's page on into the next one, *@found. The copies of both
+ * pages hold them then.
  */
-static enum step text_cross(struct cpu *cpu, const struct code_text *text, uint8_t bytes[INSN_MAX])
+static enum step text_cross(struct cpu *cpu, const struct code_text *text, uint8_t bytes[INSN_MAX],
+			    struct code_page **found)
 {
 	unsigned int first = QUIRE_PAGE_SIZE - text->offset;
 	uint64_t next = text->linear + first;
@@ -286,6 +287,7 @@ static enum step text_cross(struct cpu *cpu, const struct code_text *text, uint8
 
 	if (step)
 		return step;
+	*found = second;
 	if (code_page_load(text->page, code_lines_of(text->offset, first)) != GUARD_OK)
 		return text_unreadable(cpu, text->linear);
 	if (code_page_load(second, 1) != GUARD_OK)
@@ -306,8 +308,9 @@ static enum step block_build_crossing(struct cpu *cpu, const struct code_text *t
 	    .code_bytes = cpu->code_bytes,
 	    .features = cpu->features,
 	};
+	struct code_page *second;
 	struct op op;
-	enum step step = text_cross(cpu, text, bytes);
+	enum step step = text_cross(cpu, text, bytes, &second);
 
 	if (step)
 		return step;
@@ -315,6 +318,7 @@ static enum step block_build_crossing(struct cpu *cpu, const struct code_text *t
 		return cpu_raise_error(cpu, VECTOR_GP, 0); /* longer than 15 bytes */
 	*found = block_make(cpu, text, &op, 1);
 	(*found)->size_bytes = op.length;
+	(*found)->second = second;
 	(*found)->crosses = op.length > QUIRE_PAGE_SIZE - text->offset;
 	memcpy((*found)->crossing, bytes, op.length);
 	return STEP_NEXT;
@@ -340,11 +344,18 @@ static enum step crossing_compare(struct cpu *cpu, const struct code_text *text,
 				  struct block *block)
 {
 	uint8_t bytes[INSN_MAX];
-	enum step step = text_cross(cpu, text, bytes);
+	struct code_page *second;
+	enum step step = text_cross(cpu, text, bytes, &second);
 
-	if (!step && memcmp(bytes, block->crossing, block->size_bytes))
+	if (step)
+		return step;
+	if (memcmp(bytes, block->crossing, block->size_bytes))
 		page_drop_lines(cpu, text->page, block_lines(block));
-	return step;
+	/* Its units look at the epoch of the page that was second when they were made. */
+	if (second != block->second)
+		memset(block->unit, 0, sizeof(block->unit));
+	block->second = second;
+	return STEP_NEXT;
 }
 
 static struct block *block_find(const struct cpu *cpu, const struct code_text *text)

@@ -18,8 +18,9 @@ struct block {
 	uint16_t op_count;
 	uint16_t size_bytes;
 	uint8_t code_bytes;
-	uint8_t crosses; /* one instruction over two pages: compared with both at every use */
+	uint8_t crosses; /* one instruction over two pages: compared with both when it is found */
 	uint8_t crossing[INSN_MAX]; /* its bytes */
+	struct code_page *second;   /* and where it ends, when it was found last */
 	uint8_t runs;		    /* since it was made, or translated */
 	uint8_t never;		    /* too little of it can be translated */
 	struct unit *unit[FAST_MODES];

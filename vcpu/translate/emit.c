@@ -114,6 +114,14 @@ void emit_mov(struct emit *e, enum host_reg to, enum host_reg from)
 	emit_insn(e, &insn);
 }
 
+void emit_mov_imm(struct emit *e, enum host_reg to, uint64_t value)
+{
+	struct host_insn insn = {.opcode = 0xb8, .rm = to, .wide = 1, .no_modrm = 1};
+
+	emit_insn(e, &insn);
+	emit_bytes(e, &value, sizeof(value));
+}
+
 void emit_load(struct emit *e, enum host_reg to, const struct host_mem *mem)
 {
 	struct host_insn insn = {.opcode = 0x8b, .reg = to, .memory = mem, .wide = 1};

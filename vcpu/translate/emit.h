@@ -68,6 +68,7 @@ void emit_insn(struct emit *e, const struct host_insn *insn);
 
 /* None of these changes flags. */
 void emit_mov(struct emit *e, enum host_reg to, enum host_reg from);
+void emit_mov_imm(struct emit *e, enum host_reg to, uint64_t value);
 void emit_load(struct emit *e, enum host_reg to, const struct host_mem *mem);
 void emit_store(struct emit *e, enum host_reg from, const struct host_mem *mem);
 void emit_load_field(struct emit *e, enum host_reg to, uint64_t offset);

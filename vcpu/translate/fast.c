@@ -98,6 +98,6 @@ void fast_note_jump(struct cpu *cpu, const struct unit *unit)
 	unsigned int set = jump_set(cpu->s.rip);
 
 	fast->jump[unit->mode][set] = -cpu->s.rip;
-	fast->jump_code[unit->mode][set] = unit->code;
+	fast->jump_code[unit->mode][set] = unit->code + unit->entry;
 	fast->jump_epoch[unit->mode][set] = &unit->block->page->epoch;
 }

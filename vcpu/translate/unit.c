@@ -103,18 +103,25 @@ void make_check(struct making *m, unsigned int size_bytes, enum cold_kind miss)
 	emit_load_table(&m->e, REG_TAG, REG_SET, FAST(addend[m->unit->mode]));
 }
 
+/* Go on at @offset from the page's first byte, by the jump cache. */
+static void make_far_away(struct making *m, int64_t offset)
+{
+	struct host_mem target = {.base = REG_LINEAR, .index = HOST_NONE, .disp = (int32_t)offset};
+
+	emit_load_field(&m->e, REG_LINEAR, FAST(rip_page));
+	emit_lea(&m->e, REG_LINEAR, &target);
+	emit_to_stub(m, m->t->stubs.dispatch[m->unit->mode]);
+}
+
 /* Go on at @offset from the page's first byte, in the page or elsewhere. */
 void make_go_to(struct making *m, unsigned int op, int64_t offset)
 {
 	struct unit *unit = m->unit;
-	struct host_mem target = {.base = REG_LINEAR, .index = HOST_NONE, .disp = (int32_t)offset};
 	struct host_mem ring = {.base = REG_TAG, .index = HOST_NONE};
 	uint8_t *stop;
 
 	if (offset < 0 || offset >= (int64_t)QUIRE_PAGE_SIZE) {
-		emit_load_field(&m->e, REG_LINEAR, FAST(rip_page));
-		emit_lea(&m->e, REG_LINEAR, &target);
-		emit_to_stub(m, m->t->stubs.dispatch[unit->mode]);
+		make_far_away(m, offset);
 		return;
 	}
 	if (op < unit->op_count && offset <= unit->op[op].offset) {
@@ -184,20 +191,50 @@ static void make_cold_code(struct making *m)
 	}
 }
 
+/*
+ * One instruction over two pages. Links last as long as the first page's bytes, while the address
+ * behind it may come to lead elsewhere: so links go by the jump cache, which is emptied then. What
+ * comes from there asks whether the second page was compared in this epoch.
+ */
+static void make_crossing_entry(struct making *m, unsigned int offset)
+{
+	struct host_mem epoch = {.base = REG_TAG, .index = HOST_NONE};
+	struct host_mem sum = {.base = REG_TAG, .index = REG_LINEAR};
+	struct block *block = m->unit->block;
+	uint8_t *stale, *ready;
+
+	make_far_away(m, offset);
+	m->unit->entry = (uint32_t)(m->e.at - m->unit->write);
+	emit_mov_imm(&m->e, REG_TAG, (uint64_t)(uintptr_t)&block->second->epoch);
+	emit_load(&m->e, REG_TAG, &epoch);
+	emit_load_field(&m->e, REG_LINEAR, FAST(epoch_negated));
+	emit_lea(&m->e, REG_TAG, &sum);
+	stale = emit_jmp_unless_rcx_zero(&m->e);
+	ready = emit_jmp(&m->e);
+	emit_aim(stale, m->e.at);
+	/* The jump cache has set RIP. */
+	make_exit(m, 0, EXIT_JUMP);
+	emit_aim(ready, m->e.at);
+}
+
 static void make_all(struct making *m)
 {
 	struct block *block = m->unit->block;
 	unsigned int offset = block->host & PAGE_OFFSET_MASK;
+	const uint8_t *bytes = block->crosses ? block->crossing : block->page->bytes + offset;
 
+	if (block->crosses)
+		make_crossing_entry(m, offset);
 	for (m->index = 0; m->index < block->op_count; m->index++) {
 		struct unit_op *at = &m->unit->op[m->index];
 
 		m->op = &block->ops[m->index];
 		at->code = (uint32_t)(m->e.at - m->unit->write);
 		at->offset = (uint16_t)offset;
-		m->bytes = block->page->bytes + offset;
+		m->bytes = bytes;
 		make_one(m);
 		offset += m->op->length;
+		bytes += m->op->length;
 	}
 	m->unit->op[m->index].offset = (uint16_t)offset;
 	m->unit->op[m->index].code = (uint32_t)(m->e.at - m->unit->write);
@@ -210,7 +247,7 @@ struct unit *unit_make(struct cpu *cpu, struct block *block, unsigned int mode)
 {
 	struct making *m = cpu->translate->making;
 
-	if (block->crosses || block->code_bytes != 8)
+	if (block->code_bytes != 8)
 		return NULL;
 	*m = (struct making){.t = cpu->translate};
 	cache_reserve(cpu, &m->e);

@@ -33,6 +33,7 @@ struct unit {
 	uint64_t code;	     /* to be run */
 	uint32_t code_bytes;
 	uint32_t size_bytes; /* of this */
+	uint32_t entry;	     /* from .code: where the jump cache enters; links lead to .code */
 	uint16_t op_count;
 	uint8_t mode;
 	struct unit_op op[];

@@ -631,6 +631,49 @@ static void test_call_through_pages_of_one_set(void **state)
 	assert_int_equal(s->gpr[CPU_RAX], CALLS);
 }
 
+#define TURNS 200u
+#define SECOND_LINEAR (PAGED_LINEAR + PAGE)
+#define ONE_LINEAR (PAGED_LINEAR + 3 * PAGE)
+#define OTHER_LINEAR (PAGED_LINEAR + 4 * PAGE)
+#define HELPER 0x100u
+
+/*
+ * 1: xorq $0x7000, the entry of SECOND_LINEAR; invlpg SECOND_LINEAR; call *%rsi; call *%rdi;
+ * jmp 2f; 2: mov $1, %eax: its first half
+ */
+static const uint8_t crossing[] = {0x48, 0x81, 0x34, 0x25, 0x08, 0x40, 0,    0,	   0,	 0x70,
+				   0,	 0,    0x0f, 0x01, 0x3c, 0x25, 0,    0x10, 0x40, 0,
+				   0xff, 0xd6, 0xff, 0xd7, 0xeb, 0,    0xb8, 1};
+/* add %rax, %rdx; dec %ecx; jnz 1b; hlt */
+static const uint8_t crossed[] = {0,	0,    0,    0x48, 0x01, 0xc2, 0xff,
+				  0xc9, 0x0f, 0x85, 0xd6, 0xff, 0xff, 0xff, 0xf4};
+
+/*
+ * An instruction over two pages, the second of which is another one in every turn of the loop. Both
+ * are known to be as they were decoded: other code in them has just run at their own addresses.
+ */
+static void test_crossing_changes(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t start = SECOND_LINEAR - sizeof(crossing), entry = ONE_LINEAR | 0x67;
+	uint8_t *ram = vcpu->vm->ram;
+
+	memcpy(ram + start, crossing, sizeof(crossing));
+	memcpy(ram + ONE_LINEAR, crossed, sizeof(crossed));
+	memcpy(ram + OTHER_LINEAR, crossed, sizeof(crossed));
+	ram[OTHER_LINEAR] = 1;
+	ram[ONE_LINEAR + HELPER] = ram[OTHER_LINEAR + HELPER] = 0xc3;
+	memcpy(ram + GUEST_PT + 8, &entry, sizeof(entry));
+	s->gpr[CPU_RSI] = ONE_LINEAR + HELPER;
+	s->gpr[CPU_RDI] = OTHER_LINEAR + HELPER;
+	s->gpr[CPU_RCX] = TURNS;
+	s->gpr[CPU_RDX] = 0;
+	s->rip = start;
+	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+	assert_int_equal(s->gpr[CPU_RDX], TURNS / 2 * 1 + TURNS / 2 * 0x101);
+}
+
 /*
  * 1: mov $imm32, %eax; mov %eax, 0x30000; cpuid; cmp $1000, %dword 0x30004; jne 1b; hlt: what a
  * thread stores into the page that runs arrives, as CPUID serialises.
@@ -717,6 +760,7 @@ int main(void)
 	    TEST(test_eviction),
 	    TEST(test_blocks_outlive_their_code),
 	    TEST(test_call_through_pages_of_one_set),
+	    TEST(test_crossing_changes),
 	    TEST(test_client_stores_to_code),
 	    TEST(test_other_vcpu_stores_to_code),
 	};
