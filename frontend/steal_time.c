@@ -25,6 +25,8 @@
 #define MSR_RESERVED UINT64_C(0x3e)
 /* A guest that never leaves is told this often. */
 #define RUNNING_NS 1000000u
+/* What a thread waited in so short a time is told with the next update. */
+#define ENTRY_NS 100000u
 
 /* KVM's paravirtual interface. */
 struct steal_page {
@@ -76,6 +78,7 @@ int steal_time_set(struct vcpu *vcpu, uint64_t value)
 	if (!steal_time_is_offered() || (value & MSR_RESERVED))
 		return -EINVAL;
 	vcpu->steal.msr = value;
+	vcpu->steal.looked_ns = 0;
 	/* Aligned, so within one page. Until there is memory, updates come to nothing. */
 	return quire_place_set(vcpu->steal_place, gpa, on ? sizeof(struct steal_page) : 0);
 }
@@ -168,7 +171,7 @@ void steal_time_update(struct vcpu *vcpu, enum steal_pace pace)
 	if (!(steal->msr & MSR_ENABLED))
 		return;
 	now_ns = timers_now_ns();
-	if (pace == STEAL_RUNNING && now_ns - steal->looked_ns < RUNNING_NS)
+	if (now_ns - steal->looked_ns < (pace == STEAL_RUNNING ? RUNNING_NS : ENTRY_NS))
 		return;
 	steal->looked_ns = now_ns;
 	/* A page out of reach is the guest's own loss, as on KVM. */

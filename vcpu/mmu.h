@@ -67,6 +67,10 @@ enum step mmu_guard_failed(struct cpu *cpu, const struct mmu_request *request);
 
 /* The cached host address for a read or write, or NULL: both ways of the TLB. */
 void *tlb_find(const struct cpu *cpu, uint64_t linear, enum mmu_access access);
+const struct tlb_entry *tlb_entry_of(const struct cpu *cpu, uint64_t linear,
+				     enum mmu_access access);
+/* Is the translation that code at @linear was found by cached, and global? */
+int tlb_fetches_global(const struct cpu *cpu, uint64_t linear);
 void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct mmu_result *result);
 void tlb_flush_all(struct cpu *cpu);
 void tlb_flush_non_global(struct cpu *cpu);

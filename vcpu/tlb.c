@@ -6,6 +6,8 @@
 
 /* Low bits of a tag: the privilege. */
 #define TAG_PAGE(tag) ((tag)&PAGE_NUMBER_MASK)
+/* The largest page has 1 GiB. */
+#define LARGE_SHIFT 30u
 
 static void entry_drop(struct tlb_entry *entry)
 {
@@ -13,7 +15,7 @@ static void entry_drop(struct tlb_entry *entry)
 	entry->write = TLB_EMPTY;
 }
 
-void *tlb_find(const struct cpu *cpu, uint64_t linear, enum mmu_access access)
+const struct tlb_entry *tlb_entry_of(const struct cpu *cpu, uint64_t linear, enum mmu_access access)
 {
 	uint64_t tag = tlb_tag(cpu, linear);
 
@@ -21,9 +23,28 @@ void *tlb_find(const struct cpu *cpu, uint64_t linear, enum mmu_access access)
 		const struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
 
 		if ((access == MMU_WRITE ? entry->write : entry->read) == tag)
-			return (void *)(uintptr_t)(linear + entry->addend);
+			return entry;
 	}
 	return NULL;
+}
+
+void *tlb_find(const struct cpu *cpu, uint64_t linear, enum mmu_access access)
+{
+	const struct tlb_entry *entry = tlb_entry_of(cpu, linear, access);
+
+	return entry ? (void *)(uintptr_t)(linear + entry->addend) : NULL;
+}
+
+static struct fetch_entry *fetch_entry_of(const struct cpu *cpu, uint64_t linear)
+{
+	return &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
+}
+
+int tlb_fetches_global(const struct cpu *cpu, uint64_t linear)
+{
+	const struct fetch_entry *entry = fetch_entry_of(cpu, linear);
+
+	return entry->tag == tlb_tag(cpu, linear) && entry->global;
 }
 
 /*
@@ -79,7 +100,7 @@ void tlb_flush_non_global(struct cpu *cpu)
 	struct tlb *tlb = cpu->tlb;
 
 	translations_changed(cpu);
-	translate_flush(cpu);
+	translate_flush_non_global(cpu);
 	if (!tlb)
 		return;
 	tables_drop(tlb);
@@ -98,10 +119,10 @@ void tlb_flush_non_global(struct cpu *cpu)
 void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 {
 	uint64_t page = linear & PAGE_NUMBER_MASK;
-	struct fetch_entry *fetch = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
+	struct fetch_entry *fetch = fetch_entry_of(cpu, linear);
 
 	translations_changed(cpu);
-	translate_flush_page(cpu, linear);
+	translate_flush_region(cpu, linear, QUIRE_PAGE_SHIFT);
 	tables_drop(cpu->tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
 		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
@@ -113,10 +134,30 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 		fetch->tag = TLB_EMPTY;
 }
 
+/* All that may be of one large page: it is cached by 4 KiB. */
+static void flush_large(struct cpu *cpu, uint64_t linear)
+{
+	struct tlb *tlb = cpu->tlb;
+	uint64_t region = linear >> LARGE_SHIFT;
+
+	translations_changed(cpu);
+	translate_flush_region(cpu, linear, LARGE_SHIFT);
+	tables_drop(tlb);
+	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
+		struct tlb_entry *entry = &tlb->data[i / TLB_SETS][i % TLB_SETS];
+
+		if (entry->read >> LARGE_SHIFT == region)
+			entry_drop(entry);
+	}
+	for (unsigned int i = 0; i < FETCH_SETS; i++)
+		if (tlb->fetch[i].tag >> LARGE_SHIFT == region)
+			tlb->fetch[i].tag = TLB_EMPTY;
+}
+
 void tlb_invlpg(struct cpu *cpu, uint64_t linear)
 {
 	if (cpu->tlb_has_large)
-		tlb_flush_all(cpu);
+		flush_large(cpu, linear);
 	else
 		tlb_flush_page(cpu, linear);
 }
@@ -135,7 +176,7 @@ void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page)
 
 enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **found)
 {
-	struct fetch_entry *entry = &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
+	struct fetch_entry *entry = fetch_entry_of(cpu, linear);
 	struct mmu_request request = {.linear = linear, .access = MMU_FETCH, .stage2 = MMU_FETCH};
 	struct mmu_result result;
 	enum step step;

@@ -7,9 +7,29 @@ static unsigned int fast_set(uint64_t linear)
 	return linear >> QUIRE_PAGE_SHIFT & (FAST_SETS - 1);
 }
 
+/* The number of the page is mixed in, as pages begin and end with code more often than not. */
 static unsigned int jump_set(uint64_t rip)
 {
-	return rip >> 2 & (FAST_JUMPS - 1);
+	return (rip + (rip >> QUIRE_PAGE_SHIFT) * 4) >> 2 & (FAST_JUMPS - 1);
+}
+
+static void set_empty(struct fast *fast, unsigned int mode, unsigned int set)
+{
+	memset(&fast->read[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
+	memset(&fast->write[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
+}
+
+/* An empty jump is that of an address of another set. */
+static void jump_empty(struct fast *fast, unsigned int mode, unsigned int set)
+{
+	fast->jump[mode][set] = set ? 0 : -UINT64_C(4);
+}
+
+static void note_bit(uint64_t *bits, unsigned int bit, int value)
+{
+	uint64_t mask = UINT64_C(1) << bit % 64;
+
+	bits[bit / 64] = value ? bits[bit / 64] | mask : bits[bit / 64] & ~mask;
 }
 
 static void tlb_empty(struct fast *fast)
@@ -18,12 +38,11 @@ static void tlb_empty(struct fast *fast)
 	memset(fast->write, FAST_EMPTY_BYTE, sizeof(fast->write));
 }
 
-/* An empty jump is that of an address of another set. */
 static void jumps_empty(struct fast *fast)
 {
 	memset(fast->jump, 0, sizeof(fast->jump));
 	for (unsigned int mode = 0; mode < FAST_MODES; mode++)
-		fast->jump[mode][0] = -UINT64_C(4);
+		jump_empty(fast, mode, 0);
 }
 
 void translate_flush(struct cpu *cpu)
@@ -34,17 +53,51 @@ void translate_flush(struct cpu *cpu)
 	jumps_empty(&cpu->fast);
 }
 
-void translate_flush_page(struct cpu *cpu, uint64_t linear)
+/* Empty the sets whose bits are set, and clear these. */
+static void local_empty(struct fast *fast, unsigned int mode, uint64_t *bits, unsigned int words,
+			void (*empty)(struct fast *fast, unsigned int mode, unsigned int set))
+{
+	for (unsigned int word = 0; word < words; word++) {
+		for (; bits[word]; bits[word] &= bits[word] - 1)
+			empty(fast, mode, word * 64 + (unsigned int)__builtin_ctzll(bits[word]));
+	}
+}
+
+void translate_flush_non_global(struct cpu *cpu)
 {
 	struct fast *fast = &cpu->fast;
 
 	if (!cpu->translate)
 		return;
 	for (unsigned int mode = 0; mode < FAST_MODES; mode++) {
-		memset(&fast->read[mode][fast_set(linear)], FAST_EMPTY_BYTE, sizeof(uint64_t));
-		memset(&fast->write[mode][fast_set(linear)], FAST_EMPTY_BYTE, sizeof(uint64_t));
+		local_empty(fast, mode, fast->local[mode], FAST_SETS / 64, set_empty);
+		local_empty(fast, mode, fast->jump_local[mode], FAST_JUMPS / 64, jump_empty);
 	}
-	jumps_empty(fast);
+}
+
+/* What begins in the region, or before it and ends there: an instruction may. */
+static int jump_is_in(uint64_t rip, uint64_t region, unsigned int shift)
+{
+	return rip >> shift == region || (rip + INSN_MAX - 1) >> shift == region;
+}
+
+void translate_flush_region(struct cpu *cpu, uint64_t linear, unsigned int shift)
+{
+	struct fast *fast = &cpu->fast;
+	uint64_t region = linear >> shift;
+
+	if (!cpu->translate)
+		return;
+	for (unsigned int mode = 0; mode < FAST_MODES; mode++) {
+		for (unsigned int set = 0; set < FAST_SETS; set++) {
+			if (-fast->read[mode][set] >> shift == region ||
+			    -fast->write[mode][set] >> shift == region)
+				set_empty(fast, mode, set);
+		}
+		for (unsigned int set = 0; set < FAST_JUMPS; set++)
+			if (jump_is_in(-fast->jump[mode][set], region, shift))
+				jump_empty(fast, mode, set);
+	}
 }
 
 void translate_protect(struct cpu *cpu, uint64_t host_page)
@@ -74,17 +127,18 @@ int fast_fill(struct cpu *cpu, uint64_t linear, int is_write)
 	struct fast *fast = &cpu->fast;
 	unsigned int mode = cpu->tlb_mode, set = fast_set(linear);
 	uint64_t tag = -(linear & PAGE_NUMBER_MASK);
-	uint64_t host = (uint64_t)(uintptr_t)tlb_find(cpu, linear, is_write ? MMU_WRITE : MMU_READ);
+	const struct tlb_entry *entry = tlb_entry_of(cpu, linear, is_write ? MMU_WRITE : MMU_READ);
 
 	/* A miss in spite of the tag: the access crosses the page's end. */
-	if (!host || (is_write ? fast->write : fast->read)[mode][set] == tag)
+	if (!entry || (is_write ? fast->write : fast->read)[mode][set] == tag)
 		return -1;
 	/* A tag of the other kind that stays must be of the same page. */
 	if (fast->read[mode][set] != tag)
 		memset(&fast->read[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
 	if (fast->write[mode][set] != tag)
 		memset(&fast->write[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
-	fast->addend[mode][set] = host - linear;
+	fast->addend[mode][set] = entry->addend;
+	note_bit(fast->local[mode], set, !entry->global);
 	if (is_write)
 		fast->write[mode][set] = tag;
 	else
@@ -96,7 +150,9 @@ void fast_note_jump(struct cpu *cpu, const struct unit *unit)
 {
 	struct fast *fast = &cpu->fast;
 	unsigned int set = jump_set(cpu->s.rip);
+	int is_global = tlb_fetches_global(cpu, cpu->s.rip) && !unit->block->crosses;
 
+	note_bit(fast->jump_local[unit->mode], set, !is_global);
 	fast->jump[unit->mode][set] = -cpu->s.rip;
 	fast->jump_code[unit->mode][set] = unit->code + unit->entry;
 	fast->jump_epoch[unit->mode][set] = &unit->block->page->epoch;

@@ -23,6 +23,8 @@ struct fast {
 	uint64_t jump[FAST_MODES][FAST_JUMPS];
 	uint64_t jump_code[FAST_MODES][FAST_JUMPS];
 	const uint64_t *jump_epoch[FAST_MODES][FAST_JUMPS];
+	/* A bit for each set: what it holds is not global. */
+	uint64_t local[FAST_MODES][FAST_SETS / 64], jump_local[FAST_MODES][FAST_JUMPS / 64];
 	uint64_t tlb_bits, jump_bits; /* of an address: which make the set */
 	uint64_t low_bits[4];	/* 0, 1, 3, 7: an address aligned to 1, 2, 4, 8 bytes has none */
 	uint64_t epoch_negated; /* of cpu->code_epoch */

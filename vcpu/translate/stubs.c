@@ -98,6 +98,7 @@ static void make_dispatch(struct translate *t, struct emit *e, unsigned int mode
 {
 	struct host_mem sum = {.base = REG_TAG, .index = REG_LINEAR};
 	struct host_mem behind = {.base = REG_TAG, .index = HOST_NONE};
+	struct host_mem mixed = {.base = REG_LINEAR, .index = REG_SET, .scale = 2};
 	struct host_mem code = field(FAST(jump_code[mode]));
 	struct host_insn jump = {.opcode = 0xff, .reg = 4, .memory = &code};
 	uint8_t *miss[3];
@@ -106,7 +107,9 @@ static void make_dispatch(struct translate *t, struct emit *e, unsigned int mode
 	code.scale = 3;
 	t->stubs.dispatch[mode] = here(e);
 	emit_store_field(e, REG_LINEAR, offsetof(struct cpu, s.rip));
-	emit_pext_field(e, REG_SET, REG_LINEAR, FAST(jump_bits));
+	emit_shr_page(e, REG_SET, REG_LINEAR);
+	emit_lea(e, REG_SET, &mixed);
+	emit_pext_field(e, REG_SET, REG_SET, FAST(jump_bits));
 	emit_load_table(e, REG_TAG, REG_SET, FAST(jump[mode]));
 	emit_lea(e, REG_TAG, &sum);
 	miss[0] = emit_jmp_unless_rcx_zero(e);

@@ -1,0 +1,165 @@
+/* What a write to CR3 and INVLPG drop of what the CPU remembers of page tables, and what they keep.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/vcpu/fake_vcpu.h"
+
+#define PROGRAM(name, code)                                                            \
+	__asm__(".pushsection .rodata\n.balign 64\n" #name "_start:\n" code "\n" #name \
+		"_end:\n.popsection\n");                                               \
+	extern const uint8_t name##_start[], name##_end[]
+
+#define PAGE UINT64_C(4096)
+#define GLOBAL_LINEAR (PAGED_LINEAR + 8 * PAGE)
+#define LOCAL_LINEAR (PAGED_LINEAR + 9 * PAGE)
+#define PTE_FLAGS UINT64_C(0x67)
+#define PTE_GLOBAL UINT64_C(0x100)
+#define PDE_LARGE UINT64_C(0x80)
+#define CR4_PGE UINT64_C(0x80)
+/* What the pages hold, and those that come in their place. */
+#define FIRST(n) (0x100u + (n))
+#define SECOND(n) (0x200u + (n))
+#define LARGE_LINEAR UINT64_C(0x200000)
+#define LARGE_OTHER UINT64_C(0x600000)
+#define IN_LARGE UINT64_C(0x123000)
+
+static int setup(void **state)
+{
+	struct quire_vcpu *vcpu = fake_vcpu_create(fake_vm_create());
+
+	cpu_state(vcpu->cpu)->cr4 |= CR4_PGE;
+	*state = vcpu;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct fake_vm *vm = vcpu->vm;
+
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+	return 0;
+}
+
+static void put64(struct quire_vcpu *vcpu, uint64_t gpa, uint64_t value)
+{
+	memcpy(vcpu->vm->ram + gpa, &value, sizeof(value));
+}
+
+static void map(struct quire_vcpu *vcpu, uint64_t linear, uint64_t gpa, uint64_t flags)
+{
+	put64(vcpu, GUEST_PT + (linear - PAGED_LINEAR) / PAGE * 8, gpa | PTE_FLAGS | flags);
+}
+
+static void run_program(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+}
+
+static void expect(struct quire_vcpu *vcpu, uint64_t rcx, uint64_t rdx)
+{
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RCX], rcx);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RDX], rdx);
+}
+
+/* Twice over, so that each table that remembers has it: what is at 0x408000 and at 0x409000. */
+PROGRAM(reload, "mov $2, %edi; mov %cr3, %rax; mov %rax, %cr3;"
+		"1: mov 0x408000, %ecx; mov 0x409000, %edx; dec %edi; jnz 1b; hlt");
+
+/* Data: a global translation outlasts CR3, though the table says something else by then. */
+static void test_cr3_keeps_global_data(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	for (uint32_t n = 0; n < 2; n++) {
+		put64(vcpu, GLOBAL_LINEAR + n * PAGE, FIRST(n));
+		put64(vcpu, GLOBAL_LINEAR + (n + 2) * PAGE, SECOND(n));
+	}
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR, PTE_GLOBAL);
+	run_program(vcpu, reload_start, reload_end);
+	run_program(vcpu, reload_start, reload_end);
+	expect(vcpu, FIRST(0), FIRST(1));
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR + 2 * PAGE, PTE_GLOBAL);
+	map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR + 2 * PAGE, 0);
+	run_program(vcpu, reload_start, reload_end);
+	expect(vcpu, FIRST(0), SECOND(1));
+}
+
+/* The same of code: what is called at 0x408000 and at 0x409000. */
+PROGRAM(recall, "mov $2, %edi; mov %cr3, %rax; mov %rax, %cr3; 1: mov $0x408000, %esi; call *%rsi;"
+		"mov %eax, %ecx; mov $0x409000, %esi; call *%rsi; mov %eax, %edx;"
+		"dec %edi; jnz 1b; hlt");
+
+/* mov $@value, %eax; ret */
+static void put_function(struct quire_vcpu *vcpu, uint64_t gpa, uint32_t value)
+{
+	uint8_t code[6] = {0xb8, 0, 0, 0, 0, 0xc3};
+
+	memcpy(code + 1, &value, sizeof(value));
+	memcpy(vcpu->vm->ram + gpa, code, sizeof(code));
+}
+
+static void test_cr3_keeps_global_code(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	for (uint32_t n = 0; n < 2; n++) {
+		put_function(vcpu, GLOBAL_LINEAR + n * PAGE, FIRST(n));
+		put_function(vcpu, GLOBAL_LINEAR + (n + 2) * PAGE, SECOND(n));
+	}
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR, PTE_GLOBAL);
+	run_program(vcpu, recall_start, recall_end);
+	run_program(vcpu, recall_start, recall_end);
+	expect(vcpu, FIRST(0), FIRST(1));
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR + 2 * PAGE, PTE_GLOBAL);
+	map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR + 2 * PAGE, 0);
+	run_program(vcpu, recall_start, recall_end);
+	expect(vcpu, FIRST(0), SECOND(1));
+}
+
+/* INVLPG of one address of 2 MiB drops what is remembered of another one, of data and of code. */
+PROGRAM(large,
+	"mov $2, %edi; invlpg 0x200000; 1: mov 0x323000, %ecx; mov $0x323010, %esi; call *%rsi;"
+	"mov %eax, %edx; dec %edi; jnz 1b; hlt");
+
+static void test_invlpg_drops_large_page(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	put64(vcpu, LARGE_LINEAR + IN_LARGE, FIRST(0));
+	put_function(vcpu, LARGE_LINEAR + IN_LARGE + 16, FIRST(1));
+	put64(vcpu, LARGE_OTHER + IN_LARGE, SECOND(0));
+	put_function(vcpu, LARGE_OTHER + IN_LARGE + 16, SECOND(1));
+	run_program(vcpu, large_start, large_end);
+	run_program(vcpu, large_start, large_end);
+	expect(vcpu, FIRST(0), FIRST(1));
+	put64(vcpu, GUEST_PD + 8, LARGE_OTHER | PTE_FLAGS | PDE_LARGE);
+	run_program(vcpu, large_start, large_end);
+	expect(vcpu, SECOND(0), SECOND(1));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    TEST(test_cr3_keeps_global_data),
+	    TEST(test_cr3_keeps_global_code),
+	    TEST(test_invlpg_drops_large_page),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
