@@ -1,7 +1,8 @@
 /*
  * The first program of a guest under test. The kernel's command line says what to do: quire=WORK,
- * where WORK is "poweroff", "reboot", "wait", "memory" or "root". Each line on the console that
- * begins with "quire:" is for the test that reads it.
+ * where WORK is "poweroff", "reboot", "triple", "wait", "memory" or "root". Without quire= the file
+ * /work has the word. Each line on the console that begins with "quire:" is for the test that reads
+ * it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -51,6 +52,18 @@ static int argument(const char *name, char *value, size_t size)
 		}
 	}
 	return 0;
+}
+
+/* Where the VMM writes the command line: its word is a file beside this program. */
+static void read_work(char *work, size_t size)
+{
+	int fd = open("/work", O_RDONLY);
+	ssize_t count = fd < 0 ? 0 : read(fd, work, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (count > 0)
+		work[count] = '\0';
 }
 
 static uint64_t word_of(uint64_t generation, uint64_t page, uint64_t word)
@@ -166,6 +179,18 @@ static void work_root(void)
 	printf("quire: BAD init: %s\n", strerror(errno));
 }
 
+/* Restart by a triple fault: for a VMM that has no other end to offer. */
+static void end_by_triple_fault(void)
+{
+	int fd = open("/sys/kernel/reboot/type", O_WRONLY);
+
+	if (fd < 0 || write(fd, "triple", 6) != 6)
+		printf("quire: BAD reboot type: %s\n", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	reboot(RB_AUTOBOOT);
+}
+
 /* What the machine is, as the kernel and the processor tell a program. */
 static void say_machine(void)
 {
@@ -187,7 +212,8 @@ int main(void)
 	mount_all();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	say_machine();
-	argument("quire", work, sizeof(work));
+	if (!argument("quire", work, sizeof(work)))
+		read_work(work, sizeof(work));
 	argument("rounds", rounds, sizeof(rounds));
 	if (!strcmp(work, "memory"))
 		work_memory(strtoul(rounds, NULL, 10));
@@ -195,8 +221,11 @@ int main(void)
 		work_root();
 	while (!strcmp(work, "wait"))
 		pause();
-	printf("quire: %s\n", !strcmp(work, "reboot") ? "reboot" : "poweroff");
+	printf("quire: %s\n",
+	       strcmp(work, "reboot") && strcmp(work, "triple") ? "poweroff" : "reboot");
 	sync();
+	if (!strcmp(work, "triple"))
+		end_by_triple_fault();
 	reboot(!strcmp(work, "reboot") ? RB_AUTOBOOT : RB_POWER_OFF);
 	for (;;)
 		pause();

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 
 import program
@@ -26,8 +27,13 @@ def kvmtool(path):
 
 
 def kvm_host(path):
-    image, archive = guest_files()
-    return ([], [path, "-k", str(image.bzimage), "-i", str(archive)], "quire: up")
+    """The kernel's command line is its own, and a triple fault is what ends it."""
+    image = kernel.obtain()
+    work = places.WORK / "kvm-host-work"
+    work.write_text("triple")
+    archive = initramfs.write(places.WORK / "initramfs-kvm-host", places.guest_program("init"),
+                              [("work", work)])
+    return ([], [path, "-k", str(image.bzimage), "-i", str(archive)], "quire: reboot")
 
 
 def kvm_hello_world(path):
@@ -48,11 +54,15 @@ def stress_ng(path):
 
 KNOWN = {"kvmtool": kvmtool, "kvm-host": kvm_host, "kvm-hello-world": kvm_hello_world,
          "solo5-hvt-debug": solo5, "stress-ng": stress_ng}
+# These give up where their standard input is none.
+WANTS_TERMINAL = ("kvm-host",)
 
 
 def run(name, path):
     options, command, wanted = KNOWN[name](path)
     words = [str(places.QUIRE), "run", *options, "--", *command]
+    if name in WANTS_TERMINAL:
+        words = ["script", "-qec", shlex.join(words), "/dev/null"]
     status, text, seconds = program.start_and_wait(words, os.getcwd(), LIMIT_SECONDS)
     if status != 0:
         raise Failure(f"exit {status}" if status is not None else "no end in time", text)
