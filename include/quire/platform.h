@@ -10,11 +10,16 @@
  * the library may look at it at any time, so a platform hands it to another thread later but
  * never frees it.
  */
+struct quire_held_lock {
+	const void *lock;
+	uint32_t rank;
+	uint32_t mode;
+};
 struct quire_thread {
 	_Alignas(64) uint64_t epoch; /* read section: epoch entered with, 0 outside */
 	uint32_t nesting;	     /* read sections entered, by the thread itself only */
 	uint32_t held_count;	     /* check builds: locks held, in order of acquisition */
-	uint8_t held_ranks[16];
+	struct quire_held_lock held[16];
 	struct quire_thread *next; /* all records, written once when registered */
 };
 

@@ -7,12 +7,14 @@
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/gfn/track.h"
+#include "src/vm/locks.h"
 
 int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_t *hva)
 {
 	const struct memslot *slot;
 	int ret = -EFAULT;
 
+	locks_assert_none();
 	reclaim_enter();
 	slot = memslot_lookup(by->vm, by->as_id, gfn_of(gpa), NULL);
 	if (slot && !(slot->flags & MEMSLOT_INVALID) &&
@@ -30,6 +32,7 @@ int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_
 
 void access_written(struct quire_vcpu *vcpu, u32 as_id, gpa_t gpa, u64 size_bytes)
 {
+	locks_assert_none();
 	dirty_log_mark_own(vcpu->vm, vcpu, as_id, gfn_of(gpa));
 	gfn_track_written(vcpu->vm, as_id, gpa, size_bytes);
 }

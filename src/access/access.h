@@ -13,15 +13,17 @@ struct accessor {
 
 enum access_kind { ACCESS_LOAD, ACCESS_STORE };
 
+/* --- no lock, no read section --- */
+
 /*
  * Where the client has @gpa; stale at once. -EFAULT: no memory, or read-only memory for a store;
- * -ENXIO: a store of the VM's own that no log can tell of. No lock held.
+ * -ENXIO: a store of the VM's own that no log can tell of.
  */
 must_check int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_t *hva);
 
 /*
  * @vcpu has written @size_bytes at @gpa, within one page: the log hears of it, and what shadows
- * that goes. After the copy, no lock held; may take mmu_lock.
+ * that goes. After the copy; may take mmu_lock.
  */
 void access_written(struct quire_vcpu *vcpu, u32 as_id, gpa_t gpa, u64 size_bytes);
 

@@ -5,6 +5,7 @@
 
 #include "src/access/access.h"
 #include "src/dirty/log.h"
+#include "src/vm/locks.h"
 
 int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, struct guest_map *map)
 {
@@ -15,6 +16,7 @@ int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, stru
 	int err =
 	    access_hva(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa_of(gfn), access, &hva);
 
+	locks_assert_none();
 	/* Such a page is only asked for by those who may keep it. */
 	if (atomic_load_relaxed_u32(&vm->tunables->allow_unsafe_mappings))
 		flags |= QUIRE_PAGE_GUARDED;
@@ -34,6 +36,7 @@ void guest_unmap(struct quire_vcpu *vcpu, struct guest_map *map)
 {
 	const struct quire_vm *vm = vcpu->vm;
 
+	locks_assert_none();
 	if (map->kind == GUEST_MAP_WRITE)
 		dirty_log_mark_own(vcpu->vm, vcpu, map->as_id, map->gfn);
 	if (map->page.refcounted)

@@ -19,9 +19,11 @@ struct guest_map {
 	struct quire_page page;
 };
 
+/* --- no lock, no read section --- */
+
 /*
  * Map @gfn as @vcpu sees it. -EFAULT: no slot, or a read-only one for writing; -EINVAL: nobody
- * counts the page; or what page_get() says. No lock held; may sleep.
+ * counts the page; or what page_get() says. May sleep.
  */
 must_check int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind,
 			 struct guest_map *map);

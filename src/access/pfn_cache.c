@@ -5,6 +5,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/vm/locks.h"
 
 /* Client addresses end here, on every machine this runs on. */
 #define CLIENT_ADDRESS_END (UINT64_C(1) << 56)
@@ -57,6 +58,7 @@ static bool is_current(const struct pfn_cache *cache)
 int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn,
 		   u32 *offset) NO_LOCK_ANALYSIS
 {
+	locks_assert_none();
 	rwlock_read_lock(&cache->lock);
 	if (cache->active && inside_page(cache->offset, size_bytes) && is_current(cache)) {
 		*pfn = cache->pfn;
@@ -144,6 +146,7 @@ int pfn_cache_refresh(struct pfn_cache *cache, u64 size_bytes)
 {
 	int err;
 
+	locks_assert_none();
 	mutex_lock(&cache->refresh);
 	err = refresh_locked(cache, size_bytes);
 	mutex_unlock(&cache->refresh);
@@ -191,6 +194,7 @@ int pfn_cache_activate_gpa(struct pfn_cache *cache, gpa_t gpa, u64 size_bytes)
 	struct pfn_cache key = {.offset = (u32)(gpa.v & ~QUIRE_PAGE_MASK),
 				.gpa = {gpa.v & QUIRE_PAGE_MASK}};
 
+	locks_assert_none();
 	return activate(cache, &key, size_bytes);
 }
 
@@ -200,6 +204,7 @@ int pfn_cache_activate_hva(struct pfn_cache *cache, hva_t hva, u64 size_bytes)
 				.offset = (u32)(hva.v & ~QUIRE_PAGE_MASK),
 				.hva = {hva.v & QUIRE_PAGE_MASK}};
 
+	locks_assert_none();
 	if (!hva.v || hva.v >= CLIENT_ADDRESS_END)
 		return -EINVAL;
 	return activate(cache, &key, size_bytes);
@@ -210,6 +215,7 @@ void pfn_cache_deactivate(struct pfn_cache *cache)
 	struct pfn_caches *caches = &cache->vm->pfn_caches;
 	struct pfn_cache **link;
 
+	locks_assert_none();
 	mutex_lock(&cache->refresh);
 	mutex_lock(&caches->lock);
 	for (link = &caches->first; *link && *link != cache; link = &(*link)->next)
@@ -228,6 +234,7 @@ void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 {
 	struct pfn_caches *caches = &vm->pfn_caches;
 
+	mmu_assert_free(vm);
 	/* Our count, then the caches' addresses; in publish(): the address, then the count. */
 	atomic_fence();
 	mutex_lock(&caches->lock);
@@ -246,5 +253,6 @@ void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 
 void pfn_caches_invalidate_end(struct quire_vm *vm)
 {
+	mmu_assert_free(vm);
 	atomic_fetch_add_u64(&vm->pfn_caches.seq, 1);
 }

@@ -43,11 +43,15 @@ struct pfn_cache {
 };
 
 void pfn_cache_init(struct pfn_cache *cache, struct quire_vm *vm);
+/* Give the read lock of pfn_cache_lock() back. */
+void pfn_cache_unlock(struct pfn_cache *cache);
+
+/* --- no lock, no read section --- */
 
 /*
  * Show @size_bytes at @gpa (in address space 0), or at @hva. -EINVAL: not inside one page, or an
  * hva that is no address of a client; -EFAULT, or what page_get() says: the cache is active and
- * invalid then, and must be deactivated. May sleep; no lock held.
+ * invalid then, and must be deactivated. May sleep.
  */
 must_check int pfn_cache_activate_gpa(struct pfn_cache *cache, gpa_t gpa, u64 size_bytes);
 must_check int pfn_cache_activate_hva(struct pfn_cache *cache, hva_t hva, u64 size_bytes);
@@ -57,7 +61,6 @@ must_check int pfn_cache_activate_hva(struct pfn_cache *cache, hva_t hva, u64 si
  * pfn_cache_unlock(); the user marks the page dirty. 0: not locked, refresh and try again.
  */
 must_check int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn, u32 *offset);
-void pfn_cache_unlock(struct pfn_cache *cache);
 
 /* Make it valid again. -EINVAL: not active, or not inside the page; -EFAULT, or as page_get(). */
 must_check int pfn_cache_refresh(struct pfn_cache *cache, u64 size_bytes);
@@ -65,8 +68,10 @@ must_check int pfn_cache_refresh(struct pfn_cache *cache, u64 size_bytes);
 /* Done; may be called again. None may be active when the VM ends. */
 void pfn_cache_deactivate(struct pfn_cache *cache);
 
-/* A host invalidation of [start, end) begins (after host_invalidation_enter(), no lock held), and
- * ends (before host_invalidation_leave()). */
+/* --- no mmu_lock, no read section --- */
+
+/* A host invalidation of [start, end) begins (after host_invalidation_enter()), and ends (before
+ * host_invalidation_leave()). */
 void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end);
 void pfn_caches_invalidate_end(struct quire_vm *vm);
 

@@ -9,29 +9,30 @@
 #define SPINS 64u
 
 /*
- * Check builds keep, per thread, the ranks held, and report an order that could deadlock. Ranks
- * are compared with the highest held: a lock released out of order is found by searching.
+ * Check builds keep, per thread, the locks held with rank and mode: they report an order that could
+ * deadlock, and answer the contracts of src/vm/locks.h. A lock released out of order is searched
+ * for.
  */
 #ifdef QUIRE_CHECK
-static void rank_push(u32 rank)
+static void held_push(const void *lock, u32 rank, enum lock_mode mode)
 {
 	struct quire_thread *self = base_self();
 
 	for (u32 i = 0; i < self->held_count; i++)
-		CHECK(self->held_ranks[i] < rank);
+		CHECK(self->held[i].rank < rank);
 	CHECK(self->nesting == 0 || rank > RANK_MMU);
-	if (self->held_count < ARRAY_LEN(self->held_ranks))
-		self->held_ranks[self->held_count++] = (u8)rank;
+	if (self->held_count < ARRAY_LEN(self->held))
+		self->held[self->held_count++] = (struct quire_held_lock){lock, rank, mode};
 }
 
-static void rank_pop(u32 rank)
+static void held_pop(const void *lock)
 {
 	struct quire_thread *self = base_self();
 
 	for (u32 i = self->held_count; i-- > 0;) {
-		if (self->held_ranks[i] != rank)
+		if (self->held[i].lock != lock)
 			continue;
-		self->held_ranks[i] = self->held_ranks[--self->held_count];
+		self->held[i] = self->held[--self->held_count];
 		return;
 	}
 	CHECK(!"a lock was released that the thread does not hold");
@@ -42,19 +43,31 @@ int lock_rank_is_held(enum lock_rank rank)
 	const struct quire_thread *self = base_self();
 
 	for (u32 i = 0; i < self->held_count; i++)
-		if (self->held_ranks[i] == rank)
+		if (self->held[i].rank == rank)
 			return 1;
 	return 0;
 }
-#else
-static void rank_push(u32 rank)
+
+int lock_is_held(const void *lock, enum lock_mode least)
 {
+	const struct quire_thread *self = base_self();
+
+	for (u32 i = 0; i < self->held_count; i++)
+		if (self->held[i].lock == lock)
+			return self->held[i].mode >= least;
+	return 0;
+}
+#else
+static void held_push(const void *lock, u32 rank, enum lock_mode mode)
+{
+	(void)lock;
 	(void)rank;
+	(void)mode;
 }
 
-static void rank_pop(u32 rank)
+static void held_pop(const void *lock)
 {
-	(void)rank;
+	(void)lock;
 }
 #endif
 
@@ -89,14 +102,14 @@ void mutex_init(struct mutex *mutex, enum lock_rank rank)
 
 void mutex_lock(struct mutex *mutex) NO_LOCK_ANALYSIS
 {
-	rank_push(mutex->rank);
+	held_push(mutex, mutex->rank, LOCK_EXCLUSIVE);
 	mutex_acquire(mutex);
 }
 
 void mutex_unlock(struct mutex *mutex) NO_LOCK_ANALYSIS
 {
 	mutex_release(mutex);
-	rank_pop(mutex->rank);
+	held_pop(mutex);
 }
 
 void rwlock_init(struct rwlock *lock, enum lock_rank rank)
@@ -108,7 +121,7 @@ void rwlock_init(struct rwlock *lock, enum lock_rank rank)
 
 void rwlock_read_lock(struct rwlock *lock) NO_LOCK_ANALYSIS
 {
-	rank_push(lock->rank);
+	held_push(lock, lock->rank, LOCK_SHARED);
 	for (;;) {
 		u32 seen = atomic_load_relaxed_u32(&lock->readers);
 
@@ -123,14 +136,14 @@ void rwlock_read_unlock(struct rwlock *lock) NO_LOCK_ANALYSIS
 {
 	if (atomic_fetch_sub_u32(&lock->readers, 1) == (RWLOCK_WRITER | 1))
 		base_platform->wake(&lock->readers, UINT32_MAX);
-	rank_pop(lock->rank);
+	held_pop(lock);
 }
 
 void rwlock_write_lock(struct rwlock *lock) NO_LOCK_ANALYSIS
 {
 	u32 seen;
 
-	rank_push(lock->rank);
+	held_push(lock, lock->rank, LOCK_EXCLUSIVE);
 	mutex_acquire(&lock->writers);
 	atomic_fetch_or_u32(&lock->readers, RWLOCK_WRITER);
 	while ((seen = atomic_load_acquire_u32(&lock->readers)) != RWLOCK_WRITER)
@@ -142,7 +155,7 @@ void rwlock_write_unlock(struct rwlock *lock) NO_LOCK_ANALYSIS
 	atomic_store_release_u32(&lock->readers, 0);
 	base_platform->wake(&lock->readers, UINT32_MAX);
 	mutex_release(&lock->writers);
-	rank_pop(lock->rank);
+	held_pop(lock);
 }
 
 void biglock_init(struct biglock *lock, enum lock_rank rank)
@@ -215,7 +228,7 @@ void gate_open(u32 *gate)
 
 void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
-	rank_push(lock->rank);
+	held_push(lock, lock->rank, LOCK_SHARED);
 	if (!line)
 		line = &lock->shared;
 	for (;;) {
@@ -230,7 +243,7 @@ void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_
 void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
 	line_leave(lock, line ? line : &lock->shared);
-	rank_pop(lock->rank);
+	held_pop(lock);
 }
 
 /* Whoever holds the lock may wait for a grace period: no epoch stays while we wait for the lock. */
@@ -254,7 +267,7 @@ struct quire_thread *biglock_read_enter(struct biglock *lock,
 {
 	struct quire_thread *self = base_self();
 
-	rank_push(lock->rank);
+	held_push(lock, lock->rank, LOCK_SHARED);
 	for (;;) {
 		reclaim_announce(self);
 		(void)atomic_exchange_u32(&line->busy, 1);
@@ -269,12 +282,12 @@ void biglock_read_exit(struct biglock *lock, struct biglock_line *line,
 {
 	reclaim_leave(self);
 	atomic_store_release_u32(&line->busy, 0);
-	rank_pop(lock->rank);
+	held_pop(lock);
 }
 
 void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
-	rank_push(lock->rank);
+	held_push(lock, lock->rank, LOCK_EXCLUSIVE);
 	mutex_acquire(&lock->writers);
 	(void)atomic_exchange_u32(&lock->writer, GATE_CLOSED);
 	for (struct biglock_line *line = lock->lines; line; line = line->next)
@@ -286,5 +299,5 @@ void biglock_write_unlock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
 	gate_open(&lock->writer);
 	mutex_release(&lock->writers);
-	rank_pop(lock->rank);
+	held_pop(lock);
 }

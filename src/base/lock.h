@@ -36,13 +36,19 @@ enum lock_rank {
 #define RELEASES_SHARED(...) LOCK_ATTRIBUTE(release_shared_capability(__VA_ARGS__))
 #define REQUIRES(...) LOCK_ATTRIBUTE(requires_capability(__VA_ARGS__))
 #define REQUIRES_SHARED(...) LOCK_ATTRIBUTE(requires_shared_capability(__VA_ARGS__))
+#define ASSERTS_HELD(...) LOCK_ATTRIBUTE(assert_capability(__VA_ARGS__))
+#define ASSERTS_HELD_SHARED(...) LOCK_ATTRIBUTE(assert_shared_capability(__VA_ARGS__))
 /* For the reader: in C, Clang cannot name a sibling member. */
 #define GUARDED_BY(x)
 #define NO_LOCK_ANALYSIS LOCK_ATTRIBUTE(no_thread_safety_analysis)
 
+/* How a lock is held; a stronger mode does where a weaker one is asked for. */
+enum lock_mode { LOCK_SHARED = 1, LOCK_EXCLUSIVE };
+
 #ifdef QUIRE_CHECK
-/* Does this thread hold a lock of @rank, in whichever mode? For CHECK() alone. */
+/* For CHECK() alone: does this thread hold a lock of @rank, or @lock in @least or stronger? */
 int lock_rank_is_held(enum lock_rank rank);
+int lock_is_held(const void *lock, enum lock_mode least);
 #endif
 
 /* A sleeping mutex. word: 0 free, 1 held, 2 held with sleepers. */

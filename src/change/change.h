@@ -31,19 +31,31 @@ static inline void change_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 	biglock_write_unlock(&vm->mmu_lock);
 }
 
-/* Under mmu_lock exclusive: take [start, end) away from the address spaces in @as_mask. */
-void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
-		      struct flush_debt *debt);
+/* --- mmu_lock exclusive --- */
 
-/* No mmu_lock held: every mapping of the VM goes, by making its roots invalid. */
-void change_zap_all(struct quire_vm *vm);
+/* Take [start, end) away from the address spaces in @as_mask. */
+void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		      struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+
 /*
- * The same in two steps. Begin, under mmu_lock exclusive: when the lock is dropped no vCPU walks
- * the old tables any more. End, with no lock held: they are freed. @debt is made by begin and spent
- * by end.
+ * change_zap_all() in two steps. Begin: when the lock is dropped no vCPU walks the old tables any
+ * more. End, with no lock held: they are freed. @debt is made by begin and spent by end.
  */
 void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+
+/* --- no mmu_lock, no read section --- */
+
+/* Every mapping of the VM goes, by making its roots invalid. */
+void change_zap_all(struct quire_vm *vm);
 void change_zap_all_end(struct quire_vm *vm, struct flush_debt *debt);
+
+/* --- no lock, no read section --- */
+
+/* At most @pages shadow pages from now on; some go if there are more. Takes slots_lock and
+ * mmu_lock. */
+void change_set_quota(struct quire_vm *vm, u64 pages);
+
+/* --- the inode's invalidate lock --- */
 
 /*
  * Pages of an inode are about to go away: begin the invalidation of all gfns that show them, zap
@@ -57,14 +69,12 @@ struct gmem_invalidation {
 void change_gmem_begin(const struct gmem_invalidation *invalidation);
 void change_gmem_end(const struct gmem_invalidation *invalidation);
 
-/* At most @pages shadow pages from now on; some go if there are more. No lock held; takes
- * slots_lock and mmu_lock. */
-void change_set_quota(struct quire_vm *vm, u64 pages);
+/* --- slots_lock --- */
 
-/* The slot of @new has just started to log, and is published: split, protect, flush. */
-void change_log_start(struct quire_vm *vm, const struct memslot *slot);
+/* @slot has just started to log, and is published: split, protect, flush. */
+void change_log_start(struct quire_vm *vm, const struct memslot *slot) REQUIRES(&vm->slots_lock);
 /* The slot has stopped to log: huge pages come back. */
-void change_log_stop(struct quire_vm *vm, const struct memslot *slot);
+void change_log_stop(struct quire_vm *vm, const struct memslot *slot) REQUIRES(&vm->slots_lock);
 
 /* Gfns handled in one hold of mmu_lock by operations that go through them one by one. */
 #define CHANGE_PIECE_PAGES UINT64_C(8192)

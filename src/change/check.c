@@ -9,6 +9,7 @@
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/gmem.h"
+#include "src/vm/locks.h"
 #include "src/vm/rmp.h"
 
 /*
@@ -82,6 +83,7 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 	u64 pages = level_pages((enum quire_level)level), rights, value;
 	const struct memslot *slot = memslot_lookup(vm, check->as_id, gfn, NULL);
 
+	mmu_assert_exclusive(vm);
 	check->leaves[level]++;
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(is_aligned_u64(entry_pfn(entry).v, pages));
@@ -139,6 +141,7 @@ void vm_check(struct quire_vm *vm)
 {
 	struct checker check = {.vm = vm, .f = vm->format};
 
+	mmu_assert_exclusive(vm);
 	if (vm->invalidation.in_progress)
 		return;
 	base_sched_pause();

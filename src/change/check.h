@@ -5,8 +5,10 @@
 #include "src/vm/vm.h"
 
 #ifdef QUIRE_CHECK
-/* Under mmu_lock exclusive: compare every table with the slots, the attributes and guest_memfd. */
-void vm_check(struct quire_vm *vm);
+/* --- mmu_lock exclusive --- */
+
+/* Compare every table with the slots, the attributes and guest_memfd. */
+void vm_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 #else
 static inline void vm_check(struct quire_vm *vm)
 {

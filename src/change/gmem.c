@@ -3,6 +3,7 @@
 
 #include "src/change/change.h"
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 
 static bool file_shows(const struct gmem_invalidation *inv, const struct quire_gmem *file)
@@ -25,6 +26,7 @@ static void zap_file(const struct gmem_invalidation *inv, const struct quire_gme
 	struct gmem_binding_iter iter;
 	struct gmem_binding binding;
 
+	mmu_assert_exclusive(file->vm);
 	gmem_for_binding(inv->inode, inv->first, inv->npages, &iter, &binding)
 	{
 		gfn_t end = {binding.gfn.v + binding.npages};
@@ -58,12 +60,14 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 
 void change_gmem_begin(const struct gmem_invalidation *inv)
 {
+	gmem_assert_invalidate(inv->inode);
 	for (struct quire_gmem *file = inv->inode->files; file; file = file->next)
 		begin_file(inv, file);
 }
 
 void change_gmem_end(const struct gmem_invalidation *inv)
 {
+	gmem_assert_invalidate(inv->inode);
 	for (struct quire_gmem *file = inv->inode->files; file; file = file->next) {
 		struct quire_vm *vm = file->vm;
 

@@ -21,6 +21,7 @@ static bool any_slot(const struct quire_vm *vm, hva_t start, hva_t end)
 
 /* Under mmu_lock, in a read section. */
 static void zap_slots(struct quire_vm *vm, hva_t start, hva_t end, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock)
 {
 	const struct memslot *slot;
 	struct memslot_iter iter;

@@ -9,6 +9,7 @@
 #include "src/change/nested.h"
 #include "src/dirty/bitmap.h"
 #include "src/gfn/level.h"
+#include "src/vm/locks.h"
 
 /* KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE and _INITIALLY_SET. */
 #define MANUAL_ENABLE 1u
@@ -65,6 +66,7 @@ static void piece_release(struct quire_vm *vm, enum piece_hold hold) NO_LOCK_ANA
  * is write-protected, and splits at the first write.
  */
 static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+    REQUIRES(&vm->slots_lock)
 {
 	struct table_cache tables = {0};
 	bool more;
@@ -90,6 +92,7 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	struct flush_debt debt;
 	gfn_t end = memslot_end(slot), next;
 
+	slots_assert(vm);
 	if (slot->flags & QUIRE_SLOT_READONLY)
 		return;
 	/* All pages count as dirty from the start: CLEAR arms them as they are harvested. A ring
@@ -103,6 +106,7 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 		enum piece_hold hold = piece_take(vm);
 
 		next = piece_end(gfn, end);
+		mmu_assert_shared(vm);
 		if (!MUTANT(log_start_unprotected))
 			tdp_write_protect_range(vm, slot->as_id, gfn, next, &debt);
 		piece_release(vm, hold);
@@ -126,6 +130,7 @@ static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
 	const struct quire_vm *vm = recovery->vm;
 	const struct memslot *slot = recovery->slot;
 
+	mmu_assert_shared(vm);
 	if (gfn_level_max(vm, slot, gfn, (enum quire_level)level) < level)
 		return false;
 	if (slot->flags & QUIRE_SLOT_GMEM)
@@ -150,6 +155,7 @@ void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
 					 .allowed = huge_allowed,
 					 .ctx = &ctx};
 
+	slots_assert(vm);
 	change_nested_recover(vm, &nested);
 	/* One hold a gigabyte: the largest leaf that may come back. */
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
@@ -269,6 +275,7 @@ static void take_shared(const struct log_piece *piece, const struct tdp_bits *bi
  * wait for, word by word; so the entries are asked for before it.
  */
 static void harvest_piece(struct quire_vm *vm, struct log_piece *piece, struct flush_debt *debt)
+    REQUIRES(&vm->slots_lock)
 {
 	const struct memslot *slot = piece->slot;
 	struct tdp_word named[PIECE_NAMED];
@@ -284,6 +291,7 @@ static void harvest_piece(struct quire_vm *vm, struct log_piece *piece, struct f
 	if (!bits.count)
 		return;
 	hold = piece_take(vm);
+	mmu_assert_shared(vm);
 	tdp_find_bits(vm, &bits);
 	if (MUTANT(harvest_protects_first))
 		tdp_write_protect_bits(vm, &bits, debt);
@@ -298,7 +306,7 @@ static void harvest_piece(struct quire_vm *vm, struct log_piece *piece, struct f
 }
 
 /* harvest_piece() for any number of words, in pieces, with one flush at the end. */
-static void harvest(struct quire_vm *vm, const struct log_piece *request)
+static void harvest(struct quire_vm *vm, const struct log_piece *request) REQUIRES(&vm->slots_lock)
 {
 	struct log_piece piece;
 	struct flush_debt debt;
@@ -339,6 +347,7 @@ static void put_back(struct dirty_bitmap *bitmap, const u64 *words)
 typedef int (*copy_out_fn)(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes);
 
 static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn copy_out, void *ctx)
+    REQUIRES(&vm->slots_lock)
 {
 	struct memslot *slot;
 	u64 size_bytes, *words;
@@ -389,6 +398,7 @@ static int clear_check(const struct quire_clear_log *request, const struct memsl
  * theirs whose bit is set. Words without such a page part the range where they span a huge page.
  */
 static void split_before_clear(struct quire_vm *vm, const struct log_piece *piece)
+    REQUIRES(&vm->slots_lock)
 {
 	const struct memslot *slot = piece->slot;
 	u64 first = slot->base_gfn.v + piece->first * 64, start = 0, end = 0;
@@ -415,6 +425,7 @@ static void split_before_clear(struct quire_vm *vm, const struct log_piece *piec
 }
 
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request)
+    REQUIRES(&vm->slots_lock)
 {
 	struct log_piece piece;
 	struct memslot *slot;

@@ -6,6 +6,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
+#include "src/vm/locks.h"
 
 void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 {
@@ -14,6 +15,7 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 	struct flush_debt debt;
 	int err = 0;
 
+	slots_assert(vm);
 	if (!shadow_of(vm))
 		return;
 	flush_debt_init(&debt, &vm->flush);
@@ -31,6 +33,7 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			   struct flush_debt *debt)
 {
+	slots_assert(vm);
 	if (!shadow_of(vm) || MUTANT(nested_start_unprotected))
 		return;
 	change_lock(vm);
@@ -39,7 +42,7 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 }
 
 static void protect_word(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
-			 struct flush_debt *debt)
+			 struct flush_debt *debt) REQUIRES(&vm->mmu_lock)
 {
 	while (mask) {
 		u32 skip = (u32)__builtin_ctzll(mask);
@@ -55,6 +58,7 @@ static void protect_word(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
 void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 				struct flush_debt *debt)
 {
+	slots_assert(vm);
 	if (!shadow_of(vm) || MUTANT(nested_unarmed))
 		return;
 	change_lock(vm);
@@ -72,6 +76,7 @@ void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery
 	struct flush_debt debt;
 	int more = 1;
 
+	slots_assert(vm);
 	if (!shadow_of(vm))
 		return;
 	recovery->level = QUIRE_LEVEL_4K;

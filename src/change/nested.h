@@ -5,17 +5,21 @@
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 
-/* All under slots_lock, with no mmu_lock held; nothing happens while there is no nested guest. */
+/* --- slots_lock --- */
+
+/* All take mmu_lock; nothing happens while there is no nested guest. */
 
 /* Split what maps the range, as far as memory and the quota go. */
-void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end);
+void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+    REQUIRES(&vm->slots_lock);
 /* Take W from what maps the range, or the gfns of @bits. */
 void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			   struct flush_debt *debt);
+			   struct flush_debt *debt) REQUIRES(&vm->slots_lock);
 void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
-				struct flush_debt *debt);
+				struct flush_debt *debt) REQUIRES(&vm->slots_lock);
 /* The range does not log any more: what can be larger is so at the next fault, the rest stays. In
  * holds of mmu_lock that do not grow with the range. .level and .at are set here. */
-void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery);
+void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery)
+    REQUIRES(&vm->slots_lock);
 
 #endif

@@ -42,6 +42,7 @@ static bool is_logged(struct quire_vm *vm, const struct nx_range *range)
 
 /* The table that was named, of the MMU that it belongs to: the other has no part in it. */
 static void zap_named(struct quire_vm *vm, const struct nx_range *range, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock)
 {
 	if (range->shadow)
 		shadow_zap_table(vm, range->shadow, debt);

@@ -3,6 +3,7 @@
 
 #include "src/base/mutant.h"
 #include "src/change/change.h"
+#include "src/vm/locks.h"
 
 #define MIN_ALLOC_MMU_PAGES 64u
 
@@ -10,6 +11,7 @@ void change_set_quota(struct quire_vm *vm, u64 pages)
 {
 	struct flush_debt debt;
 
+	locks_assert_none();
 	flush_debt_init(&debt, &vm->flush);
 	mutex_lock(&vm->slots_lock);
 	atomic_store_relaxed_u64(&vm->nr_mmu_pages, pages);

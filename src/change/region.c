@@ -4,6 +4,7 @@
 #include "src/change/change.h"
 #include "src/base/mutant.h"
 #include "src/dirty/bitmap.h"
+#include "src/vm/locks.h"
 
 /*
  * A region update in hand: what is being replaced by what. Everything that can fail happens
@@ -74,6 +75,7 @@ static int region_create(struct region_update *update)
 	struct quire_vm *vm = update->vm;
 	int err;
 
+	slots_assert(vm);
 	update->slots.new_slot = memslot_alloc(vm, update->region);
 	if (!update->slots.new_slot)
 		return -ENOMEM;
@@ -112,6 +114,7 @@ static int region_delete(struct region_update *update)
 	struct memslot *old = update->slots.old_slot;
 	int err = memslot_update_prepare(vm, &update->slots);
 
+	slots_assert(vm);
 	if (err)
 		return err;
 	err = gmem_unbind_prepare(old, &update->binding);
@@ -175,6 +178,7 @@ static int region_move(struct region_update *update)
 	struct memslot *old = update->slots.old_slot;
 	int err = make_successor(update);
 
+	slots_assert(vm);
 	if (!err)
 		err = memslot_check_max_gfn(update->region, vm->max_gfn);
 	if (!err)
@@ -196,6 +200,7 @@ static int region_set_flags(struct region_update *update)
 	struct memslot *old = update->slots.old_slot, *new;
 	int err = make_successor(update);
 
+	slots_assert(vm);
 	if (!err)
 		err = memslot_update_prepare(vm, &update->slots);
 	if (err) {
@@ -214,6 +219,7 @@ static int region_set_flags(struct region_update *update)
 }
 
 static int apply_region(struct quire_vm *vm, const struct quire_region *region)
+    REQUIRES(&vm->slots_lock)
 {
 	struct region_update update = {.vm = vm, .region = region};
 	struct memslot_decision decision = {0};
@@ -261,6 +267,7 @@ static bool may_wrap(const struct quire_vm *vm)
 }
 
 static int set_region_locked(struct quire_vm *vm, const struct quire_region *region)
+    REQUIRES(&vm->slots_lock)
 {
 	if (unlikely(may_wrap(vm)))
 		change_zap_all(vm);

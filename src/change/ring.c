@@ -52,6 +52,7 @@ struct reset_batch {
 
 /* The client may have written nonsense: what names no page of a slot is passed over. */
 static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, struct flush_debt *debt)
+    REQUIRES(&vm->slots_lock)
 {
 	u32 as = batch->slot >> 16, id = batch->slot & 0xffff;
 	const struct memslot *slot;
@@ -80,7 +81,7 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
  * return: an entry that was taken and not armed would be a write that nobody hears of.
  */
 static u32 reset_one(struct quire_vm *vm, struct dirty_ring *ring, int (*interrupted)(void),
-		     struct flush_debt *debt)
+		     struct flush_debt *debt) REQUIRES(&vm->slots_lock)
 {
 	struct reset_batch batch = {0};
 	u32 count = 0, slot;

@@ -3,10 +3,12 @@
 
 #include "src/base/mutant.h"
 #include "src/change/change.h"
+#include "src/vm/locks.h"
 
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt)
 {
+	mmu_assert_exclusive(vm);
 	tdp_zap_range(vm, as_mask, start, end, debt);
 	shadow_zap_range(vm, as_mask, start, end, debt);
 }
@@ -27,6 +29,7 @@ static int zap_obsolete(struct quire_vm *vm)
 
 void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt)
 {
+	mmu_assert_exclusive(vm);
 	flush_debt_init(debt, &vm->flush);
 	/* Shadow pages carry it; of the TDP MMU an invalid root is out of reach at once. */
 	vm->mmu_valid_gen ^= 1;
@@ -45,6 +48,7 @@ void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt)
 
 void change_zap_all_end(struct quire_vm *vm, struct flush_debt *debt)
 {
+	mmu_assert_free(vm);
 	if (MUTANT(roots_left_late))
 		flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 	while (zap_obsolete(vm))
@@ -57,6 +61,7 @@ void change_zap_all(struct quire_vm *vm)
 {
 	struct flush_debt debt;
 
+	mmu_assert_free(vm);
 	change_lock(vm);
 	change_zap_all_begin(vm, &debt);
 	change_unlock(vm);

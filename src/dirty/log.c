@@ -3,6 +3,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/vm/locks.h"
 
 /*
  * Must a bit be set? A ring is told here, for it is the vCPU's own. The section begins with a full
@@ -44,6 +45,7 @@ void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id,
 {
 	struct biglock_line *line = vcpu ? &vcpu->line : NULL;
 
+	locks_assert_none();
 	if (!lacks_bit(vm, vcpu, as_id, gfn))
 		return;
 	if (MUTANT(own_mark_unlocked)) {

@@ -4,6 +4,7 @@
 
 #include "src/dirty/bitmap.h"
 #include "src/dirty/ring.h"
+#include "src/vm/locks.h"
 
 /* What a ring calls the slot. */
 static inline u32 dirty_log_slot(const struct memslot *slot)
@@ -11,12 +12,12 @@ static inline u32 dirty_log_slot(const struct memslot *slot)
 	return (u32)slot->as_id << 16 | slot->id;
 }
 
-/*
- * The page of @gfn may be written by @vcpu. In a read section under mmu_lock in either mode, after
- * the right to write was given; see LOCKING.md for the order.
- */
+/* --- mmu_lock in either mode, in shared mode in a read section --- */
+
+/* The page of @gfn may be written by @vcpu: after the right was given, see LOCKING.md. */
 static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot *slot, gfn_t gfn)
 {
+	mmu_assert_shared(vcpu->vm);
 	if (!(slot->flags & QUIRE_SLOT_LOG_DIRTY))
 		return;
 	if (slot->dirty)
@@ -25,11 +26,13 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
 		dirty_ring_push(vcpu, dirty_log_slot(slot), gfn.v - slot->base_gfn.v);
 }
 
+/* --- no lock, no read section --- */
+
 /*
  * The library has written the page of @gfn, for @vcpu or (NULL) for nobody's vCPU, which a ring
- * cannot record. After the write, out of guest mode, no lock held and in no read section; takes
- * mmu_lock shared if there is a bit to be set. Writers for a vCPU ask dirty_ring_takes_own() before
- * they write. In the section of vm->accesses that the write is in, or another slot may be there.
+ * cannot record. After the write, out of guest mode; takes mmu_lock shared if there is a bit to be
+ * set. Writers for a vCPU ask dirty_ring_takes_own() before they write. Call it inside the write's
+ * section of vm->accesses: after that the slot may be another.
  */
 void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn);
 

@@ -7,6 +7,7 @@
 #include "src/gfn/track.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
+#include "src/vm/locks.h"
 
 void fault_describe(const struct fault *fault, struct quire_memory_fault *exit)
 {
@@ -29,6 +30,7 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	struct found found = {0};
 	int ret;
 
+	locks_assert_none();
 	if (fault->write && gfn_track_is_used(vcpu->vm))
 		fault_unprotect(vcpu, fault->gfn);
 	if (fault->present || entry_ages_by_rights(vcpu->vm->format)) {
@@ -63,6 +65,7 @@ int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
 {
 	u64 attributes;
 
+	locks_assert_none();
 	if (error_code & QUIRE_PFERR_RSVD)
 		return 0;
 	if (!vm_has_private_mem(vcpu->vm))

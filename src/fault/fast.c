@@ -6,6 +6,7 @@
 #include "src/base/mutant.h"
 #include "src/dirty/log.h"
 #include "src/tdp/tdp.h"
+#include "src/vm/locks.h"
 
 /* Attempts before the slow path takes over. */
 #define FAST_TRIES 4u
@@ -92,6 +93,7 @@ int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 	struct quire_thread *self;
 	int ret = QUIRE_RETRY;
 
+	locks_assert_none();
 	if (!may_be_fast(vcpu->vm, fault))
 		return FAULT_CONTINUE;
 	self = biglock_read_enter(&vcpu->vm->mmu_lock, &vcpu->line);

@@ -36,6 +36,11 @@ struct found {
 /* Outcome of a phase: QUIRE_* outcomes, -errno, or: go on with the next phase. */
 #define FAULT_CONTINUE 0
 
+/* Describe the access for KVM_EXIT_MEMORY_FAULT. */
+void fault_describe(const struct fault *fault, struct quire_memory_fault *exit);
+
+/* --- no lock, no read section --- */
+
 /* Phase 1: the slot, and whether the access is what the attributes say. */
 must_check int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault,
 			       struct found *found, struct quire_memory_fault *exit);
@@ -45,26 +50,17 @@ must_check int fault_find_page(struct quire_vcpu *vcpu, const struct fault *faul
 /* Phase 3: under mmu_lock, if all of it still holds, the mapping. */
 must_check int fault_install(struct quire_vcpu *vcpu, const struct fault *fault,
 			     const struct found *found);
-/* Describe the access for KVM_EXIT_MEMORY_FAULT. */
-void fault_describe(const struct fault *fault, struct quire_memory_fault *exit);
 
 /* Phases 1 to 3, with the gfn's attribute deciding whether the access is private. */
 must_check int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 			     struct quire_memory_fault *exit);
 
-/* What @found allows for @fault, in a read section under mmu_lock. */
-struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct memslot *slot,
-				      const struct fault *fault, const struct found *found);
 /* Does the access mean the private page? */
 int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code);
 
 /* The fault of a nested guest at L2's @gpa; .gfn and .private of @fault are not set. */
 must_check int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 			    struct quire_memory_fault *exit);
-struct shadow_path;
-/* L1's tables that are tracked from now on must not be written through the TDP tables. */
-void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
-			 struct flush_debt *debt);
 /*
  * Load the shadow root, with the pages below it up to date: -ENOMEM, -ENOSPC. Takes mmu_lock
  * exclusive; reads guest memory.
@@ -100,5 +96,19 @@ must_check int fault_mmio_entry(struct quire_vcpu *vcpu, gfn_t gfn);
 /* There is no memory at @fault->gfn: remember it. */
 must_check int fault_no_slot(struct quire_vcpu *vcpu, const struct fault *fault,
 			     const struct found *found);
+
+/* --- mmu_lock in either mode, in shared mode in a read section --- */
+
+/* What @found allows for @fault. */
+struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct memslot *slot,
+				      const struct fault *fault, const struct found *found)
+    REQUIRES_SHARED(&vm->mmu_lock);
+
+/* --- mmu_lock exclusive --- */
+
+struct shadow_path;
+/* L1's tables that are tracked from now on must not be written through the TDP tables. */
+void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
+			 struct flush_debt *debt);
 
 #endif

@@ -6,6 +6,7 @@
 #include "src/gfn/level.h"
 #include "src/gfn/track.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 
 /* Has anything that phases 1 and 2 relied on changed? After a no, the slot is still published. */
 static bool is_stale(const struct quire_vcpu *vcpu, const struct fault *fault,
@@ -54,6 +55,7 @@ static enum quire_level settled_level(const struct quire_vm *vm, gfn_t gfn, enum
  */
 static enum quire_level mapping_level(const struct quire_vm *vm, const struct memslot *slot,
 				      const struct fault *fault, const struct found *found)
+    REQUIRES_SHARED(&vm->mmu_lock)
 {
 	enum quire_level level = gfn_level_of_flags(slot);
 
@@ -76,6 +78,7 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
 	bool tracked = gfn_track_is_used(vm) && gfn_is_tracked(vm, slot->as_id, fault->gfn);
 
+	mmu_assert_shared(vm);
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
 	if ((found->page.pfn.v & (level_pages(wanted) - 1)) != offset)
 		wanted = QUIRE_LEVEL_4K;
@@ -116,6 +119,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 	struct tdp_mapping mapping;
 	int ret;
 
+	mmu_assert_shared(vm);
 	if (is_stale(vcpu, fault, found))
 		return QUIRE_RETRY;
 	slot = find_slot(vcpu, fault->gfn);
@@ -135,6 +139,7 @@ int fault_install(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 	struct flush_debt debt;
 	int ret;
 
+	locks_assert_none();
 	flush_debt_init(&debt, &vm->flush);
 	self = biglock_read_enter(&vm->mmu_lock, &vcpu->line);
 	ret = install_locked(vcpu, fault, found, &debt);

@@ -9,6 +9,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
+#include "src/vm/locks.h"
 
 #define GENERATION_MASK ((UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 1)
 
@@ -58,6 +59,7 @@ int fault_mmio_entry(struct quire_vcpu *vcpu, gfn_t gfn)
 	u64 generation;
 	int ret;
 
+	locks_assert_none();
 	reclaim_enter();
 	generation = memslots_generation(vcpu->vm, vcpu->as_id);
 	if (noted(vcpu, gfn, generation))
@@ -73,6 +75,7 @@ int fault_no_slot(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 	struct quire_vm *vm = vcpu->vm;
 	struct flush_debt debt;
 
+	locks_assert_none();
 	note(vcpu, fault->gfn, found->generation);
 	if (!vm->mmio_entries || fault->gfn.v > vm->max_gfn.v ||
 	    (found->generation & MEMSLOTS_UPDATING))

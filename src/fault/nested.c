@@ -6,6 +6,7 @@
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
+#include "src/vm/locks.h"
 
 /* Rounds within one fault: L1's tables are walked, tracked, and walked again. */
 #define NESTED_ROUNDS 8u
@@ -93,6 +94,7 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	struct flush_debt debt;
 	int tracked;
 
+	locks_assert_none();
 	if (likely(!atomic_load_acquire_ptr(&vm->track)))
 		return;
 	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
@@ -144,6 +146,7 @@ static bool is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *n
 /* What both L1 and the slot allow, as large as both allow. */
 static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 				     const struct nested_fault *nested, const struct memslot *slot)
+    REQUIRES_SHARED(&vcpu->vm->mmu_lock)
 {
 	const struct shadow_walk *walk = &nested->walk;
 	struct tdp_mapping mapping =
@@ -186,6 +189,7 @@ static int install_locked(struct quire_vcpu *vcpu, const void *ctx, struct flush
 	struct shadow_path path;
 	int ret;
 
+	mmu_assert_exclusive(vcpu->vm);
 	if (!shadow_has_reserve(vcpu) || is_stale(vcpu, nested))
 		return NESTED_AGAIN;
 	ret = shadow_make_room(&change, vcpu->shadow.page);
@@ -277,6 +281,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 	struct lagging lagging = {0};
 	bool protected = false;
 
+	locks_assert_none();
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
 		struct nested_fault nested = {
 		    .fault = *fault,

@@ -5,6 +5,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/vm/locks.h"
 
 static int find_gmem_page(const struct fault *fault, struct found *found,
 			  struct quire_memory_fault *exit)
@@ -66,6 +67,7 @@ int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 {
 	int ret;
 
+	locks_assert_none();
 	if (found->from_gmem)
 		return find_gmem_page(fault, found, exit);
 	/* Not worth the lookup: it would be thrown away. */

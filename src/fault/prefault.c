@@ -33,7 +33,7 @@ static u32 mapped_level_shadow(struct quire_vcpu *vcpu, gfn_t gfn)
 
 	biglock_read_lock(&vcpu->vm->mmu_lock, &vcpu->line);
 	if (shadow_root_is_valid(vcpu))
-		level = shadow_level_at(vcpu->shadow.page, gfn);
+		level = shadow_level_at(vcpu->vm, vcpu->shadow.page, gfn);
 	biglock_read_unlock(&vcpu->vm->mmu_lock, &vcpu->line);
 	return level;
 }

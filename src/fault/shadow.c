@@ -7,10 +7,12 @@
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
+#include "src/vm/locks.h"
 
 void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path,
 			 struct flush_debt *debt)
 {
+	mmu_assert_exclusive(vcpu->vm);
 	for (u32 i = 0; i < path->count; i++)
 		tdp_zap_range(vcpu->vm, 1u << vcpu->as_id, path->fresh[i],
 			      (gfn_t){path->fresh[i].v + 1}, debt);
@@ -78,6 +80,7 @@ int fault_load_shadow_root(struct quire_vcpu *vcpu)
 {
 	int err = shadow_root_is_valid(vcpu) ? 0 : load_root(vcpu);
 
+	locks_assert_none();
 	if (err || !vcpu->shadow.lags)
 		return err;
 	if (shadow_any_unsync(vcpu->vm) && !MUTANT(root_unsynced))
@@ -96,6 +99,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 	struct flush_debt debt;
 	int ret;
 
+	locks_assert_none();
 	flush_debt_init(&debt, &vm->flush);
 	biglock_write_lock(&vm->mmu_lock);
 	reclaim_enter();
@@ -130,6 +134,7 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	struct shadow_path path;
 	int ret;
 
+	mmu_assert_exclusive(vcpu->vm);
 	if (!shadow_has_reserve(vcpu) || !shadow_root_is_valid(vcpu) ||
 	    memslots_generation(vcpu->vm, vcpu->as_id) != direct->found->generation ||
 	    invalidation_retry(&vcpu->vm->invalidation, direct->found->snapshot, fault->gfn))
@@ -155,5 +160,6 @@ int fault_install_direct(struct quire_vcpu *vcpu, const struct fault *fault,
 {
 	struct direct_fault direct = {.fault = fault, .found = found};
 
+	locks_assert_none();
 	return fault_map_shadow(vcpu, found, map_direct, &direct);
 }

@@ -5,6 +5,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/vm/locks.h"
 
 /* The guest's view of the gfn and the attribute disagree, or a private page has no home. */
 static int refuse(const struct fault *fault, struct quire_memory_fault *exit)
@@ -89,6 +90,7 @@ int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 {
 	int ret;
 
+	locks_assert_none();
 	/* Before anything is looked up, so that a change after this is noticed at the end. */
 	found->snapshot = invalidation_snapshot(&vcpu->vm->invalidation);
 	if (likely(find_again(vcpu, fault, found)))

@@ -3,6 +3,7 @@
 #include "src/change/check.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
+#include "src/vm/locks.h"
 
 /* The first step of a batch: from here on nobody writes the tables of its pages unnoticed. */
 static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
@@ -52,6 +53,7 @@ int fault_sync(struct quire_vcpu *vcpu, const struct shadow_key *only)
 	u64 left = atomic_load_acquire_u64(&vcpu->vm->shadow->unsync_pages);
 	u32 count;
 
+	locks_assert_none();
 	do {
 		int err = shadow_reserve(vcpu);
 

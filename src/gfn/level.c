@@ -2,6 +2,7 @@
 #include "src/gfn/level.h"
 
 #include "src/gfn/track.h"
+#include "src/vm/locks.h"
 
 /* Frame number of the slot's backing: what must be aligned together with the gfn. */
 static u64 backing_frame(const struct memslot *slot)
@@ -12,7 +13,7 @@ static u64 backing_frame(const struct memslot *slot)
 }
 
 static bool block_allowed(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn,
-			  u32 level)
+			  u32 level) REQUIRES_SHARED(&vm->mmu_lock)
 {
 	u64 pages = level_pages((enum quire_level)level);
 	u64 block = round_down_u64(gfn.v, pages);
@@ -36,6 +37,7 @@ enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *
 {
 	enum quire_level cap = gfn_level_of_flags(slot), level = max < cap ? max : cap;
 
+	mmu_assert_shared(vm);
 	while (level > QUIRE_LEVEL_4K && !block_allowed(vm, slot, gfn, level))
 		level--;
 	return level;

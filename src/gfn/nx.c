@@ -1,5 +1,6 @@
 /* The list of tables that keep a huge leaf away because the guest executes there. */
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 
 void nx_table_init(struct table *table, gfn_t gfn, u32 as_id)
 {
@@ -14,6 +15,7 @@ void nx_list_add(struct quire_vm *vm, struct table *table)
 {
 	struct nx_tables *nx = &vm->nx;
 
+	mmu_assert_shared(vm);
 	mutex_lock(&vm->roots.pages_lock);
 	table->nx_newer = NULL;
 	table->nx_older = nx->newest;
@@ -59,6 +61,7 @@ int nx_list_pop(struct quire_vm *vm, struct nx_range *range)
 {
 	struct table *table;
 
+	mmu_assert_exclusive(vm);
 	mutex_lock(&vm->roots.pages_lock);
 	table = vm->nx.oldest;
 	if (table) {

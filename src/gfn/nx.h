@@ -2,6 +2,7 @@
 #ifndef QUIRE_GFN_NX_H
 #define QUIRE_GFN_NX_H
 
+#include "src/vm/locks.h"
 #include "src/vm/vm.h"
 
 /*
@@ -12,18 +13,29 @@
  * a table leaves it when it is recovered, or swept.
  */
 
-/* Is the workaround on? Stable under mmu_lock in either mode. */
-static inline bool nx_is_on(const struct quire_vm *vm)
-{
-	return atomic_load_relaxed_u32(&vm->nx.on);
-}
+/* --- any lock below pages_lock --- */
 
 /* Set up @table, not linked yet, for @gfn and address space @as_id; not marked. */
 void nx_table_init(struct table *table, gfn_t gfn, u32 as_id);
-/* List the marked @table, which was just linked. mmu_lock in either mode, in a read section. */
-void nx_list_add(struct quire_vm *vm, struct table *table);
-/* A table is about to be freed, or is no obstacle any more. Any lock below pages_lock. */
+
+/* A table is about to be freed, or is no obstacle any more. */
 void nx_list_remove(struct quire_vm *vm, struct table *table);
+
+/* --- mmu_lock in either mode --- */
+
+/* Is the workaround on? */
+static inline bool nx_is_on(const struct quire_vm *vm)
+{
+	mmu_assert_held(vm);
+	return atomic_load_relaxed_u32(&vm->nx.on);
+}
+
+/* --- mmu_lock in either mode, in shared mode in a read section --- */
+
+/* List the marked @table, which was just linked. */
+void nx_list_add(struct quire_vm *vm, struct table *table) REQUIRES_SHARED(&vm->mmu_lock);
+
+/* --- mmu_lock exclusive --- */
 
 /*
  * The oldest listed table: what it covers, and the shadow page's own, which stays one while
@@ -35,7 +47,7 @@ struct nx_range {
 	struct table *shadow;
 };
 
-/* Take it off the list: its mark goes too. Zero when there is none. mmu_lock exclusive. */
-must_check int nx_list_pop(struct quire_vm *vm, struct nx_range *range);
+/* Take it off the list: its mark goes too. Zero when there is none. */
+must_check int nx_list_pop(struct quire_vm *vm, struct nx_range *range) REQUIRES(&vm->mmu_lock);
 
 #endif

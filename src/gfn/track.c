@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/assert.h"
+#include "src/vm/locks.h"
 
 /* The low half of a word counts those that follow. */
 #define FOLLOWS UINT64_C(1)
@@ -19,6 +20,7 @@ int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache 
 	struct gfn_track *track = vm->track;
 	u64 *count = sparse_make(&track->counts[as_id], gfn.v, tables);
 
+	mmu_assert_exclusive(vm);
 	if (!count)
 		return -ENOMEM;
 	/* A full fence, partner of the one in gfn_track_written(). */
@@ -46,11 +48,13 @@ static u64 change_counts(struct quire_vm *vm, struct sparse *counts, gfn_t gfn, 
 
 void gfn_track_remove(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
+	mmu_assert_exclusive(vm);
 	(void)change_counts(vm, &vm->track->counts[as_id], gfn, FOLLOWS, 0);
 }
 
 void gfn_track_let_lag(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
+	mmu_assert_exclusive(vm);
 	(void)change_counts(vm, &vm->track->counts[as_id], gfn, FOLLOWS, LAGS);
 }
 
@@ -58,11 +62,13 @@ int gfn_track_resume(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
 	u64 counts = change_counts(vm, &vm->track->counts[as_id], gfn, LAGS, FOLLOWS);
 
+	mmu_assert_exclusive(vm);
 	return followers(counts) == 1;
 }
 
 void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
+	mmu_assert_exclusive(vm);
 	(void)change_counts(vm, &vm->track->counts[as_id], gfn, LAGS, 0);
 }
 
@@ -70,6 +76,7 @@ int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
 {
 	const struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
 
+	mmu_assert_held(vm);
 	if (!track || !atomic_load_relaxed_u64(&track->pages))
 		return 0;
 	return sparse_next(&track->counts[as_id], &gfn->v, end.v) != NULL;
@@ -77,6 +84,7 @@ int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
 
 int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages)
 {
+	mmu_assert_held(vm);
 	return gfn_track_next(vm, as_id, &gfn, (gfn_t){gfn.v + pages});
 }
 
@@ -85,6 +93,7 @@ int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
 	const struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
 	const u64 *counts;
 
+	mmu_assert_held(vm);
 	if (!track || !atomic_load_relaxed_u64(&track->pages))
 		return 0;
 	counts = sparse_find(&track->counts[as_id], gfn.v);
@@ -95,6 +104,7 @@ void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes
 {
 	struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
 
+	locks_assert_none();
 	if (!track)
 		return;
 	atomic_fence();

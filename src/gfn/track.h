@@ -37,25 +37,28 @@ static inline bool gfn_track_is_used(const struct quire_vm *vm)
 
 /* The caller takes the mappings of @gfn away, from every MMU, when the count was 0: returned. With
  * fewer than TRACK_TABLES in @tables it may fail: negative. */
-must_check int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache *tables);
-void gfn_track_remove(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+must_check int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache *tables)
+    REQUIRES(&vm->mmu_lock);
+void gfn_track_remove(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES(&vm->mmu_lock);
 /* One that follows @gfn lags from now on: it no longer stands in the way of a write. */
-void gfn_track_let_lag(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+void gfn_track_let_lag(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES(&vm->mmu_lock);
 /* It follows again. Nonzero: the first one, so the caller takes the mappings away as above. */
-must_check int gfn_track_resume(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+must_check int gfn_track_resume(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES(&vm->mmu_lock);
 /* One that lags is gone. */
-void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES(&vm->mmu_lock);
 
 /* --- mmu_lock in either mode --- */
 
 /* Nonzero when a gfn of the block of @pages at @gfn is followed, or was by one that lags. */
-int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages);
+int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages)
+    REQUIRES_SHARED(&vm->mmu_lock);
 /* Nonzero when @gfn is followed: nobody writes it unnoticed. */
-int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn);
+int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES_SHARED(&vm->mmu_lock);
 /* The first such gfn of [*@gfn, @end) in *@gfn: nonzero; 0 when there is none. */
-int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end);
+int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
+    REQUIRES_SHARED(&vm->mmu_lock);
 
-/* --- no lock --- */
+/* --- no lock, no read section --- */
 
 /* The library wrote there, within one page. Issues a full fence before it looks. */
 void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes);

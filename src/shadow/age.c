@@ -2,6 +2,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/shadow/internal.h"
+#include "src/vm/locks.h"
 
 struct age {
 	enum quire_age kind;
@@ -45,6 +46,7 @@ int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range)
 	struct shadow *shadow = shadow_of(vm);
 	int young = 0;
 
+	mmu_assert_section(vm);
 	for (u32 level = QUIRE_LEVEL_4K; shadow && level <= QUIRE_LEVEL_1G; level++) {
 		const struct sparse *heads = &shadow->rmaps[range->as_id][level - 1];
 		u64 pages = level_pages((enum quire_level)level);

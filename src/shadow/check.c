@@ -5,6 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 
 /* Numbers are those of docs/INVARIANTS.md. */
 struct checker {
@@ -35,6 +36,7 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 	const struct memslot *slot = memslot_lookup(check->vm, as, gfn, NULL);
 	bool writable = entry_is_writable(SHADOW_FORMAT, entry);
 
+	mmu_assert_exclusive(check->vm);
 	if (slot && (slot->flags & MEMSLOT_INVALID))
 		return;
 	if (shadow_page_is_obsolete(check->shadow, page))
@@ -118,6 +120,7 @@ static void check_page(struct checker *check, const struct shadow_page *page)
 {
 	u64 *entries = table_entries(page->table);
 
+	mmu_assert_exclusive(check->vm);
 	check->pages++;
 	CHECK(shadow_page_of(entries) == page);
 	/* I-09: what is followed is tracked, or the page is known to lag. */
@@ -167,6 +170,7 @@ void shadow_check(struct quire_vm *vm)
 {
 	struct checker check = {.vm = vm, .shadow = shadow_of(vm)};
 
+	mmu_assert_exclusive(vm);
 	if (!check.shadow)
 		return;
 	for (const struct shadow_page *page = check.shadow->newest; page; page = page->older)

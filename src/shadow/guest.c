@@ -4,6 +4,7 @@
 #include "src/base/reclaim.h"
 #include "src/dirty/log.h"
 #include "src/shadow/internal.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 /* L1's entries: the long-mode format. */
@@ -233,6 +234,7 @@ int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wante
 	const struct quire_vm *vm = vcpu->vm;
 	struct entry_at at;
 
+	locks_assert_none();
 	if (find_entry(vcpu, gpa_of(gfn), &at) != QUIRE_FIXED)
 		return 1;
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
@@ -317,6 +319,7 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	struct step steps[SHADOW_ROOT_LEVEL + 1];
 	int ret;
 
+	locks_assert_none();
 	QUIRE_TRACE(kvm_mmu_pagetable_walk, walk->gpa.v, walk->error_code);
 	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
 		return refuse(vcpu, walk, 0);

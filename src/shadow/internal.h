@@ -1,4 +1,4 @@
-/* What the files of the shadow MMU share. All under mmu_lock exclusive. */
+/* What the files of the shadow MMU share, by file, with the lock that each group needs. */
 #ifndef QUIRE_SHADOW_INTERNAL_H
 #define QUIRE_SHADOW_INTERNAL_H
 
@@ -18,7 +18,7 @@ static inline bool role_ignores_wp(u32 role)
 	return !(role & (ROLE_WP | ROLE_GUEST_MODE));
 }
 
-/* --- store.c --- */
+/* --- store.c: mmu_lock exclusive --- */
 
 /* Make *@entry, of a table at @level, @new; count the leaf and owe the flush. What was there. */
 u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 new);
@@ -75,24 +75,17 @@ u32 rmap_count(u64 head);
 /* Entry @index of rmap_count(): for loops that change nothing. */
 u64 *rmap_at(u64 head, u32 index);
 
-/* The head for the block of @gfn at @level. NULL: there is none; of make: no memory for it. */
+/* The head for the block of @gfn at @level; NULL: there is none. */
 u64 *rmap_head(struct shadow *shadow, const struct shadow_page *page, gfn_t gfn, u32 level);
+
+/* --- rmap.c: mmu_lock exclusive --- */
+
+/* The same, made when there is none. NULL: no memory for it. */
 u64 *rmap_head_make(const struct shadow_change *change, const struct shadow_page *page, gfn_t gfn,
 		    u32 level);
 
 /* --- page.c --- */
 
-static inline u32 shadow_bucket(gfn_t gfn)
-{
-	return (u32)((gfn.v * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
-}
-_Static_assert(SHADOW_BUCKETS == 1u << 12, "shadow_bucket() gives twelve bits");
-
-/* The page of @key; NULL. */
-struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key);
-/* Found or made, with *@made then nonzero; NULL when memory ran out. */
-struct shadow_page *shadow_page_get(const struct shadow_change *change,
-				    const struct shadow_key *key, int *made);
 /* L1's gfn of leaf @index of @page. */
 gfn_t shadow_leaf_gfn(const struct shadow_page *page, u32 index);
 /* What L1 allows for leaf @index. */
@@ -107,7 +100,33 @@ static inline int shadow_page_is_obsolete(const struct shadow *shadow,
 	return page->generation != shadow->vm->mmu_valid_gen;
 }
 
-/* --- link.c --- */
+/* Does @page shadow L1's table at @gfn? */
+static inline int shadow_page_follows(const struct shadow_page *page, u32 as_id, gfn_t gfn)
+{
+	return page->gfn.v == gfn.v && !(page->role & ROLE_DIRECT) && role_as(page->role) == as_id;
+}
+
+/* A change that takes nothing: for zapping and protecting. */
+static inline struct shadow_change shadow_taking(struct quire_vm *vm, struct flush_debt *debt)
+{
+	return (struct shadow_change){.vm = vm, .shadow = shadow_of(vm), .debt = debt};
+}
+
+static inline u32 shadow_bucket(gfn_t gfn)
+{
+	return (u32)((gfn.v * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
+}
+_Static_assert(SHADOW_BUCKETS == 1u << 12, "shadow_bucket() gives twelve bits");
+
+/* --- page.c: mmu_lock exclusive --- */
+
+/* The page of @key; NULL. */
+struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key);
+/* Found or made, with *@made then nonzero; NULL when memory ran out. */
+struct shadow_page *shadow_page_get(const struct shadow_change *change,
+				    const struct shadow_key *key, int *made);
+
+/* --- link.c: mmu_lock exclusive --- */
 
 /* Empty *@entry with all that hangs on it: a leaf leaves its rmap, a child its parent. */
 void shadow_drop(const struct shadow_change *change, u64 *entry);
@@ -115,7 +134,7 @@ void shadow_drop(const struct shadow_change *change, u64 *entry);
 must_check int shadow_link(const struct shadow_change *change, u64 *entry,
 			   struct shadow_page *child);
 /* For the statistic of the longest chain. */
-void rmap_note_length(struct quire_vm *vm, u32 length);
+void rmap_note_length(struct quire_vm *vm, u32 length) REQUIRES(&vm->mmu_lock);
 /* Put leaf @new for @gfn, with L1's @access, into *@entry, which is empty. Nonzero: no memory. */
 struct shadow_leaf {
 	gfn_t gfn;
@@ -125,7 +144,7 @@ struct shadow_leaf {
 must_check int shadow_add_leaf(const struct shadow_change *change, u64 *entry,
 			       const struct shadow_leaf *leaf);
 
-/* --- sync.c --- */
+/* --- sync.c: mmu_lock exclusive --- */
 
 /* Does @page lag, or one that is below it? */
 int shadow_lags_below(const struct shadow *shadow, const struct shadow_page *page);
@@ -134,25 +153,13 @@ void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page
 /* A page of a higher level follows @gfn from now on: those that lag behind it go. */
 void shadow_zap_unsync(const struct shadow_change *change, u32 as_id, gfn_t gfn);
 
-/* --- zap.c --- */
+/* --- zap.c: mmu_lock exclusive --- */
 
 /* Take away what maps [start, end). */
 void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
 			     gfn_t end);
 
-/* Does @page shadow L1's table at @gfn? */
-static inline int shadow_page_follows(const struct shadow_page *page, u32 as_id, gfn_t gfn)
-{
-	return page->gfn.v == gfn.v && !(page->role & ROLE_DIRECT) && role_as(page->role) == as_id;
-}
-
 /* Shadow pages that may still be made. */
-u64 shadow_available(const struct quire_vm *vm);
-
-/* A change that takes nothing: for zapping and protecting. */
-static inline struct shadow_change shadow_taking(struct quire_vm *vm, struct flush_debt *debt)
-{
-	return (struct shadow_change){.vm = vm, .shadow = shadow_of(vm), .debt = debt};
-}
+u64 shadow_available(const struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 
 #endif

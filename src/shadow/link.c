@@ -2,6 +2,7 @@
 #include "src/shadow/internal.h"
 
 #include "src/base/assert.h"
+#include "src/vm/locks.h"
 
 /* Chains that are longer make every operation on the gfn slow: they go whole. */
 #define CHAIN_MAX 1000u
@@ -33,6 +34,7 @@ void shadow_drop(const struct shadow_change *change, u64 *entry)
 	u32 level = role_level(shadow_page_of(entry)->role);
 	u64 old = shadow_store(change, entry, level, f->nonpresent);
 
+	mmu_assert_exclusive(change->vm);
 	if (!entry_is_present(f, old))
 		return;
 	if (entry_is_leaf(f, old, level))
@@ -45,6 +47,7 @@ int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_pa
 {
 	u32 level = role_level(shadow_page_of(entry)->role);
 
+	mmu_assert_exclusive(change->vm);
 	if (!rmap_add(&child->parents, entry, change->descriptors))
 		return 1;
 	(void)shadow_store(change, entry, level,
@@ -56,6 +59,7 @@ void rmap_note_length(struct quire_vm *vm, u32 length)
 {
 	u64 *longest = &vm->stats[QUIRE_VM_STAT_max_mmu_rmap_size];
 
+	mmu_assert_exclusive(vm);
 	if (length > *longest)
 		atomic_store_relaxed_u64(longest, length);
 }
@@ -66,6 +70,7 @@ int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct
 	u32 level = role_level(page->role), length;
 	u64 *head = rmap_head_make(change, page, leaf->gfn, level);
 
+	mmu_assert_exclusive(change->vm);
 	if (!head)
 		return 1;
 	if (rmap_count(rmap_read(head)) >= CHAIN_MAX)

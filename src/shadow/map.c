@@ -6,6 +6,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 static u32 base_role(const struct quire_vcpu *vcpu)
@@ -33,7 +34,7 @@ static struct shadow_key key_of(const struct quire_vcpu *vcpu, const struct shad
 }
 
 static int track(const struct shadow_change *change, struct shadow_page *page,
-		 struct shadow_path *path)
+		 struct shadow_path *path) REQUIRES(&change->vm->mmu_lock)
 {
 	u32 as = role_as(page->role);
 	int fresh = gfn_track_add(change->vm, as, page->gfn, change->rmaps);
@@ -54,6 +55,7 @@ int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 {
 	int any = 0;
 
+	mmu_assert_exclusive(change->vm);
 	path->count = 0;
 	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--) {
 		struct shadow_key key = key_of(vcpu, walk, level);
@@ -89,6 +91,7 @@ int shadow_path_direct(const struct shadow_change *change, u32 as_id, struct sha
 	};
 	int made;
 
+	mmu_assert_exclusive(change->vm);
 	walk->level = SHADOW_ROOT_LEVEL;
 	walk->leaf_access = ACCESS_ALL;
 	path->count = 0;
@@ -155,6 +158,7 @@ static bool is_linked(const struct shadow_page *parent, gpa_t gpa, const struct 
 struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct shadow_path *path,
 				     const struct shadow_walk *walk, struct shadow_key *key)
 {
+	mmu_assert_exclusive(shadow->vm);
 	if (!shadow->unsync_pages || MUTANT(link_unsynced))
 		return NULL;
 	for (u32 level = SHADOW_ROOT_LEVEL - 1; level >= walk->level; level--) {
@@ -262,6 +266,7 @@ static void shrink(struct shadow_mapping *mapping)
 /* @page stands where a huge leaf could, had the guest not executed below it. */
 static void keep_table(const struct shadow_change *change, const struct shadow_page *page)
 {
+	mmu_assert_exclusive(change->vm);
 	if (page->table->nx_disallowed || !nx_is_on(change->vm))
 		return;
 	page->table->nx_disallowed = 1;
@@ -275,6 +280,7 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 	struct shadow_page *page = mapping.path->pages[SHADOW_ROOT_LEVEL];
 	gfn_t at = gfn_of(mapping.walk->gpa);
 
+	mmu_assert_exclusive(change->vm);
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
 		u64 *entry = &table_entries(page->table)[walk_index(at, level)];
 		bool keep = mapping.fetch && level <= mapping.wanted_level;
@@ -295,10 +301,11 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 	}
 }
 
-u32 shadow_level_at(const struct shadow_page *root, gfn_t at)
+u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, gfn_t at)
 {
 	const u64 *table = table_entries(root->table);
 
+	mmu_assert_held(vm);
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
 		u64 entry = atomic_load_relaxed_u64(&table[walk_index(at, level)]);
 

@@ -6,11 +6,13 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 
 struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key)
 {
 	struct shadow_page *page = shadow->buckets[shadow_bucket(key->gfn)];
 
+	mmu_assert_exclusive(shadow->vm);
 	for (; page; page = page->hash_next)
 		if (page->gfn.v == key->gfn.v && page->role == key->role &&
 		    !shadow_page_is_obsolete(shadow, page))
@@ -98,6 +100,7 @@ struct shadow_page *shadow_page_get(const struct shadow_change *change,
 	struct shadow *shadow = change->shadow;
 	struct shadow_page *page = shadow_page_find(shadow, key);
 
+	mmu_assert_exclusive(change->vm);
 	*made = 0;
 	if (page) {
 		page->writes = 0;
@@ -139,6 +142,7 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	struct shadow *shadow = change->shadow;
 	u64 *entries = table_entries(page->table);
 
+	mmu_assert_exclusive(change->vm);
 	QUIRE_TRACE(kvm_mmu_prepare_zap_page, page->generation, page->gfn.v, page->role, 0,
 		    page->unsync);
 	hash_remove(shadow, page);
@@ -182,6 +186,7 @@ int shadow_owes(const struct quire_vm *vm)
 {
 	const struct shadow *shadow = shadow_of(vm);
 
+	mmu_assert_exclusive(vm);
 	return shadow && (shadow->zapped || shadow->root_gone);
 }
 
@@ -190,6 +195,7 @@ void shadow_commit(struct quire_vm *vm, struct flush_debt *debt)
 	struct shadow *shadow = shadow_of(vm);
 	struct table_cache freed = {0};
 
+	mmu_assert_exclusive(vm);
 	if (!shadow)
 		return;
 	tell_vcpus(vm, shadow);

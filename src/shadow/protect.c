@@ -2,6 +2,7 @@
 #include "src/shadow/internal.h"
 
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 
 static void protect_head(const struct shadow_change *change, u64 head, u32 level)
 {
@@ -24,6 +25,7 @@ void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end
 {
 	struct shadow_change change = shadow_taking(vm, debt);
 
+	mmu_assert_exclusive(vm);
 	for (u32 level = QUIRE_LEVEL_4K; change.shadow && level <= QUIRE_LEVEL_1G; level++) {
 		struct sparse *heads = &change.shadow->rmaps[as_id][level - 1];
 		u64 pages = level_pages((enum quire_level)level);
@@ -67,6 +69,7 @@ int shadow_recover(struct quire_vm *vm, struct shadow_recovery *recovery, struct
 	struct shadow_change change = shadow_taking(vm, debt);
 	u32 left = SHADOW_RECOVER_BATCH;
 
+	mmu_assert_exclusive(vm);
 	for (; change.shadow && recovery->level < QUIRE_LEVEL_1G;
 	     recovery->level++, recovery->at = recovery->block = 0) {
 		struct sparse *heads = &change.shadow->rmaps[recovery->as_id][recovery->level - 1];

@@ -1,6 +1,7 @@
 /* Sets of entries: who maps a gfn, who points to a shadow page. */
 #include "src/shadow/internal.h"
 
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 /* In a head: it points to a descriptor, not to the only entry. */
@@ -152,6 +153,7 @@ u64 *rmap_head(struct shadow *shadow, const struct shadow_page *page, gfn_t gfn,
 u64 *rmap_head_make(const struct shadow_change *change, const struct shadow_page *page, gfn_t gfn,
 		    u32 level)
 {
+	mmu_assert_exclusive(change->vm);
 	return sparse_make(heads_of(change->shadow, page, level), block_of(gfn, level),
 			   change->rmaps);
 }

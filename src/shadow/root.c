@@ -1,5 +1,6 @@
 /* The VM's shadow MMU: its making and its end; roots, and memory in hand for a fault. */
 #include "src/shadow/internal.h"
+#include "src/vm/locks.h"
 
 #include <errno.h>
 
@@ -54,6 +55,7 @@ int shadow_init(struct quire_vm *vm)
 {
 	int err;
 
+	locks_assert_none();
 	if (shadow_of(vm))
 		return 0;
 	mutex_lock(&vm->slots_lock);
@@ -66,6 +68,7 @@ void shadow_destroy(struct quire_vm *vm)
 {
 	struct shadow *shadow = vm->shadow;
 
+	locks_assert_none();
 	if (!shadow)
 		return;
 	table_cache_drain(&shadow->split_pages, &vm->arena);
@@ -89,6 +92,7 @@ int shadow_reserve(struct quire_vcpu *vcpu)
 	struct object_cache more = {0};
 	int err = table_cache_fill(&vcpu->tables, &vm->arena, FAULT_TABLES);
 
+	locks_assert_none();
 	if (err || atomic_load_relaxed_u32(&shadow->pool.count) >= FAULT_OBJECTS)
 		return err;
 	err = object_cache_fill(&more, &shadow->slabs, FAULT_OBJECTS);
@@ -115,6 +119,7 @@ struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt
 
 int shadow_has_reserve(const struct quire_vcpu *vcpu)
 {
+	mmu_assert_exclusive(vcpu->vm);
 	return shadow_of(vcpu->vm)->pool.count >= FAULT_OBJECTS &&
 	       vcpu->tables.count >= FAULT_TABLES;
 }

@@ -133,18 +133,7 @@ static inline struct shadow_page *shadow_page_of(const u64 *entry)
 	return (struct shadow_page *)(uintptr_t)table_of(entry)->reserved_words[0];
 }
 
-/* --- no lock --- */
-
-/* Make the VM's shadow MMU if there is none: -ENOMEM. Takes slots_lock. */
-must_check int shadow_init(struct quire_vm *vm);
-/* Nobody uses the VM any more. */
-void shadow_destroy(struct quire_vm *vm);
-
-/* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
-must_check int shadow_reserve(struct quire_vcpu *vcpu);
-
-/* The level of the leaf for @at below @root, 4K where there is none. mmu_lock in either mode. */
-u32 shadow_level_at(const struct shadow_page *root, gfn_t at);
+/* --- any lock --- */
 
 /* May the root that was loaded be used? Only a request to reload, seen in guest mode, can say no
  * afterwards. */
@@ -154,21 +143,19 @@ static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
 	       vcpu->shadow.turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
 }
 
-/*
- * Nonzero: some leaf of the range was used. Clearing that owes nothing. No lock, in a read section.
- */
-struct shadow_age_range {
-	u32 as_id;
-	gfn_t start, end;
-	enum quire_age kind;
-};
-must_check int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range);
-
 /* Does any page lag? The partner of this acquire is in shadow_unsync(). */
 static inline int shadow_any_unsync(const struct quire_vm *vm)
 {
 	return atomic_load_acquire_u64(&vm->shadow->unsync_pages) != 0;
 }
+
+/* --- no lock, no read section --- */
+
+/* Make the VM's shadow MMU if there is none: -ENOMEM. Takes slots_lock. */
+must_check int shadow_init(struct quire_vm *vm);
+
+/* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
+must_check int shadow_reserve(struct quire_vcpu *vcpu);
 
 /* L1's tables as they were walked for one L2 address. */
 struct shadow_walk {
@@ -198,9 +185,37 @@ struct shadow_guest_leaf {
 /* Read the entries @wanted (a bitmap) of L1's table @gfn: nonzero when it cannot be read. */
 must_check int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wanted,
 				 u64 *entries);
+
+/* The VM ends: no vCPU, no call is left. */
+void shadow_destroy(struct quire_vm *vm);
+
+/* --- any lock --- */
+
 struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64 entry);
+
 /* The path to the root alone. */
 void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk);
+
+/* A change with what shadow_reserve() put in the vCPU's hands. */
+struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt *debt);
+
+/* --- mmu_lock exclusive, or a read section --- */
+
+/*
+ * Nonzero: some leaf of the range was used. Clearing that owes nothing.
+ */
+struct shadow_age_range {
+	u32 as_id;
+	gfn_t start, end;
+	enum quire_age kind;
+};
+must_check int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range);
+
+/* --- mmu_lock in either mode --- */
+
+/* The level of the leaf for @at below @root, 4K where there is none. */
+u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, gfn_t at)
+    REQUIRES_SHARED(&vm->mmu_lock);
 
 /* --- mmu_lock exclusive --- */
 
@@ -225,8 +240,6 @@ must_check int shadow_path_get(const struct shadow_change *change, struct quire_
 must_check int shadow_path_direct(const struct shadow_change *change, u32 as_id,
 				  struct shadow_walk *walk, struct shadow_path *path);
 
-/* A change with what shadow_reserve() put in the vCPU's hands. */
-struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt *debt);
 /* Is it still all there? Another vCPU may have taken of it. */
 int shadow_has_reserve(const struct quire_vcpu *vcpu);
 
@@ -247,7 +260,7 @@ must_check enum quire_outcome shadow_map(const struct shadow_change *change,
  * of them is no page of the lowest level: then they must go. The write is allowed once the lock is
  * released.
  */
-must_check int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn);
+must_check int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES(&vm->mmu_lock);
 
 /*
  * Bringing pages up to date with L1's tables, some at a time:
@@ -276,8 +289,6 @@ struct shadow_sync {
 };
 /* The pages chosen, oldest first; fewer than a batch: there are no more. */
 must_check u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sync);
-/* No lock. */
-void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync);
 void shadow_sync_end(const struct shadow_change *change, const struct quire_vcpu *vcpu,
 		     struct shadow_sync *sync);
 
@@ -291,13 +302,14 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 /* Make room for one walk: -ENOSPC. Zaps the oldest pages, but @keep. */
 must_check int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);
 /* The client has set the limit. */
-void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt);
+void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 
 /* Take away what maps [start, end), and what shadows tables there. */
 void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
-		      struct flush_debt *debt);
+		      struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /* @gfn is being written: drop what shadows it. Nonzero when there was something. */
-int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt);
+int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock);
 /* The library has written within one page: drop the entries made of it, or the shadow pages that
  * seem to be no tables any more. */
 struct shadow_write {
@@ -305,15 +317,17 @@ struct shadow_write {
 	gpa_t gpa;
 	u64 size_bytes;
 };
-void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struct flush_debt *debt);
+void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock);
 /* From here on no page that exists now is used again. */
-void shadow_make_obsolete(struct quire_vm *vm);
+void shadow_make_obsolete(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 /* Zap a batch of obsolete pages: nonzero while there are more. */
-must_check int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt);
+must_check int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock);
 
 /* Remove W from what maps [start, end), at every level. */
 void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			  struct flush_debt *debt);
+			  struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /*
  * Drop pieces of what could be larger, as .allowed says: may a leaf of @level map the block at
  * @gfn? Asked with mmu_lock held, once for each block with pieces in it. Goes on from .at, of
@@ -332,9 +346,10 @@ struct shadow_recovery {
 	int block_allowed; /* and what it said */
 };
 must_check int shadow_recover(struct quire_vm *vm, struct shadow_recovery *recovery,
-			      struct flush_debt *debt);
+			      struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /* The shadow page of @table goes, and what only it leads to. */
-void shadow_zap_table(struct quire_vm *vm, const struct table *table, struct flush_debt *debt);
+void shadow_zap_table(struct quire_vm *vm, const struct table *table, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock);
 
 /*
  * Split huge leaves of [start, end), 1G first. Zero when done; -EAGAIN: drop mmu_lock, refill,
@@ -348,20 +363,28 @@ struct shadow_split {
 	u64 at; /* block reached */
 };
 must_check int shadow_split_next(struct quire_vm *vm, struct shadow_split *split,
-				 struct flush_debt *debt);
-/* Slots_lock only: -ENOMEM when the caches do not hold enough for one split. */
-must_check int shadow_split_topup(struct quire_vm *vm);
+				 struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 
 /*
  * Pay @debt and free what was zapped. Before mmu_lock is dropped, whenever something may have
  * been zapped: until then vCPUs may walk the tables.
  */
-void shadow_commit(struct quire_vm *vm, struct flush_debt *debt);
+void shadow_commit(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /* Is there anything to commit? */
-int shadow_owes(const struct quire_vm *vm);
+int shadow_owes(const struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 
 #ifdef QUIRE_CHECK
-void shadow_check(struct quire_vm *vm);
+void shadow_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 #endif
+
+/* --- slots_lock --- */
+
+/* -ENOMEM when the caches do not hold enough for one split. */
+must_check int shadow_split_topup(struct quire_vm *vm) REQUIRES(&vm->slots_lock);
+
+/* --- no lock, no read section --- */
+
+/* The second step of syncing. */
+void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync);
 
 #endif

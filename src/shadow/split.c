@@ -7,6 +7,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 
 /*
  * What one split may take: a descriptor for each child, whose gfn may be mapped elsewhere too, and
@@ -30,6 +31,7 @@ int shadow_split_topup(struct quire_vm *vm)
 {
 	struct shadow *shadow = shadow_of(vm);
 
+	slots_assert(vm);
 	/* Enough is enough, even where the capacity was not reached. */
 	(void)!object_cache_fill(&shadow->split_descriptors, &shadow->slabs, DESCRIPTORS_CAPACITY);
 	(void)!object_cache_fill(&shadow->split_headers, &shadow->slabs, CACHE_SPARE);
@@ -98,6 +100,7 @@ static int fill_fresh(const struct shadow_change *change, const struct shadow_pa
 	u64 value = child_value(huge, 0), step = child_value(huge, 1) - value;
 	u32 done = 0, longest = 1, length;
 
+	mmu_assert_exclusive(change->vm);
 	if (!heads)
 		return -ENOMEM;
 	for (; done < QUIRE_TABLE_ENTRIES; done++) {
@@ -187,6 +190,7 @@ static int split_head(const struct shadow_change *change, const u64 *head,
 {
 	u64 *entry;
 
+	mmu_assert_exclusive(change->vm);
 	while ((entry = find_huge(change->shadow, rmap_read(head), split->level))) {
 		const struct shadow_page *page = shadow_page_of(entry);
 		u32 index = shadow_index_of(entry);
@@ -227,6 +231,7 @@ int shadow_split_next(struct quire_vm *vm, struct shadow_split *split, struct fl
 	    .rmaps = &shadow->split_rmaps,
 	};
 
+	mmu_assert_exclusive(vm);
 	split->progress = 0;
 	for (; split->level > QUIRE_LEVEL_4K; split->level--, split->at = 0) {
 		const struct sparse *heads = &shadow->rmaps[split->as_id][split->level - 1];

@@ -1,6 +1,7 @@
 /* The store gateway of the shadow tables: every change of an entry, and what it owes. */
 #include "src/base/assert.h"
 #include "src/shadow/internal.h"
+#include "src/vm/locks.h"
 
 /* Anything that was there and is not, or allows less. Adding rights or entries owes nothing. */
 static bool owes_flush(u64 old, u64 new, u32 level)
@@ -27,6 +28,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	struct quire_vm *vm = change->vm;
 	u64 old = atomic_load_relaxed_u64(entry);
 
+	mmu_assert_exclusive(change->vm);
 	/* Processors and aging change it meanwhile, but only A and D of what is present. */
 	if (!entry_is_present(SHADOW_FORMAT, old))
 		atomic_store_release_u64(entry, new);

@@ -7,6 +7,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 
 /* Parents looked at to learn whether a page is below a root; after that it counts as below. */
 #define PARENTS_MAX 64u
@@ -61,6 +62,7 @@ static void clear_unsync(const struct shadow_change *change, struct shadow_page 
 
 void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page *page)
 {
+	mmu_assert_exclusive(change->vm);
 	clear_unsync(change, page);
 	if (!page->tracked)
 		gfn_track_forget(change->vm, role_as(page->role), page->gfn);
@@ -87,6 +89,7 @@ int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 	struct shadow_change change = shadow_taking(vm, NULL);
 	struct shadow_page *page;
 
+	mmu_assert_exclusive(vm);
 	if (!change.shadow || !may_lag(change.shadow, as_id, gfn))
 		return 0;
 	for (page = change.shadow->buckets[shadow_bucket(gfn)]; page; page = page->hash_next) {
@@ -104,6 +107,7 @@ void shadow_zap_unsync(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 {
 	struct shadow_page *page = change->shadow->buckets[shadow_bucket(gfn)];
 
+	mmu_assert_exclusive(change->vm);
 	while (change->shadow->unsync_pages && page) {
 		struct shadow_page *next = page->hash_next;
 
@@ -130,6 +134,7 @@ static bool is_below(const struct shadow_page *page, const struct shadow_page *r
 
 int shadow_lags_below(const struct shadow *shadow, const struct shadow_page *page)
 {
+	mmu_assert_exclusive(shadow->vm);
 	if (role_level(page->role) == QUIRE_LEVEL_4K)
 		return page->unsync;
 	/* What nobody has pointed to yet has nothing below it. */
@@ -166,6 +171,7 @@ static void follow_again(const struct shadow_change *change, struct shadow_page 
 {
 	u32 as_id = role_as(page->role);
 
+	mmu_assert_exclusive(change->vm);
 	if (page->tracked)
 		return;
 	page->tracked = 1;
@@ -180,6 +186,7 @@ u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sy
 	    sync->only ? shadow_page_find(shadow, sync->only) : sync->root;
 	struct shadow_page *page = root ? shadow->unsync_oldest : NULL;
 
+	mmu_assert_exclusive(change->vm);
 	sync->count = 0;
 	for (; page && sync->count < SHADOW_SYNC_BATCH; page = page->unsync_newer) {
 		struct table *guest;
@@ -211,6 +218,7 @@ u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sy
 
 void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync)
 {
+	locks_assert_none();
 	for (u32 i = 0; i < sync->count; i++)
 		sync->pages[i].unreadable =
 		    shadow_read_table(vcpu, sync->pages[i].key.gfn, sync->pages[i].present,
@@ -269,6 +277,7 @@ static void sync_page(const struct shadow_change *change, const struct quire_vcp
 void shadow_sync_end(const struct shadow_change *change, const struct quire_vcpu *vcpu,
 		     struct shadow_sync *sync)
 {
+	mmu_assert_exclusive(change->vm);
 	for (u32 i = 0; i < sync->count; i++) {
 		struct shadow_page *page = shadow_page_find(change->shadow, &sync->pages[i].key);
 

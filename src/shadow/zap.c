@@ -1,5 +1,6 @@
 /* Taking shadow mappings and shadow pages away. */
 #include "src/shadow/internal.h"
+#include "src/vm/locks.h"
 
 #include <errno.h>
 
@@ -22,6 +23,7 @@ static u64 end_block(gfn_t end, u32 level)
 void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
 			     gfn_t end)
 {
+	mmu_assert_exclusive(change->vm);
 	for (u32 as = 0; as < change->vm->address_spaces; as++) {
 		if (!(as_mask & (1u << as)))
 			continue;
@@ -63,6 +65,7 @@ void shadow_zap_table(struct quire_vm *vm, const struct table *table, struct flu
 {
 	struct shadow_change change = shadow_taking(vm, debt);
 
+	mmu_assert_exclusive(vm);
 	shadow_page_zap(&change, shadow_page_of(table_entries(table)));
 }
 
@@ -70,6 +73,7 @@ int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt 
 {
 	struct shadow_change change = shadow_taking(vm, debt);
 
+	mmu_assert_exclusive(vm);
 	return change.shadow ? zap_shadows(&change, as_id, gfn) : 0;
 }
 
@@ -111,6 +115,7 @@ void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struc
 	struct shadow_page *page = change.shadow->buckets[bucket];
 	u64 turn = change.shadow->write_turn + 1;
 
+	mmu_assert_exclusive(vm);
 	atomic_store_release_u64(&change.shadow->write_turn, turn);
 	while (page) {
 		if (!shadow_page_follows(page, write->as_id, gfn_of(write->gpa)) ||
@@ -130,6 +135,7 @@ void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 {
 	struct shadow_change change = shadow_taking(vm, debt);
 
+	mmu_assert_exclusive(vm);
 	if (!change.shadow)
 		return;
 	shadow_zap_range_leaves(&change, as_mask, start, end);
@@ -148,6 +154,7 @@ void shadow_make_obsolete(struct quire_vm *vm)
 {
 	struct shadow *shadow = shadow_of(vm);
 
+	mmu_assert_exclusive(vm);
 	if (!shadow)
 		return;
 	shadow->root_gone = 1;
@@ -159,6 +166,7 @@ int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
 	struct shadow_change change = shadow_taking(vm, debt);
 	struct shadow *shadow = change.shadow;
 
+	mmu_assert_exclusive(vm);
 	for (u32 count = 0; shadow && count < ZAP_BATCH; count++) {
 		struct shadow_page *page = shadow->oldest;
 
@@ -190,6 +198,7 @@ u64 shadow_available(const struct quire_vm *vm)
 {
 	u64 limit = page_limit(vm), used = shadow_of(vm)->pages;
 
+	mmu_assert_exclusive(vm);
 	return used < limit ? limit - used : 0;
 }
 
@@ -198,6 +207,7 @@ static void recycle(const struct shadow_change *change, u64 want)
 {
 	struct shadow_page *page = change->shadow->oldest;
 
+	mmu_assert_exclusive(change->vm);
 	while (page && shadow_available(change->vm) < want) {
 		if (role_level(page->role) == SHADOW_ROOT_LEVEL) {
 			page = page->newer;
@@ -214,6 +224,7 @@ static void recycle_roots(const struct shadow_change *change, const struct shado
 {
 	struct shadow_page *page = change->shadow->oldest;
 
+	mmu_assert_exclusive(change->vm);
 	while (page && shadow_available(change->vm) < MIN_FREE_PAGES) {
 		struct shadow_page *newer = page->newer;
 
@@ -227,6 +238,7 @@ static void recycle_roots(const struct shadow_change *change, const struct shado
 
 int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep)
 {
+	mmu_assert_exclusive(change->vm);
 	if (shadow_available(change->vm) >= MIN_FREE_PAGES)
 		return 0;
 	recycle(change, REFILL_PAGES);
@@ -239,6 +251,7 @@ void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
 
+	mmu_assert_exclusive(vm);
 	if (change.shadow && change.shadow->pages > page_limit(vm))
 		recycle(&change, 1);
 }

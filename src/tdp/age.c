@@ -2,6 +2,7 @@
 #include "src/tdp/age.h"
 
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 struct age {
@@ -46,6 +47,7 @@ int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range)
 	    .ctx = &age,
 	};
 
+	mmu_assert_section(vm);
 	if (!root)
 		return 0;
 	walk.root = table_entries(root);

@@ -10,8 +10,10 @@ struct tdp_age_range {
 	enum quire_age kind;
 };
 
+/* --- mmu_lock exclusive, or a read section --- */
+
 /*
- * Nonzero: some leaf of @range is young. No lock, in a read section: entries change by
+ * Nonzero: some leaf of @range is young. Entries change by
  * compare-exchange, and a table that is unlinked meanwhile stays until the section ends. Whoever
  * owns the tables alone and writes plainly (tdp_protect_entries() with guest mode closed) may put
  * back what was taken here: a page then looks used once too often.

@@ -5,6 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
@@ -12,6 +13,7 @@ u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 	const struct entry_format *f = vm->format;
 	u64 *table = table_entries(root);
 
+	mmu_assert_section(vm);
 	for (*level = TDP_ROOT_LEVEL;; --*level) {
 		u64 *entry = &table[walk_index(gfn, *level)];
 		u64 value = atomic_load_acquire_u64(entry);
@@ -72,6 +74,7 @@ static __attribute__((noinline)) u64 link_table(const struct step *step)
 	bool for_fetch = is_for_fetch(step), linked;
 	struct table *table;
 
+	mmu_assert_shared(vm);
 	if (entry_is_frozen(vm->format, step->old))
 		return step->old;
 	table = table_cache_take(&step->vcpu->tables);
@@ -189,6 +192,7 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	struct tdp_mapping cut;
 	u64 *table = table_entries(root);
 
+	mmu_assert_shared(vcpu->vm);
 	if (quire_trace_is_on())
 		trace_request(mapping);
 	for (u32 level = TDP_ROOT_LEVEL;; level--) {
@@ -221,6 +225,7 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 	u64 *table = table_entries(root);
 	u64 new = entry_make_mmio(f, gfn, generation);
 
+	mmu_assert_shared(vcpu->vm);
 	for (u32 level = TDP_ROOT_LEVEL;; level--) {
 		u64 *entry = &table[walk_index(gfn, level)];
 		u64 old = atomic_load_acquire_u64(entry);

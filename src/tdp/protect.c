@@ -3,6 +3,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 /* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
@@ -67,6 +68,7 @@ void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t 
 	    .ctx = &change,
 	};
 
+	mmu_assert_shared(vm);
 	if (!root)
 		return;
 	owe_for_aged(&change);
@@ -165,6 +167,7 @@ void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits)
 	const u64 *masks = bits->masks;
 	u64 base = bits->base.v;
 
+	mmu_assert_shared(vm);
 	for (struct tdp_word *word = words; word < end; word++) {
 		gfn_t gfn = {base + word->index * 64};
 		u32 at = walk_index(gfn, QUIRE_LEVEL_4K);
@@ -192,6 +195,7 @@ void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
 	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
 	};
 
+	mmu_assert_shared(vm);
 	if (bits->count)
 		owe_for_aged(&place.change);
 	if (!tdp_protect_words(&place.change, bits))

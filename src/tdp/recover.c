@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 struct recover {
@@ -98,6 +99,7 @@ void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
 	    .ctx = &recover,
 	};
 
+	mmu_assert_shared(vm);
 	if (!root)
 		return;
 	walk.root = table_entries(root);

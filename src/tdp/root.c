@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 
 static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 {
@@ -16,6 +17,7 @@ struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32
 	struct table **slot = &vm->roots.valid[as_id];
 	struct table *root;
 
+	mmu_assert_free(vm);
 	if (table_cache_fill(tables, &vm->arena, TDP_WALK_TABLES + 1))
 		return NULL;
 	mutex_lock(&vm->roots.pages_lock);
@@ -36,6 +38,7 @@ struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32
  */
 void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 {
+	mmu_assert_exclusive(vm);
 	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
 		struct table *root;
 

@@ -7,6 +7,7 @@
 
 #include "src/base/mutant.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 /*
@@ -35,6 +36,7 @@ enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32
 	const struct entry_format *f = change->vm->format;
 	u64 *entries = table_entries(table);
 
+	mmu_assert_shared(change->vm);
 	table->level = (u8)(level - 1);
 	table->parent = entry;
 	fill_children(change->vm, entries, huge, level);
@@ -105,6 +107,7 @@ enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn
 	    .ctx = &split,
 	};
 
+	mmu_assert_shared(vm);
 	if (!root)
 		return TDP_DONE;
 	walk.root = table_entries(root);

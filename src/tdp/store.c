@@ -7,6 +7,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/gfn/nx.h"
+#include "src/vm/locks.h"
 
 static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)
 {
@@ -106,6 +107,7 @@ static __attribute__((noinline, cold)) void trace_change(const u64 *entry, u64 o
 enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,
 				 u64 new)
 {
+	mmu_assert_shared(change->vm);
 	if (!atomic_cmpxchg_u64(entry, old, new))
 		return TDP_LOST;
 	account(change, level, *old, new);
@@ -268,6 +270,7 @@ void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask
 {
 	const struct protector by = protector_of(change);
 
+	mmu_assert_shared(change->vm);
 	if (protect_some(&by, entries, mask))
 		flush_debt_owe(change->debt);
 }
@@ -279,6 +282,7 @@ u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bi
 	const u64 *masks = bits->masks;
 	u64 any = 0, unknown = 0;
 
+	mmu_assert_shared(change->vm);
 	for (const struct tdp_word *word = words; word < end; word++) {
 		u64 *entries = word->entries, mask = masks[word->index];
 
@@ -357,6 +361,7 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 	struct table *todo = debt->tables, *done = NULL;
 	u64 leaves[5] = {0}, count = 0;
 
+	mmu_assert_free(vm);
 	flush_debt_pay(debt);
 	if (!todo)
 		return;

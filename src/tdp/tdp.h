@@ -2,6 +2,7 @@
 #ifndef QUIRE_TDP_TDP_H
 #define QUIRE_TDP_TDP_H
 
+#include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 #include "src/vm/vm.h"
 
@@ -33,7 +34,7 @@ struct tdp_mapping {
 	bool prefault;		/* no access stands behind it */
 };
 
-/* --- mmu_lock in either mode; in shared mode within a read section --- */
+/* --- mmu_lock in either mode, in shared mode in a read section --- */
 
 /*
  * Change *@entry from *@old to @new. False when it was something else, which *@old then holds.
@@ -68,7 +69,7 @@ struct tdp_bits {
  * Look for the entries of @bits, and have the processor fetch those that are named. To be done
  * some time before tdp_write_protect_bits(), in the same hold of mmu_lock and read section.
  */
-void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits);
+void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits) REQUIRES_SHARED(&vm->mmu_lock);
 
 /* tdp_protect_entries() for the words of @bits whose entries are known. How many are not. */
 u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits);
@@ -88,42 +89,18 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level,
 					   u64 huge, struct table *table);
 
-/* The root of @as_id, made if there is none: NULL when there is no memory. Not in a read section;
- * takes pages_lock. */
-struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id);
-static inline struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
-{
-	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
-
-	return likely(root != NULL) ? root : tdp_root_make(vm, tables, as_id);
-}
-
-/* --- within a read section; no lock --- */
-
-/* The entry that maps or would map @gfn: the lowest one there is. */
-u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level);
-
-/* --- mmu_lock exclusive --- */
-
-/* Take away all leaves of [start, end) in every address space of the mask @as_mask. */
-void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
-		   struct flush_debt *debt);
-
-/* Make every root of the VM invalid and unlink it into @debt. The caller raises
- * QUIRE_REQ_RELOAD, which makes vCPUs load another root, before it settles. */
-void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt);
-
 /* Remove write permission from the leaves of [start, end) at @lowest and above. */
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			     struct flush_debt *debt);
+			     struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 /* The same for the leaves of @bits. */
 void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
-			    struct flush_debt *debt);
+			    struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 
 /* Split huge leaves of [start, end) to 4K with tables from @tables. False when it ran out of them:
  * call again with more. */
 must_check enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-					   struct table_cache *tables);
+					   struct table_cache *tables)
+    REQUIRES_SHARED(&vm->mmu_lock);
 
 /* May @gfn be mapped by a huge leaf at @level? */
 typedef bool (*tdp_huge_allowed)(void *ctx, gfn_t gfn, u32 level);
@@ -137,13 +114,38 @@ struct tdp_recovery {
 
 /* Replace tables by huge leaves where @recovery allows. */
 void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
-		       struct flush_debt *debt);
+		       struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 
-/* --- no lock --- */
+/* --- mmu_lock exclusive, or a read section --- */
+
+/* The entry that maps or would map @gfn: the lowest one there is. */
+u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level);
+
+/* --- mmu_lock exclusive --- */
+
+/* Take away all leaves of [start, end) in every address space of the mask @as_mask. */
+void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
+		   struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+
+/* Make every root of the VM invalid and unlink it into @debt. The caller raises
+ * QUIRE_REQ_RELOAD, which makes vCPUs load another root, before it settles. */
+void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+
+/* --- no mmu_lock, no read section --- */
+
+/* The root of @as_id, made if there is none: NULL when there is no memory. Takes pages_lock. */
+struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id);
+static inline struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
+{
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
+
+	mmu_assert_free(vm);
+	return likely(root != NULL) ? root : tdp_root_make(vm, tables, as_id);
+}
 
 /*
- * Pay the flush, wait for a grace period, then sweep and free the unlinked tables. May be called
- * with mmu_lock held only where the flush alone is wanted: use flush_debt_pay() there.
+ * Pay the flush, wait for a grace period, then sweep and free the unlinked tables. To flush with
+ * mmu_lock held, call flush_debt_pay().
  */
 void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt);
 

@@ -2,6 +2,7 @@
 #include "src/tdp/tdp.h"
 
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 #include "src/walk/range.h"
 
 /*
@@ -46,6 +47,7 @@ void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 {
 	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
 
+	mmu_assert_exclusive(vm);
 	for (u32 as = 0; as < vm->address_spaces; as++) {
 		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
 		struct walk walk = {

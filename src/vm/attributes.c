@@ -2,6 +2,7 @@
 #include "src/vm/attributes.h"
 
 #include "src/base/reclaim.h"
+#include "src/vm/locks.h"
 #include "src/vm/vm.h"
 
 static u64 item_value(const struct ptree_item *item)
@@ -29,6 +30,7 @@ u64 attributes_get(const struct quire_vm *vm, gfn_t gfn)
 	struct ptree ranges = published(vm);
 	struct ptree_item item;
 
+	slots_assert_section(vm);
 	if (!ptree_floor(&ranges, gfn.v, &item) || gfn.v >= item.end)
 		return 0;
 	return item_value(&item);
@@ -41,6 +43,7 @@ int attributes_uniform(const struct quire_vm *vm, gfn_t start, u64 npages, u64 *
 	struct ptree_cursor cursor;
 	struct ptree_item item;
 
+	slots_assert_section(vm);
 	/*
 	 * Ranges are disjoint and merged, so it takes the first one: it covers everything, or there
 	 * is none at all.
@@ -57,6 +60,7 @@ int attributes_range_has(const struct quire_vm *vm, gfn_t start, u64 npages, u64
 {
 	u64 found;
 
+	slots_assert_section(vm);
 	return attributes_uniform(vm, start, npages, &found) && found == value;
 }
 
@@ -118,6 +122,7 @@ int attributes_prepare_set(struct quire_vm *vm, gfn_t start, u64 npages, u64 val
 {
 	int error;
 
+	slots_assert(vm);
 	change->after = vm->attributes.ranges;
 	ptree_edit_init(&change->edit, vm->host, vm->host_ctx);
 	error = build(&vm->attributes.ranges, start.v, start.v + npages, value, change);
@@ -131,12 +136,14 @@ int attributes_prepare_set(struct quire_vm *vm, gfn_t start, u64 npages, u64 val
 
 void attributes_commit(struct quire_vm *vm, struct attributes_change *change)
 {
+	slots_assert(vm);
 	vm->attributes.ranges.count = change->after.count;
 	atomic_store_release_ptr(&vm->attributes.ranges.root, change->after.root);
 }
 
 void attributes_finish(struct quire_vm *vm, struct attributes_change *change)
 {
+	slots_assert(vm);
 	(void)vm;
 	reclaim_synchronize();
 	ptree_edit_free_replaced(&change->edit);
@@ -144,6 +151,7 @@ void attributes_finish(struct quire_vm *vm, struct attributes_change *change)
 
 void attributes_abort(struct quire_vm *vm, struct attributes_change *change)
 {
+	slots_assert(vm);
 	(void)vm;
 	ptree_edit_abort(&change->edit);
 }

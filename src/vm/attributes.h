@@ -29,17 +29,21 @@ static inline bool attributes_none(const struct attributes *attributes)
 	return !atomic_load_acquire_ptr(&attributes->ranges.root);
 }
 
-/* Attributes of @gfn. In a read section or under slots_lock. O(log n). */
+/* --- slots_lock, or a read section --- */
+
+/* Attributes of @gfn. O(log n). */
 u64 attributes_get(const struct quire_vm *vm, gfn_t gfn);
 
 /*
- * Nonzero, with *@value, when all of [start, start + npages) have the same attributes. A read
- * section or slots_lock; O(log n).
+ * Nonzero, with *@value, when all of [start, start + npages) have the same attributes.
+ * O(log n).
  */
 int attributes_uniform(const struct quire_vm *vm, gfn_t start, u64 npages, u64 *value);
 
 /* Nonzero when all of the range has exactly the attributes @value (U-092). */
 int attributes_range_has(const struct quire_vm *vm, gfn_t start, u64 npages, u64 value);
+
+/* --- slots_lock --- */
 
 /* A change that is built but not visible. */
 struct attributes_change {
@@ -49,7 +53,7 @@ struct attributes_change {
 
 /*
  * Build the map with [start, start + npages) set to @value. -ENOMEM: nothing changed, nothing to
- * clean up (U-093). Under slots_lock, kept until commit or abort.
+ * clean up (U-093). slots_lock is kept until commit or abort.
  */
 must_check int attributes_prepare_set(struct quire_vm *vm, gfn_t start, u64 npages, u64 value,
 				      struct attributes_change *change);

@@ -4,6 +4,7 @@
 
 #include <quire/gmem.h>
 
+#include "src/base/assert.h"
 #include "src/base/lock.h"
 #include "src/vm/gmem_pages.h"
 #include "src/vm/memslot.h"
@@ -75,6 +76,19 @@ struct quire_gmem {
 	struct ptree bindings;	  /* index -> struct memslot; root is read in read sections */
 	struct ptree dying;	  /* what they were, from the release on; not read */
 };
+
+/* Contracts, see vm/locks.h. */
+static inline void gmem_assert_invalidate(const struct gmem_inode *inode)
+    ASSERTS_HELD_SHARED(&inode->invalidate_lock)
+{
+	CHECK(lock_is_held(&inode->invalidate_lock, LOCK_SHARED));
+}
+
+static inline void gmem_assert_exclusive(const struct gmem_inode *inode)
+    ASSERTS_HELD(&inode->invalidate_lock)
+{
+	CHECK(lock_is_held(&inode->invalidate_lock, LOCK_EXCLUSIVE));
+}
 
 static inline bool gmem_init_shared(const struct gmem_inode *inode)
 {

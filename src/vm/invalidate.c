@@ -3,6 +3,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/vm/locks.h"
 #include "src/vm/vm.h"
 
 void invalidation_init(struct invalidation *invalidation)
@@ -14,6 +15,7 @@ void invalidation_begin(struct quire_vm *vm)
 {
 	struct invalidation *inv = &vm->invalidation;
 
+	mmu_assert_exclusive(vm);
 	if (inv->in_progress == 0) {
 		atomic_store_relaxed_u64(&inv->start, UINT64_MAX);
 		atomic_store_relaxed_u64(&inv->end, 0);
@@ -25,6 +27,7 @@ void invalidation_add_range(struct quire_vm *vm, gfn_t start, gfn_t end)
 {
 	struct invalidation *inv = &vm->invalidation;
 
+	mmu_assert_exclusive(vm);
 	atomic_store_relaxed_u64(&inv->start, min_u64(inv->start, start.v));
 	atomic_store_relaxed_u64(&inv->end, max_u64(inv->end, end.v));
 }
@@ -33,6 +36,7 @@ void invalidation_end(struct quire_vm *vm)
 {
 	struct invalidation *inv = &vm->invalidation;
 
+	mmu_assert_exclusive(vm);
 	if (BROKEN(inv->in_progress > 0)) {
 		vm_poison(vm);
 		return;
@@ -44,6 +48,7 @@ void invalidation_end(struct quire_vm *vm)
 
 void host_invalidation_enter(struct quire_vm *vm)
 {
+	mmu_assert_free(vm);
 	mutex_lock(&vm->invalidation.lock);
 	atomic_store_relaxed_u32(&vm->invalidation.active, vm->invalidation.active + 1);
 	mutex_unlock(&vm->invalidation.lock);
@@ -53,6 +58,7 @@ void host_invalidation_leave(struct quire_vm *vm)
 {
 	struct invalidation *inv = &vm->invalidation;
 
+	mmu_assert_free(vm);
 	mutex_lock(&inv->lock);
 	/* A pfn cache sees it go down without the lock, and must then see the seq of before it. */
 	atomic_store_release_u32(&inv->active, inv->active - 1);
@@ -64,6 +70,7 @@ void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
 {
 	struct invalidation *inv = &vm->invalidation;
 
+	slots_assert(vm);
 	mutex_lock(&inv->lock);
 	while (inv->active && !MUTANT(host_unbalanced)) {
 		u32 seen = inv->active;
@@ -76,5 +83,6 @@ void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
 
 void host_invalidation_allow(struct quire_vm *vm) NO_LOCK_ANALYSIS
 {
+	slots_assert(vm);
 	mutex_unlock(&vm->invalidation.lock);
 }

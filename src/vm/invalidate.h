@@ -38,10 +38,14 @@ struct invalidation {
 
 void invalidation_init(struct invalidation *invalidation);
 
-/* All under mmu_lock exclusive: one begin, any number of ranges, and later one end. */
+/* --- mmu_lock exclusive --- */
+
+/* One begin, any number of ranges, and later one end. */
 void invalidation_begin(struct quire_vm *vm);
 void invalidation_add_range(struct quire_vm *vm, gfn_t start, gfn_t end);
 void invalidation_end(struct quire_vm *vm);
+
+/* --- any lock --- */
 
 /* A fault's snapshot, before it looks anything up. Issues an acquire load. */
 static inline u64 invalidation_snapshot(const struct invalidation *inv)
@@ -78,9 +82,13 @@ static inline bool invalidation_retry_hint(const struct invalidation *inv, u64 s
 	return atomic_load_relaxed_u64(&inv->seq) != snapshot;
 }
 
+/* --- no mmu_lock, no read section --- */
+
 /* A host invalidation begins, before any lock; it ends. */
 void host_invalidation_enter(struct quire_vm *vm);
 void host_invalidation_leave(struct quire_vm *vm);
+/* --- slots_lock --- */
+
 /* Sleep until no host invalidation is in flight, and keep new ones out until _allow(). */
 void host_invalidation_block(struct quire_vm *vm);
 void host_invalidation_allow(struct quire_vm *vm);

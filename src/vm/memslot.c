@@ -1,6 +1,7 @@
 /* Memslots: lookups by gfn, hva and id, and their tables. */
 #include "src/vm/memslot.h"
 
+#include "src/vm/locks.h"
 #include "src/vm/memslot_internal.h"
 #include "src/vm/vm.h"
 
@@ -56,6 +57,7 @@ const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gf
 	u64 generation = atomic_load_relaxed_u64(&set->generation);
 	const struct memslot *slot;
 
+	slots_assert_section(vm);
 	if (hint && memslot_hint_holds(&vm->slots, as, hint, gfn))
 		return hint->slot;
 	/* The tree knows where the slot ends: the slot itself is not looked at. */
@@ -74,6 +76,7 @@ struct memslot *memslot_by_id(const struct quire_vm *vm, u32 as, u32 id)
 {
 	struct memslot *const *block;
 
+	slots_assert(vm);
 	if (as >= QUIRE_AS_MAX || id >= MEMSLOT_ID_BLOCK * MEMSLOT_ID_BLOCKS)
 		return NULL;
 	block = vm->slots.ids[as][id / MEMSLOT_ID_BLOCK];
@@ -85,6 +88,7 @@ const struct memslot *memslot_first_gfn(const struct quire_vm *vm, u32 as, gfn_t
 {
 	struct ptree_item item;
 
+	slots_assert_section(vm);
 	if (!ptree_overlap_first(&active_set(vm, as)->by_gfn, start.v, end.v, &iter->cursor, &item))
 		return NULL;
 	return item.value;
@@ -97,6 +101,7 @@ const struct memslot *memslot_first_hva(const struct quire_vm *vm, u32 as, hva_t
 	u64 last = memslot_hva_key((hva_t){round_up_u64(end.v, QUIRE_PAGE_SIZE)}, 0);
 	struct ptree_item item;
 
+	slots_assert_section(vm);
 	/* No slot lies above: a range to the end of the address space may wrap in rounding. */
 	if (end.v > MEMSLOT_HVA_LIMIT)
 		last = memslot_hva_key((hva_t){MEMSLOT_HVA_LIMIT}, 0);

@@ -152,22 +152,31 @@ static inline bool memslot_has(const struct memslot *slot, gfn_t gfn)
 	return gfn.v - slot->base_gfn.v < slot->npages;
 }
 
-/*
- * The slot that holds @gfn in address space @as, or NULL; it may be INVALID. In a read section,
- * which is also how long the result lives; or under slots_lock. @hint may be NULL.
- */
-const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gfn,
-				     struct memslot_hint *hint);
+/* --- any lock --- */
+
+/* U-037: -EINVAL when the region's last frame is above @max. */
+must_check int memslot_check_max_gfn(const struct quire_region *region, gfn_t max);
+
+/* A slot as @region describes it, without dirty, gfn_info and gmem; NULL without memory. */
+struct memslot *memslot_alloc(struct quire_vm *vm, const struct quire_region *region);
+/* The descriptor only. */
+void memslot_free(struct quire_vm *vm, struct memslot *slot);
 
 /* Generation of the published set; the same section as the lookup it belongs to, and before it. */
 u64 memslots_generation(const struct quire_vm *vm, u32 as);
 
-/* Under slots_lock: the slot with @id, never a placeholder; NULL when unused. */
-struct memslot *memslot_by_id(const struct quire_vm *vm, u32 as, u32 id);
+/* --- slots_lock, or a read section --- */
 
 /*
- * Slots of @as that overlap a range, in a read section or under slots_lock; INVALID ones too.
- * By gfn in gfn order, by hva in hva order. NULL at the end.
+ * The slot that holds @gfn in address space @as, or NULL; it may be INVALID. The result lives as
+ * long as the section or the hold of slots_lock. @hint may be NULL.
+ */
+const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gfn,
+				     struct memslot_hint *hint);
+
+/*
+ * Slots of @as that overlap a range; INVALID ones too. By gfn in gfn order, by hva in hva order.
+ * NULL at the end.
  */
 struct memslot_iter {
 	struct ptree_cursor cursor;
@@ -176,6 +185,9 @@ const struct memslot *memslot_first_gfn(const struct quire_vm *vm, u32 as, gfn_t
 					struct memslot_iter *iter);
 const struct memslot *memslot_first_hva(const struct quire_vm *vm, u32 as, hva_t start, hva_t end,
 					struct memslot_iter *iter);
+
+/* --- what was held for the first of them --- */
+
 const struct memslot *memslot_next(struct memslot_iter *iter);
 
 #define memslot_for_gfn(slot, vm, as, start, end, iter)                                      \
@@ -197,6 +209,11 @@ static inline void memslot_gfns(const struct memslot *slot, hva_t start, hva_t e
 	last->v = slot->base_gfn.v + (round_up_u64(to, QUIRE_PAGE_SIZE) >> QUIRE_PAGE_SHIFT);
 }
 
+/* --- slots_lock --- */
+
+/* The slot with @id, never a placeholder; NULL when unused. */
+struct memslot *memslot_by_id(const struct quire_vm *vm, u32 as, u32 id);
+
 enum memslot_change {
 	MEMSLOT_NONE, /* the request changes nothing */
 	MEMSLOT_CREATE,
@@ -212,19 +229,11 @@ struct memslot_decision {
 };
 
 /*
- * U-022 to U-034, in that order. Under slots_lock. -EINVAL; -EEXIST: another slot is there; -EIO:
+ * U-022 to U-034, in that order. -EINVAL; -EEXIST: another slot is there; -EIO:
  * the page count broke. Does not look at region->gmem nor gmem_error: those come after (U-036).
  */
 must_check int memslot_check(const struct quire_vm *vm, const struct quire_region *region,
 			     struct memslot_decision *decision);
-
-/* U-037: -EINVAL when the region's last frame is above @max. */
-must_check int memslot_check_max_gfn(const struct quire_region *region, gfn_t max);
-
-/* A slot as @region describes it, without dirty, gfn_info and gmem; NULL without memory. */
-struct memslot *memslot_alloc(struct quire_vm *vm, const struct quire_region *region);
-/* The descriptor only. */
-void memslot_free(struct quire_vm *vm, struct memslot *slot);
 
 /* One update of one address space. Fill in the first three, zero the rest. */
 struct memslot_update {
@@ -241,7 +250,7 @@ struct memslot_update {
 };
 
 /*
- * Build the trees. -ENOMEM: nothing has changed and nothing is left to clean up. Under slots_lock,
+ * Build the trees. -ENOMEM: nothing has changed and nothing is left to clean up. slots_lock is
  * kept until commit or abort. The fields of new_slot may be changed until the commit, but for id,
  * as_id, base_gfn, npages and hva.
  */

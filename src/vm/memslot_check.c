@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "src/vm/memslot_internal.h"
+#include "src/vm/locks.h"
 #include "src/vm/vm.h"
 
 #define USER_FLAGS (QUIRE_SLOT_LOG_DIRTY | QUIRE_SLOT_READONLY | QUIRE_SLOT_GMEM)
@@ -113,6 +114,7 @@ int memslot_check(const struct quire_vm *vm, const struct quire_region *region,
 {
 	int error = check_shape(vm, region);
 
+	slots_assert(vm);
 	*decision = (struct memslot_decision){.change = MEMSLOT_NONE};
 	if (error)
 		return error;

@@ -3,6 +3,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/vm/locks.h"
 #include "src/vm/memslot_internal.h"
 #include "src/vm/vm.h"
 
@@ -101,6 +102,7 @@ int memslot_update_prepare(struct quire_vm *vm, struct memslot_update *update)
 	const struct memslot_set *set = vm->slots.active[subject->as_id];
 	int error;
 
+	slots_assert(vm);
 	update->placeholder = NULL;
 	update->begun = 0;
 	update->by_gfn[BEFORE] = set->by_gfn;
@@ -147,6 +149,7 @@ static void publish(struct quire_vm *vm, const struct memslot_update *update, u3
 
 void memslot_update_begin(struct quire_vm *vm, struct memslot_update *update)
 {
+	slots_assert(vm);
 	if (!update->placeholder)
 		return;
 	publish(vm, update, HELD);
@@ -180,6 +183,7 @@ static void account(struct memslots *slots, const struct memslot_update *update)
 
 void memslot_update_commit(struct quire_vm *vm, struct memslot_update *update)
 {
+	slots_assert(vm);
 	/* A new slot that logs must be counted by the time a reader finds it. */
 	account(&vm->slots, update);
 	publish(vm, update, AFTER);
@@ -191,6 +195,7 @@ void memslot_update_commit(struct quire_vm *vm, struct memslot_update *update)
 
 void memslot_update_abort(struct quire_vm *vm, struct memslot_update *update)
 {
+	slots_assert(vm);
 	if (update->begun)
 		publish(vm, update, BEFORE);
 	update_discard(vm, update);

@@ -7,6 +7,7 @@
 
 #include "src/access/map.h"
 #include "src/access/pfn_cache.h"
+#include "src/base/reclaim.h"
 #include "src/base/section.h"
 #include "src/tdp/tdp.h"
 #include "tests/sim/pairs.h"
@@ -496,8 +497,10 @@ static bool nx_check(void *ctx)
 	uint64_t entry = f->nonpresent;
 
 	(void)ctx;
+	reclaim_enter();
 	if (vm->roots.valid[0])
 		entry = *tdp_find(vm, vm->roots.valid[0], (gfn_t){5}, &level);
+	reclaim_exit();
 	if (entry_is_present(f, entry) && entry_is_leaf(f, entry, level))
 		good &= level == QUIRE_LEVEL_4K || !entry_is_executable(f, entry);
 	good &= splits <= 1;

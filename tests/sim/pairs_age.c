@@ -6,6 +6,7 @@
 #include <quire/stats.h>
 
 #include "tests/sim/pairs.h"
+#include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 
 static int age(uint32_t page)
@@ -22,7 +23,9 @@ static uint64_t leaf_at(uint64_t page)
 
 	if (!vm->roots.valid[0])
 		return 0;
+	reclaim_enter();
 	entry = *tdp_find(pair.machine.vm, vm->roots.valid[0], (gfn_t){page}, &level);
+	reclaim_exit();
 	return entry_is_present(vm->format, entry) ? entry : 0;
 }
 

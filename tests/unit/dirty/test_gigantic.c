@@ -90,9 +90,11 @@ static void test_children(void **state)
 	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 	/* Enough for the block of the range's end, and no more. */
 	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 2), 0);
+	biglock_write_lock(&machine.vm->mmu_lock);
 	assert_int_equal(
 	    tdp_split_range(machine.vm, 0, (gfn_t){MIDDLE}, (gfn_t){MIDDLE + 1}, &tables),
 	    TDP_DONE);
+	biglock_write_unlock(&machine.vm->mmu_lock);
 	table_cache_drain(&tables, &machine.vm->arena);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
 	for (uint64_t gfn = 0; gfn < SIM_GIGANTIC; gfn += 77) {

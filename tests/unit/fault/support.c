@@ -3,6 +3,7 @@
 
 #include <quire/dirty.h>
 
+#include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 
 struct machine machine;
@@ -110,7 +111,9 @@ uint64_t leaf_at(uint64_t gfn, uint32_t *level)
 
 	if (!root)
 		return 0;
+	reclaim_enter();
 	entry = *tdp_find(machine.vm, root, (gfn_t){gfn}, level);
+	reclaim_exit();
 	return entry_is_present(f, entry) && entry_is_leaf(f, entry, *level) ? entry : 0;
 }
 

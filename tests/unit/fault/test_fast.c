@@ -3,6 +3,7 @@
 
 #include <quire/dirty.h>
 
+#include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
@@ -107,7 +108,9 @@ static void test_kept_by_the_mmu(void **state)
 	begin(0);
 	f = machine.vm->format;
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
+	reclaim_enter();
 	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){1}, &level);
+	reclaim_exit();
 	*entry &= ~(f->writable | f->dirty | f->mmu_writable);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_FIXED);
 	assert_int_equal(fast_faults(), 0);
@@ -127,15 +130,19 @@ static void test_placeholder(void **state)
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	(void)log_harvest(0);
 	before = entry_at(1);
+	mutex_lock(&machine.vm->slots_lock);
 	update.old_slot = memslot_by_id(machine.vm, 0, 0);
 	assert_int_equal(memslot_update_prepare(machine.vm, &update), 0);
 	memslot_update_begin(machine.vm, &update);
+	mutex_unlock(&machine.vm->slots_lock);
 	assert_int_equal(
 	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){1}), WRITE | PRESENT, &told),
 	    QUIRE_RETRY);
 	assert_int_equal(entry_at(1), before);
 	assert_int_equal(fast_faults(), 0);
+	mutex_lock(&machine.vm->slots_lock);
 	memslot_update_abort(machine.vm, &update);
+	mutex_unlock(&machine.vm->slots_lock);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_FIXED);
 	assert_int_equal(fast_faults(), 1);
 	vm_end();

@@ -28,7 +28,7 @@ static void model_begin(struct model *model, uint64_t first, uint64_t end)
 	model->end = end > model->end ? end : model->end;
 }
 
-static void take_step(struct model *model, enum step step)
+static void take_step_locked(struct model *model, enum step step)
 {
 	static const uint64_t ranges[][2] = {{1, 3}, {5, 6}, {0, 0}};
 	struct quire_vm *vm = machine.vm;
@@ -43,6 +43,13 @@ static void take_step(struct model *model, enum step step)
 	invalidation_begin(vm);
 	if (ranges[step][0] != ranges[step][1])
 		invalidation_add_range(vm, (gfn_t){ranges[step][0]}, (gfn_t){ranges[step][1]});
+}
+
+static void take_step(struct model *model, enum step step)
+{
+	biglock_write_lock(&machine.vm->mmu_lock);
+	take_step_locked(model, step);
+	biglock_write_unlock(&machine.vm->mmu_lock);
 }
 
 static bool model_touches(const struct model *model, uint64_t first, uint64_t end)
@@ -119,7 +126,9 @@ static void test_unbalanced(void **state)
 	vm_begin();
 	reports = 0;
 	sched_on_report(note_report);
+	biglock_write_lock(&machine.vm->mmu_lock);
 	invalidation_end(machine.vm);
+	biglock_write_unlock(&machine.vm->mmu_lock);
 	sched_on_report(NULL);
 	assert_int_equal(reports, 1);
 	assert_true(quire_vm_is_dead(machine.vm));

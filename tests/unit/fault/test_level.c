@@ -112,9 +112,11 @@ static struct tdp_mapping mapping_of(const struct combination *c)
 	struct tdp_mapping mapping;
 
 	host_level = c->host_level;
+	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();
 	mapping = fault_make_mapping(vm, memslot_lookup(vm, 0, fault.gfn, NULL), &fault, &found);
 	reclaim_exit();
+	biglock_read_unlock(&vm->mmu_lock, NULL);
 	return mapping;
 }
 
@@ -178,13 +180,17 @@ static void check_changes(struct combination *c)
 
 	for (uint32_t i = 0; i < 4; i++) {
 		c->changing = places[i];
+		biglock_write_lock(&vm->mmu_lock);
 		if (c->changing != NOWHERE) {
 			invalidation_begin(vm);
 			invalidation_add_range(vm, (gfn_t){c->changing}, (gfn_t){c->changing + 1});
 		}
+		biglock_write_unlock(&vm->mmu_lock);
 		check_accesses(c);
+		biglock_write_lock(&vm->mmu_lock);
 		if (c->changing != NOWHERE)
 			invalidation_end(vm);
+		biglock_write_unlock(&vm->mmu_lock);
 	}
 }
 
@@ -195,10 +201,12 @@ static void set_tracked(uint64_t gfn, bool on)
 	if (gfn == NOWHERE)
 		return;
 	assert_int_equal(table_cache_fill(&machine.vcpus[0]->tables, &vm->arena, TRACK_TABLES), 0);
+	biglock_write_lock(&vm->mmu_lock);
 	if (on)
 		assert_int_equal(gfn_track_add(vm, 0, (gfn_t){gfn}, &machine.vcpus[0]->tables), 1);
 	else
 		gfn_track_remove(vm, 0, (gfn_t){gfn});
+	biglock_write_unlock(&vm->mmu_lock);
 }
 
 static void set_attribute(uint64_t gfn, uint64_t value)

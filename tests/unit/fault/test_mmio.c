@@ -3,6 +3,7 @@
 
 #include <quire/trace.h>
 
+#include "src/base/reclaim.h"
 #include "src/fault/fault.h"
 #include "src/tdp/tdp.h"
 
@@ -115,9 +116,13 @@ static uint64_t slow_faults(void)
 
 static uint64_t *entry_of(uint64_t gfn)
 {
+	uint64_t *entry;
 	uint32_t level;
 
-	return tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
+	reclaim_enter();
+	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
+	reclaim_exit();
+	return entry;
 }
 
 static void add_other_slot(uint64_t gfn)
@@ -320,11 +325,13 @@ static void test_never_over_memory(void **state)
 	leaf = *entry_of(1);
 	flush_debt_init(&debt, &machine.vm->flush);
 	biglock_read_lock(&machine.vm->mmu_lock, NULL);
+	reclaim_enter();
 	assert_int_equal(
 	    tdp_map_mmio(machine.vcpus[0], machine.vcpus[0]->root, (gfn_t){1}, 3, &debt), TDP_LOST);
 	assert_int_equal(*entry_of(1), leaf);
 	assert_int_equal(
 	    tdp_map_mmio(machine.vcpus[0], machine.vcpus[0]->root, (gfn_t){9}, 3, &debt), TDP_DONE);
+	reclaim_exit();
 	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
 	assert_int_equal(entry_mmio_generation(machine.vm->format, *entry_of(9)), 3);
 	vm_end();

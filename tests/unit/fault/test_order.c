@@ -362,15 +362,19 @@ static void test_placeholder(void **state)
 	begin(0);
 	enter();
 	vm = machine.vm;
+	mutex_lock(&vm->slots_lock);
 	update.old_slot = memslot_by_id(vm, 0, 0);
 	assert_int_equal(memslot_update_prepare(vm, &update), 0);
 	memslot_update_begin(vm, &update);
+	mutex_unlock(&vm->slots_lock);
 	assert_int_equal(fault_once(1, WRITE), QUIRE_RETRY);
 	assert_int_equal(quire_vcpu_prefault(machine.vcpus[0], (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
 			 -EAGAIN);
 	assert_int_equal(quire_vm_read(vm, (gpa_t){0}, &byte, 1), -EFAULT);
 	assert_int_equal(lookups, 0);
+	mutex_lock(&vm->slots_lock);
 	memslot_update_abort(vm, &update);
+	mutex_unlock(&vm->slots_lock);
 	assert_int_equal(fault_once(1, WRITE), QUIRE_FIXED);
 	vm_end();
 }

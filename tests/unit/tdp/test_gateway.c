@@ -177,7 +177,9 @@ static void test_transitions(void **state)
 
 			if (!is_possible(&old, &new, level))
 				continue;
+			biglock_write_lock(&machine.vm->mmu_lock);
 			check_change(&old, &new, level);
+			biglock_write_unlock(&machine.vm->mmu_lock);
 			done++;
 		}
 	sched_on_report(NULL);
@@ -203,6 +205,7 @@ static void test_protect(void **state)
 	holder = table_cache_take(&tables);
 	*holder = (struct table){.level = 1};
 	entries = table_entries(holder);
+	biglock_write_lock(&machine.vm->mmu_lock);
 	for (int closed = 0; closed < 2; closed++)
 		for (unsigned int which = 0; which < WORDS * 2; which++) {
 			struct word word = word_of(which / 2);
@@ -225,6 +228,7 @@ static void test_protect(void **state)
 			tdp_protect_entries(&change, entries, mask & ~(UINT64_C(1) << 9));
 			assert_int_equal(entries[9], was);
 		}
+	biglock_write_unlock(&machine.vm->mmu_lock);
 	table_cache_put(&tables, holder);
 	table_cache_drain(&tables, &machine.vm->arena);
 	vm_end();

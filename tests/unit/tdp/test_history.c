@@ -196,7 +196,9 @@ static int split(void)
 	enum tdp_result done;
 	int err = table_cache_fill(&tables, &vm->arena, SIM_BLOCK + 1);
 
+	biglock_write_lock(&vm->mmu_lock);
 	done = tdp_split_range(vm, 0, (gfn_t){0}, (gfn_t){slot_pages}, &tables);
+	biglock_write_unlock(&vm->mmu_lock);
 	table_cache_drain(&tables, &vm->arena);
 	return err || done != TDP_DONE;
 }

@@ -1,6 +1,7 @@
 /* The walk over a range of gfns, against a model; and what a range operation takes away. */
 #include "tests/unit/fault/support.h"
 
+#include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 #include "src/walk/range.h"
 
@@ -163,7 +164,9 @@ static void test_zap_leaves_mmio(void **state)
 	biglock_write_unlock(&machine.vm->mmu_lock);
 	tdp_debt_settle(machine.vm, &debt);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+	reclaim_enter();
 	assert_true(entry_is_mmio(f, *tdp_find(machine.vm, root, (gfn_t){510}, &level)));
+	reclaim_exit();
 	/* It goes with its root. */
 	quire_vm_set_nx_huge_pages(machine.vm, 1);
 	assert_null(machine.vm->roots.valid[0]);

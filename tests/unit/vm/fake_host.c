@@ -1,5 +1,6 @@
 /* A host for the tests of src/vm. */
 #include "fake_host.h"
+#include "src/vm/vm.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -243,4 +244,18 @@ void fake_vm_end(struct quire_vm *vm)
 	quire_vm_put(vm);
 	assert_int_equal(fake.live_allocs, 0);
 	assert_int_equal(fake_reports, 0);
+}
+
+struct quire_vm *fake_vm_make_locked(enum quire_vm_type type)
+{
+	struct quire_vm *vm = fake_vm_make(type);
+
+	mutex_lock(&vm->slots_lock);
+	return vm;
+}
+
+void fake_vm_end_locked(struct quire_vm *vm)
+{
+	mutex_unlock(&vm->slots_lock);
+	fake_vm_end(vm);
 }

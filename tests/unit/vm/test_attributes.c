@@ -64,7 +64,7 @@ static void random_range(u64 *start, u64 *npages)
 
 static void test_model(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_SW_PROTECTED);
 	static u8 model[PAGES];
 
 	memset(model, 0, sizeof(model));
@@ -80,13 +80,13 @@ static void test_model(void **state)
 			check_all(vm, model);
 	}
 	check_all(vm, model);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* U-093: without memory, at whichever allocation, nothing has changed and nothing is lost. */
 static void test_no_memory(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_SW_PROTECTED);
 	static u8 model[PAGES];
 	u64 failed = 0;
 
@@ -126,13 +126,13 @@ static void test_no_memory(void **state)
 	}
 	assert_true(failed > 100);
 	check_all(vm, model);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* A terabyte costs a few nodes, split or not. */
 static void test_terabyte(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_SW_PROTECTED);
 	u64 before = fake.live_bytes;
 	u64 pages = 1ull << 28;
 	u64 value;
@@ -151,13 +151,13 @@ static void test_terabyte(void **state)
 	set(vm, 512, pages, 0);
 	assert_int_equal(fake.live_bytes, before);
 	assert_true(attributes_range_has(vm, (gfn_t){0}, 1ull << 52, 0));
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* The end of guest physical memory is no special place. */
 static void test_ends(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_SW_PROTECTED);
 	u64 last = (1ull << 52) - 1;
 
 	set(vm, last, 1, PRIVATE);
@@ -167,7 +167,7 @@ static void test_ends(void **state)
 	set(vm, 0, last + 1, PRIVATE);
 	assert_int_equal(vm->attributes.ranges.count, 1);
 	assert_true(attributes_range_has(vm, (gfn_t){0}, last + 1, PRIVATE));
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 struct race {
@@ -197,7 +197,7 @@ static void *reader(void *arg)
 
 static void test_readers(void **state)
 {
-	struct race race = {.vm = fake_vm_make(QUIRE_VM_SW_PROTECTED)};
+	struct race race = {.vm = fake_vm_make_locked(QUIRE_VM_SW_PROTECTED)};
 	pthread_t threads[2];
 
 	set(race.vm, 300, 400, PRIVATE);
@@ -215,7 +215,7 @@ static void test_readers(void **state)
 	for (unsigned int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
 	assert_int_equal(race.wrong, 0);
-	fake_vm_end(race.vm);
+	fake_vm_end_locked(race.vm);
 }
 
 int main(void)

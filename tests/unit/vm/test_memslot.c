@@ -214,7 +214,7 @@ static void model_apply(struct model *model, const struct quire_region *region)
 
 static void test_model(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
 	static struct model model;
 	u32 done = 0;
 
@@ -234,13 +234,13 @@ static void test_model(void **state)
 	}
 	assert_true(done > 500);
 	check_all(vm, &model);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* At whichever allocation memory ends, and wherever an update is given up: nothing has changed. */
 static void test_no_memory_and_abort(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
 	static struct model model;
 	u32 failed = 0;
 
@@ -274,13 +274,13 @@ static void test_no_memory_and_abort(void **state)
 	}
 	assert_true(failed > 500);
 	check_all(vm, &model);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* U-022 to U-030: one thing wrong at a time, in requests that are right otherwise. */
 static void test_shape(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
 	struct memslot_decision decision;
 	const struct quire_region good = region_of(0, 1, 16, 16);
 	struct quire_region r;
@@ -326,7 +326,7 @@ static void test_shape(void **state)
 	REFUSED(r.size_bytes = 0);
 #undef REFUSED
 #undef ACCEPTED
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 static enum memslot_change decide(struct quire_vm *vm, const struct quire_region *region)
@@ -340,7 +340,7 @@ static enum memslot_change decide(struct quire_vm *vm, const struct quire_region
 /* U-031 to U-034 and U-037. */
 static void test_decisions(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
 	struct quire_region region = region_of(0, 5, 100, 10);
 	struct quire_region other = region_of(0, 6, 200, 10);
 	struct memslot_decision decision;
@@ -375,13 +375,13 @@ static void test_decisions(void **state)
 
 	assert_int_equal(memslot_check_max_gfn(&region, (gfn_t){309}), 0);
 	assert_int_equal(memslot_check_max_gfn(&region, (gfn_t){308}), -EINVAL);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* Between begin and commit the slot is there, INVALID; generations move twice, upwards. */
 static void test_placeholder(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
 	struct quire_region region = region_of(1, 5, 100, 10);
 	struct memslot_update update = {.change = MEMSLOT_DELETE};
 	struct memslot_hint hint = {0};
@@ -410,13 +410,13 @@ static void test_placeholder(void **state)
 	assert_null(memslot_lookup(vm, 1, (gfn_t){105}, &hint));
 	assert_null(memslot_by_id(vm, 1, 5));
 	memslot_free(vm, update.old_slot);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 /* As many slots as there are, then one more; all gone again. */
 static void test_all_slots(void **state)
 {
-	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
 	u64 empty = fake.live_bytes;
 
 	for (u32 id = 0; id < QUIRE_USER_SLOTS; id++) {
@@ -434,7 +434,7 @@ static void test_all_slots(void **state)
 		assert_int_equal(update_slot(vm, &region, FINISH), 0);
 	}
 	assert_int_equal(fake.live_bytes - empty, MEMSLOT_ID_BLOCKS * MEMSLOT_ID_BLOCK * 8);
-	fake_vm_end(vm);
+	fake_vm_end_locked(vm);
 }
 
 struct race {
@@ -477,7 +477,7 @@ static void *reader(void *arg)
 
 static void test_readers(void **state)
 {
-	struct race race = {.vm = fake_vm_make(QUIRE_VM_DEFAULT)};
+	struct race race = {.vm = fake_vm_make_locked(QUIRE_VM_DEFAULT)};
 	struct quire_region fixed = region_of(0, 1, 10, 8);
 	struct quire_region moving = region_of(0, 2, 100, 8);
 	struct quire_region coming = region_of(0, 3, 300, 4);
@@ -501,7 +501,7 @@ static void test_readers(void **state)
 		pthread_join(threads[i], NULL);
 	assert_int_equal(race.wrong, 0);
 	assert_true(race.lookups > 0);
-	fake_vm_end(race.vm);
+	fake_vm_end_locked(race.vm);
 }
 
 int main(void)
