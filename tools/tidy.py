@@ -274,6 +274,56 @@ def rule_comments(tree):
                 yield source.path, line_of(source.text, match.start()), f"no {match.group()}"
 
 
+HEADING = re.compile(r"^/\* --- (?:[\w/]+\.c: )?([^\n]*?) --- \*/$", re.M)
+CONTRACTS = {
+    "mmu_lock exclusive": "mmu_assert_exclusive",
+    "mmu_lock in either mode": "mmu_assert_held",
+    "mmu_lock in either mode, in shared mode in a read section": "mmu_assert_shared",
+    "mmu_lock exclusive, or a read section": "mmu_assert_section",
+    "no mmu_lock, no read section": "mmu_assert_free",
+    "slots_lock": "slots_assert",
+    "slots_lock, or a read section": "slots_assert_section",
+    "no lock, no read section": "locks_assert_none",
+    "the inode's invalidate lock": "gmem_assert_invalidate",
+    "the inode's invalidate lock, exclusive": "gmem_assert_exclusive",
+    "any lock": None,
+    "any lock below pages_lock": None,
+}
+ASSERTION = re.compile(r"^\t(" + "|".join(sorted(filter(None, CONTRACTS.values()))) + r")\(", re.M)
+
+
+def contracts_said(tree):
+    """What each function of src/ asserts first: {name: assertion or None} for definitions."""
+    said = {}
+    for source in tree.sources:
+        if source.path.startswith("src/"):
+            lines = source.code.splitlines()
+            for f in source.functions:
+                if f.lines:
+                    body = "\n".join(lines[f.line - 1:f.line - 1 + f.lines])
+                    first = ASSERTION.search(body)
+                    said[f.name] = first.group(1) if first else said.get(f.name)
+    return said
+
+
+def rule_contracts(tree):
+    """A header's heading says which lock its functions need, and each of them asserts just that."""
+    said = contracts_said(tree)
+    for source in tree.sources:
+        if not (source.path.startswith("src/") and source.path.endswith(".h")):
+            continue
+        marks = [(line_of(source.text, m.start()), m.group(1)) for m in HEADING.finditer(source.text)]
+        for line, heading in marks:
+            if re.search(r"lock|section", heading) and heading not in CONTRACTS:
+                yield source.path, line, f"no contract is called '{heading}'"
+        for f in source.functions:
+            under = [heading for line, heading in marks if line < f.line]
+            wanted = CONTRACTS.get(under[-1]) if under else None
+            if f.name in said and said[f.name] != wanted and f.name not in CONTRACTS.values():
+                yield (source.path, f.line, f"{f.name}() asserts {said[f.name] or 'nothing'}, and its "
+                       f"heading wants {wanted or 'nothing'}")
+
+
 def rule_examples(tree):
     """Every public header has an example that is compiled: examples/headers/<name>.c."""
     have = set(tree.files)

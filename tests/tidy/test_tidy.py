@@ -53,6 +53,13 @@ BROKEN = [
     ("docs", "docs/B.md", "`none_such()`\n"),
     ("docs", "docs/B.md", "`src/tdp/none.c`\n"),
     ("comments", "src/tdp/a.c", "/* As a_ghost() does. */\n"),
+    ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- my lock --- */\n"),
+    ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\nint x_of(int a);\n"),
+    ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\n"
+                                 "static inline int f(int a)\n{\n\tmmu_assert_free(a);\n"
+                                 "\treturn a;\n}\n"),
+    ("contracts", "src/tdp/a.h", "/* A header. */\nstatic inline int f(int a)\n{\n"
+                                 "\tmmu_assert_free(a);\n\treturn a;\n}\n"),
     ("examples", "include/quire/y.h", "/* A header. */\n"),
     ("format", "vcpu/a.c", "/* A file. */\nint  f(void){return 0;}\n"),
 ]
