@@ -65,6 +65,9 @@
 	 BIT(KVM_FEATURE_PV_SEND_IPI) | BIT(KVM_FEATURE_PV_SCHED_YIELD) |                       \
 	 BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
 
+/* The words that name KVM, where a guest looks for a hypervisor. */
+static const char pv_signature[12] = "KVMKVMKVM";
+
 static struct kvm_cpuid_entry2 *append(struct vcpu_cpuid *list, uint32_t leaf, uint32_t index)
 {
 	struct kvm_cpuid_entry2 *entry = &list->entries[list->count++];
@@ -135,13 +138,12 @@ static void append_basic(struct vcpu_cpuid *list)
 
 static void append_kvm(struct vcpu_cpuid *list)
 {
-	static const char signature[12] = "KVMKVMKVM";
 	struct kvm_cpuid_entry2 *entry = append(list, KVM_CPUID_SIGNATURE, 0);
 
 	entry->eax = LEAF_KVM_FEATURES;
-	memcpy(&entry->ebx, &signature[0], 4);
-	memcpy(&entry->ecx, &signature[4], 4);
-	memcpy(&entry->edx, &signature[8], 4);
+	memcpy(&entry->ebx, &pv_signature[0], 4);
+	memcpy(&entry->ecx, &pv_signature[4], 4);
+	memcpy(&entry->edx, &pv_signature[8], 4);
 	entry = append(list, LEAF_KVM_FEATURES, 0);
 	entry->eax = KVM_FEATURES;
 	if (steal_time_is_offered())
@@ -314,6 +316,37 @@ uint64_t cpuid_efer_bits(const struct vcpu *vcpu)
 	return bits;
 }
 
+/* The leaves that may begin a hypervisor's. */
+#define PV_BASE_STEP 0x100u
+#define PV_BASE_END 0x40010000u
+static bool is_pv_base(const struct kvm_cpuid_entry2 *entry)
+{
+	uint32_t words[3] = {entry->ebx, entry->ecx, entry->edx};
+
+	return entry->function >= KVM_CPUID_SIGNATURE && entry->function < PV_BASE_END &&
+	       entry->function % PV_BASE_STEP == 0 && !memcmp(words, pv_signature, sizeof(words));
+}
+
+uint32_t cpuid_pv_leaf(const struct vcpu *vcpu)
+{
+	uint32_t base = 0;
+
+	for (uint32_t i = 0; i < vcpu->cpuid.count; i++) {
+		const struct kvm_cpuid_entry2 *entry = &vcpu->cpuid.entries[i];
+
+		if (is_pv_base(entry) && (!base || entry->function < base))
+			base = entry->function;
+	}
+	return base ? base + 1 : 0;
+}
+
+/* A guest whose HLT does not exit is woken by no kick. */
+static bool loses_unhalt(const struct vcpu *vcpu, uint32_t leaf)
+{
+	return (atomic_load(&vcpu->vm->settings.disabled_exits) & KVM_X86_DISABLE_EXITS_HLT) &&
+	       leaf == cpuid_pv_leaf(vcpu);
+}
+
 /* What the vCPU's own state says in place of the client. */
 static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 {
@@ -334,6 +367,9 @@ static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 			entry->edx |= F1_APIC;
 	} else if (entry->function == 0xd && entry->index == 0) {
 		entry->ebx = XSAVE_BYTES;
+	} else if (entry->function > KVM_CPUID_SIGNATURE && entry->function < PV_BASE_END &&
+		   loses_unhalt(vcpu, entry->function)) {
+		entry->eax &= ~BIT(KVM_FEATURE_PV_UNHALT);
 	}
 }
 

@@ -32,6 +32,8 @@ uint32_t cpuid_register(const struct vcpu *vcpu, uint32_t leaf, enum cpuid_regis
 
 /* Is the machine's own processor AMD's, or one of its kin? */
 bool cpuid_host_is_amd(void);
+/* The leaf of KVM's paravirtual features, by the signature before it; 0: the guest sees no KVM. */
+uint32_t cpuid_pv_leaf(const struct vcpu *vcpu);
 /* How wide the guest's physical addresses are. */
 uint32_t cpuid_phys_bits(const struct vcpu *vcpu);
 /* The bits of EFER that come with the guest's features. */

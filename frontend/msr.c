@@ -296,7 +296,6 @@ static uint64_t guest_tsc(struct vcpu *vcpu)
 	return clock_tsc() + cpu_state(vcpu->cpu)->tsc_offset;
 }
 
-#define LEAF_PV_FEATURES 0x40000001u
 enum pv_feature {
 	PV_CLOCK = 0,
 	PV_CLOCK_NEW = 3,
@@ -320,9 +319,12 @@ static const struct {
 
 int msr_pv_has(const struct vcpu *vcpu, uint32_t feature)
 {
+	uint32_t leaf;
+
 	if (!vcpu->enforce_pv)
 		return 1;
-	return cpuid_register(vcpu, LEAF_PV_FEATURES, CPUID_EAX) >> feature & 1;
+	leaf = cpuid_pv_leaf(vcpu);
+	return leaf && (cpuid_register(vcpu, leaf, CPUID_EAX) >> feature & 1);
 }
 
 int msr_is_amd(const struct vcpu *vcpu)

@@ -1,5 +1,6 @@
 /* The state calls of a vCPU: what KVM takes, what it refuses, and what it says afterwards. */
 #include <fcntl.h>
+#include <linux/kvm_para.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -561,6 +562,45 @@ static void translations(void)
 	machine_close();
 }
 
+/* Is a kick of sleeping vCPUs among the features, which begin at @leaf after @signature? */
+static unsigned int sees_unhalt(uint32_t base, const char signature[12])
+{
+	struct {
+		struct kvm_cpuid2 header;
+		struct kvm_cpuid_entry2 entries[2];
+	} list = {{.nent = 2},
+		  {{.function = base, .eax = base + 1},
+		   {.function = base + 1, .eax = 1u << KVM_FEATURE_PV_UNHALT}}};
+
+	memcpy(&list.entries[0].ebx, signature, 4);
+	memcpy(&list.entries[0].ecx, signature + 4, 4);
+	memcpy(&list.entries[0].edx, signature + 8, 4);
+	WORKS(ioctl(vcpu, KVM_SET_CPUID2, &list));
+	WORKS(ioctl(vcpu, KVM_GET_CPUID2, &list));
+	return list.entries[1].eax >> KVM_FEATURE_PV_UNHALT & 1;
+}
+
+/* A kick wakes no vCPU whose HLT does not exit: the guest is not told that it does. */
+static void no_kick_without_hlt_exits(void)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_DISABLE_EXITS,
+				     .args = {KVM_X86_DISABLE_EXITS_HLT}};
+
+	machine_open(0);
+	CHECK(sees_unhalt(0x40000000, "KVMKVMKVM\0\0"), "hidden");
+	close(vcpu);
+	close(vm);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	WORKS(ioctl(vm, KVM_ENABLE_CAP, &cap));
+	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	CHECK(!sees_unhalt(0x40000000, "KVMKVMKVM\0\0"), "shown");
+	CHECK(!sees_unhalt(0x40000100, "KVMKVMKVM\0\0"), "shown after another hypervisor's");
+	/* It is KVM's by the signature alone. */
+	CHECK(sees_unhalt(0x40000000, "XenVMMXenVMM"), "hidden from another's guest");
+	CHECK(sees_unhalt(0x40000080, "KVMKVMKVM\0\0"), "hidden where no guest looks");
+	machine_close();
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -578,6 +618,7 @@ int main(void)
 	regs_and_exceptions();
 	eventfds();
 	halt_inside();
+	no_kick_without_hlt_exits();
 	translations();
 	tsc_frequencies();
 	system_attributes();
