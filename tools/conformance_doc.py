@@ -44,6 +44,7 @@ DECISIONS = (
     ("x86/xss_msr_test", "later", "with XSAVES"),
     ("x86/monitor_mwait_test", "later", "on a machine with MWAIT: it asks the processor that it runs on, for KVM "
      "shows MWAIT to no guest by itself; tests/rules/test_cpu.c holds the same rules"),
+    ("x86/kvm_clock_test", "later", "on a machine whose own clock is its time stamp counter: the program asks for that"),
     ("x86/state_test", "later", "with AVX: it executes VMOVDQU without asking whether there is AVX"),
     ("hardware_disable_test", "never", "68 busy threads 512 times over take minutes on two processors"),
     ("mmu_stress_test", "never", "without arguments it writes 128 GiB, four times; CI gives it some"),
