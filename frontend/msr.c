@@ -213,8 +213,8 @@ void msr_reset(struct vcpu *vcpu)
 	msrs->misc_enable = MISC_ENABLE_DEFAULT;
 	msrs->mcg_cap = MSR_MCE_BANKS;
 	msrs->poll_control = 1;
-	(void)msr_feature(MSR_UCODE_REVISION, &msrs->ucode_revision);
 	if (is_stuffed) {
+		(void)msr_feature(MSR_UCODE_REVISION, &msrs->ucode_revision);
 		(void)msr_feature(MSR_PLATFORM_INFO, &msrs->platform_info);
 		(void)msr_feature(MSR_ARCH_CAPABILITIES, &msrs->arch_capabilities);
 	}

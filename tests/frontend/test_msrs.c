@@ -485,6 +485,7 @@ static void without_stuffing(void)
 	WORKS(ioctl(vm, KVM_ENABLE_CAP, &cap));
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 1);
 	cpuid_set();
+	CLIENT_READS(0x8b, 0);
 	CLIENT_READS(0xce, 0);
 	CLIENT_READS(0x10a, 0);
 }
