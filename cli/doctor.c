@@ -19,6 +19,11 @@
 
 #include "cli/quire.h"
 #include "preload/program.h"
+#include "vcpu/translate/machine.h"
+
+/* Linux 6.3 has it, libc's headers may not. */
+#define MEMFD_EXECUTABLE 0x10u
+#define PAGE_BYTES 4096u
 
 /* PAGEMAP_SCAN, newer than the headers of older distributions. */
 struct pagemap_scan {
@@ -101,6 +106,36 @@ static bool has_memfd_locks(void)
 		close(fd);
 	}
 	return works;
+}
+
+/* Memory that is written in one place and run in another, as translated code is. */
+static bool has_executable_memory(void)
+{
+	int fd = memfd_create("quire-doctor", MFD_CLOEXEC | MEMFD_EXECUTABLE);
+	void *code = MAP_FAILED;
+
+	if (fd < 0)
+		fd = memfd_create("quire-doctor", MFD_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (!ftruncate(fd, PAGE_BYTES))
+		code = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	close(fd);
+	if (code == MAP_FAILED)
+		return false;
+	munmap(code, PAGE_BYTES);
+	return true;
+}
+
+static void say_translator(void)
+{
+	if (!machine_translates())
+		say("translator", "no",
+		    "the interpreter runs all: no BMI2, or a slow PEXT (Zen 1 and 2)");
+	else if (!has_executable_memory())
+		say("translator", "no", "the interpreter runs all: executable memory is refused");
+	else
+		say("translator", "yes", "guests' hot code becomes machine code");
 }
 
 static void say_huge_pages(void)
@@ -254,6 +289,7 @@ static bool say_machine(void)
 	say("PAGEMAP_SCAN", has_pagemap_scan() ? "yes" : "no",
 	    "tells which pages are huge (Linux 6.7); without it all are 4K");
 	say("userfaultfd", has_userfaultfd() ? "yes" : "no", "only programs that use it need it");
+	say_translator();
 	say_huge_pages();
 	say_descriptors();
 	say("/dev/kvm", access("/dev/kvm", F_OK) ? "absent" : "present",

@@ -72,7 +72,7 @@ static const struct param params[] = {
     /* Ours: the width of physical addresses in CPUID, for a machine with fewer bits. */
     KVM_UINT("quire_phys_bits", RO, 48, 48),
     /* Ours: hot code of guests becomes machine code of this process. */
-    KVM_BOOL("quire_translate", RO, 0),
+    KVM_BOOL("quire_translate", RO, 1),
     /* Ours: capabilities that clients shall not see, by number or name. */
     {"kvm", "quire_hide_caps", PARAM_CAPS, ANY_VENDOR, RO, 0, 0},
     KVM_BOOL("enable_pmu", RO, 0),

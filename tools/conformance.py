@@ -47,6 +47,9 @@ CI_PROGRAMS = ("guest_memfd_test", "set_memory_region_test", "guest_print_test",
 # Those that need of the machine's kernel what it may have been built without.
 MAY_SKIP = ("access_tracking_perf_test",)
 
+# Parameters of every program of this run.
+COMMON_PARAMS = []
+
 # Runs besides every program without arguments; module parameters stand in front.
 NO_SPLIT = "kvm.eager_page_split=N"
 VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
@@ -118,7 +121,7 @@ def run_one(quire, folder, words, limit):
     the JSON object."""
     count = next(i for i, word in enumerate(words) if "=" not in word)
     params, name, args = words[:count], words[count], list(words[count + 1:])
-    command = [str(quire), "run", *(word for param in params for word in ("--param", param)),
+    command = [str(quire), "run", *(word for param in (*COMMON_PARAMS, *params) for word in ("--param", param)),
                "--", str(folder / name), *args]
     with hugepages.reserved(hugepages.needed(name, args)) as missing:
         status, text, seconds = program.start_and_wait(command, folder, limit)
@@ -142,6 +145,8 @@ def parse(argv):
     parser = argparse.ArgumentParser(prog="./dev conformance", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--limit", type=float, default=120, help="seconds a program may take")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter for every program")
     parser.add_argument("--offline", action="store_true", help="never download")
     parser.add_argument("--all", action="store_true", help="every program")
     parser.add_argument("--write-doc", action="store_true",
@@ -204,6 +209,7 @@ def run_all(options):
 
 def main(argv):
     options = parse(argv)
+    COMMON_PARAMS.extend(options.param)
     try:
         report = run_all(options)
     except (selftests.Unavailable, OSError) as error:

@@ -7,7 +7,7 @@ import check_report
 import check_runner
 import hide_kvm
 import packages
-from vmms import catalog, checks, document, foreign
+from vmms import catalog, checks, document, foreign, machine
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -19,6 +19,8 @@ def parse(argv):
     parser.add_argument("--jobs", type=int, metavar="N", help="at a time (processors)")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="each so many times")
     parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter for every QEMU")
     parser.add_argument("--program", metavar="PATH", type=pathlib.Path,
                         help=f"the program of a client without a package: {', '.join(foreign.KNOWN)}")
     parser.add_argument("name", nargs="?", help="one client, see --list")
@@ -42,6 +44,7 @@ def choose(options):
 
 def main(argv):
     options = parse(argv)
+    machine.COMMON_PARAMS.extend(options.param)
     try:
         chosen = choose(options)
     except KeyError as error:

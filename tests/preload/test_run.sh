@@ -37,6 +37,7 @@ output=$("$quire" run --cpuid -- true 2>&1)
 expect 'status of --cpuid without an engine' 126 $?
 expect 'reason of --cpuid without an engine' 'quire run: --cpuid needs quire-engine, and there is none' "$output"
 expect 'doctor of --cpuid without an engine' real "$("$quire" doctor | sed -n 's/^CPUID of programs *\([a-z]*\) .*/\1/p')"
+expect 'doctor of the translator' '1' "$("$quire" doctor | grep -c '^translator  *\(yes\|no\)  *[a-z]')"
 "$quire" run /nonexistent/program 2>/dev/null
 expect 'status of a missing program' 127 $?
 "$quire" run 2>/dev/null

@@ -17,4 +17,8 @@ for fuzzer in fuzz_guest fuzz_ioctl; do
 done
 python3 tools/run_vmms.py --times 10 qemu
 python3 tools/run_vmms.py --times 10 migration
+# What CI runs translated, by the interpreter alone.
+python3 tools/run_vmms.py --param kvm.quire_translate=N qemu
+python3 tools/run_vmms.py --param kvm.quire_translate=N migration
+python3 tools/conformance.py --param kvm.quire_translate=N
 exec python3 tools/conformance.py --all --known --limit "${2:-1200}"

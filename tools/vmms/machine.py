@@ -13,6 +13,8 @@ import program
 from vmms import places
 from vmms.scenario import Failure
 
+# Parameters of every machine of this run.
+COMMON_PARAMS = []
 TICKS = os.sysconf("SC_CLK_TCK")
 # A machine with other load gives a process a part of a processor: limits count processor time,
 # and this many times as much passes at most on the clock.
@@ -48,7 +50,8 @@ class Machine:
     def __init__(self, qemu, arguments, params=(), options=()):
         self.qemu = qemu
         self.arguments = [str(word) for word in arguments]
-        self.quire = [word for param in params for word in ("--param", param)] + list(options)
+        self.quire = [word for param in (*COMMON_PARAMS, *params)
+                      for word in ("--param", param)] + list(options)
         self.stack = contextlib.ExitStack()
         self.folder = None
         self.child = None

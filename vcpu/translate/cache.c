@@ -1,33 +1,15 @@
 /* The memory of translated code: two views of it, parts that are used in turn, what faults there.
  */
-#include <cpuid.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
+#include "vcpu/translate/machine.h"
 #include "vcpu/translate/make.h"
 
 #define MFD_CLOSE_ON_EXEC 1u
 #define MFD_EXECUTABLE 0x10u
-
-#define BMI2_BIT (1u << 8)
-#define FAMILY_ZEN 0x17u
-
-/* SHRX and PEXT. The first two generations of Zen have a PEXT of hundreds of cycles. */
-static int machine_serves(void)
-{
-	unsigned int eax, ebx, ecx, edx, family;
-
-	if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & BMI2_BIT))
-		return 0;
-	__cpuid(0, eax, ebx, ecx, edx);
-	if (ebx == 0x756e6547) /* Intel */
-		return 1;
-	__cpuid(1, eax, ebx, ecx, edx);
-	family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
-	return family > FAMILY_ZEN;
-}
 
 /* Address 0: it could not be done. */
 static uint64_t map(uint64_t size_bytes, int protection, int flags, int fd)
@@ -111,7 +93,7 @@ void translate_create(struct cpu *cpu, unsigned int runs)
 {
 	struct translate *t;
 
-	if (!machine_serves())
+	if (!machine_translates())
 		return;
 	t = map_anonymous(sizeof(*t));
 	if (!t)
