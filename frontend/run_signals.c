@@ -15,6 +15,7 @@
 #include "frontend/signal_state.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/process.h"
+#include "hosts/process/sys.h"
 
 /*
  * A request made through quire_vcpu_request() alone reaches no futex: it kicks guest mode only.
@@ -107,7 +108,7 @@ static void deliver_recorded(void)
 	state->recorded = 0;
 	signal_send_again(&info);
 	/* The raw call: pthread_sigmask() is interposed and has its own view of the mask. */
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&mask), 0, 8);
 }
 
 void client_call_begin(void)
@@ -155,7 +156,7 @@ static void fork_signals_child(void)
 
 	state->has_nudge_timer = 0;
 	if (state->recorded)
-		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &state->resume_mask, NULL, 8);
+		sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&state->resume_mask), 0, 8);
 	state->recorded = 0;
 	client_call_end();
 }
@@ -198,7 +199,7 @@ void run_signals_enter(struct run_stop *stop, const sigset_t *mask)
 	}
 	sigemptyset(&outer);
 	/* The mask outside is known before a signal can arrive under the new one. */
-	syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &outer, 8);
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, 0, sys_address(&outer), 8);
 	if (state->recorded)
 		return;
 	take_defaults(&outer, &inner);
@@ -206,7 +207,7 @@ void run_signals_enter(struct run_stop *stop, const sigset_t *mask)
 		return;
 	state->outer_mask = outer;
 	state->has_outer_mask = 1;
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &inner, NULL, 8);
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&inner), 0, 8);
 }
 
 bool run_signals_pending(void)
@@ -227,11 +228,13 @@ void run_signals_leave(void)
 		/* With everything blocked no signal can be recorded between look and act. */
 		sigfillset(&all);
 		signal_set_strip(&all);
-		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
+		sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&all), sys_address(&before),
+			 8);
 		if (state->recorded)
 			state->resume_mask = state->outer_mask;
 		else
-			syscall(SYS_rt_sigprocmask, SIG_SETMASK, &state->outer_mask, NULL, 8);
+			sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&state->outer_mask),
+				 0, 8);
 		state->has_outer_mask = 0;
 	}
 	if (__atomic_load_n(&state->stop->due, __ATOMIC_RELAXED))

@@ -27,6 +27,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/guard.h"
 #include "hosts/process/process.h"
+#include "hosts/process/sys.h"
 
 #define SIGNALS 65
 #define KERNEL_SET_BYTES 8
@@ -57,6 +58,9 @@ static atomic_uint actions_turn;
 
 /* Set once we stand in front; before, every call is libc's. */
 static atomic_int active;
+
+/* Not NULL: SIGSYS is ours, from before that on (signal_trap_take()). Written once. */
+static signal_trap_fn trap_taken;
 
 static void on_signal(int signal, siginfo_t *info, void *context);
 
@@ -104,10 +108,22 @@ static bool is_always_ours(int signal)
 /* Set with the first vCPU: SIGCONT ends KVM_RUN. */
 static atomic_int wants_continue;
 
+bool signal_trap_is_taken(void)
+{
+	return trap_taken != NULL;
+}
+
+/* Is this the signal of a trapped system call, which must reach us at any moment? */
+static bool is_trap(int signal)
+{
+	return signal == SIGSYS && trap_taken;
+}
+
 /* Does this signal come to us where the client has no function for it? */
 static bool is_taken(int signal)
 {
-	return is_always_ours(signal) || (signal == SIGCONT && atomic_load(&wants_continue));
+	return is_always_ours(signal) || is_trap(signal) ||
+	       (signal == SIGCONT && atomic_load(&wants_continue));
 }
 
 static bool has_function(const struct sigaction *action)
@@ -182,8 +198,9 @@ static void signal_default(int signal, siginfo_t *info, const struct sigaction *
 	sigaction(signal, &kernel_default, NULL);
 	atomic_fetch_add(&actions_turn, 1);
 	client_call_depth--;
-	/* A fault happens again on return; a signal that was sent must be sent again. */
-	if (!is_synchronous(signal, info))
+	/* A fault happens again on return; a signal that was sent, or that a filter of system calls
+	 * raised, must be sent again. */
+	if (!is_synchronous(signal, info) || signal == SIGSYS)
 		signal_send_again(info);
 }
 
@@ -311,6 +328,8 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 {
 	if (is_always_ours(signal) && guard_handle_signal(signal, info, context))
 		return;
+	if (is_trap(signal) && trap_taken(info, context))
+		return;
 	on_client_signal(signal, info, context);
 }
 
@@ -375,9 +394,15 @@ static int action_install(int signal, const struct sigaction *action)
 {
 	struct sigaction kernel_action = *action;
 
-	if (has_function(action)) {
+	if (is_trap(signal)) {
+		/* On the stack of the call: a client's alternate stack may be too small. */
+		kernel_action.sa_sigaction = on_signal;
+		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART;
+		sigemptyset(&kernel_action.sa_mask);
+	} else if (has_function(action)) {
 		kernel_action.sa_sigaction = on_signal;
 		kernel_action.sa_flags = (action->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
+		signal_trap_strip(&kernel_action.sa_mask);
 	} else if (is_taken(signal)) {
 		kernel_action.sa_sigaction = on_signal;
 		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | SA_RESTART;
@@ -426,6 +451,18 @@ static int change_active(int signal, const struct sigaction *act, struct sigacti
 	return error;
 }
 
+/* Not ours yet: the kernel's, but for what a trap needs while the handler runs. */
+static int change_inactive(int signal, const struct sigaction *act, struct sigaction *old)
+{
+	struct sigaction wanted;
+
+	if (!act)
+		return sigaction(signal, NULL, old) ? -errno : 0;
+	wanted = *act;
+	signal_trap_strip(&wanted.sa_mask);
+	return sigaction(signal, &wanted, old) ? -errno : 0;
+}
+
 int signal_action_change(int signal, const struct sigaction *act, struct sigaction *old)
 {
 	int error;
@@ -433,8 +470,8 @@ int signal_action_change(int signal, const struct sigaction *act, struct sigacti
 	if (signal <= 0 || signal >= SIGNALS)
 		return -EINVAL;
 	client_call_begin();
-	if (!signal_actions_active())
-		error = sigaction(signal, act, old) ? -errno : 0;
+	if (!signal_actions_active() && !is_trap(signal))
+		error = change_inactive(signal, act, old);
 	else if (signal == process_kick_signal())
 		error = -EINVAL;
 	else
@@ -473,14 +510,15 @@ void signal_defaults_take(const sigset_t *set)
 		return;
 	sigfillset(&all);
 	signal_set_strip(&all);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SET_BYTES);
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&all), sys_address(&before),
+		 KERNEL_SET_BYTES);
 	pthread_mutex_lock(&actions_lock);
 	for (int signal = 1; signal < SIGNALS; signal++)
 		if (sigismember(set, signal) == 1 && !is_always_ours(signal) &&
 		    signal != process_kick_signal())
 			default_take_locked(signal);
 	pthread_mutex_unlock(&actions_lock);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SET_BYTES);
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&before), 0, KERNEL_SET_BYTES);
 	memcpy(&state->taken, set, KERNEL_SET_BYTES);
 	state->taken_turn = turn;
 	state->has_taken = 1;
@@ -526,6 +564,7 @@ static void exec_change(bool is_begin)
 
 void signal_exec_begin(void)
 {
+	signal_trap_show(SIG_BLOCK);
 	if (!signal_actions_active())
 		return;
 	client_call_begin();
@@ -535,6 +574,7 @@ void signal_exec_begin(void)
 
 void signal_exec_failed(void)
 {
+	signal_trap_show(SIG_UNBLOCK);
 	if (!signal_actions_active())
 		return;
 	client_call_begin();
@@ -549,7 +589,7 @@ static void take_over(int signal)
 
 	if (sigaction(signal, NULL, &inherited))
 		return;
-	if (!is_always_ours(signal) && !has_function(&inherited))
+	if (!is_always_ours(signal) && !is_trap(signal) && !has_function(&inherited))
 		return;
 	action_write(signal, &inherited);
 	(void)!action_install(signal, &inherited);
@@ -567,9 +607,22 @@ static void init_once(void)
 	atomic_store(&active, 1);
 	/* SIGKILL and SIGSTOP refuse, and so do the two that libc keeps. */
 	for (int signal = 1; signal < SIGNALS; signal++)
-		if (signal != process_kick_signal())
+		if (signal != process_kick_signal() && !is_trap(signal))
 			take_over(signal);
 	client_call_end();
+}
+
+int signal_trap_take(signal_trap_fn trap)
+{
+	struct sigaction now;
+
+	client_call_begin();
+	trap_taken = trap;
+	take_over(SIGSYS);
+	if (sigaction(SIGSYS, NULL, &now) || now.sa_sigaction != on_signal)
+		trap_taken = NULL;
+	client_call_end();
+	return trap_taken ? 0 : -EINVAL;
 }
 
 void signal_actions_init(void)

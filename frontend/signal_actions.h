@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 
 /*
  * From here on we stand in front of the client's handlers; those set before stay in force. Called
@@ -29,6 +30,17 @@ void signal_defaults_take(const sigset_t *set);
  */
 void signal_exec_begin(void);
 void signal_exec_failed(void);
+
+/*
+ * From here on SIGSYS is ours, whether KVM is opened or not, and really blocked in no thread that
+ * asks us. @trap says of one whether it was a trapped system call, and has served it then; others
+ * are the client's. 0 or -errno.
+ */
+typedef bool (*signal_trap_fn)(const siginfo_t *info, void *context);
+int signal_trap_take(signal_trap_fn trap);
+/* The running thread begins with what its creator believed to be blocked, and SIGSYS open. */
+bool signal_trap_is_hidden(void);
+void signal_trap_begin(bool is_hidden);
 
 /* From here on SIGCONT comes to us, too: KVM_RUN ends when the process was stopped. */
 void signal_continue_take(void);

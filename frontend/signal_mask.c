@@ -10,13 +10,13 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "frontend/client_call.h"
 #include "frontend/signal_actions.h"
 #include "frontend/signal_state.h"
 #include "hosts/process/process.h"
+#include "hosts/process/sys.h"
 
 #define KERNEL_SET_BYTES 8
 /* How far below its start a handler may have come; farther down it is taken to have ended. */
@@ -65,7 +65,59 @@ static long kernel_mask(int how, const sigset_t *set, sigset_t *old)
 {
 	if (old)
 		sigemptyset(old);
-	return syscall(SYS_rt_sigprocmask, how, set, old, KERNEL_SET_BYTES);
+	return sys_call(SYS_rt_sigprocmask, (uint64_t)how, sys_address(set), sys_address(old),
+			KERNEL_SET_BYTES);
+}
+
+void signal_trap_strip(sigset_t *set)
+{
+	if (signal_trap_is_taken())
+		sigdelset(set, SIGSYS);
+}
+
+static void block_trap(int how)
+{
+	sigset_t trap;
+
+	sigemptyset(&trap);
+	sigaddset(&trap, SIGSYS);
+	kernel_mask(how, &trap, NULL);
+}
+
+void signal_trap_show(int how)
+{
+	if (signal_state.hides_trap)
+		block_trap(how);
+}
+
+bool signal_trap_is_hidden(void)
+{
+	return signal_state.hides_trap != 0;
+}
+
+void signal_trap_begin(bool is_hidden)
+{
+	sigset_t now;
+
+	kernel_mask(SIG_BLOCK, NULL, &now);
+	signal_state.hides_trap = is_hidden || sigismember(&now, SIGSYS) == 1;
+	if (sigismember(&now, SIGSYS) == 1)
+		block_trap(SIG_UNBLOCK);
+}
+
+/* SIGSYS in @wanted, the set of a change: remembered, and kept from the kernel. */
+static void hide_trap(int how, sigset_t *wanted)
+{
+	bool asked = sigismember(wanted, SIGSYS) == 1;
+
+	if (!signal_trap_is_taken())
+		return;
+	if (how == SIG_SETMASK)
+		signal_state.hides_trap = asked;
+	else if (asked)
+		signal_state.hides_trap = how == SIG_BLOCK;
+	if (how != SIG_UNBLOCK)
+		sigdelset(wanted, SIGSYS);
 }
 
 static uint32_t really_blocked(void)
@@ -150,8 +202,9 @@ static uint32_t shadow_after(int how, uint32_t shadow, uint32_t asked)
 int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 {
 	struct signal_state *state = &signal_state;
-	uint32_t shadow = state->hidden_blocked;
+	uint32_t shadow = state->hidden_blocked, hides_trap = state->hides_trap;
 	sigset_t wanted, before, hidden = signal_shadow_set(shadow);
+	long error;
 
 	if (set) {
 		wanted = *set;
@@ -162,15 +215,20 @@ int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 			state->hidden_blocked = shadow_after(how, shadow, signal_shadow_of(set));
 		if (signal_actions_active() && !state->in_doubt && how != SIG_UNBLOCK)
 			signal_set_strip(&wanted);
+		hide_trap(how, &wanted);
 	}
 	/* Outside of any call of ours: handlers that are let in run now, as the client expects, and
 	 * one that was sent while it was hidden finds that it no longer is. */
-	if (kernel_mask(how, set ? &wanted : NULL, &before)) {
+	error = kernel_mask(how, set ? &wanted : NULL, &before);
+	if (error) {
 		state->hidden_blocked = shadow;
-		return -errno;
+		state->hides_trap = hides_trap;
+		return (int)error;
 	}
 	if (old)
 		sigorset(old, &before, &hidden);
+	if (old && hides_trap)
+		sigaddset(old, SIGSYS);
 	return 0;
 }
 

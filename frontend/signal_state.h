@@ -27,6 +27,7 @@ struct signal_state {
 	sigset_t taken;
 	uint32_t is_prepared;	 /* signal_thread_prepare() was here */
 	uint32_t hidden_blocked; /* signals the client believes to be blocked: SHADOW_* */
+	uint32_t hides_trap;	 /* the client believes SIGSYS to be blocked */
 	/* A handler of the client's may be running, with what our accesses need really blocked. */
 	volatile uint32_t in_doubt;
 	uintptr_t handler_stack;	/* where that handler began */
@@ -70,6 +71,12 @@ void signal_mask_show(int how);
 
 /* Do we stand in front of the client's handlers? */
 bool signal_actions_active(void);
+
+/* Is SIGSYS ours (signal_trap_take())? Then it leaves @set: a trap with SIGSYS blocked kills. */
+bool signal_trap_is_taken(void);
+void signal_trap_strip(sigset_t *set);
+/* SIG_BLOCK: block SIGSYS really where the client believes it is. SIG_UNBLOCK: no more. */
+void signal_trap_show(int how);
 
 /* Take the signals out of @set that must reach us whatever the client says. */
 void signal_set_strip(sigset_t *set);

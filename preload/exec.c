@@ -7,6 +7,7 @@
  */
 #include <alloca.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -285,6 +286,39 @@ INTERPOSED int fexecve(int fd, char *const argv[], char *const environment[])
 		return (int)real_result(error);
 	leave();
 	return executed(REAL(fexecve)(fd, argv, WITH_US(environment)));
+}
+
+/* What a directory and a path name, as one path that check() can open. */
+static int join_place(char text[PATH_MAX], int directory, const char *path)
+{
+	char tail[PATH_MAX - 32];
+	long length = user_peek_string(tail, sizeof(tail), (uintptr_t)path);
+
+	if (length < 0)
+		return (int)length;
+	if ((size_t)length == sizeof(tail) - 1)
+		return -ENAMETOOLONG;
+	if (directory == AT_FDCWD || *tail == '/')
+		strcpy(text, tail);
+	else
+		snprintf(text, PATH_MAX, "/proc/self/fd/%d%s%s", directory, *tail ? "/" : "", tail);
+	return 0;
+}
+
+INTERPOSED int execveat(int directory, const char *path, char *const argv[],
+			char *const environment[], int flags)
+{
+	char place[PATH_MAX];
+	int error = join_place(place, directory, path);
+
+	if (!error)
+		error = check(place);
+	if (error == ON_ENGINE)
+		return execute_on_engine(place, argv, environment);
+	if (error)
+		return (int)real_result(error);
+	leave();
+	return executed(REAL(execveat)(directory, path, argv, WITH_US(environment), flags));
 }
 
 /* The variadic calls' arguments as a vector, on the caller's stack. */

@@ -9,6 +9,7 @@
 #include "frontend/report.h"
 #include "preload/environment.h"
 #include "preload/real.h"
+#include "preload/trap.h"
 
 /* Written by the constructor only. */
 static char preload_variable[PATH_MAX + 16];
@@ -50,4 +51,5 @@ __attribute__((constructor)) static void library_loaded(void)
 			 directory);
 	}
 	client_call_end();
+	trap_start();
 }

@@ -1,12 +1,17 @@
 /* Signal calls: the client's handlers and masks go through frontend/signal_actions.h. */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
 
 #include "frontend/signal_actions.h"
+#include "frontend/signal_state.h"
 #include "frontend/user_copy.h"
 #include "preload/real.h"
+#include "preload/signals.h"
 
 int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
 sighandler_t __sysv_signal(int signal, sighandler_t handler);
@@ -65,7 +70,7 @@ sighandler_t sysv_signal(int signal_number, sighandler_t handler);
 /* The kernel's sets, which may be all that a client has room for, are shorter than libc's. */
 #define KERNEL_SET_BYTES 8
 
-static int change_mask(int how, const sigset_t *set, sigset_t *old)
+int signals_change_mask(int how, const sigset_t *set, sigset_t *old)
 {
 	sigset_t wanted, previous;
 	int error;
@@ -83,14 +88,14 @@ INTERPOSED int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
 	if (client_call_active())
 		return REAL(pthread_sigmask)(how, set, old);
-	return -change_mask(how, set, old);
+	return -signals_change_mask(how, set, old);
 }
 
 INTERPOSED int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 {
 	if (client_call_active())
 		return REAL(sigprocmask)(how, set, old);
-	return (int)real_result(change_mask(how, set, old));
+	return (int)real_result(signals_change_mask(how, set, old));
 }
 
 INTERPOSED int pthread_cancel(pthread_t thread)
@@ -127,4 +132,55 @@ INTERPOSED sighandler_t sigset(int signal_number, sighandler_t disposition)
 INTERPOSED int sigignore(int signal_number)
 {
 	return set_handler(signal_number, SIG_IGN, 0, 0) == SIG_ERR ? -1 : 0;
+}
+
+/* The mask of a call that waits: SIGSYS stays open for the handlers that run meanwhile. */
+static const sigset_t *open_trap(const sigset_t *mask, sigset_t *copy)
+{
+	sigemptyset(copy);
+	if (!mask || client_call_active() || !signal_trap_is_taken() ||
+	    user_peek(copy, (uintptr_t)mask, KERNEL_SET_BYTES))
+		return mask;
+	signal_trap_strip(copy);
+	return copy;
+}
+
+INTERPOSED int sigsuspend(const sigset_t *mask)
+{
+	sigset_t copy;
+
+	return REAL(sigsuspend)(open_trap(mask, &copy));
+}
+
+INTERPOSED int ppoll(struct pollfd *polled, nfds_t count, const struct timespec *timeout,
+		     const sigset_t *mask)
+{
+	sigset_t copy;
+
+	return REAL(ppoll)(polled, count, timeout, open_trap(mask, &copy));
+}
+
+INTERPOSED int pselect(int count, fd_set *readable, fd_set *writable, fd_set *exceptional,
+		       const struct timespec *timeout, const sigset_t *mask)
+{
+	sigset_t copy;
+
+	return REAL(pselect)(count, readable, writable, exceptional, timeout,
+			     open_trap(mask, &copy));
+}
+
+INTERPOSED int epoll_pwait(int epoll, struct epoll_event *events, int room, int timeout_ms,
+			   const sigset_t *mask)
+{
+	sigset_t copy;
+
+	return REAL(epoll_pwait)(epoll, events, room, timeout_ms, open_trap(mask, &copy));
+}
+
+INTERPOSED int epoll_pwait2(int epoll, struct epoll_event *events, int room,
+			    const struct timespec *timeout, const sigset_t *mask)
+{
+	sigset_t copy;
+
+	return REAL(epoll_pwait2)(epoll, events, room, timeout, open_trap(mask, &copy));
 }

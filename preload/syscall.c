@@ -7,38 +7,40 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <unistd.h>
 
 #include "preload/entry.h"
+#include "preload/numbered.h"
+#include "preload/signals.h"
 
 long syscall_answer(const struct boundary_call *call, long *result);
 /* Where the jump goes: libc's own. */
 extern long (*syscall_real)(long nr, ...);
 long (*syscall_real)(long nr, ...);
 
-/* What changes descriptors goes by the functions that keep account of them. */
-static bool changes_descriptors(const struct boundary_call *call, long *result)
+/* What goes by functions of ours, which keep account of it. */
+static bool is_functions(const struct boundary_call *call, long *result)
 {
 	const unsigned long *args = call->args;
 
 	switch (call->nr) {
-	case SYS_close:
-		*result = close((int)args[0]);
-		return true;
-	case SYS_dup:
-		*result = dup((int)args[0]);
-		return true;
-	case SYS_dup2:
-		*result = dup2((int)args[0], (int)args[1]);
-		return true;
-	case SYS_dup3:
-		*result = dup3((int)args[0], (int)args[1], (int)args[2]);
-		return true;
-	case SYS_close_range:
-		*result = close_range((unsigned int)args[0], (unsigned int)args[1], (int)args[2]);
-		return true;
 	case SYS_fcntl:
 		*result = fcntl((int)args[0], (int)args[1], args[2]);
+		return true;
+	case SYS_execve:
+		*result =
+		    execve((const char *)args[0], (char *const *)args[1], (char *const *)args[2]);
+		return true;
+	case SYS_execveat:
+		*result = execveat((int)args[0], (const char *)args[1], (char *const *)args[2],
+				   (char *const *)args[3], (int)args[4]);
+		return true;
+	case SYS_rt_sigprocmask:
+		*result = args[3] != sizeof(uint64_t)
+			      ? real_result(-EINVAL)
+			      : real_result(signals_change_mask(
+				    (int)args[0], (const sigset_t *)args[1], (sigset_t *)args[2]));
 		return true;
 	default:
 		return false;
@@ -50,11 +52,16 @@ __attribute__((used)) long syscall_answer(const struct boundary_call *call, long
 {
 	if (!syscall_real)
 		syscall_real = REAL(syscall);
-	if (changes_descriptors(call, result))
-		return 1;
-	if (client_call_active() || !boundary_knows(call->nr))
+	if (client_call_active())
 		return 0;
-	*result = real_result(boundary_call(call));
+	if (is_functions(call, result))
+		return 1;
+	if (!numbered_perform(call, result)) {
+		if (!boundary_knows(call->nr))
+			return 0;
+		*result = boundary_call(call);
+	}
+	*result = real_result(*result);
 	return 1;
 }
 

@@ -38,6 +38,7 @@ enum fork_rank {
 	FORK_CORE,    /* locks of the library: quire_platform_forked() */
 	FORK_RECORDS, /* pool_lock: records of threads */
 	FORK_MEMORY,  /* alloc_lock */
+	FORK_TRAPS,   /* no lock: the kernel's dispatch of the forking thread's calls */
 	FORK_RANKS
 };
 

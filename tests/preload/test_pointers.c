@@ -10,13 +10,16 @@
 #include <fcntl.h>
 #include <link.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/shm.h>
@@ -50,6 +53,8 @@ struct row {
 static char room[4][4096] __attribute__((aligned(4096)));
 static char *const no_strings[] = {NULL};
 static unsigned int failures;
+/* Calls by the instruction are the library's in this process; else the kernel's. */
+static bool is_trapped;
 
 /* By the instruction: libc's syscall() is interposed, too. */
 static long raw_call(long number, const unsigned long args[6])
@@ -442,6 +447,47 @@ static long call_pthread_sigmask(void *function, const struct arguments *argumen
 	return errno ? -1 : 0;
 }
 
+static long call_execveat(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(int, const char *, char *const *, char *const *, int),
+			       AT_FDCWD, PATH, SECOND, arguments->p[2], 0)
+			: syscall(SYS_execveat, AT_FDCWD, PATH, SECOND, arguments->p[2], 0);
+}
+
+static const struct timespec no_time;
+
+static long call_ppoll(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(void *, nfds_t, const struct timespec *, const void *), NULL,
+			       0, &no_time, PATH)
+			: syscall(SYS_ppoll, NULL, 0, &no_time, PATH, 8);
+}
+
+static long call_pselect(void *function, const struct arguments *arguments)
+{
+	return CALL(int (*)(int, void *, void *, void *, const struct timespec *, const void *), 0,
+		    NULL, NULL, NULL, &no_time, PATH);
+}
+
+static long call_epoll_pwait(void *function, const struct arguments *arguments)
+{
+	struct epoll_event event;
+	int epoll = epoll_create1(0);
+
+	return function
+		   ? CALL(int (*)(int, void *, int, int, const void *), epoll, &event, 1, 0, PATH)
+		   : syscall(SYS_epoll_pwait, epoll, &event, 1, 0, PATH, 8);
+}
+
+static long call_epoll_pwait2(void *function, const struct arguments *arguments)
+{
+	struct epoll_event event;
+	int epoll = epoll_create1(0);
+
+	return CALL(int (*)(int, void *, int, const struct timespec *, const void *), epoll, &event,
+		    1, &no_time, PATH);
+}
+
 #define FILE_PATH "/etc/passwd"
 #define NULL_PATH "/dev/null"
 #define BUFFER room[1]
@@ -518,16 +564,23 @@ static const struct row rows[] = {
     {"shmdt", call_shmdt, {NULL}, 1},
     {"sigaction __sigaction", call_sigaction, {BUFFER, room[2]}, 1},
     {"sigprocmask", call_sigprocmask, {BUFFER, room[2]}, 1},
+    {"execveat", call_execveat, {TRUE_PATH, STRINGS, STRINGS}, 1},
+    {"ppoll", call_ppoll, {BUFFER}, 1},
+    {"pselect", call_pselect, {BUFFER}, 0},
+    {"epoll_pwait", call_epoll_pwait, {BUFFER}, 1},
+    {"epoll_pwait2", call_epoll_pwait2, {BUFFER}, 0},
     {"pthread_sigmask", call_pthread_sigmask, {BUFFER, room[2]}, 1},
 };
 
-/* Interposed, and without a pointer that anything is read from or written to. */
+/* Interposed, and without a pointer that anything is read from or written to; or it would wait, or
+ * libc's own death is right. */
 static const char no_pointers[] =
     " _Exit _Fork _exit clone close close_range closefrom dup dup2 dup3 fallocate fallocate64 "
     "fchmod "
     "fchown fdatasync flock fsync isatty readahead sync_file_range syscall "
     "ftruncate ftruncate64 lseek lseek64 posix_fallocate posix_fallocate64 pthread_cancel sbrk "
-    "sigignore signal bsd_signal ssignal __sysv_signal sysv_signal sigset ";
+    "pthread_create thrd_create sigsuspend sigignore signal bsd_signal ssignal __sysv_signal "
+    "sysv_signal sigset ";
 
 static bool lists(const char *names, const char *name)
 {
@@ -628,6 +681,8 @@ static void outcomes_get(struct outcomes *outcomes, caller *call, void *function
 			struct arguments bad = *arguments;
 
 			setrlimit(RLIMIT_CORE, &no_core);
+			if (!function && !is_trapped)
+				CHECK(!prctl(59 /* PR_SET_SYSCALL_USER_DISPATCH */, 0, 0, 0, 0));
 			for (; shared->at < BAD_POINTERS; shared->at++) {
 				bad.p[which] = bad_pointers[shared->at];
 				shared->of[shared->at] = call(function, &bad) == -1 ? errno : 0;
@@ -674,6 +729,12 @@ static void check_function(const char *what, const struct row *row, const char *
 		outcomes_get(&expect, row->call, libcs, &arguments, which);
 		outcomes_get(&got, row->call, ours, &arguments, which);
 		compare(what, name, which, &got, &expect);
+		if (!row->has_raw)
+			continue;
+		is_trapped = true;
+		outcomes_get(&got, row->call, NULL, &arguments, which);
+		is_trapped = false;
+		compare("trapped", name, which, &got, &expect);
 	}
 	close(arguments.fd);
 	close(pipes[0]);

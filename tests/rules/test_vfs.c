@@ -402,7 +402,29 @@ static long argument(long value, int fd, struct props *props)
 	}
 }
 
-static long answer_of(const struct row *row, int fd)
+/* How a call is made: by libc's syscall(), or by an instruction of this program's own. */
+enum way { BY_LIBC, BY_INSTRUCTION };
+
+static long call(enum way way, long nr, const long args[6])
+{
+	register long fourth __asm__("r10") = args[3];
+	register long fifth __asm__("r8") = args[4];
+	register long sixth __asm__("r9") = args[5];
+	long result;
+
+	if (way == BY_LIBC) {
+		result = syscall(nr, args[0], args[1], args[2], args[3], args[4], args[5]);
+		return result < 0 ? -errno : result;
+	}
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(nr), "D"(args[0]), "S"(args[1]), "d"(args[2]), "r"(fourth),
+			   "r"(fifth), "r"(sixth)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+
+static long answer_of(const struct row *row, int fd, enum way way)
 {
 	struct props props;
 	long args[6], result;
@@ -410,11 +432,9 @@ static long answer_of(const struct row *row, int fd)
 	props_make(&props);
 	for (int i = 0; i < 6; i++)
 		args[i] = argument(row->args[i], fd, &props);
-	result = syscall(row->nr, args[0], args[1], args[2], args[3], args[4], args[5]);
-	if (result < 0)
-		result = -errno;
+	result = call(way, row->nr, args);
 	/* What made a descriptor. */
-	else if (row->nr == SYS_dup)
+	if (result >= 0 && row->nr == SYS_dup)
 		close((int)result);
 	props_end(&props);
 	return result;
@@ -428,14 +448,14 @@ static bool is_wanted(long got, long wanted)
 	return wanted == OK ? got >= 0 : got == wanted;
 }
 
-static void test_every_call_on_every_object(void)
+static void check_every_call(enum way way)
 {
 	unsigned int wrong = 0;
 
 	open_objects();
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		for (int object = 0; object < OBJECTS; object++) {
-			long got = answer_of(&rows[i], descriptors[object]);
+			long got = answer_of(&rows[i], descriptors[object], way);
 
 			if (is_wanted(got, rows[i].wanted[object]))
 				continue;
@@ -445,6 +465,16 @@ static void test_every_call_on_every_object(void)
 		}
 	}
 	CHECK_EQ(wrong, 0);
+}
+
+static void test_every_call_on_every_object(void)
+{
+	check_every_call(BY_LIBC);
+}
+
+static void test_every_call_by_an_instruction(void)
+{
+	check_every_call(BY_INSTRUCTION);
 }
 
 static void test_status(void)
@@ -657,6 +687,7 @@ int main(int argc, char **argv)
 	static const struct check_test tests[] = {
 	    TEST(test_every_call_is_known),
 	    TEST(test_every_call_on_every_object),
+	    TEST(test_every_call_by_an_instruction),
 	    TEST(test_status),
 	    TEST(test_flags_of_a_descriptor),
 	    TEST(test_links),

@@ -1,0 +1,365 @@
+/*
+ * A client that makes its system calls by an instruction of its own: all that a guest needs, and
+ * what such calls do to signals, threads and processes. Run as a dynamic program and as a static
+ * one.
+ */
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "client.h"
+
+static long raw_six(long nr, const long args[6])
+{
+	register long fourth __asm__("r10") = args[3];
+	register long fifth __asm__("r8") = args[4];
+	register long sixth __asm__("r9") = args[5];
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(nr), "D"(args[0]), "S"(args[1]), "d"(args[2]), "r"(fourth),
+			   "r"(fifth), "r"(sixth)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+#define RAW(nr, ...) raw_six(nr, (const long[6]){__VA_ARGS__})
+#define RAW_IOCTL(fd, command, argument) RAW(SYS_ioctl, fd, command, (long)(argument))
+
+#define SHARED (MAP_SHARED | MAP_ANONYMOUS)
+#define WRITABLE (PROT_READ | PROT_WRITE)
+
+struct machine {
+	int kvm, vm, vcpu;
+	uint8_t *memory;
+	struct kvm_run *run;
+};
+
+/* mov 0x2000, %al; out %al, $0x10; jmp to the first. In real mode. */
+static const uint8_t guest[] = {0xa0, 0x00, 0x20, 0xe6, 0x10, 0xeb, 0xf9};
+
+static void raw_machine(struct machine *machine)
+{
+	struct kvm_userspace_memory_region region = {.memory_size = 4 * PAGE};
+	struct kvm_regs registers = {.rflags = 2};
+	struct kvm_sregs system;
+	long bytes;
+
+	machine->kvm = (int)RAW(SYS_openat, AT_FDCWD, (long)"/dev/kvm", O_RDWR | O_CLOEXEC);
+	CHECK(machine->kvm >= 0);
+	CHECK_EQ(RAW_IOCTL(machine->kvm, KVM_GET_API_VERSION, 0), 12);
+	machine->vm = (int)RAW_IOCTL(machine->kvm, KVM_CREATE_VM, 0);
+	CHECK(machine->vm >= 0);
+	machine->memory = (uint8_t *)RAW(SYS_mmap, 0, 4 * PAGE, WRITABLE, SHARED, -1);
+	memcpy(machine->memory, guest, sizeof(guest));
+	region.userspace_addr = (uintptr_t)machine->memory;
+	CHECK_EQ(RAW_IOCTL(machine->vm, KVM_SET_USER_MEMORY_REGION, &region), 0);
+	machine->vcpu = (int)RAW_IOCTL(machine->vm, KVM_CREATE_VCPU, 0);
+	bytes = RAW_IOCTL(machine->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	machine->run =
+	    (struct kvm_run *)RAW(SYS_mmap, 0, bytes, WRITABLE, MAP_SHARED, machine->vcpu);
+	CHECK_EQ(RAW_IOCTL(machine->vcpu, KVM_GET_SREGS, &system), 0);
+	system.cs.base = system.cs.selector = 0;
+	CHECK_EQ(RAW_IOCTL(machine->vcpu, KVM_SET_SREGS, &system), 0);
+	CHECK_EQ(RAW_IOCTL(machine->vcpu, KVM_SET_REGS, &registers), 0);
+}
+
+/* What the guest finds at 0x2000; -errno of KVM_RUN. */
+static long guest_sees(const struct machine *machine)
+{
+	long result = RAW_IOCTL(machine->vcpu, KVM_RUN, 0);
+
+	if (result)
+		return result;
+	CHECK_EQ(machine->run->exit_reason, KVM_EXIT_IO);
+	return *((uint8_t *)machine->run + machine->run->io.data_offset);
+}
+
+static void test_a_guest(void)
+{
+	static struct machine machine;
+	uint8_t *page;
+
+	raw_machine(&machine);
+	page = machine.memory + 2 * PAGE;
+	*page = 7;
+	CHECK_EQ(guest_sees(&machine), 7);
+	CHECK_EQ(RAW(SYS_munmap, (long)page, PAGE), 0);
+	CHECK_EQ(guest_sees(&machine), -EFAULT);
+	CHECK_EQ(RAW(SYS_mmap, (long)page, PAGE, WRITABLE, SHARED | MAP_FIXED, -1), (long)page);
+	*page = 8;
+	CHECK_EQ(guest_sees(&machine), 8);
+	CHECK_EQ(RAW(SYS_mprotect, (long)page, PAGE, PROT_NONE), 0);
+	CHECK_EQ(guest_sees(&machine), -EFAULT);
+	CHECK_EQ(RAW(SYS_mprotect, (long)page, PAGE, PROT_READ), 0);
+	CHECK_EQ(guest_sees(&machine), 8);
+}
+
+static void test_descriptors(void)
+{
+	static struct machine machine;
+	int fd;
+
+	raw_machine(&machine);
+	fd = (int)RAW(SYS_dup, machine.vm);
+	CHECK(RAW_IOCTL(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) > 0);
+	CHECK_EQ(RAW(SYS_close, fd), 0);
+	CHECK_EQ(RAW_IOCTL(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), -EBADF);
+	CHECK_EQ(RAW(SYS_dup2, machine.vcpu, fd), fd);
+	CHECK_EQ(RAW_IOCTL(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), -EINVAL);
+	/* What was the vCPU is the VM now, and the other way round by libc's functions. */
+	CHECK_EQ(RAW(SYS_dup3, machine.vm, fd, O_CLOEXEC), fd);
+	CHECK(ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) > 0);
+	CHECK_EQ(RAW(SYS_close_range, fd, fd, 0), 0);
+	CHECK(ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == -1 && errno == EBADF);
+}
+
+static int status_of(long child)
+{
+	int status;
+
+	CHECK(child > 0);
+	CHECK_EQ(waitpid((pid_t)child, &status, 0), child);
+	CHECK(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void test_processes(void)
+{
+	static char *const argv[] = {(char *)"sh", (char *)"-c", (char *)"exit 5", NULL};
+	static char *const none[] = {NULL};
+	static struct machine machine;
+	long child;
+
+	raw_machine(&machine);
+	for (int number = 0; number < 3; number++) {
+		static const long calls[] = {SYS_fork, SYS_clone, SYS_vfork};
+		long answer;
+
+		child = RAW(calls[number], number == 1 ? SIGCHLD : 0);
+		if (!child) {
+			answer = RAW_IOCTL(machine.vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY);
+			RAW(SYS_exit_group, answer == -EIO ? 4 : answer > 0 ? 3 : 9);
+		}
+		/* The last has the memory of the VM's process. */
+		CHECK_EQ(status_of(child), number == 2 ? 3 : 4);
+	}
+	child = RAW(SYS_vfork);
+	if (!child) {
+		RAW(SYS_execve, (long)"/bin/sh", (long)argv, (long)none);
+		RAW(SYS_exit_group, 9);
+	}
+	CHECK_EQ(status_of(child), 5);
+	CHECK_EQ(guest_sees(&machine), 0);
+}
+
+/* A thread without libc: it has its creator's memory, and ends itself. */
+static uint32_t stranger_word;
+__attribute__((used)) static void stranger(void)
+{
+	__atomic_store_n(&stranger_word, 1, __ATOMIC_RELEASE);
+	for (;;)
+		RAW(SYS_exit, 0);
+}
+
+__attribute__((noinline)) static long start_stranger(uint64_t *top, uint64_t flags)
+{
+	register long fourth __asm__("r10") = 0;
+	register long fifth __asm__("r8") = 0;
+	long result;
+
+	__asm__ volatile("syscall\n\t"
+			 "testq %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "call *%4\n"
+			 "1:"
+			 : "=a"(result)
+			 : "0"((long)SYS_clone), "D"(flags), "S"(top), "b"(stranger), "d"(0l),
+			   "r"(fourth), "r"(fifth)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+
+static void test_a_thread_without_libc(void)
+{
+	static uint64_t stack[8192];
+
+	CHECK(start_stranger(stack + 8192 - 64, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+						    CLONE_THREAD | CLONE_SYSVSEM) > 0);
+	for (int tries = 0; tries < 5000 && !__atomic_load_n(&stranger_word, __ATOMIC_ACQUIRE);
+	     tries++)
+		usleep(1000);
+	CHECK_EQ(stranger_word, 1);
+}
+
+/* ---- Signals: a trap with SIGSYS blocked or ignored would kill ---- */
+
+static volatile long handled;
+
+static void on_signal(int signal)
+{
+	(void)signal;
+	handled = RAW(SYS_getpid);
+}
+
+static void *blocks_all(void *unused)
+{
+	sigset_t all, now;
+
+	(void)unused;
+	sigfillset(&all);
+	CHECK_EQ(pthread_sigmask(SIG_SETMASK, &all, NULL), 0);
+	CHECK_EQ(RAW(SYS_getpid), getpid());
+	CHECK_EQ(pthread_sigmask(SIG_SETMASK, NULL, &now), 0);
+	CHECK_EQ(sigismember(&now, SIGSYS), 1);
+	CHECK_EQ(sigismember(&now, SIGUSR1), 1);
+	return NULL;
+}
+
+static void test_masks(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	uint64_t all = ~UINT64_C(0), none = 0, now;
+	sigset_t almost;
+	pthread_t thread;
+
+	CHECK_EQ(pthread_create(&thread, NULL, blocks_all, NULL), 0);
+	CHECK_EQ(pthread_join(thread, NULL), 0);
+	/* By the instruction. */
+	CHECK_EQ(RAW(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, 0, 8), 0);
+	CHECK_EQ(RAW(SYS_rt_sigprocmask, SIG_BLOCK, 0, (long)&now, 8), 0);
+	CHECK_EQ(now, all & ~(UINT64_C(1) << (SIGKILL - 1)) & ~(UINT64_C(1) << (SIGSTOP - 1)));
+	CHECK_EQ(RAW(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, 8), 0);
+	CHECK_EQ(RAW(SYS_rt_sigprocmask, SIG_SETMASK, 0, 0, 4), -EINVAL);
+	/* In a handler, and in one that a wait lets in. */
+	sigfillset(&action.sa_mask);
+	CHECK_OK(sigaction(SIGUSR1, &action, NULL));
+	raise(SIGUSR1);
+	CHECK_EQ(handled, getpid());
+	handled = 0;
+	sigfillset(&almost);
+	CHECK_OK(sigprocmask(SIG_SETMASK, &almost, NULL));
+	raise(SIGUSR1);
+	sigdelset(&almost, SIGUSR1);
+	CHECK(sigsuspend(&almost) == -1 && errno == EINTR);
+	CHECK_EQ(handled, getpid());
+}
+
+static volatile int seen_code;
+
+static void on_sigsys(int signal, siginfo_t *info, void *context)
+{
+	(void)signal;
+	(void)context;
+	seen_code = info->si_code;
+	handled = RAW(SYS_getpid);
+}
+
+/* The client's own SIGSYS: default, ignored, a handler. */
+static void test_own_sigsys(void)
+{
+	struct sigaction action = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO}, old;
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		RAW(SYS_kill, getpid(), SIGSYS);
+		_exit(1);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+	CHECK(signal(SIGSYS, SIG_IGN) == SIG_DFL);
+	CHECK_EQ(RAW(SYS_kill, getpid(), SIGSYS), 0);
+	CHECK_OK(sigaction(SIGSYS, &action, &old));
+	CHECK(old.sa_handler == SIG_IGN);
+	seen_code = 1;
+	CHECK_OK(raise(SIGSYS));
+	CHECK_EQ(seen_code, SI_TKILL);
+	CHECK_EQ(handled, getpid());
+	CHECK_OK(sigaction(SIGSYS, NULL, &old));
+	CHECK(old.sa_sigaction == on_sigsys);
+}
+
+/* An action with a return of the client's own, as a program without libc sets it. */
+void raw_return(void);
+__asm__(".pushsection .text\n"
+	"raw_return:\n\tmovl $15, %eax\n\tsyscall\n\thlt\n"
+	".popsection");
+
+static void test_own_return(void)
+{
+	const struct {
+		uint64_t handler, flags, restorer, mask;
+	} action = {(uintptr_t)on_signal, 0x04000000 /* SA_RESTORER */, (uintptr_t)raw_return, 0};
+	uint8_t room[16384];
+	stack_t stack = {.ss_sp = room, .ss_size = sizeof(room)}, now;
+
+	CHECK_EQ(RAW(SYS_rt_sigaction, SIGUSR2, (long)&action, 0, 8), 0);
+	for (int times = 1; times <= 3; times++) {
+		handled = 0;
+		CHECK_EQ(RAW(SYS_tgkill, getpid(), getpid(), SIGUSR2), 0);
+		CHECK_EQ(handled, getpid());
+	}
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
+	CHECK_EQ(RAW(SYS_sigaltstack, 0, (long)&now), 0);
+	CHECK(now.ss_sp == room && now.ss_size == sizeof(room));
+	stack.ss_flags = SS_DISABLE;
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
+}
+
+/* A signal ends a wait that was entered by the instruction, and KVM_RUN. */
+static void *kicks(void *opaque)
+{
+	pthread_t *thread = opaque;
+
+	while (!handled) {
+		usleep(2000);
+		pthread_kill(*thread, SIGUSR1);
+	}
+	return NULL;
+}
+
+static void test_waits_end(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	pthread_t self = pthread_self(), thread;
+	static struct machine machine;
+	int pipes[2];
+	char byte;
+
+	raw_machine(&machine);
+	memcpy(machine.memory, "\xeb\xfe", 2);
+	CHECK_OK(sigaction(SIGUSR1, &action, NULL));
+	CHECK_OK(pipe(pipes));
+	handled = 0;
+	CHECK_EQ(pthread_create(&thread, NULL, kicks, &self), 0);
+	CHECK_EQ(RAW(SYS_read, pipes[0], (long)&byte, 1), -EINTR);
+	CHECK_EQ(pthread_join(thread, NULL), 0);
+	handled = 0;
+	CHECK_EQ(pthread_create(&thread, NULL, kicks, &self), 0);
+	CHECK_EQ(RAW_IOCTL(machine.vcpu, KVM_RUN, 0), -EINTR);
+	CHECK_EQ(pthread_join(thread, NULL), 0);
+	CHECK_EQ(handled, getpid());
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(test_a_guest),	   TEST(test_descriptors),
+	    TEST(test_processes),  TEST(test_a_thread_without_libc),
+	    TEST(test_masks),	   TEST(test_own_sigsys),
+	    TEST(test_own_return), TEST(test_waits_end),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
