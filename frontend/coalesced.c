@@ -1,12 +1,12 @@
 /* Coalesced zones: writes that the client reads from a ring whenever it likes. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "frontend/dispatch.h"
 #include "frontend/iobus.h"
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 
 #define RING_ENTRIES                                                  \
 	((4096u - (uint32_t)sizeof(struct kvm_coalesced_mmio_ring)) / \
@@ -65,7 +65,7 @@ long coalesced_register(struct ioctl_call *call)
 	if (request->pio > 1)
 		return -EINVAL;
 	kind = request->pio ? IOBUS_PIO : IOBUS_MMIO;
-	zone = malloc(sizeof(*zone));
+	zone = process_heap_alloc(sizeof(*zone));
 	if (!zone)
 		return -ENOMEM;
 	zone->address = request->addr;
@@ -74,7 +74,7 @@ long coalesced_register(struct ioctl_call *call)
 	pthread_mutex_lock(&bus->lock);
 	if (bus->device_count[kind] >= IOBUS_MAX_DEVICES) {
 		pthread_mutex_unlock(&bus->lock);
-		free(zone);
+		process_heap_free(zone);
 		return -ENOSPC;
 	}
 	bus->device_count[kind]++;
@@ -106,7 +106,7 @@ long coalesced_unregister(struct ioctl_call *call)
 		}
 		*link = zone->next;
 		bus->device_count[zone->kind]--;
-		free(zone);
+		process_heap_free(zone);
 	}
 	pthread_mutex_unlock(&bus->lock);
 	return 0;

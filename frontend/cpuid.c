@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <linux/kvm_para.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "frontend/nested_state.h"
@@ -14,6 +13,7 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 #include "vcpu/arch.h"
 #include "vcpu/vmcb.h"
 
@@ -214,14 +214,14 @@ void cpuid_supported(struct vcpu_cpuid *list)
 
 long system_get_supported_cpuid(struct ioctl_call *call)
 {
-	struct vcpu_cpuid *list = calloc(1, sizeof(*list));
+	struct vcpu_cpuid *list = process_heap_alloc(sizeof(*list));
 	long result;
 
 	if (!list)
 		return -ENOMEM;
 	cpuid_supported(list);
 	result = copy_list_out(list->entries, list->count, call);
-	free(list);
+	process_heap_free(list);
 	return result;
 }
 
@@ -477,12 +477,12 @@ long vcpu_set_cpuid2(struct ioctl_call *call)
 
 	if (header->nent > VCPU_MAX_CPUID)
 		return -E2BIG;
-	entries = malloc(size_bytes + 1);
+	entries = process_heap_alloc(size_bytes + 1);
 	if (!entries)
 		return -ENOMEM;
 	if (!user_copy_in(entries, call->argument + sizeof(*header), size_bytes))
 		result = set_entries(call->object, entries, header->nent);
-	free(entries);
+	process_heap_free(entries);
 	return result;
 }
 
@@ -494,7 +494,7 @@ long vcpu_set_cpuid(struct ioctl_call *call)
 
 	if (header->nent > VCPU_MAX_CPUID)
 		return -E2BIG;
-	list = calloc(1, sizeof(*list));
+	list = process_heap_alloc(sizeof(*list));
 	if (!list)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < header->nent && !result; i++) {
@@ -514,14 +514,14 @@ long vcpu_set_cpuid(struct ioctl_call *call)
 	}
 	if (!result)
 		result = set_entries(call->object, list->entries, list->count);
-	free(list);
+	process_heap_free(list);
 	return result;
 }
 
 long vcpu_get_cpuid2(struct ioctl_call *call)
 {
 	struct vcpu *vcpu = call->object;
-	struct vcpu_cpuid *list = calloc(1, sizeof(*list));
+	struct vcpu_cpuid *list = process_heap_alloc(sizeof(*list));
 	long result;
 
 	if (!list)
@@ -531,6 +531,6 @@ long vcpu_get_cpuid2(struct ioctl_call *call)
 	for (uint32_t i = 0; i < list->count; i++)
 		patch(vcpu, &list->entries[i]);
 	result = copy_list_out(list->entries, list->count, call);
-	free(list);
+	process_heap_free(list);
 	return result;
 }

@@ -22,7 +22,6 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -38,6 +37,7 @@
 #include "frontend/numbers.h"
 #include "frontend/params.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/process.h"
 
@@ -160,7 +160,7 @@ static void file_free(struct file *file)
 		munmap(file->memory, file->size_bytes);
 	if (file->hidden_fd >= 0)
 		hidden_fd_close(file->hidden_fd);
-	free(file);
+	process_heap_free(file);
 }
 
 void file_put(struct file *file)
@@ -538,7 +538,7 @@ int file_create(const struct file_config *config)
 
 	hidden_fd_keep_proc();
 	collect_lingering();
-	file = calloc(1, sizeof(*file));
+	file = process_heap_alloc(sizeof(*file));
 	if (!file)
 		return -ENOMEM;
 	file->ops = config->ops;

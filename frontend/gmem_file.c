@@ -4,13 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "frontend/gmem_remote.h"
 #include "frontend/run_signals.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 
 /*
  * The memfd is the memory: file.c keeps one mapping of ours of it, which the library's host port
@@ -40,7 +40,7 @@ static void store_destroyed(struct process_store *store)
 	struct gmem_object *object = (struct gmem_object *)store;
 
 	munmap(store->base, store->size_bytes);
-	free(object);
+	process_heap_free(object);
 }
 
 static void gmem_destroy(struct gmem_object *object)
@@ -51,7 +51,7 @@ static void gmem_destroy(struct gmem_object *object)
 	if (object->gmem)
 		quire_gmem_release(object->gmem); /* store_destroyed(), sooner or later */
 	else
-		free(object);
+		process_heap_free(object);
 	vm_put(vm);
 }
 
@@ -79,7 +79,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	error = check_request(vm, size_bytes, flags);
 	if (error)
 		return error;
-	object = calloc(1, sizeof(*object));
+	object = process_heap_alloc(sizeof(*object));
 	if (!object)
 		return -ENOMEM;
 	vm_get(vm);

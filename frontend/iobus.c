@@ -1,10 +1,9 @@
 /* The I/O buses: who answers an access before the client is asked. */
 #include "frontend/iobus.h"
 
-#include <stdlib.h>
-
 #include "frontend/hidden_fd.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 
 void iobus_init(struct iobus *bus)
 {
@@ -17,14 +16,14 @@ void iobus_destroy(struct iobus *bus)
 		struct coalesced_zone *zone = bus->zones;
 
 		bus->zones = zone->next;
-		free(zone);
+		process_heap_free(zone);
 	}
 	while (bus->eventfds) {
 		struct ioeventfd *eventfd = bus->eventfds;
 
 		bus->eventfds = eventfd->next;
 		hidden_fd_close(eventfd->fd);
-		free(eventfd);
+		process_heap_free(eventfd);
 	}
 	pthread_mutex_destroy(&bus->lock);
 }

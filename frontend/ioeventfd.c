@@ -1,6 +1,5 @@
 /* Eventfds that a guest's write signals. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include "frontend/iobus.h"
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 
 /* The last means nothing by itself: KVM keeps its number for a bus inside. */
 #define FLAG_FAST_MMIO (1u << 4)
@@ -61,7 +61,7 @@ static bool collides(const struct ioeventfd *a, const struct ioeventfd *b)
 
 static long assign(struct iobus *bus, const struct ioeventfd *request)
 {
-	struct ioeventfd *eventfd = malloc(sizeof(*eventfd));
+	struct ioeventfd *eventfd = process_heap_alloc(sizeof(*eventfd));
 	long result = 0;
 
 	if (!eventfd)
@@ -70,7 +70,7 @@ static long assign(struct iobus *bus, const struct ioeventfd *request)
 	eventfd->fd = hidden_fd_move(request->fd);
 	if (eventfd->fd < 0) {
 		result = eventfd->fd;
-		free(eventfd);
+		process_heap_free(eventfd);
 		return result;
 	}
 	pthread_mutex_lock(&bus->lock);
@@ -87,7 +87,7 @@ static long assign(struct iobus *bus, const struct ioeventfd *request)
 	pthread_mutex_unlock(&bus->lock);
 	if (result) {
 		hidden_fd_close(eventfd->fd);
-		free(eventfd);
+		process_heap_free(eventfd);
 	}
 	return result;
 }
@@ -115,7 +115,7 @@ static long deassign(struct iobus *bus, const struct ioeventfd *request)
 	if (!found)
 		return -ENOENT;
 	hidden_fd_close(found->fd);
-	free(found);
+	process_heap_free(found);
 	return 0;
 }
 

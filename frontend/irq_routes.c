@@ -2,7 +2,8 @@
 #include "frontend/irq_routes.h"
 
 #include <errno.h>
-#include <stdlib.h>
+
+#include "hosts/process/heap.h"
 
 #define PIC_PINS 8u
 #define MSI_VALID_DEVID 1u /* of ARM's; KVM takes it everywhere */
@@ -65,13 +66,13 @@ static bool place(struct irq_routes *routes, const struct kvm_irq_routing_entry 
 
 static struct irq_routes *allocate(uint32_t gsi_count, uint32_t count)
 {
-	struct irq_routes *routes = malloc(sizeof(*routes));
+	struct irq_routes *routes = process_heap_alloc(sizeof(*routes));
 
 	if (!routes)
 		return NULL;
 	routes->gsi_count = gsi_count;
-	routes->entries = calloc(count + 1, sizeof(*routes->entries));
-	routes->first = calloc(gsi_count + 1, sizeof(*routes->first));
+	routes->entries = process_heap_array(count + 1, sizeof(*routes->entries));
+	routes->first = process_heap_array(gsi_count + 1, sizeof(*routes->first));
 	if (!routes->entries || !routes->first) {
 		irq_routes_destroy(routes);
 		return NULL;
@@ -85,7 +86,7 @@ static struct irq_routes *allocate(uint32_t gsi_count, uint32_t count)
 static int fill(struct irq_routes *routes, const struct kvm_irq_routing_entry *entries,
 		uint32_t count)
 {
-	uint32_t *used = calloc(routes->gsi_count, sizeof(*used));
+	uint32_t *used = process_heap_array(routes->gsi_count, sizeof(*used));
 	int error = 0;
 
 	if (!used)
@@ -97,7 +98,7 @@ static int fill(struct irq_routes *routes, const struct kvm_irq_routing_entry *e
 	for (uint32_t i = 0; i < count && !error; i++)
 		if (!place(routes, &entries[i], &used[entries[i].gsi]))
 			error = -EINVAL;
-	free(used);
+	process_heap_free(used);
 	return error;
 }
 
@@ -150,9 +151,9 @@ void irq_routes_destroy(struct irq_routes *routes)
 {
 	if (!routes)
 		return;
-	free(routes->entries);
-	free(routes->first);
-	free(routes);
+	process_heap_free(routes->entries);
+	process_heap_free(routes->first);
+	process_heap_free(routes);
 }
 
 const struct kvm_irq_routing_entry *irq_routes_find(const struct irq_routes *routes, uint32_t gsi,

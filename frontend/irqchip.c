@@ -2,13 +2,13 @@
 #include "frontend/irqchip.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "frontend/lapic.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 
 #define LEVEL_MSI (1u << 15)
 
@@ -572,12 +572,12 @@ long vm_set_gsi_routing(struct ioctl_call *call)
 
 	if (!irqchip_has_lapic(&vm->irqchip) || header->nr > IRQ_ROUTES_MAX || header->flags)
 		return -EINVAL;
-	entries = malloc(size_bytes + 1);
+	entries = process_heap_alloc(size_bytes + 1);
 	if (!entries)
 		return -ENOMEM;
 	if (!user_copy_in(entries, call->argument + sizeof(*header), size_bytes))
 		error = irq_routes_create(&rules, entries, header->nr, &routes);
-	free(entries);
+	process_heap_free(entries);
 	if (!error)
 		set_routes(vm, routes);
 	return error;

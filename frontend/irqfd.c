@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -33,6 +32,7 @@
 #include "frontend/uapi.h"
 #include "frontend/vm.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
 
 /* Key of the control eventfd; those of irqfds count from 1. */
@@ -285,7 +285,7 @@ static void free_irqfd(struct irqfd *irqfd)
 		hidden_fd_close(irqfd->fd);
 	if (irqfd->watch_fd >= 0)
 		hidden_fd_close(irqfd->watch_fd);
-	free(irqfd);
+	process_heap_free(irqfd);
 }
 
 static void drop_locked(struct irqfd *irqfd)
@@ -414,7 +414,7 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 
 	if (resamples ? !irqchip_has_pic(&vm->irqchip) : !irqchip_has_lapic(&vm->irqchip))
 		return -EINVAL;
-	irqfd = malloc(sizeof(*irqfd));
+	irqfd = process_heap_alloc(sizeof(*irqfd));
 	if (!irqfd)
 		return -ENOMEM;
 	*irqfd = (struct irqfd){

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stddef.h>
-#include <stdlib.h>
 
 #include <quire/vm.h>
 
 #include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
 #include "hosts/process/process.h"
 
 /* Held for reading while the VMs are told, for writing to change the list. */
@@ -27,23 +27,28 @@ FORK_CHILD(FORK_VMS, vms_lock, fork_child);
 
 int mm_events_register_vm(struct quire_vm *vm)
 {
+	struct quire_vm **old = NULL;
 	int error = 0;
 
 	pthread_rwlock_wrlock(&vms_lock);
 	if (vm_count == vm_room) {
 		size_t room = vm_room ? 2 * vm_room : 8;
-		struct quire_vm **grown = realloc(vms, room * sizeof(*vms));
+		struct quire_vm **grown = process_heap_array(room, sizeof(struct quire_vm *));
 
 		if (!grown) {
 			error = -ENOMEM;
 			goto unlock;
 		}
+		old = vms;
+		for (size_t i = 0; i < vm_count; i++)
+			grown[i] = old[i];
 		vms = grown;
 		vm_room = room;
 	}
 	vms[vm_count++] = vm;
 unlock:
 	pthread_rwlock_unlock(&vms_lock);
+	process_heap_free(old);
 	return error;
 }
 

@@ -2,13 +2,13 @@
 #include "frontend/msr_filter.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "frontend/dispatch.h"
 #include "frontend/msr.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 
 #define X2APIC_FIRST 0x800u
 #define X2APIC_LAST 0x8ffu
@@ -31,8 +31,8 @@ static void rules_free(struct msr_rules *rules)
 	if (!rules)
 		return;
 	for (uint32_t i = 0; i < rules->count; i++)
-		free(rules->range[i].allowed);
-	free(rules);
+		process_heap_free(rules->range[i].allowed);
+	process_heap_free(rules);
 }
 
 void msr_filter_init(struct msr_filter *filter)
@@ -59,7 +59,7 @@ static int range_add(struct msr_rules *rules, const struct kvm_msr_filter_range 
 	if (size_bytes > KVM_MSR_FILTER_MAX_BITMAP_SIZE)
 		return -EINVAL;
 	*range = (struct msr_range){request->flags, request->base, request->nmsrs, NULL};
-	range->allowed = malloc(size_bytes);
+	range->allowed = process_heap_alloc(size_bytes);
 	if (!range->allowed)
 		return -ENOMEM;
 	rules->count++;
@@ -88,7 +88,7 @@ long vm_set_msr_filter(struct ioctl_call *call)
 
 	if (request->flags & ~(uint32_t)KVM_MSR_FILTER_DEFAULT_DENY)
 		return -EINVAL;
-	rules = calloc(1, sizeof(*rules));
+	rules = process_heap_alloc(sizeof(*rules));
 	if (!rules)
 		return -ENOMEM;
 	error = rules_fill(rules, request);

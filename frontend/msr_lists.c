@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdbool.h>
-#include <stdlib.h>
 
 #include "frontend/cpuid.h"
 #include "frontend/dispatch.h"
@@ -11,6 +10,7 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 #include "vcpu/arch.h"
 
 /*
@@ -197,18 +197,18 @@ static long msr_batch(struct ioctl_call *call,
 
 	if (header->nmsrs >= MSR_BATCH)
 		return -E2BIG;
-	entries = malloc(size_bytes + 1);
+	entries = process_heap_alloc(size_bytes + 1);
 	if (!entries)
 		return -ENOMEM;
 	if (user_copy_in(entries, user, size_bytes)) {
-		free(entries);
+		process_heap_free(entries);
 		return -EFAULT;
 	}
 	while (done < header->nmsrs && !one(call->object, &entries[done]))
 		done++;
 	if (back && user_copy_out(user, entries, size_bytes))
 		done = -EFAULT;
-	free(entries);
+	process_heap_free(entries);
 	return done;
 }
 

@@ -2,12 +2,12 @@
 #include "frontend/nested_state.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "frontend/params.h"
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 #include "vcpu/arch.h"
 #include "vcpu/nested.h"
 
@@ -86,11 +86,11 @@ static long with_nested(struct ioctl_call *call,
 
 	if (!nested_is_offered())
 		return -EINVAL;
-	nested = calloc(1, sizeof(*nested));
+	nested = process_heap_alloc(sizeof(*nested));
 	if (!nested)
 		return -ENOMEM;
 	result = body(call->object, call->argument, nested);
-	free(nested);
+	process_heap_free(nested);
 	return result;
 }
 

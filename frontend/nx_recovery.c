@@ -1,12 +1,11 @@
 /* NX huge pages of a VM: follows the parameters, and gives huge pages back from time to time. */
 #include "frontend/nx_recovery.h"
 
-#include <stdlib.h>
-
 #include "frontend/client_call.h"
 #include "frontend/params.h"
 #include "frontend/vm.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
 
 #define MS_NS UINT64_C(1000000)
 #define LOOK_NS (1000 * MS_NS)
@@ -108,7 +107,7 @@ static void apply_all(void)
 	client_call_begin();
 	params_refresh();
 	pthread_mutex_lock(&nx_vms_lock);
-	held = calloc(vm_count + 1, sizeof(struct vm *));
+	held = process_heap_array(vm_count + 1, sizeof(struct vm *));
 	for (struct vm *vm = vms; held && vm; vm = vm->nx.next)
 		if (vm_try_get(vm))
 			held[count++] = vm;
@@ -117,7 +116,7 @@ static void apply_all(void)
 		nx_recovery_apply(held[i]);
 		vm_put(held[i]);
 	}
-	free(held);
+	process_heap_free(held);
 	client_call_end();
 }
 

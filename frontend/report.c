@@ -10,7 +10,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -23,6 +22,7 @@
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/map.h"
 #include "hosts/process/process.h"
@@ -323,7 +323,7 @@ void report_vm_created(struct vm *vm)
 
 	if (!stats)
 		return;
-	node = malloc(sizeof(*node));
+	node = process_heap_alloc(sizeof(*node));
 	pthread_mutex_lock(&report_lock);
 	if (node) {
 		*node = (struct vm_node){.vm = vm, .next = nodes};
@@ -349,7 +349,7 @@ void report_vm_ended(struct vm *vm)
 		ended_count += print_vm(&ended, vm, "ended") != 0;
 	}
 	pthread_mutex_unlock(&report_lock);
-	free(node);
+	process_heap_free(node);
 }
 
 /* The process ends in order: the last figures. */

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <quire/stats.h>
@@ -12,6 +11,7 @@
 #include "frontend/user_copy.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 #include "vcpu/nested.h"
 
 #define NAME_BYTES 48u
@@ -190,7 +190,7 @@ static void stats_release(struct file *file)
 	struct stats_object *object = file_object(file);
 
 	vm_put(object->vm);
-	free(object);
+	process_heap_free(object);
 }
 
 static const struct file_ops stats_file_ops = {
@@ -205,7 +205,7 @@ static long open_stats(struct vm *vm, struct vcpu *vcpu)
 {
 	char name[40];
 	struct file_config config = {.ops = &stats_file_ops, .cloexec = true};
-	struct stats_object *object = malloc(sizeof(*object));
+	struct stats_object *object = process_heap_alloc(sizeof(*object));
 	int fd;
 
 	if (!object)
@@ -221,7 +221,7 @@ static long open_stats(struct vm *vm, struct vcpu *vcpu)
 	fd = file_create(&config);
 	if (fd < 0) {
 		vm_put(vm);
-		free(object);
+		process_heap_free(object);
 	}
 	return fd;
 }

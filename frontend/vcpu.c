@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "frontend/system.h"
 #include "frontend/vcpu_misc.h"
 #include "frontend/vm.h"
+#include "hosts/process/heap.h"
 #include "vcpu/nested.h"
 
 /* How often a block runs in the interpreter before it becomes code. */
@@ -124,7 +124,7 @@ static void vcpu_free(struct vcpu *vcpu)
 	if (vcpu->ring)
 		munmap(vcpu->ring, vcpu->ring_bytes);
 	pthread_mutex_destroy(&vcpu->lock);
-	free(vcpu);
+	process_heap_free(vcpu);
 }
 
 void vcpu_destroy(struct vcpu *vcpu)
@@ -134,7 +134,7 @@ void vcpu_destroy(struct vcpu *vcpu)
 
 static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 {
-	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	struct vcpu *vcpu = process_heap_alloc(sizeof(*vcpu));
 
 	*error = -ENOMEM;
 	if (!vcpu)

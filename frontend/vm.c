@@ -2,7 +2,6 @@
 #include "frontend/vm.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "frontend/clock.h"
@@ -12,6 +11,7 @@
 #include "frontend/system.h"
 #include "frontend/uapi.h"
 #include "frontend/vcpu.h"
+#include "hosts/process/heap.h"
 
 void vm_get(struct vm *vm)
 {
@@ -41,7 +41,7 @@ static void vm_destroy(struct vm *vm)
 	msr_filter_destroy(&vm->msr_filter);
 	quire_vm_put(vm->memory);
 	pthread_mutex_destroy(&vm->lock);
-	free(vm);
+	process_heap_free(vm);
 }
 
 void vm_put(struct vm *vm)
@@ -77,7 +77,7 @@ static int create_memory(struct vm *vm)
 
 static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 {
-	struct vm *vm = calloc(1, sizeof(*vm));
+	struct vm *vm = process_heap_alloc(sizeof(*vm));
 
 	*error = -ENOMEM;
 	if (!vm)
@@ -104,7 +104,7 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);
-	free(vm);
+	process_heap_free(vm);
 	return NULL;
 }
 

@@ -2,14 +2,14 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <threads.h>
 
 #include "frontend/signal_actions.h"
+#include "hosts/process/heap.h"
 #include "preload/real.h"
 #include "preload/trap.h"
 
-/* What a new thread begins with, freed by it. */
+/* What a new thread begins with, freed by it: not by free(), whose lock fork() may hold. */
 struct start {
 	void *(*function)(void *argument);
 	thrd_start_t c_function; /* instead of @function */
@@ -21,7 +21,7 @@ static struct start begin(void *opaque)
 {
 	struct start start = *(struct start *)opaque;
 
-	free(opaque);
+	process_heap_free(opaque);
 	signal_trap_begin(start.is_hidden);
 	trap_arm();
 	return start;
@@ -43,7 +43,7 @@ static int run_c(void *opaque)
 
 static struct start *start_make(const struct start *wanted)
 {
-	struct start *start = malloc(sizeof(*start));
+	struct start *start = process_heap_alloc(sizeof(*start));
 
 	if (!start)
 		return NULL;
@@ -65,7 +65,7 @@ INTERPOSED int pthread_create(pthread_t *thread, const pthread_attr_t *attribute
 		return EAGAIN;
 	error = REAL(pthread_create)(thread, attributes, run, start);
 	if (error)
-		free(start);
+		process_heap_free(start);
 	return error;
 }
 
@@ -81,6 +81,6 @@ INTERPOSED int thrd_create(thrd_t *thread, thrd_start_t function, void *argument
 		return thrd_nomem;
 	error = REAL(thrd_create)(thread, run_c, start);
 	if (error != thrd_success)
-		free(start);
+		process_heap_free(start);
 	return error;
 }

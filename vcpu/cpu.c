@@ -2,9 +2,9 @@
 #include "vcpu/cpu.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
+#include "hosts/process/heap.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "vcpu/code.h"
@@ -53,7 +53,7 @@ static void cpu_reset(struct cpu *cpu)
 
 struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void *ctx)
 {
-	struct cpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
+	struct cpu *cpu = process_heap_alloc(sizeof(*cpu));
 
 	if (!cpu)
 		return NULL;
@@ -108,8 +108,8 @@ void cpu_destroy(struct cpu *cpu)
 	code_destroy(cpu);
 	table_unmap(cpu->tlb, sizeof(*cpu->tlb));
 	table_unmap(cpu->replay.entry, REPLAY_MAX * sizeof(*cpu->replay.entry));
-	free(cpu->svm.iopm);
-	free(cpu);
+	process_heap_free(cpu->svm.iopm);
+	process_heap_free(cpu);
 }
 
 int cpu_prepare(struct cpu *cpu)

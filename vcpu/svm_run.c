@@ -2,8 +2,8 @@
 #include "vcpu/svm.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
+#include "hosts/process/heap.h"
 #include "vcpu/code.h"
 #include "vcpu/mmu.h"
 #include "vcpu/nested.h"
@@ -151,7 +151,7 @@ int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, const 
 	int error;
 
 	if (!svm->iopm) {
-		svm->iopm = malloc(IOPM_BYTES);
+		svm->iopm = process_heap_alloc(IOPM_BYTES);
 		if (!svm->iopm)
 			return -ENOMEM;
 	}

@@ -118,6 +118,16 @@ static long call_fopen(void *function, const struct arguments *arguments)
 	return CALL(FILE * (*)(const char *, const char *), PATH, SECOND) ? 0 : -1;
 }
 
+static long call_fdopen(void *function, const struct arguments *arguments)
+{
+	return CALL(FILE * (*)(int, const char *), arguments->fd, PATH) ? 0 : -1;
+}
+
+static long call_popen(void *function, const struct arguments *arguments)
+{
+	return CALL(FILE * (*)(const char *, const char *), PATH, SECOND) ? 0 : -1;
+}
+
 static long call_access(void *function, const struct arguments *arguments)
 {
 	return function ? CALL(int (*)(const char *, int), PATH, R_OK)
@@ -499,6 +509,8 @@ static const struct row rows[] = {
     {"openat openat64 __openat_2 __openat64_2", call_openat, {FILE_PATH}, 1},
     {"creat creat64", call_creat, {"/dev/null"}, 1},
     {"fopen fopen64", call_fopen, {FILE_PATH, "r"}, 0},
+    {"fdopen", call_fdopen, {"r"}, 0},
+    {"popen", call_popen, {"true", "r"}, 0},
     {"access euidaccess eaccess", call_access, {FILE_PATH}, 1},
     {"faccessat", call_faccessat, {FILE_PATH}, 1},
     {"stat stat64 lstat lstat64", call_stat, {FILE_PATH, BUFFER}, 1},
@@ -579,7 +591,8 @@ static const char no_pointers[] =
     "fchmod "
     "fchown fdatasync flock fsync isatty readahead sync_file_range syscall "
     "ftruncate ftruncate64 lseek lseek64 posix_fallocate posix_fallocate64 pthread_cancel sbrk "
-    "pthread_create thrd_create sigsuspend sigignore signal bsd_signal ssignal __sysv_signal "
+    "pthread_create thrd_create sigsuspend system sigignore signal bsd_signal ssignal "
+    "__sysv_signal "
     "sysv_signal sigset ";
 
 static bool lists(const char *names, const char *name)

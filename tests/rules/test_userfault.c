@@ -113,6 +113,14 @@ static void call_create_vm(void)
 	CHECK_ZERO(close(fd));
 }
 
+static void call_create_vcpu(void)
+{
+	int fd = ioctl(vm.fd, KVM_CREATE_VCPU, 7);
+
+	CHECK(fd >= 0);
+	CHECK_ZERO(close(fd));
+}
+
 static void call_fork(void)
 {
 	change_fork();
@@ -162,10 +170,11 @@ static const struct call calls[] = {
     {"deletion of the slot", call_delete_slot, 0},
     {"KVM_GET_DIRTY_LOG", call_log, 0},
     {"KVM_RUN", call_run, 0},
-    {"KVM_CREATE_VM", call_create_vm, 1},
+    {"KVM_CREATE_VM", call_create_vm, 0},
+    {"KVM_CREATE_VCPU", call_create_vcpu, 0},
     {"fork", call_fork, 1},
     {"malloc", call_malloc, 1},
-    {"open", call_open, 1},
+    {"open", call_open, 0},
 };
 
 static const struct call *reader_call;
