@@ -12,12 +12,13 @@
 
 #include "boundary/call.h"
 #include "engine/client_cpuid.h"
+#include "engine/gate.h"
 #include "engine/image.h"
-#include "engine/seccomp.h"
 #include "engine/signals.h"
 #include "engine/user.h"
 #include "frontend/client_call.h"
 #include "hosts/process/sys.h"
+#include "preload/client_filter.h"
 #include "preload/numbered.h"
 
 /* ---- Paths ---- */
@@ -136,11 +137,12 @@ static void note_text(const uint64_t args[6], long mapped)
 
 enum trap_outcome calls_serve(struct trap *trap, long *result)
 {
+	static const struct client_filter_gates gates = {{{ENGINE_BASE, ENGINE_BYTES}}};
 	struct boundary_call call = {.nr = trap->number};
 
-	if (trap->number == SYS_seccomp || trap->number == SYS_prctl)
-		return seccomp_serve(trap, result);
 	memcpy(call.args, trap->args, sizeof(call.args));
+	if (client_filter_install(&call, &gates, result))
+		return TRAP_ANSWERED;
 	/* Memory always here: the client's own stack may be what goes. */
 	if (!numbered_perform(&call, result))
 		return serve_object(trap, result);

@@ -16,6 +16,7 @@
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "hosts/process/sys.h"
 #include "vcpu/arch.h"
 
 #define EMULATION_FLAG_INSN_BYTES 1u
@@ -140,7 +141,8 @@ static enum run_next exit_poison(struct vcpu *vcpu, hva_t hva)
 	info.si_code = BUS_MCEERR_AR;
 	info.si_addr = (void *)(uintptr_t)hva.v;
 	info.si_addr_lsb = QUIRE_PAGE_SHIFT;
-	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGBUS, &info);
+	sys_call(SYS_rt_tgsigqueueinfo, (uint64_t)sys_call(SYS_getpid, 0),
+		 (uint64_t)sys_call(SYS_gettid, 0), SIGBUS, sys_address(&info));
 	vcpu->run->exit_reason = KVM_EXIT_INTR;
 	return run_fail(vcpu, -EINTR);
 }

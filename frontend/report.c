@@ -178,7 +178,8 @@ static void *stats_thread(void *argument)
 		uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
 
 		snapshot();
-		syscall(SYS_futex, &control->request, FUTEX_WAIT, request, &second, NULL, 0);
+		sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAIT, request,
+			 sys_address(&second));
 	}
 	return NULL;
 }
@@ -370,7 +371,7 @@ void report_last(void)
 		return;
 	client_call_begin();
 	request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
-	syscall(SYS_futex, &control->request, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+	sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAKE, INT32_MAX);
 	for (unsigned int i = 0; i < LAST_TRIES; i++) {
 		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
 

@@ -92,7 +92,7 @@ static void nudge_stop(struct signal_state *state)
 	if (!state->has_nudge_timer)
 		return;
 	state->has_nudge_timer = 0;
-	syscall(SYS_timer_delete, state->nudge_timer);
+	sys_call(SYS_timer_delete, (uint64_t)state->nudge_timer);
 }
 
 /* Send the recorded signal once more, now that the client's handler may run. */
@@ -285,7 +285,8 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
 		if (left_ns > DOORBELL_POLL_NS)
 			left_ns = DOORBELL_POLL_NS;
 		slice = (struct timespec){.tv_nsec = (long)left_ns};
-		syscall(SYS_futex, &state->wake_word, FUTEX_WAIT_PRIVATE, word, &slice, NULL, 0);
+		sys_call(SYS_futex, sys_address(&state->wake_word), FUTEX_WAIT_PRIVATE, word,
+			 sys_address(&slice));
 	}
 	waiter_remove(&self);
 }
@@ -297,7 +298,7 @@ void run_signals_wake(struct quire_vcpu *vcpu)
 		if (waiter->vcpu != vcpu)
 			continue;
 		__atomic_fetch_add(waiter->word, 1, __ATOMIC_SEQ_CST);
-		syscall(SYS_futex, waiter->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		sys_call(SYS_futex, sys_address(waiter->word), FUTEX_WAKE_PRIVATE, 1);
 	}
 	pthread_mutex_unlock(&waiters_lock);
 }

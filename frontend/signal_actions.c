@@ -157,11 +157,12 @@ static void nudge_start(struct signal_state *state)
 	struct itimerspec often = {.it_value.tv_nsec = NUDGE_NS, .it_interval.tv_nsec = NUDGE_NS};
 
 	event.sigev_signo = process_kick_signal();
-	event.sigev_notify_thread_id = (int)syscall(SYS_gettid);
-	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &state->nudge_timer))
+	event.sigev_notify_thread_id = (int)sys_call(SYS_gettid, 0);
+	if (sys_call(SYS_timer_create, CLOCK_MONOTONIC, sys_address(&event),
+		     sys_address(&state->nudge_timer)))
 		return;
 	state->has_nudge_timer = 1;
-	syscall(SYS_timer_settime, state->nudge_timer, 0, &often, NULL);
+	sys_call(SYS_timer_settime, (uint64_t)state->nudge_timer, 0, sys_address(&often));
 }
 
 /* Keep the signal for the end of the call, and everything after it in the kernel. */

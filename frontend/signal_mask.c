@@ -166,7 +166,8 @@ void signal_call_close(void)
 
 void signal_send_again(const siginfo_t *info)
 {
-	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), info->si_signo, info);
+	sys_call(SYS_rt_tgsigqueueinfo, (uint64_t)sys_call(SYS_getpid, 0),
+		 (uint64_t)sys_call(SYS_gettid, 0), (uint64_t)info->si_signo, sys_address(info));
 }
 
 /* May a handler of the client's be what calls us? Then masks are the kernel's, and its end ends

@@ -19,6 +19,7 @@
 
 #include "frontend/hidden_fd.h"
 #include "frontend/vcpu.h"
+#include "hosts/process/sys.h"
 
 #define SCHEDSTAT "/proc/thread-self/schedstat"
 #define MSR_ENABLED UINT64_C(1)
@@ -110,7 +111,7 @@ static uint64_t waited_ns(struct steal_time *steal)
 /* Since the last look. The first look of a thread counts all of its life, as on KVM. */
 static uint64_t take_wait(struct steal_time *steal)
 {
-	pid_t thread = (pid_t)syscall(SYS_gettid);
+	pid_t thread = (pid_t)sys_call(SYS_gettid, 0);
 	uint64_t now, before = steal->waited_ns;
 
 	if (steal->fd < 0 || steal->thread != thread) {

@@ -83,11 +83,11 @@ INTERPOSED FILE *fdopen(int fd, const char *mode)
 {
 	char text[16];
 
-	if (is_libc_alone() || !is_object(fd))
+	if (client_call_active())
 		return REAL(fdopen)(fd, mode);
 	if (user_peek_string(text, sizeof(text), (uintptr_t)mode) < 0) {
 		errno = EFAULT;
 		return NULL;
 	}
-	return open_stream(fd, text);
+	return is_object(fd) ? open_stream(fd, text) : REAL(fdopen)(fd, mode);
 }

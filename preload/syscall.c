@@ -13,6 +13,7 @@
 #include "preload/entry.h"
 #include "preload/numbered.h"
 #include "preload/signals.h"
+#include "preload/trap.h"
 
 long syscall_answer(const struct boundary_call *call, long *result);
 /* Where the jump goes: libc's own. */
@@ -56,7 +57,7 @@ __attribute__((used)) long syscall_answer(const struct boundary_call *call, long
 		return 0;
 	if (is_functions(call, result))
 		return 1;
-	if (!numbered_perform(call, result)) {
+	if (!numbered_perform(call, result) && !trap_serve_filter(call, result)) {
 		if (!boundary_knows(call->nr))
 			return 0;
 		*result = boundary_call(call);

@@ -18,6 +18,7 @@
 #include "frontend/signal_actions.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/sys.h"
+#include "preload/client_filter.h"
 #include "preload/numbered.h"
 
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
@@ -70,6 +71,17 @@ static bool is_linkers(const struct trap *trap)
 	return at - linker.start < linker.end - linker.start;
 }
 
+bool trap_serve_filter(const struct boundary_call *call, long *result)
+{
+	/*
+	 * A filter sees the address after the instruction, which is two bytes long: of the gate,
+	 * and of libc's return from a signal, by which guarded accesses go on.
+	 */
+	const struct client_filter_gates gates = {{{gate + 2, 1}, {trap_restorer() + 9, 1}}};
+
+	return gate && client_filter_install(call, &gates, result);
+}
+
 static long serve(struct trap *trap)
 {
 	const struct boundary_call *call = &trap->call;
@@ -79,7 +91,8 @@ static long serve(struct trap *trap)
 		return result;
 	if (client_call_active() || is_linkers(trap))
 		return kernel_call(call);
-	if (trap_serve_process(trap, &result) || numbered_perform(call, &result))
+	if (trap_serve_filter(call, &result) || trap_serve_process(trap, &result) ||
+	    numbered_perform(call, &result))
 		return result;
 	return boundary_knows(call->nr) ? boundary_call(call) : kernel_call(call);
 }

@@ -33,8 +33,13 @@ struct trap {
 /* "syscall; ret" in libc's code, where the kernel lets calls pass. */
 uint64_t trap_gate(void);
 
+/* libc's return from a signal: a move of seven bytes, and rt_sigreturn. */
+uint64_t trap_restorer(void);
+
 /* New processes and threads, and execve. False: it is another call. */
 bool trap_serve_process(struct trap *trap, long *result);
+/* A filter of system calls is installed. False: it is another call. */
+bool trap_serve_filter(const struct boundary_call *call, long *result);
 /* Calls that change actions, masks and stacks, or wait with a mask. False: it is another call. */
 bool trap_serve_signals(struct trap *trap, long *result);
 

@@ -137,14 +137,20 @@ static long change_stack(const struct trap *trap)
 	return error;
 }
 
-/* libc's own return from a signal, where the kernel lets it pass: the client's frame stays. */
-static long return_from_signal(struct trap *trap)
+uint64_t trap_restorer(void)
 {
 	struct kernel_action action;
 
+	/* Ours was installed by libc. */
 	if (sys_call(SYS_rt_sigaction, SIGSYS, 0, sys_address(&action), SET_BYTES))
-		return -ENOSYS;
-	trap->context->uc_mcontext.gregs[REG_RIP] = (greg_t)action.restorer;
+		return 0;
+	return action.restorer;
+}
+
+/* libc's own, where the kernel lets it pass: the client's frame stays. */
+static long return_from_signal(struct trap *trap)
+{
+	trap->context->uc_mcontext.gregs[REG_RIP] = (greg_t)trap_restorer();
 	return TRAP_GOES_ON;
 }
 

@@ -8,6 +8,7 @@
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "vcpu/code.h"
+#include "vcpu/decode.h"
 #include "vcpu/fpu_image.h"
 #include "vcpu/mmu.h"
 #include "vcpu/replay.h"
@@ -67,6 +68,7 @@ struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void 
 	cpu->svm.gif = 1;
 	cpu_reset(cpu);
 	cpu_update_mode(cpu);
+	decode_start();
 	return cpu;
 }
 

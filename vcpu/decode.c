@@ -255,13 +255,18 @@ static void make_undefined(struct op *op)
 	op->flags = OP_ENDS_BLOCK;
 }
 
+void decode_start(void)
+{
+	pthread_once(&once, decode_prepare);
+}
+
 enum decode_result decode_one(const struct decode_input *input, struct op *op)
 {
 	struct decoded d;
 	const ZydisDecoder *decoder = &decoder_64;
 	ZyanStatus status;
 
-	pthread_once(&once, decode_prepare);
+	decode_start();
 	if (input->code_bytes != 8)
 		decoder = input->code_bytes == 4 ? &decoder_32 : &decoder_16;
 	d.code_bytes = input->code_bytes;

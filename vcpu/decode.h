@@ -17,6 +17,9 @@ struct decode_input {
 	uint64_t features;  /* that the guest sees: a bit for each of enum feature */
 };
 
+/* What the first decode_one() would do: later it makes no system call, which a filter may kill. */
+void decode_start(void);
+
 /* Decode the first instruction of @input. Any thread. */
 enum decode_result decode_one(const struct decode_input *input, struct op *op);
 

@@ -1,8 +1,12 @@
 /* What libc does inside itself with KVM's descriptors, and with the shell. */
+#include <aio.h>
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -58,6 +62,62 @@ static void test_statistics_by_a_stream(void)
 	CHECK_OK(fclose(stream));
 }
 
+/* A request on a VM fails as libc's thread would find it; one on statistics reads. */
+static void test_asynchronous_requests(void)
+{
+	struct kvm_stats_header header, again;
+	struct aiocb request = {.aio_buf = &again, .aio_nbytes = sizeof(again)}, other;
+	struct aiocb *const list[] = {&request, NULL, &other};
+	char bytes[] = "abcdefgh", got[4];
+	int file = memfd_create("a file", 0);
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	request.aio_fildes = vm.fd;
+	CHECK_OK(aio_read(&request));
+	CHECK_EQ(aio_error(&request), EINVAL);
+	CHECK_EQ(aio_return(&request), -1);
+	CHECK_OK(aio_write(&request));
+	CHECK_EQ(aio_error(&request), EINVAL);
+	CHECK_OK(aio_fsync(O_SYNC, &request));
+	CHECK_EQ(aio_error(&request), EINVAL);
+	request.aio_fildes = ioctl(vm.fd, KVM_GET_STATS_FD, 0);
+	CHECK_EQ(pread(request.aio_fildes, &header, sizeof(header), 0), sizeof(header));
+	CHECK_OK(aio_read(&request));
+	CHECK_EQ(aio_error(&request), 0);
+	CHECK_EQ(aio_return(&request), sizeof(header));
+	CHECK(!memcmp(&again, &header, sizeof(header)));
+	/* In one list with another file's. */
+	CHECK_EQ(write(file, bytes, 8), 8);
+	other = (struct aiocb){.aio_fildes = file,
+			       .aio_buf = got,
+			       .aio_nbytes = 4,
+			       .aio_offset = 2,
+			       .aio_lio_opcode = LIO_READ};
+	request.aio_fildes = vm.fd;
+	request.aio_lio_opcode = LIO_READ;
+	CHECK(lio_listio(LIO_WAIT, list, 3, NULL) == -1 && errno == EIO);
+	CHECK_EQ(aio_error(&request), EINVAL);
+	CHECK_EQ(aio_error(&other), 0);
+	CHECK(!memcmp(got, "cdef", 4));
+}
+
+/* The device as a number of a child's, opened by libc in the child. */
+static void test_a_spawned_open(void)
+{
+	static char *const argv[] = {(char *)"sh", (char *)"-c",
+				     (char *)"exec 4<>/dev/fd/9 && exit 6", NULL};
+	posix_spawn_file_actions_t actions;
+	int status;
+	pid_t child;
+
+	CHECK_EQ(posix_spawn_file_actions_init(&actions), 0);
+	CHECK_EQ(posix_spawn_file_actions_addopen(&actions, 9, "/dev/kvm", O_RDWR, 0), 0);
+	CHECK_EQ(posix_spawn(&child, "/bin/sh", &actions, NULL, argv, environ), 0);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 6);
+	posix_spawn_file_actions_destroy(&actions);
+}
+
 /* A shell that is started after the environment was emptied finds KVM all the same. */
 static void test_the_shell_without_variables(void)
 {
@@ -78,10 +138,9 @@ static void test_the_shell_without_variables(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(test_a_stream_on_the_device),
-	    TEST(test_a_stream_on_a_vm),
-	    TEST(test_statistics_by_a_stream),
-	    TEST(test_the_shell_without_variables),
+	    TEST(test_a_stream_on_the_device), TEST(test_a_stream_on_a_vm),
+	    TEST(test_statistics_by_a_stream), TEST(test_asynchronous_requests),
+	    TEST(test_a_spawned_open),	       TEST(test_the_shell_without_variables),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -1,0 +1,164 @@
+/* Guests under the limits of a process, and behind filters of system calls. */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/audit.h>
+#include <linux/falloc.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "client.h"
+
+#define GPA 0x10000000ul
+#define PAGES 64ul
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory;
+
+static void slot_make(void)
+{
+	memory = memory_alloc(PAGES * PAGE);
+	CHECK_OK(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = PAGES * PAGE,
+			.userspace_addr = (uintptr_t)memory));
+}
+
+static void guest_works(void)
+{
+	for (unsigned long page = 0; page < PAGES; page++) {
+		guest_store(&vcpu, GPA + page * PAGE, page + 7);
+		CHECK_EQ(*word_at(memory, page * PAGE), page + 7);
+	}
+	CHECK_OK(munmap(memory + PAGE, PAGE));
+	CHECK(guest_try_load(&vcpu, GPA + PAGE).end != END_DONE);
+	CHECK_EQ(guest_load(&vcpu, GPA + 2 * PAGE), 9);
+}
+
+static void machine_works(void)
+{
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	slot_make();
+	guest_works();
+}
+
+/* Numbers of descriptors end where the client's limit says, and it may not raise it. */
+static void test_few_descriptors(void)
+{
+	const struct rlimit few = {16, 16};
+
+	CHECK_OK(setgroups(0, NULL));
+	CHECK_OK(setresgid(65534, 65534, 65534));
+	CHECK_OK(setresuid(65534, 65534, 65534));
+	CHECK_OK(setrlimit(RLIMIT_NOFILE, &few));
+	machine_works();
+	CHECK_EQ(open("/dev/null", O_RDONLY), 6);
+}
+
+static void test_little_room(void)
+{
+	const struct rlimit room = {UINT64_C(1) << 30, UINT64_C(1) << 30};
+
+	CHECK_OK(setrlimit(RLIMIT_AS, &room));
+	machine_works();
+}
+
+static void test_all_locked(void)
+{
+	int fd;
+
+	if (mlockall(MCL_CURRENT | MCL_FUTURE))
+		check_skip("mlockall is refused");
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	fd = vm_gmem(&vm, 4 * PAGE, 0);
+	CHECK_OK(REGION(&vm, .slot = 2, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = 2 * GPA,
+			.memory_size = 4 * PAGE,
+			.userspace_addr = (uintptr_t)memory_alloc(4 * PAGE),
+			.guest_memfd = (uint32_t)fd));
+	CHECK_OK(vm_set_attributes(&vm, 2 * GPA, 4 * PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	guest_store(&vcpu, 2 * GPA, 7);
+	CHECK_OK(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, PAGE));
+	CHECK_EQ(guest_load(&vcpu, 2 * GPA), 0);
+	slot_make();
+	guest_works();
+}
+
+/* Only these calls; all others kill. As Solo5's tender has it. */
+static void allow_alone(const int *calls, size_t count)
+{
+	struct sock_filter code[64];
+	struct sock_fprog program = {.filter = code};
+	size_t length = 0;
+
+	code[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+						      offsetof(struct seccomp_data, nr));
+	for (size_t i = 0; i < count; i++) {
+		code[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
+							      (uint32_t)calls[i], 0, 1);
+		code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	}
+	code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	program.len = (unsigned short)length;
+	CHECK_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	CHECK_OK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+static void test_a_tenders_filter(void)
+{
+	static const int calls[] = {SYS_ioctl, SYS_write,  SYS_exit_group,
+				    SYS_ppoll, SYS_munmap, SYS_clock_gettime};
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	slot_make();
+	allow_alone(calls, COUNT(calls));
+	guest_works();
+	_exit(0);
+}
+
+/* A filter that answers what it does not like, and threads that begin behind it. */
+static void *thread_main(void *unused)
+{
+	guest_works();
+	return unused;
+}
+
+static void test_threads_behind_a_filter(void)
+{
+	struct sock_filter code[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 0, 1),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {.len = COUNT(code), .filter = code};
+	pthread_t thread;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	slot_make();
+	CHECK_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	CHECK_OK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+	CHECK_EQ(pthread_create(&thread, NULL, thread_main, NULL), 0);
+	CHECK_EQ(pthread_join(thread, NULL), 0);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(test_few_descriptors),
+	    TEST(test_little_room),
+	    TEST(test_all_locked),
+	    TEST(test_a_tenders_filter),
+	    TEST(test_threads_behind_a_filter),
+	};
+
+	return check_main(argc, argv, tests, COUNT(tests));
+}
