@@ -49,7 +49,7 @@ static const uint16_t always[] = {
     SYS_setxattr,
     SYS_getxattr,
     SYS_removexattr,
-    /* Descriptors; not read, write and their vectors, nor lseek: too many are no object's. */
+    /* Descriptors; for read, write, their vectors and lseek see below. */
     SYS_close,
     SYS_dup2,
     SYS_dup3,
@@ -113,6 +113,9 @@ static const uint16_t always[] = {
     SYS_sigaltstack,
     SYS_rt_sigsuspend,
 };
+
+/* Trapped from the first open of /dev/kvm on: too many of others are no object's. */
+static const uint16_t contents[] = {SYS_read, SYS_readv, SYS_write, SYS_writev, SYS_lseek};
 
 /* Trapped when an argument is not NULL: a mask. */
 static const struct {
@@ -198,30 +201,59 @@ static void emit_tests(struct assembler *to)
 	}
 }
 
+/* Calls of other architectures pass; the number is in the accumulator after it. */
+static void begin(struct assembler *to)
+{
+	load(to, offsetof(struct seccomp_data, arch));
+	to->code[to->length++] =
+	    (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+	answer(to, SECCOMP_RET_ALLOW);
+	load(to, offsetof(struct seccomp_data, nr));
+}
+
+static void emit_list(struct assembler *to, const uint16_t *numbers, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		/* Forward to the last test of the list, which all of them share. */
+		unsigned int left = (unsigned int)(count - 1 - i);
+
+		to->code[to->length++] = (struct sock_filter)BPF_JUMP(
+		    BPF_JMP | BPF_JEQ | BPF_K, numbers[i], (uint8_t)left, left ? 0 : TRAP_LENGTH);
+	}
+	trap_unless_ours(to);
+}
+
+static long install(const struct assembler *from, uint64_t flags)
+{
+	const struct sock_fprog program = {(unsigned short)from->length,
+					   (struct sock_filter *)(uintptr_t)from->code};
+
+	return sys_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, sys_address(&program));
+}
+
 int filter_trap(void)
 {
 	struct assembler to = {.length = 0};
-	struct sock_fprog program = {.filter = to.code};
 	long error;
 
-	load(&to, offsetof(struct seccomp_data, arch));
-	to.code[to.length++] =
-	    (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
-	answer(&to, SECCOMP_RET_ALLOW);
-	load(&to, offsetof(struct seccomp_data, nr));
-	for (size_t i = 0; i < COUNT(always); i++) {
-		/* Forward to the last test of the list, which all of them share. */
-		unsigned int left = (unsigned int)(COUNT(always) - 1 - i);
-
-		to.code[to.length++] = (struct sock_filter)BPF_JUMP(
-		    BPF_JMP | BPF_JEQ | BPF_K, always[i], (uint8_t)left, left ? 0 : TRAP_LENGTH);
-	}
-	trap_unless_ours(&to);
+	begin(&to);
+	emit_list(&to, always, COUNT(always));
 	emit_tests(&to);
 	answer(&to, SECCOMP_RET_ALLOW);
-	program.len = (unsigned short)to.length;
-	error = sys_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, sys_address(&program));
+	error = install(&to, 0);
 	if (error == -EACCES && !sys_call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1))
-		error = sys_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, sys_address(&program));
+		error = install(&to, 0);
 	return (int)error;
+}
+
+void filter_trap_contents(void)
+{
+	struct assembler to = {.length = 0};
+
+	begin(&to);
+	emit_list(&to, contents, COUNT(contents));
+	answer(&to, SECCOMP_RET_ALLOW);
+	/* For all threads; where one has a filter of its own that the others lack, for this one. */
+	if (install(&to, SECCOMP_FILTER_FLAG_TSYNC))
+		(void)install(&to, 0);
 }

@@ -9,4 +9,7 @@
  */
 int filter_trap(void);
 
+/* The client opens /dev/kvm: from here on reading, writing and seeking are trapped, too. */
+void filter_trap_contents(void);
+
 #endif

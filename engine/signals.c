@@ -7,6 +7,7 @@
 
 #include "engine/client_cpuid.h"
 #include "engine/decoder.h"
+#include "engine/filter.h"
 #include "engine/gate.h"
 #include "engine/user.h"
 #include "frontend/client_call.h"
@@ -540,11 +541,12 @@ bool signal_state_pending(const struct signal_state *state)
 
 /*
  * The client opens /dev/kvm. The engine stands in front of its signals from the first instruction
- * on; what is left is what may be out of reach later, in a chroot.
+ * on; what is left is what may be out of reach later, in a chroot, and what costs too much before.
  */
 void signal_actions_init(void)
 {
 	(void)decoder_load();
+	filter_trap_contents();
 }
 
 void signal_thread_prepare(void)
