@@ -195,6 +195,10 @@ static void fit(long number, long args[6], struct attacker *attacker)
 	case SYS_flock:
 		args[1] |= 4;
 		break;
+	case SYS_vmsplice:
+		/* It waits for a pipe that is not to be waited for. */
+		args[3] |= SPLICE_F_NONBLOCK;
+		break;
 	default:
 		break;
 	}
