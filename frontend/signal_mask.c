@@ -54,10 +54,18 @@ sigset_t signal_shadow_set(uint32_t shadow)
 	return set;
 }
 
+void signal_trap_strip(sigset_t *set)
+{
+	if (signal_trap_is_taken())
+		sigdelset(set, SIGSYS);
+}
+
+/* A sanitizer's libc makes calls of its own, which are trapped, inside calls of ours too. */
 void signal_set_strip(sigset_t *set)
 {
 	for (unsigned int i = 0; i < SHADOWS; i++)
 		sigdelset(set, shadow_signal(i));
+	signal_trap_strip(set);
 }
 
 /* The raw call: pthread_sigmask() is interposed, and libc keeps signals out of a set. */
@@ -67,12 +75,6 @@ static long kernel_mask(int how, const sigset_t *set, sigset_t *old)
 		sigemptyset(old);
 	return sys_call(SYS_rt_sigprocmask, (uint64_t)how, sys_address(set), sys_address(old),
 			KERNEL_SET_BYTES);
-}
-
-void signal_trap_strip(sigset_t *set)
-{
-	if (signal_trap_is_taken())
-		sigdelset(set, SIGSYS);
 }
 
 static void block_trap(int how)
@@ -209,6 +211,7 @@ int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 
 	if (set) {
 		wanted = *set;
+		hide_trap(how, &wanted);
 		if (may_be_in_handler())
 			/* What is let through is let through; the rest the kernel blocks. */
 			state->hidden_blocked &= shadow_after(how, shadow, signal_shadow_of(set));
@@ -216,7 +219,6 @@ int signal_mask_change(int how, const sigset_t *set, sigset_t *old)
 			state->hidden_blocked = shadow_after(how, shadow, signal_shadow_of(set));
 		if (signal_actions_active() && !state->in_doubt && how != SIG_UNBLOCK)
 			signal_set_strip(&wanted);
-		hide_trap(how, &wanted);
 	}
 	/* Outside of any call of ours: handlers that are let in run now, as the client expects, and
 	 * one that was sent while it was hidden finds that it no longer is. */

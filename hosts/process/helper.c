@@ -53,12 +53,21 @@ __attribute__((constructor)) static void note_process(void)
 static const struct fork_entry helper_entry
     __attribute__((section("quire_fork"), used)) = {.rank = FORK_MEMORY, .child = note_process};
 
+/* The client's SIGSYS is none of this thread's, and no call of it is trapped. */
+static void block_traps(void)
+{
+	const uint64_t trap = UINT64_C(1) << (SIGSYS - 1);
+
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, sys_address(&trap), 0, sizeof(trap));
+}
+
 static void *helper_main(void *argument)
 {
 	struct birth birth = *(struct birth *)argument;
 	void *result;
 
 	process_free(NULL, argument, sizeof(birth));
+	block_traps();
 	__atomic_fetch_add(&helpers, 1, __ATOMIC_RELAXED);
 	result = birth.function(birth.argument);
 	__atomic_fetch_sub(&helpers, 1, __ATOMIC_RELAXED);
@@ -180,6 +189,8 @@ static int start(pthread_t *thread, void *(*function)(void *), void *argument)
 		return -ENOMEM;
 	*birth = (struct birth){function, argument};
 	sigfillset(&all);
+	/* libc may be a sanitizer's, whose own calls raise it: the helper blocks it for itself. */
+	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	error = pthread_create(thread, NULL, helper_main, birth);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

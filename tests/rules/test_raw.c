@@ -19,7 +19,8 @@
 
 #include "client.h"
 
-static long raw_six(long nr, const long args[6])
+/* Inlined: a child of vfork() may not return from the function that made it. */
+__attribute__((always_inline)) static inline long raw_six(long nr, const long args[6])
 {
 	register long fourth __asm__("r10") = args[3];
 	register long fifth __asm__("r8") = args[4];
