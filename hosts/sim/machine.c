@@ -7,6 +7,8 @@
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 
+#include "src/base/assert.h"
+#include "src/change/check.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/vm.h"
 #include "src/walk/range.h"
@@ -51,10 +53,74 @@ static void notify_end(void *vm, hva_t start, hva_t end)
 	quire_vm_host_invalidate_end(vm, start, end);
 }
 
+#ifdef QUIRE_CHECK
+static const struct machine *judged;
+
+/* The page that the tables show @vcpu at @gfn, whatever its rights; NULL without one. */
+static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	const struct entry_format *f = vm->format;
+	const struct table *root = vm->roots.valid[vcpu->as_id];
+	const uint64_t *table = root ? table_entries(root) : NULL;
+
+	if (vm_is_shadowed(vm)) {
+		f = &entry_npt;
+		table = shadow_of(vm) && shadow_root_is_valid(vcpu) ? vcpu->shadow.entries : NULL;
+	}
+	for (uint32_t level = QUIRE_LEVEL_512G; table; level--) {
+		uint64_t entry = table[walk_index((gfn_t){gfn}, level)];
+		uint64_t pages = level_pages((enum quire_level)level);
+
+		if (!entry_is_present(f, entry))
+			break;
+		if (entry_is_leaf(f, entry, level))
+			return (
+			    const uint8_t *)(uintptr_t)((entry_pfn(entry).v + (gfn & (pages - 1)))
+							<< QUIRE_PAGE_SHIFT);
+		table = entry_table(entry);
+	}
+	return NULL;
+}
+
+/*
+ * I-50: a translation that the tables no longer have is in no TLB, but in one that its vCPU drops
+ * on its way into guest mode.
+ */
+static void judge_tlbs(const struct quire_vm *vm)
+{
+	const uint64_t dropping = QUIRE_REQ_TLB_FLUSH | QUIRE_REQ_RELOAD;
+
+	for (uint32_t i = 0; judged && judged->vm == vm && i < judged->vcpu_count; i++) {
+		const struct quire_vcpu *vcpu = judged->vcpus[i];
+		const struct machine_cpu *cpu = &judged->cpus[i];
+
+		if (!vcpu || cpu->mode == MACHINE_ENTERING ||
+		    (cpu->mode == MACHINE_OUT && (vcpu->mode.doorbell & dropping)))
+			continue;
+		for (uint32_t at = 0; at < MACHINE_TLB; at++)
+			CHECK(!cpu->tlb[at].page ||
+			      page_now(vcpu, cpu->tlb[at].gfn) == cpu->tlb[at].page);
+	}
+}
+
+static void judge_from_now_on(const struct machine *machine)
+{
+	judged = machine->judges ? machine : NULL;
+	vm_check_also = machine->judges ? judge_tlbs : NULL;
+}
+#else
+static void judge_from_now_on(const struct machine *machine)
+{
+	(void)machine;
+}
+#endif
+
 void machine_start(struct machine *machine, enum quire_vm_type type)
 {
 	struct quire_vm_config config = config_of(machine, type);
 
+	judge_from_now_on(machine);
 	sim_host_reset(&machine->host);
 	memset(machine->cpus, 0, sizeof(machine->cpus));
 	if (quire_vm_create(&config, &machine->vm))
@@ -117,8 +183,12 @@ bool machine_is_sound(struct machine *machine)
 
 void machine_end_vm(struct machine *machine)
 {
-	for (uint32_t i = 0; i < machine->vcpu_count; i++)
-		quire_vcpu_destroy(machine->vcpus[i]);
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct quire_vcpu *vcpu = machine->vcpus[i];
+
+		machine->vcpus[i] = NULL;
+		quire_vcpu_destroy(vcpu);
+	}
 	quire_vm_put(machine->vm);
 	machine->host.notifier.ctx = NULL;
 }
@@ -250,13 +320,17 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 		struct quire_stage2 stage2;
 		uint64_t requests, error;
 		bool done;
-		int ret = quire_vcpu_enter(vcpu, &requests, &stage2);
+		int ret;
 
+		cpu->mode = MACHINE_ENTERING;
+		ret = quire_vcpu_enter(vcpu, &requests, &stage2);
+		if (!ret && (requests & QUIRE_REQ_TLB_FLUSH))
+			memset(cpu->tlb, 0, sizeof(cpu->tlb));
+		cpu->mode = ret ? MACHINE_OUT : MACHINE_IN_GUEST;
 		if (ret)
 			return ret;
-		if (requests & QUIRE_REQ_TLB_FLUSH)
-			memset(cpu->tlb, 0, sizeof(cpu->tlb));
 		done = guest_access(machine, index, &stage2, access, &error);
+		cpu->mode = MACHINE_OUT;
 		quire_vcpu_leave(vcpu);
 		if (done)
 			return 0;

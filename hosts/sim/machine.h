@@ -21,8 +21,12 @@ struct machine_translation {
 	int executable;
 };
 
+/* Where a processor is. While it enters, it may have taken a request and not acted upon it yet. */
+enum machine_mode { MACHINE_OUT, MACHINE_ENTERING, MACHINE_IN_GUEST };
+
 /* One vCPU's processor, and the client's end of its ring. */
 struct machine_cpu {
+	enum machine_mode mode;
 	struct machine_translation tlb[MACHINE_TLB];
 	struct quire_ring_entry ring[MACHINE_RING_ENTRIES];
 	uint32_t ring_read; /* entries the client has seen */
@@ -48,6 +52,11 @@ struct machine {
 	enum quire_mmu mmu;
 	int rings;
 	struct quire_tunables tunables;
+	/*
+	 * In check builds: compare the TLBs with the tables whenever mmu_lock is released after
+	 * exclusive use (I-50). Not for tests that change entries by hand.
+	 */
+	int judges;
 	/* When set: told of each access in the instant in which it has happened in @page. */
 	void (*on_access)(void *ctx, const struct machine_access *access, const uint8_t *page);
 	void *on_access_ctx;
@@ -62,7 +71,8 @@ void machine_start(struct machine *machine, enum quire_vm_type type);
 bool machine_is_sound(struct machine *machine);
 /* End the VM; true when it was sound and every byte and every frame reference is back. */
 bool machine_stop(struct machine *machine);
-/* The same in two steps: vCPUs and VM go; then the host's mappings, and is everything back? */
+/* The same in two steps: vCPUs and VM go; then the host's mappings, and is everything back? (I-54)
+ */
 void machine_end_vm(struct machine *machine);
 bool machine_is_empty(struct machine *machine);
 void machine_destroy(struct machine *machine);

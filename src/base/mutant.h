@@ -27,13 +27,13 @@
 	X(claim_unchecked, "a late lookup of guest_memfd claims a page that it lost")       \
 	X(slot_unflushed, "a slot is deleted before the TLBs are flushed")                  \
 	X(access_unwaited, "a slot goes while the library still writes to its memory")      \
-	X(section_waits_once, "who waits for sections misses one that was slow to begin")   \
+	X(section_waits_once, "a waiter for sections misses one that was slow to begin")    \
 	X(flush_unwaited, "a flush does not wait for vCPUs in guest mode")                  \
 	X(reload_ignored, "guest mode is entered with a root that was invalidated")         \
 	X(roots_left_late,                                                                  \
 	  "all roots go, and the next to take memory away comes before vCPUs left them")    \
 	X(reload_unflushed, "a new root is used with the translations of the old")          \
-	X(grace_skipped, "tables are freed while somebody still walks them")                \
+	X(grace_skipped, "tables are freed while a thread still walks them")                \
 	X(zap_spares_huge, "a zap leaves the huge leaf that its range cuts")                \
 	X(mmio_generation_unchecked, "an MMIO entry outlives the slots it was made for")    \
 	X(fast_marks_first, "the fast path marks the page before it gives W")               \
@@ -64,7 +64,17 @@
 	X(huge_unflushed, "a huge leaf that is armed owes no flush")                        \
 	X(unfound_unarmed, "pages that had no table at the first look are not armed")       \
 	X(split_writable, "the pieces of a huge leaf without W get it")                     \
-	X(recover_unflushed, "split tables are freed before the TLBs are flushed")
+	X(recover_unflushed, "split tables are freed before the TLBs are flushed")          \
+	X(attributes_unflushed, "attributes change and the TLBs are not flushed")           \
+	X(attributes_late, "an attribute change flushes after it has dropped mmu_lock")     \
+	X(attributes_end_first, "an invalidation ends before the attributes change")        \
+	X(slots_unsynced, "a slot is freed while a reader has it")                          \
+	X(host_late, "a host invalidation flushes after it has dropped mmu_lock")           \
+	X(punch_late, "a punch flushes after it has dropped mmu_lock")                      \
+	X(slot_late, "a slot's deletion flushes after it has dropped mmu_lock")             \
+	X(nx_unflushed, "NX recovery takes small pages away and flushes no TLB")            \
+	X(nx_late, "NX recovery flushes after it has dropped mmu_lock")                     \
+	X(cache_end_first, "an invalidation is over before the pfn caches know that it was")
 
 /* Those of tables without A bits: tests/sim/mutants.c runs the suite with such tables. */
 #define QUIRE_AGE_MUTANT_LIST(X)                                                        \

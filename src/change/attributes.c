@@ -3,6 +3,7 @@
 
 #include <quire/trace.h>
 
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 
@@ -24,7 +25,10 @@ static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush
 	invalidation_begin(vm);
 	invalidation_add_range(vm, start, end);
 	change_zap_range(vm, 1, start, end, debt);
-	flush_debt_pay(debt);
+	if (MUTANT(attributes_unflushed))
+		flush_debt_forgive(debt, "mutant");
+	if (!MUTANT(attributes_late))
+		flush_debt_pay(debt);
 	change_unlock(vm);
 }
 
@@ -42,6 +46,13 @@ static void make_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
 	}
 }
 
+static void invalidate_end(struct quire_vm *vm)
+{
+	change_lock(vm);
+	invalidation_end(vm);
+	change_unlock(vm);
+}
+
 static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
 {
 	struct attributes_change change;
@@ -55,12 +66,13 @@ static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u
 		return err;
 	flush_debt_init(&debt, &vm->flush);
 	invalidate(vm, start, (gfn_t){start.v + npages}, &debt);
+	if (MUTANT(attributes_end_first))
+		invalidate_end(vm);
 	attributes_commit(vm, &change);
 	if (!(attributes & QUIRE_ATTRIBUTE_PRIVATE))
 		make_shared(vm, start, (gfn_t){start.v + npages});
-	change_lock(vm);
-	invalidation_end(vm);
-	change_unlock(vm);
+	if (!MUTANT(attributes_end_first))
+		invalidate_end(vm);
 	attributes_finish(vm, &change);
 	tdp_debt_settle(vm, &debt);
 	return 0;

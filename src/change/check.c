@@ -23,7 +23,7 @@ struct checker {
 	u64 leaves[5];
 };
 
-/* I-18: frames of a private leaf are assigned to the gfn, those of a shared one to nobody. */
+/* I-18: frames of a private leaf are assigned to the gfn, those of a shared one to no VM. */
 static void check_owner(const struct checker *check, u64 entry, gfn_t gfn, u32 level, bool private)
 {
 	const struct rmp_vm *rmp = check->vm->rmp;
@@ -38,7 +38,7 @@ static void check_owner(const struct checker *check, u64 entry, gfn_t gfn, u32 l
 	}
 }
 
-/* I-20, I-21, I-24: what one leaf may be, given the slot that holds its gfn. */
+/* I-15, I-20, I-21, I-24: what one leaf may be, given the slot that holds its gfn. */
 static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32 level,
 			  const struct memslot *slot)
 {
@@ -118,7 +118,7 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++, gfn.v += pages) {
 		u64 entry = table[i];
 
-		/* I-27, I-28: MMIO and frozen entries are not present; nobody owns an entry now. */
+		/* I-27, I-28: MMIO and frozen entries are not present; no entry is owned now. */
 		CHECK(!entry_is_frozen(check->f, entry));
 		CHECK(entry_is_legal(check->f, entry, level));
 		if (!(entry & check->f->present)) {
@@ -136,15 +136,13 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 	}
 }
 
-/* Between begin and end of an invalidation tables and memory may differ. */
-void vm_check(struct quire_vm *vm)
+void (*vm_check_also)(const struct quire_vm *vm);
+
+static void check_tables(struct quire_vm *vm)
 {
 	struct checker check = {.vm = vm, .f = vm->format};
 
 	mmu_assert_exclusive(vm);
-	if (vm->invalidation.in_progress)
-		return;
-	base_sched_pause();
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces; as++) {
 		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
@@ -155,6 +153,17 @@ void vm_check(struct quire_vm *vm)
 	}
 	shadow_check(vm);
 	reclaim_exit();
+}
+
+void vm_check(struct quire_vm *vm)
+{
+	mmu_assert_exclusive(vm);
+	base_sched_pause();
+	if (vm_check_also)
+		vm_check_also(vm);
+	/* Between begin and end of an invalidation tables and memory may differ. */
+	if (!vm->invalidation.in_progress)
+		check_tables(vm);
 	base_sched_resume();
 }
 

@@ -5,6 +5,9 @@
 #include "src/vm/vm.h"
 
 #ifdef QUIRE_CHECK
+/* A simulated host's own judge, asked before the checker; NULL: none. */
+extern void (*vm_check_also)(const struct quire_vm *vm);
+
 /* --- mmu_lock exclusive --- */
 
 /* Compare every table with the slots, the attributes and guest_memfd. */

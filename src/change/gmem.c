@@ -53,7 +53,8 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 	gmem_invalidate_private(inv->inode, inv->first, inv->npages);
 	if (MUTANT(punch_unflushed))
 		flush_debt_forgive(&debt, "mutant");
-	flush_debt_pay(&debt);
+	if (!MUTANT(punch_late))
+		flush_debt_pay(&debt);
 	change_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }

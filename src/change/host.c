@@ -58,7 +58,8 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 	reclaim_exit();
 	if (MUTANT(host_unflushed))
 		flush_debt_forgive(&debt, "mutant");
-	flush_debt_pay(&debt);
+	if (!MUTANT(host_late))
+		flush_debt_pay(&debt);
 	change_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
@@ -70,6 +71,9 @@ void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 		invalidation_end(vm);
 		change_unlock(vm);
 	}
+	if (MUTANT(cache_end_first))
+		host_invalidation_leave(vm);
 	pfn_caches_invalidate_end(vm);
-	host_invalidation_leave(vm);
+	if (!MUTANT(cache_end_first))
+		host_invalidation_leave(vm);
 }

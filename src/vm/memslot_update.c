@@ -120,7 +120,7 @@ int memslot_update_prepare(struct quire_vm *vm, struct memslot_update *update)
 }
 
 /*
- * Make the trees of @stage the published set, and wait until nobody sees the one before. The
+ * Make the trees of @stage the published set, and wait until no reader sees the one before. The
  * generation has bit 63 meanwhile: what a reader caches in between matches no later generation.
  */
 static void publish(struct quire_vm *vm, const struct memslot_update *update, u32 stage)
@@ -140,8 +140,9 @@ static void publish(struct quire_vm *vm, const struct memslot_update *update, u3
 	atomic_store_release_ptr(&slots->active[as], next);
 	host_invalidation_allow(vm);
 
-	reclaim_synchronize();
-	/* Who found memory through the set before has used it: it is the client's again. */
+	if (!MUTANT(slots_unsynced))
+		reclaim_synchronize();
+	/* Accesses that found memory through the set before end: it is the client's again. */
 	if (!MUTANT(access_unwaited))
 		long_sections_wait(&vm->accesses);
 	atomic_store_release_u64(&next->generation, generation + slots->nr_as);

@@ -9,6 +9,7 @@ struct pair_state pair;
 void pairs_init(void)
 {
 	machine_init(&pair.machine);
+	pair.machine.judges = 1;
 }
 
 void pairs_destroy(void)
