@@ -21,7 +21,7 @@ int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_
 	    !(kind == ACCESS_STORE && (slot->flags & QUIRE_SLOT_READONLY))) {
 		hva->v = memslot_hva(slot, gfn_of(gpa)).v + (gpa.v & ~QUIRE_PAGE_MASK);
 		ret = 0;
-		/* Nobody's write has no ring to be told in. */
+		/* A write for no vCPU has no ring to be told in. */
 		if (kind == ACCESS_STORE && !by->vcpu && !slot->dirty &&
 		    (slot->flags & QUIRE_SLOT_LOG_DIRTY))
 			ret = -ENXIO;

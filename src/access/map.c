@@ -17,7 +17,7 @@ int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, stru
 	    access_hva(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa_of(gfn), access, &hva);
 
 	locks_assert_none();
-	/* Such a page is only asked for by those who may keep it. */
+	/* Only callers that may keep a page ask for one like this. */
 	if (atomic_load_relaxed_u32(&vm->tunables->allow_unsafe_mappings))
 		flags |= QUIRE_PAGE_GUARDED;
 	if (!err && kind == GUEST_MAP_WRITE && !dirty_ring_takes_own(vcpu))

@@ -6,9 +6,9 @@
 
 /*
  * For state that the hypervisor keeps in guest memory while a vCPU runs (a nested guest's control
- * block). Nobody tells the holder when the host takes the page away, so the page is pinned; a page
- * that nobody counts cannot be, and is refused unless the tunable allow_unsafe_mappings says that
- * the host's owner knows better.
+ * block). The holder does not learn that the host takes the page away, so the page is pinned; a
+ * page without a reference count cannot be, and is refused unless the tunable allow_unsafe_mappings
+ * says that the host's owner knows better.
  */
 enum guest_map_kind { GUEST_MAP_READ, GUEST_MAP_WRITE };
 
@@ -22,8 +22,8 @@ struct guest_map {
 /* --- no lock, no read section --- */
 
 /*
- * Map @gfn as @vcpu sees it. -EFAULT: no slot, or a read-only one for writing; -EINVAL: nobody
- * counts the page; or what page_get() says. May sleep.
+ * Map @gfn as @vcpu sees it. -EFAULT: no slot, or a read-only one for writing; -EINVAL: the page
+ * has no reference count; or what page_get() says. May sleep.
  */
 must_check int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind,
 			 struct guest_map *map);

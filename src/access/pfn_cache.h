@@ -7,7 +7,7 @@
 /*
  * For a place in guest memory that the hypervisor touches again and again. No reference to the page
  * is kept: a host invalidation that covers it makes the cache invalid before the host goes on, and
- * waits for whoever is using it.
+ * waits for its users.
  *
  *   user                                  invalidation
  *   read lock, check                      active++ (host_invalidation_enter())

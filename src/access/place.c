@@ -75,7 +75,7 @@ static int check_part(const struct quire_place *place, u64 offset_bytes, u64 siz
 }
 
 /*
- * While the read lock is held, whoever takes the page away waits, and the page was there when the
+ * While the read lock is held, an invalidation of the page waits, and the page was there when the
  * cache became valid. So the host's guarded copy, which could sleep elsewhere, does not here.
  */
 int quire_place_read(struct quire_place *place, uint64_t offset_bytes, void *data,

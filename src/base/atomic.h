@@ -94,9 +94,10 @@ ATOMIC_ARITHMETIC(u32, u32)
 ATOMIC_ARITHMETIC(u64, u64)
 
 /*
- * A word that nobody else writes now, while readers without a lock may look: it must go and come
- * whole, which every aligned word does on our machines, a lane of a vector too. A plain access, for
- * the compiler makes no vectors of atomic ones; ThreadSanitizer gets to see what it amounts to.
+ * A word that no other thread writes now, while readers without a lock may look: it must go and
+ * come whole, which every aligned word does on our machines, a lane of a vector too. A plain
+ * access, for the compiler makes no vectors of atomic ones; ThreadSanitizer gets to see what it
+ * amounts to.
  */
 #ifdef __has_feature
 #if __has_feature(thread_sanitizer)

@@ -19,7 +19,8 @@ static void held_push(const void *lock, u32 rank, enum lock_mode mode)
 	struct quire_thread *self = base_self();
 
 	for (u32 i = 0; i < self->held_count; i++)
-		CHECK(self->held[i].rank < rank);
+		CHECK(self->held[i].rank < rank); /* I-71 */
+	/* I-70. */
 	CHECK(self->nesting == 0 || rank > RANK_MMU);
 	if (self->held_count < ARRAY_LEN(self->held))
 		self->held[self->held_count++] = (struct quire_held_lock){lock, rank, mode};
@@ -83,7 +84,7 @@ static void mutex_acquire(struct mutex *mutex)
 			break;
 		base_platform->relax(turn);
 	}
-	/* From here on the word says that somebody sleeps, so the owner wakes one at unlock. */
+	/* From here on the word says that a thread sleeps, so the owner wakes one at unlock. */
 	while (atomic_exchange_u32(&mutex->word, 2) != 0)
 		base_platform->wait(&mutex->word, 2);
 }
@@ -212,7 +213,7 @@ void gate_wait(u32 *gate)
 	u32 seen = atomic_load_acquire_u32(gate);
 
 	while (seen) {
-		/* The word says that somebody sleeps, so that who opens wakes. */
+		/* The word says that a thread sleeps, so that gate_open() wakes it. */
 		if (seen == GATE_SLEEPERS || atomic_cmpxchg_u32(gate, &seen, GATE_SLEEPERS)) {
 			base_platform->wait(gate, GATE_SLEEPERS);
 			seen = atomic_load_acquire_u32(gate);
@@ -246,7 +247,7 @@ void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOC
 	held_pop(lock);
 }
 
-/* Whoever holds the lock may wait for a grace period: no epoch stays while we wait for the lock. */
+/* The holder may wait for a grace period: no epoch of ours stays while we wait for the lock. */
 static __attribute__((noinline, cold)) void read_leave_and_wait(struct biglock *lock,
 								struct biglock_line *line,
 								struct quire_thread *self)
@@ -257,7 +258,7 @@ static __attribute__((noinline, cold)) void read_leave_and_wait(struct biglock *
 }
 
 /*
- *   reader                                   whoever unlinks
+ *   reader                                   unlinker
  *   epoch = global     (store)               unlink
  *   line->busy = 1     (full fence)          global++  (full fence)
  *   read the structure                       read every epoch: wait if old

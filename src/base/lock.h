@@ -73,7 +73,7 @@ void rwlock_write_lock(struct rwlock *lock) ACQUIRES(lock);
 void rwlock_write_unlock(struct rwlock *lock) RELEASES(lock);
 
 /*
- * A gate: a word that is 0 while open, GATE_CLOSED, or GATE_SLEEPERS when closed and somebody
+ * A gate: a word that is 0 while open, GATE_CLOSED, or GATE_SLEEPERS when closed and a thread
  * sleeps until it opens. One thread at a time closes it, with an exchange, and opens it again.
  */
 enum { GATE_CLOSED = 1, GATE_SLEEPERS = 2 };

@@ -6,7 +6,7 @@
 
 void long_section_exit(struct long_sections *sections, u32 turn)
 {
-	/* A full fence: either @waiting is seen, or who waits sees the count. */
+	/* A full fence: either we see @waiting, or the waiter sees the count. */
 	(void)atomic_fetch_sub_u32(&sections->inside[turn], 1);
 	if (unlikely(atomic_load_relaxed_u32(&sections->waiting)))
 		base_platform->wake(&sections->inside[turn], UINT32_MAX);

@@ -8,7 +8,7 @@
  * Like read sections (base/reclaim.h), but sections of one object, which may sleep, and cost two
  * exchanges on a shared line. Zero it to start.
  *
- *   section                                   who waits
+ *   section                                   waiter
  *   inside[turn]++   (full fence)             unlink
  *   read what is to be used                   turn changes (full fence)
  *   use it, may sleep                         wait while inside[the turn before]
@@ -16,12 +16,12 @@
  *
  * Either it is seen and waited for, or it reads after the unlink. Newcomers join the other count,
  * so that the wait ends. Twice, for one may have read the turn long before it joins: it is not
- * waited for now, since it reads later, but has to be by the next who waits.
+ * waited for now, since it reads later, but has to be by the next waiter.
  */
 struct long_sections {
 	u32 turn;      /* (a) the count that newcomers join */
 	u32 inside[2]; /* (a) waited on */
-	u32 waiting;   /* (a) somebody does */
+	u32 waiting;   /* (a) a thread waits */
 };
 
 /* Returns what to hand to long_section_exit(). A full fence. */

@@ -9,7 +9,7 @@ static void free_slot(struct quire_vm *vm, struct memslot *slot)
 	memslot_free(vm, slot);
 }
 
-/* Nobody holds a reference: no vCPU, no guest_memfd file, no call is left. */
+/* No reference is left: no vCPU, no guest_memfd file, no call is left. */
 static void vm_destroy(struct quire_vm *vm)
 {
 	const struct quire_host_ops *host = vm->host;

@@ -34,7 +34,7 @@ enum piece_hold { PIECE_SHARED, PIECE_ALONE };
 /*
  * Take mmu_lock for one piece. A guest that runs goes on, with mmu_lock shared and entries
  * changed by compare-exchange. While no vCPU is in guest mode it is kept so, and the lock is
- * taken exclusive: then nobody else writes entries, which makes it several times as fast.
+ * taken exclusive: then no other thread writes entries, which makes it several times as fast.
  */
 static enum piece_hold piece_take(struct quire_vm *vm) NO_LOCK_ANALYSIS
 {
@@ -61,7 +61,7 @@ static void piece_release(struct quire_vm *vm, enum piece_hold hold) NO_LOCK_ANA
 }
 
 /*
- * Split the huge leaves of the range, with faults going on: whoever loses a compare-exchange
+ * Split the huge leaves of the range, with faults going on: the loser of a compare-exchange
  * finds small leaves, which is what both want. Best effort: without memory the huge leaf stays,
  * is write-protected, and splits at the first write.
  */
@@ -238,8 +238,8 @@ static u32 name_words(struct log_piece *piece, struct tdp_word *named)
 }
 
 /*
- * Nobody marks, so that no word is fenced off from the next, and all of them go by in vectors: an
- * atomic operation for each would take longer than all the rest of a harvest that names little.
+ * No thread marks, so that no word is fenced off from the next, and all of them go by in vectors:
+ * an atomic operation for each would take longer than all the rest of a harvest that names little.
  */
 static void take_alone(const struct log_piece *piece)
 {
@@ -268,7 +268,7 @@ static void take_shared(const struct log_piece *piece, const struct tdp_bits *bi
 }
 
 /*
- * Take the bits in @piece->words out of the log and arm their pages, as far as one hold goes:
+ * I-64. Take the bits in @piece->words out of the log and arm their pages, as far as one hold goes:
  * @piece->count says how far. All words are taken before the first page loses W: a write that comes
  * between the two sets the bit again, and is in the next harvest; one that comes after faults.
  * Apart, since taking a word is a fence while the guest runs, which the loads of the tables would
@@ -334,7 +334,7 @@ static void read_log(const struct dirty_bitmap *bitmap, u64 *words)
 }
 
 /*
- * Nobody was told of what @words hold: the next harvest is to say it. KVM forgets it here, and a
+ * The client was not told of what @words hold: the next harvest says it. KVM forgets it here, and a
  * live migration that tries again after EFAULT would miss the pages.
  */
 static void put_back(struct dirty_bitmap *bitmap, const u64 *words)

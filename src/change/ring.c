@@ -78,7 +78,7 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 
 /*
  * Entries are taken one by one and armed in batches. The batch in hand is armed before every
- * return: an entry that was taken and not armed would be a write that nobody hears of.
+ * return: an entry that was taken and not armed would be a lost write.
  */
 static u32 reset_one(struct quire_vm *vm, struct dirty_ring *ring, int (*interrupted)(void),
 		     struct flush_debt *debt) REQUIRES(&vm->slots_lock)
@@ -122,7 +122,7 @@ int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 				    vcpu->ring.reset_index);
 		}
 	mutex_unlock(&vm->slots_lock);
-	/* An entry found without W already may owe its flush to somebody else. */
+	/* An entry found without W already may owe the flush of another change. */
 	if (count)
 		flush_debt_owe(&debt);
 	if (MUTANT(ring_unflushed))

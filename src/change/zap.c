@@ -39,8 +39,8 @@ void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt)
 	shadow_make_obsolete(vm);
 	/*
 	 * A vCPU that loads another root drops its translations: that is the flush. While the lock
-	 * is held, for whoever takes memory away next finds no leaf of it any more, and must not
-	 * find a vCPU that still walks the old root either.
+	 * is held, for the next change that takes memory away finds no leaf of it any more, and
+	 * must not find a vCPU that still walks the old root either.
 	 */
 	if (!MUTANT(roots_left_late))
 		flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);

@@ -10,7 +10,7 @@
 /*
  * One bit a page, index gfn - base_gfn. Bits are set in a read section under mmu_lock in either
  * mode. They are taken under slots_lock and mmu_lock: shared, by an atomic operation; or exclusive,
- * when nobody sets any, by a plain load and store. So no write is ever between two harvests. The
+ * when no thread sets any, by a plain load and store. So no write is ever between two harvests. The
  * object is handed from one version of a slot to the next, and lives until logging is off.
  */
 struct dirty_bitmap {
@@ -36,6 +36,7 @@ static inline void dirty_bitmap_mark(struct dirty_bitmap *bitmap, u64 index)
 	u64 *word = &bitmap->bits[index / 64];
 	u64 bit = UINT64_C(1) << (index % 64);
 
+	/* I-65. */
 	CHECK(lock_rank_is_held(RANK_MMU) || MUTANT(own_mark_unlocked));
 	/* Most pages that are marked are marked already: do not own the line for them. */
 	if (!dirty_bitmap_has(bitmap, index))

@@ -14,7 +14,7 @@ static inline u32 dirty_log_slot(const struct memslot *slot)
 
 /* --- mmu_lock in either mode, in shared mode in a read section --- */
 
-/* The page of @gfn may be written by @vcpu: after the right was given, see LOCKING.md. */
+/* @vcpu may write the page of @gfn: after the right was given, see LOCKING.md. (I-61) */
 static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot *slot, gfn_t gfn)
 {
 	mmu_assert_shared(vcpu->vm);
@@ -29,7 +29,7 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
 /* --- no lock, no read section --- */
 
 /*
- * The library has written the page of @gfn, for @vcpu or (NULL) for nobody's vCPU, which a ring
+ * The library has written the page of @gfn, for @vcpu or (NULL) for no vCPU, which a ring
  * cannot record. After the write, out of guest mode; takes mmu_lock shared if there is a bit to be
  * set. Writers for a vCPU ask dirty_ring_takes_own() before they write. Call it inside the write's
  * section of vm->accesses: after that the slot may be another.

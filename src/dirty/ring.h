@@ -20,7 +20,7 @@ void dirty_ring_push(struct quire_vcpu *vcpu, u32 slot, u64 offset);
 
 /*
  * The same for a page that the library has written. Nothing is appended while the newest entry
- * says so already and is not reset: whoever resets it reads the page later. Full fence.
+ * says so already and is not reset: the client reads the page after the reset. Full fence.
  */
 void dirty_ring_push_own(struct quire_vcpu *vcpu, u32 slot, u64 offset);
 

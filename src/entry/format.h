@@ -150,7 +150,7 @@ struct entry_leaf {
 
 /*
  * W implies D: a page mapped writable counts as written from the start (F-104). What
- * nobody used yet is old: without A and D it has no rights, and W comes with the first write.
+ * was never used is old: without A and D it has no rights, and W comes with the first write.
  */
 static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {

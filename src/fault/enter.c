@@ -33,7 +33,7 @@ static int load_root(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
  * 2. Be in guest mode: a full fence.
  * 3. Take the requests. RELOAD among them: the root of step 1 may be gone, start over.
  * 4. Is guest mode closed? Out again, and start over when it is open.
- * Whoever invalidates a root first makes it unfindable, then raises RELOAD: a vCPU that loaded
+ * An invalidator first makes a root unfindable, then raises RELOAD: a vCPU that loaded
  * the old root sees the request in step 3, or is seen in guest mode and waited for.
  */
 int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_stage2 *stage2)

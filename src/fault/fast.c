@@ -62,9 +62,9 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	if (!tdp_change_entry(&change, entry, level, &old, new))
 		return QUIRE_RETRY;
 	/*
-	 * Mark after W is set: a harvest that clears the mark removes W again afterwards, and its
-	 * flush makes the vCPU come back here. Before it, the harvest could take the mark with W
-	 * still off, and the write that follows would go unseen.
+	 * Mark after W is set (I-60): a harvest that clears the mark removes W again afterwards,
+	 * and its flush makes the vCPU come back here. Before it, the harvest could take the mark
+	 * with W still off, and the write that follows would go unseen.
 	 */
 	if (fault->write && !MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
@@ -83,10 +83,10 @@ static bool may_be_fast(const struct quire_vm *vm, const struct fault *fault)
 }
 
 /*
- * mmu_lock is shared, against whoever protects with plain stores (tdp_protect_entries()); other
- * faults may change the entry meanwhile, and the compare-exchange notices. The slot may be
- * replaced while we look at it, which is as if the fault had come a moment earlier: whoever
- * replaces it zaps or protects after a grace period, and finds what was set here.
+ * mmu_lock is shared, against a harvest that protects with plain stores (tdp_protect_entries());
+ * other faults may change the entry meanwhile, and the compare-exchange notices. The slot may be
+ * replaced while we look at it, which is as if the fault had come a moment earlier: the update
+ * that replaces it zaps or protects after a grace period, and finds what was set here.
  */
 int fault_fast(struct quire_vcpu *vcpu, const struct fault *fault)
 {

@@ -74,7 +74,7 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	enum quire_level wanted = mapping_level(vm, slot, fault, found), level;
 	u64 offset = fault->gfn.v & (level_pages(wanted) - 1);
 	bool writable = found->page.writable, nx = nx_is_on(vm);
-	/* Nobody wrote it: a logged page gets W with the first write. */
+	/* The guest has not written it: a logged page gets W with the first write. */
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
 	bool tracked = gfn_track_is_used(vm) && gfn_is_tracked(vm, slot->as_id, fault->gfn);
 

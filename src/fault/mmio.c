@@ -26,7 +26,7 @@ static void note(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 	vcpu->mmio_valid = !(generation & MEMSLOTS_UPDATING);
 }
 
-/* The place has changed since, or, which nobody has ever seen, a bit is set that must not be. */
+/* The place has changed since; or a bit is set that must not be, which is a bug of ours. */
 static int look_at_other(const struct entry_format *f, u64 entry, u32 level)
 {
 	return BROKEN(entry_is_legal(f, entry, level)) ? -EINVAL : QUIRE_RETRY;

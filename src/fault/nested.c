@@ -23,7 +23,7 @@ static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b
 	return a->on == b->on && !memcmp(&a->tables, &b->tables, sizeof(a->tables));
 }
 
-/* The loaded root, for whoever comes back to the same tables: VMRUN and #VMEXIT take turns. */
+/* Keep the loaded root: VMRUN and #VMEXIT take turns, and come back to the same tables. */
 static void keep_root(struct quire_vcpu *vcpu)
 {
 	struct vcpu_previous_root *kept;

@@ -96,7 +96,7 @@ int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
 	for (unsigned int turn = 0; ret == QUIRE_RETRY; turn++) {
 		if (atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT)
 			return -EINTR;
-		/* Whoever is in the way may need the processor. */
+		/* The thread that is in the way may need the processor. */
 		base_platform->relax(turn);
 		ret = prefault_once(vcpu, &fault);
 	}

@@ -91,7 +91,7 @@ int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 	int ret;
 
 	locks_assert_none();
-	/* Before anything is looked up, so that a change after this is noticed at the end. */
+	/* I-55. Before anything is looked up, so that a change after this is noticed at the end. */
 	found->snapshot = invalidation_snapshot(&vcpu->vm->invalidation);
 	if (likely(find_again(vcpu, fault, found)))
 		return FAULT_CONTINUE;

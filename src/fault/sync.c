@@ -5,7 +5,7 @@
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
 
-/* The first step of a batch: from here on nobody writes the tables of its pages unnoticed. */
+/* The first step of a batch: from here on each write to the tables of its pages faults. */
 static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 {
 	struct quire_vm *vm = vcpu->vm;

@@ -27,10 +27,10 @@ static inline enum quire_level level_of_order(u32 order)
  * Facts of the slot and of the attributes alone; the backing's own limit (the host's level, or
  * guest_memfd's order) comes on top. A block may be huge when
  *   - it lies inside the slot, and slot and backing are aligned to each other at that level;
- *   - all its gfns have the same attributes;
+ *   - all its gfns have the same attributes (I-07);
  *   - no gfn of it is write-tracked;
  *   - the slot does not log dirty pages (4K then).
- * Computed on demand: nothing to keep, nothing to go stale. At most @max: ask the backing first,
+ * Computed on demand, so nothing goes stale (I-08). At most @max: ask the backing first,
  * which knows more often that there is nothing to look for.
  */
 enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn,

@@ -46,7 +46,7 @@ static void remove_locked(struct quire_vm *vm, struct table *table)
 	atomic_add_relaxed_u64(&vm->stats[QUIRE_VM_STAT_nx_lpage_splits], -UINT64_C(1));
 }
 
-/* Listed before it was unlinked, so a look without the lock does for those who unlink or sweep. */
+/* Unlinkers may test nx_listed without the lock: a table is listed before it is unlinked. */
 void nx_list_remove(struct quire_vm *vm, struct table *table)
 {
 	if (likely(!atomic_load_relaxed_u8(&table->nx_listed)))

@@ -8,7 +8,7 @@
 /*
  * Some processors stop when one page is executed through a small and a huge translation at the same
  * time. While the workaround is on no huge leaf is executable: reading keeps huge pages, executing
- * makes a table of 4K leaves. Such a table is marked before it is linked, so that nobody puts the
+ * makes a table of 4K leaves. Such a table is marked before it is linked, so that no fault puts the
  * huge leaf back, and listed in order of age after it is linked. The list is under pages_lock;
  * a table leaves it when it is recovered, or swept.
  */

@@ -11,7 +11,7 @@
  * write of a vCPU is a fault that says so; while either is not 0, with 4K leaves. The library's own
  * writes ask gfn_track_written(). Made with the first nested root and kept until the VM ends.
  *
- *   whoever tracks (mmu_lock exclusive)       the library's own writer
+ *   tracker (mmu_lock exclusive)              the library's own writer
  *   count++, then walk the guest's table      store the data
  *                                             full fence, read the count
  *
@@ -52,7 +52,7 @@ void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES(&vm->m
 /* Nonzero when a gfn of the block of @pages at @gfn is followed, or was by one that lags. */
 int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages)
     REQUIRES_SHARED(&vm->mmu_lock);
-/* Nonzero when @gfn is followed: nobody writes it unnoticed. */
+/* Nonzero when @gfn is followed: each write of it faults. */
 int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES_SHARED(&vm->mmu_lock);
 /* The first such gfn of [*@gfn, @end) in *@gfn: nonzero; 0 when there is none. */
 int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)

@@ -9,7 +9,7 @@ struct age {
 	u64 at, pages; /* the block of the set */
 };
 
-/* One attempt: whoever changes the entry at the same moment has used it or takes it away. */
+/* One attempt: another change at the same moment uses the entry or takes it away. */
 static int age_entry(const struct age *age, u64 *entry)
 {
 	const struct entry_format *f = SHADOW_FORMAT;

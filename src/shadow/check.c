@@ -48,7 +48,7 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 	CHECK(!(writable && (slot->flags & QUIRE_SLOT_READONLY)));
 	/* I-26. */
 	CHECK(pages == 1 || !entry_is_executable(SHADOW_FORMAT, entry) || !nx_is_on(check->vm));
-	/* A tracked gfn is written by nobody; what once was one is not huge. */
+	/* No entry may write a tracked gfn; what once was one is not huge. */
 	CHECK(!(writable && gfn_is_tracked(check->vm, as, gfn)));
 	CHECK(!(writable && pages > 1 && gfn_track_block(check->vm, as, gfn, pages)));
 }

@@ -35,17 +35,17 @@ struct rmap_object {
 };
 _Static_assert(sizeof(struct rmap_object) == OBJECT_BYTES, "a descriptor is one object");
 
-/* In a head: somebody without mmu_lock goes through the set, or somebody with it changes it. */
+/* In a head: aging, without mmu_lock, goes through the set, or a holder of mmu_lock changes it. */
 #define RMAP_LOCKED UINT64_C(2)
 
 /*
  * A set is changed under mmu_lock exclusive and read under it, or, to age what it holds, without:
  * with the lock in the head itself, which changers of the set take besides. So an entry that is in
  * the set stays a word of a shadow table until the set is unlocked. The lock is held briefly,
- * whoever waits for it spins, and nothing else is waited for under it.
+ * a waiter spins, and its holder waits for nothing.
  */
 
-/* The head, for those who hold mmu_lock. */
+/* The head, for holders of mmu_lock. */
 static inline u64 rmap_read(const u64 *head)
 {
 	return atomic_load_relaxed_u64(head) & ~RMAP_LOCKED;

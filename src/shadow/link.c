@@ -13,7 +13,7 @@ static void drop_child(const struct shadow_change *change, const u64 *entry, u64
 
 	if (BROKEN(!rmap_remove(&child->parents, entry, &change->shadow->pool)))
 		vm_poison(change->vm);
-	/* What nobody points to is of no use to a nested guest, and would fill the quota. */
+	/* A page without parents is of no use to a nested guest, and would fill the quota. */
 	if (!child->parents && role_level(child->role) != SHADOW_ROOT_LEVEL)
 		shadow_page_zap(change, child);
 }

@@ -118,7 +118,7 @@ static struct shadow_page *child_get(const struct shadow_change *change, const u
 
 /*
  * Make *@entry point to @child, whatever was there; a child of another gfn or role is not it.
- * Nonzero: start over. When a table goes, those below it that nobody else needs go with it, and
+ * Nonzero: start over. When a table goes, those below it that no other page needs go with it, and
  * pages of the path in hand may be among them.
  */
 static int link_child(const struct shadow_change *change, u64 *entry, struct shadow_page *child)
@@ -152,8 +152,8 @@ static bool is_linked(const struct shadow_page *parent, gpa_t gpa, const struct 
 }
 
 /*
- * A page that lags is as good as a TLB for those who already use it. Through another entry L1 has
- * mapped nothing before, and need not flush: what is linked there must be up to date.
+ * A page that lags is as good as a TLB for entries that already lead to it. Through another entry
+ * L1 has mapped nothing before, and need not flush: what is linked there must be up to date.
  */
 struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct shadow_path *path,
 				     const struct shadow_walk *walk, struct shadow_key *key)

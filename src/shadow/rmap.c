@@ -1,4 +1,4 @@
-/* Sets of entries: who maps a gfn, who points to a shadow page. */
+/* Sets of entries: those that map a gfn, those that point to a shadow page. */
 #include "src/shadow/internal.h"
 
 #include "src/vm/locks.h"

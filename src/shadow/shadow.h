@@ -19,8 +19,8 @@
  * What is said of L1's tables and L2's addresses here holds for those and for linear addresses.
  *
  * A shadow page is the counterpart of one of L1's table pages in one role, or (direct) a piece of
- * one of L1's huge mappings. While it lives L1's page is write-tracked (gfn/track.h): whoever
- * writes there drops the shadow page first, so that what is shadowed is what L1's tables say. A
+ * one of L1's huge mappings. While it lives L1's page is write-tracked (gfn/track.h): a
+ * writer drops the shadow page first, so that what is shadowed is what L1's tables say. A
  * page of the lowest level may lag instead (unsync): L1 writes its table freely, and the page is
  * compared with it when L1 next flushes, as a TLB would be (shadow/sync.c).
  *
@@ -98,7 +98,7 @@ struct shadow {
 	struct table_cache split_pages, split_rmaps;
 };
 
-/* Who changes shadow tables, and where new pages and objects come from. */
+/* A change of shadow tables, and where new pages and objects come from. */
 struct shadow_change {
 	struct quire_vm *vm;
 	struct shadow *shadow;

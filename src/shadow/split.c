@@ -88,7 +88,7 @@ static int fill_child(const struct shadow_change *change, struct shadow_page *ch
 }
 
 /*
- * A child that was just made is seen by nobody: plain stores, in one pass over it and over the
+ * No other thread sees a child that was just made: plain stores, in one pass over it and over the
  * heads of its gfns, which are neighbours too. Each entry before its head, where aging finds it.
  * Leaves are counted once.
  */

@@ -29,7 +29,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	u64 old = atomic_load_relaxed_u64(entry);
 
 	mmu_assert_exclusive(change->vm);
-	/* Processors and aging change it meanwhile, but only A and D of what is present. */
+	/* I-73. Processors and aging change it meanwhile, but only A and D of what is present. */
 	if (!entry_is_present(SHADOW_FORMAT, old))
 		atomic_store_release_u64(entry, new);
 	else

@@ -137,7 +137,7 @@ int shadow_lags_below(const struct shadow *shadow, const struct shadow_page *pag
 	mmu_assert_exclusive(shadow->vm);
 	if (role_level(page->role) == QUIRE_LEVEL_4K)
 		return page->unsync;
-	/* What nobody has pointed to yet has nothing below it. */
+	/* A page without parents has nothing below it. */
 	if (!page->parents)
 		return 0;
 	for (const struct shadow_page *at = shadow->unsync_oldest; at; at = at->unsync_newer) {
@@ -201,7 +201,8 @@ u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sy
 		sync->pages[sync->count].turn = page->turn;
 		sync->pages[sync->count++].guest = guest;
 	}
-	/* Who walked before does not install: L1 may have changed its table and flushed. */
+	/* A fault that walked before does not install: L1 may have changed its table and flushed.
+	 */
 	if (sync->count && !MUTANT(sync_keeps_turn))
 		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
 	for (u32 i = 0; i < sync->count; i++) {

@@ -77,7 +77,7 @@ int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt 
 	return change.shadow ? zap_shadows(&change, as_id, gfn) : 0;
 }
 
-/* A write that is no store of an entry, or one of many while nobody uses the table. */
+/* A write that is no store of an entry, or one of many while no walk uses the table. */
 #define FLOOD_WRITES 3u
 #define ENTRY_BYTES_MIN 4u
 

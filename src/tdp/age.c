@@ -12,7 +12,7 @@ struct age {
 };
 
 /*
- * The walker may set A at the same moment, or somebody take the leaf away: one attempt is enough,
+ * The walker may set A at the same moment, or a zap take the leaf away: one attempt is enough,
  * since either way the page was used, and an A that stays is found the next time. Without A the
  * leaf loses its rights, and no flush is owed for them (entry_ages_by_rights()).
  */

@@ -41,7 +41,7 @@ static inline bool is_table(const struct entry_format *f, u64 entry)
 	return (entry & (f->present | f->large)) == f->present;
 }
 
-/* Put an empty @table under the entry. False when somebody else was there first. */
+/* Put an empty @table under the entry. False when another thread was there first. */
 static bool link_empty(const struct step *step, struct table *table)
 {
 	const struct entry_format *f = step->change->vm->format;
@@ -66,7 +66,7 @@ static bool is_for_fetch(const struct step *step)
 
 /*
  * Put a table where there is none: an empty one, or one that maps what the huge leaf did. Returns
- * the entry as it is then; it is a table's unless somebody else was faster.
+ * the entry as it is then; it is a table's unless another thread was faster.
  */
 static __attribute__((noinline)) u64 link_table(const struct step *step)
 {

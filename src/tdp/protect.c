@@ -47,7 +47,7 @@ static void protect_run(const struct walk_run *run, void *ctx)
 
 /*
  * Where aging takes W, an entry without W may be one that a vCPU writes through all the same: the
- * flush is owed whatever is found.
+ * flush is owed whatever is found (I-53).
  */
 static void owe_for_aged(const struct tdp_change *change)
 {
@@ -97,7 +97,7 @@ static u64 *table_below(const struct entry_format *f, const u64 *entry, u32 leve
 	return entry_table(value);
 }
 
-/* The lowest table for @gfn, or NULL. What it maps is not looked at: nobody waits for that. */
+/* The lowest table for @gfn, or NULL. Does not load what it maps: that would miss the cache. */
 static u64 *place_table(struct place *place, gfn_t gfn)
 {
 	const struct entry_format *f = place->change.vm->format;

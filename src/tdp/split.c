@@ -11,8 +11,8 @@
 #include "src/walk/range.h"
 
 /*
- * Nobody sees the table before it is linked, so it is filled with plain stores. The children
- * allow what the huge leaf allowed, and carry its A and D: no flush is owed, a cached huge
+ * No other thread sees the table before it is linked, so it is filled with plain stores. The
+ * children allow what the huge leaf allowed, and carry its A and D: no flush is owed, a cached huge
  * translation is as good as the children (E-013).
  */
 static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32 level)

@@ -55,7 +55,7 @@ static void count_leaf(const struct tdp_change *change, u32 level, u64 delta)
 		atomic_store_relaxed_u64(count, *count + delta);
 }
 
-/* The table that *@old pointed to is nobody's any more: sweep it when the debt is settled. */
+/* Sweep the table that @old pointed to when the debt is settled. */
 static void unlink_table(const struct tdp_change *change, u64 old)
 {
 	struct table *table = table_of(entry_table(old));
@@ -131,7 +131,7 @@ static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
 	u64 old = sole_writer_load_u64(entry);
 	u64 hit = old & (old >> bits->to_present) & bits->writable;
 
-	/* Somebody else's store here would be lost: let the scheduler try. */
+	/* Another thread's store here would be lost: let the scheduler try. */
 	ATOMIC_POINT(entry);
 	sole_writer_store_u64(entry, old & ~(hit | hit << bits->to_dirty));
 	return hit;
@@ -365,7 +365,7 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 	flush_debt_pay(debt);
 	if (!todo)
 		return;
-	/* After this nobody walks the unlinked tables: plain loads from here on. */
+	/* I-52. After this no thread walks the unlinked tables: plain loads from here on. */
 	if (!MUTANT(grace_skipped))
 		reclaim_synchronize();
 	while (todo) {

@@ -9,8 +9,9 @@
 #define TDP_ROOT_LEVEL QUIRE_LEVEL_512G
 
 /*
- * Who changes the tables, and what the changes leave behind. Every store to a table entry that
- * others can see goes through tdp_change_entry() or tdp_protect_entries() with one of these.
+ * A change of the tables: its VM, its counts, and what it leaves behind. Every store to a table
+ * entry that others can see goes through tdp_change_entry() or tdp_protect_entries() with one of
+ * these.
  */
 struct tdp_change {
 	struct quire_vm *vm;
@@ -19,7 +20,7 @@ struct tdp_change {
 };
 
 /*
- * How an attempt ended. TDP_LOST: somebody else was faster, or something ran out; nothing changed.
+ * How an attempt ended. TDP_LOST: another thread was faster, or tables ran out; nothing changed.
  * TDP_TRACED: done, and tracing is on, so that the caller need not ask once more.
  */
 enum tdp_result { TDP_LOST, TDP_DONE, TDP_TRACED };
@@ -48,7 +49,7 @@ must_check enum tdp_result tdp_change_entry(const struct tdp_change *change, u64
  * Remove W and D from the leaves among the 4K entries of @mask, and owe the flush if there was one.
  * W goes and mmu_writable stays, so that the fast path gives W back and marks the page. D goes with
  * W: the walker sets it again with the next write, and never needs to before. With guest mode
- * closed (tlb/flush.h), nobody else writes entries, and plain stores do it.
+ * closed (tlb/flush.h), no other thread writes entries, and plain stores do it.
  */
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask);
 

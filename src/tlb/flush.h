@@ -9,8 +9,8 @@
 
 /*
  * A vCPU in guest mode acts on translations it took from the tables at any time since it last
- * looked at its doorbell. Whoever takes a translation away rings the doorbell of every vCPU and
- * waits for those in guest mode, and for them only.
+ * looked at its doorbell. The thread that takes a translation away rings the doorbell of every vCPU
+ * and waits for those in guest mode, and for them only.
  *
  *   vCPU, entering                        flusher
  *   turns++, now odd   (full fence)       change the table
@@ -57,12 +57,12 @@ void guest_mode_request(struct flush_domain *domain, struct guest_mode *member, 
 void flush_domain_request(struct flush_domain *domain, u64 request);
 
 /*
- * Close guest mode: while it is closed no vCPU walks the tables, so that nobody sets A or D in
+ * Close guest mode: while it is closed no vCPU walks the tables, so that none sets A or D in
  * them. Nonzero when that worked; 0, with nothing changed, when a vCPU is in guest mode: it is not
  * disturbed. Under mmu_lock exclusive, and briefly: vCPUs that want to enter wait, and nothing
  * that waits for a vCPU may happen meanwhile.
  *
- *   vCPU, entering                        whoever closes
+ *   vCPU, entering                        closer
  *   turns++, now odd   (full fence)       closed = 1  (full fence)
  *   read closed: if set, leave, wait      read every turns: if one is odd, open again
  */
@@ -73,7 +73,7 @@ void flush_domain_wait_open(struct flush_domain *domain);
 /* Is no vCPU in guest mode? True a moment ago: to decide whether closing is worth a try. */
 int flush_domain_is_idle(struct flush_domain *domain);
 
-/* For those who hold mmu_lock, in either mode: is it closed, by themselves then? */
+/* With mmu_lock held, in either mode: has the caller closed it? */
 static inline bool flush_domain_is_closed(const struct flush_domain *domain)
 {
 	return atomic_load_relaxed_u32(&domain->closed);
@@ -100,7 +100,7 @@ struct table;
  * What a change of the tables still owes: a flush, before the memory taken away is reused; and
  * tables that were unlinked, to be freed after that flush and a grace period. A debt is made with
  * flush_debt_init() and ends in tdp_debt_settle(); flush_debt_pay() between the two is for
- * those who must have flushed before they drop a lock.
+ * callers that must have flushed before they drop a lock.
  */
 struct flush_debt {
 	struct flush_domain *domain;
@@ -120,7 +120,7 @@ static inline void flush_debt_owe(struct flush_debt *debt)
 }
 /* Flush now if anything is owed. Any lock may be held. */
 void flush_debt_pay(struct flush_debt *debt);
-/* Forget the flush: nobody can have cached what was changed (@why is for the reader). */
+/* Forget the flush: no processor can have cached what was changed (@why is for the reader). */
 static inline void flush_debt_forgive(struct flush_debt *debt, const char *why)
 {
 	(void)why;

@@ -7,7 +7,7 @@
 #include "src/base/reclaim.h"
 #include "src/vm/vm.h"
 
-/* In gmem->active: nobody gets a new reference. */
+/* In gmem->active: no new references. */
 #define GMEM_RELEASED (1u << 31)
 
 uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)

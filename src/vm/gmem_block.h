@@ -85,7 +85,7 @@ static inline bool gmem_block_any_has(const struct gmem_block *block, u32 bits)
 
 /* Levels of the tree above the blocks of @npages pages. */
 unsigned int gmem_blocks_height(u64 npages);
-/* Free all blocks and the tree; nobody looks any more. */
+/* Free all blocks and the tree; no reader is left. */
 void gmem_blocks_free(struct gmem_pages *pages);
 
 /* The block, or NULL where there is none. No lock. */

@@ -98,7 +98,7 @@ static struct gmem_block *block_make_anew(struct gmem_pages *pages, u64 block_no
 	return block;
 }
 
-/* Under punch_lock exclusive: nobody else works at any page. */
+/* Under punch_lock exclusive: no other thread works at any page. */
 static void gigantic_get(struct gmem_pages *pages, u64 index)
 {
 	u64 first = round_down_u64(index, GMEM_GIGANTIC_PAGES) / GMEM_BLOCK_PAGES;

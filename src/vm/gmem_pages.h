@@ -20,8 +20,9 @@
  * A page goes right under its page lock (one thread does each step once) and under punch_lock
  * shared, and so it becomes shared for a fault; for a conversion it does under punch_lock
  * exclusive. It goes left, together with the store's memory, under punch_lock exclusive. So nothing
- * is zeroed or prepared that a punch is taking away. (I-13, I-14, I-17) Whoever takes the right to
- * a private page away does that first, and undoes what was done by it under punch_lock exclusive.
+ * is zeroed or prepared that a punch is taking away. (I-13, I-14, I-17) A change that takes the
+ * right to a private page away does that first, and undoes what was done by it under punch_lock
+ * exclusive.
  */
 enum gmem_page_state {
 	GMEM_PAGE_EXISTS = 1u << 0,
@@ -72,7 +73,7 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 /* The page, existing. -ENOMEM, -EHWPOISON or the host's error. Sleeps; takes the page lock. */
 must_check int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page);
 
-/* Who makes pages private, for whom; or shared again. */
+/* How pages are made private, or shared again. */
 struct gmem_prepare {
 	/* NULL: the pages are to be shared. Under the page lock: 2^@order pages from the aligned
 	 * @index, at @pfn. */
@@ -92,7 +93,7 @@ struct gmem_prepare {
 must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
 			     const struct gmem_prepare *prepare, struct gmem_page *page);
 
-/* Who fills a page, in place of zeroing it. Under the page lock. */
+/* How a page is filled, in place of zeroing it. Under the page lock. */
 struct gmem_filler {
 	int (*fill)(void *ctx, u64 index, pfn_t pfn);
 	void *ctx;
@@ -111,7 +112,7 @@ int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order,
 /* Has any page of the unit got one of the bits of @state? */
 int gmem_unit_any(const struct gmem_pages *pages, u64 index, unsigned int order, u32 state);
 
-/* Who is told of runs of frames. */
+/* Told of runs of frames. */
 struct gmem_frames {
 	void (*tell)(void *ctx, pfn_t pfn, u64 npages);
 	void *ctx;

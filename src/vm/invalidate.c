@@ -37,6 +37,7 @@ void invalidation_end(struct quire_vm *vm)
 	struct invalidation *inv = &vm->invalidation;
 
 	mmu_assert_exclusive(vm);
+	/* I-12. */
 	if (BROKEN(inv->in_progress > 0)) {
 		vm_poison(vm);
 		return;

@@ -8,7 +8,7 @@
 struct quire_vm;
 
 /*
- * Whoever is about to change where a gfn's memory is brackets the change with begin and end, and
+ * A thread that changes where a gfn's memory is brackets the change with begin and end, and
  * zaps in between. A fault takes a snapshot, looks the page up without a lock, takes mmu_lock and
  * asks invalidation_retry(): when it says no, the page is still the right one, and stays so while
  * mmu_lock is held.

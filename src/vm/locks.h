@@ -26,7 +26,7 @@
  * costs nothing.
  */
 
-/* mmu_lock exclusive: nobody else reads or changes tables, but for processors. */
+/* mmu_lock exclusive: of all others, only processors read or change tables. */
 static inline void mmu_assert_exclusive(const struct quire_vm *vm) ASSERTS_HELD(&vm->mmu_lock)
 {
 	CHECK(lock_is_held(&vm->mmu_lock, LOCK_EXCLUSIVE));

@@ -8,9 +8,9 @@
 #include "src/vm/ptree.h"
 
 /*
- * Ownership: struct memslots (in the VM) owns the sets and id tables; a slot belongs to whoever
- * allocated it until it is committed, then to the set, and after it was replaced to the caller of
- * memslot_update_commit() again, which frees it and what hangs on it. A published slot is
+ * Ownership: struct memslots (in the VM) owns the sets and id tables; a slot belongs to the caller
+ * that allocated it until it is committed, then to the set, and after it was replaced to the caller
+ * of memslot_update_commit() again, which frees it and what hangs on it. A published slot is
  * immutable but for gmem.file. Readers need a read section (base/reclaim.h) and take no lock;
  * writers hold slots_lock.
  *

@@ -30,7 +30,7 @@ enum node_flags {
 
 /*
  * A leaf holds items. An inner node holds, for each child, its smallest key, the largest end in
- * it, and the child. The short keys follow from the keys: whoever changes these calls
+ * it, and the child. The short keys follow from the keys: a caller that changes these calls
  * node_index() before the next search.
  */
 struct ptree_node {
@@ -119,7 +119,8 @@ static inline u32 count_leaders(const int32_t *keys, int32_t key)
 }
 #endif
 
-/* What a search is after. Nodes with the same shift share the short key: nobody waits for it. */
+/* What a search is after. Nodes with the same shift share the short key, and it is loaded without a
+ * wait. */
 struct wanted_key {
 	u64 key;
 	u64 shift;

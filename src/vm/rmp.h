@@ -5,7 +5,7 @@
 #include "src/vm/gmem.h"
 
 /*
- * Hardware with private memory has a table of all frames, and refuses a frame to whoever does not
+ * Hardware with private memory has a table of all frames, and refuses a frame to a VM that does not
  * own it. This is that table for VMs with software-protected memory: the first user of struct
  * gmem_arch_ops. All VMs of one host share one map, so that a frame handed out twice is noticed.
  *
@@ -51,7 +51,7 @@ void rmp_start_anew(void);
 void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry);
 /* Is @pfn valid at @gfn of this VM? */
 int rmp_allows(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn);
-/* Is @pfn nobody's: may it be mapped shared, and used by the host? */
+/* Does no VM own @pfn: may it be mapped shared, and used by the host? */
 int rmp_is_free(const struct rmp_vm *rmp, pfn_t pfn);
 
 #endif

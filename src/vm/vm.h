@@ -14,7 +14,7 @@
 #include "src/walk/table.h"
 
 /*
- * Who may read / who may write a field:
+ * What a reader / a writer of a field needs:
  *   (c) constant after creation        (a) atomic, at any time
  *   (s) slots_lock                     (m) mmu_lock, either mode / exclusive
  *   (p) written under pages_lock or mmu_lock exclusive, read with acquire at any time
@@ -60,7 +60,7 @@ struct quire_vm {
 
 	struct mutex slots_lock;
 	struct memslots slots; /* (s) / read sections */
-	/* The library's own accesses to client memory: whoever takes slots away waits for them. */
+	/* The library's own accesses to client memory: a change of slots waits for them. */
 	struct long_sections accesses;
 	struct attributes attributes; /* (s) / read sections */
 	u32 slot_zap_all;	      /* (a) quirk */

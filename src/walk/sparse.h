@@ -5,9 +5,9 @@
 #include "src/walk/table.h"
 
 /*
- * 2^36 words, one for every gfn of 48 bits of address; words are 0 until somebody stores another
- * value. Eight bytes a word in use, in pages of 512. One thread makes words at a time; readers need
- * no lock for the array, only for what the words say. Pages go back only when the array ends.
+ * 2^36 words, one for every gfn of 48 bits of address; words are 0 until another value is
+ * stored. Eight bytes a word in use, in pages of 512. One thread makes words at a time; readers
+ * need no lock for the array, only for what the words say. Pages go back only when the array ends.
  */
 struct sparse {
 	struct table *root;

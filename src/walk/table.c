@@ -93,8 +93,7 @@ void table_cache_put(struct table_cache *cache, struct table *table)
 	cache->count++;
 }
 
-/* Check builds: whoever still walks a freed table, a processor too, goes to an address that nobody
- * has. */
+/* Check builds: a walker of a freed table, a processor too, goes to an address without memory. */
 static void poison_table(struct table *table)
 {
 #ifdef QUIRE_CHECK

@@ -91,7 +91,7 @@ void table_cache_drain(struct table_cache *cache, struct arena *arena);
 /* Give a list of @count tables, linked by next, back. */
 void arena_free_list(struct arena *arena, struct table *tables, u64 count);
 
-/* Every entry of @table becomes @value; nobody else can see the table yet. */
+/* Every entry of @table becomes @value; no other thread can see the table yet. */
 void table_fill(struct table *table, u64 value);
 
 #endif

@@ -62,7 +62,7 @@ int pair_set_flags(uint32_t npages, uint32_t flags);
 uint32_t pair_host_replace(uint32_t page);
 /* First byte of the frame that host page @page shows now. */
 uint8_t *pair_byte(uint32_t page);
-/* Has @frame its poison still, if it is free? */
+/* Has @frame its poison still, if it is free? (I-51) */
 bool pair_untouched(uint32_t frame);
 /* GET_DIRTY_LOG of slot 0 into pair.log; and a test of a bit there. */
 int pair_harvest(void);
