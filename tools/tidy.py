@@ -17,7 +17,6 @@ THREADING = re.compile(r"\bpthread_\w+|\b_Atomic\b|\b__(?:atomic|sync)_\w+|\bmtx
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.M)
 
-
 class Source:
     """A C file, read once."""
 
@@ -28,7 +27,6 @@ class Source:
         self.functions = c_source.functions(self.code)
         self.includes = [(self.text.count("\n", 0, m.start()) + 1, m.group(1), m.group(2))
                          for m in INCLUDE.finditer(self.text)]
-
 
 class Tree:
     """What every rule looks at."""
@@ -45,7 +43,6 @@ class Tree:
         fits = [at for at, folder in enumerate(self.layers) if path.startswith(folder + "/")]
         return max(fits, key=lambda at: len(self.layers[at])) if fits else None
 
-
 def tree_files(root):
     """Files of the tree, as git sees them; every file where there is no repository."""
     listed = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others",
@@ -57,17 +54,14 @@ def tree_files(root):
         names = [str(p.relative_to(root)) for p in root.rglob("*")]
     return sorted(name for name in set(names) if name and (root / name).is_file())
 
-
 def line_of(text, at):
     return text.count("\n", 0, at) + 1
-
 
 def included_path(kind, name):
     """An include directive as a path of the tree; system headers stay outside it."""
     if kind == '"':
         return name
     return "include/" + name if name.startswith("quire/") else None
-
 
 def rule_size(tree):
     """What does not fit on a screen is not reviewed. (mmap() keeps the parameters libc gave it.)"""
@@ -84,14 +78,12 @@ def rule_size(tree):
                 yield (source.path, f.line,
                        f"{f.name}() has {len(f.parameters)} parameters, at most {MAX_PARAMETERS}")
 
-
 def rule_columns(tree):
     """Two files fit side by side."""
     for source in tree.sources:
         for number, line in enumerate(source.text.splitlines(), 1):
             if len(line.expandtabs(TAB)) > MAX_COLUMNS:
                 yield source.path, number, f"longer than {MAX_COLUMNS} columns"
-
 
 def rule_bool(tree):
     """A caller's 'true' says nothing: an enum or a named flag does."""
@@ -103,7 +95,6 @@ def rule_bool(tree):
                 continue
             if any(re.search(r"\bbool\b", text) for text in [f.result, *f.parameters]):
                 yield source.path, f.line, f"bool in the signature of {f.name}()"
-
 
 def rule_layers(tree):
     """A folder includes only what stands above it in LAYERS, so the picture stays true."""
@@ -123,7 +114,6 @@ def rule_layers(tree):
             elif pair == {"tdp", "shadow"}:
                 yield source.path, line, "the two MMUs never include each other"
 
-
 def rule_includes_exist(tree):
     """A quoted path counts from the root of the tree, so a reader finds the file."""
     for source in tree.sources:
@@ -135,7 +125,6 @@ def rule_includes_exist(tree):
                 continue
             if not (is_apart and (tree.root / beside / name).is_file()):
                 yield source.path, line, f"no such file: {name}"
-
 
 def rule_cycles(tree):
     """Headers that need each other are one header, or lack a third."""
@@ -161,14 +150,12 @@ def rule_cycles(tree):
             yield path, 1, "include cycle: " + " -> ".join(cycle)
             return
 
-
 def rule_threading(tree):
     """In the library only src/base waits, locks or orders memory, so a scheduler can replace it."""
     for source in tree.sources:
         if source.path.startswith("src/") and not source.path.startswith("src/base/"):
             for match in THREADING.finditer(source.code):
                 yield source.path, line_of(source.code, match.start()), match.group().strip()
-
 
 def rule_libc(tree):
     """The library also links into a kernel: no libc beyond memcpy and memset."""
@@ -178,7 +165,6 @@ def rule_libc(tree):
         for line, kind, name in source.includes:
             if kind == "<" and not name.startswith("quire/") and name not in SRC_HEADERS:
                 yield source.path, line, f"<{name}>"
-
 
 def rule_names(tree):
     """A leading underscore tells nothing: say _locked, _range, _one. (libc's own are preload's.)"""
@@ -190,18 +176,15 @@ def rule_names(tree):
             if f.name.startswith("_") and not f.name.startswith(("__wrap_", "__real_")):
                 yield source.path, f.line, f"{f.name}()"
 
-
 def rule_first_line(tree):
     """The first line says what a file is."""
     for source in tree.sources:
         if not source.text.startswith(("/*", "//")):
             yield source.path, 1, "no comment on the first line"
 
-
 STATIC_LOCK = re.compile(r"^static (?:pthread_(?:mutex|rwlock|spinlock)_t|struct process_lock) (\w+)",
                          re.M)
 CORE_LOCK = re.compile(r"struct (?:mutex|rwlock|biglock) \w+")
-
 
 def static_objects(code):
     """File-scope variables of struct type, each whole: (offset, text)."""
@@ -213,7 +196,6 @@ def static_objects(code):
                 break
         if code[at] == ";":
             yield match.start(), code[match.start():at]
-
 
 def rule_fork(tree):
     """A lock that another thread holds over fork() stays held in the child for ever."""
@@ -229,7 +211,6 @@ def rule_fork(tree):
                     yield (source.path, line_of(source.code, at),
                            "a lock of the whole process without a ..._start_anew()")
 
-
 def rule_unfinished(tree):
     """What is not done belongs in CAVEATS.md, where users look."""
     for path in tree.files:
@@ -237,7 +218,6 @@ def rule_unfinished(tree):
             text = (tree.root / path).read_text(errors="replace")
             for match in UNFINISHED.finditer(text):
                 yield path, line_of(text, match.start()), match.group()
-
 
 def rule_docs(tree):
     """Prose outlives code: every name() and path in a document is found in the tree."""
@@ -261,7 +241,6 @@ def rule_docs(tree):
             if is_path and "/" in name and name.rstrip("/") not in known:
                 yield path, line, f"no file {name} in the tree"
 
-
 def rule_comments(tree):
     """Comments outlive code, too: every function that one names is found in some file's code."""
     words = set()
@@ -273,6 +252,43 @@ def rule_comments(tree):
             if not in_code and match.group(1) not in words:
                 yield source.path, line_of(source.text, match.start()), f"no {match.group()}"
 
+def rule_layer_folders(tree):
+    """The order of inclusion names folders that exist."""
+    for number, folder in enumerate(tree.layers, 1):
+        if not any(path.startswith(folder + "/") for path in tree.files):
+            yield "LAYERS", number, f"no folder {folder}"
+
+INVARIANTS = "docs/INVARIANTS.md"
+INVARIANT = re.compile(r"\bI-\d\d\b")
+
+def rule_invariants(tree):
+    """An invariant that code and tests do not cite is held by chance; a cited one has a definition."""
+    if INVARIANTS not in tree.files:
+        return
+    text = (tree.root / INVARIANTS).read_text()
+    defined = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for name in INVARIANT.findall(line.split("|")[1]) if line.startswith("|") else []:
+            defined.setdefault(name, number)
+    cited = set()
+    for source in tree.sources:
+        for match in INVARIANT.finditer(source.text):
+            cited.add(match.group())
+            if match.group() not in defined:
+                yield (source.path, line_of(source.text, match.start()),
+                       f"{match.group()} is not in {INVARIANTS}")
+    for name in sorted(set(defined) - cited):
+        yield INVARIANTS, defined[name], f"{name} is cited by no code and no test"
+
+VAGUE = re.compile(r"\b(?:who|whoever|nobody|somebody)\b", re.I)
+PLAIN = ("src/",)  # folders whose comments were gone through; a folder that is mended joins them
+
+def rule_plain(tree):
+    """A comment names the actor: a thread, a fault, a harvest; not 'whoever' or 'nobody'."""
+    for source in tree.sources:
+        if source.path.startswith(PLAIN):
+            for match in VAGUE.finditer(source.text):
+                yield source.path, line_of(source.text, match.start()), match.group()
 
 HEADING = re.compile(r"^/\* --- (?:[\w/]+\.c: )?([^\n]*?) --- \*/$", re.M)
 CONTRACTS = {
@@ -291,7 +307,6 @@ CONTRACTS = {
 }
 ASSERTION = re.compile(r"^\t(" + "|".join(sorted(filter(None, CONTRACTS.values()))) + r")\(", re.M)
 
-
 def contracts_said(tree):
     """What each function of src/ asserts first: {name: assertion or None} for definitions."""
     said = {}
@@ -304,7 +319,6 @@ def contracts_said(tree):
                     first = ASSERTION.search(body)
                     said[f.name] = first.group(1) if first else said.get(f.name)
     return said
-
 
 def rule_contracts(tree):
     """A header's heading says which lock its functions need, and each of them asserts just that."""
@@ -323,7 +337,6 @@ def rule_contracts(tree):
                 yield (source.path, f.line, f"{f.name}() asserts {said[f.name] or 'nothing'}, and its "
                        f"heading wants {wanted or 'nothing'}")
 
-
 def rule_examples(tree):
     """Every public header has an example that is compiled: examples/headers/<name>.c."""
     have = set(tree.files)
@@ -332,7 +345,6 @@ def rule_examples(tree):
             example = f"examples/headers/{pathlib.PurePosixPath(path).stem}.c"
             if example not in have:
                 yield path, 1, f"no {example}"
-
 
 def rule_format(tree):
     """One layout, made by the tool, so that nobody discusses it."""
@@ -351,16 +363,13 @@ def rule_format(tree):
         if process.returncode != 0 and not seen:
             yield ".clang-format", 1, text.strip().splitlines()[-1] if text.strip() else "failed"
 
-
 RULES = [value for name, value in sorted(globals().items()) if name.startswith("rule_")]
-
 
 def findings(root, rules=None):
     """Every finding as (path, line, rule, text)."""
     tree = Tree(pathlib.Path(root).resolve())
     return [(path, line, rule.__name__[5:], text)
             for rule in rules or RULES for path, line, text in rule(tree)]
-
 
 def main(argv):
     root = pathlib.Path(__file__).resolve().parent.parent
@@ -375,7 +384,6 @@ def main(argv):
         print(f"rule {rule}: {reasons[rule]}")
     print(f"tidy: {len(found)} findings, {len(rules)} rules")
     return 1 if found else 0
-
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

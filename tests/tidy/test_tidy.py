@@ -19,6 +19,11 @@ CLEAN = {
     "src/tdp/map.c": '/* A file. */\n#include <quire/x.h>\n#include <errno.h>\n\n'
                      'static int twice(bool b)\n{\n\treturn b ? 2 : 0;\n}\n\n'
                      'int x_of(int a)\n{\n\treturn twice(a);\n}\n',
+    "docs/INVARIANTS.md": "| I-01 | a page is one page | `x_of()` |\n",
+    "src/base/a.h": "/* I-01. */\n",
+    "src/shadow/a.h": "/* A header. */\n",
+    "hosts/process/a.h": "/* A header. */\n",
+    "vcpu/cpu.h": "/* A header. */\n",
     "docs/A.md": "`x_of()` is in `src/tdp/map.c`, and `/dev/kvm` and `x86/a.c` are not ours.\n",
 }
 LONG = "/* A file. */\nint long_one(void)\n{\n" + "\tx();\n" * 69 + "}\n"
@@ -53,6 +58,10 @@ BROKEN = [
     ("docs", "docs/B.md", "`none_such()`\n"),
     ("docs", "docs/B.md", "`src/tdp/none.c`\n"),
     ("comments", "src/tdp/a.c", "/* As a_ghost() does. */\n"),
+    ("layer_folders", "LAYERS", LAYERS + "src/none\n"),
+    ("invariants", "src/tdp/a.c", "/* I-02. */\n"),
+    ("invariants", "docs/INVARIANTS.md", "| I-01 | a | b |\n| I-03 | not cited | b |\n"),
+    ("plain", "src/tdp/a.c", "/* Whoever comes. */\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- my lock --- */\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\nint x_of(int a);\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\n"
@@ -63,7 +72,6 @@ BROKEN = [
     ("examples", "include/quire/y.h", "/* A header. */\n"),
     ("format", "vcpu/a.c", "/* A file. */\nint  f(void){return 0;}\n"),
 ]
-
 
 class Rules(unittest.TestCase):
     def rules_of(self, changed):
@@ -96,7 +104,6 @@ class Rules(unittest.TestCase):
         quoted = "/* A file. */\n/* as pthread_mutex_lock() does */\n"
         self.assertNotIn("threading", self.rules_of({"src/tdp/a.c": quoted}))
 
-
 class Functions(unittest.TestCase):
     def test_definitions_and_prototypes_are_told_from_the_rest(self):
         code = ("struct s {\n\tint (*op)(bool b);\n};\n"
@@ -113,7 +120,6 @@ class Functions(unittest.TestCase):
         self.assertEqual(found["defined"].line, 8)
         self.assertTrue(found["small"].is_static)
         self.assertEqual(found["proto"].lines, 0)
-
 
 if __name__ == "__main__":
     unittest.main()
