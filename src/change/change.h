@@ -1,4 +1,4 @@
-/* VM-wide changes: the pieces they share. The only folder that takes memory away from a guest. */
+/* VM-wide changes: the pieces they share. */
 #ifndef QUIRE_CHANGE_CHANGE_H
 #define QUIRE_CHANGE_CHANGE_H
 
@@ -9,7 +9,7 @@
 #include "src/vm/vm.h"
 
 /*
- * Every change has the same shape: begin the invalidation, zap or protect, pay the flush, change
+ * A change that takes memory away has one shape: begin the invalidation, zap, pay the flush, change
  * what the memory is, end the invalidation, settle the debt.
  */
 

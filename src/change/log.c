@@ -424,6 +424,19 @@ static void split_before_clear(struct quire_vm *vm, const struct log_piece *piec
 		split_range(vm, slot->as_id, (gfn_t){start}, (gfn_t){end});
 }
 
+/*
+ * CLEAR, and GET without manual protection from step 3 on:
+ *   1. clear_check(); the client's words come in, with slots_lock held, into the log's scratch.
+ *   2. split_before_clear(): what is huge around a named page that is dirty becomes 4K.
+ *   3. harvest(), for each piece, in one hold of mmu_lock (harvest_piece()):
+ *      a. name_words() lists the words with a bit set;
+ *      b. piece_take(): guest mode closed and mmu_lock exclusive, or mmu_lock shared;
+ *      c. tdp_find_bits() finds the entries, and has the processor fetch them;
+ *      d. take_alone() or take_shared() takes the bits out of the log;
+ *      e. tdp_write_protect_bits() takes W from their pages, and owes a flush;
+ *      f. piece_release(); change_nested_protect_bits() does step e for shadow pages.
+ *   4. tdp_debt_settle(): one flush for all pieces.
+ */
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request)
     REQUIRES(&vm->slots_lock)
 {

@@ -27,7 +27,7 @@ _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | SUPPRESS_VE) & ENTRY_
 _Static_assert(!(ASIDE << ASIDE_SHIFT &
 		 (HOST_WRITABLE | MMU_WRITABLE | SUPPRESS_VE | ENTRY_ADDRESS_MASK)),
 	       "what waits has bits of its own");
-_Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/store.c)");
+_Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/protect.c)");
 _Static_assert(!(FROZEN & (R | W | X | PRESENT)), "a frozen entry is not present");
 
 /* What both have; write and execute without read is a combination the processor refuses. */

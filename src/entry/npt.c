@@ -20,7 +20,7 @@ _Static_assert(!((P | W | U | A | D | PS) & (HOST_WRITABLE | MMU_WRITABLE | PRES
 	       "software bits must be ones the processor ignores");
 _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | NX) & ENTRY_ADDRESS_MASK),
 	       "flags must leave the address alone");
-_Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/store.c)");
+_Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/protect.c)");
 _Static_assert(!(FROZEN & (P | PRESENT)), "a frozen entry is not present");
 
 const struct entry_format entry_npt = {

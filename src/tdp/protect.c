@@ -1,10 +1,190 @@
 /* Taking write permission away, for dirty logging. */
-#include "src/tdp/tdp.h"
+#include "src/tdp/store.h"
+
+#include <quire/trace.h>
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
+
+/* An entry with all of @needed keeps @kept alone; and how far above W the bits stand. */
+struct protect_bits {
+	u64 needed, kept;
+	u64 writable;
+	u32 to_present, to_dirty;
+};
+
+/* One of 64: shifting is what vectors can do. */
+static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
+{
+	u64 old = sole_writer_load_u64(entry);
+	u64 hit = old & (old >> bits->to_present) & bits->writable;
+
+	/* Another thread's store here would be lost: let the scheduler try. */
+	ATOMIC_POINT(entry);
+	sole_writer_store_u64(entry, old & ~(hit | hit << bits->to_dirty));
+	return hit;
+}
+
+/* What @old may keep; one of few: a comparison costs less than shifts. */
+static inline u64 protect_kept(u64 old, const struct protect_bits *bits)
+{
+	return (old & bits->needed) == bits->needed ? bits->kept : UINT64_MAX;
+}
+
+static struct protect_bits protect_bits(const struct entry_format *f)
+{
+	u32 writable = (u32)__builtin_ctzll(f->writable);
+
+	return (struct protect_bits){
+	    .writable = f->writable,
+	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
+	    /* Without D it is W itself. */
+	    .to_dirty = f->dirty ? (u32)__builtin_ctzll(f->dirty) - writable : 0,
+	    .needed = f->present | f->writable,
+	    .kept = ~(f->writable | f->dirty),
+	};
+}
+
+static u64 protect_all(const struct protect_bits *bits, u64 *entries)
+{
+	u64 any = 0;
+
+	/* The compiler makes vectors of this loop. */
+	for (u32 i = 0; i < 64; i++)
+		any |= protect_plainly(&entries[i], bits);
+	return any;
+}
+
+static u64 protect_each(const struct protect_bits *bits, u64 *entries, u64 mask)
+{
+	u64 kept = UINT64_MAX;
+
+	for (; mask; mask &= mask - 1) {
+		u64 *entry = &entries[__builtin_ctzll(mask)];
+		u64 old = sole_writer_load_u64(entry), keep = protect_kept(old, bits);
+
+		ATOMIC_POINT(entry);
+		sole_writer_store_u64(entry, old & keep);
+		kept &= keep;
+	}
+	return ~kept;
+}
+
+/*
+ * Guest mode is closed and mmu_lock exclusive. Mostly the mask names one entry or two, and which of
+ * the two cannot be foreseen: so the lowest and the highest are done without asking whether they
+ * are the same, both loaded before the first is stored.
+ */
+static inline u64 protect_alone(const struct protect_bits *bits, u64 *entries, u64 mask)
+{
+	u64 *lowest, *highest, low, high, low_kept, high_kept, any;
+
+	if (unlikely(mask == UINT64_MAX))
+		return protect_all(bits, entries);
+	if (unlikely(!mask))
+		return 0;
+	lowest = &entries[__builtin_ctzll(mask)];
+	highest = &entries[63 - __builtin_clzll(mask)];
+	low = sole_writer_load_u64(lowest);
+	high = sole_writer_load_u64(highest);
+	low_kept = protect_kept(low, bits);
+	high_kept = protect_kept(high, bits);
+	ATOMIC_POINT(lowest);
+	sole_writer_store_u64(lowest, low & low_kept);
+	sole_writer_store_u64(highest, high & high_kept);
+	any = ~(low_kept & high_kept);
+	mask &= mask - 1;
+	if (unlikely(mask & (mask - 1)))
+		any |= protect_each(bits, entries, mask);
+	return any;
+}
+
+static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
+{
+	u64 any = 0;
+
+	for (; mask; mask &= mask - 1) {
+		u64 *entry = &entries[__builtin_ctzll(mask)];
+		u64 old = atomic_load_relaxed_u64(entry);
+
+		/* A failed compare-exchange is a walker that set A or D, or another change. */
+		while (entry_is_present(f, old) && entry_is_writable(f, old)) {
+			u64 new = old & ~(f->writable | f->dirty);
+
+			any = 1;
+			if (!atomic_cmpxchg_u64(entry, &old, new))
+				continue;
+			if (quire_trace_is_on())
+				tdp_trace_change(entry, old, new);
+			break;
+		}
+	}
+	return any;
+}
+
+/* How a run of words is armed. */
+struct protector {
+	const struct entry_format *format;
+	struct protect_bits bits;
+	bool alone;
+};
+
+/* May entries be written plainly? A trace wants to know of each. */
+static bool writes_alone(const struct tdp_change *change)
+{
+	return flush_domain_is_closed(&change->vm->flush) && !quire_trace_is_on();
+}
+
+/* Nonzero: a flush is owed. */
+static inline u64 protect_some(const struct protector *by, u64 *entries, u64 mask)
+{
+	u64 any;
+
+	if (by->alone ? MUTANT(alone_unarmed) : MUTANT(shared_unarmed))
+		return 0;
+	any = by->alone ? protect_alone(&by->bits, entries, mask)
+			: protect_shared(by->format, entries, mask);
+	return (by->alone ? MUTANT(alone_unflushed) : MUTANT(shared_unflushed)) ? 0 : any;
+}
+
+static struct protector protector_of(const struct tdp_change *change)
+{
+	const struct entry_format *f = change->vm->format;
+
+	return (struct protector){f, protect_bits(f), writes_alone(change)};
+}
+
+void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
+{
+	const struct protector by = protector_of(change);
+
+	mmu_assert_shared(change->vm);
+	if (protect_some(&by, entries, mask))
+		flush_debt_owe(change->debt);
+}
+
+u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits)
+{
+	const struct protector by = protector_of(change);
+	const struct tdp_word *words = bits->words, *end = words + bits->count;
+	const u64 *masks = bits->masks;
+	u64 any = 0, unknown = 0;
+
+	mmu_assert_shared(change->vm);
+	for (const struct tdp_word *word = words; word < end; word++) {
+		u64 *entries = word->entries, mask = masks[word->index];
+
+		if (unlikely(!entries))
+			unknown++;
+		else
+			any |= protect_some(&by, entries, mask);
+	}
+	if (any)
+		flush_debt_owe(change->debt);
+	return unknown;
+}
 
 /* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
 static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)

@@ -1,0 +1,100 @@
+/* Sweeping unlinked tables: what they mapped is counted off, and they are freed. */
+#include "src/tdp/store.h"
+
+#include <quire/trace.h>
+
+#include "src/base/mutant.h"
+#include "src/base/reclaim.h"
+#include "src/gfn/nx.h"
+#include "src/vm/locks.h"
+
+/* Of the lowest level; unlinked, so that the compiler may make vectors of plain loads. */
+static u64 count_present(const struct entry_format *f, const u64 *entries)
+{
+	u32 present = (u32)__builtin_ctzll(f->present);
+	u64 count = 0;
+
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		count += entries[i] >> present & 1;
+	return count;
+}
+
+static void trace_sweep(const struct entry_format *f, const u64 *entries)
+{
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		if (entry_is_present(f, entries[i]))
+			tdp_trace_change(&entries[i], entries[i], f->nonpresent);
+}
+
+/* Count what the unlinked tables mapped, and collect the tables below them. */
+static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 leaves[5])
+{
+	const struct entry_format *f = vm->format;
+	u64 *entries = table_entries(table);
+	struct table *below = NULL;
+
+	if (quire_trace_is_on())
+		trace_sweep(f, entries);
+	if (table->level == QUIRE_LEVEL_4K) {
+		leaves[QUIRE_LEVEL_4K] += count_present(f, entries);
+		return NULL;
+	}
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		u64 entry = entries[i];
+
+		if (!entry_is_present(f, entry))
+			continue;
+		if (entry_is_leaf(f, entry, table->level)) {
+			leaves[table->level]++;
+		} else {
+			struct table *child = table_of(entry_table(entry));
+
+			child->next = below;
+			below = child;
+		}
+	}
+	return below;
+}
+
+static struct table *list_join(struct table *first, struct table *second)
+{
+	struct table *last = first;
+
+	if (!first)
+		return second;
+	while (last->next)
+		last = last->next;
+	last->next = second;
+	return first;
+}
+
+void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
+{
+	struct table *todo = debt->tables, *done = NULL;
+	u64 leaves[5] = {0}, count = 0;
+
+	mmu_assert_free(vm);
+	flush_debt_pay(debt);
+	if (!todo)
+		return;
+	/* I-52. After this no thread walks the unlinked tables: plain loads from here on. */
+	if (!MUTANT(grace_skipped))
+		reclaim_synchronize();
+	while (todo) {
+		struct table *table = todo;
+		struct table *below;
+
+		todo = table->next;
+		nx_list_remove(vm, table);
+		below = sweep_one(vm, table, leaves);
+		table->next = done;
+		done = table;
+		count++;
+		todo = list_join(below, todo);
+	}
+	for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++)
+		atomic_add_relaxed_u64(&vm->leaves[level], -leaves[level]);
+	arena_free_list(&vm->arena, done, count);
+	debt->tables = NULL;
+	debt->table_count = 0;
+}
