@@ -1,8 +1,6 @@
 /* Faults of a nested guest: L1's tables, then the slot and the page, then the shadow tables. */
 #include <errno.h>
-#include <string.h>
 
-#include "src/change/check.h"
 #include "src/dirty/log.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
@@ -14,102 +12,6 @@
 #define NESTED_AGAIN INT32_MIN
 /* The same, and the gfn must be unprotected first. */
 #define NESTED_PROTECTED (INT32_MIN + 1)
-
-/* No hole whose bytes would tell two equal ones apart. */
-_Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 6 * sizeof(u32), "no padding");
-
-static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b)
-{
-	return a->on == b->on && !memcmp(&a->tables, &b->tables, sizeof(a->tables));
-}
-
-/* Keep the loaded root: VMRUN and #VMEXIT take turns, and come back to the same tables. */
-static void keep_root(struct quire_vcpu *vcpu)
-{
-	struct vcpu_previous_root *kept;
-
-	if (!vcpu->shadow.page)
-		return;
-	kept = &vcpu->previous[vcpu->previous_next++ % VCPU_PREVIOUS_ROOTS];
-	*kept = (struct vcpu_previous_root){
-	    .nested = vcpu->nested, .as_id = vcpu->as_id, .shadow = vcpu->shadow};
-}
-
-/*
- * The root of vcpu->nested, when it was loaded before. Whether it is valid still is asked at each
- * entry, as of any that is loaded; pages below it may lag.
- */
-static void recall_root(struct quire_vcpu *vcpu)
-{
-	for (u32 i = 0; i < VCPU_PREVIOUS_ROOTS; i++) {
-		struct vcpu_previous_root *kept = &vcpu->previous[i];
-
-		if (!kept->shadow.page || kept->as_id != vcpu->as_id ||
-		    !same_tables(&kept->nested, &vcpu->nested))
-			continue;
-		vcpu->shadow = kept->shadow;
-		vcpu->shadow.lags = 1;
-		kept->shadow.page = NULL;
-		return;
-	}
-}
-
-int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)
-{
-	const struct quire_host_ops *host = vcpu->vm->host;
-	int err;
-
-	keep_root(vcpu);
-	vcpu->nested = (struct vcpu_nested){0};
-	vcpu->shadow = (struct vcpu_shadow_root){0};
-	if (!nested) {
-		recall_root(vcpu);
-		return 0;
-	}
-	/* The TDP tables know nothing of linear addresses. */
-	if (nested->paging && !vm_is_shadowed(vcpu->vm))
-		return -EOPNOTSUPP;
-	if (nested->levels != SHADOW_ROOT_LEVEL || !host->load_u64 || !host->cmpxchg_u64)
-		return -EOPNOTSUPP;
-	err = shadow_init(vcpu->vm);
-	if (err)
-		return err;
-	vcpu->nested.tables = *nested;
-	vcpu->nested.tables.root.v &= ENTRY_ADDRESS_MASK;
-	vcpu->nested.on = 1;
-	recall_root(vcpu);
-	return 0;
-}
-
-/* The next entry brings the shadow pages that lag up to date, before it drops the TLB. */
-void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
-{
-	vcpu->shadow.lags = 1;
-	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
-}
-
-void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
-{
-	struct quire_vm *vm = vcpu->vm;
-	struct flush_debt debt;
-	int tracked;
-
-	locks_assert_none();
-	if (likely(!atomic_load_acquire_ptr(&vm->track)))
-		return;
-	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
-	tracked = gfn_is_tracked(vm, vcpu->as_id, gfn);
-	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
-	if (!tracked)
-		return;
-	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
-	if (!shadow_unsync(vm, vcpu->as_id, gfn))
-		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
-	shadow_commit(vm, &debt);
-	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
-}
 
 /* A page on the path that must be up to date before it is used there. */
 struct lagging {

@@ -1,0 +1,29 @@
+/* A gfn that is write-tracked is about to be written. */
+#include "src/change/check.h"
+#include "src/fault/fault.h"
+#include "src/gfn/track.h"
+#include "src/shadow/shadow.h"
+#include "src/vm/locks.h"
+
+void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
+{
+	struct quire_vm *vm = vcpu->vm;
+	struct flush_debt debt;
+	int tracked;
+
+	locks_assert_none();
+	if (likely(!atomic_load_acquire_ptr(&vm->track)))
+		return;
+	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
+	tracked = gfn_is_tracked(vm, vcpu->as_id, gfn);
+	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
+	if (!tracked)
+		return;
+	flush_debt_init(&debt, &vm->flush);
+	biglock_write_lock(&vm->mmu_lock);
+	if (!shadow_unsync(vm, vcpu->as_id, gfn))
+		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
+	shadow_commit(vm, &debt);
+	vm_check(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+}
