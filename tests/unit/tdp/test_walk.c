@@ -224,9 +224,12 @@ static void test_roots(void **state)
 	root = vm->roots.valid[0];
 	assert_null(vm->roots.valid[1]);
 	for (uint32_t as = 0; as < 2; as++)
-		for (uint32_t i = 0; i < 2; i++)
-			assert_ptr_equal(tdp_root_get(vm, &machine.vcpus[i]->tables, as),
-					 vm->roots.valid[as]);
+		for (uint32_t i = 0; i < 2; i++) {
+			struct table *got = tdp_root_get(vm, &machine.vcpus[i]->tables, as);
+
+			/* The call makes the root: which argument comes first is the compiler's. */
+			assert_ptr_equal(got, vm->roots.valid[as]);
+		}
 	assert_ptr_equal(vm->roots.valid[0], root);
 	assert_ptr_not_equal(vm->roots.valid[1], root);
 	quire_vcpu_destroy(machine.vcpus[0]);
