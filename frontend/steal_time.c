@@ -26,8 +26,8 @@
 #define MSR_RESERVED UINT64_C(0x3e)
 /* A guest that never leaves is told this often. */
 #define RUNNING_NS 1000000u
-/* What a thread waited in so short a time is told with the next update. */
-#define ENTRY_NS 100000u
+/* The kernel is asked at most this often: what a thread waited meanwhile is told with the next. */
+#define ASK_NS 100000u
 
 /* KVM's paravirtual interface. */
 struct steal_page {
@@ -167,15 +167,18 @@ static int write_page(struct vcpu *vcpu, uint64_t more_ns)
 void steal_time_update(struct vcpu *vcpu, enum steal_pace pace)
 {
 	struct steal_time *steal = &vcpu->steal;
-	uint64_t now_ns;
+	uint64_t now_ns, more_ns = 0;
 
 	if (!(steal->msr & MSR_ENABLED))
 		return;
 	now_ns = timers_now_ns();
-	if (now_ns - steal->looked_ns < (pace == STEAL_RUNNING ? RUNNING_NS : ENTRY_NS))
+	if (pace == STEAL_RUNNING && now_ns - steal->looked_ns < RUNNING_NS)
 		return;
-	steal->looked_ns = now_ns;
+	if (now_ns - steal->looked_ns >= ASK_NS) {
+		steal->looked_ns = now_ns;
+		more_ns = take_wait(steal);
+	}
 	/* A page out of reach is the guest's own loss, as on KVM. */
-	if (write_page(vcpu, take_wait(steal)))
+	if (write_page(vcpu, more_ns))
 		return;
 }

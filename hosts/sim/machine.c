@@ -316,6 +316,7 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 	struct machine_cpu *cpu = &machine->cpus[index];
 	struct quire_memory_fault fault;
 
+	access->error = 0;
 	for (;;) {
 		struct quire_stage2 stage2;
 		uint64_t requests, error;
@@ -334,6 +335,7 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 		quire_vcpu_leave(vcpu);
 		if (done)
 			return 0;
+		access->error = error;
 		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, error, &fault);
 		if (ret < 0 || ret == QUIRE_EMULATE)
 			return ret;

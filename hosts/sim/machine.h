@@ -38,7 +38,8 @@ struct machine_access {
 	uint64_t value; /* stored, or loaded */
 	uint32_t size_bytes;
 	int write;
-	int fetch; /* of an instruction: a load that needs the right to execute */
+	int fetch;	/* of an instruction: a load that needs the right to execute */
+	uint64_t error; /* out: code of the last violation; 0: there was none */
 };
 
 struct machine {

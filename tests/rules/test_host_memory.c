@@ -602,10 +602,11 @@ static void holes_stay_empty(void)
 	}
 	CHECK_EQ(guest_load(&vcpu, GPA), 0);
 	CHECK_EQ(guest_load(&vcpu, COUNTER), 0);
-	other = (int)CHECK_OK(ioctl(vm.kvm, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM));
+	other = (int)CHECK_OK(ioctl(vm.kvm, KVM_CREATE_VM, KVM_X86_DEFAULT_VM));
 	CHECK_ZERO(ioctl(other, KVM_CREATE_IRQCHIP, 0));
 	CHECK_OK(ioctl(other, KVM_CREATE_VCPU, 0ul));
-	CHECK_OK(vm_gmem(&(struct vm){.fd = other}, 16 * PAGE, 0));
+	if (vm_cap(&(struct vm){.fd = other}, KVM_CAP_GUEST_MEMFD))
+		CHECK_OK(vm_gmem(&(struct vm){.fd = other}, 16 * PAGE, 0));
 	CHECK_ZERO(REGION(&(struct vm){.fd = other}, .slot = SLOT, .flags = KVM_MEM_LOG_DIRTY_PAGES,
 			  .guest_phys_addr = GPA, .memory_size = BYTES,
 			  .userspace_addr = (uintptr_t)memory));

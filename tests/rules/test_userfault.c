@@ -295,8 +295,6 @@ static void steal_time_page_from_a_reader(void)
 		guest_store(&vcpu, GPA + 32 * PAGE, 1);
 		CHECK_ZERO(madvise(memory, PAGE, MADV_DONTNEED));
 		CHECK_ZERO(pthread_create(&thread, NULL, page_server, NULL));
-		/* Entries that follow each other at once tell the guest nothing new. */
-		usleep(1000);
 		guest_store(&vcpu, GPA + 32 * PAGE, 2);
 		CHECK_ZERO(pthread_join(thread, NULL));
 	}
