@@ -11,12 +11,12 @@
 #include <unistd.h>
 
 #include <quire/dirty.h>
-#include <quire/trace.h>
 
 #include "frontend/cpuid.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
 #include "hosts/process/sys.h"
+#include "src/base/trace.h"
 #include "vcpu/arch.h"
 
 #define EMULATION_FLAG_INSN_BYTES 1u

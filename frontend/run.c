@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include <quire/dirty.h>
-#include <quire/trace.h>
 
 #include "frontend/exit.h"
 #include "frontend/nested_state.h"
 #include "frontend/run_signals.h"
 #include "frontend/vcpu.h"
 #include "frontend/vm.h"
+#include "src/base/trace.h"
 #include "vcpu/arch.h"
 #include "vcpu/nested.h"
 

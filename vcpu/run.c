@@ -9,8 +9,8 @@
 #include <stdio.h>
 
 #include <quire/gmem.h>
-#include <quire/trace.h>
 
+#include "src/base/trace.h"
 #include "vcpu/code.h"
 #include "vcpu/debug.h"
 #include "vcpu/decode.h"

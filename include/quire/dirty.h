@@ -4,6 +4,10 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quire_vm;
 struct quire_vcpu;
 
@@ -75,5 +79,9 @@ QUIRE_API int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu);
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_reset_dirty_rings(struct quire_vm *vm,
 							  int (*interrupted)(void));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

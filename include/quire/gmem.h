@@ -4,6 +4,10 @@
 
 #include <quire/host.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quire_vm;
 struct quire_vcpu;
 struct quire_gmem; /* one file: a VM's view of an inode's pages */
@@ -92,5 +96,9 @@ QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);
  * takes slots_lock.
  */
 QUIRE_API int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

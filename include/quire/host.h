@@ -4,6 +4,10 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What a page_get() may do, and what the caller promises. */
 enum quire_page_flags {
 	QUIRE_PAGE_WRITE = 1u << 0,  /* the guest is about to write: break copy-on-write */
@@ -88,5 +92,9 @@ struct quire_host_ops {
 	 * sleeps; called under any lock. @cookie is from the vCPU's creation. */
 	void (*kick)(void *ctx, void *cookie);
 };
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,6 +4,10 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quire_vcpu;
 struct quire_place;
 
@@ -30,5 +34,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_place_read(struct quire_place *place, uint6
 						void *data, uint64_t size_bytes);
 QUIRE_API QUIRE_MUST_CHECK int quire_place_write(struct quire_place *place, uint64_t offset_bytes,
 						 const void *data, uint64_t size_bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,21 +4,27 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A lock of the library that a thread holds: check builds alone. */
+struct quire_held_lock {
+	const void *lock;
+	uint32_t rank;
+	uint32_t mode;
+};
+
 /*
  * One record a thread, owned by the platform and used by the library for read sections and for
  * the check of lock ranks. Zero-initialised before its first use. The record outlives its thread:
  * the library may look at it at any time, so a platform hands it to another thread later but
  * never frees it.
  */
-struct quire_held_lock {
-	const void *lock;
-	uint32_t rank;
-	uint32_t mode;
-};
 struct quire_thread {
-	_Alignas(64) uint64_t epoch; /* read section: epoch entered with, 0 outside */
-	uint32_t nesting;	     /* read sections entered, by the thread itself only */
-	uint32_t held_count;	     /* check builds: locks held, in order of acquisition */
+	QUIRE_CACHE_ALIGNED uint64_t epoch; /* read section: epoch entered with, 0 outside */
+	uint32_t nesting;		    /* read sections entered, by the thread itself only */
+	uint32_t held_count;		    /* check builds: locks held, in order of acquisition */
 	struct quire_held_lock held[16];
 	struct quire_thread *next; /* all records, written once when registered */
 };
@@ -55,5 +61,9 @@ QUIRE_API void quire_platform_forked(void);
 
 /* Make @thread known to every grace period from now on. Called by a platform's self(). */
 QUIRE_API void quire_thread_register(struct quire_thread *thread);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,6 +4,10 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quire_vm;
 struct quire_vcpu;
 
@@ -51,5 +55,9 @@ enum quire_vcpu_stat { QUIRE_VCPU_STATS(QUIRE_STAT_ID) QUIRE_VCPU_STAT_COUNT };
 /* Sampled without a lock; never negative when nothing runs. */
 QUIRE_API uint64_t quire_vm_stat(const struct quire_vm *vm, enum quire_vm_stat which);
 QUIRE_API uint64_t quire_vcpu_stat(const struct quire_vcpu *vcpu, enum quire_vcpu_stat which);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

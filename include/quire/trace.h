@@ -4,6 +4,10 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /*
  * group, name, number of fields, fields. A field is NAME/KIND: x hexadecimal, u unsigned, d signed.
  * A kvm_exit's reason is the software CPU's enum cpu_exit; an entry of a table is a word of the
@@ -60,33 +64,8 @@ typedef void (*quire_trace_fn)(enum quire_trace_event event, const uint64_t *arg
 /* Record events with @record from now on; NULL: no more. Any thread; @record stays callable. */
 QUIRE_API void quire_trace_install(quire_trace_fn record);
 
-/* NULL: off. For quire_trace_is_on() alone, in what is linked with the library statically. */
-extern quire_trace_fn quire_trace_record __attribute__((visibility("hidden")));
-
-/* Record an event, if tracing is still on. */
-__attribute__((cold)) void quire_trace_emit(enum quire_trace_event event, const uint64_t *args);
-
-#ifdef QUIRE_NO_TRACE
-/* Without trace points: to measure what they cost (tools/phases.py --trace). */
-#define QUIRE_TRACE(name, ...) ((void)(const uint64_t[]){__VA_ARGS__})
-
-static inline int quire_trace_is_on(void)
-{
-	return 0;
+#ifdef __cplusplus
 }
-#else
-/* While tracing is off this is a compare with memory and a branch. */
-static inline int quire_trace_is_on(void)
-{
-	return __builtin_expect(__atomic_load_n(&quire_trace_record, __ATOMIC_RELAXED) != NULL, 0);
-}
-
-/* An event, with its fields as numbers. They are evaluated only while tracing is on. */
-#define QUIRE_TRACE(name, ...)                                                                 \
-	do {                                                                                   \
-		if (quire_trace_is_on())                                                       \
-			quire_trace_emit(QUIRE_TRACE_##name, (const uint64_t[]){__VA_ARGS__}); \
-	} while (0)
 #endif
 
 #endif

@@ -5,6 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if UINTPTR_MAX < UINT64_MAX
+#error "Quire needs a 64-bit machine: its table words, frame numbers and addresses have 64 bits."
+#endif
+
 /*
  * Four kinds of address meet in a hypervisor, and mixing them up is its classic bug. Each is a
  * struct of its own, so that the compiler refuses a gfn where a pfn is meant.
@@ -42,21 +46,28 @@ enum quire_level {
 /* Results must be looked at: nearly every function here can refuse. */
 #define QUIRE_MUST_CHECK __attribute__((warn_unused_result))
 #define QUIRE_API __attribute__((visibility("default")))
+#define QUIRE_CACHE_ALIGNED __attribute__((aligned(64)))
 
 static inline gfn_t gfn_of(gpa_t gpa)
 {
-	return (gfn_t){gpa.v >> QUIRE_PAGE_SHIFT};
+	gfn_t gfn = {gpa.v >> QUIRE_PAGE_SHIFT};
+
+	return gfn;
 }
 
 static inline gpa_t gpa_of(gfn_t gfn)
 {
-	return (gpa_t){gfn.v << QUIRE_PAGE_SHIFT};
+	gpa_t gpa = {gfn.v << QUIRE_PAGE_SHIFT};
+
+	return gpa;
 }
 
 /* Pages that one entry at @level covers: 1, 512, 262144 ... */
 static inline uint64_t level_pages(enum quire_level level)
 {
-	return UINT64_C(1) << (QUIRE_TABLE_BITS * ((unsigned)level - 1));
+	const unsigned int number = level;
+
+	return UINT64_C(1) << (QUIRE_TABLE_BITS * (number - 1));
 }
 
 #endif

@@ -4,6 +4,10 @@
 
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quire_vm;
 struct quire_vcpu;
 
@@ -175,5 +179,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gp
 					       size_t size_bytes);
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src,
 						size_t size_bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

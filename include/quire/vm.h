@@ -5,6 +5,10 @@
 #include <quire/host.h>
 #include <quire/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quire_vm;
 struct quire_gmem;
 
@@ -159,5 +163,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_read(struct quire_vm *vm, gpa_t gpa, voi
 					     size_t size_bytes);
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_write(struct quire_vm *vm, gpa_t gpa, const void *src,
 					      size_t size_bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,5 +1,5 @@
 /* Where trace events go. */
-#include <quire/trace.h>
+#include "src/base/trace.h"
 
 quire_trace_fn quire_trace_record;
 

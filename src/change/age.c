@@ -1,7 +1,7 @@
 /* Aging: the host asks which of the guest's pages are in use. */
-#include <quire/trace.h>
 
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/change/change.h"
 #include "src/tdp/age.h"
 

@@ -1,10 +1,9 @@
 /* Changing which pages are private. */
 #include <errno.h>
 
-#include <quire/trace.h>
-
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/change/change.h"
 
 static int range_check(const struct quire_vm *vm, gpa_t gpa, u64 size_bytes, u64 attributes)

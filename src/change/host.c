@@ -1,9 +1,9 @@
 /* The host changes what client addresses mean: KVM's MMU notifier. */
-#include <quire/trace.h>
 
 #include "src/access/pfn_cache.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/change/change.h"
 
 /* Does any slot show part of [start, end)? */

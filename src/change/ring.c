@@ -2,10 +2,10 @@
 #include <errno.h>
 
 #include <quire/dirty.h>
-#include <quire/trace.h>
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/change/change.h"
 #include "src/change/nested.h"
 #include "src/dirty/ring.h"

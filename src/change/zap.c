@@ -1,7 +1,7 @@
 /* Zapping through every MMU of the VM. */
-#include <quire/trace.h>
 
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/change/change.h"
 #include "src/vm/locks.h"
 

@@ -1,9 +1,8 @@
 /* The fast path: what dirty logging or aging took from a leaf comes back without a lookup. */
 #include "src/fault/fault.h"
 
-#include <quire/trace.h>
-
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/dirty/log.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/locks.h"

@@ -3,11 +3,10 @@
 
 #include <errno.h>
 
-#include <quire/trace.h>
-
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/locks.h"
 

@@ -1,7 +1,7 @@
 /* Walking the guest's tables in its memory, as the processor would. */
-#include <quire/trace.h>
 
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/dirty/log.h"
 #include "src/shadow/internal.h"
 #include "src/vm/locks.h"

@@ -1,10 +1,10 @@
 /* Shadow pages: found by gfn and role, made, zapped, freed after the flush. */
-#include <quire/trace.h>
 
 #include "src/shadow/internal.h"
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/gfn/nx.h"
 #include "src/vm/locks.h"
 

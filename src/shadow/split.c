@@ -3,10 +3,9 @@
 
 #include <errno.h>
 
-#include <quire/trace.h>
-
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/vm/locks.h"
 
 /*

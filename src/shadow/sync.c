@@ -3,10 +3,9 @@
 
 #include <string.h>
 
-#include <quire/trace.h>
-
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/vm/locks.h"
 
 /* Parents looked at to learn whether a page is below a root; after that it counts as below. */

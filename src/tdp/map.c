@@ -1,9 +1,8 @@
 /* Installing a mapping, in parallel with other faults. */
 #include "src/tdp/tdp.h"
 
-#include <quire/trace.h>
-
 #include "src/base/assert.h"
+#include "src/base/trace.h"
 #include "src/gfn/nx.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"

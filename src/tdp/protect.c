@@ -1,10 +1,9 @@
 /* Taking write permission away, for dirty logging. */
 #include "src/tdp/store.h"
 
-#include <quire/trace.h>
-
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
 

@@ -3,9 +3,8 @@
 
 #include <errno.h>
 
-#include <quire/trace.h>
-
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/gfn/nx.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"

@@ -1,9 +1,8 @@
 /* The store gateway of the TDP tables: every visible change of an entry, and what it owes. */
 #include "src/tdp/store.h"
 
-#include <quire/trace.h>
-
 #include "src/base/assert.h"
+#include "src/base/trace.h"
 #include "src/gfn/nx.h"
 #include "src/vm/locks.h"
 

@@ -1,10 +1,9 @@
 /* Sweeping unlinked tables: what they mapped is counted off, and they are freed. */
 #include "src/tdp/store.h"
 
-#include <quire/trace.h>
-
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/gfn/nx.h"
 #include "src/vm/locks.h"
 

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include <quire/gmem.h>
-#include <quire/trace.h>
 
+#include "src/base/trace.h"
 #include "src/entry/format.h"
 #include "vcpu/cpu.h"
 

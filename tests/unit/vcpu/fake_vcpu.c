@@ -9,9 +9,9 @@
 #include <sys/mman.h>
 
 #include <quire/gmem.h>
-#include <quire/trace.h>
 
 #include "hosts/process/guard.h"
+#include "src/base/trace.h"
 #include "src/entry/format.h"
 #include "vcpu/vmcb.h"
 

@@ -1,0 +1,36 @@
+/* Trace points: the library's own, and those of what stands below it in this tree. */
+#ifndef QUIRE_BASE_TRACE_H
+#define QUIRE_BASE_TRACE_H
+
+#include <quire/trace.h>
+
+/* NULL: off. For quire_trace_is_on() alone; hidden, so that it costs no indirection. */
+extern quire_trace_fn quire_trace_record __attribute__((visibility("hidden")));
+
+/* Record an event, if tracing is still on. */
+__attribute__((cold)) void quire_trace_emit(enum quire_trace_event event, const uint64_t *args);
+
+#ifdef QUIRE_NO_TRACE
+/* Without trace points: to measure what they cost (tools/phases.py --trace). */
+#define QUIRE_TRACE(name, ...) ((void)(const uint64_t[]){__VA_ARGS__})
+
+static inline int quire_trace_is_on(void)
+{
+	return 0;
+}
+#else
+/* While tracing is off this is a compare with memory and a branch. */
+static inline int quire_trace_is_on(void)
+{
+	return __builtin_expect(__atomic_load_n(&quire_trace_record, __ATOMIC_RELAXED) != NULL, 0);
+}
+
+/* An event, with its fields as numbers. They are evaluated only while tracing is on. */
+#define QUIRE_TRACE(name, ...)                                                                 \
+	do {                                                                                   \
+		if (quire_trace_is_on())                                                       \
+			quire_trace_emit(QUIRE_TRACE_##name, (const uint64_t[]){__VA_ARGS__}); \
+	} while (0)
+#endif
+
+#endif
