@@ -1,0 +1,139 @@
+/* A second-stage MMU for a CPU of our own. This file is C11 as well as C++17. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <quire/dirty.h>
+#include <quire/stats.h>
+#include <quire/vcpu.h>
+#include <quire/vm.h>
+
+#include "port.h"
+
+/* The walker: what a processor does with tables of AMD's format. */
+
+enum entry_bit { PRESENT = 1, WRITABLE = 2, ACCESSED = 1 << 5, DIRTY = 1 << 6, LARGE = 1 << 7 };
+
+/* The word at guest address @at, or NULL with the error code of the fault in *@code. */
+static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t at, int is_write, uint64_t *code)
+{
+	uint64_t *table = stage2->root, *entry;
+	unsigned int level = stage2->root_level, shift;
+
+	*code = is_write ? QUIRE_PFERR_WRITE : 0;
+	for (;; level--) {
+		shift = QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1);
+		entry = &table[(at >> shift) % QUIRE_TABLE_ENTRIES];
+		if (!(*entry & PRESENT))
+			return NULL;
+		*code |= QUIRE_PFERR_PRESENT;
+		if (is_write && !(*entry & WRITABLE))
+			return NULL;
+		*code &= QUIRE_PFERR_WRITE;
+		if (level == QUIRE_LEVEL_4K || *entry & LARGE)
+			break;
+		table = (uint64_t *)(uintptr_t)(*entry & UINT64_C(0xffffffffff000));
+	}
+	__atomic_fetch_or(entry, is_write ? ACCESSED | DIRTY : ACCESSED, __ATOMIC_RELAXED);
+	at &= (UINT64_C(1) << shift) - 1;
+	return (uint64_t *)(uintptr_t)((*entry & UINT64_C(0xffffffffff000)) + at);
+}
+
+/* One access of the CPU. An address without memory is the console: what is stored is printed. */
+static int access_word(struct quire_vcpu *vcpu, uint64_t at, uint64_t *value, int is_write)
+{
+	struct quire_memory_fault fault;
+	struct quire_stage2 stage2;
+	uint64_t requests, code, *word;
+	gpa_t gpa = {at};
+	int result;
+
+	do {
+		/* This CPU caches no translation, so that a request to flush asks nothing of it. */
+		result = quire_vcpu_enter(vcpu, &requests, &stage2);
+		if (result)
+			return result;
+		word = walk(&stage2, at, is_write, &code);
+		if (word)
+			memcpy(is_write ? word : value, is_write ? value : word, sizeof(*word));
+		quire_vcpu_leave(vcpu);
+		if (word)
+			return 0;
+		result = quire_vcpu_fault(vcpu, gpa, code, &fault);
+	} while (result > 0 && result != QUIRE_EMULATE);
+	if (result == QUIRE_EMULATE)
+		printf("console: %llu\n", (unsigned long long)*value);
+	return result < 0 ? result : 0;
+}
+
+/* The CPU: an instruction is a word, its operation in the low byte, an address above. */
+enum operation { HALT, ADD, STORE };
+
+static int run(struct quire_vcpu *vcpu)
+{
+	uint64_t pc = 0, accumulator = 0, instruction, operand;
+	int result;
+
+	for (;; pc += 8) {
+		result = access_word(vcpu, pc, &instruction, 0);
+		if (result || instruction % 256 == HALT)
+			return result;
+		if (instruction % 256 == STORE) {
+			result = access_word(vcpu, instruction >> 8, &accumulator, 1);
+		} else {
+			result = access_word(vcpu, instruction >> 8, &operand, 0);
+			accumulator += operand;
+		}
+		if (result)
+			return result;
+	}
+}
+
+static int print_dirty(void *ctx, uint64_t offset_bytes, const void *bits, uint64_t size_bytes)
+{
+	uint64_t word;
+
+	(void)ctx, (void)size_bytes;
+	memcpy(&word, bits, sizeof(word));
+	printf("pages that may have changed: %#llx\n", (unsigned long long)word);
+	return offset_bytes ? -1 : 0;
+}
+
+int main(void)
+{
+	/* Adds two words of page 1, stores the sum in page 2, and shows it. */
+	static const uint64_t program[] = {ADD | 0x1000 << 8, ADD | 0x1008 << 8,
+					   STORE | 0x2000 << 8, STORE | 0x80000 << 8, HALT};
+	static const uint64_t operands[] = {40, 2};
+	static struct quire_platform platform;
+	static struct quire_host_ops host;
+	struct quire_vm_config config;
+	struct quire_region region;
+	struct quire_vcpu *vcpu;
+	struct quire_vm *vm;
+	uint8_t *memory = (uint8_t *)zeroed(QUIRE_PAGE_SIZE, 64 * QUIRE_PAGE_SIZE);
+
+	if (!memory)
+		return 1;
+	memcpy(memory, program, sizeof(program));
+	memcpy(memory + 0x1000, operands, sizeof(operands));
+	fill_tables(&platform, &host);
+	quire_platform_install(&platform);
+	memset(&config, 0, sizeof(config));
+	config.maxphyaddr = 48;
+	config.host = &host;
+	memset(&region, 0, sizeof(region));
+	region.flags = QUIRE_SLOT_LOG_DIRTY;
+	region.size_bytes = 64 * QUIRE_PAGE_SIZE;
+	region.hva.v = (uintptr_t)memory;
+	if (quire_vm_create(&config, &vm) || quire_vcpu_create(vm, 0, NULL, &vcpu) ||
+	    quire_vm_set_region(vm, &region) || run(vcpu) ||
+	    quire_vm_get_dirty_log(vm, 0, print_dirty, NULL))
+		return 1;
+	printf("mapped pages: %llu\n",
+	       (unsigned long long)quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k));
+	quire_vcpu_destroy(vcpu);
+	quire_vm_put(vm);
+	free(memory);
+	return 0;
+}

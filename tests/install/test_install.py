@@ -1,0 +1,138 @@
+"""What 'meson install' brings, and programs built against it: C and C++, shared and static.
+
+usage: test_install.py BUILD-FOLDER
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else TREE / "build"
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+COMPILERS = (("gcc", "-std=c11"), ("clang", "-std=c11"),
+             ("g++", "-std=c++17", "-x", "c++"), ("clang++", "-std=c++17", "-x", "c++"))
+SOURCES = [str(TREE / "examples/embed" / name) for name in ("embed.c", "port.c")]
+
+
+def run(*words, **more):
+    return subprocess.run(words, text=True, check=True, stdout=subprocess.PIPE, **more).stdout
+
+
+def names_of_headers():
+    """Every function that a public header declares with QUIRE_API."""
+    found = set()
+    for path in (TREE / "include/quire").glob("*.h"):
+        text = re.sub(r"/\*.*?\*/|^#.*?$", "", path.read_text(), flags=re.S | re.M)
+        found |= set(re.findall(r"QUIRE_API\b[^;(]*?\b(\w+)\(", text))
+    return found
+
+
+class Installed(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.root = pathlib.Path(cls.temporary.name)
+        run("meson", "install", "-C", str(BUILD), "--no-rebuild", "--quiet", "--destdir",
+            str(cls.root))
+        cls.config = next(cls.root.rglob("quire.pc"))
+        cls.lib = cls.config.parent.parent
+        cls.env = {**os.environ, "PKG_CONFIG_PATH": str(cls.config.parent),
+                   "PKG_CONFIG_SYSROOT_DIR": str(cls.root), "LD_LIBRARY_PATH": str(cls.lib)}
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    def has(self, pattern):
+        found = list(self.root.rglob(pattern))
+        self.assertTrue(found, pattern)
+        return found[0]
+
+    def test_files(self):
+        for path in (TREE / "include/quire").glob("*.h"):
+            self.has(f"include/quire/{path.name}")
+        for pattern in ("libquire.so", "libquire.so.0", "libquire.a", "man/man3/quire.3*"):
+            self.has(pattern)
+
+    def test_files_of_the_command(self):
+        if not (BUILD / "cli/quire").exists():
+            self.skipTest("built without the command")
+        for pattern in ("man/man1/quire.1*", "bash-completion/completions/quire", "_quire",
+                        "quire/libquire_preload.so"):
+            self.has(pattern)
+        done = run(str(self.has("bin/quire")), "doctor", "--", "/bin/true")
+        self.assertIn("/bin/true", done)
+
+    def test_names_of_the_shared_library(self):
+        library = str(self.lib / "libquire.so.0")
+        lines = run("nm", "-D", "--defined-only", "--with-symbol-versions", library).splitlines()
+        names = dict(line.split()[2].split("@@") for line in lines if "@@" in line)
+        self.assertEqual(set(names), names_of_headers())
+        self.assertLessEqual(set(names.values()), {"QUIRE_0.1"})
+        # What has no version is the version itself.
+        rest = {line.split()[2] for line in lines if "@@" not in line}
+        self.assertEqual(rest, set(names.values()))
+        self.assertIn("[libquire.so.0]", run("readelf", "-d", library))
+
+    def test_names_of_the_archive(self):
+        archive = str(self.lib / "libquire.a")
+        self.assertEqual(run("ar", "t", archive).split(), ["quire.o"])
+        listed = run("nm", "--extern-only", "--format=posix", archive).splitlines()
+        names = [line.split() for line in listed if len(line.split()) > 1]
+        self.assertEqual({words[0] for words in names if words[1] != "U"}, names_of_headers())
+        self.assertLessEqual({words[0] for words in names if words[1] == "U"},
+                             {"memcpy", "memset", "memcmp"})
+
+    def build_and_run(self, compiler, link):
+        """What the program printed, and the libraries that it names."""
+        flags = run("pkg-config", *link, "--cflags", "--libs", "quire", env=self.env).split()
+        program = str(self.root / "embed")
+        run(*compiler, *WARNINGS, *SOURCES, "-x", "none", *flags, *link, "-o", program)
+        needed = run("readelf", "-d", program)
+        return run(program, env=self.env), re.findall(r"NEEDED.*\[(.*)\]", needed)
+
+    def test_programs(self):
+        for compiler in COMPILERS:
+            with self.subTest(compiler=compiler):
+                said, needed = self.build_and_run(compiler, ())
+                self.assertIn("console: 42\n", said)
+                self.assertIn("libquire.so.0", needed)
+                said, needed = self.build_and_run(compiler, ("-static",))
+                self.assertIn("console: 42\n", said)
+                self.assertEqual(needed, [])
+
+
+class Completion(unittest.TestCase):
+    def complete(self, *words):
+        script = ('. "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _quire; '
+                  'printf "%s\\n" "${COMPREPLY[@]}"')
+        return run("bash", "-c", script, str(TREE / "cli/completion/quire.bash"),
+                   *words).split()
+
+    def test_bash(self):
+        self.assertEqual(self.complete("quire", "r"), ["run"])
+        self.assertEqual(self.complete("quire", "run", "--st"), ["--stats"])
+        self.assertEqual(self.complete("quire", "doctor", "--j"), ["--json"])
+        self.assertEqual(self.complete("quire", "run", "--param", "kvm.eager"),
+                         ["kvm.eager_page_split="])
+        # What the program is given is the program's.
+        self.assertNotIn("--stats", self.complete("quire", "run", "true", "--st"))
+
+    def test_every_parameter_is_known(self):
+        text = (TREE / "frontend/params.c").read_text()
+        names = {f"{module}.{name}" for macro, module in
+                 (("KVM", "kvm"), ("INTEL", "kvm_intel"), ("AMD", "kvm_amd"))
+                 for name in re.findall(r"^\s+" + macro + r'_(?:BOOL|UINT)\("(\w+)"', text, re.M)}
+        names |= {".".join(pair) for pair in re.findall(r'\{"(kvm\w*)", "(\w+)", PARAM_', text)}
+        self.assertIn("kvm.tdp_mmu", names)
+        for file in ("quire.bash", "_quire"):
+            listed = re.findall(r"\bkvm\w*\.\w+", (TREE / "cli/completion" / file).read_text())
+            self.assertEqual(sorted(listed), sorted(names), file)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
