@@ -20,7 +20,7 @@ BUILD = TREE / "build"
 PRODUCTS = ("quire", "libquire.so.0", "libquire.a", "libquire_preload.so")
 
 # Meson's tests that take more than twenty seconds; --quick leaves them out.
-SLOW = ("interleave", "mutants", "shadow", "shadow-mutants", "simulations", "lost-writes",
+SLOW = ("interleave", "mutants", "options", "shadow", "shadow-mutants", "simulations", "lost-writes",
         "lost-writes-mutants")
 
 
@@ -165,6 +165,11 @@ def demo_vm():
     yield [check_runner.Check("demo-vm", "demo --vm", demo_vm_outcome)]
 
 
+def package():
+    yield [command("package", "package: made twice, installed, used, removed",
+                   [sys.executable, "tests/package/test_package.py"], limit=1800, is_alone=True)]
+
+
 class Kernel:
     """The kernel's programs that must pass here, and what docs/CONFORMANCE.md says of them."""
 
@@ -252,6 +257,8 @@ class Plan:
             *client_suites("clients"),
             Suite("demo-vm", "the README's first example", demo_vm, lambda: ["demo --vm"],
                   group="real VMMs"),
+            Suite("package", "the Debian packages", package,
+                  lambda: ["package: made twice, installed, used, removed"]),
             Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,
                   self.kernel.names)]
 
