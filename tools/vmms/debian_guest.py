@@ -19,7 +19,8 @@ SUITE = "bookworm"
 EXTRA = ("sysvinit-core", "busybox", "iproute2", "kmod")
 IMAGE_SIZE = "700M"
 # What has to be there before the root can be mounted, and what the root's devices need.
-MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "virtio_net", "virtio_rng")
+MODULES = ("virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "virtio_net",
+           "virtio_rng")
 DOWNLOAD_BYTES = 3 << 20
 INITTAB = """\
 id:2:initdefault:
