@@ -52,7 +52,7 @@ void fake_fail_in(uint64_t n);
 /* A VM of @type on a fresh host; its end, which leaves nothing behind. */
 struct quire_vm *fake_vm_make(enum quire_vm_type type);
 void fake_vm_end(struct quire_vm *vm);
-/* The same with slots_lock held from the one to the other, for those who change slots. */
+/* The same with slots_lock held from the one to the other, for changes of slots. */
 struct quire_vm *fake_vm_make_locked(enum quire_vm_type type);
 void fake_vm_end_locked(struct quire_vm *vm);
 
