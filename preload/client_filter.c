@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 
 #include "frontend/user_copy.h"
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
 #define INSTRUCTION_POINTER offsetof(struct seccomp_data, instruction_pointer)
@@ -52,8 +53,7 @@ static long install(uint64_t flags, uint64_t address, const struct client_filter
 	if (!program.len || program.len > BPF_MAXINSNS)
 		return -EINVAL;
 	bytes = (program.len + BEGINNING) * sizeof(*room);
-	mapped =
-	    sys_call(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1ul);
+	mapped = process_map(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	if (sys_failed(mapped))
 		return -ENOMEM;
 	room = (struct sock_filter *)mapped;

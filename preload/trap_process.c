@@ -17,6 +17,7 @@
 #include "frontend/report.h"
 #include "frontend/user_copy.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "preload/numbered.h"
 #include "preload/trap.h"
@@ -152,8 +153,8 @@ static uint64_t parent_room(const struct request *request, uint64_t stack)
 	if (request->stack)
 		return stack - ROOM_BYTES;
 	if (!vfork_stack) {
-		mapped = sys_call(SYS_mmap, 0, VFORK_STACK_BYTES, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS, -1ul);
+		mapped = process_map(VFORK_STACK_BYTES, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS, -1);
 		if (sys_failed(mapped))
 			return 0;
 		vfork_stack = (uint64_t)mapped;
