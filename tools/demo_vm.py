@@ -60,7 +60,7 @@ def run(folder):
     words = memory_guest.arguments()
     files = [folder / "source.json", folder / "target.json"]
     with Machine(qemu, words, options=("--stats", str(files[0]))) as source:
-        source.wait_for("quire: up")
+        source.wait_line("quire: up")
         say(f"Debian's kernel is up after {source.cpu_seconds():.1f} s of processor time:")
         show_boot(source)
         first = memory_guest.wait_beyond(source, 0)

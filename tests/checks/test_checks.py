@@ -19,6 +19,7 @@ import check_report  # noqa: E402
 import check_runner  # noqa: E402
 import checks  # noqa: E402
 import packages  # noqa: E402
+from vmms.machine import Machine  # noqa: E402
 
 PASS = check_report.Outcome("pass")
 
@@ -40,6 +41,35 @@ class Arguments(unittest.TestCase):
     def test_no_argument_is_the_newcomers_run(self):
         options = checks.parse([])
         self.assertEqual((options.suite, options.quick, options.list), ([], False, False))
+
+
+class GrowingConsole(Machine):
+    """A guest that writes a little more each time its console's log is read."""
+
+    def __init__(self, *parts):
+        super().__init__(None, [])
+        self.parts, self.shown = list(parts), ""
+
+    def cpu_seconds(self):
+        return 0.0
+
+    def check_alive(self, waiting_for):
+        if not self.parts:
+            raise AssertionError(f"the guest ended before {waiting_for}")
+
+    def text(self):
+        self.shown += self.parts.pop(0) if self.parts else ""
+        return self.shown
+
+
+class Console(unittest.TestCase):
+    def test_a_line_is_read_when_it_has_ended(self):
+        console = GrowingConsole("noise\nquire: up 6.1.0-am", "d64 cpus", " 2 memory\nquire: ", "x\n")
+        self.assertEqual(console.wait_line("quire: up "), "6.1.0-amd64 cpus 2 memory")
+        self.assertEqual(console.wait_line("quire: "), "x")
+
+    def test_a_text_may_stand_in_a_line(self):
+        GrowingConsole("log", "in: ").wait_for("login: ")
 
 
 def plan_of(newcomer, clients):

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/random.h>
@@ -23,6 +24,9 @@
 
 #define PAGE_BYTES 4096
 #define MEMORY_BYTES (32UL << 20)
+/* Of klogctl(): the console shows what is more urgent than a warning. */
+#define SYSLOG_CONSOLE_LEVEL 8
+#define KERNEL_ERRORS 4
 #define PAGE_WORDS (PAGE_BYTES / sizeof(uint64_t))
 
 static void mount_all(void)
@@ -210,6 +214,8 @@ int main(void)
 	char work[64] = "poweroff", rounds[64] = "0";
 
 	mount_all();
+	/* The kernel writes to the console past the terminal: a note of its own would cut a line. */
+	klogctl(SYSLOG_CONSOLE_LEVEL, NULL, KERNEL_ERRORS);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	say_machine();
 	if (!argument("quire", work, sizeof(work)))

@@ -47,8 +47,7 @@ def restarting_arguments(form, work):
 
 def boot(qemu, form):
     with Machine(qemu, arguments(form, "poweroff")) as machine:
-        machine.wait_for("quire: up", LIMIT_SECONDS)
-        said = machine.text().partition("quire: up")[2].splitlines()[0]
+        said = machine.wait_line("quire: up", LIMIT_SECONDS)
         if f" cpus {form.cpus} " not in said:
             raise Failure(f"the guest does not see {form.cpus} processors:{said}", machine.output())
         machine.wait_for("quire: poweroff", LIMIT_SECONDS)

@@ -112,6 +112,14 @@ class Machine:
                 self.fail(f"no {text!r} within {seconds} s of processor time")
             time.sleep(0.1)
 
+    def wait_line(self, start, seconds=60):
+        """As wait_for, but to the line's end: the console's log may be read in the middle of a
+        line. What follows start on its line."""
+        self.wait_for(start, seconds)
+        begin = self.seen
+        self.wait_for("\n", seconds)
+        return self.text()[begin:self.seen - 1]
+
     def wait_end(self, seconds=60):
         """Waits for QEMU's end, which has to be exit 0."""
         limit = Limit(self, seconds)

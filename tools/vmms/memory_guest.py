@@ -4,7 +4,9 @@ import re
 from vmms import boots
 from vmms.scenario import Failure
 
-GENERATION = re.compile(r"^quire: generation (\d+)$", re.M)
+# Not the start of a line: a guest that loadvm resumed may go on behind half a line.
+START = "quire: generation "
+GENERATION = re.compile(START + r"(\d+)\n")
 FORM = boots.Form("q35", "default")
 
 
@@ -25,7 +27,7 @@ def generations(machine):
 def wait_beyond(machine, generation, seconds=60):
     """Waits for a later generation than that one; returns it."""
     while True:
-        machine.wait_for("quire: generation ", seconds)
-        done = generations(machine)
-        if done and done[-1] > generation:
-            return done[-1]
+        reached = int(machine.wait_line(START, seconds))
+        generations(machine)
+        if reached > generation:
+            return reached
