@@ -40,7 +40,8 @@ static enum guard_reason touch(uint64_t hva, uint32_t flags)
 
 /*
  * A write that a device's read-only entry refused is the guest's business, not an error: the
- * page is there to be read.
+ * page is there to be read. The mapping itself may allow writing; then the device's driver refused
+ * it, by SIGBUS.
  */
 static int fault_error(uint64_t hva, uint32_t flags)
 {
@@ -60,12 +61,16 @@ static int fault_error(uint64_t hva, uint32_t flags)
 	}
 }
 
-/* A guest that reads may write soon: let it, where the client could. */
+/*
+ * A guest that reads may write soon: let it, where the client could. A device's entry may refuse
+ * what its mapping allows, and only a write would tell.
+ */
 static uint8_t reader_may_write(uint64_t hva)
 {
 	struct process_mapping mapping;
 
-	return process_mapping_find(hva, &mapping) && (mapping.prot & PROT_WRITE);
+	return process_mapping_find(hva, &mapping) && (mapping.prot & PROT_WRITE) &&
+	       !mapping.pfnmap;
 }
 
 /* Where this thread touched pages last. */
@@ -108,8 +113,6 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 		return -EHWPOISON;
 	case GUARD_ABORT:
 		return -EINTR;
-	case GUARD_BUS:
-		return -EFAULT;
 	default:
 		return fault_error(hva.v, flags);
 	}

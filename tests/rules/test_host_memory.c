@@ -1,6 +1,7 @@
 /* What the client does to its own memory while a guest uses it: one test for each way. */
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -523,7 +524,53 @@ static void device_memory(void)
 	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = PAGE,
 			  .userspace_addr = (uintptr_t)page));
 	CHECK_EQ(guest_load(&vcpu, GPA), *word_at(page, 0));
-	CHECK(guest_try_store(&vcpu, GPA, 1).end != END_DONE);
+	CHECK_END(guest_try_store(&vcpu, GPA, 1), END_MMIO);
+}
+
+/* A store that the device's entry refuses, though the mapping allows it, is the client's to
+ * emulate. */
+static void check_emulated(uint64_t gpa)
+{
+	uint64_t before = *word_at(memory, gpa - GPA);
+	struct outcome outcome = guest_try_store(&vcpu, gpa, 7);
+
+	CHECK_END(outcome, END_MMIO);
+	CHECK_EQ(outcome.mmio.gpa, gpa);
+	CHECK_EQ(outcome.mmio.data, 7);
+	CHECK(outcome.mmio.is_write);
+	vcpu_complete(&vcpu);
+	CHECK_EQ(*word_at(memory, gpa - GPA), before);
+}
+
+/* A driver's buffer that a program may map for writing, with read-only entries but for its first.
+ */
+static void device_memory_that_its_driver_protects(void)
+{
+	struct perf_event_attr event = {.type = PERF_TYPE_SOFTWARE,
+					.size = sizeof(event),
+					.config = PERF_COUNT_SW_CPU_CLOCK,
+					.disabled = 1};
+	int file = (int)syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
+	uint8_t *buffer = MAP_FAILED;
+	/* In the first page, a word that the driver leaves alone. */
+	const uint64_t own = GPA + 1032;
+
+	if (file >= 0)
+		buffer = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	if (buffer == MAP_FAILED)
+		check_skip("no performance counters");
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = buffer;
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = 3 * PAGE,
+			  .userspace_addr = (uintptr_t)buffer));
+	guest_store(&vcpu, own, 3);
+	CHECK_EQ(*word_at(memory, own - GPA), 3);
+	/* Written first, and read first. */
+	check_emulated(GPA + PAGE);
+	CHECK_EQ(guest_load(&vcpu, GPA + 2 * PAGE), 0);
+	check_emulated(GPA + 2 * PAGE);
+	CHECK_END(GUEST(&vcpu, GUEST_INCREMENT, .rbx = own), END_DONE);
+	CHECK_EQ(*word_at(memory, own - GPA), 4);
 }
 
 /* Private pages do not come from the address, so what happens there is nothing to them. */
@@ -637,6 +684,7 @@ int main(int argc, char **argv)
 	    TEST(missing_page_and_a_signal),
 	    TEST(missing_page_for_two),
 	    TEST(device_memory),
+	    TEST(device_memory_that_its_driver_protects),
 	    TEST(private_pages_do_not_mind),
 	    TEST(other_memory_does_not_mind),
 	    TEST(ranges_are_widened_to_pages),

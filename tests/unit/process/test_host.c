@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/perf_event.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -87,6 +88,31 @@ static void frames_without_pages(void **state)
 	if (!start || !process_mapping_find(start, &mapping) || !mapping.pfnmap)
 		skip();
 	check_page((uint8_t *)start, 0, -EROFS, 0);
+}
+
+/* A driver's buffer in a mapping that may be written: its entries are read-only, but for the first.
+ */
+static void frames_that_the_driver_protects(void **state)
+{
+	struct perf_event_attr event = {.type = PERF_TYPE_SOFTWARE,
+					.size = sizeof(event),
+					.config = PERF_COUNT_SW_CPU_CLOCK,
+					.disabled = 1};
+	int fd = (int)syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
+	uint8_t *buffer = MAP_FAILED;
+	struct process_mapping mapping;
+
+	handle_signals();
+	if (fd >= 0)
+		buffer = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	process_mappings_changed();
+	if (buffer == MAP_FAILED || !process_mapping_find(address_of(buffer), &mapping) ||
+	    !mapping.pfnmap)
+		skip();
+	check_page(buffer, 0, 0, 0);
+	check_page(buffer + PAGE, 0, -EROFS, 0);
+	check_page(buffer + 2 * PAGE, 0, -EROFS, 0);
+	close(fd);
 }
 
 static void nowait_does_not_fault_in(void **state)
@@ -468,6 +494,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(pages_of_every_mapping),
 	    cmocka_unit_test(frames_without_pages),
+	    cmocka_unit_test(frames_that_the_driver_protects),
 	    cmocka_unit_test(nowait_does_not_fault_in),
 	    cmocka_unit_test(only_who_wants_it_is_interrupted),
 	    cmocka_unit_test(mappings_are_known),
