@@ -214,7 +214,8 @@ int main(void)
 	char work[64] = "poweroff", rounds[64] = "0";
 
 	mount_all();
-	/* The kernel writes to the console past the terminal: a note of its own would cut a line. */
+	/* The kernel writes to the console past the terminal: a note of its own would cut a line.
+	 */
 	klogctl(SYSLOG_CONSOLE_LEVEL, NULL, KERNEL_ERRORS);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	say_machine();
