@@ -6,7 +6,7 @@
 #include <sys/time.h>
 
 #include "boundary/rows.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 
 #define XATTR_NAME_BYTES 256
 #define XATTR_FLAGS 3ul

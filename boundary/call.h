@@ -9,9 +9,9 @@
  * would get them, and receives the kernel's result: a value, or -errno. What decides is the object
  * behind a descriptor, never the name of a function or the spelling of a path.
  *
- * The thread must not be inside a client call (frontend/client_call.h): such a call is our own, and
- * the caller forwards it without asking. errno is kept. No lock is held over a call that is
- * forwarded.
+ * The thread must not be inside a client call (frontend/file/client_call.h): such a call is our
+ * own, and the caller forwards it without asking. errno is kept. No lock is held over a call that
+ * is forwarded.
  */
 struct boundary_call {
 	long nr;

@@ -7,7 +7,7 @@
 #include <sys/uio.h>
 
 #include "boundary/rows.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 
 /* The offset of the client's open file description is kept by the kernel, in the descriptor. */
 static off_t offset_of(int fd)

@@ -11,7 +11,7 @@
 
 #include "boundary/node.h"
 #include "boundary/rows.h"
-#include "frontend/params.h"
+#include "frontend/param/params.h"
 
 /* What the kernel answers before it asks the file: it does so for the inert descriptor, too. */
 static bool is_kernels(unsigned int command)

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 
 #define NAME_BYTES 96
 

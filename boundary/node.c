@@ -13,10 +13,10 @@
 
 #include <quire/platform.h>
 
-#include "frontend/client_call.h"
-#include "frontend/file.h"
-#include "frontend/params.h"
-#include "frontend/signal_actions.h"
+#include "frontend/file/client_call.h"
+#include "frontend/file/file.h"
+#include "frontend/param/params.h"
+#include "frontend/run/signal_actions.h"
 #include "hosts/process/process.h"
 
 /* The client's first use of KVM: until here the process is as it would be without us. */

@@ -6,9 +6,9 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
-#include "frontend/client_call.h"
-#include "frontend/numbers.h"
-#include "frontend/signal_actions.h"
+#include "frontend/file/client_call.h"
+#include "frontend/file/numbers.h"
+#include "frontend/run/signal_actions.h"
 
 static bool reads_or_writes(long nr)
 {

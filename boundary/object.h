@@ -3,7 +3,7 @@
 #define QUIRE_BOUNDARY_OBJECT_H
 
 #include "boundary/call.h"
-#include "frontend/file.h"
+#include "frontend/file/file.h"
 
 /* One call on one object: what a row's function gets. */
 struct object_call {

@@ -12,9 +12,9 @@
 #include "boundary/node.h"
 #include "boundary/place.h"
 #include "boundary/rows.h"
-#include "frontend/client_call.h"
-#include "frontend/numbers.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/client_call.h"
+#include "frontend/file/numbers.h"
+#include "frontend/file/user_copy.h"
 
 #define HERE ((unsigned long)AT_FDCWD)
 

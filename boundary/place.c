@@ -11,8 +11,8 @@
 
 #include "boundary/call.h"
 #include "boundary/node.h"
-#include "frontend/client_call.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/client_call.h"
+#include "frontend/file/user_copy.h"
 
 /* As many as the kernel follows. */
 #define LINKS_MAX 40

@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "frontend/params.h"
+#include "frontend/param/params.h"
 
 enum place_links { PLACE_FOLLOW, PLACE_NOFOLLOW };
 

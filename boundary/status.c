@@ -9,7 +9,7 @@
 #include <sys/sysmacros.h>
 
 #include "boundary/rows.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 
 #define ANON_INODE_MAGIC 0x09041934
 #define GUEST_MEMFD_MAGIC 0x474d454d

@@ -5,7 +5,7 @@
 #include <sys/syscall.h>
 
 #include "boundary/rows.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 
 #define SPLICE_FLAGS 0xful
 

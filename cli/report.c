@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "cli/trace.h"
-#include "frontend/report.h"
+#include "frontend/report/report.h"
 
 /* How long a living process may take to answer. */
 #define ANSWER_TRIES 100

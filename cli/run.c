@@ -21,8 +21,8 @@
 #include "cli/filter.h"
 #include "cli/quire.h"
 #include "cli/report.h"
-#include "frontend/broker.h"
-#include "frontend/params.h"
+#include "frontend/file/broker.h"
+#include "frontend/param/params.h"
 #include "preload/launch.h"
 #include "preload/program.h"
 

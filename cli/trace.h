@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "frontend/report.h"
+#include "frontend/report/report.h"
 
 struct trace_line {
 	struct report_event event;

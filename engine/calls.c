@@ -16,7 +16,7 @@
 #include "engine/image.h"
 #include "engine/signals.h"
 #include "engine/user.h"
-#include "frontend/client_call.h"
+#include "frontend/file/client_call.h"
 #include "hosts/process/sys.h"
 #include "preload/client_filter.h"
 #include "preload/numbered.h"

@@ -11,8 +11,8 @@
 #include "engine/decoder.h"
 #include "engine/thread.h"
 #include "engine/user.h"
-#include "frontend/cpuid.h"
-#include "frontend/vcpu.h"
+#include "frontend/object/vcpu.h"
+#include "frontend/state/cpuid.h"
 #include "hosts/process/sys.h"
 
 #define PAGE_BYTES UINT64_C(4096)

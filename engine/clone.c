@@ -21,7 +21,7 @@
 #include "engine/libc.h"
 #include "engine/signals.h"
 #include "engine/user.h"
-#include "frontend/report.h"
+#include "frontend/report/report.h"
 #include "hosts/process/sys.h"
 
 #ifndef CLONE_CLEAR_SIGHAND

@@ -19,7 +19,7 @@
 
 #include "engine/image.h"
 #include "engine/user.h"
-#include "frontend/report.h"
+#include "frontend/report/report.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "preload/launch.h"

@@ -24,8 +24,8 @@
 #include "engine/signals.h"
 #include "engine/thread.h"
 #include "engine/trap.h"
-#include "frontend/params.h"
-#include "frontend/report.h"
+#include "frontend/param/params.h"
+#include "frontend/report/report.h"
 #include "hosts/process/sys.h"
 #include "preload/launch.h"
 

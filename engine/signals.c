@@ -10,10 +10,10 @@
 #include "engine/filter.h"
 #include "engine/gate.h"
 #include "engine/user.h"
-#include "frontend/client_call.h"
-#include "frontend/run_signals.h"
-#include "frontend/signal_actions.h"
-#include "frontend/signal_state.h"
+#include "frontend/file/client_call.h"
+#include "frontend/run/signal_actions.h"
+#include "frontend/run/signal_state.h"
+#include "frontend/run/signals.h"
 #include "hosts/process/guard.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
@@ -496,7 +496,7 @@ static void on_signal(int signal, siginfo_t *info, void *frame)
 		deliver(thread, signal, info, context);
 }
 
-/* ---- What frontend/ asks (frontend/signal_actions.h, frontend/signal_state.h) ---- */
+/* ---- What frontend/ asks (frontend/run/signal_actions.h, frontend/run/signal_state.h) ---- */
 
 void signal_set_strip(sigset_t *set)
 {

@@ -4,7 +4,7 @@
  * Every handler of the client is ours in the kernel: it runs on the engine's stack, which is the
  * thread's alternate stack for the kernel. Outside the engine it writes the frame that the kernel
  * would have written, where the client wants it, and returns into the client's handler. Inside the
- * engine all signals wait, but during an ioctl of KVM's, which they end (frontend/run_signals.h).
+ * engine all signals wait, but during an ioctl of KVM's, which they end (frontend/run/signals.h).
  *
  * SIGSYS is never blocked, or a trap would kill; SIGSEGV, SIGBUS and the kick neither, since the
  * engine's guarded accesses need them. What the client believes to be blocked is remembered.

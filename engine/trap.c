@@ -23,8 +23,8 @@
 #include "engine/numbers.h"
 #include "engine/signals.h"
 #include "engine/user.h"
-#include "frontend/numbers.h"
-#include "frontend/report.h"
+#include "frontend/file/numbers.h"
+#include "frontend/report/report.h"
 #include "hosts/process/sys.h"
 
 #define KVM_TYPE 0xae00u

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 
 #define PAGE_BYTES UINT64_C(4096)
 

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "boundary/object.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/sys.h"
 #include "preload/entry.h"

@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include <utime.h>
 
-#include "frontend/numbers.h"
+#include "frontend/file/numbers.h"
 #include "preload/entry.h"
 
 /* Where libc's own function would read the client's memory itself: the system call. */

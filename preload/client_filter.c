@@ -13,7 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 

@@ -3,8 +3,8 @@
 #include <limits.h>
 #include <unistd.h>
 
-#include "frontend/file.h"
-#include "frontend/numbers.h"
+#include "frontend/file/file.h"
+#include "frontend/file/numbers.h"
 #include "preload/real.h"
 
 /* Close @fd, which is nothing that we know from then on. */

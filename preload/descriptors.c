@@ -9,9 +9,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "frontend/numbers.h"
-#include "frontend/params.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/numbers.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/param/params.h"
 #include "preload/entry.h"
 #include "preload/memory.h"
 

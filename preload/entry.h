@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 
 #include "boundary/call.h"
-#include "frontend/file.h"
+#include "frontend/file/file.h"
 #include "preload/real.h"
 
 /* Is the call one of our own, or is there no object that it could reach? */

@@ -19,9 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "frontend/report.h"
-#include "frontend/signal_actions.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/report/report.h"
+#include "frontend/run/signal_actions.h"
 #include "preload/environment.h"
 #include "preload/on_engine.h"
 #include "preload/program.h"

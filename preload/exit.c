@@ -2,7 +2,7 @@
  */
 #include <unistd.h>
 
-#include "frontend/report.h"
+#include "frontend/report/report.h"
 #include "preload/real.h"
 
 INTERPOSED void _exit(int status)

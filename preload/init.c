@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "frontend/params.h"
-#include "frontend/report.h"
+#include "frontend/param/params.h"
+#include "frontend/report/report.h"
 #include "preload/environment.h"
 #include "preload/real.h"
 #include "preload/trap.h"

@@ -1,6 +1,6 @@
 /*
  * Calls that change the client's address space. The call is made with nothing held; vCPUs forget
- * the range before it returns to the client (frontend/mm_events.h).
+ * the range before it returns to the client (frontend/object/mm_events.h).
  */
 #include "preload/memory.h"
 
@@ -15,9 +15,9 @@
 #include <sys/shm.h>
 #include <unistd.h>
 
-#include "frontend/file.h"
-#include "frontend/mm_events.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/file.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/object/mm_events.h"
 #include "hosts/process/process.h"
 #include "preload/real.h"
 

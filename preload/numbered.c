@@ -12,8 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "frontend/file.h"
-#include "frontend/mm_events.h"
+#include "frontend/file/file.h"
+#include "frontend/object/mm_events.h"
 #include "hosts/process/sys.h"
 #include "preload/memory.h"
 

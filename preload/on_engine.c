@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "frontend/params.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/param/params.h"
 #include "preload/environment.h"
 #include "preload/launch.h"
 

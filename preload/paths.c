@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "boundary/place.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 #include "preload/entry.h"
 
 #define NEEDS_MODE(flags) (((flags)&O_CREAT) || ((flags)&O_TMPFILE) == O_TMPFILE)

@@ -2,7 +2,7 @@
 #ifndef QUIRE_PRELOAD_REAL_H
 #define QUIRE_PRELOAD_REAL_H
 
-#include "frontend/client_call.h"
+#include "frontend/file/client_call.h"
 
 #ifndef QUIRE_ENGINE
 #define INTERPOSED __attribute__((visibility("default"), used))

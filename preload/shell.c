@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 #include "preload/environment.h"
 #include "preload/real.h"
 

@@ -1,4 +1,4 @@
-/* Signal calls: the client's handlers and masks go through frontend/signal_actions.h. */
+/* Signal calls: the client's handlers and masks go through frontend/run/signal_actions.h. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -7,9 +7,9 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 
-#include "frontend/signal_actions.h"
-#include "frontend/signal_state.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/run/signal_actions.h"
+#include "frontend/run/signal_state.h"
 #include "preload/real.h"
 #include "preload/signals.h"
 

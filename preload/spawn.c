@@ -12,7 +12,7 @@
 
 #include "boundary/node.h"
 #include "boundary/place.h"
-#include "frontend/numbers.h"
+#include "frontend/file/numbers.h"
 #include "preload/entry.h"
 
 /* Where a client looks last. libc takes no number past the limit. */

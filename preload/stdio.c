@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "boundary/object.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
 #include "preload/entry.h"
 
 static int fd_of(void *cookie)

@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <threads.h>
 
-#include "frontend/signal_actions.h"
+#include "frontend/run/signal_actions.h"
 #include "hosts/process/heap.h"
 #include "preload/real.h"
 #include "preload/trap.h"

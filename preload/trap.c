@@ -13,9 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "frontend/client_call.h"
-#include "frontend/report.h"
-#include "frontend/signal_actions.h"
+#include "frontend/file/client_call.h"
+#include "frontend/report/report.h"
+#include "frontend/run/signal_actions.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/sys.h"
 #include "preload/client_filter.h"

@@ -14,8 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "frontend/report.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/report/report.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"

@@ -4,10 +4,10 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-#include "frontend/client_call.h"
-#include "frontend/signal_actions.h"
-#include "frontend/signal_state.h"
-#include "frontend/user_copy.h"
+#include "frontend/file/client_call.h"
+#include "frontend/file/user_copy.h"
+#include "frontend/run/signal_actions.h"
+#include "frontend/run/signal_state.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 #include "preload/signals.h"

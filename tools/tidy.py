@@ -36,12 +36,14 @@ class Tree:
         self.files = tree_files(root)
         self.sources = [Source(root, p) for p in self.files if p.endswith((".c", ".h"))]
         layers = root / "LAYERS"
-        self.layers = layers.read_text().split() if layers.exists() else []
+        lines = layers.read_text().splitlines() if layers.exists() else []
+        self.layers = [line.split() for line in lines]  # folders of one line see one another
 
     def layer(self, path):
         """Position of a file's folder in LAYERS, or None."""
-        fits = [at for at, folder in enumerate(self.layers) if path.startswith(folder + "/")]
-        return max(fits, key=lambda at: len(self.layers[at])) if fits else None
+        fits = [(len(folder), at) for at, folders in enumerate(self.layers)
+                for folder in folders if path.startswith(folder + "/")]
+        return max(fits)[1] if fits else None
 
 def tree_files(root):
     """Files of the tree, as git sees them; every file where there is no repository."""
@@ -108,7 +110,7 @@ def rule_layers(tree):
             pair = {source.path.split("/")[1:2][0] if "/" in source.path else "",
                     path.split("/")[1:2][0] if "/" in path else ""}
             if own is not None and other is not None and other > own:
-                yield source.path, line, f"{path} stands below {tree.layers[own]} in LAYERS"
+                yield source.path, line, f"{path} stands below {' '.join(tree.layers[own])} in LAYERS"
             elif own is not None and other is None:
                 yield source.path, line, f"{path} is in no folder of LAYERS"
             elif pair == {"tdp", "shadow"}:
@@ -254,9 +256,10 @@ def rule_comments(tree):
 
 def rule_layer_folders(tree):
     """The order of inclusion names folders that exist."""
-    for number, folder in enumerate(tree.layers, 1):
-        if not any(path.startswith(folder + "/") for path in tree.files):
-            yield "LAYERS", number, f"no folder {folder}"
+    for number, folders in enumerate(tree.layers, 1):
+        for folder in folders:
+            if not any(path.startswith(folder + "/") for path in tree.files):
+                yield "LAYERS", number, f"no folder {folder}"
 
 INVARIANTS = "docs/INVARIANTS.md"
 INVARIANT = re.compile(r"\bI-\d\d\b")

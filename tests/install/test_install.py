@@ -123,7 +123,7 @@ class Completion(unittest.TestCase):
         self.assertNotIn("--stats", self.complete("quire", "run", "true", "--st"))
 
     def test_every_parameter_is_known(self):
-        text = (TREE / "frontend/params.c").read_text()
+        text = (TREE / "frontend/param/params.c").read_text()
         names = {f"{module}.{name}" for macro, module in
                  (("KVM", "kvm"), ("INTEL", "kvm_intel"), ("AMD", "kvm_amd"))
                  for name in re.findall(r"^\s+" + macro + r'_(?:BOOL|UINT)\("(\w+)"', text, re.M)}

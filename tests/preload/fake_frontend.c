@@ -16,11 +16,11 @@
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
-#include "frontend/file.h"
-#include "frontend/mm_events.h"
-#include "frontend/params.h"
-#include "frontend/report.h"
-#include "frontend/run_signals.h"
+#include "frontend/file/file.h"
+#include "frontend/object/mm_events.h"
+#include "frontend/param/params.h"
+#include "frontend/report/report.h"
+#include "frontend/run/signals.h"
 #include "hosts/process/guard.h"
 
 struct quire_vcpu {

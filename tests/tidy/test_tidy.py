@@ -10,7 +10,7 @@ sys.path.insert(0, str(TREE / "tools"))
 import c_source  # noqa: E402
 import tidy  # noqa: E402
 
-LAYERS = "include/quire\nsrc/base\nsrc/tdp\nsrc/shadow\nhosts/process\nvcpu\n"
+LAYERS = "include/quire\nsrc/base\nsrc/tdp\nsrc/shadow\nhosts/process\nvcpu\ncli/one cli/two\n"
 CLEAN = {
     "LAYERS": LAYERS,
     ".clang-format": (TREE / ".clang-format").read_text(),
@@ -24,6 +24,10 @@ CLEAN = {
     "src/shadow/a.h": "/* A header. */\n",
     "hosts/process/a.h": "/* A header. */\n",
     "vcpu/cpu.h": "/* A header. */\n",
+    "cli/one/a.h": "/* A header. */\n",
+    "cli/one/a.c": '/* Folders of one line of LAYERS. */\n#include "cli/two/a.h"\n',
+    "cli/two/a.h": "/* A header. */\n",
+    "cli/two/a.c": '/* Folders of one line of LAYERS. */\n#include "cli/one/a.h"\n',
     "docs/A.md": "`x_of()` is in `src/tdp/map.c`, and `/dev/kvm` and `x86/a.c` are not ours.\n",
 }
 LONG = "/* A file. */\nint long_one(void)\n{\n" + "\tx();\n" * 69 + "}\n"
@@ -38,6 +42,7 @@ BROKEN = [
     ("bool", "src/tdp/a.h", "/* A header. */\nint a(int x,\n      bool y);\n"),
     ("bool", "include/quire/x.h", "/* A header. */\nbool a(void);\n"),
     ("layers", "src/tdp/a.c", '/* A file. */\n#include "vcpu/cpu.h"\n'),
+    ("layers", "vcpu/a.c", '/* A file. */\n#include "cli/one/a.h"\n'),
     ("layers", "src/shadow/a.c", '/* A file. */\n#include "src/tdp/map.h"\n'),
     ("layers", "src/tdp/a.c", '/* A file. */\n#include "src/other/a.h"\n'),
     ("includes_exist", "src/tdp/a.c", '/* A file. */\n#include "src/base/none.h"\n'),

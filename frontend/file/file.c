@@ -1,0 +1,723 @@
+/*
+ * File objects: what stands behind a descriptor of ours, found by the identity of its inode.
+ *
+ * The inode of the memfd is the identity. Of most files we hold nothing, and the kernel tells when
+ * the inode is gone (frontend/file/watch.h). A file whose pages are mapped by us, too, would stay
+ * for ever: the client's open file description holds an exclusive flock, and our own description of
+ * the same inode (hidden_fd) can take the lock exactly when the client's is gone, over dup, fork,
+ * SCM_RIGHTS and mappings. So it is for every file where the kernel cannot tell.
+ *
+ * The table holds one reference to each struct file, every file_get() another. A file leaves the
+ * table when the client's description is found gone, and is released with its last reference, so
+ * a call in flight keeps its object as it does in the kernel.
+ *
+ * A forked child has copies of the table's files: it answers for them (-EIO by its pid) but never
+ * releases them, and holds none of our descriptions.
+ */
+#include "frontend/file/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "frontend/file/broker.h"
+#include "frontend/file/client_call.h"
+#include "frontend/file/gmem_remote.h"
+#include "frontend/file/hidden_fd.h"
+#include "frontend/file/memory.h"
+#include "frontend/file/numbers.h"
+#include "frontend/file/watch.h"
+#include "frontend/param/params.h"
+#include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
+#include "hosts/process/helper.h"
+#include "hosts/process/process.h"
+
+#define BUCKETS 4096u
+/* How many closes pass before the files nobody closed through us are looked at, too. */
+#define SWEEP_EVERY 4096u
+
+/* Fields without a letter never change. [T] under table_lock, [A] atomic. */
+struct file {
+	/* [A] First, for its address: see the words of frontend/file/numbers.c. */
+	uint32_t references;
+	const struct file_ops *ops;
+	void *object;
+	void *memory;
+	uint64_t size_bytes;
+	dev_t device;
+	ino_t inode;
+	pid_t owner;
+	uint64_t identity;
+	uint32_t generation;
+	int hidden_fd;	       /* [T]; -1: watched, or in a forked child */
+	int watch;	       /* [T]; 0: not watched */
+	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
+	struct file *next;     /* [T] in the bucket, later in a list of the released */
+	struct file *linger_next, **linger_link; /* [T] */
+	struct file *watch_next;		 /* [T] in the bucket of its watch */
+	uint32_t is_seen;			 /* [T] while all watches are gone through */
+};
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct file *buckets[BUCKETS]; /* [T] */
+static struct file *watched[BUCKETS]; /* [T] the same files by watch */
+static struct file *lingering;	      /* [T] */
+static uint32_t live_count;	      /* [A] written under table_lock */
+static uint32_t close_count;	      /* [T] */
+/* Where files of ours were mapped, ever. [A] written under table_lock. */
+static uintptr_t mapped_low = UINTPTR_MAX, mapped_high;
+
+static struct file **bucket_of(ino_t inode)
+{
+	return &buckets[(inode * UINT64_C(0x9e3779b97f4a7c15)) >> 52];
+}
+
+static void linger_add_locked(struct file *file)
+{
+	if (file->is_lingering)
+		return;
+	file->is_lingering = 1;
+	file->linger_next = lingering;
+	file->linger_link = &lingering;
+	if (lingering)
+		lingering->linger_link = &file->linger_next;
+	lingering = file;
+}
+
+static void linger_remove_locked(struct file *file)
+{
+	if (!file->is_lingering)
+		return;
+	file->is_lingering = 0;
+	*file->linger_link = file->linger_next;
+	if (file->linger_next)
+		file->linger_next->linger_link = file->linger_link;
+}
+
+static struct file **watched_bucket(int watch)
+{
+	return &watched[(unsigned int)watch % BUCKETS];
+}
+
+static struct file *watched_find_locked(int watch)
+{
+	struct file *file = *watched_bucket(watch);
+
+	while (file && file->watch != watch)
+		file = file->watch_next;
+	return file;
+}
+
+static void watched_remove_locked(struct file *file)
+{
+	struct file **link = watched_bucket(file->watch);
+
+	if (!file->watch)
+		return;
+	while (*link != file)
+		link = &(*link)->watch_next;
+	__atomic_store_n(link, file->watch_next, __ATOMIC_RELEASE);
+	file->watch = 0;
+}
+
+static void table_remove_locked(struct file *file)
+{
+	struct file **link = bucket_of(file->inode);
+
+	watched_remove_locked(file);
+	while (*link != file)
+		link = &(*link)->next;
+	/* As in file_create(): the link goes before the caller uses it for another list. */
+	__atomic_store_n(link, file->next, __ATOMIC_RELEASE);
+	numbers_forget_file(&file->references);
+	linger_remove_locked(file);
+	__atomic_store_n(&live_count, live_count - 1, __ATOMIC_RELAXED);
+}
+
+/* Has the client's last reference gone? Then the file leaves the table. */
+static bool file_take_gone_locked(struct file *file)
+{
+	if (file->hidden_fd < 0 || file->owner != getpid())
+		return false;
+	if (flock(file->hidden_fd, LOCK_EX | LOCK_NB))
+		return false;
+	table_remove_locked(file);
+	return true;
+}
+
+static void file_free(struct file *file)
+{
+	if (file->memory)
+		munmap(file->memory, file->size_bytes);
+	if (file->hidden_fd >= 0)
+		hidden_fd_close(file->hidden_fd);
+	process_heap_free(file);
+}
+
+void file_put(struct file *file)
+{
+	if (__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
+		return;
+	if (file->ops->release)
+		file->ops->release(file);
+	file_free(file);
+}
+
+static void put_list(struct file *gone)
+{
+	while (gone) {
+		struct file *next = gone->next;
+
+		file_put(gone);
+		gone = next;
+	}
+}
+
+static void see_locked(int watch)
+{
+	struct file *file = watched_find_locked(watch);
+
+	if (file)
+		file->is_seen = 1;
+}
+
+/* The kernel lost count of the ends: all files that it does not watch any more are gone. */
+static struct file *take_unwatched_locked(struct file *gone)
+{
+	struct file *file, *next;
+
+	for (uint32_t i = 0; i < BUCKETS; i++)
+		for (file = watched[i]; file; file = file->watch_next)
+			file->is_seen = 0;
+	if (file_watch_alive(see_locked))
+		return gone;
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (file = watched[i]; file; file = next) {
+			next = file->watch_next;
+			if (file->is_seen)
+				continue;
+			table_remove_locked(file);
+			file->next = gone;
+			gone = file;
+		}
+	}
+	return gone;
+}
+
+/* Files that the kernel says are gone leave the table. */
+static struct file *take_told_locked(void)
+{
+	struct file *gone = NULL, *file;
+	int watch;
+
+	while ((watch = file_watch_next()) != FILE_WATCH_NONE) {
+		if (watch == FILE_WATCH_LOST) {
+			gone = take_unwatched_locked(gone);
+			continue;
+		}
+		file = watched_find_locked(watch);
+		if (!file)
+			continue;
+		table_remove_locked(file);
+		file->next = gone;
+		gone = file;
+	}
+	return gone;
+}
+
+static struct file *take_gone_lingering_locked(void)
+{
+	struct file *gone = take_told_locked(), *file, *next;
+
+	for (file = lingering; file; file = next) {
+		next = file->linger_next;
+		if (!file_take_gone_locked(file))
+			continue;
+		file->next = gone;
+		gone = file;
+	}
+	return gone;
+}
+
+static struct file *take_gone_all_locked(void)
+{
+	struct file *gone = take_told_locked(), *file, *next;
+
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (file = buckets[i]; file; file = next) {
+			next = file->next;
+			if (!file_take_gone_locked(file))
+				continue;
+			file->next = gone;
+			gone = file;
+		}
+	}
+	return gone;
+}
+
+void file_collect(void)
+{
+	struct file *gone;
+
+	if (!file_any())
+		return;
+	pthread_mutex_lock(&table_lock);
+	gone = take_gone_all_locked();
+	pthread_mutex_unlock(&table_lock);
+	put_list(gone);
+}
+
+/*
+ * The last descriptor of a file that was closed here may be in another process: a thread of ours
+ * waits for its end, as soon as there is such a file.
+ */
+static pthread_cond_t lingering_cond = PTHREAD_COND_INITIALIZER;
+static uint32_t has_watcher; /* [T] */
+
+static void *watcher_thread(void *unused)
+{
+	(void)unused;
+	client_call_begin();
+	for (;;) {
+		struct file *gone;
+
+		pthread_mutex_lock(&table_lock);
+		while (!lingering)
+			pthread_cond_wait(&lingering_cond, &table_lock);
+		pthread_mutex_unlock(&table_lock);
+		file_watch_wait();
+		pthread_mutex_lock(&table_lock);
+		gone = take_gone_lingering_locked();
+		pthread_mutex_unlock(&table_lock);
+		put_list(gone);
+	}
+	return NULL;
+}
+
+static void watcher_wake_locked(void)
+{
+	if (has_watcher)
+		pthread_cond_signal(&lingering_cond);
+	else
+		has_watcher = !helper_start(NULL, watcher_thread, NULL);
+}
+
+static struct file *list_join(struct file *list, struct file *more)
+{
+	struct file **end = &list;
+
+	while (*end)
+		end = &(*end)->next;
+	*end = more;
+	return list;
+}
+
+static bool table_has_locked(const struct file *file)
+{
+	const struct file *found = *bucket_of(file->inode);
+
+	while (found && found != file)
+		found = found->next;
+	return found != NULL;
+}
+
+void file_closed(struct file *file)
+{
+	struct file *gone;
+
+	pthread_mutex_lock(&table_lock);
+	gone = take_told_locked();
+	/* It may be found gone already, by another thread too: then it is in no list. */
+	if (table_has_locked(file)) {
+		if (file_take_gone_locked(file)) {
+			file->next = gone;
+			gone = file;
+		} else if (file->owner == getpid()) {
+			linger_add_locked(file);
+			watcher_wake_locked();
+		}
+	}
+	if (++close_count % SWEEP_EVERY == 0)
+		gone = list_join(gone, take_gone_all_locked());
+	pthread_mutex_unlock(&table_lock);
+	put_list(gone);
+}
+
+void file_mapped(uintptr_t start, uintptr_t end)
+{
+	pthread_mutex_lock(&table_lock);
+	if (start < mapped_low)
+		__atomic_store_n(&mapped_low, start, __ATOMIC_RELAXED);
+	if (end > mapped_high)
+		__atomic_store_n(&mapped_high, end, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&table_lock);
+}
+
+bool file_may_be_mapped(uintptr_t start, uintptr_t end)
+{
+	return start < __atomic_load_n(&mapped_high, __ATOMIC_RELAXED) &&
+	       end > __atomic_load_n(&mapped_low, __ATOMIC_RELAXED);
+}
+
+/* Last references that went unseen: by a child's exit, by fclose(). */
+static void collect_lingering(void)
+{
+	struct file *gone;
+
+	pthread_mutex_lock(&table_lock);
+	gone = take_gone_lingering_locked();
+	pthread_mutex_unlock(&table_lock);
+	put_list(gone);
+}
+
+void file_unmapped(uintptr_t start, uintptr_t end)
+{
+	if (file_any() && file_may_be_mapped(start, end))
+		collect_lingering();
+}
+
+/* The child of a fork: the files are the parent's. */
+static void fork_child(void)
+{
+	uint32_t count = 0;
+
+	pthread_mutex_init(&table_lock, NULL);
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (struct file *file = buckets[i]; file; file = file->next) {
+			if (file->hidden_fd >= 0)
+				hidden_fd_close(file->hidden_fd);
+			file->hidden_fd = -1;
+			file->watch = 0;
+			file->memory = NULL;
+			file->is_lingering = 0;
+			count++;
+		}
+	}
+	memset(watched, 0, sizeof(watched));
+	file_watch_forget();
+	pthread_cond_init(&lingering_cond, NULL);
+	has_watcher = 0;
+	lingering = NULL;
+	live_count = count;
+}
+FORK_CHILD(FORK_FILES, table_lock, fork_child);
+
+static int make_descriptor(const struct file_config *config)
+{
+	const char *name = config->name ? config->name : config->ops->name;
+	unsigned int flags = MFD_ALLOW_SEALING | (config->cloexec ? MFD_CLOEXEC : 0);
+	int fd = memfd_create(name, flags);
+
+	if (fd < 0 && errno == EMFILE) {
+		/* Files whose last descriptor went where we could not see it cost none of the
+		 * client's numbers, but what they hold may. */
+		file_collect();
+		fd = memfd_create(name, flags);
+	}
+	if (fd < 0)
+		return -errno;
+	return fd;
+}
+
+static int make_memory(struct file *file, enum file_memory_kind kind)
+{
+	switch (kind) {
+	case FILE_MEMORY_MAPPABLE:
+		return file_memory_map(file->hidden_fd, file->size_bytes, &file->memory);
+	case FILE_MEMORY_PRIVATE:
+		return file_memory_make(file->size_bytes, &file->memory);
+	default:
+		return 0;
+	}
+}
+
+/*
+ * The file keeps its size, whatever the client does with the descriptor; one without pages of ours
+ * takes no bytes either.
+ */
+static int seal(int fd, const struct file_config *config)
+{
+	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+	if (config->memory == FILE_NO_MEMORY)
+		seals |= F_SEAL_WRITE;
+	/* And it is no program. */
+	return fcntl(fd, F_ADD_SEALS, seals) || fchmod(fd, 0600) ? -errno : 0;
+}
+
+/* A second description of ours, which can take the lock that the client's holds. */
+static int hold_description(struct file *file, int fd)
+{
+	int hidden;
+
+	if (flock(fd, LOCK_EX))
+		return -errno;
+	hidden = hidden_fd_reopen(fd);
+	if (hidden < 0)
+		return hidden;
+	file->hidden_fd = hidden;
+	return 0;
+}
+
+/* The size is past what the client's limit allows: another file behind the same number. */
+static int replace_descriptor(int fd, const struct file_config *config)
+{
+	const char *name = config->name ? config->name : config->ops->name;
+	int made = broker_memfd(params_directory(), name, config->size_bytes), error = 0;
+
+	if (made < 0)
+		return -EFBIG;
+	if (dup3(made, fd, config->cloexec ? O_CLOEXEC : 0) < 0)
+		error = -errno;
+	close(made);
+	return error;
+}
+
+static int file_open(struct file *file, int fd, const struct file_config *config)
+{
+	struct stat status;
+	int error = config->size_bytes ? file_size_set(fd, config->size_bytes) : 0;
+
+	/* Nothing is read from an inert descriptor: its size is what fstat() says for us. */
+	if (error == -EFBIG && config->memory == FILE_MEMORY_PRIVATE)
+		error = 0;
+	if (error == -EFBIG)
+		error = replace_descriptor(fd, config);
+	if (!error)
+		error = seal(fd, config);
+	if (error)
+		return error;
+	if (fstat(fd, &status))
+		return -errno;
+	file->device = status.st_dev;
+	file->inode = status.st_ino;
+	if (config->memory == FILE_MEMORY_MAPPABLE)
+		error = hold_description(file, fd);
+	return error ? error : make_memory(file, config->memory);
+}
+
+/* From here on the end of the file is noticed. 0 or -errno. */
+static int table_add(struct file *file, int fd)
+{
+	pthread_mutex_lock(&table_lock);
+	if (file->hidden_fd < 0) {
+		int watch = file_watch_add(fd);
+
+		if (watch < 0) {
+			pthread_mutex_unlock(&table_lock);
+			watch = hold_description(file, fd);
+			return watch ? watch : table_add(file, fd);
+		}
+		file->watch = watch;
+		file->watch_next = *watched_bucket(watch);
+		__atomic_store_n(watched_bucket(watch), file, __ATOMIC_RELEASE);
+	}
+	file->next = *bucket_of(file->inode);
+	/* fork() may copy the list at any moment. */
+	__atomic_store_n(bucket_of(file->inode), file, __ATOMIC_RELEASE);
+	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
+	numbers_changed(fd);
+	numbers_learn_file(fd, &file->references, numbers_sample(fd));
+	pthread_mutex_unlock(&table_lock);
+	return 0;
+}
+
+int file_create(const struct file_config *config)
+{
+	struct file *file;
+	int fd, error;
+
+	hidden_fd_keep_proc();
+	collect_lingering();
+	file = process_heap_alloc(sizeof(*file));
+	if (!file)
+		return -ENOMEM;
+	file->ops = config->ops;
+	file->object = config->object;
+	file->size_bytes = config->size_bytes;
+	file->owner = getpid();
+	file->identity = process_identity();
+	file->generation = gmem_remote_generation();
+	file->hidden_fd = -1;
+	file->references = 1;
+	fd = make_descriptor(config);
+	if (fd < 0) {
+		error = fd;
+		goto free_file;
+	}
+	error = file_open(file, fd, config);
+	if (!error)
+		error = table_add(file, fd);
+	if (error)
+		goto close_fd;
+	return fd;
+close_fd:
+	close(fd);
+free_file:
+	file_free(file);
+	return error;
+}
+
+bool file_any(void)
+{
+	return __atomic_load_n(&live_count, __ATOMIC_RELAXED) != 0;
+}
+
+static struct file *find_locked(dev_t device, ino_t inode)
+{
+	struct file *file = *bucket_of(inode);
+
+	while (file && (file->inode != inode || file->device != device))
+		file = file->next;
+	if (file)
+		__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
+	return file;
+}
+
+struct file *file_find(dev_t device, ino_t inode)
+{
+	struct file *file;
+
+	pthread_mutex_lock(&table_lock);
+	file = find_locked(device, inode);
+	pthread_mutex_unlock(&table_lock);
+	return file;
+}
+
+struct file *file_get(int fd)
+{
+	uint64_t sample = numbers_sample(fd);
+	struct file *file = NULL;
+	struct stat status;
+
+	if (!file_any() || fd < 0 || hidden_fd_is(fd) || fstat(fd, &status))
+		return NULL;
+	if (S_ISREG(status.st_mode)) {
+		pthread_mutex_lock(&table_lock);
+		file = find_locked(status.st_dev, status.st_ino);
+		if (file)
+			numbers_learn_file(fd, &file->references, sample);
+		pthread_mutex_unlock(&table_lock);
+	}
+	if (!file)
+		numbers_learn_lack(fd, NUMBER_NO_FILE, sample);
+	return file;
+}
+
+struct file *file_get_for_ioctl(int fd)
+{
+	uint32_t *references = file_any() ? numbers_get_file(fd) : NULL;
+
+	if (references)
+		return (struct file *)((char *)references - offsetof(struct file, references));
+	return file_get(fd);
+}
+
+struct file *file_get_kind(int fd, const struct file_ops *ops)
+{
+	struct file *file = file_get(fd);
+
+	if (!file || file->ops == ops)
+		return file;
+	file_put(file);
+	return NULL;
+}
+
+void file_close(int fd)
+{
+	struct file *file = file_get(fd);
+
+	close(fd);
+	numbers_changed(fd);
+	if (!file)
+		return;
+	file_closed(file);
+	file_put(file);
+}
+
+void *file_object(const struct file *file)
+{
+	return file->object;
+}
+
+void *file_memory(const struct file *file)
+{
+	return file->memory;
+}
+
+void *file_take_memory(struct file *file)
+{
+	void *memory = file->memory;
+
+	file->memory = NULL;
+	return memory;
+}
+
+void file_inode(const struct file *file, dev_t *device, ino_t *inode)
+{
+	*device = file->device;
+	*inode = file->inode;
+}
+
+uint32_t file_generation(const struct file *file)
+{
+	return file->generation;
+}
+
+bool file_is_own(const struct file *file)
+{
+	return file->identity == process_identity();
+}
+
+bool file_uses_lock(const struct file *file)
+{
+	return file->hidden_fd >= 0;
+}
+
+const struct file_ops *file_ops_of(const struct file *file)
+{
+	return file->ops;
+}
+
+uint64_t file_size_bytes(const struct file *file)
+{
+	return file->size_bytes;
+}
+
+bool file_is_hidden(int fd)
+{
+	return hidden_fd_is(fd);
+}
+
+int file_hidden_next(int from)
+{
+	return hidden_fd_next(from);
+}
+
+void file_hidden_move(int fd)
+{
+	pthread_mutex_lock(&table_lock);
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (struct file *file = buckets[i]; file; file = file->next) {
+			int moved;
+
+			if (file->hidden_fd != fd)
+				continue;
+			moved = hidden_fd_move(fd);
+			if (moved >= 0)
+				file->hidden_fd = moved;
+		}
+	}
+	file_watch_move(fd);
+	hidden_fd_move_proc(fd);
+	pthread_mutex_unlock(&table_lock);
+}

@@ -1,0 +1,134 @@
+/* File objects: what stands behind a descriptor of ours, found by the identity of its inode. */
+#ifndef QUIRE_FRONTEND_FILE_FILE_H
+#define QUIRE_FRONTEND_FILE_FILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * A client's descriptor is a real one: a memfd of its own inode, so that dup, fork, mmap, poll and
+ * SCM_RIGHTS work by themselves. To the kernel it is inert: no byte of a guest's private memory is
+ * behind it. The object is found by inode. The end of the last descriptor, mapping or message that
+ * holds the inode, in whichever process, is the end of the object (frontend/file/file.c says how it
+ * is noticed).
+ */
+struct file;
+
+/* What a descriptor is: the column of the boundary's table that answers for it. */
+enum file_kind { FILE_KVM, FILE_VM, FILE_VCPU, FILE_GMEM, FILE_STATS, FILE_KINDS };
+
+struct file_map_request {
+	size_t length_bytes;
+	int prot;
+	int flags;
+	off_t offset_bytes;
+};
+
+/* Every function but ioctl may be NULL; then the call is answered as said. Results are >= 0 or
+ * -errno. */
+struct file_ops {
+	enum file_kind kind;
+	const char *name; /* of the memfd, as /proc/self/fd shows it */
+	long (*ioctl)(struct file *file, unsigned long command, unsigned long argument);
+	/* Contents of a file that is read (statistics). NULL: -EINVAL. @offset_bytes is absolute.
+	 */
+	ssize_t (*read_at)(struct file *file, void *dst, size_t size_bytes, off_t offset_bytes);
+	/* May the client map it so? 0, -errno, or 1 to give it pages that raise SIGBUS. NULL:
+	 * -ENODEV. */
+	int (*map)(struct file *file, const struct file_map_request *request);
+	/* Bytes inside the file that are not there: a mapping of them raises SIGBUS. NULL: none. */
+	void (*hole)(const struct file *file, uint64_t *start_bytes, uint64_t *end_bytes);
+	/* fallocate with kernel-checked arguments (U-070). NULL: -EOPNOTSUPP. */
+	int (*allocate)(struct file *file, int mode, off_t offset_bytes, off_t size_bytes);
+	/* The last reference is gone. No lock held. */
+	void (*release)(struct file *file);
+};
+
+/* Memory of ours behind a file, for file_memory(). */
+enum file_memory_kind {
+	FILE_NO_MEMORY,
+	/* The descriptor's own pages: what the client maps through it, we see. */
+	FILE_MEMORY_MAPPABLE,
+	/* Pages that no descriptor and no path leads to; the descriptor is inert. */
+	FILE_MEMORY_PRIVATE,
+};
+
+struct file_config {
+	const struct file_ops *ops;
+	void *object;
+	uint64_t size_bytes; /* of the memfd, and of the memory */
+	enum file_memory_kind memory;
+	bool cloexec;
+	bool read_only;	  /* the client's descriptor is open for reading alone */
+	const char *name; /* overrides ops->name when not NULL */
+};
+
+/*
+ * A new descriptor in the client's table, the lowest free one, or -errno (-EMFILE, -ENOMEM) with
+ * ops->release() not called. After success the object belongs to the file.
+ */
+int file_create(const struct file_config *config);
+
+/* The file behind @fd, with a reference to be put; NULL when it is none of ours. */
+struct file *file_get(int fd);
+/*
+ * The same for one of KVM's own ioctls, without a system call when the number is known: what was
+ * closed behind our back may still be found (frontend/file/numbers.h).
+ */
+struct file *file_get_for_ioctl(int fd);
+/* The same, but only when its ops are @ops. */
+struct file *file_get_kind(int fd, const struct file_ops *ops);
+/* The same by the inode. */
+struct file *file_find(dev_t device, ino_t inode);
+void file_put(struct file *file);
+
+void *file_object(const struct file *file);
+/* The mapping of ours (config.memory): MAP_SHARED, not inherited by fork. */
+void *file_memory(const struct file *file);
+/* From here on the mapping is the caller's: the file's end does not unmap it. In release() only. */
+void *file_take_memory(struct file *file);
+void file_inode(const struct file *file, dev_t *device, ino_t *inode);
+/* gmem_remote_generation() of the process that created the file. */
+uint32_t file_generation(const struct file *file);
+/* Did this process create the file? ioctls of any other get -EIO. */
+bool file_is_own(const struct file *file);
+
+/*
+ * Last references. All three are called inside a client call, with no lock held.
+ * file_closed(): after a descriptor of @file (held by the caller) was closed or replaced.
+ * file_mapped(): the client mapped one of ours at [start, end).
+ * file_unmapped(): mappings in [start, end) may be gone.
+ * Each releases what it finds unreferenced; file_collect() looks at all files there are.
+ */
+void file_closed(struct file *file);
+/* For code of ours that gives up a descriptor it made: close it and release the file. */
+void file_close(int fd);
+void file_mapped(uintptr_t start, uintptr_t end);
+void file_unmapped(uintptr_t start, uintptr_t end);
+void file_collect(void);
+
+/* Is there any file at all? Cheap; file_get() is pointless when not. */
+bool file_any(void);
+/* Is [start, end) inside the span of addresses where files were mapped? (A superset.) */
+bool file_may_be_mapped(uintptr_t start, uintptr_t end);
+/* Is the lock of the client's description, flock(2), in use to notice the end? */
+bool file_uses_lock(const struct file *file);
+const struct file_ops *file_ops_of(const struct file *file);
+uint64_t file_size_bytes(const struct file *file);
+
+/* For close_range() and its kin: is @fd a descriptor of ours that the client must not see? */
+bool file_is_hidden(int fd);
+/* The lowest hidden descriptor >= @from, or -1. */
+int file_hidden_next(int from);
+/* The client puts something of its own at the hidden number @fd: move ours away first. */
+void file_hidden_move(int fd);
+
+/* The name of the memfd that stands in for the device, for other programs of the run. */
+#define SYSTEM_FILE_NAME "quire /dev/kvm"
+/* An ioctl on /dev/kvm without a file of ours: on a descriptor of the machine's own node. */
+long system_use(unsigned int command, unsigned long argument);
+/* New descriptors that a client's open() of /dev/kvm returns (open flags: O_CLOEXEC only). */
+int system_open(int flags);
+
+#endif

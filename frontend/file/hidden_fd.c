@@ -1,0 +1,226 @@
+/* Descriptors of ours in the client's table, numbered where the client does not look. */
+#include "frontend/file/hidden_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "hosts/process/fork.h"
+
+/*
+ * The kernel's table grows to the highest number in use, so a client with an enormous limit gets
+ * our descriptors from here on instead of past its limit.
+ */
+#define HIDDEN_BASE_MAX 65536u
+/* Room above the base while one descriptor is made. */
+#define HIDDEN_SPAN 131072u
+#define HIDDEN_LIMIT (HIDDEN_BASE_MAX + HIDDEN_SPAN)
+#define WORD_BITS 64
+
+/* One bit a number. Set and cleared under limit_lock, read without. */
+static uint64_t hidden_bits[HIDDEN_LIMIT / WORD_BITS];
+/* No number at or past this one was ever hidden. */
+static int hidden_top;
+/* The process's limit is changed and put back under this lock. */
+static pthread_mutex_t limit_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* An O_PATH descriptor of /proc, or -1. [A] */
+static int proc_fd = -1;
+
+struct limit_change {
+	struct rlimit before;
+	int changed;
+};
+
+/* The change that is being made, for the child of a fork, which gets its limit back. */
+static struct limit_change limit_change;
+
+static void limit_restore(void)
+{
+	if (limit_change.changed)
+		setrlimit(RLIMIT_NOFILE, &limit_change.before);
+	__atomic_store_n(&limit_change.changed, 0, __ATOMIC_RELEASE);
+}
+
+static void fork_child(void)
+{
+	limit_restore();
+	pthread_mutex_init(&limit_lock, NULL);
+}
+FORK_CHILD(FORK_LIMITS, limit_lock, fork_child);
+
+static rlim_t lesser(rlim_t a, rlim_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * Let descriptors be made past the client's limit until limit_restore(). The result is where to
+ * make them: below the limit, in its last eighth, when it cannot be passed.
+ */
+static int limit_raise(void)
+{
+	struct limit_change *change = &limit_change;
+	struct rlimit raised;
+	rlim_t base;
+
+	if (getrlimit(RLIMIT_NOFILE, &change->before))
+		return 1;
+	base = lesser(change->before.rlim_cur, HIDDEN_BASE_MAX);
+	if (change->before.rlim_cur >= HIDDEN_LIMIT)
+		return (int)base;
+	raised = change->before;
+	raised.rlim_cur = HIDDEN_LIMIT;
+	if (raised.rlim_max < HIDDEN_LIMIT)
+		raised.rlim_max = HIDDEN_LIMIT; /* only a privileged process may */
+	/* Before the limit moves: a child of this moment puts it back. */
+	__atomic_store_n(&change->changed, 1, __ATOMIC_RELEASE);
+	if (setrlimit(RLIMIT_NOFILE, &raised)) {
+		raised.rlim_max = change->before.rlim_max;
+		raised.rlim_cur = raised.rlim_max;
+		if (raised.rlim_cur == change->before.rlim_cur ||
+		    setrlimit(RLIMIT_NOFILE, &raised)) {
+			change->changed = 0;
+			return (int)(base - base / 8);
+		}
+	}
+	return (int)base;
+}
+
+static void hidden_mark(int fd)
+{
+	__atomic_fetch_or(&hidden_bits[fd / WORD_BITS], UINT64_C(1) << (fd % WORD_BITS),
+			  __ATOMIC_RELAXED);
+	if (fd >= hidden_top)
+		__atomic_store_n(&hidden_top, fd + 1, __ATOMIC_RELAXED);
+}
+
+static void hidden_unmark(int fd)
+{
+	__atomic_fetch_and(&hidden_bits[fd / WORD_BITS], ~(UINT64_C(1) << (fd % WORD_BITS)),
+			   __ATOMIC_RELAXED);
+}
+
+/* A duplicate of @fd at a good number: past the client's limit, else as high as it goes. */
+static int duplicate_high(int fd, int base)
+{
+	int high = -1;
+
+	for (int from = base; high < 0 && from > 0; from /= 2)
+		high = fcntl(fd, F_DUPFD_CLOEXEC, from);
+	if (high < 0)
+		high = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (high >= (int)HIDDEN_LIMIT) {
+		close(high);
+		errno = EMFILE;
+		return -1;
+	}
+	return high;
+}
+
+/* A second description of @fd: by the path, or where there is none any more by what was kept. */
+static int open_again(int fd)
+{
+	char path[32];
+	int again, kept = __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE);
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDWR | O_CLOEXEC);
+	if (again < 0 && kept >= 0)
+		again = openat(kept, path + sizeof("/proc/") - 1, O_RDWR | O_CLOEXEC);
+	return again;
+}
+
+void hidden_fd_keep_proc(void)
+{
+	int low, high, none = -1;
+
+	if (__atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE) >= 0)
+		return;
+	low = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (low < 0)
+		return;
+	high = hidden_fd_move(low);
+	close(low);
+	if (high >= 0 && !__atomic_compare_exchange_n(&proc_fd, &none, high, 0, __ATOMIC_RELEASE,
+						      __ATOMIC_RELAXED))
+		hidden_fd_close(high);
+}
+
+void hidden_fd_move_proc(int fd)
+{
+	int moved;
+
+	if (fd != __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE))
+		return;
+	moved = hidden_fd_move(fd);
+	__atomic_store_n(&proc_fd, moved, __ATOMIC_RELEASE);
+}
+
+int hidden_fd_reopen(int fd)
+{
+	int base, low, high, error = 0;
+
+	pthread_mutex_lock(&limit_lock);
+	base = limit_raise();
+	low = open_again(fd);
+	high = low < 0 ? -1 : duplicate_high(low, base);
+	if (high < 0)
+		error = -errno;
+	else
+		hidden_mark(high);
+	if (low >= 0)
+		close(low);
+	limit_restore();
+	pthread_mutex_unlock(&limit_lock);
+	return error ? error : high;
+}
+
+int hidden_fd_move(int fd)
+{
+	int base, high, error = 0;
+
+	pthread_mutex_lock(&limit_lock);
+	base = limit_raise();
+	high = duplicate_high(fd, base);
+	if (high < 0) {
+		error = -errno;
+	} else {
+		hidden_mark(high);
+		hidden_unmark(fd);
+	}
+	limit_restore();
+	pthread_mutex_unlock(&limit_lock);
+	return error ? error : high;
+}
+
+void hidden_fd_close(int fd)
+{
+	pthread_mutex_lock(&limit_lock);
+	hidden_unmark(fd);
+	close(fd);
+	pthread_mutex_unlock(&limit_lock);
+}
+
+bool hidden_fd_is(int fd)
+{
+	if (fd < 0 || fd >= __atomic_load_n(&hidden_top, __ATOMIC_RELAXED))
+		return false;
+	return (__atomic_load_n(&hidden_bits[fd / WORD_BITS], __ATOMIC_RELAXED) >>
+		(fd % WORD_BITS)) &
+	       1;
+}
+
+int hidden_fd_next(int from)
+{
+	int top = __atomic_load_n(&hidden_top, __ATOMIC_RELAXED);
+
+	for (int fd = from < 0 ? 0 : from; fd < top; fd++)
+		if (hidden_fd_is(fd))
+			return fd;
+	return -1;
+}

@@ -1,0 +1,109 @@
+/* Memory of ours behind a file. */
+#include "frontend/file/memory.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "hosts/process/map.h"
+#include "hosts/process/sys.h"
+
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+
+#define HUGE_BYTES (UINT64_C(2) << 20)
+#define GIGANTIC_BYTES (UINT64_C(1) << 30)
+
+/* Room for the file, aligned to the largest block in it, 2 MiB or 1 GiB: addresses are frame
+ * numbers, and huge pages need that. */
+static void *aligned_room(uint64_t size_bytes)
+{
+	uint64_t align = size_bytes < GIGANTIC_BYTES ? HUGE_BYTES : GIGANTIC_BYTES;
+	uint64_t room_bytes = size_bytes + align, before, after;
+	uint8_t *room;
+	long mapped;
+
+	if (size_bytes < HUGE_BYTES || room_bytes < size_bytes)
+		return NULL;
+	mapped =
+	    process_map(room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	if (sys_failed(mapped))
+		return NULL;
+	room = (uint8_t *)mapped;
+	before = -(uintptr_t)room % align;
+	after = align - before;
+	if (before)
+		munmap(room, before);
+	munmap(room + before + size_bytes, after);
+	return room + before;
+}
+
+/*
+ * The mapping is made without rights and unlocked first: a client's mlockall() would have the
+ * kernel make every page, and refuse the holes that a punch makes.
+ */
+static int map(int fd, int flags, uint64_t size_bytes, void **memory)
+{
+	void *room = aligned_room(size_bytes), *made;
+	long mapped;
+
+	flags |= MAP_SHARED;
+	mapped = room ? sys_call(SYS_mmap, sys_address(room), size_bytes, PROT_NONE,
+				 (uint64_t)(flags | MAP_FIXED), (uint64_t)fd)
+		      : process_map(size_bytes, PROT_NONE, flags, fd);
+	if (sys_failed(mapped)) {
+		if (room)
+			munmap(room, size_bytes);
+		return -ENOMEM;
+	}
+	made = (void *)mapped;
+	if (munlock(made, size_bytes) || madvise(made, size_bytes, MADV_DONTFORK) ||
+	    mprotect(made, size_bytes, PROT_READ | PROT_WRITE)) {
+		int error = -errno;
+
+		munmap(made, size_bytes);
+		return error;
+	}
+	*memory = made;
+	return 0;
+}
+
+int file_memory_map(int fd, uint64_t size_bytes, void **memory)
+{
+	return map(fd, 0, size_bytes, memory);
+}
+
+int file_memory_make(uint64_t size_bytes, void **memory)
+{
+	int error = map(-1, MAP_ANONYMOUS | MAP_NORESERVE, size_bytes, memory);
+
+	/* For a reader of /proc/PID/maps: this is not memory to look for by chance. */
+	if (!error)
+		(void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, *memory, size_bytes,
+			    "quire guest_memfd");
+	return error;
+}
+
+int file_size_set(int fd, uint64_t size_bytes)
+{
+	struct rlimit before, raised;
+	int error = 0;
+
+	if (getrlimit(RLIMIT_FSIZE, &before) || before.rlim_cur >= size_bytes)
+		return ftruncate(fd, (off_t)size_bytes) ? -errno : 0;
+	raised = before;
+	raised.rlim_cur = size_bytes;
+	if (raised.rlim_max < size_bytes)
+		raised.rlim_max = size_bytes; /* only a privileged process may */
+	if (setrlimit(RLIMIT_FSIZE, &raised))
+		return -EFBIG;
+	if (ftruncate(fd, (off_t)size_bytes))
+		error = -errno;
+	setrlimit(RLIMIT_FSIZE, &before);
+	return error;
+}

@@ -1,0 +1,113 @@
+/* Which files are gone: the kernel tells of the end of an inode, in whichever process it comes. */
+#include "frontend/file/watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include "frontend/file/hidden_fd.h"
+
+#define PATH_BYTES 64
+#define LINE_BYTES 256
+
+/* -1: none yet. Written under the lock of the table of files, read by the waiting thread. */
+static int watch_fd = -1;
+
+/* Events that were read and not yet told. A watch of a file has no names in its events. */
+static struct inotify_event events[64];
+static unsigned int event_count, event_at;
+
+static int watch_open(void)
+{
+	int low, high;
+
+	if (watch_fd >= 0)
+		return 0;
+	low = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	if (low < 0)
+		return -errno;
+	high = hidden_fd_move(low);
+	close(low);
+	if (high < 0)
+		return high;
+	__atomic_store_n(&watch_fd, high, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int file_watch_add(int fd)
+{
+	char path[PATH_BYTES];
+	int error = watch_open(), watch;
+
+	if (error)
+		return error;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	watch = inotify_add_watch(watch_fd, path, IN_DELETE_SELF);
+	return watch < 0 ? -errno : watch;
+}
+
+int file_watch_next(void)
+{
+	for (;;) {
+		if (event_at == event_count) {
+			ssize_t got = watch_fd < 0 ? -1 : read(watch_fd, events, sizeof(events));
+
+			if (got <= 0)
+				return FILE_WATCH_NONE;
+			event_at = 0;
+			event_count = (unsigned int)((size_t)got / sizeof(events[0]));
+		}
+		if (events[event_at].mask & IN_Q_OVERFLOW) {
+			event_at++;
+			return FILE_WATCH_LOST;
+		}
+		if (events[event_at].mask & IN_DELETE_SELF)
+			return events[event_at++].wd;
+		event_at++;
+	}
+}
+
+int file_watch_alive(void (*alive)(int watch))
+{
+	char path[PATH_BYTES], line[LINE_BYTES];
+	unsigned int watch;
+	FILE *info;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", watch_fd);
+	info = fopen(path, "re");
+	if (!info)
+		return -errno;
+	while (fgets(line, sizeof(line), info))
+		if (sscanf(line, "inotify wd:%x", &watch) == 1)
+			alive((int)watch);
+	fclose(info);
+	return 0;
+}
+
+void file_watch_wait(void)
+{
+	struct pollfd one = {.fd = __atomic_load_n(&watch_fd, __ATOMIC_ACQUIRE), .events = POLLIN};
+
+	(void)poll(&one, 1, -1);
+}
+
+void file_watch_move(int fd)
+{
+	int moved;
+
+	if (fd != watch_fd)
+		return;
+	moved = hidden_fd_move(fd);
+	if (moved >= 0)
+		__atomic_store_n(&watch_fd, moved, __ATOMIC_RELEASE);
+}
+
+void file_watch_forget(void)
+{
+	if (watch_fd >= 0)
+		hidden_fd_close(watch_fd);
+	watch_fd = -1;
+	event_at = event_count = 0;
+}

@@ -1,0 +1,33 @@
+/* Eventfds that raise a guest's interrupt. */
+#ifndef QUIRE_FRONTEND_IRQ_IRQFD_H
+#define QUIRE_FRONTEND_IRQ_IRQFD_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ioctl_call;
+struct irqfd;
+struct vm;
+
+#define IRQFD_BUCKETS 64u
+
+/* A VM's listener: one thread, started by the first assignment. */
+struct vm_irqfds {
+	pthread_mutex_t lock; /* outer to irqchip.lock; guards the buckets and what is in them */
+	struct irqfd *buckets[IRQFD_BUCKETS]; /* by key */
+	uint32_t held_count;		      /* whose duplicates are open */
+	/* Set by the first assignment, under the lock of irqfd.c. */
+	int epoll_fd;	/* hidden */
+	int control_fd; /* hidden; an eventfd that ends the thread */
+	pthread_t thread;
+	bool started;
+};
+
+void irqfds_init(struct vm_irqfds *listener);
+/* KVM_IRQFD: -EBUSY when the eventfd is assigned already, in whichever VM of the process. */
+long vm_irqfd(struct ioctl_call *call);
+/* Drop all of @vm and end its thread. Holds no lock of the VM. */
+void irqfds_destroy(struct vm *vm);
+
+#endif

@@ -1,0 +1,19 @@
+/* guest_memfd files: a client's descriptor over a struct quire_gmem. */
+#ifndef QUIRE_FRONTEND_OBJECT_GMEM_FILE_H
+#define QUIRE_FRONTEND_OBJECT_GMEM_FILE_H
+
+#include <quire/gmem.h>
+
+#include "frontend/file/file.h"
+
+struct vm;
+
+extern const struct file_ops gmem_file_ops;
+
+/* KVM_CREATE_GUEST_MEMFD: a descriptor without close-on-exec, or -errno. */
+long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags);
+struct quire_gmem *gmem_file_gmem(const struct file *file);
+/* Why @fd is no guest_memfd: -EBADF when nothing is open there, else -EINVAL. */
+int gmem_file_lookup_error(int fd);
+
+#endif

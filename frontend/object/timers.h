@@ -1,0 +1,41 @@
+/* Timers of a VM's devices: one thread a VM, started by the first timer that is armed. */
+#ifndef QUIRE_FRONTEND_OBJECT_TIMERS_H
+#define QUIRE_FRONTEND_OBJECT_TIMERS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * A timer belongs to its device and is never freed while its VM lives. fire() is called on the
+ * timer thread with no lock of the timers held; it may arm the timer again.
+ */
+struct vm_timer {
+	struct vm_timer *next;
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: not armed */
+	void (*fire)(struct vm_timer *timer);
+};
+
+struct vm_timers {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct vm_timer *list;
+	uint64_t until_ns; /* when the thread wakes by itself; 0: it is awake and will look */
+	pthread_t thread;
+	bool started, stopping;
+};
+
+/* 0 or -ENOMEM. */
+int vm_timers_init(struct vm_timers *timers);
+/* Ends the thread. By the process that made them: files are never released in a forked child. */
+void vm_timers_destroy(struct vm_timers *timers);
+void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,
+		  void (*fire)(struct vm_timer *timer));
+/* Fire once at @deadline_ns (in the past: soon); 0 disarms. Any thread; callers may hold a device's
+ * lock. */
+void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns);
+
+/* CLOCK_MONOTONIC. */
+uint64_t timers_now_ns(void);
+
+#endif

@@ -1,0 +1,137 @@
+/* Memory ioctls of a VM: regions, attributes, guest_memfd, dirty logs. */
+#include <errno.h>
+#include <string.h>
+
+#include <quire/dirty.h>
+
+#include "frontend/file/user_copy.h"
+#include "frontend/object/gmem_file.h"
+#include "frontend/object/vm.h"
+#include "frontend/run/signals.h"
+#include "frontend/uapi.h"
+
+#define REGION_V1_FLAGS (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
+
+/*
+ * The guest_memfd behind a descriptor, as quire_region wants it. Returns the file to be put, NULL
+ * when there is none; the library decides when the error counts.
+ */
+static struct file *find_gmem(int fd, struct quire_region *region)
+{
+	struct file *file = file_get_kind(fd, &gmem_file_ops);
+
+	if (file)
+		region->gmem = gmem_file_gmem(file);
+	else
+		region->gmem_error = gmem_file_lookup_error(fd);
+	return file;
+}
+
+static long set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *request)
+{
+	struct quire_region region = {
+	    .slot = request->slot,
+	    .flags = request->flags,
+	    .gpa = {request->guest_phys_addr},
+	    .size_bytes = request->memory_size,
+	    .hva = {request->userspace_addr},
+	    .gmem_offset_bytes = request->guest_memfd_offset,
+	};
+	struct file *gmem = NULL;
+	long result;
+
+	if ((request->flags & KVM_MEM_GUEST_MEMFD) && request->memory_size)
+		gmem = find_gmem((int)request->guest_memfd, &region);
+	result = quire_vm_set_region(vm->memory, &region);
+	if (gmem)
+		file_put(gmem);
+	return result;
+}
+
+long vm_set_region(struct ioctl_call *call)
+{
+	const struct kvm_userspace_memory_region *v1 = call->data;
+	struct kvm_userspace_memory_region2 request = {0};
+
+	if (v1->flags & ~(uint32_t)REGION_V1_FLAGS)
+		return -EINVAL;
+	memcpy(&request, v1, sizeof(*v1));
+	return set_region(call->object, &request);
+}
+
+long vm_set_region2(struct ioctl_call *call)
+{
+	return set_region(call->object, call->data);
+}
+
+long vm_set_attributes(struct ioctl_call *call)
+{
+	const struct kvm_memory_attributes *request = call->data;
+	struct vm *vm = call->object;
+
+	if (request->flags)
+		return -EINVAL;
+	return quire_vm_set_attributes(vm->memory, (gpa_t){request->address}, request->size,
+				       request->attributes);
+}
+
+long vm_create_gmem(struct ioctl_call *call)
+{
+	const struct kvm_create_guest_memfd *request = call->data;
+
+	return gmem_file_create(call->object, request->size, request->flags);
+}
+
+static int log_copy_out(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	return user_copy_out((uintptr_t)ctx + offset_bytes, src, size_bytes);
+}
+
+static int log_copy_in(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	return user_copy_in(dst, (uintptr_t)ctx + offset_bytes, size_bytes);
+}
+
+long vm_get_dirty_log(struct ioctl_call *call)
+{
+	const struct kvm_dirty_log *request = call->data;
+	struct vm *vm = call->object;
+
+	return quire_vm_get_dirty_log(vm->memory, request->slot, log_copy_out,
+				      request->dirty_bitmap);
+}
+
+long vm_clear_dirty_log(struct ioctl_call *call)
+{
+	const struct kvm_clear_dirty_log *request = call->data;
+	struct quire_clear_log clear = {
+	    .slot = request->slot,
+	    .npages = request->num_pages,
+	    .first_page = request->first_page,
+	    .copy_in = log_copy_in,
+	    .ctx = request->dirty_bitmap,
+	};
+	struct vm *vm = call->object;
+
+	return quire_vm_clear_dirty_log(vm->memory, &clear);
+}
+
+static int interrupted(void)
+{
+	return run_signals_pending();
+}
+
+/* A signal cuts it short: the client counts what it got, and calls again. */
+long vm_reset_dirty_rings(struct ioctl_call *call)
+{
+	struct vm *vm = call->object;
+
+	return quire_vm_reset_dirty_rings(vm->memory, interrupted);
+}
+
+long vm_set_nr_mmu_pages(struct ioctl_call *call)
+{
+	struct vm *vm = call->object;
+
+	return quire_vm_set_nr_mmu_pages(vm->memory, call->argument);
+}

@@ -1,0 +1,91 @@
+/* Which processes of a run have VMs: a file in the run's directory for each, named by its pid. */
+#include "frontend/param/run_vms.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hosts/process/fork.h"
+
+#define MARK_PREFIX "vms-"
+
+static pthread_mutex_t marks_lock = PTHREAD_MUTEX_INITIALIZER;
+static int count;	/* VMs of this process, and in a forked child also its parent's then */
+static pid_t marked_by; /* who made this process's file: not the child of a fork */
+
+static void fork_child(void)
+{
+	pthread_mutex_init(&marks_lock, NULL);
+}
+FORK_CHILD(FORK_MARKS, marks_lock, fork_child);
+
+static void mark_path(const char *directory, pid_t pid, char path[RUN_VMS_PATH_MAX])
+{
+	snprintf(path, RUN_VMS_PATH_MAX, "%s/" MARK_PREFIX "%d", directory, (int)pid);
+}
+
+void run_vms_count(const char *directory, int change)
+{
+	char path[RUN_VMS_PATH_MAX];
+	pid_t self = getpid();
+	int fd;
+
+	pthread_mutex_lock(&marks_lock);
+	count += change;
+	mark_path(directory, self, path);
+	if (change > 0 && marked_by != self) {
+		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+		if (fd >= 0) {
+			close(fd);
+			marked_by = self;
+		}
+	} else if (!count && marked_by == self) {
+		unlink(path);
+		marked_by = 0;
+	}
+	pthread_mutex_unlock(&marks_lock);
+}
+
+/* The process may have ended without a word. */
+static bool is_alive(const char *name)
+{
+	long pid = strtol(name + strlen(MARK_PREFIX), NULL, 10);
+
+	return pid > 0 && (!kill((pid_t)pid, 0) || errno == EPERM);
+}
+
+/* Does any process of the run have a VM? With @remove all files go, whoever made them. */
+static bool look(const char *directory, bool remove)
+{
+	DIR *entries = opendir(directory);
+	const struct dirent *entry;
+	bool any = false;
+
+	if (!entries)
+		return false;
+	while ((entry = readdir(entries))) {
+		if (strncmp(entry->d_name, MARK_PREFIX, strlen(MARK_PREFIX)) != 0)
+			continue;
+		any |= is_alive(entry->d_name);
+		if (remove || !is_alive(entry->d_name))
+			unlinkat(dirfd(entries), entry->d_name, 0);
+	}
+	closedir(entries);
+	return any;
+}
+
+bool run_vms_any(const char *directory)
+{
+	return look(directory, false);
+}
+
+void run_vms_remove(const char *directory)
+{
+	(void)look(directory, true);
+}

@@ -1,0 +1,385 @@
+/* Statistics and trace of this process, into mapped files of the run's directory. */
+#include "frontend/report/report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "frontend/file/client_call.h"
+#include "frontend/object/vcpu.h"
+#include "frontend/object/vm.h"
+#include "frontend/report/stats_file.h"
+#include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
+#include "hosts/process/helper.h"
+#include "hosts/process/map.h"
+#include "hosts/process/process.h"
+#include "hosts/process/sys.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+/* Events that room is made for at once, while those before them are recorded. */
+#define ROOM_EVENTS 1024u
+/* How long the last figures may take. */
+#define LAST_TRIES 100u
+#define LAST_WAIT_NS 2000000
+/* Of VMs that ended; more of them are counted only. */
+#define ENDED_BYTES (512u << 10)
+
+struct vm_node {
+	struct vm *vm;
+	struct vm_node *next;
+};
+
+static char run_directory[3072];
+static struct report_control *control; /* NULL: nothing is wanted */
+static struct report_trace *trace;
+static struct report_stats *stats;
+/* Guards what follows. Taken with no other lock, and held over nothing that waits. */
+static pthread_mutex_t report_lock = PTHREAD_MUTEX_INITIALIZER;
+static pid_t started_by;
+static struct vm_node *nodes;
+static uint64_t ended_count;
+
+struct text {
+	char *start;
+	size_t used, size;
+};
+static char ended_room[ENDED_BYTES];
+static struct text ended = {.start = ended_room, .size = sizeof(ended_room)};
+
+/* 0, or -1 when there is no room: then nothing was added. */
+__attribute__((format(printf, 2, 3))) static int add(struct text *text, const char *format, ...)
+{
+	size_t room = text->size - text->used;
+	va_list args;
+	int length;
+
+	va_start(args, format);
+	length = vsnprintf(text->start + text->used, room, format, args);
+	va_end(args);
+	if (length < 0 || (size_t)length >= room)
+		return -1;
+	text->used += (size_t)length;
+	return 0;
+}
+
+struct stat_printer {
+	struct text *text;
+	const char *comma;
+	int failed;
+};
+
+static void print_stat(void *ctx, const char *name, uint64_t value)
+{
+	struct stat_printer *printer = ctx;
+
+	printer->failed |=
+	    add(printer->text, "%s\"%s\": %llu", printer->comma, name, (unsigned long long)value);
+	printer->comma = ", ";
+}
+
+static int print_vcpu(struct text *text, struct vcpu *vcpu, const char *comma)
+{
+	struct stat_printer printer = {.text = text, .comma = ""};
+
+	printer.failed = add(text, "%s\n   {\"id\": %u, \"stats\": {", comma, vcpu->id);
+	stats_visit_vcpu(vcpu, print_stat, &printer);
+	return printer.failed | add(text, "}}");
+}
+
+/* A VM goes in whole or not at all. */
+static int print_vm(struct text *text, struct vm *vm, const char *state)
+{
+	struct stat_printer printer = {.text = text, .comma = ""};
+	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
+	size_t before = text->used;
+	int failed;
+
+	failed = add(text, "%s\n  {\"state\": \"%s\", \"stats\": {", before ? "," : "", state);
+	stats_visit_vm(vm, print_stat, &printer);
+	failed |= printer.failed | add(text, "}, \"vcpus\": [");
+	for (uint32_t i = 0; i < count; i++)
+		failed |= print_vcpu(text, vm->vcpus[i], i ? "," : "");
+	failed |= add(text, "]}");
+	if (failed)
+		text->used = before;
+	return failed;
+}
+
+/* Have the pages of a mapped file, or learn here that there is no room for them. */
+static int make_room(void *start, size_t size_bytes)
+{
+	uintptr_t first = (uintptr_t)start & ~(uintptr_t)4095;
+	uintptr_t end = ((uintptr_t)start + size_bytes + 4095) & ~(uintptr_t)4095;
+
+	if (!madvise((void *)first, end - first, MADV_POPULATE_WRITE))
+		return 0;
+	/* A kernel that does not know how. */
+	return errno == EINVAL ? 0 : -errno;
+}
+
+/* The process's whole text into the buffer that nobody reads. */
+static void snapshot_locked(uint32_t request)
+{
+	static char room[REPORT_TEXT_BYTES];
+	uint32_t other = !stats->current;
+	struct text text = {.start = room, .size = sizeof(room)};
+	uint64_t left_out = ended_count;
+
+	memcpy(text.start, ended.start, ended.used);
+	text.used = ended.used;
+	for (struct vm_node *node = nodes; node; node = node->next)
+		left_out += print_vm(&text, node->vm, "alive") != 0;
+	if (left_out)
+		(void)!add(&text, "%s\n  {\"state\": \"left out\", \"count\": %llu}",
+			   text.used ? "," : "", (unsigned long long)left_out);
+	if (!make_room(stats->texts[other], text.used)) {
+		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
+		__atomic_thread_fence(__ATOMIC_RELEASE);
+		memcpy(stats->texts[other], text.start, text.used);
+		stats->size_bytes[other] = (uint32_t)text.used;
+		__atomic_store_n(&stats->current, other, __ATOMIC_RELEASE);
+	}
+	__atomic_store_n(&stats->answered, request, __ATOMIC_RELEASE);
+}
+
+static void snapshot(void)
+{
+	uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
+
+	pthread_mutex_lock(&report_lock);
+	if (stats && started_by == getpid())
+		snapshot_locked(request);
+	pthread_mutex_unlock(&report_lock);
+}
+
+static void *stats_thread(void *argument)
+{
+	const struct timespec second = {.tv_sec = 1};
+
+	(void)argument;
+	client_call_begin();
+	prctl(PR_SET_NAME, "quire-stats");
+	for (;;) {
+		uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
+
+		snapshot();
+		sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAIT, request,
+			 sys_address(&second));
+	}
+	return NULL;
+}
+
+/* The slot is taken by counting; whoever reads it sees by the sequence whether it is whole. */
+static void record(enum quire_trace_event event, const uint64_t *args)
+{
+#define FIELD_COUNT(group, name, count, fields) count,
+	static const uint8_t field_counts[] = {QUIRE_TRACE_EVENTS(FIELD_COUNT)};
+#undef FIELD_COUNT
+	uint64_t index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
+	struct report_event *slot = &trace->events[index % REPORT_EVENTS];
+	struct timespec now;
+
+	if (index % ROOM_EVENTS == 0 && index < REPORT_EVENTS - ROOM_EVENTS &&
+	    make_room(slot + ROOM_EVENTS, ROOM_EVENTS * sizeof(*slot))) {
+		trace->is_cut = 1;
+		quire_trace_install(NULL);
+	}
+	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	slot->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	slot->tid = process_thread_number();
+	slot->cpu = (uint16_t)sched_getcpu();
+	slot->event = (uint16_t)event;
+	memcpy(slot->args, args, field_counts[event] * sizeof(*args));
+	__atomic_store_n(&slot->sequence, index + 1, __ATOMIC_RELEASE);
+}
+
+/* The file as a mapping with room for its first @room_bytes. Without room there is no file, for
+ * reading a hole of it would take room, too. */
+static void *map_new(const char *path, int fd, size_t size_bytes, size_t room_bytes)
+{
+	long mapped = -ENOSPC;
+
+	if (!ftruncate(fd, (off_t)size_bytes))
+		mapped = process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	if (!sys_failed(mapped) && !make_room((void *)mapped, room_bytes)) {
+		close(fd);
+		return (void *)mapped;
+	}
+	if (!sys_failed(mapped))
+		munmap((void *)mapped, size_bytes);
+	unlink(path);
+	close(fd);
+	return NULL;
+}
+
+static void start_trace(void)
+{
+	char path[sizeof(run_directory) + 32];
+	int fd;
+
+	/* One that this process had before it became another program goes on. */
+	snprintf(path, sizeof(path), "%s/" REPORT_TRACE "%d", run_directory, (int)getpid());
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	trace =
+	    map_new(path, fd, sizeof(*trace), offsetof(struct report_trace, events[ROOM_EVENTS]));
+	if (!trace)
+		return;
+	trace->pid = (uint32_t)getpid();
+	prctl(PR_GET_NAME, trace->command);
+	quire_trace_install(record);
+}
+
+/* A file of its own, for what this process said as another program is to stay. */
+static void start_stats(void)
+{
+	char path[sizeof(run_directory) + 48];
+	int fd = -1;
+
+	for (unsigned int n = 0; n < 1000 && fd < 0; n++) {
+		int length = snprintf(path, sizeof(path), "%s/" REPORT_STATS "%d", run_directory,
+				      (int)getpid());
+
+		if (n)
+			snprintf(path + length, sizeof(path) - (size_t)length, ".%u", n);
+		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd < 0 && errno != EEXIST)
+			break;
+	}
+	stats = NULL;
+	if (fd < 0)
+		return;
+	stats = map_new(path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
+}
+
+/* The child begins anew with its first /dev/kvm; until then its events go to the parent's file. */
+static void fork_child(void)
+{
+	nodes = NULL;
+	ended.used = 0;
+	ended_count = 0;
+	pthread_mutex_init(&report_lock, NULL);
+}
+FORK_CHILD(FORK_REPORT, report_lock, fork_child);
+
+void report_attach(const char *directory)
+{
+	char path[sizeof(run_directory) + 32];
+	long mapped;
+	int fd;
+
+	if (!directory || strlen(directory) >= sizeof(run_directory))
+		return;
+	strcpy(run_directory, directory);
+	snprintf(path, sizeof(path), "%s/" REPORT_CONTROL, directory);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	mapped = process_map(sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	close(fd);
+	if (sys_failed(mapped))
+		return;
+	control = (struct report_control *)mapped;
+}
+
+void report_start(void)
+{
+	bool first;
+
+	if (!control)
+		return;
+	pthread_mutex_lock(&report_lock);
+	first = started_by != getpid();
+	started_by = getpid();
+	if (first && (control->flags & REPORT_WANTS_TRACE))
+		start_trace();
+	if (first && (control->flags & REPORT_WANTS_STATS))
+		start_stats();
+	pthread_mutex_unlock(&report_lock);
+	if (first && stats)
+		(void)helper_start(NULL, stats_thread, NULL);
+}
+
+void report_vm_created(struct vm *vm)
+{
+	struct vm_node *node;
+
+	if (!stats)
+		return;
+	node = process_heap_alloc(sizeof(*node));
+	pthread_mutex_lock(&report_lock);
+	if (node) {
+		*node = (struct vm_node){.vm = vm, .next = nodes};
+		nodes = node;
+	} else {
+		ended_count++;
+	}
+	pthread_mutex_unlock(&report_lock);
+}
+
+void report_vm_ended(struct vm *vm)
+{
+	struct vm_node **link, *node;
+
+	if (!stats)
+		return;
+	pthread_mutex_lock(&report_lock);
+	for (link = &nodes; *link && (*link)->vm != vm; link = &(*link)->next)
+		;
+	node = *link;
+	if (node) {
+		*link = node->next;
+		ended_count += print_vm(&ended, vm, "ended") != 0;
+	}
+	pthread_mutex_unlock(&report_lock);
+	process_heap_free(node);
+}
+
+/* The process ends in order: the last figures. */
+__attribute__((destructor)) static void library_unloaded(void)
+{
+	client_call_begin();
+	if (control)
+		snapshot();
+	client_call_end();
+}
+
+void report_last(void)
+{
+	const struct timespec moment = {.tv_nsec = LAST_WAIT_NS};
+	uint32_t request;
+
+	if (!stats || started_by != getpid())
+		return;
+	client_call_begin();
+	request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
+	sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAKE, INT32_MAX);
+	for (unsigned int i = 0; i < LAST_TRIES; i++) {
+		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
+
+		if ((int32_t)(answered - request) >= 0)
+			break;
+		nanosleep(&moment, NULL);
+	}
+	/* Should it live on, the next snapshot takes this back. */
+	__atomic_store_n(&stats->answered, REPORT_RETIRED, __ATOMIC_RELEASE);
+	client_call_end();
+}

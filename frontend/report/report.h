@@ -1,0 +1,72 @@
+/* What a process of `quire run --stats --trace` leaves in the run's directory. */
+#ifndef QUIRE_FRONTEND_REPORT_REPORT_H
+#define QUIRE_FRONTEND_REPORT_REPORT_H
+
+#include <stdint.h>
+
+#include <quire/trace.h>
+
+struct vm;
+
+/*
+ * Files in the run's directory, all mapped, so that nothing is lost when a process is killed:
+ *   report     made by the command: what is wanted
+ *   stats.PID  statistics of that process as JSON, brought up to date when asked and each second;
+ *              stats.PID.N once a process has become another program
+ *   trace.PID  its newest trace events
+ * Room is asked for before it is written to: a full file system is no reason to die by SIGBUS.
+ */
+#define REPORT_CONTROL "report"
+#define REPORT_STATS "stats."
+#define REPORT_TRACE "trace."
+
+enum report_flags { REPORT_WANTS_STATS = 1u << 0, REPORT_WANTS_TRACE = 1u << 1 };
+
+struct report_control {
+	uint32_t flags;
+	uint32_t request; /* grows with each wish for fresh statistics; a futex */
+};
+
+/* The text of one process: complete in texts[current]. */
+#define REPORT_TEXT_BYTES (2u << 20)
+#define REPORT_RETIRED UINT32_MAX
+struct report_stats {
+	uint32_t current;
+	uint32_t snapshots; /* begun; a text that was copied while it stood still is whole */
+	uint32_t answered;  /* the request that the text answers, or RETIRED: there is no more */
+	uint32_t size_bytes[2];
+	char texts[2][REPORT_TEXT_BYTES];
+};
+
+struct report_event {
+	uint64_t sequence; /* index + 1 once the rest is written */
+	uint64_t time_ns;  /* CLOCK_MONOTONIC */
+	uint32_t tid;
+	uint16_t cpu;
+	uint16_t event; /* enum quire_trace_event */
+	uint64_t args[QUIRE_TRACE_FIELDS_MAX];
+};
+
+#define REPORT_EVENTS (1u << 18)
+struct report_trace {
+	uint64_t next; /* events written ever; the newest REPORT_EVENTS are there */
+	uint32_t pid;
+	uint32_t is_cut; /* there was no room for more */
+	char command[16];
+	struct report_event events[REPORT_EVENTS];
+};
+
+/* The run's directory, or NULL. Once, when the library is loaded; makes plain file calls. */
+void report_attach(const char *directory);
+/* This process uses /dev/kvm: begin what is wanted. Inside a client call. */
+void report_start(void);
+/*
+ * The process is about to end without its destructors, or to become another program: have the last
+ * figures written. Waits a moment, takes no lock; may be called after vfork().
+ */
+void report_last(void);
+/* The VM's statistics from its birth to its end. Inside a client call, no lock held. */
+void report_vm_created(struct vm *vm);
+void report_vm_ended(struct vm *vm);
+
+#endif

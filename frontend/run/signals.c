@@ -1,0 +1,304 @@
+/* KVM_RUN and signals: what waits until the call ends, and the sleep of a halted vCPU. */
+#include "frontend/run/signals.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <quire/vcpu.h>
+
+#include "frontend/file/client_call.h"
+#include "frontend/run/signal_actions.h"
+#include "frontend/run/signal_state.h"
+#include "hosts/process/fork.h"
+#include "hosts/process/process.h"
+#include "hosts/process/sys.h"
+
+/*
+ * A request made through quire_vcpu_request() alone reaches no futex: it kicks guest mode only.
+ * So a sleeper looks at its doorbell this often; run_signals_wake() is the exact way.
+ */
+#define DOORBELL_POLL_NS INT64_C(2000000)
+
+/* A sleeping vCPU. On the sleeper's stack, linked while it sleeps, under waiters_lock. */
+struct waiter {
+	struct quire_vcpu *vcpu;
+	volatile uint32_t *word;
+	struct waiter *next;
+};
+
+static pthread_mutex_t waiters_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct waiter *waiters;
+
+/* The sleepers are the parent's threads. */
+static void fork_child(void)
+{
+	pthread_mutex_init(&waiters_lock, NULL);
+	waiters = NULL;
+}
+FORK_CHILD(FORK_WAITERS, waiters_lock, fork_child);
+
+static pthread_mutex_t stops_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct run_stop *stops;
+
+static void fork_child_stops(void)
+{
+	pthread_mutex_init(&stops_lock, NULL);
+	stops = NULL;
+}
+FORK_CHILD(FORK_STOPS, stops_lock, fork_child_stops);
+
+void run_stop_add(struct run_stop *stop)
+{
+	pthread_mutex_lock(&stops_lock);
+	stop->next = stops;
+	stops = stop;
+	pthread_mutex_unlock(&stops_lock);
+}
+
+void run_stop_remove(struct run_stop *stop)
+{
+	struct run_stop **link = &stops;
+
+	pthread_mutex_lock(&stops_lock);
+	while (*link && *link != stop)
+		link = &(*link)->next;
+	if (*link)
+		*link = stop->next;
+	pthread_mutex_unlock(&stops_lock);
+}
+
+void run_signals_continued(void)
+{
+	/* The client's handlers wait: one that destroys a vCPU would wait for us. */
+	client_call_begin();
+	pthread_mutex_lock(&stops_lock);
+	for (struct run_stop *stop = stops; stop; stop = stop->next) {
+		if (!__atomic_load_n(&stop->runner->tid, __ATOMIC_SEQ_CST))
+			continue;
+		__atomic_store_n(&stop->due, 1, __ATOMIC_SEQ_CST);
+		quire_vcpu_request(stop->vcpu, RUN_REQ_SIGNAL);
+		run_signals_wake(stop->vcpu);
+	}
+	pthread_mutex_unlock(&stops_lock);
+	client_call_end();
+}
+
+static void nudge_stop(struct signal_state *state)
+{
+	if (!state->has_nudge_timer)
+		return;
+	state->has_nudge_timer = 0;
+	sys_call(SYS_timer_delete, (uint64_t)state->nudge_timer);
+}
+
+/* Send the recorded signal once more, now that the client's handler may run. */
+static void deliver_recorded(void)
+{
+	struct signal_state *state = &signal_state;
+	siginfo_t info = state->info;
+	sigset_t mask = state->resume_mask;
+
+	sigset_t opened = signal_shadow_set(state->opened);
+
+	sigorset(&mask, &mask, &opened);
+	state->recorded = 0;
+	signal_send_again(&info);
+	/* The raw call: pthread_sigmask() is interposed and has its own view of the mask. */
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&mask), 0, 8);
+}
+
+void client_call_begin(void)
+{
+	int cancel_state;
+
+	if (client_call_depth++ == 0) {
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+		signal_state.cancel_state = cancel_state;
+		if (signal_state.in_doubt)
+			signal_call_open();
+	}
+}
+
+void client_call_end(void)
+{
+	struct signal_state *state = &signal_state;
+	int saved_errno = errno;
+
+	if (client_call_depth > 1) {
+		client_call_depth--;
+		return;
+	}
+	/* From the next line on a signal finds its handler by itself. */
+	*(volatile uint32_t *)&client_call_depth = 0;
+	nudge_stop(state);
+	if (state->recorded)
+		deliver_recorded();
+	if (state->opened | state->held)
+		signal_call_close();
+	/* libc up to 2.36 forgets the thread's result when it acts on a late cancellation. */
+	if (signal_state_cancel_is_due(state))
+		pthread_exit(PTHREAD_CANCELED);
+	pthread_setcancelstate(state->cancel_state, NULL);
+	errno = saved_errno;
+}
+
+/*
+ * A fork is a call of the client's: its handlers wait until the parent is back, and the forking
+ * thread holds no lock meanwhile. What arrived is the parent's to handle, and so is the timer.
+ */
+static void fork_signals_child(void)
+{
+	struct signal_state *state = &signal_state;
+
+	state->has_nudge_timer = 0;
+	if (state->recorded)
+		sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&state->resume_mask), 0, 8);
+	state->recorded = 0;
+	client_call_end();
+}
+
+static const struct fork_entry fork_signals
+    __attribute__((section("quire_fork"), used)) = {.rank = FORK_SIGNALS,
+						    .before = client_call_begin,
+						    .parent = client_call_end,
+						    .child = fork_signals_child};
+
+/* What is blocked outside and not inside ends KVM_RUN, and stays pending, whatever its action. */
+static void take_defaults(const sigset_t *outer, const sigset_t *inner)
+{
+	sigset_t let_in;
+
+	sigemptyset(&let_in);
+	for (int signal = 1; signal < NSIG; signal++)
+		if (sigismember(outer, signal) == 1 && sigismember(inner, signal) == 0)
+			sigaddset(&let_in, signal);
+	if (!sigisemptyset(&let_in))
+		signal_defaults_take(&let_in);
+}
+
+void run_signals_enter(struct run_stop *stop, const sigset_t *mask)
+{
+	struct signal_state *state = &signal_state;
+	sigset_t inner, outer;
+
+	client_call_begin();
+	state->vcpu = stop->vcpu;
+	state->stop = stop;
+	state->has_outer_mask = 0;
+	if (!mask)
+		return;
+	inner = *mask;
+	signal_set_strip(&inner);
+	if (state->recorded) {
+		/* Already on the way out; everything stays blocked until the end. */
+		return;
+	}
+	sigemptyset(&outer);
+	/* The mask outside is known before a signal can arrive under the new one. */
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, 0, sys_address(&outer), 8);
+	if (state->recorded)
+		return;
+	take_defaults(&outer, &inner);
+	if (state->recorded)
+		return;
+	state->outer_mask = outer;
+	state->has_outer_mask = 1;
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&inner), 0, 8);
+}
+
+bool run_signals_pending(void)
+{
+	const struct run_stop *stop = signal_state.stop;
+
+	return signal_state_pending(&signal_state) ||
+	       (stop && __atomic_load_n(&stop->due, __ATOMIC_SEQ_CST));
+}
+
+void run_signals_leave(void)
+{
+	struct signal_state *state = &signal_state;
+
+	if (state->has_outer_mask) {
+		sigset_t all, before;
+
+		/* With everything blocked no signal can be recorded between look and act. */
+		sigfillset(&all);
+		signal_set_strip(&all);
+		sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&all), sys_address(&before),
+			 8);
+		if (state->recorded)
+			state->resume_mask = state->outer_mask;
+		else
+			sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&state->outer_mask),
+				 0, 8);
+		state->has_outer_mask = 0;
+	}
+	if (__atomic_load_n(&state->stop->due, __ATOMIC_RELAXED))
+		__atomic_store_n(&state->stop->due, 0, __ATOMIC_RELAXED);
+	state->vcpu = NULL;
+	state->stop = NULL;
+	client_call_end();
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void waiter_remove(struct waiter *waiter)
+{
+	struct waiter **link = &waiters;
+
+	pthread_mutex_lock(&waiters_lock);
+	while (*link != waiter)
+		link = &(*link)->next;
+	*link = waiter->next;
+	pthread_mutex_unlock(&waiters_lock);
+}
+
+void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
+{
+	struct signal_state *state = &signal_state;
+	const uint64_t *doorbell = quire_vcpu_doorbell(vcpu);
+	struct waiter self = {.vcpu = vcpu, .word = &state->wake_word};
+	int64_t deadline = timeout_ns < 0 ? INT64_MAX : now_ns() + timeout_ns;
+
+	pthread_mutex_lock(&waiters_lock);
+	self.next = waiters;
+	waiters = &self;
+	pthread_mutex_unlock(&waiters_lock);
+	for (;;) {
+		uint32_t word = __atomic_load_n(&state->wake_word, __ATOMIC_SEQ_CST);
+		int64_t left_ns = deadline == INT64_MAX ? DOORBELL_POLL_NS : deadline - now_ns();
+		struct timespec slice;
+
+		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || run_signals_pending() ||
+		    left_ns <= 0)
+			break;
+		if (left_ns > DOORBELL_POLL_NS)
+			left_ns = DOORBELL_POLL_NS;
+		slice = (struct timespec){.tv_nsec = (long)left_ns};
+		sys_call(SYS_futex, sys_address(&state->wake_word), FUTEX_WAIT_PRIVATE, word,
+			 sys_address(&slice));
+	}
+	waiter_remove(&self);
+}
+
+void run_signals_wake(struct quire_vcpu *vcpu)
+{
+	pthread_mutex_lock(&waiters_lock);
+	for (struct waiter *waiter = waiters; waiter; waiter = waiter->next) {
+		if (waiter->vcpu != vcpu)
+			continue;
+		__atomic_fetch_add(waiter->word, 1, __ATOMIC_SEQ_CST);
+		sys_call(SYS_futex, sys_address(waiter->word), FUTEX_WAKE_PRIVATE, 1);
+	}
+	pthread_mutex_unlock(&waiters_lock);
+}

@@ -1,0 +1,127 @@
+/* Floating-point and vector state in KVM's layouts. */
+#include <errno.h>
+#include <string.h>
+
+#include "frontend/object/vcpu.h"
+#include "frontend/state/cpuid.h"
+#include "vcpu/fpu_image.h"
+
+long vcpu_get_fpu(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+	const struct cpu_state *state = cpu_state(vcpu->cpu);
+	struct kvm_fpu *fpu = call->data;
+
+	memcpy(fpu->fpr, state->st, sizeof(fpu->fpr));
+	fpu->fcw = state->fcw;
+	fpu->fsw = state->fsw;
+	fpu->ftwx = state->ftw;
+	fpu->last_opcode = state->fop;
+	fpu->last_ip = state->fip;
+	fpu->last_dp = state->fdp;
+	/* MXCSR has a place in the struct, and KVM leaves it zero. */
+	memcpy(fpu->xmm, state->xmm, sizeof(fpu->xmm));
+	return 0;
+}
+
+long vcpu_set_fpu(struct ioctl_call *call)
+{
+	const struct kvm_fpu *fpu = call->data;
+	struct vcpu *vcpu = call->object;
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	memcpy(state->st, fpu->fpr, sizeof(state->st));
+	state->fcw = fpu->fcw;
+	state->fsw = fpu->fsw;
+	state->ftw = fpu->ftwx;
+	state->fop = fpu->last_opcode;
+	state->fip = fpu->last_ip;
+	state->fdp = fpu->last_dp;
+	/* Nor does KVM take MXCSR from there. */
+	memcpy(state->xmm, fpu->xmm, sizeof(state->xmm));
+	cpu_state_changed(vcpu->cpu);
+	return 0;
+}
+
+long vcpu_get_xsave(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+	const struct cpu_state *state = cpu_state(vcpu->cpu);
+	struct xsave_image *image = call->data;
+
+	fpu_get(state, &image->legacy);
+	image->legacy.mxcsr = state->mxcsr;
+	image->legacy.mxcsr_mask = MXCSR_MASK;
+	memcpy(image->legacy.xmm, state->xmm, sizeof(image->legacy.xmm));
+	image->header.present = XSTATE_KNOWN;
+	return 0;
+}
+
+static bool xsave_valid(const struct xsave_image *image)
+{
+	static const uint64_t zero[6];
+	uint64_t present = image->header.present;
+
+	if ((present & ~(uint64_t)XSTATE_KNOWN) || image->header.compaction ||
+	    memcmp(image->header.reserved, zero, sizeof(zero)))
+		return false;
+	/* MXCSR is looked at where something comes that it belongs to. */
+	return !present || !(image->legacy.mxcsr & ~MXCSR_MASK);
+}
+
+/* A component that is not present is as after a reset. MXCSR then stays what it was. */
+long vcpu_set_xsave(struct ioctl_call *call)
+{
+	static const struct fpu_image initial = {.fcw = FCW_RESET};
+	const struct xsave_image *image = call->data;
+	const struct fpu_image *legacy = &image->legacy;
+	uint64_t present = image->header.present;
+	struct vcpu *vcpu = call->object;
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	if (!xsave_valid(image))
+		return -EINVAL;
+	fpu_set(state, present & XSTATE_X87 ? legacy : &initial);
+	if (present)
+		state->mxcsr = legacy->mxcsr;
+	memcpy(state->xmm, present & XSTATE_SSE ? legacy->xmm : initial.xmm, sizeof(state->xmm));
+	cpu_state_changed(vcpu->cpu);
+	return 0;
+}
+
+long vcpu_get_xcrs(struct ioctl_call *call)
+{
+	struct vcpu *vcpu = call->object;
+	struct kvm_xcrs *xcrs = call->data;
+
+	xcrs->nr_xcrs = 1;
+	xcrs->xcrs[0].xcr = 0;
+	xcrs->xcrs[0].value = cpu_state(vcpu->cpu)->xcr0;
+	return 0;
+}
+
+/* What XCR0 may have set: x87 on every processor, the rest by the guest's leaf d. */
+static uint64_t xcr0_allowed(const struct vcpu *vcpu)
+{
+	return XSTATE_X87 | (cpuid_register(vcpu, 0xd, CPUID_EAX) & XSTATE_KNOWN);
+}
+
+long vcpu_set_xcrs(struct ioctl_call *call)
+{
+	const struct kvm_xcrs *xcrs = call->data;
+	struct vcpu *vcpu = call->object;
+
+	if (xcrs->nr_xcrs > KVM_MAX_XCRS || xcrs->flags)
+		return -EINVAL;
+	for (uint32_t i = 0; i < xcrs->nr_xcrs; i++) {
+		if (xcrs->xcrs[i].xcr)
+			continue;
+		if ((xcrs->xcrs[i].value & ~xcr0_allowed(vcpu)) ||
+		    !(xcrs->xcrs[i].value & XSTATE_X87))
+			return -EINVAL;
+		cpu_state(vcpu->cpu)->xcr0 = xcrs->xcrs[i].value;
+		cpu_state_changed(vcpu->cpu);
+		return 0;
+	}
+	return 0;
+}
