@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cli/bench/machine.h"
-#include "vcpu/mmu.h"
-#include "vcpu/run.h"
+#include "vcpu/mem/mmu.h"
+#include "vcpu/run/run.h"
 
 #define PAGES 16384u
 #define REPEATS 4u

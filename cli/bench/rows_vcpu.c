@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "cli/bench/machine.h"
-#include "vcpu/code.h"
-#include "vcpu/mmu.h"
-#include "vcpu/run.h"
+#include "vcpu/decode/code.h"
+#include "vcpu/mem/mmu.h"
+#include "vcpu/run/run.h"
 
 /* 256 KiB: what the TLB holds many times over. */
 #define WORDS 32768u

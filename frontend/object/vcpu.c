@@ -22,7 +22,7 @@
 #include "frontend/state/msr_mce.h"
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 /* How often a block runs in the interpreter before it becomes code. */
 #define TRANSLATE_AFTER 16u

@@ -12,7 +12,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 #define NAME_BYTES 48u
 #define HEADER_BYTES ((uint32_t)sizeof(struct kvm_stats_header))

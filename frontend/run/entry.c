@@ -11,7 +11,7 @@
 #include "frontend/state/nested_state.h"
 #include "src/base/trace.h"
 #include "vcpu/arch.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 #define SYNC_VALID (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
 

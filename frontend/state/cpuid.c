@@ -15,7 +15,7 @@
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
 #include "vcpu/arch.h"
-#include "vcpu/vmcb.h"
+#include "vcpu/svm/vmcb.h"
 
 #define BIT(n) (UINT32_C(1) << (n))
 #define LEAF_KVM_FEATURES (KVM_CPUID_SIGNATURE + 1)

@@ -5,7 +5,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/state/clock.h"
 #include "vcpu/arch.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 /* Of system management there is no more than the INIT that it holds back, as in a KVM without. */
 #define EVENTS_BASE_FLAGS \

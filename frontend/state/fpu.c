@@ -4,7 +4,7 @@
 
 #include "frontend/object/vcpu.h"
 #include "frontend/state/cpuid.h"
-#include "vcpu/fpu_image.h"
+#include "vcpu/exec/fpu_image.h"
 
 long vcpu_get_fpu(struct ioctl_call *call)
 {

@@ -24,7 +24,7 @@
 #include "frontend/state/msr_mce.h"
 #include "frontend/state/nested_state.h"
 #include "vcpu/arch.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 /* Leaf 0, EBX: the first letters of AuthenticAMD and HygonGenuine. */
 #define VENDOR_AMD 0x68747541u

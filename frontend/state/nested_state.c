@@ -9,7 +9,7 @@
 #include "frontend/param/params.h"
 #include "hosts/process/heap.h"
 #include "vcpu/arch.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 #define FORMAT_SVM 1u
 #define FLAG_GUEST_MODE 1u

@@ -7,7 +7,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/state/cpuid.h"
 #include "vcpu/arch.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 /* What the two layouts of special registers share, from their beginning on. */
 #define SREGS_COMMON_BYTES offsetof(struct kvm_sregs, interrupt_bitmap)

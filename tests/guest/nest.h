@@ -5,7 +5,7 @@
 #include "box.h"
 #include "l1.h"
 #include "tests/rules/client.h"
-#include "vcpu/vmcb.h"
+#include "vcpu/svm/vmcb.h"
 
 /* L1's own memory, a MiB a vCPU, and what is where in it. */
 #define NEST_GPA(index) (0x20000000ul + (index)*0x100000ul)

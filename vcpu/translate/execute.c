@@ -1,5 +1,5 @@
 /* Running translated code, and seeing to what it comes back for. */
-#include "vcpu/mmu.h"
+#include "vcpu/mem/mmu.h"
 #include "vcpu/translate/unit.h"
 
 /* What to do after translated code came back. */

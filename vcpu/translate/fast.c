@@ -1,5 +1,5 @@
 /* What translated code looks up itself: the fast TLB and the jump cache, filled and emptied. */
-#include "vcpu/mmu.h"
+#include "vcpu/mem/mmu.h"
 #include "vcpu/translate/unit.h"
 
 static unsigned int fast_set(uint64_t linear)

@@ -1,5 +1,5 @@
 /* Jumps, calls, and what moves RSP. */
-#include "vcpu/exec.h"
+#include "vcpu/exec/exec.h"
 #include "vcpu/translate/make.h"
 
 #define RSP_AT GPR_AT(CPU_RSP)

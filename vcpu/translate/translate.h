@@ -2,7 +2,7 @@
 #ifndef QUIRE_VCPU_TRANSLATE_TRANSLATE_H
 #define QUIRE_VCPU_TRANSLATE_TRANSLATE_H
 
-#include "vcpu/code.h"
+#include "vcpu/decode/code.h"
 
 /* One block's code, for one privilege mode. */
 struct unit;

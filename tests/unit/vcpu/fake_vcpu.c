@@ -13,7 +13,7 @@
 #include "hosts/process/guard.h"
 #include "src/base/trace.h"
 #include "src/entry/format.h"
-#include "vcpu/vmcb.h"
+#include "vcpu/svm/vmcb.h"
 
 #define TABLES_BYTES (UINT64_C(1) << 20)
 #define TABLE_FLAGS UINT64_C(0x7) /* P, W, U */

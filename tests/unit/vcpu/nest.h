@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/vcpu/fake_vcpu.h"
-#include "vcpu/nested.h"
+#include "vcpu/svm/nested.h"
 
 #define PROGRAM(name, code)                                                          \
 	__asm__(".pushsection .rodata\n" #name "_start:\n" code "\n" #name "_end:\n" \

@@ -9,8 +9,8 @@
 
 #include "src/entry/format.h"
 #include "tests/unit/vcpu/fake_vcpu.h"
-#include "vcpu/internal.h"
-#include "vcpu/stage2.h"
+#include "vcpu/inside.h"
+#include "vcpu/mem/stage2.h"
 
 static const struct entry_format *const formats[] = {&entry_npt, &entry_ept, &entry_ept_no_ad};
 

@@ -1,0 +1,47 @@
+/* FXSAVE and XSAVE images, and the x87 part of a CPU's state in them. */
+#ifndef QUIRE_VCPU_EXEC_FPU_IMAGE_H
+#define QUIRE_VCPU_EXEC_FPU_IMAGE_H
+
+#include "vcpu/arch.h"
+#include "vcpu/cpu.h"
+
+/* FXSAVE image in 64-bit form; everything is little-endian, as in memory. */
+struct fpu_image {
+	uint16_t fcw, fsw;
+	uint8_t ftw, reserved0;
+	uint16_t fop;
+	uint64_t fip, fdp;
+	uint32_t mxcsr, mxcsr_mask;
+	uint8_t st[8][16];
+	uint8_t xmm[16][16];
+	uint8_t reserved1[96];
+} __attribute__((aligned(64)));
+
+struct xsave_header {
+	uint64_t present;    /* XSTATE_BV */
+	uint64_t compaction; /* XCOMP_BV */
+	uint64_t reserved[6];
+};
+
+/* XSAVE image without extended components. */
+struct xsave_image {
+	struct fpu_image legacy;
+	struct xsave_header header;
+};
+
+_Static_assert(sizeof(struct fpu_image) == 512, "fixed by the processor");
+_Static_assert(sizeof(struct xsave_image) == 576, "fixed by the processor");
+
+/* Bits of MXCSR that exist. */
+#define MXCSR_MASK 0xffffu
+#define MXCSR_RESET 0x1f80u
+#define FCW_RESET 0x37fu
+
+/* The components that there are. */
+#define XSTATE_KNOWN (XSTATE_X87 | XSTATE_SSE)
+
+/* Copy the x87 state (not MXCSR and XMM) between @state and @image. */
+void fpu_get(const struct cpu_state *state, struct fpu_image *image);
+void fpu_set(struct cpu_state *state, const struct fpu_image *image);
+
+#endif

@@ -1,0 +1,299 @@
+/* FXSAVE, XSAVE and their like: images of the x87 and SSE state in memory; MXCSR. */
+#include "vcpu/exec/fpu.h"
+#include "vcpu/exec/sse.h"
+
+#define XSAVE_HEADER_OFFSET 512u
+#define XSAVE_SIZE 576u
+#define XCOMP_COMPACTED (UINT64_C(1) << 63)
+
+/* Parts of the legacy area, which belong to different components. */
+#define LEGACY_MXCSR offsetof(struct fpu_image, mxcsr)
+#define LEGACY_ST offsetof(struct fpu_image, st)
+#define LEGACY_XMM offsetof(struct fpu_image, xmm)
+
+/* XMM8 .. XMM15 exist in 64-bit mode only; elsewhere their places are left alone. */
+static unsigned int xmm_size_bytes(const struct cpu *cpu)
+{
+	return cpu->code_bytes == 8 ? 16 * 16 : 8 * 16;
+}
+
+static enum step image_linear(struct cpu *cpu, const struct op *op, unsigned int alignment_bytes,
+			      uint64_t *linear)
+{
+	enum step step = op_linear(cpu, op, linear);
+
+	if (unlikely(step))
+		return step;
+	if (*linear & (alignment_bytes - 1))
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
+	return STEP_NEXT;
+}
+
+/* @pointer_bytes: 8 for the forms with REX.W, whose instruction pointers are full. */
+static void image_get(const struct cpu *cpu, struct fpu_image *image, unsigned int pointer_bytes)
+{
+	memset(image, 0, sizeof(*image));
+	fpu_get(&cpu->s, image);
+	if (pointer_bytes == 4) {
+		image->fip = (uint32_t)image->fip;
+		image->fdp = (uint32_t)image->fdp;
+	}
+	image->mxcsr = cpu->s.mxcsr;
+	image->mxcsr_mask = MXCSR_MASK;
+	memcpy(image->xmm, cpu->s.xmm, sizeof(image->xmm));
+}
+
+static void x87_load(struct cpu *cpu, struct fpu_image *image, unsigned int pointer_bytes)
+{
+	if (pointer_bytes == 4) {
+		image->fip = (uint32_t)image->fip;
+		image->fdp = (uint32_t)image->fdp;
+	}
+	for (unsigned int i = 0; i < 8; i++)
+		memset(image->st[i] + 10, 0, 6);
+	/* Whether an exception is pending follows from the flags and the masks. */
+	image->fsw &= (uint16_t)~0x8080u;
+	if (image->fsw & ~image->fcw & 0x3f)
+		image->fsw |= 0x8080;
+	image->fcw = (uint16_t)((image->fcw & 0x1f7f) | 0x40);
+	image->fop &= 0x7ff;
+	fpu_set(&cpu->s, image);
+}
+
+static enum step fxsave_check(struct cpu *cpu)
+{
+	if (cpu->s.cr0 & CR0_EM)
+		return cpu_raise(cpu, VECTOR_UD);
+	return cpu->s.cr0 & CR0_TS ? cpu_raise(cpu, VECTOR_NM) : STEP_NEXT;
+}
+
+static enum step exec_fxsave(struct cpu *cpu, const struct op *op)
+{
+	enum step step = fxsave_check(cpu);
+	struct fpu_image image;
+	unsigned int size_bytes = LEGACY_XMM;
+	uint64_t linear;
+
+	if (unlikely(step))
+		return step;
+	step = image_linear(cpu, op, 16, &linear);
+	if (unlikely(step))
+		return step;
+	image_get(cpu, &image, (unsigned int)op->aux);
+	if (cpu->s.cr4 & CR4_OSFXSR)
+		size_bytes += xmm_size_bytes(cpu);
+	return mem_write(cpu, linear, &image, size_bytes);
+}
+
+static enum step exec_fxrstor(struct cpu *cpu, const struct op *op)
+{
+	enum step step = fxsave_check(cpu);
+	struct fpu_image image = {0};
+	uint64_t linear;
+
+	if (unlikely(step))
+		return step;
+	step = image_linear(cpu, op, 16, &linear);
+	if (likely(!step))
+		step = mem_read(cpu, linear, &image, LEGACY_XMM + xmm_size_bytes(cpu));
+	if (unlikely(step))
+		return step;
+	if (image.mxcsr & ~MXCSR_MASK)
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
+	x87_load(cpu, &image, (unsigned int)op->aux);
+	cpu->s.mxcsr = image.mxcsr;
+	if (cpu->s.cr4 & CR4_OSFXSR)
+		memcpy(cpu->s.xmm, image.xmm, xmm_size_bytes(cpu));
+	return STEP_NEXT;
+}
+
+/* XSAVE and XRSTOR work on the components that XCR0 and EDX:EAX both name. */
+static uint64_t xsave_components(const struct cpu *cpu)
+{
+	uint64_t asked = (uint32_t)cpu->s.gpr[CPU_RAX] | cpu->s.gpr[CPU_RDX] << 32;
+
+	return asked & cpu->s.xcr0 & XSTATE_KNOWN;
+}
+
+static enum step xsave_check(struct cpu *cpu)
+{
+	if (!(cpu->s.cr4 & CR4_OSXSAVE))
+		return cpu_raise(cpu, VECTOR_UD);
+	return cpu->s.cr0 & CR0_TS ? cpu_raise(cpu, VECTOR_NM) : STEP_NEXT;
+}
+
+static int is_zero(const void *data, size_t size_bytes)
+{
+	const uint8_t *bytes = data;
+
+	for (size_t i = 0; i < size_bytes; i++) {
+		if (bytes[i])
+			return 0;
+	}
+	return 1;
+}
+
+/* Components that are not in their initial state. */
+static uint64_t xsave_in_use(const struct cpu *cpu)
+{
+	const struct cpu_state *s = &cpu->s;
+	uint64_t in_use = 0;
+
+	if (s->fcw != FCW_RESET || s->fsw || s->ftw || s->fop || s->fip || s->fdp ||
+	    !is_zero(s->st, sizeof(s->st)))
+		in_use |= XSTATE_X87;
+	if (!is_zero(s->xmm, xmm_size_bytes(cpu)))
+		in_use |= XSTATE_SSE;
+	return in_use;
+}
+
+/* Write the parts of the legacy area that @components cover, without MXCSR. */
+static enum step legacy_write(struct cpu *cpu, uint64_t linear, const struct fpu_image *image,
+			      uint64_t components)
+{
+	enum step step = STEP_NEXT;
+
+	if (components & XSTATE_X87) {
+		step = mem_write(cpu, linear, image, LEGACY_MXCSR);
+		if (!step)
+			step = mem_write(cpu, linear + LEGACY_ST, image->st, sizeof(image->st));
+	}
+	if (!step && (components & XSTATE_SSE))
+		step = mem_write(cpu, linear + LEGACY_XMM, image->xmm, xmm_size_bytes(cpu));
+	return step;
+}
+
+enum xsave_kind { XSAVE_PLAIN, XSAVE_OPTIMISED, XSAVE_COMPACTED };
+#define XSAVE_POINTER64 0x100u /* op->aux: kind, and this for the forms with REX.W */
+
+/* The header that a save leaves: only XSAVEC writes more than XSTATE_BV. */
+static enum step header_write(struct cpu *cpu, uint64_t linear, enum xsave_kind kind)
+{
+	uint64_t components = xsave_components(cpu), in_use = xsave_in_use(cpu);
+	uint64_t words[2] = {0};
+	enum step step;
+
+	if (kind == XSAVE_COMPACTED) {
+		if (cpu->s.mxcsr != MXCSR_RESET)
+			in_use |= XSTATE_SSE;
+		words[0] = components & in_use;
+		words[1] = components | XCOMP_COMPACTED;
+		return mem_write(cpu, linear, words, sizeof(words));
+	}
+	step = mem_read(cpu, linear, words, sizeof(words[0]));
+	words[0] = (words[0] & ~components) | (components & in_use);
+	return step ? step : mem_write(cpu, linear, words, sizeof(words[0]));
+}
+
+static enum step exec_xsave(struct cpu *cpu, const struct op *op)
+{
+	enum xsave_kind kind = op->aux & 0xff;
+	uint64_t components = xsave_components(cpu), written = components, linear;
+	enum step step = xsave_check(cpu);
+	struct fpu_image image;
+
+	if (unlikely(step))
+		return step;
+	step = image_linear(cpu, op, 64, &linear);
+	if (likely(!step))
+		step = mem_probe_write(cpu, linear, XSAVE_SIZE);
+	if (unlikely(step))
+		return step;
+	image_get(cpu, &image, op->aux & XSAVE_POINTER64 ? 8 : 4);
+	if (kind != XSAVE_PLAIN) {
+		written &= xsave_in_use(cpu);
+		if (kind == XSAVE_COMPACTED && cpu->s.mxcsr != MXCSR_RESET)
+			written |= components & XSTATE_SSE;
+	}
+	step = legacy_write(cpu, linear, &image, written);
+	if (!step && (components & XSTATE_SSE))
+		step = mem_write(cpu, linear + LEGACY_MXCSR, &image.mxcsr, 8);
+	return step ? step : header_write(cpu, linear + XSAVE_HEADER_OFFSET, kind);
+}
+
+/* What XRSTOR refuses. */
+static int header_is_valid(const struct cpu *cpu, const struct xsave_header *header)
+{
+	if (!(header->compaction & XCOMP_COMPACTED))
+		return !(header->present & ~cpu->s.xcr0) && !header->compaction &&
+		       !header->reserved[0];
+	return !(header->compaction & ~XCOMP_COMPACTED & ~cpu->s.xcr0) &&
+	       !(header->present & ~header->compaction) &&
+	       is_zero(header->reserved, sizeof(header->reserved));
+}
+
+static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
+{
+	uint64_t components = xsave_components(cpu), linear, present;
+	enum step step = xsave_check(cpu);
+	struct xsave_image image;
+
+	if (unlikely(step))
+		return step;
+	step = image_linear(cpu, op, 64, &linear);
+	if (likely(!step))
+		step = mem_read(cpu, linear, &image, XSAVE_SIZE);
+	if (unlikely(step))
+		return step;
+	present = image.header.present & components;
+	if ((image.header.compaction & XCOMP_COMPACTED) && !(present & XSTATE_SSE))
+		image.legacy.mxcsr = MXCSR_RESET;
+	if (!header_is_valid(cpu, &image.header) ||
+	    ((components & XSTATE_SSE) && (image.legacy.mxcsr & ~MXCSR_MASK)))
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
+	if (present & XSTATE_X87) {
+		x87_load(cpu, &image.legacy, op->aux & XSAVE_POINTER64 ? 8 : 4);
+	} else if (components & XSTATE_X87) {
+		fpu_init(cpu);
+		memset(cpu->s.st, 0, sizeof(cpu->s.st));
+	}
+	if (!(components & XSTATE_SSE))
+		return STEP_NEXT;
+	cpu->s.mxcsr = image.legacy.mxcsr;
+	if (present & XSTATE_SSE)
+		memcpy(cpu->s.xmm, image.legacy.xmm, xmm_size_bytes(cpu));
+	else
+		memset(cpu->s.xmm, 0, xmm_size_bytes(cpu));
+	return STEP_NEXT;
+}
+
+static enum step exec_ldmxcsr(struct cpu *cpu, const struct op *op)
+{
+	enum step step = sse_check(cpu);
+	uint64_t value;
+
+	if (unlikely(step))
+		return step;
+	step = op_load(cpu, op, 4, &value);
+	if (unlikely(step))
+		return step;
+	if (value & ~(uint64_t)MXCSR_MASK)
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
+	cpu->s.mxcsr = (uint32_t)value;
+	return STEP_NEXT;
+}
+
+static enum step exec_stmxcsr(struct cpu *cpu, const struct op *op)
+{
+	enum step step = sse_check(cpu);
+
+	return unlikely(step) ? step : op_store(cpu, op, 4, cpu->s.mxcsr);
+}
+
+const struct insn_desc exec_xsave_table[] = {
+    {ZYDIS_MNEMONIC_FXSAVE, exec_fxsave, NULL, 4},
+    {ZYDIS_MNEMONIC_FXSAVE64, exec_fxsave, NULL, 8},
+    {ZYDIS_MNEMONIC_FXRSTOR, exec_fxrstor, NULL, 4},
+    {ZYDIS_MNEMONIC_FXRSTOR64, exec_fxrstor, NULL, 8},
+    {ZYDIS_MNEMONIC_XSAVE, exec_xsave, NULL, XSAVE_PLAIN},
+    {ZYDIS_MNEMONIC_XSAVE64, exec_xsave, NULL, XSAVE_PLAIN | XSAVE_POINTER64},
+    {ZYDIS_MNEMONIC_XSAVEOPT, exec_xsave, NULL, XSAVE_OPTIMISED},
+    {ZYDIS_MNEMONIC_XSAVEOPT64, exec_xsave, NULL, XSAVE_OPTIMISED | XSAVE_POINTER64},
+    {ZYDIS_MNEMONIC_XSAVEC, exec_xsave, NULL, XSAVE_COMPACTED},
+    {ZYDIS_MNEMONIC_XSAVEC64, exec_xsave, NULL, XSAVE_COMPACTED | XSAVE_POINTER64},
+    {ZYDIS_MNEMONIC_XRSTOR, exec_xrstor, NULL, 0},
+    {ZYDIS_MNEMONIC_XRSTOR64, exec_xrstor, NULL, XSAVE_POINTER64},
+    {ZYDIS_MNEMONIC_LDMXCSR, exec_ldmxcsr, NULL, 0},
+    {ZYDIS_MNEMONIC_STMXCSR, exec_stmxcsr, NULL, 0},
+    {0},
+};

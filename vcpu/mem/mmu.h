@@ -1,0 +1,93 @@
+/* Translation: linear to guest physical to host address, and the caches of it. */
+#ifndef QUIRE_VCPU_MEM_MMU_H
+#define QUIRE_VCPU_MEM_MMU_H
+
+#include "vcpu/inside.h"
+
+enum mmu_access { MMU_READ, MMU_WRITE, MMU_FETCH };
+
+struct mmu_request {
+	uint64_t linear;
+	enum mmu_access access; /* what the guest's tables must permit */
+	enum mmu_access stage2; /* what the stage-2 tables must permit */
+};
+
+struct mmu_result {
+	uint64_t gpa;
+	uint64_t host; /* host address of the byte; 0 for a device */
+	uint8_t global;
+	uint8_t large; /* the guest's leaf maps more than 4K */
+};
+
+/*
+ * Translate, setting accessed and dirty bits of both stages. STEP_ABORT: cpu->stop is a page
+ * fault of the guest or a stage-2 fault. A frame that the fault path called MMIO for this
+ * instruction comes back with host == 0. In guest mode.
+ */
+enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
+			struct mmu_result *result);
+
+/*
+ * mmu_translate() for the common case alone: 4-level long mode, 4K in both stages, every right
+ * there and no bit left to set. Nonzero when that was it; else nothing has happened.
+ */
+int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
+		       struct mmu_result *result);
+
+/* Do the rights of a walk (PTE_W, PTE_U: all levels have them; PTE_NX: one has it) allow @access in
+ * the current mode? */
+int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights);
+
+/*
+ * mmu_translate() while cpu->linear_root is set; .gpa of @result is then the low 48 bits of the
+ * linear address, as the library and stage2_mark_device() know it.
+ */
+enum step mmu_translate_linear(struct cpu *cpu, const struct mmu_request *request,
+			       struct mmu_result *result);
+/* The error code of an access that the tables do not allow, but for PRESENT. */
+uint64_t mmu_linear_error(const struct cpu *cpu, enum mmu_access access);
+/*
+ * Tell the library which page tables the guest has now, if that changed: before guest mode is
+ * entered. 0 or -errno.
+ */
+int mmu_take_paging(struct cpu *cpu);
+/* The guest changed its paging, or flushed translations: guest mode is left where that matters. */
+void mmu_paging_changed(struct cpu *cpu);
+/* mmu_probe() while cpu->linear_root is set: out of guest mode. */
+int mmu_probe_linear(struct cpu *cpu, uint64_t linear, gpa_t *gpa);
+
+/* The guest's stage only, without stop or exception: for KVM_TRANSLATE. Zero when it worked. */
+int mmu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
+
+/*
+ * A guarded access to @request->linear failed although the tables led there: drop what is cached
+ * and say why the instruction aborts. Returns STEP_ABORT.
+ */
+enum step mmu_guard_failed(struct cpu *cpu, const struct mmu_request *request);
+
+/* The cached host address for a read or write, or NULL: both ways of the TLB. */
+void *tlb_find(const struct cpu *cpu, uint64_t linear, enum mmu_access access);
+const struct tlb_entry *tlb_entry_of(const struct cpu *cpu, uint64_t linear,
+				     enum mmu_access access);
+/* Is the translation that code at @linear was found by cached, and global? */
+int tlb_fetches_global(const struct cpu *cpu, uint64_t linear);
+void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct mmu_result *result);
+void tlb_flush_all(struct cpu *cpu);
+void tlb_flush_non_global(struct cpu *cpu);
+/* One 4K piece; tlb_invlpg() is exact for large pages too. */
+void tlb_flush_page(struct cpu *cpu, uint64_t linear);
+void tlb_invlpg(struct cpu *cpu, uint64_t linear);
+/* Drop the write translations that lead to the host page @host_page. */
+void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page);
+
+/* Where the code at @linear is: *@found stays until the next call; NULL: in a device. */
+enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **found);
+
+/* Which privilege the tags carry now: after changes of CPL, CR0, CR4 or AC. */
+void mmu_update_mode(struct cpu *cpu);
+/* Accesses from here on are the processor's own (descriptors, TSS), whatever the CPL. Returns
+ * what to hand to mmu_system_end(). */
+unsigned int mmu_system_begin(struct cpu *cpu);
+void mmu_system_end(struct cpu *cpu, unsigned int saved);
+
+#endif

@@ -1,0 +1,19 @@
+/* Entries of the guest's own page tables. */
+#ifndef QUIRE_VCPU_MEM_PTE_H
+#define QUIRE_VCPU_MEM_PTE_H
+
+#include <stdint.h>
+
+#define PTE_P (UINT64_C(1) << 0)
+#define PTE_W (UINT64_C(1) << 1)
+#define PTE_U (UINT64_C(1) << 2)
+#define PTE_A (UINT64_C(1) << 5)
+#define PTE_D (UINT64_C(1) << 6)
+#define PTE_LARGE (UINT64_C(1) << 7)
+#define PTE_G (UINT64_C(1) << 8)
+#define PTE_NX (UINT64_C(1) << 63)
+#define PTE_ADDRESS UINT64_C(0x0000fffffffff000)
+/* Address bits from MAXPHYADDR (48) up. */
+#define PTE_RESERVED_HIGH (UINT64_C(0xf) << 48)
+
+#endif

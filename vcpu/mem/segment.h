@@ -1,0 +1,54 @@
+/* Segments: descriptors, loads, checks, and the modes that follow from them. */
+#ifndef QUIRE_VCPU_MEM_SEGMENT_H
+#define QUIRE_VCPU_MEM_SEGMENT_H
+
+#include "vcpu/inside.h"
+
+/* Bits of the first eight bytes of a descriptor. */
+#define DESC_ACCESSED (UINT64_C(1) << 40)
+
+static inline int cpu_is_protected(const struct cpu *cpu)
+{
+	return (cpu->s.cr0 & CR0_PE) && !(cpu->s.rflags & FLAG_VM);
+}
+
+static inline int cpu_is_long(const struct cpu *cpu)
+{
+	return (cpu->s.efer & EFER_LMA) != 0;
+}
+
+/* Recompute what follows from CS, SS, CR0, CR4, EFER and RFLAGS: mode, CPL, TLB privilege. */
+void cpu_update_mode(struct cpu *cpu);
+
+/* Read the descriptor of @selector; #GP(@selector) when it lies outside its table. */
+enum step descriptor_read(struct cpu *cpu, uint16_t selector, uint64_t *descriptor);
+/* The upper half of a system descriptor in long mode. */
+enum step descriptor_read_high(struct cpu *cpu, uint16_t selector, uint64_t *high);
+/* Set the accessed bit of a code or data descriptor, or any other change, in its table. */
+enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
+/* Fields of @descriptor, without the upper half of its base. */
+struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor);
+
+/* MOV, POP, LDS ... to a segment register other than CS, with every check. Changes nothing when
+ * it aborts. The caller sees to the interrupt shadow of SS. */
+enum step segment_load(struct cpu *cpu, unsigned int seg, uint16_t selector);
+void segment_load_real(struct cpu *cpu, unsigned int seg, uint16_t selector);
+
+/* Memory accesses of the processor's own to its tables. */
+enum step system_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int size_bytes);
+enum step system_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned int size_bytes);
+
+/* A code segment checked for a transfer, not loaded yet. */
+struct code_target {
+	uint16_t selector;
+	uint64_t offset;
+	uint8_t new_cpl;
+	struct cpu_segment segment;
+};
+
+/* Check offset against limit or canonicality: #GP(0). */
+enum step code_target_check_offset(struct cpu *cpu, const struct code_target *target);
+/* CS and RIP; RPL of the selector becomes the CPL. */
+void code_target_commit(struct cpu *cpu, const struct code_target *target);
+
+#endif

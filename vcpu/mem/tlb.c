@@ -1,0 +1,201 @@
+/* The software TLB: what a vCPU remembers of both walks until somebody flushes it. */
+#include "vcpu/decode/code.h"
+#include "vcpu/mem/mmu.h"
+#include "vcpu/run/debug.h"
+#include "vcpu/translate/translate.h"
+
+/* Low bits of a tag: the privilege. */
+#define TAG_PAGE(tag) ((tag)&PAGE_NUMBER_MASK)
+/* The largest page has 1 GiB. */
+#define LARGE_SHIFT 30u
+
+static void entry_drop(struct tlb_entry *entry)
+{
+	entry->read = TLB_EMPTY;
+	entry->write = TLB_EMPTY;
+}
+
+const struct tlb_entry *tlb_entry_of(const struct cpu *cpu, uint64_t linear, enum mmu_access access)
+{
+	uint64_t tag = tlb_tag(cpu, linear);
+
+	for (unsigned int way = 0; way < TLB_WAYS; way++) {
+		const struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
+
+		if ((access == MMU_WRITE ? entry->write : entry->read) == tag)
+			return entry;
+	}
+	return NULL;
+}
+
+void *tlb_find(const struct cpu *cpu, uint64_t linear, enum mmu_access access)
+{
+	const struct tlb_entry *entry = tlb_entry_of(cpu, linear, access);
+
+	return entry ? (void *)(uintptr_t)(linear + entry->addend) : NULL;
+}
+
+static struct fetch_entry *fetch_entry_of(const struct cpu *cpu, uint64_t linear)
+{
+	return &cpu->tlb->fetch[linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1)];
+}
+
+int tlb_fetches_global(const struct cpu *cpu, uint64_t linear)
+{
+	const struct fetch_entry *entry = fetch_entry_of(cpu, linear);
+
+	return entry->tag == tlb_tag(cpu, linear) && entry->global;
+}
+
+/*
+ * The newest goes to way 0, the one there moves to way 1: two pages of one set live side by side,
+ * so an instruction that needs both always gets on.
+ */
+void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct mmu_result *result)
+{
+	unsigned int set = tlb_set(request->linear);
+	struct tlb_entry *first = &cpu->tlb->data[0][set];
+	uint64_t tag = tlb_tag(cpu, request->linear);
+	struct tlb_entry fresh = {
+	    .read = tag,
+	    .write = TLB_EMPTY,
+	    .addend = result->host - request->linear,
+	    .global = result->global,
+	};
+
+	if (unlikely(cpu->debug.watched) && debug_watches_page(cpu, request->linear))
+		return;
+	if (request->access == MMU_WRITE && request->stage2 == MMU_WRITE &&
+	    !code_is_on_page(cpu, result->host))
+		fresh.write = tag;
+	if (first->read != tag)
+		cpu->tlb->data[1][set] = *first;
+	cpu->tlb_has_large |= result->large;
+	*first = fresh;
+}
+
+static void tables_drop(struct tlb *tlb)
+{
+	memset(tlb->table, 0xff, sizeof(tlb->table));
+}
+
+/* What code was found by may lead elsewhere now, and memory may be new where it was. */
+static void translations_changed(struct cpu *cpu)
+{
+	cpu->jump_generation++;
+	code_serialise(cpu);
+}
+
+void tlb_flush_all(struct cpu *cpu)
+{
+	if (cpu->tlb)
+		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
+	translations_changed(cpu);
+	translate_flush(cpu);
+	cpu->tlb_has_large = 0;
+}
+
+void tlb_flush_non_global(struct cpu *cpu)
+{
+	struct tlb *tlb = cpu->tlb;
+
+	translations_changed(cpu);
+	translate_flush_non_global(cpu);
+	if (!tlb)
+		return;
+	tables_drop(tlb);
+	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
+		struct tlb_entry *entry = &tlb->data[i / TLB_SETS][i % TLB_SETS];
+
+		if (!entry->global)
+			entry_drop(entry);
+	}
+	for (unsigned int i = 0; i < FETCH_SETS; i++) {
+		if (!tlb->fetch[i].global)
+			tlb->fetch[i].tag = TLB_EMPTY;
+	}
+}
+
+void tlb_flush_page(struct cpu *cpu, uint64_t linear)
+{
+	uint64_t page = linear & PAGE_NUMBER_MASK;
+	struct fetch_entry *fetch = fetch_entry_of(cpu, linear);
+
+	translations_changed(cpu);
+	translate_flush_region(cpu, linear, QUIRE_PAGE_SHIFT);
+	tables_drop(cpu->tlb);
+	for (unsigned int way = 0; way < TLB_WAYS; way++) {
+		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
+
+		if (TAG_PAGE(entry->read) == page)
+			entry_drop(entry);
+	}
+	if (TAG_PAGE(fetch->tag) == page)
+		fetch->tag = TLB_EMPTY;
+}
+
+/* All that may be of one large page: it is cached by 4 KiB. */
+static void flush_large(struct cpu *cpu, uint64_t linear)
+{
+	struct tlb *tlb = cpu->tlb;
+	uint64_t region = linear >> LARGE_SHIFT;
+
+	translations_changed(cpu);
+	translate_flush_region(cpu, linear, LARGE_SHIFT);
+	tables_drop(tlb);
+	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
+		struct tlb_entry *entry = &tlb->data[i / TLB_SETS][i % TLB_SETS];
+
+		if (entry->read >> LARGE_SHIFT == region)
+			entry_drop(entry);
+	}
+	for (unsigned int i = 0; i < FETCH_SETS; i++)
+		if (tlb->fetch[i].tag >> LARGE_SHIFT == region)
+			tlb->fetch[i].tag = TLB_EMPTY;
+}
+
+void tlb_invlpg(struct cpu *cpu, uint64_t linear)
+{
+	if (cpu->tlb_has_large)
+		flush_large(cpu, linear);
+	else
+		tlb_flush_page(cpu, linear);
+}
+
+void tlb_protect_host_page(struct cpu *cpu, uint64_t host_page)
+{
+	translate_protect(cpu, host_page);
+	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
+		struct tlb_entry *entry = &cpu->tlb->data[i / TLB_SETS][i % TLB_SETS];
+
+		if (entry->write != TLB_EMPTY &&
+		    TAG_PAGE(entry->write) + (entry->addend & PAGE_NUMBER_MASK) == host_page)
+			entry->write = TLB_EMPTY;
+	}
+}
+
+enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **found)
+{
+	struct fetch_entry *entry = fetch_entry_of(cpu, linear);
+	struct mmu_request request = {.linear = linear, .access = MMU_FETCH, .stage2 = MMU_FETCH};
+	struct mmu_result result;
+	enum step step;
+
+	*found = entry;
+	if (likely(entry->tag == tlb_tag(cpu, linear)))
+		return STEP_NEXT;
+	step = mmu_translate(cpu, &request, &result);
+	if (step)
+		return step;
+	if (!result.host) {
+		*found = NULL;
+		return STEP_NEXT;
+	}
+	cpu->tlb_has_large |= result.large;
+	*entry = (struct fetch_entry){
+	    .tag = tlb_tag(cpu, linear),
+	    .host_page = result.host & PAGE_NUMBER_MASK,
+	    .global = result.global,
+	};
+	return STEP_NEXT;
+}

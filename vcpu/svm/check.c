@@ -1,0 +1,207 @@
+/* What L1 intercepts of L2: instructions, exceptions, interrupts. */
+#include "vcpu/svm/svm.h"
+
+#define MSRS_A_RANGE 0x2000u
+
+enum step svm_intercept_cr(struct cpu *cpu, unsigned int number, int is_write)
+{
+	const struct vmcb_control *control = &cpu->svm.control;
+	unsigned int mask = is_write ? control->cr_writes : control->cr_reads;
+
+	if (!cpu->svm.in_guest_mode || !(mask >> number & 1))
+		return STEP_NEXT;
+	return svm_exit(cpu, (is_write ? VMCB_EXIT_CR_WRITE : VMCB_EXIT_CR_READ) + number, 0, 0);
+}
+
+enum step svm_intercept_dr(struct cpu *cpu, unsigned int number, int is_write)
+{
+	const struct vmcb_control *control = &cpu->svm.control;
+	unsigned int mask = is_write ? control->dr_writes : control->dr_reads;
+
+	if (!cpu->svm.in_guest_mode || !(mask >> number & 1))
+		return STEP_NEXT;
+	return svm_exit(cpu, (is_write ? VMCB_EXIT_DR_WRITE : VMCB_EXIT_DR_READ) + number, 0, 0);
+}
+
+enum step svm_intercept_cr0(struct cpu *cpu, uint64_t value)
+{
+	enum step step = svm_intercept_cr(cpu, 0, 1);
+
+	if (step || !((value ^ cpu->s.cr0) & ~(CR0_TS | CR0_MP)))
+		return step;
+	return svm_intercept(cpu, INTERCEPT_CR0_SELECTIVE);
+}
+
+enum step svm_intercept_lmsw(struct cpu *cpu)
+{
+	enum step step = svm_intercept_cr(cpu, 0, 1);
+
+	return step ? step : svm_intercept(cpu, INTERCEPT_CR0_SELECTIVE);
+}
+
+int svm_wants_exception(const struct cpu *cpu, unsigned int vector)
+{
+	return cpu->svm.in_guest_mode && vector < 32 && (cpu->svm.control.exceptions >> vector & 1);
+}
+
+enum step svm_intercept_exception(struct cpu *cpu, enum vector vector)
+{
+	if (!svm_wants_exception(cpu, vector))
+		return STEP_NEXT;
+	return svm_exit(cpu, VMCB_EXIT_EXCEPTION + vector, 0, 0);
+}
+
+int svm_exception(struct cpu *cpu, const struct exception *exception)
+{
+	uint64_t address = 0;
+
+	if (!svm_wants_exception(cpu, exception->vector))
+		return 0;
+	cpu->op = NULL;
+	if (exception->vector == VECTOR_PF) {
+		/* An intercepted page fault leaves CR2 alone. */
+		address = cpu->s.cr2;
+		cpu->s.cr2 = cpu->svm.cr2_before;
+	}
+	svm_exit(cpu, VMCB_EXIT_EXCEPTION + exception->vector,
+		 exception->has_error ? exception->error : 0, address);
+	cpu->stop = STOP_NONE;
+	return 1;
+}
+
+static uint64_t describe_io(const struct svm_io *io)
+{
+	uint64_t info = (uint64_t)io->port << 16;
+
+	info |= io->is_in;
+	info |= (uint64_t)io->is_string << 2 | (uint64_t)io->is_repeated << 3;
+	info |= (uint64_t)io->size_bytes << 4;	  /* bits 4 .. 6: one for each size */
+	info |= (uint64_t)io->address_bytes << 6; /* 7 .. 9: 2, 4 or 8 bytes */
+	if (io->is_string)
+		info |= (uint64_t)io->segment << 10;
+	return info;
+}
+
+/* Every port of the access has a bit. The next instruction is the second information word. */
+enum step svm_intercept_io(struct cpu *cpu, const struct svm_io *io)
+{
+	const struct svm *svm = &cpu->svm;
+
+	if (!svm->in_guest_mode || !(svm->control.intercept >> INTERCEPT_IOIO & 1))
+		return STEP_NEXT;
+	for (unsigned int port = io->port; port < io->port + (unsigned int)io->size_bytes; port++) {
+		if (svm->iopm[port / 8] >> (port % 8) & 1)
+			return svm_exit(cpu, VMCB_EXIT_INTR + INTERCEPT_IOIO, describe_io(io),
+					op_next_rip(cpu, cpu->op));
+	}
+	return STEP_NEXT;
+}
+
+/* Two bits an MSR in three ranges; all others are intercepted. */
+static int msr_bit(uint32_t index, uint32_t *bit)
+{
+	static const uint32_t ranges[] = {0, 0xc0000000, 0xc0010000};
+
+	for (unsigned int i = 0; i < 3; i++) {
+		if (index - ranges[i] < MSRS_A_RANGE) {
+			*bit = i * 0x800 * 8 + (index - ranges[i]) * 2;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+enum step svm_intercept_msr(struct cpu *cpu, uint32_t index, int is_write)
+{
+	const struct svm *svm = &cpu->svm;
+	uint8_t byte;
+	uint32_t bit;
+
+	if (!svm->in_guest_mode || !(svm->control.intercept >> INTERCEPT_MSR & 1))
+		return STEP_NEXT;
+	if (msr_bit(index, &bit)) {
+		gpa_t at = {(svm->control.msrpm_gpa & PAGE_NUMBER_MASK) + bit / 8};
+
+		cpu_leave_guest(cpu);
+		bit += is_write != 0;
+		if (!quire_vcpu_read(cpu->vcpu, at, &byte, 1) && !(byte >> (bit % 8) & 1))
+			return STEP_NEXT;
+	}
+	return svm_exit(cpu, VMCB_EXIT_INTR + INTERCEPT_MSR, is_write, 0);
+}
+
+#define NPT_P UINT64_C(1)
+#define NPT_W UINT64_C(2)
+#define NPT_U UINT64_C(4)
+#define NPT_LARGE UINT64_C(0x80)
+#define NPT_ADDRESS UINT64_C(0x0000fffffffff000)
+
+int svm_nested_gpa(struct cpu *cpu, uint64_t *gpa, int is_write)
+{
+	uint64_t entry = cpu->svm.control.nested_cr3 & NPT_ADDRESS;
+	uint64_t needed = NPT_P | NPT_U | (is_write ? NPT_W : 0);
+
+	for (unsigned int shift = 39;; shift -= 9) {
+		gpa_t at = {(entry & NPT_ADDRESS) + (*gpa >> shift & 511) * sizeof(entry)};
+		uint64_t span = (UINT64_C(1) << shift) - 1;
+
+		if (quire_vcpu_read(cpu->vcpu, at, &entry, sizeof(entry)) ||
+		    (entry & needed) != needed)
+			return -1;
+		if (shift > 12 && !(entry & NPT_LARGE))
+			continue;
+		*gpa = (entry & NPT_ADDRESS & ~span) | (*gpa & span);
+		return 0;
+	}
+}
+
+/*
+ * With V_INTR_MASKING it is L1's IF that holds physical interrupts back, else L2's. An interrupt
+ * that L1 intercepts waits for no shadow of L2's.
+ */
+int svm_physical_allowed(const struct cpu *cpu)
+{
+	const struct svm *svm = &cpu->svm;
+	uint64_t flags = cpu->s.rflags;
+
+	if (svm->control.int_ctl & VMCB_V_INTR_MASKING)
+		flags = svm->host.rflags;
+	if (!svm->gif || !(flags & FLAG_IF))
+		return 0;
+	if (svm->control.intercept >> INTERCEPT_INTR & 1)
+		return 1;
+	return (cpu->s.rflags & FLAG_IF) && !cpu->s.interrupt_shadow;
+}
+
+int svm_virtual_due(const struct cpu *cpu)
+{
+	const struct svm *svm = &cpu->svm;
+	uint32_t control = svm->control.int_ctl;
+
+	if (!svm->in_guest_mode || !svm->gif || !(control & VMCB_V_IRQ))
+		return 0;
+	if ((control & VMCB_V_GIF_ENABLE) && !(control & VMCB_V_GIF))
+		return 0;
+	if (!(cpu->s.rflags & FLAG_IF) || cpu->s.interrupt_shadow)
+		return 0;
+	return (control & VMCB_V_IGNORE_TPR) ||
+	       (control >> VMCB_V_PRIORITY_SHIFT & 15) > (control & 15);
+}
+
+uint64_t svm_interrupt_exit(struct cpu *cpu)
+{
+	const struct svm *svm = &cpu->svm;
+	const struct cpu_state *s = &cpu->s;
+	uint64_t intercept = svm->control.intercept;
+
+	if (!svm->gif)
+		return 0;
+	if (s->nmi_pending && !s->nmi_masked && (intercept >> INTERCEPT_NMI & 1))
+		return VMCB_EXIT_INTR + INTERCEPT_NMI;
+	if ((intercept >> INTERCEPT_INTR & 1) && svm_physical_allowed(cpu) &&
+	    cpu->ops->interrupt_waiting(cpu->ctx))
+		return VMCB_EXIT_INTR + INTERCEPT_INTR;
+	if ((intercept >> INTERCEPT_VINTR & 1) && svm_virtual_due(cpu))
+		return VMCB_EXIT_INTR + INTERCEPT_VINTR;
+	return 0;
+}
