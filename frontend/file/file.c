@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -39,7 +38,9 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/process.h"
+#include "hosts/process/sys.h"
 
 #define BUCKETS 4096u
 /* How many closes pass before the files nobody closed through us are looked at, too. */
@@ -67,7 +68,7 @@ struct file {
 	uint32_t is_seen;			 /* [T] while all watches are gone through */
 };
 
-static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock table_lock;
 static struct file *buckets[BUCKETS]; /* [T] */
 static struct file *watched[BUCKETS]; /* [T] the same files by watch */
 static struct file *lingering;	      /* [T] */
@@ -143,12 +144,17 @@ static void table_remove_locked(struct file *file)
 	__atomic_store_n(&live_count, live_count - 1, __ATOMIC_RELAXED);
 }
 
+static pid_t process_number(void)
+{
+	return (pid_t)sys_call(SYS_getpid, 0);
+}
+
 /* Has the client's last reference gone? Then the file leaves the table. */
 static bool file_take_gone_locked(struct file *file)
 {
-	if (file->hidden_fd < 0 || file->owner != getpid())
+	if (file->hidden_fd < 0 || file->owner != process_number())
 		return false;
-	if (flock(file->hidden_fd, LOCK_EX | LOCK_NB))
+	if (sys_call(SYS_flock, (uint64_t)file->hidden_fd, LOCK_EX | LOCK_NB))
 		return false;
 	table_remove_locked(file);
 	return true;
@@ -270,9 +276,9 @@ void file_collect(void)
 
 	if (!file_any())
 		return;
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	gone = take_gone_all_locked();
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 	put_list(gone);
 }
 
@@ -280,8 +286,21 @@ void file_collect(void)
  * The last descriptor of a file that was closed here may be in another process: a thread of ours
  * waits for its end, as soon as there is such a file.
  */
-static pthread_cond_t lingering_cond = PTHREAD_COND_INITIALIZER;
+static struct process_event lingering_event;
 static uint32_t has_watcher; /* [T] */
+
+static void wait_for_lingering(void)
+{
+	process_lock_acquire(&table_lock);
+	while (!lingering) {
+		uint32_t seen = process_event_count(&lingering_event);
+
+		process_lock_release(&table_lock);
+		process_event_wait(&lingering_event, seen, PROCESS_EVENT_FOREVER);
+		process_lock_acquire(&table_lock);
+	}
+	process_lock_release(&table_lock);
+}
 
 static void *watcher_thread(void *unused)
 {
@@ -290,14 +309,11 @@ static void *watcher_thread(void *unused)
 	for (;;) {
 		struct file *gone;
 
-		pthread_mutex_lock(&table_lock);
-		while (!lingering)
-			pthread_cond_wait(&lingering_cond, &table_lock);
-		pthread_mutex_unlock(&table_lock);
+		wait_for_lingering();
 		file_watch_wait();
-		pthread_mutex_lock(&table_lock);
+		process_lock_acquire(&table_lock);
 		gone = take_gone_lingering_locked();
-		pthread_mutex_unlock(&table_lock);
+		process_lock_release(&table_lock);
 		put_list(gone);
 	}
 	return NULL;
@@ -306,7 +322,7 @@ static void *watcher_thread(void *unused)
 static void watcher_wake_locked(void)
 {
 	if (has_watcher)
-		pthread_cond_signal(&lingering_cond);
+		process_event_happen(&lingering_event);
 	else
 		has_watcher = !helper_start(NULL, watcher_thread, NULL);
 }
@@ -334,32 +350,32 @@ void file_closed(struct file *file)
 {
 	struct file *gone;
 
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	gone = take_told_locked();
 	/* It may be found gone already, by another thread too: then it is in no list. */
 	if (table_has_locked(file)) {
 		if (file_take_gone_locked(file)) {
 			file->next = gone;
 			gone = file;
-		} else if (file->owner == getpid()) {
+		} else if (file->owner == process_number()) {
 			linger_add_locked(file);
 			watcher_wake_locked();
 		}
 	}
 	if (++close_count % SWEEP_EVERY == 0)
 		gone = list_join(gone, take_gone_all_locked());
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 	put_list(gone);
 }
 
 void file_mapped(uintptr_t start, uintptr_t end)
 {
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	if (start < mapped_low)
 		__atomic_store_n(&mapped_low, start, __ATOMIC_RELAXED);
 	if (end > mapped_high)
 		__atomic_store_n(&mapped_high, end, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 }
 
 bool file_may_be_mapped(uintptr_t start, uintptr_t end)
@@ -373,9 +389,9 @@ static void collect_lingering(void)
 {
 	struct file *gone;
 
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	gone = take_gone_lingering_locked();
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 	put_list(gone);
 }
 
@@ -390,7 +406,7 @@ static void fork_child(void)
 {
 	uint32_t count = 0;
 
-	pthread_mutex_init(&table_lock, NULL);
+	(void)process_lock_start_anew(&table_lock);
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (struct file *file = buckets[i]; file; file = file->next) {
 			if (file->hidden_fd >= 0)
@@ -404,7 +420,6 @@ static void fork_child(void)
 	}
 	memset(watched, 0, sizeof(watched));
 	file_watch_forget();
-	pthread_cond_init(&lingering_cond, NULL);
 	has_watcher = 0;
 	lingering = NULL;
 	live_count = count;
@@ -508,12 +523,12 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 /* From here on the end of the file is noticed. 0 or -errno. */
 static int table_add(struct file *file, int fd)
 {
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	if (file->hidden_fd < 0) {
 		int watch = file_watch_add(fd);
 
 		if (watch < 0) {
-			pthread_mutex_unlock(&table_lock);
+			process_lock_release(&table_lock);
 			watch = hold_description(file, fd);
 			return watch ? watch : table_add(file, fd);
 		}
@@ -527,7 +542,7 @@ static int table_add(struct file *file, int fd)
 	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
 	numbers_changed(fd);
 	numbers_learn_file(fd, &file->references, numbers_sample(fd));
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 	return 0;
 }
 
@@ -544,7 +559,7 @@ int file_create(const struct file_config *config)
 	file->ops = config->ops;
 	file->object = config->object;
 	file->size_bytes = config->size_bytes;
-	file->owner = getpid();
+	file->owner = process_number();
 	file->identity = process_identity();
 	file->generation = gmem_remote_generation();
 	file->hidden_fd = -1;
@@ -587,9 +602,9 @@ struct file *file_find(dev_t device, ino_t inode)
 {
 	struct file *file;
 
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	file = find_locked(device, inode);
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 	return file;
 }
 
@@ -599,14 +614,17 @@ struct file *file_get(int fd)
 	struct file *file = NULL;
 	struct stat status;
 
-	if (!file_any() || fd < 0 || hidden_fd_is(fd) || fstat(fd, &status))
+	if (!file_any() || fd < 0 || hidden_fd_is(fd))
+		return NULL;
+	/* Any call of the client's may come here, and its own filter may know no fstat(). */
+	if (sys_call(SYS_fstat, (uint64_t)fd, sys_address(&status)))
 		return NULL;
 	if (S_ISREG(status.st_mode)) {
-		pthread_mutex_lock(&table_lock);
+		process_lock_acquire(&table_lock);
 		file = find_locked(status.st_dev, status.st_ino);
 		if (file)
 			numbers_learn_file(fd, &file->references, sample);
-		pthread_mutex_unlock(&table_lock);
+		process_lock_release(&table_lock);
 	}
 	if (!file)
 		numbers_learn_lack(fd, NUMBER_NO_FILE, sample);
@@ -705,7 +723,7 @@ int file_hidden_next(int from)
 
 void file_hidden_move(int fd)
 {
-	pthread_mutex_lock(&table_lock);
+	process_lock_acquire(&table_lock);
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (struct file *file = buckets[i]; file; file = file->next) {
 			int moved;
@@ -719,5 +737,5 @@ void file_hidden_move(int fd)
 	}
 	file_watch_move(fd);
 	hidden_fd_move_proc(fd);
-	pthread_mutex_unlock(&table_lock);
+	process_lock_release(&table_lock);
 }

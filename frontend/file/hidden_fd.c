@@ -3,13 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "hosts/process/fork.h"
+#include "hosts/process/lock.h"
+#include "hosts/process/sys.h"
 
 /*
  * The kernel's table grows to the highest number in use, so a client with an enormous limit gets
@@ -26,7 +27,7 @@ static uint64_t hidden_bits[HIDDEN_LIMIT / WORD_BITS];
 /* No number at or past this one was ever hidden. */
 static int hidden_top;
 /* The process's limit is changed and put back under this lock. */
-static pthread_mutex_t limit_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock limit_lock;
 
 /* An O_PATH descriptor of /proc, or -1. [A] */
 static int proc_fd = -1;
@@ -39,17 +40,38 @@ struct limit_change {
 /* The change that is being made, for the child of a fork, which gets its limit back. */
 static struct limit_change limit_change;
 
+/* Calls at the gate: hidden descriptors are made in KVM_RUN, too. 0 or -errno, or a number. */
+static long limit_get(struct rlimit *limit)
+{
+	return sys_call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, sys_address(limit));
+}
+
+static long limit_set(const struct rlimit *limit)
+{
+	return sys_call(SYS_prlimit64, 0, RLIMIT_NOFILE, sys_address(limit), 0);
+}
+
+static int duplicate(int fd, int from)
+{
+	return (int)sys_call(SYS_fcntl, (uint64_t)fd, F_DUPFD_CLOEXEC, (uint64_t)from);
+}
+
+static void close_one(int fd)
+{
+	sys_call(SYS_close, (uint64_t)fd);
+}
+
 static void limit_restore(void)
 {
 	if (limit_change.changed)
-		setrlimit(RLIMIT_NOFILE, &limit_change.before);
+		(void)limit_set(&limit_change.before);
 	__atomic_store_n(&limit_change.changed, 0, __ATOMIC_RELEASE);
 }
 
 static void fork_child(void)
 {
 	limit_restore();
-	pthread_mutex_init(&limit_lock, NULL);
+	(void)process_lock_start_anew(&limit_lock);
 }
 FORK_CHILD(FORK_LIMITS, limit_lock, fork_child);
 
@@ -68,7 +90,7 @@ static int limit_raise(void)
 	struct rlimit raised;
 	rlim_t base;
 
-	if (getrlimit(RLIMIT_NOFILE, &change->before))
+	if (limit_get(&change->before))
 		return 1;
 	base = lesser(change->before.rlim_cur, HIDDEN_BASE_MAX);
 	if (change->before.rlim_cur >= HIDDEN_LIMIT)
@@ -79,11 +101,10 @@ static int limit_raise(void)
 		raised.rlim_max = HIDDEN_LIMIT; /* only a privileged process may */
 	/* Before the limit moves: a child of this moment puts it back. */
 	__atomic_store_n(&change->changed, 1, __ATOMIC_RELEASE);
-	if (setrlimit(RLIMIT_NOFILE, &raised)) {
+	if (limit_set(&raised)) {
 		raised.rlim_max = change->before.rlim_max;
 		raised.rlim_cur = raised.rlim_max;
-		if (raised.rlim_cur == change->before.rlim_cur ||
-		    setrlimit(RLIMIT_NOFILE, &raised)) {
+		if (raised.rlim_cur == change->before.rlim_cur || limit_set(&raised)) {
 			change->changed = 0;
 			return (int)(base - base / 8);
 		}
@@ -105,24 +126,23 @@ static void hidden_unmark(int fd)
 			   __ATOMIC_RELAXED);
 }
 
-/* A duplicate of @fd at a good number: past the client's limit, else as high as it goes. */
+/* Duplicates @fd to a good number: past the client's limit, else as high as it goes. Or -errno. */
 static int duplicate_high(int fd, int base)
 {
 	int high = -1;
 
 	for (int from = base; high < 0 && from > 0; from /= 2)
-		high = fcntl(fd, F_DUPFD_CLOEXEC, from);
+		high = duplicate(fd, from);
 	if (high < 0)
-		high = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		high = duplicate(fd, 0);
 	if (high >= (int)HIDDEN_LIMIT) {
-		close(high);
-		errno = EMFILE;
-		return -1;
+		close_one(high);
+		return -EMFILE;
 	}
 	return high;
 }
 
-/* A second description of @fd: by the path, or where there is none any more by what was kept. */
+/* Opens what @fd is once more: by the path, or by what was kept of /proc. Or -errno. */
 static int open_again(int fd)
 {
 	char path[32];
@@ -132,7 +152,7 @@ static int open_again(int fd)
 	again = open(path, O_RDWR | O_CLOEXEC);
 	if (again < 0 && kept >= 0)
 		again = openat(kept, path + sizeof("/proc/") - 1, O_RDWR | O_CLOEXEC);
-	return again;
+	return again < 0 ? -errno : again;
 }
 
 void hidden_fd_keep_proc(void)
@@ -163,47 +183,43 @@ void hidden_fd_move_proc(int fd)
 
 int hidden_fd_reopen(int fd)
 {
-	int base, low, high, error = 0;
+	int base, low, high;
 
-	pthread_mutex_lock(&limit_lock);
+	process_lock_acquire(&limit_lock);
 	base = limit_raise();
 	low = open_again(fd);
-	high = low < 0 ? -1 : duplicate_high(low, base);
-	if (high < 0)
-		error = -errno;
-	else
+	high = low < 0 ? low : duplicate_high(low, base);
+	if (high >= 0)
 		hidden_mark(high);
 	if (low >= 0)
-		close(low);
+		close_one(low);
 	limit_restore();
-	pthread_mutex_unlock(&limit_lock);
-	return error ? error : high;
+	process_lock_release(&limit_lock);
+	return high;
 }
 
 int hidden_fd_move(int fd)
 {
-	int base, high, error = 0;
+	int base, high;
 
-	pthread_mutex_lock(&limit_lock);
+	process_lock_acquire(&limit_lock);
 	base = limit_raise();
 	high = duplicate_high(fd, base);
-	if (high < 0) {
-		error = -errno;
-	} else {
+	if (high >= 0) {
 		hidden_mark(high);
 		hidden_unmark(fd);
 	}
 	limit_restore();
-	pthread_mutex_unlock(&limit_lock);
-	return error ? error : high;
+	process_lock_release(&limit_lock);
+	return high;
 }
 
 void hidden_fd_close(int fd)
 {
-	pthread_mutex_lock(&limit_lock);
+	process_lock_acquire(&limit_lock);
 	hidden_unmark(fd);
-	close(fd);
-	pthread_mutex_unlock(&limit_lock);
+	close_one(fd);
+	process_lock_release(&limit_lock);
 }
 
 bool hidden_fd_is(int fd)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "frontend/file/hidden_fd.h"
+#include "hosts/process/sys.h"
 
 #define PATH_BYTES 64
 #define LINE_BYTES 256
@@ -52,7 +53,9 @@ int file_watch_next(void)
 {
 	for (;;) {
 		if (event_at == event_count) {
-			ssize_t got = watch_fd < 0 ? -1 : read(watch_fd, events, sizeof(events));
+			long got = watch_fd < 0 ? -1
+						: sys_call(SYS_read, (uint64_t)watch_fd,
+							   sys_address(events), sizeof(events));
 
 			if (got <= 0)
 				return FILE_WATCH_NONE;

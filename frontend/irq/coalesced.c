@@ -7,6 +7,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 
 #define RING_ENTRIES                                                  \
 	((4096u - (uint32_t)sizeof(struct kvm_coalesced_mmio_ring)) / \
@@ -71,16 +72,16 @@ long coalesced_register(struct ioctl_call *call)
 	zone->address = request->addr;
 	zone->size_bytes = request->size;
 	zone->kind = kind;
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	if (bus->device_count[kind] >= IOBUS_MAX_DEVICES) {
-		pthread_mutex_unlock(&bus->lock);
+		process_lock_release(&bus->lock);
 		process_heap_free(zone);
 		return -ENOSPC;
 	}
 	bus->device_count[kind]++;
 	zone->next = bus->zones;
 	bus->zones = zone;
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 	return 0;
 }
 
@@ -96,7 +97,7 @@ long coalesced_unregister(struct ioctl_call *call)
 	if (request->pio > 1)
 		return -EINVAL;
 	kind = request->pio ? IOBUS_PIO : IOBUS_MMIO;
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	while (*link) {
 		struct coalesced_zone *zone = *link;
 
@@ -108,6 +109,6 @@ long coalesced_unregister(struct ioctl_call *call)
 		bus->device_count[zone->kind]--;
 		process_heap_free(zone);
 	}
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 	return 0;
 }

@@ -5,6 +5,7 @@
 
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "hosts/process/lock.h"
 
 #define IOAPIC_VERSION 0x170011u /* 24 entries, version 0x11 */
 #define ENTRY_REMOTE_IRR (UINT64_C(1) << 14)
@@ -124,9 +125,9 @@ static void storm_fire(struct vm_timer *timer)
 	struct vm *vm =
 	    (struct vm *)((char *)timer - offsetof(struct vm, irqchip.ioapic.storm_timer));
 
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	service_levels(vm);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 }
 
 /* A level-triggered interrupt of @line ended. A line that is still high interrupts once more. */

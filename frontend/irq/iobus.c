@@ -4,10 +4,11 @@
 #include "frontend/file/hidden_fd.h"
 #include "frontend/object/vm.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 
 void iobus_init(struct iobus *bus)
 {
-	pthread_mutex_init(&bus->lock, NULL);
+	bus->lock = (struct process_lock){0};
 }
 
 void iobus_destroy(struct iobus *bus)
@@ -25,7 +26,6 @@ void iobus_destroy(struct iobus *bus)
 		hidden_fd_close(eventfd->fd);
 		process_heap_free(eventfd);
 	}
-	pthread_mutex_destroy(&bus->lock);
 }
 
 enum cpu_io_result iobus_access(struct vm *vm, enum iobus_kind kind, const struct cpu_io *io)
@@ -35,8 +35,8 @@ enum cpu_io_result iobus_access(struct vm *vm, enum iobus_kind kind, const struc
 
 	if (!io->is_write)
 		return CPU_IO_USER;
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	taken = ioeventfd_write_locked(bus, kind, io) || coalesced_write_locked(bus, kind, io);
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 	return taken ? CPU_IO_DONE : CPU_IO_USER;
 }

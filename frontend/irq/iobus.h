@@ -2,10 +2,10 @@
 #ifndef QUIRE_FRONTEND_IRQ_IOBUS_H
 #define QUIRE_FRONTEND_IRQ_IOBUS_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "hosts/process/lock.h"
 #include "vcpu/cpu.h"
 
 struct ioctl_call;
@@ -36,7 +36,7 @@ struct ioeventfd {
 };
 
 struct iobus {
-	pthread_mutex_t lock;
+	struct process_lock lock;
 	struct coalesced_zone *zones;
 	struct ioeventfd *eventfds;
 	unsigned int device_count[IOBUS_KINDS];

@@ -1,7 +1,6 @@
 /* Eventfds that a guest's write signals. */
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "frontend/file/eventfd.h"
 #include "frontend/file/hidden_fd.h"
@@ -10,6 +9,8 @@
 #include "frontend/object/vm.h"
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
+#include "hosts/process/sys.h"
 
 /* The last means nothing by itself: KVM keeps its number for a bus inside. */
 #define FLAG_FAST_MMIO (1u << 4)
@@ -38,11 +39,14 @@ bool ioeventfd_write_locked(struct iobus *bus, enum iobus_kind kind, const struc
 {
 	for (const struct ioeventfd *eventfd = bus->eventfds; eventfd; eventfd = eventfd->next) {
 		uint64_t one = 1;
+		long written;
 
 		if (eventfd->kind != kind || !matches(eventfd, io))
 			continue;
 		/* A full counter means that the client has not looked yet: it will. */
-		if (write(eventfd->fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		written =
+		    sys_call(SYS_write, (uint64_t)eventfd->fd, sys_address(&one), sizeof(one));
+		if (written < 0 && written != -EAGAIN)
 			continue;
 		return true;
 	}
@@ -73,7 +77,7 @@ static long assign(struct iobus *bus, const struct ioeventfd *request)
 		process_heap_free(eventfd);
 		return result;
 	}
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	for (const struct ioeventfd *other = bus->eventfds; other; other = other->next)
 		if (collides(other, eventfd))
 			result = -EEXIST;
@@ -84,7 +88,7 @@ static long assign(struct iobus *bus, const struct ioeventfd *request)
 		eventfd->next = bus->eventfds;
 		bus->eventfds = eventfd;
 	}
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 	if (result) {
 		hidden_fd_close(eventfd->fd);
 		process_heap_free(eventfd);
@@ -103,7 +107,7 @@ static long deassign(struct iobus *bus, const struct ioeventfd *request)
 {
 	struct ioeventfd **link = &bus->eventfds, *found;
 
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	while (*link && !same(*link, request))
 		link = &(*link)->next;
 	found = *link;
@@ -111,7 +115,7 @@ static long deassign(struct iobus *bus, const struct ioeventfd *request)
 		*link = found->next;
 		bus->device_count[found->kind]--;
 	}
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 	if (!found)
 		return -ENOENT;
 	hidden_fd_close(found->fd);

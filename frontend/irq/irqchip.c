@@ -9,6 +9,7 @@
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 
 #define LEVEL_MSI (1u << 15)
 
@@ -63,7 +64,7 @@ static const struct pic_ops pic_ops = {
 
 void irqchip_init(struct irqchip *irqchip)
 {
-	pthread_mutex_init(&irqchip->lock, NULL);
+	irqchip->lock = (struct process_lock){0};
 	atomic_init(&irqchip->kind, IRQCHIP_NONE);
 	pic_reset(&irqchip->pic, &pic_ops);
 	ioapic_reset(&irqchip->ioapic);
@@ -72,7 +73,6 @@ void irqchip_init(struct irqchip *irqchip)
 void irqchip_destroy(struct irqchip *irqchip)
 {
 	irq_routes_destroy(irqchip->routes);
-	pthread_mutex_destroy(&irqchip->lock);
 }
 
 static bool eoi_wanted(const atomic_uint_fast64_t vectors[4], uint8_t vector)
@@ -142,9 +142,9 @@ void irqchip_pulse_locked(struct vm *vm, uint32_t gsi, enum irq_source source)
 
 void irqchip_pulse(struct vm *vm, uint32_t gsi)
 {
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	irqchip_pulse_locked(vm, gsi, IRQ_SOURCE_CLIENT);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 }
 
 void irqchip_drive_locked(struct vm *vm, uint32_t gsi, enum irq_source source, bool level)
@@ -156,9 +156,9 @@ void irqchip_drive_locked(struct vm *vm, uint32_t gsi, enum irq_source source, b
 
 void irqchip_drive(struct vm *vm, uint32_t gsi, enum irq_source source, bool level)
 {
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	irqchip_drive_locked(vm, gsi, source, level);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 }
 
 static int gsi_of(const struct irqchip *irqchip, uint32_t chip, uint32_t pin)
@@ -224,18 +224,18 @@ void irqchip_watchdog_locked(struct vm *vm)
 
 void irqchip_watchdog_began(struct vm *vm)
 {
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	pit_wake_locked(vm);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 }
 
 void irqchip_lapic_restored(struct vm *vm)
 {
 	if (!irqchip_has_pic(&vm->irqchip))
 		return;
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	ioapic_clock_restore(vm);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 }
 
 /* @status: where KVM_IRQ_LINE_STATUS wants the answer, or NULL. */
@@ -251,9 +251,9 @@ static long drive_line(struct vm *vm, const struct kvm_irq_level *line, __s32 *s
 
 	if (!irqchip_has_lapic(&vm->irqchip))
 		return -ENXIO;
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	taken = drive_locked(vm, &drive);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	if (status)
 		*status = taken;
 	return 0;
@@ -312,12 +312,12 @@ enum cpu_io_result irqchip_pio(struct vm *vm, struct cpu_io *io)
 		if (!irqchip_has_pic(irqchip) || !is_pic_port(io))
 			return CPU_IO_USER;
 	}
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	if (is_pic_port(io))
 		pic_pio_locked(vm, io);
 	else
 		ours = pit_pio_locked(vm, io);
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 	return ours ? CPU_IO_DONE : CPU_IO_USER;
 }
 
@@ -345,11 +345,11 @@ enum cpu_io_result irqchip_mmio(struct vm *vm, struct cpu_io *io)
 	if (!irqchip_has_pic(irqchip) || offset + io->size_bytes > IOAPIC_SIZE_BYTES ||
 	    offset >= IOAPIC_SIZE_BYTES)
 		return CPU_IO_USER;
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	ours = io->address - irqchip->ioapic.state.base_address < IOAPIC_SIZE_BYTES;
 	if (ours)
 		ioapic_mmio_locked(vm, io, io->address & 0xff);
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 	return ours ? CPU_IO_DONE : CPU_IO_USER;
 }
 
@@ -382,13 +382,13 @@ int irqchip_eoi(struct vcpu *vcpu, uint8_t vector, bool level)
 	if (irqchip_has_pic(irqchip)) {
 		if (!eoi_wanted(irqchip->ioapic.eoi_vectors, vector))
 			return 0;
-		pthread_mutex_lock(&irqchip->lock);
+		process_lock_acquire(&irqchip->lock);
 		ioapic_eoi(vcpu, vector, level);
-		pthread_mutex_unlock(&irqchip->lock);
+		process_lock_release(&irqchip->lock);
 	} else if (eoi_wanted(irqchip->eoi_vectors, vector)) {
-		pthread_mutex_lock(&irqchip->lock);
+		process_lock_acquire(&irqchip->lock);
 		wanted = level || route_ends_locked(vcpu, vector);
-		pthread_mutex_unlock(&irqchip->lock);
+		process_lock_release(&irqchip->lock);
 	}
 	return wanted;
 }
@@ -413,9 +413,9 @@ int irqchip_pic_take(struct vm *vm)
 
 	if (!irqchip_pic_pending(vm))
 		return -1;
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	vector = pic_acknowledge(&vm->irqchip.pic);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return vector;
 }
 
@@ -445,9 +445,9 @@ long vm_create_irqchip(struct ioctl_call *call)
 	struct vm *vm = call->object;
 	long result;
 
-	pthread_mutex_lock(&vm->lock);
+	process_lock_acquire(&vm->lock);
 	result = create_kind_locked(vm, IRQCHIP_KERNEL);
-	pthread_mutex_unlock(&vm->lock);
+	process_lock_release(&vm->lock);
 	return result;
 }
 
@@ -477,12 +477,12 @@ long vm_get_irqchip(struct ioctl_call *call)
 
 	if (error)
 		return error;
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	if (chip->chip_id == KVM_IRQCHIP_IOAPIC)
 		ioapic_get_state(&irqchip->ioapic, &chip->chip.ioapic);
 	else
 		chip->chip.pic = irqchip->pic.chip[chip->chip_id];
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 	return 0;
 }
 
@@ -495,7 +495,7 @@ long vm_set_irqchip(struct ioctl_call *call)
 
 	if (error)
 		return error;
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	if (chip->chip_id == KVM_IRQCHIP_IOAPIC) {
 		ioapic_set_state(vm, &chip->chip.ioapic);
 	} else {
@@ -503,7 +503,7 @@ long vm_set_irqchip(struct ioctl_call *call)
 		pic_update(&irqchip->pic);
 	}
 	pit_wake_locked(vm);
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 	return 0;
 }
 
@@ -544,7 +544,7 @@ static void set_routes(struct vm *vm, struct irq_routes *routes)
 	struct irqchip *irqchip = &vm->irqchip;
 	struct irq_routes *old;
 
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	old = irqchip->routes;
 	irqchip->routes = routes;
 	if (irqchip_has_pic(irqchip)) {
@@ -553,7 +553,7 @@ static void set_routes(struct vm *vm, struct irq_routes *routes)
 	} else {
 		scan_routes_locked(vm);
 	}
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 	irq_routes_destroy(old);
 }
 
@@ -602,7 +602,7 @@ long vm_set_boot_cpu_id(struct ioctl_call *call)
 	struct vm *vm = call->object;
 	long result = 0;
 
-	pthread_mutex_lock(&vm->lock);
+	process_lock_acquire(&vm->lock);
 	if (atomic_load(&vm->vcpu_count)) {
 		result = -EBUSY;
 	} else if (call->argument >= VM_MAX_VCPU_IDS) {
@@ -611,6 +611,6 @@ long vm_set_boot_cpu_id(struct ioctl_call *call)
 		vm->settings.boot_vcpu_id = (uint32_t)call->argument;
 		vm->settings.boot_id_set = true;
 	}
-	pthread_mutex_unlock(&vm->lock);
+	process_lock_release(&vm->lock);
 	return result;
 }

@@ -2,7 +2,6 @@
 #ifndef QUIRE_FRONTEND_IRQ_IRQCHIP_H
 #define QUIRE_FRONTEND_IRQ_IRQCHIP_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,6 +13,7 @@
 #include "frontend/irq/resample.h"
 #include "frontend/irq/routes.h"
 #include "frontend/uapi.h"
+#include "hosts/process/lock.h"
 #include "vcpu/cpu.h"
 
 struct ioctl_call;
@@ -30,8 +30,8 @@ enum irqchip_kind {
 enum irq_source { IRQ_SOURCE_CLIENT, IRQ_SOURCE_RESAMPLE, IRQ_SOURCE_PIT };
 
 struct irqchip {
-	atomic_int kind;      /* enum irqchip_kind; set once */
-	pthread_mutex_t lock; /* PIC, I/O APIC, PIT and routes */
+	atomic_int kind;	  /* enum irqchip_kind; set once */
+	struct process_lock lock; /* PIC, I/O APIC, PIT and routes */
 	struct pic pic;
 	struct ioapic ioapic;
 	struct pit pit;

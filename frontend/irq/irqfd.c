@@ -34,6 +34,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
+#include "hosts/process/lock.h"
 
 /* Key of the control eventfd; those of irqfds count from 1. */
 #define CONTROL_KEY 0u
@@ -59,7 +60,7 @@ struct irqfd {
 #define SET_BUCKETS 1024u
 
 /* Guards the set and what starts and ends listeners. */
-static pthread_mutex_t irqfds_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock irqfds_lock;
 static struct irqfd *set[SET_BUCKETS];	/* by id */
 static uint32_t set_count, set_checked; /* of the last look for closed ones: how many stayed */
 static uint64_t last_key = CONTROL_KEY;
@@ -70,7 +71,7 @@ static uint64_t last_key = CONTROL_KEY;
  */
 static void fork_child(void)
 {
-	pthread_mutex_init(&irqfds_lock, NULL);
+	(void)process_lock_start_anew(&irqfds_lock);
 	memset(set, 0, sizeof(set));
 	set_count = set_checked = 0;
 }
@@ -78,7 +79,7 @@ FORK_CHILD(FORK_IRQFDS, irqfds_lock, fork_child);
 
 void irqfds_init(struct vm_irqfds *listener)
 {
-	pthread_mutex_init(&listener->lock, NULL);
+	listener->lock = (struct process_lock){0};
 }
 
 /* Take the count. The description is the client's too, which may have emptied it: never wait. */
@@ -122,7 +123,7 @@ static void raise_interrupt(struct vm *vm, uint64_t key)
 	struct vm_irqfds *listener = &vm->irqfds;
 	struct irqfd *irqfd;
 
-	pthread_mutex_lock(&listener->lock);
+	process_lock_acquire(&listener->lock);
 	irqfd = listener->buckets[key % IRQFD_BUCKETS];
 	while (irqfd && irqfd->key != key)
 		irqfd = irqfd->next;
@@ -136,13 +137,13 @@ static void raise_interrupt(struct vm *vm, uint64_t key)
 		else
 			irqchip_pulse(vm, irqfd->gsi);
 	}
-	pthread_mutex_unlock(&listener->lock);
+	process_lock_release(&listener->lock);
 }
 
 /* Close duplicates that were not used since the last time. */
 static void sweep(struct vm_irqfds *listener)
 {
-	pthread_mutex_lock(&listener->lock);
+	process_lock_acquire(&listener->lock);
 	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++) {
 		for (struct irqfd *irqfd = listener->buckets[i]; irqfd; irqfd = irqfd->next) {
 			/* Without an id this is all that tells it from another. */
@@ -151,16 +152,16 @@ static void sweep(struct vm_irqfds *listener)
 			irqfd->is_used = false;
 		}
 	}
-	pthread_mutex_unlock(&listener->lock);
+	process_lock_release(&listener->lock);
 }
 
 static bool holds_any(struct vm_irqfds *listener)
 {
 	bool holds;
 
-	pthread_mutex_lock(&listener->lock);
+	process_lock_acquire(&listener->lock);
 	holds = listener->held_count != 0;
-	pthread_mutex_unlock(&listener->lock);
+	process_lock_release(&listener->lock);
 	return holds;
 }
 
@@ -292,9 +293,9 @@ static void drop_locked(struct irqfd *irqfd)
 {
 	struct vm_irqfds *listener = &irqfd->vm->irqfds;
 
-	pthread_mutex_lock(&listener->lock);
+	process_lock_acquire(&listener->lock);
 	unlink_locked(irqfd);
-	pthread_mutex_unlock(&listener->lock);
+	process_lock_release(&listener->lock);
 	free_irqfd(irqfd);
 }
 
@@ -310,9 +311,9 @@ static void drop_closed_locked(void)
 			bool closed;
 
 			next = irqfd->next_in_set;
-			pthread_mutex_lock(&irqfd->vm->irqfds.lock);
+			process_lock_acquire(&irqfd->vm->irqfds.lock);
 			closed = is_closed(irqfd);
-			pthread_mutex_unlock(&irqfd->vm->irqfds.lock);
+			process_lock_release(&irqfd->vm->irqfds.lock);
 			if (closed)
 				drop_locked(irqfd);
 		}
@@ -330,9 +331,9 @@ static struct irqfd *find_locked(int fd, uint64_t id)
 
 		if (irqfd->id != id || (!id && eventfd_compare(irqfd->fd, fd)))
 			continue;
-		pthread_mutex_lock(&irqfd->vm->irqfds.lock);
+		process_lock_acquire(&irqfd->vm->irqfds.lock);
 		closed = is_closed(irqfd);
-		pthread_mutex_unlock(&irqfd->vm->irqfds.lock);
+		process_lock_release(&irqfd->vm->irqfds.lock);
 		if (!closed)
 			return irqfd;
 		/* The number is free again, and another eventfd has it now. */
@@ -355,7 +356,7 @@ static int insert_locked(struct irqfd *irqfd)
 	error = start_locked(irqfd->vm);
 	if (error)
 		return error;
-	pthread_mutex_lock(&listener->lock);
+	process_lock_acquire(&listener->lock);
 	irqfd->key = ++last_key;
 	/* An eventfd that was signalled before raises its interrupt now. */
 	error = watch(listener->epoll_fd, irqfd->watch_fd, irqfd->key);
@@ -372,7 +373,7 @@ static int insert_locked(struct irqfd *irqfd)
 		if (irqfd->id)
 			let_go(irqfd);
 	}
-	pthread_mutex_unlock(&listener->lock);
+	process_lock_release(&listener->lock);
 	return error;
 }
 
@@ -431,9 +432,9 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 		resample_add(vm, &irqfd->resample);
 	}
 	if (!result) {
-		pthread_mutex_lock(&irqfds_lock);
+		process_lock_acquire(&irqfds_lock);
 		result = insert_locked(irqfd);
-		pthread_mutex_unlock(&irqfds_lock);
+		process_lock_release(&irqfds_lock);
 	}
 	if (result)
 		free_irqfd(irqfd);
@@ -448,11 +449,11 @@ static long deassign(struct vm *vm, const struct kvm_irqfd *request)
 
 	if (fd < 0)
 		return fd;
-	pthread_mutex_lock(&irqfds_lock);
+	process_lock_acquire(&irqfds_lock);
 	irqfd = find_locked(fd, eventfd_id(fd));
 	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi)
 		drop_locked(irqfd);
-	pthread_mutex_unlock(&irqfds_lock);
+	process_lock_release(&irqfds_lock);
 	hidden_fd_close(fd);
 	return 0;
 }
@@ -476,13 +477,12 @@ void irqfds_destroy(struct vm *vm)
 	if (listener->started) {
 		(void)!write(listener->control_fd, &one, sizeof(one));
 		pthread_join(listener->thread, NULL);
-		pthread_mutex_lock(&irqfds_lock);
+		process_lock_acquire(&irqfds_lock);
 		for (uint32_t i = 0; i < IRQFD_BUCKETS; i++)
 			while (listener->buckets[i])
 				drop_locked(listener->buckets[i]);
-		pthread_mutex_unlock(&irqfds_lock);
+		process_lock_release(&irqfds_lock);
 		hidden_fd_close(listener->control_fd);
 		hidden_fd_close(listener->epoll_fd);
 	}
-	pthread_mutex_destroy(&listener->lock);
 }

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "hosts/process/lock.h"
+
 struct ioctl_call;
 struct irqfd;
 struct vm;
@@ -14,7 +16,8 @@ struct vm;
 
 /* A VM's listener: one thread, started by the first assignment. */
 struct vm_irqfds {
-	pthread_mutex_t lock; /* outer to irqchip.lock; guards the buckets and what is in them */
+	struct process_lock
+	    lock; /* outer to irqchip.lock; guards the buckets and what is in them */
 	struct irqfd *buckets[IRQFD_BUCKETS]; /* by key */
 	uint32_t held_count;		      /* whose duplicates are open */
 	/* Set by the first assignment, under the lock of irqfd.c. */

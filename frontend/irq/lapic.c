@@ -9,6 +9,7 @@
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/state/cpuid.h"
+#include "hosts/process/lock.h"
 
 #define VERSION_VALUE 0x50014u /* six local vectors */
 #define CPUID1_X2APIC (1u << 21)
@@ -69,9 +70,9 @@ bool lapic_has_interrupt(struct vcpu *vcpu)
 {
 	bool has;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	has = deliverable_locked(&vcpu->lapic) >= 0;
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	return has;
 }
 
@@ -80,14 +81,14 @@ int lapic_take_interrupt(struct vcpu *vcpu)
 	struct lapic *lapic = &vcpu->lapic;
 	int vector;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	vector = deliverable_locked(lapic);
 	if (vector >= 0) {
 		set_vector(lapic, LAPIC_IRR, (uint8_t)vector, false);
 		set_vector(lapic, LAPIC_ISR, (uint8_t)vector, true);
 		lapic->newest = vector;
 	}
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return vector;
 }
 
@@ -96,9 +97,9 @@ int lapic_sole_vector(struct vcpu *vcpu)
 	struct lapic *lapic = &vcpu->lapic;
 	int vector;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	vector = highest(lapic, LAPIC_IRR) < 0 ? lapic->newest : -1;
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return vector;
 }
 
@@ -108,11 +109,11 @@ bool lapic_accepts_pic(struct vcpu *vcpu)
 	bool accepts;
 	uint32_t lvt;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	lvt = *lapic_reg(lapic, LAPIC_LVT_LINT0);
 	accepts = !(lapic->base & APIC_BASE_ENABLE) ||
 		  (!(lvt & LVT_MASKED) && (lvt >> 8 & 7) == APIC_MODE_EXTINT);
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return accepts;
 }
 
@@ -120,9 +121,9 @@ bool lapic_is_enabled(struct vcpu *vcpu)
 {
 	bool enabled;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	enabled = lapic_enabled_locked(&vcpu->lapic);
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	return enabled;
 }
 
@@ -130,9 +131,9 @@ uint32_t lapic_priority(struct vcpu *vcpu)
 {
 	uint32_t priority;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	priority = lapic_priority_locked(&vcpu->lapic);
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	return priority;
 }
 
@@ -160,25 +161,27 @@ void lapic_cpuid_changed(struct vcpu *vcpu)
 
 	if (!lapic->present)
 		return;
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	lapic->mode_mask = has_deadline ? LVT_TIMER_MODES : LVT_TIMER_PERIODIC;
 	lapic_set_version_locked(vcpu);
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 }
 
 void lapic_init(struct vcpu *vcpu)
 {
 	struct lapic *lapic = &vcpu->lapic;
 
-	pthread_mutex_init(&lapic->lock, NULL);
+	lapic->lock = (struct process_lock){0};
 	lapic->present = irqchip_has_lapic(&vcpu->vm->irqchip);
 	lapic->pending_extint = -1;
 	lapic->cycle_ns = vcpu->vm->settings.apic_cycle_ns;
 	lapic->base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE;
 	if (vcpu->id == vcpu->vm->settings.boot_vcpu_id)
 		lapic->base |= APIC_BASE_BSP;
-	if (lapic->present)
-		vm_timer_add(&vcpu->vm->timers, &lapic->timer, lapic_timer_fire);
+	if (!lapic->present)
+		return;
+	vm_timer_add(&vcpu->vm->timers, &lapic->timer, lapic_timer_fire);
+	vm_timers_start(&vcpu->vm->timers);
 }
 
 /* LINT0 of the boot processor lets the PIC's interrupts through, unless the client has that off. */
@@ -213,7 +216,7 @@ void lapic_reset(struct vcpu *vcpu, bool init)
 {
 	struct lapic *lapic = &vcpu->lapic;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	if (!init) {
 		lapic->base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE | (lapic->base & APIC_BASE_BSP);
 		*lapic_reg(lapic, LAPIC_ID) = vcpu->id << 24;
@@ -221,16 +224,16 @@ void lapic_reset(struct vcpu *vcpu, bool init)
 	reset_registers(vcpu);
 	lapic_timer_reset_locked(vcpu);
 	(void)lapic_count_watchdog_locked(vcpu, *lapic_reg(lapic, LAPIC_LVT_LINT0));
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 }
 
 uint64_t lapic_get_base(struct vcpu *vcpu)
 {
 	uint64_t base;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	base = vcpu->lapic.base;
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	return base;
 }
 
@@ -283,9 +286,9 @@ int lapic_set_base(struct vcpu *vcpu, enum msr_origin origin, uint64_t base)
 		return 0;
 	if (!base_valid(vcpu, origin, base))
 		return -EINVAL;
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	wake = change_base_locked(vcpu, base);
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	if (wake)
 		vcpu_wake(vcpu);
 	return 0;
@@ -295,15 +298,15 @@ uint8_t lapic_get_cr8(struct vcpu *vcpu)
 {
 	uint8_t value;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	value = *lapic_reg(&vcpu->lapic, LAPIC_TPR) >> 4 & 15;
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	return value;
 }
 
 void lapic_set_cr8(struct vcpu *vcpu, uint8_t value)
 {
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	*lapic_reg(&vcpu->lapic, LAPIC_TPR) = (uint32_t)(value & 15) << 4;
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 }

@@ -2,13 +2,13 @@
 #ifndef QUIRE_FRONTEND_IRQ_LAPIC_H
 #define QUIRE_FRONTEND_IRQ_LAPIC_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "frontend/irq/apic_message.h"
 #include "frontend/object/timers.h"
 #include "frontend/state/msr.h"
+#include "hosts/process/lock.h"
 #include "vcpu/cpu.h"
 
 struct ioctl_call;
@@ -38,7 +38,7 @@ enum apic_mode {
  */
 struct lapic {
 	bool present;
-	pthread_mutex_t lock;
+	struct process_lock lock;
 	uint32_t regs[256]; /* [offset / 4]; 64-bit x2APIC ICR: [0xc0] and [0xc4] */
 	uint64_t base;	    /* IA32_APIC_BASE */
 	/* Timer: one shot, periodic or to a deadline of the guest's TSC. */

@@ -5,6 +5,7 @@
 #include "frontend/irq/lapic_internal.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "hosts/process/lock.h"
 
 #define LVT_PENDING (1u << 12)
 #define LVT_BASIC (LVT_MASKED | LVT_PENDING | LVT_VECTOR)
@@ -52,12 +53,12 @@ static uint32_t read_reg(struct vcpu *vcpu, uint32_t reg)
 
 	if (reg == LAPIC_PPR)
 		return lapic_priority(vcpu);
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	if (reg == LAPIC_TIMER_CURRENT)
 		value = lapic_timer_current_locked(lapic);
 	else
 		value = is_readable(reg) ? *lapic_reg(lapic, reg) : 0;
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return value;
 }
 
@@ -205,14 +206,14 @@ static void write_reg(struct vcpu *vcpu, uint32_t reg, uint64_t value)
 	uint32_t low, high;
 	bool x2apic;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	x2apic = lapic_is_x2apic(lapic);
 	if (x2apic && reg == LAPIC_ICR)
 		*lapic_reg(lapic, LAPIC_ICR_HIGH) = (uint32_t)(value >> 32);
 	write_reg_locked(vcpu, reg, (uint32_t)value, &after);
 	low = *lapic_reg(lapic, LAPIC_ICR);
 	high = *lapic_reg(lapic, LAPIC_ICR_HIGH);
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	if (after.eoi >= 0 && irqchip_eoi(vcpu, (uint8_t)after.eoi, after.level))
 		vcpu_report_eoi(vcpu, (uint8_t)after.eoi);
 	if (after.wake)

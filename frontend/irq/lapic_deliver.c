@@ -2,6 +2,7 @@
 #include "frontend/irq/lapic_internal.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "hosts/process/lock.h"
 
 bool lapic_is_present(struct vcpu *vcpu)
 {
@@ -13,9 +14,9 @@ uint32_t lapic_physical_id(struct vcpu *vcpu)
 	struct lapic *lapic = &vcpu->lapic;
 	uint32_t id;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	id = lapic_is_x2apic(lapic) ? vcpu->id : *lapic_reg(lapic, LAPIC_ID) >> 24;
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return id;
 }
 
@@ -24,9 +25,9 @@ bool lapic_owes_eoi(struct vcpu *vcpu, uint8_t vector)
 	struct lapic *lapic = &vcpu->lapic;
 	bool owes;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	owes = lapic_has_bit(lapic, LAPIC_ISR, vector) || lapic_has_bit(lapic, LAPIC_IRR, vector);
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return owes;
 }
 
@@ -75,9 +76,9 @@ bool lapic_matches(struct vcpu *vcpu, const struct apic_message *message)
 
 	if (!vcpu->lapic.present)
 		return false;
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	matches = matches_locked(vcpu, message);
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	return matches;
 }
 
@@ -86,11 +87,11 @@ static bool accept_fixed(struct vcpu *vcpu, uint8_t vector, bool level)
 	struct lapic *lapic = &vcpu->lapic;
 	bool accepted;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	accepted = lapic_enabled_locked(lapic);
 	if (accepted)
 		lapic_set_irr_locked(lapic, vector, level);
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	if (accepted)
 		vcpu_wake(vcpu);
 	return accepted;
@@ -127,10 +128,10 @@ void lapic_deliver_lint0(struct vcpu *vcpu)
 
 	if (!lapic->present)
 		return;
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	gives = (lapic->base & APIC_BASE_ENABLE) && lapic->is_watchdog &&
 		!(*lapic_reg(lapic, LAPIC_LVT_LINT0) & LVT_MASKED);
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	if (gives)
 		vcpu_raise(vcpu, VCPU_EVENT_NMI);
 }

@@ -5,6 +5,7 @@
 #include "frontend/irq/lapic_internal.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "hosts/process/lock.h"
 
 static bool has_wide_ids(const struct vcpu *vcpu)
 {
@@ -20,14 +21,14 @@ long vcpu_get_lapic(struct ioctl_call *call)
 
 	if (!lapic->present)
 		return -EINVAL;
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	memcpy(regs, lapic->regs, sizeof(state->regs));
 	regs[LAPIC_TIMER_CURRENT / 4] = lapic_timer_current_locked(lapic);
 	regs[LAPIC_PPR / 4] = lapic_priority_locked(lapic);
 	/* The id of an x2APIC is saved as an xAPIC's is, unless the client wants 32 bits. */
 	if (lapic_is_x2apic(lapic) && !has_wide_ids(vcpu))
 		regs[LAPIC_ID / 4] <<= 24;
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return 0;
 }
 
@@ -61,13 +62,13 @@ long vcpu_set_lapic(struct ioctl_call *call)
 
 	if (!lapic->present)
 		return -EINVAL;
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	valid = state_valid(vcpu, regs);
 	if (valid) {
 		restore_locked(vcpu, regs);
 		watchdog_began = lapic_count_watchdog_locked(vcpu, regs[LAPIC_LVT_LINT0 / 4]);
 	}
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	if (!valid)
 		return -EINVAL;
 	if (watchdog_began)

@@ -8,6 +8,7 @@
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/state/clock.h"
+#include "hosts/process/lock.h"
 
 /* KVM's floor for periodic timers, which keeps a guest from starving its host. */
 #define PERIOD_MIN_NS 200000u
@@ -240,11 +241,11 @@ void lapic_timer_fire(struct vm_timer *timer)
 	struct vcpu *vcpu = (struct vcpu *)((char *)timer - offsetof(struct vcpu, lapic.timer));
 	bool wake;
 
-	pthread_mutex_lock(&vcpu->lapic.lock);
+	process_lock_acquire(&vcpu->lapic.lock);
 	/* It may have been stopped or moved while it was about to fire. */
 	wake = advance(vcpu);
 	arm(vcpu);
-	pthread_mutex_unlock(&vcpu->lapic.lock);
+	process_lock_release(&vcpu->lapic.lock);
 	if (wake)
 		vcpu_wake(vcpu);
 }
@@ -254,10 +255,10 @@ uint64_t lapic_get_tsc_deadline(struct vcpu *vcpu)
 	struct lapic *lapic = &vcpu->lapic;
 	uint64_t deadline = 0;
 
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	if ((lapic->base & APIC_BASE_ENABLE) && lapic->mode == LVT_TIMER_DEADLINE)
 		deadline = lapic->tsc_deadline;
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	return deadline;
 }
 
@@ -268,7 +269,7 @@ void lapic_set_tsc_deadline(struct vcpu *vcpu, uint64_t deadline)
 
 	if (!lapic->present)
 		return;
-	pthread_mutex_lock(&lapic->lock);
+	process_lock_acquire(&lapic->lock);
 	if ((lapic->base & APIC_BASE_ENABLE) && lapic->mode == LVT_TIMER_DEADLINE) {
 		lapic->tsc_deadline = deadline;
 		if (deadline)
@@ -276,7 +277,7 @@ void lapic_set_tsc_deadline(struct vcpu *vcpu, uint64_t deadline)
 		else
 			stop(vcpu);
 	}
-	pthread_mutex_unlock(&lapic->lock);
+	process_lock_release(&lapic->lock);
 	if (wake)
 		vcpu_wake(vcpu);
 }

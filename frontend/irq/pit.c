@@ -9,6 +9,7 @@
 
 #include "frontend/file/user_copy.h"
 #include "frontend/object/vm.h"
+#include "hosts/process/lock.h"
 
 #define PIT_HZ 1193182u
 #define PIT_PORT 0x40u
@@ -147,12 +148,12 @@ static void pit_fire(struct vm_timer *timer)
 {
 	struct vm *vm = (struct vm *)((char *)timer - offsetof(struct vm, irqchip.pit.timer));
 
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	if (take_ticks(pit_of(vm)))
 		raise_line(vm);
 	/* It may have been moved while it was about to fire. */
 	arm(vm);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 }
 
 void pit_wake_locked(struct vm *vm)
@@ -412,6 +413,7 @@ static long create(struct vm *vm, uint32_t flags)
 		return -ENOENT;
 	pit->has_speaker = flags & KVM_PIT_SPEAKER_DUMMY;
 	vm_timer_add(&vm->timers, &pit->timer, pit_fire);
+	vm_timers_start(&vm->timers);
 	for (unsigned int channel = 0; channel < CHANNELS; channel++) {
 		pit->state.channels[channel].mode = MODE_NONE;
 		pit->state.channels[channel].gate = channel != 2;
@@ -428,9 +430,9 @@ static long create_pit(struct vm *vm, uint32_t flags)
 {
 	long result;
 
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	result = create(vm, flags);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return result;
 }
 
@@ -450,10 +452,10 @@ long vm_create_pit2(struct ioctl_call *call)
 /* The VM's PIT with irqchip.lock held, NULL with nothing held when it has none. */
 static struct pit *lock_pit(struct vm *vm)
 {
-	pthread_mutex_lock(&vm->irqchip.lock);
+	process_lock_acquire(&vm->irqchip.lock);
 	if (pit_of(vm)->present)
 		return pit_of(vm);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return NULL;
 }
 
@@ -467,7 +469,7 @@ long vm_get_pit2(struct ioctl_call *call)
 		return -ENXIO;
 	*state = pit->state;
 	memset(state->reserved, 0, sizeof(state->reserved));
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return 0;
 }
 
@@ -498,7 +500,7 @@ long vm_set_pit2(struct ioctl_call *call)
 	started = state->flags & ~pit->state.flags & KVM_PIT_FLAGS_HPET_LEGACY;
 	pit->state.flags = state->flags;
 	set_state(vm, state->channels, started != 0);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return 0;
 }
 
@@ -511,7 +513,7 @@ long vm_get_pit(struct ioctl_call *call)
 	if (!pit)
 		return -ENXIO;
 	memcpy(state->channels, pit->state.channels, sizeof(state->channels));
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return 0;
 }
 
@@ -523,7 +525,7 @@ long vm_set_pit(struct ioctl_call *call)
 	if (!lock_pit(vm))
 		return -ENXIO;
 	set_state(vm, state->channels, false);
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return 0;
 }
 
@@ -548,6 +550,6 @@ long vm_reinject_control(struct ioctl_call *call)
 		pit->reinject = reinject;
 		ioapic_scan(vm);
 	}
-	pthread_mutex_unlock(&vm->irqchip.lock);
+	process_lock_release(&vm->irqchip.lock);
 	return 0;
 }

@@ -1,9 +1,9 @@
 /* Resampling: a line that irqfds raised stays high until the guest has served it. */
 #include "frontend/irq/resample.h"
 
-#include <unistd.h>
-
 #include "frontend/object/vm.h"
+#include "hosts/process/lock.h"
+#include "hosts/process/sys.h"
 
 bool resample_wanted_locked(const struct vm *vm, uint32_t gsi)
 {
@@ -17,11 +17,11 @@ void resample_add(struct vm *vm, struct resample *resample)
 {
 	struct irqchip *irqchip = &vm->irqchip;
 
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	resample->next = irqchip->resamples;
 	irqchip->resamples = resample;
 	ioapic_scan(vm);
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 }
 
 /* With the last of its line the line falls. */
@@ -30,14 +30,14 @@ void resample_remove(struct vm *vm, struct resample *resample)
 	struct irqchip *irqchip = &vm->irqchip;
 	struct resample **link = &irqchip->resamples;
 
-	pthread_mutex_lock(&irqchip->lock);
+	process_lock_acquire(&irqchip->lock);
 	while (*link != resample)
 		link = &(*link)->next;
 	*link = resample->next;
 	ioapic_scan(vm);
 	if (!resample_wanted_locked(vm, resample->gsi))
 		irqchip_drive_locked(vm, resample->gsi, IRQ_SOURCE_RESAMPLE, false);
-	pthread_mutex_unlock(&irqchip->lock);
+	process_lock_release(&irqchip->lock);
 }
 
 /* A full counter means that the client has not looked yet: it will. */
@@ -50,5 +50,5 @@ void resample_acked_locked(struct vm *vm, uint32_t gsi)
 	irqchip_drive_locked(vm, gsi, IRQ_SOURCE_RESAMPLE, false);
 	for (const struct resample *at = vm->irqchip.resamples; at; at = at->next)
 		if (at->gsi == gsi)
-			(void)!write(at->fd, &one, sizeof(one));
+			sys_call(SYS_write, (uint64_t)at->fd, sys_address(&one), sizeof(one));
 }

@@ -6,13 +6,14 @@
 #include "frontend/param/params.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 
 #define MS_NS UINT64_C(1000000)
 #define LOOK_NS (1000 * MS_NS)
 #define HOUR_MS UINT64_C(3600000)
 
 /* The VMs of this process, by nx.next and nx.link. */
-static pthread_mutex_t nx_vms_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock nx_vms_lock;
 static struct vm *vms;
 static size_t vm_count;
 
@@ -21,7 +22,7 @@ static void fork_child(void)
 {
 	vms = NULL;
 	vm_count = 0;
-	pthread_mutex_init(&nx_vms_lock, NULL);
+	(void)process_lock_start_anew(&nx_vms_lock);
 }
 FORK_CHILD(FORK_PARAMS, nx_vms_lock, fork_child);
 
@@ -70,11 +71,11 @@ static void recover(struct vm_timer *timer)
 	bool due;
 
 	client_call_begin();
-	pthread_mutex_lock(&nx->lock);
+	process_lock_acquire(&nx->lock);
 	due = is_wanted(vm) && is_due_locked(nx, ratio);
 	if (due)
 		nx->last_ns = timers_now_ns();
-	pthread_mutex_unlock(&nx->lock);
+	process_lock_release(&nx->lock);
 	if (due)
 		quire_vm_recover_nx_pages(vm->memory, (uint32_t)ratio);
 	nx_recovery_apply(vm);
@@ -90,12 +91,12 @@ void nx_recovery_apply(struct vm *vm)
 	quire_vm_set_nx_huge_pages(vm->memory, wanted);
 	if (!atomic_load(&nx->has_run))
 		return;
-	pthread_mutex_lock(&nx->lock);
+	process_lock_acquire(&nx->lock);
 	if (wanted && !nx->running)
 		nx->last_ns = timers_now_ns();
 	atomic_store(&nx->running, wanted);
 	schedule_locked(vm);
-	pthread_mutex_unlock(&nx->lock);
+	process_lock_release(&nx->lock);
 }
 
 /* Every VM is held, and no lock while it changes: that may wait for its vCPUs. */
@@ -106,12 +107,12 @@ static void apply_all(void)
 
 	client_call_begin();
 	params_refresh();
-	pthread_mutex_lock(&nx_vms_lock);
+	process_lock_acquire(&nx_vms_lock);
 	held = process_heap_array(vm_count + 1, sizeof(struct vm *));
 	for (struct vm *vm = vms; held && vm; vm = vm->nx.next)
 		if (vm_try_get(vm))
 			held[count++] = vm;
-	pthread_mutex_unlock(&nx_vms_lock);
+	process_lock_release(&nx_vms_lock);
 	for (size_t i = 0; i < count; i++) {
 		nx_recovery_apply(held[i]);
 		vm_put(held[i]);
@@ -124,18 +125,20 @@ void nx_recovery_init(struct vm *vm)
 {
 	struct nx_recovery *nx = &vm->nx;
 
-	pthread_mutex_init(&nx->lock, NULL);
+	nx->lock = (struct process_lock){0};
 	vm_timer_add(&vm->timers, &nx->timer, recover);
-	pthread_mutex_lock(&nx_vms_lock);
+	process_lock_acquire(&nx_vms_lock);
 	nx->next = vms;
 	nx->link = &vms;
 	if (vms)
 		vms->nx.link = &nx->next;
 	vms = vm;
 	vm_count++;
-	pthread_mutex_unlock(&nx_vms_lock);
+	process_lock_release(&nx_vms_lock);
 	/* Here and not at KVM_RUN, where a client's own filter may let no thread be made. */
 	params_watch(apply_all);
+	if (is_wanted(vm))
+		vm_timers_start(&vm->timers);
 	quire_vm_set_nx_huge_pages(vm->memory, is_wanted(vm));
 }
 
@@ -143,12 +146,12 @@ void nx_recovery_forget(struct vm *vm)
 {
 	struct nx_recovery *nx = &vm->nx;
 
-	pthread_mutex_lock(&nx_vms_lock);
+	process_lock_acquire(&nx_vms_lock);
 	*nx->link = nx->next;
 	if (nx->next)
 		nx->next->nx.link = nx->link;
 	vm_count--;
-	pthread_mutex_unlock(&nx_vms_lock);
+	process_lock_release(&nx_vms_lock);
 }
 
 void nx_recovery_poll(struct vm *vm)

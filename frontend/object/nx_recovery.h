@@ -2,11 +2,11 @@
 #ifndef QUIRE_FRONTEND_OBJECT_NX_RECOVERY_H
 #define QUIRE_FRONTEND_OBJECT_NX_RECOVERY_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
 #include "frontend/object/timers.h"
+#include "hosts/process/lock.h"
 
 struct vm;
 
@@ -20,10 +20,10 @@ struct nx_recovery {
 	struct vm_timer timer;
 	atomic_bool disabled; /* KVM_CAP_VM_DISABLE_NX_HUGE_PAGES */
 	atomic_bool has_run;
-	atomic_bool running;	 /* the workaround is on, and time counts */
-	pthread_mutex_t lock;	 /* last_ns, and what the timer is armed with */
-	uint64_t last_ns;	 /* of the last recovery */
-	struct vm *next, **link; /* of this process, under nx_vms_lock */
+	atomic_bool running;	  /* the workaround is on, and time counts */
+	struct process_lock lock; /* last_ns, and what the timer is armed with */
+	uint64_t last_ns;	  /* of the last recovery */
+	struct vm *next, **link;  /* of this process, under nx_vms_lock */
 };
 
 /* Once, when the VM is made and its timers are. */

@@ -1,10 +1,10 @@
 /* Timers of a VM's devices: a thread that sleeps until the nearest deadline. */
 #include "frontend/object/timers.h"
 
-#include <errno.h>
 #include <time.h>
 
 #include "hosts/process/helper.h"
+#include "hosts/process/lock.h"
 
 uint64_t timers_now_ns(void)
 {
@@ -14,33 +14,19 @@ uint64_t timers_now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-int vm_timers_init(struct vm_timers *timers)
+void vm_timers_init(struct vm_timers *timers)
 {
-	pthread_condattr_t attributes;
-
-	if (pthread_condattr_init(&attributes))
-		return -ENOMEM;
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&timers->changed, &attributes);
-	pthread_condattr_destroy(&attributes);
-	pthread_mutex_init(&timers->lock, NULL);
-	timers->list = NULL;
-	timers->until_ns = 0;
-	timers->started = false;
-	timers->stopping = false;
-	return 0;
+	*timers = (struct vm_timers){0};
 }
 
 void vm_timers_destroy(struct vm_timers *timers)
 {
-	pthread_mutex_lock(&timers->lock);
+	process_lock_acquire(&timers->lock);
 	timers->stopping = true;
-	pthread_cond_signal(&timers->changed);
-	pthread_mutex_unlock(&timers->lock);
+	process_event_happen(&timers->changed);
+	process_lock_release(&timers->lock);
 	if (timers->started)
 		pthread_join(timers->thread, NULL);
-	pthread_cond_destroy(&timers->changed);
-	pthread_mutex_destroy(&timers->lock);
 }
 
 void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,
@@ -48,10 +34,10 @@ void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,
 {
 	timer->fire = fire;
 	timer->deadline_ns = 0;
-	pthread_mutex_lock(&timers->lock);
+	process_lock_acquire(&timers->lock);
 	timer->next = timers->list;
 	timers->list = timer;
-	pthread_mutex_unlock(&timers->lock);
+	process_lock_release(&timers->lock);
 }
 
 /* The armed timer with the earliest deadline, NULL when none is armed. */
@@ -65,45 +51,61 @@ static struct vm_timer *nearest(const struct vm_timers *timers)
 	return best;
 }
 
+/* When @timer is due, or when another was armed. The lock is released meanwhile. */
+static void wait_locked(struct vm_timers *timers, const struct vm_timer *timer)
+{
+	uint32_t seen = process_event_count(&timers->changed);
+
+	timers->until_ns = timer ? timer->deadline_ns : PROCESS_EVENT_FOREVER;
+	process_lock_release(&timers->lock);
+	process_event_wait(&timers->changed, seen,
+			   timer ? timer->deadline_ns : PROCESS_EVENT_FOREVER);
+	process_lock_acquire(&timers->lock);
+	timers->until_ns = 0;
+}
+
 static void *timer_thread(void *argument)
 {
 	struct vm_timers *timers = argument;
 
-	pthread_mutex_lock(&timers->lock);
+	process_lock_acquire(&timers->lock);
 	while (!timers->stopping) {
 		struct vm_timer *timer = nearest(timers);
 
-		if (!timer) {
-			timers->until_ns = UINT64_MAX;
-			pthread_cond_wait(&timers->changed, &timers->lock);
-		} else if (timer->deadline_ns <= timers_now_ns()) {
-			timer->deadline_ns = 0;
-			pthread_mutex_unlock(&timers->lock);
-			timer->fire(timer);
-			pthread_mutex_lock(&timers->lock);
-		} else {
-			struct timespec until = {
-			    .tv_sec = (time_t)(timer->deadline_ns / 1000000000u),
-			    .tv_nsec = (long)(timer->deadline_ns % 1000000000u),
-			};
-
-			timers->until_ns = timer->deadline_ns;
-			pthread_cond_timedwait(&timers->changed, &timers->lock, &until);
+		if (!timer || timer->deadline_ns > timers_now_ns()) {
+			wait_locked(timers, timer);
+			continue;
 		}
-		timers->until_ns = 0;
+		timer->deadline_ns = 0;
+		process_lock_release(&timers->lock);
+		timer->fire(timer);
+		process_lock_acquire(&timers->lock);
 	}
-	pthread_mutex_unlock(&timers->lock);
+	process_lock_release(&timers->lock);
 	return NULL;
+}
+
+static void start_locked(struct vm_timers *timers)
+{
+	if (!timers->started)
+		timers->started = !helper_start(&timers->thread, timer_thread, timers);
+}
+
+void vm_timers_start(struct vm_timers *timers)
+{
+	process_lock_acquire(&timers->lock);
+	start_locked(timers);
+	process_lock_release(&timers->lock);
 }
 
 void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns)
 {
-	pthread_mutex_lock(&timers->lock);
+	process_lock_acquire(&timers->lock);
 	timer->deadline_ns = deadline_ns;
-	if (deadline_ns && !timers->started)
-		timers->started = !helper_start(&timers->thread, timer_thread, timers);
+	if (deadline_ns)
+		start_locked(timers);
 	/* Later than what the thread sleeps for: it finds out when it wakes. */
 	if (deadline_ns && deadline_ns < timers->until_ns)
-		pthread_cond_signal(&timers->changed);
-	pthread_mutex_unlock(&timers->lock);
+		process_event_happen(&timers->changed);
+	process_lock_release(&timers->lock);
 }

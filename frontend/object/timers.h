@@ -1,10 +1,12 @@
-/* Timers of a VM's devices: one thread a VM, started by the first timer that is armed. */
+/* Timers of a VM's devices: one thread a VM. */
 #ifndef QUIRE_FRONTEND_OBJECT_TIMERS_H
 #define QUIRE_FRONTEND_OBJECT_TIMERS_H
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "hosts/process/lock.h"
 
 /*
  * A timer belongs to its device and is never freed while its VM lives. fire() is called on the
@@ -17,20 +19,24 @@ struct vm_timer {
 };
 
 struct vm_timers {
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
+	struct process_lock lock;
+	struct process_event changed;
 	struct vm_timer *list;
 	uint64_t until_ns; /* when the thread wakes by itself; 0: it is awake and will look */
 	pthread_t thread;
 	bool started, stopping;
 };
 
-/* 0 or -ENOMEM. */
-int vm_timers_init(struct vm_timers *timers);
+void vm_timers_init(struct vm_timers *timers);
 /* Ends the thread. By the process that made them: files are never released in a forked child. */
 void vm_timers_destroy(struct vm_timers *timers);
 void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,
 		  void (*fire)(struct vm_timer *timer));
+/*
+ * Start the thread, which the first timer that is armed would start otherwise: that may be in
+ * KVM_RUN, where a client's own filter lets no thread be made. A start that fails is tried again.
+ */
+void vm_timers_start(struct vm_timers *timers);
 /* Fire once at @deadline_ns (in the past: soon); 0 disarms. Any thread; callers may hold a device's
  * lock. */
 void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns);

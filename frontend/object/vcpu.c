@@ -22,6 +22,7 @@
 #include "frontend/state/msr_mce.h"
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 #include "vcpu/svm/nested.h"
 
 /* How often a block runs in the interpreter before it becomes code. */
@@ -123,7 +124,6 @@ static void vcpu_free(struct vcpu *vcpu)
 		quire_vcpu_destroy(vcpu->memory);
 	if (vcpu->ring)
 		munmap(vcpu->ring, vcpu->ring_bytes);
-	pthread_mutex_destroy(&vcpu->lock);
 	process_heap_free(vcpu);
 }
 
@@ -142,7 +142,7 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 	vcpu->vm = vm;
 	vcpu->id = id;
 	vcpu->index = atomic_load(&vm->vcpu_count);
-	pthread_mutex_init(&vcpu->lock, NULL);
+	vcpu->lock = (struct process_lock){0};
 	steal_time_init(vcpu);
 	*error = quire_vcpu_create(vm->memory, id, &vcpu->runner, &vcpu->memory);
 	if (!*error)
@@ -237,10 +237,10 @@ static void adopt_ring(struct vcpu *vcpu)
 {
 	struct iobus *bus = &vcpu->vm->bus;
 
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	if (!bus->ring && vcpu->run)
 		bus->ring = (char *)vcpu->run + VCPU_COALESCED_PAGE * 4096;
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 }
 
 static long create_locked(struct vm *vm, uint32_t id)
@@ -257,14 +257,14 @@ static long create_locked(struct vm *vm, uint32_t id)
 	if (!vcpu)
 		return error;
 	vcpu->ring_bytes = quire_vm_dirty_ring_bytes(vm->memory);
-	pthread_mutex_lock(&vcpu->lock);
+	process_lock_acquire(&vcpu->lock);
 	fd = open_locked(vcpu);
 	if (fd >= 0) {
 		adopt_ring(vcpu);
 		vm->vcpus[count] = vcpu;
 		atomic_store_explicit(&vm->vcpu_count, count + 1, memory_order_release);
 	}
-	pthread_mutex_unlock(&vcpu->lock);
+	process_lock_release(&vcpu->lock);
 	if (fd < 0)
 		vcpu_free(vcpu);
 	return fd;
@@ -274,9 +274,9 @@ long vcpu_create(struct vm *vm, uint32_t id)
 {
 	long result;
 
-	pthread_mutex_lock(&vm->lock);
+	process_lock_acquire(&vm->lock);
 	result = create_locked(vm, id);
-	pthread_mutex_unlock(&vm->lock);
+	process_lock_release(&vm->lock);
 	return result;
 }
 
@@ -352,9 +352,9 @@ static long vcpu_ioctl(struct file *file, unsigned long command, unsigned long a
 		return -EIO;
 	if (_IOC_TYPE(command) != KVMIO)
 		return -EINVAL;
-	pthread_mutex_lock(&vcpu->lock);
+	process_lock_acquire(&vcpu->lock);
 	result = ioctl_dispatch(&vcpu_table, &call);
-	pthread_mutex_unlock(&vcpu->lock);
+	process_lock_release(&vcpu->lock);
 	return result;
 }
 
@@ -387,11 +387,11 @@ static void vcpu_release(struct file *file)
 	struct vcpu *vcpu = file_object(file);
 	struct iobus *bus = &vcpu->vm->bus;
 
-	pthread_mutex_lock(&bus->lock);
+	process_lock_acquire(&bus->lock);
 	if (bus->ring == (char *)vcpu->run + VCPU_COALESCED_PAGE * 4096)
 		bus->ring = NULL;
 	vcpu->run = NULL;
-	pthread_mutex_unlock(&bus->lock);
+	process_lock_release(&bus->lock);
 	vm_put(vcpu->vm);
 }
 

@@ -2,7 +2,6 @@
 #ifndef QUIRE_FRONTEND_OBJECT_VCPU_H
 #define QUIRE_FRONTEND_OBJECT_VCPU_H
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -17,6 +16,7 @@
 #include "frontend/state/msr.h"
 #include "frontend/state/steal_time.h"
 #include "frontend/uapi.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/process.h"
 #include "vcpu/cpu.h"
 
@@ -129,7 +129,7 @@ struct vcpu {
 	struct process_runner runner;
 	struct run_stop stop;
 
-	pthread_mutex_t lock; /* the vCPU mutex: every vCPU ioctl holds it */
+	struct process_lock lock; /* the vCPU mutex: every vCPU ioctl holds it */
 	/* The run page; goes away with the last descriptor, and so does every user of it but the
 	 * coalesced ring, which bus.lock guards. */
 	struct kvm_run *run;

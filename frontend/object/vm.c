@@ -12,6 +12,7 @@
 #include "frontend/state/cpuid.h"
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 
 void vm_get(struct vm *vm)
 {
@@ -40,7 +41,6 @@ static void vm_destroy(struct vm *vm)
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);
 	quire_vm_put(vm->memory);
-	pthread_mutex_destroy(&vm->lock);
 	process_heap_free(vm);
 }
 
@@ -89,14 +89,13 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	vm->settings.apic_cycle_ns = VM_APIC_CYCLE_NS;
 	vm->tsc_offset = 0 - clock_tsc();
 	atomic_init(&vm->clock_offset_ns, -(int64_t)timers_now_ns());
-	pthread_mutex_init(&vm->lock, NULL);
+	vm->lock = (struct process_lock){0};
 	iobus_init(&vm->bus);
 	irqchip_init(&vm->irqchip);
 	irqfds_init(&vm->irqfds);
 	msr_filter_init(&vm->msr_filter);
-	*error = vm_timers_init(&vm->timers);
-	if (!*error)
-		*error = create_memory(vm);
+	vm_timers_init(&vm->timers);
+	*error = create_memory(vm);
 	if (!*error) {
 		nx_recovery_init(vm);
 		return vm;

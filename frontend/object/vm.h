@@ -2,7 +2,6 @@
 #ifndef QUIRE_FRONTEND_OBJECT_VM_H
 #define QUIRE_FRONTEND_OBJECT_VM_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,6 +17,7 @@
 #include "frontend/object/nx_recovery.h"
 #include "frontend/object/timers.h"
 #include "frontend/state/msr_filter.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/process.h"
 
 struct vcpu;
@@ -58,7 +58,7 @@ struct vm {
 	struct quire_vm *memory;
 	struct process_host host;
 
-	pthread_mutex_t lock; /* creation of vCPUs and of the interrupt controllers, settings */
+	struct process_lock lock; /* creation of vCPUs and of the interrupt controllers, settings */
 	struct vm_settings settings;
 	/* In order of creation; an entry below vcpu_count never changes. */
 	struct vcpu *vcpus[VM_MAX_VCPUS];

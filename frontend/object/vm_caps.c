@@ -13,6 +13,7 @@
 #include "frontend/param/params.h"
 #include "frontend/state/nested_state.h"
 #include "frontend/uapi.h"
+#include "hosts/process/lock.h"
 
 #define HC_MAP_GPA_RANGE_MASK (UINT64_C(1) << 12)
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
@@ -397,9 +398,9 @@ long vm_enable_cap(struct ioctl_call *call)
 			continue;
 		if (cap->flags && !enablers[i].takes_flags)
 			return -EINVAL;
-		pthread_mutex_lock(&vm->lock);
+		process_lock_acquire(&vm->lock);
 		result = enablers[i].enable(vm, cap);
-		pthread_mutex_unlock(&vm->lock);
+		process_lock_release(&vm->lock);
 	}
 	return result;
 }

@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,16 +11,17 @@
 #include <unistd.h>
 
 #include "hosts/process/fork.h"
+#include "hosts/process/lock.h"
 
 #define MARK_PREFIX "vms-"
 
-static pthread_mutex_t marks_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock marks_lock;
 static int count;	/* VMs of this process, and in a forked child also its parent's then */
 static pid_t marked_by; /* who made this process's file: not the child of a fork */
 
 static void fork_child(void)
 {
-	pthread_mutex_init(&marks_lock, NULL);
+	(void)process_lock_start_anew(&marks_lock);
 }
 FORK_CHILD(FORK_MARKS, marks_lock, fork_child);
 
@@ -36,7 +36,7 @@ void run_vms_count(const char *directory, int change)
 	pid_t self = getpid();
 	int fd;
 
-	pthread_mutex_lock(&marks_lock);
+	process_lock_acquire(&marks_lock);
 	count += change;
 	mark_path(directory, self, path);
 	if (change > 0 && marked_by != self) {
@@ -49,7 +49,7 @@ void run_vms_count(const char *directory, int change)
 		unlink(path);
 		marked_by = 0;
 	}
-	pthread_mutex_unlock(&marks_lock);
+	process_lock_release(&marks_lock);
 }
 
 /* The process may have ended without a word. */

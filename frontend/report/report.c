@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -24,6 +23,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/map.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
@@ -49,7 +49,7 @@ static struct report_control *control; /* NULL: nothing is wanted */
 static struct report_trace *trace;
 static struct report_stats *stats;
 /* Guards what follows. Taken with no other lock, and held over nothing that waits. */
-static pthread_mutex_t report_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock report_lock;
 static pid_t started_by;
 static struct vm_node *nodes;
 static uint64_t ended_count;
@@ -161,10 +161,10 @@ static void snapshot(void)
 {
 	uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
 
-	pthread_mutex_lock(&report_lock);
+	process_lock_acquire(&report_lock);
 	if (stats && started_by == getpid())
 		snapshot_locked(request);
-	pthread_mutex_unlock(&report_lock);
+	process_lock_release(&report_lock);
 }
 
 static void *stats_thread(void *argument)
@@ -276,7 +276,7 @@ static void fork_child(void)
 	nodes = NULL;
 	ended.used = 0;
 	ended_count = 0;
-	pthread_mutex_init(&report_lock, NULL);
+	(void)process_lock_start_anew(&report_lock);
 }
 FORK_CHILD(FORK_REPORT, report_lock, fork_child);
 
@@ -306,14 +306,14 @@ void report_start(void)
 
 	if (!control)
 		return;
-	pthread_mutex_lock(&report_lock);
+	process_lock_acquire(&report_lock);
 	first = started_by != getpid();
 	started_by = getpid();
 	if (first && (control->flags & REPORT_WANTS_TRACE))
 		start_trace();
 	if (first && (control->flags & REPORT_WANTS_STATS))
 		start_stats();
-	pthread_mutex_unlock(&report_lock);
+	process_lock_release(&report_lock);
 	if (first && stats)
 		(void)helper_start(NULL, stats_thread, NULL);
 }
@@ -325,14 +325,14 @@ void report_vm_created(struct vm *vm)
 	if (!stats)
 		return;
 	node = process_heap_alloc(sizeof(*node));
-	pthread_mutex_lock(&report_lock);
+	process_lock_acquire(&report_lock);
 	if (node) {
 		*node = (struct vm_node){.vm = vm, .next = nodes};
 		nodes = node;
 	} else {
 		ended_count++;
 	}
-	pthread_mutex_unlock(&report_lock);
+	process_lock_release(&report_lock);
 }
 
 void report_vm_ended(struct vm *vm)
@@ -341,7 +341,7 @@ void report_vm_ended(struct vm *vm)
 
 	if (!stats)
 		return;
-	pthread_mutex_lock(&report_lock);
+	process_lock_acquire(&report_lock);
 	for (link = &nodes; *link && (*link)->vm != vm; link = &(*link)->next)
 		;
 	node = *link;
@@ -349,7 +349,7 @@ void report_vm_ended(struct vm *vm)
 		*link = node->next;
 		ended_count += print_vm(&ended, vm, "ended") != 0;
 	}
-	pthread_mutex_unlock(&report_lock);
+	process_lock_release(&report_lock);
 	process_heap_free(node);
 }
 

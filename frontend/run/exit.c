@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <linux/kvm_para.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -395,7 +394,7 @@ static bool map_gpa_range_exits(struct vcpu *vcpu, const struct cpu_state *state
 static int64_t yield(struct vcpu *vcpu)
 {
 	stat_count(&vcpu->stats.directed_yield_attempted);
-	sched_yield();
+	sys_call(SYS_sched_yield, 0);
 	return 0;
 }
 

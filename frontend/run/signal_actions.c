@@ -26,6 +26,7 @@
 #include "frontend/run/signals.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/guard.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -48,7 +49,7 @@ struct client_action {
 };
 
 static struct client_action client_actions[SIGNALS];
-static pthread_mutex_t actions_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock actions_lock;
 
 _Thread_local struct signal_state signal_state __attribute__((tls_model("initial-exec")));
 _Thread_local uint32_t client_call_depth __attribute__((tls_model("initial-exec")));
@@ -66,7 +67,7 @@ static void on_signal(int signal, siginfo_t *info, void *context);
 
 static void fork_child(void)
 {
-	pthread_mutex_init(&actions_lock, NULL);
+	(void)process_lock_start_anew(&actions_lock);
 }
 FORK_CHILD(FORK_ACTIONS, actions_lock, fork_child);
 
@@ -435,7 +436,7 @@ static int change_active(int signal, const struct sigaction *act, struct sigacti
 	sigfillset(&all);
 	signal_set_strip(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
-	pthread_mutex_lock(&actions_lock);
+	process_lock_acquire(&actions_lock);
 	error = action_current(signal, &current);
 	if (!error && act) {
 		struct sigaction wanted = *act;
@@ -445,7 +446,7 @@ static int change_active(int signal, const struct sigaction *act, struct sigacti
 		if (error)
 			action_write(signal, &current);
 	}
-	pthread_mutex_unlock(&actions_lock);
+	process_lock_release(&actions_lock);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (!error && old)
 		*old = current;
@@ -513,12 +514,12 @@ void signal_defaults_take(const sigset_t *set)
 	signal_set_strip(&all);
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&all), sys_address(&before),
 		 KERNEL_SET_BYTES);
-	pthread_mutex_lock(&actions_lock);
+	process_lock_acquire(&actions_lock);
 	for (int signal = 1; signal < SIGNALS; signal++)
 		if (sigismember(set, signal) == 1 && !is_always_ours(signal) &&
 		    signal != process_kick_signal())
 			default_take_locked(signal);
-	pthread_mutex_unlock(&actions_lock);
+	process_lock_release(&actions_lock);
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&before), 0, KERNEL_SET_BYTES);
 	memcpy(&state->taken, set, KERNEL_SET_BYTES);
 	state->taken_turn = turn;
@@ -536,12 +537,12 @@ void signal_continue_take(void)
 	sigfillset(&all);
 	signal_set_strip(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
-	pthread_mutex_lock(&actions_lock);
+	process_lock_acquire(&actions_lock);
 	if (!action_current(SIGCONT, &current)) {
 		action_write(SIGCONT, &current);
 		(void)!action_install(SIGCONT, &current);
 	}
-	pthread_mutex_unlock(&actions_lock);
+	process_lock_release(&actions_lock);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	client_call_end();
 }

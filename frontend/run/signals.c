@@ -14,6 +14,7 @@
 #include "frontend/run/signal_actions.h"
 #include "frontend/run/signal_state.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -30,52 +31,52 @@ struct waiter {
 	struct waiter *next;
 };
 
-static pthread_mutex_t waiters_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock waiters_lock;
 static struct waiter *waiters;
 
 /* The sleepers are the parent's threads. */
 static void fork_child(void)
 {
-	pthread_mutex_init(&waiters_lock, NULL);
+	(void)process_lock_start_anew(&waiters_lock);
 	waiters = NULL;
 }
 FORK_CHILD(FORK_WAITERS, waiters_lock, fork_child);
 
-static pthread_mutex_t stops_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct process_lock stops_lock;
 static struct run_stop *stops;
 
 static void fork_child_stops(void)
 {
-	pthread_mutex_init(&stops_lock, NULL);
+	(void)process_lock_start_anew(&stops_lock);
 	stops = NULL;
 }
 FORK_CHILD(FORK_STOPS, stops_lock, fork_child_stops);
 
 void run_stop_add(struct run_stop *stop)
 {
-	pthread_mutex_lock(&stops_lock);
+	process_lock_acquire(&stops_lock);
 	stop->next = stops;
 	stops = stop;
-	pthread_mutex_unlock(&stops_lock);
+	process_lock_release(&stops_lock);
 }
 
 void run_stop_remove(struct run_stop *stop)
 {
 	struct run_stop **link = &stops;
 
-	pthread_mutex_lock(&stops_lock);
+	process_lock_acquire(&stops_lock);
 	while (*link && *link != stop)
 		link = &(*link)->next;
 	if (*link)
 		*link = stop->next;
-	pthread_mutex_unlock(&stops_lock);
+	process_lock_release(&stops_lock);
 }
 
 void run_signals_continued(void)
 {
 	/* The client's handlers wait: one that destroys a vCPU would wait for us. */
 	client_call_begin();
-	pthread_mutex_lock(&stops_lock);
+	process_lock_acquire(&stops_lock);
 	for (struct run_stop *stop = stops; stop; stop = stop->next) {
 		if (!__atomic_load_n(&stop->runner->tid, __ATOMIC_SEQ_CST))
 			continue;
@@ -83,7 +84,7 @@ void run_signals_continued(void)
 		quire_vcpu_request(stop->vcpu, RUN_REQ_SIGNAL);
 		run_signals_wake(stop->vcpu);
 	}
-	pthread_mutex_unlock(&stops_lock);
+	process_lock_release(&stops_lock);
 	client_call_end();
 }
 
@@ -256,11 +257,11 @@ static void waiter_remove(struct waiter *waiter)
 {
 	struct waiter **link = &waiters;
 
-	pthread_mutex_lock(&waiters_lock);
+	process_lock_acquire(&waiters_lock);
 	while (*link != waiter)
 		link = &(*link)->next;
 	*link = waiter->next;
-	pthread_mutex_unlock(&waiters_lock);
+	process_lock_release(&waiters_lock);
 }
 
 void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
@@ -270,10 +271,10 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
 	struct waiter self = {.vcpu = vcpu, .word = &state->wake_word};
 	int64_t deadline = timeout_ns < 0 ? INT64_MAX : now_ns() + timeout_ns;
 
-	pthread_mutex_lock(&waiters_lock);
+	process_lock_acquire(&waiters_lock);
 	self.next = waiters;
 	waiters = &self;
-	pthread_mutex_unlock(&waiters_lock);
+	process_lock_release(&waiters_lock);
 	for (;;) {
 		uint32_t word = __atomic_load_n(&state->wake_word, __ATOMIC_SEQ_CST);
 		int64_t left_ns = deadline == INT64_MAX ? DOORBELL_POLL_NS : deadline - now_ns();
@@ -293,12 +294,12 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
 
 void run_signals_wake(struct quire_vcpu *vcpu)
 {
-	pthread_mutex_lock(&waiters_lock);
+	process_lock_acquire(&waiters_lock);
 	for (struct waiter *waiter = waiters; waiter; waiter = waiter->next) {
 		if (waiter->vcpu != vcpu)
 			continue;
 		__atomic_fetch_add(waiter->word, 1, __ATOMIC_SEQ_CST);
 		sys_call(SYS_futex, sys_address(waiter->word), FUTEX_WAKE_PRIVATE, 1);
 	}
-	pthread_mutex_unlock(&waiters_lock);
+	process_lock_release(&waiters_lock);
 }

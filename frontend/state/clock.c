@@ -14,6 +14,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
 #include "frontend/uapi.h"
+#include "hosts/process/lock.h"
 
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 
@@ -244,12 +245,12 @@ long vm_set_tsc_khz(struct ioctl_call *call)
 	struct vm *vm = call->object;
 	long result = -EINVAL;
 
-	pthread_mutex_lock(&vm->lock);
+	process_lock_acquire(&vm->lock);
 	if (!atomic_load(&vm->vcpu_count)) {
 		atomic_store(&vm->tsc_khz, (uint32_t)call->argument);
 		result = 0;
 	}
-	pthread_mutex_unlock(&vm->lock);
+	process_lock_release(&vm->lock);
 	return result;
 }
 

@@ -9,6 +9,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/state/msr.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 
 #define X2APIC_FIRST 0x800u
 #define X2APIC_LAST 0x8ffu
@@ -37,14 +38,13 @@ static void rules_free(struct msr_rules *rules)
 
 void msr_filter_init(struct msr_filter *filter)
 {
-	pthread_mutex_init(&filter->lock, NULL);
+	filter->lock = (struct process_lock){0};
 	filter->rules = NULL;
 }
 
 void msr_filter_destroy(struct msr_filter *filter)
 {
 	rules_free(filter->rules);
-	pthread_mutex_destroy(&filter->lock);
 }
 
 static int range_add(struct msr_rules *rules, const struct kvm_msr_filter_range *request)
@@ -96,10 +96,10 @@ long vm_set_msr_filter(struct ioctl_call *call)
 		rules_free(rules);
 		return error;
 	}
-	pthread_mutex_lock(&vm->msr_filter.lock);
+	process_lock_acquire(&vm->msr_filter.lock);
 	old = vm->msr_filter.rules;
 	__atomic_store_n(&vm->msr_filter.rules, rules, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&vm->msr_filter.lock);
+	process_lock_release(&vm->msr_filter.lock);
 	rules_free(old);
 	/* Those that run keep some MSRs to themselves until they enter again. */
 	for (uint32_t i = 0; i < atomic_load(&vm->vcpu_count); i++)
@@ -129,9 +129,9 @@ static int is_allowed(struct vm *vm, enum msr_access access, uint32_t index)
 		return 1;
 	if (!__atomic_load_n(&filter->rules, __ATOMIC_ACQUIRE))
 		return 1;
-	pthread_mutex_lock(&filter->lock);
+	process_lock_acquire(&filter->lock);
 	allowed = rules_allow(filter->rules, access, index);
-	pthread_mutex_unlock(&filter->lock);
+	process_lock_release(&filter->lock);
 	return allowed;
 }
 

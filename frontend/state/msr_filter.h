@@ -2,10 +2,10 @@
 #ifndef QUIRE_FRONTEND_STATE_MSR_FILTER_H
 #define QUIRE_FRONTEND_STATE_MSR_FILTER_H
 
-#include <pthread.h>
 #include <stdint.h>
 
 #include "frontend/uapi.h"
+#include "hosts/process/lock.h"
 
 struct ioctl_call;
 struct vcpu;
@@ -16,8 +16,8 @@ enum msr_access { MSR_ACCESS_READ = KVM_MSR_FILTER_READ, MSR_ACCESS_WRITE = KVM_
 struct msr_rules; /* the client's ranges; never changed once in force */
 
 struct msr_filter {
-	pthread_mutex_t lock;	 /* innermost */
-	struct msr_rules *rules; /* NULL: everything is allowed */
+	struct process_lock lock; /* innermost */
+	struct msr_rules *rules;  /* NULL: everything is allowed */
 };
 
 void msr_filter_init(struct msr_filter *filter);

@@ -86,12 +86,14 @@ int steal_time_set(struct vcpu *vcpu, uint64_t value)
 
 static int open_schedstat(void)
 {
-	int fd = open(SCHEDSTAT, O_RDONLY | O_CLOEXEC), hidden;
+	long fd =
+	    sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address(SCHEDSTAT), O_RDONLY | O_CLOEXEC);
+	int hidden;
 
 	if (fd < 0)
-		return -errno;
-	hidden = hidden_fd_move(fd);
-	close(fd);
+		return (int)fd;
+	hidden = hidden_fd_move((int)fd);
+	sys_call(SYS_close, (uint64_t)fd);
 	return hidden;
 }
 
@@ -100,7 +102,8 @@ static uint64_t waited_ns(struct steal_time *steal)
 {
 	char text[128];
 	uint64_t ran, waited;
-	ssize_t length = pread(steal->fd, text, sizeof(text) - 1, 0);
+	long length =
+	    sys_call(SYS_pread64, (uint64_t)steal->fd, sys_address(text), sizeof(text) - 1, 0);
 
 	if (length <= 0)
 		return 0;

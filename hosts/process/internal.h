@@ -8,19 +8,7 @@
 #include <quire/host.h>
 #include <quire/types.h>
 
-/*
- * A lock held for a few instructions at a time, by code that calls nothing outside this folder.
- * hosts/process/fork.h says what a child of fork() does with it.
- */
-struct process_lock {
-	uint32_t taken;
-};
-
-void process_lock_acquire(struct process_lock *lock);
-void process_lock_release(struct process_lock *lock);
-
-/* In the child of a fork: free again. Returns whether a thread that is not here held it. */
-bool process_lock_start_anew(struct process_lock *lock);
+#include "hosts/process/lock.h"
 
 /* Register the atfork triple of hosts/process/fork.h, once. */
 void process_fork_install(void);

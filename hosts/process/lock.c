@@ -1,7 +1,10 @@
-/* The small lock of this folder: two states and a futex. */
-#include <linux/futex.h>
+/* Small locks: two states and a futex. Events: a count and a futex. */
+#include "hosts/process/lock.h"
 
-#include "hosts/process/internal.h"
+#include <limits.h>
+#include <linux/futex.h>
+#include <time.h>
+
 #include "hosts/process/sys.h"
 
 enum { LOCK_FREE, LOCK_TAKEN, LOCK_WAITED_FOR };
@@ -27,4 +30,28 @@ void process_lock_release(struct process_lock *lock)
 {
 	if (__atomic_exchange_n(&lock->taken, LOCK_FREE, __ATOMIC_RELEASE) == LOCK_WAITED_FOR)
 		sys_call(SYS_futex, sys_address(&lock->taken), FUTEX_WAKE_PRIVATE, 1);
+}
+
+uint32_t process_event_count(const struct process_event *event)
+{
+	return __atomic_load_n(&event->count, __ATOMIC_ACQUIRE);
+}
+
+void process_event_wait(struct process_event *event, uint32_t seen, uint64_t until_ns)
+{
+	const struct timespec until = {
+	    .tv_sec = (time_t)(until_ns / 1000000000u),
+	    .tv_nsec = (long)(until_ns % 1000000000u),
+	};
+
+	/* Of the futex operations with a time only this one takes a clock's. */
+	sys_call(SYS_futex, sys_address(&event->count), FUTEX_WAIT_BITSET_PRIVATE, seen,
+		 until_ns == PROCESS_EVENT_FOREVER ? 0 : sys_address(&until), 0,
+		 FUTEX_BITSET_MATCH_ANY);
+}
+
+void process_event_happen(struct process_event *event)
+{
+	__atomic_fetch_add(&event->count, 1, __ATOMIC_RELEASE);
+	sys_call(SYS_futex, sys_address(&event->count), FUTEX_WAKE_PRIVATE, INT_MAX);
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -124,6 +125,51 @@ static void test_a_tenders_filter(void)
 	_exit(0);
 }
 
+/*
+ * A guest that makes KVM do, in KVM_RUN, what we need threads, files and locks for: its steal time,
+ * a periodic timer of its APIC whose count it reads while it fires, HLT, an eventfd. Its second
+ * page is the steal page.
+ */
+asm(".pushsection .rodata\n"
+    "busy_guest:\n"
+    "mov $0x4b564d03, %ecx\n mov $0x10001001, %eax\n xor %edx, %edx\n wrmsr\n" /* steal time */
+    "mov $0x1b, %ecx\n rdmsr\n or $0xc00, %eax\n wrmsr\n"		       /* x2APIC */
+    "xor %edx, %edx\n"
+    "mov $0x80f, %ecx\n mov $0x1ff, %eax\n wrmsr\n"
+    "mov $0x832, %ecx\n mov $0x20040, %eax\n wrmsr\n" /* periodic, vector 0x40 */
+    "mov $0x83e, %ecx\n mov $0xb, %eax\n wrmsr\n"
+    "mov $0x838, %ecx\n mov $200000, %eax\n wrmsr\n"
+    "mov $60000, %edi\n"
+    "1: mov $0x839, %ecx\n rdmsr\n dec %edi\n jnz 1b\n"
+    "mov $0x822, %ecx\n rdmsr\n mov %eax, %esi\n"
+    "mov $0x200, %dx\n mov $7, %eax\n out %al, %dx\n"
+    "mov $11, %eax\n xor %ebx, %ebx\n vmmcall\n" /* KVM_HC_SCHED_YIELD */
+    "mov %esi, %eax\n out %al, $0x80\n"
+    "busy_guest_end:\n"
+    ".popsection\n");
+extern const uint8_t busy_guest[], busy_guest_end[];
+
+static void test_devices_behind_a_tenders_filter(void)
+{
+	static const int calls[] = {SYS_ioctl, SYS_write, SYS_exit_group, SYS_read};
+	struct kvm_ioeventfd event = {
+	    .addr = 0x200, .len = 1, .flags = KVM_IOEVENTFD_FLAG_PIO, .fd = eventfd(0, 0)};
+	uint64_t count = 0;
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	vm_add_agent(&vm);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	CHECK_OK(ioctl(vm.fd, KVM_IOEVENTFD, &event));
+	vcpu_open(&vm, &vcpu, 0);
+	slot_make();
+	memcpy(memory, busy_guest, (size_t)(busy_guest_end - busy_guest));
+	allow_alone(calls, COUNT(calls));
+	CHECK_EQ(GUEST(&vcpu, GUEST_CALL, .rbx = GPA).value & 1, 1);
+	CHECK_EQ(read(event.fd, &count, sizeof(count)), sizeof(count));
+	CHECK_EQ(count, 1);
+	_exit(0);
+}
+
 /* A filter that answers what it does not like, and threads that begin behind it. */
 static void *thread_main(void *unused)
 {
@@ -157,6 +203,7 @@ int main(int argc, char **argv)
 	    TEST(test_little_room),
 	    TEST(test_all_locked),
 	    TEST(test_a_tenders_filter),
+	    TEST(test_devices_behind_a_tenders_filter),
 	    TEST(test_threads_behind_a_filter),
 	};
 
