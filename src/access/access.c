@@ -5,7 +5,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
-#include "src/dirty/log.h"
+#include "src/gfn/log.h"
 #include "src/gfn/track.h"
 #include "src/vm/locks.h"
 
@@ -76,7 +76,7 @@ static int write_part(const struct accessor *by, gpa_t gpa, const u8 *src, u64 s
 	hva_t hva;
 	int err = access_hva(by, gpa, ACCESS_STORE, &hva);
 
-	if (!err && by->vcpu && !dirty_ring_takes_own(by->vcpu))
+	if (!err && by->vcpu && !dirty_log_takes_own(by->vcpu))
 		err = -ENOSPC;
 	if (!err && MUTANT(own_marks_first))
 		dirty_log_mark_own(by->vm, by->vcpu, by->as_id, gfn_of(gpa));

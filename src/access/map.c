@@ -4,7 +4,7 @@
 #include <errno.h>
 
 #include "src/access/access.h"
-#include "src/dirty/log.h"
+#include "src/gfn/log.h"
 #include "src/vm/locks.h"
 
 int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, struct guest_map *map)
@@ -20,7 +20,7 @@ int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, stru
 	/* Only callers that may keep a page ask for one like this. */
 	if (atomic_load_relaxed_u32(&vm->tunables->allow_unsafe_mappings))
 		flags |= QUIRE_PAGE_GUARDED;
-	if (!err && kind == GUEST_MAP_WRITE && !dirty_ring_takes_own(vcpu))
+	if (!err && kind == GUEST_MAP_WRITE && !dirty_log_takes_own(vcpu))
 		err = -ENOSPC;
 	if (!err)
 		err = vm->host->page_get(vm->host_ctx, hva, flags, &map->page);

@@ -5,7 +5,7 @@
 
 #include "src/access/access.h"
 #include "src/access/pfn_cache.h"
-#include "src/dirty/ring.h"
+#include "src/gfn/log.h"
 #include "src/vm/vcpu.h"
 
 /* By the vCPU's thread; the cache has locks of its own. */
@@ -106,7 +106,7 @@ int quire_place_write(struct quire_place *place, uint64_t offset_bytes, const vo
 	u32 section;
 	hva_t hva;
 
-	if (!err && !dirty_ring_takes_own(place->vcpu))
+	if (!err && !dirty_log_takes_own(place->vcpu))
 		err = -ENOSPC;
 	if (err)
 		return err;

@@ -3,9 +3,9 @@
 #define QUIRE_CHANGE_CHANGE_H
 
 #include "src/change/check.h"
+#include "src/gmem/gmem.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
-#include "src/vm/gmem.h"
 #include "src/vm/vm.h"
 
 /*

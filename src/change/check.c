@@ -5,12 +5,12 @@
 
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
+#include "src/gmem/gmem.h"
+#include "src/gmem/rmp.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
-#include "src/vm/gmem.h"
 #include "src/vm/locks.h"
-#include "src/vm/rmp.h"
 
 /*
  * Written from the formats' definition and from the invariants alone: it shares no walk with the

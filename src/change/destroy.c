@@ -1,11 +1,11 @@
 /* The end of a VM. */
 #include "src/change/change.h"
 #include "src/dirty/bitmap.h"
-#include "src/vm/rmp.h"
+#include "src/gmem/rmp.h"
 
 static void free_slot(struct quire_vm *vm, struct memslot *slot)
 {
-	dirty_bitmap_free(vm, slot->dirty);
+	dirty_bitmap_free(vm->host, vm->host_ctx, slot->dirty);
 	memslot_free(vm, slot);
 }
 

@@ -2,7 +2,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 
 static void switch_locked(struct quire_vm *vm, u32 on)
 {

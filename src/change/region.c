@@ -1,8 +1,8 @@
 /* Creating, deleting, moving a memslot, and changing its flags. */
 #include <errno.h>
 
-#include "src/change/change.h"
 #include "src/base/mutant.h"
+#include "src/change/change.h"
 #include "src/dirty/bitmap.h"
 #include "src/vm/locks.h"
 
@@ -19,7 +19,7 @@ struct region_update {
 
 static void slot_destroy(struct quire_vm *vm, struct memslot *slot)
 {
-	dirty_bitmap_free(vm, slot->dirty);
+	dirty_bitmap_free(vm->host, vm->host_ctx, slot->dirty);
 	memslot_free(vm, slot);
 }
 
@@ -27,7 +27,8 @@ static int alloc_bitmap(struct quire_vm *vm, struct memslot *slot)
 {
 	if (!(slot->flags & QUIRE_SLOT_LOG_DIRTY) || vm->ring_bytes)
 		return 0;
-	slot->dirty = dirty_bitmap_alloc(vm, slot->npages, vm->manual_protect & 2);
+	slot->dirty =
+	    dirty_bitmap_alloc(vm->host, vm->host_ctx, slot->npages, vm->manual_protect & 2);
 	return slot->dirty ? 0 : -ENOMEM;
 }
 

@@ -130,3 +130,21 @@ int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 	tdp_debt_settle(vm, &debt);
 	return (int)count;
 }
+
+int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *entries)
+{
+	u32 ring_bytes;
+
+	mutex_lock(&vcpu->vm->slots_lock);
+	ring_bytes = vcpu->vm->ring_bytes;
+	vcpu->ring.size = ring_bytes / sizeof(*entries);
+	vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
+	vcpu->ring.entries = ring_bytes ? entries : NULL;
+	mutex_unlock(&vcpu->vm->slots_lock);
+	return ring_bytes ? 0 : -EINVAL;
+}
+
+int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu)
+{
+	return vcpu->ring.entries && dirty_ring_is_soft_full(&vcpu->ring);
+}

@@ -8,9 +8,10 @@ static size_t bitmap_bytes(u64 npages)
 	return sizeof(struct dirty_bitmap) + 2 * (round_up_u64(npages, 64) / 8);
 }
 
-struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set)
+struct dirty_bitmap *dirty_bitmap_alloc(const struct quire_host_ops *host, void *host_ctx,
+					u64 npages, u32 set)
 {
-	struct dirty_bitmap *bitmap = vm_alloc(vm, bitmap_bytes(npages));
+	struct dirty_bitmap *bitmap = host->alloc(host_ctx, bitmap_bytes(npages));
 
 	if (!bitmap)
 		return NULL;
@@ -26,8 +27,9 @@ struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set
 	return bitmap;
 }
 
-void dirty_bitmap_free(struct quire_vm *vm, struct dirty_bitmap *bitmap)
+void dirty_bitmap_free(const struct quire_host_ops *host, void *host_ctx,
+		       struct dirty_bitmap *bitmap)
 {
 	if (bitmap)
-		vm_free(vm, bitmap, bitmap_bytes(bitmap->npages));
+		host->free(host_ctx, bitmap, bitmap_bytes(bitmap->npages));
 }

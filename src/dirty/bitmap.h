@@ -2,10 +2,12 @@
 #ifndef QUIRE_DIRTY_BITMAP_H
 #define QUIRE_DIRTY_BITMAP_H
 
+#include <quire/host.h>
+
 #include "src/base/assert.h"
 #include "src/base/atomic.h"
+#include "src/base/lock.h"
 #include "src/base/mutant.h"
-#include "src/vm/vm.h"
 
 /*
  * One bit a page, index gfn - base_gfn. Bits are set in a read section under mmu_lock in either
@@ -21,8 +23,10 @@ struct dirty_bitmap {
 };
 
 /* All bits clear, or (@set) all npages of them set. NULL when there is no memory. */
-struct dirty_bitmap *dirty_bitmap_alloc(struct quire_vm *vm, u64 npages, u32 set);
-void dirty_bitmap_free(struct quire_vm *vm, struct dirty_bitmap *bitmap);
+struct dirty_bitmap *dirty_bitmap_alloc(const struct quire_host_ops *host, void *host_ctx,
+					u64 npages, u32 set);
+void dirty_bitmap_free(const struct quire_host_ops *host, void *host_ctx,
+		       struct dirty_bitmap *bitmap);
 
 /* In a read section. After a full fence it may stand for a mark: see LOCKING.md. */
 static inline int dirty_bitmap_has(const struct dirty_bitmap *bitmap, u64 index)

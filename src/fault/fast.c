@@ -3,7 +3,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/trace.h"
-#include "src/dirty/log.h"
+#include "src/gfn/log.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/locks.h"
 

@@ -2,8 +2,8 @@
 #ifndef QUIRE_FAULT_FAULT_H
 #define QUIRE_FAULT_FAULT_H
 
+#include "src/gmem/gmem.h"
 #include "src/tdp/tdp.h"
-#include "src/vm/gmem.h"
 #include "src/vm/vcpu.h"
 
 /* The question. Constant from the start to the end of a fault. */

@@ -2,10 +2,9 @@
 #include "src/fault/fault.h"
 
 #include "src/base/mutant.h"
-#include "src/dirty/log.h"
 #include "src/gfn/level.h"
+#include "src/gfn/log.h"
 #include "src/gfn/track.h"
-#include "src/gfn/nx.h"
 #include "src/vm/locks.h"
 
 /* Has anything that phases 1 and 2 relied on changed? After a no, the slot is still published. */

@@ -2,8 +2,8 @@
 #ifndef QUIRE_GFN_TRACK_H
 #define QUIRE_GFN_TRACK_H
 
+#include "src/tree/sparse.h"
 #include "src/vm/vm.h"
-#include "src/walk/sparse.h"
 
 /*
  * Two counts a gfn: how many shadow pages follow what it holds, and how many may lag behind it.

@@ -4,7 +4,7 @@
 #ifdef QUIRE_CHECK
 
 #include "src/base/assert.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
 /* Numbers are those of docs/INVARIANTS.md. */

@@ -2,7 +2,7 @@
 
 #include "src/base/reclaim.h"
 #include "src/base/trace.h"
-#include "src/dirty/log.h"
+#include "src/gfn/log.h"
 #include "src/shadow/internal.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"

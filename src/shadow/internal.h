@@ -18,7 +18,7 @@ static inline bool role_ignores_wp(u32 role)
 	return !(role & (ROLE_WP | ROLE_GUEST_MODE));
 }
 
-/* --- store.c: mmu_lock exclusive --- */
+/* --- link.c: mmu_lock exclusive --- */
 
 /* Make *@entry, of a table at @level, @new; count the leaf and owe the flush. What was there. */
 u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 new);

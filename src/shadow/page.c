@@ -5,7 +5,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/trace.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
 struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key)

@@ -3,15 +3,15 @@
 #define QUIRE_SHADOW_SHADOW_H
 
 #include "src/gfn/track.h"
+#include "src/shadow/object.h"
 #include "src/vm/vcpu.h"
-#include "src/walk/object.h"
 
 /*
  * Ownership: struct shadow belongs to the VM, is made with the first nested root and ends with the
  * VM. It owns every shadow page; a shadow page owns its table, the list of the entries that point
  * to it, and its place in hash and list. Everything is under mmu_lock exclusive, but for what the
  * processor does: it walks the tables in guest mode and sets A and D; and for aging, which clears A
- * (age.c). So entries change by compare-exchange (store.c), and a table is freed after a flush.
+ * (age.c). So entries change by compare-exchange (link.c), and a table is freed after a flush.
  *
  * It serves nested guests (L2), whose tables are those of the guest hypervisor (L1). In a VM
  * without the TDP MMU it also serves the guest itself: with direct pages, behind which no table

@@ -3,7 +3,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/trace.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
 

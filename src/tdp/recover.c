@@ -1,7 +1,7 @@
 /* Huge pages come back: replacing tables by the huge leaf that could be there. */
 #include "src/tdp/tdp.h"
 
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
 

@@ -1,7 +1,7 @@
 /* Roots: the top table of an address space. */
 #include "src/tdp/tdp.h"
 
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
 static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)

@@ -3,7 +3,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/trace.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
 static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)

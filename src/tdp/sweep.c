@@ -4,7 +4,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/base/trace.h"
-#include "src/gfn/nx.h"
+#include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
 /* Of the lowest level; unlinked, so that the compiler may make vectors of plain loads. */

@@ -5,7 +5,7 @@
 #include <quire/vm.h>
 
 #include "src/base/atomic.h"
-#include "src/vm/ptree.h"
+#include "src/tree/ptree.h"
 
 /*
  * A persistent map of disjoint ranges, none touching another of the same value; frames in no range

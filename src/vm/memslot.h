@@ -5,7 +5,7 @@
 #include <quire/vm.h>
 
 #include "src/base/atomic.h"
-#include "src/vm/ptree.h"
+#include "src/tree/ptree.h"
 
 /*
  * Ownership: struct memslots (in the VM) owns the sets and id tables; a slot belongs to the caller

@@ -5,7 +5,7 @@
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 
-#include "src/vm/ring.h"
+#include "src/dirty/ring.h"
 #include "src/vm/vm.h"
 
 struct shadow_page;

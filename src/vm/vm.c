@@ -1,9 +1,7 @@
-/* Making a VM, and what every part may ask of it. */
+/* The VM object: its fields at the start, and what every part may ask of it. */
 #include "src/vm/vm.h"
 
 #include <errno.h>
-
-#include "src/vm/rmp.h"
 
 #define MAXPHYADDR_DEFAULT 48u
 /* Address bits that tables of four levels translate, whatever the processor has. */
@@ -62,32 +60,17 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	attributes_init(vm);
 }
 
-int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **result)
+int vm_make(const struct quire_vm_config *config, struct quire_vm **result)
 {
 	int err = config_check(config);
-	struct quire_vm *vm;
 
 	if (err)
 		return err;
-	vm = config->host->alloc(config->host_ctx, sizeof(*vm));
-	if (!vm)
+	*result = config->host->alloc(config->host_ctx, sizeof(**result));
+	if (!*result)
 		return -ENOMEM;
-	vm_init(vm, config);
-	if (vm_has_private_mem(vm)) {
-		err = rmp_join(vm, &vm->rmp);
-		if (err) {
-			config->host->free(config->host_ctx, vm, sizeof(*vm));
-			return err;
-		}
-		vm->gmem_arch = &vm->rmp->arch;
-	}
-	*result = vm;
+	vm_init(*result, config);
 	return 0;
-}
-
-void quire_platform_forked(void)
-{
-	rmp_start_anew();
 }
 
 void quire_vm_get(struct quire_vm *vm)

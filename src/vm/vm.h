@@ -50,8 +50,8 @@ struct quire_vm {
 	void *host_ctx;			       /* (c) */
 	const struct entry_format *format;     /* (c) */
 	const struct quire_tunables *tunables; /* (c) pointer; fields (a) */
-	const struct gmem_arch *gmem_arch;     /* (c) src/vm/gmem.h; NULL: none */
-	struct rmp_vm *rmp;		       /* (c) src/vm/rmp.h; NULL: no private memory */
+	const struct gmem_arch *gmem_arch;     /* (c) src/gmem/gmem.h; NULL: none */
+	struct rmp_vm *rmp;		       /* (c) src/gmem/rmp.h; NULL: no private memory */
 	u32 address_spaces;		       /* (c) */
 	u32 mmio_entries;		       /* (c) the tables can hold MMIO entries */
 	gfn_t max_gfn;			       /* (c) highest gfn a slot may hold */
@@ -83,6 +83,9 @@ struct quire_vm {
 	u64 leaves[5];			/* (a) by level: changes made by no vCPU */
 	u64 stats[QUIRE_VM_STAT_COUNT]; /* (a) */
 };
+
+/* A VM without private memory, in need of quire_vm_create()'s other steps. -EINVAL, -ENOMEM. */
+must_check int vm_make(const struct quire_vm_config *config, struct quire_vm **result);
 
 /* Memory of the library's own: zeroed, or NULL. Not under mmu_lock. */
 static inline void *vm_alloc(struct quire_vm *vm, size_t size_bytes)

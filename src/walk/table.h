@@ -21,7 +21,7 @@ struct table {
 	gfn_t gfn;	    /* first gfn the table covers */
 	u8 level;	    /* of its entries */
 	u8 invalid;	    /* a root that is going away */
-	u8 nx_disallowed;   /* the guest executes below: no huge leaf here (gfn/nx.h) */
+	u8 nx_disallowed;   /* the guest executes below: no huge leaf here (gfn/level.h) */
 	u8 nx_listed;	    /* on the list of such tables */
 	u8 as_id;
 	u8 shadowed; /* the table of a shadow page */

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "src/vm/rmp.h"
+#include "src/gmem/rmp.h"
 #include "src/vm/vm.h"
 #include "tests/sim/pairs.h"
 

@@ -81,7 +81,7 @@ static inline enum step sse_source(struct cpu *cpu, const struct op *op, vec *sr
 	return unlikely(step) ? step : sse_operand(cpu, op, 1, src);
 }
 
-/* Does the instruction name an MMX register? Those forms are those of mmx.c. */
+/* Does the instruction name an MMX register? mmx.c has those forms. */
 int sse_is_mmx(const struct decoded *decoded);
 
 /* MASKMOVDQU and MASKMOVQ: the hidden memory operand of @size_bytes at rDI. */

@@ -1,8 +1,8 @@
 /* Faults of a nested guest: L1's tables, then the slot and the page, then the shadow tables. */
 #include <errno.h>
 
-#include "src/dirty/log.h"
 #include "src/fault/fault.h"
+#include "src/gfn/log.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
 

@@ -4,8 +4,8 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/check.h"
-#include "src/dirty/log.h"
 #include "src/fault/fault.h"
+#include "src/gfn/log.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
 

@@ -2,8 +2,8 @@
  * again. */
 #include "tests/unit/fault/gmem.h"
 
-#include "src/vm/gmem.h"
-#include "src/vm/rmp.h"
+#include "src/gmem/gmem.h"
+#include "src/gmem/rmp.h"
 #include "src/vm/vm.h"
 
 #define TAIL 600u /* a block of 2 MiB, and pages that are none */

@@ -1,8 +1,8 @@
 /* Pages of 2 MiB of guest_memfd: mapped huge, split by what takes a part away, and huge again. */
 #include "tests/unit/fault/gmem.h"
 
-#include "src/vm/gmem.h"
-#include "src/vm/rmp.h"
+#include "src/gmem/gmem.h"
+#include "src/gmem/rmp.h"
 #include "src/vm/vm.h"
 
 #define FILE_PAGES 600u /* one whole block, and a tail that is none */

@@ -5,8 +5,8 @@
 
 #include "src/base/reclaim.h"
 #include "src/fault/fault.h"
+#include "src/gfn/level.h"
 #include "src/gfn/track.h"
-#include "src/gfn/nx.h"
 
 #define PAGES_2M UINT64_C(512)
 #define PAGES_1G (PAGES_2M * 512)

@@ -1,7 +1,7 @@
 /* Filling private pages: its checks in their order, and what the guest sees afterwards. */
 #include "tests/unit/fault/gmem.h"
 
-#include "src/vm/gmem.h"
+#include "src/gmem/gmem.h"
 #include "src/vm/vm.h"
 
 #define FILE_PAGES 8u

@@ -2,8 +2,8 @@
 #include "tests/unit/fault/gmem.h"
 
 #include "src/base/reclaim.h"
-#include "src/vm/gmem.h"
-#include "src/vm/rmp.h"
+#include "src/gmem/gmem.h"
+#include "src/gmem/rmp.h"
 #include "src/vm/vm.h"
 
 #define FILE_PAGES 8u

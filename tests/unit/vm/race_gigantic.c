@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "hosts/process/process.h"
-#include "src/vm/gmem_pages.h"
+#include "src/gmem/pages.h"
 
 #define PAGES (UINT64_C(1) << GMEM_GIGANTIC_ORDER)
 #define FILE_PAGES (PAGES + 3 * GMEM_BLOCK_PAGES) /* and some that are no unit of 1 GiB */

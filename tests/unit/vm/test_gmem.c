@@ -8,7 +8,7 @@
 
 #include "fake_host.h"
 #include "src/base/reclaim.h"
-#include "src/vm/gmem.h"
+#include "src/gmem/gmem.h"
 #include "src/vm/vm.h"
 
 #define PAGES(n) ((u64)(n) << QUIRE_PAGE_SHIFT)

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "fake_host.h"
-#include "src/vm/ptree.h"
+#include "src/tree/ptree.h"
 
 #define KEYS 600u
 

@@ -1,6 +1,6 @@
 /* Persistent interval tree: every change makes a new root and leaves the old tree as it was. */
-#ifndef QUIRE_VM_PTREE_H
-#define QUIRE_VM_PTREE_H
+#ifndef QUIRE_TREE_PTREE_H
+#define QUIRE_TREE_PTREE_H
 
 #include <quire/host.h>
 

@@ -1,11 +1,11 @@
 /* Persistent interval tree: a B+tree changed by copying the path from the root to a leaf. */
-#include "src/vm/ptree.h"
+#include "src/tree/ptree.h"
 
 #include <errno.h>
 #include <string.h>
 
 #include "src/base/assert.h"
-#include "src/vm/ptree_node.h"
+#include "src/tree/ptree_node.h"
 
 static struct ptree_item node_item(const struct ptree_node *node, u32 at)
 {

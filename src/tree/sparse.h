@@ -1,6 +1,6 @@
 /* A sparse array of words, indexed like a page table and made of table pages. */
-#ifndef QUIRE_WALK_SPARSE_H
-#define QUIRE_WALK_SPARSE_H
+#ifndef QUIRE_TREE_SPARSE_H
+#define QUIRE_TREE_SPARSE_H
 
 #include "src/walk/table.h"
 

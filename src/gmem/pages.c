@@ -1,10 +1,10 @@
 /* The steps that bring a page of a guest_memfd inode into use: made, zeroed or filled, prepared. */
-#include "src/vm/gmem_pages.h"
+#include "src/gmem/pages.h"
 
 #include <errno.h>
 
 #include "src/base/mutant.h"
-#include "src/vm/gmem_block.h"
+#include "src/gmem/block.h"
 
 void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host, void *host_ctx,
 		     u64 npages)

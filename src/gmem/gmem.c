@@ -1,5 +1,5 @@
 /* guest_memfd: creation and release of files, and a fault's way to a page. */
-#include "src/vm/gmem.h"
+#include "src/gmem/gmem.h"
 
 #include <errno.h>
 

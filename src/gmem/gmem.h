@@ -1,12 +1,12 @@
 /* guest_memfd: inodes that own guest pages, files that show them to a VM, bindings to slots. */
-#ifndef QUIRE_VM_GMEM_H
-#define QUIRE_VM_GMEM_H
+#ifndef QUIRE_GMEM_GMEM_H
+#define QUIRE_GMEM_GMEM_H
 
 #include <quire/gmem.h>
 
 #include "src/base/assert.h"
 #include "src/base/lock.h"
-#include "src/vm/gmem_pages.h"
+#include "src/gmem/pages.h"
 #include "src/vm/memslot.h"
 
 /*
@@ -20,7 +20,7 @@
  *      [s.pgoff, s.pgoff + s.npages). I-11 no index is bound twice in a file. I-16 after the
  *      release slot.gmem.file is NULL in all its slots.
  *
- * Lock order: slots_lock, invalidate_lock, page lock (inside gmem_pages.c), mmu_lock. Host
+ * Lock order: slots_lock, invalidate_lock, page lock (inside pages.c), mmu_lock. Host
  * storage calls are made under the page lock or the invalidate lock.
  */
 struct quire_vm;

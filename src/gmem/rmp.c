@@ -1,5 +1,5 @@
 /* The reverse map: which private page of which VM a host frame holds, in software. */
-#include "src/vm/rmp.h"
+#include "src/gmem/rmp.h"
 
 #include <errno.h>
 

@@ -1,9 +1,32 @@
 /* Telling the log of the library's own writes. */
-#include "src/dirty/log.h"
+#include "src/gfn/log.h"
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/vm/locks.h"
+
+void dirty_log_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
+{
+	if (BROKEN(dirty_ring_append(&vcpu->ring, slot, offset)))
+		vm_poison(vcpu->vm);
+	QUIRE_TRACE(kvm_dirty_ring_push, vcpu->id, vcpu->ring.dirty_index, vcpu->ring.reset_index,
+		    slot, offset);
+	if (dirty_ring_is_soft_full(&vcpu->ring))
+		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
+}
+
+static void push_own(struct quire_vcpu *vcpu, u32 slot, u64 offset)
+{
+	const struct dirty_ring *ring = &vcpu->ring;
+
+	/* The write before the look. Partner: the flush of a reset, after it took the entry. */
+	atomic_fence();
+	if ((!dirty_ring_used(ring) && !MUTANT(own_joins_reset)) || ring->last_slot != slot ||
+	    ring->last_offset != offset)
+		dirty_log_push(vcpu, slot, offset);
+}
 
 /*
  * Must a bit be set? A ring is told here, for it is the vCPU's own. The section begins with a full
@@ -23,7 +46,7 @@ static bool lacks_bit(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, g
 		if (slot->dirty)
 			lacks = !dirty_bitmap_has(slot->dirty, index);
 		else if (vcpu && vcpu->ring.entries)
-			dirty_ring_push_own(vcpu, dirty_log_slot(slot), index);
+			push_own(vcpu, dirty_log_slot(slot), index);
 	}
 	reclaim_exit();
 	return lacks;

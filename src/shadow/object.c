@@ -1,5 +1,5 @@
 /* Carving objects from table pages. */
-#include "src/walk/object.h"
+#include "src/shadow/object.h"
 
 #include <string.h>
 

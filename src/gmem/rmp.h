@@ -1,8 +1,8 @@
 /* The reverse map: which private page of which VM a host frame holds, in software. */
-#ifndef QUIRE_VM_RMP_H
-#define QUIRE_VM_RMP_H
+#ifndef QUIRE_GMEM_RMP_H
+#define QUIRE_GMEM_RMP_H
 
-#include "src/vm/gmem.h"
+#include "src/gmem/gmem.h"
 
 /*
  * Hardware with private memory has a table of all frames, and refuses a frame to a VM that does not

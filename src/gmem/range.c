@@ -1,5 +1,5 @@
 /* What happens to ranges of pages of a guest_memfd inode: told, converted, punched, found. */
-#include "src/vm/gmem_block.h"
+#include "src/gmem/block.h"
 
 #define GMEM_PAGE_ALL 0xffu
 

@@ -1,6 +1,6 @@
 /* Pages of one guest_memfd inode: a byte of state each, and where they are. */
-#ifndef QUIRE_VM_GMEM_PAGES_H
-#define QUIRE_VM_GMEM_PAGES_H
+#ifndef QUIRE_GMEM_PAGES_H
+#define QUIRE_GMEM_PAGES_H
 
 #include <quire/host.h>
 

@@ -1,6 +1,6 @@
 /* Objects of 128 bytes, carved from table pages: for what must be at hand under mmu_lock. */
-#ifndef QUIRE_WALK_OBJECT_H
-#define QUIRE_WALK_OBJECT_H
+#ifndef QUIRE_SHADOW_OBJECT_H
+#define QUIRE_SHADOW_OBJECT_H
 
 #include "src/walk/table.h"
 

@@ -2,7 +2,7 @@
 #include <errno.h>
 
 #include "src/base/reclaim.h"
-#include "src/vm/gmem.h"
+#include "src/gmem/gmem.h"
 #include "src/vm/vm.h"
 
 int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gmem *gmem,

@@ -1,5 +1,5 @@
 /* The tree of blocks of a guest_memfd inode: what is where, and what the host gave as one unit. */
-#include "src/vm/gmem_block.h"
+#include "src/gmem/block.h"
 
 #include <errno.h>
 

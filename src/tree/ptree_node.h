@@ -1,6 +1,6 @@
 /* A node of the persistent tree: its layout, and the search in it. */
-#ifndef QUIRE_VM_PTREE_NODE_H
-#define QUIRE_VM_PTREE_NODE_H
+#ifndef QUIRE_TREE_PTREE_NODE_H
+#define QUIRE_TREE_PTREE_NODE_H
 
 /*
  * Fan-out: two levels of full nodes hold 32,764 slots. A search reads two lines: the header's, with

@@ -1,9 +1,9 @@
 /* Blocks of 512 pages of a guest_memfd inode, and the tree in which they hang: states and frames.
  */
-#ifndef QUIRE_VM_GMEM_BLOCK_H
-#define QUIRE_VM_GMEM_BLOCK_H
+#ifndef QUIRE_GMEM_BLOCK_H
+#define QUIRE_GMEM_BLOCK_H
 
-#include "src/vm/gmem_pages.h"
+#include "src/gmem/pages.h"
 
 #define GMEM_BLOCK_ORDER QUIRE_TABLE_BITS
 #define GMEM_GIGANTIC_PAGES (UINT64_C(1) << GMEM_GIGANTIC_ORDER)

@@ -1,5 +1,5 @@
 /* Sparse arrays of words. */
-#include "src/walk/sparse.h"
+#include "src/tree/sparse.h"
 
 static u32 index_at(u64 index, u32 depth)
 {

@@ -1,0 +1,28 @@
+/* The start of a VM. */
+#include "src/change/change.h"
+#include "src/gmem/rmp.h"
+
+int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **result)
+{
+	struct quire_vm *vm;
+	int err = vm_make(config, &vm);
+
+	if (err)
+		return err;
+	if (vm_has_private_mem(vm)) {
+		err = rmp_join(vm, &vm->rmp);
+		if (err) {
+			config->host->free(config->host_ctx, vm, sizeof(*vm));
+			return err;
+		}
+		vm->gmem_arch = &vm->rmp->arch;
+	}
+	*result = vm;
+	return 0;
+}
+
+/* The reverse map is the process's: the child's VMs are those that it makes. */
+void quire_platform_forked(void)
+{
+	rmp_start_anew();
+}
