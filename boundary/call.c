@@ -10,12 +10,7 @@
 
 static const struct boundary_row *row_of(long nr)
 {
-	const struct boundary_row *row;
-
-	if (nr < 0 || nr >= BOUNDARY_NR_MAX)
-		return NULL;
-	row = &boundary_rows[nr];
-	return row->fd_arguments || row->other || row->settle ? row : NULL;
+	return nr < 0 || nr >= BOUNDARY_NR_MAX ? NULL : boundary_rows[nr];
 }
 
 bool boundary_knows(long nr)

@@ -13,17 +13,24 @@
 
 #include <quire/platform.h>
 
+#include "boundary/rows.h"
 #include "frontend/file/client_call.h"
 #include "frontend/file/file.h"
+#include "frontend/file/hidden_fd.h"
 #include "frontend/param/params.h"
 #include "frontend/run/signal_actions.h"
 #include "hosts/process/process.h"
+#include "vcpu/decode/decoder.h"
 
 /* The client's first use of KVM: until here the process is as it would be without us. */
 static void start(void)
 {
+	client_call_begin();
 	quire_platform_install(&process_platform);
+	/* Now, for its file may be out of reach later, in a chroot. */
+	(void)decoder_load();
 	signal_actions_init();
+	client_call_end();
 }
 
 static void start_once(void)
@@ -69,6 +76,17 @@ long node_open(int flags)
 	fd = system_open(flags & O_CLOEXEC);
 	client_call_end();
 	return fd;
+}
+
+long node_leave_root(const struct boundary_call *call)
+{
+	(void)call;
+	client_call_begin();
+	hidden_fd_keep_proc();
+	params_keep();
+	(void)decoder_load();
+	client_call_end();
+	return OBJECT_FORWARD;
 }
 
 long node_ioctl(const struct boundary_call *call)

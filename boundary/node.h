@@ -16,6 +16,9 @@ bool node_is_kvm(int fd);
 /* A new descriptor for an open with @flags: its number or -errno. */
 long node_open(int flags);
 
+/* For calls that lead to another root: KVM's first use may come there. OBJECT_FORWARD. */
+long node_leave_root(const struct boundary_call *call);
+
 /* An ioctl of KVM's on a descriptor of which node_is_kvm(). */
 long node_ioctl(const struct boundary_call *call);
 

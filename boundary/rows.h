@@ -28,8 +28,8 @@ struct boundary_row {
 
 #define BOUNDARY_NR_MAX 512
 
-/* Indexed by system call number; all zero where a call is no row. */
-extern const struct boundary_row boundary_rows[BOUNDARY_NR_MAX];
+/* Indexed by system call number; NULL where a call has no row. */
+extern const struct boundary_row *const boundary_rows[BOUNDARY_NR_MAX];
 
 /*
  * Does a call on a descriptor and a path mean the descriptor itself? @path and @flags are the

@@ -8,12 +8,12 @@
 #include <sys/syscall.h>
 
 #include "engine/cpuid_text.h"
-#include "engine/decoder.h"
 #include "engine/thread.h"
 #include "engine/user.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/state/cpuid.h"
 #include "hosts/process/sys.h"
+#include "vcpu/decode/decoder.h"
 
 #define PAGE_BYTES UINT64_C(4096)
 #define SET_CPUID 0x1012u /* arch_prctl(2) */

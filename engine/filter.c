@@ -49,6 +49,9 @@ static const uint16_t always[] = {
     SYS_setxattr,
     SYS_getxattr,
     SYS_removexattr,
+    SYS_chroot,
+    SYS_pivot_root,
+    SYS_setns,
     /* Descriptors; for read, write, their vectors and lseek see below. */
     SYS_close,
     SYS_dup2,

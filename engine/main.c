@@ -20,14 +20,15 @@
 #include "engine/filter.h"
 #include "engine/gate.h"
 #include "engine/image.h"
-#include "engine/load.h"
 #include "engine/signals.h"
 #include "engine/thread.h"
 #include "engine/trap.h"
 #include "frontend/param/params.h"
 #include "frontend/report/report.h"
+#include "hosts/process/load.h"
 #include "hosts/process/sys.h"
 #include "preload/launch.h"
+#include "vcpu/decode/decoder.h"
 
 #define EXIT_CANNOT_RUN 126
 #define STACK_SPREAD_BYTES (UINT64_C(1) << 20)
@@ -241,6 +242,7 @@ int main(int argc, char **argv)
 	(void)argc;
 	stack_find(&stack, argv);
 	copy_text(image.engine, string_after(stack.environment[0], LAUNCH_ENGINE));
+	decoder_look_beside(image.engine);
 	state = string_after(stack.environment[1], LAUNCH_STATE);
 	path = string_after(stack.environment[2], LAUNCH_PROGRAM);
 	name = string_after(stack.environment[3], LAUNCH_NAME);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "engine/client_cpuid.h"
-#include "engine/decoder.h"
 #include "engine/filter.h"
 #include "engine/gate.h"
 #include "engine/user.h"
@@ -541,11 +540,10 @@ bool signal_state_pending(const struct signal_state *state)
 
 /*
  * The client opens /dev/kvm. The engine stands in front of its signals from the first instruction
- * on; what is left is what may be out of reach later, in a chroot, and what costs too much before.
+ * on; what is left is what costs too much before.
  */
 void signal_actions_init(void)
 {
-	(void)decoder_load();
 	filter_trap_contents();
 }
 

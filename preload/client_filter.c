@@ -13,9 +13,11 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "frontend/file/client_call.h"
 #include "frontend/file/user_copy.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
+#include "vcpu/decode/decoder.h"
 
 #define INSTRUCTION_POINTER offsetof(struct seccomp_data, instruction_pointer)
 #define PER_GATE 6u
@@ -48,6 +50,10 @@ static long install(uint64_t flags, uint64_t address, const struct client_filter
 	uint64_t bytes;
 	long mapped, result;
 
+	/* Its file is opened and made executable memory: the filter may allow neither. */
+	client_call_begin();
+	(void)decoder_load();
+	client_call_end();
 	if (user_peek(&program, address, sizeof(program)))
 		return -EFAULT;
 	if (!program.len || program.len > BPF_MAXINSNS)

@@ -90,6 +90,8 @@ static bool has_us(const char *preloads)
 
 /* Enough of an assignment to tell whose it is: both of our names are shorter. */
 #define HEAD_BYTES 16
+#define PAGE_SHIFT 12
+#define NO_PAGE UINT64_MAX
 
 /* Length of the client's string at @text, or -EFAULT. */
 static long string_length(const char *text)
@@ -116,8 +118,38 @@ struct environment_needs {
 	size_t preload_bytes;
 };
 
+/*
+ * user_peek() of a short piece. @page is one that was just found readable, by its number: strings
+ * and pointers of an environment are neighbours, and each question of the kernel costs a call.
+ */
+static int peek_near(uint64_t *page, void *dst, const void *src, size_t size_bytes)
+{
+	uintptr_t start = (uintptr_t)src, last = start + size_bytes - 1;
+
+	if (start >> PAGE_SHIFT == *page && last >> PAGE_SHIFT == *page)
+		return user_copy_in(dst, start, size_bytes);
+	*page = NO_PAGE;
+	if (user_peek(dst, start, size_bytes))
+		return -EFAULT;
+	*page = last >> PAGE_SHIFT;
+	return 0;
+}
+
+/* The first bytes of the string at @text, cut to HEAD_BYTES - 1, or -EFAULT. */
+static int peek_head(uint64_t *page, char head[HEAD_BYTES], const char *text)
+{
+	uintptr_t at = (uintptr_t)text;
+
+	memset(head, 0, HEAD_BYTES);
+	/* Bytes past the end of the string may be in a page that is not there. */
+	if ((at + HEAD_BYTES - 2) >> PAGE_SHIFT != at >> PAGE_SHIFT)
+		return user_peek_string(head, HEAD_BYTES, at) < 0 ? -EFAULT : 0;
+	return peek_near(page, head, text, HEAD_BYTES - 1);
+}
+
 static struct environment_needs needs_of(char *const environment[])
 {
+	uint64_t pointers_page = NO_PAGE, texts_page = NO_PAGE;
 	struct environment_needs needs = {ENVIRONMENT_VARIABLES + 1,
 					  strlen(environment_preload()) + 2};
 	const struct environment_needs none = {0, 0};
@@ -129,11 +161,11 @@ static struct environment_needs needs_of(char *const environment[])
 		const char *entry;
 		long length;
 
-		if (user_peek(&entry, (uintptr_t)&environment[i], sizeof(entry)))
+		if (peek_near(&pointers_page, &entry, &environment[i], sizeof(entry)))
 			return none;
 		if (!entry)
 			break;
-		if (user_peek_string(head, sizeof(head), (uintptr_t)entry) < 0)
+		if (peek_head(&texts_page, head, entry))
 			return none;
 		needs.pointers++;
 		if (!names(head, "LD_PRELOAD="))

@@ -10,6 +10,7 @@
 #include "preload/environment.h"
 #include "preload/real.h"
 #include "preload/trap.h"
+#include "vcpu/decode/decoder.h"
 
 /* Written by the constructor only. */
 static char preload_variable[PATH_MAX + 16];
@@ -43,8 +44,11 @@ __attribute__((constructor)) static void library_loaded(void)
 	client_call_begin();
 	params_attach(directory);
 	report_attach(directory);
-	if (dladdr(preload_variable, &self) && self.dli_fname && directory &&
-	    strlen(self.dli_fname) < PATH_MAX && strlen(directory) < PATH_MAX) {
+	if (!dladdr(preload_variable, &self) || !self.dli_fname)
+		self.dli_fname = "";
+	decoder_look_beside(self.dli_fname);
+	if (*self.dli_fname && directory && strlen(self.dli_fname) < PATH_MAX &&
+	    strlen(directory) < PATH_MAX) {
 		snprintf(preload_variable, sizeof(preload_variable), "LD_PRELOAD=%s",
 			 self.dli_fname);
 		snprintf(directory_variable, sizeof(directory_variable), "%s=%s", PARAMS_RUN_DIR,

@@ -13,6 +13,7 @@
 #define HEAD_BYTES 256
 #define INTERPRETERS_MAX 4 /* a script's interpreter may be a script, this deep */
 #define SEGMENTS_MAX 128
+#define SEGMENTS_READ 16u /* at once: on the stack of a child of vfork() */
 
 /* "#! interpreter argument": the interpreter's path, in place. */
 static char *script_interpreter(char *head)
@@ -62,9 +63,26 @@ bool program_wants_engine(enum program_kind kind)
 	return kind == PROGRAM_STATIC || kind == PROGRAM_OTHER_LIBC || kind == PROGRAM_GO;
 }
 
+/* Segment @index of the file. @read has the few around it that were read at once. */
+static const Elf64_Phdr *segment_at(int fd, const Elf64_Ehdr *header, unsigned int index,
+				    Elf64_Phdr read[SEGMENTS_READ])
+{
+	unsigned int first = index - index % SEGMENTS_READ, count = header->e_phnum - first;
+	ssize_t bytes;
+
+	if (count > SEGMENTS_READ)
+		count = SEGMENTS_READ;
+	bytes = (ssize_t)(count * sizeof(*read));
+	if (index == first && pread(fd, read, (size_t)bytes,
+				    (off_t)(header->e_phoff + first * sizeof(*read))) != bytes)
+		return NULL;
+	return &read[index - first];
+}
+
 enum program_kind program_check_elf(int fd, const void *head)
 {
 	enum program_kind kind = PROGRAM_STATIC;
+	Elf64_Phdr segments[SEGMENTS_READ];
 	bool is_go = false;
 	Elf64_Ehdr header;
 
@@ -72,15 +90,14 @@ enum program_kind program_check_elf(int fd, const void *head)
 	if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_X86_64)
 		return PROGRAM_FOREIGN;
 	for (unsigned int i = 0; i < header.e_phnum && i < SEGMENTS_MAX; i++) {
-		Elf64_Phdr segment;
+		const Elf64_Phdr *segment = segment_at(fd, &header, i, segments);
 
-		if (pread(fd, &segment, sizeof(segment),
-			  (off_t)(header.e_phoff + i * sizeof(segment))) != sizeof(segment))
+		if (!segment)
 			break;
-		if (segment.p_type == PT_INTERP)
-			kind = is_glibc_linker(fd, &segment) ? PROGRAM_OK : PROGRAM_OTHER_LIBC;
-		if (segment.p_type == PT_NOTE)
-			is_go |= is_go_note(fd, &segment);
+		if (segment->p_type == PT_INTERP)
+			kind = is_glibc_linker(fd, segment) ? PROGRAM_OK : PROGRAM_OTHER_LIBC;
+		if (segment->p_type == PT_NOTE)
+			is_go |= is_go_note(fd, segment);
 	}
 	return kind == PROGRAM_OK && is_go ? PROGRAM_GO : kind;
 }

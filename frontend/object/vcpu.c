@@ -23,6 +23,7 @@
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
+#include "vcpu/decode/decoder.h"
 #include "vcpu/svm/nested.h"
 
 /* How often a block runs in the interpreter before it becomes code. */
@@ -272,8 +273,10 @@ static long create_locked(struct vm *vm, uint32_t id)
 
 long vcpu_create(struct vm *vm, uint32_t id)
 {
-	long result;
+	long result = decoder_load();
 
+	if (result)
+		return result;
 	process_lock_acquire(&vm->lock);
 	result = create_locked(vm, id);
 	process_lock_release(&vm->lock);

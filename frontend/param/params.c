@@ -122,7 +122,9 @@ static const struct param params[] = {
  * read them again at any time.
  */
 static const char *run_directory;
+static char run_directory_room[PATH_MAX];
 static long last_value[PARAMS];
+static uint8_t is_fixed[PARAMS]; /* no client may write it, and its file was read */
 static int opened_for_writing;
 /* Mapped files, by enum params_live. */
 static struct {
@@ -140,14 +142,20 @@ static struct {
 };
 static struct quire_tunables tunables = {.eager_page_split = 1};
 
+/* CPUID is asked once: in a virtual machine it costs tens of microseconds. */
 static enum vendor machine_vendor(void)
 {
+	static enum vendor known; /* ANY_VENDOR: not asked yet */
+	enum vendor vendor = __atomic_load_n(&known, __ATOMIC_RELAXED);
 	unsigned int eax, ebx = 0, ecx, edx;
 
+	if (vendor != ANY_VENDOR)
+		return vendor;
 	/* "Genu", "Auth", "Hygo": the first word tells. */
-	if (!__get_cpuid(0, &eax, &ebx, &ecx, &edx))
-		return VENDOR_AMD;
-	return ebx == 0x756e6547 ? VENDOR_INTEL : VENDOR_AMD;
+	vendor =
+	    __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == 0x756e6547 ? VENDOR_INTEL : VENDOR_AMD;
+	__atomic_store_n(&known, vendor, __ATOMIC_RELAXED);
+	return vendor;
 }
 
 static bool param_exists(const struct param *param)
@@ -286,7 +294,8 @@ static long param_settle(size_t index)
 	long value;
 	int length;
 
-	if (!run_directory || !param_exists(param) || param->type == PARAM_CAPS)
+	if (!run_directory || !param_exists(param) || param->type == PARAM_CAPS ||
+	    __atomic_load_n(&is_fixed[index], __ATOMIC_ACQUIRE))
 		return last_value[index];
 	param_file(param, run_directory, path);
 	if (file_read(path, text))
@@ -294,6 +303,8 @@ static long param_settle(size_t index)
 	if (parse_value(param, text, &value))
 		value = last_value[index];
 	last_value[index] = value;
+	if (!(param->mode & 0222))
+		__atomic_store_n(&is_fixed[index], 1, __ATOMIC_RELEASE);
 	length = format_value(param, value, proper);
 	if (strcmp(text, proper))
 		(void)!file_write(path, proper, length, param->mode);
@@ -464,9 +475,10 @@ void params_attach(const char *directory)
 {
 	for (size_t i = 0; i < PARAMS; i++)
 		last_value[i] = params[i].initial;
-	if (!directory || directory[0] != '/')
+	if (!directory || directory[0] != '/' || strlen(directory) >= sizeof(run_directory_room))
 		return;
-	run_directory = strdup(directory);
+	strcpy(run_directory_room, directory);
+	run_directory = run_directory_room;
 }
 
 bool params_covers(const char *path)
@@ -575,6 +587,14 @@ ssize_t params_write(int which, int fd, const char *text, size_t size_bytes)
 	last_value[index] = value;
 	param_watch_tell(run_directory);
 	return (ssize_t)size_bytes;
+}
+
+void params_keep(void)
+{
+	params_refresh();
+	for (size_t i = 0; i < PARAMS; i++)
+		if (!(params[i].mode & 0222))
+			param_settle(i);
 }
 
 void params_watch(void (*apply)(void))

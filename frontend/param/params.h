@@ -71,7 +71,8 @@ void params_watch(void (*apply)(void));
  * the run has one. */
 void params_count_vm(int change);
 
-/* The value now. @name is "kvm.tdp_mmu"; of an unknown name it is 0. */
+/* The value now; of one that no client may write, the first that was read. @name is "kvm.tdp_mmu";
+ * of an unknown name it is 0. */
 long params_get_int(const char *name);
 bool params_get_bool(const char *name);
 
@@ -90,6 +91,9 @@ enum params_live {
 	PARAMS_LIVE_COUNT,
 };
 long params_live(enum params_live which);
+
+/* Before the run's directory is out of reach: read what is fixed, map what is looked at often. */
+void params_keep(void);
 
 /* The library's share of them, brought up to date by params_refresh(); lives for ever. */
 const struct quire_tunables *params_tunables(void);

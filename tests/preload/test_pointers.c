@@ -177,6 +177,11 @@ static long call_chdir(void *function, const struct arguments *arguments)
 	return function ? CALL(int (*)(const char *), PATH) : syscall(SYS_chdir, PATH);
 }
 
+static long call_chroot(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(const char *), PATH) : syscall(SYS_chroot, PATH);
+}
+
 static long call_ioctl(void *function, const struct arguments *arguments)
 {
 	return function ? CALL(int (*)(int, unsigned long, ...), arguments->pipe, FIONREAD, PATH)
@@ -514,6 +519,7 @@ static const struct row rows[] = {
     {"statx", call_statx, {FILE_PATH, BUFFER}, 1},
     {"opendir", call_opendir, {"/"}, 0},
     {"chdir", call_chdir, {"/"}, 1},
+    {"chroot", call_chroot, {"/"}, 1},
     {"ioctl", call_ioctl, {BUFFER}, 1},
     {"read __read_chk", call_read, {BUFFER}, 1},
     {"pread pread64 __pread_chk __pread64_chk", call_pread, {BUFFER}, 1},
@@ -587,7 +593,8 @@ static const char no_pointers[] =
     "ftruncate ftruncate64 lseek lseek64 posix_fallocate posix_fallocate64 pthread_cancel sbrk "
     "aio_fsync aio_fsync64 aio_read aio_read64 aio_write aio_write64 lio_listio "
     "lio_listio64 "
-    "popen posix_spawn_file_actions_addopen prctl pthread_create thrd_create sigsuspend system "
+    "popen posix_spawn_file_actions_addopen prctl pthread_create setns thrd_create sigsuspend "
+    "system "
     "sigignore "
     "signal bsd_signal ssignal "
     "__sysv_signal "

@@ -1,6 +1,6 @@
 /* A program is brought into memory as the kernel's execve would have done it. */
-#ifndef QUIRE_ENGINE_LOAD_H
-#define QUIRE_ENGINE_LOAD_H
+#ifndef QUIRE_HOSTS_PROCESS_LOAD_H
+#define QUIRE_HOSTS_PROCESS_LOAD_H
 
 #include <limits.h>
 #include <stdint.h>
@@ -20,6 +20,7 @@ struct load {
 enum load_place {
 	LOAD_PROGRAM,	  /* where the kernel puts programs */
 	LOAD_INTERPRETER, /* where it puts dynamic linkers */
+	LOAD_OURS,	  /* where the library has its own mappings */
 };
 
 /* Map the ELF file @fd. 0 or -errno: then something may be mapped, and the process has to end. */

@@ -1,5 +1,5 @@
 /* A program is brought into memory as the kernel's execve would have done it. */
-#include "engine/load.h"
+#include "hosts/process/load.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -8,6 +8,7 @@
 #include <sys/personality.h>
 #include <unistd.h>
 
+#include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
 #define PAGE_BYTES UINT64_C(4096)
@@ -89,11 +90,14 @@ static int reserve(uint64_t bytes, uint64_t align, enum load_place place, uint64
 {
 	uint64_t hint = place == LOAD_PROGRAM ? PROGRAM_BASE + random_pages() * PAGE_BYTES : 0;
 	uint64_t room = bytes + align - PAGE_BYTES, start;
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	long mapped;
 
 	hint &= ~(align - 1);
-	mapped = sys_call(SYS_mmap, hint, room, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1ul);
+	if (place == LOAD_OURS)
+		mapped = process_map(room, PROT_NONE, flags, -1);
+	else
+		mapped = sys_call(SYS_mmap, hint, room, PROT_NONE, (uint64_t)flags, -1ul);
 	if (sys_failed(mapped))
 		return (int)mapped;
 	start = ((uint64_t)mapped + align - 1) & ~(align - 1);

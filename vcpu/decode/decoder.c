@@ -1,23 +1,39 @@
 /*
  * The instruction decoder, which distributions have as a shared library alone.
  *
- * The engine is static, and libc's dlopen() would bring a second libc along. libZydis asks for five
- * functions of libc and for no thread-local storage: so it is mapped like a program, its
+ * It is brought into memory by us, at the first use of KVM: most programs of a run never come so
+ * far, and the dynamic linker's loading of it is a quarter of what their start would cost more.
+ * And the engine is static, so that libc's dlopen() would bring a second libc along. libZydis asks
+ * for five functions of libc and for no thread-local storage: so it is mapped like a program, its
  * relocations are done here, and its functions are called through a table.
  */
-#include "engine/decoder.h"
+#include "vcpu/decode/decoder.h"
+
+#ifndef DECODER_FILE
+/* A static Zydis: linked with what calls it. */
+void decoder_look_beside(const char *file)
+{
+	(void)file;
+}
+
+int decoder_load(void)
+{
+	return 0;
+}
+#else
 
 #include <Zydis/Zydis.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/load.h"
+#include "hosts/process/load.h"
 
 /* What vcpu/ may call once there is a decoder. A name that is missing here fails to link. */
 #define FUNCTIONS(X)                        \
@@ -161,6 +177,23 @@ static int relocate(const struct library *library)
 	return error;
 }
 
+/* The file that the library is beside; empty: not told. Written before the first load. */
+static char neighbour[PATH_MAX];
+
+void decoder_look_beside(const char *file)
+{
+	if (strlen(file) < sizeof(neighbour))
+		memcpy(neighbour, file, strlen(file) + 1);
+}
+
+static int open_in(const char *folder, const char *below)
+{
+	char path[PATH_MAX + 64];
+
+	snprintf(path, sizeof(path), "%s%s/" DECODER_FILE, folder, below);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 static int open_library(void)
 {
 	static const char *const folders[] = {"/usr/lib/x86_64-linux-gnu",
@@ -169,13 +202,19 @@ static int open_library(void)
 					      "/lib64",
 					      "/usr/lib",
 					      "/usr/local/lib"};
-	char path[128];
-	int fd = open(ENGINE_ZYDIS, O_RDONLY | O_CLOEXEC);
+	/* Installed, all of ours is in one folder; in a build, the preload has the copy. */
+	static const char *const beside[] = {"", "/../preload"};
+	char own[PATH_MAX], *slash;
+	int fd = -1;
 
-	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && fd < 0; i++) {
-		snprintf(path, sizeof(path), "%s/libZydis.so.4.0", folders[i]);
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-	}
+	memcpy(own, neighbour, sizeof(own));
+	slash = strrchr(own, '/');
+	if (slash)
+		*slash = '\0';
+	for (size_t i = 0; i < sizeof(beside) / sizeof(beside[0]) && slash && fd < 0; i++)
+		fd = open_in(own, beside[i]);
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && fd < 0; i++)
+		fd = open_in(folders[i], "");
 	return fd < 0 ? -errno : fd;
 }
 
@@ -203,7 +242,7 @@ static void load_once(void)
 	struct load load;
 	int fd = open_library();
 
-	load_error = fd < 0 ? fd : load_file(&load, fd, LOAD_INTERPRETER);
+	load_error = fd < 0 ? fd : load_file(&load, fd, LOAD_OURS);
 	if (fd >= 0)
 		close(fd);
 	if (load_error || !load.dynamic) {
@@ -230,3 +269,4 @@ ZyanStatus ZydisDecoderInit(ZydisDecoder *decoder, ZydisMachineMode mode, ZydisS
 {
 	return decoder_load() ? ZYAN_STATUS_FAILED : decoder_init(decoder, mode, width);
 }
+#endif
