@@ -420,6 +420,7 @@ static void fork_child(void)
 	}
 	memset(watched, 0, sizeof(watched));
 	file_watch_forget();
+	hidden_fd_forget_proc();
 	has_watcher = 0;
 	lingering = NULL;
 	live_count = count;
@@ -443,11 +444,11 @@ static int make_descriptor(const struct file_config *config)
 	return fd;
 }
 
-static int make_memory(struct file *file, enum file_memory_kind kind)
+static int make_memory(struct file *file, int fd, enum file_memory_kind kind)
 {
 	switch (kind) {
 	case FILE_MEMORY_MAPPABLE:
-		return file_memory_map(file->hidden_fd, file->size_bytes, &file->memory);
+		return file_memory_map(fd, file->size_bytes, &file->memory);
 	case FILE_MEMORY_PRIVATE:
 		return file_memory_make(file->size_bytes, &file->memory);
 	default:
@@ -469,18 +470,26 @@ static int seal(int fd, const struct file_config *config)
 	return fcntl(fd, F_ADD_SEALS, seals) || fchmod(fd, 0600) ? -errno : 0;
 }
 
-/* A second description of ours, which can take the lock that the client's holds. */
-static int hold_description(struct file *file, int fd)
+/*
+ * A second description, which can take the lock that the client's holds, is ours. At no moment are
+ * there two numbers of the client's: ours is the first description, hidden before the client's is
+ * opened. The result is the client's, in the place of @fd, or -errno; @fd is closed in any case.
+ */
+static int hold_description(struct file *file, int fd, const struct file_config *config)
 {
-	int hidden;
+	int error;
 
-	if (flock(fd, LOCK_EX))
-		return -errno;
-	hidden = hidden_fd_reopen(fd);
-	if (hidden < 0)
-		return hidden;
-	file->hidden_fd = hidden;
-	return 0;
+	file->hidden_fd = hidden_fd_hide(fd);
+	if (file->hidden_fd < 0)
+		return file->hidden_fd;
+	fd = hidden_fd_open_again(file->hidden_fd, O_RDWR | (config->cloexec ? O_CLOEXEC : 0));
+	if (fd < 0)
+		return fd;
+	if (!flock(fd, LOCK_EX))
+		return fd;
+	error = -errno;
+	close(fd);
+	return error;
 }
 
 /* The size is past what the client's limit allows: another file behind the same number. */
@@ -497,7 +506,8 @@ static int replace_descriptor(int fd, const struct file_config *config)
 	return error;
 }
 
-static int file_open(struct file *file, int fd, const struct file_config *config)
+/* The size, the seals and the identity. */
+static int set_up(struct file *file, int fd, const struct file_config *config)
 {
 	struct stat status;
 	int error = config->size_bytes ? file_size_set(fd, config->size_bytes) : 0;
@@ -515,23 +525,19 @@ static int file_open(struct file *file, int fd, const struct file_config *config
 		return -errno;
 	file->device = status.st_dev;
 	file->inode = status.st_ino;
-	if (config->memory == FILE_MEMORY_MAPPABLE)
-		error = hold_description(file, fd);
-	return error ? error : make_memory(file, config->memory);
+	return make_memory(file, fd, config->memory);
 }
 
-/* From here on the end of the file is noticed. 0 or -errno. */
+/* Into the table, watched, if the file has no description of ours. 0 or -errno. */
 static int table_add(struct file *file, int fd)
 {
+	int watch = 0;
+
 	process_lock_acquire(&table_lock);
 	if (file->hidden_fd < 0) {
-		int watch = file_watch_add(fd);
-
-		if (watch < 0) {
-			process_lock_release(&table_lock);
-			watch = hold_description(file, fd);
-			return watch ? watch : table_add(file, fd);
-		}
+		watch = file_watch_add(fd);
+		if (watch < 0)
+			goto unlock;
 		file->watch = watch;
 		file->watch_next = *watched_bucket(watch);
 		__atomic_store_n(watched_bucket(watch), file, __ATOMIC_RELEASE);
@@ -542,20 +548,35 @@ static int table_add(struct file *file, int fd)
 	__atomic_store_n(&live_count, live_count + 1, __ATOMIC_RELAXED);
 	numbers_changed(fd);
 	numbers_learn_file(fd, &file->references, numbers_sample(fd));
+unlock:
 	process_lock_release(&table_lock);
-	return 0;
+	return watch < 0 ? watch : 0;
 }
 
-int file_create(const struct file_config *config)
+/* From here on the end of the file is noticed. The client's descriptor, or -errno. */
+static int publish(struct file *file, int fd, const struct file_config *config)
 {
-	struct file *file;
-	int fd, error;
+	int error;
 
-	hidden_fd_keep_proc();
-	collect_lingering();
-	file = process_heap_alloc(sizeof(*file));
+	if (config->memory != FILE_MEMORY_MAPPABLE) {
+		error = table_add(file, fd);
+		/* No watch is to be had. */
+		if (!error)
+			return fd;
+	}
+	fd = hold_description(file, fd, config);
+	error = fd < 0 ? fd : table_add(file, fd);
+	if (fd >= 0 && error)
+		close(fd);
+	return error ? error : fd;
+}
+
+static struct file *file_alloc(const struct file_config *config)
+{
+	struct file *file = process_heap_alloc(sizeof(*file));
+
 	if (!file)
-		return -ENOMEM;
+		return NULL;
 	file->ops = config->ops;
 	file->object = config->object;
 	file->size_bytes = config->size_bytes;
@@ -564,19 +585,42 @@ int file_create(const struct file_config *config)
 	file->generation = gmem_remote_generation();
 	file->hidden_fd = -1;
 	file->references = 1;
+	return file;
+}
+
+static void start_watching(void)
+{
+	process_lock_acquire(&table_lock);
+	file_watch_start();
+	process_lock_release(&table_lock);
+}
+
+/* Descriptors of ours that are made on the way hold one number of the client's at a time. */
+int file_create(const struct file_config *config)
+{
+	struct file *file;
+	int fd, error;
+
+	hidden_fd_keep_proc();
+	collect_lingering();
+	file = file_alloc(config);
+	if (!file)
+		return -ENOMEM;
+	start_watching();
 	fd = make_descriptor(config);
 	if (fd < 0) {
 		error = fd;
 		goto free_file;
 	}
-	error = file_open(file, fd, config);
-	if (!error)
-		error = table_add(file, fd);
-	if (error)
-		goto close_fd;
-	return fd;
-close_fd:
-	close(fd);
+	error = set_up(file, fd, config);
+	if (error) {
+		close(fd);
+		goto free_file;
+	}
+	fd = publish(file, fd, config);
+	if (fd >= 0)
+		return fd;
+	error = fd;
 free_file:
 	file_free(file);
 	return error;

@@ -10,6 +10,7 @@
 
 #include "hosts/process/fork.h"
 #include "hosts/process/lock.h"
+#include "hosts/process/proc_files.h"
 #include "hosts/process/sys.h"
 
 /*
@@ -21,6 +22,8 @@
 #define HIDDEN_SPAN 131072u
 #define HIDDEN_LIMIT (HIDDEN_BASE_MAX + HIDDEN_SPAN)
 #define WORD_BITS 64
+/* Of fewer we take none that we could do without. */
+#define SPARE_NUMBERS 256u
 
 /* One bit a number. Set and cleared under limit_lock, read without. */
 static uint64_t hidden_bits[HIDDEN_LIMIT / WORD_BITS];
@@ -31,6 +34,7 @@ static struct process_lock limit_lock;
 
 /* An O_PATH descriptor of /proc, or -1. [A] */
 static int proc_fd = -1;
+static uint32_t proc_is_kept;
 
 struct limit_change {
 	struct rlimit before;
@@ -142,60 +146,101 @@ static int duplicate_high(int fd, int base)
 	return high;
 }
 
-/* Opens what @fd is once more: by the path, or by what was kept of /proc. Or -errno. */
-static int open_again(int fd)
+int hidden_fd_open_again(int fd, int flags)
 {
 	char path[32];
 	int again, kept = __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE);
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	again = open(path, O_RDWR | O_CLOEXEC);
+	again = open(path, flags);
 	if (again < 0 && kept >= 0)
-		again = openat(kept, path + sizeof("/proc/") - 1, O_RDWR | O_CLOEXEC);
+		again = openat(kept, path + sizeof("/proc/") - 1, flags);
 	return again < 0 ? -errno : again;
+}
+
+int hidden_fd_hide(int fd)
+{
+	int hidden;
+
+	if (fd < 0)
+		return -errno;
+	hidden = hidden_fd_move(fd);
+	close_one(fd);
+	return hidden;
+}
+
+/* Is @fd one of the few numbers of a client whose limit cannot be passed? */
+static bool is_dear(int fd)
+{
+	struct rlimit limit;
+
+	return !limit_get(&limit) && (rlim_t)fd < limit.rlim_cur && limit.rlim_cur < SPARE_NUMBERS;
+}
+
+static void keep_root(void)
+{
+	int fd, none = -1;
+
+	if (__atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE) >= 0)
+		return;
+	fd = hidden_fd_hide(open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
+	if (fd >= 0 && !__atomic_compare_exchange_n(&proc_fd, &none, fd, 0, __ATOMIC_RELEASE,
+						    __ATOMIC_RELAXED))
+		hidden_fd_close(fd);
+}
+
+static void keep_file(enum proc_file which)
+{
+	const char *path = proc_file_path(which);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 && proc_fd >= 0)
+		fd = openat(proc_fd, path + sizeof("/proc/") - 1, O_RDONLY | O_CLOEXEC);
+	fd = hidden_fd_hide(fd);
+	if (fd >= 0 && is_dear(fd))
+		hidden_fd_close(fd);
+	else if (fd >= 0)
+		proc_file_keep(which, fd);
 }
 
 void hidden_fd_keep_proc(void)
 {
-	int low, high, none = -1;
-
-	if (__atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE) >= 0)
+	/* Once; another thread that comes meanwhile goes without. */
+	if (__atomic_load_n(&proc_is_kept, __ATOMIC_RELAXED) ||
+	    __atomic_exchange_n(&proc_is_kept, 1, __ATOMIC_RELAXED))
 		return;
-	low = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (low < 0)
-		return;
-	high = hidden_fd_move(low);
-	close(low);
-	if (high >= 0 && !__atomic_compare_exchange_n(&proc_fd, &none, high, 0, __ATOMIC_RELEASE,
-						      __ATOMIC_RELAXED))
-		hidden_fd_close(high);
+	keep_root();
+	if (proc_fd < 0)
+		__atomic_store_n(&proc_is_kept, 0, __ATOMIC_RELAXED);
+	else
+		for (enum proc_file which = 0; which < PROC_FILES; which++)
+			keep_file(which);
 }
 
 void hidden_fd_move_proc(int fd)
 {
-	int moved;
+	if (fd == __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE))
+		__atomic_store_n(&proc_fd, hidden_fd_move(fd), __ATOMIC_RELEASE);
+	for (enum proc_file which = 0; which < PROC_FILES; which++) {
+		int moved;
 
-	if (fd != __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE))
-		return;
-	moved = hidden_fd_move(fd);
-	__atomic_store_n(&proc_fd, moved, __ATOMIC_RELEASE);
+		if (fd != proc_file_kept(which))
+			continue;
+		moved = hidden_fd_move(fd);
+		proc_file_keep(which, moved < 0 ? -1 : moved);
+	}
 }
 
-int hidden_fd_reopen(int fd)
+void hidden_fd_forget_proc(void)
 {
-	int base, low, high;
+	proc_is_kept = 0;
+	for (enum proc_file which = 0; which < PROC_FILES; which++) {
+		int fd = proc_file_kept(which);
 
-	process_lock_acquire(&limit_lock);
-	base = limit_raise();
-	low = open_again(fd);
-	high = low < 0 ? low : duplicate_high(low, base);
-	if (high >= 0)
-		hidden_mark(high);
-	if (low >= 0)
-		close_one(low);
-	limit_restore();
-	process_lock_release(&limit_lock);
-	return high;
+		proc_file_keep(which, -1);
+		if (fd >= 0)
+			hidden_fd_close(fd);
+	}
 }
 
 int hidden_fd_move(int fd)

@@ -4,23 +4,33 @@
 
 #include <stdbool.h>
 
-/*
- * A second open file description of what @fd refers to, close-on-exec, at a number past the
- * client's soft limit where that can be had. -errno on failure. Any thread; inside a client call.
- */
-int hidden_fd_reopen(int fd);
-/* Close @fd, which hidden_fd_reopen() or hidden_fd_move() gave. */
+/* Close a hidden @fd. */
 void hidden_fd_close(int fd);
+/*
+ * A second open file description of what @fd refers to, at the lowest number that is free. -errno
+ * on failure. Any thread; inside a client call.
+ */
+int hidden_fd_open_again(int fd, int flags);
+/*
+ * @fd, which the caller has just made, at a hidden number: close-on-exec, past the client's soft
+ * limit where that can be had. Closes @fd itself. -errno on failure; with @fd below 0 that of
+ * errno.
+ */
+int hidden_fd_hide(int fd);
 /* Duplicate the hidden @fd to another hidden number (-errno); @fd itself stays open but is no
  * longer counted as hidden. */
 int hidden_fd_move(int fd);
 /*
  * Before the client may change its root or its user: keep a way to /proc, by which alone a
- * descriptor is opened a second time. Cheap after the first time.
+ * descriptor is opened a second time, and the files of hosts/process/proc_files.h, unless the
+ * client has few numbers. Cheap after the first time. It holds a number of the client's for
+ * moments, so it is called where one is about to be given out.
  */
 void hidden_fd_keep_proc(void);
-/* The client puts something of its own at @fd: move the way to /proc, if it is there. */
+/* The client puts something of its own at @fd: move what hidden_fd_keep_proc() keeps there. */
 void hidden_fd_move_proc(int fd);
+/* In the child of a fork: files about memory tell of the parent's. */
+void hidden_fd_forget_proc(void);
 bool hidden_fd_is(int fd);
 /* The lowest hidden number >= @from, or -1. */
 int hidden_fd_next(int from);

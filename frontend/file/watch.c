@@ -20,30 +20,24 @@ static int watch_fd = -1;
 static struct inotify_event events[64];
 static unsigned int event_count, event_at;
 
-static int watch_open(void)
+void file_watch_start(void)
 {
-	int low, high;
+	int fd;
 
 	if (watch_fd >= 0)
-		return 0;
-	low = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-	if (low < 0)
-		return -errno;
-	high = hidden_fd_move(low);
-	close(low);
-	if (high < 0)
-		return high;
-	__atomic_store_n(&watch_fd, high, __ATOMIC_RELEASE);
-	return 0;
+		return;
+	fd = hidden_fd_hide(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+	if (fd >= 0)
+		__atomic_store_n(&watch_fd, fd, __ATOMIC_RELEASE);
 }
 
 int file_watch_add(int fd)
 {
 	char path[PATH_BYTES];
-	int error = watch_open(), watch;
+	int watch;
 
-	if (error)
-		return error;
+	if (watch_fd < 0)
+		return -EMFILE;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	watch = inotify_add_watch(watch_fd, path, IN_DELETE_SELF);
 	return watch < 0 ? -errno : watch;

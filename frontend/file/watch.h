@@ -8,6 +8,8 @@
  * file_watch_wait() is called with the lock of the table of files held.
  */
 
+/* Before the first. Holds a number of the client's for a moment. Without it none is watched. */
+void file_watch_start(void);
 /* Watch the inode of @fd: a number above 0 that is never used twice, or -errno. */
 int file_watch_add(int fd);
 

@@ -100,7 +100,7 @@ static bool same(const struct ioeventfd *a, const struct ioeventfd *b)
 {
 	return a->kind == b->kind && a->address == b->address && a->size_bytes == b->size_bytes &&
 	       a->wildcard == b->wildcard && (a->wildcard || a->datamatch == b->datamatch) &&
-	       !eventfd_compare(a->fd, b->fd);
+	       eventfd_same(a->fd, b->fd);
 }
 
 static long deassign(struct iobus *bus, const struct ioeventfd *request)

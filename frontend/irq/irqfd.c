@@ -2,14 +2,18 @@
  * Eventfds that raise a guest's interrupt.
  *
  * A thread a VM waits for all of its eventfds and raises the GSI of each that was signalled. The
- * set is the process's, as an eventfd raises one interrupt of one VM only; it is keyed by the
- * kernel's numbers for eventfds.
+ * list is the process's, as an eventfd raises one interrupt of one VM only.
  *
- * KVM drops an eventfd that the client closes, so this must not keep it open: an irqfd is an epoll
- * set of its own that watches the eventfd, and the kernel takes an eventfd out of such a set when
- * its last descriptor goes. To take the count that was signalled one needs a descriptor, though: a
- * duplicate of the client's, made at the first signal, is held as long as signals come. An eventfd
- * whose number the client gave away is never read; edges raise its interrupts all the same.
+ * KVM drops an eventfd that the client closes, so this must not keep it open: it is in the VM's
+ * epoll set, out of which the kernel takes an eventfd when its last descriptor goes. The set knows
+ * it by a number, which is ours as long as the irqfd is there (struct irqfd, watch.number):
+ *
+ *   a placeholder is open there      the client alone keeps the eventfd
+ *   the eventfd is open there        to put it into the set or take it out, and to read the count
+ *
+ * The count is read from a duplicate of the client's descriptor, made at the first signal and held
+ * as long as signals come. An eventfd whose number the client gave away is never read; edges raise
+ * its interrupts all the same. No step takes a low number, as KVM's do not.
  *
  * Locks, outer to inner: irqfds_lock, vm_irqfds.lock, irqchip.lock. An irqfd leaves under the two
  * first, so that one that was deassigned raises nothing any more.
@@ -17,8 +21,8 @@
 #include "frontend/irq/irqfd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -35,34 +39,32 @@
 #include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/lock.h"
+#include "hosts/process/sys.h"
 
 /* Key of the control eventfd; those of irqfds count from 1. */
 #define CONTROL_KEY 0u
-/* A duplicate that was not needed for so long is closed. */
+/* A duplicate that was not needed for so long is given up. */
 #define HELD_MS 1000
 
 struct irqfd {
-	struct irqfd *next;	   /* in its bucket of the listener, by key */
-	struct irqfd *next_in_set; /* in its bucket of the set, by id */
+	struct irqfd *next; /* in its bucket of the listener, by key */
+	struct irqfd *next_of_all;
 	struct vm *vm;
 	uint32_t gsi;
 	bool resamples;
 	struct resample resample;
-	uint64_t id;	 /* the kernel's number for the eventfd; 0 where it has none */
-	uint64_t key;	 /* what epoll reports: never used twice */
-	int watch_fd;	 /* hidden; an epoll set with the eventfd alone */
-	int client_fd;	 /* the client's number for it, at assignment */
-	int fd;		 /* hidden duplicate; -1: not held */
-	bool is_used;	 /* the duplicate was, since the last sweep */
-	bool is_strange; /* the client's number is no longer this eventfd */
+	struct eventfd_watch watch; /* the number is hidden, -1: none yet */
+	uint64_t key;		    /* what epoll reports: never used twice */
+	int client_fd;		    /* the client's number for it, at assignment */
+	bool is_held;		    /* the eventfd is at watch.number, no placeholder */
+	bool is_used;		    /* since the last sweep */
+	bool is_strange;	    /* the client's number is no longer this eventfd */
 };
 
-#define SET_BUCKETS 1024u
-
-/* Guards the set and what starts and ends listeners. */
+/* Guards the list and what starts and ends listeners. */
 static struct process_lock irqfds_lock;
-static struct irqfd *set[SET_BUCKETS];	/* by id */
-static uint32_t set_count, set_checked; /* of the last look for closed ones: how many stayed */
+static struct irqfd *all;
+static uint32_t all_count, all_checked; /* of the last look for closed ones: how many stayed */
 static uint64_t last_key = CONTROL_KEY;
 
 /*
@@ -72,14 +74,38 @@ static uint64_t last_key = CONTROL_KEY;
 static void fork_child(void)
 {
 	(void)process_lock_start_anew(&irqfds_lock);
-	memset(set, 0, sizeof(set));
-	set_count = set_checked = 0;
+	all = NULL;
+	all_count = all_checked = 0;
 }
 FORK_CHILD(FORK_IRQFDS, irqfds_lock, fork_child);
 
-void irqfds_init(struct vm_irqfds *listener)
+int irqfds_init(struct vm_irqfds *listener)
 {
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = CONTROL_KEY};
+
 	listener->lock = (struct process_lock){0};
+	listener->control_fd = -1;
+	listener->epoll_fd = hidden_fd_hide(epoll_create1(EPOLL_CLOEXEC));
+	if (listener->epoll_fd < 0)
+		return listener->epoll_fd;
+	listener->control_fd = hidden_fd_hide(eventfd(0, EFD_CLOEXEC));
+	if (listener->control_fd < 0)
+		return listener->control_fd;
+	return epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->control_fd, &event) ? -errno
+											  : 0;
+}
+
+/* Put what is open at @fd, or a placeholder, where the set has the eventfd. */
+static void put_at_number(const struct irqfd *irqfd, int fd)
+{
+	int number = irqfd->watch.number;
+
+	sys_call(SYS_dup3, (uint64_t)fd, (uint64_t)number, O_CLOEXEC);
+}
+
+static void put_placeholder(const struct irqfd *irqfd)
+{
+	put_at_number(irqfd, irqfd->watch.epoll_fd);
 }
 
 /* Take the count. The description is the client's too, which may have emptied it: never wait. */
@@ -94,27 +120,27 @@ static void take_count(int fd)
 /* Hold a duplicate of the eventfd, if the client's number still is one. */
 static void hold(struct irqfd *irqfd)
 {
-	int fd;
+	int number = irqfd->watch.number;
 
-	if (irqfd->fd >= 0 || irqfd->is_strange)
+	if (irqfd->is_held || irqfd->is_strange)
 		return;
-	fd = hidden_fd_move(irqfd->client_fd);
-	if (fd >= 0 && eventfd_id(fd) == irqfd->id && irqfd->id) {
-		irqfd->fd = fd;
+	/* What is compared is ours: the client may give its number away at any moment. */
+	put_at_number(irqfd, irqfd->client_fd);
+	if (eventfd_match(&irqfd->watch, number, eventfd_id(number)) == EVENTFD_SAME) {
+		irqfd->is_held = true;
 		irqfd->vm->irqfds.held_count++;
 		return;
 	}
-	if (fd >= 0)
-		hidden_fd_close(fd);
+	put_placeholder(irqfd);
 	irqfd->is_strange = true;
 }
 
 static void let_go(struct irqfd *irqfd)
 {
-	if (irqfd->fd < 0)
+	if (!irqfd->is_held)
 		return;
-	hidden_fd_close(irqfd->fd);
-	irqfd->fd = -1;
+	put_placeholder(irqfd);
+	irqfd->is_held = false;
 	irqfd->vm->irqfds.held_count--;
 }
 
@@ -130,8 +156,8 @@ static void raise_interrupt(struct vm *vm, uint64_t key)
 	if (irqfd) {
 		hold(irqfd);
 		irqfd->is_used = true;
-		if (irqfd->fd >= 0)
-			take_count(irqfd->fd);
+		if (irqfd->is_held)
+			take_count(irqfd->watch.number);
 		if (irqfd->resamples)
 			irqchip_drive(vm, irqfd->gsi, IRQ_SOURCE_RESAMPLE, true);
 		else
@@ -146,8 +172,7 @@ static void sweep(struct vm_irqfds *listener)
 	process_lock_acquire(&listener->lock);
 	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++) {
 		for (struct irqfd *irqfd = listener->buckets[i]; irqfd; irqfd = irqfd->next) {
-			/* Without an id this is all that tells it from another. */
-			if (!irqfd->is_used && irqfd->id)
+			if (!irqfd->is_used)
 				let_go(irqfd);
 			irqfd->is_used = false;
 		}
@@ -193,81 +218,26 @@ static void *listen_thread(void *argument)
 	return NULL;
 }
 
-/* @fd, which is new, at a hidden number. Closes @fd. */
-static int hide(int fd)
-{
-	int hidden, error = -errno;
-
-	if (fd < 0)
-		return error;
-	hidden = hidden_fd_move(fd);
-	close(fd);
-	return hidden;
-}
-
-static int watch(int epoll_fd, int fd, uint64_t key)
-{
-	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = key};
-
-	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
-}
-
 static int start_locked(struct vm *vm)
 {
 	struct vm_irqfds *listener = &vm->irqfds;
-	int error;
+	int error = 0;
 
-	if (listener->started)
-		return 0;
-	listener->epoll_fd = hide(epoll_create1(EPOLL_CLOEXEC));
-	if (listener->epoll_fd < 0)
-		return listener->epoll_fd;
-	listener->control_fd = hide(eventfd(0, EFD_CLOEXEC));
-	error = listener->control_fd;
-	if (error < 0)
-		goto close_epoll;
-	error = watch(listener->epoll_fd, listener->control_fd, CONTROL_KEY);
-	if (!error)
+	if (!listener->started)
 		error = helper_start(&listener->thread, listen_thread, vm);
-	if (error)
-		goto close_control;
-	listener->started = true;
-	return 0;
-close_control:
-	hidden_fd_close(listener->control_fd);
-close_epoll:
-	hidden_fd_close(listener->epoll_fd);
+	listener->started |= !error;
 	return error;
-}
-
-/* Is the eventfd gone? The kernel has then taken it out of its set. */
-static bool is_closed(const struct irqfd *irqfd)
-{
-	char path[64], line[128];
-	bool is_watched = false;
-	FILE *file;
-
-	if (irqfd->fd >= 0)
-		return false;
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", irqfd->watch_fd);
-	file = fopen(path, "re");
-	if (!file)
-		return false;
-	while (!is_watched && fgets(line, sizeof(line), file))
-		is_watched = !strncmp(line, "tfd:", 4);
-	fclose(file);
-	return !is_watched;
 }
 
 /* Both locks held: out of both tables. */
 static void unlink_locked(struct irqfd *irqfd)
 {
-	struct irqfd **link = &set[irqfd->id % SET_BUCKETS];
+	struct irqfd **link = &all;
 
 	while (*link != irqfd)
-		link = &(*link)->next_in_set;
-	*link = irqfd->next_in_set;
-	set_count--;
+		link = &(*link)->next_of_all;
+	*link = irqfd->next_of_all;
+	all_count--;
 	link = &irqfd->vm->irqfds.buckets[irqfd->key % IRQFD_BUCKETS];
 	while (*link != irqfd)
 		link = &(*link)->next;
@@ -282,63 +252,58 @@ static void free_irqfd(struct irqfd *irqfd)
 		resample_remove(irqfd->vm, &irqfd->resample);
 	if (irqfd->resample.fd >= 0)
 		hidden_fd_close(irqfd->resample.fd);
-	if (irqfd->fd >= 0)
-		hidden_fd_close(irqfd->fd);
-	if (irqfd->watch_fd >= 0)
-		hidden_fd_close(irqfd->watch_fd);
+	if (irqfd->watch.number >= 0)
+		hidden_fd_close(irqfd->watch.number);
 	process_heap_free(irqfd);
 }
 
-static void drop_locked(struct irqfd *irqfd)
+static void unlink_one_locked(struct irqfd *irqfd)
 {
 	struct vm_irqfds *listener = &irqfd->vm->irqfds;
 
 	process_lock_acquire(&listener->lock);
 	unlink_locked(irqfd);
 	process_lock_release(&listener->lock);
+}
+
+static void drop_locked(struct irqfd *irqfd)
+{
+	unlink_one_locked(irqfd);
 	free_irqfd(irqfd);
 }
 
 /* Drop what the client has closed, each time as many were added as stayed the last time. */
 static void drop_closed_locked(void)
 {
-	if (set_count < 2 * set_checked + 8)
+	struct irqfd *next, *irqfd;
+
+	if (all_count < 2 * all_checked + 8)
 		return;
-	for (uint32_t i = 0; i < SET_BUCKETS; i++) {
-		struct irqfd *next, *irqfd = set[i];
-
-		for (; irqfd; irqfd = next) {
-			bool closed;
-
-			next = irqfd->next_in_set;
-			process_lock_acquire(&irqfd->vm->irqfds.lock);
-			closed = is_closed(irqfd);
-			process_lock_release(&irqfd->vm->irqfds.lock);
-			if (closed)
-				drop_locked(irqfd);
-		}
+	for (irqfd = all; irqfd; irqfd = next) {
+		next = irqfd->next_of_all;
+		if (eventfd_is_gone(&irqfd->watch))
+			drop_locked(irqfd);
 	}
-	set_checked = set_count;
+	all_checked = all_count;
 }
 
-/* The irqfd of the eventfd @fd, whose number is @id, NULL when it has none. */
-static struct irqfd *find_locked(int fd, uint64_t id)
+/* The irqfd of the eventfd @fd, NULL when it has none. Those that are gone are dropped. */
+static struct irqfd *find_locked(int fd)
 {
-	struct irqfd *irqfd = set[id % SET_BUCKETS];
+	struct irqfd *next, *irqfd;
+	uint64_t id = eventfd_id(fd);
 
-	for (; irqfd; irqfd = irqfd->next_in_set) {
-		bool closed;
-
-		if (irqfd->id != id || (!id && eventfd_compare(irqfd->fd, fd)))
-			continue;
-		process_lock_acquire(&irqfd->vm->irqfds.lock);
-		closed = is_closed(irqfd);
-		process_lock_release(&irqfd->vm->irqfds.lock);
-		if (!closed)
+	for (irqfd = all; irqfd; irqfd = next) {
+		next = irqfd->next_of_all;
+		switch (eventfd_match(&irqfd->watch, fd, id)) {
+		case EVENTFD_SAME:
 			return irqfd;
-		/* The number is free again, and another eventfd has it now. */
-		drop_locked(irqfd);
-		return NULL;
+		case EVENTFD_GONE:
+			drop_locked(irqfd);
+			break;
+		case EVENTFD_OTHER:
+			break;
+		}
 	}
 	return NULL;
 }
@@ -347,31 +312,34 @@ static struct irqfd *find_locked(int fd, uint64_t id)
 static int insert_locked(struct irqfd *irqfd)
 {
 	struct vm_irqfds *listener = &irqfd->vm->irqfds;
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
 	struct irqfd **bucket;
 	int error;
 
 	drop_closed_locked();
-	if (find_locked(irqfd->fd, irqfd->id))
+	if (find_locked(irqfd->watch.number))
 		return -EBUSY;
 	error = start_locked(irqfd->vm);
 	if (error)
 		return error;
+	irqfd->watch.id = eventfd_id(irqfd->watch.number);
 	process_lock_acquire(&listener->lock);
 	irqfd->key = ++last_key;
+	event.data.u64 = irqfd->key;
 	/* An eventfd that was signalled before raises its interrupt now. */
-	error = watch(listener->epoll_fd, irqfd->watch_fd, irqfd->key);
-	if (!error) {
+	if (epoll_ctl(irqfd->watch.epoll_fd, EPOLL_CTL_ADD, irqfd->watch.number, &event)) {
+		error = -errno;
+	} else {
 		bucket = &listener->buckets[irqfd->key % IRQFD_BUCKETS];
 		irqfd->next = *bucket;
 		*bucket = irqfd;
-		bucket = &set[irqfd->id % SET_BUCKETS];
-		irqfd->next_in_set = *bucket;
-		*bucket = irqfd;
-		set_count++;
+		irqfd->next_of_all = all;
+		all = irqfd;
+		all_count++;
 		listener->held_count++;
+		irqfd->is_held = true;
 		/* From here on the kernel may take it away. */
-		if (irqfd->id)
-			let_go(irqfd);
+		let_go(irqfd);
 	}
 	process_lock_release(&listener->lock);
 	return error;
@@ -392,19 +360,15 @@ static int open_eventfd(int client_fd)
 
 static int prepare(struct irqfd *irqfd, const struct kvm_irqfd *request)
 {
-	irqfd->fd = open_eventfd((int)request->fd);
-	if (irqfd->fd < 0)
-		return irqfd->fd;
-	irqfd->id = eventfd_id(irqfd->fd);
+	irqfd->watch.number = open_eventfd((int)request->fd);
+	if (irqfd->watch.number < 0)
+		return irqfd->watch.number;
 	if (request->flags & KVM_IRQFD_FLAG_RESAMPLE) {
 		irqfd->resample.fd = open_eventfd((int)request->resamplefd);
 		if (irqfd->resample.fd < 0)
 			return irqfd->resample.fd;
 	}
-	irqfd->watch_fd = hide(epoll_create1(EPOLL_CLOEXEC));
-	if (irqfd->watch_fd < 0)
-		return irqfd->watch_fd;
-	return watch(irqfd->watch_fd, irqfd->fd, 0);
+	return 0;
 }
 
 static long assign(struct vm *vm, const struct kvm_irqfd *request)
@@ -422,9 +386,8 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 	    .vm = vm,
 	    .gsi = request->gsi,
 	    .resample = {.gsi = request->gsi, .fd = -1},
-	    .watch_fd = -1,
+	    .watch = {.epoll_fd = vm->irqfds.epoll_fd, .number = -1},
 	    .client_fd = (int)request->fd,
-	    .fd = -1,
 	};
 	result = prepare(irqfd, request);
 	if (!result && resamples) {
@@ -450,9 +413,14 @@ static long deassign(struct vm *vm, const struct kvm_irqfd *request)
 	if (fd < 0)
 		return fd;
 	process_lock_acquire(&irqfds_lock);
-	irqfd = find_locked(fd, eventfd_id(fd));
-	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi)
-		drop_locked(irqfd);
+	irqfd = find_locked(fd);
+	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi) {
+		unlink_one_locked(irqfd);
+		/* Out of the set, as it was put in. */
+		put_at_number(irqfd, fd);
+		epoll_ctl(irqfd->watch.epoll_fd, EPOLL_CTL_DEL, irqfd->watch.number, NULL);
+		free_irqfd(irqfd);
+	}
 	process_lock_release(&irqfds_lock);
 	hidden_fd_close(fd);
 	return 0;
@@ -482,7 +450,9 @@ void irqfds_destroy(struct vm *vm)
 			while (listener->buckets[i])
 				drop_locked(listener->buckets[i]);
 		process_lock_release(&irqfds_lock);
-		hidden_fd_close(listener->control_fd);
-		hidden_fd_close(listener->epoll_fd);
 	}
+	if (listener->control_fd >= 0)
+		hidden_fd_close(listener->control_fd);
+	if (listener->epoll_fd >= 0)
+		hidden_fd_close(listener->epoll_fd);
 }

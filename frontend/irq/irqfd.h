@@ -20,17 +20,20 @@ struct vm_irqfds {
 	    lock; /* outer to irqchip.lock; guards the buckets and what is in them */
 	struct irqfd *buckets[IRQFD_BUCKETS]; /* by key */
 	uint32_t held_count;		      /* whose duplicates are open */
-	/* Set by the first assignment, under the lock of irqfd.c. */
+	/* Made with the VM, for a call that makes no descriptor must not take a number. */
 	int epoll_fd;	/* hidden */
 	int control_fd; /* hidden; an eventfd that ends the thread */
+	/* Set by the first assignment, under the lock of irqfd.c. */
 	pthread_t thread;
 	bool started;
 };
 
-void irqfds_init(struct vm_irqfds *listener);
+/* 0 or -errno. */
+int irqfds_init(struct vm_irqfds *listener);
 /* KVM_IRQFD: -EBUSY when the eventfd is assigned already, in whichever VM of the process. */
 long vm_irqfd(struct ioctl_call *call);
-/* Drop all of @vm and end its thread. Holds no lock of the VM. */
+/* Drop all of @vm and end its thread, also after an irqfds_init() that failed. Holds no lock of the
+ * VM. */
 void irqfds_destroy(struct vm *vm);
 
 #endif

@@ -92,14 +92,16 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	vm->lock = (struct process_lock){0};
 	iobus_init(&vm->bus);
 	irqchip_init(&vm->irqchip);
-	irqfds_init(&vm->irqfds);
 	msr_filter_init(&vm->msr_filter);
 	vm_timers_init(&vm->timers);
-	*error = create_memory(vm);
+	*error = irqfds_init(&vm->irqfds);
+	if (!*error)
+		*error = create_memory(vm);
 	if (!*error) {
 		nx_recovery_init(vm);
 		return vm;
 	}
+	irqfds_destroy(vm);
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);

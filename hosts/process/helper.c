@@ -3,8 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <limits.h>
+#include <linux/close_range.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -227,4 +228,29 @@ int helper_start(pthread_t *thread, void *(*function)(void *), void *argument)
 {
 	begin();
 	return thread ? start(thread, function, argument) : start_detached(function, argument);
+}
+
+struct errand {
+	void (*function)(void *argument);
+	void *argument;
+};
+
+static void *run_errand(void *argument)
+{
+	const struct errand *errand = argument;
+
+	sys_call(SYS_close_range, 0, UINT32_MAX, CLOSE_RANGE_UNSHARE);
+	errand->function(errand->argument);
+	return NULL;
+}
+
+void helper_apart(void (*function)(void *argument), void *argument)
+{
+	struct errand errand = {function, argument};
+	pthread_t thread;
+
+	if (helper_start(&thread, run_errand, &errand))
+		function(argument);
+	else
+		pthread_join(thread, NULL);
 }

@@ -15,4 +15,10 @@
  */
 int helper_start(pthread_t *thread, void *(*function)(void *), void *argument);
 
+/*
+ * Calls @function in a thread with descriptors of its own, none at first, and waits: what it opens
+ * takes no number of the client's. Without a thread, or before Linux 5.9, it does take one.
+ */
+void helper_apart(void (*function)(void *argument), void *argument);
+
 #endif

@@ -1,9 +1,9 @@
 /* The level that the machine itself maps an address with. */
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/ioctl.h>
 
 #include "hosts/process/internal.h"
+#include "hosts/process/proc_files.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -62,12 +62,13 @@ static bool scan_block(uint64_t start)
 
 	if (__atomic_load_n(&kernel_lacks_scan, __ATOMIC_RELAXED))
 		return false;
-	fd =
-	    sys_call(SYS_openat, AT_FDCWD, sys_address("/proc/self/pagemap"), O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	found = sys_call(SYS_ioctl, (uint64_t)fd, SCAN_ASK, sys_address(&question));
-	sys_call(SYS_close, (uint64_t)fd);
+	do {
+		fd = proc_file_open(PROC_PAGEMAP);
+		if (fd < 0)
+			return false;
+		found = sys_call(SYS_ioctl, (uint64_t)fd, SCAN_ASK, sys_address(&question));
+	} while (found < 0 && proc_file_is_lost(PROC_PAGEMAP, fd));
+	proc_file_close(PROC_PAGEMAP, fd);
 	if (found == -ENOTTY)
 		__atomic_store_n(&kernel_lacks_scan, 1, __ATOMIC_RELAXED);
 	return found == 1 && region.start == start && region.end == start + BLOCK_BYTES;

@@ -1,12 +1,12 @@
 /* Facts about the mapping at an address: asked of the kernel once, then cached. */
 #include <errno.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include "hosts/process/internal.h"
 #include "hosts/process/maps.h"
+#include "hosts/process/proc_files.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -61,6 +61,24 @@ enum { PROCMAP_READABLE = 1, PROCMAP_WRITABLE = 2, PROCMAP_EXECUTABLE = 4, PROCM
 
 static uint32_t kernel_lacks_question;
 
+static long put_question(struct procmap_question *question)
+{
+	const struct procmap_question asked = *question;
+
+	for (;;) {
+		long fd = proc_file_open(PROC_MAPS), error;
+
+		if (fd < 0)
+			return fd;
+		*question = asked;
+		error = sys_call(SYS_ioctl, (uint64_t)fd, PROCMAP_ASK, sys_address(question));
+		if (error && error != -ENOENT && proc_file_is_lost(PROC_MAPS, fd))
+			continue;
+		proc_file_close(PROC_MAPS, fd);
+		return error;
+	}
+}
+
 /* 0, -ENOENT: nothing is mapped there, or another error: ask otherwise. */
 static int ask_kernel(uint64_t address, struct process_mapping *mapping, struct maps_name *name)
 {
@@ -70,15 +88,11 @@ static int ask_kernel(uint64_t address, struct process_mapping *mapping, struct 
 	    .vma_name_size = sizeof(name->text),
 	    .vma_name_addr = sys_address(name->text),
 	};
-	long fd, error;
+	long error;
 
 	if (__atomic_load_n(&kernel_lacks_question, __ATOMIC_RELAXED))
 		return -ENOTTY;
-	fd = sys_call(SYS_openat, AT_FDCWD, sys_address("/proc/self/maps"), O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return (int)fd;
-	error = sys_call(SYS_ioctl, (uint64_t)fd, PROCMAP_ASK, sys_address(&question));
-	sys_call(SYS_close, (uint64_t)fd);
+	error = put_question(&question);
 	if (error == -ENOTTY)
 		__atomic_store_n(&kernel_lacks_question, 1, __ATOMIC_RELAXED);
 	if (error)

@@ -1,16 +1,18 @@
 /* Reading /proc/self/maps and smaps a line at a time, without memory of its own. */
 #include <errno.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "hosts/process/internal.h"
 #include "hosts/process/maps.h"
+#include "hosts/process/proc_files.h"
 #include "hosts/process/sys.h"
 
 /* Not on the stack, which is the client's and may be small. */
 struct line_reader {
+	enum proc_file which;
 	long fd;
+	uint64_t offset; /* in the file, of what is read next */
 	uint32_t at, filled;
 	char buffer[4096];
 	char line[512]; /* the current line, without its end; a longer one is cut */
@@ -23,13 +25,15 @@ static int read_line(struct line_reader *reader)
 
 	for (;;) {
 		if (reader->at == reader->filled) {
-			long got = sys_call(SYS_read, (uint64_t)reader->fd,
-					    sys_address(reader->buffer), sizeof(reader->buffer));
+			long got =
+			    sys_call(SYS_pread64, (uint64_t)reader->fd, sys_address(reader->buffer),
+				     sizeof(reader->buffer), reader->offset);
 
 			if (got == -EINTR)
 				continue;
 			if (got <= 0)
 				return (int)got;
+			reader->offset += (uint64_t)got;
 			reader->at = 0;
 			reader->filled = (uint32_t)got;
 		}
@@ -114,7 +118,7 @@ static int find_header(struct line_reader *reader, uint64_t address,
 	return got < 0 ? got : -ENOENT;
 }
 
-static int reader_open(struct line_reader **made, const char *path)
+static int reader_open(struct line_reader **made, enum proc_file which)
 {
 	struct line_reader *reader = process_alloc(NULL, sizeof(*reader));
 	int error;
@@ -122,7 +126,12 @@ static int reader_open(struct line_reader **made, const char *path)
 	if (!reader)
 		return -ENOMEM;
 	reader->at = reader->filled = 0;
-	reader->fd = sys_call(SYS_openat, AT_FDCWD, sys_address(path), O_RDONLY | O_CLOEXEC);
+	reader->offset = 0;
+	reader->which = which;
+	reader->fd = proc_file_open(which);
+	/* Text is read where the kernel takes no question: each time, look what the number is. */
+	if (proc_file_is_lost(which, reader->fd))
+		reader->fd = proc_file_open(which);
 	if (reader->fd < 0) {
 		error = (int)reader->fd;
 		process_free(NULL, reader, sizeof(*reader));
@@ -134,7 +143,7 @@ static int reader_open(struct line_reader **made, const char *path)
 
 static void reader_close(struct line_reader *reader)
 {
-	sys_call(SYS_close, (uint64_t)reader->fd);
+	proc_file_close(reader->which, reader->fd);
 	process_free(NULL, reader, sizeof(*reader));
 }
 
@@ -152,7 +161,7 @@ int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_nam
 {
 	struct line_reader *reader = NULL;
 	struct header_rest rest;
-	int error = reader_open(&reader, "/proc/self/maps");
+	int error = reader_open(&reader, PROC_MAPS);
 
 	if (error)
 		return error;
@@ -202,7 +211,7 @@ int smaps_find(uint64_t address, struct process_mapping *mapping)
 {
 	struct line_reader *reader = NULL;
 	struct header_rest rest;
-	int error = reader_open(&reader, "/proc/self/smaps");
+	int error = reader_open(&reader, PROC_SMAPS);
 
 	if (error)
 		return error;

@@ -33,6 +33,7 @@ static const int refused[] = {
     SYS_io_uring_register,
     SYS_ioperm,
     SYS_iopl,
+    SYS_kcmp,
     SYS_kexec_file_load,
     SYS_kexec_load,
     SYS_keyctl,

@@ -1,8 +1,11 @@
 /* What a descriptor's number means, whichever way it came to mean it, and what a call costs. */
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -281,11 +284,145 @@ static void calls_are_not_multiplied(void)
 	CHECK_EQ(faults.others, none.others);
 }
 
+/*
+ * What KVM's calls do to the numbers of other threads: those that make a descriptor take one, the
+ * others none, not even for a moment. A thread takes the lowest number over and over.
+ */
+struct taker {
+	pthread_t thread;
+	int free[3]; /* the lowest numbers before anything began */
+	int highest; /* that it may get in this phase */
+	uint32_t is_over, wrong, turns;
+	const char *phase, *wrong_phase;
+};
+
+static void *taker_main(void *argument)
+{
+	struct taker *taker = argument;
+
+	while (!__atomic_load_n(&taker->is_over, __ATOMIC_RELAXED)) {
+		int number = (int)syscall(SYS_dup, 0);
+
+		if (number > __atomic_load_n(&taker->highest, __ATOMIC_RELAXED)) {
+			taker->wrong++;
+			taker->wrong_phase = __atomic_load_n(&taker->phase, __ATOMIC_RELAXED);
+		}
+		CHECK_ZERO(close(number));
+		__atomic_store_n(&taker->turns, taker->turns + 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* From here on calls of @name are made, of which each may hold @room numbers. */
+static void phase_begin(struct taker *taker, const char *name, int room)
+{
+	uint32_t turns = __atomic_load_n(&taker->turns, __ATOMIC_RELAXED);
+
+	__atomic_store_n(&taker->phase, name, __ATOMIC_RELAXED);
+	__atomic_store_n(&taker->highest, taker->free[room], __ATOMIC_RELAXED);
+	while (__atomic_load_n(&taker->turns, __ATOMIC_RELAXED) < turns + 2)
+		sched_yield();
+}
+
+static void phase_end(struct taker *taker)
+{
+	uint32_t turns = __atomic_load_n(&taker->turns, __ATOMIC_RELAXED);
+
+	while (__atomic_load_n(&taker->turns, __ATOMIC_RELAXED) < turns + 2)
+		sched_yield();
+	if (taker->wrong)
+		FAIL("%u numbers were taken by: %s", taker->wrong, taker->wrong_phase);
+}
+
+/* Wrong only with luck: so often. */
+#define TURNS 200
+
+static void take_irqfds(struct taker *taker, const int *events)
+{
+	struct kvm_irqfd irqfd = {.gsi = 5};
+	struct kvm_ioeventfd io = {.addr = 0x500, .len = 2, .flags = KVM_IOEVENTFD_FLAG_PIO};
+
+	phase_begin(taker, "KVM_IRQFD", 0);
+	for (int i = 0; i < TURNS; i++) {
+		irqfd.fd = (uint32_t)events[i & 1];
+		irqfd.flags = 0;
+		CHECK_ZERO(ioctl(vm.fd, KVM_IRQFD, &irqfd));
+		CHECK_ERR(ioctl(vm.fd, KVM_IRQFD, &irqfd), EBUSY);
+		eventfd_write((int)irqfd.fd, 1);
+		irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
+		CHECK_ZERO(ioctl(vm.fd, KVM_IRQFD, &irqfd));
+	}
+	phase_begin(taker, "KVM_IOEVENTFD", 0);
+	for (int i = 0; i < TURNS; i++) {
+		io.fd = events[i & 1];
+		io.flags = KVM_IOEVENTFD_FLAG_PIO;
+		CHECK_ZERO(ioctl(vm.fd, KVM_IOEVENTFD, &io));
+		io.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
+		CHECK_ZERO(ioctl(vm.fd, KVM_IOEVENTFD, &io));
+	}
+	phase_end(taker);
+}
+
+/* New memory each time: Quire asks the kernel about each mapping. */
+static void take_memory(struct taker *taker)
+{
+	phase_begin(taker, "KVM_RUN on new memory", 0);
+	for (int i = 0; i < TURNS; i++) {
+		uint8_t *memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		CHECK(memory != MAP_FAILED);
+		CHECK_OK(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = PAGES * PAGE,
+				.userspace_addr = (uintptr_t)memory));
+		guest_store(&vcpu, GPA, 7);
+		CHECK_OK(REGION(&vm, .slot = 1, .memory_size = 0));
+		CHECK_ZERO(munmap(memory, PAGES * PAGE));
+	}
+	phase_end(taker);
+}
+
+static void take_objects(struct taker *taker)
+{
+	phase_begin(taker, "KVM_CREATE_VM, KVM_CREATE_VCPU", 2);
+	for (int i = 0; i < TURNS; i++) {
+		int machine, cpu;
+
+		machine = (int)CHECK_OK(ioctl(vm.kvm, KVM_CREATE_VM, 0));
+		CHECK(machine <= taker->free[1]);
+		CHECK_ZERO(ioctl(machine, KVM_CREATE_IRQCHIP, 0));
+		cpu = (int)CHECK_OK(ioctl(machine, KVM_CREATE_VCPU, 0));
+		CHECK(cpu <= taker->free[2]);
+		CHECK_ZERO(close(cpu));
+		CHECK_ZERO(close(machine));
+	}
+	phase_end(taker);
+}
+
+static void others_numbers_are_left_alone(void)
+{
+	struct taker taker = {.phase = "none"};
+	const int events[] = {eventfd(0, 0), eventfd(0, 0)};
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	vm_add_agent(&vm);
+	CHECK_ZERO(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	vcpu_open(&vm, &vcpu, 0);
+	for (int i = 0; i < 3; i++)
+		taker.free[i] = dup(0);
+	for (int i = 0; i < 3; i++)
+		CHECK_ZERO(close(taker.free[i]));
+	taker.highest = taker.free[0];
+	CHECK_ZERO(pthread_create(&taker.thread, NULL, taker_main, &taker));
+	take_irqfds(&taker, events);
+	take_memory(&taker);
+	take_objects(&taker);
+	taker.is_over = 1;
+	CHECK_ZERO(pthread_join(taker.thread, NULL));
+}
+
 static const struct check_test tests[] = {
-    TEST(numbers_are_replaced),
-    TEST(numbers_are_closed_unseen),
-    TEST(address_spaces),
-    TEST(calls_are_not_multiplied),
+    TEST(numbers_are_replaced),	    TEST(numbers_are_closed_unseen),	 TEST(address_spaces),
+    TEST(calls_are_not_multiplied), TEST(others_numbers_are_left_alone),
 };
 
 int main(int argc, char **argv)
