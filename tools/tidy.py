@@ -254,12 +254,26 @@ def rule_comments(tree):
             if not in_code and match.group(1) not in words:
                 yield source.path, line_of(source.text, match.start()), f"no {match.group()}"
 
+ARCHITECTURE = "docs/ARCHITECTURE.md"
+
 def rule_layer_folders(tree):
-    """The order of inclusion names folders that exist."""
+    """The order of inclusion names folders that exist, and the guide says what each holds."""
+    guide = (tree.root / ARCHITECTURE).read_text() if ARCHITECTURE in tree.files else ""
     for number, folders in enumerate(tree.layers, 1):
         for folder in folders:
             if not any(path.startswith(folder + "/") for path in tree.files):
                 yield "LAYERS", number, f"no folder {folder}"
+            elif guide and f"| `{folder}` |" not in guide:
+                yield ARCHITECTURE, 1, f"no row for {folder}"
+
+def rule_unit_rooms(tree):
+    """A reader finds the tests of src/change under tests/unit/change."""
+    rooms = {folder.split("/", 1)[1] for folders in tree.layers for folder in folders
+             if folder.startswith(("src/", "hosts/"))} | {"vcpu", "vcpu-diff"}
+    for path in tree.files:
+        parts = path.split("/")
+        if parts[:2] == ["tests", "unit"] and len(parts) > 3 and parts[2] not in rooms:
+            yield path, 1, f"no part of the library is called {parts[2]}"
 
 INVARIANTS = "docs/INVARIANTS.md"
 INVARIANT = re.compile(r"\bI-\d\d\b")

@@ -42,6 +42,8 @@ BROKEN = [
     ("bool", "src/tdp/a.h", "/* A header. */\nint a(int x,\n      bool y);\n"),
     ("bool", "include/quire/x.h", "/* A header. */\nbool a(void);\n"),
     ("layers", "src/tdp/a.c", '/* A file. */\n#include "vcpu/cpu.h"\n'),
+    ("unit_rooms", "tests/unit/other/test_a.c", "/* A file. */\n"),
+    ("layer_folders", "docs/ARCHITECTURE.md", "| `vcpu` | the CPU |\n"),
     ("layers", "vcpu/a.c", '/* A file. */\n#include "cli/one/a.h"\n'),
     ("layers", "src/shadow/a.c", '/* A file. */\n#include "src/tdp/map.h"\n'),
     ("layers", "src/tdp/a.c", '/* A file. */\n#include "src/other/a.h"\n'),

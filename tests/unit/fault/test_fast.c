@@ -1,5 +1,5 @@
 /* The fast path: W comes back without a lookup, where nothing but the log has taken it. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/dirty.h>
 

@@ -1,5 +1,5 @@
 /* Leaves of 1 GiB: when they come, and what takes a part of them away. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)

@@ -1,5 +1,5 @@
 /* MMIO entries: cached by generation, and never believed again after a wrap-around. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/trace.h>
 

@@ -1,5 +1,5 @@
 /* The steps of a fault and their order: the host is watched, and changes come in the middle. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/gmem.h>
 

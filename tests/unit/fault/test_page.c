@@ -1,5 +1,5 @@
 /* The pages a fault may meet: counted or not, read-only, poisoned, slow; and pages kept at hand. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include "src/access/map.h"
 

@@ -2,7 +2,7 @@
 #include <quire/dirty.h>
 #include <quire/trace.h>
 
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 /* L1's tables are in slot 0, in small pages behind the rows; slot 1 is a block of 1 GiB. */
 #define TABLES 16u

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "fake_host.h"
 #include "src/base/reclaim.h"
 #include "src/vm/locks.h"
+#include "tests/unit/fake_host.h"
 
 enum { SLOTS = 1, SHARED = 2, EXCLUSIVE = 4, SECTION = 8, HOLDS = 16 };
 

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "fake_host.h"
 #include "src/base/reclaim.h"
 #include "src/vm/vm.h"
+#include "tests/unit/fake_host.h"
 
 #define IDS 64u
 #define FRAMES 512u

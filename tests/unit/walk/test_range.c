@@ -1,5 +1,5 @@
 /* The walk over a range of gfns, against a model; and what a range operation takes away. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"

@@ -1,6 +1,6 @@
 /* What the tests of the fault path share: a machine, in every table format. */
-#ifndef QUIRE_TESTS_UNIT_FAULT_SUPPORT_H
-#define QUIRE_TESTS_UNIT_FAULT_SUPPORT_H
+#ifndef QUIRE_TESTS_UNIT_SUPPORT_H
+#define QUIRE_TESTS_UNIT_SUPPORT_H
 
 #include <errno.h>
 #include <setjmp.h>
@@ -13,8 +13,8 @@
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
-#include "src/vm/vcpu.h"
 #include "hosts/sim/machine.h"
+#include "src/vm/vcpu.h"
 
 extern struct machine machine;
 

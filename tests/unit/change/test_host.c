@@ -4,7 +4,7 @@
 #include "hosts/sim/kernel.h"
 #include "src/access/map.h"
 #include "src/access/pfn_cache.h"
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
 

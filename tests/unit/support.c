@@ -1,5 +1,5 @@
 /* What the tests of the fault path share: a machine, in every table format. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/dirty.h>
 

@@ -1,5 +1,5 @@
 /* The invalidation sequence against a model: all short histories of begins, ranges and ends. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include "src/vm/invalidate.h"
 

@@ -1,5 +1,5 @@
 /* The mapping level, over all combinations of what may keep it down, against its definition. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/gmem.h>
 

@@ -9,8 +9,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "fake_host.h"
 #include "src/tree/ptree.h"
+#include "tests/unit/fake_host.h"
 
 #define KEYS 600u
 

@@ -1,5 +1,5 @@
 /* Aging: who used a page, told from the accessed bits. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 static int age(uint32_t page, uint32_t npages, enum quire_age kind)
 {

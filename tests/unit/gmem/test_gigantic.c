@@ -1,6 +1,6 @@
 /* Units of 1 GiB of guest_memfd: mapped by one leaf, broken by what takes a part away, and whole
  * again. */
-#include "tests/unit/fault/gmem.h"
+#include "tests/unit/gmem/support.h"
 
 #include "src/gmem/gmem.h"
 #include "src/gmem/rmp.h"

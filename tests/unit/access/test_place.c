@@ -1,5 +1,5 @@
 /* Shared places: writes show, are logged, follow the memory; what cannot be written says so. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/dirty.h>
 #include <quire/place.h>

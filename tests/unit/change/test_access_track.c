@@ -1,5 +1,5 @@
 /* Without A bits: aging takes a leaf's rights, and the next access gets them back. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/dirty.h>
 #include <quire/gmem.h>

@@ -1,5 +1,5 @@
 /* Filling private pages: its checks in their order, and what the guest sees afterwards. */
-#include "tests/unit/fault/gmem.h"
+#include "tests/unit/gmem/support.h"
 
 #include "src/gmem/gmem.h"
 #include "src/vm/vm.h"

@@ -1,5 +1,5 @@
 /* The pfn cache: valid until the host or the slots say otherwise, without a reference. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/gmem.h>
 

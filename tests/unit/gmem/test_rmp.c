@@ -1,5 +1,5 @@
 /* Private pages on their way into a guest: the reverse map, and what it refuses. */
-#include "tests/unit/fault/gmem.h"
+#include "tests/unit/gmem/support.h"
 
 #include "src/base/reclaim.h"
 #include "src/gmem/gmem.h"

@@ -1,5 +1,5 @@
 /* A host for the tests of src/vm. */
-#include "fake_host.h"
+#include "tests/unit/fake_host.h"
 #include "src/vm/vm.h"
 
 #include <errno.h>

@@ -6,10 +6,10 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "fake_host.h"
 #include "src/base/reclaim.h"
 #include "src/gmem/gmem.h"
 #include "src/vm/vm.h"
+#include "tests/unit/fake_host.h"
 
 #define PAGES(n) ((u64)(n) << QUIRE_PAGE_SHIFT)
 #define FILE_PAGES 1536u

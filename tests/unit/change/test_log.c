@@ -2,7 +2,7 @@
 #include <quire/trace.h>
 
 #include "src/tdp/tdp.h"
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #define SLOT_PAGES (2 * SIM_BLOCK)
 #define MANUAL 1u

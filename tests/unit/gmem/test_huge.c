@@ -1,5 +1,5 @@
 /* Pages of 2 MiB of guest_memfd: mapped huge, split by what takes a part away, and huge again. */
-#include "tests/unit/fault/gmem.h"
+#include "tests/unit/gmem/support.h"
 
 #include "src/gmem/gmem.h"
 #include "src/gmem/rmp.h"

@@ -1,5 +1,5 @@
 /* The library's own reads and writes of guest memory. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/dirty.h>
 #include <quire/gmem.h>

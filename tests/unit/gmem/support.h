@@ -1,10 +1,10 @@
 /* What the tests of guest_memfd share: a file that a slot shows. */
-#ifndef QUIRE_TESTS_UNIT_FAULT_GMEM_H
-#define QUIRE_TESTS_UNIT_FAULT_GMEM_H
+#ifndef QUIRE_TESTS_UNIT_GMEM_SUPPORT_H
+#define QUIRE_TESTS_UNIT_GMEM_SUPPORT_H
 
 #include <quire/gmem.h>
 
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 extern struct quire_gmem *gmem;
 

@@ -1,5 +1,5 @@
 /* What the tests of guest_memfd share: a file that a slot shows. */
-#include "tests/unit/fault/gmem.h"
+#include "tests/unit/gmem/support.h"
 
 struct quire_gmem *gmem;
 

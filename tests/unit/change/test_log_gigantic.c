@@ -2,7 +2,7 @@
 #include <quire/trace.h>
 
 #include "src/tdp/tdp.h"
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #define INITIALLY_SET 3u
 

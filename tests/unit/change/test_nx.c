@@ -1,5 +1,5 @@
 /* NX huge pages: no huge leaf is executable, and what is executed comes back huge in the end. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)

@@ -1,5 +1,5 @@
 /* The store gateway: every transition of an entry, and what it counts, unlinks and owes. */
-#include "tests/unit/fault/support.h"
+#include "tests/unit/support.h"
 
 #include <quire/trace.h>
 
