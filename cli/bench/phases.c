@@ -34,20 +34,20 @@ struct run {
 /* May the guest write @gfn as the tables are? Else *@error_code is that of its fault. */
 static bool is_writable(const struct quire_stage2 *stage2, u64 gfn, u64 *error_code)
 {
-	const struct entry_format *f = stage2->format;
+	const struct quire_format *f = stage2->format;
 	const u64 *table = stage2->root;
 
 	*error_code = FAULTS_MISSING;
 	for (u32 level = stage2->root_level;; level--) {
 		u64 entry = table[walk_index((gfn_t){gfn}, level)];
 
-		if (!entry_is_present(f, entry))
+		if (!quire_entry_is_present(f, entry))
 			return false;
-		if (entry_is_leaf(f, entry, level)) {
+		if (quire_entry_is_leaf(f, entry, level)) {
 			*error_code = FAULTS_PROTECTED;
-			return entry_is_writable(f, entry);
+			return quire_entry_is_writable(f, entry);
 		}
-		table = entry_table(entry);
+		table = quire_entry_table(f, entry);
 	}
 }
 

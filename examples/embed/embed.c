@@ -4,62 +4,44 @@
 #include <string.h>
 
 #include <quire/dirty.h>
+#include <quire/format.h>
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
 #include "port.h"
 
-/* The walker: what a processor does with tables of AMD's format. */
-
-enum entry_bit { PRESENT = 1, WRITABLE = 2, ACCESSED = 1 << 5, DIRTY = 1 << 6, LARGE = 1 << 7 };
-
-/* The word at guest address @at, or NULL with the error code of the fault in *@code. */
-static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t at, int is_write, uint64_t *code)
+/* Guest memory is the process's own: its physical addresses are pointers. */
+static void copy_word(uint64_t *word, uint64_t *value, int is_write)
 {
-	uint64_t *table = stage2->root, *entry;
-	unsigned int level = stage2->root_level, shift;
-
-	*code = is_write ? QUIRE_PFERR_WRITE : 0;
-	for (;; level--) {
-		shift = QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1);
-		entry = &table[(at >> shift) % QUIRE_TABLE_ENTRIES];
-		if (!(*entry & PRESENT))
-			return NULL;
-		*code |= QUIRE_PFERR_PRESENT;
-		if (is_write && !(*entry & WRITABLE))
-			return NULL;
-		*code &= QUIRE_PFERR_WRITE;
-		if (level == QUIRE_LEVEL_4K || *entry & LARGE)
-			break;
-		table = (uint64_t *)(uintptr_t)(*entry & UINT64_C(0xffffffffff000));
-	}
-	__atomic_fetch_or(entry, is_write ? ACCESSED | DIRTY : ACCESSED, __ATOMIC_RELAXED);
-	at &= (UINT64_C(1) << shift) - 1;
-	return (uint64_t *)(uintptr_t)((*entry & UINT64_C(0xffffffffff000)) + at);
+	if (is_write)
+		*word = *value;
+	else
+		*value = *word;
 }
 
 /* One access of the CPU. An address without memory is the console: what is stored is printed. */
 static int access_word(struct quire_vcpu *vcpu, uint64_t at, uint64_t *value, int is_write)
 {
 	struct quire_memory_fault fault;
+	struct quire_translation found;
 	struct quire_stage2 stage2;
-	uint64_t requests, code, *word;
+	uint64_t requests;
 	gpa_t gpa = {at};
-	int result;
+	int result, mapped;
 
 	do {
 		/* This CPU caches no translation, so that a request to flush asks nothing of it. */
 		result = quire_vcpu_enter(vcpu, &requests, &stage2);
 		if (result)
 			return result;
-		word = walk(&stage2, at, is_write, &code);
-		if (word)
-			memcpy(is_write ? word : value, is_write ? value : word, sizeof(*word));
+		mapped = quire_walk(&stage2, gpa, is_write ? QUIRE_PFERR_WRITE : 0, &found);
+		if (mapped)
+			copy_word((uint64_t *)(uintptr_t)found.address, value, is_write);
 		quire_vcpu_leave(vcpu);
-		if (word)
+		if (mapped)
 			return 0;
-		result = quire_vcpu_fault(vcpu, gpa, code, &fault);
+		result = quire_vcpu_fault(vcpu, gpa, found.error_code, &fault);
 	} while (result > 0 && result != QUIRE_EMULATE);
 	if (result == QUIRE_EMULATE)
 		printf("console: %llu\n", (unsigned long long)*value);

@@ -3,8 +3,9 @@
 
 #include <string.h>
 
+#include <quire/format.h>
+
 #include "hosts/sim/sched.h"
-#include "src/entry/format.h"
 
 struct access {
 	uint64_t gpa;
@@ -16,34 +17,13 @@ struct access {
 static uint8_t *walk(const struct quire_stage2 *stage2, const struct access *access,
 		     uint64_t *error)
 {
-	const struct entry_format *f = stage2->format;
-	uint64_t *table = stage2->root;
+	struct quire_translation found;
 
-	*error = access->is_store ? QUIRE_PFERR_WRITE : 0;
-	for (unsigned int level = stage2->root_level;; level--) {
-		unsigned int shift = QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1);
-		uint64_t *slot = &table[access->gpa >> shift & (QUIRE_TABLE_ENTRIES - 1)];
-		uint64_t entry = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
-		uint64_t inside = (UINT64_C(1) << shift) - 1;
-
-		if (!(entry & f->hw_present))
-			return NULL;
-		if (entry_is_mmio(f, entry)) {
-			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
-			return NULL;
-		}
-		if (access->is_store && !(entry & f->writable)) {
-			*error |= QUIRE_PFERR_PRESENT;
-			return NULL;
-		}
-		if (entry_is_leaf(f, entry, level)) {
-			__atomic_fetch_or(slot, f->accessed | (access->is_store ? f->dirty : 0),
-					  __ATOMIC_SEQ_CST);
-			return (uint8_t *)(uintptr_t)((entry & ENTRY_ADDRESS_MASK & ~inside) |
-						      (access->gpa & inside & QUIRE_PAGE_MASK));
-		}
-		table = entry_table(entry);
-	}
+	if (quire_walk(stage2, (gpa_t){access->gpa & QUIRE_PAGE_MASK},
+		       access->is_store ? QUIRE_PFERR_WRITE : 0, &found))
+		return (uint8_t *)(uintptr_t)found.address;
+	*error = found.error_code;
+	return NULL;
 }
 
 /* In guest mode. Zero, or the fault's error code in *@error. */

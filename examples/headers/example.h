@@ -35,6 +35,7 @@ void example_check(int truth, const char *condition);
 void example_types(void);
 void example_vm(void);
 void example_vcpu(void);
+void example_format(void);
 void example_stats(void);
 void example_trace(void);
 void example_dirty(void);

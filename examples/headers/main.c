@@ -18,6 +18,7 @@ int main(void)
 	example_types();
 	example_vm();
 	example_vcpu();
+	example_format();
 	example_stats();
 	example_trace();
 	example_dirty();

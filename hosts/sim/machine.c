@@ -24,6 +24,8 @@ static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_t
 	    .mmio_caching = 1,
 	    .host = &sim_host_ops,
 	    .host_ctx = &machine->host,
+	    /* So that a pointer where a physical address belongs leads nowhere, and the reverse. */
+	    .table_offset = 0x12345 * QUIRE_PAGE_SIZE,
 	    .tunables = &machine->tunables,
 	};
 }
@@ -65,7 +67,7 @@ static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
 	const uint64_t *table = root ? table_entries(root) : NULL;
 
 	if (vm_is_shadowed(vm)) {
-		f = &entry_npt;
+		f = &vm->shadow_format;
 		table = shadow_of(vm) && shadow_root_is_valid(vcpu) ? vcpu->shadow.entries : NULL;
 	}
 	for (uint32_t level = QUIRE_LEVEL_512G; table; level--) {
@@ -78,7 +80,7 @@ static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
 			return (
 			    const uint8_t *)(uintptr_t)((entry_pfn(entry).v + (gfn & (pages - 1)))
 							<< QUIRE_PAGE_SHIFT);
-		table = entry_table(entry);
+		table = entry_table(f, entry);
 	}
 	return NULL;
 }
@@ -148,7 +150,7 @@ static void count_leaves(const struct entry_format *f, const uint64_t *table, ui
 		if (level == 1 || (table[i] & f->large))
 			leaves[level]++;
 		else
-			count_leaves(f, entry_table(table[i]), level - 1, leaves);
+			count_leaves(f, entry_table(f, table[i]), level - 1, leaves);
 	}
 }
 
@@ -231,7 +233,7 @@ int machine_add_slot(struct machine *machine, uint32_t page, uint32_t npages, ui
 }
 
 /* The walker's A, and D for a write: true when the entry is as it was read. */
-static bool set_accessed(const struct entry_format *f, uint64_t *entry, uint64_t value, bool write)
+static bool set_accessed(const struct quire_format *f, uint64_t *entry, uint64_t value, bool write)
 {
 	uint64_t new = value | f->accessed | (write ? f->dirty : 0);
 
@@ -242,7 +244,7 @@ static bool set_accessed(const struct entry_format *f, uint64_t *entry, uint64_t
 static bool walk(const struct quire_stage2 *stage2, const struct machine_access *access,
 		 struct machine_translation *translation, uint64_t *error)
 {
-	const struct entry_format *f = stage2->format;
+	const struct quire_format *f = stage2->format;
 	gfn_t gfn = {access->gpa >> QUIRE_PAGE_SHIFT};
 	uint64_t *table = stage2->root;
 
@@ -253,31 +255,30 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 		uint64_t mask = (level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT) - 1;
 		uint64_t host;
 
-		if (!(value & f->hw_present))
+		if (!quire_entry_is_present(f, value))
 			return false;
-		if (entry_is_mmio(f, value)) {
+		if (quire_entry_is_reserved(f, value)) {
 			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
 			return false;
 		}
-		if ((access->write && !(value & f->writable)) ||
-		    (access->fetch && !entry_is_executable(f, value))) {
+		if (!quire_entry_allows(f, value, *error)) {
 			*error |= QUIRE_PFERR_PRESENT;
 			return false;
 		}
-		if (!entry_is_leaf(f, value, level)) {
-			table = entry_table(value);
+		if (!quire_entry_is_leaf(f, value, level)) {
+			table = quire_entry_table(f, value);
 			continue;
 		}
 		if (!set_accessed(f, entry, value, access->write)) {
 			level++; /* the same entry again */
 			continue;
 		}
-		host = (value & ENTRY_ADDRESS_MASK & ~mask) + (access->gpa & mask);
+		host = (quire_entry_address(f, value) & ~mask) + (access->gpa & mask);
 		*translation = (struct machine_translation){
 		    .gfn = gfn.v,
 		    .page = (uint8_t *)(uintptr_t)(host & QUIRE_PAGE_MASK),
 		    .writable = access->write,
-		    .executable = entry_is_executable(f, value),
+		    .executable = quire_entry_is_executable(f, value),
 		};
 		return true;
 	}

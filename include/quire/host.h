@@ -22,7 +22,7 @@ enum quire_page_flags {
 
 /* A host page, as page_get() found it. */
 struct quire_page {
-	pfn_t pfn;
+	pfn_t pfn; /* the host's own number, which entries hold; from 2^36 on a fault is -EFAULT */
 	uint8_t writable;   /* a writable mapping is permitted */
 	uint8_t refcounted; /* the host counts references to it, and gave one to the caller */
 };
@@ -46,6 +46,14 @@ struct quire_host_ops {
 	/* 2 MiB of table memory: zeroed, 2 MiB aligned and resident. */
 	void *(*chunk_alloc)(void *ctx);
 	void (*chunk_free)(void *ctx, void *chunk);
+	/*
+	 * The physical address of the table page @table, 4 KiB in a chunk, and the way back: any
+	 * thread, any lock, never sleep. Both NULL: it is the pointer less table_offset of the
+	 * VM's configuration, as in a kernel that maps all memory in one piece, or in a process.
+	 * Below 2^48: a chunk with a page elsewhere is freed again and counts as none.
+	 */
+	uint64_t (*table_phys)(void *ctx, const uint64_t *table);
+	uint64_t *(*table_virt)(void *ctx, uint64_t physical);
 
 	/*
 	 * The page behind @hva, faulted in as the guest's access would. 0, or -EFAULT (nothing

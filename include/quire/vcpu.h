@@ -21,10 +21,13 @@ enum quire_request {
 	QUIRE_REQ_CLIENT_SHIFT = 16,
 };
 
+struct quire_format;
+
 /* The stage-2 tables a vCPU must walk while it is in guest mode. */
 struct quire_stage2 {
-	const struct entry_format *format; /* src/entry/format.h: what the words mean */
+	const struct quire_format *format; /* what the words mean: <quire/format.h> */
 	uint64_t *root;			   /* 512 entries */
+	uint64_t root_physical;		   /* their address, for a register of the processor */
 	enum quire_level root_level;
 };
 

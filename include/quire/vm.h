@@ -31,6 +31,9 @@ struct quire_vm_config {
 	int mmio_caching;	 /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;
 	void *host_ctx;
+	/* A pointer to a table less its physical address: where a kernel maps all memory. 0 in a
+	 * process. A multiple of the page size. */
+	uint64_t table_offset;
 	const struct quire_tunables *tunables; /* may be shared by VMs; NULL: the defaults */
 };
 
@@ -65,8 +68,10 @@ struct quire_region {
 #define QUIRE_ATTRIBUTE_PRIVATE (UINT64_C(1) << 3)
 
 /*
- * Create a VM with one reference. -EINVAL for a type or width we do not have, or private memory
- * without the TDP MMU; -ENOMEM.
+ * Create a VM with one reference. -EINVAL for a type or width we do not have, private memory
+ * without the TDP MMU, one of the host's table_phys() and table_virt() without the other, or memory
+ * of the host's that tables cannot name (its pointer less table_offset is not below 2^48);
+ * -ENOMEM.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);

@@ -131,8 +131,8 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 		}
 		CHECK(entry & check->f->hw_present);
 		/* I-35, I-37. */
-		CHECK(table_of(entry_table(entry))->level == level - 1);
-		check_table(check, entry_table(entry), gfn, level - 1);
+		CHECK(table_of(entry_table(check->f, entry))->level == level - 1);
+		check_table(check, entry_table(check->f, entry), gfn, level - 1);
 	}
 }
 

@@ -2,7 +2,21 @@
 #ifndef QUIRE_ENTRY_FORMAT_H
 #define QUIRE_ENTRY_FORMAT_H
 
+#include <quire/format.h>
+
 #include "src/base/types.h"
+
+/*
+ * Entries hold physical addresses, the library goes by pointers: how a table's are turned into each
+ * other. Each VM has a copy of its format's descriptor with these filled in (struct quire_host_ops,
+ * table_phys; struct quire_vm_config, table_offset).
+ */
+struct entry_tables {
+	u64 offset; /* a pointer less its physical address; where the functions are NULL */
+	u64 (*phys)(void *ctx, const u64 *table);
+	u64 *(*virt)(void *ctx, u64 phys);
+	void *ctx;
+};
 
 /*
  * One descriptor a format. Every mask holds bits of a 64-bit entry. Hardware bits are those of the
@@ -45,10 +59,14 @@ struct entry_format {
 	u8 mmio_low_bits;
 	u8 mmio_high_shift;
 	u8 mmio_high_bits;
+	struct entry_tables tables;
 };
 
 /* Bits 12..51 hold the address of a frame or of a lower table. */
 #define ENTRY_ADDRESS_MASK UINT64_C(0x000ffffffffff000)
+
+/* Frames and tables have addresses of 48 bits: the formats reserve what is above. */
+#define ENTRY_ADDRESS_LIMIT (UINT64_C(1) << 48)
 
 /* Bits of an MMIO generation: both formats have as many. */
 #define ENTRY_MMIO_GENERATION_BITS 18
@@ -119,22 +137,40 @@ static inline bool entry_may_execute(const struct entry_format *f, u64 entry)
 	return entry_is_executable(f, entry_make_young(f, entry));
 }
 
+/* Can a leaf map @pfn? */
+static inline bool entry_holds_frame(pfn_t pfn)
+{
+	return pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT;
+}
+
 static inline pfn_t entry_pfn(u64 entry)
 {
 	return (pfn_t){(entry & ENTRY_ADDRESS_MASK) >> QUIRE_PAGE_SHIFT};
 }
 
-/* The lower table a present non-leaf entry points to. */
-static inline u64 *entry_table(u64 entry)
+/* What an entry holds for @table. */
+static inline u64 entry_table_address(const struct entry_tables *tables, const u64 *table)
 {
-	return (u64 *)(uintptr_t)(entry & ENTRY_ADDRESS_MASK);
+	if (unlikely(tables->phys))
+		return tables->phys(tables->ctx, table);
+	return (u64)(uintptr_t)table - tables->offset;
+}
+
+/* The lower table a present non-leaf entry points to. */
+static inline u64 *entry_table(const struct entry_format *f, u64 entry)
+{
+	u64 address = entry & ENTRY_ADDRESS_MASK;
+
+	if (unlikely(f->tables.virt))
+		return f->tables.virt(f->tables.ctx, address);
+	return (u64 *)(uintptr_t)(address + f->tables.offset);
 }
 
 /* An entry that points to @table with all rights: the leaf decides. */
 static inline u64 entry_make_table(const struct entry_format *f, const u64 *table)
 {
-	return (u64)(uintptr_t)table | f->present | f->readable | f->writable | f->executable |
-	       f->accessed;
+	return entry_table_address(&f->tables, table) | f->present | f->readable | f->writable |
+	       f->executable | f->accessed;
 }
 
 /* What a leaf shall allow. */
@@ -192,6 +228,9 @@ static inline bool entry_is_mmio(const struct entry_format *f, u64 entry)
 
 u64 entry_make_mmio(const struct entry_format *f, gfn_t gfn, u64 generation);
 u64 entry_mmio_generation(const struct entry_format *f, u64 entry);
+
+/* What a walker is told of @f, in a VM of so many physical address bits. */
+struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr);
 
 /* May a table of the TDP MMU hold @entry at @level? What is not legal was not made here. */
 int entry_is_legal(const struct entry_format *f, u64 entry, u32 level);

@@ -1,9 +1,6 @@
 /* Which words a table may hold: the definition that the other files of this folder keep to. */
 #include "src/entry/format.h"
 
-/* Frames and tables have addresses of 48 bits; the formats reserve what is above. */
-#define ADDRESS_LIMIT (UINT64_C(1) << 48)
-
 /* A leaf that was just used. */
 static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 {
@@ -14,7 +11,7 @@ static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
 	u64 address = entry & ENTRY_ADDRESS_MASK;
 
-	if (level > QUIRE_LEVEL_1G || address % block || address >= ADDRESS_LIMIT)
+	if (level > QUIRE_LEVEL_1G || address % block || address >= ENTRY_ADDRESS_LIMIT)
 		return false;
 	if ((entry & always) != always || (entry & ~ENTRY_ADDRESS_MASK & ~(always | maybe)))
 		return false;
@@ -38,15 +35,15 @@ static bool is_legal_table(const struct entry_format *f, u64 entry, u32 level)
 {
 	u64 address = entry & ENTRY_ADDRESS_MASK;
 
-	return level > QUIRE_LEVEL_4K && address < ADDRESS_LIMIT &&
-	       entry == entry_make_table(f, (const u64 *)(uintptr_t)address);
+	return level > QUIRE_LEVEL_4K && address < ENTRY_ADDRESS_LIMIT &&
+	       entry == entry_make_table(f, entry_table(f, entry));
 }
 
 static bool is_legal_mmio(const struct entry_format *f, u64 entry, u32 level)
 {
 	u64 address = entry & ENTRY_ADDRESS_MASK & ~f->mmio_value;
 
-	return level == QUIRE_LEVEL_4K && address < ADDRESS_LIMIT &&
+	return level == QUIRE_LEVEL_4K && address < ENTRY_ADDRESS_LIMIT &&
 	       entry == entry_make_mmio(f, (gfn_t){address >> QUIRE_PAGE_SHIFT},
 					entry_mmio_generation(f, entry));
 }

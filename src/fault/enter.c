@@ -16,15 +16,18 @@ static int load_root(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 
 		if (err)
 			return err;
-		stage2->format = &entry_npt;
+		stage2->format = &vcpu->vm->shadow_walk;
 		stage2->root = vcpu->shadow.entries;
+		stage2->root_physical =
+		    entry_table_address(&vcpu->vm->shadow_format.tables, stage2->root);
 		return 0;
 	}
 	vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);
 	if (unlikely(!vcpu->root))
 		return -ENOMEM;
-	stage2->format = vcpu->vm->format;
+	stage2->format = &vcpu->vm->tdp_walk;
 	stage2->root = table_entries(vcpu->root);
+	stage2->root_physical = entry_table_address(&vcpu->vm->tdp_format.tables, stage2->root);
 	return 0;
 }
 

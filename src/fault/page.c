@@ -14,6 +14,8 @@ static int find_gmem_page(const struct fault *fault, struct found *found,
 
 	if (ret == -ESTALE)
 		return QUIRE_RETRY;
+	if (!ret && !entry_holds_frame(found->gmem.pfn))
+		ret = -EFAULT;
 	if (ret) {
 		fault_describe(fault, exit);
 		return ret;
@@ -46,6 +48,10 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	if (ret == -EINTR &&
 	    !(atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT))
 		return QUIRE_RETRY;
+	if (!ret && unlikely(!entry_holds_frame(found->page.pfn))) {
+		vm->host->page_put(vm->host_ctx, &found->page, QUIRE_PAGE_UNUSED);
+		return -EFAULT;
+	}
 	if (found->slot_flags & QUIRE_SLOT_READONLY)
 		found->page.writable = 0;
 	return ret;

@@ -82,7 +82,8 @@ static void check_leaf(struct checker *check, const struct shadow_page *page, u6
 /* I-35, I-37, I-38, I-43: the child is alive, one level below, knows its parent, allows no more. */
 static void check_link(struct checker *check, const struct shadow_page *page, const u64 *entry)
 {
-	const struct shadow_page *child = shadow_page_of(entry_table(*entry));
+	const struct shadow_page *child =
+	    shadow_page_of(entry_table(shadow_format(check->vm), *entry));
 	struct shadow_key key = {.gfn = child->gfn, .role = child->role};
 
 	check->links++;

@@ -53,7 +53,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 
 static void drop_child(const struct shadow_change *change, const u64 *entry, u64 old)
 {
-	struct shadow_page *child = shadow_page_of(entry_table(old));
+	struct shadow_page *child = shadow_page_of(entry_table(shadow_format(change->vm), old));
 
 	if (BROKEN(!rmap_remove(&child->parents, entry, &change->shadow->pool)))
 		vm_poison(change->vm);
@@ -94,8 +94,9 @@ int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_pa
 	mmu_assert_exclusive(change->vm);
 	if (!rmap_add(&child->parents, entry, change->descriptors))
 		return 1;
-	(void)shadow_store(change, entry, level,
-			   entry_make_table(SHADOW_FORMAT, table_entries(child->table)));
+	(void)shadow_store(
+	    change, entry, level,
+	    entry_make_table(shadow_format(change->vm), table_entries(child->table)));
 	return 0;
 }
 

@@ -129,7 +129,7 @@ static int link_child(const struct shadow_change *change, u64 *entry, struct sha
 	if (entry_is_present(SHADOW_FORMAT, old)) {
 		bool leaf = entry_is_leaf(SHADOW_FORMAT, old, level);
 
-		if (!leaf && shadow_page_of(entry_table(old)) == child)
+		if (!leaf && shadow_page_of(entry_table(shadow_format(change->vm), old)) == child)
 			return 0;
 		shadow_drop(change, entry);
 		flush_debt_pay(change->debt);
@@ -140,7 +140,8 @@ static int link_child(const struct shadow_change *change, u64 *entry, struct sha
 }
 
 /* Does the entry of @parent on the way to @gpa lead to @child? */
-static bool is_linked(const struct shadow_page *parent, gpa_t gpa, const struct shadow_page *child)
+static bool is_linked(const struct shadow *shadow, const struct shadow_page *parent, gpa_t gpa,
+		      const struct shadow_page *child)
 {
 	u32 level = role_level(parent->role);
 	u64 entry =
@@ -148,7 +149,7 @@ static bool is_linked(const struct shadow_page *parent, gpa_t gpa, const struct 
 
 	return entry_is_present(SHADOW_FORMAT, entry) &&
 	       !entry_is_leaf(SHADOW_FORMAT, entry, level) &&
-	       shadow_page_of(entry_table(entry)) == child;
+	       shadow_page_of(entry_table(shadow_format(shadow->vm), entry)) == child;
 }
 
 /*
@@ -164,7 +165,7 @@ struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct s
 	for (u32 level = SHADOW_ROOT_LEVEL - 1; level >= walk->level; level--) {
 		struct shadow_page *page = path->pages[level];
 
-		if (is_linked(path->pages[level + 1], walk->gpa, page) ||
+		if (is_linked(shadow, path->pages[level + 1], walk->gpa, page) ||
 		    !shadow_lags_below(shadow, page))
 			continue;
 		*key = (struct shadow_key){.gfn = page->gfn, .role = page->role};
@@ -243,13 +244,13 @@ static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entr
 }
 
 /* The guest executes below the table at this place: no huge leaf instead of it. */
-static bool table_must_stay(const u64 *entry, u32 level)
+static bool table_must_stay(const struct quire_vm *vm, const u64 *entry, u32 level)
 {
 	u64 value = atomic_load_relaxed_u64(entry);
 
 	return entry_is_present(SHADOW_FORMAT, value) &&
 	       !entry_is_leaf(SHADOW_FORMAT, value, level) &&
-	       table_of(entry_table(value))->nx_disallowed;
+	       table_of(entry_table(shadow_format(vm), value))->nx_disallowed;
 }
 
 /* One level down, to the part of the block that holds the gfn. */
@@ -286,7 +287,7 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 		bool keep = mapping.fetch && level <= mapping.wanted_level;
 
 		if (level == mapping.leaf.level && level > QUIRE_LEVEL_4K &&
-		    unlikely(table_must_stay(entry, level))) {
+		    unlikely(table_must_stay(change->vm, entry, level))) {
 			shrink(&mapping);
 			keep = true;
 		}
@@ -313,6 +314,6 @@ u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, g
 			return QUIRE_LEVEL_4K;
 		if (entry_is_leaf(SHADOW_FORMAT, entry, level))
 			return level;
-		table = entry_table(entry);
+		table = entry_table(shadow_format(vm), entry);
 	}
 }

@@ -19,7 +19,7 @@ u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 
 		if (!entry_is_present(f, value) || entry_is_leaf(f, value, *level))
 			return entry;
-		table = entry_table(value);
+		table = entry_table(f, value);
 	}
 }
 
@@ -172,7 +172,7 @@ static struct tdp_mapping shrunk(const struct tdp_mapping *mapping)
 static bool table_must_stay(const struct entry_format *f, u64 old, u32 level)
 {
 	return level > QUIRE_LEVEL_4K && is_table(f, old) &&
-	       atomic_load_relaxed_u8(&table_of(entry_table(old))->nx_disallowed);
+	       atomic_load_relaxed_u8(&table_of(entry_table(f, old))->nx_disallowed);
 }
 
 /*
@@ -212,7 +212,7 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 			if (!is_table(f, old))
 				return QUIRE_RETRY;
 		}
-		table = entry_table(old);
+		table = entry_table(f, old);
 	}
 }
 
@@ -245,6 +245,6 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 		}
 		if (!is_table(f, old))
 			return TDP_LOST;
-		table = entry_table(old);
+		table = entry_table(f, old);
 	}
 }

@@ -273,7 +273,7 @@ static u64 *table_below(const struct entry_format *f, const u64 *entry, u32 leve
 
 	if (!entry_is_present(f, value) || entry_is_leaf(f, value, level))
 		return NULL;
-	return entry_table(value);
+	return entry_table(f, value);
 }
 
 /* The lowest table for @gfn, or NULL. Does not load what it maps: that would miss the cache. */

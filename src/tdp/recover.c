@@ -31,7 +31,7 @@ static bool find_leaf(const struct entry_format *f, const u64 *entries, u32 leve
 		if (!entry_is_present(f, entry))
 			continue;
 		if (entry_is_leaf(f, entry, level) ||
-		    find_leaf(f, entry_table(entry), level - 1, found))
+		    find_leaf(f, entry_table(f, entry), level - 1, found))
 			return true;
 	}
 	return false;
@@ -75,8 +75,8 @@ static void recover_run(const struct walk_run *run, void *ctx)
 		if (!entry_is_present(f, old) || entry_is_leaf(f, old, run->level) ||
 		    !walk_covers(run, i))
 			continue;
-		huge =
-		    huge_of(recover, entry_table(old), (gfn_t){run->gfn.v + i * pages}, run->level);
+		huge = huge_of(recover, entry_table(f, old), (gfn_t){run->gfn.v + i * pages},
+			       run->level);
 		if (huge)
 			(void)!tdp_change_entry(&recover->change, entry, run->level, &old, huge);
 	}

@@ -55,7 +55,7 @@ static void count_leaf(const struct tdp_change *change, u32 level, u64 delta)
 /* Sweep the table that @old pointed to when the debt is settled. */
 static void unlink_table(const struct tdp_change *change, u64 old)
 {
-	struct table *table = table_of(entry_table(old));
+	struct table *table = table_of(entry_table(change->vm->format, old));
 
 	if (BROKEN(change->debt))
 		return;

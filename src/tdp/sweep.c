@@ -46,7 +46,7 @@ static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 lea
 		if (entry_is_leaf(f, entry, table->level)) {
 			leaves[table->level]++;
 		} else {
-			struct table *child = table_of(entry_table(entry));
+			struct table *child = table_of(entry_table(f, entry));
 
 			child->next = below;
 			below = child;

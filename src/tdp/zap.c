@@ -13,10 +13,11 @@
  * MMIO entries map nothing and stay, as in KVM: their generation tells whether they hold. A table
  * that has one is left to the walk, too.
  */
-static bool table_goes_whole(const struct walk_run *run, u32 index, u64 entry)
+static bool table_goes_whole(const struct entry_format *f, const struct walk_run *run, u32 index,
+			     u64 entry)
 {
 	return walk_covers(run, index) &&
-	       !atomic_load_relaxed_u8(&table_of(entry_table(entry))->has_mmio);
+	       !atomic_load_relaxed_u8(&table_of(entry_table(f, entry))->has_mmio);
 }
 
 static void zap_run(const struct walk_run *run, void *ctx)
@@ -30,7 +31,7 @@ static void zap_run(const struct walk_run *run, void *ctx)
 		while (old != f->nonpresent && !entry_is_mmio(f, old)) {
 			bool table = entry_is_present(f, old) && !entry_is_leaf(f, old, run->level);
 
-			if (table && !table_goes_whole(run, i, old))
+			if (table && !table_goes_whole(f, run, i, old))
 				break;
 			if (MUTANT(zap_spares_huge) && !walk_covers(run, i))
 				break;

@@ -18,6 +18,9 @@ static int config_check(const struct quire_vm_config *config)
 	/* Shadow pages know one view of a gfn. */
 	if (config->mmu != QUIRE_MMU_TDP && config->type != QUIRE_VM_DEFAULT)
 		return -EINVAL;
+	if (!config->host->table_phys != !config->host->table_virt ||
+	    config->table_offset % QUIRE_PAGE_SIZE)
+		return -EINVAL;
 	return 0;
 }
 
@@ -33,17 +36,47 @@ static const struct entry_format *format_of(enum quire_format_id id)
 	}
 }
 
+static void formats_init(struct quire_vm *vm, const struct quire_vm_config *config)
+{
+	const struct entry_tables tables = {
+	    .offset = config->table_offset,
+	    .phys = config->host->table_phys,
+	    .virt = config->host->table_virt,
+	    .ctx = config->host_ctx,
+	};
+
+	vm->tdp_format = *format_of(config->format);
+	vm->shadow_format = entry_npt;
+	vm->tdp_format.tables = vm->shadow_format.tables = tables;
+	vm->format = &vm->tdp_format;
+	vm->tdp_walk = entry_describe(&vm->tdp_format, config->maxphyaddr);
+	vm->shadow_walk = entry_describe(&vm->shadow_format, config->maxphyaddr);
+	/* NPT's MMIO entries need a reserved address bit. */
+	vm->mmio_entries = config->mmio_caching && !vm_is_shadowed(vm) &&
+			   (config->maxphyaddr < 52 || config->format != QUIRE_FORMAT_NPT);
+	if (!vm->mmio_entries)
+		vm->tdp_walk.mmio_mask = 0;
+	vm->shadow_walk.mmio_mask = 0;
+}
+
+/*
+ * Tables come from the host as this VM's own memory does: when its address does not fit into an
+ * entry, theirs would not either (arena_grow() looks at each).
+ */
+static bool is_addressable(const struct quire_vm *vm)
+{
+	return vm->host->table_phys ||
+	       (u64)(uintptr_t)vm - vm->config.table_offset < ENTRY_ADDRESS_LIMIT;
+}
+
 static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 {
 	vm->config = *config;
 	vm->host = config->host;
 	vm->host_ctx = config->host_ctx;
-	vm->format = format_of(config->format);
 	vm->tunables = config->tunables ? config->tunables : &default_tunables;
 	vm->address_spaces = vm_has_private_mem(vm) ? 1 : QUIRE_AS_MAX;
-	/* NPT's MMIO entries need a reserved address bit. */
-	vm->mmio_entries = config->mmio_caching && !vm_is_shadowed(vm) &&
-			   (config->maxphyaddr < 52 || vm->format != &entry_npt);
+	formats_init(vm, config);
 	vm->max_gfn.v =
 	    (UINT64_C(1) << (min_u64(config->maxphyaddr, TABLE_ADDRESS_BITS) - QUIRE_PAGE_SHIFT)) -
 	    1;
@@ -55,7 +88,7 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	invalidation_init(&vm->invalidation);
 	mutex_init(&vm->pfn_caches.lock, RANK_PFN_LIST);
 	flush_domain_init(&vm->flush, vm->host, vm->host_ctx);
-	arena_init(&vm->arena, vm->host, vm->host_ctx);
+	arena_init(&vm->arena, vm->host, vm->host_ctx, &vm->tdp_format.tables);
 	memslots_init(vm, vm->address_spaces);
 	attributes_init(vm);
 }
@@ -70,6 +103,10 @@ int vm_make(const struct quire_vm_config *config, struct quire_vm **result)
 	if (!*result)
 		return -ENOMEM;
 	vm_init(*result, config);
+	if (!is_addressable(*result)) {
+		config->host->free(config->host_ctx, *result, sizeof(**result));
+		return -EINVAL;
+	}
 	return 0;
 }
 

@@ -30,7 +30,7 @@ static void walk_table(const struct walk *walk, u64 *table, u32 level, const str
 			continue;
 		below.start.v = max_u64(range->start.v, block);
 		below.end.v = min_u64(range->end.v, block + pages);
-		walk_table(walk, entry_table(entry), level - 1, &below);
+		walk_table(walk, entry_table(f, entry), level - 1, &below);
 	}
 }
 

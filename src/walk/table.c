@@ -8,11 +8,13 @@
 /* Tables moved from the arena to a cache at once, so that a fault rarely takes the arena's lock. */
 #define CACHE_BATCH 16u
 
-void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx)
+void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx,
+		const struct entry_tables *addresses)
 {
 	mutex_init(&arena->lock, RANK_ARENA);
 	arena->host = host;
 	arena->host_ctx = host_ctx;
+	arena->addresses = addresses;
 }
 
 void arena_destroy(struct arena *arena)
@@ -29,6 +31,18 @@ void arena_destroy(struct arena *arena)
 	arena->chunks = NULL;
 }
 
+/* Can an entry hold the address of each table of @chunk? */
+static bool is_addressable(const struct arena *arena, const struct table *chunk)
+{
+	for (u32 page = CHUNK_FIRST_PAGE; page < CHUNK_PAGES; page++) {
+		u64 address = entry_table_address(arena->addresses, table_entries(&chunk[page]));
+
+		if (address >= ENTRY_ADDRESS_LIMIT || address % QUIRE_PAGE_SIZE)
+			return false;
+	}
+	return true;
+}
+
 /* Add a chunk's pages to the free list, in rising order of address. */
 static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
 {
@@ -36,6 +50,10 @@ static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
 
 	if (!chunk)
 		return -ENOMEM;
+	if (!is_addressable(arena, chunk)) {
+		arena->host->chunk_free(arena->host_ctx, chunk);
+		return -ENOMEM;
+	}
 	chunk->next = arena->chunks;
 	arena->chunks = chunk;
 	arena->chunk_count++;

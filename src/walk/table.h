@@ -5,11 +5,12 @@
 #include <quire/host.h>
 
 #include "src/base/lock.h"
+#include "src/entry/format.h"
 
 /*
  * A chunk is 2 MiB, 2 MiB aligned and resident. Its first pages hold the descriptors of the
- * others, so page and descriptor find each other by arithmetic. The address of a table page, as the
- * entry above it holds it, is the page's own virtual address.
+ * others, so page and descriptor find each other by arithmetic. What an entry holds of a table is
+ * its physical address: entry_table() and entry_table_address() (entry/format.h).
  */
 #define CHUNK_BYTES (UINT64_C(2) << 20)
 
@@ -63,9 +64,11 @@ struct arena {
 	u64 used; /* tables handed out: a statistic */
 	const struct quire_host_ops *host;
 	void *host_ctx;
+	const struct entry_tables *addresses; /* of its tables */
 };
 
-void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx);
+void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx,
+		const struct entry_tables *addresses);
 /* Every table must be back. */
 void arena_destroy(struct arena *arena);
 

@@ -71,34 +71,12 @@ static uint64_t *first_word(uint64_t gfn)
 /* The walk of a processor: the address of the page, or NULL with the error code. */
 static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t gfn, uint64_t *error)
 {
-	const struct entry_format *f = stage2->format;
-	uint64_t *table = stage2->root;
+	struct quire_translation found;
 
-	*error = QUIRE_PFERR_WRITE | QUIRE_PFERR_USER;
-	for (uint32_t level = stage2->root_level;; level--) {
-		uint64_t *entry = &table[walk_index((gfn_t){gfn}, level)];
-		uint64_t value = atomic_load_acquire_u64(entry);
-		uint64_t below = level_pages((enum quire_level)level) - 1;
-
-		if (!(value & f->hw_present))
-			return NULL;
-		if (entry_is_mmio(f, value))
-			*error |= QUIRE_PFERR_RSVD;
-		if (entry_is_mmio(f, value) || !(value & f->writable)) {
-			*error |= QUIRE_PFERR_PRESENT;
-			return NULL;
-		}
-		if (!entry_is_leaf(f, value, level)) {
-			table = entry_table(value);
-			continue;
-		}
-		/* A and D, or the entry has changed: the fault finds out. */
-		if (~value & (f->accessed | f->dirty) &&
-		    !atomic_cmpxchg_u64(entry, &value, value | f->accessed | f->dirty))
-			return NULL;
-		return (uint64_t *)(uintptr_t)(((entry_pfn(value).v & ~below) + (gfn & below))
-					       << QUIRE_PAGE_SHIFT);
-	}
+	if (quire_walk(stage2, gpa_of((gfn_t){gfn}), QUIRE_PFERR_WRITE | QUIRE_PFERR_USER, &found))
+		return (uint64_t *)(uintptr_t)found.address;
+	*error = found.error_code;
+	return NULL;
 }
 
 /* walk(), by way of the TLB if the vCPU has one. */

@@ -1,5 +1,5 @@
 /* The common two-stage walk: one compare a load, nothing to set and nothing to refuse. */
-#include "src/entry/format.h"
+#include "src/base/types.h"
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"
 
@@ -12,7 +12,7 @@ struct stage2_need {
 	uint64_t leaf_have; /* on top of it in the leaf */
 };
 
-static always_inline struct stage2_need need_of(const struct entry_format *format,
+static always_inline struct stage2_need need_of(const struct quire_format *format,
 						enum mmu_access access)
 {
 	uint64_t have = format->accessed | (access == MMU_FETCH ? 0 : format->readable);
@@ -21,14 +21,17 @@ static always_inline struct stage2_need need_of(const struct entry_format *forma
 	if (access == MMU_WRITE)
 		have |= format->writable;
 	if (access == MMU_FETCH)
-		have |= format->executable | (format->readable & format->hw_present);
+		have |= format->executable | (format->readable & format->present);
 	need.have = have;
-	need.looked_at = have | STAGE2_RESERVED | (access == MMU_FETCH ? format->noexec : 0);
+	need.looked_at = have | format->reserved | (access == MMU_FETCH ? format->noexec : 0);
 	need.leaf_have = access == MMU_WRITE ? format->dirty : 0;
 	return need;
 }
 
-/* Host address of @gpa, or 0. All entries are the library's own memory: plain loads. */
+/*
+ * Host address of @gpa, or 0. All entries are the library's own memory: plain loads. In a process a
+ * table's physical address is its pointer, which quire_walk() does not rely on.
+ */
 static always_inline uint64_t walk_stage2(const struct cpu *cpu, const struct stage2_need *need,
 					  uint64_t gpa)
 {
@@ -41,12 +44,12 @@ static always_inline uint64_t walk_stage2(const struct cpu *cpu, const struct st
 		entry = __atomic_load_n(&table[gpa >> shift & 511], __ATOMIC_ACQUIRE);
 		if (unlikely((entry & (need->looked_at | large)) != need->have))
 			return 0;
-		table = (const uint64_t *)(uintptr_t)(entry & ENTRY_ADDRESS_MASK);
+		table = (const uint64_t *)(uintptr_t)(entry & PTE_ADDRESS);
 	}
 	entry = __atomic_load_n(&table[gpa >> 12 & 511], __ATOMIC_ACQUIRE);
 	if (unlikely((entry & need->looked_at) != need->have || ~entry & need->leaf_have))
 		return 0;
-	return (entry & ENTRY_ADDRESS_MASK) | (gpa & PAGE_OFFSET_MASK);
+	return (entry & PTE_ADDRESS) | (gpa & PAGE_OFFSET_MASK);
 }
 
 /* The guest's entry at @host, in *@entry, when it has what every entry of the common case has. */

@@ -3,7 +3,6 @@
  * They are the shadow of the guest's own (src/shadow), which the library walks when they do not
  * lead on; what those refuse comes back as the guest's page fault.
  */
-#include "src/entry/format.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"
@@ -90,9 +89,9 @@ static enum entry_answer visit(const struct cpu *cpu, struct linear_walk *walk, 
 		if (is_leaf && !rights_permit(cpu, walk->access, rights))
 			return ENTRY_REFUSES;
 		marks = is_leaf && walk->access == MMU_WRITE ? PTE_A | PTE_D : PTE_A;
-	} while (!stage2_entry_mark(slot, entry, marks));
+	} while (!quire_entry_set(slot, entry, marks));
 	walk->rights = rights;
-	walk->host = entry & ENTRY_ADDRESS_MASK;
+	walk->host = entry & cpu->stage2.format->address;
 	if (!is_leaf)
 		return ENTRY_TABLE;
 	walk->host = (walk->host & ~span) | (walk->linear & span);

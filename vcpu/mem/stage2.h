@@ -2,10 +2,9 @@
 #ifndef QUIRE_VCPU_MEM_STAGE2_H
 #define QUIRE_VCPU_MEM_STAGE2_H
 
-#include "vcpu/mem/mmu.h"
+#include <quire/format.h>
 
-/* The modelled processor has MAXPHYADDR 48: these address bits fault when set. */
-#define STAGE2_RESERVED (UINT64_C(0xf) << 48)
+#include "vcpu/mem/mmu.h"
 
 struct stage2_request {
 	uint64_t gpa;
@@ -21,13 +20,6 @@ enum stage2_result {
 
 enum stage2_result stage2_translate(struct cpu *cpu, const struct stage2_request *request,
 				    uint64_t *host);
-
-/*
- * Set @bits in an entry as the hardware does. Zero when somebody changed it meanwhile: it must be
- * looked at again. The compare-exchange orders the access after the walk; its partner is the
- * compare-exchange of the library's store gateways.
- */
-int stage2_entry_mark(uint64_t *slot, uint64_t entry, uint64_t bits);
 
 /* Was the frame of @gpa marked below, for @access? A frame that is no memory for reads is none for
  * writes; not the other way round (ROM). */

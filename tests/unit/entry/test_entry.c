@@ -131,7 +131,7 @@ static void test_tables(void **state)
 		u64 entry = entry_make_table(f, table);
 
 		assert_one_kind(f, entry, 1, 0);
-		assert_ptr_equal(entry_table(entry), table);
+		assert_ptr_equal(entry_table(f, entry), table);
 		/* All rights: the leaf decides. */
 		assert_true(entry_is_writable(f, entry) && entry_is_executable(f, entry));
 		for (u32 level = 2; level <= 4; level++)
@@ -256,7 +256,7 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 			assert_int_equal(leaf_again(f, entry, level), entry);
 			leaves++;
 		} else {
-			assert_int_equal(entry_make_table(f, entry_table(entry)), entry);
+			assert_int_equal(entry_make_table(f, entry_table(f, entry)), entry);
 		}
 	}
 	return leaves;
@@ -351,18 +351,31 @@ static void test_bits(void **state)
 			 UINT64_C(0x5) << 52 | UINT64_C(1) << 51 | 0x7000 | 3 << 3 | 7);
 }
 
+/* Memory that a kernel maps in one piece: tables have high addresses, entries hold low ones. */
+static void test_direct_map(void **state)
+{
+	const u64 start = UINT64_C(0xffff888000000000);
+
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		struct entry_format f = *formats[i];
+		u64 *table = (u64 *)(uintptr_t)(start + 0x200000);
+
+		f.tables.offset = start;
+		assert_int_equal(entry_make_table(&f, table) & ENTRY_ADDRESS_MASK, 0x200000);
+		assert_ptr_equal(entry_table(&f, entry_make_table(&f, table)), table);
+		assert_true(entry_is_legal(&f, entry_make_table(&f, table), 2));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_leaves),
-	    cmocka_unit_test(test_tables),
-	    cmocka_unit_test(test_empty),
-	    cmocka_unit_test(test_mmio),
-	    cmocka_unit_test(test_rights),
-	    cmocka_unit_test(test_legal),
-	    cmocka_unit_test(test_legal_addresses),
-	    cmocka_unit_test(test_legal_mmio),
-	    cmocka_unit_test(test_bits),
+	    cmocka_unit_test(test_leaves),     cmocka_unit_test(test_tables),
+	    cmocka_unit_test(test_direct_map), cmocka_unit_test(test_empty),
+	    cmocka_unit_test(test_mmio),       cmocka_unit_test(test_rights),
+	    cmocka_unit_test(test_legal),      cmocka_unit_test(test_legal_addresses),
+	    cmocka_unit_test(test_legal_mmio), cmocka_unit_test(test_bits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,23 +61,12 @@ static uint64_t next_random(uint64_t *state)
 /* The walk of a processor, for a write: the page, or NULL with the error code. */
 static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t gfn, uint64_t *error)
 {
-	const struct entry_format *f = stage2->format;
-	uint64_t *table = stage2->root;
+	struct quire_translation found;
 
-	*error = QUIRE_PFERR_WRITE;
-	for (uint32_t level = stage2->root_level;; level--) {
-		uint64_t value = atomic_load_acquire_u64(&table[walk_index((gfn_t){gfn}, level)]);
-
-		if (!(value & f->hw_present))
-			return NULL;
-		if (entry_is_mmio(f, value)) {
-			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
-			return NULL;
-		}
-		if (entry_is_leaf(f, value, level))
-			return (uint64_t *)(uintptr_t)(entry_pfn(value).v << QUIRE_PAGE_SHIFT);
-		table = entry_table(value);
-	}
+	if (quire_walk(stage2, gpa_of((gfn_t){gfn}), QUIRE_PFERR_WRITE, &found))
+		return (uint64_t *)(uintptr_t)found.address;
+	*error = found.error_code;
+	return NULL;
 }
 
 /* One increment of the page's first word; what the fault said, if it did not work out. */

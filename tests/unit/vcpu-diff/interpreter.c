@@ -40,8 +40,12 @@ void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request)
 
 int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_stage2 *stage2)
 {
+	static struct quire_format npt;
+
+	npt = entry_describe(&entry_npt, 48);
 	/* The guest's identity map is in the stage-2 format too: one set of tables serves both. */
-	*stage2 = (struct quire_stage2){&entry_npt, (uint64_t *)ROOT, QUIRE_LEVEL_512G};
+	*stage2 = (struct quire_stage2){
+	    .format = &npt, .root = (uint64_t *)ROOT, .root_level = QUIRE_LEVEL_512G};
 	*requests = doorbell;
 	doorbell = 0;
 	return 0;

@@ -108,7 +108,11 @@ void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request)
 
 int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_stage2 *stage2)
 {
-	*stage2 = (struct quire_stage2){&entry_npt, vcpu->vm->root, QUIRE_LEVEL_512G};
+	static struct quire_format npt;
+
+	npt = entry_describe(&entry_npt, 48);
+	*stage2 = (struct quire_stage2){
+	    .format = &npt, .root = vcpu->vm->root, .root_level = QUIRE_LEVEL_512G};
 	vcpu->in_guest = 1;
 	*requests = __atomic_exchange_n(&vcpu->doorbell, 0, __ATOMIC_SEQ_CST);
 	return 0;

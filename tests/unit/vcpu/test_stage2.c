@@ -33,9 +33,9 @@ static void build(const struct entry_format *f, uint64_t leaf, unsigned int leve
 	*entry_at(level) = leaf;
 }
 
-static void check_walk(struct cpu *cpu, const struct entry_leaf *leaf, enum mmu_access access)
+static void check_walk(struct cpu *cpu, const struct entry_format *f, const struct entry_leaf *leaf,
+		       enum mmu_access access)
 {
-	const struct entry_format *f = cpu->stage2.format;
 	bool has_ad = f != &entry_ept_no_ad, awake = has_ad || leaf->accessed, allowed;
 	uint64_t entry = entry_make_leaf(f, leaf), bytes = UINT64_C(0x1000)
 							   << (9 * (leaf->level - 1));
@@ -86,10 +86,12 @@ static void test_walk(void **state)
 		    .accessed = bits >> 2 & 1,
 		};
 
-		cpu->stage2.format = formats[which / 24 % 3];
+		struct quire_format told = entry_describe(formats[which / 24 % 3], 48);
+
+		cpu->stage2.format = &told;
 		cpu->stage2.root = tables[4];
 		cpu->stage2.root_level = QUIRE_LEVEL_512G;
-		check_walk(cpu, &leaf, (enum mmu_access)(which / 72));
+		check_walk(cpu, formats[which / 24 % 3], &leaf, (enum mmu_access)(which / 72));
 	}
 	/* Without A and D there is nothing that the walk could set. */
 	assert_int_equal(entry_ept_no_ad.accessed | entry_ept_no_ad.dirty, 0);

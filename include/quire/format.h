@@ -1,0 +1,214 @@
+/* What the words of second-stage tables mean, and the walk that a processor makes of them. */
+#ifndef QUIRE_FORMAT_H
+#define QUIRE_FORMAT_H
+
+#include <quire/vcpu.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * One format: AMD's nested tables, or Intel's extended ones. Tables are 4 KiB, hold 512 entries of
+ * 64 bits in the machine's byte order, and are read with one load an entry. Each mask holds bits of
+ * an entry; 0: the format has no such bit. What no mask names is ignored by a walker.
+ */
+struct quire_format {
+	const char *name;    /* "npt", "ept", "ept without a and d" */
+	uint64_t present;    /* any of these: the entry counts as present */
+	uint64_t readable;   /* all of these: reads are allowed, and nothing is without */
+	uint64_t writable;   /* all of these: writes are */
+	uint64_t executable; /* all of these, and none of noexec: instruction fetches are */
+	uint64_t noexec;
+	uint64_t accessed;    /* to be set by a walker in every entry on its way */
+	uint64_t dirty;	      /* to be set in the leaf before a write */
+	uint64_t large;	      /* set in a leaf above QUIRE_LEVEL_4K */
+	uint64_t address;     /* of a frame or a table: a physical address in its own bits */
+	uint64_t reserved;    /* any of these in a present entry: a fault that says RSVD */
+	uint64_t misfit_mask; /* so does (entry & misfit_mask) == misfit; 0: nothing does */
+	uint64_t misfit;
+	/* (entry & mmio_mask) == mmio: no memory there, as a fault found out; to a processor it is
+	 * a reserved bit or a misfit. 0: this VM's tables have none. */
+	uint64_t mmio_mask;
+	uint64_t mmio;
+	/* From a table's physical address to the pointer: as the host says (<quire/host.h>), or,
+	 * where it says nothing, the address and this offset. */
+	uint64_t table_offset;
+	uint64_t *(*table_virt)(void *ctx, uint64_t physical);
+	void *table_ctx;
+};
+
+typedef uint64_t *quire_table; /* 512 entries */
+
+/* One source for C and for C++, whose compilers may dislike the other's way to write it. */
+#ifdef __cplusplus
+#define QUIRE_CAST(type, value) type(value)
+#else
+#define QUIRE_CAST(type, value) ((type)(value))
+#endif
+
+/* Accessors of an entry: pure, no lock. Levels are those of enum quire_level. */
+
+static inline int quire_entry_is_present(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & f->present) != 0;
+}
+
+/* Of a present entry. Otherwise it leads to a table. */
+static inline int quire_entry_is_leaf(const struct quire_format *f, uint64_t entry,
+				      unsigned int level)
+{
+	return level == QUIRE_LEVEL_4K || (entry & f->large) != 0;
+}
+
+static inline int quire_entry_is_mmio(const struct quire_format *f, uint64_t entry)
+{
+	return f->mmio_mask != 0 && (entry & f->mmio_mask) == f->mmio;
+}
+
+/* A processor refuses such an entry whatever the access. */
+static inline int quire_entry_is_reserved(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & f->reserved) != 0 ||
+	       (f->misfit_mask != 0 && (entry & f->misfit_mask) == f->misfit);
+}
+
+/* The rights of a present entry: each is one's own only where every entry on the way has it. */
+static inline int quire_entry_is_readable(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & f->readable) == f->readable;
+}
+
+static inline int quire_entry_is_writable(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & f->writable) == f->writable;
+}
+
+static inline int quire_entry_is_executable(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & (f->executable | f->noexec)) == f->executable;
+}
+
+/* Without such bits a page counts as used and written from the start. */
+static inline int quire_entry_is_accessed(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & f->accessed) == f->accessed;
+}
+
+static inline int quire_entry_is_dirty(const struct quire_format *f, uint64_t entry)
+{
+	return (entry & f->dirty) == f->dirty;
+}
+
+/* Physical address of the frame that a leaf maps, or of the table that another entry leads to. */
+static inline uint64_t quire_entry_address(const struct quire_format *f, uint64_t entry)
+{
+	return entry & f->address;
+}
+
+/* The table that a present entry leads to. Valid inside guest mode alone. */
+static inline uint64_t *quire_entry_table(const struct quire_format *f, uint64_t entry)
+{
+	uint64_t address = entry & f->address;
+
+	if (f->table_virt)
+		return f->table_virt(f->table_ctx, address);
+	return QUIRE_CAST(quire_table, address + f->table_offset);
+}
+
+/* Bytes that an entry at @level covers. */
+static inline uint64_t quire_level_bytes(unsigned int level)
+{
+	return QUIRE_PAGE_SIZE << (QUIRE_TABLE_BITS * (level - 1));
+}
+
+/* The entry for @gpa in a table of entries at @level. */
+static inline uint64_t *quire_table_entry(uint64_t *table, gpa_t gpa, unsigned int level)
+{
+	return &table[gpa.v / quire_level_bytes(level) % QUIRE_TABLE_ENTRIES];
+}
+
+/* Where a walk ended. */
+struct quire_translation {
+	uint64_t address;    /* physical, of the very byte: with a translation */
+	uint64_t error_code; /* for quire_vcpu_fault(): without */
+	uint64_t entry;	     /* the one that decided, with what the walk has set */
+	uint64_t *slot;	     /* its place; NULL: the tables do not reach so far */
+	unsigned int level;  /* of that entry */
+};
+
+/* Does @entry allow @access? */
+static inline int quire_entry_allows(const struct quire_format *f, uint64_t entry, uint64_t access)
+{
+	if (access & QUIRE_PFERR_FETCH)
+		return quire_entry_is_executable(f, entry);
+	return quire_entry_is_readable(f, entry) &&
+	       (!(access & QUIRE_PFERR_WRITE) || quire_entry_is_writable(f, entry));
+}
+
+/*
+ * Set @bits in *@slot, which held @entry, as a processor does: nonzero when they are set. Zero: the
+ * entry has changed meanwhile and is to be read again. Its full barrier is what an invalidation in
+ * another thread relies on: the access comes after it.
+ */
+static inline int quire_entry_set(uint64_t *slot, uint64_t entry, uint64_t bits)
+{
+	if ((entry & bits) == bits)
+		return 1;
+	return __atomic_compare_exchange_n(slot, &entry, entry | bits, 0, __ATOMIC_SEQ_CST,
+					   __ATOMIC_RELAXED);
+}
+
+/*
+ * The walk of a processor that keeps no translations. @access: QUIRE_PFERR_WRITE or _FETCH or
+ * neither, and what the error code shall say besides (QUIRE_PFERR_USER ...). Nonzero: translated, A
+ * and D are set. Zero: found->error_code has PRESENT and RSVD as well. Between quire_vcpu_enter()
+ * and quire_vcpu_leave(); a translation that is kept longer goes with QUIRE_REQ_TLB_FLUSH.
+ */
+static inline int quire_walk(const struct quire_stage2 *stage2, gpa_t gpa, uint64_t access,
+			     struct quire_translation *found)
+{
+	const struct quire_format *f = stage2->format;
+	uint64_t *table = stage2->root;
+	uint64_t marks, inside;
+
+	found->level = stage2->root_level;
+	found->slot = NULL;
+	found->error_code = access;
+	if (gpa.v / quire_level_bytes(found->level) >= QUIRE_TABLE_ENTRIES)
+		return 0;
+	for (;;) {
+		found->slot = quire_table_entry(table, gpa, found->level);
+		found->entry = __atomic_load_n(found->slot, __ATOMIC_ACQUIRE);
+		if (!quire_entry_is_present(f, found->entry))
+			return 0;
+		if (quire_entry_is_reserved(f, found->entry)) {
+			found->error_code |= QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD;
+			return 0;
+		}
+		if (!quire_entry_allows(f, found->entry, access)) {
+			found->error_code |= QUIRE_PFERR_PRESENT;
+			return 0;
+		}
+		marks = f->accessed;
+		if ((access & QUIRE_PFERR_WRITE) &&
+		    quire_entry_is_leaf(f, found->entry, found->level))
+			marks |= f->dirty;
+		if (!quire_entry_set(found->slot, found->entry, marks))
+			continue;
+		found->entry |= marks;
+		if (quire_entry_is_leaf(f, found->entry, found->level))
+			break;
+		table = quire_entry_table(f, found->entry);
+		found->level--;
+	}
+	inside = quire_level_bytes(found->level) - 1;
+	found->address = (quire_entry_address(f, found->entry) & ~inside) | (gpa.v & inside);
+	return 1;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,247 @@
+/* Table words hold physical addresses, whatever the library's pointers are. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <quire/format.h>
+
+#include "tests/unit/fake_host.h"
+
+#define GPA UINT64_C(0x4080604123) /* another index at each level */
+#define SLOT_BYTES (UINT64_C(16) << QUIRE_PAGE_SHIFT)
+#define FIRST_PFN UINT64_C(0x7654321)
+#define OFFSET (UINT64_C(0x54321) << QUIRE_PAGE_SHIFT)
+
+static uint64_t hva_pfn; /* of the slot's first page */
+static unsigned int pages_out;
+static uint64_t far_away; /* added to each table's address */
+
+static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	(void)ctx, (void)flags;
+	*page = (struct quire_page){
+	    .pfn = {hva_pfn + hva.v / QUIRE_PAGE_SIZE - 16}, .writable = 1, .refcounted = 1};
+	pages_out++;
+	return 0;
+}
+
+static void page_put(void *ctx, const struct quire_page *page, enum quire_page_use use)
+{
+	(void)ctx, (void)page, (void)use;
+	pages_out--;
+}
+
+static enum quire_level page_level(void *ctx, hva_t hva, enum quire_level max)
+{
+	(void)ctx, (void)hva, (void)max;
+	return QUIRE_LEVEL_4K;
+}
+
+/* Physical memory whose order has nothing to do with that of the pointers. */
+#define SCRAMBLE (UINT64_C(0x5a5) << QUIRE_PAGE_SHIFT)
+
+static uint64_t table_phys(void *ctx, const uint64_t *table)
+{
+	(void)ctx;
+	return ((uint64_t)(uintptr_t)table ^ SCRAMBLE) + far_away;
+}
+
+static uint64_t *table_virt(void *ctx, uint64_t physical)
+{
+	(void)ctx;
+	return (uint64_t *)(uintptr_t)((physical - far_away) ^ SCRAMBLE);
+}
+
+struct machine {
+	struct quire_host_ops host;
+	struct quire_vm_config config;
+	struct quire_vm *vm;
+	struct quire_vcpu *vcpu;
+};
+
+static void machine_prepare(struct machine *machine)
+{
+	fake_reset();
+	hva_pfn = FIRST_PFN;
+	far_away = 0;
+	memset(machine, 0, sizeof(*machine));
+	machine->host = fake_ops;
+	machine->host.page_get = page_get;
+	machine->host.page_put = page_put;
+	machine->host.page_level = page_level;
+	machine->config = (struct quire_vm_config){.maxphyaddr = 48, .mmio_caching = 1};
+	machine->config.host = &machine->host;
+}
+
+static void machine_start(struct machine *machine)
+{
+	const struct quire_region region = {
+	    .gpa = {GPA & ~(SLOT_BYTES - 1)},
+	    .size_bytes = SLOT_BYTES,
+	    .hva = {16 * QUIRE_PAGE_SIZE},
+	};
+
+	assert_int_equal(quire_vm_create(&machine->config, &machine->vm), 0);
+	assert_int_equal(quire_vcpu_create(machine->vm, 0, NULL, &machine->vcpu), 0);
+	assert_int_equal(quire_vm_set_region(machine->vm, &region), 0);
+}
+
+static void machine_end(struct machine *machine)
+{
+	quire_vcpu_destroy(machine->vcpu);
+	quire_vm_put(machine->vm);
+	assert_int_equal(fake.live_allocs, 0);
+	assert_int_equal(fake_reports, 0);
+	assert_int_equal(pages_out, 0);
+}
+
+static int fault(struct machine *machine, uint64_t code)
+{
+	struct quire_memory_fault exit;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+	int ret = quire_vcpu_enter(machine->vcpu, &requests, &stage2);
+
+	if (ret)
+		return ret;
+	quire_vcpu_leave(machine->vcpu);
+	return quire_vcpu_fault(machine->vcpu, (gpa_t){GPA}, code, &exit);
+}
+
+/* The leaf for GPA, by the words alone: @pointer says which table an address is. */
+static uint64_t leaf_by_hand(const struct quire_stage2 *stage2, uint64_t *(*pointer)(uint64_t))
+{
+	uint64_t *table = pointer(stage2->root_physical);
+
+	assert_ptr_equal(table, stage2->root);
+	for (unsigned int shift = 39; shift > 12; shift -= 9) {
+		uint64_t word = table[GPA >> shift & 511];
+
+		assert_true(quire_entry_is_present(stage2->format, word));
+		table = pointer(word & UINT64_C(0xfffffffff000));
+	}
+	return table[GPA >> 12 & 511];
+}
+
+static uint64_t *behind_offset(uint64_t physical)
+{
+	return (uint64_t *)(uintptr_t)(physical + OFFSET);
+}
+
+static uint64_t *behind_scramble(uint64_t physical)
+{
+	return table_virt(NULL, physical);
+}
+
+static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t))
+{
+	struct quire_translation found;
+	struct quire_stage2 stage2;
+	uint64_t requests, leaf;
+
+	machine_start(machine);
+	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
+	leaf = leaf_by_hand(&stage2, pointer);
+	assert_int_equal(leaf >> 12 & UINT64_C(0xfffffffff), FIRST_PFN + (GPA >> 12) % 16);
+	assert_true(quire_walk(&stage2, (gpa_t){GPA}, QUIRE_PFERR_WRITE, &found));
+	assert_int_equal(found.address, (FIRST_PFN + (GPA >> 12) % 16) << 12 | GPA % 4096);
+	assert_int_equal(found.level, QUIRE_LEVEL_4K);
+	assert_true(quire_entry_is_dirty(stage2.format, *found.slot));
+	/* Its neighbours are not there, and neither is what no table reaches. */
+	assert_false(quire_walk(&stage2, (gpa_t){GPA + 4096}, QUIRE_PFERR_WRITE, &found));
+	assert_int_equal(found.error_code, QUIRE_PFERR_WRITE);
+	assert_false(quire_walk(&stage2, (gpa_t){UINT64_C(1) << 48}, 0, &found));
+	assert_null(found.slot);
+	quire_vcpu_leave(machine->vcpu);
+	/* Tables go by the same way. */
+	quire_vm_set_nx_huge_pages(machine->vm, 1);
+	assert_int_equal(fault(machine, 0), QUIRE_FIXED);
+	machine_end(machine);
+}
+
+static void test_offset(void **state)
+{
+	struct machine machine;
+
+	(void)state;
+	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
+		machine_prepare(&machine);
+		machine.config.format = (enum quire_format_id)format;
+		machine.config.table_offset = OFFSET;
+		check_mapping(&machine, behind_offset);
+	}
+}
+
+static void test_functions(void **state)
+{
+	struct machine machine;
+
+	(void)state;
+	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
+		machine_prepare(&machine);
+		machine.config.format = (enum quire_format_id)format;
+		machine.host.table_phys = table_phys;
+		machine.host.table_virt = table_virt;
+		/* They say it all. */
+		machine.config.table_offset = OFFSET;
+		check_mapping(&machine, behind_scramble);
+	}
+}
+
+/* What cannot be named by an entry is refused, and nothing is kept. */
+static void test_limits(void **state)
+{
+	struct machine machine;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	(void)state;
+	machine_prepare(&machine);
+	machine.host.table_phys = table_phys;
+	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
+	machine_prepare(&machine);
+	machine.host.table_virt = table_virt;
+	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
+	machine_prepare(&machine);
+	machine.config.table_offset = 8;
+	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
+	/* As if the pointers were a kernel's, and the direct map were not said. */
+	machine.config.table_offset = UINT64_C(1) << 60;
+	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
+	assert_int_equal(fake.live_allocs, 0);
+
+	machine_prepare(&machine);
+	machine.host.table_phys = table_phys;
+	machine.host.table_virt = table_virt;
+	machine_start(&machine);
+	far_away = UINT64_C(1) << 48;
+	assert_int_equal(quire_vcpu_enter(machine.vcpu, &requests, &stage2), -ENOMEM);
+	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), -ENOMEM);
+	far_away = 0;
+	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	machine_end(&machine);
+
+	machine_prepare(&machine);
+	machine_start(&machine);
+	hva_pfn = UINT64_C(1) << 36;
+	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), -EFAULT);
+	hva_pfn = (UINT64_C(1) << 36) - 16;
+	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	machine_end(&machine);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_offset),
+	    cmocka_unit_test(test_functions),
+	    cmocka_unit_test(test_limits),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
