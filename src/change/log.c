@@ -8,6 +8,7 @@
 #include "src/change/change.h"
 #include "src/change/nested.h"
 #include "src/dirty/bitmap.h"
+#include "src/dirty/span.h"
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
@@ -209,121 +210,126 @@ static int find_logged_slot(const struct quire_vm *vm, u32 slot_id, struct memsl
 #define NAMED_AT_ONCE 8u
 _Static_assert(PIECE_NAMED % NAMED_AT_ONCE == 0, "a full piece has as many as fit");
 
-/* @count words of a slot's log from word @first on: the bits to be taken, or that were. */
-struct log_piece {
-	const struct memslot *slot;
-	u64 first, count;
-	u64 *words;
-};
-
 /*
- * The words of @piece that are not empty, into @named: without a branch that cannot be foreseen.
- * The piece ends early when there might be more than PIECE_NAMED.
+ * List the words of @span that are not empty, without a branch on what they hold: it would
+ * mispredict. The span ends early when there might be more than PIECE_NAMED.
  */
-static u32 name_words(struct log_piece *piece, struct tdp_word *named)
+static void name_words(struct log_span *span)
 {
-	u64 at = 0;
-	u32 count = 0;
+	u64 at = 0, count = 0;
 
-	while (at < piece->count && count + NAMED_AT_ONCE <= PIECE_NAMED) {
-		u64 end = min_u64(piece->count, at + NAMED_AT_ONCE);
+	while (at < span->words && count + NAMED_AT_ONCE <= PIECE_NAMED) {
+		u64 end = min_u64(span->words, at + NAMED_AT_ONCE);
 
 		for (; at < end; at++) {
-			named[count].index = at;
-			count += piece->words[at] != 0;
+			span->named[count].index = at;
+			count += span->masks[at] != 0;
 		}
 	}
-	piece->count = at;
-	return count;
+	span->words = at;
+	span->nonzero = count;
 }
 
 /*
  * No thread marks, so that no word is fenced off from the next, and all of them go by in vectors:
  * an atomic operation for each would take longer than all the rest of a harvest that names little.
  */
-static void take_alone(const struct log_piece *piece)
+static void take_alone(const struct log_span *span)
 {
-	u64 *restrict log = &piece->slot->dirty->bits[piece->first], *restrict words = piece->words;
+	u64 *restrict log = span->log, *restrict masks = span->masks;
 
-	for (u64 at = 0; at < piece->count; at++) {
+	for (u64 at = 0; at < span->words; at++) {
 		u64 old = sole_writer_load_u64(&log[at]);
 
 		/* A mark here would be lost: let the scheduler try. */
 		ATOMIC_POINT(&log[at]);
-		sole_writer_store_u64(&log[at], MUTANT(clear_takes_words) ? 0 : old & ~words[at]);
-		words[at] &= old;
+		sole_writer_store_u64(&log[at], MUTANT(clear_takes_words) ? 0 : old & ~masks[at]);
+		masks[at] &= old;
 	}
 }
 
-static void take_shared(const struct log_piece *piece, const struct tdp_bits *bits)
+static void take_shared(const struct log_span *span)
 {
-	u64 *log = &piece->slot->dirty->bits[piece->first];
-
-	for (u64 i = 0; i < bits->count; i++) {
-		u64 at = bits->words[i].index, mask = piece->words[at];
+	for (u64 i = 0; i < span->nonzero; i++) {
+		u64 at = span->named[i].index, mask = span->masks[at];
 		u64 kept = MUTANT(clear_takes_words) ? 0 : ~mask;
 
-		piece->words[at] = mask & atomic_fetch_and_u64(&log[at], kept);
+		span->masks[at] = mask & atomic_fetch_and_u64(&span->log[at], kept);
 	}
 }
 
 /*
- * I-64. Take the bits in @piece->words out of the log and arm their pages, as far as one hold goes:
- * @piece->count says how far. All words are taken before the first page loses W: a write that comes
+ * I-64. Take the bits of @span out of the log and arm their pages, as far as one hold goes:
+ * @span->words says how far. All words are taken before the first page loses W: a write that comes
  * between the two sets the bit again, and is in the next harvest; one that comes after faults.
  * Apart, since taking a word is a fence while the guest runs, which the loads of the tables would
  * wait for, word by word; so the entries are asked for before it.
  */
-static void harvest_piece(struct quire_vm *vm, struct log_piece *piece, struct flush_debt *debt)
+static void harvest_piece(struct quire_vm *vm, struct log_span *span, struct flush_debt *debt)
     REQUIRES(&vm->slots_lock)
 {
-	const struct memslot *slot = piece->slot;
-	struct tdp_word named[PIECE_NAMED];
-	struct tdp_bits bits = {
-	    .as_id = slot->as_id,
-	    .base = {slot->base_gfn.v + piece->first * 64},
-	    .masks = piece->words,
-	    .words = named,
-	    .count = name_words(piece, named),
-	};
+	struct log_word named[PIECE_NAMED];
 	enum piece_hold hold;
 
-	if (!bits.count)
+	span->named = named;
+	name_words(span);
+	if (!span->nonzero)
 		return;
 	hold = piece_take(vm);
 	mmu_assert_shared(vm);
-	tdp_find_bits(vm, &bits);
+	tdp_find_span(vm, span);
 	if (MUTANT(harvest_protects_first))
-		tdp_write_protect_bits(vm, &bits, debt);
+		tdp_protect_span(vm, span, debt);
 	if (hold == PIECE_ALONE)
-		take_alone(piece);
+		take_alone(span);
 	else
-		take_shared(piece, &bits);
+		take_shared(span);
 	if (!MUTANT(harvest_protects_first) && !MUTANT(harvest_unarmed))
-		tdp_write_protect_bits(vm, &bits, debt);
+		tdp_protect_span(vm, span, debt);
 	piece_release(vm, hold);
-	change_nested_protect_bits(vm, &bits, debt);
+	if (shadow_of(vm))
+		change_nested_protect_span(vm, span, debt);
+}
+
+/* @words words of @span from word @first on. */
+static struct log_span span_part(const struct log_span *span, u64 first, u64 words)
+{
+	return (struct log_span){
+	    .as_id = span->as_id,
+	    .base = {span->base.v + first * 64},
+	    .words = words,
+	    .log = span->log + first,
+	    .masks = span->masks + first,
+	};
 }
 
 /* harvest_piece() for any number of words, in pieces, with one flush at the end. */
-static void harvest(struct quire_vm *vm, const struct log_piece *request) REQUIRES(&vm->slots_lock)
+static void harvest(struct quire_vm *vm, const struct log_span *request) REQUIRES(&vm->slots_lock)
 {
-	struct log_piece piece;
+	struct log_span piece;
 	struct flush_debt debt;
 
 	flush_debt_init(&debt, &vm->flush);
-	for (u64 at = 0; at < request->count; at += piece.count) {
-		piece = (struct log_piece){
-		    .slot = request->slot,
-		    .first = request->first + at,
-		    .count = min_u64(request->count - at, PIECE_WORDS),
-		    .words = request->words + at,
-		};
+	for (u64 at = 0; at < request->words; at += piece.words) {
+		piece = span_part(request, at, min_u64(request->words - at, PIECE_WORDS));
 		harvest_piece(vm, &piece, &debt);
 	}
 	if (MUTANT(harvest_unflushed))
 		flush_debt_forgive(&debt, "mutant");
-	tdp_debt_settle(vm, &debt);
+	/* Leaves lose W, and no table is unlinked. */
+	flush_debt_pay(&debt);
+}
+
+/* @words words of the slot's log from word @first on; the masks are the log's scratch. */
+static struct log_span span_of(const struct memslot *slot, u64 first, u64 words)
+{
+	return (struct log_span){
+	    .as_id = slot->as_id,
+	    .base = {slot->base_gfn.v + first * 64},
+	    .words = words,
+	    .log = slot->dirty->bits + first,
+	    .masks = slot->dirty->scratch,
+	};
 }
 
 /* The log as it is now. A bit that is set later is for the next harvest. */
@@ -350,7 +356,8 @@ static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn cop
     REQUIRES(&vm->slots_lock)
 {
 	struct memslot *slot;
-	u64 size_bytes, *words;
+	struct log_span span;
+	u64 size_bytes;
 	int err = find_logged_slot(vm, slot_id, &slot);
 
 	if (err)
@@ -358,12 +365,12 @@ static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn cop
 	size_bytes = slot->dirty->words * sizeof(u64);
 	if (vm->manual_protect)
 		return copy_out(ctx, 0, slot->dirty->bits, size_bytes);
-	words = slot->dirty->scratch;
-	read_log(slot->dirty, words);
-	harvest(vm, &(struct log_piece){.slot = slot, .count = slot->dirty->words, .words = words});
-	err = copy_out(ctx, 0, words, size_bytes);
+	span = span_of(slot, 0, slot->dirty->words);
+	read_log(slot->dirty, span.masks);
+	harvest(vm, &span);
+	err = copy_out(ctx, 0, span.masks, size_bytes);
 	if (err)
-		put_back(slot->dirty, words);
+		put_back(slot->dirty, span.masks);
 	return err;
 }
 
@@ -374,7 +381,7 @@ int quire_vm_get_dirty_log(struct quire_vm *vm, uint32_t slot,
 {
 	int err;
 
-	if (quire_vm_is_dead(vm))
+	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);
 	err = get_log_locked(vm, slot, copy_out, ctx);
@@ -397,31 +404,30 @@ static int clear_check(const struct quire_clear_log *request, const struct memsl
  * With all bits set from the start, huge leaves were left alone until a CLEAR names a page of
  * theirs whose bit is set. Words without such a page part the range where they span a huge page.
  */
-static void split_before_clear(struct quire_vm *vm, const struct log_piece *piece)
+static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
     REQUIRES(&vm->slots_lock)
 {
-	const struct memslot *slot = piece->slot;
-	u64 first = slot->base_gfn.v + piece->first * 64, start = 0, end = 0;
+	u64 start = 0, end = 0;
 
 	if (!(vm->manual_protect & MANUAL_INITIALLY_SET) || !splits_eagerly(vm))
 		return;
-	for (u64 i = 0; i < piece->count; i++) {
-		const u64 *bits = &slot->dirty->bits[piece->first + i];
-		u64 mask = piece->words[i] & atomic_load_relaxed_u64(bits), lowest;
+	for (u64 i = 0; i < span->words; i++) {
+		u64 mask = span->masks[i] & atomic_load_relaxed_u64(&span->log[i]);
+		u64 first = span->base.v + i * 64, lowest;
 
 		if (!mask)
 			continue;
-		lowest = first + i * 64 + (u64)__builtin_ctzll(mask);
+		lowest = first + (u64)__builtin_ctzll(mask);
 		if (end && lowest - end >= level_pages(QUIRE_LEVEL_2M)) {
-			split_range(vm, slot->as_id, (gfn_t){start}, (gfn_t){end});
+			split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
 			end = 0;
 		}
 		if (!end)
 			start = lowest;
-		end = first + (i + 1) * 64 - (u64)__builtin_clzll(mask);
+		end = first + 64 - (u64)__builtin_clzll(mask);
 	}
 	if (end)
-		split_range(vm, slot->as_id, (gfn_t){start}, (gfn_t){end});
+		split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
 }
 
 /*
@@ -431,18 +437,18 @@ static void split_before_clear(struct quire_vm *vm, const struct log_piece *piec
  *   3. harvest(), for each piece, in one hold of mmu_lock (harvest_piece()):
  *      a. name_words() lists the words with a bit set;
  *      b. piece_take(): guest mode closed and mmu_lock exclusive, or mmu_lock shared;
- *      c. tdp_find_bits() finds the entries, and has the processor fetch them;
+ *      c. tdp_find_span() finds the entries, and has the processor fetch them;
  *      d. take_alone() or take_shared() takes the bits out of the log;
- *      e. tdp_write_protect_bits() takes W from their pages, and owes a flush;
- *      f. piece_release(); change_nested_protect_bits() does step e for shadow pages.
- *   4. tdp_debt_settle(): one flush for all pieces.
+ *      e. tdp_protect_span() takes W from their pages, and owes a flush;
+ *      f. piece_release(); change_nested_protect_span() does step e for shadow pages.
+ *   4. flush_debt_pay(): one flush for all pieces.
  */
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request)
     REQUIRES(&vm->slots_lock)
 {
-	struct log_piece piece;
+	struct log_span span;
 	struct memslot *slot;
-	u64 count = round_up_u64(request->npages, 64) / 64, *words;
+	u64 count = round_up_u64(request->npages, 64) / 64;
 	int err;
 
 	if (vm->ring_bytes)
@@ -455,24 +461,23 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 		err = clear_check(request, slot);
 	if (err || !count)
 		return err;
-	words = slot->dirty->scratch;
-	err = request->copy_in(request->ctx, 0, words, count * sizeof(u64));
-	if (!err) {
-		/* Bits past the end of the range are not the client's to clear. */
-		if (request->npages % 64)
-			words[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
-		piece = (struct log_piece){slot, request->first_page / 64, count, words};
-		split_before_clear(vm, &piece);
-		harvest(vm, &piece);
-	}
-	return err;
+	span = span_of(slot, request->first_page / 64, count);
+	err = request->copy_in(request->ctx, 0, span.masks, count * sizeof(u64));
+	if (err)
+		return err;
+	/* Bits past the end of the range are not the client's to clear. */
+	if (request->npages % 64)
+		span.masks[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
+	split_before_clear(vm, &span);
+	harvest(vm, &span);
+	return 0;
 }
 
 int quire_vm_clear_dirty_log(struct quire_vm *vm, const struct quire_clear_log *request)
 {
 	int err;
 
-	if (quire_vm_is_dead(vm))
+	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);
 	err = clear_log_locked(vm, request);

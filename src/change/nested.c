@@ -41,7 +41,8 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 	change_unlock(vm);
 }
 
-static void protect_word(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
+/* The set bits of @mask in runs, each one call. */
+static void protect_runs(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
 			 struct flush_debt *debt) REQUIRES(&vm->mmu_lock)
 {
 	while (mask) {
@@ -55,18 +56,18 @@ static void protect_word(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
 	}
 }
 
-void change_nested_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
+void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span,
 				struct flush_debt *debt)
 {
 	slots_assert(vm);
 	if (!shadow_of(vm) || MUTANT(nested_unarmed))
 		return;
 	change_lock(vm);
-	for (u64 i = 0; i < bits->count; i++) {
-		u64 index = bits->words[i].index;
+	for (u64 i = 0; i < span->nonzero; i++) {
+		u64 index = span->named[i].index;
 
-		protect_word(vm, bits->as_id, (gfn_t){bits->base.v + index * 64},
-			     bits->masks[index], debt);
+		protect_runs(vm, span->as_id, (gfn_t){span->base.v + index * 64},
+			     span->masks[index], debt);
 	}
 	change_unlock(vm);
 }

@@ -57,8 +57,9 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 	u32 as = batch->slot >> 16, id = batch->slot & 0xffff;
 	const struct memslot *slot;
 	u64 mask = batch->mask;
-	struct tdp_word word = {0};
-	struct tdp_bits bits = {.as_id = as, .masks = &mask, .words = &word, .count = 1};
+	struct log_word word = {0};
+	struct log_span span = {
+	    .as_id = as, .words = 1, .masks = &mask, .nonzero = 1, .named = &word};
 
 	if (!mask || MUTANT(ring_unarmed) || as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
 		return;
@@ -67,13 +68,13 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 		return;
 	if (slot->npages - batch->base < 64)
 		mask &= (UINT64_C(1) << (slot->npages - batch->base)) - 1;
-	bits.base.v = slot->base_gfn.v + batch->base;
+	span.base.v = slot->base_gfn.v + batch->base;
 	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();
-	tdp_write_protect_bits(vm, &bits, debt);
+	tdp_protect_span(vm, &span, debt);
 	reclaim_exit();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
-	change_nested_protect_bits(vm, &bits, debt);
+	change_nested_protect_span(vm, &span, debt);
 }
 
 /*

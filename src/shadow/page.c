@@ -182,14 +182,6 @@ static void tell_vcpus(struct quire_vm *vm, struct shadow *shadow)
 	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 }
 
-int shadow_owes(const struct quire_vm *vm)
-{
-	const struct shadow *shadow = shadow_of(vm);
-
-	mmu_assert_exclusive(vm);
-	return shadow && (shadow->zapped || shadow->root_gone);
-}
-
 void shadow_commit(struct quire_vm *vm, struct flush_debt *debt)
 {
 	struct shadow *shadow = shadow_of(vm);

@@ -4,6 +4,7 @@
 
 #include "src/gfn/track.h"
 #include "src/shadow/object.h"
+#include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 
 /*
@@ -371,7 +372,13 @@ must_check int shadow_split_next(struct quire_vm *vm, struct shadow_split *split
  */
 void shadow_commit(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /* Is there anything to commit? */
-int shadow_owes(const struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
+static inline int shadow_owes(const struct quire_vm *vm)
+{
+	const struct shadow *shadow = shadow_of(vm);
+
+	mmu_assert_exclusive(vm);
+	return shadow && (shadow->zapped || shadow->root_gone);
+}
 
 #ifdef QUIRE_CHECK
 void shadow_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);

@@ -7,62 +7,81 @@
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
 
-/* An entry with all of @needed keeps @kept alone; and how far above W the bits stand. */
-struct protect_bits {
+/*
+ * How write permission is taken. The kernels, of which each is for one case:
+ *   guest mode open    protect_shared()   a compare-exchange an entry
+ *   closed             protect_all()      64 entries, in vectors
+ *                      protect_alone()    one or two entries, without a branch that mispredicts
+ *                      protect_each()     the rest of what protect_alone() began
+ * An entry with all of @needed keeps @kept alone; @to_present and @to_dirty say how far above W the
+ * bits stand.
+ */
+struct protector {
+	const struct entry_format *format;
 	u64 needed, kept;
 	u64 writable;
 	u32 to_present, to_dirty;
+	bool alone;
 };
 
-/* One of 64: shifting is what vectors can do. */
-static inline u64 protect_plainly(u64 *entry, const struct protect_bits *bits)
+/* May entries be written plainly? A trace wants to know of each. */
+static bool writes_alone(const struct quire_vm *vm)
 {
-	u64 old = sole_writer_load_u64(entry);
-	u64 hit = old & (old >> bits->to_present) & bits->writable;
-
-	/* Another thread's store here would be lost: let the scheduler try. */
-	ATOMIC_POINT(entry);
-	sole_writer_store_u64(entry, old & ~(hit | hit << bits->to_dirty));
-	return hit;
+	return flush_domain_is_closed(&vm->flush) && !quire_trace_is_on();
 }
 
-/* What @old may keep; one of few: a comparison costs less than shifts. */
-static inline u64 protect_kept(u64 old, const struct protect_bits *bits)
+static struct protector protector_of(const struct quire_vm *vm)
 {
-	return (old & bits->needed) == bits->needed ? bits->kept : UINT64_MAX;
-}
-
-static struct protect_bits protect_bits(const struct entry_format *f)
-{
+	const struct entry_format *f = vm->format;
 	u32 writable = (u32)__builtin_ctzll(f->writable);
 
-	return (struct protect_bits){
+	return (struct protector){
+	    .format = f,
 	    .writable = f->writable,
 	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
 	    /* Without D it is W itself. */
 	    .to_dirty = f->dirty ? (u32)__builtin_ctzll(f->dirty) - writable : 0,
 	    .needed = f->present | f->writable,
 	    .kept = ~(f->writable | f->dirty),
+	    .alone = writes_alone(vm),
 	};
 }
 
-static u64 protect_all(const struct protect_bits *bits, u64 *entries)
+/* One of 64: shifting is what vectors can do. */
+static inline u64 protect_plainly(u64 *entry, const struct protector *by)
+{
+	u64 old = sole_writer_load_u64(entry);
+	u64 hit = old & (old >> by->to_present) & by->writable;
+
+	/* Another thread's store here would be lost: let the scheduler try. */
+	ATOMIC_POINT(entry);
+	sole_writer_store_u64(entry, old & ~(hit | hit << by->to_dirty));
+	return hit;
+}
+
+/* What @old may keep; one of few: a comparison costs less than shifts. */
+static inline u64 protect_kept(u64 old, const struct protector *by)
+{
+	return (old & by->needed) == by->needed ? by->kept : UINT64_MAX;
+}
+
+static u64 protect_all(const struct protector *by, u64 *entries)
 {
 	u64 any = 0;
 
 	/* The compiler makes vectors of this loop. */
 	for (u32 i = 0; i < 64; i++)
-		any |= protect_plainly(&entries[i], bits);
+		any |= protect_plainly(&entries[i], by);
 	return any;
 }
 
-static u64 protect_each(const struct protect_bits *bits, u64 *entries, u64 mask)
+static u64 protect_each(const struct protector *by, u64 *entries, u64 mask)
 {
 	u64 kept = UINT64_MAX;
 
 	for (; mask; mask &= mask - 1) {
 		u64 *entry = &entries[__builtin_ctzll(mask)];
-		u64 old = sole_writer_load_u64(entry), keep = protect_kept(old, bits);
+		u64 old = sole_writer_load_u64(entry), keep = protect_kept(old, by);
 
 		ATOMIC_POINT(entry);
 		sole_writer_store_u64(entry, old & keep);
@@ -76,32 +95,33 @@ static u64 protect_each(const struct protect_bits *bits, u64 *entries, u64 mask)
  * the two cannot be foreseen: so the lowest and the highest are done without asking whether they
  * are the same, both loaded before the first is stored.
  */
-static inline u64 protect_alone(const struct protect_bits *bits, u64 *entries, u64 mask)
+static inline u64 protect_alone(const struct protector *by, u64 *entries, u64 mask)
 {
 	u64 *lowest, *highest, low, high, low_kept, high_kept, any;
 
 	if (unlikely(mask == UINT64_MAX))
-		return protect_all(bits, entries);
+		return protect_all(by, entries);
 	if (unlikely(!mask))
 		return 0;
 	lowest = &entries[__builtin_ctzll(mask)];
 	highest = &entries[63 - __builtin_clzll(mask)];
 	low = sole_writer_load_u64(lowest);
 	high = sole_writer_load_u64(highest);
-	low_kept = protect_kept(low, bits);
-	high_kept = protect_kept(high, bits);
+	low_kept = protect_kept(low, by);
+	high_kept = protect_kept(high, by);
 	ATOMIC_POINT(lowest);
 	sole_writer_store_u64(lowest, low & low_kept);
 	sole_writer_store_u64(highest, high & high_kept);
 	any = ~(low_kept & high_kept);
 	mask &= mask - 1;
 	if (unlikely(mask & (mask - 1)))
-		any |= protect_each(bits, entries, mask);
+		any |= protect_each(by, entries, mask);
 	return any;
 }
 
-static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
+static u64 protect_shared(const struct protector *by, u64 *entries, u64 mask)
 {
+	const struct entry_format *f = by->format;
 	u64 any = 0;
 
 	for (; mask; mask &= mask - 1) {
@@ -123,19 +143,6 @@ static u64 protect_shared(const struct entry_format *f, u64 *entries, u64 mask)
 	return any;
 }
 
-/* How a run of words is armed. */
-struct protector {
-	const struct entry_format *format;
-	struct protect_bits bits;
-	bool alone;
-};
-
-/* May entries be written plainly? A trace wants to know of each. */
-static bool writes_alone(const struct tdp_change *change)
-{
-	return flush_domain_is_closed(&change->vm->flush) && !quire_trace_is_on();
-}
-
 /* Nonzero: a flush is owed. */
 static inline u64 protect_some(const struct protector *by, u64 *entries, u64 mask)
 {
@@ -143,46 +150,17 @@ static inline u64 protect_some(const struct protector *by, u64 *entries, u64 mas
 
 	if (by->alone ? MUTANT(alone_unarmed) : MUTANT(shared_unarmed))
 		return 0;
-	any = by->alone ? protect_alone(&by->bits, entries, mask)
-			: protect_shared(by->format, entries, mask);
+	any = by->alone ? protect_alone(by, entries, mask) : protect_shared(by, entries, mask);
 	return (by->alone ? MUTANT(alone_unflushed) : MUTANT(shared_unflushed)) ? 0 : any;
-}
-
-static struct protector protector_of(const struct tdp_change *change)
-{
-	const struct entry_format *f = change->vm->format;
-
-	return (struct protector){f, protect_bits(f), writes_alone(change)};
 }
 
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)
 {
-	const struct protector by = protector_of(change);
+	const struct protector by = protector_of(change->vm);
 
 	mmu_assert_shared(change->vm);
 	if (protect_some(&by, entries, mask))
 		flush_debt_owe(change->debt);
-}
-
-u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits)
-{
-	const struct protector by = protector_of(change);
-	const struct tdp_word *words = bits->words, *end = words + bits->count;
-	const u64 *masks = bits->masks;
-	u64 any = 0, unknown = 0;
-
-	mmu_assert_shared(change->vm);
-	for (const struct tdp_word *word = words; word < end; word++) {
-		u64 *entries = word->entries, mask = masks[word->index];
-
-		if (unlikely(!entries))
-			unknown++;
-		else
-			any |= protect_some(&by, entries, mask);
-	}
-	if (any)
-		flush_debt_owe(change->debt);
-	return unknown;
 }
 
 /* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
@@ -256,14 +234,14 @@ void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t 
 }
 
 /* Where the last gfn was found: neighbours are mostly in the same table. */
-struct place {
-	struct tdp_change change;
+struct leaf_cursor {
 	struct table *root;
+	u64 *upper; /* the table above, for the 1G block of @upper_gfn; NULL: not known */
+	u64 upper_gfn;
+	/* What cursor_seek() found. */
 	u64 first, count; /* gfns that @entries has, one each; or that the one entry covers */
 	u64 *entries;
 	u32 level;
-	u64 *upper; /* the table above, for the 1G block of @upper_gfn; NULL: not known */
-	u64 upper_gfn;
 };
 
 /* The table that *@entry points to, or NULL. */
@@ -277,82 +255,39 @@ static u64 *table_below(const struct entry_format *f, const u64 *entry, u32 leve
 }
 
 /* The lowest table for @gfn, or NULL. Does not load what it maps: that would miss the cache. */
-static u64 *place_table(struct place *place, gfn_t gfn)
+static u64 *cursor_table(struct leaf_cursor *cursor, const struct entry_format *f, gfn_t gfn)
 {
-	const struct entry_format *f = place->change.vm->format;
 	u64 block = walk_block(gfn, QUIRE_LEVEL_1G).v;
 
-	if (!place->upper || place->upper_gfn != block) {
-		u64 *table = table_entries(place->root);
+	if (!cursor->upper || cursor->upper_gfn != block) {
+		u64 *table = table_entries(cursor->root);
 
 		for (u32 level = TDP_ROOT_LEVEL; table && level > QUIRE_LEVEL_2M; level--)
 			table = table_below(f, &table[walk_index(gfn, level)], level);
-		place->upper = table;
-		place->upper_gfn = block;
+		cursor->upper = table;
+		cursor->upper_gfn = block;
 	}
-	if (!place->upper)
+	if (!cursor->upper)
 		return NULL;
-	return table_below(f, &place->upper[walk_index(gfn, QUIRE_LEVEL_2M)], QUIRE_LEVEL_2M);
+	return table_below(f, &cursor->upper[walk_index(gfn, QUIRE_LEVEL_2M)], QUIRE_LEVEL_2M);
 }
 
-static void place_find(struct place *place, gfn_t gfn)
+void tdp_find_span(struct quire_vm *vm, const struct log_span *span)
 {
-	u64 *table = place_table(place, gfn), *entry;
-
-	place->level = QUIRE_LEVEL_4K;
-	if (likely(table))
-		entry = &table[walk_index(gfn, QUIRE_LEVEL_4K)];
-	else
-		entry = tdp_find(place->change.vm, place->root, gfn, &place->level);
-	if (place->level == QUIRE_LEVEL_4K) {
-		place->count = QUIRE_TABLE_ENTRIES;
-		place->entries = entry - walk_index(gfn, QUIRE_LEVEL_4K);
-	} else {
-		place->count = level_pages((enum quire_level)place->level);
-		place->entries = entry;
-	}
-	place->first = round_down_u64(gfn.v, place->count);
-}
-
-static void protect_word(struct place *place, gfn_t base, u64 mask)
-{
-	while (mask) {
-		u32 skip = (u32)__builtin_ctzll(mask);
-		u64 gfn = base.v + skip, at, bits;
-
-		if (gfn - place->first >= place->count)
-			place_find(place, (gfn_t){gfn});
-		at = gfn - place->first;
-		bits = UINT64_MAX >> (64 - min_u64(64 - skip, place->count - at));
-		if (place->level == QUIRE_LEVEL_4K) {
-			tdp_protect_entries(&place->change, &place->entries[at],
-					    mask >> skip & bits);
-		} else if (!protect_huge(&place->change, place->entries, place->level)) {
-			/* A prefault has split it meanwhile: look again. */
-			place->count = 0;
-			continue;
-		}
-		mask &= ~(bits << skip);
-	}
-}
-
-void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits)
-{
-	struct place place = {
-	    .change = {.vm = vm},
-	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
-	};
-	struct tdp_word *words = bits->words, *end = words + bits->count;
-	const u64 *masks = bits->masks;
-	u64 base = bits->base.v;
+	struct leaf_cursor cursor = {.root =
+					 atomic_load_acquire_ptr(&vm->roots.valid[span->as_id])};
+	struct log_word *words = span->named, *end = words + span->nonzero;
+	const struct entry_format *f = vm->format;
+	const u64 *masks = span->masks;
+	u64 base = span->base.v;
 
 	mmu_assert_shared(vm);
-	for (struct tdp_word *word = words; word < end; word++) {
+	for (struct log_word *word = words; word < end; word++) {
 		gfn_t gfn = {base + word->index * 64};
 		u32 at = walk_index(gfn, QUIRE_LEVEL_4K);
 		u64 mask = masks[word->index];
-		/* Every time: where the next table begins cannot be foreseen. */
-		u64 *table = likely(place.root) ? place_table(&place, gfn) : NULL;
+		/* Always look it up: a branch on where the next table begins mispredicts. */
+		u64 *table = likely(cursor.root) ? cursor_table(&cursor, f, gfn) : NULL;
 		u64 *entries;
 
 		if (unlikely(!table || at + 64 > QUIRE_TABLE_ENTRIES)) {
@@ -366,24 +301,83 @@ void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits)
 	}
 }
 
-void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
-			    struct flush_debt *debt)
+static void cursor_seek(struct leaf_cursor *cursor, struct quire_vm *vm, gfn_t gfn)
 {
-	struct place place = {
-	    .change = {.vm = vm, .leaves = vm->leaves, .debt = debt},
-	    .root = atomic_load_acquire_ptr(&vm->roots.valid[bits->as_id]),
+	u64 *table = cursor_table(cursor, vm->format, gfn), *entry;
+
+	cursor->level = QUIRE_LEVEL_4K;
+	if (likely(table))
+		entry = &table[walk_index(gfn, QUIRE_LEVEL_4K)];
+	else
+		entry = tdp_find(vm, cursor->root, gfn, &cursor->level);
+	if (cursor->level == QUIRE_LEVEL_4K) {
+		cursor->count = QUIRE_TABLE_ENTRIES;
+		cursor->entries = entry - walk_index(gfn, QUIRE_LEVEL_4K);
+	} else {
+		cursor->count = level_pages((enum quire_level)cursor->level);
+		cursor->entries = entry;
+	}
+	cursor->first = round_down_u64(gfn.v, cursor->count);
+}
+
+/* The gfns of @mask from @base on, which may be in two tables or below a huge leaf. */
+static void protect_unfound(const struct tdp_change *change, struct leaf_cursor *cursor, gfn_t base,
+			    u64 mask)
+{
+	while (mask) {
+		u32 skip = (u32)__builtin_ctzll(mask);
+		u64 gfn = base.v + skip, at, bits;
+
+		if (gfn - cursor->first >= cursor->count)
+			cursor_seek(cursor, change->vm, (gfn_t){gfn});
+		at = gfn - cursor->first;
+		bits = UINT64_MAX >> (64 - min_u64(64 - skip, cursor->count - at));
+		if (cursor->level == QUIRE_LEVEL_4K) {
+			tdp_protect_entries(change, &cursor->entries[at], mask >> skip & bits);
+		} else if (!protect_huge(change, cursor->entries, cursor->level)) {
+			/* A prefault has split it meanwhile: look again. */
+			cursor->count = 0;
+			continue;
+		}
+		mask &= ~(bits << skip);
+	}
+}
+
+static void protect_all_unfound(const struct tdp_change *change, const struct log_span *span)
+{
+	struct leaf_cursor cursor = {
+	    .root = atomic_load_acquire_ptr(&change->vm->roots.valid[span->as_id]),
 	};
 
-	mmu_assert_shared(vm);
-	if (bits->count)
-		owe_for_aged(&place.change);
-	if (!tdp_protect_words(&place.change, bits))
-		return;
-	for (u64 i = 0; i < bits->count && place.root; i++) {
-		u64 index = bits->words[i].index;
+	for (u64 i = 0; i < span->nonzero && cursor.root; i++) {
+		u64 index = span->named[i].index;
 
-		if (!bits->words[i].entries && !MUTANT(unfound_unarmed))
-			protect_word(&place, (gfn_t){bits->base.v + index * 64},
-				     bits->masks[index]);
+		if (!span->named[i].entries && !MUTANT(unfound_unarmed))
+			protect_unfound(change, &cursor, (gfn_t){span->base.v + index * 64},
+					span->masks[index]);
 	}
+}
+
+void tdp_protect_span(struct quire_vm *vm, const struct log_span *span, struct flush_debt *debt)
+{
+	const struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
+	const struct protector by = protector_of(vm);
+	const struct log_word *words = span->named, *end = words + span->nonzero;
+	const u64 *masks = span->masks;
+	u64 any = 0, unfound = 0;
+
+	mmu_assert_shared(vm);
+	owe_for_aged(&change);
+	for (const struct log_word *word = words; word < end; word++) {
+		u64 *entries = word->entries, mask = masks[word->index];
+
+		if (unlikely(!entries))
+			unfound++;
+		else
+			any |= protect_some(&by, entries, mask);
+	}
+	if (any)
+		flush_debt_owe(debt);
+	if (unlikely(unfound))
+		protect_all_unfound(&change, span);
 }

@@ -2,6 +2,7 @@
 #ifndef QUIRE_TDP_TDP_H
 #define QUIRE_TDP_TDP_H
 
+#include "src/dirty/span.h"
 #include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 #include "src/vm/vm.h"
@@ -53,27 +54,14 @@ must_check enum tdp_result tdp_change_entry(const struct tdp_change *change, u64
  */
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask);
 
-/* A word of masks[]: those of the 64 gfns from base + 64 * index on whose bit is set. */
-struct tdp_word {
-	u64 index;
-	u64 *entries; /* NULL, or from tdp_find_bits(): of the 64 gfns, when one table has them */
-};
-struct tdp_bits {
-	u32 as_id;
-	gfn_t base;
-	const u64 *masks;
-	struct tdp_word *words; /* @count of them, rising: those of @masks that are not empty */
-	u64 count;
-};
-
 /*
- * Look for the entries of @bits, and have the processor fetch those that are named. To be done
- * some time before tdp_write_protect_bits(), in the same hold of mmu_lock and read section.
+ * Look for the entries that @span names, and have the processor fetch them. To be done some time
+ * before tdp_protect_span(), in the same hold of mmu_lock and read section.
  */
-void tdp_find_bits(struct quire_vm *vm, const struct tdp_bits *bits) REQUIRES_SHARED(&vm->mmu_lock);
-
-/* tdp_protect_entries() for the words of @bits whose entries are known. How many are not. */
-u64 tdp_protect_words(const struct tdp_change *change, const struct tdp_bits *bits);
+void tdp_find_span(struct quire_vm *vm, const struct log_span *span) REQUIRES_SHARED(&vm->mmu_lock);
+/* Remove write permission from the leaves that @span names, whether they were found or not. */
+void tdp_protect_span(struct quire_vm *vm, const struct log_span *span, struct flush_debt *debt)
+    REQUIRES_SHARED(&vm->mmu_lock);
 
 /* Install @mapping below @root. Returns an enum quire_outcome; QUIRE_RETRY when another thread
  * changed the same place. Takes tables from @vcpu's cache, which holds enough for one walk. */
@@ -93,9 +81,6 @@ must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 
 /* Remove write permission from the leaves of [start, end) at @lowest and above. */
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			     struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
-/* The same for the leaves of @bits. */
-void tdp_write_protect_bits(struct quire_vm *vm, const struct tdp_bits *bits,
-			    struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 
 /* Split huge leaves of [start, end) to 4K with tables from @tables. False when it ran out of them:
  * call again with more. */

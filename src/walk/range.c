@@ -1,8 +1,6 @@
 /* The walk over a gfn range. */
 #include "src/walk/range.h"
 
-#include "src/walk/table.h"
-
 static void walk_table(const struct walk *walk, u64 *table, u32 level, const struct walk_run *range)
 {
 	const struct entry_format *f = walk->format;

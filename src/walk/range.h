@@ -4,6 +4,7 @@
 
 #include "src/base/atomic.h"
 #include "src/entry/format.h"
+#include "src/walk/table.h"
 
 /*
  * A run: entries [first, first + count) of one table, which cover the part of the range that
@@ -40,18 +41,6 @@ struct walk {
 };
 
 void walk_range(const struct walk *walk, gfn_t start, gfn_t end);
-
-/* Index, in a table of entries at @level, of the entry that covers @gfn. */
-static inline u32 walk_index(gfn_t gfn, u32 level)
-{
-	return (u32)(gfn.v >> (QUIRE_TABLE_BITS * (level - 1))) & (QUIRE_TABLE_ENTRIES - 1);
-}
-
-/* First gfn of the block that the entry for @gfn at @level covers. */
-static inline gfn_t walk_block(gfn_t gfn, u32 level)
-{
-	return (gfn_t){round_down_u64(gfn.v, level_pages((enum quire_level)level))};
-}
 
 /* Does [start, end) cover the whole block of the entry at @gfn and @level? */
 static inline bool walk_covers(const struct walk_run *run, u32 index)

@@ -54,6 +54,18 @@ static inline struct table *table_of(const u64 *entry)
 	return (struct table *)(uintptr_t)(chunk + page * sizeof(struct table));
 }
 
+/* Index, in a table of entries at @level, of the entry that covers @gfn. */
+static inline u32 walk_index(gfn_t gfn, u32 level)
+{
+	return (u32)(gfn.v >> (QUIRE_TABLE_BITS * (level - 1))) & (QUIRE_TABLE_ENTRIES - 1);
+}
+
+/* First gfn of the block that the entry for @gfn at @level covers. */
+static inline gfn_t walk_block(gfn_t gfn, u32 level)
+{
+	return (gfn_t){round_down_u64(gfn.v, level_pages((enum quire_level)level))};
+}
+
 /* Where all table pages of a VM come from. */
 struct arena {
 	struct mutex lock;
