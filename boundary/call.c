@@ -5,6 +5,9 @@
 #include <stddef.h>
 
 #include "boundary/rows.h"
+#include "frontend/file/client_call.h"
+#include "frontend/run/signal_state.h"
+#include "hosts/process/room.h"
 
 #define ARGUMENTS 6
 
@@ -49,32 +52,63 @@ static long perform(const struct boundary_row *row, const struct boundary_call *
 	return answer;
 }
 
+/* A call of a handler that has little stack left. */
+struct work {
+	const struct boundary_row *row;
+	const struct boundary_call *call;
+	long result; /* of the call that was forwarded, where @is_settling; then the answer */
+	bool is_settling;
+};
+
+static void run_work(void *opaque)
+{
+	struct work *work = opaque;
+
+	if (work->is_settling)
+		work->result = work->row->settle(work->call, work->result);
+	else
+		work->result = perform(work->row, work->call);
+}
+
+/* No handler of the client's may run on the other stack. */
+NOT_INLINE static void work_elsewhere(struct work *work)
+{
+	client_call_begin();
+	process_with_room(run_work, work);
+	client_call_end();
+}
+
 enum boundary_answer boundary_try(const struct boundary_call *call, long *result)
 {
-	const struct boundary_row *row = row_of(call->nr);
+	struct work work = {.row = row_of(call->nr), .call = call};
 	int saved_errno = errno;
-	long answer;
 
-	if (!row)
+	if (!work.row)
 		return BOUNDARY_FORWARD;
-	answer = perform(row, call);
+	if (process_is_cramped())
+		work_elsewhere(&work);
+	else
+		run_work(&work);
 	errno = saved_errno;
-	if (answer == OBJECT_FORWARD)
+	if (work.result == OBJECT_FORWARD)
 		return BOUNDARY_FORWARD;
-	*result = answer;
+	*result = work.result;
 	return BOUNDARY_ANSWERED;
 }
 
 long boundary_settle(const struct boundary_call *call, long result)
 {
-	const struct boundary_row *row = row_of(call->nr);
+	struct work work = {row_of(call->nr), call, result, true};
 	int saved_errno = errno;
 
-	if (!row || !row->settle)
+	if (!work.row || !work.row->settle)
 		return result;
-	result = row->settle(call, result);
+	if (process_is_cramped())
+		work_elsewhere(&work);
+	else
+		run_work(&work);
 	errno = saved_errno;
-	return result;
+	return work.result;
 }
 
 long boundary_call(const struct boundary_call *call)

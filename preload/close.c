@@ -5,6 +5,7 @@
 
 #include "frontend/file/file.h"
 #include "frontend/file/numbers.h"
+#include "hosts/process/room.h"
 #include "preload/real.h"
 
 /* Close @fd, which is nothing that we know from then on. */
@@ -14,6 +15,12 @@ static int really_close(int fd)
 
 	numbers_changed(fd);
 	return result;
+}
+
+static void run_closed(void *file)
+{
+	file_closed(file);
+	file_put(file);
 }
 
 INTERPOSED int close(int fd)
@@ -35,8 +42,7 @@ INTERPOSED int close(int fd)
 	}
 	result = really_close(fd);
 	error = errno;
-	file_closed(file);
-	file_put(file);
+	process_with_room(run_closed, file);
 	errno = error;
 	client_call_end();
 	return result;
@@ -66,8 +72,8 @@ static int replace_descriptor(int from, int to, int (*replace)(int from, int to,
 	error = errno;
 	numbers_changed(to);
 	if (victim && result >= 0)
-		file_closed(victim);
-	if (victim)
+		process_with_room(run_closed, victim);
+	else if (victim)
 		file_put(victim);
 	errno = error;
 	client_call_end();

@@ -24,7 +24,7 @@ static long forward_ioctl(int fd, unsigned long command, unsigned long argument)
 	return REAL(ioctl)(fd, command, argument);
 }
 
-INTERPOSED int ioctl(int fd, unsigned long command, ...)
+INTERPOSED SMALL_FRAME int ioctl(int fd, unsigned long command, ...)
 {
 	struct boundary_call call = {.nr = SYS_ioctl, .args = {ARGUMENT(fd), command}};
 	va_list arguments;

@@ -19,6 +19,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/object/mm_events.h"
 #include "hosts/process/process.h"
+#include "hosts/process/room.h"
 #include "preload/real.h"
 
 #define PAGE_BYTES 4096ul
@@ -58,15 +59,21 @@ static bool is_empty(struct range range)
 	return range.start >= range.end;
 }
 
+static void run_changed(void *opaque)
+{
+	const struct range *range = opaque;
+
+	mm_changed(range->start, range->end);
+	file_unmapped(range->start, range->end);
+}
+
 /* After the real call; an empty range has changed nothing. errno is kept. */
 static void changed(struct range range)
 {
 	int error = errno;
 
-	if (!is_empty(range)) {
-		mm_changed(range.start, range.end);
-		file_unmapped(range.start, range.end);
-	}
+	if (!is_empty(range))
+		process_with_room(run_changed, &range);
 	errno = error;
 }
 
@@ -88,6 +95,7 @@ struct map_call {
 	void *address;
 	struct file_map_request request;
 	int fd;
+	void *mapped; /* the result */
 };
 
 /*
@@ -154,21 +162,27 @@ put_file:
 	return mapped;
 }
 
+static void run_map(void *opaque)
+{
+	struct map_call *call = opaque;
+
+	call->mapped = map_inside(call);
+}
+
 INTERPOSED void *mmap(void *address, size_t length_bytes, int prot, int flags, int fd, off_t offset)
 {
-	const struct map_call call = {
+	struct map_call call = {
 	    .address = address,
 	    .request = {length_bytes, prot, flags, offset},
 	    .fd = fd,
 	};
-	void *mapped;
 
 	if (client_call_active() || !file_any())
 		return REAL(mmap)(address, length_bytes, prot, flags, fd, offset);
 	client_call_begin();
-	mapped = map_inside(&call);
+	process_with_room(run_map, &call);
 	client_call_end();
-	return mapped;
+	return call.mapped;
 }
 INTERPOSED_ALIAS("mmap")
 void *mmap64(void *address, size_t length_bytes, int prot, int flags, int fd, off_t offset);
@@ -265,35 +279,49 @@ static bool is_guest_memfd(const void *address)
 	return found;
 }
 
-static int advise_inside(void *address, size_t length_bytes, int advice)
-{
-	struct range range = range_of(address, length_bytes);
-	struct range guarded = {0, 0};
+struct advice_call {
+	void *address;
+	size_t length_bytes;
+	int advice;
 	int result;
+};
+
+static int advise_inside(const struct advice_call *call)
+{
+	struct range range = range_of(call->address, call->length_bytes);
+	struct range guarded = {0, 0};
+	int advice = call->advice, result;
 
 	if ((advice == MADV_HUGEPAGE || advice == MADV_COLLAPSE) &&
-	    file_may_be_mapped(range.start, range.end) && is_guest_memfd(address))
+	    file_may_be_mapped(range.start, range.end) && is_guest_memfd(call->address))
 		return advice == MADV_HUGEPAGE ? 0 : (int)real_result(-EINVAL);
 	/* Other advice changes at most what an address holds, which follows it by itself. */
 	if (advice == MADV_GUARD_INSTALL || advice == MADV_GUARD_REMOVE)
 		guarded = range;
-	result = REAL(madvise)(address, length_bytes, advice);
+	result = REAL(madvise)(call->address, call->length_bytes, advice);
 	changed(guarded);
 	if (is_empty(guarded))
 		process_mappings_changed();
 	return result;
 }
 
+static void run_advise(void *opaque)
+{
+	struct advice_call *call = opaque;
+
+	call->result = advise_inside(call);
+}
+
 INTERPOSED int madvise(void *address, size_t length_bytes, int advice)
 {
-	int result;
+	struct advice_call call = {address, length_bytes, advice, 0};
 
 	if (client_call_active() || !file_any())
 		return REAL(madvise)(address, length_bytes, advice);
 	client_call_begin();
-	result = advise_inside(address, length_bytes, advice);
+	process_with_room(run_advise, &call);
 	client_call_end();
-	return result;
+	return call.result;
 }
 
 INTERPOSED int brk(void *end)
@@ -348,17 +376,24 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 	return result;
 }
 
+/* From its start to the end of the segment that is mapped there. */
+static void run_find_segment(void *opaque)
+{
+	struct range *range = opaque;
+	struct process_mapping mapping;
+
+	range->end = process_mapping_find(range->start, &mapping) ? mapping.end : range->start;
+}
+
 INTERPOSED int shmdt(const void *address)
 {
-	struct process_mapping mapping;
-	struct range range = {0, 0};
+	struct range range = {(uintptr_t)address, (uintptr_t)address};
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(shmdt)(address);
 	client_call_begin();
-	if (process_mapping_find((uintptr_t)address, &mapping))
-		range = (struct range){(uintptr_t)address, mapping.end};
+	process_with_room(run_find_segment, &range);
 	result = REAL(shmdt)(address);
 	changed(range);
 	client_call_end();

@@ -55,14 +55,14 @@ static int open_common(const struct open_request *request)
 		mode_argument;                                          \
 	})
 
-INTERPOSED int open(const char *path, int flags, ...)
+INTERPOSED SMALL_FRAME int open(const char *path, int flags, ...)
 {
 	struct open_request request = {AT_FDCWD, path, flags, MODE_ARGUMENT(flags, flags)};
 
 	return open_common(&request);
 }
 
-INTERPOSED int openat(int directory, const char *path, int flags, ...)
+INTERPOSED SMALL_FRAME int openat(int directory, const char *path, int flags, ...)
 {
 	struct open_request request = {directory, path, flags, MODE_ARGUMENT(flags, flags)};
 

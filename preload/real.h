@@ -6,6 +6,11 @@
 
 #ifndef QUIRE_ENGINE
 #define INTERPOSED __attribute__((visibility("default"), used))
+/*
+ * An entry with arguments that it takes from a list: without the room for those in vector
+ * registers, which a handler's stack may not have.
+ */
+#define SMALL_FRAME __attribute__((target("general-regs-only")))
 /* A second name of an interposed function: the types are the same on x86-64. */
 #define INTERPOSED_ALIAS(target) __attribute__((visibility("default"), alias(target)))
 #else

@@ -10,6 +10,8 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/run/signal_actions.h"
 #include "frontend/run/signal_state.h"
+#include "hosts/process/room.h"
+#include "hosts/process/sys.h"
 #include "preload/real.h"
 #include "preload/signals.h"
 
@@ -36,6 +38,25 @@ INTERPOSED int sigaction(int signal, const struct sigaction *act, struct sigacti
 }
 INTERPOSED_ALIAS("sigaction")
 int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
+
+/* What the kernel took: our own work in a handler may need more than is there. */
+void signals_note_stack(const stack_t *stack)
+{
+	stack_t now;
+
+	if (!stack || sys_call(SYS_sigaltstack, 0, sys_address(&now)))
+		return;
+	process_room_note(sys_address(now.ss_sp), now.ss_flags & SS_DISABLE ? 0 : now.ss_size);
+}
+
+INTERPOSED int sigaltstack(const stack_t *stack, stack_t *old)
+{
+	int result = REAL(sigaltstack)(stack, old);
+
+	if (!result)
+		signals_note_stack(stack);
+	return result;
+}
 
 static sighandler_t set_handler(int signal, sighandler_t handler, int flags, int blocks_itself)
 {

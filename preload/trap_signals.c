@@ -131,10 +131,13 @@ static long change_stack(const struct trap *trap)
 {
 	long error = kernel_call(trap);
 
+	if (error)
+		return error;
 	/* The return from the handler sets the frame's again. */
-	if (!error && trap->call.args[0])
+	if (trap->call.args[0])
 		sys_call(SYS_sigaltstack, 0, sys_address(&trap->context->uc_stack));
-	return error;
+	signals_note_stack((const stack_t *)trap->call.args[0]);
+	return 0;
 }
 
 uint64_t trap_restorer(void)

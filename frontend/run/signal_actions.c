@@ -28,6 +28,7 @@
 #include "hosts/process/guard.h"
 #include "hosts/process/lock.h"
 #include "hosts/process/process.h"
+#include "hosts/process/room.h"
 #include "hosts/process/sys.h"
 
 #define SIGNALS 65
@@ -88,6 +89,35 @@ static struct sigaction action_read(int signal)
 		atomic_thread_fence(memory_order_acquire);
 	} while (atomic_load_explicit(&slot->sequence, memory_order_relaxed) != before);
 	return copy;
+}
+
+/* What a handler's call needs of its action: a copy of the whole has no room on a small stack. */
+struct calling {
+	void *function;
+	int flags;
+};
+
+static struct calling action_peek(int signal)
+{
+	struct client_action *slot = &client_actions[signal];
+	struct calling calling;
+	unsigned int before;
+
+	do {
+		const struct sigaction *copy;
+
+		before = atomic_load_explicit(&slot->sequence, memory_order_acquire);
+		copy = &slot->copies[before & 1];
+		calling = (struct calling){(void *)(uintptr_t)copy->sa_handler, copy->sa_flags};
+		atomic_thread_fence(memory_order_acquire);
+	} while (atomic_load_explicit(&slot->sequence, memory_order_relaxed) != before);
+	return calling;
+}
+
+static bool calls_function(const struct calling *calling)
+{
+	return calling->function != (void *)(uintptr_t)SIG_DFL &&
+	       calling->function != (void *)(uintptr_t)SIG_IGN;
 }
 
 static void action_write(int signal, const struct sigaction *action)
@@ -167,7 +197,7 @@ static void nudge_start(struct signal_state *state)
 }
 
 /* Keep the signal for the end of the call, and everything after it in the kernel. */
-static void signal_record(const siginfo_t *info, ucontext_t *context)
+NOT_INLINE static void signal_record(const siginfo_t *info, ucontext_t *context)
 {
 	struct signal_state *state = &signal_state;
 
@@ -189,11 +219,11 @@ static void signal_record(const siginfo_t *info, ucontext_t *context)
 }
 
 /* No function of the client: let the kernel do what it would have done without us. */
-static void signal_default(int signal, siginfo_t *info, const struct sigaction *action)
+NOT_INLINE static void signal_default(int signal, siginfo_t *info, const struct calling *calling)
 {
 	struct sigaction kernel_default = {.sa_handler = SIG_DFL};
 
-	if (action->sa_handler == SIG_IGN && !is_synchronous(signal, info))
+	if (calling->function == (void *)(uintptr_t)SIG_IGN && !is_synchronous(signal, info))
 		return;
 	/* Straight to the kernel: the client's action has not changed. */
 	client_call_depth++;
@@ -206,32 +236,36 @@ static void signal_default(int signal, siginfo_t *info, const struct sigaction *
 		signal_send_again(info);
 }
 
+static void call_function(const struct calling *calling, int signal, siginfo_t *info, void *context)
+{
+	if (calling->flags & SA_SIGINFO)
+		((void (*)(int, siginfo_t *, void *))(uintptr_t)calling->function)(signal, info,
+										   context);
+	else
+		((void (*)(int))(uintptr_t)calling->function)(signal);
+}
+
 /*
  * The mask that the handler finds in its context, and may change, is the one that the client
  * believes in.
  */
-static void call_with_mask(const struct sigaction *action, int signal, siginfo_t *info,
-			   ucontext_t *context)
+NOT_INLINE static void call_with_mask(const struct calling *calling, int signal, siginfo_t *info,
+				      ucontext_t *context)
 {
 	struct signal_state *state = &signal_state;
+	uint64_t *mask = (uint64_t *)(void *)&context->uc_sigmask;
 	uint32_t hidden = state->hidden_blocked;
 	uint32_t added = hidden & ~signal_shadow_of(&context->uc_sigmask);
-	sigset_t set = signal_shadow_set(added);
 	uint32_t in_doubt = state->in_doubt;
 	uintptr_t stack = state->handler_stack;
 
-	sigorset(&context->uc_sigmask, &context->uc_sigmask, &set);
+	*mask |= signal_shadow_word(added);
 	state->in_doubt = 1;
 	state->handler_stack = (uintptr_t)__builtin_frame_address(0);
-	if (action->sa_flags & SA_SIGINFO)
-		action->sa_sigaction(signal, info, context);
-	else
-		action->sa_handler(signal);
+	call_function(calling, signal, info, context);
 	/* What the handler let through in its context is let through; the rest is as it was. */
 	state->hidden_blocked = hidden & ~(added & ~signal_shadow_of(&context->uc_sigmask));
-	for (int member = 1; member < SIGNALS; member++)
-		if (sigismember(&set, member) == 1)
-			sigdelset(&context->uc_sigmask, member);
+	*mask &= ~signal_shadow_word(added);
 	/* A call inside may have found the doubt unfounded; of what it interrupted, it knows
 	 * nothing. */
 	state->handler_stack = stack;
@@ -241,53 +275,65 @@ static void call_with_mask(const struct sigaction *action, int signal, siginfo_t
 
 /* The client's function; by its own end back to what was interrupted, for the client's stack may
  * be as small as the kernel takes. */
-static void call_handler(const struct sigaction *action, int signal, siginfo_t *info, void *context)
+static void call_handler(const struct calling *calling, int signal, siginfo_t *info, void *context)
 {
 	struct signal_state *state = &signal_state;
 
 	if (state->hidden_blocked || state->in_doubt) {
-		call_with_mask(action, signal, info, context);
+		call_with_mask(calling, signal, info, context);
 		return;
 	}
 	state->in_doubt = 1;
 	state->handler_stack = (uintptr_t)__builtin_frame_address(0);
-	if (action->sa_flags & SA_SIGINFO)
-		action->sa_sigaction(signal, info, context);
-	else
-		action->sa_handler(signal);
+	call_function(calling, signal, info, context);
+}
+
+static void run_reset(void *opaque)
+{
+	const struct sigaction reset = {.sa_handler = SIG_DFL};
+
+	signal_action_change(*(const int *)opaque, &reset, NULL);
+}
+
+NOT_INLINE static void reset_action(int signal)
+{
+	client_call_begin();
+	process_with_room(run_reset, &signal);
+	client_call_end();
+}
+
+/* Does the client believe to block @signal, where the kernel does not? */
+static bool is_hidden(int signal)
+{
+	uint32_t hidden = signal_state.hidden_blocked;
+
+	return hidden && (signal_shadow_word(hidden) >> (signal - 1) & 1);
 }
 
 static void signal_deliver(int signal, siginfo_t *info, void *context)
 {
-	struct sigaction action = action_read(signal);
-	sigset_t self;
+	struct calling calling = action_peek(signal);
 
 	if (signal == SIGCONT) {
 		run_signals_continued();
-		if (!has_function(&action))
+		if (!calls_function(&calling))
 			return;
 	}
-	sigemptyset(&self);
-	sigaddset(&self, signal);
 	/* A fault whose signal is blocked ends the process, whatever the action. */
-	if (!has_function(&action) || (is_synchronous(signal, info) &&
-				       (signal_state.hidden_blocked & signal_shadow_of(&self)))) {
-		signal_default(signal, info, &action);
+	if (!calls_function(&calling) || (is_synchronous(signal, info) && is_hidden(signal))) {
+		signal_default(signal, info, &calling);
 		return;
 	}
-	if (action.sa_flags & SA_RESETHAND) {
-		struct sigaction reset = {.sa_handler = SIG_DFL};
-
-		signal_action_change(signal, &reset, NULL);
-	}
-	call_handler(&action, signal, info, context);
+	if (calling.flags & SA_RESETHAND)
+		reset_action(signal);
+	call_handler(&calling, signal, info, context);
 }
 
 /*
  * SIGSEGV or SIGBUS was sent to a thread that the client believes to block it. Inside a call it
  * waits for the end; outside it is really blocked from here on, and pending.
  */
-static bool hold(int signal, const siginfo_t *info, ucontext_t *context)
+NOT_INLINE static bool hold(int signal, const siginfo_t *info, ucontext_t *context)
 {
 	struct signal_state *state = &signal_state;
 	uint32_t shadow = signal == SIGSEGV ? SHADOW_SEGV : SHADOW_BUS;

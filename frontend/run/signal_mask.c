@@ -43,14 +43,22 @@ uint32_t signal_shadow_of(const sigset_t *set)
 	return shadow;
 }
 
+uint64_t signal_shadow_word(uint32_t shadow)
+{
+	uint64_t word = 0;
+
+	for (unsigned int i = 0; i < SHADOWS; i++)
+		if (shadow & shadows[i].shadow)
+			word |= UINT64_C(1) << (shadow_signal(i) - 1);
+	return word;
+}
+
 sigset_t signal_shadow_set(uint32_t shadow)
 {
 	sigset_t set;
 
 	sigemptyset(&set);
-	for (unsigned int i = 0; i < SHADOWS; i++)
-		if (shadow & shadows[i].shadow)
-			sigaddset(&set, shadow_signal(i));
+	*(uint64_t *)(void *)&set = signal_shadow_word(shadow);
 	return set;
 }
 
@@ -124,17 +132,21 @@ static void hide_trap(int how, sigset_t *wanted)
 
 static uint32_t really_blocked(void)
 {
-	sigset_t now;
+	uint64_t now = 0;
+	uint32_t shadow = 0;
 
-	kernel_mask(SIG_BLOCK, NULL, &now);
-	return signal_shadow_of(&now);
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, 0, sys_address(&now), KERNEL_SET_BYTES);
+	for (unsigned int i = 0; i < SHADOWS; i++)
+		if (now & signal_shadow_word(shadows[i].shadow))
+			shadow |= shadows[i].shadow;
+	return shadow;
 }
 
 static void block_really(int how, uint32_t shadow)
 {
-	sigset_t set = signal_shadow_set(shadow);
+	uint64_t set = signal_shadow_word(shadow);
 
-	kernel_mask(how, &set, NULL);
+	sys_call(SYS_rt_sigprocmask, (uint64_t)how, sys_address(&set), 0, KERNEL_SET_BYTES);
 }
 
 void signal_call_open(void)

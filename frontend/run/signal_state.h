@@ -40,6 +40,12 @@ struct signal_state {
 	uint32_t has_nudge_timer;
 };
 
+/*
+ * Work that is seldom done has its frame to itself: a client's handler may have a stack that is as
+ * small as the kernel takes, and below it are ours.
+ */
+#define NOT_INLINE __attribute__((noinline))
+
 enum signal_shadow { SHADOW_SEGV = 1u << 0, SHADOW_BUS = 1u << 1, SHADOW_KICK = 1u << 2 };
 
 extern _Thread_local struct signal_state signal_state
@@ -53,8 +59,9 @@ bool signal_state_pending(const struct signal_state *state);
 
 /* Which of the signals that our guarded accesses need are in @set. */
 uint32_t signal_shadow_of(const sigset_t *set);
-/* The set of @shadow. */
+/* The set of @shadow; as the kernel has sets, where the stack is short. */
 sigset_t signal_shadow_set(uint32_t shadow);
+uint64_t signal_shadow_word(uint32_t shadow);
 
 /*
  * At the begin and the end of the outermost client call, when a handler of the client's may be

@@ -88,7 +88,7 @@ void run_signals_continued(void)
 	client_call_end();
 }
 
-static void nudge_stop(struct signal_state *state)
+NOT_INLINE static void nudge_stop(struct signal_state *state)
 {
 	if (!state->has_nudge_timer)
 		return;
@@ -97,7 +97,7 @@ static void nudge_stop(struct signal_state *state)
 }
 
 /* Send the recorded signal once more, now that the client's handler may run. */
-static void deliver_recorded(void)
+NOT_INLINE static void deliver_recorded(void)
 {
 	struct signal_state *state = &signal_state;
 	siginfo_t info = state->info;
