@@ -22,6 +22,7 @@ struct quire_format {
 	uint64_t noexec;
 	uint64_t accessed;    /* to be set by a walker in every entry on its way */
 	uint64_t dirty;	      /* to be set in the leaf before a write */
+	uint64_t memtype;     /* of a leaf: how accesses are cached */
 	uint64_t large;	      /* set in a leaf above QUIRE_LEVEL_4K */
 	uint64_t address;     /* of a frame or a table: a physical address in its own bits */
 	uint64_t reserved;    /* any of these in a present entry: a fault that says RSVD */

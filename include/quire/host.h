@@ -20,11 +20,23 @@ enum quire_page_flags {
 	QUIRE_PAGE_GUARDED = 1u << 4,
 };
 
+/*
+ * How the guest's accesses are cached, whatever its own tables say: all pages that page_level()
+ * puts into one block have one type. In NPT it is an entry of the PAT as Linux sets that up.
+ */
+enum quire_memtype {
+	QUIRE_MEMTYPE_WB, /* memory */
+	QUIRE_MEMTYPE_UC, /* registers of a device */
+	QUIRE_MEMTYPE_WC, /* a frame buffer */
+};
+
 /* A host page, as page_get() found it. */
 struct quire_page {
 	pfn_t pfn; /* the host's own number, which entries hold; from 2^36 on a fault is -EFAULT */
 	uint8_t writable;   /* a writable mapping is permitted */
 	uint8_t refcounted; /* the host counts references to it, and gave one to the caller */
+	uint8_t noexec;	    /* the guest may not execute from it: a fetch is -EFAULT */
+	uint8_t memtype;    /* enum quire_memtype */
 };
 
 /* How a page was used: said once, before mmu_lock drops. */

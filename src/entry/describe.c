@@ -16,6 +16,7 @@ struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr)
 	    .noexec = f->noexec,
 	    .accessed = f->accessed,
 	    .dirty = f->dirty,
+	    .memtype = f->memtype,
 	    .large = f->large,
 	    .address = ENTRY_ADDRESS_MASK,
 	    .reserved = ENTRY_ADDRESS_MASK & ~below,

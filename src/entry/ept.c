@@ -4,7 +4,7 @@
 #define R (UINT64_C(1) << 0)
 #define W (UINT64_C(1) << 1)
 #define X (UINT64_C(1) << 2)
-#define WRITE_BACK (UINT64_C(6) << 3)
+#define TYPE(number) (UINT64_C(number) << 3)
 #define IPAT (UINT64_C(1) << 6)
 #define PS (UINT64_C(1) << 7)
 #define A (UINT64_C(1) << 8)
@@ -19,7 +19,7 @@
 #define ASIDE_SHIFT 52
 #define FROZEN (NONPRESENT | UINT64_C(0x1a0))
 
-_Static_assert(!((R | W | X | WRITE_BACK | IPAT | PS | A | D) &
+_Static_assert(!((R | W | X | TYPE(7) | IPAT | PS | A | D) &
 		 (HOST_WRITABLE | MMU_WRITABLE | PRESENT)),
 	       "software bits must be ones the processor ignores");
 _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | SUPPRESS_VE) & ENTRY_ADDRESS_MASK),
@@ -31,13 +31,13 @@ _Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/pro
 _Static_assert(!(FROZEN & (R | W | X | PRESENT)), "a frozen entry is not present");
 
 /* What both have; write and execute without read is a combination the processor refuses. */
-#define EPT_BITS                                                                                \
-	.readable = R, .writable = W, .executable = X, .noexec = 0, .large = PS,                \
-	.memtype = WRITE_BACK | IPAT, .hw_present = R | W | X, .present = PRESENT,              \
-	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, \
-	.frozen = FROZEN, .mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X,  \
-	.mmio_access = 0, .mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 52,       \
-	.mmio_high_bits = 11
+#define EPT_BITS                                                                                 \
+	.readable = R, .writable = W, .executable = X, .noexec = 0, .large = PS,                 \
+	.memtype = TYPE(7) | IPAT, .memtypes = {TYPE(6) | IPAT, TYPE(0) | IPAT, TYPE(1) | IPAT}, \
+	.hw_present = R | W | X, .present = PRESENT, .host_writable = HOST_WRITABLE,             \
+	.mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, .frozen = FROZEN,                \
+	.mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X, .mmio_access = 0,   \
+	.mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 52, .mmio_high_bits = 11
 
 const struct entry_format entry_ept = {
     EPT_BITS, .name = "ept", .accessed = A, .dirty = D, .young = A, .aged = A,

@@ -3,6 +3,7 @@
 #define QUIRE_ENTRY_FORMAT_H
 
 #include <quire/format.h>
+#include <quire/host.h>
 
 #include "src/base/types.h"
 
@@ -33,7 +34,8 @@ struct entry_format {
 	u64 accessed;	/* A, set by the walker; 0: there is no A */
 	u64 dirty;	/* D, set by the walker in a leaf on a write; 0: there is no D */
 	u64 large;	/* leaf at level 2 and above */
-	u64 memtype;	/* EPT: write-back and IPAT in a leaf */
+	u64 memtype;	/* the bits of a leaf that say how accesses are cached */
+	u64 memtypes[QUIRE_MEMTYPE_WC + 1]; /* by enum quire_memtype: what they are */
 	u64 hw_present; /* any of these set: the walker takes the entry as present */
 	/* Ours. */
 	u64 present;	   /* software present */
@@ -137,10 +139,11 @@ static inline bool entry_may_execute(const struct entry_format *f, u64 entry)
 	return entry_is_executable(f, entry_make_young(f, entry));
 }
 
-/* Can a leaf map @pfn? */
-static inline bool entry_holds_frame(pfn_t pfn)
+/* Can a leaf map @page? */
+static inline bool entry_holds_page(const struct quire_page *page)
 {
-	return pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT;
+	return page->pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT &&
+	       page->memtype <= QUIRE_MEMTYPE_WC;
 }
 
 static inline pfn_t entry_pfn(u64 entry)
@@ -182,7 +185,17 @@ struct entry_leaf {
 	bool mmu_writable;  /* nothing of ours but dirty logging may keep W off */
 	bool executable;
 	bool accessed; /* false: a prefault, so that aging tells the truth */
+	u8 memtype;    /* enum quire_memtype */
 };
+
+static inline u8 entry_memtype(const struct entry_format *f, u64 leaf)
+{
+	u8 type = QUIRE_MEMTYPE_WB;
+
+	while (type < QUIRE_MEMTYPE_WC && (leaf & f->memtype) != f->memtypes[type])
+		type++;
+	return type;
+}
 
 /*
  * W implies D: a page mapped writable counts as written from the start (F-104). What
@@ -190,8 +203,9 @@ struct entry_leaf {
  */
 static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
-	u64 entry = (leaf->pfn.v << QUIRE_PAGE_SHIFT) | f->present | f->readable | f->memtype;
+	u64 entry = (leaf->pfn.v << QUIRE_PAGE_SHIFT) | f->present | f->readable;
 
+	entry |= f->memtypes[leaf->memtype];
 	if (leaf->level > QUIRE_LEVEL_4K)
 		entry |= f->large;
 	if (leaf->host_writable)

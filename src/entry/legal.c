@@ -4,14 +4,17 @@
 /* A leaf that was just used. */
 static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 {
+	const u8 type = entry_memtype(f, entry);
 	u64 large = level > QUIRE_LEVEL_4K ? f->large : 0;
-	u64 always = f->present | f->readable | f->memtype | f->accessed | large;
+	u64 always = f->present | f->readable | f->memtypes[type] | f->accessed | large;
 	u64 maybe =
 	    f->writable | f->dirty | f->mmu_writable | f->host_writable | f->executable | f->noexec;
 	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
 	u64 address = entry & ENTRY_ADDRESS_MASK;
 
 	if (level > QUIRE_LEVEL_1G || address % block || address >= ENTRY_ADDRESS_LIMIT)
+		return false;
+	if ((entry & f->memtype) != f->memtypes[type])
 		return false;
 	if ((entry & always) != always || (entry & ~ENTRY_ADDRESS_MASK & ~(always | maybe)))
 		return false;

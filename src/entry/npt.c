@@ -4,6 +4,8 @@
 #define P (UINT64_C(1) << 0)
 #define W (UINT64_C(1) << 1)
 #define U (UINT64_C(1) << 2)
+#define PWT (UINT64_C(1) << 3)
+#define PCD (UINT64_C(1) << 4)
 #define A (UINT64_C(1) << 5)
 #define D (UINT64_C(1) << 6)
 #define PS (UINT64_C(1) << 7)
@@ -16,7 +18,7 @@
 #define NONPRESENT (UINT64_C(1) << 63)
 #define FROZEN (NONPRESENT | UINT64_C(0x1a0))
 
-_Static_assert(!((P | W | U | A | D | PS) & (HOST_WRITABLE | MMU_WRITABLE | PRESENT)),
+_Static_assert(!((P | W | U | PWT | PCD | A | D | PS) & (HOST_WRITABLE | MMU_WRITABLE | PRESENT)),
 	       "software bits must be ones the processor ignores");
 _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | PRESENT | NX) & ENTRY_ADDRESS_MASK),
 	       "flags must leave the address alone");
@@ -32,7 +34,8 @@ const struct entry_format entry_npt = {
     .accessed = A,
     .dirty = D,
     .large = PS,
-    .memtype = 0,
+    .memtype = PWT | PCD,
+    .memtypes = {0, PWT | PCD, PWT}, /* of Linux's PAT: entries 0, 3 and 1 */
     .hw_present = P,
     .present = PRESENT,
     .host_writable = HOST_WRITABLE,

@@ -14,15 +14,13 @@ static int find_gmem_page(const struct fault *fault, struct found *found,
 
 	if (ret == -ESTALE)
 		return QUIRE_RETRY;
-	if (!ret && !entry_holds_frame(found->gmem.pfn))
+	found->page = (struct quire_page){.pfn = found->gmem.pfn, .writable = 1};
+	if (!ret && !entry_holds_page(&found->page))
 		ret = -EFAULT;
 	if (ret) {
 		fault_describe(fault, exit);
 		return ret;
 	}
-	found->page.pfn = found->gmem.pfn;
-	found->page.writable = 1;
-	found->page.refcounted = 0;
 	return FAULT_CONTINUE;
 }
 
@@ -48,7 +46,8 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	if (ret == -EINTR &&
 	    !(atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT))
 		return QUIRE_RETRY;
-	if (!ret && unlikely(!entry_holds_frame(found->page.pfn))) {
+	if (!ret &&
+	    unlikely(!entry_holds_page(&found->page) || (fault->fetch && found->page.noexec))) {
 		vm->host->page_put(vm->host_ctx, &found->page, QUIRE_PAGE_UNUSED);
 		return -EFAULT;
 	}

@@ -52,6 +52,11 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 	leaf.pfn.v = entry_pfn(found.entry).v - (found.gfn.v - gfn.v);
 	if (!is_aligned_u64(leaf.pfn.v, pages) || !recover->allowed(recover->ctx, gfn, level))
 		return 0;
+	/* The workaround lets 4K leaves execute: the host forbids it, which a huge leaf cannot
+	 * tell. */
+	if (nx_is_on(recover->change.vm) && !entry_may_execute(f, found.entry))
+		return 0;
+	leaf.memtype = entry_memtype(f, found.entry);
 	leaf.host_writable = found.entry & f->host_writable;
 	leaf.mmu_writable = found.entry & f->mmu_writable;
 	leaf.writable = leaf.mmu_writable;

@@ -50,7 +50,7 @@ static void check_leaf(const struct entry_format *f, const struct entry_leaf *le
 	/* W has D with it, from the start; no W, no D. */
 	assert_int_equal((entry & f->dirty) != 0, leaf->writable && has_ad);
 	assert_int_equal(entry & f->readable, awake ? f->readable : 0);
-	assert_int_equal(entry & f->memtype, f->memtype);
+	assert_int_equal(entry & f->memtype, f->memtypes[leaf->memtype]);
 }
 
 /* What the processor sees of a child is what it saw of that part of the huge leaf. */
@@ -227,6 +227,7 @@ static u64 leaf_again(const struct entry_format *f, u64 entry, u32 level)
 	    .mmu_writable = (entry & f->mmu_writable) != 0,
 	    .executable = entry_may_execute(f, entry),
 	    .accessed = entry_is_young(f, entry),
+	    .memtype = entry_memtype(f, entry),
 	};
 
 	return entry_make_leaf(f, &leaf);
@@ -262,14 +263,14 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 	return leaves;
 }
 
-/* Of 2^24 words there are 16 leaves: W, mmu_writable and host_writable in four ways, X, A. Without
- * A bits there are 14: what was aged has no W. */
+/* Of 2^24 words there are 48 leaves: W, mmu_writable and host_writable in four ways, X, A, and
+ * three memory types. Without A bits there are 42: what was aged has no W. */
 static void test_legal(void **state)
 {
 	(void)state;
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++)
 		for (u32 level = 1; level <= 4; level++) {
-			unsigned int leaves = formats[i] == &entry_ept_no_ad ? 14 : 16;
+			unsigned int leaves = formats[i] == &entry_ept_no_ad ? 42 : 48;
 
 			assert_int_equal(count_legal(formats[i], UINT64_C(0x7f4000000000), level),
 					 level == 4 ? 0 : leaves);

@@ -1,4 +1,7 @@
-/* Table words hold physical addresses, whatever the library's pointers are. */
+/*
+ * What table words say: physical addresses, whatever the library's pointers are; how a page is
+ * cached, and whether the guest may execute from it, as the host said.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,19 +15,22 @@
 #include "tests/unit/fake_host.h"
 
 #define GPA UINT64_C(0x4080604123) /* another index at each level */
-#define SLOT_BYTES (UINT64_C(16) << QUIRE_PAGE_SHIFT)
-#define FIRST_PFN UINT64_C(0x7654321)
+#define SLOT_BYTES (UINT64_C(2) << 20)
+#define SLOT_HVA SLOT_BYTES
+#define FIRST_PFN UINT64_C(0x7654200)
 #define OFFSET (UINT64_C(0x54321) << QUIRE_PAGE_SHIFT)
 
-static uint64_t hva_pfn; /* of the slot's first page */
+static uint64_t hva_pfn;	/* of the slot's first page */
+static struct quire_page given; /* page_get() gives this, but for the frame */
+static enum quire_level backing;
 static unsigned int pages_out;
 static uint64_t far_away; /* added to each table's address */
 
 static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
 	(void)ctx, (void)flags;
-	*page = (struct quire_page){
-	    .pfn = {hva_pfn + hva.v / QUIRE_PAGE_SIZE - 16}, .writable = 1, .refcounted = 1};
+	*page = given;
+	page->pfn.v = hva_pfn + (hva.v - SLOT_HVA) / QUIRE_PAGE_SIZE;
 	pages_out++;
 	return 0;
 }
@@ -37,8 +43,8 @@ static void page_put(void *ctx, const struct quire_page *page, enum quire_page_u
 
 static enum quire_level page_level(void *ctx, hva_t hva, enum quire_level max)
 {
-	(void)ctx, (void)hva, (void)max;
-	return QUIRE_LEVEL_4K;
+	(void)ctx, (void)hva;
+	return backing < max ? backing : max;
 }
 
 /* Physical memory whose order has nothing to do with that of the pointers. */
@@ -67,6 +73,8 @@ static void machine_prepare(struct machine *machine)
 {
 	fake_reset();
 	hva_pfn = FIRST_PFN;
+	backing = QUIRE_LEVEL_4K;
+	given = (struct quire_page){.writable = 1, .refcounted = 1};
 	far_away = 0;
 	memset(machine, 0, sizeof(*machine));
 	machine->host = fake_ops;
@@ -77,17 +85,23 @@ static void machine_prepare(struct machine *machine)
 	machine->config.host = &machine->host;
 }
 
-static void machine_start(struct machine *machine)
+static void set_slot(struct machine *machine, uint32_t flags)
 {
 	const struct quire_region region = {
+	    .flags = flags,
 	    .gpa = {GPA & ~(SLOT_BYTES - 1)},
 	    .size_bytes = SLOT_BYTES,
-	    .hva = {16 * QUIRE_PAGE_SIZE},
+	    .hva = {SLOT_HVA},
 	};
 
+	assert_int_equal(quire_vm_set_region(machine->vm, &region), 0);
+}
+
+static void machine_start(struct machine *machine)
+{
 	assert_int_equal(quire_vm_create(&machine->config, &machine->vm), 0);
 	assert_int_equal(quire_vcpu_create(machine->vm, 0, NULL, &machine->vcpu), 0);
-	assert_int_equal(quire_vm_set_region(machine->vm, &region), 0);
+	set_slot(machine, 0);
 }
 
 static void machine_end(struct machine *machine)
@@ -147,9 +161,9 @@ static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t
 	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
 	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
 	leaf = leaf_by_hand(&stage2, pointer);
-	assert_int_equal(leaf >> 12 & UINT64_C(0xfffffffff), FIRST_PFN + (GPA >> 12) % 16);
+	assert_int_equal(leaf >> 12 & UINT64_C(0xfffffffff), FIRST_PFN + (GPA >> 12) % 512);
 	assert_true(quire_walk(&stage2, (gpa_t){GPA}, QUIRE_PFERR_WRITE, &found));
-	assert_int_equal(found.address, (FIRST_PFN + (GPA >> 12) % 16) << 12 | GPA % 4096);
+	assert_int_equal(found.address, (FIRST_PFN + (GPA >> 12) % 512) << 12 | GPA % 4096);
 	assert_int_equal(found.level, QUIRE_LEVEL_4K);
 	assert_true(quire_entry_is_dirty(stage2.format, *found.slot));
 	/* Its neighbours are not there, and neither is what no table reaches. */
@@ -230,17 +244,118 @@ static void test_limits(void **state)
 	machine_start(&machine);
 	hva_pfn = UINT64_C(1) << 36;
 	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), -EFAULT);
-	hva_pfn = (UINT64_C(1) << 36) - 16;
+	hva_pfn = (UINT64_C(1) << 36) - 512;
 	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
 	machine_end(&machine);
+}
+
+/* The leaf that a read makes. */
+static uint64_t leaf_of_read(struct machine *machine, const struct quire_format **format)
+{
+	struct quire_translation found;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	int ret = fault(machine, 0);
+
+	assert_true(ret == QUIRE_FIXED || ret == QUIRE_SPURIOUS);
+	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
+	assert_true(quire_walk(&stage2, (gpa_t){GPA}, 0, &found));
+	quire_vcpu_leave(machine->vcpu);
+	*format = stage2.format;
+	return found.entry;
+}
+
+static void test_memtypes(void **state)
+{
+	/* NPT: PWT and PCD, an index into Linux's PAT. EPT: bits 3 to 5, with IPAT. */
+	static const uint64_t words[2][3] = {{0, 0x18, 0x8}, {0x70, 0x40, 0x48}};
+	const struct quire_format *f;
+	struct machine machine;
+	uint64_t leaf;
+
+	(void)state;
+	for (unsigned int which = 0; which < 9; which++) {
+		unsigned int type = which % 3, format = which / 3;
+
+		machine_prepare(&machine);
+		machine.config.format = (enum quire_format_id)format;
+		given.memtype = (uint8_t)type;
+		machine_start(&machine);
+		leaf = leaf_of_read(&machine, &f);
+		assert_int_equal(leaf & f->memtype, words[format > 0][type]);
+		machine_end(&machine);
+	}
+	machine_prepare(&machine);
+	given.memtype = QUIRE_MEMTYPE_WC + 1;
+	machine_start(&machine);
+	assert_int_equal(fault(&machine, 0), -EFAULT);
+	machine_end(&machine);
+}
+
+/* The host's word holds with the workaround for huge pages as without. */
+static void test_noexec(void **state)
+{
+	const struct quire_format *f;
+	struct machine machine;
+	uint64_t leaf;
+
+	(void)state;
+	for (unsigned int which = 0; which < 6; which++) {
+		machine_prepare(&machine);
+		machine.config.format = (enum quire_format_id)(which / 2);
+		given.noexec = 1;
+		machine_start(&machine);
+		quire_vm_set_nx_huge_pages(machine.vm, which % 2);
+		assert_int_equal(fault(&machine, QUIRE_PFERR_FETCH), -EFAULT);
+		leaf = leaf_of_read(&machine, &f);
+		assert_false(quire_entry_is_executable(f, leaf));
+		assert_int_equal(fault(&machine, QUIRE_PFERR_FETCH | QUIRE_PFERR_PRESENT), -EFAULT);
+		machine_end(&machine);
+
+		given.noexec = 0;
+		machine_start(&machine);
+		leaf = leaf_of_read(&machine, &f);
+		assert_true(quire_entry_is_executable(f, leaf));
+		machine_end(&machine);
+	}
+}
+
+/*
+ * What recovery makes huge, the next start of logging cuts again, and the workaround gives what it
+ * cuts the right to execute.
+ */
+static void test_noexec_recovered(void **state)
+{
+	const struct quire_format *f;
+	struct machine machine;
+	uint64_t leaf;
+
+	(void)state;
+	for (unsigned int which = 0; which < 6; which++) {
+		machine_prepare(&machine);
+		machine.config.format = (enum quire_format_id)(which / 2);
+		backing = QUIRE_LEVEL_2M;
+		given.noexec = which % 2;
+		machine_start(&machine);
+		quire_vm_set_nx_huge_pages(machine.vm, 1);
+		set_slot(&machine, QUIRE_SLOT_LOG_DIRTY);
+		leaf = leaf_of_read(&machine, &f);
+		assert_int_equal(quire_entry_is_executable(f, leaf), !given.noexec);
+		set_slot(&machine, 0);
+		set_slot(&machine, QUIRE_SLOT_LOG_DIRTY);
+		leaf = leaf_of_read(&machine, &f);
+		assert_int_equal(quire_entry_is_executable(f, leaf), !given.noexec);
+		machine_end(&machine);
+	}
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_offset),
-	    cmocka_unit_test(test_functions),
-	    cmocka_unit_test(test_limits),
+	    cmocka_unit_test(test_offset), cmocka_unit_test(test_functions),
+	    cmocka_unit_test(test_limits), cmocka_unit_test(test_memtypes),
+	    cmocka_unit_test(test_noexec), cmocka_unit_test(test_noexec_recovered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
