@@ -24,20 +24,33 @@
 #define MSR_ENABLED UINT64_C(1)
 #define PLACE_ALIGNMENT 4u
 
-int pv_eoi_set(struct vcpu *vcpu, uint64_t value)
+static int show(struct vcpu *vcpu, uint64_t value)
 {
 	gpa_t gpa = {value & ~MSR_ENABLED};
-	bool on = value & MSR_ENABLED;
-	uint8_t byte;
 
-	if (gpa.v % PLACE_ALIGNMENT)
-		return -EINVAL;
-	/* KVM looks the memory up here, and the guest's write fails where there is none. */
-	if (on && quire_vcpu_read(vcpu->memory, gpa, &byte, sizeof(byte)))
+	return quire_place_set(vcpu->pv_eoi_place, gpa, value & MSR_ENABLED ? 1 : 0);
+}
+
+int pv_eoi_set(struct vcpu *vcpu, uint64_t value)
+{
+	int error;
+
+	if ((value & ~MSR_ENABLED) % PLACE_ALIGNMENT)
 		return -EINVAL;
 	pv_eoi_settle(vcpu);
+	error = show(vcpu, value);
+	/* KVM looks the slot up here, and no further: what memory is behind it shows later. */
+	if (!error && (value & MSR_ENABLED) && quire_place_check(vcpu->pv_eoi_place)) {
+		(void)show(vcpu, vcpu->pv_eoi.msr);
+		error = -EINVAL;
+	}
+	if (error)
+		return error;
+	/* An offer that could not be taken back is one at the new place. */
+	if (!(value & MSR_ENABLED))
+		vcpu->pv_eoi.offered = false;
 	vcpu->pv_eoi.msr = value;
-	return quire_place_set(vcpu->pv_eoi_place, gpa, on ? sizeof(byte) : 0);
+	return 0;
 }
 
 void pv_eoi_reset(struct vcpu *vcpu)
@@ -61,20 +74,27 @@ void pv_eoi_offer(struct vcpu *vcpu)
 	vector = lapic_sole_vector(vcpu);
 	if (vector < 0 || irqchip_hears_eoi(vcpu->vm, (uint8_t)vector))
 		return;
-	vcpu->pv_eoi.offered = !put(vcpu, KVM_PV_EOI_ENABLED);
+	if (!put(vcpu, KVM_PV_EOI_ENABLED))
+		vcpu->pv_eoi.offered = true;
+}
+
+/* Is the end still the guest's to make? Takes the offer back, which out of reach stays, as in KVM.
+ */
+static bool take_back(struct vcpu *vcpu)
+{
+	uint8_t byte;
+
+	if (quire_place_read(vcpu->pv_eoi_place, 0, &byte, sizeof(byte)))
+		return false;
+	if ((byte & KVM_PV_EOI_ENABLED) && put(vcpu, 0))
+		return false;
+	vcpu->pv_eoi.offered = false;
+	return byte & KVM_PV_EOI_ENABLED;
 }
 
 void pv_eoi_settle(struct vcpu *vcpu)
 {
-	uint8_t byte;
-
-	if (!vcpu->pv_eoi.offered)
-		return;
-	vcpu->pv_eoi.offered = false;
-	if (!quire_place_read(vcpu->pv_eoi_place, 0, &byte, sizeof(byte)) &&
-	    (byte & KVM_PV_EOI_ENABLED) && !put(vcpu, 0))
-		return;
-	/* Also where the memory went away, as in KVM: an interrupt without an end stops all others.
-	 */
-	lapic_end_interrupt(vcpu);
+	/* Also where the memory went away: an interrupt without an end stops all others. */
+	if (vcpu->pv_eoi.offered && !take_back(vcpu))
+		lapic_end_interrupt(vcpu);
 }

@@ -25,6 +25,12 @@ QUIRE_API QUIRE_MUST_CHECK int quire_place_set(struct quire_place *place, gpa_t 
 					       uint64_t size_bytes);
 
 /*
+ * Does a slot with rights to write cover the first byte? 0 or -EFAULT; stale at once. The client's
+ * memory is not looked at. No lock held.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_place_check(const struct quire_place *place);
+
+/*
  * Copy between the place and @data. -EINVAL: beyond what it shows; -EFAULT, or what the host says:
  * no memory there, or read-only. What was written is logged as the vCPU's; -ENOSPC as of
  * quire_vcpu_write(). By one thread at a time (the vCPU's), out of guest mode, no lock held; may

@@ -51,6 +51,14 @@ int quire_place_set(struct quire_place *place, gpa_t gpa, uint64_t size_bytes)
 	return 0;
 }
 
+int quire_place_check(const struct quire_place *place)
+{
+	const struct accessor by = {.vm = place->vcpu->vm, .vcpu = place->vcpu, .as_id = 0};
+	hva_t hva;
+
+	return place->size_bytes ? access_hva(&by, place->gpa, ACCESS_STORE, &hva) : -EFAULT;
+}
+
 /* The read lock of a cache that is valid, and where the byte at @offset_bytes is. */
 static int place_lock(struct quire_place *place, u64 offset_bytes, hva_t *hva) NO_LOCK_ANALYSIS
 {

@@ -240,6 +240,96 @@ static void turned_off(void)
 	machine_close(&machine);
 }
 
+/* On a page of their own, unlike SEEN. */
+#define SEEN_APART 0x6010u
+#define GO_ON 0x6012u
+
+static void protect_byte(int prot)
+{
+	WORKS(mprotect(machine.memory + EOI_BYTE, 4096, prot));
+}
+
+/* What the client may read alone: nothing is offered, the guest ends its interrupts. */
+static void page_is_read_only(void)
+{
+	static const uint8_t code[] = {PUSH_AX,
+				       LOAD(EOI_BYTE),
+				       STORE(SEEN_APART),
+				       REPORT(IN_HANDLER),
+				       POP_AX,
+				       END_OF_INTERRUPT,
+				       IRET};
+
+	open_guest(MACHINE_IRQCHIP);
+	PUT_HANDLER(VECTOR, code);
+	protect_byte(PROT_READ);
+	CHECK(set_msr(MSR_KVM_PV_EOI_EN, EOI_BYTE | KVM_MSR_ENABLED) == 1, "refused");
+	raise_vector(VECTOR);
+	CHECK(next_report(&machine) == IN_HANDLER, "no handler");
+	CHECK(!machine.memory[SEEN_APART] && in_service(VECTOR), "offered");
+	machine_close(&machine);
+}
+
+static void *take_page(void *unused)
+{
+	volatile uint8_t *memory = machine.memory;
+
+	while (!memory[SEEN_APART])
+		sched_yield();
+	protect_byte(PROT_NONE);
+	memory[GO_ON] = 1;
+	return unused;
+}
+
+/* Out of reach while the offer stands: it counts as taken then, and at each exit until it is back.
+ */
+static void page_goes(void)
+{
+	static const uint8_t waits[] = {
+	    PUSH_AX, LOAD(EOI_BYTE), STORE(SEEN_APART),	 0x80,	 0x3e, GO_ON & 0xff, GO_ON >> 8, 0,
+	    0x74,    0xf9,	     REPORT(IN_HANDLER), POP_AX, IRET};
+	static const uint8_t reports[] = {PUSH_AX, REPORT(IN_HANDLER), POP_AX, IRET};
+	pthread_t thread;
+
+	open_guest(MACHINE_IRQCHIP);
+	PUT_HANDLER(VECTOR, waits);
+	PUT_HANDLER(LOWER, reports);
+	raise_vector(VECTOR);
+	CHECK(!pthread_create(&thread, NULL, take_page, NULL), "thread");
+	CHECK(next_report(&machine) == IN_HANDLER && machine.memory[SEEN_APART], "no offer");
+	pthread_join(thread, NULL);
+	CHECK(!in_service(VECTOR), "not ended");
+	CHECK(set_msr(MSR_KVM_PV_EOI_EN, EOI_BYTE | KVM_MSR_ENABLED) == 1, "memory was looked at");
+	start_with(LOWER);
+	CHECK(next_report(&machine) == IN_HANDLER && !in_service(LOWER), "the offer went");
+	/* The bit is still in the page: nothing was skipped, and the offer is taken back. */
+	protect_byte(PROT_READ | PROT_WRITE);
+	start_with(LOWER);
+	CHECK(next_report(&machine) == IN_HANDLER && in_service(LOWER), "ended with the bit set");
+	CHECK(!machine.memory[EOI_BYTE], "the bit stays");
+	machine_close(&machine);
+}
+
+static void slot_is_read_only(void)
+{
+	struct kvm_userspace_memory_region region = {.slot = 1,
+						     .flags = KVM_MEM_READONLY,
+						     .guest_phys_addr = MEMORY_BYTES,
+						     .memory_size = 4096};
+
+	open_guest(MACHINE_IRQCHIP);
+	region.userspace_addr =
+	    (uintptr_t)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	WORKS(ioctl(machine.vm, KVM_SET_USER_MEMORY_REGION, &region));
+	CHECK(set_msr(MSR_KVM_PV_EOI_EN, MEMORY_BYTES | KVM_MSR_ENABLED) == 0, "taken");
+	CHECK(get_msr(MSR_KVM_PV_EOI_EN) == (EOI_BYTE | KVM_MSR_ENABLED), "value was changed");
+	/* The old place is in use as before. */
+	PUT_HANDLER(VECTOR, skips_the_end);
+	start_with(VECTOR);
+	CHECK(next_report(&machine) == 1 && !in_service(VECTOR), "no offer any more");
+	machine_close(&machine);
+}
+
 static void register_rules(void)
 {
 	open_guest(MACHINE_IRQCHIP);
@@ -264,6 +354,9 @@ int main(void)
 	other_comes();
 	level_line();
 	turned_off();
+	page_is_read_only();
+	page_goes();
+	slot_is_read_only();
 	register_rules();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
