@@ -246,7 +246,6 @@ struct cpu {
 	struct quire_nested paging; /* which the library knows, while linear_root is set */
 	uint32_t run_flags;
 	uint64_t deferred_requests; /* client bits that came while an instruction completed */
-	uint64_t pdpte[4];
 
 	struct replay replay;
 	struct code_cache *code;

@@ -153,12 +153,93 @@ static void mmx_works(void)
 	CHECK_EQ(RUN(mmx).value, 2 * GPA);
 }
 
+/* ---- PAE's directories ---- */
+
+#define PAE_TABLE 0x800u /* in the page of the code */
+#define PDPTE_RESERVED 0x1e6ul
+
+asm(".pushsection .rodata\n.code32\n"
+    "pae_code: mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n"
+    "mov $1, %eax\n out %al, $0x80\n"
+    "mov %cr4, %eax\n xor $0x200, %eax\n mov %eax, %cr4\n" /* OSFXSR: none is read */
+    "mov $2, %eax\n out %al, $0x80\n"
+    "mov %cr4, %eax\n xor $0x80, %eax\n mov %eax, %cr4\n" /* PGE: all four are */
+    "mov $3, %eax\n out %al, $0x80\n"
+    "pae_code_end:\n.code64\n.popsection\n");
+extern const uint8_t pae_code[], pae_code_end[];
+
+static void open_pae(void)
+{
+	struct kvm_regs regs = {.rip = GPA, .rflags = 2};
+	struct kvm_sregs sregs;
+	uint64_t *table;
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	vm_add_agent(&vm);
+	vcpu_open(&vm, &vcpu, 0);
+	memory = memory_alloc(2 * PAGE);
+	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = 2 * PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+	memcpy(memory, pae_code, (size_t)(pae_code_end - pae_code));
+	table = (uint64_t *)(memory + PAE_TABLE);
+	table[0] = (GPA + PAGE) | 1;
+	table[3] = PDPTE_RESERVED; /* not present: what else is in it says nothing */
+	((uint64_t *)(memory + PAGE))[GPA >> 21] = GPA | 0x83;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
+	sregs.cs.l = 0;
+	sregs.cs.db = 1;
+	sregs.cr0 = (sregs.cr0 & ~0x80000000ul) | 1;
+	sregs.cr4 = 1u << 5;
+	sregs.cr3 = GPA + PAE_TABLE;
+	sregs.efer = 0;
+	sregs.idt.limit = 0;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+}
+
+static void check_reports(uint64_t value)
+{
+	struct kvm_regs regs;
+
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_RUN, 0));
+	CHECK_EQ(vcpu.run->exit_reason, KVM_EXIT_IO);
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_REGS, &regs));
+	CHECK_EQ(regs.rax, value);
+}
+
+static void check_shuts_down(void)
+{
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_RUN, 0));
+	CHECK_EQ(vcpu.run->exit_reason, KVM_EXIT_SHUTDOWN);
+}
+
+static void directories_are_read(void)
+{
+	open_pae();
+	check_reports(1);
+	/* One that no access of the guest's needs. */
+	((uint64_t *)(memory + PAE_TABLE))[3] = PDPTE_RESERVED | 1;
+	check_reports(2);
+	check_shuts_down();
+}
+
+static void directories_at_paging(void)
+{
+	open_pae();
+	((uint64_t *)(memory + PAE_TABLE))[3] = PDPTE_RESERVED | 1;
+	check_shuts_down();
+	open_pae();
+	((uint64_t *)(memory + PAE_TABLE))[2] = UINT64_C(1) << 60 | 1;
+	check_shuts_down();
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(mwait_is_nop),	    TEST(mwait_hidden),	       TEST(monitor_hidden),
-	    TEST(mwait_shown),	    TEST(misc_enable_decides), TEST(misc_enable_needs_sse3),
-	    TEST(misc_enable_bits), TEST(mmx_works),
+	    TEST(mwait_is_nop),		 TEST(mwait_hidden),	    TEST(monitor_hidden),
+	    TEST(mwait_shown),		 TEST(misc_enable_decides), TEST(misc_enable_needs_sse3),
+	    TEST(misc_enable_bits),	 TEST(mmx_works),	    TEST(directories_are_read),
+	    TEST(directories_at_paging),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

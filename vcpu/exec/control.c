@@ -3,6 +3,7 @@
 
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
+#include "vcpu/mem/directories.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/run/debug.h"
@@ -58,13 +59,31 @@ static int cr0_is_valid(const struct cpu *cpu, uint64_t value)
 	return 1;
 }
 
+#define CR0_LOADS_DIRECTORIES (CR0_CD | CR0_NW | CR0_PG)
+#define CR4_LOADS_DIRECTORIES (CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP)
+
+/*
+ * May a MOV give CR0 and CR4 these values, as far as PAE's directories go? @changed: bits whose
+ * change has KVM look at them. Of CR3 it takes no MOV over, but where there is no second stage.
+ */
+static int directories_permit(struct cpu *cpu, uint64_t cr0, uint64_t cr4, uint64_t changed)
+{
+	if (!changed || !(cr0 & CR0_PG) || !(cr4 & CR4_PAE) || (cpu->s.efer & EFER_LME))
+		return 1;
+	/* L1's tables would be on the way: the walk finds what is reserved. */
+	if (cpu->svm.in_guest_mode && (cpu->svm.control.misc & VMCB_NESTED_PAGING))
+		return 1;
+	return directories_will_do(cpu, cpu->s.cr3);
+}
+
 static enum step cr0_write(struct cpu *cpu, uint64_t value)
 {
 	struct cpu_state *s = &cpu->s;
 	uint64_t known = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM |
 			 CR0_NW | CR0_CD | CR0_PG;
 
-	if (!cr0_is_valid(cpu, value))
+	if (!cr0_is_valid(cpu, value) ||
+	    !directories_permit(cpu, value, s->cr4, (value ^ s->cr0) & CR0_LOADS_DIRECTORIES))
 		return general_protection(cpu);
 	value = (value & known) | CR0_ET;
 	if ((value ^ s->cr0) & CR0_PG) {
@@ -81,6 +100,11 @@ static enum step cr0_write(struct cpu *cpu, uint64_t value)
 	return paging_changed(cpu);
 }
 
+static int is_pae(const struct cpu *cpu)
+{
+	return (cpu->s.cr0 & CR0_PG) && (cpu->s.cr4 & CR4_PAE) && !(cpu->s.efer & EFER_LMA);
+}
+
 static enum step cr3_write(struct cpu *cpu, uint64_t value)
 {
 	int keep = (cpu->s.cr4 & CR4_PCIDE) && (value & CR3_NO_FLUSH);
@@ -88,6 +112,8 @@ static enum step cr3_write(struct cpu *cpu, uint64_t value)
 	if (cpu->s.cr4 & CR4_PCIDE)
 		value &= ~CR3_NO_FLUSH;
 	if (cpu_is_long(cpu) && value >> 48)
+		return general_protection(cpu);
+	if (cpu->single_stage && is_pae(cpu) && !directories_will_do(cpu, value))
 		return general_protection(cpu);
 	/* Translations carry no PCID: keeping them is only right for the same one. */
 	if (!keep || value != cpu->s.cr3)
@@ -126,6 +152,8 @@ static enum step cr4_write(struct cpu *cpu, uint64_t value)
 	if (cpu_is_long(cpu) && !(value & CR4_PAE))
 		return general_protection(cpu);
 	if ((value & ~s->cr4 & CR4_PCIDE) && (!cpu_is_long(cpu) || (s->cr3 & 0xfff)))
+		return general_protection(cpu);
+	if (!directories_permit(cpu, s->cr0, value, (value ^ s->cr4) & CR4_LOADS_DIRECTORIES))
 		return general_protection(cpu);
 	s->cr4 = value;
 	return paging_changed(cpu);

@@ -5,6 +5,7 @@
 
 #include "hosts/process/heap.h"
 #include "vcpu/decode/code.h"
+#include "vcpu/mem/directories.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/svm/nested.h"
 
@@ -27,18 +28,6 @@ static int gpa_is_valid(const struct cpu *cpu, uint64_t gpa, uint64_t size_bytes
 	uint64_t end = (UINT64_C(1) << cpu->svm.phys_bits) - size_bytes;
 
 	return gpa <= end;
-}
-
-/* Physical addresses of L1, by its CPUID. */
-static uint8_t query_phys_bits(struct cpu *cpu)
-{
-	uint32_t leaf[4];
-
-	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000000), 0, leaf);
-	if (leaf[0] < UINT32_C(0x80000008))
-		return 36;
-	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000008), 0, leaf);
-	return (leaf[0] & 0xff) < 52 ? leaf[0] & 0xff : 52;
 }
 
 /* #DE to #XM without the reserved ones and NMI, and the two that only a hypervisor injects. */
@@ -74,7 +63,7 @@ void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
 	cpu->svm.ignored.misc = misc & ~control->misc;
 	cpu->svm.ignored.misc2 = misc2 & ~control->misc2;
 	cpu->svm.ignored.int_ctl = int_ctl & ~control->int_ctl;
-	cpu->svm.phys_bits = query_phys_bits(cpu);
+	cpu->svm.phys_bits = directories_phys_bits(cpu);
 	cpu->svm.has_next_rip = (features[3] & SVM_CPUID_NEXT_RIP) != 0;
 }
 
@@ -224,29 +213,14 @@ static int pat_will_do(const struct cpu *cpu, const struct vmcb_control *control
 	       cpu_pat_is_valid(save->pat);
 }
 
-#define PDPTE_P UINT64_C(1)
-#define PDPTE_RESERVED UINT64_C(0x1e6)
-
-/*
- * PAE's four page directory pointers: those that are present have no reserved bit. Under nested
- * paging they are not loaded, but read when they are needed.
- */
-static int directories_will_do(struct cpu *cpu, const struct vmcb_control *control,
-			       const struct vmcb_save *save)
+/* Of PAE. Under nested paging they are not loaded, but read when they are needed. */
+static int directories_of_save_will_do(struct cpu *cpu, const struct vmcb_control *control,
+				       const struct vmcb_save *save)
 {
-	uint64_t pointers[4];
-
 	if ((control->misc & VMCB_NESTED_PAGING) || !(save->cr0 & CR0_PG) ||
 	    !(save->cr4 & CR4_PAE) || (save->efer & EFER_LME))
 		return 1;
-	if (quire_vcpu_read(cpu->vcpu, (gpa_t){save->cr3 & UINT64_C(0xffffffe0)}, pointers,
-			    sizeof(pointers)))
-		return 0;
-	for (unsigned int i = 0; i < 4; i++)
-		if ((pointers[i] & PDPTE_P) &&
-		    ((pointers[i] & PDPTE_RESERVED) || pointers[i] >> cpu->svm.phys_bits))
-			return 0;
-	return 1;
+	return directories_will_do(cpu, save->cr3);
 }
 
 /* -EINVAL: the processor refuses it. */
@@ -257,7 +231,7 @@ static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb)
 	svm_sanitize(cpu, &control);
 	if (svm_check_control(cpu, &control) || svm_check_save(cpu, &vmcb->save) ||
 	    !pat_will_do(cpu, &control, &vmcb->save) ||
-	    !directories_will_do(cpu, &control, &vmcb->save))
+	    !directories_of_save_will_do(cpu, &control, &vmcb->save))
 		return -EINVAL;
 	return svm_take_control(cpu, &control, &(struct svm_l1){cpu->s.efer, cpu->s.cr4});
 }

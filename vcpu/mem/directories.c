@@ -1,0 +1,35 @@
+/* PAE's four page directory pointers. */
+#include "vcpu/mem/directories.h"
+
+#include <quire/vcpu.h>
+
+#define PDPTE_P UINT64_C(1)
+#define PDPTE_RESERVED UINT64_C(0x1e6)
+#define CR3_DIRECTORIES UINT64_C(0xffffffe0)
+
+uint8_t directories_phys_bits(struct cpu *cpu)
+{
+	uint32_t leaf[4];
+
+	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000000), 0, leaf);
+	if (leaf[0] < UINT32_C(0x80000008))
+		return 36;
+	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000008), 0, leaf);
+	return (leaf[0] & 0xff) < 52 ? leaf[0] & 0xff : 52;
+}
+
+int directories_will_do(struct cpu *cpu, uint64_t cr3)
+{
+	uint64_t pointers[4];
+	uint8_t phys_bits;
+
+	cpu_leave_guest(cpu);
+	phys_bits = directories_phys_bits(cpu);
+	if (quire_vcpu_read(cpu->vcpu, (gpa_t){cr3 & CR3_DIRECTORIES}, pointers, sizeof(pointers)))
+		return 0;
+	for (unsigned int i = 0; i < 4; i++)
+		if ((pointers[i] & PDPTE_P) &&
+		    ((pointers[i] & PDPTE_RESERVED) || pointers[i] >> phys_bits))
+			return 0;
+	return 1;
+}
