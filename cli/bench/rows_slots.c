@@ -99,7 +99,7 @@ static double lookup_all(const struct quire_vm *vm, const u64 *gfns)
 	for (u32 i = 0; i < LOOKUPS; i++)
 		found += memslot_lookup(vm, 0, (gfn_t){gfns[i % GFNS]}, NULL) != NULL;
 	start = bench_now() - start;
-	reclaim_exit();
+	reclaim_leave();
 	return found == LOOKUPS ? start : -1;
 }
 

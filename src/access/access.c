@@ -26,7 +26,7 @@ int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_
 		    (slot->flags & QUIRE_SLOT_LOG_DIRTY))
 			ret = -ENXIO;
 	}
-	reclaim_exit();
+	reclaim_leave();
 	return ret;
 }
 
@@ -50,7 +50,7 @@ static int read_part(const struct accessor *by, gpa_t gpa, u8 *dst, u64 size_byt
 
 	if (!err)
 		err = by->vm->host->copy_from(by->vm->host_ctx, dst, hva, size_bytes);
-	long_section_exit(&by->vm->accesses, section);
+	long_section_leave(&by->vm->accesses, section);
 	return err;
 }
 
@@ -84,7 +84,7 @@ static int write_part(const struct accessor *by, gpa_t gpa, const u8 *src, u64 s
 		err = by->vm->host->copy_to(by->vm->host_ctx, hva, src, size_bytes);
 	if (!err && !MUTANT(own_marks_first))
 		dirty_log_mark_own(by->vm, by->vcpu, by->as_id, gfn_of(gpa));
-	long_section_exit(&by->vm->accesses, section);
+	long_section_leave(&by->vm->accesses, section);
 	return err;
 }
 

@@ -39,7 +39,7 @@ static int locate(const struct pfn_cache *cache, hva_t *hva, u64 *generation)
 		*hva = memslot_hva(slot, gfn_of(cache->gpa));
 		err = 0;
 	}
-	reclaim_exit();
+	reclaim_leave();
 	return err;
 }
 
@@ -51,7 +51,7 @@ static bool is_current(const struct pfn_cache *cache)
 		return cache->valid;
 	reclaim_enter();
 	current = memslots_generation(cache->vm, 0) == cache->generation;
-	reclaim_exit();
+	reclaim_leave();
 	return current;
 }
 
@@ -75,7 +75,7 @@ void pfn_cache_unlock(struct pfn_cache *cache) NO_LOCK_ANALYSIS
 }
 
 /* Publish @page, unless an invalidation was or is in flight since @snapshot. */
-static bool publish(struct pfn_cache *cache, const struct quire_page *page, u64 snapshot)
+static bool publish_frame(struct pfn_cache *cache, const struct quire_page *page, u64 snapshot)
 {
 	struct quire_vm *vm = cache->vm;
 
@@ -104,7 +104,7 @@ static int lookup_once(struct pfn_cache *cache, hva_t hva, bool *published)
 	if (err)
 		return err;
 	rwlock_write_lock(&cache->lock);
-	*published = publish(cache, &page, snapshot);
+	*published = publish_frame(cache, &page, snapshot);
 	rwlock_write_unlock(&cache->lock);
 	if (page.refcounted)
 		vm->host->page_put(vm->host_ctx, &page,
@@ -235,7 +235,8 @@ void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 	struct pfn_caches *caches = &vm->pfn_caches;
 
 	mmu_assert_free(vm);
-	/* Our count, then the caches' addresses; in publish(): the address, then the count. */
+	/* Our count, then the caches' addresses; in publish_frame(): the address, then the count.
+	 */
 	atomic_fence();
 	mutex_lock(&caches->lock);
 	for (struct pfn_cache *cache = caches->first; cache; cache = cache->next) {

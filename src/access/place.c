@@ -102,7 +102,7 @@ int quire_place_read(struct quire_place *place, uint64_t offset_bytes, void *dat
 		err = vm->host->copy_from(vm->host_ctx, data, hva, size_bytes);
 		pfn_cache_unlock(&place->cache);
 	}
-	long_section_exit(&vm->accesses, section);
+	long_section_leave(&vm->accesses, section);
 	return err;
 }
 
@@ -126,6 +126,6 @@ int quire_place_write(struct quire_place *place, uint64_t offset_bytes, const vo
 	}
 	if (!err)
 		access_written(place->vcpu, 0, (gpa_t){place->gpa.v + offset_bytes}, size_bytes);
-	long_section_exit(&vm->accesses, section);
+	long_section_leave(&vm->accesses, section);
 	return err;
 }

@@ -252,7 +252,7 @@ static __attribute__((noinline, cold)) void read_leave_and_wait(struct biglock *
 								struct biglock_line *line,
 								struct quire_thread *self)
 {
-	reclaim_leave(self);
+	reclaim_withdraw(self);
 	atomic_store_release_u32(&line->busy, 0);
 	gate_wait(&lock->writer);
 }
@@ -281,7 +281,7 @@ struct quire_thread *biglock_read_enter(struct biglock *lock,
 void biglock_read_exit(struct biglock *lock, struct biglock_line *line,
 		       struct quire_thread *self) NO_LOCK_ANALYSIS
 {
-	reclaim_leave(self);
+	reclaim_withdraw(self);
 	atomic_store_release_u32(&line->busy, 0);
 	held_pop(lock);
 }

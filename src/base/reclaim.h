@@ -6,7 +6,7 @@
 #include "src/base/platform.h"
 
 /*
- * A reader brackets its look at shared structure with reclaim_enter() and reclaim_exit(); it must
+ * A reader brackets its look at shared structure with reclaim_enter() and reclaim_leave(); it must
  * not sleep between them, so a grace period is short and is simply waited for. An object that
  * was unlinked before reclaim_synchronize() was called is seen by no reader after it returned.
  *
@@ -33,7 +33,7 @@ static inline void reclaim_announce(struct quire_thread *self)
 		atomic_store_release_u64(&self->epoch, atomic_load_relaxed_u64(&reclaim_epoch));
 }
 
-static inline void reclaim_leave(struct quire_thread *self)
+static inline void reclaim_withdraw(struct quire_thread *self)
 {
 	if (--self->nesting == 0)
 		atomic_store_release_u64(&self->epoch, 0);
@@ -49,9 +49,9 @@ static inline void reclaim_enter(void)
 	(void)atomic_exchange_u64(&self->epoch, atomic_load_relaxed_u64(&reclaim_epoch));
 }
 
-static inline void reclaim_exit(void)
+static inline void reclaim_leave(void)
 {
-	reclaim_leave(base_self());
+	reclaim_withdraw(base_self());
 }
 
 /* Wait until every section that is open now has ended. Not from within a section; sleeps. */

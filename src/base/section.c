@@ -4,7 +4,7 @@
 #include "src/base/mutant.h"
 #include "src/base/platform.h"
 
-void long_section_exit(struct long_sections *sections, u32 turn)
+void long_section_leave(struct long_sections *sections, u32 turn)
 {
 	/* A full fence: either we see @waiting, or the waiter sees the count. */
 	(void)atomic_fetch_sub_u32(&sections->inside[turn], 1);

@@ -24,7 +24,7 @@ struct long_sections {
 	u32 waiting;   /* (a) a thread waits */
 };
 
-/* Returns what to hand to long_section_exit(). A full fence. */
+/* Returns what to hand to long_section_leave(). A full fence. */
 static inline u32 long_section_enter(struct long_sections *sections)
 {
 	u32 turn = atomic_load_relaxed_u32(&sections->turn);
@@ -33,7 +33,7 @@ static inline u32 long_section_enter(struct long_sections *sections)
 	return turn;
 }
 
-void long_section_exit(struct long_sections *sections, u32 turn);
+void long_section_leave(struct long_sections *sections, u32 turn);
 
 /* Wait until every section that is open now has ended. One caller at a time; sleeps. */
 void long_sections_wait(struct long_sections *sections);

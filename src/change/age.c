@@ -40,6 +40,6 @@ int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end, enum quire_age kin
 			young |= age_range(vm, as, &range);
 		}
 	}
-	reclaim_exit();
+	reclaim_leave();
 	return young;
 }

@@ -28,11 +28,11 @@ static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush
 		flush_debt_forgive(debt, "mutant");
 	if (!MUTANT(attributes_late))
 		flush_debt_pay(debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 }
 
 /* Pages of guest_memfd leave the reverse map with the conversion, not only with the punch. */
-static void make_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
+static void make_range_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
 {
 	const struct memslot *slot;
 	struct memslot_iter iter;
@@ -49,7 +49,7 @@ static void invalidate_end(struct quire_vm *vm)
 {
 	change_lock(vm);
 	invalidation_end(vm);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 }
 
 static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
@@ -69,7 +69,7 @@ static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u
 		invalidate_end(vm);
 	attributes_commit(vm, &change);
 	if (!(attributes & QUIRE_ATTRIBUTE_PRIVATE))
-		make_shared(vm, start, (gfn_t){start.v + npages});
+		make_range_shared(vm, start, (gfn_t){start.v + npages});
 	if (!MUTANT(attributes_end_first))
 		invalidate_end(vm);
 	attributes_finish(vm, &change);
@@ -102,6 +102,6 @@ uint64_t quire_vm_get_attributes(struct quire_vm *vm, gfn_t gfn)
 
 	reclaim_enter();
 	attributes = attributes_get(vm, gfn);
-	reclaim_exit();
+	reclaim_leave();
 	return attributes;
 }

@@ -13,13 +13,17 @@
  * what the memory is, end the invalidation, settle the debt.
  */
 
-/* mmu_lock exclusive, and its release, which check builds use to look at every table. */
+/* mmu_lock exclusive. */
 static inline void change_lock(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
 {
 	biglock_write_lock(&vm->mmu_lock);
 }
 
-static inline void change_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
+/*
+ * Release it. Zapped shadow pages are flushed and freed first: until then vCPUs may walk them. In
+ * check builds every table is looked at.
+ */
+static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 {
 	if (unlikely(shadow_owes(vm))) {
 		struct flush_debt debt;

@@ -152,7 +152,7 @@ static void check_tables(struct quire_vm *vm)
 			check_table(&check, table_entries(root), (gfn_t){0}, TDP_ROOT_LEVEL);
 	}
 	shadow_check(vm);
-	reclaim_exit();
+	reclaim_leave();
 }
 
 void vm_check(struct quire_vm *vm)

@@ -55,7 +55,7 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 		flush_debt_forgive(&debt, "mutant");
 	if (!MUTANT(punch_late))
 		flush_debt_pay(&debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
 
@@ -76,7 +76,7 @@ void change_gmem_end(const struct gmem_invalidation *inv)
 			continue;
 		change_lock(vm);
 		invalidation_end(vm);
-		change_unlock(vm);
+		change_flush_unlock(vm);
 	}
 }
 

@@ -15,7 +15,7 @@ static bool any_slot(const struct quire_vm *vm, hva_t start, hva_t end)
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces && !any; as++)
 		any = memslot_first_hva(vm, as, start, end, &iter) != NULL;
-	reclaim_exit();
+	reclaim_leave();
 	return any;
 }
 
@@ -55,12 +55,12 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 	invalidation_begin(vm);
 	reclaim_enter();
 	zap_slots(vm, start, end, &debt);
-	reclaim_exit();
+	reclaim_leave();
 	if (MUTANT(host_unflushed))
 		flush_debt_forgive(&debt, "mutant");
 	if (!MUTANT(host_late))
 		flush_debt_pay(&debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
 
@@ -69,7 +69,7 @@ void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 	if (any_slot(vm, start, end)) {
 		change_lock(vm);
 		invalidation_end(vm);
-		change_unlock(vm);
+		change_flush_unlock(vm);
 	}
 	if (MUTANT(cache_end_first))
 		host_invalidation_leave(vm);

@@ -43,7 +43,7 @@ static enum piece_hold piece_take(struct quire_vm *vm) NO_LOCK_ANALYSIS
 		change_lock(vm);
 		if (flush_domain_close(&vm->flush))
 			return PIECE_ALONE;
-		change_unlock(vm);
+		change_flush_unlock(vm);
 	}
 	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();
@@ -54,10 +54,10 @@ static void piece_release(struct quire_vm *vm, enum piece_hold hold) NO_LOCK_ANA
 {
 	if (hold == PIECE_ALONE) {
 		flush_domain_open(&vm->flush);
-		change_unlock(vm);
+		change_flush_unlock(vm);
 		return;
 	}
-	reclaim_exit();
+	reclaim_leave();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 }
 
@@ -70,17 +70,17 @@ static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
     REQUIRES(&vm->slots_lock)
 {
 	struct table_cache tables = {0};
-	bool more;
+	int err;
 
 	change_nested_split(vm, as_id, start, end);
 	/* At first with no table: where nothing is huge, none is wanted. */
 	for (;;) {
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		reclaim_enter();
-		more = !tdp_split_range(vm, as_id, start, end, &tables);
-		reclaim_exit();
+		err = tdp_split_range(vm, as_id, start, end, &tables);
+		reclaim_leave();
 		biglock_read_unlock(&vm->mmu_lock, NULL);
-		if (!more || tables.exhausted)
+		if (!err || tables.exhausted)
 			break;
 		/* Without memory the tables in hand still go as far as they go. */
 		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
@@ -170,7 +170,7 @@ void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		reclaim_enter();
 		tdp_recover_range(vm, &recovery, &debt);
-		reclaim_exit();
+		reclaim_leave();
 		biglock_read_unlock(&vm->mmu_lock, NULL);
 		if (MUTANT(recover_unflushed))
 			flush_debt_forgive(&debt, "mutant");

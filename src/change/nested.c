@@ -22,12 +22,12 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 	change_lock(vm);
 	while (!err && shadow_split_next(vm, &split, &debt) == -EAGAIN) {
 		flush_debt_pay(&debt);
-		change_unlock(vm);
+		change_flush_unlock(vm);
 		err = shadow_split_topup(vm);
 		change_lock(vm);
 	}
 	flush_debt_pay(&debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 }
 
 void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
@@ -38,7 +38,7 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 		return;
 	change_lock(vm);
 	shadow_write_protect(vm, as_id, start, end, debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 }
 
 /* The set bits of @mask in runs, each one call. */
@@ -69,7 +69,7 @@ void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span
 		protect_runs(vm, span->as_id, (gfn_t){span->base.v + index * 64},
 			     span->masks[index], debt);
 	}
-	change_unlock(vm);
+	change_flush_unlock(vm);
 }
 
 void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery)
@@ -87,10 +87,10 @@ void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery
 		change_lock(vm);
 		reclaim_enter();
 		more = shadow_recover(vm, recovery, &debt);
-		reclaim_exit();
+		reclaim_leave();
 		if (MUTANT(nested_recover_unflushed))
 			flush_debt_forgive(&debt, "mutant");
 		shadow_commit(vm, &debt);
-		change_unlock(vm);
+		change_flush_unlock(vm);
 	}
 }

@@ -12,7 +12,7 @@ static void switch_locked(struct quire_vm *vm, u32 on)
 	/* A fault reads it under the lock: what it maps from here on is right. */
 	atomic_store_relaxed_u32(&vm->nx.on, on);
 	change_zap_all_begin(vm, &debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	change_zap_all_end(vm, &debt);
 }
 
@@ -37,7 +37,7 @@ static bool is_logged(struct quire_vm *vm, const struct nx_range *range)
 	reclaim_enter();
 	slot = memslot_lookup(vm, range->as_id, range->start, NULL);
 	logged = slot && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
-	reclaim_exit();
+	reclaim_leave();
 	return logged;
 }
 
@@ -76,7 +76,7 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 			flush_debt_forgive(&debt, "mutant");
 		if (!MUTANT(nx_late))
 			flush_debt_pay(&debt);
-		change_unlock(vm);
+		change_flush_unlock(vm);
 		tdp_debt_settle(vm, &debt);
 	}
 	return done;

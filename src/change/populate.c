@@ -18,7 +18,7 @@ static int fill_page(void *ctx, u64 index, pfn_t pfn)
 }
 
 /* Under slots_lock. */
-static const struct memslot *find_slot(const struct quire_vm *vm, gfn_t gfn)
+static const struct memslot *gmem_slot_at(const struct quire_vm *vm, gfn_t gfn)
 {
 	const struct memslot *slot = memslot_lookup(vm, 0, gfn, NULL);
 
@@ -33,7 +33,7 @@ static int request_check(struct quire_vm *vm, const struct quire_gmem_fill *requ
 	if (!request->npages || !is_aligned_u64(request->source.v, QUIRE_PAGE_SIZE))
 		return -EINVAL;
 	mutex_lock(&vm->slots_lock);
-	slot = find_slot(vm, request->gfn);
+	slot = gmem_slot_at(vm, request->gfn);
 	if (slot) {
 		*npages = min_u64(request->npages, memslot_end(slot).v - request->gfn.v);
 		err = slot->gmem.file ? 0 : -EFAULT;
@@ -46,7 +46,7 @@ static int request_check(struct quire_vm *vm, const struct quire_gmem_fill *requ
 static int fill_locked(struct quire_vm *vm, struct fill_one *one)
 {
 	const struct gmem_filler filler = {fill_page, one};
-	const struct memslot *slot = find_slot(vm, one->gfn);
+	const struct memslot *slot = gmem_slot_at(vm, one->gfn);
 
 	if (!slot)
 		return -EINVAL;

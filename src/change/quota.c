@@ -19,7 +19,7 @@ void change_set_quota(struct quire_vm *vm, u64 pages)
 	if (!MUTANT(quota_unchecked))
 		shadow_shrink(vm, &debt);
 	shadow_commit(vm, &debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	mutex_unlock(&vm->slots_lock);
 }
 

@@ -106,7 +106,7 @@ static void zap_slot(struct quire_vm *vm, const struct memslot *slot)
 		flush_debt_forgive(&debt, "mutant");
 	if (!MUTANT(slot_late))
 		flush_debt_pay(&debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	tdp_debt_settle(vm, &debt);
 }
 

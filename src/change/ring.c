@@ -72,7 +72,7 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();
 	tdp_protect_span(vm, &span, debt);
-	reclaim_exit();
+	reclaim_leave();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 	change_nested_protect_span(vm, &span, debt);
 }

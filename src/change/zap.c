@@ -23,7 +23,7 @@ static int zap_obsolete(struct quire_vm *vm)
 	change_lock(vm);
 	more = shadow_zap_obsolete(vm, &debt);
 	shadow_commit(vm, &debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	return more;
 }
 
@@ -64,6 +64,6 @@ void change_zap_all(struct quire_vm *vm)
 	mmu_assert_free(vm);
 	change_lock(vm);
 	change_zap_all_begin(vm, &debt);
-	change_unlock(vm);
+	change_flush_unlock(vm);
 	change_zap_all_end(vm, &debt);
 }

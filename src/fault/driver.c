@@ -9,11 +9,11 @@
 #include "src/tdp/tdp.h"
 #include "src/vm/locks.h"
 
-void fault_describe(const struct fault *fault, struct quire_memory_fault *exit)
+void fault_describe(const struct fault *fault, struct quire_memory_fault *told)
 {
-	exit->flags = fault->private ? QUIRE_ATTRIBUTE_PRIVATE : 0;
-	exit->gpa = gpa_of(fault->gfn);
-	exit->size_bytes = QUIRE_PAGE_SIZE;
+	told->flags = fault->private ? QUIRE_ATTRIBUTE_PRIVATE : 0;
+	told->gpa = gpa_of(fault->gfn);
+	told->size_bytes = QUIRE_PAGE_SIZE;
 }
 
 /* Tables come before any lock: the walk under mmu_lock must not sleep. */
@@ -25,7 +25,7 @@ static int take_tables(struct quire_vcpu *vcpu)
 }
 
 int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
-		  struct quire_memory_fault *exit)
+		  struct quire_memory_fault *told)
 {
 	struct found found = {0};
 	int ret;
@@ -41,12 +41,12 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	ret = take_tables(vcpu);
 	if (ret)
 		return ret;
-	ret = fault_find_slot(vcpu, fault, &found, exit);
+	ret = fault_find_slot(vcpu, fault, &found, told);
 	if (ret != FAULT_CONTINUE)
 		return ret;
 	if (!found.has_slot)
 		return fault_no_slot(vcpu, fault, &found);
-	ret = fault_find_page(vcpu, fault, &found, exit);
+	ret = fault_find_page(vcpu, fault, &found, told);
 	if (ret != FAULT_CONTINUE)
 		return ret;
 	if (vm_is_shadowed(vcpu->vm))
@@ -72,7 +72,7 @@ int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
 		return (error_code & QUIRE_PFERR_PRIVATE) != 0;
 	reclaim_enter();
 	attributes = attributes_get(vcpu->vm, gfn);
-	reclaim_exit();
+	reclaim_leave();
 	return (attributes & QUIRE_ATTRIBUTE_PRIVATE) != 0;
 }
 
@@ -87,7 +87,7 @@ static void count_outcome(struct quire_vcpu *vcpu, int ret)
 }
 
 int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
-		     struct quire_memory_fault *exit)
+		     struct quire_memory_fault *told)
 {
 	struct fault fault = {
 	    .gfn = gfn_of(gpa),
@@ -98,12 +98,12 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	};
 	int ret;
 
-	exit->size_bytes = 0;
+	told->size_bytes = 0;
 	if (vm_is_dead(vcpu->vm))
 		return -EIO;
 	if (vcpu->nested.on) {
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
-		ret = fault_nested(vcpu, gpa, &fault, exit);
+		ret = fault_nested(vcpu, gpa, &fault, told);
 		count_outcome(vcpu, ret);
 		return ret;
 	}
@@ -114,7 +114,7 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	}
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
 	fault.private = fault_is_private(vcpu, fault.gfn, error_code);
-	ret = fault_resolve(vcpu, &fault, exit);
+	ret = fault_resolve(vcpu, &fault, told);
 	count_outcome(vcpu, ret);
 	return ret;
 }

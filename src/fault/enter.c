@@ -7,7 +7,7 @@
 #include "src/tdp/tdp.h"
 
 /* The table to walk, and what its words mean: the TDP MMU's or a shadow page. */
-static int load_root(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
+static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 {
 	stage2->root_level = TDP_ROOT_LEVEL;
 	if (unlikely(vcpu->nested.on || vm_is_shadowed(vcpu->vm))) {
@@ -50,7 +50,7 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 
 		if (vm_is_dead(vm))
 			return -EIO;
-		err = load_root(vcpu, stage2);
+		err = load_stage2(vcpu, stage2);
 		if (unlikely(err)) {
 			/* What an earlier turn took is still owed. */
 			atomic_fetch_or_u64(&vcpu->mode.doorbell, *requests & LIBRARY_REQUESTS);

@@ -10,7 +10,7 @@
 /* Attempts before the slow path takes over. */
 #define FAST_TRIES 4u
 
-static bool permits(const struct entry_format *f, u64 entry, const struct fault *fault)
+static bool rights_permit(const struct entry_format *f, u64 entry, const struct fault *fault)
 {
 	if (fault->write)
 		return entry_is_writable(f, entry);
@@ -33,7 +33,7 @@ static u64 restored(const struct quire_vm *vm, u64 old, const struct fault *faul
 		new &= ~f->executable;
 	if (fault->write)
 		return (old & required) == required ? new | f->writable | f->dirty : 0;
-	return permits(f, new, fault) ? new : 0;
+	return rights_permit(f, new, fault) ? new : 0;
 }
 
 static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct memslot *slot,
@@ -48,7 +48,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 
 	if (!entry_is_present(f, old) || !entry_is_leaf(f, old, level))
 		return FAULT_CONTINUE;
-	if (permits(f, old, fault))
+	if (rights_permit(f, old, fault))
 		return QUIRE_SPURIOUS;
 	/* A huge leaf of a logged slot must be split: one mark cannot stand for 512 pages. */
 	if (fault->write && level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))

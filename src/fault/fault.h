@@ -37,30 +37,30 @@ struct found {
 #define FAULT_CONTINUE 0
 
 /* Describe the access for KVM_EXIT_MEMORY_FAULT. */
-void fault_describe(const struct fault *fault, struct quire_memory_fault *exit);
+void fault_describe(const struct fault *fault, struct quire_memory_fault *told);
 
 /* --- no lock, no read section --- */
 
 /* Phase 1: the slot, and whether the access is what the attributes say. */
 must_check int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault,
-			       struct found *found, struct quire_memory_fault *exit);
+			       struct found *found, struct quire_memory_fault *told);
 /* Phase 2: the page behind the gfn. May sleep. */
 must_check int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault,
-			       struct found *found, struct quire_memory_fault *exit);
+			       struct found *found, struct quire_memory_fault *told);
 /* Phase 3: under mmu_lock, if all of it still holds, the mapping. */
 must_check int fault_install(struct quire_vcpu *vcpu, const struct fault *fault,
 			     const struct found *found);
 
 /* Phases 1 to 3, with the gfn's attribute deciding whether the access is private. */
 must_check int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
-			     struct quire_memory_fault *exit);
+			     struct quire_memory_fault *told);
 
 /* Does the access mean the private page? */
 int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code);
 
 /* The fault of a nested guest at L2's @gpa; .gfn and .private of @fault are not set. */
 must_check int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
-			    struct quire_memory_fault *exit);
+			    struct quire_memory_fault *told);
 /*
  * Load the shadow root, with the pages below it up to date: -ENOMEM, -ENOSPC. Takes mmu_lock
  * exclusive; reads guest memory.

@@ -105,7 +105,7 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 }
 
 /* Of a generation that was just compared with the published one. */
-static const struct memslot *find_slot(struct quire_vcpu *vcpu, gfn_t gfn)
+static const struct memslot *published_slot(struct quire_vcpu *vcpu, gfn_t gfn)
 {
 	const struct quire_vm *vm = vcpu->vm;
 
@@ -125,7 +125,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 	mmu_assert_shared(vm);
 	if (is_stale(vcpu, fault, found))
 		return QUIRE_RETRY;
-	slot = find_slot(vcpu, fault->gfn);
+	slot = published_slot(vcpu, fault->gfn);
 	mapping = fault_make_mapping(vm, slot, fault, found);
 	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
 	/* The mark comes with the right to write, not with the write (U-139b). */

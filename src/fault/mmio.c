@@ -65,7 +65,7 @@ int fault_mmio_entry(struct quire_vcpu *vcpu, gfn_t gfn)
 		ret = QUIRE_EMULATE;
 	else
 		ret = look_at_entry(vcpu, gfn, generation);
-	reclaim_exit();
+	reclaim_leave();
 	return ret;
 }
 
@@ -88,7 +88,7 @@ int fault_no_slot(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 	    !invalidation_retry(&vm->invalidation, found->snapshot, fault->gfn) &&
 	    tdp_map_mmio(vcpu, vcpu->root, fault->gfn, found->generation & GENERATION_MASK, &debt))
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_mmio_spte_created);
-	reclaim_exit();
+	reclaim_leave();
 	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
 	return QUIRE_EMULATE;
 }

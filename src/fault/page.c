@@ -8,7 +8,7 @@
 #include "src/vm/locks.h"
 
 static int find_gmem_page(const struct fault *fault, struct found *found,
-			  struct quire_memory_fault *exit)
+			  struct quire_memory_fault *told)
 {
 	int ret = gmem_lookup_finish(&found->gmem);
 
@@ -18,7 +18,7 @@ static int find_gmem_page(const struct fault *fault, struct found *found,
 	if (!ret && !entry_holds_page(&found->page))
 		ret = -EFAULT;
 	if (ret) {
-		fault_describe(fault, exit);
+		fault_describe(fault, told);
 		return ret;
 	}
 	return FAULT_CONTINUE;
@@ -63,18 +63,18 @@ static bool slots_have_changed(const struct quire_vcpu *vcpu, const struct found
 
 	reclaim_enter();
 	changed = memslots_generation(vcpu->vm, vcpu->as_id) != found->generation;
-	reclaim_exit();
+	reclaim_leave();
 	return changed;
 }
 
 int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
-		    struct quire_memory_fault *exit)
+		    struct quire_memory_fault *told)
 {
 	int ret;
 
 	locks_assert_none();
 	if (found->from_gmem)
-		return find_gmem_page(fault, found, exit);
+		return find_gmem_page(fault, found, told);
 	/* Not worth the lookup: it would be thrown away. */
 	if (invalidation_retry_hint(&vcpu->vm->invalidation, found->snapshot, fault->gfn))
 		return QUIRE_RETRY;
@@ -84,6 +84,6 @@ int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 		return QUIRE_RETRY;
 	/* No memory fault of the guest's: the client hears of it as if it had touched the page. */
 	if (ret == -EHWPOISON)
-		exit->hva = found->hva;
+		told->hva = found->hva;
 	return ret;
 }

@@ -22,7 +22,7 @@ static u32 mapped_level_tdp(struct quire_vcpu *vcpu, gfn_t gfn)
 		entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));
 	if (!entry_is_present(f, entry) && !MUTANT(hole_counted))
 		level = QUIRE_LEVEL_4K;
-	reclaim_exit();
+	reclaim_leave();
 	return level;
 }
 
@@ -51,7 +51,7 @@ static u64 mapped_bytes(struct quire_vcpu *vcpu, gpa_t gpa)
 }
 
 /* The root may be replaced at any time while the vCPU is not in guest mode. */
-static int load_root(struct quire_vcpu *vcpu)
+static int load_prefault_root(struct quire_vcpu *vcpu)
 {
 	if (vm_is_shadowed(vcpu->vm))
 		return shadow_root_is_valid(vcpu) ? 0 : fault_load_shadow_root(vcpu);
@@ -59,20 +59,20 @@ static int load_root(struct quire_vcpu *vcpu)
 	return vcpu->root ? 0 : -ENOMEM;
 }
 
-static bool is_private(struct quire_vcpu *vcpu, gfn_t gfn)
+static bool gfn_is_private(struct quire_vcpu *vcpu, gfn_t gfn)
 {
 	u64 attributes;
 
 	reclaim_enter();
 	attributes = attributes_get(vcpu->vm, gfn);
-	reclaim_exit();
+	reclaim_leave();
 	return attributes & QUIRE_ATTRIBUTE_PRIVATE;
 }
 
 /* One attempt: what fault_resolve() says, or -errno. */
 static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 {
-	struct quire_memory_fault exit = {0};
+	struct quire_memory_fault told = {0};
 	int ret;
 
 	if (vm_is_dead(vcpu->vm))
@@ -80,11 +80,11 @@ static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 	/* A gpa means L2's then, and its tables are L1's to fill. */
 	if (vcpu->nested.on)
 		return -EOPNOTSUPP;
-	ret = load_root(vcpu);
+	ret = load_prefault_root(vcpu);
 	if (ret)
 		return ret;
-	fault->private = is_private(vcpu, fault->gfn);
-	return fault_resolve(vcpu, fault, &exit);
+	fault->private = gfn_is_private(vcpu, fault->gfn);
+	return fault_resolve(vcpu, fault, &told);
 }
 
 int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,

@@ -8,9 +8,9 @@
 #include "src/vm/locks.h"
 
 /* The guest's view of the gfn and the attribute disagree, or a private page has no home. */
-static int refuse(const struct fault *fault, struct quire_memory_fault *exit)
+static int refuse(const struct fault *fault, struct quire_memory_fault *told)
 {
-	fault_describe(fault, exit);
+	fault_describe(fault, told);
 	return -EFAULT;
 }
 
@@ -39,26 +39,26 @@ static int copy_slot(const struct memslot *slot, const struct fault *fault, stru
 				 &found->gmem);
 }
 
-static int find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
-		     struct quire_memory_fault *exit)
+static int look_slot_up(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
+			struct quire_memory_fault *told)
 {
 	struct quire_vm *vm = vcpu->vm;
 	const struct memslot *slot;
 	int ret;
 
 	if (privacy_mismatch(vm, fault) && !MUTANT(privacy_unchecked))
-		return attribute_decides(vm, fault) ? QUIRE_RETRY : refuse(fault, exit);
+		return attribute_decides(vm, fault) ? QUIRE_RETRY : refuse(fault, told);
 	found->generation = memslots_generation(vm, vcpu->as_id);
 	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
 	if (!slot)
-		return fault->private ? refuse(fault, exit) : FAULT_CONTINUE;
+		return fault->private ? refuse(fault, told) : FAULT_CONTINUE;
 	if ((slot->flags & MEMSLOT_INVALID) && !MUTANT(invalid_slot_used))
 		return fault->prefault ? -EAGAIN : QUIRE_RETRY;
 	if (fault->private && !(slot->flags & QUIRE_SLOT_GMEM))
-		return refuse(fault, exit);
+		return refuse(fault, told);
 	ret = copy_slot(slot, fault, found);
 	if (ret)
-		fault_describe(fault, exit);
+		fault_describe(fault, told);
 	return ret;
 }
 
@@ -66,7 +66,7 @@ static int find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct 
  * What an earlier fault copied of its slot, if that is published still and holds this gfn, too. No
  * slot and no tree is looked at, so no read section is needed (docs/LOCKING.md).
  */
-static bool find_again(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found)
+static bool slot_of_hint(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found)
 {
 	const struct quire_vm *vm = vcpu->vm;
 	const struct memslot_hint *hint = &vcpu->hint;
@@ -86,17 +86,17 @@ static bool find_again(struct quire_vcpu *vcpu, const struct fault *fault, struc
 }
 
 int fault_find_slot(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found,
-		    struct quire_memory_fault *exit)
+		    struct quire_memory_fault *told)
 {
 	int ret;
 
 	locks_assert_none();
 	/* I-55. Before anything is looked up, so that a change after this is noticed at the end. */
 	found->snapshot = invalidation_snapshot(&vcpu->vm->invalidation);
-	if (likely(find_again(vcpu, fault, found)))
+	if (likely(slot_of_hint(vcpu, fault, found)))
 		return FAULT_CONTINUE;
 	reclaim_enter();
-	ret = find_slot(vcpu, fault, found, exit);
-	reclaim_exit();
+	ret = look_slot_up(vcpu, fault, found, told);
+	reclaim_leave();
 	return ret;
 }

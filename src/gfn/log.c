@@ -48,7 +48,7 @@ static bool lacks_bit(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, g
 		else if (vcpu && vcpu->ring.entries)
 			push_own(vcpu, dirty_log_slot(slot), index);
 	}
-	reclaim_exit();
+	reclaim_leave();
 	return lacks;
 }
 
@@ -61,7 +61,7 @@ static void set_bit(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 	slot = memslot_lookup(vm, as_id, gfn, NULL);
 	if (slot && slot->dirty)
 		dirty_bitmap_mark(slot->dirty, gfn.v - slot->base_gfn.v);
-	reclaim_exit();
+	reclaim_leave();
 }
 
 void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn)

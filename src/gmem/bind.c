@@ -35,8 +35,8 @@ static void change_init(struct gmem_binding_change *change, struct memslot *slot
 }
 
 /* Show @bindings. The slot points at the file as long as there is something to find there. */
-static void publish(const struct gmem_binding_change *change, const struct ptree *bindings,
-		    struct quire_gmem *pointer)
+static void publish_bindings(const struct gmem_binding_change *change, const struct ptree *bindings,
+			     struct quire_gmem *pointer)
 {
 	struct quire_gmem *file = change->file;
 
@@ -69,7 +69,7 @@ int gmem_bind_commit(struct memslot *slot, struct gmem_binding_change *change)
 		return error;
 	}
 	ptree_edit_seal(&change->edit);
-	publish(change, &change->after, change->file);
+	publish_bindings(change, &change->after, change->file);
 	change->published = 1;
 	return 0;
 }
@@ -94,7 +94,7 @@ void gmem_unbind_commit(struct gmem_binding_change *change)
 {
 	if (!change->file)
 		return;
-	publish(change, &change->after, NULL);
+	publish_bindings(change, &change->after, NULL);
 	change->published = 1;
 	gmem_unbind_private(change->file->inode, change->slot->gmem.pgoff, change->slot->npages);
 }
@@ -104,7 +104,7 @@ void gmem_binding_undo(struct gmem_binding_change *change)
 	if (!change->file)
 		return;
 	if (change->published) {
-		publish(change, &change->before, change->bind ? NULL : change->file);
+		publish_bindings(change, &change->before, change->bind ? NULL : change->file);
 		reclaim_synchronize();
 	}
 	ptree_edit_abort(&change->edit);

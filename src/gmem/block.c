@@ -210,8 +210,8 @@ int gmem_unit_any(const struct gmem_pages *pages, u64 index, unsigned int order,
 	return gmem_block_any_has(block, state);
 }
 
-int gmem_block_place_page(const struct gmem_pages *pages, struct gmem_block *block, u32 off,
-			  pfn_t pfn)
+int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block, u32 off,
+			pfn_t pfn)
 {
 	u64 want = ((pfn.v - off) & GMEM_BASE_MASK) | GMEM_BASE_VALID;
 	u64 base = 0;
@@ -241,14 +241,14 @@ static void block_join(struct gmem_block *block)
 		atomic_store_relaxed_u32(&block->order, 0);
 }
 
-int gmem_block_place(const struct gmem_pages *pages, struct gmem_block *block, pfn_t pfn)
+int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block, pfn_t pfn)
 {
 	for (u32 off = 0; off < GMEM_BLOCK_PAGES; off++) {
 		int error;
 
 		if (gmem_block_state(block, off) & GMEM_PAGE_EXISTS)
 			continue;
-		error = gmem_block_place_page(pages, block, off, (pfn_t){pfn.v + off});
+		error = gmem_block_add_page(pages, block, off, (pfn_t){pfn.v + off});
 		if (error)
 			return error;
 	}

@@ -96,11 +96,11 @@ struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no);
 struct gmem_block *gmem_block_next(const struct gmem_pages *pages, u64 *block_no, u64 end);
 
 /* Note that the page exists at @pfn; -ENOMEM. Under the page lock, or punch_lock exclusive. */
-must_check int gmem_block_place_page(const struct gmem_pages *pages, struct gmem_block *block,
-				     u32 off, pfn_t pfn);
+must_check int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block,
+				   u32 off, pfn_t pfn);
 /* The host gave the whole block as one unit, whose first page is at @pfn. Likewise. */
-must_check int gmem_block_place(const struct gmem_pages *pages, struct gmem_block *block,
-				pfn_t pfn);
+must_check int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block,
+				   pfn_t pfn);
 /*
  * The block around page @index has just become one unit: so do the 512 of its 1 GiB together, where
  * all are units and in one aligned row of frames.

@@ -396,7 +396,7 @@ static bool still_shown(const struct gmem_lookup *lookup, u64 index, u64 npages)
 	shown = ptree_floor(&bindings, index, &item) && index + npages <= item.end &&
 		((const struct memslot *)item.value)->base_gfn.v + (index - item.key) == gfn.v &&
 		attributes_agree(file, lookup->access, gfn, npages);
-	reclaim_exit();
+	reclaim_leave();
 	return shown;
 }
 

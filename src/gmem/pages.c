@@ -50,8 +50,8 @@ static int page_get(struct page_work *work, unsigned int *order, pfn_t *pfn)
 	if (error)
 		return error;
 	if (!is_whole_block(work, *order))
-		return gmem_block_place_page(pages, work->block, work->off, *pfn);
-	return gmem_block_place(pages, work->block, (pfn_t){pfn->v - work->off});
+		return gmem_block_add_page(pages, work->block, work->off, *pfn);
+	return gmem_block_add_unit(pages, work->block, (pfn_t){pfn->v - work->off});
 }
 
 static int page_make_exist(struct page_work *work)
@@ -83,7 +83,7 @@ static void gigantic_place(struct gmem_pages *pages, u64 index, pfn_t pfn)
 
 	pfn.v -= index % GMEM_GIGANTIC_PAGES;
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++, pfn.v += GMEM_BLOCK_PAGES)
-		if (gmem_block_place(pages, gmem_block_find(pages, first + i), pfn))
+		if (gmem_block_add_unit(pages, gmem_block_find(pages, first + i), pfn))
 			return;
 	gmem_gigantic_join(pages, index);
 }

@@ -44,7 +44,7 @@ struct entry_at {
 };
 
 /* Among the vCPU's own copies of the slot that a fault found last: no read section, as there. */
-static bool find_again(const struct quire_vcpu *vcpu, struct entry_at *at, u64 offset_bytes)
+static bool entry_of_hint(const struct quire_vcpu *vcpu, struct entry_at *at, u64 offset_bytes)
 {
 	const struct memslot_hint *hint = &vcpu->hint;
 
@@ -64,7 +64,7 @@ static int find_entry(const struct quire_vcpu *vcpu, gpa_t gpa, struct entry_at 
 	int ret = 0;
 
 	at->gfn = gfn_of(gpa);
-	if (likely(find_again(vcpu, at, offset_bytes)))
+	if (likely(entry_of_hint(vcpu, at, offset_bytes)))
 		return QUIRE_FIXED;
 	reclaim_enter();
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, at->gfn, NULL);
@@ -75,7 +75,7 @@ static int find_entry(const struct quire_vcpu *vcpu, gpa_t gpa, struct entry_at 
 		at->writable = !(slot->flags & QUIRE_SLOT_READONLY);
 		ret = QUIRE_FIXED;
 	}
-	reclaim_exit();
+	reclaim_leave();
 	return ret;
 }
 
@@ -113,7 +113,7 @@ static int write_marks(struct quire_vcpu *vcpu, const struct entry_at *at, u64 e
 	}
 	if (ret == QUIRE_FIXED)
 		dirty_log_mark_own(vcpu->vm, vcpu, vcpu->as_id, at->gfn);
-	long_section_exit(&vcpu->vm->accesses, section);
+	long_section_leave(&vcpu->vm->accesses, section);
 	return ret;
 }
 
@@ -127,7 +127,7 @@ static int mark_entry(struct quire_vcpu *vcpu, const struct entry_at *at, u64 en
 	return write_marks(vcpu, at, entry, marks);
 }
 
-static int refuse(const struct quire_vcpu *vcpu, struct shadow_walk *walk, u64 why)
+static int refuse_walk(const struct quire_vcpu *vcpu, struct shadow_walk *walk, u64 why)
 {
 	const struct quire_nested *tables = &vcpu->nested.tables;
 	u64 kept = QUIRE_PFERR_WRITE | QUIRE_PFERR_FETCH;
@@ -176,7 +176,7 @@ static bool permits_supervisor(const struct quire_nested *tables, u32 access, u6
 	return !(error_code & QUIRE_PFERR_WRITE) || (access & ACCESS_WRITE) || !tables->wp;
 }
 
-static bool permits(const struct quire_vcpu *vcpu, u32 access, u64 error_code)
+static bool path_permits(const struct quire_vcpu *vcpu, u32 access, u64 error_code)
 {
 	const struct quire_nested *tables = &vcpu->nested.tables;
 
@@ -220,12 +220,12 @@ static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 leve
 	if (ret == QUIRE_RETRY)
 		return ret;
 	if (!ret || vm->host->load_u64(vm->host_ctx, step->at.hva, &step->entry))
-		return refuse(vcpu, walk, 0);
+		return refuse_walk(vcpu, walk, 0);
 	QUIRE_TRACE(kvm_mmu_paging_element, step->entry, level);
 	if (!(step->entry & GUEST_P))
-		return refuse(vcpu, walk, 0);
+		return refuse_walk(vcpu, walk, 0);
 	if (step->entry & reserved_bits(vcpu, step->entry, level))
-		return refuse(vcpu, walk, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
+		return refuse_walk(vcpu, walk, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
 	return QUIRE_FIXED;
 }
 
@@ -292,9 +292,9 @@ static int walk_down(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct s
 		walk->level = level;
 		walk->leaf_access = access;
 		walk->gfn.v = round_down_u64(frame, pages) + (gfn_of(walk->gpa).v & (pages - 1));
-		return permits(vcpu, access, walk->error_code)
+		return path_permits(vcpu, access, walk->error_code)
 			   ? QUIRE_FIXED
-			   : refuse(vcpu, walk, QUIRE_PFERR_PRESENT);
+			   : refuse_walk(vcpu, walk, QUIRE_PFERR_PRESENT);
 	}
 }
 
@@ -322,7 +322,7 @@ int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 	locks_assert_none();
 	QUIRE_TRACE(kvm_mmu_pagetable_walk, walk->gpa.v, walk->error_code);
 	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
-		return refuse(vcpu, walk, 0);
+		return refuse_walk(vcpu, walk, 0);
 	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);
 	ret = walk_down(vcpu, walk, steps);
 	if (ret == QUIRE_FIXED)

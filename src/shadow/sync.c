@@ -11,7 +11,7 @@
 /* Parents looked at to learn whether a page is below a root; after that it counts as below. */
 #define PARENTS_MAX 64u
 
-static void list_add(struct shadow *shadow, struct shadow_page *page)
+static void unsync_list_add(struct shadow *shadow, struct shadow_page *page)
 {
 	page->unsync_older = shadow->unsync_newest;
 	page->unsync_newer = NULL;
@@ -22,7 +22,7 @@ static void list_add(struct shadow *shadow, struct shadow_page *page)
 	shadow->unsync_newest = page;
 }
 
-static void list_remove(struct shadow *shadow, const struct shadow_page *page)
+static void unsync_list_remove(struct shadow *shadow, const struct shadow_page *page)
 {
 	*(page->unsync_newer ? &page->unsync_newer->unsync_older : &shadow->unsync_newest) =
 	    page->unsync_older;
@@ -42,20 +42,20 @@ static void count_unsync(const struct shadow_change *change, u64 more)
 static void mark_unsync(const struct shadow_change *change, struct shadow_page *page)
 {
 	if (page->unsync)
-		list_remove(change->shadow, page);
+		unsync_list_remove(change->shadow, page);
 	else
 		count_unsync(change, 1);
 	QUIRE_TRACE(kvm_mmu_unsync_page, page->generation, page->gfn.v, page->role, 0,
 		    page->unsync);
 	page->unsync = 1;
 	page->turn++;
-	list_add(change->shadow, page);
+	unsync_list_add(change->shadow, page);
 }
 
 static void clear_unsync(const struct shadow_change *change, struct shadow_page *page)
 {
 	page->unsync = 0;
-	list_remove(change->shadow, page);
+	unsync_list_remove(change->shadow, page);
 	count_unsync(change, -UINT64_C(1));
 }
 

@@ -92,8 +92,8 @@ static void split_run(const struct walk_run *run, void *ctx)
 	}
 }
 
-enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-				struct table_cache *tables)
+int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+		    struct table_cache *tables)
 {
 	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct split split = {
@@ -108,8 +108,8 @@ enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn
 
 	mmu_assert_shared(vm);
 	if (!root)
-		return TDP_DONE;
+		return 0;
 	walk.root = table_entries(root);
 	walk_range(&walk, start, end);
-	return split.starved ? TDP_LOST : TDP_DONE;
+	return split.starved ? -ENOMEM : 0;
 }

@@ -21,7 +21,7 @@ struct tdp_change {
 };
 
 /*
- * How an attempt ended. TDP_LOST: another thread was faster, or tables ran out; nothing changed.
+ * How an attempt to change one entry ended. TDP_LOST: another thread was faster; nothing changed.
  * TDP_TRACED: done, and tracing is on, so that the caller need not ask once more.
  */
 enum tdp_result { TDP_LOST, TDP_DONE, TDP_TRACED };
@@ -82,11 +82,10 @@ must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			     struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 
-/* Split huge leaves of [start, end) to 4K with tables from @tables. False when it ran out of them:
- * call again with more. */
-must_check enum tdp_result tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-					   struct table_cache *tables)
-    REQUIRES_SHARED(&vm->mmu_lock);
+/* Split huge leaves of [start, end) to 4K with tables from @tables. -ENOMEM when they ran out: call
+ * again with more. */
+must_check int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			       struct table_cache *tables) REQUIRES_SHARED(&vm->mmu_lock);
 
 /* May @gfn be mapped by a huge leaf at @level? */
 typedef bool (*tdp_huge_allowed)(void *ctx, gfn_t gfn, u32 level);

@@ -123,7 +123,7 @@ int memslot_update_prepare(struct quire_vm *vm, struct memslot_update *update)
  * Make the trees of @stage the published set, and wait until no reader sees the one before. The
  * generation has bit 63 meanwhile: what a reader caches in between matches no later generation.
  */
-static void publish(struct quire_vm *vm, const struct memslot_update *update, u32 stage)
+static void publish_stage(struct quire_vm *vm, const struct memslot_update *update, u32 stage)
 {
 	u32 as = update_subject(update)->as_id;
 	struct memslots *slots = &vm->slots;
@@ -153,12 +153,12 @@ void memslot_update_begin(struct quire_vm *vm, struct memslot_update *update)
 	slots_assert(vm);
 	if (!update->placeholder)
 		return;
-	publish(vm, update, HELD);
+	publish_stage(vm, update, HELD);
 	update->begun = 1;
 }
 
 /* Page and slot counts, ids and I-06. */
-static void account(struct memslots *slots, const struct memslot_update *update)
+static void count_change(struct memslots *slots, const struct memslot_update *update)
 {
 	const struct memslot *subject = update_subject(update);
 	struct memslot *old = update->old_slot;
@@ -186,8 +186,8 @@ void memslot_update_commit(struct quire_vm *vm, struct memslot_update *update)
 {
 	slots_assert(vm);
 	/* A new slot that logs must be counted by the time a reader finds it. */
-	account(&vm->slots, update);
-	publish(vm, update, AFTER);
+	count_change(&vm->slots, update);
+	publish_stage(vm, update, AFTER);
 	ptree_edit_free_replaced(&update->edits[0]);
 	ptree_edit_free_replaced(&update->edits[1]);
 	memslot_free(vm, update->placeholder);
@@ -198,6 +198,6 @@ void memslot_update_abort(struct quire_vm *vm, struct memslot_update *update)
 {
 	slots_assert(vm);
 	if (update->begun)
-		publish(vm, update, BEFORE);
+		publish_stage(vm, update, BEFORE);
 	update_discard(vm, update);
 }

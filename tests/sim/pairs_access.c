@@ -344,7 +344,7 @@ static void section_body(uint32_t thread, void *ctx)
 		seen = object;
 		sched_yield_point();
 		used_freed = seen && freed;
-		long_section_exit(&sections, 0);
+		long_section_leave(&sections, 0);
 		return;
 	}
 	long_sections_wait(&sections);
@@ -500,7 +500,7 @@ static bool nx_check(void *ctx)
 	reclaim_enter();
 	if (vm->roots.valid[0])
 		entry = *tdp_find(vm, vm->roots.valid[0], (gfn_t){5}, &level);
-	reclaim_exit();
+	reclaim_leave();
 	if (entry_is_present(f, entry) && entry_is_leaf(f, entry, level))
 		good &= level == QUIRE_LEVEL_4K || !entry_is_executable(f, entry);
 	good &= splits <= 1;

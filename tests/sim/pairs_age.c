@@ -25,7 +25,7 @@ static uint64_t leaf_at(uint64_t page)
 		return 0;
 	reclaim_enter();
 	entry = *tdp_find(pair.machine.vm, vm->roots.valid[0], (gfn_t){page}, &level);
-	reclaim_exit();
+	reclaim_leave();
 	return entry_is_present(vm->format, entry) ? entry : 0;
 }
 

@@ -113,7 +113,7 @@ uint64_t leaf_at(uint64_t gfn, uint32_t *level)
 		return 0;
 	reclaim_enter();
 	entry = *tdp_find(machine.vm, root, (gfn_t){gfn}, level);
-	reclaim_exit();
+	reclaim_leave();
 	return entry_is_present(f, entry) && entry_is_leaf(f, entry, *level) ? entry : 0;
 }
 

@@ -29,7 +29,7 @@ struct nested_fault {
 	struct lagging *lagging;
 };
 
-static bool is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *nested)
+static bool walk_is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *nested)
 {
 	const struct quire_vm *vm = vcpu->vm;
 	const struct shadow_walk *walk = &nested->walk;
@@ -82,7 +82,7 @@ static bool path_lags(const struct shadow_change *change, const struct nested_fa
 	return page != NULL;
 }
 
-static int install_locked(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt)
+static int map_nested(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt)
 {
 	const struct nested_fault *nested = ctx;
 	struct shadow_change change = shadow_change_of(vcpu, debt);
@@ -92,7 +92,7 @@ static int install_locked(struct quire_vcpu *vcpu, const void *ctx, struct flush
 	int ret;
 
 	mmu_assert_exclusive(vcpu->vm);
-	if (!shadow_has_reserve(vcpu) || is_stale(vcpu, nested))
+	if (!shadow_has_reserve(vcpu) || walk_is_stale(vcpu, nested))
 		return NESTED_AGAIN;
 	ret = shadow_make_room(&change, vcpu->shadow.page);
 	if (ret)
@@ -123,7 +123,7 @@ static bool is_on_path(const struct shadow_walk *walk, gfn_t gfn)
 
 /* L1 allows the access: find what its gfn is. */
 static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
-		       const struct found *before, struct quire_memory_fault *exit)
+		       const struct found *before, struct quire_memory_fault *told)
 {
 	struct fault *fault = &nested->fault;
 	int ret;
@@ -137,7 +137,7 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	 */
 	if (fault->write && nested->protected)
 		fault_unprotect(vcpu, fault->gfn);
-	ret = fault_find_slot(vcpu, fault, &nested->found, exit);
+	ret = fault_find_slot(vcpu, fault, &nested->found, told);
 	if (ret != FAULT_CONTINUE)
 		return ret;
 	/* The walk came first, and must have seen the same slots and pages. */
@@ -148,11 +148,11 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 		return QUIRE_EMULATE;
 	if (nested->walk.by_hand && !(nested->found.slot_flags & QUIRE_SLOT_READONLY))
 		return QUIRE_WRITE_PROTECTED;
-	return fault_find_page(vcpu, fault, &nested->found, exit);
+	return fault_find_page(vcpu, fault, &nested->found, told);
 }
 
 static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
-			 struct quire_memory_fault *exit)
+			 struct quire_memory_fault *told)
 {
 	struct found before = {.snapshot = invalidation_snapshot(&vcpu->vm->invalidation)};
 	int ret = shadow_reserve(vcpu);
@@ -162,22 +162,21 @@ static int resolve_round(struct quire_vcpu *vcpu, struct nested_fault *nested,
 		return ret;
 	ret = shadow_walk_guest(vcpu, &nested->walk);
 	if (ret == QUIRE_NESTED_FAULT) {
-		exit->flags = nested->walk.refused;
-		exit->gpa = nested->walk.gpa;
+		told->flags = nested->walk.refused;
+		told->gpa = nested->walk.gpa;
 	}
 	if (ret != QUIRE_FIXED)
 		return ret;
-	ret = find_memory(vcpu, nested, &before, exit);
+	ret = find_memory(vcpu, nested, &before, told);
 	/* A memory fault names its page already. */
-	if (ret == QUIRE_EMULATE || ret == QUIRE_WRITE_PROTECTED || (ret < 0 && !exit->size_bytes))
-		exit->gpa.v = gpa_of(nested->fault.gfn).v + (nested->walk.gpa.v & ~QUIRE_PAGE_MASK);
-	return ret == FAULT_CONTINUE
-		   ? fault_map_shadow(vcpu, &nested->found, install_locked, nested)
-		   : ret;
+	if (ret == QUIRE_EMULATE || ret == QUIRE_WRITE_PROTECTED || (ret < 0 && !told->size_bytes))
+		told->gpa.v = gpa_of(nested->fault.gfn).v + (nested->walk.gpa.v & ~QUIRE_PAGE_MASK);
+	return ret == FAULT_CONTINUE ? fault_map_shadow(vcpu, &nested->found, map_nested, nested)
+				     : ret;
 }
 
 int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
-		 struct quire_memory_fault *exit)
+		 struct quire_memory_fault *told)
 {
 	int ret = NESTED_AGAIN;
 	struct lagging lagging = {0};
@@ -193,7 +192,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 		};
 
 		lagging.found = false;
-		ret = resolve_round(vcpu, &nested, exit);
+		ret = resolve_round(vcpu, &nested, told);
 		if (lagging.found) {
 			int err = fault_sync(vcpu, &lagging.key);
 

@@ -29,7 +29,7 @@ static int root_path(struct quire_vcpu *vcpu, const struct shadow_change *change
 	return shadow_path_get(change, vcpu, &walk, path);
 }
 
-static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
+static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_change_of(vcpu, debt);
 	struct shadow_path path;
@@ -53,7 +53,7 @@ static int load_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
 	return 0;
 }
 
-static int load_root(struct quire_vcpu *vcpu)
+static int load_shadow_root(struct quire_vcpu *vcpu)
 {
 	struct quire_vm *vm = vcpu->vm;
 	struct flush_debt debt;
@@ -67,7 +67,7 @@ static int load_root(struct quire_vcpu *vcpu)
 		if (ret)
 			return ret;
 		biglock_write_lock(&vm->mmu_lock);
-		ret = load_root_locked(vcpu, &debt);
+		ret = load_shadow_root_locked(vcpu, &debt);
 		shadow_commit(vm, &debt);
 		vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
 		biglock_write_unlock(&vm->mmu_lock);
@@ -78,7 +78,7 @@ static int load_root(struct quire_vcpu *vcpu)
 
 int fault_load_shadow_root(struct quire_vcpu *vcpu)
 {
-	int err = shadow_root_is_valid(vcpu) ? 0 : load_root(vcpu);
+	int err = shadow_root_is_valid(vcpu) ? 0 : load_shadow_root(vcpu);
 
 	locks_assert_none();
 	if (err || !vcpu->shadow.lags)
@@ -108,7 +108,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 		use = page->writable ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
 	if (page->refcounted)
 		vm->host->page_put(vm->host_ctx, page, use);
-	reclaim_exit();
+	reclaim_leave();
 	shadow_commit(vm, &debt);
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);

@@ -92,8 +92,7 @@ static void test_children(void **state)
 	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 2), 0);
 	biglock_write_lock(&machine.vm->mmu_lock);
 	assert_int_equal(
-	    tdp_split_range(machine.vm, 0, (gfn_t){MIDDLE}, (gfn_t){MIDDLE + 1}, &tables),
-	    TDP_DONE);
+	    tdp_split_range(machine.vm, 0, (gfn_t){MIDDLE}, (gfn_t){MIDDLE + 1}, &tables), 0);
 	biglock_write_unlock(&machine.vm->mmu_lock);
 	table_cache_drain(&tables, &machine.vm->arena);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);

@@ -110,7 +110,7 @@ static void test_kept_by_the_mmu(void **state)
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	reclaim_enter();
 	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){1}, &level);
-	reclaim_exit();
+	reclaim_leave();
 	*entry &= ~(f->writable | f->dirty | f->mmu_writable);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_FIXED);
 	assert_int_equal(fast_faults(), 0);

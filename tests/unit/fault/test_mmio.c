@@ -121,7 +121,7 @@ static uint64_t *entry_of(uint64_t gfn)
 
 	reclaim_enter();
 	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
-	reclaim_exit();
+	reclaim_leave();
 	return entry;
 }
 
@@ -331,7 +331,7 @@ static void test_never_over_memory(void **state)
 	assert_int_equal(*entry_of(1), leaf);
 	assert_int_equal(
 	    tdp_map_mmio(machine.vcpus[0], machine.vcpus[0]->root, (gfn_t){9}, 3, &debt), TDP_DONE);
-	reclaim_exit();
+	reclaim_leave();
 	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
 	assert_int_equal(entry_mmio_generation(machine.vm->format, *entry_of(9)), 3);
 	vm_end();

@@ -115,7 +115,7 @@ static struct tdp_mapping mapping_of(const struct combination *c)
 	biglock_read_lock(&vm->mmu_lock, NULL);
 	reclaim_enter();
 	mapping = fault_make_mapping(vm, memslot_lookup(vm, 0, fault.gfn, NULL), &fault, &found);
-	reclaim_exit();
+	reclaim_leave();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 	return mapping;
 }

@@ -145,7 +145,7 @@ static int lookup(const struct memslot *slot, u64 gfn, enum gmem_access access,
 
 	reclaim_enter();
 	error = gmem_lookup_begin(slot, (gfn_t){gfn}, access, result);
-	reclaim_exit();
+	reclaim_leave();
 	return error ? error : gmem_lookup_finish(result);
 }
 
@@ -370,7 +370,7 @@ static void test_lookup_order(void **state)
 	/* Found at once the next time; no step is done twice. */
 	reclaim_enter();
 	assert_int_equal(gmem_lookup_begin(&slot, (gfn_t){103}, GMEM_PRIVATE, &result), 0);
-	reclaim_exit();
+	reclaim_leave();
 	assert_true(result.found);
 	assert_null(result.file);
 	assert_int_equal(gmem_lookup_finish(&result), 0);
@@ -568,7 +568,7 @@ static void test_release(void **state)
 	assert_int_equal(bind(&f, &slot, 0), 0);
 	reclaim_enter();
 	assert_int_equal(gmem_lookup_begin(&slot, (gfn_t){1}, GMEM_SHARED, &late), 0);
-	reclaim_exit();
+	reclaim_leave();
 	assert_non_null(late.file);
 	release(f.gmem);
 	f.gmem = NULL;
@@ -595,7 +595,7 @@ static void test_stale(void **state)
 	for (u64 i = 0; i < 3; i++)
 		assert_int_equal(gmem_lookup_begin(&slot, (gfn_t){2 * i}, GMEM_PRIVATE, &late[i]),
 				 0);
-	reclaim_exit();
+	reclaim_leave();
 	assert_int_equal(unbind(f.vm, &slot), 0);
 	assert_int_equal(bind(&f, &elsewhere, 0), 0);
 	assert_int_equal(lookup(&elsewhere, 500, GMEM_PRIVATE, &result), 0);
@@ -624,7 +624,7 @@ static void test_stale_block(void **state)
 	assert_int_equal(bind(&f, &slot, 0), 0);
 	reclaim_enter();
 	assert_int_equal(gmem_lookup_begin(&slot, (gfn_t){7}, GMEM_PRIVATE, &late), 0);
-	reclaim_exit();
+	reclaim_leave();
 	assert_int_equal(unbind(f.vm, &slot), 0);
 	assert_int_equal(bind(&f, &part, 0), 0);
 	assert_int_equal(gmem_lookup_finish(&late), -ESTALE);

@@ -238,7 +238,7 @@ static int lookup_begin(uint64_t gfn, enum gmem_access access, struct gmem_looku
 	reclaim_enter();
 	error = gmem_lookup_begin(memslot_lookup(machine.vm, 0, (gfn_t){gfn}, NULL), (gfn_t){gfn},
 				  access, lookup);
-	reclaim_exit();
+	reclaim_leave();
 	return error;
 }
 

@@ -190,7 +190,7 @@ static void *reader(void *arg)
 		    attributes_get(race->vm, (gfn_t){500}) != PRIVATE ||
 		    !attributes_uniform(race->vm, (gfn_t){300}, 400, &value))
 			__atomic_fetch_add(&race->wrong, 1, __ATOMIC_RELAXED);
-		reclaim_exit();
+		reclaim_leave();
 	}
 	return NULL;
 }

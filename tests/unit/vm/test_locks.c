@@ -26,7 +26,7 @@ static void take(struct quire_vm *vm, unsigned int held)
 static void release(struct quire_vm *vm, unsigned int held)
 {
 	if (held & SECTION)
-		reclaim_exit();
+		reclaim_leave();
 	if (held & EXCLUSIVE)
 		biglock_write_unlock(&vm->mmu_lock);
 	if (held & SHARED)

@@ -467,7 +467,7 @@ static void *reader(void *arg)
 				  !memslot_has(slot, (gfn_t){100 + lookups % 64}));
 		slot = memslot_lookup(race->vm, 0, (gfn_t){300}, &hint);
 		wrong += slot && (slot->id != 3 || slot->base_gfn.v != 300);
-		reclaim_exit();
+		reclaim_leave();
 		lookups++;
 		__atomic_fetch_add(&race->lookups, 1, __ATOMIC_RELAXED);
 	}

@@ -166,7 +166,7 @@ static void test_zap_leaves_mmio(void **state)
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
 	reclaim_enter();
 	assert_true(entry_is_mmio(f, *tdp_find(machine.vm, root, (gfn_t){510}, &level)));
-	reclaim_exit();
+	reclaim_leave();
 	/* It goes with its root. */
 	quire_vm_set_nx_huge_pages(machine.vm, 1);
 	assert_null(machine.vm->roots.valid[0]);
