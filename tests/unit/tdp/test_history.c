@@ -55,7 +55,7 @@ static uint64_t look_up(uint64_t gfn)
 			return ((page & ~below) + (gfn & below)) << 12 | f->present |
 			       (entry & f->hw_present) | (entry & f->writable);
 		}
-		table = (uint64_t *)(uintptr_t)(entry & ENTRY_ADDRESS_MASK);
+		table = (uint64_t *)(uintptr_t)((entry & ENTRY_ADDRESS_MASK) + f->tables.offset);
 	}
 }
 
