@@ -36,6 +36,16 @@ char *environment_run_directory(void)
 	return directory_variable;
 }
 
+/*
+ * gcc's AddressSanitizer is a shared library and insists on being the first. Behind us it does as
+ * well: what we do not answer goes on to it. It asks for this by name.
+ */
+const char *__asan_default_options(void);
+INTERPOSED const char *__asan_default_options(void)
+{
+	return "verify_asan_link_order=0";
+}
+
 __attribute__((constructor)) static void library_loaded(void)
 {
 	const char *directory = getenv(PARAMS_RUN_DIR);

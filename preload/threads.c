@@ -1,4 +1,5 @@
-/* Threads of the client's: the kernel's dispatch of system calls is of a thread (preload/trap.h).
+/* Threads of the client's: the kernel's dispatch of system calls is of a thread (preload/trap.h),
+ * and so is a small stack.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -6,6 +7,7 @@
 
 #include "frontend/run/signal_actions.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/room.h"
 #include "preload/real.h"
 #include "preload/trap.h"
 
@@ -14,6 +16,7 @@ struct start {
 	void *(*function)(void *argument);
 	thrd_start_t c_function; /* instead of @function */
 	void *argument;
+	size_t stack_bytes; /* 0: the usual */
 	bool is_hidden;
 };
 
@@ -22,8 +25,12 @@ static struct start begin(void *opaque)
 	struct start start = *(struct start *)opaque;
 
 	process_heap_free(opaque);
-	signal_trap_begin(start.is_hidden);
-	trap_arm();
+	if (trap_is_started()) {
+		signal_trap_begin(start.is_hidden);
+		trap_arm();
+	}
+	if (start.stack_bytes)
+		process_room_note_thread(start.stack_bytes);
 	return start;
 }
 
@@ -58,9 +65,11 @@ INTERPOSED int pthread_create(pthread_t *thread, const pthread_attr_t *attribute
 	struct start *start;
 	int error;
 
-	if (client_call_active() || !trap_is_started())
+	if (client_call_active())
 		return REAL(pthread_create)(thread, attributes, function, argument);
 	start = start_make(&(struct start){.function = function, .argument = argument});
+	if (start && attributes && pthread_attr_getstacksize(attributes, &start->stack_bytes))
+		start->stack_bytes = 0;
 	if (!start)
 		return EAGAIN;
 	error = REAL(pthread_create)(thread, attributes, run, start);

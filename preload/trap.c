@@ -228,11 +228,20 @@ static void spare_clock(void)
 	trap_arm();
 }
 
+/* ThreadSanitizer's, in a program that is built with it. */
+void __tsan_init(void) __attribute__((weak));
+
 void trap_start(void)
 {
 	struct region libc = code_of((uint64_t)(uintptr_t)gnu_get_libc_version);
 	uint64_t found;
 
+	/*
+	 * It makes system calls of its own with locks held that its mutexes take, with which we
+	 * would serve them, and blocks SIGSYS around handlers.
+	 */
+	if (&__tsan_init)
+		return;
 	trap_passing[0] = libc.start;
 	trap_passing[1] = libc.end - libc.start;
 	dl_iterate_phdr(search_linker, &linker);

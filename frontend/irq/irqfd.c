@@ -444,7 +444,7 @@ void irqfds_destroy(struct vm *vm)
 
 	if (listener->started) {
 		(void)!write(listener->control_fd, &one, sizeof(one));
-		pthread_join(listener->thread, NULL);
+		helper_join(listener->thread);
 		process_lock_acquire(&irqfds_lock);
 		for (uint32_t i = 0; i < IRQFD_BUCKETS; i++)
 			while (listener->buckets[i])

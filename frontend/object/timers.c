@@ -26,7 +26,7 @@ void vm_timers_destroy(struct vm_timers *timers)
 	process_event_happen(&timers->changed);
 	process_lock_release(&timers->lock);
 	if (timers->started)
-		pthread_join(timers->thread, NULL);
+		helper_join(timers->thread);
 }
 
 void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,

@@ -16,6 +16,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/lock.h"
 #include "hosts/process/process.h"
+#include "hosts/process/room.h"
 #include "hosts/process/sys.h"
 
 /*
@@ -112,12 +113,23 @@ NOT_INLINE static void deliver_recorded(void)
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&mask), 0, 8);
 }
 
+static void run_set_cancel(void *state)
+{
+	pthread_setcancelstate(*(const int *)state, (int *)state);
+}
+
+/* libc's function may be a sanitizer's, which takes kilobytes. */
+static void set_cancel(int *state)
+{
+	process_with_room(run_set_cancel, state);
+}
+
 void client_call_begin(void)
 {
-	int cancel_state;
-
 	if (client_call_depth++ == 0) {
-		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+		int cancel_state = PTHREAD_CANCEL_DISABLE;
+
+		set_cancel(&cancel_state);
 		signal_state.cancel_state = cancel_state;
 		if (signal_state.in_doubt)
 			signal_call_open();
@@ -127,7 +139,7 @@ void client_call_begin(void)
 void client_call_end(void)
 {
 	struct signal_state *state = &signal_state;
-	int saved_errno = errno;
+	int saved_errno = errno, cancel_state;
 
 	if (client_call_depth > 1) {
 		client_call_depth--;
@@ -143,7 +155,8 @@ void client_call_end(void)
 	/* libc up to 2.36 forgets the thread's result when it acts on a late cancellation. */
 	if (signal_state_cancel_is_due(state))
 		pthread_exit(PTHREAD_CANCELED);
-	pthread_setcancelstate(state->cancel_state, NULL);
+	cancel_state = state->cancel_state;
+	set_cancel(&cancel_state);
 	errno = saved_errno;
 }
 

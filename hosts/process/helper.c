@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -206,8 +207,17 @@ static int start_detached(void *(*function)(void *), void *argument)
 	int error = start(&thread, function, argument);
 
 	if (!error)
-		pthread_detach(thread);
+		(void)thrd_detach(thread);
 	return error;
+}
+
+/*
+ * A sanitizer stands before the functions of POSIX, not before those of C, and has not seen our
+ * threads begin. To libc they are the same.
+ */
+void helper_join(pthread_t thread)
+{
+	(void)thrd_join(thread, NULL);
 }
 
 /* Before the first helper of a process. */
@@ -252,5 +262,5 @@ void helper_apart(void (*function)(void *argument), void *argument)
 	if (helper_start(&thread, run_errand, &errand))
 		function(argument);
 	else
-		pthread_join(thread, NULL);
+		helper_join(thread);
 }

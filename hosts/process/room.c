@@ -1,4 +1,4 @@
-/* Room on the stack, for work of ours in a client's signal handler. */
+/* Room on the stack, for work of ours in signal handlers and threads that have little. */
 #include "hosts/process/room.h"
 
 #include <pthread.h>
@@ -14,17 +14,22 @@
 #define ROOM_BYTES (UINT64_C(128) << 10)
 #define SET_BYTES 8
 
-static _Thread_local struct {
+struct stack {
 	uint64_t start, size_bytes;
-	uint64_t room; /* 0: none */
-} alternate __attribute__((tls_model("initial-exec")));
+};
+
+static _Thread_local struct {
+	struct stack alternate, own; /* no bytes: none, or it is large */
+	uint64_t room;		     /* 0: none */
+	uint32_t is_used;
+} stacks __attribute__((tls_model("initial-exec")));
 
 static pthread_key_t room_key;
 static bool has_key;
 
 static void room_free(void *room)
 {
-	alternate.room = 0;
+	stacks.room = 0;
 	sys_call(SYS_munmap, sys_address(room), ROOM_BYTES);
 }
 
@@ -33,13 +38,11 @@ __attribute__((constructor(101))) static void room_start(void)
 	has_key = !pthread_key_create(&room_key, room_free);
 }
 
-void process_room_note(uint64_t start, size_t size_bytes)
+static void room_make(void)
 {
 	long room;
 
-	alternate.start = start;
-	alternate.size_bytes = size_bytes;
-	if (!size_bytes || alternate.room || !has_key)
+	if (stacks.room || !has_key)
 		return;
 	room = process_map(ROOM_BYTES, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
@@ -48,15 +51,39 @@ void process_room_note(uint64_t start, size_t size_bytes)
 	if (pthread_setspecific(room_key, (void *)room))
 		sys_call(SYS_munmap, (uint64_t)room, ROOM_BYTES);
 	else
-		alternate.room = (uint64_t)room;
+		stacks.room = (uint64_t)room;
+}
+
+void process_room_note(uint64_t start, size_t size_bytes)
+{
+	stacks.alternate = (struct stack){start, size_bytes};
+	if (size_bytes)
+		room_make();
+}
+
+void process_room_note_thread(size_t size_bytes)
+{
+	uint64_t here = sys_address(__builtin_frame_address(0));
+
+	if (size_bytes >= 2 * ENOUGH_BYTES)
+		return;
+	stacks.own = (struct stack){here - size_bytes, size_bytes};
+	room_make();
+}
+
+static bool is_low(const struct stack *stack, uint64_t here)
+{
+	uint64_t left = here - stack->start;
+
+	return left < stack->size_bytes && left < ENOUGH_BYTES;
 }
 
 bool process_is_cramped(void)
 {
 	uint64_t here = sys_address(__builtin_frame_address(0));
 
-	return here - alternate.start < alternate.size_bytes &&
-	       here - alternate.start < ENOUGH_BYTES && alternate.room;
+	return stacks.room && !stacks.is_used &&
+	       (is_low(&stacks.alternate, here) || is_low(&stacks.own, here));
 }
 
 /* Calls @run(@argument) on the stack that ends at @top. */
@@ -91,7 +118,7 @@ struct visit {
 };
 
 /* On the other stack. The kernel would begin anew at the top of the alternate one. */
-static void on_room(void *opaque)
+static void leave_alternate(void *opaque)
 {
 	const stack_t none = {.ss_flags = SS_DISABLE};
 	struct visit *visit = opaque;
@@ -105,16 +132,24 @@ __attribute__((noinline)) static void leave_stack(void (*run)(void *argument), v
 {
 	static const uint64_t all = UINT64_MAX;
 	/* What is left of the alternate stack is little: all of ours is on the other one. */
-	struct visit *visit = (struct visit *)(alternate.room + ROOM_BYTES) - 1;
+	struct visit *visit = (struct visit *)(stacks.room + ROOM_BYTES) - 1;
+	uint64_t top = sys_address(visit) & ~UINT64_C(15);
 
+	stacks.is_used = 1;
 	visit->run = run;
 	visit->argument = argument;
+	if (!is_low(&stacks.alternate, sys_address(__builtin_frame_address(0)))) {
+		process_stack_call(run, argument, top);
+		stacks.is_used = 0;
+		return;
+	}
 	/* Until the kernel knows of no alternate stack, a signal would spoil the frames on it. */
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&all), sys_address(&visit->mask),
 		 SET_BYTES);
-	process_stack_call(on_room, visit, sys_address(visit) & ~UINT64_C(15));
+	process_stack_call(leave_alternate, visit, top);
 	/* On it again; a signal that comes before this call goes on below. */
 	sys_call(SYS_sigaltstack, sys_address(&visit->stack), 0);
+	stacks.is_used = 0;
 }
 
 void process_with_room(void (*run)(void *argument), void *argument)

@@ -1,4 +1,4 @@
-/* Room on the stack, for work of ours in a client's signal handler. */
+/* Room on the stack, for work of ours in signal handlers and threads that have little. */
 #ifndef QUIRE_HOSTS_PROCESS_ROOM_H
 #define QUIRE_HOSTS_PROCESS_ROOM_H
 
@@ -12,12 +12,15 @@
  */
 void process_room_note(uint64_t start, size_t size_bytes);
 
-/* Does it stand on that, with little left? */
+/* The running thread has just begun, on a stack of @size_bytes of its own. */
+void process_room_note_thread(size_t size_bytes);
+
+/* Does it stand on one of these, with little left? */
 bool process_is_cramped(void);
 
 /*
- * Call @run(@argument), on a stack of ours where the thread stands on its alternate stack and
- * little of that is left. Signals that come meanwhile find the thread on no alternate stack, so
+ * Call @run(@argument), on a stack of ours where process_is_cramped(). Signals that come meanwhile
+ * find the thread on no alternate stack, so
  * @run must return and no handler of the client's may run in it: call it inside a client call.
  * errno is kept over all but @run.
  */

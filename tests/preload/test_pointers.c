@@ -443,6 +443,12 @@ static long call_sigaction(void *function, const struct arguments *arguments)
 			: syscall(SYS_rt_sigaction, SIGUSR1, PATH, SECOND, 8);
 }
 
+static long call_sigaltstack(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(const stack_t *, stack_t *), NULL, PATH)
+			: syscall(SYS_sigaltstack, 0, PATH);
+}
+
 static long call_sigprocmask(void *function, const struct arguments *arguments)
 {
 	return function ? CALL(int (*)(int, void *, void *), SIG_BLOCK, PATH, SECOND)
@@ -575,6 +581,7 @@ static const struct row rows[] = {
     {"shmat", call_shmat, {NULL}, 1},
     {"shmdt", call_shmdt, {NULL}, 1},
     {"sigaction __sigaction", call_sigaction, {BUFFER, room[2]}, 1},
+    {"sigaltstack", call_sigaltstack, {BUFFER}, 1},
     {"sigprocmask", call_sigprocmask, {BUFFER, room[2]}, 1},
     {"execveat", call_execveat, {TRUE_PATH, STRINGS, STRINGS}, 1},
     {"ppoll", call_ppoll, {BUFFER}, 1},
@@ -587,7 +594,8 @@ static const struct row rows[] = {
 /* Interposed, and without a pointer that anything is read from or written to; or it would wait, or
  * libc's own death is right. */
 static const char no_pointers[] =
-    " _Exit _Fork _exit clone close close_range closefrom dup dup2 dup3 fallocate fallocate64 "
+    " __asan_default_options _Exit _Fork _exit clone close close_range closefrom dup dup2 dup3 "
+    "fallocate fallocate64 "
     "fchmod "
     "fchown fdatasync flock fsync isatty readahead sync_file_range syscall "
     "ftruncate ftruncate64 lseek lseek64 posix_fallocate posix_fallocate64 pthread_cancel sbrk "
