@@ -30,14 +30,15 @@ CLEAN = {
     "cli/two/a.c": '/* Folders of one line of LAYERS. */\n#include "cli/one/a.h"\n',
     "docs/A.md": "`x_of()` is in `src/tdp/map.c`, and `/dev/kvm` and `x86/a.c` are not ours.\n",
 }
-LONG = "/* A file. */\nint long_one(void)\n{\n" + "\tx();\n" * 69 + "}\n"
+LONG = "/* A file. */\nint long_one(void)\n{\n" + "\tx();\n" * 59 + "}\n"
 
 # rule, file, its text
 BROKEN = [
     ("size", "src/tdp/a.c", LONG),
     ("size", "src/tdp/a.c", "/* A file. */\nint f(int a, int b, int c, int (*d)(int, int), int e,\n"
                             "      int g);\n"),
-    ("size", "src/tdp/a.c", "/* A file. */\n" + "int x;\n" * 1000),
+    ("size", "src/tdp/a.c", "/* A file. */\n" + "int x;\n" * 600),
+    ("size", "vcpu/a.c", "/* A file. */\n" + "int x;\n" * 800),
     ("columns", "src/tdp/a.c", "/* A file. */\nvoid f(void)\n{\n" + "\t" * 13 + "g();\n}\n"),
     ("bool", "src/tdp/a.h", "/* A header. */\nint a(int x,\n      bool y);\n"),
     ("bool", "include/quire/x.h", "/* A header. */\nbool a(void);\n"),
