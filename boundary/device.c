@@ -47,9 +47,9 @@ long device_ioctl(const struct object_call *call)
 }
 
 /*
- * KVM's commands on what is no object of ours: a descriptor of the device is /dev/kvm, whoever
- * opened it and by what path; any other file has no such command. The kernel must not be asked, for
- * the run's filter has an errno of its own for them.
+ * KVM's commands on what is no object of ours: a descriptor of the device is /dev/kvm, whichever
+ * process opened it and by what path; any other file has no such command. The kernel must not be
+ * asked, for the run's filter has an errno of its own for them.
  */
 long device_other_ioctl(const struct boundary_call *call)
 {

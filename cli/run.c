@@ -338,7 +338,7 @@ static void set_handlers(struct run *run)
 		sigaddset(&passed, passed_on[i]);
 	sigprocmask(SIG_BLOCK, &passed, &run->client_mask);
 	child_pid = 0;
-	/* Whoever ignores it gets no child's status: neither would we. */
+	/* A parent that ignores it gets no child's status, and so would we. */
 	sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, &run->client_child);
 	sigaction(SIGUSR2, NULL, &run->client_usr2);
 	for (size_t i = 0; i < sizeof(passed_on) / sizeof(passed_on[0]); i++) {

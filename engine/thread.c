@@ -133,13 +133,13 @@ static void *partner_main(void *argument)
 {
 	struct birth *birth = argument;
 	struct engine_thread *thread = birth->thread;
-	static int nobody;
+	static int no_thread;
 
 	thread->engine_fs = thread_fs_read();
 	thread->stack_bytes =
 	    ((uint64_t)__builtin_frame_address(0) & ~UINT64_C(63)) - thread->stack_base;
 	/* The kernel is not to clear libc's number of this thread. */
-	sys_call(SYS_set_tid_address, sys_address(&nobody));
+	sys_call(SYS_set_tid_address, sys_address(&no_thread));
 	__asm__ volatile("movl $1, (%0)\n\t"
 			 "movl $202, %%eax\n\t" /* futex */
 			 "movq %0, %%rdi\n\t"

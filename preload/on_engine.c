@@ -66,7 +66,7 @@ static void vectors_write(struct room *room, struct on_engine *start)
 }
 
 /*
- * Where the engine is: in the run's directory, or beside the library for a user who may not look
+ * Where the engine is: in the run's directory, or beside the library for a user that may not look
  * there. 0 or -ENOEXEC.
  */
 static int engine_find(char engine[PATH_MAX])

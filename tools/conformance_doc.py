@@ -67,7 +67,7 @@ DECIDED = """
 
 
 def decision(name):
-    """("never", why), ("later", why), or None when nobody has decided."""
+    """("never", why), ("later", why), or None when it is not decided."""
     for beginning, when, why in DECISIONS:
         if name.startswith(beginning):
             return when, why

@@ -52,7 +52,7 @@ class Ending:
             child.wait()
 
 
-# One a process: whoever catches its signals sets it.
+# One a process: the module that catches its signals sets it.
 ending = Ending()
 
 

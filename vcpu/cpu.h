@@ -54,7 +54,7 @@ struct cpu_state {
 	uint8_t nmi_pending, nmi_masked;
 	uint8_t nmi_injected;	    /* to be delivered first; masks none */
 	uint8_t exception_pending;  /* to be delivered before the next instruction */
-	uint8_t exception_injected; /* nobody intercepts it any more */
+	uint8_t exception_injected; /* L1 cannot intercept it any more */
 	uint8_t exception_vector, exception_has_error;
 	uint32_t exception_error;
 	uint64_t exception_payload; /* CR2 for #PF, DR6 for #DB */

@@ -10,7 +10,7 @@
 #define LOOKUPS 1000000u
 #define GFNS 65536u /* random ones, made beforehand; a power of two */
 
-/* Somewhere the slots may claim to be: nobody touches it. */
+/* An address that slots may claim: no test touches it. */
 #define HVA_BASE (UINT64_C(1) << 40)
 
 static int slot_set(struct quire_vm *vm, u32 id, u64 size_bytes)

@@ -58,7 +58,7 @@ static bool view_allows(const struct oracle *oracle, const struct oracle_view *v
 
 	if (!view_has(view, gfn) || (access->write && (view->flags & QUIRE_SLOT_READONLY)))
 		return false;
-	/* A frame that several pages show is nobody's to write. */
+	/* No vCPU may write a frame that several pages show. */
 	if (access->write && (oracle->machine->host.pages[page].flags & SIM_SHARED) &&
 	    frame == host_frame(oracle, (uint32_t)page))
 		return false;

@@ -491,7 +491,7 @@ static void check_logs(void)
 	}
 }
 
-/* The VM ends, while the host takes pages away: whoever comes last turns off the light. */
+/* The VM ends, while the host takes pages away: the last of the two frees it. */
 static void end_body(uint32_t thread, void *ctx)
 {
 	const struct sim_op replace = {.npages = 3};

@@ -1,6 +1,6 @@
 /*
  * A blob of virtio-gpu: a buffer that a graphics driver made of one large block of pages. Only the
- * block's first page has a reference count, so nobody may take references to the others; the guest
+ * block's first page has a reference count, so no user may take references to the others; the guest
  * is shown all of them, both sides write, and the driver takes the buffer back while the guest is
  * writing. What keeps this safe is the invalidation alone: it returns when the guest is out.
  */
@@ -110,7 +110,7 @@ static void write_from_both_sides(void)
 		check(blob_bytes(i)[1] == i + 100, "the device reads what the guest wrote");
 		check(host.frames[blob_frames[i]].references == 1, "no reference is held");
 		check(i == 0 || !host.frames[blob_frames[i]].dirty,
-		      "a page that nobody counts is not touched");
+		      "a page without a count is not touched");
 	}
 	check(host.violations == 0, "the host's counts are the host's");
 }
@@ -126,7 +126,7 @@ static void draw(void)
 	}
 }
 
-/* Virtual thread 1: the driver takes the buffer away and gives its frames to somebody else. */
+/* Virtual thread 1: the driver takes the buffer away and gives its frames to another user. */
 static void take_away(void)
 {
 	hva_t start = sim_hva(BLOB_PAGE), end = sim_hva(BLOB_PAGE + BLOB_PAGES);

@@ -42,7 +42,7 @@ static int perform(struct guest *guest, const struct quire_stage2 *stage2, struc
 		guest->tlb[gfn % GUEST_TLB_PAGES].page = page;
 		guest->tlb[gfn % GUEST_TLB_PAGES].writable = access->is_store;
 	}
-	/* Whoever takes the page away now must wait for this access. */
+	/* A change that takes the page away now must wait for this access. */
 	sched_yield_point();
 	byte = &page[access->gpa & ~QUIRE_PAGE_MASK];
 	if (access->is_store)

@@ -37,7 +37,7 @@ static void chunk_free(void *ctx, void *chunk)
 	free(chunk);
 }
 
-/* Here a page's number is its address: whoever walks the tables can touch what they lead to. */
+/* Here a page's number is its address: a walker of the tables can touch what they lead to. */
 static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
 	*page = (struct quire_page){.pfn = {hva.v >> QUIRE_PAGE_SHIFT}, .writable = 1};
@@ -94,7 +94,7 @@ static void store_punch(void *ctx, void *store, uint64_t index, uint64_t npages)
 	(void)store_zero(ctx, store, index, npages);
 }
 
-/* One thread: nobody is ever in guest mode while another asks for something. */
+/* One thread: no vCPU is in guest mode while the host asks for something. */
 static void kick(void *ctx, void *cookie)
 {
 }

@@ -126,7 +126,7 @@ static void on_step(struct story *story, uint32_t step)
 		story->busy = 1;
 		break;
 	default:
-		expect(story, 0, "the guest reported a step that nobody knows");
+		expect(story, 0, "the guest reported an unknown step");
 	}
 }
 

@@ -43,7 +43,7 @@
 #include "hosts/process/sys.h"
 
 #define BUCKETS 4096u
-/* How many closes pass before the files nobody closed through us are looked at, too. */
+/* How many closes pass before the files that no close of ours named are looked at, too. */
 #define SWEEP_EVERY 4096u
 
 /* Fields without a letter never change. [T] under table_lock, [A] atomic. */

@@ -3,8 +3,8 @@
  *
  * The memory is a mapping of the maker's alone, and so are the VM's tables. From its first fork
  * with a guest_memfd on, a process has a socket with an address that its children know by their
- * copy of its memory, and a thread that serves it. A child asks with a key that nobody else can
- * know.
+ * copy of its memory, and a thread that serves it. A child asks with a key that no other process
+ * can know.
  */
 #include "frontend/file/gmem_remote.h"
 

@@ -13,8 +13,8 @@
  * | word still the file: readers - 1        |                                                 |
  * | else: references - 1                    |                                                 |
  *
- * A reader's count keeps the file: whoever takes the word away turns it into a reference first, and
- * the table's own reference goes later still.
+ * A reader's count keeps the file: the thread that takes the word away turns it into a reference
+ * first, and the table's own reference goes later still.
  */
 #include "frontend/file/numbers.h"
 

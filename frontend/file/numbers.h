@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /*
- * A cache: the kernel's answer (fstat) is the truth, and whoever found it out may keep it here.
- * Calls that change descriptors say so afterwards, by numbers_changed(). Changes that are not
+ * A cache: the kernel's answer (fstat) is the truth, and a thread that found it out may keep it
+ * here. Calls that change descriptors say so afterwards, by numbers_changed(). Changes that are not
  * seen (raw system calls, a close inside libc) leave an entry that is wrong, so an entry is
  * believed only where a wrong one does no harm:
  *

@@ -24,7 +24,8 @@ struct ioapic {
 	uint8_t sources[IOAPIC_LINES]; /* sources that drive a line high, a bit each */
 	uint32_t storm[IOAPIC_LINES];  /* ends of interrupt in a row that found the line high */
 	struct vm_timer storm_timer;
-	/* The clock's line 8: who has its interrupt and has not ended it; for KVM_IRQ_LINE_STATUS.
+	/* The clock's line 8: which vCPUs have its interrupt and have not ended it; for
+	 * KVM_IRQ_LINE_STATUS.
 	 */
 	uint64_t clock_waits[IOAPIC_MAX_VCPUS / 64];
 	uint8_t clock_vector;
@@ -54,7 +55,7 @@ void ioapic_write(struct vm *vm, uint64_t offset, uint32_t value);
 void ioapic_eoi(struct vcpu *vcpu, uint8_t vector, bool level);
 void ioapic_get_state(const struct ioapic *ioapic, struct kvm_ioapic_state *state);
 void ioapic_set_state(struct vm *vm, const struct kvm_ioapic_state *state);
-/* What is waited for follows the entries, the routes and who wants to know. */
+/* The ends that are waited for follow the entries, the routes and the listeners. */
 void ioapic_scan(struct vm *vm);
 /* A local APIC's state was set: does it still owe the end of the clock's interrupt? */
 void ioapic_clock_restore(struct vm *vm);

@@ -1,4 +1,4 @@
-/* The I/O buses: who answers an access before the client is asked. */
+/* The I/O buses: what answers an access before the client is asked. */
 #include "frontend/irq/iobus.h"
 
 #include "frontend/file/hidden_fd.h"

@@ -45,7 +45,7 @@ struct iobus {
 
 void iobus_init(struct iobus *bus);
 void iobus_destroy(struct iobus *bus);
-/* An access nobody else answered: DONE when an eventfd or a coalesced zone took it. */
+/* An access that no device answered: DONE when an eventfd or a coalesced zone took it. */
 enum cpu_io_result iobus_access(struct vm *vm, enum iobus_kind kind, const struct cpu_io *io);
 
 /* coalesced.c; append a write that lies inside a zone. Under bus.lock. */

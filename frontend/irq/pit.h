@@ -17,7 +17,7 @@ struct vm;
 
 /*
  * All under irqchip.lock. Channel 0 raises interrupts; 1 and 2 only count. Where its line is masked
- * everywhere, the timer sleeps: ticks are counted by the clock when somebody wants to know.
+ * everywhere, the timer sleeps: ticks are counted by the clock when a reader wants to know.
  */
 struct pit {
 	bool present;

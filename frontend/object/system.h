@@ -7,7 +7,7 @@
 struct quire_vm_config;
 struct vm;
 
-/* A VM comes and goes: whoever watches the client's memory calls is told. 0 or -ENOMEM. */
+/* A VM comes and goes: the watchers of the client's memory calls are told. 0 or -ENOMEM. */
 int system_remember_vm(struct vm *vm);
 void system_forget_vm(struct vm *vm);
 /* Has the processor a second stage of translation (npt, ept)? */

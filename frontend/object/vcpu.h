@@ -37,7 +37,7 @@ struct vm;
 /*
  * Counters that the front-end keeps beside the library's, in KVM's order and with its names. What
  * has no counterpart here stays 0: a halted vCPU does not poll, no register is reloaded, NMIs need
- * no window, and nobody tells us that a vCPU's thread was preempted.
+ * no window, and the kernel does not tell us that a vCPU's thread was preempted.
  */
 #define VCPU_HALT_COUNTS(X)     \
 	X(halt_successful_poll) \

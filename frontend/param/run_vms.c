@@ -17,7 +17,7 @@
 
 static struct process_lock marks_lock;
 static int count;	/* VMs of this process, and in a forked child also its parent's then */
-static pid_t marked_by; /* who made this process's file: not the child of a fork */
+static pid_t marked_by; /* the process that made the file: not the child of a fork */
 
 static void fork_child(void)
 {
@@ -60,7 +60,7 @@ static bool is_alive(const char *name)
 	return pid > 0 && (!kill((pid_t)pid, 0) || errno == EPERM);
 }
 
-/* Does any process of the run have a VM? With @remove all files go, whoever made them. */
+/* Does any process of the run have a VM? With @remove the files of all processes go. */
 static bool look(const char *directory, bool remove)
 {
 	DIR *entries = opendir(directory);

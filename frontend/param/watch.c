@@ -54,7 +54,7 @@ static void futex_wake(_Atomic uint32_t *word)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* Mapped once, by whoever comes first; kept for ever, over a fork, too. */
+/* Mapped once, by the first user; kept for ever, over a fork, too. */
 static struct watch_page *page_of(const char *directory)
 {
 	struct watch_page *mapped = atomic_load(&page), *none = NULL;

@@ -5,7 +5,7 @@
 
 /*
  * A page in the run's directory counts the writes, and has a place for each process that runs
- * guests. A thread of such a process sleeps on the count. Whoever writes a parameter counts, lets
+ * guests. A thread of such a process sleeps on the count. A writer of a parameter counts, lets
  * this process apply it, and waits for the others; not for ever: one that is stopped does it later.
  */
 

@@ -132,7 +132,7 @@ static int make_room(void *start, size_t size_bytes)
 	return errno == EINVAL ? 0 : -errno;
 }
 
-/* The process's whole text into the buffer that nobody reads. */
+/* The process's whole text into the buffer that has no reader. */
 static void snapshot_locked(uint32_t request)
 {
 	static char room[REPORT_TEXT_BYTES];
@@ -184,7 +184,7 @@ static void *stats_thread(void *argument)
 	return NULL;
 }
 
-/* The slot is taken by counting; whoever reads it sees by the sequence whether it is whole. */
+/* The slot is taken by counting; a reader sees by the sequence whether it is whole. */
 static void record(enum quire_trace_event event, const uint64_t *args)
 {
 #define FIELD_COUNT(group, name, count, fields) count,

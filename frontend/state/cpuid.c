@@ -150,7 +150,7 @@ static void append_kvm(struct vcpu_cpuid *list)
 		entry->eax |= BIT(KVM_FEATURE_STEAL_TIME);
 }
 
-/* AMD's virtualisation, whoever made the machine: see docs/decisions/0007-svm-on-any-machine.md. */
+/* AMD's virtualisation, on any vendor's machine: see docs/decisions/0007-svm-on-any-machine.md. */
 static void append_svm(struct vcpu_cpuid *list)
 {
 	struct kvm_cpuid_entry2 *entry = append(list, LEAF_SVM, 0);

@@ -169,7 +169,7 @@ static void fill_bank(uint64_t *bank, const struct kvm_x86_mce *mce, uint64_t st
 	bank[BANK_MISC] = mce->misc;
 }
 
-/* Uncorrected, and nobody need act: it is noted, and no exception tells the guest. */
+/* Uncorrected, and no action is needed: it is noted, and no exception tells the guest. */
 static int is_deferred(const struct kvm_x86_mce *mce)
 {
 	return !mce->mcg_status && (mce->status & STATUS_UNCORRECTED) &&

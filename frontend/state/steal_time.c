@@ -34,7 +34,7 @@ struct steal_page {
 	uint64_t steal_ns;
 	uint32_t version;
 	uint32_t flags;
-	uint8_t preempted; /* never set: nobody tells us */
+	uint8_t preempted; /* never set: the kernel does not tell us */
 	uint8_t pad[47];
 };
 _Static_assert(sizeof(struct steal_page) == 64, "layout");

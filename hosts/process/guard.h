@@ -39,7 +39,7 @@ extern _Thread_local uint64_t guard_poison_address
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 /*
- * Accesses say volatile: GCC before 12.4 drops an asm goto whose outputs nobody reads. The empty
+ * Accesses say volatile: GCC before 12.4 drops an asm goto whose outputs are not read. The empty
  * statement after one with outputs keeps those compilers from losing an output on the way out.
  */
 #define GUARD_TABLE(label)                                \
@@ -142,7 +142,8 @@ struct guard_code {
 	uint64_t pad;
 };
 
-/* Any thread. @code stays as it is until it is removed; nobody runs it then. -ENOSPC: too many. */
+/* Any thread. @code stays as it is until it is removed; no thread runs it then. -ENOSPC: too many.
+ */
 int guard_code_add(const struct guard_code *code);
 void guard_code_remove(const struct guard_code *code);
 

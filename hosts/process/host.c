@@ -25,7 +25,7 @@ static bool touch_may_sleep(uint64_t hva)
 }
 
 /*
- * A touch ends with any kick. Who has not asked for that waits on for the page: no flusher waits
+ * A touch ends with any kick. Without INTERRUPTIBLE, keep waiting for the page: no flusher waits
  * for a thread out of guest mode, and what is half written (a clock page) would stay so.
  */
 static enum guard_reason touch(uint64_t hva, uint32_t flags)

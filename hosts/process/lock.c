@@ -16,7 +16,8 @@ void process_lock_acquire(struct process_lock *lock)
 	if (__atomic_compare_exchange_n(&lock->taken, &seen, LOCK_TAKEN, 0, __ATOMIC_ACQUIRE,
 					__ATOMIC_RELAXED))
 		return;
-	/* From here on whoever releases must wake: this thread, too, when it gets the lock. */
+	/* From here on each release must wake a waiter: this thread's, too, when it gets the lock.
+	 */
 	while (__atomic_exchange_n(&lock->taken, LOCK_WAITED_FOR, __ATOMIC_ACQUIRE) != LOCK_FREE)
 		sys_call(SYS_futex, sys_address(&lock->taken), FUTEX_WAIT_PRIVATE, LOCK_WAITED_FOR);
 }

@@ -14,7 +14,7 @@ extern const struct quire_platform process_platform;
 /* The host port. Its ctx is a struct process_host. */
 extern const struct quire_host_ops process_host_ops;
 
-/* One a VM: who is told of kicks. The others of its state are the process's. */
+/* One a VM: the threads that are told of kicks. The others of its state are the process's. */
 struct process_host {
 	void *reserved;
 };
@@ -23,7 +23,7 @@ struct process_host {
  * The cookie of a vCPU: which thread runs it. The runner sets and clears it around KVM_RUN.
  */
 struct process_runner {
-	uint32_t tid; /* 0: nobody; written by the running thread, read by kickers */
+	uint32_t tid; /* 0: no thread; written by the running thread, read by kickers */
 };
 
 /* The kernel's number of the running thread, where libc knows it without a system call. */
@@ -64,7 +64,7 @@ struct process_store {
 	/* Pages never used read as zeros, and the client may write them through a mapping of its
 	 * own before the library hears of them: they must not be cleared again. */
 	bool born_zero;
-	/* The library is done with it, in any thread; takes no lock. NULL: nobody is told. */
+	/* The library is done with it, in any thread; takes no lock. NULL: no callback. */
 	void (*destroyed)(struct process_store *store);
 	/* Private, zero at first: where first touches in sequence are to go on. */
 	uint64_t runs[PROCESS_STORE_RUNS];

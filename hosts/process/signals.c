@@ -68,8 +68,8 @@ void process_runner_forked(void)
 
 /*
  * The handler aborts the access only when the thread stands on a guarded instruction. A kick that
- * comes a moment before the thread blocks in one is lost on it, so whoever waits for a vCPU to
- * leave guest mode kicks again and again until it has. A thread that left meanwhile, or a number
+ * comes a moment before the thread blocks in one is lost on it, so a thread that waits for a vCPU
+ * to leave guest mode kicks again and again until it has. A thread that left meanwhile, or a number
  * that a new thread got, sees a signal that does nothing.
  */
 void process_kick(void *ctx, void *cookie)
@@ -118,7 +118,7 @@ static void handle_kick(int signal, siginfo_t *info, void *ucontext)
 /*
  * A fault that is none of ours goes to the handler that was there before. With none, the default
  * action is put back: the instruction faults again and the process ends as it would have without
- * us; a signal that somebody sent is sent again, to the same end.
+ * us; a signal that another process sent is sent again, to the same end.
  */
 static void handle_fault(int signal, siginfo_t *info, void *ucontext)
 {

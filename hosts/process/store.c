@@ -94,7 +94,7 @@ static uint64_t run_note(struct process_store *store, uint64_t index)
 	return count;
 }
 
-/* Nonzero: some page is not there, whatever the reason; who wants it will hear. */
+/* Nonzero: some page is not there, whatever the reason; its next user gets the error. */
 static long make_pages(const struct process_store *store, uint64_t first, uint64_t npages)
 {
 	return sys_call(SYS_madvise, page_address(store, first), npages * QUIRE_PAGE_SIZE,

@@ -288,7 +288,7 @@ static void sim_free(void *ctx, void *mem, size_t size_bytes)
 	struct sim_host *host = ctx;
 
 	host->allocated_bytes -= size_bytes;
-	/* Whoever still looks there sees nothing that makes sense; the compiler knows of nobody. */
+	/* A late reader sees nothing that makes sense; the compiler knows of no reader. */
 	memset(mem, SIM_POISON, size_bytes);
 	__asm__ volatile("" : : "r"(mem) : "memory");
 	free(mem);
@@ -351,7 +351,7 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 	if (frame->poisoned)
 		return -EHWPOISON;
 	page->refcounted = is_counted(mapped, frame);
-	/* It may go at any time: only for those who hear of that. */
+	/* It may go at any time: only for callers that hear of that. */
 	if (!page->refcounted && !(flags & QUIRE_PAGE_GUARDED))
 		return -EINVAL;
 	page->pfn.v = (uint64_t)(uintptr_t)frame->bytes >> QUIRE_PAGE_SHIFT;

@@ -12,7 +12,7 @@ static void tell_begin(struct sim_host *host, uint32_t page, uint32_t npages)
 
 	if (notifier->ctx)
 		notifier->begin(notifier->ctx, sim_hva(page), sim_hva(page + npages));
-	/* The library has acknowledged; who looks the page up now must be refused by it. */
+	/* The library has acknowledged, and must refuse a lookup that comes now. */
 	sched_yield_point();
 }
 
@@ -37,7 +37,7 @@ static void copy_bytes(struct sim_host *host, uint32_t page, uint32_t from, uint
 		host->on_copy(host->on_copy_ctx, page, from, to);
 }
 
-/* Has the page a frame that nobody else holds or shares? */
+/* Has the page a frame without other holders and sharers? */
 static bool is_own(const struct sim_host *host, uint32_t page)
 {
 	const struct sim_page *at = &host->pages[page];
@@ -148,7 +148,7 @@ void sim_map_empty(struct sim_host *host, uint32_t page, uint32_t flags)
 	host->pages[page] = (struct sim_page){.flags = SIM_MAPPED | SIM_EMPTY | flags};
 }
 
-/* A frame where there was none: nobody can have an entry for it, and nobody is told. */
+/* A frame where there was none: no table can have an entry for it, and no VM is told. */
 static int give_frame(struct sim_host *host, uint32_t page, bool write)
 {
 	struct sim_page *at = &host->pages[page];

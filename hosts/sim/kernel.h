@@ -6,7 +6,7 @@
 
 /*
  * Each of these tells the notifier before and after, and yields in between, where others may run.
- * False: somebody holds a page, or it is not of that kind any more; nothing has changed.
+ * False: a page has a holder, or it is not of that kind any more; nothing has changed.
  */
 
 /* Take the frame away; the bytes come back with the next access, in another frame. */
@@ -20,7 +20,7 @@ bool sim_collapse(struct sim_host *host, uint32_t page);
 /* The host maps the SIM_BLOCK pages from @page by small entries from now on. */
 bool sim_split(struct sim_host *host, uint32_t page);
 
-/* Memory of the client's that nobody has touched: readers see one frame of zeros together. */
+/* Memory of the client's that was never touched: readers see one frame of zeros together. */
 void sim_map_empty(struct sim_host *host, uint32_t page, uint32_t flags);
 
 /*

@@ -154,7 +154,7 @@ static void count_leaves(const struct entry_format *f, const uint64_t *table, ui
 	}
 }
 
-/* The pages are all on one list, whoever points to them. */
+/* The pages are all on one list, whatever points to them. */
 static void count_shadow_leaves(const struct shadow *shadow, uint64_t leaves[5])
 {
 	for (const struct shadow_page *page = shadow->newest; page; page = page->older) {
@@ -340,7 +340,7 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, error, &fault);
 		if (ret < 0 || ret == QUIRE_EMULATE)
 			return ret;
-		/* Whoever is in the way must get a turn: the scheduler is not fair by itself. */
+		/* The thread in the way must get a turn: the scheduler is not fair by itself. */
 		if (ret == QUIRE_RETRY)
 			sched_platform.relax(0);
 	}

@@ -40,7 +40,8 @@ static bool can_run(struct virtual_thread *thread)
 	return thread->state == THREAD_READY;
 }
 
-/* Who goes on when the running thread cannot: the next in turn; a spinner only if nobody else. */
+/* The thread that goes on when the running one cannot: the next in turn; a spinner only if there is
+ * no other. */
 static bool pick_next(uint32_t *next)
 {
 	uint32_t n = sched.run->threads;
@@ -62,7 +63,7 @@ static void switch_to(uint32_t next)
 {
 	struct virtual_thread *from = &sched.threads[sched.current];
 
-	/* Spinners look again once somebody else has had a turn. */
+	/* Spinners look again once another thread has had a turn. */
 	for (uint32_t i = 0; i < sched.run->threads; i++)
 		if (i != sched.current && sched.threads[i].state == THREAD_SPINNING)
 			sched.threads[i].state = THREAD_READY;
@@ -209,7 +210,7 @@ static void sched_report(const char *text)
 	abort();
 }
 
-/* Between two runs there is one thread, so that nobody will ever end its wait. */
+/* Between two runs there is one thread, so that no other will ever end its wait. */
 #define LONELY_TURNS_MAX 1000000u
 
 static void sched_relax(unsigned int turn)

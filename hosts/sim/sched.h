@@ -33,7 +33,7 @@ struct sched_plan {
 
 enum sched_result {
 	SCHED_DONE,	/* every thread ended */
-	SCHED_DEADLOCK, /* nobody could go on */
+	SCHED_DEADLOCK, /* no thread could go on */
 	SCHED_ENDLESS,	/* the limit of steps was reached */
 };
 

@@ -10,13 +10,13 @@
 /*
  * A machine with a few thousand frames. The client's address space is one array of pages from
  * SIM_HVA_BASE: each maps a frame or nothing. A pfn is the address of a frame's bytes >> 12. Every
- * frame counts who holds it, and every allocation of the library can be made to fail.
+ * frame counts its holders, and every allocation of the library can be made to fail.
  *
  * Only the first SIM_FRAME_BYTES of a frame are cleared, poisoned and looked at: the rest would be
  * most of the time of a run.
  *
  * A machine may have rows of 1 GiB besides, for blocks of that size alone. Their bytes are address
- * space until somebody touches them, and so that nobody does without need, a run of SIM_BLOCK
+ * space until they are touched, and are not touched without need, a run of SIM_BLOCK
  * frames or more of such a row is filled at one frame in SIM_BLOCK: the others read as zero.
  */
 #define SIM_FRAMES 2048u
@@ -31,10 +31,10 @@
 enum sim_page_flags {
 	SIM_MAPPED = 1u << 0,
 	SIM_WRITABLE = 1u << 1,
-	SIM_DEVICE = 1u << 2, /* a driver's mapping of raw frames (VM_PFNMAP): nobody counts */
+	SIM_DEVICE = 1u << 2, /* a driver's mapping of raw frames (VM_PFNMAP): without counts */
 	SIM_SLOW = 1u << 3,   /* must be read from a disk first */
 	/* What a kernel makes of them by itself, see kernel.h. Without a frame of its own: */
-	SIM_EMPTY = 1u << 4,   /* nobody has touched it */
+	SIM_EMPTY = 1u << 4,   /* never touched */
 	SIM_SWAPPED = 1u << 5, /* its bytes are on a disk */
 	/* With one: */
 	SIM_SHARED = 1u << 6, /* the frame is not this page's alone: a write gets a copy */
@@ -57,13 +57,14 @@ struct sim_frame {
 	uint32_t references; /* by mappings, stores, pins */
 	uint32_t generation; /* how often it was handed out */
 	bool poisoned;
-	bool counted; /* false: nobody counts references, as with tail pages of a driver's buffer */
+	bool
+	    counted; /* false: without a reference count, as with tail pages of a driver's buffer */
 	bool reserved; /* memory of the firmware: no count either */
 	bool accessed; /* said by page_put() */
 	bool dirty;
 };
 
-/* Who hears, as of the kernel's notifier, that what [start, end) shows is about to change, and
+/* Told, as by the kernel's notifier, that what [start, end) shows is about to change, and
  * has changed. Not called while @ctx is NULL. */
 struct sim_notifier {
 	void (*begin)(void *ctx, hva_t start, hva_t end);

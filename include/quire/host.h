@@ -16,7 +16,7 @@ enum quire_page_flags {
 	QUIRE_PAGE_INTERRUPTIBLE = 1u << 2,
 	/* Keep a reference until page_put(); without it the caller is guarded by invalidation. */
 	QUIRE_PAGE_PIN = 1u << 3,
-	/* The caller is guarded by invalidation: pages that nobody counts are welcome. */
+	/* The caller is guarded by invalidation: pages without a reference count are welcome. */
 	QUIRE_PAGE_GUARDED = 1u << 4,
 };
 
@@ -70,8 +70,8 @@ struct quire_host_ops {
 	/*
 	 * The page behind @hva, faulted in as the guest's access would. 0, or -EFAULT (nothing
 	 * there, or not with this access), -EHWPOISON, -EINTR, -EAGAIN (NOWAIT), -EROFS (a
-	 * device's read-only entry: the write is to be emulated), -EINVAL (nobody counts the page,
-	 * and the caller did not say GUARDED), -ENOMEM.
+	 * device's read-only entry: the write is to be emulated), -EINVAL (the page has no
+	 * reference count, and the caller did not say GUARDED), -ENOMEM.
 	 */
 	int (*page_get)(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page);
 	/* Give back what page_get() gave. Called under mmu_lock or without a lock; never sleeps. */

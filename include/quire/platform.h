@@ -1,4 +1,4 @@
-/* The threads below the library: how it waits, wakes and knows who is running. */
+/* The threads below the library: how it waits, wakes and finds the running thread. */
 #ifndef QUIRE_PLATFORM_H
 #define QUIRE_PLATFORM_H
 

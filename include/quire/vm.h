@@ -37,7 +37,7 @@ struct quire_vm_config {
 	const struct quire_tunables *tunables; /* may be shared by VMs; NULL: the defaults */
 };
 
-/* Read at each use, written by whoever serves the module parameters. */
+/* Read at each use, written by the code that serves the module parameters. */
 struct quire_tunables {
 	uint32_t eager_page_split; /* 1 */
 	uint32_t gmem_huge_pages;  /* 0: guest_memfd's order is 0, as in Linux */

@@ -327,7 +327,7 @@ static void test_restart(void)
 	}
 	CHECK(read(ends[0], &byte, 1) == 1 && handled == 1);
 	CHECK(waitpid(child, &status, 0) == child && !status);
-	/* A call that is trapped and forwarded, too: a FIFO that nobody writes to. */
+	/* A call that is trapped and forwarded, too: a FIFO without a writer. */
 	handle(SIGALRM, 0);
 	CHECK(!setitimer(ITIMER_REAL, &soon, NULL));
 	unlink("/tmp/quire-engine-fifo");

@@ -60,7 +60,7 @@ static void send_message(struct machine *machine)
 {
 	struct kvm_msi msi = {.address_lo = 0xfee00000, .data = MESSAGE_VECTOR};
 
-	CHECK(ioctl(machine->vm, KVM_SIGNAL_MSI, &msi) == 1, "nobody took the message");
+	CHECK(ioctl(machine->vm, KVM_SIGNAL_MSI, &msi) == 1, "no APIC took the message");
 }
 
 static void sleeping_guests_wake(void)
@@ -134,7 +134,7 @@ static void eventfds_interrupt(void)
 	irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
 	WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
 	WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfd));
-	/* Nobody takes the count any more. */
+	/* No reader takes the count any more. */
 	signal_event(&machine);
 	usleep(20000);
 	CHECK(read(event_fd, &count, sizeof(count)) == sizeof(count) && count == 1, "taken");
@@ -237,7 +237,7 @@ static void set_run_mask(const struct machine *machine, uint64_t bits)
 	WORKS(ioctl(machine->vcpu, KVM_SET_SIGNAL_MASK, &mask));
 }
 
-/* Sleeps until @act's @signal, which stays pending and is nobody's but sigtimedwait()'s. */
+/* Sleeps until @act's @signal, which stays pending for sigtimedwait() alone. */
 static void check_let_in(struct machine *machine, void (*act)(struct machine *), int signal)
 {
 	struct poke poke = {.machine = machine, .act = act};

@@ -173,7 +173,7 @@ static uint64_t client_read(uint32_t index)
 		      (unsigned long long)value_);                                         \
 	} while (0)
 
-/* Registers of old processors, which guests touch and nobody counts with. */
+/* Registers of old processors, which guests touch and do not rely on. */
 static void fixed_values(void)
 {
 	static const uint32_t dropped[] = {0xc1,       0xc2,	   0x186,      0x187,

@@ -1,7 +1,7 @@
 /*
  * A guest keeps a secret in private memory while a child makes random system calls on the
  * descriptors of KVM that it inherited, by libc's syscall() and by the instruction. No call hands
- * the child the secret, none takes it from the guest, and nobody dies of one. For minutes:
+ * the child the secret, none takes it from the guest, and no process dies of one. For minutes:
  * quire run -- fuzz_descriptor --seconds 600 --seed 1.
  */
 #include <errno.h>

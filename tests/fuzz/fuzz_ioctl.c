@@ -153,7 +153,7 @@ static uint8_t *make_arena(void)
 		mprotect(arena + page * PAGE, PAGE, PROT_READ);
 		mprotect(arena + (page + 2) * PAGE, PAGE, PROT_NONE);
 	}
-	/* An answer that is longer than what is left must not go on into somebody else's memory. */
+	/* An answer that is longer than what is left must not go on into memory behind it. */
 	mprotect(arena + ARENA_BYTES - PAGE, PAGE, PROT_NONE);
 	return arena;
 }

@@ -197,7 +197,7 @@ void play_check_memory(struct play *play)
 			if (!memcmp(is, was, PAGE))
 				continue;
 			if (i != PLAY_TABLE_SLOT)
-				FAIL("page %#lx of L1 holds what nobody stored there",
+				FAIL("page %#lx of L1 holds what was never stored there",
 				     memory->gpa + page * PAGE);
 			/* A and D were set: hardware's own writes. */
 			memory->written[page] = 1;

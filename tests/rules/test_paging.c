@@ -156,7 +156,7 @@ static void faults_reach_the_guest(void)
 	/* CR2 holds the whole address. */
 	address = 0xffff800000001000;
 	check_fault(RUN(.code = paging_load, .address = address), address, 0);
-	/* Without a second stage it was the hypervisor who told the guest. */
+	/* Without a second stage it was the hypervisor that told the guest. */
 	CHECK_EQ(stat_get(vcpu.fd, "pf_guest") > 0, !has_second_stage());
 	/* Nothing was written. */
 	CHECK_EQ(page(DATA_PAGE)[3], 0);

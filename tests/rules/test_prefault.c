@@ -217,7 +217,7 @@ static void deletion_meanwhile(void)
 	prefault_all(GPA, BYTES);
 }
 
-/* A logged slot reports a page that was mapped writable though nobody wrote it; never the other
+/* A logged slot reports a page that was mapped writable though it was not written; never the other
  * way round. */
 static void logged_slot(void)
 {

@@ -1,4 +1,5 @@
-/* Pages that the guest hands to the hypervisor: the clock and steal time, and who hears of writes.
+/* Pages that the guest hands to the hypervisor: the clock and steal time, and which logs hear of
+ * writes.
  */
 #include <linux/kvm_para.h>
 #include <stdlib.h>

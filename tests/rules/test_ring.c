@@ -275,7 +275,7 @@ static void reset_under_signals(void)
 	CHECK(short_calls > 0);
 }
 
-/* What they name is out of the slot, and nobody else's page is armed for it. */
+/* What they name is out of the slot, and no other slot's page is armed for it. */
 static void spoilt_entries(void)
 {
 	uint64_t faults;

@@ -43,7 +43,7 @@ class Rules(unittest.TestCase):
         self.expect(GOOD + "U-001\tx\ttests/a.c:holds\n", "U-001 is in line 2, too")
 
     def test_missing_test(self):
-        """A test that is not there, one that nobody runs, and a file that is not there."""
+        """A test that is not there, one that no suite runs, and a file that is not there."""
         self.expect(GOOD.replace(":holds", ":held"), "tests/a.c has no test held")
         self.expect(GOOD.replace(":holds", ":unused"), "tests/a.c has no test unused")
         self.expect(GOOD.replace("a.c:", "b.c:"), "no file tests/b.c")

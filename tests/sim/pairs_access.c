@@ -192,7 +192,7 @@ static bool own_clear_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
-/* A vCPU that is in guest mode is waited for with mmu_lock held: nobody does so for ever. */
+/* A vCPU that is in guest mode is waited for with mmu_lock held, and not for ever. */
 static void own_replace_body(uint32_t thread, void *ctx)
 {
 	if (thread == 0)
@@ -319,7 +319,7 @@ static bool place_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
-/* A section that may sleep, and somebody who waits twice: what is unlinked before the second wait
+/* A section that may sleep, and a thread that waits twice: what is unlinked before the second wait
  * is free after it, even if the section began while the first went on. */
 static struct long_sections sections;
 static uint32_t object, freed, used_freed;
@@ -551,7 +551,7 @@ static void nx_cold_setup(void *ctx)
 	quire_vm_set_nx_huge_pages(pair.machine.vm, 1);
 }
 
-/* A fast fault while the page goes: W comes back to nobody. */
+/* A fast fault while the page goes: W does not come back. */
 static void fast_replace_body(uint32_t thread, void *ctx)
 {
 	(void)ctx;

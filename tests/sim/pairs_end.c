@@ -1,10 +1,10 @@
-/* Pairs: the end of a VM against those who still have to do with it. */
+/* Pairs: the end of a VM against threads that still use it. */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "tests/sim/pairs.h"
 
-/* Whoever tells the VM of changes of the host's has a reference of his own. */
+/* A notifier of the host's changes has a reference to the VM of its own. */
 static void notifier_setup(void *ctx)
 {
 	(void)ctx;

@@ -103,7 +103,7 @@ static bool release_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
-/* Does the reverse map give page PAIR_PAGE of the file to nobody? */
+/* Does the reverse map give page PAIR_PAGE of the file to no VM? */
 static bool nobody_owns(void)
 {
 	uint32_t frame = sim_store_frame(quire_gmem_store(pair.gmem), PAIR_PAGE);
@@ -265,7 +265,7 @@ static void rebind_body(uint32_t thread, void *ctx)
 	pair.results[1] |= pair_load(1, REBOUND + PAIR_PAGE, &pair.bytes[1]);
 }
 
-/* The page was found at the old gfn, or there was no slot for it: nobody may hear of a conflict. */
+/* The page was found at the old gfn, or there was no slot for it: no conflict may be reported. */
 static bool rebind_check(void *ctx)
 {
 	bool good = !pair.results[0] || pair.results[0] == -EFAULT;

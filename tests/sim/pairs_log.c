@@ -39,8 +39,8 @@ static void harvest_body(uint32_t thread, void *ctx)
 	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
 }
 
-/* A third vCPU in guest mode: nobody may take the short way of an idle guest. It leaves when it is
- * asked to, or when there is nobody left who would. */
+/* A third vCPU in guest mode: no harvest may take the short way of an idle guest. It leaves when it
+ * is asked to, or when no thread is left that would. */
 static uint32_t running;
 
 static void busy_setup(void)

@@ -104,8 +104,8 @@ static void two_body(uint32_t thread, void *ctx)
 }
 
 /*
- * A vCPU has the page in its TLB, and the limit takes what maps it. Whoever takes the page itself
- * finds no mapping afterwards, owes no flush, and must not find the vCPU with it either.
+ * A vCPU has the page in its TLB, and the limit takes what maps it. A change that takes the page
+ * itself finds no mapping afterwards, owes no flush, and must not find the vCPU with it either.
  */
 static void replace_body(uint32_t thread, void *ctx)
 {

@@ -210,7 +210,7 @@ static bool mmio_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
-/* All roots go, for a slot that matters to nobody, while the host replaces a page of another: a
+/* All roots go, for a slot that no vCPU uses, while the host replaces a page of another: a
  * vCPU that is still below the old root must not reach the old frame either. */
 static void roots_setup(void *ctx)
 {

@@ -232,7 +232,7 @@ static void harvest(void)
 	run.harvests++;
 }
 
-/* Logging stops, huge pages come back; what was written meanwhile nobody names. */
+/* Logging stops, huge pages come back; what is written meanwhile is in no log. */
 static void toggle_logging(void)
 {
 	CHECK_ZERO(set_flags(0));

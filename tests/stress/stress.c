@@ -301,7 +301,7 @@ static void *notifier_main(void *ctx)
 }
 
 /* What a kernel asks and does now and then: ages, NX recovery, the workaround on and off; and the
- * hypervisor's own accesses, to the second word of pages that nobody else writes. */
+ * hypervisor's own accesses, to the second word of pages without another writer. */
 static void *keeper_main(void *ctx)
 {
 	uint64_t random = 17, word;

@@ -69,7 +69,8 @@ BROKEN = [
     ("layer_folders", "LAYERS", LAYERS + "src/none\n"),
     ("invariants", "src/tdp/a.c", "/* I-02. */\n"),
     ("invariants", "docs/INVARIANTS.md", "| I-01 | a | b |\n| I-03 | not cited | b |\n"),
-    ("plain", "src/tdp/a.c", "/* Whoever comes. */\n"),
+    ("plain", "vcpu/a.c", "/* Whoever comes. */\n"),
+    ("plain", "docs/B.md", "Nobody knows.\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- my lock --- */\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\nint x_of(int a);\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\n"

@@ -95,7 +95,7 @@ class Walks(unittest.TestCase):
                 self.assertIsNone(lost_line(text, calls_of(self.program, name)))
 
     def test_clear_is_one_story(self):
-        """A person who knows KVM a little reads CLEAR in one go."""
+        """CLEAR can be read in one go."""
         functions, files = size_of(calls_of(self.program, "clear"))
         self.assertLess(len(functions), 60)
         self.assertLess(len(files), 10)

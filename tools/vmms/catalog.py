@@ -11,7 +11,7 @@ QEMU = Qemu("qemu-system-x86_64")
 
 @dataclasses.dataclass
 class Client:
-    """A program that nobody here wrote, or one of ours in another language."""
+    """A program of another project, or one of ours in another language."""
     name: str
     about: str
     version: Callable[[], str]

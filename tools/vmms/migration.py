@@ -22,7 +22,7 @@ def with_accelerator(words, options):
 
 
 def transfer(source, target_path, seconds=120):
-    """Migrates source to who listens there; QEMU's account of the memory it sent."""
+    """Migrates source to the listener there; QEMU's account of the memory it sent."""
     source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND,
                                             "downtime-limit": DOWNTIME_MILLISECONDS})
     source.ask("migrate", uri=f"unix:{target_path}")

@@ -58,7 +58,7 @@ void code_destroy(struct cpu *cpu)
 }
 
 /*
- * Room for one block and its pages, at the price of everything decoded so far: nobody holds a
+ * Room for one block and its pages, at the price of everything decoded so far: no CPU holds a
  * block while one is built.
  */
 static void arena_reserve(struct cpu *cpu)

@@ -326,7 +326,7 @@ static enum guard_reason cmpxchg_host(void *host, const struct mem_cmpxchg_reque
 	}
 }
 
-/* Over two pages, or of a device: load and store, atomic for nobody. */
+/* Over two pages, or of a device: load and store, not atomic. */
 static enum step cmpxchg_plain(struct cpu *cpu, const struct mem_cmpxchg_request *request,
 			       int *swapped)
 {

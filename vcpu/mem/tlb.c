@@ -1,4 +1,4 @@
-/* The software TLB: what a vCPU remembers of both walks until somebody flushes it. */
+/* The software TLB: what a vCPU remembers of both walks until it is flushed. */
 #include "vcpu/decode/code.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/run/debug.h"

@@ -11,7 +11,7 @@
 /*
  * While a breakpoint is enabled the CPU runs one instruction at a time. A page with a data
  * breakpoint is kept out of the TLB, so that each access to it takes the slow path, which notes it
- * here; where there are none, nobody looks.
+ * here; where there are none, no access looks.
  */
 
 /* Look at the registers again: before the guest runs, and after MOV to DR7. */

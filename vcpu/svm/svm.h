@@ -56,7 +56,7 @@ int svm_wants_exception(const struct cpu *cpu, unsigned int vector);
 /* Does it, the exit is recorded in cpu->svm.exit. */
 int svm_exception(struct cpu *cpu, const struct exception *exception);
 
-/* GIF; whoever waits for it to be set gets a turn. */
+/* GIF; what waits for it to be set gets a turn. */
 void svm_set_gif(struct cpu *cpu, int gif);
 /* The global interrupt flag that L2 itself sets and clears, as V_GIF in its VMCB. */
 static inline int svm_has_virtual_gif(const struct cpu *cpu)

@@ -25,7 +25,7 @@ enum host_reg {
 };
 
 /*
- * How registers are used. Three are nobody's between two guest instructions. The pointer's value
+ * How registers are used. Three are free between two guest instructions. The pointer's value
  * is 12 modulo 64, so that SHRX by it shifts by the bits of a page offset.
  */
 #define REG_CPU HOST_R9

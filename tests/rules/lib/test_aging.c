@@ -88,7 +88,7 @@ static void test_every_slot(void **state)
 	stop();
 }
 
-/* What nobody has touched is not used, though it is mapped. */
+/* What was never touched is not used, though it is mapped. */
 static void test_prefaulted_pages(void **state)
 {
 	uint64_t done = 0;

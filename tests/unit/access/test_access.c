@@ -119,7 +119,7 @@ static void test_ring(void **state)
 	vm_end();
 }
 
-/* A write that is nobody's is refused where only rings log: it would be told to nobody. */
+/* A write for no vCPU is refused where only rings log: no ring would tell of it. */
 static void test_ring_needs_a_vcpu(void **state)
 {
 	uint8_t byte = 5, seen = 0;

@@ -196,7 +196,7 @@ static int moving_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *p
 	return ret;
 }
 
-/* A kick that was meant for somebody else, or came late, ends the first wait. */
+/* A kick that was meant for another wait, or came late, ends the first wait. */
 static int kicked_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
 	return lookups++ ? sim_host_ops.page_get(ctx, hva, flags, page) : -EINTR;

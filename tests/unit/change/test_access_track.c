@@ -98,7 +98,7 @@ static void test_use_gives_back(void **state)
 	assert_int_equal(rights(GFN), 0);
 	assert_int_equal(waiting(GFN), R | X);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 1);
-	/* No flush: the vCPU goes on with what it has, and nobody notices. */
+	/* No flush: the vCPU goes on with what it has, without a fault. */
 	store(GFN, 1);
 	assert_int_equal(faults(), 1);
 	assert_false(is_young(GFN));

@@ -1,4 +1,4 @@
-/* Aging: who used a page, told from the accessed bits. */
+/* Aging: which pages were used, told from the accessed bits. */
 #include "tests/unit/support.h"
 
 static int age(uint32_t page, uint32_t npages, enum quire_age kind)

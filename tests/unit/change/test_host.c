@@ -35,7 +35,7 @@ static uint32_t frame_number(uint32_t page)
 	return machine.host.pages[page].frame;
 }
 
-/* Its frame was given back, and nobody has written there since. */
+/* Its frame was given back, and was not written since. */
 static void is_untouched(uint32_t frame)
 {
 	assert_int_equal(machine.host.frames[frame].references, 0);
@@ -139,7 +139,7 @@ static void test_swap_in_fails(void **state)
 	vm_end();
 }
 
-/* Who must not sleep is told so, and comes again later. */
+/* A caller that must not sleep is told so, and comes again later. */
 static void test_not_now(void **state)
 {
 	const uint32_t flags = QUIRE_PAGE_NOWAIT | QUIRE_PAGE_GUARDED;
@@ -289,7 +289,7 @@ static void test_copy_fails(void **state)
 	vm_end();
 }
 
-/* Memory nobody has touched: one page of zeros for all who read, one of its own for who writes. */
+/* Memory that was never touched: one page of zeros for all readers, one of its own for a writer. */
 static void test_zero_page(void **state)
 {
 	(void)state;

@@ -46,7 +46,7 @@ static void test_read_then_fetch(void **state)
 	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
 	assert_false(executable_at(0));
 	expect(1, 0);
-	/* The leaf is there but must not be executed: it is split, nobody sees a hole. */
+	/* The leaf is there but must not be executed: it is split, and no walk sees a hole. */
 	assert_int_equal(fault_at(5, FETCH | PRESENT), QUIRE_SPURIOUS);
 	expect(0, 1);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), SIM_BLOCK);

@@ -57,7 +57,7 @@ static void test_log_takes_and_gives(void **state)
 	vm_end();
 }
 
-/* Somebody else was there first; and what is not a write to a present entry is not for it. */
+/* Another vCPU was there first; and what is not a write to a present entry is not for it. */
 static void test_who_comes(void **state)
 {
 	(void)state;

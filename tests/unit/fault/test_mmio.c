@@ -345,7 +345,7 @@ static void note_report(const char *text)
 	reports++;
 }
 
-/* A reserved bit that nobody can have set: said to be an error, and reported. */
+/* A reserved bit that the library never sets: said to be an error, and reported. */
 static void test_broken_entry(void **state)
 {
 	uint64_t good;

@@ -379,7 +379,7 @@ static void test_placeholder(void **state)
 	vm_end();
 }
 
-/* Slot and privacy: who is refused, who is emulated, and what the exit says. */
+/* Slot and privacy: what is refused, what is emulated, and what the exit says. */
 static void test_slot_cases(void **state)
 {
 	(void)state;

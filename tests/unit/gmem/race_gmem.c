@@ -94,7 +94,8 @@ static int guest_increment(struct quire_vcpu *vcpu, uint64_t gfn)
 	return 0;
 }
 
-/* Nobody kicks: guest mode is a few loads here, and ThreadSanitizer's own locks bear no handler. */
+/* No thread kicks: guest mode is a few loads here, and ThreadSanitizer's own locks bear no handler.
+ */
 static void *vcpu_main(void *ctx)
 {
 	uint32_t index = (uint32_t)(uintptr_t)ctx;

@@ -157,7 +157,7 @@ static void test_double_assignment(void **state)
 	private_end();
 }
 
-/* A converted page is nobody's at once: another VM may have the frame, and then this one not. */
+/* A converted page is no VM's at once: another VM may have the frame, and then this one not. */
 static void test_converted(void **state)
 {
 	const struct gmem_arch *arch;

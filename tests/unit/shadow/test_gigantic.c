@@ -14,7 +14,7 @@
 
 /* L1's entries. */
 #define ALL UINT64_C(7)
-#define LEAF UINT64_C(0xe0) /* PS, and A and D, which nobody need set then */
+#define LEAF UINT64_C(0xe0) /* PS, and A and D, which no walk need set then */
 /* What L2 sees: the block, the block again, and 2 MiB of its middle. */
 #define FIRST SIM_GIGANTIC
 #define AGAIN (2 * SIM_GIGANTIC)

@@ -57,7 +57,7 @@ static void test_maps_and_reflects(void **state)
 }
 
 /*
- * A device writes L1's tables, which nobody tells the library: an upper entry leads to another
+ * A device writes L1's tables, of which the library is not told: an upper entry leads to another
  * table now, and both tables lead to the same third one. It goes with the one that is left, and
  * stays for the other.
  */
@@ -298,7 +298,7 @@ static void test_tables_mapped_in_l2(void **state)
 	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 	host = world_check(&world, BLOCK(1) + PAGE(4) + 5 * 8, WORLD_WRITE).host;
 	memcpy(host, &entry, sizeof(entry));
-	/* Nobody knows until the next flush. */
+	/* The library does not know until the next flush. */
 	quire_vcpu_flush_nested(world.vcpu);
 	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 }

@@ -137,7 +137,7 @@ static void test_rights_taken_back(void **state)
 	assert_true(world_page(&world, TABLE_4K)[6 * 8] & NPT_A);
 }
 
-/* A new run of L2 is a flush, whoever runs it. */
+/* A new run of L2 is a flush, whichever vCPU runs it. */
 static void test_entering_l2_syncs(void **state)
 {
 	(void)state;

@@ -228,7 +228,7 @@ struct world_result world_access_on(struct world *world, uint32_t index, uint64_
 			return result;
 		if (result.outcome == QUIRE_WRITE_PROTECTED)
 			return emulate_store(world, fault.gpa.v);
-		/* Whoever is in the way gets a turn. */
+		/* The thread in the way gets a turn. */
 		if (result.outcome == QUIRE_RETRY)
 			sched_platform.relax(0);
 	}

@@ -99,7 +99,7 @@ struct world_result world_access_on(struct world *world, uint32_t cpu, uint64_t 
 void world_set_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry);
 /* From the root's first entry down to TABLE_4K, likewise. */
 void world_set_path(struct world *world);
-/* An entry that is there before L1 runs: nobody hears of it. */
+/* An entry that is there before L1 runs: the library does not hear of it. */
 void world_put_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry);
 
 /* What L1's tables and the slots say, by definition. */

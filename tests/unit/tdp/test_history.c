@@ -289,7 +289,7 @@ static void check_gigantic(enum quire_format_id format)
 	check_history(store_one, 1); /* split of both levels, W for the page alone */
 	check_history(harvest, 1);   /* W off again */
 	check_history(log_off, 7);   /* recover: one leaf for tables of two levels */
-	check_history(split, 0);     /* 513 tables, and nobody sees a difference */
+	check_history(split, 0);     /* 513 tables, and no lookup sees a difference */
 	assert_int_equal(quire_vm_stat(pair.machine.vm, QUIRE_VM_STAT_pages_4k), SIM_GIGANTIC);
 	/* Arming each page would be too many steps to be watched. */
 	assert_int_equal(log_on(), 0);

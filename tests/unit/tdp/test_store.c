@@ -142,7 +142,7 @@ static void check_change(const struct word *old, const struct word *new, uint32_
 	reports = 0;
 	events = 0;
 	flush_debt_init(&debt, &machine.vm->flush);
-	/* Somebody was faster: nothing has happened, and what is there is said. */
+	/* Another thread was faster: nothing has happened, and what is there is said. */
 	assert_int_equal(tdp_change_entry(&change, entry, level, &seen, to), TDP_LOST);
 	assert_int_equal(seen, from);
 	assert_int_equal(*entry, from);

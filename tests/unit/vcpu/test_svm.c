@@ -162,7 +162,7 @@ static void test_interrupt(void **state)
 	nest_intercept(nest, INTERCEPT_INTR);
 	nest->vcpu->interrupt = 0x22;
 	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_INTR);
-	/* Nobody has taken it. */
+	/* It has not been taken. */
 	assert_int_equal(nest->vcpu->interrupt, 0x22);
 	assert_in_range(nest->vmcb->save.rip, L2_CODE + 1, L2_CODE + 3);
 }
@@ -354,7 +354,7 @@ static void test_no_nested_paging(void **state)
 
 PROGRAM(l1_stgi, "clgi; nop; nop; stgi; nop; 1: jmp 1b");
 
-/* Whoever waits for GIF gets a turn right behind STGI, and not before. */
+/* What waits for GIF gets a turn right behind STGI, and not before. */
 static void test_awaited_gif(void **state)
 {
 	struct nest *nest = *state;

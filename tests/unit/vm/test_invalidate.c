@@ -71,7 +71,7 @@ static void check(const struct model *model, const uint64_t *snapshots, unsigned
 			assert_int_equal(
 			    invalidation_retry(&vm->invalidation, snapshots[i], (gfn_t){gfn}),
 			    retry);
-			/* Nobody else runs: the hint is as good. */
+			/* No other thread runs: the hint is as good. */
 			assert_int_equal(
 			    invalidation_retry_hint(&vm->invalidation, snapshots[i], (gfn_t){gfn}),
 			    retry);

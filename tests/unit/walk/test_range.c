@@ -240,7 +240,7 @@ static void test_roots(void **state)
 		assert_int_equal(quire_vcpu_create(vm, i, NULL, &machine.vcpus[i]), 0);
 	assert_int_equal(fault_at(pages[0], 0), QUIRE_SPURIOUS);
 
-	/* All of them go at once; whoever comes makes the next. */
+	/* All of them go at once; the next user makes the next. */
 	quire_vm_set_nx_huge_pages(vm, 1);
 	assert_null(vm->roots.valid[0]);
 	assert_null(vm->roots.valid[1]);
