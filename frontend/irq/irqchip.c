@@ -600,16 +600,17 @@ long vm_signal_msi(struct ioctl_call *call)
 long vm_set_boot_cpu_id(struct ioctl_call *call)
 {
 	struct vm *vm = call->object;
+	uint32_t most;
 	long result = 0;
 
 	process_lock_acquire(&vm->lock);
+	most = vm->settings.max_vcpu_ids;
 	if (atomic_load(&vm->vcpu_count)) {
 		result = -EBUSY;
-	} else if (call->argument >= VM_MAX_VCPU_IDS) {
+	} else if (call->argument > (most ? most : VM_MAX_VCPU_IDS)) {
 		result = -EINVAL;
 	} else {
 		vm->settings.boot_vcpu_id = (uint32_t)call->argument;
-		vm->settings.boot_id_set = true;
 	}
 	process_lock_release(&vm->lock);
 	return result;

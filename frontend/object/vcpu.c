@@ -250,7 +250,11 @@ static long create_locked(struct vm *vm, uint32_t id)
 	struct vcpu *vcpu;
 	int error, fd;
 
-	if (count >= VM_MAX_VCPUS || id >= vm->settings.max_vcpu_ids)
+	if (count >= VM_MAX_VCPUS)
+		return -EINVAL;
+	if (!vm->settings.max_vcpu_ids)
+		vm->settings.max_vcpu_ids = VM_MAX_VCPU_IDS;
+	if (id >= vm->settings.max_vcpu_ids)
 		return -EINVAL;
 	if (vm_find_vcpu(vm, id))
 		return -EEXIST;
@@ -314,6 +318,7 @@ static const struct ioctl_entry vcpu_ioctls[] = {
     {KVM_SET_LAPIC, IOCTL_IN, vcpu_set_lapic},
     {KVM_INTERRUPT, IOCTL_IN, vcpu_interrupt},
     {KVM_NMI, IOCTL_VALUE, vcpu_nmi},
+    {KVM_SMI, IOCTL_VALUE, vcpu_smi},
     {KVM_TRANSLATE, IOCTL_IN_OUT, vcpu_translate},
     {KVM_SET_SIGNAL_MASK, IOCTL_VALUE, vcpu_set_signal_mask},
     {KVM_SET_GUEST_DEBUG, IOCTL_IN, vcpu_set_guest_debug},

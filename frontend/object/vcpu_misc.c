@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <quire/place.h>
+
 #include "frontend/file/user_copy.h"
 #include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
@@ -123,10 +125,35 @@ long vcpu_tpr_access_reporting(struct ioctl_call *call)
 	return control->flags ? -EINVAL : 0;
 }
 
+/* As of a KVM without system management mode. */
+long vcpu_smi(struct ioctl_call *call)
+{
+	(void)call;
+	return -ENOTTY;
+}
+
+/* Is there a slot with rights to write? */
+static long check_place(struct vcpu *vcpu, gpa_t gpa)
+{
+	struct quire_place *place;
+	long error = quire_place_create(vcpu->memory, &place);
+
+	if (error)
+		return error;
+	error = quire_place_set(place, gpa, 1);
+	if (!error && quire_place_check(place))
+		error = -EINVAL;
+	quire_place_destroy(place);
+	return error;
+}
+
+/* The page would shadow the TPR for KVM's own speed: nothing here needs it. 0: none. */
 long vcpu_set_vapic_addr(struct ioctl_call *call)
 {
+	const struct kvm_vapic_addr *address = call->data;
 	struct vcpu *vcpu = call->object;
 
-	/* The page would shadow the TPR for KVM's own speed: nothing here needs it. */
-	return vcpu->lapic.present ? 0 : -EINVAL;
+	if (!vcpu->lapic.present)
+		return -EINVAL;
+	return address->vapic_addr ? check_place(vcpu, (gpa_t){address->vapic_addr}) : 0;
 }

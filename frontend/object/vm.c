@@ -85,7 +85,6 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	atomic_init(&vm->refs, 1);
 	vm->owner = getpid();
 	vm->type = type;
-	vm->settings.max_vcpu_ids = VM_MAX_VCPU_IDS;
 	vm->settings.apic_cycle_ns = VM_APIC_CYCLE_NS;
 	vm->tsc_offset = 0 - clock_tsc();
 	atomic_init(&vm->clock_offset_ns, -(int64_t)timers_now_ns());

@@ -29,7 +29,7 @@ struct vcpu;
 
 /* What ENABLE_CAP and the like set. Written under vm.lock, read by vCPUs at any time. */
 struct vm_settings {
-	uint32_t max_vcpu_ids;
+	uint32_t max_vcpu_ids; /* 0: not set; the first vCPU sets it */
 	uint32_t boot_vcpu_id;
 	atomic_uint_fast64_t exit_hypercalls;
 	atomic_uint_fast64_t disabled_quirks;
@@ -41,7 +41,6 @@ struct vm_settings {
 	atomic_bool hide_platform_info;
 	atomic_bool x2apic_32bit_ids;
 	atomic_bool x2apic_no_broadcast_quirk;
-	bool boot_id_set;
 	uint32_t apic_cycle_ns; /* of the APIC timer's clock; fixed once there is a vCPU */
 };
 

@@ -261,11 +261,11 @@ static long enable_x2apic_api(struct vm *vm, const struct kvm_enable_cap *cap)
 
 static long enable_max_vcpu_id(struct vm *vm, const struct kvm_enable_cap *cap)
 {
-	if (cap->args[0] == vm->settings.max_vcpu_ids)
-		return 0;
-	if (vm->settings.max_vcpu_ids != VM_MAX_VCPU_IDS || cap->args[0] > VM_MAX_VCPU_IDS ||
-	    (vm->settings.boot_id_set && vm->settings.boot_vcpu_id > cap->args[0]) ||
-	    atomic_load(&vm->vcpu_count))
+	uint32_t now = vm->settings.max_vcpu_ids;
+
+	if (cap->args[0] > VM_MAX_VCPU_IDS || vm->settings.boot_vcpu_id > cap->args[0])
+		return -EINVAL;
+	if (now && now != cap->args[0])
 		return -EINVAL;
 	vm->settings.max_vcpu_ids = (uint32_t)cap->args[0];
 	return 0;

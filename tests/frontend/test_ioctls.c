@@ -308,6 +308,53 @@ static void small_calls(void)
 	FAILS(ioctl(vcpu, KVM_SET_TSC_KHZ, 1), EINVAL);
 }
 
+/* The number of ids: set once, by the first vCPU if by no call; 0 is no number. */
+static void numbers_of_ids(void)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_MAX_VCPU_ID};
+	int other = ioctl(kvm, KVM_CREATE_VM, 0), made;
+
+	WORKS(ioctl(other, KVM_ENABLE_CAP, &cap));
+	WORKS(ioctl(other, KVM_SET_BOOT_CPU_ID, 4096));
+	FAILS(ioctl(other, KVM_SET_BOOT_CPU_ID, 4097), EINVAL);
+	WORKS(ioctl(other, KVM_SET_BOOT_CPU_ID, 8));
+	cap.args[0] = 7;
+	FAILS(ioctl(other, KVM_ENABLE_CAP, &cap), EINVAL);
+	cap.args[0] = 4097;
+	FAILS(ioctl(other, KVM_ENABLE_CAP, &cap), EINVAL);
+	cap.args[0] = 10;
+	WORKS(ioctl(other, KVM_ENABLE_CAP, &cap));
+	WORKS(ioctl(other, KVM_ENABLE_CAP, &cap));
+	cap.args[0] = 4096;
+	FAILS(ioctl(other, KVM_ENABLE_CAP, &cap), EINVAL);
+	WORKS(ioctl(other, KVM_SET_BOOT_CPU_ID, 10));
+	FAILS(ioctl(other, KVM_SET_BOOT_CPU_ID, 11), EINVAL);
+	FAILS(ioctl(other, KVM_CREATE_VCPU, 10), EINVAL);
+	close(other);
+	other = ioctl(kvm, KVM_CREATE_VM, 0);
+	cap.args[0] = 0;
+	WORKS(ioctl(other, KVM_ENABLE_CAP, &cap));
+	made = ioctl(other, KVM_CREATE_VCPU, 4095);
+	CHECK(made >= 0, "no vCPU");
+	cap.args[0] = 4096;
+	WORKS(ioctl(other, KVM_ENABLE_CAP, &cap));
+	cap.args[0] = 4000;
+	FAILS(ioctl(other, KVM_ENABLE_CAP, &cap), EINVAL);
+	close(made);
+	close(other);
+}
+
+/* What shadows the TPR is a place with a slot, or none. */
+static void places_of_tpr(void)
+{
+	struct kvm_vapic_addr address = {0};
+
+	FAILS(ioctl(vcpu, KVM_SMI, 0), ENOTTY);
+	WORKS(ioctl(vcpu, KVM_SET_VAPIC_ADDR, &address));
+	address.vapic_addr = UINT64_C(1) << 40;
+	FAILS(ioctl(vcpu, KVM_SET_VAPIC_ADDR, &address), EINVAL);
+}
+
 /* A statistics file outlives the descriptors of what it tells about. */
 static void statistics(void)
 {
@@ -381,6 +428,8 @@ int main(void)
 	eventfds();
 	coalesced_zones();
 	small_calls();
+	numbers_of_ids();
+	places_of_tpr();
 	statistics();
 	forked_child();
 	lifetimes();
