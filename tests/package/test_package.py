@@ -1,10 +1,12 @@
-"""The Debian packages: made twice, judged by lintian, installed, used and removed.
+"""The Debian packages: made twice, judged by lintian, installed, used and removed; and what is said of
+them: the tutorials, followed to the letter, and the steps of action.yml.
 
 They are installed into a copy of this machine's root that goes with the test (overlayfs), as root.
 
 usage: test_package.py PROGRAM   (a KVM program: examples/private-vm)
 """
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,9 +28,9 @@ mount -t tmpfs none "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 for folder in proc dev sys; do mount --rbind "/$folder" "$1/root/$folder"; done
-mkdir -p "$1/root/mnt/packages" "$1/root/mnt/tree"
+mkdir -p "$1/root/mnt/packages" "$1/root/mnt/tree/examples"
 cp "$2"/*.deb "$1/root/mnt/packages"
-cp -r "$3/examples/embed" "$1/root/mnt/tree"
+cp -r "$3/examples/embed" "$1/root/mnt/tree/examples"
 cp "$4" "$1/root/mnt/private-vm"
 exec chroot "$1/root" sh -euc "$5"
 """
@@ -41,7 +43,7 @@ quire version
 cd /
 quire run -- /mnt/private-vm
 man -w 1 quire && man -w 3 quire
-cd /mnt/tree/embed
+cd /mnt/tree/examples/embed
 gcc embed.c port.c $(pkg-config --cflags --libs quire) -o shared && ./shared
 readelf -d shared | grep -F "[libquire.so.0]"
 gcc -static embed.c port.c $(pkg-config --static --cflags --libs quire) -o static && ./static
@@ -53,6 +55,38 @@ find /usr /etc -xdev | sort > after
 diff before after
 echo nothing is left
 """
+
+
+# What a user has before the first command of a tutorial.
+PREPARED = """
+export PACKAGES=/mnt/packages TREE=/mnt/tree
+mkdir /mnt/work
+cd /mnt/work
+set -x
+"""
+# What a runner of GitHub's sets for an action; INPUTS are this step's.
+RUNNER = """
+export RUNNER_TEMP=/mnt/runner GITHUB_ACTION_PATH=/mnt/tree
+export GITHUB_STEP_SUMMARY=/mnt/runner/summary GITHUB_OUTPUT=/mnt/runner/output
+mkdir /mnt/runner
+cd /mnt
+"""
+
+
+def blocks(path):
+    """The shell commands that a document tells its reader to type."""
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```$", path.read_text(), re.M | re.S))
+
+
+def steps(path, inputs):
+    """The shell steps of an action, each with its environment; what it uses of others is left out."""
+    for step in re.split(r"^    - name: ", path.read_text(), flags=re.M)[1:]:
+        found = re.search(r"^      run: \|\n((?:        .*\n|\n)+)", step, re.M)
+        if not found:
+            continue
+        environment = re.findall(r"^        (\w+): \$\{\{ inputs\.(\w+) \}\}$", step, re.M)
+        settings = "".join(f"export {name}='{inputs[value]}'\n" for name, value in environment)
+        yield settings + re.sub(r"^        ", "", found.group(1), flags=re.M)
 
 
 def said_by(*words):
@@ -87,12 +121,44 @@ class Packages(unittest.TestCase):
         self.assertEqual([path.name.split("_")[0] for path in self.packages],
                          ["libquire-dev", "libquire0", "quire"])
 
-    def test_installed_used_and_removed(self):
-        overlay = self.folder / "overlay"
-        overlay.mkdir()
-        status, text = said_by(*program.as_root("unshare", "-m", "sh", "-c", OVERLAY, "sh"),
-                               overlay, self.folder / "first", TREE, PROGRAM, USE)
+    def installed(self, script):
+        """What a script says in a copy of this root with the packages in /mnt/packages."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as overlay:
+            status, text = said_by(*program.as_root("unshare", "-m", "sh", "-c", OVERLAY, "sh"),
+                                   overlay, self.folder / "first", TREE, PROGRAM, script)
         self.assertEqual(status, 0, text)
+        return text
+
+    def test_tutorial_ci(self):
+        text = self.installed(PREPARED + blocks(TREE / "docs/tutorials/ci.md"))
+        self.assertEqual(text.count("the guest says 7\nexit reason 5\n"), 3, text)
+        self.assertRegex(text, r'\n"exits": [1-9]', text)
+
+    def test_tutorial_embedding(self):
+        text = self.installed(PREPARED + blocks(TREE / "docs/tutorials/embedding.md"))
+        self.assertEqual(text.count("a fault at 0x103008, error code 0x2: 5\n"), 2, text)
+        self.assertEqual(text.count("the second access found the page"), 2, text)
+
+    def test_tutorial_races(self):
+        """It is about this tree: its commands build what they need, and change nothing."""
+        status, text = said_by("sh", "-euc", f"cd {TREE}\n" +
+                               blocks(TREE / "docs/tutorials/races.md"))
+        self.assertEqual(status, 0, text)
+        self.assertIn("2000 simulations passed", text)
+        self.assertRegex(text, r"\nfast_marks_first +caught by: .+\n", text)
+
+    def test_action(self):
+        inputs = {"packages": "/mnt/packages", "options": "--param kvm.mmio_caching=N",
+                  "run": "/mnt/private-vm; echo ended"}
+        script = "\n".join(f"cat > step <<'END_OF_STEP'\n{step}END_OF_STEP\nbash -e step"
+                           for step in steps(TREE / "action.yml", inputs))
+        text = self.installed(RUNNER + script + "\ngrep works runner/summary\ngrep -c exits \"$(sed "
+                              "s/^report=// runner/output)\"\n")
+        self.assertIn("All as it should be.\nended\n", text)
+        self.assertEqual(text.count("`quire run` works here."), 2, text)
+
+    def test_installed_used_and_removed(self):
+        text = self.installed(USE)
         self.assertEqual(text.count("console: 42\n"), 4, text)
         self.assertIn("nothing is left", text)
 
