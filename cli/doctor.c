@@ -17,6 +17,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "cli/json.h"
 #include "cli/quire.h"
 #include "preload/program.h"
 #include "vcpu/translate/machine.h"
@@ -34,35 +35,20 @@ struct pagemap_scan {
 
 #define SET_CPUID 0x1012 /* of arch_prctl(2) */
 
-enum form { FORM_TEXT, FORM_JSON };
-static enum form form;
-
-/* A string of JSON: quotes and backslashes are all that paths can bring along. */
-static void print_string(const char *text)
-{
-	putchar('"');
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			putchar('\\');
-		if ((unsigned char)*text >= ' ')
-			putchar(*text);
-	}
-	putchar('"');
-}
+/* With --json. */
+static bool is_for_machines;
+static struct json answers;
 
 static void say(const char *what, const char *answer, const char *meaning)
 {
-	if (form == FORM_TEXT) {
+	if (!is_for_machines) {
 		printf("%-22s %-14s %s\n", what, answer, meaning);
 		return;
 	}
-	printf("  ");
-	print_string(what);
-	printf(": {\"answer\": ");
-	print_string(answer);
-	printf(", \"meaning\": ");
-	print_string(meaning);
-	printf("},\n");
+	json_object(&answers, what);
+	json_string(&answers, "answer", answer);
+	json_string(&answers, "meaning", meaning);
+	json_end(&answers);
 }
 
 static bool has_pagemap_scan(void)
@@ -297,30 +283,50 @@ static bool say_machine(void)
 	return usable;
 }
 
+static int take_option(void *ctx, int key, const char *value)
+{
+	is_for_machines = true;
+	return 0;
+}
+
+static const struct cli_option doctor_options[] = {
+    {"json", NULL, "answer in JSON", 0},
+    {0},
+};
+
+const struct cli_command doctor_command = {
+    .name = "quire doctor",
+    .operand = "[--] [PROGRAM]",
+    .about = "Say what this machine offers to a run, and how PROGRAM would be served.",
+    .options = doctor_options,
+    .take = take_option,
+};
+
 int command_doctor(int argc, char **argv)
 {
 	bool usable;
-	int i = 1;
+	int rest;
 
-	if (i < argc && !strcmp(argv[i], "--json")) {
-		form = FORM_JSON;
-		i++;
-	}
-	if (i < argc && !strcmp(argv[i], "--"))
-		i++;
-	else if (i < argc) {
-		fprintf(stderr, "usage: quire doctor [--json] [-- PROGRAM]\n");
+	switch (cli_parse(&doctor_command, argc, argv, NULL, &rest)) {
+	case CLI_DONE:
+		return EXIT_SUCCESS;
+	case CLI_WRONG:
 		return EXIT_USAGE;
+	case CLI_GO_ON:
+		break;
 	}
-	if (form == FORM_JSON)
-		printf("{\n");
+	answers.file = stdout;
+	if (is_for_machines)
+		json_object(&answers, NULL);
 	usable = say_machine();
-	if (i < argc)
-		usable = say_program(argv[i]) && usable;
-	if (form == FORM_JSON)
-		printf("  \"usable\": %s\n}\n", usable ? "true" : "false");
-	else
+	if (rest < argc)
+		usable = say_program(argv[rest]) && usable;
+	if (is_for_machines) {
+		json_bool(&answers, "usable", usable);
+		json_end(&answers);
+	} else {
 		printf("\n%s\n",
 		       usable ? "`quire run` works here." : "`quire run` does not work here.");
+	}
 	return usable ? EXIT_SUCCESS : EXIT_FAILURE;
 }

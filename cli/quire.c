@@ -5,42 +5,48 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] =
-    "usage: quire run [--param MODULE.NAME=VALUE]... [--stats FILE] [--trace FILE] [--]\n"
-    "                 PROGRAM [ARGUMENTS]\n"
-    "       quire doctor [--json] [-- PROGRAM]\n"
-    "       quire version\n"
-    "\n"
-    "  run      run PROGRAM, unmodified and dynamically linked, with a /dev/kvm of its own\n"
-    "  doctor   say what this machine offers to it, and how PROGRAM is served\n"
-    "\n"
-    "`quire run` needs no root, no kernel module and no /dev/kvm. PROGRAM may be a script.\n"
-    "--param sets a module parameter as modprobe would; the run's own processes may also read\n"
-    "and write them in /sys/module/kvm/parameters. --stats and --trace write the counters and the\n"
-    "events of the run's KVM when it ends, and at SIGUSR2. See quire(1).\n";
+static const struct {
+	const char *name;
+	const struct cli_command *command;
+	int (*perform)(int argc, char **argv);
+} commands[] = {
+    {"run", &run_command, command_run},
+    {"doctor", &doctor_command, command_doctor},
+};
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
-static int print_usage(void)
+static void print_usage(FILE *file)
 {
-	fputs(usage, stdout);
-	return EXIT_SUCCESS;
+	for (size_t i = 0; i < COMMANDS; i++) {
+		cli_print_help(commands[i].command, file);
+		fputc('\n', file);
+	}
+	fputs("usage: quire version | help\n\n"
+	      "`quire run` needs no root, no kernel module and no /dev/kvm. PROGRAM may be a "
+	      "script,\n"
+	      "or static: quire doctor says how it is served. The run's own processes find the "
+	      "module\n"
+	      "parameters in /sys/module. See quire(1).\n",
+	      file);
 }
 
 int main(int argc, char **argv)
 {
-	const char *command = argc > 1 ? argv[1] : "";
+	const char *name = argc > 1 ? argv[1] : "";
 
-	if (!strcmp(command, "run"))
-		return command_run(argc - 1, argv + 1);
-	if (!strcmp(command, "doctor"))
-		return command_doctor(argc - 1, argv + 1);
-	if (!strcmp(command, "version") || !strcmp(command, "--version")) {
+	for (size_t i = 0; i < COMMANDS; i++)
+		if (!strcmp(name, commands[i].name))
+			return commands[i].perform(argc - 1, argv + 1);
+	if (!strcmp(name, "version") || !strcmp(name, "--version")) {
 		printf("quire %s\n", QUIRE_VERSION);
 		return EXIT_SUCCESS;
 	}
-	if (!strcmp(command, "help") || !strcmp(command, "--help") || !strcmp(command, "-h"))
-		return print_usage();
-	if (*command)
-		fprintf(stderr, "quire: no command '%s'\n", command);
-	fputs(usage, stderr);
+	if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) {
+		print_usage(stdout);
+		return EXIT_SUCCESS;
+	}
+	if (*name)
+		fprintf(stderr, "quire: no command '%s'\n", name);
+	print_usage(stderr);
 	return EXIT_USAGE;
 }

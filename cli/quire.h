@@ -2,10 +2,14 @@
 #ifndef QUIRE_CLI_QUIRE_H
 #define QUIRE_CLI_QUIRE_H
 
+#include "cli/options.h"
+
 /* Exit statuses as a shell gives them. */
 #define EXIT_USAGE 2
 #define EXIT_CANNOT_RUN 126
 #define EXIT_NOT_FOUND 127
+
+extern const struct cli_command run_command, doctor_command;
 
 /* @argv[0] is the subcommand's name; the result is the exit status. */
 int command_run(int argc, char **argv);

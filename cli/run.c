@@ -51,46 +51,46 @@ struct run {
 /* The child of this run; read by the signal handler. */
 static volatile sig_atomic_t child_pid;
 
-/* An option and its value; nonzero when there is no such option. */
-static int take_option(struct run *run, const char *option, const char *value)
+enum { RUN_CPUID, RUN_PARAM, RUN_STATS, RUN_TRACE };
+
+static const struct cli_option run_options[] = {
+    {"param", "MODULE.NAME=VALUE", "set a module parameter, as modprobe would", RUN_PARAM},
+    {"cpuid", NULL, "show the processor that Quire offers to programs that execute CPUID",
+     RUN_CPUID},
+    {"stats", "FILE", "write the counters at the end of the run, and at SIGUSR2", RUN_STATS},
+    {"trace", "FILE", "write the events likewise", RUN_TRACE},
+    {0},
+};
+
+static int take_option(void *ctx, int key, const char *value)
 {
-	if (!strcmp(option, "--stats"))
+	struct run *run = ctx;
+
+	switch (key) {
+	case RUN_CPUID:
+		run->shows_cpuid = true;
+		return 0;
+	case RUN_STATS:
 		run->report.stats_path = value;
-	else if (!strcmp(option, "--trace"))
+		return 0;
+	case RUN_TRACE:
 		run->report.trace_path = value;
-	else if (!strcmp(option, "--param") && run->param_count < PARAMS_MAX)
+		return 0;
+	default:
+		if (run->param_count == PARAMS_MAX)
+			return -1;
 		run->params[run->param_count++] = value;
-	else
-		return -1;
-	return 0;
+		return 0;
+	}
 }
 
-static int parse(int argc, char **argv, struct run *run)
-{
-	int i = 1;
-
-	for (; i < argc && argv[i][0] == '-'; i += 2) {
-		if (!strcmp(argv[i], "--")) {
-			i++;
-			break;
-		}
-		if (!strcmp(argv[i], "--cpuid")) {
-			run->shows_cpuid = true;
-			i--;
-			continue;
-		}
-		if (i + 1 >= argc || take_option(run, argv[i], argv[i + 1])) {
-			fprintf(stderr, "quire run: bad option '%s'\n", argv[i]);
-			return EXIT_USAGE;
-		}
-	}
-	if (i >= argc) {
-		fprintf(stderr, "quire run: no program given\n");
-		return EXIT_USAGE;
-	}
-	run->program = argv + i;
-	return 0;
-}
+const struct cli_command run_command = {
+    .name = "quire run",
+    .operand = "[--] PROGRAM [ARGUMENTS]",
+    .about = "Run PROGRAM, unmodified, with a /dev/kvm of its own.",
+    .options = run_options,
+    .take = take_option,
+};
 
 /* The program is to start on the engine. */
 static int check_engine(struct run *run, enum program_kind kind)
@@ -425,10 +425,22 @@ int command_run(int argc, char **argv)
 {
 	static struct run run;
 	pid_t parent = getpid(), pid;
-	int status = parse(argc, argv, &run);
+	int rest, status;
 
-	if (!status)
-		status = check_program(&run);
+	switch (cli_parse(&run_command, argc, argv, &run, &rest)) {
+	case CLI_DONE:
+		return EXIT_SUCCESS;
+	case CLI_WRONG:
+		return EXIT_USAGE;
+	case CLI_GO_ON:
+		break;
+	}
+	if (rest == argc) {
+		fprintf(stderr, "quire run: no program given\n");
+		return EXIT_USAGE;
+	}
+	run.program = argv + rest;
+	status = check_program(&run);
 	if (status)
 		return status;
 	if (find_library(run.library)) {

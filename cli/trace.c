@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/json.h"
+
 struct event_shape {
 	const char *group, *name, *fields;
 };
@@ -129,29 +131,48 @@ void trace_print_text(const struct trace *trace, FILE *file)
 	}
 }
 
+static void print_json_event(struct json *json, const struct trace_line *line)
+{
+	const struct report_event *event = &line->event;
+	const struct event_shape *shape = &shapes[event->event];
+	const char *fields = shape->fields, *name;
+	char kind, key[32], text[32];
+	int length;
+
+	json_object(json, NULL);
+	json_string(json, "name", shape->name);
+	json_string(json, "cat", shape->group);
+	json_string(json, "ph", "i");
+	json_string(json, "s", "t");
+	snprintf(text, sizeof(text), "%" PRIu64 ".%03" PRIu64, event->time_ns / 1000,
+		 event->time_ns % 1000);
+	json_number(json, "ts", text);
+	json_unsigned(json, "pid", line->pid);
+	json_unsigned(json, "tid", event->tid);
+	json_object(json, "args");
+	for (int arg = 0; (kind = next_field(&fields, &name, &length)); arg++) {
+		snprintf(key, sizeof(key), "%.*s", length, name);
+		snprintf(text, sizeof(text), "0x%" PRIx64, event->args[arg]);
+		if (kind == 'x')
+			json_string(json, key, text);
+		else if (kind == 'd')
+			json_signed(json, key, (int64_t)event->args[arg]);
+		else
+			json_unsigned(json, key, event->args[arg]);
+	}
+	json_end(json);
+	json_end(json);
+}
+
 void trace_print_json(const struct trace *trace, FILE *file)
 {
-	fputs("{\"displayTimeUnit\": \"ns\", \"traceEvents\": [", file);
-	for (size_t i = 0; i < trace->count; i++) {
-		const struct trace_line *line = &trace->lines[i];
-		const struct report_event *event = &line->event;
-		const struct event_shape *shape = &shapes[event->event];
-		const char *fields = shape->fields, *name;
-		char kind;
-		int length;
+	struct json json = {.file = file};
 
-		fprintf(file,
-			"%s\n{\"name\": \"%s\", \"cat\": \"%s\", \"ph\": \"i\", \"s\": \"t\", "
-			"\"ts\": %" PRIu64 ".%03" PRIu64 ", \"pid\": %u, \"tid\": %u, \"args\": {",
-			i ? "," : "", shape->name, shape->group, event->time_ns / 1000,
-			event->time_ns % 1000, line->pid, event->tid);
-		for (int arg = 0; (kind = next_field(&fields, &name, &length)); arg++) {
-			fprintf(file, "%s\"%.*s\": %s", arg ? ", " : "", length, name,
-				kind == 'x' ? "\"0x" : "");
-			print_value(file, kind, event->args[arg]);
-			fputs(kind == 'x' ? "\"" : "", file);
-		}
-		fputs("}}", file);
-	}
-	fputs("\n]}\n", file);
+	json_object(&json, NULL);
+	json_string(&json, "displayTimeUnit", "ns");
+	json_array(&json, "traceEvents");
+	for (size_t i = 0; i < trace->count; i++)
+		print_json_event(&json, &trace->lines[i]);
+	json_end(&json);
+	json_end(&json);
 }

@@ -8,7 +8,6 @@
 #include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -18,6 +17,7 @@
 #include "frontend/file/file.h"
 #include "frontend/file/user_copy.h"
 #include "frontend/object/mm_events.h"
+#include "hosts/process/maps.h"
 #include "hosts/process/process.h"
 #include "hosts/process/room.h"
 #include "preload/real.h"
@@ -260,23 +260,11 @@ INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int k
 /* Is @address in a client's mapping of a guest_memfd? Reads the kernel's list: for rare calls. */
 static bool is_guest_memfd(const void *address)
 {
-	char line[512];
-	unsigned long start, end;
-	bool found = false;
-	FILE *maps = fopen("/proc/self/maps", "re");
+	struct process_mapping mapping;
+	struct maps_name name;
 
-	if (!maps)
-		return false;
-	while (!found && fgets(line, sizeof(line), maps)) {
-		if (sscanf(line, "%lx-%lx", &start, &end) != 2 || (uintptr_t)address >= end)
-			continue;
-		if ((uintptr_t)address < start)
-			break;
-		found = strstr(line, "/memfd:[kvm-gmem]") != NULL;
-		break;
-	}
-	fclose(maps);
-	return found;
+	return !maps_find((uintptr_t)address, &mapping, &name) &&
+	       strstr(name.text, "/memfd:[kvm-gmem]");
 }
 
 struct advice_call {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/bench/bench.h"
+#include "cli/options.h"
 #include "hosts/process/process.h"
 
 static const struct bench_list *const lists[] = {
@@ -20,42 +21,34 @@ struct options {
 	int name_count;
 };
 
-static void usage(FILE *file)
-{
-	fputs(
-	    "usage: quire-bench [--json FILE] [--list] [NAME...]\n"
-	    "\n"
-	    "Measures the library. NAME is the beginning of a row's name; without one, all rows.\n"
-	    "Each row is CPU time of one operation, and its multiple of a floor that is measured\n"
-	    "in the same run: the least that any implementation must do.\n"
-	    "\n"
-	    "  --json FILE  write the results, in the shape of Google Benchmark\n"
-	    "  --list       print the rows and their floors, and measure nothing\n",
-	    file);
-}
+enum { BENCH_JSON, BENCH_LIST };
 
-/* 0; or 1 + the exit status. */
-static int parse(int argc, char **argv, struct options *options)
+static const struct cli_option bench_options[] = {
+    {"json", "FILE", "write the results, in the shape of Google Benchmark", BENCH_JSON},
+    {"list", NULL, "print the rows and their floors, and measure nothing", BENCH_LIST},
+    {0},
+};
+
+static int take_option(void *ctx, int key, const char *value)
 {
-	options->names = argv;
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			usage(stdout);
-			return 1;
-		}
-		if (!strcmp(argv[i], "--list")) {
-			options->list = 1;
-		} else if (!strcmp(argv[i], "--json") && i + 1 < argc) {
-			options->json = argv[++i];
-		} else if (argv[i][0] == '-') {
-			usage(stderr);
-			return 3;
-		} else {
-			options->names[options->name_count++] = argv[i];
-		}
-	}
+	struct options *options = ctx;
+
+	if (key == BENCH_JSON)
+		options->json = value;
+	else
+		options->list = 1;
 	return 0;
 }
+
+static const struct cli_command bench_command = {
+    .name = "quire-bench",
+    .operand = "[NAME...]",
+    .about = "Measure the library. NAME is the beginning of a row's name; without one, all rows.\n"
+	     "Each row is CPU time of one operation, and its multiple of a floor that is measured\n"
+	     "in the same run: the least that any implementation must do.",
+    .options = bench_options,
+    .take = take_option,
+};
 
 static int is_wanted(const struct options *options, const struct bench_row *row)
 {
@@ -91,11 +84,19 @@ int main(int argc, char **argv)
 {
 	static struct bench_result results[RESULTS_MAX];
 	struct options options = {0};
-	int status = parse(argc, argv, &options);
+	int rest;
 	size_t count;
 
-	if (status)
-		return status - 1;
+	switch (cli_parse(&bench_command, argc, argv, &options, &rest)) {
+	case CLI_DONE:
+		return 0;
+	case CLI_WRONG:
+		return 2;
+	case CLI_GO_ON:
+		break;
+	}
+	options.names = argv + rest;
+	options.name_count = argc - rest;
 	quire_platform_install(&process_platform);
 	if (process_signals_install()) {
 		fputs("quire-bench: cannot install signal handlers\n", stderr);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cli/bench/bench.h"
+#include "cli/json.h"
 
 void bench_print_head(void)
 {
@@ -39,7 +40,7 @@ void bench_print_result(const struct bench_result *result)
 	fflush(stdout);
 }
 
-static void write_context(FILE *file)
+static void write_context(struct json *json)
 {
 	char host[65] = "", date[32] = "";
 	time_t now = time(NULL);
@@ -48,56 +49,66 @@ static void write_context(FILE *file)
 	gethostname(host, sizeof(host) - 1);
 	if (localtime_r(&now, &local))
 		strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S%z", &local);
-	fprintf(file,
-		"{\n  \"context\": {\n    \"date\": \"%s\",\n    \"host_name\": \"%s\",\n"
-		"    \"executable\": \"quire-bench\",\n    \"num_cpus\": %ld,\n"
-		"    \"library_build_type\": \"release\"\n  },\n  \"benchmarks\": [",
-		date, host, sysconf(_SC_NPROCESSORS_ONLN));
+	json_object(json, "context");
+	json_string(json, "date", date);
+	json_string(json, "host_name", host);
+	json_string(json, "executable", "quire-bench");
+	json_signed(json, "num_cpus", sysconf(_SC_NPROCESSORS_ONLN));
+	json_string(json, "library_build_type", "release");
+	json_end(json);
 }
 
-static void write_one(FILE *file, const struct bench_result *result)
+static void write_numbers(struct json *json, const struct bench_result *result)
 {
 	const struct bench_row *row = result->row;
 
-	fprintf(file,
-		"    {\n      \"name\": \"%s\",\n      \"run_name\": \"%s\",\n"
-		"      \"run_type\": \"iteration\",\n",
-		row->name, row->name);
-	if (result->error) {
-		fprintf(file,
-			"      \"error_occurred\": true,\n      \"error_message\": \"%s\"\n    }",
-			result->text);
+	json_unsigned(json, "repetitions", result->rounds);
+	json_unsigned(json, "iterations", row->operations);
+	json_real(json, "real_time", result->median, 3);
+	json_real(json, "cpu_time", result->median, 3);
+	json_string(json, "time_unit", row->is_in_bytes ? "bytes" : "ns");
+	json_real(json, "lowest", result->lowest, 3);
+	json_real(json, "highest", result->highest, 3);
+	json_real(json, "floor", result->floor, 3);
+	json_string(json, "floor_text", row->floor_text);
+	json_real(json, "ratio", result->ratio, 4);
+	if (!(row->bound > 0))
 		return;
+	json_real(json, "bound", row->bound, 3);
+	json_bool(json, "within_bound", result->ratio <= row->bound);
+}
+
+static void write_one(struct json *json, const struct bench_result *result)
+{
+	json_object(json, NULL);
+	json_string(json, "name", result->row->name);
+	json_string(json, "run_name", result->row->name);
+	json_string(json, "run_type", "iteration");
+	if (result->error) {
+		json_bool(json, "error_occurred", true);
+		json_string(json, "error_message", result->text);
+	} else {
+		write_numbers(json, result);
 	}
-	fprintf(file,
-		"      \"repetitions\": %u,\n      \"iterations\": %llu,\n"
-		"      \"real_time\": %.3f,\n      \"cpu_time\": %.3f,\n"
-		"      \"time_unit\": \"%s\",\n      \"lowest\": %.3f,\n      \"highest\": %.3f,\n"
-		"      \"floor\": %.3f,\n      \"floor_text\": \"%s\",\n      \"ratio\": %.4f",
-		result->rounds, (unsigned long long)row->operations, result->median, result->median,
-		row->is_in_bytes ? "bytes" : "ns", result->lowest, result->highest, result->floor,
-		row->floor_text, result->ratio);
-	if (row->bound > 0)
-		fprintf(file, ",\n      \"bound\": %.3f,\n      \"within_bound\": %s", row->bound,
-			result->ratio <= row->bound ? "true" : "false");
-	fprintf(file, "\n    }");
+	json_end(json);
 }
 
 int bench_write_json(const char *path, const struct bench_result *results, size_t count)
 {
-	FILE *file = fopen(path, "w");
+	struct json json = {.file = fopen(path, "w")};
 	int error;
 
-	if (!file)
+	if (!json.file)
 		return -errno;
-	write_context(file);
-	for (size_t i = 0; i < count; i++) {
-		fputs(i ? ",\n" : "\n", file);
-		write_one(file, &results[i]);
-	}
-	fputs("\n  ]\n}\n", file);
-	error = ferror(file) ? -EIO : 0;
-	if (fclose(file) && !error)
+	json_object(&json, NULL);
+	write_context(&json);
+	json_array(&json, "benchmarks");
+	for (size_t i = 0; i < count; i++)
+		write_one(&json, &results[i]);
+	json_end(&json);
+	json_end(&json);
+	error = ferror(json.file) ? -EIO : 0;
+	if (fclose(json.file) && !error)
 		error = -errno;
 	return error;
 }

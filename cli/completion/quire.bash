@@ -27,7 +27,7 @@ _quire() {
 	for ((at = 2; at < COMP_CWORD; at++)); do
 		case ${COMP_WORDS[at]} in
 		--param | --stats | --trace) ((at++)) ;;
-		--cpuid | --json) ;;
+		--cpuid | --help | --json) ;;
 		*)
 			[ "${COMP_WORDS[at]}" = -- ] && ((at++))
 			if declare -F _command_offset >/dev/null; then
@@ -47,8 +47,8 @@ _quire() {
 		compopt -o nospace 2>/dev/null
 		;;
 	run:--stats | run:--trace) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --param --stats --trace --' -c -- "$word") ;;
-	doctor:*) mapfile -t COMPREPLY < <(compgen -W '--json --' -- "$word") ;;
+	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --param --stats --trace --' -c -- "$word") ;;
+	doctor:*) mapfile -t COMPREPLY < <(compgen -W '--help --json --' -- "$word") ;;
 	esac
 }
 complete -o default -F _quire quire

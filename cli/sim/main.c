@@ -5,15 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/options.h"
 #include "cli/sim/sim.h"
-
-static int usage(void)
-{
-	fprintf(stderr, "usage: quire-sim [--seeds COUNT] [--from SEED] | --seed SEED\n"
-			"  --seeds COUNT  run COUNT simulations (1000), from seed --from (1) on\n"
-			"  --seed SEED    run one, and print what it does\n");
-	return 2;
-}
 
 static int parse(const char *text, uint64_t *number)
 {
@@ -24,41 +17,68 @@ static int parse(const char *text, uint64_t *number)
 	return errno || end == text || *end || *text == '-' ? -EINVAL : 0;
 }
 
+struct options {
+	uint64_t from, count;
+	int one; /* of the seed @from, and what it does is printed */
+};
+
+enum { SIM_SEEDS, SIM_FROM, SIM_SEED };
+
+static const struct cli_option sim_options[] = {
+    {"seeds", "COUNT", "run COUNT simulations (1000)", SIM_SEEDS},
+    {"from", "SEED", "the first seed (1)", SIM_FROM},
+    {"seed", "SEED", "run one, and print what it does", SIM_SEED},
+    {0},
+};
+
+static int take_option(void *ctx, int key, const char *value)
+{
+	struct options *options = ctx;
+
+	options->one |= key == SIM_SEED;
+	return parse(value, key == SIM_SEEDS ? &options->count : &options->from);
+}
+
+static const struct cli_command sim_command = {
+    .name = "quire-sim",
+    .about = "Run simulations by their seeds; the first that fails is printed with its plan.",
+    .options = sim_options,
+    .take = take_option,
+};
+
 int main(int argc, char **argv)
 {
 	static struct sim_plan plan;
-	uint64_t from = 1, count = 1000;
-	int one = 0;
+	struct options options = {.from = 1, .count = 1000};
+	int rest;
 
-	for (int i = 1; i < argc; i += 2) {
-		one |= !strcmp(argv[i], "--seed");
-		if (i + 1 == argc)
-			return usage();
-		if (!strcmp(argv[i], "--seeds") ? parse(argv[i + 1], &count)
-		    : !strcmp(argv[i], "--seed") || !strcmp(argv[i], "--from")
-			? parse(argv[i + 1], &from)
-			: 1)
-			return usage();
+	switch (cli_parse(&sim_command, argc, argv, &options, &rest)) {
+	case CLI_DONE:
+		return 0;
+	case CLI_WRONG:
+		return 2;
+	case CLI_GO_ON:
+		break;
 	}
-	if (one)
-		count = 1;
+	if (options.one)
+		options.count = 1;
 	sim_init();
-	for (uint64_t seed = from; seed - from < count; seed++) {
+	for (uint64_t seed = options.from; seed - options.from < options.count; seed++) {
 		const char *failure;
 
 		sim_plan_make(&plan, seed);
-		plan.trace = one;
-		if (one)
+		plan.trace = options.one;
+		if (options.one)
 			sim_plan_print(&plan);
 		failure = sim_run(&plan);
 		if (!failure)
 			continue;
-		if (!one)
+		if (!options.one)
 			sim_plan_print(&plan);
 		printf("seed %" PRIu64 " failed: %s\n", seed, failure);
 		return 1;
 	}
 	sim_destroy();
-	printf("%" PRIu64 " simulations passed\n", count);
+	printf("%" PRIu64 " simulations passed\n", options.count);
 	return 0;
 }

@@ -1,0 +1,84 @@
+"""What `quire COMMAND --help` prints comes from the commands' tables; manual and completions agree.
+
+Usage: test_help.py QUIRE
+"""
+import pathlib
+import re
+import subprocess
+import sys
+import unittest
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+COMMANDS = ("run", "doctor")
+
+
+def options_of(text):
+    """{option: has a value} of a text that --help printed."""
+    return {name: bool(value)
+            for name, value in re.findall(r"^  --([\w-]+)( [A-Z][\w.=]*)?  +\S", text, re.M)}
+
+
+class Help(unittest.TestCase):
+    quire = None
+
+    def call(self, *words):
+        return subprocess.run([self.quire, *words], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, check=False)
+
+    def options(self, command):
+        done = self.call(command, "--help")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        options = options_of(done.stdout)
+        self.assertIn("help", options)
+        return options
+
+    def test_every_command_has_help(self):
+        usage = self.call("help")
+        self.assertEqual(usage.returncode, 0)
+        for command in COMMANDS:
+            text = self.call(command, "--help").stdout
+            self.assertIn(f"usage: quire {command} ", text)
+            self.assertIn(text, usage.stdout)
+
+    def test_wrong_options(self):
+        for words in (("run",), ("run", "--param"), ("run", "--none", "true"),
+                      ("run", "--cpuid=1", "true"), ("doctor", "--json=1"), ("doctor", "-x"), ("x",)):
+            done = self.call(*words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), words)
+            self.assertTrue(done.stderr, words)
+
+    def test_values(self):
+        """As a word of their own and behind '='; what follows the program is the program's."""
+        self.assertEqual(self.call("doctor", "--js", "--", "/bin/true").stdout[0], "{")
+        for words in (("--param", "kvm.none=1"), ("--param=kvm.none=1",)):
+            self.assertIn("kvm.none", self.call("run", *words, "true").stderr)
+
+    def test_manual(self):
+        text = (TREE / "docs/man/quire.1").read_text()
+        listed = set(re.findall(r"\bFl -([a-z]+)", text))
+        wanted = {name for command in COMMANDS for name in self.options(command)}
+        self.assertEqual(listed, wanted)
+        synopsis = text[:text.index(".Sh DESCRIPTION")]
+        for command in COMMANDS:
+            part = re.search(rf"\.Cm {command}\n(.*?)(?=\.Nm\n|\Z)", synopsis, re.S).group(1)
+            for name, has_value in self.options(command).items():
+                if name != "help":
+                    self.assertRegex(part, rf"Op Fl -{name}( Ar|\n)")
+                    self.assertEqual(has_value, f"Fl -{name} Ar" in part, name)
+
+    def test_completions(self):
+        bash = (TREE / "cli/completion/quire.bash").read_text()
+        zsh = (TREE / "cli/completion/_quire").read_text()
+        for command in COMMANDS:
+            options = self.options(command)
+            listed = re.search(rf"^\t{command}:\*\).*-W '([^']*)'", bash, re.M).group(1)
+            self.assertEqual(set(re.findall(r"--([a-z]+)", listed)), set(options), command)
+            part = re.search(rf"^{command}\)\n(.*?);;", zsh, re.M | re.S).group(1)
+            self.assertEqual(dict((name, bool(value)) for name, value in
+                                  re.findall(r"--([a-z]+)\[[^\]]*\](:?)", part)),
+                             options, command)
+
+
+if __name__ == "__main__":
+    Help.quire = sys.argv[1]
+    unittest.main(argv=sys.argv[:1])
