@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -20,6 +21,7 @@
 #include "cli/json.h"
 #include "cli/quire.h"
 #include "preload/program.h"
+#include "vcpu/decode/decoder.h"
 #include "vcpu/translate/machine.h"
 
 /* Linux 6.3 has it, libc's headers may not. */
@@ -34,6 +36,11 @@ struct pagemap_scan {
 #define SCAN_PAGEMAP _IOWR('f', 16, struct pagemap_scan)
 
 #define SET_CPUID 0x1012 /* of arch_prctl(2) */
+
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#define PR_SYS_DISPATCH_OFF 0
+#endif
 
 /* With --json. */
 static bool is_for_machines;
@@ -157,7 +164,7 @@ static void say_descriptors(void)
 	say("descriptors", text,
 	    limit.rlim_cur < limit.rlim_max || geteuid() == 0
 		? "ours lie past this limit and take none of yours"
-		: "ours count against this limit: one for each of yours");
+		: "ours count against this limit: a few, and one for each vCPU");
 }
 
 static bool has_filters(void)
@@ -190,12 +197,31 @@ static bool say_filter(void)
 	return works;
 }
 
+/* Whether the library can take over what a dynamic program asks of the kernel by itself. */
+static bool has_dispatch(void)
+{
+	return !prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
+}
+
+static void say_dispatch(void)
+{
+	if (has_dispatch())
+		say("raw system calls", "served",
+		    "those that a dynamic program makes without libc, at some microseconds each");
+	else
+		say("raw system calls", "not served",
+		    "of dynamic programs (Linux 5.11): KVM's ioctls among them answer ENODEV");
+}
+
 /* How a program of @kind is served, in words; NULL: not at all. */
 static const char *service(enum program_kind kind)
 {
 	switch (kind) {
 	case PROGRAM_OK:
-		return "by the library, where it calls libc; system calls of its own are not seen";
+		return has_dispatch()
+			   ? "by the library, where it calls libc and where it calls the kernel"
+			   : "by the library, where it calls libc; system calls of its own are not "
+			     "seen";
 	case PROGRAM_STATIC:
 	case PROGRAM_OTHER_LIBC:
 	case PROGRAM_GO:
@@ -254,6 +280,18 @@ static void say_cpuid(bool has_engine)
 		    "`quire run --cpuid` answers those that it finds in files that are mapped");
 }
 
+/* Without it no vCPU is made. */
+static void say_decoder(const char *library)
+{
+	int error;
+
+	decoder_look_beside(library);
+	error = decoder_load();
+	say("decoder", error ? "missing" : "found",
+	    error ? "libZydis: neither beside the library nor in the system's folders: no vCPUs"
+		  : "libZydis, brought into memory at the first use of KVM");
+}
+
 static bool say_machine(void)
 {
 	char library[PATH_MAX], engine[PATH_MAX];
@@ -264,6 +302,8 @@ static bool say_machine(void)
 		say("kernel", name.release, "");
 	usable = !find_library(library);
 	say("library", usable ? "found" : "missing", usable ? library : "build it, or reinstall");
+	if (usable)
+		say_decoder(library);
 	found = !find_engine(engine);
 	say("engine", found ? "found" : "missing",
 	    found ? engine : "static programs and Go are not served without it");
@@ -272,6 +312,7 @@ static bool say_machine(void)
 	say("memfd, /proc, flock", found ? "yes" : "no",
 	    found ? "descriptors work" : "needed: is /proc mounted?");
 	usable = say_filter() && usable && found;
+	say_dispatch();
 	say("PAGEMAP_SCAN", has_pagemap_scan() ? "yes" : "no",
 	    "tells which pages are huge (Linux 6.7); without it all are 4K");
 	say("userfaultfd", has_userfaultfd() ? "yes" : "no", "only programs that use it need it");

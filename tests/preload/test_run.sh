@@ -37,6 +37,16 @@ output=$("$quire" run --cpuid -- true 2>&1)
 expect 'status of --cpuid without an engine' 126 $?
 expect 'reason of --cpuid without an engine' 'quire run: --cpuid needs quire-engine, and there is none' "$output"
 expect 'doctor of --cpuid without an engine' real "$("$quire" doctor | sed -n 's/^CPUID of programs *\([a-z]*\) .*/\1/p')"
+expect 'doctor of raw calls' '1' "$("$quire" doctor | grep -c '^raw system calls  *\(served\|not served\)  *[a-z]')"
+expect 'doctor of the decoder' '1' "$("$quire" doctor | grep -c '^decoder  *found  *[a-z]')"
+served=$("$quire" doctor --json -- sh | python3 -c '
+import json, sys
+said = json.load(sys.stdin)
+print(said["raw system calls"]["answer"], "kernel" in said["it is served"]["meaning"])')
+case $served in
+'served True' | 'not served False') ;;
+*) expect 'doctor of raw calls of a program' 'served True, or not served False' "$served" ;;
+esac
 expect 'doctor of the translator' '1' "$("$quire" doctor | grep -c '^translator  *\(yes\|no\)  *[a-z]')"
 "$quire" run /nonexistent/program 2>/dev/null
 expect 'status of a missing program' 127 $?
