@@ -464,7 +464,7 @@ static int seal(int fd, const struct file_config *config)
 {
 	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
-	if (config->memory == FILE_NO_MEMORY)
+	if (config->memory != FILE_MEMORY_MAPPABLE && !config->is_mapped)
 		seals |= F_SEAL_WRITE;
 	/* And it is no program. */
 	return fcntl(fd, F_ADD_SEALS, seals) || fchmod(fd, 0600) ? -errno : 0;

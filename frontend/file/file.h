@@ -60,7 +60,9 @@ struct file_config {
 	uint64_t size_bytes; /* of the memfd, and of the memory */
 	enum file_memory_kind memory;
 	bool cloexec;
-	bool read_only;	  /* the client's descriptor is open for reading alone */
+	bool is_mapped; /* mmap() reaches the memfd, for writing too: it is not sealed against that
+			 */
+	bool read_only; /* the client's descriptor is open for reading alone */
 	const char *name; /* overrides ops->name when not NULL */
 };
 

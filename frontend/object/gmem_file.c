@@ -71,6 +71,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	    .ops = &gmem_file_ops,
 	    .size_bytes = size_bytes,
 	    .memory = flags & QUIRE_GMEM_INIT_SHARED ? FILE_MEMORY_MAPPABLE : FILE_MEMORY_PRIVATE,
+	    .is_mapped = (flags & QUIRE_GMEM_MMAP) != 0,
 	};
 	struct gmem_object *object;
 	struct file *file;
