@@ -23,7 +23,7 @@ static struct {
 
 static uint64_t inode_of(long fd)
 {
-	struct stat status;
+	struct stat status = {.st_ino = 0};
 
 	return sys_call(SYS_fstat, (uint64_t)fd, sys_address(&status)) ? 0 : status.st_ino;
 }
