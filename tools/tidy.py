@@ -277,6 +277,24 @@ def rule_unit_rooms(tree):
         if parts[:2] == ["tests", "unit"] and len(parts) > 3 and parts[2] not in rooms:
             yield path, 1, f"no part of the library is called {parts[2]}"
 
+STATUS = re.compile(r"^# [^\n]+\n\n\*\*Status\.\*\* (In force|Superseded by (\d{4})\.)")
+
+def rule_decisions(tree):
+    """A reader must not follow a decision that another has replaced: each says whether it holds."""
+    numbers = {}
+    for path in tree.files:
+        if re.match(r"docs/decisions/\d{4}-[\w-]+\.md$", path):
+            numbers[path.split("/")[-1][:4]] = path
+    for number, path in sorted(numbers.items()):
+        status = STATUS.match((tree.root / path).read_text())
+        if not status:
+            yield path, 3, "no **Status.** 'In force' or 'Superseded by NNNN.' below the title"
+        elif status.group(2) and status.group(2) not in numbers:
+            yield path, 3, f"no decision {status.group(2)}"
+    for number in range(1, len(numbers) + 1):
+        if f"{number:04}" not in numbers:
+            yield "docs/decisions", 1, f"no decision {number:04}"
+
 INVARIANTS = "docs/INVARIANTS.md"
 INVARIANT = re.compile(r"\bI-\d\d\b")
 
