@@ -17,4 +17,10 @@ void broker_end(const char *directory);
  */
 int broker_memfd(const char *directory, const char *name, uint64_t size_bytes);
 
+/*
+ * The command keeps what @fd refers to until this process has ended, so that its exit does not wait
+ * for the end of that. Where the command cannot, the exit waits.
+ */
+void broker_hold(const char *directory, int fd);
+
 #endif

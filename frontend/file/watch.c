@@ -7,7 +7,9 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
+#include "frontend/file/broker.h"
 #include "frontend/file/hidden_fd.h"
+#include "frontend/param/params.h"
 #include "hosts/process/sys.h"
 
 #define PATH_BYTES 64
@@ -27,8 +29,10 @@ void file_watch_start(void)
 	if (watch_fd >= 0)
 		return;
 	fd = hidden_fd_hide(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-	if (fd >= 0)
-		__atomic_store_n(&watch_fd, fd, __ATOMIC_RELEASE);
+	if (fd < 0)
+		return;
+	broker_hold(params_directory(), fd);
+	__atomic_store_n(&watch_fd, fd, __ATOMIC_RELEASE);
 }
 
 int file_watch_add(int fd)
