@@ -11,6 +11,18 @@
 #define SLOT_PAGES (SLOT_BYTES / QUIRE_PAGE_SIZE)
 
 /*
+ * Where L2 runs, L1 maps all of it to itself with 4K entries. Its tables are the first pages of its
+ * memory: a root, one table of 1 GiB entries, one of 2 MiB entries for each GiB, the lowest.
+ */
+#define NESTED_GIB (SLOTS * SLOT_BYTES / GIB)
+#define ROOT UINT64_C(0)
+#define TABLE_1G UINT64_C(1)
+#define TABLES_2M UINT64_C(2)
+#define TABLES_4K (TABLES_2M + NESTED_GIB)
+#define TABLES_END (TABLES_4K + NESTED_GIB * QUIRE_TABLE_ENTRIES)
+#define ENTRY UINT64_C(0x67) /* present, writable, user, A, D */
+
+/*
  * The linker hands the library's calls of the lock to these (option --wrap). Only the thread that
  * watches pays for it; acknowledgements waited for within a hold are counted apart.
  */
@@ -57,8 +69,11 @@ void debt_paid(struct flush_debt *debt)
 		hold.wait += bench_now() - start;
 }
 
+enum holds_kind { HOLDS_TDP, HOLDS_NESTED };
+
 struct holds {
 	struct machine machine;
+	u64 first; /* gfn that the guest touches */
 	u64 words[SLOT_PAGES / 64];
 };
 
@@ -92,7 +107,30 @@ static int set_slots(struct holds *holds, u32 flags, u64 size_bytes)
 	return error;
 }
 
-/* param: the VM's type. */
+static u64 *table_at(struct holds *holds, u64 gfn)
+{
+	return (u64 *)(holds->machine.memory + gfn * QUIRE_PAGE_SIZE);
+}
+
+static int start_nested(struct holds *holds)
+{
+	const struct quire_nested tables = {.levels = 4, .nx = 1, .wp = 1};
+
+	table_at(holds, ROOT)[0] = TABLE_1G * QUIRE_PAGE_SIZE | ENTRY;
+	for (u64 i = 1; i < QUIRE_TABLE_ENTRIES; i++)
+		table_at(holds, ROOT)[i] = table_at(holds, TABLE_1G)[i] = 0;
+	for (u64 gib = 0; gib < NESTED_GIB; gib++)
+		table_at(holds, TABLE_1G)[gib] = (TABLES_2M + gib) * QUIRE_PAGE_SIZE | ENTRY;
+	/* Tables of a level follow one another, so their entries count on. */
+	for (u64 i = 0; i < NESTED_GIB * QUIRE_TABLE_ENTRIES; i++)
+		table_at(holds, TABLES_2M)[i] = (TABLES_4K + i) * QUIRE_PAGE_SIZE | ENTRY;
+	for (u64 i = 0; i < SLOTS * SLOT_PAGES; i++)
+		table_at(holds, TABLES_4K)[i] = i * QUIRE_PAGE_SIZE | ENTRY;
+	holds->first = round_up_u64(TABLES_END, QUIRE_TABLE_ENTRIES);
+	return quire_vcpu_set_nested(holds->machine.vcpus[0], &tables);
+}
+
+/* param: an enum holds_kind. */
 static int holds_setup(const struct bench_row *row, void **state)
 {
 	struct holds *holds = calloc(1, sizeof(*holds));
@@ -100,13 +138,17 @@ static int holds_setup(const struct bench_row *row, void **state)
 
 	if (!holds)
 		return -ENOMEM;
-	error = machine_init(&holds->machine, (enum quire_vm_type)row->param, 1, LEVEL_REAL);
+	error = machine_init(&holds->machine,
+			     row->param == HOLDS_TDP ? QUIRE_VM_SW_PROTECTED : QUIRE_VM_DEFAULT, 1,
+			     LEVEL_REAL);
 	holds->machine.memory = memory_get(MEMORY_SMALL, SLOT_BYTES);
 	holds->machine.npages = SLOT_PAGES;
 	if (!error && !holds->machine.memory)
 		error = -ENOMEM;
 	if (!error)
 		error = set_slots(holds, 0, SLOT_BYTES);
+	if (!error && row->param == HOLDS_NESTED)
+		error = start_nested(holds);
 	if (error)
 		holds_destroy(holds);
 	else
@@ -116,8 +158,10 @@ static int holds_setup(const struct bench_row *row, void **state)
 
 static int populate(struct holds *holds)
 {
-	struct faults faults = {
-	    .npages = SLOTS * SLOT_PAGES, .stride = 1, .error_code = FAULTS_MISSING};
+	struct faults faults = {.first = holds->first,
+				.npages = SLOTS * SLOT_PAGES - holds->first,
+				.stride = 1,
+				.error_code = FAULTS_MISSING};
 
 	return machine_fault(&holds->machine, 0, &faults) < 0 ? -EIO : 0;
 }
@@ -140,7 +184,10 @@ static int harvest(struct holds *holds)
 /* All pages of one slot, and one in eight words of the log of the others. */
 static int write_pages(struct holds *holds)
 {
-	struct faults dense = {.npages = SLOT_PAGES, .stride = 1, .error_code = FAULTS_PROTECTED};
+	struct faults dense = {.first = holds->first,
+			       .npages = SLOT_PAGES - holds->first,
+			       .stride = 1,
+			       .error_code = FAULTS_PROTECTED};
 	struct faults sparse = {.first = SLOT_PAGES,
 				.npages = (SLOTS - 1) * SLOT_PAGES,
 				.stride = 512,
@@ -157,44 +204,63 @@ static int delete_slots(struct holds *holds)
 	return error ? error : set_slots(holds, 0, SLOT_BYTES);
 }
 
-/* The whole guest becomes private, which takes its shared mappings away, and shared again. */
+/*
+ * The whole guest becomes private, which takes its shared mappings away, and shared again. Memory
+ * that cannot be private goes as it is.
+ */
 static int convert(struct holds *holds)
 {
 	struct quire_vm *vm = holds->machine.vm;
 	u64 size_bytes = SLOTS * SLOT_BYTES;
 	int error;
 
-	if (!quire_vm_attributes(vm))
+	if (!quire_vm_attributes(vm)) {
+		machine_zap(&holds->machine);
 		return 0;
+	}
 	error = quire_vm_set_attributes(vm, (gpa_t){0}, size_bytes, QUIRE_ATTRIBUTE_PRIVATE);
 	return error ? error : quire_vm_set_attributes(vm, (gpa_t){0}, size_bytes, 0);
 }
 
-/* Every operation that changes all of the guest's mappings, each on a populated guest. */
+static int log_all(struct holds *holds)
+{
+	return set_slots(holds, QUIRE_SLOT_LOG_DIRTY, SLOT_BYTES);
+}
+
+static int log_none(struct holds *holds)
+{
+	return set_slots(holds, 0, SLOT_BYTES);
+}
+
+static int zap(struct holds *holds)
+{
+	machine_zap(&holds->machine);
+	return 0;
+}
+
+/*
+ * Every operation that changes all of the guest's mappings, each on a populated guest. The faults
+ * between them are not watched: nested ones hold the lock for a second in all, so that whatever
+ * interrupts this thread comes within one.
+ */
 static int everything(struct holds *holds)
 {
-	int error = populate(holds);
+	static const struct {
+		int (*prepare)(struct holds *holds);
+		int (*change)(struct holds *holds);
+	} steps[] = {
+	    {populate, log_all}, {write_pages, harvest}, {NULL, log_none},
+	    {NULL, zap},	 {populate, convert},	 {populate, delete_slots},
+	};
+	int error = 0;
 
-	hold.watching = 1;
-	if (!error)
-		error = set_slots(holds, QUIRE_SLOT_LOG_DIRTY, SLOT_BYTES);
-	if (!error)
-		error = write_pages(holds);
-	if (!error)
-		error = harvest(holds);
-	if (!error)
-		error = set_slots(holds, 0, SLOT_BYTES);
-	if (!error)
-		machine_zap(&holds->machine);
-	if (!error)
-		error = populate(holds);
-	if (!error)
-		error = convert(holds);
-	if (!error)
-		error = populate(holds);
-	if (!error)
-		error = delete_slots(holds);
-	hold.watching = 0;
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && !error; i++) {
+		error = steps[i].prepare ? steps[i].prepare(holds) : 0;
+		hold.watching = 1;
+		if (!error)
+			error = steps[i].change(holds);
+		hold.watching = 0;
+	}
 	return error;
 }
 
@@ -219,7 +285,20 @@ static const struct bench_row rows[] = {
 	.floor = hold_allowance,
 	.bound = 1,
 	.operations = 1,
-	.param = QUIRE_VM_SW_PROTECTED,
+	.param = HOLDS_TDP,
+	.memory_bytes = 2 * GIB,
+	.rounds = 3,
+    },
+    {
+	.name = "lock_hold_nested/16GiB",
+	.floor_text = "100 us: what is allowed",
+	.setup = holds_setup,
+	.teardown = holds_destroy,
+	.operation = longest_hold,
+	.floor = hold_allowance,
+	.bound = 1,
+	.operations = 1,
+	.param = HOLDS_NESTED,
 	.memory_bytes = 2 * GIB,
 	.rounds = 3,
     },

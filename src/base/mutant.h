@@ -94,6 +94,7 @@
 	X(nested_unarmed, "a harvest leaves W to L2")                                     \
 	X(nested_huge_unprotected, "a huge mapping of L2's keeps W when logging starts")  \
 	X(nested_split_writable, "the pieces of L2's huge mapping get W")                 \
+	X(piece_unflushed, "mmu_lock is dropped within a zap that has not flushed")       \
 	X(nested_recover_unflushed, "L2's split tables are freed before the TLBs are flushed")
 
 enum quire_mutant {

@@ -2,6 +2,7 @@
 #ifndef QUIRE_CHANGE_CHANGE_H
 #define QUIRE_CHANGE_CHANGE_H
 
+#include "src/base/mutant.h"
 #include "src/change/check.h"
 #include "src/gmem/gmem.h"
 #include "src/shadow/shadow.h"
@@ -35,9 +36,28 @@ static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lo
 	biglock_write_unlock(&vm->mmu_lock);
 }
 
+/*
+ * Others may have mmu_lock between two pieces of a change. What they find gone owes no flush to
+ * them, so @debt is paid first.
+ */
+static inline void change_yield(struct quire_vm *vm, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock)
+{
+	if (MUTANT(piece_unflushed))
+		flush_debt_forgive(debt, "mutant");
+	shadow_commit(vm, debt);
+	flush_debt_pay(debt);
+	change_flush_unlock(vm);
+	change_lock(vm);
+}
+
 /* --- mmu_lock exclusive --- */
 
-/* Take [start, end) away from the address spaces in @as_mask. */
+/*
+ * Take [start, end) away from the address spaces in @as_mask. Nested mappings go in pieces, and
+ * mmu_lock is dropped between them: from before the call to the end of the change something else
+ * must keep faults from mapping the range again (an invalidation in progress, or an invalid slot).
+ */
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 

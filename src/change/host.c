@@ -34,8 +34,12 @@ static void zap_slots(struct quire_vm *vm, hva_t start, hva_t end, struct flush_
 			memslot_gfns(slot, start, end, &first, &last);
 			invalidation_add_range(vm, first, last);
 			/* A slot served by guest_memfd maps nothing through the hva. */
-			if (!(slot->flags & MEMSLOT_GMEM_ONLY))
-				change_zap_range(vm, 1u << as, first, last, debt);
+			if (slot->flags & MEMSLOT_GMEM_ONLY)
+				continue;
+			/* It may drop mmu_lock, but the set of slots stays as it is. */
+			reclaim_leave();
+			change_zap_range(vm, 1u << as, first, last, debt);
+			reclaim_enter();
 		}
 	}
 }

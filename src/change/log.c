@@ -150,13 +150,14 @@ void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
 	struct recovery_context ctx = {.vm = vm, .slot = slot};
 	gfn_t end = memslot_end(slot), next;
 	u64 block = level_pages(QUIRE_LEVEL_1G);
-	struct shadow_recovery nested = {.as_id = slot->as_id,
-					 .start = slot->base_gfn,
-					 .end = end,
-					 .allowed = huge_allowed,
-					 .ctx = &ctx};
+	struct shadow_recovery nested = {
+	    .range = shadow_range_of(slot->as_id, slot->base_gfn, end),
+	    .allowed = huge_allowed,
+	    .ctx = &ctx,
+	};
 
 	slots_assert(vm);
+	nested.range.highest = QUIRE_LEVEL_2M;
 	change_nested_recover(vm, &nested);
 	/* One hold a gigabyte: the largest leaf that may come back. */
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {

@@ -30,6 +30,23 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 	change_flush_unlock(vm);
 }
 
+/* Let others have the lock. What was protected so far owes its flush to the whole operation. */
+static void protect_yield(struct quire_vm *vm) REQUIRES(&vm->mmu_lock)
+{
+	change_flush_unlock(vm);
+	change_lock(vm);
+}
+
+static void protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			  struct flush_debt *debt) REQUIRES(&vm->mmu_lock)
+{
+	struct shadow_range range = shadow_range_of(as_id, start, end);
+
+	mmu_assert_exclusive(vm);
+	while (shadow_write_protect(vm, &range, debt))
+		protect_yield(vm);
+}
+
 void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			   struct flush_debt *debt)
 {
@@ -37,7 +54,7 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 	if (!shadow_of(vm) || MUTANT(nested_start_unprotected))
 		return;
 	change_lock(vm);
-	shadow_write_protect(vm, as_id, start, end, debt);
+	protect_range(vm, as_id, start, end, debt);
 	change_flush_unlock(vm);
 }
 
@@ -45,16 +62,20 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 static void protect_runs(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
 			 struct flush_debt *debt) REQUIRES(&vm->mmu_lock)
 {
+	mmu_assert_exclusive(vm);
 	while (mask) {
 		u32 skip = (u32)__builtin_ctzll(mask);
 		u64 rest = ~(mask >> skip);
 		u32 count = rest ? (u32)__builtin_ctzll(rest) : 64;
 		gfn_t start = {base.v + skip};
 
-		shadow_write_protect(vm, as_id, start, (gfn_t){start.v + count}, debt);
+		protect_range(vm, as_id, start, (gfn_t){start.v + count}, debt);
 		mask &= ~((count == 64 ? UINT64_MAX : (UINT64_C(1) << count) - 1) << skip);
 	}
 }
+
+/* Words of a log whose gfns are protected in one hold of the lock: a look at 64 heads each. */
+#define WORDS_AT_ONCE (SHADOW_PIECE_CHANGES / 8 + 1)
 
 void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span,
 				struct flush_debt *debt)
@@ -66,6 +87,8 @@ void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span
 	for (u64 i = 0; i < span->nonzero; i++) {
 		u64 index = span->named[i].index;
 
+		if (i && i % WORDS_AT_ONCE == 0)
+			protect_yield(vm);
 		protect_runs(vm, span->as_id, (gfn_t){span->base.v + index * 64},
 			     span->masks[index], debt);
 	}
@@ -80,8 +103,6 @@ void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery
 	slots_assert(vm);
 	if (!shadow_of(vm))
 		return;
-	recovery->level = QUIRE_LEVEL_4K;
-	recovery->at = recovery->block = 0;
 	while (more) {
 		flush_debt_init(&debt, &vm->flush);
 		change_lock(vm);
@@ -93,4 +114,5 @@ void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery
 		shadow_commit(vm, &debt);
 		change_flush_unlock(vm);
 	}
+	shadow_settle(vm);
 }

@@ -51,33 +51,46 @@ static void zap_named(struct quire_vm *vm, const struct nx_range *range, struct 
 		tdp_zap_range(vm, 1u << range->as_id, range->start, range->end, debt);
 }
 
-/* Tables recovered in one hold of mmu_lock. */
+/* Tables recovered in one hold of mmu_lock. One of shadow pages goes leaf by leaf. */
 #define RECOVER_BATCH 64u
+#define RECOVER_SHADOW (RECOVER_BATCH / 2)
+
+/* The next tables of the list, as many as one hold is for. False: it has no more. */
+static bool recover_some(struct quire_vm *vm, u64 want, u64 *done, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock)
+{
+	struct nx_range range;
+
+	mmu_assert_exclusive(vm);
+	for (u32 cost = 0; cost < RECOVER_BATCH && *done < want; ++*done) {
+		if (!nx_list_pop(vm, &range))
+			return false;
+		cost += range.shadow ? RECOVER_SHADOW : 1;
+		if (!is_logged(vm, &range))
+			zap_named(vm, &range, debt);
+	}
+	return true;
+}
 
 uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 {
 	u64 listed = atomic_load_relaxed_u64(&vm->stats[QUIRE_VM_STAT_nx_lpage_splits]);
 	u64 want = ratio ? (listed + ratio - 1) / ratio : 0, done = 0;
-	struct nx_range range;
 	bool more = true;
 
 	while (done < want && more) {
-		u64 stop = min_u64(want, done + RECOVER_BATCH);
 		struct flush_debt debt;
 
 		flush_debt_init(&debt, &vm->flush);
 		change_lock(vm);
-		for (; done < stop && more; done++) {
-			more = nx_list_pop(vm, &range) != 0;
-			if (more && !is_logged(vm, &range))
-				zap_named(vm, &range, &debt);
-		}
+		more = recover_some(vm, want, &done, &debt);
 		if (MUTANT(nx_unflushed))
 			flush_debt_forgive(&debt, "mutant");
 		if (!MUTANT(nx_late))
 			flush_debt_pay(&debt);
 		change_flush_unlock(vm);
 		tdp_debt_settle(vm, &debt);
+		shadow_settle(vm);
 	}
 	return done;
 }

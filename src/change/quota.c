@@ -10,16 +10,19 @@
 void change_set_quota(struct quire_vm *vm, u64 pages)
 {
 	struct flush_debt debt;
+	int more;
 
 	locks_assert_none();
-	flush_debt_init(&debt, &vm->flush);
 	mutex_lock(&vm->slots_lock);
 	atomic_store_relaxed_u64(&vm->nr_mmu_pages, pages);
-	change_lock(vm);
-	if (!MUTANT(quota_unchecked))
-		shadow_shrink(vm, &debt);
-	shadow_commit(vm, &debt);
-	change_flush_unlock(vm);
+	do {
+		flush_debt_init(&debt, &vm->flush);
+		change_lock(vm);
+		more = !MUTANT(quota_unchecked) && shadow_shrink(vm, &debt);
+		shadow_commit(vm, &debt);
+		change_flush_unlock(vm);
+	} while (more);
+	shadow_settle(vm);
 	mutex_unlock(&vm->slots_lock);
 }
 

@@ -8,9 +8,12 @@
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt)
 {
+	struct shadow_zap nested = shadow_zap_of(as_mask, start, end);
+
 	mmu_assert_exclusive(vm);
 	tdp_zap_range(vm, as_mask, start, end, debt);
-	shadow_zap_range(vm, as_mask, start, end, debt);
+	while (shadow_zap_range(vm, &nested, debt) || shadow_zap_obsolete(vm, debt))
+		change_yield(vm, debt);
 }
 
 /* A few shadow pages in one hold of the lock. No vCPU loads them as roots any more. */

@@ -26,4 +26,5 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	shadow_commit(vm, &debt);
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
+	shadow_settle(vm);
 }

@@ -102,7 +102,7 @@ static inline u32 shadow_index_of(const u64 *entry)
 static inline int shadow_page_is_obsolete(const struct shadow *shadow,
 					  const struct shadow_page *page)
 {
-	return page->generation != shadow->vm->mmu_valid_gen;
+	return page->orphan || page->generation != shadow->vm->mmu_valid_gen;
 }
 
 /* Does @page shadow L1's table at @gfn? */
@@ -130,6 +130,8 @@ struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct s
 /* Found or made, with *@made then nonzero; NULL when memory ran out. */
 struct shadow_page *shadow_page_get(const struct shadow_change *change,
 				    const struct shadow_key *key, int *made);
+/* No entry leads to @page any more: it is obsolete, and the next to be zapped. */
+void shadow_page_orphan(const struct shadow_change *change, struct shadow_page *page);
 
 /* --- link.c: mmu_lock exclusive --- */
 
@@ -158,11 +160,26 @@ void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page
 /* A page of a higher level follows @gfn from now on: those that lag behind it go. */
 void shadow_zap_unsync(const struct shadow_change *change, u32 as_id, gfn_t gfn);
 
+/* --- range.c: mmu_lock exclusive --- */
+
+/* How much more may be done in this hold of the lock. */
+struct shadow_piece {
+	const struct shadow *shadow;
+	u64 changes; /* over when .changes of the VM's shadow MMU gets here */
+	u64 heads;   /* that may still be passed over */
+};
+void shadow_piece_begin(const struct shadow *shadow, struct shadow_piece *piece);
+int shadow_piece_is_over(const struct shadow_piece *piece);
+/*
+ * The first head of @range with entries, from where the walk is: it stays there until the head is
+ * empty, or the caller counts range->at up. NULL: the piece is over, or the range is done.
+ */
+u64 *shadow_range_next(struct shadow_piece *piece, struct shadow_range *range);
+
 /* --- zap.c: mmu_lock exclusive --- */
 
-/* Take away what maps [start, end). */
-void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
-			     gfn_t end);
+/* Take away what maps @gfn. */
+void shadow_zap_gfn_leaves(const struct shadow_change *change, u32 as_id, gfn_t gfn);
 
 /* Shadow pages that may still be made. */
 u64 shadow_available(const struct quire_vm *vm) REQUIRES(&vm->mmu_lock);

@@ -36,6 +36,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	u64 old = atomic_load_relaxed_u64(entry);
 
 	mmu_assert_exclusive(change->vm);
+	change->shadow->changes++;
 	/* I-73. Processors and aging change it meanwhile, but only A and D of what is present. */
 	if (!entry_is_present(SHADOW_FORMAT, old))
 		atomic_store_release_u64(entry, new);
@@ -57,9 +58,12 @@ static void drop_child(const struct shadow_change *change, const u64 *entry, u64
 
 	if (BROKEN(!rmap_remove(&child->parents, entry, &change->shadow->pool)))
 		vm_poison(change->vm);
-	/* A page without parents is of no use to a nested guest, and would fill the quota. */
+	/*
+	 * A page without parents is of no use to a nested guest, and would fill the quota. But the
+	 * tree below it may be large: it goes page by page, once the lock can be dropped.
+	 */
 	if (!child->parents && role_level(child->role) != SHADOW_ROOT_LEVEL)
-		shadow_page_zap(change, child);
+		shadow_page_orphan(change, child);
 }
 
 static void drop_leaf(const struct shadow_change *change, const u64 *entry)

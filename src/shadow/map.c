@@ -44,7 +44,7 @@ static int track(const struct shadow_change *change, struct shadow_page *page,
 	page->tracked = 1;
 	if (fresh) {
 		/* L2 must not write it unnoticed either: its mappings of the table go. */
-		shadow_zap_range_leaves(change, 1u << as, page->gfn, (gfn_t){page->gfn.v + 1});
+		shadow_zap_gfn_leaves(change, as, page->gfn);
 		path->fresh[path->count++] = page->gfn;
 	}
 	return 0;

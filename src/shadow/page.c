@@ -136,7 +136,26 @@ u32 shadow_leaf_access(const struct shadow_page *page, u32 index)
 	return role_access(page->role);
 }
 
-/* Out of hash and list first: dropping what it holds may come back here for its children only. */
+/* At the old end, with the other obsolete pages. */
+void shadow_page_orphan(const struct shadow_change *change, struct shadow_page *page)
+{
+	struct shadow *shadow = change->shadow;
+
+	mmu_assert_exclusive(change->vm);
+	if (shadow_page_is_obsolete(shadow, page))
+		return;
+	page->orphan = 1;
+	list_remove(shadow, page);
+	page->newer = shadow->oldest;
+	page->older = NULL;
+	*(page->newer ? &page->newer->older : &shadow->newest) = page;
+	shadow->oldest = page;
+	atomic_store_relaxed_u64(&shadow->orphans, shadow->orphans + 1);
+}
+
+/* What zapping an empty page costs, in changes of entries. */
+#define ZAP_CHANGES 32u
+
 void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page)
 {
 	struct shadow *shadow = change->shadow;
@@ -145,6 +164,7 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	mmu_assert_exclusive(change->vm);
 	QUIRE_TRACE(kvm_mmu_prepare_zap_page, page->generation, page->gfn.v, page->role, 0,
 		    page->unsync);
+	shadow->changes += ZAP_CHANGES;
 	hash_remove(shadow, page);
 	list_remove(shadow, page);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
@@ -158,6 +178,8 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 		if (BROKEN(!rmap_remove(&page->parents, parent, &shadow->pool)))
 			break;
 	}
+	if (page->orphan)
+		atomic_store_relaxed_u64(&shadow->orphans, shadow->orphans - 1);
 	nx_list_remove(change->vm, page->table);
 	if (page->tracked)
 		gfn_track_remove(change->vm, role_as(page->role), page->gfn);

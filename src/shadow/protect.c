@@ -20,25 +20,23 @@ static void protect_head(const struct shadow_change *change, u64 head, u32 level
 	}
 }
 
-void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			  struct flush_debt *debt)
+int shadow_write_protect(struct quire_vm *vm, struct shadow_range *range, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
+	struct shadow_piece piece;
+	u64 *head;
 
 	mmu_assert_exclusive(vm);
-	for (u32 level = QUIRE_LEVEL_4K; change.shadow && level <= QUIRE_LEVEL_1G; level++) {
-		struct sparse *heads = &change.shadow->rmaps[as_id][level - 1];
-		u64 pages = level_pages((enum quire_level)level);
-		u64 at = start.v / pages, last = (end.v - 1) / pages;
-		u64 *head;
-
-		for (; (head = sparse_next(heads, &at, last + 1)); at++)
-			protect_head(&change, rmap_read(head), level);
-	}
+	if (!change.shadow)
+		return 0;
+	shadow_piece_begin(change.shadow, &piece);
+	for (; (head = shadow_range_next(&piece, range)); range->at++)
+		protect_head(&change, rmap_read(head), range->level);
+	return !shadow_range_is_done(range);
 }
 
-/* Only pieces of L1's own huge mappings can become larger again. */
-static u64 *find_piece(u64 head)
+/* Only parts of L1's own huge mappings can become larger again. */
+static u64 *find_part(u64 head)
 {
 	u32 count = rmap_count(head);
 
@@ -51,15 +49,15 @@ static u64 *find_piece(u64 head)
 /* May what @recovery has reached be part of a leaf one level up? */
 static int may_grow(struct shadow_recovery *recovery)
 {
-	u64 pages = level_pages((enum quire_level)recovery->level);
-	u64 block = recovery->at * pages / (pages * QUIRE_TABLE_ENTRIES);
-	gfn_t gfn = {block * pages * QUIRE_TABLE_ENTRIES};
+	const struct shadow_range *range = &recovery->range;
+	u64 block = range->at / QUIRE_TABLE_ENTRIES;
+	gfn_t gfn = {block * level_pages((enum quire_level)(range->level + 1))};
 
-	if (recovery->block != block + 1) {
+	if (recovery->block != block + 1 || recovery->asked_level != range->level + 1) {
 		recovery->block = block + 1;
-		recovery->block_allowed =
-		    gfn.v >= recovery->start.v &&
-		    recovery->allowed(recovery->ctx, gfn, recovery->level + 1);
+		recovery->asked_level = range->level + 1;
+		recovery->block_allowed = gfn.v >= range->start.v &&
+					  recovery->allowed(recovery->ctx, gfn, range->level + 1);
 	}
 	return recovery->block_allowed;
 }
@@ -67,22 +65,18 @@ static int may_grow(struct shadow_recovery *recovery)
 int shadow_recover(struct quire_vm *vm, struct shadow_recovery *recovery, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
-	u32 left = SHADOW_RECOVER_BATCH;
+	struct shadow_range *range = &recovery->range;
+	struct shadow_piece piece;
+	u64 *head, *part;
 
 	mmu_assert_exclusive(vm);
-	for (; change.shadow && recovery->level < QUIRE_LEVEL_1G;
-	     recovery->level++, recovery->at = recovery->block = 0) {
-		struct sparse *heads = &change.shadow->rmaps[recovery->as_id][recovery->level - 1];
-		u64 pages = level_pages((enum quire_level)recovery->level);
-		u64 end = (recovery->end.v + pages - 1) / pages, *head, *piece;
-
-		recovery->at = max_u64(recovery->at, recovery->start.v / pages);
-		for (; (head = sparse_next(heads, &recovery->at, end)); recovery->at++) {
-			if (!left--)
-				return 1;
-			while ((piece = find_piece(rmap_read(head))) && may_grow(recovery))
-				shadow_drop(&change, piece);
-		}
-	}
-	return 0;
+	if (!change.shadow)
+		return 0;
+	/* What was allowed may not be after the lock was dropped. */
+	recovery->block = 0;
+	shadow_piece_begin(change.shadow, &piece);
+	for (; (head = shadow_range_next(&piece, range)); range->at++)
+		while ((part = find_part(rmap_read(head))) && may_grow(recovery))
+			shadow_drop(&change, part);
+	return !shadow_range_is_done(range);
 }

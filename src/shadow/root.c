@@ -26,6 +26,7 @@ static void written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes)
 	vm_count(vm, QUIRE_VM_STAT_mmu_pte_write);
 	shadow_commit(vm, &debt);
 	biglock_write_unlock(&vm->mmu_lock);
+	shadow_settle(vm);
 }
 
 static int make_locked(struct quire_vm *vm)

@@ -72,6 +72,7 @@ struct shadow_page {
 	u32 turn;    /* grows each time it becomes unsync */
 	u32 writes;  /* of the library's to L1's table since the page was last looked up */
 	u64 write_turn;
+	u32 orphan; /* lost its last parent: obsolete, and waits at the old end of the list */
 	struct shadow_page *unsync_older, *unsync_newer;
 };
 _Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one object");
@@ -89,6 +90,8 @@ struct shadow {
 	u64 unsync_pages; /* (a) on that list */
 	struct sparse rmaps[QUIRE_AS_MAX][3];
 	u64 pages;	/* alive: the quota's n_used */
+	u64 orphans;	/* (a) of these, what shadow_settle() has to zap */
+	u64 changes;	/* of entries, ever: says how long a hold of mmu_lock is getting */
 	u64 write_turn; /* grows when L1's tables changed, and when pages begin to be synced */
 	u64 root_turn;	/* (a) grows when a root went away */
 	u64 root_gone;	/* a root was zapped: vCPUs are told at the commit */
@@ -107,6 +110,53 @@ struct shadow_change {
 	struct object_cache *headers, *descriptors;
 	struct table_cache *pages, *rmaps;
 };
+
+/* Changes of entries in one hold of mmu_lock by what goes through a range: some 20 us. */
+#if defined(QUIRE_SCHED)
+/* Interleavings are of few entries, and pieces shall end among them. */
+#define SHADOW_PIECE_CHANGES 3u
+#elif defined(QUIRE_CHECK)
+/* Each release of the lock looks at every table. */
+#define SHADOW_PIECE_CHANGES 32768u
+#else
+#define SHADOW_PIECE_CHANGES 256u
+#endif
+
+/*
+ * A walk over what maps [start, end) at the levels from 4K to .highest. Operations on a range do a
+ * piece in one hold of mmu_lock and say whether there is more: then the caller lets others have the
+ * lock, and calls again with the same walk.
+ */
+struct shadow_range {
+	u32 as_id;
+	gfn_t start, end;
+	u32 level, highest; /* reached, and the last */
+	u64 at;		    /* block of .level reached */
+};
+static inline struct shadow_range shadow_range_of(u32 as_id, gfn_t start, gfn_t end)
+{
+	return (struct shadow_range){.as_id = as_id,
+				     .start = start,
+				     .end = end,
+				     .level = QUIRE_LEVEL_4K,
+				     .highest = QUIRE_LEVEL_1G};
+}
+
+static inline int shadow_range_is_done(const struct shadow_range *range)
+{
+	return range->level > range->highest;
+}
+/* The same for shadow_zap_range(), in several address spaces. */
+struct shadow_zap {
+	u32 as_mask;
+	struct shadow_range range; /* in the address space that is reached */
+	gfn_t tracked;		   /* tables zapped so far, once the leaves of the range are gone */
+};
+static inline struct shadow_zap shadow_zap_of(u32 as_mask, gfn_t start, gfn_t end)
+{
+	return (struct shadow_zap){
+	    .as_mask = as_mask, .range = shadow_range_of(0, start, end), .tracked = start};
+}
 
 /* The VM's shadow MMU, NULL before the first nested root. Issues an acquire load. */
 static inline struct shadow *shadow_of(const struct quire_vm *vm)
@@ -302,12 +352,12 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 
 /* Make room for one walk: -ENOSPC. Zaps the oldest pages, but @keep. */
 must_check int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);
-/* The client has set the limit. */
-void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+/* The client has set the limit. Nonzero: there is more to zap. */
+must_check int shadow_shrink(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 
-/* Take away what maps [start, end), and what shadows tables there. */
-void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
-		      struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+/* Take away what maps the range, and what shadows tables there. Nonzero: there is more. */
+must_check int shadow_zap_range(struct quire_vm *vm, struct shadow_zap *zap,
+				struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /* @gfn is being written: drop what shadows it. Nonzero when there was something. */
 int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt *debt)
     REQUIRES(&vm->mmu_lock);
@@ -322,28 +372,24 @@ void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struc
     REQUIRES(&vm->mmu_lock);
 /* From here on no page that exists now is used again. */
 void shadow_make_obsolete(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
-/* Zap a batch of obsolete pages: nonzero while there are more. */
+/* Zap a piece of the obsolete pages: nonzero while there are more. */
 must_check int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
     REQUIRES(&vm->mmu_lock);
 
-/* Remove W from what maps [start, end), at every level. */
-void shadow_write_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			  struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
+/* Remove W from what maps the range, at every level. Nonzero: there is more. */
+must_check int shadow_write_protect(struct quire_vm *vm, struct shadow_range *range,
+				    struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 /*
- * Drop pieces of what could be larger, as .allowed says: may a leaf of @level map the block at
- * @gfn? Asked with mmu_lock held, once for each block with pieces in it. Goes on from .at, of
- * pieces of .level, and stops after SHADOW_RECOVER_BATCH blocks of them: nonzero when there are
+ * Drop parts of what could be larger, as .allowed says: may a leaf of @level map the block at
+ * @gfn? Asked with mmu_lock held, at least once for each block with parts in it. Nonzero: there is
  * more.
  */
-#define SHADOW_RECOVER_BATCH 4096u
 struct shadow_recovery {
-	u32 as_id;
-	gfn_t start, end;
+	struct shadow_range range; /* .highest: of parts, so 2M */
 	bool (*allowed)(void *ctx, gfn_t gfn, u32 level);
 	void *ctx;
-	u32 level; /* of the pieces: 4K at first */
-	u64 at;
-	u64 block;	   /* where .allowed was asked last, plus 1 */
+	u64 block; /* of .asked_level, where .allowed was asked last, plus 1 */
+	u32 asked_level;
 	int block_allowed; /* and what it said */
 };
 must_check int shadow_recover(struct quire_vm *vm, struct shadow_recovery *recovery,
@@ -360,8 +406,8 @@ struct shadow_split {
 	u32 as_id;
 	gfn_t start, end;
 	u32 level;
-	u32 progress;
-	u64 at; /* block reached */
+	u32 progress; /* leaves split in this hold */
+	u64 at;	      /* block reached */
 };
 must_check int shadow_split_next(struct quire_vm *vm, struct shadow_split *split,
 				 struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
@@ -388,6 +434,11 @@ void shadow_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 
 /* -ENOMEM when the caches do not hold enough for one split. */
 must_check int shadow_split_topup(struct quire_vm *vm) REQUIRES(&vm->slots_lock);
+
+/* --- no mmu_lock, no read section --- */
+
+/* Zap what lost its parents, in pieces. After any hold of mmu_lock in which tables may go. */
+void shadow_settle(struct quire_vm *vm);
 
 /* --- no lock, no read section --- */
 

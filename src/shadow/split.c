@@ -19,6 +19,8 @@
 /* The arena moves a batch of 16 tables besides. */
 #define PAGES_WANTED (CACHE_SPARE - 16u)
 #define MIN_FREE_PAGES 5u
+/* In one hold of mmu_lock: each fills a table, and the heads of its gfns. */
+#define SPLITS_AT_ONCE 32u
 
 static bool is_short(const struct shadow *shadow)
 {
@@ -204,7 +206,8 @@ static int split_head(const struct shadow_change *change, const u64 *head,
 
 		if (shadow_available(change->vm) <= MIN_FREE_PAGES)
 			err = -ENOSPC;
-		else if (is_short(change->shadow) || (split->progress && is_wanted(change->vm)))
+		else if (is_short(change->shadow) || split->progress >= SPLITS_AT_ONCE ||
+			 (split->progress && is_wanted(change->vm)))
 			err = -EAGAIN;
 		else
 			err = split_one(change, &huge);
@@ -212,7 +215,7 @@ static int split_head(const struct shadow_change *change, const u64 *head,
 			    (u64)(s64)err);
 		if (err)
 			return err;
-		split->progress = 1;
+		split->progress++;
 	}
 	return 0;
 }

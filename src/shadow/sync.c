@@ -175,7 +175,7 @@ static void follow_again(const struct shadow_change *change, struct shadow_page 
 		return;
 	page->tracked = 1;
 	if (gfn_track_resume(change->vm, as_id, page->gfn))
-		shadow_zap_range_leaves(change, 1u << as_id, page->gfn, (gfn_t){page->gfn.v + 1});
+		shadow_zap_gfn_leaves(change, as_id, page->gfn);
 }
 
 u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sync)

@@ -4,37 +4,26 @@
 
 #include <errno.h>
 
-/* Obsolete pages zapped in one hold of mmu_lock. */
-#define ZAP_BATCH 10u
-
-/* Heads of the blocks that [start, end) touches. */
-static u64 first_block(gfn_t start, u32 level)
+/* As far as @piece goes. */
+static void zap_leaves(const struct shadow_change *change, struct shadow_piece *piece,
+		       struct shadow_range *range)
 {
-	return start.v / level_pages((enum quire_level)level);
+	u64 *head;
+
+	while ((head = shadow_range_next(piece, range)))
+		while (rmap_read(head))
+			shadow_drop(change, rmap_any(rmap_read(head)));
 }
 
-static u64 end_block(gfn_t end, u32 level)
+void shadow_zap_gfn_leaves(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 {
-	u64 pages = level_pages((enum quire_level)level);
+	struct shadow_range range = shadow_range_of(as_id, gfn, (gfn_t){gfn.v + 1});
+	struct shadow_piece piece;
 
-	return (end.v + pages - 1) / pages;
-}
-
-void shadow_zap_range_leaves(const struct shadow_change *change, u32 as_mask, gfn_t start,
-			     gfn_t end)
-{
 	mmu_assert_exclusive(change->vm);
-	for (u32 as = 0; as < change->vm->address_spaces; as++) {
-		if (!(as_mask & (1u << as)))
-			continue;
-		for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++) {
-			struct sparse *heads = &change->shadow->rmaps[as][level - 1];
-			u64 *head, at = first_block(start, level);
-
-			while ((head = sparse_next(heads, &at, end_block(end, level))))
-				while (rmap_read(head))
-					shadow_drop(change, rmap_any(rmap_read(head)));
-		}
+	while (!shadow_range_is_done(&range)) {
+		shadow_piece_begin(change->shadow, &piece);
+		zap_leaves(change, &piece, &range);
 	}
 }
 
@@ -53,7 +42,6 @@ static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 		}
 		shadow_page_zap(change, page);
 		any = 1;
-		/* Its children may have stood in the same row. */
 		page = shadow->buckets[bucket];
 	}
 	if (any)
@@ -125,29 +113,50 @@ void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struc
 		}
 		page->write_turn = turn;
 		drop_written(&change, page, write);
-		/* It may have gone, and children of it that stood in the same row. */
+		/* It may have gone. */
 		page = change.shadow->buckets[bucket];
 	}
 }
 
-void shadow_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
-		      struct flush_debt *debt)
+/* Memory that changes what it is may hold other tables afterwards. Nonzero: the piece is over. */
+static int zap_tables(const struct shadow_change *change, const struct shadow_piece *piece,
+		      struct shadow_zap *zap)
+{
+	const struct shadow_range *range = &zap->range;
+
+	mmu_assert_exclusive(change->vm);
+	while (gfn_track_next(change->vm, range->as_id, &zap->tracked, range->end)) {
+		if (shadow_piece_is_over(piece))
+			return 1;
+		(void)zap_shadows(change, range->as_id, zap->tracked);
+		zap->tracked.v++;
+	}
+	return 0;
+}
+
+int shadow_zap_range(struct quire_vm *vm, struct shadow_zap *zap, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
+	struct shadow_range *range = &zap->range;
+	struct shadow_piece piece;
 
 	mmu_assert_exclusive(vm);
 	if (!change.shadow)
-		return;
-	shadow_zap_range_leaves(&change, as_mask, start, end);
-	for (u32 as = 0; as < vm->address_spaces; as++) {
-		gfn_t gfn = start;
-
-		/* Memory that changes what it is may hold other tables afterwards. */
-		while ((as_mask & (1u << as)) && gfn_track_next(vm, as, &gfn, end)) {
-			(void)zap_shadows(&change, as, gfn);
-			gfn.v++;
+		return 0;
+	shadow_piece_begin(change.shadow, &piece);
+	while (range->as_id < vm->address_spaces) {
+		if (zap->as_mask & (1u << range->as_id)) {
+			zap_leaves(&change, &piece, range);
+			if (!shadow_range_is_done(range) || zap_tables(&change, &piece, zap))
+				return 1;
 		}
+		*zap = (struct shadow_zap){
+		    .as_mask = zap->as_mask,
+		    .range = shadow_range_of(range->as_id + 1, range->start, range->end),
+		    .tracked = range->start,
+		};
 	}
+	return 0;
 }
 
 void shadow_make_obsolete(struct quire_vm *vm)
@@ -165,17 +174,36 @@ int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
 	struct shadow *shadow = change.shadow;
+	struct shadow_page *page;
+	struct shadow_piece piece;
 
 	mmu_assert_exclusive(vm);
-	for (u32 count = 0; shadow && count < ZAP_BATCH; count++) {
-		struct shadow_page *page = shadow->oldest;
-
-		/* New pages come in front: the first that is not obsolete ends the row. */
-		if (!page || !shadow_page_is_obsolete(shadow, page))
-			return 0;
+	if (!shadow)
+		return 0;
+	shadow_piece_begin(shadow, &piece);
+	/* New pages come in front: the first that is not obsolete ends the row. */
+	while ((page = shadow->oldest) && shadow_page_is_obsolete(shadow, page)) {
+		if (shadow_piece_is_over(&piece))
+			return 1;
 		shadow_page_zap(&change, page);
 	}
-	return shadow != NULL;
+	return 0;
+}
+
+void shadow_settle(struct quire_vm *vm)
+{
+	const struct shadow *shadow = shadow_of(vm);
+
+	mmu_assert_free(vm);
+	while (shadow && atomic_load_relaxed_u64(&shadow->orphans)) {
+		struct flush_debt debt;
+
+		flush_debt_init(&debt, &vm->flush);
+		biglock_write_lock(&vm->mmu_lock);
+		(void)!shadow_zap_obsolete(vm, &debt);
+		shadow_commit(vm, &debt);
+		biglock_write_unlock(&vm->mmu_lock);
+	}
 }
 
 /* KVM's: what one mapping may need, and how many to free once there are fewer. */
@@ -202,8 +230,11 @@ u64 shadow_available(const struct quire_vm *vm)
 	return used < limit ? limit - used : 0;
 }
 
-/* Oldest first, until @want are free. Roots cost their vCPUs a new start: they stay. */
-static void recycle(const struct shadow_change *change, u64 want)
+/*
+ * Oldest first, until @want are free. Roots cost their vCPUs a new start: they stay. Nonzero: the
+ * piece, which may be NULL, is over.
+ */
+static int recycle(const struct shadow_change *change, u64 want, const struct shadow_piece *piece)
 {
 	struct shadow_page *page = change->shadow->oldest;
 
@@ -213,11 +244,14 @@ static void recycle(const struct shadow_change *change, u64 want)
 			page = page->newer;
 			continue;
 		}
+		if (piece && shadow_piece_is_over(piece))
+			return 1;
 		shadow_page_zap(change, page);
 		vm_count(change->vm, QUIRE_VM_STAT_mmu_recycled);
-		/* Children went with it, anywhere in the row. */
+		/* Its children are the oldest now. */
 		page = change->shadow->oldest;
 	}
+	return 0;
 }
 
 static void recycle_roots(const struct shadow_change *change, const struct shadow_page *keep)
@@ -241,17 +275,20 @@ int shadow_make_room(const struct shadow_change *change, const struct shadow_pag
 	mmu_assert_exclusive(change->vm);
 	if (shadow_available(change->vm) >= MIN_FREE_PAGES)
 		return 0;
-	recycle(change, REFILL_PAGES);
+	(void)recycle(change, REFILL_PAGES, NULL);
 	if (shadow_available(change->vm) < MIN_FREE_PAGES)
 		recycle_roots(change, keep);
 	return shadow_available(change->vm) ? 0 : -ENOSPC;
 }
 
-void shadow_shrink(struct quire_vm *vm, struct flush_debt *debt)
+int shadow_shrink(struct quire_vm *vm, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_taking(vm, debt);
+	struct shadow_piece piece;
 
 	mmu_assert_exclusive(vm);
-	if (change.shadow && change.shadow->pages > page_limit(vm))
-		recycle(&change, 1);
+	if (!change.shadow || change.shadow->pages <= page_limit(vm))
+		return 0;
+	shadow_piece_begin(change.shadow, &piece);
+	return recycle(&change, 1, &piece);
 }

@@ -67,6 +67,17 @@ u64 *sparse_make(struct sparse *sparse, u64 index, struct table_cache *tables)
 	return NULL;
 }
 
+/* From @word on, for as long as its page goes on. */
+static u64 *next_in_row(u64 *word, u64 *index, u64 end)
+{
+	do {
+		if (atomic_load_acquire_u64(word))
+			return word;
+		word++;
+	} while (++*index < end && *index % QUIRE_TABLE_ENTRIES);
+	return NULL;
+}
+
 u64 *sparse_next(const struct sparse *sparse, u64 *index, u64 end)
 {
 	const struct table *root = root_of(sparse);
@@ -80,12 +91,16 @@ u64 *sparse_next(const struct sparse *sparse, u64 *index, u64 end)
 			u64 span = UINT64_C(1) << (QUIRE_TABLE_BITS * (SPARSE_DEPTH - 1 - depth));
 			u64 value = atomic_load_acquire_u64(word);
 
+			if (depth == SPARSE_DEPTH - 1) {
+				word = next_in_row(word, index, end);
+				if (word)
+					return word;
+				break;
+			}
 			if (!value) {
 				*index = round_down_u64(*index, span) + span;
 				break;
 			}
-			if (depth == SPARSE_DEPTH - 1)
-				return word;
 			table = below(value);
 		}
 	}

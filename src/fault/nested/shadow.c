@@ -72,6 +72,7 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 		vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
 		biglock_write_unlock(&vm->mmu_lock);
 		tdp_debt_settle(vm, &debt);
+		shadow_settle(vm);
 	} while (ret == -EAGAIN);
 	return ret;
 }
@@ -113,6 +114,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 	tdp_debt_settle(vm, &debt);
+	shadow_settle(vm);
 	return ret;
 }
 

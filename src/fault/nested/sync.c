@@ -28,6 +28,7 @@ static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 	tdp_debt_settle(vm, &debt);
+	shadow_settle(vm);
 }
 
 static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
@@ -44,6 +45,7 @@ static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 	tdp_debt_settle(vm, &debt);
+	shadow_settle(vm);
 }
 
 /* Those that begin to lag after this has begun are none of ours. */

@@ -200,6 +200,50 @@ static bool harvest_check(void *ctx)
 	return stop(good);
 }
 
+/* What a processor has in its TLB, of pages that go in several pieces. */
+#define PIECE_PAGES 8u
+
+static void pieces_setup(void *ctx)
+{
+	(void)ctx;
+	start(0);
+	world.on_access = NULL;
+	for (uint32_t i = 0; i < PIECE_PAGES; i++) {
+		world_put_entry(&world, TABLE_4K, 5 + i, PAGE(OLD + i) | NPT_ALL);
+		(void)world_access(&world, L2 + PAGE(i), WORLD_WRITE);
+	}
+	/* Mapping the last one may have flushed the first. */
+	(void)world_access(&world, L2, WORLD_WRITE);
+}
+
+/* One thread takes all of them away, in pieces. The other moves the first of them meanwhile. */
+static void pieces_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0) {
+		hva_t start = sim_hva(OLD), end = sim_hva(OLD + PIECE_PAGES);
+
+		quire_vm_host_invalidate_begin(world.vm, start, end);
+		quire_vm_host_invalidate_end(world.vm, start, end);
+		return;
+	}
+	world_migrate(&world, OLD);
+	result = world_access(&world, L2, WORLD_WRITE);
+}
+
+/* Whichever thread found the mapping, it was out of the TLB before the page moved. */
+static bool pieces_check(void *ctx)
+{
+	(void)ctx;
+	return stop(!result.outcome && result.host == world_page(&world, OLD));
+}
+
+static void test_pieces(void **state)
+{
+	(void)state;
+	race_explore(pieces_setup, pieces_body, pieces_check);
+}
+
 static void test_migration(void **state)
 {
 	(void)state;
@@ -228,10 +272,9 @@ static void test_harvest(void **state)
 int race_tests(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_migration),
-	    cmocka_unit_test(test_entry),
-	    cmocka_unit_test(test_deletion),
-	    cmocka_unit_test(test_harvest),
+	    cmocka_unit_test(test_migration), cmocka_unit_test(test_entry),
+	    cmocka_unit_test(test_deletion),  cmocka_unit_test(test_harvest),
+	    cmocka_unit_test(test_pieces),
 	};
 
 	return race_run(&world, "race", tests, sizeof(tests) / sizeof(tests[0]));
