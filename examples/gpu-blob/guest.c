@@ -18,12 +18,13 @@ static uint8_t *walk(const struct quire_stage2 *stage2, const struct access *acc
 		     uint64_t *error)
 {
 	struct quire_translation found;
+	uint8_t *page = NULL;
 
 	if (quire_walk(stage2, (gpa_t){access->gpa & QUIRE_PAGE_MASK},
 		       access->is_store ? QUIRE_PFERR_WRITE : 0, &found))
-		return (uint8_t *)(uintptr_t)found.address;
+		page = (uint8_t *)(uintptr_t)found.address;
 	*error = found.error_code;
-	return NULL;
+	return page;
 }
 
 /* In guest mode. Zero, or the fault's error code in *@error. */

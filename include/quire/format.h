@@ -132,7 +132,7 @@ static inline uint64_t *quire_table_entry(uint64_t *table, gpa_t gpa, unsigned i
 /* Where a walk ended. */
 struct quire_translation {
 	uint64_t address;    /* physical, of the very byte: with a translation */
-	uint64_t error_code; /* for quire_vcpu_fault(): without */
+	uint64_t error_code; /* for quire_vcpu_fault(): without; @access with one */
 	uint64_t entry;	     /* the one that decided, with what the walk has set */
 	uint64_t *slot;	     /* its place; NULL: the tables do not reach so far */
 	unsigned int level;  /* of that entry */
@@ -175,6 +175,8 @@ static inline int quire_walk(const struct quire_stage2 *stage2, gpa_t gpa, uint6
 
 	found->level = stage2->root_level;
 	found->slot = NULL;
+	found->entry = 0;
+	found->address = 0;
 	found->error_code = access;
 	if (gpa.v / quire_level_bytes(found->level) >= QUIRE_TABLE_ENTRIES)
 		return 0;

@@ -72,11 +72,12 @@ static uint64_t *first_word(uint64_t gfn)
 static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t gfn, uint64_t *error)
 {
 	struct quire_translation found;
+	uint64_t *page = NULL;
 
 	if (quire_walk(stage2, gpa_of((gfn_t){gfn}), QUIRE_PFERR_WRITE | QUIRE_PFERR_USER, &found))
-		return (uint64_t *)(uintptr_t)found.address;
+		page = (uint64_t *)(uintptr_t)found.address;
 	*error = found.error_code;
-	return NULL;
+	return page;
 }
 
 /* walk(), by way of the TLB if the vCPU has one. */

@@ -62,11 +62,12 @@ static uint64_t next_random(uint64_t *state)
 static uint64_t *walk(const struct quire_stage2 *stage2, uint64_t gfn, uint64_t *error)
 {
 	struct quire_translation found;
+	uint64_t *page = NULL;
 
 	if (quire_walk(stage2, gpa_of((gfn_t){gfn}), QUIRE_PFERR_WRITE, &found))
-		return (uint64_t *)(uintptr_t)found.address;
+		page = (uint64_t *)(uintptr_t)found.address;
 	*error = found.error_code;
-	return NULL;
+	return page;
 }
 
 /* One increment of the page's first word; what the fault said, if it did not work out. */
