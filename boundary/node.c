@@ -46,7 +46,7 @@ static bool is_stand_in(int fd)
 	static const char name[] = "/memfd:" SYSTEM_FILE_NAME " (deleted)";
 	char path[32], text[sizeof(name)];
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
 	return BOUNDARY_KERNEL(SYS_readlink, (unsigned long)path, (unsigned long)text,
 			       sizeof(text)) == (long)sizeof(name) - 1 &&
 	       !memcmp(text, name, sizeof(name) - 1);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,14 +31,50 @@ struct request {
 	char name[64];
 };
 
-static int address_of(const char *directory, struct sockaddr_un *address)
+/*
+ * The broker has two addresses: a path in the run's directory, and a name that has no place in any
+ * root and needs no right to a directory, but is of one network namespace.
+ */
+enum address_kind { ADDRESS_PATH, ADDRESS_NAME, ADDRESSES };
+
+struct address {
+	struct sockaddr_un socket;
+	socklen_t bytes;
+};
+
+static int address_of(const char *directory, enum address_kind kind, struct address *address)
 {
+	char *text = address->socket.sun_path;
+	size_t skipped = kind == ADDRESS_NAME, room = sizeof(address->socket.sun_path) - skipped;
 	int length;
 
 	memset(address, 0, sizeof(*address));
-	address->sun_family = AF_UNIX;
-	length = snprintf(address->sun_path, sizeof(address->sun_path), "%s/broker", directory);
-	return length < (int)sizeof(address->sun_path) ? 0 : -ENAMETOOLONG;
+	address->socket.sun_family = AF_UNIX;
+	length = snprintf(text + skipped, room, "%s/broker", directory);
+	address->bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skipped +
+				     (size_t)length + (kind == ADDRESS_PATH));
+	return length < (int)room ? 0 : -ENAMETOOLONG;
+}
+
+/* A connection to one of them, or -errno. At the gate: a client's filter may know none of these. */
+static int reach(const char *directory)
+{
+	struct address address;
+	long fd, error = -ENOENT;
+
+	if (!directory)
+		return -ENOENT;
+	fd = sys_call(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC);
+	for (int kind = 0; fd >= 0 && error && kind < ADDRESSES; kind++) {
+		error = address_of(directory, (enum address_kind)kind, &address);
+		if (!error)
+			error = sys_call(SYS_connect, (uint64_t)fd, sys_address(&address.socket),
+					 address.bytes);
+	}
+	if (fd < 0 || !error)
+		return (int)fd;
+	sys_call(SYS_close, (uint64_t)fd);
+	return (int)error;
 }
 
 /* Room for one descriptor beside a message. */
@@ -91,7 +128,7 @@ struct held {
 	int fd, process; /* a pidfd */
 };
 
-static int held_poll = -1; /* epoll of all processes. Written by the serving thread. */
+static int held_poll = -1; /* epoll of all processes */
 static uint32_t held_count;
 
 static void *close_held(void *unused)
@@ -112,33 +149,29 @@ static void *close_held(void *unused)
 	return unused;
 }
 
-/* 0, or -1: then nothing can be held. */
-static int start_closers(void)
+static void start_closers(void)
 {
 	pthread_t thread;
 
-	if (held_poll >= 0)
-		return 0;
 	held_poll = epoll_create1(EPOLL_CLOEXEC);
-	if (held_poll < 0)
-		return -1;
-	for (unsigned int i = 0; i < CLOSERS; i++)
+	for (unsigned int i = 0; i < CLOSERS && held_poll >= 0; i++)
 		if (!pthread_create(&thread, NULL, close_held, NULL))
 			pthread_detach(thread);
-	return 0;
 }
 
 /* Keep @fd while the process at the other end of @connection lives. Takes @fd in any case. */
 static void hold(int connection, int fd)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
 	struct held *held = malloc(sizeof(*held));
 	struct ucred peer = {.pid = 0};
 	socklen_t length = sizeof(peer);
 
+	pthread_once(&once, start_closers);
 	event.data.ptr = held;
-	if (!held || __atomic_load_n(&held_count, __ATOMIC_RELAXED) >= HELD_MAX ||
-	    start_closers() || getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length))
+	if (!held || held_poll < 0 || __atomic_load_n(&held_count, __ATOMIC_RELAXED) >= HELD_MAX ||
+	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length))
 		goto close_fd;
 	*held = (struct held){fd, (int)syscall(SYS_pidfd_open, peer.pid, 0)};
 	if (held->process < 0)
@@ -157,6 +190,8 @@ close_fd:
 
 static void serve_memfd(int connection, struct request *request)
 {
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
 	int fd = -1, error = -EINVAL;
 
 	if (request->size_bytes <= SIZE_MAX_BYTES) {
@@ -164,6 +199,9 @@ static void serve_memfd(int connection, struct request *request)
 		fd = memfd_create(request->name, MFD_ALLOW_SEALING | MFD_CLOEXEC);
 		error = fd < 0 || ftruncate(fd, (off_t)request->size_bytes) ? -errno : 0;
 	}
+	/* Another user's since it started: a descriptor is opened again and sealed by its owner. */
+	if (!error && !getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length))
+		(void)!fchown(fd, peer.uid, peer.gid);
 	answer(connection, error, fd);
 	if (fd >= 0)
 		close(fd);
@@ -203,19 +241,16 @@ static void *serve(void *argument)
 	}
 }
 
-int broker_start(const char *directory)
+static int listen_at(const struct address *address)
 {
-	struct sockaddr_un address;
-	int error = address_of(directory, &address), listener;
+	int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), error;
 	sigset_t all, old;
 	pthread_t thread;
 
-	if (error)
-		return error;
-	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (listener < 0)
 		return -errno;
-	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 64)) {
+	if (bind(listener, (const struct sockaddr *)&address->socket, address->bytes) ||
+	    listen(listener, 64)) {
 		error = -errno;
 		close(listener);
 		return error;
@@ -230,12 +265,28 @@ int broker_start(const char *directory)
 	return error;
 }
 
+int broker_start(const char *directory)
+{
+	struct address address;
+	int first = 0;
+
+	for (int kind = 0; kind < ADDRESSES; kind++) {
+		int error = address_of(directory, (enum address_kind)kind, &address);
+
+		if (!error)
+			error = listen_at(&address);
+		if (!first)
+			first = error;
+	}
+	return first;
+}
+
 void broker_end(const char *directory)
 {
-	struct sockaddr_un address;
+	struct address address;
 
-	if (!address_of(directory, &address))
-		unlink(address.sun_path);
+	if (!address_of(directory, ADDRESS_PATH, &address))
+		unlink(address.socket.sun_path);
 }
 
 /* The descriptor in the broker's answer, or -errno. */
@@ -253,17 +304,12 @@ static int receive_answer(int connection)
 int broker_memfd(const char *directory, const char *name, uint64_t size_bytes)
 {
 	struct request request = {.kind = REQUEST_MEMFD, .size_bytes = size_bytes};
-	struct sockaddr_un address;
-	int connection, result;
+	int connection = reach(directory), result;
 
-	if (!directory || address_of(directory, &address))
-		return -ENOENT;
-	connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (connection < 0)
-		return -errno;
+		return connection;
 	snprintf(request.name, sizeof(request.name), "%s", name);
-	if (connect(connection, (struct sockaddr *)&address, sizeof(address)) ||
-	    send(connection, &request, sizeof(request), MSG_NOSIGNAL) != sizeof(request))
+	if (send(connection, &request, sizeof(request), MSG_NOSIGNAL) != sizeof(request))
 		result = -errno;
 	else
 		result = receive_answer(connection);
@@ -280,17 +326,11 @@ void broker_hold(const char *directory, int fd)
 				 .msg_iovlen = 1,
 				 .msg_control = &control,
 				 .msg_controllen = sizeof(control.room)};
-	struct sockaddr_un address;
-	long connection;
+	int connection = reach(directory);
 
-	if (!directory || address_of(directory, &address))
-		return;
-	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-	/* At the gate, for a filter of the client's may know none of these calls. */
-	connection = sys_call(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (connection < 0)
 		return;
-	if (!sys_call(SYS_connect, (uint64_t)connection, sys_address(&address), sizeof(address)))
-		sys_call(SYS_sendmsg, (uint64_t)connection, sys_address(&message), MSG_NOSIGNAL);
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	sys_call(SYS_sendmsg, (uint64_t)connection, sys_address(&message), MSG_NOSIGNAL);
 	sys_call(SYS_close, (uint64_t)connection);
 }

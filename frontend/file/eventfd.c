@@ -25,7 +25,7 @@ int eventfd_check(int fd)
 	char path[PATH_BYTES], target[sizeof(expected)];
 	ssize_t length;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
 	length = readlink(path, target, sizeof(target));
 	if (length < 0)
 		return -EBADF;

@@ -151,7 +151,7 @@ int hidden_fd_open_again(int fd, int flags)
 	char path[32];
 	int again, kept = __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE);
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
 	again = open(path, flags);
 	if (again < 0 && kept >= 0)
 		again = openat(kept, path + sizeof("/proc/") - 1, flags);

@@ -42,7 +42,7 @@ int file_watch_add(int fd)
 
 	if (watch_fd < 0)
 		return -EMFILE;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
 	watch = inotify_add_watch(watch_fd, path, IN_DELETE_SELF);
 	return watch < 0 ? -errno : watch;
 }
@@ -76,7 +76,7 @@ int file_watch_alive(void (*alive)(int watch))
 	unsigned int watch;
 	FILE *info;
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", watch_fd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", watch_fd);
 	info = fopen(path, "re");
 	if (!info)
 		return -errno;

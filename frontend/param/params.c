@@ -385,6 +385,8 @@ int params_create(const char *directory)
 		if (error)
 			return error;
 	}
+	/* Without it a write acts at the next look: no reason not to run. */
+	(void)param_watch_create(directory);
 	return 0;
 }
 

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,24 +55,38 @@ static void futex_wake(_Atomic uint32_t *word)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
+int param_watch_create(const char *directory)
+{
+	char path[PATH_BYTES];
+	int fd, error;
+
+	snprintf(path, sizeof(path), "%s/" PAGE_NAME, directory);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	/* With its room: a full file system must not raise SIGBUS in a client. */
+	error = fallocate(fd, 0, 0, PAGE_BYTES) ? -errno : 0;
+	close(fd);
+	return error;
+}
+
 /* Mapped once, by the first user; kept for ever, over a fork, too. */
 static struct watch_page *page_of(const char *directory)
 {
 	struct watch_page *mapped = atomic_load(&page), *none = NULL;
 	char path[PATH_BYTES];
-	long memory;
+	struct stat status;
+	long memory = -ENOSPC;
 	int fd;
 
 	if (mapped)
 		return mapped;
 	snprintf(path, sizeof(path), "%s/" PAGE_NAME, directory);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
-	/* With its room: a full file system must not raise SIGBUS in the client. */
-	memory = fallocate(fd, 0, 0, PAGE_BYTES)
-		     ? -ENOSPC
-		     : process_map(PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	if (!fstat(fd, &status) && status.st_size >= (off_t)PAGE_BYTES)
+		memory = process_map(PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	close(fd);
 	if (sys_failed(memory))
 		return NULL;

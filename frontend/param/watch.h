@@ -17,6 +17,11 @@
 void param_watch_start(const char *directory, void (*apply)(void));
 /* A parameter's file has just been written. May sleep. */
 void param_watch_tell(const char *directory);
+/*
+ * The command's side: the page by which the processes of the run tell each other. A client could
+ * not make it under any limit. 0 or -errno.
+ */
+int param_watch_create(const char *directory);
 /* The run has ended. */
 void param_watch_remove(const char *directory);
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "frontend/file/client_call.h"
+#include "frontend/file/memory.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/report/stats_file.h"
@@ -216,7 +217,7 @@ static void *map_new(const char *path, int fd, size_t size_bytes, size_t room_by
 {
 	long mapped = -ENOSPC;
 
-	if (!ftruncate(fd, (off_t)size_bytes))
+	if (!file_size_set(fd, size_bytes))
 		mapped = process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	if (!sys_failed(mapped) && !make_room((void *)mapped, room_bytes)) {
 		close(fd);

@@ -9,9 +9,9 @@
 #include "hosts/process/sys.h"
 
 static const char *const paths[PROC_FILES] = {
-    [PROC_MAPS] = "/proc/self/maps",
-    [PROC_SMAPS] = "/proc/self/smaps",
-    [PROC_PAGEMAP] = "/proc/self/pagemap",
+    [PROC_MAPS] = "/proc/thread-self/maps",
+    [PROC_SMAPS] = "/proc/thread-self/smaps",
+    [PROC_PAGEMAP] = "/proc/thread-self/pagemap",
 };
 
 /* Written by the threads that make objects, read by all: the words go by themselves. */

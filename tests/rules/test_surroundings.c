@@ -65,6 +65,43 @@ static void test_few_descriptors(void)
 	CHECK_EQ(open("/dev/null", O_RDONLY), 6);
 }
 
+/* Before the first open, and by a user that may not see what root's command has made. */
+static void test_no_file_sizes(void)
+{
+	const struct rlimit none = {0, 0};
+
+	CHECK_OK(setgroups(0, NULL));
+	CHECK_OK(setresgid(65534, 65534, 65534));
+	CHECK_OK(setresuid(65534, 65534, 65534));
+	CHECK_OK(setrlimit(RLIMIT_FSIZE, &none));
+	machine_works();
+}
+
+static void test_no_file_sizes_of_root(void)
+{
+	const struct rlimit none = {0, 0};
+
+	CHECK_OK(setrlimit(RLIMIT_FSIZE, &none));
+	machine_works();
+}
+
+/* The first thread has ended: what /proc/self says of it is nothing. */
+static void *last_thread(void *unused)
+{
+	(void)unused;
+	usleep(20000);
+	machine_works();
+	exit(0);
+}
+
+static void test_first_thread_gone(void)
+{
+	pthread_t thread;
+
+	CHECK_EQ(pthread_create(&thread, NULL, last_thread, NULL), 0);
+	pthread_exit(NULL);
+}
+
 static void test_little_room(void)
 {
 	const struct rlimit room = {UINT64_C(1) << 30, UINT64_C(1) << 30};
@@ -200,6 +237,9 @@ int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
 	    TEST(test_few_descriptors),
+	    TEST(test_no_file_sizes),
+	    TEST(test_no_file_sizes_of_root),
+	    TEST(test_first_thread_gone),
 	    TEST(test_little_room),
 	    TEST(test_all_locked),
 	    TEST(test_a_tenders_filter),
