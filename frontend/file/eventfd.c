@@ -2,9 +2,10 @@
  * Eventfds of the client: what is one, and which descriptors stand for the same.
  *
  * All eventfds share one inode, so it is no key. kcmp() compares the kernel's file objects and
- * takes no descriptor. Where it is forbidden (Docker, without CAP_SYS_PTRACE) the kernel's text
- * about descriptors is read, by a thread with descriptors of its own: an open() in the client's
- * table would take the number that another thread of the client expects.
+ * takes no descriptor, but a set is searched from its beginning, and the call is forbidden in
+ * places (Docker, without CAP_SYS_PTRACE). The kernel's text about descriptors has a number for
+ * each. It is read by a thread with descriptors of its own: an open() in the client's table would
+ * take the number that another thread of the client expects.
  */
 #include "frontend/file/eventfd.h"
 
@@ -57,45 +58,49 @@ static bool can_compare(void)
 	return seen == 1;
 }
 
-/* What is looked for in a text about a descriptor. */
-struct search {
+/* Lines of the kernel's text about a descriptor. */
+struct reading {
 	char path[PATH_BYTES];
-	const char *format; /* of a line, with one number */
-	uint64_t wanted;    /* 0: the first */
-	uint64_t found;	    /* 0: none */
+	/* false: no further line. */
+	bool (*line)(struct reading *reading, const char *text);
+	void (*live)(uint64_t key, void *context);
+	void *context;
+	uint64_t wanted, found; /* 0: none */
 	bool is_read;
 };
 
-static void search_text(void *argument)
+static void read_lines(void *argument)
 {
-	struct search *search = argument;
+	struct reading *reading = argument;
 	char line[128];
-	uint64_t number;
-	FILE *file = fopen(search->path, "re");
+	FILE *file = fopen(reading->path, "re");
 
 	if (!file)
 		return;
-	search->is_read = true;
-	while (!search->found && fgets(line, sizeof(line), file))
-		if (sscanf(line, search->format, &number) == 1 &&
-		    (!search->wanted || search->wanted == number))
-			search->found = number;
+	reading->is_read = true;
+	while (fgets(line, sizeof(line), file) && reading->line(reading, line))
+		;
 	fclose(file);
 }
 
-static struct search search(int fd, const char *format, uint64_t wanted)
+static void read_about(struct reading *reading, int fd)
 {
-	struct search search = {.format = format, .wanted = wanted};
-
-	snprintf(search.path, sizeof(search.path), "/proc/self/task/%ld/fdinfo/%d",
+	snprintf(reading->path, sizeof(reading->path), "/proc/self/task/%ld/fdinfo/%d",
 		 sys_call(SYS_gettid, 0), fd);
-	helper_apart(search_text, &search);
-	return search;
+	helper_apart(read_lines, reading);
+}
+
+static bool id_line(struct reading *reading, const char *text)
+{
+	return sscanf(text, "eventfd-id: %lu", &reading->found) != 1;
 }
 
 uint64_t eventfd_id(int fd)
 {
-	return can_compare() ? 0 : search(fd, "eventfd-id: %lu", 0).found;
+	struct reading reading = {.line = id_line};
+
+	read_about(&reading, fd);
+	return reading.found;
 }
 
 bool eventfd_same(int a, int b)
@@ -116,29 +121,40 @@ static long compare_watched(const struct eventfd_watch *watch, int fd)
 	return compare(KCMP_EPOLL_TFD, fd, sys_address(&slot));
 }
 
+bool eventfd_matches(const struct eventfd_watch *watch, int fd)
+{
+	if (can_compare())
+		return compare_watched(watch, fd) == 0;
+	return watch->id && watch->id == eventfd_id(fd);
+}
+
+static bool key_line(struct reading *reading, const char *text)
+{
+	uint64_t key;
+
+	if (sscanf(text, "tfd: %*d events: %*x data: %lx", &key) != 1)
+		return true;
+	if (reading->live)
+		reading->live(key, reading->context);
+	if (key == reading->wanted)
+		reading->found = key;
+	return !reading->found;
+}
+
 bool eventfd_is_gone(const struct eventfd_watch *watch)
 {
-	struct search text;
+	struct reading reading = {.line = key_line, .wanted = watch->key};
 
 	if (can_compare())
 		return compare_watched(watch, watch->epoll_fd) == -ENOENT;
-	/* No number of ours is 0: the search takes it for any. */
-	text = search(watch->epoll_fd, "tfd: %lu", (uint64_t)watch->number);
-	return text.is_read && !text.found;
+	read_about(&reading, watch->epoll_fd);
+	return reading.is_read && !reading.found;
 }
 
-enum eventfd_match eventfd_match(const struct eventfd_watch *watch, int fd, uint64_t id)
+int eventfd_live(int epoll_fd, void (*live)(uint64_t key, void *context), void *context)
 {
-	long order;
+	struct reading reading = {.line = key_line, .live = live, .context = context};
 
-	if (!can_compare()) {
-		if (!id || watch->id != id)
-			return EVENTFD_OTHER;
-		/* The number may be another's by now. */
-		return eventfd_is_gone(watch) ? EVENTFD_GONE : EVENTFD_SAME;
-	}
-	order = compare_watched(watch, fd);
-	if (order == -ENOENT)
-		return EVENTFD_GONE;
-	return order ? EVENTFD_OTHER : EVENTFD_SAME;
+	read_about(&reading, epoll_fd);
+	return reading.is_read ? 0 : -EIO;
 }

@@ -10,22 +10,24 @@ int eventfd_check(int fd);
 /* Do two descriptors stand for one eventfd? */
 bool eventfd_same(int a, int b);
 
-/* An eventfd in an epoll set, which the kernel takes out when its last descriptor is closed. */
-struct eventfd_watch {
-	int epoll_fd;
-	int number;  /* under which it was put in; no other is in this set under the same */
-	uint64_t id; /* eventfd_id() of then */
-};
-
 /*
- * The kernel's number of the eventfd behind @fd, where the machine forbids to compare descriptors;
- * elsewhere 0. No two that live have the same.
+ * The kernel's number of the eventfd behind @fd; 0 where it tells none (before Linux 5.2). No two
+ * that live have the same.
  */
 uint64_t eventfd_id(int fd);
 
-enum eventfd_match { EVENTFD_SAME, EVENTFD_OTHER, EVENTFD_GONE };
-/* Is it the eventfd behind @fd, whose eventfd_id() is @id? EVENTFD_GONE may be answered late. */
-enum eventfd_match eventfd_match(const struct eventfd_watch *watch, int fd, uint64_t id);
+/* An eventfd in an epoll set, which the kernel takes out when its last descriptor is closed. */
+struct eventfd_watch {
+	int epoll_fd;
+	int number;   /* under which it was put in; no other is in this set under the same */
+	uint64_t key; /* its epoll_event.data, which no other of this set has */
+	uint64_t id;  /* eventfd_id() of then */
+};
+
+/* Is it the eventfd behind @fd? */
+bool eventfd_matches(const struct eventfd_watch *watch, int fd);
 bool eventfd_is_gone(const struct eventfd_watch *watch);
+/* Calls @live with the key of each in the set. 0, or -EIO when the kernel does not tell. */
+int eventfd_live(int epoll_fd, void (*live)(uint64_t key, void *context), void *context);
 
 #endif

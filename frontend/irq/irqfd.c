@@ -2,7 +2,7 @@
  * Eventfds that raise a guest's interrupt.
  *
  * A thread a VM waits for all of its eventfds and raises the GSI of each that was signalled. The
- * list is the process's, as an eventfd raises one interrupt of one VM only.
+ * set is the process's, as an eventfd raises one interrupt of one VM only.
  *
  * KVM drops an eventfd that the client closes, so this must not keep it open: it is in the VM's
  * epoll set, out of which the kernel takes an eventfd when its last descriptor goes. The set knows
@@ -47,24 +47,26 @@
 #define HELD_MS 1000
 
 struct irqfd {
-	struct irqfd *next; /* in its bucket of the listener, by key */
-	struct irqfd *next_of_all;
+	struct irqfd *next;	   /* in its bucket of the listener, by key */
+	struct irqfd *next_in_set; /* in its bucket of the set, by id */
 	struct vm *vm;
 	uint32_t gsi;
 	bool resamples;
 	struct resample resample;
 	struct eventfd_watch watch; /* the number is hidden, -1: none yet */
-	uint64_t key;		    /* what epoll reports: never used twice */
 	int client_fd;		    /* the client's number for it, at assignment */
 	bool is_held;		    /* the eventfd is at watch.number, no placeholder */
 	bool is_used;		    /* since the last sweep */
 	bool is_strange;	    /* the client's number is no longer this eventfd */
+	bool is_seen;		    /* while those that are closed are looked for */
 };
 
-/* Guards the list and what starts and ends listeners. */
+#define SET_BUCKETS 1024u
+
+/* Guards the set and what starts and ends listeners. */
 static struct process_lock irqfds_lock;
-static struct irqfd *all;
-static uint32_t all_count, all_checked; /* of the last look for closed ones: how many stayed */
+static struct irqfd *set[SET_BUCKETS];	/* by id */
+static uint32_t set_count, set_checked; /* of the last look for closed ones: how many stayed */
 static uint64_t last_key = CONTROL_KEY;
 
 /*
@@ -74,8 +76,8 @@ static uint64_t last_key = CONTROL_KEY;
 static void fork_child(void)
 {
 	(void)process_lock_start_anew(&irqfds_lock);
-	all = NULL;
-	all_count = all_checked = 0;
+	memset(set, 0, sizeof(set));
+	set_count = set_checked = 0;
 }
 FORK_CHILD(FORK_IRQFDS, irqfds_lock, fork_child);
 
@@ -126,7 +128,7 @@ static void hold(struct irqfd *irqfd)
 		return;
 	/* What is compared is ours: the client may give its number away at any moment. */
 	put_at_number(irqfd, irqfd->client_fd);
-	if (eventfd_match(&irqfd->watch, number, eventfd_id(number)) == EVENTFD_SAME) {
+	if (eventfd_matches(&irqfd->watch, number)) {
 		irqfd->is_held = true;
 		irqfd->vm->irqfds.held_count++;
 		return;
@@ -144,15 +146,22 @@ static void let_go(struct irqfd *irqfd)
 	irqfd->vm->irqfds.held_count--;
 }
 
+static struct irqfd *find_key(struct vm_irqfds *listener, uint64_t key)
+{
+	struct irqfd *irqfd = listener->buckets[key % IRQFD_BUCKETS];
+
+	while (irqfd && irqfd->watch.key != key)
+		irqfd = irqfd->next;
+	return irqfd;
+}
+
 static void raise_interrupt(struct vm *vm, uint64_t key)
 {
 	struct vm_irqfds *listener = &vm->irqfds;
 	struct irqfd *irqfd;
 
 	process_lock_acquire(&listener->lock);
-	irqfd = listener->buckets[key % IRQFD_BUCKETS];
-	while (irqfd && irqfd->key != key)
-		irqfd = irqfd->next;
+	irqfd = find_key(listener, key);
 	if (irqfd) {
 		hold(irqfd);
 		irqfd->is_used = true;
@@ -232,13 +241,13 @@ static int start_locked(struct vm *vm)
 /* Both locks held: out of both tables. */
 static void unlink_locked(struct irqfd *irqfd)
 {
-	struct irqfd **link = &all;
+	struct irqfd **link = &set[irqfd->watch.id % SET_BUCKETS];
 
 	while (*link != irqfd)
-		link = &(*link)->next_of_all;
-	*link = irqfd->next_of_all;
-	all_count--;
-	link = &irqfd->vm->irqfds.buckets[irqfd->key % IRQFD_BUCKETS];
+		link = &(*link)->next_in_set;
+	*link = irqfd->next_in_set;
+	set_count--;
+	link = &irqfd->vm->irqfds.buckets[irqfd->watch.key % IRQFD_BUCKETS];
 	while (*link != irqfd)
 		link = &(*link)->next;
 	*link = irqfd->next;
@@ -272,38 +281,60 @@ static void drop_locked(struct irqfd *irqfd)
 	free_irqfd(irqfd);
 }
 
-/* Drop what the client has closed, each time as many were added as stayed the last time. */
-static void drop_closed_locked(void)
+static void see(uint64_t key, void *listener)
 {
-	struct irqfd *next, *irqfd;
+	struct irqfd *irqfd = find_key(listener, key);
 
-	if (all_count < 2 * all_checked + 8)
-		return;
-	for (irqfd = all; irqfd; irqfd = next) {
-		next = irqfd->next_of_all;
-		if (eventfd_is_gone(&irqfd->watch))
-			drop_locked(irqfd);
-	}
-	all_checked = all_count;
+	if (irqfd)
+		irqfd->is_seen = true;
 }
 
-/* The irqfd of the eventfd @fd, NULL when it has none. Those that are gone are dropped. */
-static struct irqfd *find_locked(int fd)
+/* Those of @vm that the kernel has taken out of its set. */
+static void drop_closed_of_locked(struct vm *vm)
 {
-	struct irqfd *next, *irqfd;
-	uint64_t id = eventfd_id(fd);
+	struct vm_irqfds *listener = &vm->irqfds;
 
-	for (irqfd = all; irqfd; irqfd = next) {
-		next = irqfd->next_of_all;
-		switch (eventfd_match(&irqfd->watch, fd, id)) {
-		case EVENTFD_SAME:
-			return irqfd;
-		case EVENTFD_GONE:
-			drop_locked(irqfd);
-			break;
-		case EVENTFD_OTHER:
-			break;
+	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++)
+		for (struct irqfd *irqfd = listener->buckets[i]; irqfd; irqfd = irqfd->next)
+			irqfd->is_seen = false;
+	if (eventfd_live(listener->epoll_fd, see, listener))
+		return;
+	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++) {
+		struct irqfd *next, *irqfd = listener->buckets[i];
+
+		for (; irqfd; irqfd = next) {
+			next = irqfd->next;
+			if (!irqfd->is_seen)
+				drop_locked(irqfd);
 		}
+	}
+}
+
+/*
+ * Drop what the client has closed, each time as many were added as stayed the last time. One VM's
+ * at a time: another's go when it adds some.
+ */
+static void drop_closed_locked(struct vm *vm)
+{
+	if (set_count < 2 * set_checked + 8)
+		return;
+	drop_closed_of_locked(vm);
+	set_checked = set_count;
+}
+
+/* The irqfd of the eventfd @fd, whose number is @id, NULL when it has none. */
+static struct irqfd *find_locked(int fd, uint64_t id)
+{
+	struct irqfd *irqfd = set[id % SET_BUCKETS];
+
+	for (; irqfd; irqfd = irqfd->next_in_set) {
+		if (irqfd->watch.id != id || (!id && !eventfd_matches(&irqfd->watch, fd)))
+			continue;
+		if (!eventfd_is_gone(&irqfd->watch))
+			return irqfd;
+		/* The number is free again, and another eventfd has it now. */
+		drop_locked(irqfd);
+		return NULL;
 	}
 	return NULL;
 }
@@ -316,26 +347,27 @@ static int insert_locked(struct irqfd *irqfd)
 	struct irqfd **bucket;
 	int error;
 
-	drop_closed_locked();
-	if (find_locked(irqfd->watch.number))
+	drop_closed_locked(irqfd->vm);
+	irqfd->watch.id = eventfd_id(irqfd->watch.number);
+	if (find_locked(irqfd->watch.number, irqfd->watch.id))
 		return -EBUSY;
 	error = start_locked(irqfd->vm);
 	if (error)
 		return error;
-	irqfd->watch.id = eventfd_id(irqfd->watch.number);
 	process_lock_acquire(&listener->lock);
-	irqfd->key = ++last_key;
-	event.data.u64 = irqfd->key;
+	irqfd->watch.key = ++last_key;
+	event.data.u64 = irqfd->watch.key;
 	/* An eventfd that was signalled before raises its interrupt now. */
 	if (epoll_ctl(irqfd->watch.epoll_fd, EPOLL_CTL_ADD, irqfd->watch.number, &event)) {
 		error = -errno;
 	} else {
-		bucket = &listener->buckets[irqfd->key % IRQFD_BUCKETS];
+		bucket = &listener->buckets[irqfd->watch.key % IRQFD_BUCKETS];
 		irqfd->next = *bucket;
 		*bucket = irqfd;
-		irqfd->next_of_all = all;
-		all = irqfd;
-		all_count++;
+		bucket = &set[irqfd->watch.id % SET_BUCKETS];
+		irqfd->next_in_set = *bucket;
+		*bucket = irqfd;
+		set_count++;
 		listener->held_count++;
 		irqfd->is_held = true;
 		/* From here on the kernel may take it away. */
@@ -413,7 +445,7 @@ static long deassign(struct vm *vm, const struct kvm_irqfd *request)
 	if (fd < 0)
 		return fd;
 	process_lock_acquire(&irqfds_lock);
-	irqfd = find_locked(fd);
+	irqfd = find_locked(fd, eventfd_id(fd));
 	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi) {
 		unlink_one_locked(irqfd);
 		/* Out of the set, as it was put in. */
