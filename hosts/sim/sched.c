@@ -204,6 +204,8 @@ static void sched_report(const char *text)
 {
 	if (on_report) {
 		on_report(text);
+		if (sched.running)
+			end_run(SCHED_BROKEN);
 		return;
 	}
 	fprintf(stderr, "%s\n", text);

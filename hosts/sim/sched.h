@@ -35,6 +35,7 @@ enum sched_result {
 	SCHED_DONE,	/* every thread ended */
 	SCHED_DEADLOCK, /* no thread could go on */
 	SCHED_ENDLESS,	/* the limit of steps was reached */
+	SCHED_BROKEN,	/* an assertion of the library broke: the run ended there */
 };
 
 struct sched_run {
@@ -60,7 +61,10 @@ void sched_execute(struct sched_run *run);
 
 /* A point of choice of the caller's own, beside the library's atomic operations. */
 void sched_yield_point(void);
-/* What a broken assertion of the library does: NULL aborts, which is how it starts. */
+/*
+ * What a broken assertion of the library does: NULL aborts, which is how it starts. Within a run
+ * @report is called once: the run ends there, for what comes after it would tell of nothing new.
+ */
 void sched_on_report(void (*report)(const char *text));
 /* The virtual thread that runs, SCHED_THREADS_MAX outside a run. */
 uint32_t sched_current(void);
