@@ -356,17 +356,22 @@ static inline unsigned int flag_condition(const struct cpu *cpu, unsigned int co
 
 #define REG_AT(cpu, offset, type) (*(type *)((char *)(cpu) + (offset)))
 
+/* Parts of a register of 64 bits: the compiler must see that they are stores to the whole. */
+typedef uint8_t __attribute__((may_alias)) reg8;
+typedef uint16_t __attribute__((may_alias)) reg16;
+typedef uint32_t __attribute__((may_alias)) reg32;
+
 static inline uint64_t reg_get(const struct cpu *cpu, unsigned int offset, unsigned int size_bytes)
 {
 	const char *at = (const char *)cpu + offset;
 
 	switch (size_bytes) {
 	case 1:
-		return *(const uint8_t *)at;
+		return *(const reg8 *)at;
 	case 2:
-		return *(const uint16_t *)at;
+		return *(const reg16 *)at;
 	case 4:
-		return *(const uint32_t *)at;
+		return *(const reg32 *)at;
 	default:
 		return *(const uint64_t *)at;
 	}
@@ -380,10 +385,10 @@ static inline void reg_set(struct cpu *cpu, unsigned int offset, unsigned int si
 
 	switch (size_bytes) {
 	case 1:
-		*(uint8_t *)at = value;
+		*(reg8 *)at = value;
 		break;
 	case 2:
-		*(uint16_t *)at = value;
+		*(reg16 *)at = value;
 		break;
 	case 4:
 		*(uint64_t *)at = (uint32_t)value;

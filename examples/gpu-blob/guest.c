@@ -58,7 +58,7 @@ static int run(struct guest *guest, struct access *access)
 	for (;;) {
 		struct quire_memory_fault fault;
 		struct quire_stage2 stage2;
-		uint64_t requests, error;
+		uint64_t requests, error = 0;
 		int ret = quire_vcpu_enter(guest->vcpu, &requests, &stage2);
 
 		if (ret)

@@ -117,7 +117,7 @@ static int guest_store(uint32_t index, const struct store *store)
 	while (!atomic_load(&stress.stop)) {
 		struct quire_stage2 stage2;
 		struct quire_memory_fault exit;
-		uint64_t requests, error, *page;
+		uint64_t requests, error = 0, *page;
 		int ret = quire_vcpu_enter(vcpu, &requests, &stage2);
 
 		if (ret)

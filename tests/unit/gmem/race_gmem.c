@@ -76,7 +76,7 @@ static int guest_increment(struct quire_vcpu *vcpu, uint64_t gfn)
 	while (!stopped()) {
 		struct quire_memory_fault exit;
 		struct quire_stage2 stage2;
-		uint64_t requests, error, *word, seen = 0;
+		uint64_t requests, error = 0, *word, seen = 0;
 		int ret = quire_vcpu_enter(vcpu, &requests, &stage2);
 
 		if (ret)
