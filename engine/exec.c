@@ -70,6 +70,17 @@ static struct start *start_make(uint64_t pointers)
 	return start;
 }
 
+/* For reading, which the client's may not be (O_PATH); for the new program, which closes it. */
+static int open_again(int fd)
+{
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
+	again = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+	return again < 0 ? dup(fd) : again;
+}
+
 static long resolve_descriptor(struct start *start, int fd, const char *path)
 {
 	char name[64 + PATH_MAX];
@@ -81,7 +92,7 @@ static long resolve_descriptor(struct start *start, int fd, const char *path)
 	if (*path)
 		fd = openat(fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
 	else
-		fd = dup(fd);
+		fd = open_again(fd);
 	if (fd < 0)
 		return -errno;
 	error = launch_resolve_fd(&start->launch, fd, name);

@@ -253,13 +253,18 @@ static int executed(int result)
 
 static int execute_on_engine(const char *path, char *const argv[], char *const environment[])
 {
-	struct on_engine start = {.argv = argv, .environment = environment};
+	struct on_engine start = {.argv = argv, .environment = environment, .opened = -1};
 	int error = START_ON_ENGINE(&start, path);
 
-	if (error)
-		return (int)real_result(error);
-	leave();
-	return executed(REAL(execve)(start.engine, start.argv, start.environment));
+	if (!error) {
+		leave();
+		REAL(execve)(start.engine, start.argv, start.environment);
+		error = -errno;
+		executed(-1);
+	}
+	if (start.opened >= 0)
+		REAL(close)(start.opened);
+	return (int)real_result(error);
 }
 
 INTERPOSED int execve(const char *path, char *const argv[], char *const environment[])
@@ -404,7 +409,8 @@ INTERPOSED int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_
 			   const posix_spawnattr_t *attributes, char *const argv[],
 			   char *const environment[])
 {
-	struct on_engine start = {.argv = argv, .environment = environment};
+	/* A descriptor in the path is looked at after the actions. */
+	struct on_engine start = {.argv = argv, .environment = environment, .by_path = true};
 	int error = is_list(argv) ? check(path) : -EFAULT;
 
 	if (error == ON_ENGINE) {

@@ -2,7 +2,9 @@
 #include "preload/on_engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
@@ -89,13 +91,42 @@ static int engine_find(char engine[PATH_MAX])
 	return 0;
 }
 
+/*
+ * A path that is a descriptor of ours, which may be closed on exec: the new program is given one
+ * that is not. 0 or -errno.
+ */
+static int resolve_descriptor(struct launch *launch, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY), error;
+
+	if (fd < 0)
+		return -errno;
+	error = launch_resolve_fd(launch, fd, path);
+	/* Of a script there is the path alone. */
+	if (error || launch->fd < 0)
+		close(fd);
+	return error;
+}
+
+static bool is_descriptor(const char *path)
+{
+	static const char folder[] = "/proc/self/fd/";
+
+	if (strncmp(path, folder, sizeof(folder) - 1))
+		return false;
+	path += sizeof(folder) - 1;
+	return *path && !path[strspn(path, "0123456789")];
+}
+
 int on_engine_prepare(struct on_engine *start, const char *path, void *memory)
 {
 	const char *directory = environment_run_directory() + strlen(PARAMS_RUN_DIR "=");
 	struct room *room = memory;
 	struct launch_place place = {room->engine, directory, false, false};
-	int error = launch_resolve(&room->launch, path);
+	int error = is_descriptor(path) && !start->by_path ? resolve_descriptor(&room->launch, path)
+							   : launch_resolve(&room->launch, path);
 
+	start->opened = error ? -1 : room->launch.fd;
 	if (error)
 		return error;
 	if (!environment_is_set() || !strchr(environment_library(), '/') ||

@@ -2,6 +2,7 @@
 #ifndef QUIRE_PRELOAD_ON_ENGINE_H
 #define QUIRE_PRELOAD_ON_ENGINE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* In the run's directory: a link to the engine. */
@@ -11,6 +12,8 @@
 struct on_engine {
 	const char *engine;
 	char *const *argv, *const *environment;
+	bool by_path; /* descriptors will be others when the program starts */
+	int opened;   /* the program's descriptor, to be closed where the exec fails; -1: none */
 };
 
 /* Bytes that on_engine_prepare() needs; 0 when one of the lists cannot be read. */
@@ -19,7 +22,7 @@ size_t on_engine_room(char *const argv[], char *const environment[]);
 /*
  * How to start @path with the lists in @start, which are replaced by the engine's.
  * on_engine_room() bytes at @room are for that; they must live until the program starts.
- *0 or -errno. Async-signal-safe, inside a client call.
+ * 0 or -errno. Async-signal-safe, inside a client call.
  */
 int on_engine_prepare(struct on_engine *start, const char *path, void *room);
 

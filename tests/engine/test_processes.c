@@ -160,7 +160,7 @@ static void write_script(const char *path, const char *text)
 /* Each in a child: the ways to another program. */
 static void execute(int way, char *const argv[])
 {
-	int fd = open(self, O_RDONLY | (way == 3 ? O_CLOEXEC : 0));
+	int fd = open(self, (way == 5 ? O_PATH : O_RDONLY) | (way == 3 ? O_CLOEXEC : 0));
 	pid_t child;
 
 	switch (way) {
@@ -174,6 +174,7 @@ static void execute(int way, char *const argv[])
 		fexecve(fd, argv, no_environment);
 		break;
 	case 3:
+	case 5:
 		syscall(SYS_execveat, fd, "", argv, no_environment, (long)AT_EMPTY_PATH);
 		break;
 	case 4:
@@ -191,7 +192,7 @@ static void test_exec(void)
 {
 	char *const argv[] = {(char *)"renamed", (char *)CHILD, (char *)"an argument", NULL};
 
-	for (int way = 0; way < 5; way++) {
+	for (int way = 0; way < 6; way++) {
 		pid_t child = fork();
 
 		if (child == 0)
