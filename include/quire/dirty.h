@@ -19,8 +19,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_manual_protect(struct quire_vm *vm, 
 
 /*
  * KVM_GET_DIRTY_LOG. Copies round_up(npages, 64) / 8 bytes with @copy_out (0 or -EFAULT; offset
- * and size in bytes, multiples of 8). Errors in order: -ENXIO (ring in use), -EINVAL (slot),
- * -ENOENT (no slot or no log), -EFAULT. Takes slots_lock.
+ * and size in bytes, multiples of 8). Errors in order: -EIO (dead VM), -ENXIO (ring in use),
+ * -EINVAL (slot), -ENOENT (no slot or no log), -EFAULT: the next call says all of it again. No lock
+ * held; takes slots_lock, under which @copy_out is called, and mmu_lock; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_get_dirty_log(
     struct quire_vm *vm, uint32_t slot,
@@ -39,7 +40,8 @@ struct quire_clear_log {
 /*
  * Clear the bits given and arm their pages again. Errors in order, with nothing changed: -EIO (dead
  * VM), -ENXIO (ring in use), -EINVAL (slot, first page), -ENOENT (no slot or no log), -EINVAL
- * (range), -EFAULT. Takes slots_lock; returns when no vCPU has an old right to write. (U-135.)
+ * (range), -EFAULT. No lock held; takes slots_lock, under which copy_in() is called, and mmu_lock;
+ * may sleep; returns when no vCPU has an old right to write. (U-135.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_clear_dirty_log(struct quire_vm *vm,
 							const struct quire_clear_log *request);
@@ -54,7 +56,8 @@ struct quire_ring_entry {
 
 /*
  * KVM_CAP_DIRTY_LOG_RING: log into rings of @size_bytes instead of bitmaps. -EINVAL: not a power of
- * two, too small, already set, or vCPUs exist; -E2BIG: above QUIRE_RING_BYTES_MAX.
+ * two, too small, already set, or vCPUs exist; -E2BIG: above QUIRE_RING_BYTES_MAX. Takes
+ * slots_lock, before the first vCPU is made.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes);
 /* Bytes of each vCPU's ring, 0 when logging into bitmaps. Takes slots_lock. */

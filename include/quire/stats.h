@@ -52,7 +52,11 @@ enum quire_vm_stat { QUIRE_VM_STATS(QUIRE_STAT_ID) QUIRE_VM_STAT_COUNT };
 enum quire_vcpu_stat { QUIRE_VCPU_STATS(QUIRE_STAT_ID) QUIRE_VCPU_STAT_COUNT };
 #undef QUIRE_STAT_ID
 
-/* Sampled without a lock; never negative when nothing runs. */
+/*
+ * One counter, sampled: two calls need not fit together. Any thread, any lock; never sleeps. A sum
+ * of several words may be off by what runs meanwhile, and is right and never negative when nothing
+ * runs.
+ */
 QUIRE_API uint64_t quire_vm_stat(const struct quire_vm *vm, enum quire_vm_stat which);
 QUIRE_API uint64_t quire_vcpu_stat(const struct quire_vcpu *vcpu, enum quire_vcpu_stat which);
 

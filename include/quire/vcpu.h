@@ -73,14 +73,16 @@ struct quire_memory_fault {
 
 /*
  * Create vCPU @id (below 4096, unused: else -EINVAL or -EEXIST; -ENOMEM). @cookie is handed to
- * the host's kick(). Takes slots_lock. The vCPU holds a reference to the VM.
+ * the host's kick(). No lock held; takes slots_lock, may sleep. The vCPU holds a reference to the
+ * VM.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie,
 						 struct quire_vcpu **vcpu);
-/* Destroy a vCPU that no thread runs, with its reference to the VM. Takes slots_lock. */
+/* Destroy a vCPU that no thread runs, with its reference to the VM. No lock held; takes slots_lock,
+ * may sleep. Before the VM's last put(). */
 QUIRE_API void quire_vcpu_destroy(struct quire_vcpu *vcpu);
 
-/* What it was created with. */
+/* What it was created with. Any thread, any lock. */
 QUIRE_API uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu);
 
 /*
@@ -94,29 +96,34 @@ QUIRE_API void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request);
 
 /*
  * Clear those of @requests that are raised and return them. For the client's bits, before it looks
- * at the state they stand for, so that one raised meanwhile rings again.
+ * at the state they stand for, so that one raised meanwhile rings again. Any thread, any lock;
+ * never sleeps. A full barrier when one was raised.
  */
 QUIRE_API uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t requests);
 
 /*
- * Enter guest mode. Loads the root when there is none or it is obsolete (may take mmu_lock, may
- * fail: -ENOMEM, -EIO for a dead VM), then marks the vCPU in guest mode with a full barrier and
- * only then takes the library's requests, so that a flusher sees either the mode or its request
- * taken. *@requests is what was taken, and the client's bits that are raised and stay so: the
- * caller honours them before the first guest access. On QUIRE_REQ_TLB_FLUSH it drops all
- * translations. Between enter and leave the vCPU takes no lock of the library and calls nothing of
- * it but the functions that say so.
+ * Enter guest mode, by the vCPU's thread, out of guest mode, no lock held; may sleep until it is
+ * in. Loads the root when there is none or it is obsolete (may take mmu_lock, may fail: -ENOMEM,
+ * -EIO for a dead VM, -ENOSPC where the limit on shadow pages leaves no room for a root), then
+ * marks the vCPU in guest mode with a full barrier and only then takes the library's requests, so
+ * that a flusher sees either the mode or its request taken. *@requests is what was taken, and the
+ * client's bits that are raised and stay so: the caller honours them before the first guest access.
+ * On QUIRE_REQ_TLB_FLUSH it drops all translations. Between enter and leave the vCPU takes no lock
+ * of the library and calls nothing of it but the functions that say so.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests,
 						struct quire_stage2 *stage2);
-/* Leave guest mode; flushers stop waiting for this vCPU. */
+/* Leave guest mode, by the vCPU's thread; flushers stop waiting for it. A release. Never sleeps. */
 QUIRE_API void quire_vcpu_leave(struct quire_vcpu *vcpu);
 
 /*
  * The guest touched @gpa and the tables did not allow it. Out of guest mode, no lock held; may
  * sleep. @error_code is QUIRE_PFERR_*: PRESENT when the entry was there but lacked the right,
- * RSVD for a reserved bit. Returns an enum quire_outcome, or -errno: -EFAULT, -EINTR, -ENOMEM,
- * -EHWPOISON, -EIO; then @fault says whether this is a memory-fault exit. (F-001 to F-026.)
+ * RSVD for a reserved bit. By the vCPU's thread; takes mmu_lock. Returns an enum quire_outcome, or
+ * -errno; then @fault says whether this is a memory-fault exit. -EFAULT: no page, or not with this
+ * access; -EINTR: a request of the client's came while the host was asked; -EHWPOISON: the page is
+ * lost; -ENOMEM; -ENOSPC: the limit on shadow pages leaves no room; -EIO: a dead VM. A host's
+ * page_get() and store_get() may answer others, which come through. (F-001 to F-026.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa,
 						uint64_t error_code,

@@ -77,12 +77,14 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *con
 					       struct quire_vm **vm);
 /*
  * The VM's memory goes away with the last reference; vCPUs and guest_memfd files hold one. Any
- * thread, no lock held; the last put() sleeps.
+ * thread. get(): any lock, by a caller that has a reference. put(): no lock held; the last one
+ * sleeps.
  */
 QUIRE_API void quire_vm_get(struct quire_vm *vm);
 QUIRE_API void quire_vm_put(struct quire_vm *vm);
 
-/* Nonzero once an invariant broke: every call of this VM answers -EIO from then on. */
+/* Nonzero once an invariant broke: every call of this VM answers -EIO from then on. Any thread, any
+ * lock. */
 QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
 
 /* Number of address spaces: 2, or 1 for a VM with private memory. */
@@ -93,7 +95,8 @@ QUIRE_API uint64_t quire_vm_attributes(const struct quire_vm *vm);
 /*
  * Create, move, change the flags of, or (size 0) delete a memslot. -EINVAL: the region by itself,
  * or a change that a slot does not allow; -EEXIST: another slot or binding is there; -EBADF: no
- * guest_memfd; -ENOMEM; -EIO. On failure nothing has changed. Takes slots_lock; returns after no
+ * guest_memfd; -ENOMEM; -EIO. On failure nothing has changed. No lock held; takes slots_lock and
+ * mmu_lock, waits for grace periods and for vCPUs in guest mode; returns after no
  * vCPU can reach memory through the old slot any more. (KVM_SET_USER_MEMORY_REGION2; checks and
  * their order are U-020 to U-038 of tests/rules.tsv.)
  */
@@ -102,11 +105,12 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_region(struct quire_vm *vm,
 
 /*
  * Set the attributes of [gpa, gpa + size). -EINVAL: unknown bits, empty, wrapping or unaligned
- * range; -ENOMEM with nothing changed; -EIO. Takes slots_lock. (KVM_SET_MEMORY_ATTRIBUTES.)
+ * range; -ENOMEM with nothing changed; -EIO. No lock held; takes slots_lock and mmu_lock, may
+ * sleep. (KVM_SET_MEMORY_ATTRIBUTES.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_attributes(struct quire_vm *vm, gpa_t gpa,
 						       uint64_t size_bytes, uint64_t attributes);
-/* The attributes of one page, which may change at once. No lock. */
+/* The attributes of one page, which may change at once. Any thread, any lock; never sleeps. */
 QUIRE_API uint64_t quire_vm_get_attributes(struct quire_vm *vm, gfn_t gfn);
 
 /*
@@ -117,20 +121,22 @@ QUIRE_API void quire_vm_set_slot_zap_all(struct quire_vm *vm, int on);
 
 /*
  * KVM_SET_NR_MMU_PAGES: at most so many shadow pages, from now on; tables of the TDP MMU are not
- * counted. -EINVAL below 64. Takes slots_lock.
+ * counted. -EINVAL below 64. No lock held; takes slots_lock and mmu_lock, may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_nr_mmu_pages(struct quire_vm *vm, uint64_t pages);
 
 /*
  * The workaround for processors that stop when a page is executed through translations of two
  * sizes (kvm.nx_huge_pages): on, no huge leaf is executable, and the guest executes from 4K leaves.
- * Off in a new VM. A change takes every mapping of the VM away. Takes slots_lock.
+ * Off in a new VM. A change takes every mapping of the VM away. No lock held; takes slots_lock and
+ * mmu_lock, may sleep.
  */
 QUIRE_API void quire_vm_set_nx_huge_pages(struct quire_vm *vm, int on);
 /*
  * Give huge pages back a chance: zap the oldest of the tables that were made for executing guests,
  * one in @ratio of them, rounded up (0: none). Returns how many. Called now and then by a thread of
- * the client's; takes mmu_lock. QUIRE_VM_STAT_nx_lpage_splits counts the tables.
+ * the client's, no lock held; takes mmu_lock, may sleep. QUIRE_VM_STAT_nx_lpage_splits counts the
+ * tables.
  */
 QUIRE_API uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio);
 

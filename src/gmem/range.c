@@ -132,19 +132,29 @@ static void part_clear(const struct block_part *part, u32 bits)
 	}
 }
 
+/* Under punch_lock exclusive: the pages lose @bits. @frames, if any, hears of those PREPARED. */
+static void pages_lose(struct pages_walk *walk, u32 bits, const struct gmem_frames *frames)
+{
+	struct block_part part;
+
+	while (walk_next(walk, &part)) {
+		if (frames)
+			part_tell(&part, GMEM_PAGE_PREPARED, frames);
+		if (bits & GMEM_PAGE_EXISTS)
+			gmem_block_break(walk->pages, part.block, walk->block_no - 1);
+		part_clear(&part, bits);
+	}
+}
+
 void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
 			    const struct gmem_frames *frames)
 {
 	struct pages_walk walk;
-	struct block_part part;
 
 	if (!walk_begin(&walk, pages, first, npages))
 		return;
 	rwlock_write_lock(&pages->punch_lock);
-	while (walk_next(&walk, &part)) {
-		part_tell(&part, GMEM_PAGE_PREPARED, frames);
-		part_clear(&part, GMEM_PAGE_PREPARED);
-	}
+	pages_lose(&walk, GMEM_PAGE_PREPARED, frames);
 	rwlock_write_unlock(&pages->punch_lock);
 }
 
@@ -152,17 +162,11 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 		      const struct gmem_frames *reclaim)
 {
 	struct pages_walk walk;
-	struct block_part part;
 
 	if (!walk_begin(&walk, pages, first, npages))
 		return;
 	rwlock_write_lock(&pages->punch_lock);
-	while (walk_next(&walk, &part)) {
-		if (reclaim)
-			part_tell(&part, GMEM_PAGE_PREPARED, reclaim);
-		gmem_block_break(pages, part.block, walk.block_no - 1);
-		part_clear(&part, GMEM_PAGE_ALL);
-	}
+	pages_lose(&walk, GMEM_PAGE_ALL, reclaim);
 	pages->host->store_punch(pages->host_ctx, pages->store, first, walk.end - first);
 	rwlock_write_unlock(&pages->punch_lock);
 }

@@ -2,8 +2,8 @@
 #include "src/tdp/age.h"
 
 #include "src/base/mutant.h"
+#include "src/tdp/store.h"
 #include "src/vm/locks.h"
-#include "src/walk/range.h"
 
 struct age {
 	const struct entry_format *f;
@@ -37,20 +37,10 @@ static void age_run(const struct walk_run *run, void *ctx)
 
 int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range)
 {
-	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[range->as_id]);
 	struct age age = {.f = vm->format, .kind = range->kind};
-	struct walk walk = {
-	    .format = vm->format,
-	    .root_level = TDP_ROOT_LEVEL,
-	    .lowest = QUIRE_LEVEL_4K,
-	    .visit = age_run,
-	    .ctx = &age,
-	};
+	const struct tdp_visit visit = {QUIRE_LEVEL_4K, age_run, &age};
 
 	mmu_assert_section(vm);
-	if (!root)
-		return 0;
-	walk.root = table_entries(root);
-	walk_range(&walk, range->start, range->end);
+	tdp_walk(vm, range->as_id, &visit, range->start, range->end);
 	return age.young;
 }

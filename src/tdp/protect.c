@@ -215,22 +215,12 @@ static void owe_for_aged(const struct tdp_change *change)
 void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			     struct flush_debt *debt)
 {
-	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
-	struct walk walk = {
-	    .format = vm->format,
-	    .root_level = TDP_ROOT_LEVEL,
-	    .lowest = QUIRE_LEVEL_4K,
-	    .visit = protect_run,
-	    .ctx = &change,
-	};
+	const struct tdp_visit visit = {QUIRE_LEVEL_4K, protect_run, &change};
 
 	mmu_assert_shared(vm);
-	if (!root)
-		return;
 	owe_for_aged(&change);
-	walk.root = table_entries(root);
-	walk_range(&walk, start, end);
+	tdp_walk(vm, as_id, &visit, start, end);
 }
 
 /* Where the last gfn was found: neighbours are mostly in the same table. */

@@ -1,9 +1,8 @@
 /* Huge pages come back: replacing tables by the huge leaf that could be there. */
-#include "src/tdp/tdp.h"
+#include "src/tdp/store.h"
 
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
-#include "src/walk/range.h"
 
 struct recover {
 	struct tdp_change change;
@@ -90,23 +89,13 @@ static void recover_run(const struct walk_run *run, void *ctx)
 void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
 		       struct flush_debt *debt)
 {
-	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[recovery->as_id]);
 	struct recover recover = {
 	    .change = {.vm = vm, .leaves = vm->leaves, .debt = debt},
 	    .allowed = recovery->allowed,
 	    .ctx = recovery->ctx,
 	};
-	struct walk walk = {
-	    .format = vm->format,
-	    .root_level = TDP_ROOT_LEVEL,
-	    .lowest = QUIRE_LEVEL_2M,
-	    .visit = recover_run,
-	    .ctx = &recover,
-	};
+	const struct tdp_visit visit = {QUIRE_LEVEL_2M, recover_run, &recover};
 
 	mmu_assert_shared(vm);
-	if (!root)
-		return;
-	walk.root = table_entries(root);
-	walk_range(&walk, recovery->start, recovery->end);
+	tdp_walk(vm, recovery->as_id, &visit, recovery->start, recovery->end);
 }

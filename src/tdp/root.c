@@ -1,5 +1,5 @@
 /* Roots: the top table of an address space. */
-#include "src/tdp/tdp.h"
+#include "src/tdp/store.h"
 
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
@@ -51,4 +51,21 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 		debt->tables = root;
 		debt->table_count++;
 	}
+}
+
+void tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gfn_t start, gfn_t end)
+{
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
+	struct walk walk = {
+	    .format = vm->format,
+	    .root_level = TDP_ROOT_LEVEL,
+	    .lowest = visit->lowest,
+	    .visit = visit->visit,
+	    .ctx = visit->ctx,
+	};
+
+	if (!root)
+		return;
+	walk.root = table_entries(root);
+	walk_range(&walk, start, end);
 }

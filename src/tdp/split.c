@@ -1,5 +1,5 @@
 /* Splitting huge leaves into tables of smaller ones that map the same. */
-#include "src/tdp/tdp.h"
+#include "src/tdp/store.h"
 
 #include <errno.h>
 
@@ -7,7 +7,6 @@
 #include "src/base/trace.h"
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
-#include "src/walk/range.h"
 
 /*
  * No other thread sees the table before it is linked, so it is filled with plain stores. The
@@ -95,21 +94,11 @@ static void split_run(const struct walk_run *run, void *ctx)
 int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 		    struct table_cache *tables)
 {
-	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct split split = {
 	    .change = {.vm = vm, .leaves = vm->leaves}, .tables = tables, .as_id = as_id};
-	struct walk walk = {
-	    .format = vm->format,
-	    .root_level = TDP_ROOT_LEVEL,
-	    .lowest = QUIRE_LEVEL_2M,
-	    .visit = split_run,
-	    .ctx = &split,
-	};
+	const struct tdp_visit visit = {QUIRE_LEVEL_2M, split_run, &split};
 
 	mmu_assert_shared(vm);
-	if (!root)
-		return 0;
-	walk.root = table_entries(root);
-	walk_range(&walk, start, end);
+	tdp_walk(vm, as_id, &visit, start, end);
 	return split.starved ? -ENOMEM : 0;
 }

@@ -1,9 +1,8 @@
 /* Taking leaves away from a gfn range. */
-#include "src/tdp/tdp.h"
+#include "src/tdp/store.h"
 
 #include "src/base/mutant.h"
 #include "src/vm/locks.h"
-#include "src/walk/range.h"
 
 /*
  * Entries whose block lies in the range go with all that is below them, in one store; the table
@@ -47,21 +46,10 @@ void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		   struct flush_debt *debt)
 {
 	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
+	const struct tdp_visit visit = {QUIRE_LEVEL_4K, zap_run, &change};
 
 	mmu_assert_exclusive(vm);
-	for (u32 as = 0; as < vm->address_spaces; as++) {
-		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
-		struct walk walk = {
-		    .format = vm->format,
-		    .root_level = TDP_ROOT_LEVEL,
-		    .lowest = QUIRE_LEVEL_4K,
-		    .visit = zap_run,
-		    .ctx = &change,
-		};
-
-		if (!(as_mask & (1u << as)) || !root)
-			continue;
-		walk.root = table_entries(root);
-		walk_range(&walk, start, end);
-	}
+	for (u32 as = 0; as < vm->address_spaces; as++)
+		if (as_mask & (1u << as))
+			tdp_walk(vm, as, &visit, start, end);
 }

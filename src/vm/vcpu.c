@@ -3,11 +3,27 @@
 
 #include <errno.h>
 
+#include "src/vm/locks.h"
+
 #define VCPU_IDS 4096u
+
+/* Put @vcpu at the end of the VM's list, unless its id is there. */
+static int list_add(struct quire_vm *vm, struct quire_vcpu *vcpu) REQUIRES(&vm->slots_lock)
+{
+	struct quire_vcpu **link = &vm->vcpus;
+
+	slots_assert(vm);
+	for (; *link; link = &(*link)->next)
+		if ((*link)->id == vcpu->id)
+			return -EEXIST;
+	*link = vcpu;
+	return 0;
+}
 
 int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct quire_vcpu **result)
 {
-	struct quire_vcpu *vcpu, **link;
+	struct quire_vcpu *vcpu;
+	int err;
 
 	if (id >= VCPU_IDS)
 		return -EINVAL;
@@ -17,12 +33,14 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 	vcpu->vm = vm;
 	vcpu->id = id;
 	vcpu->mode.cookie = cookie;
-	quire_vm_get(vm);
 	mutex_lock(&vm->slots_lock);
-	for (link = &vm->vcpus; *link; link = &(*link)->next)
-		;
-	*link = vcpu;
+	err = list_add(vm, vcpu);
 	mutex_unlock(&vm->slots_lock);
+	if (err) {
+		vm_free(vm, vcpu, sizeof(*vcpu));
+		return err;
+	}
+	quire_vm_get(vm);
 	biglock_line_add(&vm->mmu_lock, &vcpu->line);
 	flush_domain_add(&vm->flush, &vcpu->mode);
 	*result = vcpu;
