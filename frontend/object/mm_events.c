@@ -11,7 +11,11 @@
 #include "hosts/process/heap.h"
 #include "hosts/process/process.h"
 
-/* Held for reading while the VMs are told, for writing to change the list. */
+/*
+ * Held for reading while the VMs are told, for writing to change the list. Readers go first:
+ * telling may wait for the user of a page that a userfaultfd keeps back, and what serves the
+ * userfaultfd may change memory itself, while a thread waits to make a VM.
+ */
 static pthread_rwlock_t vms_lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct quire_vm **vms;
 static size_t vm_count, vm_room;

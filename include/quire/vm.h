@@ -71,7 +71,7 @@ struct quire_region {
  * Create a VM with one reference. -EINVAL for a type or width we do not have, private memory
  * without the TDP MMU, one of the host's table_phys() and table_virt() without the other, or memory
  * of the host's that tables cannot name (its pointer less table_offset is not below 2^48);
- * -ENOMEM.
+ * -ENOMEM; -ENXIO before quire_platform_install().
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);

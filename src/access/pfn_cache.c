@@ -74,26 +74,58 @@ void pfn_cache_unlock(struct pfn_cache *cache) NO_LOCK_ANALYSIS
 	rwlock_read_unlock(&cache->lock);
 }
 
-/* Publish @page, unless an invalidation was or is in flight since @snapshot. */
+static bool is_in(const struct hva_range *range, hva_t hva)
+{
+	return hva.v + QUIRE_PAGE_SIZE > range->start.v && hva.v < range->end.v;
+}
+
+/* Is the page at @hva being changed, or has a change of it ended since @snapshot? */
+static bool is_changing(const struct pfn_caches *caches, hva_t hva, u64 snapshot)
+{
+	if (caches->active_elsewhere || caches->seq - snapshot > PFN_CACHE_RANGES)
+		return true;
+	for (u32 i = 0; i < PFN_CACHE_RANGES; i++)
+		if (is_in(&caches->active[i], hva))
+			return true;
+	for (u64 at = snapshot; at < caches->seq; at++)
+		if (is_in(&caches->ended[at % PFN_CACHE_RANGES], hva))
+			return true;
+	return false;
+}
+
+/*
+ * Publish @page, unless its place has been changing since @snapshot. An invalidation that begins
+ * after this look finds the cache, by its address, and waits for its lock.
+ */
 static bool publish_frame(struct pfn_cache *cache, const struct quire_page *page, u64 snapshot)
 {
 	struct quire_vm *vm = cache->vm;
+	bool changing;
 
-	/* Begin counts itself before it looks at the caches: one of the two sees the other. */
-	atomic_fence();
-	if ((atomic_load_acquire_u32(&vm->invalidation.active) ||
-	     atomic_load_acquire_u64(&vm->pfn_caches.seq) != snapshot) &&
-	    !MUTANT(cache_unchecked))
+	mutex_lock(&vm->invalidation.lock);
+	changing = is_changing(&vm->pfn_caches, cache->hva, snapshot);
+	mutex_unlock(&vm->invalidation.lock);
+	if (changing && !MUTANT(cache_unchecked))
 		return false;
 	cache->pfn = page->pfn;
 	cache->valid = 1;
 	return true;
 }
 
+static u64 take_snapshot(struct quire_vm *vm)
+{
+	u64 seq;
+
+	mutex_lock(&vm->invalidation.lock);
+	seq = vm->pfn_caches.seq;
+	mutex_unlock(&vm->invalidation.lock);
+	return seq;
+}
+
 static int lookup_once(struct pfn_cache *cache, hva_t hva, bool *published)
 {
 	struct quire_vm *vm = cache->vm;
-	u64 snapshot = atomic_load_acquire_u64(&vm->pfn_caches.seq);
+	u64 snapshot = take_snapshot(vm);
 	struct quire_page page;
 	int err =
 	    vm->host->page_get(vm->host_ctx, hva, QUIRE_PAGE_WRITE | QUIRE_PAGE_GUARDED, &page);
@@ -230,14 +262,47 @@ void pfn_cache_deactivate(struct pfn_cache *cache)
 	mutex_unlock(&cache->refresh);
 }
 
+static bool is_free(const struct hva_range *range)
+{
+	return range->start.v >= range->end.v;
+}
+
+static void range_add(struct pfn_caches *caches, hva_t start, hva_t end)
+{
+	for (u32 i = 0; i < PFN_CACHE_RANGES; i++) {
+		if (!is_free(&caches->active[i]))
+			continue;
+		caches->active[i] = (struct hva_range){start, end};
+		return;
+	}
+	caches->active_elsewhere++;
+}
+
+static void range_remove(struct pfn_caches *caches, hva_t start, hva_t end)
+{
+	for (u32 i = 0; i < PFN_CACHE_RANGES; i++) {
+		struct hva_range *range = &caches->active[i];
+
+		if (range->start.v != start.v || range->end.v != end.v)
+			continue;
+		*range = (struct hva_range){{0}, {0}};
+		return;
+	}
+	caches->active_elsewhere--;
+}
+
 void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 {
 	struct pfn_caches *caches = &vm->pfn_caches;
 
 	mmu_assert_free(vm);
-	/* Our count, then the caches' addresses; in publish_frame(): the address, then the count.
+	if (start.v >= end.v)
+		return;
+	/* Our range, then the caches' addresses; in publish_frame(): the address, then the range.
 	 */
-	atomic_fence();
+	mutex_lock(&vm->invalidation.lock);
+	range_add(caches, start, end);
+	mutex_unlock(&vm->invalidation.lock);
 	mutex_lock(&caches->lock);
 	for (struct pfn_cache *cache = caches->first; cache; cache = cache->next) {
 		u64 hva = atomic_load_relaxed_u64(&cache->hva.v);
@@ -252,8 +317,20 @@ void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 	mutex_unlock(&caches->lock);
 }
 
-void pfn_caches_invalidate_end(struct quire_vm *vm)
+void pfn_caches_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 {
+	struct pfn_caches *caches = &vm->pfn_caches;
+
 	mmu_assert_free(vm);
-	atomic_fetch_add_u64(&vm->pfn_caches.seq, 1);
+	if (start.v >= end.v)
+		return;
+	mutex_lock(&vm->invalidation.lock);
+	range_remove(caches, start, end);
+	if (MUTANT(cache_end_first)) {
+		mutex_unlock(&vm->invalidation.lock);
+		mutex_lock(&vm->invalidation.lock);
+	}
+	caches->ended[caches->seq % PFN_CACHE_RANGES] = (struct hva_range){start, end};
+	caches->seq++;
+	mutex_unlock(&vm->invalidation.lock);
 }

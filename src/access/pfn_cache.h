@@ -10,15 +10,17 @@
  * waits for its users.
  *
  *   user                                  invalidation
- *   read lock, check                      active++ (host_invalidation_enter())
+ *   read lock, check                      invalidation.lock: active ranges: ours, too
  *   use the frame                         list lock; each cache that shows the range:
  *   read unlock                             write lock, valid = 0
  *
  *   refresh                               end
- *   snapshot = seq (acquire)              seq++, active--
- *   look the page up, no lock but refresh
- *   write lock; active, or seq moved: again
+ *   snapshot = seq                        invalidation.lock: out of the active ranges, and into
+ *   look the page up, no lock but refresh   those that ended; seq++
+ *   write lock, invalidation.lock: the page in an active range, or in one that ended: again
  *   publish
+ *
+ * What changes elsewhere keeps no refresh from coming to an end.
  *
  * The list has the cache before its first lookup, so no invalidation misses it. The caches have a
  * sequence of their own since they are not under mmu_lock. Attributes and guest_memfd do not
@@ -73,6 +75,6 @@ void pfn_cache_deactivate(struct pfn_cache *cache);
 /* A host invalidation of [start, end) begins (after host_invalidation_enter()), and ends (before
  * host_invalidation_leave()). */
 void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end);
-void pfn_caches_invalidate_end(struct quire_vm *vm);
+void pfn_caches_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end);
 
 #endif

@@ -1,11 +1,14 @@
 /* The start of a VM. */
+#include <errno.h>
+
+#include "src/base/platform.h"
 #include "src/change/change.h"
 #include "src/gmem/rmp.h"
 
 int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **result)
 {
 	struct quire_vm *vm;
-	int err = vm_make(config, &vm);
+	int err = base_platform ? vm_make(config, &vm) : -ENXIO;
 
 	if (err)
 		return err;

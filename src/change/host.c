@@ -75,9 +75,6 @@ void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 		invalidation_end(vm);
 		change_flush_unlock(vm);
 	}
-	if (MUTANT(cache_end_first))
-		host_invalidation_leave(vm);
-	pfn_caches_invalidate_end(vm);
-	if (!MUTANT(cache_end_first))
-		host_invalidation_leave(vm);
+	pfn_caches_invalidate_end(vm, start, end);
+	host_invalidation_leave(vm);
 }

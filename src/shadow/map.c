@@ -5,6 +5,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
@@ -212,6 +213,32 @@ static bool is_protected(const struct shadow_mapping *mapping)
 	return mapping->write && !mapping->leaf.writable;
 }
 
+static __attribute__((noinline, cold)) void trace_request(const struct shadow_mapping *mapping)
+{
+	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
+		    mapping->leaf.level);
+}
+
+static __attribute__((noinline, cold)) void trace_leaf(const struct shadow_change *change,
+						       const u64 *entry, gfn_t gfn)
+{
+	const struct entry_format *f = SHADOW_FORMAT;
+	u64 value = atomic_load_relaxed_u64(entry);
+
+	QUIRE_TRACE(kvm_mmu_set_spte, gfn.v, value, (u64)(uintptr_t)entry,
+		    role_level(shadow_page_of(entry)->role), entry_is_present(f, value),
+		    entry_is_executable(f, value), (value & SHADOW_USER) != 0);
+}
+
+/* The leaf is in place. */
+static enum quire_outcome leaf_is_put(const struct shadow_change *change, const u64 *entry,
+				      const struct shadow_mapping *mapping, gfn_t gfn)
+{
+	if (quire_trace_is_on())
+		trace_leaf(change, entry, gfn);
+	return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
+}
+
 static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entry,
 				   const struct shadow_mapping *mapping)
 {
@@ -233,14 +260,14 @@ static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entr
 		if (gains_only(entry, old, &leaf)) {
 			(void)shadow_store(change, entry, mapping->leaf.level,
 					   leaf.value | (old & (f->accessed | f->dirty)));
-			return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
+			return leaf_is_put(change, entry, mapping, leaf.gfn);
 		}
 		shadow_drop(change, entry);
 		flush_debt_pay(change->debt);
 	}
 	if (shadow_add_leaf(change, entry, &leaf))
 		return QUIRE_RETRY;
-	return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
+	return leaf_is_put(change, entry, mapping, leaf.gfn);
 }
 
 /* The guest executes below the table at this place: no huge leaf instead of it. */
@@ -282,6 +309,8 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 	gfn_t at = gfn_of(mapping.walk->gpa);
 
 	mmu_assert_exclusive(change->vm);
+	if (quire_trace_is_on())
+		trace_request(&mapping);
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
 		u64 *entry = &table_entries(page->table)[walk_index(at, level)];
 		bool keep = mapping.fetch && level <= mapping.wanted_level;

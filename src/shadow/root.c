@@ -86,17 +86,25 @@ void shadow_destroy(struct quire_vm *vm)
 	vm->shadow = NULL;
 }
 
+int shadow_reserve_apart(struct quire_vcpu *vcpu, struct object_cache *objects)
+{
+	int err = table_cache_fill(&vcpu->tables, &vcpu->vm->arena, FAULT_TABLES);
+
+	locks_assert_none();
+	return err ? err : object_cache_fill(objects, &shadow_of(vcpu->vm)->slabs, FAULT_OBJECTS);
+}
+
 int shadow_reserve(struct quire_vcpu *vcpu)
 {
 	struct quire_vm *vm = vcpu->vm;
 	struct shadow *shadow = shadow_of(vm);
 	struct object_cache more = {0};
-	int err = table_cache_fill(&vcpu->tables, &vm->arena, FAULT_TABLES);
+	int err;
 
 	locks_assert_none();
-	if (err || atomic_load_relaxed_u32(&shadow->pool.count) >= FAULT_OBJECTS)
-		return err;
-	err = object_cache_fill(&more, &shadow->slabs, FAULT_OBJECTS);
+	if (atomic_load_relaxed_u32(&shadow->pool.count) >= FAULT_OBJECTS)
+		return table_cache_fill(&vcpu->tables, &vm->arena, FAULT_TABLES);
+	err = shadow_reserve_apart(vcpu, &more);
 	biglock_write_lock(&vm->mmu_lock);
 	object_cache_move(&shadow->pool, &more);
 	biglock_write_unlock(&vm->mmu_lock);

@@ -207,6 +207,8 @@ must_check int shadow_init(struct quire_vm *vm);
 
 /* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
 must_check int shadow_reserve(struct quire_vcpu *vcpu);
+/* The same, with the objects in @objects, for the caller to put into the VM's pool. */
+must_check int shadow_reserve_apart(struct quire_vcpu *vcpu, struct object_cache *objects);
 
 /* L1's tables as they were walked for one L2 address. */
 struct shadow_walk {

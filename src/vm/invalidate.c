@@ -61,8 +61,7 @@ void host_invalidation_leave(struct quire_vm *vm)
 
 	mmu_assert_free(vm);
 	mutex_lock(&inv->lock);
-	/* A pfn cache sees it go down without the lock, and must then see the seq of before it. */
-	atomic_store_release_u32(&inv->active, inv->active - 1);
+	atomic_store_relaxed_u32(&inv->active, inv->active - 1);
 	mutex_unlock(&inv->lock);
 	base_platform->wake(&inv->active, UINT32_MAX);
 }

@@ -37,11 +37,22 @@ struct nx_tables {
 
 struct pfn_cache;
 
+/* Host invalidations that pfn caches tell apart. */
+#define PFN_CACHE_RANGES 16u
+
 /* Frames that the hypervisor keeps in hand (src/access/pfn_cache.h). */
 struct pfn_caches {
 	struct mutex lock;
 	struct pfn_cache *first; /* under @lock */
-	u64 seq;		 /* (a) host invalidations that have ended */
+	/*
+	 * Under vm->invalidation.lock: the ranges that host invalidations now change, and those
+	 * that ended last. What there was no room for counts as everywhere.
+	 */
+	struct hva_range {
+		hva_t start, end; /* empty: free */
+	} active[PFN_CACHE_RANGES], ended[PFN_CACHE_RANGES];
+	u32 active_elsewhere;
+	u64 seq; /* invalidations that have ended; the last is ended[(seq - 1) % ...] */
 };
 
 struct quire_vm {

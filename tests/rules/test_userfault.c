@@ -301,11 +301,50 @@ static void steal_time_page_from_a_reader(void)
 	alarm(0);
 }
 
+/*
+ * KVM copies a log to the client with slots_lock held, and so do we: only calls that want it wait
+ * for the reader that brings the buffer. Memory changes, the guest runs and faults, VMs are made.
+ */
+static void log_into_a_page_from_a_reader(void)
+{
+	static const struct call served[] = {
+	    {"mmap", call_map, 0},	   {"munmap", call_unmap, 0},
+	    {"mprotect", call_protect, 0}, {"mremap", call_move, 0},
+	    {"KVM_RUN", call_run, 0},	   {"KVM_CREATE_VM", call_create_vm, 0},
+	};
+	struct uffdio_register watch = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	uint8_t *bits = memory_alloc(PAGE);
+	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
+	pthread_t thread;
+
+	if (userfaultfd_open(0))
+		check_skip("no userfaultfd here");
+	alarm(SECONDS);
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = memory_alloc(PAGES * PAGE);
+	own = memory_alloc(8 * PAGE);
+	CHECK_ZERO(REGION(&vm, .slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = GPA,
+			  .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)memory));
+	watch.range = (struct uffdio_range){(uintptr_t)bits, PAGE};
+	CHECK_ZERO(ioctl(events, UFFDIO_REGISTER, &watch));
+	for (size_t i = 0; i < sizeof(served) / sizeof(served[0]); i++) {
+		reader_call = &served[i];
+		guest_store(&vcpu, GPA + 3 * PAGE, 1);
+		CHECK_ZERO(madvise(bits, PAGE, MADV_DONTNEED));
+		CHECK_ZERO(pthread_create(&thread, NULL, page_server, NULL));
+		CHECK_ZERO(ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log));
+		CHECK_ZERO(pthread_join(thread, NULL));
+		CHECK(bits[0] & 8);
+	}
+	alarm(0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
 	    TEST(nothing_is_held_over_a_change),
 	    TEST(steal_time_page_from_a_reader),
+	    TEST(log_into_a_page_from_a_reader),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

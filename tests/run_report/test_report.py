@@ -133,6 +133,17 @@ class ReportTest(unittest.TestCase):
             cls.events = run.read_events()
             cls.lines = run.read_lines()
 
+    def test_shadow_pages_tell_of_their_entries_too(self):
+        with tempfile.TemporaryDirectory() as directory:
+            run = Run(directory, "--param", "kvm.tdp_mmu=N")
+            run.wait_ready()
+            self.assertTrue(run.ask())
+            events = run.read_events()
+            self.assertEqual(run.end(), 0)
+        each = list(range(PAGES))
+        self.assertEqual(pages_of(events_of(events, "kvm_mmu_set_spte")), each)
+        self.assertEqual(pages_of(events_of(events, "kvm_mmu_spte_requested")), each)
+
     def one_vm(self, stats):
         self.assertEqual(len(stats["processes"]), 1)
         self.assertIsInstance(stats["processes"][0]["pid"], int)

@@ -37,8 +37,6 @@ static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *d
 
 	/* What was loaded is not valid, and must not look so if this fails. */
 	vcpu->shadow.page = NULL;
-	if (!shadow_has_reserve(vcpu))
-		return -EAGAIN;
 	ret = shadow_make_room(&change, NULL);
 	if (ret)
 		return ret;
@@ -57,23 +55,23 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 {
 	struct quire_vm *vm = vcpu->vm;
 	struct flush_debt debt;
+	struct object_cache objects = {0};
 	int ret = shadow_init(vm);
 
 	if (ret)
 		return ret;
 	flush_debt_init(&debt, &vm->flush);
-	do {
-		ret = shadow_reserve(vcpu);
-		if (ret)
-			return ret;
-		biglock_write_lock(&vm->mmu_lock);
+	/* Used in the hold that they come in: no other vCPU can take them, again and again. */
+	ret = shadow_reserve_apart(vcpu, &objects);
+	biglock_write_lock(&vm->mmu_lock);
+	object_cache_move(&vm->shadow->pool, &objects);
+	if (!ret)
 		ret = load_shadow_root_locked(vcpu, &debt);
-		shadow_commit(vm, &debt);
-		vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
-		biglock_write_unlock(&vm->mmu_lock);
-		tdp_debt_settle(vm, &debt);
-		shadow_settle(vm);
-	} while (ret == -EAGAIN);
+	shadow_commit(vm, &debt);
+	vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
+	biglock_write_unlock(&vm->mmu_lock);
+	tdp_debt_settle(vm, &debt);
+	shadow_settle(vm);
 	return ret;
 }
 

@@ -243,6 +243,49 @@ static void test_moving_meanwhile(void **state)
 	end();
 }
 
+/* Other memory changes all the time: that is nothing to this page. */
+static int busy_host_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	lookups++;
+	host_moves(3);
+	return sim_host_ops.page_get(ctx, hva, flags, page);
+}
+
+static void test_moving_elsewhere(void **state)
+{
+	(void)state;
+	begin();
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(2), sim_hva(3));
+	ops = sim_host_ops;
+	ops.page_get = busy_host_get;
+	machine.vm->host = &ops;
+	lookups = 0;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(lookups, 1);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(2), sim_hva(3));
+	end();
+}
+
+/* More ranges than are told apart: one that is not known by itself counts as this page's. */
+static void test_moving_everywhere(void **state)
+{
+	(void)state;
+	begin();
+	for (uint32_t i = 0; i < PFN_CACHE_RANGES; i++)
+		quire_vm_host_invalidate_begin(machine.vm, sim_hva(2), sim_hva(3));
+	ops = sim_host_ops;
+	ops.page_get = slow_host_get;
+	machine.vm->host = &ops;
+	lookups = 0;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	assert_int_equal(lookups, 4);
+	for (uint32_t i = 0; i < PFN_CACHE_RANGES; i++)
+		quire_vm_host_invalidate_end(machine.vm, sim_hva(2), sim_hva(3));
+	assert_int_equal(machine.vm->pfn_caches.active_elsewhere, 0);
+	end();
+}
+
 static void test_moved_meanwhile(void **state)
 {
 	(void)state;
@@ -297,6 +340,8 @@ int main(void)
 	    cmocka_unit_test(test_offset),
 	    cmocka_unit_test(test_moved_meanwhile),
 	    cmocka_unit_test(test_moving_meanwhile),
+	    cmocka_unit_test(test_moving_elsewhere),
+	    cmocka_unit_test(test_moving_everywhere),
 	    cmocka_unit_test(test_kicked),
 	    cmocka_unit_test(test_private),
 	};

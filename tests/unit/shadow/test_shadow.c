@@ -241,6 +241,11 @@ static void test_walks_are_traced(void **state)
 	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_set_dirty_bit].first,
 			 PAGE(TABLE_4K) + 5 * sizeof(uint64_t));
 	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_walker_error].count, 0);
+	/* One fault asks for L1's page, and puts it where L2's tables lead. */
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_spte_requested].count, 1);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_spte_requested].first, 70);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_set_spte].count, 1);
+	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_set_spte].first, 70);
 	assert_int_equal(world_check(&world, PAGE(4), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
 	assert_int_equal(walks[QUIRE_TRACE_kvm_mmu_walker_error].count, 1);
 	assert_int_equal(quire_vm_age(world.vm, sim_hva(70), sim_hva(71), QUIRE_AGE_TEST), 1);
