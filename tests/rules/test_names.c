@@ -1,0 +1,338 @@
+/* Calls by other names than the usual: C's threads, System V's signals and memory, by number. */
+#include <aio.h>
+#include <poll.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <threads.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "client.h"
+
+/* Old programs have these. */
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+#define GPA 0x10000000ul
+#define PAGES 16ul
+
+pid_t _Fork(void);
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory;
+static volatile sig_atomic_t handled;
+
+static void slot_make(uint8_t *at)
+{
+	memory = at;
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	CHECK_OK(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = PAGES * PAGE,
+			.userspace_addr = (uintptr_t)memory));
+	for (unsigned long page = 0; page < PAGES; page++)
+		guest_store(&vcpu, GPA + page * PAGE, page + 1);
+}
+
+/* A call by its instruction, which libc makes none of. */
+static long raw(long number, long a, long b, long c, long d, long e)
+{
+	register long fourth __asm__("r10") = d;
+	register long fifth __asm__("r8") = e;
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+
+static int in_thread(void *argument)
+{
+	guest_store(&vcpu, GPA, 77);
+	return argument == &vm ? 5 : 6;
+}
+
+static void test_threads_of_c(void)
+{
+	thrd_t thread;
+	int result = 0;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	CHECK_EQ(thrd_create(&thread, in_thread, &vm), thrd_success);
+	CHECK_EQ(thrd_join(thread, &result), thrd_success);
+	CHECK_EQ(result, 5);
+	CHECK_EQ(*word_at(memory, 0), 77);
+}
+
+static void count_signal(int signal)
+{
+	(void)signal;
+	handled++;
+}
+
+/* System V's functions mean the client's actions and masks, once KVM is in use, too. */
+static void test_signals_of_system_v(void)
+{
+	sigset_t pending, empty;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	CHECK(sigset(SIGWINCH, count_signal) == SIG_DFL);
+	CHECK_OK(raise(SIGWINCH));
+	CHECK_EQ(handled, 1);
+	CHECK(sigset(SIGWINCH, SIG_HOLD) == count_signal);
+	CHECK_OK(raise(SIGWINCH));
+	CHECK_EQ(handled, 1);
+	CHECK_OK(sigpending(&pending));
+	CHECK_EQ(sigismember(&pending, SIGWINCH), 1);
+	sigemptyset(&empty);
+	CHECK_ERR(sigsuspend(&empty), EINTR);
+	CHECK_EQ(handled, 2);
+	CHECK(sigset(SIGWINCH, count_signal) == SIG_HOLD);
+	CHECK_OK(raise(SIGWINCH));
+	CHECK_EQ(handled, 3);
+	CHECK_OK(sigignore(SIGWINCH));
+	CHECK_OK(raise(SIGWINCH));
+	CHECK_EQ(handled, 3);
+	CHECK_ERR(sigignore(SIGKILL), EINVAL);
+	CHECK(signal(SIGKILL, count_signal) == SIG_ERR);
+	CHECK(sigset(65, count_signal) == SIG_ERR);
+	guest_store(&vcpu, GPA, 3);
+	CHECK_EQ(guest_load(&vcpu, GPA), 3);
+}
+
+/* Waits with a mask let the handler in, and end by it. */
+static void test_waits_with_a_mask(void)
+{
+	const struct timespec second = {.tv_sec = 1};
+	struct sigaction action = {.sa_handler = count_signal};
+	struct epoll_event event = {.events = EPOLLIN};
+	int fd = eventfd(0, 0), set = epoll_create1(0);
+	struct pollfd one = {.fd = fd, .events = POLLIN};
+	sigset_t blocked, empty;
+	fd_set readable;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	CHECK_OK(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+	CHECK_OK(sigaction(SIGUSR1, &action, NULL));
+	sigemptyset(&empty);
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGUSR1);
+	CHECK_OK(sigprocmask(SIG_BLOCK, &blocked, NULL));
+	FD_ZERO(&readable);
+	FD_SET(fd, &readable);
+	CHECK_OK(raise(SIGUSR1));
+	CHECK_ERR(ppoll(&one, 1, &second, &empty), EINTR);
+	CHECK_OK(raise(SIGUSR1));
+	CHECK_ERR(pselect(fd + 1, &readable, NULL, NULL, &second, &empty), EINTR);
+	CHECK_OK(raise(SIGUSR1));
+	CHECK_ERR(epoll_pwait(set, &event, 1, 1000, &empty), EINTR);
+	CHECK_OK(raise(SIGUSR1));
+	CHECK_ERR(epoll_pwait2(set, &event, 1, &second, &empty), EINTR);
+	CHECK_EQ(handled, 4);
+	CHECK_OK(sigprocmask(SIG_BLOCK, NULL, &empty));
+	CHECK_EQ(sigismember(&empty, SIGUSR1), 1);
+}
+
+/* Memory that comes and goes by System V's calls is the guest's as other memory is. */
+static void test_shared_segments(void)
+{
+	int id = shmget(IPC_PRIVATE, PAGES * PAGE, IPC_CREAT | 0600);
+	int other = shmget(IPC_PRIVATE, PAGES * PAGE, IPC_CREAT | 0600);
+	uint8_t *at = shmat(id, NULL, 0);
+
+	CHECK(id >= 0 && other >= 0 && at != (void *)-1);
+	slot_make(at);
+	CHECK(shmat(other, at, SHM_REMAP) == at);
+	CHECK_EQ(guest_load(&vcpu, GPA), 0);
+	guest_store(&vcpu, GPA, 9);
+	CHECK_EQ(*word_at(at, 0), 9);
+	CHECK_OK(raw(SYS_shmdt, (long)at, 0, 0, 0, 0));
+	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+	CHECK_EQ(raw(SYS_shmat, id, (long)at, 0, 0, 0), (long)at);
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	CHECK_OK(shmdt(at));
+	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+	CHECK_EQ(raw(SYS_shmdt, 8, 0, 0, 0, 0), -EINVAL);
+	CHECK_OK(shmctl(id, IPC_RMID, NULL));
+	CHECK_OK(shmctl(other, IPC_RMID, NULL));
+}
+
+/* The program break is memory of a slot. */
+static void test_break(void)
+{
+	uint8_t *start = (uint8_t *)(((uintptr_t)sbrk(0) + PAGE - 1) & -PAGE);
+
+	CHECK_EQ(brk(start + PAGES * PAGE), 0);
+	slot_make(start);
+	CHECK(sbrk(-(intptr_t)PAGE) != (void *)-1);
+	CHECK(guest_try_load(&vcpu, GPA + (PAGES - 1) * PAGE).end != END_DONE);
+	CHECK_EQ(brk(start + PAGES * PAGE), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + (PAGES - 1) * PAGE), 0);
+	CHECK_EQ(raw(SYS_brk, (long)(start + PAGE), 0, 0, 0, 0), (long)(start + PAGE));
+	CHECK(guest_try_load(&vcpu, GPA + PAGE).end != END_DONE);
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	CHECK_EQ(brk(start), 0);
+	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+}
+
+static void test_memory_by_number(void)
+{
+	long at;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	at = (long)memory;
+	CHECK_EQ(raw(SYS_madvise, at, PAGE, MADV_DONTNEED, 0, 0), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA), 0);
+	CHECK_EQ(raw(SYS_mprotect, at, PAGE, PROT_NONE, 0, 0), 0);
+	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+	CHECK_EQ(raw(SYS_pkey_mprotect, at, PAGE, PROT_READ | PROT_WRITE, -1, 0), 0);
+	guest_store(&vcpu, GPA, 4);
+	CHECK_EQ(raw(SYS_mremap, at + (long)PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at),
+		 at);
+	CHECK_EQ(guest_load(&vcpu, GPA), 2);
+	CHECK(guest_try_load(&vcpu, GPA + PAGE).end != END_DONE);
+	CHECK_EQ(raw(SYS_mprotect, at + 1, PAGE, PROT_READ, 0, 0), -EINVAL);
+	CHECK_OK(syscall(SYS_munmap, at, PAGE));
+	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+}
+
+static void test_descriptors_by_number(void)
+{
+	int fd = open("/dev/null", 0), other;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	other = vm.fd + 100;
+	CHECK_EQ(raw(SYS_dup2, vm.fd, other, 0, 0, 0), other);
+	CHECK_EQ(ioctl(other, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
+	CHECK_EQ(raw(SYS_dup3, fd, other, 0, 0, 0), other);
+	CHECK_ERR(ioctl(other, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), ENOTTY);
+	CHECK_EQ(raw(SYS_dup3, fd, fd, 0, 0, 0), -EINVAL);
+	other = (int)CHECK_OK(raw(SYS_dup, vm.fd, 0, 0, 0, 0));
+	CHECK_EQ(ioctl(other, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
+	CHECK_OK(raw(SYS_close, other, 0, 0, 0, 0));
+	CHECK_EQ(raw(SYS_close, other, 0, 0, 0, 0), -EBADF);
+	CHECK_OK(raw(SYS_close_range, vcpu.fd, vcpu.fd, 0, 0, 0));
+	CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EBADF);
+	CHECK_EQ(syscall(SYS_fcntl, vm.fd, F_GETFD), 1);
+}
+
+static int status_of(pid_t child)
+{
+	int status = -1;
+
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	return status;
+}
+
+static int child_main(void *argument)
+{
+	struct vm own;
+
+	(void)argument;
+	if (ioctl(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) != -1 || errno != EIO)
+		return 1;
+	vm_open(&own, KVM_X86_DEFAULT_VM);
+	return ioctl(own.fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) != 1;
+}
+
+/* Children past fork(): theirs is EIO, and KVM anew. */
+static void test_children(void)
+{
+	static uint8_t stack[256 << 10] __attribute__((aligned(16)));
+	char *const arguments[] = {(char *)"true", NULL};
+	pid_t child;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	child = _Fork();
+	if (!child)
+		_exit(child_main(NULL));
+	CHECK_EQ(status_of(child), 0);
+	CHECK_EQ(status_of(clone(child_main, stack + sizeof(stack), SIGCHLD, NULL)), 0);
+	child = (pid_t)raw(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (!child)
+		_exit(child_main(NULL));
+	CHECK_EQ(status_of(child), 0);
+	child = fork();
+	if (!child) {
+		syscall(SYS_execve, "/bin/true", arguments, environ);
+		_exit(9);
+	}
+	CHECK_EQ(status_of(child), 0);
+	child = fork();
+	if (!child) {
+		syscall(SYS_execveat, AT_FDCWD, "/bin/true", arguments, environ, 0);
+		_exit(9);
+	}
+	CHECK_EQ(status_of(child), 0);
+	guest_store(&vcpu, GPA, 8);
+	CHECK_EQ(guest_load(&vcpu, GPA), 8);
+}
+
+static sem_t told;
+
+static void tell(union sigval value)
+{
+	if (value.sival_int == 3)
+		sem_post(&told);
+}
+
+/* A request on an object ends at once, with KVM's error, and tells by the way that was asked for.
+ */
+static void test_requests_that_tell(void)
+{
+	struct sigaction action = {.sa_handler = count_signal};
+	char byte;
+	struct aiocb request = {.aio_buf = &byte, .aio_nbytes = 1};
+	struct aiocb *const list[] = {&request};
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	CHECK_OK(sem_init(&told, 0, 0));
+	CHECK_OK(sigaction(SIGUSR2, &action, NULL));
+	request.aio_fildes = vm.fd;
+	request.aio_sigevent = (struct sigevent){.sigev_notify = SIGEV_THREAD,
+						 .sigev_notify_function = tell,
+						 .sigev_value.sival_int = 3};
+	CHECK_OK(aio_read(&request));
+	CHECK_OK(sem_wait(&told));
+	CHECK_EQ(aio_error(&request), EINVAL);
+	CHECK_EQ(aio_return(&request), -1);
+	request.aio_sigevent =
+	    (struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2};
+	request.aio_lio_opcode = LIO_WRITE;
+	CHECK(lio_listio(LIO_WAIT, list, 1, NULL) == -1 && errno == EIO);
+	for (int i = 0; i < 1000 && !handled; i++)
+		usleep(1000);
+	CHECK_EQ(handled, 1);
+	CHECK_EQ(aio_error(&request), EINVAL);
+	CHECK_OK(aio_fsync(O_SYNC, &request));
+	CHECK_EQ(aio_error(&request), EINVAL);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(test_threads_of_c),
+	    TEST(test_signals_of_system_v),
+	    TEST(test_waits_with_a_mask),
+	    TEST(test_shared_segments),
+	    TEST(test_break),
+	    TEST(test_memory_by_number),
+	    TEST(test_children),
+	    TEST(test_descriptors_by_number),
+	    TEST(test_requests_that_tell),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
