@@ -132,6 +132,99 @@ static void modes_and_ids(void)
 	machine_close(&machine);
 }
 
+/* What a client, or RDMSR and WRMSR, may do with the register at 0x800 + @index. */
+static bool reads(uint32_t index)
+{
+	switch (index) {
+	case 0x02: /* id, version, TPR, PPR, LDR, SVR */
+	case 0x03:
+	case 0x08:
+	case 0x0a:
+	case 0x0d:
+	case 0x0f:
+	case 0x28: /* ESR, ICR */
+	case 0x30:
+	case 0x38: /* the timer's counts and divisor */
+	case 0x39:
+	case 0x3e:
+		return true;
+	default: /* ISR, TMR, IRR; the local vector table */
+		return (index >= 0x10 && index < 0x28) || (index >= 0x32 && index <= 0x37);
+	}
+}
+
+static bool writes(uint32_t index)
+{
+	switch (index) {
+	case 0x08:
+	case 0x0b: /* the end of an interrupt */
+	case 0x0f:
+	case 0x28:
+	case 0x30:
+	case 0x38:
+	case 0x3e:
+	case 0x3f: /* an interrupt for itself */
+		return true;
+	default:
+		return index >= 0x32 && index <= 0x37;
+	}
+}
+
+static bool can_read(const struct machine *machine, uint32_t index)
+{
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entry;
+	} list = {{.nmsrs = 1}, {.index = index}};
+
+	return ioctl(machine->vcpu, KVM_GET_MSRS, &list) == 1;
+}
+
+static void registers_of_x2apic(void)
+{
+	struct machine machine;
+
+	open_apic(&machine, MACHINE_IRQCHIP);
+	for (uint32_t index = 0x800; index < 0x840; index++)
+		CHECK(!can_read(&machine, index) && set_msr(&machine, index, 0) == 0,
+		      "%x outside of x2APIC", index);
+	CHECK(set_base(&machine, ENABLE | X2APIC) == 1, "to x2APIC");
+	for (uint32_t index = 0; index < 0x40; index++) {
+		CHECK(can_read(&machine, 0x800 + index) == reads(index), "reading %x", index);
+		CHECK((set_msr(&machine, 0x800 + index, 0) == 1) == writes(index), "writing %x",
+		      index);
+		CHECK(index == 0x30 || set_msr(&machine, 0x800 + index, UINT64_C(1) << 32) == 0,
+		      "the upper half of %x", index);
+	}
+	CHECK(set_msr(&machine, 0x80f, 0x1ff) == 1, "SVR");
+	CHECK(set_msr(&machine, 0x808, 0x1a5) == 1 && get_msr(&machine, 0x808) == 0xa5, "TPR");
+	CHECK(get_msr(&machine, 0x80a) == 0xa5, "PPR is the larger of TPR and what is in service");
+	CHECK(set_msr(&machine, 0x837, 0x10041) == 1 && get_msr(&machine, 0x837) == 0x10041,
+	      "LVT of errors");
+	CHECK(set_msr(&machine, 0x832, 0xfffff) == 1, "LVT of the timer");
+	CHECK((get_msr(&machine, 0x832) & ~UINT64_C(0x600ff)) == 0x11000, "its reserved bits");
+	CHECK(set_msr(&machine, 0x83e, 0xff) == 1 && get_msr(&machine, 0x83e) == 0xb, "divisor");
+	CHECK(set_msr(&machine, 0x828, 1) == 0, "ESR takes zero alone");
+	CHECK(set_msr(&machine, 0x83f, 0x100) == 0, "a vector has eight bits");
+	CHECK(set_msr(&machine, 0x83f, 0x41) == 1, "to itself");
+	CHECK(get_msr(&machine, 0x822) == 1u << 1, "vector 0x41 in IRR");
+	/* Fixed, to logical 2: nothing is there, and what was written is read. */
+	CHECK(set_msr(&machine, 0x830, UINT64_C(0x200000842)) == 1 &&
+		  get_msr(&machine, 0x830) == UINT64_C(0x200000842),
+	      "ICR");
+	/* All including itself. */
+	CHECK(set_msr(&machine, 0x830, 0x80042) == 1, "ICR with a shorthand");
+	CHECK(get_msr(&machine, 0x822) == (1u << 1 | 1u << 2), "vector 0x42 in IRR");
+	/* All but itself; and the end of an INIT, which is none. */
+	CHECK(set_msr(&machine, 0x830, 0xc0043) == 1 && set_msr(&machine, 0x830, 0x88500) == 1,
+	      "ICR for others");
+	CHECK(get_msr(&machine, 0x822) == (1u << 1 | 1u << 2), "nothing for itself");
+	CHECK(set_msr(&machine, 0x80b, 0) == 1, "an end without a beginning");
+	CHECK(set_msr(&machine, 0x80f, 0) == 1 && (get_msr(&machine, 0x837) & 0x10000),
+	      "switched off, its table is masked");
+	machine_close(&machine);
+}
+
 /* mov ecx, 0x1b; mov eax, value; xor edx, edx; wrmsr; out; the #GP handler reports 0x5f */
 static int guest_sets_base(struct machine *machine, uint32_t value)
 {
@@ -345,6 +438,7 @@ int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	modes_and_ids();
+	registers_of_x2apic();
 	guest_changes_modes();
 	wide_ids();
 	counts_run_down();

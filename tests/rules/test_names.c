@@ -45,18 +45,20 @@ static void slot_make(uint8_t *at)
 }
 
 /* A call by its instruction, which libc makes none of. */
-static long raw(long number, long a, long b, long c, long d, long e)
+static long raw(long number, const long arguments[5])
 {
-	register long fourth __asm__("r10") = d;
-	register long fifth __asm__("r8") = e;
+	register long fourth __asm__("r10") = arguments[3];
+	register long fifth __asm__("r8") = arguments[4];
 	long result;
 
 	__asm__ volatile("syscall"
 			 : "=a"(result)
-			 : "0"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
+			 : "0"(number), "D"(arguments[0]), "S"(arguments[1]), "d"(arguments[2]),
+			   "r"(fourth), "r"(fifth)
 			 : "rcx", "r11", "memory");
 	return result;
 }
+#define RAW(number, ...) raw(number, (const long[5]){__VA_ARGS__})
 
 static int in_thread(void *argument)
 {
@@ -158,13 +160,13 @@ static void test_shared_segments(void)
 	CHECK_EQ(guest_load(&vcpu, GPA), 0);
 	guest_store(&vcpu, GPA, 9);
 	CHECK_EQ(*word_at(at, 0), 9);
-	CHECK_OK(raw(SYS_shmdt, (long)at, 0, 0, 0, 0));
+	CHECK_OK(RAW(SYS_shmdt, (long)at, 0, 0, 0, 0));
 	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
-	CHECK_EQ(raw(SYS_shmat, id, (long)at, 0, 0, 0), (long)at);
+	CHECK_EQ(RAW(SYS_shmat, id, (long)at, 0, 0, 0), (long)at);
 	CHECK_EQ(guest_load(&vcpu, GPA), 1);
 	CHECK_OK(shmdt(at));
 	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
-	CHECK_EQ(raw(SYS_shmdt, 8, 0, 0, 0, 0), -EINVAL);
+	CHECK_EQ(RAW(SYS_shmdt, 8, 0, 0, 0, 0), -EINVAL);
 	CHECK_OK(shmctl(id, IPC_RMID, NULL));
 	CHECK_OK(shmctl(other, IPC_RMID, NULL));
 }
@@ -180,7 +182,7 @@ static void test_break(void)
 	CHECK(guest_try_load(&vcpu, GPA + (PAGES - 1) * PAGE).end != END_DONE);
 	CHECK_EQ(brk(start + PAGES * PAGE), 0);
 	CHECK_EQ(guest_load(&vcpu, GPA + (PAGES - 1) * PAGE), 0);
-	CHECK_EQ(raw(SYS_brk, (long)(start + PAGE), 0, 0, 0, 0), (long)(start + PAGE));
+	CHECK_EQ(RAW(SYS_brk, (long)(start + PAGE), 0, 0, 0, 0), (long)(start + PAGE));
 	CHECK(guest_try_load(&vcpu, GPA + PAGE).end != END_DONE);
 	CHECK_EQ(guest_load(&vcpu, GPA), 1);
 	CHECK_EQ(brk(start), 0);
@@ -193,17 +195,17 @@ static void test_memory_by_number(void)
 
 	slot_make(memory_alloc(PAGES * PAGE));
 	at = (long)memory;
-	CHECK_EQ(raw(SYS_madvise, at, PAGE, MADV_DONTNEED, 0, 0), 0);
+	CHECK_EQ(RAW(SYS_madvise, at, PAGE, MADV_DONTNEED, 0, 0), 0);
 	CHECK_EQ(guest_load(&vcpu, GPA), 0);
-	CHECK_EQ(raw(SYS_mprotect, at, PAGE, PROT_NONE, 0, 0), 0);
+	CHECK_EQ(RAW(SYS_mprotect, at, PAGE, PROT_NONE, 0, 0), 0);
 	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
-	CHECK_EQ(raw(SYS_pkey_mprotect, at, PAGE, PROT_READ | PROT_WRITE, -1, 0), 0);
+	CHECK_EQ(RAW(SYS_pkey_mprotect, at, PAGE, PROT_READ | PROT_WRITE, -1, 0), 0);
 	guest_store(&vcpu, GPA, 4);
-	CHECK_EQ(raw(SYS_mremap, at + (long)PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at),
+	CHECK_EQ(RAW(SYS_mremap, at + (long)PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at),
 		 at);
 	CHECK_EQ(guest_load(&vcpu, GPA), 2);
 	CHECK(guest_try_load(&vcpu, GPA + PAGE).end != END_DONE);
-	CHECK_EQ(raw(SYS_mprotect, at + 1, PAGE, PROT_READ, 0, 0), -EINVAL);
+	CHECK_EQ(RAW(SYS_mprotect, at + 1, PAGE, PROT_READ, 0, 0), -EINVAL);
 	CHECK_OK(syscall(SYS_munmap, at, PAGE));
 	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
 }
@@ -214,16 +216,16 @@ static void test_descriptors_by_number(void)
 
 	slot_make(memory_alloc(PAGES * PAGE));
 	other = vm.fd + 100;
-	CHECK_EQ(raw(SYS_dup2, vm.fd, other, 0, 0, 0), other);
+	CHECK_EQ(RAW(SYS_dup2, vm.fd, other, 0, 0, 0), other);
 	CHECK_EQ(ioctl(other, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
-	CHECK_EQ(raw(SYS_dup3, fd, other, 0, 0, 0), other);
+	CHECK_EQ(RAW(SYS_dup3, fd, other, 0, 0, 0), other);
 	CHECK_ERR(ioctl(other, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), ENOTTY);
-	CHECK_EQ(raw(SYS_dup3, fd, fd, 0, 0, 0), -EINVAL);
-	other = (int)CHECK_OK(raw(SYS_dup, vm.fd, 0, 0, 0, 0));
+	CHECK_EQ(RAW(SYS_dup3, fd, fd, 0, 0, 0), -EINVAL);
+	other = (int)CHECK_OK(RAW(SYS_dup, vm.fd, 0, 0, 0, 0));
 	CHECK_EQ(ioctl(other, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
-	CHECK_OK(raw(SYS_close, other, 0, 0, 0, 0));
-	CHECK_EQ(raw(SYS_close, other, 0, 0, 0, 0), -EBADF);
-	CHECK_OK(raw(SYS_close_range, vcpu.fd, vcpu.fd, 0, 0, 0));
+	CHECK_OK(RAW(SYS_close, other, 0, 0, 0, 0));
+	CHECK_EQ(RAW(SYS_close, other, 0, 0, 0, 0), -EBADF);
+	CHECK_OK(RAW(SYS_close_range, vcpu.fd, vcpu.fd, 0, 0, 0));
 	CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EBADF);
 	CHECK_EQ(syscall(SYS_fcntl, vm.fd, F_GETFD), 1);
 }
@@ -260,7 +262,7 @@ static void test_children(void)
 		_exit(child_main(NULL));
 	CHECK_EQ(status_of(child), 0);
 	CHECK_EQ(status_of(clone(child_main, stack + sizeof(stack), SIGCHLD, NULL)), 0);
-	child = (pid_t)raw(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	child = (pid_t)RAW(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 	if (!child)
 		_exit(child_main(NULL));
 	CHECK_EQ(status_of(child), 0);
