@@ -84,6 +84,7 @@ static const struct msr_fixed {
     {0xc0010020, 0xc0010020, false, true, 0},		   /* PATCH_LOADER */
     {0xc0010055, 0xc0010055, true, false, 0},		   /* INT_PENDING_MSG */
     {0xc0010112, 0xc0010113, true, false, 0},		   /* TSEG_ADDR, TSEG_MASK */
+    {0xc0010115, 0xc0010115, false, true, 0},		   /* VM_IGNNE */
     {0xc0011021, 0xc0011021, true, false, 0},		   /* IC_CFG */
     {0xc0011022, 0xc0011023, true, true, 0},		   /* DC_CFG, TW_CFG */
     {0xc001102a, 0xc001102a, true, true, 0},		   /* BU_CFG2 */
