@@ -21,8 +21,9 @@
 #define CPUID_LAST 0xa2
 #define INVD_LAST 0x08
 #define OPCODE_BYTES 2
-#define VMX_BIT (UINT32_C(1) << 5) /* leaf 1, ECX */
-#define SVM_BIT (UINT32_C(1) << 2) /* leaf 80000001, ECX */
+#define MWAIT_BIT (UINT32_C(1) << 3) /* leaf 1, ECX */
+#define VMX_BIT (UINT32_C(1) << 5)   /* leaf 1, ECX */
+#define SVM_BIT (UINT32_C(1) << 2)   /* leaf 80000001, ECX */
 
 /* Written before client code runs. */
 static enum { WAY_NONE, WAY_FAULTS, WAY_REPLACED } way;
@@ -41,13 +42,16 @@ int cpuid_prepare(void)
 
 /*
  * The client's processor has what KVM needs, or there would be no /dev/kvm; guests may be offered
- * less (kvm_amd.nested=0), or another maker's (SVM on Intel's machines).
+ * less (kvm_amd.nested=0), or another maker's (SVM on Intel's machines). And it has MWAIT, which
+ * KVM shows to no guest by itself: a client shows it to guests where it sees it.
  */
-static void add_virtualisation(void)
+static void add_what_guests_lack(void)
 {
 	bool is_amd = cpuid_host_is_amd();
 
 	for (uint32_t i = 0; i < offered.count; i++) {
+		if (offered.entries[i].function == 1)
+			offered.entries[i].ecx |= MWAIT_BIT;
 		if (!is_amd && offered.entries[i].function == 1)
 			offered.entries[i].ecx |= VMX_BIT;
 		if (is_amd && offered.entries[i].function == 0x80000001)
@@ -60,7 +64,7 @@ void cpuid_begin(void)
 	if (way == WAY_NONE)
 		return;
 	cpuid_supported(&offered);
-	add_virtualisation();
+	add_what_guests_lack();
 	if (way == WAY_FAULTS)
 		sys_call(SYS_arch_prctl, SET_CPUID, 0);
 }

@@ -42,7 +42,8 @@ CI_PROGRAMS = ("guest_memfd_test", "set_memory_region_test", "guest_print_test",
                "x86/svm_nested_shutdown_test", "x86/svm_nested_vmcb12_gpa",
                "x86/svm_nested_clear_efer_svme", "x86/svm_nested_pat_test",
                "x86/svm_nested_soft_inject_test", "x86/triple_fault_event_test",
-               "kvm.quire_phys_bits=46 dirty_log_perf_test -n -b 128M")
+               "kvm.quire_phys_bits=46 dirty_log_perf_test -n -b 128M",
+               "--cpuid x86/monitor_mwait_test")
 
 # Those that need of the machine's kernel what it may have been built without.
 MAY_SKIP = ("access_tracking_perf_test",)
@@ -50,8 +51,11 @@ MAY_SKIP = ("access_tracking_perf_test",)
 # Parameters of every program of this run.
 COMMON_PARAMS = []
 
-# Runs besides every program without arguments; module parameters stand in front.
+# Runs besides every program without arguments; module parameters and options of 'quire run' stand
+# in front.
 NO_SPLIT = "kvm.eager_page_split=N"
+# It looks for MWAIT in the processor that it runs on.
+MWAIT = "--cpuid x86/monitor_mwait_test"
 VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
                  for param in ("", NO_SPLIT + " ")
                  for source in ("anonymous", "anonymous_thp", "anonymous_hugetlb_2mb", "shmem",
@@ -61,7 +65,7 @@ VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
     # for linear addresses, of which the half from 2^47 up is no address.
     f"kvm.quire_phys_bits=46 {param}dirty_log_perf_test -n -b 128M -s {source}"
     for param in ("", NO_SPLIT + " ")
-    for source in ("anonymous", "anonymous_thp"))
+    for source in ("anonymous", "anonymous_thp")) + (MWAIT,)
 
 # What a program prints when it ends well without having tested anything.
 NO_WORK = re.compile(r"no full loops done|too short test time|no time\b|not enough time"
@@ -117,12 +121,13 @@ def classify(status, text, limit):
 
 
 def run_one(quire, folder, words, limit):
-    """Runs [PARAMETER=VALUE ...] NAME [ARGS ...] to its end or its limit; returns its entry of
-    the JSON object."""
-    count = next(i for i, word in enumerate(words) if "=" not in word)
+    """Runs [PARAMETER=VALUE ...] [--OPTION ...] NAME [ARGS ...] to its end or its limit; returns its
+    entry of the JSON object."""
+    count = next(i for i, word in enumerate(words) if "=" not in word and word[:2] != "--")
     params, name, args = words[:count], words[count], list(words[count + 1:])
-    command = [str(quire), "run", *(word for param in (*COMMON_PARAMS, *params) for word in ("--param", param)),
-               "--", str(folder / name), *args]
+    options = [word for param in (*COMMON_PARAMS, *params)
+               for word in ([param] if param[:2] == "--" else ["--param", param])]
+    command = [str(quire), "run", *options, "--", str(folder / name), *args]
     with hugepages.reserved(hugepages.needed(name, args)) as missing:
         status, text, seconds = program.start_and_wait(command, folder, limit)
     result, reason = classify(status, text, limit)

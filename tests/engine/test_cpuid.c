@@ -22,6 +22,7 @@
 
 #define ENTRIES 256
 #define AGAIN "again"
+#define MWAIT (1u << 3)
 #define VMX (1u << 5)
 #define SVM (1u << 2)
 #define APIC_ID 0xff000000u
@@ -54,7 +55,7 @@ static void hide_own(uint32_t leaf, uint32_t out[4])
 {
 	if (leaf == 1) {
 		out[1] &= ~APIC_ID;
-		out[2] &= ~VMX;
+		out[2] &= ~(VMX | MWAIT);
 	} else if (leaf == 0xb) {
 		out[3] = 0;
 	} else if (leaf == 0x80000001) {
@@ -83,6 +84,7 @@ static void check_virtualisation(void)
 	look(1, 0, leaf1);
 	look(0x80000001, 0, leaf8);
 	CHECK((leaf1[2] & VMX) || (leaf8[2] & SVM));
+	CHECK(leaf1[2] & MWAIT);
 }
 
 static void *thread_main(void *argument)
