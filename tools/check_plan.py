@@ -6,6 +6,7 @@ import re
 import sys
 from typing import Callable
 
+import arm64
 import check_report
 import check_runner
 import conformance
@@ -188,6 +189,35 @@ def package():
                    [sys.executable, "tests/package/test_package.py"], limit=1800, is_alone=True)]
 
 
+def arm64_checks():
+    """The library and the simulated host for another processor, run in QEMU's user emulation."""
+    folder = TREE / "build-arm64"
+    machine = [] if configured(folder) else ["--cross-file", str(arm64.machine_file())]
+    yield from second_build("arm64", folder, "", machine)
+    if not configured(folder):
+        return
+    compiling = command("arm64", "arm64: compile", ["ninja", "-C", str(folder)], is_alone=True)
+    yield [compiling]
+    if not passed(compiling):
+        return
+    build = meson_tests.Build(folder, arm64.emulator())
+    yield [build.check(record, "arm64") for record in build.tests()
+           if record["name"] not in SLOW and record["cmd"][0].startswith(str(folder))]
+    yield [command("arm64", "arm64: simulations", [*arm64.emulator(), "build-arm64/cli/sim/quire-sim",
+                                                   "--seeds", "2000"]),
+           check_runner.Check("arm64", "arm64: the same run for a seed", same_simulation)]
+
+
+def same_simulation():
+    """A simulated run says the same, byte for byte, on both processors."""
+    said = [check_runner.command([*words, "cli/sim/quire-sim", "--seed", "7"], folder, 120)()
+            for words, folder in (([], BUILD), (arm64.emulator(), TREE / "build-arm64"))]
+    if any(outcome.result != "pass" for outcome in said):
+        return next(outcome for outcome in said if outcome.result != "pass")
+    same = said[0].output == said[1].output and "thread 0:" in said[0].output
+    return check_report.Outcome("pass" if same else "fail", "" if same else "the runs differ")
+
+
 class Kernel:
     """The kernel's programs that must pass here, and what docs/CONFORMANCE.md says of them."""
 
@@ -270,6 +300,10 @@ class Plan:
             Suite("asan", "unit tests and fuzzers under sanitizers", asan, asan_names),
             Suite("tsan", "races that only real threads show", tsan, lambda: ["tsan: stress"]),
             *client_suites("newcomer")]
+        # By name alone.
+        self.optional = [
+            Suite("arm64", "the library on another processor", arm64_checks,
+                  lambda: ["arm64: tests"])]
         self.clients = [
             *client_suites("clients"),
             Suite("demo-vm", "the README's first example", demo_vm, lambda: ["demo --vm"],
@@ -280,12 +314,12 @@ class Plan:
                   self.kernel.names)]
 
     def all(self):
-        return [*self.suites, *self.clients]
+        return [*self.suites, *self.clients, *self.optional]
 
     def tier(self, name):
         """The suites of "quick", "newcomer", "clients" or "all"."""
         return {"quick": [suite for suite in self.suites if suite.is_quick],
-                "newcomer": self.suites, "clients": self.clients, "all": self.all()}[name]
+                "newcomer": self.suites, "clients": self.clients, "all": [*self.suites, *self.clients]}[name]
 
     def select(self, words, tier):
         """The suites that words name; raises KeyError with the first that names none."""

@@ -25,9 +25,10 @@ def run(command, log, **options):
 class Suite:
     """One suite of Debian's archive, to which no package is installed yet."""
 
-    def __init__(self, name):
+    def __init__(self, name, architecture=""):
         self.name = name
-        self.state = cache.root() / "apt" / name
+        self.architecture = architecture
+        self.state = cache.root() / "apt" / "-".join(filter(None, (name, architecture)))
         self.log = self.state / "log"
         self.options = []
 
@@ -46,6 +47,9 @@ class Suite:
                     "Dir::State::status": self.state / "status", "Dir::Cache": self.state / "cache",
                     "APT::Sandbox::User": "root", "Acquire::Languages": "none",
                     "Acquire::Retries": "3"}
+        if self.architecture:
+            settings.update({"APT::Architecture": self.architecture,
+                             "APT::Architectures": self.architecture})
         options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
         cache.say(f"reading the package list of {self.name}")
         run(["apt-get", *options, "update"], self.log)

@@ -17,10 +17,11 @@ def introspect(folder, what, _as_of):
 
 
 class Build:
-    """One configured build folder."""
+    """One configured build folder; what it made may need an emulator to run."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, emulator=()):
         self.folder = folder
+        self.emulator = list(emulator)
 
     def introspect(self, what):
         as_of = (self.folder / "build.ninja").stat().st_mtime
@@ -48,7 +49,8 @@ class Build:
     def check(self, record, label, slow=()):
         env = {**os.environ, **record["env"]}
         limit = record["timeout"] or 600
-        run = check_runner.command(record["cmd"], record["workdir"] or self.folder, limit, env)
+        run = check_runner.command(self.emulator + record["cmd"],
+                                   record["workdir"] or self.folder, limit, env)
         return check_runner.Check(label or record["suite"], f"{label or record['suite']}: "
                                   f"{record['name']}", run, is_alone=not record["is_parallel"],
                                   is_slow=record["name"] in slow)

@@ -8,7 +8,8 @@ import program
 from vmms import catalog
 
 # Beyond what the build takes, by the suite that needs them.
-WANTED = {"package": ("lintian", "dpkg-dev", "gcc", "g++", "man-db"),
+WANTED = {"arm64": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"),
+          "package": ("lintian", "dpkg-dev", "gcc", "g++", "man-db"),
           "demo-vm": ("qemu-system-x86", "gcc", "libc6-dev"),
           "kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev"),
           **{client.name: client.packages for client in catalog.CLIENTS}}

@@ -76,6 +76,7 @@ def plan_of(newcomer, clients):
     plan = check_plan.Plan.__new__(check_plan.Plan)
     plan.suites = [check_plan.Suite(name, "", None, is_quick=name == "a") for name in newcomer]
     plan.clients = [check_plan.Suite(name, "", None) for name in clients]
+    plan.optional = [check_plan.Suite("o", "", None)]
     return plan
 
 
@@ -88,6 +89,10 @@ class Tiers(unittest.TestCase):
         self.assertEqual(self.names([], "quick"), ["a"])
         self.assertEqual(self.names(["clients"]), ["c", "d"])
         self.assertEqual(self.names(["all"]), ["a", "b", "c", "d"])
+        self.assertEqual(self.names([], "all"), ["a", "b", "c", "d"])
+
+    def test_what_is_optional_runs_by_its_name(self):
+        self.assertEqual(self.names(["o", "a"]), ["a", "o"])
 
     def test_suites_run_once_and_in_order(self):
         self.assertEqual(self.names(["c", "a", "c"]), ["a", "c"])
