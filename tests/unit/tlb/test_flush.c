@@ -1,0 +1,165 @@
+/*
+ * A flush against vCPUs that enter and leave, in every interleaving with few preemptions: when it
+ * returns, no vCPU uses what it took in before. And closing guest mode.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <quire/platform.h>
+
+#include "hosts/sim/sched.h"
+#include "src/tlb/flush.h"
+
+#define VCPUS 2u
+#define PREEMPTIONS 2u
+
+static struct {
+	struct flush_domain domain;
+	struct guest_mode modes[VCPUS];
+	uint64_t cached[VCPUS]; /* what each vCPU's TLB holds; 0: nothing */
+	uint64_t table;		/* the entry: 1, then 2 */
+	uint32_t in_guest;
+	bool closed, wrong;
+} world;
+
+static void kick(void *ctx, void *cookie)
+{
+}
+
+static const struct quire_host_ops ops = {.kick = kick};
+
+static void setup(void *ctx)
+{
+	memset(&world, 0, sizeof(world));
+	flush_domain_init(&world.domain, &ops, NULL);
+	for (uint32_t i = 0; i < VCPUS; i++)
+		flush_domain_add(&world.domain, &world.modes[i]);
+	world.table = 1;
+}
+
+/* A vCPU uses its TLB, which an earlier run has filled, and polls its doorbell. */
+static void run_guest(uint32_t vcpu)
+{
+	uint64_t requests = guest_mode_enter(&world.modes[vcpu]);
+
+	if (requests & QUIRE_REQ_TLB_FLUSH)
+		world.cached[vcpu] = 0;
+	if (!world.cached[vcpu])
+		world.cached[vcpu] = atomic_load_acquire_u64(&world.table);
+	sched_yield_point();
+	/* The flusher has said that nothing uses the first entry any more. */
+	world.wrong |= world.table == 3 && world.cached[vcpu] == 1;
+	guest_mode_leave(&world.modes[vcpu]);
+}
+
+static void flush_body(uint32_t thread, void *ctx)
+{
+	struct flush_debt debt;
+
+	if (thread < VCPUS) {
+		run_guest(thread);
+		run_guest(thread);
+		return;
+	}
+	flush_debt_init(&debt, &world.domain);
+	atomic_store_release_u64(&world.table, 2);
+	flush_debt_owe(&debt);
+	flush_debt_pay(&debt);
+	atomic_store_release_u64(&world.table, 3);
+}
+
+static bool is_right(void *ctx)
+{
+	return !world.wrong;
+}
+
+static void explore(void (*body)(uint32_t thread, void *ctx))
+{
+	const struct sched_test test = {
+	    .threads = VCPUS + 1,
+	    .preemptions_max = PREEMPTIONS,
+	    .setup = setup,
+	    .body = body,
+	    .check = is_right,
+	};
+	struct sched_verdict verdict = sched_explore(&test);
+
+	assert_false(verdict.failed);
+	assert_true(verdict.runs > 100);
+}
+
+static void test_flush(void **state)
+{
+	explore(flush_body);
+}
+
+/* As quire_vcpu_enter() does: out again while it is closed. */
+static void enter_open(uint32_t vcpu)
+{
+	(void)guest_mode_enter(&world.modes[vcpu]);
+	while (flush_domain_is_closed(&world.domain)) {
+		guest_mode_leave(&world.modes[vcpu]);
+		flush_domain_wait_open(&world.domain);
+		(void)guest_mode_enter(&world.modes[vcpu]);
+	}
+}
+
+static void close_body(uint32_t thread, void *ctx)
+{
+	if (thread < VCPUS) {
+		enter_open(thread);
+		world.in_guest++;
+		sched_yield_point();
+		world.wrong |= world.closed;
+		world.in_guest--;
+		guest_mode_leave(&world.modes[thread]);
+		return;
+	}
+	if (!flush_domain_close(&world.domain))
+		return;
+	world.closed = true;
+	sched_yield_point();
+	world.wrong |= world.in_guest > 0;
+	world.closed = false;
+	flush_domain_open(&world.domain);
+}
+
+static void test_close(void **state)
+{
+	explore(close_body);
+}
+
+/* A debt that nothing is owed on costs nothing; one that is forgiven, neither. */
+static void test_debts(void **state)
+{
+	struct flush_debt debt;
+
+	setup(NULL);
+	flush_debt_init(&debt, &world.domain);
+	flush_debt_pay(&debt);
+	flush_debt_owe(&debt);
+	flush_debt_forgive(&debt, "test");
+	flush_debt_pay(&debt);
+	assert_int_equal(world.domain.flushes, 0);
+	flush_debt_owe(&debt);
+	flush_debt_pay(&debt);
+	flush_debt_pay(&debt);
+	assert_int_equal(world.domain.flushes, 1);
+	for (uint32_t i = 0; i < VCPUS; i++)
+		assert_int_equal(guest_mode_enter(&world.modes[i]), QUIRE_REQ_TLB_FLUSH);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_flush),
+	    cmocka_unit_test(test_close),
+	    cmocka_unit_test(test_debts),
+	};
+
+	quire_platform_install(&sched_platform);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
