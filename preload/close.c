@@ -30,7 +30,7 @@ INTERPOSED int close(int fd)
 
 	if (client_call_active())
 		return REAL(close)(fd);
-	if (!file_any())
+	if (!file_any() && !file_hidden_any())
 		return really_close(fd);
 	if (file_is_hidden(fd))
 		return (int)real_result(-EBADF);
@@ -57,7 +57,7 @@ static int replace_descriptor(int from, int to, int (*replace)(int from, int to,
 
 	if (client_call_active() || from == to)
 		return replace(from, to, flags);
-	if (!file_any()) {
+	if (!file_any() && !file_hidden_any()) {
 		result = replace(from, to, flags);
 		numbers_changed(to);
 		return result;
@@ -120,7 +120,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 	if (client_call_active() || (flags & (int)CLOSE_RANGE_CLOEXEC) || first > last ||
 	    first > INT_MAX)
 		return REAL(close_range)(first, last, flags);
-	if (!file_any()) {
+	if (!file_any() && !file_hidden_any()) {
 		result = REAL(close_range)(first, last, flags);
 		numbers_changed_range(first, last);
 		return result;

@@ -755,6 +755,11 @@ uint64_t file_size_bytes(const struct file *file)
 	return file->size_bytes;
 }
 
+bool file_hidden_any(void)
+{
+	return hidden_fd_any();
+}
+
 bool file_is_hidden(int fd)
 {
 	return hidden_fd_is(fd);

@@ -121,6 +121,8 @@ uint64_t file_size_bytes(const struct file *file);
 
 /* For close_range() and its kin: is @fd a descriptor of ours that the client must not see? */
 bool file_is_hidden(int fd);
+/* Is there any? Also where there is no file. */
+bool file_hidden_any(void);
 /* The lowest hidden descriptor >= @from, or -1. */
 int file_hidden_next(int from);
 /* The client puts something of its own at the hidden number @fd: move ours away first. */

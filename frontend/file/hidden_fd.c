@@ -267,6 +267,11 @@ void hidden_fd_close(int fd)
 	process_lock_release(&limit_lock);
 }
 
+bool hidden_fd_any(void)
+{
+	return __atomic_load_n(&hidden_top, __ATOMIC_RELAXED) != 0;
+}
+
 bool hidden_fd_is(int fd)
 {
 	if (fd < 0 || fd >= __atomic_load_n(&hidden_top, __ATOMIC_RELAXED))

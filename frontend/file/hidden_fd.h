@@ -32,6 +32,8 @@ void hidden_fd_move_proc(int fd);
 /* In the child of a fork: files about memory tell of the parent's. */
 void hidden_fd_forget_proc(void);
 bool hidden_fd_is(int fd);
+/* Was any number ever hidden? A process may have hidden ones and no object yet. */
+bool hidden_fd_any(void);
 /* The lowest hidden number >= @from, or -1. */
 int hidden_fd_next(int from);
 
