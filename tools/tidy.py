@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import c_source
+from rules import known_tests
 
 MAX_FUNCTION_LINES, MAX_PARAMETERS, MAX_COLUMNS, TAB = 60, 5, 100, 8
 MAX_FILE_LINES = {"src/": 600, "": 800}
@@ -294,6 +295,44 @@ def rule_decisions(tree):
     for number in range(1, len(numbers) + 1):
         if f"{number:04}" not in numbers:
             yield "docs/decisions", 1, f"no decision {number:04}"
+
+BUGS = "docs/MUTANTS.md"
+BUG_COUNT = 63
+MUTANT_LIST = "src/base/mutant.h"
+
+def bug_is_caught(tree, cell):
+    """What is wrong with the last cell of a row; None: nothing."""
+    kind, _, rest = cell.partition(" ")
+    names = re.findall(r"`([^`]+)`", rest)
+    if kind == "cannot:":
+        return None if len(rest.split()) >= 3 else "a bug that cannot be here has a reason"
+    if kind not in ("mutant", "test") or not names:
+        return "a bug has a mutant, a test, or a reason: 'cannot: ...'"
+    for name in names:
+        path, _, test = (MUTANT_LIST, None, name) if kind == "mutant" else name.partition(":")
+        if not (tree.root / path).is_file():
+            return f"no file {path}"
+        if test and test not in known_tests(tree.root / path):
+            return f"{path} has no {test}"
+    return None
+
+def rule_bugs(tree):
+    """A bug that KVM once had is caught here, by name, or cannot be here, for a reason."""
+    if BUGS not in tree.files:
+        return
+    wanted = 1
+    for number, line in enumerate((tree.root / BUGS).read_text().splitlines(), 1):
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) != 4 or not cells[0].isdigit():
+            continue
+        if int(cells[0]) != wanted:
+            yield BUGS, number, f"row {cells[0]}, not {wanted}"
+        wanted = int(cells[0]) + 1
+        what = bug_is_caught(tree, cells[3])
+        if what:
+            yield BUGS, number, what
+    if wanted <= BUG_COUNT:
+        yield BUGS, 1, f"{wanted - 1} rows, not {BUG_COUNT}"
 
 INVARIANTS = "docs/INVARIANTS.md"
 INVARIANT = re.compile(r"\bI-\d\d\b")

@@ -72,6 +72,8 @@ BROKEN = [
     ("layer_folders", "LAYERS", LAYERS + "src/none\n"),
     ("invariants", "src/tdp/a.c", "/* I-02. */\n"),
     ("invariants", "docs/INVARIANTS.md", "| I-01 | a | b |\n| I-03 | not cited | b |\n"),
+    ("bugs", "docs/MUTANTS.md", "| 1 | a | b | mutant `none` |\n"),
+    ("bugs", "docs/MUTANTS.md", "| 2 | a | b | cannot: there is no such thing |\n"),
     ("plain", "vcpu/a.c", "/* Whoever comes. */\n"),
     ("plain", "docs/B.md", "Nobody knows.\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- my lock --- */\n"),
