@@ -13,10 +13,12 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "hosts/process/guard.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "vcpu/decode/decode.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/translate/translate.h"
 
 #define ARENA_BYTES (UINT64_C(32) << 20)

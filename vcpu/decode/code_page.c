@@ -1,5 +1,6 @@
 /* Host pages that hold decoded code: comparing and reading them, guarded. */
 #include "vcpu/decode/code_page.h"
+#include "hosts/process/guard.h"
 
 typedef long long chunk __attribute__((vector_size(16)));
 

@@ -2,6 +2,7 @@
 #ifndef QUIRE_VCPU_DECODE_CODE_PAGE_H
 #define QUIRE_VCPU_DECODE_CODE_PAGE_H
 
+#include "hosts/process/guard.h"
 #include "vcpu/inside.h"
 
 #define CODE_LINE_BYTES 64u

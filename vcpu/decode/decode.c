@@ -5,6 +5,7 @@
 
 #include "vcpu/decode/feature.h"
 #include "vcpu/inside.h"
+#include "vcpu/run/raise.h"
 
 static const struct insn_desc *const tables[] = {
     exec_alu_table,	    exec_shift_table,  exec_move_table,	   exec_branch_table,

@@ -2,6 +2,7 @@
 #include "vcpu/decode/feature.h"
 
 #include "vcpu/inside.h"
+#include "vcpu/run/raise.h"
 
 static const struct feature_place {
 	uint32_t leaf;

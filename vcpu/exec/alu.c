@@ -1,5 +1,8 @@
 /* Integer arithmetic and logic: the eight classic operations, TEST, INC, DEC, NEG, NOT. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
 
 /* What an operation gives: its result and cc_carry. */
 struct alu_result {

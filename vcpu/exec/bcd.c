@@ -1,5 +1,9 @@
 /* What 64-bit mode has no room for: decimal adjustments, BOUND, ARPL, SALC. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/run/raise.h"
 
 #define AL_BITS UINT64_C(0xff)
 #define AX_BITS UINT64_C(0xffff)

@@ -1,5 +1,10 @@
 /* Bit tests, bit scans, byte swaps, and the compare-and-exchange family. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/mem/segment.h"
+#include "vcpu/run/raise.h"
 
 enum bit_kind { BIT_TEST, BIT_SET, BIT_RESET, BIT_COMPLEMENT };
 

@@ -1,4 +1,6 @@
 /* Bit counting and fields (POPCNT, LZCNT, BMI), ADX, CRC32, MOVBE, random numbers, RDPID. */
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/inside.h"
 
 #include <sys/random.h>

@@ -1,6 +1,9 @@
 /* Near control transfers. */
 #include "vcpu/exec/exec.h"
 #include "vcpu/exec/far.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/run/raise.h"
 
 /* RIP cut to the operand size; 64-bit mode ignores a 66 prefix here. */
 static inline uint64_t branch_target(const struct cpu *cpu, const struct op *op)

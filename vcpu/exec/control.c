@@ -3,10 +3,13 @@
 
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/mem/directories.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/run/debug.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
 #include "vcpu/run/run.h"
 #include "vcpu/svm/nested.h"

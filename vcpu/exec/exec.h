@@ -3,6 +3,7 @@
 #define QUIRE_VCPU_EXEC_EXEC_H
 
 #include "vcpu/inside.h"
+#include "vcpu/mem/mem.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -84,6 +85,9 @@ static inline unsigned int size_index(unsigned int size_bytes)
 	X(NL, 13)     \
 	X(LE, 14)     \
 	X(NLE, 15)
+
+/* Is each of the eight memory types of IA32_PAT one? */
+int cpu_pat_is_valid(uint64_t value);
 
 /* Push and pop of the current stack. RSP moves only when the access succeeded. */
 enum step stack_push(struct cpu *cpu, unsigned int size_bytes, uint64_t value);

@@ -6,7 +6,11 @@
 
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
 #define TYPE_CODE 8u

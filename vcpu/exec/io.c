@@ -1,8 +1,11 @@
 /* Port I/O. Every access is a question to the surroundings, answered through the replay log. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/exec/string.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/run/debug.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
 #include "vcpu/svm/svm.h"
 

@@ -4,7 +4,10 @@
  * empty.
  */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/exec/sse.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/run/raise.h"
 
 #define FSW_TOP_SHIFT 11
 #define FSW_TOP (7u << FSW_TOP_SHIFT)

@@ -1,6 +1,10 @@
 /* Moves: MOV and its kin, stack, conditional moves and sets, exchanges, sign extensions. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
 #define MOVE_SIZE(size)                                                      \

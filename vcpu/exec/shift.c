@@ -1,5 +1,9 @@
 /* Shifts, rotates, multiplication and division. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/run/raise.h"
 
 enum shift_kind {
 	SHIFT_SHL,

@@ -1,5 +1,8 @@
 /* SSE: what all its instructions need, and the moves. */
 #include "vcpu/exec/sse.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/run/raise.h"
 
 enum step sse_refuse(struct cpu *cpu)
 {

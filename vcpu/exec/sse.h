@@ -2,6 +2,7 @@
 #ifndef QUIRE_VCPU_EXEC_SSE_H
 #define QUIRE_VCPU_EXEC_SSE_H
 
+#include "vcpu/exec/operand.h"
 #include "vcpu/inside.h"
 
 /*

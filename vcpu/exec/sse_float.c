@@ -1,5 +1,8 @@
 /* SSE: floating point arithmetic, comparisons and conversions, under the guest's MXCSR. */
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/exec/sse.h"
+#include "vcpu/run/raise.h"
 
 #include <xmmintrin.h>
 

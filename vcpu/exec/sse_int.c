@@ -1,4 +1,5 @@
 /* SSE: integer arithmetic, comparisons, logic and shifts on vectors. */
+#include "vcpu/exec/flags.h"
 #include "vcpu/exec/sse.h"
 
 /* Every instruction here reads two vectors and writes one: a name for its kernel and its row. */

@@ -1,4 +1,6 @@
 /* SSE: pack, unpack, shuffle, blend, insert, extract, extend, and the string comparisons. */
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/exec/sse.h"
 
 /* clang-format off */

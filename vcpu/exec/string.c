@@ -6,7 +6,11 @@
 #include "vcpu/exec/string.h"
 
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/segment.h"
 #include "vcpu/run/replay.h"
 
 uint64_t string_register(const struct cpu *cpu, const struct op *op, unsigned int reg)

@@ -1,8 +1,10 @@
 /* AMD's virtualisation instructions: VMRUN and its kin. */
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
 #define SAVE_BYTES offsetof(struct vmcb_save, reserved7)

@@ -1,9 +1,13 @@
 /* Descriptor tables, flags with privilege, software interrupts, SYSCALL and SYSENTER, HLT. */
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/run/debug.h"
 #include "vcpu/run/event.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
 #include "vcpu/svm/svm.h"
 

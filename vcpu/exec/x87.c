@@ -1,5 +1,9 @@
 /* The x87 instructions, each executed by the host's unit on the guest's state. */
+#include "vcpu/exec/flags.h"
 #include "vcpu/exec/fpu.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/run/raise.h"
 
 #define FSW_ERROR_SUMMARY 0x80u
 #define FSW_EXCEPTIONS 0x3fu

@@ -1,6 +1,9 @@
 /* FXSAVE, XSAVE and their like: images of the x87 and SSE state in memory; MXCSR. */
 #include "vcpu/exec/fpu.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/exec/sse.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/run/raise.h"
 
 #define XSAVE_HEADER_OFFSET 512u
 #define XSAVE_SIZE 576u

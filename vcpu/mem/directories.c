@@ -1,5 +1,6 @@
 /* PAE's four page directory pointers. */
 #include "vcpu/mem/directories.h"
+#include "vcpu/run/raise.h"
 
 #include <quire/vcpu.h>
 

@@ -1,8 +1,10 @@
 /* Memory accesses that the inlined path does not do: TLB misses, page crossings, devices, code. */
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/run/debug.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
 
 /* One access that stays inside a page and inside eight bytes. */

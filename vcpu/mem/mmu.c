@@ -1,8 +1,10 @@
 /* The guest's page tables, walked through stage 2. */
 #include "vcpu/mem/mmu.h"
 
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"
+#include "vcpu/run/raise.h"
 
 #define ERROR_P 1u
 #define ERROR_W 2u

@@ -1,4 +1,5 @@
 /* The common two-stage walk: one compare a load, nothing to set and nothing to refuse. */
+#include "hosts/process/guard.h"
 #include "src/base/types.h"
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"

@@ -6,6 +6,7 @@
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"
+#include "vcpu/run/raise.h"
 
 #define LINEAR_BITS 48
 #define LINEAR_MASK ((UINT64_C(1) << LINEAR_BITS) - 1)

@@ -1,7 +1,9 @@
 /* Segments: descriptors, loads, checks, and the modes that follow from them. */
 #include "vcpu/mem/segment.h"
 
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/run/raise.h"
 
 #define SELECTOR_RPL 3u
 #define SELECTOR_LOCAL 4u

@@ -51,4 +51,8 @@ enum step code_target_check_offset(struct cpu *cpu, const struct code_target *ta
 /* CS and RIP; RPL of the selector becomes the CPL. */
 void code_target_commit(struct cpu *cpu, const struct code_target *target);
 
+/* Segment base and limit checks for accesses of @size_bytes at @offset; may raise #GP or #SS. */
+enum step segment_check(struct cpu *cpu, unsigned int seg, uint64_t offset, unsigned int size_bytes,
+			uint64_t *linear);
+
 #endif

@@ -1,5 +1,6 @@
 /* The software TLB: what a vCPU remembers of both walks until it is flushed. */
 #include "vcpu/decode/code.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/run/debug.h"
 #include "vcpu/translate/translate.h"

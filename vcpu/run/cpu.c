@@ -9,6 +9,7 @@
 #include "hosts/process/sys.h"
 #include "vcpu/decode/code.h"
 #include "vcpu/decode/decode.h"
+#include "vcpu/exec/flags.h"
 #include "vcpu/exec/fpu_image.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"

@@ -1,5 +1,6 @@
 /* Breakpoints: the guest's own debug registers, or the client's in their place. */
 #include "vcpu/run/debug.h"
+#include "vcpu/run/raise.h"
 
 enum watch_kind { WATCH_EXECUTE, WATCH_WRITE, WATCH_PORT, WATCH_ACCESS };
 

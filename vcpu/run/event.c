@@ -2,7 +2,11 @@
 #include "vcpu/run/event.h"
 
 #include "vcpu/decode/code.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
 #define GATE_INTERRUPT_16 6u

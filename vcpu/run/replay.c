@@ -8,6 +8,7 @@
 #include "vcpu/run/replay.h"
 
 #include "vcpu/mem/stage2.h"
+#include "vcpu/run/raise.h"
 
 static int entry_matches(const struct replay_entry *entry, enum replay_kind kind,
 			 const struct cpu_io *io)

@@ -10,15 +10,19 @@
 
 #include <quire/gmem.h>
 
+#include "hosts/process/guard.h"
 #include "src/base/trace.h"
 #include "vcpu/decode/code.h"
 #include "vcpu/decode/decode.h"
 #include "vcpu/decode/feature.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/mem/stage2.h"
 #include "vcpu/run/debug.h"
 #include "vcpu/run/event.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
 #include "vcpu/svm/svm.h"
 #include "vcpu/translate/translate.h"

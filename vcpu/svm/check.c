@@ -1,4 +1,6 @@
 /* What L1 intercepts of L2: instructions, exceptions, interrupts. */
+#include "vcpu/exec/operand.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
 #define MSRS_A_RANGE 0x2000u

@@ -2,6 +2,8 @@
 #include "vcpu/svm/svm.h"
 
 #include "vcpu/decode/code.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/run/run.h"

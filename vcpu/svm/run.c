@@ -5,6 +5,7 @@
 
 #include "hosts/process/heap.h"
 #include "vcpu/decode/code.h"
+#include "vcpu/exec/exec.h"
 #include "vcpu/mem/directories.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/svm/nested.h"

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "hosts/process/guard.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "vcpu/translate/machine.h"

@@ -1,4 +1,7 @@
 /* Running translated code, and seeing to what it comes back for. */
+#include "hosts/process/guard.h"
+#include "vcpu/exec/flags.h"
+#include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/translate/unit.h"
 

@@ -1,4 +1,5 @@
 /* Moves, arithmetic and logic: instructions that become themselves, on the host's registers. */
+#include "vcpu/run/raise.h"
 #include "vcpu/translate/make.h"
 
 #define GPR_NUMBER(offset) (((offset)-GPR_AT(0)) / sizeof(uint64_t))

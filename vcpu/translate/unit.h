@@ -2,6 +2,7 @@
 #ifndef QUIRE_VCPU_TRANSLATE_UNIT_H
 #define QUIRE_VCPU_TRANSLATE_UNIT_H
 
+#include "hosts/process/guard.h"
 #include "vcpu/translate/emit.h"
 #include "vcpu/translate/translate.h"
 

@@ -1,0 +1,75 @@
+/* What a vCPU remembers of walks, as data: data, code, tables, jumps. */
+#ifndef QUIRE_VCPU_MEM_TLB_H
+#define QUIRE_VCPU_MEM_TLB_H
+
+#include <stdint.h>
+
+/*
+ * The data TLB: two ways, because one instruction may need two pages of one set. Tags are the
+ * page's linear address with the privilege of the access in the low bits; TLB_EMPTY matches
+ * nothing. A write tag stands only when the stage-2 leaf and the guest's are writable and dirty and
+ * the page holds no decoded code.
+ */
+#define TLB_SETS 512u
+#define TLB_WAYS 2u
+#define TLB_EMPTY (~UINT64_C(0))
+
+/* Privilege in the tags. */
+enum tlb_mode {
+	TLB_SUPERVISOR = 0,
+	TLB_USER = 1,
+	TLB_SMAP = 2, /* supervisor that may not touch user pages */
+};
+
+struct tlb_entry {
+	uint64_t read, write;
+	uint64_t addend; /* host address - linear address */
+	uint64_t global;
+};
+
+struct code_page;
+
+struct fetch_entry {
+	uint64_t tag;
+	uint64_t host_page;
+	struct code_page *page; /* decoded from it; NULL: look it up */
+	uint64_t global;
+};
+
+#define FETCH_SETS 256u
+
+struct block;
+
+/*
+ * Which block starts at an address of 64-bit code. Surely so as long as nothing was flushed since:
+ * then cpu->jump_generation still has the same value. The block's page says whether its bytes are
+ * good.
+ */
+struct jump_entry {
+	uint64_t tag; /* RIP and privilege */
+	struct block *block;
+	uint64_t generation;
+};
+
+#define JUMP_SETS 4096u
+
+/*
+ * Where the guest's lowest-level table for 2 MiB of linear addresses is: what processors call a
+ * paging-structure cache. Dropped with every flush, of one page too, as INVLPG does.
+ */
+struct table_entry {
+	uint64_t tag;	 /* linear >> 21 */
+	uint64_t host;	 /* of the table */
+	uint64_t rights; /* of the levels above it, as a walk gathers them */
+};
+
+#define TABLE_SETS 64u
+
+struct tlb {
+	struct tlb_entry data[TLB_WAYS][TLB_SETS];
+	struct fetch_entry fetch[FETCH_SETS];
+	struct table_entry table[TABLE_SETS];
+	struct jump_entry jump[JUMP_SETS];
+};
+
+#endif
