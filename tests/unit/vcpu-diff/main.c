@@ -4,6 +4,7 @@
  * [--translate 1], which puts translated code in the interpreter's place
  */
 #include "tests/unit/vcpu-diff/diff.h"
+#include "vcpu/decode/decoder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -281,7 +282,8 @@ int main(int argc, char **argv)
 	struct totals totals = {0};
 	struct rng rng;
 	size_t count = 0, rounds = 0;
-	struct form *forms = forms_expand(&count);
+	/* The forms are named by Zydis. */
+	struct form *forms = decoder_load() ? NULL : forms_expand(&count);
 	double end;
 
 	options_parse(&options, argc, argv);
