@@ -120,7 +120,59 @@ static void *link_make(const struct gmem_pages *pages, void **link, size_t size_
 	return there;
 }
 
-struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
+/* The block, which is there now, hears which of its pages were lost before it was. */
+static void block_hear_lost(struct gmem_pages *pages, struct gmem_block *block, u64 block_no)
+{
+	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
+		u64 lost = atomic_load_relaxed_u64(&pages->lost[i]);
+
+		if (!lost || (lost - 1) / GMEM_BLOCK_PAGES != block_no)
+			continue;
+		gmem_block_set(block, (u32)(lost - 1) % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
+		gmem_block_break(pages, block, block_no);
+		(void)atomic_cmpxchg_u64(&pages->lost[i], &lost, 0);
+	}
+}
+
+static void block_lose_all(const struct gmem_pages *pages, struct gmem_block *block, u64 block_no)
+{
+	for (u32 off = 0; off < GMEM_BLOCK_PAGES; off++)
+		if (!(gmem_block_state(block, off) & GMEM_PAGE_EXISTS))
+			gmem_block_set(block, off, GMEM_PAGE_POISONED);
+	gmem_block_break(pages, block, block_no);
+}
+
+/* A page that was lost when it had no block, and there was no memory for one. */
+static void note_lost(struct gmem_pages *pages, u64 index)
+{
+	bool noted = false;
+
+	for (u32 i = 0; i < GMEM_LOST_PAGES && !noted; i++) {
+		u64 free = 0;
+
+		noted = atomic_cmpxchg_u64(&pages->lost[i], &free, index + 1) || free == index + 1;
+	}
+	if (!noted)
+		atomic_store_relaxed_u32(&pages->all_lost, 1);
+	atomic_store_relaxed_u32(&pages->any_lost, 1);
+	atomic_fence(); /* pairs with the link of a block that is made meanwhile */
+}
+
+void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages)
+{
+	if (likely(!atomic_load_relaxed_u32(&pages->any_lost)))
+		return;
+	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
+		u64 lost = atomic_load_relaxed_u64(&pages->lost[i]);
+
+		if (lost && lost - 1 >= first && lost - 1 - first < npages)
+			(void)atomic_cmpxchg_u64(&pages->lost[i], &lost, 0);
+	}
+	if (!first && npages >= pages->npages)
+		atomic_store_relaxed_u32(&pages->all_lost, 0);
+}
+
+static struct gmem_block *block_link(struct gmem_pages *pages, u64 block_no)
 {
 	void **link = &pages->root;
 
@@ -132,6 +184,21 @@ struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
 		link = &node->slots[radix_index(block_no, level)];
 	}
 	return link_make(pages, link, sizeof(struct gmem_block));
+}
+
+struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
+{
+	bool fresh = unlikely(atomic_load_relaxed_u32(&pages->all_lost)) &&
+		     !gmem_block_find(pages, block_no);
+	struct gmem_block *block = block_link(pages, block_no);
+
+	if (!block)
+		return NULL;
+	if (unlikely(fresh))
+		block_lose_all(pages, block, block_no);
+	if (unlikely(atomic_load_relaxed_u32(&pages->any_lost)))
+		block_hear_lost(pages, block, block_no);
+	return block;
 }
 
 static bool is_gigantic(const struct radix_node *node)
@@ -302,6 +369,11 @@ void gmem_page_poison(struct gmem_pages *pages, u64 index)
 	if (index >= pages->npages)
 		return;
 	block = gmem_block_make(pages, index / GMEM_BLOCK_PAGES);
+	if (!block) {
+		note_lost(pages, index);
+		/* Another thread may have made it before that. */
+		block = gmem_block_find(pages, index / GMEM_BLOCK_PAGES);
+	}
 	if (!block)
 		return;
 	gmem_block_set(block, index % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);

@@ -35,6 +35,7 @@ enum gmem_page_state {
 #define GMEM_BLOCK_PAGES 512u
 #define GMEM_GIGANTIC_ORDER 18u /* 512 blocks, which are one unit if the host gave them as one */
 #define GMEM_PAGE_LOCKS 32u
+#define GMEM_LOST_PAGES 32u
 
 struct gmem_block;
 
@@ -51,6 +52,13 @@ struct gmem_pages {
 	unsigned int height;		   /* (c) levels of the radix tree above blocks */
 	struct rwlock punch_lock;
 	void *root; /* (a) */
+	/*
+	 * (a) Pages that were lost when there was no memory for their block: index + 1, 0 for a
+	 * free word. The block is told when it is made. Too many: @all_lost, every page of it is
+	 * lost.
+	 */
+	u64 lost[GMEM_LOST_PAGES];
+	u32 any_lost, all_lost;
 	struct gmem_page_lock locks[GMEM_PAGE_LOCKS];
 };
 
@@ -140,7 +148,7 @@ void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
 /* Nonzero, with *@index, if there is a page at frame @pfn. No lock. */
 int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index);
 
-/* Mark page @index POISONED until it is cleared. Without memory to note it in, does nothing. */
+/* Mark page @index POISONED until it is cleared, also without memory. */
 void gmem_page_poison(struct gmem_pages *pages, u64 index);
 
 #endif

@@ -167,6 +167,7 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 		return;
 	rwlock_write_lock(&pages->punch_lock);
 	pages_lose(&walk, GMEM_PAGE_ALL, reclaim);
+	gmem_lost_forget(pages, first, walk.end - first);
 	pages->host->store_punch(pages->host_ctx, pages->store, first, walk.end - first);
 	rwlock_write_unlock(&pages->punch_lock);
 }

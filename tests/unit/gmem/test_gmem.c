@@ -496,6 +496,57 @@ static void test_poison(void **state)
 	end(&f);
 }
 
+/* A page is lost before the library knew of it, and there is no memory to note it in. */
+static void test_poison_without_memory(void **state)
+{
+	struct memslot slot = slot_of(0, 10);
+	struct gmem_lookup result;
+	struct fixture f;
+
+	begin(&f, QUIRE_VM_DEFAULT, 0, 0);
+	assert_int_equal(bind(&f, &slot, 0), 0);
+	rwlock_read_lock(&f.gmem->inode->invalidate_lock);
+	for (u64 page = 1; page <= 2; page++) {
+		fake.fail_at = fake.allocs + 1;
+		gmem_poison_page(f.gmem->inode, page);
+	}
+	fake.fail_at = 0;
+	rwlock_read_unlock(&f.gmem->inode->invalidate_lock);
+	punch(&f, 2, 1);
+	assert_int_equal(lookup(&slot, 2, GMEM_SHARED, &result), 0);
+	assert_int_equal(lookup(&slot, 1, GMEM_SHARED, &result), -EHWPOISON);
+	assert_int_equal(quire_gmem_allocate(f.gmem, 0, PAGES(4), NULL), 0);
+	assert_int_equal(lookup(&slot, 1, GMEM_SHARED, &result), -EHWPOISON);
+	assert_int_equal(lookup(&slot, 3, GMEM_SHARED, &result), 0);
+	punch(&f, 1, 1);
+	assert_int_equal(lookup(&slot, 1, GMEM_SHARED, &result), 0);
+	end(&f);
+}
+
+/* More than can be noted: then none of the pages whose blocks are not there yet is believed. */
+static void test_poison_of_many_without_memory(void **state)
+{
+	struct memslot slot = slot_of(0, FILE_PAGES);
+	struct gmem_lookup result;
+	struct fixture f;
+
+	begin(&f, QUIRE_VM_DEFAULT, 0, 0);
+	assert_int_equal(bind(&f, &slot, 0), 0);
+	rwlock_read_lock(&f.gmem->inode->invalidate_lock);
+	for (u64 page = 0; page <= GMEM_LOST_PAGES; page++) {
+		fake.fail_at = fake.allocs + 1;
+		gmem_poison_page(f.gmem->inode, page);
+	}
+	fake.fail_at = 0;
+	rwlock_read_unlock(&f.gmem->inode->invalidate_lock);
+	for (u64 page = 0; page <= GMEM_LOST_PAGES; page++)
+		assert_int_equal(lookup(&slot, page, GMEM_SHARED, &result), -EHWPOISON);
+	punch(&f, 0, FILE_PAGES);
+	for (u64 page = 0; page < FILE_PAGES; page++)
+		assert_int_equal(lookup(&slot, page, GMEM_SHARED, &result), 0);
+	end(&f);
+}
+
 /* A page costs a byte where frames are consecutive: under 0.1 % of what it holds. */
 static void test_metadata(void **state)
 {
@@ -693,13 +744,22 @@ static void test_races(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_create),	 cmocka_unit_test(test_bind_refused),
-	    cmocka_unit_test(test_bind_model),	 cmocka_unit_test(test_binding_ranges),
-	    cmocka_unit_test(test_lookup_order), cmocka_unit_test(test_shared_access),
-	    cmocka_unit_test(test_punch),	 cmocka_unit_test(test_allocate),
-	    cmocka_unit_test(test_poison),	 cmocka_unit_test(test_metadata),
-	    cmocka_unit_test(test_huge),	 cmocka_unit_test(test_release),
-	    cmocka_unit_test(test_stale),	 cmocka_unit_test(test_stale_block),
+	    cmocka_unit_test(test_create),
+	    cmocka_unit_test(test_bind_refused),
+	    cmocka_unit_test(test_bind_model),
+	    cmocka_unit_test(test_binding_ranges),
+	    cmocka_unit_test(test_lookup_order),
+	    cmocka_unit_test(test_shared_access),
+	    cmocka_unit_test(test_punch),
+	    cmocka_unit_test(test_allocate),
+	    cmocka_unit_test(test_poison),
+	    cmocka_unit_test(test_poison_without_memory),
+	    cmocka_unit_test(test_poison_of_many_without_memory),
+	    cmocka_unit_test(test_metadata),
+	    cmocka_unit_test(test_huge),
+	    cmocka_unit_test(test_release),
+	    cmocka_unit_test(test_stale),
+	    cmocka_unit_test(test_stale_block),
 	    cmocka_unit_test(test_races),
 	};
 
