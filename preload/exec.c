@@ -22,6 +22,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/report/report.h"
 #include "frontend/run/signal_actions.h"
+#include "preload/coverage.h"
 #include "preload/environment.h"
 #include "preload/on_engine.h"
 #include "preload/program.h"
@@ -238,6 +239,7 @@ static bool is_list(char *const list[])
 static void leave(void)
 {
 	report_last();
+	coverage_keep();
 	signal_exec_begin();
 }
 

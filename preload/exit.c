@@ -3,19 +3,14 @@
 #include <unistd.h>
 
 #include "frontend/report/report.h"
+#include "preload/coverage.h"
 #include "preload/real.h"
-
-#ifdef QUIRE_COVERAGE
-void __gcov_dump(void);
-#endif
 
 INTERPOSED void _exit(int status)
 {
 	report_last();
-#ifdef QUIRE_COVERAGE
-	/* Most tests end so: what they ran is counted. */
-	__gcov_dump();
-#endif
+	/* Most tests end so. */
+	coverage_keep();
 	REAL(_exit)(status);
 	__builtin_unreachable();
 }
