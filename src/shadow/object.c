@@ -64,11 +64,13 @@ void object_put(struct object_cache *cache, void *memory)
 
 void object_cache_move(struct object_cache *to, struct object_cache *from)
 {
-	struct object **link = &to->objects;
+	struct object **link = &from->objects;
 
+	/* The few that come stand before the many that are there. */
 	while (*link)
 		link = &(*link)->next;
-	*link = from->objects;
+	*link = to->objects;
+	to->objects = from->objects;
 	set_count(to, to->count + from->count);
 	*from = (struct object_cache){0};
 }

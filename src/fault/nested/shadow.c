@@ -61,10 +61,15 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 	if (ret)
 		return ret;
 	flush_debt_init(&debt, &vm->flush);
-	/* Used in the hold that they come in: no other vCPU can take them, again and again. */
-	ret = shadow_reserve_apart(vcpu, &objects);
 	biglock_write_lock(&vm->mmu_lock);
-	object_cache_move(&vm->shadow->pool, &objects);
+	if (!shadow_has_reserve(vcpu)) {
+		biglock_write_unlock(&vm->mmu_lock);
+		/* Used in the hold that they come in: no other vCPU can take them, again and again.
+		 * Where the pool has enough, more would make it longer with each root. */
+		ret = shadow_reserve_apart(vcpu, &objects);
+		biglock_write_lock(&vm->mmu_lock);
+		object_cache_move(&vm->shadow->pool, &objects);
+	}
 	if (!ret)
 		ret = load_shadow_root_locked(vcpu, &debt);
 	shadow_commit(vm, &debt);
