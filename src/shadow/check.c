@@ -11,7 +11,7 @@
 struct checker {
 	struct quire_vm *vm;
 	struct shadow *shadow;
-	u64 leaves, links, pages, unsync;
+	u64 leaves, links, pages, unsync, orphans;
 	u64 listed; /* entries in rmaps */
 };
 
@@ -123,7 +123,10 @@ static void check_page(struct checker *check, const struct shadow_page *page)
 
 	mmu_assert_exclusive(check->vm);
 	check->pages++;
+	check->orphans += page->orphan;
 	CHECK(shadow_page_of(entries) == page);
+	/* I-38: what no entry leads to is used by none, and waits to be zapped. */
+	CHECK(!page->orphan || !page->parents);
 	/* I-09: what is followed is tracked, or the page is known to lag. */
 	CHECK((page->tracked || page->unsync) == !(page->role & ROLE_DIRECT));
 	CHECK(!page->tracked || gfn_is_tracked(check->vm, role_as(page->role), page->gfn));
@@ -182,6 +185,7 @@ void shadow_check(struct quire_vm *vm)
 	/* I-40, I-44. */
 	CHECK(check.unsync == check.shadow->unsync_pages);
 	CHECK(vm->stats[QUIRE_VM_STAT_mmu_unsync] == check.unsync);
+	CHECK(check.orphans == check.shadow->orphans);
 	/* I-40, I-41 but for the depth of one walk. */
 	CHECK(check.pages == check.shadow->pages);
 	CHECK(vm->stats[QUIRE_VM_STAT_mmu_shadow_pages] == check.pages);
