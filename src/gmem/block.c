@@ -3,103 +3,70 @@
 
 #include <errno.h>
 
-#define RADIX_BITS 9u
-#define RADIX_SLOTS (1u << RADIX_BITS)
-
-/* The lowest nodes have as many blocks as make 1 GiB. */
-struct radix_node {
-	void *slots[RADIX_SLOTS]; /* (a) */
-	u32 gigantic;		  /* (a) the host gave all its blocks as one unit */
-};
-_Static_assert(RADIX_SLOTS == GMEM_GIGANTIC_BLOCKS, "the blocks of a node are 1 GiB");
+_Static_assert(RADIX_WORDS == GMEM_GIGANTIC_BLOCKS, "the blocks of a lowest node are 1 GiB");
 
 unsigned int gmem_blocks_height(u64 npages)
 {
-	u64 blocks = (npages + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES;
-	unsigned int height = 0;
-
-	while (height * RADIX_BITS < 64 && blocks > UINT64_C(1) << height * RADIX_BITS)
-		height++;
-	return height;
+	return radix_height((npages + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES);
 }
 
-static void radix_destroy(struct gmem_pages *pages, void *at, unsigned int level)
+static struct radix radix_of(const struct gmem_pages *pages)
 {
-	struct radix_node *node = at;
-	struct gmem_block *block = at;
+	return (struct radix){(u64 *)(uintptr_t)&pages->root, pages->height};
+}
 
-	if (!at)
-		return;
-	if (level == 0) {
-		if (block->list)
-			pages->host->free(pages->host_ctx, block->list,
-					  GMEM_BLOCK_PAGES * sizeof(u64));
-		pages->host->free(pages->host_ctx, block, sizeof(*block));
-		return;
-	}
-	for (u32 i = 0; i < RADIX_SLOTS; i++)
-		radix_destroy(pages, node->slots[i], level - 1);
-	pages->host->free(pages->host_ctx, node, sizeof(*node));
+static u64 *make_node(void *ctx)
+{
+	const struct gmem_pages *pages = ctx;
+
+	return pages->host->alloc(pages->host_ctx, RADIX_WORDS * sizeof(u64));
+}
+
+static void free_node(void *ctx, u64 *node)
+{
+	const struct gmem_pages *pages = ctx;
+
+	pages->host->free(pages->host_ctx, node, RADIX_WORDS * sizeof(u64));
+}
+
+static void free_block(void *ctx, u64 word)
+{
+	const struct gmem_pages *pages = ctx;
+	struct gmem_block *block = (struct gmem_block *)(uintptr_t)word;
+
+	if (block->list)
+		pages->host->free(pages->host_ctx, block->list, GMEM_BLOCK_PAGES * sizeof(u64));
+	pages->host->free(pages->host_ctx, block, sizeof(*block));
 }
 
 void gmem_blocks_free(struct gmem_pages *pages)
 {
-	radix_destroy(pages, pages->root, pages->height);
-	pages->root = NULL;
+	const struct radix_memory memory = {make_node, free_node, pages};
+
+	radix_free(radix_of(pages), &memory, free_block);
 }
 
-static u32 radix_index(u64 block_no, unsigned int level)
+static always_inline struct gmem_block *block_at(const u64 *word)
 {
-	return (u32)(block_no >> (level - 1) * RADIX_BITS) % RADIX_SLOTS;
-}
-
-/*
- * What hangs at *@level above @block_no: 0 is the block, 1 the node of its 1 GiB. NULL: nothing at
- * *@level, which may be a higher one now.
- */
-static always_inline void *radix_find(const struct gmem_pages *pages, u64 block_no,
-				      unsigned int *level)
-{
-	void *at = atomic_load_acquire_ptr(&pages->root);
-	unsigned int above = pages->height;
-
-	while (at && above > *level) {
-		struct radix_node *node = at;
-
-		at = atomic_load_acquire_ptr(&node->slots[radix_index(block_no, above)]);
-		above--;
-	}
-	*level = above;
-	return at;
+	return word ? (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
 }
 
 struct gmem_block *gmem_block_find(const struct gmem_pages *pages, u64 block_no)
 {
-	unsigned int level = 0;
-
-	return radix_find(pages, block_no, &level);
+	return block_at(radix_find(radix_of(pages), block_no));
 }
 
-/* The node of the 1 GiB around @block_no; NULL: there is none. */
-static struct radix_node *node_find(const struct gmem_pages *pages, u64 block_no)
+/* The 512 words of the blocks of the 1 GiB around @block_no; NULL: there are none. */
+static u64 *gigantic_find(const struct gmem_pages *pages, u64 block_no)
 {
-	unsigned int level = 1;
-
-	return pages->height ? radix_find(pages, block_no, &level) : NULL;
+	return pages->height
+		   ? radix_find(radix_of(pages), round_down_u64(block_no, GMEM_GIGANTIC_BLOCKS))
+		   : NULL;
 }
 
 struct gmem_block *gmem_block_next(const struct gmem_pages *pages, u64 *block_no, u64 end)
 {
-	while (*block_no < end) {
-		unsigned int level = 0;
-		void *at = radix_find(pages, *block_no, &level);
-
-		if (at)
-			return at;
-		/* Nothing at this level: on to where the next entry of it begins. */
-		*block_no = ((*block_no >> level * RADIX_BITS) + 1) << level * RADIX_BITS;
-	}
-	return NULL;
+	return block_at(radix_next(radix_of(pages), block_no, end));
 }
 
 /* What @link points at, made if it was not there; NULL without memory. */
@@ -174,16 +141,10 @@ void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages)
 
 static struct gmem_block *block_link(struct gmem_pages *pages, u64 block_no)
 {
-	void **link = &pages->root;
+	const struct radix_memory memory = {make_node, free_node, pages};
+	u64 *word = radix_make(radix_of(pages), block_no, &memory);
 
-	for (unsigned int level = pages->height; level > 0; level--) {
-		struct radix_node *node = link_make(pages, link, sizeof(*node));
-
-		if (!node)
-			return NULL;
-		link = &node->slots[radix_index(block_no, level)];
-	}
-	return link_make(pages, link, sizeof(struct gmem_block));
+	return word ? link_make(pages, (void **)word, sizeof(struct gmem_block)) : NULL;
 }
 
 struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
@@ -201,9 +162,12 @@ struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
 	return block;
 }
 
-static bool is_gigantic(const struct radix_node *node)
+/* Did the host give all blocks of the 1 GiB as one unit? The first says so. */
+static bool is_gigantic(const u64 *blocks)
 {
-	return node && atomic_load_relaxed_u32(&node->gigantic);
+	const struct gmem_block *first = block_at(blocks);
+
+	return first && atomic_load_relaxed_u32(&first->gigantic);
 }
 
 void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page *page)
@@ -217,14 +181,14 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 	page->state = gmem_block_state(block, off);
 	page->pfn = gmem_block_pfn(block, off, page->state);
 	page->order = atomic_load_relaxed_u32(&block->order);
-	if (page->order && is_gigantic(node_find(pages, index / GMEM_BLOCK_PAGES)))
+	if (page->order && is_gigantic(gigantic_find(pages, index / GMEM_BLOCK_PAGES)))
 		page->order = GMEM_GIGANTIC_ORDER;
 }
 
-static bool node_all_have(const struct radix_node *node, u32 bit)
+static bool all_blocks_have(const u64 *blocks, u32 bit)
 {
-	for (u32 i = 0; i < RADIX_SLOTS; i++) {
-		const struct gmem_block *block = atomic_load_acquire_ptr(&node->slots[i]);
+	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++) {
+		const struct gmem_block *block = block_at(&blocks[i]);
 
 		if (!block || !gmem_block_all_have(block, bit))
 			return false;
@@ -232,10 +196,10 @@ static bool node_all_have(const struct radix_node *node, u32 bit)
 	return true;
 }
 
-static bool node_any_has(const struct radix_node *node, u32 bit)
+static bool any_block_has(const u64 *blocks, u32 bit)
 {
-	for (u32 i = 0; i < RADIX_SLOTS; i++) {
-		const struct gmem_block *block = atomic_load_acquire_ptr(&node->slots[i]);
+	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++) {
+		const struct gmem_block *block = block_at(&blocks[i]);
 
 		if (block && gmem_block_any_has(block, bit))
 			return true;
@@ -248,9 +212,9 @@ int gmem_unit_has(const struct gmem_pages *pages, u64 index, unsigned int order,
 	const struct gmem_block *block;
 
 	if (order > GMEM_BLOCK_ORDER) {
-		const struct radix_node *node = node_find(pages, index / GMEM_BLOCK_PAGES);
+		const u64 *blocks = gigantic_find(pages, index / GMEM_BLOCK_PAGES);
 
-		return is_gigantic(node) && node_all_have(node, state);
+		return is_gigantic(blocks) && all_blocks_have(blocks, state);
 	}
 	block = gmem_block_find(pages, index / GMEM_BLOCK_PAGES);
 	if (!block)
@@ -265,9 +229,9 @@ int gmem_unit_any(const struct gmem_pages *pages, u64 index, unsigned int order,
 	const struct gmem_block *block;
 
 	if (order > GMEM_BLOCK_ORDER) {
-		const struct radix_node *node = node_find(pages, index / GMEM_BLOCK_PAGES);
+		const u64 *blocks = gigantic_find(pages, index / GMEM_BLOCK_PAGES);
 
-		return node && node_any_has(node, state);
+		return blocks && any_block_has(blocks, state);
 	}
 	block = gmem_block_find(pages, index / GMEM_BLOCK_PAGES);
 	if (!block)
@@ -334,32 +298,31 @@ static bool is_unit_at(const struct gmem_block *block, u64 base)
 void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 {
 	u64 first = round_down_u64(index, GMEM_GIGANTIC_PAGES), base;
-	struct radix_node *node = node_find(pages, first / GMEM_BLOCK_PAGES);
-	const struct gmem_block *block;
+	const u64 *blocks = gigantic_find(pages, first / GMEM_BLOCK_PAGES);
+	struct gmem_block *block;
 
-	if (pages->max_order < GMEM_GIGANTIC_ORDER || !node)
+	if (pages->max_order < GMEM_GIGANTIC_ORDER || !blocks)
 		return;
-	block = atomic_load_acquire_ptr(&node->slots[0]);
+	block = block_at(blocks);
 	base = block ? atomic_load_relaxed_u64(&block->base) : 0;
 	if (!is_aligned_u64(base & GMEM_BASE_MASK, GMEM_GIGANTIC_PAGES))
 		return;
-	for (u32 i = 0; i < RADIX_SLOTS; i++)
-		if (!is_unit_at(atomic_load_acquire_ptr(&node->slots[i]),
-				base + i * GMEM_BLOCK_PAGES))
+	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++)
+		if (!is_unit_at(block_at(&blocks[i]), base + i * GMEM_BLOCK_PAGES))
 			return;
-	atomic_store_relaxed_u32(&node->gigantic, 1);
+	atomic_store_relaxed_u32(&block->gigantic, 1);
 	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison(): see block_join() */
-	if (node_any_has(node, GMEM_PAGE_POISONED))
-		atomic_store_relaxed_u32(&node->gigantic, 0);
+	if (any_block_has(blocks, GMEM_PAGE_POISONED))
+		atomic_store_relaxed_u32(&block->gigantic, 0);
 }
 
 void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, u64 block_no)
 {
-	struct radix_node *node = node_find(pages, block_no);
+	const u64 *blocks = gigantic_find(pages, block_no);
 
 	atomic_store_relaxed_u32(&block->order, 0);
-	if (is_gigantic(node))
-		atomic_store_relaxed_u32(&node->gigantic, 0);
+	if (is_gigantic(blocks))
+		atomic_store_relaxed_u32(&block_at(blocks)->gigantic, 0);
 }
 
 void gmem_page_poison(struct gmem_pages *pages, u64 index)

@@ -4,6 +4,7 @@
 #define QUIRE_GMEM_BLOCK_H
 
 #include "src/gmem/pages.h"
+#include "src/tree/radix.h"
 
 #define GMEM_BLOCK_ORDER QUIRE_TABLE_BITS
 #define GMEM_GIGANTIC_PAGES (UINT64_C(1) << GMEM_GIGANTIC_ORDER)
@@ -23,7 +24,8 @@ struct gmem_block {
 	u64 states[GMEM_BLOCK_WORDS]; /* (a) a byte a page */
 	u64 base;		      /* (a) frame of the block's first page, and GMEM_BASE_VALID */
 	u64 *list;		      /* (a) frames of SCATTERED pages, or NULL */
-	u32 order; /* (a) GMEM_BLOCK_ORDER: the host gave the block as one unit */
+	u32 order;    /* (a) GMEM_BLOCK_ORDER: the host gave the block as one unit */
+	u32 gigantic; /* (a) of the first of 1 GiB: the host gave all its blocks as one unit */
 };
 
 static inline u32 gmem_block_state(const struct gmem_block *block, u32 off)

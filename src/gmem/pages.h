@@ -51,7 +51,7 @@ struct gmem_pages {
 	unsigned int max_order;		   /* (c) 0, 9 or 18: what store_get() is asked for */
 	unsigned int height;		   /* (c) levels of the radix tree above blocks */
 	struct rwlock punch_lock;
-	void *root; /* (a) */
+	u64 root; /* (a) of the radix tree */
 	/*
 	 * (a) Pages that were lost when there was no memory for their block: index + 1, 0 for a
 	 * free word. The block is told when it is made. Too many: @all_lost, every page of it is

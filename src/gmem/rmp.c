@@ -4,14 +4,13 @@
 #include <errno.h>
 
 #include "src/base/assert.h"
+#include "src/tree/radix.h"
 #include "src/vm/vm.h"
 
 #define BLOCK_PAGES 512u
 #define BLOCK_WORDS (BLOCK_PAGES / 64)
-#define NODE_BITS 9u
-#define NODE_SLOTS (1u << NODE_BITS)
-#define NODE_LEVELS 4u
-#define PFN_BITS (9u + NODE_LEVELS * NODE_BITS)
+#define TREE_HEIGHT 4u
+#define PFN_BITS (9u + TREE_HEIGHT * RADIX_BITS)
 
 /* A claim is the VM's id and a gfn in one word. */
 #define CLAIM_GFN_BITS 40u
@@ -31,17 +30,13 @@ struct rmp_block {
 	u64 *list; /* (a) claims of listed frames, or NULL */
 };
 
-struct rmp_node {
-	void *slots[NODE_SLOTS]; /* (a) */
-};
-
 struct rmp {
 	const struct quire_host_ops *host;
 	void *host_ctx;
 	struct rmp *next; /* under the registry's lock, as the two below */
 	u64 refs;
 	u64 last_id;
-	void *root; /* (a) */
+	u64 root; /* (a) of a radix tree of blocks */
 };
 
 /* Maps there are: one for each host. */
@@ -87,21 +82,30 @@ static void bit_clear(u64 *words, u32 off)
 	atomic_fetch_and_u64(&words[off / 64], ~(UINT64_C(1) << off % 64));
 }
 
-static u32 node_index(pfn_t pfn, u32 level)
+static struct radix radix_of(const struct rmp *map)
 {
-	return pfn.v / BLOCK_PAGES >> (level - 1) * NODE_BITS & (NODE_SLOTS - 1);
+	return (struct radix){(u64 *)(uintptr_t)&map->root, TREE_HEIGHT};
+}
+
+static u64 *make_node(void *ctx)
+{
+	const struct rmp *map = ctx;
+
+	return map->host->alloc(map->host_ctx, RADIX_WORDS * sizeof(u64));
+}
+
+static void free_node(void *ctx, u64 *node)
+{
+	const struct rmp *map = ctx;
+
+	map->host->free(map->host_ctx, node, RADIX_WORDS * sizeof(u64));
 }
 
 static struct rmp_block *block_find(const struct rmp *map, pfn_t pfn)
 {
-	void *at = atomic_load_acquire_ptr(&map->root);
+	const u64 *word = radix_find(radix_of(map), pfn.v / BLOCK_PAGES);
 
-	for (u32 level = NODE_LEVELS; at && level > 0; level--) {
-		struct rmp_node *node = at;
-
-		at = atomic_load_acquire_ptr(&node->slots[node_index(pfn, level)]);
-	}
-	return at;
+	return word ? (struct rmp_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
 }
 
 /* Publish @made, which may be NULL, at @link, unless something is there: that then. */
@@ -127,22 +131,19 @@ static void *link_make(const struct rmp *map, void **link, size_t size_bytes)
 
 static struct rmp_block *block_make(struct rmp *map, pfn_t pfn)
 {
-	void **link = &map->root;
+	const struct radix_memory memory = {make_node, free_node, map};
 	struct rmp_block *block = block_find(map, pfn);
+	u64 *word;
 
 	if (block)
 		return block;
-	for (u32 level = NODE_LEVELS; level > 0; level--) {
-		struct rmp_node *node = link_make(map, link, sizeof(*node));
-
-		if (!node)
-			return NULL;
-		link = &node->slots[node_index(pfn, level)];
-	}
+	word = radix_make(radix_of(map), pfn.v / BLOCK_PAGES, &memory);
+	if (!word)
+		return NULL;
 	block = map->host->alloc(map->host_ctx, sizeof(*block));
 	if (block)
 		mutex_init(&block->lock, RANK_RMP);
-	return link_set(map, link, block, sizeof(*block));
+	return link_set(map, (void **)word, block, sizeof(*block));
 }
 
 static u64 frame_claim(const struct rmp_block *block, u32 off)
@@ -375,27 +376,22 @@ void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry)
 		entry->level = QUIRE_LEVEL_2M;
 }
 
-static void block_free(const struct rmp *map, struct rmp_block *block)
+static void free_block(void *ctx, u64 word)
 {
+	struct rmp_block *block = (struct rmp_block *)(uintptr_t)word;
+	const struct rmp *map = ctx;
+
 	CHECK(block_is_empty(block));
 	if (block->list)
 		map->host->free(map->host_ctx, block->list, BLOCK_PAGES * sizeof(u64));
 	map->host->free(map->host_ctx, block, sizeof(*block));
 }
 
-static void tree_free(const struct rmp *map, void *at, u32 level)
+static void tree_free(struct rmp *map)
 {
-	struct rmp_node *node = at;
+	const struct radix_memory memory = {make_node, free_node, map};
 
-	if (!at)
-		return;
-	if (!level) {
-		block_free(map, at);
-		return;
-	}
-	for (u32 i = 0; i < NODE_SLOTS; i++)
-		tree_free(map, node->slots[i], level - 1);
-	map->host->free(map->host_ctx, node, sizeof(*node));
+	radix_free(radix_of(map), &memory, free_block);
 }
 
 /* Under the registry's lock. @made is used when there is none yet. */
@@ -429,7 +425,7 @@ static void map_put(struct quire_vm *vm, struct rmp *map)
 		link = &(*link)->next;
 	*link = map->next;
 	mutex_unlock(&registry.lock);
-	tree_free(map, map->root, NODE_LEVELS);
+	tree_free(map);
 	vm_free(vm, map, sizeof(*map));
 }
 

@@ -2,6 +2,7 @@
 #ifndef QUIRE_TREE_SPARSE_H
 #define QUIRE_TREE_SPARSE_H
 
+#include "src/tree/radix.h"
 #include "src/walk/table.h"
 
 /*
@@ -10,7 +11,7 @@
  * need no lock for the array, only for what the words say. Pages go back only when the array ends.
  */
 struct sparse {
-	struct table *root;
+	u64 root; /* of a radix tree */
 	u64 pages;
 };
 
