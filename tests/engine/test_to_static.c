@@ -28,19 +28,27 @@ static void execute(int way, const char *program)
 		execve(path, argv, no_environment);
 }
 
+/* The status of a child that executes @program in this way; by vfork in every second. */
+static int status_of(int way, const char *program)
+{
+	pid_t child = way % 2 ? vfork() : fork();
+	int status = 0;
+
+	if (child == 0) {
+		execute(way, program);
+		_exit(7);
+	}
+	waitpid(child, &status, 0);
+	return status;
+}
+
 int main(int argc, char **arguments)
 {
 	int failed = argc < 2;
 
 	for (int way = 0; way < 4 && !failed; way++) {
-		pid_t child = way % 2 ? vfork() : fork();
-		int status = 0;
+		int status = status_of(way, arguments[1]);
 
-		if (child == 0) {
-			execute(way, arguments[1]);
-			_exit(7);
-		}
-		waitpid(child, &status, 0);
 		if (!WIFEXITED(status) || WEXITSTATUS(status) != CHILD_STATUS) {
 			printf("FAILED: way %d ends with status %#x\n", way, status);
 			failed = 1;
