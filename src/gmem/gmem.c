@@ -295,13 +295,20 @@ static unsigned int slot_order(const struct memslot *slot, const struct quire_gm
 /* I-10 for one page, as far as a reader can tell. */
 static int check_binding(const struct memslot *slot, const struct quire_gmem *file, u64 index)
 {
-	struct ptree bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
 	struct ptree_item item;
+	struct ptree bindings;
 
-	if (ptree_floor(&bindings, index, &item) && item.value == slot && index < item.end)
-		return 0;
-	/* Unbind and release clear the pointer first: then it is no contradiction. */
-	return atomic_load_acquire_ptr(&slot->gmem.file) == file ? -EIO : -EFAULT;
+	for (;;) {
+		bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
+		if (ptree_floor(&bindings, index, &item) && item.value == slot && index < item.end)
+			return 0;
+		/* Unbind and release clear the pointer first: then it is no contradiction. */
+		if (atomic_load_acquire_ptr(&slot->gmem.file) != file)
+			return -EFAULT;
+		/* Nor is it one where an unbinding was undone meanwhile, which sets it last. */
+		if (atomic_load_acquire_ptr(&file->bindings.root) == bindings.root)
+			return -EIO;
+	}
 }
 
 static void lookup_result(struct gmem_lookup *lookup, const struct gmem_page *page)
