@@ -142,14 +142,15 @@ static void library_read(struct library *library, const Elf64_Dyn *dynamic)
 
 static int relocate_one(const struct library *library, const Elf64_Rela *entry)
 {
-	uint64_t *at = (uint64_t *)(library->bias + entry->r_offset), value;
+	void *at = (void *)(library->bias + entry->r_offset);
+	uint64_t value;
 	const Elf64_Sym *symbol = &library->symbols[ELF64_R_SYM(entry->r_info)];
 	const char *name = library->strings + symbol->st_name;
 
 	switch (ELF64_R_TYPE(entry->r_info)) {
 	case R_X86_64_RELATIVE:
-		*at = library->bias + (uint64_t)entry->r_addend;
-		return 0;
+		value = library->bias + (uint64_t)entry->r_addend;
+		break;
 	case R_X86_64_64:
 	case R_X86_64_GLOB_DAT:
 	case R_X86_64_JUMP_SLOT:
@@ -157,11 +158,14 @@ static int relocate_one(const struct library *library, const Elf64_Rela *entry)
 		    symbol->st_shndx != SHN_UNDEF ? library->bias + symbol->st_value : ours(name);
 		if (!value && ELF64_ST_BIND(symbol->st_info) != STB_WEAK)
 			return -ENOEXEC;
-		*at = value ? value + (uint64_t)entry->r_addend : 0;
-		return 0;
+		value = value ? value + (uint64_t)entry->r_addend : 0;
+		break;
 	default:
 		return -ENOEXEC;
 	}
+	/* The linker packs tables of structures: a word may lie anywhere. */
+	memcpy(at, &value, sizeof(value));
+	return 0;
 }
 
 static int relocate(const struct library *library)
