@@ -87,6 +87,7 @@ static void test_not_ours_to_give(void **state)
 	vm_end();
 
 	vm_begin();
+	f = machine.vm->format;
 	map_pages(0, SLOT_PAGES, SIM_DEVICE);
 	add_slot(0, SLOT_PAGES, 0);
 	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
