@@ -41,6 +41,7 @@ struct server {
 	struct sockaddr_un address;
 	socklen_t address_bytes; /* 0: none */
 	uint64_t key[KEY_WORDS];
+	int fd; /* hidden: the process's own, and not its children's */
 };
 
 /* By generation: the process itself is the last, its ancestors before it. */
@@ -130,14 +131,20 @@ static void before_fork(void)
 		return;
 	client_call_begin();
 	fd = open_socket(server);
+	server->fd = fd;
 	if (fd >= 0)
 		(void)helper_start(NULL, serve, (void *)(intptr_t)fd);
 	client_call_end();
 }
 
-/* The child's own files are of the next generation. What came before stays as it was. */
+/*
+ * The child's own files are of the next generation. What came before stays as it was, but for the
+ * parent's socket: while a copy of it is open, one that asks a dead parent hears no error.
+ */
 static void in_child(void)
 {
+	if (servers[generation].address_bytes)
+		hidden_fd_close(servers[generation].fd);
 	if (generation + 1 < GENERATIONS)
 		generation++;
 	servers[generation].address_bytes = 0;

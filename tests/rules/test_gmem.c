@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/mempolicy.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -340,6 +341,50 @@ static void fork_shares_the_pages(void)
 	CHECK_EQ(memory[1], 2);
 }
 
+/* Asks twice for a page of a file that its parent made: while that lives, and when it is dead. */
+static void ask_a_maker(int file, int from_test, int to_test)
+{
+	int errors[2], rc = fallocate(file, KEEP, 0, PAGE);
+	char word = 0;
+
+	errors[0] = rc ? errno : 0;
+	(void)!write(to_test, errors, sizeof(errors[0]));
+	(void)!read(from_test, &word, 1);
+	errors[1] = fallocate(file, KEEP, PAGE, PAGE) ? errno : 0;
+	(void)!write(to_test, &errors[1], sizeof(errors[1]));
+	_exit(0);
+}
+
+static void a_maker_may_die(void)
+{
+	int to_child[2], to_test[2], error = -1;
+	struct pollfd answer;
+	pid_t maker;
+
+	open_vm();
+	CHECK_ZERO(pipe(to_child) | pipe(to_test));
+	maker = fork();
+	CHECK(maker >= 0);
+	if (maker == 0) {
+		int file;
+
+		vm_open(&vm, KVM_X86_DEFAULT_VM);
+		file = vm_gmem(&vm, BYTES, 0);
+		if (fork() == 0)
+			ask_a_maker(file, to_child[0], to_test[1]);
+		pause();
+	}
+	CHECK_EQ(read(to_test[0], &error, sizeof(error)), (ssize_t)sizeof(error));
+	CHECK_EQ(error, 0);
+	CHECK_ZERO(kill(maker, SIGKILL));
+	CHECK_EQ(waitpid(maker, NULL, 0), maker);
+	CHECK_EQ(write(to_child[1], "x", 1), 1);
+	answer = (struct pollfd){.fd = to_test[0], .events = POLLIN};
+	CHECK_EQ(poll(&answer, 1, 5000), 1);
+	CHECK_EQ(read(to_test[0], &error, sizeof(error)), (ssize_t)sizeof(error));
+	CHECK_EQ(error, EIO);
+}
+
 static void advice(void)
 {
 	uint8_t *memory = map(open_file(SHARED), BYTES);
@@ -408,6 +453,7 @@ int main(int argc, char **argv)
 	    TEST(punch_empties),
 	    TEST(descriptors_share_one_file),
 	    TEST(fork_shares_the_pages),
+	    TEST(a_maker_may_die),
 	    TEST(advice),
 	    TEST(policy),
 	    TEST(pages_come_and_go),
