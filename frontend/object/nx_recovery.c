@@ -10,7 +10,9 @@
 
 #define MS_NS UINT64_C(1000000)
 #define LOOK_NS (1000 * MS_NS)
-#define HOUR_MS UINT64_C(3600000)
+#define HOUR_MS 3600000L
+/* As in KVM: no more often than once a second, where the parameters name no period. */
+#define RATIO_MAX 3600L
 
 /* The VMs of this process, by nx.next and nx.link. */
 static struct process_lock nx_vms_lock;
@@ -38,7 +40,9 @@ static uint64_t period_ns(long ratio)
 
 	if (!ratio)
 		return 0;
-	return (period_ms ? (uint64_t)period_ms : HOUR_MS / (uint64_t)ratio) * MS_NS;
+	if (!period_ms)
+		period_ms = HOUR_MS / (ratio < RATIO_MAX ? ratio : RATIO_MAX);
+	return (uint64_t)period_ms * MS_NS;
 }
 
 /*
