@@ -30,7 +30,6 @@
 struct quire_vm;
 struct quire_gmem;
 struct dirty_bitmap;
-struct gfn_info;
 
 /* Flags of our own, beside enum quire_slot_flags. */
 enum memslot_flags {
@@ -52,7 +51,6 @@ struct memslot {
 		u64 pgoff; /* index of base_gfn in the file */
 	} gmem;
 	struct dirty_bitmap *dirty; /* owned by dirty/; NULL without a bitmap */
-	struct gfn_info *gfn_info;  /* owned by gfn/ */
 };
 
 /* Bit 63 of a generation: an update is in progress, cache nothing. */
@@ -157,7 +155,7 @@ static inline bool memslot_has(const struct memslot *slot, gfn_t gfn)
 /* U-037: -EINVAL when the region's last frame is above @max. */
 must_check int memslot_check_max_gfn(const struct quire_region *region, gfn_t max);
 
-/* A slot as @region describes it, without dirty, gfn_info and gmem; NULL without memory. */
+/* A slot as @region describes it, without dirty and gmem; NULL without memory. */
 struct memslot *memslot_alloc(struct quire_vm *vm, const struct quire_region *region);
 /* The descriptor only. */
 void memslot_free(struct quire_vm *vm, struct memslot *slot);
