@@ -142,7 +142,10 @@ struct guard_code {
 	uint64_t pad;
 };
 
-/* Any thread. @code stays as it is until it is removed; no thread runs it then. -ENOSPC: too many.
+/*
+ * Any thread. -ENOSPC: too many. @code is copied, but what .accesses points to is the caller's: it
+ * stays mapped until the code is removed, and may gain and lose bits. No thread runs the code when
+ * it is removed.
  */
 int guard_code_add(const struct guard_code *code);
 void guard_code_remove(const struct guard_code *code);

@@ -36,7 +36,10 @@ struct birth {
 static uint64_t helpers;
 #define COUNT_MASK UINT64_C(0xfffff)
 
-/* The process whose threads libc knows: not a child made by clone() behind its back. */
+/*
+ * The process that last ran the constructor, or a child's fork handlers: libc is taken to know its
+ * threads. A child made by clone() that ran neither finds another process here.
+ */
 static pid_t libc_process;
 
 /* The word of a first thread that libc gave none. */

@@ -45,7 +45,7 @@ void process_event_wait(struct process_event *event, uint32_t seen, uint64_t unt
 	    .tv_nsec = (long)(until_ns % 1000000000u),
 	};
 
-	/* Of the futex operations with a time only this one takes a clock's. */
+	/* FUTEX_WAIT would take a duration: FUTEX_WAIT_BITSET takes a time of CLOCK_MONOTONIC. */
 	sys_call(SYS_futex, sys_address(&event->count), FUTEX_WAIT_BITSET_PRIVATE, seen,
 		 until_ns == PROCESS_EVENT_FOREVER ? 0 : sys_address(&until), 0,
 		 FUTEX_BITSET_MATCH_ANY);

@@ -24,8 +24,8 @@ int proc_file_kept(enum proc_file which);
 long proc_file_open(enum proc_file which);
 void proc_file_close(enum proc_file which, long fd);
 /*
- * A call on @fd failed: was it kept, and is something else now, since a close() was not seen? Then
- * it is kept no longer, and the next proc_file_open() opens the file.
+ * For a call on @fd that failed. True: @fd was kept, but is another file now, because the client
+ * closed it unseen. It is kept no longer, and the next proc_file_open() opens the file.
  */
 bool proc_file_is_lost(enum proc_file which, long fd);
 

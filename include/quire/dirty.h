@@ -78,7 +78,8 @@ QUIRE_API int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu);
 /*
  * KVM_RESET_DIRTY_RINGS: take back the entries that the client marked and arm their pages again.
  * Returns how many, or -EINVAL without rings. @interrupted (may be NULL) answers nonzero when the
- * caller wants an early return: what was taken until then is armed, and counted. Takes slots_lock.
+ * caller wants an early return: what was taken until then is armed, and counted. No lock held;
+ * takes slots_lock and mmu_lock, may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_reset_dirty_rings(struct quire_vm *vm,
 							  int (*interrupted)(void));

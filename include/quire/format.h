@@ -149,8 +149,8 @@ static inline int quire_entry_allows(const struct quire_format *f, uint64_t entr
 
 /*
  * Set @bits in *@slot, which held @entry, as a processor does: nonzero when they are set. Zero: the
- * entry has changed meanwhile and is to be read again. Its full barrier is what an invalidation in
- * another thread relies on: the access comes after it.
+ * entry has changed meanwhile and is to be read again. A store is a full barrier, after which the
+ * access comes. Bits that @entry has already are not stored: no barrier then.
  */
 static inline int quire_entry_set(uint64_t *slot, uint64_t entry, uint64_t bits)
 {

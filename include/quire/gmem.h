@@ -22,8 +22,8 @@ QUIRE_API uint64_t quire_gmem_supported_flags(const struct quire_vm *vm);
 
 /*
  * A new, empty file of @size_bytes. -EINVAL: unknown flags, size not a positive multiple of the
- * page size (as a signed number). The file holds a reference on the VM; @cookie is handed to the
- * host's store_create(). No memory is reserved.
+ * page size (as a signed number); -ENOMEM; or what the host's store_create() answers, which gets
+ * @cookie. The file holds a reference on the VM. No memory is reserved. No lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes,
 						 uint64_t flags, void *cookie,

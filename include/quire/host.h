@@ -12,7 +12,8 @@ extern "C" {
 enum quire_page_flags {
 	QUIRE_PAGE_WRITE = 1u << 0,  /* the guest is about to write: break copy-on-write */
 	QUIRE_PAGE_NOWAIT = 1u << 1, /* never sleep for the page: -EAGAIN instead */
-	/* A kick of the vCPU ends the wait: -EINTR. Without it and NOWAIT the wait goes on. */
+	/* A kick of the vCPU ends the wait: -EINTR. With neither this nor NOWAIT the host goes on
+	 * waiting. */
 	QUIRE_PAGE_INTERRUPTIBLE = 1u << 2,
 	/* Keep a reference until page_put(); without it the caller is guarded by invalidation. */
 	QUIRE_PAGE_PIN = 1u << 3,

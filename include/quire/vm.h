@@ -18,8 +18,8 @@ enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
 /* AMD's tables, Intel's, and Intel's of a processor that sets no A and D in them. */
 enum quire_format_id { QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT, QUIRE_FORMAT_EPT_NO_AD };
 
-/* Which tables serve a guest: those made of its physical addresses alone, in parallel, or shadow
- * pages, under one lock (kvm.tdp_mmu=N). */
+/* Which tables serve a guest: the TDP MMU's, made of its physical addresses alone and changed in
+ * parallel; or shadow pages, changed under one lock (kvm.tdp_mmu=N, or no second stage). */
 enum quire_mmu { QUIRE_MMU_TDP, QUIRE_MMU_SHADOW };
 
 /* Fixed at creation. Module parameters that can change at run time are in struct quire_tunables. */

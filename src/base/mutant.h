@@ -6,7 +6,9 @@
 
 /*
  * MUTANT(name) is nonzero where the bug @name is switched on; in all but the mutant build it is the
- * constant 0. tests/sim/mutants.c runs the suite against each and fails when one survives.
+ * constant 0. tests/sim/mutants.c runs the pairs against each of QUIRE_MUTANT_LIST and
+ * QUIRE_AGE_MUTANT_LIST, tests/unit/shadow/mutants.c its tests against each of
+ * QUIRE_SHADOW_MUTANT_LIST. Both fail when one survives.
  */
 #define QUIRE_MUTANT_LIST(X)                                                                \
 	X(sequence_unchecked, "a fault installs although an invalidation came and went")    \

@@ -10,7 +10,8 @@ extern void (*vm_check_also)(const struct quire_vm *vm);
 
 /* --- mmu_lock exclusive --- */
 
-/* Compare every table with the slots, the attributes and guest_memfd. */
+/* Compare every table with the slots, the attributes and guest_memfd. Between begin and end of an
+ * invalidation no table is looked at. */
 void vm_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 #else
 #define vm_check(vm) ((void)(vm))

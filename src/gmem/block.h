@@ -94,7 +94,8 @@ void gmem_blocks_free(struct gmem_pages *pages);
 struct gmem_block *gmem_block_find(const struct gmem_pages *pages, u64 block_no);
 /* The block, made if it was not there; NULL without memory. No lock: two may make it at once. */
 struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no);
-/* Pages of [@first, @first + @npages) that were lost without a block are punched. */
+/* [@first, @first + @npages) is punched: forget pages there that were lost without a block. When
+ * there were too many to list, only a punch of the whole file forgets the rest. */
 void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages);
 /* The first block from *@block_no on, below @end, that is there; *@block_no is its number. */
 struct gmem_block *gmem_block_next(const struct gmem_pages *pages, u64 *block_no, u64 end);

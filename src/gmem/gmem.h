@@ -153,8 +153,9 @@ struct gmem_binding_change {
 
 /*
  * G-065, first half: can @slot, not published yet, show @gmem from @offset_bytes (page aligned)?
- * -EINVAL: another VM's file, or past its end. Sets the slot's file, pgoff and GMEM_ONLY. The
- * caller holds a reference to @gmem. Nothing to undo.
+ * -EINVAL: another VM's file, or past its end. Sets the slot's file and pgoff, and
+ * MEMSLOT_GMEM_ONLY with a file that has QUIRE_GMEM_MMAP. The caller keeps @gmem from its release.
+ * Nothing to undo.
  */
 must_check int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gmem *gmem,
 				 u64 offset_bytes);

@@ -15,10 +15,9 @@
  *     |                       `------ make_private ------'  |
  *     `------------ make_shared, reclaim; from VALID, too --'
  *
- * make_shared comes when the gfn is converted. A page that no slot shows then is found shared by
- the
- * first shared lookup that it meets.
-
+ * make_shared comes when the gfn is converted. A page that no slot shows then is made shared by the
+ * first shared lookup that finds it.
+ *
  * I-18 a frame is assigned to one VM, and while it is valid to one gfn of it. Frames of 2 MiB that
  * are valid at consecutive gfns are one huge assignment.
  */

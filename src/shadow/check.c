@@ -179,7 +179,7 @@ void shadow_check(struct quire_vm *vm)
 		return;
 	for (const struct shadow_page *page = check.shadow->newest; page; page = page->older)
 		check_page(&check, page);
-	/* The other way round: as many are listed as there are, so none is listed in vain. */
+	/* The totals match as well, so no set has a stale entry. */
 	CHECK(count_rmaps(&check) == check.leaves);
 	CHECK(count_parents(check.shadow) == check.links);
 	/* I-40, I-44. */

@@ -207,7 +207,8 @@ must_check int shadow_init(struct quire_vm *vm);
 
 /* Have what one root or one mapping may take: -ENOMEM. Takes mmu_lock. */
 must_check int shadow_reserve(struct quire_vcpu *vcpu);
-/* The same, with the objects in @objects, for the caller to put into the VM's pool. */
+/* The same without mmu_lock: the objects come in @objects, with -ENOMEM perhaps a few, and the
+ * caller moves them into the VM's pool. */
 must_check int shadow_reserve_apart(struct quire_vcpu *vcpu, struct object_cache *objects);
 
 /* L1's tables as they were walked for one L2 address. */
@@ -319,7 +320,7 @@ must_check int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES
  * Bringing pages up to date with L1's tables, some at a time:
  *
  *   shadow_sync_begin()   mmu_lock exclusive: choose pages, track their tables again
- *                         the caller takes the TDP mappings of .keys away, flushes, unlocks
+ *                         the caller zaps each .pages[].key in the TDP tables, flushes, unlocks
  *   shadow_sync_read()    no lock: read L1's tables
  *   shadow_sync_end()     mmu_lock exclusive: compare, take away, and they follow again
  */
@@ -352,7 +353,8 @@ struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct s
 
 void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page);
 
-/* Make room for one walk: -ENOSPC. Zaps the oldest pages, but @keep. */
+/* Make room for one walk: zap the oldest pages that are no roots, and where that does not do, roots
+ * but @keep (may be NULL). -ENOSPC: not even one page may be made. */
 must_check int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);
 /* The client has set the limit. Nonzero: there is more to zap. */
 must_check int shadow_shrink(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);

@@ -10,9 +10,9 @@
 #define TDP_ROOT_LEVEL QUIRE_LEVEL_512G
 
 /*
- * A change of the tables: its VM, its counts, and what it leaves behind. Every store to a table
- * entry that others can see goes through tdp_change_entry() or tdp_protect_entries() with one of
- * these.
+ * A change of the tables: its VM, its counts, and what it leaves behind. A store to a table entry
+ * that other threads can see goes through tdp_change_entry() with one of these. Two files store by
+ * themselves: protect.c, which takes W and D from 4K leaves, and age.c, which makes leaves old.
  */
 struct tdp_change {
 	struct quire_vm *vm;
@@ -74,7 +74,8 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 /* Tables one walk may need below the root. */
 #define TDP_WALK_TABLES 3u
 
-/* Split the huge leaf *@entry, seen as @huge at @level, into @table. False when it changed. */
+/* Split the huge leaf *@entry, seen as @huge at @level, into @table, which nx_table_init() has
+ * prepared. TDP_LOST: the leaf changed, and @table is still the caller's. */
 must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level,
 					   u64 huge, struct table *table);
 

@@ -3,11 +3,12 @@
 #define QUIRE_TREE_PTREE_NODE_H
 
 /*
- * Fan-out: two levels of full nodes hold 32,764 slots. A search reads two lines: the header's, with
- * the first short key of each group, then one group. A short key is a key without its lowest bits,
- * as many as make the largest key of the node fit; in a tree of gfns below 8 TiB that is none.
- * Short keys past the count are SHORT_NONE, above all others, so that the number of compares is
- * always the same: there is no branch in a search that cannot be foreseen.
+ * Fan-out: two levels of full nodes hold 36,864 items, which is enough for QUIRE_USER_SLOTS. To
+ * find a short key, a search reads two lines: the header's, with the first short key of each group,
+ * then one group. A short key is a key without its lowest bits, as many as make the largest key of
+ * the node fit; in a tree of gfns below 8 TiB that is none. Short keys past the count are
+ * SHORT_NONE, above all others, so the number of compares is the same in each node and no branch
+ * depends on them. Only where short keys lack bits may node_count_exact() mispredict.
  *
  * Tests build the tree once more with fewer groups, so that few items make it high.
  */

@@ -59,7 +59,8 @@ must_check int attributes_prepare_set(struct quire_vm *vm, gfn_t start, u64 npag
 				      struct attributes_change *change);
 /* Make it visible at once; call it between invalidation begin and end. Never sleeps. */
 void attributes_commit(struct quire_vm *vm, struct attributes_change *change);
-/* After a commit: wait for a grace period and free what it replaced. Sleeps; any lock but mmu's. */
+/* After a commit: wait for a grace period and free what it replaced. Sleeps: no read section, and
+ * neither mmu_lock nor a lock of a higher rank. */
 void attributes_finish(struct quire_vm *vm, struct attributes_change *change);
 /* Instead of a commit. */
 void attributes_abort(struct quire_vm *vm, struct attributes_change *change);

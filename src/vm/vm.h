@@ -99,7 +99,8 @@ struct quire_vm {
 	u64 stats[QUIRE_VM_STAT_COUNT]; /* (a) */
 };
 
-/* A VM without private memory, in need of quire_vm_create()'s other steps. -EINVAL, -ENOMEM. */
+/* Make a VM but for its reverse map, which quire_vm_create() adds where memory can be private.
+ * -EINVAL, -ENOMEM. */
 must_check int vm_make(const struct quire_vm_config *config, struct quire_vm **result);
 
 /* Memory of the library's own: zeroed, or NULL. Not under mmu_lock. */
