@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* Members of these stand on lines of their own; what is deeper, on one line. */
+/* Members of the outer two levels stand on lines of their own; deeper ones share a line. */
 #define LINED_DEPTH 2
 
 /* RFC 8259 wants quotes, backslashes and control characters escaped. */

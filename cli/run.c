@@ -350,7 +350,10 @@ static void set_handlers(struct run *run)
 	}
 }
 
-/* The caller's mask, but for what wait_reporting() waits for: it never comes to a handler. */
+/*
+ * The caller's mask. With reports, SIGUSR2 and SIGCHLD are blocked, too: wait_reporting() takes
+ * them with sigwaitinfo(), and no handler sees them.
+ */
 static void set_mask(const struct run *run)
 {
 	sigset_t mask = run->client_mask;
@@ -358,7 +361,7 @@ static void set_mask(const struct run *run)
 	if (run->report.control) {
 		sigaddset(&mask, SIGUSR2);
 		sigaddset(&mask, SIGCHLD);
-		/* Ignored, it would not even wait. */
+		/* The kernel drops an ignored SIGUSR2 instead of keeping it for sigwaitinfo(). */
 		sigaction(SIGUSR2, &(struct sigaction){.sa_handler = forward}, NULL);
 	}
 	sigprocmask(SIG_SETMASK, &mask, NULL);

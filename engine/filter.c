@@ -162,7 +162,7 @@ static size_t argument_offset(unsigned int argument)
 	return offsetof(struct seccomp_data, args) + argument * sizeof(uint64_t);
 }
 
-/* The rest of a test that was met: trap unless the engine makes the call. Four instructions. */
+/* The rest of a test that was met: trap unless the engine makes the call. */
 #define TRAP_LENGTH 6
 static void trap_unless_ours(struct assembler *to)
 {

@@ -427,7 +427,10 @@ static void deliver(struct engine_thread *thread, int signal, const siginfo_t *i
 
 void signals_return(struct engine_thread *thread, ucontext_t *context)
 {
-	/* A bad frame raises SIGSEGV here and ends the process, as the kernel would have it. */
+	/*
+	 * A bad frame raises SIGSEGV here and ends the process. The kernel sends SIGSEGV, too, but
+	 * lets a handler of the client's take it.
+	 */
 	const void *from = (const void *)context->uc_mcontext.gregs[REG_RSP];
 	stack_t ours = context->uc_stack;
 

@@ -15,7 +15,7 @@ struct trap {
 	uint64_t args[6];
 };
 
-/* How a trap ends, besides with a result (>= -4095) of the call. */
+/* How a trap ends. */
 enum trap_outcome {
 	TRAP_ANSWERED, /* the result is in RAX */
 	TRAP_FORWARD,  /* the client makes the call itself, through the gate */

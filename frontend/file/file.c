@@ -352,7 +352,7 @@ void file_closed(struct file *file)
 
 	process_lock_acquire(&table_lock);
 	gone = take_told_locked();
-	/* It may be found gone already, by another thread too: then it is in no list. */
+	/* Out of the table, take_told_locked() or another thread has it, and releases it. */
 	if (table_has_locked(file)) {
 		if (file_take_gone_locked(file)) {
 			file->next = gone;
@@ -512,7 +512,10 @@ static int set_up(struct file *file, int fd, const struct file_config *config)
 	struct stat status;
 	int error = config->size_bytes ? file_size_set(fd, config->size_bytes) : 0;
 
-	/* Nothing is read from an inert descriptor: its size is what fstat() says for us. */
+	/*
+	 * Nothing is read from an inert descriptor, and our fstat() answers file_size_bytes(): the
+	 * kernel's file may stay empty.
+	 */
 	if (error == -EFBIG && config->memory == FILE_MEMORY_PRIVATE)
 		error = 0;
 	if (error == -EFBIG)

@@ -101,7 +101,8 @@ bool file_is_own(const struct file *file);
  * file_closed(): after a descriptor of @file (held by the caller) was closed or replaced.
  * file_mapped(): the client mapped one of ours at [start, end).
  * file_unmapped(): mappings in [start, end) may be gone.
- * Each releases what it finds unreferenced; file_collect() looks at all files there are.
+ * file_closed() and file_unmapped() release what they find unreferenced; file_collect() looks at
+ * all files there are.
  */
 void file_closed(struct file *file);
 /* For code of ours that gives up a descriptor it made: close it and release the file. */
@@ -130,7 +131,10 @@ void file_hidden_move(int fd);
 
 /* The name of the memfd that stands in for the device, for other programs of the run. */
 #define SYSTEM_FILE_NAME "quire /dev/kvm"
-/* An ioctl on /dev/kvm without a file of ours: on a descriptor of the machine's own node. */
+/*
+ * An ioctl on /dev/kvm, which needs no file of ours: the descriptor may be the machine's own node,
+ * or a stand-in that another program of the run handed on.
+ */
 long system_use(unsigned int command, unsigned long argument);
 /* New descriptors that a client's open() of /dev/kvm returns (open flags: O_CLOEXEC only). */
 int system_open(int flags);

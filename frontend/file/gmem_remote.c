@@ -23,7 +23,7 @@
 #include "hosts/process/helper.h"
 
 #define KEY_WORDS 2
-/* How often a waiting child tests whether the serving thread still lives. */
+/* How often a waiting child tests whether the maker's socket is still open. */
 #define LOOK_MS 200
 
 struct request {

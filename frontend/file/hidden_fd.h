@@ -17,8 +17,10 @@ int hidden_fd_open_again(int fd, int flags);
  * errno.
  */
 int hidden_fd_hide(int fd);
-/* Duplicate the hidden @fd to another hidden number (-errno); @fd itself stays open but is no
- * longer counted as hidden. */
+/*
+ * Duplicate @fd, which may be hidden or not, to a hidden number as hidden_fd_hide() does: that
+ * number or -errno. @fd itself stays open, but no longer counts as hidden.
+ */
 int hidden_fd_move(int fd);
 /*
  * Before the client may change its root or its user: keep a way to /proc, by which alone a

@@ -82,7 +82,7 @@ int file_memory_make(uint64_t size_bytes, void **memory)
 {
 	int error = map(-1, MAP_ANONYMOUS | MAP_NORESERVE, size_bytes, memory);
 
-	/* For a reader of /proc/PID/maps: this is not memory to look for by chance. */
+	/* The name tells a reader of /proc/PID/maps what this memory is. */
 	if (!error)
 		(void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, *memory, size_bytes,
 			    "quire guest_memfd");

@@ -34,7 +34,10 @@ struct apic_multicast {
 	uint32_t word_bits; /* of the guest's mode: 64 or 32 */
 	uint32_t icr;	    /* vector, delivery mode, trigger */
 };
-/* How many took it; -KVM_EINVAL for an ICR that names destinations. No lock held. */
+/*
+ * How many took it; -EOPNOTSUPP without local APICs, -KVM_EINVAL for an ICR with a logical
+ * destination or a shorthand. No lock held.
+ */
 int apic_multicast(struct vm *vm, const struct apic_multicast *multicast);
 /* KVM_HC_KICK_CPU: the vCPU with this id gets up from HLT, or does not lie down the next time. */
 void apic_kick(struct vm *vm, uint32_t id);

@@ -16,8 +16,11 @@ struct vm;
 
 /* A VM's listener: one thread, started by the first assignment. */
 struct vm_irqfds {
-	struct process_lock
-	    lock; /* outer to irqchip.lock; guards the buckets and what is in them */
+	/*
+	 * Inner to irqfds_lock of irqfd.c, outer to irqchip.lock. Guards held_count. The buckets
+	 * change under this lock and irqfds_lock, so that either is enough to walk them.
+	 */
+	struct process_lock lock;
 	struct irqfd *buckets[IRQFD_BUCKETS]; /* by key */
 	uint32_t held_count;		      /* whose duplicates are open */
 	/* Made with the VM, for a call that makes no descriptor must not take a number. */

@@ -82,7 +82,7 @@ void lapic_set_cr8(struct vcpu *vcpu, uint8_t value);
 bool lapic_has_interrupt(struct vcpu *vcpu);
 /* Take it into service: the vector, -1 for none. */
 int lapic_take_interrupt(struct vcpu *vcpu);
-/* The vector taken last, if it is in service and no other is pending: -1. */
+/* The vector taken last, if its EOI has not come and no other is pending; else -1. */
 int lapic_sole_vector(struct vcpu *vcpu);
 /* As a write to the EOI register. */
 void lapic_end_interrupt(struct vcpu *vcpu);

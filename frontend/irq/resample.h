@@ -7,7 +7,10 @@
 
 struct vm;
 
-/* One eventfd's wish. Those of a line are served together; its owner keeps it. */
+/*
+ * An irqfd's request to signal an eventfd when the guest has served a line. All requests of the
+ * line are met together. The irqfd holds the memory.
+ */
 struct resample {
 	struct resample *next; /* in irqchip.resamples, under irqchip.lock */
 	uint32_t gsi;

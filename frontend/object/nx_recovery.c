@@ -33,7 +33,10 @@ static bool is_wanted(const struct vm *vm)
 	return !atomic_load(&vm->nx.disabled) && params_live(PARAMS_NX_HUGE_PAGES) > 0;
 }
 
-/* One in ratio of the tables a period, or all of them within an hour. 0: never. */
+/*
+ * The time between two recoveries, each of one in @ratio of the tables. Without a period in the
+ * parameters, the recoveries of an hour come to all tables. 0: never.
+ */
 static uint64_t period_ns(long ratio)
 {
 	long period_ms = params_live(PARAMS_NX_RECOVERY_PERIOD_MS);

@@ -73,7 +73,7 @@ struct vm;
 	X(preemption_reported)       \
 	X(preemption_other)
 
-/* Buckets of a histogram: bucket n counts what has n significant bits. */
+/* Buckets of a histogram: bucket n counts what has n significant bits, the last one also more. */
 #define VCPU_HALT_BUCKETS 32u
 
 struct vcpu_stats {

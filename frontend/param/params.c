@@ -110,7 +110,7 @@ static const struct param params[] = {
     AMD_BOOL("enable_mediated_pmu", RO, 0),
     {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0},
     {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0},
-    /* Ours: guest_memfd files made from now on have pages of 2 MiB. Linux has none. */
+    /* Ours, not Linux's: a guest_memfd made while this is set has pages of 2 MiB. */
     KVM_BOOL("quire_gmem_huge_pages", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},

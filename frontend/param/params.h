@@ -20,8 +20,8 @@
  */
 
 /*
- * Everything here makes ordinary file calls: where the library is preloaded, call it inside a
- * client call (frontend/file/client_call.h), so that they are not taken for the client's.
+ * These functions may make ordinary file calls: where the library is preloaded, call them inside a
+ * client call (frontend/file/client_call.h), so that the file calls are not taken for the client's.
  */
 
 /* Make the directory's contents with the default values. 0 or -errno. */

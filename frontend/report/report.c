@@ -211,8 +211,10 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 	__atomic_store_n(&slot->sequence, index + 1, __ATOMIC_RELEASE);
 }
 
-/* The file as a mapping with room for its first @room_bytes. Without room there is no file, for
- * reading a hole of it would take room, too. */
+/*
+ * Map the file, with room for its first @room_bytes on its file system. NULL without that room: the
+ * file is unlinked then, since reading a hole of it would take room, too. Closes @fd.
+ */
 static void *map_new(const char *path, int fd, size_t size_bytes, size_t room_bytes)
 {
 	long mapped = -ENOSPC;

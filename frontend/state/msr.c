@@ -244,7 +244,7 @@ static uint64_t *plain_value(struct vcpu *vcpu, const struct msr_plain *plain)
 	return (uint64_t *)(base + plain->offset);
 }
 
-/* Memory type range registers, in rows: the place of @index, NULL when it is none. */
+/* Where the memory type range register @index is kept; NULL when @index is no such register. */
 static uint64_t *find_mtrr(struct vcpu_msrs *msrs, uint32_t index)
 {
 	if (index >= MSR_MTRR_VARIABLE_FIRST && index <= MSR_MTRR_VARIABLE_LAST)

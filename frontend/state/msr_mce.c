@@ -43,7 +43,7 @@ int mce_covers(uint32_t index)
 	       (index >= MSR_MC_CTL2_FIRST && index <= MSR_MC_CTL2_LAST);
 }
 
-/* A client that saves and restores need not know whether there is one. */
+/* The client reaches a register that MCG_CAP does not announce (@present); the guest does not. */
 static int is_visible(const struct vcpu_msrs *msrs, enum msr_origin origin, uint64_t present)
 {
 	return origin == MSR_FROM_CLIENT || (msrs->mcg_cap & present);

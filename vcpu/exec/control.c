@@ -66,8 +66,9 @@ static int cr0_is_valid(const struct cpu *cpu, uint64_t value)
 #define CR4_LOADS_DIRECTORIES (CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP)
 
 /*
- * May a MOV give CR0 and CR4 these values, as far as PAE's directories go? @changed: bits whose
- * change has KVM look at them. Of CR3 it takes no MOV over, but where there is no second stage.
+ * May a MOV give CR0 and CR4 these values, as far as PAE's directories go? @changed: the changed
+ * bits on whose change KVM checks the directories. KVM intercepts a MOV to CR3 only without a
+ * second stage: see cr3_write().
  */
 static int directories_permit(struct cpu *cpu, uint64_t cr0, uint64_t cr4, uint64_t changed)
 {

@@ -546,8 +546,9 @@ static enum step again(struct cpu *cpu)
 }
 
 /*
- * That of the processor which the guest sees; with SVM any processor has AMD's. CPUID does not
- * change any more, and is asked out of guest mode: 0 when the answer has just come.
+ * The hypercall instruction of the processor that the guest sees: with SVM enabled always AMD's.
+ * The first call asks CPUID, for which it leaves guest mode, and returns 0: run the instruction
+ * again. The answer is kept, since CPUID does not change once the guest has run.
  */
 static uint8_t native_hypercall(struct cpu *cpu)
 {

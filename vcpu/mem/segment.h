@@ -24,7 +24,7 @@ void cpu_update_mode(struct cpu *cpu);
 enum step descriptor_read(struct cpu *cpu, uint16_t selector, uint64_t *descriptor);
 /* The upper half of a system descriptor in long mode. */
 enum step descriptor_read_high(struct cpu *cpu, uint16_t selector, uint64_t *high);
-/* Set the accessed bit of a code or data descriptor, or any other change, in its table. */
+/* Write @descriptor to its place in the table: with its accessed or busy bit set. */
 enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
 /* Fields of @descriptor, without the upper half of its base. */
 struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor);

@@ -214,7 +214,10 @@ static int pat_will_do(const struct cpu *cpu, const struct vmcb_control *control
 	       cpu_pat_is_valid(save->pat);
 }
 
-/* Of PAE. Under nested paging they are not loaded, but read when they are needed. */
+/*
+ * May VMRUN load PAE's directory entries from the CR3 of @save? Under nested paging it loads none:
+ * each is read when a walk needs it.
+ */
 static int directories_of_save_will_do(struct cpu *cpu, const struct vmcb_control *control,
 				       const struct vmcb_save *save)
 {

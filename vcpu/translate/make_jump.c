@@ -74,7 +74,10 @@ static int make_push(struct making *m)
 	return 0;
 }
 
-/* Load what RSP points to into @to and move RSP over it and @more bytes. */
+/*
+ * Load the eight bytes at REG_LINEAR into @to, and set RSP to what follows them and @more bytes.
+ * REG_LINEAR is RSP, or for LEAVE RBP; afterwards it is the new RSP.
+ */
 static void make_pop_to(struct making *m, enum host_reg to, int32_t more)
 {
 	struct host_mem above = linear_plus(8 + more);
