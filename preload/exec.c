@@ -110,7 +110,7 @@ static long string_length(const char *text)
 }
 
 /*
- * What with_us() needs for @environment, by a look that survives bad pointers: room for a copy
+ * What with_us() needs for an environment, by a look that survives bad pointers: room for a copy
  * with ours, in pointers, and for LD_PRELOAD. No room: pass the client's own, for the kernel to
  * answer (or because we are not in a run).
  */

@@ -77,7 +77,7 @@ static void changed(struct range range)
 	errno = error;
 }
 
-/* Ask the file of @fd how it may be mapped: the offset to map at, or -errno. */
+/* Ask @file how it may be mapped: the offset to map at, or -errno. */
 static off_t file_offset_for(struct file *file, const struct file_map_request *request)
 {
 	const struct file_ops *ops = file_ops_of(file);

@@ -372,6 +372,62 @@ def rule_plain(tree):
         for match in words.finditer(text):
             yield path, line_of(text, match.start()), match.group()
 
+OWN_LINES = re.compile(r"^[ \t]*/\*(?:(?!\*/).)*\*/[ \t]*$", re.M | re.S)
+NAMED = re.compile(r"(?<![\w@.])@(\w+)")
+DECLARED = re.compile(r"(\w+)\s*(?=[,;:)\[=])")
+SPACE, DIRECTIVE = re.compile(r"\s*"), re.compile(r"(?:\\\n|[^\n])*")
+HEAD = re.compile(r"#[ \t]*define.*|[^#{(]*\([^{]*|[^#].*", re.S)
+STRUCT = re.compile(r"\b(?:struct|union)\s+(\w+)\s*(?=\{)")
+JUDGED = re.compile(r"#[ \t]*define|(?:(?:static|const|typedef)\s+)*(?:struct|union)\s*\w*\s*\{"
+                    r"|[^={]*\(")
+
+def closed(code, at):
+    """Where the declaration that starts at @at ends: after its ';' or the bracket of its body."""
+    depth = 0
+    for end in range(at, len(code)):
+        depth += (code[end] in "{(") - (code[end] in "})")
+        if depth < 0:
+            return None
+        if not depth and (code[end] == ";" or code[end:end + 2] == "}\n"):
+            return end + 1
+    return None
+
+def declared_after(source, at):
+    """Macros, declarations and heads of functions that stand behind a comment in one group."""
+    parts = []
+    while at is not None:
+        start = SPACE.match(source.code, at).end()
+        gap = source.text[at:start]
+        if start == len(source.code) or "\n\n" in gap or (parts and re.search(r"\n[ \t]*/\*", gap)):
+            break
+        is_macro = source.code[start] == "#"
+        at = DIRECTIVE.match(source.code, start).end() if is_macro else closed(source.code, start)
+        head = HEAD.match(source.code[start:at])
+        parts.append(head.group() if at and head else "")
+    return parts
+
+def rule_comment_names(tree):
+    """A contract is read for its '@name': each is a parameter, a field or an argument of a macro."""
+    fields = {}
+    for source in tree.sources:
+        for match in STRUCT.finditer(source.code):
+            body = source.code[match.end():closed(source.code, match.end())]
+            fields.setdefault(match.group(1), set()).update(DECLARED.findall(body))
+    for source in tree.sources:
+        inside = {line for f in source.functions for line in range(f.line + 1, f.line + f.lines)}
+        for match in OWN_LINES.finditer(source.text):
+            names = NAMED.findall(match.group())
+            line = line_of(source.text, match.start())
+            parts = declared_after(source, match.end()) if names and line not in inside else []
+            if not parts or not JUDGED.match(parts[0]):
+                continue
+            known = {name for part in parts for name in DECLARED.findall(part)}
+            for part in parts:
+                for kind in re.findall(r"\bstruct (\w+)", part):
+                    known |= fields.get(kind, set())
+            for name in sorted(set(names) - known):
+                yield source.path, line, f"@{name} is not in what follows"
+
 HEADING = re.compile(r"^/\* --- (?:[\w/]+\.c: )?([^\n]*?) --- \*/$", re.M)
 CONTRACTS = {
     "mmu_lock exclusive": "mmu_assert_exclusive",

@@ -134,7 +134,7 @@ static uint32_t fill_descs(struct stat_desc *desc, const struct stat_name *names
 	return offset;
 }
 
-/* The file's contents: the parts lie one after the other in @parts. */
+/* The file's contents, one part after the other in @image; their size in bytes. */
 static size_t build(const struct stats_object *object, struct stats_image *image)
 {
 	uint32_t count = object->vcpu ? VCPU_COUNT : VM_COUNT, data_bytes;

@@ -30,7 +30,7 @@ long vm_set_msr_filter(struct ioctl_call *call);
  * -EINVAL when it does not take @value.
  */
 int msr_guest_access(struct vcpu *vcpu, enum msr_access access, uint32_t index, uint64_t *value);
-/* Must every MSR of @vcpu pass through msr_guest_access()? Else the CPU keeps its own. */
+/* Must every MSR of the VM pass through msr_guest_access()? Else the CPUs keep their own. */
 int msr_filter_sees_all(const struct vm *vm);
 
 #endif

@@ -28,7 +28,10 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_get_dirty_log(
     int (*copy_out)(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes),
     void *ctx);
 
-/* A request of KVM_CLEAR_DIRTY_LOG. @copy_in gives bits as @copy_out above takes them. */
+/*
+ * A request of KVM_CLEAR_DIRTY_LOG. @copy_in gives bits as quire_vm_get_dirty_log() hands them out;
+ * 0 or -EFAULT.
+ */
 struct quire_clear_log {
 	uint32_t slot;
 	uint32_t npages;     /* a multiple of 64, or up to the slot's end */

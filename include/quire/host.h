@@ -81,7 +81,7 @@ struct quire_host_ops {
 	 * valid as long as no invalidation of @hva starts; never sleeps. */
 	enum quire_level (*page_level)(void *ctx, hva_t hva, enum quire_level max);
 
-	/* Copy between the library and @hva; -EFAULT when any byte is out of reach. */
+	/* Copy from @src, or to @dst, in the client; -EFAULT when any byte is out of reach. */
 	int (*copy_from)(void *ctx, void *dst, hva_t src, size_t size_bytes);
 	int (*copy_to)(void *ctx, hva_t dst, const void *src, size_t size_bytes);
 

@@ -5,7 +5,7 @@
 #include "src/base/types.h"
 
 /*
- * MUTANT(name) is nonzero where the bug @name is switched on; in all but the mutant build it is the
+ * MUTANT(name) is nonzero where the bug of that name is on; in all but the mutant build it is the
  * constant 0. tests/sim/mutants.c runs the pairs against each of QUIRE_MUTANT_LIST and
  * QUIRE_AGE_MUTANT_LIST, tests/unit/shadow/mutants.c its tests against each of
  * QUIRE_SHADOW_MUTANT_LIST. Both fail when one survives.

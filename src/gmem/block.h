@@ -19,7 +19,7 @@
 #define GMEM_BASE_VALID (UINT64_C(1) << 63)
 #define GMEM_BASE_MASK (GMEM_BASE_VALID - 1)
 
-/* A block that was made stays until its inode dies. Here, @off is a page's offset in its block. */
+/* A block that was made stays until its inode dies. In this file "off" is a page's offset in it. */
 struct gmem_block {
 	u64 states[GMEM_BLOCK_WORDS]; /* (a) a byte a page */
 	u64 base;		      /* (a) frame of the block's first page, and GMEM_BASE_VALID */

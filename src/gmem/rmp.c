@@ -274,7 +274,7 @@ static int rmp_is_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
 
 enum frame_end { FRAME_INVALIDATED, FRAME_FREED };
 
-/* Under the block's lock: frames [@off, @end) of a word, none of them listed, are @id's or free. */
+/* Under the block's lock: frames [@off, @end) of a word, all of one guest or free, none listed. */
 static void word_end(struct rmp_block *block, u32 off, u32 end, enum frame_end how)
 {
 	u64 mask = ~UINT64_C(0) >> (64 - (end - off)) << off % 64;

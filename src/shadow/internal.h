@@ -142,12 +142,13 @@ must_check int shadow_link(const struct shadow_change *change, u64 *entry,
 			   struct shadow_page *child);
 /* For the statistic of the longest chain. */
 void rmap_note_length(struct quire_vm *vm, u32 length) REQUIRES(&vm->mmu_lock);
-/* Put leaf @new for @gfn, with L1's @access, into *@entry, which is empty. Nonzero: no memory. */
+/* A leaf to be: what it maps, with which of L1's rights, and the word that the table holds. */
 struct shadow_leaf {
 	gfn_t gfn;
 	u32 access;
 	u64 value;
 };
+/* Put @leaf into *@entry, which is empty. Nonzero: no memory. */
 must_check int shadow_add_leaf(const struct shadow_change *change, u64 *entry,
 			       const struct shadow_leaf *leaf);
 

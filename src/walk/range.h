@@ -20,6 +20,8 @@ struct walk_run {
 	gfn_t end;   /* covers: both cut to what this table maps */
 };
 
+typedef void (*walk_visit)(const struct walk_run *run, void *ctx);
+
 /*
  * The walk, in rising gfn order:
  *   1. visit the run of the top table;
@@ -29,8 +31,6 @@ struct walk_run {
  * under mmu_lock, and in shared mode within a read section, so that a table read from an entry
  * stays a table while the walk is in it.
  */
-typedef void (*walk_visit)(const struct walk_run *run, void *ctx);
-
 struct walk {
 	const struct entry_format *format;
 	u64 *root;
@@ -42,7 +42,7 @@ struct walk {
 
 void walk_range(const struct walk *walk, gfn_t start, gfn_t end);
 
-/* Does [start, end) cover the whole block of the entry at @gfn and @level? */
+/* Does the range asked for cover the whole block of entry @index of the run? */
 static inline bool walk_covers(const struct walk_run *run, u32 index)
 {
 	u64 pages = level_pages((enum quire_level)run->level);

@@ -562,7 +562,7 @@ static void translations(void)
 	machine_close();
 }
 
-/* Is a kick of sleeping vCPUs among the features, which begin at @leaf after @signature? */
+/* Is a kick of sleeping vCPUs among the features, which begin at @base after @signature? */
 static unsigned int sees_unhalt(uint32_t base, const char signature[12])
 {
 	struct {

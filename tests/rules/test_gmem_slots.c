@@ -21,7 +21,7 @@ static struct vcpu vcpu;
 static uint8_t *memory; /* what the slot's userspace_addr shows */
 static int file;
 
-/* A slot over a whole new file; @memory is not it. */
+/* A slot that shows "file"; its userspace_addr is other memory. */
 static int bind_at(uint32_t slot, uint64_t gpa, uint64_t size_bytes, uint64_t offset_bytes)
 {
 	return REGION(&vm, .slot = slot, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = gpa,

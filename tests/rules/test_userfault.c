@@ -25,7 +25,7 @@ static struct vcpu vcpu;
 static uint8_t *memory, *own;
 static int events;
 
-/* What waits. Each touches pages of @memory that the userfaultfd watches. */
+/* What waits. Each touches pages of "memory" that the userfaultfd watches. */
 static void change_advise(void)
 {
 	CHECK_ZERO(madvise(memory + PAGE, PAGE, MADV_DONTNEED));

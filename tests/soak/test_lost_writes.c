@@ -97,7 +97,7 @@ static uint64_t now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* What vCPU @i counts up in @page. A wall clock is longer than a word, and begins with one. */
+/* Where in a page vCPU @i counts up. A wall clock is longer than a word, and begins with one. */
 static uint64_t offset_of(unsigned int i)
 {
 	return i * (run.mode == MODE_OWN ? 2 : 1) * sizeof(uint64_t);

@@ -76,6 +76,13 @@ BROKEN = [
     ("bugs", "docs/MUTANTS.md", "| 2 | a | b | cannot: there is no such thing |\n"),
     ("plain", "vcpu/a.c", "/* Whoever comes. */\n"),
     ("plain", "docs/B.md", "Nobody knows.\n"),
+    ("comment_names", "src/tdp/a.h", "/* A header. */\n\n/* Twice @b. */\nint twice(int a);\n"),
+    ("comment_names", "src/tdp/a.c", "/* A file. */\n\n/* Twice @b. */\nstatic int twice(int a)\n{\n"
+                                     "\tint b = a;\n\n\treturn a + b;\n}\n"),
+    ("comment_names", "src/tdp/a.h", "/* A header. */\n\n/* Twice @b. */\n#define TWICE(a) ((a) * 2)\n"),
+    ("comment_names", "src/tdp/a.h", "/* A header. */\n\n/* @b is more. */\nstruct s {\n\tint a;\n};\n"),
+    ("comment_names", "src/tdp/a.h", "/* A header. */\nstruct s {\n\t/* Twice @b. */\n"
+                                     "\tint (*twice)(int a);\n\tint c;\n};\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- my lock --- */\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\nint x_of(int a);\n"),
     ("contracts", "src/tdp/a.h", "/* A header. */\n/* --- slots_lock --- */\n"
@@ -117,6 +124,19 @@ class Rules(unittest.TestCase):
         self.assertIn("size", self.rules_of({"vcpu/a.c": mmap}))
         quoted = "/* A file. */\n/* as pthread_mutex_lock() does */\n"
         self.assertNotIn("threading", self.rules_of({"src/tdp/a.c": quoted}))
+
+    def test_a_comment_names_what_its_group_of_declarations_has(self):
+        header = ("/* A header. */\nstruct s {\n\tint n;\n\t/* Below @top, with *@more. */\n"
+                  "\tint (*f)(int top);\n\tint (*g)(int *more);\n};\n\n"
+                  "/* Of @a: @first, up to @b->n. */\nint h(int first); /* no @h */\n"
+                  "int i(const struct s *a,\n      int b[2], int (*c)(int));\n\n"
+                  "/* Put @n into @c. */\nint j(struct s *s, int (*c)(int));\n\n"
+                  "/* @x twice. */\n#define X(x)                                        \\\n"
+                  "\t(x) + (x)\n")
+        body = ("/* A file. */\n\n/* Of a variable, an @n is not looked for. */\nint m;\n\n"
+                "int k(int a)\n{\n\t/* Nor is @n here. */\n\tif (a)\n\t\treturn a;\n"
+                "\treturn 1;\n}\n")
+        self.assertNotIn("comment_names", self.rules_of({"src/tdp/a.h": header, "src/tdp/b.c": body}))
 
 class Functions(unittest.TestCase):
     def test_definitions_and_prototypes_are_told_from_the_rest(self):

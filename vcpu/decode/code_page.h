@@ -35,8 +35,8 @@ static inline uint64_t code_lines_of(unsigned int offset, unsigned int size_byte
 }
 
 /*
- * Compare the copy with memory: *@changed receives the lines that differ, and those that @wanted
- * names and the copy has not are read. The reason when memory could not be read.
+ * Compare the lines that the copy has with memory: *@changed receives those that differ. The reason
+ * when memory could not be read.
  */
 enum guard_reason code_page_compare(struct code_page *page, uint64_t *changed);
 /* Read the lines @wanted that the copy has not yet. They count as decoded from then on. */

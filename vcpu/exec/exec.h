@@ -92,10 +92,10 @@ int cpu_pat_is_valid(uint64_t value);
 /* Push and pop of the current stack. RSP moves only when the access succeeded. */
 enum step stack_push(struct cpu *cpu, unsigned int size_bytes, uint64_t value);
 enum step stack_pop(struct cpu *cpu, unsigned int size_bytes, uint64_t *value);
-/* Read at RSP + @offset without moving it. */
+/* Read at RSP + @offset_bytes; RSP stays. */
 enum step stack_peek(struct cpu *cpu, unsigned int offset_bytes, unsigned int size_bytes,
 		     uint64_t *value);
-/* Write @count values below RSP, the first deepest; the caller moves RSP. */
+/* Write @value at RSP + @offset_bytes; RSP stays: stack_move() moves it. */
 enum step stack_poke(struct cpu *cpu, int offset_bytes, unsigned int size_bytes, uint64_t value);
 void stack_move(struct cpu *cpu, int64_t bytes);
 

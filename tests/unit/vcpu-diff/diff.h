@@ -117,7 +117,7 @@ struct test_case {
 /* Fill @test for @form; false when this draw has no encoding. */
 bool case_generate(struct test_case *test, const struct form *form, struct rng *rng);
 
-/* Run @code of @test from @state, on data memory that is in place. */
+/* Run the code in place from @state, on the data in place; @state receives what is left. */
 int native_init(void);
 void native_run(struct machine_state *state);
 int interpreter_init(void);

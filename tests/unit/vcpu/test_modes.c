@@ -176,7 +176,7 @@ static void test_popa(void **state)
 	}
 }
 
-/* The breakpoint is at the NOP; IRET goes there with RF as @flags say. */
+/* The breakpoint is at the NOP; IRET goes there with the RF of its frame. */
 static void break_at(struct quire_vcpu *vcpu, uint64_t address)
 {
 	cpu_state(vcpu->cpu)->dr[0] = address;
