@@ -123,7 +123,9 @@ static inline uint64_t quire_level_bytes(unsigned int level)
 	return QUIRE_PAGE_SIZE << (QUIRE_TABLE_BITS * (level - 1));
 }
 
-/* The entry for @gpa in a table of entries at @level. */
+/*
+ * The entry for @gpa in a table of entries at @level; address bits above the table's are ignored.
+ */
 static inline uint64_t *quire_table_entry(uint64_t *table, gpa_t gpa, unsigned int level)
 {
 	return &table[gpa.v / quire_level_bytes(level) % QUIRE_TABLE_ENTRIES];
@@ -133,12 +135,16 @@ static inline uint64_t *quire_table_entry(uint64_t *table, gpa_t gpa, unsigned i
 struct quire_translation {
 	uint64_t address;    /* physical, of the very byte: with a translation */
 	uint64_t error_code; /* for quire_vcpu_fault(): without; @access with one */
-	uint64_t entry;	     /* the one that decided, with what the walk has set */
+	uint64_t entry;	     /* the one that decided, with what the walk has set; 0: no @slot */
 	uint64_t *slot;	     /* its place; NULL: the tables do not reach so far */
 	unsigned int level;  /* of that entry */
 };
 
-/* Does @entry allow @access? */
+/*
+ * Does a present @entry allow @access? A fetch needs no right to read. Every access counts as a
+ * user's, whatever QUIRE_PFERR_USER says: a supervisor's access by the tables of .paging (struct
+ * quire_nested) needs a walk of the caller's.
+ */
 static inline int quire_entry_allows(const struct quire_format *f, uint64_t entry, uint64_t access)
 {
 	if (access & QUIRE_PFERR_FETCH)
@@ -163,8 +169,11 @@ static inline int quire_entry_set(uint64_t *slot, uint64_t entry, uint64_t bits)
 /*
  * The walk of a processor that keeps no translations. @access: QUIRE_PFERR_WRITE or _FETCH or
  * neither, and what the error code shall say besides (QUIRE_PFERR_USER ...). Nonzero: translated, A
- * and D are set. Zero: found->error_code has PRESENT and RSVD as well. Between quire_vcpu_enter()
- * and quire_vcpu_leave(); a translation that is kept longer goes with QUIRE_REQ_TLB_FLUSH.
+ * and D are set. Zero: found->error_code is @access, with PRESENT where an entry refuses it, and
+ * with PRESENT and RSVD where an entry is reserved; A may be set on the way. By the vCPU's thread
+ * between quire_vcpu_enter() and quire_vcpu_leave(): the translation ends with guest mode, and one
+ * that is kept longer goes with QUIRE_REQ_TLB_FLUSH. Takes no lock, never sleeps. Rights are judged
+ * as in quire_entry_allows().
  */
 static inline int quire_walk(const struct quire_stage2 *stage2, gpa_t gpa, uint64_t access,
 			     struct quire_translation *found)

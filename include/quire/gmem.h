@@ -17,44 +17,54 @@ enum quire_gmem_flags {
 	QUIRE_GMEM_INIT_SHARED = 1u << 1, /* the client may touch what it mapped */
 };
 
-/* Flags that quire_gmem_create() takes in this VM (KVM_CAP_GUEST_MEMFD_FLAGS). */
+/*
+ * Flags that quire_gmem_create() takes in this VM (KVM_CAP_GUEST_MEMFD_FLAGS). Any thread, any
+ * lock.
+ */
 QUIRE_API uint64_t quire_gmem_supported_flags(const struct quire_vm *vm);
 
 /*
- * A new, empty file of @size_bytes. -EINVAL: unknown flags, size not a positive multiple of the
- * page size (as a signed number); -ENOMEM; or what the host's store_create() answers, which gets
- * @cookie. The file holds a reference on the VM. No memory is reserved. No lock held; may sleep.
+ * A new, empty file of @size_bytes. -EINVAL: flags that the VM does not take, size not a positive
+ * multiple of the page size (as a signed number); -ENOMEM; or what the host's store_create() said,
+ * which is given @cookie. *@gmem is set on success alone; the caller ends it with
+ * quire_gmem_release(). The file holds a reference on the VM. No memory is reserved. No lock held;
+ * may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes,
 						 uint64_t flags, void *cookie,
 						 struct quire_gmem **gmem);
 
 /*
- * The last reference to the file went away: guest mappings of it are gone when this returns. Pages,
- * store and the VM's reference go, too, at the latest when faults that were on their way to a page
- * have ended: the host's store_destroy() says when. Takes slots_lock. @gmem is not to be used
- * afterwards.
+ * The last reference to the file went away: guest mappings of it are gone when this returns. Its
+ * slots stay, and their faults are -EFAULT from then on. Pages, store and the VM's reference go,
+ * too, at the latest when faults that were on their way to a page have ended: the host's
+ * store_destroy() says when. Call it once all other calls with @gmem have returned; @gmem is not to
+ * be used afterwards. Out of guest mode, no lock held; takes slots_lock, the inode's invalidate
+ * lock and mmu_lock, waits for vCPUs in guest mode and for a grace period.
  */
 QUIRE_API void quire_gmem_release(struct quire_gmem *gmem);
 
-/* What it was created with. */
+/* What it was created with. Any thread, any lock. */
 QUIRE_API uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem);
 QUIRE_API uint64_t quire_gmem_flags(const struct quire_gmem *gmem);
-/* What the host's store_create() made for it. */
+/* What the host's store_create() made for it. Any thread, any lock. */
 QUIRE_API void *quire_gmem_store(const struct quire_gmem *gmem);
 
 /*
- * fallocate(FALLOC_FL_KEEP_SIZE): make the pages of [offset, offset + size) exist. -EINVAL:
- * unaligned or beyond the end; -ENOMEM and -EINTR (@interrupted answers nonzero between two
- * pages; may be NULL) keep the pages made so far. No lock held; excludes punches.
+ * fallocate(FALLOC_FL_KEEP_SIZE): make the pages of [offset, offset + size) exist. Lost pages stay
+ * lost, and are no error. -EINVAL: unaligned or beyond the end. These keep the pages made so far:
+ * -ENOMEM; -EINTR (@interrupted, which may be NULL, answered nonzero before a page); what the
+ * host's store_get() said. No lock held; takes the inode's invalidate lock, under which
+ * @interrupted is called: it must not call the library. Excludes punches; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint64_t offset_bytes,
 						   uint64_t size_bytes, int (*interrupted)(void));
 
 /*
  * fallocate(PUNCH_HOLE | KEEP_SIZE): take the pages away from every guest and from the host, then
- * free them. -EINVAL: unaligned. 0 also where there was nothing, or beyond the end. No lock held;
- * may sleep.
+ * free them; lost pages are as new afterwards. -EINVAL: unaligned. 0 also where there was nothing,
+ * or beyond the end. Faults on the pages retry meanwhile. Out of guest mode, no lock held; takes
+ * the inode's invalidate lock and mmu_lock, waits for vCPUs in guest mode; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
 						uint64_t size_bytes);
@@ -66,34 +76,39 @@ struct quire_gmem_fill {
 	hva_t source;	  /* page aligned, one page for each; 0: there is none */
 	int write_source; /* @fill writes to the source, too */
 	/*
-	 * Fill the private page @pfn from @source (NULL: none). Under the page's lock: a guest that
-	 * touches the page waits. It must not call the library. 0, or -errno to the caller.
+	 * Fill the private page @pfn from @source (NULL: none), whatever it held before. Under
+	 * slots_lock and the page's lock: a guest that touches the page waits. It must not call the
+	 * library. 0, or -errno to the caller: a page that was not up to date stays so.
 	 */
 	int (*fill)(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source);
 	void *ctx;
-	int (*interrupted)(void); /* nonzero between two pages: -EINTR; may be NULL */
+	int (*interrupted)(void); /* nonzero before a page: -EINTR; no lock held; may be NULL */
 };
 
 /*
  * Make private pages and fill them, one after the other, up to the end of the slot; those that are
- * filled count as up to date. The number of pages done if there is one, else: -EINVAL: no pages, an
- * unaligned source, no slot with a guest_memfd there, a page that is not private; -EFAULT: the
- * slot's file is gone; -EINTR, -ENOMEM, -EHWPOISON; or what the source's host, the arch or @fill
- * said. Takes slots_lock for each page; excludes punches of the page, not guest accesses before.
+ * filled count as up to date. The number of pages done if there is one, else: -EIO: a dead VM, or a
+ * frame that another VM owns; -EINVAL: no pages, an unaligned source, no slot with a guest_memfd
+ * there, a page that is not private, a source page that the host does not count; -EFAULT: the
+ * slot's file is gone, or no source there; -EINTR, -ENOMEM, -EHWPOISON; or what the host's
+ * page_get() or store_get(), or @fill, said. No lock held; asks for the source without a lock, then
+ * takes slots_lock and the inode's invalidate lock, for each page anew; may sleep. Excludes punches
+ * of the page. A guest that has mapped the page keeps it: fill before the guest runs.
  */
 QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
 						       const struct quire_gmem_fill *request);
 
 /*
- * Mark page @index as lost: guest mappings go, and faults on it are -EHWPOISON until it is punched.
- * Beyond the end: nothing. No lock held; may sleep.
+ * Mark page @index, which need not exist, as lost: guest mappings go, and faults on it are
+ * -EHWPOISON until it is punched. Beyond the end: nothing. Out of guest mode, no lock held; takes
+ * the inode's invalidate lock and mmu_lock, waits for vCPUs in guest mode; may sleep.
  */
 QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);
 
 /*
  * The host lost frame @pfn, as a vCPU's access found out: if a guest_memfd that a slot of the VM
- * shows has its page there, that is quire_gmem_poison() of it. Nonzero if so. Out of guest mode;
- * takes slots_lock.
+ * shows has its page there, that is quire_gmem_poison() of it. Nonzero if so. Out of guest mode, no
+ * lock held; takes slots_lock, and what quire_gmem_poison() takes; may sleep.
  */
 QUIRE_API int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn);
 

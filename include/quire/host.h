@@ -49,14 +49,26 @@ enum quire_page_use {
 
 /*
  * Functions may sleep unless they say otherwise, and are called with no lock and no read section
- * of the library held unless they say otherwise. @ctx is what quire_vm_create() was given.
+ * of the library held unless they say otherwise. They may run in several threads at once. @ctx is
+ * what quire_vm_create() was given. An error that a function does not list is handed on as it is.
+ *
+ * quire_vm_set_region() waits for the calls of copy_from(), copy_to() and cmpxchg_u64() that are
+ * under way, and for the page_get() of a quire_place_read() or _write(): none of these may wait for
+ * a change of slots.
  */
 struct quire_host_ops {
-	/* Memory of the library's own: zeroed, 64-byte aligned. NULL when there is none. Called
-	 * under slots_lock at most. */
+	/*
+	 * Memory of the library's own: zeroed, 64-byte aligned. NULL when there is none. Called
+	 * under slots_lock and the locks of a guest_memfd's inode and pages at most: it must not
+	 * call the library. free() gets the size that alloc() was asked for.
+	 */
 	void *(*alloc)(void *ctx, size_t size_bytes);
 	void (*free)(void *ctx, void *mem, size_t size_bytes);
-	/* 2 MiB of table memory: zeroed, 2 MiB aligned and resident. */
+	/*
+	 * 2 MiB of table memory: zeroed, 2 MiB aligned and resident. NULL when there is none.
+	 * Called under slots_lock and the lock of the VM's arena at most. Chunks are freed with the
+	 * VM.
+	 */
 	void *(*chunk_alloc)(void *ctx);
 	void (*chunk_free)(void *ctx, void *chunk);
 	/*
@@ -72,22 +84,33 @@ struct quire_host_ops {
 	 * The page behind @hva, faulted in as the guest's access would. 0, or -EFAULT (nothing
 	 * there, or not with this access), -EHWPOISON, -EINTR, -EAGAIN (NOWAIT), -EROFS (a
 	 * device's read-only entry: the write is to be emulated), -EINVAL (the page has no
-	 * reference count, and the caller did not say GUARDED), -ENOMEM.
+	 * reference count, and the caller did not say GUARDED), -ENOMEM. *@page counts on success
+	 * alone. A place (<quire/place.h>) asks under its own refresh lock, for which nothing else
+	 * waits.
 	 */
 	int (*page_get)(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page);
-	/* Give back what page_get() gave. Called under mmu_lock or without a lock; never sleeps. */
+	/* Give back what page_get() gave. A page that is not refcounted may come, too, or may not:
+	 * there is nothing to give back. Called under mmu_lock, also in a read section, under a
+	 * place's refresh lock, or without a lock; never sleeps. */
 	void (*page_put)(void *ctx, const struct quire_page *page, enum quire_page_use use);
-	/* Largest level the host itself maps @hva with, at most @max. Called under mmu_lock,
-	 * valid as long as no invalidation of @hva starts; never sleeps. */
+	/*
+	 * Largest level the host itself maps @hva with, at most @max. Called under mmu_lock, also
+	 * in a read section; valid as long as no invalidation of @hva starts; never sleeps.
+	 */
 	enum quire_level (*page_level)(void *ctx, hva_t hva, enum quire_level max);
 
-	/* Copy from @src, or to @dst, in the client; -EFAULT when any byte is out of reach. */
+	/*
+	 * Copy from @src, or to @dst, in the client; -EFAULT when any byte is out of reach. For a
+	 * place (<quire/place.h>) it is called under a lock that quire_vm_host_invalidate_begin()
+	 * of that page waits for: it must not wait for such an invalidation.
+	 */
 	int (*copy_from)(void *ctx, void *dst, hva_t src, size_t size_bytes);
 	int (*copy_to)(void *ctx, hva_t dst, const void *src, size_t size_bytes);
 
 	/*
 	 * One word of guest memory, aligned: read at once, or changed if it is *@expected, which
-	 * receives what was there; -EFAULT, -EINTR. Both may be NULL: then there are no nested
+	 * receives what was there. 0 (also when it was another word), -EFAULT, -EINTR; any error of
+	 * load_u64() counts as memory that is not there. Both may be NULL: then there are no nested
 	 * guests.
 	 */
 	int (*load_u64)(void *ctx, hva_t src, uint64_t *value);
@@ -99,18 +122,25 @@ struct quire_host_ops {
 	 * aligned, and says where it is and which order it got; what it holds is unspecified
 	 * unless the page was there before. Errors: -ENOMEM, -EHWPOISON. A store is used until
 	 * store_destroy(), which may come after quire_gmem_release(), from a thread in a fault.
+	 * store_create() and store_destroy() are called without a lock. The others are called under
+	 * locks of the inode, and of its pages, and in quire_gmem_populate() under slots_lock: they
+	 * may sleep, but must not call the library. store_get() is asked for a page that is not
+	 * there, by one thread at a time for each.
 	 */
 	int (*store_create)(void *ctx, void *cookie, uint64_t size_bytes, void **store);
 	void (*store_destroy)(void *ctx, void *store);
 	int (*store_get)(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn);
-	/* Clear @npages pages from @index: they exist. */
+	/* Clear @npages pages from @index: they exist. -ENOMEM, -EHWPOISON. */
 	int (*store_zero)(void *ctx, void *store, uint64_t index, uint64_t npages);
-	/* Take the pages away from the host's own mappings and from the store. The guest's
-	 * mappings are gone already. Never fails. */
+	/*
+	 * Take the pages away from the host's own mappings and from the store; some may not exist.
+	 * The guest's mappings are gone already. All pages go before store_destroy(). Never fails.
+	 */
 	void (*store_punch)(void *ctx, void *store, uint64_t index, uint64_t npages);
 
-	/* Get the thread that runs this vCPU out of guest mode or out of page_get(). Never
-	 * sleeps; called under any lock. @cookie is from the vCPU's creation. */
+	/* Get the thread that runs this vCPU out of guest mode or out of page_get(). Called again
+	 * and again until the vCPU reacts, and also when no thread runs it: nothing to do then. By
+	 * any thread, under any lock; never sleeps. @cookie is from the vCPU's creation. */
 	void (*kick)(void *ctx, void *cookie);
 };
 

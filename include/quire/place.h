@@ -11,30 +11,38 @@ extern "C" {
 struct quire_vcpu;
 struct quire_place;
 
-/* A place of @vcpu, which shows nothing yet; the caller destroys it before the vCPU. -ENOMEM. */
+/*
+ * A place of @vcpu, which shows nothing yet; the caller destroys it before the vCPU. -ENOMEM. No
+ * lock held; may sleep.
+ */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_create(struct quire_vcpu *vcpu,
 						  struct quire_place **place);
+/* Once no other thread uses it. No lock held; may sleep. */
 QUIRE_API void quire_place_destroy(struct quire_place *place);
 
 /*
  * Show @size_bytes at @gpa of address space 0; 0 bytes: nothing again. -EINVAL: not inside one
- * page. Memory that is not there yet is no error here, but one of each access until it is. No lock
- * held; may sleep.
+ * page; the place shows nothing then. Memory that is not there yet is no error here, but one of
+ * each access until it is. By the thread that reads and writes the place, or while it does not. No
+ * lock held; may sleep as quire_place_read() does.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_set(struct quire_place *place, gpa_t gpa,
 					       uint64_t size_bytes);
 
 /*
- * Does a slot with rights to write cover the first byte? 0 or -EFAULT; stale at once. The client's
- * memory is not looked at. No lock held.
+ * Does a slot with rights to write cover the first byte? 0; -EFAULT, also when the place shows
+ * nothing. Stale at once. The client's memory is not looked at. By the thread that sets the place,
+ * no lock held; never sleeps.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_check(const struct quire_place *place);
 
 /*
- * Copy between the place and @data. -EINVAL: beyond what it shows; -EFAULT, or what the host says:
- * no memory there, or read-only. What was written is logged as the vCPU's; -ENOSPC as of
- * quire_vcpu_write(). By one thread at a time (the vCPU's), out of guest mode, no lock held; may
- * sleep.
+ * Copy between the place and @data. -EINVAL: beyond what it shows, or it shows nothing; -EFAULT,
+ * or what the host's page_get() says: no memory there, or read-only, for reads as well. What was
+ * written is logged as the vCPU's, which may take mmu_lock; -ENOSPC as of quire_vcpu_write(). By
+ * one thread at a time (the vCPU's), out of guest mode, no lock held; may sleep. Waits while the
+ * host changes the page: not for a thread between quire_vm_host_invalidate_begin() and _end(). An
+ * invalidation of the page waits for the copy, and a change of slots for the whole call.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_place_read(struct quire_place *place, uint64_t offset_bytes,
 						void *data, uint64_t size_bytes);
