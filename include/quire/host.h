@@ -89,9 +89,9 @@ struct quire_host_ops {
 	 * waits.
 	 */
 	int (*page_get)(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page);
-	/* Give back what page_get() gave. A page that is not refcounted may come, too, or may not:
-	 * there is nothing to give back. Called under mmu_lock, also in a read section, under a
-	 * place's refresh lock, or without a lock; never sleeps. */
+	/* Give back the reference that page_get() gave; not called for a page that is not
+	 * refcounted. Called under mmu_lock, also in a read section, under a place's refresh lock,
+	 * or without a lock; never sleeps. */
 	void (*page_put)(void *ctx, const struct quire_page *page, enum quire_page_use use);
 	/*
 	 * Largest level the host itself maps @hva with, at most @max. Called under mmu_lock, also

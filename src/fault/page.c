@@ -48,7 +48,8 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 		return QUIRE_RETRY;
 	if (!ret &&
 	    unlikely(!entry_holds_page(&found->page) || (fault->fetch && found->page.noexec))) {
-		vm->host->page_put(vm->host_ctx, &found->page, QUIRE_PAGE_UNUSED);
+		if (found->page.refcounted)
+			vm->host->page_put(vm->host_ctx, &found->page, QUIRE_PAGE_UNUSED);
 		return -EFAULT;
 	}
 	if (found->slot_flags & QUIRE_SLOT_READONLY)

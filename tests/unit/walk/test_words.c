@@ -31,7 +31,7 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 	(void)ctx, (void)flags;
 	*page = given;
 	page->pfn.v = hva_pfn + (hva.v - SLOT_HVA) / QUIRE_PAGE_SIZE;
-	pages_out++;
+	pages_out += page->refcounted;
 	return 0;
 }
 
@@ -243,6 +243,9 @@ static void test_limits(void **state)
 	machine_prepare(&machine);
 	machine_start(&machine);
 	hva_pfn = UINT64_C(1) << 36;
+	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), -EFAULT);
+	/* Of a page that is not counted there is nothing to give back. */
+	given.refcounted = 0;
 	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), -EFAULT);
 	hva_pfn = (UINT64_C(1) << 36) - 512;
 	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
