@@ -131,9 +131,14 @@ static void before_fork(void)
 		return;
 	client_call_begin();
 	fd = open_socket(server);
+	if (fd >= 0 && helper_start(NULL, serve, (void *)(intptr_t)fd)) {
+		hidden_fd_close(fd);
+		fd = -1;
+	}
 	server->fd = fd;
-	if (fd >= 0)
-		(void)helper_start(NULL, serve, (void *)(intptr_t)fd);
+	/* Without one that answers a child gets its error at once. */
+	if (fd < 0)
+		server->address_bytes = 0;
 	client_call_end();
 }
 
