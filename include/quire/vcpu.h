@@ -91,7 +91,7 @@ QUIRE_API uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu);
  */
 QUIRE_API const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu);
 
-/* Raise @request (any bit) and, if the vCPU is in guest mode, kick it. Any thread, any lock. */
+/* Raise @request (any bit) and kick the vCPU, whatever it does. Any thread, any lock. */
 QUIRE_API void quire_vcpu_request(struct quire_vcpu *vcpu, uint64_t request);
 
 /*
