@@ -16,6 +16,7 @@ MAX_FILE_LINES = {"src/": 600, "": 800}
 SRC_HEADERS = {"string.h", "errno.h", "stddef.h", "stdint.h", "stdbool.h", "limits.h"}
 THREADING = re.compile(r"\bpthread_\w+|\b_Atomic\b|\b__(?:atomic|sync)_\w+|\bmtx_\w+"
                        r"|#\s*include\s*<(?:pthread|stdatomic|threads|urcu[\w/-]*|semaphore)\.h>")
+MMU_UNLOCK = ("src/shadow/shadow.h", "src/shadow/zap.c")  # shadow_unlock() and what it calls
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.M)
 
@@ -161,6 +162,14 @@ def rule_threading(tree):
         if source.path.startswith("src/") and not source.path.startswith("src/base/"):
             for match in THREADING.finditer(source.code):
                 yield source.path, line_of(source.code, match.start()), match.group().strip()
+
+def rule_mmu_unlock(tree):
+    """What follows an exclusive hold of mmu_lock is done by the one function that ends it."""
+    for source in tree.sources:
+        if source.path.startswith("src/") and source.path not in MMU_UNLOCK:
+            for match in re.finditer(r"biglock_write_unlock\(&[\w>.-]*mmu_lock", source.code):
+                yield (source.path, line_of(source.code, match.start()),
+                       "mmu_lock is released by shadow_unlock()")
 
 def rule_libc(tree):
     """The library also links into a kernel: no libc beyond memcpy and memset."""

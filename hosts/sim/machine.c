@@ -62,7 +62,7 @@ static const struct machine *judged;
 static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
 {
 	const struct quire_vm *vm = vcpu->vm;
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	const struct table *root = vm->roots.valid[vcpu->as_id];
 	const uint64_t *table = root ? table_entries(root) : NULL;
 
@@ -176,7 +176,8 @@ bool machine_is_sound(struct machine *machine)
 		count_shadow_leaves(vm->shadow, leaves);
 	for (uint32_t as = 0; as < QUIRE_AS_MAX; as++)
 		if (vm->roots.valid[as])
-			count_leaves(vm->format, table_entries(vm->roots.valid[as]), 4, leaves);
+			count_leaves(&vm->tdp_format, table_entries(vm->roots.valid[as]), 4,
+				     leaves);
 	return !vm->dead && !vm->invalidation.in_progress && !vm->invalidation.active &&
 	       leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
 	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) &&

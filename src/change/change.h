@@ -21,8 +21,8 @@ static inline void change_lock(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
 }
 
 /*
- * Release it. Zapped shadow pages are flushed and freed first: until then vCPUs may walk them. In
- * check builds every table is looked at.
+ * Release it. Zapped shadow pages are flushed and freed first: until then vCPUs may walk them.
+ * Those that lost their last parent go afterwards. In check builds every table is looked at.
  */
 static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 {
@@ -33,7 +33,16 @@ static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lo
 		shadow_commit(vm, &debt);
 	}
 	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
+	shadow_unlock(vm);
+}
+
+/* Pay @debt, release mmu_lock, and free what was unlinked under it. */
+static inline void change_settle_unlock(struct quire_vm *vm, struct flush_debt *debt)
+    RELEASES(&vm->mmu_lock)
+{
+	shadow_commit(vm, debt);
+	change_flush_unlock(vm);
+	tdp_debt_settle(vm, debt);
 }
 
 /*

@@ -140,7 +140,7 @@ void (*vm_check_also)(const struct quire_vm *vm);
 
 static void check_tables(struct quire_vm *vm)
 {
-	struct checker check = {.vm = vm, .f = vm->format};
+	struct checker check = {.vm = vm, .f = &vm->tdp_format};
 
 	mmu_assert_exclusive(vm);
 	reclaim_enter();

@@ -111,8 +111,6 @@ void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery
 		reclaim_leave();
 		if (MUTANT(nested_recover_unflushed))
 			flush_debt_forgive(&debt, "mutant");
-		shadow_commit(vm, &debt);
-		change_flush_unlock(vm);
+		change_settle_unlock(vm, &debt);
 	}
-	shadow_settle(vm);
 }

@@ -90,7 +90,6 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 			flush_debt_pay(&debt);
 		change_flush_unlock(vm);
 		tdp_debt_settle(vm, &debt);
-		shadow_settle(vm);
 	}
 	return done;
 }

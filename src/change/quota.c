@@ -19,10 +19,8 @@ void change_set_quota(struct quire_vm *vm, u64 pages)
 		flush_debt_init(&debt, &vm->flush);
 		change_lock(vm);
 		more = !MUTANT(quota_unchecked) && shadow_shrink(vm, &debt);
-		shadow_commit(vm, &debt);
-		change_flush_unlock(vm);
+		change_settle_unlock(vm, &debt);
 	} while (more);
-	shadow_settle(vm);
 	mutex_unlock(&vm->slots_lock);
 }
 

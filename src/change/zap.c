@@ -25,8 +25,7 @@ static int zap_obsolete(struct quire_vm *vm)
 	flush_debt_init(&debt, &vm->flush);
 	change_lock(vm);
 	more = shadow_zap_obsolete(vm, &debt);
-	shadow_commit(vm, &debt);
-	change_flush_unlock(vm);
+	change_settle_unlock(vm, &debt);
 	return more;
 }
 

@@ -25,7 +25,7 @@ static bool rights_permit(const struct entry_format *f, u64 entry, const struct 
  */
 static u64 restored(const struct quire_vm *vm, u64 old, const struct fault *fault)
 {
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	u64 required = f->host_writable | f->mmu_writable;
 	u64 new = entry_ages_by_rights(f) ? entry_make_young(f, old) : old;
 
@@ -40,7 +40,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 		    const struct fault *fault)
 {
 	struct quire_vm *vm = vcpu->vm;
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	struct tdp_change change = {.vm = vm, .leaves = vcpu->leaves};
 	u32 level;
 	u64 *entry = tdp_find(vm, root, fault->gfn, &level);
@@ -78,7 +78,7 @@ static bool may_be_fast(const struct quire_vm *vm, const struct fault *fault)
 {
 	if (vm_is_shadowed(vm) || fault->private || fault->prefault)
 		return false;
-	return fault->present ? fault->write : entry_ages_by_rights(vm->format);
+	return fault->present ? fault->write : entry_ages_by_rights(&vm->tdp_format);
 }
 
 /*

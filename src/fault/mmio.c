@@ -33,7 +33,7 @@ static int look_at_other(const struct entry_format *f, u64 entry, u32 level)
 
 static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 {
-	const struct entry_format *f = vcpu->vm->format;
+	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct table *root = atomic_load_acquire_ptr(&vcpu->vm->roots.valid[vcpu->as_id]);
 	u32 level;
 	u64 entry;

@@ -11,7 +11,7 @@
  * says nothing about what was mapped. */
 static u32 mapped_level_tdp(struct quire_vcpu *vcpu, gfn_t gfn)
 {
-	const struct entry_format *f = vcpu->vm->format;
+	const struct entry_format *f = &vcpu->vm->tdp_format;
 	u64 entry = f->nonpresent;
 	u32 level = QUIRE_LEVEL_4K;
 	struct table *root;

@@ -1,5 +1,5 @@
 /* A gfn that is write-tracked is about to be written. */
-#include "src/change/check.h"
+#include "src/change/change.h"
 #include "src/fault/fault.h"
 #include "src/gfn/track.h"
 #include "src/shadow/shadow.h"
@@ -20,11 +20,8 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	if (!tracked)
 		return;
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	if (!shadow_unsync(vm, vcpu->as_id, gfn))
 		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
-	shadow_commit(vm, &debt);
-	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
-	shadow_settle(vm);
+	change_settle_unlock(vm, &debt);
 }

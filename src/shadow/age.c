@@ -12,7 +12,7 @@ struct age {
 /* One attempt: another change at the same moment uses the entry or takes it away. */
 static int age_entry(const struct age *age, u64 *entry)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u64 old = atomic_load_relaxed_u64(entry);
 
 	if (!entry_is_present(f, old) || !(old & f->accessed))

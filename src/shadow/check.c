@@ -34,7 +34,7 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 	u64 pages = level_pages((enum quire_level)role_level(page->role));
 	u32 as = role_as(page->role);
 	const struct memslot *slot = memslot_lookup(check->vm, as, gfn, NULL);
-	bool writable = entry_is_writable(SHADOW_FORMAT, entry);
+	bool writable = entry_is_writable(SHADOW_BITS, entry);
 
 	mmu_assert_exclusive(check->vm);
 	if (slot && (slot->flags & MEMSLOT_INVALID))
@@ -47,7 +47,7 @@ static void check_slot(const struct checker *check, const struct shadow_page *pa
 	CHECK(gfn.v + pages <= memslot_end(slot).v);
 	CHECK(!(writable && (slot->flags & QUIRE_SLOT_READONLY)));
 	/* I-26. */
-	CHECK(pages == 1 || !entry_is_executable(SHADOW_FORMAT, entry) || !nx_is_on(check->vm));
+	CHECK(pages == 1 || !entry_is_executable(SHADOW_BITS, entry) || !nx_is_on(check->vm));
 	/* No entry may write a tracked gfn; what once was one is not huge. */
 	CHECK(!(writable && gfn_is_tracked(check->vm, as, gfn)));
 	CHECK(!(writable && pages > 1 && gfn_track_block(check->vm, as, gfn, pages)));
@@ -62,7 +62,7 @@ static u32 path_access(const struct shadow_page *page)
 /* I-36, I-42 as far as it can be told without reading guest memory. */
 static void check_leaf(struct checker *check, const struct shadow_page *page, u64 *entry)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u32 level = role_level(page->role), index = shadow_index_of(entry);
 	gfn_t gfn = shadow_leaf_gfn(page, index);
 	u32 access = shadow_leaf_access(page, index) & path_access(page);
@@ -83,7 +83,7 @@ static void check_leaf(struct checker *check, const struct shadow_page *page, u6
 static void check_link(struct checker *check, const struct shadow_page *page, const u64 *entry)
 {
 	const struct shadow_page *child =
-	    shadow_page_of(entry_table(shadow_format(check->vm), *entry));
+	    shadow_page_of(entry_table(&check->vm->shadow_format, *entry));
 	struct shadow_key key = {.gfn = child->gfn, .role = child->role};
 
 	check->links++;
@@ -135,9 +135,9 @@ static void check_page(struct checker *check, const struct shadow_page *page)
 	if (page->unsync)
 		check_unsync(check, page);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
-		if (!entry_is_present(SHADOW_FORMAT, entries[i]))
-			CHECK(entries[i] == SHADOW_FORMAT->nonpresent);
-		else if (entry_is_leaf(SHADOW_FORMAT, entries[i], role_level(page->role)))
+		if (!entry_is_present(SHADOW_BITS, entries[i]))
+			CHECK(entries[i] == SHADOW_BITS->nonpresent);
+		else if (entry_is_leaf(SHADOW_BITS, entries[i], role_level(page->role)))
 			check_leaf(check, page, &entries[i]);
 		else
 			check_link(check, page, &entries[i]);

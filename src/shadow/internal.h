@@ -4,13 +4,11 @@
 
 #include "src/shadow/shadow.h"
 
-/* Shadow tables are what the processor walks for L2: NPT, whatever L1 runs on. */
-#define SHADOW_FORMAT (&entry_npt)
-/* The same with the way from an entry to the table it points to, which is the VM's. */
-static inline const struct entry_format *shadow_format(const struct quire_vm *vm)
-{
-	return &vm->shadow_format;
-}
+/*
+ * Shadow tables are what the processor walks for L2: NPT, whatever L1 runs on. These are its bits,
+ * which the compiler knows; vm->shadow_format, which it does not, has the way to a lower table too.
+ */
+#define SHADOW_BITS (&entry_npt)
 /* In that format: user accesses are allowed. */
 #define SHADOW_USER (UINT64_C(1) << 2)
 

@@ -13,7 +13,7 @@
 /* Anything that was there and is not, or allows less. Adding rights or entries owes nothing. */
 static bool owes_flush(u64 old, u64 new, u32 level)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 
 	if (!entry_is_present(f, old))
 		return false;
@@ -27,7 +27,7 @@ static bool owes_flush(u64 old, u64 new, u32 level)
 
 static bool maps(u64 entry, u32 level)
 {
-	return entry_is_present(SHADOW_FORMAT, entry) && entry_is_leaf(SHADOW_FORMAT, entry, level);
+	return entry_is_present(SHADOW_BITS, entry) && entry_is_leaf(SHADOW_BITS, entry, level);
 }
 
 u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 new)
@@ -38,7 +38,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	mmu_assert_exclusive(change->vm);
 	change->shadow->changes++;
 	/* I-73. Processors and aging change it meanwhile, but only A and D of what is present. */
-	if (!entry_is_present(SHADOW_FORMAT, old))
+	if (!entry_is_present(SHADOW_BITS, old))
 		atomic_store_release_u64(entry, new);
 	else
 		while (!atomic_cmpxchg_u64(entry, &old, new))
@@ -54,7 +54,7 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 
 static void drop_child(const struct shadow_change *change, const u64 *entry, u64 old)
 {
-	struct shadow_page *child = shadow_page_of(entry_table(shadow_format(change->vm), old));
+	struct shadow_page *child = shadow_page_of(entry_table(&change->vm->shadow_format, old));
 
 	if (BROKEN(!rmap_remove(&child->parents, entry, &change->shadow->pool)))
 		vm_poison(change->vm);
@@ -78,7 +78,7 @@ static void drop_leaf(const struct shadow_change *change, const u64 *entry)
 
 void shadow_drop(const struct shadow_change *change, u64 *entry)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u32 level = role_level(shadow_page_of(entry)->role);
 	u64 old = shadow_store(change, entry, level, f->nonpresent);
 
@@ -100,7 +100,7 @@ int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_pa
 		return 1;
 	(void)shadow_store(
 	    change, entry, level,
-	    entry_make_table(shadow_format(change->vm), table_entries(child->table)));
+	    entry_make_table(&change->vm->shadow_format, table_entries(child->table)));
 	return 0;
 }
 

@@ -127,10 +127,10 @@ static int link_child(const struct shadow_change *change, u64 *entry, struct sha
 	u64 old = atomic_load_relaxed_u64(entry);
 	u32 level = role_level(shadow_page_of(entry)->role);
 
-	if (entry_is_present(SHADOW_FORMAT, old)) {
-		bool leaf = entry_is_leaf(SHADOW_FORMAT, old, level);
+	if (entry_is_present(SHADOW_BITS, old)) {
+		bool leaf = entry_is_leaf(SHADOW_BITS, old, level);
 
-		if (!leaf && shadow_page_of(entry_table(shadow_format(change->vm), old)) == child)
+		if (!leaf && shadow_page_of(entry_table(&change->vm->shadow_format, old)) == child)
 			return 0;
 		shadow_drop(change, entry);
 		flush_debt_pay(change->debt);
@@ -148,9 +148,8 @@ static bool is_linked(const struct shadow *shadow, const struct shadow_page *par
 	u64 entry =
 	    atomic_load_relaxed_u64(&table_entries(parent->table)[walk_index(gfn_of(gpa), level)]);
 
-	return entry_is_present(SHADOW_FORMAT, entry) &&
-	       !entry_is_leaf(SHADOW_FORMAT, entry, level) &&
-	       shadow_page_of(entry_table(shadow_format(shadow->vm), entry)) == child;
+	return entry_is_present(SHADOW_BITS, entry) && !entry_is_leaf(SHADOW_BITS, entry, level) &&
+	       shadow_page_of(entry_table(&shadow->vm->shadow_format, entry)) == child;
 }
 
 /*
@@ -179,14 +178,14 @@ static bool same_leaf(const u64 *entry, u64 old, u64 new, gfn_t gfn)
 {
 	const struct shadow_page *page = shadow_page_of(entry);
 
-	return entry_is_leaf(SHADOW_FORMAT, old, role_level(page->role)) &&
+	return entry_is_leaf(SHADOW_BITS, old, role_level(page->role)) &&
 	       entry_pfn(old).v == entry_pfn(new).v &&
 	       shadow_leaf_gfn(page, shadow_index_of(entry)).v == gfn.v;
 }
 
 static bool suffices(u64 old, u64 new, const struct shadow_mapping *mapping)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 
 	if ((old ^ new) & SHADOW_USER)
 		return false;
@@ -202,10 +201,10 @@ static bool gains_only(const u64 *entry, u64 old, const struct shadow_leaf *leaf
 
 	return (page->role & ROLE_DIRECT) && same_leaf(entry, old, leaf->value, leaf->gfn) &&
 	       !(old & ~leaf->value & SHADOW_USER) &&
-	       (!entry_is_writable(SHADOW_FORMAT, old) ||
-		entry_is_writable(SHADOW_FORMAT, leaf->value)) &&
-	       (!entry_is_executable(SHADOW_FORMAT, old) ||
-		entry_is_executable(SHADOW_FORMAT, leaf->value));
+	       (!entry_is_writable(SHADOW_BITS, old) ||
+		entry_is_writable(SHADOW_BITS, leaf->value)) &&
+	       (!entry_is_executable(SHADOW_BITS, old) ||
+		entry_is_executable(SHADOW_BITS, leaf->value));
 }
 
 static bool is_protected(const struct shadow_mapping *mapping)
@@ -222,7 +221,7 @@ static __attribute__((noinline, cold)) void trace_request(const struct shadow_ma
 static __attribute__((noinline, cold)) void trace_leaf(const struct shadow_change *change,
 						       const u64 *entry, gfn_t gfn)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u64 value = atomic_load_relaxed_u64(entry);
 
 	QUIRE_TRACE(kvm_mmu_set_spte, gfn.v, value, (u64)(uintptr_t)entry,
@@ -242,7 +241,7 @@ static enum quire_outcome leaf_is_put(const struct shadow_change *change, const 
 static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entry,
 				   const struct shadow_mapping *mapping)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u64 old = atomic_load_relaxed_u64(entry), pages;
 	struct shadow_leaf leaf = {
 	    .access = mapping->walk->leaf_access,
@@ -275,9 +274,8 @@ static bool table_must_stay(const struct quire_vm *vm, const u64 *entry, u32 lev
 {
 	u64 value = atomic_load_relaxed_u64(entry);
 
-	return entry_is_present(SHADOW_FORMAT, value) &&
-	       !entry_is_leaf(SHADOW_FORMAT, value, level) &&
-	       table_of(entry_table(shadow_format(vm), value))->nx_disallowed;
+	return entry_is_present(SHADOW_BITS, value) && !entry_is_leaf(SHADOW_BITS, value, level) &&
+	       table_of(entry_table(&vm->shadow_format, value))->nx_disallowed;
 }
 
 /* One level down, to the part of the block that holds the gfn. */
@@ -339,10 +337,10 @@ u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, g
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
 		u64 entry = atomic_load_relaxed_u64(&table[walk_index(at, level)]);
 
-		if (!entry_is_present(SHADOW_FORMAT, entry))
+		if (!entry_is_present(SHADOW_BITS, entry))
 			return QUIRE_LEVEL_4K;
-		if (entry_is_leaf(SHADOW_FORMAT, entry, level))
+		if (entry_is_leaf(SHADOW_BITS, entry, level))
 			return level;
-		table = entry_table(shadow_format(vm), entry);
+		table = entry_table(&vm->shadow_format, entry);
 	}
 }

@@ -91,7 +91,7 @@ static void page_init(const struct shadow_change *change, struct shadow_page *pa
 	nx_table_init(table, key->gfn, role_as(key->role));
 	table->shadowed = 1;
 	table->reserved_words[0] = (u64)(uintptr_t)page;
-	table_fill(table, SHADOW_FORMAT->nonpresent);
+	table_fill(table, SHADOW_BITS->nonpresent);
 }
 
 struct shadow_page *shadow_page_get(const struct shadow_change *change,
@@ -168,13 +168,13 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	hash_remove(shadow, page);
 	list_remove(shadow, page);
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
-		if (entry_is_present(SHADOW_FORMAT, atomic_load_relaxed_u64(&entries[i])))
+		if (entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(&entries[i])))
 			shadow_drop(change, &entries[i]);
 	while (page->parents) {
 		u64 *parent = rmap_any(page->parents);
 
 		(void)shadow_store(change, parent, role_level(shadow_page_of(parent)->role),
-				   SHADOW_FORMAT->nonpresent);
+				   SHADOW_BITS->nonpresent);
 		if (BROKEN(!rmap_remove(&page->parents, parent, &shadow->pool)))
 			break;
 	}

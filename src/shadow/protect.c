@@ -6,7 +6,7 @@
 
 static void protect_head(const struct shadow_change *change, u64 head, u32 level)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u32 count = rmap_count(head);
 
 	for (u32 i = 0; i < count; i++) {

@@ -25,8 +25,7 @@ static void written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes)
 	shadow_written(vm, &(struct shadow_write){as_id, gpa, size_bytes}, &debt);
 	vm_count(vm, QUIRE_VM_STAT_mmu_pte_write);
 	shadow_commit(vm, &debt);
-	biglock_write_unlock(&vm->mmu_lock);
-	shadow_settle(vm);
+	shadow_unlock(vm);
 }
 
 static int make_locked(struct quire_vm *vm)
@@ -107,7 +106,7 @@ int shadow_reserve(struct quire_vcpu *vcpu)
 	err = shadow_reserve_apart(vcpu, &more);
 	biglock_write_lock(&vm->mmu_lock);
 	object_cache_move(&shadow->pool, &more);
-	biglock_write_unlock(&vm->mmu_lock);
+	shadow_unlock(vm);
 	return err;
 }
 

@@ -90,7 +90,7 @@ struct shadow {
 	u64 unsync_pages; /* (a) on that list */
 	struct sparse rmaps[QUIRE_AS_MAX][3];
 	u64 pages;	/* alive: the quota's n_used */
-	u64 orphans;	/* (a) of these, what shadow_settle() has to zap */
+	u64 orphans;	/* (a) of these, what shadow_unlock() has to zap */
 	u64 changes;	/* of entries, ever: says how long a hold of mmu_lock is getting */
 	u64 write_turn; /* grows when L1's tables changed, and when pages begin to be synced */
 	u64 root_turn;	/* (a) grows when a root went away */
@@ -252,6 +252,11 @@ void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk);
 
 /* A change with what shadow_reserve() put in the vCPU's hands. */
 struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt *debt);
+
+/* --- no mmu_lock, no read section --- */
+
+/* Zap what lost its last parent, in pieces, each in a hold of mmu_lock of its own. */
+void shadow_zap_orphans(struct quire_vm *vm);
 
 /* --- mmu_lock exclusive, or a read section --- */
 
@@ -430,6 +435,17 @@ static inline int shadow_owes(const struct quire_vm *vm)
 	return shadow && (shadow->zapped || shadow->root_gone);
 }
 
+/* Release mmu_lock, and zap what lost its parents meanwhile: each exclusive hold ends with this. */
+static inline void shadow_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
+{
+	const struct shadow *shadow = shadow_of(vm);
+
+	mmu_assert_exclusive(vm);
+	biglock_write_unlock(&vm->mmu_lock);
+	if (shadow && unlikely(atomic_load_relaxed_u64(&shadow->orphans)))
+		shadow_zap_orphans(vm);
+}
+
 #ifdef QUIRE_CHECK
 void shadow_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 #endif
@@ -438,11 +454,6 @@ void shadow_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
 
 /* -ENOMEM when the caches do not hold enough for one split. */
 must_check int shadow_split_topup(struct quire_vm *vm) REQUIRES(&vm->slots_lock);
-
-/* --- no mmu_lock, no read section --- */
-
-/* Zap what lost its parents, in pieces. After any hold of mmu_lock in which tables may go. */
-void shadow_settle(struct quire_vm *vm);
 
 /* --- no lock, no read section --- */
 

@@ -54,7 +54,7 @@ struct huge_leaf {
  * execution away, 4K has it again. */
 static u64 child_value(const struct huge_leaf *huge, u32 index)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u64 value = entry_make_child(f, huge->value, huge->level, index);
 
 	if (MUTANT(nested_split_writable))
@@ -68,7 +68,7 @@ static u64 child_value(const struct huge_leaf *huge, u32 index)
 static int fill_child(const struct shadow_change *change, struct shadow_page *child,
 		      const struct huge_leaf *huge, int *err)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	u64 *entries = table_entries(child->table);
 	int lossy = 0;
 
@@ -114,7 +114,7 @@ static int fill_fresh(const struct shadow_change *change, const struct shadow_pa
 		}
 		length = rmap_add(&heads[done], entry, change->descriptors);
 		if (!length) {
-			*entry = SHADOW_FORMAT->nonpresent;
+			*entry = SHADOW_BITS->nonpresent;
 			break;
 		}
 		longest = length > longest ? length : longest;
@@ -172,7 +172,7 @@ static u64 *find_huge(const struct shadow *shadow, u64 head, u32 level)
 		u64 *entry = rmap_at(head, i);
 		const struct shadow_page *page = shadow_page_of(entry);
 
-		CHECK(entry_is_leaf(SHADOW_FORMAT, *entry, level));
+		CHECK(entry_is_leaf(SHADOW_BITS, *entry, level));
 		/* What serves the guest itself is split when it is written. */
 		if ((page->role & ROLE_GUEST_MODE) && !shadow_page_is_obsolete(shadow, page))
 			return entry;

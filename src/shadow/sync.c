@@ -161,7 +161,7 @@ static void note_present(const struct shadow_page *page, u64 *present)
 	u64 *entries = table_entries(page->table);
 
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
-		if (entry_is_present(SHADOW_FORMAT, atomic_load_relaxed_u64(&entries[i])))
+		if (entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(&entries[i])))
 			present[i / 64] |= UINT64_C(1) << i % 64;
 }
 
@@ -232,7 +232,7 @@ void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync)
 static void sync_entry(const struct shadow_change *change, u64 *entry,
 		       const struct shadow_guest_leaf *now)
 {
-	const struct entry_format *f = SHADOW_FORMAT;
+	const struct entry_format *f = SHADOW_BITS;
 	struct shadow_page *page = shadow_page_of(entry);
 	u32 index = shadow_index_of(entry), access = now->access & role_access(page->role);
 	u64 old = atomic_load_relaxed_u64(entry), new = old;

@@ -89,7 +89,7 @@ static void drop_written(const struct shadow_change *change, struct shadow_page 
 		vm_count(change->vm, QUIRE_VM_STAT_mmu_flooded);
 		return;
 	}
-	if (!entry_is_present(SHADOW_FORMAT, atomic_load_relaxed_u64(entry)))
+	if (!entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(entry)))
 		return;
 	if (role_level(page->role) > QUIRE_LEVEL_4K)
 		vm_count(change->vm, QUIRE_VM_STAT_mmu_pde_zapped);
@@ -190,12 +190,12 @@ int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
 	return 0;
 }
 
-void shadow_settle(struct quire_vm *vm)
+void shadow_zap_orphans(struct quire_vm *vm)
 {
 	const struct shadow *shadow = shadow_of(vm);
 
 	mmu_assert_free(vm);
-	while (shadow && atomic_load_relaxed_u64(&shadow->orphans)) {
+	while (atomic_load_relaxed_u64(&shadow->orphans)) {
 		struct flush_debt debt;
 
 		flush_debt_init(&debt, &vm->flush);

@@ -37,7 +37,7 @@ static void age_run(const struct walk_run *run, void *ctx)
 
 int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range)
 {
-	struct age age = {.f = vm->format, .kind = range->kind};
+	struct age age = {.f = &vm->tdp_format, .kind = range->kind};
 	const struct tdp_visit visit = {QUIRE_LEVEL_4K, age_run, &age};
 
 	mmu_assert_section(vm);

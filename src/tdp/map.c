@@ -9,7 +9,7 @@
 
 u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 {
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	u64 *table = table_entries(root);
 
 	mmu_assert_section(vm);
@@ -43,7 +43,7 @@ static inline bool is_table(const struct entry_format *f, u64 entry)
 /* Put an empty @table under the entry. False when another thread was there first. */
 static bool link_empty(const struct step *step, struct table *table)
 {
-	const struct entry_format *f = step->change->vm->format;
+	const struct entry_format *f = &step->change->vm->tdp_format;
 	u64 old = step->old;
 
 	table->level = (u8)(step->level - 1);
@@ -74,14 +74,14 @@ static __attribute__((noinline)) u64 link_table(const struct step *step)
 	struct table *table;
 
 	mmu_assert_shared(vm);
-	if (entry_is_frozen(vm->format, step->old))
+	if (entry_is_frozen(&vm->tdp_format, step->old))
 		return step->old;
 	table = table_cache_take(&step->vcpu->tables);
 	if (BROKEN(table))
 		return step->old;
 	nx_table_init(table, walk_block(step->gfn, step->level), step->vcpu->as_id);
 	table->nx_disallowed = for_fetch;
-	if (entry_is_present(vm->format, step->old))
+	if (entry_is_present(&vm->tdp_format, step->old))
 		linked = tdp_split_entry(step->change, step->entry, step->level, step->old, table);
 	else
 		linked = link_empty(step, table);
@@ -117,7 +117,7 @@ static __attribute__((noinline, cold)) void trace_leaf(const struct tdp_change *
 						       const u64 *entry, u64 value,
 						       const struct tdp_mapping *mapping)
 {
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = &change->vm->tdp_format;
 
 	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, value, (u64)(uintptr_t)entry,
 		    mapping->leaf.level, entry_is_present(f, value), entry_is_executable(f, value),
@@ -127,7 +127,7 @@ static __attribute__((noinline, cold)) void trace_leaf(const struct tdp_change *
 static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *entry, u64 old,
 				       const struct tdp_mapping *mapping)
 {
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = &change->vm->tdp_format;
 	u32 level = mapping->leaf.level;
 	u64 new = entry_make_leaf(f, &mapping->leaf);
 	enum tdp_result result;
@@ -186,7 +186,7 @@ static bool table_must_stay(const struct entry_format *f, u64 old, u32 level)
 enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 			   const struct tdp_mapping *mapping, struct flush_debt *debt)
 {
-	const struct entry_format *f = vcpu->vm->format;
+	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	struct tdp_mapping cut;
 	u64 *table = table_entries(root);
@@ -219,7 +219,7 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t gfn, u64 generation,
 			     struct flush_debt *debt)
 {
-	const struct entry_format *f = vcpu->vm->format;
+	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	u64 *table = table_entries(root);
 	u64 new = entry_make_mmio(f, gfn, generation);

@@ -32,7 +32,7 @@ static bool writes_alone(const struct quire_vm *vm)
 
 static struct protector protector_of(const struct quire_vm *vm)
 {
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	u32 writable = (u32)__builtin_ctzll(f->writable);
 
 	return (struct protector){
@@ -166,7 +166,7 @@ void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask
 /* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
 static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 {
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = &change->vm->tdp_format;
 	u64 old = atomic_load_relaxed_u64(entry);
 
 	while (entry_is_present(f, old) && entry_is_leaf(f, old, level) &&
@@ -208,7 +208,7 @@ static void protect_run(const struct walk_run *run, void *ctx)
  */
 static void owe_for_aged(const struct tdp_change *change)
 {
-	if (entry_ages_by_rights(change->vm->format) && !MUTANT(aged_unflushed))
+	if (entry_ages_by_rights(&change->vm->tdp_format) && !MUTANT(aged_unflushed))
 		flush_debt_owe(change->debt);
 }
 
@@ -267,7 +267,7 @@ void tdp_find_span(struct quire_vm *vm, const struct log_span *span)
 	struct leaf_cursor cursor = {.root =
 					 atomic_load_acquire_ptr(&vm->roots.valid[span->as_id])};
 	struct log_word *words = span->named, *end = words + span->nonzero;
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	const u64 *masks = span->masks;
 	u64 base = span->base.v;
 
@@ -293,7 +293,7 @@ void tdp_find_span(struct quire_vm *vm, const struct log_span *span)
 
 static void cursor_seek(struct leaf_cursor *cursor, struct quire_vm *vm, gfn_t gfn)
 {
-	u64 *table = cursor_table(cursor, vm->format, gfn), *entry;
+	u64 *table = cursor_table(cursor, &vm->tdp_format, gfn), *entry;
 
 	cursor->level = QUIRE_LEVEL_4K;
 	if (likely(table))

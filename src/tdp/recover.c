@@ -41,7 +41,7 @@ static bool find_leaf(const struct entry_format *f, const u64 *entries, u32 leve
  * aligned row. */
 static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn, u32 level)
 {
-	const struct entry_format *f = recover->change.vm->format;
+	const struct entry_format *f = &recover->change.vm->tdp_format;
 	u64 pages = level_pages((enum quire_level)level);
 	struct entry_leaf leaf = {.level = level, .accessed = true};
 	struct found_leaf found = {.gfn = gfn};
@@ -66,7 +66,7 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 static void recover_run(const struct walk_run *run, void *ctx)
 {
 	struct recover *recover = ctx;
-	const struct entry_format *f = recover->change.vm->format;
+	const struct entry_format *f = &recover->change.vm->tdp_format;
 	u64 pages = level_pages((enum quire_level)run->level);
 
 	if (run->level > QUIRE_LEVEL_1G || run->level < QUIRE_LEVEL_2M)

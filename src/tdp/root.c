@@ -9,7 +9,7 @@ static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 	nx_table_init(table, (gfn_t){0}, as_id);
 	table->level = TDP_ROOT_LEVEL;
 	table->parent = NULL;
-	table_fill(table, vm->format->nonpresent);
+	table_fill(table, vm->tdp_format.nonpresent);
 }
 
 struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
@@ -57,7 +57,7 @@ void tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gfn
 {
 	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct walk walk = {
-	    .format = vm->format,
+	    .format = &vm->tdp_format,
 	    .root_level = TDP_ROOT_LEVEL,
 	    .lowest = visit->lowest,
 	    .visit = visit->visit,

@@ -15,7 +15,7 @@
  */
 static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32 level)
 {
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	u64 step = UINT64_C(1) << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2));
 	u64 child = entry_make_child(f, huge, level, 0);
 
@@ -31,7 +31,7 @@ static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32
 enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 huge,
 				struct table *table)
 {
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = &change->vm->tdp_format;
 	u64 *entries = table_entries(table);
 
 	mmu_assert_shared(change->vm);
@@ -60,7 +60,7 @@ static inline void trace_split(u64 gfn, u64 huge, u32 level, int err)
 static void split_run(const struct walk_run *run, void *ctx)
 {
 	struct split *split = ctx;
-	const struct entry_format *f = split->change.vm->format;
+	const struct entry_format *f = &split->change.vm->tdp_format;
 	u64 pages = level_pages((enum quire_level)run->level);
 
 	for (u32 i = 0; i < run->count && !split->starved; i++) {

@@ -55,7 +55,7 @@ static void count_leaf(const struct tdp_change *change, u32 level, u64 delta)
 /* Sweep the table that @old pointed to when the debt is settled. */
 static void unlink_table(const struct tdp_change *change, u64 old)
 {
-	struct table *table = table_of(entry_table(change->vm->format, old));
+	struct table *table = table_of(entry_table(&change->vm->tdp_format, old));
 
 	if (BROKEN(change->debt))
 		return;
@@ -67,7 +67,7 @@ static void unlink_table(const struct tdp_change *change, u64 old)
 
 static void account(const struct tdp_change *change, u32 level, u64 old, u64 new)
 {
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = &change->vm->tdp_format;
 	bool is_present = entry_is_present(f, new);
 	bool is_leaf = is_present && entry_is_leaf(f, new, level);
 	bool was_leaf;

@@ -28,7 +28,7 @@ static void trace_sweep(const struct entry_format *f, const u64 *entries)
 /* Count what the unlinked tables mapped, and collect the tables below them. */
 static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 leaves[5])
 {
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	u64 *entries = table_entries(table);
 	struct table *below = NULL;
 

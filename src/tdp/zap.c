@@ -22,7 +22,7 @@ static bool table_goes_whole(const struct entry_format *f, const struct walk_run
 static void zap_run(const struct walk_run *run, void *ctx)
 {
 	const struct tdp_change *change = ctx;
-	const struct entry_format *f = change->vm->format;
+	const struct entry_format *f = &change->vm->tdp_format;
 
 	for (u32 i = 0; i < run->count; i++) {
 		u64 old = atomic_load_relaxed_u64(&run->entries[i]);

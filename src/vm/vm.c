@@ -48,7 +48,6 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
 	vm->tdp_format = *format_of(config->format);
 	vm->shadow_format = entry_npt;
 	vm->tdp_format.tables = vm->shadow_format.tables = tables;
-	vm->format = &vm->tdp_format;
 	vm->tdp_walk = entry_describe(&vm->tdp_format, config->maxphyaddr);
 	vm->shadow_walk = entry_describe(&vm->shadow_format, config->maxphyaddr);
 	/* NPT's MMIO entries need a reserved address bit. */

@@ -56,11 +56,11 @@ struct pfn_caches {
 };
 
 struct quire_vm {
-	struct quire_vm_config config;	       /* (c) */
-	const struct quire_host_ops *host;     /* (c) */
-	void *host_ctx;			       /* (c) */
-	const struct entry_format *format;     /* (c) of the TDP MMU: &tdp_format */
-	struct entry_format tdp_format;	       /* (c) with the way from entries to tables */
+	struct quire_vm_config config;	   /* (c) */
+	const struct quire_host_ops *host; /* (c) */
+	void *host_ctx;			   /* (c) */
+	struct entry_format
+	    tdp_format; /* (c) of the TDP MMU, with the way from entries to tables */
 	struct entry_format shadow_format;     /* (c) the same of shadow pages */
 	struct quire_format tdp_walk;	       /* (c) what walkers are told of them */
 	struct quire_format shadow_walk;       /* (c) */

@@ -490,7 +490,7 @@ static void nx_switch_body(uint32_t thread, void *ctx)
 static bool nx_check(void *ctx)
 {
 	struct quire_vm *vm = pair.machine.vm;
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	bool good = !pair.results[0] && pair.results[1] != 1;
 	uint64_t splits = quire_vm_stat(vm, QUIRE_VM_STAT_nx_lpage_splits);
 	uint32_t level;

@@ -26,7 +26,7 @@ static uint64_t leaf_at(uint64_t page)
 	reclaim_enter();
 	entry = *tdp_find(pair.machine.vm, vm->roots.valid[0], (gfn_t){page}, &level);
 	reclaim_leave();
-	return entry_is_present(vm->format, entry) ? entry : 0;
+	return entry_is_present(&vm->tdp_format, entry) ? entry : 0;
 }
 
 static uint64_t young; /* PAIR_PAGE's leaf after a store */
@@ -255,7 +255,7 @@ static bool nx_check(void *ctx)
 
 	(void)ctx;
 	good &= quire_vm_stat(vm, QUIRE_VM_STAT_nx_lpage_splits) == 1;
-	good &= entry_may_execute(vm->format, leaf_at(7));
+	good &= entry_may_execute(&vm->tdp_format, leaf_at(7));
 	good &= !machine_fetch(&pair.machine, 1, PAIR_GPA_OF(7), &pair.bytes[1]);
 	return machine_stop(&pair.machine) && good;
 }

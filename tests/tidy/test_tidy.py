@@ -56,6 +56,8 @@ BROKEN = [
     ("threading", "src/tdp/a.c", "/* A file. */\nint f(int *a)\n{\n"
                                  "\treturn __atomic_load_n(a, __ATOMIC_RELAXED);\n}\n"),
     ("threading", "src/tdp/a.c", "/* A file. */\nstatic _Atomic int a;\n"),
+    ("mmu_unlock", "src/fault/a.c", "/* A file. */\nvoid f(struct quire_vm *vm)\n{\n"
+                                    "\tbiglock_write_unlock(&vm->mmu_lock);\n}\n"),
     ("libc", "src/tdp/a.c", "/* A file. */\n#include <stdlib.h>\n"),
     ("names", "vcpu/a.c", "/* A file. */\nstatic int __walk(void)\n{\n\treturn 0;\n}\n"),
     ("first_line", "vcpu/a.c", "#include <errno.h>\n"),

@@ -106,7 +106,7 @@ int fault_at(uint64_t gfn, uint64_t error)
 uint64_t leaf_at(uint64_t gfn, uint32_t *level)
 {
 	struct table *root = machine.vm->roots.valid[0];
-	const struct entry_format *f = machine.vm->format;
+	const struct entry_format *f = &machine.vm->tdp_format;
 	uint64_t entry;
 
 	if (!root)
@@ -128,7 +128,7 @@ bool writable_at(uint64_t gfn)
 {
 	uint32_t level;
 
-	return entry_is_writable(machine.vm->format, leaf_at(gfn, &level));
+	return entry_is_writable(&machine.vm->tdp_format, leaf_at(gfn, &level));
 }
 
 void leaves_are(uint64_t gigantic, uint64_t huge, uint64_t small)

@@ -3,7 +3,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
-#include "src/change/check.h"
+#include "src/change/change.h"
 #include "src/fault/fault.h"
 #include "src/gfn/log.h"
 #include "src/shadow/shadow.h"
@@ -61,22 +61,20 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 	if (ret)
 		return ret;
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	if (!shadow_has_reserve(vcpu)) {
-		biglock_write_unlock(&vm->mmu_lock);
+		change_flush_unlock(vm);
 		/* Used in the hold that they come in: no other vCPU can take them, again and again.
 		 * Where the pool has enough, more would make it longer with each root. */
 		ret = shadow_reserve_apart(vcpu, &objects);
-		biglock_write_lock(&vm->mmu_lock);
+		change_lock(vm);
 		object_cache_move(&vm->shadow->pool, &objects);
 	}
 	if (!ret)
 		ret = load_shadow_root_locked(vcpu, &debt);
 	shadow_commit(vm, &debt);
 	vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
-	biglock_write_unlock(&vm->mmu_lock);
-	tdp_debt_settle(vm, &debt);
-	shadow_settle(vm);
+	change_settle_unlock(vm, &debt);
 	return ret;
 }
 
@@ -105,7 +103,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 
 	locks_assert_none();
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	reclaim_enter();
 	ret = map(vcpu, ctx, &debt);
 	if (ret > 0 && ret != QUIRE_RETRY)
@@ -113,11 +111,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 	if (page->refcounted)
 		vm->host->page_put(vm->host_ctx, page, use);
 	reclaim_leave();
-	shadow_commit(vm, &debt);
-	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
-	tdp_debt_settle(vm, &debt);
-	shadow_settle(vm);
+	change_settle_unlock(vm, &debt);
 	return ret;
 }
 

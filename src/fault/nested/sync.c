@@ -1,6 +1,6 @@
 /* Bringing shadow pages up to date with the guest's tables, which are read without a lock. */
 #include "src/base/mutant.h"
-#include "src/change/check.h"
+#include "src/change/change.h"
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
@@ -12,7 +12,7 @@ static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	struct flush_debt debt;
 
 	flush_debt_init(&debt, &vm->flush);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	sync->count = 0;
 	if (shadow_root_is_valid(vcpu)) {
 		struct shadow_change change = shadow_change_of(vcpu, &debt);
@@ -24,11 +24,7 @@ static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	}
 	if (MUTANT(sync_unflushed))
 		flush_debt_forgive(&debt, "a known bug");
-	shadow_commit(vm, &debt);
-	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
-	tdp_debt_settle(vm, &debt);
-	shadow_settle(vm);
+	change_settle_unlock(vm, &debt);
 }
 
 static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
@@ -39,13 +35,9 @@ static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 
 	flush_debt_init(&debt, &vm->flush);
 	change = shadow_change_of(vcpu, &debt);
-	biglock_write_lock(&vm->mmu_lock);
+	change_lock(vm);
 	shadow_sync_end(&change, vcpu, sync);
-	shadow_commit(vm, &debt);
-	vm_check(vm);
-	biglock_write_unlock(&vm->mmu_lock);
-	tdp_debt_settle(vm, &debt);
-	shadow_settle(vm);
+	change_settle_unlock(vm, &debt);
 }
 
 /* Those that begin to lag after this has begun are none of ours. */

@@ -103,7 +103,7 @@ static void test_children(void **state)
 
 	(void)state;
 	begin(0);
-	f = machine.vm->format;
+	f = &machine.vm->tdp_format;
 	huge = leaf_at(0, &level);
 	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);

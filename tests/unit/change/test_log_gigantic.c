@@ -64,7 +64,7 @@ static void test_start(void **state)
 		uint64_t leaf = leaf_at(gfn, &level);
 
 		assert_int_equal(level, QUIRE_LEVEL_4K);
-		assert_false(entry_is_writable(machine.vm->format, leaf));
+		assert_false(entry_is_writable(&machine.vm->tdp_format, leaf));
 		assert_int_equal(entry_pfn(leaf).v << QUIRE_PAGE_SHIFT,
 				 (uintptr_t)frame_of((uint32_t)gfn)->bytes);
 	}
@@ -84,8 +84,8 @@ static void test_children(void **state)
 
 	(void)state;
 	begin(0);
-	marks = machine.vm->format->accessed | machine.vm->format->dirty |
-		machine.vm->format->writable | machine.vm->format->mmu_writable;
+	marks = machine.vm->tdp_format.accessed | machine.vm->tdp_format.dirty |
+		machine.vm->tdp_format.writable | machine.vm->tdp_format.mmu_writable;
 	assert_int_equal(leaf_at(0, &level) & marks, marks);
 	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 	/* Enough for the block of the range's end, and no more. */

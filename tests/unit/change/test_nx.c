@@ -20,7 +20,7 @@ static int executable_at(uint64_t gfn)
 	uint64_t leaf = leaf_at(gfn, &level);
 
 	assert_true(leaf != 0);
-	return entry_is_executable(machine.vm->format, leaf);
+	return entry_is_executable(&machine.vm->tdp_format, leaf);
 }
 
 static void expect(uint64_t huge, uint64_t splits)

@@ -36,7 +36,7 @@ static void test_log_takes_and_gives(void **state)
 
 	(void)state;
 	begin(QUIRE_SLOT_LOG_DIRTY);
-	f = machine.vm->format;
+	f = &machine.vm->tdp_format;
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	before = entry_at(1);
 	(void)log_harvest(0);
@@ -68,7 +68,7 @@ static void test_who_comes(void **state)
 	/* It is said to be absent: the slow path decides, unless aging makes leaves look so. */
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	assert_int_equal(fault_at(2, WRITE | PRESENT), QUIRE_FIXED);
-	assert_int_equal(fast_faults(), entry_ages_by_rights(machine.vm->format));
+	assert_int_equal(fast_faults(), entry_ages_by_rights(&machine.vm->tdp_format));
 	vm_end();
 }
 
@@ -79,7 +79,7 @@ static void test_not_ours_to_give(void **state)
 
 	(void)state;
 	begin(QUIRE_SLOT_READONLY);
-	f = machine.vm->format;
+	f = &machine.vm->tdp_format;
 	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
 	assert_int_equal(entry_at(1) & (f->mmu_writable | f->host_writable), 0);
 	assert_int_equal(fault_at(1, WRITE | PRESENT), QUIRE_EMULATE);
@@ -87,7 +87,7 @@ static void test_not_ours_to_give(void **state)
 	vm_end();
 
 	vm_begin();
-	f = machine.vm->format;
+	f = &machine.vm->tdp_format;
 	map_pages(0, SLOT_PAGES, SIM_DEVICE);
 	add_slot(0, SLOT_PAGES, 0);
 	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
@@ -107,7 +107,7 @@ static void test_kept_by_the_mmu(void **state)
 
 	(void)state;
 	begin(0);
-	f = machine.vm->format;
+	f = &machine.vm->tdp_format;
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	reclaim_enter();
 	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){1}, &level);
@@ -165,7 +165,7 @@ static void test_huge_and_logged(void **state)
 	assert_int_equal(fault_at(5, WRITE | PRESENT), QUIRE_FIXED);
 	assert_int_equal(fast_faults(), 0);
 	assert_true(leaf_at(5, &level) && level == QUIRE_LEVEL_4K);
-	assert_false(entry_at(6) & machine.vm->format->writable);
+	assert_false(entry_at(6) & machine.vm->tdp_format.writable);
 	(void)log_harvest(0);
 	assert_int_equal(log_bits[0], 1u << 5);
 	/* The children are its own. */

@@ -23,7 +23,7 @@ static int executable_at(uint64_t gfn)
 	uint64_t leaf = leaf_at(gfn, &level);
 
 	assert_true(leaf != 0);
-	return entry_is_executable(machine.vm->format, leaf);
+	return entry_is_executable(&machine.vm->tdp_format, leaf);
 }
 
 /* Does the leaf at @gfn lead to the page's own frame? */

@@ -151,7 +151,7 @@ static void test_stale(void **state)
 	begin();
 	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
 	old = *entry_of(MMIO_GFN);
-	assert_true(entry_is_mmio(machine.vm->format, old));
+	assert_true(entry_is_mmio(&machine.vm->tdp_format, old));
 	add_other_slot(MMIO_GFN + 1);
 	assert_int_equal(*entry_of(MMIO_GFN), old);
 	assert_int_equal(slow_faults(), 1);
@@ -172,9 +172,9 @@ static void test_memory_comes(void **state)
 	begin();
 	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
 	add_other_slot(MMIO_GFN);
-	assert_true(entry_is_mmio(machine.vm->format, *entry_of(MMIO_GFN)));
+	assert_true(entry_is_mmio(&machine.vm->tdp_format, *entry_of(MMIO_GFN)));
 	assert_int_equal(fault_at(MMIO_GFN, RSVD), QUIRE_FIXED);
-	assert_true(entry_is_present(machine.vm->format, *entry_of(MMIO_GFN)));
+	assert_true(entry_is_present(&machine.vm->tdp_format, *entry_of(MMIO_GFN)));
 	/* The place has changed since the vCPU looked: it looks again. */
 	assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_RETRY);
 	vm_end();
@@ -187,7 +187,7 @@ static void test_note(void **state)
 	begin();
 	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
 	assert_int_equal(fault_at(MMIO_GFN + 1, 0), QUIRE_EMULATE);
-	*entry_of(MMIO_GFN + 1) = machine.vm->format->nonpresent;
+	*entry_of(MMIO_GFN + 1) = machine.vm->tdp_format.nonpresent;
 	assert_int_equal(fault_once(MMIO_GFN + 1, RSVD), QUIRE_EMULATE);
 	/* Of the other address there is the entry, which makes the note. */
 	assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_EMULATE);
@@ -333,7 +333,7 @@ static void test_never_over_memory(void **state)
 	    tdp_map_mmio(machine.vcpus[0], machine.vcpus[0]->root, (gfn_t){9}, 3, &debt), TDP_DONE);
 	reclaim_leave();
 	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
-	assert_int_equal(entry_mmio_generation(machine.vm->format, *entry_of(9)), 3);
+	assert_int_equal(entry_mmio_generation(&machine.vm->tdp_format, *entry_of(9)), 3);
 	vm_end();
 }
 

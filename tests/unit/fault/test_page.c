@@ -12,7 +12,7 @@ static int may_write(uint64_t gfn)
 	uint64_t leaf = leaf_at(gfn, &level);
 
 	assert_true(leaf != 0);
-	return (leaf & machine.vm->format->writable) != 0;
+	return (leaf & machine.vm->tdp_format.writable) != 0;
 }
 
 static void begin_one(uint32_t flags, uint32_t slot_flags)

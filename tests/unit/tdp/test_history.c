@@ -37,7 +37,7 @@ static int result;
 static uint64_t look_up(uint64_t gfn)
 {
 	const struct quire_vm *vm = pair.machine.vm;
-	const struct entry_format *f = vm->format;
+	const struct entry_format *f = &vm->tdp_format;
 	uint64_t *table, entry;
 
 	if (!vm->roots.valid[0])

@@ -38,7 +38,7 @@ static struct word word_of(unsigned int which)
 
 static uint64_t make(const struct word *word, uint32_t level)
 {
-	const struct entry_format *f = machine.vm->format;
+	const struct entry_format *f = &machine.vm->tdp_format;
 	struct entry_leaf leaf = {
 	    .pfn = {level_pages((enum quire_level)level) * (word->other_frame ? 2 : 1)},
 	    .level = level,
@@ -214,7 +214,7 @@ static void test_protect(void **state)
 			if (word.kind == TABLE)
 				continue;
 			for (unsigned int i = 0; i < 64; i++)
-				entries[i] = machine.vm->format->nonpresent;
+				entries[i] = machine.vm->tdp_format.nonpresent;
 			entries[9] = was = make(&word, 1);
 			flush_debt_init(&debt, &machine.vm->flush);
 			machine.vm->flush.closed = (uint32_t)closed;

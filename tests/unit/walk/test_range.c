@@ -88,7 +88,7 @@ static void expect_table(uint64_t base, uint32_t level, uint64_t start, uint64_t
 
 static void check_walk(uint64_t start, uint64_t end, uint32_t lowest)
 {
-	struct walk walk = {.format = machine.vm->format,
+	struct walk walk = {.format = &machine.vm->tdp_format,
 			    .root = table_entries(machine.vm->roots.valid[0]),
 			    .root_level = TDP_ROOT_LEVEL,
 			    .lowest = lowest,
@@ -154,7 +154,7 @@ static void test_zap_leaves_mmio(void **state)
 
 	(void)state;
 	begin();
-	f = machine.vm->format;
+	f = &machine.vm->tdp_format;
 	root = machine.vm->roots.valid[0];
 	/* Beside the page 511, in the same table. */
 	assert_int_equal(fault_at(510, 0), QUIRE_EMULATE);
