@@ -1,12 +1,11 @@
 """'./dev demo --vm': Debian's kernel in Debian's QEMU on Quire; the guest migrates while it writes."""
-import json
 import pathlib
 import sys
 import tempfile
 
 import hide_kvm
 import packages
-from vmms import catalog, memory_guest, migration, scenario
+from vmms import catalog, counters, memory_guest, migration, scenario
 from vmms.machine import Machine
 
 # What of KVM's counters tells a reader something about a boot and a migration.
@@ -27,26 +26,8 @@ def show_boot(machine):
             say(f"   {line[:110]}")
 
 
-def counters(path):
-    """The counters of all objects of a run, added up: name -> (sum, largest)."""
-    found = {}
-
-    def collect(value):
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                if isinstance(inner, int) and not isinstance(inner, bool):
-                    found.setdefault(name, []).append(inner)
-                collect(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                collect(inner)
-
-    collect(json.loads(path.read_text()))
-    return {name: sum(values) for name, values in found.items()}
-
-
 def show_counters(title, path):
-    found = counters(path)
+    found = counters.totals(path)
     say(f"{title}:")
     for about, names in (("memory", MEMORY), ("exits", EXITS)):
         shown = [f"{name} {found[name]:,}" for name in names if found.get(name)]

@@ -207,14 +207,33 @@ bool cpu_would_wake(struct cpu *cpu);
 /* Would the CPU take an interrupt at this boundary, if there were one? */
 bool cpu_is_interruptible(const struct cpu *cpu);
 
+/*
+ * How code ran, which KVM has no names for.
+ * interpreted, translated: instructions that retired; a repeated string instruction is one. What
+ * runs in translated code now is counted when it leaves it.
+ * units: blocks translated. unlinks: pages whose units went, with the jumps that led to them.
+ * evictions: parts of the translated code that were used again.
+ * serialisations: after each a page of code is compared with memory before it runs (compares).
+ * drops: blocks whose bytes had changed. flushes: of the TLB, whole, by page or by privilege.
+ */
+#define CPU_CODE_COUNTS(X) \
+	X(interpreted)     \
+	X(translated)      \
+	X(units)           \
+	X(unlinks)         \
+	X(evictions)       \
+	X(serialisations)  \
+	X(compares)        \
+	X(drops)           \
+	X(flushes)
+
 /* What only the CPU sees happen. Read by any thread, with atomic loads. */
 struct cpu_counts {
 	uint64_t nmis;		/* delivered */
 	uint64_t nested_enters; /* L2, by VMRUN */
-	uint64_t code_compares; /* pages of decoded code compared with memory */
-	uint64_t code_drops;	/* blocks dropped because their bytes had changed */
-	uint64_t units;		/* blocks translated */
-	uint64_t evictions;	/* parts of the translated code that were used again */
+#define CPU_COUNT_FIELD(name) uint64_t name;
+	CPU_CODE_COUNTS(CPU_COUNT_FIELD)
+#undef CPU_COUNT_FIELD
 };
 const struct cpu_counts *cpu_counts(const struct cpu *cpu);
 

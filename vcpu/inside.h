@@ -41,9 +41,14 @@ struct code_cache;
 struct translate;
 
 /* One thread counts, others read. */
+static inline void cpu_count_add(uint64_t *count, uint64_t number)
+{
+	__atomic_store_n(count, *count + number, __ATOMIC_RELAXED);
+}
+
 static inline void cpu_count(uint64_t *count)
 {
-	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
+	cpu_count_add(count, 1);
 }
 
 /* See vcpu/run/debug.h. */

@@ -43,13 +43,14 @@ static const struct stat_name vm_names[] = {QUIRE_VM_STATS(STAT_NAME)};
 #define TIME_NAME(name) {#name, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_SECONDS, -9, 1},
 #define HIST_NAME(name) \
 	{#name, KVM_STATS_TYPE_LOG_HIST | KVM_STATS_UNIT_SECONDS, -9, VCPU_HALT_BUCKETS},
+#define OWN_NAME(name) {"quire_" #name, KVM_STATS_TYPE_CUMULATIVE, 0, 1},
 #define FLAG_NAME(name) {#name, KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_BOOLEAN, 0, 1},
 /* sample_vcpu() has the same order. */
 static const struct stat_name vcpu_names[] = {
     VCPU_HALT_COUNTS(COUNT_NAME) VCPU_HALT_TIMES(TIME_NAME) HIST_NAME(halt_poll_success_hist)
 	HIST_NAME(halt_poll_fail_hist) HIST_NAME(halt_wait_hist) FLAG_NAME(blocking)
 	    QUIRE_VCPU_STATS(STAT_NAME) VCPU_EXIT_STATS(COUNT_NAME) FLAG_NAME(guest_mode)
-		COUNT_NAME(notify_window_exits)};
+		COUNT_NAME(notify_window_exits) CPU_CODE_COUNTS(OWN_NAME)};
 #define VM_COUNT (sizeof(vm_names) / sizeof(vm_names[0]))
 #define VCPU_COUNT (sizeof(vcpu_names) / sizeof(vcpu_names[0]))
 #define MAX_COUNT (VM_COUNT > VCPU_COUNT ? VM_COUNT : VCPU_COUNT)
@@ -97,6 +98,9 @@ static void sample_vcpu(struct vcpu *vcpu, uint64_t *data)
 #undef SAMPLE
 	*data++ = (uint64_t)cpu_nested_active(vcpu->cpu);
 	*data++ = 0;
+#define SAMPLE_CODE(name) *data++ = __atomic_load_n(&counts->name, __ATOMIC_RELAXED);
+	CPU_CODE_COUNTS(SAMPLE_CODE)
+#undef SAMPLE_CODE
 }
 
 void stats_visit_vm(const struct vm *vm, stats_visit_fn visit, void *ctx)

@@ -60,7 +60,8 @@ VM_STATS = {"remote_tlb_flush", "remote_tlb_flush_requests", "mmu_shadow_zapped"
 VCPU_STATS = {"pf_taken", "pf_fixed", "pf_emulate", "pf_spurious", "pf_fast",
               "pf_mmio_spte_created", "pf_guest", "tlb_flush", "invlpg", "exits", "io_exits",
               "mmio_exits", "signal_exits", "irq_window_exits", "halt_exits", "request_irq_exits",
-              "insn_emulation", "insn_emulation_fail", "hypercalls", "irq_injections"}
+              "insn_emulation", "insn_emulation_fail", "hypercalls", "irq_injections",
+              "quire_interpreted", "quire_translated", "quire_units", "quire_compares"}
 
 LINE = re.compile(r" *(\S.{0,15})-(\d+) +\[(\d{3})\] \S{5} +(\d+\.\d{6}): (\w+): (.*)")
 
@@ -170,6 +171,9 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(late["pf_fast"], PAGES)
         self.assertEqual(early["mmio_exits"], 1)
         self.assertGreater(late["exits"], early["exits"])
+        self.assertGreater(early["quire_interpreted"], PAGES)
+        self.assertGreater(late["quire_interpreted"] + late["quire_translated"],
+                           early["quire_interpreted"] + early["quire_translated"])
 
     def test_events_have_kvms_names_and_fields(self):
         self.assertTrue(self.events)

@@ -1,7 +1,9 @@
 """Debian's kernel to power-off, in every form that QEMU has for it."""
 import dataclasses
+import pathlib
+import tempfile
 
-from vmms import initramfs, kernel, places
+from vmms import counters, initramfs, kernel, machine, places
 from vmms.machine import Machine
 from vmms.scenario import Failure, Scenario
 
@@ -45,17 +47,26 @@ def restarting_arguments(form, work):
             "-append", append(work)]
 
 
-def boot(qemu, form):
-    with Machine(qemu, arguments(form, "poweroff")) as machine:
-        said = machine.wait_line("quire: up", LIMIT_SECONDS)
+def boot_seconds(qemu, form, options):
+    """Boots to power-off; the processor time of it."""
+    with Machine(qemu, arguments(form, "poweroff"), options=options) as guest:
+        said = guest.wait_line("quire: up", LIMIT_SECONDS)
         if f" cpus {form.cpus} " not in said:
-            raise Failure(f"the guest does not see {form.cpus} processors:{said}", machine.output())
-        machine.wait_for("quire: poweroff", LIMIT_SECONDS)
-        machine.wait_end(LIMIT_SECONDS)
-        cpu = machine.cpu_seconds()
+            raise Failure(f"the guest does not see {form.cpus} processors:{said}", guest.output())
+        guest.wait_for("quire: poweroff", LIMIT_SECONDS)
+        guest.wait_end(LIMIT_SECONDS)
+        cpu = guest.cpu_seconds()
         if cpu > LIMIT_SECONDS:
-            machine.fail(f"{cpu:.1f} s of processor time, at most {LIMIT_SECONDS}")
-        return f"power-off after {cpu:.1f} s of processor time"
+            guest.fail(f"{cpu:.1f} s of processor time, at most {LIMIT_SECONDS}")
+        return cpu
+
+
+def boot(qemu, form):
+    with tempfile.TemporaryDirectory(prefix="quire-boot-") as folder:
+        stats = pathlib.Path(folder) / "stats.json"
+        cpu = boot_seconds(qemu, form, ("--stats", str(stats)))
+        share = counters.check_share(stats, machine.COMMON_PARAMS)
+    return f"power-off after {cpu:.1f} s of processor time{share}"
 
 
 def forms():

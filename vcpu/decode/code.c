@@ -128,7 +128,7 @@ static void page_drop_lines(struct cpu *cpu, struct code_page *page, uint64_t li
 			}
 			*link = block->next;
 			block->page = &no_page;
-			cpu_count(&cpu->counts.code_drops);
+			cpu_count(&cpu->counts.drops);
 		}
 	}
 }
@@ -158,7 +158,7 @@ static enum step page_verify(struct cpu *cpu, struct code_page *page, uint64_t l
 
 	if (page->epoch == cpu->code_epoch)
 		return STEP_NEXT;
-	cpu_count(&cpu->counts.code_compares);
+	cpu_count(&cpu->counts.compares);
 	if (code_page_compare(page, &changed) != GUARD_OK)
 		return text_unreadable(cpu, linear);
 	if (unlikely(changed))

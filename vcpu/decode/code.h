@@ -81,6 +81,7 @@ static inline enum step code_find(struct cpu *cpu, struct block **found)
 static inline void code_serialise(struct cpu *cpu)
 {
 	cpu->code_epoch++;
+	cpu_count(&cpu->counts.serialisations);
 }
 
 /* Does this CPU hold decoded code of the host page of @host? */

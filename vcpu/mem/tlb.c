@@ -85,6 +85,7 @@ static void translations_changed(struct cpu *cpu)
 {
 	cpu->jump_generation++;
 	code_serialise(cpu);
+	cpu_count(&cpu->counts.flushes);
 }
 
 void tlb_flush_all(struct cpu *cpu)

@@ -111,9 +111,13 @@ static enum step run_block(struct cpu *cpu, int single)
 		if (unlikely(step))
 			break;
 		cpu->s.rip += op->length;
-		if (unlikely(++op >= cpu->block_end))
+		if (unlikely(++op >= cpu->block_end)) {
+			cpu_count_add(&cpu->counts.interpreted, (uint64_t)(op - block->ops));
 			return STEP_END;
+		}
 	}
+	cpu_count_add(&cpu->counts.interpreted,
+		      (uint64_t)(op - block->ops) + !(step & STEP_F_ABORT));
 	if (!(step & (STEP_F_JUMPED | STEP_F_ABORT)))
 		cpu->s.rip = op_next_rip(cpu, op);
 	return step;

@@ -121,6 +121,8 @@ void translate_create(struct cpu *cpu, unsigned int runs)
 	cpu->fast.jump_bits = (uint64_t)(FAST_JUMPS - 1) << 2;
 	for (unsigned int i = 0; i < 4; i++)
 		cpu->fast.low_bits[i] = (UINT64_C(1) << i) - 1;
+	for (unsigned int i = 0; i < FAST_NUMBERS; i++)
+		cpu->fast.number[i][0] = i;
 	translate_flush(cpu);
 }
 

@@ -159,6 +159,41 @@ void emit_store_field_imm(struct emit *e, uint64_t offset, uint32_t value)
 	emit_u32(e, value);
 }
 
+void emit_add_retired(struct emit *e, uint64_t offset)
+{
+	struct host_mem mem = field_at(offset);
+	struct host_insn paddq = {
+	    .map = MAP_0F, .opcode = 0xd4, .has_opsize = 1, .reg = XMM_RETIRED, .memory = &mem};
+
+	emit_insn(e, &paddq);
+}
+
+void emit_add_retired_few(struct emit *e, unsigned int number)
+{
+	struct host_insn paddq = {
+	    .map = MAP_0F, .opcode = 0xd4, .has_opsize = 1, .reg = XMM_RETIRED, .rm = number};
+
+	emit_insn(e, &paddq);
+}
+
+void emit_load_xmm(struct emit *e, unsigned int xmm, uint64_t offset)
+{
+	struct host_mem mem = field_at(offset);
+	struct host_insn movq = {
+	    .map = MAP_0F, .opcode = 0x7e, .repeat = 0xf3, .reg = xmm, .memory = &mem};
+
+	emit_insn(e, &movq);
+}
+
+void emit_store_xmm(struct emit *e, unsigned int xmm, uint64_t offset)
+{
+	struct host_mem mem = field_at(offset);
+	struct host_insn movq = {
+	    .map = MAP_0F, .opcode = 0xd6, .has_opsize = 1, .reg = xmm, .memory = &mem};
+
+	emit_insn(e, &movq);
+}
+
 void emit_lea(struct emit *e, enum host_reg to, const struct host_mem *mem)
 {
 	struct host_insn insn = {.opcode = 0x8d, .reg = to, .memory = mem, .wide = 1};

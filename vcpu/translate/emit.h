@@ -32,6 +32,8 @@ enum host_reg {
 #define REG_TAG HOST_RCX
 #define REG_LINEAR HOST_R10
 #define REG_SET HOST_R11
+#define XMM_RETIRED 0u
+#define XMM_NUMBERS 7u /* XMM1 holds 1, and so on up to this */
 #define CPU_BIAS 12
 
 /* Where code is written; at .exec_delta from it, it runs. */
@@ -82,6 +84,13 @@ void emit_shl_page(struct emit *e, enum host_reg to, enum host_reg from);
 void emit_pext_field(struct emit *e, enum host_reg to, enum host_reg from, uint64_t offset);
 /* [set << 3 + field] */
 void emit_load_table(struct emit *e, enum host_reg to, enum host_reg set, uint64_t offset);
+
+/* XMM_RETIRED += the number at @offset, or one of 1 .. XMM_NUMBERS. */
+void emit_add_retired(struct emit *e, uint64_t offset);
+void emit_add_retired_few(struct emit *e, unsigned int number);
+/* The lower half of an XMM register from there, and to there. */
+void emit_load_xmm(struct emit *e, unsigned int xmm, uint64_t offset);
+void emit_store_xmm(struct emit *e, unsigned int xmm, uint64_t offset);
 
 /* A jump of 32 bits; the result is where its distance stands. */
 uint8_t *emit_jmp(struct emit *e);

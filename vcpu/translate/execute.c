@@ -37,6 +37,7 @@ static struct running leave_with(struct cpu *cpu, enum step step)
 static struct running enter_at(struct cpu *cpu, const struct unit *unit, unsigned int op)
 {
 	cpu->fast.entry = unit->code + unit->op[op].code;
+	cpu->fast.retired = -(uint64_t)op;
 	return (struct running){NEXT_ENTER, STEP_NEXT};
 }
 
@@ -59,6 +60,8 @@ static struct running interpret(struct cpu *cpu, struct unit *unit, unsigned int
 	cpu->op = op;
 	cpu->block_end = unit->block->ops + unit->op_count;
 	step = op->run(cpu, op);
+	if (!(step & STEP_F_ABORT))
+		cpu_count(&cpu->counts.interpreted);
 	if (unlikely(step)) {
 		if (!(step & (STEP_F_JUMPED | STEP_F_ABORT)))
 			cpu->s.rip = op_next_rip(cpu, op);
@@ -169,12 +172,19 @@ static struct running link_jump(struct cpu *cpu, struct unit *from, unsigned int
 	return running;
 }
 
+/* Translated code came back, at @op of a unit, or at 0 when it left a unit by its end. */
+static void count_retired(struct cpu *cpu, unsigned int op)
+{
+	cpu_count_add(&cpu->counts.translated, cpu->fast.retired + op);
+}
+
 /* The host refused an access, or a signal broke it off: the interpreter finds out what to do. */
 static struct running fault(struct cpu *cpu)
 {
 	unsigned int index = 0;
 	struct unit *unit = cache_find(cpu->translate, cpu->fast.scratch, &index);
 
+	count_retired(cpu, index);
 	cpu->s.rip = cpu->fast.rip_page + unit->op[index].offset;
 	if (guard_last_reason != GUARD_ABORT)
 		return interpret(cpu, unit, index);
@@ -190,19 +200,23 @@ static struct running see_to_exit(struct cpu *cpu)
 	unsigned int op = exit >> EXIT_KIND_BITS & ((1u << EXIT_OP_BITS) - 1);
 	enum exit_kind kind = exit & ((1u << EXIT_KIND_BITS) - 1);
 
+	if (kind == EXIT_FAULT)
+		return fault(cpu);
 	switch (kind) {
 	case EXIT_JUMP:
+		count_retired(cpu, 0);
 		return jump(cpu);
 	case EXIT_LINK:
+		count_retired(cpu, 0);
 		return link_jump(cpu, unit, op);
-	case EXIT_FAULT:
-		return fault(cpu);
 	case EXIT_STOP:
+		count_retired(cpu, 0);
 		cpu->s.rip = cpu->fast.rip_page + (uint64_t)unit_target(unit, op);
 		return leave_with(cpu, STEP_JUMP);
 	default:
 		break;
 	}
+	count_retired(cpu, op);
 	cpu->s.rip = cpu->fast.rip_page + unit->op[op].offset;
 	if (kind == EXIT_OP)
 		return interpret(cpu, unit, op);

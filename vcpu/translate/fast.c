@@ -119,6 +119,7 @@ void translate_drop_page(struct cpu *cpu, struct code_page *page)
 	if (!cpu->translate)
 		return;
 	page->generation++;
+	cpu_count(&cpu->counts.unlinks);
 	jumps_empty(&cpu->fast);
 }
 

@@ -7,6 +7,7 @@
 #define FAST_MODES 3u /* enum tlb_mode */
 #define FAST_SETS 512u
 #define FAST_JUMPS 1024u
+#define FAST_NUMBERS 65u /* what a unit may add: up to BLOCK_OPS_MAX */
 
 /*
  * A tag is the negated page address, so that tag + address of the last byte is below 4096 when the
@@ -32,8 +33,14 @@ struct fast {
 	uint64_t scratch;
 	uint64_t entry;	   /* where to begin */
 	uint64_t host_rsp; /* while translated code runs */
-	uint32_t flags;	   /* AX as LAHF and SETO AL leave it */
-	uint32_t exit;	   /* why it came back: enum exit_kind, operation, unit */
+	/*
+	 * Instructions that retired since the code was entered, less those of the first unit that
+	 * stand before the entry: in XMM0 while it runs.
+	 */
+	uint64_t retired;
+	_Alignas(16) uint64_t number[FAST_NUMBERS][2]; /* 0, 1, 2 ...: what PADDQ adds to it */
+	uint32_t flags;				       /* AX as LAHF and SETO AL leave it */
+	uint32_t exit; /* why it came back: enum exit_kind, operation, unit */
 };
 
 #endif

@@ -55,6 +55,9 @@ static void make_enter(struct translate *t, struct emit *e)
 	emit_lea(e, REG_CPU, &cpu);
 	emit_store_field(e, HOST_RSP, FAST(host_rsp));
 	emit_move_registers(e, 1);
+	emit_load_xmm(e, XMM_RETIRED, FAST(retired));
+	for (unsigned int number = 1; number <= XMM_NUMBERS; number++)
+		emit_load_xmm(e, number, FAST(number[number][0]));
 	emit_insn(e, &load_flags);
 	emit_bytes(e, flags_from_ax, sizeof(flags_from_ax));
 	emit_load_field(e, HOST_RAX, GPR_AT(CPU_RAX));
@@ -69,6 +72,7 @@ static void make_leave(struct translate *t, struct emit *e)
 	t->stubs.leave = here(e);
 	emit_store_field(e, HOST_RAX, GPR_AT(CPU_RAX));
 	emit_move_registers(e, 0);
+	emit_store_xmm(e, XMM_RETIRED, FAST(retired));
 	emit_bytes(e, flags_to_ax, sizeof(flags_to_ax));
 	emit_insn(e, &store_flags);
 	emit_load_field(e, HOST_RSP, FAST(host_rsp));

@@ -113,6 +113,15 @@ static void make_far_away(struct making *m, int64_t offset)
 	emit_to_stub(m, m->t->stubs.dispatch[m->unit->mode]);
 }
 
+/* The first @count operations have retired, and the unit ends. */
+static void make_count(struct making *m, unsigned int count)
+{
+	if (count <= XMM_NUMBERS)
+		emit_add_retired_few(&m->e, count);
+	else
+		emit_add_retired(&m->e, FAST(number[count][0]));
+}
+
 /* Go on at @offset from the page's first byte, in the page or elsewhere. */
 void make_go_to(struct making *m, unsigned int op, int64_t offset)
 {
@@ -120,6 +129,7 @@ void make_go_to(struct making *m, unsigned int op, int64_t offset)
 	struct host_mem ring = {.base = REG_TAG, .index = HOST_NONE};
 	uint8_t *stop;
 
+	make_count(m, op < unit->op_count ? op + 1 : op);
 	if (offset < 0 || offset >= (int64_t)QUIRE_PAGE_SIZE) {
 		make_far_away(m, offset);
 		return;
@@ -141,6 +151,7 @@ void make_go_to(struct making *m, unsigned int op, int64_t offset)
 
 void make_dispatch(struct making *m)
 {
+	make_count(m, m->index + 1);
 	emit_to_stub(m, m->t->stubs.dispatch[m->unit->mode]);
 }
 

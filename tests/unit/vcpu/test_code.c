@@ -70,8 +70,8 @@ static void test_compares_by_page(void **state)
 	load_at(vcpu, GUEST_CODE + PAGE, callee_start, callee_end);
 	load_at(vcpu, GUEST_CODE + 2 * PAGE, callee_start, callee_end);
 	assert_int_equal(run_from(vcpu, GUEST_CODE), 2000);
-	assert_in_range(counts->code_compares, 2990, 3010);
-	assert_int_equal(counts->code_drops, 0);
+	assert_in_range(counts->compares, 2990, 3010);
+	assert_int_equal(counts->drops, 0);
 }
 
 PROGRAM(two_lines, "mov $1, %ecx; jmp 1f; .balign 64; 1: mov $2, %edx; jmp 2f;"
@@ -87,12 +87,12 @@ static void test_client_changes_a_line(void **state)
 	assert_int_equal(run_from(vcpu, ALIAS_GPA), 3);
 	vcpu->vm->ram[ALIAS_GPA + 65] = 7;
 	assert_int_equal(run_from(vcpu, ALIAS_GPA), 8);
-	assert_int_equal(counts->code_drops, 1);
+	assert_int_equal(counts->drops, 1);
 	/* There and back between two runs is no change. */
 	vcpu->vm->ram[ALIAS_GPA + 65] = 9;
 	vcpu->vm->ram[ALIAS_GPA + 65] = 7;
 	assert_int_equal(run_from(vcpu, ALIAS_GPA), 8);
-	assert_int_equal(counts->code_drops, 1);
+	assert_int_equal(counts->drops, 1);
 }
 
 /* Data in a line that was never run is no code's. */
@@ -104,7 +104,7 @@ static void test_client_changes_data(void **state)
 	assert_int_equal(run_from(vcpu, ALIAS_GPA), 3);
 	vcpu->vm->ram[ALIAS_GPA + 1024] ^= 1;
 	assert_int_equal(run_from(vcpu, ALIAS_GPA), 3);
-	assert_int_equal(cpu_counts(vcpu->cpu)->code_drops, 0);
+	assert_int_equal(cpu_counts(vcpu->cpu)->drops, 0);
 }
 
 /* Stores through another linear address, at once: by turns to the running block and to another. */
@@ -167,6 +167,26 @@ static void test_crossing_remapped(void **state)
 	assert_int_equal(run_from(vcpu, ALIAS_ONE + PAGE - 2), 0x501);
 }
 
+#define CALLS 100000
+
+PROGRAM(loop, "mov $100000, %ecx; 1: call 2f; dec %ecx; jnz 1b; hlt; 2: push %rax; pop %rdx; ret");
+
+/* Instructions are counted exactly, and nearly all of a loop run translated where that is on. */
+static void test_counts_of_a_loop(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	const struct cpu_counts *counts = cpu_counts(vcpu->cpu);
+
+	load_at(vcpu, GUEST_CODE, loop_start, loop_end);
+	(void)run_from(vcpu, GUEST_CODE);
+	assert_int_equal(counts->interpreted + counts->translated, 1 + 6 * CALLS + 1);
+	assert_int_equal(counts->unlinks, 0);
+	if (!counts->units)
+		assert_int_equal(counts->translated, 0);
+	else
+		assert_true(counts->translated > 6 * CALLS * 99 / 100);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -175,7 +195,7 @@ int main(void)
 	    TEST(test_compares_by_page),     TEST(test_client_changes_a_line),
 	    TEST(test_client_changes_data),  TEST(test_alias_is_seen_at_once),
 	    TEST(test_crossing_instruction), TEST(test_crossing_remapped),
-	    TEST(test_crossing_feature),
+	    TEST(test_crossing_feature),     TEST(test_counts_of_a_loop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,54 @@
+"""What 'quire run --stats' wrote, added up, and what it says of the translator."""
+import json
+import pathlib
+import subprocess
+
+from vmms import places
+from vmms.scenario import Failure
+
+# Of a boot, at least so much runs as translated code.
+SHARE_PERCENT = 95
+
+
+def totals(path):
+    """The counters of all objects of a run: name -> sum."""
+    found = {}
+
+    def collect(value):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if isinstance(inner, int) and not isinstance(inner, bool):
+                    found.setdefault(name, []).append(inner)
+                collect(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                collect(inner)
+
+    collect(json.loads(pathlib.Path(path).read_text()))
+    return {name: sum(values) for name, values in found.items()}
+
+
+def machine_translates():
+    """Does 'quire doctor' say that hot code becomes machine code here?"""
+    done = subprocess.run([str(places.QUIRE), "doctor"], text=True, stdout=subprocess.PIPE,
+                          check=False)
+    return any(line.split()[:2] == ["translator", "yes"] for line in done.stdout.splitlines())
+
+
+def share(found):
+    """Instructions that retired in translated code, in percent of all."""
+    translated = found["quire_translated"]
+    return 100 * translated / max(translated + found["quire_interpreted"], 1)
+
+
+def check_share(path, params=()):
+    """Raises Failure when too little of a run was translated, unless it was not to be."""
+    if any(param in ("kvm.quire_translate=N", "kvm.quire_translate=0") for param in params):
+        return ""
+    if not machine_translates():
+        return ""
+    percent = share(totals(path))
+    if percent < SHARE_PERCENT:
+        raise Failure(f"{percent:.1f} % of the instructions ran translated, at least "
+                      f"{SHARE_PERCENT} % are wanted", pathlib.Path(path).read_text())
+    return f", {percent:.1f} % of its instructions translated"
