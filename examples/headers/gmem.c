@@ -16,13 +16,12 @@ static int guest_writes(struct example *example, uint64_t gpa, struct quire_memo
 }
 
 /* The example's frame numbers are addresses. */
-static int fill_page(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+static int64_t fill_page(void *ctx, const struct quire_gmem_unit *unit)
 {
 	(void)ctx;
-	(void)source;
-	memset((void *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT), (int)(gfn.v & 0xff),
+	memset((void *)(uintptr_t)(unit->pfn.v << QUIRE_PAGE_SHIFT), (int)(unit->gfn.v & 0xff),
 	       QUIRE_PAGE_SIZE);
-	return 0;
+	return 1;
 }
 
 void example_gmem(void)
@@ -51,6 +50,7 @@ void example_gmem(void)
 	struct quire_gmem_fill fill = {.gfn = gfn_of(region.gpa), .npages = 1, .fill = fill_page};
 
 	EXAMPLE_CHECK(quire_gmem_populate(example.vm, &fill) == 1);
+	EXAMPLE_CHECK(quire_gmem_populate(example.vm, &fill) == -EEXIST);
 	fill.npages = 0;
 	EXAMPLE_CHECK(quire_gmem_populate(example.vm, &fill) == -EINVAL);
 

@@ -69,31 +69,45 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
 						uint64_t size_bytes);
 
+/* Private pages that are filled together: 2^@order of them, aligned alike in guest, file and host.
+ */
+struct quire_gmem_unit {
+	gfn_t gfn;
+	pfn_t pfn;
+	unsigned int order;		 /* 0, or 9 */
+	const struct quire_page *source; /* 2^@order pages, any frames; NULL: there is none */
+};
+
 /* Private pages to be filled before the guest runs: what a launch measures, for example. */
 struct quire_gmem_fill {
 	gfn_t gfn;
 	uint64_t npages;
-	hva_t source;	  /* page aligned, one page for each; 0: there is none */
-	int write_source; /* @fill writes to the source, too */
+	hva_t source;		/* page aligned, one page for each; 0: there is none */
+	int write_source;	/* @fill writes to the source, too */
+	unsigned int max_order; /* of the units that @fill takes: 0, or 9 and more */
 	/*
-	 * Fill the private page @pfn from @source (NULL: none), whatever it held before. Under
-	 * slots_lock and the page's lock: a guest that touches the page waits. It must not call the
-	 * library. 0, or -errno to the caller: a page that was not up to date stays so.
+	 * Fill the private pages from their sources, whatever they held before. Under slots_lock,
+	 * the inode's invalidate lock and the lock of the pages: a guest that touches them waits.
+	 * May sleep; must not call the library. How many pages are filled, from the first on: all,
+	 * or fewer, with which the request ends; or -errno: none. What is not filled is no VM's
+	 * again, and is zeroed before its first use if it was never used.
 	 */
-	int (*fill)(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source);
+	int64_t (*fill)(void *ctx, const struct quire_gmem_unit *unit);
 	void *ctx;
-	int (*interrupted)(void); /* nonzero before a page: -EINTR; no lock held; may be NULL */
+	int (*interrupted)(void); /* nonzero before a unit: -EINTR; no lock held; may be NULL */
 };
 
 /*
- * Make private pages and fill them, one after the other, up to the end of the slot; those that are
- * filled count as up to date. The number of pages done if there is one, else: -EIO: a dead VM, or a
- * frame that another VM owns; -EINVAL: no pages, an unaligned source, no slot with a guest_memfd
- * there, a page that is not private, a source page that the host does not count; -EFAULT: the
- * slot's file is gone, or no source there; -EINTR, -ENOMEM, -EHWPOISON; or what the host's
- * page_get() or store_get(), or @fill, said. No lock held; asks for the source without a lock, then
- * takes slots_lock and the inode's invalidate lock, for each page anew; may sleep. Excludes punches
- * of the page. A guest that has mapped the page keeps it: fill before the guest runs.
+ * Make private pages and fill them, one unit after the other, up to the end of the slot; those that
+ * are filled count as up to date. A unit is a page, or 2 MiB where the request takes that, all of
+ * it is asked for, private, in one slot, and the host gave the file's pages so. The number of pages
+ * done if there is one, else: -EEXIST: the page is private already, for it was filled before, or
+ * the guest has used it (punch or convert it first); -EIO: a dead VM, or a frame that another VM
+ * owns; -EINVAL: no pages, an unaligned source, no slot with a guest_memfd there, a page that is
+ * not private, a source page that the host does not count; -EFAULT: the slot's file is gone, or no
+ * source there; -EINTR, -ENOMEM, -EHWPOISON; or what the host's page_get() or store_get(), or
+ * @fill, said. No lock held; asks for the source without a lock, then takes slots_lock and the
+ * inode's invalidate lock, for each unit anew; may sleep. Excludes punches of the unit.
  */
 QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
 						       const struct quire_gmem_fill *request);

@@ -57,6 +57,7 @@
 	X(shadow_unflushed, "shadow pages are freed before the TLBs are flushed")           \
 	X(quota_unchecked, "the limit on shadow pages is set and nothing goes")             \
 	X(line_unlocked, "a vCPU goes while a writer waits for its lock line")              \
+	X(fill_early, "a lookup finds a private page before it is filled")                  \
 	X(file_unheld, "a guest_memfd goes on without its VM")                              \
 	X(alone_unarmed, "with guest mode closed nothing is armed")                         \
 	X(alone_unflushed, "what is armed with guest mode closed owes no flush")            \

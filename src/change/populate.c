@@ -3,18 +3,32 @@
 
 #include "src/change/change.h"
 
-/* One page of a request, with its source in hand. */
-struct fill_one {
+#define UNIT_PAGES QUIRE_TABLE_ENTRIES
+
+/* One unit of a request on its way. */
+struct fill_work {
+	struct quire_vm *vm;
 	const struct quire_gmem_fill *request;
 	gfn_t gfn;
-	const struct quire_page *source;
+	struct quire_page *sources; /* room for those of a unit, or NULL */
+	u64 npages;		    /* of the unit at most; so many sources are in hand */
+	bool ended;		    /* a unit was filled in part: no other follows */
 };
 
-static int fill_page(void *ctx, u64 index, pfn_t pfn)
+static s64 fill_pages(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
-	const struct fill_one *one = ctx;
+	struct fill_work *work = ctx;
+	const struct quire_gmem_unit unit = {
+	    .gfn = work->gfn,
+	    .pfn = pfn,
+	    .order = order,
+	    .source = work->sources,
+	};
+	s64 done = work->request->fill(work->request->ctx, &unit);
 
-	return one->request->fill(one->request->ctx, one->gfn, pfn, one->source);
+	(void)index;
+	work->ended = done < (s64)1 << order;
+	return done ? done : -EIO;
 }
 
 /* Under slots_lock. */
@@ -42,59 +56,124 @@ static int request_check(struct quire_vm *vm, const struct quire_gmem_fill *requ
 	return err;
 }
 
-/* Slot and attribute may have changed since the last page: both are asked again. */
-static int fill_locked(struct quire_vm *vm, struct fill_one *one)
+/* Slot and attributes may have changed since the last unit: both are asked again. */
+static s64 fill_locked(struct fill_work *work)
 {
-	const struct gmem_filler filler = {fill_page, one};
-	const struct memslot *slot = gmem_slot_at(vm, one->gfn);
+	const struct memslot *slot = gmem_slot_at(work->vm, work->gfn);
+	struct gmem_filler filler = {.fill = fill_pages, .ctx = work};
+	u64 attributes;
 
 	if (!slot)
 		return -EINVAL;
 	if (!slot->gmem.file)
 		return -EFAULT;
-	if (!(attributes_get(vm, one->gfn) & QUIRE_ATTRIBUTE_PRIVATE))
+	if (!(attributes_get(work->vm, work->gfn) & QUIRE_ATTRIBUTE_PRIVATE))
 		return -EINVAL;
-	return gmem_fill_page(slot, one->gfn, &filler);
+	if (work->npages == UNIT_PAGES &&
+	    attributes_uniform(work->vm, work->gfn, UNIT_PAGES, &attributes))
+		filler.max_order = QUIRE_TABLE_BITS;
+	return gmem_fill_unit(slot, work->gfn, &filler);
 }
 
-/* The source comes before any lock: the client may have to be waited for. */
-static int populate_one(struct quire_vm *vm, const struct quire_gmem_fill *request, u64 done)
+static u32 source_flags(const struct quire_gmem_fill *request)
 {
-	u32 flags = QUIRE_PAGE_PIN | (request->write_source ? QUIRE_PAGE_WRITE : 0);
-	struct fill_one one = {.request = request, .gfn = {request->gfn.v + done}};
-	hva_t source = {request->source.v + (done << QUIRE_PAGE_SHIFT)};
-	struct quire_page page;
-	int err;
+	return QUIRE_PAGE_PIN | (request->write_source ? QUIRE_PAGE_WRITE : 0);
+}
 
-	if (request->source.v) {
-		err = vm->host->page_get(vm->host_ctx, source, flags, &page);
-		if (err)
-			return err;
-		one.source = &page;
+/* The sources of the unit, or the first of them: then one page is all that is filled. */
+static int sources_get(struct fill_work *work, hva_t from)
+{
+	const struct quire_vm *vm = work->vm;
+	u64 got = 0;
+	int err = 0;
+
+	if (!work->sources)
+		return 0;
+	for (; got < work->npages && !err; got += !err, from.v += QUIRE_PAGE_SIZE)
+		err = vm->host->page_get(vm->host_ctx, from, source_flags(work->request),
+					 &work->sources[got]);
+	if (!err || !got)
+		return err;
+	work->npages = got;
+	return 0;
+}
+
+static void sources_put(const struct fill_work *work)
+{
+	const struct quire_vm *vm = work->vm;
+	enum quire_page_use use =
+	    work->request->write_source ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED;
+
+	for (u64 i = 0; work->sources && i < work->npages; i++)
+		if (work->sources[i].refcounted)
+			vm->host->page_put(vm->host_ctx, &work->sources[i], use);
+}
+
+/* Pages of the unit that may begin at page @done of the request. */
+static u64 unit_pages(const struct fill_work *work, u64 done, u64 npages)
+{
+	bool whole = work->request->max_order >= QUIRE_TABLE_BITS &&
+		     is_aligned_u64(work->gfn.v, UNIT_PAGES) && npages - done >= UNIT_PAGES;
+
+	return whole ? UNIT_PAGES : 1;
+}
+
+/* The sources come before any lock: the client may have to be waited for. */
+static s64 populate_unit(struct fill_work *work, u64 done, u64 npages)
+{
+	const struct quire_gmem_fill *request = work->request;
+	s64 filled;
+
+	if (request->interrupted && request->interrupted())
+		return -EINTR;
+	work->gfn.v = request->gfn.v + done;
+	work->npages = unit_pages(work, done, npages);
+	filled = sources_get(work, (hva_t){request->source.v + (done << QUIRE_PAGE_SHIFT)});
+	if (filled)
+		return filled;
+	mutex_lock(&work->vm->slots_lock);
+	filled = fill_locked(work);
+	mutex_unlock(&work->vm->slots_lock);
+	sources_put(work);
+	return filled;
+}
+
+static s64 populate_all(struct fill_work *work, u64 npages)
+{
+	u64 done = 0;
+
+	while (done < npages && !work->ended) {
+		s64 filled = populate_unit(work, done, npages);
+
+		if (filled < 0)
+			return done ? (s64)done : filled;
+		done += (u64)filled;
 	}
-	mutex_lock(&vm->slots_lock);
-	err = fill_locked(vm, &one);
-	mutex_unlock(&vm->slots_lock);
-	if (one.source && page.refcounted)
-		vm->host->page_put(vm->host_ctx, &page,
-				   request->write_source ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED);
-	return err;
+	return (s64)done;
 }
 
 int64_t quire_gmem_populate(struct quire_vm *vm, const struct quire_gmem_fill *request)
 {
-	u64 npages = 0, done = 0;
-	int err;
+	size_t room_bytes = UNIT_PAGES * sizeof(struct quire_page);
+	struct fill_work work = {.vm = vm, .request = request};
+	struct quire_page one;
+	u64 npages = 0;
+	s64 done;
 
 	if (quire_vm_is_dead(vm))
 		return -EIO;
-	err = request_check(vm, request, &npages);
-	while (!err && done < npages) {
-		err = request->interrupted && request->interrupted() ? -EINTR : 0;
-		if (!err)
-			err = populate_one(vm, request, done);
-		if (!err)
-			done++;
+	done = request_check(vm, request, &npages);
+	if (done)
+		return done;
+	if (request->source.v && request->max_order < QUIRE_TABLE_BITS) {
+		work.sources = &one;
+	} else if (request->source.v) {
+		work.sources = vm_alloc(vm, room_bytes);
+		if (!work.sources)
+			return -ENOMEM;
 	}
-	return done ? (int64_t)done : err;
+	done = populate_all(&work, npages);
+	if (work.sources && work.sources != &one)
+		vm_free(vm, work.sources, room_bytes);
+	return done;
 }

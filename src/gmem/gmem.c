@@ -452,7 +452,31 @@ static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 	};
 }
 
-int gmem_fill_page(const struct memslot *slot, gfn_t gfn, const struct gmem_filler *filler)
+/* Filling takes frames that no VM owns yet. */
+static int claim_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
+{
+	const struct gmem_lookup *lookup = ctx;
+	const struct gmem_arch *arch = lookup->file->inode->arch;
+
+	if (!arch->ops->claim)
+		return make_private(ctx, index, pfn, order);
+	return arch->ops->claim(arch->ctx, gfn_of_index(lookup, index), pfn, order);
+}
+
+static int unclaim_private(void *ctx, u64 index, pfn_t pfn)
+{
+	const struct gmem_lookup *lookup = ctx;
+	const struct gmem_arch *arch = lookup->file->inode->arch;
+
+	(void)index;
+	if (arch->ops->make_shared)
+		arch->ops->make_shared(arch->ctx, pfn, 1);
+	else if (arch->ops->reclaim)
+		arch->ops->reclaim(arch->ctx, pfn, 1);
+	return 0;
+}
+
+s64 gmem_fill_unit(const struct memslot *slot, gfn_t gfn, const struct gmem_filler *filler)
 {
 	struct quire_gmem *file = slot->gmem.file;
 	struct gmem_lookup lookup = {
@@ -461,19 +485,22 @@ int gmem_fill_page(const struct memslot *slot, gfn_t gfn, const struct gmem_fill
 	    .gfn = gfn,
 	    .index = memslot_gmem_index(slot, gfn),
 	};
-	struct gmem_prepare prepare;
-	int error;
+	const struct gmem_prepare claim = {
+	    .make_private = claim_private, .make_shared = unclaim_private, .ctx = &lookup};
+	struct gmem_filler fitting = *filler;
+	bool claims;
+	s64 done;
 
 	/* The slot forgets its file under slots_lock: until then the file stays. */
 	if (!file)
 		return -EFAULT;
-	prepare = prepare_for(&lookup);
+	claims = needs_preparing(file->inode, GMEM_PRIVATE);
+	if (fitting.max_order)
+		fitting.max_order = slot_order(slot, file, &lookup);
 	rwlock_write_lock(&file->inode->invalidate_lock);
-	error =
-	    gmem_page_fill(&file->inode->pages, lookup.index,
-			   needs_preparing(file->inode, GMEM_PRIVATE) ? &prepare : NULL, filler);
+	done = gmem_page_fill(&file->inode->pages, lookup.index, claims ? &claim : NULL, &fitting);
 	rwlock_write_unlock(&file->inode->invalidate_lock);
-	return error;
+	return done;
 }
 
 /* Can all of the unit of 1 GiB around @page be mapped at once? Its other blocks are brought into

@@ -31,6 +31,11 @@ struct gmem_arch_ops {
 	/* @pfn is about to be mapped private at @gfn. May sleep and fail; -errno to the fault. */
 	int (*make_private)(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order);
 	/*
+	 * The same for pages that are filled before the guest runs: -EEXIST where the VM owns one
+	 * of them already. NULL: make_private().
+	 */
+	int (*claim)(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order);
+	/*
 	 * Is what make_private() did still so? Without a lock; a wrong answer while it changes is
 	 * noticed by the invalidation retry check. NULL: until reclaim().
 	 */
@@ -126,11 +131,14 @@ must_check int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gme
 must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
 
 /*
- * Make page @gfn of the slot private and fill it; not zeroed. Under slots_lock; takes the
- * invalidate lock exclusive. -EFAULT: the slot has no live file; -EHWPOISON, -ENOMEM, or what the
- * host, the arch or @filler said.
+ * Make pages of the slot private from @gfn on and fill them, a page, or a unit of up to
+ * 2^filler->max_order that begins there; not zeroed. How many pages that are. Under slots_lock,
+ * which keeps attributes and slot as they are; takes the invalidate lock exclusive. -EFAULT: the
+ * slot has no live file; -EEXIST: private already; -EHWPOISON, -ENOMEM, or what the host, the arch
+ * or
+ * @filler said.
  */
-must_check int gmem_fill_page(const struct memslot *slot, gfn_t gfn,
+must_check s64 gmem_fill_unit(const struct memslot *slot, gfn_t gfn,
 			      const struct gmem_filler *filler);
 
 /*

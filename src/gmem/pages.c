@@ -345,25 +345,63 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 	return error;
 }
 
-int gmem_page_fill(struct gmem_pages *pages, u64 index, const struct gmem_prepare *prepare,
+/* A whole block at once, where it is one unit and none of it is private yet. */
+static unsigned int fill_order(const struct page_work *work, const struct gmem_filler *filler)
+{
+	bool whole = filler->max_order >= GMEM_BLOCK_ORDER && !work->off &&
+		     gmem_block_is_unit(work->block) &&
+		     !gmem_block_any_has(work->block, GMEM_PAGE_PREPARED);
+
+	return whole ? GMEM_BLOCK_ORDER : 0;
+}
+
+/* Pages [@first, @end) of the unit at @pfn were made private for nothing. */
+static void fill_undo(const struct page_work *work, const struct gmem_prepare *prepare, pfn_t pfn,
+		      u64 first, u64 end)
+{
+	for (; first < end; first++)
+		(void)prepare->make_shared(prepare->ctx, work->index + first,
+					   (pfn_t){pfn.v + first});
+}
+
+/*
+ * Private first: what is filled in must not be left in a page that was refused. The state says so
+ * last: a lookup that asks no lock finds the page when it is filled.
+ */
+static s64 fill_unit(struct page_work *work, const struct gmem_prepare *prepare,
+		     const struct gmem_filler *filler)
+{
+	u32 bits = GMEM_PAGE_UP_TO_DATE | (prepare ? GMEM_PAGE_PREPARED : 0);
+	unsigned int order = fill_order(work, filler);
+	u64 end = UINT64_C(1) << order, filled;
+	pfn_t pfn =
+	    gmem_block_pfn(work->block, work->off, gmem_block_state(work->block, work->off));
+	s64 done = prepare ? prepare->make_private(prepare->ctx, work->index, pfn, order) : 0;
+
+	if (done)
+		return done;
+	for (u32 i = 0; MUTANT(fill_early) && i < end; i++)
+		gmem_block_set(work->block, work->off + i, bits);
+	done = filler->fill(filler->ctx, work->index, pfn, order);
+	filled = done > 0 ? min_u64((u64)done, end) : 0;
+	for (u32 i = 0; i < filled; i++)
+		gmem_block_set(work->block, work->off + i, bits);
+	if (prepare)
+		fill_undo(work, prepare, pfn, filled, end);
+	return done > 0 ? (s64)filled : done;
+}
+
+s64 gmem_page_fill(struct gmem_pages *pages, u64 index, const struct gmem_prepare *prepare,
 		   const struct gmem_filler *filler)
 {
-	struct gmem_page page;
 	struct page_work work;
-	int error = work_begin(&work, pages, index);
+	s64 done = work_begin(&work, pages, index);
 
-	if (error)
-		return error;
-	error = page_exist(&work);
-	/* Private first: what is filled in must not be left in a page that was refused. */
-	if (!error && prepare)
-		error = prepare_one(&work, prepare, work.off);
-	if (!error) {
-		gmem_page_read(pages, index, &page);
-		error = filler->fill(filler->ctx, index, page.pfn);
-	}
-	if (!error)
-		gmem_block_set(work.block, work.off, GMEM_PAGE_UP_TO_DATE);
+	if (done)
+		return done;
+	done = page_exist(&work);
+	if (!done)
+		done = fill_unit(&work, prepare, filler);
 	work_end(&work);
-	return error;
+	return done;
 }

@@ -101,17 +101,23 @@ struct gmem_prepare {
 must_check int gmem_page_use(struct gmem_pages *pages, u64 index,
 			     const struct gmem_prepare *prepare, struct gmem_page *page);
 
-/* How a page is filled, in place of zeroing it. Under the page lock. */
+/* How pages are filled, in place of zeroing them. */
 struct gmem_filler {
-	int (*fill)(void *ctx, u64 index, pfn_t pfn);
+	/*
+	 * Under the page lock: fill 2^@order pages from the aligned @index on, at @pfn. How many of
+	 * them are filled, from the first on; or -errno: none.
+	 */
+	s64 (*fill)(void *ctx, u64 index, pfn_t pfn, unsigned int order);
 	void *ctx;
+	unsigned int max_order; /* 0, or 9: the unit that begins at the page, where it is one */
 };
 
 /*
- * The page, existing, made private alone with @prepare (may be NULL), filled and then up to date.
- * Errors as gmem_page_use(), or the filler's: the page is as before then, but for being private.
+ * The page and its unit, existing, made private alone with @prepare (may be NULL; its
+ * make_private() refuses what is private already), filled and then up to date. How many pages that
+ * are. Errors as gmem_page_use(), or the filler's. Pages that were not filled are as before.
  */
-must_check int gmem_page_fill(struct gmem_pages *pages, u64 index,
+must_check s64 gmem_page_fill(struct gmem_pages *pages, u64 index,
 			      const struct gmem_prepare *prepare, const struct gmem_filler *filler);
 
 /* Has every page of the unit of 2^@order around page @index got @state? Nonzero if so. No lock. */

@@ -62,7 +62,7 @@ static u64 claim_id(u64 claim)
 }
 
 /* The claim that @base implies @off frames on: the gfn wraps, the id stays. */
-static u64 claim_add(u64 base, u32 off)
+static u64 claim_add(u64 base, u64 off)
 {
 	return claim_make(claim_id(base), base + off);
 }
@@ -155,16 +155,26 @@ static u64 frame_claim(const struct rmp_block *block, u32 off)
 	return claim_add(atomic_load_relaxed_u64(&block->base), off);
 }
 
+/* What a VM wants of the frames [off, end) of a block: consecutive claims from @claim on. */
+struct rmp_change {
+	u64 claim;
+	u32 off, end;
+	bool anew; /* -EEXIST where it owns one of them already */
+};
+
 /* May the frame become @claim's? Under the block's lock. */
-static bool frame_is_free(const struct rmp_block *block, u32 off, u64 claim)
+static int frame_check(const struct rmp_block *block, u32 off, u64 claim, bool anew)
 {
 	u64 there;
 
 	if (!bit_get(block->assigned, off))
-		return true;
+		return 0;
 	there = frame_claim(block, off);
-	return there == claim ||
-	       (claim_id(there) == claim_id(claim) && !bit_get(block->valid, off));
+	if (claim_id(there) != claim_id(claim))
+		return -EIO;
+	if (anew)
+		return -EEXIST;
+	return there == claim || !bit_get(block->valid, off) ? 0 : -EIO;
 }
 
 static bool block_is_empty(const struct rmp_block *block)
@@ -191,50 +201,76 @@ static void frame_assign(struct rmp_block *block, u32 off, u64 claim)
 	bit_set(block->valid, off);
 }
 
-/* All of [@off, @end) or nothing, to consecutive claims from @claim: -EIO. */
-static int block_assign(struct rmp_block *block, u32 off, u32 end, u64 claim)
+/* All of the frames or none: -EIO, -EEXIST, or -EAGAIN without a list that is needed. */
+static int block_assign(struct rmp_block *block, const struct rmp_change *change)
 {
+	u64 first = claim_add(change->claim, -(u64)change->off);
 	bool listed;
 	int error = 0;
 
 	mutex_lock(&block->lock);
 	listed = atomic_load_acquire_ptr(&block->list) != NULL;
 	if (block_is_empty(block))
-		atomic_store_relaxed_u64(&block->base, claim_make(claim_id(claim), claim - off));
-	for (u32 i = off; i < end; i++) {
-		u64 own = claim_add(claim, i - off);
+		atomic_store_relaxed_u64(&block->base, first);
+	for (u32 i = change->off; i < change->end && (!error || error == -EAGAIN); i++) {
+		u64 own = claim_add(first, i);
+		int refused = frame_check(block, i, own, change->anew);
 
-		if (!frame_is_free(block, i, own))
-			error = -EIO;
-		else if (claim_add(block->base, i) != own && !listed && !error)
+		if (refused)
+			error = refused;
+		else if (claim_add(block->base, i) != own && !listed)
 			error = -EAGAIN;
 	}
-	for (u32 i = off; i < end && !error; i++)
-		frame_assign(block, i, claim_add(claim, i - off));
+	for (u32 i = change->off; i < change->end && !error; i++)
+		frame_assign(block, i, claim_add(first, i));
 	mutex_unlock(&block->lock);
 	return error;
 }
 
-static int rmp_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, const struct rmp_change *change)
 {
-	const struct rmp_vm *rmp = ctx;
-	u32 off = pfn.v % BLOCK_PAGES;
-	u64 claim = claim_make(rmp->id, gfn.v);
 	struct rmp_block *block;
 	int error;
 
-	if (pfn.v >> PFN_BITS || off + (UINT64_C(1) << order) > BLOCK_PAGES)
+	if (pfn.v >> PFN_BITS || change->end > BLOCK_PAGES)
 		return -EINVAL;
 	block = block_make(rmp->map, pfn);
 	if (!block)
 		return -ENOMEM;
-	error = block_assign(block, off, off + (1u << order), claim);
+	error = block_assign(block, change);
 	if (error != -EAGAIN)
 		return error;
 	/* A list is made without the lock, and then stays. */
 	if (!link_make(rmp->map, (void **)&block->list, BLOCK_PAGES * sizeof(u64)))
 		return -ENOMEM;
-	return block_assign(block, off, off + (1u << order), claim);
+	return block_assign(block, change);
+}
+
+static struct rmp_change change_make(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn,
+				     unsigned int order)
+{
+	u32 off = pfn.v % BLOCK_PAGES;
+
+	return (struct rmp_change){
+	    .claim = claim_make(rmp->id, gfn.v),
+	    .off = off,
+	    .end = off + (1u << order),
+	};
+}
+
+static int rmp_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	struct rmp_change change = change_make(ctx, gfn, pfn, order);
+
+	return rmp_assign(ctx, pfn, &change);
+}
+
+static int rmp_claim(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	struct rmp_change change = change_make(ctx, gfn, pfn, order);
+
+	change.anew = true;
+	return rmp_assign(ctx, pfn, &change);
 }
 
 /* Every frame valid, and all by @base, whose gfn is aligned. */
@@ -339,6 +375,7 @@ static void rmp_reclaim(void *ctx, pfn_t pfn, u64 npages)
 
 static const struct gmem_arch_ops rmp_ops = {
     .make_private = rmp_make_private,
+    .claim = rmp_claim,
     .is_private = rmp_is_private,
     .invalidate = rmp_invalidate,
     .make_shared = rmp_reclaim,

@@ -579,14 +579,12 @@ static void fill_setup(void *ctx)
 	pair_start_private();
 }
 
-static int fill_page(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+static int64_t fill_page(void *ctx, const struct quire_gmem_unit *unit)
 {
 	(void)ctx;
-	(void)gfn;
-	(void)source;
 	sched_yield_point();
-	*(uint8_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT) = 7;
-	return 0;
+	*(uint8_t *)(uintptr_t)(unit->pfn.v << QUIRE_PAGE_SHIFT) = 7;
+	return 1;
 }
 
 static void fill_body(uint32_t thread, void *ctx)

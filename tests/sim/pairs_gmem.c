@@ -277,17 +277,15 @@ static bool rebind_check(void *ctx)
 	return gmem_stop() && good && pair.bytes[0] == pair.bytes[1];
 }
 
-static int fill_seven(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+static int64_t fill_seven(void *ctx, const struct quire_gmem_unit *unit)
 {
-	uint64_t *page = (uint64_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT);
+	uint64_t *page = (uint64_t *)(uintptr_t)(unit->pfn.v << QUIRE_PAGE_SHIFT);
 
 	(void)ctx;
-	(void)gfn;
-	(void)source;
 	/* Each is a point at which the other may run. */
 	for (uint32_t i = 0; i < SIM_FRAME_BYTES / sizeof(*page); i++)
 		atomic_store_relaxed_u64(&page[i], UINT64_C(0x0707070707070707));
-	return 0;
+	return 1;
 }
 
 /* A page is filled while it is punched: all of it is there, or nothing, and no freed frame is. */
@@ -302,6 +300,39 @@ static void populate_body(uint32_t thread, void *ctx)
 		pair.results[1] = quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
 }
 
+/* A page in use is refused, unless the punch came first. */
+static bool populate_used_check(void *ctx)
+{
+	if (pair.results[0] == -EEXIST - 1)
+		pair.results[0] = 0;
+	return punch_check(ctx);
+}
+
+/* A page is filled while a vCPU stores to it: what is filled in is never over the store, and the
+ * vCPU never finds half of it. */
+static void populate_store_body(uint32_t thread, void *ctx)
+{
+	struct quire_gmem_fill fill = {.gfn = {PAIR_PAGE}, .npages = 1, .fill = fill_seven};
+
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = (int)quire_gmem_populate(pair.machine.vm, &fill);
+	else
+		pair.results[1] = pair_store(0, PAIR_PAGE, 9);
+}
+
+static bool populate_store_check(void *ctx)
+{
+	bool filled = pair.results[0] == 1, good = filled || pair.results[0] == -EEXIST;
+	gpa_t second = {PAIR_GPA + 1};
+	uint8_t byte = 0;
+
+	(void)ctx;
+	good &= !pair.results[1] && !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == 9;
+	good &= !machine_load(&pair.machine, 1, second.v, &byte) && byte == (filled ? 7 : 0);
+	return gmem_stop() && good;
+}
+
 const struct pair pairs_gmem[] = {
     {"fault and punch", 2, private_setup, punch_body, punch_check, 0},
     {"store and punch", 2, private_warm_setup, punch_body, punch_check, 0},
@@ -313,7 +344,9 @@ const struct pair pairs_gmem[] = {
     {"huge fault and conversion of a neighbour", 2, shared_huge_setup, hide_body, hide_check, 0},
     {"fault and rebind", 2, private_setup, rebind_body, rebind_check, 0},
     {"population and punch", 2, private_setup, populate_body, punch_check, 0},
-    {"population and punch of a page in use", 2, private_warm_setup, populate_body, punch_check, 0},
+    {"population and punch of a page in use", 2, private_warm_setup, populate_body,
+     populate_used_check, 0},
+    {"population and store", 2, private_setup, populate_store_body, populate_store_check, 0},
     {"store and poison", 2, private_warm_setup, poison_body, poison_check, 0},
     {"allocation and punch", 2, private_warm_setup, allocate_body, allocate_check, 0},
     {.name = NULL},

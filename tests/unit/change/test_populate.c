@@ -2,6 +2,7 @@
 #include "tests/unit/gmem/support.h"
 
 #include "src/gmem/gmem.h"
+#include "src/gmem/rmp.h"
 #include "src/vm/vm.h"
 
 #define FILE_PAGES 8u
@@ -9,18 +10,19 @@
 
 static int fill_error, fills, stop_after;
 
-static int copy_byte(void *ctx, gfn_t gfn, pfn_t pfn, const struct quire_page *source)
+static int64_t copy_byte(void *ctx, const struct quire_gmem_unit *unit)
 {
-	uint8_t *page = (uint8_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT);
+	uint8_t *page = (uint8_t *)(uintptr_t)(unit->pfn.v << QUIRE_PAGE_SHIFT);
 
 	fills++;
 	assert_ptr_equal(ctx, &machine);
+	assert_int_equal(unit->order, 0);
 	if (fill_error)
 		return fill_error;
 	memset(page, 0, SIM_FRAME_BYTES);
-	page[0] = source ? *(uint8_t *)(uintptr_t)(source->pfn.v << QUIRE_PAGE_SHIFT)
-			 : (uint8_t)(gfn.v + 100);
-	return 0;
+	page[0] = unit->source ? *(uint8_t *)(uintptr_t)(unit->source->pfn.v << QUIRE_PAGE_SHIFT)
+			       : (uint8_t)(unit->gfn.v + 100);
+	return 1;
 }
 
 static int interrupted(void)
@@ -91,9 +93,12 @@ static void test_refused(void **state)
 	stop_after = 3;
 	assert_int_equal(populate(GFN + 3, 5, 0), 3);
 	stop_after = -1;
+	punch(3, 5);
 	/* The source ends after four pages; the slot ends before the request does. */
 	assert_int_equal(populate(GFN + 3, 5, sim_hva(0).v), 4);
+	punch(6, 2);
 	assert_int_equal(populate(GFN + 6, 100, 0), 2);
+	punch(7, 1);
 	quire_gmem_poison(gmem, 7);
 	assert_int_equal(populate(GFN + 7, 1, 0), -EHWPOISON);
 	quire_gmem_release(gmem);
@@ -119,6 +124,29 @@ static void test_filled(void **state)
 	populate_end();
 }
 
+/* What is private already is refused: filled before, or used by the guest; until it is no more. */
+static void test_claimed(void **state)
+{
+	(void)state;
+	populate_begin();
+	assert_int_equal(populate(GFN, 2, 0), 2);
+	assert_int_equal(populate(GFN, 1, 0), -EEXIST);
+	assert_int_equal(populate(GFN + 1, 3, 0), -EEXIST);
+	assert_int_equal(load(GFN + 3), 0);
+	assert_int_equal(populate(GFN + 3, 1, 0), -EEXIST);
+	assert_int_equal(load(GFN + 3), 0);
+	/* Those before it are done. */
+	assert_int_equal(populate(GFN + 2, 4, 0), 1);
+	assert_int_equal(fills, 3);
+	punch(0, 1);
+	assert_int_equal(populate(GFN, 1, 0), 1);
+	convert(GFN + 3, 1, 0);
+	convert(GFN + 3, 1, QUIRE_ATTRIBUTE_PRIVATE);
+	assert_int_equal(populate(GFN + 3, 1, 0), 1);
+	assert_int_equal(load(GFN + 3), (GFN + 103) & 0xff);
+	populate_end();
+}
+
 /* A page whose filling failed is new to its next user: zeroed, never half filled. */
 static void test_failed_fill(void **state)
 {
@@ -130,11 +158,14 @@ static void test_failed_fill(void **state)
 	assert_int_equal(populate(GFN, 2, 0), -ENOENT);
 	assert_int_equal(fills, 1);
 	gmem_page_read(&gmem->inode->pages, 0, &page);
-	assert_int_equal(page.state & (GMEM_PAGE_EXISTS | GMEM_PAGE_UP_TO_DATE), GMEM_PAGE_EXISTS);
-	assert_int_equal(load(GFN), 0);
+	assert_int_equal(page.state, GMEM_PAGE_EXISTS);
+	assert_true(rmp_is_free(machine.vm->rmp, page.pfn));
 	fill_error = 0;
 	assert_int_equal(populate(GFN, 2, 0), 2);
 	assert_int_equal(load(GFN), (GFN + 100) & 0xff);
+	fill_error = -ENOENT;
+	assert_int_equal(populate(GFN + 2, 1, 0), -ENOENT);
+	assert_int_equal(load(GFN + 2), 0);
 	populate_end();
 }
 
@@ -165,9 +196,8 @@ static void test_no_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),
-	    cmocka_unit_test(test_filled),
-	    cmocka_unit_test(test_failed_fill),
+	    cmocka_unit_test(test_refused),   cmocka_unit_test(test_filled),
+	    cmocka_unit_test(test_claimed),   cmocka_unit_test(test_failed_fill),
 	    cmocka_unit_test(test_no_memory),
 	};
 
