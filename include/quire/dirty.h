@@ -20,8 +20,8 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_manual_protect(struct quire_vm *vm, 
 /*
  * KVM_GET_DIRTY_LOG. Copies round_up(npages, 64) / 8 bytes with @copy_out (0 or -EFAULT; offset
  * and size in bytes, multiples of 8). Errors in order: -EIO (dead VM), -ENXIO (ring in use),
- * -EINVAL (slot), -ENOENT (no slot or no log), -EFAULT: the next call says all of it again. No lock
- * held; takes slots_lock, under which @copy_out is called, and mmu_lock; may sleep.
+ * -EINVAL (slot), -ENOENT (no slot or no log), -ENOMEM, -EFAULT: the next call says all of it
+ * again. No lock held; takes slots_lock and mmu_lock; @copy_out is called with none; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_get_dirty_log(
     struct quire_vm *vm, uint32_t slot,
@@ -43,8 +43,9 @@ struct quire_clear_log {
 /*
  * Clear the bits given and arm their pages again. Errors in order, with nothing changed: -EIO (dead
  * VM), -ENXIO (ring in use), -EINVAL (slot, first page), -ENOENT (no slot or no log), -EINVAL
- * (range), -EFAULT. No lock held; takes slots_lock, under which copy_in() is called, and mmu_lock;
- * may sleep; returns when no vCPU has an old right to write. (U-135.)
+ * (range), -ENOMEM, -EFAULT; once more those about ring, slot and range, when the slot has changed
+ * during copy_in(). No lock held; takes slots_lock and mmu_lock; copy_in() is called with none; may
+ * sleep; returns when no vCPU has an old right to write. (U-135.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_clear_dirty_log(struct quire_vm *vm,
 							const struct quire_clear_log *request);
@@ -60,15 +61,15 @@ struct quire_ring_entry {
 /*
  * KVM_CAP_DIRTY_LOG_RING: log into rings of @size_bytes instead of bitmaps. -EINVAL: not a power of
  * two, too small, already set, or vCPUs exist; -E2BIG: above QUIRE_RING_BYTES_MAX. Takes
- * slots_lock, before the first vCPU is made.
+ * slots_lock and vcpus_lock, before the first vCPU is made.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes);
-/* Bytes of each vCPU's ring, 0 when logging into bitmaps. Takes slots_lock. */
+/* Bytes of each vCPU's ring, 0 when logging into bitmaps. Takes vcpus_lock. */
 QUIRE_API uint32_t quire_vm_dirty_ring_bytes(struct quire_vm *vm);
 /*
  * Give the new @vcpu, which has not run yet, its ring: zeroed memory of the VM's ring size, which
  * stays the caller's, is mapped by the client, too, and lives as long as the vCPU. -EINVAL when the
- * VM has no rings. Takes slots_lock.
+ * VM has no rings. Takes vcpus_lock.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu,
 							 struct quire_ring_entry *entries);
@@ -82,7 +83,7 @@ QUIRE_API int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu);
  * KVM_RESET_DIRTY_RINGS: take back the entries that the client marked and arm their pages again.
  * Returns how many, or -EINVAL without rings. @interrupted (may be NULL) answers nonzero when the
  * caller wants an early return: what was taken until then is armed, and counted. No lock held;
- * takes slots_lock and mmu_lock, may sleep.
+ * takes slots_lock, vcpus_lock and mmu_lock, may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_reset_dirty_rings(struct quire_vm *vm,
 							  int (*interrupted)(void));

@@ -73,12 +73,12 @@ struct quire_memory_fault {
 
 /*
  * Create vCPU @id (below 4096, unused: else -EINVAL or -EEXIST; -ENOMEM). @cookie is handed to
- * the host's kick(). No lock held; takes slots_lock, may sleep. The vCPU holds a reference to the
+ * the host's kick(). No lock held; takes vcpus_lock, may sleep. The vCPU holds a reference to the
  * VM.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie,
 						 struct quire_vcpu **vcpu);
-/* Destroy a vCPU that no thread runs, with its reference to the VM. No lock held; takes slots_lock,
+/* Destroy a vCPU that no thread runs, with its reference to the VM. No lock held; takes vcpus_lock,
  * may sleep. Before the VM's last put(). */
 QUIRE_API void quire_vcpu_destroy(struct quire_vcpu *vcpu);
 

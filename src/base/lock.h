@@ -10,6 +10,7 @@ enum lock_rank {
 	RANK_NONE,
 	RANK_PFN_REFRESH,     /* pfn_cache->refresh */
 	RANK_SLOTS,	      /* vm->slots_lock */
+	RANK_VCPUS,	      /* vm->vcpus_lock */
 	RANK_GMEM_INVALIDATE, /* gmem inode */
 	RANK_GMEM_PUNCH,      /* gmem inode's pages: come into use, or are punched */
 	RANK_GMEM_PAGE,	      /* gmem inode's page state */

@@ -5,7 +5,7 @@
 
 static void free_slot(struct quire_vm *vm, struct memslot *slot)
 {
-	dirty_bitmap_free(vm->host, vm->host_ctx, slot->dirty);
+	dirty_bitmap_put(vm->host, vm->host_ctx, slot->dirty);
 	memslot_free(vm, slot);
 }
 

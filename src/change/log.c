@@ -321,16 +321,57 @@ static void harvest(struct quire_vm *vm, const struct log_span *request) REQUIRE
 	flush_debt_pay(&debt);
 }
 
-/* @words words of the slot's log from word @first on; the masks are the log's scratch. */
-static struct log_span span_of(const struct memslot *slot, u64 first, u64 words)
+/* @words words of the slot's log from word @first on, whose bits @masks names. */
+static struct log_span span_of(const struct memslot *slot, u64 first, u64 words, u64 *masks)
 {
 	return (struct log_span){
 	    .as_id = slot->as_id,
 	    .base = {slot->base_gfn.v + first * 64},
 	    .words = words,
 	    .log = slot->dirty->bits + first,
-	    .masks = slot->dirty->scratch,
+	    .masks = masks,
 	};
+}
+
+/*
+ * Words for the copy between a log and its client, during which no lock is held: the scratch words,
+ * or memory of the loan's own where another call has those. The bitmap stays meanwhile, whatever
+ * becomes of its slot.
+ */
+struct log_loan {
+	struct dirty_bitmap *bitmap;
+	u64 *words; /* bitmap->words of them */
+};
+
+/* 0 or -ENOMEM. */
+static int lend(struct quire_vm *vm, struct dirty_bitmap *bitmap, struct log_loan *loan)
+    REQUIRES(&vm->slots_lock)
+{
+	u64 *words = bitmap->scratch;
+
+	if (atomic_load_acquire_u32(&bitmap->is_lent))
+		words = vm_alloc(vm, bitmap->words * sizeof(u64));
+	else
+		atomic_store_relaxed_u32(&bitmap->is_lent, 1);
+	if (!words)
+		return -ENOMEM;
+	atomic_fetch_add_u32(&bitmap->refs, 1);
+	*loan = (struct log_loan){bitmap, words};
+	return 0;
+}
+
+/* No lock: the slot may be gone. */
+static void give_back(struct quire_vm *vm, const struct log_loan *loan)
+{
+	struct dirty_bitmap *bitmap = loan->bitmap;
+
+	if (loan->words == bitmap->scratch)
+		atomic_store_release_u32(&bitmap->is_lent, 0);
+	else
+		vm_free(vm, loan->words, bitmap->words * sizeof(u64));
+	/* The slot gave its own back meanwhile. */
+	if (atomic_fetch_sub_u32(&bitmap->refs, 1) == 1)
+		dirty_bitmap_free(vm->host, vm->host_ctx, bitmap);
 }
 
 /* The log as it is now. A bit that is set later is for the next harvest. */
@@ -341,38 +382,39 @@ static void read_log(const struct dirty_bitmap *bitmap, u64 *words)
 }
 
 /*
- * The client was not told of what @words hold: the next harvest says it. KVM forgets it here, and a
- * live migration that tries again after EFAULT would miss the pages.
+ * The client was not told of what the loan's words hold: the next harvest says it. KVM forgets it
+ * here, and a live migration that tries again after EFAULT would miss the pages. A slot that was
+ * deleted meanwhile has no next harvest.
  */
-static void put_back(struct dirty_bitmap *bitmap, const u64 *words)
+static void put_back(struct quire_vm *vm, const struct log_loan *loan)
 {
-	for (u64 i = 0; i < bitmap->words; i++)
-		if (words[i])
-			atomic_fetch_or_u64(&bitmap->bits[i], words[i]);
+	/* As one that marks: see LOCKING.md. */
+	biglock_read_lock(&vm->mmu_lock, NULL);
+	for (u64 i = 0; i < loan->bitmap->words; i++)
+		if (loan->words[i])
+			atomic_fetch_or_u64(&loan->bitmap->bits[i], loan->words[i]);
+	biglock_read_unlock(&vm->mmu_lock, NULL);
 }
 
-typedef int (*copy_out_fn)(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes);
-
-static int get_log_locked(struct quire_vm *vm, uint32_t slot_id, copy_out_fn copy_out, void *ctx)
-    REQUIRES(&vm->slots_lock)
+/* The log as the client is told it, in the loan's words. It is taken, or (manual) stays. */
+static int take_log_locked(struct quire_vm *vm, uint32_t slot_id, struct log_loan *loan,
+			   bool *is_taken) REQUIRES(&vm->slots_lock)
 {
 	struct memslot *slot;
 	struct log_span span;
-	u64 size_bytes;
 	int err = find_logged_slot(vm, slot_id, &slot);
 
+	if (!err)
+		err = lend(vm, slot->dirty, loan);
 	if (err)
 		return err;
-	size_bytes = slot->dirty->words * sizeof(u64);
-	if (vm->manual_protect)
-		return copy_out(ctx, 0, slot->dirty->bits, size_bytes);
-	span = span_of(slot, 0, slot->dirty->words);
-	read_log(slot->dirty, span.masks);
+	read_log(slot->dirty, loan->words);
+	*is_taken = !vm->manual_protect;
+	if (!*is_taken)
+		return 0;
+	span = span_of(slot, 0, slot->dirty->words, loan->words);
 	harvest(vm, &span);
-	err = copy_out(ctx, 0, span.masks, size_bytes);
-	if (err)
-		put_back(slot->dirty, span.masks);
-	return err;
+	return 0;
 }
 
 int quire_vm_get_dirty_log(struct quire_vm *vm, uint32_t slot,
@@ -380,13 +422,22 @@ int quire_vm_get_dirty_log(struct quire_vm *vm, uint32_t slot,
 					   uint64_t size_bytes),
 			   void *ctx)
 {
+	struct log_loan loan;
+	bool is_taken;
 	int err;
 
 	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);
-	err = get_log_locked(vm, slot, copy_out, ctx);
+	err = take_log_locked(vm, slot, &loan, &is_taken);
 	mutex_unlock(&vm->slots_lock);
+	if (err)
+		return err;
+	/* The client may wait for a thread of its own here, which may call anything. */
+	err = copy_out(ctx, 0, loan.words, loan.bitmap->words * sizeof(u64));
+	if (err && is_taken)
+		put_back(vm, &loan);
+	give_back(vm, &loan);
 	return err;
 }
 
@@ -399,6 +450,26 @@ static int clear_check(const struct quire_clear_log *request, const struct memsl
 	if (request->npages % 64 && request->npages != npages - request->first_page)
 		return -EINVAL;
 	return 0;
+}
+
+static u64 clear_words(const struct quire_clear_log *request)
+{
+	return round_up_u64(request->npages, 64) / 64;
+}
+
+/* The slot that @request is about, if it is about its log. */
+static int clear_find(const struct quire_vm *vm, const struct quire_clear_log *request,
+		      struct memslot **slot)
+{
+	int err;
+
+	if (vm->ring_bytes)
+		return -ENXIO;
+	if (request->slot >> 16 >= vm->address_spaces ||
+	    (request->slot & 0xffff) >= QUIRE_USER_SLOTS || request->first_page % 64)
+		return -EINVAL;
+	err = find_logged_slot(vm, request->slot, slot);
+	return err ? err : clear_check(request, *slot);
 }
 
 /*
@@ -433,7 +504,8 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
 
 /*
  * CLEAR, and GET without manual protection from step 3 on:
- *   1. clear_check(); the client's words come in, with slots_lock held, into the log's scratch.
+ *   1. clear_find(); the client's words come in, without a lock; clear_find() again, for the slot
+ *      may be another by then.
  *   2. split_before_clear(): what is huge around a named page that is dirty becomes 4K.
  *   3. harvest(), for each piece, in one hold of mmu_lock (harvest_piece()):
  *      a. name_words() lists the words with a bit set;
@@ -444,31 +516,20 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
  *      f. piece_release(); change_nested_protect_span() does step e for shadow pages.
  *   4. flush_debt_pay(): one flush for all pieces.
  */
-static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request)
+static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request, u64 *masks)
     REQUIRES(&vm->slots_lock)
 {
+	u64 count = clear_words(request);
 	struct log_span span;
 	struct memslot *slot;
-	u64 count = round_up_u64(request->npages, 64) / 64;
-	int err;
+	int err = clear_find(vm, request, &slot);
 
-	if (vm->ring_bytes)
-		return -ENXIO;
-	if (request->slot >> 16 >= vm->address_spaces ||
-	    (request->slot & 0xffff) >= QUIRE_USER_SLOTS || request->first_page % 64)
-		return -EINVAL;
-	err = find_logged_slot(vm, request->slot, &slot);
-	if (!err)
-		err = clear_check(request, slot);
-	if (err || !count)
-		return err;
-	span = span_of(slot, request->first_page / 64, count);
-	err = request->copy_in(request->ctx, 0, span.masks, count * sizeof(u64));
 	if (err)
 		return err;
+	span = span_of(slot, request->first_page / 64, count, masks);
 	/* Bits past the end of the range are not the client's to clear. */
 	if (request->npages % 64)
-		span.masks[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
+		masks[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
 	split_before_clear(vm, &span);
 	harvest(vm, &span);
 	return 0;
@@ -476,12 +537,27 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 
 int quire_vm_clear_dirty_log(struct quire_vm *vm, const struct quire_clear_log *request)
 {
+	u64 size_bytes = clear_words(request) * sizeof(u64);
+	struct log_loan loan;
+	struct memslot *slot;
 	int err;
 
 	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);
-	err = clear_log_locked(vm, request);
+	err = clear_find(vm, request, &slot);
+	if (!err && size_bytes)
+		err = lend(vm, slot->dirty, &loan);
 	mutex_unlock(&vm->slots_lock);
+	if (err || !size_bytes)
+		return err;
+	/* As in quire_vm_get_dirty_log(). */
+	err = request->copy_in(request->ctx, 0, loan.words, size_bytes);
+	if (!err) {
+		mutex_lock(&vm->slots_lock);
+		err = clear_log_locked(vm, request, loan.words);
+		mutex_unlock(&vm->slots_lock);
+	}
+	give_back(vm, &loan);
 	return err;
 }

@@ -25,10 +25,12 @@ int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes)
 	if (size_bytes > QUIRE_RING_BYTES_MAX)
 		return -E2BIG;
 	mutex_lock(&vm->slots_lock);
+	mutex_lock(&vm->vcpus_lock);
 	if (vm->ring_bytes || vm->vcpus)
 		err = -EINVAL;
 	else
 		vm->ring_bytes = (u32)size_bytes;
+	mutex_unlock(&vm->vcpus_lock);
 	mutex_unlock(&vm->slots_lock);
 	return err;
 }
@@ -37,9 +39,9 @@ uint32_t quire_vm_dirty_ring_bytes(struct quire_vm *vm)
 {
 	u32 ring_bytes;
 
-	mutex_lock(&vm->slots_lock);
+	mutex_lock(&vm->vcpus_lock);
 	ring_bytes = vm->ring_bytes;
-	mutex_unlock(&vm->slots_lock);
+	mutex_unlock(&vm->vcpus_lock);
 	return ring_bytes;
 }
 
@@ -116,12 +118,14 @@ int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 		mutex_unlock(&vm->slots_lock);
 		return -EINVAL;
 	}
+	mutex_lock(&vm->vcpus_lock);
 	for (struct quire_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
 		if (vcpu->ring.entries && count < INT32_MAX / 2) {
 			count += reset_one(vm, &vcpu->ring, interrupted, &debt);
 			QUIRE_TRACE(kvm_dirty_ring_reset, vcpu->id, vcpu->ring.dirty_index,
 				    vcpu->ring.reset_index);
 		}
+	mutex_unlock(&vm->vcpus_lock);
 	mutex_unlock(&vm->slots_lock);
 	/* An entry found without W already may owe the flush of another change. */
 	if (count)
@@ -136,12 +140,12 @@ int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *
 {
 	u32 ring_bytes;
 
-	mutex_lock(&vcpu->vm->slots_lock);
+	mutex_lock(&vcpu->vm->vcpus_lock);
 	ring_bytes = vcpu->vm->ring_bytes;
 	vcpu->ring.size = ring_bytes / sizeof(*entries);
 	vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
 	vcpu->ring.entries = ring_bytes ? entries : NULL;
-	mutex_unlock(&vcpu->vm->slots_lock);
+	mutex_unlock(&vcpu->vm->vcpus_lock);
 	return ring_bytes ? 0 : -EINVAL;
 }
 

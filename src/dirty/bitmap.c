@@ -15,6 +15,7 @@ struct dirty_bitmap *dirty_bitmap_alloc(const struct quire_host_ops *host, void 
 
 	if (!bitmap)
 		return NULL;
+	bitmap->refs = 1;
 	bitmap->npages = npages;
 	bitmap->words = round_up_u64(npages, 64) / 64;
 	bitmap->scratch = bitmap->bits + bitmap->words;
@@ -30,6 +31,5 @@ struct dirty_bitmap *dirty_bitmap_alloc(const struct quire_host_ops *host, void 
 void dirty_bitmap_free(const struct quire_host_ops *host, void *host_ctx,
 		       struct dirty_bitmap *bitmap)
 {
-	if (bitmap)
-		host->free(host_ctx, bitmap, bitmap_bytes(bitmap->npages));
+	host->free(host_ctx, bitmap, bitmap_bytes(bitmap->npages));
 }

@@ -13,20 +13,33 @@
  * One bit a page, index gfn - base_gfn. Bits are set in a read section under mmu_lock in either
  * mode. They are taken under slots_lock and mmu_lock: shared, by an atomic operation; or exclusive,
  * when no thread sets any, by a plain load and store. So no write is ever between two harvests. The
- * object is handed from one version of a slot to the next, and lives until logging is off.
+ * object is handed from one version of a slot to the next, and lives until logging is off and no
+ * call copies out of it.
  */
 struct dirty_bitmap {
 	u64 npages;
-	u64 words;    /* round_up(npages, 64) / 64 */
-	u64 *scratch; /* as many words, for one harvest at a time; under slots_lock */
+	u64 words; /* round_up(npages, 64) / 64 */
+	u32 refs;  /* (a) the slot's, and one of each call that copies */
+	/* (a) One call has the scratch words: taken under slots_lock, given back without a lock. */
+	u32 is_lent;
+	u64 *scratch; /* as many words */
 	u64 bits[];
 };
 
 /* All bits clear, or (@set) all npages of them set. NULL when there is no memory. */
 struct dirty_bitmap *dirty_bitmap_alloc(const struct quire_host_ops *host, void *host_ctx,
 					u64 npages, u32 set);
+/* Without a reference. */
 void dirty_bitmap_free(const struct quire_host_ops *host, void *host_ctx,
 		       struct dirty_bitmap *bitmap);
+
+/* Give the slot's reference back, and free the bitmap if it was the last. NULL is allowed. */
+static inline void dirty_bitmap_put(const struct quire_host_ops *host, void *host_ctx,
+				    struct dirty_bitmap *bitmap)
+{
+	if (bitmap && atomic_fetch_sub_u32(&bitmap->refs, 1) == 1)
+		dirty_bitmap_free(host, host_ctx, bitmap);
+}
 
 /* In a read section. After a full fence it may stand for a mark: see LOCKING.md. */
 static inline int dirty_bitmap_has(const struct dirty_bitmap *bitmap, u64 index)

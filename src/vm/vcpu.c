@@ -8,11 +8,11 @@
 #define VCPU_IDS 4096u
 
 /* Put @vcpu at the end of the VM's list, unless its id is there. */
-static int list_add(struct quire_vm *vm, struct quire_vcpu *vcpu) REQUIRES(&vm->slots_lock)
+static int list_add(struct quire_vm *vm, struct quire_vcpu *vcpu) REQUIRES(&vm->vcpus_lock)
 {
 	struct quire_vcpu **link = &vm->vcpus;
 
-	slots_assert(vm);
+	CHECK(lock_is_held(&vm->vcpus_lock, LOCK_EXCLUSIVE));
 	for (; *link; link = &(*link)->next)
 		if ((*link)->id == vcpu->id)
 			return -EEXIST;
@@ -33,9 +33,9 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 	vcpu->vm = vm;
 	vcpu->id = id;
 	vcpu->mode.cookie = cookie;
-	mutex_lock(&vm->slots_lock);
+	mutex_lock(&vm->vcpus_lock);
 	err = list_add(vm, vcpu);
-	mutex_unlock(&vm->slots_lock);
+	mutex_unlock(&vm->vcpus_lock);
 	if (err) {
 		vm_free(vm, vcpu, sizeof(*vcpu));
 		return err;
@@ -52,11 +52,11 @@ void quire_vcpu_destroy(struct quire_vcpu *vcpu)
 	struct quire_vm *vm = vcpu->vm;
 	struct quire_vcpu **link;
 
-	mutex_lock(&vm->slots_lock);
+	mutex_lock(&vm->vcpus_lock);
 	for (link = &vm->vcpus; *link != vcpu; link = &(*link)->next)
 		;
 	*link = vcpu->next;
-	mutex_unlock(&vm->slots_lock);
+	mutex_unlock(&vm->vcpus_lock);
 	/* Its mappings stay, so its counts go to the VM. */
 	for (u32 level = 0; level < ARRAY_LEN(vcpu->leaves); level++)
 		atomic_add_relaxed_u64(&vm->leaves[level],

@@ -37,7 +37,7 @@ struct quire_vcpu {
 	struct guest_mode mode;
 	struct biglock_line line; /* mmu_lock shared, without a shared cache line */
 	struct quire_vm *vm;
-	struct quire_vcpu *next; /* in vm->vcpus, under slots_lock */
+	struct quire_vcpu *next; /* in vm->vcpus, under its lock */
 	u32 id;
 	u32 as_id;
 	struct table *root; /* loaded; compared with the VM's under mmu_lock */

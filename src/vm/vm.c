@@ -82,6 +82,7 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	vm->refs = 1;
 	vm->slot_zap_all = 1;
 	mutex_init(&vm->slots_lock, RANK_SLOTS);
+	mutex_init(&vm->vcpus_lock, RANK_VCPUS);
 	mutex_init(&vm->roots.pages_lock, RANK_ROOTS);
 	biglock_init(&vm->mmu_lock, RANK_MMU);
 	invalidation_init(&vm->invalidation);

@@ -17,6 +17,7 @@
  * What a reader / a writer of a field needs:
  *   (c) constant after creation        (a) atomic, at any time
  *   (s) slots_lock                     (m) mmu_lock, either mode / exclusive
+ *   (v) vcpus_lock; ring_bytes: or slots_lock / both
  *   (p) written under pages_lock or mmu_lock exclusive, read with acquire at any time
  */
 struct roots {
@@ -81,8 +82,11 @@ struct quire_vm {
 	u32 slot_zap_all;	      /* (a) quirk */
 	u32 manual_protect;	      /* (s) KVM_DIRTY_LOG_* */
 	u64 nr_mmu_pages;	      /* (s) the client's limit, 0: none */
-	u32 ring_bytes;		      /* (s) of each vCPU's dirty ring; 0: bitmaps */
-	struct quire_vcpu *vcpus;     /* (s) in order of creation */
+	u32 ring_bytes;		      /* (v) of each vCPU's dirty ring; 0: bitmaps */
+
+	/* Apart from slots_lock, whose holder may wait for the client: vCPUs can be made then. */
+	struct mutex vcpus_lock;
+	struct quire_vcpu *vcpus; /* (v) in order of creation */
 
 	struct biglock mmu_lock;
 	struct invalidation invalidation; /* (m) */

@@ -2,6 +2,7 @@
  * A change of a slot's memory may wait for the reader of a userfaultfd, and the reader may make any
  * call of KVM's or about memory before it goes on: nothing of ours is held over the change.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -97,6 +98,20 @@ static void call_log(void)
 	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
 
 	CHECK_ZERO(ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log));
+}
+
+static void call_clear(void)
+{
+	uint64_t bits[PAGES / 64] = {1};
+	struct kvm_clear_dirty_log clear = {.slot = 1, .num_pages = PAGES, .dirty_bitmap = bits};
+
+	CHECK_ZERO(ioctl(vm.fd, KVM_CLEAR_DIRTY_LOG, &clear));
+}
+
+/* While it is being copied: the slot and its log end, and others begin. */
+static void call_delete_log(void)
+{
+	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = 0));
 }
 
 static void call_run(void)
@@ -252,6 +267,22 @@ static void nothing_is_held_over_a_change(void)
 	CHECK_EQ(failed, 0);
 }
 
+static pthread_t slot_thread;
+
+static void *change_slots(void *unused)
+{
+	call_slot();
+	return unused;
+}
+
+/* The change of slots waits for the hypervisor's access, as in KVM; the new vCPU for neither. */
+static void call_create_beside_a_change(void)
+{
+	CHECK_ZERO(pthread_create(&slot_thread, NULL, change_slots, NULL));
+	usleep(100000);
+	call_create_vcpu();
+}
+
 /* A page of the hypervisor's own that comes from a userfaultfd, whose reader unmaps something. */
 static void *page_server(void *unused)
 {
@@ -267,7 +298,8 @@ static void *page_server(void *unused)
 
 static void steal_time_page_from_a_reader(void)
 {
-	const struct call *const served[] = {&calls[0], &calls[1], &calls[2], &calls[3]};
+	static const struct call beside = {"KVM_CREATE_VCPU", call_create_beside_a_change, 0};
+	const struct call *const served[] = {&calls[0], &calls[1], &calls[2], &calls[3], &beside};
 	struct uffdio_register watch = {.mode = UFFDIO_REGISTER_MODE_MISSING};
 	struct {
 		struct kvm_msrs header;
@@ -298,23 +330,42 @@ static void steal_time_page_from_a_reader(void)
 		guest_store(&vcpu, GPA + 32 * PAGE, 2);
 		CHECK_ZERO(pthread_join(thread, NULL));
 	}
+	CHECK_ZERO(pthread_join(slot_thread, NULL));
 	alarm(0);
 }
 
-/*
- * KVM copies a log to the client with slots_lock held, and so do we: only calls that want it wait
- * for the reader that brings the buffer. Memory changes, the guest runs and faults, VMs are made.
- */
-static void log_into_a_page_from_a_reader(void)
+static uint8_t *log_bits; /* its page comes from the reader, by page_server() */
+
+static void call_get_log(void)
 {
-	static const struct call served[] = {
-	    {"mmap", call_map, 0},	   {"munmap", call_unmap, 0},
-	    {"mprotect", call_protect, 0}, {"mremap", call_move, 0},
-	    {"KVM_RUN", call_run, 0},	   {"KVM_CREATE_VM", call_create_vm, 0},
+	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = log_bits};
+
+	CHECK_ZERO(ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log));
+	CHECK(log_bits[0] & 8);
+}
+
+static void call_clear_log(void)
+{
+	struct kvm_clear_dirty_log clear = {
+	    .slot = 1, .num_pages = PAGES, .dirty_bitmap = log_bits};
+
+	/* The slot may be gone, or without a log, by the time that the bits are there. */
+	if (ioctl(vm.fd, KVM_CLEAR_DIRTY_LOG, &clear))
+		CHECK(reader_call->make == call_delete_log && errno == ENOENT);
+}
+
+/*
+ * Neither call holds anything over its copy, so whatever the reader calls goes on, changes of that
+ * very slot and calls about its log included.
+ */
+static void log_and_a_page_from_a_reader(void (*log_call)(void))
+{
+	static const struct call own_calls[] = {
+	    {"KVM_CLEAR_DIRTY_LOG", call_clear, 0},
+	    {"deletion of the logged slot", call_delete_log, 0},
 	};
 	struct uffdio_register watch = {.mode = UFFDIO_REGISTER_MODE_MISSING};
-	uint8_t *bits = memory_alloc(PAGE);
-	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
+	const size_t count = sizeof(calls) / sizeof(calls[0]);
 	pthread_t thread;
 
 	if (userfaultfd_open(0))
@@ -323,20 +374,34 @@ static void log_into_a_page_from_a_reader(void)
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	memory = memory_alloc(PAGES * PAGE);
 	own = memory_alloc(8 * PAGE);
+	log_bits = memory_alloc(PAGE);
 	CHECK_ZERO(REGION(&vm, .slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = GPA,
 			  .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)memory));
-	watch.range = (struct uffdio_range){(uintptr_t)bits, PAGE};
+	watch.range = (struct uffdio_range){(uintptr_t)log_bits, PAGE};
 	CHECK_ZERO(ioctl(events, UFFDIO_REGISTER, &watch));
-	for (size_t i = 0; i < sizeof(served) / sizeof(served[0]); i++) {
-		reader_call = &served[i];
+	for (size_t i = 0; i < count + sizeof(own_calls) / sizeof(own_calls[0]); i++) {
+		reader_call = i < count ? &calls[i] : &own_calls[i - count];
+		if (reader_call->make == call_delete_slot)
+			continue;
+		printf("# the reader calls %s\n", reader_call->name);
+		call_log();
 		guest_store(&vcpu, GPA + 3 * PAGE, 1);
-		CHECK_ZERO(madvise(bits, PAGE, MADV_DONTNEED));
+		CHECK_ZERO(madvise(log_bits, PAGE, MADV_DONTNEED));
 		CHECK_ZERO(pthread_create(&thread, NULL, page_server, NULL));
-		CHECK_ZERO(ioctl(vm.fd, KVM_GET_DIRTY_LOG, &log));
+		log_call();
 		CHECK_ZERO(pthread_join(thread, NULL));
-		CHECK(bits[0] & 8);
 	}
 	alarm(0);
+}
+
+static void log_into_a_page_from_a_reader(void)
+{
+	log_and_a_page_from_a_reader(call_get_log);
+}
+
+static void clear_from_a_page_from_a_reader(void)
+{
+	log_and_a_page_from_a_reader(call_clear_log);
 }
 
 int main(int argc, char **argv)
@@ -345,6 +410,7 @@ int main(int argc, char **argv)
 	    TEST(nothing_is_held_over_a_change),
 	    TEST(steal_time_page_from_a_reader),
 	    TEST(log_into_a_page_from_a_reader),
+	    TEST(clear_from_a_page_from_a_reader),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

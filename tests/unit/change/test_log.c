@@ -393,6 +393,110 @@ static void test_no_memory(void **state)
 	assert_int_equal(best_effort, 2);
 }
 
+/* What the client calls while its buffer is being copied. */
+static struct {
+	void (*call)(void);
+	int result;
+} copying;
+
+static int copy_out_and_call(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	void (*call)(void) = copying.call;
+
+	copying.call = NULL;
+	if (call)
+		call();
+	memcpy((uint8_t *)ctx + offset_bytes, src, size_bytes);
+	return copying.result;
+}
+
+static int copy_in_and_call(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	return copy_out_and_call(dst, offset_bytes, ctx, size_bytes);
+}
+
+static void harvest_again(void)
+{
+	store(9, 1);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(9));
+	store(70, 1);
+}
+
+static void delete_slot(void)
+{
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+}
+
+static void stop_and_start(void)
+{
+	assert_int_equal(set_flags(0), 0);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	store(3, 1);
+}
+
+static int get_with(void (*call)(void), int result, uint64_t *words)
+{
+	copying.call = call;
+	copying.result = result;
+	return quire_vm_get_dirty_log(machine.vm, 0, copy_out_and_call, words);
+}
+
+/* No lock is held over a copy, and what the client calls meanwhile sees a whole log. */
+static void test_calls_while_a_log_is_copied(void **state)
+{
+	uint64_t words[SLOT_PAGES / 64];
+
+	(void)state;
+	begin(0);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	store(7, 1);
+	assert_int_equal(get_with(harvest_again, 0, words), 0);
+	assert_int_equal(words[0], 1 << 7);
+	/* It fails after others have harvested: its bits come back beside theirs. */
+	assert_int_equal(get_with(harvest_again, -EFAULT, words), -EFAULT);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(70));
+	store(7, 1);
+	assert_int_equal(get_with(harvest_again, -EFAULT, words), -EFAULT);
+	assert_int_equal(log_harvest(0), 2);
+	assert_true(log_has(7) && log_has(70));
+	/* The bits of a log that has ended are not those of the next. */
+	store(7, 1);
+	assert_int_equal(get_with(stop_and_start, -EFAULT, words), -EFAULT);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(3));
+	store(7, 1);
+	assert_int_equal(get_with(delete_slot, 0, words), 0);
+	assert_int_equal(words[0], 1 << 7);
+	assert_int_equal(get_with(NULL, 0, words), -ENOENT);
+	end();
+}
+
+static void test_calls_while_a_clear_is_copied(void **state)
+{
+	uint64_t words[SLOT_PAGES / 64] = {1 << 3 | 1 << 7};
+	struct quire_clear_log request = {
+	    .npages = SLOT_PAGES, .copy_in = copy_in_and_call, .ctx = words};
+
+	(void)state;
+	begin(MANUAL);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	store(3, 1);
+	store(7, 1);
+	copying.result = -EFAULT;
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), -EFAULT);
+	assert_int_equal(log_harvest(0), 2);
+	/* Another log by then: it is cleared. */
+	copying.result = 0;
+	copying.call = stop_and_start;
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
+	assert_int_equal(log_harvest(0), 0);
+	copying.call = delete_slot;
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), -ENOENT);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -408,6 +512,8 @@ int main(void)
 	    cmocka_unit_test(test_what_does_not_split),
 	    cmocka_unit_test(test_readonly_slots_are_left_alone),
 	    cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_calls_while_a_log_is_copied),
+	    cmocka_unit_test(test_calls_while_a_clear_is_copied),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
