@@ -416,8 +416,8 @@ unsigned int mmu_system_begin(struct cpu *cpu)
 {
 	unsigned int saved = cpu->tlb_mode;
 
-	if (cpu->cpl == 3)
-		cpu->tlb_mode = cpu->s.cr4 & CR4_SMAP ? TLB_SMAP : TLB_SUPERVISOR;
+	/* EFLAGS.AC frees the accesses of instructions alone. */
+	cpu->tlb_mode = cpu->s.cr4 & CR4_SMAP ? TLB_SMAP : TLB_SUPERVISOR;
 	return saved;
 }
 

@@ -17,6 +17,7 @@
 #define LANDING 0x11000u /* HLTs */
 #define VECTOR_DB 1u
 #define VECTOR_GP 13u
+#define VECTOR_PF 14u
 #define FLAG_TF 0x100u
 #define SET_TF "pushfq; orl $0x100, (%rsp); popfq;"
 #define DR6_BS (1u << 14)
@@ -223,6 +224,29 @@ static void test_string_input_down(void **state)
 	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RDI], GUEST_DATA - 3);
 }
 
+PROGRAM(load_local, "mov $4, %eax; mov %eax, %ds; hlt");
+
+/* EFLAGS.AC frees the accesses of instructions from SMAP, and none to a descriptor table. */
+static void test_smap_implicit(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t descriptor = UINT64_C(0x00cf92000000ffff);
+
+	memcpy(vcpu->vm->ram + PAGED_LINEAR, &descriptor, sizeof(descriptor));
+	/* Of the tables' pages of 2 MiB, the one with the local table alone is the user's. */
+	for (unsigned int i = 0; i < 4; i++)
+		if (i != 2)
+			vcpu->vm->ram[GUEST_PD + i * 8] &= (uint8_t)~4u;
+	s->cr4 |= UINT64_C(1) << 21;
+	s->rflags |= UINT64_C(1) << 18;
+	s->seg[CPU_LDTR] = (struct cpu_segment){.base = 0x400000, .limit = 7, .present = 1};
+	RUN(vcpu, load_local);
+	assert_int_equal(s->rip, GUEST_HANDLERS + VECTOR_PF * 16 + 1);
+	assert_int_equal(s->cr2, 0x400000);
+	assert_int_equal(frame_word(vcpu, 0), 1);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -233,6 +257,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_port_breakpoints, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_smap_implicit, setup, teardown),
 	};
 
 	fake_signals_install();
