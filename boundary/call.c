@@ -28,7 +28,8 @@ static bool find_object(const struct boundary_row *row, struct object_call *foun
 		if (!(row->fd_arguments >> i & 1))
 			continue;
 		found->fd = (int)found->call->args[i];
-		found->file = client_object_for(found->call, found->fd);
+		found->file = row->takes_path ? client_object_get_path(found->fd)
+					      : client_object_for(found->call, found->fd);
 		if (found->file)
 			return true;
 	}

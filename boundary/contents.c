@@ -9,6 +9,9 @@
 #include "boundary/rows.h"
 #include "frontend/file/user_copy.h"
 
+/* Of sync_file_range(): SYNC_FILE_RANGE_* */
+#define SYNC_FLAGS 7ul
+
 /* The offset of the client's open file description is kept by the kernel, in the descriptor. */
 static off_t offset_of(int fd)
 {
@@ -146,4 +149,15 @@ long contents_seek(const struct object_call *call)
 long contents_no_seek(const struct object_call *call)
 {
 	return is_whence(call) ? -ESPIPE : -EINVAL;
+}
+
+/* sync_file_range(fd, offset, size, flags) of a file that is not regular. */
+long contents_sync_range(const struct object_call *call)
+{
+	const unsigned long *args = call->call->args;
+	off_t offset = (off_t)args[1], end;
+
+	if (args[3] & ~SYNC_FLAGS || __builtin_add_overflow(offset, (off_t)args[2], &end))
+		return -EINVAL;
+	return offset < 0 || end < offset ? -EINVAL : -ESPIPE;
 }

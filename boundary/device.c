@@ -24,9 +24,6 @@ static bool is_kernels(unsigned int command)
 	case FIGETBSZ:
 	case FIFREEZE:
 	case FITHAW:
-	case FICLONE:
-	case FICLONERANGE:
-	case FIDEDUPERANGE:
 	case FS_IOC_FIEMAP:
 		return true;
 	default:
@@ -40,6 +37,8 @@ long device_ioctl(const struct object_call *call)
 	unsigned int command = (unsigned int)call->call->args[1];
 	const struct file_ops *ops = file_ops_of(call->file);
 
+	if (transfer_is_clone(command))
+		return transfer_clone(call);
 	if (is_kernels(command))
 		return OBJECT_FORWARD;
 	params_refresh();
@@ -53,9 +52,15 @@ long device_ioctl(const struct object_call *call)
  */
 long device_other_ioctl(const struct boundary_call *call)
 {
-	if (_IOC_TYPE((unsigned int)call->args[1]) != KVMIO)
+	unsigned int command = (unsigned int)call->args[1];
+	long flags;
+
+	if (transfer_is_clone(command))
+		return transfer_clone_from(call);
+	if (_IOC_TYPE(command) != KVMIO)
 		return OBJECT_FORWARD;
-	if (BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL) < 0)
+	flags = BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL);
+	if (flags < 0 || (flags & O_PATH))
 		return -EBADF;
 	return node_is_kvm((int)call->args[0]) ? node_ioctl(call) : -ENOTTY;
 }
@@ -98,10 +103,10 @@ static long allocate_check(const struct object_call *call)
 	switch (file_ops_of(call->file)->kind) {
 	case FILE_STATS:
 		return -EBADF;
-	case FILE_KVM:
-		return -ENODEV;
-	default:
+	case FILE_GMEM:
 		return __builtin_add_overflow(offset, size_bytes, &end) ? -EFBIG : 0;
+	default: /* no regular file */
+		return -ENODEV;
 	}
 }
 

@@ -9,14 +9,19 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "boundary/newer_calls.h"
+#include "frontend/file/numbers.h"
 #include "frontend/file/user_copy.h"
 
 #define NAME_BYTES 96
 
 void links_close(int fd)
 {
-	if (fd >= 0)
-		(void)BOUNDARY_KERNEL(SYS_close, (unsigned long)fd);
+	if (fd < 0)
+		return;
+	(void)BOUNDARY_KERNEL(SYS_close, (unsigned long)fd);
+	/* What was looked at by this number is not what has it next. */
+	numbers_changed(fd);
 }
 
 struct file *links_object(const struct place *place, int *fd)
@@ -26,7 +31,7 @@ struct file *links_object(const struct place *place, int *fd)
 				 : -ENOENT;
 
 	*fd = (int)opened;
-	return opened < 0 ? NULL : client_object_get(*fd);
+	return opened < 0 ? NULL : client_object_get_path(*fd);
 }
 
 /* The arguments of fstat, for the object's own answer at @address. */
@@ -85,6 +90,11 @@ long link_status(const struct boundary_call *call, const struct place *place)
 	return result;
 }
 
+static enum place_links follows(unsigned long flags)
+{
+	return flags & AT_SYMLINK_NOFOLLOW ? PLACE_NOFOLLOW : PLACE_FOLLOW;
+}
+
 /* Where the path is, and whether a link there is meant itself. */
 static struct place place_of(const struct boundary_call *call)
 {
@@ -93,7 +103,13 @@ static struct place place_of(const struct boundary_call *call)
 	switch (call->nr) {
 	case SYS_fchmodat:
 	case SYS_readlinkat:
+	case SYS_futimesat:
 		return (struct place){(int)args[0], args[1], PLACE_FOLLOW};
+	case SYS_fchmodat2:
+	case SYS_utimensat:
+		return (struct place){(int)args[0], args[1], follows(args[3])};
+	case SYS_fchownat:
+		return (struct place){(int)args[0], args[1], follows(args[4])};
 	default:
 		return (struct place){AT_FDCWD, args[0], PLACE_FOLLOW};
 	}
@@ -106,11 +122,13 @@ long link_change(const struct boundary_call *call)
 	struct object_call object = {.call = call};
 	long result = OBJECT_FORWARD;
 
+	if (place.links == PLACE_NOFOLLOW || !place.path)
+		return OBJECT_FORWARD;
 	object.file = links_object(&place, &object.fd);
 	if (object.file) {
 		switch (call->nr) {
-		case SYS_truncate:
-			result = attributes_truncate(&object);
+		case SYS_truncate: /* none is a regular file that can be cut */
+			result = -EINVAL;
 			break;
 		case SYS_setxattr:
 		case SYS_getxattr:

@@ -55,6 +55,11 @@ struct file *client_object_get(int fd)
 	return get(fd, file_get);
 }
 
+struct file *client_object_get_path(int fd)
+{
+	return get(fd, file_get_path);
+}
+
 struct file *client_object_for(const struct boundary_call *call, int fd)
 {
 	if (reads_or_writes(call->nr) && numbers_lack(fd, NUMBER_NO_FILE))

@@ -17,9 +17,11 @@ struct object_call {
  * when the descriptor is none of ours.
  */
 struct file *client_object_get(int fd);
+/* The same, and a descriptor of O_PATH leads to the file, too. */
+struct file *client_object_get_path(int fd);
 /*
- * The same for a descriptor that @call names. No system call where the number tells enough: KVM's
- * ioctls on our files, reading and writing others.
+ * As client_object_get() for a descriptor that @call names. No system call where the number tells
+ * enough: KVM's ioctls on our files, reading and writing others.
  */
 struct file *client_object_for(const struct boundary_call *call, int fd);
 void client_object_put(struct file *file);

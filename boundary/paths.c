@@ -96,7 +96,7 @@ static long reopened(long fd, int flags)
 		return fd;
 	result = file_ops_of(file)->kind == FILE_KVM ? 0 : -ENXIO;
 	client_object_put(file);
-	(void)BOUNDARY_KERNEL(SYS_close, (unsigned long)fd);
+	links_close((int)fd);
 	return result ? result : node_open(flags);
 }
 
@@ -113,7 +113,7 @@ static long opened_without(const struct opening *opening)
 	result = reopened(fd, opening->flags);
 	if (result != fd)
 		return result;
-	(void)BOUNDARY_KERNEL(SYS_close, (unsigned long)fd);
+	links_close((int)fd);
 	return -EPERM;
 }
 

@@ -2,6 +2,7 @@
 #ifndef QUIRE_BOUNDARY_ROWS_H
 #define QUIRE_BOUNDARY_ROWS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "boundary/object.h"
@@ -19,6 +20,8 @@ struct boundary_cell {
 struct boundary_row {
 	/* Which of the six arguments are descriptors, a bit each; the first of ours decides. */
 	uint8_t fd_arguments;
+	/* Does the call work on a descriptor of O_PATH, too? The kernel refuses the others. */
+	bool takes_path;
 	struct boundary_cell cells[FILE_KINDS];
 	/* On descriptors that are none of ours: a result or OBJECT_FORWARD. NULL: the kernel's. */
 	long (*other)(const struct boundary_call *call);
@@ -44,6 +47,7 @@ long contents_preadv(const struct object_call *call);
 long contents_no_position(const struct object_call *call);
 long contents_seek(const struct object_call *call);
 long contents_no_seek(const struct object_call *call);
+long contents_sync_range(const struct object_call *call);
 
 long device_ioctl(const struct object_call *call);
 long device_other_ioctl(const struct boundary_call *call);
@@ -52,6 +56,11 @@ long device_allocate(const struct object_call *call);
 long transfer_sendfile(const struct object_call *call);
 long transfer_splice(const struct object_call *call);
 long transfer_copy(const struct object_call *call);
+/* Does the ioctl share blocks of one file with another? */
+bool transfer_is_clone(unsigned int command);
+long transfer_clone(const struct object_call *call);
+/* On a descriptor that is none of ours. */
+long transfer_clone_from(const struct boundary_call *call);
 
 long status_fstat(const struct object_call *call);
 long status_fstatat(const struct object_call *call);
@@ -63,7 +72,8 @@ long attributes_chownat(const struct object_call *call);
 long attributes_chmodat(const struct object_call *call);
 long attributes_times(const struct object_call *call);
 long attributes_old_times(const struct object_call *call);
-long attributes_truncate(const struct object_call *call);
+long attributes_extended_at(const struct object_call *call);
+long attributes_file_at(const struct object_call *call);
 long attributes_extended(const struct object_call *call);
 long attributes_none(const struct object_call *call);
 long attributes_handle(const struct object_call *call);

@@ -13,6 +13,13 @@
 
 #define ANON_INODE_MAGIC 0x09041934
 #define GUEST_MEMFD_MAGIC 0x474d454d
+/* As statfs() reports the flags of a mount: that they are reported, and that nothing is executed.
+ */
+#define FLAGS_VALID 0x20
+#define FLAGS_NOEXEC 0x08
+#define ATTRIBUTES_OF_TMPFS                                                            \
+	((uint64_t)(STATX_ATTR_COMPRESSED | STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | \
+		    STATX_ATTR_NODUMP))
 
 /* What KVM's file of one kind reports. */
 struct status {
@@ -64,6 +71,12 @@ static long correct_statx(const struct object_call *call, unsigned long address)
 	answer.stx_size = status.size_bytes;
 	answer.stx_blocks = 0;
 	answer.stx_blksize = 4096;
+	if (!status.device) {
+		/* The file systems of anonymous files keep neither. */
+		answer.stx_mask &= ~STATX_BTIME;
+		memset(&answer.stx_btime, 0, sizeof(answer.stx_btime));
+		answer.stx_attributes_mask &= ~ATTRIBUTES_OF_TMPFS;
+	}
 	return user_copy_out(address, &answer, sizeof(answer));
 }
 
@@ -101,10 +114,15 @@ long status_fstatfs(const struct object_call *call)
 {
 	enum file_kind kind = file_ops_of(call->file)->kind;
 	struct statfs answer;
+	dev_t device;
+	ino_t inode;
 
 	memset(&answer, 0, sizeof(answer));
 	answer.f_type = kind == FILE_GMEM ? GUEST_MEMFD_MAGIC : ANON_INODE_MAGIC;
 	answer.f_bsize = answer.f_frsize = 4096;
 	answer.f_namelen = 255;
+	answer.f_flags = FLAGS_VALID | (kind == FILE_GMEM ? FLAGS_NOEXEC : 0);
+	file_inode(call->file, &device, &inode);
+	memcpy(&answer.f_fsid, &device, sizeof(answer.f_fsid));
 	return user_copy_out(call->call->args[1], &answer, sizeof(answer));
 }

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <sys/syscall.h>
 
+#include "boundary/newer_calls.h"
 #include "boundary/node.h"
 #include "boundary/rows.h"
 
@@ -35,12 +36,37 @@
 		.fd_arguments = (fds), .cells = { kvm, vm, vcpu, gmem, stats } \
 	}
 
+/* A call that takes a descriptor of O_PATH, too. */
+#define ALL_OR_PATH(fds, cell)                                        \
+	ROW                                                           \
+	{                                                             \
+		.fd_arguments = (fds), .takes_path = true, .cells = { \
+			cell,                                         \
+			cell,                                         \
+			cell,                                         \
+			cell,                                         \
+			cell                                          \
+		}                                                     \
+	}
+#define EACH_OR_PATH(fds, kvm, vm, vcpu, gmem, stats)                                              \
+	ROW                                                                                        \
+	{                                                                                          \
+		.fd_arguments = (fds), .takes_path = true, .cells = { kvm, vm, vcpu, gmem, stats } \
+	}
+/* The same that changes what a path leads to. */
+#define ALL_OR_CHANGE(fds, cell)                                              \
+	ROW                                                                   \
+	{                                                                     \
+		.fd_arguments = (fds), .takes_path = true,                    \
+		.cells = {cell, cell, cell, cell, cell}, .other = link_change \
+	}
 /* A call on a descriptor or on a path. */
-#define ALL_AND_PATH(fds, cell)                                                 \
-	ROW                                                                     \
-	{                                                                       \
-		.fd_arguments = (fds), .cells = {cell, cell, cell, cell, cell}, \
-		.other = path_look, .settle = path_look_settle                  \
+#define ALL_AND_PATH(fds, cell)                                              \
+	ROW                                                                  \
+	{                                                                    \
+		.fd_arguments = (fds), .takes_path = true,                   \
+		.cells = {cell, cell, cell, cell, cell}, .other = path_look, \
+		.settle = path_look_settle                                   \
 	}
 /* A call on a path alone. */
 #define PATH(before, after)                       \
@@ -51,11 +77,7 @@
 #define NOPOS BY(contents_no_position)
 #define SEEK BY(contents_seek)
 #define STATFS BY(status_fstatfs)
-/* Newer than some libc's headers. */
-#ifndef SYS_fchmodat2
-#define SYS_fchmodat2 452
-#endif
-
+#define SYNC BY(contents_sync_range)
 #define FD0 1
 #define FD1 2
 #define FD2 4
@@ -92,25 +114,31 @@ const struct boundary_row *const boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_fsync] = ALL(FD0, NO(EINVAL)),
     [SYS_fdatasync] = ALL(FD0, NO(EINVAL)),
     [SYS_readahead] = ALL(FD0, NO(EINVAL)),
-    [SYS_sync_file_range] = EACH(FD0, NO(ESPIPE), KERNEL, KERNEL, KERNEL, KERNEL),
+    [SYS_sync_file_range] = EACH(FD0, SYNC, SYNC, SYNC, KERNEL, SYNC),
 
-    [SYS_fstat] = ALL(FD0, BY(status_fstat)),
+    [SYS_fstat] = ALL_OR_PATH(FD0, BY(status_fstat)),
     [SYS_newfstatat] = ALL_AND_PATH(FD0, BY(status_fstatat)),
     [SYS_statx] = ALL_AND_PATH(FD0, BY(status_statx)),
-    [SYS_fstatfs] = EACH(FD0, KERNEL, STATFS, STATFS, STATFS, STATFS),
+    [SYS_fstatfs] = EACH_OR_PATH(FD0, KERNEL, STATFS, STATFS, STATFS, STATFS),
 
-    [SYS_ftruncate] = ALL(FD0, BY(attributes_truncate)),
+    [SYS_ftruncate] = ALL(FD0, NO(EINVAL)),
     [SYS_fchmod] = ALL(FD0, BY(attributes_change)),
-    [SYS_fchmodat2] = ALL(FD0, BY(attributes_chmodat)),
+    [SYS_fchmodat2] = ALL_OR_CHANGE(FD0, BY(attributes_chmodat)),
     [SYS_fchown] = ALL(FD0, BY(attributes_change)),
-    [SYS_fchownat] = ALL(FD0, BY(attributes_chownat)),
-    [SYS_utimensat] = ALL(FD0, BY(attributes_times)),
-    [SYS_futimesat] = ALL(FD0, BY(attributes_old_times)),
+    [SYS_fchownat] = ALL_OR_CHANGE(FD0, BY(attributes_chownat)),
+    [SYS_utimensat] = ALL_OR_CHANGE(FD0, BY(attributes_times)),
+    [SYS_futimesat] = ALL_OR_CHANGE(FD0, BY(attributes_old_times)),
     [SYS_fsetxattr] = ALL(FD0, BY(attributes_extended)),
     [SYS_fgetxattr] = ALL(FD0, BY(attributes_extended)),
     [SYS_fremovexattr] = ALL(FD0, BY(attributes_extended)),
     [SYS_flistxattr] = ALL(FD0, BY(attributes_none)),
-    [SYS_name_to_handle_at] = ALL(FD0, BY(attributes_handle)),
+    [SYS_setxattrat] = ALL_OR_PATH(FD0, BY(attributes_extended_at)),
+    [SYS_getxattrat] = ALL_OR_PATH(FD0, BY(attributes_extended_at)),
+    [SYS_removexattrat] = ALL_OR_PATH(FD0, BY(attributes_extended_at)),
+    [SYS_listxattrat] = ALL_OR_PATH(FD0, BY(attributes_extended_at)),
+    [SYS_file_getattr] = ALL_OR_PATH(FD0, BY(attributes_file_at)),
+    [SYS_file_setattr] = ALL_OR_PATH(FD0, BY(attributes_file_at)),
+    [SYS_name_to_handle_at] = ALL_OR_PATH(FD0, BY(attributes_handle)),
 
     [SYS_open] = PATH(path_open, path_open_settle),
     [SYS_openat] = PATH(path_open, path_open_settle),

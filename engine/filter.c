@@ -17,8 +17,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "boundary/newer_calls.h"
 #include "engine/gate.h"
-#include "engine/numbers.h"
 #include "hosts/process/sys.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -88,7 +88,13 @@ static const uint16_t always[] = {
     SYS_fremovexattr,
     SYS_flistxattr,
     SYS_name_to_handle_at,
-    NUMBER_FCHMODAT2,
+    SYS_fchmodat2,
+    SYS_setxattrat,
+    SYS_getxattrat,
+    SYS_listxattrat,
+    SYS_removexattrat,
+    SYS_file_getattr,
+    SYS_file_setattr,
     /* Memory. */
     SYS_mmap,
     SYS_munmap,
@@ -124,8 +130,8 @@ static const uint16_t contents[] = {SYS_read, SYS_readv, SYS_write, SYS_writev, 
 static const struct {
 	uint16_t number, argument;
 } when_set[] = {
-    {SYS_ppoll, 3},	      {SYS_pselect6, 5},      {SYS_epoll_pwait, 4},
-    {NUMBER_EPOLL_PWAIT2, 4}, {SYS_io_pgetevents, 5},
+    {SYS_ppoll, 3},	   {SYS_pselect6, 5},	   {SYS_epoll_pwait, 4},
+    {SYS_epoll_pwait2, 4}, {SYS_io_pgetevents, 5},
 };
 
 /* Trapped when (argument & mask) is one of these values. */

@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <sys/syscall.h>
 
+#include "boundary/newer_calls.h"
 #include "engine/gate.h"
-#include "engine/numbers.h"
 #include "engine/signals.h"
 #include "engine/user.h"
 
@@ -77,7 +77,7 @@ long masks_place(struct trap *trap, uint64_t room)
 	case SYS_ppoll:
 		return place_plain(trap, room, 3);
 	case SYS_epoll_pwait:
-	case NUMBER_EPOLL_PWAIT2:
+	case SYS_epoll_pwait2:
 		return place_plain(trap, room, 4);
 	case SYS_pselect6:
 	case SYS_io_pgetevents:

@@ -15,12 +15,12 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
+#include "boundary/newer_calls.h"
 #include "engine/calls.h"
 #include "engine/clone.h"
 #include "engine/exec.h"
 #include "engine/gate.h"
 #include "engine/masks.h"
-#include "engine/numbers.h"
 #include "engine/signals.h"
 #include "engine/user.h"
 #include "frontend/file/numbers.h"
@@ -106,7 +106,7 @@ static enum trap_outcome serve(struct trap *trap)
 	case SYS_pselect6:
 	case SYS_epoll_pwait:
 	case SYS_io_pgetevents:
-	case NUMBER_EPOLL_PWAIT2:
+	case SYS_epoll_pwait2:
 		return TRAP_MASKED;
 	case SYS_clone:
 	case SYS_clone3:

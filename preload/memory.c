@@ -77,15 +77,44 @@ static void changed(struct range range)
 	errno = error;
 }
 
+/* The flags that the kernel knows where a mapping asks it to say no to the others. */
+#define KNOWN_FLAGS                                                                             \
+	(MAP_TYPE | MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_DENYWRITE | MAP_EXECUTABLE |          \
+	 MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK | \
+	 MAP_32BIT)
+
+/* What the kernel checks before it asks a file of KVM's: 0 or -errno. */
+static int check_request(const struct file *file, const struct file_map_request *request)
+{
+	enum file_kind kind = file_ops_of(file)->kind;
+	int type = request->flags & MAP_TYPE;
+
+	if ((request->offset_bytes & (off_t)(PAGE_BYTES - 1)) || (request->flags & MAP_HUGETLB) ||
+	    !request->length_bytes)
+		return -EINVAL;
+	if (type == MAP_SHARED_VALIDATE && (request->flags & ~KNOWN_FLAGS))
+		return -EOPNOTSUPP;
+	if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE && type != MAP_PRIVATE)
+		return -EINVAL;
+	if (kind == FILE_STATS && type != MAP_PRIVATE && (request->prot & PROT_WRITE))
+		return -EACCES;
+	/* Nothing is executed from the file systems of anonymous files. */
+	return kind != FILE_KVM && (request->prot & PROT_EXEC) ? -EPERM : 0;
+}
+
 /* Ask @file how it may be mapped: the offset to map at, or -errno. */
 static off_t file_offset_for(struct file *file, const struct file_map_request *request)
 {
 	const struct file_ops *ops = file_ops_of(file);
-	int answer = ops->map ? ops->map(file, request) : -ENODEV;
+	int answer = check_request(file, request);
 	off_t end = (off_t)((file_size_bytes(file) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1));
 
+	if (!answer)
+		answer = ops->map ? ops->map(file, request) : -ENODEV;
 	if (answer < 0)
 		return answer;
+	if (request->flags & MAP_GROWSDOWN)
+		return -EINVAL;
 	/* Pages past the end of the file raise SIGBUS, whatever the client asked for. */
 	return answer == 0 ? request->offset_bytes : request->offset_bytes + end;
 }

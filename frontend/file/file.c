@@ -655,7 +655,7 @@ struct file *file_find(dev_t device, ino_t inode)
 	return file;
 }
 
-struct file *file_get(int fd)
+struct file *file_get_path(int fd)
 {
 	uint64_t sample = numbers_sample(fd);
 	struct file *file = NULL;
@@ -669,7 +669,7 @@ struct file *file_get(int fd)
 	if (S_ISREG(status.st_mode)) {
 		process_lock_acquire(&table_lock);
 		file = find_locked(status.st_dev, status.st_ino);
-		if (file)
+		if (file && !file_is_path(fd))
 			numbers_learn_file(fd, &file->references, sample);
 		process_lock_release(&table_lock);
 	}
@@ -685,28 +685,6 @@ struct file *file_get_for_ioctl(int fd)
 	if (references)
 		return (struct file *)((char *)references - offsetof(struct file, references));
 	return file_get(fd);
-}
-
-struct file *file_get_kind(int fd, const struct file_ops *ops)
-{
-	struct file *file = file_get(fd);
-
-	if (!file || file->ops == ops)
-		return file;
-	file_put(file);
-	return NULL;
-}
-
-void file_close(int fd)
-{
-	struct file *file = file_get(fd);
-
-	close(fd);
-	numbers_changed(fd);
-	if (!file)
-		return;
-	file_closed(file);
-	file_put(file);
 }
 
 void *file_object(const struct file *file)

@@ -74,6 +74,10 @@ int file_create(const struct file_config *config);
 
 /* The file behind @fd, with a reference to be put; NULL when it is none of ours. */
 struct file *file_get(int fd);
+/* The same, and a descriptor of O_PATH leads to the file, too. */
+struct file *file_get_path(int fd);
+/* Is @fd a descriptor of O_PATH? It names a file, and is no description of KVM's. */
+bool file_is_path(int fd);
 /*
  * The same for one of KVM's own ioctls, without a system call when the number is known: what was
  * closed behind our back may still be found (frontend/file/numbers.h).

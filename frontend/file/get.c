@@ -1,0 +1,46 @@
+/* The file behind a descriptor: of which kind, and only where the description is KVM's own. */
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "frontend/file/file.h"
+#include "frontend/file/numbers.h"
+#include "hosts/process/sys.h"
+
+bool file_is_path(int fd)
+{
+	return sys_call(SYS_fcntl, (uint64_t)fd, F_GETFL) & O_PATH;
+}
+
+struct file *file_get(int fd)
+{
+	struct file *file = file_get_path(fd);
+
+	if (!file || !file_is_path(fd))
+		return file;
+	file_put(file);
+	return NULL;
+}
+
+struct file *file_get_kind(int fd, const struct file_ops *ops)
+{
+	struct file *file = file_get(fd);
+
+	if (!file || file_ops_of(file) == ops)
+		return file;
+	file_put(file);
+	return NULL;
+}
+
+void file_close(int fd)
+{
+	struct file *file = file_get(fd);
+
+	close(fd);
+	numbers_changed(fd);
+	if (!file)
+		return;
+	file_closed(file);
+	file_put(file);
+}
