@@ -22,6 +22,9 @@ struct example {
 
 /* vm.c: 0 or a negative errno; flags are enum quire_slot_flags. */
 int example_create(struct example *example, enum quire_vm_type type, uint32_t flags);
+/* The same with private memory that belongs to an architecture (confidential.c). */
+int example_create_confidential(struct example *example, const struct quire_confidential_ops *ops,
+				void *ctx);
 void example_destroy(struct example *example);
 
 /* vcpu.c: the guest writes to a page; the outcome or a negative errno. */
@@ -41,5 +44,6 @@ void example_trace(void);
 void example_dirty(void);
 void example_place(void);
 void example_gmem(void);
+void example_confidential(void);
 
 #endif

@@ -23,6 +23,7 @@ int main(void)
 	example_trace();
 	example_dirty();
 	example_gmem();
+	example_confidential();
 	example_place();
 	printf("every header's example did what it says\n");
 	return 0;

@@ -7,15 +7,8 @@
 
 #include "example.h"
 
-int example_create(struct example *example, enum quire_vm_type type, uint32_t flags)
+static int create(struct example *example, const struct quire_vm_config *config, uint32_t flags)
 {
-	struct quire_vm_config config = {
-	    .type = type,
-	    .format = QUIRE_FORMAT_NPT,
-	    .maxphyaddr = 48,
-	    .mmio_caching = 1,
-	    .host = &example_host,
-	};
 	struct quire_region region = {
 	    .flags = flags,
 	    .gpa = {EXAMPLE_GPA},
@@ -28,7 +21,7 @@ int example_create(struct example *example, enum quire_vm_type type, uint32_t fl
 		return -ENOMEM;
 	memset(example->memory, 0, region.size_bytes);
 	region.hva.v = (uintptr_t)example->memory;
-	result = quire_vm_create(&config, &example->vm);
+	result = quire_vm_create(config, &example->vm);
 	if (result)
 		goto free_memory;
 	result = quire_vcpu_create(example->vm, 0, NULL, &example->vcpu);
@@ -46,6 +39,34 @@ put_vm:
 free_memory:
 	free(example->memory);
 	return result;
+}
+
+static struct quire_vm_config config_of(enum quire_vm_type type)
+{
+	return (struct quire_vm_config){
+	    .type = type,
+	    .format = QUIRE_FORMAT_NPT,
+	    .maxphyaddr = 48,
+	    .mmio_caching = 1,
+	    .host = &example_host,
+	};
+}
+
+int example_create(struct example *example, enum quire_vm_type type, uint32_t flags)
+{
+	struct quire_vm_config config = config_of(type);
+
+	return create(example, &config, flags);
+}
+
+int example_create_confidential(struct example *example, const struct quire_confidential_ops *ops,
+				void *ctx)
+{
+	struct quire_vm_config config = config_of(QUIRE_VM_SW_PROTECTED);
+
+	config.confidential = ops;
+	config.confidential_ctx = ctx;
+	return create(example, &config, 0);
 }
 
 void example_destroy(struct example *example)

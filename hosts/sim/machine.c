@@ -27,6 +27,8 @@ static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_t
 	    /* So that a pointer where a physical address belongs leads nowhere, and the reverse. */
 	    .table_offset = 0x12345 * QUIRE_PAGE_SIZE,
 	    .tunables = &machine->tunables,
+	    .confidential = type == QUIRE_VM_SW_PROTECTED ? machine->confidential : NULL,
+	    .confidential_ctx = machine->confidential_ctx,
 	};
 }
 

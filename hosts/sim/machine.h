@@ -53,6 +53,8 @@ struct machine {
 	enum quire_mmu mmu;
 	int rings;
 	struct quire_tunables tunables;
+	const struct quire_confidential_ops *confidential;
+	void *confidential_ctx;
 	/*
 	 * In check builds: compare the TLBs with the tables whenever mmu_lock is released after
 	 * exclusive use (I-50). Not for tests that change entries by hand.

@@ -86,6 +86,7 @@ struct quire_gmem_fill {
 	int write_source;	/* @fill writes to the source, too */
 	unsigned int max_order; /* of the units that @fill takes: 0, or 9 and more */
 	/*
+	 * NULL: post_populate() of the VM's confidential architecture (<quire/confidential.h>).
 	 * Fill the private pages from their sources, whatever they held before. Under slots_lock,
 	 * the inode's invalidate lock and the lock of the pages: a guest that touches them waits.
 	 * May sleep; must not call the library. How many pages are filled, from the first on: all,
@@ -103,9 +104,10 @@ struct quire_gmem_fill {
  * it is asked for, private, in one slot, and the host gave the file's pages so. The number of pages
  * done if there is one, else: -EEXIST: the page is private already, for it was filled before, or
  * the guest has used it (punch or convert it first); -EIO: a dead VM, or a frame that another VM
- * owns; -EINVAL: no pages, an unaligned source, no slot with a guest_memfd there, a page that is
- * not private, a source page that the host does not count; -EFAULT: the slot's file is gone, or no
- * source there; -EINTR, -ENOMEM, -EHWPOISON; or what the host's page_get() or store_get(), or
+ * owns; -EINVAL: no pages, nothing that fills them, an unaligned source, no slot with a guest_memfd
+ * there, a page that is not private, a source page that the host does not count; -EFAULT: the
+ * slot's file is gone, or no source there; -EINTR, -ENOMEM, -EHWPOISON; or what the host's
+ * page_get() or store_get(), or
  * @fill, said. No lock held; asks for the source without a lock, then takes slots_lock and the
  * inode's invalidate lock, for each unit anew; may sleep. Excludes punches of the unit.
  */

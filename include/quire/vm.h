@@ -11,6 +11,7 @@ extern "C" {
 
 struct quire_vm;
 struct quire_gmem;
+struct quire_confidential_ops; /* quire/confidential.h */
 
 /* VM types, with KVM's numbers. */
 enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
@@ -35,6 +36,10 @@ struct quire_vm_config {
 	 * process. A multiple of the page size. */
 	uint64_t table_offset;
 	const struct quire_tunables *tunables; /* may be shared by VMs; NULL: the defaults */
+	/* With QUIRE_VM_SW_PROTECTED: hardware that is told of private pages, as long as a file of
+	 * the VM has a store. NULL: there is none. */
+	const struct quire_confidential_ops *confidential;
+	void *confidential_ctx; /* of its functions */
 };
 
 /* Read at each use, written by the code that serves the module parameters. */
@@ -69,9 +74,9 @@ struct quire_region {
 
 /*
  * Create a VM with one reference. -EINVAL for a type or width we do not have, private memory
- * without the TDP MMU, one of the host's table_phys() and table_virt() without the other, or memory
- * of the host's that tables cannot name (its pointer less table_offset is not below 2^48);
- * -ENOMEM; -ENXIO before quire_platform_install().
+ * without the TDP MMU, confidential hardware without private memory, one of the host's table_phys()
+ * and table_virt() without the other, or memory of the host's that tables cannot name (its pointer
+ * less table_offset is not below 2^48); -ENOMEM; -ENXIO before quire_platform_install().
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);

@@ -1,6 +1,8 @@
 /* Filling private pages before the guest runs. */
 #include <errno.h>
 
+#include <quire/confidential.h>
+
 #include "src/change/change.h"
 
 #define UNIT_PAGES QUIRE_TABLE_ENTRIES
@@ -18,15 +20,20 @@ struct fill_work {
 static s64 fill_pages(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	struct fill_work *work = ctx;
+	const struct quire_vm_config *config = &work->vm->config;
+	const struct quire_gmem_fill *request = work->request;
 	const struct quire_gmem_unit unit = {
 	    .gfn = work->gfn,
 	    .pfn = pfn,
 	    .order = order,
 	    .source = work->sources,
 	};
-	s64 done = work->request->fill(work->request->ctx, &unit);
+	s64 done;
 
 	(void)index;
+	done = request->fill ? request->fill(request->ctx, &unit)
+			     : config->confidential->post_populate(config->confidential_ctx, &unit,
+								   request->ctx);
 	work->ended = done < (s64)1 << order;
 	return done ? done : -EIO;
 }
@@ -41,9 +48,12 @@ static const struct memslot *gmem_slot_at(const struct quire_vm *vm, gfn_t gfn)
 
 static int request_check(struct quire_vm *vm, const struct quire_gmem_fill *request, u64 *npages)
 {
+	const struct quire_confidential_ops *hardware = vm->config.confidential;
 	const struct memslot *slot;
 	int err = -EINVAL;
 
+	if (!request->fill && !(hardware && hardware->post_populate))
+		return -EINVAL;
 	if (!request->npages || !is_aligned_u64(request->source.v, QUIRE_PAGE_SIZE))
 		return -EINVAL;
 	mutex_lock(&vm->slots_lock);

@@ -159,7 +159,9 @@ static u64 frame_claim(const struct rmp_block *block, u32 off)
 struct rmp_change {
 	u64 claim;
 	u32 off, end;
-	bool anew; /* -EEXIST where it owns one of them already */
+	bool anew;    /* -EEXIST where it owns one of them already */
+	bool pending; /* the hardware has not agreed yet: none is valid */
+	bool fresh;   /* result: it did not own them all */
 };
 
 /* May the frame become @claim's? Under the block's lock. */
@@ -187,7 +189,7 @@ static bool block_is_empty(const struct rmp_block *block)
 }
 
 /* Under the block's lock; the frame is free for @claim, and there is a list if one is needed. */
-static void frame_assign(struct rmp_block *block, u32 off, u64 claim)
+static void frame_assign(struct rmp_block *block, u32 off, u64 claim, bool pending)
 {
 	u64 *list = atomic_load_acquire_ptr(&block->list); /* made without the lock */
 
@@ -198,16 +200,18 @@ static void frame_assign(struct rmp_block *block, u32 off, u64 claim)
 		bit_set(block->listed, off);
 	}
 	bit_set(block->assigned, off);
-	bit_set(block->valid, off);
+	if (!pending)
+		bit_set(block->valid, off);
 }
 
 /* All of the frames or none: -EIO, -EEXIST, or -EAGAIN without a list that is needed. */
-static int block_assign(struct rmp_block *block, const struct rmp_change *change)
+static int block_assign(struct rmp_block *block, struct rmp_change *change)
 {
 	u64 first = claim_add(change->claim, -(u64)change->off);
 	bool listed;
 	int error = 0;
 
+	change->fresh = false;
 	mutex_lock(&block->lock);
 	listed = atomic_load_acquire_ptr(&block->list) != NULL;
 	if (block_is_empty(block))
@@ -221,13 +225,15 @@ static int block_assign(struct rmp_block *block, const struct rmp_change *change
 		else if (claim_add(block->base, i) != own && !listed)
 			error = -EAGAIN;
 	}
-	for (u32 i = change->off; i < change->end && !error; i++)
-		frame_assign(block, i, claim_add(first, i));
+	for (u32 i = change->off; i < change->end && !error; i++) {
+		change->fresh |= !bit_get(block->assigned, i);
+		frame_assign(block, i, claim_add(first, i), change->pending);
+	}
 	mutex_unlock(&block->lock);
 	return error;
 }
 
-static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, const struct rmp_change *change)
+static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_change *change)
 {
 	struct rmp_block *block;
 	int error;
@@ -244,33 +250,6 @@ static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, const struct rmp_chan
 	if (!link_make(rmp->map, (void **)&block->list, BLOCK_PAGES * sizeof(u64)))
 		return -ENOMEM;
 	return block_assign(block, change);
-}
-
-static struct rmp_change change_make(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn,
-				     unsigned int order)
-{
-	u32 off = pfn.v % BLOCK_PAGES;
-
-	return (struct rmp_change){
-	    .claim = claim_make(rmp->id, gfn.v),
-	    .off = off,
-	    .end = off + (1u << order),
-	};
-}
-
-static int rmp_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
-{
-	struct rmp_change change = change_make(ctx, gfn, pfn, order);
-
-	return rmp_assign(ctx, pfn, &change);
-}
-
-static int rmp_claim(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
-{
-	struct rmp_change change = change_make(ctx, gfn, pfn, order);
-
-	change.anew = true;
-	return rmp_assign(ctx, pfn, &change);
 }
 
 /* Every frame valid, and all by @base, whose gfn is aligned. */
@@ -365,12 +344,97 @@ static void frames_end(const struct rmp_vm *rmp, pfn_t pfn, u64 npages, enum fra
 
 static void rmp_invalidate(void *ctx, pfn_t pfn, u64 npages)
 {
-	frames_end(ctx, pfn, npages, FRAME_INVALIDATED);
+	const struct rmp_vm *rmp = ctx;
+
+	if (rmp->hardware && rmp->hardware->invalidate)
+		rmp->hardware->invalidate(rmp->hardware_ctx, pfn, npages);
+	frames_end(rmp, pfn, npages, FRAME_INVALIDATED);
 }
 
 static void rmp_reclaim(void *ctx, pfn_t pfn, u64 npages)
 {
-	frames_end(ctx, pfn, npages, FRAME_FREED);
+	const struct rmp_vm *rmp = ctx;
+
+	if (rmp->hardware && rmp->hardware->reclaim)
+		rmp->hardware->reclaim(rmp->hardware_ctx, pfn, npages);
+	frames_end(rmp, pfn, npages, FRAME_FREED);
+}
+
+static void rmp_make_shared(void *ctx, pfn_t pfn, u64 npages)
+{
+	const struct rmp_vm *rmp = ctx;
+
+	if (!rmp->hardware || !rmp->hardware->make_shared) {
+		rmp_reclaim(ctx, pfn, npages);
+		return;
+	}
+	rmp->hardware->make_shared(rmp->hardware_ctx, pfn, npages);
+	frames_end(rmp, pfn, npages, FRAME_FREED);
+}
+
+/* The hardware has agreed: the frames are valid, unless the host gave them to another meanwhile. */
+static int rmp_validate(const struct rmp_vm *rmp, pfn_t pfn, const struct rmp_change *change)
+{
+	u64 first = claim_add(change->claim, -(u64)change->off);
+	struct rmp_block *block = block_find(rmp->map, pfn);
+	int error = 0;
+
+	mutex_lock(&block->lock);
+	for (u32 i = change->off; i < change->end; i++) {
+		if (bit_get(block->assigned, i) && frame_claim(block, i) == claim_add(first, i))
+			bit_set(block->valid, i);
+		else
+			error = -EIO;
+	}
+	mutex_unlock(&block->lock);
+	return error;
+}
+
+/* The frames are assigned. What the hardware refuses is as before. */
+static int hardware_take(struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn, const struct rmp_change *change)
+{
+	const struct quire_confidential_ops *ops = rmp->hardware;
+	u64 npages = change->end - change->off;
+	unsigned int order = npages == 1 ? 0 : QUIRE_TABLE_BITS;
+	int error = ops->make_private ? ops->make_private(rmp->hardware_ctx, gfn, pfn, order) : 0;
+
+	if (error) {
+		frames_end(rmp, pfn, npages, change->fresh ? FRAME_FREED : FRAME_INVALIDATED);
+		return error;
+	}
+	if (change->fresh && !change->anew && ops->prepare)
+		error = ops->prepare(rmp->hardware_ctx, gfn, pfn, order);
+	if (error) {
+		rmp_make_shared(rmp, pfn, npages);
+		return error;
+	}
+	return rmp_validate(rmp, pfn, change);
+}
+
+static int rmp_take(struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn, struct rmp_change *change)
+{
+	int error;
+
+	change->claim = claim_make(rmp->id, gfn.v);
+	change->pending = rmp->hardware != NULL;
+	error = rmp_assign(rmp, pfn, change);
+	return error || !rmp->hardware ? error : hardware_take(rmp, gfn, pfn, change);
+}
+
+static int rmp_make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	u32 off = pfn.v % BLOCK_PAGES;
+	struct rmp_change change = {.off = off, .end = off + (1u << order)};
+
+	return rmp_take(ctx, gfn, pfn, &change);
+}
+
+static int rmp_claim(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	u32 off = pfn.v % BLOCK_PAGES;
+	struct rmp_change change = {.off = off, .end = off + (1u << order), .anew = true};
+
+	return rmp_take(ctx, gfn, pfn, &change);
 }
 
 static const struct gmem_arch_ops rmp_ops = {
@@ -378,7 +442,7 @@ static const struct gmem_arch_ops rmp_ops = {
     .claim = rmp_claim,
     .is_private = rmp_is_private,
     .invalidate = rmp_invalidate,
-    .make_shared = rmp_reclaim,
+    .make_shared = rmp_make_shared,
     .reclaim = rmp_reclaim,
 };
 
@@ -483,6 +547,8 @@ int rmp_join(struct quire_vm *vm, struct rmp_vm **result)
 	if (rmp->map != made)
 		vm_free(vm, made, sizeof(*made));
 	rmp->arch = (struct gmem_arch){.ops = &rmp_ops, .ctx = rmp};
+	rmp->hardware = vm->config.confidential;
+	rmp->hardware_ctx = vm->config.confidential_ctx;
 	*result = rmp;
 	if (rmp->id < CLAIM_IDS)
 		return 0;

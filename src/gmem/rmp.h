@@ -2,6 +2,8 @@
 #ifndef QUIRE_GMEM_RMP_H
 #define QUIRE_GMEM_RMP_H
 
+#include <quire/confidential.h>
+
 #include "src/gmem/gmem.h"
 
 /*
@@ -18,6 +20,10 @@
  * make_shared comes when the gfn is converted. A page that no slot shows then is made shared by the
  * first shared lookup that finds it.
  *
+ * A confidential architecture hears of frames that are assigned and not valid yet, and they become
+ * valid when it has agreed: a lookup that asks no lock finds none of them before that. It hears of
+ * an end before the map notes it.
+ *
  * I-18 a frame is assigned to one VM, and while it is valid to one gfn of it. Frames of 2 MiB that
  * are valid at consecutive gfns are one huge assignment.
  */
@@ -27,7 +33,10 @@ struct rmp;
 struct rmp_vm {
 	struct gmem_arch arch; /* what vm->gmem_arch points at */
 	struct rmp *map;       /* counted */
-	u64 id;		       /* (c) of the VM in the map */
+	/* (c) of the VM's confidential architecture, and its functions' ctx; NULL: there is none */
+	const struct quire_confidential_ops *hardware;
+	void *hardware_ctx;
+	u64 id; /* (c) of the VM in the map */
 };
 
 /* What the map knows of a frame. */
