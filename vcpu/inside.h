@@ -84,8 +84,8 @@ struct cpu {
 	uint8_t delivering; /* memory is touched for an event, not for an instruction */
 	struct {
 		uint8_t type, vector;
-	} soft;		       /* the event of INT n and its like, while @delivering */
-	uint8_t tlb_has_large; /* a page above 4K was cached since the last full flush */
+	} soft;			  /* the event of INT n and its like, while @delivering */
+	uint8_t tlb_has_gigantic; /* a page of 1 GiB was cached since the last full flush */
 
 	struct tlb *tlb;
 	const struct op *op; /* running now; NULL while delivering */

@@ -65,7 +65,7 @@ def boot(qemu, form):
     with tempfile.TemporaryDirectory(prefix="quire-boot-") as folder:
         stats = pathlib.Path(folder) / "stats.json"
         cpu = boot_seconds(qemu, form, ("--stats", str(stats)))
-        share = counters.check_share(stats, machine.COMMON_PARAMS)
+        share = counters.check_boot(stats, form.cpus, machine.COMMON_PARAMS)
     return f"power-off after {cpu:.1f} s of processor time{share}"
 
 

@@ -167,6 +167,19 @@ static enum step page_verify(struct cpu *cpu, struct code_page *page, uint64_t l
 	return STEP_NEXT;
 }
 
+int code_page_confirm(struct cpu *cpu, struct code_page *page)
+{
+	uint64_t changed;
+
+	if (page->epoch == cpu->code_epoch)
+		return 0;
+	cpu_count(&cpu->counts.compares);
+	if (code_page_compare(page, &changed) != GUARD_OK || changed)
+		return 0;
+	page->epoch = cpu->code_epoch;
+	return 1;
+}
+
 static struct code_page *page_make(struct cpu *cpu, uint64_t host_page)
 {
 	struct code_page **first = &cpu->code->pages[page_hash(host_page)];

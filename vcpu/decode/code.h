@@ -84,6 +84,12 @@ static inline void code_serialise(struct cpu *cpu)
 	cpu_count(&cpu->counts.serialisations);
 }
 
+/*
+ * Was @page not compared in this epoch, and is it equal to memory now? Else nothing has happened,
+ * and code_find() is to see to it.
+ */
+int code_page_confirm(struct cpu *cpu, struct code_page *page);
+
 /* Does this CPU hold decoded code of the host page of @host? */
 int code_is_on_page(const struct cpu *cpu, uint64_t host);
 /* This CPU wrote [host, host + size) of a page that may hold code. Drops the blocks whose lines it

@@ -16,7 +16,7 @@ struct mmu_result {
 	uint64_t gpa;
 	uint64_t host; /* host address of the byte; 0 for a device */
 	uint8_t global;
-	uint8_t large; /* the guest's leaf maps more than 4K */
+	uint8_t large; /* levels of the guest's leaf above that of 4K: 0, 1, 2 */
 };
 
 /*

@@ -7,8 +7,7 @@
 
 /* Low bits of a tag: the privilege. */
 #define TAG_PAGE(tag) ((tag)&PAGE_NUMBER_MASK)
-/* The largest page has 1 GiB. */
-#define LARGE_SHIFT 30u
+#define GIGANTIC_SHIFT 30u
 
 static void entry_drop(struct tlb_entry *entry)
 {
@@ -48,6 +47,28 @@ int tlb_fetches_global(const struct cpu *cpu, uint64_t linear)
 	return entry->tag == tlb_tag(cpu, linear) && entry->global;
 }
 
+static unsigned int large_index(uint64_t linear)
+{
+	return linear >> LARGE_SHIFT & (LARGE_BITS - 1);
+}
+
+static int may_be_large(const struct cpu *cpu, uint64_t linear)
+{
+	unsigned int index = large_index(linear);
+
+	return cpu->tlb->large[index / 64] >> index % 64 & 1;
+}
+
+static void note_large(struct cpu *cpu, uint64_t linear, const struct mmu_result *result)
+{
+	unsigned int index = large_index(linear);
+
+	if (likely(!result->large))
+		return;
+	cpu->tlb->large[index / 64] |= UINT64_C(1) << index % 64;
+	cpu->tlb_has_gigantic |= result->large > 1;
+}
+
 /*
  * The newest goes to way 0, the one there moves to way 1: two pages of one set live side by side,
  * so an instruction that needs both always gets on.
@@ -71,7 +92,7 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 		fresh.write = tag;
 	if (first->read != tag)
 		cpu->tlb->data[1][set] = *first;
-	cpu->tlb_has_large |= result->large;
+	note_large(cpu, request->linear, result);
 	*first = fresh;
 }
 
@@ -90,11 +111,13 @@ static void translations_changed(struct cpu *cpu)
 
 void tlb_flush_all(struct cpu *cpu)
 {
-	if (cpu->tlb)
+	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
+		memset(cpu->tlb->large, 0, sizeof(cpu->tlb->large));
+	}
 	translations_changed(cpu);
 	translate_flush(cpu);
-	cpu->tlb_has_large = 0;
+	cpu->tlb_has_gigantic = 0;
 }
 
 void tlb_flush_non_global(struct cpu *cpu)
@@ -124,7 +147,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	struct fetch_entry *fetch = fetch_entry_of(cpu, linear);
 
 	translations_changed(cpu);
-	translate_flush_region(cpu, linear, QUIRE_PAGE_SHIFT);
+	translate_flush_page(cpu, linear);
 	tables_drop(cpu->tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
 		struct tlb_entry *entry = &cpu->tlb->data[way][tlb_set(linear)];
@@ -136,30 +159,32 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 		fetch->tag = TLB_EMPTY;
 }
 
-/* All that may be of one large page: it is cached by 4 KiB. */
-static void flush_large(struct cpu *cpu, uint64_t linear)
+/* All that may be of one large page, which lies in a region of 1 << @shift bytes. */
+static void flush_large(struct cpu *cpu, uint64_t linear, unsigned int shift)
 {
 	struct tlb *tlb = cpu->tlb;
-	uint64_t region = linear >> LARGE_SHIFT;
+	uint64_t region = linear >> shift;
 
 	translations_changed(cpu);
-	translate_flush_region(cpu, linear, LARGE_SHIFT);
+	translate_flush_region(cpu, linear, shift);
 	tables_drop(tlb);
 	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
 		struct tlb_entry *entry = &tlb->data[i / TLB_SETS][i % TLB_SETS];
 
-		if (entry->read >> LARGE_SHIFT == region)
+		if (entry->read >> shift == region)
 			entry_drop(entry);
 	}
 	for (unsigned int i = 0; i < FETCH_SETS; i++)
-		if (tlb->fetch[i].tag >> LARGE_SHIFT == region)
+		if (tlb->fetch[i].tag >> shift == region)
 			tlb->fetch[i].tag = TLB_EMPTY;
 }
 
 void tlb_invlpg(struct cpu *cpu, uint64_t linear)
 {
-	if (cpu->tlb_has_large)
-		flush_large(cpu, linear);
+	if (unlikely(cpu->tlb_has_gigantic))
+		flush_large(cpu, linear, GIGANTIC_SHIFT);
+	else if (may_be_large(cpu, linear))
+		flush_large(cpu, linear, LARGE_SHIFT);
 	else
 		tlb_flush_page(cpu, linear);
 }
@@ -193,7 +218,7 @@ enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **
 		*found = NULL;
 		return STEP_NEXT;
 	}
-	cpu->tlb_has_large |= result.large;
+	note_large(cpu, linear, &result);
 	*entry = (struct fetch_entry){
 	    .tag = tlb_tag(cpu, linear),
 	    .host_page = result.host & PAGE_NUMBER_MASK,

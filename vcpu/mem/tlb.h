@@ -65,11 +65,19 @@ struct table_entry {
 
 #define TABLE_SETS 64u
 
+/*
+ * Large pages are cached by 4 KiB. A bit says that some piece of a region of 4 MiB, the largest but
+ * for 1 GiB, was cached; other regions share it, so that it may be set in vain.
+ */
+#define LARGE_SHIFT 22u
+#define LARGE_BITS 512u
+
 struct tlb {
 	struct tlb_entry data[TLB_WAYS][TLB_SETS];
 	struct fetch_entry fetch[FETCH_SETS];
 	struct table_entry table[TABLE_SETS];
 	struct jump_entry jump[JUMP_SETS];
+	uint64_t large[LARGE_BITS / 64];
 };
 
 #endif

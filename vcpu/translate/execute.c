@@ -147,11 +147,35 @@ static struct running go_on(struct cpu *cpu, struct unit **found)
 	return enter_at(cpu, *found, 0);
 }
 
+/*
+ * The jump cache knows RIP, but its page was not compared in this epoch: when it is found equal
+ * to memory, go on at once.
+ */
+static int jump_confirmed(struct cpu *cpu, struct running *running)
+{
+	uint64_t code;
+
+	if (unlikely(__atomic_load_n(cpu->doorbell, __ATOMIC_RELAXED)))
+		return 0;
+	code = fast_confirm_jump(cpu);
+	if (!code)
+		return 0;
+	cpu->fast.epoch_negated = -cpu->code_epoch;
+	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
+	cpu->fast.entry = code;
+	cpu->fast.retired = 0;
+	*running = (struct running){NEXT_ENTER, STEP_NEXT};
+	return 1;
+}
+
 static struct running jump(struct cpu *cpu)
 {
 	struct unit *unit;
-	struct running running = go_on(cpu, &unit);
+	struct running running;
 
+	if (jump_confirmed(cpu, &running))
+		return running;
+	running = go_on(cpu, &unit);
 	if (unit)
 		fast_note_jump(cpu, unit);
 	return running;

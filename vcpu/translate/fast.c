@@ -41,8 +41,21 @@ static void tlb_empty(struct fast *fast)
 static void jumps_empty(struct fast *fast)
 {
 	memset(fast->jump, 0, sizeof(fast->jump));
+	memset(fast->jump_pages, 0, sizeof(fast->jump_pages));
 	for (unsigned int mode = 0; mode < FAST_MODES; mode++)
 		jump_empty(fast, mode, 0);
+}
+
+static unsigned int jump_page_index(uint64_t linear)
+{
+	return linear >> QUIRE_PAGE_SHIFT & (FAST_JUMP_PAGES - 1);
+}
+
+static int may_jump_to(const struct fast *fast, uint64_t linear)
+{
+	unsigned int index = jump_page_index(linear);
+
+	return fast->jump_pages[index / 64] >> index % 64 & 1;
 }
 
 void translate_flush(struct cpu *cpu)
@@ -81,6 +94,29 @@ static int jump_is_in(uint64_t rip, uint64_t region, unsigned int shift)
 	return rip >> shift == region || (rip + INSN_MAX - 1) >> shift == region;
 }
 
+static void jumps_drop_region(struct fast *fast, uint64_t linear, unsigned int shift)
+{
+	for (unsigned int mode = 0; mode < FAST_MODES; mode++)
+		for (unsigned int set = 0; set < FAST_JUMPS; set++)
+			if (jump_is_in(-fast->jump[mode][set], linear >> shift, shift))
+				jump_empty(fast, mode, set);
+}
+
+void translate_flush_page(struct cpu *cpu, uint64_t linear)
+{
+	struct fast *fast = &cpu->fast;
+	uint64_t page = linear & PAGE_NUMBER_MASK;
+	unsigned int set = fast_set(linear);
+
+	if (!cpu->translate)
+		return;
+	for (unsigned int mode = 0; mode < FAST_MODES; mode++)
+		if (fast->read[mode][set] == -page || fast->write[mode][set] == -page)
+			set_empty(fast, mode, set);
+	if (may_jump_to(fast, linear))
+		jumps_drop_region(fast, linear, QUIRE_PAGE_SHIFT);
+}
+
 void translate_flush_region(struct cpu *cpu, uint64_t linear, unsigned int shift)
 {
 	struct fast *fast = &cpu->fast;
@@ -94,10 +130,8 @@ void translate_flush_region(struct cpu *cpu, uint64_t linear, unsigned int shift
 			    -fast->write[mode][set] >> shift == region)
 				set_empty(fast, mode, set);
 		}
-		for (unsigned int set = 0; set < FAST_JUMPS; set++)
-			if (jump_is_in(-fast->jump[mode][set], region, shift))
-				jump_empty(fast, mode, set);
 	}
+	jumps_drop_region(fast, linear, shift);
 }
 
 void translate_protect(struct cpu *cpu, uint64_t host_page)
@@ -154,7 +188,22 @@ void fast_note_jump(struct cpu *cpu, const struct unit *unit)
 	int is_global = tlb_fetches_global(cpu, cpu->s.rip) && !unit->block->crosses;
 
 	note_bit(fast->jump_local[unit->mode], set, !is_global);
+	note_bit(fast->jump_pages, jump_page_index(cpu->s.rip), 1);
+	note_bit(fast->jump_pages, jump_page_index(cpu->s.rip + INSN_MAX - 1), 1);
 	fast->jump[unit->mode][set] = -cpu->s.rip;
 	fast->jump_code[unit->mode][set] = unit->code + unit->entry;
 	fast->jump_epoch[unit->mode][set] = &unit->block->page->epoch;
+}
+
+uint64_t fast_confirm_jump(struct cpu *cpu)
+{
+	struct fast *fast = &cpu->fast;
+	unsigned int mode = cpu->tlb_mode, set = jump_set(cpu->s.rip);
+	char *epoch = (char *)fast->jump_epoch[mode][set];
+
+	if (fast->jump[mode][set] != -cpu->s.rip)
+		return 0;
+	if (!code_page_confirm(cpu, (void *)(epoch - offsetof(struct code_page, epoch))))
+		return 0;
+	return fast->jump_code[mode][set];
 }

@@ -7,6 +7,7 @@
 #define FAST_MODES 3u /* enum tlb_mode */
 #define FAST_SETS 512u
 #define FAST_JUMPS 1024u
+#define FAST_JUMP_PAGES 4096u
 #define FAST_NUMBERS 65u /* what a unit may add: up to BLOCK_OPS_MAX */
 
 /*
@@ -23,9 +24,11 @@ struct fast {
 	/* By RIP: its negative, where its translation is, and the epoch of its page. */
 	uint64_t jump[FAST_MODES][FAST_JUMPS];
 	uint64_t jump_code[FAST_MODES][FAST_JUMPS];
-	const uint64_t *jump_epoch[FAST_MODES][FAST_JUMPS];
+	uint64_t *jump_epoch[FAST_MODES][FAST_JUMPS];
 	/* A bit for each set: what it holds is not global. */
 	uint64_t local[FAST_MODES][FAST_SETS / 64], jump_local[FAST_MODES][FAST_JUMPS / 64];
+	/* A bit for pages that a jump may lead to; several pages share one. */
+	uint64_t jump_pages[FAST_JUMP_PAGES / 64];
 	uint64_t tlb_bits, jump_bits; /* of an address: which make the set */
 	uint64_t low_bits[4];	/* 0, 1, 3, 7: an address aligned to 1, 2, 4, 8 bytes has none */
 	uint64_t epoch_negated; /* of cpu->code_epoch */

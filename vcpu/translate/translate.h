@@ -23,10 +23,11 @@ struct unit *translate_hot(struct cpu *cpu, struct block *block);
  */
 enum step translate_run(struct cpu *cpu, struct unit *unit);
 
-/* Translations of addresses have changed: all, all but global ones, or those of 1 << @shift bytes.
- */
+/* Translations of addresses have changed: all, all but global ones, those of a page, or those of
+ * 1 << @shift bytes. */
 void translate_flush(struct cpu *cpu);
 void translate_flush_non_global(struct cpu *cpu);
+void translate_flush_page(struct cpu *cpu, uint64_t linear);
 void translate_flush_region(struct cpu *cpu, uint64_t linear, unsigned int shift);
 /* Stores to @host_page go through the interpreter from now on. */
 void translate_protect(struct cpu *cpu, uint64_t host_page);

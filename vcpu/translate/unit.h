@@ -117,6 +117,11 @@ static inline int unit_is_current(const struct unit *unit)
 int fast_fill(struct cpu *cpu, uint64_t linear, int is_write);
 /* RIP is where @unit begins. */
 void fast_note_jump(struct cpu *cpu, const struct unit *unit);
+/*
+ * Where the code of RIP is, if the jump cache knows it and its page, which was not compared in this
+ * epoch, turns out to be equal to memory; else 0.
+ */
+uint64_t fast_confirm_jump(struct cpu *cpu);
 
 /* Where the jump of @op leads, from the page's first byte; of the last: what follows the block. */
 int64_t unit_target(const struct unit *unit, unsigned int op);

@@ -28,6 +28,8 @@
 #define LARGE_LINEAR UINT64_C(0x200000)
 #define LARGE_OTHER UINT64_C(0x600000)
 #define IN_LARGE UINT64_C(0x123000)
+/* An empty table. */
+#define GUEST_DIRECTORY 0x40000u
 
 static int setup(void **state)
 {
@@ -151,14 +153,60 @@ static void test_invlpg_drops_large_page(void **state)
 	expect(vcpu, SECOND(0), SECOND(1));
 }
 
+/* The same of 4 KiB, between large pages; and of 1 GiB, by an address far from what is remembered.
+ */
+PROGRAM(small,
+	"mov $2, %edi; invlpg 0x408000; 1: mov 0x408000, %ecx; mov $0x408010, %esi; call *%rsi;"
+	"mov %eax, %edx; dec %edi; jnz 1b; hlt");
+PROGRAM(gigantic, "mov $2, %edi; invlpg 0x40000000; 1: mov 0x40723000, %ecx;"
+		  "mov $0x40723010, %esi; call *%rsi; mov %eax, %edx; dec %edi; jnz 1b; hlt");
+
+static void put_both(struct quire_vcpu *vcpu, uint64_t gpa, uint32_t data, uint32_t code)
+{
+	put64(vcpu, gpa, data);
+	put_function(vcpu, gpa + 16, code);
+}
+
+static void test_invlpg_drops_small_page(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	put_both(vcpu, GLOBAL_LINEAR, FIRST(0), FIRST(1));
+	put_both(vcpu, LOCAL_LINEAR, SECOND(0), SECOND(1));
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR, PTE_GLOBAL);
+	run_program(vcpu, small_start, small_end);
+	run_program(vcpu, small_start, small_end);
+	expect(vcpu, FIRST(0), FIRST(1));
+	map(vcpu, GLOBAL_LINEAR, LOCAL_LINEAR, PTE_GLOBAL);
+	run_program(vcpu, small_start, small_end);
+	expect(vcpu, SECOND(0), SECOND(1));
+}
+
+static void test_invlpg_drops_gigantic_page(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	put_both(vcpu, 0x723000, FIRST(0), FIRST(1));
+	put_both(vcpu, 0x323000, SECOND(0), SECOND(1));
+	put64(vcpu, GUEST_PDPT + 8, PTE_FLAGS | PDE_LARGE);
+	run_program(vcpu, gigantic_start, gigantic_end);
+	run_program(vcpu, gigantic_start, gigantic_end);
+	expect(vcpu, FIRST(0), FIRST(1));
+	/* 1 GiB becomes pages of 2 MiB, and the fourth one leads elsewhere. */
+	put64(vcpu, GUEST_DIRECTORY + 24, LARGE_LINEAR | PTE_FLAGS | PDE_LARGE);
+	put64(vcpu, GUEST_PDPT + 8, GUEST_DIRECTORY | PTE_FLAGS);
+	run_program(vcpu, gigantic_start, gigantic_end);
+	expect(vcpu, SECOND(0), SECOND(1));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    TEST(test_cr3_keeps_global_data),
-	    TEST(test_cr3_keeps_global_code),
-	    TEST(test_invlpg_drops_large_page),
+	    TEST(test_cr3_keeps_global_data),	   TEST(test_cr3_keeps_global_code),
+	    TEST(test_invlpg_drops_large_page),	   TEST(test_invlpg_drops_small_page),
+	    TEST(test_invlpg_drops_gigantic_page),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
