@@ -8,7 +8,7 @@
 #include <quire/vcpu.h>
 
 #include "src/base/assert.h"
-#include "src/change/check.h"
+#include "src/vm/check.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/vm.h"
 #include "src/walk/range.h"

@@ -3,7 +3,6 @@
 #define QUIRE_CHANGE_CHANGE_H
 
 #include "src/base/mutant.h"
-#include "src/change/check.h"
 #include "src/gmem/gmem.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
@@ -22,7 +21,7 @@ static inline void change_lock(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
 
 /*
  * Release it. Zapped shadow pages are flushed and freed first: until then vCPUs may walk them.
- * Those that lost their last parent go afterwards. In check builds every table is looked at.
+ * Those that lost their last parent go afterwards.
  */
 static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 {
@@ -32,7 +31,6 @@ static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lo
 		flush_debt_init(&debt, &vm->flush);
 		shadow_commit(vm, &debt);
 	}
-	vm_check(vm);
 	shadow_unlock(vm);
 }
 

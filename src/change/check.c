@@ -1,5 +1,5 @@
 /* Check builds: the tables of a VM against what slots and attributes say, at every lock release. */
-#include "src/change/check.h"
+#include "src/vm/check.h"
 
 #ifdef QUIRE_CHECK
 

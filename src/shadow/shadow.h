@@ -4,6 +4,7 @@
 
 #include "src/gfn/track.h"
 #include "src/shadow/object.h"
+#include "src/vm/check.h"
 #include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 
@@ -435,12 +436,16 @@ static inline int shadow_owes(const struct quire_vm *vm)
 	return shadow && (shadow->zapped || shadow->root_gone);
 }
 
-/* Release mmu_lock, and zap what lost its parents meanwhile: each exclusive hold ends with this. */
+/*
+ * Release mmu_lock, and zap what lost its parents meanwhile: each exclusive hold ends with this. In
+ * check builds every table is looked at first.
+ */
 static inline void shadow_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 {
 	const struct shadow *shadow = shadow_of(vm);
 
 	mmu_assert_exclusive(vm);
+	vm_check(vm);
 	biglock_write_unlock(&vm->mmu_lock);
 	if (shadow && unlikely(atomic_load_relaxed_u64(&shadow->orphans)))
 		shadow_zap_orphans(vm);

@@ -202,6 +202,7 @@ void shadow_zap_orphans(struct quire_vm *vm)
 		biglock_write_lock(&vm->mmu_lock);
 		(void)!shadow_zap_obsolete(vm, &debt);
 		shadow_commit(vm, &debt);
+		vm_check(vm);
 		biglock_write_unlock(&vm->mmu_lock);
 	}
 }

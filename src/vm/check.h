@@ -1,6 +1,6 @@
-/* Check builds: the whole-VM checker. */
-#ifndef QUIRE_CHANGE_CHECK_H
-#define QUIRE_CHANGE_CHECK_H
+/* Check builds: the whole-VM checker, of change/check.c, which sees all that a VM has. */
+#ifndef QUIRE_VM_CHECK_H
+#define QUIRE_VM_CHECK_H
 
 #include "src/vm/vm.h"
 
