@@ -44,9 +44,8 @@
 #define GUEST_MEMFD_FLAG_MMAP (1ULL << 0)
 #define GUEST_MEMFD_FLAG_INIT_SHARED (1ULL << 1)
 #endif
-#ifndef KVM_EXIT_HYPERCALL_LONG_MODE
+#undef KVM_EXIT_HYPERCALL_LONG_MODE /* in newer headers it is BIT(0), which they do not define */
 #define KVM_EXIT_HYPERCALL_LONG_MODE 1u
-#endif
 #ifndef KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS
 #define KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS (1 << 6)
 #endif

@@ -27,8 +27,14 @@ static long address_result(const void *result)
 	return result == MAP_FAILED ? -errno : (long)result;
 }
 
+/*
+ * A function each, and never inlined: what all of them save together is more than the least signal
+ * stack has left.
+ */
+#define SMALL_FRAME __attribute__((noinline))
+
 /* Shrinking takes memory away, as munmap does. */
-static long break_perform(uint64_t end)
+SMALL_FRAME static long break_perform(uint64_t end)
 {
 	uint64_t now = (uint64_t)sys_call(SYS_brk, 0), start = (end + 4095) & ~UINT64_C(4095);
 	bool shrinks = end && start < now && file_any();
@@ -40,7 +46,7 @@ static long break_perform(uint64_t end)
 	return result;
 }
 
-static long memory_perform(const struct boundary_call *call)
+SMALL_FRAME static long memory_perform(const struct boundary_call *call)
 {
 	const unsigned long *args = call->args;
 	void *address = (void *)args[0];
@@ -69,7 +75,7 @@ static long memory_perform(const struct boundary_call *call)
 	}
 }
 
-static long descriptor_perform(const struct boundary_call *call)
+SMALL_FRAME static long descriptor_perform(const struct boundary_call *call)
 {
 	const unsigned long *args = call->args;
 	int fd = (int)args[0];

@@ -11,6 +11,7 @@ import check_report
 import check_runner
 import conformance
 import conformance_doc
+import distributions
 import meson_tests
 import selftests
 from vmms import catalog
@@ -208,6 +209,12 @@ def arm64_checks():
            check_runner.Check("arm64", "arm64: the same run for a seed", same_simulation)]
 
 
+def distribution_checks():
+    """The quick tests of this tree in a root of each other distribution."""
+    yield [command("roots", f"roots: {name}", [sys.executable, "tools/distributions.py", name],
+                   limit=3600, is_alone=True) for name in distributions.ROOTS]
+
+
 def same_simulation():
     """A simulated run says the same, byte for byte, on both processors."""
     said = [check_runner.command([*words, "cli/sim/quire-sim", "--seed", "7"], folder, 120)()
@@ -303,7 +310,9 @@ class Plan:
         # By name alone.
         self.optional = [
             Suite("arm64", "the library on another processor", arm64_checks,
-                  lambda: ["arm64: tests"])]
+                  lambda: ["arm64: tests"]),
+            Suite("roots", "the quick tests under other distributions", distribution_checks,
+                  lambda: [f"roots: {name}" for name in distributions.ROOTS])]
         self.clients = [
             *client_suites("clients"),
             Suite("demo-vm", "the README's first example", demo_vm, lambda: ["demo --vm"],

@@ -9,6 +9,7 @@ from vmms import catalog
 
 # Beyond what the build takes, by the suite that needs them.
 WANTED = {"arm64": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"),
+          "roots": ("debootstrap", "cpio", "util-linux"),
           "package": ("lintian", "dpkg-dev", "gcc", "g++", "man-db"),
           "demo-vm": ("qemu-system-x86", "gcc", "libc6-dev"),
           "kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev"),

@@ -69,13 +69,13 @@ static enum run_next exit_hypercall(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	run->exit_reason = KVM_EXIT_HYPERCALL;
+	/* 'longmode' is the first half of 'flags', 64 bits that older headers do not name. */
+	memset(&run->hypercall, 0, sizeof(run->hypercall));
 	run->hypercall.nr = state->gpr[CPU_RAX];
 	run->hypercall.args[0] = state->gpr[CPU_RBX];
 	run->hypercall.args[1] = state->gpr[CPU_RCX];
 	run->hypercall.args[2] = state->gpr[CPU_RDX];
-	run->hypercall.ret = 0;
 	run->hypercall.longmode = is_long_mode(state) ? KVM_EXIT_HYPERCALL_LONG_MODE : 0;
-	run->hypercall.pad = 0;
 	vcpu->pending = VCPU_PENDING_HYPERCALL;
 	return RUN_EXIT;
 }

@@ -91,7 +91,7 @@ class Installed(unittest.TestCase):
         """What the program printed, and the libraries that it names."""
         flags = run("pkg-config", *link, "--cflags", "--libs", "quire", env=self.env).split()
         program = str(self.root / "embed")
-        run(*compiler, *WARNINGS, *SOURCES, "-x", "none", *flags, *link, "-o", program)
+        run(*compiler, *WARNINGS, *SOURCES, *flags, *link, "-o", program)
         needed = run("readelf", "-d", program)
         return run(program, env=self.env), re.findall(r"NEEDED.*\[(.*)\]", needed)
 

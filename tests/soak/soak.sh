@@ -1,5 +1,5 @@
 #!/bin/sh
-# The long runs: ThreadSanitizer for SECONDS (60) a test, simulations and fuzzers with seeds that no
+# The long runs: other distributions, ThreadSanitizer for SECONDS (60) a test, simulations and fuzzers with seeds that no
 # run had before, real VMMs ten times over, then every program of the kernel's in its long form, up to
 # LIMIT (1200) seconds each. Fails where one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:-60}
 seed=$(date +%s)
+python3 tools/checks.py roots
 sh tests/stress/run_tsan.sh "$seconds"
 ninja -C build cli/sim/quire-sim tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))

@@ -111,6 +111,8 @@ class Rules(unittest.TestCase):
 
     def test_each_rule_finds_what_it_is_for(self):
         for rule, name, text in BROKEN:
+            if rule == "format" and not tidy.has_our_clang_format():
+                continue
             with self.subTest(rule=rule, text=text[:60]):
                 self.assertIn(rule, self.rules_of({name: text}))
 

@@ -74,6 +74,28 @@ __attribute__((noreturn)) static void library_failed(void)
 	abort();
 }
 
+/* What a library built with _FORTIFY_SOURCE calls in the place of memcpy() and its kin. */
+static void *copy_checked(void *to, const void *from, size_t size_bytes, size_t room_bytes)
+{
+	if (size_bytes > room_bytes)
+		library_failed();
+	return memcpy(to, from, size_bytes);
+}
+
+static void *move_checked(void *to, const void *from, size_t size_bytes, size_t room_bytes)
+{
+	if (size_bytes > room_bytes)
+		library_failed();
+	return memmove(to, from, size_bytes);
+}
+
+static void *fill_checked(void *to, int byte, size_t size_bytes, size_t room_bytes)
+{
+	if (size_bytes > room_bytes)
+		library_failed();
+	return memset(to, byte, size_bytes);
+}
+
 static uint64_t ours(const char *name)
 {
 	static const struct {
@@ -83,6 +105,9 @@ static uint64_t ours(const char *name)
 	    {"memcpy", (void *)(uintptr_t)memcpy},
 	    {"memmove", (void *)(uintptr_t)memmove},
 	    {"memset", (void *)(uintptr_t)memset},
+	    {"__memcpy_chk", (void *)(uintptr_t)copy_checked},
+	    {"__memmove_chk", (void *)(uintptr_t)move_checked},
+	    {"__memset_chk", (void *)(uintptr_t)fill_checked},
 	    {"strlen", (void *)(uintptr_t)strlen},
 	    {"__assert_fail", (void *)(uintptr_t)library_failed},
 	    {"__stack_chk_fail", (void *)(uintptr_t)library_failed},
