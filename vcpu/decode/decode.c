@@ -89,6 +89,8 @@ static void fill_memory(struct op *op, const struct decoded *d, const ZydisDecod
 		op->disp += d->insn.length;
 	op->mem_size = operand->size / 8 > 255 ? 0 : operand->size / 8;
 	op->seg = segment_number(mem->segment);
+	if (operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		op->flags |= OP_STORES;
 	op->seg_base = offsetof(struct cpu, zero);
 	if (d->code_bytes != 8 || op->seg == CPU_FS || op->seg == CPU_GS)
 		op->seg_base = offsetof(struct cpu, s.seg) + op->seg * sizeof(struct cpu_segment) +

@@ -44,6 +44,7 @@ enum op_flags {
 	OP_ENDS_BLOCK = 1u << 4,
 	OP_OPSIZE_PREFIX = 1u << 5, /* a 66 prefix stands before it */
 	OP_NO_DEVICE = 1u << 6,	    /* KVM's emulator does not know it: no operand in a device */
+	OP_STORES = 1u << 7,	    /* its memory operand is written */
 };
 
 /*

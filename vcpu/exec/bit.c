@@ -46,6 +46,12 @@ static enum step bit_locate(struct cpu *cpu, const struct op *op, uint64_t *line
 		*bit = op->imm & (bits - 1);
 		return op_linear(cpu, op, linear);
 	}
+	if (op->flags & OP_STORES) {
+		enum step step = segment_check_store(cpu, op->seg);
+
+		if (step)
+			return step;
+	}
 	index = sign_extend(reg_get(cpu, op->src, op->size), op->size);
 	*bit = index & (bits - 1);
 	at += (uint64_t)(index >> __builtin_ctz(bits)) * op->size;

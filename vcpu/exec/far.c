@@ -42,6 +42,13 @@ static enum step pointer_read(struct cpu *cpu, const struct op *op, struct far_p
 	return step;
 }
 
+/* In real mode the limit of CS stays what it is. */
+static enum step check_real(struct cpu *cpu, const struct far_pointer *pointer)
+{
+	return pointer->offset <= cpu->s.seg[CPU_CS].limit ? STEP_NEXT
+							   : cpu_raise_error(cpu, VECTOR_GP, 0);
+}
+
 static void target_real(struct cpu *cpu, const struct far_pointer *pointer)
 {
 	segment_load_real(cpu, CPU_CS, pointer->selector);
@@ -83,7 +90,8 @@ static enum step target_find(struct cpu *cpu, const struct far_pointer *pointer,
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (!target->segment.present)
 		return cpu_raise_error(cpu, VECTOR_NP, error);
-	return code_target_check_offset(cpu, target);
+	step = code_target_check_offset(cpu, target);
+	return step ? step : descriptor_accessed(cpu, pointer->selector, descriptor);
 }
 
 static enum step far_jmp(struct cpu *cpu, const struct op *op)
@@ -100,6 +108,9 @@ static enum step far_jmp(struct cpu *cpu, const struct op *op)
 			return step;
 		code_target_commit(cpu, &target);
 	} else {
+		step = check_real(cpu, &pointer);
+		if (step)
+			return step;
 		target_real(cpu, &pointer);
 	}
 	cpu_update_mode(cpu);
@@ -113,8 +124,9 @@ static enum step far_call(struct cpu *cpu, const struct op *op)
 	unsigned int size = op->size;
 	enum step step = pointer_read(cpu, op, &pointer);
 
-	if (!step && cpu_is_protected(cpu))
-		step = target_find(cpu, &pointer, &target);
+	if (!step)
+		step = cpu_is_protected(cpu) ? target_find(cpu, &pointer, &target)
+					     : check_real(cpu, &pointer);
 	if (!step)
 		step = stack_poke(cpu, -(int)size, size, cpu->s.seg[CPU_CS].selector);
 	if (!step)
@@ -168,7 +180,8 @@ static enum step return_target(struct cpu *cpu, const struct return_frame *frame
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (!segment->present)
 		return cpu_raise_error(cpu, VECTOR_NP, error);
-	return code_target_check_offset(cpu, target);
+	step = code_target_check_offset(cpu, target);
+	return step ? step : descriptor_accessed(cpu, frame->to.selector, descriptor);
 }
 
 /* SS of a return, for the privilege level the return goes to. */
@@ -196,7 +209,7 @@ static enum step return_stack(struct cpu *cpu, const struct return_frame *frame,
 	if (!stack->present)
 		return cpu_raise_error(cpu, VECTOR_SS, error);
 	stack->type |= 1;
-	return STEP_NEXT;
+	return descriptor_accessed(cpu, frame->ss, descriptor);
 }
 
 /* Data segments that the outer level may not use become null. */
@@ -247,6 +260,9 @@ static enum step far_ret(struct cpu *cpu, const struct op *op)
 		return step;
 	frame.to.selector = selector;
 	if (!cpu_is_protected(cpu)) {
+		step = check_real(cpu, &frame.to);
+		if (step)
+			return step;
 		stack_move(cpu, size * 2 + release);
 		target_real(cpu, &frame.to);
 		cpu_update_mode(cpu);
@@ -303,6 +319,8 @@ static enum step iret_real(struct cpu *cpu, const struct op *op)
 		step = stack_peek(cpu, size, size, &selector);
 	if (!step)
 		step = stack_peek(cpu, size * 2, size, &flags);
+	if (!step)
+		step = check_real(cpu, &to);
 	if (step)
 		return step;
 	mask = flags_writable(cpu, size);
@@ -351,6 +369,9 @@ enum step far_iret(struct cpu *cpu, const struct op *op)
 			   ? cpu_stop_exit(cpu, CPU_EXIT_EMULATION)
 			   : cpu_raise_error(cpu, VECTOR_GP, 0);
 	step = iret_read(cpu, op->aux, &frame);
+	/* Back to virtual-8086 mode. */
+	if (!step && !cpu_is_long(cpu) && !cpu->cpl && op->aux == 4 && (frame.flags & FLAG_VM))
+		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
 	if (!step)
 		step = return_target(cpu, &frame, &target);
 	if (!step && frame.has_stack)

@@ -172,7 +172,7 @@ static op_fn bind_out(struct op *op, const struct decoded *decoded)
 static enum step ins_element(struct cpu *cpu, const struct op *op)
 {
 	uint64_t target, value;
-	enum step step = string_target(cpu, op, &target);
+	enum step step = string_target_store(cpu, op, &target);
 
 	if (!step)
 		step = mem_probe_write(cpu, target, op->size);

@@ -81,8 +81,14 @@ static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t
 {
 	uint64_t at = op_effective(cpu, op);
 
-	if (unlikely(op->flags & OP_SEGMENTED))
-		return segment_check(cpu, op->seg, at, op->mem_size ? op->mem_size : 1, linear);
+	if (unlikely(op->flags & OP_SEGMENTED)) {
+		enum step step =
+		    op->flags & OP_STORES ? segment_check_store(cpu, op->seg) : STEP_NEXT;
+
+		return step ? step
+			    : segment_check(cpu, op->seg, at, op->mem_size ? op->mem_size : 1,
+					    linear);
+	}
 	*linear = at + *(const uint64_t *)((const char *)cpu + op->seg_base);
 	return STEP_NEXT;
 }

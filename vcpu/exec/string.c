@@ -44,13 +44,20 @@ enum step string_target(struct cpu *cpu, const struct op *op, uint64_t *linear)
 	return segment_check(cpu, CPU_ES, string_register(cpu, op, CPU_RDI), op->size, linear);
 }
 
+enum step string_target_store(struct cpu *cpu, const struct op *op, uint64_t *linear)
+{
+	enum step step = segment_check_store(cpu, CPU_ES);
+
+	return step ? step : string_target(cpu, op, linear);
+}
+
 static enum step movs_element(struct cpu *cpu, const struct op *op)
 {
 	uint64_t source, target, value;
 	enum step step = string_source(cpu, op, &source);
 
 	if (!step)
-		step = string_target(cpu, op, &target);
+		step = string_target_store(cpu, op, &target);
 	if (!step)
 		step = mem_load(cpu, source, op->size, &value);
 	if (!step)
@@ -65,7 +72,7 @@ static enum step movs_element(struct cpu *cpu, const struct op *op)
 static enum step stos_element(struct cpu *cpu, const struct op *op)
 {
 	uint64_t target;
-	enum step step = string_target(cpu, op, &target);
+	enum step step = string_target_store(cpu, op, &target);
 
 	if (!step)
 		step = mem_store(cpu, target, op->size, cpu->s.gpr[CPU_RAX]);

@@ -13,6 +13,8 @@ void string_advance(struct cpu *cpu, const struct op *op, unsigned int reg, uint
 /* Linear address of the element at rSI, or at ES:rDI. */
 enum step string_source(struct cpu *cpu, const struct op *op, uint64_t *linear);
 enum step string_target(struct cpu *cpu, const struct op *op, uint64_t *linear);
+/* The same of an element that is stored. */
+enum step string_target_store(struct cpu *cpu, const struct op *op, uint64_t *linear);
 
 /*
  * One element of a repeated instruction, with rCX counted down. STEP_NEXT: the caller may go on

@@ -95,6 +95,13 @@ enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descript
 	return step ? step : system_write(cpu, linear, &descriptor, sizeof(descriptor));
 }
 
+enum step descriptor_accessed(struct cpu *cpu, uint16_t selector, uint64_t descriptor)
+{
+	if (descriptor & DESC_ACCESSED)
+		return STEP_NEXT;
+	return descriptor_write(cpu, selector, descriptor | DESC_ACCESSED);
+}
+
 struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor)
 {
 	struct cpu_segment segment = {
@@ -187,19 +194,16 @@ enum step segment_load(struct cpu *cpu, unsigned int seg, uint16_t selector)
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (!segment.present)
 		return cpu_raise_error(cpu, seg == CPU_SS ? VECTOR_SS : VECTOR_NP, error);
-	if (!(descriptor & DESC_ACCESSED)) {
-		step = descriptor_write(cpu, selector, descriptor | DESC_ACCESSED);
-		if (step)
-			return step;
-		segment.type |= 1;
-	}
+	step = descriptor_accessed(cpu, selector, descriptor);
+	if (step)
+		return step;
+	segment.type |= 1;
 	cpu->s.seg[seg] = segment;
 	cpu_update_mode(cpu);
 	return STEP_NEXT;
 }
 
-static int limit_permits(const struct cpu_segment *segment, uint64_t offset,
-			 unsigned int size_bytes)
+int segment_permits(const struct cpu_segment *segment, uint64_t offset, unsigned int size_bytes)
 {
 	uint64_t last = offset + size_bytes - 1;
 
@@ -207,6 +211,11 @@ static int limit_permits(const struct cpu_segment *segment, uint64_t offset,
 		return offset > segment->limit &&
 		       last <= (segment->db ? UINT32_MAX : UINT64_C(0xffff));
 	return last <= segment->limit;
+}
+
+static int is_execute_only(const struct cpu_segment *segment)
+{
+	return (segment->type & (TYPE_CODE | TYPE_READABLE)) == TYPE_CODE;
 }
 
 enum step segment_check(struct cpu *cpu, unsigned int seg, uint64_t offset, unsigned int size_bytes,
@@ -218,10 +227,22 @@ enum step segment_check(struct cpu *cpu, unsigned int seg, uint64_t offset, unsi
 		*linear = offset + (seg == CPU_FS || seg == CPU_GS ? segment->base : 0);
 		return STEP_NEXT;
 	}
-	if (segment->unusable || !limit_permits(segment, offset, size_bytes))
+	if (segment->unusable || !segment_permits(segment, offset, size_bytes) ||
+	    (is_execute_only(segment) && cpu_is_protected(cpu)))
 		return cpu_raise_error(cpu, seg == CPU_SS ? VECTOR_SS : VECTOR_GP, 0);
 	*linear = (uint32_t)(segment->base + offset);
 	return STEP_NEXT;
+}
+
+enum step segment_check_store(struct cpu *cpu, unsigned int seg)
+{
+	const struct cpu_segment *segment = &cpu->s.seg[seg];
+
+	/* Real mode writes to its code segment, too. */
+	if (cpu->code_bytes == 8 || !cpu_is_protected(cpu) ||
+	    (segment->type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE)
+		return STEP_NEXT;
+	return cpu_raise_error(cpu, seg == CPU_SS ? VECTOR_SS : VECTOR_GP, 0);
 }
 
 enum step code_target_check_offset(struct cpu *cpu, const struct code_target *target)

@@ -27,6 +27,8 @@ enum step descriptor_read_high(struct cpu *cpu, uint16_t selector, uint64_t *hig
 /* Write @descriptor to its place in the table: with its accessed or busy bit set. */
 enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
 /* Fields of @descriptor, without the upper half of its base. */
+/* Set the accessed bit in the table, where @descriptor, as it was read, is without. */
+enum step descriptor_accessed(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
 struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor);
 
 /* MOV, POP, LDS ... to a segment register other than CS, with every check. Changes nothing when
@@ -51,8 +53,13 @@ enum step code_target_check_offset(struct cpu *cpu, const struct code_target *ta
 /* CS and RIP; RPL of the selector becomes the CPL. */
 void code_target_commit(struct cpu *cpu, const struct code_target *target);
 
-/* Segment base and limit checks for accesses of @size_bytes at @offset; may raise #GP or #SS. */
+/* Segment base, limit and rights to read for accesses of @size_bytes at @offset; may raise #GP or
+ * #SS. */
 enum step segment_check(struct cpu *cpu, unsigned int seg, uint64_t offset, unsigned int size_bytes,
 			uint64_t *linear);
+/* May the segment be written? #GP(0) or #SS(0). */
+enum step segment_check_store(struct cpu *cpu, unsigned int seg);
+/* Are the bytes inside the limit of @segment, which need not be loaded? */
+int segment_permits(const struct cpu_segment *segment, uint64_t offset, unsigned int size_bytes);
 
 #endif

@@ -9,10 +9,15 @@
 #include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
+#define GATE_TASK 5u
 #define GATE_INTERRUPT_16 6u
 #define GATE_TRAP_16 7u
 #define GATE_INTERRUPT_32 14u
 #define GATE_TRAP_32 15u
+
+/* Types of TR's segment. */
+#define TSS_16 1u
+#define TSS_BUSY 2u
 
 /* Error code bits of faults in delivery. */
 #define ERROR_EXTERNAL 1u
@@ -230,6 +235,8 @@ static enum step gate_read(struct cpu *cpu, const struct event *event, struct ga
 	gate->type = raw[0] >> 40 & 0x1f;
 	gate->dpl = raw[0] >> 45 & 3;
 	gate->ist = cpu_is_long(cpu) ? raw[0] >> 32 & 7 : 0;
+	if (gate->type == GATE_TASK && !cpu_is_long(cpu))
+		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
 	if (gate->type != GATE_INTERRUPT_32 && gate->type != GATE_TRAP_32 &&
 	    (cpu_is_long(cpu) || (gate->type != GATE_INTERRUPT_16 && gate->type != GATE_TRAP_16)))
 		return gate_fault(cpu, event, VECTOR_GP);
@@ -265,7 +272,8 @@ static enum step gate_target(struct cpu *cpu, const struct event *event, const s
 	if (!segment->present)
 		return cpu_raise_error(cpu, VECTOR_NP, error);
 	target->new_cpl = segment->type & 4 ? cpu->cpl : segment->dpl;
-	return code_target_check_offset(cpu, target);
+	step = code_target_check_offset(cpu, target);
+	return step ? step : descriptor_accessed(cpu, gate->selector, descriptor);
 }
 
 /* RFLAGS as the frame shows them: RF is set for faults, and clear after INT n, INT3, INTO, INT1. */
@@ -304,13 +312,13 @@ static enum step tss64_stack(struct cpu *cpu, unsigned int index, uint64_t *rsp)
 }
 
 /* Write the frame with the rights of the new privilege level. */
-static enum step push_frame(struct cpu *cpu, const struct code_target *target, uint64_t linear,
+static enum step push_frame(struct cpu *cpu, unsigned int new_cpl, uint64_t linear,
 			    const void *frame, unsigned int size_bytes)
 {
 	unsigned int saved = cpu->tlb_mode;
 	enum step step;
 
-	if (target->new_cpl != 3)
+	if (new_cpl != 3)
 		cpu->tlb_mode = (cpu->s.cr4 & CR4_SMAP) && !(cpu->s.rflags & FLAG_AC)
 				    ? TLB_SMAP
 				    : TLB_SUPERVISOR;
@@ -344,7 +352,7 @@ static enum step deliver_long(struct cpu *cpu, const struct event *event)
 	top[2] = frame_flags(cpu, event);
 	top[3] = s->gpr[CPU_RSP];
 	top[4] = s->seg[CPU_SS].selector;
-	step = push_frame(cpu, &target, rsp, frame, words * 8);
+	step = push_frame(cpu, target.new_cpl, rsp, frame, words * 8);
 	if (step)
 		return step;
 	if (target.new_cpl != cpu->cpl)
@@ -355,23 +363,53 @@ static enum step deliver_long(struct cpu *cpu, const struct event *event)
 	return STEP_JUMP;
 }
 
+/*
+ * What 32-bit and 16-bit gates and real mode push on @stack: @count words of @frame, the first one
+ * deepest, below @esp. A stack pointer of 16 bits may wrap between two of them.
+ */
+struct pushed {
+	const struct cpu_segment *stack;
+	const uint32_t *frame;
+	uint32_t esp;
+	unsigned int count, word_bytes;
+	uint32_t error; /* of #SS */
+};
+
+static enum step push_words(struct cpu *cpu, unsigned int new_cpl, const struct pushed *pushed)
+{
+	uint32_t mask = pushed->stack->db ? UINT32_MAX : 0xffff;
+	unsigned int size = pushed->word_bytes;
+	enum step step = STEP_NEXT;
+
+	for (unsigned int i = 0; i < pushed->count; i++)
+		if (!segment_permits(pushed->stack, (pushed->esp - size * (i + 1)) & mask, size))
+			return cpu_raise_error(cpu, VECTOR_SS, pushed->error);
+	for (unsigned int i = 0; !step && i < pushed->count; i++) {
+		uint32_t at = (pushed->esp - size * (i + 1)) & mask;
+
+		step = push_frame(cpu, new_cpl, (uint32_t)(pushed->stack->base + at),
+				  &pushed->frame[pushed->count - 1 - i], size);
+	}
+	return step;
+}
+
 static enum step deliver_real(struct cpu *cpu, const struct event *event)
 {
 	struct cpu_state *s = &cpu->s;
-	uint16_t frame[3] = {event->return_rip, s->seg[CPU_CS].selector, flags_get(cpu)};
-	uint16_t sp = s->gpr[CPU_RSP] - sizeof(frame);
+	uint32_t frame[3] = {event->return_rip, s->seg[CPU_CS].selector, flags_get(cpu)};
+	const struct pushed pushed = {&s->seg[CPU_SS], frame, s->gpr[CPU_RSP], 3, 2, 0};
 	uint16_t entry[2];
 	enum step step;
 
 	if (event->vector * 4u + 3 > s->idt.limit)
 		return cpu_raise(cpu, event->vector == VECTOR_DF ? VECTOR_DF : VECTOR_GP);
 	step = system_read(cpu, s->idt.base + event->vector * 4u, entry, sizeof(entry));
+	if (!step)
+		step = push_words(cpu, 0, &pushed);
 	if (step)
 		return step;
-	step = mem_write(cpu, (uint32_t)(s->seg[CPU_SS].base + sp), frame, sizeof(frame));
-	if (step)
-		return step;
-	reg_set(cpu, offsetof(struct cpu, s.gpr[CPU_RSP]), 2, sp);
+	reg_set(cpu, offsetof(struct cpu, s.gpr[CPU_RSP]), s->seg[CPU_SS].db ? 4 : 2,
+		s->gpr[CPU_RSP] - sizeof(uint16_t) * 3);
 	s->rflags &= ~(FLAG_IF | FLAG_TF | FLAG_RF | FLAG_AC);
 	segment_load_real(cpu, CPU_CS, entry[1]);
 	s->rip = entry[0];
@@ -380,46 +418,53 @@ static enum step deliver_real(struct cpu *cpu, const struct event *event)
 	return STEP_JUMP;
 }
 
-/* The new SS:ESP of a 32-bit TSS, checked. */
-static enum step tss32_stack(struct cpu *cpu, unsigned int cpl, struct cpu_segment *stack,
-			     uint32_t *esp)
+/* SS:ESP or SS:SP of the TSS. */
+static enum step tss_stack_read(struct cpu *cpu, const struct event *event, unsigned int cpl,
+				uint16_t *selector, uint32_t *esp)
 {
 	const struct cpu_segment *tss = &cpu->s.seg[CPU_TR];
-	uint32_t raw[2];
-	uint64_t descriptor;
+	unsigned int size = (tss->type & ~TSS_BUSY) == TSS_16 ? 2 : 4;
+	uint32_t offset = size + cpl * size * 2, raw[2] = {0};
+	uint16_t halves[2];
 	enum step step;
 
-	if (tss->unusable || 4 + cpl * 8 + 7 > tss->limit)
-		return cpu_raise_error(cpu, VECTOR_TS, tss->selector & ~3u);
-	step = system_read(cpu, tss->base + 4 + cpl * 8, raw, sizeof(raw));
+	if (tss->unusable || offset + size * 2 - 1 > tss->limit)
+		return cpu_raise_error(cpu, VECTOR_TS,
+				       fault_error(cpu, event, tss->selector & ~3u));
+	step = system_read(cpu, tss->base + offset, raw, size * 2);
+	memcpy(halves, raw, sizeof(halves));
+	*selector = size == 2 ? halves[1] : (uint16_t)raw[1];
+	*esp = size == 2 ? halves[0] : raw[0];
+	return step;
+}
+
+/* The new stack of a more privileged level, checked. */
+static enum step tss_stack(struct cpu *cpu, const struct event *event, unsigned int cpl,
+			   struct cpu_segment *stack, uint32_t *esp)
+{
+	uint64_t descriptor;
+	uint16_t selector = 0;
+	uint32_t error;
+	enum step step = tss_stack_read(cpu, event, cpl, &selector, esp);
+
 	if (step)
 		return step;
-	step = descriptor_read(cpu, raw[1], &descriptor);
+	error = fault_error(cpu, event, selector & ~3u);
+	if (!(selector & ~3u))
+		return cpu_raise_error(cpu, VECTOR_TS, error);
+	step = descriptor_read(cpu, selector, &descriptor);
+	if (step && cpu->stop == STOP_EXCEPTION && cpu->exception.vector == VECTOR_GP)
+		return cpu_raise_error(cpu, VECTOR_TS, error);
 	if (step)
 		return step;
-	*stack = descriptor_decode(raw[1], descriptor);
+	*stack = descriptor_decode(selector, descriptor);
 	if (!stack->s || (stack->type & 8) || !(stack->type & 2) || stack->dpl != cpl ||
-	    !stack->present)
-		return cpu_raise_error(cpu, VECTOR_TS, raw[1] & ~3u);
-	*esp = raw[0];
-	return STEP_NEXT;
-}
-
-/* What 32-bit and 16-bit gates push: @count words of @frame, the first one deepest. */
-static enum step push_words(struct cpu *cpu, const struct code_target *target, uint64_t linear,
-			    const uint32_t *frame, unsigned int count)
-{
-	return push_frame(cpu, target, linear, frame, count * 4);
-}
-
-static enum step push_halves(struct cpu *cpu, const struct code_target *target, uint64_t linear,
-			     const uint32_t *frame, unsigned int count)
-{
-	uint16_t halves[6];
-
-	for (unsigned int i = 0; i < count; i++)
-		halves[i] = (uint16_t)frame[i];
-	return push_frame(cpu, target, linear, halves, count * 2);
+	    (selector & 3u) != cpl)
+		return cpu_raise_error(cpu, VECTOR_TS, error);
+	if (!stack->present)
+		return cpu_raise_error(cpu, VECTOR_SS, error);
+	stack->type |= 1;
+	return descriptor_accessed(cpu, selector, descriptor);
 }
 
 static enum step deliver_protected(struct cpu *cpu, const struct event *event)
@@ -427,7 +472,7 @@ static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 	struct cpu_state *s = &cpu->s;
 	struct cpu_segment stack = s->seg[CPU_SS];
 	uint32_t esp = s->gpr[CPU_RSP], frame[6];
-	unsigned int words, is_wide;
+	struct pushed pushed = {.stack = &stack, .frame = frame};
 	uint32_t *top = frame;
 	struct code_target target;
 	struct gate gate;
@@ -436,12 +481,11 @@ static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 	if (!step)
 		step = gate_target(cpu, event, &gate, &target);
 	if (!step && target.new_cpl < cpu->cpl)
-		step = tss32_stack(cpu, target.new_cpl, &stack, &esp);
+		step = tss_stack(cpu, event, target.new_cpl, &stack, &esp);
 	if (step)
 		return step;
 	if (s->rflags & FLAG_VM)
 		return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
-	is_wide = gate.type >= GATE_INTERRUPT_32;
 	if (event->has_error)
 		*top++ = event->error;
 	top[0] = event->return_rip;
@@ -449,16 +493,17 @@ static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 	top[2] = frame_flags(cpu, event);
 	top[3] = s->gpr[CPU_RSP];
 	top[4] = s->seg[CPU_SS].selector;
-	words = (event->has_error ? 1 : 0) + (target.new_cpl < cpu->cpl ? 5 : 3);
-	esp -= words * (is_wide ? 4 : 2);
-	if (!stack.db)
-		esp &= 0xffff;
-	step = (is_wide ? push_words : push_halves)(cpu, &target, (uint32_t)(stack.base + esp),
-						    frame, words);
+	pushed.count = (event->has_error ? 1 : 0) + (target.new_cpl < cpu->cpl ? 5 : 3);
+	pushed.word_bytes = gate.type >= GATE_INTERRUPT_32 ? 4 : 2;
+	pushed.esp = esp;
+	pushed.error =
+	    fault_error(cpu, event, target.new_cpl < cpu->cpl ? stack.selector & ~3u : 0);
+	step = push_words(cpu, target.new_cpl, &pushed);
 	if (step)
 		return step;
 	s->seg[CPU_SS] = stack;
-	reg_set(cpu, offsetof(struct cpu, s.gpr[CPU_RSP]), stack.db ? 4 : 2, esp);
+	reg_set(cpu, offsetof(struct cpu, s.gpr[CPU_RSP]), stack.db ? 4 : 2,
+		esp - pushed.count * pushed.word_bytes);
 	enter_handler(cpu, &gate, &target);
 	return STEP_JUMP;
 }

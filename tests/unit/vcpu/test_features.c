@@ -321,6 +321,9 @@ static void prepare_memory(struct quire_vcpu *vcpu, const struct form *form)
 	memcpy(ram + GUEST_CODE, form->bytes, sizeof(form->bytes));
 	for (uint64_t at = 0; at < 64; at += 8) /* where a RET goes */
 		memcpy(ram + GUEST_STACK + at, &(uint64_t){GUEST_DATA}, 8);
+	/* Flags for an IRETD: not those of virtual-8086 mode, where nothing is executed. */
+	if (form->code_bytes == 4)
+		memcpy(ram + GUEST_STACK + 8, &(uint32_t){2}, 4);
 }
 
 /* Did it raise #UD? */

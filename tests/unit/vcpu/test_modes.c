@@ -336,6 +336,177 @@ static void test_narrow_gate(void **state)
 	RAN_THROUGH(vcpu, int_narrow);
 }
 
+/* Of the stack alone, where the other helpers use STACK. */
+static enum cpu_exit run_with_stack(struct quire_vcpu *vcpu, const uint8_t *start,
+				    const uint8_t *end, uint64_t rsp)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + START, start, (size_t)(end - start));
+	s->halted = 0;
+	s->rip = START;
+	s->gpr[CPU_RSP] = rsp;
+	cpu_state_changed(vcpu->cpu);
+	return cpu_run(vcpu->cpu, 0, &info);
+}
+
+#define RUN_WITH_STACK(vcpu, name, rsp) run_with_stack(vcpu, name##_start, name##_end, rsp)
+
+PROGRAM(16, int16, "int $0x10; hlt");
+
+/* The stack pointer of 16 bits wraps between two words of a frame, and keeps its upper half. */
+static void test_frame_wraps(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_real_mode(vcpu);
+	vcpu->vm->ram[0x10000] = vcpu->vm->ram[0x10001] = 0xaa;
+	cpu_state(vcpu->cpu)->seg[CPU_SS].base = 0x100;
+	assert_int_equal(RUN_WITH_STACK(vcpu, int16, UINT64_C(0x50002)), CPU_EXIT_HLT);
+	assert_int_equal(ENDED_AT(vcpu), REAL_HANDLERS + 16 * 16);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RSP], 0x5fffc);
+	assert_int_equal(word_at(vcpu, 0x100fc, 2), START + 2);
+	assert_int_equal(word_at(vcpu, 0x100fe, 2), 0);
+	assert_int_equal(word_at(vcpu, 0x100, 2), 2);
+	/* A word that lies across the limit has no place: nor has the frame of #SS. */
+	assert_int_equal(RUN_WITH_STACK(vcpu, int16, 3), CPU_EXIT_SHUTDOWN);
+}
+
+PROGRAM(32, int32, "int $0x10; hlt");
+
+/* A frame must be inside the limit of its stack. */
+static void test_frame_limit(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_segment *stack = &cpu_state(vcpu->cpu)->seg[CPU_SS];
+
+	enter_protected_mode(vcpu);
+	stack->type = 7;
+	stack->limit = STACK - 13;
+	assert_int_equal(RUN_WITH_STACK(vcpu, int32, STACK), CPU_EXIT_HLT);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 16 * 16);
+	stack->limit = STACK - 12;
+	assert_int_equal(RUN_WITH_STACK(vcpu, int32, STACK), CPU_EXIT_SHUTDOWN);
+}
+
+PROGRAM(16, far_jump_beyond, "ljmpl $0, $0x10000; hlt");
+PROGRAM(16, far_call_beyond, "lcalll $0, $0x10000; hlt");
+PROGRAM(16, far_ret_beyond, "pushl $0; pushl $0x10000; lretl; hlt");
+PROGRAM(16, iret_beyond, "pushl $2; pushl $0; pushl $0x10000; iretl; hlt");
+
+static void check_real_gp(struct quire_vcpu *vcpu, uint64_t rip)
+{
+	assert_int_equal(ENDED_AT(vcpu), REAL_HANDLERS + 13 * 16);
+	assert_int_equal(word_at(vcpu, cpu_state(vcpu->cpu)->gpr[CPU_RSP] & 0xffff, 2), rip);
+}
+
+/* In real mode, too, a far transfer past the limit of CS faults itself, and moves nothing. */
+static void test_far_limit(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_real_mode(vcpu);
+	RUN(vcpu, far_jump_beyond);
+	check_real_gp(vcpu, START);
+	RUN(vcpu, far_call_beyond);
+	check_real_gp(vcpu, START);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RSP], STACK - 6);
+	RUN(vcpu, far_ret_beyond);
+	check_real_gp(vcpu, START + (far_ret_beyond_end - far_ret_beyond_start) - 3);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RSP], STACK - 8 - 6);
+	RUN(vcpu, iret_beyond);
+	check_real_gp(vcpu, START + (iret_beyond_end - iret_beyond_start) - 3);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RSP], STACK - 12 - 6);
+}
+
+PROGRAM(32, store_data, "movl $1, 0x2000; hlt");
+PROGRAM(32, store_code, "movl $1, %cs:0x2000; hlt");
+PROGRAM(32, store_string, "movl $0x2000, %edi; stosb; hlt");
+PROGRAM(32, store_bit, "movl $1, %eax; btsl %eax, 0x2000; hlt");
+PROGRAM(32, load_data, "movl 0x2000, %eax; hlt");
+PROGRAM(32, load_code, "movl %cs:0x2000, %eax; hlt");
+PROGRAM(32, test_bit, "movl $1, %eax; btl %eax, 0x2000; hlt");
+
+/* A segment's type says what may be done with it, once it is loaded, too. */
+static void test_segment_rights(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_segment *seg = cpu_state(vcpu->cpu)->seg;
+
+	enter_protected_mode(vcpu);
+	seg[CPU_DS].type = seg[CPU_ES].type = 1;
+	RUN(vcpu, load_data);
+	RAN_THROUGH(vcpu, load_data);
+	RUN(vcpu, test_bit);
+	RAN_THROUGH(vcpu, test_bit);
+	RUN(vcpu, store_data);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	seg[CPU_CS].selector = 0x30;
+	RUN(vcpu, store_string);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	RUN(vcpu, store_bit);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	RUN(vcpu, store_code);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	RUN(vcpu, load_code);
+	RAN_THROUGH(vcpu, load_code);
+	seg[CPU_CS].type = 9;
+	RUN(vcpu, load_code);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+}
+
+PROGRAM(32, far_jump, "ljmp $0x38, $0x6000 + 1f - far_jump_start; 1: hlt");
+
+/* The table's entry shows that a transfer has loaded it. */
+static void test_far_accessed(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_protected_mode(vcpu);
+	memcpy(vcpu->vm->ram + GUEST_GDT + 0x38, &(uint64_t){UINT64_C(0x00cf9a000000ffff)}, 8);
+	cpu_state(vcpu->cpu)->gdt.limit = 0x3f;
+	RUN(vcpu, far_jump);
+	RAN_THROUGH(vcpu, far_jump);
+	assert_int_equal(word_at(vcpu, GUEST_GDT + 0x38, 8), UINT64_C(0x00cf9b000000ffff));
+}
+
+PROGRAM(32, iret_to_vm86,
+	"pushl $0; pushl $0; pushl $0; pushl $0; pushl $0; pushl $0x800; pushl $0x20002; pushl $0;"
+	"pushl $0; iretl; hlt");
+
+/* Virtual-8086 mode and tasks are not executed: the client hears of it. */
+static void test_not_executed(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_protected_mode(vcpu);
+	assert_int_equal(RUN_WITH_STACK(vcpu, iret_to_vm86, STACK), CPU_EXIT_EMULATION);
+	vcpu->vm->ram[GUEST_IDT + 16 * 8 + 5] = 0xe5;
+	assert_int_equal(RUN_WITH_STACK(vcpu, int32, STACK), CPU_EXIT_EMULATION);
+}
+
+/* A TSS of 16 bits has a stack of 16 bits for each level. */
+static void test_narrow_tss(void **state)
+{
+	static const uint16_t tss[3] = {0, STACK - 0x100, SELECTOR_DATA};
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	enter_protected_mode(vcpu);
+	memcpy(vcpu->vm->ram + 0x2800, tss, sizeof(tss));
+	s->seg[CPU_TR] = (struct cpu_segment){
+	    .base = 0x2800, .limit = 0x2b, .selector = 0x40, .type = 3, .present = 1};
+	s->seg[CPU_CS].selector = 0x33;
+	s->seg[CPU_SS].selector = SELECTOR_DATA | 3;
+	s->seg[CPU_CS].dpl = s->seg[CPU_SS].dpl = 3;
+	assert_int_equal(RUN_WITH_STACK(vcpu, int32, STACK), CPU_EXIT_HLT);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 16 * 16);
+	assert_int_equal(s->gpr[CPU_RSP], STACK - 0x100 - 5 * 4);
+	assert_int_equal(word_at(vcpu, STACK - 0x100 - 8, 4), STACK);
+	assert_int_equal(word_at(vcpu, STACK - 0x100 - 4, 4), SELECTOR_DATA | 3);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -349,6 +520,13 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_enter, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_branch_limit, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_narrow_gate, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_frame_wraps, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_frame_limit, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_far_limit, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_segment_rights, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_far_accessed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_not_executed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_narrow_tss, setup, teardown),
 	};
 
 	fake_signals_install();
