@@ -19,6 +19,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
+#include "preload/coverage.h"
 #include "preload/numbered.h"
 #include "preload/trap.h"
 
@@ -233,6 +234,7 @@ bool trap_serve_process(struct trap *trap, long *result)
 		return true;
 	case SYS_exit_group:
 		report_last();
+		coverage_keep();
 		return false;
 	default:
 		return false;
