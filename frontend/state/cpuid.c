@@ -50,6 +50,7 @@
 /* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. ECX: UMIP. */
 #define F7_EBX (BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(20))
 #define F7_ECX BIT(2)
+#define F7_RDPID BIT(22)
 #define F7_EDX BIT(29) /* the MSR that says which errors the processor has not */
 /* Leaf 80000001. ECX: LAHF, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode. */
 #define FX_ECX (BIT(0) | BIT(8))
@@ -240,15 +241,16 @@ static bool padding_is_zero(const struct ioctl_call *call, uint32_t count)
 	return true;
 }
 
-/* Nothing is emulated that is not in the other list: leaves 1 and 7 with no bit set. */
+/* What KVM's emulator executes on a processor without it: MOVBE, and RDPID where there is RDTSCP.
+ */
 long system_get_emulated_cpuid(struct ioctl_call *call)
 {
 	const struct kvm_cpuid2 *header = call->data;
 	uint32_t room = header->nent < VCPU_MAX_CPUID ? header->nent : VCPU_MAX_CPUID;
 	struct kvm_cpuid_entry2 entries[3] = {
 	    {.function = 0, .eax = 7},
-	    {.function = 1},
-	    {.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX},
+	    {.function = 1, .ecx = F1_MOVBE},
+	    {.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = F7_RDPID},
 	};
 
 	if (room && !padding_is_zero(call, room))
