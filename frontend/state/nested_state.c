@@ -7,6 +7,7 @@
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
+#include "frontend/state/cpuid.h"
 #include "hosts/process/heap.h"
 #include "vcpu/arch.h"
 #include "vcpu/svm/nested.h"
@@ -121,7 +122,7 @@ static bool header_valid(struct vcpu *vcpu, const struct nested_header *header)
 	/* In guest mode this is L2's EFER, which has the bit as well. */
 	if (!(cpu_state(vcpu->cpu)->efer & EFER_SVME))
 		return false;
-	return !(header->vmcb_gpa % 4096) && !(header->vmcb_gpa >> 48) &&
+	return !(header->vmcb_gpa % 4096) && !(header->vmcb_gpa >> cpuid_phys_bits(vcpu)) &&
 	       header->size >= sizeof(*header) + sizeof(struct vmcb);
 }
 
