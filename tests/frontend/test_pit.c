@@ -311,6 +311,169 @@ static void ticks_as_nmis(void)
 	machine_close(&machine);
 }
 
+/* Both forms of a state give the counters the same. */
+static void old_form(void)
+{
+	struct kvm_pit_state2 state2;
+	struct kvm_pit_state state;
+	struct machine machine;
+
+	open_pit(&machine, 0);
+	WORKS(ioctl(machine.vm, KVM_GET_PIT, &state));
+	state.channels[1].mode = 3;
+	state.channels[1].count = 0;
+	state.channels[2].count = 0x4321;
+	WORKS(ioctl(machine.vm, KVM_SET_PIT, &state));
+	WORKS(ioctl(machine.vm, KVM_GET_PIT2, &state2));
+	CHECK(state2.channels[1].mode == 3 && state2.channels[1].count == 0x10000 &&
+		  state2.channels[2].count == 0x4321 && !state2.flags,
+	      "counts %x, %x", state2.channels[1].count, state2.channels[2].count);
+	machine_close(&machine);
+}
+
+/* What a counter's output is long after it was loaded with 16, by its mode. */
+static void outputs(void)
+{
+	static const struct {
+		uint8_t control;
+		int high;
+	} rows[] = {{0xb0, 1}, {0xb2, 0}, {0xb8, 0}, {0xba, 0}};
+	struct machine machine;
+
+	open_pit(&machine, KVM_PIT_SPEAKER_DUMMY);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		RUN(&machine, OUT(0x43, rows[i].control), OUT(0x42, 0x10), OUT(0x42, 0));
+		usleep(1000);
+		CHECK((RUN(&machine, IN(0x61)) >> 5 & 1) == rows[i].high, "control %x",
+		      rows[i].control);
+	}
+	/* In mode 2 it is low but for the tick at the end: here within the 55 ms of the first one.
+	 */
+	RUN(&machine, OUT(0x43, 0xb4), OUT(0x42, 0), OUT(0x42, 0));
+	CHECK((RUN(&machine, IN(0x61)) >> 5 & 1) == 0, "mode 2");
+	machine_close(&machine);
+}
+
+/* A counter of one byte; reads without a latch, of each form. */
+static void bytes_of_counts(void)
+{
+	struct machine machine;
+	double from = seconds();
+	int low, high, latched;
+
+	open_pit(&machine, KVM_PIT_SPEAKER_DUMMY);
+	/* The low byte alone; mode 0 counts on past its end. */
+	RUN(&machine, OUT(0x43, 0x90), OUT(0x42, 0x80));
+	CHECK((RUN(&machine, OUT(0x43, 0xe8), IN(0x42)) & 0x30) == 0x10, "the form");
+	(void)RUN(&machine, IN(0x42));
+	/* Both, low and high in turn, of channel 0 in mode 2: the reads are 65,536 ticks apart at
+	 * most. */
+	for (int tries = 0; tries < TRIES; tries++) {
+		from = seconds();
+		RUN(&machine, OUT(0x43, 0x34), OUT(0x40, 0), OUT(0x40, 0));
+		low = RUN(&machine, IN(0x40));
+		high = RUN(&machine, IN(0x40));
+		if ((seconds() - from) * TICKS_A_SECOND < 0x8000)
+			break;
+	}
+	CHECK(high >= 0x80 && low >= 0, "%02x%02x after %f s", high, low, seconds() - from);
+	/* Latched by the read-back command: the count stands still, both bytes of it. */
+	RUN(&machine, OUT(0x43, 0xb0), OUT(0x42, 0x00), OUT(0x42, 0xff));
+	RUN(&machine, OUT(0x43, 0xd8));
+	usleep(2000);
+	latched = RUN(&machine, OUT(0x43, 0xd8), IN(0x42));
+	latched |= RUN(&machine, IN(0x42)) << 8;
+	low = RUN(&machine, OUT(0x43, 0xd8), IN(0x42));
+	low |= RUN(&machine, IN(0x42)) << 8;
+	CHECK(latched - low >= 2386 || low > latched, "%x, and %x 2 ms later", latched, low);
+	machine_close(&machine);
+}
+
+/* The gate's rise starts the counts of modes 1, 2, 3 and 5 anew. */
+static void gate_restarts(void)
+{
+	static const struct {
+		uint8_t control;
+		int restarts;
+	} rows[] = {{0xb2, 1}, {0xb4, 1}, {0xba, 1}, {0xb0, 0}, {0xb8, 0}};
+	struct machine machine;
+
+	open_pit(&machine, KVM_PIT_SPEAKER_DUMMY);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		int restarted = -1;
+
+		for (int tries = 0; tries < TRIES && restarted != rows[i].restarts; tries++) {
+			double from = seconds();
+			int high;
+
+			RUN(&machine, OUT(0x61, 0), OUT(0x43, rows[i].control), OUT(0x42, 0),
+			    OUT(0x42, 0xff));
+			usleep(20000); /* 23,863 ticks of 65,280 */
+			RUN(&machine, OUT(0x61, 1));
+			(void)RUN(&machine, OUT(0x43, 0x80), IN(0x42));
+			high = RUN(&machine, IN(0x42));
+			/* Slower than 25 ms says nothing. */
+			if ((seconds() - from) < 0.025)
+				restarted = high >= 0xd0;
+		}
+		CHECK(restarted == rows[i].restarts, "control %x: %d", rows[i].control, restarted);
+	}
+	machine_close(&machine);
+}
+
+/* Modes 0 and 1 of channel 0 tick once; a mode that counts nothing does not tick. */
+static void one_tick(void)
+{
+	static const struct {
+		uint8_t control;
+		int ticks;
+	} rows[] = {{0x30, 1}, {0x32, 1}, {0x38, 1}, {0x3a, 0}};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct kvm_irqchip chip = {.chip_id = 0};
+		struct machine machine;
+
+		open_pit(&machine, 0);
+		RUN(&machine, OUT(0x43, rows[i].control), OUT(0x40, COUNT_2MS & 0xff),
+		    OUT(0x40, COUNT_2MS >> 8));
+		usleep(20000);
+		WORKS(ioctl(machine.vm, KVM_GET_IRQCHIP, &chip));
+		CHECK((chip.chip.pic.irr & 1) == rows[i].ticks, "control %x: irr %x",
+		      rows[i].control, chip.chip.pic.irr);
+		/* A second one would come back after this. */
+		chip.chip.pic.irr = chip.chip.pic.last_irr = 0;
+		WORKS(ioctl(machine.vm, KVM_SET_IRQCHIP, &chip));
+		usleep(10000);
+		WORKS(ioctl(machine.vm, KVM_GET_IRQCHIP, &chip));
+		CHECK(!(chip.chip.pic.irr & 1), "control %x: a second tick", rows[i].control);
+		machine_close(&machine);
+	}
+}
+
+/* A period that is too short for a host's timer is lengthened to 200 us. */
+static void shortest_period(void)
+{
+	struct kvm_reinject_control control = {.pit_reinject = 0};
+	struct machine machine;
+	double start;
+
+	open_pit(&machine, 0);
+	WORKS(ioctl(machine.vm, KVM_REINJECT_CONTROL, &control));
+	memcpy(machine.memory + CODE, (uint8_t[]){OUT(0x43, 0x34), OUT(0x40, 10), OUT(0x40, 0)},
+	       12);
+	memcpy(machine.memory + CODE + 12, main_code, sizeof(main_code));
+	CHECK(next_report(&machine) == SAW_PIC, "the first tick");
+	start = seconds();
+	for (int i = 0; i < 50; i++)
+		CHECK(next_report(&machine) == SAW_PIC, "tick %d", i);
+	/* One may have been pending. */
+	CHECK(seconds() - start > 49 * 0.0002 - 0.0004, "50 ticks took %f s", seconds() - start);
+	control.pit_reinject = 1;
+	WORKS(ioctl(machine.vm, KVM_REINJECT_CONTROL, &control));
+	CHECK(next_report(&machine) == SAW_PIC, "none with reinjection");
+	machine_close(&machine);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -322,6 +485,12 @@ int main(void)
 	missed_ticks();
 	unmasked_later();
 	ticks_as_nmis();
+	old_form();
+	outputs();
+	bytes_of_counts();
+	gate_restarts();
+	one_tick();
+	shortest_period();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
 }
