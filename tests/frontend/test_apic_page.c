@@ -1,5 +1,8 @@
 /* The local APIC's page as a guest reads and writes it, the messages that APICs send, EOIs that a
  * client hears. */
+#include <linux/kvm_para.h>
+#include <signal.h>
+#include <sys/time.h>
 #include <time.h>
 
 #include "flat.h"
@@ -363,8 +366,10 @@ static void route_level(const struct machine *machine, uint32_t data)
 	WORKS(ioctl(machine->vm, KVM_SET_GSI_ROUTING, &table));
 }
 
-/* mov dword es:[REG_EOI], 0; iret, of real mode */
+/* mov dword es:[REG_EOI], 0; iret, of real mode; and with a report before the iret */
 static const uint8_t end_code[] = {0x66, 0x26, 0xc7, 0x06, REG_EOI, 0, 0, 0, 0, 0, 0xcf};
+static const uint8_t tell_code[] = {0x66, 0x26, 0xc7, 0x06, REG_EOI,	 0,   0,
+				    0,	  0,	0,    0xe6, REPORT_PORT, 0xcf};
 /* sti; hlt; jmp back to it */
 static const uint8_t wait_code[] = {0xfb, 0xf4, 0xeb, 0xfd};
 
@@ -411,6 +416,166 @@ static void client_hears_ends(void)
 	machine_close(&machine);
 }
 
+static void set_ioapic_line(const struct machine *machine, unsigned int line, uint64_t entry)
+{
+	struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
+
+	WORKS(ioctl(machine->vm, KVM_GET_IRQCHIP, &chip));
+	chip.chip.ioapic.redirtbl[line].bits = entry;
+	WORKS(ioctl(machine->vm, KVM_SET_IRQCHIP, &chip));
+}
+
+/* The PICs' lines masked, so that a line's status is the I/O APIC's. */
+static void mask_pics(const struct machine *machine)
+{
+	for (uint32_t which = 0; which < 2; which++) {
+		struct kvm_irqchip chip = {.chip_id = which};
+
+		WORKS(ioctl(machine->vm, KVM_GET_IRQCHIP, &chip));
+		chip.chip.pic.imr = 0xff;
+		WORKS(ioctl(machine->vm, KVM_SET_IRQCHIP, &chip));
+	}
+}
+
+static int line_status(const struct machine *machine, uint32_t line, uint32_t level)
+{
+	struct kvm_irq_level request = {.irq = line, .level = level};
+
+	WORKS(ioctl(machine->vm, KVM_IRQ_LINE_STATUS, &request));
+	return request.status;
+}
+
+static void on_alarm(int number)
+{
+	(void)number;
+}
+
+/* The guest runs until it has ended @vector, and an alarm wakes it. */
+static void run_to_the_end(struct machine *machine, unsigned int vector)
+{
+	const struct itimerval soon = {.it_value.tv_usec = 20000};
+	struct sigaction action = {.sa_handler = on_alarm};
+
+	sigaction(SIGALRM, &action, NULL);
+	for (int tries = 0; tries < 100; tries++) {
+		setitimer(ITIMER_REAL, &soon, NULL);
+		FAILS(ioctl(machine->vcpu, KVM_RUN, 0), EINTR);
+		if (!waits(machine->vcpu, vector) &&
+		    !(saved(machine->vcpu, REG_ISR + vector / 32 * 16) >> vector % 32 & 1))
+			return;
+	}
+	CHECK(0, "vector %x is not ended", vector);
+}
+
+#define CLOCK_LINE 8u
+
+/* The clock's ticks: a client that asks is told of those that the guest has not ended. */
+static void clock_line(void)
+{
+	struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
+	struct machine machine;
+
+	machine_open(&machine, MACHINE_IRQCHIP);
+	set_ender(&machine, EOI_VECTOR);
+	mask_pics(&machine);
+	set_ioapic_line(&machine, CLOCK_LINE, EOI_VECTOR);
+	CHECK(line_status(&machine, CLOCK_LINE, 1) == 1, "the first tick");
+	(void)line_status(&machine, CLOCK_LINE, 0);
+	CHECK(line_status(&machine, CLOCK_LINE, 1) == 0, "the second one is coalesced");
+	(void)line_status(&machine, CLOCK_LINE, 0);
+	/* A client that restores the state, here of the same VM, is told the same. */
+	WORKS(ioctl(machine.vm, KVM_GET_IRQCHIP, &chip));
+	WORKS(ioctl(machine.vm, KVM_SET_IRQCHIP, &chip));
+	CHECK(line_status(&machine, CLOCK_LINE, 1) == 0, "coalesced after a restore");
+	(void)line_status(&machine, CLOCK_LINE, 0);
+	run_to_the_end(&machine, EOI_VECTOR);
+	CHECK(line_status(&machine, CLOCK_LINE, 1) == 1, "ended: the next one");
+	machine_close(&machine);
+}
+
+/* A level that was high when the state was saved interrupts where it is restored. */
+static void restored_level(void)
+{
+	struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
+	struct machine machine;
+
+	flat_open(&machine, MACHINE_IRQCHIP);
+	set_logical(machine.vcpu, 0x01000000, FLAT);
+	WORKS(ioctl(machine.vm, KVM_GET_IRQCHIP, &chip));
+	chip.chip.ioapic.redirtbl[11].bits = 0x8000 | 0x66;
+	chip.chip.ioapic.irr = 1u << 11;
+	chip.chip.ioapic.ioregsel = 0x26;
+	WORKS(ioctl(machine.vm, KVM_SET_IRQCHIP, &chip));
+	CHECK(waits(machine.vcpu, 0x66), "no interrupt");
+	CHECK(guest_load(&machine, IOAPIC_PAGE) == 0x26, "the index");
+	CHECK(guest_load(&machine, IOAPIC_PAGE + 0x10) == (0xc000 | 0x66), "under way: %x",
+	      guest_load(&machine, IOAPIC_PAGE + 0x10));
+	CHECK(guest_load(&machine, IOAPIC_PAGE + 0x20) == 0, "no register");
+	guest_store(&machine, IOAPIC_PAGE + 0x20, 1);
+	machine_close(&machine);
+}
+
+#define STORM 10000u
+
+/* A level that stays high: after 10,000 interrupts in a row the next one waits for 10 ms. */
+static void storm(void)
+{
+	struct machine machine;
+	uint64_t before = 0, after;
+
+	machine_open(&machine, MACHINE_IRQCHIP);
+	set_ender(&machine, EOI_VECTOR);
+	memcpy(machine.memory + 0x1f00, tell_code, sizeof(tell_code));
+	mask_pics(&machine);
+	set_ioapic_line(&machine, 11, 0x8000 | EOI_VECTOR);
+	(void)line_status(&machine, 11, 1);
+	/* Each is reported behind its end. */
+	for (unsigned int i = 0; i < STORM; i++) {
+		before = now_ns();
+		if (next_report(&machine) < 0)
+			CHECK(0, "interrupt %u: exit %u", i, machine.run->exit_reason);
+	}
+	CHECK(next_report(&machine) >= 0, "exit %u", machine.run->exit_reason);
+	after = now_ns();
+	CHECK(after - before >= 9000000, "%llu ns later", (unsigned long long)(after - before));
+	machine_close(&machine);
+}
+
+/* Hypercalls about other processors, of 64-bit guests: which of 128 in two words. */
+static void hypercalls(void)
+{
+	static const struct {
+		uint64_t number, low, high, first, icr, answer;
+		int taken;
+	} rows[] = {
+	    {KVM_HC_SEND_IPI, 0, 1, 0, 0x81, 1, 1},
+	    {KVM_HC_SEND_IPI, 2, 0, 63, 0x82, 1, 1},
+	    {KVM_HC_SEND_IPI, 1, 0, 65, 0x83, 0, 0},
+	    {KVM_HC_SEND_IPI, 1, 0, 64, 0x84 | 0x800, -KVM_EINVAL, 0},
+	    {KVM_HC_SEND_IPI, 1, 0, 64, 0x85 | 0x8000, 0, 0}, /* the end of a level */
+	    {KVM_HC_SCHED_YIELD, 64, 0, 0, 0, 0, 0},
+	    {KVM_HC_VAPIC_POLL_IRQ, 0, 0, 0, 0, 0, 0},
+	    {99, 0, 0, 0, 0, -KVM_ENOSYS, 0},
+	};
+	struct machine machine;
+	int other;
+
+	flat_open(&machine, MACHINE_IRQCHIP);
+	other = add_vcpu(&machine, 64);
+	set_logical(other, 0x01000000, FLAT);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		uint64_t answer =
+		    DOES(&machine, "\x0f\x01\xd9", .rax = rows[i].number, .rbx = rows[i].low,
+			 .rcx = rows[i].high, .rdx = rows[i].first, .rsi = rows[i].icr)
+			.rax;
+
+		CHECK(answer == rows[i].answer, "row %zu: %lld", i, (long long)answer);
+		CHECK(waits(other, rows[i].icr & 0xff) == rows[i].taken, "row %zu: taken", i);
+	}
+	close(other);
+	machine_close(&machine);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -423,6 +588,10 @@ int main(void)
 	timer_period_has_a_floor();
 	task_priority();
 	client_hears_ends();
+	clock_line();
+	restored_level();
+	storm();
+	hypercalls();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
 }

@@ -391,6 +391,59 @@ static void switches(void)
 	GUEST_WRITES(0x4b564d06, 0x30, INVALID); /* no APIC to raise it */
 }
 
+/* Each kind of register that holds memory types, and others that a guest only reads. */
+static void read_back(void)
+{
+	static const struct {
+		uint32_t index;
+		uint64_t value;
+	} rows[] = {
+	    {0x250, UINT64_C(0x0606060606060606)},
+	    {0x258, UINT64_C(0x0001040506000104)},
+	    {0x259, UINT64_C(0x0505050505050505)},
+	    {0x268, UINT64_C(0x0401000506040100)},
+	    {0x26f, UINT64_C(0x0606060606060605)},
+	    {0x277, UINT64_C(0x0007010600070106)},
+	    {0xc0000080, 1},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		GUEST_WRITES(rows[i].index, rows[i].value, TAKEN);
+		GUEST_READS(rows[i].index, rows[i].value, TAKEN);
+		CLIENT_READS(rows[i].index, rows[i].value);
+	}
+	GUEST_WRITES(0x258, 2, INVALID);
+	GUEST_READS(0xfe, 0x508, TAKEN);
+	CLIENT_READS(0xda0, 0);
+	GUEST_READS(0xda0, 0, INVALID);
+	/* AMD's way to hold instructions together: what the processor offers, of AMD's alone. */
+	if (vendor_is_amd) {
+		uint64_t offered = 0;
+
+		CHECK(client_call(kvm, KVM_GET_MSRS, 0xc0011029, &offered) == 1, "not offered");
+		GUEST_READS(0xc0011029, 0, TAKEN);
+		GUEST_WRITES(0xc0011029, offered, TAKEN);
+		GUEST_READS(0xc0011029, offered, TAKEN);
+		GUEST_WRITES(0xc0011029, 0, TAKEN);
+		GUEST_WRITES(0xc0011029, offered | 1, INVALID);
+	} else {
+		GUEST_READS(0xc0011029, 0, UNKNOWN);
+	}
+}
+
+/* The client hides what the platform is. */
+static void hidden_platform(void)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_MSR_PLATFORM_INFO, .args = {0}};
+
+	GUEST_READS(0xce, client_read(0xce), TAKEN);
+	WORKS(ioctl(vm, KVM_ENABLE_CAP, &cap));
+	GUEST_READS(0xce, 0, INVALID);
+	cap.args[0] = 1;
+	WORKS(ioctl(vm, KVM_ENABLE_CAP, &cap));
+	GUEST_READS(0xce, client_read(0xce), TAKEN);
+}
+
 /* CPUID in ring 3, then OUT: how does KVM_RUN end? */
 static uint32_t user_cpuid(void)
 {
@@ -529,6 +582,8 @@ int main(int argc, char **argv)
 		addresses();
 		memory_types();
 		switches();
+		read_back();
+		hidden_platform();
 		cpuid_faulting();
 		saved_list();
 		system_scope();
