@@ -101,17 +101,74 @@ static void test_asynchronous_requests(void)
 	CHECK(!memcmp(got, "cdef", 4));
 }
 
+/* Requests on a file alone, with an object in the process: libc's own. */
+static void test_requests_on_a_file(void)
+{
+	char bytes[8] = "abcdefgh", got[8];
+	struct aiocb request = {.aio_buf = bytes, .aio_nbytes = sizeof(bytes)};
+	struct aiocb none = {.aio_lio_opcode = LIO_NOP};
+	struct aiocb *const list[] = {&request, &none};
+	const struct aiocb *const waits[] = {&request};
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	none.aio_fildes = vm.fd;
+	none.aio_buf = got;
+	request.aio_fildes = memfd_create("a file", 0);
+	CHECK_OK(aio_write(&request));
+	CHECK_OK(aio_suspend(waits, 1, NULL));
+	CHECK_EQ(aio_return(&request), 8);
+	CHECK_OK(aio_fsync(O_SYNC, &request));
+	CHECK_OK(aio_suspend(waits, 1, NULL));
+	CHECK_EQ(aio_return(&request), 0);
+	request.aio_buf = got;
+	request.aio_offset = 2;
+	CHECK_OK(aio_read(&request));
+	CHECK_OK(aio_suspend(waits, 1, NULL));
+	CHECK_EQ(aio_return(&request), 6);
+	CHECK(!memcmp(got, "cdefgh", 6));
+	/* In a list, an object that is asked for nothing has no error. */
+	request.aio_lio_opcode = LIO_READ;
+	request.aio_offset = 6;
+	CHECK_OK(lio_listio(LIO_WAIT, list, 2, NULL));
+	CHECK_EQ(aio_return(&request), 2);
+	CHECK(!memcmp(got, "gh", 2));
+	CHECK(lio_listio(77, list, 2, NULL) == -1 && errno == EINVAL);
+	CHECK_OK(lio_listio(LIO_WAIT, list, 0, NULL));
+}
+
+/* A stream on statistics goes to positions within what it read, which the descriptor does not. */
+static void test_positions_of_a_stream(void)
+{
+	struct kvm_stats_header header;
+	char id[48], again[48];
+	FILE *stream;
+	int fd;
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	fd = ioctl(vm.fd, KVM_GET_STATS_FD, 0);
+	CHECK_EQ(pread(fd, &header, sizeof(header), 0), sizeof(header));
+	CHECK_EQ(pread(fd, id, sizeof(id), header.id_offset), sizeof(id));
+	CHECK_EQ(lseek(fd, header.id_offset, SEEK_SET), 0);
+	stream = fdopen(fd, "r");
+	CHECK(stream != NULL);
+	CHECK_OK(fseek(stream, header.id_offset, SEEK_SET));
+	CHECK_EQ(fread(again, sizeof(again), 1, stream), 1);
+	CHECK(!memcmp(again, id, sizeof(id)));
+	CHECK_OK(fclose(stream));
+}
+
 /* The device as a number of a child's, opened by libc in the child. */
 static void test_a_spawned_open(void)
 {
 	static char *const argv[] = {(char *)"sh", (char *)"-c",
-				     (char *)"exec 4<>/dev/fd/9 && exit 6", NULL};
+				     (char *)"exec 4<>/dev/fd/9 && echo x >&8 && exit 6", NULL};
 	posix_spawn_file_actions_t actions;
 	int status;
 	pid_t child;
 
 	CHECK_EQ(posix_spawn_file_actions_init(&actions), 0);
 	CHECK_EQ(posix_spawn_file_actions_addopen(&actions, 9, "/dev/kvm", O_RDWR, 0), 0);
+	CHECK_EQ(posix_spawn_file_actions_addopen(&actions, 8, "/dev/null", O_RDWR, 0), 0);
 	CHECK_EQ(posix_spawn(&child, "/bin/sh", &actions, NULL, argv, environ), 0);
 	CHECK_EQ(waitpid(child, &status, 0), child);
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 6);
@@ -140,6 +197,7 @@ int main(int argc, char **argv)
 	static const struct check_test tests[] = {
 	    TEST(test_a_stream_on_the_device), TEST(test_a_stream_on_a_vm),
 	    TEST(test_statistics_by_a_stream), TEST(test_asynchronous_requests),
+	    TEST(test_requests_on_a_file),     TEST(test_positions_of_a_stream),
 	    TEST(test_a_spawned_open),	       TEST(test_the_shell_without_variables),
 	};
 

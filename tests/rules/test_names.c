@@ -11,8 +11,10 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <threads.h>
@@ -230,6 +232,127 @@ static void test_descriptors_by_number(void)
 	CHECK_EQ(syscall(SYS_fcntl, vm.fd, F_GETFD), 1);
 }
 
+/* Descriptors that the kernel would count among the client's are not there for it. */
+static void in_few_numbers(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC), taken[64], count = 0;
+	struct stat status;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	for (int fd = 32; fd < 64; fd++) {
+		if (!fstat(fd, &status))
+			continue;
+		CHECK_ERR(close(fd), EBADF);
+		CHECK_ERR(dup2(fd, 20), EBADF);
+		CHECK_EQ(dup2(null, fd), fd);
+		taken[count++] = fd;
+	}
+	CHECK(count > 0);
+	/* What was there has moved: a slot's memory, KVM_RUN, the end of a VM. */
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	CHECK_OK(munmap(memory, PAGE));
+	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+	CHECK_OK(close(vcpu.fd));
+	CHECK_OK(close(vm.fd));
+	while (count > 0)
+		CHECK_OK(close(taken[--count]));
+}
+
+static void test_numbers_that_are_taken(void)
+{
+	const struct rlimit few = {64, 64};
+	pid_t child;
+	int status;
+
+	/* Without rights there is no number past the limit. */
+	CHECK_OK(setrlimit(RLIMIT_NOFILE, &few));
+	child = fork();
+	if (!child) {
+		if (!geteuid())
+			CHECK_OK(setuid(65534));
+		in_few_numbers();
+		exit(0);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
+/* All from a number on, ours left out: KVM is there anew. */
+static void test_all_closed(void)
+{
+	struct vm own;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	closefrom(3);
+	CHECK_ERR(ioctl(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), EBADF);
+	vm_open(&own, KVM_X86_DEFAULT_VM);
+	CHECK_EQ(ioctl(own.fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
+}
+
+/* libc's functions beside the calls that they make: one answer for an object, and for a file. */
+static void test_functions_and_calls(void)
+{
+	int files[4];
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	files[0] = vm.fd;
+	files[1] = vcpu.fd;
+	files[2] = vm_gmem(&vm, 4 * PAGE, 0);
+	files[3] = memfd_create("a file", 0);
+	CHECK_OK(ftruncate(files[3], 4 * PAGE));
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		int fd = files[i];
+		const long calls[] = {
+		    RAW(SYS_fdatasync, fd, 0, 0, 0, 0),
+		    RAW(SYS_fsync, fd, 0, 0, 0, 0),
+		    RAW(SYS_sync_file_range, fd, 0, PAGE, 0, 0),
+		    RAW(SYS_readahead, fd, 0, PAGE, 0, 0),
+		    RAW(SYS_setns, fd, 0, 0, 0, 0),
+		    RAW(SYS_fallocate, fd, 0, 0, PAGE, 0),
+		};
+		const long functions[] = {
+		    fdatasync(fd) ? -errno : 0,
+		    fsync(fd) ? -errno : 0,
+		    sync_file_range(fd, 0, PAGE, 0) ? -errno : 0,
+		    readahead(fd, 0, PAGE) ? -errno : 0,
+		    setns(fd, 0) ? -errno : 0,
+		    -posix_fallocate(fd, 0, PAGE),
+		};
+
+		for (size_t c = 0; c < sizeof(calls) / sizeof(calls[0]); c++)
+			if (calls[c] != functions[c])
+				FAIL("file %zu, call %zu: %ld, function %ld", i, c, calls[c],
+				     functions[c]);
+	}
+	CHECK_EQ(posix_fallocate(files[0], 0, PAGE), ENODEV);
+	CHECK_EQ(posix_fallocate(files[2], 0, PAGE), EOPNOTSUPP);
+	CHECK_ERR(fsync(files[0]), EINVAL);
+}
+
+/* Signals by syscall(3): masks and stacks. */
+static void test_signals_by_number(void)
+{
+	const uint64_t mask = UINT64_C(1) << (SIGUSR1 - 1);
+	uint64_t now = 0;
+	uint8_t room[16384];
+	stack_t stack = {.ss_sp = room, .ss_size = sizeof(room)}, seen;
+	sigset_t blocked;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	CHECK_EQ(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, &now, 8), 0);
+	CHECK_EQ(now, 0);
+	CHECK_OK(sigprocmask(SIG_BLOCK, NULL, &blocked));
+	CHECK_EQ(sigismember(&blocked, SIGUSR1), 1);
+	CHECK_EQ(sigismember(&blocked, SIGUSR2), 0);
+	CHECK_ERR(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 4), EINVAL);
+	CHECK_ERR(syscall(SYS_rt_sigprocmask, 77, &mask, NULL, 8), EINVAL);
+	CHECK_EQ(syscall(SYS_sigaltstack, &stack, NULL), 0);
+	CHECK_OK(sigaltstack(NULL, &seen));
+	CHECK(seen.ss_sp == room && seen.ss_size == sizeof(room));
+	stack.ss_size = 1;
+	CHECK_ERR(syscall(SYS_sigaltstack, &stack, NULL), ENOMEM);
+}
+
 static int status_of(pid_t child)
 {
 	int status = -1;
@@ -334,6 +457,10 @@ int main(int argc, char **argv)
 	    TEST(test_children),
 	    TEST(test_descriptors_by_number),
 	    TEST(test_requests_that_tell),
+	    TEST(test_numbers_that_are_taken),
+	    TEST(test_all_closed),
+	    TEST(test_functions_and_calls),
+	    TEST(test_signals_by_number),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

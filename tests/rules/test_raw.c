@@ -164,6 +164,48 @@ static void test_processes(void)
 	CHECK_EQ(guest_sees(&machine), 0);
 }
 
+/* struct clone_args, by words. */
+enum { CLONE3_FLAGS, CLONE3_SIGNAL = 4, CLONE3_STACK, CLONE3_STACK_BYTES, CLONE3_WORDS = 11 };
+
+/* Containers' filters refuse clone3, for they cannot look at its flags. */
+static bool has_clone3(void)
+{
+	const uint64_t words[CLONE3_WORDS] = {[CLONE3_FLAGS] = UINT64_C(1) << 60};
+
+	return RAW(SYS_clone3, (long)words, sizeof(words)) != -ENOSYS;
+}
+
+/* clone3: what its size may be, and a child like that of fork(). */
+static void test_clone3(void)
+{
+	static const struct {
+		long bytes, answer;
+	} rows[] = {{63, -EINVAL}, {0, -EINVAL}, {8192, -E2BIG}, {64, 0}, {88, 0}};
+	uint64_t words[CLONE3_WORDS] = {[CLONE3_SIGNAL] = SIGCHLD};
+	static struct machine machine;
+
+	if (!has_clone3())
+		check_skip("clone3 is refused");
+	raw_machine(&machine);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		long child = RAW(SYS_clone3, (long)words, rows[i].bytes);
+
+		if (!child) {
+			long answer = RAW_IOCTL(machine.vm, KVM_CHECK_EXTENSION, 0);
+
+			RAW(SYS_exit_group, answer == -EIO ? 4 : 9);
+		}
+		if (rows[i].answer)
+			CHECK_EQ(child, rows[i].answer);
+		else
+			CHECK_EQ(status_of(child), 4);
+	}
+	CHECK_EQ(RAW(SYS_clone3, 8, 88), -EFAULT);
+	words[CLONE3_FLAGS] = UINT64_C(1) << 60;
+	CHECK_EQ(RAW(SYS_clone3, (long)words, 88), -EINVAL);
+	CHECK_EQ(guest_sees(&machine), 0);
+}
+
 /* A thread without libc: it has its creator's memory, and ends itself. */
 static uint32_t stranger_word;
 __attribute__((used)) static void stranger(void)
@@ -173,7 +215,7 @@ __attribute__((used)) static void stranger(void)
 		RAW(SYS_exit, 0);
 }
 
-__attribute__((noinline)) static long start_stranger(uint64_t *top, uint64_t flags)
+__attribute__((noinline)) static long start_by(long number, long first, long second)
 {
 	register long fourth __asm__("r10") = 0;
 	register long fifth __asm__("r8") = 0;
@@ -185,18 +227,52 @@ __attribute__((noinline)) static long start_stranger(uint64_t *top, uint64_t fla
 			 "call *%4\n"
 			 "1:"
 			 : "=a"(result)
-			 : "0"((long)SYS_clone), "D"(flags), "S"(top), "b"(stranger), "d"(0l),
+			 : "0"(number), "D"(first), "S"(second), "b"(stranger), "d"(0l),
 			   "r"(fourth), "r"(fifth)
 			 : "rcx", "r11", "memory");
 	return result;
 }
 
+#define STACK_WORDS 8192u
+static uint64_t stack[STACK_WORDS] __attribute__((aligned(16)));
+
+static long start_stranger(long flags)
+{
+	return start_by(SYS_clone, flags, (long)(stack + STACK_WORDS - 64));
+}
+
+static long start_by_clone3(uint64_t flags)
+{
+	uint64_t words[CLONE3_WORDS] = {
+	    [CLONE3_FLAGS] = flags,
+	    [CLONE3_SIGNAL] = SIGCHLD,
+	    [CLONE3_STACK] = (uintptr_t)stack,
+	    [CLONE3_STACK_BYTES] = sizeof(stack) - 512,
+	};
+
+	return start_by(SYS_clone3, (long)words, sizeof(words));
+}
+
+/* Children on a stack of their own: with their parent's memory, and with a copy. */
+static void test_children_on_other_stacks(void)
+{
+	CHECK_EQ(status_of(start_stranger(SIGCHLD)), 0);
+	CHECK_EQ(stranger_word, 0);
+	CHECK_EQ(status_of(start_stranger(SIGCHLD | CLONE_VM | CLONE_VFORK)), 0);
+	CHECK_EQ(stranger_word, 1);
+	if (!has_clone3())
+		return;
+	stranger_word = 0;
+	CHECK_EQ(status_of(start_by_clone3(0)), 0);
+	CHECK_EQ(stranger_word, 0);
+	CHECK_EQ(status_of(start_by_clone3(CLONE_VM | CLONE_VFORK)), 0);
+	CHECK_EQ(stranger_word, 1);
+}
+
 static void test_a_thread_without_libc(void)
 {
-	static uint64_t stack[8192];
-
-	CHECK(start_stranger(stack + 8192 - 64, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-						    CLONE_THREAD | CLONE_SYSVSEM) > 0);
+	CHECK(start_stranger(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
+			     CLONE_SYSVSEM) > 0);
 	for (int tries = 0; tries < 5000 && !__atomic_load_n(&stranger_word, __ATOMIC_ACQUIRE);
 	     tries++)
 		usleep(1000);
@@ -254,6 +330,39 @@ static void test_masks(void)
 	sigdelset(&almost, SIGUSR1);
 	CHECK(sigsuspend(&almost) == -1 && errno == EINTR);
 	CHECK_EQ(handled, getpid());
+}
+
+/* Waits that take a mask, by the instruction: it is in force meanwhile, with SIGSYS in it, too. */
+static void test_waits_with_a_mask(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	const struct timespec none = {0};
+	uint64_t mask = ~(UINT64_C(1) << (SIGUSR1 - 1));
+	const struct {
+		const void *mask;
+		size_t bytes;
+	} pair = {&mask, 8}, nothing = {NULL, 8}, nowhere = {(void *)8, 8}, short_one = {&mask, 4};
+	sigset_t blocked;
+
+	CHECK_OK(sigaction(SIGUSR1, &action, NULL));
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGUSR1);
+	CHECK_OK(sigprocmask(SIG_BLOCK, &blocked, NULL));
+	raise(SIGUSR1);
+	handled = 0;
+	CHECK_EQ(RAW(SYS_pselect6, 0, 0, 0, 0, (long)&none, (long)&nothing), 0);
+	CHECK_EQ(handled, 0);
+	CHECK_EQ(RAW(SYS_pselect6, 0, 0, 0, 0, (long)&none, (long)&short_one), -EINVAL);
+	CHECK_EQ(RAW(SYS_pselect6, 0, 0, 0, 0, (long)&none, (long)&nowhere), -EFAULT);
+	CHECK_EQ(RAW(SYS_pselect6, 0, 0, 0, 0, (long)&none, 8), -EFAULT);
+	CHECK_EQ(handled, 0);
+	CHECK_EQ(RAW(SYS_pselect6, 0, 0, 0, 0, (long)&none, (long)&pair), -EINTR);
+	CHECK_EQ(handled, getpid());
+	raise(SIGUSR1);
+	handled = 0;
+	CHECK_EQ(RAW(SYS_ppoll, 0, 0, (long)&none, (long)&mask, 8), -EINTR);
+	CHECK_EQ(handled, getpid());
+	CHECK_EQ(RAW(SYS_ppoll, 0, 0, (long)&none, 8, 8), -EFAULT);
 }
 
 static volatile int seen_code;
@@ -356,10 +465,17 @@ static void test_waits_end(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(test_a_guest),	   TEST(test_descriptors),
-	    TEST(test_processes),  TEST(test_a_thread_without_libc),
-	    TEST(test_masks),	   TEST(test_own_sigsys),
-	    TEST(test_own_return), TEST(test_waits_end),
+	    TEST(test_a_guest),
+	    TEST(test_descriptors),
+	    TEST(test_processes),
+	    TEST(test_a_thread_without_libc),
+	    TEST(test_masks),
+	    TEST(test_own_sigsys),
+	    TEST(test_own_return),
+	    TEST(test_waits_end),
+	    TEST(test_clone3),
+	    TEST(test_children_on_other_stacks),
+	    TEST(test_waits_with_a_mask),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
