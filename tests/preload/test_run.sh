@@ -33,6 +33,82 @@ expect 'doctor for machines' 'dynamic yes' "$("$quire" doctor --json -- sh | pyt
 import json, sys
 said = json.load(sys.stdin)
 print(said["program"]["answer"], said["it is served"]["answer"])')"
+# One file of each kind: what is refused, and why; scripts are judged by what they name.
+kinds=$(mktemp -d "${TMPDIR:-/tmp}/quire-kinds.XXXXXX")
+trap 'rm -r "$kinds"' EXIT
+python3 - "$kinds" "$static" <<'END'
+import os, struct, sys
+
+folder, static = sys.argv[1:]
+
+def write(name, contents, mode=0o755):
+    with open(f"{folder}/{name}", "wb") as file:
+        file.write(contents)
+    os.chmod(f"{folder}/{name}", mode)
+
+def elf(segments, machine=62, kind=2):
+    '''ELF of 64 bits with segments of (type, contents)'''
+    head = b"\x7fELF" + bytes([kind, 1, 1]) + bytes(9)
+    at, table, rest = 64 + 56 * len(segments), b"", b""
+    for number, contents in segments:
+        table += struct.pack("<IIQQQQQQ", number, 4, at + len(rest), 0, 0, len(contents), len(contents), 1)
+        rest += contents
+    return head + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, len(segments),
+                              0, 0, 0) + table + rest
+
+INTERPRETER, NOTE = 3, 4
+GLIBC = (INTERPRETER, b"/lib64/ld-linux-x86-64.so.2\0")
+OTHER = struct.pack("<III", 4, 3, 1) + b"GNU\0abc\0"
+GO = struct.pack("<III", 4, 3, 4) + b"Go\0\0abc\0"
+write("musl", elf([(INTERPRETER, b"/lib/ld-musl-x86_64.so.1\0")]))
+write("go", elf([GLIBC, (NOTE, OTHER + GO)]))
+write("noted", elf([GLIBC, (NOTE, OTHER)]))
+write("arm64", elf([GLIBC], machine=183))
+write("small", elf([GLIBC], kind=1))
+write("none", elf([]))
+write("cut", elf([GLIBC])[:80])
+write("plain", b"neither program nor script\n")
+write("script", f"#! {static} argument\n".encode())
+write("script-of-script", f"#!{folder}/script\n".encode())
+write("shell-script", b"#!/bin/sh\nexit 5\n")
+write("no-rights", b"#!/bin/sh\n", 0o644)
+write("set-user", elf([GLIBC]), 0o755)
+if os.geteuid() == 0:
+    os.chown(f"{folder}/set-user", 65534, 65534)
+    os.chmod(f"{folder}/set-user", 0o4755)
+END
+
+# refused NAME REASON: without an engine
+refused() {
+	output=$("$quire" run "$kinds/$1" 2>&1)
+	expect "status of $1" 126 $?
+	case $output in
+	"quire run: $kinds/$1 $2"*) ;;
+	*) expect "reason of $1" "$2" "$output" ;;
+	esac
+}
+
+refused musl 'has another C library than glibc'
+refused go 'is a Go program'
+refused arm64 'is not a program for x86-64'
+refused small 'is not a program for x86-64'
+refused none 'is statically linked'
+refused cut 'is statically linked'
+refused script 'is statically linked'
+refused script-of-script 'is statically linked'
+if [ "$(id -u)" = 0 ]; then
+	refused set-user 'is set-user-ID or set-group-ID'
+fi
+"$quire" run "$kinds/shell-script"
+expect 'a script of a shell' 5 $?
+"$quire" run "$kinds/no-rights" 2>/dev/null
+expect 'a file that none may execute' 126 $?
+expect 'a file on the way that none may execute' 126 \
+	"$(PATH=$kinds:/nonexistent "$quire" run no-rights 2>/dev/null; echo $?)"
+expect 'doctor of a program with notes' 'yes' \
+	"$("$quire" doctor -- "$kinds/noted" | awk '/^it is served/ { print $4 }')"
+expect 'a child that is none for this machine' 126 "$(run "'$kinds/arm64'; echo \$?")"
+
 output=$("$quire" run --cpuid -- true 2>&1)
 expect 'status of --cpuid without an engine' 126 $?
 expect 'reason of --cpuid without an engine' 'quire run: --cpuid needs quire-engine, and there is none' "$output"
