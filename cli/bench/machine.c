@@ -166,20 +166,36 @@ void machine_zap(struct machine *machine)
  * same upper table in place both fault, and the one that came second runs its access again.
  */
 #define TRIES_MAX 1000u
-static bool fault_once(struct quire_vcpu *self, gfn_t gfn, u64 error_code)
+static bool fault_once(struct quire_vcpu *self, gfn_t gfn, u64 error_code,
+		       struct quire_stage2 *stage2)
 {
 	struct quire_memory_fault exit;
-	struct quire_stage2 stage2;
 	u64 requests;
 	int outcome = QUIRE_RETRY;
 
 	for (u32 i = 0; i < TRIES_MAX && outcome == QUIRE_RETRY; i++) {
 		quire_vcpu_leave(self);
 		outcome = quire_vcpu_fault(self, gpa_of(gfn), error_code, &exit);
-		if (quire_vcpu_enter(self, &requests, &stage2))
+		if (quire_vcpu_enter(self, &requests, stage2))
 			return false;
 	}
 	return outcome == QUIRE_FIXED;
+}
+
+/* Does the processor's walk find a leaf? */
+static bool is_mapped(const struct quire_stage2 *stage2, gfn_t gfn)
+{
+	const u64 *table = stage2->root;
+
+	for (u32 level = stage2->root_level;; level--) {
+		u64 entry = atomic_load_relaxed_u64(&table[walk_index(gfn, level)]);
+
+		if (!quire_entry_is_present(stage2->format, entry))
+			return false;
+		if (level == QUIRE_LEVEL_4K || quire_entry_is_leaf(stage2->format, entry, level))
+			return true;
+		table = quire_entry_table(stage2->format, entry);
+	}
 }
 
 double machine_fault(struct machine *machine, unsigned int vcpu, const struct faults *faults)
@@ -193,7 +209,8 @@ double machine_fault(struct machine *machine, unsigned int vcpu, const struct fa
 		return -1;
 	start = bench_now();
 	for (u64 gfn = faults->first; gfn < faults->first + faults->npages; gfn += faults->stride)
-		fixed += fault_once(self, (gfn_t){gfn}, faults->error_code);
+		fixed += (faults->walks && is_mapped(&stage2, (gfn_t){gfn})) ||
+			 fault_once(self, (gfn_t){gfn}, faults->error_code, &stage2);
 	start = bench_now() - start;
 	quire_vcpu_leave(self);
 	return fixed == faults->npages / faults->stride ? start : -1;

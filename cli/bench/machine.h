@@ -58,6 +58,7 @@ struct faults {
 	u64 first, npages; /* gfns */
 	u64 stride;	   /* in pages */
 	u64 error_code;
+	bool walks; /* as a processor: a page that the tables show by now is no fault */
 };
 #define FAULTS_MISSING ((u64)QUIRE_PFERR_WRITE | QUIRE_PFERR_USER)
 #define FAULTS_PROTECTED (FAULTS_MISSING | QUIRE_PFERR_PRESENT)

@@ -178,6 +178,7 @@ const struct quire_host_ops process_host_ops = {
     .chunk_alloc = process_chunk_alloc,
     .chunk_free = process_chunk_free,
     .page_get = page_get,
+    .pages_there = process_pages_there,
     .page_put = page_put,
     .page_level = process_page_level,
     .copy_from = copy_from,

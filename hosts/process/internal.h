@@ -21,6 +21,7 @@ void *process_alloc(void *ctx, size_t size_bytes);
 void process_free(void *ctx, void *mem, size_t size_bytes);
 void *process_chunk_alloc(void *ctx);
 void process_chunk_free(void *ctx, void *chunk);
+uint64_t process_pages_there(void *ctx, hva_t hva, uint32_t npages, struct quire_page *pages);
 enum quire_level process_page_level(void *ctx, hva_t hva, enum quire_level max);
 int process_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **store);
 void process_store_destroy(void *ctx, void *store);

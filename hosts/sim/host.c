@@ -361,6 +361,31 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 	return 0;
 }
 
+/* As the kernel's fast lookup: what a page table of the client shows, and lets be written. */
+static bool is_there(const struct sim_host *host, const struct sim_page *page)
+{
+	const uint32_t away = SIM_SLOW | SIM_SWAPPED | SIM_EMPTY | SIM_SHARED | SIM_DEVICE;
+
+	return page && (page->flags & SIM_WRITABLE) && !(page->flags & away) &&
+	       !host->frames[page->frame].poisoned;
+}
+
+static uint64_t sim_pages_there(void *ctx, hva_t hva, uint32_t npages, struct quire_page *pages)
+{
+	struct sim_host *host = ctx;
+	uint64_t there = 0;
+
+	for (uint32_t i = 0; i < npages; i++) {
+		const struct sim_page *page = page_at(host, hva.v + i * QUIRE_PAGE_SIZE);
+		const uint32_t flags = QUIRE_PAGE_WRITE | QUIRE_PAGE_NOWAIT | QUIRE_PAGE_GUARDED;
+		hva_t at = {hva.v + i * QUIRE_PAGE_SIZE};
+
+		if (is_there(host, page) && !sim_page_get(host, at, flags, &pages[i]))
+			there |= UINT64_C(1) << i;
+	}
+	return there;
+}
+
 static void sim_page_put(void *ctx, const struct quire_page *page, enum quire_page_use use)
 {
 	struct sim_host *host = ctx;
@@ -580,6 +605,7 @@ const struct quire_host_ops sim_host_ops = {
     .chunk_alloc = sim_chunk_alloc,
     .chunk_free = sim_chunk_free,
     .page_get = sim_page_get,
+    .pages_there = sim_pages_there,
     .page_put = sim_page_put,
     .page_level = sim_page_level,
     .copy_from = sim_copy_from,

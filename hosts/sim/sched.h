@@ -19,7 +19,7 @@
  */
 #define SCHED_THREADS_MAX 8u
 #define SCHED_PREEMPTIONS_MAX 8u
-#define SCHED_STEPS_MAX 100000u
+#define SCHED_STEPS_MAX 300000u
 
 struct sched_preemption {
 	uint32_t step;

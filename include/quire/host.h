@@ -89,9 +89,16 @@ struct quire_host_ops {
 	 * waits.
 	 */
 	int (*page_get)(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page);
-	/* Give back the reference that page_get() gave; not called for a page that is not
-	 * refcounted. Called under mmu_lock, also in a read section, under a place's refresh lock,
-	 * or without a lock; never sleeps. */
+	/*
+	 * Which of the @npages (at most 64) pages from @hva are there and may be mapped writable as
+	 * they are: bit i for page i, with pages[i] as page_get() with WRITE and GUARDED fills it
+	 * in. Brings nothing in and never sleeps: a page that is not named gets a fault of its own.
+	 * May be NULL: then a fault of a shadow MMU maps no neighbours.
+	 */
+	uint64_t (*pages_there)(void *ctx, hva_t hva, uint32_t npages, struct quire_page *pages);
+	/* Give back the reference that page_get() or pages_there() gave; not called for a page that
+	 * is not refcounted. Called under mmu_lock, also in a read section, under a place's refresh
+	 * lock, or without a lock; never sleeps. */
 	void (*page_put)(void *ctx, const struct quire_page *page, enum quire_page_use use);
 	/*
 	 * Largest level the host itself maps @hva with, at most @max. Called under mmu_lock, also

@@ -86,19 +86,21 @@
 	X(restore_forgets_x, "the fast path gives R and W back to an old leaf and no X")
 
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
-#define QUIRE_SHADOW_MUTANT_LIST(X)                                                       \
-	X(root_unsynced, "L2 is entered without comparing the pages that lag")            \
-	X(link_unsynced, "a page that lags is used through an entry that is new")         \
-	X(unsync_unmarked, "L1 writes its table and the shadow page is not marked")       \
-	X(sync_keeps_turn, "a fault that walked L1's table before a sync installs after") \
-	X(rmap_unlocked, "aging goes through a set of entries that changes")              \
-	X(sync_unflushed, "a page is synced while a vCPU can still write its table")      \
-	X(nested_start_unprotected, "logging starts, and L2 goes on writing")             \
-	X(nested_unarmed, "a harvest leaves W to L2")                                     \
-	X(nested_huge_unprotected, "a huge mapping of L2's keeps W when logging starts")  \
-	X(nested_split_writable, "the pieces of L2's huge mapping get W")                 \
-	X(piece_unflushed, "mmu_lock is dropped within a zap that has not flushed")       \
-	X(nested_recover_unflushed, "L2's split tables are freed before the TLBs are flushed")
+#define QUIRE_SHADOW_MUTANT_LIST(X)                                                            \
+	X(root_unsynced, "L2 is entered without comparing the pages that lag")                 \
+	X(link_unsynced, "a page that lags is used through an entry that is new")              \
+	X(unsync_unmarked, "L1 writes its table and the shadow page is not marked")            \
+	X(sync_keeps_turn, "a fault that walked L1's table before a sync installs after")      \
+	X(rmap_unlocked, "aging goes through a set of entries that changes")                   \
+	X(sync_unflushed, "a page is synced while a vCPU can still write its table")           \
+	X(nested_start_unprotected, "logging starts, and L2 goes on writing")                  \
+	X(nested_unarmed, "a harvest leaves W to L2")                                          \
+	X(nested_huge_unprotected, "a huge mapping of L2's keeps W when logging starts")       \
+	X(nested_split_writable, "the pieces of L2's huge mapping get W")                      \
+	X(piece_unflushed, "mmu_lock is dropped within a zap that has not flushed")            \
+	X(nested_recover_unflushed, "L2's split tables are freed before the TLBs are flushed") \
+	X(group_unchecked, "a neighbour is mapped as L1's table was before it changed")        \
+	X(neighbour_unchecked, "a neighbour is mapped whose page has gone meanwhile")
 
 enum quire_mutant {
 	MUTANT_NONE,

@@ -82,6 +82,12 @@ must_check int fault_install_direct(struct quire_vcpu *vcpu, const struct fault 
 typedef int fault_map_fn(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt);
 must_check int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found,
 				fault_map_fn *map, const void *ctx);
+struct shadow_group;
+/*
+ * A leaf was put into the shadow tables: fill the empty entries beside it whose pages are there, as
+ * KVM's prefetch does. Takes mmu_lock exclusive; reads guest memory.
+ */
+void fault_neighbours(struct quire_vcpu *vcpu, const struct shadow_group *group);
 /* @gfn is about to be written: nothing may follow what it holds. Takes mmu_lock. */
 void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 

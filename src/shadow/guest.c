@@ -261,6 +261,49 @@ struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64
 	return leaf;
 }
 
+/* The shadow of the guest's table, from entry group->first on. */
+static u32 read_indirect(const struct quire_vcpu *vcpu, const struct shadow_group *group,
+			 struct shadow_neighbour *neighbours)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	gpa_t gpa = {gpa_of(group->key.gfn).v + group->first * sizeof(u64)};
+	u32 filled = 0;
+	struct entry_at at;
+
+	if (find_entry(vcpu, gpa, &at) != QUIRE_FIXED)
+		return 0;
+	for (u32 i = 0; i < SHADOW_GROUP_PAGES; i++) {
+		hva_t hva = {at.hva.v + i * sizeof(u64)};
+		struct shadow_guest_leaf leaf;
+		u64 entry;
+
+		if (!(group->empty >> i & 1))
+			continue;
+		if (vm->host->load_u64(vm->host_ctx, hva, &entry))
+			break;
+		leaf = shadow_guest_leaf_of(vcpu, entry);
+		leaf.access &= role_access(group->key.role);
+		if (!leaf.access)
+			break;
+		neighbours[i] = (struct shadow_neighbour){leaf.gfn, leaf.access};
+		filled |= 1u << i;
+	}
+	return filled;
+}
+
+u32 shadow_group_read(const struct quire_vcpu *vcpu, const struct shadow_group *group,
+		      struct shadow_neighbour *neighbours)
+{
+	locks_assert_none();
+	if (!(group->key.role & ROLE_DIRECT))
+		return read_indirect(vcpu, group, neighbours);
+	for (u32 i = 0; i < SHADOW_GROUP_PAGES; i++) {
+		neighbours[i].gfn.v = group->key.gfn.v + group->first + i;
+		neighbours[i].access = role_access(group->key.role);
+	}
+	return group->empty;
+}
+
 void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk)
 {
 	walk->tables[SHADOW_ROOT_LEVEL] = gfn_of(vcpu->nested.tables.root);

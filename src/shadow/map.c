@@ -218,8 +218,7 @@ static __attribute__((noinline, cold)) void trace_request(const struct shadow_ma
 		    mapping->leaf.level);
 }
 
-static __attribute__((noinline, cold)) void trace_leaf(const struct shadow_change *change,
-						       const u64 *entry, gfn_t gfn)
+static __attribute__((noinline, cold)) void trace_leaf(const u64 *entry, gfn_t gfn)
 {
 	const struct entry_format *f = SHADOW_BITS;
 	u64 value = atomic_load_relaxed_u64(entry);
@@ -229,12 +228,30 @@ static __attribute__((noinline, cold)) void trace_leaf(const struct shadow_chang
 		    entry_is_executable(f, value), (value & SHADOW_USER) != 0);
 }
 
+static void note_group(const struct shadow_change *change, const u64 *entry,
+		       struct shadow_group *group)
+{
+	const struct shadow_page *page = shadow_page_of(entry);
+	const u64 *entries = table_entries(page->table);
+
+	group->key = (struct shadow_key){.gfn = page->gfn, .role = page->role};
+	group->write_turn = change->shadow->write_turn;
+	group->first = shadow_index_of(entry) & ~(SHADOW_GROUP_PAGES - 1);
+	group->empty = 0;
+	for (u32 i = 0; i < SHADOW_GROUP_PAGES; i++)
+		if (!entry_is_present(SHADOW_BITS,
+				      atomic_load_relaxed_u64(&entries[group->first + i])))
+			group->empty |= 1u << i;
+}
+
 /* The leaf is in place. */
 static enum quire_outcome leaf_is_put(const struct shadow_change *change, const u64 *entry,
 				      const struct shadow_mapping *mapping, gfn_t gfn)
 {
 	if (quire_trace_is_on())
-		trace_leaf(change, entry, gfn);
+		trace_leaf(entry, gfn);
+	if (mapping->group && mapping->leaf.level == QUIRE_LEVEL_4K)
+		note_group(change, entry, mapping->group);
 	return is_protected(mapping) ? QUIRE_WRITE_PROTECTED : QUIRE_FIXED;
 }
 
@@ -327,6 +344,35 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 		if (unlikely(keep))
 			keep_table(change, page);
 	}
+}
+
+struct shadow_page *shadow_group_find(const struct shadow *shadow, const struct shadow_group *group)
+{
+	mmu_assert_exclusive(shadow->vm);
+	if (shadow->write_turn != group->write_turn && !MUTANT(group_unchecked))
+		return NULL;
+	return shadow_page_find(shadow, &group->key);
+}
+
+int shadow_group_put(const struct shadow_change *change, struct shadow_page *page, u32 index,
+		     const struct shadow_neighbour *neighbour, const struct entry_leaf *leaf)
+{
+	u64 *entry = &table_entries(page->table)[index];
+	struct shadow_leaf made = {
+	    .gfn = neighbour->gfn,
+	    .access = neighbour->access,
+	    .value = entry_make_leaf(SHADOW_BITS, leaf),
+	};
+
+	mmu_assert_exclusive(change->vm);
+	if (!(made.access & ACCESS_USER))
+		made.value &= ~SHADOW_USER;
+	if (entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(entry)) ||
+	    shadow_add_leaf(change, entry, &made))
+		return 1;
+	if (quire_trace_is_on())
+		trace_leaf(entry, made.gfn);
+	return 0;
 }
 
 u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, gfn_t at)

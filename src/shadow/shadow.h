@@ -165,6 +165,14 @@ static inline struct shadow *shadow_of(const struct quire_vm *vm)
 	return atomic_load_acquire_ptr(&vm->shadow);
 }
 
+/* No more than @access, which L1 allows. */
+static inline void shadow_limit_leaf(struct entry_leaf *leaf, u32 access)
+{
+	leaf->writable = leaf->writable && (access & ACCESS_WRITE);
+	leaf->mmu_writable = leaf->mmu_writable && leaf->writable;
+	leaf->executable = leaf->executable && (access & ACCESS_EXEC);
+}
+
 static inline u32 role_level(u32 role)
 {
 	return role & ROLE_LEVEL_MASK;
@@ -303,6 +311,33 @@ must_check int shadow_path_direct(const struct shadow_change *change, u32 as_id,
 /* Is it still all there? Another vCPU may have taken of it. */
 int shadow_has_reserve(const struct quire_vcpu *vcpu);
 
+/*
+ * The entries around a 4K leaf that was just put, SHADOW_GROUP_PAGES of them, aligned. Those that
+ * were empty may be filled as well, as KVM's prefetch does (F-107):
+ *
+ *   shadow_map()         mmu_lock exclusive: notes the group
+ *   shadow_group_read()  no lock: what the guest's table says of the empty ones
+ *                        the caller looks the pages up, without waiting
+ *   shadow_group_find()  mmu_lock exclusive: is the table as it was?
+ *   shadow_group_put()   the leaves
+ */
+#define SHADOW_GROUP_PAGES 8u
+struct shadow_key {
+	gfn_t gfn;
+	u32 role;
+};
+struct shadow_group {
+	struct shadow_key key; /* the shadow page */
+	u64 write_turn;	       /* when the group was noted */
+	u32 first;	       /* entry of the table */
+	u32 empty;	       /* bit i: nothing was at .first + i */
+};
+/* What an empty entry is to map. */
+struct shadow_neighbour {
+	gfn_t gfn;
+	u32 access;
+};
+
 /* Install @leaf for the walked address: an enum quire_outcome. @write: the fault was a write. */
 struct shadow_mapping {
 	const struct shadow_walk *walk;
@@ -311,9 +346,18 @@ struct shadow_mapping {
 	struct entry_leaf leaf;
 	u32 wanted_level; /* the leaf's, or a higher one that the NX workaround keeps away */
 	bool write, fetch;
+	struct shadow_group *group; /* filled in where a 4K leaf was put */
 };
 must_check enum quire_outcome shadow_map(const struct shadow_change *change,
 					 const struct shadow_mapping *mapping);
+
+/* The page of @group, NULL when it has gone or when the guest's tables have changed since. */
+struct shadow_page *shadow_group_find(const struct shadow *shadow,
+				      const struct shadow_group *group);
+/* Put @leaf, which maps @neighbour, at entry @index of @page. Nonzero: not empty, or no memory. */
+must_check int shadow_group_put(const struct shadow_change *change, struct shadow_page *page,
+				u32 index, const struct shadow_neighbour *neighbour,
+				const struct entry_leaf *leaf);
 
 /*
  * L1 wants to write @gfn: let the shadow pages of the table lag. Zero, with nothing done, when one
@@ -331,10 +375,6 @@ must_check int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn) REQUIRES
  *   shadow_sync_end()     mmu_lock exclusive: compare, take away, and they follow again
  */
 #define SHADOW_SYNC_BATCH 8u
-struct shadow_key {
-	gfn_t gfn;
-	u32 role;
-};
 struct shadow_sync {
 	const struct shadow_page *root; /* the pages below it */
 	const struct shadow_key *only;	/* or below this one, if it is not NULL */
@@ -462,6 +502,12 @@ must_check int shadow_split_topup(struct quire_vm *vm) REQUIRES(&vm->slots_lock)
 
 /* --- no lock, no read section --- */
 
+/*
+ * What is to be mapped at the empty entries of @group: bit i says that neighbours[i] was filled in.
+ * Ends with the first entry of the guest's that maps nothing, or that no access has gone through.
+ */
+must_check u32 shadow_group_read(const struct quire_vcpu *vcpu, const struct shadow_group *group,
+				 struct shadow_neighbour *neighbours);
 /* The second step of syncing. */
 void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync);
 

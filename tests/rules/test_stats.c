@@ -367,11 +367,39 @@ static void counting(void)
 	CHECK_EQ(stat_get(vm.fd, "pages_4k"), 0);
 }
 
+/*
+ * F-107. One fault of a VM that shadow pages serve fills the seven entries beside its own, where
+ * the client has the pages; the TDP MMU, and a page that would have to be brought, take a fault
+ * each.
+ */
+static void neighbours(void)
+{
+	uint8_t *memory = memory_alloc(64 * PAGE);
+	uint64_t fixed, missing, present;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memset(memory + 32 * PAGE, 1, 32 * PAGE);
+	CHECK_ZERO(REGION(&vm, .slot = 5, .guest_phys_addr = GPA, .memory_size = 64 * PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+	guest_load(&vcpu, AGENT_GPA);
+	fixed = stat_get(vcpu.fd, "pf_fixed");
+	CHECK_END(GUEST(&vcpu, GUEST_STORE_EACH, .rbx = GPA, .rcx = 32, .rdx = PAGE), END_DONE);
+	missing = stat_get(vcpu.fd, "pf_fixed") - fixed;
+	CHECK_END(GUEST(&vcpu, GUEST_STORE_EACH, .rbx = GPA + 32 * PAGE, .rcx = 32, .rdx = PAGE),
+		  END_DONE);
+	present = stat_get(vcpu.fd, "pf_fixed") - fixed - missing;
+	CHECK(missing >= 32);
+	if (parameter_is_on("kvm", "tdp_mmu") && has_second_stage())
+		CHECK(present >= 32);
+	else
+		CHECK(present >= 4 && present < 8);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
 	    TEST(format_of_a_vm), TEST(format_of_a_vcpu),	 TEST(names),	 TEST(halting),
-	    TEST(reading),	  TEST(outlives_its_descriptor), TEST(counting),
+	    TEST(reading),	  TEST(outlives_its_descriptor), TEST(counting), TEST(neighbours),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -27,6 +27,7 @@ struct nested_fault {
 	struct shadow_walk walk;
 	bool protected; /* the gfn was write-tracked */
 	struct lagging *lagging;
+	struct shadow_group *group; /* around the leaf, when one was put */
 };
 
 static bool walk_is_stale(const struct quire_vcpu *vcpu, const struct nested_fault *nested)
@@ -55,9 +56,7 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	    fault_make_mapping(vcpu->vm, slot, &nested->fault, &nested->found);
 	struct entry_leaf leaf = mapping.leaf;
 
-	leaf.writable = leaf.writable && (walk->leaf_access & ACCESS_WRITE);
-	leaf.mmu_writable = leaf.mmu_writable && leaf.writable;
-	leaf.executable = leaf.executable && (walk->leaf_access & ACCESS_EXEC);
+	shadow_limit_leaf(&leaf, walk->leaf_access);
 	return (struct shadow_mapping){
 	    .walk = walk,
 	    .gfn = nested->fault.gfn,
@@ -106,6 +105,7 @@ static int map_nested(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, nested->fault.gfn, &vcpu->hint);
 	mapping = compose(vcpu, nested, slot);
 	mapping.path = &path;
+	mapping.group = nested->group;
 	ret = shadow_map(&change, &mapping);
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)
 		dirty_log_mark(vcpu, slot, nested->fault.gfn);
@@ -180,6 +180,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 {
 	int ret = NESTED_AGAIN;
 	struct lagging lagging = {0};
+	struct shadow_group group = {0};
 	bool protected = false;
 
 	locks_assert_none();
@@ -189,6 +190,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 		    .walk = {.gpa = gpa, .error_code = fault->error_code},
 		    .protected = protected,
 		    .lagging = &lagging,
+		    .group = &group,
 		};
 
 		lagging.found = false;
@@ -205,6 +207,8 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 	}
 	if (ret == QUIRE_NESTED_FAULT)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_guest);
+	if (ret == QUIRE_FIXED)
+		fault_neighbours(vcpu, &group);
 	return ret == NESTED_AGAIN ? QUIRE_RETRY : ret;
 }
 

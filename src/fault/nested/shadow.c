@@ -118,6 +118,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 struct direct_fault {
 	const struct fault *fault;
 	const struct found *found;
+	struct shadow_group *group;
 };
 
 static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_debt *debt)
@@ -148,6 +149,7 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	mapping.leaf = found.leaf;
 	mapping.wanted_level = found.wanted_level;
 	mapping.path = &path;
+	mapping.group = direct->group;
 	ret = shadow_map(&change, &mapping);
 	if (ret == QUIRE_FIXED && mapping.leaf.writable)
 		dirty_log_mark(vcpu, slot, fault->gfn);
@@ -157,8 +159,12 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 int fault_install_direct(struct quire_vcpu *vcpu, const struct fault *fault,
 			 const struct found *found)
 {
-	struct direct_fault direct = {.fault = fault, .found = found};
+	struct shadow_group group = {0};
+	struct direct_fault direct = {.fault = fault, .found = found, .group = &group};
+	int ret = fault_map_shadow(vcpu, found, map_direct, &direct);
 
 	locks_assert_none();
-	return fault_map_shadow(vcpu, found, map_direct, &direct);
+	if (ret == QUIRE_FIXED)
+		fault_neighbours(vcpu, &group);
+	return ret;
 }

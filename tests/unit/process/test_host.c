@@ -72,6 +72,58 @@ static void pages_of_every_mapping(void **state)
 	check_page(anonymous, -EFAULT, -EFAULT, 0);
 }
 
+static uint64_t there(const uint8_t *mem, uint32_t npages)
+{
+	struct quire_page pages[64];
+	uint64_t named =
+	    process_host_ops.pages_there(NULL, (hva_t){address_of(mem)}, npages, pages);
+
+	for (uint32_t i = 0; i < npages; i++)
+		if (named >> i & 1) {
+			assert_int_equal(pages[i].pfn.v, (address_of(mem) >> 12) + i);
+			assert_true(pages[i].writable);
+		}
+	return named;
+}
+
+/* Named are those in memory that the client may write; nothing is brought in, or waited for. */
+static void pages_that_are_there(void **state)
+{
+	uint8_t *mem = map_anonymous(64 * PAGE, PROT_READ | PROT_WRITE);
+	uint8_t *other = map_file(8 * PAGE, 8 * PAGE, PROT_READ, MAP_SHARED);
+
+	handle_signals();
+	assert_int_equal(madvise(mem, 64 * PAGE, MADV_NOHUGEPAGE), 0);
+	process_mappings_changed();
+	mem[2 * PAGE] = mem[9 * PAGE] = 1;
+	/* The first question about a block, and those that are answered for all of it. */
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(there(mem, 8), 4);
+		assert_int_equal(there(mem + 8 * PAGE, 8), 2);
+		assert_int_equal(there(mem + 16 * PAGE, 48), 0);
+	}
+	/* It came meanwhile: named sooner or later. */
+	mem[3 * PAGE] = 1;
+	for (uint32_t i = 0; there(mem, 8) == 4; i++)
+		assert_true(i < 1000);
+	assert_int_equal(there(mem, 8), 12);
+	/* It went: the client's call is told. */
+	assert_int_equal(madvise(mem + 2 * PAGE, PAGE, MADV_DONTNEED), 0);
+	process_mappings_changed();
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(there(mem, 8), 8);
+	(void)*(volatile uint8_t *)other;
+	assert_int_equal(there(other, 8), 0);
+	assert_int_equal(mprotect(mem + 4 * PAGE, PAGE, PROT_NONE), 0);
+	process_mappings_changed();
+	assert_int_equal(there(mem + 3 * PAGE, 2), 1);
+	assert_int_equal(there(mem + 4 * PAGE, 2), 0);
+	unmap(mem, 64 * PAGE);
+	assert_int_equal(there(mem, 8), 0);
+	assert_int_equal(there(NULL, 8), 0);
+	assert_int_equal(there((uint8_t *)(UINT64_C(1) << 48), 8), 0);
+}
+
 /* The kernel's own data page is a mapping of bare page frames that may be read only. */
 static void frames_without_pages(void **state)
 {
@@ -496,6 +548,7 @@ int main(void)
 	    cmocka_unit_test(frames_without_pages),
 	    cmocka_unit_test(frames_that_the_driver_protects),
 	    cmocka_unit_test(nowait_does_not_fault_in),
+	    cmocka_unit_test(pages_that_are_there),
 	    cmocka_unit_test(only_who_wants_it_is_interrupted),
 	    cmocka_unit_test(mappings_are_known),
 	    cmocka_unit_test(mappings_are_known_from_text),

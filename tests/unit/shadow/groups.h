@@ -5,6 +5,8 @@
 int age_tests(void);
 int hold_tests(void);
 int limit_tests(void);
+int neighbour_race_tests(void);
+int neighbour_tests(void);
 int nx_tests(void);
 int paging_tests(void);
 int race_tests(void);

@@ -33,7 +33,7 @@ static const struct {
 static int run_tests(void)
 {
 	return unsync_tests() || age_tests() || race_tests() || split_tests() ||
-	       unsync_race_tests();
+	       unsync_race_tests() || neighbour_race_tests();
 }
 
 /* Do the tests fail with it? In a child, for a broken assertion may end it. */
