@@ -1,10 +1,11 @@
 /*
  * Eventfds that raise a guest's interrupt.
  *
- * A thread a VM waits for all of its eventfds and raises the GSI of each that was signalled. The
- * set is the process's, as an eventfd raises one interrupt of one VM only.
+ * One thread waits for all eventfds of the process and raises the GSI of each that was signalled.
+ * The set is the process's, as an eventfd raises one interrupt of one VM only, and so is the
+ * thread: a VM costs no descriptor.
  *
- * KVM drops an eventfd that the client closes, so this must not keep it open: it is in the VM's
+ * KVM drops an eventfd that the client closes, so this must not keep it open: it is in an
  * epoll set, out of which the kernel takes an eventfd when its last descriptor goes. The set knows
  * it by a number, which is ours as long as the irqfd is there (struct irqfd, watch.number):
  *
@@ -15,8 +16,8 @@
  * as long as signals come. An eventfd whose number the client gave away is never read; edges raise
  * its interrupts all the same. No step takes a low number, as KVM's do not.
  *
- * Locks, outer to inner: irqfds_lock, vm_irqfds.lock, irqchip.lock. An irqfd leaves under the two
- * first, so that one that was deassigned raises nothing any more.
+ * Locks, outer to inner: irqfds_lock, keys_lock, irqchip.lock. An irqfd leaves under the two first,
+ * so that one that was deassigned raises nothing any more.
  */
 #include "frontend/irq/irqfd.h"
 
@@ -25,7 +26,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -41,15 +41,13 @@
 #include "hosts/process/lock.h"
 #include "hosts/process/sys.h"
 
-/* Key of the control eventfd; those of irqfds count from 1. */
-#define CONTROL_KEY 0u
 /* A duplicate that was not needed for so long is given up. */
 #define HELD_MS 1000
 
 struct irqfd {
-	struct irqfd *next;	   /* in its bucket of the listener, by key */
+	struct irqfd *next;	   /* in its bucket, by key */
 	struct irqfd *next_in_set; /* in its bucket of the set, by id */
-	struct vm *vm;
+	struct vm *vm; /* NULL: it has ended, and the eventfd is still in the epoll set */
 	uint32_t gsi;
 	bool resamples;
 	struct resample resample;
@@ -62,39 +60,54 @@ struct irqfd {
 };
 
 #define SET_BUCKETS 1024u
+#define KEY_BUCKETS 1024u
 
-/* Guards the set and what starts and ends listeners. */
+/* Guards the set and the start of the listener. */
 static struct process_lock irqfds_lock;
 static struct irqfd *set[SET_BUCKETS];	/* by id */
 static uint32_t set_count, set_checked; /* of the last look for closed ones: how many stayed */
-static uint64_t last_key = CONTROL_KEY;
+static uint64_t last_key;
+static bool is_listening;
+/* -1: none yet. Made with the first VM, for a call that makes no descriptor takes no number. [A] */
+static int epoll_fd = -1;
 
-/*
- * The irqfds are the parent's, and so are the eventfds that they watch. A VM of the child starts a
- * thread of its own.
- */
+/* The buckets change under both locks, so that either is enough to walk them. */
+static struct process_lock keys_lock;
+static struct irqfd *by_key[KEY_BUCKETS];
+static uint32_t held_count; /* whose duplicates are open */
+
+/* The irqfds are the parent's, and so are the eventfds and the epoll set that watches them. */
 static void fork_child(void)
 {
 	(void)process_lock_start_anew(&irqfds_lock);
 	memset(set, 0, sizeof(set));
 	set_count = set_checked = 0;
+	is_listening = false;
+	if (epoll_fd >= 0)
+		hidden_fd_close(epoll_fd);
+	epoll_fd = -1;
 }
 FORK_CHILD(FORK_IRQFDS, irqfds_lock, fork_child);
 
-int irqfds_init(struct vm_irqfds *listener)
+static void fork_child_keys(void)
 {
-	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = CONTROL_KEY};
+	(void)process_lock_start_anew(&keys_lock);
+	memset(by_key, 0, sizeof(by_key));
+	held_count = 0;
+}
+FORK_CHILD(FORK_KEYS, keys_lock, fork_child_keys);
 
-	listener->lock = (struct process_lock){0};
-	listener->control_fd = -1;
-	listener->epoll_fd = hidden_fd_hide(epoll_create1(EPOLL_CLOEXEC));
-	if (listener->epoll_fd < 0)
-		return listener->epoll_fd;
-	listener->control_fd = hidden_fd_hide(eventfd(0, EFD_CLOEXEC));
-	if (listener->control_fd < 0)
-		return listener->control_fd;
-	return epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->control_fd, &event) ? -errno
-											  : 0;
+int irqfds_prepare(void)
+{
+	int result;
+
+	process_lock_acquire(&irqfds_lock);
+	if (epoll_fd < 0)
+		__atomic_store_n(&epoll_fd, hidden_fd_hide(epoll_create1(EPOLL_CLOEXEC)),
+				 __ATOMIC_RELEASE);
+	result = epoll_fd < 0 ? epoll_fd : 0;
+	process_lock_release(&irqfds_lock);
+	return result;
 }
 
 /* Put what is open at @fd, or a placeholder, where the set has the eventfd. */
@@ -130,7 +143,7 @@ static void hold(struct irqfd *irqfd)
 	put_at_number(irqfd, irqfd->client_fd);
 	if (eventfd_matches(&irqfd->watch, number)) {
 		irqfd->is_held = true;
-		irqfd->vm->irqfds.held_count++;
+		held_count++;
 		return;
 	}
 	put_placeholder(irqfd);
@@ -143,83 +156,80 @@ static void let_go(struct irqfd *irqfd)
 		return;
 	put_placeholder(irqfd);
 	irqfd->is_held = false;
-	irqfd->vm->irqfds.held_count--;
+	held_count--;
 }
 
-static struct irqfd *find_key(struct vm_irqfds *listener, uint64_t key)
+static struct irqfd *find_key(uint64_t key)
 {
-	struct irqfd *irqfd = listener->buckets[key % IRQFD_BUCKETS];
+	struct irqfd *irqfd = by_key[key % KEY_BUCKETS];
 
 	while (irqfd && irqfd->watch.key != key)
 		irqfd = irqfd->next;
 	return irqfd;
 }
 
-static void raise_interrupt(struct vm *vm, uint64_t key)
+static void raise_interrupt(uint64_t key)
 {
-	struct vm_irqfds *listener = &vm->irqfds;
 	struct irqfd *irqfd;
 
-	process_lock_acquire(&listener->lock);
-	irqfd = find_key(listener, key);
-	if (irqfd) {
+	process_lock_acquire(&keys_lock);
+	irqfd = find_key(key);
+	if (irqfd && irqfd->vm) {
 		hold(irqfd);
 		irqfd->is_used = true;
 		if (irqfd->is_held)
 			take_count(irqfd->watch.number);
 		if (irqfd->resamples)
-			irqchip_drive(vm, irqfd->gsi, IRQ_SOURCE_RESAMPLE, true);
+			irqchip_drive(irqfd->vm, irqfd->gsi, IRQ_SOURCE_RESAMPLE, true);
 		else
-			irqchip_pulse(vm, irqfd->gsi);
+			irqchip_pulse(irqfd->vm, irqfd->gsi);
 	}
-	process_lock_release(&listener->lock);
+	process_lock_release(&keys_lock);
 }
 
 /* Close duplicates that were not used since the last time. */
-static void sweep(struct vm_irqfds *listener)
+static void sweep(void)
 {
-	process_lock_acquire(&listener->lock);
-	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++) {
-		for (struct irqfd *irqfd = listener->buckets[i]; irqfd; irqfd = irqfd->next) {
+	process_lock_acquire(&keys_lock);
+	for (uint32_t i = 0; held_count && i < KEY_BUCKETS; i++) {
+		for (struct irqfd *irqfd = by_key[i]; irqfd; irqfd = irqfd->next) {
 			if (!irqfd->is_used)
 				let_go(irqfd);
 			irqfd->is_used = false;
 		}
 	}
-	process_lock_release(&listener->lock);
+	process_lock_release(&keys_lock);
 }
 
-static bool holds_any(struct vm_irqfds *listener)
+static bool holds_any(void)
 {
 	bool holds;
 
-	process_lock_acquire(&listener->lock);
-	holds = listener->held_count != 0;
-	process_lock_release(&listener->lock);
+	process_lock_acquire(&keys_lock);
+	holds = held_count != 0;
+	process_lock_release(&keys_lock);
 	return holds;
 }
 
-static void *listen_thread(void *argument)
+/* Until the process ends. */
+static void *listen_thread(void *unused)
 {
-	struct vm *vm = argument;
-	struct vm_irqfds *listener = &vm->irqfds;
 	uint64_t sweep_ns = 0;
 	struct epoll_event event;
 
+	(void)unused;
 	client_call_begin();
 	for (;;) {
-		int count =
-		    epoll_wait(listener->epoll_fd, &event, 1, holds_any(listener) ? HELD_MS : -1);
+		int count = epoll_wait(__atomic_load_n(&epoll_fd, __ATOMIC_ACQUIRE), &event, 1,
+				       holds_any() ? HELD_MS : -1);
 		uint64_t now_ns = timers_now_ns();
 
 		if (count < 0 && errno != EINTR)
 			break;
-		if (count > 0 && event.data.u64 == CONTROL_KEY)
-			break;
 		if (count > 0)
-			raise_interrupt(vm, event.data.u64);
+			raise_interrupt(event.data.u64);
 		if (now_ns - sweep_ns > HELD_MS * UINT64_C(1000000)) {
-			sweep(listener);
+			sweep();
 			sweep_ns = now_ns;
 		}
 	}
@@ -227,14 +237,13 @@ static void *listen_thread(void *argument)
 	return NULL;
 }
 
-static int start_locked(struct vm *vm)
+static int start_locked(void)
 {
-	struct vm_irqfds *listener = &vm->irqfds;
 	int error = 0;
 
-	if (!listener->started)
-		error = helper_start(&listener->thread, listen_thread, vm);
-	listener->started |= !error;
+	if (!is_listening)
+		error = helper_start(NULL, listen_thread, NULL);
+	is_listening |= !error;
 	return error;
 }
 
@@ -247,20 +256,27 @@ static void unlink_locked(struct irqfd *irqfd)
 		link = &(*link)->next_in_set;
 	*link = irqfd->next_in_set;
 	set_count--;
-	link = &irqfd->vm->irqfds.buckets[irqfd->watch.key % IRQFD_BUCKETS];
+	link = &by_key[irqfd->watch.key % KEY_BUCKETS];
 	while (*link != irqfd)
 		link = &(*link)->next;
 	*link = irqfd->next;
 	let_go(irqfd);
 }
 
-/* After unlink_locked(), or of one that never was in the tables. */
-static void free_irqfd(struct irqfd *irqfd)
+static void end_resampling(struct irqfd *irqfd)
 {
 	if (irqfd->resamples)
 		resample_remove(irqfd->vm, &irqfd->resample);
+	irqfd->resamples = false;
 	if (irqfd->resample.fd >= 0)
 		hidden_fd_close(irqfd->resample.fd);
+	irqfd->resample.fd = -1;
+}
+
+/* After unlink_locked(), or of one that never was in the tables. */
+static void free_irqfd(struct irqfd *irqfd)
+{
+	end_resampling(irqfd);
 	if (irqfd->watch.number >= 0)
 		hidden_fd_close(irqfd->watch.number);
 	process_heap_free(irqfd);
@@ -268,11 +284,9 @@ static void free_irqfd(struct irqfd *irqfd)
 
 static void unlink_one_locked(struct irqfd *irqfd)
 {
-	struct vm_irqfds *listener = &irqfd->vm->irqfds;
-
-	process_lock_acquire(&listener->lock);
+	process_lock_acquire(&keys_lock);
 	unlink_locked(irqfd);
-	process_lock_release(&listener->lock);
+	process_lock_release(&keys_lock);
 }
 
 static void drop_locked(struct irqfd *irqfd)
@@ -281,26 +295,25 @@ static void drop_locked(struct irqfd *irqfd)
 	free_irqfd(irqfd);
 }
 
-static void see(uint64_t key, void *listener)
+static void see(uint64_t key, void *unused)
 {
-	struct irqfd *irqfd = find_key(listener, key);
+	struct irqfd *irqfd = find_key(key);
 
+	(void)unused;
 	if (irqfd)
 		irqfd->is_seen = true;
 }
 
-/* Those of @vm that the kernel has taken out of its set. */
-static void drop_closed_of_locked(struct vm *vm)
+/* Those that the kernel has taken out of its set. */
+static void drop_gone_locked(void)
 {
-	struct vm_irqfds *listener = &vm->irqfds;
-
-	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++)
-		for (struct irqfd *irqfd = listener->buckets[i]; irqfd; irqfd = irqfd->next)
+	for (uint32_t i = 0; i < KEY_BUCKETS; i++)
+		for (struct irqfd *irqfd = by_key[i]; irqfd; irqfd = irqfd->next)
 			irqfd->is_seen = false;
-	if (eventfd_live(listener->epoll_fd, see, listener))
+	if (eventfd_live(epoll_fd, see, NULL))
 		return;
-	for (uint32_t i = 0; i < IRQFD_BUCKETS; i++) {
-		struct irqfd *next, *irqfd = listener->buckets[i];
+	for (uint32_t i = 0; i < KEY_BUCKETS; i++) {
+		struct irqfd *next, *irqfd = by_key[i];
 
 		for (; irqfd; irqfd = next) {
 			next = irqfd->next;
@@ -310,15 +323,12 @@ static void drop_closed_of_locked(struct vm *vm)
 	}
 }
 
-/*
- * Drop what the client has closed, each time as many were added as stayed the last time. One VM's
- * at a time: another's go when it adds some.
- */
-static void drop_closed_locked(struct vm *vm)
+/* Drop what the client has closed, each time as many were added as stayed the last time. */
+static void drop_closed_locked(void)
 {
 	if (set_count < 2 * set_checked + 8)
 		return;
-	drop_closed_of_locked(vm);
+	drop_gone_locked();
 	set_checked = set_count;
 }
 
@@ -339,41 +349,58 @@ static struct irqfd *find_locked(int fd, uint64_t id)
 	return NULL;
 }
 
-/* Into both tables, and seen by the listener from here on. */
-static int insert_locked(struct irqfd *irqfd)
+/* Have the kernel watch it, under a key of its own. 0 or -errno. */
+static int watch_key(struct irqfd *irqfd)
 {
-	struct vm_irqfds *listener = &irqfd->vm->irqfds;
 	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
-	struct irqfd **bucket;
-	int error;
 
-	drop_closed_locked(irqfd->vm);
-	irqfd->watch.id = eventfd_id(irqfd->watch.number);
-	if (find_locked(irqfd->watch.number, irqfd->watch.id))
-		return -EBUSY;
-	error = start_locked(irqfd->vm);
-	if (error)
-		return error;
-	process_lock_acquire(&listener->lock);
 	irqfd->watch.key = ++last_key;
 	event.data.u64 = irqfd->watch.key;
 	/* An eventfd that was signalled before raises its interrupt now. */
-	if (epoll_ctl(irqfd->watch.epoll_fd, EPOLL_CTL_ADD, irqfd->watch.number, &event)) {
-		error = -errno;
-	} else {
-		bucket = &listener->buckets[irqfd->watch.key % IRQFD_BUCKETS];
+	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, irqfd->watch.number, &event) ? -errno : 0;
+}
+
+/* Out of all tables: from the kernel's as it was put in, at its number. @fd is the same eventfd. */
+static void remove_locked(struct irqfd *irqfd, int fd)
+{
+	unlink_one_locked(irqfd);
+	put_at_number(irqfd, fd);
+	epoll_ctl(epoll_fd, EPOLL_CTL_DEL, irqfd->watch.number, NULL);
+	free_irqfd(irqfd);
+}
+
+/* Into both tables, and seen by the listener from here on. */
+static int insert_locked(struct irqfd *irqfd)
+{
+	struct irqfd **bucket, *before;
+	int error;
+
+	drop_closed_locked();
+	irqfd->watch.id = eventfd_id(irqfd->watch.number);
+	before = find_locked(irqfd->watch.number, irqfd->watch.id);
+	if (before && before->vm)
+		return -EBUSY;
+	if (before)
+		remove_locked(before, irqfd->watch.number);
+	error = start_locked();
+	if (error)
+		return error;
+	process_lock_acquire(&keys_lock);
+	error = watch_key(irqfd);
+	if (!error) {
+		bucket = &by_key[irqfd->watch.key % KEY_BUCKETS];
 		irqfd->next = *bucket;
 		*bucket = irqfd;
 		bucket = &set[irqfd->watch.id % SET_BUCKETS];
 		irqfd->next_in_set = *bucket;
 		*bucket = irqfd;
 		set_count++;
-		listener->held_count++;
+		held_count++;
 		irqfd->is_held = true;
 		/* From here on the kernel may take it away. */
 		let_go(irqfd);
 	}
-	process_lock_release(&listener->lock);
+	process_lock_release(&keys_lock);
 	return error;
 }
 
@@ -418,7 +445,7 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 	    .vm = vm,
 	    .gsi = request->gsi,
 	    .resample = {.gsi = request->gsi, .fd = -1},
-	    .watch = {.epoll_fd = vm->irqfds.epoll_fd, .number = -1},
+	    .watch = {.epoll_fd = epoll_fd, .number = -1},
 	    .client_fd = (int)request->fd,
 	};
 	result = prepare(irqfd, request);
@@ -446,13 +473,8 @@ static long deassign(struct vm *vm, const struct kvm_irqfd *request)
 		return fd;
 	process_lock_acquire(&irqfds_lock);
 	irqfd = find_locked(fd, eventfd_id(fd));
-	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi) {
-		unlink_one_locked(irqfd);
-		/* Out of the set, as it was put in. */
-		put_at_number(irqfd, fd);
-		epoll_ctl(irqfd->watch.epoll_fd, EPOLL_CTL_DEL, irqfd->watch.number, NULL);
-		free_irqfd(irqfd);
-	}
+	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi)
+		remove_locked(irqfd, fd);
 	process_lock_release(&irqfds_lock);
 	hidden_fd_close(fd);
 	return 0;
@@ -469,22 +491,37 @@ long vm_irqfd(struct ioctl_call *call)
 	return assign(call->object, request);
 }
 
+/*
+ * The VM ends. Where the client's number does not lead to the eventfd any more, it stays in the
+ * epoll set, and its number with it, until the client closes it or assigns it anew.
+ */
+static void orphan_locked(struct irqfd *irqfd)
+{
+	bool is_held;
+
+	end_resampling(irqfd);
+	process_lock_acquire(&keys_lock);
+	hold(irqfd);
+	is_held = irqfd->is_held;
+	if (is_held)
+		epoll_ctl(epoll_fd, EPOLL_CTL_DEL, irqfd->watch.number, NULL);
+	irqfd->vm = NULL;
+	process_lock_release(&keys_lock);
+	if (is_held)
+		drop_locked(irqfd);
+}
+
 void irqfds_destroy(struct vm *vm)
 {
-	struct vm_irqfds *listener = &vm->irqfds;
-	uint64_t one = 1;
+	process_lock_acquire(&irqfds_lock);
+	for (uint32_t i = 0; set_count && i < SET_BUCKETS; i++) {
+		struct irqfd *next, *irqfd = set[i];
 
-	if (listener->started) {
-		(void)!write(listener->control_fd, &one, sizeof(one));
-		helper_join(listener->thread);
-		process_lock_acquire(&irqfds_lock);
-		for (uint32_t i = 0; i < IRQFD_BUCKETS; i++)
-			while (listener->buckets[i])
-				drop_locked(listener->buckets[i]);
-		process_lock_release(&irqfds_lock);
+		for (; irqfd; irqfd = next) {
+			next = irqfd->next_in_set;
+			if (irqfd->vm == vm)
+				orphan_locked(irqfd);
+		}
 	}
-	if (listener->control_fd >= 0)
-		hidden_fd_close(listener->control_fd);
-	if (listener->epoll_fd >= 0)
-		hidden_fd_close(listener->epoll_fd);
+	process_lock_release(&irqfds_lock);
 }

@@ -93,14 +93,13 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	irqchip_init(&vm->irqchip);
 	msr_filter_init(&vm->msr_filter);
 	vm_timers_init(&vm->timers);
-	*error = irqfds_init(&vm->irqfds);
+	*error = irqfds_prepare();
 	if (!*error)
 		*error = create_memory(vm);
 	if (!*error) {
 		nx_recovery_init(vm);
 		return vm;
 	}
-	irqfds_destroy(vm);
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);

@@ -48,7 +48,7 @@ struct vm_settings {
  * One reference each: the VM's descriptor, each vCPU's, each guest_memfd's, each statistics
  * file's. A vCPU lives as long as its VM, whether or not its descriptor does.
  * Locks, outer to inner: vcpu.lock, vm.lock, bus.lock, irqchip.lock, lapic.lock, timers.lock.
- * irqfds.lock comes before irqchip.lock.
+ * Both locks of irqfd.c come before irqchip.lock.
  */
 struct vm {
 	atomic_int refs;
@@ -65,7 +65,6 @@ struct vm {
 
 	struct iobus bus;
 	struct irqchip irqchip;
-	struct vm_irqfds irqfds;
 	struct msr_filter msr_filter;
 	struct vm_timers timers;
 	struct nx_recovery nx;

@@ -30,6 +30,7 @@ enum fork_rank {
 	FORK_PARAMS,  /* nx_vms_lock: VMs that hear of parameters */
 	FORK_VMS,     /* vms_lock: VMs that hear of memory calls */
 	FORK_IRQFDS,  /* irqfds_lock */
+	FORK_KEYS,    /* keys_lock: irqfds by what the kernel calls them */
 	FORK_LIMITS,  /* limit_lock: RLIMIT_NOFILE and the hidden descriptors */
 	FORK_MARKS,   /* marks_lock: which processes of a run have VMs */
 	FORK_REPORT,  /* report_lock: statistics of this process */

@@ -141,6 +141,60 @@ static void number_given_away(void)
 	close((int)irqfd.fd);
 }
 
+/*
+ * A VM ends whose eventfd lives on, under another number than at its assignment, and the other VM's
+ * interrupts go on. The eventfd then raises that one's.
+ */
+static void eventfd_of_a_vm_that_ended(void)
+{
+	struct kvm_irqfd first = {.fd = (uint32_t)new_eventfd(), .gsi = 3};
+	struct kvm_irqfd other = {.fd = (uint32_t)new_eventfd(), .gsi = 0};
+	struct machine ended, machine;
+	int again = dup((int)first.fd);
+
+	machine_open(&ended, MACHINE_IRQCHIP);
+	machine_open(&machine, MACHINE_IRQCHIP);
+	run_set_up(&machine, NULL, 0);
+	WORKS(ioctl(ended.vm, KVM_IRQFD, &first));
+	WORKS(ioctl(machine.vm, KVM_IRQFD, &other));
+	close((int)first.fd);
+	munmap(ended.run, VCPU_MMAP_BYTES);
+	machine_close(&ended);
+	signal_fd(again);
+	signal_fd((int)other.fd);
+	CHECK(next_report(&machine) == SAW_PIC, "the other VM");
+	other.flags = KVM_IRQFD_FLAG_DEASSIGN;
+	WORKS(ioctl(machine.vm, KVM_IRQFD, &other));
+	for (int i = 0; i < 3; i++) {
+		first = (struct kvm_irqfd){.fd = (uint32_t)again, .gsi = 0};
+		WORKS(ioctl(machine.vm, KVM_IRQFD, &first));
+		signal_fd(again);
+		CHECK(next_report(&machine) == SAW_PIC, "interrupt %d", i);
+		first.flags = KVM_IRQFD_FLAG_DEASSIGN;
+		WORKS(ioctl(machine.vm, KVM_IRQFD, &first));
+	}
+	machine_close(&machine);
+	close(again);
+	close((int)other.fd);
+}
+
+/* Of all descriptors in the process none is there for a VM but the client's. */
+static void a_vm_is_one_descriptor(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vms[8], before;
+
+	vms[0] = ioctl(kvm, KVM_CREATE_VM, 0);
+	before = count_descriptors();
+	for (int i = 1; i < 8; i++) {
+		vms[i] = ioctl(kvm, KVM_CREATE_VM, 0);
+		WORKS(ioctl(vms[i], KVM_CREATE_IRQCHIP, 0));
+	}
+	CHECK(count_descriptors() == before + 7, "%d for seven", count_descriptors() - before);
+	for (int i = 0; i < 8; i++)
+		close(vms[i]);
+	close(kvm);
+}
+
 /* mov dx, 0x4d0; mov al, 0x20; out dx, al; then the usual set-up */
 static const uint8_t level_code[] = {0xba, 0xd0, 0x04, 0xb0, 1u << PIC_GSI, 0xee};
 
@@ -304,6 +358,8 @@ int main(void)
 	what_is_taken();
 	closed_ones_are_dropped();
 	number_given_away();
+	eventfd_of_a_vm_that_ended();
+	a_vm_is_one_descriptor();
 	resampled_by_the_pic();
 	resampled_by_the_apic();
 	level_lines();
