@@ -11,6 +11,12 @@ int eventfd_check(int fd);
 bool eventfd_same(int a, int b);
 
 /*
+ * Add one to the count, and never wait, with a blocking descriptor either: a full count stays full,
+ * for the client has not looked yet and will. 0 or -errno. Calls at the gate, any lock.
+ */
+int eventfd_signal(int fd);
+
+/*
  * The kernel's number of the eventfd behind @fd; 0 where it tells none (before Linux 5.2). No two
  * that live have the same.
  */

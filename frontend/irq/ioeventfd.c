@@ -10,7 +10,6 @@
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
-#include "hosts/process/sys.h"
 
 /* The last means nothing by itself: KVM keeps its number for a bus inside. */
 #define FLAG_FAST_MMIO (1u << 4)
@@ -38,17 +37,8 @@ static bool matches(const struct ioeventfd *eventfd, const struct cpu_io *io)
 bool ioeventfd_write_locked(struct iobus *bus, enum iobus_kind kind, const struct cpu_io *io)
 {
 	for (const struct ioeventfd *eventfd = bus->eventfds; eventfd; eventfd = eventfd->next) {
-		uint64_t one = 1;
-		long written;
-
-		if (eventfd->kind != kind || !matches(eventfd, io))
-			continue;
-		/* A full counter means that the client has not looked yet: it will. */
-		written =
-		    sys_call(SYS_write, (uint64_t)eventfd->fd, sys_address(&one), sizeof(one));
-		if (written < 0 && written != -EAGAIN)
-			continue;
-		return true;
+		if (eventfd->kind == kind && matches(eventfd, io) && !eventfd_signal(eventfd->fd))
+			return true;
 	}
 	return false;
 }

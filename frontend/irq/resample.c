@@ -1,9 +1,9 @@
 /* Resampling: a line that irqfds raised stays high until the guest has served it. */
 #include "frontend/irq/resample.h"
 
+#include "frontend/file/eventfd.h"
 #include "frontend/object/vm.h"
 #include "hosts/process/lock.h"
-#include "hosts/process/sys.h"
 
 bool resample_wanted_locked(const struct vm *vm, uint32_t gsi)
 {
@@ -40,15 +40,12 @@ void resample_remove(struct vm *vm, struct resample *resample)
 	process_lock_release(&irqchip->lock);
 }
 
-/* A full counter means that the client has not looked yet: it will. */
 void resample_acked_locked(struct vm *vm, uint32_t gsi)
 {
-	uint64_t one = 1;
-
 	if (!resample_wanted_locked(vm, gsi))
 		return;
 	irqchip_drive_locked(vm, gsi, IRQ_SOURCE_RESAMPLE, false);
 	for (const struct resample *at = vm->irqchip.resamples; at; at = at->next)
 		if (at->gsi == gsi)
-			sys_call(SYS_write, (uint64_t)at->fd, sys_address(&one), sizeof(one));
+			(void)eventfd_signal(at->fd);
 }

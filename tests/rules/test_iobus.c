@@ -380,6 +380,27 @@ static void events_under_a_read_only_slot(void)
 	CHECK_EQ(*word_at(memory, 8), 0);
 }
 
+/* A count at its top would make a write(2) to a blocking eventfd wait. KVM's signal never does. */
+static void a_full_event(void)
+{
+	const uint64_t most = UINT64_MAX - 1;
+	int fd = eventfd(0, 0), other;
+
+	open_machine();
+	other = open_event();
+	CHECK_ZERO(EVENT(.addr = MMIO, .bytes = 4, .fd = fd));
+	CHECK_ZERO(EVENT(.addr = MMIO + 64, .bytes = 4, .fd = other));
+	CHECK_EQ(write(fd, &most, sizeof(most)), sizeof(most));
+	alarm(10);
+	CHECK_END(GUEST(&vcpu, GUEST_STORE4, .rbx = MMIO), END_DONE);
+	CHECK_END(GUEST(&vcpu, GUEST_STORE4, .rbx = MMIO + 64), END_DONE);
+	CHECK_EQ(taken(other), 1);
+	CHECK(taken(fd) >= most);
+	CHECK_END(GUEST(&vcpu, GUEST_STORE4, .rbx = MMIO), END_DONE);
+	CHECK_EQ(taken(fd), 1);
+	alarm(0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
@@ -396,6 +417,7 @@ int main(int argc, char **argv)
 	    TEST(events_match_unaligned),
 	    TEST(order_of_dispatch),
 	    TEST(events_under_a_read_only_slot),
+	    TEST(a_full_event),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
