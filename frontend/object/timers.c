@@ -26,7 +26,7 @@ void vm_timers_destroy(struct vm_timers *timers)
 	process_event_happen(&timers->changed);
 	process_lock_release(&timers->lock);
 	if (timers->started)
-		helper_join(timers->thread);
+		helper_join(&timers->helper);
 }
 
 void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,
@@ -88,7 +88,7 @@ static void *timer_thread(void *argument)
 static void start_locked(struct vm_timers *timers)
 {
 	if (!timers->started)
-		timers->started = !helper_start(&timers->thread, timer_thread, timers);
+		timers->started = !helper_start(&timers->helper, timer_thread, timers);
 }
 
 void vm_timers_start(struct vm_timers *timers)

@@ -2,10 +2,10 @@
 #ifndef QUIRE_FRONTEND_OBJECT_TIMERS_H
 #define QUIRE_FRONTEND_OBJECT_TIMERS_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "hosts/process/helper.h"
 #include "hosts/process/lock.h"
 
 /*
@@ -23,7 +23,7 @@ struct vm_timers {
 	struct process_event changed;
 	struct vm_timer *list;
 	uint64_t until_ns; /* when the thread wakes by itself; 0: it is awake and will look */
-	pthread_t thread;
+	struct helper helper;
 	bool started, stopping;
 };
 

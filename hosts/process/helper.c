@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <threads.h>
 #include <time.h>
@@ -18,11 +19,14 @@
 
 #include "hosts/process/fork.h"
 #include "hosts/process/internal.h"
+#include "hosts/process/map.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
 #define LOOK_NS 200000000 /* between two looks at a first thread whose word is not known */
 #define LAST_NS 10000000  /* the same at the threads that are left */
+
+#define HELPER_STACK_BYTES (UINT64_C(512) << 10)
 
 struct birth {
 	void *(*function)(void *);
@@ -184,33 +188,60 @@ static uint32_t *find_leader_word(void)
 	return &own_word;
 }
 
-static int start(pthread_t *thread, void *(*function)(void *), void *argument)
+/* libc would map a stack wherever the kernel has a hole, under a slot of the client's, too. */
+static int attributes_make(pthread_attr_t *attributes, void **stack)
+{
+	long mapped = process_map(HELPER_STACK_BYTES, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	int error;
+
+	if (sys_failed(mapped))
+		return (int)mapped;
+	*stack = (void *)mapped;
+	error = pthread_attr_init(attributes);
+	if (!error)
+		error = pthread_attr_setstack(attributes, *stack, HELPER_STACK_BYTES);
+	if (error)
+		sys_call(SYS_munmap, (uint64_t)mapped, HELPER_STACK_BYTES);
+	return -error;
+}
+
+static int start(struct helper *helper, void *(*function)(void *), void *argument)
 {
 	struct birth *birth = process_alloc(NULL, sizeof(*birth));
+	pthread_attr_t attributes;
 	sigset_t all, old;
 	int error;
 
 	if (!birth)
 		return -ENOMEM;
 	*birth = (struct birth){function, argument};
+	error = attributes_make(&attributes, &helper->stack);
+	if (error)
+		goto free_birth;
 	sigfillset(&all);
 	/* libc may be a sanitizer's, whose own calls raise it: the helper blocks it for itself. */
 	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	error = pthread_create(thread, NULL, helper_main, birth);
+	error = -pthread_create(&helper->thread, &attributes, helper_main, birth);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (error)
-		process_free(NULL, birth, sizeof(*birth));
-	return -error;
+	pthread_attr_destroy(&attributes);
+	if (!error)
+		return 0;
+	sys_call(SYS_munmap, sys_address(helper->stack), HELPER_STACK_BYTES);
+free_birth:
+	process_free(NULL, birth, sizeof(*birth));
+	return error;
 }
 
+/* Its stack stays: such a thread ends with the process. */
 static int start_detached(void *(*function)(void *), void *argument)
 {
-	pthread_t thread;
-	int error = start(&thread, function, argument);
+	struct helper helper;
+	int error = start(&helper, function, argument);
 
 	if (!error)
-		(void)thrd_detach(thread);
+		(void)thrd_detach(helper.thread);
 	return error;
 }
 
@@ -218,9 +249,10 @@ static int start_detached(void *(*function)(void *), void *argument)
  * A sanitizer stands before the functions of POSIX, not before those of C, and has not seen our
  * threads begin. To libc they are the same.
  */
-void helper_join(pthread_t thread)
+void helper_join(const struct helper *helper)
 {
-	(void)thrd_join(thread, NULL);
+	(void)thrd_join(helper->thread, NULL);
+	sys_call(SYS_munmap, sys_address(helper->stack), HELPER_STACK_BYTES);
 }
 
 /* Before the first helper of a process. */
@@ -237,10 +269,10 @@ static void begin(void)
 	(void)start_detached(watch_leader, find_leader_word());
 }
 
-int helper_start(pthread_t *thread, void *(*function)(void *), void *argument)
+int helper_start(struct helper *helper, void *(*function)(void *), void *argument)
 {
 	begin();
-	return thread ? start(thread, function, argument) : start_detached(function, argument);
+	return helper ? start(helper, function, argument) : start_detached(function, argument);
 }
 
 struct errand {
@@ -260,10 +292,10 @@ static void *run_errand(void *argument)
 void helper_apart(void (*function)(void *argument), void *argument)
 {
 	struct errand errand = {function, argument};
-	pthread_t thread;
+	struct helper helper;
 
-	if (helper_start(&thread, run_errand, &errand))
+	if (helper_start(&helper, run_errand, &errand))
 		function(argument);
 	else
-		helper_join(thread);
+		helper_join(&helper);
 }

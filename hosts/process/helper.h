@@ -4,18 +4,23 @@
 
 #include <pthread.h>
 
+struct helper {
+	pthread_t thread;
+	void *stack;
+};
+
 /*
  * Starts a thread with every signal blocked, for the client's handlers must run on no thread that
- * the client does not know. @thread is the caller's to helper_join(); with NULL the thread is
- * detached. Returns 0 or -errno.
+ * the client does not know. @helper is the caller's to helper_join(); with NULL the thread runs as
+ * long as the process. Returns 0 or -errno.
  *
  * The kernel has no such threads, so they keep no process alive: when the client's own threads have
  * ended, the first by the system call exit or by pthread_exit(), the process ends, too. Its status
  * is then the first thread's, or that of exit(0) where libc would have called it.
  */
-int helper_start(pthread_t *thread, void *(*function)(void *), void *argument);
+int helper_start(struct helper *helper, void *(*function)(void *), void *argument);
 /* Waits for its end. */
-void helper_join(pthread_t thread);
+void helper_join(const struct helper *helper);
 
 /*
  * Calls @function in a thread with descriptors of its own, none at first, and waits: what it opens

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 
 #include "hosts/process/sys.h"
 
@@ -39,11 +40,23 @@ static uint64_t take_hint(uint64_t size_bytes)
 	return start;
 }
 
+/*
+ * KVM's memory is the kernel's, and so must ours not be the client's data (RLIMIT_DATA): what may
+ * grow downwards is stack to the kernel. It never grows: below it is memory of ours, or none.
+ */
+static int spare_data(int protection, int flags)
+{
+	const int own = MAP_PRIVATE | MAP_ANONYMOUS;
+
+	return (protection & PROT_WRITE) && (flags & own) == own ? flags | MAP_GROWSDOWN : flags;
+}
+
 long process_map(uint64_t size_bytes, int protection, int flags, int fd)
 {
 	uint64_t hint = take_hint(size_bytes);
 	long mapped = 0;
 
+	flags = spare_data(protection, flags);
 	for (int i = 0; i < TRIES && hint; i++) {
 		mapped = sys_call(SYS_mmap, hint, size_bytes, (uint64_t)protection, (uint64_t)flags,
 				  (uint64_t)fd);

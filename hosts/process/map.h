@@ -7,7 +7,8 @@
 /*
  * mmap() at an address of the library's choice. Where a client takes memory away under a slot, the
  * kernel would give the hole to the next mapping that fits, and a guest could reach it there.
- * Sizes from 2 MiB begin on such a boundary. Returns the address or -errno. Takes no lock.
+ * Sizes from 2 MiB begin on such a boundary. What is private and writable does not count as the
+ * client's data (RLIMIT_DATA). Returns the address or -errno. Takes no lock.
  */
 long process_map(uint64_t size_bytes, int protection, int flags, int fd);
 

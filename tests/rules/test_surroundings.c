@@ -110,6 +110,29 @@ static void test_little_room(void)
 	machine_works();
 }
 
+/* Memory of KVM's is none of the client's data. */
+static void test_little_data(void)
+{
+	const struct rlimit room = {UINT64_C(64) << 20, UINT64_C(64) << 20};
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)eventfd(0, 0), .gsi = 5};
+	void *mine;
+
+	CHECK_OK(setrlimit(RLIMIT_DATA, &room));
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	vm_add_agent(&vm);
+	CHECK_ZERO(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	vcpu_open(&vm, &vcpu, 0);
+	for (int id = 1; id < 32; id++)
+		CHECK_OK(ioctl(vm.fd, KVM_CREATE_VCPU, id));
+	CHECK_ZERO(ioctl(vm.fd, KVM_IRQFD, &irqfd));
+	slot_make();
+	guest_works();
+	/* Most of it is still the client's. */
+	mine = mmap(NULL, room.rlim_cur / 4 * 3, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(mine != MAP_FAILED);
+}
+
 static void test_all_locked(void)
 {
 	int fd;
@@ -241,6 +264,7 @@ int main(int argc, char **argv)
 	    TEST(test_no_file_sizes_of_root),
 	    TEST(test_first_thread_gone),
 	    TEST(test_little_room),
+	    TEST(test_little_data),
 	    TEST(test_all_locked),
 	    TEST(test_a_tenders_filter),
 	    TEST(test_devices_behind_a_tenders_filter),
