@@ -345,6 +345,9 @@ static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inod
 		return -EHWPOISON;
 	if (page.order > lookup->max_order)
 		page.order = lookup->max_order;
+	/* Its place was read after this state: a page that is made meanwhile has another. */
+	if (!(page.state & GMEM_PAGE_UP_TO_DATE))
+		return 0;
 	/* The neighbours may be new, though the page is not. */
 	if (!gmem_unit_has(&inode->pages, lookup->index, page.order, GMEM_PAGE_UP_TO_DATE))
 		return 0;

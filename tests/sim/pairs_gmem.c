@@ -333,7 +333,39 @@ static bool populate_store_check(void *ctx)
 	return gmem_stop() && good;
 }
 
+/* Two vCPUs are the first to use a page that no hardware is told of: both find the same one. */
+static void shared_file_setup(void *ctx)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+
+	(void)ctx;
+	pair_start(QUIRE_VM_DEFAULT);
+	if (quire_gmem_create(pair.machine.vm, region.size_bytes,
+			      QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, NULL, &pair.gmem))
+		abort();
+	region.gmem = pair.gmem;
+	if (quire_vm_set_region(pair.machine.vm, &region))
+		abort();
+}
+
+static void first_use_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	pair.results[thread] = pair_store(thread, PAIR_PAGE, 7);
+}
+
+static bool first_use_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1] && !pair_store(1, PAIR_PAGE, 9);
+
+	(void)ctx;
+	good &= !pair_load(0, PAIR_PAGE, &pair.bytes[0]) && pair.bytes[0] == 9;
+	return gmem_stop() && good;
+}
+
 const struct pair pairs_gmem[] = {
+    {"first use by two vCPUs", 2, shared_file_setup, first_use_body, first_use_check, 0},
     {"fault and punch", 2, private_setup, punch_body, punch_check, 0},
     {"store and punch", 2, private_warm_setup, punch_body, punch_check, 0},
     {"fault and release", 2, private_setup, release_body, release_check, 0},
