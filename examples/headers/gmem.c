@@ -27,8 +27,8 @@ static int64_t fill_page(void *ctx, const struct quire_gmem_unit *unit)
 void example_gmem(void)
 {
 	struct quire_memory_fault fault = {0};
-	struct quire_gmem *gmem;
-	struct example example;
+	struct quire_gmem *gmem, *linked;
+	struct example example, other;
 
 	EXAMPLE_CHECK(example_create(&example, QUIRE_VM_SW_PROTECTED, 0) == 0);
 	EXAMPLE_CHECK(quire_gmem_create(example.vm, PRIVATE_BYTES, 0, NULL, &gmem) == 0);
@@ -66,6 +66,14 @@ void example_gmem(void)
 					      QUIRE_ATTRIBUTE_PRIVATE) == 0);
 	EXAMPLE_CHECK(guest_writes(&example, EXAMPLE_GPA, &fault) == -EFAULT);
 	EXAMPLE_CHECK(fault.gpa.v == EXAMPLE_GPA && fault.flags == QUIRE_ATTRIBUTE_PRIVATE);
+
+	/* Another VM gets the pages, too: they live until the last file of them has gone. */
+	EXAMPLE_CHECK(quire_gmem_link(gmem, example.vm, &linked) == -EINVAL);
+	EXAMPLE_CHECK(example_create(&other, QUIRE_VM_SW_PROTECTED, 0) == 0);
+	EXAMPLE_CHECK(quire_gmem_link(gmem, other.vm, &linked) == 0);
 	quire_gmem_release(gmem);
 	example_destroy(&example);
+	EXAMPLE_CHECK(quire_gmem_allocate(linked, 0, PRIVATE_BYTES, NULL) == 0);
+	quire_gmem_release(linked);
+	example_destroy(&other);
 }

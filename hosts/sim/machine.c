@@ -120,17 +120,11 @@ static void judge_from_now_on(const struct machine *machine)
 }
 #endif
 
-void machine_start(struct machine *machine, enum quire_vm_type type)
+static void start_vm(struct machine *machine, const struct quire_vm_config *config)
 {
-	struct quire_vm_config config = config_of(machine, type);
-
-	judge_from_now_on(machine);
-	sim_host_reset(&machine->host);
 	memset(machine->cpus, 0, sizeof(machine->cpus));
-	if (quire_vm_create(&config, &machine->vm))
+	if (quire_vm_create(config, &machine->vm))
 		abort();
-	machine->host.notifier =
-	    (struct sim_notifier){.begin = notify_begin, .end = notify_end, .ctx = machine->vm};
 	if (machine->rings && quire_vm_enable_dirty_ring(machine->vm, MACHINE_RING_BYTES))
 		abort();
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
@@ -141,6 +135,26 @@ void machine_start(struct machine *machine, enum quire_vm_type type)
 		if (machine->rings && quire_vcpu_set_dirty_ring(*vcpu, machine->cpus[i].ring))
 			abort();
 	}
+}
+
+void machine_start(struct machine *machine, enum quire_vm_type type)
+{
+	struct quire_vm_config config = config_of(machine, type);
+
+	judge_from_now_on(machine);
+	sim_host_reset(&machine->host);
+	start_vm(machine, &config);
+	machine->host.notifier =
+	    (struct sim_notifier){.begin = notify_begin, .end = notify_end, .ctx = machine->vm};
+}
+
+void machine_start_second(struct machine *second, const struct machine *first)
+{
+	struct quire_vm_config config = first->vm->config;
+
+	second->vcpu_count = first->vcpu_count;
+	second->rings = first->rings;
+	start_vm(second, &config);
 }
 
 static void count_leaves(const struct entry_format *f, const uint64_t *table, uint32_t level,

@@ -70,6 +70,11 @@ void machine_init(struct machine *machine);
 /* The same with @rows rows of 1 GiB. */
 void machine_init_rows(struct machine *machine, uint32_t rows);
 void machine_start(struct machine *machine, enum quire_vm_type type);
+/*
+ * A second VM with vcpu_count vCPUs on the host of @first, whose @second->host is not used. It ends
+ * by machine_end_vm(), before @first does.
+ */
+void machine_start_second(struct machine *second, const struct machine *first);
 /* Outside a run: is the VM alive, does nothing invalidate, are leaves counted right? */
 bool machine_is_sound(struct machine *machine);
 /* End the VM; true when it was sound and every byte and every frame reference is back. */

@@ -35,12 +35,27 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t s
 						 struct quire_gmem **gmem);
 
 /*
+ * One more file of the same pages, for @vm: it has bindings of its own, and flags, size and store
+ * of the inode. A punch, a lost page and an allocation are the inode's, by whichever file; the
+ * pages live until the last file has gone, in the memory of the host and host_ctx of the VM that
+ * made the first: these must stay until store_destroy(). From here on the pages are no VM's in the
+ * reverse map: each VM may use them. -EINVAL: @vm is the file's own, has another host, does not
+ * take the inode's flags, or one of the two has a confidential architecture, to which a page has
+ * one owner; -ENOMEM. *@linked is set on success alone; the caller ends it with
+ * quire_gmem_release(). The new file holds a reference on @vm. No lock held; takes the inode's
+ * invalidate lock; may sleep. (KVM_LINK_GUEST_MEMFD as posted;
+ * docs/decisions/0012-linked-files.md.)
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm,
+					       struct quire_gmem **linked);
+
+/*
  * The last reference to the file went away: guest mappings of it are gone when this returns. Its
- * slots stay, and their faults are -EFAULT from then on. Pages, store and the VM's reference go,
- * too, at the latest when faults that were on their way to a page have ended: the host's
- * store_destroy() says when. Call it once all other calls with @gmem have returned; @gmem is not to
- * be used afterwards. Out of guest mode, no lock held; takes slots_lock, the inode's invalidate
- * lock and mmu_lock, waits for vCPUs in guest mode and for a grace period.
+ * slots stay, and their faults are -EFAULT from then on. The VM's reference goes, too, and with the
+ * inode's last file pages and store, at the latest when faults that were on their way to a page
+ * have ended: the host's store_destroy() says when. Call it once all other calls with @gmem have
+ * returned; @gmem is not to be used afterwards. Out of guest mode, no lock held; takes slots_lock,
+ * the inode's invalidate lock and mmu_lock, waits for vCPUs in guest mode and for a grace period.
  */
 QUIRE_API void quire_gmem_release(struct quire_gmem *gmem);
 

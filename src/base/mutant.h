@@ -58,6 +58,8 @@
 	X(quota_unchecked, "the limit on shadow pages is set and nothing goes")             \
 	X(line_unlocked, "a vCPU goes while a writer waits for its lock line")              \
 	X(fill_early, "a lookup finds a private page before it is filled")                  \
+	X(punch_one_file, "a punch takes a page from one VM's file and from no other")      \
+	X(link_unfreed, "a second file is made, and the pages stay the first VM's")         \
 	X(file_unheld, "a guest_memfd goes on without its VM")                              \
 	X(alone_unarmed, "with guest mode closed nothing is armed")                         \
 	X(alone_unflushed, "what is armed with guest mode closed owes no flush")            \

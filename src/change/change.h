@@ -95,6 +95,7 @@ void change_set_quota(struct quire_vm *vm, u64 pages);
  */
 struct gmem_invalidation {
 	struct gmem_inode *inode;
+	struct quire_gmem *only; /* one file's view goes, not the pages; NULL: of every file */
 	u64 first, npages;
 };
 void change_gmem_begin(const struct gmem_invalidation *invalidation);

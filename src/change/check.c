@@ -46,8 +46,9 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 	bool private = attributes_get(check->vm, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 	struct gmem_page page;
 
-	/* From the release of its file to the zap a private leaf has no owner to ask. */
-	if (file || !private)
+	/* From the release of its file to the zap a private leaf has no owner to ask; and pages of
+	 * several VMs have none. */
+	if (!private || (file && gmem_arch(file->inode)))
 		check_owner(check, entry, gfn, level, private);
 	CHECK(!((slot->flags & QUIRE_SLOT_READONLY) && entry_is_writable(check->f, entry)));
 	if (!file || !(private || (slot->flags & MEMSLOT_GMEM_ONLY)))

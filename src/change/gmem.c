@@ -11,6 +11,8 @@ static bool file_shows(const struct gmem_invalidation *inv, const struct quire_g
 	struct gmem_binding_iter iter;
 	struct gmem_binding binding;
 
+	if (inv->only && file != inv->only)
+		return false;
 	gmem_for_binding(inv->inode, inv->first, inv->npages, &iter, &binding)
 	{
 		if (binding.file == file)
@@ -62,8 +64,10 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 void change_gmem_begin(const struct gmem_invalidation *inv)
 {
 	gmem_assert_invalidate(inv->inode);
-	for (struct quire_gmem *file = inv->inode->files; file; file = file->next)
-		begin_file(inv, file);
+	for (struct quire_gmem *file = inv->inode->files; file; file = file->next) {
+		if (!MUTANT(punch_one_file) || file == inv->inode->files)
+			begin_file(inv, file);
+	}
 }
 
 void change_gmem_end(const struct gmem_invalidation *inv)
@@ -72,7 +76,8 @@ void change_gmem_end(const struct gmem_invalidation *inv)
 	for (struct quire_gmem *file = inv->inode->files; file; file = file->next) {
 		struct quire_vm *vm = file->vm;
 
-		if (!file_shows(inv, file) || MUTANT(punch_unended))
+		if (!file_shows(inv, file) || MUTANT(punch_unended) ||
+		    (MUTANT(punch_one_file) && file != inv->inode->files))
 			continue;
 		change_lock(vm);
 		invalidation_end(vm);
@@ -154,6 +159,7 @@ void quire_gmem_release(struct quire_gmem *gmem)
 	struct gmem_inode *inode = gmem->inode;
 	struct gmem_invalidation inv = {
 	    .inode = inode,
+	    .only = gmem,
 	    .npages = inode->size_bytes >> QUIRE_PAGE_SHIFT,
 	};
 

@@ -1,4 +1,4 @@
-/* guest_memfd: creation and release of files, and a fault's way to a page. */
+/* guest_memfd: a fault's way to a page, and what becomes of pages together. */
 #include "src/gmem/gmem.h"
 
 #include <errno.h>
@@ -6,86 +6,6 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/vm/vm.h"
-
-/* In gmem->active: no new references. */
-#define GMEM_RELEASED (1u << 31)
-
-uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
-{
-	/* Where memory can be private, the host must not see it before it is made shared. */
-	return vm_has_private_mem(vm) ? QUIRE_GMEM_MMAP : QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
-}
-
-uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem)
-{
-	return gmem->inode->size_bytes;
-}
-
-uint64_t quire_gmem_flags(const struct quire_gmem *gmem)
-{
-	return gmem->inode->flags;
-}
-
-void *quire_gmem_store(const struct quire_gmem *gmem)
-{
-	return gmem->inode->pages.store;
-}
-
-static bool huge_pages_wanted(const struct quire_vm *vm)
-{
-	return vm->tunables && atomic_load_relaxed_u32(&vm->tunables->gmem_huge_pages);
-}
-
-static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags)
-{
-	struct gmem_inode *inode = vm_alloc(vm, sizeof(*inode));
-
-	if (!inode)
-		return NULL;
-	inode->size_bytes = size_bytes;
-	inode->flags = flags;
-	inode->arch = vm->gmem_arch;
-	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
-	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
-	inode->pages.max_order = huge_pages_wanted(vm) ? GMEM_GIGANTIC_ORDER : 0;
-	return inode;
-}
-
-int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, void *cookie,
-		      struct quire_gmem **gmem)
-{
-	struct gmem_inode *inode;
-	struct quire_gmem *file;
-	int error = -ENOMEM;
-
-	if (flags & ~quire_gmem_supported_flags(vm))
-		return -EINVAL;
-	if ((int64_t)size_bytes <= 0 || !is_aligned_u64(size_bytes, QUIRE_PAGE_SIZE))
-		return -EINVAL;
-	file = vm_alloc(vm, sizeof(*file));
-	if (!file)
-		return -ENOMEM;
-	inode = inode_create(vm, size_bytes, flags);
-	if (!inode)
-		goto free_file;
-	error = vm->host->store_create(vm->host_ctx, cookie, size_bytes, &inode->pages.store);
-	if (error)
-		goto free_inode;
-	if (!MUTANT(file_unheld))
-		quire_vm_get(vm);
-	file->vm = vm;
-	file->inode = inode;
-	file->active = 1;
-	inode->files = file;
-	*gmem = file;
-	return 0;
-
-free_inode:
-	vm_free(vm, inode, sizeof(*inode));
-free_file:
-	vm_free(vm, file, sizeof(*file));
-	return error;
-}
 
 static void reclaim_frames(void *ctx, pfn_t pfn, u64 npages)
 {
@@ -96,8 +16,9 @@ static void reclaim_frames(void *ctx, pfn_t pfn, u64 npages)
 
 void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages)
 {
-	struct gmem_frames reclaim = {reclaim_frames, (void *)inode->arch};
-	bool needed = inode->arch && inode->arch->ops->reclaim;
+	const struct gmem_arch *arch = gmem_arch(inode);
+	struct gmem_frames reclaim = {reclaim_frames, (void *)arch};
+	bool needed = arch && arch->ops->reclaim;
 
 	gmem_pages_punch(&inode->pages, first, npages, needed ? &reclaim : NULL);
 }
@@ -111,17 +32,19 @@ static void invalidate_frames(void *ctx, pfn_t pfn, u64 npages)
 
 void gmem_invalidate_private(const struct gmem_inode *inode, u64 first, u64 npages)
 {
-	struct gmem_frames frames = {invalidate_frames, (void *)inode->arch};
+	const struct gmem_arch *arch = gmem_arch(inode);
+	struct gmem_frames frames = {invalidate_frames, (void *)arch};
 
-	if (inode->arch && inode->arch->ops->invalidate)
+	if (arch && arch->ops->invalidate)
 		gmem_pages_tell(&inode->pages, first, npages, &frames);
 }
 
 void gmem_unbind_private(struct gmem_inode *inode, u64 first, u64 npages)
 {
-	struct gmem_frames frames = {invalidate_frames, (void *)inode->arch};
+	const struct gmem_arch *arch = gmem_arch(inode);
+	struct gmem_frames frames = {invalidate_frames, (void *)arch};
 
-	if (inode->arch && inode->arch->ops->invalidate)
+	if (arch && arch->ops->invalidate)
 		gmem_pages_tell_settled(&inode->pages, first, npages, &frames);
 }
 
@@ -135,7 +58,7 @@ static void make_frames_shared(void *ctx, pfn_t pfn, u64 npages)
 void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages)
 {
 	struct quire_gmem *file = slot->gmem.file;
-	const struct gmem_arch *arch = file ? file->inode->arch : NULL;
+	const struct gmem_arch *arch = file ? gmem_arch(file->inode) : NULL;
 	struct gmem_frames frames = {make_frames_shared, (void *)arch};
 
 	if (arch && arch->ops->make_shared)
@@ -176,73 +99,10 @@ int quire_gmem_allocate(struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t
 	return error;
 }
 
-/* A reference that keeps the file's pages; fails from the release on. */
-static bool file_get_active(struct quire_gmem *file)
-{
-	u32 seen = atomic_load_relaxed_u32(&file->active);
-
-	while (!(seen & GMEM_RELEASED)) {
-		if (atomic_cmpxchg_u32(&file->active, &seen, seen + 1))
-			return true;
-	}
-	return false;
-}
-
-/* The last reference, of the release or of a lookup that outlived it, frees everything. */
-static void file_put(struct quire_gmem *file)
-{
-	struct gmem_inode *inode = file->inode;
-	struct quire_vm *vm = file->vm;
-
-	if (atomic_fetch_sub_u32(&file->active, 1) != (GMEM_RELEASED | 1))
-		return;
-	gmem_punch_pages(inode, 0, inode->pages.npages);
-	vm->host->store_destroy(vm->host_ctx, inode->pages.store);
-	gmem_pages_destroy(&inode->pages);
-	vm_free(vm, inode, sizeof(*inode));
-	vm_free(vm, file, sizeof(*file));
-	if (!MUTANT(file_unheld))
-		quire_vm_put(vm);
-}
-
-void gmem_release_begin(struct quire_gmem *gmem)
-{
-	struct ptree_cursor cursor;
-	struct ptree_item item;
-
-	atomic_fetch_or_u32(&gmem->active, GMEM_RELEASED);
-	ptree_for_overlap(&gmem->bindings, 0, UINT64_MAX, &cursor, &item)
-	{
-		struct memslot *slot = item.value;
-
-		atomic_store_release_ptr(&slot->gmem.file, NULL);
-	}
-}
-
-void gmem_release_end(struct quire_gmem *gmem)
-{
-	struct quire_gmem **link = &gmem->inode->files;
-
-	while (*link != gmem)
-		link = &(*link)->next;
-	*link = gmem->next;
-	/* A late lookup may look for its slot, which can be freed from now on. */
-	gmem->dying = gmem->bindings;
-	atomic_store_release_ptr(&gmem->bindings.root, NULL);
-}
-
-void gmem_release_free(struct quire_gmem *gmem)
-{
-	/* A reader may have found the file through a slot just before it was cleared. */
-	reclaim_synchronize();
-	ptree_destroy(&gmem->dying, gmem->vm->host, gmem->vm->host_ctx);
-	file_put(gmem);
-}
-
 /* Must the page be made private, or shared, before it is used so? */
 static bool needs_preparing(const struct gmem_inode *inode, enum gmem_access access)
 {
-	const struct gmem_arch *arch = inode->arch;
+	const struct gmem_arch *arch = gmem_arch(inode);
 
 	if (!arch)
 		return false;
@@ -254,7 +114,7 @@ static bool needs_preparing(const struct gmem_inode *inode, enum gmem_access acc
 static bool attributes_agree(const struct quire_gmem *file, enum gmem_access access, gfn_t gfn,
 			     u64 npages)
 {
-	const struct gmem_arch *arch = file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(file->inode);
 	u64 value;
 
 	/* Without the hook, conversions mean nothing to what is private. */
@@ -322,7 +182,7 @@ static void lookup_result(struct gmem_lookup *lookup, const struct gmem_page *pa
 static bool found_prepared(const struct gmem_lookup *lookup, const struct gmem_inode *inode,
 			   const struct gmem_page *page)
 {
-	const struct gmem_arch *arch = inode->arch;
+	const struct gmem_arch *arch = gmem_arch(inode);
 	u64 inside = lookup->index & ((UINT64_C(1) << page->order) - 1);
 
 	if (lookup->access == GMEM_SHARED)
@@ -330,7 +190,7 @@ static bool found_prepared(const struct gmem_lookup *lookup, const struct gmem_i
 				      GMEM_PAGE_PREPARED);
 	if (!gmem_unit_has(&inode->pages, lookup->index, page->order, GMEM_PAGE_PREPARED))
 		return false;
-	return !arch->ops->is_private ||
+	return !arch || !arch->ops->is_private ||
 	       arch->ops->is_private(arch->ctx, (gfn_t){lookup->gfn.v - inside},
 				     (pfn_t){page->pfn.v - inside}, page->order);
 }
@@ -365,7 +225,7 @@ int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access ac
 	int error;
 
 	*lookup = (struct gmem_lookup){.access = access, .gfn = gfn, .index = index};
-	if (!file || (atomic_load_acquire_u32(&file->active) & GMEM_RELEASED))
+	if (!file || gmem_file_is_released(file))
 		return -EFAULT;
 	error = check_binding(slot, file, index);
 	if (error)
@@ -374,7 +234,7 @@ int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access ac
 	error = lookup_fast(lookup, file->inode);
 	if (error || lookup->found)
 		return error;
-	if (!file_get_active(file))
+	if (!gmem_file_get(file))
 		return -EFAULT;
 	lookup->file = file;
 	return 0;
@@ -413,35 +273,38 @@ static bool still_shown(const struct gmem_lookup *lookup, u64 index, u64 npages)
 static int make_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
-	const struct gmem_arch *arch = lookup->file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
 	if (!still_shown(lookup, index, UINT64_C(1) << order) && !MUTANT(claim_unchecked))
 		return -ESTALE;
+	if (!arch)
+		return 0;
 	return arch->ops->make_private(arch->ctx, gfn_of_index(lookup, index), pfn, order);
 }
 
 static int make_shared(void *ctx, u64 index, pfn_t pfn)
 {
 	const struct gmem_lookup *lookup = ctx;
-	const struct gmem_arch *arch = lookup->file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
 	if (!still_shown(lookup, index, 1))
 		return -ESTALE;
-	arch->ops->make_shared(arch->ctx, pfn, 1);
+	if (arch)
+		arch->ops->make_shared(arch->ctx, pfn, 1);
 	return 0;
 }
 
 static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
-	const struct gmem_arch *arch = lookup->file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
-	return arch->ops->is_private(arch->ctx, gfn_of_index(lookup, index), pfn, order);
+	return !arch || arch->ops->is_private(arch->ctx, gfn_of_index(lookup, index), pfn, order);
 }
 
 static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 {
-	const struct gmem_arch *arch = lookup->file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 	unsigned int order = lookup->max_order ? QUIRE_TABLE_BITS : 0;
 
 	if (lookup->access == GMEM_SHARED)
@@ -459,9 +322,9 @@ static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 static int claim_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	const struct gmem_lookup *lookup = ctx;
-	const struct gmem_arch *arch = lookup->file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
-	if (!arch->ops->claim)
+	if (!arch || !arch->ops->claim)
 		return make_private(ctx, index, pfn, order);
 	return arch->ops->claim(arch->ctx, gfn_of_index(lookup, index), pfn, order);
 }
@@ -469,12 +332,12 @@ static int claim_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 static int unclaim_private(void *ctx, u64 index, pfn_t pfn)
 {
 	const struct gmem_lookup *lookup = ctx;
-	const struct gmem_arch *arch = lookup->file->inode->arch;
+	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
 	(void)index;
-	if (arch->ops->make_shared)
+	if (arch && arch->ops->make_shared)
 		arch->ops->make_shared(arch->ctx, pfn, 1);
-	else if (arch->ops->reclaim)
+	else if (arch && arch->ops->reclaim)
 		arch->ops->reclaim(arch->ctx, pfn, 1);
 	return 0;
 }
@@ -543,7 +406,7 @@ int gmem_lookup_finish(struct gmem_lookup *lookup)
 		finish_gigantic(lookup, needed, &page);
 	if (!error)
 		lookup_result(lookup, &page);
-	file_put(lookup->file);
+	gmem_file_put(lookup->file);
 	lookup->file = NULL;
 	return error;
 }

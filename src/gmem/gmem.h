@@ -10,8 +10,9 @@
 #include "src/vm/memslot.h"
 
 /*
- * The inode is the storage: pages live until they are punched or the inode dies. A file is one
- * VM's view of it: it pins the VM, and its bindings say which slot shows which index. A slot
+ * The inode is the storage: pages live until they are punched or the inode dies, with its last
+ * file. A file is one VM's view of it: it pins the VM, and its bindings say which slot shows which
+ * index. A second file (quire_gmem_link()) is the same of another VM. A slot
  * points back at the file without counting (slot.gmem.file), the file's bindings point at slots
  * without counting. All three writers of these pointers (bind, unbind, release) hold slots_lock
  * and the inode's invalidate lock exclusive, so both sides always agree outside:
@@ -62,7 +63,7 @@ struct gmem_arch {
 struct gmem_inode {
 	u64 size_bytes;		      /* constant */
 	u64 flags;		      /* constant, QUIRE_GMEM_* */
-	const struct gmem_arch *arch; /* constant; NULL: none */
+	const struct gmem_arch *arch; /* constant; NULL: none; see gmem_arch() */
 
 	/*
 	 * Exclusive: bind, unbind, punch from invalidation begin to end, release. Shared:
@@ -70,17 +71,28 @@ struct gmem_inode {
 	 */
 	struct rwlock invalidate_lock;
 	struct quire_gmem *files; /* list; changed under invalidate_lock exclusive */
+	u32 refs;		  /* atomic: files, until their lookups have ended, too */
+	u32 linked;		  /* atomic: 1 from the second file on, for ever */
 	struct gmem_pages pages;
 };
 
 struct quire_gmem {
 	struct quire_vm *vm;	  /* counted */
-	struct gmem_inode *inode; /* owned */
+	struct gmem_inode *inode; /* counted */
 	struct quire_gmem *next;  /* in inode->files */
 	u32 active;		  /* atomic: references, and GMEM_RELEASED */
 	struct ptree bindings;	  /* index -> struct memslot; root is read in read sections */
 	struct ptree dying;	  /* what they were, from the release on; not read */
 };
+
+/*
+ * What the frames of the inode are told to. Pages of several VMs are told to none: a frame has one
+ * owner in the reverse map. The arch itself goes with the VM of the first file.
+ */
+static inline const struct gmem_arch *gmem_arch(const struct gmem_inode *inode)
+{
+	return atomic_load_acquire_u32(&inode->linked) ? NULL : inode->arch;
+}
 
 /* Contracts, see vm/locks.h. */
 static inline void gmem_assert_invalidate(const struct gmem_inode *inode)
@@ -94,6 +106,19 @@ static inline void gmem_assert_exclusive(const struct gmem_inode *inode)
 {
 	CHECK(lock_is_held(&inode->invalidate_lock, LOCK_EXCLUSIVE));
 }
+
+/* In quire_gmem.active: no new references. */
+#define GMEM_RELEASED (1u << 31)
+
+static inline bool gmem_file_is_released(const struct quire_gmem *file)
+{
+	return (atomic_load_acquire_u32(&file->active) & GMEM_RELEASED) != 0;
+}
+
+/* A reference that keeps the file and its pages: nonzero, or 0 from the release on. Any lock. */
+must_check int gmem_file_get(struct quire_gmem *file);
+/* The last one, after the release, frees the file, and the last file the pages. No lock held. */
+void gmem_file_put(struct quire_gmem *file);
 
 static inline bool gmem_init_shared(const struct gmem_inode *inode)
 {

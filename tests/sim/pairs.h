@@ -22,6 +22,7 @@ extern const struct pair pairs_fault[];
 extern const struct pair pairs_slots[];
 extern const struct pair pairs_log[];
 extern const struct pair pairs_gmem[];
+extern const struct pair pairs_link[];
 extern const struct pair pairs_access[];
 extern const struct pair pairs_kernel[];
 extern const struct pair pairs_quota[];

@@ -1,0 +1,217 @@
+/* guest_memfd: files of an inode, from their creation or link to their release. */
+#include <errno.h>
+
+#include "src/base/mutant.h"
+#include "src/base/reclaim.h"
+#include "src/gmem/gmem.h"
+#include "src/vm/vm.h"
+
+uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
+{
+	/* Where memory can be private, the host must not see it before it is made shared. */
+	return vm_has_private_mem(vm) ? QUIRE_GMEM_MMAP : QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
+}
+
+uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem)
+{
+	return gmem->inode->size_bytes;
+}
+
+uint64_t quire_gmem_flags(const struct quire_gmem *gmem)
+{
+	return gmem->inode->flags;
+}
+
+void *quire_gmem_store(const struct quire_gmem *gmem)
+{
+	return gmem->inode->pages.store;
+}
+
+static bool huge_pages_wanted(const struct quire_vm *vm)
+{
+	return vm->tunables && atomic_load_relaxed_u32(&vm->tunables->gmem_huge_pages);
+}
+
+static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags)
+{
+	struct gmem_inode *inode = vm_alloc(vm, sizeof(*inode));
+
+	if (!inode)
+		return NULL;
+	inode->size_bytes = size_bytes;
+	inode->flags = flags;
+	inode->arch = vm->gmem_arch;
+	inode->refs = 1;
+	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
+	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
+	inode->pages.max_order = huge_pages_wanted(vm) ? GMEM_GIGANTIC_ORDER : 0;
+	return inode;
+}
+
+static struct quire_gmem *file_create(struct quire_vm *vm, struct gmem_inode *inode)
+{
+	struct quire_gmem *file = vm_alloc(vm, sizeof(*file));
+
+	if (!file)
+		return NULL;
+	if (!MUTANT(file_unheld))
+		quire_vm_get(vm);
+	file->vm = vm;
+	file->inode = inode;
+	file->active = 1;
+	return file;
+}
+
+static void file_free(struct quire_gmem *file)
+{
+	struct quire_vm *vm = file->vm;
+
+	vm_free(vm, file, sizeof(*file));
+	if (!MUTANT(file_unheld))
+		quire_vm_put(vm);
+}
+
+int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, void *cookie,
+		      struct quire_gmem **gmem)
+{
+	struct gmem_inode *inode;
+	struct quire_gmem *file;
+	int error;
+
+	if (flags & ~quire_gmem_supported_flags(vm))
+		return -EINVAL;
+	if ((int64_t)size_bytes <= 0 || !is_aligned_u64(size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	inode = inode_create(vm, size_bytes, flags);
+	if (!inode)
+		return -ENOMEM;
+	file = file_create(vm, inode);
+	error = file ? vm->host->store_create(vm->host_ctx, cookie, size_bytes, &inode->pages.store)
+		     : -ENOMEM;
+	if (error)
+		goto free_inode;
+	inode->files = file;
+	*gmem = file;
+	return 0;
+
+free_inode:
+	if (file)
+		file_free(file);
+	vm_free(vm, inode, sizeof(*inode));
+	return error;
+}
+
+static void give_up_frames(void *ctx, pfn_t pfn, u64 npages)
+{
+	const struct gmem_arch *arch = ctx;
+
+	arch->ops->make_shared(arch->ctx, pfn, npages);
+}
+
+/*
+ * From the second file on the pages are no VM's. Lookups on their way ask gmem_arch() under
+ * punch_lock shared: what they did before it was taken here is undone, and later ones do nothing.
+ */
+static void inode_give_up(struct gmem_inode *inode)
+{
+	struct gmem_frames frames = {give_up_frames, (void *)inode->arch};
+
+	if (atomic_load_relaxed_u32(&inode->linked))
+		return;
+	atomic_store_release_u32(&inode->linked, 1);
+	if (inode->arch && inode->arch->ops->make_shared && !MUTANT(link_unfreed))
+		gmem_pages_make_shared(&inode->pages, 0, inode->pages.npages, &frames);
+}
+
+static bool is_linkable(const struct quire_gmem *gmem, const struct quire_vm *vm)
+{
+	return gmem->vm != vm && gmem->vm->host == vm->host && !gmem->vm->config.confidential &&
+	       !vm->config.confidential && !(gmem->inode->flags & ~quire_gmem_supported_flags(vm));
+}
+
+int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm, struct quire_gmem **linked)
+{
+	struct gmem_inode *inode = gmem->inode;
+	struct quire_gmem *file;
+
+	if (!is_linkable(gmem, vm))
+		return -EINVAL;
+	file = file_create(vm, inode);
+	if (!file)
+		return -ENOMEM;
+	(void)atomic_fetch_add_u32(&inode->refs, 1);
+	rwlock_write_lock(&inode->invalidate_lock);
+	inode_give_up(inode);
+	file->next = inode->files;
+	inode->files = file;
+	rwlock_write_unlock(&inode->invalidate_lock);
+	*linked = file;
+	return 0;
+}
+
+int gmem_file_get(struct quire_gmem *file)
+{
+	u32 seen = atomic_load_relaxed_u32(&file->active);
+
+	while (!(seen & GMEM_RELEASED)) {
+		if (atomic_cmpxchg_u32(&file->active, &seen, seen + 1))
+			return 1;
+	}
+	return 0;
+}
+
+/* The last file is gone, and with it the pages. */
+static void inode_put(struct gmem_inode *inode)
+{
+	const struct gmem_pages *pages = &inode->pages;
+
+	if (atomic_fetch_sub_u32(&inode->refs, 1) != 1)
+		return;
+	gmem_punch_pages(inode, 0, pages->npages);
+	pages->host->store_destroy(pages->host_ctx, pages->store);
+	gmem_pages_destroy(&inode->pages);
+	pages->host->free(pages->host_ctx, inode, sizeof(*inode));
+}
+
+/* The last reference, of the release or of a lookup that outlived it, frees the file. */
+void gmem_file_put(struct quire_gmem *file)
+{
+	if (atomic_fetch_sub_u32(&file->active, 1) != (GMEM_RELEASED | 1))
+		return;
+	inode_put(file->inode);
+	file_free(file);
+}
+
+void gmem_release_begin(struct quire_gmem *gmem)
+{
+	struct ptree_cursor cursor;
+	struct ptree_item item;
+
+	atomic_fetch_or_u32(&gmem->active, GMEM_RELEASED);
+	ptree_for_overlap(&gmem->bindings, 0, UINT64_MAX, &cursor, &item)
+	{
+		struct memslot *slot = item.value;
+
+		atomic_store_release_ptr(&slot->gmem.file, NULL);
+	}
+}
+
+void gmem_release_end(struct quire_gmem *gmem)
+{
+	struct quire_gmem **link = &gmem->inode->files;
+
+	while (*link != gmem)
+		link = &(*link)->next;
+	*link = gmem->next;
+	/* A late lookup may look for its slot, which can be freed from now on. */
+	gmem->dying = gmem->bindings;
+	atomic_store_release_ptr(&gmem->bindings.root, NULL);
+}
+
+void gmem_release_free(struct quire_gmem *gmem)
+{
+	/* A reader may have found the file through a slot just before it was cleared. */
+	reclaim_synchronize();
+	ptree_destroy(&gmem->dying, gmem->vm->host, gmem->vm->host_ctx);
+	gmem_file_put(gmem);
+}
