@@ -190,3 +190,12 @@ long link_read(const struct boundary_call *call)
 	client_object_put(file);
 	return result;
 }
+
+/* The device is no link, where the machine has none either. */
+long link_read_settle(const struct boundary_call *call, long result)
+{
+	struct place place = place_of(call);
+
+	place.links = PLACE_NOFOLLOW;
+	return result == -ENOENT && place_is_missing_kvm(&place) ? -EINVAL : result;
+}

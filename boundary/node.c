@@ -22,6 +22,9 @@
 #include "hosts/process/process.h"
 #include "vcpu/decode/decoder.h"
 
+/* What an open says of its description and F_GETFL shows. */
+#define KEPT_FLAGS (O_APPEND | O_NONBLOCK | O_NOATIME)
+
 /* The client's first use of KVM: until here the process is as it would be without us. */
 static void start(void)
 {
@@ -71,10 +74,15 @@ long node_open(int flags)
 		return -EEXIST;
 	if (flags & O_DIRECTORY)
 		return -ENOTDIR;
+	if (flags & O_DIRECT)
+		return -EINVAL;
 	start_once();
 	client_call_begin();
 	fd = system_open(flags & O_CLOEXEC);
 	client_call_end();
+	if (fd >= 0 && (flags & KEPT_FLAGS))
+		(void)BOUNDARY_KERNEL(SYS_fcntl, (unsigned long)fd, F_SETFL,
+				      (unsigned long)(flags & KEPT_FLAGS));
 	return fd;
 }
 

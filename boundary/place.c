@@ -16,6 +16,8 @@
 
 /* As many as the kernel follows. */
 #define LINKS_MAX 40
+/* A path as long as the kernel takes, and what cut_last() puts before its last component. */
+#define ROOM_BYTES (PATH_MAX + 8)
 /* Enough of a path to tell whether it can be a parameter: "/sys/module/kvm" is the longest. */
 #define HEAD_BYTES 17
 
@@ -64,11 +66,11 @@ static bool is_dev(long directory)
  * One step along the path in @text, from *directory: nonzero when the answer is known, in @is_kvm.
  * Else @text is what a link said, and *directory the folder that holds the link.
  */
-static int step(long *directory, char text[PATH_MAX], const struct place *place, bool *is_kvm)
+static int step(long *directory, char text[ROOM_BYTES], const struct place *place, bool *is_kvm)
 {
 	const char *last = cut_last(text);
 	long parent = open_place((int)*directory, (unsigned long)text, O_DIRECTORY), length;
-	char link[PATH_MAX];
+	char link[ROOM_BYTES];
 
 	*is_kvm = false;
 	if (parent < 0)
@@ -89,7 +91,7 @@ static int step(long *directory, char text[PATH_MAX], const struct place *place,
 }
 
 /* The path leads nowhere. Is where it ends the device's place? */
-static bool is_missing_place(const struct place *place, char text[PATH_MAX])
+static bool is_missing_place(const struct place *place, char text[ROOM_BYTES])
 {
 	long directory = place->directory;
 	bool is_kvm = false;
@@ -103,16 +105,16 @@ static bool is_missing_place(const struct place *place, char text[PATH_MAX])
 }
 
 /* A path of the client's with room for one more component, or false. */
-static bool copy_path(const struct place *place, char text[PATH_MAX])
+static bool copy_path(const struct place *place, char text[ROOM_BYTES])
 {
-	long length = user_peek_string(text, PATH_MAX - 8, place->path);
+	long length = user_peek_string(text, PATH_MAX + 1, place->path);
 
-	return length > 0 && length < PATH_MAX - 9;
+	return length > 0 && length < PATH_MAX;
 }
 
 bool place_is_missing_kvm(const struct place *place)
 {
-	char text[PATH_MAX];
+	char text[ROOM_BYTES];
 	const char *slash;
 
 	if (!copy_path(place, text))

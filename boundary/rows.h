@@ -85,6 +85,7 @@ long path_look_settle(const struct boundary_call *call, long result);
 
 long link_change(const struct boundary_call *call);
 long link_read(const struct boundary_call *call);
+long link_read_settle(const struct boundary_call *call, long result);
 
 long flags_fcntl(const struct object_call *call);
 long flags_flock(const struct object_call *call);

@@ -131,6 +131,16 @@ long call_statx(void *function, const struct arguments *arguments)
 			: syscall(SYS_statx, AT_FDCWD, PATH, 0, STATX_ALL, SECOND);
 }
 
+long call_realpath(void *function, const struct arguments *arguments)
+{
+	return CALL(char *(*)(const char *, char *, size_t), PATH, (char *)SECOND, 4096) ? 0 : -1;
+}
+
+long call_canonicalize(void *function, const struct arguments *arguments)
+{
+	return CALL(char *(*)(const char *), PATH) ? 0 : -1;
+}
+
 long call_opendir(void *function, const struct arguments *arguments)
 {
 	return CALL(DIR * (*)(const char *), PATH) ? 0 : -1;

@@ -1,6 +1,7 @@
 /* /dev/kvm is what it is, however it is spelled, opened, looked at or handed on. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -90,6 +91,46 @@ static void test_links(void)
 	unlink(in_folder("kvm"));
 }
 
+static void check_resolved(char *found)
+{
+	CHECK(found && !strcmp(found, "/dev/kvm"));
+}
+
+/* The device's place is a file's in each call that follows a path to its end. */
+static void test_resolved(void)
+{
+	char room[PATH_MAX], longest[PATH_MAX + 1];
+	char *found;
+
+	CHECK(!symlink("/dev/kvm", in_folder("link")));
+	check_resolved(realpath("/dev/../dev//kvm", room));
+	check_resolved(found = realpath(in_folder("link"), NULL));
+	free(found);
+	check_resolved(found = canonicalize_file_name("/dev/kvm"));
+	free(found);
+	CHECK(!realpath("/dev/kvmm", room) && errno == ENOENT);
+	CHECK_FAILS(readlink("/dev/kvm", room, sizeof(room)), EINVAL);
+	CHECK(readlink(in_folder("link"), room, sizeof(room)) == 8);
+	unlink(in_folder("link"));
+	/* As many bytes as the kernel takes. */
+	memset(longest, '/', sizeof(longest));
+	strcpy(longest + PATH_MAX - 9, "/dev/kvm");
+	check_is_device(open(longest, O_RDWR));
+	strcpy(longest + PATH_MAX - 8, "/dev/kvm");
+	CHECK_FAILS(open(longest, O_RDWR), ENAMETOOLONG);
+}
+
+/* An open's flags are the description's. */
+static void test_open_flags(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_NONBLOCK | O_APPEND);
+
+	CHECK((fcntl(fd, F_GETFL) & (O_NONBLOCK | O_APPEND)) == (O_NONBLOCK | O_APPEND));
+	check_is_device(fd);
+	CHECK_FAILS(open("/dev/kvm", O_RDWR | O_DIRECT), EINVAL);
+	CHECK(!fopen("/dev/kvm", "wx") && errno == EEXIST);
+}
+
 /* A node of the device's number, in a place of its own: with or without a driver behind it. */
 static void test_node(void)
 {
@@ -133,8 +174,13 @@ static void test_inherited(void)
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
-	    {"spellings", test_spellings},	 {"links", test_links},		{"node", test_node},
-	    {"link in proc", test_link_in_proc}, {"inherited", test_inherited},
+	    {"spellings", test_spellings},
+	    {"links", test_links},
+	    {"node", test_node},
+	    {"resolved", test_resolved},
+	    {"open flags", test_open_flags},
+	    {"link in proc", test_link_in_proc},
+	    {"inherited", test_inherited},
 	};
 
 	if (argc > 2 && !strcmp(argv[1], "inherited"))

@@ -56,6 +56,8 @@ static const struct row rows[] = {
     {"__fxstatat __fxstatat64", call_fxstatat, {FILE_PATH, BUFFER}, 1},
     {"statx", call_statx, {FILE_PATH, BUFFER}, 1},
     {"opendir", call_opendir, {"/"}, 0},
+    {"realpath __realpath_chk", call_realpath, {FILE_PATH, BUFFER}, 0},
+    {"canonicalize_file_name", call_canonicalize, {FILE_PATH}, 0},
     {"chdir", call_chdir, {"/"}, 1},
     {"chroot", call_chroot, {"/"}, 1},
     {"ioctl", call_ioctl, {BUFFER}, 1},
