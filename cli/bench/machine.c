@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vcpu/arch.h"
+
 struct memory {
 	uint8_t *base;
 	u64 size_bytes;
@@ -145,6 +147,21 @@ void machine_destroy(struct machine *machine)
 			quire_vcpu_destroy(machine->vcpus[i]);
 	if (machine->vm)
 		quire_vm_put(machine->vm);
+}
+
+void machine_long_mode(struct cpu_state *s, u64 cr3)
+{
+	static const struct cpu_segment code = {
+	    .limit = UINT32_MAX, .type = 11, .s = 1, .present = 1, .l = 1, .g = 1};
+	static const struct cpu_segment data = {
+	    .limit = UINT32_MAX, .type = 3, .s = 1, .present = 1, .db = 1, .g = 1};
+
+	for (int i = 0; i < CPU_TR; i++)
+		s->seg[i] = i == CPU_CS ? code : data;
+	s->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	s->cr4 = CR4_PAE;
+	s->efer = EFER_LME | EFER_LMA | EFER_NXE;
+	s->cr3 = cr3;
 }
 
 int machine_set_flags(struct machine *machine, u32 flags)

@@ -9,6 +9,7 @@
 #include "cli/bench/bench.h"
 #include "hosts/process/process.h"
 #include "src/vm/vcpu.h"
+#include "vcpu/cpu.h"
 
 #define GIB (UINT64_C(1) << 30)
 #define GIB_PAGES (GIB / QUIRE_PAGE_SIZE)
@@ -47,6 +48,9 @@ int machine_init(struct machine *machine, enum quire_vm_type type, unsigned int 
 int machine_init_1g(struct machine *machine, enum memory_kind kind, unsigned int vcpus,
 		    enum machine_level level);
 void machine_destroy(struct machine *machine);
+
+/* Registers of a vCPU in 64-bit mode with paging by the tables at @cr3, flat segments, ring 0. */
+void machine_long_mode(struct cpu_state *s, u64 cr3);
 
 /* Slot 0 again with these flags. */
 int machine_set_flags(struct machine *machine, u32 flags);

@@ -132,22 +132,12 @@ static void answer_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t ou
 static int make_cpu(struct program *program)
 {
 	static const struct cpu_ops ops = {.cpuid = answer_cpuid};
-	static const struct cpu_segment code = {
-	    .limit = UINT32_MAX, .type = 11, .s = 1, .present = 1, .l = 1, .g = 1};
-	static const struct cpu_segment data = {
-	    .limit = UINT32_MAX, .type = 3, .s = 1, .present = 1, .db = 1, .g = 1};
-	struct cpu_state *s;
 
 	program->cpu = cpu_create(program->machine.vcpus[0], &ops, NULL);
 	if (!program->cpu)
 		return -ENOMEM;
-	s = cpu_state(program->cpu);
-	for (int i = 0; i < CPU_TR; i++)
-		s->seg[i] = i == CPU_CS ? code : data;
-	s->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-	s->cr4 = CR4_PAE;
-	s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME;
-	s->cr3 = LINEAR_TABLES;
+	machine_long_mode(cpu_state(program->cpu), LINEAR_TABLES);
+	cpu_state(program->cpu)->efer |= EFER_SVME;
 	return 0;
 }
 

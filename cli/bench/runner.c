@@ -10,6 +10,7 @@
 
 #define ROUNDS_USUAL 9u
 #define ROUNDS_MAX 32u
+#define PROGRESS_NS 2e9 /* of CPU time */
 
 double bench_now(void)
 {
@@ -94,6 +95,19 @@ static void fail(struct bench_result *result, int error, const char *text)
 	result->text = text;
 }
 
+/* A row that takes long says how far it is. */
+static void tell_progress(const struct bench_row *row, unsigned int round, unsigned int rounds)
+{
+	static double told;
+	double now = bench_now();
+
+	if (round && now - told < PROGRESS_NS)
+		return;
+	if (round)
+		fprintf(stderr, "   %s, %u of %u\n", row->name, round, rounds);
+	told = now;
+}
+
 static void run_rounds(const struct bench_row *row, void *state, struct bench_result *result)
 {
 	double took[ROUNDS_MAX], floor[ROUNDS_MAX], ratio[ROUNDS_MAX];
@@ -106,6 +120,7 @@ static void run_rounds(const struct bench_row *row, void *state, struct bench_re
 		return;
 	}
 	for (unsigned int i = 0; i < rounds; i++) {
+		tell_progress(row, i, rounds);
 		took[i] = row->operation(state) / operations;
 		floor[i] = row->floor(state) / operations;
 		if (took[i] < 0 || floor[i] < 0) {

@@ -95,6 +95,26 @@ static void test_client_changes_a_line(void **state)
 	assert_int_equal(counts->drops, 1);
 }
 
+/*
+ * A page that is jumped to from another one, and known there: what the client changed in it is seen
+ * at the next jump after a serialisation.
+ */
+PROGRAM(caller, "mov $0x11000, %esi; call *%rsi; hlt");
+PROGRAM(called, "mov $5, %eax; ret");
+
+static void test_client_changes_a_called_page(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	load_at(vcpu, GUEST_CODE, caller_start, caller_end);
+	load_at(vcpu, GUEST_CODE + PAGE, called_start, called_end);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(run_from(vcpu, GUEST_CODE), 5);
+	vcpu->vm->ram[GUEST_CODE + PAGE + 1] = 6;
+	assert_int_equal(run_from(vcpu, GUEST_CODE), 6);
+	assert_int_equal(cpu_counts(vcpu->cpu)->drops, 1);
+}
+
 /* Data in a line that was never run is no code's. */
 static void test_client_changes_data(void **state)
 {
@@ -192,10 +212,15 @@ static void test_counts_of_a_loop(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    TEST(test_compares_by_page),     TEST(test_client_changes_a_line),
-	    TEST(test_client_changes_data),  TEST(test_alias_is_seen_at_once),
-	    TEST(test_crossing_instruction), TEST(test_crossing_remapped),
-	    TEST(test_crossing_feature),     TEST(test_counts_of_a_loop),
+	    TEST(test_compares_by_page),
+	    TEST(test_client_changes_a_line),
+	    TEST(test_client_changes_data),
+	    TEST(test_alias_is_seen_at_once),
+	    TEST(test_crossing_instruction),
+	    TEST(test_crossing_remapped),
+	    TEST(test_crossing_feature),
+	    TEST(test_counts_of_a_loop),
+	    TEST(test_client_changes_a_called_page),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
