@@ -415,8 +415,10 @@ static void deliver(struct engine_thread *thread, int signal, const siginfo_t *i
 		return;
 	}
 	if (action.flags & SA_RESETHAND) {
-		struct kernel_action none = {.handler = HANDLER_DEFAULT}, old;
+		struct kernel_action none = action, old;
 
+		/* As in the kernel, what else was asked for stays. */
+		none.handler = HANDLER_DEFAULT;
 		action_change(thread, signal, &none, &old);
 	}
 	thread->depth = 1;

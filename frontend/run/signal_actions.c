@@ -290,8 +290,10 @@ static void call_handler(const struct calling *calling, int signal, siginfo_t *i
 
 static void run_reset(void *opaque)
 {
-	const struct sigaction reset = {.sa_handler = SIG_DFL};
+	struct sigaction reset = action_read(*(const int *)opaque);
 
+	/* As in the kernel, what else was asked for stays. */
+	reset.sa_handler = SIG_DFL;
 	signal_action_change(*(const int *)opaque, &reset, NULL);
 }
 

@@ -16,7 +16,9 @@
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <threads.h>
 #include <time.h>
 #include <unistd.h>
@@ -114,6 +116,39 @@ static void test_signals_of_system_v(void)
 	CHECK(sigset(65, count_signal) == SIG_ERR);
 	guest_store(&vcpu, GPA, 3);
 	CHECK_EQ(guest_load(&vcpu, GPA), 3);
+}
+
+static void *never_run(void *argument)
+{
+	return argument;
+}
+
+/* A handler for once; a signal that there is not; a thread that cannot be. */
+static void test_refusals(void)
+{
+	struct sigaction action;
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	handled = 0;
+	CHECK(sysv_signal(SIGUSR2, count_signal) == SIG_DFL);
+	CHECK_OK(raise(SIGUSR2));
+	CHECK_EQ(handled, 1);
+	/* The function is gone, what else was asked for stays. */
+	CHECK_OK(sigaction(SIGUSR2, NULL, &action));
+	CHECK(action.sa_handler == SIG_DFL);
+	CHECK_EQ((unsigned int)action.sa_flags & (SA_RESETHAND | SA_NODEFER),
+		 SA_RESETHAND | SA_NODEFER);
+	CHECK(sysv_signal(SIGUSR2, count_signal) == SIG_DFL);
+	CHECK(sysv_signal(0, count_signal) == SIG_ERR && errno == EINVAL);
+	CHECK(sigset(0, count_signal) == SIG_ERR && errno == EINVAL);
+	CHECK(sigset(SIGKILL, count_signal) == SIG_ERR && errno == EINVAL);
+	CHECK(sigset(65, SIG_HOLD) == SIG_ERR && errno == EINVAL);
+	CHECK_EQ(pthread_attr_init(&attributes), 0);
+	CHECK_EQ(pthread_attr_setstacksize(&attributes, 1ul << 46), 0);
+	CHECK_EQ(pthread_create(&thread, &attributes, never_run, NULL), EAGAIN);
+	guest_store(&vcpu, GPA, 3);
 }
 
 /* Waits with a mask let the handler in, and end by it. */
@@ -329,6 +364,88 @@ static void test_functions_and_calls(void)
 	CHECK_ERR(fsync(files[0]), EINVAL);
 }
 
+/* Ways to the device that libc has no functions for any more, and paths of each form. */
+static void test_paths_by_number(void)
+{
+	static const char *const paths[] = {"/dev/kvm", "//dev/./kvm", "kvm", "./kvm",
+					    "/dev/../dev/kvm"};
+	struct {
+		uint64_t flags, mode, resolve;
+	} how = {.flags = O_RDWR | O_CLOEXEC};
+	struct stat status;
+	long fd;
+
+	CHECK_OK(chdir("/dev"));
+	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+		const char *path = paths[i];
+		const long opened[] = {
+		    syscall(SYS_open, path, O_RDWR),
+		    syscall(SYS_open, path, O_RDWR | O_TRUNC),
+		    syscall(SYS_creat, path, 0600),
+		    syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_NOFOLLOW),
+		    syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how)),
+		};
+
+		for (size_t o = 0; o < sizeof(opened) / sizeof(opened[0]); o++) {
+			if (opened[o] < 0)
+				FAIL("%s, way %zu: errno %d", path, o, errno);
+			CHECK_EQ(ioctl((int)opened[o], KVM_GET_API_VERSION, 0), 12);
+			CHECK_OK(close((int)opened[o]));
+		}
+		memset(&status, 0, sizeof(status));
+		CHECK_OK(syscall(SYS_stat, path, &status));
+		CHECK(S_ISCHR(status.st_mode) && status.st_rdev == makedev(10, 232));
+		memset(&status, 0, sizeof(status));
+		CHECK_OK(syscall(SYS_lstat, path, &status));
+		CHECK(S_ISCHR(status.st_mode) && status.st_rdev == makedev(10, 232));
+		CHECK_ERR(syscall(SYS_stat, path, 8), EFAULT);
+		CHECK_OK(syscall(SYS_access, path, R_OK));
+		CHECK_ERR(syscall(SYS_access, path, X_OK), EACCES);
+		CHECK_OK(syscall(SYS_faccessat, AT_FDCWD, path, R_OK | W_OK));
+		CHECK_ERR(syscall(SYS_faccessat, AT_FDCWD, path, X_OK), EACCES);
+		CHECK_OK(syscall(SYS_faccessat2, AT_FDCWD, path, F_OK, 0));
+	}
+	CHECK_ERR(syscall(SYS_openat2, AT_FDCWD, "kvm", &how, 8), EINVAL);
+	CHECK_ERR(syscall(SYS_openat2, AT_FDCWD, "kvm", 8, sizeof(how)), EFAULT);
+	CHECK_ERR(syscall(SYS_stat, "/kvm", &status), ENOENT);
+	CHECK_OK(chdir("/"));
+	CHECK_ERR(syscall(SYS_stat, "kvm", &status), ENOENT);
+	fd = CHECK_OK(syscall(SYS_open, "dev/kvm", O_RDWR));
+	CHECK_EQ(ioctl((int)fd, KVM_GET_API_VERSION, 0), 12);
+}
+
+/* An object by its link in /proc: the status of its descriptor, and nothing to hang attributes on.
+ */
+static void test_links_by_number(void)
+{
+	char path[32];
+	struct stat by_fd, by_path;
+	struct statx extended;
+	int files[3];
+
+	slot_make(memory_alloc(PAGES * PAGE));
+	files[0] = vm.fd;
+	files[1] = vcpu.fd;
+	files[2] = vm_gmem(&vm, 4 * PAGE, 0);
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		int error;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", files[i]);
+		CHECK_OK(fstat(files[i], &by_fd));
+		CHECK_OK(syscall(SYS_stat, path, &by_path));
+		CHECK_EQ(by_path.st_mode, by_fd.st_mode);
+		CHECK_EQ(by_path.st_size, by_fd.st_size);
+		CHECK_EQ(by_path.st_nlink, by_fd.st_nlink);
+		CHECK_OK(syscall(SYS_statx, AT_FDCWD, path, 0, STATX_BASIC_STATS, &extended));
+		CHECK_EQ(extended.stx_mode, by_fd.st_mode);
+		CHECK_EQ(extended.stx_size, by_fd.st_size);
+		error = fsetxattr(files[i], "user.x", "y", 1, 0) ? errno : 0;
+		CHECK_EQ(syscall(SYS_setxattr, path, "user.x", "y", 1, 0) ? errno : 0, error);
+		error = fremovexattr(files[i], "user.x") ? errno : 0;
+		CHECK_EQ(syscall(SYS_removexattr, path, "user.x") ? errno : 0, error);
+	}
+}
+
 /* Signals by syscall(3): masks and stacks. */
 static void test_signals_by_number(void)
 {
@@ -450,6 +567,7 @@ int main(int argc, char **argv)
 	static const struct check_test tests[] = {
 	    TEST(test_threads_of_c),
 	    TEST(test_signals_of_system_v),
+	    TEST(test_refusals),
 	    TEST(test_waits_with_a_mask),
 	    TEST(test_shared_segments),
 	    TEST(test_break),
@@ -461,6 +579,8 @@ int main(int argc, char **argv)
 	    TEST(test_all_closed),
 	    TEST(test_functions_and_calls),
 	    TEST(test_signals_by_number),
+	    TEST(test_paths_by_number),
+	    TEST(test_links_by_number),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

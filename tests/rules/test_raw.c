@@ -427,6 +427,27 @@ static void test_own_return(void)
 	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
 }
 
+/* A handler for once: the function goes, and the rest of the action stays. */
+static void test_once(void)
+{
+	struct {
+		uint64_t handler, flags, restorer, mask;
+	} action = {(uintptr_t)on_signal, 0x84000000u /* SA_RESETHAND, SA_RESTORER */,
+		    (uintptr_t)raw_return, 0x200};
+	static struct machine machine;
+
+	raw_machine(&machine);
+	CHECK_EQ(RAW(SYS_rt_sigaction, SIGUSR2, (long)&action, 0, 8), 0);
+	handled = 0;
+	CHECK_EQ(RAW(SYS_tgkill, getpid(), getpid(), SIGUSR2), 0);
+	CHECK_EQ(handled, getpid());
+	memset(&action, 0xff, sizeof(action));
+	CHECK_EQ(RAW(SYS_rt_sigaction, SIGUSR2, 0, (long)&action, 8), 0);
+	CHECK_EQ(action.handler, 0);
+	CHECK_EQ(action.flags & 0x80000000u, 0x80000000u);
+	CHECK_EQ(action.mask, 0x200);
+}
+
 /* A signal ends a wait that was entered by the instruction, and KVM_RUN. */
 static void *kicks(void *opaque)
 {
@@ -476,6 +497,7 @@ int main(int argc, char **argv)
 	    TEST(test_clone3),
 	    TEST(test_children_on_other_stacks),
 	    TEST(test_waits_with_a_mask),
+	    TEST(test_once),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
