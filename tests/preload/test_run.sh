@@ -180,6 +180,9 @@ expect 'off and on and auto' 'N Y N Y' \
 	"$(run "for word in off force auto 1; do echo \$word > $kvm/nx_huge_pages
 		cat $kvm/nx_huge_pages; done" | tr '\n' ' ' | sed 's/ $//')"
 expect 'unknown parameter' absent "$(run "cat $kvm/no_such_thing || echo absent")"
+expect 'the folder of the parameters' tdp_mmu "$(run "ls $kvm | grep -x tdp_mmu")"
+expect "a preload of the client's" yes "$(run "env LD_PRELOAD=libm.so.6 sh -c '
+	case \$LD_PRELOAD in *libquire_preload.so*libm.so.6) test -c /dev/kvm && echo yes ;; esac'")"
 expect "the machine's own modules" absent "$(run "ls /sys/module/kvm_pvm || echo absent")"
 
 exit $failed

@@ -157,6 +157,41 @@ static void test_positions_of_a_stream(void)
 	CHECK_OK(fclose(stream));
 }
 
+/* Parameters by streams: what fopen(3) is asked for holds for them, too. */
+static void test_a_stream_on_a_parameter(void)
+{
+	static const char path[] = "/sys/module/kvm/parameters/halt_poll_ns";
+	char text[16] = "";
+	FILE *stream = fopen(path, "re");
+
+	CHECK(stream != NULL);
+	CHECK_EQ(fcntl(fileno(stream), F_GETFD), FD_CLOEXEC);
+	CHECK(fgets(text, sizeof(text), stream) != NULL);
+	CHECK_EQ(fclose(stream), 0);
+	CHECK(!fopen(path, "q") && errno == EINVAL);
+	CHECK(!fopen("/sys/module/kvm/parameters/none", "r") && errno == ENOENT);
+	stream = fopen(path, "w");
+	CHECK(stream != NULL);
+	CHECK(fputs("12345\n", stream) >= 0);
+	CHECK_EQ(fclose(stream), 0);
+	stream = fopen(path, "r+");
+	CHECK(stream != NULL);
+	CHECK(fgets(text, sizeof(text), stream) && !strcmp(text, "12345\n"));
+	CHECK_EQ(fclose(stream), 0);
+}
+
+/* Commands and modes that are nowhere. */
+static void test_commands_out_of_reach(void)
+{
+	const char *volatile nowhere = (const char *)8;
+
+	CHECK(system(NULL) != 0);
+	CHECK_ERR(system(nowhere), EFAULT);
+	CHECK(!popen(nowhere, "r") && errno == EFAULT);
+	CHECK(!popen("true", nowhere) && errno == EFAULT);
+	CHECK(!popen("true", "q") && errno == EINVAL);
+}
+
 /* The device as a number of a child's, opened by libc in the child. */
 static void test_a_spawned_open(void)
 {
@@ -195,10 +230,11 @@ static void test_the_shell_without_variables(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(test_a_stream_on_the_device), TEST(test_a_stream_on_a_vm),
-	    TEST(test_statistics_by_a_stream), TEST(test_asynchronous_requests),
-	    TEST(test_requests_on_a_file),     TEST(test_positions_of_a_stream),
-	    TEST(test_a_spawned_open),	       TEST(test_the_shell_without_variables),
+	    TEST(test_a_stream_on_the_device),	TEST(test_a_stream_on_a_vm),
+	    TEST(test_statistics_by_a_stream),	TEST(test_asynchronous_requests),
+	    TEST(test_requests_on_a_file),	TEST(test_positions_of_a_stream),
+	    TEST(test_a_stream_on_a_parameter), TEST(test_commands_out_of_reach),
+	    TEST(test_a_spawned_open),		TEST(test_the_shell_without_variables),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -85,6 +85,23 @@ static void test_no_file_sizes_of_root(void)
 	machine_works();
 }
 
+/* A limit that the client may raise is passed for the time of an object's making, and stays. */
+static void test_no_file_sizes_for_now(void)
+{
+	struct rlimit before, none, after;
+
+	CHECK_OK(getrlimit(RLIMIT_FSIZE, &before));
+	none = before;
+	none.rlim_cur = 0;
+	CHECK_OK(setrlimit(RLIMIT_FSIZE, &none));
+	machine_works();
+	CHECK(vm_gmem(&vm, 4 * PAGE, 0) >= 0);
+	CHECK_OK(getrlimit(RLIMIT_FSIZE, &after));
+	CHECK_EQ(after.rlim_cur, 0);
+	CHECK_EQ(after.rlim_max, before.rlim_max);
+	CHECK_OK(setrlimit(RLIMIT_FSIZE, &before));
+}
+
 /* The first thread has ended: what /proc/self says of it is nothing. */
 static void *last_thread(void *unused)
 {
@@ -262,6 +279,7 @@ int main(int argc, char **argv)
 	    TEST(test_few_descriptors),
 	    TEST(test_no_file_sizes),
 	    TEST(test_no_file_sizes_of_root),
+	    TEST(test_no_file_sizes_for_now),
 	    TEST(test_first_thread_gone),
 	    TEST(test_little_room),
 	    TEST(test_little_data),
