@@ -1,6 +1,6 @@
 #!/bin/sh
-# The long runs: other distributions, ThreadSanitizer for SECONDS (60) a test, simulations and fuzzers with seeds that no
-# run had before, real VMMs ten times over, then every program of the kernel's in its long form, up to
+# The long runs: other distributions, ThreadSanitizer for SECONDS (60) a test, what the tests cover of
+# the folders around /dev/kvm, simulations and fuzzers with seeds that no run had before, real VMMs ten times over, then every program of the kernel's in its long form, up to
 # LIMIT (1200) seconds each. Fails where one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
 set -eu
@@ -9,6 +9,7 @@ seconds=${1:-60}
 seed=$(date +%s)
 python3 tools/checks.py roots
 sh tests/stress/run_tsan.sh "$seconds"
+./dev coverage --gate
 ninja -C build cli/sim/quire-sim tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 ninja -C build tests/signals/test_fork
