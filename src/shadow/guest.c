@@ -285,6 +285,10 @@ static u32 read_indirect(const struct quire_vcpu *vcpu, const struct shadow_grou
 		leaf.access &= role_access(group->key.role);
 		if (!leaf.access)
 			break;
+		/* Each access of a nested guest is a user's, and its processor looks at no such bit
+		 * in entries of ours. */
+		if (!vcpu->nested.tables.paging && !(leaf.access & ACCESS_USER))
+			continue;
 		neighbours[i] = (struct shadow_neighbour){leaf.gfn, leaf.access};
 		filled |= 1u << i;
 	}

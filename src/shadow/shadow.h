@@ -504,7 +504,8 @@ must_check int shadow_split_topup(struct quire_vm *vm) REQUIRES(&vm->slots_lock)
 
 /*
  * What is to be mapped at the empty entries of @group: bit i says that neighbours[i] was filled in.
- * Ends with the first entry of the guest's that maps nothing, or that no access has gone through.
+ * Passes over what no access may use, and ends with the first entry of the guest's that maps
+ * nothing, or that no access has gone through.
  */
 must_check u32 shadow_group_read(const struct quire_vcpu *vcpu, const struct shadow_group *group,
 				 struct shadow_neighbour *neighbours);

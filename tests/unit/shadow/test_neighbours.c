@@ -113,6 +113,20 @@ static void test_rights(void **state)
 			assert_true(faults_at(i, WORLD_WRITE) > 0);
 }
 
+/* What L2 may not use at all is not mapped: an entry of ours does not say so. */
+static void test_what_no_access_may_use(void **state)
+{
+	uint64_t pages;
+
+	(void)state;
+	(void)faults_at(GROUP, WORLD_WRITE);
+	pages = quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_4k);
+	world_put_entry(&world, TABLE_4K, 2, PAGE(FIRST + 2) | (NPT_USED & ~NPT_U));
+	(void)faults_at(0, WORLD_READ);
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_4k), pages + GROUP - 1);
+	assert_int_equal(faults_at(3, WORLD_WRITE), 0);
+}
+
 /* A page that the host would have to bring, copy or emulate waits for an access. */
 static void test_pages_that_are_not_there(void **state)
 {
@@ -357,10 +371,15 @@ int neighbour_tests(void)
 {
 #define NEIGHBOUR_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	    NEIGHBOUR_TEST(test_group),	     NEIGHBOUR_TEST(test_ends_with_an_entry),
-	    NEIGHBOUR_TEST(test_rights),     NEIGHBOUR_TEST(test_pages_that_are_not_there),
-	    NEIGHBOUR_TEST(test_logged),     NEIGHBOUR_TEST(test_slot_that_may_not_be_written),
-	    NEIGHBOUR_TEST(test_is_old),     NEIGHBOUR_TEST(test_of_l1),
+	    NEIGHBOUR_TEST(test_group),
+	    NEIGHBOUR_TEST(test_ends_with_an_entry),
+	    NEIGHBOUR_TEST(test_rights),
+	    NEIGHBOUR_TEST(test_what_no_access_may_use),
+	    NEIGHBOUR_TEST(test_pages_that_are_not_there),
+	    NEIGHBOUR_TEST(test_logged),
+	    NEIGHBOUR_TEST(test_slot_that_may_not_be_written),
+	    NEIGHBOUR_TEST(test_is_old),
+	    NEIGHBOUR_TEST(test_of_l1),
 	    NEIGHBOUR_TEST(test_runs_of_l1),
 	};
 #undef NEIGHBOUR_TEST
