@@ -38,13 +38,8 @@ long boundary_settle(const struct boundary_call *call, long result);
 /* All of it: what is the kernel's goes there by boundary_kernel(). */
 long boundary_call(const struct boundary_call *call);
 
-/*
- * Make the system call itself. Whatever the boundary forwards on its own goes through this
- * function, so an engine whose filter traps calls sets its gate here, before the first call.
- */
-typedef long (*boundary_kernel_fn)(const struct boundary_call *call);
+/* Make the system call itself, by the process's own way, which no filter of ours traps. */
 long boundary_kernel(const struct boundary_call *call);
-void boundary_set_kernel(boundary_kernel_fn gate);
 
 /* boundary_kernel() of up to six arguments. */
 #define BOUNDARY_KERNEL(number, ...) \
