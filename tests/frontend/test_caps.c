@@ -27,6 +27,7 @@ static void checked(void)
 	    {KVM_CAP_HALT_POLL, 1, 1},
 	    {KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1, 1},
 	    {KVM_CAP_PRE_FAULT_MEMORY, 1, 1},
+	    {KVM_CAP_GUEST_MEMFD_FLAGS, 3, 3},
 	    {99999, 0, 0},
 	    {-1, 0, 0},
 	};
@@ -287,6 +288,27 @@ static void injected_exceptions(void)
 	}
 }
 
+/* A debugger may keep interrupts and NMIs off while it looks around. */
+static void blocked_interrupts(void)
+{
+	/* mov al, 0x60; out REPORT_PORT, al; jmp to the first */
+	static const uint8_t code[] = {0xb0, 0x60, 0xe6, REPORT_PORT, 0xeb, 0xfa};
+	struct kvm_guest_debug debug = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ};
+	struct machine machine;
+
+	machine_open(&machine, MACHINE_NO_IRQCHIP);
+	memcpy(machine.memory + CODE, code, sizeof(code));
+	WORKS(ioctl(machine.vcpu, KVM_SET_GUEST_DEBUG, &debug));
+	WORKS(ioctl(machine.vcpu, KVM_NMI, 0));
+	for (int i = 0; i < 3; i++)
+		CHECK(next_report(&machine) == 0x60, "exit %u", machine.run->exit_reason);
+	debug.control = 0;
+	WORKS(ioctl(machine.vcpu, KVM_SET_GUEST_DEBUG, &debug));
+	CHECK(next_report(&machine) == SAW_NMI, "exit %u", machine.run->exit_reason);
+	CHECK(next_report(&machine) == 0x60, "exit %u", machine.run->exit_reason);
+	machine_close(&machine);
+}
+
 /* Registers by the run page: those asked for are there after a run, those marked are taken. */
 static void registers_by_the_run_page(void)
 {
@@ -336,6 +358,7 @@ int main(void)
 	enforced_features();
 	addresses();
 	injected_exceptions();
+	blocked_interrupts();
 	registers_by_the_run_page();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;

@@ -163,6 +163,8 @@ expect 'read-only parameter' refused "$(run "(echo N > $kvm/tdp_mmu) || echo ref
 expect 'set before the start' N \
 	"$("$quire" run --param kvm.tdp_mmu=0 cat $kvm/tdp_mmu)"
 expect 'written by a shell' N "$(run "echo off > $kvm/eager_page_split; cat $kvm/eager_page_split")"
+expect 'written as on' Y "$(run "echo off > $kvm/eager_page_split; echo on > $kvm/eager_page_split
+	cat $kvm/eager_page_split")"
 expect 'written by tee' 100 \
 	"$(run "echo 0100 | sed s/^0// | tee $kvm/nx_huge_pages_recovery_period_ms >/dev/null
 		cat $kvm/nx_huge_pages_recovery_period_ms")"

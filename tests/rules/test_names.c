@@ -2,6 +2,7 @@
 #include <aio.h>
 #include <poll.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -295,16 +296,20 @@ static void in_few_numbers(void)
 
 static void test_numbers_that_are_taken(void)
 {
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2];
 	const struct rlimit few = {64, 64};
 	pid_t child;
 	int status;
 
-	/* Without rights there is no number past the limit. */
+	/* Without the right to pass it there is no number past the limit. */
 	CHECK_OK(setrlimit(RLIMIT_NOFILE, &few));
 	child = fork();
 	if (!child) {
-		if (!geteuid())
-			CHECK_OK(setuid(65534));
+		CHECK_OK(syscall(SYS_capget, &header, data));
+		data[0].effective &= ~(1u << CAP_SYS_RESOURCE);
+		data[0].permitted &= ~(1u << CAP_SYS_RESOURCE);
+		CHECK_OK(syscall(SYS_capset, &header, data));
 		in_few_numbers();
 		exit(0);
 	}

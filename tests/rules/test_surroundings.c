@@ -150,6 +150,101 @@ static void test_little_data(void)
 	CHECK(mine != MAP_FAILED);
 }
 
+/* A call that may find no memory: -1 then, and no other error. */
+static long may_lack(long result, const char *call)
+{
+	if (result < 0 && errno != ENOMEM)
+		FAIL("%s: errno %d", call, errno);
+	return result;
+}
+#define MAY_LACK(call) may_lack(call, #call)
+
+static void run_once(int fd)
+{
+	const size_t bytes = 3 * PAGE;
+	struct kvm_run *run = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	struct kvm_regs regs = {.rflags = 2};
+	struct kvm_sregs sregs;
+
+	if (run == MAP_FAILED)
+		return;
+	CHECK_OK(ioctl(fd, KVM_GET_SREGS, &sregs));
+	sregs.cs.base = sregs.cs.selector = 0;
+	CHECK_OK(ioctl(fd, KVM_SET_SREGS, &sregs));
+	CHECK_OK(ioctl(fd, KVM_SET_REGS, &regs));
+	if (!MAY_LACK(ioctl(fd, KVM_RUN, 0)))
+		CHECK_EQ(run->exit_reason, KVM_EXIT_IO);
+	CHECK_OK(munmap(run, bytes));
+}
+
+/* A whole VM, as far as it gets, and its end. */
+static void life(int kvm, const uint8_t *code)
+{
+	struct kvm_create_guest_memfd create = {.size = 64 * PAGE};
+	struct kvm_userspace_memory_region region = {
+	    .slot = 1, .memory_size = 16 * PAGE, .userspace_addr = (uintptr_t)code};
+	struct kvm_irq_routing none = {0};
+	int own = (int)MAY_LACK(ioctl(kvm, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM)), made[3];
+
+	if (own < 0)
+		return;
+	if (!MAY_LACK(ioctl(own, KVM_CREATE_IRQCHIP, 0)))
+		MAY_LACK(ioctl(own, KVM_SET_GSI_ROUTING, &none));
+	made[0] = (int)MAY_LACK(ioctl(own, KVM_CREATE_VCPU, 0));
+	made[1] = (int)MAY_LACK(ioctl(own, KVM_CREATE_GUEST_MEMFD, &create));
+	made[2] = (int)MAY_LACK(ioctl(own, KVM_GET_STATS_FD, 0));
+	MAY_LACK(ioctl(own, KVM_SET_USER_MEMORY_REGION, &region));
+	region.flags = KVM_MEM_LOG_DIRTY_PAGES;
+	MAY_LACK(ioctl(own, KVM_SET_USER_MEMORY_REGION, &region));
+	if (made[0] >= 0)
+		run_once(made[0]);
+	for (int i = 0; i < 3; i++)
+		if (made[i] >= 0)
+			CHECK_OK(close(made[i]));
+	CHECK_OK(close(own));
+}
+
+/* Bytes of the process's address space. */
+static unsigned long size_now(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	unsigned long pages = 0;
+
+	CHECK(file != NULL);
+	CHECK_EQ(fscanf(file, "%lu", &pages), 1);
+	fclose(file);
+	return pages * PAGE;
+}
+
+/* With any room for memory, from none up: a call works or says so, and nothing is left behind. */
+static void test_any_room(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), lowest;
+	uint8_t *code = memory_alloc(16 * PAGE);
+	struct rlimit before, room;
+	unsigned long size;
+
+	for (unsigned long i = 0; i < 16 * PAGE; i += 2)
+		memcpy(code + i, "\xe6\x10", 2); /* out 0x10, al */
+	life(kvm, code);
+	life(kvm, code);
+	lowest = dup(0);
+	CHECK_OK(close(lowest));
+	CHECK_OK(getrlimit(RLIMIT_AS, &before));
+	size = size_now();
+	for (unsigned long bytes = 0; bytes < 128ul << 20;
+	     bytes += bytes < 1 << 20 ? PAGE : 1 << 20) {
+		room = before;
+		room.rlim_cur = size + bytes;
+		CHECK_OK(setrlimit(RLIMIT_AS, &room));
+		life(kvm, code);
+		CHECK_OK(setrlimit(RLIMIT_AS, &before));
+	}
+	CHECK_EQ(dup(0), lowest);
+	CHECK_EQ(size_now(), size);
+	machine_works();
+}
+
 static void test_all_locked(void)
 {
 	int fd;
@@ -282,6 +377,7 @@ int main(int argc, char **argv)
 	    TEST(test_no_file_sizes_for_now),
 	    TEST(test_first_thread_gone),
 	    TEST(test_little_room),
+	    TEST(test_any_room),
 	    TEST(test_little_data),
 	    TEST(test_all_locked),
 	    TEST(test_a_tenders_filter),
