@@ -1,7 +1,8 @@
 """What the tests run of the sources: lines and branches by folder, and the files with the least.
 
-It builds with coverage in build-coverage/, forgets earlier counts, and runs the suites that reach
-/dev/kvm (SUITEs name others). A line in several programs counts when one of them runs it.
+It builds with coverage in build-coverage/, forgets earlier counts, and runs the quick tests of the
+suites that reach these folders (SUITEs name others). A line in several programs counts when one of
+them runs it.
 """
 import argparse
 import collections
@@ -22,7 +23,7 @@ TREE = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = TREE / "build-coverage"
 OPTIONS = ["-Db_coverage=true", "-Dbuildtype=debug", "-Doptimization=1"]
 FOLDERS = ("src", "vcpu", "frontend", "boundary", "preload")
-SUITES = ("engine", "frontend", "guest", "preload", "rules")
+SUITES = ("engine", "frontend", "guest", "preload", "rules", "unit")
 # Left out: the same client once more, for what is below these folders; processes of the engine, which
 # leave no counts; what looks at time; clients that sanitizers slow down already.
 LEFT_OUT = ("rules-shadowed-", "rules-single-stage-", "rules-without-ad-", "rules-table", "tools-rules",
