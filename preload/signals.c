@@ -40,11 +40,11 @@ INTERPOSED_ALIAS("sigaction")
 int __sigaction(int signal, const struct sigaction *act, struct sigaction *old);
 
 /* What the kernel took: our own work in a handler may need more than is there. */
-void signals_note_stack(const stack_t *stack)
+void signals_note_stack(void)
 {
 	stack_t now;
 
-	if (!stack || sys_call(SYS_sigaltstack, 0, sys_address(&now)))
+	if (sys_call(SYS_sigaltstack, 0, sys_address(&now)))
 		return;
 	process_room_note(sys_address(now.ss_sp), now.ss_flags & SS_DISABLE ? 0 : now.ss_size);
 }
@@ -53,8 +53,9 @@ INTERPOSED int sigaltstack(const stack_t *stack, stack_t *old)
 {
 	int result = REAL(sigaltstack)(stack, old);
 
-	if (!result)
-		signals_note_stack(stack);
+	/* It has taken effect, too, where the old one could not be written. */
+	if (stack && (!result || errno == EFAULT))
+		signals_note_stack();
 	return result;
 }
 

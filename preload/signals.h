@@ -7,7 +7,7 @@
 /* sigprocmask(2) with the client's pointers, of which eight bytes are looked at: 0 or -errno. */
 int signals_change_mask(int how, const sigset_t *set, sigset_t *old);
 
-/* sigaltstack(2) was made with @stack. */
-void signals_note_stack(const stack_t *stack);
+/* sigaltstack(2) has set a stack. */
+void signals_note_stack(void);
 
 #endif

@@ -131,13 +131,13 @@ static long change_stack(const struct trap *trap)
 {
 	long error = kernel_call(trap);
 
-	if (error)
+	/* A place for the old one that cannot be written is found when the new one is in force. */
+	if (!trap->call.args[0] || (error && error != -EFAULT))
 		return error;
 	/* The return from the handler sets the frame's again. */
-	if (trap->call.args[0])
-		sys_call(SYS_sigaltstack, 0, sys_address(&trap->context->uc_stack));
-	signals_note_stack((const stack_t *)trap->call.args[0]);
-	return 0;
+	sys_call(SYS_sigaltstack, 0, sys_address(&trap->context->uc_stack));
+	signals_note_stack();
+	return error;
 }
 
 uint64_t trap_restorer(void)

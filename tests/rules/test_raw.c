@@ -448,6 +448,32 @@ static void test_once(void)
 	CHECK_EQ(action.mask, 0x200);
 }
 
+/* The new stack is in force before the kernel finds that it cannot tell the old one. */
+static void test_stack_told_to_a_bad_place(void)
+{
+	uint8_t room[2][16384];
+	stack_t stack = {.ss_sp = room[1], .ss_size = sizeof(room[0])}, now;
+
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
+	stack.ss_sp = room[0];
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 8), -EFAULT);
+	CHECK_EQ(RAW(SYS_sigaltstack, 0, (long)&now), 0);
+	CHECK(now.ss_sp == room[0] && now.ss_size == sizeof(room[0]));
+	stack.ss_sp = room[1];
+	CHECK(sigaltstack(&stack, (stack_t *)8) == -1 && errno == EFAULT);
+	CHECK_ZERO(sigaltstack(NULL, &now));
+	CHECK(now.ss_sp == room[1]);
+	CHECK_EQ(RAW(SYS_sigaltstack, 8, (long)&now), -EFAULT);
+	stack.ss_size = 1;
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 8), -ENOMEM);
+	stack.ss_flags = 77;
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 8), -EINVAL);
+	CHECK_ZERO(sigaltstack(NULL, &now));
+	CHECK(now.ss_sp == room[1] && now.ss_size == sizeof(room[1]));
+	stack.ss_flags = SS_DISABLE;
+	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
+}
+
 /* A signal ends a wait that was entered by the instruction, and KVM_RUN. */
 static void *kicks(void *opaque)
 {
@@ -493,6 +519,7 @@ int main(int argc, char **argv)
 	    TEST(test_masks),
 	    TEST(test_own_sigsys),
 	    TEST(test_own_return),
+	    TEST(test_stack_told_to_a_bad_place),
 	    TEST(test_waits_end),
 	    TEST(test_clone3),
 	    TEST(test_children_on_other_stacks),
