@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "hosts/process/fork.h"
+#include "hosts/process/helper.h"
 #include "preload/real.h"
 
 pid_t _Fork(void);
@@ -31,9 +32,13 @@ struct clone_start {
 static int clone_child(void *opaque)
 {
 	const struct clone_start *start = opaque;
+	int status;
 
 	process_fork_child();
-	return start->function(start->argument);
+	status = start->function(start->argument);
+	/* libc's clone() ends the thread by the system call, and runs nothing for its end. */
+	helper_leader_leaves();
+	return status;
 }
 
 /* Threads and vfork's kin share the memory, and with it the locks: they are no forks. */

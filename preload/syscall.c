@@ -37,6 +37,9 @@ static bool is_functions(const struct boundary_call *call, long *result)
 		*result = execveat((int)args[0], (const char *)args[1], (char *const *)args[2],
 				   (char *const *)args[3], (int)args[4]);
 		return true;
+	case SYS_exit:
+		trap_leave_thread();
+		return false;
 	case SYS_sigaltstack:
 		*result = sigaltstack((const stack_t *)args[0], (stack_t *)args[1]);
 		return true;

@@ -36,6 +36,8 @@ uint64_t trap_gate(void);
 /* libc's return from a signal: a move of seven bytes, and rt_sigreturn. */
 uint64_t trap_restorer(void);
 
+/* The running thread makes the system call exit. */
+void trap_leave_thread(void);
 /* New processes and threads, and execve. False: it is another call. */
 bool trap_serve_process(struct trap *trap, long *result);
 /* A filter of system calls is installed. False: it is another call. */

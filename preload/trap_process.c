@@ -17,6 +17,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/report/report.h"
 #include "hosts/process/fork.h"
+#include "hosts/process/helper.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "preload/coverage.h"
@@ -212,6 +213,12 @@ static long make_child(struct trap *trap)
 					: make_forked(&request, trap);
 }
 
+void trap_leave_thread(void)
+{
+	if (sys_call(SYS_gettid, 0) == sys_call(SYS_getpid, 0))
+		helper_leader_leaves();
+}
+
 bool trap_serve_process(struct trap *trap, long *result)
 {
 	const unsigned long *args = trap->call.args;
@@ -235,6 +242,9 @@ bool trap_serve_process(struct trap *trap, long *result)
 	case SYS_exit_group:
 		report_last();
 		coverage_keep();
+		return false;
+	case SYS_exit:
+		trap_leave_thread();
 		return false;
 	default:
 		return false;

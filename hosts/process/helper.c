@@ -46,6 +46,9 @@ static uint64_t helpers;
  */
 static pid_t libc_process;
 
+/* The first thread ended by a system call of its own, not by a function of libc's. */
+static uint32_t has_left;
+
 /* The word of a first thread that libc gave none. */
 static uint32_t own_word;
 
@@ -57,6 +60,12 @@ static pid_t process_number(void)
 __attribute__((constructor)) static void note_process(void)
 {
 	libc_process = process_number();
+	__atomic_store_n(&has_left, 0, __ATOMIC_RELAXED);
+}
+
+void helper_leader_leaves(void)
+{
+	__atomic_store_n(&has_left, 1, __ATOMIC_RELEASE);
 }
 
 static const struct fork_entry helper_entry
@@ -167,7 +176,8 @@ static void *watch_leader(void *word)
 	while (threads_left() > (__atomic_load_n(&helpers, __ATOMIC_RELAXED) & COUNT_MASK))
 		nap(LAST_NS);
 	/* libc calls exit(0) for the last of its threads, and counts the helpers as such. */
-	if (!code && libc_process == process_number())
+	if (!code && libc_process == process_number() &&
+	    !__atomic_load_n(&has_left, __ATOMIC_ACQUIRE))
 		exit(0);
 	sys_call(SYS_exit_group, (uint64_t)code);
 	return NULL;

@@ -19,6 +19,11 @@ struct helper {
  * is then the first thread's, or that of exit(0) where libc would have called it.
  */
 int helper_start(struct helper *helper, void *(*function)(void *), void *argument);
+/*
+ * The first thread ends by the system call exit now, which runs none of exit(3)'s functions: then
+ * none are run for the process either. By that thread.
+ */
+void helper_leader_leaves(void);
 /* Waits for its end. */
 void helper_join(const struct helper *helper);
 

@@ -55,6 +55,19 @@ static void exit_call(void)
 	syscall(SYS_exit, 3);
 }
 
+/* No function of libc's: what atexit() names is not for it. */
+static void exit_call_with_zero(void)
+{
+	make_vm();
+	syscall(SYS_exit, 0);
+}
+
+static void trapped_exit_call_with_zero(void)
+{
+	make_vm();
+	__asm__ volatile("syscall" : : "a"((long)SYS_exit), "D"(0l) : "rcx", "r11", "memory");
+}
+
 static void exit_call_before_another(void)
 {
 	make_vm();
@@ -82,9 +95,18 @@ static int clone_main(void *unused)
 	return 7;
 }
 
+static int clone_main_with_zero(void *unused)
+{
+	(void)unused;
+	atexit(at_end);
+	make_vm();
+	return 0;
+}
+
 struct way {
 	const char *name;
-	void (*run)(void); /* NULL: a child made by clone(), which returns from its function */
+	void (*run)(void);
+	int (*cloned)(void *unused); /* instead: a child made by clone(), which returns from it */
 	int status;
 	const char *written; /* by the atexit handler */
 };
@@ -94,8 +116,8 @@ static pid_t start(const struct way *way)
 	static char stack[256 << 10] __attribute__((aligned(16)));
 	pid_t pid;
 
-	if (!way->run)
-		return clone(clone_main, stack + sizeof(stack), SIGCHLD, NULL);
+	if (way->cloned)
+		return clone(way->cloned, stack + sizeof(stack), SIGCHLD, NULL);
 	pid = fork();
 	if (!pid) {
 		atexit(at_end);
@@ -134,11 +156,14 @@ static int check(const struct way *way, pid_t pid, int from)
 int main(void)
 {
 	static const struct way ways[] = {
-	    {"exit", exit_call, 3, ""},
-	    {"exit before another thread", exit_call_before_another, 5, ""},
-	    {"pthread_exit", pthread_exit_alone, 0, "end"},
-	    {"pthread_exit before another thread", pthread_exit_before_another, 0, "end"},
-	    {"return of a clone() child", NULL, 7, ""},
+	    {"exit", exit_call, NULL, 3, ""},
+	    {"exit with 0", exit_call_with_zero, NULL, 0, ""},
+	    {"trapped exit with 0", trapped_exit_call_with_zero, NULL, 0, ""},
+	    {"exit before another thread", exit_call_before_another, NULL, 5, ""},
+	    {"pthread_exit", pthread_exit_alone, NULL, 0, "end"},
+	    {"pthread_exit before another thread", pthread_exit_before_another, NULL, 0, "end"},
+	    {"return of a clone() child", NULL, clone_main, 7, ""},
+	    {"return of 0 of a clone() child", NULL, clone_main_with_zero, 0, ""},
 	};
 	int failed = 0;
 
