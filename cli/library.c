@@ -6,8 +6,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/types.h>
 #include <unistd.h>
+
+/* Without /proc (a plain chroot), by the path that this command was executed by. 0 or -errno. */
+static int find_self(char *path)
+{
+	const char *executed = (const char *)getauxval(AT_EXECFN);
+	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
+
+	if (length < 0)
+		return executed && realpath(executed, path) ? 0 : -ENOENT;
+	path[length] = '\0';
+	return 0;
+}
 
 /* @name in one of the folders where it may be. */
 static int find(const char *name, char *path)
@@ -21,12 +34,11 @@ static int find(const char *name, char *path)
 	    "../lib/x86_64-linux-gnu/quire",
 	};
 	char self[PATH_MAX], candidate[PATH_MAX + 64];
-	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char *slash;
+	int error = find_self(self);
 
-	if (length < 0)
-		return -errno;
-	self[length] = '\0';
+	if (error)
+		return error;
 	slash = strrchr(self, '/');
 	if (!slash)
 		return -ENOENT;

@@ -42,4 +42,7 @@ fi
 try "no /dev/shm" in_mounts "mount -t tmpfs -o ro,size=4k none /dev/shm"
 try "a read-only root" in_mounts "mount --bind / / && mount -o remount,bind,ro /"
 try "no /sys" in_mounts "mount -t tmpfs none /sys"
+# Without it a program starts, and finds no /dev/kvm.
+clients=$(command -v true)
+try "no /proc" in_mounts "mount -t tmpfs none /proc"
 exit $failed

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The same container as a plain folder: make_root.sh FOLDER PACKAGES [SUITE [MIRROR]]
-# Debian's smallest root with Quire's package in it; as root. The command finds its library by /proc:
+# Debian's smallest root with Quire's package in it; as root. A program that uses KVM needs /proc:
 #   mount -t proc proc FOLDER/proc
 #   chroot FOLDER quire run -- PROGRAM
 set -eu
