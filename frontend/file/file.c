@@ -4,8 +4,9 @@
  * The inode of the memfd is the identity. Of most files we hold nothing, and the kernel tells when
  * the inode is gone (frontend/file/watch.h). A file whose pages are mapped by us, too, would stay
  * for ever: the client's open file description holds an exclusive flock, and our own description of
- * the same inode (hidden_fd) can take the lock exactly when the client's is gone, over dup, fork,
- * SCM_RIGHTS and mappings. So it is for every file where the kernel cannot tell.
+ * the same inode can take the lock exactly when the client's is gone, over dup, fork, SCM_RIGHTS
+ * and mappings. So it is for every file where the kernel cannot tell. A thread with descriptors of
+ * its own holds ours (frontend/file/holder.h); where there is none, it is a hidden one.
  *
  * The table holds one reference to each struct file, every file_get() another. A file leaves the
  * table when the client's description is found gone, and is released with its last reference, so
@@ -31,6 +32,7 @@
 #include "frontend/file/client_call.h"
 #include "frontend/file/gmem_remote.h"
 #include "frontend/file/hidden_fd.h"
+#include "frontend/file/holder.h"
 #include "frontend/file/memory.h"
 #include "frontend/file/numbers.h"
 #include "frontend/file/watch.h"
@@ -59,8 +61,9 @@ struct file {
 	pid_t owner;
 	uint64_t identity;
 	uint32_t generation;
-	int hidden_fd;	       /* [T]; -1: watched, or in a forked child */
-	int watch;	       /* [T]; 0: not watched */
+	int held;      /* [T] by the holder; negative: it has none */
+	int hidden_fd; /* [T] where the holder has none; -1: watched, or in a forked child */
+	int watch;     /* [T]; 0: not watched */
 	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
 	struct file *next;     /* [T] in the bucket, later in a list of the released */
 	struct file *linger_next, **linger_link; /* [T] */
@@ -152,9 +155,10 @@ static pid_t process_number(void)
 /* Has the client's last reference gone? Then the file leaves the table. */
 static bool file_take_gone_locked(struct file *file)
 {
-	if (file->hidden_fd < 0 || file->owner != process_number())
+	if (!file_uses_lock(file) || file->owner != process_number())
 		return false;
-	if (sys_call(SYS_flock, (uint64_t)file->hidden_fd, LOCK_EX | LOCK_NB))
+	if (file->held >= 0 ? !holder_takes_lock(file->held)
+			    : sys_call(SYS_flock, (uint64_t)file->hidden_fd, LOCK_EX | LOCK_NB))
 		return false;
 	table_remove_locked(file);
 	return true;
@@ -164,6 +168,8 @@ static void file_free(struct file *file)
 {
 	if (file->memory)
 		munmap(file->memory, file->size_bytes);
+	if (file->held >= 0)
+		holder_close(file->held);
 	if (file->hidden_fd >= 0)
 		hidden_fd_close(file->hidden_fd);
 	process_heap_free(file);
@@ -411,7 +417,7 @@ static void fork_child(void)
 		for (struct file *file = buckets[i]; file; file = file->next) {
 			if (file->hidden_fd >= 0)
 				hidden_fd_close(file->hidden_fd);
-			file->hidden_fd = -1;
+			file->held = file->hidden_fd = -1;
 			file->watch = 0;
 			file->memory = NULL;
 			file->is_lingering = 0;
@@ -448,6 +454,9 @@ static int make_memory(struct file *file, int fd, enum file_memory_kind kind)
 {
 	switch (kind) {
 	case FILE_MEMORY_MAPPABLE:
+		file->held = holder_open(fd);
+		if (file->held >= 0)
+			return holder_map(file->held, file->size_bytes, &file->memory);
 		return file_memory_map(fd, file->size_bytes, &file->memory);
 	case FILE_MEMORY_PRIVATE:
 		return file_memory_make(file->size_bytes, &file->memory);
@@ -471,18 +480,30 @@ static int seal(int fd, const struct file_config *config)
 }
 
 /*
- * A second description, which can take the lock that the client's holds, is ours. At no moment are
- * there two numbers of the client's: ours is the first description, hidden before the client's is
- * opened. The result is the client's, in the place of @fd, or -errno; @fd is closed in any case.
+ * Ours is the first description, hidden before the client's is opened, so that at no moment there
+ * are two numbers of the client's.
+ */
+static int hide_description(struct file *file, int fd, const struct file_config *config)
+{
+	file->hidden_fd = hidden_fd_hide(fd);
+	if (file->hidden_fd < 0)
+		return file->hidden_fd;
+	return hidden_fd_open_again(file->hidden_fd, O_RDWR | (config->cloexec ? O_CLOEXEC : 0));
+}
+
+/*
+ * A second description, which can take the lock that the client's holds, is ours. The result is the
+ * client's, in the place of @fd, or -errno; @fd is closed in any case.
  */
 static int hold_description(struct file *file, int fd, const struct file_config *config)
 {
 	int error;
 
-	file->hidden_fd = hidden_fd_hide(fd);
-	if (file->hidden_fd < 0)
-		return file->hidden_fd;
-	fd = hidden_fd_open_again(file->hidden_fd, O_RDWR | (config->cloexec ? O_CLOEXEC : 0));
+	/* Memory that it could not map is mapped by what is hidden. */
+	if (config->memory != FILE_MEMORY_MAPPABLE)
+		file->held = holder_open(fd);
+	if (file->held < 0)
+		fd = hide_description(file, fd, config);
 	if (fd < 0)
 		return fd;
 	if (!flock(fd, LOCK_EX))
@@ -537,7 +558,7 @@ static int table_add(struct file *file, int fd)
 	int watch = 0;
 
 	process_lock_acquire(&table_lock);
-	if (file->hidden_fd < 0) {
+	if (!file_uses_lock(file)) {
 		watch = file_watch_add(fd);
 		if (watch < 0)
 			goto unlock;
@@ -586,7 +607,7 @@ static struct file *file_alloc(const struct file_config *config)
 	file->owner = process_number();
 	file->identity = process_identity();
 	file->generation = gmem_remote_generation();
-	file->hidden_fd = -1;
+	file->held = file->hidden_fd = -1;
 	file->references = 1;
 	return file;
 }
@@ -723,7 +744,7 @@ bool file_is_own(const struct file *file)
 
 bool file_uses_lock(const struct file *file)
 {
-	return file->hidden_fd >= 0;
+	return file->held >= 0 || file->hidden_fd >= 0;
 }
 
 const struct file_ops *file_ops_of(const struct file *file)

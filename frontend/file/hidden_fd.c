@@ -135,7 +135,7 @@ static int duplicate_high(int fd, int base)
 {
 	int high = -1;
 
-	for (int from = base; high < 0 && from > 0; from /= 2)
+	for (int from = base; high < 0 && from > 0; from -= from / 8 + 1)
 		high = duplicate(fd, from);
 	if (high < 0)
 		high = duplicate(fd, 0);
@@ -215,6 +215,11 @@ void hidden_fd_keep_proc(void)
 	else
 		for (enum proc_file which = 0; which < PROC_FILES; which++)
 			keep_file(which);
+}
+
+int hidden_fd_kept_proc(void)
+{
+	return __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE);
 }
 
 void hidden_fd_move_proc(int fd)

@@ -29,6 +29,8 @@ int hidden_fd_move(int fd);
  * moments, so it is called where one is about to be given out.
  */
 void hidden_fd_keep_proc(void);
+/* What hidden_fd_keep_proc() keeps of /proc itself, or -1. */
+int hidden_fd_kept_proc(void);
 /* The client puts something of its own at @fd: move what hidden_fd_keep_proc() keeps there. */
 void hidden_fd_move_proc(int fd);
 /* In the child of a fork: files about memory tell of the parent's. */

@@ -27,6 +27,7 @@ enum fork_rank {
 	FORK_SIGNALS, /* no lock: the forking thread's own signals. First before, last after */
 	FORK_ACTIONS, /* actions_lock: the client's signal actions */
 	FORK_FILES,   /* table_lock: file objects */
+	FORK_HOLDER,  /* holder_lock: second descriptions */
 	FORK_PARAMS,  /* nx_vms_lock: VMs that hear of parameters */
 	FORK_VMS,     /* vms_lock: VMs that hear of memory calls */
 	FORK_IRQFDS,  /* irqfds_lock */

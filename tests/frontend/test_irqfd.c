@@ -178,20 +178,25 @@ static void eventfd_of_a_vm_that_ended(void)
 	close((int)other.fd);
 }
 
-/* Of all descriptors in the process none is there for a VM but the client's. */
-static void a_vm_is_one_descriptor(void)
+/* Of all descriptors in the process none is there for a VM or a vCPU but the client's. */
+static void an_object_is_one_descriptor(void)
 {
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vms[8], before;
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vms[8], vcpus[8], before;
 
 	vms[0] = ioctl(kvm, KVM_CREATE_VM, 0);
 	before = count_descriptors();
-	for (int i = 1; i < 8; i++) {
-		vms[i] = ioctl(kvm, KVM_CREATE_VM, 0);
+	for (int i = 0; i < 8; i++) {
+		if (i)
+			vms[i] = ioctl(kvm, KVM_CREATE_VM, 0);
 		WORKS(ioctl(vms[i], KVM_CREATE_IRQCHIP, 0));
+		vcpus[i] = ioctl(vms[i], KVM_CREATE_VCPU, 0);
+		CHECK(vcpus[i] >= 0, "vCPU %d", i);
 	}
-	CHECK(count_descriptors() == before + 7, "%d for seven", count_descriptors() - before);
-	for (int i = 0; i < 8; i++)
+	CHECK(count_descriptors() == before + 15, "%d for 15", count_descriptors() - before);
+	for (int i = 0; i < 8; i++) {
 		close(vms[i]);
+		close(vcpus[i]);
+	}
 	close(kvm);
 }
 
@@ -359,7 +364,7 @@ int main(void)
 	closed_ones_are_dropped();
 	number_given_away();
 	eventfd_of_a_vm_that_ended();
-	a_vm_is_one_descriptor();
+	an_object_is_one_descriptor();
 	resampled_by_the_pic();
 	resampled_by_the_apic();
 	level_lines();
