@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import assertions
 import c_source
 from rules import known_tests
 
@@ -483,6 +484,13 @@ def rule_contracts(tree):
             if f.name in said and said[f.name] != wanted and f.name not in CONTRACTS.values():
                 yield (source.path, f.line, f"{f.name}() asserts {said[f.name] or 'nothing'}, and its "
                        f"heading wants {wanted or 'nothing'}")
+
+def rule_assertions(tree):
+    """A function that changes state asserts twice on average: tools/assertions.py counts."""
+    found = list(assertions.functions(tree))
+    if assertions.average(found) < assertions.WANTED:
+        yield ("src", 1, f"{assertions.average(found):.2f} assertions for each function that changes "
+               f"state, {assertions.WANTED} are wanted")
 
 def rule_examples(tree):
     """Every public header has an example that is compiled: examples/headers/<name>.c."""

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/vm/locks.h"
@@ -102,6 +103,8 @@ static bool publish_frame(struct pfn_cache *cache, const struct quire_page *page
 	struct quire_vm *vm = cache->vm;
 	bool changing;
 
+	CHECK(lock_is_held(&cache->lock, LOCK_EXCLUSIVE));
+	CHECK(!cache->valid);
 	mutex_lock(&vm->invalidation.lock);
 	changing = is_changing(&vm->pfn_caches, cache->hva, snapshot);
 	mutex_unlock(&vm->invalidation.lock);
@@ -151,6 +154,7 @@ static int refresh_locked(struct pfn_cache *cache, u64 size_bytes) REQUIRES(&cac
 	hva_t hva = {0};
 	int err;
 
+	CHECK(lock_is_held(&cache->refresh, LOCK_EXCLUSIVE));
 	rwlock_write_lock(&cache->lock);
 	if (!cache->active || !inside_page(cache->offset, size_bytes)) {
 		rwlock_write_unlock(&cache->lock);
@@ -189,7 +193,9 @@ static void link_cache(struct pfn_cache *cache)
 {
 	struct pfn_caches *caches = &cache->vm->pfn_caches;
 
+	CHECK(lock_is_held(&cache->refresh, LOCK_EXCLUSIVE) && !cache->active);
 	mutex_lock(&caches->lock);
+	CHECK(caches->first != cache);
 	cache->next = caches->first;
 	caches->first = cache;
 	mutex_unlock(&caches->lock);
@@ -252,6 +258,7 @@ void pfn_cache_deactivate(struct pfn_cache *cache)
 	mutex_lock(&caches->lock);
 	for (link = &caches->first; *link && *link != cache; link = &(*link)->next)
 		;
+	CHECK(!*link == !cache->active);
 	if (*link)
 		*link = cache->next;
 	mutex_unlock(&caches->lock);
@@ -269,6 +276,8 @@ static bool is_free(const struct hva_range *range)
 
 static void range_add(struct pfn_caches *caches, hva_t start, hva_t end)
 {
+	CHECK(lock_rank_is_held(RANK_INVALIDATE));
+	CHECK(start.v < end.v);
 	for (u32 i = 0; i < PFN_CACHE_RANGES; i++) {
 		if (!is_free(&caches->active[i]))
 			continue;
@@ -288,6 +297,7 @@ static void range_remove(struct pfn_caches *caches, hva_t start, hva_t end)
 		*range = (struct hva_range){{0}, {0}};
 		return;
 	}
+	CHECK(caches->active_elsewhere);
 	caches->active_elsewhere--;
 }
 

@@ -5,6 +5,7 @@
 #include "src/base/reclaim.h"
 #include "src/base/trace.h"
 #include "src/change/change.h"
+#include "src/vm/locks.h"
 
 static int range_check(const struct quire_vm *vm, gpa_t gpa, u64 size_bytes, u64 attributes)
 {
@@ -37,6 +38,9 @@ static void make_range_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
 	const struct memslot *slot;
 	struct memslot_iter iter;
 
+	slots_assert(vm);
+	CHECK(vm->invalidation.in_progress || MUTANT(attributes_end_first));
+	CHECK(!(attributes_get(vm, start) & QUIRE_ATTRIBUTE_PRIVATE));
 	memslot_for_gfn(slot, vm, 0, start, end, &iter)
 	{
 		gfn_t first = {max_u64(start.v, slot->base_gfn.v)};
@@ -73,6 +77,7 @@ static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u
 	if (!MUTANT(attributes_end_first))
 		invalidate_end(vm);
 	attributes_finish(vm, &change);
+	CHECK(attributes_range_has(vm, start, npages, attributes));
 	tdp_debt_settle(vm, &debt);
 	return 0;
 }

@@ -15,7 +15,11 @@ static void vm_destroy(struct quire_vm *vm)
 	const struct quire_host_ops *host = vm->host;
 	void *host_ctx = vm->host_ctx;
 
+	CHECK(!vm->vcpus && !vm->flush.members);
+	CHECK(!vm->invalidation.in_progress && !vm->pfn_caches.active_elsewhere);
 	change_zap_all(vm);
+	CHECK(!vm->leaves[QUIRE_LEVEL_4K] && !vm->leaves[QUIRE_LEVEL_2M]);
+	CHECK(!vm->leaves[QUIRE_LEVEL_1G] && !vm->nx.oldest);
 	shadow_destroy(vm);
 	memslots_destroy(vm, free_slot);
 	attributes_destroy(vm);
@@ -26,6 +30,7 @@ static void vm_destroy(struct quire_vm *vm)
 
 void quire_vm_put(struct quire_vm *vm)
 {
+	CHECK(atomic_load_relaxed_u32(&vm->refs));
 	if (atomic_fetch_sub_u32(&vm->refs, 1) == 1)
 		vm_destroy(vm);
 }

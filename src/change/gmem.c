@@ -1,8 +1,9 @@
 /* Pages of a guest_memfd go away: punched, poisoned, or released with the last descriptor. */
 #include <errno.h>
 
-#include "src/change/change.h"
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
+#include "src/change/change.h"
 #include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 
@@ -35,6 +36,7 @@ static void zap_file(const struct gmem_invalidation *inv, const struct quire_gme
 
 		if (binding.file != file)
 			continue;
+		CHECK(binding.npages && end.v <= memslot_end(binding.slot).v);
 		invalidation_add_range(file->vm, binding.gfn, end);
 		change_zap_range(file->vm, 1u << binding.slot->as_id, binding.gfn, end, debt);
 	}
@@ -49,6 +51,7 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 	if (!file_shows(inv, file))
 		return;
 	flush_debt_init(&debt, &vm->flush);
+	gmem_assert_invalidate(inv->inode);
 	change_lock(vm);
 	invalidation_begin(vm);
 	zap_file(inv, file, &debt);

@@ -3,6 +3,7 @@
 
 #include <quire/dirty.h>
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
@@ -94,6 +95,8 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	gfn_t end = memslot_end(slot), next;
 
 	slots_assert(vm);
+	CHECK((slot->flags & QUIRE_SLOT_LOG_DIRTY) && (slot->dirty || vm->ring_bytes));
+	CHECK(memslot_by_id(vm, slot->as_id, slot->id) == slot);
 	if (slot->flags & QUIRE_SLOT_READONLY)
 		return;
 	/* All pages count as dirty from the start: CLEAR arms them as they are harvested. A ring
@@ -131,6 +134,7 @@ static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
 	const struct quire_vm *vm = recovery->vm;
 	const struct memslot *slot = recovery->slot;
 
+	CHECK(gfn.v >= slot->base_gfn.v && level > QUIRE_LEVEL_4K);
 	mmu_assert_shared(vm);
 	if (gfn_level_max(vm, slot, gfn, (enum quire_level)level) < level)
 		return false;
@@ -157,6 +161,8 @@ void change_log_stop(struct quire_vm *vm, const struct memslot *slot)
 	};
 
 	slots_assert(vm);
+	CHECK(!(slot->flags & QUIRE_SLOT_LOG_DIRTY) && !slot->dirty);
+	CHECK(memslot_by_id(vm, slot->as_id, slot->id) == slot);
 	nested.range.highest = QUIRE_LEVEL_2M;
 	change_nested_recover(vm, &nested);
 	/* One hold a gigabyte: the largest leaf that may come back. */
@@ -227,6 +233,7 @@ static void name_words(struct log_span *span)
 			count += span->masks[at] != 0;
 		}
 	}
+	CHECK(count <= PIECE_NAMED && at <= span->words);
 	span->words = at;
 	span->nonzero = count;
 }
@@ -278,6 +285,7 @@ static void harvest_piece(struct quire_vm *vm, struct log_span *span, struct flu
 		return;
 	hold = piece_take(vm);
 	mmu_assert_shared(vm);
+	CHECK((hold == PIECE_ALONE) == flush_domain_is_closed(&vm->flush));
 	tdp_find_span(vm, span);
 	if (MUTANT(harvest_protects_first))
 		tdp_protect_span(vm, span, debt);
@@ -319,6 +327,7 @@ static void harvest(struct quire_vm *vm, const struct log_span *request) REQUIRE
 		flush_debt_forgive(&debt, "mutant");
 	/* Leaves lose W, and no table is unlinked. */
 	flush_debt_pay(&debt);
+	CHECK(!debt.tables && !debt.owed);
 }
 
 /* @words words of the slot's log from word @first on, whose bits @masks names. */

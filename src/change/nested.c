@@ -43,6 +43,7 @@ static void protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end
 	struct shadow_range range = shadow_range_of(as_id, start, end);
 
 	mmu_assert_exclusive(vm);
+	CHECK(start.v < end.v && as_id < vm->address_spaces);
 	while (shadow_write_protect(vm, &range, debt))
 		protect_yield(vm);
 }
@@ -83,6 +84,7 @@ void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span
 	slots_assert(vm);
 	if (!shadow_of(vm) || MUTANT(nested_unarmed))
 		return;
+	CHECK(!flush_domain_is_closed(&vm->flush));
 	change_lock(vm);
 	for (u64 i = 0; i < span->nonzero; i++) {
 		u64 index = span->named[i].index;

@@ -27,6 +27,8 @@ static int alloc_bitmap(struct quire_vm *vm, struct memslot *slot)
 {
 	if (!(slot->flags & QUIRE_SLOT_LOG_DIRTY) || vm->ring_bytes)
 		return 0;
+	slots_assert(vm);
+	CHECK(!slot->dirty);
 	slot->dirty =
 	    dirty_bitmap_alloc(vm->host, vm->host_ctx, slot->npages, vm->manual_protect & 2);
 	return slot->dirty ? 0 : -ENOMEM;
@@ -99,6 +101,8 @@ static void zap_slot(struct quire_vm *vm, const struct memslot *slot)
 		change_zap_all(vm);
 		return;
 	}
+	/* No fault maps it again: it is published as a placeholder. */
+	CHECK(memslot_lookup(vm, slot->as_id, slot->base_gfn, NULL)->flags & MEMSLOT_INVALID);
 	flush_debt_init(&debt, &vm->flush);
 	change_lock(vm);
 	change_zap_range(vm, 1u << slot->as_id, slot->base_gfn, memslot_end(slot), &debt);
@@ -142,6 +146,8 @@ static int make_successor(struct region_update *update)
 	struct quire_vm *vm = update->vm;
 	struct memslot *old = update->slots.old_slot, *new;
 
+	slots_assert(vm);
+	CHECK(old && !update->slots.new_slot);
 	new = memslot_alloc(vm, update->region);
 	if (!new)
 		return -ENOMEM;
@@ -158,6 +164,8 @@ static int make_successor(struct region_update *update)
 /* The new version is published: what they share is its. */
 static void retire(struct quire_vm *vm, struct memslot *old, const struct memslot *new)
 {
+	slots_assert(vm);
+	CHECK(memslot_by_id(vm, new->as_id, new->id) == new &&old != new);
 	if (old->dirty == new->dirty)
 		old->dirty = NULL;
 	slot_destroy(vm, old);
@@ -169,6 +177,7 @@ static void drop_successor(struct region_update *update)
 
 	if (!new)
 		return;
+	CHECK(memslot_by_id(update->vm, new->as_id, new->id) == update->slots.old_slot);
 	if (new->dirty == update->slots.old_slot->dirty)
 		new->dirty = NULL;
 	slot_destroy(update->vm, new);
@@ -260,6 +269,7 @@ static bool may_wrap(const struct quire_vm *vm)
 	u64 mask = (UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 1;
 	bool wraps = false;
 
+	slots_assert(vm);
 	for (u32 as = 0; as < vm->address_spaces; as++) {
 		u64 now = memslots_generation(vm, as) & mask;
 

@@ -53,6 +53,7 @@ static inline void dirty_bitmap_mark(struct dirty_bitmap *bitmap, u64 index)
 	u64 *word = &bitmap->bits[index / 64];
 	u64 bit = UINT64_C(1) << (index % 64);
 
+	CHECK(index < bitmap->npages);
 	/* I-65. */
 	CHECK(lock_rank_is_held(RANK_MMU) || MUTANT(own_mark_unlocked));
 	/* Most pages that are marked are marked already: do not own the line for them. */

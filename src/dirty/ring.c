@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+#include "src/base/assert.h"
+#include "src/base/lock.h"
+
 #define ENTRY_DIRTY 1u
 #define ENTRY_RESET 2u
 
@@ -11,6 +14,8 @@ int dirty_ring_append(struct dirty_ring *ring, u32 slot, u64 offset)
 	u32 index = ring->dirty_index;
 	struct quire_ring_entry *entry = &ring->entries[index & (ring->size - 1)];
 
+	CHECK(ring->size && !(ring->size & (ring->size - 1)));
+	CHECK(dirty_ring_used(ring) <= ring->size);
 	if (dirty_ring_used(ring) >= ring->size)
 		return 0;
 	atomic_store_relaxed_u32(&entry->slot, slot);
@@ -29,6 +34,8 @@ int dirty_ring_take_reset(struct dirty_ring *ring, u32 *slot, u64 *offset)
 	u32 index = ring->reset_index;
 	struct quire_ring_entry *entry = &ring->entries[index & (ring->size - 1)];
 
+	CHECK(lock_rank_is_held(RANK_SLOTS));
+	CHECK(dirty_ring_used(ring) <= ring->size);
 	/* Partner: the client's release store of RESET. */
 	if (!(atomic_load_acquire_u32(&entry->flags) & ENTRY_RESET))
 		return -ENOENT;

@@ -56,6 +56,8 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	new = restored(vm, old, fault);
 	if (!new)
 		return FAULT_CONTINUE;
+	CHECK(entry_pfn(new).v == entry_pfn(old).v && rights_permit(f, new, fault));
+	CHECK(!fault->write || !(slot->flags & QUIRE_SLOT_READONLY));
 	if (fault->write && MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
 	if (!tdp_change_entry(&change, entry, level, &old, new))

@@ -126,6 +126,7 @@ static int install_locked(struct quire_vcpu *vcpu, const struct fault *fault,
 	if (is_stale(vcpu, fault, found))
 		return QUIRE_RETRY;
 	slot = published_slot(vcpu, fault->gfn);
+	CHECK(fault->gfn.v >= slot->base_gfn.v && fault->gfn.v < memslot_end(slot).v);
 	mapping = fault_make_mapping(vm, slot, fault, found);
 	ret = tdp_map(vcpu, vcpu->root, &mapping, debt);
 	/* The mark comes with the right to write, not with the write (U-139b). */

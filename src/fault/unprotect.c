@@ -23,5 +23,6 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	change_lock(vm);
 	if (!shadow_unsync(vm, vcpu->as_id, gfn))
 		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
+	CHECK(!gfn_is_tracked(vm, vcpu->as_id, gfn));
 	change_settle_unlock(vm, &debt);
 }

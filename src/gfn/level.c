@@ -1,6 +1,7 @@
 /* The mapping level that slot and attributes allow; the list of tables that NX keeps small. */
 #include "src/gfn/level.h"
 
+#include "src/base/assert.h"
 #include "src/gfn/track.h"
 #include "src/vm/locks.h"
 
@@ -58,6 +59,8 @@ void nx_list_add(struct quire_vm *vm, struct table *table)
 
 	mmu_assert_shared(vm);
 	mutex_lock(&vm->roots.pages_lock);
+	CHECK(!table->nx_listed && table->nx_disallowed);
+	CHECK(!nx->newest == !nx->oldest);
 	table->nx_newer = NULL;
 	table->nx_older = nx->newest;
 	if (nx->newest)
@@ -74,6 +77,9 @@ static void remove_locked(struct quire_vm *vm, struct table *table)
 {
 	struct nx_tables *nx = &vm->nx;
 
+	CHECK(lock_is_held(&vm->roots.pages_lock, LOCK_EXCLUSIVE));
+	CHECK(table->nx_older ? table->nx_older->nx_newer == table : nx->oldest == table);
+	CHECK(table->nx_newer ? table->nx_newer->nx_older == table : nx->newest == table);
 	if (table->nx_older)
 		table->nx_older->nx_newer = table->nx_newer;
 	else
@@ -110,6 +116,7 @@ int nx_list_pop(struct quire_vm *vm, struct nx_range *range)
 		range->shadow = table->shadowed ? table : NULL;
 		range->start = table->gfn;
 		range->end.v = table->gfn.v + level_pages((enum quire_level)(table->level + 1u));
+		CHECK(is_aligned_u64(range->start.v, range->end.v - range->start.v));
 		remove_locked(vm, table);
 	}
 	mutex_unlock(&vm->roots.pages_lock);

@@ -9,6 +9,7 @@
 
 void dirty_log_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
 {
+	CHECK(vcpu->ring.entries);
 	if (BROKEN(dirty_ring_append(&vcpu->ring, slot, offset)))
 		vm_poison(vcpu->vm);
 	QUIRE_TRACE(kvm_dirty_ring_push, vcpu->id, vcpu->ring.dirty_index, vcpu->ring.reset_index,

@@ -27,6 +27,7 @@ int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache 
 	if (!*count)
 		(void)atomic_fetch_add_u64(&track->pages, 1);
 	*count += FOLLOWS;
+	CHECK(followers(*count) && atomic_load_relaxed_u64(&track->pages));
 	return followers(*count) == 1;
 }
 
@@ -40,6 +41,7 @@ static u64 change_counts(struct quire_vm *vm, struct sparse *counts, gfn_t gfn, 
 		vm_poison(vm);
 		return 0;
 	}
+	CHECK(vm->track->pages);
 	*count += instead - what;
 	if (!*count)
 		(void)atomic_fetch_sub_u64(&vm->track->pages, 1);
@@ -108,6 +110,7 @@ void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes
 	if (!track)
 		return;
 	atomic_fence();
+	CHECK(size_bytes && (gpa.v & ~QUIRE_PAGE_MASK) + size_bytes <= QUIRE_PAGE_SIZE);
 	if (atomic_load_relaxed_u64(&track->pages))
 		track->written(vm, as_id, gpa, size_bytes);
 }

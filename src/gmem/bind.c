@@ -3,6 +3,7 @@
 
 #include "src/base/reclaim.h"
 #include "src/gmem/gmem.h"
+#include "src/vm/locks.h"
 #include "src/vm/vm.h"
 
 int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gmem *gmem,
@@ -40,6 +41,9 @@ static void publish_bindings(const struct gmem_binding_change *change, const str
 {
 	struct quire_gmem *file = change->file;
 
+	slots_assert(file->vm);
+	CHECK(!pointer || pointer == file);
+	CHECK(!bindings->root == !bindings->count);
 	rwlock_write_lock(&file->inode->invalidate_lock);
 	/* Readers load the pointer, then the root: clear in this order, set in the other. */
 	if (!pointer)
@@ -59,6 +63,7 @@ int gmem_bind_commit(struct memslot *slot, struct gmem_binding_change *change)
 	int error;
 
 	change_init(change, slot);
+	CHECK(change->file && slot->npages);
 	change->bind = 1;
 	/* slots_lock keeps the bindings as they are; the invalidate lock is for punches. */
 	if (ptree_overlap_first(&change->before, item.key, item.end, &cursor, &there))
@@ -69,6 +74,7 @@ int gmem_bind_commit(struct memslot *slot, struct gmem_binding_change *change)
 		return error;
 	}
 	ptree_edit_seal(&change->edit);
+	CHECK(change->after.count == change->before.count + 1);
 	publish_bindings(change, &change->after, change->file);
 	change->published = 1;
 	return 0;
@@ -94,8 +100,10 @@ void gmem_unbind_commit(struct gmem_binding_change *change)
 {
 	if (!change->file)
 		return;
+	CHECK(!change->bind && !change->published);
 	publish_bindings(change, &change->after, NULL);
 	change->published = 1;
+	CHECK(!change->slot->gmem.file);
 	gmem_unbind_private(change->file->inode, change->slot->gmem.pgoff, change->slot->npages);
 }
 
@@ -115,6 +123,7 @@ void gmem_binding_finish(struct gmem_binding_change *change)
 {
 	if (!change->file)
 		return;
+	CHECK(change->published);
 	reclaim_synchronize();
 	ptree_edit_free_replaced(&change->edit);
 	change->file = NULL;

@@ -82,6 +82,7 @@ static void *link_make(const struct gmem_pages *pages, void **link, size_t size_
 		return NULL;
 	if (atomic_cmpxchg_ptr(link, &there, made))
 		return made;
+	CHECK(there && there != made);
 	/* Another thread was first. */
 	pages->host->free(pages->host_ctx, made, size_bytes);
 	return there;
@@ -114,6 +115,7 @@ static void note_lost(struct gmem_pages *pages, u64 index)
 {
 	bool noted = false;
 
+	CHECK(index < pages->npages);
 	for (u32 i = 0; i < GMEM_LOST_PAGES && !noted; i++) {
 		u64 free = 0;
 
@@ -127,6 +129,7 @@ static void note_lost(struct gmem_pages *pages, u64 index)
 
 void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages)
 {
+	CHECK(lock_is_held(&pages->punch_lock, LOCK_EXCLUSIVE));
 	if (likely(!atomic_load_relaxed_u32(&pages->any_lost)))
 		return;
 	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
@@ -248,6 +251,8 @@ int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block
 	u64 base = 0;
 	u64 *list;
 
+	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
+	CHECK(!(gmem_block_state(block, off) & GMEM_PAGE_EXISTS));
 	if (atomic_cmpxchg_u64(&block->base, &base, want) || base == want) {
 		gmem_block_set(block, off, GMEM_PAGE_EXISTS);
 		return 0;
@@ -266,6 +271,8 @@ int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block
  */
 static void block_join(struct gmem_block *block)
 {
+	CHECK(gmem_block_all_have(block, GMEM_PAGE_EXISTS));
+	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	atomic_store_relaxed_u32(&block->order, GMEM_BLOCK_ORDER);
 	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison() */
 	if (gmem_block_any_has(block, GMEM_PAGE_POISONED))
@@ -274,6 +281,7 @@ static void block_join(struct gmem_block *block)
 
 int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block, pfn_t pfn)
 {
+	CHECK(!gmem_block_is_unit(block));
 	for (u32 off = 0; off < GMEM_BLOCK_PAGES; off++) {
 		int error;
 
@@ -310,6 +318,8 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++)
 		if (!is_unit_at(block_at(&blocks[i]), base + i * GMEM_BLOCK_PAGES))
 			return;
+	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
+	CHECK(first + GMEM_GIGANTIC_PAGES <= pages->npages);
 	atomic_store_relaxed_u32(&block->gigantic, 1);
 	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison(): see block_join() */
 	if (any_block_has(blocks, GMEM_PAGE_POISONED))
@@ -320,6 +330,7 @@ void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, 
 {
 	const u64 *blocks = gigantic_find(pages, block_no);
 
+	CHECK(gmem_block_find(pages, block_no) == block);
 	atomic_store_relaxed_u32(&block->order, 0);
 	if (is_gigantic(blocks))
 		atomic_store_relaxed_u32(&block_at(blocks)->gigantic, 0);

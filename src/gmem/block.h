@@ -3,6 +3,7 @@
 #ifndef QUIRE_GMEM_BLOCK_H
 #define QUIRE_GMEM_BLOCK_H
 
+#include "src/base/assert.h"
 #include "src/gmem/pages.h"
 #include "src/tree/radix.h"
 
@@ -38,12 +39,14 @@ static inline u32 gmem_block_state(const struct gmem_block *block, u32 off)
 /* A full fence: see gmem_page_poison(). */
 static inline void gmem_block_set(struct gmem_block *block, u32 off, u32 bits)
 {
+	CHECK(off < GMEM_BLOCK_PAGES && bits <= 0xff);
 	atomic_fetch_or_u64(&block->states[off / GMEM_WORD_PAGES],
 			    (u64)bits << off % GMEM_WORD_PAGES * 8);
 }
 
 static inline void gmem_block_clear(struct gmem_block *block, u32 off, u32 bits)
 {
+	CHECK(off < GMEM_BLOCK_PAGES && bits <= 0xff);
 	atomic_fetch_and_u64(&block->states[off / GMEM_WORD_PAGES],
 			     ~((u64)bits << off % GMEM_WORD_PAGES * 8));
 }

@@ -165,8 +165,10 @@ static void inode_put(struct gmem_inode *inode)
 {
 	const struct gmem_pages *pages = &inode->pages;
 
+	CHECK(atomic_load_relaxed_u32(&inode->refs));
 	if (atomic_fetch_sub_u32(&inode->refs, 1) != 1)
 		return;
+	CHECK(!inode->files);
 	gmem_punch_pages(inode, 0, pages->npages);
 	pages->host->store_destroy(pages->host_ctx, pages->store);
 	gmem_pages_destroy(&inode->pages);
@@ -176,6 +178,7 @@ static void inode_put(struct gmem_inode *inode)
 /* The last reference, of the release or of a lookup that outlived it, frees the file. */
 void gmem_file_put(struct quire_gmem *file)
 {
+	CHECK(atomic_load_relaxed_u32(&file->active) & ~GMEM_RELEASED);
 	if (atomic_fetch_sub_u32(&file->active, 1) != (GMEM_RELEASED | 1))
 		return;
 	inode_put(file->inode);
@@ -187,11 +190,15 @@ void gmem_release_begin(struct quire_gmem *gmem)
 	struct ptree_cursor cursor;
 	struct ptree_item item;
 
+	CHECK(lock_is_held(&gmem->vm->slots_lock, LOCK_EXCLUSIVE));
+	CHECK(lock_is_held(&gmem->inode->invalidate_lock, LOCK_EXCLUSIVE));
+	CHECK(!(atomic_load_relaxed_u32(&gmem->active) & GMEM_RELEASED));
 	atomic_fetch_or_u32(&gmem->active, GMEM_RELEASED);
 	ptree_for_overlap(&gmem->bindings, 0, UINT64_MAX, &cursor, &item)
 	{
 		struct memslot *slot = item.value;
 
+		CHECK(slot->gmem.file == gmem && slot->gmem.pgoff == item.key);
 		atomic_store_release_ptr(&slot->gmem.file, NULL);
 	}
 }
@@ -200,6 +207,9 @@ void gmem_release_end(struct quire_gmem *gmem)
 {
 	struct quire_gmem **link = &gmem->inode->files;
 
+	CHECK(lock_is_held(&gmem->vm->slots_lock, LOCK_EXCLUSIVE));
+	CHECK(lock_is_held(&gmem->inode->invalidate_lock, LOCK_EXCLUSIVE));
+	CHECK(atomic_load_relaxed_u32(&gmem->active) & GMEM_RELEASED);
 	while (*link != gmem)
 		link = &(*link)->next;
 	*link = gmem->next;
@@ -210,6 +220,8 @@ void gmem_release_end(struct quire_gmem *gmem)
 
 void gmem_release_free(struct quire_gmem *gmem)
 {
+	CHECK(!base_self()->nesting && !base_self()->held_count);
+	CHECK(!gmem->bindings.root);
 	/* A reader may have found the file through a slot just before it was cleared. */
 	reclaim_synchronize();
 	ptree_destroy(&gmem->dying, gmem->vm->host, gmem->vm->host_ctx);

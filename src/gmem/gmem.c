@@ -20,6 +20,7 @@ void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages)
 	struct gmem_frames reclaim = {reclaim_frames, (void *)arch};
 	bool needed = arch && arch->ops->reclaim;
 
+	CHECK(lock_is_held(&inode->invalidate_lock, LOCK_EXCLUSIVE) || !inode->files);
 	gmem_pages_punch(&inode->pages, first, npages, needed ? &reclaim : NULL);
 }
 
@@ -61,6 +62,7 @@ void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages)
 	const struct gmem_arch *arch = file ? gmem_arch(file->inode) : NULL;
 	struct gmem_frames frames = {make_frames_shared, (void *)arch};
 
+	CHECK(gfn.v >= slot->base_gfn.v && gfn.v + npages <= memslot_end(slot).v);
 	if (arch && arch->ops->make_shared)
 		gmem_pages_make_shared(&file->inode->pages, memslot_gmem_index(slot, gfn), npages,
 				       &frames);
@@ -68,6 +70,7 @@ void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages)
 
 void gmem_poison_page(struct gmem_inode *inode, u64 index)
 {
+	CHECK(lock_is_held(&inode->invalidate_lock, LOCK_SHARED));
 	gmem_page_poison(&inode->pages, index);
 }
 

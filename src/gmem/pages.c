@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/gmem/block.h"
 
@@ -185,6 +186,8 @@ static int page_make_up_to_date(struct page_work *work)
 	u64 block_index = work->index - work->off;
 	u32 at, end;
 
+	CHECK(lock_is_held(work->lock, LOCK_EXCLUSIVE));
+	CHECK(gmem_block_state(work->block, work->off) & GMEM_PAGE_EXISTS);
 	work_unit(work, &at, &end);
 	while (at < end) {
 		u32 stop = at;
@@ -231,6 +234,7 @@ static int prepare_one(struct page_work *work, const struct gmem_prepare *prepar
 		return 0;
 	error = prepare->make_private(prepare->ctx, work->index - work->off + off,
 				      gmem_block_pfn(work->block, off, state), 0);
+	CHECK(lock_is_held(work->lock, LOCK_EXCLUSIVE));
 	if (!error)
 		gmem_block_set(work->block, off, GMEM_PAGE_PREPARED);
 	return error;
@@ -277,6 +281,7 @@ static int page_make_shared(struct page_work *work, const struct gmem_prepare *p
 	for (; !error && at < end; at++) {
 		u32 state = gmem_block_state(work->block, at);
 
+		CHECK(lock_is_held(work->lock, LOCK_EXCLUSIVE));
 		if (!(state & GMEM_PAGE_PREPARED))
 			continue;
 		error = prepare->make_shared(prepare->ctx, work->index - work->off + at,

@@ -119,6 +119,7 @@ static void part_clear(const struct block_part *part, u32 bits)
 {
 	u32 off = part->first;
 
+	CHECK(part->first < part->end && part->end <= GMEM_BLOCK_PAGES);
 	while (off < part->end) {
 		u64 *word = &part->block->states[off / GMEM_WORD_PAGES];
 
@@ -137,6 +138,8 @@ static void pages_lose(struct pages_walk *walk, u32 bits, const struct gmem_fram
 {
 	struct block_part part;
 
+	CHECK(lock_is_held(&walk->pages->punch_lock, LOCK_EXCLUSIVE));
+	CHECK(walk->end <= walk->pages->npages);
 	while (walk_next(walk, &part)) {
 		if (frames)
 			part_tell(&part, GMEM_PAGE_PREPARED, frames);

@@ -193,6 +193,8 @@ static void frame_assign(struct rmp_block *block, u32 off, u64 claim, bool pendi
 {
 	u64 *list = atomic_load_acquire_ptr(&block->list); /* made without the lock */
 
+	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
+	CHECK(!frame_check(block, off, claim, false));
 	if (claim_add(atomic_load_relaxed_u64(&block->base), off) == claim) {
 		bit_clear(block->listed, off);
 	} else {
@@ -200,6 +202,7 @@ static void frame_assign(struct rmp_block *block, u32 off, u64 claim, bool pendi
 		bit_set(block->listed, off);
 	}
 	bit_set(block->assigned, off);
+	CHECK(frame_claim(block, off) == claim);
 	if (!pending)
 		bit_set(block->valid, off);
 }
@@ -211,6 +214,7 @@ static int block_assign(struct rmp_block *block, struct rmp_change *change)
 	bool listed;
 	int error = 0;
 
+	CHECK(change->off < change->end && change->end <= BLOCK_PAGES);
 	change->fresh = false;
 	mutex_lock(&block->lock);
 	listed = atomic_load_acquire_ptr(&block->list) != NULL;
@@ -294,6 +298,8 @@ static void word_end(struct rmp_block *block, u32 off, u32 end, enum frame_end h
 {
 	u64 mask = ~UINT64_C(0) >> (64 - (end - off)) << off % 64;
 
+	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
+	CHECK(off < end && off / 64 == (end - 1) / 64);
 	atomic_fetch_and_u64(&block->valid[off / 64], ~mask);
 	if (how == FRAME_FREED)
 		atomic_fetch_and_u64(&block->assigned[off / 64], ~mask);
@@ -500,6 +506,7 @@ static struct rmp *map_get(const struct quire_vm *vm, struct rmp *made)
 {
 	struct rmp *map = registry.maps;
 
+	CHECK(lock_is_held(&registry.lock, LOCK_EXCLUSIVE));
 	while (map && (map->host != vm->host || map->host_ctx != vm->host_ctx))
 		map = map->next;
 	if (!map) {
@@ -518,6 +525,7 @@ static void map_put(struct quire_vm *vm, struct rmp *map)
 	struct rmp **link = &registry.maps;
 
 	mutex_lock(&registry.lock);
+	CHECK(map->refs);
 	if (--map->refs) {
 		mutex_unlock(&registry.lock);
 		return;
@@ -543,6 +551,7 @@ int rmp_join(struct quire_vm *vm, struct rmp_vm **result)
 	mutex_lock(&registry.lock);
 	rmp->map = map_get(vm, made);
 	rmp->id = ++rmp->map->last_id;
+	CHECK(rmp->map->refs && rmp->id);
 	mutex_unlock(&registry.lock);
 	if (rmp->map != made)
 		vm_free(vm, made, sizeof(*made));

@@ -36,6 +36,8 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	u64 old = atomic_load_relaxed_u64(entry);
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(role_level(shadow_page_of(entry)->role) == level);
+	CHECK(entry_is_present(SHADOW_BITS, new) || new == SHADOW_BITS->nonpresent);
 	change->shadow->changes++;
 	/* I-73. Processors and aging change it meanwhile, but only A and D of what is present. */
 	if (!entry_is_present(SHADOW_BITS, old))
@@ -56,6 +58,7 @@ static void drop_child(const struct shadow_change *change, const u64 *entry, u64
 {
 	struct shadow_page *child = shadow_page_of(entry_table(&change->vm->shadow_format, old));
 
+	CHECK(child->table->level + 1u == role_level(shadow_page_of(entry)->role));
 	if (BROKEN(!rmap_remove(&child->parents, entry, &change->shadow->pool)))
 		vm_poison(change->vm);
 	/*
@@ -83,6 +86,7 @@ void shadow_drop(const struct shadow_change *change, u64 *entry)
 	u64 old = shadow_store(change, entry, level, f->nonpresent);
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(*entry == f->nonpresent);
 	if (!entry_is_present(f, old))
 		return;
 	if (entry_is_leaf(f, old, level))
@@ -96,6 +100,8 @@ int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_pa
 	u32 level = role_level(shadow_page_of(entry)->role);
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(role_level(child->role) == level - 1);
+	CHECK(!child->orphan && child->generation == change->vm->mmu_valid_gen);
 	if (!rmap_add(&child->parents, entry, change->descriptors))
 		return 1;
 	(void)shadow_store(
@@ -120,6 +126,8 @@ int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct
 	u64 *head = rmap_head_make(change, page, leaf->gfn, level);
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(!entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(entry)));
+	CHECK(is_aligned_u64(leaf->gfn.v, level_pages((enum quire_level)level)));
 	if (!head)
 		return 1;
 	if (rmap_count(rmap_read(head)) >= CHAIN_MAX)
@@ -133,5 +141,6 @@ int shadow_add_leaf(const struct shadow_change *change, u64 *entry, const struct
 		table_entries(page->gfns)[shadow_index_of(entry)] =
 		    leaf->gfn.v << QUIRE_PAGE_SHIFT | leaf->access;
 	(void)shadow_store(change, entry, level, leaf->value);
+	CHECK(shadow_leaf_gfn(page, shadow_index_of(entry)).v == leaf->gfn.v);
 	return 0;
 }

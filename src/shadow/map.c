@@ -38,8 +38,11 @@ static int track(const struct shadow_change *change, struct shadow_page *page,
 		 struct shadow_path *path) REQUIRES(&change->vm->mmu_lock)
 {
 	u32 as = role_as(page->role);
-	int fresh = gfn_track_add(change->vm, as, page->gfn, change->rmaps);
+	int fresh;
 
+	CHECK(!page->tracked && !page->unsync && !(page->role & ROLE_DIRECT));
+	CHECK(path->count < ARRAY_LEN(path->fresh));
+	fresh = gfn_track_add(change->vm, as, page->gfn, change->rmaps);
 	if (fresh < 0)
 		return fresh;
 	page->tracked = 1;
@@ -57,6 +60,7 @@ int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 	int any = 0;
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(walk->level >= QUIRE_LEVEL_4K && walk->level <= SHADOW_ROOT_LEVEL);
 	path->count = 0;
 	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--) {
 		struct shadow_key key = key_of(vcpu, walk, level);
@@ -127,6 +131,7 @@ static int link_child(const struct shadow_change *change, u64 *entry, struct sha
 	u64 old = atomic_load_relaxed_u64(entry);
 	u32 level = role_level(shadow_page_of(entry)->role);
 
+	CHECK(role_level(child->role) == level - 1);
 	if (entry_is_present(SHADOW_BITS, old)) {
 		bool leaf = entry_is_leaf(SHADOW_BITS, old, level);
 
@@ -265,6 +270,8 @@ static enum quire_outcome put_leaf(const struct shadow_change *change, u64 *entr
 	    .value = entry_make_leaf(f, &mapping->leaf),
 	};
 
+	CHECK(role_level(shadow_page_of(entry)->role) == mapping->leaf.level);
+	CHECK(!mapping->leaf.writable || mapping->leaf.host_writable);
 	if (!(leaf.access & ACCESS_USER))
 		leaf.value &= ~SHADOW_USER;
 	pages = level_pages((enum quire_level)mapping->leaf.level);
@@ -301,6 +308,7 @@ static void shrink(struct shadow_mapping *mapping)
 	u64 offset, pages;
 
 	pages = level_pages((enum quire_level)mapping->leaf.level--);
+	CHECK(mapping->leaf.level >= QUIRE_LEVEL_4K);
 	offset = mapping->gfn.v & (pages - 1);
 	mapping->leaf.pfn.v +=
 	    round_down_u64(offset, level_pages((enum quire_level)mapping->leaf.level));
@@ -324,6 +332,8 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 	gfn_t at = gfn_of(mapping.walk->gpa);
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(page->table->level == SHADOW_ROOT_LEVEL);
+	CHECK(mapping.leaf.level <= mapping.wanted_level);
 	if (quire_trace_is_on())
 		trace_request(&mapping);
 	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "src/base/assert.h"
+
 /* Its owner alone writes it; shadow_reserve() reads it without the owner's lock, for a hint. */
 static void set_count(struct object_cache *cache, u32 count)
 {
@@ -38,6 +40,7 @@ int object_cache_fill(struct object_cache *cache, struct object_slabs *slabs, u3
 			object_put(cache, page + at);
 	}
 	table_cache_drain(&tables, slabs->arena);
+	CHECK(err || cache->count >= want);
 	return err;
 }
 
@@ -45,6 +48,7 @@ void *object_take(struct object_cache *cache)
 {
 	struct object *object = cache->objects;
 
+	CHECK(!object == !cache->count);
 	if (!object)
 		return NULL;
 	cache->objects = object->next;
@@ -57,6 +61,8 @@ void object_put(struct object_cache *cache, void *memory)
 {
 	struct object *object = memory;
 
+	CHECK(is_aligned_u64((u64)(uintptr_t)memory, OBJECT_BYTES));
+	CHECK(object != cache->objects && !cache->objects == !cache->count);
 	object->next = cache->objects;
 	cache->objects = object;
 	set_count(cache, cache->count + 1);
@@ -66,6 +72,7 @@ void object_cache_move(struct object_cache *to, struct object_cache *from)
 {
 	struct object **link = &from->objects;
 
+	CHECK(to != from && !from->objects == !from->count);
 	/* The few that come stand before the many that are there. */
 	while (*link)
 		link = &(*link)->next;

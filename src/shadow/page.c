@@ -30,6 +30,7 @@ static void hash_add(const struct shadow_change *change, struct shadow_page *pag
 		others += other->gfn.v != page->gfn.v;
 	if (others > *most)
 		atomic_store_relaxed_u64(most, others);
+	CHECK(!shadow_page_find(change->shadow, &(struct shadow_key){page->gfn, page->role}));
 	page->hash_next = *bucket;
 	*bucket = page;
 }
@@ -45,6 +46,8 @@ static void hash_remove(struct shadow *shadow, const struct shadow_page *page)
 
 static void list_add(struct shadow *shadow, struct shadow_page *page)
 {
+	CHECK(!shadow->newest == !shadow->oldest);
+	CHECK(!shadow->newest == !shadow->pages);
 	page->older = shadow->newest;
 	page->newer = NULL;
 	if (shadow->newest)
@@ -56,6 +59,8 @@ static void list_add(struct shadow *shadow, struct shadow_page *page)
 
 static void list_remove(struct shadow *shadow, const struct shadow_page *page)
 {
+	CHECK(page->newer ? page->newer->older == page : shadow->newest == page);
+	CHECK(page->older ? page->older->newer == page : shadow->oldest == page);
 	*(page->newer ? &page->newer->older : &shadow->newest) = page->older;
 	*(page->older ? &page->older->newer : &shadow->oldest) = page->newer;
 }
@@ -83,6 +88,9 @@ static void page_init(const struct shadow_change *change, struct shadow_page *pa
 {
 	struct table *table = page->table;
 
+	CHECK(role_level(key->role) >= QUIRE_LEVEL_4K &&
+	      role_level(key->role) <= SHADOW_ROOT_LEVEL);
+	CHECK(role_as(key->role) < change->vm->address_spaces);
 	page->gfn = key->gfn;
 	page->role = key->role;
 	page->generation = change->vm->mmu_valid_gen;
@@ -103,6 +111,7 @@ struct shadow_page *shadow_page_get(const struct shadow_change *change,
 	mmu_assert_exclusive(change->vm);
 	*made = 0;
 	if (page) {
+		CHECK(page->table->level == role_level(key->role) && page->table->shadowed);
 		page->writes = 0;
 		QUIRE_TRACE(kvm_mmu_get_page, page->generation, page->gfn.v, page->role, 0,
 			    page->unsync, 0);
@@ -144,6 +153,7 @@ void shadow_page_orphan(const struct shadow_change *change, struct shadow_page *
 	mmu_assert_exclusive(change->vm);
 	if (shadow_page_is_obsolete(shadow, page))
 		return;
+	CHECK(!page->parents && role_level(page->role) != SHADOW_ROOT_LEVEL);
 	page->orphan = 1;
 	list_remove(shadow, page);
 	page->newer = shadow->oldest;
@@ -151,6 +161,7 @@ void shadow_page_orphan(const struct shadow_change *change, struct shadow_page *
 	*(page->newer ? &page->newer->older : &shadow->newest) = page;
 	shadow->oldest = page;
 	atomic_store_relaxed_u64(&shadow->orphans, shadow->orphans + 1);
+	CHECK(shadow->orphans <= shadow->pages);
 }
 
 /* What zapping an empty page costs, in changes of entries. */
@@ -164,6 +175,8 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	mmu_assert_exclusive(change->vm);
 	QUIRE_TRACE(kvm_mmu_prepare_zap_page, page->generation, page->gfn.v, page->role, 0,
 		    page->unsync);
+	CHECK(shadow->pages && (!page->orphan || !page->parents));
+	CHECK(!page->orphan || shadow->orphans);
 	shadow->changes += ZAP_CHANGES;
 	hash_remove(shadow, page);
 	list_remove(shadow, page);
@@ -187,6 +200,8 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 		shadow_unsync_forget(change, page);
 	if (role_level(page->role) == SHADOW_ROOT_LEVEL)
 		shadow->root_gone = 1;
+	CHECK(!page->parents && !page->unsync);
+	CHECK(!page->table->nx_listed);
 	page->hash_next = shadow->zapped;
 	shadow->zapped = page;
 	shadow->pages--;
@@ -219,9 +234,11 @@ void shadow_commit(struct quire_vm *vm, struct flush_debt *debt)
 	if (MUTANT(shadow_unflushed))
 		flush_debt_forgive(debt, "mutant");
 	flush_debt_pay(debt);
+	CHECK(!debt->owed && !shadow->root_gone);
 	while (shadow->zapped) {
 		struct shadow_page *page = shadow->zapped;
 
+		CHECK(!page->parents && page->table->shadowed);
 		shadow->zapped = page->hash_next;
 		table_cache_put(&freed, page->table);
 		if (page->gfns)

@@ -1,6 +1,7 @@
 /* Taking W away for dirty logging, and giving huge mappings a chance after it. */
 #include "src/shadow/internal.h"
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/vm/locks.h"
 
@@ -13,6 +14,8 @@ static void protect_head(const struct shadow_change *change, u64 head, u32 level
 		u64 *entry = rmap_at(head, i);
 		u64 old = atomic_load_relaxed_u64(entry);
 
+		CHECK(role_level(shadow_page_of(entry)->role) == level);
+		CHECK(entry_is_present(f, old) && entry_is_leaf(f, old, level));
 		/* The processor sets D only with W: clearing both loses nothing. */
 		if (entry_is_writable(f, old) &&
 		    !(MUTANT(nested_huge_unprotected) && level > QUIRE_LEVEL_4K))

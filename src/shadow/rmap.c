@@ -1,6 +1,7 @@
 /* Sets of entries: those that map a gfn, those that point to a shadow page. */
 #include "src/shadow/internal.h"
 
+#include "src/base/assert.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
 
@@ -20,6 +21,8 @@ u64 rmap_lock(u64 *head)
 
 void rmap_unlock(u64 *head, u64 value)
 {
+	CHECK((atomic_load_relaxed_u64(head) & RMAP_LOCKED) || !atomic_load_relaxed_u64(head));
+	CHECK(!(value & RMAP_LOCKED));
 	atomic_store_release_u64(head, value);
 }
 
@@ -42,12 +45,22 @@ u32 rmap_count(u64 head)
 	return object->count + object->below;
 }
 
+static u64 **find_word(struct rmap_object *object, const u64 *entry)
+{
+	for (; object; object = object->more)
+		for (u32 i = 0; i < object->count; i++)
+			if (object->entries[i] == entry)
+				return &object->entries[i];
+	return NULL;
+}
+
 /* Entries go into the first object; a full one is put behind a new one. */
 u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors)
 {
 	u64 value = rmap_read(head);
 	struct rmap_object *object = chain_of(value), *more = object;
 
+	CHECK(value != (u64)(uintptr_t)entry && !find_word(object, entry));
 	if (!value) {
 		rmap_unlock(head, (u64)(uintptr_t)entry);
 		return 1;
@@ -64,17 +77,9 @@ u32 rmap_add(u64 *head, u64 *entry, struct object_cache *descriptors)
 	/* The value is known: it changes under mmu_lock alone. */
 	(void)!rmap_lock(head);
 	object->entries[object->count++] = entry;
+	CHECK(object->count <= RMAP_OBJECT_ENTRIES);
 	rmap_unlock(head, head_of(object));
 	return object->count + object->below;
-}
-
-static u64 **find_word(struct rmap_object *object, const u64 *entry)
-{
-	for (; object; object = object->more)
-		for (u32 i = 0; i < object->count; i++)
-			if (object->entries[i] == entry)
-				return &object->entries[i];
-	return NULL;
 }
 
 /* The last entry of the first object fills the hole. */
@@ -89,6 +94,7 @@ int rmap_remove(u64 *head, const u64 *entry, struct object_cache *freed)
 		rmap_unlock(head, single ? 0 : value);
 		return !single;
 	}
+	CHECK(first->count && first->count <= RMAP_OBJECT_ENTRIES);
 	*word = first->entries[--first->count];
 	if (first->count) {
 		rmap_unlock(head, value);

@@ -33,6 +33,7 @@ static int make_locked(struct quire_vm *vm)
 	struct shadow *shadow;
 	struct gfn_track *track;
 
+	slots_assert(vm);
 	if (vm->shadow)
 		return 0;
 	shadow = vm_alloc(vm, sizeof(*shadow));
@@ -71,6 +72,8 @@ void shadow_destroy(struct quire_vm *vm)
 	locks_assert_none();
 	if (!shadow)
 		return;
+	CHECK(!shadow->pages && !shadow->newest && !shadow->zapped);
+	CHECK(!shadow->unsync_pages && !shadow->orphans && !vm->track->pages);
 	table_cache_drain(&shadow->split_pages, &vm->arena);
 	table_cache_drain(&shadow->split_rmaps, &vm->arena);
 	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
@@ -90,6 +93,7 @@ int shadow_reserve_apart(struct quire_vcpu *vcpu, struct object_cache *objects)
 	int err = table_cache_fill(&vcpu->tables, &vcpu->vm->arena, FAULT_TABLES);
 
 	locks_assert_none();
+	CHECK(err || vcpu->tables.count >= FAULT_TABLES);
 	return err ? err : object_cache_fill(objects, &shadow_of(vcpu->vm)->slabs, FAULT_OBJECTS);
 }
 

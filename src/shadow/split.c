@@ -102,6 +102,8 @@ static int fill_fresh(const struct shadow_change *change, const struct shadow_pa
 	u32 done = 0, longest = 1, length;
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(role_level(child->role) == huge->level - 1 && !child->parents);
+	CHECK(is_aligned_u64(huge->gfn.v, level_pages((enum quire_level)huge->level)));
 	if (!heads)
 		return -ENOMEM;
 	for (; done < QUIRE_TABLE_ENTRIES; done++) {
@@ -234,6 +236,7 @@ int shadow_split_next(struct quire_vm *vm, struct shadow_split *split, struct fl
 	};
 
 	mmu_assert_exclusive(vm);
+	CHECK(split->start.v < split->end.v && split->as_id < vm->address_spaces);
 	split->progress = 0;
 	for (; split->level > QUIRE_LEVEL_4K; split->level--, split->at = 0) {
 		const struct sparse *heads = &shadow->rmaps[split->as_id][split->level - 1];

@@ -13,6 +13,7 @@
 
 static void unsync_list_add(struct shadow *shadow, struct shadow_page *page)
 {
+	CHECK(!shadow->unsync_newest == !shadow->unsync_oldest);
 	page->unsync_older = shadow->unsync_newest;
 	page->unsync_newer = NULL;
 	if (shadow->unsync_newest)
@@ -24,6 +25,10 @@ static void unsync_list_add(struct shadow *shadow, struct shadow_page *page)
 
 static void unsync_list_remove(struct shadow *shadow, const struct shadow_page *page)
 {
+	CHECK(page->unsync_newer ? page->unsync_newer->unsync_older == page
+				 : shadow->unsync_newest == page);
+	CHECK(page->unsync_older ? page->unsync_older->unsync_newer == page
+				 : shadow->unsync_oldest == page);
 	*(page->unsync_newer ? &page->unsync_newer->unsync_older : &shadow->unsync_newest) =
 	    page->unsync_older;
 	*(page->unsync_older ? &page->unsync_older->unsync_newer : &shadow->unsync_oldest) =
@@ -41,6 +46,8 @@ static void count_unsync(const struct shadow_change *change, u64 more)
 /* Last on the list, for what was written before comes first. */
 static void mark_unsync(const struct shadow_change *change, struct shadow_page *page)
 {
+	CHECK(role_level(page->role) == QUIRE_LEVEL_4K && !(page->role & ROLE_DIRECT));
+	CHECK(!page->tracked);
 	if (page->unsync)
 		unsync_list_remove(change->shadow, page);
 	else
@@ -54,6 +61,7 @@ static void mark_unsync(const struct shadow_change *change, struct shadow_page *
 
 static void clear_unsync(const struct shadow_change *change, struct shadow_page *page)
 {
+	CHECK(page->unsync && change->shadow->unsync_pages);
 	page->unsync = 0;
 	unsync_list_remove(change->shadow, page);
 	count_unsync(change, -UINT64_C(1));
@@ -171,6 +179,7 @@ static void follow_again(const struct shadow_change *change, struct shadow_page 
 	u32 as_id = role_as(page->role);
 
 	mmu_assert_exclusive(change->vm);
+	CHECK(page->unsync);
 	if (page->tracked)
 		return;
 	page->tracked = 1;
@@ -206,6 +215,7 @@ u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sy
 		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
 	for (u32 i = 0; i < sync->count; i++) {
 		page = shadow_page_find(shadow, &sync->pages[i].key);
+		CHECK(page && page->turn == sync->pages[i].turn);
 		follow_again(change, page);
 	}
 	for (u32 i = 0; i < sync->count; i++) {
@@ -237,6 +247,7 @@ static void sync_entry(const struct shadow_change *change, u64 *entry,
 	u32 index = shadow_index_of(entry), access = now->access & role_access(page->role);
 	u64 old = atomic_load_relaxed_u64(entry), new = old;
 
+	CHECK(page->gfns && role_level(page->role) == QUIRE_LEVEL_4K);
 	if (!entry_is_present(f, old))
 		return;
 	/* Whether it is the user's does not change in place. */
@@ -287,5 +298,6 @@ void shadow_sync_end(const struct shadow_change *change, const struct quire_vcpu
 			sync_page(change, vcpu, page, sync, i);
 		table_cache_put(change->pages, sync->pages[i].guest);
 	}
+	CHECK(change->pages->count >= sync->count);
 	sync->count = 0;
 }

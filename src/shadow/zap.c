@@ -35,6 +35,7 @@ static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 	struct shadow_page *page = shadow->buckets[bucket];
 	int any = 0;
 
+	mmu_assert_exclusive(change->vm);
 	while (page) {
 		if (!shadow_page_follows(page, as_id, gfn)) {
 			page = page->hash_next;
@@ -104,6 +105,7 @@ void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struc
 	u64 turn = change.shadow->write_turn + 1;
 
 	mmu_assert_exclusive(vm);
+	CHECK((write->gpa.v & ~QUIRE_PAGE_MASK) + write->size_bytes <= QUIRE_PAGE_SIZE);
 	atomic_store_release_u64(&change.shadow->write_turn, turn);
 	while (page) {
 		if (!shadow_page_follows(page, write->as_id, gfn_of(write->gpa)) ||
@@ -143,6 +145,7 @@ int shadow_zap_range(struct quire_vm *vm, struct shadow_zap *zap, struct flush_d
 	mmu_assert_exclusive(vm);
 	if (!change.shadow)
 		return 0;
+	CHECK(range->start.v <= range->end.v);
 	shadow_piece_begin(change.shadow, &piece);
 	while (range->as_id < vm->address_spaces) {
 		if (zap->as_mask & (1u << range->as_id)) {

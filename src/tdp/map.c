@@ -46,6 +46,8 @@ static bool link_empty(const struct step *step, struct table *table)
 	const struct entry_format *f = &step->change->vm->tdp_format;
 	u64 old = step->old;
 
+	CHECK(table->gfn.v == walk_block(step->gfn, step->level).v);
+	CHECK(!table->nx_listed && !table->has_mmio);
 	table->level = (u8)(step->level - 1);
 	table->parent = step->entry;
 	table_fill(table, f->nonpresent);
@@ -74,6 +76,8 @@ static __attribute__((noinline)) u64 link_table(const struct step *step)
 	struct table *table;
 
 	mmu_assert_shared(vm);
+	CHECK(step->level > QUIRE_LEVEL_4K);
+	CHECK(!step->mapping || step->level >= step->mapping->leaf.level);
 	if (entry_is_frozen(&vm->tdp_format, step->old))
 		return step->old;
 	table = table_cache_take(&step->vcpu->tables);
@@ -132,6 +136,8 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	u64 new = entry_make_leaf(f, &mapping->leaf);
 	enum tdp_result result;
 
+	CHECK(is_aligned_u64(mapping->leaf.pfn.v, level_pages((enum quire_level)level)));
+	CHECK(!mapping->leaf.writable || mapping->leaf.host_writable);
 	if (entry_is_frozen(f, old))
 		return QUIRE_RETRY;
 	if (entry_is_present(f, old) && entry_is_leaf(f, old, level)) {
@@ -192,6 +198,8 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	u64 *table = table_entries(root);
 
 	mmu_assert_shared(vcpu->vm);
+	CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == vcpu->as_id);
+	CHECK(mapping->leaf.level <= mapping->wanted_level);
 	if (quire_trace_is_on())
 		trace_request(mapping);
 	for (u32 level = TDP_ROOT_LEVEL;; level--) {
@@ -225,6 +233,8 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 	u64 new = entry_make_mmio(f, gfn, generation);
 
 	mmu_assert_shared(vcpu->vm);
+	CHECK(vcpu->vm->mmio_entries);
+	CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == vcpu->as_id);
 	for (u32 level = TDP_ROOT_LEVEL;; level--) {
 		u64 *entry = &table[walk_index(gfn, level)];
 		u64 old = atomic_load_acquire_u64(entry);

@@ -159,6 +159,8 @@ void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask
 	const struct protector by = protector_of(change->vm);
 
 	mmu_assert_shared(change->vm);
+	CHECK(table_of(entries)->level == QUIRE_LEVEL_4K);
+	CHECK(table_of(entries) == table_of(&entries[63 - __builtin_clzll(mask | 1)]));
 	if (protect_some(&by, entries, mask))
 		flush_debt_owe(change->debt);
 }
@@ -169,6 +171,7 @@ static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 	const struct entry_format *f = &change->vm->tdp_format;
 	u64 old = atomic_load_relaxed_u64(entry);
 
+	CHECK(level > QUIRE_LEVEL_4K && table_of(entry)->level == level);
 	while (entry_is_present(f, old) && entry_is_leaf(f, old, level) &&
 	       entry_is_writable(f, old) && !MUTANT(huge_unarmed)) {
 		u64 new = old & ~(f->writable | f->dirty);
@@ -219,6 +222,7 @@ void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t 
 	const struct tdp_visit visit = {QUIRE_LEVEL_4K, protect_run, &change};
 
 	mmu_assert_shared(vm);
+	CHECK(start.v < end.v);
 	owe_for_aged(&change);
 	tdp_walk(vm, as_id, &visit, start, end);
 }
@@ -284,6 +288,8 @@ void tdp_find_span(struct quire_vm *vm, const struct log_span *span)
 			word->entries = NULL;
 			continue;
 		}
+		CHECK(mask);
+		CHECK(table_of(table)->level == QUIRE_LEVEL_4K && !table_of(table)->shadowed);
 		word->entries = entries = &table[at];
 		/* Mostly all there are, and without a branch that depends on how many. */
 		__builtin_prefetch(&entries[__builtin_ctzll(mask)], 1);
@@ -357,6 +363,8 @@ void tdp_protect_span(struct quire_vm *vm, const struct log_span *span, struct f
 	u64 any = 0, unfound = 0;
 
 	mmu_assert_shared(vm);
+	CHECK(span->nonzero <= span->words);
+	CHECK(debt->domain == &vm->flush);
 	owe_for_aged(&change);
 	for (const struct log_word *word = words; word < end; word++) {
 		u64 *entries = word->entries, mask = masks[word->index];

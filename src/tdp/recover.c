@@ -1,6 +1,7 @@
 /* Huge pages come back: replacing tables by the huge leaf that could be there. */
 #include "src/tdp/store.h"
 
+#include "src/base/assert.h"
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
@@ -81,6 +82,7 @@ static void recover_run(const struct walk_run *run, void *ctx)
 			continue;
 		huge = huge_of(recover, entry_table(f, old), (gfn_t){run->gfn.v + i * pages},
 			       run->level);
+		CHECK(!huge || is_aligned_u64(entry_pfn(huge).v, pages));
 		if (huge)
 			(void)!tdp_change_entry(&recover->change, entry, run->level, &old, huge);
 	}
@@ -97,5 +99,7 @@ void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
 	const struct tdp_visit visit = {QUIRE_LEVEL_2M, recover_run, &recover};
 
 	mmu_assert_shared(vm);
+	CHECK(recovery->start.v < recovery->end.v);
+	CHECK(debt->domain == &vm->flush);
 	tdp_walk(vm, recovery->as_id, &visit, recovery->start, recovery->end);
 }

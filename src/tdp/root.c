@@ -1,11 +1,14 @@
 /* Roots: the top table of an address space. */
 #include "src/tdp/store.h"
 
+#include "src/base/assert.h"
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
 static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 {
+	CHECK(lock_is_held(&vm->roots.pages_lock, LOCK_EXCLUSIVE));
+	CHECK(!vm->roots.valid[as_id]);
 	nx_table_init(table, (gfn_t){0}, as_id);
 	table->level = TDP_ROOT_LEVEL;
 	table->parent = NULL;
@@ -18,6 +21,7 @@ struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32
 	struct table *root;
 
 	mmu_assert_free(vm);
+	CHECK(as_id < vm->address_spaces);
 	if (table_cache_fill(tables, &vm->arena, TDP_WALK_TABLES + 1))
 		return NULL;
 	mutex_lock(&vm->roots.pages_lock);
@@ -27,6 +31,7 @@ struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32
 		root_prepare(vm, root, as_id);
 		atomic_store_release_ptr(slot, root);
 	}
+	CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == as_id);
 	mutex_unlock(&vm->roots.pages_lock);
 	return root;
 }
@@ -47,6 +52,8 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 		mutex_unlock(&vm->roots.pages_lock);
 		if (!root)
 			continue;
+		CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == as);
+		CHECK(!debt->tables == !debt->table_count);
 		root->next = debt->tables;
 		debt->tables = root;
 		debt->table_count++;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/trace.h"
 #include "src/gfn/level.h"
@@ -19,6 +20,8 @@ static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32
 	u64 step = UINT64_C(1) << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2));
 	u64 child = entry_make_child(f, huge, level, 0);
 
+	CHECK(level > QUIRE_LEVEL_4K && entry_is_leaf(f, huge, level));
+	CHECK(is_aligned_u64(entry_pfn(huge).v, level_pages((enum quire_level)level)));
 	if (MUTANT(split_writable))
 		child |= f->writable;
 	/* The workaround forbids executing only where it is huge. */
@@ -35,12 +38,15 @@ enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32
 	u64 *entries = table_entries(table);
 
 	mmu_assert_shared(change->vm);
+	CHECK(!table->nx_listed && !table->has_mmio);
+	CHECK(table->gfn.v % level_pages((enum quire_level)level) == 0);
 	table->level = (u8)(level - 1);
 	table->parent = entry;
 	fill_children(change->vm, entries, huge, level);
 	if (!tdp_change_entry(change, entry, level, &huge, entry_make_table(f, entries)))
 		return TDP_LOST;
 	atomic_add_relaxed_u64(&change->leaves[level - 1], QUIRE_TABLE_ENTRIES);
+	CHECK(entry_is_legal(f, entries[QUIRE_TABLE_ENTRIES - 1], level - 1));
 	return TDP_DONE;
 }
 
@@ -99,6 +105,8 @@ int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 	const struct tdp_visit visit = {QUIRE_LEVEL_2M, split_run, &split};
 
 	mmu_assert_shared(vm);
+	CHECK(start.v < end.v && as_id < vm->address_spaces);
 	tdp_walk(vm, as_id, &visit, start, end);
+	CHECK(!split.starved || !tables->count);
 	return split.starved ? -ENOMEM : 0;
 }

@@ -59,6 +59,8 @@ static void unlink_table(const struct tdp_change *change, u64 old)
 
 	if (BROKEN(change->debt))
 		return;
+	CHECK(!table->shadowed && table->level < TDP_ROOT_LEVEL);
+	CHECK(!change->debt->tables == !change->debt->table_count);
 	nx_list_remove(change->vm, table);
 	table->next = change->debt->tables;
 	change->debt->tables = table;
@@ -105,6 +107,8 @@ enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u3
 				 u64 new)
 {
 	mmu_assert_shared(change->vm);
+	CHECK(table_of(entry)->level == level);
+	CHECK(entry_is_legal(&change->vm->tdp_format, new, level));
 	if (!atomic_cmpxchg_u64(entry, old, new))
 		return TDP_LOST;
 	account(change, level, *old, new);

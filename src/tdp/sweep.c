@@ -1,6 +1,7 @@
 /* Sweeping unlinked tables: what they mapped is counted off, and they are freed. */
 #include "src/tdp/store.h"
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/base/trace.h"
@@ -32,6 +33,7 @@ static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 lea
 	u64 *entries = table_entries(table);
 	struct table *below = NULL;
 
+	CHECK(!table->nx_listed && !table->shadowed);
 	if (quire_trace_is_on())
 		trace_sweep(f, entries);
 	if (table->level == QUIRE_LEVEL_4K) {
@@ -48,6 +50,8 @@ static struct table *sweep_one(struct quire_vm *vm, struct table *table, u64 lea
 		} else {
 			struct table *child = table_of(entry_table(f, entry));
 
+			CHECK(child->level == table->level - 1);
+			CHECK(child->parent == &entries[i]);
 			child->next = below;
 			below = child;
 		}
@@ -74,6 +78,7 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 
 	mmu_assert_free(vm);
 	flush_debt_pay(debt);
+	CHECK(!todo == !debt->table_count);
 	if (!todo)
 		return;
 	/* I-52. After this no thread walks the unlinked tables: plain loads from here on. */
@@ -91,6 +96,7 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 		count++;
 		todo = list_join(below, todo);
 	}
+	CHECK(!debt->owed && count >= debt->table_count);
 	for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++)
 		atomic_add_relaxed_u64(&vm->leaves[level], -leaves[level]);
 	arena_free_list(&vm->arena, done, count);

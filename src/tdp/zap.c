@@ -1,6 +1,7 @@
 /* Taking leaves away from a gfn range. */
 #include "src/tdp/store.h"
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/vm/locks.h"
 
@@ -24,6 +25,7 @@ static void zap_run(const struct walk_run *run, void *ctx)
 	const struct tdp_change *change = ctx;
 	const struct entry_format *f = &change->vm->tdp_format;
 
+	mmu_assert_exclusive(change->vm);
 	for (u32 i = 0; i < run->count; i++) {
 		u64 old = atomic_load_relaxed_u64(&run->entries[i]);
 
@@ -49,6 +51,8 @@ void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 	const struct tdp_visit visit = {QUIRE_LEVEL_4K, zap_run, &change};
 
 	mmu_assert_exclusive(vm);
+	CHECK(start.v <= end.v && as_mask);
+	CHECK(debt->domain == &vm->flush);
 	for (u32 as = 0; as < vm->address_spaces; as++)
 		if (as_mask & (1u << as))
 			tdp_walk(vm, as, &visit, start, end);

@@ -1,6 +1,7 @@
 /* Requests, kicks and flushes. */
 #include "src/tlb/flush.h"
 
+#include "src/base/assert.h"
 #include "src/base/mutant.h"
 
 /* Turns of a spin before the vCPU is kicked, and between two kicks. */
@@ -14,9 +15,23 @@ void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops 
 	domain->host_ctx = host_ctx;
 }
 
+#ifdef QUIRE_CHECK
+/* Under the domain's lock. */
+static bool is_member(const struct flush_domain *domain, const struct guest_mode *member)
+{
+	const struct guest_mode *at = domain->members;
+
+	while (at && at != member)
+		at = at->next;
+	return at;
+}
+#endif
+
 void flush_domain_add(struct flush_domain *domain, struct guest_mode *member)
 {
 	mutex_lock(&domain->lock);
+	CHECK(!is_member(domain, member));
+	CHECK(!(atomic_load_relaxed_u32(&member->turns) & 1));
 	member->next = domain->members;
 	domain->members = member;
 	mutex_unlock(&domain->lock);
@@ -27,6 +42,8 @@ void flush_domain_remove(struct flush_domain *domain, struct guest_mode *member)
 	struct guest_mode **link = &domain->members;
 
 	mutex_lock(&domain->lock);
+	CHECK(is_member(domain, member));
+	CHECK(!(atomic_load_relaxed_u32(&member->turns) & 1));
 	while (*link != member)
 		link = &(*link)->next;
 	*link = member->next;
@@ -64,6 +81,8 @@ static void wait_for(struct flush_domain *domain, struct guest_mode *member, u64
 
 void flush_domain_request(struct flush_domain *domain, u64 request)
 {
+	CHECK(request && !(request & ~LIBRARY_REQUESTS));
+	CHECK(!flush_domain_is_closed(domain) || !lock_rank_is_held(RANK_MMU));
 	mutex_lock(&domain->lock);
 	for (struct guest_mode *member = domain->members; member; member = member->next)
 		atomic_fetch_or_u64(&member->doorbell, request);
@@ -85,6 +104,7 @@ int flush_domain_is_idle(struct flush_domain *domain)
 
 int flush_domain_close(struct flush_domain *domain)
 {
+	CHECK(!flush_domain_is_closed(domain));
 	/* A full fence, partner of the fetch_add in guest_mode_enter(). */
 	(void)atomic_exchange_u32(&domain->closed, GATE_CLOSED);
 	if (flush_domain_is_idle(domain))
@@ -95,11 +115,13 @@ int flush_domain_close(struct flush_domain *domain)
 
 void flush_domain_open(struct flush_domain *domain)
 {
+	CHECK(flush_domain_is_closed(domain));
 	gate_open(&domain->closed);
 }
 
 void flush_domain_wait_open(struct flush_domain *domain)
 {
+	CHECK(!base_self()->held_count && !base_self()->nesting);
 	gate_wait(&domain->closed);
 }
 

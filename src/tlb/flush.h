@@ -5,6 +5,7 @@
 #include <quire/host.h>
 #include <quire/vcpu.h>
 
+#include "src/base/assert.h"
 #include "src/base/lock.h"
 
 /*
@@ -82,6 +83,8 @@ static inline bool flush_domain_is_closed(const struct flush_domain *domain)
 /* Guest mode begins: returns the library's requests, taken. A full fence. */
 static inline u64 guest_mode_enter(struct guest_mode *member)
 {
+	CHECK(!(atomic_load_relaxed_u32(&member->turns) & 1));
+	CHECK(!base_self()->held_count && !base_self()->nesting);
 	/* A full fence, partner of the fetch_or in flush_domain_request(). */
 	(void)atomic_fetch_add_u32(&member->turns, 1);
 	if (likely(!atomic_load_relaxed_u64(&member->doorbell)))
@@ -91,6 +94,8 @@ static inline u64 guest_mode_enter(struct guest_mode *member)
 
 static inline void guest_mode_leave(struct guest_mode *member)
 {
+	CHECK(atomic_load_relaxed_u32(&member->turns) & 1);
+	CHECK(!base_self()->held_count && !base_self()->nesting);
 	atomic_store_release_u32(&member->turns, atomic_load_relaxed_u32(&member->turns) + 1);
 }
 

@@ -123,6 +123,7 @@ int attributes_prepare_set(struct quire_vm *vm, gfn_t start, u64 npages, u64 val
 	int error;
 
 	slots_assert(vm);
+	CHECK(npages && npages <= UINT64_MAX - start.v);
 	change->after = vm->attributes.ranges;
 	ptree_edit_init(&change->edit, vm->host, vm->host_ctx);
 	error = build(&vm->attributes.ranges, start.v, start.v + npages, value, change);
@@ -138,13 +139,14 @@ void attributes_commit(struct quire_vm *vm, struct attributes_change *change)
 {
 	slots_assert(vm);
 	vm->attributes.ranges.count = change->after.count;
+	CHECK(!change->after.root == !change->after.count);
 	atomic_store_release_ptr(&vm->attributes.ranges.root, change->after.root);
 }
 
 void attributes_finish(struct quire_vm *vm, struct attributes_change *change)
 {
 	slots_assert(vm);
-	(void)vm;
+	CHECK(vm->attributes.ranges.root == change->after.root);
 	reclaim_synchronize();
 	ptree_edit_free_replaced(&change->edit);
 }

@@ -21,6 +21,7 @@ void invalidation_begin(struct quire_vm *vm)
 		atomic_store_relaxed_u64(&inv->end, 0);
 	}
 	atomic_store_release_u32(&inv->in_progress, inv->in_progress + 1);
+	CHECK(inv->in_progress);
 }
 
 void invalidation_add_range(struct quire_vm *vm, gfn_t start, gfn_t end)
@@ -28,6 +29,8 @@ void invalidation_add_range(struct quire_vm *vm, gfn_t start, gfn_t end)
 	struct invalidation *inv = &vm->invalidation;
 
 	mmu_assert_exclusive(vm);
+	CHECK(inv->in_progress);
+	CHECK(start.v < end.v);
 	atomic_store_relaxed_u64(&inv->start, min_u64(inv->start, start.v));
 	atomic_store_relaxed_u64(&inv->end, max_u64(inv->end, end.v));
 }
@@ -61,6 +64,7 @@ void host_invalidation_leave(struct quire_vm *vm)
 
 	mmu_assert_free(vm);
 	mutex_lock(&inv->lock);
+	CHECK(inv->active);
 	atomic_store_relaxed_u32(&inv->active, inv->active - 1);
 	mutex_unlock(&inv->lock);
 	base_platform->wake(&inv->active, UINT32_MAX);
@@ -84,5 +88,7 @@ void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
 void host_invalidation_allow(struct quire_vm *vm) NO_LOCK_ANALYSIS
 {
 	slots_assert(vm);
+	CHECK(lock_is_held(&vm->invalidation.lock, LOCK_EXCLUSIVE));
+	CHECK(!vm->invalidation.active || MUTANT(host_unbalanced));
 	mutex_unlock(&vm->invalidation.lock);
 }

@@ -48,6 +48,7 @@ static int build_held(struct quire_vm *vm, struct memslot_update *update)
 	update->placeholder = vm_alloc(vm, sizeof(*update->placeholder));
 	if (!update->placeholder)
 		return -ENOMEM;
+	CHECK(update->old_slot);
 	*update->placeholder = *update->old_slot;
 	update->placeholder->flags |= MEMSLOT_INVALID;
 	update->placeholder->gmem.file = NULL;
@@ -65,6 +66,8 @@ static int build_after(struct memslot_update *update)
 	struct ptree_edit *edit = &update->edits[1];
 	int error = 0;
 
+	CHECK(update->new_slot || update->change == MEMSLOT_DELETE);
+	CHECK(!update->old_slot == (update->change == MEMSLOT_CREATE));
 	stage_copy(update, AFTER, HELD);
 	if (old)
 		error = slot_remove(update, AFTER, old, edit);
@@ -131,6 +134,10 @@ static void publish_stage(struct quire_vm *vm, const struct memslot_update *upda
 	struct memslot_set *next = &slots->sets[as][old == &slots->sets[as][0]];
 	u64 generation = old->generation;
 
+	slots_assert(vm);
+	CHECK(!(generation & MEMSLOTS_UPDATING));
+	CHECK(generation % slots->nr_as == as);
+	CHECK(update->by_gfn[stage].count == update->by_hva[stage].count);
 	next->by_gfn = update->by_gfn[stage];
 	next->by_hva = update->by_hva[stage];
 	atomic_store_relaxed_u64(&next->generation, generation | MEMSLOTS_UPDATING);
@@ -151,8 +158,11 @@ static void publish_stage(struct quire_vm *vm, const struct memslot_update *upda
 void memslot_update_begin(struct quire_vm *vm, struct memslot_update *update)
 {
 	slots_assert(vm);
+	CHECK(!update->begun);
 	if (!update->placeholder)
 		return;
+	CHECK(update->placeholder->flags & MEMSLOT_INVALID);
+	CHECK(update->by_gfn[HELD].count == update->by_gfn[BEFORE].count);
 	publish_stage(vm, update, HELD);
 	update->begun = 1;
 }
@@ -167,6 +177,8 @@ static void count_change(struct memslots *slots, const struct memslot_update *up
 	u64 pages = slots->total_pages;
 
 	if (old) {
+		CHECK(pages >= old->npages && slots->count[old->as_id]);
+		CHECK(logging || !(old->flags & QUIRE_SLOT_LOG_DIRTY));
 		pages -= old->npages;
 		slots->count[old->as_id]--;
 		logging -= !!(old->flags & QUIRE_SLOT_LOG_DIRTY);
@@ -176,6 +188,7 @@ static void count_change(struct memslots *slots, const struct memslot_update *up
 		slots->count[new->as_id]++;
 		logging += !!(new->flags &QUIRE_SLOT_LOG_DIRTY);
 	}
+	CHECK(slots->count[subject->as_id] == update->by_gfn[AFTER].count);
 	atomic_store_relaxed_u32(&slots->nr_dirty_logging, logging);
 	atomic_store_relaxed_u64(&slots->total_pages, pages);
 	slots->ids[subject->as_id][subject->id / MEMSLOT_ID_BLOCK][subject->id % MEMSLOT_ID_BLOCK] =
@@ -185,6 +198,9 @@ static void count_change(struct memslots *slots, const struct memslot_update *up
 void memslot_update_commit(struct quire_vm *vm, struct memslot_update *update)
 {
 	slots_assert(vm);
+	CHECK(memslot_by_id(vm, update_subject(update)->as_id, update_subject(update)->id) ==
+	      update->old_slot);
+	CHECK(update->begun == (update->placeholder != NULL));
 	/* A new slot that logs must be counted by the time a reader finds it. */
 	count_change(&vm->slots, update);
 	publish_stage(vm, update, AFTER);
@@ -197,6 +213,7 @@ void memslot_update_commit(struct quire_vm *vm, struct memslot_update *update)
 void memslot_update_abort(struct quire_vm *vm, struct memslot_update *update)
 {
 	slots_assert(vm);
+	CHECK(!update->begun || update->placeholder);
 	if (update->begun)
 		publish_stage(vm, update, BEFORE);
 	update_discard(vm, update);

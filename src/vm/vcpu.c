@@ -16,6 +16,7 @@ static int list_add(struct quire_vm *vm, struct quire_vcpu *vcpu) REQUIRES(&vm->
 	for (; *link; link = &(*link)->next)
 		if ((*link)->id == vcpu->id)
 			return -EEXIST;
+	CHECK(!vcpu->next);
 	*link = vcpu;
 	return 0;
 }
@@ -52,6 +53,8 @@ void quire_vcpu_destroy(struct quire_vcpu *vcpu)
 	struct quire_vm *vm = vcpu->vm;
 	struct quire_vcpu **link;
 
+	CHECK(!(atomic_load_relaxed_u32(&vcpu->mode.turns) & 1));
+	CHECK(atomic_load_relaxed_u32(&vm->refs));
 	mutex_lock(&vm->vcpus_lock);
 	for (link = &vm->vcpus; *link != vcpu; link = &(*link)->next)
 		;

@@ -1,6 +1,8 @@
 /* The VM object: its fields at the start, and what every part may ask of it. */
 #include "src/vm/vm.h"
 
+#include "src/base/assert.h"
+
 #include <errno.h>
 
 #define MAXPHYADDR_DEFAULT 48u
@@ -114,6 +116,7 @@ int vm_make(const struct quire_vm_config *config, struct quire_vm **result)
 
 void quire_vm_get(struct quire_vm *vm)
 {
+	CHECK(atomic_load_relaxed_u32(&vm->refs));
 	atomic_fetch_add_u32(&vm->refs, 1);
 }
 

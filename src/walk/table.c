@@ -22,6 +22,7 @@ void arena_destroy(struct arena *arena)
 	void *chunk = arena->chunks;
 
 	CHECK(arena->used == 0);
+	CHECK(arena->free_count == arena->chunk_count * (CHUNK_PAGES - CHUNK_FIRST_PAGE));
 	while (chunk) {
 		void *next = ((struct table *)chunk)->next;
 
@@ -43,11 +44,24 @@ static bool is_addressable(const struct arena *arena, const struct table *chunk)
 	return true;
 }
 
+#ifdef QUIRE_CHECK
+static u64 list_length(const struct table *table)
+{
+	u64 length = 0;
+
+	for (; table; table = table->next)
+		length++;
+	return length;
+}
+#endif
+
 /* Add a chunk's pages to the free list, in rising order of address. */
 static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
 {
 	struct table *chunk = arena->host->chunk_alloc(arena->host_ctx);
 
+	CHECK(lock_is_held(&arena->lock, LOCK_EXCLUSIVE));
+	CHECK(!arena->free);
 	if (!chunk)
 		return -ENOMEM;
 	if (!is_addressable(arena, chunk)) {
@@ -62,6 +76,7 @@ static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
 		arena->free = &chunk[page];
 	}
 	arena->free_count += CHUNK_PAGES - CHUNK_FIRST_PAGE;
+	CHECK(list_length(arena->free) == arena->free_count);
 	return 0;
 }
 
@@ -70,10 +85,13 @@ int table_cache_refill(struct table_cache *cache, struct arena *arena, u32 want)
 	int err = 0;
 	u32 target = want + CACHE_BATCH, taken = 0;
 
+	CHECK(!base_self()->nesting && !lock_rank_is_held(RANK_MMU));
+	CHECK(list_length(cache->tables) == cache->count);
 	mutex_lock(&arena->lock);
 	while (cache->count < target) {
 		struct table *table = arena->free;
 
+		CHECK(!table == !arena->free_count);
 		if (!table) {
 			if (cache->count >= want)
 				break;
@@ -89,6 +107,7 @@ int table_cache_refill(struct table_cache *cache, struct arena *arena, u32 want)
 	}
 	mutex_unlock(&arena->lock);
 	atomic_add_relaxed_u64(&arena->used, taken);
+	CHECK(err || cache->count >= want);
 	return err;
 }
 
@@ -96,6 +115,7 @@ struct table *table_cache_take(struct table_cache *cache)
 {
 	struct table *table = cache->tables;
 
+	CHECK(!table == !cache->count);
 	if (table) {
 		cache->tables = table->next;
 		cache->count--;
@@ -106,6 +126,8 @@ struct table *table_cache_take(struct table_cache *cache)
 
 void table_cache_put(struct table_cache *cache, struct table *table)
 {
+	CHECK(table != cache->tables);
+	CHECK(!cache->tables == !cache->count);
 	table->next = cache->tables;
 	cache->tables = table;
 	cache->count++;
@@ -127,6 +149,8 @@ void arena_free_list(struct arena *arena, struct table *tables, u64 count)
 
 	if (!tables)
 		return;
+	CHECK(list_length(tables) == count);
+	CHECK(atomic_load_relaxed_u64(&arena->used) >= count);
 	for (poison_table(last); last->next; poison_table(last))
 		last = last->next;
 	mutex_lock(&arena->lock);

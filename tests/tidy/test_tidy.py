@@ -58,6 +58,8 @@ BROKEN = [
     ("threading", "src/tdp/a.c", "/* A file. */\nstatic _Atomic int a;\n"),
     ("mmu_unlock", "src/fault/a.c", "/* A file. */\nvoid f(struct quire_vm *vm)\n{\n"
                                     "\tbiglock_write_unlock(&vm->mmu_lock);\n}\n"),
+    ("assertions", "src/tdp/a.c", "/* A file. */\nvoid f(struct quire_vm *vm)\n{\n"
+                                  "\tmmu_assert_exclusive(vm);\n\tvm->dead = 1;\n}\n"),
     ("libc", "src/tdp/a.c", "/* A file. */\n#include <stdlib.h>\n"),
     ("names", "vcpu/a.c", "/* A file. */\nstatic int __walk(void)\n{\n\treturn 0;\n}\n"),
     ("first_line", "vcpu/a.c", "#include <errno.h>\n"),

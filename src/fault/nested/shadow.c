@@ -35,6 +35,7 @@ static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *d
 	struct shadow_path path;
 	int ret;
 
+	mmu_assert_exclusive(vcpu->vm);
 	/* What was loaded is not valid, and must not look so if this fails. */
 	vcpu->shadow.page = NULL;
 	ret = shadow_make_room(&change, NULL);
@@ -46,6 +47,8 @@ static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *d
 		return ret;
 	vcpu->shadow.page = path.pages[SHADOW_ROOT_LEVEL];
 	vcpu->shadow.entries = table_entries(vcpu->shadow.page->table);
+	CHECK(vcpu->shadow.page->table->level == SHADOW_ROOT_LEVEL);
+	CHECK(role_as(vcpu->shadow.page->role) == vcpu->as_id);
 	/* Another vCPU may have let pages below it lag. */
 	vcpu->shadow.lags = 1;
 	return 0;
@@ -73,6 +76,7 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 	if (!ret)
 		ret = load_shadow_root_locked(vcpu, &debt);
 	shadow_commit(vm, &debt);
+	CHECK(!vm->shadow->root_gone);
 	vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
 	change_settle_unlock(vm, &debt);
 	return ret;

@@ -275,6 +275,7 @@ static void test_bind_model(void **state)
 		bool undo = rand() % 3 == 0;
 		int error, want = 0;
 
+		mutex_lock(&f.vm->slots_lock);
 		fake_fail_in((u64)rand() % 5);
 		if (slot->gmem.file) {
 			error = gmem_unbind_prepare(slot, &change);
@@ -298,6 +299,7 @@ static void test_bind_model(void **state)
 			gmem_binding_undo(&change);
 		else
 			gmem_binding_finish(&change);
+		mutex_unlock(&f.vm->slots_lock);
 		if (undo)
 			assert_int_equal(fake.live_allocs, live);
 		check_bindings(&f, slots);
