@@ -111,13 +111,11 @@ static enum step salc(struct cpu *cpu, const struct op *op)
 static enum step bound(struct cpu *cpu, const struct op *op)
 {
 	int64_t index = (int64_t)sign_extend(reg_get(cpu, op->dst, op->size), op->size);
-	uint64_t linear, lower, upper;
-	enum step step = op_linear(cpu, op, &linear);
+	uint64_t lower, upper;
+	enum step step = op_load_part(cpu, op, 0, op->size, &lower);
 
 	if (!step)
-		step = mem_load(cpu, linear, op->size, &lower);
-	if (!step)
-		step = mem_load(cpu, linear + op->size, op->size, &upper);
+		step = op_load_part(cpu, op, op->size, op->size, &upper);
 	if (step)
 		return step;
 	if (index < (int64_t)sign_extend(lower, op->size) ||
@@ -138,7 +136,7 @@ static enum step arpl(struct cpu *cpu, const struct op *op)
 	if (is_memory)
 		step = op_linear(cpu, op, &linear);
 	if (!step && is_memory)
-		step = mem_load_rmw(cpu, linear, 2, &selector);
+		step = mem_load(cpu, linear, 2, &selector);
 	if (step)
 		return step;
 	if (!is_memory)

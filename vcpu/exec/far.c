@@ -24,7 +24,7 @@ struct far_pointer {
 
 static enum step pointer_read(struct cpu *cpu, const struct op *op, struct far_pointer *pointer)
 {
-	uint64_t linear, selector;
+	uint64_t selector;
 	enum step step;
 
 	if (op->kind[0] == OPERAND_IMM) {
@@ -32,11 +32,9 @@ static enum step pointer_read(struct cpu *cpu, const struct op *op, struct far_p
 		pointer->offset = op->imm;
 		return STEP_NEXT;
 	}
-	step = op_linear(cpu, op, &linear);
+	step = op_load_part(cpu, op, 0, op->size, &pointer->offset);
 	if (!step)
-		step = mem_load(cpu, linear, op->size, &pointer->offset);
-	if (!step)
-		step = mem_load(cpu, linear + op->size, 2, &selector);
+		step = op_load_part(cpu, op, op->size, 2, &selector);
 	if (!step)
 		pointer->selector = selector;
 	return step;

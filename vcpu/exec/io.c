@@ -216,7 +216,9 @@ static enum step string_io(struct cpu *cpu, const struct op *op)
 	};
 	enum step step = STEP_NEXT;
 
-	if (unlikely(cpu->svm.in_guest_mode))
+	/* The port's right comes before memory's. */
+	if (unlikely(cpu->svm.in_guest_mode) || !io.is_repeated ||
+	    string_register(cpu, op, CPU_RCX))
 		step = port_check(cpu, io.port, io.size_bytes);
 	if (!step)
 		step = svm_intercept_io(cpu, &io);

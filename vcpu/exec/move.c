@@ -274,7 +274,7 @@ static enum step pop_segment(struct cpu *cpu, const struct op *op)
 {
 	unsigned int stack_bytes = cpu->stack_bytes;
 	uint64_t selector, rsp;
-	enum step step = stack_peek(cpu, 0, 2, &selector);
+	enum step step = stack_peek(cpu, 0, op->size, &selector);
 
 	if (step)
 		return step;
@@ -303,7 +303,7 @@ static enum step pusha(struct cpu *cpu, const struct op *op)
 	unsigned int size = op->aux;
 
 	/* AX is pushed first, so it has the highest address. */
-	for (int reg = CPU_RDI; reg >= CPU_RAX; reg--) {
+	for (int reg = CPU_RAX; reg <= CPU_RDI; reg++) {
 		int offset = -(int)size * (reg + 1);
 		enum step step = stack_poke(cpu, offset, size, cpu->s.gpr[reg]);
 
@@ -340,6 +340,9 @@ static enum step enter(struct cpu *cpu, const struct op *op)
 	uint64_t frame_space = op->aux;
 	enum step step = stack_poke(cpu, -(int)size, size, cpu->s.gpr[CPU_RBP]);
 
+	/* On a stack of 16 bits EBP takes the upper half of ESP, too. */
+	if (cpu->stack_bytes == 2)
+		frame |= cpu->s.gpr[CPU_RSP] & UINT64_C(0xffff0000);
 	for (unsigned int i = 1; !step && i < level; i++) {
 		uint64_t outer, linear, at = cpu->s.gpr[CPU_RBP] - (uint64_t)i * size;
 
@@ -536,13 +539,11 @@ static enum step store_register(struct cpu *cpu, const struct op *op)
 /* LDS, LES, LFS, LGS, LSS: offset, then selector. */
 static enum step load_far(struct cpu *cpu, const struct op *op)
 {
-	uint64_t linear, offset, selector;
-	enum step step = op_linear(cpu, op, &linear);
+	uint64_t offset, selector;
+	enum step step = op_load_part(cpu, op, 0, op->size, &offset);
 
 	if (!step)
-		step = mem_load(cpu, linear, op->size, &offset);
-	if (!step)
-		step = mem_load(cpu, linear + op->size, 2, &selector);
+		step = op_load_part(cpu, op, op->size, 2, &selector);
 	if (!step)
 		step = segment_load(cpu, op->aux, selector);
 	if (step)

@@ -93,6 +93,32 @@ static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t
 	return STEP_NEXT;
 }
 
+/*
+ * The linear address of @size_bytes that are read @delta bytes into the memory operand: one of two
+ * parts that the processor reads by themselves. An address may wrap between them.
+ */
+static inline enum step op_linear_part(struct cpu *cpu, const struct op *op, unsigned int delta,
+				       unsigned int size_bytes, uint64_t *linear)
+{
+	uint64_t at = op_effective(cpu, op) + delta;
+
+	if (op->address_bytes != 8)
+		at = op->address_bytes == 4 ? (uint32_t)at : (uint16_t)at;
+	if (op->flags & OP_SEGMENTED)
+		return segment_check(cpu, op->seg, at, size_bytes, linear);
+	*linear = at + *(const uint64_t *)((const char *)cpu + op->seg_base);
+	return STEP_NEXT;
+}
+
+static inline enum step op_load_part(struct cpu *cpu, const struct op *op, unsigned int delta,
+				     unsigned int size_bytes, uint64_t *value)
+{
+	uint64_t linear;
+	enum step step = op_linear_part(cpu, op, delta, size_bytes, &linear);
+
+	return step ? step : mem_load(cpu, linear, size_bytes, value);
+}
+
 /* Operands: @which is 0 .. 2; sizes 1, 2, 4, 8. */
 
 static inline enum step op_load(struct cpu *cpu, const struct op *op, unsigned int size_bytes,

@@ -56,10 +56,11 @@ static enum step movs_element(struct cpu *cpu, const struct op *op)
 	uint64_t source, target, value;
 	enum step step = string_source(cpu, op, &source);
 
-	if (!step)
-		step = string_target_store(cpu, op, &target);
+	/* The source is read before the target is looked at. */
 	if (!step)
 		step = mem_load(cpu, source, op->size, &value);
+	if (!step)
+		step = string_target_store(cpu, op, &target);
 	if (!step)
 		step = mem_store(cpu, target, op->size, value);
 	if (step)
@@ -118,14 +119,15 @@ static enum step scas_element(struct cpu *cpu, const struct op *op)
 static enum step cmps_element(struct cpu *cpu, const struct op *op)
 {
 	uint64_t source, target, a, b;
-	enum step step = string_source(cpu, op, &source);
+	/* The target is read first, as AMD's processors do. */
+	enum step step = string_target(cpu, op, &target);
 
 	if (!step)
-		step = string_target(cpu, op, &target);
+		step = mem_load(cpu, target, op->size, &b);
+	if (!step)
+		step = string_source(cpu, op, &source);
 	if (!step)
 		step = mem_load(cpu, source, op->size, &a);
-	if (!step)
-		step = mem_load(cpu, target, op->size, &b);
 	if (step)
 		return step;
 	compare(cpu, a, b, op->size);

@@ -507,6 +507,90 @@ static void test_narrow_tss(void **state)
 	assert_int_equal(word_at(vcpu, STACK - 0x100 - 4, 4), SELECTOR_DATA | 3);
 }
 
+PROGRAM(16, les_wrap, "movw $0xfffe, %bx; lesw (%bx), %ax; hlt");
+PROGRAM(16, bound_wrap, "movw $0xfffe, %bx; movw $5, %ax; .byte 0x62, 0x07; hlt");
+PROGRAM(16, call_wrap, "movw $0xfffe, %bx; ljmpw *(%bx); hlt");
+
+/* The two parts of a pointer or of bounds are read by themselves: the offset wraps between them. */
+static void test_parts_wrap(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	enter_real_mode(vcpu);
+	s->seg[CPU_DS].base = 0x10000;
+	memcpy(vcpu->vm->ram + 0x1fffe, &(uint16_t){3}, 2);
+	memcpy(vcpu->vm->ram + 0x10000, &(uint16_t){0x1234}, 2);
+	RUN(vcpu, les_wrap);
+	RAN_THROUGH(vcpu, les_wrap);
+	assert_int_equal(s->gpr[CPU_RAX] & 0xffff, 3);
+	assert_int_equal(s->seg[CPU_ES].selector, 0x1234);
+	RUN(vcpu, bound_wrap);
+	RAN_THROUGH(vcpu, bound_wrap);
+	memcpy(vcpu->vm->ram + 0x1fffe, &(uint16_t){REAL_HANDLERS}, 2);
+	memcpy(vcpu->vm->ram + 0x10000, &(uint16_t){0}, 2);
+	RUN(vcpu, call_wrap);
+	assert_int_equal(ENDED_AT(vcpu), REAL_HANDLERS);
+}
+
+PROGRAM(32, move_string, "movl $0x400000, %esi; movsl; hlt");
+PROGRAM(32, compare_string, "movl $0x400000, %esi; cmpsl; hlt");
+PROGRAM(32, out_string, "movl $0x400000, %esi; movl $0x80, %edx; outsb; hlt");
+PROGRAM(32, push_all, "pushal; hlt");
+
+/* 32-bit code of long mode, whose pages at PAGED_LINEAR are not there, at privilege level @cpl. */
+static void enter_compatibility(struct quire_vcpu *vcpu, unsigned int cpl)
+{
+	struct cpu_segment *seg = cpu_state(vcpu->cpu)->seg;
+
+	memset(vcpu->vm->ram + GUEST_PT, 0, 64);
+	seg[CPU_CS].l = 0;
+	seg[CPU_CS].db = seg[CPU_SS].db = 1;
+	seg[CPU_CS].dpl = seg[CPU_SS].dpl = (uint8_t)cpl;
+	seg[CPU_ES] = (struct cpu_segment){.unusable = 1};
+}
+
+/* Of two faults the first access has its own: the source's before the target's, AX's before DI's.
+ */
+static void test_fault_order(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	enter_compatibility(vcpu, 0);
+	RUN(vcpu, move_string);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 14 * 16);
+	enter_compatibility(vcpu, 0);
+	RUN(vcpu, compare_string);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	/* A handler's stack in a TSS, for both faults of a push. */
+	memset(vcpu->vm->ram + 0x2800, 0, 0x68);
+	memcpy(vcpu->vm->ram + 0x2804, &(uint64_t){STACK}, 8);
+	memcpy(vcpu->vm->ram + 0x2866, &(uint16_t){0x68}, 2);
+	s->seg[CPU_TR] = (struct cpu_segment){
+	    .base = 0x2800, .limit = 0x67, .selector = 0x28, .type = 11, .present = 1};
+	enter_compatibility(vcpu, 3);
+	assert_int_equal(RUN_WITH_STACK(vcpu, push_all, 0x401010), CPU_EXIT_HLT);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 14 * 16);
+	assert_int_equal(s->cr2, 0x40100c);
+	/* The right to a port comes first of all. */
+	enter_compatibility(vcpu, 3);
+	RUN(vcpu, out_string);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+}
+
+PROGRAM(16, enter_wide, "movl $0x1234, %ebp; .byte 0x66; enter $0, $0; movl %ebp, %eax; hlt");
+
+/* A frame of 32 bits on a stack of 16 is the whole of ESP. */
+static void test_enter_wide(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_real_mode(vcpu);
+	assert_int_equal(RUN_WITH_STACK(vcpu, enter_wide, 0x50000 | STACK), CPU_EXIT_HLT);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RAX], 0x50000 | (STACK - 4));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -527,6 +611,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_far_accessed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_not_executed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_narrow_tss, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_parts_wrap, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_fault_order, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_enter_wide, setup, teardown),
 	};
 
 	fake_signals_install();
