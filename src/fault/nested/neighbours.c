@@ -80,22 +80,22 @@ static u32 find_pages(const struct quire_vm *vm, struct neighbours *found, u32 w
 }
 
 /*
- * As KVM goes on: of a run of empty entries it maps the pages before the first that is not there,
+ * As KVM goes on: of a run of @wanted entries it maps the pages before the first that is not there,
  * and it ends where that is the run's first. In a table of the guest's each entry is a run.
  */
-static u32 keep_runs(const struct shadow_group *group, u32 there)
+static u32 keep_runs(const struct shadow_group *group, u32 wanted, u32 there)
 {
-	u32 kept = 0, begins = group->empty;
+	u32 kept = 0, begins = wanted;
 	bool ended = false;
 
 	if (group->key.role & ROLE_DIRECT)
-		begins &= ~(group->empty << 1);
+		begins &= ~(wanted << 1);
 	for (u32 i = 0; i < SHADOW_GROUP_PAGES; i++) {
 		u32 bit = 1u << i;
 
 		if (begins & bit)
 			ended = false;
-		if (!(group->empty & bit) || ended)
+		if (!(wanted & bit) || ended)
 			continue;
 		ended = !(there & bit);
 		if (ended && (begins & bit))
@@ -167,7 +167,7 @@ void fault_neighbours(struct quire_vcpu *vcpu, const struct shadow_group *group)
 	found.generation = memslots_generation_of(&vcpu->vm->slots, vcpu->as_id);
 	wanted = shadow_group_read(vcpu, group, found.each);
 	there = wanted ? find_pages(vcpu->vm, &found, find_slots(vcpu, &found, wanted)) : 0;
-	found.there = keep_runs(group, there);
+	found.there = keep_runs(group, wanted, there);
 	if (there != found.there)
 		put_pages(vcpu->vm, &found, there & ~found.there, QUIRE_PAGE_UNUSED);
 	if (found.there)
