@@ -41,6 +41,8 @@ static void vm_destroy(struct vm *vm)
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);
 	quire_vm_put(vm->memory);
+	if (vm->host.pinned)
+		process_platform.report("pages of the client are pinned at the end of their VM");
 	process_heap_free(vm);
 }
 

@@ -97,8 +97,17 @@ static void foresee(uint64_t hva)
 	touches->last = hva;
 }
 
+/* Is the page to be kept for the caller? A driver's frames have no page objects to count at. */
+static bool is_pinned(uint64_t hva, uint32_t flags)
+{
+	struct process_mapping mapping;
+
+	return (flags & QUIRE_PAGE_PIN) && !(process_mapping_find(hva, &mapping) && mapping.pfnmap);
+}
+
 static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
+	struct process_host *host = ctx;
 	bool write = flags & QUIRE_PAGE_WRITE;
 
 	if (hva.v >= HVA_END)
@@ -119,13 +128,23 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 	*page = (struct quire_page){
 	    .pfn = {hva.v >> QUIRE_PAGE_SHIFT},
 	    .writable = write || reader_may_write(hva.v),
+	    .refcounted = is_pinned(hva.v, flags),
 	};
+	/* Neither kept nor guarded: it may be gone at once. */
+	if (!page->refcounted && !(flags & QUIRE_PAGE_GUARDED))
+		return -EINVAL;
+	if (page->refcounted)
+		__atomic_fetch_add(&host->pinned, 1, __ATOMIC_RELAXED);
 	return 0;
 }
 
-/* No page objects here: the processor marks the client's own tables. */
+/* The processor marks the client's own tables, and a page stays where its address is: only counted,
+ * so that one that is kept by mistake is noticed. */
 static void page_put(void *ctx, const struct quire_page *page, enum quire_page_use use)
 {
+	struct process_host *host = ctx;
+
+	__atomic_fetch_sub(&host->pinned, 1, __ATOMIC_RELAXED);
 }
 
 /* A signal in the middle is no reason to stop: go on where the copy was. */

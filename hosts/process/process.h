@@ -14,9 +14,12 @@ extern const struct quire_platform process_platform;
 /* The host port. Its ctx is a struct process_host. */
 extern const struct quire_host_ops process_host_ops;
 
-/* One a VM: the threads that are told of kicks. The others of its state are the process's. */
+/*
+ * One a VM. The pages that were handed out by page_get() with PIN and have not been given back:
+ * none when the VM has ended.
+ */
 struct process_host {
-	void *reserved;
+	uint64_t pinned; /* by any thread, atomically */
 };
 
 /*

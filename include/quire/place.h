@@ -1,8 +1,9 @@
-/* A place in guest memory that the hypervisor and the guest share: a clock, steal time. */
+/* Guest memory that the hypervisor shares: a place (a clock, steal time), or a page in its hands.
+ */
 #ifndef QUIRE_PLACE_H
 #define QUIRE_PLACE_H
 
-#include <quire/types.h>
+#include <quire/host.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,6 +49,44 @@ QUIRE_API QUIRE_MUST_CHECK int quire_place_read(struct quire_place *place, uint6
 						void *data, uint64_t size_bytes);
 QUIRE_API QUIRE_MUST_CHECK int quire_place_write(struct quire_place *place, uint64_t offset_bytes,
 						 const void *data, uint64_t size_bytes);
+
+/*
+ * A page in the hands of a vCPU, for what the hypervisor keeps in guest memory (a nested guest's
+ * control block). The holder is not told when the host takes the page away, so it is pinned. A page
+ * without a reference count cannot be, and is refused unless the tunable allow_unsafe_mappings says
+ * that the host's owner knows better. The fields are the library's.
+ */
+enum quire_map_kind { QUIRE_MAP_READ, QUIRE_MAP_WRITE };
+struct quire_map {
+	gfn_t gfn;
+	hva_t hva;
+	struct quire_page page;
+	uint32_t as_id;
+	uint32_t section;
+	enum quire_map_kind kind;
+};
+
+/*
+ * Map the page of @gpa as @vcpu sees it. -EFAULT: no slot, or a read-only one for QUIRE_MAP_WRITE;
+ * -EINVAL: the page has no reference count; -ENOSPC as of quire_vcpu_write(); or what page_get()
+ * says. By the vCPU's thread, out of guest mode, no lock held; may sleep. A change of slots waits
+ * for quire_vcpu_unmap(), so between the two the caller must not wait for one.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa,
+					      enum quire_map_kind kind, struct quire_map *map);
+/*
+ * Copy between the page and @data; the write wants QUIRE_MAP_WRITE. -EINVAL: beyond the page, or
+ * mapped for reading; -EFAULT. By the thread that mapped it, out of guest mode; may sleep, and what
+ * shadows the page goes, which may take mmu_lock.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_map_read(struct quire_vcpu *vcpu, const struct quire_map *map,
+					      uint64_t offset_bytes, void *data,
+					      uint64_t size_bytes);
+QUIRE_API QUIRE_MUST_CHECK int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map,
+					       uint64_t offset_bytes, const void *data,
+					       uint64_t size_bytes);
+/* Give it back; what was mapped for writing counts as written. By the thread that mapped it. */
+QUIRE_API void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map);
 
 #ifdef __cplusplus
 }

@@ -1,47 +1,92 @@
 /* A guest page in the hypervisor's hands, without the guard of an invalidation. */
-#include "src/access/map.h"
+#include <quire/place.h>
 
 #include <errno.h>
 
 #include "src/access/access.h"
+#include "src/base/section.h"
 #include "src/gfn/log.h"
 #include "src/vm/locks.h"
 
-int guest_map(struct quire_vcpu *vcpu, gfn_t gfn, enum guest_map_kind kind, struct guest_map *map)
+/* Pinned: without PIN nothing would keep the page, for no invalidation is heard of. */
+static u32 page_flags(const struct quire_vm *vm, enum quire_map_kind kind)
 {
-	const struct quire_vm *vm = vcpu->vm;
-	u32 flags = QUIRE_PAGE_PIN | (kind == GUEST_MAP_WRITE ? QUIRE_PAGE_WRITE : 0);
-	enum access_kind access = kind == GUEST_MAP_WRITE ? ACCESS_STORE : ACCESS_LOAD;
-	hva_t hva;
-	int err =
-	    access_hva(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa_of(gfn), access, &hva);
+	u32 flags = QUIRE_PAGE_PIN;
 
-	locks_assert_none();
-	/* Only callers that may keep a page ask for one like this. */
+	if (kind == QUIRE_MAP_WRITE)
+		flags |= QUIRE_PAGE_WRITE;
+	/* Only callers that hear of invalidations ask for a page without a count. */
 	if (atomic_load_relaxed_u32(&vm->tunables->allow_unsafe_mappings))
 		flags |= QUIRE_PAGE_GUARDED;
-	if (!err && kind == GUEST_MAP_WRITE && !dirty_log_takes_own(vcpu))
-		err = -ENOSPC;
-	if (!err)
-		err = vm->host->page_get(vm->host_ctx, hva, flags, &map->page);
-	if (err)
-		return err;
-	map->gfn = gfn;
-	map->as_id = vcpu->as_id;
-	map->kind = kind;
-	return 0;
+	return flags;
 }
 
-void guest_unmap(struct quire_vcpu *vcpu, struct guest_map *map)
+int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
+		   struct quire_map *map)
 {
-	const struct quire_vm *vm = vcpu->vm;
+	struct quire_vm *vm = vcpu->vm;
+	enum access_kind access = kind == QUIRE_MAP_WRITE ? ACCESS_STORE : ACCESS_LOAD;
+	int err;
 
 	locks_assert_none();
-	if (map->kind == GUEST_MAP_WRITE)
-		dirty_log_mark_own(vcpu->vm, vcpu, map->as_id, map->gfn);
+	*map = (struct quire_map){.gfn = gfn_of(gpa), .as_id = vcpu->as_id, .kind = kind};
+	map->section = long_section_enter(&vm->accesses);
+	err = access_hva(&(struct accessor){vm, vcpu, vcpu->as_id}, gpa_of(map->gfn), access,
+			 &map->hva);
+	if (!err && kind == QUIRE_MAP_WRITE && !dirty_log_takes_own(vcpu))
+		err = -ENOSPC;
+	if (!err)
+		err = vm->host->page_get(vm->host_ctx, map->hva, page_flags(vm, kind), &map->page);
+	if (err)
+		long_section_leave(&vm->accesses, map->section);
+	return err;
+}
+
+static bool is_inside(uint64_t offset_bytes, uint64_t size_bytes)
+{
+	return size_bytes <= QUIRE_PAGE_SIZE && offset_bytes <= QUIRE_PAGE_SIZE - size_bytes;
+}
+
+int quire_map_read(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
+		   void *data, uint64_t size_bytes)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	hva_t from = {map->hva.v + offset_bytes};
+
+	locks_assert_none();
+	if (!is_inside(offset_bytes, size_bytes))
+		return -EINVAL;
+	return vm->host->copy_from(vm->host_ctx, data, from, size_bytes);
+}
+
+int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
+		    const void *data, uint64_t size_bytes)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	hva_t to = {map->hva.v + offset_bytes};
+	int err;
+
+	locks_assert_none();
+	if (map->kind != QUIRE_MAP_WRITE || !is_inside(offset_bytes, size_bytes))
+		return -EINVAL;
+	err = vm->host->copy_to(vm->host_ctx, to, data, size_bytes);
+	if (!err)
+		access_written(vcpu, map->as_id, (gpa_t){gpa_of(map->gfn).v + offset_bytes},
+			       size_bytes);
+	return err;
+}
+
+void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map)
+{
+	struct quire_vm *vm = vcpu->vm;
+	bool written = map->kind == QUIRE_MAP_WRITE;
+
+	locks_assert_none();
+	if (written)
+		dirty_log_mark_own(vm, vcpu, map->as_id, map->gfn);
 	if (map->page.refcounted)
 		vm->host->page_put(vm->host_ctx, &map->page,
-				   map->kind == GUEST_MAP_WRITE ? QUIRE_PAGE_DIRTY
-								: QUIRE_PAGE_ACCESSED);
+				   written ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED);
 	map->page.refcounted = 0;
+	long_section_leave(&vm->accesses, map->section);
 }

@@ -6,6 +6,8 @@
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -544,7 +546,7 @@ static void check_emulated(uint64_t gpa)
 
 /* A driver's buffer that a program may map for writing, with read-only entries but for its first.
  */
-static void device_memory_that_its_driver_protects(void)
+static uint8_t *driver_buffer(size_t size_bytes)
 {
 	struct perf_event_attr event = {.type = PERF_TYPE_SOFTWARE,
 					.size = sizeof(event),
@@ -552,13 +554,20 @@ static void device_memory_that_its_driver_protects(void)
 					.disabled = 1};
 	int file = (int)syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
 	uint8_t *buffer = MAP_FAILED;
+
+	if (file >= 0)
+		buffer = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	if (buffer == MAP_FAILED)
+		check_skip("no performance counters");
+	return buffer;
+}
+
+static void device_memory_that_its_driver_protects(void)
+{
+	uint8_t *buffer = driver_buffer(3 * PAGE);
 	/* In the first page, a word that the driver leaves alone. */
 	const uint64_t own = GPA + 1032;
 
-	if (file >= 0)
-		buffer = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-	if (buffer == MAP_FAILED)
-		check_skip("no performance counters");
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	memory = buffer;
 	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = 3 * PAGE,
@@ -571,6 +580,66 @@ static void device_memory_that_its_driver_protects(void)
 	check_emulated(GPA + 2 * PAGE);
 	CHECK_END(GUEST(&vcpu, GUEST_INCREMENT, .rbx = own), END_DONE);
 	CHECK_EQ(*word_at(memory, own - GPA), 4);
+}
+
+/* VMLOAD of the page at RBX, then of the one at RCX. */
+asm(".pushsection .rodata\n"
+    "vmload_two: mov %rbx, %rax; vmload; mov %rcx, %rax; vmload; out %al, $0x80\n"
+    "vmload_two_end:\n.popsection\n");
+extern const uint8_t vmload_two[], vmload_two_end[];
+
+static struct outcome vmload(uint64_t first, uint64_t second)
+{
+	struct kvm_regs regs;
+
+	vcpu_prepare(&vcpu, &(struct guest_op){.code = GUEST_CALL, .rbx = first, .rcx = second});
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_REGS, &regs));
+	regs.rip = GPA;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+	return vcpu_run(&vcpu);
+}
+
+static bool has_svm(void)
+{
+	struct kvm_cpuid2 *cpuid = supported_cpuid(&vm);
+	bool found = false;
+
+	for (uint32_t i = 0; i < cpuid->nent; i++)
+		found |=
+		    cpuid->entries[i].function == 0x80000001 && (cpuid->entries[i].ecx & 1u << 2);
+	free(cpuid);
+	return found;
+}
+
+/*
+ * F-058. What the hypervisor takes into its own hands it must be able to keep: a VMCB in a driver's
+ * frames, which nothing counts, is none, unless the parameter allows it.
+ */
+static void frames_in_the_hypervisors_hands(void)
+{
+	struct kvm_sregs sregs;
+	struct outcome outcome;
+	uint8_t *buffer = driver_buffer(3 * PAGE);
+
+	open_machine();
+	if (!has_svm())
+		check_skip("no SVM");
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = 2 * GPA,
+			  .memory_size = 3 * PAGE, .userspace_addr = (uintptr_t)buffer));
+	memcpy(memory, vmload_two, (size_t)(vmload_two_end - vmload_two));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
+	sregs.efer |= 1u << 12; /* SVME */
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	CHECK_END(vmload(GPA + PAGE, GPA + 2 * PAGE), END_DONE);
+	outcome = vmload(GPA + PAGE, 2 * GPA);
+	if (parameter_is_on("kvm", "allow_unsafe_mappings")) {
+		CHECK_EQ(outcome.end, END_DONE);
+		return;
+	}
+	CHECK_EQ(outcome.end, END_OTHER);
+	CHECK_EQ(outcome.exit_reason, KVM_EXIT_INTERNAL_ERROR);
+	/* To the guest's own accesses it is memory as any other. */
+	CHECK_EQ(guest_load(&vcpu, 2 * GPA + 1032), *word_at(buffer, 1032));
 }
 
 /* Private pages do not come from the address, so what happens there is nothing to them. */
@@ -685,6 +754,7 @@ int main(int argc, char **argv)
 	    TEST(missing_page_for_two),
 	    TEST(device_memory),
 	    TEST(device_memory_that_its_driver_protects),
+	    TEST(frames_in_the_hypervisors_hands),
 	    TEST(private_pages_do_not_mind),
 	    TEST(other_memory_does_not_mind),
 	    TEST(ranges_are_widened_to_pages),

@@ -5,7 +5,6 @@
 #include <quire/place.h>
 #include <quire/stats.h>
 
-#include "src/access/map.h"
 #include "src/access/pfn_cache.h"
 #include "src/base/reclaim.h"
 #include "src/base/section.h"
@@ -127,7 +126,7 @@ static void own_body(uint32_t thread, void *ctx)
  * The same while another page of the same word is named, and no vCPU is in guest mode: the harvest
  * takes whole words with plain stores, and must not take our mark with them.
  */
-static struct guest_map own_map;
+static struct quire_map own_map;
 
 static void own_alone_setup(void *ctx)
 {
@@ -139,7 +138,8 @@ static void own_alone_setup(void *ctx)
 static void own_mapped_setup(void *ctx)
 {
 	own_alone_setup(ctx);
-	if (guest_map(pair.machine.vcpus[0], (gfn_t){PAIR_PAGE}, GUEST_MAP_WRITE, &own_map))
+	if (quire_vcpu_map(pair.machine.vcpus[0], gpa_of((gfn_t){PAIR_PAGE}), QUIRE_MAP_WRITE,
+			   &own_map))
 		abort();
 }
 
@@ -161,7 +161,7 @@ static void own_mapped_body(uint32_t thread, void *ctx)
 		return;
 	}
 	*(uint8_t *)(uintptr_t)(own_map.page.pfn.v << QUIRE_PAGE_SHIFT) = 2;
-	guest_unmap(pair.machine.vcpus[0], &own_map);
+	quire_vcpu_unmap(pair.machine.vcpus[0], &own_map);
 	pair.results[0] = 0;
 }
 

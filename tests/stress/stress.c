@@ -452,6 +452,7 @@ static void end_vm(void)
 	for (uint32_t i = 0; i < VCPUS; i++)
 		quire_vcpu_destroy(stress.vcpus[i]);
 	quire_vm_put(stress.vm);
+	check(stress.host_ctx.pinned == 0, "a page is kept for ever");
 	check(process_bytes_allocated() == 0, "memory is not given back");
 }
 

@@ -73,11 +73,19 @@ static enum step svm_reach(struct cpu *cpu, uint64_t *gpa, int is_write)
 	    QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER | (is_write ? QUIRE_PFERR_WRITE : 0), from);
 }
 
+/* What VMLOAD and VMSAVE look at. */
+static int read_save(struct cpu *cpu, const struct quire_map *map, struct vmcb_save *save)
+{
+	return quire_map_read(cpu->vcpu, map, offsetof(struct vmcb, save), save, SAVE_BYTES);
+}
+
 static enum step vmload(struct cpu *cpu, const struct op *op)
 {
 	struct cpu_state *s = &cpu->s;
 	struct vmcb_save save;
+	struct quire_map map;
 	uint64_t gpa;
+	int error;
 	enum step step = svm_check(cpu, INTERCEPT_VMLOAD);
 
 	if (!step)
@@ -86,8 +94,11 @@ static enum step vmload(struct cpu *cpu, const struct op *op)
 		step = svm_reach(cpu, &gpa, 0);
 	if (step)
 		return step;
-	if (quire_vcpu_read(cpu->vcpu, (gpa_t){gpa + offsetof(struct vmcb, save)}, &save,
-			    SAVE_BYTES))
+	if (quire_vcpu_map(cpu->vcpu, (gpa_t){gpa}, QUIRE_MAP_READ, &map))
+		return svm_no_memory(cpu);
+	error = read_save(cpu, &map, &save);
+	quire_vcpu_unmap(cpu->vcpu, &map);
+	if (error)
 		return svm_no_memory(cpu);
 	s->seg[CPU_FS] = svm_segment_load(&save.fs);
 	s->seg[CPU_GS] = svm_segment_load(&save.gs);
@@ -108,8 +119,9 @@ static enum step vmsave(struct cpu *cpu, const struct op *op)
 {
 	const struct cpu_state *s = &cpu->s;
 	struct vmcb_save save;
+	struct quire_map map;
 	uint64_t gpa;
-	gpa_t at;
+	int error;
 	enum step step = svm_check(cpu, INTERCEPT_VMSAVE);
 
 	if (!step)
@@ -118,9 +130,9 @@ static enum step vmsave(struct cpu *cpu, const struct op *op)
 		step = svm_reach(cpu, &gpa, 1);
 	if (step)
 		return step;
-	at.v = gpa + offsetof(struct vmcb, save);
-	if (quire_vcpu_read(cpu->vcpu, at, &save, SAVE_BYTES))
+	if (quire_vcpu_map(cpu->vcpu, (gpa_t){gpa}, QUIRE_MAP_WRITE, &map))
 		return svm_no_memory(cpu);
+	error = read_save(cpu, &map, &save);
 	save.fs = svm_segment_store(&s->seg[CPU_FS]);
 	save.gs = svm_segment_store(&s->seg[CPU_GS]);
 	save.tr = svm_segment_store(&s->seg[CPU_TR]);
@@ -133,9 +145,11 @@ static enum step vmsave(struct cpu *cpu, const struct op *op)
 	save.sysenter_cs = s->sysenter_cs;
 	save.sysenter_esp = s->sysenter_esp;
 	save.sysenter_eip = s->sysenter_eip;
-	if (quire_vcpu_write(cpu->vcpu, at, &save, SAVE_BYTES))
-		return svm_no_memory(cpu);
-	return STEP_END;
+	if (!error)
+		error = quire_map_write(cpu->vcpu, &map, offsetof(struct vmcb, save), &save,
+					SAVE_BYTES);
+	quire_vcpu_unmap(cpu->vcpu, &map);
+	return error ? svm_no_memory(cpu) : STEP_END;
 }
 
 static enum step set_gif(struct cpu *cpu, const struct op *op)

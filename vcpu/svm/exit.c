@@ -12,6 +12,7 @@
 #define WRITTEN_FIRST offsetof(struct vmcb_control, int_ctl)
 #define WRITTEN_END offsetof(struct vmcb_control, reserved5)
 #define SAVE_BYTES offsetof(struct vmcb_save, reserved7)
+#define SAVE_OFFSET offsetof(struct vmcb, save)
 
 enum step svm_exit(struct cpu *cpu, uint64_t code, uint64_t info1, uint64_t info2)
 {
@@ -186,9 +187,13 @@ int svm_vmexit(struct cpu *cpu, const struct event *first)
 {
 	struct svm *svm = &cpu->svm;
 	struct vmcb_control *control = &svm->control;
-	gpa_t save_gpa = {svm->vmcb_gpa + offsetof(struct vmcb, save)};
 	struct vmcb_save save;
-	int error = quire_vcpu_read(cpu->vcpu, save_gpa, &save, SAVE_BYTES);
+	struct quire_map map;
+	int error = quire_vcpu_map(cpu->vcpu, (gpa_t){svm->vmcb_gpa}, QUIRE_MAP_WRITE, &map);
+	int mapped = !error;
+
+	if (!error)
+		error = quire_map_read(cpu->vcpu, &map, SAVE_OFFSET, &save, SAVE_BYTES);
 
 	svm_store_registers(cpu, &save);
 	if (svm_has_own_pat(cpu))
@@ -205,11 +210,13 @@ int svm_vmexit(struct cpu *cpu, const struct event *first)
 	control->misc |= svm->ignored.misc;
 	control->misc2 |= svm->ignored.misc2;
 	if (!error)
-		error = quire_vcpu_write(cpu->vcpu, save_gpa, &save, SAVE_BYTES);
+		error = quire_map_write(cpu->vcpu, &map, SAVE_OFFSET, &save, SAVE_BYTES);
 	if (!error)
-		error = quire_vcpu_write(cpu->vcpu, (gpa_t){svm->vmcb_gpa + WRITTEN_FIRST},
-					 (const char *)control + WRITTEN_FIRST,
-					 WRITTEN_END - WRITTEN_FIRST);
+		error = quire_map_write(cpu->vcpu, &map, WRITTEN_FIRST,
+					(const char *)control + WRITTEN_FIRST,
+					WRITTEN_END - WRITTEN_FIRST);
+	if (mapped)
+		quire_vcpu_unmap(cpu->vcpu, &map);
 	svm->gif = 0;
 	svm_restore_host(cpu);
 	trap_after_vmrun(cpu);

@@ -195,15 +195,20 @@ static void inject(struct cpu *cpu, uint64_t event)
 /* VMRUN fails: L1 goes on behind it and finds the reason in its VMCB. */
 static int refuse(struct cpu *cpu, uint64_t gpa, struct vmcb_control *control)
 {
+	struct quire_map map;
+	int error;
+
 	control->exit_code = VMCB_EXIT_INVALID;
 	control->exit_info1 = 0;
 	control->exit_info2 = 0;
 	control->exit_int_info = 0;
 	control->event_inj = 0;
 	cpu->svm.gif = 0;
-	return quire_vcpu_write(cpu->vcpu, (gpa_t){gpa}, control, CONTROL_BYTES)
-		   ? SVM_NO_MEMORY_THERE
-		   : SVM_DONE;
+	if (quire_vcpu_map(cpu->vcpu, (gpa_t){gpa}, QUIRE_MAP_WRITE, &map))
+		return SVM_NO_MEMORY_THERE;
+	error = quire_map_write(cpu->vcpu, &map, 0, control, CONTROL_BYTES);
+	quire_vcpu_unmap(cpu->vcpu, &map);
+	return error ? SVM_NO_MEMORY_THERE : SVM_DONE;
 }
 
 /* A shared PAT is not looked at. */
@@ -240,14 +245,25 @@ static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb)
 	return svm_take_control(cpu, &control, &(struct svm_l1){cpu->s.efer, cpu->s.cr4});
 }
 
+static int read_vmcb(struct cpu *cpu, uint64_t gpa, struct vmcb *vmcb)
+{
+	struct quire_map map;
+	int error = quire_vcpu_map(cpu->vcpu, (gpa_t){gpa}, QUIRE_MAP_READ, &map);
+
+	if (error)
+		return error;
+	error = quire_map_read(cpu->vcpu, &map, 0, vmcb, offsetof(struct vmcb, save) + SAVE_BYTES);
+	quire_vcpu_unmap(cpu->vcpu, &map);
+	return error;
+}
+
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 {
 	struct svm *svm = &cpu->svm;
 	struct vmcb vmcb;
 	int error;
 
-	if (quire_vcpu_read(cpu->vcpu, (gpa_t){gpa}, &vmcb,
-			    offsetof(struct vmcb, save) + SAVE_BYTES))
+	if (read_vmcb(cpu, gpa, &vmcb))
 		return SVM_NO_MEMORY_THERE;
 	error = take_vmcb(cpu, &vmcb);
 	if (error == -EINVAL || error == -EOPNOTSUPP) {

@@ -2,6 +2,8 @@
 #ifndef QUIRE_VCPU_SVM_SVM_H
 #define QUIRE_VCPU_SVM_SVM_H
 
+#include <quire/place.h>
+
 #include "vcpu/inside.h"
 #include "vcpu/run/event.h"
 

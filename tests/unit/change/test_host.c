@@ -1,8 +1,8 @@
 /* What only a kernel does to the client's pages: the guest sees the same bytes before and after. */
 #include <quire/dirty.h>
+#include <quire/place.h>
 
 #include "hosts/sim/kernel.h"
-#include "src/access/map.h"
 #include "src/access/pfn_cache.h"
 #include "tests/unit/support.h"
 
@@ -72,7 +72,7 @@ static void test_swap(void **state)
 static void test_swap_and_the_library(void **state)
 {
 	struct pfn_cache cache;
-	struct guest_map map;
+	struct quire_map map;
 	uint32_t offset;
 	uint8_t byte;
 	pfn_t pfn;
@@ -95,10 +95,11 @@ static void test_swap_and_the_library(void **state)
 	pfn_cache_unlock(&cache);
 	pfn_cache_deactivate(&cache);
 	/* What the library holds stays where it is. */
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){1}, GUEST_MAP_READ, &map), 0);
+	assert_int_equal(
+	    quire_vcpu_map(machine.vcpus[0], (gpa_t){QUIRE_PAGE_SIZE}, QUIRE_MAP_READ, &map), 0);
 	assert_false(sim_swap_out(&machine.host, 1));
 	assert_false(sim_migrate(&machine.host, 1));
-	guest_unmap(machine.vcpus[0], &map);
+	quire_vcpu_unmap(machine.vcpus[0], &map);
 	assert_true(sim_migrate(&machine.host, 1));
 	vm_end();
 }

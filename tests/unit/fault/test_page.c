@@ -1,7 +1,7 @@
 /* The pages a fault may meet: counted or not, read-only, poisoned, slow; and pages kept at hand. */
-#include "tests/unit/support.h"
+#include <quire/place.h>
 
-#include "src/access/map.h"
+#include "tests/unit/support.h"
 
 #define WRITE ((uint64_t)QUIRE_PFERR_WRITE)
 #define PRESENT ((uint64_t)QUIRE_PFERR_PRESENT)
@@ -116,39 +116,43 @@ static void test_bad(void **state)
 
 static void test_map(void **state)
 {
-	struct guest_map map;
+	struct quire_map map;
 
 	(void)state;
 	begin_one(SIM_WRITABLE, 0);
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), 0);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map), 0);
 	/* Pinned while it is held: the host may unmap it, and the frame stays. */
 	assert_int_equal(frame_of(0)->references, 2);
 	assert_int_equal(map.page.pfn.v << QUIRE_PAGE_SHIFT, (uintptr_t)frame_of(0)->bytes);
-	guest_unmap(machine.vcpus[0], &map);
+	quire_vcpu_unmap(machine.vcpus[0], &map);
 	assert_int_equal(frame_of(0)->references, 1);
 	assert_true(frame_of(0)->dirty);
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){1}, GUEST_MAP_READ, &map), -EFAULT);
+	assert_int_equal(
+	    quire_vcpu_map(machine.vcpus[0], (gpa_t){QUIRE_PAGE_SIZE}, QUIRE_MAP_READ, &map),
+	    -EFAULT);
 	vm_end();
 
 	begin_one(SIM_WRITABLE, QUIRE_SLOT_READONLY);
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), -EFAULT);
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_READ, &map), 0);
-	guest_unmap(machine.vcpus[0], &map);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map),
+			 -EFAULT);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_READ, &map), 0);
+	quire_vcpu_unmap(machine.vcpus[0], &map);
 	assert_false(frame_of(0)->dirty);
 	vm_end();
 }
 
 static void test_map_unsafe(void **state)
 {
-	struct guest_map map;
+	struct quire_map map;
 
 	(void)state;
 	begin_one(SIM_WRITABLE | SIM_DEVICE, 0);
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), -EINVAL);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map),
+			 -EINVAL);
 	machine.tunables.allow_unsafe_mappings = 1;
-	assert_int_equal(guest_map(machine.vcpus[0], (gfn_t){0}, GUEST_MAP_WRITE, &map), 0);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map), 0);
 	assert_int_equal(frame_of(0)->references, 1);
-	guest_unmap(machine.vcpus[0], &map);
+	quire_vcpu_unmap(machine.vcpus[0], &map);
 	machine.tunables.allow_unsafe_mappings = 0;
 	vm_end();
 }

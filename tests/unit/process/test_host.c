@@ -17,9 +17,14 @@
 
 #define HUGE ((size_t)2 << 20)
 
+static struct process_host host;
+
+/* By a caller that hears of invalidations, unless it asks for a pin. */
 static int get(const void *mem, uint32_t flags, struct quire_page *page)
 {
-	return process_host_ops.page_get(NULL, (hva_t){address_of(mem)}, flags, page);
+	if (!(flags & QUIRE_PAGE_PIN))
+		flags |= QUIRE_PAGE_GUARDED;
+	return process_host_ops.page_get(&host, (hva_t){address_of(mem)}, flags, page);
 }
 
 enum { READ = 0, WRITE = QUIRE_PAGE_WRITE, NOWAIT = QUIRE_PAGE_NOWAIT };
@@ -40,8 +45,30 @@ static void check_page(uint8_t *mem, int read, int write, int writable)
 	if (!write) {
 		assert_true(page.pfn.v == address_of(mem) >> 12);
 		assert_int_equal(page.writable, 1);
-		process_host_ops.page_put(NULL, &page, QUIRE_PAGE_DIRTY);
+		assert_int_equal(page.refcounted, 0);
 	}
+}
+
+/* A page asked for with PIN is kept and counted; unguarded, and not kept, it is refused. */
+static void pages_that_are_kept(void **state)
+{
+	uint8_t *mem = map_anonymous(PAGE, PROT_READ | PROT_WRITE);
+	struct quire_page page[2];
+
+	handle_signals();
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_int_equal(get(mem, QUIRE_PAGE_PIN | WRITE, &page[i]), 0);
+		assert_true(page[i].refcounted);
+		assert_int_equal(host.pinned, i + 1);
+	}
+	for (uint32_t i = 0; i < 2; i++)
+		process_host_ops.page_put(&host, &page[i], QUIRE_PAGE_DIRTY);
+	assert_int_equal(host.pinned, 0);
+	assert_int_equal(
+	    process_host_ops.page_get(&host, (hva_t){address_of(mem)}, WRITE, &page[0]), -EINVAL);
+	unmap(mem, PAGE);
+	assert_int_equal(get(mem, QUIRE_PAGE_PIN, &page[0]), -EFAULT);
+	assert_int_equal(host.pinned, 0);
 }
 
 static void pages_of_every_mapping(void **state)
@@ -128,6 +155,7 @@ static void pages_that_are_there(void **state)
 static void frames_without_pages(void **state)
 {
 	struct process_mapping mapping = {0};
+	struct quire_page page;
 	char line[256];
 	FILE *maps = fopen("/proc/self/maps", "r");
 	unsigned long start = 0;
@@ -140,6 +168,11 @@ static void frames_without_pages(void **state)
 	if (!start || !process_mapping_find(start, &mapping) || !mapping.pfnmap)
 		skip();
 	check_page((uint8_t *)start, 0, -EROFS, 0);
+	/* Nothing can keep them. */
+	assert_int_equal(get((void *)start, QUIRE_PAGE_PIN, &page), -EINVAL);
+	assert_int_equal(get((void *)start, QUIRE_PAGE_PIN | QUIRE_PAGE_GUARDED, &page), 0);
+	assert_false(page.refcounted);
+	assert_int_equal(host.pinned, 0);
 }
 
 /* A driver's buffer in a mapping that may be written: its entries are read-only, but for the first.
@@ -548,6 +581,7 @@ int main(void)
 	    cmocka_unit_test(frames_without_pages),
 	    cmocka_unit_test(frames_that_the_driver_protects),
 	    cmocka_unit_test(nowait_does_not_fault_in),
+	    cmocka_unit_test(pages_that_are_kept),
 	    cmocka_unit_test(pages_that_are_there),
 	    cmocka_unit_test(only_who_wants_it_is_interrupted),
 	    cmocka_unit_test(mappings_are_known),

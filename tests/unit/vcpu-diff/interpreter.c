@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <quire/gmem.h>
+#include <quire/place.h>
 
 #include "src/base/trace.h"
 #include "src/entry/format.h"
@@ -82,6 +83,28 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_bytes)
 {
 	return -EFAULT;
+}
+
+int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
+		   struct quire_map *map)
+{
+	return -EFAULT;
+}
+
+int quire_map_read(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
+		   void *data, uint64_t size_bytes)
+{
+	return -EFAULT;
+}
+
+int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
+		    const void *data, uint64_t size_bytes)
+{
+	return -EFAULT;
+}
+
+void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map)
+{
 }
 
 int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *nested)

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include <quire/gmem.h>
+#include <quire/place.h>
 
 #include "hosts/process/guard.h"
 #include "src/base/trace.h"
@@ -194,6 +195,37 @@ int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_b
 		return -EFAULT;
 	memcpy(dst, vcpu->vm->ram + gpa.v, size_bytes);
 	return 0;
+}
+
+int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
+		   struct quire_map *map)
+{
+	if (vcpu->in_guest || gpa.v >= RAM_BYTES)
+		return -EFAULT;
+	map->gfn.v = gpa.v >> 12;
+	map->kind = kind;
+	vcpu->maps++;
+	return 0;
+}
+
+int quire_map_read(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
+		   void *data, uint64_t size_bytes)
+{
+	return quire_vcpu_read(vcpu, (gpa_t){map->gfn.v << 12 | offset_bytes}, data, size_bytes);
+}
+
+int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
+		    const void *data, uint64_t size_bytes)
+{
+	if (map->kind != QUIRE_MAP_WRITE)
+		return -EINVAL;
+	return quire_vcpu_write(vcpu, (gpa_t){map->gfn.v << 12 | offset_bytes}, data, size_bytes);
+}
+
+void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map)
+{
+	(void)map;
+	vcpu->maps--;
 }
 
 /* Nested paging: remembered for the test to look at. */

@@ -47,6 +47,7 @@ struct quire_vcpu {
 	uint64_t lost_pfn;    /* the frame of which the library was told; its fault is -EHWPOISON */
 	uint64_t nested_root; /* of quire_vcpu_set_nested(); 0: none */
 	unsigned int nested_roots, nested_flushes;
+	int maps;		   /* pages in the CPU's hands */
 	uint64_t nested_fault_gpa; /* L1's tables refuse this page; 0: none */
 	uint64_t read_only_gpa;	   /* a page whose writes are emulated; 0: none */
 	struct cpu *cpu;
