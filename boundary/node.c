@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "frontend/file/client_call.h"
 #include "frontend/file/file.h"
 #include "frontend/file/hidden_fd.h"
+#include "frontend/file/user_copy.h"
 #include "frontend/param/params.h"
 #include "frontend/run/signal_actions.h"
 #include "hosts/process/process.h"
@@ -95,6 +97,32 @@ long node_leave_root(const struct boundary_call *call)
 	(void)decoder_load();
 	client_call_end();
 	return OBJECT_FORWARD;
+}
+
+/* Can what is at @path be /proc, or a folder that it is in? By its last component, if it has one.
+ */
+static bool may_be_proc(unsigned long path)
+{
+	char text[PATH_MAX], *last;
+	long length = user_peek_string(text, sizeof(text), path);
+
+	while (length > 0 && text[length - 1] == '/')
+		text[--length] = '\0';
+	if (length < 0)
+		return false;
+	last = strrchr(text, '/');
+	last = last ? last + 1 : text;
+	return !*last || last[0] == '.' || !strcmp(last, "proc");
+}
+
+long node_mount(const struct boundary_call *call)
+{
+	return may_be_proc(call->args[1]) ? node_leave_root(call) : OBJECT_FORWARD;
+}
+
+long node_unmount(const struct boundary_call *call)
+{
+	return may_be_proc(call->args[0]) ? node_leave_root(call) : OBJECT_FORWARD;
 }
 
 long node_ioctl(const struct boundary_call *call)

@@ -19,6 +19,10 @@ long node_open(int flags);
 /* For calls that lead to another root: KVM's first use may come there. OBJECT_FORWARD. */
 long node_leave_root(const struct boundary_call *call);
 
+/* Calls that may cover or take away /proc: the same where their target can be that. */
+long node_mount(const struct boundary_call *call);
+long node_unmount(const struct boundary_call *call);
+
 /* An ioctl of KVM's on a descriptor of which node_is_kvm(). */
 long node_ioctl(const struct boundary_call *call);
 

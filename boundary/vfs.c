@@ -165,6 +165,8 @@ const struct boundary_row *const boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_chroot] = PATH(node_leave_root, NULL),
     [SYS_pivot_root] = PATH(node_leave_root, NULL),
     [SYS_setns] = PATH(node_leave_root, NULL),
+    [SYS_mount] = PATH(node_mount, NULL),
+    [SYS_umount2] = PATH(node_unmount, NULL),
 
     [SYS_fcntl] = ALL(FD0, BY(flags_fcntl)),
     [SYS_flock] = ALL(FD0, BY(flags_flock)),

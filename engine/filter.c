@@ -52,6 +52,8 @@ static const uint16_t always[] = {
     SYS_chroot,
     SYS_pivot_root,
     SYS_setns,
+    SYS_mount,
+    SYS_umount2,
     /* Descriptors; for read, write, their vectors and lseek see below. */
     SYS_close,
     SYS_dup2,

@@ -10,12 +10,14 @@
 #include "frontend/file/eventfd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "frontend/file/hidden_fd.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/sys.h"
 
@@ -29,6 +31,10 @@ int eventfd_check(int fd)
 
 	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
 	length = readlink(path, target, sizeof(target));
+	/* In a root without /proc, the one that was kept. */
+	if (length < 0 && hidden_fd_kept_proc() >= 0)
+		length = readlinkat(hidden_fd_kept_proc(), path + sizeof("/proc/") - 1, target,
+				    sizeof(target));
 	if (length < 0)
 		return -EBADF;
 	if (length != sizeof(expected) - 1 || memcmp(target, expected, (size_t)length))
@@ -83,12 +89,25 @@ struct reading {
 	bool is_read;
 };
 
+static FILE *fdopen_or_close(int fd)
+{
+	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+
+	if (!file && fd >= 0)
+		close(fd);
+	return file;
+}
+
 static void read_lines(void *argument)
 {
 	struct reading *reading = argument;
 	char line[128];
 	FILE *file = fopen(reading->path, "re");
 
+	if (!file && hidden_fd_kept_proc() >= 0)
+		file = fdopen_or_close(openat(hidden_fd_kept_proc(),
+					      reading->path + sizeof("/proc/") - 1,
+					      O_RDONLY | O_CLOEXEC));
 	if (!file)
 		return;
 	reading->is_read = true;

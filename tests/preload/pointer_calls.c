@@ -156,6 +156,19 @@ long call_chroot(void *function, const struct arguments *arguments)
 	return function ? CALL(int (*)(const char *), PATH) : syscall(SYS_chroot, PATH);
 }
 
+long call_mount(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(const char *, const char *, const char *, unsigned long,
+				       const void *),
+			       PATH, SECOND, "tmpfs", 0, NULL)
+			: syscall(SYS_mount, PATH, SECOND, "tmpfs", 0, NULL);
+}
+
+long call_umount(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(int (*)(const char *, int), PATH, 0) : syscall(SYS_umount2, PATH, 0);
+}
+
 long call_ioctl(void *function, const struct arguments *arguments)
 {
 	return function ? CALL(int (*)(int, unsigned long, ...), arguments->pipe, FIONREAD, PATH)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <linux/audit.h>
 #include <linux/falloc.h>
 #include <linux/filter.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -53,6 +55,44 @@ static void machine_works(void)
 }
 
 /* Numbers of descriptors end where the client's limit says, and it may not raise it. */
+/* A file system over /proc, in a mount namespace of the child's own. */
+static void cover_proc(void)
+{
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("none", "/proc", "tmpfs", 0, NULL))
+		check_skip("no mount namespace of its own");
+	CHECK_ERR(access("/proc/self", F_OK), ENOENT);
+}
+
+static void use_devices(void)
+{
+	struct kvm_irqfd request = {.fd = (uint32_t)CHECK_OK(eventfd(0, 0)), .gsi = 5};
+
+	CHECK_OK(ioctl(vm.fd, KVM_IRQFD, &request));
+	vm_add_agent(&vm);
+	slot_make();
+	guest_works();
+}
+
+/* What covers /proc later takes nothing from KVM, nor does what covered it before. */
+static void test_proc_covered_later(void)
+{
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	vcpu_open(&vm, &vcpu, 0);
+	cover_proc();
+	use_devices();
+}
+
+static void test_proc_covered_before(void)
+{
+	cover_proc();
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	vcpu_open(&vm, &vcpu, 0);
+	use_devices();
+}
+
 static void test_few_descriptors(void)
 {
 	const struct rlimit few = {16, 16};
@@ -374,6 +414,8 @@ static void test_threads_behind_a_filter(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
+	    TEST(test_proc_covered_later),
+	    TEST(test_proc_covered_before),
 	    TEST(test_few_descriptors),
 	    TEST(test_no_file_sizes),
 	    TEST(test_no_file_sizes_of_root),
