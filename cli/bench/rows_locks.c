@@ -161,6 +161,7 @@ static int populate(struct holds *holds)
 	struct faults faults = {.first = holds->first,
 				.npages = SLOTS * SLOT_PAGES - holds->first,
 				.stride = 1,
+				.walks = true,
 				.error_code = FAULTS_MISSING};
 
 	return machine_fault(&holds->machine, 0, &faults) < 0 ? -EIO : 0;

@@ -108,7 +108,4 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot) REQUIRES(
 /* The slot has stopped to log: huge pages come back. */
 void change_log_stop(struct quire_vm *vm, const struct memslot *slot) REQUIRES(&vm->slots_lock);
 
-/* Gfns handled in one hold of mmu_lock by operations that go through them one by one. */
-#define CHANGE_PIECE_PAGES UINT64_C(8192)
-
 #endif

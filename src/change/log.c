@@ -26,11 +26,6 @@ static bool splits_eagerly(const struct quire_vm *vm)
 /* Tables in hand for a piece: enough for one 1G leaf and a few more. */
 #define SPLIT_TABLES 64u
 
-static gfn_t piece_end(gfn_t gfn, gfn_t end)
-{
-	return (gfn_t){min_u64(end.v, gfn.v + CHANGE_PIECE_PAGES)};
-}
-
 enum piece_hold { PIECE_SHARED, PIECE_ALONE };
 
 /*
@@ -109,10 +104,10 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
 		enum piece_hold hold = piece_take(vm);
 
-		next = piece_end(gfn, end);
 		mmu_assert_shared(vm);
-		if (!MUTANT(log_start_unprotected))
-			tdp_write_protect_range(vm, slot->as_id, gfn, next, &debt);
+		next = MUTANT(log_start_unprotected)
+			   ? end
+			   : tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
 		piece_release(vm, hold);
 	}
 	change_nested_protect(vm, slot->as_id, slot->base_gfn, end, &debt);
@@ -212,7 +207,7 @@ static int find_logged_slot(const struct quire_vm *vm, u32 slot_id, struct memsl
  * Words of the log that are handled in one hold of the lock: so many that are not empty, and so
  * many in all.
  */
-#define PIECE_NAMED (CHANGE_PIECE_PAGES / 64)
+#define PIECE_NAMED UINT64_C(128)
 #define PIECE_WORDS (8 * PIECE_NAMED)
 #define NAMED_AT_ONCE 8u
 _Static_assert(PIECE_NAMED % NAMED_AT_ONCE == 0, "a full piece has as many as fit");

@@ -38,7 +38,7 @@ static void age_run(const struct walk_run *run, void *ctx)
 int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range)
 {
 	struct age age = {.f = &vm->tdp_format, .kind = range->kind};
-	const struct tdp_visit visit = {QUIRE_LEVEL_4K, age_run, &age};
+	const struct tdp_visit visit = {.lowest = QUIRE_LEVEL_4K, .visit = age_run, .ctx = &age};
 
 	mmu_assert_section(vm);
 	tdp_walk(vm, range->as_id, &visit, range->start, range->end);

@@ -165,8 +165,13 @@ void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask
 		flush_debt_owe(change->debt);
 }
 
-/* A huge leaf; or nothing to do. False: a table is there, whose leaves may have W. */
-static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
+enum huge {
+	HUGE_PROTECTED,
+	HUGE_NOTHING_TO_DO,
+	HUGE_IS_TABLE, /* its leaves may have W */
+};
+
+static enum huge protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 {
 	const struct entry_format *f = &change->vm->tdp_format;
 	u64 old = atomic_load_relaxed_u64(entry);
@@ -180,9 +185,10 @@ static bool protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 			continue;
 		if (MUTANT(huge_unflushed))
 			flush_debt_forgive(change->debt, "mutant");
-		return true;
+		return HUGE_PROTECTED;
 	}
-	return !entry_is_present(f, old) || entry_is_leaf(f, old, level);
+	return !entry_is_present(f, old) || entry_is_leaf(f, old, level) ? HUGE_NOTHING_TO_DO
+									 : HUGE_IS_TABLE;
 }
 
 static void protect_table(const struct tdp_change *change, const struct walk_run *run)
@@ -194,15 +200,34 @@ static void protect_table(const struct tdp_change *change, const struct walk_run
 	}
 }
 
+/*
+ * What a hold of mmu_lock that only protects looks at, at most. A huge leaf, changed by itself,
+ * takes as long as several of 4K, and counts so as long as the hold gets to a table all the same.
+ */
+#define PROTECT_ENTRIES UINT64_C(8192)
+#define PROTECT_HUGE 8u
+#define PROTECT_KEPT (WALK_BUDGET_MIN + PROTECT_HUGE)
+_Static_assert(PROTECT_ENTRIES > PROTECT_KEPT, "a hold gets on");
+
+struct protect {
+	struct tdp_change change;
+	u64 budget;
+};
+
 static void protect_run(const struct walk_run *run, void *ctx)
 {
+	struct protect *protect = ctx;
+
 	if (run->level == QUIRE_LEVEL_4K) {
-		protect_table(ctx, run);
+		protect_table(&protect->change, run);
 		return;
 	}
 	/* What is a table, or becomes one, is walked. */
 	for (u32 i = 0; i < run->count; i++)
-		(void)protect_huge(ctx, &run->entries[i], run->level);
+		if (protect_huge(&protect->change, &run->entries[i], run->level) ==
+			HUGE_PROTECTED &&
+		    protect->budget > PROTECT_KEPT)
+			protect->budget -= PROTECT_HUGE;
 }
 
 /*
@@ -215,16 +240,22 @@ static void owe_for_aged(const struct tdp_change *change)
 		flush_debt_owe(change->debt);
 }
 
-void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			     struct flush_debt *debt)
+gfn_t tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			      struct flush_debt *debt)
 {
-	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
-	const struct tdp_visit visit = {QUIRE_LEVEL_4K, protect_run, &change};
+	struct protect protect = {
+	    .change = {.vm = vm, .leaves = vm->leaves, .debt = debt},
+	    .budget = PROTECT_ENTRIES,
+	};
+	const struct tdp_visit visit = {.lowest = QUIRE_LEVEL_4K,
+					.visit = protect_run,
+					.ctx = &protect,
+					.budget = &protect.budget};
 
 	mmu_assert_shared(vm);
 	CHECK(start.v < end.v);
-	owe_for_aged(&change);
-	tdp_walk(vm, as_id, &visit, start, end);
+	owe_for_aged(&protect.change);
+	return tdp_walk(vm, as_id, &visit, start, end);
 }
 
 /* Where the last gfn was found: neighbours are mostly in the same table. */
@@ -330,7 +361,7 @@ static void protect_unfound(const struct tdp_change *change, struct leaf_cursor 
 		bits = UINT64_MAX >> (64 - min_u64(64 - skip, cursor->count - at));
 		if (cursor->level == QUIRE_LEVEL_4K) {
 			tdp_protect_entries(change, &cursor->entries[at], mask >> skip & bits);
-		} else if (!protect_huge(change, cursor->entries, cursor->level)) {
+		} else if (protect_huge(change, cursor->entries, cursor->level) == HUGE_IS_TABLE) {
 			/* A prefault has split it meanwhile: look again. */
 			cursor->count = 0;
 			continue;

@@ -96,7 +96,8 @@ void tdp_recover_range(struct quire_vm *vm, const struct tdp_recovery *recovery,
 	    .allowed = recovery->allowed,
 	    .ctx = recovery->ctx,
 	};
-	const struct tdp_visit visit = {QUIRE_LEVEL_2M, recover_run, &recover};
+	const struct tdp_visit visit = {
+	    .lowest = QUIRE_LEVEL_2M, .visit = recover_run, .ctx = &recover};
 
 	mmu_assert_shared(vm);
 	CHECK(recovery->start.v < recovery->end.v);

@@ -60,7 +60,8 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 	}
 }
 
-void tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gfn_t start, gfn_t end)
+gfn_t tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gfn_t start,
+	       gfn_t end)
 {
 	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct walk walk = {
@@ -69,10 +70,11 @@ void tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gfn
 	    .lowest = visit->lowest,
 	    .visit = visit->visit,
 	    .ctx = visit->ctx,
+	    .budget = visit->budget,
 	};
 
 	if (!root)
-		return;
+		return end;
 	walk.root = table_entries(root);
-	walk_range(&walk, start, end);
+	return walk_range(&walk, start, end);
 }

@@ -102,7 +102,8 @@ int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 {
 	struct split split = {
 	    .change = {.vm = vm, .leaves = vm->leaves}, .tables = tables, .as_id = as_id};
-	const struct tdp_visit visit = {QUIRE_LEVEL_2M, split_run, &split};
+	const struct tdp_visit visit = {
+	    .lowest = QUIRE_LEVEL_2M, .visit = split_run, .ctx = &split};
 
 	mmu_assert_shared(vm);
 	CHECK(start.v < end.v && as_id < vm->address_spaces);

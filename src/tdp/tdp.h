@@ -79,9 +79,13 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32 level,
 					   u64 huge, struct table *table);
 
-/* Remove write permission from all leaves of [start, end). */
-void tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
-			     struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
+/*
+ * Remove write permission from all leaves of [start, end), as far as one hold of mmu_lock should
+ * go: so many entries, however much each maps. Returns where the next hold begins; @end: it is
+ * done.
+ */
+gfn_t tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+			      struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 
 /* Split huge leaves of [start, end) to 4K with tables from @tables. -ENOMEM when they ran out: call
  * again with more. */

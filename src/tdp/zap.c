@@ -48,7 +48,7 @@ void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		   struct flush_debt *debt)
 {
 	struct tdp_change change = {.vm = vm, .leaves = vm->leaves, .debt = debt};
-	const struct tdp_visit visit = {QUIRE_LEVEL_4K, zap_run, &change};
+	const struct tdp_visit visit = {.lowest = QUIRE_LEVEL_4K, .visit = zap_run, .ctx = &change};
 
 	mmu_assert_exclusive(vm);
 	CHECK(start.v <= end.v && as_mask);

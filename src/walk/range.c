@@ -1,7 +1,9 @@
 /* The walk over a gfn range. */
 #include "src/walk/range.h"
 
-static void walk_table(const struct walk *walk, u64 *table, u32 level, const struct walk_run *range)
+/* Returns where it stopped. */
+static gfn_t walk_table(const struct walk *walk, u64 *table, u32 level,
+			const struct walk_run *range)
 {
 	const struct entry_format *f = walk->format;
 	u64 pages = level_pages((enum quire_level)level);
@@ -16,27 +18,40 @@ static void walk_table(const struct walk *walk, u64 *table, u32 level, const str
 	    .end = range->end,
 	};
 
+	if (walk->budget) {
+		if (*walk->budget < run.count)
+			return range->start;
+		*walk->budget -= run.count;
+	}
 	walk->visit(&run, walk->ctx);
 	if (level <= walk->lowest)
-		return;
+		return range->end;
 	for (u32 i = 0; i < run.count; i++) {
 		u64 entry = atomic_load_acquire_u64(&run.entries[i]);
 		u64 block = run.gfn.v + i * pages;
 		struct walk_run below;
+		gfn_t stopped;
 
 		if (!entry_is_present(f, entry) || entry_is_leaf(f, entry, level))
 			continue;
 		below.start.v = max_u64(range->start.v, block);
 		below.end.v = min_u64(range->end.v, block + pages);
-		walk_table(walk, entry_table(f, entry), level - 1, &below);
+		stopped = walk_table(walk, entry_table(f, entry), level - 1, &below);
+		if (stopped.v < below.end.v)
+			return stopped;
 	}
+	return range->end;
 }
 
-void walk_range(const struct walk *walk, gfn_t start, gfn_t end)
+gfn_t walk_range(const struct walk *walk, gfn_t start, gfn_t end)
 {
 	u64 limit = level_pages((enum quire_level)walk->root_level) * QUIRE_TABLE_ENTRIES;
 	struct walk_run range = {.start = start, .end = {min_u64(end.v, limit)}};
 
+	gfn_t stopped = range.end;
+
 	if (range.start.v < range.end.v)
-		walk_table(walk, walk->root, walk->root_level, &range);
+		stopped = walk_table(walk, walk->root, walk->root_level, &range);
+	/* Nothing is mapped beyond the limit. */
+	return stopped.v < range.end.v ? stopped : end;
 }

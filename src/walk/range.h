@@ -38,9 +38,15 @@ struct walk {
 	u32 lowest; /* do not go below this level */
 	walk_visit visit;
 	void *ctx;
+	u64 *budget; /* entries that may still be visited; NULL: any number */
 };
 
-void walk_range(const struct walk *walk, gfn_t start, gfn_t end);
+/*
+ * Returns where it stopped: @end, or before it the start of the first run for which the budget was
+ * too small. A budget of WALK_BUDGET_MIN reaches at least one lowest table.
+ */
+gfn_t walk_range(const struct walk *walk, gfn_t start, gfn_t end);
+#define WALK_BUDGET_MIN (5u * QUIRE_TABLE_ENTRIES)
 
 /* Does the range asked for cover the whole block of entry @index of the run? */
 static inline bool walk_covers(const struct walk_run *run, u32 index)

@@ -118,6 +118,46 @@ static void test_order(void **state)
 	vm_end();
 }
 
+/* A walk in pieces visits each lowest table once, in the same order, and no piece too many entries.
+ */
+static void test_budget(void **state)
+{
+	u64 budget = 0;
+	struct walk walk = {
+	    .root_level = TDP_ROOT_LEVEL, .lowest = QUIRE_LEVEL_4K, .visit = note_run};
+	uint64_t lowest[PAGE_COUNT], count = 0, pieces = 0;
+	gfn_t gfn = {0}, end = {LIMIT + 5};
+
+	(void)state;
+	begin();
+	walk.format = &machine.vm->tdp_format;
+	walk.root = table_entries(machine.vm->roots.valid[0]);
+	visit_count = 0;
+	assert_int_equal(walk_range(&walk, gfn, end).v, end.v);
+	for (unsigned int i = 0; i < visit_count; i++)
+		if (visits[i].level == QUIRE_LEVEL_4K)
+			lowest[count++] = visits[i].gfn;
+	walk.budget = &budget;
+	for (uint64_t at = 0; gfn.v < end.v; pieces++) {
+		uint64_t entries = 0;
+
+		visit_count = 0;
+		budget = WALK_BUDGET_MIN;
+		gfn = walk_range(&walk, gfn, end);
+		assert_true(visit_count);
+		for (unsigned int i = 0; i < visit_count; i++) {
+			entries += visits[i].count;
+			if (visits[i].level == QUIRE_LEVEL_4K)
+				assert_int_equal(visits[i].gfn, lowest[at++]);
+		}
+		assert_true(entries <= WALK_BUDGET_MIN);
+		assert_int_equal(entries + budget, WALK_BUDGET_MIN);
+		assert_true(gfn.v < end.v || at == count);
+	}
+	assert_true(pieces > 1);
+	vm_end();
+}
+
 /* Zapping takes what lies in the range, whole tables at once, and nothing else. */
 static void test_zap(void **state)
 {
@@ -262,6 +302,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_order),
+	    cmocka_unit_test(test_budget),
 	    cmocka_unit_test(test_zap),
 	    cmocka_unit_test(test_zap_leaves_mmio),
 	    cmocka_unit_test(test_zap_address_spaces),
