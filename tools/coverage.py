@@ -146,18 +146,24 @@ def below_gate(sources):
     return found
 
 
-def run_tests(suites, jobs):
-    """True when all passed."""
+def compile_tests(build, suites):
+    """Meson's records of the tests; their programs are there then."""
     argv = meson_tests.configure_command(TREE, FOLDER, OPTIONS)
     if argv:
         subprocess.run(argv, cwd=TREE, check=True, env={**os.environ, "CC": "gcc"},
                        stdout=subprocess.DEVNULL)
-    build = meson_tests.Build(FOLDER)
     records = [record for record in build.tests()
                if record["suite"] in suites and record["name"] not in check_plan.SLOW
                and not record["name"].startswith(LEFT_OUT)]
     subprocess.run(["ninja", "-C", str(FOLDER), "--quiet", "all", *build.targets(records)],
                    check=True)
+    return records
+
+
+def run_tests(suites, jobs):
+    """True when all passed."""
+    build = meson_tests.Build(FOLDER)
+    records = compile_tests(build, suites)
     for counts in FOLDER.rglob("*.gcda"):
         counts.unlink()
     report = check_report.Report()
@@ -176,7 +182,11 @@ def run_tests(suites, jobs):
 
 def main(argv):
     options = parse(argv)
-    has_passed = options.last or run_tests(options.suite or SUITES, options.jobs)
+    try:
+        has_passed = options.last or run_tests(options.suite or SUITES, options.jobs)
+    except subprocess.CalledProcessError as error:
+        print(f"coverage: {' '.join(error.cmd[:3])} failed", file=sys.stderr)
+        return 1
     sources = collect()
     unknown = [name for name in options.lines if not (TREE / name).is_file()]
     if unknown:

@@ -171,5 +171,5 @@ void fault_neighbours(struct quire_vcpu *vcpu, const struct shadow_group *group)
 	if (there != found.there)
 		put_pages(vcpu->vm, &found, there & ~found.there, QUIRE_PAGE_UNUSED);
 	if (found.there)
-		(void)fault_map_shadow(vcpu, &none, map_neighbours, &found);
+		(void)!fault_map_shadow(vcpu, &none, map_neighbours, &found);
 }
