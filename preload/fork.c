@@ -6,6 +6,7 @@
 
 #include "hosts/process/fork.h"
 #include "hosts/process/helper.h"
+#include "preload/coverage.h"
 #include "preload/real.h"
 
 pid_t _Fork(void);
@@ -37,6 +38,7 @@ static int clone_child(void *opaque)
 	process_fork_child();
 	status = start->function(start->argument);
 	/* libc's clone() ends the thread by the system call, and runs nothing for its end. */
+	coverage_keep();
 	helper_leader_leaves();
 	return status;
 }

@@ -215,8 +215,10 @@ static long make_child(struct trap *trap)
 
 void trap_leave_thread(void)
 {
-	if (sys_call(SYS_gettid, 0) == sys_call(SYS_getpid, 0))
-		helper_leader_leaves();
+	if (sys_call(SYS_gettid, 0) != sys_call(SYS_getpid, 0))
+		return;
+	coverage_keep();
+	helper_leader_leaves();
 }
 
 bool trap_serve_process(struct trap *trap, long *result)

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -246,6 +247,37 @@ static void test_memory_by_number(void)
 	CHECK_EQ(RAW(SYS_mprotect, at + 1, PAGE, PROT_READ, 0, 0), -EINVAL);
 	CHECK_OK(syscall(SYS_munmap, at, PAGE));
 	CHECK(guest_try_load(&vcpu, GPA).end != END_DONE);
+}
+
+/* Pages that a userfaultfd puts under a slot by an instruction are the guest's. */
+static void test_userfault_by_number(void)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register whole = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	uint8_t *source = memory_alloc(PAGE);
+	struct uffdio_zeropage zero;
+	struct uffdio_copy copy;
+	long fd = RAW(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK, 0, 0, 0, 0);
+
+	if (fd < 0)
+		check_skip("no userfaultfd");
+	slot_make(memory_alloc(PAGES * PAGE));
+	CHECK_EQ(RAW(SYS_ioctl, fd, (long)UFFDIO_API, (long)&api, 0, 0), 0);
+	whole.range.start = (uintptr_t)memory;
+	whole.range.len = PAGES * PAGE;
+	CHECK_EQ(RAW(SYS_ioctl, fd, (long)UFFDIO_REGISTER, (long)&whole, 0, 0), 0);
+	CHECK_OK(madvise(memory, 2 * PAGE, MADV_DONTNEED));
+	zero = (struct uffdio_zeropage){.range = {(uintptr_t)memory, PAGE}};
+	CHECK_EQ(RAW(SYS_ioctl, fd, (long)UFFDIO_ZEROPAGE, (long)&zero, 0, 0), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA), 0);
+	CHECK_EQ(RAW(SYS_ioctl, fd, (long)UFFDIO_ZEROPAGE, (long)&zero, 0, 0), -EEXIST);
+	*word_at(source, 0) = 77;
+	copy = (struct uffdio_copy){
+	    .dst = (uintptr_t)memory + PAGE, .src = (uintptr_t)source, .len = PAGE};
+	CHECK_EQ(RAW(SYS_ioctl, fd, (long)UFFDIO_COPY, (long)&copy, 0, 0), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + PAGE), 77);
+	CHECK_EQ(RAW(SYS_ioctl, fd, (long)UFFDIO_COPY, 8, 0, 0), -EFAULT);
+	CHECK_OK(close((int)fd));
 }
 
 static void test_descriptors_by_number(void)
@@ -579,6 +611,7 @@ int main(int argc, char **argv)
 	    TEST(test_memory_by_number),
 	    TEST(test_children),
 	    TEST(test_descriptors_by_number),
+	    TEST(test_userfault_by_number),
 	    TEST(test_requests_that_tell),
 	    TEST(test_numbers_that_are_taken),
 	    TEST(test_all_closed),
