@@ -163,6 +163,12 @@ void cpu_destroy(struct cpu *cpu);
  */
 int cpu_translate_after(struct cpu *cpu, unsigned int runs);
 /*
+ * After that, and with one vCPU: each translated instruction runs in the interpreter too, and where
+ * the two differ cpu_run() logs it and ends with CPU_EXIT_EMULATION. -ENOTSUP: nothing is
+ * translated.
+ */
+int cpu_translate_lockstep(struct cpu *cpu);
+/*
  * The processor has no second stage of translation (npt=0, ept=0): in long mode the library shadows
  * the guest's page tables. Before the first cpu_run(); the VM has QUIRE_MMU_SHADOW.
  */

@@ -162,6 +162,8 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		cpu_set_single_stage(vcpu->cpu);
 	if (params_get_bool("kvm.quire_translate"))
 		(void)cpu_translate_after(vcpu->cpu, TRANSLATE_AFTER);
+	if (params_get_bool("kvm.quire_lockstep"))
+		(void)cpu_translate_lockstep(vcpu->cpu);
 	clock_init_vcpu(vcpu);
 	lapic_init(vcpu);
 	vcpu_reset(vcpu, false);

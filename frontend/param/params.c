@@ -73,6 +73,8 @@ static const struct param params[] = {
     KVM_UINT("quire_phys_bits", RO, 48, 48),
     /* Ours: hot code of guests becomes machine code of this process. */
     KVM_BOOL("quire_translate", RO, 1),
+    /* Ours: each instruction of it runs in the interpreter, too, and both must agree. */
+    KVM_BOOL("quire_lockstep", RO, 0),
     /* Ours: capabilities that clients shall not see, by number or name. */
     {"kvm", "quire_hide_caps", PARAM_CAPS, ANY_VENDOR, RO, 0, 0},
     KVM_BOOL("enable_pmu", RO, 0),

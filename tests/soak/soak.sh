@@ -23,4 +23,6 @@ python3 tools/run_vmms.py --times 10 migration
 python3 tools/run_vmms.py --param kvm.quire_translate=N qemu
 python3 tools/run_vmms.py --param kvm.quire_translate=N migration
 python3 tools/conformance.py --param kvm.quire_translate=N
+# Each translated instruction of a boot beside the interpreter.
+python3 tools/run_vmms.py --param kvm.quire_lockstep=Y --only "boot pc default vmlinux -smp 1" qemu
 exec python3 tools/conformance.py --all --known --limit "${2:-1200}"

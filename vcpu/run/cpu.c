@@ -85,6 +85,11 @@ int cpu_translate_after(struct cpu *cpu, unsigned int runs)
 	return cpu->translate ? 0 : -ENOTSUP;
 }
 
+int cpu_translate_lockstep(struct cpu *cpu)
+{
+	return translate_lockstep(cpu) ? -ENOTSUP : 0;
+}
+
 /*
  * What the first KVM_RUN makes. Not by malloc(): another thread may stand in fork(), with libc's
  * locks held, until the client's userfaultfd reader goes on, and that may be the caller.

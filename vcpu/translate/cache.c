@@ -6,6 +6,7 @@
 #include "hosts/process/guard.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
+#include "vcpu/translate/lockstep.h"
 #include "vcpu/translate/machine.h"
 #include "vcpu/translate/make.h"
 
@@ -75,6 +76,7 @@ static void translate_free(struct translate *t)
 	unmap(t->accesses, CODE_BYTES / 8);
 	unmap(t->units, PARTS * PART_UNIT_BYTES);
 	unmap(t->making, sizeof(*t->making));
+	unmap(t->lockstep, sizeof(*t->lockstep));
 	unmap(t, sizeof(*t));
 }
 
@@ -124,6 +126,13 @@ void translate_create(struct cpu *cpu, unsigned int runs)
 	for (unsigned int i = 0; i < FAST_NUMBERS; i++)
 		cpu->fast.number[i][0] = i;
 	translate_flush(cpu);
+}
+
+int translate_lockstep(struct cpu *cpu)
+{
+	if (cpu->translate && !cpu->translate->lockstep)
+		cpu->translate->lockstep = map_anonymous(sizeof(struct lockstep));
+	return cpu->translate && cpu->translate->lockstep ? 0 : -1;
 }
 
 void translate_destroy(struct cpu *cpu)

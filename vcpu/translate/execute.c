@@ -3,7 +3,7 @@
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
-#include "vcpu/translate/unit.h"
+#include "vcpu/translate/lockstep.h"
 
 /* What to do after translated code came back. */
 enum next { NEXT_ENTER, NEXT_LEAVE };
@@ -38,6 +38,11 @@ static struct running enter_at(struct cpu *cpu, const struct unit *unit, unsigne
 {
 	cpu->fast.entry = unit->code + unit->op[op].code;
 	cpu->fast.retired = -(uint64_t)op;
+	if (unlikely(cpu->translate->lockstep)) {
+		cpu->s.rip = cpu->fast.rip_page + unit->op[op].offset;
+		flags_from_fast(cpu);
+		lockstep_begin(cpu, unit, op);
+	}
 	return (struct running){NEXT_ENTER, STEP_NEXT};
 }
 
@@ -176,7 +181,7 @@ static struct running jump(struct cpu *cpu)
 	if (jump_confirmed(cpu, &running))
 		return running;
 	running = go_on(cpu, &unit);
-	if (unit)
+	if (unit && !cpu->translate->lockstep)
 		fast_note_jump(cpu, unit);
 	return running;
 }
@@ -190,8 +195,8 @@ static struct running link_jump(struct cpu *cpu, struct unit *from, unsigned int
 
 	cpu->s.rip = cpu->fast.rip_page + (uint64_t)unit_target(from, op);
 	running = go_on(cpu, &to);
-	if (to && cpu->translate->recycled == recycled && unit_is_current(from) &&
-	    from->block->page == to->block->page && from->mode == to->mode)
+	if (to && !cpu->translate->lockstep && cpu->translate->recycled == recycled &&
+	    unit_is_current(from) && from->block->page == to->block->page && from->mode == to->mode)
 		emit_aim(from->write + from->op[op].link, to->write);
 	return running;
 }
@@ -216,6 +221,20 @@ static struct running fault(struct cpu *cpu)
 	return leave_with(cpu, STEP_ABORT);
 }
 
+/* Lockstep: an instruction has ended, unless code came back for something else. */
+static int exit_differs(struct cpu *cpu, const struct unit *unit, unsigned int op,
+			enum exit_kind kind)
+{
+	if (kind == EXIT_STEP)
+		cpu->s.rip = cpu->fast.rip_page + unit->op[op].offset;
+	else if (kind == EXIT_LINK || kind == EXIT_STOP)
+		cpu->s.rip = cpu->fast.rip_page + (uint64_t)unit_target(unit, op);
+	else if (kind != EXIT_JUMP)
+		return 0;
+	flags_from_fast(cpu);
+	return lockstep_differs(cpu);
+}
+
 /* What translated code came back for. */
 static struct running see_to_exit(struct cpu *cpu)
 {
@@ -226,6 +245,8 @@ static struct running see_to_exit(struct cpu *cpu)
 
 	if (kind == EXIT_FAULT)
 		return fault(cpu);
+	if (unlikely(cpu->translate->lockstep) && exit_differs(cpu, unit, op, kind))
+		return leave_with(cpu, STEP_ABORT);
 	switch (kind) {
 	case EXIT_JUMP:
 		count_retired(cpu, 0);
@@ -242,6 +263,8 @@ static struct running see_to_exit(struct cpu *cpu)
 	}
 	count_retired(cpu, op);
 	cpu->s.rip = cpu->fast.rip_page + unit->op[op].offset;
+	if (kind == EXIT_STEP)
+		return enter_at(cpu, unit, op);
 	if (kind == EXIT_OP)
 		return interpret(cpu, unit, op);
 	return miss(cpu, unit, op, kind == EXIT_MISS_WRITE);

@@ -13,6 +13,8 @@ struct unit;
  */
 void translate_create(struct cpu *cpu, unsigned int runs);
 void translate_destroy(struct cpu *cpu);
+/* Before the first run: check each instruction against the interpreter. Nonzero: it cannot be. */
+int translate_lockstep(struct cpu *cpu);
 
 /* The code of @block for the present mode if it has some: hot blocks are translated here. */
 struct unit *translate_hot(struct cpu *cpu, struct block *block);

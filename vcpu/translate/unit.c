@@ -18,6 +18,7 @@ void make_exit(struct making *m, unsigned int op, enum exit_kind kind)
 void make_cold(struct making *m, uint8_t *distance, enum cold_kind kind)
 {
 	m->cold[m->colds++] = (struct cold){distance, (uint8_t)m->index, (uint8_t)kind};
+	m->unit->op[m->index].is_write |= kind == COLD_MISS_WRITE;
 }
 
 void make_access_mark(struct making *m)
@@ -171,6 +172,9 @@ static void make_one(struct making *m)
 
 	if (!make_operation(m)) {
 		m->natives++;
+		m->unit->op[m->index].is_code = 1;
+		if (m->t->lockstep && !m->ended)
+			make_exit(m, m->index + 1, EXIT_STEP);
 		return;
 	}
 	m->e.at = start;

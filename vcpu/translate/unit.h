@@ -15,6 +15,7 @@ enum exit_kind {
 	EXIT_STOP,	 /* at such a jump: the doorbell rings */
 	EXIT_JUMP,	 /* RIP is set; no unit and no operation */
 	EXIT_FAULT,	 /* an access was refused by the host: .scratch is where */
+	EXIT_STEP,	 /* lockstep: this operation is next */
 };
 
 #define EXIT_KIND_BITS 3u
@@ -25,6 +26,8 @@ struct unit_op {
 	uint32_t code;	 /* from the unit's code: where it begins */
 	uint32_t link;	 /* where its jump's distance stands; 0: none */
 	uint16_t offset; /* in the page */
+	uint8_t is_code; /* not left to the interpreter */
+	uint8_t is_write;
 };
 
 struct unit {
@@ -65,6 +68,7 @@ struct stubs {
 };
 
 struct making;
+struct lockstep;
 
 struct translate {
 	uint8_t *write;	   /* the code, to be written */
@@ -79,7 +83,8 @@ struct translate {
 	unsigned int after; /* a block is translated when it ran so often */
 	struct stubs stubs;
 	ZydisDecoder decoder;
-	struct guard_code guard; /* tells the signal handler of the accesses */
+	struct guard_code guard;   /* tells the signal handler of the accesses */
+	struct lockstep *lockstep; /* NULL: code runs alone */
 };
 
 #define CODE_BYTES (PARTS * PART_CODE_BYTES)

@@ -398,9 +398,11 @@ struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
 	vcpu->cpu = cpu_create(vcpu, &ops, vcpu);
 	enter_long_mode(cpu_state(vcpu->cpu));
 	cpu_state_changed(vcpu->cpu);
-	/* Whole programs of tests run both ways. */
+	/* Whole programs of tests run both ways, and in lockstep. */
 	if (getenv("TEST_TRANSLATE") && cpu_translate_after(vcpu->cpu, 0))
 		exit(77);
+	if (getenv("TEST_LOCKSTEP"))
+		(void)cpu_translate_lockstep(vcpu->cpu);
 	return vcpu;
 }
 

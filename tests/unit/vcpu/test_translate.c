@@ -54,7 +54,9 @@ static int setup(void **state)
 	pair->interpreted = fake_vcpu_create(fake_vm_create());
 	pair->translated = fake_vcpu_create(fake_vm_create());
 	*state = pair;
-	return cpu_translate_after(pair->translated->cpu, 0);
+	if (cpu_translate_after(pair->translated->cpu, 0))
+		return -1;
+	return getenv("TEST_LOCKSTEP") ? cpu_translate_lockstep(pair->translated->cpu) : 0;
 }
 
 static void destroy(struct quire_vcpu *vcpu)
@@ -760,6 +762,12 @@ static void test_other_vcpu_stores_to_code(void **state)
 
 int main(void)
 {
+	/* In lockstep, which takes long, what has one thread and is about instructions. */
+	static const struct CMUnitTest lockstep[] = {
+	    TEST(test_random_blocks),
+	    TEST(test_page_faults),
+	    TEST(test_host_faults),
+	};
 	static const struct CMUnitTest tests[] = {
 	    TEST(test_random_blocks),
 	    TEST(test_page_faults),
@@ -781,5 +789,7 @@ int main(void)
 	}
 	pair = state;
 	teardown((void **)&pair);
+	if (getenv("TEST_LOCKSTEP"))
+		return cmocka_run_group_tests(lockstep, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
