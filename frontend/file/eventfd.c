@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "frontend/file/hidden_fd.h"
+#include "frontend/file/lines.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/sys.h"
 
@@ -89,31 +90,16 @@ struct reading {
 	bool is_read;
 };
 
-static FILE *fdopen_or_close(int fd)
+static bool read_line(void *reading, const char *text)
 {
-	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
-
-	if (!file && fd >= 0)
-		close(fd);
-	return file;
+	return ((struct reading *)reading)->line(reading, text);
 }
 
 static void read_lines(void *argument)
 {
 	struct reading *reading = argument;
-	char line[128];
-	FILE *file = fopen(reading->path, "re");
 
-	if (!file && hidden_fd_kept_proc() >= 0)
-		file = fdopen_or_close(openat(hidden_fd_kept_proc(),
-					      reading->path + sizeof("/proc/") - 1,
-					      O_RDONLY | O_CLOEXEC));
-	if (!file)
-		return;
-	reading->is_read = true;
-	while (fgets(line, sizeof(line), file) && reading->line(reading, line))
-		;
-	fclose(file);
+	reading->is_read = !lines_read(reading->path, read_line, reading);
 }
 
 static void read_about(struct reading *reading, int fd)

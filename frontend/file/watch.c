@@ -9,11 +9,11 @@
 
 #include "frontend/file/broker.h"
 #include "frontend/file/hidden_fd.h"
+#include "frontend/file/lines.h"
 #include "frontend/param/params.h"
 #include "hosts/process/sys.h"
 
 #define PATH_BYTES 64
-#define LINE_BYTES 256
 
 /* -1: none yet. Written under the lock of the table of files, read by the waiting thread. */
 static int watch_fd = -1;
@@ -70,21 +70,27 @@ int file_watch_next(void)
 	}
 }
 
+struct living {
+	void (*alive)(int watch);
+};
+
+static bool living_line(void *context, const char *text)
+{
+	const struct living *living = context;
+	unsigned int watch;
+
+	if (sscanf(text, "inotify wd:%x", &watch) == 1)
+		living->alive((int)watch);
+	return true;
+}
+
 int file_watch_alive(void (*alive)(int watch))
 {
-	char path[PATH_BYTES], line[LINE_BYTES];
-	unsigned int watch;
-	FILE *info;
+	struct living living = {alive};
+	char path[PATH_BYTES];
 
 	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", watch_fd);
-	info = fopen(path, "re");
-	if (!info)
-		return -errno;
-	while (fgets(line, sizeof(line), info))
-		if (sscanf(line, "inotify wd:%x", &watch) == 1)
-			alive((int)watch);
-	fclose(info);
-	return 0;
+	return lines_read(path, living_line, &living);
 }
 
 void file_watch_wait(void)

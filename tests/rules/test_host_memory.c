@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -700,14 +701,20 @@ static void seen_in_every_address_of_a_slot(void)
 	CHECK_END(guest_try_load(&vcpu, 2 * GPA), END_FAULT);
 }
 
+#define HEAP_HOLE (256ul << 20) /* as libc has a heap of a thread's */
+
 /*
- * The client makes holes of 1 to 512 pages, and calls what takes memory of Quire's own. None of it
- * lies in a hole afterwards: a guest with a slot over one would read and write it there.
+ * The client makes holes of 1 to 512 pages and a large one, and calls what takes memory of Quire's
+ * own. None of it lies in a hole afterwards: a guest with a slot over one would read and write it
+ * there.
  */
 static void holes_stay_empty(void)
 {
 	enum { HOLES = 10 };
 	uint8_t *holes[HOLES], *next = memory_alloc((HOLES + 1 + (1ul << HOLES)) * PAGE);
+	uint8_t *large = mmap(NULL, HEAP_HOLE + 2 * PAGE, PROT_NONE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)eventfd(0, 0), .gsi = 5};
 	int other;
 
 	open_machine();
@@ -716,10 +723,13 @@ static void holes_stay_empty(void)
 		next = holes[i] + (PAGE << i);
 		CHECK_ZERO(munmap(holes[i], PAGE << i));
 	}
+	CHECK(large != MAP_FAILED);
+	CHECK_ZERO(munmap(large + PAGE, HEAP_HOLE));
 	CHECK_EQ(guest_load(&vcpu, GPA), 0);
 	CHECK_EQ(guest_load(&vcpu, COUNTER), 0);
 	other = (int)CHECK_OK(ioctl(vm.kvm, KVM_CREATE_VM, KVM_X86_DEFAULT_VM));
 	CHECK_ZERO(ioctl(other, KVM_CREATE_IRQCHIP, 0));
+	CHECK_ZERO(ioctl(other, KVM_IRQFD, &irqfd));
 	CHECK_OK(ioctl(other, KVM_CREATE_VCPU, 0ul));
 	if (vm_cap(&(struct vm){.fd = other}, KVM_CAP_GUEST_MEMFD))
 		CHECK_OK(vm_gmem(&(struct vm){.fd = other}, 16 * PAGE, 0));
@@ -729,6 +739,8 @@ static void holes_stay_empty(void)
 	for (int i = 0; i < HOLES; i++)
 		CHECK(mmap(holes[i], PAGE << i, PROT_NONE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == holes[i]);
+	CHECK(mmap(large + PAGE, HEAP_HOLE, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == large + PAGE);
 }
 
 int main(int argc, char **argv)
