@@ -41,6 +41,54 @@ static struct status status_of(const struct file *file)
 	}
 }
 
+#define NS_PER_S INT64_C(1000000000)
+
+static struct timespec time_of(int64_t ns)
+{
+	return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
+}
+
+static struct statx_timestamp statx_time_of(int64_t ns)
+{
+	return (struct statx_timestamp){.tv_sec = ns / NS_PER_S,
+					.tv_nsec = (uint32_t)(ns % NS_PER_S)};
+}
+
+static bool is_linked(const struct file *file, struct file_inode *inode)
+{
+	return file_ops_of(file)->inode && file_ops_of(file)->inode(file, inode);
+}
+
+/* Files of one guest_memfd have descriptors of their own, and one inode. */
+static void correct_inode(const struct file *file, struct stat *answer)
+{
+	struct file_inode inode;
+
+	if (!is_linked(file, &inode))
+		return;
+	answer->st_dev = inode.device;
+	answer->st_ino = inode.inode;
+	answer->st_nlink = inode.links;
+	answer->st_atim = time_of(inode.accessed_ns);
+	answer->st_mtim = time_of(inode.modified_ns);
+	answer->st_ctim = time_of(inode.changed_ns);
+}
+
+static void correct_inode_x(const struct file *file, struct statx *answer)
+{
+	struct file_inode inode;
+
+	if (!is_linked(file, &inode))
+		return;
+	answer->stx_dev_major = major(inode.device);
+	answer->stx_dev_minor = minor(inode.device);
+	answer->stx_ino = inode.inode;
+	answer->stx_nlink = inode.links;
+	answer->stx_atime = statx_time_of(inode.accessed_ns);
+	answer->stx_mtime = statx_time_of(inode.modified_ns);
+	answer->stx_ctime = statx_time_of(inode.changed_ns);
+}
+
 static long correct_stat(const struct object_call *call, unsigned long address)
 {
 	const struct status status = status_of(call->file);
@@ -54,6 +102,7 @@ static long correct_stat(const struct object_call *call, unsigned long address)
 	answer.st_size = (off_t)status.size_bytes;
 	answer.st_blocks = 0;
 	answer.st_blksize = 4096;
+	correct_inode(call->file, &answer);
 	return user_copy_out(address, &answer, sizeof(answer));
 }
 
@@ -71,6 +120,7 @@ static long correct_statx(const struct object_call *call, unsigned long address)
 	answer.stx_size = status.size_bytes;
 	answer.stx_blocks = 0;
 	answer.stx_blksize = 4096;
+	correct_inode_x(call->file, &answer);
 	if (!status.device) {
 		/* The file systems of anonymous files keep neither. */
 		answer.stx_mask &= ~STATX_BTIME;

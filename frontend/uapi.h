@@ -117,6 +117,16 @@ struct kvm_pre_fault_memory {
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
 #endif
 
+/* Posted and not merged: see docs/decisions/0012-linked-files.md. */
+#ifndef KVM_LINK_GUEST_MEMFD
+struct kvm_link_guest_memfd {
+	__u64 fd;
+	__u64 flags;
+	__u64 reserved[6];
+};
+#define KVM_LINK_GUEST_MEMFD _IOWR(KVMIO, 0xd6, struct kvm_link_guest_memfd)
+#endif
+
 #ifndef KVM_GET_NR_MMU_PAGES
 #define KVM_GET_NR_MMU_PAGES _IO(KVMIO, 0x45)
 #endif

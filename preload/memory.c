@@ -158,19 +158,22 @@ static void *map_inside(const struct map_call *call)
 	struct file *file = NULL;
 	off_t offset = request->offset_bytes;
 	void *mapped = MAP_FAILED;
+	int fd = call->fd;
 
 	if (call->fd >= 0 && !(request->flags & MAP_ANONYMOUS))
 		file = file_get(call->fd);
 	if (file)
 		offset = file_offset_for(file, request);
-	if (file && offset < 0) {
-		errno = (int)-offset;
+	if (file && offset >= 0)
+		fd = file_map_fd(file, fd);
+	if (file && (offset < 0 || fd < 0)) {
+		errno = offset < 0 ? (int)-offset : -fd;
 		goto put_file;
 	}
 	if ((request->flags & MAP_FIXED) && !(request->flags & MAP_FIXED_NOREPLACE))
 		replaced = range_of(call->address, request->length_bytes);
-	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags,
-			    call->fd, offset);
+	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags, fd,
+			    offset);
 	changed(replaced);
 	if (is_empty(replaced))
 		process_mappings_changed();

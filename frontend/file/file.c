@@ -63,6 +63,7 @@ struct file {
 	uint32_t generation;
 	int held;      /* [T] by the holder; negative: it has none */
 	int hidden_fd; /* [T] where the holder has none; -1: watched, or in a forked child */
+	int map_fd;    /* [A] hidden: what is mapped in its place; -1: it itself */
 	int watch;     /* [T]; 0: not watched */
 	uint32_t is_lingering; /* [T] closed once, but still referenced somewhere */
 	struct file *next;     /* [T] in the bucket, later in a list of the released */
@@ -77,8 +78,6 @@ static struct file *watched[BUCKETS]; /* [T] the same files by watch */
 static struct file *lingering;	      /* [T] */
 static uint32_t live_count;	      /* [A] written under table_lock */
 static uint32_t close_count;	      /* [T] */
-/* Where files of ours were mapped, ever. [A] written under table_lock. */
-static uintptr_t mapped_low = UINTPTR_MAX, mapped_high;
 
 static struct file **bucket_of(ino_t inode)
 {
@@ -172,6 +171,8 @@ static void file_free(struct file *file)
 		holder_close(file->held);
 	if (file->hidden_fd >= 0)
 		hidden_fd_close(file->hidden_fd);
+	if (file->map_fd >= 0)
+		hidden_fd_close(file->map_fd);
 	process_heap_free(file);
 }
 
@@ -374,22 +375,6 @@ void file_closed(struct file *file)
 	put_list(gone);
 }
 
-void file_mapped(uintptr_t start, uintptr_t end)
-{
-	process_lock_acquire(&table_lock);
-	if (start < mapped_low)
-		__atomic_store_n(&mapped_low, start, __ATOMIC_RELAXED);
-	if (end > mapped_high)
-		__atomic_store_n(&mapped_high, end, __ATOMIC_RELAXED);
-	process_lock_release(&table_lock);
-}
-
-bool file_may_be_mapped(uintptr_t start, uintptr_t end)
-{
-	return start < __atomic_load_n(&mapped_high, __ATOMIC_RELAXED) &&
-	       end > __atomic_load_n(&mapped_low, __ATOMIC_RELAXED);
-}
-
 /* Last references that went unseen: by a child's exit, by fclose(). */
 static void collect_lingering(void)
 {
@@ -418,6 +403,10 @@ static void fork_child(void)
 			if (file->hidden_fd >= 0)
 				hidden_fd_close(file->hidden_fd);
 			file->held = file->hidden_fd = -1;
+			if (file->map_fd >= 0) {
+				hidden_fd_close(file->map_fd);
+				file->map_fd = -EIO;
+			}
 			file->watch = 0;
 			file->memory = NULL;
 			file->is_lingering = 0;
@@ -607,7 +596,7 @@ static struct file *file_alloc(const struct file_config *config)
 	file->owner = process_number();
 	file->identity = process_identity();
 	file->generation = gmem_remote_generation();
-	file->held = file->hidden_fd = -1;
+	file->held = file->hidden_fd = file->map_fd = -1;
 	file->references = 1;
 	return file;
 }
@@ -737,6 +726,23 @@ uint32_t file_generation(const struct file *file)
 	return file->generation;
 }
 
+int file_map_through(struct file *file, int fd)
+{
+	int high = hidden_fd_hide(hidden_fd_open_again(fd, O_RDWR));
+
+	if (high < 0)
+		return high;
+	__atomic_store_n(&file->map_fd, high, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int file_map_fd(const struct file *file, int fd)
+{
+	int through = __atomic_load_n(&file->map_fd, __ATOMIC_ACQUIRE);
+
+	return through == -1 ? fd : through;
+}
+
 bool file_is_own(const struct file *file)
 {
 	return file->identity == process_identity();
@@ -757,19 +763,12 @@ uint64_t file_size_bytes(const struct file *file)
 	return file->size_bytes;
 }
 
-bool file_hidden_any(void)
+static void move_one(int *place, int fd)
 {
-	return hidden_fd_any();
-}
+	int moved = *place == fd ? hidden_fd_move(fd) : -1;
 
-bool file_is_hidden(int fd)
-{
-	return hidden_fd_is(fd);
-}
-
-int file_hidden_next(int from)
-{
-	return hidden_fd_next(from);
+	if (moved >= 0)
+		__atomic_store_n(place, moved, __ATOMIC_RELEASE);
 }
 
 void file_hidden_move(int fd)
@@ -777,13 +776,8 @@ void file_hidden_move(int fd)
 	process_lock_acquire(&table_lock);
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (struct file *file = buckets[i]; file; file = file->next) {
-			int moved;
-
-			if (file->hidden_fd != fd)
-				continue;
-			moved = hidden_fd_move(fd);
-			if (moved >= 0)
-				file->hidden_fd = moved;
+			move_one(&file->hidden_fd, fd);
+			move_one(&file->map_fd, fd);
 		}
 	}
 	file_watch_move(fd);

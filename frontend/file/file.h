@@ -25,6 +25,14 @@ struct file_map_request {
 	off_t offset_bytes;
 };
 
+/* An inode that several files of ours have. */
+struct file_inode {
+	dev_t device;
+	ino_t inode;
+	unsigned int links;
+	int64_t accessed_ns, modified_ns, changed_ns;
+};
+
 /* Every function but ioctl may be NULL; then the call is answered as said. Results are >= 0 or
  * -errno. */
 struct file_ops {
@@ -41,6 +49,9 @@ struct file_ops {
 	void (*hole)(const struct file *file, uint64_t *start_bytes, uint64_t *end_bytes);
 	/* fallocate with kernel-checked arguments (U-070). NULL: -EOPNOTSUPP. */
 	int (*allocate)(struct file *file, int mode, off_t offset_bytes, off_t size_bytes);
+	/* What fstat() says of the inode, in the place of what the kernel says of the descriptor's:
+	 * true. NULL: never. */
+	bool (*inode)(const struct file *file, struct file_inode *inode);
 	/* The last reference is gone. No lock held. */
 	void (*release)(struct file *file);
 };
@@ -99,6 +110,14 @@ void file_inode(const struct file *file, dev_t *device, ino_t *inode);
 uint32_t file_generation(const struct file *file);
 /* Did this process create the file? ioctls of any other get -EIO. */
 bool file_is_own(const struct file *file);
+
+/*
+ * The client's mappings of @file are of what is behind @fd instead, whose pages it shows. 0 or
+ * -errno. Such a mapping is no reference to @file.
+ */
+int file_map_through(struct file *file, int fd);
+/* The descriptor to map for @fd, which is of @file. -EIO: none, in the child of a fork. */
+int file_map_fd(const struct file *file, int fd);
 
 /*
  * Last references. All three are called inside a client call, with no lock held.

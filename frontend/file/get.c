@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "frontend/file/file.h"
+#include "frontend/file/hidden_fd.h"
 #include "frontend/file/numbers.h"
 #include "hosts/process/sys.h"
 
@@ -43,4 +44,19 @@ void file_close(int fd)
 		return;
 	file_closed(file);
 	file_put(file);
+}
+
+bool file_hidden_any(void)
+{
+	return hidden_fd_any();
+}
+
+bool file_is_hidden(int fd)
+{
+	return hidden_fd_is(fd);
+}
+
+int file_hidden_next(int from)
+{
+	return hidden_fd_next(from);
 }

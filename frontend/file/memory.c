@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "frontend/file/file.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
@@ -106,4 +107,26 @@ int file_size_set(int fd, uint64_t size_bytes)
 		error = -errno;
 	setrlimit(RLIMIT_FSIZE, &before);
 	return error;
+}
+
+/* Where files of ours were mapped, ever. Atomic. */
+static uintptr_t mapped_low = UINTPTR_MAX, mapped_high;
+
+void file_mapped(uintptr_t start, uintptr_t end)
+{
+	uintptr_t low = __atomic_load_n(&mapped_low, __ATOMIC_RELAXED);
+	uintptr_t high = __atomic_load_n(&mapped_high, __ATOMIC_RELAXED);
+
+	while (start < low && !__atomic_compare_exchange_n(&mapped_low, &low, start, true,
+							   __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+	while (end > high && !__atomic_compare_exchange_n(&mapped_high, &high, end, true,
+							  __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+bool file_may_be_mapped(uintptr_t start, uintptr_t end)
+{
+	return start < __atomic_load_n(&mapped_high, __ATOMIC_RELAXED) &&
+	       end > __atomic_load_n(&mapped_low, __ATOMIC_RELAXED);
 }

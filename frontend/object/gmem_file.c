@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "frontend/file/gmem_remote.h"
@@ -18,10 +20,115 @@
  * library has done with the store: a vCPU may be on its way to a page and outlast the file.
  */
 struct gmem_object {
-	struct process_store store; /* first: store_destroyed() gets it */
+	struct process_store store; /* first: store_destroyed() gets it; unused in a linked file */
 	struct vm *vm;
 	struct quire_gmem *gmem;
+	struct gmem_links *links; /* [A] set once; NULL: the only file there ever was */
+	bool is_link;		  /* not the first: the store is that one's */
 };
+
+/*
+ * What the files of one inode have in common from the second on. Each has a memfd of its own, by
+ * which it is found; the client is told of the first one's. Fields without a letter never change.
+ */
+struct gmem_links {
+	uint32_t refs;	/* [A] of objects */
+	uint32_t count; /* [A] as i_nlink counts: one, and all links that were ever made */
+	dev_t device;
+	ino_t inode;
+	int64_t accessed_ns, modified_ns, changed_ns; /* [A] */
+};
+
+#define NS_PER_S INT64_C(1000000000)
+
+static int64_t ns_of(const struct timespec *time)
+{
+	return time->tv_sec * NS_PER_S + time->tv_nsec;
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return ns_of(&now);
+}
+
+static struct gmem_links *links_get(const struct gmem_object *object)
+{
+	return __atomic_load_n(&object->links, __ATOMIC_ACQUIRE);
+}
+
+/* Those of the file at @fd, made if it is the only one so far; NULL without memory. */
+static struct gmem_links *links_make(struct gmem_object *object, int fd)
+{
+	struct gmem_links *links = links_get(object), *made;
+	struct stat status;
+
+	if (links)
+		return links;
+	made = process_heap_alloc(sizeof(*made));
+	if (!made || fstat(fd, &status)) {
+		process_heap_free(made);
+		return NULL;
+	}
+	made->refs = made->count = 1;
+	made->device = status.st_dev;
+	made->inode = status.st_ino;
+	made->accessed_ns = ns_of(&status.st_atim);
+	made->modified_ns = ns_of(&status.st_mtim);
+	made->changed_ns = ns_of(&status.st_ctim);
+	if (__atomic_compare_exchange_n(&object->links, &links, made, false, __ATOMIC_ACQ_REL,
+					__ATOMIC_ACQUIRE))
+		return made;
+	process_heap_free(made);
+	return links;
+}
+
+static void links_put(struct gmem_links *links)
+{
+	if (links && !__atomic_sub_fetch(&links->refs, 1, __ATOMIC_ACQ_REL))
+		process_heap_free(links);
+}
+
+/* As the kernel's link(2) does: the inode has one name more. */
+static void links_count(struct gmem_links *links)
+{
+	int64_t now = now_ns();
+
+	(void)__atomic_add_fetch(&links->count, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&links->accessed_ns, now, __ATOMIC_RELAXED);
+	__atomic_store_n(&links->changed_ns, now, __ATOMIC_RELAXED);
+}
+
+static bool gmem_inode(const struct file *file, struct file_inode *inode)
+{
+	const struct gmem_links *links = links_get(file_object(file));
+
+	if (!links)
+		return false;
+	*inode = (struct file_inode){
+	    .device = links->device,
+	    .inode = links->inode,
+	    .links = __atomic_load_n(&links->count, __ATOMIC_RELAXED),
+	    .accessed_ns = __atomic_load_n(&links->accessed_ns, __ATOMIC_RELAXED),
+	    .modified_ns = __atomic_load_n(&links->modified_ns, __ATOMIC_RELAXED),
+	    .changed_ns = __atomic_load_n(&links->changed_ns, __ATOMIC_RELAXED),
+	};
+	return true;
+}
+
+/* An allocation or a punch has succeeded. */
+static void links_touch(const struct gmem_object *object)
+{
+	struct gmem_links *links = links_get(object);
+	int64_t now = now_ns();
+
+	if (!links)
+		return;
+	__atomic_store_n(&links->modified_ns, now, __ATOMIC_RELAXED);
+	__atomic_store_n(&links->changed_ns, now, __ATOMIC_RELAXED);
+}
 
 struct quire_gmem *gmem_file_gmem(const struct file *file)
 {
@@ -45,13 +152,16 @@ static void store_destroyed(struct process_store *store)
 
 static void gmem_destroy(struct gmem_object *object)
 {
+	struct gmem_links *links = links_get(object);
+	bool is_store = object->gmem && !object->is_link;
 	struct vm *vm = object->vm;
 
 	gmem_remote_count(-1);
 	if (object->gmem)
 		quire_gmem_release(object->gmem); /* store_destroyed(), sooner or later */
-	else
+	if (!is_store)
 		process_heap_free(object);
+	links_put(links);
 	vm_put(vm);
 }
 
@@ -108,6 +218,72 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	return fd;
 }
 
+/* The new descriptor @made gets what is behind it: the VM's view of the pages of @source. */
+static int link_fill(struct gmem_object *object, const struct gmem_object *source, int fd, int made)
+{
+	struct file *file = file_get_kind(made, &gmem_file_ops);
+	int error = 0;
+
+	if (!file)
+		return -EBADF; /* another thread closed it already, and released the object */
+	if (quire_gmem_flags(source->gmem) & QUIRE_GMEM_INIT_SHARED)
+		error = file_map_through(file, fd);
+	if (!error)
+		error = quire_gmem_link(source->gmem, object->vm->memory, &object->gmem);
+	if (!error)
+		links_count(object->links);
+	file_put(file);
+	if (error)
+		file_close(made);
+	return error;
+}
+
+static long link_file(struct vm *vm, struct gmem_object *source, int fd)
+{
+	struct file_config config = {
+	    .ops = &gmem_file_ops,
+	    .size_bytes = quire_gmem_size_bytes(source->gmem),
+	    .is_mapped = (quire_gmem_flags(source->gmem) & QUIRE_GMEM_MMAP) != 0,
+	};
+	struct gmem_object *object = process_heap_alloc(sizeof(*object));
+	struct gmem_links *links = object ? links_make(source, fd) : NULL;
+	int made, error;
+
+	if (!links) {
+		process_heap_free(object);
+		return -ENOMEM;
+	}
+	(void)__atomic_add_fetch(&links->refs, 1, __ATOMIC_RELAXED);
+	vm_get(vm);
+	gmem_remote_count(1);
+	object->vm = vm;
+	object->links = links;
+	object->is_link = true;
+	config.object = object;
+	made = file_create(&config);
+	if (made < 0) {
+		gmem_destroy(object);
+		return made;
+	}
+	error = link_fill(object, source, fd, made);
+	return error ? error : made;
+}
+
+long gmem_file_link(struct vm *vm, int fd)
+{
+	struct file *file = file_get_kind(fd, &gmem_file_ops);
+	struct gmem_object *source;
+	long result = -EINVAL;
+
+	if (!file)
+		return -EINVAL;
+	source = file_object(file);
+	if (file_is_own(file) && source->gmem && source->vm != vm)
+		result = link_file(vm, source, fd);
+	file_put(file);
+	return result;
+}
+
 static int gmem_map(struct file *file, const struct file_map_request *request)
 {
 	uint64_t flags = quire_gmem_flags(gmem_file_gmem(file));
@@ -128,14 +304,20 @@ static int interrupted(void)
 static int gmem_allocate(struct file *file, int mode, off_t offset_bytes, off_t size_bytes)
 {
 	struct quire_gmem *gmem = gmem_file_gmem(file);
+	int error;
 
 	if (!(mode & FALLOC_FL_KEEP_SIZE) || (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)))
 		return -EOPNOTSUPP;
 	if (!file_is_own(file))
 		return gmem_remote_allocate(file, mode, offset_bytes, size_bytes);
 	if (mode & FALLOC_FL_PUNCH_HOLE)
-		return quire_gmem_punch(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes);
-	return quire_gmem_allocate(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes, interrupted);
+		error = quire_gmem_punch(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes);
+	else
+		error = quire_gmem_allocate(gmem, (uint64_t)offset_bytes, (uint64_t)size_bytes,
+					    interrupted);
+	if (!error)
+		links_touch(file_object(file));
+	return error;
 }
 
 /* A guest_memfd has no ioctls of its own. */
@@ -162,5 +344,6 @@ const struct file_ops gmem_file_ops = {
     .ioctl = gmem_ioctl,
     .map = gmem_map,
     .allocate = gmem_allocate,
+    .inode = gmem_inode,
     .release = gmem_release,
 };

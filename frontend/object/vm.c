@@ -168,6 +168,7 @@ static const struct ioctl_entry vm_ioctls[] = {
     {KVM_SET_USER_MEMORY_REGION2, IOCTL_IN, vm_set_region2},
     {KVM_SET_MEMORY_ATTRIBUTES, IOCTL_IN, vm_set_attributes},
     {KVM_CREATE_GUEST_MEMFD, IOCTL_IN, vm_create_gmem},
+    {KVM_LINK_GUEST_MEMFD, IOCTL_VALUE, vm_link_gmem},
     {KVM_GET_DIRTY_LOG, IOCTL_IN, vm_get_dirty_log},
     {KVM_CLEAR_DIRTY_LOG, IOCTL_IN, vm_clear_dirty_log},
     {KVM_RESET_DIRTY_RINGS, IOCTL_VALUE, vm_reset_dirty_rings},

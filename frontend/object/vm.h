@@ -91,6 +91,7 @@ long vm_set_region(struct ioctl_call *call);
 long vm_set_region2(struct ioctl_call *call);
 long vm_set_attributes(struct ioctl_call *call);
 long vm_create_gmem(struct ioctl_call *call);
+long vm_link_gmem(struct ioctl_call *call);
 long vm_get_dirty_log(struct ioctl_call *call);
 long vm_clear_dirty_log(struct ioctl_call *call);
 long vm_reset_dirty_rings(struct ioctl_call *call);

@@ -7,6 +7,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/object/gmem_file.h"
 #include "frontend/object/vm.h"
+#include "frontend/param/params.h"
 #include "frontend/run/signals.h"
 #include "frontend/uapi.h"
 
@@ -80,6 +81,18 @@ long vm_create_gmem(struct ioctl_call *call)
 	const struct kvm_create_guest_memfd *request = call->data;
 
 	return gmem_file_create(call->object, request->size, request->flags);
+}
+
+/* Unknown while its parameter is off: then the argument is not read. */
+long vm_link_gmem(struct ioctl_call *call)
+{
+	struct kvm_link_guest_memfd request;
+
+	if (!params_get_bool("kvm.quire_gmem_link"))
+		return -ENOTTY;
+	if (user_copy_in(&request, call->argument, sizeof(request)))
+		return -EFAULT;
+	return request.flags ? -EINVAL : gmem_file_link(call->object, (int)request.fd);
 }
 
 static int log_copy_out(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)

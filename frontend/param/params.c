@@ -114,6 +114,8 @@ static const struct param params[] = {
     {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0},
     /* Ours, not Linux's: a guest_memfd made while this is set has pages of 2 MiB. */
     KVM_BOOL("quire_gmem_huge_pages", RW, 0),
+    /* Ours: KVM_LINK_GUEST_MEMFD, which was posted for Linux and is not in it. */
+    KVM_BOOL("quire_gmem_link", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
 };
