@@ -122,6 +122,24 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 	}
 }
 
+void oracle_other_access(void *ctx, const struct machine_access *access, const uint8_t *page)
+{
+	uint32_t index = (uint32_t)(access->gpa >> QUIRE_PAGE_SHIFT);
+	struct oracle *oracle = ctx;
+	uint32_t frame = frame_of(oracle, page);
+
+	if (frame >= SIM_FRAMES || !oracle->machine->host.frames[frame].references)
+		oracle_fail(oracle, "another VM's access to a frame that is free");
+	else if (frame != sim_store_frame(oracle->store, index) || oracle->index_lost[index] == 1)
+		oracle_fail(oracle, "another VM's access to what is not its file's page");
+	else if (!access->write && access->value != expected_value(oracle, frame))
+		oracle_fail(oracle, "another VM's load of what was never there");
+	if (oracle->failure || !access->write)
+		return;
+	oracle->value[frame] = access->value;
+	oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
+}
+
 void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to)
 {
 	struct oracle *oracle = ctx;

@@ -41,6 +41,8 @@ void oracle_init(struct oracle *oracle, struct machine *machine);
 void oracle_fail(struct oracle *oracle, const char *failure);
 /* machine.on_access: is the access right, here and now? */
 void oracle_access(void *ctx, const struct machine_access *access, const uint8_t *page);
+/* The same of a second VM, whose gfns are indices of the file. */
+void oracle_other_access(void *ctx, const struct machine_access *access, const uint8_t *page);
 
 /* host.on_copy: what a page shows is in another place now. */
 void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to);

@@ -140,6 +140,28 @@ static void choose_mmu(struct sim_plan *plan)
 	}
 }
 
+/* In some, a second VM has a file of the same pages. Drawn apart, too. */
+static void choose_link(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0x9e6c63d0676a9a99)};
+
+	plan->linked = plan->type != QUIRE_VM_DEFAULT && sim_random(&random, 2);
+	for (uint32_t thread = 0; plan->linked && thread < plan->threads; thread++) {
+		bool is_vcpu = thread < plan->vcpus;
+
+		for (uint32_t i = is_vcpu ? 0 : 2; i < plan->op_count[thread]; i++) {
+			struct sim_op *op = &plan->ops[thread][i];
+
+			if (sim_random(&random, is_vcpu ? 3 : 8))
+				continue;
+			op->kind = is_vcpu ? OP_OTHER : OP_LINK;
+			/* Where the other operations begin. */
+			op->first = sim_random(&random, 24);
+			op->flags = (uint32_t)sim_random(&random, 2);
+		}
+	}
+}
+
 void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 {
 	struct sim_random random = {seed};
@@ -175,24 +197,26 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 		}
 	}
 	choose_mmu(plan);
+	choose_link(plan);
 }
 
 void sim_plan_print(const struct sim_plan *plan)
 {
 	static const char *const names[OP_COUNT] = {
-	    "load",	 "store",	"prefault",   "slot-create",  "slot-delete",
-	    "slot-move", "slot-log",	"attributes", "host-replace", "kernel",
-	    "age",	 "punch",	"allocate",   "poison",	      "harvest",
-	    "zap-all",	 "eager-split", "far",	      "limit"};
+	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
+	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
+	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split", "far",
+	    "limit",	"other",      "link"};
 	static const char *const formats[] = {"npt", "ept", "ept without a and d"};
 
-	printf(
-	    "seed %" PRIu64 ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
-	    "file %s, %u vCPUs, %u threads, a preemption in %u steps\n",
-	    plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
-	    formats[plan->format], plan->rings ? "rings" : "bitmaps", plan->manual_protect,
-	    plan->zap_all, plan->eager_split, plan->host_huge ? "huge" : "small",
-	    plan->gmem_huge ? "huge" : "small", plan->vcpus, plan->threads, plan->preemption_odds);
+	printf("seed %" PRIu64
+	       ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
+	       "file %s%s, %u vCPUs, %u threads, a preemption in %u steps\n",
+	       plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
+	       formats[plan->format], plan->rings ? "rings" : "bitmaps", plan->manual_protect,
+	       plan->zap_all, plan->eager_split, plan->host_huge ? "huge" : "small",
+	       plan->gmem_huge ? "huge" : "small", plan->linked ? " and linked" : "", plan->vcpus,
+	       plan->threads, plan->preemption_odds);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
 			const struct sim_op *op = &plan->ops[thread][i];

@@ -19,6 +19,9 @@ static struct {
 	const struct sim_plan *plan;
 	struct sim_random preemptions;
 	struct quire_gmem *gmem;
+	struct machine second; /* another VM, with a file of the same pages from gfn 0 on */
+	struct quire_gmem *linked;
+	bool link_busy;
 	uint64_t stores;
 	uint64_t ring_bits[SIM_SLOTS][SIM_BLOCK / 64]; /* entries that were read */
 } sim;
@@ -243,6 +246,51 @@ static void file_op(const struct sim_op *op)
 	sim.oracle.file_busy = false;
 }
 
+/* The second VM has a file of its own, and shows it. */
+static void link_second(void)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM,
+	    .size_bytes = SIM_GMEM_PAGES * QUIRE_PAGE_SIZE,
+	    .hva = sim_hva(0),
+	};
+
+	if (quire_gmem_link(sim.gmem, sim.second.vm, &sim.linked)) {
+		oracle_fail(&sim.oracle, "a link was refused");
+		return;
+	}
+	region.gmem = sim.linked;
+	if (quire_vm_set_region(sim.second.vm, &region))
+		oracle_fail(&sim.oracle, "a slot of the second VM was refused");
+}
+
+/* Before the slot goes, or after it: both are orders that a client may choose. */
+static void link_op(const struct sim_op *op)
+{
+	struct quire_region none = {0};
+
+	if (sim.link_busy)
+		return;
+	sim.link_busy = true;
+	if (op->flags)
+		quire_gmem_release(sim.linked);
+	if (quire_vm_set_region(sim.second.vm, &none))
+		oracle_fail(&sim.oracle, "a slot of the second VM was not deleted");
+	if (!op->flags)
+		quire_gmem_release(sim.linked);
+	link_second();
+	sim.link_busy = false;
+}
+
+static void other_op(uint32_t thread, const struct sim_op *op)
+{
+	struct machine_access access = {.gpa = op->first << QUIRE_PAGE_SHIFT, .size_bytes = 8};
+
+	access.write = op->flags != 0;
+	access.value = access.write ? ++sim.stores << 16 | op->first : 0;
+	check_outcome(machine_access(&sim.second, thread, &access));
+}
+
 static void ring_entry(void *ctx, uint32_t slot, uint64_t offset)
 {
 	(void)ctx;
@@ -356,6 +404,12 @@ static void perform(uint32_t thread, const struct sim_op *op)
 	case OP_LIMIT:
 		limit_op(op);
 		break;
+	case OP_OTHER:
+		other_op(thread, op);
+		break;
+	case OP_LINK:
+		link_op(op);
+		break;
 	default:
 		slot_op(op);
 		break;
@@ -403,6 +457,17 @@ static void add_far_slots(const struct sim_plan *plan)
 	change_set_quota(sim.machine.vm, plan->limit);
 }
 
+static void start_second(void)
+{
+	machine_start_second(&sim.second, &sim.machine);
+	sim.second.on_access = oracle_other_access;
+	sim.second.on_access_ctx = &sim.oracle;
+	link_second();
+	if (quire_vm_set_attributes(sim.second.vm, (gpa_t){0}, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE,
+				    QUIRE_ATTRIBUTE_PRIVATE))
+		abort();
+}
+
 static void start(const struct sim_plan *plan)
 {
 	struct sim_host *host = &sim.machine.host;
@@ -410,7 +475,8 @@ static void start(const struct sim_plan *plan)
 	sim.plan = plan;
 	sim.preemptions.state = plan->seed ^ UINT64_C(0x5851f42d4c957f2d);
 	sim.stores = 0;
-	sim.gmem = NULL;
+	sim.gmem = sim.linked = NULL;
+	sim.link_busy = false;
 	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
 	sim.machine.vcpu_count = plan->vcpus;
 	sim.machine.format = plan->format;
@@ -440,6 +506,8 @@ static void start(const struct sim_plan *plan)
 	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE, 0, NULL, &sim.gmem))
 		abort();
 	sim.oracle.store = quire_gmem_store(sim.gmem);
+	if (plan->linked)
+		start_second();
 }
 
 /*
@@ -506,22 +574,28 @@ static void end_body(uint32_t thread, void *ctx)
 		host_replace_op(&replace);
 		quire_vm_put(sim.machine.vm);
 	} else {
-		quire_gmem_release(sim.gmem);
+		quire_gmem_release(thread == 2 ? sim.gmem : sim.linked);
 	}
 }
 
 static void end_vm(void)
 {
-	struct sched_run run = {.threads = sim.gmem ? 3 : 2, .body = end_body, .preempt = preempt};
+	struct sched_run run = {.threads = sim.linked ? 4
+					   : sim.gmem ? 3
+						      : 2,
+				.body = end_body,
+				.preempt = preempt};
 	uint64_t limit = atomic_load_relaxed_u64(&sim.machine.vm->nr_mmu_pages);
 
-	if (!machine_is_sound(&sim.machine))
+	if (!machine_is_sound(&sim.machine) || (sim.linked && !machine_is_sound(&sim.second)))
 		oracle_fail(&sim.oracle, "wrong statistics");
 	if (limit && quire_vm_stat(sim.machine.vm, QUIRE_VM_STAT_mmu_shadow_pages) > limit)
 		oracle_fail(&sim.oracle, "more shadow pages than the client allows");
 	if (sim.oracle.failure)
 		return;
 	quire_vm_get(sim.machine.vm);
+	if (sim.linked)
+		machine_end_vm(&sim.second);
 	sched_execute(&run);
 	if (run.result != SCHED_DONE)
 		oracle_fail(&sim.oracle, "an end of the VM that does not end");

@@ -41,6 +41,8 @@ enum sim_op_kind {
 	OP_EAGER_SPLIT,
 	OP_FAR,	  /* a load of a far page, which takes shadow pages */
 	OP_LIMIT, /* on shadow pages */
+	OP_OTHER, /* an access of the second VM, to the file; flags: 1 is a store */
+	OP_LINK,  /* the second VM's file goes, and comes again */
 	OP_COUNT
 };
 
@@ -73,6 +75,7 @@ struct sim_plan {
 	int rings;
 	uint32_t manual_protect;
 	int zap_all, eager_split, host_huge, gmem_huge;
+	int linked;		 /* a second VM has a file of the same pages */
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
 	int trace; /* say when each operation begins and ends */
