@@ -176,21 +176,38 @@ static void file_free(struct file *file)
 	process_heap_free(file);
 }
 
-void file_put(struct file *file)
+static void file_release(struct file *file)
 {
-	if (__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
-		return;
 	if (file->ops->release)
 		file->ops->release(file);
 	file_free(file);
 }
 
-static void put_list(struct file *gone)
+void file_put(struct file *file)
+{
+	if (!__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
+		file_release(file);
+}
+
+/*
+ * A file that has left the table loses its reference with the lock held: the call that closed it
+ * has another until it has looked, and releases the file itself before it returns, whichever thread
+ * noticed the end. Of those that have no other @gone is the list.
+ */
+static struct file *table_drop(struct file *file, struct file *gone)
+{
+	if (__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
+		return gone;
+	file->next = gone;
+	return file;
+}
+
+static void release_list(struct file *gone)
 {
 	while (gone) {
 		struct file *next = gone->next;
 
-		file_put(gone);
+		file_release(gone);
 		gone = next;
 	}
 }
@@ -219,8 +236,7 @@ static struct file *take_unwatched_locked(struct file *gone)
 			if (file->is_seen)
 				continue;
 			table_remove_locked(file);
-			file->next = gone;
-			gone = file;
+			gone = table_drop(file, gone);
 		}
 	}
 	return gone;
@@ -241,8 +257,7 @@ static struct file *take_told_locked(void)
 		if (!file)
 			continue;
 		table_remove_locked(file);
-		file->next = gone;
-		gone = file;
+		gone = table_drop(file, gone);
 	}
 	return gone;
 }
@@ -255,8 +270,7 @@ static struct file *take_gone_lingering_locked(void)
 		next = file->linger_next;
 		if (!file_take_gone_locked(file))
 			continue;
-		file->next = gone;
-		gone = file;
+		gone = table_drop(file, gone);
 	}
 	return gone;
 }
@@ -270,8 +284,7 @@ static struct file *take_gone_all_locked(void)
 			next = file->next;
 			if (!file_take_gone_locked(file))
 				continue;
-			file->next = gone;
-			gone = file;
+			gone = table_drop(file, gone);
 		}
 	}
 	return gone;
@@ -286,7 +299,7 @@ void file_collect(void)
 	process_lock_acquire(&table_lock);
 	gone = take_gone_all_locked();
 	process_lock_release(&table_lock);
-	put_list(gone);
+	release_list(gone);
 }
 
 /*
@@ -321,7 +334,7 @@ static void *watcher_thread(void *unused)
 		process_lock_acquire(&table_lock);
 		gone = take_gone_lingering_locked();
 		process_lock_release(&table_lock);
-		put_list(gone);
+		release_list(gone);
 	}
 	return NULL;
 }
@@ -362,8 +375,7 @@ void file_closed(struct file *file)
 	/* Out of the table, take_told_locked() or another thread has it, and releases it. */
 	if (table_has_locked(file)) {
 		if (file_take_gone_locked(file)) {
-			file->next = gone;
-			gone = file;
+			gone = table_drop(file, gone);
 		} else if (file->owner == process_number()) {
 			linger_add_locked(file);
 			watcher_wake_locked();
@@ -372,7 +384,7 @@ void file_closed(struct file *file)
 	if (++close_count % SWEEP_EVERY == 0)
 		gone = list_join(gone, take_gone_all_locked());
 	process_lock_release(&table_lock);
-	put_list(gone);
+	release_list(gone);
 }
 
 /* Last references that went unseen: by a child's exit, by fclose(). */
@@ -383,7 +395,7 @@ static void collect_lingering(void)
 	process_lock_acquire(&table_lock);
 	gone = take_gone_lingering_locked();
 	process_lock_release(&table_lock);
-	put_list(gone);
+	release_list(gone);
 }
 
 void file_unmapped(uintptr_t start, uintptr_t end)
