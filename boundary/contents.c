@@ -8,6 +8,7 @@
 
 #include "boundary/rows.h"
 #include "frontend/file/user_copy.h"
+#include "frontend/param/params.h"
 
 /* Of sync_file_range(): SYNC_FILE_RANGE_* */
 #define SYNC_FLAGS 7ul
@@ -135,6 +136,83 @@ long contents_no_position(const struct object_call *call)
 	return (off_t)call->call->args[3] < 0 ? -EINVAL : -ESPIPE;
 }
 
+static long write_at(const struct object_call *call, unsigned long src, size_t size_bytes,
+		     off_t offset)
+{
+	const struct file_ops *ops = file_ops_of(call->file);
+
+	if (!ops->write_at)
+		return FILE_NO_WRITES;
+	return ops->write_at(call->file, (const void *)src, size_bytes, offset);
+}
+
+static long write_sequential(const struct object_call *call, long put, off_t offset)
+{
+	if (put > 0)
+		offset_set(call->fd, offset + put);
+	return put == FILE_NO_WRITES ? -EINVAL : put;
+}
+
+long contents_write(const struct object_call *call)
+{
+	const unsigned long *args = call->call->args;
+	off_t offset = offset_of(call->fd);
+
+	return write_sequential(call, write_at(call, args[1], args[2], offset), offset);
+}
+
+long contents_pwrite(const struct object_call *call)
+{
+	const unsigned long *args = call->call->args;
+	off_t offset = (off_t)args[3];
+	long put = offset < 0 ? -EINVAL : write_at(call, args[1], args[2], offset);
+
+	return put == FILE_NO_WRITES ? contents_no_position(call) : put;
+}
+
+/* The parts of a vector one after the other; a page that two parts hold is none of either. */
+static long write_parts(const struct object_call *call, off_t offset)
+{
+	const unsigned long *args = call->call->args;
+	unsigned long count = args[2];
+	long total = check_parts(args);
+
+	if (total)
+		return total;
+	for (unsigned long i = 0; i < count; i++) {
+		struct iovec part;
+		long put;
+
+		if (user_copy_in(&part, args[1] + i * sizeof(part), sizeof(part)))
+			return total ? total : -EFAULT;
+		put = write_at(call, (uintptr_t)part.iov_base, part.iov_len, offset + total);
+		if (put < 0)
+			return total ? total : put;
+		total += put;
+		if ((size_t)put < part.iov_len)
+			break;
+	}
+	return total;
+}
+
+long contents_writev(const struct object_call *call)
+{
+	off_t offset = offset_of(call->fd);
+
+	return write_sequential(call, write_parts(call, offset), offset);
+}
+
+long contents_pwritev(const struct object_call *call)
+{
+	off_t offset = (off_t)call->call->args[3];
+	long put;
+
+	if (is_sequential(call->call))
+		return contents_writev(call);
+	put = offset < 0 ? -EINVAL : write_parts(call, offset);
+	return put == FILE_NO_WRITES ? contents_no_position(call) : put;
+}
+
 static bool is_whence(const struct object_call *call)
 {
 	return (unsigned int)call->call->args[2] <= SEEK_HOLE;
@@ -149,6 +227,36 @@ long contents_seek(const struct object_call *call)
 long contents_no_seek(const struct object_call *call)
 {
 	return is_whence(call) ? -ESPIPE : -EINVAL;
+}
+
+/* A guest_memfd that may be written has positions: any, and no hole before its end. */
+long contents_file_seek(const struct object_call *call)
+{
+	off_t offset = (off_t)call->call->args[1], size = (off_t)file_size_bytes(call->file);
+
+	if (!is_whence(call) || !params_get_bool("kvm.quire_gmem_write"))
+		return contents_no_seek(call);
+	switch (call->call->args[2]) {
+	case SEEK_CUR:
+		offset += offset_of(call->fd);
+		break;
+	case SEEK_END:
+		offset += size;
+		break;
+	case SEEK_DATA:
+	case SEEK_HOLE:
+		if (offset >= size)
+			return -ENXIO;
+		if (call->call->args[2] == SEEK_HOLE)
+			offset = size;
+		break;
+	default:
+		break;
+	}
+	if (offset < 0)
+		return -EINVAL;
+	offset_set(call->fd, offset);
+	return offset;
 }
 
 /* sync_file_range(fd, offset, size, flags) of a file that is not regular. */

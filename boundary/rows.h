@@ -42,6 +42,11 @@ bool path_is_itself(const struct boundary_call *call, unsigned int path, unsigne
 
 long contents_read(const struct object_call *call);
 long contents_pread(const struct object_call *call);
+long contents_write(const struct object_call *call);
+long contents_writev(const struct object_call *call);
+long contents_pwrite(const struct object_call *call);
+long contents_pwritev(const struct object_call *call);
+long contents_file_seek(const struct object_call *call);
 long contents_readv(const struct object_call *call);
 long contents_preadv(const struct object_call *call);
 long contents_no_position(const struct object_call *call);

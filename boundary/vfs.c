@@ -100,12 +100,12 @@ const struct boundary_row *const boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_preadv] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_preadv)),
     [SYS_preadv2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_preadv)),
     /* Statistics are open for reading alone; that positions are, too, is looked at first. */
-    [SYS_write] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EBADF)),
-    [SYS_writev] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EINVAL), NO(EBADF)),
-    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, NOPOS),
-    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, NOPOS),
-    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, NOPOS),
-    [SYS_lseek] = EACH(FD0, SEEK, SEEK, SEEK, BY(contents_no_seek), SEEK),
+    [SYS_write] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_write), NO(EBADF)),
+    [SYS_writev] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_writev), NO(EBADF)),
+    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, BY(contents_pwrite), NOPOS),
+    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, BY(contents_pwritev), NOPOS),
+    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, BY(contents_pwritev), NOPOS),
+    [SYS_lseek] = EACH(FD0, SEEK, SEEK, SEEK, BY(contents_file_seek), SEEK),
 
     [SYS_sendfile] = ALL(FD0 | FD1, BY(transfer_sendfile)),
     [SYS_splice] = ALL(FD0 | FD2, BY(transfer_splice)),

@@ -24,6 +24,29 @@ static int64_t fill_page(void *ctx, const struct quire_gmem_unit *unit)
 	return 1;
 }
 
+static int copy_hello(void *ctx, pfn_t pfn)
+{
+	strcpy((char *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT), ctx);
+	return 0;
+}
+
+/* Shared pages can be written page by page, without a mapping. */
+static void example_written(void)
+{
+	struct quire_gmem *gmem;
+	struct example example;
+	char hello[] = "hello";
+
+	EXAMPLE_CHECK(example_create(&example, QUIRE_VM_DEFAULT, 0) == 0);
+	EXAMPLE_CHECK(quire_gmem_create(example.vm, PRIVATE_BYTES, QUIRE_GMEM_WRITE, NULL, &gmem) ==
+		      0);
+	EXAMPLE_CHECK(quire_gmem_write(gmem, QUIRE_PAGE_SIZE, copy_hello, hello) == 0);
+	EXAMPLE_CHECK(quire_gmem_write(gmem, PRIVATE_BYTES, copy_hello, hello) == -EINVAL);
+	EXAMPLE_CHECK(strcmp((char *)quire_gmem_store(gmem) + QUIRE_PAGE_SIZE, hello) == 0);
+	quire_gmem_release(gmem);
+	example_destroy(&example);
+}
+
 void example_gmem(void)
 {
 	struct quire_memory_fault fault = {0};
@@ -76,4 +99,5 @@ void example_gmem(void)
 	EXAMPLE_CHECK(quire_gmem_allocate(linked, 0, PRIVATE_BYTES, NULL) == 0);
 	quire_gmem_release(linked);
 	example_destroy(&other);
+	example_written();
 }

@@ -33,6 +33,8 @@ struct file_inode {
 	int64_t accessed_ns, modified_ns, changed_ns;
 };
 
+#define FILE_NO_WRITES (-4096)
+
 /* Every function but ioctl may be NULL; then the call is answered as said. Results are >= 0 or
  * -errno. */
 struct file_ops {
@@ -42,6 +44,9 @@ struct file_ops {
 	/* Contents of a file that is read (statistics). NULL: -EINVAL. @offset_bytes is absolute.
 	 */
 	ssize_t (*read_at)(struct file *file, void *dst, size_t size_bytes, off_t offset_bytes);
+	/* Put bytes into a file that the client may write: how many, or -errno; FILE_NO_WRITES:
+	 * there are none now. NULL: never. */
+	ssize_t (*write_at)(struct file *file, const void *src, size_t size_bytes, off_t offset);
 	/* May the client map it so? 0, -errno, or 1 to give it pages that raise SIGBUS. NULL:
 	 * -ENODEV. */
 	int (*map)(struct file *file, const struct file_map_request *request);

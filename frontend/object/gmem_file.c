@@ -4,13 +4,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "frontend/file/gmem_remote.h"
+#include "frontend/file/user_copy.h"
 #include "frontend/object/vm.h"
+#include "frontend/param/params.h"
 #include "frontend/run/signals.h"
 #include "hosts/process/heap.h"
 
@@ -165,10 +168,22 @@ static void gmem_destroy(struct gmem_object *object)
 	vm_put(vm);
 }
 
+static bool writes_are_on(void)
+{
+	return params_get_bool("kvm.quire_gmem_write");
+}
+
+uint64_t gmem_file_flags(const struct vm *vm)
+{
+	uint64_t off = writes_are_on() ? 0 : QUIRE_GMEM_WRITE;
+
+	return quire_gmem_supported_flags(vm->memory) & ~off;
+}
+
 /* The checks of KVM's own order, before a descriptor is made. */
 static int check_request(const struct vm *vm, uint64_t size_bytes, uint64_t flags)
 {
-	if (flags & ~quire_gmem_supported_flags(vm->memory))
+	if (flags & ~gmem_file_flags(vm))
 		return -EINVAL;
 	if ((int64_t)size_bytes <= 0 || size_bytes % QUIRE_PAGE_SIZE)
 		return -EINVAL;
@@ -320,6 +335,41 @@ static int gmem_allocate(struct file *file, int mode, off_t offset_bytes, off_t 
 	return error;
 }
 
+static int write_page(void *src, pfn_t pfn)
+{
+	memcpy((void *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT), src, QUIRE_PAGE_SIZE);
+	return 0;
+}
+
+/* Page by page: what is done before an error is what was written. The copy from the client may wait
+ * for it, and no lock is held then. */
+static ssize_t gmem_write_at(struct file *file, const void *src, size_t size_bytes, off_t offset)
+{
+	struct quire_gmem *gmem = gmem_file_gmem(file);
+	uint8_t page[QUIRE_PAGE_SIZE];
+	size_t done = 0;
+	int error = 0;
+
+	if (!writes_are_on())
+		return FILE_NO_WRITES;
+	if (!file_is_own(file))
+		return -EIO;
+	while (!error && done < size_bytes) {
+		if (!(quire_gmem_flags(gmem) & QUIRE_GMEM_WRITE))
+			error = -ENODEV;
+		else if (size_bytes - done < QUIRE_PAGE_SIZE)
+			error = -EINVAL;
+		else if (user_copy_in(page, (uintptr_t)src + done, sizeof(page)))
+			error = -EFAULT;
+		else if (interrupted())
+			error = -EINTR;
+		else
+			error = quire_gmem_write(gmem, (uint64_t)offset + done, write_page, page);
+		done += error ? 0 : QUIRE_PAGE_SIZE;
+	}
+	return done ? (ssize_t)done : error;
+}
+
 /* A guest_memfd has no ioctls of its own. */
 static long gmem_ioctl(struct file *file, unsigned long command, unsigned long argument)
 {
@@ -345,5 +395,6 @@ const struct file_ops gmem_file_ops = {
     .map = gmem_map,
     .allocate = gmem_allocate,
     .inode = gmem_inode,
+    .write_at = gmem_write_at,
     .release = gmem_release,
 };

@@ -10,6 +10,8 @@ struct vm;
 
 extern const struct file_ops gmem_file_ops;
 
+/* Flags that it takes (KVM_CAP_GUEST_MEMFD_FLAGS): those of the library that are switched on. */
+uint64_t gmem_file_flags(const struct vm *vm);
 /* KVM_CREATE_GUEST_MEMFD: a descriptor without close-on-exec, or -errno. */
 long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags);
 /*

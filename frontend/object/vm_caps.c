@@ -9,6 +9,7 @@
 
 #include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
+#include "frontend/object/gmem_file.h"
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
 #include "frontend/state/nested_state.h"
@@ -179,7 +180,7 @@ long vm_check_extension(struct ioctl_call *call)
 	case KVM_CAP_MEMORY_ATTRIBUTES:
 		return (long)quire_vm_attributes(vm->memory);
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
-		return (long)quire_gmem_supported_flags(vm->memory);
+		return (long)gmem_file_flags(vm);
 	case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
 		return vm->settings.apic_cycle_ns;
 	case KVM_CAP_MAX_VCPU_ID:

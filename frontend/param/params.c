@@ -116,6 +116,8 @@ static const struct param params[] = {
     KVM_BOOL("quire_gmem_huge_pages", RW, 0),
     /* Ours: KVM_LINK_GUEST_MEMFD, which was posted for Linux and is not in it. */
     KVM_BOOL("quire_gmem_link", RW, 0),
+    /* Ours: GUEST_MEMFD_FLAG_WRITE, likewise. */
+    KVM_BOOL("quire_gmem_write", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
 };

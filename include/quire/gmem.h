@@ -15,6 +15,7 @@ struct quire_gmem; /* one file: a VM's view of an inode's pages */
 enum quire_gmem_flags {
 	QUIRE_GMEM_MMAP = 1u << 0,	  /* the client may map it; all guest faults use it */
 	QUIRE_GMEM_INIT_SHARED = 1u << 1, /* the client may touch what it mapped */
+	QUIRE_GMEM_WRITE = 1u << 2,	  /* quire_gmem_write() */
 };
 
 /*
@@ -83,6 +84,17 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
 						uint64_t size_bytes);
+
+/*
+ * Write the page at @offset_bytes of a file that has QUIRE_GMEM_WRITE: @copy puts 4 KiB into @pfn,
+ * under the inode's invalidate lock shared and the lock of the page; it must not call the library,
+ * or wait for the client. A page that was never used counts as up to date afterwards, and guests
+ * that have mapped it see what is written. -ENODEV: a file without the flag; -EINVAL: unaligned, or
+ * beyond the end; -ENOMEM, -EHWPOISON, what the host's store_get() or @copy said. No lock held; may
+ * sleep. Excludes punches.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_write(struct quire_gmem *gmem, uint64_t offset_bytes,
+						int (*copy)(void *ctx, pfn_t pfn), void *ctx);
 
 /* Private pages that are filled together: 2^@order of them, aligned alike in guest, file and host.
  */

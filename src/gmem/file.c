@@ -9,7 +9,8 @@
 uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
 {
 	/* Where memory can be private, the host must not see it before it is made shared. */
-	return vm_has_private_mem(vm) ? QUIRE_GMEM_MMAP : QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
+	return vm_has_private_mem(vm) ? QUIRE_GMEM_MMAP
+				      : QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED | QUIRE_GMEM_WRITE;
 }
 
 uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem)

@@ -321,6 +321,40 @@ static struct gmem_prepare prepare_for(struct gmem_lookup *lookup)
 	};
 }
 
+/* A copy() on its way to gmem_page_fill(). */
+struct page_write {
+	int (*copy)(void *ctx, pfn_t pfn);
+	void *ctx;
+};
+
+static s64 write_page(void *ctx, u64 index, pfn_t pfn, unsigned int order)
+{
+	const struct page_write *write = ctx;
+	int error = write->copy(write->ctx, pfn);
+
+	(void)index;
+	(void)order;
+	return error ? error : 1;
+}
+
+int quire_gmem_write(struct quire_gmem *gmem, uint64_t offset_bytes,
+		     int (*copy)(void *ctx, pfn_t pfn), void *ctx)
+{
+	struct page_write write = {copy, ctx};
+	const struct gmem_filler filler = {.fill = write_page, .ctx = &write};
+	struct gmem_inode *inode = gmem->inode;
+	s64 done;
+
+	if (!(inode->flags & QUIRE_GMEM_WRITE))
+		return -ENODEV;
+	if (!is_aligned_u64(offset_bytes, QUIRE_PAGE_SIZE) || offset_bytes >= inode->size_bytes)
+		return -EINVAL;
+	rwlock_read_lock(&inode->invalidate_lock);
+	done = gmem_page_fill(&inode->pages, offset_bytes >> QUIRE_PAGE_SHIFT, NULL, &filler);
+	rwlock_read_unlock(&inode->invalidate_lock);
+	return done < 0 ? (int)done : 0;
+}
+
 /* Filling takes frames that no VM owns yet. */
 static int claim_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
