@@ -346,16 +346,11 @@ const struct cli_command doctor_command = {
 int command_doctor(int argc, char **argv)
 {
 	bool usable;
-	int rest;
+	int rest, status;
 
-	switch (cli_parse(&doctor_command, argc, argv, NULL, &rest)) {
-	case CLI_DONE:
-		return EXIT_SUCCESS;
-	case CLI_WRONG:
-		return EXIT_USAGE;
-	case CLI_GO_ON:
-		break;
-	}
+	status = cli_parse(&doctor_command, argc, argv, NULL, &rest);
+	if (status != CLI_GO_ON)
+		return status;
 	answers.file = stdout;
 	if (is_for_machines)
 		json_object(&answers, NULL);

@@ -42,15 +42,14 @@ static void fill(const struct cli_command *command, struct option list[OPTIONS_M
 	list[count] = (struct option){0};
 }
 
-static enum cli_parsed wrong(const struct cli_command *command, const char *what, const char *word)
+static int wrong(const struct cli_command *command, const char *what, const char *word)
 {
 	fprintf(stderr, "%s: %s '%s'; %s --help says more\n", command->name, what, word,
 		command->name);
-	return CLI_WRONG;
+	return EXIT_USAGE;
 }
 
-enum cli_parsed cli_parse(const struct cli_command *command, int argc, char **argv, void *ctx,
-			  int *rest)
+int cli_parse(const struct cli_command *command, int argc, char **argv, void *ctx, int *rest)
 {
 	struct option list[OPTIONS_MAX];
 	int key;
@@ -64,7 +63,7 @@ enum cli_parsed cli_parse(const struct cli_command *command, int argc, char **ar
 
 		if (key == KEY_HELP) {
 			cli_print_help(command, stdout);
-			return CLI_DONE;
+			return 0;
 		}
 		if (key == ':')
 			return wrong(command, "no value for", word);

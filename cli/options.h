@@ -21,16 +21,16 @@ struct cli_command {
 	int (*take)(void *ctx, int key, const char *value);
 };
 
-enum cli_parsed {
-	CLI_GO_ON,
-	CLI_DONE,  /* --help was asked for and printed: exit with success */
-	CLI_WRONG, /* said on the standard error output: exit with a usage error */
-};
+#define EXIT_USAGE 2
+/* cli_parse(): the command goes on. */
+#define CLI_GO_ON (-1)
 
-/* Take the options of argv[1] on; *@rest is the index of what follows them. An option may be cut
- * short, and its value be a word of its own or follow '='. */
-enum cli_parsed cli_parse(const struct cli_command *command, int argc, char **argv, void *ctx,
-			  int *rest);
+/*
+ * Take the options of argv[1] on; *@rest is the index of what follows them. An option may be cut
+ * short, and its value be a word of its own or follow '='. CLI_GO_ON, or the exit status with which
+ * the command ends: 0 after --help; EXIT_USAGE, and the standard error output says why.
+ */
+int cli_parse(const struct cli_command *command, int argc, char **argv, void *ctx, int *rest);
 void cli_print_help(const struct cli_command *command, FILE *file);
 
 #endif

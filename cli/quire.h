@@ -5,7 +5,6 @@
 #include "cli/options.h"
 
 /* Exit statuses as a shell gives them. */
-#define EXIT_USAGE 2
 #define EXIT_CANNOT_RUN 126
 #define EXIT_NOT_FOUND 127
 

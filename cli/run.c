@@ -430,14 +430,9 @@ int command_run(int argc, char **argv)
 	pid_t parent = getpid(), pid;
 	int rest, status;
 
-	switch (cli_parse(&run_command, argc, argv, &run, &rest)) {
-	case CLI_DONE:
-		return EXIT_SUCCESS;
-	case CLI_WRONG:
-		return EXIT_USAGE;
-	case CLI_GO_ON:
-		break;
-	}
+	status = cli_parse(&run_command, argc, argv, &run, &rest);
+	if (status != CLI_GO_ON)
+		return status;
 	if (rest == argc) {
 		fprintf(stderr, "quire run: no program given\n");
 		return EXIT_USAGE;

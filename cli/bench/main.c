@@ -84,17 +84,12 @@ int main(int argc, char **argv)
 {
 	static struct bench_result results[RESULTS_MAX];
 	struct options options = {0};
-	int rest;
+	int rest, status;
 	size_t count;
 
-	switch (cli_parse(&bench_command, argc, argv, &options, &rest)) {
-	case CLI_DONE:
-		return 0;
-	case CLI_WRONG:
-		return 2;
-	case CLI_GO_ON:
-		break;
-	}
+	status = cli_parse(&bench_command, argc, argv, &options, &rest);
+	if (status != CLI_GO_ON)
+		return status;
 	options.names = argv + rest;
 	options.name_count = argc - rest;
 	quire_platform_install(&process_platform);

@@ -357,16 +357,11 @@ int main(int argc, char **argv)
 {
 	struct options options = {.gibs = 16384, .vcpus = 1024};
 	struct guest small, large;
-	int rest, error;
+	int rest, error, status;
 
-	switch (cli_parse(&scale_command, argc, argv, &options, &rest)) {
-	case CLI_DONE:
-		return 0;
-	case CLI_WRONG:
-		return 2;
-	case CLI_GO_ON:
-		break;
-	}
+	status = cli_parse(&scale_command, argc, argv, &options, &rest);
+	if (status != CLI_GO_ON)
+		return status;
 	quire_platform_install(&process_platform);
 	host = process_host_ops;
 	host.page_get = page_get;

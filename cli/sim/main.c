@@ -50,16 +50,11 @@ int main(int argc, char **argv)
 {
 	static struct sim_plan plan;
 	struct options options = {.from = 1, .count = 1000};
-	int rest;
+	int rest, status;
 
-	switch (cli_parse(&sim_command, argc, argv, &options, &rest)) {
-	case CLI_DONE:
-		return 0;
-	case CLI_WRONG:
-		return 2;
-	case CLI_GO_ON:
-		break;
-	}
+	status = cli_parse(&sim_command, argc, argv, &options, &rest);
+	if (status != CLI_GO_ON)
+		return status;
 	if (options.one)
 		options.count = 1;
 	sim_init();
