@@ -172,6 +172,13 @@ def rule_mmu_unlock(tree):
                 yield (source.path, line_of(source.code, match.start()),
                        "mmu_lock is released by shadow_unlock()")
 
+def rule_lock_analysis(tree):
+    """An annotation that says the truth is checked: above src/base no function opts out."""
+    for source in tree.sources:
+        if not source.path.startswith("src/base/"):
+            for match in re.finditer(r"\bNO_LOCK_ANALYSIS\b", source.code):
+                yield source.path, line_of(source.code, match.start()), "say what it acquires"
+
 def rule_libc(tree):
     """The library also links into a kernel: no libc beyond memcpy and memset."""
     for source in tree.sources:

@@ -56,8 +56,7 @@ static bool is_current(const struct pfn_cache *cache)
 	return current;
 }
 
-int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn,
-		   u32 *offset) NO_LOCK_ANALYSIS
+int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn, u32 *offset)
 {
 	locks_assert_none();
 	rwlock_read_lock(&cache->lock);
@@ -70,7 +69,7 @@ int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn,
 	return 0;
 }
 
-void pfn_cache_unlock(struct pfn_cache *cache) NO_LOCK_ANALYSIS
+void pfn_cache_unlock(struct pfn_cache *cache)
 {
 	rwlock_read_unlock(&cache->lock);
 }

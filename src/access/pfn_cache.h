@@ -46,7 +46,7 @@ struct pfn_cache {
 
 void pfn_cache_init(struct pfn_cache *cache, struct quire_vm *vm);
 /* Give the read lock of pfn_cache_lock() back. */
-void pfn_cache_unlock(struct pfn_cache *cache);
+void pfn_cache_unlock(struct pfn_cache *cache) RELEASES_SHARED(&cache->lock);
 
 /* --- no lock, no read section --- */
 
@@ -62,7 +62,8 @@ must_check int pfn_cache_activate_hva(struct pfn_cache *cache, hva_t hva, u64 si
  * Take the read lock. Nonzero: @size_bytes may be used at *@pfn and *@offset until
  * pfn_cache_unlock(); the user marks the page dirty. 0: not locked, refresh and try again.
  */
-must_check int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn, u32 *offset);
+must_check int pfn_cache_lock(struct pfn_cache *cache, u64 size_bytes, pfn_t *pfn, u32 *offset)
+    TRY_ACQUIRES_SHARED(true, &cache->lock);
 
 /* Make it valid again. -EINVAL: not active, or not inside the page; -EFAULT, or as page_get(). */
 must_check int pfn_cache_refresh(struct pfn_cache *cache, u64 size_bytes);

@@ -60,7 +60,8 @@ int quire_place_check(const struct quire_place *place)
 }
 
 /* The read lock of a cache that is valid, and where the byte at @offset_bytes is. */
-static int place_lock(struct quire_place *place, u64 offset_bytes, hva_t *hva) NO_LOCK_ANALYSIS
+static int place_lock(struct quire_place *place, u64 offset_bytes, hva_t *hva)
+    TRY_ACQUIRES_SHARED(false, &place->cache.lock)
 {
 	u32 offset;
 	pfn_t pfn;

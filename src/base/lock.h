@@ -33,6 +33,9 @@ enum lock_rank {
 #define LOCKABLE LOCK_ATTRIBUTE(capability("lock"))
 #define ACQUIRES(...) LOCK_ATTRIBUTE(acquire_capability(__VA_ARGS__))
 #define ACQUIRES_SHARED(...) LOCK_ATTRIBUTE(acquire_shared_capability(__VA_ARGS__))
+/* The first argument says what the function returns when it holds the lock. */
+#define TRY_ACQUIRES(...) LOCK_ATTRIBUTE(try_acquire_capability(__VA_ARGS__))
+#define TRY_ACQUIRES_SHARED(...) LOCK_ATTRIBUTE(try_acquire_shared_capability(__VA_ARGS__))
 #define RELEASES(...) LOCK_ATTRIBUTE(release_capability(__VA_ARGS__))
 #define RELEASES_SHARED(...) LOCK_ATTRIBUTE(release_shared_capability(__VA_ARGS__))
 #define REQUIRES(...) LOCK_ATTRIBUTE(requires_capability(__VA_ARGS__))

@@ -26,33 +26,38 @@ static bool splits_eagerly(const struct quire_vm *vm)
 /* Tables in hand for a piece: enough for one 1G leaf and a few more. */
 #define SPLIT_TABLES 64u
 
-enum piece_hold { PIECE_SHARED, PIECE_ALONE };
-
 /*
- * Take mmu_lock for one piece. A guest that runs goes on, with mmu_lock shared and entries
+ * How mmu_lock is held for one piece. A guest that runs goes on, with mmu_lock shared and entries
  * changed by compare-exchange. While no vCPU is in guest mode it is kept so, and the lock is
  * taken exclusive: then no other thread writes entries, which makes it several times as fast.
  */
-static enum piece_hold piece_take(struct quire_vm *vm) NO_LOCK_ANALYSIS
+enum piece_hold { PIECE_SHARED, PIECE_ALONE };
+
+static bool piece_take_alone(struct quire_vm *vm) TRY_ACQUIRES(true, &vm->mmu_lock)
 {
-	if (flush_domain_is_idle(&vm->flush)) {
-		change_lock(vm);
-		if (flush_domain_close(&vm->flush))
-			return PIECE_ALONE;
-		change_flush_unlock(vm);
-	}
-	biglock_read_lock(&vm->mmu_lock, NULL);
-	reclaim_enter();
-	return PIECE_SHARED;
+	if (!flush_domain_is_idle(&vm->flush))
+		return false;
+	change_lock(vm);
+	if (flush_domain_close(&vm->flush))
+		return true;
+	change_flush_unlock(vm);
+	return false;
 }
 
-static void piece_release(struct quire_vm *vm, enum piece_hold hold) NO_LOCK_ANALYSIS
+static void piece_release_alone(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 {
-	if (hold == PIECE_ALONE) {
-		flush_domain_open(&vm->flush);
-		change_flush_unlock(vm);
-		return;
-	}
+	flush_domain_open(&vm->flush);
+	change_flush_unlock(vm);
+}
+
+static void piece_take_shared(struct quire_vm *vm) ACQUIRES_SHARED(&vm->mmu_lock)
+{
+	biglock_read_lock(&vm->mmu_lock, NULL);
+	reclaim_enter();
+}
+
+static void piece_release_shared(struct quire_vm *vm) RELEASES_SHARED(&vm->mmu_lock)
+{
 	reclaim_leave();
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 }
@@ -102,13 +107,16 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 		split_range(vm, slot->as_id, slot->base_gfn, end);
 	flush_debt_init(&debt, &vm->flush);
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
-		enum piece_hold hold = piece_take(vm);
-
-		mmu_assert_shared(vm);
-		next = MUTANT(log_start_unprotected)
-			   ? end
-			   : tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
-		piece_release(vm, hold);
+		if (MUTANT(log_start_unprotected))
+			break;
+		if (piece_take_alone(vm)) {
+			next = tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
+			piece_release_alone(vm);
+		} else {
+			piece_take_shared(vm);
+			next = tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
+			piece_release_shared(vm);
+		}
 	}
 	change_nested_protect(vm, slot->as_id, slot->base_gfn, end, &debt);
 	/* Also when nothing changed: an entry found without W may owe a flush to another. */
@@ -262,23 +270,14 @@ static void take_shared(const struct log_span *span)
 }
 
 /*
- * I-64. Take the bits of @span out of the log and arm their pages, as far as one hold goes:
- * @span->words says how far. All words are taken before the first page loses W: a write that comes
- * between the two sets the bit again, and is in the next harvest; one that comes after faults.
- * Apart, since taking a word is a fence while the guest runs, which the loads of the tables would
- * wait for, word by word; so the entries are asked for before it.
+ * I-64. All words are taken before the first page loses W: a write that comes between the two sets
+ * the bit again, and is in the next harvest; one that comes after faults. Apart, since taking a
+ * word is a fence while the guest runs, which the loads of the tables would wait for, word by word;
+ * so the entries are asked for before it.
  */
-static void harvest_piece(struct quire_vm *vm, struct log_span *span, struct flush_debt *debt)
-    REQUIRES(&vm->slots_lock)
+static void harvest_held(struct quire_vm *vm, struct log_span *span, enum piece_hold hold,
+			 struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock)
 {
-	struct log_word named[PIECE_NAMED];
-	enum piece_hold hold;
-
-	span->named = named;
-	name_words(span);
-	if (!span->nonzero)
-		return;
-	hold = piece_take(vm);
 	mmu_assert_shared(vm);
 	CHECK((hold == PIECE_ALONE) == flush_domain_is_closed(&vm->flush));
 	tdp_find_span(vm, span);
@@ -290,7 +289,29 @@ static void harvest_piece(struct quire_vm *vm, struct log_span *span, struct flu
 		take_shared(span);
 	if (!MUTANT(harvest_protects_first) && !MUTANT(harvest_unarmed))
 		tdp_protect_span(vm, span, debt);
-	piece_release(vm, hold);
+}
+
+/*
+ * Take the bits of @span out of the log and arm their pages, as far as one hold goes: @span->words
+ * says how far.
+ */
+static void harvest_piece(struct quire_vm *vm, struct log_span *span, struct flush_debt *debt)
+    REQUIRES(&vm->slots_lock)
+{
+	struct log_word named[PIECE_NAMED];
+
+	span->named = named;
+	name_words(span);
+	if (!span->nonzero)
+		return;
+	if (piece_take_alone(vm)) {
+		harvest_held(vm, span, PIECE_ALONE, debt);
+		piece_release_alone(vm);
+	} else {
+		piece_take_shared(vm);
+		harvest_held(vm, span, PIECE_SHARED, debt);
+		piece_release_shared(vm);
+	}
 	if (shadow_of(vm))
 		change_nested_protect_span(vm, span, debt);
 }
@@ -513,11 +534,11 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
  *   2. split_before_clear(): what is huge around a named page that is dirty becomes 4K.
  *   3. harvest(), for each piece, in one hold of mmu_lock (harvest_piece()):
  *      a. name_words() lists the words with a bit set;
- *      b. piece_take(): guest mode closed and mmu_lock exclusive, or mmu_lock shared;
+ *      b. piece_take_alone(): guest mode closed and mmu_lock exclusive; or piece_take_shared();
  *      c. tdp_find_span() finds the entries, and has the processor fetch them;
  *      d. take_alone() or take_shared() takes the bits out of the log;
  *      e. tdp_protect_span() takes W from their pages, and owes a flush;
- *      f. piece_release(); change_nested_protect_span() does step e for shadow pages.
+ *      f. the release; change_nested_protect_span() does step e for shadow pages.
  *   4. flush_debt_pay(): one flush for all pieces.
  */
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request, u64 *masks)

@@ -134,7 +134,7 @@ static void gigantic_make_exist(struct gmem_pages *pages, u64 index)
 }
 
 /* All pages of a block share a lock, where one store_get() may make them. */
-static int work_begin(struct page_work *work, struct gmem_pages *pages, u64 index) NO_LOCK_ANALYSIS
+static int work_prepare(struct page_work *work, struct gmem_pages *pages, u64 index)
 {
 	u64 unit = pages->max_order ? index / GMEM_BLOCK_PAGES : index;
 
@@ -146,12 +146,18 @@ static int work_begin(struct page_work *work, struct gmem_pages *pages, u64 inde
 	if (!work->block)
 		return -ENOMEM;
 	work->lock = &pages->locks[unit % GMEM_PAGE_LOCKS].mutex;
-	rwlock_read_lock(&pages->punch_lock);
-	mutex_lock(work->lock);
 	return 0;
 }
 
-static void work_end(struct page_work *work) NO_LOCK_ANALYSIS
+static void work_begin(struct page_work *work) ACQUIRES_SHARED(&work->pages->punch_lock)
+    ACQUIRES(work->lock)
+{
+	rwlock_read_lock(&work->pages->punch_lock);
+	mutex_lock(work->lock);
+}
+
+static void work_end(struct page_work *work) RELEASES_SHARED(&work->pages->punch_lock)
+    RELEASES(work->lock)
 {
 	mutex_unlock(work->lock);
 	rwlock_read_unlock(&work->pages->punch_lock);
@@ -323,10 +329,11 @@ static int page_exist(struct page_work *work)
 int gmem_page_create(struct gmem_pages *pages, u64 index, struct gmem_page *page)
 {
 	struct page_work work;
-	int error = work_begin(&work, pages, index);
+	int error = work_prepare(&work, pages, index);
 
 	if (error)
 		return error;
+	work_begin(&work);
 	error = work_result(&work, page_exist(&work), page);
 	work_end(&work);
 	return error;
@@ -336,10 +343,11 @@ int gmem_page_use(struct gmem_pages *pages, u64 index, const struct gmem_prepare
 		  struct gmem_page *page)
 {
 	struct page_work work;
-	int error = work_begin(&work, pages, index);
+	int error = work_prepare(&work, pages, index);
 
 	if (error)
 		return error;
+	work_begin(&work);
 	error = page_exist(&work);
 	if (!error && unit_is_fresh(&work))
 		error = page_make_up_to_date(&work);
@@ -400,10 +408,11 @@ s64 gmem_page_fill(struct gmem_pages *pages, u64 index, const struct gmem_prepar
 		   const struct gmem_filler *filler)
 {
 	struct page_work work;
-	s64 done = work_begin(&work, pages, index);
+	s64 done = work_prepare(&work, pages, index);
 
 	if (done)
 		return done;
+	work_begin(&work);
 	done = page_exist(&work);
 	if (!done)
 		done = fill_unit(&work, prepare, filler);

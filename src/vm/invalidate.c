@@ -70,11 +70,9 @@ void host_invalidation_leave(struct quire_vm *vm)
 	base_platform->wake(&inv->active, UINT32_MAX);
 }
 
-void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
+void host_invalidation_block(struct invalidation *inv)
 {
-	struct invalidation *inv = &vm->invalidation;
-
-	slots_assert(vm);
+	slots_assert(container_of(inv, struct quire_vm, invalidation));
 	mutex_lock(&inv->lock);
 	while (inv->active && !MUTANT(host_unbalanced)) {
 		u32 seen = inv->active;
@@ -85,10 +83,9 @@ void host_invalidation_block(struct quire_vm *vm) NO_LOCK_ANALYSIS
 	}
 }
 
-void host_invalidation_allow(struct quire_vm *vm) NO_LOCK_ANALYSIS
+void host_invalidation_allow(struct invalidation *inv)
 {
-	slots_assert(vm);
-	CHECK(lock_is_held(&vm->invalidation.lock, LOCK_EXCLUSIVE));
-	CHECK(!vm->invalidation.active || MUTANT(host_unbalanced));
-	mutex_unlock(&vm->invalidation.lock);
+	slots_assert(container_of(inv, struct quire_vm, invalidation));
+	CHECK(!inv->active || MUTANT(host_unbalanced));
+	mutex_unlock(&inv->lock);
 }

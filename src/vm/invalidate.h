@@ -90,7 +90,7 @@ void host_invalidation_leave(struct quire_vm *vm);
 /* --- slots_lock --- */
 
 /* Sleep until no host invalidation is in flight, and keep new ones out until _allow(). */
-void host_invalidation_block(struct quire_vm *vm);
-void host_invalidation_allow(struct quire_vm *vm);
+void host_invalidation_block(struct invalidation *inv) ACQUIRES(&inv->lock);
+void host_invalidation_allow(struct invalidation *inv) RELEASES(&inv->lock);
 
 #endif

@@ -143,9 +143,9 @@ static void publish_stage(struct quire_vm *vm, const struct memslot_update *upda
 	atomic_store_relaxed_u64(&next->generation, generation | MEMSLOTS_UPDATING);
 
 	/* Begin and end of a host invalidation must see the same slots. */
-	host_invalidation_block(vm);
+	host_invalidation_block(&vm->invalidation);
 	atomic_store_release_ptr(&slots->active[as], next);
-	host_invalidation_allow(vm);
+	host_invalidation_allow(&vm->invalidation);
 
 	if (!MUTANT(slots_unsynced))
 		reclaim_synchronize();

@@ -60,6 +60,7 @@ BROKEN = [
                                     "\tbiglock_write_unlock(&vm->mmu_lock);\n}\n"),
     ("assertions", "src/tdp/a.c", "/* A file. */\nvoid f(struct quire_vm *vm)\n{\n"
                                   "\tmmu_assert_exclusive(vm);\n\tvm->dead = 1;\n}\n"),
+    ("lock_analysis", "src/tdp/a.c", "/* A file. */\nvoid f(void) NO_LOCK_ANALYSIS\n{\n}\n"),
     ("libc", "src/tdp/a.c", "/* A file. */\n#include <stdlib.h>\n"),
     ("names", "vcpu/a.c", "/* A file. */\nstatic int __walk(void)\n{\n\treturn 0;\n}\n"),
     ("first_line", "vcpu/a.c", "#include <errno.h>\n"),
