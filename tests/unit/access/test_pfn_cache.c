@@ -7,19 +7,23 @@
 
 static struct pfn_cache cache;
 
-static void begin(void)
+static int begin(void **state)
 {
+	(void)state;
 	vm_begin();
 	map_pages(0, 4, SIM_WRITABLE);
 	add_slot(0, 4, 0);
 	pfn_cache_init(&cache, machine.vm);
+	return 0;
 }
 
-static void end(void)
+static int end(void **state)
 {
+	(void)state;
 	pfn_cache_deactivate(&cache);
 	pfn_cache_deactivate(&cache);
 	vm_end();
+	return 0;
 }
 
 /* The frame's byte that the cache shows, NULL when it is not valid. */
@@ -45,7 +49,6 @@ static void host_moves(uint32_t page)
 static void test_gpa(void **state)
 {
 	(void)state;
-	begin();
 	assert_null(look(8));
 	assert_int_equal(pfn_cache_refresh(&cache, 8), -EINVAL);
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1ff9}, 8), -EINVAL);
@@ -56,13 +59,11 @@ static void test_gpa(void **state)
 	/* No reference is kept. */
 	assert_int_equal(frame_of(1)->references, 1);
 	assert_true(frame_of(1)->dirty);
-	end();
 }
 
 static void test_host(void **state)
 {
 	(void)state;
-	begin();
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	host_moves(2);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
@@ -76,7 +77,6 @@ static void test_host(void **state)
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(2));
 	assert_int_equal(pfn_cache_refresh(&cache, 8), -EFAULT);
 	assert_null(look(8));
-	end();
 }
 
 static void test_slots(void **state)
@@ -86,7 +86,6 @@ static void test_slots(void **state)
 	struct quire_region gone = {.slot = 0};
 
 	(void)state;
-	begin();
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	/* Any change of the slots asks for a refresh, which finds the same page. */
 	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
@@ -96,7 +95,6 @@ static void test_slots(void **state)
 	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
 	assert_null(look(8));
 	assert_int_equal(pfn_cache_refresh(&cache, 8), -EFAULT);
-	end();
 }
 
 /* Other memory at the same gpa, without a look in between. */
@@ -105,14 +103,12 @@ static void test_slot_replaced(void **state)
 	struct quire_region gone = {.slot = 0};
 
 	(void)state;
-	begin();
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
 	add_slot(2, 2, 0);
 	assert_null(look(8));
 	assert_int_equal(pfn_cache_refresh(&cache, 8), 0);
 	assert_ptr_equal(look(8), frame_of(3)->bytes);
-	end();
 }
 
 static void test_hva(void **state)
@@ -120,7 +116,6 @@ static void test_hva(void **state)
 	struct quire_region gone = {.slot = 0};
 
 	(void)state;
-	begin();
 	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){~UINT64_C(0) & ~7}, 8), -EINVAL);
 	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){sim_hva(2).v + 16}, 8), 0);
 	assert_ptr_equal(look(8), frame_of(2)->bytes + 16);
@@ -134,7 +129,6 @@ static void test_hva(void **state)
 	assert_ptr_equal(look(8), frame_of(3)->bytes);
 	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(1), 8), 0);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
-	end();
 }
 
 static void test_read_only(void **state)
@@ -145,14 +139,12 @@ static void test_read_only(void **state)
 	add_slot(0, 4, QUIRE_SLOT_READONLY);
 	pfn_cache_init(&cache, machine.vm);
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0}, 8), -EFAULT);
-	end();
 }
 
 /* A cache that could not be filled is active all the same: the next refresh finds the page. */
 static void test_activation_fails(void **state)
 {
 	(void)state;
-	begin();
 	sim_unmap(&machine.host, 1);
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), -EFAULT);
 	assert_null(look(8));
@@ -164,14 +156,12 @@ static void test_activation_fails(void **state)
 	assert_null(machine.vm->pfn_caches.first);
 	assert_null(look(8));
 	assert_int_equal(pfn_cache_refresh(&cache, 8), -EINVAL);
-	end();
 }
 
 /* The same page under another offset: no new lookup. */
 static void test_offset(void **state)
 {
 	(void)state;
-	begin();
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	/* A lookup would find it lost. */
 	frame_of(1)->poisoned = true;
@@ -180,7 +170,6 @@ static void test_offset(void **state)
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x2020}, 8), 0);
 	frame_of(1)->poisoned = false;
 	assert_ptr_equal(look(8), frame_of(2)->bytes + 0x20);
-	end();
 }
 
 /* The host replaces the page between lookup and publication: what was found is dropped. */
@@ -205,7 +194,6 @@ static int kicked_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *p
 static void test_kicked(void **state)
 {
 	(void)state;
-	begin();
 	ops = sim_host_ops;
 	ops.page_get = kicked_get;
 	machine.vm->host = &ops;
@@ -213,7 +201,6 @@ static void test_kicked(void **state)
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	assert_int_equal(lookups, 2);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
-	end();
 }
 
 /* An invalidation that is still on its way: nothing is published before its end. */
@@ -232,7 +219,6 @@ static int slow_host_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page
 static void test_moving_meanwhile(void **state)
 {
 	(void)state;
-	begin();
 	ops = sim_host_ops;
 	ops.page_get = slow_host_get;
 	machine.vm->host = &ops;
@@ -240,7 +226,6 @@ static void test_moving_meanwhile(void **state)
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	assert_int_equal(lookups, 4);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
-	end();
 }
 
 /* Other memory changes all the time: that is nothing to this page. */
@@ -254,7 +239,6 @@ static int busy_host_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page
 static void test_moving_elsewhere(void **state)
 {
 	(void)state;
-	begin();
 	quire_vm_host_invalidate_begin(machine.vm, sim_hva(2), sim_hva(3));
 	ops = sim_host_ops;
 	ops.page_get = busy_host_get;
@@ -264,14 +248,12 @@ static void test_moving_elsewhere(void **state)
 	assert_int_equal(lookups, 1);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(2), sim_hva(3));
-	end();
 }
 
 /* More ranges than are told apart: one that is not known by itself counts as this page's. */
 static void test_moving_everywhere(void **state)
 {
 	(void)state;
-	begin();
 	for (uint32_t i = 0; i < PFN_CACHE_RANGES; i++)
 		quire_vm_host_invalidate_begin(machine.vm, sim_hva(2), sim_hva(3));
 	ops = sim_host_ops;
@@ -283,13 +265,11 @@ static void test_moving_everywhere(void **state)
 	for (uint32_t i = 0; i < PFN_CACHE_RANGES; i++)
 		quire_vm_host_invalidate_end(machine.vm, sim_hva(2), sim_hva(3));
 	assert_int_equal(machine.vm->pfn_caches.active_elsewhere, 0);
-	end();
 }
 
 static void test_moved_meanwhile(void **state)
 {
 	(void)state;
-	begin();
 	ops = sim_host_ops;
 	ops.page_get = moving_get;
 	lookups = 0;
@@ -297,7 +277,6 @@ static void test_moved_meanwhile(void **state)
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
 	assert_int_equal(lookups, 2);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
-	end();
 }
 
 /* It shows what the client's address shows: attributes and files do not matter. */
@@ -324,26 +303,25 @@ static void test_private(void **state)
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
 	quire_gmem_release(gmem);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
-	end();
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_gpa),
-	    cmocka_unit_test(test_host),
-	    cmocka_unit_test(test_slots),
-	    cmocka_unit_test(test_slot_replaced),
-	    cmocka_unit_test(test_hva),
-	    cmocka_unit_test(test_read_only),
-	    cmocka_unit_test(test_activation_fails),
-	    cmocka_unit_test(test_offset),
-	    cmocka_unit_test(test_moved_meanwhile),
-	    cmocka_unit_test(test_moving_meanwhile),
-	    cmocka_unit_test(test_moving_elsewhere),
-	    cmocka_unit_test(test_moving_everywhere),
-	    cmocka_unit_test(test_kicked),
-	    cmocka_unit_test(test_private),
+	    cmocka_unit_test_setup_teardown(test_gpa, begin, end),
+	    cmocka_unit_test_setup_teardown(test_host, begin, end),
+	    cmocka_unit_test_setup_teardown(test_slots, begin, end),
+	    cmocka_unit_test_setup_teardown(test_slot_replaced, begin, end),
+	    cmocka_unit_test_setup_teardown(test_hva, begin, end),
+	    cmocka_unit_test_teardown(test_read_only, end),
+	    cmocka_unit_test_setup_teardown(test_activation_fails, begin, end),
+	    cmocka_unit_test_setup_teardown(test_offset, begin, end),
+	    cmocka_unit_test_setup_teardown(test_moved_meanwhile, begin, end),
+	    cmocka_unit_test_setup_teardown(test_moving_meanwhile, begin, end),
+	    cmocka_unit_test_setup_teardown(test_moving_elsewhere, begin, end),
+	    cmocka_unit_test_setup_teardown(test_moving_everywhere, begin, end),
+	    cmocka_unit_test_setup_teardown(test_kicked, begin, end),
+	    cmocka_unit_test_teardown(test_private, end),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
