@@ -87,7 +87,7 @@ int quire_vm_set_attributes(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes,
 {
 	int err;
 
-	if (quire_vm_is_dead(vm))
+	if (vm_is_dead(vm))
 		return -EIO;
 	err = range_check(vm, gpa, size_bytes, attributes);
 	/* Without private memory there is one attribute value, and every page has it. */

@@ -290,7 +290,7 @@ int quire_vm_set_region(struct quire_vm *vm, const struct quire_region *region)
 {
 	int err;
 
-	if (quire_vm_is_dead(vm))
+	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);
 	err = set_region_locked(vm, region);

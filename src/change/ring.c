@@ -110,7 +110,7 @@ int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 	struct flush_debt debt;
 	u64 count = 0;
 
-	if (quire_vm_is_dead(vm))
+	if (vm_is_dead(vm))
 		return -EIO;
 	flush_debt_init(&debt, &vm->flush);
 	mutex_lock(&vm->slots_lock);

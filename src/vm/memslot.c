@@ -40,11 +40,6 @@ void memslots_destroy(struct quire_vm *vm, void (*free_slot)(struct quire_vm *, 
 	}
 }
 
-static const struct memslot_set *active_set(const struct quire_vm *vm, u32 as)
-{
-	return memslots_published(&vm->slots, as);
-}
-
 u64 memslots_generation(const struct quire_vm *vm, u32 as)
 {
 	return memslots_generation_of(&vm->slots, as);
@@ -53,7 +48,7 @@ u64 memslots_generation(const struct quire_vm *vm, u32 as)
 const struct memslot *memslot_lookup(const struct quire_vm *vm, u32 as, gfn_t gfn,
 				     struct memslot_hint *hint)
 {
-	const struct memslot_set *set = active_set(vm, as);
+	const struct memslot_set *set = memslots_published(&vm->slots, as);
 	u64 generation = atomic_load_relaxed_u64(&set->generation);
 	const struct memslot *slot;
 
@@ -89,7 +84,8 @@ const struct memslot *memslot_first_gfn(const struct quire_vm *vm, u32 as, gfn_t
 	struct ptree_item item;
 
 	slots_assert_section(vm);
-	if (!ptree_overlap_first(&active_set(vm, as)->by_gfn, start.v, end.v, &iter->cursor, &item))
+	if (!ptree_overlap_first(&memslots_published(&vm->slots, as)->by_gfn, start.v, end.v,
+				 &iter->cursor, &item))
 		return NULL;
 	return item.value;
 }
@@ -107,7 +103,8 @@ const struct memslot *memslot_first_hva(const struct quire_vm *vm, u32 as, hva_t
 		last = memslot_hva_key((hva_t){MEMSLOT_HVA_LIMIT}, 0);
 	if (start.v > MEMSLOT_HVA_LIMIT)
 		first = last;
-	if (!ptree_overlap_first(&active_set(vm, as)->by_hva, first, last, &iter->cursor, &item))
+	if (!ptree_overlap_first(&memslots_published(&vm->slots, as)->by_hva, first, last,
+				 &iter->cursor, &item))
 		return NULL;
 	return item.value;
 }

@@ -128,13 +128,24 @@ static void take_conversion(void)
 	gmem_end();
 }
 
+/* A page that the guest uses is punched out of its file. */
+static void take_punch(void)
+{
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, 0, 8);
+	store(3, 1);
+	records = true;
+	punch(3, 1);
+	records = false;
+	gmem_end();
+}
+
 static const struct {
 	const char *name;
 	void (*take)(void);
 } walks[] = {
     {"fault", take_fault},	     {"invalidation", take_invalidation},
     {"clear", take_clear},	     {"nested-fault", take_nested_fault},
-    {"conversion", take_conversion},
+    {"conversion", take_conversion}, {"punch", take_punch},
 };
 
 int main(int argc, char **argv)
@@ -150,6 +161,7 @@ int main(int argc, char **argv)
 			       (const char *)calls[at].function - __executable_start);
 		return call_count > CALLS_MAX;
 	}
-	fprintf(stderr, "usage: walk-trace fault|invalidation|clear|nested-fault|conversion\n");
+	fprintf(stderr,
+		"usage: walk-trace fault|invalidation|clear|nested-fault|conversion|punch\n");
 	return 2;
 }
