@@ -65,7 +65,7 @@ static bool xsave_valid(const struct xsave_image *image)
 	if ((present & ~(uint64_t)XSTATE_KNOWN) || image->header.compaction ||
 	    memcmp(image->header.reserved, zero, sizeof(zero)))
 		return false;
-	/* MXCSR is looked at where something comes that it belongs to. */
+	/* MXCSR is checked only where the header names some state. */
 	return !present || !(image->legacy.mxcsr & ~MXCSR_MASK);
 }
 

@@ -379,7 +379,7 @@ static void fill_undo(const struct page_work *work, const struct gmem_prepare *p
 
 /*
  * Private first: what is filled in must not be left in a page that was refused. The state says so
- * last: a lookup that asks no lock finds the page when it is filled.
+ * last: a lookup without a lock finds the page when it is filled.
  */
 static s64 fill_unit(struct page_work *work, const struct gmem_prepare *prepare,
 		     const struct gmem_filler *filler)

@@ -13,7 +13,7 @@ struct object {
 /* Objects in hand; guarded as its owner says. Zero it to start. */
 struct object_cache {
 	struct object *objects;
-	u32 count; /* relaxed reads by anybody */
+	u32 count; /* relaxed reads by any thread */
 };
 
 /* The table pages that objects were carved from: they go back together, at the end. */

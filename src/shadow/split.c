@@ -33,7 +33,7 @@ int shadow_split_topup(struct quire_vm *vm)
 	struct shadow *shadow = shadow_of(vm);
 
 	slots_assert(vm);
-	/* Enough is enough, even where the capacity was not reached. */
+	/* Below capacity is fine if one split fits. */
 	(void)!object_cache_fill(&shadow->split_descriptors, &shadow->slabs, DESCRIPTORS_CAPACITY);
 	(void)!object_cache_fill(&shadow->split_headers, &shadow->slabs, CACHE_SPARE);
 	(void)!table_cache_fill(&shadow->split_pages, &vm->arena, PAGES_WANTED);

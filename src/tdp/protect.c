@@ -91,9 +91,9 @@ static u64 protect_each(const struct protector *by, u64 *entries, u64 mask)
 }
 
 /*
- * Guest mode is closed and mmu_lock exclusive. Mostly the mask names one entry or two, and which of
- * the two cannot be foreseen: so the lowest and the highest are done without asking whether they
- * are the same, both loaded before the first is stored.
+ * Guest mode is closed and mmu_lock exclusive. Mostly the mask names one entry or two, and a branch
+ * on which of the two mispredicts: so the lowest and the highest are done without asking whether
+ * they are the same, both loaded before the first is stored.
  */
 static inline u64 protect_alone(const struct protector *by, u64 *entries, u64 mask)
 {

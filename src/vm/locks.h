@@ -6,8 +6,7 @@
 #include "src/vm/vm.h"
 
 /*
- * A header groups its functions under headings, and each function says the heading's contract
- * again:
+ * A header groups its functions under headings, and each function asserts the heading's contract;
  * ./dev tidy compares the two.
  *
  *   heading                                                   contract

@@ -111,7 +111,7 @@ static void mmx_set(struct cpu *cpu, unsigned int offset, uint64_t value)
 	memset(at + sizeof(value), 0xff, 2);
 }
 
-/* Operand 1: a register or memory of 4 or 8 bytes. */
+/* Operand 1: a register, an immediate of 8 bits, or memory of @op->mem_size bytes. */
 static enum step mmx_source(struct cpu *cpu, const struct op *op, uint64_t *src)
 {
 	if (op->kind[1] == OPERAND_MEM)
