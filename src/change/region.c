@@ -183,21 +183,29 @@ static void drop_successor(struct region_update *update)
 	slot_destroy(update->vm, new);
 }
 
+/* What can fail of a move or a change of flags, in KVM's order; nothing is left of it then. */
+static int prepare_successor(struct region_update *update)
+{
+	int err = make_successor(update);
+
+	if (!err && update->slots.change == MEMSLOT_MOVE)
+		err = memslot_check_max_gfn(update->region, update->vm->max_gfn);
+	if (!err)
+		err = memslot_update_prepare(update->vm, &update->slots);
+	if (err)
+		drop_successor(update);
+	return err;
+}
+
 static int region_move(struct region_update *update)
 {
 	struct quire_vm *vm = update->vm;
 	struct memslot *old = update->slots.old_slot;
-	int err = make_successor(update);
+	int err = prepare_successor(update);
 
 	slots_assert(vm);
-	if (!err)
-		err = memslot_check_max_gfn(update->region, vm->max_gfn);
-	if (!err)
-		err = memslot_update_prepare(vm, &update->slots);
-	if (err) {
-		drop_successor(update);
+	if (err)
 		return err;
-	}
 	memslot_update_begin(vm, &update->slots);
 	zap_slot(vm, old);
 	memslot_update_commit(vm, &update->slots);
@@ -209,15 +217,11 @@ static int region_set_flags(struct region_update *update)
 {
 	struct quire_vm *vm = update->vm;
 	struct memslot *old = update->slots.old_slot, *new;
-	int err = make_successor(update);
+	int err = prepare_successor(update);
 
 	slots_assert(vm);
-	if (!err)
-		err = memslot_update_prepare(vm, &update->slots);
-	if (err) {
-		drop_successor(update);
+	if (err)
 		return err;
-	}
 	memslot_update_commit(vm, &update->slots);
 	new = update->slots.new_slot;
 	retire(vm, old, new);
