@@ -563,7 +563,7 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 int quire_vm_clear_dirty_log(struct quire_vm *vm, const struct quire_clear_log *request)
 {
 	u64 size_bytes = clear_words(request) * sizeof(u64);
-	struct log_loan loan;
+	struct log_loan loan = {0}; /* gcc does not see that lend() writes it */
 	struct memslot *slot;
 	int err;
 
