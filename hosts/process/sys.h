@@ -25,7 +25,13 @@ static inline int sys_failed(long result)
 	return (unsigned long)result > -4096ul;
 }
 
-static inline uint64_t sys_address(const volatile void *pointer)
+/* gcc takes a pointer to const for one that is read through, which needs what it points to written.
+ */
+#if __has_attribute(access)
+__attribute__((access(none, 1)))
+#endif
+static inline uint64_t
+sys_address(const volatile void *pointer)
 {
 	return (uint64_t)(uintptr_t)pointer;
 }
