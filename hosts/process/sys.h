@@ -25,13 +25,14 @@ static inline int sys_failed(long result)
 	return (unsigned long)result > -4096ul;
 }
 
-/* gcc takes a pointer to const for one that is read through, which needs what it points to written.
- */
 #if __has_attribute(access)
-__attribute__((access(none, 1)))
+#define SYS_ADDRESS_ONLY __attribute__((access(none, 1)))
+#else
+#define SYS_ADDRESS_ONLY
 #endif
-static inline uint64_t
-sys_address(const volatile void *pointer)
+
+/* gcc would say of a pointer to const that it is read through, before anything is written there. */
+SYS_ADDRESS_ONLY static inline uint64_t sys_address(const volatile void *pointer)
 {
 	return (uint64_t)(uintptr_t)pointer;
 }

@@ -30,8 +30,6 @@ static bool ask_kernel(uint64_t start, uint64_t npages, uint64_t *there)
 {
 	uint8_t resident[BLOCK_PAGES];
 
-	/* The kernel fills it, which gcc cannot see. */
-	resident[0] = 0;
 	if (sys_call(SYS_mincore, start, npages * QUIRE_PAGE_SIZE, sys_address(resident)))
 		return false;
 	for (uint64_t i = 0; i < npages; i++)

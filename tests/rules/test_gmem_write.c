@@ -84,7 +84,7 @@ static void whole_pages_inside(void)
 	CHECK_ERR(pwrite(file, source, 1, 0), EINVAL);
 	CHECK_ERR(pwrite(file, source, PAGE, 1), EINVAL);
 	CHECK_ERR(pwrite(file, source, PAGE, -PAGE), EINVAL);
-	CHECK_ERR(pwrite(file, NULL, PAGE, 0), EFAULT);
+	CHECK_ERR(pwrite(file, (void *)1, PAGE, 0), EFAULT);
 	CHECK_EQ(pwrite(file, source, PAGE, 0), PAGE);
 	/* What was done before an error counts. */
 	CHECK_EQ(pwrite(file, source, 2 * PAGE, (off_t)(BYTES - PAGE)), PAGE);
