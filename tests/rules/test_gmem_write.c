@@ -79,12 +79,14 @@ static void not_where_memory_is_private(void)
 
 static void whole_pages_inside(void)
 {
+	void *volatile nowhere = NULL;
+
 	open_file(WRITE);
 	CHECK_ERR(pwrite(file, source, PAGE, (off_t)BYTES), EINVAL);
 	CHECK_ERR(pwrite(file, source, 1, 0), EINVAL);
 	CHECK_ERR(pwrite(file, source, PAGE, 1), EINVAL);
 	CHECK_ERR(pwrite(file, source, PAGE, -PAGE), EINVAL);
-	CHECK_ERR(pwrite(file, (void *)1, PAGE, 0), EFAULT);
+	CHECK_ERR(pwrite(file, nowhere, PAGE, 0), EFAULT);
 	CHECK_EQ(pwrite(file, source, PAGE, 0), PAGE);
 	/* What was done before an error counts. */
 	CHECK_EQ(pwrite(file, source, 2 * PAGE, (off_t)(BYTES - PAGE)), PAGE);
