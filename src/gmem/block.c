@@ -281,7 +281,6 @@ static void block_join(struct gmem_block *block)
 
 int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block, pfn_t pfn)
 {
-	CHECK(!gmem_block_is_unit(block));
 	for (u32 off = 0; off < GMEM_BLOCK_PAGES; off++) {
 		int error;
 
