@@ -40,7 +40,6 @@ static enum step paging_changed(struct cpu *cpu)
 	tlb_flush_all(cpu);
 	cpu_note_paging(cpu);
 	cpu_update_mode(cpu);
-	code_serialise(cpu);
 	mmu_paging_changed(cpu);
 	return STEP_EVENTS;
 }
@@ -122,9 +121,10 @@ static enum step cr3_write(struct cpu *cpu, uint64_t value)
 	/* Translations carry no PCID: keeping them is only right for the same one. */
 	if (!keep || value != cpu->s.cr3)
 		tlb_flush_non_global(cpu);
+	else
+		code_serialise(cpu);
 	cpu->s.cr3 = value;
 	cpu_note_paging(cpu);
-	code_serialise(cpu);
 	mmu_paging_changed(cpu);
 	return STEP_END;
 }
@@ -675,7 +675,6 @@ static enum step invlpg(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	tlb_invlpg(cpu, linear);
-	code_serialise(cpu);
 	mmu_paging_changed(cpu);
 	return STEP_END;
 }
@@ -696,7 +695,6 @@ static enum step invpcid(struct cpu *cpu, const struct op *op)
 	if (descriptor[0] >> 12 || (type == 0 && !is_canonical(descriptor[1])))
 		return general_protection(cpu);
 	tlb_flush_all(cpu);
-	code_serialise(cpu);
 	mmu_paging_changed(cpu);
 	return STEP_END;
 }

@@ -1,5 +1,4 @@
 /* AMD's virtualisation instructions: VMRUN and its kin. */
-#include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
@@ -175,7 +174,6 @@ static enum step invlpga(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	tlb_flush_all(cpu);
-	code_serialise(cpu);
 	cpu_leave_guest(cpu);
 	quire_vcpu_flush_nested(cpu->vcpu);
 	return STEP_END;

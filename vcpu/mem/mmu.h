@@ -72,6 +72,7 @@ const struct tlb_entry *tlb_entry_of(const struct cpu *cpu, uint64_t linear,
 /* Is the translation that code at @linear was found by cached, and global? */
 int tlb_fetches_global(const struct cpu *cpu, uint64_t linear);
 void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct mmu_result *result);
+/* Each flush is a serialising event, too: code is compared with memory before it runs again. */
 void tlb_flush_all(struct cpu *cpu);
 void tlb_flush_non_global(struct cpu *cpu);
 /* One 4K piece; tlb_invlpg() is exact for large pages too. */

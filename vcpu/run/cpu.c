@@ -160,10 +160,11 @@ void cpu_state_changed(struct cpu *cpu)
 	if (s->cr0 != cpu->seen.cr0 || s->cr3 != cpu->seen.cr3 || s->cr4 != cpu->seen.cr4 ||
 	    s->efer != cpu->seen.efer)
 		tlb_flush_all(cpu);
+	else
+		code_serialise(cpu);
 	cpu_note_paging(cpu);
 	flags_set(cpu, s->rflags);
 	cpu_update_mode(cpu);
-	code_serialise(cpu);
 	if (cpu->replay.unfinished && cpu->replay.pending_rip != s->rip)
 		replay_retire(cpu);
 }

@@ -432,7 +432,7 @@ static enum verdict enter_guest(struct cpu *cpu, struct run *run)
 	cpu->svm.run_pending = 0;
 	if ((requests & QUIRE_REQ_TLB_FLUSH) || cpu->stage2.root != old_root)
 		tlb_flush_all(cpu);
-	if (requests)
+	else if (requests)
 		code_serialise(cpu);
 	if (requests & QUIRE_REQ_DIRTY_RING_FULL) {
 		cpu->deferred_requests |= requests & CLIENT_REQUESTS;

@@ -1,7 +1,6 @@
 /* Leaving L2: recording an exit, writing L1's VMCB, bringing L1's registers back. */
 #include "vcpu/svm/svm.h"
 
-#include "vcpu/decode/code.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
@@ -120,7 +119,6 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 	tlb_flush_all(cpu);
 	cpu_note_paging(cpu);
 	cpu_update_mode(cpu);
-	code_serialise(cpu);
 }
 
 void svm_drop_nested_tables(struct cpu *cpu)

@@ -4,7 +4,6 @@
 #include <errno.h>
 
 #include "hosts/process/heap.h"
-#include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
 #include "vcpu/mem/directories.h"
 #include "vcpu/mem/mmu.h"
@@ -333,7 +332,6 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 	cpu->svm.run_pending = nested->run_pending;
 	cpu->svm.gif = nested->gif;
 	tlb_flush_all(cpu);
-	code_serialise(cpu);
 	return 0;
 }
 

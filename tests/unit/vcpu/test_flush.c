@@ -199,6 +199,43 @@ static void test_invlpg_drops_gigantic_page(void **state)
 	expect(vcpu, SECOND(0), SECOND(1));
 }
 
+/* What each instruction counts, besides what a run of nothing does. */
+PROGRAM(none, "nop; hlt");
+PROGRAM(to_cr3, "mov %cr3, %rax; mov %rax, %cr3; hlt");
+PROGRAM(to_cr4, "mov %cr4, %rax; mov %rax, %cr4; hlt");
+PROGRAM(one_page, "invlpg 0x408000; hlt");
+PROGRAM(identity, "xor %eax, %eax; cpuid; hlt");
+
+static void test_events_are_counted_once(void **state)
+{
+	static const struct {
+		const uint8_t *start, *end;
+		uint64_t serialisations, flushes;
+	} rows[] = {
+#define ROW(name, serialisations, flushes) {name##_start, name##_end, serialisations, flushes}
+	    ROW(none, 0, 0),	 ROW(to_cr3, 1, 1),   ROW(to_cr4, 1, 1),
+	    ROW(one_page, 1, 1), ROW(identity, 1, 0),
+#undef ROW
+	};
+	struct quire_vcpu *vcpu = *state;
+	const struct cpu_counts *counts = cpu_counts(vcpu->cpu);
+	struct cpu_counts before, none;
+
+	run_program(vcpu, none_start, none_end);
+	before = *counts;
+	run_program(vcpu, none_start, none_end);
+	none = *counts;
+	none.serialisations -= before.serialisations;
+	none.flushes -= before.flushes;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		before = *counts;
+		run_program(vcpu, rows[i].start, rows[i].end);
+		assert_int_equal(counts->serialisations - before.serialisations,
+				 none.serialisations + rows[i].serialisations);
+		assert_int_equal(counts->flushes - before.flushes, none.flushes + rows[i].flushes);
+	}
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -206,7 +243,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    TEST(test_cr3_keeps_global_data),	   TEST(test_cr3_keeps_global_code),
 	    TEST(test_invlpg_drops_large_page),	   TEST(test_invlpg_drops_small_page),
-	    TEST(test_invlpg_drops_gigantic_page),
+	    TEST(test_invlpg_drops_gigantic_page), TEST(test_events_are_counted_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
