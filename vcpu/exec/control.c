@@ -97,6 +97,7 @@ static enum step cr0_write(struct cpu *cpu, uint64_t value)
 	if (!((value ^ s->cr0) & (CR0_PG | CR0_PE | CR0_WP))) {
 		s->cr0 = value;
 		cpu_note_paging(cpu);
+		code_serialise(cpu);
 		return STEP_END;
 	}
 	s->cr0 = value;
@@ -205,7 +206,8 @@ static enum step mov_to_control(struct cpu *cpu, const struct op *op)
 		return cr0_write(cpu, value);
 	case 2:
 		cpu->s.cr2 = value;
-		return STEP_NEXT;
+		code_serialise(cpu);
+		return STEP_END;
 	case 3:
 		return cr3_write(cpu, value);
 	case 4:
@@ -293,6 +295,7 @@ static enum step mov_to_debug(struct cpu *cpu, const struct op *op)
 	else
 		cpu->s.dr7 = (value & UINT64_C(0xffff2bff)) | DR7_FIXED;
 	debug_update(cpu);
+	code_serialise(cpu);
 	return STEP_END;
 }
 
@@ -706,7 +709,10 @@ static enum step cache_privileged(struct cpu *cpu, const struct op *op)
 	if (cpu->cpl)
 		return general_protection(cpu);
 	step = svm_intercept(cpu, op->aux);
-	return step ? step : STEP_END;
+	if (step)
+		return step;
+	code_serialise(cpu);
+	return STEP_END;
 }
 
 /* CLFLUSH and its kin fault as a load does. */

@@ -1,4 +1,5 @@
 /* Descriptor tables, flags with privilege, software interrupts, SYSCALL and SYSENTER, HLT. */
+#include "vcpu/decode/code.h"
 #include "vcpu/exec/exec.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
@@ -61,6 +62,7 @@ static enum step load_table(struct cpu *cpu, const struct op *op)
 		base &= 0xffffff;
 	table->base = base;
 	table->limit = limit;
+	code_serialise(cpu);
 	return STEP_END;
 }
 
@@ -156,6 +158,7 @@ static enum step load_system(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	cpu->s.seg[seg] = segment;
+	code_serialise(cpu);
 	return STEP_END;
 }
 

@@ -201,9 +201,15 @@ static void test_invlpg_drops_gigantic_page(void **state)
 
 /* What each instruction counts, besides what a run of nothing does. */
 PROGRAM(none, "nop; hlt");
+PROGRAM(to_cr0, "mov %cr0, %rax; mov %rax, %cr0; hlt");
+PROGRAM(to_cr2, "mov %rax, %cr2; hlt");
 PROGRAM(to_cr3, "mov %cr3, %rax; mov %rax, %cr3; hlt");
 PROGRAM(to_cr4, "mov %cr4, %rax; mov %rax, %cr4; hlt");
+PROGRAM(to_dr3, "mov %rax, %dr3; hlt");
 PROGRAM(one_page, "invlpg 0x408000; hlt");
+PROGRAM(to_gdt, "sgdt 0x30000; lgdt 0x30000; hlt");
+PROGRAM(to_ldt, "xor %eax, %eax; lldt %ax; hlt");
+PROGRAM(caches, "wbinvd; hlt");
 PROGRAM(identity, "xor %eax, %eax; cpuid; hlt");
 
 static void test_events_are_counted_once(void **state)
@@ -213,8 +219,9 @@ static void test_events_are_counted_once(void **state)
 		uint64_t serialisations, flushes;
 	} rows[] = {
 #define ROW(name, serialisations, flushes) {name##_start, name##_end, serialisations, flushes}
-	    ROW(none, 0, 0),	 ROW(to_cr3, 1, 1),   ROW(to_cr4, 1, 1),
-	    ROW(one_page, 1, 1), ROW(identity, 1, 0),
+	    ROW(none, 0, 0),   ROW(to_cr0, 1, 0), ROW(to_cr2, 1, 0),   ROW(to_cr3, 1, 1),
+	    ROW(to_cr4, 1, 1), ROW(to_dr3, 1, 0), ROW(one_page, 1, 1), ROW(to_gdt, 1, 0),
+	    ROW(to_ldt, 1, 0), ROW(caches, 1, 0), ROW(identity, 1, 0),
 #undef ROW
 	};
 	struct quire_vcpu *vcpu = *state;
