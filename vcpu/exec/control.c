@@ -669,9 +669,10 @@ static enum step invlpg(struct cpu *cpu, const struct op *op)
 {
 	uint64_t linear =
 	    op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
-
 	enum step step;
 
+	if (cpu->code_bytes != 8)
+		linear = (uint32_t)linear;
 	if (cpu->cpl)
 		return general_protection(cpu);
 	step = svm_intercept(cpu, INTERCEPT_INVLPG);

@@ -199,6 +199,30 @@ static void test_invlpg_drops_gigantic_page(void **state)
 	expect(vcpu, SECOND(0), SECOND(1));
 }
 
+/* In 32-bit code the sum of base and offset has 32 bits, for INVLPG as for a load. */
+__asm__(".pushsection .rodata\n.code32\nwrapped_start: invlpg 0x409000; mov 0x409000, %ecx; hlt\n"
+	"wrapped_end:\n.code64\n.popsection\n");
+extern const uint8_t wrapped_start[], wrapped_end[];
+
+static void test_invlpg_wraps(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_segment *seg = cpu_state(vcpu->cpu)->seg;
+
+	seg[CPU_CS].l = 0;
+	seg[CPU_CS].db = 1;
+	seg[CPU_CS].limit = UINT32_MAX;
+	seg[CPU_DS] = (struct cpu_segment){
+	    .base = 0xfffff000, .limit = UINT32_MAX, .type = 3, .s = 1, .present = 1, .db = 1};
+	put64(vcpu, GLOBAL_LINEAR, FIRST(0));
+	put64(vcpu, LOCAL_LINEAR, SECOND(0));
+	run_program(vcpu, wrapped_start, wrapped_end);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RCX], FIRST(0));
+	map(vcpu, GLOBAL_LINEAR, LOCAL_LINEAR, 0);
+	run_program(vcpu, wrapped_start, wrapped_end);
+	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RCX], SECOND(0));
+}
+
 /* What each instruction counts, besides what a run of nothing does. */
 PROGRAM(none, "nop; hlt");
 PROGRAM(to_cr0, "mov %cr0, %rax; mov %rax, %cr0; hlt");
@@ -248,9 +272,13 @@ static void test_events_are_counted_once(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    TEST(test_cr3_keeps_global_data),	   TEST(test_cr3_keeps_global_code),
-	    TEST(test_invlpg_drops_large_page),	   TEST(test_invlpg_drops_small_page),
-	    TEST(test_invlpg_drops_gigantic_page), TEST(test_events_are_counted_once),
+	    TEST(test_cr3_keeps_global_data),
+	    TEST(test_cr3_keeps_global_code),
+	    TEST(test_invlpg_drops_large_page),
+	    TEST(test_invlpg_drops_small_page),
+	    TEST(test_invlpg_drops_gigantic_page),
+	    TEST(test_events_are_counted_once),
+	    TEST(test_invlpg_wraps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
