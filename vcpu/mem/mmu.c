@@ -340,7 +340,7 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 	result->gpa = walk.gpa;
 	result->host = 0;
 	result->global = (walk.entry[walk.level] & PTE_G) && (cpu->s.cr4 & CR4_PGE);
-	result->large = (uint8_t)(walk.level - 1);
+	result->large = walk.level > 1 ? (uint8_t)(walk.level - 1) : 0;
 	if (stage2_translate(cpu, &stage2, &result->host) == STAGE2_FAULT)
 		return STEP_ABORT;
 	return STEP_NEXT;

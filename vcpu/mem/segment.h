@@ -26,9 +26,9 @@ enum step descriptor_read(struct cpu *cpu, uint16_t selector, uint64_t *descript
 enum step descriptor_read_high(struct cpu *cpu, uint16_t selector, uint64_t *high);
 /* Write @descriptor to its place in the table: with its accessed or busy bit set. */
 enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
-/* Fields of @descriptor, without the upper half of its base. */
 /* Set the accessed bit in the table, where @descriptor, as it was read, is without. */
 enum step descriptor_accessed(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
+/* Fields of @descriptor, without the upper half of its base. */
 struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor);
 
 /* MOV, POP, LDS ... to a segment register other than CS, with every check. Changes nothing when
