@@ -204,13 +204,17 @@ static void report(struct cpu *cpu, const struct op *op, uint64_t flags)
 int lockstep_differs(struct cpu *cpu)
 {
 	struct lockstep *lockstep = cpu->translate->lockstep;
-	const struct op *op = &lockstep->unit->block->ops[lockstep->op];
-	uint64_t flags = (flags_arithmetic(cpu) ^ lockstep->flags) & ~undefined_flags(op->mnemonic);
-	int reads_only = !lockstep->unit->op[lockstep->op].is_write;
+	const struct op *op;
+	uint64_t flags;
+	int reads_only;
 
+	/* Else the code may be what stands behind the last operation, which is none. */
 	if (!lockstep->is_checked)
 		return 0;
 	lockstep->is_checked = 0;
+	op = &lockstep->unit->block->ops[lockstep->op];
+	flags = (flags_arithmetic(cpu) ^ lockstep->flags) & ~undefined_flags(op->mnemonic);
+	reads_only = !lockstep->unit->op[lockstep->op].is_write;
 	/* A device may have changed meanwhile what is only read. */
 	if (memory_differs(lockstep)
 		? reads_only
