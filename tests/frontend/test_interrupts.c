@@ -204,12 +204,13 @@ static void signals_end_the_sleep(void)
 	sigaction(SIGALRM, &action, NULL);
 	/* On a busy machine the first alarms may come before the guest sleeps. */
 	for (int tries = 0; tries < 40 && state.mp_state != KVM_MP_STATE_HALTED; tries++) {
-		ualarm(50000, 0);
+		ualarm(50000, 50000);
 		FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
 		CHECK(machine.run->exit_reason == KVM_EXIT_INTR, "exit %u",
 		      machine.run->exit_reason);
 		WORKS(ioctl(machine.vcpu, KVM_GET_MP_STATE, &state));
 	}
+	ualarm(0, 0);
 	CHECK(state.mp_state == KVM_MP_STATE_HALTED, "state %u", state.mp_state);
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "after the signal");
 	machine_close(&machine);

@@ -421,10 +421,13 @@ static void alarm_handler(int number)
 	(void)number;
 }
 
-/* KVM_RUN for at most 50 ms: 0, or the errno. */
+/*
+ * KVM_RUN for at most 50 ms: 0, or the errno. On a busy machine the first alarm may come before the
+ * guest sleeps.
+ */
 static int run_briefly(void)
 {
-	struct itimerval soon = {.it_value = {.tv_usec = 50000}}, never = {0};
+	struct itimerval soon = {{.tv_usec = 50000}, {.tv_usec = 50000}}, never = {0};
 	int error;
 
 	setitimer(ITIMER_REAL, &soon, NULL);
