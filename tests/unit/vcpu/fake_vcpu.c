@@ -408,6 +408,10 @@ struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
 
 void fake_vcpu_destroy(struct quire_vcpu *vcpu)
 {
+	if (vcpu->maps) {
+		fprintf(stderr, "the CPU keeps %d pages mapped\n", vcpu->maps);
+		abort();
+	}
 	cpu_destroy(vcpu->cpu);
 	free(vcpu);
 }
