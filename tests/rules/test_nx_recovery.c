@@ -47,7 +47,8 @@ static void open_huge(void)
 	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = 4 * HUGE_PAGE,
 			  .userspace_addr = (uintptr_t)memory));
 	CHECK_END(GUEST(&vcpu, GUEST_LOAD_EACH, .rbx = GPA, .rcx = 4 * 512, .rdx = PAGE), END_DONE);
-	if (stat_get(vm.fd, "pages_2m") == 0)
+	/* A machine whose memory is in pieces may have some and not all. */
+	if (stat_get(vm.fd, "pages_2m") < 4)
 		check_skip("no huge pages");
 }
 

@@ -370,7 +370,6 @@ static void log_and_a_page_from_a_reader(void (*log_call)(void))
 
 	if (userfaultfd_open(0))
 		check_skip("no userfaultfd here");
-	alarm(SECONDS);
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	memory = memory_alloc(PAGES * PAGE);
 	own = memory_alloc(8 * PAGE);
@@ -384,6 +383,7 @@ static void log_and_a_page_from_a_reader(void (*log_call)(void))
 		if (reader_call->make == call_delete_slot)
 			continue;
 		printf("# the reader calls %s\n", reader_call->name);
+		alarm(SECONDS);
 		call_log();
 		guest_store(&vcpu, GPA + 3 * PAGE, 1);
 		CHECK_ZERO(madvise(log_bits, PAGE, MADV_DONTNEED));
