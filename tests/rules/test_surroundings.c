@@ -54,7 +54,6 @@ static void machine_works(void)
 	guest_works();
 }
 
-/* Numbers of descriptors end where the client's limit says, and it may not raise it. */
 /* A file system over /proc, in a mount namespace of the child's own. */
 static void cover_proc(void)
 {
@@ -93,6 +92,7 @@ static void test_proc_covered_before(void)
 	use_devices();
 }
 
+/* Numbers of descriptors end where the client's limit says, and it may not raise it. */
 static void test_few_descriptors(void)
 {
 	const struct rlimit few = {16, 16};
