@@ -336,6 +336,7 @@ void sse_bind_at_rdi(struct op *op, const struct decoded *decoded, unsigned int 
 			op->seg_base = (uint16_t)(offsetof(struct cpu, s.seg) +
 						  op->seg * sizeof(struct cpu_segment));
 	}
+	op->flags |= OP_STORES;
 	op->disp = 0;
 	op->mem_size = (uint8_t)size_bytes;
 	op->scale_shift = 0;

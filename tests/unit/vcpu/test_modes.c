@@ -424,6 +424,7 @@ PROGRAM(32, store_data, "movl $1, 0x2000; hlt");
 PROGRAM(32, store_code, "movl $1, %cs:0x2000; hlt");
 PROGRAM(32, store_string, "movl $0x2000, %edi; stosb; hlt");
 PROGRAM(32, store_bit, "movl $1, %eax; btsl %eax, 0x2000; hlt");
+PROGRAM(32, store_bytes, "movl $0x2000, %edi; pcmpeqb %mm1, %mm1; maskmovq %mm1, %mm0; hlt");
 PROGRAM(32, load_data, "movl 0x2000, %eax; hlt");
 PROGRAM(32, load_code, "movl %cs:0x2000, %eax; hlt");
 PROGRAM(32, test_bit, "movl $1, %eax; btl %eax, 0x2000; hlt");
@@ -446,6 +447,8 @@ static void test_segment_rights(void **state)
 	RUN(vcpu, store_string);
 	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
 	RUN(vcpu, store_bit);
+	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
+	RUN(vcpu, store_bytes);
 	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
 	RUN(vcpu, store_code);
 	assert_int_equal(ENDED_AT(vcpu), GUEST_HANDLERS + 13 * 16);
