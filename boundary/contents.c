@@ -74,8 +74,15 @@ static long check_parts(const unsigned long *args)
 	return 0;
 }
 
-/* The parts of a vector one after the other, as the kernel reads a file without an iterator. */
-static long read_parts(const struct object_call *call, off_t offset)
+/* What read_at() and write_at() are. */
+typedef long (*transfer)(const struct object_call *call, unsigned long address, size_t size_bytes,
+			 off_t offset);
+
+/*
+ * The parts of a vector one after the other, as the kernel goes through them where a file has no
+ * iterator: what was done before an error counts, and a page that two parts hold is none of either.
+ */
+static long each_part(const struct object_call *call, off_t offset, transfer at)
 {
 	const unsigned long *args = call->call->args;
 	unsigned long count = args[2];
@@ -85,15 +92,15 @@ static long read_parts(const struct object_call *call, off_t offset)
 		return total;
 	for (unsigned long i = 0; i < count; i++) {
 		struct iovec part;
-		long got;
+		long done;
 
 		if (user_copy_in(&part, args[1] + i * sizeof(part), sizeof(part)))
 			return total ? total : -EFAULT;
-		got = read_at(call, (uintptr_t)part.iov_base, part.iov_len, offset + total);
-		if (got < 0)
-			return total ? total : got;
-		total += got;
-		if ((size_t)got < part.iov_len)
+		done = at(call, (uintptr_t)part.iov_base, part.iov_len, offset + total);
+		if (done < 0)
+			return total ? total : done;
+		total += done;
+		if ((size_t)done < part.iov_len)
 			break;
 	}
 	return total;
@@ -102,7 +109,7 @@ static long read_parts(const struct object_call *call, off_t offset)
 long contents_readv(const struct object_call *call)
 {
 	off_t offset = offset_of(call->fd);
-	long got = read_parts(call, offset);
+	long got = each_part(call, offset, read_at);
 
 	if (got > 0)
 		offset_set(call->fd, offset + got);
@@ -125,7 +132,7 @@ long contents_preadv(const struct object_call *call)
 	/* A file that is read without an iterator takes no other flag. */
 	if (call->call->nr == SYS_preadv2 && (call->call->args[5] & ~(unsigned long)RWF_HIPRI))
 		return -EOPNOTSUPP;
-	return is_sequential(call->call) ? contents_readv(call) : read_parts(call, offset);
+	return is_sequential(call->call) ? contents_readv(call) : each_part(call, offset, read_at);
 }
 
 /* A file of KVM's without positions: no description of it was opened by a path. */
@@ -170,36 +177,11 @@ long contents_pwrite(const struct object_call *call)
 	return put == FILE_NO_WRITES ? contents_no_position(call) : put;
 }
 
-/* The parts of a vector one after the other; a page that two parts hold is none of either. */
-static long write_parts(const struct object_call *call, off_t offset)
-{
-	const unsigned long *args = call->call->args;
-	unsigned long count = args[2];
-	long total = check_parts(args);
-
-	if (total)
-		return total;
-	for (unsigned long i = 0; i < count; i++) {
-		struct iovec part;
-		long put;
-
-		if (user_copy_in(&part, args[1] + i * sizeof(part), sizeof(part)))
-			return total ? total : -EFAULT;
-		put = write_at(call, (uintptr_t)part.iov_base, part.iov_len, offset + total);
-		if (put < 0)
-			return total ? total : put;
-		total += put;
-		if ((size_t)put < part.iov_len)
-			break;
-	}
-	return total;
-}
-
 long contents_writev(const struct object_call *call)
 {
 	off_t offset = offset_of(call->fd);
 
-	return write_sequential(call, write_parts(call, offset), offset);
+	return write_sequential(call, each_part(call, offset, write_at), offset);
 }
 
 long contents_pwritev(const struct object_call *call)
@@ -209,7 +191,7 @@ long contents_pwritev(const struct object_call *call)
 
 	if (is_sequential(call->call))
 		return contents_writev(call);
-	put = offset < 0 ? -EINVAL : write_parts(call, offset);
+	put = offset < 0 ? -EINVAL : each_part(call, offset, write_at);
 	return put == FILE_NO_WRITES ? contents_no_position(call) : put;
 }
 

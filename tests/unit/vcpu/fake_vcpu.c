@@ -416,6 +416,16 @@ void fake_vcpu_destroy(struct quire_vcpu *vcpu)
 	free(vcpu);
 }
 
+int fake_vcpu_teardown(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct fake_vm *vm = vcpu->vm;
+
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+	return 0;
+}
+
 int fake_memory_failure;
 
 static void on_fault(int signal_number, siginfo_t *info, void *context)

@@ -67,6 +67,8 @@ void fake_vm_destroy(struct fake_vm *vm);
 /* A CPU in 64-bit mode at GUEST_CODE with IF off. */
 struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm);
 void fake_vcpu_destroy(struct quire_vcpu *vcpu);
+/* For cmocka: *@state is the CPU, which goes with its VM. 0. */
+int fake_vcpu_teardown(void **state);
 /* SIGSEGV and SIGBUS go to guard_handle_signal(). */
 void fake_signals_install(void);
 /* While set, a SIGSEGV goes there as the SIGBUS of a memory failure. */

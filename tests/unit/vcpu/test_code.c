@@ -27,16 +27,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct quire_vcpu *vcpu = *state;
-	struct fake_vm *vm = vcpu->vm;
-
-	fake_vcpu_destroy(vcpu);
-	fake_vm_destroy(vm);
-	return 0;
-}
-
 static void load_at(struct quire_vcpu *vcpu, uint64_t gpa, const uint8_t *start, const uint8_t *end)
 {
 	memcpy(vcpu->vm->ram + gpa, start, end - start);
@@ -207,7 +197,7 @@ static void test_counts_of_a_loop(void **state)
 		assert_true(counts->translated > 6 * CALLS * 99 / 100);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
 int main(void)
 {

@@ -40,16 +40,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct quire_vcpu *vcpu = *state;
-	struct fake_vm *vm = vcpu->vm;
-
-	fake_vcpu_destroy(vcpu);
-	fake_vm_destroy(vm);
-	return 0;
-}
-
 static void put64(struct quire_vcpu *vcpu, uint64_t gpa, uint64_t value)
 {
 	memcpy(vcpu->vm->ram + gpa, &value, sizeof(value));
@@ -267,7 +257,7 @@ static void test_events_are_counted_once(void **state)
 	}
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
 int main(void)
 {

@@ -35,16 +35,6 @@ static int setup(void **state)
 	return cpu_translate_lockstep(vcpu->cpu);
 }
 
-static int teardown(void **state)
-{
-	struct quire_vcpu *vcpu = *state;
-	struct fake_vm *vm = vcpu->vm;
-
-	fake_vcpu_destroy(vcpu);
-	fake_vm_destroy(vm);
-	return 0;
-}
-
 /* Where this process writes translated code; of @size bytes. */
 static uint8_t *code_view(size_t *size)
 {
@@ -128,7 +118,7 @@ static void test_stack(void **state)
 	check(*state, on_stack_start, on_stack_end, "push");
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
 int main(void)
 {
@@ -144,6 +134,6 @@ int main(void)
 		printf("this machine does not translate\n");
 		return 77;
 	}
-	teardown(&state);
+	fake_vcpu_teardown(&state);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,16 +28,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct quire_vcpu *vcpu = *state;
-	struct fake_vm *vm = vcpu->vm;
-
-	fake_vcpu_destroy(vcpu);
-	fake_vm_destroy(vm);
-	return 0;
-}
-
 /* Real mode with every base 0, and a handler for each vector that halts. */
 static void enter_real_mode(struct quire_vcpu *vcpu)
 {
@@ -597,26 +587,26 @@ static void test_enter_wide(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_pusha, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_popa, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_iret_resumes, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_iret_narrow, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_popf, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_pushed_rf, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_counters, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_enter, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_branch_limit, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_narrow_gate, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_frame_wraps, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_frame_limit, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_far_limit, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_segment_rights, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_far_accessed, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_not_executed, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_narrow_tss, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_parts_wrap, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_fault_order, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_enter_wide, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_pusha, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_popa, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_iret_resumes, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_iret_narrow, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_popf, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_pushed_rf, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_counters, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_enter, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_branch_limit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_narrow_gate, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_frame_wraps, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_frame_limit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_far_limit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_segment_rights, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_far_accessed, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_not_executed, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_narrow_tss, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_parts_wrap, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_fault_order, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_enter_wide, setup, fake_vcpu_teardown),
 	};
 
 	fake_signals_install();

@@ -35,16 +35,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct quire_vcpu *vcpu = *state;
-	struct fake_vm *vm = vcpu->vm;
-
-	fake_vcpu_destroy(vcpu);
-	fake_vm_destroy(vm);
-	return 0;
-}
-
 static enum cpu_exit run_program(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
 {
 	struct cpu_exit_info info;
@@ -250,14 +240,14 @@ static void test_smap_implicit(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_syscall, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_sysret, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_mov_ss_step, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_mov_ss_breakpoints, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_port_breakpoints, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_smap_implicit, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_syscall, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_sysret, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_mov_ss_step, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_mov_ss_breakpoints, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_port_breakpoints, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_smap_implicit, setup, fake_vcpu_teardown),
 	};
 
 	fake_signals_install();

@@ -34,16 +34,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct quire_vcpu *vcpu = *state;
-	struct fake_vm *vm = vcpu->vm;
-
-	fake_vcpu_destroy(vcpu);
-	fake_vm_destroy(vm);
-	return 0;
-}
-
 static enum cpu_exit run(struct quire_vcpu *vcpu, struct cpu_exit_info *info)
 {
 	enum cpu_exit reason = cpu_run(vcpu->cpu, 0, info);
@@ -752,7 +742,7 @@ static void test_translate(void **state)
 	assert_int_equal(gpa.v, 0x405234);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
 int main(void)
 {
