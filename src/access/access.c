@@ -33,6 +33,8 @@ int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_
 void access_written(struct quire_vcpu *vcpu, u32 as_id, gpa_t gpa, u64 size_bytes)
 {
 	locks_assert_none();
+	if (!size_bytes)
+		return;
 	dirty_log_mark_own(vcpu->vm, vcpu, as_id, gfn_of(gpa));
 	gfn_track_written(vcpu->vm, as_id, gpa, size_bytes);
 }

@@ -22,8 +22,8 @@ enum access_kind { ACCESS_LOAD, ACCESS_STORE };
 must_check int access_hva(const struct accessor *by, gpa_t gpa, enum access_kind kind, hva_t *hva);
 
 /*
- * @vcpu has written @size_bytes at @gpa, within one page: the log hears of it, and what shadows
- * that goes. After the copy; may take mmu_lock.
+ * @vcpu has written @size_bytes, which may be 0, at @gpa, within one page: the log hears of it, and
+ * what shadows that goes. After the copy; may take mmu_lock.
  */
 void access_written(struct quire_vcpu *vcpu, u32 as_id, gpa_t gpa, u64 size_bytes);
 

@@ -56,6 +56,7 @@ static void test_write(void **state)
 	assert_int_equal(quire_place_write(place, 13, &value, 4), -EINVAL);
 	assert_int_equal(quire_place_write(place, UINT64_MAX, &value, 4), -EINVAL);
 	assert_int_equal(quire_place_read(place, 0, &seen, 17), -EINVAL);
+	assert_int_equal(quire_place_write(place, 16, &value, 0), 0);
 	assert_int_equal(get_log(), 0);
 	assert_int_equal(quire_place_set(place, (gpa_t){0}, 0), 0);
 	assert_int_equal(quire_place_write(place, 0, &value, 4), -EINVAL);

@@ -124,6 +124,8 @@ static void test_map(void **state)
 	/* Pinned while it is held: the host may unmap it, and the frame stays. */
 	assert_int_equal(frame_of(0)->references, 2);
 	assert_int_equal(map.page.pfn.v << QUIRE_PAGE_SHIFT, (uintptr_t)frame_of(0)->bytes);
+	assert_int_equal(quire_map_write(machine.vcpus[0], &map, 8, "", 0), 0);
+	assert_int_equal(quire_map_write(machine.vcpus[0], &map, QUIRE_PAGE_SIZE, "", 1), -EINVAL);
 	quire_vcpu_unmap(machine.vcpus[0], &map);
 	assert_int_equal(frame_of(0)->references, 1);
 	assert_true(frame_of(0)->dirty);
