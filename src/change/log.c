@@ -75,13 +75,15 @@ static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 
 	change_nested_split(vm, as_id, start, end);
 	/* At first with no table: where nothing is huge, none is wanted. */
-	for (;;) {
+	while (start.v < end.v) {
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		reclaim_enter();
-		err = tdp_split_range(vm, as_id, start, end, &tables);
+		err = tdp_split_range(vm, as_id, &start, end, &tables);
 		reclaim_leave();
 		biglock_read_unlock(&vm->mmu_lock, NULL);
-		if (!err || tables.exhausted)
+		if (!err)
+			continue;
+		if (tables.exhausted)
 			break;
 		/* Without memory the tables in hand still go as far as they go. */
 		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;

@@ -43,19 +43,39 @@ enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 *entry, u32
 	table->level = (u8)(level - 1);
 	table->parent = entry;
 	fill_children(change->vm, entries, huge, level);
+	CHECK(entry_is_legal(f, entries[QUIRE_TABLE_ENTRIES - 1], level - 1));
 	if (!tdp_change_entry(change, entry, level, &huge, entry_make_table(f, entries)))
 		return TDP_LOST;
 	atomic_add_relaxed_u64(&change->leaves[level - 1], QUIRE_TABLE_ENTRIES);
-	CHECK(entry_is_legal(f, entries[QUIRE_TABLE_ENTRIES - 1], level - 1));
 	return TDP_DONE;
 }
+
+/* What a hold of mmu_lock looks at, at most. */
+#define SPLIT_ENTRIES UINT64_C(8192)
+_Static_assert(SPLIT_ENTRIES >= WALK_BUDGET_MIN, "a hold gets on");
 
 struct split {
 	struct tdp_change change;
 	struct table_cache *tables;
+	u64 budget;
+	gfn_t again; /* starved: everything before it is split */
 	u32 as_id;
 	bool starved;
 };
+
+/*
+ * No table is left for entry @index of the run. What is below the entries before it has not been
+ * walked yet, except at the lowest level, where nothing is.
+ */
+static void starve(struct split *split, const struct walk_run *run, u32 index)
+{
+	u64 pages = level_pages((enum quire_level)run->level);
+	u64 at = run->gfn.v + (run->level == QUIRE_LEVEL_2M ? index * pages : 0);
+
+	split->starved = true;
+	split->budget = 0;
+	split->again.v = max_u64(at, run->start.v);
+}
 
 /* Every attempt, also those that failed (E-050). */
 static inline void trace_split(u64 gfn, u64 huge, u32 level, int err)
@@ -80,7 +100,7 @@ static void split_run(const struct walk_run *run, void *ctx)
 			int err = 0;
 
 			if (!table) {
-				split->starved = true;
+				starve(split, run, i);
 				if (split->tables->exhausted)
 					trace_split(gfn, huge, run->level, -ENOMEM);
 				break;
@@ -97,17 +117,24 @@ static void split_run(const struct walk_run *run, void *ctx)
 	}
 }
 
-int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t *start, gfn_t end,
 		    struct table_cache *tables)
 {
 	struct split split = {
-	    .change = {.vm = vm, .leaves = vm->leaves}, .tables = tables, .as_id = as_id};
+	    .change = {.vm = vm, .leaves = vm->leaves},
+	    .tables = tables,
+	    .budget = SPLIT_ENTRIES,
+	    .as_id = as_id,
+	};
 	const struct tdp_visit visit = {
-	    .lowest = QUIRE_LEVEL_2M, .visit = split_run, .ctx = &split};
+	    .lowest = QUIRE_LEVEL_2M, .visit = split_run, .ctx = &split, .budget = &split.budget};
+	gfn_t stopped;
 
 	mmu_assert_shared(vm);
-	CHECK(start.v < end.v && as_id < vm->address_spaces);
-	tdp_walk(vm, as_id, &visit, start, end);
-	CHECK(!split.starved || !tables->count);
+	CHECK(start->v < end.v && as_id < vm->address_spaces);
+	stopped = tdp_walk(vm, as_id, &visit, *start, end);
+	CHECK(split.starved || stopped.v > start->v);
+	CHECK(!split.starved || (!tables->count && split.again.v >= start->v));
+	*start = split.starved ? split.again : stopped;
 	return split.starved ? -ENOMEM : 0;
 }

@@ -87,9 +87,12 @@ must_check enum tdp_result tdp_split_entry(const struct tdp_change *change, u64 
 gfn_t tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
 			      struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock);
 
-/* Split huge leaves of [start, end) to 4K with tables from @tables. -ENOMEM when they ran out: call
- * again with more. */
-must_check int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
+/*
+ * Split huge leaves of [*@start, end) to 4K with tables from @tables, as far as one hold of
+ * mmu_lock should go. *@start is where the next hold begins; @end: it is done. -ENOMEM: the tables
+ * ran out there, so call again with more.
+ */
+must_check int tdp_split_range(struct quire_vm *vm, u32 as_id, gfn_t *start, gfn_t end,
 			       struct table_cache *tables) REQUIRES_SHARED(&vm->mmu_lock);
 
 /* May @gfn be mapped by a huge leaf at @level? */

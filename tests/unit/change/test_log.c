@@ -99,6 +99,7 @@ static void test_children(void **state)
 	const struct entry_format *f;
 	struct table_cache tables = {0};
 	uint64_t huge, flushes;
+	gfn_t start = {0};
 	uint32_t level;
 
 	(void)state;
@@ -108,8 +109,8 @@ static void test_children(void **state)
 	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
 	biglock_write_lock(&machine.vm->mmu_lock);
-	assert_int_equal(tdp_split_range(machine.vm, 0, (gfn_t){0}, (gfn_t){SIM_BLOCK}, &tables),
-			 0);
+	assert_int_equal(tdp_split_range(machine.vm, 0, &start, (gfn_t){SIM_BLOCK}, &tables), 0);
+	assert_int_equal(start.v, SIM_BLOCK);
 	biglock_write_unlock(&machine.vm->mmu_lock);
 	table_cache_drain(&tables, &machine.vm->arena);
 	for (uint64_t gfn = 0; gfn < SIM_BLOCK; gfn++) {

@@ -80,6 +80,7 @@ static void test_children(void **state)
 {
 	struct table_cache tables = {0};
 	uint64_t flushes, marks;
+	gfn_t start = {MIDDLE};
 	uint32_t level;
 
 	(void)state;
@@ -91,8 +92,7 @@ static void test_children(void **state)
 	/* Enough for the block of the range's end, and no more. */
 	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 2), 0);
 	biglock_write_lock(&machine.vm->mmu_lock);
-	assert_int_equal(
-	    tdp_split_range(machine.vm, 0, (gfn_t){MIDDLE}, (gfn_t){MIDDLE + 1}, &tables), 0);
+	assert_int_equal(tdp_split_range(machine.vm, 0, &start, (gfn_t){MIDDLE + 1}, &tables), 0);
 	biglock_write_unlock(&machine.vm->mmu_lock);
 	table_cache_drain(&tables, &machine.vm->arena);
 	leaves_are(0, BLOCKS - 1, SIM_BLOCK);
@@ -106,6 +106,34 @@ static void test_children(void **state)
 				 (uintptr_t)frame_of((uint32_t)gfn)->bytes);
 	}
 	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
+	end();
+}
+
+/* Each hold goes on where the one before ran out of tables, and not at the slot's start. */
+static void test_goes_on(void **state)
+{
+	struct table_cache tables = {0};
+	gfn_t start = {0};
+	uint64_t split = 0;
+	int error;
+
+	(void)state;
+	begin(0);
+	do {
+		uint32_t count;
+
+		assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 2), 0);
+		/* One is for the leaf of 1 GiB. */
+		count = tables.count - !split;
+		biglock_write_lock(&machine.vm->mmu_lock);
+		error = tdp_split_range(machine.vm, 0, &start, (gfn_t){SIM_GIGANTIC}, &tables);
+		biglock_write_unlock(&machine.vm->mmu_lock);
+		split += count - tables.count;
+		assert_int_equal(start.v, split * SIM_BLOCK);
+	} while (error);
+	assert_int_equal(split, BLOCKS);
+	table_cache_drain(&tables, &machine.vm->arena);
+	leaves_are(0, 0, SIM_GIGANTIC);
 	end();
 }
 
@@ -270,6 +298,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_start),
 	    cmocka_unit_test(test_children),
+	    cmocka_unit_test(test_goes_on),
 	    cmocka_unit_test(test_stop),
 	    cmocka_unit_test(test_stop_with_one_page),
 	    cmocka_unit_test(test_stop_asks_the_host),

@@ -193,11 +193,12 @@ static int split(void)
 {
 	struct table_cache tables = {0};
 	struct quire_vm *vm = pair.machine.vm;
+	gfn_t from = {0};
 	int split;
 	int err = table_cache_fill(&tables, &vm->arena, SIM_BLOCK + 1);
 
 	biglock_write_lock(&vm->mmu_lock);
-	split = tdp_split_range(vm, 0, (gfn_t){0}, (gfn_t){slot_pages}, &tables);
+	split = tdp_split_range(vm, 0, &from, (gfn_t){slot_pages}, &tables);
 	biglock_write_unlock(&vm->mmu_lock);
 	table_cache_drain(&tables, &vm->arena);
 	return err || split;
