@@ -300,9 +300,11 @@ STATUS = re.compile(r"^# [^\n]+\n\n\*\*Status\.\*\* (In force|Superseded by (\d{
 def rule_decisions(tree):
     """A reader must not follow a decision that another has replaced: each says whether it holds."""
     numbers = {}
-    for path in tree.files:
+    for path in sorted(tree.files):
         if re.match(r"docs/decisions/\d{4}-[\w-]+\.md$", path):
-            numbers[path.split("/")[-1][:4]] = path
+            other = numbers.setdefault(path.split("/")[-1][:4], path)
+            if other != path:
+                yield path, 1, f"{other} has this number"
     for number, path in sorted(numbers.items()):
         status = STATUS.match((tree.root / path).read_text())
         if not status:

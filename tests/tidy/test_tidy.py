@@ -123,6 +123,12 @@ class Rules(unittest.TestCase):
         named = {rule for rule, _, _ in BROKEN}
         self.assertEqual({rule.__name__[5:] for rule in tidy.RULES}, named)
 
+    def test_two_decisions_have_two_numbers(self):
+        decision = "# A\n\n**Status.** In force.\n"
+        self.assertNotIn("decisions", self.rules_of({"docs/decisions/0001-a.md": decision}))
+        self.assertIn("decisions", self.rules_of({"docs/decisions/0001-a.md": decision,
+                                                  "docs/decisions/0001-b.md": decision}))
+
     def test_seventy_lines_and_a_locked_word_in_a_comment_are_allowed(self):
         fits = LONG.replace("\tx();\n", "", 2)
         self.assertNotIn("size", self.rules_of({"src/tdp/a.c": fits}))
