@@ -130,13 +130,13 @@ struct quire_gmem_fill {
  * are filled count as up to date. A unit is a page, or 2 MiB where the request takes that, all of
  * it is asked for, private, in one slot, and the host gave the file's pages so. The number of pages
  * done if there is one, else: -EEXIST: the page is private already, for it was filled before, or
- * the guest has used it (punch or convert it first); -EIO: a dead VM, or a frame that another VM
- * owns; -EINVAL: no pages, nothing that fills them, an unaligned source, no slot with a guest_memfd
- * there, a page that is not private, a source page that the host does not count; -EFAULT: the
- * slot's file is gone, or no source there; -EINTR, -ENOMEM, -EHWPOISON; or what the host's
- * page_get() or store_get(), or
- * @fill, said. No lock held; asks for the source without a lock, then takes slots_lock and the
- * inode's invalidate lock, for each unit anew; may sleep. Excludes punches of the unit.
+ * the guest has used it (punch or convert it first); -EIO: a dead VM, a frame that another VM
+ * owns, or @fill filled none; -EINVAL: no pages, nothing that fills them, an unaligned source, no
+ * slot with a guest_memfd there, a page that is not private, a source page that the host does not
+ * count; -EFAULT: the slot's file is gone, or no source there; -EINTR, -ENOMEM, -EHWPOISON; or what
+ * page_get() or store_get() of the host, or @fill, said. No lock held; asks for the source without
+ * a lock, then takes slots_lock and the inode's invalidate lock, for each unit anew; may sleep.
+ * Excludes punches of the unit.
  */
 QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
 						       const struct quire_gmem_fill *request);

@@ -66,8 +66,8 @@ struct gmem_inode {
 	const struct gmem_arch *arch; /* constant; NULL: none; see gmem_arch() */
 
 	/*
-	 * Exclusive: bind, unbind, punch from invalidation begin to end, release. Shared:
-	 * allocate, poison.
+	 * Exclusive: bind, unbind, link, populate, punch from invalidation begin to end, release.
+	 * Shared: allocate, write, poison.
 	 */
 	struct rwlock invalidate_lock;
 	struct quire_gmem *files; /* list; changed under invalidate_lock exclusive */

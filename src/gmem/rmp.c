@@ -39,7 +39,7 @@ struct rmp {
 	u64 root; /* (a) of a radix tree of blocks */
 };
 
-/* Maps there are: one for each host. */
+/* Maps there are: one for each host and host_ctx. */
 static struct {
 	struct mutex lock;
 	struct rmp *maps;

@@ -9,7 +9,8 @@
 /*
  * Hardware with private memory has a table of all frames, and refuses a frame to a VM that does not
  * own it. This is that table for VMs with software-protected memory: the first user of struct
- * gmem_arch_ops. All VMs of one host share one map, so that a frame handed out twice is noticed.
+ * gmem_arch_ops. VMs with one host and host_ctx share one map, so that a frame handed out twice is
+ * noticed.
  *
  *              make_private            invalidate
  *   (free) ---------------> VALID ------------------> ASSIGNED to the VM, gfn undecided

@@ -17,9 +17,9 @@ static int config_check(const struct quire_vm_config *config)
 		return -EINVAL;
 	if (config->maxphyaddr != MAXPHYADDR_DEFAULT && config->maxphyaddr != 52)
 		return -EINVAL;
-	/* Shadow pages know one view of a gfn. */
 	if (config->confidential && config->type != QUIRE_VM_SW_PROTECTED)
 		return -EINVAL;
+	/* Shadow pages know one view of a gfn. */
 	if (config->mmu != QUIRE_MMU_TDP && config->type != QUIRE_VM_DEFAULT)
 		return -EINVAL;
 	if (!config->host->table_phys != !config->host->table_virt ||
