@@ -11,7 +11,10 @@
 /* The platform: futex waits, one record a thread. */
 extern const struct quire_platform process_platform;
 
-/* The host port. Its ctx is a struct process_host. */
+/*
+ * The host port. Its ctx is a struct process_host, at which only page_get() and page_put() look: a
+ * guest_memfd that was linked may outlive the VM, and the ctx, that its first file was made with.
+ */
 extern const struct quire_host_ops process_host_ops;
 
 /*

@@ -76,8 +76,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa
 					      enum quire_map_kind kind, struct quire_map *map);
 /*
  * Copy between the page and @data; the write wants QUIRE_MAP_WRITE. -EINVAL: beyond the page, or
- * mapped for reading; -EFAULT. By the thread that mapped it, out of guest mode; may sleep, and what
- * shadows the page goes, which may take mmu_lock.
+ * mapped for reading; -EFAULT. By the thread that mapped it, out of guest mode, no lock held; may
+ * sleep. What was written is logged as the vCPU's, and what shadows the page goes, which may take
+ * mmu_lock.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_map_read(struct quire_vcpu *vcpu, const struct quire_map *map,
 					      uint64_t offset_bytes, void *data,
@@ -85,7 +86,10 @@ QUIRE_API QUIRE_MUST_CHECK int quire_map_read(struct quire_vcpu *vcpu, const str
 QUIRE_API QUIRE_MUST_CHECK int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map,
 					       uint64_t offset_bytes, const void *data,
 					       uint64_t size_bytes);
-/* Give it back; what was mapped for writing counts as written. By the thread that mapped it. */
+/*
+ * Give it back; what was mapped for writing counts as written, and is logged. By the thread that
+ * mapped it, out of guest mode, no lock held; may take mmu_lock.
+ */
 QUIRE_API void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map);
 
 #ifdef __cplusplus
