@@ -39,7 +39,6 @@
 #include "frontend/param/params.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
-#include "hosts/process/helper.h"
 #include "hosts/process/lock.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
@@ -302,49 +301,18 @@ void file_collect(void)
 	release_list(gone);
 }
 
-/*
- * The last descriptor of a file that was closed here may be in another process: a thread of ours
- * waits for its end, as soon as there is such a file.
- */
-static struct process_event lingering_event;
-static uint32_t has_watcher; /* [T] */
-
-static void wait_for_lingering(void)
+/* Returns whether more will come: the last descriptor may be in another process. */
+static bool collect_lingering(void)
 {
+	struct file *gone;
+	bool more;
+
 	process_lock_acquire(&table_lock);
-	while (!lingering) {
-		uint32_t seen = process_event_count(&lingering_event);
-
-		process_lock_release(&table_lock);
-		process_event_wait(&lingering_event, seen, PROCESS_EVENT_FOREVER);
-		process_lock_acquire(&table_lock);
-	}
+	gone = take_gone_lingering_locked();
+	more = lingering != NULL;
 	process_lock_release(&table_lock);
-}
-
-static void *watcher_thread(void *unused)
-{
-	(void)unused;
-	client_call_begin();
-	for (;;) {
-		struct file *gone;
-
-		wait_for_lingering();
-		file_watch_wait();
-		process_lock_acquire(&table_lock);
-		gone = take_gone_lingering_locked();
-		process_lock_release(&table_lock);
-		release_list(gone);
-	}
-	return NULL;
-}
-
-static void watcher_wake_locked(void)
-{
-	if (has_watcher)
-		process_event_happen(&lingering_event);
-	else
-		has_watcher = !helper_start(NULL, watcher_thread, NULL);
+	release_list(gone);
+	return more;
 }
 
 static struct file *list_join(struct file *list, struct file *more)
@@ -368,6 +336,7 @@ static bool table_has_locked(const struct file *file)
 
 void file_closed(struct file *file)
 {
+	bool lingers = false;
 	struct file *gone;
 
 	process_lock_acquire(&table_lock);
@@ -378,30 +347,21 @@ void file_closed(struct file *file)
 			gone = table_drop(file, gone);
 		} else if (file->owner == process_number()) {
 			linger_add_locked(file);
-			watcher_wake_locked();
+			lingers = true;
 		}
 	}
 	if (++close_count % SWEEP_EVERY == 0)
 		gone = list_join(gone, take_gone_all_locked());
 	process_lock_release(&table_lock);
 	release_list(gone);
-}
-
-/* Last references that went unseen: by a child's exit, by fclose(). */
-static void collect_lingering(void)
-{
-	struct file *gone;
-
-	process_lock_acquire(&table_lock);
-	gone = take_gone_lingering_locked();
-	process_lock_release(&table_lock);
-	release_list(gone);
+	if (lingers && file->ops->release)
+		file_watch_wake(collect_lingering);
 }
 
 void file_unmapped(uintptr_t start, uintptr_t end)
 {
 	if (file_any() && file_may_be_mapped(start, end))
-		collect_lingering();
+		(void)collect_lingering();
 }
 
 /* The child of a fork: the files are the parent's. */
@@ -428,7 +388,6 @@ static void fork_child(void)
 	memset(watched, 0, sizeof(watched));
 	file_watch_forget();
 	hidden_fd_forget_proc();
-	has_watcher = 0;
 	lingering = NULL;
 	live_count = count;
 }
@@ -627,11 +586,14 @@ int file_create(const struct file_config *config)
 	int fd, error;
 
 	hidden_fd_keep_proc();
-	collect_lingering();
+	/* Last references that went unseen: by a child's exit, by fclose(). */
+	(void)collect_lingering();
 	file = file_alloc(config);
 	if (!file)
 		return -ENOMEM;
 	start_watching();
+	if (config->ops->release)
+		file_watch_start_thread(collect_lingering);
 	fd = make_descriptor(config);
 	if (fd < 0) {
 		error = fd;

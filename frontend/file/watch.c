@@ -3,14 +3,18 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <sys/inotify.h>
 #include <unistd.h>
 
 #include "frontend/file/broker.h"
+#include "frontend/file/client_call.h"
 #include "frontend/file/hidden_fd.h"
 #include "frontend/file/lines.h"
 #include "frontend/param/params.h"
+#include "hosts/process/helper.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/sys.h"
 
 #define PATH_BYTES 64
@@ -93,11 +97,48 @@ int file_watch_alive(void (*alive)(int watch))
 	return lines_read(path, living_line, &living);
 }
 
-void file_watch_wait(void)
+/* Until file_watch_next() has something to say, perhaps. */
+static void wait_for_event(void)
 {
 	struct pollfd one = {.fd = __atomic_load_n(&watch_fd, __ATOMIC_ACQUIRE), .events = POLLIN};
 
 	(void)poll(&one, 1, -1);
+}
+
+static bool (*collect_here)(void);
+static struct process_event wake_event;
+static uint32_t has_thread; /* [A] it runs, or is being started */
+
+static void *collector(void *unused)
+{
+	(void)unused;
+	client_call_begin();
+	for (;;) {
+		uint32_t seen = process_event_count(&wake_event);
+
+		if (collect_here())
+			wait_for_event();
+		else
+			process_event_wait(&wake_event, seen, PROCESS_EVENT_FOREVER);
+	}
+	return NULL;
+}
+
+void file_watch_start_thread(bool (*collect)(void))
+{
+	if (__atomic_load_n(&has_thread, __ATOMIC_RELAXED) ||
+	    __atomic_exchange_n(&has_thread, 1, __ATOMIC_RELAXED))
+		return;
+	collect_here = collect;
+	if (helper_start(NULL, collector, NULL))
+		__atomic_store_n(&has_thread, 0, __ATOMIC_RELAXED);
+}
+
+void file_watch_wake(bool (*collect)(void))
+{
+	process_event_happen(&wake_event);
+	/* Where it could not be started before. */
+	file_watch_start_thread(collect);
 }
 
 void file_watch_move(int fd)
@@ -116,5 +157,6 @@ void file_watch_forget(void)
 	if (watch_fd >= 0)
 		hidden_fd_close(watch_fd);
 	watch_fd = -1;
+	has_thread = 0;
 	event_at = event_count = 0;
 }

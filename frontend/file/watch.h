@@ -2,10 +2,12 @@
 #ifndef QUIRE_FRONTEND_FILE_WATCH_H
 #define QUIRE_FRONTEND_FILE_WATCH_H
 
+#include <stdbool.h>
+
 /*
  * One descriptor of the process's, hidden (frontend/file/hidden_fd.h), for all its files. An inode
- * ends when the last descriptor, mapping and message that holds it is gone. Every function but
- * file_watch_wait() is called with the lock of the table of files held.
+ * ends when the last descriptor, mapping and message that holds it is gone. Every function but the
+ * two of the thread is called with the lock of the table of files held.
  */
 
 /* Before the first. Holds a number of the client's for a moment. Without it none is watched. */
@@ -21,8 +23,16 @@ int file_watch_next(void);
 /* Call @alive for each watch whose inode is there. 0, or -errno when that cannot be known. */
 int file_watch_alive(void (*alive)(int watch));
 
-/* Wait until file_watch_next() has something to say, perhaps. Any thread, without a lock. */
-void file_watch_wait(void);
+/*
+ * A thread of ours that calls @collect when file_watch_next() may have something to say, as long as
+ * the result is that files are waited for. It is started when a file is made whose end is work,
+ * not when one is closed: pthread_create() allocates, and a fork that holds libc's allocator may
+ * wait for the reader of a userfaultfd that closes. Under a client's filter of that time, no thread
+ * may be had. Any thread, no lock held.
+ */
+void file_watch_start_thread(bool (*collect)(void));
+/* There is a file to wait for. The same conditions. */
+void file_watch_wake(bool (*collect)(void));
 
 /* The client puts something of its own at the hidden number @fd. */
 void file_watch_move(int fd);

@@ -25,6 +25,7 @@ static struct vm vm;
 static struct vcpu vcpu;
 static uint8_t *memory, *own;
 static int events;
+static int spare; /* of a VM that no call needs */
 
 /* What waits. Each touches pages of "memory" that the userfaultfd watches. */
 static void change_advise(void)
@@ -151,6 +152,12 @@ static void call_open(void)
 	CHECK_ZERO(close(fd));
 }
 
+/* What fork() has copied meanwhile: the last descriptor is the child's. */
+static void call_close(void)
+{
+	CHECK_ZERO(close(spare));
+}
+
 struct change {
 	const char *name;
 	void (*make)(void);
@@ -187,21 +194,35 @@ static const struct call calls[] = {
     {"fork", call_fork, 1},
     {"malloc", call_malloc, 1},
     {"open", call_open, 0},
+    {"close", call_close, 0},
 };
 
 static const struct call *reader_call;
 static const struct change *reader_change;
 
-static void *reader(void *unused)
+/* Wait for a message: the change waits from then on until it is read. */
+static void wait_for_message(void)
 {
 	struct pollfd ready = {.fd = events, .events = POLLIN};
+
+	CHECK_EQ(poll(&ready, 1, -1), 1);
+	CHECK_EQ(ready.revents, POLLIN);
+}
+
+static void read_message(struct uffd_msg *message)
+{
+	wait_for_message();
+	CHECK_EQ(read(events, message, sizeof(*message)), sizeof(*message));
+}
+
+static void *reader(void *unused)
+{
 	struct uffd_msg message;
 
-	/* The change waits from here on until its message is read. */
-	CHECK_EQ(poll(&ready, 1, -1), 1);
+	wait_for_message();
 	reader_call->make();
 	do
-		CHECK_EQ(read(events, &message, sizeof(message)), sizeof(message));
+		read_message(&message);
 	while (message.event != reader_change->event);
 	return unused;
 }
@@ -211,7 +232,8 @@ static int userfaultfd_open(uint64_t feature)
 {
 	struct uffdio_api api = {.api = UFFD_API, .features = feature};
 
-	events = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	/* The kernel lets poll() wait for one that does not block alone. */
+	events = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	return events < 0 || ioctl(events, UFFDIO_API, &api);
 }
 
@@ -223,6 +245,8 @@ static void try_pair(void)
 	alarm(SECONDS);
 	CHECK_ZERO(userfaultfd_open(reader_change->feature));
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	spare = ioctl(vm.kvm, KVM_CREATE_VM, 0);
+	CHECK(spare >= 0);
 	memory = memory_alloc(PAGES * PAGE);
 	own = memory_alloc(8 * PAGE);
 	memset(memory, 1, PAGES * PAGE);
@@ -261,6 +285,7 @@ static void nothing_is_held_over_a_change(void)
 				continue;
 			printf("# %s waits for a reader that calls %s: %s\n", changes[i].name,
 			       calls[j].name, WIFSIGNALED(status) ? "for ever" : "fails");
+			fflush(stdout);
 			failed++;
 		}
 	}
@@ -289,7 +314,7 @@ static void *page_server(void *unused)
 	struct uffd_msg message;
 	struct uffdio_zeropage zero = {.range.len = PAGE};
 
-	CHECK_EQ(read(events, &message, sizeof(message)), sizeof(message));
+	read_message(&message);
 	reader_call->make();
 	zero.range.start = message.arg.pagefault.address & ~(PAGE - 1);
 	CHECK_ZERO(ioctl(events, UFFDIO_ZEROPAGE, &zero));
@@ -372,6 +397,8 @@ static void log_and_a_page_from_a_reader(void (*log_call)(void))
 		check_skip("no userfaultfd here");
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	memory = memory_alloc(PAGES * PAGE);
+	spare = ioctl(vm.kvm, KVM_CREATE_VM, 0);
+	CHECK(spare >= 0);
 	own = memory_alloc(8 * PAGE);
 	log_bits = memory_alloc(PAGE);
 	CHECK_ZERO(REGION(&vm, .slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = GPA,
