@@ -266,6 +266,7 @@ INTERPOSED char *realpath(const char *path, char *resolved)
 {
 	char room[PATH_MAX + 8] = "";
 	const char *found;
+	size_t bytes;
 	int error;
 
 	if (client_call_active())
@@ -274,8 +275,10 @@ INTERPOSED char *realpath(const char *path, char *resolved)
 	error = errno;
 	if (!resolved)
 		return found ? strdup(room) : NULL;
-	/* A client's room is of PATH_MAX bytes: it takes more than a short path. */
-	if (user_poke((uintptr_t)resolved, room, strlen(room) + 8))
+	/* user_poke() copies 8 bytes or more: a client's room is of PATH_MAX bytes, and has them.
+	 */
+	bytes = strlen(room) < 8 ? 8 : strlen(room) + 1;
+	if (user_poke((uintptr_t)resolved, room, bytes))
 		error = EFAULT;
 	else if (found)
 		return resolved;
