@@ -165,7 +165,7 @@ static bool file_take_gone_locked(struct file *file)
 static void file_free(struct file *file)
 {
 	if (file->memory)
-		munmap(file->memory, file->size_bytes);
+		sys_call(SYS_munmap, sys_address(file->memory), file->size_bytes);
 	if (file->held >= 0)
 		holder_close(file->held);
 	if (file->hidden_fd >= 0)

@@ -20,6 +20,12 @@
 #define HUGE_BYTES (UINT64_C(2) << 20)
 #define GIGANTIC_BYTES (UINT64_C(1) << 30)
 
+/* At the gate: also in a thread of ours, that the client's filter may be in force in. */
+static void unmap(void *memory, uint64_t size_bytes)
+{
+	sys_call(SYS_munmap, sys_address(memory), size_bytes);
+}
+
 /* Room for the file, aligned to the largest block in it, 2 MiB or 1 GiB: addresses are frame
  * numbers, and huge pages need that. */
 static void *aligned_room(uint64_t size_bytes)
@@ -39,8 +45,8 @@ static void *aligned_room(uint64_t size_bytes)
 	before = -(uintptr_t)room % align;
 	after = align - before;
 	if (before)
-		munmap(room, before);
-	munmap(room + before + size_bytes, after);
+		unmap(room, before);
+	unmap(room + before + size_bytes, after);
 	return room + before;
 }
 
@@ -51,7 +57,7 @@ static void *aligned_room(uint64_t size_bytes)
 static int map(int fd, int flags, uint64_t size_bytes, void **memory)
 {
 	void *room = aligned_room(size_bytes), *made;
-	long mapped;
+	long mapped, error;
 
 	flags |= MAP_SHARED;
 	mapped = room ? sys_call(SYS_mmap, sys_address(room), size_bytes, PROT_NONE,
@@ -59,16 +65,19 @@ static int map(int fd, int flags, uint64_t size_bytes, void **memory)
 		      : process_map(size_bytes, PROT_NONE, flags, fd);
 	if (sys_failed(mapped)) {
 		if (room)
-			munmap(room, size_bytes);
+			unmap(room, size_bytes);
 		return -ENOMEM;
 	}
 	made = (void *)mapped;
-	if (munlock(made, size_bytes) || madvise(made, size_bytes, MADV_DONTFORK) ||
-	    mprotect(made, size_bytes, PROT_READ | PROT_WRITE)) {
-		int error = -errno;
-
-		munmap(made, size_bytes);
-		return error;
+	error = sys_call(SYS_munlock, (uint64_t)mapped, size_bytes);
+	if (!error)
+		error = sys_call(SYS_madvise, (uint64_t)mapped, size_bytes, MADV_DONTFORK);
+	if (!error)
+		error =
+		    sys_call(SYS_mprotect, (uint64_t)mapped, size_bytes, PROT_READ | PROT_WRITE);
+	if (error) {
+		unmap(made, size_bytes);
+		return (int)error;
 	}
 	*memory = made;
 	return 0;

@@ -102,7 +102,7 @@ static void wait_for_event(void)
 {
 	struct pollfd one = {.fd = __atomic_load_n(&watch_fd, __ATOMIC_ACQUIRE), .events = POLLIN};
 
-	(void)poll(&one, 1, -1);
+	sys_call(SYS_poll, sys_address(&one), 1, UINT64_MAX);
 }
 
 static bool (*collect_here)(void);

@@ -129,7 +129,7 @@ static void take_count(int fd)
 	uint64_t count;
 	struct iovec place = {.iov_base = &count, .iov_len = sizeof(count)};
 
-	(void)!preadv2(fd, &place, 1, -1, RWF_NOWAIT);
+	sys_call(SYS_preadv2, (uint64_t)fd, sys_address(&place), 1, UINT64_MAX, 0, RWF_NOWAIT);
 }
 
 /* Hold a duplicate of the eventfd, if the client's number still is one. */
@@ -220,11 +220,14 @@ static void *listen_thread(void *unused)
 	(void)unused;
 	client_call_begin();
 	for (;;) {
-		int count = epoll_wait(__atomic_load_n(&epoll_fd, __ATOMIC_ACQUIRE), &event, 1,
-				       holds_any() ? HELD_MS : -1);
+		int fd = __atomic_load_n(&epoll_fd, __ATOMIC_ACQUIRE);
+		int wait_ms = holds_any() ? HELD_MS : -1;
+		/* At the gate: a filter of the client's may be every thread's. */
+		long count = sys_call(SYS_epoll_wait, (uint64_t)fd, sys_address(&event), 1,
+				      (uint64_t)wait_ms);
 		uint64_t now_ns = timers_now_ns();
 
-		if (count < 0 && errno != EINTR)
+		if (count < 0 && count != -EINTR)
 			break;
 		if (count > 0)
 			raise_interrupt(event.data.u64);

@@ -16,6 +16,7 @@
 #include "frontend/param/params.h"
 #include "frontend/run/signals.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/sys.h"
 
 /*
  * The memfd is the memory: file/file.c keeps one mapping of ours of it, which the library's host
@@ -149,7 +150,7 @@ static void store_destroyed(struct process_store *store)
 {
 	struct gmem_object *object = (struct gmem_object *)store;
 
-	munmap(store->base, store->size_bytes);
+	sys_call(SYS_munmap, sys_address(store->base), store->size_bytes);
 	process_heap_free(object);
 }
 

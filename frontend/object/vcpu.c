@@ -23,6 +23,7 @@
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
+#include "hosts/process/sys.h"
 #include "vcpu/decode/decoder.h"
 #include "vcpu/svm/nested.h"
 
@@ -124,7 +125,7 @@ static void vcpu_free(struct vcpu *vcpu)
 	if (vcpu->memory)
 		quire_vcpu_destroy(vcpu->memory);
 	if (vcpu->ring)
-		munmap(vcpu->ring, vcpu->ring_bytes);
+		sys_call(SYS_munmap, sys_address(vcpu->ring), vcpu->ring_bytes);
 	process_heap_free(vcpu);
 }
 

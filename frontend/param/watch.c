@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -44,15 +43,15 @@ static struct watch_page *_Atomic page;
 static void (*_Atomic apply_here)(void);
 static _Atomic int32_t started_by; /* the process whose thread listens */
 
-/* Shared between processes: the page is a file's. */
+/* Shared between processes: the page is a file's. At the gate, as all that the listener calls. */
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, const struct timespec *timeout)
 {
-	syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout, NULL, 0);
+	sys_call(SYS_futex, sys_address(word), FUTEX_WAIT, seen, sys_address(timeout));
 }
 
 static void futex_wake(_Atomic uint32_t *word)
 {
-	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	sys_call(SYS_futex, sys_address(word), FUTEX_WAKE, INT_MAX);
 }
 
 int param_watch_create(const char *directory)
@@ -98,20 +97,24 @@ static struct watch_page *page_of(const char *directory)
 
 static int is_alive(int32_t pid)
 {
-	return !kill(pid, 0) || errno == EPERM;
+	long error = sys_call(SYS_kill, (uint64_t)pid, 0);
+
+	return !error || error == -EPERM;
 }
 
 /* A place that is free, or was a process's that has ended. NULL: there are too many. */
 static struct place *place_take(struct watch_page *shared)
 {
+	int32_t self = (int32_t)sys_call(SYS_getpid, 0);
+
 	for (uint32_t i = 0; i < PLACES; i++) {
 		struct place *place = &shared->places[i];
 		int32_t owner = atomic_load(&place->pid);
 
-		if (owner && owner != getpid() && is_alive(owner))
+		if (owner && owner != self && is_alive(owner))
 			continue;
 		atomic_store(&place->seen, atomic_load(&shared->writes));
-		if (atomic_compare_exchange_strong(&place->pid, &owner, getpid()))
+		if (atomic_compare_exchange_strong(&place->pid, &owner, self))
 			return place;
 	}
 	return NULL;

@@ -309,7 +309,7 @@ static void test_all_locked(void)
 }
 
 /* Only these calls; all others kill. As Solo5's tender has it. */
-static void allow_alone(const int *calls, size_t count)
+static void allow_alone(const int *calls, size_t count, unsigned int flags)
 {
 	struct sock_filter code[64];
 	struct sock_fprog program = {.filter = code};
@@ -325,7 +325,7 @@ static void allow_alone(const int *calls, size_t count)
 	code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
 	program.len = (unsigned short)length;
 	CHECK_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	CHECK_OK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+	CHECK_OK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
 }
 
 static void test_a_tenders_filter(void)
@@ -335,7 +335,7 @@ static void test_a_tenders_filter(void)
 
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
 	slot_make();
-	allow_alone(calls, COUNT(calls));
+	allow_alone(calls, COUNT(calls), 0);
 	guest_works();
 	_exit(0);
 }
@@ -378,10 +378,38 @@ static void test_devices_behind_a_tenders_filter(void)
 	vcpu_open(&vm, &vcpu, 0);
 	slot_make();
 	memcpy(memory, busy_guest, (size_t)(busy_guest_end - busy_guest));
-	allow_alone(calls, COUNT(calls));
+	allow_alone(calls, COUNT(calls), 0);
 	CHECK_EQ(GUEST(&vcpu, GUEST_CALL, .rbx = GPA).value & 1, 1);
 	CHECK_EQ(read(event.fd, &count, sizeof(count)), sizeof(count));
 	CHECK_EQ(count, 1);
+	_exit(0);
+}
+
+/* One for every thread, those of KVM's side too: they work on, and a file of memory ends. */
+static void test_a_filter_of_all_threads(void)
+{
+	static const int calls[] = {SYS_ioctl, SYS_write, SYS_close, SYS_exit_group,
+				    SYS_clock_nanosleep};
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)eventfd(0, 0), .gsi = 5};
+	const uint64_t one = 1;
+	int memory_fd, copy;
+
+	vm_open(&vm, KVM_X86_SW_PROTECTED_VM);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	CHECK_OK(ioctl(vm.fd, KVM_IRQFD, &irqfd));
+	memory_fd = vm_gmem(&vm, 4 * PAGE, 0);
+	copy = dup(memory_fd);
+	CHECK(copy >= 0);
+	/* What libc calls in a thread that begins is not to be judged. */
+	usleep(100000);
+	allow_alone(calls, COUNT(calls), SECCOMP_FILTER_FLAG_TSYNC);
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQ(write((int)irqfd.fd, &one, sizeof(one)), sizeof(one));
+		usleep(10000);
+	}
+	CHECK_OK(close(memory_fd));
+	CHECK_OK(close(copy));
+	usleep(10000);
 	_exit(0);
 }
 
@@ -427,6 +455,7 @@ int main(int argc, char **argv)
 	    TEST(test_all_locked),
 	    TEST(test_a_tenders_filter),
 	    TEST(test_devices_behind_a_tenders_filter),
+	    TEST(test_a_filter_of_all_threads),
 	    TEST(test_threads_behind_a_filter),
 	};
 
