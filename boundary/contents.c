@@ -217,19 +217,20 @@ long contents_no_seek(const struct object_call *call)
 /* A guest_memfd that may be written has positions: any, and no hole before its end. */
 long contents_file_seek(const struct object_call *call)
 {
-	off_t offset = (off_t)call->call->args[1], size = (off_t)file_size_bytes(call->file);
+	uint64_t offset = call->call->args[1], size = file_size_bytes(call->file);
 
 	if (!is_whence(call) || !params_get_bool("kvm.quire_gmem_write"))
 		return contents_no_seek(call);
 	switch (call->call->args[2]) {
 	case SEEK_CUR:
-		offset += offset_of(call->fd);
+		offset += (uint64_t)offset_of(call->fd);
 		break;
 	case SEEK_END:
 		offset += size;
 		break;
 	case SEEK_DATA:
 	case SEEK_HOLE:
+		/* A negative one is past every end to the kernel. */
 		if (offset >= size)
 			return -ENXIO;
 		if (call->call->args[2] == SEEK_HOLE)
@@ -238,10 +239,10 @@ long contents_file_seek(const struct object_call *call)
 	default:
 		break;
 	}
-	if (offset < 0)
+	if ((off_t)offset < 0)
 		return -EINVAL;
-	offset_set(call->fd, offset);
-	return offset;
+	offset_set(call->fd, (off_t)offset);
+	return (off_t)offset;
 }
 
 /* sync_file_range(fd, offset, size, flags) of a file that is not regular. */

@@ -108,6 +108,11 @@ static void positions(void)
 	CHECK_EQ(lseek(file, 5, SEEK_DATA), 5);
 	CHECK_EQ(lseek(file, 5, SEEK_HOLE), BYTES);
 	CHECK_ERR(lseek(file, (off_t)BYTES, SEEK_DATA), ENXIO);
+	CHECK_ERR(lseek(file, -1, SEEK_DATA), ENXIO);
+	CHECK_ERR(lseek(file, -1, SEEK_HOLE), ENXIO);
+	CHECK_ERR(lseek(file, INT64_MAX, SEEK_END), EINVAL);
+	CHECK_ERR(lseek(file, INT64_MAX, SEEK_CUR), EINVAL);
+	CHECK_EQ(lseek(file, 0, SEEK_CUR), BYTES);
 	CHECK_ERR(lseek(file, -1, SEEK_SET), EINVAL);
 	CHECK_ERR(lseek(file, 0, 9), EINVAL);
 }
