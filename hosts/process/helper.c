@@ -26,7 +26,9 @@
 #define LOOK_NS 200000000 /* between two looks at a first thread whose word is not known */
 #define LAST_NS 10000000  /* the same at the threads that are left */
 
-#define HELPER_STACK_BYTES (UINT64_C(512) << 10)
+/* The client's thread-local variables are on it, too: where those are large, the next power. */
+#define STACK_BYTES_MIN (UINT64_C(512) << 10)
+#define STACK_BYTES_MAX (UINT64_C(64) << 20)
 
 struct birth {
 	void *(*function)(void *);
@@ -198,37 +200,38 @@ static uint32_t *find_leader_word(void)
 	return &own_word;
 }
 
-/* libc would map a stack wherever the kernel has a hole, under a slot of the client's, too. */
-static int attributes_make(pthread_attr_t *attributes, void **stack)
+static void stack_free(const struct helper *helper)
 {
-	long mapped = process_map(HELPER_STACK_BYTES, PROT_READ | PROT_WRITE,
+	sys_call(SYS_munmap, sys_address(helper->stack), helper->stack_bytes);
+}
+
+/* libc would map a stack wherever the kernel has a hole, under a slot of the client's, too. */
+static int attributes_make(pthread_attr_t *attributes, struct helper *helper)
+{
+	long mapped = process_map(helper->stack_bytes, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 	int error;
 
 	if (sys_failed(mapped))
 		return (int)mapped;
-	*stack = (void *)mapped;
+	helper->stack = (void *)mapped;
 	error = pthread_attr_init(attributes);
 	if (!error)
-		error = pthread_attr_setstack(attributes, *stack, HELPER_STACK_BYTES);
+		error = pthread_attr_setstack(attributes, helper->stack, helper->stack_bytes);
 	if (error)
-		sys_call(SYS_munmap, (uint64_t)mapped, HELPER_STACK_BYTES);
+		stack_free(helper);
 	return -error;
 }
 
-static int start(struct helper *helper, void *(*function)(void *), void *argument)
+/* With a stack of helper->stack_bytes. -EINVAL: libc wants a larger one. */
+static int create(struct helper *helper, struct birth *birth)
 {
-	struct birth *birth = process_alloc(NULL, sizeof(*birth));
 	pthread_attr_t attributes;
 	sigset_t all, old;
-	int error;
+	int error = attributes_make(&attributes, helper);
 
-	if (!birth)
-		return -ENOMEM;
-	*birth = (struct birth){function, argument};
-	error = attributes_make(&attributes, &helper->stack);
 	if (error)
-		goto free_birth;
+		return error;
 	sigfillset(&all);
 	/* libc may be a sanitizer's, whose own calls raise it: the helper blocks it for itself. */
 	sigdelset(&all, SIGSYS);
@@ -236,11 +239,25 @@ static int start(struct helper *helper, void *(*function)(void *), void *argumen
 	error = -pthread_create(&helper->thread, &attributes, helper_main, birth);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attributes);
-	if (!error)
-		return 0;
-	sys_call(SYS_munmap, sys_address(helper->stack), HELPER_STACK_BYTES);
-free_birth:
-	process_free(NULL, birth, sizeof(*birth));
+	if (error)
+		stack_free(helper);
+	return error;
+}
+
+static int start(struct helper *helper, void *(*function)(void *), void *argument)
+{
+	struct birth *birth = process_alloc(NULL, sizeof(*birth));
+	int error = -EINVAL;
+
+	if (!birth)
+		return -ENOMEM;
+	*birth = (struct birth){function, argument};
+	helper->stack_bytes = STACK_BYTES_MIN;
+	for (; error == -EINVAL && helper->stack_bytes <= STACK_BYTES_MAX; helper->stack_bytes *= 2)
+		error = create(helper, birth);
+	helper->stack_bytes /= 2; /* of the last one */
+	if (error)
+		process_free(NULL, birth, sizeof(*birth));
 	return error;
 }
 
@@ -262,7 +279,7 @@ static int start_detached(void *(*function)(void *), void *argument)
 void helper_join(const struct helper *helper)
 {
 	(void)thrd_join(helper->thread, NULL);
-	sys_call(SYS_munmap, sys_address(helper->stack), HELPER_STACK_BYTES);
+	stack_free(helper);
 }
 
 /* Before the first helper of a process. */

@@ -3,10 +3,12 @@
 #define QUIRE_HOSTS_PROCESS_HELPER_H
 
 #include <pthread.h>
+#include <stdint.h>
 
 struct helper {
 	pthread_t thread;
 	void *stack;
+	uint64_t stack_bytes;
 };
 
 /*

@@ -413,6 +413,20 @@ static void test_a_filter_of_all_threads(void)
 	_exit(0);
 }
 
+/* Each thread has a copy of it, on its stack. */
+static _Thread_local volatile uint8_t own_room[3 << 20];
+
+static void test_large_thread_variables(void)
+{
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)eventfd(0, 0), .gsi = 5};
+
+	own_room[getpid() % 9] = 1;
+	CHECK_EQ(own_room[getpid() % 9], 1);
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	CHECK_OK(ioctl(vm.fd, KVM_IRQFD, &irqfd));
+}
+
 /* A filter that answers what it does not like, and threads that begin behind it. */
 static void *thread_main(void *unused)
 {
@@ -456,6 +470,7 @@ int main(int argc, char **argv)
 	    TEST(test_a_tenders_filter),
 	    TEST(test_devices_behind_a_tenders_filter),
 	    TEST(test_a_filter_of_all_threads),
+	    TEST(test_large_thread_variables),
 	    TEST(test_threads_behind_a_filter),
 	};
 
