@@ -7,6 +7,7 @@
 #include "tests/unit/shadow/race.h"
 
 uint32_t race_preemptions = 2;
+bool race_has_neighbours;
 
 /* The group's. */
 static struct world *group_world;
@@ -31,11 +32,22 @@ void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*c
 	assert_true(verdict.runs > 20);
 }
 
+void race_explore_once(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *))
+{
+	uint32_t preemptions = race_preemptions;
+
+	race_preemptions = 1;
+	race_explore(make, body, check);
+	race_preemptions = preemptions;
+}
+
 static int begin(void **state)
 {
 	(void)state;
 	world_start(group_world);
 	world_stop_vm(group_world);
+	if (!race_has_neighbours)
+		group_world->ops.pages_there = NULL;
 	return 0;
 }
 

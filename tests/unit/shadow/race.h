@@ -10,8 +10,12 @@ struct CMUnitTest;
 
 /* How many preemptions these explorations try: 2, or fewer where a bug is looked for. */
 extern uint32_t race_preemptions;
+/* Do faults map the neighbours, too? Each is a few steps more, and half as many runs again. */
+extern bool race_has_neighbours;
 /* The threads run @body after @make; @check ends each run, and says if it was good. */
 void race_explore(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *));
+/* With one preemption, where two are a hundred thousand runs. */
+void race_explore_once(void (*make)(void *), void (*body)(uint32_t, void *), bool (*check)(void *));
 
 /*
  * Run the tests on @world's host: nonzero when one failed. Each starts and stops VMs of its own:

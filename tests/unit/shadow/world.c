@@ -50,7 +50,7 @@ void world_start_vm(struct world *world)
 	    .maxphyaddr = 48,
 	    .mmu = world_mmu,
 	    .mmio_caching = 1,
-	    .host = &sim_host_ops,
+	    .host = &world->ops,
 	    .host_ctx = &world->host,
 	    .tunables = &world->tunables,
 	};
@@ -67,6 +67,7 @@ void world_start_vm(struct world *world)
 void world_start(struct world *world)
 {
 	memset(world, 0, sizeof(*world));
+	world->ops = sim_host_ops;
 	world->tunables.eager_page_split = 1;
 	quire_platform_install(&sched_platform);
 	sched_on_report(broken);

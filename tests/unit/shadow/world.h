@@ -58,6 +58,7 @@ struct world_cpu {
 
 struct world {
 	struct sim_host host;
+	struct quire_host_ops ops; /* the simulated host's; may be changed between VMs */
 	struct quire_vm *vm;
 	struct quire_vcpu *vcpu; /* the first processor's */
 	struct world_cpu cpus[WORLD_CPUS];
