@@ -2,80 +2,101 @@
 #include "frontend/object/mm_events.h"
 
 #include <errno.h>
-#include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <quire/vm.h>
 
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
 #include "hosts/process/process.h"
 
 /*
- * Held for reading while the VMs are told, for writing to change the list. Readers go first:
- * telling may wait for the user of a page that a userfaultfd keeps back, and what serves the
- * userfaultfd may change memory itself, while a thread waits to make a VM.
+ * Telling may wait for the user of a page that a userfaultfd keeps back, and what serves the
+ * userfaultfd may make or end VMs, or change memory itself. So the lock is held between two VMs
+ * only; a VM that ends waits for those that tell it, and for no others.
  */
-static pthread_rwlock_t vms_lock = PTHREAD_RWLOCK_INITIALIZER;
-static struct quire_vm **vms;
-static size_t vm_count, vm_room;
+struct listener {
+	struct quire_vm *vm;
+	struct listener *next; /* it stays in the list while @tellers is not 0 */
+	uint32_t tellers;
+	bool leaves;
+};
 
-/* The VMs are the parent's. Their array may be half grown: it is left alone. */
+/* Guards the list and its entries. */
+static struct process_lock vms_lock;
+static struct listener *listeners;
+static struct process_event told_event;
+
+/* The VMs are the parent's. */
 static void fork_child(void)
 {
-	vms = NULL;
-	vm_count = vm_room = 0;
-	pthread_rwlock_init(&vms_lock, NULL);
+	(void)process_lock_start_anew(&vms_lock);
+	listeners = NULL;
 }
 FORK_CHILD(FORK_VMS, vms_lock, fork_child);
 
 int mm_events_register_vm(struct quire_vm *vm)
 {
-	struct quire_vm **old = NULL;
-	int error = 0;
+	struct listener *listener = process_heap_alloc(sizeof(*listener));
 
-	pthread_rwlock_wrlock(&vms_lock);
-	if (vm_count == vm_room) {
-		size_t room = vm_room ? 2 * vm_room : 8;
-		struct quire_vm **grown = process_heap_array(room, sizeof(struct quire_vm *));
+	if (!listener)
+		return -ENOMEM;
+	listener->vm = vm;
+	process_lock_acquire(&vms_lock);
+	listener->next = listeners;
+	listeners = listener;
+	process_lock_release(&vms_lock);
+	return 0;
+}
 
-		if (!grown) {
-			error = -ENOMEM;
-			goto unlock;
-		}
-		old = vms;
-		for (size_t i = 0; i < vm_count; i++)
-			grown[i] = old[i];
-		vms = grown;
-		vm_room = room;
-	}
-	vms[vm_count++] = vm;
-unlock:
-	pthread_rwlock_unlock(&vms_lock);
-	process_heap_free(old);
-	return error;
+static struct listener **find_locked(const struct quire_vm *vm)
+{
+	struct listener **link = &listeners;
+
+	while (*link && (*link)->vm != vm)
+		link = &(*link)->next;
+	return link;
 }
 
 void mm_events_unregister_vm(struct quire_vm *vm)
 {
-	pthread_rwlock_wrlock(&vms_lock);
-	for (size_t i = 0; i < vm_count; i++) {
-		if (vms[i] != vm)
-			continue;
-		vms[i] = vms[--vm_count];
-		break;
+	struct listener *listener, **link;
+
+	process_lock_acquire(&vms_lock);
+	listener = *find_locked(vm);
+	if (listener)
+		listener->leaves = true;
+	while (listener && listener->tellers) {
+		uint32_t seen = process_event_count(&told_event);
+
+		process_lock_release(&vms_lock);
+		process_event_wait(&told_event, seen, PROCESS_EVENT_FOREVER);
+		process_lock_acquire(&vms_lock);
 	}
-	pthread_rwlock_unlock(&vms_lock);
+	link = find_locked(vm);
+	if (listener)
+		*link = listener->next;
+	process_lock_release(&vms_lock);
+	process_heap_free(listener);
 }
 
 void mm_changed(uintptr_t start, uintptr_t end)
 {
 	/* First: a fault that begins from here on asks the kernel anew. */
 	process_mappings_changed();
-	pthread_rwlock_rdlock(&vms_lock);
-	for (size_t i = 0; i < vm_count; i++) {
-		quire_vm_host_invalidate_begin(vms[i], (hva_t){start}, (hva_t){end});
-		quire_vm_host_invalidate_end(vms[i], (hva_t){start}, (hva_t){end});
+	process_lock_acquire(&vms_lock);
+	for (struct listener *listener = listeners; listener; listener = listener->next) {
+		if (listener->leaves)
+			continue;
+		listener->tellers++;
+		process_lock_release(&vms_lock);
+		quire_vm_host_invalidate_begin(listener->vm, (hva_t){start}, (hva_t){end});
+		quire_vm_host_invalidate_end(listener->vm, (hva_t){start}, (hva_t){end});
+		process_lock_acquire(&vms_lock);
+		if (!--listener->tellers && listener->leaves)
+			process_event_happen(&told_event);
 	}
-	pthread_rwlock_unlock(&vms_lock);
+	process_lock_release(&vms_lock);
 }

@@ -308,6 +308,20 @@ static void call_create_beside_a_change(void)
 	call_create_vcpu();
 }
 
+/* The memory of the very page changes meanwhile, which every VM is told of. */
+static void *change_page(void *unused)
+{
+	CHECK_ZERO(mprotect(memory, PAGE, PROT_READ | PROT_WRITE));
+	return unused;
+}
+
+static void call_create_beside_a_telling(void)
+{
+	CHECK_ZERO(pthread_create(&slot_thread, NULL, change_page, NULL));
+	usleep(100000);
+	call_create_vm();
+}
+
 /* A page of the hypervisor's own that comes from a userfaultfd, whose reader unmaps something. */
 static void *page_server(void *unused)
 {
@@ -324,7 +338,9 @@ static void *page_server(void *unused)
 static void steal_time_page_from_a_reader(void)
 {
 	static const struct call beside = {"KVM_CREATE_VCPU", call_create_beside_a_change, 0};
-	const struct call *const served[] = {&calls[0], &calls[1], &calls[2], &calls[3], &beside};
+	static const struct call telling = {"KVM_CREATE_VM", call_create_beside_a_telling, 0};
+	const struct call *const served[] = {&calls[0], &calls[1], &calls[2],
+					     &calls[3], &beside,   &telling};
 	struct uffdio_register watch = {.mode = UFFDIO_REGISTER_MODE_MISSING};
 	struct {
 		struct kvm_msrs header;
@@ -354,8 +370,9 @@ static void steal_time_page_from_a_reader(void)
 		CHECK_ZERO(pthread_create(&thread, NULL, page_server, NULL));
 		guest_store(&vcpu, GPA + 32 * PAGE, 2);
 		CHECK_ZERO(pthread_join(thread, NULL));
+		if (served[i] == &beside || served[i] == &telling)
+			CHECK_ZERO(pthread_join(slot_thread, NULL));
 	}
-	CHECK_ZERO(pthread_join(slot_thread, NULL));
 	alarm(0);
 }
 
