@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <quire/dirty.h>
 #include <quire/platform.h>
@@ -15,6 +14,7 @@
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
+#include "cli/bench/bench.h"
 #include "cli/options.h"
 #include "hosts/process/process.h"
 
@@ -84,14 +84,6 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 static enum quire_level page_level(void *ctx, hva_t hva, enum quire_level max)
 {
 	return max < QUIRE_LEVEL_2M ? max : QUIRE_LEVEL_2M;
-}
-
-static double now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-	return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
 }
 
 static uint64_t slot_count(const struct guest *guest)
@@ -267,12 +259,12 @@ static int run(struct guest *guest)
 
 	for (enum step step = 0; step < STEPS && !error; step++) {
 		struct measure *measure = &guest->measures[step];
-		double start = now();
+		double start = bench_now();
 
 		error = step == STEP_LOG_START ? quire_vm_set_manual_protect(guest->vm, 1) : 0;
 		if (!error)
 			error = run_step(guest, step);
-		measure->ns = now() - start;
+		measure->ns = bench_now() - start;
 		measure->bytes = process_bytes_allocated();
 		if (!error && !has_happened(guest, step))
 			error = -EIO;

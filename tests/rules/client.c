@@ -416,3 +416,16 @@ struct signal_seen touch_byte(volatile uint8_t *byte)
 	CHECK_ZERO(sigaction(SIGSEGV, &segv, NULL));
 	return (struct signal_seen){touch_seen.number, touch_seen.code, touch_seen.address};
 }
+
+void objects_open(int descriptors[OBJECTS])
+{
+	static struct vm vm;
+	static struct vcpu vcpu;
+
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	descriptors[KVM] = vm.kvm;
+	descriptors[VM] = vm.fd;
+	descriptors[VCPU] = vcpu.fd;
+	descriptors[GMEM] = vm_gmem(&vm, 4 * PAGE, 0);
+	descriptors[STATS] = (int)CHECK_OK(ioctl(vm.fd, KVM_GET_STATS_FD, NULL));
+}

@@ -50,6 +50,10 @@ void machine_open(struct vm *vm, struct vcpu *vcpu, unsigned long type);
 	      &(struct kvm_userspace_memory_region){__VA_ARGS__})
 
 int vm_gmem(const struct vm *vm, uint64_t size_bytes, uint64_t flags);
+
+/* A descriptor of each kind: a guest_memfd of 4 pages, and a VM's statistics. */
+enum object { KVM, VM, VCPU, GMEM, STATS, OBJECTS };
+void objects_open(int descriptors[OBJECTS]);
 int vm_set_attributes(const struct vm *vm, uint64_t gpa, uint64_t size_bytes, uint64_t attributes);
 /* Is the module parameter there, and Y? */
 int parameter_is_on(const char *module, const char *name);

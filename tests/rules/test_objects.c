@@ -14,21 +14,7 @@
 
 #include "client.h"
 
-enum object { KVM, VM, VCPU, GMEM, STATS, OBJECTS };
 static int descriptors[OBJECTS];
-
-static void open_objects(void)
-{
-	static struct vm vm;
-	static struct vcpu vcpu;
-
-	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
-	descriptors[KVM] = vm.kvm;
-	descriptors[VM] = vm.fd;
-	descriptors[VCPU] = vcpu.fd;
-	descriptors[GMEM] = vm_gmem(&vm, 4 * PAGE, 0);
-	descriptors[STATS] = (int)CHECK_OK(ioctl(vm.fd, KVM_GET_STATS_FD, NULL));
-}
 
 /* What is asked of a mapping, and what a file that cannot be mapped answers. */
 static void test_mappings(void)
@@ -51,7 +37,7 @@ static void test_mappings(void)
 	    {PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, 0, EPERM},
 	};
 
-	open_objects();
+	objects_open(descriptors);
 	for (int object = 0; object < OBJECTS; object++) {
 		for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
 			int error = asked[i].error ? asked[i].error : ENODEV;
@@ -76,7 +62,7 @@ static void test_mappings(void)
 /* A descriptor of O_PATH names an object, and is none. */
 static void test_paths_of_objects(void)
 {
-	open_objects();
+	objects_open(descriptors);
 	for (int object = 0; object < OBJECTS; object++) {
 		char path[64], name[64];
 		struct statfs system;

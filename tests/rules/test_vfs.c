@@ -22,10 +22,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "boundary/newer_calls.h"
 #include "client.h"
 
 /* The columns. */
-enum object { KVM, VM, VCPU, GMEM, STATS, OBJECTS };
 static const char *const object_names[OBJECTS] = {"/dev/kvm", "a VM", "a vCPU", "a guest_memfd",
 						  "statistics"};
 static int descriptors[OBJECTS];
@@ -59,22 +59,6 @@ struct row {
 };
 
 #define ROW(call, ...) .name = #call, .nr = SYS_##call, .args = {__VA_ARGS__}
-#ifndef SYS_fchmodat2
-#define SYS_fchmodat2 452
-#endif
-#ifndef SYS_cachestat
-#define SYS_cachestat 451
-#endif
-#ifndef SYS_setxattrat
-#define SYS_setxattrat 463
-#define SYS_getxattrat 464
-#define SYS_listxattrat 465
-#define SYS_removexattrat 466
-#endif
-#ifndef SYS_file_getattr
-#define SYS_file_getattr 468
-#define SYS_file_setattr 469
-#endif
 
 /* clang-format off: one row a line. */
 static const struct row rows[] = {
@@ -394,19 +378,6 @@ static void test_every_call_is_known(void)
 	CHECK(seen > 300);
 }
 
-static void open_objects(void)
-{
-	static struct vm vm;
-	static struct vcpu vcpu;
-
-	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
-	descriptors[KVM] = vm.kvm;
-	descriptors[VM] = vm.fd;
-	descriptors[VCPU] = vcpu.fd;
-	descriptors[GMEM] = vm_gmem(&vm, 4 * PAGE, 0);
-	descriptors[STATS] = (int)CHECK_OK(ioctl(vm.fd, KVM_GET_STATS_FD, NULL));
-}
-
 struct props {
 	int pipes[2], file, epoll;
 	char buffer[PAGE];
@@ -514,7 +485,7 @@ static void check_every_call(enum way way)
 {
 	unsigned int wrong = 0;
 
-	open_objects();
+	objects_open(descriptors);
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		for (int object = 0; object < OBJECTS; object++) {
 			long got = answer_of(&rows[i], descriptors[object], way);
@@ -544,7 +515,7 @@ static void test_status(void)
 	static const unsigned int modes[OBJECTS] = {S_IFCHR, 0600, 0600, S_IFREG | 0600, 0600};
 	static const off_t sizes[OBJECTS] = {0, 0, 0, 4 * PAGE, 0};
 
-	open_objects();
+	objects_open(descriptors);
 	for (int object = 0; object < OBJECTS; object++) {
 		struct statx extended;
 		struct statfs system;
@@ -577,7 +548,7 @@ static void test_flags_of_a_descriptor(void)
 {
 	static const int flags[OBJECTS] = {O_RDWR, O_RDWR, O_RDWR, O_RDWR, O_RDONLY};
 
-	open_objects();
+	objects_open(descriptors);
 	for (int object = 0; object < OBJECTS; object++) {
 		int fd = descriptors[object], on = 1;
 
@@ -600,7 +571,7 @@ static void test_links(void)
 						   "anon_inode:kvm-vcpu:0", "/[kvm-gmem] (deleted)",
 						   "anon_inode:kvm-vm-stats"};
 
-	open_objects();
+	objects_open(descriptors);
 	for (int object = VM; object < OBJECTS; object++) {
 		char path[64], name[64] = "";
 		struct stat status;
@@ -622,7 +593,7 @@ static void test_links(void)
 
 static void test_readiness(void)
 {
-	open_objects();
+	objects_open(descriptors);
 	for (int object = 0; object < OBJECTS; object++) {
 		struct pollfd one = {descriptors[object], POLLIN | POLLOUT, 0};
 

@@ -65,6 +65,8 @@ uint32_t pair_host_replace(uint32_t page);
 uint8_t *pair_byte(uint32_t page);
 /* Has @frame its poison still, if it is free? (I-51) */
 bool pair_untouched(uint32_t frame);
+/* No store of the byte 7 has reached a frame that is free. */
+bool pair_frees_unwritten(void);
 /* GET_DIRTY_LOG of slot 0 into pair.log; and a test of a bit there. */
 int pair_harvest(void);
 bool pair_logged(uint64_t page);

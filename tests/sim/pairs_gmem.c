@@ -46,19 +46,6 @@ static void private_warm_setup(void *ctx)
 		abort();
 }
 
-/* Frames that a store reached after they were freed. */
-static bool free_frames_untouched(void)
-{
-	/* The first frames are all that these pairs ever use. */
-	for (uint32_t frame = 0; frame < 16; frame++) {
-		const struct sim_frame *at = &pair.machine.host.frames[frame];
-
-		if (!at->references && at->bytes[0] == 7)
-			return false;
-	}
-	return true;
-}
-
 /* Punching a private page under a vCPU that stores: the old byte, or a fresh zero page. */
 static void punch_body(uint32_t thread, void *ctx)
 {
@@ -71,7 +58,7 @@ static void punch_body(uint32_t thread, void *ctx)
 
 static bool punch_check(void *ctx)
 {
-	bool good = !pair.results[0] && !pair.results[1] && free_frames_untouched();
+	bool good = !pair.results[0] && !pair.results[1] && pair_frees_unwritten();
 
 	(void)ctx;
 	good &= !pair_load(1, PAIR_PAGE, &pair.bytes[1]);
@@ -99,7 +86,7 @@ static bool release_check(void *ctx)
 	(void)ctx;
 	for (uint32_t vcpu = 0; vcpu < 2; vcpu++)
 		good &= pair_load(vcpu, PAIR_PAGE, &pair.bytes[vcpu]) == -EFAULT;
-	good &= free_frames_untouched() && pair_byte(PAIR_PAGE)[0] == 0;
+	good &= pair_frees_unwritten() && pair_byte(PAIR_PAGE)[0] == 0;
 	return machine_stop(&pair.machine) && good;
 }
 

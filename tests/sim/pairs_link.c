@@ -76,18 +76,6 @@ static bool link_stop(bool good)
 	return machine_stop(&pair.machine) && good;
 }
 
-/* Frames that a store reached after they were freed. */
-static bool free_frames_untouched(void)
-{
-	for (uint32_t frame = 0; frame < 16; frame++) {
-		const struct sim_frame *at = &pair.machine.host.frames[frame];
-
-		if (!at->references && at->bytes[0] == 7)
-			return false;
-	}
-	return true;
-}
-
 /* A punch by one VM's file, under the other VM's store. */
 static void punch_body(uint32_t thread, void *ctx)
 {
@@ -100,7 +88,7 @@ static void punch_body(uint32_t thread, void *ctx)
 
 static bool punch_check(void *ctx)
 {
-	bool good = !pair.results[0] && !pair.results[1] && free_frames_untouched();
+	bool good = !pair.results[0] && !pair.results[1] && pair_frees_unwritten();
 
 	(void)ctx;
 	good &= !pair_load(1, PAIR_PAGE, &pair.bytes[0]) && !other_load(&pair.bytes[1]);
@@ -137,7 +125,7 @@ static void release_body(uint32_t thread, void *ctx)
 
 static bool release_check(void *ctx)
 {
-	bool good = !pair.results[0] && free_frames_untouched();
+	bool good = !pair.results[0] && pair_frees_unwritten();
 
 	(void)ctx;
 	pair.gmem = NULL;

@@ -109,6 +109,24 @@ static void nothing_heard(void)
 	assert_int_equal(hardware.count, 0);
 }
 
+static void slot_goes(void)
+{
+	assert_int_equal(quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1}), 0);
+}
+
+/* The slot again: of @npages from the file's first on. */
+static void slot_appears(uint64_t gfn, uint64_t npages)
+{
+	assert_int_equal(
+	    quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1,
+								   .flags = QUIRE_SLOT_GMEM,
+								   .gpa = gpa_of((gfn_t){gfn}),
+								   .size_bytes = PAGES(npages),
+								   .hva = {SIM_HVA_BASE},
+								   .gmem = gmem}),
+	    0);
+}
+
 static void confidential_begin(uint64_t flags, uint32_t huge)
 {
 	memset(&hardware, 0, sizeof(hardware));
@@ -121,15 +139,8 @@ static void confidential_begin(uint64_t flags, uint32_t huge)
 	/* The file was made for units: another, of pages, takes its place. */
 	quire_gmem_release(gmem);
 	assert_int_equal(quire_gmem_create(machine.vm, PAGES(FILE_PAGES), flags, NULL, &gmem), 0);
-	assert_int_equal(quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1}), 0);
-	assert_int_equal(
-	    quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1,
-								   .flags = QUIRE_SLOT_GMEM,
-								   .gpa = gpa_of((gfn_t){GFN}),
-								   .size_bytes = PAGES(FILE_PAGES),
-								   .hva = {SIM_HVA_BASE},
-								   .gmem = gmem}),
-	    0);
+	slot_goes();
+	slot_appears(GFN, FILE_PAGES);
 	hardware.count = 0;
 }
 
@@ -177,17 +188,10 @@ static void test_life(void **state)
 	assert_int_equal(load(GFN + 3), 5);
 	nothing_heard();
 	/* Another slot shows it: what it holds stays. */
-	assert_int_equal(quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1}), 0);
+	slot_goes();
 	HEARD(1, INVALIDATE);
 	assert_false(is_free(pfn));
-	assert_int_equal(
-	    quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1,
-								   .flags = QUIRE_SLOT_GMEM,
-								   .gpa = gpa_of((gfn_t){GFN + 1}),
-								   .size_bytes = PAGES(8),
-								   .hva = {SIM_HVA_BASE},
-								   .gmem = gmem}),
-	    0);
+	slot_appears(GFN + 1, 8);
 	assert_int_equal(load(GFN + 4), 5);
 	assert_int_equal(hardware.calls[0].gfn, GFN + 4);
 	HEARD(1, MAKE_PRIVATE);
@@ -234,15 +238,8 @@ static void test_refused(void **state)
 	store(GFN, 5);
 	HEARD(1, MAKE_PRIVATE, PREPARE);
 	/* A gfn that lost it: the frame stays the VM's. */
-	assert_int_equal(quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1}), 0);
-	assert_int_equal(
-	    quire_vm_set_region(machine.vm, &(struct quire_region){.slot = 1,
-								   .flags = QUIRE_SLOT_GMEM,
-								   .gpa = gpa_of((gfn_t){GFN + 1}),
-								   .size_bytes = PAGES(8),
-								   .hva = {SIM_HVA_BASE},
-								   .gmem = gmem}),
-	    0);
+	slot_goes();
+	slot_appears(GFN + 1, 8);
 	hardware.count = 0;
 	hardware.refuses = MAKE_PRIVATE;
 	assert_int_equal(fault_at(GFN + 1, QUIRE_PFERR_WRITE), -EBUSY);
