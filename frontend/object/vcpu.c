@@ -253,7 +253,7 @@ static long create_locked(struct vm *vm, uint32_t id)
 	struct vcpu *vcpu;
 	int error, fd;
 
-	if (count >= VM_MAX_VCPUS)
+	if (count >= vm_max_vcpus())
 		return -EINVAL;
 	if (!vm->settings.max_vcpu_ids)
 		vm->settings.max_vcpu_ids = VM_MAX_VCPU_IDS;

@@ -6,6 +6,7 @@
 
 #include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
+#include "frontend/param/params.h"
 #include "frontend/report/report.h"
 #include "frontend/report/stats_file.h"
 #include "frontend/state/clock.h"
@@ -107,6 +108,12 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	msr_filter_destroy(&vm->msr_filter);
 	process_heap_free(vm);
 	return NULL;
+}
+
+/* Lockstep takes the interpreter's stores back, which another vCPU would see. */
+uint32_t vm_max_vcpus(void)
+{
+	return params_get_bool("kvm.quire_lockstep") ? 1 : VM_MAX_VCPUS;
 }
 
 long vm_create(uint64_t type)

@@ -76,6 +76,8 @@ struct vm {
 
 extern const struct file_ops vm_file_ops;
 
+/* How many vCPUs a VM may have: what KVM_CAP_MAX_VCPUS says. */
+uint32_t vm_max_vcpus(void);
 /* KVM_CREATE_VM: a descriptor or -errno. */
 long vm_create(uint64_t type);
 void vm_get(struct vm *vm);

@@ -50,7 +50,6 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_VAPIC, 1},
     {KVM_CAP_EXT_CPUID, 1},
     {KVM_CAP_CLOCKSOURCE, 1},
-    {KVM_CAP_NR_VCPUS, VM_MAX_VCPUS},
     {KVM_CAP_NR_MEMSLOTS, QUIRE_USER_SLOTS},
     {KVM_CAP_PIT, 1},
     {KVM_CAP_NOP_IO_DELAY, 1},
@@ -87,7 +86,6 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_SREGS2, 1},
     {KVM_CAP_XCRS, 1},
     {KVM_CAP_GET_TSC_KHZ, 1},
-    {KVM_CAP_MAX_VCPUS, VM_MAX_VCPUS},
     {KVM_CAP_TSC_DEADLINE_TIMER, 1},
     {KVM_CAP_KVMCLOCK_CTRL, 1},
     {KVM_CAP_EXT_EMUL_CPUID, 1},
@@ -135,6 +133,9 @@ static const struct capability fixed_caps[] = {
 static long common_value(uint64_t capability)
 {
 	switch (capability) {
+	case KVM_CAP_NR_VCPUS:
+	case KVM_CAP_MAX_VCPUS:
+		return vm_max_vcpus();
 	case KVM_CAP_VM_TYPES:
 		return system_vm_types();
 	case KVM_CAP_PRE_FAULT_MEMORY:

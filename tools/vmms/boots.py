@@ -49,8 +49,7 @@ def restarting_arguments(form, work):
 
 
 def limit_seconds():
-    is_lockstep = "kvm.quire_lockstep=Y" in machine.COMMON_PARAMS
-    return LOCKSTEP_SECONDS if is_lockstep else LIMIT_SECONDS
+    return LOCKSTEP_SECONDS if machine.is_lockstep() else LIMIT_SECONDS
 
 
 def boot_seconds(qemu, form, options):
@@ -96,5 +95,7 @@ CI_FORMS = (Form("pc", "default", "vmlinux", 1), Form("q35", "split", "vmlinux",
 
 def scenarios(client, qemu, ci_forms=CI_FORMS):
     wanted = list(dict.fromkeys([*ci_forms, *forms()]))
+    if machine.is_lockstep():
+        wanted = [form for form in wanted if form.cpus == 1]
     return [Scenario(client, f"boot {form.title()}", lambda form=form: boot(qemu, form),
                      in_ci=form in ci_forms) for form in wanted]

@@ -12,7 +12,7 @@ import threading
 import cache
 import debian
 from vmms import initramfs, kernel, places
-from vmms.machine import Machine
+from vmms.machine import Machine, is_lockstep
 from vmms.scenario import MissingPrivilege, Scenario
 
 SUITE = "bookworm"
@@ -111,8 +111,9 @@ class Server:
 
 def arguments(machine_type, disk, archive):
     bus = "device" if machine_type == "microvm" else "pci"
+    cpus = "1" if is_lockstep() else "2"
     image = kernel.obtain()
-    return ["-accel", "kvm", "-M", machine_type, "-m", "512", "-smp", "2", "-no-reboot",
+    return ["-accel", "kvm", "-M", machine_type, "-m", "512", "-smp", cpus, "-no-reboot",
             "-kernel", image.elf, "-initrd", archive,
             "-append", "console=ttyS0 panic=-1 quire=root",
             "-drive", f"if=none,id=disk,format=qcow2,file={disk}",

@@ -21,6 +21,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 CLOCK_FACTOR = 8
 
 
+def is_lockstep():
+    """Does the interpreter check translated code? A VM has one vCPU then."""
+    return "kvm.quire_lockstep=Y" in COMMON_PARAMS
+
+
 def session_cpu_seconds(leader):
     """Processor time that the processes of a session have used, those that ended included."""
     used = 0
