@@ -132,18 +132,18 @@ bool eventfd_same(int a, int b)
 	return id && id == eventfd_id(b);
 }
 
-static long compare_watched(const struct eventfd_watch *watch, int fd)
+static long compare_watched(int epoll_fd, const struct eventfd_watch *watch, int fd)
 {
-	const struct kcmp_epoll_slot slot = {.efd = (uint32_t)watch->epoll_fd,
+	const struct kcmp_epoll_slot slot = {.efd = (uint32_t)epoll_fd,
 					     .tfd = (uint32_t)watch->number};
 
 	return compare(KCMP_EPOLL_TFD, fd, sys_address(&slot));
 }
 
-bool eventfd_matches(const struct eventfd_watch *watch, int fd)
+bool eventfd_matches(int epoll_fd, const struct eventfd_watch *watch, int fd)
 {
 	if (can_compare())
-		return compare_watched(watch, fd) == 0;
+		return compare_watched(epoll_fd, watch, fd) == 0;
 	return watch->id && watch->id == eventfd_id(fd);
 }
 
@@ -160,13 +160,13 @@ static bool key_line(struct reading *reading, const char *text)
 	return !reading->found;
 }
 
-bool eventfd_is_gone(const struct eventfd_watch *watch)
+bool eventfd_is_gone(int epoll_fd, const struct eventfd_watch *watch)
 {
 	struct reading reading = {.line = key_line, .wanted = watch->key};
 
 	if (can_compare())
-		return compare_watched(watch, watch->epoll_fd) == -ENOENT;
-	read_about(&reading, watch->epoll_fd);
+		return compare_watched(epoll_fd, watch, epoll_fd) == -ENOENT;
+	read_about(&reading, epoll_fd);
 	return reading.is_read && !reading.found;
 }
 

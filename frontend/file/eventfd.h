@@ -24,15 +24,14 @@ uint64_t eventfd_id(int fd);
 
 /* An eventfd in an epoll set, which the kernel takes out when its last descriptor is closed. */
 struct eventfd_watch {
-	int epoll_fd;
 	int number;   /* under which it was put in; no other is in this set under the same */
 	uint64_t key; /* its epoll_event.data, which no other of this set has */
 	uint64_t id;  /* eventfd_id() of then */
 };
 
-/* Is it the eventfd behind @fd? */
-bool eventfd_matches(const struct eventfd_watch *watch, int fd);
-bool eventfd_is_gone(const struct eventfd_watch *watch);
+/* Is @watch of the set @epoll_fd the eventfd behind @fd? */
+bool eventfd_matches(int epoll_fd, const struct eventfd_watch *watch, int fd);
+bool eventfd_is_gone(int epoll_fd, const struct eventfd_watch *watch);
 /* Calls @live with the key of each in the set. 0, or -EIO when the kernel does not tell. */
 int eventfd_live(int epoll_fd, void (*live)(uint64_t key, void *context), void *context);
 

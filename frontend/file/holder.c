@@ -34,16 +34,16 @@ static struct {
 	uint32_t asked, answered; /* [A] how many, each; asked is ahead: the thread is at work */
 } talk;
 
-/* Guards what is asked, and the start of the thread. */
+/* Guards what is asked. The thread is started before it is taken. */
 static struct process_lock holder_lock;
-static bool is_started;
+static struct helper_once holder;
 static struct process_event question_event, answer_event;
 
 /* The thread and what it holds are the parent's. */
 static void fork_child(void)
 {
 	(void)process_lock_start_anew(&holder_lock);
-	is_started = false;
+	helper_once_forget(&holder);
 	talk.asked = talk.answered = 0;
 }
 FORK_CHILD(FORK_HOLDER, holder_lock, fork_child);
@@ -148,14 +148,12 @@ static int name_descriptor(int fd)
 
 int holder_open(int fd)
 {
-	int result = 0;
+	int result = helper_start_once(&holder, NULL, holder_thread, NULL);
 
+	if (result)
+		return result;
 	process_lock_acquire(&holder_lock);
-	if (!is_started)
-		result = helper_start(NULL, holder_thread, NULL);
-	is_started |= !result;
-	if (!result)
-		result = name_descriptor(fd);
+	result = name_descriptor(fd);
 	if (!result)
 		result = ask_locked(QUESTION_OPEN, -1);
 	process_lock_release(&holder_lock);

@@ -107,7 +107,7 @@ static void wait_for_event(void)
 
 static bool (*collect_here)(void);
 static struct process_event wake_event;
-static uint32_t has_thread; /* [A] it runs, or is being started */
+static struct helper_once waiter;
 
 static void *collector(void *unused)
 {
@@ -126,12 +126,10 @@ static void *collector(void *unused)
 
 void file_watch_start_thread(bool (*collect)(void))
 {
-	if (__atomic_load_n(&has_thread, __ATOMIC_RELAXED) ||
-	    __atomic_exchange_n(&has_thread, 1, __ATOMIC_RELAXED))
-		return;
-	collect_here = collect;
-	if (helper_start(NULL, collector, NULL))
-		__atomic_store_n(&has_thread, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&collect_here, collect, __ATOMIC_RELAXED);
+	/* A close calls this, too, and must not wait for a fork in which another thread starts it.
+	 */
+	(void)helper_try_once(&waiter, NULL, collector, NULL);
 }
 
 void file_watch_wake(bool (*collect)(void))
@@ -157,6 +155,6 @@ void file_watch_forget(void)
 	if (watch_fd >= 0)
 		hidden_fd_close(watch_fd);
 	watch_fd = -1;
-	has_thread = 0;
+	helper_once_forget(&waiter);
 	event_at = event_count = 0;
 }

@@ -62,12 +62,12 @@ struct irqfd {
 #define SET_BUCKETS 1024u
 #define KEY_BUCKETS 1024u
 
-/* Guards the set and the start of the listener. */
+/* Guards the set. The listener is started before it is taken. */
 static struct process_lock irqfds_lock;
 static struct irqfd *set[SET_BUCKETS];	/* by id */
 static uint32_t set_count, set_checked; /* of the last look for closed ones: how many stayed */
 static uint64_t last_key;
-static bool is_listening;
+static struct helper_once listener;
 /* -1: none yet. Made with the first VM, for a call that makes no descriptor takes no number. [A] */
 static int epoll_fd = -1;
 
@@ -82,7 +82,7 @@ static void fork_child(void)
 	(void)process_lock_start_anew(&irqfds_lock);
 	memset(set, 0, sizeof(set));
 	set_count = set_checked = 0;
-	is_listening = false;
+	helper_once_forget(&listener);
 	if (epoll_fd >= 0)
 		hidden_fd_close(epoll_fd);
 	epoll_fd = -1;
@@ -120,7 +120,7 @@ static void put_at_number(const struct irqfd *irqfd, int fd)
 
 static void put_placeholder(const struct irqfd *irqfd)
 {
-	put_at_number(irqfd, irqfd->watch.epoll_fd);
+	put_at_number(irqfd, epoll_fd);
 }
 
 /* Take the count. The description is the client's too, which may have emptied it: never wait. */
@@ -141,7 +141,7 @@ static void hold(struct irqfd *irqfd)
 		return;
 	/* What is compared is ours: the client may give its number away at any moment. */
 	put_at_number(irqfd, irqfd->client_fd);
-	if (eventfd_matches(&irqfd->watch, number)) {
+	if (eventfd_matches(epoll_fd, &irqfd->watch, number)) {
 		irqfd->is_held = true;
 		held_count++;
 		return;
@@ -240,16 +240,6 @@ static void *listen_thread(void *unused)
 	return NULL;
 }
 
-static int start_locked(void)
-{
-	int error = 0;
-
-	if (!is_listening)
-		error = helper_start(NULL, listen_thread, NULL);
-	is_listening |= !error;
-	return error;
-}
-
 /* Both locks held: out of both tables. */
 static void unlink_locked(struct irqfd *irqfd)
 {
@@ -341,9 +331,9 @@ static struct irqfd *find_locked(int fd, uint64_t id)
 	struct irqfd *irqfd = set[id % SET_BUCKETS];
 
 	for (; irqfd; irqfd = irqfd->next_in_set) {
-		if (irqfd->watch.id != id || (!id && !eventfd_matches(&irqfd->watch, fd)))
+		if (irqfd->watch.id != id || (!id && !eventfd_matches(epoll_fd, &irqfd->watch, fd)))
 			continue;
-		if (!eventfd_is_gone(&irqfd->watch))
+		if (!eventfd_is_gone(epoll_fd, &irqfd->watch))
 			return irqfd;
 		/* The number is free again, and another eventfd has it now. */
 		drop_locked(irqfd);
@@ -379,15 +369,11 @@ static int insert_locked(struct irqfd *irqfd)
 	int error;
 
 	drop_closed_locked();
-	irqfd->watch.id = eventfd_id(irqfd->watch.number);
 	before = find_locked(irqfd->watch.number, irqfd->watch.id);
 	if (before && before->vm)
 		return -EBUSY;
 	if (before)
 		remove_locked(before, irqfd->watch.number);
-	error = start_locked();
-	if (error)
-		return error;
 	process_lock_acquire(&keys_lock);
 	error = watch_key(irqfd);
 	if (!error) {
@@ -425,6 +411,8 @@ static int prepare(struct irqfd *irqfd, const struct kvm_irqfd *request)
 	irqfd->watch.number = open_eventfd((int)request->fd);
 	if (irqfd->watch.number < 0)
 		return irqfd->watch.number;
+	/* By a thread, as the text is read: before any lock. */
+	irqfd->watch.id = eventfd_id(irqfd->watch.number);
 	if (request->flags & KVM_IRQFD_FLAG_RESAMPLE) {
 		irqfd->resample.fd = open_eventfd((int)request->resamplefd);
 		if (irqfd->resample.fd < 0)
@@ -448,7 +436,7 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 	    .vm = vm,
 	    .gsi = request->gsi,
 	    .resample = {.gsi = request->gsi, .fd = -1},
-	    .watch = {.epoll_fd = epoll_fd, .number = -1},
+	    .watch = {.number = -1},
 	    .client_fd = (int)request->fd,
 	};
 	result = prepare(irqfd, request);
@@ -456,6 +444,8 @@ static long assign(struct vm *vm, const struct kvm_irqfd *request)
 		irqfd->resamples = true;
 		resample_add(vm, &irqfd->resample);
 	}
+	if (!result)
+		result = helper_start_once(&listener, NULL, listen_thread, NULL);
 	if (!result) {
 		process_lock_acquire(&irqfds_lock);
 		result = insert_locked(irqfd);
@@ -471,11 +461,13 @@ static long deassign(struct vm *vm, const struct kvm_irqfd *request)
 {
 	int fd = open_eventfd((int)request->fd);
 	struct irqfd *irqfd;
+	uint64_t id;
 
 	if (fd < 0)
 		return fd;
+	id = eventfd_id(fd);
 	process_lock_acquire(&irqfds_lock);
-	irqfd = find_locked(fd, eventfd_id(fd));
+	irqfd = find_locked(fd, id);
 	if (irqfd && irqfd->vm == vm && irqfd->gsi == request->gsi)
 		remove_locked(irqfd, fd);
 	process_lock_release(&irqfds_lock);

@@ -25,7 +25,7 @@ void vm_timers_destroy(struct vm_timers *timers)
 	timers->stopping = true;
 	process_event_happen(&timers->changed);
 	process_lock_release(&timers->lock);
-	if (timers->started)
+	if (helper_runs(&timers->thread))
 		helper_join(&timers->helper);
 }
 
@@ -85,25 +85,17 @@ static void *timer_thread(void *argument)
 	return NULL;
 }
 
-static void start_locked(struct vm_timers *timers)
-{
-	if (!timers->started)
-		timers->started = !helper_start(&timers->helper, timer_thread, timers);
-}
-
 void vm_timers_start(struct vm_timers *timers)
 {
-	process_lock_acquire(&timers->lock);
-	start_locked(timers);
-	process_lock_release(&timers->lock);
+	(void)helper_start_once(&timers->thread, &timers->helper, timer_thread, timers);
 }
 
 void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns)
 {
+	if (deadline_ns)
+		(void)helper_try_once(&timers->thread, &timers->helper, timer_thread, timers);
 	process_lock_acquire(&timers->lock);
 	timer->deadline_ns = deadline_ns;
-	if (deadline_ns)
-		start_locked(timers);
 	/* Later than what the thread sleeps for: it finds out when it wakes. */
 	if (deadline_ns && deadline_ns < timers->until_ns)
 		process_event_happen(&timers->changed);

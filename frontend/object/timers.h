@@ -24,7 +24,8 @@ struct vm_timers {
 	struct vm_timer *list;
 	uint64_t until_ns; /* when the thread wakes by itself; 0: it is awake and will look */
 	struct helper helper;
-	bool started, stopping;
+	struct helper_once thread;
+	bool stopping;
 };
 
 void vm_timers_init(struct vm_timers *timers);

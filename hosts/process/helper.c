@@ -302,6 +302,47 @@ int helper_start(struct helper *helper, void *(*function)(void *), void *argumen
 	return helper ? start(helper, function, argument) : start_detached(function, argument);
 }
 
+enum once_state { ONCE_NEVER, ONCE_STARTING, ONCE_RUNS };
+
+int helper_try_once(struct helper_once *once, struct helper *helper, void *(*function)(void *),
+		    void *argument)
+{
+	uint32_t state = ONCE_NEVER;
+	int error;
+
+	if (!__atomic_compare_exchange_n(&once->state, &state, ONCE_STARTING, false,
+					 __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE))
+		return state == ONCE_RUNS ? 0 : -EAGAIN;
+	error = helper_start(helper, function, argument);
+	__atomic_store_n(&once->state, error ? ONCE_NEVER : ONCE_RUNS, __ATOMIC_RELEASE);
+	process_event_happen(&once->changed);
+	/* That libc has no thread to give is no reason to wait. */
+	return error == -EAGAIN ? -ENOMEM : error;
+}
+
+int helper_start_once(struct helper_once *once, struct helper *helper, void *(*function)(void *),
+		      void *argument)
+{
+	for (;;) {
+		uint32_t seen = process_event_count(&once->changed);
+		int error = helper_try_once(once, helper, function, argument);
+
+		if (error != -EAGAIN)
+			return error;
+		process_event_wait(&once->changed, seen, PROCESS_EVENT_FOREVER);
+	}
+}
+
+bool helper_runs(const struct helper_once *once)
+{
+	return __atomic_load_n(&once->state, __ATOMIC_ACQUIRE) == ONCE_RUNS;
+}
+
+void helper_once_forget(struct helper_once *once)
+{
+	__atomic_store_n(&once->state, ONCE_NEVER, __ATOMIC_RELAXED);
+}
+
 struct errand {
 	void (*function)(void *argument);
 	void *argument;

@@ -3,7 +3,10 @@
 #define QUIRE_HOSTS_PROCESS_HELPER_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "hosts/process/lock.h"
 
 struct helper {
 	pthread_t thread;
@@ -21,6 +24,28 @@ struct helper {
  * is then the first thread's, or that of exit(0) where libc would have called it.
  */
 int helper_start(struct helper *helper, void *(*function)(void *), void *argument);
+/* A thread that is started at most once; all zeros is one that was not. */
+struct helper_once {
+	uint32_t state; /* [A] enum once_state */
+	struct process_event changed;
+};
+
+/*
+ * helper_start(), unless the thread was started before. No lock may be held: libc's
+ * pthread_create() waits for a fork() in progress, which may wait for a userfaultfd reader, which
+ * may want the lock. Waits while another thread starts it; 0, too, when that one has. A start that
+ * failed is tried anew by the next call.
+ */
+int helper_start_once(struct helper_once *once, struct helper *helper, void *(*function)(void *),
+		      void *argument);
+/* The same without waiting: -EAGAIN while another thread starts it. */
+int helper_try_once(struct helper_once *once, struct helper *helper, void *(*function)(void *),
+		    void *argument);
+/* Was it started? */
+bool helper_runs(const struct helper_once *once);
+/* In the child of a fork, where the thread is not. */
+void helper_once_forget(struct helper_once *once);
+
 /*
  * The first thread ends by the system call exit now, which runs none of exit(3)'s functions: then
  * none are run for the process either. By that thread.

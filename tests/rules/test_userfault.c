@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -292,6 +293,55 @@ static void nothing_is_held_over_a_change(void)
 	CHECK_EQ(failed, 0);
 }
 
+/*
+ * The first KVM_IRQFD begins a thread of ours, and that waits for the fork in libc. Nothing is held
+ * meanwhile that another VM needs.
+ */
+static int irq_vm, go[2];
+
+static void *first_irqfd(void *unused)
+{
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)eventfd(0, EFD_CLOEXEC), .gsi = 3};
+	char byte;
+
+	CHECK_EQ(read(go[0], &byte, 1), 1);
+	CHECK_ZERO(ioctl(irq_vm, KVM_IRQFD, &irqfd));
+	return unused;
+}
+
+static void call_create_vm_beside_irqfd(void)
+{
+	CHECK_EQ(write(go[1], "", 1), 1);
+	usleep(100000);
+	call_create_vm();
+}
+
+static void fork_beside_the_first_irqfd(void)
+{
+	static const struct call beside = {"KVM_CREATE_VM", call_create_vm_beside_irqfd, 0};
+	pthread_t thread;
+	pid_t child;
+	int status;
+
+	if (userfaultfd_open(0))
+		check_skip("no userfaultfd here");
+	reader_call = &beside;
+	reader_change = &changes[sizeof(changes) / sizeof(changes[0]) - 1];
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		int kvm = open("/dev/kvm", O_RDWR);
+
+		irq_vm = ioctl(kvm, KVM_CREATE_VM, 0);
+		CHECK_ZERO(ioctl(irq_vm, KVM_CREATE_IRQCHIP));
+		CHECK_ZERO(pipe(go));
+		CHECK_ZERO(pthread_create(&thread, NULL, first_irqfd, NULL));
+		try_pair();
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+}
+
 static pthread_t slot_thread;
 
 static void *change_slots(void *unused)
@@ -451,9 +501,8 @@ static void clear_from_a_page_from_a_reader(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(nothing_is_held_over_a_change),
-	    TEST(steal_time_page_from_a_reader),
-	    TEST(log_into_a_page_from_a_reader),
+	    TEST(nothing_is_held_over_a_change),   TEST(fork_beside_the_first_irqfd),
+	    TEST(steal_time_page_from_a_reader),   TEST(log_into_a_page_from_a_reader),
 	    TEST(clear_from_a_page_from_a_reader),
 	};
 
