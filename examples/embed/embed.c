@@ -1,6 +1,4 @@
-/* A second-stage MMU for a CPU of our own. This file is C11 as well as C++17. */
-#include <stdio.h>
-#include <stdlib.h>
+/* A second-stage MMU for a CPU of our own: C11 as well as C++17, in a process and in a kernel. */
 #include <string.h>
 
 #include <quire/dirty.h>
@@ -11,9 +9,11 @@
 
 #include "port.h"
 
-/* Guest memory is the process's own: its physical addresses are pointers. */
-static void copy_word(uint64_t *word, uint64_t *value, int is_write)
+/* What a load or a store does at a physical address of the guest's memory. */
+static void copy_word(uint64_t physical, uint64_t *value, int is_write)
 {
+	uint64_t *word = QUIRE_CAST(quire_table, physical + physical_offset);
+
 	if (is_write)
 		*word = *value;
 	else
@@ -37,14 +37,14 @@ static int access_word(struct quire_vcpu *vcpu, uint64_t at, uint64_t *value, in
 			return result;
 		mapped = quire_walk(&stage2, gpa, is_write ? QUIRE_PFERR_WRITE : 0, &found);
 		if (mapped)
-			copy_word((uint64_t *)(uintptr_t)found.address, value, is_write);
+			copy_word(found.address, value, is_write);
 		quire_vcpu_leave(vcpu);
 		if (mapped)
 			return 0;
 		result = quire_vcpu_fault(vcpu, gpa, found.error_code, &fault);
 	} while (result > 0 && result != QUIRE_EMULATE);
 	if (result == QUIRE_EMULATE)
-		printf("console: %llu\n", (unsigned long long)*value);
+		say("console", *value);
 	return result < 0 ? result : 0;
 }
 
@@ -73,11 +73,13 @@ static int run(struct quire_vcpu *vcpu)
 
 static int print_dirty(void *ctx, uint64_t offset_bytes, const void *bits, uint64_t size_bytes)
 {
-	uint64_t word;
+	uint64_t word, page;
 
 	(void)ctx, (void)size_bytes;
 	memcpy(&word, bits, sizeof(word));
-	printf("pages that may have changed: %#llx\n", (unsigned long long)word);
+	for (page = 0; page < 64; page++)
+		if (word >> page & 1)
+			say("a page that may have changed", page);
 	return offset_bytes ? -1 : 0;
 }
 
@@ -104,18 +106,18 @@ int main(void)
 	memset(&config, 0, sizeof(config));
 	config.maxphyaddr = 48;
 	config.host = &host;
+	config.table_offset = physical_offset;
 	memset(&region, 0, sizeof(region));
 	region.flags = QUIRE_SLOT_LOG_DIRTY;
 	region.size_bytes = 64 * QUIRE_PAGE_SIZE;
-	region.hva.v = (uintptr_t)memory;
+	region.hva.v = (uintptr_t)memory - physical_offset;
 	if (quire_vm_create(&config, &vm) || quire_vcpu_create(vm, 0, NULL, &vcpu) ||
 	    quire_vm_set_region(vm, &region) || run(vcpu) ||
 	    quire_vm_get_dirty_log(vm, 0, print_dirty, NULL))
 		return 1;
-	printf("mapped pages: %llu\n",
-	       (unsigned long long)quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k));
+	say("mapped pages", quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k));
 	quire_vcpu_destroy(vcpu);
 	quire_vm_put(vm);
-	free(memory);
+	release(memory, 64 * QUIRE_PAGE_SIZE);
 	return 0;
 }

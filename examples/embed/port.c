@@ -1,6 +1,4 @@
-/* What the library asks of the machine below it: threads and memory, here those of this process. */
-#include <stdio.h>
-#include <stdlib.h>
+/* What the library asks of the machine below it: threads and memory. */
 #include <string.h>
 
 #include "port.h"
@@ -29,18 +27,10 @@ static void relax(unsigned int turn)
 
 static void report(const char *text)
 {
-	fprintf(stderr, "libquire: %s\n", text);
+	say(text, 0);
 }
 
-/* The host: memory of this process. The number of a page is its address >> 12. */
-
-void *zeroed(size_t alignment, size_t size_bytes)
-{
-	size_t whole = (size_bytes + alignment - 1) & ~(alignment - 1);
-	void *memory = aligned_alloc(alignment, whole);
-
-	return memory ? memset(memory, 0, whole) : NULL;
-}
+/* The host: what it calls the address of a page (hva_t) is the physical one. */
 
 static void *host_alloc(void *ctx, size_t size_bytes)
 {
@@ -50,8 +40,8 @@ static void *host_alloc(void *ctx, size_t size_bytes)
 
 static void host_free(void *ctx, void *memory, size_t size_bytes)
 {
-	(void)ctx, (void)size_bytes;
-	free(memory);
+	(void)ctx;
+	release(memory, size_bytes);
 }
 
 static void *chunk_alloc(void *ctx)
@@ -63,7 +53,7 @@ static void *chunk_alloc(void *ctx)
 static void chunk_free(void *ctx, void *chunk)
 {
 	(void)ctx;
-	free(chunk);
+	release(chunk, 2u << 20);
 }
 
 static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)

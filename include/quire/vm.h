@@ -63,6 +63,8 @@ struct quire_region {
 	uint32_t flags;
 	gpa_t gpa;
 	uint64_t size_bytes;
+	/* A name for the memory, which the host's functions are given: below 2^47 - 4096 (2^48 on
+	 * other machines than x86-64), else -EINVAL. A kernel may take the physical address. */
 	hva_t hva;
 	uint64_t gmem_offset_bytes;
 	struct quire_gmem *gmem; /* with QUIRE_SLOT_GMEM, when the region is created */

@@ -15,7 +15,7 @@ BUILD = pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else TREE / "bu
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 COMPILERS = (("gcc", "-std=c11"), ("clang", "-std=c11"),
              ("g++", "-std=c++17", "-x", "c++"), ("clang++", "-std=c++17", "-x", "c++"))
-SOURCES = [str(TREE / "examples/embed" / name) for name in ("embed.c", "port.c")]
+SOURCES = [str(TREE / "examples/embed" / name) for name in ("embed.c", "hosted.c", "port.c")]
 
 
 def run(*words, **more):

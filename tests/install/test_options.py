@@ -49,7 +49,7 @@ class Options(unittest.TestCase):
         self.assertNotIn("cmocka", said)
         self.succeed("ninja", "-C", build)
         program = str(self.folder / "embed")
-        sources = [str(TREE / "examples/embed" / name) for name in ("embed.c", "port.c")]
+        sources = [str(TREE / "examples/embed" / name) for name in ("embed.c", "hosted.c", "port.c")]
         self.succeed("gcc", "-I", str(TREE / "include"), *sources, f"{build}/src/libquire.a",
                      "-o", program)
         self.assertIn("console: 42", self.succeed(program))

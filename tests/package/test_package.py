@@ -44,11 +44,11 @@ cd /
 quire run -- /mnt/private-vm
 man -w 1 quire && man -w 3 quire
 cd /mnt/tree/examples/embed
-gcc embed.c port.c $(pkg-config --cflags --libs quire) -o shared && ./shared
+gcc embed.c hosted.c port.c $(pkg-config --cflags --libs quire) -o shared && ./shared
 readelf -d shared | grep -F "[libquire.so.0]"
-gcc -static embed.c port.c $(pkg-config --static --cflags --libs quire) -o static && ./static
+gcc -static embed.c hosted.c port.c $(pkg-config --static --cflags --libs quire) -o static && ./static
 quire run -- ./static
-g++ -std=c++17 -x c++ embed.c port.c $(pkg-config --cflags --libs quire) -o cpp && ./cpp
+g++ -std=c++17 -x c++ embed.c hosted.c port.c $(pkg-config --cflags --libs quire) -o cpp && ./cpp
 dpkg -P quire libquire-dev libquire0
 cd /mnt
 find /usr /etc -xdev | sort > after
