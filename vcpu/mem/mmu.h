@@ -28,7 +28,7 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			struct mmu_result *result);
 
 /*
- * mmu_translate() for the common case alone: 4-level long mode, 4K in both stages, every right
+ * mmu_translate() for the common case alone: 4-level long mode, every right
  * there and no bit left to set. Nonzero when that was it; else nothing has happened.
  */
 int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,

@@ -37,20 +37,24 @@ static always_inline uint64_t walk_stage2(const struct cpu *cpu, const struct st
 					  uint64_t gpa)
 {
 	const uint64_t *table = cpu->stage2.root;
-	uint64_t large = cpu->stage2.format->large, entry;
+	uint64_t large = cpu->stage2.format->large, entry, span;
+	unsigned int shift = 39;
 
 	if (unlikely(gpa >> 48))
 		return 0;
-	for (unsigned int shift = 39; shift > 12; shift -= 9) {
+	for (;;) {
 		entry = __atomic_load_n(&table[gpa >> shift & 511], __ATOMIC_ACQUIRE);
-		if (unlikely((entry & (need->looked_at | large)) != need->have))
+		if (unlikely((entry & need->looked_at) != need->have))
 			return 0;
+		if (shift == 12 || (entry & large))
+			break;
 		table = (const uint64_t *)(uintptr_t)(entry & PTE_ADDRESS);
+		shift -= 9;
 	}
-	entry = __atomic_load_n(&table[gpa >> 12 & 511], __ATOMIC_ACQUIRE);
-	if (unlikely((entry & need->looked_at) != need->have || ~entry & need->leaf_have))
+	if (unlikely(~entry & need->leaf_have))
 		return 0;
-	return (entry & PTE_ADDRESS) | (gpa & PAGE_OFFSET_MASK);
+	span = (UINT64_C(1) << shift) - 1;
+	return (entry & PTE_ADDRESS & ~span) | (gpa & span);
 }
 
 /* The guest's entry at @host, in *@entry, when it has what every entry of the common case has. */
@@ -60,35 +64,74 @@ static always_inline int read_entry(uint64_t host, uint64_t large, uint64_t *ent
 	       (*entry & (PTE_P | PTE_A | PTE_RESERVED_HIGH | large)) == (PTE_P | PTE_A);
 }
 
-/* The three upper levels: where the lowest table is, and what they allow. 0: not the common case.
- */
+/* Bits 13 .. @shift - 1 of a large leaf are reserved; 12 is PAT. */
+static int is_reserved(uint64_t leaf, unsigned int shift)
+{
+	return (leaf & ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff)) != 0;
+}
+
+/* The three upper levels: where the lowest table is, or the large page, and what they allow. 0: not
+ * the common case. */
 static int find_table(struct cpu *cpu, uint64_t linear, struct table_entry *found)
 {
 	struct stage2_need need = need_of(cpu->stage2.format, MMU_READ);
 	uint64_t table = cpu->s.cr3 & PTE_ADDRESS, entry = 0;
-	uint64_t allowed = PTE_W | PTE_U, forbidden = 0;
 
-	for (int shift = 39; shift > 12; shift -= 9) {
+	*found = (struct table_entry){
+	    .tag = linear >> 21, .rights = PTE_W | PTE_U, .shift = QUIRE_PAGE_SHIFT};
+	for (unsigned int shift = 39; shift > 12; shift -= 9) {
 		uint64_t host = walk_stage2(cpu, &need, table | (linear >> shift & 511) * 8);
 
-		if (!read_entry(host, PTE_LARGE, &entry))
+		if (!read_entry(host, shift == 39 ? PTE_LARGE : 0, &entry))
 			return 0;
-		allowed &= entry;
-		forbidden |= entry & PTE_NX;
+		if (entry & PTE_LARGE) {
+			found->leaf = entry;
+			found->shift = shift;
+			return !is_reserved(entry, shift);
+		}
+		found->rights &= entry | ~(PTE_W | PTE_U);
+		found->rights |= entry & PTE_NX;
 		table = entry & PTE_ADDRESS;
 	}
 	found->host = walk_stage2(cpu, &need, table);
-	found->rights = allowed | forbidden;
-	found->tag = linear >> 21;
 	return found->host != 0;
 }
 
-/* The guest's leaf for @linear, and in *@rights what all levels allow. 0: not the common case. */
-static always_inline uint64_t find_leaf(struct cpu *cpu, uint64_t linear, uint64_t *rights)
+/* The guest's leaf for @linear, and in *@cached what leads to it. 0: not the common case. */
+static always_inline uint64_t find_leaf(struct cpu *cpu, uint64_t linear,
+					const struct table_entry *cached)
 {
-	struct table_entry *cached = &cpu->tlb->table[linear >> 21 & (TABLE_SETS - 1)];
 	uint64_t leaf = 0;
 
+	if (cached->leaf)
+		return cached->leaf;
+	return read_entry(cached->host + (linear >> 12 & 511) * 8, 0, &leaf) ? leaf : 0;
+}
+
+/* Do @leaf and the levels above it permit the access, with no bit left to set? */
+static always_inline int leaf_permits(const struct cpu *cpu, const struct table_entry *cached,
+				      uint64_t leaf, enum mmu_access access)
+{
+	uint64_t rights =
+	    (cached->rights & leaf & (PTE_W | PTE_U)) | ((cached->rights | leaf) & PTE_NX);
+
+	if ((rights & PTE_NX) && !(cpu->s.efer & EFER_NXE))
+		return 0;
+	if (access == MMU_WRITE && !(leaf & PTE_D))
+		return 0;
+	return mmu_rights_permit(cpu, access, rights);
+}
+
+int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
+		       struct mmu_result *result)
+{
+	struct stage2_need need;
+	uint64_t linear = request->linear, leaf, span;
+	struct table_entry *cached = &cpu->tlb->table[linear >> 21 & (TABLE_SETS - 1)];
+
+	if (!(cpu->s.efer & EFER_LMA) || cpu->stage2.root_level != QUIRE_LEVEL_512G ||
+	    cpu->replay.emulated_count || (uint64_t)((int64_t)(linear << 16) >> 16) != linear)
+		return 0;
 	if (unlikely(cached->tag != linear >> 21)) {
 		struct table_entry fresh;
 
@@ -96,31 +139,17 @@ static always_inline uint64_t find_leaf(struct cpu *cpu, uint64_t linear, uint64
 			return 0;
 		*cached = fresh;
 	}
-	if (!read_entry(cached->host + (linear >> 12 & 511) * 8, 0, &leaf))
+	leaf = find_leaf(cpu, linear, cached);
+	if (!leaf || !leaf_permits(cpu, cached, leaf, request->access)) {
+		/* The complete walk reads a large leaf again, and may set D in it. */
+		cached->tag = TLB_EMPTY;
 		return 0;
-	*rights = (cached->rights & leaf & (PTE_W | PTE_U)) | ((cached->rights | leaf) & PTE_NX);
-	return leaf;
-}
-
-int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
-		       struct mmu_result *result)
-{
-	struct stage2_need need;
-	uint64_t linear = request->linear, leaf, rights;
-
-	if (!(cpu->s.efer & EFER_LMA) || cpu->stage2.root_level != QUIRE_LEVEL_512G ||
-	    cpu->replay.emulated_count || (uint64_t)((int64_t)(linear << 16) >> 16) != linear)
-		return 0;
-	leaf = find_leaf(cpu, linear, &rights);
-	if (!leaf || ((rights & PTE_NX) && !(cpu->s.efer & EFER_NXE)) ||
-	    !mmu_rights_permit(cpu, request->access, rights))
-		return 0;
-	if (request->access == MMU_WRITE && !(leaf & PTE_D))
-		return 0;
+	}
+	span = (UINT64_C(1) << cached->shift) - 1;
 	need = need_of(cpu->stage2.format, request->stage2);
-	result->gpa = (leaf & PTE_ADDRESS) | (linear & PAGE_OFFSET_MASK);
+	result->gpa = (leaf & PTE_ADDRESS & ~span) | (linear & span);
 	result->host = walk_stage2(cpu, &need, result->gpa);
 	result->global = (leaf & PTE_G) && (cpu->s.cr4 & CR4_PGE);
-	result->large = 0;
+	result->large = (uint8_t)((cached->shift - QUIRE_PAGE_SHIFT) / 9);
 	return result->host != 0;
 }

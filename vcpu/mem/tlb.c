@@ -69,6 +69,11 @@ static void note_large(struct cpu *cpu, uint64_t linear, const struct mmu_result
 	cpu->tlb_has_gigantic |= result->large > 1;
 }
 
+static void note_local(uint64_t *bits, unsigned int index, int is_local)
+{
+	bits[index / 64] |= (uint64_t)(is_local != 0) << index % 64;
+}
+
 /*
  * The newest goes to way 0, the one there moves to way 1: two pages of one set live side by side,
  * so an instruction that needs both always gets on.
@@ -90,9 +95,12 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 	if (request->access == MMU_WRITE && request->stage2 == MMU_WRITE &&
 	    !code_is_on_page(cpu, result->host))
 		fresh.write = tag;
-	if (first->read != tag)
+	if (first->read != tag) {
 		cpu->tlb->data[1][set] = *first;
+		note_local(cpu->tlb->local[1], set, !first->global);
+	}
 	note_large(cpu, request->linear, result);
+	note_local(cpu->tlb->local[0], set, !fresh.global);
 	*first = fresh;
 }
 
@@ -113,11 +121,43 @@ void tlb_flush_all(struct cpu *cpu)
 {
 	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
-		memset(cpu->tlb->large, 0, sizeof(cpu->tlb->large));
+		memset(cpu->tlb->large, 0, sizeof(*cpu->tlb) - offsetof(struct tlb, large));
 	}
 	translations_changed(cpu);
 	translate_flush(cpu);
 	cpu->tlb_has_gigantic = 0;
+}
+
+/* Drop what the bits of @way say, but for what has become global since. */
+static void data_drop_local(struct tlb *tlb, unsigned int way)
+{
+	for (unsigned int word = 0; word < TLB_SETS / 64; word++) {
+		uint64_t bits = tlb->local[way][word];
+
+		tlb->local[way][word] = 0;
+		for (; bits; bits &= bits - 1) {
+			unsigned int set = word * 64 + (unsigned int)__builtin_ctzll(bits);
+			struct tlb_entry *entry = &tlb->data[way][set];
+
+			if (!entry->global)
+				entry_drop(entry);
+		}
+	}
+}
+
+static void fetch_drop_local(struct tlb *tlb)
+{
+	for (unsigned int word = 0; word < FETCH_SETS / 64; word++) {
+		uint64_t bits = tlb->local_fetch[word];
+
+		tlb->local_fetch[word] = 0;
+		for (; bits; bits &= bits - 1) {
+			unsigned int set = word * 64 + (unsigned int)__builtin_ctzll(bits);
+
+			if (!tlb->fetch[set].global)
+				tlb->fetch[set].tag = TLB_EMPTY;
+		}
+	}
 }
 
 void tlb_flush_non_global(struct cpu *cpu)
@@ -129,16 +169,9 @@ void tlb_flush_non_global(struct cpu *cpu)
 	if (!tlb)
 		return;
 	tables_drop(tlb);
-	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
-		struct tlb_entry *entry = &tlb->data[i / TLB_SETS][i % TLB_SETS];
-
-		if (!entry->global)
-			entry_drop(entry);
-	}
-	for (unsigned int i = 0; i < FETCH_SETS; i++) {
-		if (!tlb->fetch[i].global)
-			tlb->fetch[i].tag = TLB_EMPTY;
-	}
+	for (unsigned int way = 0; way < TLB_WAYS; way++)
+		data_drop_local(tlb, way);
+	fetch_drop_local(tlb);
 }
 
 void tlb_flush_page(struct cpu *cpu, uint64_t linear)
@@ -219,6 +252,8 @@ enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **
 		return STEP_NEXT;
 	}
 	note_large(cpu, linear, &result);
+	note_local(cpu->tlb->local_fetch, linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1),
+		   !result.global);
 	*entry = (struct fetch_entry){
 	    .tag = tlb_tag(cpu, linear),
 	    .host_page = result.host & PAGE_NUMBER_MASK,

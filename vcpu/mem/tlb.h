@@ -54,13 +54,16 @@ struct jump_entry {
 #define JUMP_SETS 4096u
 
 /*
- * Where the guest's lowest-level table for 2 MiB of linear addresses is: what processors call a
- * paging-structure cache. Dropped with every flush, of one page too, as INVLPG does.
+ * Where the guest's lowest-level table for 2 MiB of linear addresses is, or the large page that
+ * they are part of: what processors call a paging-structure cache. Dropped with every flush, of one
+ * page too, as INVLPG does.
  */
 struct table_entry {
-	uint64_t tag;	 /* linear >> 21 */
-	uint64_t host;	 /* of the table */
-	uint64_t rights; /* of the levels above it, as a walk gathers them */
+	uint64_t tag;	    /* linear >> 21 */
+	uint64_t host;	    /* of the table */
+	uint64_t leaf;	    /* the guest's entry of a large page; 0: there is a table */
+	uint64_t rights;    /* of the levels above the leaf, as a walk gathers them */
+	unsigned int shift; /* of the leaf */
 };
 
 #define TABLE_SETS 64u
@@ -78,6 +81,9 @@ struct tlb {
 	struct table_entry table[TABLE_SETS];
 	struct jump_entry jump[JUMP_SETS];
 	uint64_t large[LARGE_BITS / 64];
+	/* A bit for each entry: it may be of a page that is not global. */
+	uint64_t local[TLB_WAYS][TLB_SETS / 64];
+	uint64_t local_fetch[FETCH_SETS / 64];
 };
 
 #endif

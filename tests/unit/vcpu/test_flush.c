@@ -19,6 +19,7 @@
 #define GLOBAL_LINEAR (PAGED_LINEAR + 8 * PAGE)
 #define LOCAL_LINEAR (PAGED_LINEAR + 9 * PAGE)
 #define PTE_FLAGS UINT64_C(0x67)
+#define PTE_DIRTY UINT64_C(0x40)
 #define PTE_GLOBAL UINT64_C(0x100)
 #define PDE_LARGE UINT64_C(0x80)
 #define CR4_PGE UINT64_C(0x80)
@@ -189,6 +190,49 @@ static void test_invlpg_drops_gigantic_page(void **state)
 	expect(vcpu, SECOND(0), SECOND(1));
 }
 
+/* Pieces of a large page that were read say nothing of its D bit, which the first write sets. */
+PROGRAM(written, "mov 0x200000, %ecx; mov 0x201000, %ecx; movl $7, 0x202000; mov 0x203000, %edx;"
+		 "movl $8, 0x204000; hlt");
+
+static void test_write_marks_large_page(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	const uint64_t clean = LARGE_LINEAR | (PTE_FLAGS & ~PTE_DIRTY) | PDE_LARGE;
+	uint64_t entry;
+
+	for (int i = 0; i < 2; i++) {
+		put64(vcpu, GUEST_PD + 8, clean);
+		run_program(vcpu, reload_start, reload_end);
+		run_program(vcpu, written_start, written_end);
+		memcpy(&entry, vcpu->vm->ram + GUEST_PD + 8, sizeof(entry));
+		assert_int_equal(entry, clean | PTE_DIRTY);
+	}
+}
+
+/* A write to CR3 drops what is remembered of a large page that is not global. */
+PROGRAM(reload_large, "mov $2, %edi; mov %cr3, %rax; mov %rax, %cr3;"
+		      "1: mov 0x323000, %ecx; mov 0x40723000, %edx; dec %edi; jnz 1b; hlt");
+
+static void test_cr3_drops_large_pages(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	put64(vcpu, LARGE_LINEAR + IN_LARGE, FIRST(0));
+	put64(vcpu, LARGE_OTHER + IN_LARGE, SECOND(0));
+	put64(vcpu, GUEST_PDPT + 8, PTE_FLAGS | PDE_LARGE);
+	run_program(vcpu, reload_large_start, reload_large_end);
+	expect(vcpu, FIRST(0), SECOND(0));
+	put64(vcpu, GUEST_PD + 8, LARGE_OTHER | PTE_FLAGS | PDE_LARGE);
+	put64(vcpu, GUEST_PDPT + 8, GUEST_DIRECTORY | PTE_FLAGS);
+	put64(vcpu, GUEST_DIRECTORY + 24, LARGE_LINEAR | PTE_FLAGS | PDE_LARGE);
+	run_program(vcpu, reload_large_start, reload_large_end);
+	expect(vcpu, SECOND(0), FIRST(0));
+	put64(vcpu, GUEST_DIRECTORY + 24, PTE_FLAGS | PDE_LARGE | LARGE_LINEAR << 1);
+	put64(vcpu, LARGE_LINEAR * 2 + IN_LARGE, FIRST(1));
+	run_program(vcpu, reload_large_start, reload_large_end);
+	expect(vcpu, SECOND(0), FIRST(1));
+}
+
 /* In 32-bit code the sum of base and offset has 32 bits, for INVLPG as for a load. */
 __asm__(".pushsection .rodata\n.code32\nwrapped_start: invlpg 0x409000; mov 0x409000, %ecx; hlt\n"
 	"wrapped_end:\n.code64\n.popsection\n");
@@ -267,6 +311,8 @@ int main(void)
 	    TEST(test_invlpg_drops_large_page),
 	    TEST(test_invlpg_drops_small_page),
 	    TEST(test_invlpg_drops_gigantic_page),
+	    TEST(test_write_marks_large_page),
+	    TEST(test_cr3_drops_large_pages),
 	    TEST(test_events_are_counted_once),
 	    TEST(test_invlpg_wraps),
 	};
