@@ -23,7 +23,7 @@ PRODUCTS = ("quire", "libquire.so.0", "libquire.a", "libquire_preload.so")
 
 # Meson's tests that take more than twenty seconds; --quick leaves them out.
 SLOW = ("interleave", "mutants", "options", "shadow", "shadow-mutants", "simulations", "lost-writes",
-        "lost-writes-mutants")
+        "lost-writes-mutants", "tcg-guest")
 
 
 @dataclasses.dataclass

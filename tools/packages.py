@@ -11,6 +11,7 @@ from vmms import catalog
 WANTED = {"arm64": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"),
           "roots": ("debootstrap", "cpio", "util-linux"),
           "package": ("lintian", "dpkg-dev", "gcc", "g++", "man-db"),
+          "tcg-guest": ("qemu-system-x86",),
           "demo-vm": ("qemu-system-x86", "gcc", "libc6-dev"),
           "kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev"),
           **{client.name: client.packages for client in catalog.CLIENTS}}

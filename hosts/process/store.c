@@ -197,7 +197,11 @@ void process_store_punch(void *ctx, void *opaque, uint64_t index, uint64_t npage
 	if (error == -EINVAL && !sys_call(SYS_munlock, address, size_bytes))
 		error = sys_call(SYS_madvise, address, size_bytes, MADV_REMOVE);
 	expect_reuse(address, size_bytes, MADV_NORMAL);
-	if (error)
-		for (uint64_t i = index; i < index + npages; i++)
-			zero_one(page_address(opaque, i));
+	/* A page that failed is gone from the file; the mark of it in our mapping is not. */
+	if (!error) {
+		(void)sys_call(SYS_madvise, address, size_bytes, MADV_DONTNEED);
+		return;
+	}
+	for (uint64_t i = index; i < index + npages; i++)
+		zero_one(page_address(opaque, i));
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The long runs: other distributions, ThreadSanitizer for SECONDS (60) a test, what the tests cover of
-# the folders around /dev/kvm, simulations and fuzzers with seeds that no run had before, real VMMs ten times over, then every program of the kernel's in its long form, up to
+# the folders around /dev/kvm, simulations and fuzzers with seeds that no run had before, tests in a guest with an older kernel, real VMMs ten times over, then every program of the kernel's in its long form, up to
 # LIMIT (1200) seconds each. Fails where one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
 set -eu
@@ -17,6 +17,9 @@ build/quire run -- build/tests/signals/test_fork 10000
 for fuzzer in fuzz_guest fuzz_ioctl; do
 	build/quire run -- "build/tests/fuzz/$fuzzer" --seconds "$seconds" --seed "${seed}000"
 done
+# All tests of the rules under an older kernel, as root and as nobody. The first makes them.
+python3 tools/checks.py tcg-guest
+python3 tools/tcg_guest.py --all build
 python3 tools/run_vmms.py --times 10 qemu
 python3 tools/run_vmms.py --times 10 migration
 # What CI runs translated, by the interpreter alone.

@@ -13,14 +13,15 @@ def entry(number, name, mode, data=b"", device=(0, 0)):
     return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
 
 
-def write(path, init, extra=()):
-    """An archive with init and, as (name, file), what else it needs; modules go into modules/."""
-    parts = [entry(at + 1, name, FOLDER) for at, name in enumerate(FOLDERS)]
-    parts.append(entry(100, "dev/console", CONSOLE, device=(5, 1)))
-    parts.append(entry(101, "init", PROGRAM, pathlib.Path(init).read_bytes()))
+def write(path, init, extra=(), folders=()):
+    """An archive with init and, as (name, file), what else it needs; modules go into modules/.
+    Other folders are to be named, each behind the one that it is in."""
+    parts = [entry(at + 1, name, FOLDER) for at, name in enumerate((*FOLDERS, *folders))]
+    parts.append(entry(1000, "dev/console", CONSOLE, device=(5, 1)))
+    parts.append(entry(1001, "init", PROGRAM, pathlib.Path(init).read_bytes()))
     for at, (name, file) in enumerate(extra):
         mode = PROGRAM if file.stat().st_mode & 0o100 else PLAIN
-        parts.append(entry(200 + at, name, mode, file.read_bytes()))
+        parts.append(entry(2000 + at, name, mode, file.read_bytes()))
     parts.append(entry(0, "TRAILER!!!", 0))
     # Another scenario may be reading one of the same name.
     new = path.with_name(f"{path.name}.{threading.get_ident()}")

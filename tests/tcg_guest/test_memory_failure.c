@@ -1,0 +1,265 @@
+/*
+ * Memory that fails (MADV_HWPOISON) while a guest uses it. For a machine of its own (the guest of
+ * tests/tcg_guest): what fails stays lost to the kernel until it ends.
+ */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tests/rules/client.h"
+
+#define GPA 0x10000000ul
+#define SLOT 5
+#define PAGES 16ul
+#define BYTES (PAGES * PAGE)
+/* The page that is lost, and the one that tells a counting guest to stop. */
+#define LOST 3ul
+#define STOP 15ul
+#define SHARED (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+/* The news of a failure come from a thread or the next call: that long at most. */
+#define NEWS_MILLISECONDS 5000
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory;
+static struct guest_thread thread;
+
+/* The last SIGBUS of this process. */
+static volatile sig_atomic_t seen_code, seen_count;
+static void *volatile seen_address;
+static volatile pid_t seen_thread;
+
+static void on_bus(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	(void)context;
+	seen_code = info->si_code;
+	seen_address = info->si_addr;
+	seen_thread = (pid_t)syscall(SYS_gettid);
+	seen_count++;
+}
+
+static void forget_signals(void)
+{
+	seen_code = 0;
+	seen_count = 0;
+	seen_address = NULL;
+}
+
+static void watch_signals(void)
+{
+	struct sigaction action = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
+
+	forget_signals();
+	CHECK_ZERO(sigaction(SIGBUS, &action, NULL));
+}
+
+static void lose(uint8_t *page)
+{
+	if (madvise(page, PAGE, MADV_HWPOISON))
+		FAIL("MADV_HWPOISON: errno %d", errno);
+}
+
+/* Every page says which it is. */
+static void fill(uint8_t *host, unsigned long pages)
+{
+	for (unsigned long page = 0; page < pages; page++)
+		*word_at(host, page * PAGE) = 0x1000 + page;
+}
+
+static void add_slot(uint8_t *host, unsigned long pages)
+{
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = pages * PAGE,
+			  .userspace_addr = (uintptr_t)host));
+}
+
+static void open_over(uint8_t *host, unsigned long pages)
+{
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = host;
+	fill(memory, pages);
+	add_slot(memory, pages);
+	watch_signals();
+}
+
+/* The guest has all of its pages mapped. */
+static void use_pages(unsigned long pages)
+{
+	for (unsigned long page = 0; page < pages; page++)
+		CHECK_EQ(guest_load(&vcpu, GPA + page * PAGE), 0x1000 + page);
+}
+
+/* The run ends by the signal, at the client's address, on this thread; and every time. */
+static void check_lost(const struct outcome *outcome, const uint8_t *page, pid_t on_thread)
+{
+	CHECK_END(*outcome, END_SIGNAL);
+	CHECK_EQ(seen_code, BUS_MCEERR_AR);
+	CHECK_EQ((uintptr_t)seen_address, (uintptr_t)page);
+	CHECK_EQ(seen_thread, on_thread);
+}
+
+static void load_lost(const uint8_t *page)
+{
+	for (int round = 0; round < 2; round++) {
+		struct outcome outcome;
+
+		forget_signals();
+		outcome = guest_try_load(&vcpu, GPA + LOST * PAGE);
+		check_lost(&outcome, page, (pid_t)syscall(SYS_gettid));
+		CHECK_EQ(seen_count, 1);
+	}
+}
+
+static void check_others(unsigned long pages)
+{
+	for (unsigned long page = 0; page < pages; page++)
+		if (page != LOST)
+			CHECK_EQ(guest_load(&vcpu, GPA + page * PAGE), 0x1000 + page);
+}
+
+/* Another page in its place, and the instruction goes on. */
+static void replace(uint8_t *page)
+{
+	CHECK(mmap(page, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		   0) == page);
+	*word_at(page, 0) = 0x77;
+	CHECK_EQ(guest_load(&vcpu, GPA + LOST * PAGE), 0x77);
+	guest_store(&vcpu, GPA + LOST * PAGE, 0x78);
+	CHECK_EQ(*word_at(page, 0), 0x78);
+}
+
+static void anonymous_memory(void)
+{
+	open_over(memory_alloc(BYTES), PAGES);
+	use_pages(PAGES);
+	lose(memory + LOST * PAGE);
+	CHECK_EQ(seen_count, 0);
+	load_lost(memory + LOST * PAGE);
+	check_others(PAGES);
+	replace(memory + LOST * PAGE);
+}
+
+/* The huge page is split by the kernel, and one small page of it is lost. */
+static void huge_page(void)
+{
+	uint8_t *host = memory_alloc(HUGE_PAGE);
+
+	CHECK_ZERO(madvise(host, HUGE_PAGE, MADV_HUGEPAGE));
+	open_over(host, HUGE_PAGE / PAGE);
+	use_pages(HUGE_PAGE / PAGE);
+	lose(memory + LOST * PAGE);
+	load_lost(memory + LOST * PAGE);
+	check_others(HUGE_PAGE / PAGE);
+	replace(memory + LOST * PAGE);
+}
+
+/* It is lost under another mapping of the file than the slot's. */
+static void file_mapping(void)
+{
+	int file = memfd_create("memory", MFD_CLOEXEC);
+	uint8_t *host, *other;
+
+	CHECK(file >= 0);
+	CHECK_ZERO(ftruncate(file, BYTES));
+	host = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	other = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	CHECK(host != MAP_FAILED && other != MAP_FAILED);
+	open_over(host, PAGES);
+	use_pages(PAGES);
+	lose(other + LOST * PAGE);
+	load_lost(memory + LOST * PAGE);
+	check_others(PAGES);
+	replace(memory + LOST * PAGE);
+}
+
+/* The signal is the vCPU's thread's. */
+static void under_a_running_guest(void)
+{
+	const struct guest_op count = {
+	    .code = GUEST_COUNT, .rbx = GPA + LOST * PAGE, .rcx = GPA + STOP * PAGE};
+	struct outcome outcome;
+
+	open_over(memory_alloc(BYTES), PAGES);
+	*word_at(memory, STOP * PAGE) = 0;
+	thread_start(&thread, &vcpu, &count);
+	while (__atomic_load_n(word_at(memory, LOST * PAGE), __ATOMIC_RELAXED) < 0x2000)
+		usleep(1000);
+	lose(memory + LOST * PAGE);
+	outcome = thread_join(&thread);
+	CHECK(seen_thread != (pid_t)syscall(SYS_gettid));
+	check_lost(&outcome, memory + LOST * PAGE, seen_thread);
+	replace(memory + LOST * PAGE);
+}
+
+static int open_file_slot(void)
+{
+	int file;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, SHARED));
+	memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	CHECK(memory != MAP_FAILED);
+	fill(memory, PAGES);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			  .memory_size = BYTES, .userspace_addr = (uintptr_t)memory,
+			  .guest_memfd = (uint32_t)file));
+	watch_signals();
+	use_pages(PAGES);
+	return file;
+}
+
+static void load_lost_of_file(void)
+{
+	for (int round = 0; round < 2; round++) {
+		struct outcome outcome = guest_try_load(&vcpu, GPA + LOST * PAGE);
+
+		CHECK_END(outcome, END_MEMORY_FAULT);
+		CHECK_EQ(outcome.error, EHWPOISON);
+		CHECK_EQ(outcome.fault.gpa, GPA + LOST * PAGE);
+		CHECK_EQ(outcome.fault.size, PAGE);
+		CHECK_EQ(outcome.fault.flags, 0);
+	}
+	/* No signal: the vCPU's thread did not touch the client's mapping. */
+	CHECK_EQ(seen_count, 0);
+}
+
+/* Lost to the client and the guest, until it is punched; then there is a new page of zeros. */
+static void guest_memfd(void)
+{
+	int file = open_file_slot();
+	struct signal_seen seen;
+	uint8_t *again;
+
+	lose(memory + LOST * PAGE);
+	load_lost_of_file();
+	check_others(PAGES);
+	seen = touch_byte(memory + LOST * PAGE);
+	CHECK_EQ(seen.number, SIGBUS);
+	CHECK_EQ(seen.code, BUS_MCEERR_AR);
+	/* To allocate it again brings nothing back. */
+	CHECK_ZERO(fallocate(file, FALLOC_FL_KEEP_SIZE, LOST * PAGE, PAGE));
+	load_lost_of_file();
+	CHECK_ZERO(fallocate(file, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, LOST * PAGE, PAGE));
+	CHECK_EQ(guest_load(&vcpu, GPA + LOST * PAGE), 0);
+	guest_store(&vcpu, GPA + LOST * PAGE, 0x99);
+	again = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	CHECK(again != MAP_FAILED);
+	CHECK_EQ(*word_at(again, LOST * PAGE), 0x99);
+	check_others(PAGES);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(anonymous_memory),	 TEST(huge_page),   TEST(file_mapping),
+	    TEST(under_a_running_guest), TEST(guest_memfd),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}

@@ -1,0 +1,155 @@
+"""Runs tests of a build in a guest of QEMU's own translator, under Debian 12's kernel.
+
+There memory may really fail (MADV_HWPOISON), /dev/kvm has no node, the kernel is older than the newest
+calls that Quire asks it by, and users have no rights. usage: tcg_guest.py [--all] BUILD
+"""
+import argparse
+import dataclasses
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import cache
+import program
+from vmms import initramfs, kernel
+
+NOBODY = 65534
+SKIPPED = 77
+# Of the whole guest, and of one task in it.
+GUEST_SECONDS, TASK_SECONDS = 380, 90
+ALL_SECONDS, ALL_TASK_SECONDS = 1800, 300
+QUIRE = "/quire/quire"
+# What programs of the rules call, or libc when a thread ends.
+SYSTEM = ("/bin/sh", "/bin/true", "/lib/x86_64-linux-gnu/libgcc_s.so.1")
+# Those whose calls depend on the kernel's age or the user's rights; the others are for --all.
+AS_NOBODY = ("exits", "gmem", "host_memory", "libc", "misc", "names", "objects", "prefault", "raw",
+             "uring", "vfs")
+AS_ROOT = ("gmem", "host_memory", "libc")
+
+
+@dataclasses.dataclass
+class Task:
+    """One line of the guest's plan."""
+    name: str
+    user: int
+    command: list
+
+    def line(self, seconds):
+        return " ".join([self.name, str(self.user), str(seconds), *self.command])
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every program, as root and as nobody")
+    parser.add_argument("build", type=pathlib.Path)
+    return parser.parse_args(argv)
+
+
+def rules(build):
+    """The programs of tests/rules that are built, by the names of their tests."""
+    return {path.name.removeprefix("test_"): path
+            for path in sorted((build / "tests/rules").glob("test_*"))
+            if path.is_file() and not path.name.endswith("_sanitized")
+            and path.name != "test_nx_recovery"}
+
+
+def failure_tasks():
+    run = [QUIRE, "run", "--"]
+    return [Task("memory_failure", 0, [*run, "/tests/test_memory_failure"]),
+            Task("memory_failure_shadowed", 0, [QUIRE, "run", "--param", "kvm.tdp_mmu=N", "--",
+                                                "/tests/test_memory_failure"])]
+
+
+def tasks(names, is_all):
+    made = [Task("doctor", NOBODY, [QUIRE, "doctor"])]
+    for name in names:
+        run = [QUIRE, "run", "--", f"/tests/test_{name}"]
+        if is_all or name in AS_NOBODY:
+            made.append(Task(name, NOBODY, run))
+        if is_all or name in AS_ROOT:
+            made.append(Task(f"{name}_by_root", 0, run))
+    # Last: the kernel keeps in mind that a file system of memory lost a page, and syncfs() says so.
+    return [*made, *failure_tasks()]
+
+
+def libraries(path):
+    """Files that the dynamic linker brings for a program."""
+    said = subprocess.run(["ldd", str(path)], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, check=False).stdout
+    return re.findall(r"(/\S+) \(", said)
+
+
+def contents(build):
+    """What is in the guest's file system, by its name there."""
+    files = {"quire/quire": build / "cli/quire",
+             "quire/libquire_preload.so": build / "preload/libquire_preload.so",
+             "quire/quire-engine": build / "engine/quire-engine",
+             "tests/test_memory_failure": build / "tests/tcg_guest/test_memory_failure"}
+    files.update({f"tests/{path.name}": path for path in rules(build).values()})
+    files.update({name.lstrip("/"): pathlib.Path(name) for name in SYSTEM})
+    # The decoder's library, where it is shared.
+    files.update({f"quire/{path.name}": path for path in (build / "preload").glob("libZydis.so.*")})
+    for path in list(files.values()):
+        files.update({name.lstrip("/"): pathlib.Path(name) for name in libraries(path)})
+    return files
+
+
+def archive(options, folder, plan):
+    files = contents(options.build)
+    (folder / "plan").write_text(plan)
+    files["plan"] = folder / "plan"
+    parents = {str(parent) for name in files for parent in pathlib.PurePath(name).parents}
+    folders = sorted(parents - {".", *initramfs.FOLDERS})
+    return initramfs.write(folder / "initramfs", options.build / "tests/tcg_guest/guest_init",
+                           list(files.items()), folders)
+
+
+def command(image):
+    # The processor is one whose PEXT is quick, or the vCPU translates nothing.
+    return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,vendor=GenuineIntel",
+            "-smp", "2", "-m", "1536", "-nodefaults", "-display", "none", "-no-reboot",
+            "-kernel", str(kernel.obtain().elf), "-initrd", str(image),
+            "-append", "console=ttyS0 panic=-1 quiet", "-serial", "stdio"]
+
+
+def complaints(text, wanted):
+    """What is wrong with what the guest said; a line each."""
+    ends = dict(re.findall(r"^guest: (\S+) (\d+) \d+\r?$", text, re.M))
+    wrong = [f"{task.name}: {'exit ' + ends[task.name] if task.name in ends else 'no end'}"
+             for task in wanted if ends.get(task.name) not in ("0", str(SKIPPED))]
+    wrong += [f"{task.name}: skipped" for task in failure_tasks()
+              if ends.get(task.name) == str(SKIPPED)]
+    if not re.search(r"^/dev/kvm +absent", text, re.M):
+        wrong.append("the guest has a /dev/kvm")
+    return wrong
+
+
+def main(argv):
+    options = parse(argv)
+    if not shutil.which("qemu-system-x86_64"):
+        print("no qemu-system-x86_64, and no right to install it")
+        return SKIPPED
+    wanted = tasks(list(rules(options.build)), options.all)
+    seconds = ALL_TASK_SECONDS if options.all else TASK_SECONDS
+    plan = "".join(task.line(seconds) + "\n" for task in wanted)
+    with tempfile.TemporaryDirectory(prefix="quire-guest-") as name:
+        folder = pathlib.Path(name)
+        status, text, took = program.start_and_wait(
+            command(archive(options, folder, plan)), folder,
+            ALL_SECONDS if options.all else GUEST_SECONDS)
+    print(text)
+    wrong = complaints(text, wanted)
+    if status != 0:
+        wrong.append("QEMU did not end" if status is None else f"QEMU: exit {status}")
+    print("\n".join(wrong or [f"{len(wanted)} tasks in {took:.0f} s"]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except cache.Unavailable as error:
+        sys.exit(str(error))
