@@ -268,8 +268,7 @@ static enum step debug_check(struct cpu *cpu, unsigned int *number)
 	if (cpu->debug.client.hardware && (cpu->debug.client.dr7 & DR7_GD))
 		return debug_exit(cpu, VECTOR_DB, DR6_FIXED | DR6_BD);
 	if (cpu->s.dr7 & DR7_GD) {
-		cpu->s.dr7 &= ~DR7_GD;
-		cpu->s.dr6 |= DR6_BD;
+		cpu->s.dr6 = (cpu->s.dr6 & ~DR6_HITS) | DR6_BD;
 		return cpu_raise(cpu, VECTOR_DB);
 	}
 	return STEP_NEXT;

@@ -314,6 +314,16 @@ static enum step hlt(struct cpu *cpu, const struct op *op)
 	return STEP_EVENTS;
 }
 
+/* An event that is an instruction's work. The handler is not stepped into: TF is clear there. */
+static enum step deliver_own(struct cpu *cpu, const struct event *event)
+{
+	enum step step = event_deliver(cpu, event);
+
+	if (step != STEP_ABORT)
+		cpu->debug.no_trap = 1;
+	return step;
+}
+
 static enum step soft_event(struct cpu *cpu, const struct op *op)
 {
 	struct event event = {.type = EVENT_SOFT_INTERRUPT,
@@ -326,9 +336,7 @@ static enum step soft_event(struct cpu *cpu, const struct op *op)
 	if (op->aux)
 		event.type = EVENT_SOFT_EXCEPTION;
 	step = op->aux ? svm_intercept_exception(cpu, op->aux) : svm_intercept(cpu, INTERCEPT_INTN);
-	if (step)
-		return step;
-	return event_deliver(cpu, &event);
+	return step ? step : deliver_own(cpu, &event);
 }
 
 static enum step into(struct cpu *cpu, const struct op *op)
@@ -336,7 +344,10 @@ static enum step into(struct cpu *cpu, const struct op *op)
 	return flag_of(cpu) ? soft_event(cpu, op) : STEP_NEXT;
 }
 
-/* INT1 raises #DB as hardware would, without a gate check. */
+/*
+ * INT1 raises #DB as hardware would, without a gate check. What MOV SS hit just before is told by
+ * the same #DB.
+ */
 static enum step int1(struct cpu *cpu, const struct op *op)
 {
 	struct event event = {
@@ -346,13 +357,17 @@ static enum step int1(struct cpu *cpu, const struct op *op)
 	/* A client that takes #DB takes this one, too. */
 	if (!step && (cpu->debug.client.hardware || (cpu->run_flags & CPU_RUN_STEP))) {
 		cpu->s.rip = event.return_rip;
-		return debug_exit(cpu, VECTOR_DB, DR6_FIXED);
+		return debug_exit(cpu, VECTOR_DB, DR6_FIXED | cpu->debug.hits);
 	}
 	if (!step)
 		step = svm_intercept_exception(cpu, VECTOR_DB);
-	if (step)
+	if (!step)
+		step = deliver_own(cpu, &event);
+	if (step == STEP_ABORT)
 		return step;
-	return event_deliver(cpu, &event);
+	cpu->s.dr6 = (cpu->s.dr6 & ~DR6_HITS) | cpu->debug.hits;
+	cpu->debug.hits = 0;
+	return step;
 }
 
 /* Flat segments, as SYSCALL and its kin load them without looking at a table. */

@@ -108,7 +108,7 @@ static void stop_for(struct cpu *cpu, uint64_t dr6, int is_clients)
 		debug_exit(cpu, VECTOR_DB, DR6_FIXED | dr6);
 		return;
 	}
-	cpu->s.dr6 = (cpu->s.dr6 & ~UINT64_C(0xf)) | dr6;
+	cpu->s.dr6 = (cpu->s.dr6 & ~DR6_HITS) | dr6;
 	cpu_raise(cpu, VECTOR_DB);
 }
 

@@ -5,6 +5,7 @@
 #include "vcpu/mem/mmu.h"
 
 #define DR6_FIXED UINT64_C(0xffff0ff0)
+#define DR6_HITS UINT64_C(0xf) /* the breakpoints; each #DB says anew which */
 #define DR6_BD (UINT64_C(1) << 13)
 #define DR6_BS (UINT64_C(1) << 14)
 

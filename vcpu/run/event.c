@@ -522,7 +522,11 @@ enum step event_deliver(struct cpu *cpu, const struct event *event)
 		step = deliver_long(cpu, event);
 	else
 		step = deliver_protected(cpu, event);
-	if (step != STEP_ABORT)
-		cpu->delivering = 0;
+	if (step == STEP_ABORT)
+		return step;
+	cpu->delivering = 0;
+	/* The handler of #DB may use the debug registers. */
+	if (event->type == EVENT_EXCEPTION && event->vector == VECTOR_DB)
+		cpu->s.dr7 &= ~DR7_GD;
 	return step;
 }

@@ -150,6 +150,7 @@ static void run_guest(struct cpu *cpu)
 		int single = shadow | trap | resume | replay_is_active(cpu) | cpu->guard_tries |
 			     cpu->debug.armed |
 			     (cpu->run_flags & (CPU_RUN_STEP | CPU_RUN_COMPLETE));
+		uint8_t blocked;
 		enum step step;
 
 		cpu->op = NULL;
@@ -159,10 +160,14 @@ static void run_guest(struct cpu *cpu)
 		/* What the client answered has begun already. */
 		if (unlikely(cpu->debug.armed) && !replay_is_active(cpu) && debug_before(cpu))
 			return;
+		blocked = cpu->debug.blocked;
 		cpu->debug.blocked = 0;
 		step = run_block(cpu, single);
-		if (unlikely(step & STEP_F_ABORT))
+		if (unlikely(step & STEP_F_ABORT)) {
+			/* The same instruction begins again, with what was not told yet. */
+			cpu->debug.blocked = blocked && cpu->stop != STOP_EXCEPTION;
 			return;
+		}
 		if (unlikely(single) && finish_single(cpu, shadow, trap))
 			return;
 		if (unlikely(step & STEP_F_EVENTS) || !cpu->in_guest)

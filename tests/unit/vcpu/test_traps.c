@@ -20,7 +20,9 @@
 #define VECTOR_PF 14u
 #define FLAG_TF 0x100u
 #define SET_TF "pushfq; orl $0x100, (%rsp); popfq;"
+#define DR6_BD (1u << 13)
 #define DR6_BS (1u << 14)
+#define DR7_GD (1u << 13)
 /* DR7 for breakpoint 0: an access to a port, one byte; a read or write of 4 bytes. */
 #define DR7_PORT 0x20402u
 #define DR7_DATA 0xf0402u
@@ -130,6 +132,78 @@ static void test_mov_ss_breakpoints(void **state)
 	s->halted = 0;
 	RUN(vcpu, break_mov_ss);
 	assert_int_equal(s->rip, GUEST_CODE + SIZE(break_mov_ss));
+}
+
+PROGRAM(step_int, SET_TF "int $0x11; hlt");
+PROGRAM(step_icebp, SET_TF "nop; .byte 0xf1; hlt");
+
+/* No handler of an instruction's own event is stepped into. */
+static void test_step_into_handler(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	/* The first #DB is that of INT itself: its handler halts. */
+	RUN(vcpu, step_int);
+	check_vector(vcpu, 0x11, GUEST_CODE + SIZE(step_int) - 1);
+	s->rip = GUEST_CODE + SIZE(step_icebp) - 2;
+	s->rflags |= FLAG_TF;
+	s->dr6 = 0xffff0ff0;
+	s->halted = 0;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	RUN(vcpu, step_icebp);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + SIZE(step_icebp) - 1);
+	assert_int_equal(s->dr6, 0xffff0ff0);
+	assert_int_equal(s->gpr[CPU_RSP], GUEST_STACK - 40);
+}
+
+#define WATCH_SS                                                                                 \
+	"movl $0x10, 0x30000; mov $0x30000, %eax; mov %dr7, %rbx; or $0xf0002, %ebx; mov %rbx, " \
+	"%dr7; mov (%rax), %ss;"
+PROGRAM(watch_icebp, WATCH_SS ".byte 0xf1; hlt");
+PROGRAM(watch_int1, WATCH_SS "int $1; hlt");
+
+/* INT1 tells what MOV SS hit by its own #DB, INT n is interrupted by another one. */
+static void test_mov_ss_events(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->dr[0] = 0x30000;
+	RUN(vcpu, watch_icebp);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + SIZE(watch_icebp) - 1);
+	assert_int_equal(s->gpr[CPU_RSP], GUEST_STACK - 40);
+	assert_int_equal(s->dr6 & 15, 1);
+	s->dr7 = 0x400;
+	s->rip = GUEST_CODE;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->halted = 0;
+	RUN(vcpu, watch_int1);
+	check_vector(vcpu, VECTOR_DB, GUEST_HANDLERS + VECTOR_DB * 16);
+	assert_int_equal(s->gpr[CPU_RSP], GUEST_STACK - 80 - 8);
+}
+
+PROGRAM(read_debug, "mov %dr3, %rax; hlt");
+PROGRAM(step_once, SET_TF "nop; hlt");
+
+/* An access to a debug register faults while GD is set, which any #DB clears. */
+static void test_general_detect(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->dr7 = 0x400 | DR7_GD;
+	s->dr6 = 0xffff0ff5;
+	RUN(vcpu, read_debug);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE);
+	assert_int_equal(s->dr6, 0xffff0ff0 | DR6_BD);
+	assert_int_equal(s->dr7, 0x400);
+	s->dr7 = 0x400 | DR7_GD;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, step_once);
+	check_vector(vcpu, VECTOR_DB, GUEST_CODE + SIZE(step_once) - 1);
+	assert_int_equal(s->dr7, 0x400);
 }
 
 PROGRAM(out_watched, "out %al, $0x81; out %al, $0x80; nop; hlt");
@@ -244,6 +318,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_sysret, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_mov_ss_step, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_mov_ss_breakpoints, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_step_into_handler, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_mov_ss_events, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_general_detect, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_port_breakpoints, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, fake_vcpu_teardown),
