@@ -130,7 +130,7 @@ static enum step system_segment(struct cpu *cpu, uint16_t selector, unsigned int
 	if (type == TYPE_LDT)
 		return STEP_NEXT;
 	segment->type |= TYPE_BUSY;
-	return descriptor_write(cpu, selector, low | (uint64_t)TYPE_BUSY << 40);
+	return descriptor_set_type(cpu, selector, TYPE_BUSY);
 }
 
 static enum step load_system(struct cpu *cpu, const struct op *op)

@@ -8,6 +8,7 @@
 #define SELECTOR_RPL 3u
 #define SELECTOR_LOCAL 4u
 
+#define TYPE_ACCESSED 1u
 #define TYPE_CODE 8u
 #define TYPE_CONFORMING 4u
 #define TYPE_EXPAND_DOWN 4u
@@ -38,15 +39,6 @@ enum step system_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int 
 {
 	unsigned int saved = mmu_system_begin(cpu);
 	enum step step = mem_read(cpu, linear, dst, size_bytes);
-
-	mmu_system_end(cpu, saved);
-	return step;
-}
-
-enum step system_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned int size_bytes)
-{
-	unsigned int saved = mmu_system_begin(cpu);
-	enum step step = mem_write(cpu, linear, src, size_bytes);
 
 	mmu_system_end(cpu, saved);
 	return step;
@@ -87,19 +79,40 @@ enum step descriptor_read_high(struct cpu *cpu, uint16_t selector, uint64_t *hig
 	return step ? step : system_read(cpu, linear + 8, high, sizeof(*high));
 }
 
-enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descriptor)
+/* An OR that no other store to the byte at @linear comes between. */
+static enum step byte_set_bits(struct cpu *cpu, uint64_t linear, uint8_t bits)
+{
+	struct mem_cmpxchg_request request = {.linear = linear, .size_bytes = 1};
+	uint64_t found = 0;
+	int swapped = 0;
+	enum step step = mem_load_for_store(cpu, linear, 1, &found);
+
+	while (!step && !swapped) {
+		request.desired = found | bits;
+		step = mem_cmpxchg(cpu, &request, &found, &swapped);
+	}
+	return step;
+}
+
+enum step descriptor_set_type(struct cpu *cpu, uint16_t selector, uint8_t bits)
 {
 	uint64_t linear = 0;
 	enum step step = descriptor_locate(cpu, selector, 8, &linear);
+	unsigned int saved;
 
-	return step ? step : system_write(cpu, linear, &descriptor, sizeof(descriptor));
+	if (step)
+		return step;
+	saved = mmu_system_begin(cpu);
+	step = byte_set_bits(cpu, linear + DESC_TYPE_BYTE, bits);
+	mmu_system_end(cpu, saved);
+	return step;
 }
 
 enum step descriptor_accessed(struct cpu *cpu, uint16_t selector, uint64_t descriptor)
 {
 	if (descriptor & DESC_ACCESSED)
 		return STEP_NEXT;
-	return descriptor_write(cpu, selector, descriptor | DESC_ACCESSED);
+	return descriptor_set_type(cpu, selector, TYPE_ACCESSED);
 }
 
 struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor)

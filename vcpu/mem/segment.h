@@ -6,6 +6,8 @@
 
 /* Bits of the first eight bytes of a descriptor. */
 #define DESC_ACCESSED (UINT64_C(1) << 40)
+/* The byte that has type, DPL and P. */
+#define DESC_TYPE_BYTE 5u
 
 static inline int cpu_is_protected(const struct cpu *cpu)
 {
@@ -24,8 +26,8 @@ void cpu_update_mode(struct cpu *cpu);
 enum step descriptor_read(struct cpu *cpu, uint16_t selector, uint64_t *descriptor);
 /* The upper half of a system descriptor in long mode. */
 enum step descriptor_read_high(struct cpu *cpu, uint16_t selector, uint64_t *high);
-/* Write @descriptor to its place in the table: with its accessed or busy bit set. */
-enum step descriptor_write(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
+/* Set bits of the type in the table, atomically: the one for busy, or that for accessed. */
+enum step descriptor_set_type(struct cpu *cpu, uint16_t selector, uint8_t bits);
 /* Set the accessed bit in the table, where @descriptor, as it was read, is without. */
 enum step descriptor_accessed(struct cpu *cpu, uint16_t selector, uint64_t descriptor);
 /* Fields of @descriptor, without the upper half of its base. */
@@ -36,9 +38,8 @@ struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor);
 enum step segment_load(struct cpu *cpu, unsigned int seg, uint16_t selector);
 void segment_load_real(struct cpu *cpu, unsigned int seg, uint16_t selector);
 
-/* Memory accesses of the processor's own to its tables. */
+/* A memory access of the processor's own to its tables. */
 enum step system_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int size_bytes);
-enum step system_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned int size_bytes);
 
 /* A code segment checked for a transfer, not loaded yet. */
 struct code_target {
