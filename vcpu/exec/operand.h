@@ -76,8 +76,9 @@ static inline uint64_t op_effective(const struct cpu *cpu, const struct op *op)
 	return op->address_bytes == 4 ? (uint32_t)at : (uint16_t)at;
 }
 
-/* The linear address of the memory operand. */
-static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t *linear)
+/* The linear address of the memory operand, which has @size_bytes. */
+static inline enum step op_linear_sized(struct cpu *cpu, const struct op *op,
+					unsigned int size_bytes, uint64_t *linear)
 {
 	uint64_t at = op_effective(cpu, op);
 
@@ -85,12 +86,16 @@ static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t
 		enum step step =
 		    op->flags & OP_STORES ? segment_check_store(cpu, op->seg) : STEP_NEXT;
 
-		return step ? step
-			    : segment_check(cpu, op->seg, at, op->mem_size ? op->mem_size : 1,
-					    linear);
+		return step ? step : segment_check(cpu, op->seg, at, size_bytes, linear);
 	}
 	*linear = at + *(const uint64_t *)((const char *)cpu + op->seg_base);
 	return STEP_NEXT;
+}
+
+/* One of a size that op->mem_size can say, or of which one byte counts (INVLPG, CLFLUSH). */
+static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t *linear)
+{
+	return op_linear_sized(cpu, op, op->mem_size ? op->mem_size : 1, linear);
 }
 
 /*

@@ -7,6 +7,9 @@
 
 #define XSAVE_HEADER_OFFSET 512u
 #define XSAVE_SIZE 576u
+#define XSAVE_ALIGNMENT 64u
+#define FXSAVE_SIZE 512u
+#define FXSAVE_ALIGNMENT 16u
 #define XCOMP_COMPACTED (UINT64_C(1) << 63)
 
 /* Parts of the legacy area, which belong to different components. */
@@ -23,7 +26,8 @@ static unsigned int xmm_size_bytes(const struct cpu *cpu)
 static enum step image_linear(struct cpu *cpu, const struct op *op, unsigned int alignment_bytes,
 			      uint64_t *linear)
 {
-	enum step step = op_linear(cpu, op, linear);
+	enum step step = op_linear_sized(
+	    cpu, op, alignment_bytes == XSAVE_ALIGNMENT ? XSAVE_SIZE : FXSAVE_SIZE, linear);
 
 	if (unlikely(step))
 		return step;
@@ -79,7 +83,7 @@ static enum step exec_fxsave(struct cpu *cpu, const struct op *op)
 
 	if (unlikely(step))
 		return step;
-	step = image_linear(cpu, op, 16, &linear);
+	step = image_linear(cpu, op, FXSAVE_ALIGNMENT, &linear);
 	if (unlikely(step))
 		return step;
 	image_get(cpu, &image, (unsigned int)op->aux);
@@ -96,7 +100,7 @@ static enum step exec_fxrstor(struct cpu *cpu, const struct op *op)
 
 	if (unlikely(step))
 		return step;
-	step = image_linear(cpu, op, 16, &linear);
+	step = image_linear(cpu, op, FXSAVE_ALIGNMENT, &linear);
 	if (likely(!step))
 		step = mem_read(cpu, linear, &image, LEGACY_XMM + xmm_size_bytes(cpu));
 	if (unlikely(step))
@@ -197,7 +201,7 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 
 	if (unlikely(step))
 		return step;
-	step = image_linear(cpu, op, 64, &linear);
+	step = image_linear(cpu, op, XSAVE_ALIGNMENT, &linear);
 	if (likely(!step))
 		step = mem_probe_write(cpu, linear, XSAVE_SIZE);
 	if (unlikely(step))
@@ -233,7 +237,7 @@ static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 
 	if (unlikely(step))
 		return step;
-	step = image_linear(cpu, op, 64, &linear);
+	step = image_linear(cpu, op, XSAVE_ALIGNMENT, &linear);
 	if (likely(!step))
 		step = mem_read(cpu, linear, &image, XSAVE_SIZE);
 	if (unlikely(step))
