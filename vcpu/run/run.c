@@ -88,12 +88,39 @@ static enum verdict exit_error(struct cpu *cpu, struct run *run, int error)
 	return run_exit(run, CPU_EXIT_ERROR);
 }
 
+/*
+ * Code outside 64-bit mode ends at the limit of CS: near it an instruction runs alone (*@single),
+ * and one whose last byte is past it faults. EIP has 32 bits, in 16-bit code, too.
+ */
+static enum step check_code_limit(struct cpu *cpu, const struct block *block, int *single)
+{
+	uint64_t limit = cpu->s.seg[CPU_CS].limit;
+
+	if (likely(cpu->s.rip + block->size_bytes - 1 <= limit))
+		return STEP_NEXT;
+	*single = 1;
+	if (cpu->s.rip + block->ops[0].length - 1 > limit)
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
+	return STEP_NEXT;
+}
+
+static enum step find_block(struct cpu *cpu, struct block **block, int *single)
+{
+	enum step step;
+
+	if (likely(cpu->code_bytes == 8))
+		return code_find(cpu, block);
+	cpu->s.rip = (uint32_t)cpu->s.rip;
+	step = code_find(cpu, block);
+	return step ? step : check_code_limit(cpu, *block, single);
+}
+
 /* One block, or one instruction of it. RIP stands behind the last one that retired. */
 static enum step run_block(struct cpu *cpu, int single)
 {
 	struct block *block;
 	const struct op *op;
-	enum step step = code_find(cpu, &block);
+	enum step step = find_block(cpu, &block, &single);
 
 	if (unlikely(step))
 		return step;
