@@ -37,6 +37,7 @@ enum fork_rank {
 	FORK_REPORT,  /* report_lock: statistics of this process */
 	FORK_STOPS,   /* stops_lock: vCPUs that SIGCONT reaches */
 	FORK_WAITERS, /* waiters_lock: vCPUs that sleep */
+	FORK_SPLIT,   /* crossing_lock: locked accesses over two pages */
 	FORK_CORE,    /* locks of the library: quire_platform_forked() */
 	FORK_RECORDS, /* pool_lock: records of threads */
 	FORK_MEMORY,  /* alloc_lock */

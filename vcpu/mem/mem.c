@@ -13,11 +13,6 @@ struct piece {
 	unsigned int size_bytes;
 };
 
-static struct mmu_request request_of(uint64_t linear, enum mmu_access guest, enum mmu_access stage2)
-{
-	return (struct mmu_request){.linear = linear, .access = guest, .stage2 = stage2};
-}
-
 /* Guarded copies of 1 .. 8 bytes; powers of two are one access. */
 static enum guard_reason piece_get(const void *host, unsigned int size_bytes, uint64_t *value)
 {
@@ -107,7 +102,7 @@ static enum step translate_load(struct cpu *cpu, struct mmu_request *request,
 static enum step piece_load(struct cpu *cpu, const struct piece *piece, enum mmu_access guest,
 			    uint64_t *value)
 {
-	struct mmu_request request = request_of(piece->linear, guest, MMU_READ);
+	struct mmu_request request = mmu_request_of(piece->linear, guest, MMU_READ);
 	struct mmu_result result;
 	void *host = tlb_find(cpu, piece->linear, guest);
 	enum step step;
@@ -130,7 +125,7 @@ static enum step piece_load(struct cpu *cpu, const struct piece *piece, enum mmu
 
 static enum step piece_store(struct cpu *cpu, const struct piece *piece, uint64_t value)
 {
-	struct mmu_request request = request_of(piece->linear, MMU_WRITE, MMU_WRITE);
+	struct mmu_request request = mmu_request_of(piece->linear, MMU_WRITE, MMU_WRITE);
 	struct mmu_result result;
 	void *host = tlb_find(cpu, piece->linear, MMU_WRITE);
 	int was_cached = host != NULL;
@@ -154,22 +149,12 @@ static enum step piece_store(struct cpu *cpu, const struct piece *piece, uint64_
 	return STEP_NEXT;
 }
 
-static unsigned int bytes_to_page_end(uint64_t linear)
-{
-	return QUIRE_PAGE_SIZE - (linear & PAGE_OFFSET_MASK);
-}
-
-static uint64_t linear_wrap(const struct cpu *cpu, uint64_t linear)
-{
-	return cpu->s.efer & EFER_LMA ? linear : (uint32_t)linear;
-}
-
 static enum step load_crossing(struct cpu *cpu, const struct piece *whole, enum mmu_access guest,
 			       uint64_t *value)
 {
-	unsigned int first = bytes_to_page_end(whole->linear);
+	unsigned int first = mem_to_page_end(whole->linear);
 	struct piece low = {whole->linear, first};
-	struct piece high = {linear_wrap(cpu, whole->linear + first), whole->size_bytes - first};
+	struct piece high = {mem_wrap(cpu, whole->linear + first), whole->size_bytes - first};
 	uint64_t low_value, high_value;
 	enum step step = piece_load(cpu, &low, guest, &low_value);
 
@@ -185,14 +170,14 @@ static enum step load_crossing(struct cpu *cpu, const struct piece *whole, enum 
 static enum step load_with(struct cpu *cpu, const struct piece *piece, enum mmu_access guest,
 			   uint64_t *value)
 {
-	if (piece->size_bytes > bytes_to_page_end(piece->linear))
+	if (piece->size_bytes > mem_to_page_end(piece->linear))
 		return load_crossing(cpu, piece, guest, value);
 	return piece_load(cpu, piece, guest, value);
 }
 
 enum step mem_load_slow(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, uint64_t *value)
 {
-	struct piece piece = {linear_wrap(cpu, linear), size_bytes};
+	struct piece piece = {mem_wrap(cpu, linear), size_bytes};
 
 	return load_with(cpu, &piece, MMU_READ, value);
 }
@@ -200,16 +185,16 @@ enum step mem_load_slow(struct cpu *cpu, uint64_t linear, unsigned int size_byte
 enum step mem_load_for_store(struct cpu *cpu, uint64_t linear, unsigned int size_bytes,
 			     uint64_t *value)
 {
-	struct piece piece = {linear_wrap(cpu, linear), size_bytes};
+	struct piece piece = {mem_wrap(cpu, linear), size_bytes};
 
 	return load_with(cpu, &piece, MMU_WRITE, value);
 }
 
 enum step mem_store_slow(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, uint64_t value)
 {
-	struct piece low = {linear_wrap(cpu, linear), size_bytes};
+	struct piece low = {mem_wrap(cpu, linear), size_bytes};
 	struct piece high;
-	unsigned int first = bytes_to_page_end(linear);
+	unsigned int first = mem_to_page_end(linear);
 	enum step step;
 
 	if (size_bytes <= first)
@@ -218,7 +203,7 @@ enum step mem_store_slow(struct cpu *cpu, uint64_t linear, unsigned int size_byt
 	if (step)
 		return step;
 	low.size_bytes = first;
-	high.linear = linear_wrap(cpu, linear + first);
+	high.linear = mem_wrap(cpu, linear + first);
 	high.size_bytes = size_bytes - first;
 	step = piece_store(cpu, &low, value);
 	if (step)
@@ -228,57 +213,56 @@ enum step mem_store_slow(struct cpu *cpu, uint64_t linear, unsigned int size_byt
 
 enum step mem_load_failed(struct cpu *cpu, uint64_t linear)
 {
-	struct mmu_request request = request_of(linear, MMU_READ, MMU_READ);
+	struct mmu_request request = mmu_request_of(linear, MMU_READ, MMU_READ);
 
 	return mmu_guard_failed(cpu, &request);
 }
 
 enum step mem_store_failed(struct cpu *cpu, uint64_t linear)
 {
-	struct mmu_request request = request_of(linear, MMU_WRITE, MMU_WRITE);
+	struct mmu_request request = mmu_request_of(linear, MMU_WRITE, MMU_WRITE);
 
 	return mmu_guard_failed(cpu, &request);
 }
 
 enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int size_bytes)
 {
-	for (unsigned int at = 0; at < size_bytes; at += 8) {
-		struct piece piece = {linear_wrap(cpu, linear + at),
+	enum step step = STEP_NEXT;
+
+	for (unsigned int at = 0; !step && at < size_bytes; at += 8) {
+		struct piece piece = {mem_wrap(cpu, linear + at),
 				      size_bytes - at < 8 ? size_bytes - at : 8};
 		uint64_t value;
-		enum step step = load_with(cpu, &piece, MMU_READ, &value);
 
-		if (step)
-			return step;
-		memcpy((char *)dst + at, &value, piece.size_bytes);
+		step = load_with(cpu, &piece, MMU_READ, &value);
+		if (!step)
+			memcpy((char *)dst + at, &value, piece.size_bytes);
 	}
-	return STEP_NEXT;
+	return step;
 }
 
 enum step mem_probe_write(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 {
 	uint64_t at = linear, end = linear + size_bytes;
+	enum step step = STEP_NEXT;
 
-	while (at < end) {
-		struct mmu_request request = request_of(linear_wrap(cpu, at), MMU_WRITE, MMU_WRITE);
+	while (!step && at < end) {
+		struct mmu_request request =
+		    mmu_request_of(mem_wrap(cpu, at), MMU_WRITE, MMU_WRITE);
 		struct mmu_result result;
-		enum step step;
 
-		if (!tlb_find(cpu, request.linear, MMU_WRITE)) {
+		if (!tlb_find(cpu, request.linear, MMU_WRITE))
 			step = mmu_translate(cpu, &request, &result);
-			if (step)
-				return step;
-		}
 		at = (at | PAGE_OFFSET_MASK) + 1;
 	}
-	return STEP_NEXT;
+	return step;
 }
 
 static enum step store_any(struct cpu *cpu, const struct piece *piece, uint64_t value)
 {
-	unsigned int first = bytes_to_page_end(piece->linear);
+	unsigned int first = mem_to_page_end(piece->linear);
 	struct piece low = {piece->linear, first};
-	struct piece high = {linear_wrap(cpu, piece->linear + first), piece->size_bytes - first};
+	struct piece high = {mem_wrap(cpu, piece->linear + first), piece->size_bytes - first};
 	enum step step;
 
 	if (piece->size_bytes <= first)
@@ -292,7 +276,7 @@ enum step mem_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned 
 	enum step step = mem_probe_write(cpu, linear, size_bytes);
 
 	for (unsigned int at = 0; !step && at < size_bytes; at += 8) {
-		struct piece piece = {linear_wrap(cpu, linear + at),
+		struct piece piece = {mem_wrap(cpu, linear + at),
 				      size_bytes - at < 8 ? size_bytes - at : 8};
 		uint64_t value = 0;
 
@@ -300,133 +284,4 @@ enum step mem_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned 
 		step = store_any(cpu, &piece, value);
 	}
 	return step;
-}
-
-static enum guard_reason cmpxchg_host(void *host, const struct mem_cmpxchg_request *request,
-				      uint64_t *expected, bool *swapped)
-{
-	uint32_t old32 = *expected;
-	uint16_t old16 = *expected;
-	uint8_t old8 = *expected;
-	enum guard_reason reason;
-
-	switch (request->size_bytes) {
-	case 1:
-		reason = guard_cmpxchg_u8(host, &old8, request->desired, swapped);
-		*expected = old8;
-		return reason;
-	case 2:
-		reason = guard_cmpxchg_u16(host, &old16, request->desired, swapped);
-		*expected = old16;
-		return reason;
-	case 4:
-		reason = guard_cmpxchg_u32(host, &old32, request->desired, swapped);
-		*expected = old32;
-		return reason;
-	default:
-		return guard_cmpxchg_u64(host, expected, request->desired, swapped);
-	}
-}
-
-/* Over two pages, or of a device: load and store, not atomic. */
-static enum step cmpxchg_plain(struct cpu *cpu, const struct mem_cmpxchg_request *request,
-			       int *swapped)
-{
-	*swapped = 1;
-	return mem_store_slow(cpu, request->linear, request->size_bytes, request->desired);
-}
-
-enum step mem_cmpxchg(struct cpu *cpu, const struct mem_cmpxchg_request *request,
-		      uint64_t *expected, int *swapped)
-{
-	uint64_t linear = linear_wrap(cpu, request->linear);
-	struct mmu_request translate = request_of(linear, MMU_WRITE, MMU_WRITE);
-	struct mmu_result result;
-	void *host;
-	bool done = false;
-	enum step step;
-
-	if (request->size_bytes > bytes_to_page_end(linear))
-		return cmpxchg_plain(cpu, request, swapped);
-	host = tlb_find(cpu, linear, MMU_WRITE);
-	if (!host) {
-		step = mmu_translate(cpu, &translate, &result);
-		if (step)
-			return step;
-		debug_note(cpu, linear, request->size_bytes, MMU_WRITE);
-		if (!result.host)
-			return cmpxchg_plain(cpu, request, swapped);
-		tlb_fill(cpu, &translate, &result);
-		host = (void *)(uintptr_t)result.host;
-	}
-	if (cmpxchg_host(host, request, expected, &done) != GUARD_OK)
-		return mmu_guard_failed(cpu, &translate);
-	*swapped = done;
-	if (done)
-		code_note_write(cpu, (uintptr_t)host, request->size_bytes);
-	return STEP_NEXT;
-}
-
-static enum guard_reason guard_cmpxchg_u128(void *dst, uint64_t old[2], const uint64_t desired[2],
-					    int *swapped)
-{
-	uint64_t low = old[0], high = old[1];
-	uint8_t done;
-
-	__asm__ volatile goto("1:\tlock cmpxchg16b (%[ptr])\n\t" GUARD_TABLE("1b")
-			      : "+a"(low), "+d"(high), "=@ccz"(done)
-			      : "b"(desired[0]), "c"(desired[1]), [ptr] "r"(dst)
-			      : "memory"
-			      : faulted);
-	__asm__ volatile("");
-	old[0] = low;
-	old[1] = high;
-	*swapped = done;
-	return GUARD_OK;
-faulted:
-	return guard_last_reason;
-}
-
-/* In a device: compare what was read, write back in any case. */
-static enum step cmpxchg16_device(struct cpu *cpu, uint64_t linear, uint64_t old[2],
-				  const uint64_t desired[2])
-{
-	uint64_t found[2];
-	enum step step = mem_read(cpu, linear, found, sizeof(found));
-
-	if (!step)
-		step = mem_write(cpu, linear, memcmp(found, old, sizeof(found)) ? found : desired,
-				 sizeof(found));
-	memcpy(old, found, sizeof(found));
-	return step;
-}
-
-enum step mem_cmpxchg16(struct cpu *cpu, uint64_t linear, uint64_t old[2],
-			const uint64_t desired[2], int *swapped)
-{
-	struct mmu_request request = request_of(linear_wrap(cpu, linear), MMU_WRITE, MMU_WRITE);
-	void *host = tlb_find(cpu, request.linear, MMU_WRITE);
-	struct mmu_result result;
-	enum step step;
-
-	if (!host) {
-		step = mmu_translate(cpu, &request, &result);
-		if (step)
-			return step;
-		debug_note(cpu, request.linear, 16, MMU_WRITE);
-		if (!result.host) {
-			uint64_t expected[2] = {old[0], old[1]};
-
-			step = cmpxchg16_device(cpu, linear, old, desired);
-			*swapped = !memcmp(old, expected, sizeof(expected));
-			return step;
-		}
-		tlb_fill(cpu, &request, &result);
-		host = (void *)(uintptr_t)result.host;
-	}
-	if (guard_cmpxchg_u128(host, old, desired, swapped) != GUARD_OK)
-		return mmu_guard_failed(cpu, &request);
-	if (*swapped)
-		code_note_write(cpu, (uintptr_t)host, 16);
-	return STEP_NEXT;
 }

@@ -44,6 +44,16 @@ struct mem_cmpxchg_request {
 enum step mem_cmpxchg(struct cpu *cpu, const struct mem_cmpxchg_request *request,
 		      uint64_t *expected, int *swapped);
 
+static inline unsigned int mem_to_page_end(uint64_t linear)
+{
+	return QUIRE_PAGE_SIZE - (linear & PAGE_OFFSET_MASK);
+}
+
+static inline uint64_t mem_wrap(const struct cpu *cpu, uint64_t linear)
+{
+	return cpu->s.efer & EFER_LMA ? linear : (uint32_t)linear;
+}
+
 static inline uint64_t tlb_tag(const struct cpu *cpu, uint64_t linear)
 {
 	return (linear & PAGE_NUMBER_MASK) | cpu->tlb_mode;

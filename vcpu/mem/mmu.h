@@ -12,6 +12,12 @@ struct mmu_request {
 	enum mmu_access stage2; /* what the stage-2 tables must permit */
 };
 
+static inline struct mmu_request mmu_request_of(uint64_t linear, enum mmu_access guest,
+						enum mmu_access stage2)
+{
+	return (struct mmu_request){.linear = linear, .access = guest, .stage2 = stage2};
+}
+
 struct mmu_result {
 	uint64_t gpa;
 	uint64_t host; /* host address of the byte; 0 for a device */
