@@ -307,6 +307,8 @@ static enum step exec_maskmovq(struct cpu *cpu, const struct op *op)
 
 	if (!step)
 		step = op_linear(cpu, op, &linear);
+	if (!step)
+		step = mem_check_alignment(cpu, linear, 8);
 	for (unsigned int i = 0; !step && i < 8; i++) {
 		if (mask >> (8 * i + 7) & 1)
 			step = mem_probe_write(cpu, linear + i, 1);

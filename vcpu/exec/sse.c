@@ -306,6 +306,8 @@ static enum step exec_maskmovdqu(struct cpu *cpu, const struct op *op)
 	if (unlikely(step))
 		return step;
 	step = op_linear(cpu, op, &linear);
+	if (!step)
+		step = mem_check_alignment(cpu, linear, 8);
 	/* Look before the first byte is written, so that a fault finds nothing changed. */
 	for (unsigned int i = 0; !step && i < 16; i++) {
 		if (mask[i] & 0x80)

@@ -128,6 +128,9 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 		step = op_linear(cpu, op, &linear);
 	if (!step && (class & X87_LOADS))
 		step = mem_read(cpu, linear, memory, op->size);
+	/* Where an exception keeps the store from being done, its address is looked at even so. */
+	if (!step && (class & X87_STORES))
+		step = mem_probe_write(cpu, linear, op->size);
 	if (unlikely(step))
 		return step;
 	fpu_get(&cpu->s, &image);

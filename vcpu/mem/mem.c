@@ -175,19 +175,41 @@ static enum step load_with(struct cpu *cpu, const struct piece *piece, enum mmu_
 	return piece_load(cpu, piece, guest, value);
 }
 
+/* What an operand of @size_bytes is aligned to: 8 for 10 bytes, its words for x87 images. */
+static unsigned int natural_alignment(unsigned int size_bytes)
+{
+	unsigned int alignment = size_bytes == 10 ? 8 : size_bytes & -size_bytes;
+
+	return alignment < 16 ? alignment : 16;
+}
+
+enum step mem_raise_misaligned(struct cpu *cpu, uint64_t linear)
+{
+	if (mmu_is_canonical(cpu, linear))
+		return cpu_raise_error(cpu, VECTOR_AC, 0);
+	return mmu_raise_non_canonical(cpu);
+}
+
+static enum step check_alignment(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
+{
+	return mem_check_alignment(cpu, linear, natural_alignment(size_bytes));
+}
+
 enum step mem_load_slow(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, uint64_t *value)
 {
 	struct piece piece = {mem_wrap(cpu, linear), size_bytes};
+	enum step step = check_alignment(cpu, linear, size_bytes);
 
-	return load_with(cpu, &piece, MMU_READ, value);
+	return step ? step : load_with(cpu, &piece, MMU_READ, value);
 }
 
 enum step mem_load_for_store(struct cpu *cpu, uint64_t linear, unsigned int size_bytes,
 			     uint64_t *value)
 {
 	struct piece piece = {mem_wrap(cpu, linear), size_bytes};
+	enum step step = check_alignment(cpu, linear, size_bytes);
 
-	return load_with(cpu, &piece, MMU_WRITE, value);
+	return step ? step : load_with(cpu, &piece, MMU_WRITE, value);
 }
 
 enum step mem_store_slow(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, uint64_t value)
@@ -195,8 +217,10 @@ enum step mem_store_slow(struct cpu *cpu, uint64_t linear, unsigned int size_byt
 	struct piece low = {mem_wrap(cpu, linear), size_bytes};
 	struct piece high;
 	unsigned int first = mem_to_page_end(linear);
-	enum step step;
+	enum step step = check_alignment(cpu, linear, size_bytes);
 
+	if (step)
+		return step;
 	if (size_bytes <= first)
 		return piece_store(cpu, &low, value);
 	step = mem_probe_write(cpu, linear, size_bytes);
@@ -227,7 +251,7 @@ enum step mem_store_failed(struct cpu *cpu, uint64_t linear)
 
 enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int size_bytes)
 {
-	enum step step = STEP_NEXT;
+	enum step step = check_alignment(cpu, linear, size_bytes);
 
 	for (unsigned int at = 0; !step && at < size_bytes; at += 8) {
 		struct piece piece = {mem_wrap(cpu, linear + at),
@@ -244,7 +268,7 @@ enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int siz
 enum step mem_probe_write(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 {
 	uint64_t at = linear, end = linear + size_bytes;
-	enum step step = STEP_NEXT;
+	enum step step = check_alignment(cpu, linear, size_bytes);
 
 	while (!step && at < end) {
 		struct mmu_request request =

@@ -26,6 +26,20 @@ enum step mem_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned 
 enum step mem_probe_write(struct cpu *cpu, uint64_t linear, unsigned int size_bytes);
 
 /*
+ * All of these raise #AC where alignment is checked and @linear is not aligned to the size of the
+ * access. It comes before a page fault.
+ */
+enum step mem_raise_misaligned(struct cpu *cpu, uint64_t linear);
+
+static inline enum step mem_check_alignment(struct cpu *cpu, uint64_t linear,
+					    unsigned int alignment_bytes)
+{
+	if (likely(cpu->tlb_mode != TLB_ALIGNED) || !(linear & (alignment_bytes - 1)))
+		return STEP_NEXT;
+	return mem_raise_misaligned(cpu, linear);
+}
+
+/*
  * For read-modify-write: load with the rights of a store checked first, so that a fault says
  * "write".
  */

@@ -173,7 +173,7 @@ static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *wa
 
 static uint32_t error_of(const struct cpu *cpu, enum mmu_access access)
 {
-	uint32_t error = cpu->tlb_mode == TLB_USER ? ERROR_U : 0;
+	uint32_t error = mmu_is_user(cpu) ? ERROR_U : 0;
 
 	if (access == MMU_WRITE)
 		error |= ERROR_W;
@@ -186,17 +186,17 @@ int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t ri
 {
 	int user_page = (rights & PTE_U) != 0;
 
-	if (cpu->tlb_mode == TLB_USER && !user_page)
+	if (mmu_is_user(cpu) && !user_page)
 		return 0;
 	if (access == MMU_FETCH) {
 		if (rights & PTE_NX)
 			return 0;
-		return !(cpu->tlb_mode != TLB_USER && user_page && (cpu->s.cr4 & CR4_SMEP));
+		return !(!mmu_is_user(cpu) && user_page && (cpu->s.cr4 & CR4_SMEP));
 	}
 	if (cpu->tlb_mode == TLB_SMAP && user_page)
 		return 0;
 	if (access == MMU_WRITE && !(rights & PTE_W))
-		return cpu->tlb_mode != TLB_USER && !(cpu->s.cr0 & CR0_WP);
+		return !mmu_is_user(cpu) && !(cpu->s.cr0 & CR0_WP);
 	return 1;
 }
 
@@ -304,12 +304,7 @@ static enum walk_result walk_guest(struct cpu *cpu, struct guest_walk *walk)
 	return result;
 }
 
-static int is_canonical(uint64_t linear)
-{
-	return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
-}
-
-static enum step raise_non_canonical(struct cpu *cpu)
+enum step mmu_raise_non_canonical(struct cpu *cpu)
 {
 	int is_stack = cpu->delivering || (cpu->op && cpu->op->seg == CPU_SS);
 
@@ -326,8 +321,8 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 
 	if (!(cpu->s.efer & EFER_LMA))
 		walk.linear = (uint32_t)walk.linear;
-	else if (unlikely(!is_canonical(walk.linear)))
-		return raise_non_canonical(cpu);
+	else if (unlikely(!mmu_is_canonical(cpu, walk.linear)))
+		return mmu_raise_non_canonical(cpu);
 	switch (walk_guest(cpu, &walk)) {
 	case WALK_PAGE_FAULT:
 		return cpu_raise_page_fault(cpu, walk.linear, cpu->exception.error);
@@ -350,8 +345,8 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			struct mmu_result *result)
 {
 	if (unlikely(cpu->linear_root)) {
-		if (unlikely(!is_canonical(request->linear)))
-			return raise_non_canonical(cpu);
+		if (unlikely(!mmu_is_canonical(cpu, request->linear)))
+			return mmu_raise_non_canonical(cpu);
 		return mmu_translate_linear(cpu, request, result);
 	}
 	if (likely(mmu_translate_fast(cpu, request, result)))
@@ -364,7 +359,7 @@ int mmu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa)
 	struct guest_walk walk = {.linear = linear, .access = MMU_READ};
 	enum walk_result result;
 
-	if ((cpu->s.efer & EFER_LMA) && !is_canonical(linear))
+	if (!mmu_is_canonical(cpu, linear))
 		return -1;
 	result = walk_guest(cpu, &walk);
 	if (result == WALK_DONE) {
@@ -405,7 +400,8 @@ enum step mmu_guard_failed(struct cpu *cpu, const struct mmu_request *request)
 void mmu_update_mode(struct cpu *cpu)
 {
 	if (cpu->cpl == 3)
-		cpu->tlb_mode = TLB_USER;
+		cpu->tlb_mode =
+		    (cpu->s.cr0 & CR0_AM) && (cpu->s.rflags & FLAG_AC) ? TLB_ALIGNED : TLB_USER;
 	else if ((cpu->s.cr4 & CR4_SMAP) && !(cpu->s.rflags & FLAG_AC))
 		cpu->tlb_mode = TLB_SMAP;
 	else

@@ -40,6 +40,21 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
 		       struct mmu_result *result);
 
+/* Outside long mode every address is. */
+static inline int mmu_is_canonical(const struct cpu *cpu, uint64_t linear)
+{
+	return !(cpu->s.efer & EFER_LMA) || (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
+}
+
+/* #GP, or #SS for the stack. */
+enum step mmu_raise_non_canonical(struct cpu *cpu);
+
+/* Has the access the rights of user mode? */
+static inline int mmu_is_user(const struct cpu *cpu)
+{
+	return cpu->tlb_mode & TLB_USER;
+}
+
 /* Do the rights of a walk (PTE_W, PTE_U: all levels have them; PTE_NX: one has it) allow @access in
  * the current mode? */
 int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights);

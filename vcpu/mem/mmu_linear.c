@@ -50,7 +50,7 @@ void mmu_paging_changed(struct cpu *cpu)
 
 uint64_t mmu_linear_error(const struct cpu *cpu, enum mmu_access access)
 {
-	uint64_t error = cpu->tlb_mode == TLB_USER ? QUIRE_PFERR_USER : 0;
+	uint64_t error = mmu_is_user(cpu) ? QUIRE_PFERR_USER : 0;
 
 	if (cpu->tlb_mode == TLB_SMAP)
 		error |= QUIRE_PFERR_SMAP;

@@ -90,7 +90,8 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 	    .global = result->global,
 	};
 
-	if (unlikely(cpu->debug.watched) && debug_watches_page(cpu, request->linear))
+	if (unlikely(cpu->tlb_mode == TLB_ALIGNED) ||
+	    (unlikely(cpu->debug.watched) && debug_watches_page(cpu, request->linear)))
 		return;
 	if (request->access == MMU_WRITE && request->stage2 == MMU_WRITE &&
 	    !code_is_on_page(cpu, result->host))

@@ -19,6 +19,9 @@ enum tlb_mode {
 	TLB_SUPERVISOR = 0,
 	TLB_USER = 1,
 	TLB_SMAP = 2, /* supervisor that may not touch user pages */
+	/* A user whose accesses must be aligned. No access is cached, so each takes the slow path,
+	 * which checks; and nothing runs translated. */
+	TLB_ALIGNED = 3,
 };
 
 struct tlb_entry {

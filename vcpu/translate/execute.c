@@ -289,8 +289,11 @@ enum step translate_run(struct cpu *cpu, struct unit *unit)
 
 struct unit *translate_hot(struct cpu *cpu, struct block *block)
 {
-	struct unit *unit = block->unit[cpu->tlb_mode];
+	struct unit *unit;
 
+	if (unlikely(cpu->tlb_mode >= FAST_MODES))
+		return NULL;
+	unit = block->unit[cpu->tlb_mode];
 	if (likely(unit && unit_is_current(unit)))
 		return unit;
 	if (block->runs < cpu->translate->after) {

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define FAST_MODES 3u /* enum tlb_mode */
+#define FAST_MODES 3u /* enum tlb_mode, without TLB_ALIGNED */
 #define FAST_SETS 512u
 #define FAST_JUMPS 1024u
 #define FAST_JUMP_PAGES 4096u

@@ -94,6 +94,9 @@ struct machine_state {
 	uint32_t fault;
 };
 
+/* In rflags: run in user mode with alignment checked. */
+#define CHECK_ALIGNMENT (UINT64_C(1) << 18)
+
 struct rng {
 	uint64_t state;
 };
@@ -123,8 +126,8 @@ void native_run(struct machine_state *state);
 int interpreter_init(void);
 /* From now on what can be translated is. Nonzero: this machine cannot. */
 int interpreter_translate(void);
-/* NULL, or what ended the run other than the code's end or an exception. */
-const char *interpreter_run(struct machine_state *state);
+/* NULL, or what ended the run other than the code's end, which is at @code_end, or an exception. */
+const char *interpreter_run(struct machine_state *state, uint64_t code_end);
 void interpreter_exit(void);
 
 /* Put the instruction in place, followed by what ends it on the side that runs next. */

@@ -240,7 +240,7 @@ static void state_prepare(struct cpu_state *s)
 	s->seg[CPU_LDTR] = (struct cpu_segment){.unusable = 1};
 	s->gdt = (struct cpu_table){GDT, 0x1f};
 	s->idt = (struct cpu_table){IDT, 16 * VECTORS - 1};
-	s->cr0 = 0x80010033; /* PG, WP, NE, ET, MP, PE */
+	s->cr0 = 0x80050033; /* PG, AM, WP, NE, ET, MP, PE */
 	s->cr3 = ROOT;
 	s->cr4 = 0x40620; /* OSXSAVE, OSXMMEXCPT, OSFXSR, PAE */
 	s->efer = 0xd01;  /* NXE, LMA, LME, SCE */
@@ -281,6 +281,10 @@ static void state_load(struct cpu_state *s, const struct machine_state *from)
 	memcpy(s->st, from->fx + 32, sizeof(s->st));
 	memcpy(s->xmm, from->fx + 160, sizeof(s->xmm));
 	s->fip = s->fdp = s->fop = 0;
+	for (int i = CPU_CS; i <= CPU_SS; i++) {
+		s->seg[i].dpl = from->rflags & CHECK_ALIGNMENT ? 3 : 0;
+		s->seg[i].selector = (uint16_t)(i * 8 | s->seg[i].dpl);
+	}
 	s->halted = 0;
 	s->exception_pending = 0;
 }
@@ -301,10 +305,20 @@ static void state_store(const struct cpu_state *s, struct machine_state *to)
 	if (handler < 16 * VECTORS) {
 		to->fault = 1 + (uint32_t)(handler / 16);
 		memcpy(&to->gpr[CPU_RSP], (void *)(STACK_TOP - 16), 8);
+		memcpy(&to->rflags, (void *)(STACK_TOP - 24), 8);
 	}
 }
 
-const char *interpreter_run(struct machine_state *state)
+/* In user mode the HLT behind the code faults. */
+static int is_end(const struct machine_state *state, uint64_t end)
+{
+	uint64_t rip;
+
+	memcpy(&rip, (void *)(STACK_TOP - 40), sizeof(rip));
+	return state->fault == 1 + 13 && rip == end;
+}
+
+const char *interpreter_run(struct machine_state *state, uint64_t code_end)
 {
 	static char text[320];
 	struct cpu_exit_info info = {0};
@@ -316,6 +330,8 @@ const char *interpreter_run(struct machine_state *state)
 	cpu_state_changed(cpu);
 	exit = cpu_run(cpu, 0, &info);
 	state_store(cpu_state(cpu), state);
+	if (is_end(state, code_end))
+		state->fault = 0;
 	if (exit == CPU_EXIT_HLT)
 		return NULL;
 	snprintf(text, sizeof(text), "exit %d, error %d, %s", (int)exit, info.error, log_line);

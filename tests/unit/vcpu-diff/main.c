@@ -172,7 +172,8 @@ static void case_run(const struct test_case *test, enum code_end side, struct ou
 	if (side == CODE_END_NATIVE)
 		native_run(&outcome->state);
 	else
-		outcome->failure = interpreter_run(&outcome->state);
+		outcome->failure =
+		    interpreter_run(&outcome->state, CODE_BASE + test->code_size_bytes);
 	memcpy(outcome->data, (void *)DATA_BASE, DATA_SIZE);
 	/* MXCSR_MASK tells which of the processor's own bits exist. */
 	if ((test->form->family->flags & FORM_IMAGE) && !outcome->state.fault)

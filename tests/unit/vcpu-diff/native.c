@@ -18,6 +18,7 @@ __attribute__((used)) static uint64_t native_target = CODE_BASE;
 void native_enter(void);
 void native_leave(void);
 void native_leave_fault(void);
+void native_signal(int sig, siginfo_t *info, void *context);
 
 _Static_assert(offsetof(struct machine_state, rflags) == 128, "the trampoline counts on it");
 _Static_assert(offsetof(struct machine_state, fx) == 192, "the trampoline counts on it");
@@ -65,6 +66,8 @@ asm(".text\n"
     "	mov native_host_rsp(%rip), %rsp\n"
     "	pushfq\n"
     "	popq native_state+128(%rip)\n"
+    "	pushq $2\n"
+    "	popfq\n"
     "	mov %rax, native_state+0(%rip)\n"
     "	mov %rcx, native_state+8(%rip)\n"
     "	mov %rdx, native_state+16(%rip)\n"
@@ -87,10 +90,18 @@ asm(".text\n"
     "	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n"
     "	pop %rbx\n"
     "	ret\n"
-    ".size native_leave, . - native_leave\n");
+    ".size native_leave, . - native_leave\n"
+    /* Linux leaves AC alone on its way to a handler, and C is not written for it. */
+    ".type native_signal, @function\n"
+    "native_signal:\n"
+    "	pushfq\n"
+    "	andl $~0x40000, (%rsp)\n"
+    "	popfq\n"
+    "	jmp native_fault\n"
+    ".size native_signal, . - native_signal\n");
 
 /* A fault of the instruction ends it where it stands: registers and memory are as they were. */
-static void native_fault(int sig, siginfo_t *info, void *context)
+__attribute__((used)) static void native_fault(int sig, siginfo_t *info, void *context)
 {
 	ucontext_t *uc = context;
 	uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
@@ -113,7 +124,7 @@ static int native_catch(void)
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 	static uint8_t stack[65536];
 	stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
-	struct sigaction action = {.sa_sigaction = native_fault,
+	struct sigaction action = {.sa_sigaction = native_signal,
 				   .sa_flags = SA_SIGINFO | SA_ONSTACK};
 
 	if (sigaltstack(&alternate, NULL))
@@ -138,8 +149,8 @@ int native_init(void)
 
 void native_run(struct machine_state *state)
 {
-	/* Status flags and DF only: the rest belongs to the process. */
-	const uint64_t mask = 0xcd5;
+	/* Status flags, DF and AC only: the rest belongs to the process. */
+	const uint64_t mask = 0xcd5 | CHECK_ALIGNMENT;
 
 	native_state = *state;
 	native_state.rflags = (state->rflags & mask) | 0x202;
@@ -148,17 +159,22 @@ void native_run(struct machine_state *state)
 	*state = native_state;
 }
 
+/* Behind the code, where an aligned address may stand. */
+#define LEAVE_OFFSET 64u
+
 void code_place(const struct test_case *test, enum code_end end)
 {
 	uint8_t *code = (uint8_t *)CODE_BASE;
 	uint64_t leave = (uint64_t)(uintptr_t)native_leave;
+	uint32_t distance = LEAVE_OFFSET - 6 - (uint32_t)test->code_size_bytes;
 
+	memcpy(code + LEAVE_OFFSET, &leave, sizeof(leave));
 	memcpy(code, test->code, test->code_size_bytes);
 	code += test->code_size_bytes;
 	if (end == CODE_END_INTERPRETER) {
 		memset(code, 0xf4, 14); /* HLT */
 		return;
 	}
-	memcpy(code, "\xff\x25\0\0\0\0", 6); /* jmp *(%rip), and the address behind it */
-	memcpy(code + 6, &leave, sizeof(leave));
+	memcpy(code, "\xff\x25", 2); /* jmp *distance(%rip) */
+	memcpy(code + 2, &distance, sizeof(distance));
 }

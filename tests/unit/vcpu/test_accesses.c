@@ -1,4 +1,4 @@
-/* What the processor checks of an access and makes atomic: limits, locked operands. */
+/* What the processor checks of an access and makes atomic: alignment, limits, locked operands. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +16,10 @@
 
 #define PAGE UINT64_C(4096)
 #define VECTOR_GP 13u
+#define VECTOR_PF 14u
+#define VECTOR_AC 17u
+#define FLAG_AC (UINT64_C(1) << 18)
+#define CR0_AM (UINT64_C(1) << 18)
 #define PTE_FLAGS UINT64_C(0x67)
 
 static int setup(void **state)
@@ -53,6 +57,104 @@ static void check_fault(struct quire_vcpu *vcpu, unsigned int vector, uint64_t o
 	assert_int_equal(cpu_state(vcpu->cpu)->rip, GUEST_HANDLERS + vector * 16 + 1);
 	assert_int_equal(frame_word(vcpu, 0), 0);
 	assert_int_equal(frame_word(vcpu, 1), GUEST_CODE + offset);
+}
+
+static void user_mode(struct quire_vcpu *vcpu)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->seg[CPU_CS].selector = SELECTOR_USER_CODE;
+	s->seg[CPU_SS].selector = SELECTOR_USER_DATA;
+	s->seg[CPU_CS].dpl = s->seg[CPU_SS].dpl = 3;
+	s->gpr[CPU_RSP] = GUEST_STACK - 0x1000;
+	s->gpr[CPU_RBX] = GUEST_DATA;
+}
+
+/* Ends of user programs: HLT, which is #GP there. */
+PROGRAM(64, load_aligned, "mov 4(%rbx), %eax; mov (%rbx), %rax; mov 1(%rbx), %al; hlt");
+PROGRAM(64, load_odd, "mov 2(%rbx), %eax; hlt");
+PROGRAM(64, store_odd, "mov %rax, 4(%rbx); hlt");
+PROGRAM(64, locked_odd, "lock addl $1, 1(%rbx); hlt");
+PROGRAM(64, vector_odd, "movups 8(%rbx), %xmm0; hlt");
+PROGRAM(64, mask_odd, "lea 4(%rbx), %rdi; pxor %xmm0, %xmm0; maskmovdqu %xmm0, %xmm0; hlt");
+PROGRAM(64, x87_odd, "fldt 4(%rbx); hlt");
+PROGRAM(64, push_odd, "dec %rsp; push %rax; hlt");
+PROGRAM(64, string_odd, "lea 1(%rbx), %rdi; mov $2, %ecx; rep stosl; hlt");
+PROGRAM(64, absent_odd, "mov $0x400ffe, %rbx; mov (%rbx), %eax; hlt");
+PROGRAM(64, nowhere_odd, "mov $0x800000000001, %rbx; mov (%rbx), %eax; hlt");
+
+static const struct misaligned {
+	const uint8_t *start, *end;
+	unsigned int vector;
+	uint64_t offset; /* of what faults */
+} misaligned[] = {
+    {load_aligned_start, load_aligned_end, VECTOR_GP, 9},
+    {load_odd_start, load_odd_end, VECTOR_AC, 0},
+    {store_odd_start, store_odd_end, VECTOR_AC, 0},
+    {locked_odd_start, locked_odd_end, VECTOR_AC, 0},
+    {vector_odd_start, vector_odd_end, VECTOR_AC, 0},
+    {mask_odd_start, mask_odd_end, VECTOR_AC, 8},
+    {x87_odd_start, x87_odd_end, VECTOR_AC, 0},
+    {push_odd_start, push_odd_end, VECTOR_AC, 3},
+    {string_odd_start, string_odd_end, VECTOR_AC, 9},
+    /* Before a page fault, but not before what is wrong with the address. */
+    {absent_odd_start, absent_odd_end, VECTOR_AC, 7},
+    {nowhere_odd_start, nowhere_odd_end, VECTOR_GP, 10},
+};
+
+static void test_alignment(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	memset(vcpu->vm->ram + GUEST_PT, 0, 2 * 8);
+	for (size_t i = 0; i < sizeof(misaligned) / sizeof(misaligned[0]); i++) {
+		const struct misaligned *m = &misaligned[i];
+
+		user_mode(vcpu);
+		s->cr0 |= CR0_AM;
+		s->rflags |= FLAG_AC;
+		assert_int_equal(run_bytes(vcpu, m->start, m->end), CPU_EXIT_HLT);
+		check_fault(vcpu, m->vector, m->offset);
+	}
+}
+
+/* Three things must come together: AM, AC and user mode. */
+static void test_alignment_off(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	user_mode(vcpu);
+	s->rflags |= FLAG_AC;
+	RUN(vcpu, load_odd);
+	check_fault(vcpu, VECTOR_GP, SIZE(load_odd) - 1);
+	user_mode(vcpu);
+	s->cr0 |= CR0_AM;
+	s->rflags &= ~FLAG_AC;
+	RUN(vcpu, load_odd);
+	check_fault(vcpu, VECTOR_GP, SIZE(load_odd) - 1);
+	s->rflags |= FLAG_AC;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	RUN(vcpu, load_odd);
+	assert_int_equal(s->rip, GUEST_CODE + SIZE(load_odd));
+}
+
+PROGRAM(64, set_ac, "pushfq; orl $0x40000, (%rsp); popfq; mov 2(%rbx), %eax; hlt");
+
+/* A program that turns the check on itself, in code that ran without it. */
+static void test_alignment_by_popf(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	for (unsigned int turn = 0; turn < 40; turn++) {
+		user_mode(vcpu);
+		s->cr0 |= CR0_AM;
+		s->rflags &= ~FLAG_AC;
+		RUN(vcpu, set_ac);
+		check_fault(vcpu, VECTOR_AC, SIZE(set_ac) - 4);
+	}
 }
 
 /* 32-bit code whose data segment ends at @limit. */
@@ -248,6 +350,9 @@ static void test_crossing_exchange(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_alignment, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_alignment_off, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_alignment_by_popf, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_image_limit, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_code_limit, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_descriptor, setup, fake_vcpu_teardown),
