@@ -93,8 +93,8 @@ static enum guard_reason halves_get(const struct half half[2], uint64_t *value)
 
 	if (reason == GUARD_OK)
 		reason = guard_load_u64(half[1].word, &words[1]);
-	*value = (words[0] & half[0].mask) >> half[0].shift |
-		 (words[1] & half[1].mask) << half[1].value_shift;
+	*value = (words[0] & half[0].mask) >> half[0].shift | (words[1] & half[1].mask)
+								  << half[1].value_shift;
 	return reason;
 }
 

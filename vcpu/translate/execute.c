@@ -173,11 +173,44 @@ static int jump_confirmed(struct cpu *cpu, struct running *running)
 	return 1;
 }
 
-static struct running jump(struct cpu *cpu)
+/* Translated code came back, at @op of a unit, or at 0 when it left a unit by its end. */
+static void count_retired(struct cpu *cpu, unsigned int op)
+{
+	cpu_count_add(&cpu->counts.translated, cpu->fast.retired + op);
+}
+
+/* What a jump has done to RSP. */
+static int64_t stack_moved(const struct op *op)
+{
+	switch (op->mnemonic) {
+	case ZYDIS_MNEMONIC_CALL:
+		return -8;
+	case ZYDIS_MNEMONIC_RET:
+		return 8 + (op->kind[0] == OPERAND_IMM ? (int64_t)(uint16_t)op->imm : 0);
+	default:
+		return 0;
+	}
+}
+
+/* A jump to an address that is not canonical faults itself: the interpreter makes it once more. */
+static struct running jump_again(struct cpu *cpu, struct unit *unit, unsigned int index)
+{
+	cpu->s.gpr[CPU_RSP] -= (uint64_t)stack_moved(&unit->block->ops[index]);
+	cpu->s.rip = cpu->fast.rip_page + unit->op[index].offset;
+	return interpret(cpu, unit, index);
+}
+
+static struct running jump(struct cpu *cpu, struct unit *from, unsigned int op)
 {
 	struct unit *unit;
 	struct running running;
 
+	if (unlikely(!mmu_is_canonical(cpu, cpu->s.rip)) && op < from->op_count) {
+		cpu->fast.retired--;
+		count_retired(cpu, 0);
+		return jump_again(cpu, from, op);
+	}
+	count_retired(cpu, 0);
 	if (jump_confirmed(cpu, &running))
 		return running;
 	running = go_on(cpu, &unit);
@@ -199,12 +232,6 @@ static struct running link_jump(struct cpu *cpu, struct unit *from, unsigned int
 	    unit_is_current(from) && from->block->page == to->block->page && from->mode == to->mode)
 		emit_aim(from->write + from->op[op].link, to->write);
 	return running;
-}
-
-/* Translated code came back, at @op of a unit, or at 0 when it left a unit by its end. */
-static void count_retired(struct cpu *cpu, unsigned int op)
-{
-	cpu_count_add(&cpu->counts.translated, cpu->fast.retired + op);
 }
 
 /* The host refused an access, or a signal broke it off: the interpreter finds out what to do. */
@@ -249,8 +276,7 @@ static struct running see_to_exit(struct cpu *cpu)
 		return leave_with(cpu, STEP_ABORT);
 	switch (kind) {
 	case EXIT_JUMP:
-		count_retired(cpu, 0);
-		return jump(cpu);
+		return jump(cpu, unit, op);
 	case EXIT_LINK:
 		count_retired(cpu, 0);
 		return link_jump(cpu, unit, op);

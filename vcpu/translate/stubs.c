@@ -96,7 +96,7 @@ static void make_fault(struct translate *t, struct emit *e)
 
 /*
  * Go on at R10: when the jump cache knows it, its page was compared in this epoch and the doorbell
- * is silent.
+ * is silent. The unit has said in .exit which jump it is.
  */
 static void make_dispatch(struct translate *t, struct emit *e, unsigned int mode)
 {
@@ -131,7 +131,6 @@ static void make_dispatch(struct translate *t, struct emit *e, unsigned int mode
 	emit_insn(e, &jump);
 	for (unsigned int i = 0; i < 3; i++)
 		emit_aim(miss[i], e->at);
-	emit_store_field_imm(e, FAST(exit), EXIT_JUMP);
 	emit_leave(t, e);
 }
 

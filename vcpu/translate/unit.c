@@ -104,14 +104,21 @@ void make_check(struct making *m, unsigned int size_bytes, enum cold_kind miss)
 	emit_load_table(&m->e, REG_TAG, REG_SET, FAST(addend[m->unit->mode]));
 }
 
-/* Go on at @offset from the page's first byte, by the jump cache. */
-static void make_far_away(struct making *m, int64_t offset)
+/* Go on at REG_LINEAR, by the jump cache: the jump of @op, or none of the unit's, behind it. */
+static void emit_dispatch(struct making *m, unsigned int op)
+{
+	emit_store_field_imm(&m->e, FAST(exit), exit_of(m->t, m->unit, op, EXIT_JUMP));
+	emit_to_stub(m, m->t->stubs.dispatch[m->unit->mode]);
+}
+
+/* Go on at @offset from the page's first byte. */
+static void make_far_away(struct making *m, unsigned int op, int64_t offset)
 {
 	struct host_mem target = {.base = REG_LINEAR, .index = HOST_NONE, .disp = (int32_t)offset};
 
 	emit_load_field(&m->e, REG_LINEAR, FAST(rip_page));
 	emit_lea(&m->e, REG_LINEAR, &target);
-	emit_to_stub(m, m->t->stubs.dispatch[m->unit->mode]);
+	emit_dispatch(m, op);
 }
 
 /* The first @count operations have retired, and the unit ends. */
@@ -132,7 +139,7 @@ void make_go_to(struct making *m, unsigned int op, int64_t offset)
 
 	make_count(m, op < unit->op_count ? op + 1 : op);
 	if (offset < 0 || offset >= (int64_t)QUIRE_PAGE_SIZE) {
-		make_far_away(m, offset);
+		make_far_away(m, op, offset);
 		return;
 	}
 	if (op < unit->op_count && offset <= unit->op[op].offset) {
@@ -153,7 +160,7 @@ void make_go_to(struct making *m, unsigned int op, int64_t offset)
 void make_dispatch(struct making *m)
 {
 	make_count(m, m->index + 1);
-	emit_to_stub(m, m->t->stubs.dispatch[m->unit->mode]);
+	emit_dispatch(m, m->index);
 }
 
 int64_t unit_target(const struct unit *unit, unsigned int op)
@@ -218,7 +225,7 @@ static void make_crossing_entry(struct making *m, unsigned int offset)
 	struct block *block = m->unit->block;
 	uint8_t *stale, *ready;
 
-	make_far_away(m, offset);
+	make_far_away(m, m->unit->op_count, offset);
 	m->unit->entry = (uint32_t)(m->e.at - m->unit->write);
 	emit_mov_imm(&m->e, REG_TAG, (uint64_t)(uintptr_t)&block->second->epoch);
 	emit_load(&m->e, REG_TAG, &epoch);
@@ -228,7 +235,7 @@ static void make_crossing_entry(struct making *m, unsigned int offset)
 	ready = emit_jmp(&m->e);
 	emit_aim(stale, m->e.at);
 	/* The jump cache has set RIP. */
-	make_exit(m, 0, EXIT_JUMP);
+	make_exit(m, m->unit->op_count, EXIT_JUMP);
 	emit_aim(ready, m->e.at);
 }
 

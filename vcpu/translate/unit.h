@@ -13,7 +13,7 @@ enum exit_kind {
 	EXIT_MISS_WRITE, /* nor for writing */
 	EXIT_LINK,	 /* a jump inside the page whose target is not known yet */
 	EXIT_STOP,	 /* at such a jump: the doorbell rings */
-	EXIT_JUMP,	 /* RIP is set; no unit and no operation */
+	EXIT_JUMP,	 /* RIP is set, by this operation or behind the last */
 	EXIT_FAULT,	 /* an access was refused by the host: .scratch is where */
 	EXIT_STEP,	 /* lockstep: this operation is next */
 };

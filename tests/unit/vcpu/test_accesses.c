@@ -258,8 +258,9 @@ static void neighbour_stop(struct neighbour *neighbour)
 	assert_int_equal(pthread_join(neighbour->thread, NULL), 0);
 }
 
-PROGRAM(64, load_segments, "mov $0x10, %edx; mov $400000, %ecx; 1: movb $0xf2, 0x9015; mov %edx, %ds;"
-			   "dec %ecx; jnz 1b; hlt");
+PROGRAM(64, load_segments,
+	"mov $0x10, %edx; mov $400000, %ecx; 1: movb $0xf2, 0x9015;"
+	"mov %edx, %ds; dec %ecx; jnz 1b; hlt");
 
 /* The accessed bit is set by an OR: stores to the rest of a descriptor are not taken back. */
 static void test_descriptor(void **state)
@@ -318,8 +319,9 @@ static void test_crossing(void **state)
 	check_crossing(*state, 0x42000, 0x40000);
 }
 
-PROGRAM(64, exchange_crossing, "mov $0x400ffc, %ebx; mov $0x1122334455667788, %rcx;"
-			       "mov (%rbx), %rax; lock cmpxchg %rcx, (%rbx); hlt");
+PROGRAM(64, exchange_crossing,
+	"mov $0x400ffc, %ebx; mov $0x1122334455667788, %rcx;"
+	"mov (%rbx), %rax; lock cmpxchg %rcx, (%rbx); hlt");
 PROGRAM(64, exchange_failing, "mov $0x400ffd, %ebx; lock cmpxchg %rcx, (%rbx); hlt");
 
 static void test_crossing_exchange(void **state)
