@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How many assertions the library has for each of its functions that change state.
+"""How many assertions stand inside the library's functions that change state.
 
 A function changes state when it stores to an object that others may reach: through a pointer to one
 of OBJECTS, by an atomic operation on an entry, or through a store gateway. A request, a result or a
 walk on the caller's stack is no such object. Assertions are CHECK(), BROKEN() and the lock contracts
-of src/vm/locks.h. src/base and src/entry, which have no state of a VM, do not count, nor do the two
-checkers, which assert of everything.
+of src/vm/locks.h; those of functions that change nothing do not count. src/base and src/entry, which
+have no state of a VM, are left out, and the two checkers, which assert of everything.
 
 Usage: assertions.py [--functions]   the sums by folder; or each function that changes state
 """
@@ -16,7 +16,7 @@ import sys
 WANTED = 2.0  # on average
 APART = ("src/base/", "src/entry/", "src/change/check.c", "src/shadow/check.c")
 OBJECTS = set("""quire_vm quire_vcpu shadow shadow_page rmap_object memslot memslots gmem_inode
-    quire_gmem gmem_pages gmem_page gmem_block table roots nx_tables flush_domain guest_mode arena
+    quire_gmem gmem_pages gmem_block table roots nx_tables flush_domain guest_mode arena
     invalidation attributes pfn_cache pfn_caches rmp_vm rmp_block object_cache object_slabs
     table_cache dirty_bitmap dirty_ring gfn_track ptree radix sparse flush_debt""".split())
 ASSERTION = re.compile(r"\b(?:CHECK|BROKEN|(?:mmu|slots|gmem|locks)_assert\w*)\(")
@@ -45,9 +45,9 @@ def functions(tree):
                 yield source.path, f.name, changes_state(body), len(ASSERTION.findall(body))
 
 def average(found):
-    """Assertions for each function that changes state."""
-    changing = sum(1 for _, _, changes, _ in found if changes)
-    return sum(count for *_, count in found) / changing if changing else WANTED
+    """Assertions inside each function that changes state."""
+    inside = [count for _, _, changes, count in found if changes]
+    return sum(inside) / len(inside) if inside else WANTED
 
 def main(argv):
     import tidy  # pylint: disable=import-outside-toplevel,cyclic-import
@@ -64,7 +64,7 @@ def main(argv):
               f"{sum(one[3] for one in part)} assertions, {sum(one[3] for one in changing)} of them there")
     changing = [one for one in found if one[2]]
     print(f"all: {len(changing)} of {len(found)} functions change state, {sum(one[3] for one in found)} "
-          f"assertions, {sum(one[3] for one in changing)} of them there: {average(found):.2f} on average")
+          f"assertions, {sum(one[3] for one in changing)} of them there: {average(found):.2f} a function")
 
 if __name__ == "__main__":
     main(sys.argv)

@@ -498,8 +498,8 @@ def rule_assertions(tree):
     """A function that changes state asserts twice on average: tools/assertions.py counts."""
     found = list(assertions.functions(tree))
     if assertions.average(found) < assertions.WANTED:
-        yield ("src", 1, f"{assertions.average(found):.2f} assertions for each function that changes "
-               f"state, {assertions.WANTED} are wanted")
+        yield ("src", 1, f"{assertions.average(found):.2f} assertions inside each function that "
+               f"changes state, {assertions.WANTED} are wanted on average")
 
 def rule_examples(tree):
     """Every public header has an example that is compiled: examples/headers/<name>.c."""

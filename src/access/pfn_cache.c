@@ -104,6 +104,7 @@ static bool publish_frame(struct pfn_cache *cache, const struct quire_page *page
 
 	CHECK(lock_is_held(&cache->lock, LOCK_EXCLUSIVE));
 	CHECK(!cache->valid);
+	CHECK(lock_is_held(&cache->refresh, LOCK_EXCLUSIVE) && cache->active);
 	mutex_lock(&vm->invalidation.lock);
 	changing = is_changing(&vm->pfn_caches, cache->hva, snapshot);
 	mutex_unlock(&vm->invalidation.lock);
@@ -154,6 +155,7 @@ static int refresh_locked(struct pfn_cache *cache, u64 size_bytes) REQUIRES(&cac
 	int err;
 
 	CHECK(lock_is_held(&cache->refresh, LOCK_EXCLUSIVE));
+	mmu_assert_free(cache->vm);
 	rwlock_write_lock(&cache->lock);
 	if (!cache->active || !inside_page(cache->offset, size_bytes)) {
 		rwlock_write_unlock(&cache->lock);
@@ -206,10 +208,12 @@ static int activate(struct pfn_cache *cache, const struct pfn_cache *key, u64 si
 
 	if (!inside_page(key->offset, size_bytes))
 		return -EINVAL;
+	locks_assert_none();
 	mutex_lock(&cache->refresh);
 	if (!cache->active)
 		link_cache(cache);
 	rwlock_write_lock(&cache->lock);
+	CHECK(cache->active || !cache->valid);
 	/* Another place, or another way to it. */
 	if (cache->by_hva != key->by_hva || cache->gpa.v != key->gpa.v ||
 	    (key->by_hva && cache->hva.v != key->hva.v))
@@ -288,6 +292,7 @@ static void range_add(struct pfn_caches *caches, hva_t start, hva_t end)
 
 static void range_remove(struct pfn_caches *caches, hva_t start, hva_t end)
 {
+	CHECK(lock_rank_is_held(RANK_INVALIDATE));
 	for (u32 i = 0; i < PFN_CACHE_RANGES; i++) {
 		struct hva_range *range = &caches->active[i];
 
@@ -316,6 +321,7 @@ void pfn_caches_invalidate(struct quire_vm *vm, hva_t start, hva_t end)
 	for (struct pfn_cache *cache = caches->first; cache; cache = cache->next) {
 		u64 hva = atomic_load_relaxed_u64(&cache->hva.v);
 
+		CHECK(cache->vm == vm);
 		/* Its user may sleep in the page: only an invalidation of that page waits. */
 		if (hva + QUIRE_PAGE_SIZE <= start.v || hva >= end.v)
 			continue;
@@ -334,6 +340,7 @@ void pfn_caches_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 	if (start.v >= end.v)
 		return;
 	mutex_lock(&vm->invalidation.lock);
+	CHECK(vm->invalidation.active);
 	range_remove(caches, start, end);
 	if (MUTANT(cache_end_first)) {
 		mutex_unlock(&vm->invalidation.lock);

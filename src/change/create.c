@@ -12,6 +12,7 @@ int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **resu
 
 	if (err)
 		return err;
+	CHECK(vm->refs == 1 && !vm->vcpus);
 	if (vm_has_private_mem(vm)) {
 		err = rmp_join(vm, &vm->rmp);
 		if (err) {
@@ -20,6 +21,7 @@ int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **resu
 		}
 		vm->gmem_arch = &vm->rmp->arch;
 	}
+	CHECK(!vm->gmem_arch == !vm_has_private_mem(vm));
 	*result = vm;
 	return 0;
 }

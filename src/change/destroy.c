@@ -2,6 +2,7 @@
 #include "src/change/change.h"
 #include "src/dirty/bitmap.h"
 #include "src/gmem/rmp.h"
+#include "src/vm/locks.h"
 
 static void free_slot(struct quire_vm *vm, struct memslot *slot)
 {
@@ -31,6 +32,7 @@ static void vm_destroy(struct quire_vm *vm)
 void quire_vm_put(struct quire_vm *vm)
 {
 	CHECK(atomic_load_relaxed_u32(&vm->refs));
+	mmu_assert_free(vm);
 	if (atomic_fetch_sub_u32(&vm->refs, 1) == 1)
 		vm_destroy(vm);
 }

@@ -194,6 +194,7 @@ int quire_vm_set_manual_protect(struct quire_vm *vm, uint64_t flags)
 {
 	if (flags != 0 && flags != MANUAL_ENABLE && flags != (MANUAL_ENABLE | MANUAL_INITIALLY_SET))
 		return -EINVAL;
+	locks_assert_none();
 	mutex_lock(&vm->slots_lock);
 	vm->manual_protect = (u32)flags;
 	mutex_unlock(&vm->slots_lock);
@@ -251,6 +252,7 @@ static void take_alone(const struct log_span *span)
 {
 	u64 *restrict log = span->log, *restrict masks = span->masks;
 
+	CHECK(lock_rank_is_held(RANK_MMU));
 	for (u64 at = 0; at < span->words; at++) {
 		u64 old = sole_writer_load_u64(&log[at]);
 
@@ -258,6 +260,7 @@ static void take_alone(const struct log_span *span)
 		ATOMIC_POINT(&log[at]);
 		sole_writer_store_u64(&log[at], MUTANT(clear_takes_words) ? 0 : old & ~masks[at]);
 		masks[at] &= old;
+		CHECK(!(sole_writer_load_u64(&log[at]) & masks[at]));
 	}
 }
 
@@ -376,6 +379,8 @@ static int lend(struct quire_vm *vm, struct dirty_bitmap *bitmap, struct log_loa
 {
 	u64 *words = bitmap->scratch;
 
+	slots_assert(vm);
+	CHECK(atomic_load_relaxed_u32(&bitmap->refs));
 	if (atomic_load_acquire_u32(&bitmap->is_lent))
 		words = vm_alloc(vm, bitmap->words * sizeof(u64));
 	else
@@ -392,6 +397,9 @@ static void give_back(struct quire_vm *vm, const struct log_loan *loan)
 {
 	struct dirty_bitmap *bitmap = loan->bitmap;
 
+	locks_assert_none();
+	CHECK(atomic_load_relaxed_u32(&bitmap->refs));
+	CHECK(loan->words != bitmap->scratch || atomic_load_relaxed_u32(&bitmap->is_lent));
 	if (loan->words == bitmap->scratch)
 		atomic_store_release_u32(&bitmap->is_lent, 0);
 	else

@@ -3,11 +3,14 @@
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 #include "src/gfn/level.h"
+#include "src/vm/locks.h"
 
 static void switch_locked(struct quire_vm *vm, u32 on)
 {
 	struct flush_debt debt;
 
+	slots_assert(vm);
+	CHECK(on <= 1 && atomic_load_relaxed_u32(&vm->nx.on) != on);
 	change_lock(vm);
 	/* A fault reads it under the lock: what it maps from here on is right. */
 	atomic_store_relaxed_u32(&vm->nx.on, on);

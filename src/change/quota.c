@@ -20,6 +20,7 @@ void change_set_quota(struct quire_vm *vm, u64 pages)
 		change_lock(vm);
 		more = !MUTANT(quota_unchecked) && shadow_shrink(vm, &debt);
 		change_settle_unlock(vm, &debt);
+		CHECK(!debt.owed && !debt.tables);
 	} while (more);
 	mutex_unlock(&vm->slots_lock);
 }

@@ -29,6 +29,7 @@ static int alloc_bitmap(struct quire_vm *vm, struct memslot *slot)
 		return 0;
 	slots_assert(vm);
 	CHECK(!slot->dirty);
+	CHECK(!(vm->manual_protect & 2) || (vm->manual_protect & 1));
 	slot->dirty =
 	    dirty_bitmap_alloc(vm->host, vm->host_ctx, slot->npages, vm->manual_protect & 2);
 	return slot->dirty ? 0 : -ENOMEM;
@@ -177,6 +178,7 @@ static void drop_successor(struct region_update *update)
 
 	if (!new)
 		return;
+	slots_assert(update->vm);
 	CHECK(memslot_by_id(update->vm, new->as_id, new->id) == update->slots.old_slot);
 	if (new->dirty == update->slots.old_slot->dirty)
 		new->dirty = NULL;

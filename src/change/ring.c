@@ -9,6 +9,7 @@
 #include "src/change/change.h"
 #include "src/change/nested.h"
 #include "src/dirty/ring.h"
+#include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 
 int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes)
@@ -24,6 +25,7 @@ int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes)
 		return -EINVAL;
 	if (size_bytes > QUIRE_RING_BYTES_MAX)
 		return -E2BIG;
+	locks_assert_none();
 	mutex_lock(&vm->slots_lock);
 	mutex_lock(&vm->vcpus_lock);
 	if (vm->ring_bytes || vm->vcpus)
@@ -140,8 +142,10 @@ int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *
 {
 	u32 ring_bytes;
 
+	CHECK(!guest_mode_is_on(&vcpu->mode));
 	mutex_lock(&vcpu->vm->vcpus_lock);
 	ring_bytes = vcpu->vm->ring_bytes;
+	CHECK(!ring_bytes || ring_bytes / sizeof(*entries) >= DIRTY_RING_RESERVED);
 	vcpu->ring.size = ring_bytes / sizeof(*entries);
 	vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
 	vcpu->ring.entries = ring_bytes ? entries : NULL;

@@ -32,6 +32,7 @@ static int zap_obsolete(struct quire_vm *vm)
 void change_zap_all_begin(struct quire_vm *vm, struct flush_debt *debt)
 {
 	mmu_assert_exclusive(vm);
+	CHECK(vm->mmu_valid_gen <= 1);
 	flush_debt_init(debt, &vm->flush);
 	/* Shadow pages carry it; of the TDP MMU an invalid root is out of reach at once. */
 	vm->mmu_valid_gen ^= 1;

@@ -13,12 +13,15 @@ struct dirty_bitmap *dirty_bitmap_alloc(const struct quire_host_ops *host, void 
 {
 	struct dirty_bitmap *bitmap = host->alloc(host_ctx, bitmap_bytes(npages));
 
+	CHECK(npages);
 	if (!bitmap)
 		return NULL;
 	bitmap->refs = 1;
 	bitmap->npages = npages;
 	bitmap->words = round_up_u64(npages, 64) / 64;
 	bitmap->scratch = bitmap->bits + bitmap->words;
+	CHECK((char *)(bitmap->scratch + bitmap->words) ==
+	      (char *)bitmap + round_up_u64(bitmap_bytes(npages), sizeof(u64)));
 	if (!set)
 		return bitmap;
 	for (u64 i = 0; i < npages / 64; i++)

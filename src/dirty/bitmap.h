@@ -37,6 +37,7 @@ void dirty_bitmap_free(const struct quire_host_ops *host, void *host_ctx,
 static inline void dirty_bitmap_put(const struct quire_host_ops *host, void *host_ctx,
 				    struct dirty_bitmap *bitmap)
 {
+	CHECK(!bitmap || atomic_load_relaxed_u32(&bitmap->refs));
 	if (bitmap && atomic_fetch_sub_u32(&bitmap->refs, 1) == 1)
 		dirty_bitmap_free(host, host_ctx, bitmap);
 }

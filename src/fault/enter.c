@@ -5,10 +5,13 @@
 #include "src/base/mutant.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
+#include "src/vm/locks.h"
 
 /* The table to walk, and what its words mean: the TDP MMU's or a shadow page. */
 static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 {
+	CHECK(!guest_mode_is_on(&vcpu->mode));
+	CHECK(vcpu->as_id < vcpu->vm->address_spaces);
 	stage2->root_level = TDP_ROOT_LEVEL;
 	if (unlikely(vcpu->nested.on || vm_is_shadowed(vcpu->vm))) {
 		bool ready = shadow_root_is_valid(vcpu) && !vcpu->shadow.lags;
@@ -16,6 +19,7 @@ static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 
 		if (err)
 			return err;
+		CHECK(vcpu->shadow.entries && !vcpu->shadow.lags);
 		stage2->format = &vcpu->vm->shadow_walk;
 		stage2->root = vcpu->shadow.entries;
 		stage2->root_physical =
@@ -43,6 +47,7 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 {
 	struct quire_vm *vm = vcpu->vm;
 
+	locks_assert_none();
 	*requests = 0;
 	for (;;) {
 		u64 taken;
@@ -74,6 +79,7 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 	}
 	if (*requests & QUIRE_REQ_TLB_FLUSH)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_tlb_flush);
+	CHECK(guest_mode_is_on(&vcpu->mode) && vcpu->entered == stage2->root);
 	return 0;
 }
 

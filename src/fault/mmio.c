@@ -19,6 +19,8 @@ static bool noted(const struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 
 static void note(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 {
+	CHECK((generation & ~MEMSLOTS_UPDATING) % vcpu->vm->slots.nr_as == vcpu->as_id);
+	CHECK(!guest_mode_is_on(&vcpu->mode));
 	vcpu->mmio_gfn = gfn;
 	vcpu->mmio_generation = generation;
 	/* A finding made during an update is never true later. */

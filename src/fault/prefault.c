@@ -6,6 +6,7 @@
 #include "src/fault/fault.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
+#include "src/vm/locks.h"
 
 /* The level of the leaf for @gfn in the TDP tables. It may have gone by now: 4K then, since a hole
  * says nothing about what was mapped. */
@@ -53,6 +54,8 @@ static u64 mapped_bytes(struct quire_vcpu *vcpu, gpa_t gpa)
 /* The root may be replaced at any time while the vCPU is not in guest mode. */
 static int load_prefault_root(struct quire_vcpu *vcpu)
 {
+	locks_assert_none();
+	CHECK(!guest_mode_is_on(&vcpu->mode));
 	if (vm_is_shadowed(vcpu->vm))
 		return shadow_root_is_valid(vcpu) ? 0 : fault_load_shadow_root(vcpu);
 	vcpu->root = tdp_root_get(vcpu->vm, &vcpu->tables, vcpu->as_id);

@@ -46,6 +46,8 @@ enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *
 
 void nx_table_init(struct table *table, gfn_t gfn, u32 as_id)
 {
+	CHECK(as_id < QUIRE_AS_MAX);
+	CHECK(!table->nx_listed);
 	table->gfn = gfn;
 	table->as_id = (u8)as_id;
 	table->nx_disallowed = 0;

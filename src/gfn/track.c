@@ -21,6 +21,7 @@ int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache 
 	u64 *count = sparse_make(&track->counts[as_id], gfn.v, tables);
 
 	mmu_assert_exclusive(vm);
+	CHECK(gfn.v <= vm->max_gfn.v);
 	if (!count)
 		return -ENOMEM;
 	/* A full fence, partner of the one in gfn_track_written(). */
@@ -41,6 +42,7 @@ static u64 change_counts(struct quire_vm *vm, struct sparse *counts, gfn_t gfn, 
 		vm_poison(vm);
 		return 0;
 	}
+	mmu_assert_exclusive(vm);
 	CHECK(vm->track->pages);
 	*count += instead - what;
 	if (!*count)

@@ -16,6 +16,8 @@ int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gm
 		return -EINVAL;
 	if (size_bytes > limit || offset_bytes > limit - size_bytes)
 		return -EINVAL;
+	CHECK(lock_is_held(&vm->slots_lock, LOCK_EXCLUSIVE));
+	CHECK(!slot->gmem.file && is_aligned_u64(offset_bytes, QUIRE_PAGE_SIZE));
 	slot->gmem.file = gmem;
 	slot->gmem.pgoff = offset_bytes >> QUIRE_PAGE_SHIFT;
 	if (gmem->inode->flags & QUIRE_GMEM_MMAP)

@@ -77,6 +77,7 @@ static void *link_make(const struct gmem_pages *pages, void **link, size_t size_
 
 	if (there)
 		return there;
+	CHECK(!lock_rank_is_held(RANK_MMU));
 	made = pages->host->alloc(pages->host_ctx, size_bytes);
 	if (!made)
 		return NULL;
@@ -91,11 +92,13 @@ static void *link_make(const struct gmem_pages *pages, void **link, size_t size_
 /* The block, which is there now, hears which of its pages were lost before it was. */
 static void block_hear_lost(struct gmem_pages *pages, struct gmem_block *block, u64 block_no)
 {
+	CHECK(gmem_block_find(pages, block_no) == block);
 	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
 		u64 lost = atomic_load_relaxed_u64(&pages->lost[i]);
 
 		if (!lost || (lost - 1) / GMEM_BLOCK_PAGES != block_no)
 			continue;
+		CHECK(lost <= pages->npages);
 		gmem_block_set(block, (u32)(lost - 1) % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
 		gmem_block_break(pages, block, block_no);
 		(void)atomic_cmpxchg_u64(&pages->lost[i], &lost, 0);
@@ -130,6 +133,7 @@ static void note_lost(struct gmem_pages *pages, u64 index)
 void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages)
 {
 	CHECK(lock_is_held(&pages->punch_lock, LOCK_EXCLUSIVE));
+	CHECK(first <= pages->npages && npages <= pages->npages - first);
 	if (likely(!atomic_load_relaxed_u32(&pages->any_lost)))
 		return;
 	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
@@ -330,6 +334,7 @@ void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, 
 	const u64 *blocks = gigantic_find(pages, block_no);
 
 	CHECK(gmem_block_find(pages, block_no) == block);
+	CHECK(!blocks || block_at(&blocks[block_no % GMEM_GIGANTIC_BLOCKS]) == block);
 	atomic_store_relaxed_u32(&block->order, 0);
 	if (is_gigantic(blocks))
 		atomic_store_relaxed_u32(&block_at(blocks)->gigantic, 0);

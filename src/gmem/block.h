@@ -46,6 +46,7 @@ static inline void gmem_block_set(struct gmem_block *block, u32 off, u32 bits)
 
 static inline void gmem_block_clear(struct gmem_block *block, u32 off, u32 bits)
 {
+	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	CHECK(off < GMEM_BLOCK_PAGES && bits <= 0xff);
 	atomic_fetch_and_u64(&block->states[off / GMEM_WORD_PAGES],
 			     ~((u64)bits << off % GMEM_WORD_PAGES * 8));

@@ -4,6 +4,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/gmem/gmem.h"
+#include "src/vm/locks.h"
 #include "src/vm/vm.h"
 
 uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
@@ -37,6 +38,7 @@ static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes,
 {
 	struct gmem_inode *inode = vm_alloc(vm, sizeof(*inode));
 
+	CHECK(size_bytes && is_aligned_u64(size_bytes, QUIRE_PAGE_SIZE));
 	if (!inode)
 		return NULL;
 	inode->size_bytes = size_bytes;
@@ -46,6 +48,7 @@ static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes,
 	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
 	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
 	inode->pages.max_order = huge_pages_wanted(vm) ? GMEM_GIGANTIC_ORDER : 0;
+	CHECK(!inode->arch || inode->arch->ops);
 	return inode;
 }
 
@@ -53,6 +56,8 @@ static struct quire_gmem *file_create(struct quire_vm *vm, struct gmem_inode *in
 {
 	struct quire_gmem *file = vm_alloc(vm, sizeof(*file));
 
+	locks_assert_none();
+	CHECK(atomic_load_relaxed_u32(&inode->refs));
 	if (!file)
 		return NULL;
 	if (!MUTANT(file_unheld))
@@ -92,6 +97,8 @@ int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, 
 	if (error)
 		goto free_inode;
 	inode->files = file;
+	CHECK(inode->refs == 1 && file->active == 1);
+	CHECK(file->inode == inode && !file->next);
 	*gmem = file;
 	return 0;
 
@@ -117,8 +124,10 @@ static void inode_give_up(struct gmem_inode *inode)
 {
 	struct gmem_frames frames = {give_up_frames, (void *)inode->arch};
 
+	gmem_assert_exclusive(inode);
 	if (atomic_load_relaxed_u32(&inode->linked))
 		return;
+	CHECK(inode->files && !inode->files->next);
 	atomic_store_release_u32(&inode->linked, 1);
 	if (inode->arch && inode->arch->ops->make_shared && !MUTANT(link_unfreed))
 		gmem_pages_make_shared(&inode->pages, 0, inode->pages.npages, &frames);
@@ -142,7 +151,9 @@ int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm, struct quire_g
 		return -ENOMEM;
 	(void)atomic_fetch_add_u32(&inode->refs, 1);
 	rwlock_write_lock(&inode->invalidate_lock);
+	CHECK(inode->files && inode->files->inode == inode);
 	inode_give_up(inode);
+	CHECK(!gmem_arch(inode));
 	file->next = inode->files;
 	inode->files = file;
 	rwlock_write_unlock(&inode->invalidate_lock);
@@ -154,6 +165,8 @@ int gmem_file_get(struct quire_gmem *file)
 {
 	u32 seen = atomic_load_relaxed_u32(&file->active);
 
+	CHECK(base_self()->nesting);
+	CHECK(seen);
 	while (!(seen & GMEM_RELEASED)) {
 		if (atomic_cmpxchg_u32(&file->active, &seen, seen + 1))
 			return 1;
@@ -180,6 +193,7 @@ static void inode_put(struct gmem_inode *inode)
 void gmem_file_put(struct quire_gmem *file)
 {
 	CHECK(atomic_load_relaxed_u32(&file->active) & ~GMEM_RELEASED);
+	CHECK(!base_self()->held_count && !base_self()->nesting);
 	if (atomic_fetch_sub_u32(&file->active, 1) != (GMEM_RELEASED | 1))
 		return;
 	inode_put(file->inode);

@@ -10,6 +10,7 @@
 void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host, void *host_ctx,
 		     u64 npages)
 {
+	CHECK(npages && !pages->height);
 	pages->host = host;
 	pages->host_ctx = host_ctx;
 	pages->npages = npages;
@@ -94,6 +95,8 @@ static struct gmem_block *block_make_anew(struct gmem_pages *pages, u64 block_no
 {
 	struct gmem_block *block = gmem_block_make(pages, block_no);
 
+	CHECK(lock_is_held(&pages->punch_lock, LOCK_EXCLUSIVE));
+	CHECK(!block || !gmem_block_any_has(block, GMEM_PAGE_EXISTS));
 	if (block)
 		atomic_store_relaxed_u64(&block->base, 0);
 	return block;

@@ -131,6 +131,7 @@ static void part_clear(const struct block_part *part, u32 bits)
 		gmem_block_clear(part->block, off, bits);
 		off++;
 	}
+	CHECK(!(gmem_block_state(part->block, part->first) & bits & ~GMEM_PAGE_POISONED));
 }
 
 /* Under punch_lock exclusive: the pages lose @bits. @frames, if any, hears of those PREPARED. */

@@ -115,6 +115,7 @@ static void *link_set(const struct rmp *map, void **link, void *made, size_t siz
 
 	if (!made || atomic_cmpxchg_ptr(link, &there, made))
 		return made;
+	CHECK(there && there != made);
 	map->host->free(map->host_ctx, made, size_bytes);
 	return there;
 }
@@ -233,6 +234,8 @@ static int block_assign(struct rmp_block *block, struct rmp_change *change)
 		change->fresh |= !bit_get(block->assigned, i);
 		frame_assign(block, i, claim_add(first, i), change->pending);
 	}
+	CHECK(error || bit_get(block->assigned, change->off));
+	CHECK(!error || !change->fresh);
 	mutex_unlock(&block->lock);
 	return error;
 }
@@ -543,6 +546,7 @@ int rmp_join(struct quire_vm *vm, struct rmp_vm **result)
 	struct rmp *made = vm_alloc(vm, sizeof(*made));
 	struct rmp_vm *rmp = vm_alloc(vm, sizeof(*rmp));
 
+	CHECK(!base_self()->held_count && !base_self()->nesting);
 	if (!made || !rmp) {
 		vm_free(vm, made, sizeof(*made));
 		vm_free(vm, rmp, sizeof(*rmp));

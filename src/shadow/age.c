@@ -17,6 +17,7 @@ static int age_entry(const struct age *age, u64 *entry)
 
 	if (!entry_is_present(f, old) || !(old & f->accessed))
 		return 0;
+	CHECK(entry_is_leaf(f, old, role_level(shadow_page_of(entry)->role)));
 	CHECK(shadow_leaf_gfn(shadow_page_of(entry), shadow_index_of(entry)).v / age->pages ==
 	      age->at);
 	if (age->kind == QUIRE_AGE_CLEAR)

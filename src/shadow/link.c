@@ -107,6 +107,7 @@ int shadow_link(const struct shadow_change *change, u64 *entry, struct shadow_pa
 	(void)shadow_store(
 	    change, entry, level,
 	    entry_make_table(&change->vm->shadow_format, table_entries(child->table)));
+	CHECK(entry_table(&change->vm->shadow_format, *entry) == table_entries(child->table));
 	return 0;
 }
 

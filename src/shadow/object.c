@@ -8,6 +8,7 @@
 /* Its owner alone writes it; shadow_reserve() reads it without the owner's lock, for a hint. */
 static void set_count(struct object_cache *cache, u32 count)
 {
+	CHECK(!cache->objects == !count);
 	atomic_store_relaxed_u32(&cache->count, count);
 }
 
@@ -15,6 +16,7 @@ static void push_slab(struct object_slabs *slabs, struct table *table)
 {
 	struct table *head = atomic_load_relaxed_ptr(&slabs->tables);
 
+	CHECK(table != head);
 	do {
 		table->next = head;
 	} while (!atomic_cmpxchg_ptr(&slabs->tables, &head, table));
@@ -51,6 +53,7 @@ void *object_take(struct object_cache *cache)
 	CHECK(!object == !cache->count);
 	if (!object)
 		return NULL;
+	CHECK(is_aligned_u64((u64)(uintptr_t)object, OBJECT_BYTES));
 	cache->objects = object->next;
 	set_count(cache, cache->count - 1);
 	memset(object, 0, OBJECT_BYTES);
@@ -73,6 +76,7 @@ void object_cache_move(struct object_cache *to, struct object_cache *from)
 	struct object **link = &from->objects;
 
 	CHECK(to != from && !from->objects == !from->count);
+	CHECK(!to->objects == !to->count);
 	/* The few that come stand before the many that are there. */
 	while (*link)
 		link = &(*link)->next;
@@ -84,6 +88,7 @@ void object_cache_move(struct object_cache *to, struct object_cache *from)
 
 void object_slabs_free(struct object_slabs *slabs)
 {
+	CHECK(!slabs->tables == !slabs->count);
 	arena_free_list(slabs->arena, slabs->tables, slabs->count);
 	slabs->tables = NULL;
 	slabs->count = 0;

@@ -31,6 +31,7 @@ static void hash_add(const struct shadow_change *change, struct shadow_page *pag
 	if (others > *most)
 		atomic_store_relaxed_u64(most, others);
 	CHECK(!shadow_page_find(change->shadow, &(struct shadow_key){page->gfn, page->role}));
+	CHECK(!page->hash_next && page->table->shadowed);
 	page->hash_next = *bucket;
 	*bucket = page;
 }
@@ -48,6 +49,7 @@ static void list_add(struct shadow *shadow, struct shadow_page *page)
 {
 	CHECK(!shadow->newest == !shadow->oldest);
 	CHECK(!shadow->newest == !shadow->pages);
+	CHECK(!page->older && !page->newer);
 	page->older = shadow->newest;
 	page->newer = NULL;
 	if (shadow->newest)
@@ -72,6 +74,7 @@ static struct shadow_page *page_alloc(const struct shadow_change *change, u32 ro
 	bool gfns = !(role & ROLE_DIRECT) && role_level(role) < SHADOW_ROOT_LEVEL;
 	struct shadow_page *page;
 
+	CHECK(role_level(role) >= QUIRE_LEVEL_4K && role_level(role) <= SHADOW_ROOT_LEVEL);
 	if (change->pages->count < 1u + gfns)
 		return NULL;
 	page = object_take(change->headers);
@@ -80,6 +83,7 @@ static struct shadow_page *page_alloc(const struct shadow_change *change, u32 ro
 	page->table = table_cache_take(change->pages);
 	if (gfns)
 		page->gfns = table_cache_take(change->pages);
+	CHECK(page->table && !page->gfns == !gfns);
 	return page;
 }
 
@@ -88,8 +92,7 @@ static void page_init(const struct shadow_change *change, struct shadow_page *pa
 {
 	struct table *table = page->table;
 
-	CHECK(role_level(key->role) >= QUIRE_LEVEL_4K &&
-	      role_level(key->role) <= SHADOW_ROOT_LEVEL);
+	CHECK(!page->gfns || role_level(key->role) < SHADOW_ROOT_LEVEL);
 	CHECK(role_as(key->role) < change->vm->address_spaces);
 	page->gfn = key->gfn;
 	page->role = key->role;
@@ -124,6 +127,7 @@ struct shadow_page *shadow_page_get(const struct shadow_change *change,
 	hash_add(change, page);
 	list_add(shadow, page);
 	shadow->pages++;
+	CHECK(shadow->newest == page && shadow_page_find(shadow, key) == page);
 	atomic_add_relaxed_u64(&change->vm->stats[QUIRE_VM_STAT_mmu_shadow_pages], 1);
 	vm_count(change->vm, QUIRE_VM_STAT_mmu_cache_miss);
 	*made = 1;
@@ -214,6 +218,7 @@ static void tell_vcpus(struct quire_vm *vm, struct shadow *shadow)
 {
 	if (!shadow->root_gone)
 		return;
+	CHECK(shadow == vm->shadow && shadow->root_turn);
 	shadow->root_gone = 0;
 	(void)atomic_fetch_add_u64(&shadow->root_turn, 1);
 	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);

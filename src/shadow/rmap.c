@@ -10,6 +10,7 @@
 
 u64 rmap_lock(u64 *head)
 {
+	CHECK(lock_rank_is_held(RANK_MMU) || base_self()->nesting);
 	for (unsigned int turn = 0;; turn++) {
 		u64 seen = rmap_read(head);
 
@@ -95,7 +96,9 @@ int rmap_remove(u64 *head, const u64 *entry, struct object_cache *freed)
 		return !single;
 	}
 	CHECK(first->count && first->count <= RMAP_OBJECT_ENTRIES);
+	CHECK(!first->more == !first->below);
 	*word = first->entries[--first->count];
+	CHECK(!find_word(first, entry));
 	if (first->count) {
 		rmap_unlock(head, value);
 		return 0;

@@ -34,6 +34,7 @@ static int make_locked(struct quire_vm *vm)
 	struct gfn_track *track;
 
 	slots_assert(vm);
+	CHECK(!vm->shadow == !vm->track);
 	if (vm->shadow)
 		return 0;
 	shadow = vm_alloc(vm, sizeof(*shadow));

@@ -14,6 +14,7 @@
 static void unsync_list_add(struct shadow *shadow, struct shadow_page *page)
 {
 	CHECK(!shadow->unsync_newest == !shadow->unsync_oldest);
+	CHECK(page->unsync && shadow->unsync_pages);
 	page->unsync_older = shadow->unsync_newest;
 	page->unsync_newer = NULL;
 	if (shadow->unsync_newest)
@@ -57,6 +58,7 @@ static void mark_unsync(const struct shadow_change *change, struct shadow_page *
 	page->unsync = 1;
 	page->turn++;
 	unsync_list_add(change->shadow, page);
+	CHECK(change->shadow->unsync_newest == page);
 }
 
 static void clear_unsync(const struct shadow_change *change, struct shadow_page *page)
@@ -65,6 +67,7 @@ static void clear_unsync(const struct shadow_change *change, struct shadow_page 
 	page->unsync = 0;
 	unsync_list_remove(change->shadow, page);
 	count_unsync(change, -UINT64_C(1));
+	CHECK(!change->shadow->unsync_pages == !change->shadow->unsync_oldest);
 }
 
 void shadow_unsync_forget(const struct shadow_change *change, struct shadow_page *page)
@@ -102,6 +105,7 @@ int shadow_unsync(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 	for (page = change.shadow->buckets[shadow_bucket(gfn)]; page; page = page->hash_next) {
 		if (!shadow_page_follows(page, as_id, gfn) || !page->tracked)
 			continue;
+		CHECK(gfn_is_tracked(vm, as_id, gfn));
 		page->tracked = 0;
 		gfn_track_let_lag(vm, as_id, gfn);
 		if (!MUTANT(unsync_unmarked))
@@ -260,6 +264,8 @@ static void sync_entry(const struct shadow_change *change, u64 *entry,
 		new &= ~(f->writable | f->mmu_writable | f->dirty);
 	if (!(access & ACCESS_EXEC))
 		new |= f->noexec;
+	CHECK(entry_is_writable(f, old) || !entry_is_writable(f, new));
+	CHECK(entry_pfn(new).v == entry_pfn(old).v);
 	table_entries(page->gfns)[index] = now->gfn.v << QUIRE_PAGE_SHIFT | access;
 	if (new != old)
 		(void)shadow_store(change, entry, QUIRE_LEVEL_4K, new);

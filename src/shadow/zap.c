@@ -45,6 +45,8 @@ static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 		any = 1;
 		page = shadow->buckets[bucket];
 	}
+	CHECK(!any || shadow->zapped);
+	CHECK(!gfn_is_tracked(change->vm, as_id, gfn));
 	if (any)
 		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
 	return any;
@@ -74,6 +76,8 @@ static bool is_no_table(struct shadow_page *page, const struct shadow_write *wri
 {
 	u64 last = write->gpa.v + write->size_bytes - 1;
 
+	CHECK(write->size_bytes && gfn_of(write->gpa).v == page->gfn.v);
+	CHECK(page->write_turn && !(page->role & ROLE_DIRECT));
 	if (write->size_bytes < ENTRY_BYTES_MIN || write->gpa.v / sizeof(u64) != last / sizeof(u64))
 		return true;
 	/* The lowest level is written entry by entry. */
@@ -170,6 +174,7 @@ void shadow_make_obsolete(struct quire_vm *vm)
 	if (!shadow)
 		return;
 	shadow->root_gone = 1;
+	CHECK(!shadow->newest || shadow_page_is_obsolete(shadow, shadow->newest));
 	atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
 }
 

@@ -21,6 +21,7 @@ static void age_run(const struct walk_run *run, void *ctx)
 	struct age *age = ctx;
 	const struct entry_format *f = age->f;
 
+	CHECK(base_self()->nesting);
 	for (u32 i = 0; i < run->count; i++) {
 		u64 old = atomic_load_relaxed_u64(&run->entries[i]);
 
@@ -28,6 +29,8 @@ static void age_run(const struct walk_run *run, void *ctx)
 		    !entry_is_young(f, old))
 			continue;
 		age->young = true;
+		CHECK(entry_pfn(entry_make_old(f, old)).v == entry_pfn(old).v);
+		CHECK(!entry_is_young(f, entry_make_old(f, old)));
 		if (age->kind == QUIRE_AGE_CLEAR && MUTANT(age_blind))
 			atomic_store_relaxed_u64(&run->entries[i], entry_make_old(f, old));
 		else if (age->kind == QUIRE_AGE_CLEAR)

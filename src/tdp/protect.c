@@ -47,22 +47,31 @@ static struct protector protector_of(const struct quire_vm *vm)
 	};
 }
 
+/* What @old may keep; one of few: a comparison costs less than shifts. */
+static inline u64 protect_kept(u64 old, const struct protector *by)
+{
+	return (old & by->needed) == by->needed ? by->kept : UINT64_MAX;
+}
+
+#ifdef QUIRE_CHECK
+/* For CHECK(): may a processor write through @entry? */
+static bool is_writable_leaf(u64 entry, const struct protector *by)
+{
+	return entry_is_present(by->format, entry) && entry_is_writable(by->format, entry);
+}
+#endif
+
 /* One of 64: shifting is what vectors can do. */
 static inline u64 protect_plainly(u64 *entry, const struct protector *by)
 {
 	u64 old = sole_writer_load_u64(entry);
 	u64 hit = old & (old >> by->to_present) & by->writable;
 
+	CHECK(!hit == (protect_kept(old, by) == UINT64_MAX));
 	/* Another thread's store here would be lost: let the scheduler try. */
 	ATOMIC_POINT(entry);
 	sole_writer_store_u64(entry, old & ~(hit | hit << by->to_dirty));
 	return hit;
-}
-
-/* What @old may keep; one of few: a comparison costs less than shifts. */
-static inline u64 protect_kept(u64 old, const struct protector *by)
-{
-	return (old & by->needed) == by->needed ? by->kept : UINT64_MAX;
 }
 
 static u64 protect_all(const struct protector *by, u64 *entries)
@@ -79,12 +88,14 @@ static u64 protect_each(const struct protector *by, u64 *entries, u64 mask)
 {
 	u64 kept = UINT64_MAX;
 
+	CHECK(by->alone);
 	for (; mask; mask &= mask - 1) {
 		u64 *entry = &entries[__builtin_ctzll(mask)];
 		u64 old = sole_writer_load_u64(entry), keep = protect_kept(old, by);
 
 		ATOMIC_POINT(entry);
 		sole_writer_store_u64(entry, old & keep);
+		CHECK(!is_writable_leaf(sole_writer_load_u64(entry), by));
 		kept &= keep;
 	}
 	return ~kept;
@@ -112,6 +123,8 @@ static inline u64 protect_alone(const struct protector *by, u64 *entries, u64 ma
 	ATOMIC_POINT(lowest);
 	sole_writer_store_u64(lowest, low & low_kept);
 	sole_writer_store_u64(highest, high & high_kept);
+	CHECK(by->alone && !is_writable_leaf(sole_writer_load_u64(lowest), by) &&
+	      !is_writable_leaf(sole_writer_load_u64(highest), by));
 	any = ~(low_kept & high_kept);
 	mask &= mask - 1;
 	if (unlikely(mask & (mask - 1)))
@@ -124,6 +137,7 @@ static u64 protect_shared(const struct protector *by, u64 *entries, u64 mask)
 	const struct entry_format *f = by->format;
 	u64 any = 0;
 
+	CHECK(!by->alone);
 	for (; mask; mask &= mask - 1) {
 		u64 *entry = &entries[__builtin_ctzll(mask)];
 		u64 old = atomic_load_relaxed_u64(entry);
@@ -132,6 +146,7 @@ static u64 protect_shared(const struct protector *by, u64 *entries, u64 mask)
 		while (entry_is_present(f, old) && entry_is_writable(f, old)) {
 			u64 new = old & ~(f->writable | f->dirty);
 
+			CHECK(entry_pfn(new).v == entry_pfn(old).v);
 			any = 1;
 			if (!atomic_cmpxchg_u64(entry, &old, new))
 				continue;
@@ -183,6 +198,7 @@ static enum huge protect_huge(const struct tdp_change *change, u64 *entry, u32 l
 
 		if (!tdp_change_entry(change, entry, level, &old, new))
 			continue;
+		CHECK(change->debt->owed);
 		if (MUTANT(huge_unflushed))
 			flush_debt_forgive(change->debt, "mutant");
 		return HUGE_PROTECTED;

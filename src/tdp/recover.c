@@ -70,6 +70,7 @@ static void recover_run(const struct walk_run *run, void *ctx)
 	const struct entry_format *f = &recover->change.vm->tdp_format;
 	u64 pages = level_pages((enum quire_level)run->level);
 
+	mmu_assert_shared(recover->change.vm);
 	if (run->level > QUIRE_LEVEL_1G || run->level < QUIRE_LEVEL_2M)
 		return;
 	for (u32 i = 0; i < run->count; i++) {

@@ -8,6 +8,7 @@
 static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
 {
 	CHECK(lock_is_held(&vm->roots.pages_lock, LOCK_EXCLUSIVE));
+	CHECK(as_id < vm->address_spaces);
 	CHECK(!vm->roots.valid[as_id]);
 	nx_table_init(table, (gfn_t){0}, as_id);
 	table->level = TDP_ROOT_LEVEL;

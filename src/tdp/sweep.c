@@ -63,6 +63,7 @@ static struct table *list_join(struct table *first, struct table *second)
 {
 	struct table *last = first;
 
+	CHECK(!first || first != second);
 	if (!first)
 		return second;
 	while (last->next)

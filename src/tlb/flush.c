@@ -10,6 +10,7 @@
 void flush_domain_init(struct flush_domain *domain, const struct quire_host_ops *host,
 		       void *host_ctx)
 {
+	CHECK(!domain->members && !domain->closed);
 	mutex_init(&domain->lock, RANK_FLUSH);
 	domain->host = host;
 	domain->host_ctx = host_ctx;
@@ -31,7 +32,7 @@ void flush_domain_add(struct flush_domain *domain, struct guest_mode *member)
 {
 	mutex_lock(&domain->lock);
 	CHECK(!is_member(domain, member));
-	CHECK(!(atomic_load_relaxed_u32(&member->turns) & 1));
+	CHECK(!guest_mode_is_on(member));
 	member->next = domain->members;
 	domain->members = member;
 	mutex_unlock(&domain->lock);
@@ -43,7 +44,7 @@ void flush_domain_remove(struct flush_domain *domain, struct guest_mode *member)
 
 	mutex_lock(&domain->lock);
 	CHECK(is_member(domain, member));
-	CHECK(!(atomic_load_relaxed_u32(&member->turns) & 1));
+	CHECK(!guest_mode_is_on(member));
 	while (*link != member)
 		link = &(*link)->next;
 	*link = member->next;
@@ -57,6 +58,7 @@ static void kick(struct flush_domain *domain, struct guest_mode *member)
 
 void guest_mode_request(struct flush_domain *domain, struct guest_mode *member, u64 request)
 {
+	CHECK(request);
 	atomic_fetch_or_u64(&member->doorbell, request);
 	kick(domain, member);
 }
@@ -105,6 +107,7 @@ int flush_domain_is_idle(struct flush_domain *domain)
 int flush_domain_close(struct flush_domain *domain)
 {
 	CHECK(!flush_domain_is_closed(domain));
+	CHECK(lock_rank_is_held(RANK_MMU));
 	/* A full fence, partner of the fetch_add in guest_mode_enter(). */
 	(void)atomic_exchange_u32(&domain->closed, GATE_CLOSED);
 	if (flush_domain_is_idle(domain))
@@ -129,6 +132,7 @@ void flush_debt_pay(struct flush_debt *debt)
 {
 	if (!debt->owed)
 		return;
+	CHECK(debt->domain && !lock_rank_is_held(RANK_FLUSH));
 	atomic_add_relaxed_u64(&debt->domain->requests, 1);
 	flush_domain_request(debt->domain, QUIRE_REQ_TLB_FLUSH);
 	atomic_add_relaxed_u64(&debt->domain->flushes, 1);

@@ -80,10 +80,16 @@ static inline bool flush_domain_is_closed(const struct flush_domain *domain)
 	return atomic_load_relaxed_u32(&domain->closed);
 }
 
+/* For CHECK() on the vCPU's own thread: is it in guest mode? */
+static inline bool guest_mode_is_on(const struct guest_mode *member)
+{
+	return atomic_load_relaxed_u32(&member->turns) & 1;
+}
+
 /* Guest mode begins: returns the library's requests, taken. A full fence. */
 static inline u64 guest_mode_enter(struct guest_mode *member)
 {
-	CHECK(!(atomic_load_relaxed_u32(&member->turns) & 1));
+	CHECK(!guest_mode_is_on(member));
 	CHECK(!base_self()->held_count && !base_self()->nesting);
 	/* A full fence, partner of the fetch_or in flush_domain_request(). */
 	(void)atomic_fetch_add_u32(&member->turns, 1);
@@ -94,7 +100,7 @@ static inline u64 guest_mode_enter(struct guest_mode *member)
 
 static inline void guest_mode_leave(struct guest_mode *member)
 {
-	CHECK(atomic_load_relaxed_u32(&member->turns) & 1);
+	CHECK(guest_mode_is_on(member));
 	CHECK(!base_self()->held_count && !base_self()->nesting);
 	atomic_store_release_u32(&member->turns, atomic_load_relaxed_u32(&member->turns) + 1);
 }
@@ -121,6 +127,7 @@ static inline void flush_debt_init(struct flush_debt *debt, struct flush_domain 
 /* A translation was taken away, or lost a right. */
 static inline void flush_debt_owe(struct flush_debt *debt)
 {
+	CHECK(debt->domain);
 	debt->owed = true;
 }
 /* Flush now if anything is owed. Any lock may be held. */
@@ -129,6 +136,7 @@ void flush_debt_pay(struct flush_debt *debt);
 static inline void flush_debt_forgive(struct flush_debt *debt, const char *why)
 {
 	(void)why;
+	CHECK(debt->domain);
 	debt->owed = false;
 }
 

@@ -352,6 +352,7 @@ int ptree_insert(struct ptree *tree, const struct ptree_item *item, struct ptree
 	struct ptree_node *root;
 	struct ptree_item there;
 
+	CHECK(item->key < item->end && !tree->root == !tree->count);
 	if (ptree_floor(tree, item->key, &there) && there.key == item->key)
 		return -EEXIST;
 	if (!tree->root) {
@@ -367,6 +368,7 @@ int ptree_insert(struct ptree *tree, const struct ptree_item *item, struct ptree
 		return -ENOMEM;
 	tree->root = root;
 	tree->count++;
+	CHECK(ptree_floor(tree, item->key, &there) && there.value == item->value);
 	return 0;
 }
 
@@ -451,6 +453,7 @@ int ptree_remove(struct ptree *tree, u64 key, struct ptree_edit *edit)
 	struct ptree_node *root;
 	struct ptree_item item;
 
+	CHECK(!tree->root == !tree->count);
 	if (!ptree_floor(tree, key, &item) || item.key != key)
 		return -ENOENT;
 	root = node_remove(edit, tree->root, key);
@@ -465,5 +468,6 @@ int ptree_remove(struct ptree *tree, u64 key, struct ptree_edit *edit)
 	}
 	tree->root = root;
 	tree->count--;
+	CHECK(!root == !tree->count && (!ptree_floor(tree, key, &item) || item.key != key));
 	return 0;
 }

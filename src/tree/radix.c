@@ -1,6 +1,8 @@
 /* A radix tree of words. */
 #include "src/tree/radix.h"
 
+#include "src/base/assert.h"
+
 u32 radix_height(u64 count)
 {
 	u32 height = 0;
@@ -21,6 +23,7 @@ static u64 *node_make(u64 *word, const struct radix_memory *memory)
 	made = memory->make(memory->ctx);
 	if (!made || atomic_cmpxchg_u64(word, &there, (u64)(uintptr_t)made))
 		return made;
+	CHECK(there && there != (u64)(uintptr_t)made);
 	/* Another thread was first. */
 	memory->free(memory->ctx, made);
 	return (u64 *)(uintptr_t)there;

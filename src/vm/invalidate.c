@@ -45,6 +45,7 @@ void invalidation_end(struct quire_vm *vm)
 		vm_poison(vm);
 		return;
 	}
+	CHECK(inv->start < inv->end || !inv->end);
 	/* Release both: a fault that sees in_progress go down must see the new seq. */
 	atomic_store_release_u64(&inv->seq, inv->seq + 1);
 	atomic_store_release_u32(&inv->in_progress, inv->in_progress - 1);
@@ -55,6 +56,7 @@ void host_invalidation_enter(struct quire_vm *vm)
 	mmu_assert_free(vm);
 	mutex_lock(&vm->invalidation.lock);
 	atomic_store_relaxed_u32(&vm->invalidation.active, vm->invalidation.active + 1);
+	CHECK(vm->invalidation.active);
 	mutex_unlock(&vm->invalidation.lock);
 }
 

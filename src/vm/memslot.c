@@ -9,16 +9,19 @@ void memslots_init(struct quire_vm *vm, u32 nr_as)
 {
 	struct memslots *slots = &vm->slots;
 
+	CHECK(nr_as && nr_as <= QUIRE_AS_MAX);
 	slots->nr_as = nr_as;
 	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
 		/* Low bits of a generation tell the address spaces apart (I-04). */
 		slots->sets[as][0].generation = as;
 		slots->active[as] = &slots->sets[as][0];
+		CHECK(as >= nr_as || memslots_generation_of(slots, as) % nr_as == as);
 	}
 }
 
 static void id_tables_free(struct quire_vm *vm, u32 as)
 {
+	CHECK(!vm->refs && !vm->vcpus);
 	for (u32 i = 0; i < MEMSLOT_ID_BLOCKS; i++) {
 		vm_free(vm, vm->slots.ids[as][i], MEMSLOT_ID_BLOCK * sizeof(struct memslot *));
 		vm->slots.ids[as][i] = NULL;
@@ -128,6 +131,8 @@ struct memslot *memslot_alloc(struct quire_vm *vm, const struct quire_region *re
 	slot->flags = region->flags;
 	slot->id = (u16)region->slot;
 	slot->as_id = (u16)(region->slot >> 16);
+	CHECK(slot->npages && memslot_end(slot).v > slot->base_gfn.v);
+	CHECK(slot->as_id < vm->slots.nr_as);
 	return slot;
 }
 

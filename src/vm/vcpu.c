@@ -28,6 +28,7 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 
 	if (id >= VCPU_IDS)
 		return -EINVAL;
+	locks_assert_none();
 	vcpu = vm_alloc(vm, sizeof(*vcpu));
 	if (!vcpu)
 		return -ENOMEM;
@@ -44,6 +45,7 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 	quire_vm_get(vm);
 	biglock_line_add(&vm->mmu_lock, &vcpu->line);
 	flush_domain_add(&vm->flush, &vcpu->mode);
+	CHECK(atomic_load_relaxed_u32(&vm->refs) > 1);
 	*result = vcpu;
 	return 0;
 }
@@ -53,8 +55,9 @@ void quire_vcpu_destroy(struct quire_vcpu *vcpu)
 	struct quire_vm *vm = vcpu->vm;
 	struct quire_vcpu **link;
 
-	CHECK(!(atomic_load_relaxed_u32(&vcpu->mode.turns) & 1));
+	CHECK(!guest_mode_is_on(&vcpu->mode));
 	CHECK(atomic_load_relaxed_u32(&vm->refs));
+	locks_assert_none();
 	mutex_lock(&vm->vcpus_lock);
 	for (link = &vm->vcpus; *link != vcpu; link = &(*link)->next)
 		;

@@ -60,6 +60,8 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
 	if (!vm->mmio_entries)
 		vm->tdp_walk.mmio_mask = 0;
 	vm->shadow_walk.mmio_mask = 0;
+	CHECK(!vm->mmio_entries == !vm->tdp_walk.mmio_mask);
+	CHECK(vm->tdp_walk.mmio_mask == 0 || !vm_is_shadowed(vm));
 }
 
 /*
@@ -95,6 +97,7 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	arena_init(&vm->arena, vm->host, vm->host_ctx, &vm->tdp_format.tables);
 	memslots_init(vm, vm->address_spaces);
 	attributes_init(vm);
+	CHECK(vm->max_gfn.v && vm->slots.nr_as == vm->address_spaces);
 }
 
 int vm_make(const struct quire_vm_config *config, struct quire_vm **result)

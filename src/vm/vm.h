@@ -140,6 +140,7 @@ static inline bool vm_is_shadowed(const struct quire_vm *vm)
 
 static inline void vm_count(struct quire_vm *vm, enum quire_vm_stat stat)
 {
+	CHECK((u32)stat < QUIRE_VM_STAT_COUNT);
 	atomic_add_relaxed_u64(&vm->stats[stat], 1);
 }
 

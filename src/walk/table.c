@@ -11,6 +11,7 @@
 void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx,
 		const struct entry_tables *addresses)
 {
+	CHECK(!arena->free && !arena->chunks);
 	mutex_init(&arena->lock, RANK_ARENA);
 	arena->host = host;
 	arena->host_ctx = host_ctx;
@@ -117,6 +118,7 @@ struct table *table_cache_take(struct table_cache *cache)
 
 	CHECK(!table == !cache->count);
 	if (table) {
+		CHECK(!table->nx_listed);
 		cache->tables = table->next;
 		cache->count--;
 		table->has_mmio = 0;
@@ -127,6 +129,7 @@ struct table *table_cache_take(struct table_cache *cache)
 void table_cache_put(struct table_cache *cache, struct table *table)
 {
 	CHECK(table != cache->tables);
+	CHECK(!table->nx_listed);
 	CHECK(!cache->tables == !cache->count);
 	table->next = cache->tables;
 	cache->tables = table;
@@ -163,6 +166,7 @@ void arena_free_list(struct arena *arena, struct table *tables, u64 count)
 
 void table_cache_drain(struct table_cache *cache, struct arena *arena)
 {
+	CHECK(!cache->tables == !cache->count);
 	arena_free_list(arena, cache->tables, cache->count);
 	cache->tables = NULL;
 	cache->count = 0;

@@ -77,6 +77,7 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 		ret = load_shadow_root_locked(vcpu, &debt);
 	shadow_commit(vm, &debt);
 	CHECK(!vm->shadow->root_gone);
+	CHECK(ret || vcpu->shadow.page->generation == vm->mmu_valid_gen);
 	vcpu->shadow.turn = atomic_load_relaxed_u64(&vm->shadow->root_turn);
 	change_settle_unlock(vm, &debt);
 	return ret;
@@ -93,6 +94,7 @@ int fault_load_shadow_root(struct quire_vcpu *vcpu)
 		err = fault_sync(vcpu, NULL);
 	if (!err)
 		vcpu->shadow.lags = 0;
+	CHECK(err || vcpu->shadow.page);
 	return err;
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "src/shadow/shadow.h"
+#include "src/vm/locks.h"
 
 /* No hole whose bytes would tell two equal ones apart. */
 _Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 6 * sizeof(u32), "no padding");
@@ -19,6 +20,8 @@ static void keep_root(struct quire_vcpu *vcpu)
 
 	if (!vcpu->shadow.page)
 		return;
+	CHECK(vcpu->nested.on || vm_is_shadowed(vcpu->vm));
+	CHECK(vcpu->shadow.entries && vcpu->shadow.turn);
 	kept = &vcpu->previous[vcpu->previous_next++ % VCPU_PREVIOUS_ROOTS];
 	*kept = (struct vcpu_previous_root){
 	    .nested = vcpu->nested, .as_id = vcpu->as_id, .shadow = vcpu->shadow};
@@ -30,12 +33,14 @@ static void keep_root(struct quire_vcpu *vcpu)
  */
 static void recall_root(struct quire_vcpu *vcpu)
 {
+	CHECK(!vcpu->shadow.page);
 	for (u32 i = 0; i < VCPU_PREVIOUS_ROOTS; i++) {
 		struct vcpu_previous_root *kept = &vcpu->previous[i];
 
 		if (!kept->shadow.page || kept->as_id != vcpu->as_id ||
 		    !same_tables(&kept->nested, &vcpu->nested))
 			continue;
+		CHECK(kept->shadow.entries && kept->shadow.turn);
 		vcpu->shadow = kept->shadow;
 		vcpu->shadow.lags = 1;
 		kept->shadow.page = NULL;
@@ -48,6 +53,8 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	const struct quire_host_ops *host = vcpu->vm->host;
 	int err;
 
+	locks_assert_none();
+	CHECK(!guest_mode_is_on(&vcpu->mode));
 	keep_root(vcpu);
 	vcpu->nested = (struct vcpu_nested){0};
 	vcpu->shadow = (struct vcpu_shadow_root){0};
@@ -73,6 +80,7 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 /* The next entry brings the shadow pages that lag up to date, before it drops the TLB. */
 void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
 {
+	CHECK(!guest_mode_is_on(&vcpu->mode));
 	vcpu->shadow.lags = 1;
 	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 }

@@ -109,12 +109,12 @@ static struct memslot slot_of(u64 gfn, u64 npages)
 static int bind(struct fixture *f, struct memslot *slot, u64 pgoff)
 {
 	struct gmem_binding_change change;
-	int error = gmem_bind_prepare(slot, f->vm, f->gmem, PAGES(pgoff));
+	int error;
 
-	if (error)
-		return error;
 	mutex_lock(&f->vm->slots_lock);
-	error = gmem_bind_commit(slot, &change);
+	error = gmem_bind_prepare(slot, f->vm, f->gmem, PAGES(pgoff));
+	if (!error)
+		error = gmem_bind_commit(slot, &change);
 	if (!error)
 		gmem_binding_finish(&change);
 	mutex_unlock(&f->vm->slots_lock);

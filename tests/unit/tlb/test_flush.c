@@ -18,6 +18,7 @@
 
 static struct {
 	struct flush_domain domain;
+	struct biglock mmu_lock; /* of its VM */
 	struct guest_mode modes[VCPUS];
 	uint64_t cached[VCPUS]; /* what each vCPU's TLB holds; 0: nothing */
 	uint64_t table;		/* the entry: 1, then 2 */
@@ -34,6 +35,7 @@ static const struct quire_host_ops ops = {.kick = kick};
 static void setup(void *ctx)
 {
 	memset(&world, 0, sizeof(world));
+	biglock_init(&world.mmu_lock, RANK_MMU);
 	flush_domain_init(&world.domain, &ops, NULL);
 	for (uint32_t i = 0; i < VCPUS; i++)
 		flush_domain_add(&world.domain, &world.modes[i]);
@@ -118,13 +120,15 @@ static void close_body(uint32_t thread, void *ctx)
 		guest_mode_leave(&world.modes[thread]);
 		return;
 	}
-	if (!flush_domain_close(&world.domain))
-		return;
-	world.closed = true;
-	sched_yield_point();
-	world.wrong |= world.in_guest > 0;
-	world.closed = false;
-	flush_domain_open(&world.domain);
+	biglock_write_lock(&world.mmu_lock);
+	if (flush_domain_close(&world.domain)) {
+		world.closed = true;
+		sched_yield_point();
+		world.wrong |= world.in_guest > 0;
+		world.closed = false;
+		flush_domain_open(&world.domain);
+	}
+	biglock_write_unlock(&world.mmu_lock);
 }
 
 static void test_close(void **state)
