@@ -20,6 +20,7 @@
 #include "hosts/process/maps.h"
 #include "hosts/process/process.h"
 #include "hosts/process/room.h"
+#include "hosts/process/watched.h"
 #include "preload/real.h"
 
 #define PAGE_BYTES 4096ul
@@ -424,20 +425,33 @@ bool memory_is_userfault_change(unsigned long command)
 {
 	unsigned int number = _IOC_NR(command);
 
-	if (_IOC_TYPE(command) != UFFDIO || !file_any())
+	if (_IOC_TYPE(command) != UFFDIO)
 		return false;
-	return number == _UFFDIO_REGISTER || number == _UFFDIO_UNREGISTER ||
-	       number == _UFFDIO_WRITEPROTECT || number == UFFDIO_MOVE_NUMBER;
+	/* A VM that comes later wants to know what is watched. */
+	if (number == _UFFDIO_REGISTER || number == _UFFDIO_UNREGISTER)
+		return true;
+	return file_any() && (number == _UFFDIO_WRITEPROTECT || number == UFFDIO_MOVE_NUMBER);
+}
+
+/* Which pages are waited for changes with a registration. */
+static void note_watched(unsigned int number, const uint64_t words[3], struct range range)
+{
+	if (number == _UFFDIO_REGISTER)
+		watched_set(range.start, range.end, (uint32_t)words[2]);
+	else if (number == _UFFDIO_UNREGISTER)
+		watched_set(range.start, range.end, 0);
 }
 
 long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argument,
 			    long (*forward)(int fd, unsigned long command, unsigned long argument))
 {
-	/* All begin with {start, length}; a move with {destination, source, length}. */
+	/* All begin with {start, length}, a registration's modes follow; a move has
+	 * {destination, source, length}. */
 	uint64_t words[3] = {0, 0, 0};
-	bool moves = _IOC_NR(command) == UFFDIO_MOVE_NUMBER;
+	unsigned int number = _IOC_NR(command);
+	bool moves = number == UFFDIO_MOVE_NUMBER;
 	struct range first, second = {0, 0};
-	size_t wanted = moves ? 24 : 16;
+	size_t wanted = moves || number == _UFFDIO_REGISTER ? 24 : 16;
 	long result;
 
 	client_call_begin();
@@ -447,6 +461,8 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	if (moves)
 		second = range_of((const void *)words[1], words[2]);
 	result = forward(fd, command, argument);
+	if (!result)
+		note_watched(number, words, first);
 	changed(second);
 	changed(first);
 	client_call_end();

@@ -122,6 +122,8 @@ enum cpu_exit {
 	CPU_EXIT_DEBUG,	     /* single step or breakpoint the client asked for: .debug_* */
 	CPU_EXIT_DIRTY_RING, /* the dirty ring is at its soft limit */
 	CPU_EXIT_STEPPED,    /* CPU_RUN_COMPLETE: the pending instruction is done */
+	CPU_EXIT_WAIT,	     /* CPU_RUN_NOWAIT: the host waits for the page .fault.hva, which the
+			      * instruction needs: .gpa, .error_code. It has not begun */
 };
 
 struct cpu_exit_info {
@@ -131,6 +133,7 @@ struct cpu_exit_info {
 	uint8_t insn[15];
 	uint8_t insn_size_bytes;
 	uint64_t gpa;
+	uint64_t error_code; /* QUIRE_PFERR_* */
 	uint64_t
 	    vector_info; /* CPU_EXIT_DELIVERY: vector | type << 8 | has error << 11 | 1 << 31 */
 	int error;
@@ -149,6 +152,7 @@ enum cpu_run_flags {
 	CPU_RUN_MWAIT_FAULTS = 1u << 7,	   /* MONITOR and MWAIT are #UD where CPUID hides them */
 	CPU_RUN_KEEP_HYPERCALLS = 1u << 6, /* the other vendor's hypercall instruction is #UD */
 	CPU_RUN_ASK_MSRS = 1u << 4,	   /* ops->rdmsr and ->wrmsr for those kept here too */
+	CPU_RUN_NOWAIT = 1u << 8,	   /* CPU_EXIT_WAIT where an interrupt could be taken */
 };
 
 /*
@@ -237,6 +241,7 @@ bool cpu_is_interruptible(const struct cpu *cpu);
 struct cpu_counts {
 	uint64_t nmis;		/* delivered */
 	uint64_t nested_enters; /* L2, by VMRUN */
+	uint64_t paging_turns;	/* CR0.PG changed, by an instruction */
 #define CPU_COUNT_FIELD(name) uint64_t name;
 	CPU_CODE_COUNTS(CPU_COUNT_FIELD)
 #undef CPU_COUNT_FIELD

@@ -101,6 +101,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 		state->tsc_offset = vcpu->vm->tsc_offset;
 		msr_reset(vcpu);
 	}
+	async_pf_reset(vcpu);
 	cpu_cancel_pending(vcpu->cpu);
 	vcpu->pending = VCPU_PENDING_NONE;
 	cpu_state_changed(vcpu->cpu);
@@ -114,6 +115,7 @@ static void vcpu_free(struct vcpu *vcpu)
 {
 	run_stop_remove(&vcpu->stop);
 	steal_time_destroy(vcpu);
+	async_pf_destroy(vcpu);
 	if (vcpu->pv_eoi_place)
 		quire_place_destroy(vcpu->pv_eoi_place);
 	if (vcpu->steal_place)
@@ -153,6 +155,8 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		*error = quire_place_create(vcpu->memory, &vcpu->steal_place);
 	if (!*error)
 		*error = quire_place_create(vcpu->memory, &vcpu->pv_eoi_place);
+	if (!*error)
+		*error = async_pf_init(vcpu);
 	if (*error)
 		goto free;
 	*error = -ENOMEM;

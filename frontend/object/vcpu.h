@@ -13,6 +13,7 @@
 #include "frontend/irq/pv_eoi.h"
 #include "frontend/object/dispatch.h"
 #include "frontend/run/signals.h"
+#include "frontend/state/async_pf.h"
 #include "frontend/state/msr.h"
 #include "frontend/state/steal_time.h"
 #include "frontend/uapi.h"
@@ -159,6 +160,7 @@ struct vcpu {
 	struct quire_place *clock_place, *steal_place, *pv_eoi_place;
 	struct steal_time steal;
 	struct pv_eoi pv_eoi;
+	struct async_pf async_pf;
 	bool enforce_pv; /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 
 	uint32_t tsc_khz; /* what the client was told; the machine's, nearly */

@@ -96,6 +96,7 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	irqchip_init(&vm->irqchip);
 	msr_filter_init(&vm->msr_filter);
 	vm_timers_init(&vm->timers);
+	async_pf_init_vm(vm);
 	*error = irqfds_prepare();
 	if (!*error)
 		*error = create_memory(vm);

@@ -67,6 +67,7 @@ struct vm {
 	struct irqchip irqchip;
 	struct msr_filter msr_filter;
 	struct vm_timers timers;
+	struct vm_timer async_pf_timer; /* starts threads: async_pf.c */
 	struct nx_recovery nx;
 
 	uint64_t tsc_offset;		     /* of a new vCPU */

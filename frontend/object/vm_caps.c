@@ -73,6 +73,8 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_X86_MSR_FILTER, 1},
     {KVM_CAP_SET_IDENTITY_MAP_ADDR, 1},
     {KVM_CAP_ADJUST_CLOCK, CLOCK_FLAGS},
+    {KVM_CAP_ASYNC_PF, 1},
+    {KVM_CAP_ASYNC_PF_INT, 1},
     {KVM_CAP_INTERNAL_ERROR_DATA, 1},
     {KVM_CAP_VCPU_EVENTS, 1},
     {KVM_CAP_PCI_SEGMENT, 1},

@@ -166,7 +166,8 @@ static bool may_wake(struct vcpu *vcpu)
 
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return false;
-	if (!state->halted || vcpu->kicked || cpu_would_wake(vcpu->cpu))
+	if ((!state->halted && !vcpu->async_pf.halted) || vcpu->kicked ||
+	    async_pf_is_due(&vcpu->async_pf) || cpu_would_wake(vcpu->cpu))
 		return true;
 	/* Asleep without an exit: the client waits for the window with it. */
 	return vcpu->sleeps_inside && vcpu->run->request_interrupt_window &&
@@ -191,8 +192,8 @@ static void sleep_once(struct vcpu *vcpu)
 	atomic_store(&vcpu->stats.blocking, 1);
 	run_signals_wait(vcpu->memory, -1);
 	atomic_store(&vcpu->stats.blocking, 0);
-	/* Before its SIPI a vCPU does not halt. */
-	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
+	/* Before its SIPI a vCPU does not halt, nor while only a page of the host's is missing. */
+	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE || !cpu_state(vcpu->cpu)->halted)
 		return;
 	count_wait(vcpu, timers_now_ns() - start_ns);
 	if (!run_signals_pending())
@@ -207,9 +208,10 @@ static void get_up(struct vcpu *vcpu)
 	if (state->halted)
 		vcpu->kicked = false;
 	state->halted = 0;
+	vcpu->async_pf.halted = false;
 }
 
-/* In HLT or until SIPI. */
+/* In HLT, until SIPI, or until the host has a page. */
 static enum run_next wait_runnable(struct vcpu *vcpu)
 {
 	for (;;) {
@@ -256,6 +258,8 @@ static uint32_t run_flags(struct vcpu *vcpu)
 		flags |= CPU_RUN_MWAIT_FAULTS;
 	if (vcpu->debug_control & KVM_GUESTDBG_BLOCKIRQ)
 		flags |= CPU_RUN_BLOCK_EVENTS;
+	if (async_pf_may_leave(vcpu))
+		flags |= CPU_RUN_NOWAIT;
 	return flags;
 }
 
@@ -314,6 +318,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 		}
 		get_up(vcpu);
 		vcpu->reset_hold = vcpu->sleeps_inside = false;
+		async_pf_check(vcpu);
 		steal_time_update(vcpu, STEAL_RUNNING);
 		next = exit_handle(vcpu, run_cpu(vcpu, run_flags(vcpu), &info), &info);
 		if (next != RUN_ON)

@@ -245,6 +245,9 @@ enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct 
 		return RUN_ON;
 	case CPU_EXIT_STEPPED:
 		return RUN_ON;
+	case CPU_EXIT_WAIT:
+		async_pf_begin(vcpu, info);
+		return RUN_ON;
 	case CPU_EXIT_IO:
 		return exit_io(vcpu, &info->io);
 	case CPU_EXIT_MMIO:

@@ -60,11 +60,12 @@
 #define SVM_FEATURES \
 	(SVM_CPUID_NPT | SVM_CPUID_NEXT_RIP | SVM_CPUID_VIRTUAL_VMLOAD | SVM_CPUID_V_GIF)
 #define SVM_ASIDS 8u
-#define KVM_FEATURES                                                                            \
-	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) |                         \
-	 BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_PV_EOI) | BIT(KVM_FEATURE_PV_UNHALT) | \
-	 BIT(KVM_FEATURE_PV_SEND_IPI) | BIT(KVM_FEATURE_PV_SCHED_YIELD) |                       \
-	 BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
+#define KVM_FEATURES                                                                           \
+	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) |                        \
+	 BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_ASYNC_PF) | BIT(KVM_FEATURE_PV_EOI) | \
+	 BIT(KVM_FEATURE_PV_UNHALT) | BIT(KVM_FEATURE_ASYNC_PF_VMEXIT) |                       \
+	 BIT(KVM_FEATURE_PV_SEND_IPI) | BIT(KVM_FEATURE_PV_SCHED_YIELD) |                      \
+	 BIT(KVM_FEATURE_ASYNC_PF_INT) | BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
 
 /* The words that name KVM, where a guest looks for a hypervisor. */
 static const char pv_signature[12] = "KVMKVMKVM";

@@ -50,9 +50,6 @@
 #define VM_CR_DISABLED UINT64_C(0x10)
 #define TSC_RATIO_DEFAULT (UINT64_C(1) << 32)
 #define VIRT_SPEC_SSBD UINT64_C(4)
-#define ASYNC_PF_RESERVED UINT64_C(0x30)
-#define ASYNC_PF_ENABLED UINT64_C(1)
-#define ASYNC_PF_PLACE_BYTES 8u
 
 /* What is one value for ever. @drops: writes are taken and forgotten; else there are none. */
 static const struct msr_fixed {
@@ -147,24 +144,6 @@ static bool features(const struct vcpu *vcpu, enum msr_origin origin, uint64_t v
 	return !value || (vcpu->msrs.platform_info & PLATFORM_INFO_FAULTING);
 }
 
-static bool async_pf(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
-{
-	uint64_t word;
-
-	(void)origin;
-	if ((value & ASYNC_PF_RESERVED) || (value && !vcpu->lapic.present))
-		return false;
-	return !(value & ASYNC_PF_ENABLED) ||
-	       !quire_vcpu_read(vcpu->memory, (gpa_t){value & ~UINT64_C(0x3f)}, &word,
-				ASYNC_PF_PLACE_BYTES);
-}
-
-static bool async_pf_vector(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
-{
-	(void)origin;
-	return vcpu->lapic.present && !(value >> 8);
-}
-
 /* MSRs that are storage. */
 struct msr_plain {
 	uint32_t index;
@@ -189,8 +168,6 @@ static const struct msr_plain plain_msrs[] = {
     {MSR_SYSENTER_EIP, IN_CPU(sysenter_eip), any},
     {MSR_FEATURE_CONTROL, IN_VCPU(feature_control), client_only},
     {MSR_KVM_POLL_CONTROL, IN_VCPU(poll_control), one_bit},
-    {MSR_KVM_ASYNC_PF_EN, IN_VCPU(async_pf), async_pf},
-    {MSR_KVM_ASYNC_PF_INT, IN_VCPU(async_pf_vector), async_pf_vector},
     {MSR_UCODE_REVISION, IN_VCPU(ucode_revision), client_only},
     {MSR_PLATFORM_INFO, IN_VCPU(platform_info), client_only},
     {MSR_ARCH_CAPABILITIES, IN_VCPU(arch_capabilities), client_only},
@@ -395,6 +372,12 @@ static int read_pv(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
 		return 0;
 	case MSR_KVM_PV_EOI_EN:
 		*value = vcpu->pv_eoi.msr;
+		return 0;
+	case MSR_KVM_ASYNC_PF_EN:
+		*value = vcpu->async_pf.msr;
+		return 0;
+	case MSR_KVM_ASYNC_PF_INT:
+		*value = vcpu->async_pf.vector_msr;
 		return 0;
 	case MSR_KVM_ASYNC_PF_ACK:
 		*value = 0;
@@ -670,8 +653,14 @@ static int write_pv(struct vcpu *vcpu, uint32_t index, uint64_t value)
 		return steal_time_set(vcpu, value);
 	case MSR_KVM_PV_EOI_EN:
 		return pv_eoi_set(vcpu, value);
+	case MSR_KVM_ASYNC_PF_EN:
+		return async_pf_set(vcpu, value);
+	case MSR_KVM_ASYNC_PF_INT:
+		return async_pf_set_vector(vcpu, value);
 	case MSR_KVM_ASYNC_PF_ACK:
-		return 0; /* no page was ever announced */
+		if (value & 1)
+			async_pf_acknowledge(vcpu);
+		return 0;
 	default:
 		return -ENOENT;
 	}

@@ -27,7 +27,6 @@ struct vcpu_msrs {
 	uint64_t mc_ctl2[MSR_MCE_BANKS];
 	uint64_t wall_clock, system_time; /* kvmclock */
 	uint64_t poll_control, power_ctl;
-	uint64_t async_pf, async_pf_vector;
 	uint64_t ucode_revision, platform_info, arch_capabilities;
 	uint64_t features_enables, smi_count;
 	uint64_t amd_hwcr, amd_de_cfg, amd_virt_spec_ctrl;

@@ -35,9 +35,11 @@ enum fork_rank {
 	FORK_LIMITS,  /* limit_lock: RLIMIT_NOFILE and the hidden descriptors */
 	FORK_MARKS,   /* marks_lock: which processes of a run have VMs */
 	FORK_REPORT,  /* report_lock: statistics of this process */
+	FORK_PAGES,   /* async_lock: pages that the host waits for */
 	FORK_STOPS,   /* stops_lock: vCPUs that SIGCONT reaches */
 	FORK_WAITERS, /* waiters_lock: vCPUs that sleep */
 	FORK_SPLIT,   /* crossing_lock: locked accesses over two pages */
+	FORK_WATCHED, /* watched_lock: memory that a userfaultfd brings in */
 	FORK_CORE,    /* locks of the library: quire_platform_forked() */
 	FORK_RECORDS, /* pool_lock: records of threads */
 	FORK_MEMORY,  /* alloc_lock */

@@ -11,20 +11,6 @@
 #define HVA_END (UINT64_C(1) << 48)
 
 /*
- * Might touching the page sleep? A page that is not there may have to be read from a disk or come
- * from a userfaultfd; an unmapped address never sleeps. The page may go before it is touched: a
- * kick ends that wait, too.
- */
-static bool touch_may_sleep(uint64_t hva)
-{
-	uint8_t resident = 0;
-	long error =
-	    sys_call(SYS_mincore, hva & QUIRE_PAGE_MASK, QUIRE_PAGE_SIZE, sys_address(&resident));
-
-	return !error && !(resident & 1);
-}
-
-/*
  * A touch ends with any kick. Without INTERRUPTIBLE, keep waiting for the page: no flusher waits
  * for a thread out of guest mode, and what is half written (a clock page) would stay so.
  */
@@ -112,7 +98,7 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 
 	if (hva.v >= HVA_END)
 		return -EFAULT;
-	if ((flags & QUIRE_PAGE_NOWAIT) && touch_may_sleep(hva.v))
+	if ((flags & QUIRE_PAGE_NOWAIT) && process_touch_may_sleep(hva.v, write))
 		return -EAGAIN;
 	foresee(hva.v);
 	switch (touch(hva.v, flags)) {

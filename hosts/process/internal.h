@@ -30,6 +30,9 @@ int process_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages);
 void process_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages);
 void process_kick(void *ctx, void *cookie);
 
+/* Might a touch of the page sleep? Never sleeps itself, and brings nothing in. */
+bool process_touch_may_sleep(uint64_t hva, bool is_write);
+
 /* Counts process_mappings_changed(); never 0. A fact found under one generation holds for it. */
 extern uint64_t process_generation __attribute__((visibility("hidden")));
 

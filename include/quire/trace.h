@@ -36,6 +36,11 @@ extern "C" {
 	  "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u")                                 \
 	X(kvmmmu, kvm_mmu_zap_all_fast, 2, "mmu_valid_gen/u mmu_used_pages/u")                  \
 	X(kvm, kvm_page_fault, 4, "vcpu_id/u rip/x address/x error_code/x")                     \
+	X(kvm, kvm_try_async_get_page, 2, "gva/x gfn/x")                                        \
+	X(kvm, kvm_async_pf_repeated_fault, 2, "gva/x gfn/x")                                   \
+	X(kvm, kvm_async_pf_not_present, 2, "token/x gva/x")                                    \
+	X(kvm, kvm_async_pf_ready, 2, "token/x gva/x")                                          \
+	X(kvm, kvm_async_pf_completed, 2, "gva/x address/x")                                    \
 	X(kvm, kvm_unmap_hva_range, 2, "start/x end/x")                                         \
 	X(kvm, kvm_age_hva, 2, "start/x end/x")                                                 \
 	X(kvm, kvm_test_age_hva, 1, "hva/x")                                                    \

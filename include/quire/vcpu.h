@@ -44,6 +44,11 @@ enum quire_pferr {
 #define QUIRE_PFERR_PRIVATE (UINT64_C(1) << 49)
 /* Ours: a supervisor's access while CR4.SMAP keeps it from user pages. */
 #define QUIRE_PFERR_SMAP (UINT64_C(1) << 50)
+/*
+ * Ours: the vCPU has something else to do than to wait for the host's page. The fault is -EAGAIN
+ * then, with the page in .hva and its address in .gpa.
+ */
+#define QUIRE_PFERR_NOWAIT (UINT64_C(1) << 51)
 
 /* Outcome of a fault when it is no error. The values are KVM's RET_PF_*. */
 enum quire_outcome {
@@ -68,7 +73,9 @@ struct quire_memory_fault {
 	uint64_t flags; /* bit 3: the access was private */
 	gpa_t gpa;
 	uint64_t size_bytes;
-	hva_t hva; /* with -EHWPOISON and size 0: the client's page that is lost */
+	/* With -EHWPOISON and size 0 the client's page that is lost, with -EAGAIN the one that the
+	 * host waits for; .gpa is the address of L1 then. */
+	hva_t hva;
 };
 
 /*
@@ -122,12 +129,20 @@ QUIRE_API void quire_vcpu_leave(struct quire_vcpu *vcpu);
  * RSVD for a reserved bit. By the vCPU's thread; takes mmu_lock. Returns an enum quire_outcome, or
  * -errno; then @fault says whether this is a memory-fault exit. -EFAULT: no page, or not with this
  * access; -EINTR: a request of the client's came while the host was asked; -EHWPOISON: the page is
- * lost; -ENOMEM; -ENOSPC: the limit on shadow pages leaves no room; -EIO: a dead VM. A host's
- * page_get() and store_get() may answer others, which come through. (F-001 to F-026.)
+ * lost; -EAGAIN: with QUIRE_PFERR_NOWAIT alone; -ENOMEM; -ENOSPC: the limit on shadow pages leaves
+ * no room; -EIO: a dead VM. A host's page_get() and store_get() may answer others, which come
+ * through. (F-001 to F-026, F-053.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa,
 						uint64_t error_code,
 						struct quire_memory_fault *fault);
+/*
+ * The page has come for which the fault of @gpa with @error_code would have waited (-EAGAIN): map
+ * it before the guest asks again. No guest access stands behind it, so it marks nothing accessed,
+ * and counts pf_fixed alone. Does nothing where it cannot, nor while nested tables are set. By the
+ * vCPU's thread, out of guest mode, no lock held; may sleep, if the page went again.
+ */
+QUIRE_API void quire_vcpu_page_ready(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code);
 
 /*
  * What the addresses of a nested guest (L2) mean: the nested tables of the guest hypervisor (L1).

@@ -86,16 +86,22 @@ static void count_outcome(struct quire_vcpu *vcpu, int ret)
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_spurious);
 }
 
-int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
-		     struct quire_memory_fault *told)
+static struct fault fault_of(gpa_t gpa, u64 error_code)
 {
-	struct fault fault = {
+	return (struct fault){
 	    .gfn = gfn_of(gpa),
-	    .error_code = error_code,
+	    .error_code = error_code & ~QUIRE_PFERR_NOWAIT,
 	    .write = error_code & QUIRE_PFERR_WRITE,
 	    .fetch = error_code & QUIRE_PFERR_FETCH,
 	    .present = error_code & QUIRE_PFERR_PRESENT,
+	    .nowait = error_code & QUIRE_PFERR_NOWAIT,
 	};
+}
+
+int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
+		     struct quire_memory_fault *told)
+{
+	struct fault fault = fault_of(gpa, error_code);
 	int ret;
 
 	told->size_bytes = 0;

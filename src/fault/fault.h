@@ -15,6 +15,7 @@ struct fault {
 	bool present;  /* the entry was there but lacked the right */
 	bool private;  /* the guest meant the private page */
 	bool prefault; /* no guest access behind it */
+	bool nowait;   /* the vCPU has something else to do than to wait for the page */
 	u32 largest;   /* level above which a mapping is of no use; 0: any level is */
 };
 

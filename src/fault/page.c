@@ -26,7 +26,9 @@ static int find_gmem_page(const struct fault *fault, struct found *found,
 
 static u32 page_flags(const struct fault *fault)
 {
-	u32 flags = QUIRE_PAGE_INTERRUPTIBLE | QUIRE_PAGE_GUARDED;
+	u32 flags = QUIRE_PAGE_GUARDED;
+
+	flags |= fault->nowait ? QUIRE_PAGE_NOWAIT : QUIRE_PAGE_INTERRUPTIBLE;
 
 	return fault->write ? flags | QUIRE_PAGE_WRITE : flags;
 }
@@ -83,8 +85,11 @@ int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 	if (ret < 0 && ret != -EINTR && slots_have_changed(vcpu, found) &&
 	    !MUTANT(gone_slot_believed))
 		return QUIRE_RETRY;
-	/* No memory fault of the guest's: the client hears of it as if it had touched the page. */
-	if (ret == -EHWPOISON)
+	/* No memory fault of the guest's: the client hears of a lost page as if it had touched it,
+	 * and of one that is waited for if it asked. */
+	if (ret == -EHWPOISON || ret == -EAGAIN)
 		told->hva = found->hva;
+	if (ret == -EAGAIN)
+		told->gpa = gpa_of(fault->gfn);
 	return ret;
 }

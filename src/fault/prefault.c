@@ -90,6 +90,22 @@ static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 	return fault_resolve(vcpu, fault, &told);
 }
 
+void quire_vcpu_page_ready(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
+{
+	struct fault fault = {
+	    .gfn = gfn_of(gpa),
+	    .write = error_code & QUIRE_PFERR_WRITE,
+	    .fetch = error_code & QUIRE_PFERR_FETCH,
+	    .prefault = true,
+	};
+
+	/* A private page is never waited for: the gfn was converted meanwhile. */
+	if (gfn_is_private(vcpu, fault.gfn))
+		return;
+	if (prefault_once(vcpu, &fault) == QUIRE_FIXED)
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fixed);
+}
+
 int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
 			uint64_t *done_bytes)
 {

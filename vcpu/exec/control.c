@@ -90,6 +90,7 @@ static enum step cr0_write(struct cpu *cpu, uint64_t value)
 		return general_protection(cpu);
 	value = (value & known) | CR0_ET;
 	if ((value ^ s->cr0) & CR0_PG) {
+		cpu_count(&cpu->counts.paging_turns);
 		s->efer &= ~EFER_LMA;
 		if ((value & CR0_PG) && (s->efer & EFER_LME))
 			s->efer |= EFER_LMA;

@@ -322,8 +322,26 @@ static int is_emulated(struct cpu *cpu)
 							&cpu->info->fault) == QUIRE_EMULATE;
 }
 
+/*
+ * While the host waits for a page the guest could do something else: at a boundary where it takes
+ * interrupts, with nothing on its way and nothing begun.
+ */
+static int may_leave_page(struct cpu *cpu, const struct run *run)
+{
+	return (cpu->run_flags & CPU_RUN_NOWAIT) && !run->has_event && !run->was_delivering &&
+	       !cpu->replay.unfinished && event_interruptible(cpu);
+}
+
+static enum verdict exit_wait(struct cpu *cpu, struct run *run)
+{
+	cpu->info->gpa = cpu->fault_gpa;
+	cpu->info->error_code = cpu->fault_error;
+	return run_exit(run, CPU_EXIT_WAIT);
+}
+
 static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_delivering)
 {
+	uint64_t nowait = may_leave_page(cpu, run) ? QUIRE_PFERR_NOWAIT : 0;
 	int outcome;
 
 	if (cpu->fault_was_guard && ++cpu->guard_tries > GUARD_TRIES_MAX) {
@@ -338,8 +356,10 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 	}
 	QUIRE_TRACE(kvm_page_fault, quire_vcpu_id(cpu->vcpu), cpu->s.rip, cpu->fault_gpa,
 		    cpu->fault_error);
-	outcome = quire_vcpu_fault(cpu->vcpu, (gpa_t){cpu->fault_gpa}, cpu->fault_error,
+	outcome = quire_vcpu_fault(cpu->vcpu, (gpa_t){cpu->fault_gpa}, cpu->fault_error | nowait,
 				   &cpu->info->fault);
+	if (nowait && outcome == -EAGAIN)
+		return exit_wait(cpu, run);
 	if (outcome == -EINTR)
 		return run_exit(run, CPU_EXIT_INTR);
 	if (outcome == -EFAULT && is_emulated(cpu))

@@ -50,7 +50,12 @@ void cpu_nested_leave(struct cpu *cpu);
 void cpu_nested_forget(struct cpu *cpu);
 /* A shutdown befalls the guest: nonzero when L1 intercepts it and has been entered. */
 int cpu_nested_shutdown(struct cpu *cpu);
-/* INIT befalls the guest: likewise. */
+/*
+ * From L2 to L1 with an intercepted #PF of error code 0, whatever L1 intercepts. Zero: L1's VMCB
+ * has gone. While L2 runs.
+ */
+int cpu_nested_page_fault(struct cpu *cpu, uint64_t address);
+/* INIT befalls the guest: nonzero when L1 intercepts it and has been entered. */
 int cpu_nested_init(struct cpu *cpu);
 
 #endif

@@ -390,6 +390,14 @@ int cpu_nested_shutdown(struct cpu *cpu)
 	return leave_if_intercepted(cpu, INTERCEPT_SHUTDOWN);
 }
 
+int cpu_nested_page_fault(struct cpu *cpu, uint64_t address)
+{
+	cpu->op = NULL;
+	svm_exit(cpu, VMCB_EXIT_EXCEPTION + VECTOR_PF, 0, address);
+	cpu->stop = STOP_NONE;
+	return svm_vmexit(cpu, NULL) == SVM_DONE;
+}
+
 int cpu_nested_init(struct cpu *cpu)
 {
 	return leave_if_intercepted(cpu, INTERCEPT_INIT);

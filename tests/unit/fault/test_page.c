@@ -114,6 +114,45 @@ static void test_bad(void **state)
 	vm_end();
 }
 
+/* A vCPU that has something else to do is told which page the host waits for. */
+static void test_not_now(void **state)
+{
+	const uint64_t nowait = QUIRE_PFERR_NOWAIT | WRITE;
+	struct quire_memory_fault told = {0};
+	struct quire_vcpu *vcpu;
+	uint32_t level;
+
+	(void)state;
+	begin_one(SIM_WRITABLE | SIM_SLOW, 0);
+	vcpu = machine.vcpus[0];
+	assert_int_equal(quire_vcpu_fault(vcpu, (gpa_t){0x123}, nowait, &told), -EAGAIN);
+	assert_int_equal(told.hva.v, sim_hva(0).v);
+	assert_int_equal(told.gpa.v, 0);
+	assert_int_equal(told.size_bytes, 0);
+	assert_int_equal(quire_vcpu_stat(vcpu, QUIRE_VCPU_STAT_pf_taken), 1);
+	assert_int_equal(quire_vcpu_stat(vcpu, QUIRE_VCPU_STAT_pf_fixed), 0);
+	machine.host.pages[0].flags &= ~SIM_SLOW;
+	assert_int_equal(leaf_at(0, &level), 0);
+	quire_vcpu_page_ready(vcpu, (gpa_t){0x123}, WRITE);
+	assert_int_not_equal(leaf_at(0, &level), 0);
+	assert_int_equal(quire_vcpu_stat(vcpu, QUIRE_VCPU_STAT_pf_taken), 1);
+	assert_int_equal(quire_vcpu_stat(vcpu, QUIRE_VCPU_STAT_pf_fixed), 1);
+	/* It is mapped already. */
+	quire_vcpu_page_ready(vcpu, (gpa_t){0x123}, WRITE);
+	assert_int_equal(quire_vcpu_stat(vcpu, QUIRE_VCPU_STAT_pf_fixed), 1);
+	vm_end();
+
+	begin_one(SIM_WRITABLE, 0);
+	assert_int_equal(fault_at(0, nowait), QUIRE_FIXED);
+	vm_end();
+
+	/* Nothing comes of it where there is nothing. */
+	begin_one(SIM_WRITABLE, 0);
+	quire_vcpu_page_ready(machine.vcpus[0], (gpa_t){0x100000}, 0);
+	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fixed), 0);
+	vm_end();
+}
+
 static void test_map(void **state)
 {
 	struct quire_map map;
@@ -167,6 +206,7 @@ int main(void)
 	    cmocka_unit_test(test_huge_uncounted),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_bad),
+	    cmocka_unit_test(test_not_now),
 	    cmocka_unit_test(test_map),
 	    cmocka_unit_test(test_map_unsafe),
 	};

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 
 #include "hosts/process/maps.h"
+#include "hosts/process/watched.h"
 
 #define HUGE ((size_t)2 << 20)
 
@@ -207,13 +208,49 @@ static void nowait_does_not_fault_in(void **state)
 	struct quire_page page;
 
 	handle_signals();
+	watched_set(address_of(mem), address_of(mem) + PAGE, WATCHED_MISSING);
 	assert_int_equal(get(mem, NOWAIT, &page), -EAGAIN);
 	assert_int_equal(mincore(mem, PAGE, &resident), 0);
 	assert_int_equal(resident & 1, 0);
 	mem[0] = 1;
 	assert_int_equal(get(mem + 9, NOWAIT | WRITE, &page), 0);
+	watched_set(address_of(mem), address_of(mem) + PAGE, 0);
 	unmap(mem, PAGE);
 	assert_int_equal(get(mem, NOWAIT, &page), -EFAULT);
+}
+
+/* A page that no page stands for yet is made, and not waited for. */
+static void nowait_makes_new_pages(void **state)
+{
+	uint8_t *mem = map_anonymous(PAGE, PROT_READ | PROT_WRITE);
+	struct quire_page page;
+
+	handle_signals();
+	assert_int_equal(get(mem, NOWAIT, &page), 0);
+	unmap(mem, PAGE);
+}
+
+/* Which pages are watched: ranges that are cut, and more of them than are told apart. */
+static void watched_ranges(void **state)
+{
+	enum { MANY = 200 };
+
+	watched_set(0x10000, 0x20000, WATCHED_MISSING);
+	watched_set(0x14000, 0x16000, 0);
+	watched_set(0x18000, 0x19000, WATCHED_WRITES);
+	assert_int_equal(watched_modes(0xffff), 0);
+	assert_int_equal(watched_modes(0x13fff), WATCHED_MISSING);
+	assert_int_equal(watched_modes(0x14000), 0);
+	assert_int_equal(watched_modes(0x16000), WATCHED_MISSING);
+	assert_int_equal(watched_modes(0x18000), WATCHED_WRITES);
+	assert_int_equal(watched_modes(0x19000), WATCHED_MISSING);
+	assert_int_equal(watched_modes(0x20000), 0);
+	for (uint64_t i = 0; i < MANY; i++)
+		watched_set(i << 20, (i << 20) + PAGE, WATCHED_MINOR);
+	for (uint64_t i = 0; i < MANY; i++)
+		assert_true(watched_modes(i << 20) & WATCHED_MINOR);
+	watched_set(0, UINT64_MAX, 0);
+	assert_int_equal(watched_modes(0), 0);
 }
 
 /* A page that a userfaultfd keeps back, and a thread that asks for it. */
@@ -581,6 +618,8 @@ int main(void)
 	    cmocka_unit_test(frames_without_pages),
 	    cmocka_unit_test(frames_that_the_driver_protects),
 	    cmocka_unit_test(nowait_does_not_fault_in),
+	    cmocka_unit_test(nowait_makes_new_pages),
+	    cmocka_unit_test(watched_ranges),
 	    cmocka_unit_test(pages_that_are_kept),
 	    cmocka_unit_test(pages_that_are_there),
 	    cmocka_unit_test(only_who_wants_it_is_interrupted),
