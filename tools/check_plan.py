@@ -209,6 +209,21 @@ def arm64_checks():
            check_runner.Check("arm64", "arm64: the same run for a seed", same_simulation)]
 
 
+def is_walker(record):
+    return record["name"].startswith("kernel-")
+
+
+def walker_checks():
+    """The library's tables under the processors of other people's emulators."""
+    build = meson_tests.Build(BUILD)
+    wanted = [record for record in build.tests() if is_walker(record)]
+    compiling = command("walkers", "walkers: compile",
+                        ["ninja", "-C", str(BUILD), *build.targets(wanted)], is_alone=True)
+    yield [compiling]
+    if passed(compiling):
+        yield [build.check(record, "walkers") for record in wanted]
+
+
 def distribution_checks():
     """The quick tests of this tree in a root of each other distribution."""
     yield [command("roots", f"roots: {name}", [sys.executable, "tools/distributions.py", name],
@@ -311,6 +326,8 @@ class Plan:
         self.optional = [
             Suite("arm64", "the library on another processor", arm64_checks,
                   lambda: ["arm64: tests"]),
+            Suite("walkers", "processors that are not ours walk the tables", walker_checks,
+                  lambda: ["walkers: kernel-qemu", "walkers: kernel-bochs"]),
             Suite("roots", "the quick tests under other distributions", distribution_checks,
                   lambda: [f"roots: {name}" for name in distributions.ROOTS])]
         self.clients = [

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "tests/kernel/machine.h"
-#include "tests/kernel/svm.h"
+#include "tests/kernel/guest.h"
 
 #define MIB(n) (UINT64_C(n) << 20)
 /* A page in every 2M of a gigantic area, each time another one. */
@@ -20,7 +20,7 @@ struct area {
 };
 
 static const struct area areas[AREA_COUNT] = {
-    [AREA_CODE] = {SVM_CODE_GPA, 4096, MIB(512), QUIRE_LEVEL_4K, 0, 0, 0, 0},
+    [AREA_CODE] = {GUEST_CODE_GPA, 4096, MIB(512), QUIRE_LEVEL_4K, 0, 0, 0, 0},
     [AREA_SMALL] = {0, MIB(1), MIB(515), QUIRE_LEVEL_4K, 0, 0, 0, 0},
     [AREA_LARGE] = {MIB(2), MIB(4), MIB(518), QUIRE_LEVEL_2M, 0, 0, 0, 0},
     [AREA_GIGANTIC] = {MIB(1024), MIB(1024), MIB(1024), QUIRE_LEVEL_1G, 0, 0, 0, 0},
@@ -124,10 +124,11 @@ int image_make(struct quire_vm *vm)
 	for (area = 0; area < AREA_COUNT && !result; area++) {
 		for (i = 0; i < image_pages(area); i++) {
 			physical = areas[area].physical + i * step_of(area);
-			svm_fill_page(memory_at(physical), (uint32_t)(physical >> 12) | 0x5a000000);
+			guest_fill_page(memory_at(physical),
+					(uint32_t)(physical >> 12) | 0x5a000000);
 		}
 		result = image_set_slot(vm, area, 0, areas[area].size_bytes);
 	}
-	svm_fill_code(memory_at(areas[AREA_CODE].physical));
+	guest_fill_code(memory_at(areas[AREA_CODE].physical));
 	return result;
 }

@@ -1,4 +1,4 @@
-/* The library in a small kernel: a toy CPU, then a guest on the processor's own nested paging. */
+/* The library in a small kernel: a toy CPU, then a guest on the processor's own second stage. */
 #include <quire/dirty.h>
 #include <quire/format.h>
 #include <quire/vcpu.h>
@@ -9,7 +9,7 @@
 #include "tests/kernel/compare.h"
 #include "tests/kernel/image.h"
 #include "tests/kernel/machine.h"
-#include "tests/kernel/svm.h"
+#include "tests/kernel/guest.h"
 
 /* The toy: examples/embed/embed.c. */
 int main(void);
@@ -19,6 +19,9 @@ _Noreturn void kernel(void);
 #define COMPARED_ACCESSES 6u /* of a page: compare_page() */
 
 static unsigned int failures;
+
+/* The one that is tested. */
+static const struct guest_walker *walker;
 
 static void expect(int holds, const char *what)
 {
@@ -33,21 +36,21 @@ static void expect(int holds, const char *what)
 /* The guest makes an access; the library repairs what is missing. Returns its last answer. */
 static int touch(struct quire_vcpu *vcpu, uint64_t gpa, uint64_t access)
 {
+	struct guest_access request = {.gpa = gpa, .access = access, .value = 1};
 	struct quire_memory_fault fault;
 	struct quire_stage2 stage2;
-	struct svm_result result;
+	struct guest_result result;
 	uint64_t requests;
 	int outcome;
 
 	do {
 		if (quire_vcpu_enter(vcpu, &requests, &stage2))
 			return -1;
-		result = svm_access(stage2.root_physical, gpa, access, 1);
+		request.root_physical = stage2.root_physical;
+		result = walker->access(&request);
 		quire_vcpu_leave(vcpu);
-		if (result.outcome != SVM_FAULT)
-			return result.outcome == SVM_DONE ? 0 : -1;
-		if (result.error_code & QUIRE_PFERR_RSVD)
-			result.error_code |= QUIRE_PFERR_PRESENT;
+		if (result.outcome != GUEST_FAULT)
+			return result.outcome == GUEST_DONE ? 0 : -1;
 		outcome = quire_vcpu_fault(vcpu, (gpa_t){result.gpa}, result.error_code, &fault);
 	} while (outcome > 0 && outcome != QUIRE_EMULATE);
 	return outcome;
@@ -69,9 +72,10 @@ static void compare_all(struct quire_vcpu *vcpu, const char *stage)
 
 	for (area = AREA_CODE + 1; area < AREA_COUNT; area++)
 		for (i = 0; i < image_pages(area); i++, pages++)
-			different += compare_page(vcpu, image_page_gpa(area, i), &mapped);
+			different += compare_page(walker, vcpu, image_page_gpa(area, i), &mapped);
 	for (i = 0; i < IMAGE_HOLE_PAGES; i++, pages++)
-		different += compare_page(vcpu, IMAGE_HOLE_GPA + i * QUIRE_PAGE_SIZE, &mapped);
+		different +=
+		    compare_page(walker, vcpu, IMAGE_HOLE_GPA + i * QUIRE_PAGE_SIZE, &mapped);
 	print(stage);
 	say(": pages", pages);
 	say("  accesses made", mapped);
@@ -105,7 +109,7 @@ static void populate(struct quire_vcpu *vcpu)
 {
 	unsigned int i;
 
-	expect(!touch(vcpu, SVM_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
+	expect(!touch(vcpu, GUEST_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
 	touch_area(vcpu, AREA_SMALL, 0, 2);
 	touch_area(vcpu, AREA_SMALL, QUIRE_PFERR_WRITE, 3);
 	touch_area(vcpu, AREA_LARGE, QUIRE_PFERR_FETCH, 1);
@@ -154,14 +158,14 @@ static void take_away(struct quire_vm *vm, struct quire_vcpu *vcpu)
 	compare_all(vcpu, "under an invalidation");
 	quire_vm_host_invalidate_end(vm, start, end);
 	quire_vm_set_nx_huge_pages(vm, 1);
-	expect(!touch(vcpu, SVM_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
+	expect(!touch(vcpu, GUEST_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
 	touch_area(vcpu, AREA_LARGE, 0, 1);
 	touch_area(vcpu, AREA_GIGANTIC, QUIRE_PFERR_WRITE, 1);
 	touch_area(vcpu, AREA_GIGANTIC, QUIRE_PFERR_FETCH, 3);
 	compare_all(vcpu, "without large pages that execute");
 	/* With it go all mappings. */
 	expect(!image_set_slot(vm, AREA_SMALL, 0, 0), "a slot goes");
-	expect(!touch(vcpu, SVM_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
+	expect(!touch(vcpu, GUEST_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
 	touch_area(vcpu, AREA_LARGE, 0, 1);
 	compare_all(vcpu, "without a slot");
 }
@@ -169,7 +173,8 @@ static void take_away(struct quire_vm *vm, struct quire_vcpu *vcpu)
 static void test_walks(void)
 {
 	static struct quire_host_ops host;
-	struct quire_vm_config config = {.maxphyaddr = 48, .mmio_caching = 1, .host = &host};
+	struct quire_vm_config config = {
+	    .format = walker->format, .maxphyaddr = 48, .mmio_caching = 1, .host = &host};
 	struct quire_platform unused;
 	struct quire_vcpu *vcpu;
 	unsigned int reported, tried;
@@ -183,11 +188,11 @@ static void test_walks(void)
 		expect(0, "a VM is made");
 		return;
 	}
-	expect(!touch(vcpu, SVM_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
+	expect(!touch(vcpu, GUEST_CODE_GPA, QUIRE_PFERR_FETCH), "the guest's code is executed");
 	compare_all(vcpu, "empty");
 	populate(vcpu);
 	compare_all(vcpu, "populated");
-	reported = compare_wrong_bits(vcpu, image_gpa(AREA_SMALL), &tried);
+	reported = compare_wrong_bits(walker, vcpu, image_gpa(AREA_SMALL), &tried);
 	say("wrong bits tried", tried);
 	say("wrong bits reported", reported);
 	expect(reported == tried, "a wrong bit is reported");
@@ -199,11 +204,21 @@ static void test_walks(void)
 
 void kernel(void)
 {
+	static const struct guest_walker *const walkers[] = {&walker_svm, &walker_vmx,
+							     &walker_vmx_no_ad};
+	unsigned int i;
+
+	machine_start();
 	expect(main() == 0, "the toy runs");
-	if (svm_start())
+	for (i = 0; i < sizeof(walkers) / sizeof(walkers[0]); i++) {
+		walker = walkers[i];
+		if (!walker->start())
+			continue;
+		print("walked by the processor: ");
+		print(walker->name);
+		print("\n");
 		test_walks();
-	else
-		print("this processor has no nested paging\n");
+	}
 	say("failures", failures);
 	machine_stop(!failures);
 }

@@ -4,7 +4,12 @@
 #include <string.h>
 
 #define SERIAL_PORT 0x3f8
+#define SERIAL_8_BITS 0x03
+#define SERIAL_HAS_ROOM 0x20
+#define SERIAL_IS_EMPTY 0x40
+/* QEMU's isa-debug-exit, and what Bochs ends at. */
 #define EXIT_PORT 0xf4
+#define BOCHS_EXIT_PORT 0x8900
 #define EXIT_PASSED 0x10
 #define EXIT_FAILED 0x11
 
@@ -78,10 +83,31 @@ void release(void *memory, size_t size_bytes)
 	heap_free[order] = memory;
 }
 
+static void port_write(uint16_t port, uint8_t value)
+{
+	__asm__ volatile("outb %0, %1" ::"a"(value), "d"(port));
+}
+
+static uint8_t port_read(uint16_t port)
+{
+	uint8_t value;
+
+	__asm__ volatile("inb %1, %0" : "=a"(value) : "d"(port));
+	return value;
+}
+
+void machine_start(void)
+{
+	port_write(SERIAL_PORT + 3, SERIAL_8_BITS);
+}
+
 void print(const char *text)
 {
-	for (; *text; text++)
-		__asm__ volatile("outb %0, %1" ::"a"(*text), "d"((uint16_t)SERIAL_PORT));
+	for (; *text; text++) {
+		while (!(port_read(SERIAL_PORT + 5) & SERIAL_HAS_ROOM))
+			;
+		port_write(SERIAL_PORT, (uint8_t)*text);
+	}
 }
 
 static void print_number(uint64_t number, unsigned int base)
@@ -114,8 +140,13 @@ void say(const char *text, uint64_t number)
 void machine_stop(int passed)
 {
 	const uint32_t status = passed ? EXIT_PASSED : EXIT_FAILED;
+	const char *word;
 
+	while (~port_read(SERIAL_PORT + 5) & SERIAL_IS_EMPTY)
+		;
 	__asm__ volatile("outl %0, %1" ::"a"(status), "d"((uint16_t)EXIT_PORT));
+	for (word = "Shutdown"; *word; word++)
+		port_write(BOCHS_EXIT_PORT, (uint8_t)*word);
 	for (;;)
 		__asm__ volatile("hlt");
 }

@@ -9,6 +9,9 @@
 /* All of the machine's memory is mapped here. */
 #define DIRECT_MAP UINT64_C(0xffff888000000000)
 
+/* Before anything is printed. */
+void machine_start(void);
+
 void print(const char *text);
 void print_hex(uint64_t number);
 

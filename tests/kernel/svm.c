@@ -1,8 +1,5 @@
-/* One access of a tiny guest: 32-bit code without page tables of its own. */
-#include "tests/kernel/svm.h"
-
-#include <string.h>
-
+/* AMD's way to run guests (SVM) on nested page tables. */
+#include "tests/kernel/guest.h"
 #include "tests/kernel/machine.h"
 
 #define MSR_EFER 0xc0000080u
@@ -15,9 +12,6 @@
 #define INTERCEPT_VMRUN (1u << 0)
 #define EXIT_HLT 0x78u
 #define EXIT_NPF 0x400u
-
-#define RIP_LOAD 0x00u
-#define RIP_STORE 0x10u
 
 struct segment {
 	uint16_t selector, attributes;
@@ -57,41 +51,15 @@ _Static_assert(sizeof(struct vmcb) == 4096, "a page");
 
 static struct vmcb *vmcb;
 
-void svm_fill_page(struct svm_page *page, uint32_t tag)
-{
-	page->tag = tag;
-	page->stored = 0;
-	page->code[0] = 0xb8; /* mov $tag, %eax */
-	memcpy(&page->code[1], &tag, sizeof(tag));
-	page->code[5] = 0xf4; /* hlt */
-}
-
-void svm_fill_code(void *page)
-{
-	static const uint8_t load[] = {0x8b, 0x03, 0xf4};	 /* mov (%ebx), %eax; hlt */
-	static const uint8_t store[] = {0x89, 0x43, 0x08, 0xf4}; /* mov %eax, 8(%ebx); hlt */
-
-	memcpy((uint8_t *)page + RIP_LOAD, load, sizeof(load));
-	memcpy((uint8_t *)page + RIP_STORE, store, sizeof(store));
-}
-
-static void read_cpuid(uint32_t leaf, uint32_t registers[4])
-{
-	__asm__ volatile("cpuid"
-			 : "=a"(registers[0]), "=b"(registers[1]), "=c"(registers[2]),
-			   "=d"(registers[3])
-			 : "a"(leaf), "c"(0));
-}
-
-int svm_start(void)
+static int svm_start(void)
 {
 	const struct segment data = {8, 0xc93, 0xffffffff, 0};
 	uint32_t registers[4];
 
-	read_cpuid(0x80000001, registers);
+	guest_cpuid(0x80000001, registers);
 	if (!(registers[2] & 1u << 2))
 		return 0;
-	read_cpuid(0x8000000a, registers);
+	guest_cpuid(0x8000000a, registers);
 	if (!(registers[3] & 1u))
 		return 0;
 	machine_write_msr(MSR_EFER, machine_read_msr(MSR_EFER) | EFER_SVME);
@@ -120,26 +88,29 @@ static void run_guest(uint64_t rbx)
 			 : "memory", "cc", "rcx", "rdx", "rsi", "rdi", "r8", "r9");
 }
 
-struct svm_result svm_access(uint64_t root_physical, uint64_t gpa, uint64_t access, uint32_t value)
+static struct guest_result svm_access(const struct guest_access *access)
 {
-	struct svm_result result = {.outcome = SVM_BROKEN};
+	struct guest_result result = {.outcome = GUEST_BROKEN};
 
-	vmcb->nested_root = root_physical;
+	vmcb->nested_root = access->root_physical;
 	vmcb->efer = EFER_SVME;
 	vmcb->rflags = 2;
-	vmcb->rax = access & QUIRE_PFERR_WRITE ? value : 0;
-	vmcb->rip = SVM_CODE_GPA + (access & QUIRE_PFERR_WRITE ? RIP_STORE : RIP_LOAD);
-	if (access & QUIRE_PFERR_FETCH)
-		vmcb->rip = gpa + offsetof(struct svm_page, code);
-	run_guest(gpa);
+	vmcb->rax = access->access & QUIRE_PFERR_WRITE ? access->value : 0;
+	vmcb->rip = guest_rip(access);
+	run_guest(access->gpa);
 	result.value = (uint32_t)vmcb->rax;
 	result.error_code = vmcb->exit_code;
 	if (vmcb->exit_code == EXIT_HLT) {
-		result.outcome = SVM_DONE;
+		result.outcome = GUEST_DONE;
 	} else if (vmcb->exit_code == EXIT_NPF) {
-		result.outcome = SVM_FAULT;
+		result.outcome = GUEST_FAULT;
 		result.error_code = vmcb->exit_info[0];
 		result.gpa = vmcb->exit_info[1];
+		/* QEMU leaves out PRESENT with RSVD; a processor has both. */
+		if (result.error_code & QUIRE_PFERR_RSVD)
+			result.error_code |= QUIRE_PFERR_PRESENT;
 	}
 	return result;
 }
+
+const struct guest_walker walker_svm = {"npt", QUIRE_FORMAT_NPT, svm_start, svm_access, 1};
