@@ -52,12 +52,22 @@ def make(name):
     return folder
 
 
+def names_of_tree(*options):
+    """What git knows of, one name a file."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--deduplicate", *options], cwd=TREE,
+                            check=True, stdout=subprocess.PIPE, text=True).stdout
+    return {name for name in listed.split("\0") if name}
+
+
 def copy_tree(folder):
     """The committed files and those that are changed; what an earlier run built there is kept."""
-    (folder / "quire").mkdir(exist_ok=True)
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=TREE, check=True,
-                           stdout=subprocess.PIPE).stdout
-    subprocess.run(["cpio", "--quiet", "-0pdmu", str(folder / "quire")], input=names, cwd=TREE,
+    copy = folder / "quire"
+    copy.mkdir(exist_ok=True)
+    deleted = names_of_tree("--deleted")
+    for name in deleted:
+        (copy / name).unlink(missing_ok=True)
+    names = "\0".join(sorted(names_of_tree() - deleted))
+    subprocess.run(["cpio", "--quiet", "-0pdmu", str(copy)], input=names, text=True, cwd=TREE,
                    check=True)
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
 

@@ -3,12 +3,14 @@ import contextlib
 import io
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 from xml.etree import ElementTree
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
@@ -18,6 +20,7 @@ import check_plan  # noqa: E402
 import check_report  # noqa: E402
 import check_runner  # noqa: E402
 import checks  # noqa: E402
+import distributions  # noqa: E402
 import packages  # noqa: E402
 from vmms.machine import Machine  # noqa: E402
 
@@ -253,6 +256,30 @@ class Packages(unittest.TestCase):
             self.assertEqual(packages.install(["x"]).result, "skip")
         finally:
             packages.shutil.which = before
+
+
+@unittest.skipUnless(shutil.which("cpio"), "no cpio")
+class Roots(unittest.TestCase):
+    def test_a_root_gets_the_tree_as_it_is(self):
+        """Also where a file is changed, or deleted and the deletion not committed."""
+        with tempfile.TemporaryDirectory() as name:
+            tree, root = pathlib.Path(name) / "tree", pathlib.Path(name) / "root"
+            (tree / "folder").mkdir(parents=True)
+            (root / "etc").mkdir(parents=True)
+            for file in ("kept", "folder/deleted"):
+                (tree / file).write_text("old")
+            for words in (["init", "-q"], ["add", "."]):
+                subprocess.run(["git", *words], cwd=tree, check=True)
+            with unittest.mock.patch.object(distributions, "TREE", tree):
+                distributions.copy_tree(root)
+                self.assertEqual((root / "quire/folder/deleted").read_text(), "old")
+                (tree / "folder/deleted").unlink()
+                (tree / "kept").write_text("new")
+                (root / "quire/built").write_text("earlier")
+                distributions.copy_tree(root)
+            self.assertEqual(sorted(path.name for path in (root / "quire").rglob("*")
+                                    if path.is_file()), ["built", "kept"])
+            self.assertEqual((root / "quire/kept").read_text(), "new")
 
 
 if __name__ == "__main__":
