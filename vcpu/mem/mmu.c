@@ -174,10 +174,11 @@ static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *wa
 static uint32_t error_of(const struct cpu *cpu, enum mmu_access access)
 {
 	uint32_t error = mmu_is_user(cpu) ? ERROR_U : 0;
+	int has_nx = (cpu->s.efer & EFER_NXE) && (cpu->s.cr4 & CR4_PAE);
 
 	if (access == MMU_WRITE)
 		error |= ERROR_W;
-	if (access == MMU_FETCH && ((cpu->s.efer & EFER_NXE) || (cpu->s.cr4 & CR4_SMEP)))
+	if (access == MMU_FETCH && (has_nx || (cpu->s.cr4 & CR4_SMEP)))
 		error |= ERROR_I;
 	return error;
 }
