@@ -15,6 +15,7 @@
 #include "vcpu/svm/nested.h"
 #include "vcpu/svm/svm.h"
 
+#define CR3_PCID UINT64_C(0xfff)
 #define CR3_NO_FLUSH (UINT64_C(1) << 63)
 
 static enum step general_protection(struct cpu *cpu)
@@ -157,7 +158,7 @@ static enum step cr4_write(struct cpu *cpu, uint64_t value)
 		return general_protection(cpu);
 	if (cpu_is_long(cpu) && !(value & CR4_PAE))
 		return general_protection(cpu);
-	if ((value & ~s->cr4 & CR4_PCIDE) && (!cpu_is_long(cpu) || (s->cr3 & 0xfff)))
+	if ((value & ~s->cr4 & CR4_PCIDE) && (!cpu_is_long(cpu) || (s->cr3 & CR3_PCID)))
 		return general_protection(cpu);
 	if (!directories_permit(cpu, s->cr0, value, (value ^ s->cr4) & CR4_LOADS_DIRECTORIES))
 		return general_protection(cpu);
@@ -683,22 +684,42 @@ static enum step invlpg(struct cpu *cpu, const struct op *op)
 	return STEP_END;
 }
 
+enum invpcid_type { INVPCID_ADDRESS, INVPCID_ONE, INVPCID_ALL, INVPCID_ALL_LOCAL };
+
+/* Translations carry no PCID: all there are, but for global ones, are of the one in CR3. */
+static void invpcid_flush(struct cpu *cpu, enum invpcid_type type, const uint64_t descriptor[2])
+{
+	uint64_t now = cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0;
+	int is_other = type <= INVPCID_ONE && descriptor[0] != now;
+
+	if (is_other)
+		code_serialise(cpu);
+	else if (type == INVPCID_ADDRESS)
+		tlb_invlpg(cpu, descriptor[1]);
+	else if (type == INVPCID_ALL)
+		tlb_flush_all(cpu);
+	else
+		tlb_flush_non_global(cpu);
+}
+
 static enum step invpcid(struct cpu *cpu, const struct op *op)
 {
 	uint64_t type = reg_get(cpu, op->dst, cpu->code_bytes == 8 ? 8 : 4), linear;
 	uint64_t descriptor[2];
 	enum step step;
 
-	if (cpu->cpl || type > 3)
+	if (cpu->cpl || type > INVPCID_ALL_LOCAL)
 		return general_protection(cpu);
 	step = op_linear(cpu, op, &linear);
 	if (!step)
 		step = mem_read(cpu, linear, descriptor, sizeof(descriptor));
 	if (step)
 		return step;
-	if (descriptor[0] >> 12 || (type == 0 && !is_canonical(descriptor[1])))
+	if ((descriptor[0] & ~CR3_PCID) ||
+	    (type == INVPCID_ADDRESS && !is_canonical(descriptor[1])) ||
+	    (type <= INVPCID_ONE && descriptor[0] && !(cpu->s.cr4 & CR4_PCIDE)))
 		return general_protection(cpu);
-	tlb_flush_all(cpu);
+	invpcid_flush(cpu, (enum invpcid_type)type, descriptor);
 	mmu_paging_changed(cpu);
 	return STEP_END;
 }

@@ -23,6 +23,7 @@
 #define PTE_GLOBAL UINT64_C(0x100)
 #define PDE_LARGE UINT64_C(0x80)
 #define CR4_PGE UINT64_C(0x80)
+#define CR4_PCIDE (UINT64_C(1) << 17)
 /* What the pages hold, and those that come in their place. */
 #define FIRST(n) (0x100u + (n))
 #define SECOND(n) (0x200u + (n))
@@ -257,6 +258,79 @@ static void test_invlpg_wraps(void **state)
 	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RCX], SECOND(0));
 }
 
+PROGRAM(drop, "mov $2, %edi; mov 0x30000, %rax; invpcid 0x30010, %rax;"
+	      "1: mov 0x408000, %ecx; mov 0x409000, %edx; dec %edi; jnz 1b; hlt");
+
+static const struct invpcid_case {
+	uint64_t type, pcid, linear;
+	uint8_t drops_global, drops_local;
+} invpcid_cases[] = {
+    {0, 5, LOCAL_LINEAR, 0, 1},
+    {0, 6, LOCAL_LINEAR, 0, 0},
+    {1, 5, 0, 0, 1},
+    {1, 6, 0, 0, 0},
+    {2, 6, 0, 1, 1},
+    {3, 6, 0, 0, 1},
+};
+
+static void run_invpcid(struct quire_vcpu *vcpu, const struct invpcid_case *c)
+{
+	put64(vcpu, GUEST_DATA, c->type);
+	put64(vcpu, GUEST_DATA + 16, c->pcid);
+	put64(vcpu, GUEST_DATA + 24, c->linear);
+	run_program(vcpu, drop_start, drop_end);
+}
+
+/* INVPCID drops what it names of the PCID in CR3, and keeps the rest. */
+static void test_invpcid(void **state)
+{
+	static const struct invpcid_case all = {.type = 2};
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->cr3 |= 5;
+	s->cr4 |= CR4_PCIDE;
+	for (uint32_t n = 0; n < 2; n++) {
+		put64(vcpu, GLOBAL_LINEAR + n * PAGE, FIRST(n));
+		put64(vcpu, GLOBAL_LINEAR + (n + 2) * PAGE, SECOND(n));
+	}
+	for (size_t i = 0; i < sizeof(invpcid_cases) / sizeof(invpcid_cases[0]); i++) {
+		const struct invpcid_case *c = &invpcid_cases[i];
+
+		map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR, PTE_GLOBAL);
+		map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR, 0);
+		run_invpcid(vcpu, &all);
+		run_invpcid(vcpu, &all);
+		expect(vcpu, FIRST(0), FIRST(1));
+		map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR + 2 * PAGE, PTE_GLOBAL);
+		map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR + 2 * PAGE, 0);
+		run_invpcid(vcpu, c);
+		expect(vcpu, c->drops_global ? SECOND(0) : FIRST(0),
+		       c->drops_local ? SECOND(1) : FIRST(1));
+	}
+}
+
+/* What it refuses. Without PCIDs there is the one with the number 0. */
+static void test_invpcid_refuses(void **state)
+{
+	static const struct invpcid_case refused[] = {
+	    {.type = 4},
+	    {.type = 2, .pcid = 0x1000},
+	    {.linear = UINT64_C(1) << 47},
+	    {.type = 0, .pcid = 1},
+	    {.type = 1, .pcid = 1},
+	};
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		run_invpcid(vcpu, &refused[i]);
+		assert_int_equal(s->rip, GUEST_HANDLERS + 13 * 16 + 1);
+	}
+	run_invpcid(vcpu, &(struct invpcid_case){.type = 3, .pcid = 1});
+	assert_int_equal(s->rip, GUEST_CODE + (uint64_t)(drop_end - drop_start));
+}
+
 /* What each instruction counts, besides what a run of nothing does. */
 PROGRAM(none, "nop; hlt");
 PROGRAM(to_cr0, "mov %cr0, %rax; mov %rax, %cr0; hlt");
@@ -315,6 +389,8 @@ int main(void)
 	    TEST(test_cr3_drops_large_pages),
 	    TEST(test_events_are_counted_once),
 	    TEST(test_invlpg_wraps),
+	    TEST(test_invpcid),
+	    TEST(test_invpcid_refuses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
