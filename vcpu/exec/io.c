@@ -68,15 +68,16 @@ static int has_ahead(const struct cpu *cpu, const struct op *op)
 }
 
 /*
- * One element of INS. Repeated, the client is asked for as many as the page of @target takes in
- * the direction of DF, as KVM does; what it gave ahead comes first. RCX counts what is stored.
+ * One element of INS. Repeated, the client is asked for as many as fit between RDI and the end of a
+ * page in the direction of DF, as KVM does, which leaves the segment's base aside; what it gave
+ * ahead comes first. RCX counts what is stored.
  */
-static enum step string_read(struct cpu *cpu, const struct op *op, uint64_t target, uint64_t *value)
+static enum step string_read(struct cpu *cpu, const struct op *op, uint64_t *value)
 {
 	struct cpu_io io = {.address = (uint16_t)cpu->s.gpr[CPU_RDX], .size_bytes = op->size};
 	struct input_ahead *ahead = &cpu->ahead;
-	uint64_t above = QUIRE_PAGE_SIZE - (target & PAGE_OFFSET_MASK);
-	uint64_t below = target & PAGE_OFFSET_MASK;
+	uint64_t below = cpu->s.gpr[CPU_RDI] & PAGE_OFFSET_MASK;
+	uint64_t above = QUIRE_PAGE_SIZE - below;
 	uint64_t room = (cpu->s.rflags & FLAG_DF ? below : above) / op->size;
 	uint64_t count = string_register(cpu, op, CPU_RCX);
 
@@ -177,7 +178,7 @@ static enum step ins_element(struct cpu *cpu, const struct op *op)
 	if (!step)
 		step = mem_probe_write(cpu, target, op->size);
 	if (!step)
-		step = string_read(cpu, op, target, &value);
+		step = string_read(cpu, op, &value);
 	if (!step)
 		step = mem_store(cpu, target, op->size, value);
 	if (step)

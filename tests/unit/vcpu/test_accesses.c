@@ -204,6 +204,24 @@ static void test_image_limit(void **state)
 	check_fault(vcpu, VECTOR_GP, 0);
 }
 
+PROGRAM(32, input, "mov $0x2000, %ecx; mov $0x30f00, %edi; mov $0x80, %edx; rep insb; hlt");
+
+/* How many elements a client gives at once goes by EDI, wherever its segment begins. */
+static void test_input_count(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_exit_info info;
+
+	limited_mode(vcpu, UINT32_MAX);
+	cpu_state(vcpu->cpu)->seg[CPU_ES].base = 0x800;
+	assert_int_equal(run_bytes(vcpu, input_start, input_end), CPU_EXIT_IO);
+	cpu_cancel_pending(vcpu->cpu);
+	cpu_state(vcpu->cpu)->rip = GUEST_CODE;
+	cpu_state_changed(vcpu->cpu);
+	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_IO);
+	assert_int_equal(info.io.count, 0x100);
+}
+
 PROGRAM(32, run_off, "nop; nop; nop; nop; hlt");
 PROGRAM(32, straddle, "nop; nop; mov $1, %eax; hlt");
 
@@ -356,6 +374,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_alignment_off, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_alignment_by_popf, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_image_limit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_input_count, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_code_limit, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_descriptor, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_crossing, setup, fake_vcpu_teardown),
