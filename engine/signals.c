@@ -10,6 +10,7 @@
 #include "engine/gate.h"
 #include "engine/user.h"
 #include "frontend/file/client_call.h"
+#include "frontend/object/failure.h"
 #include "frontend/run/signal_actions.h"
 #include "frontend/run/signal_state.h"
 #include "frontend/run/signals.h"
@@ -492,6 +493,10 @@ static void on_signal(int signal, siginfo_t *info, void *frame)
 	ucontext_t *context = frame;
 	struct engine_thread *thread = thread_of(context);
 
+	if (signal == SIGBUS && info->si_code == BUS_MCEERR_AO)
+		failure_pass_on(info);
+	if (signal == process_kick_signal())
+		failure_kicked(info);
 	if (!thread || thread->depth)
 		arrive_inside(thread, signal, info, context);
 	else if (signal == SIGSYS && info->si_code == 1 /* SYS_SECCOMP */)

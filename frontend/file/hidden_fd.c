@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -220,6 +222,18 @@ void hidden_fd_keep_proc(void)
 int hidden_fd_kept_proc(void)
 {
 	return __atomic_load_n(&proc_fd, __ATOMIC_ACQUIRE);
+}
+
+long hidden_fd_leave_table(void)
+{
+	int proc = hidden_fd_kept_proc();
+	long error;
+
+	if (proc < 0)
+		return sys_call(SYS_close_range, 0, UINT32_MAX, CLOSE_RANGE_UNSHARE);
+	error = proc ? sys_call(SYS_close_range, 0, (uint64_t)proc - 1, CLOSE_RANGE_UNSHARE)
+		     : sys_call(SYS_unshare, CLONE_FILES);
+	return error ? error : sys_call(SYS_close_range, (uint64_t)proc + 1, UINT32_MAX, 0);
 }
 
 void hidden_fd_move_proc(int fd)

@@ -31,6 +31,11 @@ int hidden_fd_move(int fd);
 void hidden_fd_keep_proc(void);
 /* What hidden_fd_keep_proc() keeps of /proc itself, or -1. */
 int hidden_fd_kept_proc(void);
+/*
+ * The running thread, one of ours, gets a table of descriptors of its own, empty but for the way to
+ * /proc of a client that left its root. 0 or -errno.
+ */
+long hidden_fd_leave_table(void);
 /* The client puts something of its own at @fd: move what hidden_fd_keep_proc() keeps there. */
 void hidden_fd_move_proc(int fd);
 /* In the child of a fork: files about memory tell of the parent's. */

@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/file.h>
@@ -48,18 +46,6 @@ static void fork_child(void)
 }
 FORK_CHILD(FORK_HOLDER, holder_lock, fork_child);
 
-/* The thread's own table, empty but for the way to /proc of a client that left its root. */
-static long leave_table(int proc)
-{
-	long error;
-
-	if (proc < 0)
-		return sys_call(SYS_close_range, 0, UINT32_MAX, CLOSE_RANGE_UNSHARE);
-	error = proc ? sys_call(SYS_close_range, 0, (uint64_t)proc - 1, CLOSE_RANGE_UNSHARE)
-		     : sys_call(SYS_unshare, CLONE_FILES);
-	return error ? error : sys_call(SYS_close_range, (uint64_t)proc + 1, UINT32_MAX, 0);
-}
-
 static int answer(int proc)
 {
 	const uint64_t how = O_RDWR | O_CLOEXEC;
@@ -85,7 +71,7 @@ static int answer(int proc)
 static void *holder_thread(void *unused)
 {
 	int proc = hidden_fd_kept_proc();
-	long error = leave_table(proc);
+	long error = hidden_fd_leave_table();
 
 	(void)unused;
 	client_call_begin();

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <quire/gmem.h>
 #include <quire/vm.h>
 
 #include "hosts/process/fork.h"
@@ -82,21 +83,44 @@ void mm_events_unregister_vm(struct quire_vm *vm)
 	process_heap_free(listener);
 }
 
-void mm_changed(uintptr_t start, uintptr_t end)
+static void tell_changed(struct quire_vm *vm, uintptr_t start, uintptr_t end)
 {
-	/* First: a fault that begins from here on asks the kernel anew. */
-	process_mappings_changed();
+	quire_vm_host_invalidate_begin(vm, (hva_t){start}, (hva_t){end});
+	quire_vm_host_invalidate_end(vm, (hva_t){start}, (hva_t){end});
+}
+
+static void tell_lost(struct quire_vm *vm, uintptr_t start, uintptr_t end)
+{
+	tell_changed(vm, start, end);
+	for (uintptr_t page = start; page < end; page += QUIRE_PAGE_SIZE)
+		(void)quire_vm_lose_frame(vm, (pfn_t){page >> QUIRE_PAGE_SHIFT});
+}
+
+static void tell_all(uintptr_t start, uintptr_t end,
+		     void (*tell)(struct quire_vm *vm, uintptr_t start, uintptr_t end))
+{
 	process_lock_acquire(&vms_lock);
 	for (struct listener *listener = listeners; listener; listener = listener->next) {
 		if (listener->leaves)
 			continue;
 		listener->tellers++;
 		process_lock_release(&vms_lock);
-		quire_vm_host_invalidate_begin(listener->vm, (hva_t){start}, (hva_t){end});
-		quire_vm_host_invalidate_end(listener->vm, (hva_t){start}, (hva_t){end});
+		tell(listener->vm, start, end);
 		process_lock_acquire(&vms_lock);
 		if (!--listener->tellers && listener->leaves)
 			process_event_happen(&told_event);
 	}
 	process_lock_release(&vms_lock);
+}
+
+void mm_changed(uintptr_t start, uintptr_t end)
+{
+	/* First: a fault that begins from here on asks the kernel anew. */
+	process_mappings_changed();
+	tell_all(start, end, tell_changed);
+}
+
+void mm_lost(uintptr_t start, uintptr_t end)
+{
+	tell_all(start, end, tell_lost);
 }

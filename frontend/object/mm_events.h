@@ -23,5 +23,7 @@ void mm_events_unregister_vm(struct quire_vm *vm);
  * Inside a client call, with no lock held.
  */
 void mm_changed(uintptr_t start, uintptr_t end);
+/* The same of memory that failed: pages of a guest_memfd there are lost to the guest as well. */
+void mm_lost(uintptr_t start, uintptr_t end);
 
 #endif

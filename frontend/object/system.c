@@ -9,6 +9,7 @@
 
 #include "frontend/file/user_copy.h"
 #include "frontend/object/dispatch.h"
+#include "frontend/object/failure.h"
 #include "frontend/object/mm_events.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
@@ -75,6 +76,7 @@ static long get_api_version(struct ioctl_call *call)
 
 static long create_vm(struct ioctl_call *call)
 {
+	failure_watch_start();
 	return vm_create(call->argument);
 }
 

@@ -9,6 +9,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
+#include "frontend/run/exit.h"
 #include "frontend/run/signals.h"
 #include "vcpu/arch.h"
 
@@ -109,6 +110,10 @@ long vcpu_pre_fault(struct ioctl_call *call)
 			     ? -EINTR
 			     : quire_vcpu_prefault(vcpu->memory, (gpa_t){range->gpa}, range->size,
 						   &done);
+		if (result == -EHWPOISON && quire_vcpu_lost_page(vcpu->memory).v) {
+			exit_send_lost(quire_vcpu_lost_page(vcpu->memory));
+			result = -EINTR;
+		}
 		if (result < 0)
 			break;
 		range->gpa += done;

@@ -127,11 +127,7 @@ static enum run_next exit_delivery(struct vcpu *vcpu, const struct cpu_exit_info
 	return RUN_EXIT;
 }
 
-/*
- * A page of the client's is lost: the thread gets the signal that its own access would have raised,
- * and KVM_RUN ends as with any signal. The instruction runs again with the next KVM_RUN.
- */
-static enum run_next exit_poison(struct vcpu *vcpu, hva_t hva)
+void exit_send_lost(hva_t hva)
 {
 	siginfo_t info;
 
@@ -142,6 +138,12 @@ static enum run_next exit_poison(struct vcpu *vcpu, hva_t hva)
 	info.si_addr_lsb = QUIRE_PAGE_SHIFT;
 	sys_call(SYS_rt_tgsigqueueinfo, (uint64_t)sys_call(SYS_getpid, 0),
 		 (uint64_t)sys_call(SYS_gettid, 0), SIGBUS, sys_address(&info));
+}
+
+/* KVM_RUN ends as with any signal. The instruction runs again with the next KVM_RUN. */
+static enum run_next exit_poison(struct vcpu *vcpu, hva_t hva)
+{
+	exit_send_lost(hva);
 	vcpu->run->exit_reason = KVM_EXIT_INTR;
 	return run_fail(vcpu, -EINTR);
 }

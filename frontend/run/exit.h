@@ -25,6 +25,9 @@ enum run_next run_fail(struct vcpu *vcpu, int error);
 /* Fill the run page for @reason. */
 enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason,
 			  const struct cpu_exit_info *info);
+/* The client's page at @hva is lost: this thread gets the signal that its own access would raise.
+ */
+void exit_send_lost(hva_t hva);
 /* The client may inject an interrupt now. */
 enum run_next exit_window(struct vcpu *vcpu);
 /* The client's I/O APIC hears of the end of an interrupt. */

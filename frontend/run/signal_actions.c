@@ -22,6 +22,7 @@
 #include <quire/vcpu.h>
 
 #include "frontend/file/client_call.h"
+#include "frontend/object/failure.h"
 #include "frontend/run/signal_state.h"
 #include "frontend/run/signals.h"
 #include "hosts/process/fork.h"
@@ -358,6 +359,8 @@ __attribute__((noinline)) static void on_client_signal(int signal, siginfo_t *in
 	int saved_errno = errno;
 	bool is_ours = false;
 
+	if (signal == SIGBUS && info->si_code == BUS_MCEERR_AO)
+		failure_pass_on(info);
 	if (!is_synchronous(signal, info)) {
 		is_ours = is_always_ours(signal) && hold(signal, info, context);
 		if (!is_ours && client_call_active()) {
@@ -431,6 +434,7 @@ static void on_kick(int signal, siginfo_t *info, void *context)
 
 	if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &cancel_mark)
 		note_cancel();
+	failure_kicked(info);
 	guard_handle_signal(signal, info, context);
 	errno = saved_errno;
 }

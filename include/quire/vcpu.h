@@ -194,6 +194,11 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, g
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa,
 						   uint64_t size_bytes, uint64_t *done_bytes);
+/*
+ * After quire_vcpu_prefault() said -EHWPOISON: the client's page that is lost; 0 where the page is
+ * a guest_memfd's. By the vCPU's thread.
+ */
+QUIRE_API hva_t quire_vcpu_lost_page(const struct quire_vcpu *vcpu);
 
 /*
  * The hypervisor's own access to guest memory, through the slots' client addresses (shared view);

@@ -144,9 +144,8 @@ static int lose_frame_in_slots(struct quire_vm *vm, u32 as_id, pfn_t pfn)
 	return 0;
 }
 
-int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn)
+int quire_vm_lose_frame(struct quire_vm *vm, pfn_t pfn)
 {
-	struct quire_vm *vm = vcpu->vm;
 	int found = 0;
 
 	mutex_lock(&vm->slots_lock);
@@ -154,6 +153,11 @@ int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn)
 		found = lose_frame_in_slots(vm, as_id, pfn);
 	mutex_unlock(&vm->slots_lock);
 	return found;
+}
+
+int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn)
+{
+	return quire_vm_lose_frame(vcpu->vm, pfn);
 }
 
 void quire_gmem_release(struct quire_gmem *gmem)

@@ -78,6 +78,7 @@ static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 	struct quire_memory_fault told = {0};
 	int ret;
 
+	vcpu->lost_page = (hva_t){0};
 	if (vm_is_dead(vcpu->vm))
 		return -EIO;
 	/* A gpa means L2's then, and its tables are L1's to fill. */
@@ -87,7 +88,14 @@ static int prefault_once(struct quire_vcpu *vcpu, struct fault *fault)
 	if (ret)
 		return ret;
 	fault->private = gfn_is_private(vcpu, fault->gfn);
-	return fault_resolve(vcpu, fault, &told);
+	ret = fault_resolve(vcpu, fault, &told);
+	vcpu->lost_page = told.hva;
+	return ret;
+}
+
+hva_t quire_vcpu_lost_page(const struct quire_vcpu *vcpu)
+{
+	return vcpu->lost_page;
 }
 
 void quire_vcpu_page_ready(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code)

@@ -52,6 +52,7 @@ struct quire_vcpu {
 	gfn_t mmio_gfn;
 	u64 mmio_generation;
 	bool mmio_valid;
+	hva_t lost_page; /* of the client's, that the last prefault met */
 
 	struct dirty_ring ring;
 	u64 leaves[5]; /* (a) entries mapped minus unmapped by this vCPU, by level */

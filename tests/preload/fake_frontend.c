@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <quire/gmem.h>
 #include <quire/platform.h>
 #include <quire/vcpu.h>
 #include <quire/vm.h>
@@ -50,6 +51,13 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 	counts.last_start = start.v;
 	counts.last_end = end.v;
 	counts.begins++;
+}
+
+int quire_vm_lose_frame(struct quire_vm *vm, pfn_t pfn)
+{
+	(void)vm;
+	(void)pfn;
+	return 0;
 }
 
 void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)

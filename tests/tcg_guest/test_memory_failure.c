@@ -22,7 +22,7 @@
 #define LOST 3ul
 #define STOP 15ul
 #define SHARED (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
-/* The news of a failure come from a thread or the next call: that long at most. */
+/* News of a failure come within that time. */
 #define NEWS_MILLISECONDS 5000
 
 static struct vm vm;
@@ -254,11 +254,182 @@ static void guest_memfd(void)
 	check_others(PAGES);
 }
 
+static uint64_t small_pages(void)
+{
+	return stat_get(vm.fd, "pages_4k");
+}
+
+/* Is it so within the time that news take? */
+static int comes_true(int (*check)(uint64_t), uint64_t value)
+{
+	for (int i = 0; i < NEWS_MILLISECONDS && !check(value); i++)
+		usleep(1000);
+	return check(value);
+}
+
+static int pages_are(uint64_t count)
+{
+	return small_pages() == count;
+}
+
+/* The guest's mapping of the page goes, though the guest does not touch it. */
+static void lose_at_once(uint8_t *page)
+{
+	uint64_t before = small_pages();
+
+	lose(page);
+	CHECK(comes_true(pages_are, before - 1));
+}
+
+static int prefault(void)
+{
+	struct kvm_pre_fault_memory range = {.gpa = GPA + LOST * PAGE, .size = PAGE};
+
+	return ioctl(vcpu.fd, KVM_PRE_FAULT_MEMORY, &range);
+}
+
+static void anonymous_memory_at_once(void)
+{
+	open_over(memory_alloc(BYTES), PAGES);
+	use_pages(PAGES);
+	lose_at_once(memory + LOST * PAGE);
+	CHECK_EQ(seen_count, 0);
+	CHECK_ERR(prefault(), EINTR);
+	CHECK_EQ(seen_count, 1);
+	CHECK_EQ(seen_code, BUS_MCEERR_AR);
+	CHECK_EQ((uintptr_t)seen_address, (uintptr_t)(memory + LOST * PAGE));
+	replace(memory + LOST * PAGE);
+}
+
+static void guest_memfd_at_once(void)
+{
+	open_file_slot();
+	lose_at_once(memory + LOST * PAGE);
+	CHECK_ERR(prefault(), EHWPOISON);
+	load_lost_of_file();
+	check_others(PAGES);
+}
+
+/* Two mappings of a file, each under a slot; it is lost under a third. */
+static void every_mapping_at_once(void)
+{
+	int file = memfd_create("memory", MFD_CLOEXEC);
+	uint8_t *host[3];
+	uint64_t before;
+
+	CHECK_ZERO(ftruncate(file, BYTES));
+	for (int i = 0; i < 3; i++) {
+		host[i] = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		CHECK(host[i] != MAP_FAILED);
+	}
+	open_over(host[0], PAGES);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = 2 * GPA, .memory_size = BYTES,
+			  .userspace_addr = (uintptr_t)host[1]));
+	use_pages(PAGES);
+	CHECK_EQ(guest_load(&vcpu, 2 * GPA + LOST * PAGE), 0x1000 + LOST);
+	before = small_pages();
+	lose(host[2] + LOST * PAGE);
+	CHECK(comes_true(pages_are, before - 2));
+	CHECK_END(guest_try_load(&vcpu, 2 * GPA + LOST * PAGE), END_SIGNAL);
+	CHECK_EQ((uintptr_t)seen_address, (uintptr_t)(host[1] + LOST * PAGE));
+}
+
+/* A loop without a memory access, in the page that is lost. */
+static void code_at_once(void)
+{
+	static const uint8_t loop[] = {0xeb, 0xfe};
+	const struct guest_op run = {.code = GUEST_CALL, .rbx = GPA + LOST * PAGE};
+	struct outcome outcome;
+
+	open_over(memory_alloc(BYTES), PAGES);
+	memcpy(memory + LOST * PAGE, loop, sizeof(loop));
+	thread_start(&thread, &vcpu, &run);
+	CHECK(!thread_ended_within(&thread, 100));
+	lose(memory + LOST * PAGE);
+	CHECK(thread_ended_within(&thread, NEWS_MILLISECONDS));
+	outcome = thread_join(&thread);
+	check_lost(&outcome, memory + LOST * PAGE, seen_thread);
+}
+
+/* The client hears of it first, by a thread that asked: ours does, too. */
+static void early_news_for_the_first_thread(void)
+{
+	CHECK_ZERO(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
+	open_over(memory_alloc(BYTES), PAGES);
+	use_pages(PAGES);
+	lose_at_once(memory + LOST * PAGE);
+	CHECK_EQ(seen_count, 1);
+	CHECK_EQ(seen_code, BUS_MCEERR_AO);
+	CHECK_EQ((uintptr_t)seen_address, (uintptr_t)(memory + LOST * PAGE));
+	CHECK_EQ(seen_thread, getpid());
+}
+
+static void *wait_for_news(void *number)
+{
+	CHECK_ZERO(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
+	__atomic_store_n((pid_t *)number, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static int is_seen(uint64_t count)
+{
+	return (uint64_t)seen_count == count;
+}
+
+/* A thread that began after ours, whose news the kernel gave to ours. */
+static void early_news_for_a_later_thread(void)
+{
+	pthread_t later;
+	pid_t number = 0;
+
+	open_over(memory_alloc(BYTES), PAGES);
+	use_pages(PAGES);
+	CHECK_ZERO(pthread_create(&later, NULL, wait_for_news, &number));
+	while (!__atomic_load_n(&number, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	lose_at_once(memory + LOST * PAGE);
+	CHECK(comes_true(is_seen, 1));
+	CHECK_EQ(seen_code, BUS_MCEERR_AO);
+	CHECK_EQ((uintptr_t)seen_address, (uintptr_t)(memory + LOST * PAGE));
+	CHECK_EQ(seen_thread, number);
+}
+
+/* A SIGBUS of the process's that no thread takes is left to the client. */
+static void signals_of_the_process(void)
+{
+	const struct timespec now = {0};
+	siginfo_t info;
+	sigset_t bus;
+
+	open_over(memory_alloc(BYTES), PAGES);
+	use_pages(PAGES);
+	sigemptyset(&bus);
+	sigaddset(&bus, SIGBUS);
+	CHECK_ZERO(pthread_sigmask(SIG_BLOCK, &bus, NULL));
+	CHECK_ZERO(kill(getpid(), SIGBUS));
+	lose_at_once(memory + LOST * PAGE);
+	CHECK_EQ(sigtimedwait(&bus, &info, &now), SIGBUS);
+	CHECK_EQ(info.si_code, SI_USER);
+	CHECK_EQ(seen_count, 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(anonymous_memory),	 TEST(huge_page),   TEST(file_mapping),
-	    TEST(under_a_running_guest), TEST(guest_memfd),
+	    TEST(anonymous_memory),
+	    TEST(huge_page),
+	    TEST(file_mapping),
+	    TEST(under_a_running_guest),
+	    TEST(guest_memfd),
+	    TEST(anonymous_memory_at_once),
+	    TEST(guest_memfd_at_once),
+	    TEST(every_mapping_at_once),
+	    TEST(code_at_once),
+	    TEST(early_news_for_the_first_thread),
+	    TEST(early_news_for_a_later_thread),
+	    TEST(signals_of_the_process),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

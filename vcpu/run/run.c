@@ -344,10 +344,6 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 	uint64_t nowait = may_leave_page(cpu, run) ? QUIRE_PFERR_NOWAIT : 0;
 	int outcome;
 
-	if (cpu->fault_was_guard && ++cpu->guard_tries > GUARD_TRIES_MAX) {
-		cpu->guard_tries = 0;
-		return exit_error(cpu, run, -EFAULT);
-	}
 	if (unlikely(cpu->lost_address)) {
 		/* If it was a guest_memfd's, the fault says so from now on. */
 		(void)quire_vcpu_lose_frame(cpu->vcpu,
@@ -362,6 +358,12 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 		return exit_wait(cpu, run);
 	if (outcome == -EINTR)
 		return run_exit(run, CPU_EXIT_INTR);
+	/* While memory changes the library finds nothing: that may last, and is no answer. */
+	if (cpu->fault_was_guard && outcome != QUIRE_RETRY &&
+	    ++cpu->guard_tries > GUARD_TRIES_MAX) {
+		cpu->guard_tries = 0;
+		return exit_error(cpu, run, -EFAULT);
+	}
 	if (outcome == -EFAULT && is_emulated(cpu))
 		outcome = QUIRE_EMULATE;
 	if (outcome < 0)

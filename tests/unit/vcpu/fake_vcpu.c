@@ -176,6 +176,12 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	vcpu->last_fault_error = error_code;
 	if (vcpu->fault_result)
 		return vcpu->fault_result;
+	if (vcpu->retries) {
+		if (!--vcpu->retries)
+			mprotect(vcpu->vm->ram + (gpa.v & ~UINT64_C(0xfff)), 4096,
+				 PROT_READ | PROT_WRITE);
+		return QUIRE_RETRY;
+	}
 	if (vcpu->lost_pfn && vcpu->lost_pfn == ((uint64_t)(uintptr_t)vcpu->vm->ram + gpa.v) >> 12)
 		return -EHWPOISON;
 	if (vcpu->nested_root && gpa.v >> 12 == vcpu->nested_fault_gpa >> 12) {

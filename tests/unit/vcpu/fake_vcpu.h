@@ -43,8 +43,10 @@ struct quire_vcpu {
 	int in_guest;
 	unsigned int faults;
 	uint64_t last_fault_gpa, last_fault_error;
-	int fault_result;     /* not 0: what every fault answers */
-	uint64_t lost_pfn;    /* the frame of which the library was told; its fault is -EHWPOISON */
+	int fault_result; /* not 0: what every fault answers */
+	unsigned int
+	    retries;	   /* faults that find memory changing; the last of them is the end of it */
+	uint64_t lost_pfn; /* the frame of which the library was told; its fault is -EHWPOISON */
 	uint64_t nested_root; /* of quire_vcpu_set_nested(); 0: none */
 	unsigned int nested_roots, nested_flushes;
 	int maps;		   /* pages in the CPU's hands */

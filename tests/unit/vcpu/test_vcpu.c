@@ -589,6 +589,13 @@ static void test_memory_failure(void **state)
 	run_to_halt(vcpu);
 	assert_int_equal(guest64(vcpu, 0x400ffc), 7);
 	assert_true(!vcpu->lost_pfn);
+	/* And memory that changes for longer than an access that fails is tried. */
+	cpu_state(vcpu->cpu)->rip = GUEST_CODE;
+	cpu_state(vcpu->cpu)->halted = 0;
+	mprotect(vcpu->vm->ram + PAGED_LINEAR, 4096, PROT_NONE);
+	vcpu->retries = 1000;
+	run_to_halt(vcpu);
+	assert_int_equal(vcpu->retries, 0);
 }
 
 /* A flush request drops what was cached. */
