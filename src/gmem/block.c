@@ -156,14 +156,16 @@ static struct gmem_block *block_link(struct gmem_pages *pages, u64 block_no)
 
 struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
 {
-	bool fresh = unlikely(atomic_load_relaxed_u32(&pages->all_lost)) &&
-		     !gmem_block_find(pages, block_no);
 	struct gmem_block *block = block_link(pages, block_no);
 
 	if (!block)
 		return NULL;
-	if (unlikely(fresh))
-		block_lose_all(pages, block, block_no);
+	if (unlikely(!atomic_load_acquire_u32(&block->heard))) {
+		/* After the link, a full fence: pairs with the one in note_lost(). */
+		if (unlikely(atomic_load_relaxed_u32(&pages->all_lost)))
+			block_lose_all(pages, block, block_no);
+		atomic_store_release_u32(&block->heard, 1);
+	}
 	if (unlikely(atomic_load_relaxed_u32(&pages->any_lost)))
 		block_hear_lost(pages, block, block_no);
 	return block;

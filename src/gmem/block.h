@@ -27,6 +27,7 @@ struct gmem_block {
 	u64 *list;		      /* (a) frames of SCATTERED pages, or NULL */
 	u32 order;    /* (a) GMEM_BLOCK_ORDER: the host gave the block as one unit */
 	u32 gigantic; /* (a) of the first of 1 GiB: the host gave all its blocks as one unit */
+	u32 heard;    /* (a) whether all pages without a block were lost: asked since it is there */
 };
 
 static inline u32 gmem_block_state(const struct gmem_block *block, u32 off)

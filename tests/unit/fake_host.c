@@ -66,9 +66,13 @@ static const struct quire_platform fake_platform = {
 
 static void *fake_alloc(void *ctx, size_t size_bytes)
 {
+	void (*meanwhile)(void) = fake.meanwhile;
 	void *mem = NULL;
 
 	(void)ctx;
+	fake.meanwhile = NULL;
+	if (meanwhile)
+		meanwhile();
 	pthread_mutex_lock(&fake.lock);
 	if (++fake.allocs != fake.fail_at) {
 		mem = aligned_alloc(64, (size_bytes + 63) & ~(size_t)63);

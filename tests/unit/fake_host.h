@@ -26,8 +26,9 @@ struct fake_host {
 	pthread_mutex_t lock;
 	uint64_t live_allocs;
 	uint64_t live_bytes;
-	uint64_t allocs;  /* so far */
-	uint64_t fail_at; /* the alloc with this number fails; 0: none */
+	uint64_t allocs;	 /* so far */
+	uint64_t fail_at;	 /* the alloc with this number fails; 0: none */
+	void (*meanwhile)(void); /* what another thread does during the next alloc, once; or NULL */
 	uint64_t next_pfn;
 	uint32_t scatter; /* leave a gap between frames */
 	uint32_t huge;	  /* give order 9 where it is asked for and a block is empty */

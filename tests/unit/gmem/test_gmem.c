@@ -549,6 +549,33 @@ static void test_poison_of_many_without_memory(void **state)
 	end(&f);
 }
 
+static struct gmem_inode *losing;
+
+static void lose_many(void)
+{
+	for (u64 page = 0; page <= GMEM_LOST_PAGES; page++) {
+		fake.fail_at = fake.allocs + 1;
+		gmem_page_poison(&losing->pages, page);
+	}
+	fake.fail_at = 0;
+}
+
+/* The same while another thread makes their block. */
+static void test_poison_of_many_meanwhile(void **state)
+{
+	struct memslot slot = slot_of(0, FILE_PAGES);
+	struct gmem_lookup result;
+	struct fixture f;
+
+	begin(&f, QUIRE_VM_DEFAULT, 0, 0);
+	assert_int_equal(bind(&f, &slot, 0), 0);
+	losing = f.gmem->inode;
+	fake.meanwhile = lose_many;
+	for (u64 page = GMEM_LOST_PAGES + 1; page; page--)
+		assert_int_equal(lookup(&slot, page - 1, GMEM_SHARED, &result), -EHWPOISON);
+	end(&f);
+}
+
 /* A page costs a byte where frames are consecutive: under 0.1 % of what it holds. */
 static void test_metadata(void **state)
 {
@@ -757,6 +784,7 @@ int main(void)
 	    cmocka_unit_test(test_poison),
 	    cmocka_unit_test(test_poison_without_memory),
 	    cmocka_unit_test(test_poison_of_many_without_memory),
+	    cmocka_unit_test(test_poison_of_many_meanwhile),
 	    cmocka_unit_test(test_metadata),
 	    cmocka_unit_test(test_huge),
 	    cmocka_unit_test(test_release),
