@@ -6,8 +6,9 @@ input=$1 output=$2 ar=$3 objcopy=$4
 shift 4
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$@" -r -nostdlib -o "$folder/quire.o" -Wl,--whole-archive "$input"
+object=$folder/$(basename "$output" .a | sed s/^lib//).o
+"$@" -r -nostdlib -o "$object" -Wl,--whole-archive "$input"
 # The sources are compiled with hidden visibility; QUIRE_API makes an exception of what is public.
-"$objcopy" --localize-hidden "$folder/quire.o"
+"$objcopy" --localize-hidden "$object"
 rm -f "$output"
-"$ar" rcsD "$output" "$folder/quire.o"
+"$ar" rcsD "$output" "$object"

@@ -1,4 +1,4 @@
-"""Makes the Debian packages quire, libquire0 and libquire-dev from this tree.
+"""Makes the Debian packages quire, libquire0, libquire-process0 and libquire-dev from this tree.
 
 usage: package.py [--output FOLDER]
 
@@ -18,10 +18,13 @@ import tempfile
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 TEXTS = TREE / "tools/package"
-LIBRARY = "libquire.so.0"
+# The packages of a shared library each, and its soname without the number.
+LIBRARIES = {"libquire0": "libquire", "libquire-process0": "libquire-process"}
 # By the first pattern that fits; what none fits is of the command's package.
-CONTENTS = (("libquire-dev", r"usr/include/|.*/libquire\.(so|a)$|.*/quire\.pc$|.*/quire\.3"),
+CONTENTS = (("libquire-dev", r"usr/include/|.*/libquire(-process)?\.(so|a)$|.*/quire(-process)?\.pc$|"
+                              r".*/quire\.3"),
             ("libquire0", r".*/libquire\.so\.0[^/]*$"),
+            ("libquire-process0", r".*/libquire-process\.so\.0[^/]*$"),
             ("quire", r""))
 NAMES = tuple(name for name, _ in CONTENTS)
 
@@ -100,17 +103,17 @@ def add_texts(stage, name, when):
         shutil.copyfile(overrides, folder / name)
 
 
-def library_control(stage):
+def library_control(stage, package):
     """What makes other packages depend on the shared library, and ldconfig run."""
-    control = stage / "DEBIAN"
-    (control / "shlibs").write_text(f"libquire 0 libquire0 (>= {version()})\n")
+    control, library = stage / "DEBIAN", LIBRARIES[package]
+    (control / "shlibs").write_text(f"{library} 0 {package} (>= {version()})\n")
     (control / "triggers").write_text("activate-noawait ldconfig\n")
     names = run("nm", "-D", "--defined-only", "--with-symbol-versions",
-                next(stage.rglob(LIBRARY)).resolve()).split("\n")
+                next(stage.rglob(f"{library}.so.0")).resolve()).split("\n")
     symbols = sorted(line.split()[2].replace("@@", "@") for line in names if "@@" in line)
     tags = sorted({symbol.split("@")[1] for symbol in symbols})
     lines = [f" {symbol} {version()}" for symbol in symbols + [f"{tag}@{tag}" for tag in tags]]
-    (control / "symbols").write_text("\n".join([f"{LIBRARY} libquire0 #MINVER#", *lines, ""]))
+    (control / "symbols").write_text("\n".join([f"{library}.so.0 {package} #MINVER#", *lines, ""]))
 
 
 def needed_packages(stage, scratch):
@@ -143,7 +146,7 @@ def control_text(stage, name, scratch):
     rest = [line for line in source.splitlines() if line.startswith(("Maintainer", "Priority"))]
     first, _, *others = own.splitlines()
     architecture = run("dpkg", "--print-architecture").strip()
-    more = ["Multi-Arch: same"] if name == "libquire0" else []
+    more = ["Multi-Arch: same"] if name in LIBRARIES else []
     lines = [first, "Source: quire", f"Version: {version()}", f"Architecture: {architecture}",
              *more, *rest, f"Installed-Size: {size}", *others]
     if name == "quire":
@@ -156,8 +159,8 @@ def finish(stage, name, scratch, when, output):
     add_texts(stage, name, when)
     control = stage / "DEBIAN"
     control.mkdir()
-    if name == "libquire0":
-        library_control(stage)
+    if name in LIBRARIES:
+        library_control(stage, name)
     sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(stage)}\n"
             for path in sorted(stage.rglob("*"))
             if path.is_file() and not path.is_symlink() and control not in path.parents]

@@ -15,6 +15,8 @@ BUILD = pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else TREE / "bu
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 COMPILERS = (("gcc", "-std=c11"), ("clang", "-std=c11"),
              ("g++", "-std=c++17", "-x", "c++"), ("clang++", "-std=c++17", "-x", "c++"))
+PROCESS_SOURCES = [str(TREE / "examples/headers/process.c")]
+PROCESS_SAYS = "a VM of this process's own memory did what it should\n"
 SOURCES = [str(TREE / "examples/embed" / name) for name in ("embed.c", "hosted.c", "port.c")]
 
 
@@ -22,10 +24,12 @@ def run(*words, **more):
     return subprocess.run(words, text=True, check=True, stdout=subprocess.PIPE, **more).stdout
 
 
-def names_of_headers():
-    """Every function that a public header declares with QUIRE_API."""
+def names_of_headers(library="quire"):
+    """Every function that a public header of the library declares with QUIRE_API."""
     found = set()
     for path in (TREE / "include/quire").glob("*.h"):
+        if (path.stem == "process") != (library == "quire-process"):
+            continue
         text = re.sub(r"/\*.*?\*/|^#.*?$", "", path.read_text(), flags=re.S | re.M)
         found |= set(re.findall(r"QUIRE_API\b[^;(]*?\b(\w+)\(", text))
     return found
@@ -67,33 +71,60 @@ class Installed(unittest.TestCase):
         done = run(str(self.has("bin/quire")), "doctor", "--", "/bin/true")
         self.assertIn("/bin/true", done)
 
-    def test_names_of_the_shared_library(self):
-        library = str(self.lib / "libquire.so.0")
-        lines = run("nm", "-D", "--defined-only", "--with-symbol-versions", library).splitlines()
-        names = dict(line.split()[2].split("@@") for line in lines if "@@" in line)
-        self.assertEqual(set(names), names_of_headers())
-        self.assertLessEqual(set(names.values()), {"QUIRE_0.1"})
-        # What has no version is the version itself.
-        rest = {line.split()[2] for line in lines if "@@" not in line}
-        self.assertEqual(rest, set(names.values()))
-        self.assertIn("[libquire.so.0]", run("readelf", "-d", library))
+    def libraries(self):
+        """The name of each, its symbols' version, and what an archive leaves to others."""
+        yield "quire", "QUIRE_0.1", lambda name: name in {"memcpy", "memset", "memcmp"}
+        if self.has_process():
+            # libquire and libc.
+            yield "quire-process", "QUIRE_PROCESS_0.2", lambda name: not name.startswith("process_")
 
-    def test_names_of_the_archive(self):
-        archive = str(self.lib / "libquire.a")
-        self.assertEqual(run("ar", "t", archive).split(), ["quire.o"])
-        listed = run("nm", "--extern-only", "--format=posix", archive).splitlines()
-        names = [line.split() for line in listed if len(line.split()) > 1]
-        self.assertEqual({words[0] for words in names if words[1] != "U"}, names_of_headers())
-        self.assertLessEqual({words[0] for words in names if words[1] == "U"},
-                             {"memcpy", "memset", "memcmp"})
+    def has_process(self):
+        return bool(list(self.root.rglob("quire-process.pc")))
 
-    def build_and_run(self, compiler, link):
+    def test_names_of_the_shared_libraries(self):
+        for name, version, _ in self.libraries():
+            library = str(self.lib / f"lib{name}.so.0")
+            lines = run("nm", "-D", "--defined-only", "--with-symbol-versions",
+                        library).splitlines()
+            names = dict(line.split()[2].split("@@") for line in lines if "@@" in line)
+            self.assertEqual(set(names), names_of_headers(name))
+            self.assertLessEqual(set(names.values()), {version})
+            # What has no version is the version itself.
+            rest = {line.split()[2] for line in lines if "@@" not in line}
+            self.assertEqual(rest, set(names.values()))
+            self.assertIn(f"[lib{name}.so.0]", run("readelf", "-d", library))
+
+    def test_names_of_the_archives(self):
+        for name, _, is_elsewhere in self.libraries():
+            archive = str(self.lib / f"lib{name}.a")
+            self.assertEqual(run("ar", "t", archive).split(), [f"{name}.o"])
+            listed = run("nm", "--extern-only", "--format=posix", archive).splitlines()
+            names = [line.split() for line in listed if len(line.split()) > 1]
+            self.assertEqual({words[0] for words in names if words[1] not in "Uw"},
+                             names_of_headers(name))
+            self.assertEqual([words[0] for words in names
+                              if words[1] in "Uw" and not is_elsewhere(words[0])], [])
+
+    def build_and_run(self, compiler, link, package="quire", sources=SOURCES):
         """What the program printed, and the libraries that it names."""
-        flags = run("pkg-config", *link, "--cflags", "--libs", "quire", env=self.env).split()
-        program = str(self.root / "embed")
-        run(*compiler, *WARNINGS, *SOURCES, *flags, *link, "-o", program)
+        flags = run("pkg-config", *link, "--cflags", "--libs", package, env=self.env).split()
+        program = str(self.root / "program")
+        run(*compiler, *WARNINGS, *sources, *flags, *link, "-o", program)
         needed = run("readelf", "-d", program)
         return run(program, env=self.env), re.findall(r"NEEDED.*\[(.*)\]", needed)
+
+    def test_programs_with_this_process_as_host(self):
+        if not self.has_process():
+            self.skipTest("not for this machine")
+        for compiler in COMPILERS:
+            with self.subTest(compiler=compiler):
+                said, needed = self.build_and_run(compiler, (), "quire-process", PROCESS_SOURCES)
+                self.assertEqual(said, PROCESS_SAYS)
+                self.assertLessEqual({"libquire-process.so.0", "libquire.so.0"}, set(needed))
+                said, needed = self.build_and_run(compiler, ("-static",), "quire-process",
+                                                  PROCESS_SOURCES)
+                self.assertEqual(said, PROCESS_SAYS)
+                self.assertEqual(needed, [])
 
     def test_programs(self):
         for compiler in COMPILERS:

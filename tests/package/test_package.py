@@ -30,7 +30,7 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/r
 for folder in proc dev sys; do mount --rbind "/$folder" "$1/root/$folder"; done
 mkdir -p "$1/root/mnt/packages" "$1/root/mnt/tree/examples"
 cp "$2"/*.deb "$1/root/mnt/packages"
-cp -r "$3/examples/embed" "$1/root/mnt/tree/examples"
+cp -r "$3/examples/embed" "$3/examples/headers" "$1/root/mnt/tree/examples"
 cp "$4" "$1/root/mnt/private-vm"
 exec chroot "$1/root" sh -euc "$5"
 """
@@ -38,7 +38,7 @@ USE = r"""
 cd /mnt
 find /usr /etc -xdev | sort > before
 dpkg -i packages/*.deb
-dpkg --verify quire libquire0 libquire-dev
+dpkg --verify quire libquire0 libquire-process0 libquire-dev
 quire version
 cd /
 quire run -- /mnt/private-vm
@@ -49,7 +49,11 @@ readelf -d shared | grep -F "[libquire.so.0]"
 gcc -static embed.c hosted.c port.c $(pkg-config --static --cflags --libs quire) -o static && ./static
 quire run -- ./static
 g++ -std=c++17 -x c++ embed.c hosted.c port.c $(pkg-config --cflags --libs quire) -o cpp && ./cpp
-dpkg -P quire libquire-dev libquire0
+cd ../headers
+gcc process.c $(pkg-config --cflags --libs quire-process) -o shared && ./shared
+readelf -d shared | grep -F "[libquire-process.so.0]"
+gcc -static process.c $(pkg-config --static --cflags --libs quire-process) -o static && ./static
+dpkg -P quire libquire-dev libquire-process0 libquire0
 cd /mnt
 find /usr /etc -xdev | sort > after
 diff before after
@@ -119,7 +123,7 @@ class Packages(unittest.TestCase):
 
     def test_names(self):
         self.assertEqual([path.name.split("_")[0] for path in self.packages],
-                         ["libquire-dev", "libquire0", "quire"])
+                         ["libquire-dev", "libquire-process0", "libquire0", "quire"])
 
     def installed(self, script):
         """What a script says in a copy of this root with the packages in /mnt/packages."""
@@ -160,6 +164,8 @@ class Packages(unittest.TestCase):
     def test_installed_used_and_removed(self):
         text = self.installed(USE)
         self.assertEqual(text.count("console: 42\n"), 4, text)
+        self.assertEqual(text.count("a VM of this process's own memory did what it should\n"), 2,
+                         text)
         self.assertIn("nothing is left", text)
 
 
