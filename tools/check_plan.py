@@ -210,7 +210,7 @@ def arm64_checks():
 
 
 def is_walker(record):
-    return record["name"].startswith("kernel-")
+    return record["name"].startswith(("kernel-", "walkers-"))
 
 
 def walker_checks():

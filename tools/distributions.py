@@ -15,8 +15,9 @@ ROOTS = {
     "debian-13": ("trixie", "sid", debian.mirror(), "main"),
     "ubuntu-24.04": ("noble", "gutsy", "http://archive.ubuntu.com/ubuntu", "main,universe"),
 }
-# The mounts go with the namespace. The root has a /dev of its own, without the machine's /dev/kvm.
-INSIDE = """set -eu
+# What a root needs; it goes with the namespace of mounts. /dev is its own, without the machine's
+# /dev/kvm.
+MOUNTS = """set -eu
 mount -t proc proc "$1/proc"
 mount -t sysfs -o ro sysfs "$1/sys"
 mount -t tmpfs tmpfs "$1/dev"
@@ -29,6 +30,9 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$1/dev/pts"
 ln -s pts/ptmx "$1/dev/ptmx"
 ln -s /proc/self/fd "$1/dev/fd"
 mount -t tmpfs tmpfs "$1/dev/shm"
+"""
+APART = ("unshare", "--mount", "--propagation", "private")
+INSIDE = MOUNTS + """
 exec chroot "$1" sh -c 'cd /quire && exec ./dev test --quick'
 """
 
@@ -85,8 +89,7 @@ def main(argv):
         print(error)
         return 77
     copy_tree(folder)
-    return subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", INSIDE,
-                           "sh", str(folder)], check=False).returncode
+    return subprocess.run([*APART, "sh", "-c", INSIDE, "sh", str(folder)], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -123,8 +123,10 @@ def needed_packages(stage, scratch):
     folder = scratch / "debian"
     folder.mkdir(exist_ok=True)
     (folder / "control").write_text((TEXTS / "control").read_text())
-    found = run("dpkg-shlibdeps", "-O", "--ignore-missing-info", *[f"-e{p}" for p in programs],
-                cwd=scratch) if programs else ""
+    # A library of ours may need another, whose package control names.
+    ours = {library.parent for library in scratch.glob("stages/libquire0/**/libquire.so.0")}
+    found = run("dpkg-shlibdeps", "-O", "--ignore-missing-info", *[f"-l{path}" for path in ours],
+                *[f"-e{path}" for path in programs], cwd=scratch) if programs else ""
     match = re.search(r"^shlibs:Depends=(.*)$", found, re.M)
     return match.group(1) if match else ""
 

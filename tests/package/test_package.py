@@ -7,6 +7,7 @@ usage: test_package.py PROGRAM   (a KVM program: examples/private-vm)
 """
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ import unittest
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
 
+import debian  # noqa: E402
+import distributions  # noqa: E402
 import package  # noqa: E402
 import program  # noqa: E402
 
@@ -64,8 +67,7 @@ echo nothing is left
 # What a user has before the first command of a tutorial.
 PREPARED = """
 export PACKAGES=/mnt/packages TREE=/mnt/tree
-mkdir /mnt/work
-cd /mnt/work
+cd "$(mktemp -d)"
 set -x
 """
 # What a runner of GitHub's sets for an action; INPUTS are this step's.
@@ -80,6 +82,11 @@ cd /mnt
 def blocks(path):
     """The shell commands that a document tells its reader to type."""
     return "\n".join(re.findall(r"^```sh\n(.*?)^```$", path.read_text(), re.M | re.S))
+
+
+def tutorial(name):
+    """A tutorial of those who use a package, as a script."""
+    return PREPARED + blocks(TREE / f"docs/tutorials/{name}.md")
 
 
 def steps(path, inputs):
@@ -134,14 +141,39 @@ class Packages(unittest.TestCase):
         return text
 
     def test_tutorial_ci(self):
-        text = self.installed(PREPARED + blocks(TREE / "docs/tutorials/ci.md"))
+        text = self.installed(tutorial("ci"))
         self.assertEqual(text.count("the guest says 7\nexit reason 5\n"), 3, text)
         self.assertRegex(text, r'\n"exits": [1-9]', text)
 
     def test_tutorial_embedding(self):
-        text = self.installed(PREPARED + blocks(TREE / "docs/tutorials/embedding.md"))
+        text = self.installed(tutorial("embedding"))
         self.assertEqual(text.count("a fault at 0x103008, error code 0x2: 5\n"), 2, text)
         self.assertEqual(text.count("the second access found the page"), 2, text)
+
+    @unittest.skipUnless(shutil.which("debootstrap"), "no debootstrap")
+    def test_in_a_fresh_root(self):
+        """The container's plain folder, and in it the tutorials of those who use a package."""
+        root = self.folder / "root"
+        self.addCleanup(said_by, *program.as_root("rm", "-rf", root))
+        status, text = said_by(*program.as_root("sh", TREE / "tools/container/make_root.sh", root,
+                                                self.folder / "first", "bookworm", debian.mirror()))
+        self.assertEqual(status, 0, text[-4000:])
+        copy = 'mkdir -p "$1/mnt/tree/examples" && cp -r "$2" "$1/mnt/packages" && ' \
+               'cp -r "$3/examples/embed" "$1/mnt/tree/examples" && cp "$4" "$1/mnt/private-vm" && ' \
+               'cp /etc/resolv.conf "$1/etc"'
+        status, text = said_by(*program.as_root("sh", "-c", copy, "sh"), root,
+                               self.folder / "first", TREE, PROGRAM)
+        self.assertEqual(status, 0, text)
+        for script, wanted, times in (
+                ("quire run -- /mnt/private-vm", "All as it should be.\n", 1),
+                (tutorial("ci"), "the guest says 7\nexit reason 5\n", 3),
+                (tutorial("embedding"), "the second access found the page", 2)):
+            status, text = said_by(*program.as_root(*distributions.APART, "sh", "-c",
+                                                    distributions.MOUNTS +
+                                                    'exec chroot "$1" sh -euc "$2"', "sh"),
+                                   root, script)
+            self.assertEqual(status, 0, text)
+            self.assertEqual(text.count(wanted), times, text)
 
     def test_tutorial_races(self):
         """It is about this tree: its commands build what they need, and change nothing."""
