@@ -35,6 +35,9 @@
 #define CR0_CD (UINT64_C(1) << 30)
 #define CR0_PG (UINT64_C(1) << 31)
 
+/* The rest of CR3 is where the tables are. */
+#define CR3_PCID UINT64_C(0xfff)
+
 #define CR4_VME (UINT64_C(1) << 0)
 #define CR4_PVI (UINT64_C(1) << 1)
 #define CR4_TSD (UINT64_C(1) << 2)
@@ -52,6 +55,7 @@
 #define CR4_OSXSAVE (UINT64_C(1) << 18)
 #define CR4_SMEP (UINT64_C(1) << 20)
 #define CR4_SMAP (UINT64_C(1) << 21)
+#define CR4_PKE (UINT64_C(1) << 22)
 
 #define EFER_SCE (UINT64_C(1) << 0)
 #define EFER_LME (UINT64_C(1) << 8)
@@ -66,6 +70,7 @@
 #define XSTATE_X87 (UINT64_C(1) << 0)
 #define XSTATE_SSE (UINT64_C(1) << 1)
 #define XSTATE_AVX (UINT64_C(1) << 2)
+#define XSTATE_PKRU (UINT64_C(1) << 9)
 
 enum vector {
 	VECTOR_DE = 0,

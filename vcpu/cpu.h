@@ -34,6 +34,7 @@ struct cpu_state {
 	struct cpu_table gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer;
 	uint64_t xcr0;
+	uint32_t pkru; /* rights by protection key */
 	uint64_t dr[4], dr6, dr7;
 	/* MSRs that instructions use; all others belong to cpu_ops. */
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat;

@@ -120,6 +120,7 @@ struct cpu {
 	/* What the translations were made under; cpu_state_changed() compares. */
 	struct {
 		uint64_t cr0, cr3, cr4, efer;
+		uint32_t pkru;
 	} seen;
 	struct svm svm;
 	struct input_ahead ahead;

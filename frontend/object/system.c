@@ -101,7 +101,7 @@ static long has_attr(struct ioctl_call *call)
 static long get_attr(struct ioctl_call *call)
 {
 	const struct kvm_device_attr *attr = call->data;
-	uint64_t components = XSTATE_X87 | XSTATE_SSE;
+	uint64_t components = cpuid_supported_xcr0();
 	long error = has_attr(call);
 
 	return error ? error : user_copy_out(attr->addr, &components, sizeof(components));

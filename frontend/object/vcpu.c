@@ -98,6 +98,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	state->interrupt_injected = 0;
 	if (!init) {
 		state->pat = UINT64_C(0x0007040600070406);
+		state->pkru = 0;
 		state->tsc_offset = vcpu->vm->tsc_offset;
 		msr_reset(vcpu);
 	}

@@ -15,6 +15,7 @@
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
 #include "vcpu/arch.h"
+#include "vcpu/exec/fpu_image.h"
 #include "vcpu/svm/vmcb.h"
 
 #define BIT(n) (UINT32_C(1) << (n))
@@ -22,7 +23,7 @@
 #define MAX_BASIC_LEAF 0xdu
 #define MAX_EXTENDED_LEAF 0x80000008u
 #define LEAF_SVM SVM_CPUID_LEAF
-#define XSAVE_BYTES 576u
+#define XSAVE_BYTES 576u /* of an image without extended components */
 
 /* Leaf 1, ECX. */
 #define F1_SSE3 BIT(0)
@@ -50,6 +51,8 @@
 /* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. ECX: UMIP. */
 #define F7_EBX (BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(20))
 #define F7_ECX BIT(2)
+#define F7_PKU BIT(3)
+#define F7_OSPKE BIT(4)
 #define F7_RDPID BIT(22)
 #define F7_EDX BIT(29) /* the MSR that says which errors the processor has not */
 /* Leaf 80000001. ECX: LAHF, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode. */
@@ -98,6 +101,41 @@ bool cpuid_host_is_amd(void)
 	return b == 0x68747541 || b == 0x6f677948;
 }
 
+/*
+ * As in KVM, keys need a second stage, as the library shadows no tables with them, and a machine
+ * that has them: clients ask its CPUID where PKRU is in an XSAVE image.
+ */
+uint64_t cpuid_supported_xcr0(void)
+{
+	bool has_keys = system_has_tdp() && fpu_machine_has_keys();
+
+	return XSTATE_X87 | XSTATE_SSE | (has_keys ? XSTATE_PKRU : 0);
+}
+
+static uint32_t xsave_bytes(uint64_t xcr0)
+{
+	return xcr0 & XSTATE_PKRU ? fpu_pkru_offset() + XSAVE_PKRU_BYTES : XSAVE_BYTES;
+}
+
+static void append_xsave(struct vcpu_cpuid *list)
+{
+	uint64_t xcr0 = cpuid_supported_xcr0();
+	struct kvm_cpuid_entry2 *entry = append(list, 0xd, 0);
+
+	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+	entry->eax = (uint32_t)xcr0;
+	entry->ebx = XSAVE_BYTES;
+	entry->ecx = xsave_bytes(xcr0);
+	entry = append(list, 0xd, 1);
+	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+	if (!(xcr0 & XSTATE_PKRU))
+		return;
+	entry = append(list, 0xd, XSAVE_PKRU_COMPONENT);
+	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+	entry->eax = XSAVE_PKRU_BYTES;
+	entry->ebx = fpu_pkru_offset();
+}
+
 static void append_basic(struct vcpu_cpuid *list)
 {
 	struct kvm_cpuid_entry2 *entry = append_host(list, 0, 0);
@@ -120,22 +158,14 @@ static void append_basic(struct vcpu_cpuid *list)
 	entry = append(list, 7, 0);
 	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 	entry->ebx = F7_EBX;
-	entry->ecx = F7_ECX;
+	entry->ecx = F7_ECX | (cpuid_supported_xcr0() & XSTATE_PKRU ? F7_PKU : 0);
 	entry->edx = F7_EDX;
 	for (uint32_t i = 0; i < 2; i++) {
 		entry = append(list, 0xb, i);
 		entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 		entry->ecx = i;
 	}
-	for (uint32_t i = 0; i < 2; i++) {
-		entry = append(list, 0xd, i);
-		entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-		if (!i) {
-			entry->eax = 3;
-			entry->ebx = XSAVE_BYTES;
-			entry->ecx = XSAVE_BYTES;
-		}
-	}
+	append_xsave(list);
 }
 
 static void append_kvm(struct vcpu_cpuid *list)
@@ -353,7 +383,8 @@ static bool loses_unhalt(const struct vcpu *vcpu, uint32_t leaf)
 /* What the vCPU's own state says in place of the client. */
 static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 {
-	bool osxsave = cpu_state(vcpu->cpu)->cr4 >> 18 & 1;
+	const struct cpu_state *state = cpu_state(vcpu->cpu);
+	bool osxsave = (state->cr4 & CR4_OSXSAVE) != 0;
 
 	if (entry->function == 1) {
 		entry->ecx &= ~F1_OSXSAVE;
@@ -368,8 +399,12 @@ static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 		entry->edx &= ~F1_APIC;
 		if (lapic_get_base(vcpu) & APIC_BASE_ENABLE)
 			entry->edx |= F1_APIC;
+	} else if (entry->function == 7 && entry->index == 0) {
+		entry->ecx &= ~F7_OSPKE;
+		if ((state->cr4 & CR4_PKE) && (entry->ecx & F7_PKU))
+			entry->ecx |= F7_OSPKE;
 	} else if (entry->function == 0xd && entry->index == 0) {
-		entry->ebx = XSAVE_BYTES;
+		entry->ebx = xsave_bytes(state->xcr0);
 	} else if (entry->function > KVM_CPUID_SIGNATURE && entry->function < PV_BASE_END &&
 		   loses_unhalt(vcpu, entry->function)) {
 		entry->eax &= ~BIT(KVM_FEATURE_PV_UNHALT);

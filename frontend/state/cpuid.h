@@ -17,6 +17,8 @@ enum cpuid_register { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 
 /* What KVM_GET_SUPPORTED_CPUID says. */
 void cpuid_supported(struct vcpu_cpuid *list);
+/* The components of XCR0 that some guest may have. */
+uint64_t cpuid_supported_xcr0(void);
 /*
  * What a processor that @list describes answers. False: no entry does, as past the last leaf of
  * AMD's; @entry is then zeros, but for the levels of a topology.

@@ -43,6 +43,12 @@ long vcpu_set_fpu(struct ioctl_call *call)
 	return 0;
 }
 
+/* What XCR0 may have set: x87 on every processor, the rest by the guest's leaf d. */
+static uint64_t xcr0_allowed(const struct vcpu *vcpu)
+{
+	return XSTATE_X87 | (cpuid_register(vcpu, 0xd, CPUID_EAX) & cpuid_supported_xcr0());
+}
+
 long vcpu_get_xsave(struct ioctl_call *call)
 {
 	struct vcpu *vcpu = call->object;
@@ -53,7 +59,9 @@ long vcpu_get_xsave(struct ioctl_call *call)
 	image->legacy.mxcsr = state->mxcsr;
 	image->legacy.mxcsr_mask = MXCSR_MASK;
 	memcpy(image->legacy.xmm, state->xmm, sizeof(image->legacy.xmm));
-	image->header.present = XSTATE_KNOWN;
+	image->header.present = xcr0_allowed(vcpu) | XSTATE_SSE;
+	if (image->header.present & XSTATE_PKRU)
+		memcpy((char *)call->data + fpu_pkru_offset(), &state->pkru, sizeof(state->pkru));
 	return 0;
 }
 
@@ -62,7 +70,7 @@ static bool xsave_valid(const struct xsave_image *image)
 	static const uint64_t zero[6];
 	uint64_t present = image->header.present;
 
-	if ((present & ~(uint64_t)XSTATE_KNOWN) || image->header.compaction ||
+	if ((present & ~cpuid_supported_xcr0()) || image->header.compaction ||
 	    memcmp(image->header.reserved, zero, sizeof(zero)))
 		return false;
 	/* MXCSR is checked only where the header names some state. */
@@ -85,6 +93,10 @@ long vcpu_set_xsave(struct ioctl_call *call)
 	if (present)
 		state->mxcsr = legacy->mxcsr;
 	memcpy(state->xmm, present & XSTATE_SSE ? legacy->xmm : initial.xmm, sizeof(state->xmm));
+	state->pkru = 0;
+	if (present & XSTATE_PKRU)
+		memcpy(&state->pkru, (const char *)call->data + fpu_pkru_offset(),
+		       sizeof(state->pkru));
 	cpu_state_changed(vcpu->cpu);
 	return 0;
 }
@@ -98,12 +110,6 @@ long vcpu_get_xcrs(struct ioctl_call *call)
 	xcrs->xcrs[0].xcr = 0;
 	xcrs->xcrs[0].value = cpu_state(vcpu->cpu)->xcr0;
 	return 0;
-}
-
-/* What XCR0 may have set: x87 on every processor, the rest by the guest's leaf d. */
-static uint64_t xcr0_allowed(const struct vcpu *vcpu)
-{
-	return XSTATE_X87 | (cpuid_register(vcpu, 0xd, CPUID_EAX) & XSTATE_KNOWN);
 }
 
 long vcpu_set_xcrs(struct ioctl_call *call)

@@ -232,6 +232,43 @@ static void state_in_leaf_1(void)
 	machine_close(&machine);
 }
 
+/* OSPKE follows CR4.PKE, and the size of an XSAVE image XCR0. */
+static void state_of_keys(void)
+{
+	struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = 0x203}}};
+	uint64_t offset;
+	int has_keys;
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct machine machine;
+
+	flat_open(&machine, MACHINE_IRQCHIP);
+	regs = guest_cpuid(&machine, 7, 0);
+	has_keys = (regs.rcx & 8) != 0;
+	CHECK(!(regs.rcx & 0x10), "ecx %llx", regs.rcx);
+	regs = guest_cpuid(&machine, 0xd, 9);
+	offset = regs.rbx;
+	CHECK(has_keys ? regs.rax == 8 && offset >= 576 : !regs.rax, "eax %llu, ebx %llu", regs.rax,
+	      regs.rbx);
+	regs = guest_cpuid(&machine, 0xd, 0);
+	CHECK(regs.rbx == 576 && regs.rcx == (has_keys ? offset + 8 : 576), "ebx %llu, ecx %llu",
+	      regs.rbx, regs.rcx);
+	if (!has_keys) {
+		/* The machine has none. */
+		machine_close(&machine);
+		return;
+	}
+	WORKS(ioctl(machine.vcpu, KVM_GET_SREGS, &sregs));
+	sregs.cr4 |= 1u << 22;
+	WORKS(ioctl(machine.vcpu, KVM_SET_SREGS, &sregs));
+	WORKS(ioctl(machine.vcpu, KVM_SET_XCRS, &xcrs));
+	regs = guest_cpuid(&machine, 7, 0);
+	CHECK((regs.rcx & 0x18) == 0x18, "ecx %llx", regs.rcx);
+	regs = guest_cpuid(&machine, 0xd, 0);
+	CHECK(regs.rbx == offset + 8, "ebx %llu", regs.rbx);
+	machine_close(&machine);
+}
+
 /* A guest whose HLT does not exit is not told of kicks that end it. */
 static void without_unhalt(void)
 {
@@ -266,6 +303,7 @@ int main(void)
 	fixed_after_a_run();
 	past_the_last();
 	state_in_leaf_1();
+	state_of_keys();
 	without_unhalt();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;

@@ -1,4 +1,5 @@
 /* The state calls of a vCPU: what KVM takes, what it refuses, and what it says afterwards. */
+#include <cpuid.h>
 #include <fcntl.h>
 #include <linux/kvm_para.h>
 #include <signal.h>
@@ -193,6 +194,55 @@ static void xsave(void)
 		FAILS(ioctl(vcpu, KVM_SET_XSAVE, image), EINVAL);
 		header[word] = 0;
 	}
+	machine_close();
+	free(image);
+	free(after);
+}
+
+/* 0: the machine has no protection keys, and so no guest. */
+static uint32_t pkru_offset(void)
+{
+	uint32_t a = 0, b = 0, c = 0, d = 0;
+
+	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(c & 8) ||
+	    !__get_cpuid_count(0xd, 9, &a, &b, &c, &d))
+		return 0;
+	return b;
+}
+
+static void without_keys(void)
+{
+	struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = 0x203}}};
+
+	machine_open(0);
+	cpuid_set();
+	FAILS(ioctl(vcpu, KVM_SET_XCRS, &xcrs), EINVAL);
+	machine_close();
+}
+
+/* PKRU is a component that a CPUID with keys has. */
+static void xsave_keys(void)
+{
+	struct kvm_xsave *image = calloc(1, sizeof(*image)), *after = calloc(1, sizeof(*after));
+	uint64_t *header = (uint64_t *)((uint8_t *)image + 512);
+	struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = 0x203}}};
+	const uint32_t word = pkru_offset() / 4;
+
+	machine_open(0);
+	FAILS(ioctl(vcpu, KVM_SET_XCRS, &xcrs), EINVAL);
+	cpuid_set();
+	WORKS(ioctl(vcpu, KVM_SET_XCRS, &xcrs));
+	WORKS(ioctl(vcpu, KVM_GET_XSAVE, image));
+	CHECK(header[0] == 0x203 && !image->region[word], "a new vCPU has components %llx",
+	      (unsigned long long)header[0]);
+	image->region[word] = 0x55555554;
+	WORKS(ioctl(vcpu, KVM_SET_XSAVE, image));
+	WORKS(ioctl(vcpu, KVM_GET_XSAVE, after));
+	CHECK(after->region[word] == 0x55555554, "PKRU is %x", after->region[word]);
+	header[0] = 3;
+	WORKS(ioctl(vcpu, KVM_SET_XSAVE, image));
+	WORKS(ioctl(vcpu, KVM_GET_XSAVE, after));
+	CHECK(!after->region[word], "PKRU was not there, and is %x", after->region[word]);
 	machine_close();
 	free(image);
 	free(after);
@@ -407,7 +457,8 @@ static void system_attributes(void)
 
 	WORKS(ioctl(kvm, KVM_HAS_DEVICE_ATTR, &attr));
 	WORKS(ioctl(kvm, KVM_GET_DEVICE_ATTR, &attr));
-	CHECK(components == 3, "components %llx", (unsigned long long)components);
+	CHECK(components == (pkru_offset() ? 0x203 : 3), "components %llx",
+	      (unsigned long long)components);
 	attr.addr = 8;
 	FAILS(ioctl(kvm, KVM_GET_DEVICE_ATTR, &attr), EFAULT);
 	attr.attr = 1;
@@ -613,6 +664,10 @@ int main(void)
 	sregs_with_cpuid();
 	sregs2();
 	xsave();
+	if (pkru_offset())
+		xsave_keys();
+	else
+		without_keys();
 	xcrs();
 	fpu_without_mxcsr();
 	mp_states();

@@ -12,7 +12,7 @@ static const struct insn_desc *const tables[] = {
     exec_bit_table,	    exec_string_table, exec_io_table,	   exec_control_table,
     exec_system_table,	    exec_sse_table,    exec_sse_int_table, exec_sse_float_table,
     exec_sse_shuffle_table, exec_x87_table,    exec_xsave_table,   exec_bits_table,
-    exec_svm_table,	    exec_bcd_table,    exec_mmx_table,
+    exec_svm_table,	    exec_bcd_table,    exec_mmx_table,	   exec_paging_table,
 };
 
 /* Two tables may know one mnemonic (MOVSD, CMPSD): the first whose binder accepts wins. */

@@ -100,6 +100,7 @@ static const uint16_t feature_of_set[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
     SET(SMAP, SMAP),
     SET(CLFLUSHOPT, CLFLUSHOPT),
     SET(CLWB, CLWB),
+    SET(PKU, PKU),
     SET(RDPID, RDPID),
     SET(SERIALIZE, SERIALIZE),
     SET(RDTSCP, RDTSCP),

@@ -18,7 +18,8 @@
 	X(FSGSBASE, 7, 0, 1, 0) X(BMI1, 7, 0, 1, 3) X(BMI2, 7, 0, 1, 8)               \
 	X(INVPCID, 7, 0, 1, 10) X(RDSEED, 7, 0, 1, 18) X(ADX, 7, 0, 1, 19)            \
 	X(SMAP, 7, 0, 1, 20) X(CLFLUSHOPT, 7, 0, 1, 23) X(CLWB, 7, 0, 1, 24)          \
-	X(RDPID, 7, 0, 2, 22) X(MOVDIRI, 7, 0, 2, 27) X(SERIALIZE, 7, 0, 3, 14)       \
+	X(PKU, 7, 0, 2, 3) X(RDPID, 7, 0, 2, 22) X(MOVDIRI, 7, 0, 2, 27)              \
+	X(SERIALIZE, 7, 0, 3, 14)                                                     \
 	X(XSAVEOPT, 0xd, 1, 0, 0) X(XSAVEC, 0xd, 1, 0, 1)                             \
 	X(LAHF, 0x80000001, 0, 2, 0) X(LZCNT, 0x80000001, 0, 2, 5)                    \
 	X(SYSCALL, 0x80000001, 0, 3, 11) X(RDTSCP, 0x80000001, 0, 3, 27)

@@ -109,11 +109,12 @@ extern const struct insn_desc exec_sse_table[];	    /* SSE .. SSE4.2: moves */
 extern const struct insn_desc exec_sse_int_table[];
 extern const struct insn_desc exec_sse_float_table[];
 extern const struct insn_desc exec_sse_shuffle_table[];
-extern const struct insn_desc exec_mmx_table[];	  /* MMX registers */
-extern const struct insn_desc exec_x87_table[];	  /* x87 */
-extern const struct insn_desc exec_xsave_table[]; /* FXSAVE, XSAVE, MXCSR */
-extern const struct insn_desc exec_svm_table[];	  /* VMRUN and its kin */
-extern const struct insn_desc exec_bcd_table[];	  /* DAA .. AAD, BOUND, ARPL, SALC */
-extern const struct insn_desc exec_bits_table[];  /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
+extern const struct insn_desc exec_mmx_table[];	   /* MMX registers */
+extern const struct insn_desc exec_x87_table[];	   /* x87 */
+extern const struct insn_desc exec_xsave_table[];  /* FXSAVE, XSAVE, MXCSR */
+extern const struct insn_desc exec_svm_table[];	   /* VMRUN and its kin */
+extern const struct insn_desc exec_bcd_table[];	   /* DAA .. AAD, BOUND, ARPL, SALC */
+extern const struct insn_desc exec_paging_table[]; /* INVLPG, INVPCID, protection keys */
+extern const struct insn_desc exec_bits_table[];   /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
 
 #endif

@@ -1,4 +1,4 @@
-/* Control and debug registers, MSRs, XCR0, CPUID, time stamp, TLB instructions. */
+/* Control and debug registers, MSRs, XCR0, CPUID, time stamp, caches. */
 #include <x86intrin.h>
 
 #include "vcpu/decode/code.h"
@@ -15,7 +15,6 @@
 #include "vcpu/svm/nested.h"
 #include "vcpu/svm/svm.h"
 
-#define CR3_PCID UINT64_C(0xfff)
 #define CR3_NO_FLUSH (UINT64_C(1) << 63)
 
 static enum step general_protection(struct cpu *cpu)
@@ -147,6 +146,7 @@ static uint64_t cr4_known(struct cpu *cpu)
 	known |= leaf7[1] >> 7 & 1 ? CR4_SMEP : 0;
 	known |= leaf7[1] >> 20 & 1 ? CR4_SMAP : 0;
 	known |= leaf7[2] >> 2 & 1 ? CR4_UMIP : 0;
+	known |= leaf7[2] >> 3 & 1 ? CR4_PKE : 0;
 	return known;
 }
 
@@ -666,64 +666,6 @@ static enum step xsetbv(struct cpu *cpu, const struct op *op)
 	return STEP_END;
 }
 
-static enum step invlpg(struct cpu *cpu, const struct op *op)
-{
-	uint64_t linear =
-	    op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
-	enum step step;
-
-	if (cpu->code_bytes != 8)
-		linear = (uint32_t)linear;
-	if (cpu->cpl)
-		return general_protection(cpu);
-	step = svm_intercept(cpu, INTERCEPT_INVLPG);
-	if (step)
-		return step;
-	tlb_invlpg(cpu, linear);
-	mmu_paging_changed(cpu);
-	return STEP_END;
-}
-
-enum invpcid_type { INVPCID_ADDRESS, INVPCID_ONE, INVPCID_ALL, INVPCID_ALL_LOCAL };
-
-/* Translations carry no PCID: all there are, but for global ones, are of the one in CR3. */
-static void invpcid_flush(struct cpu *cpu, enum invpcid_type type, const uint64_t descriptor[2])
-{
-	uint64_t now = cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0;
-	int is_other = type <= INVPCID_ONE && descriptor[0] != now;
-
-	if (is_other)
-		code_serialise(cpu);
-	else if (type == INVPCID_ADDRESS)
-		tlb_invlpg(cpu, descriptor[1]);
-	else if (type == INVPCID_ALL)
-		tlb_flush_all(cpu);
-	else
-		tlb_flush_non_global(cpu);
-}
-
-static enum step invpcid(struct cpu *cpu, const struct op *op)
-{
-	uint64_t type = reg_get(cpu, op->dst, cpu->code_bytes == 8 ? 8 : 4), linear;
-	uint64_t descriptor[2];
-	enum step step;
-
-	if (cpu->cpl || type > INVPCID_ALL_LOCAL)
-		return general_protection(cpu);
-	step = op_linear(cpu, op, &linear);
-	if (!step)
-		step = mem_read(cpu, linear, descriptor, sizeof(descriptor));
-	if (step)
-		return step;
-	if ((descriptor[0] & ~CR3_PCID) ||
-	    (type == INVPCID_ADDRESS && !is_canonical(descriptor[1])) ||
-	    (type <= INVPCID_ONE && descriptor[0] && !(cpu->s.cr4 & CR4_PCIDE)))
-		return general_protection(cpu);
-	invpcid_flush(cpu, (enum invpcid_type)type, descriptor);
-	mmu_paging_changed(cpu);
-	return STEP_END;
-}
-
 static enum step cache_privileged(struct cpu *cpu, const struct op *op)
 {
 	enum step step;
@@ -771,8 +713,6 @@ const struct insn_desc exec_control_table[] = {
     {ZYDIS_MNEMONIC_CPUID, cpuid, NULL, 0},
     {ZYDIS_MNEMONIC_XGETBV, xgetbv, NULL, 0},
     {ZYDIS_MNEMONIC_XSETBV, xsetbv, NULL, 0},
-    {ZYDIS_MNEMONIC_INVLPG, invlpg, NULL, 0},
-    {ZYDIS_MNEMONIC_INVPCID, invpcid, NULL, 0},
     {ZYDIS_MNEMONIC_WBINVD, cache_privileged, NULL, INTERCEPT_WBINVD},
     {ZYDIS_MNEMONIC_INVD, cache_privileged, NULL, INTERCEPT_INVD},
     {ZYDIS_MNEMONIC_CLFLUSH, cache_line, NULL, 0},

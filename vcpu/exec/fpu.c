@@ -1,6 +1,8 @@
 /* Running single x87 instructions on the host's unit with the guest's state in it. */
 #include "vcpu/exec/fpu.h"
 
+#include <cpuid.h>
+
 void fpu_init(struct cpu *cpu)
 {
 	cpu->s.fcw = FCW_RESET;
@@ -52,4 +54,44 @@ __attribute__((noinline)) uint64_t fpu_run(struct fpu_image *image, fpu_kernel k
 	flags = kernel(memory, flags);
 	asm volatile("fxsave64 %0\n\tfxrstor64 %1" : "=m"(*image) : "m"(host) : XMM_CLOBBERS);
 	return flags;
+}
+
+#define LEAF_XSAVE 0xdu
+#define LEAF_FEATURES 7u
+#define FEATURE_PKU 3 /* ECX */
+#define INTEL_PKRU_OFFSET 2688u
+
+/* The offset, and whether it is the machine's: asked once, as CPUID takes long in a virtual
+ * machine.
+ */
+#define IS_OWN (UINT32_C(1) << 31)
+static uint32_t pkru_place;
+
+static uint32_t find_pkru(void)
+{
+	uint32_t a, b, c, d, place = INTEL_PKRU_OFFSET;
+
+	if (__get_cpuid_count(LEAF_FEATURES, 0, &a, &b, &c, &d) && (c >> FEATURE_PKU & 1) &&
+	    __get_cpuid_count(LEAF_XSAVE, XSAVE_PKRU_COMPONENT, &a, &b, &c, &d) &&
+	    a == XSAVE_PKRU_BYTES && b && b <= XSAVE_PKRU_MAX)
+		place = b | IS_OWN;
+	__atomic_store_n(&pkru_place, place, __ATOMIC_RELAXED);
+	return place;
+}
+
+static uint32_t where_pkru_is(void)
+{
+	uint32_t place = __atomic_load_n(&pkru_place, __ATOMIC_RELAXED);
+
+	return place ? place : find_pkru();
+}
+
+uint32_t fpu_pkru_offset(void)
+{
+	return where_pkru_is() & ~IS_OWN;
+}
+
+int fpu_machine_has_keys(void)
+{
+	return (where_pkru_is() & IS_OWN) != 0;
 }

@@ -38,7 +38,18 @@ _Static_assert(sizeof(struct xsave_image) == 576, "fixed by the processor");
 #define FCW_RESET 0x37fu
 
 /* The components that there are. */
-#define XSTATE_KNOWN (XSTATE_X87 | XSTATE_SSE)
+#define XSTATE_KNOWN (XSTATE_X87 | XSTATE_SSE | XSTATE_PKRU)
+
+/*
+ * Where PKRU is in an image that is not compacted: where the machine has it, since clients ask the
+ * machine's own CPUID; where Intel's processors have it if the machine has none.
+ */
+#define XSAVE_PKRU_COMPONENT 9u
+#define XSAVE_PKRU_BYTES 8u
+#define XSAVE_PKRU_MAX (4096u - XSAVE_PKRU_BYTES) /* of its offset: KVM_GET_XSAVE has 4 KiB */
+uint32_t fpu_pkru_offset(void);
+/* Does the machine itself have protection keys? */
+int fpu_machine_has_keys(void);
 
 /* Copy the x87 state (not MXCSR and XMM) between @state and @image. */
 void fpu_get(const struct cpu_state *state, struct fpu_image *image);

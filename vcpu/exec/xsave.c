@@ -3,6 +3,7 @@
 #include "vcpu/exec/operand.h"
 #include "vcpu/exec/sse.h"
 #include "vcpu/mem/mem.h"
+#include "vcpu/mem/mmu.h"
 #include "vcpu/run/raise.h"
 
 #define XSAVE_HEADER_OFFSET 512u
@@ -151,6 +152,8 @@ static uint64_t xsave_in_use(const struct cpu *cpu)
 		in_use |= XSTATE_X87;
 	if (!is_zero(s->xmm, xmm_size_bytes(cpu)))
 		in_use |= XSTATE_SSE;
+	if (s->pkru)
+		in_use |= XSTATE_PKRU;
 	return in_use;
 }
 
@@ -168,6 +171,12 @@ static enum step legacy_write(struct cpu *cpu, uint64_t linear, const struct fpu
 	if (!step && (components & XSTATE_SSE))
 		step = mem_write(cpu, linear + LEGACY_XMM, image->xmm, xmm_size_bytes(cpu));
 	return step;
+}
+
+/* In the compacted form nothing that there is stands before it. */
+static uint64_t pkru_linear(uint64_t linear, int is_compacted)
+{
+	return linear + (is_compacted ? XSAVE_SIZE : fpu_pkru_offset());
 }
 
 enum xsave_kind { XSAVE_PLAIN, XSAVE_OPTIMISED, XSAVE_COMPACTED };
@@ -195,7 +204,8 @@ static enum step header_write(struct cpu *cpu, uint64_t linear, enum xsave_kind 
 static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 {
 	enum xsave_kind kind = op->aux & 0xff;
-	uint64_t components = xsave_components(cpu), written = components, linear;
+	uint64_t components = xsave_components(cpu), written = components, linear = 0;
+	uint64_t pkru = cpu->s.pkru, pkru_at;
 	enum step step = xsave_check(cpu);
 	struct fpu_image image;
 
@@ -204,6 +214,9 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 	step = image_linear(cpu, op, XSAVE_ALIGNMENT, &linear);
 	if (likely(!step))
 		step = mem_probe_write(cpu, linear, XSAVE_SIZE);
+	pkru_at = pkru_linear(linear, kind == XSAVE_COMPACTED);
+	if (!step && (components & XSTATE_PKRU))
+		step = mem_probe_write(cpu, pkru_at, sizeof(pkru));
 	if (unlikely(step))
 		return step;
 	image_get(cpu, &image, op->aux & XSAVE_POINTER64 ? 8 : 4);
@@ -215,6 +228,8 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 	step = legacy_write(cpu, linear, &image, written);
 	if (!step && (components & XSTATE_SSE))
 		step = mem_write(cpu, linear + LEGACY_MXCSR, &image.mxcsr, 8);
+	if (!step && (written & XSTATE_PKRU))
+		step = mem_write(cpu, pkru_at, &pkru, sizeof(pkru));
 	return step ? step : header_write(cpu, linear + XSAVE_HEADER_OFFSET, kind);
 }
 
@@ -229,17 +244,42 @@ static int header_is_valid(const struct cpu *cpu, const struct xsave_header *hea
 	       is_zero(header->reserved, sizeof(header->reserved));
 }
 
+/* MXCSR and XMM, of an image whose header has been checked. */
+static void sse_restore(struct cpu *cpu, const struct xsave_image *image, uint64_t present)
+{
+	cpu->s.mxcsr = image->legacy.mxcsr;
+	if (present & XSTATE_SSE)
+		memcpy(cpu->s.xmm, image->legacy.xmm, xmm_size_bytes(cpu));
+	else
+		memset(cpu->s.xmm, 0, xmm_size_bytes(cpu));
+}
+
+static enum step pkru_read(struct cpu *cpu, uint64_t linear, const struct xsave_header *header,
+			   uint32_t *pkru)
+{
+	int is_compacted = (header->compaction & XCOMP_COMPACTED) != 0;
+	uint64_t present = header->present & xsave_components(cpu);
+
+	*pkru = 0;
+	if (!(present & XSTATE_PKRU))
+		return STEP_NEXT;
+	return mem_read(cpu, pkru_linear(linear, is_compacted), pkru, sizeof(*pkru));
+}
+
 static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 {
-	uint64_t components = xsave_components(cpu), linear, present;
+	uint64_t components = xsave_components(cpu), linear = 0, present;
 	enum step step = xsave_check(cpu);
 	struct xsave_image image;
+	uint32_t pkru = 0;
 
 	if (unlikely(step))
 		return step;
 	step = image_linear(cpu, op, XSAVE_ALIGNMENT, &linear);
 	if (likely(!step))
 		step = mem_read(cpu, linear, &image, XSAVE_SIZE);
+	if (likely(!step))
+		step = pkru_read(cpu, linear, &image.header, &pkru);
 	if (unlikely(step))
 		return step;
 	present = image.header.present & components;
@@ -254,14 +294,12 @@ static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 		fpu_init(cpu);
 		memset(cpu->s.st, 0, sizeof(cpu->s.st));
 	}
-	if (!(components & XSTATE_SSE))
+	if (components & XSTATE_SSE)
+		sse_restore(cpu, &image, present);
+	if (!(components & XSTATE_PKRU))
 		return STEP_NEXT;
-	cpu->s.mxcsr = image.legacy.mxcsr;
-	if (present & XSTATE_SSE)
-		memcpy(cpu->s.xmm, image.legacy.xmm, xmm_size_bytes(cpu));
-	else
-		memset(cpu->s.xmm, 0, xmm_size_bytes(cpu));
-	return STEP_NEXT;
+	mmu_set_pkru(cpu, pkru);
+	return STEP_END;
 }
 
 static enum step exec_ldmxcsr(struct cpu *cpu, const struct op *op)

@@ -5,12 +5,14 @@
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"
 #include "vcpu/run/raise.h"
+#include "vcpu/run/run.h"
 
 #define ERROR_P 1u
 #define ERROR_W 2u
 #define ERROR_U 4u
 #define ERROR_RSVD 8u
 #define ERROR_I 16u
+#define ERROR_PK 32u
 
 #define WALK_TRIES 64
 
@@ -33,7 +35,7 @@ struct guest_walk {
 	unsigned int level; /* of the leaf */
 	uint64_t entry[5];  /* by level */
 	uint64_t gpa_of[5]; /* where each stands */
-	uint64_t rights;    /* PTE_W, PTE_U, PTE_NX: the weakest of all levels */
+	uint64_t rights;    /* PTE_W, PTE_U, PTE_NX: the weakest of all levels; PTE_KEY */
 	uint64_t gpa;
 };
 
@@ -183,6 +185,33 @@ static uint32_t error_of(const struct cpu *cpu, enum mmu_access access)
 	return error;
 }
 
+/* Two bits a key: no access at all, no writes. The second one binds the supervisor by CR0.WP. */
+#define KEY_NO_ACCESS 1u
+#define KEY_NO_WRITE 2u
+
+int mmu_key_denies(const struct cpu *cpu, enum mmu_access access, uint64_t rights)
+{
+	unsigned int key = (rights & PTE_KEY) >> PTE_KEY_SHIFT;
+	unsigned int denied = cpu->s.pkru >> (2 * key) & 3;
+
+	if (likely(!denied) || access == MMU_FETCH || !(rights & PTE_U) ||
+	    !(cpu->s.cr4 & CR4_PKE) || !(cpu->s.efer & EFER_LMA))
+		return 0;
+	if (denied & KEY_NO_ACCESS)
+		return 1;
+	return access == MMU_WRITE && (mmu_is_user(cpu) || (cpu->s.cr0 & CR0_WP));
+}
+
+void mmu_set_pkru(struct cpu *cpu, uint32_t value)
+{
+	if (value == cpu->s.pkru)
+		return;
+	cpu->s.pkru = value;
+	cpu_note_paging(cpu);
+	if (cpu->s.cr4 & CR4_PKE)
+		tlb_flush_all(cpu);
+}
+
 int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights)
 {
 	int user_page = (rights & PTE_U) != 0;
@@ -195,6 +224,8 @@ int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t ri
 		return !(!mmu_is_user(cpu) && user_page && (cpu->s.cr4 & CR4_SMEP));
 	}
 	if (cpu->tlb_mode == TLB_SMAP && user_page)
+		return 0;
+	if (unlikely(mmu_key_denies(cpu, access, rights)))
 		return 0;
 	if (access == MMU_WRITE && !(rights & PTE_W))
 		return !mmu_is_user(cpu) && !(cpu->s.cr0 & CR0_WP);
@@ -259,7 +290,11 @@ static enum walk_result walk_down(struct cpu *cpu, struct guest_walk *walk)
 		    paging == &paging_legacy ? entry & UINT64_C(0xfffff000) : entry & PTE_ADDRESS;
 	}
 	walk->level = level;
+	if (paging == &paging_long)
+		walk->rights |= walk->entry[level] & PTE_KEY;
 	cpu->exception.error = error | ERROR_P;
+	if (unlikely(mmu_key_denies(cpu, walk->access, walk->rights)))
+		cpu->exception.error |= ERROR_PK;
 	return mmu_rights_permit(cpu, walk->access, walk->rights) ? WALK_DONE : WALK_PAGE_FAULT;
 }
 

@@ -55,8 +55,13 @@ static inline int mmu_is_user(const struct cpu *cpu)
 	return cpu->tlb_mode & TLB_USER;
 }
 
-/* Do the rights of a walk (PTE_W, PTE_U: all levels have them; PTE_NX: one has it) allow @access in
- * the current mode? */
+/* Does PKRU deny @access to data of a page with these rights (PTE_U, PTE_KEY)? */
+int mmu_key_denies(const struct cpu *cpu, enum mmu_access access, uint64_t rights);
+
+/*
+ * Do the rights of a walk (PTE_W, PTE_U: all levels have them; PTE_NX: one has it; PTE_KEY of the
+ * leaf) allow @access in the current mode?
+ */
 int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights);
 
 /*
@@ -72,6 +77,8 @@ uint64_t mmu_linear_error(const struct cpu *cpu, enum mmu_access access);
  * entered. 0 or -errno.
  */
 int mmu_take_paging(struct cpu *cpu);
+/* PKRU is @value from now on. */
+void mmu_set_pkru(struct cpu *cpu, uint32_t value);
 /* The guest changed its paging, or flushed translations: guest mode is left where that matters. */
 void mmu_paging_changed(struct cpu *cpu);
 /* mmu_probe() while cpu->linear_root is set: out of guest mode. */

@@ -112,8 +112,8 @@ static always_inline uint64_t find_leaf(struct cpu *cpu, uint64_t linear,
 static always_inline int leaf_permits(const struct cpu *cpu, const struct table_entry *cached,
 				      uint64_t leaf, enum mmu_access access)
 {
-	uint64_t rights =
-	    (cached->rights & leaf & (PTE_W | PTE_U)) | ((cached->rights | leaf) & PTE_NX);
+	uint64_t rights = (cached->rights & leaf & (PTE_W | PTE_U)) |
+			  ((cached->rights | leaf) & PTE_NX) | (leaf & PTE_KEY);
 
 	if ((rights & PTE_NX) && !(cpu->s.efer & EFER_NXE))
 		return 0;

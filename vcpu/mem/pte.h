@@ -11,6 +11,9 @@
 #define PTE_D (UINT64_C(1) << 6)
 #define PTE_LARGE (UINT64_C(1) << 7)
 #define PTE_G (UINT64_C(1) << 8)
+/* The protection key of a user's page in long mode. */
+#define PTE_KEY_SHIFT 59
+#define PTE_KEY (UINT64_C(0xf) << PTE_KEY_SHIFT)
 #define PTE_NX (UINT64_C(1) << 63)
 #define PTE_ADDRESS UINT64_C(0x0000fffffffff000)
 /* Address bits from MAXPHYADDR (48) up. */

@@ -158,7 +158,7 @@ void cpu_state_changed(struct cpu *cpu)
 	struct cpu_state *s = &cpu->s;
 
 	if (s->cr0 != cpu->seen.cr0 || s->cr3 != cpu->seen.cr3 || s->cr4 != cpu->seen.cr4 ||
-	    s->efer != cpu->seen.efer)
+	    s->efer != cpu->seen.efer || s->pkru != cpu->seen.pkru)
 		tlb_flush_all(cpu);
 	else
 		code_serialise(cpu);
@@ -175,6 +175,7 @@ void cpu_note_paging(struct cpu *cpu)
 	cpu->seen.cr3 = cpu->s.cr3;
 	cpu->seen.cr4 = cpu->s.cr4;
 	cpu->seen.efer = cpu->s.efer;
+	cpu->seen.pkru = cpu->s.pkru;
 }
 
 bool cpu_is_pending(const struct cpu *cpu)

@@ -21,7 +21,7 @@
 #define CR4_KNOWN                                                                                 \
 	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | \
 	 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE |        \
-	 CR4_SMEP | CR4_SMAP)
+	 CR4_SMEP | CR4_SMAP | CR4_PKE)
 
 static int gpa_is_valid(const struct cpu *cpu, uint64_t gpa, uint64_t size_bytes)
 {

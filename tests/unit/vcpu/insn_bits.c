@@ -76,6 +76,7 @@ const struct insn_bit insn_bits[] = {
     {"bmi1", 7, 0, 1, 3, "andn bextr blsi blsmsk blsr", ""},
     {"bmi2", 7, 0, 1, 8, "bzhi mulx pdep pext rorx sarx shlx shrx", ""},
     {"invpcid", 7, 0, 1, 10, "invpcid", ""},
+    {"pku", 7, 0, 2, 3, "rdpkru wrpkru", ""},
     {"rdseed", 7, 0, 1, 18, "rdseed", ""},
     {"adx", 7, 0, 1, 19, "adcx adox", ""},
     {"smap", 7, 0, 1, 20, "clac stac", ""},

@@ -270,8 +270,8 @@ static void prepare_mode(struct quire_vcpu *vcpu, const struct form *form)
 	s->seg[CPU_CS].l = is_long;
 	s->seg[CPU_CS].db = !is_long;
 	s->cr0 = is_long ? 0x80010033 : 0x33;
-	/* OSXSAVE, FSGSBASE, OSXMMEXCPT, OSFXSR, PAE */
-	s->cr4 = 0x50620;
+	/* PKE, OSXSAVE, FSGSBASE, OSXMMEXCPT, OSFXSR, PAE */
+	s->cr4 = 0x450620;
 	s->efer = is_long ? 0xd01 : 1;
 	s->xcr0 = 3;
 	s->star = GUEST_DATA;

@@ -24,18 +24,21 @@
 #define U UINT64_C(4)
 #define LARGE UINT64_C(0x80)
 #define NX (UINT64_C(1) << 63)
+#define KEY(n) ((uint64_t)(n) << 59)
 /* Bits of an error code. */
 #define ERROR_P 1u
 #define ERROR_W 2u
 #define ERROR_U 4u
 #define ERROR_RESERVED 8u
 #define ERROR_FETCH 16u
+#define ERROR_KEY 32u
 
 #define CR0_WP UINT64_C(0x10000)
 #define CR4_PSE UINT64_C(0x10)
 #define CR4_PAE UINT64_C(0x20)
 #define CR4_SMEP (UINT64_C(1) << 20)
 #define CR4_SMAP (UINT64_C(1) << 21)
+#define CR4_PKE (UINT64_C(1) << 22)
 #define EFER_NXE UINT64_C(0x800)
 #define FLAG_AC (UINT64_C(1) << 18)
 
@@ -70,9 +73,22 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH, ACCESSES };
 struct rights_case {
 	const struct way *way;
 	uint64_t parent, leaf; /* P, W, U, NX */
-	uint8_t wp, smep, smap, nxe;
+	uint8_t wp, smep, smap, nxe, pke;
+	uint8_t key; /* of the leaf: enum key */
 	uint8_t user, ac, access;
 };
+
+/* What PKRU, which stays as it is, says of the first keys. */
+enum key { KEY_OPEN, KEY_NO_ACCESS, KEY_NO_WRITE, KEYS };
+#define PKRU 0x24u
+
+static int key_denies(const struct rights_case *c, uint64_t all)
+{
+	if (!c->pke || !c->way->is_long || c->access == ACCESS_FETCH || !(all & U))
+		return 0;
+	return c->key == KEY_NO_ACCESS ||
+	       (c->key == KEY_NO_WRITE && c->access == ACCESS_WRITE && (c->user || c->wp));
+}
 
 /* The rules. Zero: the access is done; else 1 + the error code of #PF. */
 static uint32_t rule(const struct rights_case *c)
@@ -104,6 +120,8 @@ static uint32_t rule(const struct rights_case *c)
 		allowed = 0;
 	if (c->access == ACCESS_WRITE && !(all & W) && (c->user || c->wp))
 		allowed = 0;
+	if (key_denies(c, all))
+		return 1 + (error | ERROR_P | ERROR_KEY);
 	return allowed ? 0 : 1 + (error | ERROR_P);
 }
 
@@ -163,7 +181,7 @@ static void set_target(struct quire_vcpu *vcpu, const struct rights_case *c)
 	uint64_t span = PAGE << (way->entry_bytes == 8 ? 9 : 10) * (level - 1);
 
 	put(vcpu, way, table_of(way, level), index_of(way, level),
-	    (TARGET & ~(span - 1)) | c->leaf | (level > 1 ? LARGE : 0));
+	    (TARGET & ~(span - 1)) | c->leaf | KEY(c->key) | (level > 1 ? LARGE : 0));
 	if (way->has_parent)
 		put(vcpu, way, table_of(way, level + 1), index_of(way, level + 1),
 		    table_of(way, level) | c->parent);
@@ -195,7 +213,8 @@ static void set_modes(struct quire_vcpu *vcpu, const struct rights_case *c)
 	/* Another value each time, which flushes. */
 	s->cr3 = ROOT | (~s->cr3 & 8);
 	s->cr4 = CR4_PSE | (c->way->entry_bytes == 8 ? CR4_PAE : 0) | (c->smep ? CR4_SMEP : 0) |
-		 (c->smap ? CR4_SMAP : 0);
+		 (c->smap ? CR4_SMAP : 0) | (c->pke ? CR4_PKE : 0);
+	s->pkru = PKRU;
 	s->efer = (is_long ? 0x500u : 0) | (c->nxe ? EFER_NXE : 0);
 	for (int i = 0; i <= CPU_GS; i++)
 		s->seg[i] = (struct cpu_segment){.limit = UINT32_MAX,
@@ -271,10 +290,11 @@ static void check_access(struct quire_vcpu *vcpu, const struct rights_case *c)
 		got = result(vcpu, c, code);
 	if (got == rule(c))
 		return;
-	print_error("%s: parent %#lx, leaf %#lx, wp %u smep %u smap %u nxe %u user %u ac %u access "
-		    "%u: %#x, not %#x; RIP %#lx\n",
-		    c->way->name, c->parent, c->leaf, c->wp, c->smep, c->smap, c->nxe, c->user,
-		    c->ac, c->access, got - 1, rule(c) - 1, s->rip);
+	print_error(
+	    "%s: parent %#lx, leaf %#lx key %u, wp %u smep %u smap %u nxe %u pke %u user %u "
+	    "ac %u access %u: %#x, not %#x; RIP %#lx\n",
+	    c->way->name, c->parent, c->leaf, c->key, c->wp, c->smep, c->smap, c->nxe, c->pke,
+	    c->user, c->ac, c->access, got - 1, rule(c) - 1, s->rip);
 	fail();
 }
 
@@ -295,6 +315,16 @@ static void check_entries(struct quire_vcpu *vcpu, struct rights_case *c)
 		c->ac = which >> 1 & 1;
 		c->access = (uint8_t)(which >> 2);
 		check_access(vcpu, c);
+	}
+}
+
+/* An entry has a key in long mode alone. */
+static void check_keys(struct quire_vcpu *vcpu, struct rights_case *c)
+{
+	for (unsigned int keys = 0; keys < (c->way->is_long ? 2u * KEYS : 1u); keys++) {
+		c->pke = keys & 1;
+		c->key = (uint8_t)(keys >> 1);
+		check_entries(vcpu, c);
 	}
 }
 
@@ -319,7 +349,7 @@ static void check_way(struct quire_vcpu *vcpu, const struct way *way)
 		c.smep = modes >> 1 & 1;
 		c.smap = modes >> 2 & 1;
 		c.nxe = modes >> 3 & 1;
-		check_entries(vcpu, &c);
+		check_keys(vcpu, &c);
 	}
 }
 

@@ -1,0 +1,107 @@
+/* Instructions for paging: INVLPG, INVPCID, protection keys. */
+#include "vcpu/decode/code.h"
+#include "vcpu/exec/operand.h"
+#include "vcpu/mem/mem.h"
+#include "vcpu/mem/mmu.h"
+#include "vcpu/run/raise.h"
+#include "vcpu/svm/svm.h"
+
+static enum step general_protection(struct cpu *cpu)
+{
+	return cpu_raise_error(cpu, VECTOR_GP, 0);
+}
+
+static int is_canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+#define RAX_OFFSET offsetof(struct cpu, s.gpr[CPU_RAX])
+#define RDX_OFFSET offsetof(struct cpu, s.gpr[CPU_RDX])
+
+static enum step rdpkru(struct cpu *cpu, const struct op *op)
+{
+	if (!(cpu->s.cr4 & CR4_PKE))
+		return cpu_raise(cpu, VECTOR_UD);
+	if ((uint32_t)cpu->s.gpr[CPU_RCX])
+		return general_protection(cpu);
+	reg_set(cpu, RAX_OFFSET, 4, cpu->s.pkru);
+	reg_set(cpu, RDX_OFFSET, 4, 0);
+	return STEP_NEXT;
+}
+
+static enum step wrpkru(struct cpu *cpu, const struct op *op)
+{
+	if (!(cpu->s.cr4 & CR4_PKE))
+		return cpu_raise(cpu, VECTOR_UD);
+	if ((uint32_t)cpu->s.gpr[CPU_RCX] || (uint32_t)cpu->s.gpr[CPU_RDX])
+		return general_protection(cpu);
+	mmu_set_pkru(cpu, (uint32_t)cpu->s.gpr[CPU_RAX]);
+	return STEP_END;
+}
+
+static enum step invlpg(struct cpu *cpu, const struct op *op)
+{
+	uint64_t linear =
+	    op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
+	enum step step;
+
+	if (cpu->code_bytes != 8)
+		linear = (uint32_t)linear;
+	if (cpu->cpl)
+		return general_protection(cpu);
+	step = svm_intercept(cpu, INTERCEPT_INVLPG);
+	if (step)
+		return step;
+	tlb_invlpg(cpu, linear);
+	mmu_paging_changed(cpu);
+	return STEP_END;
+}
+
+enum invpcid_type { INVPCID_ADDRESS, INVPCID_ONE, INVPCID_ALL, INVPCID_ALL_LOCAL };
+
+/* Translations carry no PCID: all there are, but for global ones, are of the one in CR3. */
+static void invpcid_flush(struct cpu *cpu, enum invpcid_type type, const uint64_t descriptor[2])
+{
+	uint64_t now = cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0;
+	int is_other = type <= INVPCID_ONE && descriptor[0] != now;
+
+	if (is_other)
+		code_serialise(cpu);
+	else if (type == INVPCID_ADDRESS)
+		tlb_invlpg(cpu, descriptor[1]);
+	else if (type == INVPCID_ALL)
+		tlb_flush_all(cpu);
+	else
+		tlb_flush_non_global(cpu);
+}
+
+static enum step invpcid(struct cpu *cpu, const struct op *op)
+{
+	uint64_t type = reg_get(cpu, op->dst, cpu->code_bytes == 8 ? 8 : 4), linear;
+	uint64_t descriptor[2];
+	enum step step;
+
+	if (cpu->cpl || type > INVPCID_ALL_LOCAL)
+		return general_protection(cpu);
+	step = op_linear(cpu, op, &linear);
+	if (!step)
+		step = mem_read(cpu, linear, descriptor, sizeof(descriptor));
+	if (step)
+		return step;
+	if ((descriptor[0] & ~CR3_PCID) ||
+	    (type == INVPCID_ADDRESS && !is_canonical(descriptor[1])) ||
+	    (type <= INVPCID_ONE && descriptor[0] && !(cpu->s.cr4 & CR4_PCIDE)))
+		return general_protection(cpu);
+	invpcid_flush(cpu, (enum invpcid_type)type, descriptor);
+	mmu_paging_changed(cpu);
+	return STEP_END;
+}
+
+const struct insn_desc exec_paging_table[] = {
+    {ZYDIS_MNEMONIC_RDPKRU, rdpkru, NULL, 0},
+    {ZYDIS_MNEMONIC_WRPKRU, wrpkru, NULL, 0},
+    {ZYDIS_MNEMONIC_INVLPG, invlpg, NULL, 0},
+    {ZYDIS_MNEMONIC_INVPCID, invpcid, NULL, 0},
+    {0, NULL, NULL, 0},
+};
