@@ -48,15 +48,16 @@
 #define F1_EDX UINT32_C(0x0789fbfd)
 /* The part of it that AMD repeats in leaf 80000001. */
 #define F1_EDX_REPEATED UINT32_C(0x0183f3ff)
-/* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. ECX: UMIP. */
-#define F7_EBX (BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(20))
+/* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, SMAP. ECX: UMIP. */
+#define F7_EBX (BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(20))
 #define F7_ECX BIT(2)
 #define F7_PKU BIT(3)
 #define F7_OSPKE BIT(4)
 #define F7_RDPID BIT(22)
 #define F7_EDX BIT(29) /* the MSR that says which errors the processor has not */
-/* Leaf 80000001. ECX: LAHF, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode. */
-#define FX_ECX (BIT(0) | BIT(8))
+/* Leaf 80000001. ECX: LAHF, LZCNT, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode.
+ */
+#define FX_ECX (BIT(0) | BIT(5) | BIT(8))
 #define FX_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
 #define FX_SVM BIT(2) /* in ECX */
 /* Leaf 8000000a, EDX. */

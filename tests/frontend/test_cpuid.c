@@ -232,6 +232,17 @@ static void state_in_leaf_1(void)
 	machine_close(&machine);
 }
 
+/* What x86-64-v3 has without AVX: MOVBE, BMI1, BMI2, LZCNT. */
+static void integer_part_of_v3(void)
+{
+	struct list list;
+
+	supported(&list);
+	CHECK(find(&list, 1)->ecx & 1u << 22, "no MOVBE");
+	CHECK((find(&list, 7)->ebx & 0x108) == 0x108, "leaf 7: ebx %x", find(&list, 7)->ebx);
+	CHECK(find(&list, 0x80000001)->ecx & 1u << 5, "no LZCNT");
+}
+
 /* OSPKE follows CR4.PKE, and the size of an XSAVE image XCR0. */
 static void state_of_keys(void)
 {
@@ -304,6 +315,7 @@ int main(void)
 	past_the_last();
 	state_in_leaf_1();
 	state_of_keys();
+	integer_part_of_v3();
 	without_unhalt();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;

@@ -2,6 +2,7 @@
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/inside.h"
+#include "vcpu/run/raise.h"
 
 #include <sys/random.h>
 
@@ -63,10 +64,18 @@ static enum step exec_tzcnt(struct cpu *cpu, const struct op *op)
 	return STEP_NEXT;
 }
 
+/* The operand @which of an instruction with a VEX prefix, which real mode does not know. */
+static enum step vex_read(struct cpu *cpu, const struct op *op, unsigned int which, uint64_t *value)
+{
+	if (unlikely(!cpu_is_protected(cpu)))
+		return cpu_raise(cpu, VECTOR_UD);
+	return op_read(cpu, op, which, op->size, value);
+}
+
 static enum step exec_andn(struct cpu *cpu, const struct op *op)
 {
 	uint64_t src, result;
-	enum step step = op_read(cpu, op, 2, op->size, &src);
+	enum step step = vex_read(cpu, op, 2, &src);
 
 	if (unlikely(step))
 		return step;
@@ -79,7 +88,7 @@ static enum step exec_bextr(struct cpu *cpu, const struct op *op)
 {
 	uint64_t src, control = reg_get(cpu, op->src2, op->size);
 	unsigned int start = control & 0xff, length = control >> 8 & 0xff;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;
@@ -93,7 +102,7 @@ static enum step exec_bextr(struct cpu *cpu, const struct op *op)
 static enum step exec_blsi(struct cpu *cpu, const struct op *op)
 {
 	uint64_t src, result;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;
@@ -105,7 +114,7 @@ static enum step exec_blsi(struct cpu *cpu, const struct op *op)
 static enum step exec_blsmsk(struct cpu *cpu, const struct op *op)
 {
 	uint64_t src, result;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;
@@ -117,7 +126,7 @@ static enum step exec_blsmsk(struct cpu *cpu, const struct op *op)
 static enum step exec_blsr(struct cpu *cpu, const struct op *op)
 {
 	uint64_t src, result;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;
@@ -130,7 +139,7 @@ static enum step exec_bzhi(struct cpu *cpu, const struct op *op)
 {
 	unsigned int index = reg_get(cpu, op->src2, 1);
 	uint64_t src, flags = 0;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;
@@ -146,7 +155,7 @@ static enum step exec_bzhi(struct cpu *cpu, const struct op *op)
 static enum step exec_mulx(struct cpu *cpu, const struct op *op)
 {
 	uint64_t src;
-	enum step step = op_read(cpu, op, 2, op->size, &src);
+	enum step step = vex_read(cpu, op, 2, &src);
 	unsigned __int128 product;
 
 	if (unlikely(step))
@@ -161,7 +170,7 @@ static enum step exec_mulx(struct cpu *cpu, const struct op *op)
 static enum step exec_pdep(struct cpu *cpu, const struct op *op)
 {
 	uint64_t mask, src = reg_get(cpu, op->src, op->size), result = 0;
-	enum step step = op_read(cpu, op, 2, op->size, &mask);
+	enum step step = vex_read(cpu, op, 2, &mask);
 
 	if (unlikely(step))
 		return step;
@@ -174,7 +183,7 @@ static enum step exec_pdep(struct cpu *cpu, const struct op *op)
 static enum step exec_pext(struct cpu *cpu, const struct op *op)
 {
 	uint64_t mask, src = reg_get(cpu, op->src, op->size), result = 0, bit = 1;
-	enum step step = op_read(cpu, op, 2, op->size, &mask);
+	enum step step = vex_read(cpu, op, 2, &mask);
 
 	if (unlikely(step))
 		return step;
@@ -188,7 +197,7 @@ static enum step exec_rorx(struct cpu *cpu, const struct op *op)
 {
 	unsigned int bits = width_bits(op), count = op->imm & (bits - 1);
 	uint64_t src;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;
@@ -204,7 +213,7 @@ static enum step exec_shift(struct cpu *cpu, const struct op *op)
 	unsigned int bits = width_bits(op);
 	unsigned int count = reg_get(cpu, op->src2, 1) & (bits - 1);
 	uint64_t src;
-	enum step step = op_read(cpu, op, 1, op->size, &src);
+	enum step step = vex_read(cpu, op, 1, &src);
 
 	if (unlikely(step))
 		return step;

@@ -584,6 +584,26 @@ static void test_enter_wide(void **state)
 	assert_int_equal(cpu_state(vcpu->cpu)->gpr[CPU_RAX], 0x50000 | (STACK - 4));
 }
 
+PROGRAM(16, andn16, ".byte 0xc4, 0xe2, 0x70, 0xf2, 0xc2; hlt");
+PROGRAM(32, andn32, ".byte 0xc4, 0xe2, 0x70, 0xf2, 0xc2; hlt");
+
+/* In real mode a VEX prefix is an LES of a register, which there is not. */
+static void test_vex_prefix(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	uint64_t *gpr = cpu_state(vcpu->cpu)->gpr;
+
+	enter_real_mode(vcpu);
+	RUN(vcpu, andn16);
+	assert_int_equal(ENDED_AT(vcpu), REAL_HANDLERS + 6 * 16);
+	enter_protected_mode(vcpu);
+	gpr[CPU_RCX] = 0x0f0f;
+	gpr[CPU_RDX] = 0x1234;
+	RUN(vcpu, andn32);
+	RAN_THROUGH(vcpu, andn32);
+	assert_int_equal(gpr[CPU_RAX], 0x1030);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -607,6 +627,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_parts_wrap, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_fault_order, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_enter_wide, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_vex_prefix, setup, fake_vcpu_teardown),
 	};
 
 	fake_signals_install();
