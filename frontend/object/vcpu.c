@@ -93,8 +93,8 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	state->cr0 = cache_bits | 0x10;
 	state->halted = 0;
 	state->interrupt_shadow = 0;
-	state->nmi_pending = state->nmi_masked = 0;
-	state->exception_pending = 0;
+	state->nmi_pending = state->nmi_masked = state->nmi_injected = 0;
+	state->exception_pending = state->exception_injected = 0;
 	state->interrupt_injected = 0;
 	if (!init) {
 		state->pat = UINT64_C(0x0007040600070406);

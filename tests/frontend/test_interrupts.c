@@ -63,6 +63,28 @@ static void send_message(struct machine *machine)
 	CHECK(ioctl(machine->vm, KVM_SIGNAL_MSI, &msi) == 1, "no APIC took the message");
 }
 
+/* INIT leaves none of the events that were on their way. */
+static void init_forgets_events(void)
+{
+	struct kvm_msi init = {.address_lo = 0xfee00000, .data = 0x500};
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state state;
+	struct machine machine;
+
+	machine_open(&machine, MACHINE_IRQCHIP);
+	WORKS(ioctl(machine.vcpu, KVM_GET_VCPU_EVENTS, &events));
+	events.nmi.injected = 1;
+	events.exception.injected = 1;
+	events.exception.nr = 13;
+	WORKS(ioctl(machine.vcpu, KVM_SET_VCPU_EVENTS, &events));
+	CHECK(ioctl(machine.vm, KVM_SIGNAL_MSI, &init) == 1, "no APIC took the INIT");
+	WORKS(ioctl(machine.vcpu, KVM_GET_MP_STATE, &state));
+	WORKS(ioctl(machine.vcpu, KVM_GET_VCPU_EVENTS, &events));
+	CHECK(!events.nmi.injected && !events.exception.injected && !events.nmi.pending,
+	      "NMI %u, exception %u", events.nmi.injected, events.exception.injected);
+	machine_close(&machine);
+}
+
 static void sleeping_guests_wake(void)
 {
 	struct kvm_lapic_state lapic;
@@ -363,6 +385,7 @@ static void client_injects(void)
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	init_forgets_events();
 	sleeping_guests_wake();
 	eventfds_interrupt();
 	many_eventfds();
