@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,27 +68,39 @@ static int try_file(const char *path)
 	return 0;
 }
 
-/* Where the trace goes in Perfetto's form: nonzero when that is all there is of it. */
-static int json_path(const char *path, char json[PATH_MAX])
+typedef void print_trace(const struct trace *trace, FILE *file);
+
+static bool ends_with(const char *path, const char *end)
 {
 	size_t length = strlen(path);
-	int is_all = length > 5 && !strcmp(path + length - 5, ".json");
 
-	snprintf(json, PATH_MAX, "%s%s", path, is_all ? "" : ".json");
-	return is_all;
+	return length > strlen(end) && !strcmp(path + length - strlen(end), end);
+}
+
+/*
+ * The form of a file by its name. NULL: it has none, and gets the kernel's text; the other forms go
+ * beside it, as FILE.json and FILE.dat.
+ */
+static print_trace *form_of(const char *path)
+{
+	if (ends_with(path, ".json"))
+		return trace_print_json;
+	return ends_with(path, ".dat") ? trace_print_dat : NULL;
 }
 
 int report_check(const struct report *report)
 {
-	char json[PATH_MAX];
+	char json[PATH_MAX], dat[PATH_MAX];
 
 	if (report->stats_path && try_file(report->stats_path))
 		return -1;
 	if (!report->trace_path)
 		return 0;
-	if (!json_path(report->trace_path, json) && try_file(report->trace_path))
-		return -1;
-	return try_file(json);
+	if (form_of(report->trace_path))
+		return try_file(report->trace_path);
+	snprintf(json, sizeof(json), "%s.json", report->trace_path);
+	snprintf(dat, sizeof(dat), "%s.dat", report->trace_path);
+	return try_file(report->trace_path) || try_file(json) || try_file(dat) ? -1 : 0;
 }
 
 /* A process's file, read-only; NULL when it is not whole. */
@@ -223,8 +236,7 @@ static void take_events(const void *file, int pid, void *ctx)
 	trace_add(ctx, trace);
 }
 
-static int write_format(const struct trace *trace, const char *path,
-			void (*print)(const struct trace *trace, FILE *file))
+static int write_format(const struct trace *trace, const char *path, print_trace *print)
 {
 	FILE *file = fopen(path, "we");
 
@@ -237,15 +249,20 @@ static int write_format(const struct trace *trace, const char *path,
 static int write_trace(const struct report *report)
 {
 	struct trace trace = {0};
-	char json[PATH_MAX];
+	print_trace *form = form_of(report->trace_path);
+	char path[PATH_MAX];
 	int failed = 0;
 
 	each_file(report->directory, REPORT_TRACE, sizeof(struct report_trace), take_events,
 		  &trace);
 	trace_sort(&trace);
-	if (!json_path(report->trace_path, json))
-		failed = write_format(&trace, report->trace_path, trace_print_text);
-	failed |= write_format(&trace, json, trace_print_json);
+	failed = write_format(&trace, report->trace_path, form ? form : trace_print_text);
+	if (!form) {
+		snprintf(path, sizeof(path), "%s.json", report->trace_path);
+		failed |= write_format(&trace, path, trace_print_json);
+		snprintf(path, sizeof(path), "%s.dat", report->trace_path);
+		failed |= write_format(&trace, path, trace_print_dat);
+	}
 	trace_free(&trace);
 	return failed;
 }

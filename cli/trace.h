@@ -27,6 +27,8 @@ void trace_free(struct trace *trace);
 
 /* As the kernel prints its trace file. */
 void trace_print_text(const struct trace *trace, FILE *file);
+/* As trace-cmd's file, for `trace-cmd report` and KernelShark. */
+void trace_print_dat(const struct trace *trace, FILE *file);
 /* As chrome://tracing and Perfetto read it; 64-bit hexadecimal fields are strings. */
 void trace_print_json(const struct trace *trace, FILE *file);
 

@@ -3,7 +3,9 @@ import dataclasses
 import os
 import pathlib
 import re
+import subprocess
 import sys
+import tempfile
 from typing import Callable
 
 import arm64
@@ -14,6 +16,7 @@ import conformance_doc
 import distributions
 import meson_tests
 import selftests
+import trace_formats
 from vmms import catalog
 from vmms import checks as vmms_checks
 
@@ -274,8 +277,16 @@ class Kernel:
         wrong = conformance_doc.differences(text, report)
         return check_report.Outcome("fail" if wrong else "pass", "", "\n".join(wrong))
 
+    def trace_formats(self):
+        """The events of a trace are described as the kernel's headers describe them."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "trace.dat"
+            subprocess.run([BUILD / "quire", "run", "--trace", path, "--", "true"], check=True)
+            wrong = trace_formats.differences(path.read_bytes(), self.folder.parents[3])
+        return check_report.Outcome("fail" if wrong else "pass", "", "\n".join(wrong))
+
     def names(self):
-        return [f"kernel: {line}" for line in conformance.CI_PROGRAMS]
+        return [f"kernel: {line}" for line in (*conformance.CI_PROGRAMS, "trace formats")]
 
     def phases(self):
         yield [check_runner.Check("kernel", "kernel: the programs", self.obtain, is_alone=True)]
@@ -285,7 +296,8 @@ class Kernel:
         yield [check_runner.Check("kernel", f"kernel: {line}", lambda line=line: self.run_one(line),
                                   is_alone="hugetlb" in line or "splitting" in line)
                for line in conformance.CI_PROGRAMS]
-        yield [check_runner.Check("kernel", f"{conformance_doc.PATH} agrees", self.document)]
+        yield [check_runner.Check("kernel", f"{conformance_doc.PATH} agrees", self.document),
+               check_runner.Check("kernel", "kernel: trace formats", self.trace_formats)]
 
 
 def client_suite(client):

@@ -30,7 +30,7 @@ ENUMERATOR = re.compile(r"^\t(QUIRE_\w+)|[{,)] (QUIRE_\w+)", re.M)
 CPLUSPLUS = re.compile(r"^#ifdef __cplusplus\n(extern \"C\" \{|\})\n#endif\n", re.M)
 PLUMBING = re.compile(r"^#(?!define)|^#define QUIRE_\w+_H$")
 # An enumeration that a list macro makes: #define ID(..., name, ...) PREFIX_##name, enum e { LIST(ID) }
-MADE = re.compile(r"^#define (\w+)\((.*?)\) (QUIRE_\w+_)##name,\nenum \w+ \{\s+(\w+)\(\1\)", re.M)
+MADE = re.compile(r"^#define (\w+)\((.*?)\) (QUIRE_\w+_)##name,\nenum \w+ \{\s+(\w+)\(\1(?:, \w+)*\)", re.M)
 
 
 @dataclasses.dataclass
@@ -52,7 +52,7 @@ def made(source):
     found = {}
     for _, parameters, prefix, macro in MADE.findall(source):
         at = [word.strip() for word in parameters.split(",")].index("name")
-        body = re.search(rf"^#define {macro}\(X\)((?:.*\\\n)*.*)", source, re.M).group(1)
+        body = re.search(rf"^#define {macro}\(X(?:, \w+)*\)((?:.*\\\n)*.*)", source, re.M).group(1)
         rows = re.findall(r"\bX\((.*?)\)", body.replace("\\\n", ""))
         found[macro] = [prefix + row.split(",")[at].strip() for row in rows]
     return found

@@ -188,8 +188,8 @@ static void *stats_thread(void *argument)
 /* The slot is taken by counting; a reader sees by the sequence whether it is whole. */
 static void record(enum quire_trace_event event, const uint64_t *args)
 {
-#define FIELD_COUNT(group, name, count, fields) count,
-	static const uint8_t field_counts[] = {QUIRE_TRACE_EVENTS(FIELD_COUNT)};
+#define FIELD_COUNT(group, name, fields) (0 fields),
+	static const uint8_t field_counts[] = {QUIRE_TRACE_EVENTS(FIELD_COUNT, QUIRE_TRACE_FIELD)};
 #undef FIELD_COUNT
 	uint64_t index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
 	struct report_event *slot = &trace->events[index % REPORT_EVENTS];

@@ -235,9 +235,13 @@ static enum cpu_exit run_cpu(struct vcpu *vcpu, uint32_t flags, struct cpu_exit_
 		quire_vcpu_request(vcpu->memory, vcpu->owed_requests);
 		vcpu->owed_requests = 0;
 	}
-	QUIRE_TRACE(kvm_entry, vcpu->id, cpu_state(vcpu->cpu)->rip);
+	/* What only completes an instruction is no entry: KVM does that itself. */
+	if (!(flags & CPU_RUN_COMPLETE))
+		QUIRE_TRACE(kvm_entry, vcpu->id, cpu_state(vcpu->cpu)->rip,
+			    vcpu->run->immediate_exit, 0, 0);
 	reason = cpu_run(vcpu->cpu, flags, info);
-	QUIRE_TRACE(kvm_exit, vcpu->id, reason, cpu_state(vcpu->cpu)->rip);
+	if (!(flags & CPU_RUN_COMPLETE))
+		exit_trace(vcpu, reason, info);
 	pv_eoi_settle(vcpu);
 	return reason;
 }

@@ -325,23 +325,6 @@ static enum cpu_msr_result op_wrmsr(void *ctx, uint32_t index, uint64_t value)
 	return access_msr(ctx, MSR_ACCESS_WRITE, index, &value);
 }
 
-/* KVM's numbers of kvm_mmio. */
-enum mmio_trace { MMIO_UNSATISFIED_READ, MMIO_READ, MMIO_WRITE };
-
-void exit_trace_access(enum iobus_kind kind, const struct cpu_io *io, const uint8_t data[8])
-{
-	uint64_t value = 0;
-
-	if (!quire_trace_is_on())
-		return;
-	memcpy(&value, data, io->size_bytes);
-	if (kind == IOBUS_PIO)
-		QUIRE_TRACE(kvm_pio, io->is_write, io->address, io->size_bytes, 1, value);
-	else
-		QUIRE_TRACE(kvm_mmio, io->is_write ? MMIO_WRITE : MMIO_READ, io->size_bytes,
-			    io->address, value);
-}
-
 static enum cpu_io_result pio_inside(struct vcpu *vcpu, struct cpu_io *io)
 {
 	if (irqchip_pio(vcpu->vm, io) == CPU_IO_DONE)
@@ -377,7 +360,7 @@ static enum cpu_io_result op_mmio(void *ctx, struct cpu_io *io)
 	if (io->is_write || result == CPU_IO_DONE)
 		exit_trace_access(IOBUS_MMIO, io, io->data);
 	else
-		QUIRE_TRACE(kvm_mmio, MMIO_UNSATISFIED_READ, io->size_bytes, io->address, 0);
+		exit_trace_unsatisfied(io);
 	return result;
 }
 

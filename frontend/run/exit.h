@@ -34,7 +34,11 @@ enum run_next exit_window(struct vcpu *vcpu);
 enum run_next exit_eoi(struct vcpu *vcpu);
 /* Is there an interrupt for the vCPU, from its APIC or the PIC? */
 bool exit_interrupt_waiting(struct vcpu *vcpu);
+/* Trace that the CPU stopped, as a processor with SVM would have left its guest. */
+void exit_trace(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info);
 /* Trace the access @io, which moved @data. */
 void exit_trace_access(enum iobus_kind kind, const struct cpu_io *io, const uint8_t data[8]);
+/* Trace a read of memory that the client must answer. */
+void exit_trace_unsatisfied(const struct cpu_io *io);
 
 #endif

@@ -117,7 +117,7 @@ static void done_locked(struct async_pf_work *work)
 static void finish_locked(struct async_pf_work *work)
 {
 	pool.unfinished--;
-	QUIRE_TRACE(kvm_async_pf_completed, work->gpa, work->hva.v);
+	QUIRE_TRACE(kvm_async_pf_completed, work->hva.v, work->gpa);
 	if (work->vcpu)
 		done_locked(work);
 	else

@@ -9,56 +9,83 @@ extern "C" {
 #endif
 
 /*
- * group, name, number of fields, fields. A field is NAME/KIND: x hexadecimal, u unsigned, d signed.
- * A kvm_exit's reason is the software CPU's enum cpu_exit; an entry of a table is a word of the
- * format in use. Shadow pages are not counted as roots: their root_count is 0.
+ * X(group, name, fields) for each event; F(type, name) for each field, with the type and in the
+ * order that the kernel's tracefs says for the event (Linux 7.3). A field's value is one word,
+ * sign-extended. An entry of a table is a word of the format in use; the software CPU's
+ * kvm_exit has the exit codes of AMD's SVM (isa 2). Shadow pages are not counted as roots: their
+ * root_count is 0.
  */
-#define QUIRE_TRACE_EVENTS(X)                                                                   \
-	X(kvmmmu, kvm_mmu_split_huge_page, 4, "gfn/x spte/x level/d errno/d")                   \
-	X(kvmmmu, kvm_tdp_mmu_spte_changed, 5, "as_id/d gfn/x level/d old_spte/x new_spte/x")   \
-	X(kvmmmu, fast_page_fault, 7,                                                           \
-	  "vcpu_id/d cr2_or_gpa/x error_code/x sptep/x old_spte/x new_spte/x ret/d")            \
-	X(kvmmmu, kvm_mmu_set_spte, 7, "gfn/x spte/x sptep/x level/d r/d x/d u/d")              \
-	X(kvmmmu, kvm_mmu_spte_requested, 3, "gfn/x pfn/x level/d")                             \
-	X(kvmmmu, mark_mmio_spte, 4, "sptep/x gfn/x access/x gen/x")                            \
-	X(kvmmmu, handle_mmio_page_fault, 3, "addr/x gfn/x access/x")                           \
-	X(kvmmmu, check_mmio_spte, 3, "kvm_gen/x spte_gen/x spte/x")                            \
-	X(kvmmmu, kvm_mmu_pagetable_walk, 2, "addr/x pferr/x")                                  \
-	X(kvmmmu, kvm_mmu_paging_element, 2, "pte/x level/d")                                   \
-	X(kvmmmu, kvm_mmu_set_accessed_bit, 1, "gpa/x")                                         \
-	X(kvmmmu, kvm_mmu_set_dirty_bit, 1, "gpa/x")                                            \
-	X(kvmmmu, kvm_mmu_walker_error, 1, "pferr/x")                                           \
-	X(kvmmmu, kvm_mmu_get_page, 6,                                                          \
-	  "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u created/u")                       \
-	X(kvmmmu, kvm_mmu_sync_page, 5, "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u")   \
-	X(kvmmmu, kvm_mmu_unsync_page, 5, "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u") \
-	X(kvmmmu, kvm_mmu_prepare_zap_page, 5,                                                  \
-	  "mmu_valid_gen/u gfn/x role/x root_count/u unsync/u")                                 \
-	X(kvmmmu, kvm_mmu_zap_all_fast, 2, "mmu_valid_gen/u mmu_used_pages/u")                  \
-	X(kvm, kvm_page_fault, 4, "vcpu_id/u rip/x address/x error_code/x")                     \
-	X(kvm, kvm_try_async_get_page, 2, "gva/x gfn/x")                                        \
-	X(kvm, kvm_async_pf_repeated_fault, 2, "gva/x gfn/x")                                   \
-	X(kvm, kvm_async_pf_not_present, 2, "token/x gva/x")                                    \
-	X(kvm, kvm_async_pf_ready, 2, "token/x gva/x")                                          \
-	X(kvm, kvm_async_pf_completed, 2, "gva/x address/x")                                    \
-	X(kvm, kvm_unmap_hva_range, 2, "start/x end/x")                                         \
-	X(kvm, kvm_age_hva, 2, "start/x end/x")                                                 \
-	X(kvm, kvm_test_age_hva, 1, "hva/x")                                                    \
-	X(kvm, kvm_vm_set_mem_attributes, 3, "start/x end/x attr/x")                            \
-	X(kvm, kvm_dirty_ring_push, 5, "index/u dirty_index/u reset_index/u slot/u offset/x")   \
-	X(kvm, kvm_dirty_ring_reset, 3, "index/u dirty_index/u reset_index/u")                  \
-	X(kvm, kvm_dirty_ring_exit, 1, "vcpu_id/u")                                             \
-	X(kvm, kvm_userspace_exit, 2, "reason/u errno/d")                                       \
-	X(kvm, kvm_mmio, 4, "type/u len/u gpa/x val/x")                                         \
-	X(kvm, kvm_pio, 5, "rw/u port/x size/u count/u val/x")                                  \
-	X(kvm, kvm_entry, 2, "vcpu_id/u rip/x")                                                 \
-	X(kvm, kvm_exit, 3, "vcpu_id/u reason/u rip/x")
+#define QUIRE_TRACE_EVENTS(X, F)                                                                   \
+	X(kvmmmu, kvm_mmu_split_huge_page, F(u64, gfn) F(u64, spte) F(int, level) F(int, errno))   \
+	X(kvmmmu, kvm_tdp_mmu_spte_changed,                                                        \
+	  F(u64, gfn) F(u64, old_spte) F(u64, new_spte) F(u8, level) F(u8, as_id))                 \
+	X(kvmmmu, fast_page_fault,                                                                 \
+	  F(int, vcpu_id) F(gpa_t, cr2_or_gpa) F(u64, error_code) F(u64 *, sptep) F(u64, old_spte) \
+	      F(u64, new_spte) F(int, ret))                                                        \
+	X(kvmmmu, kvm_mmu_set_spte,                                                                \
+	  F(u64, gfn) F(u64, spte) F(u64, sptep) F(u8, level) F(bool, r) F(bool, x)                \
+	      F(signed char, u))                                                                   \
+	X(kvmmmu, kvm_mmu_spte_requested, F(u64, gfn) F(u64, pfn) F(u8, level) F(u8, access))      \
+	X(kvmmmu, mark_mmio_spte,                                                                  \
+	  F(void *, sptep) F(gfn_t, gfn) F(unsigned, access) F(unsigned int, gen))                 \
+	X(kvmmmu, handle_mmio_page_fault, F(u64, addr) F(gfn_t, gfn) F(unsigned, access))          \
+	X(kvmmmu, check_mmio_spte,                                                                 \
+	  F(unsigned int, kvm_gen) F(unsigned int, spte_gen) F(u64, spte))                         \
+	X(kvmmmu, kvm_mmu_pagetable_walk, F(__u64, addr) F(__u32, pferr))                          \
+	X(kvmmmu, kvm_mmu_paging_element, F(__u64, pte) F(__u32, level))                           \
+	X(kvmmmu, kvm_mmu_set_accessed_bit, F(__u64, gpa))                                         \
+	X(kvmmmu, kvm_mmu_set_dirty_bit, F(__u64, gpa))                                            \
+	X(kvmmmu, kvm_mmu_walker_error, F(__u32, pferr))                                           \
+	X(kvmmmu, kvm_mmu_get_page,                                                                \
+	  F(__u8, mmu_valid_gen) F(__u64, gfn) F(__u32, role) F(__u32, root_count) F(bool, unsync) \
+	      F(bool, created))                                                                    \
+	X(kvmmmu, kvm_mmu_sync_page,                                                               \
+	  F(__u8, mmu_valid_gen) F(__u64, gfn) F(__u32, role) F(__u32, root_count)                 \
+	      F(bool, unsync))                                                                     \
+	X(kvmmmu, kvm_mmu_unsync_page,                                                             \
+	  F(__u8, mmu_valid_gen) F(__u64, gfn) F(__u32, role) F(__u32, root_count)                 \
+	      F(bool, unsync))                                                                     \
+	X(kvmmmu, kvm_mmu_prepare_zap_page,                                                        \
+	  F(__u8, mmu_valid_gen) F(__u64, gfn) F(__u32, role) F(__u32, root_count)                 \
+	      F(bool, unsync))                                                                     \
+	X(kvmmmu, kvm_mmu_zap_all_fast, F(__u8, mmu_valid_gen) F(unsigned int, mmu_used_pages))    \
+	X(kvm, kvm_page_fault,                                                                     \
+	  F(unsigned int, vcpu_id) F(unsigned long, guest_rip) F(u64, fault_address)               \
+	      F(u64, error_code))                                                                  \
+	X(kvm, kvm_try_async_get_page, F(__u64, gva) F(u64, gfn))                                  \
+	X(kvm, kvm_async_pf_repeated_fault, F(__u64, gva) F(u64, gfn))                             \
+	X(kvm, kvm_async_pf_not_present, F(__u64, token) F(__u64, gva))                            \
+	X(kvm, kvm_async_pf_ready, F(__u64, token) F(__u64, gva))                                  \
+	X(kvm, kvm_async_pf_completed, F(unsigned long, address) F(u64, gva))                      \
+	X(kvm, kvm_unmap_hva_range, F(unsigned long, start) F(unsigned long, end))                 \
+	X(kvm, kvm_age_hva, F(unsigned long, start) F(unsigned long, end))                         \
+	X(kvm, kvm_test_age_hva, F(unsigned long, hva))                                            \
+	X(kvm, kvm_vm_set_mem_attributes, F(gfn_t, start) F(gfn_t, end) F(unsigned long, attr))    \
+	X(kvm, kvm_dirty_ring_push,                                                                \
+	  F(int, index) F(u32, dirty_index) F(u32, reset_index) F(u32, slot) F(u64, offset))       \
+	X(kvm, kvm_dirty_ring_reset, F(int, index) F(u32, dirty_index) F(u32, reset_index))        \
+	X(kvm, kvm_dirty_ring_exit, F(int, vcpu_id))                                               \
+	X(kvm, kvm_userspace_exit, F(__u32, reason) F(int, errno))                                 \
+	X(kvm, kvm_mmio, F(u32, type) F(u32, len) F(u64, gpa) F(u64, val))                         \
+	X(kvm, kvm_pio,                                                                            \
+	  F(unsigned int, rw) F(unsigned int, port) F(unsigned int, size) F(unsigned int, count)   \
+	      F(unsigned int, val))                                                                \
+	X(kvm, kvm_entry,                                                                          \
+	  F(unsigned int, vcpu_id) F(unsigned long, rip) F(bool, immediate_exit) F(u32, intr_info) \
+	      F(u32, error_code))                                                                  \
+	X(kvm, kvm_exit,                                                                           \
+	  F(unsigned int, exit_reason) F(unsigned long, guest_rip) F(u32, isa) F(u64, info1)       \
+	      F(u64, info2) F(u32, intr_info) F(u32, error_code) F(unsigned int, vcpu_id)          \
+		  F(u64, requests))
 
-#define QUIRE_TRACE_ID(group, name, count, fields) QUIRE_TRACE_##name,
-enum quire_trace_event { QUIRE_TRACE_EVENTS(QUIRE_TRACE_ID) QUIRE_TRACE_COUNT };
+/* As F it counts the fields: an event has (0 fields). */
+#define QUIRE_TRACE_FIELD(type, name) +1
+
+#define QUIRE_TRACE_ID(group, name, fields) QUIRE_TRACE_##name,
+enum quire_trace_event { QUIRE_TRACE_EVENTS(QUIRE_TRACE_ID, QUIRE_TRACE_FIELD) QUIRE_TRACE_COUNT };
 #undef QUIRE_TRACE_ID
 
-#define QUIRE_TRACE_FIELDS_MAX 7
+#define QUIRE_TRACE_FIELDS_MAX 9
 
 /*
  * Called on the thread of the event, with any lock held and in any section: it must not wait, nor

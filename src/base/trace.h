@@ -25,6 +25,9 @@ static inline int quire_trace_is_on(void)
 	return __builtin_expect(__atomic_load_n(&quire_trace_record, __ATOMIC_RELAXED) != NULL, 0);
 }
 
+/* kvm_mmu_spte_requested's access where nothing limits it: read, write, user, execute. */
+#define TRACE_ACCESS_ALL 0xfu
+
 /* An event, with its fields as numbers. They are evaluated only while tracing is on. */
 #define QUIRE_TRACE(name, ...)                                                                 \
 	do {                                                                                   \

@@ -149,7 +149,7 @@ static int refuse_walk(const struct quire_vcpu *vcpu, struct shadow_walk *walk, 
 
 static u32 entry_access(u64 entry)
 {
-	u32 access = entry & GUEST_NX ? 0 : ACCESS_EXEC;
+	u32 access = ACCESS_READ | (entry & GUEST_NX ? 0 : ACCESS_EXEC);
 
 	if (entry & GUEST_W)
 		access |= ACCESS_WRITE;

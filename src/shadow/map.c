@@ -220,7 +220,7 @@ static bool is_protected(const struct shadow_mapping *mapping)
 static __attribute__((noinline, cold)) void trace_request(const struct shadow_mapping *mapping)
 {
 	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
-		    mapping->leaf.level);
+		    mapping->leaf.level, mapping->walk->leaf_access);
 }
 
 static __attribute__((noinline, cold)) void trace_leaf(const u64 *entry, gfn_t gfn)

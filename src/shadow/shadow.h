@@ -45,7 +45,7 @@
 #define ROLE_LEVEL_MASK 0xfu
 #define ROLE_DIRECT (1u << 7)
 #define ROLE_ACCESS_SHIFT 8
-#define ROLE_ACCESS_MASK (7u << ROLE_ACCESS_SHIFT)
+#define ROLE_ACCESS_MASK (0xfu << ROLE_ACCESS_SHIFT)
 #define ROLE_NX (1u << 13)
 #define ROLE_WP (1u << 14)
 #define ROLE_SMAP_NOT_WP (1u << 15)
@@ -53,11 +53,12 @@
 #define ROLE_SMEP_NOT_WP (1u << 20)
 #define ROLE_SMM_SHIFT 24
 
-/* What L1's entries allow; reading is the presence itself. */
-#define ACCESS_EXEC (1u << 0)
+/* What L1's entries allow; what is present can be read. */
+#define ACCESS_READ (1u << 0)
 #define ACCESS_WRITE (1u << 1)
 #define ACCESS_USER (1u << 2)
-#define ACCESS_ALL (ACCESS_EXEC | ACCESS_WRITE | ACCESS_USER)
+#define ACCESS_EXEC (1u << 3)
+#define ACCESS_ALL (ACCESS_READ | ACCESS_WRITE | ACCESS_USER | ACCESS_EXEC)
 
 struct shadow_page {
 	struct shadow_page *hash_next;

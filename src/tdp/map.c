@@ -114,7 +114,7 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 static __attribute__((noinline, cold)) void trace_request(const struct tdp_mapping *mapping)
 {
 	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
-		    mapping->leaf.level);
+		    mapping->leaf.level, TRACE_ACCESS_ALL);
 }
 
 static __attribute__((noinline, cold)) void trace_leaf(const struct tdp_change *change,

@@ -100,7 +100,7 @@ void tdp_trace_change(const u64 *entry, u64 old, u64 new)
 	u64 index = (u64)(entry - table_entries(table));
 	u64 gfn = table->gfn.v + index * level_pages((enum quire_level)table->level);
 
-	QUIRE_TRACE(kvm_tdp_mmu_spte_changed, table->as_id, gfn, table->level, old, new);
+	QUIRE_TRACE(kvm_tdp_mmu_spte_changed, gfn, old, new, table->level, table->as_id);
 }
 
 enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,

@@ -152,10 +152,10 @@ static void check_change(const struct word *old, const struct word *new, uint32_
 	assert_int_equal(*entry, to);
 	check_accounts(&debt, old, new, level);
 	assert_int_equal(events, 1);
-	assert_int_equal(event[1], 7 * level_pages((enum quire_level)level));
-	assert_int_equal(event[2], level);
-	assert_int_equal(event[3], from);
-	assert_int_equal(event[4], to);
+	assert_int_equal(event[0], 7 * level_pages((enum quire_level)level));
+	assert_int_equal(event[1], from);
+	assert_int_equal(event[2], to);
+	assert_int_equal(event[3], level);
 	machine.vm->dead = 0;
 }
 
