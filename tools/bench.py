@@ -1,4 +1,4 @@
-"""'./dev bench': rows of build/quire-bench, and boots of Debian's kernel against QEMU's translator."""
+"""'./dev bench': rows of build/quire-bench, and guests in QEMU against QEMU's own translator."""
 import argparse
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import tempfile
 from typing import Callable
 
 import packages
-from vmms import boots, catalog, counters, places
+from vmms import boots, catalog, counters, libguestfs, paths, places
 from vmms.scenario import Failure
 
 PROGRAM = places.TREE / "build/cli/bench/quire-bench"
@@ -59,14 +59,14 @@ def progress(text):
     print(f"   {text}", file=sys.stderr, flush=True)
 
 
-def cpu_seconds(command, log):
-    """Processor time of the command and all that it started and waited for; it must reach the end."""
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+def cpu_seconds(command, log, last="quire: poweroff", **options):
+    """Processor time of the command and all that it started and waited for; it must say last."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                             **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options})
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     said = log.read_text(errors="replace") if log.exists() else ""
-    if child.returncode or "quire: poweroff" not in said:
+    if child.returncode or last not in said:
         raise Failure(f"{command[0]} ended with {child.returncode}", said)
     return used.ru_utime + used.ru_stime
 
@@ -105,12 +105,50 @@ def boots_in_turns(name, form, bound, peers):
                  [100.0] * ROUNDS, False, "% ")
 
 
+def in_turns(name, bound, rounds, seconds):
+    """A row that means nothing without a peer: seconds("kvm") and seconds("tcg"), in turns."""
+    taken, floor = [], []
+    for at in range(rounds):
+        taken.append(seconds("kvm"))
+        floor.append(seconds("tcg"))
+        progress(f"{name}, {at + 1} of {rounds}: {taken[-1]:.2f} s, {PEER} {floor[-1]:.2f} s")
+    yield Result(name, PEER, bound, taken, floor)
+
+
+def path_seconds(path):
+    return lambda accelerator: paths.seconds(catalog.QEMU, accelerator, path, cpu_seconds)
+
+
+def guestfs_seconds(accelerator):
+    """libguestfs' own test, its appliance included."""
+    with tempfile.TemporaryDirectory(prefix="quire-bench-") as folder:
+        log = pathlib.Path(folder) / "log"
+        command = [*(catalog.QEMU.launcher if accelerator == "kvm" else []),
+                   *(["--"] if accelerator == "kvm" else []), "libguestfs-test-tool"]
+        with open(log, "wb") as output:
+            return cpu_seconds(command, log, "TEST FINISHED OK", stdout=output,
+                               stderr=subprocess.STDOUT, cwd=folder,
+                               env=libguestfs.environment(folder, f"force_{accelerator}"))
+
+
 @dataclasses.dataclass
 class Row:
     """Something that takes seconds, and yields results."""
     name: str
     about: str
     run: Callable
+    needs_peer: bool = False
+    client: str = "qemu"
+
+
+def peer_rows():
+    """Paths through a guest's kernel, and a client that runs as many programs."""
+    made = [Row(f"vcpu/{path}", f"{paths.COUNTS[path]:,} times in a guest of ours; floor: {PEER}",
+                lambda path=path: in_turns(f"vcpu/{path}", 1.0, ROUNDS, path_seconds(path)), True)
+            for path in paths.COUNTS]
+    return [*made, Row("vmm/guestfs", f"libguestfs-test-tool; floor: {PEER}",
+                       lambda: in_turns("vmm/guestfs", 1.5, 3, guestfs_seconds), True,
+                       "libguestfs")]
 
 
 def rows(peers):
@@ -118,18 +156,23 @@ def rows(peers):
     return [Row("vmm/boot", f"Debian's kernel from PVH to power-off; floor: {PEER} (--peers)",
                 lambda: boots_in_turns("vmm/boot", pvh, 1.5, peers)),
             Row("vmm/bzimage", "the same from bzImage, which unpacks itself",
-                lambda: boots_in_turns("vmm/bzimage", packed, 1.5, peers))]
+                lambda: boots_in_turns("vmm/bzimage", packed, 1.5, peers)), *peer_rows()]
 
 
-def wanted(row, names):
-    """vmm/share comes with vmm/boot."""
-    return any(row.name.startswith(name) or name.startswith("vmm/share") for name in names)
+def wanted(row, options):
+    """vmm/share comes with vmm/boot; without peers a row that needs one is not measured."""
+    if row.needs_peer and not options.peers:
+        return False
+    return not options.name or any(
+        row.name.startswith(name) or (name.startswith("vmm/share") and not row.needs_peer)
+        for name in options.name)
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("--peers", action="store_true",
-                        help="rows vmm against Debian's qemu-system-x86 with its own translator")
+                        help="rows vmm, and paths of rows vcpu, against Debian's QEMU with its own "
+                        "translator")
     parser.add_argument("--json", metavar="FILE", type=pathlib.Path)
     parser.add_argument("--list", action="store_true", help="print the rows, measure nothing")
     parser.add_argument("name", nargs="*", help="the beginning of a row's name; none: all, but "
@@ -139,7 +182,8 @@ def parse(argv):
 
 def run_program(options):
     """Rows of quire-bench: its exit status."""
-    names = [name for name in options.name if not name.startswith("vmm")]
+    ours = ("vmm", *(row.name for row in peer_rows()))
+    names = [name for name in options.name if not name.startswith(ours)]
     if options.name and not names:
         return 0
     words = [*(["--list"] if options.list else []),
@@ -157,16 +201,18 @@ def add_json(path, results):
 
 
 def run_boots(options):
-    missing = packages.missing_of(catalog.find("qemu").packages)
-    if missing and packages.install(missing).result != "pass":
-        print(f"dev: rows vmm need {' '.join(missing)}", file=sys.stderr)
-        return 1
+    for row in peer_rows():
+        if row.name in options.name and not options.peers:
+            print(f"dev: {row.name} needs --peers", file=sys.stderr)
     results = []
-    for row in rows(options.peers):
-        if not options.name or wanted(row, options.name):
-            for result in row.run():
-                print(result.line(), flush=True)
-                results.append(result)
+    for row in [row for row in rows(options.peers) if wanted(row, options)]:
+        missing = packages.missing_of(catalog.find(row.client).packages)
+        if missing and packages.install(missing).result != "pass":
+            print(f"dev: {row.name} needs {' '.join(missing)}", file=sys.stderr)
+            return 1
+        for result in row.run():
+            print(result.line(), flush=True)
+            results.append(result)
     if options.json:
         add_json(options.json, results)
     return 0
@@ -175,7 +221,8 @@ def run_boots(options):
 def main(argv):
     options = parse(argv)
     status = run_program(options)
-    has_boots = options.peers or any(name.startswith("vmm") for name in options.name)
+    has_boots = options.peers or any(
+        name.startswith("vmm") or name in [row.name for row in peer_rows()] for name in options.name)
     if options.list:
         for row in rows(True):
             print(f"{row.name:<20} {row.about}")

@@ -17,7 +17,7 @@ FILES = 40
 MODULES = pathlib.Path("/lib/modules")
 
 
-def environment(folder):
+def environment(folder, setting="force_kvm"):
     """The appliance is made of the machine's programs and of the kernel in our cache."""
     image = kernel.obtain()
     if not MODULES.exists():
@@ -28,7 +28,7 @@ def environment(folder):
     base = places.WORK / "libguestfs"
     base.mkdir(parents=True, exist_ok=True)
     return {**os.environ, "LIBGUESTFS_BACKEND": "direct",
-            "LIBGUESTFS_BACKEND_SETTINGS": "force_kvm", "LIBGUESTFS_CACHEDIR": str(base),
+            "LIBGUESTFS_BACKEND_SETTINGS": setting, "LIBGUESTFS_CACHEDIR": str(base),
             "TMPDIR": str(folder), "SUPERMIN_KERNEL": str(image.bzimage),
             "SUPERMIN_KERNEL_VERSION": image.release, "SUPERMIN_MODULES": str(image.modules)}
 

@@ -9,13 +9,15 @@ WORK = TREE / "build/vmms"
 SOURCES = TREE / "tests/vmms"
 
 
-def guest_program(name):
+STATIC = ("-static", "-O2", "-Wall", "-Wextra")
+
+
+def guest_program(name, flags=STATIC):
     """A program of tests/vmms for a guest, static, for there is no libc in the guest."""
     source, made = SOURCES / f"{name}.c", WORK / name
     WORK.mkdir(parents=True, exist_ok=True)
     if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
         new = made.with_suffix(f".{threading.get_ident()}")
-        subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", str(new), str(source)],
-                       check=True)
+        subprocess.run(["gcc", *flags, "-o", str(new), str(source)], check=True)
         new.rename(made)
     return made
