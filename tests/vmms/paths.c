@@ -107,8 +107,8 @@ __asm__(".pushsection .note.Xen, \"a\", @note\n"
 	"push %rdi\n push %rsi\n push %rdx\n push %rcx\n push %rax\n push %r8\n push %r9\n" \
 	"push %r10\n push %r11\n push %rbx\n push %rbp\n push %r12\n push %r13\n"           \
 	"push %r14\n push %r15\n"
-#define RESTORE                                                                              \
-	"pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n pop %r11\n"       \
+#define RESTORE                                                                        \
+	"pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n pop %r11\n" \
 	"pop %r10\n pop %r9\n pop %r8\n pop %rax\n pop %rcx\n pop %rdx\n pop %rsi\n pop %rdi\n"
 
 __asm__(".text\n.globl entry_syscall\nentry_syscall:\n"
@@ -223,8 +223,8 @@ __attribute__((used)) void do_page_fault(struct registers *registers)
 	index = (address - USER_DATA) >> 12;
 	if (index >= DATA_PAGES)
 		__asm__ volatile("ud2");
-	now->table[index] = (FRAMES << 1) + (index << 12) +
-			    ((uint64_t)(now - tasks) * DATA_PAGES << 12) + PTE_USER;
+	now->table[index] =
+	    (FRAMES << 1) + (index << 12) + ((uint64_t)(now - tasks) * DATA_PAGES << 12) + PTE_USER;
 }
 
 /* Process @index at @code, to be entered by task_start. */
@@ -263,8 +263,8 @@ static void load_tables(void)
 		uint64_t base;
 	} __attribute__((packed)) pointer = {sizeof(idt) - 1, (uint64_t)(uintptr_t)idt};
 
-	gdt[TSS_SELECTOR / 8] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 |
-				UINT64_C(0x89) << 40 | (base >> 24 & 0xff) << 56;
+	gdt[TSS_SELECTOR / 8] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 | UINT64_C(0x89) << 40 |
+				(base >> 24 & 0xff) << 56;
 	gdt[TSS_SELECTOR / 8 + 1] = base >> 32;
 	idt[2 * VECTOR_PAGE_FAULT] = (gate & 0xffff) | (uint64_t)KERNEL_CODE << 16 |
 				     UINT64_C(0x8e) << 40 | (gate >> 16 & 0xffff) << 48;

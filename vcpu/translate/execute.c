@@ -46,91 +46,6 @@ static struct running enter_at(struct cpu *cpu, const struct unit *unit, unsigne
 	return (struct running){NEXT_ENTER, STEP_NEXT};
 }
 
-/* After an operation of the interpreter's: may the unit's code go on behind it? */
-static int may_go_on(const struct cpu *cpu, const struct unit *unit)
-{
-	return cpu->block_end && cpu->tlb_mode == unit->mode && cpu->in_guest &&
-	       !cpu->debug.armed && !cpu->s.interrupt_shadow && !(cpu->s.rflags & FLAG_TF) &&
-	       cpu->fast.epoch_negated == -cpu->code_epoch && unit_is_current(unit);
-}
-
-/* One operation as run_block() does it. */
-static struct running interpret(struct cpu *cpu, struct unit *unit, unsigned int index)
-{
-	const struct op *op = &unit->block->ops[index];
-	uint64_t recycled = cpu->translate->recycled;
-	enum step step;
-
-	flags_from_fast(cpu);
-	cpu->op = op;
-	cpu->block_end = unit->block->ops + unit->op_count;
-	step = op->run(cpu, op);
-	if (!(step & STEP_F_ABORT))
-		cpu_count(&cpu->counts.interpreted);
-	if (unlikely(step)) {
-		if (!(step & (STEP_F_JUMPED | STEP_F_ABORT)))
-			cpu->s.rip = op_next_rip(cpu, op);
-		return (struct running){NEXT_LEAVE, step};
-	}
-	cpu->s.rip += op->length;
-	if (cpu->translate->recycled != recycled || !may_go_on(cpu, unit) ||
-	    index + 1 == unit->op_count)
-		return (struct running){NEXT_LEAVE, STEP_END};
-	flags_to_fast(cpu);
-	return enter_at(cpu, unit, index + 1);
-}
-
-/* Where the miss was: the operand, or the stack. */
-static uint64_t missed_linear(struct cpu *cpu, const struct op *op)
-{
-	uint64_t linear, rsp = cpu->s.gpr[CPU_RSP];
-
-	switch (op->mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH:
-		return rsp - 8;
-	case ZYDIS_MNEMONIC_POP:
-	case ZYDIS_MNEMONIC_RET:
-		return rsp;
-	case ZYDIS_MNEMONIC_LEAVE:
-		return cpu->s.gpr[CPU_RBP];
-	default:
-		break;
-	}
-	linear = op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
-	if (op->mnemonic != ZYDIS_MNEMONIC_CALL)
-		return linear;
-	return (cpu->fast.exit & ((1u << EXIT_KIND_BITS) - 1)) == EXIT_MISS_WRITE ? rsp - 8
-										  : linear;
-}
-
-/*
- * A call through memory reads its target and writes the stack. When both pages fall into one set
- * of the fast TLB, each takes the other's place.
- */
-static int touches_two_pages(const struct op *op)
-{
-	return op->mnemonic == ZYDIS_MNEMONIC_CALL && op->kind[0] == OPERAND_MEM;
-}
-
-/*
- * The fast TLB has not the page: from the large one, or by way of the interpreter. Code enters the
- * same operation again only if that operation cannot miss again, because nothing else here reads
- * the doorbell.
- */
-static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int index, int is_write)
-{
-	const struct op *op = &unit->block->ops[index];
-	uint64_t linear = missed_linear(cpu, op);
-	struct running running;
-
-	if (!fast_fill(cpu, linear, is_write) && !touches_two_pages(op))
-		return enter_at(cpu, unit, index);
-	running = interpret(cpu, unit, index);
-	if (running.next == NEXT_ENTER)
-		(void)fast_fill(cpu, linear, is_write);
-	return running;
-}
-
 /* RIP is where to go on, and nothing waits: by its unit, or back to the interpreter. */
 static struct running go_on(struct cpu *cpu, struct unit **found)
 {
@@ -150,6 +65,108 @@ static struct running go_on(struct cpu *cpu, struct unit **found)
 	cpu->fast.epoch_negated = -cpu->code_epoch;
 	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
 	return enter_at(cpu, *found, 0);
+}
+
+/* After an operation of the interpreter's: may the unit's code go on behind it? */
+static int may_go_on(const struct cpu *cpu, const struct unit *unit)
+{
+	return cpu->block_end && cpu->tlb_mode == unit->mode && cpu->in_guest &&
+	       !cpu->debug.armed && !cpu->s.interrupt_shadow && !(cpu->s.rflags & FLAG_TF) &&
+	       cpu->fast.epoch_negated == -cpu->code_epoch && unit_is_current(unit);
+}
+
+/*
+ * An instruction of the interpreter's has ended a unit: as run_guest() goes on, but without leaving
+ * translated code for longer than it must.
+ */
+static struct running go_on_behind(struct cpu *cpu, enum step step)
+{
+	struct unit *unit;
+
+	if ((step & STEP_F_EVENTS) || !cpu->in_guest || cpu->debug.armed ||
+	    cpu->s.interrupt_shadow || (cpu->s.rflags & (FLAG_TF | FLAG_RF)))
+		return (struct running){NEXT_LEAVE, step};
+	cpu->replay.position = 0;
+	cpu->debug.no_trap = 0;
+	cpu->debug.blocked = 0;
+	flags_to_fast(cpu);
+	return go_on(cpu, &unit);
+}
+
+/* One operation as run_block() does it. */
+static struct running interpret(struct cpu *cpu, struct unit *unit, unsigned int index)
+{
+	const struct op *op = &unit->block->ops[index];
+	uint64_t recycled = cpu->translate->recycled;
+	enum step step;
+
+	flags_from_fast(cpu);
+	cpu->op = op;
+	cpu->block_end = unit->block->ops + unit->op_count;
+	step = op->run(cpu, op);
+	if (!(step & STEP_F_ABORT))
+		cpu_count(&cpu->counts.interpreted);
+	if (unlikely(step & STEP_F_ABORT))
+		return (struct running){NEXT_LEAVE, step};
+	if (!(step & STEP_F_JUMPED))
+		cpu->s.rip = op_next_rip(cpu, op);
+	if (step || cpu->translate->recycled != recycled || !may_go_on(cpu, unit) ||
+	    index + 1 == unit->op_count)
+		return go_on_behind(cpu, step ? step : STEP_END);
+	flags_to_fast(cpu);
+	return enter_at(cpu, unit, index + 1);
+}
+
+/* Where the miss was: the operand, or the stack. */
+static uint64_t missed_linear(struct cpu *cpu, const struct op *op)
+{
+	uint64_t rsp = cpu->s.gpr[CPU_RSP];
+
+	switch (op->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_CALL:
+		if (op->kind[0] != OPERAND_MEM ||
+		    (cpu->fast.exit & ((1u << EXIT_KIND_BITS) - 1)) == EXIT_MISS_WRITE)
+			return rsp - 8;
+		break;
+	case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_RET:
+		return rsp;
+	case ZYDIS_MNEMONIC_LEAVE:
+		return cpu->s.gpr[CPU_RBP];
+	default:
+		break;
+	}
+	return op_effective(cpu, op) + *(const uint64_t *)((const char *)cpu + op->seg_base);
+}
+
+/*
+ * A call through memory and a push of it read there and write the stack. When both pages fall into
+ * one set of the fast TLB, each takes the other's place.
+ */
+static int touches_two_pages(const struct op *op)
+{
+	return (op->mnemonic == ZYDIS_MNEMONIC_CALL || op->mnemonic == ZYDIS_MNEMONIC_PUSH) &&
+	       op->kind[0] == OPERAND_MEM;
+}
+
+/*
+ * The fast TLB has not the page: from the large one, or by way of the interpreter. Code enters the
+ * same operation again only if that operation cannot miss again, because nothing else here reads
+ * the doorbell.
+ */
+static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int index, int is_write)
+{
+	const struct op *op = &unit->block->ops[index];
+	uint64_t linear = missed_linear(cpu, op);
+	struct running running;
+
+	if (!fast_fill(cpu, linear, is_write) && !touches_two_pages(op))
+		return enter_at(cpu, unit, index);
+	running = interpret(cpu, unit, index);
+	if (running.next == NEXT_ENTER)
+		(void)fast_fill(cpu, linear, is_write);
+	return running;
 }
 
 /*

@@ -132,6 +132,7 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 	struct lockstep *lockstep = cpu->translate->lockstep;
 	uint64_t gpr[16], rip = cpu->s.rip, cr2 = cpu->s.cr2;
 	uint64_t result = cpu->cc_result, carry = cpu->cc_carry;
+	uint64_t gs_base = cpu->s.seg[CPU_GS].base, kernel_gs_base = cpu->s.kernel_gs_base;
 	const struct op *end = lockstep->unit->block->ops + lockstep->unit->op_count;
 	enum step step;
 
@@ -142,7 +143,11 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 	lockstep->rip = step & STEP_F_JUMPED ? cpu->s.rip : op_next_rip(cpu, op);
 	lockstep->flags = flags_arithmetic(cpu);
 	memcpy(lockstep->gpr, cpu->s.gpr, sizeof(gpr));
+	lockstep->gs_base = cpu->s.seg[CPU_GS].base;
+	lockstep->kernel_gs_base = cpu->s.kernel_gs_base;
 	restore_memory(lockstep);
+	cpu->s.seg[CPU_GS].base = gs_base;
+	cpu->s.kernel_gs_base = kernel_gs_base;
 	memcpy(cpu->s.gpr, gpr, sizeof(gpr));
 	cpu->s.rip = rip;
 	cpu->s.cr2 = cr2;
@@ -178,6 +183,16 @@ static int memory_differs(const struct lockstep *lockstep)
 			return 1;
 	}
 	return 0;
+}
+
+static int registers_differ(const struct cpu *cpu)
+{
+	const struct lockstep *lockstep = cpu->translate->lockstep;
+
+	return cpu->s.rip != lockstep->rip ||
+	       memcmp(cpu->s.gpr, lockstep->gpr, sizeof(lockstep->gpr)) ||
+	       cpu->s.seg[CPU_GS].base != lockstep->gs_base ||
+	       cpu->s.kernel_gs_base != lockstep->kernel_gs_base;
 }
 
 static void report(struct cpu *cpu, const struct op *op, uint64_t flags)
@@ -216,10 +231,7 @@ int lockstep_differs(struct cpu *cpu)
 	flags = (flags_arithmetic(cpu) ^ lockstep->flags) & ~undefined_flags(op->mnemonic);
 	reads_only = !lockstep->unit->op[lockstep->op].is_write;
 	/* A device may have changed meanwhile what is only read. */
-	if (memory_differs(lockstep)
-		? reads_only
-		: !flags && cpu->s.rip == lockstep->rip &&
-		      !memcmp(cpu->s.gpr, lockstep->gpr, sizeof(lockstep->gpr)))
+	if (memory_differs(lockstep) ? reads_only : !flags && !registers_differ(cpu))
 		return 0;
 	report(cpu, op, flags);
 	return 1;

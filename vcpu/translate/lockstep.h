@@ -18,6 +18,7 @@ struct lockstep {
 	unsigned int op;
 	int is_checked; /* the interpreter has run it, and all was put back */
 	uint64_t gpr[16], rip, flags;
+	uint64_t gs_base, kernel_gs_base;
 	unsigned int pieces;
 	struct lockstep_piece piece[LOCKSTEP_PIECES];
 };

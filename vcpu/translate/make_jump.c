@@ -49,6 +49,21 @@ static int is_gpr64(const struct op *op)
 	       op->dst < GPR_AT(16);
 }
 
+/* PUSH of memory, which is read before the stack is written. */
+static int make_push_memory(struct making *m)
+{
+	if (m->op->size != 8 || make_linear(m))
+		return -1;
+	make_check(m, 8, COLD_MISS_READ);
+	make_access_mark(m);
+	emit_load(&m->e, REG_LINEAR, &guest_memory);
+	emit_store_field(&m->e, REG_LINEAR, FAST(scratch));
+	begin_push(m);
+	emit_load_field(&m->e, REG_SET, FAST(scratch));
+	end_push(m, REG_SET);
+	return 0;
+}
+
 static int make_push(struct making *m)
 {
 	struct host_insn store = {.opcode = 0xc7, .wide = 1, .memory = &guest_memory};
@@ -62,6 +77,8 @@ static int make_push(struct making *m)
 		emit_store_field(&m->e, REG_LINEAR, RSP_AT);
 		return 0;
 	}
+	if (m->op->kind[0] == OPERAND_MEM)
+		return make_push_memory(m);
 	if (!is_gpr64(m->op))
 		return -1;
 	host = host_of(gpr_of(m->op->dst));

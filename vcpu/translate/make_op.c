@@ -402,6 +402,27 @@ static int is_from_segment(const struct making *m)
 	return *bytes == 0x8c;
 }
 
+/* At CPL 0, which the mode of a unit leaves open. */
+static int make_swapgs(struct making *m)
+{
+	const uint64_t base = offsetof(struct cpu, s.seg[CPU_GS].base);
+	const uint64_t kernel_base = offsetof(struct cpu, s.kernel_gs_base);
+	struct host_mem cpl = {.base = REG_CPU,
+			       .index = HOST_NONE,
+			       .disp = (int32_t)offsetof(struct cpu, cpl) - CPU_BIAS};
+	struct host_insn movzx = {.map = MAP_0F, .opcode = 0xb6, .reg = REG_TAG, .memory = &cpl};
+
+	if (m->unit->mode == TLB_USER)
+		return -1;
+	emit_insn(&m->e, &movzx);
+	make_cold(m, emit_jmp_unless_rcx_zero(&m->e), COLD_OP);
+	emit_load_field(&m->e, REG_TAG, base);
+	emit_load_field(&m->e, REG_LINEAR, kernel_base);
+	emit_store_field(&m->e, REG_TAG, kernel_base);
+	emit_store_field(&m->e, REG_LINEAR, base);
+	return 0;
+}
+
 static int make_lea(struct making *m)
 {
 	enum host_reg host = host_of(GPR_NUMBER(m->op->dst));
@@ -431,6 +452,8 @@ int make_operation(struct making *m)
 		return result;
 	if (m->op->mnemonic == ZYDIS_MNEMONIC_DIV)
 		return make_div(m);
+	if (m->op->mnemonic == ZYDIS_MNEMONIC_SWAPGS)
+		return make_swapgs(m);
 	if (m->op->mnemonic == ZYDIS_MNEMONIC_MOV && is_from_segment(m))
 		return make_from_segment(m);
 	switch (shape_of(m->op->mnemonic)) {

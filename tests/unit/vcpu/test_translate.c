@@ -237,18 +237,28 @@ static void put_shift(struct code *code)
 
 static void put_stack(struct code *code)
 {
+	static const struct form push = {0, 0xff, 0, 0, 0, 6, 0};
 	unsigned int reg = any_reg();
 
+	if (!rnd(3)) {
+		put_form(code, &push, 1);
+		return;
+	}
 	if (reg & 8)
 		put(code, 0x41);
 	put(code, (rnd(2) ? 0x50 : 0x58) + (reg & 7));
+}
+
+static void put_swapgs(struct code *code)
+{
+	put_fixed(code, "\x0f\x01\xf8", 3);
 }
 
 static void code_make(struct code *code, unsigned int insns)
 {
 	void (*const kinds[])(struct code *) = {put_arithmetic, put_arithmetic, put_unary,
 						put_move,	put_move,	put_condition,
-						put_shift,	put_stack};
+						put_shift,	put_stack,	put_swapgs};
 
 	memset(code, 0, sizeof(*code));
 	for (unsigned int i = 0; i < insns && code->accesses < ACCESSES_MAX; i++)
@@ -275,6 +285,8 @@ static void begin(struct quire_vcpu *vcpu, const struct code *code, const struct
 	s->rflags = state->rflags;
 	s->rip = GUEST_CODE;
 	s->halted = 0;
+	s->seg[CPU_GS].base = 1;
+	s->kernel_gs_base = 2;
 }
 
 static void data_make(struct pair *pair)
@@ -313,6 +325,8 @@ static void expect_same(const struct pair *pair)
 	assert_memory_equal(one->gpr, two->gpr, sizeof(one->gpr));
 	assert_int_equal(one->rflags, two->rflags);
 	assert_int_equal(one->cr2, two->cr2);
+	assert_int_equal(one->seg[CPU_GS].base, two->seg[CPU_GS].base);
+	assert_int_equal(one->kernel_gs_base, two->kernel_gs_base);
 	assert_int_equal(retired(pair->translated), retired(pair->interpreted));
 	assert_memory_equal(pair->translated->vm->ram + PAGED_LINEAR,
 			    pair->interpreted->vm->ram + PAGED_LINEAR, 256 * PAGE);
@@ -641,6 +655,27 @@ static void test_call_through_pages_of_one_set(void **state)
 	assert_int_equal(s->gpr[CPU_RAX], CALLS);
 }
 
+/* mov $CALLS, %ecx; 1: push GUEST_DATA; pop %rdx; add %rdx, %rax; dec %ecx; jnz 1b; hlt */
+static const uint8_t pushes[] = {0xb9, 0xe8, 3,	   0,	 0,    0xff, 0x34, 0x25, 0,    0,   3,
+				 0,    0x5a, 0x48, 0x01, 0xd0, 0xff, 0xc9, 0x75, 0xf1, 0xf4};
+
+/* The same of a push of memory. */
+static void test_push_through_pages_of_one_set(void **state)
+{
+	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	const uint64_t value = 3;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, pushes, sizeof(pushes));
+	memcpy(vcpu->vm->ram + GUEST_DATA, &value, sizeof(value));
+	s->gpr[CPU_RSP] = GUEST_DATA + FAST_SETS * PAGE + 0x800;
+	s->rip = GUEST_CODE;
+	alarm(60);
+	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
+	alarm(0);
+	assert_int_equal(s->gpr[CPU_RAX], CALLS * value);
+}
+
 #define TURNS 200u
 #define SECOND_LINEAR (PAGED_LINEAR + PAGE)
 #define ONE_LINEAR (PAGED_LINEAR + 3 * PAGE)
@@ -776,6 +811,7 @@ int main(void)
 	    TEST(test_eviction),
 	    TEST(test_blocks_outlive_their_code),
 	    TEST(test_call_through_pages_of_one_set),
+	    TEST(test_push_through_pages_of_one_set),
 	    TEST(test_crossing_changes),
 	    TEST(test_client_stores_to_code),
 	    TEST(test_other_vcpu_stores_to_code),
