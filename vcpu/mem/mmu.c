@@ -385,9 +385,14 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			return mmu_raise_non_canonical(cpu);
 		return mmu_translate_linear(cpu, request, result);
 	}
-	if (likely(mmu_translate_fast(cpu, request, result)))
+	switch (mmu_translate_fast(cpu, request, result)) {
+	case MMU_FAST_FOUND:
 		return STEP_NEXT;
-	return translate_fully(cpu, request, result);
+	case MMU_FAST_ABSENT:
+		return cpu_raise_page_fault(cpu, request->linear, error_of(cpu, request->access));
+	default:
+		return translate_fully(cpu, request, result);
+	}
 }
 
 int mmu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa)

@@ -34,11 +34,16 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			struct mmu_result *result);
 
 /*
- * mmu_translate() for the common case alone: 4-level long mode, every right
- * there and no bit left to set. Nonzero when that was it; else nothing has happened.
+ * mmu_translate() for the common case alone: 4-level long mode, every right there, and no bit left
+ * to set but in the guest's leaf of 4 KiB.
  */
-int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
-		       struct mmu_result *result);
+enum mmu_fast {
+	MMU_FAST_OTHER, /* nothing has happened but that the leaf may be marked */
+	MMU_FAST_FOUND,
+	MMU_FAST_ABSENT, /* the guest's leaf of 4 KiB is not present, the levels above it are */
+};
+enum mmu_fast mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
+				 struct mmu_result *result);
 
 /* Outside long mode every address is. */
 static inline int mmu_is_canonical(const struct cpu *cpu, uint64_t linear)

@@ -93,63 +93,107 @@ static int find_table(struct cpu *cpu, uint64_t linear, struct table_entry *foun
 		found->rights |= entry & PTE_NX;
 		table = entry & PTE_ADDRESS;
 	}
+	found->gpa = table;
 	found->host = walk_stage2(cpu, &need, table);
 	return found->host != 0;
 }
 
-/* The guest's leaf for @linear, and in *@cached what leads to it. 0: not the common case. */
-static always_inline uint64_t find_leaf(struct cpu *cpu, uint64_t linear,
-					const struct table_entry *cached)
+/* @entry has NX while that bit is reserved. */
+static always_inline int has_reserved_nx(const struct cpu *cpu, uint64_t entry)
 {
-	uint64_t leaf = 0;
-
-	if (cached->leaf)
-		return cached->leaf;
-	return read_entry(cached->host + (linear >> 12 & 511) * 8, 0, &leaf) ? leaf : 0;
+	return (entry & PTE_NX) && !(cpu->s.efer & EFER_NXE);
 }
 
-/* Do @leaf and the levels above it permit the access, with no bit left to set? */
-static always_inline int leaf_permits(const struct cpu *cpu, const struct table_entry *cached,
+/* Do @leaf and the levels above it permit the access? */
+static always_inline int leaf_permits(const struct cpu *cpu, const struct table_entry *table,
 				      uint64_t leaf, enum mmu_access access)
 {
-	uint64_t rights = (cached->rights & leaf & (PTE_W | PTE_U)) |
-			  ((cached->rights | leaf) & PTE_NX) | (leaf & PTE_KEY);
+	uint64_t rights = (table->rights & leaf & (PTE_W | PTE_U)) |
+			  ((table->rights | leaf) & PTE_NX) | (leaf & PTE_KEY);
 
-	if ((rights & PTE_NX) && !(cpu->s.efer & EFER_NXE))
-		return 0;
-	if (access == MMU_WRITE && !(leaf & PTE_D))
-		return 0;
-	return mmu_rights_permit(cpu, access, rights);
+	return !has_reserved_nx(cpu, rights) && mmu_rights_permit(cpu, access, rights);
 }
 
-int mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
-		       struct mmu_result *result)
+/* Set @bits in the leaf of @linear, of 4 KiB, which held @leaf. 0: not the common case. */
+static int mark_leaf(const struct cpu *cpu, const struct table_entry *table, uint64_t linear,
+		     uint64_t leaf, uint64_t bits)
+{
+	struct stage2_need need = need_of(cpu->stage2.format, MMU_WRITE);
+	uint64_t host = walk_stage2(cpu, &need, table->gpa | (linear >> 12 & 511) * 8);
+	bool swapped = false;
+
+	return host &&
+	       guard_cmpxchg_u64((void *)(uintptr_t)host, &leaf, leaf | bits, &swapped) ==
+		   GUARD_OK &&
+	       swapped;
+}
+
+/*
+ * The guest's leaf for @linear, in *@leaf, with A and for a write D set. A large one has them, or
+ * it is not the common case.
+ */
+static always_inline enum mmu_fast find_leaf(struct cpu *cpu, const struct mmu_request *request,
+					     const struct table_entry *table, uint64_t *leaf)
+{
+	uint64_t linear = request->linear, bits = PTE_A;
+
+	if (request->access == MMU_WRITE)
+		bits |= PTE_D;
+	*leaf = table->leaf;
+	if (!*leaf) {
+		const uint64_t *at = (const uint64_t *)(uintptr_t)table->host;
+
+		if (guard_load_u64(&at[linear >> 12 & 511], leaf) != GUARD_OK)
+			return MMU_FAST_OTHER;
+		if (!(*leaf & PTE_P))
+			return has_reserved_nx(cpu, table->rights) ? MMU_FAST_OTHER
+								   : MMU_FAST_ABSENT;
+	}
+	if ((*leaf & PTE_RESERVED_HIGH) || !leaf_permits(cpu, table, *leaf, request->access))
+		return MMU_FAST_OTHER;
+	if (likely((*leaf & bits) == bits))
+		return MMU_FAST_FOUND;
+	if (table->leaf || !mark_leaf(cpu, table, linear, *leaf, bits))
+		return MMU_FAST_OTHER;
+	return MMU_FAST_FOUND;
+}
+
+/* find_leaf() by what is remembered of the upper levels; all but a leaf is found there anew. */
+static enum mmu_fast find_remembered(struct cpu *cpu, const struct mmu_request *request,
+				     struct table_entry *table, uint64_t *leaf)
+{
+	enum mmu_fast found;
+
+	for (int is_fresh = table->tag != request->linear >> 21;; is_fresh = 1) {
+		if (is_fresh && !find_table(cpu, request->linear, table)) {
+			table->tag = TLB_EMPTY;
+			return MMU_FAST_OTHER;
+		}
+		found = find_leaf(cpu, request, table, leaf);
+		if (is_fresh || likely(found == MMU_FAST_FOUND))
+			return found;
+	}
+}
+
+enum mmu_fast mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
+				 struct mmu_result *result)
 {
 	struct stage2_need need;
 	uint64_t linear = request->linear, leaf, span;
-	struct table_entry *cached = &cpu->tlb->table[linear >> 21 & (TABLE_SETS - 1)];
+	struct table_entry *table = &cpu->tlb->table[linear >> 21 & (TABLE_SETS - 1)];
+	enum mmu_fast found;
 
 	if (!(cpu->s.efer & EFER_LMA) || cpu->stage2.root_level != QUIRE_LEVEL_512G ||
 	    cpu->replay.emulated_count || (uint64_t)((int64_t)(linear << 16) >> 16) != linear)
-		return 0;
-	if (unlikely(cached->tag != linear >> 21)) {
-		struct table_entry fresh;
-
-		if (!find_table(cpu, linear, &fresh))
-			return 0;
-		*cached = fresh;
-	}
-	leaf = find_leaf(cpu, linear, cached);
-	if (!leaf || !leaf_permits(cpu, cached, leaf, request->access)) {
-		/* The complete walk reads a large leaf again, and may set D in it. */
-		cached->tag = TLB_EMPTY;
-		return 0;
-	}
-	span = (UINT64_C(1) << cached->shift) - 1;
+		return MMU_FAST_OTHER;
+	found = find_remembered(cpu, request, table, &leaf);
+	if (found != MMU_FAST_FOUND)
+		return found;
+	span = (UINT64_C(1) << table->shift) - 1;
 	need = need_of(cpu->stage2.format, request->stage2);
 	result->gpa = (leaf & PTE_ADDRESS & ~span) | (linear & span);
 	result->host = walk_stage2(cpu, &need, result->gpa);
 	result->global = (leaf & PTE_G) && (cpu->s.cr4 & CR4_PGE);
-	result->large = (uint8_t)((cached->shift - QUIRE_PAGE_SHIFT) / 9);
-	return result->host != 0;
+	result->large = (uint8_t)((table->shift - QUIRE_PAGE_SHIFT) / 9);
+	return result->host ? MMU_FAST_FOUND : MMU_FAST_OTHER;
 }

@@ -63,7 +63,8 @@ struct jump_entry {
  */
 struct table_entry {
 	uint64_t tag;	    /* linear >> 21 */
-	uint64_t host;	    /* of the table */
+	uint64_t gpa;	    /* of the table */
+	uint64_t host;	    /* where it is, for reading */
 	uint64_t leaf;	    /* the guest's entry of a large page; 0: there is a table */
 	uint64_t rights;    /* of the levels above the leaf, as a walk gathers them */
 	unsigned int shift; /* of the leaf */
