@@ -82,6 +82,9 @@ struct cpu {
 	uint8_t tlb_mode;    /* enum tlb_mode of this CPL, AC and CR4.SMAP */
 	uint8_t in_guest;
 	uint8_t delivering; /* memory is touched for an event, not for an instruction */
+	/* Nothing waited when events were looked for last, with interrupts allowed. What comes
+	 * later rings the doorbell, and what the guest does about interrupts leaves guest mode. */
+	uint8_t nothing_waits;
 	struct {
 		uint8_t type, vector;
 	} soft;			  /* the event of INT n and its like, while @delivering */

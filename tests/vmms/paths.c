@@ -31,8 +31,10 @@
 #define USER_STACK_SELECTOR 0x23u
 #define TSS_SELECTOR 0x30u
 #define VECTOR_PAGE_FAULT 14u
-#define FLAGS_USER 0x202u
+#define FLAGS_USER 0x202u /* interrupts are allowed, as in any program */
 #define SERIAL 0x3f8u
+#define PIC_MASK 0x21u
+#define PIC_MASK_SECOND 0xa1u
 
 /* What user programs ask for, in RAX. */
 enum call { CALL_NOTHING, CALL_END, CALL_UNMAP, CALL_SWITCH };
@@ -249,7 +251,7 @@ static void make_task(uint32_t index, const uint8_t *code, uint64_t count)
 				    .r13 = USER_DATA,
 				    .rip = USER_CODE + (uint64_t)(code - user_start),
 				    .cs = USER_CODE_SELECTOR,
-				    .rflags = FLAGS_USER & ~0x200u,
+				    .rflags = FLAGS_USER,
 				    .ss = USER_STACK_SELECTOR};
 	*--saved = (uint64_t)(uintptr_t)task_start;
 	task->rsp = (uint64_t)(uintptr_t)(saved - 6);
@@ -302,6 +304,8 @@ __attribute__((used)) void kernel_main(const struct start_info *info)
 		count = count * 10 + (uint64_t)(*text - '0');
 	if (!count)
 		end();
+	out8(PIC_MASK, 0xff);
+	out8(PIC_MASK_SECOND, 0xff);
 	load_tables();
 	use_pcid();
 	for (uint32_t index = 0; index < TASKS; index++)

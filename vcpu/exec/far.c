@@ -10,6 +10,7 @@
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mem.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/run/event.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
@@ -355,7 +356,8 @@ enum step far_iret(struct cpu *cpu, const struct op *op)
 	struct return_frame frame = {0};
 	struct cpu_segment stack = {0};
 	struct code_target target;
-	uint64_t mask;
+	uint64_t mask, old = cpu->s.rflags;
+	int was_masked = cpu->s.nmi_masked;
 	enum step step = svm_intercept(cpu, INTERCEPT_IRET);
 
 	if (step)
@@ -382,7 +384,9 @@ enum step far_iret(struct cpu *cpu, const struct op *op)
 	iret_flags(cpu, frame.flags, mask);
 	return_commit(cpu, &frame, &target, &stack);
 	cpu->s.nmi_masked = 0;
-	return STEP_JUMP_EVENTS;
+	if (was_masked || cpu->svm.in_guest_mode)
+		return STEP_JUMP_EVENTS;
+	return STEP_JUMP | event_allowed(cpu, old);
 }
 
 op_fn far_bind_jmp(struct op *op, const struct decoded *decoded)

@@ -289,7 +289,7 @@ static enum step popf(struct cpu *cpu, const struct op *op)
 		mask |= FLAG_IF;
 	flags_set(cpu, ((flags_get(cpu) & ~mask) | (value & mask)) & ~FLAG_RF);
 	mmu_update_mode(cpu);
-	return ~old & cpu->s.rflags & FLAG_IF ? STEP_EVENTS : STEP_END;
+	return STEP_END | event_allowed(cpu, old);
 }
 
 static enum step change_ac(struct cpu *cpu, const struct op *op)
@@ -464,7 +464,7 @@ static enum step sysret(struct cpu *cpu, const struct op *op)
 	cpu->debug.no_trap = 1;
 	if (s->rflags & FLAG_TF)
 		return sysret_trap(cpu);
-	return ~old & s->rflags & FLAG_IF ? STEP_JUMP_EVENTS : STEP_JUMP;
+	return STEP_JUMP | event_allowed(cpu, old);
 }
 
 static enum step sysenter(struct cpu *cpu, const struct op *op)

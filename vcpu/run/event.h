@@ -42,4 +42,15 @@ int event_nmi_due(const struct cpu *cpu);
 /* Can an external interrupt be taken now? */
 int event_interruptible(const struct cpu *cpu);
 
+/*
+ * RFLAGS were @old: STEP_F_EVENTS when interrupts are allowed since and one may wait. VMRUN begins
+ * without nothing_waits, so a nested guest always looks.
+ */
+static inline enum step event_allowed(const struct cpu *cpu, uint64_t old)
+{
+	int is_new = (~old & cpu->s.rflags & FLAG_IF) != 0;
+
+	return is_new && !cpu->nothing_waits ? STEP_F_EVENTS : STEP_NEXT;
+}
+
 #endif

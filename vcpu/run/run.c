@@ -1,7 +1,8 @@
 /*
  * Running. cpu_run() turns in a loop of five steps: choose an event, enter guest mode, deliver the
  * event or run blocks, leave guest mode, see to what stopped the blocks. Handlers never leave
- * the loop themselves: they abort with cpu->stop set.
+ * the loop themselves: they abort with cpu->stop set. An exception that asks nothing of the
+ * surroundings is delivered without a turn.
  */
 #include "vcpu/run/run.h"
 
@@ -159,7 +160,7 @@ static int finish_single(struct cpu *cpu, int had_shadow, int had_trap)
 	cpu->guard_tries = 0;
 	if (had_shadow) {
 		cpu->s.interrupt_shadow = 0;
-		events = 1;
+		events = !cpu->nothing_waits;
 	}
 	had_trap &= !cpu->debug.no_trap;
 	if (debug_after(cpu, (cpu->run_flags & CPU_RUN_STEP) || had_trap ? DR6_BS : 0))
@@ -453,6 +454,7 @@ static int has_begun(const struct cpu_state *s)
 static enum verdict choose_event(struct cpu *cpu, struct run *run)
 {
 	run->has_event = 0;
+	cpu->nothing_waits = 0;
 	if (cpu->replay.unfinished)
 		return VERDICT_GO_ON;
 	if (cpu->run_flags & CPU_RUN_COMPLETE)
@@ -468,6 +470,8 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 		run->has_event = event_choose(cpu, &run->event);
 	if (!run->has_event && (cpu->run_flags & CPU_RUN_IRQ_WINDOW) && event_interruptible(cpu))
 		return run_exit(run, CPU_EXIT_IRQ_WINDOW);
+	cpu->nothing_waits = !run->has_event && !(cpu->run_flags & CPU_RUN_BLOCK_EVENTS) &&
+			     !cpu->svm.in_guest_mode && event_interruptible(cpu);
 	return VERDICT_GO_ON;
 }
 
@@ -506,6 +510,35 @@ static enum verdict enter_guest(struct cpu *cpu, struct run *run)
 	return run_exit(run, CPU_EXIT_INTR);
 }
 
+/* May an exception that the guest has raised be delivered at once, with nothing to ask outside? */
+static int is_deliverable(const struct cpu *cpu)
+{
+	return cpu->stop == STOP_EXCEPTION && cpu->in_guest && !cpu->delivering &&
+	       !cpu->svm.in_guest_mode && !cpu->debug.armed &&
+	       !(cpu->run_flags & CPU_RUN_COMPLETE) &&
+	       !__atomic_load_n(cpu->doorbell, __ATOMIC_RELAXED);
+}
+
+/* run_guest(), and again behind each exception that needs no look from outside guest mode. */
+static void run_guest_with_exceptions(struct cpu *cpu, struct run *run)
+{
+	run_guest(cpu);
+	while (is_deliverable(cpu)) {
+		cpu->stop = STOP_NONE;
+		replay_retire(cpu);
+		(void)event_queue_exception(cpu, NULL);
+		run->has_event = event_choose(cpu, &run->event);
+		cpu->op = NULL;
+		cpu->fault_for_store = 0;
+		if (event_deliver(cpu, &run->event) == STEP_ABORT)
+			return;
+		replay_retire(cpu);
+		event_done(cpu, &run->event);
+		run->has_event = 0;
+		run_guest(cpu);
+	}
+}
+
 static enum verdict run_once(struct cpu *cpu, struct run *run)
 {
 	if (choose_event(cpu, run) == VERDICT_EXIT || enter_guest(cpu, run) == VERDICT_EXIT)
@@ -515,12 +548,12 @@ static enum verdict run_once(struct cpu *cpu, struct run *run)
 	cpu->fault_for_store = 0;
 	debug_update(cpu);
 	if (!run->has_event) {
-		run_guest(cpu);
+		run_guest_with_exceptions(cpu, run);
 	} else if (event_deliver(cpu, &run->event) != STEP_ABORT) {
 		replay_retire(cpu);
 		event_done(cpu, &run->event);
 		run->has_event = 0;
-		run_guest(cpu);
+		run_guest_with_exceptions(cpu, run);
 	}
 	cpu_leave_guest(cpu);
 	return handle_stop(cpu, run);

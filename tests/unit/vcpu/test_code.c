@@ -5,10 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "tests/unit/vcpu/fake_vcpu.h"
+#include "vcpu/translate/fast.h"
 
 #define PROGRAM(name, code)                                                            \
 	__asm__(".pushsection .rodata\n.balign 64\n" #name "_start:\n" code "\n" #name \
@@ -197,6 +199,32 @@ static void test_counts_of_a_loop(void **state)
 		assert_true(counts->translated > 6 * CALLS * 99 / 100);
 }
 
+/*
+ * What is read and the stack are in pages of one set of the fast TLB, which can hold either: an
+ * instruction that touches both gets on all the same.
+ */
+PROGRAM(call_loop, "mov $1000, %ecx; xor %eax, %eax; 1: call *0x30000; dec %ecx; jnz 1b; hlt");
+PROGRAM(increment, "inc %rax; ret");
+PROGRAM(push_loop, "mov $1000, %ecx; xor %eax, %eax; 1: push 0x30000; pop %rdx; add %rdx, %rax;"
+		   "dec %ecx; jnz 1b; hlt");
+
+static void test_two_pages_of_one_set(void **state)
+{
+	const uint64_t target = GUEST_CODE + PAGE, value = 3;
+	struct quire_vcpu *vcpu = *state;
+
+	cpu_state(vcpu->cpu)->gpr[CPU_RSP] = GUEST_DATA + FAST_SETS * PAGE + 0x800;
+	alarm(60);
+	load_at(vcpu, GUEST_CODE, call_loop_start, call_loop_end);
+	load_at(vcpu, target, increment_start, increment_end);
+	memcpy(vcpu->vm->ram + GUEST_DATA, &target, sizeof(target));
+	assert_int_equal(run_from(vcpu, GUEST_CODE), 1000);
+	load_at(vcpu, GUEST_CODE, push_loop_start, push_loop_end);
+	memcpy(vcpu->vm->ram + GUEST_DATA, &value, sizeof(value));
+	assert_int_equal(run_from(vcpu, GUEST_CODE), 1000 * value);
+	alarm(0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
 int main(void)
@@ -211,6 +239,7 @@ int main(void)
 	    TEST(test_crossing_feature),
 	    TEST(test_counts_of_a_loop),
 	    TEST(test_client_changes_a_called_page),
+	    TEST(test_two_pages_of_one_set),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,7 +20,6 @@
 
 #include "hosts/process/guard.h"
 #include "tests/unit/vcpu/fake_vcpu.h"
-#include "vcpu/translate/fast.h"
 
 #define PAGE UINT64_C(4096)
 /* Every access of a block has a page of its own. */
@@ -628,54 +627,6 @@ static void test_blocks_outlive_their_code(void **state)
 	assert_true(counts->evictions > 8);
 }
 
-#define CALLS 1000u
-
-/* mov $CALLS, %ecx; 1: call *GUEST_DATA; dec %ecx; jnz 1b; hlt; at + 32: inc %rax; ret */
-static const uint8_t calls[] = {0xb9, 0xe8, 3, 0,    0,	   0xff, 0x14, 0x25, 0,
-				0,    3,    0, 0xff, 0xc9, 0x75, 0xf5, 0xf4};
-
-/*
- * The pointer and the stack are in pages of one set of the fast TLB, which can hold either: an
- * instruction that touches both gets on all the same.
- */
-static void test_call_through_pages_of_one_set(void **state)
-{
-	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
-	struct cpu_state *s = cpu_state(vcpu->cpu);
-	uint64_t target = GUEST_CODE + 32;
-
-	memcpy(vcpu->vm->ram + GUEST_CODE, calls, sizeof(calls));
-	memcpy(vcpu->vm->ram + target, "\x48\xff\xc0\xc3", 4);
-	memcpy(vcpu->vm->ram + GUEST_DATA, &target, sizeof(target));
-	s->gpr[CPU_RSP] = GUEST_DATA + FAST_SETS * PAGE + 0x800;
-	s->rip = GUEST_CODE;
-	alarm(60);
-	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
-	alarm(0);
-	assert_int_equal(s->gpr[CPU_RAX], CALLS);
-}
-
-/* mov $CALLS, %ecx; 1: push GUEST_DATA; pop %rdx; add %rdx, %rax; dec %ecx; jnz 1b; hlt */
-static const uint8_t pushes[] = {0xb9, 0xe8, 3,	   0,	 0,    0xff, 0x34, 0x25, 0,    0,   3,
-				 0,    0x5a, 0x48, 0x01, 0xd0, 0xff, 0xc9, 0x75, 0xf1, 0xf4};
-
-/* The same of a push of memory. */
-static void test_push_through_pages_of_one_set(void **state)
-{
-	struct quire_vcpu *vcpu = ((struct pair *)*state)->translated;
-	struct cpu_state *s = cpu_state(vcpu->cpu);
-	const uint64_t value = 3;
-
-	memcpy(vcpu->vm->ram + GUEST_CODE, pushes, sizeof(pushes));
-	memcpy(vcpu->vm->ram + GUEST_DATA, &value, sizeof(value));
-	s->gpr[CPU_RSP] = GUEST_DATA + FAST_SETS * PAGE + 0x800;
-	s->rip = GUEST_CODE;
-	alarm(60);
-	assert_int_equal(run_one(vcpu), CPU_EXIT_HLT);
-	alarm(0);
-	assert_int_equal(s->gpr[CPU_RAX], CALLS * value);
-}
-
 #define TURNS 200u
 #define SECOND_LINEAR (PAGED_LINEAR + PAGE)
 #define ONE_LINEAR (PAGED_LINEAR + 3 * PAGE)
@@ -810,8 +761,6 @@ int main(void)
 	    TEST(test_kicks),
 	    TEST(test_eviction),
 	    TEST(test_blocks_outlive_their_code),
-	    TEST(test_call_through_pages_of_one_set),
-	    TEST(test_push_through_pages_of_one_set),
 	    TEST(test_crossing_changes),
 	    TEST(test_client_stores_to_code),
 	    TEST(test_other_vcpu_stores_to_code),

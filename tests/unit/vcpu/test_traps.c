@@ -1,9 +1,12 @@
 /* Traps and the instructions that hold them back; branches that lead nowhere; ports and strings. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -311,6 +314,64 @@ static void test_smap_implicit(void **state)
 	assert_int_equal(frame_word(vcpu, 0), 1);
 }
 
+/* Interrupts come while IF is clear; each way to set it again finds them. RBX counts them. */
+#define ARRIVALS 12u
+#define ARRIVING_VECTOR 20u
+PROGRAM(by_sti, "1: cli; mov $2000, %edx; 2: dec %edx; jnz 2b; sti; nop;"
+		"cmp $12, %rbx; jb 1b; hlt");
+PROGRAM(by_popf, "1: sti; nop; pushfq; cli; mov $2000, %edx; 2: dec %edx; jnz 2b; popfq;"
+		 "cmp $12, %rbx; jb 1b; hlt");
+PROGRAM(by_iret, "mov %ss, %esi; mov %cs, %edi; 1: sti; nop; mov %rsp, %rax; push %rsi;"
+		 "push %rax; pushfq; push %rdi; lea 3f(%rip), %rax; push %rax; cli;"
+		 "mov $2000, %edx; 2: dec %edx; jnz 2b; iretq;"
+		 "3: cmp $12, %rbx; jb 1b; hlt");
+
+static struct quire_vcpu *arriving;
+
+static void on_timer(int signal_number)
+{
+	(void)signal_number;
+	if (arriving->interrupt >= 0)
+		return;
+	arriving->interrupt = ARRIVING_VECTOR;
+	__atomic_fetch_or(&arriving->doorbell, QUIRE_REQ_RELOAD, __ATOMIC_SEQ_CST);
+}
+
+static void begin_way(struct quire_vcpu *vcpu)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->gpr[CPU_RBX] = 0;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+}
+
+static void test_interrupts_while_held_back(void **state)
+{
+	static const uint8_t handler[] = {0x48, 0xff, 0xc3, 0x48, 0xcf}; /* inc %rbx; iretq */
+	const struct itimerval often = {{0, 1000}, {0, 1000}}, never = {{0, 0}, {0, 0}};
+	struct quire_vcpu *vcpu = *state;
+	const uint64_t *arrived = &cpu_state(vcpu->cpu)->gpr[CPU_RBX];
+
+	memcpy(vcpu->vm->ram + GUEST_HANDLERS + ARRIVING_VECTOR * 16, handler, sizeof(handler));
+	arriving = vcpu;
+	signal(SIGVTALRM, on_timer);
+	setitimer(ITIMER_VIRTUAL, &often, NULL);
+	alarm(60);
+	begin_way(vcpu);
+	RUN(vcpu, by_sti);
+	assert_true(*arrived >= ARRIVALS);
+	begin_way(vcpu);
+	RUN(vcpu, by_popf);
+	assert_true(*arrived >= ARRIVALS);
+	begin_way(vcpu);
+	RUN(vcpu, by_iret);
+	assert_true(*arrived >= ARRIVALS);
+	alarm(0);
+	setitimer(ITIMER_VIRTUAL, &never, NULL);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -325,6 +386,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_smap_implicit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_interrupts_while_held_back, setup,
+					    fake_vcpu_teardown),
 	};
 
 	fake_signals_install();
