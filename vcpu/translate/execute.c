@@ -151,9 +151,9 @@ static int touches_two_pages(const struct op *op)
 }
 
 /*
- * The fast TLB has not the page: from the large one, or by way of the interpreter. Code enters the
- * same operation again only if that operation cannot miss again, because nothing else here reads
- * the doorbell.
+ * The fast TLB has not the page: from the large one, by a walk, or by way of the interpreter. Code
+ * enters the same operation again only if that operation cannot miss again, because nothing else
+ * here reads the doorbell.
  */
 static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int index, int is_write)
 {
@@ -161,7 +161,8 @@ static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int inde
 	uint64_t linear = missed_linear(cpu, op);
 	struct running running;
 
-	if (!fast_fill(cpu, linear, is_write) && !touches_two_pages(op))
+	if (!touches_two_pages(op) &&
+	    (!fast_fill(cpu, linear, is_write) || !fast_walk(cpu, linear, is_write)))
 		return enter_at(cpu, unit, index);
 	running = interpret(cpu, unit, index);
 	if (running.next == NEXT_ENTER)

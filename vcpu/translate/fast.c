@@ -181,6 +181,22 @@ int fast_fill(struct cpu *cpu, uint64_t linear, int is_write)
 	return 0;
 }
 
+int fast_walk(struct cpu *cpu, uint64_t linear, int is_write)
+{
+	enum mmu_access access = is_write ? MMU_WRITE : MMU_READ;
+	struct mmu_request request = {.linear = linear, .access = access, .stage2 = access};
+	struct mmu_result result;
+
+	/* In lockstep the interpreter's own access drops what the host refuses: it would be walked
+	 * for again and again. */
+	if (cpu->linear_root || cpu->translate->lockstep)
+		return -1;
+	if (mmu_translate_fast(cpu, &request, &result) != MMU_FAST_FOUND)
+		return -1;
+	tlb_fill(cpu, &request, &result);
+	return fast_fill(cpu, linear, is_write);
+}
+
 void fast_note_jump(struct cpu *cpu, const struct unit *unit)
 {
 	struct fast *fast = &cpu->fast;

@@ -120,6 +120,9 @@ static inline int unit_is_current(const struct unit *unit)
 
 /* Take the page of @linear over from the interpreter's TLB. Nonzero: it has it not. */
 int fast_fill(struct cpu *cpu, uint64_t linear, int is_write);
+/* Take it over by the short walk, when the interpreter's TLB has it not. Nonzero: nothing is
+ * said of the page, or that it is not to be stored to here. */
+int fast_walk(struct cpu *cpu, uint64_t linear, int is_write);
 /* RIP is where @unit begins. */
 void fast_note_jump(struct cpu *cpu, const struct unit *unit);
 /*
