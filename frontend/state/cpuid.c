@@ -30,6 +30,7 @@
 #define F1_MWAIT BIT(3)
 #define F1_SSSE3 BIT(9)
 #define F1_CX16 BIT(13)
+#define F1_PCID BIT(17) /* shadows of a guest's tables have none */
 #define F1_SSE41 BIT(19)
 #define F1_SSE42 BIT(20)
 #define F1_X2APIC BIT(21)
@@ -50,6 +51,7 @@
 #define F1_EDX_REPEATED UINT32_C(0x0183f3ff)
 /* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, SMAP. ECX: UMIP. */
 #define F7_EBX (BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(20))
+#define F7_INVPCID BIT(10)
 #define F7_ECX BIT(2)
 #define F7_PKU BIT(3)
 #define F7_OSPKE BIT(4)
@@ -144,7 +146,7 @@ static void append_basic(struct vcpu_cpuid *list)
 	entry->eax = MAX_BASIC_LEAF;
 	entry = append_host(list, 1, 0);
 	entry->ebx = 8 << 8; /* CLFLUSH line */
-	entry->ecx = F1_ECX;
+	entry->ecx = F1_ECX | (system_has_tdp() ? F1_PCID : 0);
 	entry->edx = F1_EDX;
 	if (!cpuid_host_is_amd()) {
 		for (uint32_t i = 0; i < 8; i++) {
@@ -158,7 +160,7 @@ static void append_basic(struct vcpu_cpuid *list)
 	entry->eax = BIT(2); /* the APIC timer never stops */
 	entry = append(list, 7, 0);
 	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-	entry->ebx = F7_EBX;
+	entry->ebx = F7_EBX | (system_has_tdp() ? F7_INVPCID : 0);
 	entry->ecx = F7_ECX | (cpuid_supported_xcr0() & XSTATE_PKRU ? F7_PKU : 0);
 	entry->edx = F7_EDX;
 	for (uint32_t i = 0; i < 2; i++) {

@@ -232,6 +232,15 @@ static void state_in_leaf_1(void)
 	machine_close(&machine);
 }
 
+static void pcids(void)
+{
+	struct list list;
+
+	supported(&list);
+	CHECK(find(&list, 1)->ecx & 1u << 17, "no PCID");
+	CHECK(find(&list, 7)->ebx & 1u << 10, "no INVPCID");
+}
+
 /* What x86-64-v3 has without AVX: MOVBE, BMI1, BMI2, LZCNT. */
 static void integer_part_of_v3(void)
 {
@@ -316,6 +325,7 @@ int main(void)
 	state_in_leaf_1();
 	state_of_keys();
 	integer_part_of_v3();
+	pcids();
 	without_unhalt();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;

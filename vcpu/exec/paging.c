@@ -82,7 +82,11 @@ static enum step invpcid(struct cpu *cpu, const struct op *op)
 	uint64_t descriptor[2];
 	enum step step;
 
-	if (cpu->cpl || type > INVPCID_ALL_LOCAL)
+	if (cpu->cpl)
+		return general_protection(cpu);
+	if (cpu->svm.in_guest_mode && (cpu->svm.control.intercept_more & INTERCEPT_INVPCID))
+		return svm_exit(cpu, VMCB_EXIT_INVPCID, 0, 0);
+	if (type > INVPCID_ALL_LOCAL)
 		return general_protection(cpu);
 	step = op_linear(cpu, op, &linear);
 	if (!step)

@@ -51,6 +51,10 @@ enum vmcb_intercept {
 	INTERCEPT_XSETBV = 45,
 };
 
+/* Bit of .intercept_more, and its exit code. */
+#define INTERCEPT_INVPCID (UINT32_C(1) << 2)
+#define VMCB_EXIT_INVPCID UINT64_C(0xa2)
+
 #define VMCB_EXIT_CR_READ UINT64_C(0x0)
 #define VMCB_EXIT_CR_WRITE UINT64_C(0x10)
 #define VMCB_EXIT_DR_READ UINT64_C(0x20)
@@ -91,7 +95,8 @@ struct __attribute__((packed)) vmcb_control {
 	uint16_t dr_reads, dr_writes;
 	uint32_t exceptions;
 	uint64_t intercept;
-	uint8_t reserved1[40];
+	uint32_t intercept_more;
+	uint8_t reserved1[36];
 	uint16_t pause_threshold, pause_count;
 	uint64_t iopm_gpa;
 	uint64_t msrpm_gpa;

@@ -44,6 +44,21 @@ static void test_debug_aliases(void **state)
 	nest_run(nest, VMCB_EXIT_DR_READ + 4);
 }
 
+PROGRAM(l2_invpcid, "xor %eax, %eax; invpcid 0x30000, %rax; vmmcall");
+
+static void test_invpcid(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_invpcid);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	nest->vmcb->control.intercept_more = INTERCEPT_INVPCID;
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_INVPCID);
+	assert_int_equal(nest->vmcb->save.rip, L2_CODE + 2);
+}
+
 PROGRAM(l2_rsm, "rsm");
 
 static void test_rsm(void **state)
@@ -153,6 +168,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_lmsw, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_debug_aliases, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_invpcid, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_rsm, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_string_ports, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_software_events, nest_setup, nest_teardown),
