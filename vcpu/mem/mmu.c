@@ -189,13 +189,14 @@ static uint32_t error_of(const struct cpu *cpu, enum mmu_access access)
 #define KEY_NO_ACCESS 1u
 #define KEY_NO_WRITE 2u
 
+/* A shadow has no keys, and CPUID offers none with it. */
 int mmu_key_denies(const struct cpu *cpu, enum mmu_access access, uint64_t rights)
 {
 	unsigned int key = (rights & PTE_KEY) >> PTE_KEY_SHIFT;
 	unsigned int denied = cpu->s.pkru >> (2 * key) & 3;
 
 	if (likely(!denied) || access == MMU_FETCH || !(rights & PTE_U) ||
-	    !(cpu->s.cr4 & CR4_PKE) || !(cpu->s.efer & EFER_LMA))
+	    !(cpu->s.cr4 & CR4_PKE) || !(cpu->s.efer & EFER_LMA) || cpu->linear_root)
 		return 0;
 	if (denied & KEY_NO_ACCESS)
 		return 1;
