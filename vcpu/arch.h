@@ -50,6 +50,7 @@
 #define CR4_OSFXSR (UINT64_C(1) << 9)
 #define CR4_OSXMMEXCPT (UINT64_C(1) << 10)
 #define CR4_UMIP (UINT64_C(1) << 11)
+#define CR4_LA57 (UINT64_C(1) << 12)
 #define CR4_FSGSBASE (UINT64_C(1) << 16)
 #define CR4_PCIDE (UINT64_C(1) << 17)
 #define CR4_OSXSAVE (UINT64_C(1) << 18)

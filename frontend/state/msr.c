@@ -103,10 +103,18 @@ static bool client_only(const struct vcpu *vcpu, enum msr_origin origin, uint64_
 	return origin == MSR_FROM_CLIENT;
 }
 
+/* As wide as linear addresses are now. */
+static uint64_t make_canonical(const struct vcpu *vcpu, uint64_t value)
+{
+	unsigned int shift = cpu_state(vcpu->cpu)->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
+
+	return (uint64_t)((int64_t)(value << shift) >> shift);
+}
+
 static bool canonical(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
-	(void)vcpu, (void)origin;
-	return (uint64_t)((int64_t)(value << 16) >> 16) == value;
+	(void)origin;
+	return make_canonical(vcpu, value) == value;
 }
 
 static bool half(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
@@ -717,8 +725,7 @@ static int adapt(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
 	switch (index) {
 	case MSR_SYSENTER_ESP:
 	case MSR_SYSENTER_EIP:
-		*value =
-		    msr_is_amd(vcpu) ? (uint32_t)*value : (uint64_t)((int64_t)(*value << 16) >> 16);
+		*value = msr_is_amd(vcpu) ? (uint32_t)*value : make_canonical(vcpu, *value);
 		return 0;
 	case MSR_SYSENTER_CS:
 		*value = (uint32_t)*value;

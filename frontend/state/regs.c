@@ -24,6 +24,7 @@ static const struct {
 	uint8_t bit;
 } cr4_features[] = {
     {11, 7, CPUID_ECX, 2},  /* UMIP */
+    {12, 7, CPUID_ECX, 16}, /* LA57 */
     {16, 7, CPUID_EBX, 0},  /* FSGSBASE */
     {17, 1, CPUID_ECX, 17}, /* PCIDE */
     {18, 1, CPUID_ECX, 26}, /* OSXSAVE */

@@ -43,14 +43,14 @@ static inline uint64_t code_linear(const struct cpu *cpu)
 }
 
 /*
- * A linear address is canonical, so the privilege in bits 48 and 49 makes no two tags equal; nor
- * does the mode in bits 53 and 54 where addresses have 32 bits.
+ * A linear address is canonical, so the privilege in bits 57 and 58 makes no two tags equal; nor
+ * does the mode in bits 61 and 62 where addresses have 32 bits.
  */
 static inline uint64_t jump_tag(const struct cpu *cpu, uint64_t linear)
 {
 	uint64_t mode = cpu->code_bytes & 6;
 
-	return linear ^ (uint64_t)cpu->tlb_mode << 48 ^ mode << 52;
+	return linear ^ (uint64_t)cpu->tlb_mode << 57 ^ mode << 60;
 }
 
 static inline struct jump_entry *jump_entry_of(const struct cpu *cpu, uint64_t linear)

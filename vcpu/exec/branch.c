@@ -3,6 +3,7 @@
 #include "vcpu/exec/far.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
+#include "vcpu/mem/mmu.h"
 #include "vcpu/run/raise.h"
 
 /* RIP cut to the operand size; 64-bit mode ignores a 66 prefix here. */
@@ -26,7 +27,7 @@ static uint64_t cut_target(const struct cpu *cpu, const struct op *op, uint64_t 
 static inline enum step target_check(struct cpu *cpu, uint64_t target)
 {
 	if (likely(cpu->code_bytes == 8)) {
-		if (likely((uint64_t)((int64_t)(target << 16) >> 16) == target))
+		if (likely(mmu_is_canonical_base(cpu, target)))
 			return STEP_NEXT;
 	} else if (likely(target <= cpu->s.seg[CPU_CS].limit)) {
 		return STEP_NEXT;

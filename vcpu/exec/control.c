@@ -22,11 +22,6 @@ static enum step general_protection(struct cpu *cpu)
 	return cpu_raise_error(cpu, VECTOR_GP, 0);
 }
 
-static int is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* One register of one CPUID leaf. Leaves guest mode. */
 static void cpuid_query(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
@@ -147,6 +142,7 @@ static uint64_t cr4_known(struct cpu *cpu)
 	known |= leaf7[1] >> 20 & 1 ? CR4_SMAP : 0;
 	known |= leaf7[2] >> 2 & 1 ? CR4_UMIP : 0;
 	known |= leaf7[2] >> 3 & 1 ? CR4_PKE : 0;
+	known |= leaf7[2] >> 16 & 1 ? CR4_LA57 : 0;
 	return known;
 }
 
@@ -156,7 +152,7 @@ static enum step cr4_write(struct cpu *cpu, uint64_t value)
 
 	if (value & ~cr4_known(cpu))
 		return general_protection(cpu);
-	if (cpu_is_long(cpu) && !(value & CR4_PAE))
+	if (cpu_is_long(cpu) && (!(value & CR4_PAE) || ((value ^ s->cr4) & CR4_LA57)))
 		return general_protection(cpu);
 	if ((value & ~s->cr4 & CR4_PCIDE) && (!cpu_is_long(cpu) || (s->cr3 & CR3_PCID)))
 		return general_protection(cpu);
@@ -462,7 +458,7 @@ static int msr_value_is_valid(struct cpu *cpu, uint32_t index, uint64_t value)
 	case MSR_KERNEL_GS_BASE:
 	case MSR_SYSENTER_ESP:
 	case MSR_SYSENTER_EIP:
-		return is_canonical(value);
+		return mmu_is_canonical_base(cpu, value);
 	default:
 		return 1;
 	}

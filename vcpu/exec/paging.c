@@ -11,11 +11,6 @@ static enum step general_protection(struct cpu *cpu)
 	return cpu_raise_error(cpu, VECTOR_GP, 0);
 }
 
-static int is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 #define RAX_OFFSET offsetof(struct cpu, s.gpr[CPU_RAX])
 #define RDX_OFFSET offsetof(struct cpu, s.gpr[CPU_RDX])
 
@@ -94,7 +89,7 @@ static enum step invpcid(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	if ((descriptor[0] & ~CR3_PCID) ||
-	    (type == INVPCID_ADDRESS && !is_canonical(descriptor[1])) ||
+	    (type == INVPCID_ADDRESS && !mmu_is_canonical_base(cpu, descriptor[1])) ||
 	    (type <= INVPCID_ONE && descriptor[0] && !(cpu->s.cr4 & CR4_PCIDE)))
 		return general_protection(cpu);
 	invpcid_flush(cpu, (enum invpcid_type)type, descriptor);

@@ -22,11 +22,6 @@ static enum step general_protection(struct cpu *cpu)
 	return cpu_raise_error(cpu, VECTOR_GP, 0);
 }
 
-static int is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* SGDT, SIDT, SLDT, STR, SMSW give addresses away: UMIP keeps them from user mode. */
 static int umip_forbids(const struct cpu *cpu)
 {
@@ -56,7 +51,7 @@ static enum step load_table(struct cpu *cpu, const struct op *op)
 		step = mem_load(cpu, linear + 2, base_bytes, &base);
 	if (step)
 		return step;
-	if (cpu->code_bytes == 8 && !is_canonical(base))
+	if (cpu->code_bytes == 8 && !mmu_is_canonical_base(cpu, base))
 		return general_protection(cpu);
 	if (cpu->code_bytes != 8 && (cpu->code_bytes == 2) == !(op->flags & OP_OPSIZE_PREFIX))
 		base &= 0xffffff;
@@ -125,7 +120,7 @@ static enum step system_segment(struct cpu *cpu, uint16_t selector, unsigned int
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (!segment->present)
 		return cpu_raise_error(cpu, VECTOR_NP, error);
-	if (!is_canonical(segment->base))
+	if (!mmu_is_canonical_base(cpu, segment->base))
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (type == TYPE_LDT)
 		return STEP_NEXT;
@@ -446,7 +441,7 @@ static enum step sysret(struct cpu *cpu, const struct op *op)
 
 	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE))
 		return cpu_raise(cpu, VECTOR_UD);
-	if (cpu->cpl || (wide && !is_canonical(s->gpr[CPU_RCX])))
+	if (cpu->cpl || (wide && !mmu_is_canonical_base(cpu, s->gpr[CPU_RCX])))
 		return general_protection(cpu);
 	if (wide) {
 		s->rip = s->gpr[CPU_RCX];
@@ -491,7 +486,8 @@ static enum step sysexit(struct cpu *cpu, const struct op *op)
 
 	if (!(s->cr0 & CR0_PE) || !selector || cpu->cpl)
 		return general_protection(cpu);
-	if (wide && (!is_canonical(s->gpr[CPU_RDX]) || !is_canonical(s->gpr[CPU_RCX])))
+	if (wide && (!mmu_is_canonical_base(cpu, s->gpr[CPU_RDX]) ||
+		     !mmu_is_canonical_base(cpu, s->gpr[CPU_RCX])))
 		return general_protection(cpu);
 	s->rip = wide ? s->gpr[CPU_RDX] : (uint32_t)s->gpr[CPU_RDX];
 	s->gpr[CPU_RSP] = wide ? s->gpr[CPU_RCX] : (uint32_t)s->gpr[CPU_RCX];
@@ -543,7 +539,7 @@ static enum step wrbase(struct cpu *cpu, const struct op *op)
 
 	if (!may_use_fsgsbase(cpu))
 		return cpu_raise(cpu, VECTOR_UD);
-	if (!is_canonical(base))
+	if (!mmu_is_canonical_base(cpu, base))
 		return general_protection(cpu);
 	cpu->s.seg[op->aux].base = base;
 	return STEP_NEXT;

@@ -24,6 +24,7 @@ struct paging {
 };
 
 static const struct paging paging_long = {4, 9, 8};
+static const struct paging paging_long5 = {5, 9, 8};
 static const struct paging paging_pae = {3, 9, 8};
 static const struct paging paging_legacy = {2, 10, 4};
 
@@ -33,8 +34,8 @@ struct guest_walk {
 	uint64_t linear;
 	enum mmu_access access;
 	unsigned int level; /* of the leaf */
-	uint64_t entry[5];  /* by level */
-	uint64_t gpa_of[5]; /* where each stands */
+	uint64_t entry[6];  /* by level */
+	uint64_t gpa_of[6]; /* where each stands */
 	uint64_t rights;    /* PTE_W, PTE_U, PTE_NX: the weakest of all levels; PTE_KEY */
 	uint64_t gpa;
 };
@@ -49,7 +50,7 @@ enum walk_result {
 static const struct paging *paging_mode(const struct cpu *cpu)
 {
 	if (cpu->s.efer & EFER_LMA)
-		return &paging_long;
+		return cpu->s.cr4 & CR4_LA57 ? &paging_long5 : &paging_long;
 	return cpu->s.cr4 & CR4_PAE ? &paging_pae : &paging_legacy;
 }
 
@@ -148,7 +149,7 @@ static int entry_is_leaf(const struct cpu *cpu, const struct guest_walk *walk, u
 		return 0;
 	if (walk->paging == &paging_legacy)
 		return (cpu->s.cr4 & CR4_PSE) != 0;
-	return walk->paging == &paging_long ? level <= 3 : level == 2;
+	return walk->paging->levels >= 4 ? level <= 3 : level == 2;
 }
 
 static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *walk,
@@ -167,7 +168,7 @@ static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *wa
 		return (entry & UINT64_C(0x1e6)) != 0;
 	if (!(entry & PTE_LARGE) || level == 1)
 		return 0;
-	if (level == 4)
+	if (level >= 4)
 		return 1;
 	/* Bits 13 .. shift - 1 of a large leaf; 12 is PAT. */
 	return (entry & ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff)) != 0;
@@ -291,7 +292,7 @@ static enum walk_result walk_down(struct cpu *cpu, struct guest_walk *walk)
 		    paging == &paging_legacy ? entry & UINT64_C(0xfffff000) : entry & PTE_ADDRESS;
 	}
 	walk->level = level;
-	if (paging == &paging_long)
+	if (paging->levels >= 4)
 		walk->rights |= walk->entry[level] & PTE_KEY;
 	cpu->exception.error = error | ERROR_P;
 	if (unlikely(mmu_key_denies(cpu, walk->access, walk->rights)))

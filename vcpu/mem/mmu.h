@@ -45,10 +45,24 @@ enum mmu_fast {
 enum mmu_fast mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
 				 struct mmu_result *result);
 
+/* @linear with all bits above those that tables translate as the highest of these. */
+static inline uint64_t mmu_make_canonical(const struct cpu *cpu, uint64_t linear)
+{
+	unsigned int shift = unlikely(cpu->s.cr4 & CR4_LA57) ? 64 - 57 : 64 - 48;
+
+	return (uint64_t)((int64_t)(linear << shift) >> shift);
+}
+
+/* For what must be canonical in every mode: bases, and addresses that MSRs hold. */
+static inline int mmu_is_canonical_base(const struct cpu *cpu, uint64_t base)
+{
+	return mmu_make_canonical(cpu, base) == base;
+}
+
 /* Outside long mode every address is. */
 static inline int mmu_is_canonical(const struct cpu *cpu, uint64_t linear)
 {
-	return !(cpu->s.efer & EFER_LMA) || (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
+	return !(cpu->s.efer & EFER_LMA) || mmu_is_canonical_base(cpu, linear);
 }
 
 /* #GP, or #SS for the stack. */

@@ -79,10 +79,10 @@ static int find_table(struct cpu *cpu, uint64_t linear, struct table_entry *foun
 
 	*found = (struct table_entry){
 	    .tag = linear >> 21, .rights = PTE_W | PTE_U, .shift = QUIRE_PAGE_SHIFT};
-	for (unsigned int shift = 39; shift > 12; shift -= 9) {
+	for (unsigned int shift = cpu->s.cr4 & CR4_LA57 ? 48 : 39; shift > 12; shift -= 9) {
 		uint64_t host = walk_stage2(cpu, &need, table | (linear >> shift & 511) * 8);
 
-		if (!read_entry(host, shift == 39 ? PTE_LARGE : 0, &entry))
+		if (!read_entry(host, shift >= 39 ? PTE_LARGE : 0, &entry))
 			return 0;
 		if (entry & PTE_LARGE) {
 			found->leaf = entry;
@@ -184,7 +184,7 @@ enum mmu_fast mmu_translate_fast(struct cpu *cpu, const struct mmu_request *requ
 	enum mmu_fast found;
 
 	if (!(cpu->s.efer & EFER_LMA) || cpu->stage2.root_level != QUIRE_LEVEL_512G ||
-	    cpu->replay.emulated_count || (uint64_t)((int64_t)(linear << 16) >> 16) != linear)
+	    cpu->replay.emulated_count || !mmu_is_canonical_base(cpu, linear))
 		return MMU_FAST_OTHER;
 	found = find_remembered(cpu, request, table, &leaf);
 	if (found != MMU_FAST_FOUND)

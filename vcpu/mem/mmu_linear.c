@@ -24,7 +24,7 @@ int mmu_take_paging(struct cpu *cpu)
 	    .smap = (s->cr4 & CR4_SMAP) != 0,
 	};
 	/* The other modes are walked here, above direct tables. */
-	int wanted = cpu->single_stage && (s->efer & EFER_LMA);
+	int wanted = cpu->single_stage && (s->efer & EFER_LMA) && !(s->cr4 & CR4_LA57);
 	int error;
 
 	if (wanted == cpu->linear_root &&

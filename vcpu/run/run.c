@@ -597,7 +597,7 @@ bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
 	/* KVM walks by the bits that index tables, whatever those above say; without tables by all.
 	 */
 	if (cpu->s.efer & EFER_LMA)
-		gva = (uint64_t)((int64_t)(gva << 16) >> 16);
+		gva = mmu_make_canonical(cpu, gva);
 	if (!(cpu->s.cr0 & CR0_PG)) {
 		gpa->v = gva;
 		return true;

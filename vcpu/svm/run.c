@@ -48,10 +48,11 @@ void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
 {
 	const uint64_t misc = control->misc, misc2 = control->misc2;
 	const uint32_t int_ctl = control->int_ctl;
-	uint32_t features[4], basic[4];
+	uint32_t features[4], basic[4], structured[4];
 
 	cpu->ops->cpuid(cpu->ctx, SVM_CPUID_LEAF, 0, features);
 	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000001), 0, basic);
+	cpu->ops->cpuid(cpu->ctx, 7, 0, structured);
 	if (!(features[3] & SVM_CPUID_NPT))
 		control->misc &= ~VMCB_NESTED_PAGING;
 	if (!(features[3] & SVM_CPUID_VIRTUAL_VMLOAD))
@@ -64,6 +65,7 @@ void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
 	cpu->svm.ignored.misc2 = misc2 & ~control->misc2;
 	cpu->svm.ignored.int_ctl = int_ctl & ~control->int_ctl;
 	cpu->svm.phys_bits = directories_phys_bits(cpu);
+	cpu->svm.has_la57 = structured[2] >> 16 & 1;
 	cpu->svm.has_next_rip = (features[3] & SVM_CPUID_NEXT_RIP) != 0;
 }
 
@@ -97,7 +99,8 @@ int svm_check_save(const struct cpu *cpu, const struct vmcb_save *save)
 		return -EINVAL;
 	if (save->cr0 >> 32 || (!(save->cr0 & CR0_CD) && (save->cr0 & CR0_NW)))
 		return -EINVAL;
-	if ((save->cr4 & ~CR4_KNOWN) || save->dr6 >> 32 || save->dr7 >> 32)
+	if ((save->cr4 & ~(CR4_KNOWN | (cpu->svm.has_la57 ? CR4_LA57 : 0))) || save->dr6 >> 32 ||
+	    save->dr7 >> 32)
 		return -EINVAL;
 	if (save->cr3 >> cpu->svm.phys_bits)
 		return -EINVAL;
@@ -123,6 +126,9 @@ static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *contro
 
 	/* A processor without a second stage has none for guests of guests. */
 	if (wanted && cpu->single_stage)
+		return -EOPNOTSUPP;
+	/* Nested tables of five levels are not offered. */
+	if (wanted && (l1->efer & EFER_LMA) && (l1->cr4 & CR4_LA57))
 		return -EOPNOTSUPP;
 	if (wanted || cpu->svm.nested_paging)
 		error = quire_vcpu_set_nested(cpu->vcpu, wanted ? &nested : NULL);

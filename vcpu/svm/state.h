@@ -14,6 +14,7 @@ struct svm {
 	uint8_t nested_paging; /* stage 2 is the shadow of L1's nested tables */
 	uint8_t has_soft_rip;  /* the injected event returns to soft_rip */
 	uint8_t has_next_rip;  /* L1's processor tells the next instruction */
+	uint8_t has_la57;      /* in L1's CPUID */
 	uint8_t run_pending;   /* VMRUN is done, and L2 has not been entered */
 	uint8_t awaits_gif;    /* the surroundings hold an INIT back until GIF is set */
 	uint8_t phys_bits;     /* of L1's physical addresses */

@@ -108,7 +108,7 @@ int svm_nested_gpa(struct cpu *cpu, uint64_t *gpa, int is_write);
 /* Stage 2 is L1's own again. */
 void svm_drop_nested_tables(struct cpu *cpu);
 
-struct cpu_segment svm_segment_load(const struct vmcb_segment *from);
+struct cpu_segment svm_segment_load(const struct cpu *cpu, const struct vmcb_segment *from);
 struct vmcb_segment svm_segment_store(const struct cpu_segment *from);
 
 #endif

@@ -245,6 +245,17 @@ static void test_code_limit(void **state)
 	assert_int_equal(s->rip, GUEST_CODE + SIZE(straddle));
 }
 
+PROGRAM(64, to_five_levels, "mov %cr4, %rax; or $0x1000, %rax; mov %rax, %cr4; hlt");
+
+/* The number of levels does not change under a running guest's feet. */
+static void test_levels_stay(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	RUN(vcpu, to_five_levels);
+	check_fault(vcpu, VECTOR_GP, SIZE(to_five_levels) - 4);
+}
+
 /* What another thread does while the guest runs. */
 struct neighbour {
 	pthread_t thread;
@@ -376,6 +387,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_image_limit, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_input_count, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_code_limit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_levels_stay, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_descriptor, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_crossing, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_crossing_exchange, setup, fake_vcpu_teardown),

@@ -39,6 +39,7 @@
 #define CR4_SMEP (UINT64_C(1) << 20)
 #define CR4_SMAP (UINT64_C(1) << 21)
 #define CR4_PKE (UINT64_C(1) << 22)
+#define CR4_LA57 (UINT64_C(1) << 12)
 #define EFER_NXE UINT64_C(0x800)
 #define FLAG_AC (UINT64_C(1) << 18)
 
@@ -55,17 +56,23 @@
 /* A way of paging, and how large the target's page is in it. */
 struct way {
 	const char *name;
-	uint8_t entry_bytes, is_long;
+	uint8_t entry_bytes, is_long; /* is_long: 4 or 5 levels */
 	uint8_t leaf_level;
 	uint8_t has_parent; /* whose rights count */
 	uint64_t linear;    /* of the target */
 };
 
 static const struct way ways[] = {
-    {"32-bit, 4K", 4, 0, 1, 1, 0xc00000},      {"32-bit, 4M", 4, 0, 2, 0, 0xc00000},
-    {"PAE, 4K", 8, 0, 1, 1, 0xc00000},	       {"PAE, 2M", 8, 0, 2, 0, 0xc00000},
-    {"4-level, 4K", 8, 1, 1, 1, 0xc00000},     {"4-level, 2M", 8, 1, 2, 1, 0x40c00000},
-    {"4-level, 1G", 8, 1, 3, 1, 0x8040400000},
+    {"32-bit, 4K", 4, 0, 1, 1, 0xc00000},
+    {"32-bit, 4M", 4, 0, 2, 0, 0xc00000},
+    {"PAE, 4K", 8, 0, 1, 1, 0xc00000},
+    {"PAE, 2M", 8, 0, 2, 0, 0xc00000},
+    {"4-level, 4K", 8, 4, 1, 1, 0xc00000},
+    {"4-level, 2M", 8, 4, 2, 1, 0x40c00000},
+    {"4-level, 1G", 8, 4, 3, 1, 0x8040400000},
+    {"5-level, 4K", 8, 5, 1, 1, 0xc00000},
+    {"5-level, 2M", 8, 5, 2, 1, 0xff00000040c00000},
+    {"5-level, 1G", 8, 5, 3, 1, 0x0080008040400000},
 };
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH, ACCESSES };
@@ -141,7 +148,7 @@ static uint64_t index_of(const struct way *way, unsigned int level)
 /* The table that holds the entry of @level for the target. */
 static uint64_t table_of(const struct way *way, unsigned int level)
 {
-	unsigned int levels = way->is_long ? 4 : way->entry_bytes == 8 ? 3 : 2;
+	unsigned int levels = way->is_long ? way->is_long : way->entry_bytes == 8 ? 3 : 2;
 
 	if (level == levels)
 		return ROOT;
@@ -163,8 +170,12 @@ static void build_tables(struct quire_vcpu *vcpu, const struct way *way)
 		return;
 	}
 	if (way->is_long) {
-		put(vcpu, way, ROOT, 0, table_of(way, 3) | open);
-		put(vcpu, way, ROOT, index_of(way, 4), table_of(way, 3) | open);
+		if (way->is_long == 5) {
+			put(vcpu, way, ROOT, 0, table_of(way, 4) | open);
+			put(vcpu, way, ROOT, index_of(way, 5), table_of(way, 4) | open);
+		}
+		put(vcpu, way, table_of(way, 4), 0, table_of(way, 3) | open);
+		put(vcpu, way, table_of(way, 4), index_of(way, 4), table_of(way, 3) | open);
 		put(vcpu, way, table_of(way, 3), 0, UPPER | open);
 		put(vcpu, way, table_of(way, 3), index_of(way, 3), UPPER | open);
 	} else {
@@ -207,13 +218,14 @@ static void build_events(struct quire_vcpu *vcpu, const struct way *way)
 static void set_modes(struct quire_vcpu *vcpu, const struct rights_case *c)
 {
 	struct cpu_state *s = cpu_state(vcpu->cpu);
-	int is_long = c->way->is_long;
+	int is_long = c->way->is_long != 0;
 
 	s->cr0 = UINT64_C(0x80000033) | (c->wp ? CR0_WP : 0);
 	/* Another value each time, which flushes. */
 	s->cr3 = ROOT | (~s->cr3 & 8);
 	s->cr4 = CR4_PSE | (c->way->entry_bytes == 8 ? CR4_PAE : 0) | (c->smep ? CR4_SMEP : 0) |
-		 (c->smap ? CR4_SMAP : 0) | (c->pke ? CR4_PKE : 0);
+		 (c->smap ? CR4_SMAP : 0) | (c->pke ? CR4_PKE : 0) |
+		 (c->way->is_long == 5 ? CR4_LA57 : 0);
 	s->pkru = PKRU;
 	s->efer = (is_long ? 0x500u : 0) | (c->nxe ? EFER_NXE : 0);
 	for (int i = 0; i <= CPU_GS; i++)
@@ -276,7 +288,7 @@ static void check_access(struct quire_vcpu *vcpu, const struct rights_case *c)
 	s->seg[CPU_CS].selector = c->user ? SELECTOR_USER_CODE : c->way->is_long ? 8 : 0x30;
 	s->seg[CPU_SS].selector = c->user ? SELECTOR_USER_DATA : SELECTOR_DATA;
 	s->seg[CPU_CS].dpl = s->seg[CPU_SS].dpl = c->user ? 3 : 0;
-	s->seg[CPU_CS].l = c->way->is_long;
+	s->seg[CPU_CS].l = c->way->is_long != 0;
 	s->seg[CPU_CS].db = !c->way->is_long;
 	s->seg[CPU_CS].type = 11;
 	s->rflags = 2 | (c->ac ? FLAG_AC : 0);
