@@ -93,7 +93,9 @@ static void sample_vcpu(struct vcpu *vcpu, uint64_t *data)
 		SAMPLE(halt_wait_hist[i])
 	SAMPLE(blocking)
 	for (uint32_t i = 0; i < QUIRE_VCPU_STAT_COUNT; i++)
-		*data++ = quire_vcpu_stat(vcpu->memory, (enum quire_vcpu_stat)i);
+		data[i] = quire_vcpu_stat(vcpu->memory, (enum quire_vcpu_stat)i);
+	data[QUIRE_VCPU_STAT_pf_guest] += atomic_load(&vcpu->async_pf.injected);
+	data += QUIRE_VCPU_STAT_COUNT;
 	VCPU_EXIT_STATS(SAMPLE)
 #undef SAMPLE
 	*data++ = (uint64_t)cpu_nested_active(vcpu->cpu);

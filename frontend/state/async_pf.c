@@ -413,6 +413,7 @@ static void inject(struct vcpu *vcpu, uint32_t token)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
 
+	stat_count(&vcpu->async_pf.injected);
 	if (cpu_nested_active(vcpu->cpu)) {
 		if (!cpu_nested_page_fault(vcpu->cpu, token))
 			vcpu->triple_fault = true;
@@ -423,8 +424,9 @@ static void inject(struct vcpu *vcpu, uint32_t token)
 	state->exception_vector = VECTOR_PF;
 	state->exception_has_error = 1;
 	state->exception_error = 0;
-	state->exception_has_payload = 1;
-	state->exception_payload = token;
+	/* At once, for a client that knows of no payloads saves it as it is. */
+	state->exception_has_payload = 0;
+	state->cr2 = token;
 	cpu_state_changed(vcpu->cpu);
 }
 

@@ -29,6 +29,7 @@ struct async_pf {
 	/* Those whose page has come, in this order: by the lock of async_pf.c. */
 	struct async_pf_work *done;
 	atomic_uint done_count;
+	atomic_uint_fast64_t injected; /* #PF that the guest got */
 };
 
 /* By the thread that creates the VM. */

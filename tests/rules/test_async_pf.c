@@ -26,6 +26,7 @@
 #define DATA_PAGE 3
 #define PLACE_PAGE 4
 #define STACK_PAGE 6 /* its end */
+#define TSS_PAGE 7
 #define DATA_GPA (GPA + DATA_PAGE * PAGE)
 #define PLACE_GPA (GPA + PLACE_PAGE * PAGE + 64)
 
@@ -36,6 +37,7 @@
 #define ALWAYS (KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_DELIVERY_AS_INT | KVM_ASYNC_PF_SEND_ALWAYS)
 #define USER_ONLY (KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_DELIVERY_AS_INT)
 #define FLAG_IF 0x200u
+#define FLAG_IOPL 0x3000u
 #define ENOUGH 1000u
 #define WAIT_MS 5000
 
@@ -285,6 +287,60 @@ static int grows_beyond(volatile uint64_t *count, uint64_t value)
 	return *count > value;
 }
 
+/* The guest's tables let user mode in, and the processor finds a stack for its way back. */
+static void allow_user_mode(void)
+{
+	uint64_t *gdt = (uint64_t *)(memory + GDT_PAGE * PAGE);
+	uint64_t *tss = (uint64_t *)(memory + TSS_PAGE * PAGE);
+	struct kvm_sregs sregs;
+	uint64_t *entry, *end = (uint64_t *)(vm.agent + AGENT_BYTES);
+
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
+	for (entry = (uint64_t *)(vm.agent + sregs.cr3 - AGENT_GPA); entry < end; entry++)
+		if (*entry & 1)
+			*entry |= 4;
+	gdt[3] = 0x00cff3000000ffff;
+	gdt[4] = 0x00affb000000ffff;
+	/* RSP0 is at 4, across two words. */
+	tss[0] = (GPA + STACK_PAGE * PAGE) << 32;
+	tss[1] = (GPA + STACK_PAGE * PAGE) >> 32;
+	sregs.tr = (struct kvm_segment){
+	    .base = GPA + TSS_PAGE * PAGE, .limit = 103, .selector = 40, .type = 11, .present = 1};
+	sregs.gdt.limit = 39;
+	sregs.cs = (struct kvm_segment){.limit = UINT32_MAX,
+					.selector = 35,
+					.type = 11,
+					.present = 1,
+					.dpl = 3,
+					.s = 1,
+					.l = 1,
+					.g = 1};
+	sregs.ss = (struct kvm_segment){.limit = UINT32_MAX,
+					.selector = 27,
+					.type = 3,
+					.present = 1,
+					.dpl = 3,
+					.db = 1,
+					.s = 1,
+					.g = 1};
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+}
+
+/* What a guest wants that asks for no more: its user's tasks are put aside, its kernel is not. */
+static void a_task_in_user_mode_is_put_aside(void)
+{
+	open_machine(USER_ONLY);
+	allow_user_mode();
+	start(3, FLAG_IF | FLAG_IOPL);
+	CHECK_EQ(next_wanted(), 3);
+	CHECK(grows_beyond(&notes->other_work, ENOUGH));
+	bring(3);
+	finish(0x1003);
+	CHECK_EQ(notes->faults, 1);
+	CHECK_EQ(notes->ready_token, notes->fault_token);
+	CHECK(stat_get(vcpu.fd, "pf_guest") >= 1);
+}
+
 static void something_else_runs_meanwhile(void)
 {
 	open_machine(ALWAYS);
@@ -447,6 +503,29 @@ static void turned_off_it_is_forgotten(void)
 	usleep(20000);
 	bring(0);
 	finish(0x1000);
+	CHECK_EQ(notes->readies, 0);
+	CHECK_EQ(place[1], 0);
+}
+
+/* A vCPU that INIT reaches knows of no page, and the one that was on its way says nothing. */
+static void init_forgets(void)
+{
+	open_machine(ALWAYS);
+	start(0, FLAG_IF);
+	CHECK_EQ(next_wanted(), 0);
+	CHECK(grows_beyond(&notes->other_work, ENOUGH));
+	CHECK_EQ(ioctl(vm.fd, KVM_SIGNAL_MSI,
+		       &(struct kvm_msi){.address_lo = 0xfee00000 | VCPU_ID << 12,
+					 .data = 5u << 8 | 1u << 14}),
+		 1);
+	usleep(50000);
+	vcpu.run->immediate_exit = 1;
+	CHECK_ZERO(pthread_kill(thread, SIGUSR1));
+	CHECK_ZERO(pthread_join(thread, NULL));
+	CHECK_EQ(get_msr(MSR_KVM_ASYNC_PF_EN), 0);
+	CHECK_EQ(get_msr(MSR_KVM_ASYNC_PF_INT), 0);
+	bring(0);
+	usleep(50000);
 	CHECK_EQ(notes->readies, 0);
 	CHECK_EQ(place[1], 0);
 }
@@ -615,6 +694,7 @@ int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
 	    TEST(something_else_runs_meanwhile),
+	    TEST(a_task_in_user_mode_is_put_aside),
 	    TEST(tokens_name_the_vcpu_and_are_never_zero),
 	    TEST(the_number_of_the_vcpu_is_in_the_token),
 	    TEST(pages_come_in_any_order),
@@ -623,6 +703,7 @@ int main(int argc, char **argv)
 	    TEST(without_interrupts_the_vcpu_waits),
 	    TEST(a_kernel_halts_and_takes_interrupts),
 	    TEST(turned_off_it_is_forgotten),
+	    TEST(init_forgets),
 	    TEST(a_restored_guest_wakes_all),
 	    TEST(ends_with_pages_missing),
 	    TEST(a_fork_with_pages_missing),

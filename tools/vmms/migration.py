@@ -1,9 +1,11 @@
 """Live migration of a guest that writes and checks its memory all the time."""
+import pathlib
+import tempfile
 import time
 
-from vmms import memory_guest
+from vmms import counters, memory_guest
 from vmms.machine import Limit, Machine
-from vmms.scenario import Scenario
+from vmms.scenario import Failure, Scenario
 
 PAGE_BYTES = 4096
 # A run in which the guest wrote less on the way has shown nothing.
@@ -62,10 +64,55 @@ def migrate(qemu, way, split, form=memory_guest.FORM):
                     f"{account['downtime']} ms down, {final} generations, none bad")
 
 
+def finish_by_demand(source, target, place):
+    """Moves a guest that goes on at once, and takes what it misses by userfaultfd."""
+    for machine in (source, target):
+        machine.ask("migrate-set-capabilities",
+                    capabilities=[{"capability": "postcopy-ram", "state": True}])
+    target.ask("migrate-incoming", uri=f"unix:{place}")
+    source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND // 6,
+                                            "max-postcopy-bandwidth": BYTES_A_SECOND // 3})
+    source.ask("migrate", uri=f"unix:{place}")
+    limit = Limit(source, 120)
+    asked = False
+    while True:
+        state = source.ask("query-migrate")
+        if state["status"] == "completed":
+            return state
+        if state["status"] == "failed" or limit.is_over():
+            source.fail(f"the migration's state is {state}")
+        if not asked and state["status"] == "active":
+            source.ask("migrate-start-postcopy")
+            asked = True
+        time.sleep(0.05)
+
+
+def postcopy(qemu):
+    """The guest's kernel puts tasks aside whose pages are missing: asynchronous page faults."""
+    words = [*memory_guest.arguments(), "-cpu", "max"]
+    with Machine(qemu, words) as source:
+        memory_guest.wait_beyond(source, 0)
+        with tempfile.TemporaryDirectory(prefix="quire-vmm-") as folder:
+            stats = pathlib.Path(folder) / "target.json"
+            with Machine(qemu, [*words, "-incoming", "defer"],
+                         options=("--stats", str(stats))) as target:
+                account = finish_by_demand(source, target, target.folder / "migration")
+                last = memory_guest.generations(source)[-1]
+                final = memory_guest.wait_beyond(target, memory_guest.wait_beyond(target, last))
+                target.ask("quit")
+                target.wait_end()
+            told = counters.totals(stats)["pf_guest"]
+    if not told:
+        raise Failure("the guest was told of no page that was missing", "")
+    return (f"{account['ram']['postcopy-requests']} pages asked for, {told} of them told to the "
+            f"guest, {final} generations, none bad")
+
+
 CI = (("CLEAR", "eager splitting"), ("GET", "no eager splitting"), ("ring", "eager splitting"))
 
 
 def scenarios(client, qemu):
     return [Scenario(client, f"live migration, {way}, {split}",
                      lambda way=way, split=split: migrate(qemu, way, split),
-                     in_ci=(way, split) in CI) for way in WAYS for split in SPLITS]
+                     in_ci=(way, split) in CI) for way in WAYS for split in SPLITS] + \
+           [Scenario(client, "post-copy, asynchronous page faults", lambda: postcopy(qemu), in_ci=True)]

@@ -182,6 +182,9 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 				 PROT_READ | PROT_WRITE);
 		return QUIRE_RETRY;
 	}
+	if (vcpu->slow_gpa && gpa.v >> 12 == vcpu->slow_gpa >> 12 &&
+	    (error_code & QUIRE_PFERR_NOWAIT))
+		return -EAGAIN;
 	if (vcpu->lost_pfn && vcpu->lost_pfn == ((uint64_t)(uintptr_t)vcpu->vm->ram + gpa.v) >> 12)
 		return -EHWPOISON;
 	if (vcpu->nested_root && gpa.v >> 12 == vcpu->nested_fault_gpa >> 12) {

@@ -52,6 +52,7 @@ struct quire_vcpu {
 	int maps;		   /* pages in the CPU's hands */
 	uint64_t nested_fault_gpa; /* L1's tables refuse this page; 0: none */
 	uint64_t read_only_gpa;	   /* a page whose writes are emulated; 0: none */
+	uint64_t slow_gpa;	   /* a page that the host waits for; 0: none */
 	struct cpu *cpu;
 	/* Devices. */
 	int device_in_kernel; /* answer inside */

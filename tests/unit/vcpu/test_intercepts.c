@@ -5,6 +5,7 @@
 #define VECTOR_DB 1u
 #define VECTOR_UD 6u
 #define VECTOR_GP 13u
+#define VECTOR_PF 14u
 
 PROGRAM(l2_lmsw, "smsw %eax; lmsw %ax");
 
@@ -143,6 +144,60 @@ static void test_stepped_vmrun(void **state)
 	assert_int_equal(s->gpr[CPU_RBX], 0);
 }
 
+PROGRAM(load_word, "movq 0x30008, %rax; mov $0x11, %ebx; hlt");
+PROGRAM(l2_load_word, "movq 0x30008, %rax; vmmcall");
+
+/* A page that the host waits for is left to it where an interrupt could be taken, if asked. */
+static void test_page_of_the_host(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_state *s = cpu_state(nest->vcpu->cpu);
+	struct cpu_exit_info info;
+
+	PUT(nest, GUEST_CODE, load_word);
+	nest->vcpu->slow_gpa = GUEST_DATA;
+	memcpy(nest->vcpu->vm->ram + GUEST_DATA + 8, &(uint64_t){0x1234}, 8);
+	s->rflags |= RFLAGS_IF;
+	cpu_state_changed(nest->vcpu->cpu);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, CPU_RUN_NOWAIT, &info), CPU_EXIT_WAIT);
+	assert_int_equal(info.gpa, GUEST_DATA + 8);
+	assert_int_equal(info.error_code & QUIRE_PFERR_WRITE, 0);
+	assert_int_equal(info.error_code & QUIRE_PFERR_NOWAIT, 0);
+	assert_int_equal(s->rip, GUEST_CODE);
+	/* Not asked, and then not where no interrupt could be taken. */
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	assert_int_equal(s->gpr[CPU_RAX], 0x1234);
+	s->rflags &= ~RFLAGS_IF;
+	nest_restart(nest);
+	nest->vcpu->slow_gpa = GUEST_DATA + 0x1000;
+	PUT(nest, GUEST_CODE, load_word);
+	nest->vcpu->vm->ram[GUEST_CODE + 5] = 0x10;
+	assert_int_equal(cpu_run(nest->vcpu->cpu, CPU_RUN_NOWAIT, &info), CPU_EXIT_HLT);
+}
+
+/* L1 hears of such a page by an exit, whatever it intercepts, and CR2 is L2's own. */
+static void test_page_of_the_host_nested(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_exit_info info;
+
+	PUT(nest, L2_CODE, l2_load_word);
+	nest->vcpu->slow_gpa = GUEST_DATA;
+	nest->vmcb->save.rflags |= RFLAGS_IF;
+	nest->vmcb->save.cr2 = 0x77;
+	cpu_state(nest->vcpu->cpu)->rflags |= RFLAGS_IF;
+	cpu_state_changed(nest->vcpu->cpu);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, CPU_RUN_NOWAIT, &info), CPU_EXIT_WAIT);
+	assert_int_equal(cpu_nested_active(nest->vcpu->cpu), 1);
+	assert_int_equal(cpu_nested_page_fault(nest->vcpu->cpu, 0x5123), 1);
+	assert_int_equal(cpu_nested_active(nest->vcpu->cpu), 0);
+	nest_run(nest, VMCB_EXIT_EXCEPTION + VECTOR_PF);
+	assert_int_equal(nest->vmcb->control.exit_info1, 0);
+	assert_int_equal(nest->vmcb->control.exit_info2, 0x5123);
+	assert_int_equal(nest->vmcb->save.rip, L2_CODE);
+	assert_int_equal(nest->vmcb->save.cr2, 0x77);
+}
+
 PROGRAM(l1_vmload, "mov $0x40000, %eax; vmload; hlt");
 
 /* Bases that are not canonical are made so. */
@@ -174,6 +229,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_software_events, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_stepped_vmrun, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_bases, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_page_of_the_host, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_page_of_the_host_nested, nest_setup,
+					    nest_teardown),
 	};
 
 	fake_signals_install();

@@ -604,6 +604,20 @@ static void test_vex_prefix(void **state)
 	assert_int_equal(gpr[CPU_RAX], 0x1030);
 }
 
+PROGRAM(32, paging_on, "movl %cr0, %eax; orl $0x80000000, %eax; movl %eax, %cr0");
+
+/* The surroundings are told that the guest changed CR0.PG, though it may come to nothing. */
+static void test_paging_turns(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	enter_protected_mode(vcpu);
+	assert_int_equal(cpu_counts(vcpu->cpu)->paging_turns, 0);
+	/* Without tables it cannot go on. */
+	assert_int_equal(run_bytes(vcpu, paging_on_start, paging_on_end), CPU_EXIT_SHUTDOWN);
+	assert_int_equal(cpu_counts(vcpu->cpu)->paging_turns, 1);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -628,6 +642,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_fault_order, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_enter_wide, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_vex_prefix, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_paging_turns, setup, fake_vcpu_teardown),
 	};
 
 	fake_signals_install();
