@@ -35,6 +35,7 @@
 #include "vcpu/svm/nested.h"
 
 #ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
 
@@ -135,10 +136,14 @@ static struct async_pf_work *take_queued_locked(void)
 	return work;
 }
 
-/* As KVM does: for writing. What came of it the vCPU finds out when it looks again. */
+/* As KVM does: for writing, where the client may write. What came of it the vCPU finds out when it
+ * looks again. */
 static void bring_in(const struct async_pf_work *work)
 {
-	sys_call(SYS_madvise, work->hva.v & QUIRE_PAGE_MASK, QUIRE_PAGE_SIZE, MADV_POPULATE_WRITE);
+	uint64_t page = work->hva.v & QUIRE_PAGE_MASK;
+
+	if (sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_WRITE) == -EFAULT)
+		sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_READ);
 }
 
 static void *worker(void *unused)

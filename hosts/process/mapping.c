@@ -108,6 +108,7 @@ static int ask_kernel(uint64_t address, struct process_mapping *mapping, struct 
 		    (question.vma_flags & PROCMAP_EXECUTABLE ? PROT_EXEC : 0),
 	    .shared = question.vma_flags & PROCMAP_SHARED,
 	    .page_size_bytes = question.vma_page_size,
+	    .device = name->device,
 	};
 	return 0;
 }
@@ -160,6 +161,7 @@ static bool add_details(uint64_t address, struct process_mapping *mapping)
 
 	if (smaps_find(address, &detailed) || detailed.start != mapping->start)
 		return false;
+	detailed.device = mapping->device;
 	*mapping = detailed;
 	return true;
 }
@@ -171,6 +173,7 @@ static bool find_in_text(uint64_t address, struct process_mapping *mapping)
 
 	if (maps_find(address, mapping, &name))
 		return false;
+	mapping->device = name.device;
 	if (may_be_pfnmap(name.text)) {
 		add_details(address, mapping);
 		return true;
@@ -200,6 +203,15 @@ static bool find_uncached(uint64_t address, struct process_mapping *mapping)
 	if (may_be_pfnmap(name.text))
 		add_details(address, mapping);
 	return true;
+}
+
+/* 0, or an error when nothing is mapped there. */
+int process_mapping_name(uint64_t address, struct maps_name *name)
+{
+	struct process_mapping mapping;
+	int error = ask_kernel(address, &mapping, name);
+
+	return error && error != -ENOENT ? maps_find(address, &mapping, name) : error;
 }
 
 /* A signal handler of the client may use the cache of the thread it interrupts. */

@@ -18,6 +18,9 @@ struct maps_name {
  */
 int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_name *name);
 
+/* The file at @address: 0, or -errno when nothing is mapped there. */
+int process_mapping_name(uint64_t address, struct maps_name *name);
+
 /* All facts, from /proc/self/smaps. The kernel walks the tables of every mapping below. */
 int smaps_find(uint64_t address, struct process_mapping *mapping);
 

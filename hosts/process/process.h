@@ -86,6 +86,7 @@ struct process_mapping {
 	uint32_t prot; /* PROT_* */
 	bool shared, pfnmap;
 	uint64_t page_size_bytes; /* hugetlb: its size; else 4096 */
+	uint64_t device;	  /* of the file system: major << 20 | minor; 0: no file */
 };
 bool process_mapping_find(uint64_t address, struct process_mapping *mapping);
 void process_mappings_changed(void);

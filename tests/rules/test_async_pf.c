@@ -4,12 +4,14 @@
  */
 #include <fcntl.h>
 #include <linux/kvm_para.h>
+#include <linux/magic.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -127,6 +129,7 @@ static uint8_t *memory, *slow;
 static volatile struct notes *notes;
 static volatile uint32_t *place;
 static int events;
+static char *cold_name;
 
 static long set_msr(uint32_t index, uint64_t value)
 {
@@ -614,6 +617,81 @@ static void new_memory_is_no_wait(void)
 	CHECK_EQ(notes->faults, 0);
 }
 
+/* A file of four pages that are on the disk and not in memory: its mapping. */
+static uint8_t *map_cold_file(int is_deleted)
+{
+	char name[] = "./async_pf.XXXXXX";
+	unsigned char resident[4];
+	uint64_t words[512] = {0};
+	struct statfs status;
+	int fd = mkstemp(name);
+	uint8_t *mapped;
+
+	CHECK(fd >= 0);
+	for (uint64_t i = 0; i < 4; i++) {
+		words[0] = 0x2000 + i;
+		CHECK_EQ(write(fd, words, PAGE), PAGE);
+	}
+	CHECK_ZERO(fsync(fd));
+	CHECK_ZERO(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	CHECK_ZERO(fstatfs(fd, &status));
+	mapped = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(mapped != MAP_FAILED);
+	if (is_deleted)
+		CHECK_ZERO(unlink(name));
+	CHECK_ZERO(mincore(mapped, 4 * PAGE, resident));
+	/* The name is needed while the machine asks where the file is. */
+	cold_name = is_deleted ? NULL : strdup(name);
+	if (status.f_type == TMPFS_MAGIC || (resident[0] & 1)) {
+		(void)unlink(name);
+		check_skip("no file here that is not in memory");
+	}
+	return mapped;
+}
+
+static void load_cold_file(int is_deleted)
+{
+	uint8_t *mapped;
+
+	open_machine(ALWAYS);
+	mapped = map_cold_file(is_deleted);
+	CHECK_ZERO(REGION(&vm, .slot = 7, .guest_phys_addr = SLOW_GPA + SLOW_PAGES * PAGE,
+			  .memory_size = 4 * PAGE, .userspace_addr = (uintptr_t)mapped));
+	start(SLOW_PAGES, FLAG_IF);
+	finish(0x2000);
+	if (cold_name)
+		CHECK_ZERO(unlink(cold_name));
+	CHECK_EQ(notes->faults, 1);
+	CHECK_EQ(notes->ready_token, notes->fault_token);
+}
+
+static void a_page_on_a_disk_is_left_to_the_host(void)
+{
+	load_cold_file(0);
+}
+
+static void so_is_one_of_a_file_without_a_name(void)
+{
+	load_cold_file(1);
+}
+
+/* A file that is memory is none to wait for. */
+static void a_hole_in_a_memfd_is_no_wait(void)
+{
+	int fd = memfd_create("async_pf", 0);
+	uint8_t *mapped;
+
+	open_machine(ALWAYS);
+	CHECK_ZERO(ftruncate(fd, 4 * PAGE));
+	mapped = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(mapped != MAP_FAILED);
+	CHECK_ZERO(REGION(&vm, .slot = 7, .guest_phys_addr = SLOW_GPA + SLOW_PAGES * PAGE,
+			  .memory_size = 4 * PAGE, .userspace_addr = (uintptr_t)mapped));
+	start(SLOW_PAGES, FLAG_IF);
+	finish(0);
+	CHECK_EQ(notes->faults, 0);
+}
+
 static void refused_values(void)
 {
 	struct kvm_enable_cap enforce = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
@@ -708,6 +786,9 @@ int main(int argc, char **argv)
 	    TEST(ends_with_pages_missing),
 	    TEST(a_fork_with_pages_missing),
 	    TEST(new_memory_is_no_wait),
+	    TEST(a_page_on_a_disk_is_left_to_the_host),
+	    TEST(so_is_one_of_a_file_without_a_name),
+	    TEST(a_hole_in_a_memfd_is_no_wait),
 	    TEST(refused_values),
 	    TEST(needs_a_local_apic),
 	    TEST(offered_and_saved),
