@@ -124,6 +124,20 @@ static void test_filled(void **state)
 	populate_end();
 }
 
+/* The source is kept while it is read: a page without a reference count cannot be. */
+static void test_kept_source(void **state)
+{
+	(void)state;
+	populate_begin();
+	frame_of(1)->counted = false;
+	assert_int_equal(populate(GFN, 1, sim_hva(1).v), -EINVAL);
+	assert_int_equal(populate(GFN, 2, sim_hva(0).v), 1);
+	assert_int_equal(fills, 1);
+	frame_of(1)->counted = true;
+	assert_int_equal(populate(GFN + 1, 1, sim_hva(1).v), 1);
+	populate_end();
+}
+
 /* What is private already is refused: filled before, or used by the guest; until it is no more. */
 static void test_claimed(void **state)
 {
@@ -196,9 +210,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),   cmocka_unit_test(test_filled),
-	    cmocka_unit_test(test_claimed),   cmocka_unit_test(test_failed_fill),
-	    cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_refused),	cmocka_unit_test(test_filled),
+	    cmocka_unit_test(test_kept_source), cmocka_unit_test(test_claimed),
+	    cmocka_unit_test(test_failed_fill), cmocka_unit_test(test_no_memory),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
