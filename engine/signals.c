@@ -353,6 +353,8 @@ static struct client_frame *frame_write(struct engine_thread *thread,
 	frame = (struct client_frame *)at;
 	frame->restorer = action->restorer;
 	frame->info = *info;
+	if (info->si_errno == SIGNAL_SENT)
+		frame->info.si_errno = 0;
 	copy = (ucontext_t *)(void *)frame->context;
 	memcpy(copy, context, CONTEXT_BYTES);
 	copy->uc_mcontext.fpregs = (fpregset_t)state;
@@ -388,15 +390,20 @@ static void enter_handler(struct engine_thread *thread, int signal,
 	context->uc_mcontext.fpregs = NULL;
 }
 
+static bool is_fault_of_now(int signal, const siginfo_t *info)
+{
+	if (signal == SIGBUS)
+		return signal_bus_is_fault(info);
+	return (SYNCHRONOUS & BIT(signal)) && info->si_code > 0;
+}
+
 /* The kernel's default for @signal, once this handler has returned. */
 static void take_default(struct engine_thread *thread, int signal, const siginfo_t *info)
 {
 	struct kernel_action none = {.handler = HANDLER_DEFAULT};
-	uint64_t one = BIT(signal);
-
 	sys_call(SYS_rt_sigaction, (uint64_t)signal, sys_address(&none), 0, SET_BYTES);
 	/* A fault happens again on return; a signal that was sent must be sent again. */
-	if (info->si_code <= 0 || !(SYNCHRONOUS & one))
+	if (!is_fault_of_now(signal, info))
 		sys_call(SYS_rt_tgsigqueueinfo, (uint64_t)sys_call(SYS_getpid, 0),
 			 (uint64_t)sys_call(SYS_gettid, 0), (uint64_t)signal, sys_address(info));
 	(void)thread;
@@ -407,7 +414,7 @@ static void deliver(struct engine_thread *thread, int signal, const siginfo_t *i
 		    ucontext_t *context)
 {
 	struct kernel_action action = action_read(thread, signal);
-	bool is_fault = (SYNCHRONOUS & BIT(signal)) && info->si_code > 0;
+	bool is_fault = is_fault_of_now(signal, info);
 	struct client_frame *frame;
 
 	if (!has_function(&action) || (is_fault && (thread->hidden_mask & BIT(signal)))) {
@@ -454,7 +461,8 @@ static void record(const siginfo_t *info, ucontext_t *context)
 		return;
 	if (!client_call_active()) {
 		/* On the way out, sent again: it waits in the kernel for the return of the trap. */
-		*frame_mask(context) = ~SYNCHRONOUS;
+		*frame_mask(context) = ~SYNCHRONOUS | BIT(info->si_signo);
+		mask_install(*frame_mask(context));
 		signal_send_again(info);
 		return;
 	}
@@ -479,7 +487,7 @@ static void arrive_inside(struct engine_thread *thread, int signal, const siginf
 		    cpuid_answer_inside(info, context))
 			return;
 	}
-	if ((SYNCHRONOUS & BIT(signal)) && info->si_code > 0) {
+	if (is_fault_of_now(signal, info)) {
 		/* A fault of the engine's: it happens again, and ends the process. */
 		sys_call(SYS_rt_sigaction, (uint64_t)signal, sys_address(&none), 0, SET_BYTES);
 		return;
@@ -492,11 +500,14 @@ static void on_signal(int signal, siginfo_t *info, void *frame)
 {
 	ucontext_t *context = frame;
 	struct engine_thread *thread = thread_of(context);
+	const siginfo_t *news = signal == process_kick_signal() ? failure_forwarded(info) : NULL;
 
+	if (news) {
+		signal = SIGBUS;
+		info = (siginfo_t *)(uintptr_t)news;
+	}
 	if (signal == SIGBUS && info->si_code == BUS_MCEERR_AO)
 		failure_pass_on(info);
-	if (signal == process_kick_signal())
-		failure_kicked(info);
 	if (!thread || thread->depth)
 		arrive_inside(thread, signal, info, context);
 	else if (signal == SIGSYS && info->si_code == 1 /* SYS_SECCOMP */)

@@ -9,6 +9,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -21,24 +22,29 @@
 
 #define INSTRUCTION_POINTER offsetof(struct seccomp_data, instruction_pointer)
 #define PER_GATE 6u
-#define BEGINNING (CLIENT_FILTER_GATES * PER_GATE + 1)
+#define BEGINNING ((CLIENT_FILTER_GATES + 1) * PER_GATE + 1)
+
+static struct sock_filter *let_pass(struct sock_filter *to, uint64_t start, uint32_t bytes)
+{
+	const struct sock_filter one[PER_GATE] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, INSTRUCTION_POINTER + 4),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(start >> 32), 0, 4),
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, INSTRUCTION_POINTER),
+	    BPF_STMT(BPF_ALU | BPF_SUB | BPF_K, (uint32_t)start),
+	    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, bytes, 1, 0),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+
+	memcpy(to, one, sizeof(one));
+	return to + PER_GATE;
+}
 
 static void begin(struct sock_filter *to, const struct client_filter_gates *gates)
 {
-	for (unsigned int i = 0; i < CLIENT_FILTER_GATES; i++) {
-		const uint64_t start = gates->gate[i].start;
-		const struct sock_filter one[PER_GATE] = {
-		    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, INSTRUCTION_POINTER + 4),
-		    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(start >> 32), 0, 4),
-		    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, INSTRUCTION_POINTER),
-		    BPF_STMT(BPF_ALU | BPF_SUB | BPF_K, (uint32_t)start),
-		    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, gates->gate[i].bytes, 1, 0),
-		    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-		};
-
-		memcpy(to, one, sizeof(one));
-		to += PER_GATE;
-	}
+	for (unsigned int i = 0; i < CLIENT_FILTER_GATES; i++)
+		to = let_pass(to, gates->gate[i].start, gates->gate[i].bytes);
+	/* Where the clock is a device's, the vDSO asks the kernel what time it is. */
+	to = let_pass(to, getauxval(AT_SYSINFO_EHDR), VDSO_BYTES);
 	/* The accumulator as the kernel has it at the start. */
 	*to = (struct sock_filter)BPF_STMT(BPF_LD | BPF_IMM, 0);
 }

@@ -7,6 +7,9 @@
 
 #include "boundary/call.h"
 
+/* At most; it is mapped alone. */
+#define VDSO_BYTES 0x4000u
+
 /* Where calls of ours come from: the first address after a "syscall", and how many there are. */
 #define CLIENT_FILTER_GATES 2
 struct client_filter_gates {

@@ -27,7 +27,6 @@
 #define PR_SYS_DISPATCH_ON 1
 #endif
 #define CODE_USER_DISPATCH 2 /* si_code of such a SIGSYS */
-#define VDSO_BYTES 0x4000u
 /* How far into a function of libc's the gate is looked for. */
 #define GATE_SEARCH_BYTES 32u
 

@@ -27,6 +27,13 @@ SYSTEM = ("/bin/sh", "/bin/true", "/lib/x86_64-linux-gnu/libgcc_s.so.1")
 # Those whose calls depend on the kernel's age or the user's rights; the others are for --all.
 AS_NOBODY = ("exits", "gmem", "host_memory", "libc", "misc", "names", "objects", "prefault", "raw",
              "uring", "vfs")
+FILTERS = ("test_a_tenders_filter", "test_devices_behind_a_tenders_filter",
+           "test_a_filter_of_all_threads")
+# Of the tests of memory that fails, those of a static client. On the engine a SIGBUS is never blocked.
+ON_ENGINE = ("anonymous_memory", "under_a_running_guest", "guest_memfd", "anonymous_memory_at_once",
+             "every_mapping_at_once", "private_page_at_once", "code_at_once",
+             "early_news_for_the_first_thread", "early_news_for_a_later_thread",
+             "a_handler_that_does_not_return", "no_handler")
 AS_ROOT = ("gmem", "host_memory", "libc")
 
 
@@ -57,10 +64,14 @@ def rules(build):
 
 
 def failure_tasks():
-    run = [QUIRE, "run", "--"]
-    return [Task("memory_failure", 0, [*run, "/tests/test_memory_failure"]),
-            Task("memory_failure_shadowed", 0, [QUIRE, "run", "--param", "kvm.tdp_mmu=N", "--",
-                                                "/tests/test_memory_failure"])]
+    def task(name, options, tests=(), program="test_memory_failure"):
+        return Task(name, 0, [QUIRE, "run", *options, "--", f"/tests/{program}", *tests])
+
+    return [task("memory_failure", ()),
+            task("memory_failure_shadowed", ("--param", "kvm.tdp_mmu=N")),
+            task("memory_failure_huge", ("--param", "kvm.quire_gmem_huge_pages=Y"),
+                 ("guest_memfd", "guest_memfd_of_two_mebibytes")),
+            task("memory_failure_static", (), ON_ENGINE, "test_static_memory_failure")]
 
 
 def tasks(names, is_all):
@@ -71,6 +82,7 @@ def tasks(names, is_all):
             made.append(Task(name, NOBODY, run))
         if is_all or name in AS_ROOT:
             made.append(Task(f"{name}_by_root", 0, run))
+    made.append(Task("filters", 0, [QUIRE, "run", "--", "/tests/test_surroundings", *FILTERS]))
     # Last: the kernel keeps in mind that a file system of memory lost a page, and syncfs() says so.
     return [*made, *failure_tasks()]
 
@@ -87,7 +99,8 @@ def contents(build):
     files = {"quire/quire": build / "cli/quire",
              "quire/libquire_preload.so": build / "preload/libquire_preload.so",
              "quire/quire-engine": build / "engine/quire-engine",
-             "tests/test_memory_failure": build / "tests/tcg_guest/test_memory_failure"}
+             **{f"tests/{name}": build / "tests/tcg_guest" / name
+                for name in ("test_memory_failure", "test_static_memory_failure")}}
     files.update({f"tests/{path.name}": path for path in rules(build).values()})
     files.update({name.lstrip("/"): pathlib.Path(name) for name in SYSTEM})
     # The decoder's library, where it is shared.
@@ -112,7 +125,8 @@ def command(image):
     return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,vendor=GenuineIntel",
             "-smp", "2", "-m", "1536", "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", str(kernel.obtain().elf), "-initrd", str(image),
-            "-append", "console=ttyS0 panic=-1 quiet", "-serial", "stdio"]
+            # A clock that programs cannot read without the kernel.
+            "-append", "console=ttyS0 panic=-1 quiet clocksource=acpi_pm", "-serial", "stdio"]
 
 
 def complaints(text, wanted):

@@ -82,10 +82,10 @@ void failure_pass_on(const siginfo_t *info)
 	send(SIGBUS, &copy, thread);
 }
 
-void failure_kicked(const siginfo_t *info)
+const siginfo_t *failure_forwarded(const siginfo_t *kick)
 {
-	if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &forwarded)
-		send(SIGBUS, &forwarded, (uint32_t)sys_call(SYS_gettid, 0));
+	return kick->si_code == SI_QUEUE && kick->si_value.sival_ptr == &forwarded ? &forwarded
+										   : NULL;
 }
 
 static bool status_line(void *context, const char *text)

@@ -16,7 +16,7 @@ void failure_watch_start(void);
  * are the client's as well. In a signal handler.
  */
 void failure_pass_on(const siginfo_t *info);
-/* The kick came to a thread of the client's: it may mean that the news are that thread's. */
-void failure_kicked(const siginfo_t *info);
+/* The SIGBUS that @kick stands for, which came to a thread of the client's; NULL: none. */
+const siginfo_t *failure_forwarded(const siginfo_t *kick);
 
 #endif

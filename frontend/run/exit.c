@@ -13,6 +13,7 @@
 
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "frontend/run/signal_state.h"
 #include "frontend/state/cpuid.h"
 #include "hosts/process/sys.h"
 #include "src/base/trace.h"
@@ -133,11 +134,11 @@ void exit_send_lost(hva_t hva)
 
 	memset(&info, 0, sizeof(info));
 	info.si_signo = SIGBUS;
+	info.si_errno = SIGNAL_SENT;
 	info.si_code = BUS_MCEERR_AR;
 	info.si_addr = (void *)(uintptr_t)hva.v;
 	info.si_addr_lsb = QUIRE_PAGE_SHIFT;
-	sys_call(SYS_rt_tgsigqueueinfo, (uint64_t)sys_call(SYS_getpid, 0),
-		 (uint64_t)sys_call(SYS_gettid, 0), SIGBUS, sys_address(&info));
+	signal_send_again(&info);
 }
 
 /* KVM_RUN ends as with any signal. The instruction runs again with the next KVM_RUN. */

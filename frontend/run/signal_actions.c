@@ -167,8 +167,9 @@ static bool has_function(const struct sigaction *action)
 static bool is_synchronous(int signal, const siginfo_t *info)
 {
 	switch (signal) {
-	case SIGSEGV:
 	case SIGBUS:
+		return signal_bus_is_fault(info);
+	case SIGSEGV:
 	case SIGILL:
 	case SIGFPE:
 	case SIGTRAP:
@@ -329,6 +330,8 @@ static void signal_deliver(int signal, siginfo_t *info, void *context)
 	}
 	if (calling.flags & SA_RESETHAND)
 		reset_action(signal);
+	if (info->si_errno == SIGNAL_SENT)
+		info->si_errno = 0;
 	call_handler(&calling, signal, info, context);
 }
 
@@ -434,7 +437,8 @@ static void on_kick(int signal, siginfo_t *info, void *context)
 
 	if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &cancel_mark)
 		note_cancel();
-	failure_kicked(info);
+	if (failure_forwarded(info))
+		signal_send_again(failure_forwarded(info));
 	guard_handle_signal(signal, info, context);
 	errno = saved_errno;
 }

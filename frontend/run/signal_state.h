@@ -70,11 +70,23 @@ uint64_t signal_shadow_word(uint32_t shadow);
 void signal_call_open(void);
 void signal_call_close(void);
 
-/* A signal for the running thread once more, as it came. */
+/* A signal for the running thread: once more as it came, or as the kernel would have sent it. */
 void signal_send_again(const siginfo_t *info);
 
 /* SIG_BLOCK: block what the client believes to block, really. SIG_UNBLOCK: no more. */
 void signal_mask_show(int how);
+
+/*
+ * In si_errno of a signal that we send as KVM does, until the client's handler gets it. Its code is
+ * that of a fault of the running instruction, and it is none.
+ */
+#define SIGNAL_SENT 0x51554952
+
+/* Is SIGBUS a fault of the running instruction? */
+static inline bool signal_bus_is_fault(const siginfo_t *info)
+{
+	return info->si_code > 0 && info->si_code != BUS_MCEERR_AO && info->si_errno != SIGNAL_SENT;
+}
 
 /* Do we stand in front of the client's handlers? */
 bool signal_actions_active(void);

@@ -287,6 +287,9 @@ static void halting(void)
 	for (uint64_t nap = 1; nap <= 2; nap++) {
 		thread_start(&thread, &vcpu, &op);
 		CHECK(!thread_ended_within(&thread, NAP_MS));
+		/* A slow machine is not there yet. */
+		for (int i = 0; i < 5000 && !value_in(file, "blocking"); i++)
+			usleep(1000);
 		CHECK_EQ(value_in(file, "blocking"), 1);
 		thread_kick(&thread);
 		CHECK_END(thread_join(&thread), END_SIGNAL);

@@ -5,11 +5,14 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/rules/client.h"
@@ -197,24 +200,81 @@ static void under_a_running_guest(void)
 	replace(memory + LOST * PAGE);
 }
 
-static int open_file_slot(void)
+static sigjmp_buf way_out;
+
+static void leave(int number)
+{
+	(void)number;
+	siglongjmp(way_out, 1);
+}
+
+/* KVM_RUN is over when the handler runs, which need not return. */
+static void a_handler_that_does_not_return(void)
+{
+	open_over(memory_alloc(BYTES), PAGES);
+	use_pages(PAGES);
+	lose(memory + LOST * PAGE);
+	for (volatile int round = 0; round < 3; round++) {
+		CHECK(signal(SIGBUS, leave) != SIG_ERR);
+		if (!sigsetjmp(way_out, 1)) {
+			(void)guest_try_load(&vcpu, GPA + LOST * PAGE);
+			FAIL("no signal");
+		}
+		CHECK_EQ(guest_load(&vcpu, GPA), 0x1000);
+	}
+	/* And the client's own accesses raise it as before. */
+	CHECK_EQ(touch_byte(memory + LOST * PAGE).code, BUS_MCEERR_AR);
+	replace(memory + LOST * PAGE);
+}
+
+static void no_handler(void)
+{
+	pid_t child = fork();
+	int status;
+
+	CHECK(child >= 0);
+	if (!child) {
+		open_over(memory_alloc(BYTES), PAGES);
+		use_pages(PAGES);
+		CHECK(signal(SIGBUS, SIG_DFL) != SIG_ERR);
+		lose(memory + LOST * PAGE);
+		(void)guest_try_load(&vcpu, GPA + LOST * PAGE);
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFSIGNALED(status));
+	CHECK_EQ(WTERMSIG(status), SIGBUS);
+}
+
+static void add_file_slot(int file, unsigned long pages)
+{
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			  .memory_size = pages * PAGE, .userspace_addr = (uintptr_t)memory,
+			  .guest_memfd = (uint32_t)file));
+	watch_signals();
+}
+
+static int open_file_slot_of(unsigned long pages)
 {
 	int file;
 
 	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
-	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, SHARED));
-	memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	file = (int)CHECK_OK(vm_gmem(&vm, pages * PAGE, SHARED));
+	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 	CHECK(memory != MAP_FAILED);
-	fill(memory, PAGES);
-	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
-			  .memory_size = BYTES, .userspace_addr = (uintptr_t)memory,
-			  .guest_memfd = (uint32_t)file));
-	watch_signals();
-	use_pages(PAGES);
+	fill(memory, pages);
+	add_file_slot(file, pages);
+	use_pages(pages);
 	return file;
 }
 
-static void load_lost_of_file(void)
+static int open_file_slot(void)
+{
+	return open_file_slot_of(PAGES);
+}
+
+/* How the guest's accesses to the lost page of a guest_memfd end. */
+static void load_lost_with(uint64_t flags)
 {
 	for (int round = 0; round < 2; round++) {
 		struct outcome outcome = guest_try_load(&vcpu, GPA + LOST * PAGE);
@@ -223,10 +283,15 @@ static void load_lost_of_file(void)
 		CHECK_EQ(outcome.error, EHWPOISON);
 		CHECK_EQ(outcome.fault.gpa, GPA + LOST * PAGE);
 		CHECK_EQ(outcome.fault.size, PAGE);
-		CHECK_EQ(outcome.fault.flags, 0);
+		CHECK_EQ(outcome.fault.flags, flags);
 	}
 	/* No signal: the vCPU's thread did not touch the client's mapping. */
 	CHECK_EQ(seen_count, 0);
+}
+
+static void load_lost_of_file(void)
+{
+	load_lost_with(0);
 }
 
 /* Lost to the client and the guest, until it is punched; then there is a new page of zeros. */
@@ -308,6 +373,75 @@ static void guest_memfd_at_once(void)
 	CHECK_ERR(prefault(), EHWPOISON);
 	load_lost_of_file();
 	check_others(PAGES);
+}
+
+/* One page of 2 MiB, which the host may have given as one. */
+static void guest_memfd_of_two_mebibytes(void)
+{
+	open_file_slot_of(HUGE_PAGE / PAGE);
+	lose(memory + LOST * PAGE);
+	load_lost_of_file();
+	check_others(HUGE_PAGE / PAGE);
+}
+
+/* The number of the frame at the address, for which a program needs rights; or 0. */
+static uint64_t frame_at(uintptr_t address)
+{
+	int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	CHECK_EQ(pread(file, &entry, sizeof(entry), (off_t)(address / PAGE * sizeof(entry))),
+		 sizeof(entry));
+	close(file);
+	return entry & ((1ul << 55) - 1);
+}
+
+/*
+ * Where the private pages of a file of BYTES are, in a KVM that has them in this process; or 0. Its
+ * mapping has no name before Linux 6.2.
+ */
+static uintptr_t private_pages(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	unsigned long start, end, found = 0;
+	char line[512];
+
+	while (fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%lx-%lx rw-s", &start, &end) == 2 && end - start == BYTES &&
+		    (strstr(line, "quire guest_memfd") || strstr(line, "/dev/zero (deleted)")))
+			found = start;
+	fclose(maps);
+	return found;
+}
+
+/* The machine loses a frame, and no thread of the client's has a mapping of it. */
+static void private_page_at_once(void)
+{
+	int file, offline, length;
+	uintptr_t pages;
+	uint64_t before;
+
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	memory = memory_alloc(BYTES);
+	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, 0));
+	add_file_slot(file, PAGES);
+	CHECK_ZERO(vm_set_attributes(&vm, GPA, BYTES, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	for (unsigned long page = 0; page < PAGES; page++)
+		guest_store(&vcpu, GPA + page * PAGE, 0x1000 + page);
+	pages = private_pages();
+	if (!pages)
+		check_skip("private pages are elsewhere");
+	before = small_pages();
+	offline = open("/sys/devices/system/memory/hard_offline_page", O_WRONLY | O_CLOEXEC);
+	CHECK(offline >= 0);
+	length = dprintf(offline, "0x%lx", frame_at(pages + LOST * PAGE) * PAGE);
+	CHECK(length > 0);
+	CHECK(comes_true(pages_are, before - 1));
+	CHECK_ERR(prefault(), EHWPOISON);
+	load_lost_with(KVM_MEMORY_EXIT_FLAG_PRIVATE);
+	check_others(PAGES);
+	CHECK_ZERO(fallocate(file, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, LOST * PAGE, PAGE));
+	CHECK_EQ(guest_load(&vcpu, GPA + LOST * PAGE), 0);
 }
 
 /* Two mappings of a file, each under a slot; it is lost under a third. */
@@ -422,9 +556,13 @@ int main(int argc, char **argv)
 	    TEST(huge_page),
 	    TEST(file_mapping),
 	    TEST(under_a_running_guest),
+	    TEST(a_handler_that_does_not_return),
+	    TEST(no_handler),
 	    TEST(guest_memfd),
 	    TEST(anonymous_memory_at_once),
 	    TEST(guest_memfd_at_once),
+	    TEST(guest_memfd_of_two_mebibytes),
+	    TEST(private_page_at_once),
 	    TEST(every_mapping_at_once),
 	    TEST(code_at_once),
 	    TEST(early_news_for_the_first_thread),
