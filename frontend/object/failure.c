@@ -38,6 +38,10 @@
 /* Between two looks while a SIGBUS of the process's waits for the client. */
 #define LOOK_NS 100000000
 #define SHIFT_MAX 30
+/* A kernel that finds failures of memory has this; a test takes another file for it. */
+#ifndef HAS_FAILURES
+#define HAS_FAILURES "/proc/sys/vm/memory_failure_early_kill"
+#endif
 /* Flags of a thread in its "stat": it has a policy of its own, and that is the early news. */
 #define HAS_POLICY 0x80u
 #define WANTS_NEWS 0x08000000u
@@ -271,9 +275,7 @@ static void *watch(void *unused)
 
 void failure_watch_start(void)
 {
-	static const char has_failures[] = "/proc/sys/vm/memory_failure_early_kill";
-
 	if (!helper_runs(&watcher) &&
-	    !sys_call(SYS_faccessat, (uint64_t)AT_FDCWD, sys_address(has_failures), F_OK))
+	    !sys_call(SYS_faccessat, (uint64_t)AT_FDCWD, sys_address(HAS_FAILURES), F_OK))
 		(void)helper_start_once(&watcher, NULL, watch, NULL);
 }

@@ -18,6 +18,7 @@
 #include <quire/vm.h>
 
 #include "frontend/file/file.h"
+#include "frontend/object/failure.h"
 #include "frontend/object/mm_events.h"
 #include "frontend/param/params.h"
 #include "frontend/report/report.h"
@@ -56,7 +57,8 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 int quire_vm_lose_frame(struct quire_vm *vm, pfn_t pfn)
 {
 	(void)vm;
-	(void)pfn;
+	counts.last_lost = pfn.v << 12;
+	counts.losses++;
 	return 0;
 }
 
@@ -133,6 +135,7 @@ static long fake_ioctl(struct file *file, unsigned long command, unsigned long a
 	case FAKE_RUN:
 		return run((const struct fake_run *)argument);
 	case FAKE_WATCH:
+		failure_watch_start();
 		return mm_events_register_vm(&only_vm);
 	case FAKE_UNWATCH:
 		mm_events_unregister_vm(&only_vm);

@@ -19,7 +19,7 @@ enum fake_command {
 };
 
 struct fake_counts {
-	uint64_t releases, begins, ends, last_start, last_end;
+	uint64_t releases, begins, ends, last_start, last_end, losses, last_lost;
 };
 
 struct fake_run {

@@ -361,6 +361,61 @@ static void test_memory_events(void)
 	CHECK(!munmap(room, 4096) && counts().begins == events);
 }
 
+static volatile sig_atomic_t news_count;
+static void *volatile news_address;
+
+static void on_news(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	(void)context;
+	CHECK(info->si_code == BUS_MCEERR_AO && !info->si_errno);
+	news_address = info->si_addr;
+	news_count++;
+}
+
+/* As the kernel tells a thread that asked; until a thread of ours has heard of it, too. */
+static void tell_of_failure(void *address, uint64_t losses)
+{
+	siginfo_t info = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AO};
+
+	info.si_addr = address;
+	info.si_addr_lsb = 12;
+	for (int i = 0; i < 500 && counts().losses < losses; i++) {
+		int before = news_count;
+
+		CHECK(
+		    !syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGBUS, &info));
+		CHECK(news_count == before + 1 && news_address == address);
+		usleep(10000);
+	}
+}
+
+/* The news are the client's, and every mapping of the page hears of them. */
+static void test_failures(void)
+{
+	struct sigaction action = {.sa_sigaction = on_news, .sa_flags = SA_SIGINFO};
+	char *room = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int file = memfd_create("two mappings", 0);
+	char *mapping[2];
+
+	CHECK(!ioctl(kvm, FAKE_WATCH, 0) && !sigaction(SIGBUS, &action, NULL));
+	tell_of_failure(room + 4096, 1);
+	CHECK(counts().last_lost == (uintptr_t)room + 4096);
+	CHECK(counts().last_start == (uintptr_t)room + 4096);
+	CHECK(counts().last_end == (uintptr_t)room + 8192);
+	CHECK(!ftruncate(file, 65536));
+	for (int i = 0; i < 2; i++)
+		mapping[i] = mmap(NULL, 65536 - 4096 * i, PROT_READ, MAP_SHARED, file, 4096 * i);
+	for (int i = 0; i < 2; i++) {
+		uint64_t losses = counts().losses;
+
+		tell_of_failure(mapping[i] + 8192 - 4096 * i, losses + 2);
+		CHECK(counts().losses >= losses + 2);
+	}
+	CHECK(!ioctl(kvm, FAKE_UNWATCH, 0));
+	signal(SIGBUS, SIG_DFL);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -377,6 +432,7 @@ int main(int argc, char **argv)
 	    {"dead mapping", test_dead_mapping},
 	    {"advice", test_advice},
 	    {"memory events", test_memory_events},
+	    {"failures", test_failures},
 	};
 
 	/* What the shell left open would take numbers that the tests count. */
