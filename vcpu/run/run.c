@@ -42,6 +42,7 @@ struct run {
 	uint8_t has_event;
 	uint8_t was_pending;	/* it began with an unfinished instruction */
 	uint8_t was_delivering; /* an event, when the CPU stopped */
+	uint8_t was_changing;	/* memory, so that the last fault found nothing */
 	unsigned int complete_tries;
 	enum cpu_exit reason;
 };
@@ -360,8 +361,8 @@ static enum verdict handle_fault(struct cpu *cpu, struct run *run, int was_deliv
 	if (outcome == -EINTR)
 		return run_exit(run, CPU_EXIT_INTR);
 	/* While memory changes the library finds nothing: that may last, and is no answer. */
-	if (cpu->fault_was_guard && outcome != QUIRE_RETRY &&
-	    ++cpu->guard_tries > GUARD_TRIES_MAX) {
+	run->was_changing = outcome == QUIRE_RETRY;
+	if (cpu->fault_was_guard && !run->was_changing && ++cpu->guard_tries > GUARD_TRIES_MAX) {
 		cpu->guard_tries = 0;
 		return exit_error(cpu, run, -EFAULT);
 	}
@@ -609,9 +610,10 @@ bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
 	cpu_state_changed(cpu);
 	cpu->info = &scratch;
 	cpu->tlb_mode = TLB_SUPERVISOR;
-	for (tries = 0; result > 0 && tries < GUARD_TRIES_MAX; tries++) {
+	for (tries = 0; result > 0 && tries < GUARD_TRIES_MAX; tries += !run.was_changing) {
 		uint64_t requests;
 
+		run.was_changing = 0;
 		if (quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2))
 			break;
 		if (requests & QUIRE_REQ_TLB_FLUSH)

@@ -436,12 +436,30 @@ static void test_asked_when_run(void **state)
 	fake_vm_destroy(vm);
 }
 
+/* However long memory changes, an address has a translation. */
+static void test_translation_while_memory_changes(void **state)
+{
+	struct fake_vm *vm = fake_vm_create();
+	struct quire_vcpu *vcpu = fake_vcpu_create(vm);
+	gpa_t gpa;
+
+	vcpu->retries = 1000;
+	assert_true(cpu_translate(vcpu->cpu, GUEST_DATA, &gpa));
+	assert_int_equal(vcpu->retries, 0);
+	fake_vcpu_destroy(vcpu);
+	fake_vm_destroy(vm);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_all_are_listed), cmocka_unit_test(test_all_bits_shown),
-	    cmocka_unit_test(test_no_bit_shown),   cmocka_unit_test(test_each_bit_hidden),
-	    cmocka_unit_test(test_older_meaning),  cmocka_unit_test(test_asked_when_run),
+	    cmocka_unit_test(test_all_are_listed),
+	    cmocka_unit_test(test_all_bits_shown),
+	    cmocka_unit_test(test_no_bit_shown),
+	    cmocka_unit_test(test_each_bit_hidden),
+	    cmocka_unit_test(test_older_meaning),
+	    cmocka_unit_test(test_asked_when_run),
+	    cmocka_unit_test(test_translation_while_memory_changes),
 	};
 
 	fake_signals_install();
