@@ -44,7 +44,7 @@ def run_qemu(kernel, _disk, _folder):
         ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,phys-bits=48", "-m", "2048M", "-kernel",
          kernel, "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
          "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
-        text=True, check=False, timeout=100, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        text=True, check=False, timeout=250, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT).stdout
 
 
@@ -61,7 +61,7 @@ def run_bochs(kernel, disk, folder):
     (folder / "disk").write_bytes((sector + image).ljust(cylinders * CYLINDER_BYTES, b"\0"))
     (folder / "rc").write_text(BOCHSRC.format(folder=folder, cylinders=cylinders))
     # Debian's has the debugger, which waits for a word.
-    done = subprocess.run(["bochs-bin", "-q", "-f", folder / "rc"], check=False, timeout=100,
+    done = subprocess.run(["bochs-bin", "-q", "-f", folder / "rc"], check=False, timeout=250,
                           input="continue\nquit\n", stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, errors="replace")
     serial = folder / "serial"
