@@ -47,6 +47,41 @@ static void example_written(void)
 	example_destroy(&example);
 }
 
+static int count_bytes(void *ctx, uint64_t offset_bytes, uint64_t size_bytes)
+{
+	(void)offset_bytes;
+	*(uint64_t *)ctx += size_bytes;
+	return 0;
+}
+
+/* Where files own the attributes, a page is converted where it is. */
+static void example_converted(void)
+{
+	const struct quire_vm_config config = {
+	    .type = QUIRE_VM_SW_PROTECTED,
+	    .format = QUIRE_FORMAT_NPT,
+	    .maxphyaddr = 48,
+	    .host = &example_host,
+	    .gmem_in_place_conversion = 1,
+	};
+	struct quire_gmem_conversion conversion = {.size_bytes = QUIRE_PAGE_SIZE};
+	struct quire_gmem *gmem;
+	struct quire_vm *vm;
+	uint64_t shared = 0;
+
+	EXAMPLE_CHECK(quire_vm_create(&config, &vm) == 0);
+	EXAMPLE_CHECK(quire_gmem_attributes(vm) == QUIRE_ATTRIBUTE_PRIVATE);
+	EXAMPLE_CHECK(quire_vm_attributes(vm) == 0);
+	EXAMPLE_CHECK(quire_gmem_create(vm, PRIVATE_BYTES, 0, NULL, &gmem) == 0);
+	EXAMPLE_CHECK(quire_gmem_set_attributes(gmem, &conversion) == 0);
+	EXAMPLE_CHECK(quire_gmem_each_shared(gmem, 0, PRIVATE_BYTES, count_bytes, &shared) == 0);
+	EXAMPLE_CHECK(shared == QUIRE_PAGE_SIZE);
+	conversion.size_bytes = PRIVATE_BYTES + QUIRE_PAGE_SIZE;
+	EXAMPLE_CHECK(quire_gmem_set_attributes(gmem, &conversion) == -EINVAL);
+	quire_gmem_release(gmem);
+	quire_vm_put(vm);
+}
+
 void example_gmem(void)
 {
 	struct quire_memory_fault fault = {0};
@@ -100,4 +135,5 @@ void example_gmem(void)
 	quire_gmem_release(linked);
 	example_destroy(&other);
 	example_written();
+	example_converted();
 }

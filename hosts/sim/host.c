@@ -19,6 +19,7 @@ struct sim_store {
 	uint64_t npages;
 	uint64_t size_bytes; /* of this */
 	uint64_t limit;	     /* pages that fit in @frames */
+	uint8_t *views;	     /* behind @frames: enum sim_view of each page */
 	uint32_t frames[];
 };
 
@@ -478,7 +479,8 @@ static int sim_cmpxchg_u64(void *ctx, hva_t dst, uint64_t *expected, uint64_t de
 static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **store)
 {
 	const struct sim_host *host = ctx;
-	uint64_t own_bytes = sizeof(struct sim_store) + host->page_count * sizeof(uint32_t);
+	uint64_t frames_bytes = host->page_count * sizeof(uint32_t);
+	uint64_t own_bytes = sizeof(struct sim_store) + frames_bytes + host->page_count;
 	struct sim_store *made = sim_alloc(ctx, own_bytes);
 
 	(void)cookie;
@@ -487,6 +489,7 @@ static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void *
 	made->npages = size_bytes / QUIRE_PAGE_SIZE;
 	made->size_bytes = own_bytes;
 	made->limit = host->page_count;
+	made->views = (uint8_t *)made->frames + frames_bytes;
 	*store = made;
 	return 0;
 }
@@ -591,6 +594,35 @@ static int sim_store_zero(void *ctx, void *store, uint64_t index, uint64_t npage
 	return 0;
 }
 
+enum sim_view sim_store_view(const void *store, uint64_t index)
+{
+	const struct sim_store *pages = store;
+
+	return index < pages->limit ? (enum sim_view)pages->views[index] : SIM_VIEW_UNTOLD;
+}
+
+static int sim_store_show(void *ctx, void *store, uint64_t index, uint64_t npages, int shown)
+{
+	struct sim_store *pages = store;
+
+	sched_yield_point();
+	if (alloc_fails(ctx))
+		return -ENOMEM;
+	for (uint64_t i = index; i < index + npages && i < pages->limit; i++)
+		pages->views[i] = shown ? SIM_VIEW_SHOWN : SIM_VIEW_HIDDEN;
+	return 0;
+}
+
+static int sim_store_clear(void *ctx, void *store, uint64_t index, uint64_t npages)
+{
+	const struct sim_store *pages = store;
+
+	for (uint64_t i = index; i < index + npages && i < pages->limit; i++)
+		if (pages->frames[i])
+			frames_fill(ctx, pages->frames[i] - 1, 1, 0);
+	return 0;
+}
+
 static void sim_kick(void *ctx, void *cookie)
 {
 	struct sim_host *host = ctx;
@@ -617,5 +649,7 @@ const struct quire_host_ops sim_host_ops = {
     .store_get = sim_store_get,
     .store_zero = sim_store_zero,
     .store_punch = sim_store_punch,
+    .store_show = sim_store_show,
+    .store_clear = sim_store_clear,
     .kick = sim_kick,
 };

@@ -29,6 +29,7 @@ static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_t
 	    .tunables = &machine->tunables,
 	    .confidential = type == QUIRE_VM_SW_PROTECTED ? machine->confidential : NULL,
 	    .confidential_ctx = machine->confidential_ctx,
+	    .gmem_in_place_conversion = machine->in_place,
 	};
 }
 

@@ -53,6 +53,7 @@ struct machine {
 	enum quire_mmu mmu;
 	int rings;
 	struct quire_tunables tunables;
+	int in_place; /* files own the attributes */
 	const struct quire_confidential_ops *confidential;
 	void *confidential_ctx;
 	/*

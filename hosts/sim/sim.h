@@ -126,6 +126,10 @@ void sim_frames_put(struct sim_host *host, uint32_t first, uint32_t count);
 /* The frame of page @index of a guest_memfd's store, SIM_NO_FRAME where there is none. */
 uint32_t sim_store_frame(const void *store, uint64_t index);
 
+/* What the client sees of a page through its mappings of the file, as the library last said. */
+enum sim_view { SIM_VIEW_UNTOLD, SIM_VIEW_SHOWN, SIM_VIEW_HIDDEN };
+enum sim_view sim_store_view(const void *store, uint64_t index);
+
 static inline hva_t sim_hva(uint32_t page)
 {
 	return (hva_t){SIM_HVA_BASE + page * QUIRE_PAGE_SIZE};

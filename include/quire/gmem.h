@@ -41,10 +41,10 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t s
  * pages live until the last file has gone, in the memory of the host and host_ctx of the VM that
  * made the first: these must stay until store_destroy(). From here on the pages are no VM's in the
  * reverse map: each VM may use them. -EINVAL: @vm is the file's own, has another host, does not
- * take the inode's flags, or one of the two has a confidential architecture, to which a page has
- * one owner; -ENOMEM. *@linked is set on success alone; the caller ends it with
- * quire_gmem_release(). The new file holds a reference on @vm. No lock held; takes the inode's
- * invalidate lock; may sleep. (KVM_LINK_GUEST_MEMFD as posted;
+ * take the inode's flags, owns attributes where the file's VM does not (or the reverse), or one of
+ * the two has a confidential architecture, to which a page has one owner; -ENOMEM. *@linked is set
+ * on success alone; the caller ends it with quire_gmem_release(). The new file holds a reference on
+ * @vm. No lock held; takes the inode's invalidate lock; may sleep. (KVM_LINK_GUEST_MEMFD as posted;
  * docs/decisions/0012-linked-files.md.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm,
@@ -95,6 +95,51 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_write(struct quire_gmem *gmem, uint64_t offset_bytes,
 						int (*copy)(void *ctx, pfn_t pfn), void *ctx);
+
+/* What becomes of the bytes of a page that is converted; none of them: that is not said. */
+enum quire_gmem_contents {
+	QUIRE_GMEM_ZERO = 1u << 0,     /* zeros, for every reader; to shared only */
+	QUIRE_GMEM_PRESERVE = 1u << 1, /* what was written last */
+};
+
+struct quire_gmem_conversion {
+	uint64_t offset_bytes, size_bytes;
+	uint64_t attributes;	     /* of all pages of the range: QUIRE_ATTRIBUTE_PRIVATE, or 0 */
+	uint64_t contents;	     /* enum quire_gmem_contents: of the whole range */
+	uint64_t error_offset_bytes; /* result, with each error but -EINVAL and -EIO */
+};
+
+/*
+ * Attributes that quire_gmem_set_attributes() knows for files of this VM: QUIRE_ATTRIBUTE_PRIVATE
+ * where gmem_in_place_conversion is set and memory can be private, else 0. Any thread, any lock.
+ */
+QUIRE_API uint64_t quire_gmem_attributes(const struct quire_vm *vm);
+
+/*
+ * Convert pages in place: the same pages are private, or shared, from here on, by whichever file
+ * and VM they are shown. Guests' mappings of them go, and to private the client's, too: it gets
+ * SIGBUS there until the pages are shared again. Nothing to do where all of the range has the
+ * attributes already, but for QUIRE_GMEM_ZERO. -EINVAL: the VM's files own no attributes, unknown
+ * bits, both contents, empty, wrapping, unaligned, or beyond the end; -EOPNOTSUPP: QUIRE_GMEM_ZERO
+ * to private or of a host that cannot, QUIRE_GMEM_PRESERVE with confidential hardware; -EIO: the
+ * VM is dead. These change no attribute, and say where: -EAGAIN: a page to become private is in the
+ * hands of a vCPU (quire_vcpu_map()), try again once it was given back; -ENOMEM, -EHWPOISON: zeroed
+ * pages may be so already. Out of guest mode, no lock held; takes the inode's invalidate lock and
+ * the mmu_lock of each VM, waits for vCPUs in guest mode and for a grace period; may sleep.
+ * (KVM_SET_MEMORY_ATTRIBUTES2 as posted; docs/decisions/0015-in-place-conversion.md.)
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_set_attributes(struct quire_gmem *gmem,
+							 struct quire_gmem_conversion *conversion);
+
+/*
+ * Call @each for every run of shared pages in the range, while none of it is converted: what the
+ * client maps now may show these. Ends with the first nonzero answer, and returns it; 0 else.
+ * -EINVAL: unaligned. What is beyond the end is in no run. No lock held; takes the inode's
+ * invalidate lock shared, under which @each is called: it must not call the library.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_gmem_each_shared(
+    struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t size_bytes,
+    int (*each)(void *ctx, uint64_t offset_bytes, uint64_t size_bytes), void *ctx);
 
 /* Private pages that are filled together: 2^@order of them, aligned alike in guest, file and host.
  */

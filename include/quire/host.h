@@ -144,6 +144,19 @@ struct quire_host_ops {
 	 * The guest's mappings are gone already. All pages go before store_destroy(). Never fails.
 	 */
 	void (*store_punch)(void *ctx, void *store, uint64_t index, uint64_t npages);
+	/*
+	 * For files that own the attributes of their pages (quire_gmem_set_attributes()). Show the
+	 * pages through the client's mappings of the file, or take them away: an access raises
+	 * SIGBUS then, and the library was told of an invalidation there. -errno: it is as before.
+	 * Under the inode's invalidate lock exclusive; may sleep. NULL: there are no such mappings.
+	 */
+	int (*store_show)(void *ctx, void *store, uint64_t index, uint64_t npages, int shown);
+	/*
+	 * The pages read as zeros from here on, those that the client alone has used, too; none is
+	 * moved. -ENOMEM, -EHWPOISON. Under the inode's locks; no guest and no client has them
+	 * mapped. NULL: contents cannot be zeroed.
+	 */
+	int (*store_clear)(void *ctx, void *store, uint64_t index, uint64_t npages);
 
 	/* Get the thread that runs this vCPU out of guest mode or out of page_get(). Called again
 	 * and again until the vCPU reacts, and also when no thread runs it: nothing to do then. By

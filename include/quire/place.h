@@ -11,6 +11,7 @@ extern "C" {
 
 struct quire_vcpu;
 struct quire_place;
+struct quire_gmem;
 
 /*
  * A place of @vcpu, which shows nothing yet; the caller destroys it before the vCPU. -ENOMEM. No
@@ -57,6 +58,12 @@ QUIRE_API QUIRE_MUST_CHECK int quire_place_write(struct quire_place *place, uint
  * that the host's owner knows better. The fields are the library's.
  */
 enum quire_map_kind { QUIRE_MAP_READ, QUIRE_MAP_WRITE };
+/* In a list of those of its guest_memfd, if that owns the attributes of its pages. */
+struct quire_map_pin {
+	struct quire_gmem *gmem;
+	uint64_t index;
+	struct quire_map_pin *next, **link;
+};
 struct quire_map {
 	gfn_t gfn;
 	hva_t hva;
@@ -64,13 +71,16 @@ struct quire_map {
 	uint32_t as_id;
 	uint32_t section;
 	enum quire_map_kind kind;
+	struct quire_map_pin pin;
 };
 
 /*
  * Map the page of @gpa as @vcpu sees it. -EFAULT: no slot, or a read-only one for QUIRE_MAP_WRITE;
  * -EINVAL: the page has no reference count; -ENOSPC as of quire_vcpu_write(); or what page_get()
  * says. By the vCPU's thread, out of guest mode, no lock held; may sleep. A change of slots waits
- * for quire_vcpu_unmap(), so between the two the caller must not wait for one.
+ * for quire_vcpu_unmap(), so between the two the caller must not wait for one. Where a guest_memfd
+ * owns the attributes of its pages, -EFAULT: a private page; and a shared one does not become
+ * private before quire_vcpu_unmap(). *@map must stay where it is until then.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa,
 					      enum quire_map_kind kind, struct quire_map *map);

@@ -40,6 +40,13 @@ struct quire_vm_config {
 	 * the VM has a store. NULL: there is none. */
 	const struct quire_confidential_ops *confidential;
 	void *confidential_ctx; /* of its functions */
+	/*
+	 * Nonzero: which pages are private is a fact of each guest_memfd, which
+	 * quire_gmem_set_attributes() changes, and no attribute of this VM; all guest faults of a
+	 * slot with a guest_memfd use it. (kvm.gmem_in_place_conversion as posted;
+	 * docs/decisions/0015-in-place-conversion.md.)
+	 */
+	int gmem_in_place_conversion;
 };
 
 /* Read at each use, written by the code that serves the module parameters. */
@@ -96,7 +103,10 @@ QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
 
 /* Number of address spaces: 2, or 1 for a VM with private memory. */
 QUIRE_API unsigned int quire_vm_address_spaces(const struct quire_vm *vm);
-/* Attributes this VM knows: QUIRE_ATTRIBUTE_PRIVATE or 0. */
+/*
+ * Attributes that quire_vm_set_attributes() knows: QUIRE_ATTRIBUTE_PRIVATE or 0. Any thread, any
+ * lock.
+ */
 QUIRE_API uint64_t quire_vm_attributes(const struct quire_vm *vm);
 
 /*

@@ -4,8 +4,10 @@
 #include <errno.h>
 
 #include "src/access/access.h"
+#include "src/base/reclaim.h"
 #include "src/base/section.h"
 #include "src/gfn/log.h"
+#include "src/gmem/pin.h"
 #include "src/vm/locks.h"
 
 /* Pinned: without PIN nothing would keep the page, for no invalidation is heard of. */
@@ -19,6 +21,19 @@ static u32 page_flags(const struct quire_vm *vm, enum quire_map_kind kind)
 	if (atomic_load_relaxed_u32(&vm->tunables->allow_unsafe_mappings))
 		flags |= QUIRE_PAGE_GUARDED;
 	return flags;
+}
+
+/* Within the access's section: the slot is the one that access_hva() found. */
+static int pin(const struct quire_vm *vm, struct quire_map *map)
+{
+	const struct memslot *slot;
+
+	reclaim_enter();
+	slot = memslot_lookup(vm, map->as_id, map->gfn, NULL);
+	if (slot)
+		gmem_pin_choose(&map->pin, vm, slot, map->gfn);
+	reclaim_leave();
+	return gmem_pin_take(&map->pin);
 }
 
 int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
@@ -36,7 +51,12 @@ int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
 	if (!err && kind == QUIRE_MAP_WRITE && !dirty_log_takes_own(vcpu))
 		err = -ENOSPC;
 	if (!err)
+		err = pin(vm, map);
+	if (!err) {
 		err = vm->host->page_get(vm->host_ctx, map->hva, page_flags(vm, kind), &map->page);
+		if (err)
+			gmem_unpin(&map->pin);
+	}
 	if (err)
 		long_section_leave(&vm->accesses, map->section);
 	return err;
@@ -88,5 +108,6 @@ void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map)
 		vm->host->page_put(vm->host_ctx, &map->page,
 				   written ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED);
 	map->page.refcounted = 0;
+	gmem_unpin(&map->pin);
 	long_section_leave(&vm->accesses, map->section);
 }

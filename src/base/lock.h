@@ -12,6 +12,7 @@ enum lock_rank {
 	RANK_SLOTS,	      /* vm->slots_lock */
 	RANK_VCPUS,	      /* vm->vcpus_lock */
 	RANK_GMEM_INVALIDATE, /* gmem inode */
+	RANK_GMEM_PINS,	      /* gmem inode's pins */
 	RANK_GMEM_PUNCH,      /* gmem inode's pages: come into use, or are punched */
 	RANK_GMEM_PAGE,	      /* gmem inode's page state */
 	RANK_PFN_LIST,	      /* vm->pfn_caches.lock */

@@ -73,6 +73,9 @@
 	X(attributes_unflushed, "attributes change and the TLBs are not flushed")           \
 	X(attributes_late, "an attribute change flushes after it has dropped mmu_lock")     \
 	X(attributes_end_first, "an invalidation ends before the attributes change")        \
+	X(convert_end_first, "an invalidation ends before a page is converted in place")    \
+	X(convert_unhidden, "a page becomes private, and the client goes on seeing it")     \
+	X(pins_unseen, "a page becomes private that a vCPU has in its hands")               \
 	X(slots_unsynced, "a slot is freed while a reader has it")                          \
 	X(host_late, "a host invalidation flushes after it has dropped mmu_lock")           \
 	X(punch_late, "a punch flushes after it has dropped mmu_lock")                      \

@@ -5,6 +5,7 @@
 #include "src/base/reclaim.h"
 #include "src/base/trace.h"
 #include "src/change/change.h"
+#include "src/gmem/privacy.h"
 #include "src/vm/locks.h"
 
 static int range_check(const struct quire_vm *vm, gpa_t gpa, u64 size_bytes, u64 attributes)
@@ -40,7 +41,7 @@ static void make_range_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
 
 	slots_assert(vm);
 	CHECK(vm->invalidation.in_progress || MUTANT(attributes_end_first));
-	CHECK(!(attributes_get(vm, start) & QUIRE_ATTRIBUTE_PRIVATE));
+	CHECK(!(range_map_get(&vm->attributes, start.v) & QUIRE_ATTRIBUTE_PRIVATE));
 	memslot_for_gfn(slot, vm, 0, start, end, &iter)
 	{
 		gfn_t first = {max_u64(start.v, slot->base_gfn.v)};
@@ -56,28 +57,39 @@ static void invalidate_end(struct quire_vm *vm)
 	change_flush_unlock(vm);
 }
 
+static bool has_attributes(const struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
+{
+	u64 found;
+
+	return range_map_uniform(&vm->attributes, start.v, start.v + npages, &found) &&
+	       found == attributes;
+}
+
 static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
 {
-	struct attributes_change change;
+	const struct ptree_item range = {start.v, start.v + npages, (void *)(uintptr_t)attributes};
+	struct range_map_change change;
 	struct flush_debt debt;
 	int err;
 
-	if (attributes_range_has(vm, start, npages, attributes))
+	slots_assert(vm);
+	if (has_attributes(vm, start, npages, attributes))
 		return 0;
-	err = attributes_prepare_set(vm, start, npages, attributes, &change);
+	err = range_map_prepare(&vm->attributes, vm->host, vm->host_ctx, &range, &change);
 	if (err)
 		return err;
 	flush_debt_init(&debt, &vm->flush);
 	invalidate(vm, start, (gfn_t){start.v + npages}, &debt);
 	if (MUTANT(attributes_end_first))
 		invalidate_end(vm);
-	attributes_commit(vm, &change);
+	range_map_commit(&vm->attributes, &change);
 	if (!(attributes & QUIRE_ATTRIBUTE_PRIVATE))
 		make_range_shared(vm, start, (gfn_t){start.v + npages});
 	if (!MUTANT(attributes_end_first))
 		invalidate_end(vm);
-	attributes_finish(vm, &change);
-	CHECK(attributes_range_has(vm, start, npages, attributes));
+	reclaim_synchronize();
+	range_map_finish(&change);
+	CHECK(has_attributes(vm, start, npages, attributes));
 	tdp_debt_settle(vm, &debt);
 	return 0;
 }
@@ -106,7 +118,7 @@ uint64_t quire_vm_get_attributes(struct quire_vm *vm, gfn_t gfn)
 	u64 attributes;
 
 	reclaim_enter();
-	attributes = attributes_get(vm, gfn);
+	attributes = privacy_of_gfn(vm, 0, gfn);
 	reclaim_leave();
 	return attributes;
 }

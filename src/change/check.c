@@ -6,7 +6,7 @@
 #include "src/base/assert.h"
 #include "src/base/reclaim.h"
 #include "src/gfn/level.h"
-#include "src/gmem/gmem.h"
+#include "src/gmem/privacy.h"
 #include "src/gmem/rmp.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
@@ -43,7 +43,7 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 			  const struct memslot *slot)
 {
 	struct quire_gmem *file = atomic_load_acquire_ptr(&slot->gmem.file);
-	bool private = attributes_get(check->vm, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
+	bool private = privacy_get(check->vm, slot, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 	struct gmem_page page;
 
 	/* From the release of its file to the zap a private leaf has no owner to ask; and pages of
@@ -108,7 +108,7 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 	      !(pages == 1 ? gfn_is_tracked(vm, check->as_id, gfn)
 			   : gfn_track_block(vm, check->as_id, gfn, pages)));
 	CHECK(gfn.v + pages <= memslot_end(slot).v);
-	CHECK(level == QUIRE_LEVEL_4K || attributes_uniform(vm, gfn, pages, &value));
+	CHECK(level == QUIRE_LEVEL_4K || privacy_uniform(vm, slot, gfn, pages, &value));
 	check_backing(check, entry, gfn, level, slot);
 }
 

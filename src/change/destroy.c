@@ -23,7 +23,7 @@ static void vm_destroy(struct quire_vm *vm)
 	CHECK(!vm->leaves[QUIRE_LEVEL_1G] && !vm->nx.oldest);
 	shadow_destroy(vm);
 	memslots_destroy(vm, free_slot);
-	attributes_destroy(vm);
+	range_map_destroy(&vm->attributes, vm->host, vm->host_ctx);
 	rmp_leave(vm, vm->rmp);
 	arena_destroy(&vm->arena);
 	host->free(host_ctx, vm, sizeof(*vm));

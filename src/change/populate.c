@@ -66,21 +66,17 @@ static int request_check(struct quire_vm *vm, const struct quire_gmem_fill *requ
 	return err;
 }
 
-/* Slot and attributes may have changed since the last unit: both are asked again. */
+/* The slot may have changed since the last unit: it is looked up again. */
 static s64 fill_locked(struct fill_work *work)
 {
 	const struct memslot *slot = gmem_slot_at(work->vm, work->gfn);
 	struct gmem_filler filler = {.fill = fill_pages, .ctx = work};
-	u64 attributes;
 
 	if (!slot)
 		return -EINVAL;
 	if (!slot->gmem.file)
 		return -EFAULT;
-	if (!(attributes_get(work->vm, work->gfn) & QUIRE_ATTRIBUTE_PRIVATE))
-		return -EINVAL;
-	if (work->npages == UNIT_PAGES &&
-	    attributes_uniform(work->vm, work->gfn, UNIT_PAGES, &attributes))
+	if (work->npages == UNIT_PAGES)
 		filler.max_order = QUIRE_TABLE_BITS;
 	return gmem_fill_unit(slot, work->gfn, &filler);
 }

@@ -5,6 +5,7 @@
 
 #include "src/base/reclaim.h"
 #include "src/gfn/track.h"
+#include "src/gmem/privacy.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/locks.h"
@@ -71,7 +72,7 @@ int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code)
 	if (!vm_has_private_mem(vcpu->vm))
 		return (error_code & QUIRE_PFERR_PRIVATE) != 0;
 	reclaim_enter();
-	attributes = attributes_get(vcpu->vm, gfn);
+	attributes = privacy_of_gfn(vcpu->vm, vcpu->as_id, gfn);
 	reclaim_leave();
 	return (attributes & QUIRE_ATTRIBUTE_PRIVATE) != 0;
 }

@@ -4,6 +4,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/fault/fault.h"
+#include "src/gmem/privacy.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"
 #include "src/vm/locks.h"
@@ -67,7 +68,7 @@ static bool gfn_is_private(struct quire_vcpu *vcpu, gfn_t gfn)
 	u64 attributes;
 
 	reclaim_enter();
-	attributes = attributes_get(vcpu->vm, gfn);
+	attributes = privacy_of_gfn(vcpu->vm, vcpu->as_id, gfn);
 	reclaim_leave();
 	return attributes & QUIRE_ATTRIBUTE_PRIVATE;
 }

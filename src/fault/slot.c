@@ -5,6 +5,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/gmem/privacy.h"
 #include "src/vm/locks.h"
 
 /* The guest's view of the gfn and the attribute disagree, or a private page has no home. */
@@ -14,9 +15,10 @@ static int refuse(const struct fault *fault, struct quire_memory_fault *told)
 	return -EFAULT;
 }
 
-static bool privacy_mismatch(const struct quire_vm *vm, const struct fault *fault)
+static bool privacy_mismatch(const struct quire_vm *vm, const struct fault *fault,
+			     const struct memslot *slot)
 {
-	bool attribute = attributes_get(vm, fault->gfn) & QUIRE_ATTRIBUTE_PRIVATE;
+	bool attribute = privacy_get(vm, slot, fault->gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 
 	return fault->private != attribute;
 }
@@ -46,10 +48,10 @@ static int look_slot_up(struct quire_vcpu *vcpu, const struct fault *fault, stru
 	const struct memslot *slot;
 	int ret;
 
-	if (privacy_mismatch(vm, fault) && !MUTANT(privacy_unchecked))
-		return attribute_decides(vm, fault) ? QUIRE_RETRY : refuse(fault, told);
 	found->generation = memslots_generation(vm, vcpu->as_id);
 	slot = memslot_lookup(vm, vcpu->as_id, fault->gfn, &vcpu->hint);
+	if (privacy_mismatch(vm, fault, slot) && !MUTANT(privacy_unchecked))
+		return attribute_decides(vm, fault) ? QUIRE_RETRY : refuse(fault, told);
 	if (!slot)
 		return fault->private ? refuse(fault, told) : FAULT_CONTINUE;
 	if ((slot->flags & MEMSLOT_INVALID) && !MUTANT(invalid_slot_used))
@@ -71,7 +73,7 @@ static bool slot_of_hint(struct quire_vcpu *vcpu, const struct fault *fault, str
 	const struct quire_vm *vm = vcpu->vm;
 	const struct memslot_hint *hint = &vcpu->hint;
 
-	if (fault->private || !attributes_none(&vm->attributes))
+	if (fault->private || !range_map_is_empty(&vm->attributes))
 		return false;
 	if (!memslot_hint_holds(&vm->slots, vcpu->as_id, hint, fault->gfn) &&
 	    !MUTANT(hint_unchecked))

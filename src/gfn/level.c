@@ -3,6 +3,7 @@
 
 #include "src/base/assert.h"
 #include "src/gfn/track.h"
+#include "src/gmem/privacy.h"
 #include "src/vm/locks.h"
 
 /* Frame number of the slot's backing: what must be aligned together with the gfn. */
@@ -30,7 +31,7 @@ static bool block_allowed(const struct quire_vm *vm, const struct memslot *slot,
 		return false;
 	if (gfn_track_block(vm, slot->as_id, (gfn_t){block}, pages))
 		return false;
-	return attributes_uniform(vm, (gfn_t){block}, pages, &value);
+	return privacy_uniform(vm, slot, (gfn_t){block}, pages, &value);
 }
 
 enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn,

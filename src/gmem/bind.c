@@ -20,7 +20,7 @@ int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gm
 	CHECK(!slot->gmem.file && is_aligned_u64(offset_bytes, QUIRE_PAGE_SIZE));
 	slot->gmem.file = gmem;
 	slot->gmem.pgoff = offset_bytes >> QUIRE_PAGE_SHIFT;
-	if (gmem->inode->flags & QUIRE_GMEM_MMAP)
+	if ((gmem->inode->flags & QUIRE_GMEM_MMAP) || vm->config.gmem_in_place_conversion)
 		slot->flags |= MEMSLOT_GMEM_ONLY;
 	return 0;
 }

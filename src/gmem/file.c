@@ -9,9 +9,15 @@
 
 uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
 {
-	/* Where memory can be private, the host must not see it before it is made shared. */
-	return vm_has_private_mem(vm) ? QUIRE_GMEM_MMAP
-				      : QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED | QUIRE_GMEM_WRITE;
+	uint64_t flags = QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED | QUIRE_GMEM_WRITE;
+
+	/* Where memory can be private, the host must not see it before it is made shared; nor write
+	 * it by a call that does not ask what it is. */
+	if (vm_has_private_mem(vm))
+		flags &= ~(uint64_t)QUIRE_GMEM_WRITE;
+	if (vm_has_private_mem(vm) && !vm->config.gmem_in_place_conversion)
+		flags &= ~(uint64_t)QUIRE_GMEM_INIT_SHARED;
+	return flags;
 }
 
 uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem)
@@ -34,6 +40,34 @@ static bool huge_pages_wanted(const struct quire_vm *vm)
 	return vm->tunables && atomic_load_relaxed_u32(&vm->tunables->gmem_huge_pages);
 }
 
+/* What the pages are at first. */
+static int attributes_begin(struct quire_vm *vm, struct gmem_inode *inode)
+{
+	const struct ptree_item all = {0, inode->pages.npages,
+				       (void *)(uintptr_t)QUIRE_ATTRIBUTE_PRIVATE};
+	struct range_map_change change;
+	int error;
+
+	if (!vm->config.gmem_in_place_conversion || gmem_init_shared(inode))
+		return 0;
+	error = range_map_prepare(&inode->attributes, vm->host, vm->host_ctx, &all, &change);
+	if (error)
+		return error;
+	range_map_commit(&inode->attributes, &change);
+	range_map_finish(&change);
+	return 0;
+}
+
+static void inode_free(struct gmem_inode *inode)
+{
+	const struct quire_host_ops *host = inode->pages.host;
+	void *host_ctx = inode->pages.host_ctx;
+
+	gmem_pages_destroy(&inode->pages);
+	range_map_destroy(&inode->attributes, host, host_ctx);
+	host->free(host_ctx, inode, sizeof(*inode));
+}
+
 static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags)
 {
 	struct gmem_inode *inode = vm_alloc(vm, sizeof(*inode));
@@ -46,9 +80,14 @@ static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes,
 	inode->arch = vm->gmem_arch;
 	inode->refs = 1;
 	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
+	mutex_init(&inode->pins_lock, RANK_GMEM_PINS);
 	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
 	inode->pages.max_order = huge_pages_wanted(vm) ? GMEM_GIGANTIC_ORDER : 0;
 	CHECK(!inode->arch || inode->arch->ops);
+	if (attributes_begin(vm, inode)) {
+		inode_free(inode);
+		return NULL;
+	}
 	return inode;
 }
 
@@ -105,7 +144,7 @@ int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, 
 free_inode:
 	if (file)
 		file_free(file);
-	vm_free(vm, inode, sizeof(*inode));
+	inode_free(inode);
 	return error;
 }
 
@@ -135,8 +174,12 @@ static void inode_give_up(struct gmem_inode *inode)
 
 static bool is_linkable(const struct quire_gmem *gmem, const struct quire_vm *vm)
 {
-	return gmem->vm != vm && gmem->vm->host == vm->host && !gmem->vm->config.confidential &&
-	       !vm->config.confidential && !(gmem->inode->flags & ~quire_gmem_supported_flags(vm));
+	const struct quire_vm_config *own = &gmem->vm->config, *other = &vm->config;
+
+	return gmem->vm != vm && own->host == other->host && !own->confidential &&
+	       !other->confidential &&
+	       !own->gmem_in_place_conversion == !other->gmem_in_place_conversion &&
+	       !(gmem->inode->flags & ~quire_gmem_supported_flags(vm));
 }
 
 int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm, struct quire_gmem **linked)
@@ -185,8 +228,7 @@ static void inode_put(struct gmem_inode *inode)
 	CHECK(!inode->files);
 	gmem_punch_pages(inode, 0, pages->npages);
 	pages->host->store_destroy(pages->host_ctx, pages->store);
-	gmem_pages_destroy(&inode->pages);
-	pages->host->free(pages->host_ctx, inode, sizeof(*inode));
+	inode_free(inode);
 }
 
 /* The last reference, of the release or of a lookup that outlived it, frees the file. */

@@ -5,6 +5,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/gmem/privacy.h"
 #include "src/vm/vm.h"
 
 static void reclaim_frames(void *ctx, pfn_t pfn, u64 npages)
@@ -56,16 +57,22 @@ static void make_frames_shared(void *ctx, pfn_t pfn, u64 npages)
 	arch->ops->make_shared(arch->ctx, pfn, npages);
 }
 
+void gmem_make_range_shared(struct gmem_inode *inode, u64 first, u64 npages)
+{
+	const struct gmem_arch *arch = gmem_arch(inode);
+	struct gmem_frames frames = {make_frames_shared, (void *)arch};
+
+	if (arch && arch->ops->make_shared)
+		gmem_pages_make_shared(&inode->pages, first, npages, &frames);
+}
+
 void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages)
 {
 	struct quire_gmem *file = slot->gmem.file;
-	const struct gmem_arch *arch = file ? gmem_arch(file->inode) : NULL;
-	struct gmem_frames frames = {make_frames_shared, (void *)arch};
 
 	CHECK(gfn.v >= slot->base_gfn.v && gfn.v + npages <= memslot_end(slot).v);
-	if (arch && arch->ops->make_shared)
-		gmem_pages_make_shared(&file->inode->pages, memslot_gmem_index(slot, gfn), npages,
-				       &frames);
+	if (file)
+		gmem_make_range_shared(file->inode, memslot_gmem_index(slot, gfn), npages);
 }
 
 void gmem_poison_page(struct gmem_inode *inode, u64 index)
@@ -113,9 +120,12 @@ static bool needs_preparing(const struct gmem_inode *inode, enum gmem_access acc
 				      : arch->ops->make_shared != NULL;
 }
 
-/* Are all of [gfn, gfn + npages) private, or all shared, as @access has it? In a read section. */
-static bool attributes_agree(const struct quire_gmem *file, enum gmem_access access, gfn_t gfn,
-			     u64 npages)
+/*
+ * Are all of [gfn, gfn + npages), which @slot shows, private, or all shared, as @access has it? In
+ * a read section.
+ */
+static bool attributes_agree(const struct quire_gmem *file, const struct memslot *slot,
+			     enum gmem_access access, gfn_t gfn, u64 npages)
 {
 	const struct gmem_arch *arch = gmem_arch(file->inode);
 	u64 value;
@@ -123,7 +133,7 @@ static bool attributes_agree(const struct quire_gmem *file, enum gmem_access acc
 	/* Without the hook, conversions mean nothing to what is private. */
 	if (!vm_has_private_mem(file->vm) || !arch || !arch->ops->make_shared)
 		return true;
-	return attributes_uniform(file->vm, gfn, npages, &value) &&
+	return privacy_uniform(file->vm, slot, gfn, npages, &value) &&
 	       (access == GMEM_PRIVATE) == ((value & QUIRE_ATTRIBUTE_PRIVATE) != 0);
 }
 
@@ -137,8 +147,8 @@ static bool order_fits(const struct memslot *slot, const struct quire_gmem *file
 		return false;
 	if (first < pgoff || first + unit > pgoff + slot->npages)
 		return false;
-	return attributes_agree(file, lookup->access, (gfn_t){round_down_u64(lookup->gfn.v, unit)},
-				unit);
+	return attributes_agree(file, slot, lookup->access,
+				(gfn_t){round_down_u64(lookup->gfn.v, unit)}, unit);
 }
 
 /*
@@ -268,7 +278,7 @@ static bool still_shown(const struct gmem_lookup *lookup, u64 index, u64 npages)
 	bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
 	shown = ptree_floor(&bindings, index, &item) && index + npages <= item.end &&
 		((const struct memslot *)item.value)->base_gfn.v + (index - item.key) == gfn.v &&
-		attributes_agree(file, lookup->access, gfn, npages);
+		attributes_agree(file, item.value, lookup->access, gfn, npages);
 	reclaim_leave();
 	return shown;
 }
@@ -379,6 +389,19 @@ static int unclaim_private(void *ctx, u64 index, pfn_t pfn)
 	return 0;
 }
 
+/* Of a unit that is all of one kind. */
+static unsigned int fill_order(const struct memslot *slot, const struct quire_gmem *file,
+			       const struct gmem_lookup *lookup)
+{
+	u64 value;
+
+	if (slot_order(slot, file, lookup) < QUIRE_TABLE_BITS)
+		return 0;
+	return privacy_uniform(file->vm, slot, lookup->gfn, QUIRE_TABLE_ENTRIES, &value)
+		   ? QUIRE_TABLE_BITS
+		   : 0;
+}
+
 s64 gmem_fill_unit(const struct memslot *slot, gfn_t gfn, const struct gmem_filler *filler)
 {
 	struct quire_gmem *file = slot->gmem.file;
@@ -391,17 +414,18 @@ s64 gmem_fill_unit(const struct memslot *slot, gfn_t gfn, const struct gmem_fill
 	const struct gmem_prepare claim = {
 	    .make_private = claim_private, .make_shared = unclaim_private, .ctx = &lookup};
 	struct gmem_filler fitting = *filler;
-	bool claims;
-	s64 done;
+	s64 done = -EINVAL;
 
 	/* The slot forgets its file under slots_lock: until then the file stays. */
 	if (!file)
 		return -EFAULT;
-	claims = needs_preparing(file->inode, GMEM_PRIVATE);
-	if (fitting.max_order)
-		fitting.max_order = slot_order(slot, file, &lookup);
 	rwlock_write_lock(&file->inode->invalidate_lock);
-	done = gmem_page_fill(&file->inode->pages, lookup.index, claims ? &claim : NULL, &fitting);
+	if (fitting.max_order)
+		fitting.max_order = fill_order(slot, file, &lookup);
+	if (privacy_get(file->vm, slot, gfn) & QUIRE_ATTRIBUTE_PRIVATE)
+		done = gmem_page_fill(&file->inode->pages, lookup.index,
+				      needs_preparing(file->inode, GMEM_PRIVATE) ? &claim : NULL,
+				      &fitting);
 	rwlock_write_unlock(&file->inode->invalidate_lock);
 	return done;
 }

@@ -7,6 +7,7 @@
 #include "src/base/assert.h"
 #include "src/base/lock.h"
 #include "src/gmem/pages.h"
+#include "src/tree/range_map.h"
 #include "src/vm/memslot.h"
 
 /*
@@ -26,6 +27,7 @@
  */
 struct quire_vm;
 struct quire_gmem;
+struct quire_map_pin; /* pin.h */
 
 /* Hardware that must be told about private pages; every function may be NULL. */
 struct gmem_arch_ops {
@@ -73,6 +75,12 @@ struct gmem_inode {
 	struct quire_gmem *files; /* list; changed under invalidate_lock exclusive */
 	u32 refs;		  /* atomic: files, until their lookups have ended, too */
 	u32 linked;		  /* atomic: 1 from the second file on, for ever */
+	/* index -> QUIRE_ATTRIBUTE_*, where they are the inode's: changed under invalidate_lock
+	 * exclusive, read in read sections */
+	struct range_map attributes;
+	/* Pages in vCPUs' hands: added under invalidate_lock shared, too. */
+	struct mutex pins_lock;
+	struct quire_map_pin *pins; /* under pins_lock */
 	struct gmem_pages pages;
 };
 
@@ -158,10 +166,9 @@ must_check int gmem_lookup_finish(struct gmem_lookup *lookup);
 /*
  * Make pages of the slot private from @gfn on and fill them, a page, or a unit of up to
  * 2^filler->max_order that begins there; not zeroed. How many pages that are. Under slots_lock,
- * which keeps attributes and slot as they are; takes the invalidate lock exclusive. -EFAULT: the
- * slot has no live file; -EEXIST: private already; -EHWPOISON, -ENOMEM, or what the host, the arch
- * or
- * @filler said.
+ * which keeps the slot as it is; takes the invalidate lock exclusive. -EFAULT: the slot has no live
+ * file; -EINVAL: the attributes say shared; -EEXIST: private already; -EHWPOISON, -ENOMEM, or what
+ * the host, the arch or @filler said.
  */
 must_check s64 gmem_fill_unit(const struct memslot *slot, gfn_t gfn,
 			      const struct gmem_filler *filler);
@@ -172,6 +179,8 @@ must_check s64 gmem_fill_unit(const struct memslot *slot, gfn_t gfn,
  * that still saw the old attributes; later ones make nothing private. No live file: nothing.
  */
 void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages);
+/* The same of pages of an inode that owns the attributes. The invalidate lock is exclusive. */
+void gmem_make_range_shared(struct gmem_inode *inode, u64 first, u64 npages);
 
 /* One change of bindings: under slots_lock, from prepare or bind_commit to finish or undo. */
 struct gmem_binding_change {
@@ -187,8 +196,8 @@ struct gmem_binding_change {
 /*
  * G-065, first half: can @slot, not published yet, show @gmem from @offset_bytes (page aligned)?
  * -EINVAL: another VM's file, or past its end. Sets the slot's file and pgoff, and
- * MEMSLOT_GMEM_ONLY with a file that has QUIRE_GMEM_MMAP. The caller keeps @gmem from its release.
- * Nothing to undo.
+ * MEMSLOT_GMEM_ONLY with a file that has QUIRE_GMEM_MMAP or owns the attributes. The caller keeps
+ * @gmem from its release. Nothing to undo.
  */
 must_check int gmem_bind_prepare(struct memslot *slot, struct quire_vm *vm, struct quire_gmem *gmem,
 				 u64 offset_bytes);

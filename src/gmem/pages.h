@@ -151,6 +151,12 @@ void gmem_pages_tell_settled(struct gmem_pages *pages, u64 first, u64 npages,
 void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
 			    const struct gmem_frames *frames);
 
+/*
+ * What the pages hold becomes zeros, also where they do not exist here yet. -ENOMEM, -EHWPOISON:
+ * some may be zeros already. Sleeps.
+ */
+must_check int gmem_pages_clear(struct gmem_pages *pages, u64 first, u64 npages);
+
 /* Nonzero, with *@index, if there is a page at frame @pfn. No lock. */
 int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index);
 

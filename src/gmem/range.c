@@ -176,6 +176,18 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 	rwlock_write_unlock(&pages->punch_lock);
 }
 
+/* Under punch_lock exclusive: no page is made or filled meanwhile. */
+int gmem_pages_clear(struct gmem_pages *pages, u64 first, u64 npages)
+{
+	int error;
+
+	CHECK(first + npages <= pages->npages);
+	rwlock_write_lock(&pages->punch_lock);
+	error = pages->host->store_clear(pages->host_ctx, pages->store, first, npages);
+	rwlock_write_unlock(&pages->punch_lock);
+	return error;
+}
+
 /* The page of the block at frame @pfn, or GMEM_BLOCK_PAGES. */
 static u32 block_find_frame(const struct gmem_block *block, pfn_t pfn)
 {

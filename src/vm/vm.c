@@ -96,7 +96,6 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	flush_domain_init(&vm->flush, vm->host, vm->host_ctx);
 	arena_init(&vm->arena, vm->host, vm->host_ctx, &vm->tdp_format.tables);
 	memslots_init(vm, vm->address_spaces);
-	attributes_init(vm);
 	CHECK(vm->max_gfn.v && vm->slots.nr_as == vm->address_spaces);
 }
 
@@ -140,7 +139,9 @@ unsigned int quire_vm_address_spaces(const struct quire_vm *vm)
 
 uint64_t quire_vm_attributes(const struct quire_vm *vm)
 {
-	return vm_has_private_mem(vm) ? QUIRE_ATTRIBUTE_PRIVATE : 0;
+	return vm_has_private_mem(vm) && !vm->config.gmem_in_place_conversion
+		   ? QUIRE_ATTRIBUTE_PRIVATE
+		   : 0;
 }
 
 void quire_vm_set_slot_zap_all(struct quire_vm *vm, int on)

@@ -8,7 +8,7 @@
 #include "src/base/section.h"
 #include "src/entry/format.h"
 #include "src/tlb/flush.h"
-#include "src/vm/attributes.h"
+#include "src/tree/range_map.h"
 #include "src/vm/invalidate.h"
 #include "src/vm/memslot.h"
 #include "src/walk/table.h"
@@ -78,11 +78,15 @@ struct quire_vm {
 	struct memslots slots; /* (s) / read sections */
 	/* The library's own accesses to client memory: a change of slots waits for them. */
 	struct long_sections accesses;
-	struct attributes attributes; /* (s) / read sections */
-	u32 slot_zap_all;	      /* (a) quirk */
-	u32 manual_protect;	      /* (s) KVM_DIRTY_LOG_* */
-	u64 nr_mmu_pages;	      /* (s) the client's limit, 0: none */
-	u32 ring_bytes;		      /* (v) of each vCPU's dirty ring; 0: bitmaps */
+	/*
+	 * (s) / read sections: gfn -> QUIRE_ATTRIBUTE_*, in address space 0; they outlive slots.
+	 * All 0 where files own them: src/gmem/privacy.h asks the right one.
+	 */
+	struct range_map attributes;
+	u32 slot_zap_all;   /* (a) quirk */
+	u32 manual_protect; /* (s) KVM_DIRTY_LOG_* */
+	u64 nr_mmu_pages;   /* (s) the client's limit, 0: none */
+	u32 ring_bytes;	    /* (v) of each vCPU's dirty ring; 0: bitmaps */
 
 	/* Apart from slots_lock, whose holder may wait for the client: vCPUs can be made then. */
 	struct mutex vcpus_lock;

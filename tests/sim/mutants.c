@@ -13,9 +13,9 @@ enum quire_mutant quire_mutant;
 #define SECONDS_MAX 60u
 #define PREEMPTIONS_MAX 2u
 
-static const struct pair *const suites[] = {pairs_fault,  pairs_slots,	pairs_log,   pairs_gmem,
-					    pairs_access, pairs_kernel, pairs_quota, pairs_end,
-					    pairs_age,	  pairs_link};
+static const struct pair *const suites[] = {pairs_fault,  pairs_slots,	pairs_log,    pairs_gmem,
+					    pairs_access, pairs_kernel, pairs_quota,  pairs_end,
+					    pairs_age,	  pairs_link,	pairs_convert};
 
 static const struct {
 	const char *name, *what;

@@ -27,6 +27,8 @@ bool pair_explore(const struct pair *test, struct sched_verdict *verdict)
 
 	*verdict = sched_explore(&run);
 	pair.machine.rings = 0;
+	pair.machine.in_place = 0;
+	pair.machine.tunables.gmem_huge_pages = 0;
 	pair.machine.mmu = QUIRE_MMU_TDP;
 	pair.machine.tunables.eager_page_split = 1;
 	return !verdict->failed;

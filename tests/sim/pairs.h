@@ -23,6 +23,7 @@ extern const struct pair pairs_slots[];
 extern const struct pair pairs_log[];
 extern const struct pair pairs_gmem[];
 extern const struct pair pairs_link[];
+extern const struct pair pairs_convert[];
 extern const struct pair pairs_access[];
 extern const struct pair pairs_kernel[];
 extern const struct pair pairs_quota[];

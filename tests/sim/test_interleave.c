@@ -61,6 +61,12 @@ static void test_link(void **state)
 	explore_all(pairs_link);
 }
 
+static void test_convert(void **state)
+{
+	(void)state;
+	explore_all(pairs_convert);
+}
+
 static void test_kernel(void **state)
 {
 	(void)state;
@@ -98,9 +104,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_faults), cmocka_unit_test(test_slots),
 	    cmocka_unit_test(test_log),	   cmocka_unit_test(test_gmem),
-	    cmocka_unit_test(test_link),   cmocka_unit_test(test_access),
-	    cmocka_unit_test(test_kernel), cmocka_unit_test(test_end),
-	    cmocka_unit_test(test_quota),  cmocka_unit_test(test_age),
+	    cmocka_unit_test(test_link),   cmocka_unit_test(test_convert),
+	    cmocka_unit_test(test_access), cmocka_unit_test(test_kernel),
+	    cmocka_unit_test(test_end),	   cmocka_unit_test(test_quota),
+	    cmocka_unit_test(test_age),
 	};
 	static const char *const names[] = {"npt", "ept", "ept without a and d"};
 	int failed = 0;

@@ -2,6 +2,7 @@
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/fault/fault.h"
+#include "src/gmem/privacy.h"
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
 
@@ -29,7 +30,7 @@ static bool find_hva(struct quire_vcpu *vcpu, const struct shadow_neighbour *nei
 		return false;
 	if ((slot->flags & QUIRE_SLOT_LOG_DIRTY) && (neighbour->access & ACCESS_WRITE))
 		return false;
-	if (attributes_get(vm, neighbour->gfn) & QUIRE_ATTRIBUTE_PRIVATE)
+	if (privacy_get(vm, slot, neighbour->gfn) & QUIRE_ATTRIBUTE_PRIVATE)
 		return false;
 	*hva = memslot_hva(slot, neighbour->gfn);
 	return true;

@@ -19,7 +19,7 @@ void gmem_begin(enum quire_vm_type type, uint64_t flags, uint64_t gfn, uint64_t 
 	assert_int_equal(quire_gmem_create(machine.vm, PAGES(npages), flags, NULL, &gmem), 0);
 	region.gmem = gmem;
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
-	if (type == QUIRE_VM_SW_PROTECTED)
+	if (quire_vm_attributes(machine.vm))
 		convert(gfn, npages, QUIRE_ATTRIBUTE_PRIVATE);
 }
 

@@ -13,13 +13,49 @@
 #define PAGES 1024u
 #define PRIVATE QUIRE_ATTRIBUTE_PRIVATE
 
+static u64 attributes_get(const struct quire_vm *vm, gfn_t gfn)
+{
+	return range_map_get(&vm->attributes, gfn.v);
+}
+
+static int attributes_uniform(const struct quire_vm *vm, gfn_t start, u64 npages, u64 *value)
+{
+	return range_map_uniform(&vm->attributes, start.v, start.v + npages, value);
+}
+
+static int attributes_range_has(const struct quire_vm *vm, gfn_t start, u64 npages, u64 value)
+{
+	u64 found;
+
+	return attributes_uniform(vm, start, npages, &found) && found == value;
+}
+
+static int attributes_prepare_set(struct quire_vm *vm, gfn_t start, u64 npages, u64 value,
+				  struct range_map_change *change)
+{
+	const struct ptree_item range = {start.v, start.v + npages, (void *)(uintptr_t)value};
+
+	return range_map_prepare(&vm->attributes, vm->host, vm->host_ctx, &range, change);
+}
+
+static void attributes_commit(struct quire_vm *vm, struct range_map_change *change)
+{
+	range_map_commit(&vm->attributes, change);
+}
+
+static void attributes_finish(struct range_map_change *change)
+{
+	reclaim_synchronize();
+	range_map_finish(change);
+}
+
 static void set(struct quire_vm *vm, u64 start, u64 npages, u64 value)
 {
-	struct attributes_change change;
+	struct range_map_change change;
 
 	assert_int_equal(attributes_prepare_set(vm, (gfn_t){start}, npages, value, &change), 0);
 	attributes_commit(vm, &change);
-	attributes_finish(vm, &change);
+	attributes_finish(&change);
 }
 
 static void check_block(struct quire_vm *vm, const u8 *model, u64 start, u64 npages)
@@ -93,7 +129,7 @@ static void test_no_memory(void **state)
 	memset(model, 0, sizeof(model));
 	srand(5);
 	for (unsigned int round = 0; round < 300; round++) {
-		struct attributes_change change;
+		struct range_map_change change;
 		u8 private = (u8)(rand() & 1);
 		u64 value = private ? PRIVATE : 0;
 		u64 live = fake.live_allocs;
@@ -114,11 +150,11 @@ static void test_no_memory(void **state)
 					 model[start] ? PRIVATE : 0);
 		}
 		if (round % 5 == 0) {
-			attributes_abort(vm, &change);
+			range_map_abort(&change);
 			assert_int_equal(fake.live_allocs, live);
 		} else {
 			attributes_commit(vm, &change);
-			attributes_finish(vm, &change);
+			attributes_finish(&change);
 			memset(model + start, private, npages);
 		}
 		if (round % 16 == 0)

@@ -1,0 +1,208 @@
+/* Conversion in place: pages of a guest_memfd become private, or shared, where they are. */
+#include <errno.h>
+
+#include "src/base/mutant.h"
+#include "src/base/reclaim.h"
+#include "src/change/change.h"
+#include "src/gmem/pin.h"
+#include "src/vm/locks.h"
+
+/*
+ * As an attribute change of a VM, but for every file of the inode, and for the client's view:
+ *
+ *   to private: no vCPU has a page in its hands; the client's view goes; begin the invalidations;
+ *               the attributes; end
+ *   to shared:  begin the invalidations; zeros; the client's view comes; the attributes; the frames
+ *               leave the reverse map; end
+ *
+ * What can fail does so before the attributes change.
+ */
+struct conversion {
+	struct gmem_inode *inode;
+	u64 first, npages;
+	u64 attributes, contents;
+	u64 failed; /* index, with an error */
+	struct range_map_change change;
+};
+
+uint64_t quire_gmem_attributes(const struct quire_vm *vm)
+{
+	return vm_has_private_mem(vm) && vm->config.gmem_in_place_conversion
+		   ? QUIRE_ATTRIBUTE_PRIVATE
+		   : 0;
+}
+
+static int contents_check(const struct quire_vm *vm, const struct quire_gmem_conversion *request)
+{
+	u64 contents = request->contents;
+
+	if ((contents & QUIRE_GMEM_ZERO) &&
+	    ((request->attributes & QUIRE_ATTRIBUTE_PRIVATE) || !vm->host->store_clear))
+		return -EOPNOTSUPP;
+	if ((contents & QUIRE_GMEM_PRESERVE) && vm->config.confidential)
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+static int request_check(const struct quire_gmem *gmem, const struct quire_gmem_conversion *request)
+{
+	const u64 known = QUIRE_GMEM_ZERO | QUIRE_GMEM_PRESERVE;
+	u64 limit = gmem->inode->size_bytes;
+
+	if (!quire_gmem_attributes(gmem->vm) ||
+	    (request->attributes & ~quire_gmem_attributes(gmem->vm)))
+		return -EINVAL;
+	if ((request->contents & ~known) || request->contents == known)
+		return -EINVAL;
+	if (!request->size_bytes ||
+	    !is_aligned_u64(request->offset_bytes | request->size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	if (request->size_bytes > limit || request->offset_bytes > limit - request->size_bytes)
+		return -EINVAL;
+	return contents_check(gmem->vm, request);
+}
+
+static int show(const struct conversion *conversion, int shown)
+{
+	const struct gmem_pages *pages = &conversion->inode->pages;
+
+	if (!pages->host->store_show || MUTANT(convert_unhidden))
+		return 0;
+	return pages->host->store_show(pages->host_ctx, pages->store, conversion->first,
+				       conversion->npages, shown);
+}
+
+/* Between begin and end. No guest has the pages mapped, and the client has not yet. */
+static int prepare_shared(const struct conversion *conversion)
+{
+	struct gmem_pages *pages = &conversion->inode->pages;
+	int error = 0;
+
+	gmem_assert_exclusive(conversion->inode);
+	if (conversion->contents & QUIRE_GMEM_ZERO)
+		error = gmem_pages_clear(pages, conversion->first, conversion->npages);
+	return error ? error : show(conversion, 1);
+}
+
+static void commit(struct conversion *conversion)
+{
+	struct gmem_inode *inode = conversion->inode;
+
+	gmem_assert_exclusive(inode);
+	range_map_commit(&inode->attributes, &conversion->change);
+	if (!(conversion->attributes & QUIRE_ATTRIBUTE_PRIVATE))
+		gmem_make_range_shared(inode, conversion->first, conversion->npages);
+}
+
+static int change(struct conversion *conversion)
+{
+	struct gmem_invalidation inv = {
+	    .inode = conversion->inode,
+	    .first = conversion->first,
+	    .npages = conversion->npages,
+	};
+	bool to_private = conversion->attributes & QUIRE_ATTRIBUTE_PRIVATE;
+	int error = to_private ? show(conversion, 0) : 0;
+
+	if (error)
+		return error;
+	change_gmem_begin(&inv);
+	if (MUTANT(convert_end_first))
+		change_gmem_end(&inv);
+	if (!to_private)
+		error = prepare_shared(conversion);
+	if (!error)
+		commit(conversion);
+	if (!MUTANT(convert_end_first))
+		change_gmem_end(&inv);
+	return error;
+}
+
+static bool is_done(const struct conversion *conversion)
+{
+	const struct range_map *map = &conversion->inode->attributes;
+	u64 end = conversion->first + conversion->npages, value;
+
+	return range_map_uniform(map, conversion->first, end, &value) &&
+	       value == conversion->attributes && !(conversion->contents & QUIRE_GMEM_ZERO);
+}
+
+/* 1: it is so already. */
+static int convert_locked(struct conversion *conversion)
+{
+	struct gmem_inode *inode = conversion->inode;
+	u64 end = conversion->first + conversion->npages;
+	const struct ptree_item range = {conversion->first, end,
+					 (void *)(uintptr_t)conversion->attributes};
+	int error;
+
+	gmem_assert_exclusive(inode);
+	if (is_done(conversion))
+		return 1;
+	if (conversion->attributes & QUIRE_ATTRIBUTE_PRIVATE) {
+		conversion->failed = gmem_pin_first(inode, conversion->first, conversion->npages);
+		if (conversion->failed < end)
+			return -EAGAIN;
+	}
+	conversion->failed = conversion->first;
+	error = range_map_prepare(&inode->attributes, inode->pages.host, inode->pages.host_ctx,
+				  &range, &conversion->change);
+	if (error)
+		return error;
+	error = change(conversion);
+	if (error)
+		range_map_abort(&conversion->change);
+	return error;
+}
+
+int quire_gmem_set_attributes(struct quire_gmem *gmem, struct quire_gmem_conversion *request)
+{
+	struct gmem_inode *inode = gmem->inode;
+	struct conversion conversion = {
+	    .inode = inode,
+	    .first = request->offset_bytes >> QUIRE_PAGE_SHIFT,
+	    .npages = request->size_bytes >> QUIRE_PAGE_SHIFT,
+	    .attributes = request->attributes,
+	    .contents = request->contents,
+	};
+	int error = vm_is_dead(gmem->vm) ? -EIO : request_check(gmem, request);
+
+	locks_assert_none();
+	if (error == -EOPNOTSUPP)
+		request->error_offset_bytes = request->offset_bytes;
+	if (error)
+		return error;
+	rwlock_write_lock(&inode->invalidate_lock);
+	error = convert_locked(&conversion);
+	rwlock_write_unlock(&inode->invalidate_lock);
+	if (!error) {
+		reclaim_synchronize();
+		range_map_finish(&conversion.change);
+	}
+	if (error < 0)
+		request->error_offset_bytes = conversion.failed << QUIRE_PAGE_SHIFT;
+	return error < 0 ? error : 0;
+}
+
+int quire_gmem_each_shared(struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t size_bytes,
+			   int (*each)(void *ctx, uint64_t offset_bytes, uint64_t size_bytes),
+			   void *ctx)
+{
+	struct gmem_inode *inode = gmem->inode;
+	u64 at = offset_bytes >> QUIRE_PAGE_SHIFT, stop, value;
+	u64 end = inode->pages.npages;
+	int answer = 0;
+
+	if (!is_aligned_u64(offset_bytes | size_bytes, QUIRE_PAGE_SIZE))
+		return -EINVAL;
+	if (size_bytes <= inode->size_bytes && offset_bytes <= inode->size_bytes - size_bytes)
+		end = at + (size_bytes >> QUIRE_PAGE_SHIFT);
+	rwlock_read_lock(&inode->invalidate_lock);
+	for (; at < end && !answer; at = stop) {
+		stop = range_map_run(&inode->attributes, at, end, &value);
+		if (!(value & QUIRE_ATTRIBUTE_PRIVATE))
+			answer = each(ctx, at << QUIRE_PAGE_SHIFT, (stop - at) << QUIRE_PAGE_SHIFT);
+	}
+	rwlock_read_unlock(&inode->invalidate_lock);
+	return answer;
+}
