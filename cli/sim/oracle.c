@@ -37,13 +37,35 @@ static uint32_t host_frame(const struct oracle *oracle, uint32_t page)
 	return sim_has_frame(at->flags) && !oracle->page_blocked[page] ? at->frame : SIM_FRAMES;
 }
 
+static uint32_t index_of(const struct oracle_view *view, uint64_t gfn)
+{
+	return (uint32_t)(view->page + gfn - view->gfn) % SIM_BLOCK;
+}
+
+/* What the page is; @other: what it is to become. */
+static bool is_private(const struct oracle *oracle, const struct oracle_view *view, uint64_t gfn,
+		       bool other)
+{
+	uint32_t index = index_of(view, gfn);
+
+	if (!oracle->in_place)
+		return other ? oracle->attributes_other[gfn] : oracle->attributes[gfn];
+	return (view->flags & QUIRE_SLOT_GMEM) &&
+	       (other ? oracle->kinds_other[index] : oracle->kinds[index]);
+}
+
+static bool is_of_file(const struct oracle *oracle, const struct oracle_view *view, bool private)
+{
+	return oracle->in_place ? (view->flags & QUIRE_SLOT_GMEM) != 0 : private;
+}
+
 /* The frame that @gfn shows through @view, SIM_FRAMES if it shows none. */
 static uint32_t view_frame(const struct oracle *oracle, const struct oracle_view *view,
 			   uint64_t gfn, bool private)
 {
 	uint32_t page = view->page + (uint32_t)(gfn - view->gfn);
 
-	if (!private)
+	if (!is_of_file(oracle, view, private))
 		return host_frame(oracle, page);
 	if (!(view->flags & QUIRE_SLOT_GMEM) || oracle->index_lost[page % SIM_BLOCK] == 1)
 		return SIM_FRAMES;
@@ -63,8 +85,17 @@ static bool view_allows(const struct oracle *oracle, const struct oracle_view *v
 	    frame == host_frame(oracle, (uint32_t)page))
 		return false;
 	/* Both values are right while the attributes change. */
-	return view_frame(oracle, view, gfn, oracle->attributes[gfn]) == frame ||
-	       view_frame(oracle, view, gfn, oracle->attributes_other[gfn]) == frame;
+	return view_frame(oracle, view, gfn, is_private(oracle, view, gfn, false)) == frame ||
+	       view_frame(oracle, view, gfn, is_private(oracle, view, gfn, true)) == frame;
+}
+
+/* The client sees no page that is private, and none that has become so. */
+static void check_client(struct oracle *oracle)
+{
+	for (uint32_t index = 0; oracle->in_place && index < SIM_GMEM_PAGES; index++)
+		if (oracle->kinds[index] && oracle->kinds_other[index] &&
+		    sim_store_view(oracle->store, index) == SIM_VIEW_SHOWN)
+			oracle_fail(oracle, "a private page that the client sees");
 }
 
 static bool is_allowed(const struct oracle *oracle, const struct machine_access *access,
@@ -120,6 +151,7 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 	} else if (access->value != expected_value(oracle, frame)) {
 		oracle_fail(oracle, "a load of what was never there");
 	}
+	check_client(oracle);
 }
 
 void oracle_other_access(void *ctx, const struct machine_access *access, const uint8_t *page)
@@ -206,22 +238,32 @@ static bool is_swapped(const struct oracle *oracle, const struct oracle_view *vi
 	return oracle->machine->host.pages[page].flags & SIM_SWAPPED;
 }
 
+bool oracle_is_private(const struct oracle *oracle, uint64_t gfn)
+{
+	for (uint32_t id = 0; oracle->in_place && id < SIM_SLOTS; id++)
+		if (view_has(&oracle->slots[id].current, gfn))
+			return is_private(oracle, &oracle->slots[id].current, gfn, false);
+	return oracle->attributes[gfn];
+}
+
 int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)
 {
 	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
 		const struct oracle_view *view = &oracle->slots[id].current;
-		uint32_t index = (uint32_t)(view->page + gfn - view->gfn) % SIM_BLOCK;
+		bool private, file;
 		uint32_t frame;
 
 		if (!view_has(view, gfn))
 			continue;
-		if (oracle->attributes[gfn] && !(view->flags & QUIRE_SLOT_GMEM))
+		private = is_private(oracle, view, gfn, false);
+		file = is_of_file(oracle, view, private);
+		if (private && !(view->flags & QUIRE_SLOT_GMEM))
 			return -EFAULT;
-		if (oracle->attributes[gfn] && oracle->index_lost[index])
+		if (file && oracle->index_lost[index_of(view, gfn)])
 			return -EHWPOISON;
-		if (!oracle->attributes[gfn] && is_swapped(oracle, view, gfn, value))
+		if (!file && is_swapped(oracle, view, gfn, value))
 			return 0;
-		frame = view_frame(oracle, view, gfn, oracle->attributes[gfn]);
+		frame = view_frame(oracle, view, gfn, private);
 		/* A page of the file that does not exist yet reads as zero. */
 		*value = frame < SIM_FRAMES ? expected_value(oracle, frame) : 0;
 		return 0;

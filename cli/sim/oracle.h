@@ -23,9 +23,11 @@ struct oracle_slot {
 
 struct oracle {
 	struct machine *machine;
-	void *store; /* of the guest_memfd; NULL without one */
+	void *store;   /* of the guest_memfd; NULL without one */
+	bool in_place; /* it owns the attributes, and slots that show it show nothing else */
 	struct oracle_slot slots[SIM_SLOTS];
-	uint8_t attributes[SIM_GFNS], attributes_other[SIM_GFNS]; /* 1: private */
+	uint8_t attributes[SIM_GFNS], attributes_other[SIM_GFNS];   /* 1: private */
+	uint8_t kinds[SIM_GMEM_PAGES], kinds_other[SIM_GMEM_PAGES]; /* the same, in place */
 	bool attributes_busy, file_busy, rings_busy;
 	/* Host pages between the return of begin and the call of end: out of reach. Counted. */
 	uint8_t page_blocked[SIM_HOST_PAGES], page_busy[SIM_HOST_PAGES];
@@ -57,6 +59,8 @@ void oracle_harvested(struct oracle *oracle, uint32_t id, const uint64_t *bits);
 /* A page that was written and that @bits, the last harvest, does not name? */
 void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits);
 
+/* Is @gfn private when nothing is going on? */
+bool oracle_is_private(const struct oracle *oracle, uint64_t gfn);
 /* What a load of @gfn gives when nothing is going on: 0 and *@value, or the expected outcome. */
 int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value);
 

@@ -162,6 +162,16 @@ static void choose_link(struct sim_plan *plan)
 	}
 }
 
+/* In half of those with private memory the file owns the attributes. Drawn apart, too. */
+static void choose_owner(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0xd1342543de82ef95)};
+
+	if (plan->type == QUIRE_VM_DEFAULT || sim_random(&random, 2))
+		return;
+	plan->owner = sim_random(&random, 2) ? OWNER_FILE_PRIVATE : OWNER_FILE_SHARED;
+}
+
 void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 {
 	struct sim_random random = {seed};
@@ -198,6 +208,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	}
 	choose_mmu(plan);
 	choose_link(plan);
+	choose_owner(plan);
 }
 
 void sim_plan_print(const struct sim_plan *plan)
@@ -207,16 +218,18 @@ void sim_plan_print(const struct sim_plan *plan)
 	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
 	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split", "far",
 	    "limit",	"other",      "link"};
+	static const char *const owners[] = {"", " and converted from private",
+					     " and converted from shared"};
 	static const char *const formats[] = {"npt", "ept", "ept without a and d"};
 
 	printf("seed %" PRIu64
 	       ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
-	       "file %s%s, %u vCPUs, %u threads, a preemption in %u steps\n",
+	       "file %s%s%s, %u vCPUs, %u threads, a preemption in %u steps\n",
 	       plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
 	       formats[plan->format], plan->rings ? "rings" : "bitmaps", plan->manual_protect,
 	       plan->zap_all, plan->eager_split, plan->host_huge ? "huge" : "small",
-	       plan->gmem_huge ? "huge" : "small", plan->linked ? " and linked" : "", plan->vcpus,
-	       plan->threads, plan->preemption_odds);
+	       plan->gmem_huge ? "huge" : "small", plan->linked ? " and linked" : "",
+	       owners[plan->owner], plan->vcpus, plan->threads, plan->preemption_odds);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
 			const struct sim_op *op = &plan->ops[thread][i];

@@ -132,6 +132,28 @@ static void slot_op(const struct sim_op *op)
 	change_slot(op->slot, &next);
 }
 
+/* Of a file that owns the attributes: the index is the gfn's in its block. */
+static void convert_op(const struct sim_op *op)
+{
+	struct oracle *oracle = &sim.oracle;
+	uint64_t first = op->first % SIM_GMEM_PAGES, end = first + op->npages;
+	struct quire_gmem_conversion conversion = {
+	    .offset_bytes = first << QUIRE_PAGE_SHIFT,
+	    .attributes = op->flags,
+	};
+
+	if (oracle->attributes_busy)
+		return;
+	oracle->attributes_busy = true;
+	end = end < SIM_GMEM_PAGES ? end : SIM_GMEM_PAGES;
+	conversion.size_bytes = (end - first) << QUIRE_PAGE_SHIFT;
+	memset(&oracle->kinds_other[first], op->flags != 0, end - first);
+	if (quire_gmem_set_attributes(sim.gmem, &conversion))
+		oracle_fail(oracle, "a conversion was refused");
+	memcpy(oracle->kinds, oracle->kinds_other, sizeof(oracle->kinds));
+	oracle->attributes_busy = false;
+}
+
 static void attributes_op(const struct sim_op *op)
 {
 	struct oracle *oracle = &sim.oracle;
@@ -368,7 +390,10 @@ static void perform(uint32_t thread, const struct sim_op *op)
 		guest_op(thread, op);
 		break;
 	case OP_ATTRIBUTES:
-		attributes_op(op);
+		if (sim.oracle.in_place)
+			convert_op(op);
+		else
+			attributes_op(op);
 		break;
 	case OP_HOST_REPLACE:
 		host_replace_op(op);
@@ -463,7 +488,8 @@ static void start_second(void)
 	sim.second.on_access = oracle_other_access;
 	sim.second.on_access_ctx = &sim.oracle;
 	link_second();
-	if (quire_vm_set_attributes(sim.second.vm, (gpa_t){0}, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE,
+	if (!sim.oracle.in_place &&
+	    quire_vm_set_attributes(sim.second.vm, (gpa_t){0}, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE,
 				    QUIRE_ATTRIBUTE_PRIVATE))
 		abort();
 }
@@ -482,6 +508,7 @@ static void start(const struct sim_plan *plan)
 	sim.machine.format = plan->format;
 	sim.machine.mmu = plan->mmu;
 	sim.machine.rings = plan->rings;
+	sim.machine.in_place = plan->owner != OWNER_VM;
 	sim.machine.tunables.eager_page_split = (uint32_t)plan->eager_split;
 	sim.machine.tunables.gmem_huge_pages = (uint32_t)plan->gmem_huge;
 	oracle_init(&sim.oracle, &sim.machine);
@@ -503,8 +530,13 @@ static void start(const struct sim_plan *plan)
 		add_far_slots(plan);
 	if (plan->type == QUIRE_VM_DEFAULT)
 		return;
-	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE, 0, NULL, &sim.gmem))
+	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE,
+			      plan->owner == OWNER_FILE_SHARED ? QUIRE_GMEM_INIT_SHARED : 0, NULL,
+			      &sim.gmem))
 		abort();
+	sim.oracle.in_place = plan->owner != OWNER_VM;
+	memset(sim.oracle.kinds, plan->owner == OWNER_FILE_PRIVATE, sizeof(sim.oracle.kinds));
+	memcpy(sim.oracle.kinds_other, sim.oracle.kinds, sizeof(sim.oracle.kinds));
 	sim.oracle.store = quire_gmem_store(sim.gmem);
 	if (plan->linked)
 		start_second();
@@ -517,7 +549,7 @@ static void start(const struct sim_plan *plan)
 static bool is_through_old_mmio(const struct machine_access *access, uint64_t gfn, int ret,
 				int expected)
 {
-	return sim.oracle.attributes[gfn] && (access->error & QUIRE_PFERR_RSVD) &&
+	return oracle_is_private(&sim.oracle, gfn) && (access->error & QUIRE_PFERR_RSVD) &&
 	       (ret == -EFAULT || (ret == QUIRE_EMULATE && expected == -EFAULT));
 }
 

@@ -65,6 +65,9 @@ struct sim_op {
 	uint32_t flags;	 /* slots: enum quire_slot_flags; attributes; replace: 1 is by nothing */
 };
 
+/* The owner of the attributes; of a file, what its pages are at first. */
+enum sim_owner { OWNER_VM, OWNER_FILE_PRIVATE, OWNER_FILE_SHARED };
+
 /* What a seed says: the VM, and what each thread does in it. */
 struct sim_plan {
 	uint64_t seed;
@@ -76,6 +79,7 @@ struct sim_plan {
 	uint32_t manual_protect;
 	int zap_all, eager_split, host_huge, gmem_huge;
 	int linked;		 /* a second VM has a file of the same pages */
+	enum sim_owner owner;	 /* of the attributes */
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
 	int trace; /* say when each operation begins and ends */

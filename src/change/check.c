@@ -46,6 +46,10 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 	bool private = privacy_get(check->vm, slot, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 	struct gmem_page page;
 
+	/* Where files own the attributes, nothing says what a leaf is from the release of its file
+	 * to the zap. */
+	if (!file && (slot->flags & QUIRE_SLOT_GMEM) && check->vm->config.gmem_in_place_conversion)
+		return;
 	/* From the release of its file to the zap a private leaf has no owner to ask; and pages of
 	 * several VMs have none. */
 	if (!private || (file && gmem_arch(file->inode)))
