@@ -78,6 +78,22 @@ static void changed(struct range range)
 	errno = error;
 }
 
+static void run_settle(void *opaque)
+{
+	const struct range *range = opaque;
+
+	file_settle(range->start, range->end);
+}
+
+/* A mapping has grown into @range. errno is kept. */
+static void settle(struct range range)
+{
+	int error = errno;
+
+	process_with_room(run_settle, &range);
+	errno = error;
+}
+
 /* The flags that the kernel knows where a mapping asks it to say no to the others. */
 #define KNOWN_FLAGS                                                                             \
 	(MAP_TYPE | MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_DENYWRITE | MAP_EXECUTABLE |          \
@@ -108,7 +124,6 @@ static off_t file_offset_for(struct file *file, const struct file_map_request *r
 {
 	const struct file_ops *ops = file_ops_of(file);
 	int answer = check_request(file, request);
-	off_t end = (off_t)((file_size_bytes(file) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1));
 
 	if (!answer)
 		answer = ops->map ? ops->map(file, request) : -ENODEV;
@@ -116,8 +131,9 @@ static off_t file_offset_for(struct file *file, const struct file_map_request *r
 		return answer;
 	if (request->flags & MAP_GROWSDOWN)
 		return -EINVAL;
-	/* Pages past the end of the file raise SIGBUS, whatever the client asked for. */
-	return answer == 0 ? request->offset_bytes : request->offset_bytes + end;
+	if (answer == 0 || request->offset_bytes >= (off_t)FILE_SIGBUS_OFFSET)
+		return request->offset_bytes;
+	return request->offset_bytes + (off_t)FILE_SIGBUS_OFFSET;
 }
 
 /* Everything of mmap(2) but the address. */
@@ -183,6 +199,8 @@ static void *map_inside(const struct map_call *call)
 
 		file_mapped(range.start, range.end);
 		offset = map_hole(file, call, mapped);
+		if (!offset && file_ops_of(file)->settle)
+			offset = file_ops_of(file)->settle(file, range.start, range.end);
 		if (offset < 0) {
 			REAL(munmap)(mapped, request->length_bytes);
 			mapped = MAP_FAILED;
@@ -253,8 +271,11 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	result = REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	if (result != MAP_FAILED && file_may_be_mapped(from.start, from.end)) {
 		struct range moved = range_of(result, new_bytes);
+		struct range known = range_of(result, old_bytes);
 
 		file_mapped(moved.start, moved.end);
+		if (moved.end > known.end)
+			settle((struct range){known.end, moved.end});
 	}
 	changed(to);
 	changed(from);

@@ -4,7 +4,7 @@ _quire() {
 	local command=${COMP_WORDS[1]} at
 	local params='
 		kvm.allow_unsafe_mappings kvm.eager_page_split kvm.enable_pmu
-		kvm.enable_vmware_backdoor kvm.flush_on_reuse kvm.force_emulation_prefix
+		kvm.enable_vmware_backdoor kvm.flush_on_reuse kvm.force_emulation_prefix kvm.gmem_in_place_conversion
 		kvm.halt_poll_ns kvm.halt_poll_ns_grow kvm.halt_poll_ns_grow_start
 		kvm.halt_poll_ns_shrink kvm.ignore_msrs kvm.kvmclock_periodic_sync
 		kvm.lapic_timer_advance kvm.min_timer_period_us kvm.mitigate_smt_rsb

@@ -34,6 +34,8 @@ struct file_inode {
 };
 
 #define FILE_NO_WRITES (-4096)
+/* Beyond the end of any file: a mapping of the memfd from here on raises SIGBUS. */
+#define FILE_SIGBUS_OFFSET (UINT64_C(1) << 60)
 
 /* Every function but ioctl may be NULL; then the call is answered as said. Results are >= 0 or
  * -errno. */
@@ -50,6 +52,9 @@ struct file_ops {
 	/* May the client map it so? 0, -errno, or 1 to give it pages that raise SIGBUS. NULL:
 	 * -ENODEV. */
 	int (*map)(struct file *file, const struct file_map_request *request);
+	/* It was mapped at [start, end), or a mapping of it has grown there: show what may be
+	 * shown. NULL: all that was mapped. -errno. */
+	int (*settle)(struct file *file, uintptr_t start, uintptr_t end);
 	/* Bytes inside the file that are not there: a mapping of them raises SIGBUS. NULL: none. */
 	void (*hole)(const struct file *file, uint64_t *start_bytes, uint64_t *end_bytes);
 	/* fallocate with kernel-checked arguments (U-070). NULL: -EOPNOTSUPP. */
@@ -138,6 +143,8 @@ void file_close(int fd);
 void file_mapped(uintptr_t start, uintptr_t end);
 void file_unmapped(uintptr_t start, uintptr_t end);
 void file_collect(void);
+/* A mapping has grown into [start, end): the files mapped there settle what it shows. */
+void file_settle(uintptr_t start, uintptr_t end);
 
 /* Is there any file at all? Cheap; file_get() is pointless when not. */
 bool file_any(void);

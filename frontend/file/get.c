@@ -2,11 +2,13 @@
 #include <fcntl.h>
 #include <stddef.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "frontend/file/file.h"
 #include "frontend/file/hidden_fd.h"
 #include "frontend/file/numbers.h"
+#include "hosts/process/maps.h"
 #include "hosts/process/sys.h"
 
 bool file_is_path(int fd)
@@ -44,6 +46,25 @@ void file_close(int fd)
 		return;
 	file_closed(file);
 	file_put(file);
+}
+
+/* By the kernel's list, for a mapping has no other name. */
+void file_settle(uintptr_t start, uintptr_t end)
+{
+	struct maps_file mapping;
+	uint64_t from = start;
+
+	while (from < end && !maps_next_file(from, &mapping) && mapping.start < end) {
+		struct file *file = file_find(makedev((unsigned int)(mapping.device >> 20),
+						      (unsigned int)(mapping.device & 0xfffff)),
+					      mapping.inode);
+
+		if (file && file_ops_of(file)->settle)
+			(void)file_ops_of(file)->settle(file, start, end);
+		if (file)
+			file_put(file);
+		from = mapping.end;
+	}
 }
 
 bool file_hidden_any(void)

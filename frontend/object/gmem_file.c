@@ -12,9 +12,11 @@
 
 #include "frontend/file/gmem_remote.h"
 #include "frontend/file/user_copy.h"
+#include "frontend/object/gmem_view.h"
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
 #include "frontend/run/signals.h"
+#include "frontend/uapi.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/sys.h"
 
@@ -29,6 +31,9 @@ struct gmem_object {
 	struct quire_gmem *gmem;
 	struct gmem_links *links; /* [A] set once; NULL: the only file there ever was */
 	bool is_link;		  /* not the first: the store is that one's */
+	bool converts;		  /* the client may map it, and pages change what they are */
+	struct gmem_view view;	  /* where that is seen: the descriptor's own inode */
+	uint32_t was_mapped;	  /* [A] ever */
 };
 
 /*
@@ -134,6 +139,12 @@ static void links_touch(const struct gmem_object *object)
 	__atomic_store_n(&links->changed_ns, now, __ATOMIC_RELAXED);
 }
 
+/* The first file's: it has the store. */
+static struct gmem_object *owner_of(const struct gmem_object *object)
+{
+	return quire_gmem_store(object->gmem);
+}
+
 struct quire_gmem *gmem_file_gmem(const struct file *file)
 {
 	const struct gmem_object *object = file_object(file);
@@ -144,6 +155,18 @@ struct quire_gmem *gmem_file_gmem(const struct file *file)
 int gmem_file_lookup_error(int fd)
 {
 	return fcntl(fd, F_GETFD) < 0 ? -EBADF : -EINVAL;
+}
+
+/* Under the inode's invalidate lock. */
+static int store_show(struct process_store *store, uint64_t offset_bytes, uint64_t size_bytes,
+		      int shown)
+{
+	const struct gmem_object *object = (const struct gmem_object *)store;
+	const struct gmem_view_part part = {offset_bytes, size_bytes, 0, UINT64_MAX};
+
+	if (!__atomic_load_n(&object->was_mapped, __ATOMIC_ACQUIRE))
+		return 0;
+	return gmem_view_show(&object->view, &part, shown != 0);
 }
 
 static void store_destroyed(struct process_store *store)
@@ -191,12 +214,33 @@ static int check_request(const struct vm *vm, uint64_t size_bytes, uint64_t flag
 	return 0;
 }
 
+/* Do pages of such a file become what the client may see? */
+static bool is_converting(const struct vm *vm, uint64_t flags)
+{
+	return (flags & QUIRE_GMEM_MMAP) && quire_gmem_attributes(vm->memory);
+}
+
+static void fill_store(struct gmem_object *object, const struct file *file)
+{
+	object->store.base = file_memory(file);
+	object->store.size_bytes = file_size_bytes(file);
+	object->store.born_zero = true;
+	object->store.destroyed = store_destroyed;
+	if (object->converts)
+		object->store.show = store_show;
+	file_inode(file, &object->view.device, &object->view.inode);
+	object->view.own_start = (uintptr_t)object->store.base;
+	object->view.own_end = object->view.own_start + object->store.size_bytes;
+}
+
 long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 {
+	bool converts = is_converting(vm, flags);
 	struct file_config config = {
 	    .ops = &gmem_file_ops,
 	    .size_bytes = size_bytes,
-	    .memory = flags & QUIRE_GMEM_INIT_SHARED ? FILE_MEMORY_MAPPABLE : FILE_MEMORY_PRIVATE,
+	    .memory = converts || (flags & QUIRE_GMEM_INIT_SHARED) ? FILE_MEMORY_MAPPABLE
+								   : FILE_MEMORY_PRIVATE,
 	    .is_mapped = (flags & QUIRE_GMEM_MMAP) != 0,
 	};
 	struct gmem_object *object;
@@ -212,6 +256,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	vm_get(vm);
 	gmem_remote_count(1);
 	object->vm = vm;
+	object->converts = converts;
 	config.object = object;
 	fd = file_create(&config);
 	if (fd < 0) {
@@ -221,10 +266,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	file = file_get_kind(fd, &gmem_file_ops);
 	if (!file)
 		return -EBADF; /* another thread closed it already, and released the object */
-	object->store.base = file_memory(file);
-	object->store.size_bytes = size_bytes;
-	object->store.born_zero = true;
-	object->store.destroyed = store_destroyed;
+	fill_store(object, file);
 	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
 	file_put(file);
 	if (error) {
@@ -242,7 +284,7 @@ static int link_fill(struct gmem_object *object, const struct gmem_object *sourc
 
 	if (!file)
 		return -EBADF; /* another thread closed it already, and released the object */
-	if (quire_gmem_flags(source->gmem) & QUIRE_GMEM_INIT_SHARED)
+	if ((quire_gmem_flags(source->gmem) & QUIRE_GMEM_INIT_SHARED) || owner_of(source)->converts)
 		error = file_map_through(file, fd);
 	if (!error)
 		error = quire_gmem_link(source->gmem, object->vm->memory, &object->gmem);
@@ -309,7 +351,46 @@ static int gmem_map(struct file *file, const struct file_map_request *request)
 		return -ENODEV;
 	if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)
 		return -EINVAL;
-	return flags & QUIRE_GMEM_INIT_SHARED ? 0 : 1;
+	/* Those that the client may see are shown by gmem_settle(). */
+	return (flags & QUIRE_GMEM_INIT_SHARED) && !owner_of(file_object(file))->converts ? 0 : 1;
+}
+
+struct settling {
+	const struct gmem_view *view;
+	uint64_t start, end;
+};
+
+static int show_run(void *ctx, uint64_t offset_bytes, uint64_t size_bytes)
+{
+	const struct settling *settling = ctx;
+	const struct gmem_view_part part = {offset_bytes, size_bytes, settling->start,
+					    settling->end};
+
+	return gmem_view_show(settling->view, &part, true);
+}
+
+/* Nothing first: a mapping may have grown into pages that are private. */
+static int gmem_settle(struct file *file, uintptr_t start, uintptr_t end)
+{
+	const struct gmem_object *object = file_object(file);
+	const struct gmem_view_part all = {0, file_size_bytes(file), start, end};
+	struct gmem_object *owner;
+	struct settling settling = {.start = start, .end = end};
+	int error;
+
+	/* To a child nothing is shown: it does not hear of what is converted. */
+	if (!object->gmem || !file_is_own(file))
+		return 0;
+	owner = owner_of(object);
+	if (!owner->converts)
+		return 0;
+	settling.view = &owner->view;
+	__atomic_store_n(&owner->was_mapped, 1, __ATOMIC_RELEASE);
+	error = gmem_view_show(&owner->view, &all, false);
+	if (!error)
+		error =
+		    quire_gmem_each_shared(object->gmem, 0, all.size_bytes, show_run, &settling);
+	return error;
 }
 
 static int interrupted(void)
@@ -371,13 +452,54 @@ static ssize_t gmem_write_at(struct file *file, const void *src, size_t size_byt
 	return done ? (ssize_t)done : error;
 }
 
-/* A guest_memfd has no ioctls of its own. */
+static bool is_zero(const __u64 *words, size_t count)
+{
+	__u64 any = 0;
+
+	for (size_t i = 0; i < count; i++)
+		any |= words[i];
+	return !any;
+}
+
+/* As it was posted: contents are kept, and there are no flags. */
+static long convert(const struct gmem_object *object, struct kvm_memory_attributes2 *request)
+{
+	const struct gmem_view_part part = {request->offset, request->size, 0, UINT64_MAX};
+	struct quire_gmem_conversion conversion = {
+	    .offset_bytes = request->offset,
+	    .size_bytes = request->size,
+	    .attributes = request->attributes,
+	};
+	int error;
+
+	if (request->flags ||
+	    !is_zero(request->reserved, sizeof(request->reserved) / sizeof(__u64)))
+		return -EINVAL;
+	error = quire_gmem_set_attributes(object->gmem, &conversion);
+	request->error_offset = conversion.error_offset_bytes;
+	/* Slots may show the client's mappings, too. */
+	if (!error && __atomic_load_n(&owner_of(object)->was_mapped, __ATOMIC_ACQUIRE))
+		gmem_view_changed(&owner_of(object)->view, &part);
+	return error;
+}
+
 static long gmem_ioctl(struct file *file, unsigned long command, unsigned long argument)
 {
-	(void)file;
-	(void)command;
-	(void)argument;
-	return -ENOTTY;
+	const struct gmem_object *object = file_object(file);
+	struct kvm_memory_attributes2 request;
+	long result;
+
+	if ((unsigned int)command != KVM_SET_MEMORY_ATTRIBUTES2 ||
+	    !params_get_bool("kvm.gmem_in_place_conversion"))
+		return -ENOTTY;
+	if (!object->gmem || !file_is_own(file))
+		return -EIO;
+	if (user_copy_in(&request, argument, sizeof(request)))
+		return -EFAULT;
+	result = convert(object, &request);
+	if (result && result != -EINVAL && user_copy_out(argument, &request, sizeof(request)))
+		return -EFAULT;
+	return result;
 }
 
 static void gmem_release(struct file *file)
@@ -394,6 +516,7 @@ const struct file_ops gmem_file_ops = {
     .name = "[kvm-gmem]",
     .ioctl = gmem_ioctl,
     .map = gmem_map,
+    .settle = gmem_settle,
     .allocate = gmem_allocate,
     .inode = gmem_inode,
     .write_at = gmem_write_at,

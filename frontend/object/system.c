@@ -66,6 +66,7 @@ void system_configure_vm(struct quire_vm_config *config)
 	config->mmio_caching = params_get_bool("kvm.mmio_caching");
 	config->tunables = params_tunables();
 	config->mmu = mmu_of_guests();
+	config->gmem_in_place_conversion = params_get_bool("kvm.gmem_in_place_conversion");
 	config->format = format_of_tables();
 }
 

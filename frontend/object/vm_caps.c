@@ -155,6 +155,11 @@ static long common_value(uint64_t capability)
 	return 0;
 }
 
+static bool files_own_attributes(void)
+{
+	return params_get_bool("kvm.gmem_in_place_conversion");
+}
+
 long caps_check_system(uint64_t capability)
 {
 	if (params_hides_cap(capability))
@@ -163,7 +168,9 @@ long caps_check_system(uint64_t capability)
 	case KVM_CAP_MULTI_ADDRESS_SPACE:
 		return QUIRE_AS_MAX;
 	case KVM_CAP_MEMORY_ATTRIBUTES:
-		return QUIRE_ATTRIBUTE_PRIVATE;
+		return files_own_attributes() ? 0 : QUIRE_ATTRIBUTE_PRIVATE;
+	case KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES:
+		return files_own_attributes() ? QUIRE_ATTRIBUTE_PRIVATE : 0;
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
 		return QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED;
 	default:
@@ -182,6 +189,8 @@ long vm_check_extension(struct ioctl_call *call)
 		return quire_vm_address_spaces(vm->memory);
 	case KVM_CAP_MEMORY_ATTRIBUTES:
 		return (long)quire_vm_attributes(vm->memory);
+	case KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES:
+		return (long)quire_gmem_attributes(vm->memory);
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
 		return (long)gmem_file_flags(vm);
 	case KVM_CAP_X86_APIC_BUS_CYCLES_NS:

@@ -195,5 +195,7 @@ const struct quire_host_ops process_host_ops = {
     .store_get = process_store_get,
     .store_zero = process_store_zero,
     .store_punch = process_store_punch,
+    .store_show = process_store_show,
+    .store_clear = process_store_clear,
     .kick = process_kick,
 };

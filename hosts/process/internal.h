@@ -28,6 +28,8 @@ void process_store_destroy(void *ctx, void *store);
 int process_store_get(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn);
 int process_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages);
 void process_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages);
+int process_store_show(void *ctx, void *store, uint64_t index, uint64_t npages, int shown);
+int process_store_clear(void *ctx, void *store, uint64_t index, uint64_t npages);
 void process_kick(void *ctx, void *cookie);
 
 /* Might a touch of the page sleep? Never sleeps itself, and brings nothing in. */

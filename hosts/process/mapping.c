@@ -57,7 +57,14 @@ struct procmap_question {
 _Static_assert(sizeof(struct procmap_question) == 104, "layout of PROCMAP_QUERY");
 
 #define PROCMAP_ASK _IOWR('f', 17, struct procmap_question)
-enum { PROCMAP_READABLE = 1, PROCMAP_WRITABLE = 2, PROCMAP_EXECUTABLE = 4, PROCMAP_SHARED = 8 };
+enum {
+	PROCMAP_READABLE = 1,
+	PROCMAP_WRITABLE = 2,
+	PROCMAP_EXECUTABLE = 4,
+	PROCMAP_SHARED = 8,
+	PROCMAP_OR_NEXT = 16,
+	PROCMAP_OF_FILE = 32,
+};
 
 static uint32_t kernel_lacks_question;
 
@@ -109,6 +116,31 @@ static int ask_kernel(uint64_t address, struct process_mapping *mapping, struct 
 	    .shared = question.vma_flags & PROCMAP_SHARED,
 	    .page_size_bytes = question.vma_page_size,
 	    .device = name->device,
+	};
+	return 0;
+}
+
+int maps_next_file(uint64_t address, struct maps_file *found)
+{
+	struct procmap_question question = {
+	    .size = sizeof(question),
+	    .query_flags = PROCMAP_SHARED | PROCMAP_OR_NEXT | PROCMAP_OF_FILE,
+	    .query_addr = address,
+	};
+	long error = -ENOTTY;
+
+	if (!__atomic_load_n(&kernel_lacks_question, __ATOMIC_RELAXED))
+		error = put_question(&question);
+	if (error && error != -ENOENT)
+		return maps_next_file_in_text(address, found);
+	if (error)
+		return (int)error;
+	*found = (struct maps_file){
+	    .start = question.vma_start,
+	    .end = question.vma_end,
+	    .offset = question.vma_offset,
+	    .device = (uint64_t)question.dev_major << 20 | question.dev_minor,
+	    .inode = question.inode,
 	};
 	return 0;
 }

@@ -74,7 +74,7 @@ static const char *skip_word(const char *at)
 
 /* A header, still to be read: the text points into the line. */
 struct header_rest {
-	const char *device, *name;
+	const char *offset, *device, *inode, *name;
 };
 
 /* "start-end rwxp offset device inode   name": false when the line is none of these. */
@@ -94,10 +94,12 @@ static bool parse_header(const char *line, struct process_mapping *mapping,
 	mapping->pfnmap = false;
 	mapping->page_size_bytes = QUIRE_PAGE_SIZE;
 	at = skip_word(at + 1); /* permissions */
-	at = skip_word(at);	/* offset */
+	rest->offset = at;
+	at = skip_word(at);
 	rest->device = at;
-	at = skip_word(at);	    /* device */
-	rest->name = skip_word(at); /* inode */
+	at = skip_word(at);
+	rest->inode = at;
+	rest->name = skip_word(at);
 	return true;
 }
 
@@ -177,15 +179,46 @@ int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_nam
 	return error;
 }
 
-static uint64_t parse_kilobytes(const char *at)
+static uint64_t parse_decimal(const char *at)
 {
 	uint64_t value = 0;
 
-	while (*at == ' ' || *at == '\t')
-		at++;
 	for (; *at >= '0' && *at <= '9'; at++)
 		value = value * 10 + (uint64_t)(*at - '0');
-	return value << 10;
+	return value;
+}
+
+int maps_next_file_in_text(uint64_t address, struct maps_file *found)
+{
+	struct line_reader *reader = NULL;
+	struct process_mapping mapping;
+	struct header_rest rest;
+	int error = reader_open(&reader, PROC_MAPS), got;
+
+	if (error)
+		return error;
+	error = -ENOENT;
+	while (error && (got = read_line(reader)) > 0) {
+		if (!parse_header(reader->line, &mapping, &rest) || mapping.end <= address ||
+		    !mapping.shared || *rest.inode == '0')
+			continue;
+		*found = (struct maps_file){
+		    .start = mapping.start,
+		    .end = mapping.end,
+		    .device = parse_device(rest.device),
+		    .inode = parse_decimal(rest.inode),
+		};
+		error = parse_hex(rest.offset, &found->offset) ? 0 : -EIO;
+	}
+	reader_close(reader);
+	return error == -ENOENT && got < 0 ? got : error;
+}
+
+static uint64_t parse_kilobytes(const char *at)
+{
+	while (*at == ' ' || *at == '\t')
+		at++;
+	return parse_decimal(at) << 10;
 }
 
 /* The lines that follow a header, up to the flags, which stand last. */

@@ -21,6 +21,20 @@ int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_nam
 /* The file at @address: 0, or -errno when nothing is mapped there. */
 int process_mapping_name(uint64_t address, struct maps_name *name);
 
+/* A shared mapping of a file. */
+struct maps_file {
+	uint64_t start, end, offset;
+	uint64_t device, inode; /* as in struct maps_name */
+};
+
+/*
+ * The first shared mapping of a file that ends behind @address, however the kernel tells. 0,
+ * -ENOENT: there is none, or what open(), read() and the kernel's question said.
+ */
+int maps_next_file(uint64_t address, struct maps_file *found);
+/* The same from the text. */
+int maps_next_file_in_text(uint64_t address, struct maps_file *found);
+
 /* All facts, from /proc/self/smaps. The kernel walks the tables of every mapping below. */
 int smaps_find(uint64_t address, struct process_mapping *mapping);
 

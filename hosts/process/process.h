@@ -72,6 +72,9 @@ struct process_store {
 	bool born_zero;
 	/* The library is done with it, in any thread; takes no lock. NULL: no callback. */
 	void (*destroyed)(struct process_store *store);
+	/* Of the host port's store_show(). NULL: the client has no mappings of the store. */
+	int (*show)(struct process_store *store, uint64_t offset_bytes, uint64_t size_bytes,
+		    int shown);
 	/* Private, zero at first: where first touches in sequence are to go on. */
 	uint64_t runs[PROCESS_STORE_RUNS];
 };

@@ -205,3 +205,19 @@ void process_store_punch(void *ctx, void *opaque, uint64_t index, uint64_t npage
 	for (uint64_t i = index; i < index + npages; i++)
 		zero_one(page_address(opaque, i));
 }
+
+int process_store_show(void *ctx, void *opaque, uint64_t index, uint64_t npages, int shown)
+{
+	struct process_store *store = opaque;
+
+	if (!store->show)
+		return 0;
+	return store->show(store, index * QUIRE_PAGE_SIZE, npages * QUIRE_PAGE_SIZE, shown);
+}
+
+/* Frames are addresses here: the next access finds zeros at the same ones. */
+int process_store_clear(void *ctx, void *opaque, uint64_t index, uint64_t npages)
+{
+	process_store_punch(ctx, opaque, index, npages);
+	return 0;
+}

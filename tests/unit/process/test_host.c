@@ -422,6 +422,40 @@ static void texts_are_read(void **state)
 	assert_int_equal(smaps_find(UINT64_MAX, &plain), -ENOENT);
 }
 
+/* The kernel's question and its text tell the same of every shared mapping of a file. */
+static void shared_files_are_found(void **state)
+{
+	static const uint64_t offsets[] = {0, 5, 2};
+	struct maps_file asked, read;
+	uint64_t from = 0, inode = 0;
+	uint8_t *file = map_file(3 * PAGE, 3 * PAGE, PROT_READ, MAP_SHARED);
+	unsigned int pieces = 0;
+	int error;
+
+	/* Three mappings of one file: page 0, page 5 (beyond the end), page 2. */
+	assert_int_equal(syscall(SYS_remap_file_pages, file + PAGE, PAGE, 0, 5, MAP_NONBLOCK), 0);
+	for (;; from = asked.end) {
+		error = maps_next_file(from, &asked);
+		assert_int_equal(maps_next_file_in_text(from, &read), error);
+		if (error)
+			break;
+		assert_int_equal(asked.start, read.start);
+		assert_int_equal(asked.end, read.end);
+		assert_int_equal(asked.offset, read.offset);
+		assert_int_equal(asked.device, read.device);
+		assert_int_equal(asked.inode, read.inode);
+		if (asked.start < address_of(file) || asked.end > address_of(file) + 3 * PAGE)
+			continue;
+		assert_true(pieces < 3);
+		assert_int_equal(asked.offset, offsets[pieces] * PAGE);
+		assert_true(asked.inode && (!inode || asked.inode == inode));
+		inode = asked.inode;
+		pieces++;
+	}
+	assert_int_equal(error, -ENOENT);
+	assert_int_equal(pieces, 3);
+}
+
 static enum quire_level level_of(const uint8_t *mem, enum quire_level max)
 {
 	return process_host_ops.page_level(NULL, (hva_t){address_of(mem)}, max);
@@ -626,6 +660,7 @@ int main(void)
 	    cmocka_unit_test(mappings_are_known),
 	    cmocka_unit_test(mappings_are_known_from_text),
 	    cmocka_unit_test(texts_are_read),
+	    cmocka_unit_test(shared_files_are_found),
 	    cmocka_unit_test(levels_are_the_machine_s),
 	    cmocka_unit_test(copies_are_all_or_an_error),
 	    cmocka_unit_test(stores_make_and_take_pages),

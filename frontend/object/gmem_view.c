@@ -1,0 +1,136 @@
+/* What a client's mappings of a guest_memfd show. */
+#include "frontend/object/gmem_view.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+
+#include <quire/types.h>
+
+#include "frontend/file/file.h"
+#include "frontend/object/mm_events.h"
+#include "hosts/process/heap.h"
+#include "hosts/process/maps.h"
+#include "hosts/process/process.h"
+#include "hosts/process/sys.h"
+
+/* A piece of a mapping, and of the file. */
+struct piece {
+	uint64_t address, size_bytes, offset_bytes;
+	bool shown;
+	struct piece *next; /* done before */
+};
+
+static bool is_of(const struct maps_file *mapping, const struct gmem_view *view)
+{
+	return mapping->inode == view->inode &&
+	       (mapping->start >= view->own_end || mapping->end <= view->own_start) &&
+	       mapping->device == ((uint64_t)major(view->device) << 20 | minor(view->device));
+}
+
+static uint64_t later(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* What of @mapping is in the part; false: nothing. */
+static bool cut(const struct maps_file *mapping, const struct gmem_view_part *part,
+		struct piece *piece)
+{
+	uint64_t first = mapping->offset, start, end;
+
+	piece->shown = first < FILE_SIGBUS_OFFSET;
+	if (!piece->shown)
+		first -= FILE_SIGBUS_OFFSET;
+	start = later(mapping->start, part->start);
+	end = earlier(mapping->end, part->end);
+	/* Now as bytes of the file. */
+	start = later(first + (start - mapping->start), part->offset_bytes);
+	end = end > mapping->start ? first + (end - mapping->start) : 0;
+	end = earlier(end, part->offset_bytes + part->size_bytes);
+	if (start >= end)
+		return false;
+	piece->offset_bytes = start;
+	piece->size_bytes = end - start;
+	piece->address = mapping->start + (start - first);
+	return true;
+}
+
+/* The next piece from the address *@from on: 1, 0 when there is none, or -errno. */
+static int next_piece(const struct gmem_view *view, const struct gmem_view_part *part,
+		      uint64_t *from, struct piece *piece)
+{
+	struct maps_file mapping;
+	int error;
+
+	while (*from < part->end) {
+		error = maps_next_file(*from, &mapping);
+		if (error)
+			return error == -ENOENT ? 0 : error;
+		*from = mapping.end;
+		if (mapping.start < part->end && is_of(&mapping, view) &&
+		    cut(&mapping, part, piece))
+			return 1;
+	}
+	return 0;
+}
+
+/* The kernel maps the same file at another offset in the place of the piece, in one step. */
+static int move(const struct piece *piece, bool shown)
+{
+	uint64_t offset = piece->offset_bytes + (shown ? 0 : FILE_SIGBUS_OFFSET);
+
+	return (int)sys_call(SYS_remap_file_pages, piece->address, piece->size_bytes, 0,
+			     offset >> QUIRE_PAGE_SHIFT, MAP_NONBLOCK);
+}
+
+static int move_noted(const struct piece *piece, bool shown, struct piece **done)
+{
+	struct piece *note = process_heap_alloc(sizeof(*note));
+	int error = note ? move(piece, shown) : -ENOMEM;
+
+	if (error) {
+		process_heap_free(note);
+		return error;
+	}
+	*note = *piece;
+	note->next = *done;
+	*done = note;
+	return 0;
+}
+
+int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *part, bool shown)
+{
+	struct piece piece, *done = NULL, *next;
+	uint64_t from = part->start;
+	int got, error = 0;
+
+	while (!error && (got = next_piece(view, part, &from, &piece)) != 0) {
+		if (got < 0)
+			error = got;
+		else if (piece.shown != shown)
+			error = move_noted(&piece, shown, &done);
+	}
+	for (; done; done = next) {
+		next = done->next;
+		if (error)
+			(void)move(done, !shown);
+		process_heap_free(done);
+	}
+	process_mappings_changed();
+	return error;
+}
+
+void gmem_view_changed(const struct gmem_view *view, const struct gmem_view_part *part)
+{
+	uint64_t from = part->start;
+	struct piece piece;
+
+	while (next_piece(view, part, &from, &piece) > 0)
+		mm_changed(piece.address, piece.address + piece.size_bytes);
+}

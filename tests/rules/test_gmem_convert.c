@@ -1,0 +1,382 @@
+/* Conversion in place as it was posted: KVM_SET_MEMORY_ATTRIBUTES2 of a guest_memfd. The parameter
+ * gmem_in_place_conversion switches it on; a KVM without it, or with it off, skips. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "client.h"
+
+#define GPA 0x10000000ul
+#define OTHER_GPA 0x30000000ul
+#define PAGES 8ul
+#define BYTES (PAGES * PAGE)
+#define SLOT 5
+#define MMAP GUEST_MEMFD_FLAG_MMAP
+#define SHARED (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+#define PRIVATE KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define PUNCH (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
+
+static struct vm vm, other;
+static struct vcpu vcpu, other_vcpu;
+static uint8_t *seen; /* the client's mapping */
+static int file;
+
+static int convert(int fd, uint64_t offset, uint64_t size_bytes, uint64_t attributes)
+{
+	struct kvm_memory_attributes2 request = {
+	    .offset = offset, .size = size_bytes, .attributes = attributes, .error_offset = 77};
+	int result = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, &request);
+
+	/* Nothing of a request that is wrong comes back, nor of one that worked. */
+	CHECK_EQ(request.error_offset, 77);
+	return result;
+}
+
+static void make(uint64_t page, uint64_t npages, uint64_t attributes)
+{
+	CHECK_ZERO(convert(file, page * PAGE, npages * PAGE, attributes));
+}
+
+static uint8_t *map(int fd)
+{
+	uint8_t *mapped = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	CHECK(mapped != MAP_FAILED);
+	return mapped;
+}
+
+static void show(struct vm *at, int fd, uint64_t gpa, uint64_t size_bytes, void *address)
+{
+	CHECK_ZERO(REGION(at, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = gpa,
+			  .memory_size = size_bytes, .userspace_addr = (uintptr_t)address,
+			  .guest_memfd = (uint32_t)fd));
+}
+
+static void open_vm(unsigned long type)
+{
+	machine_open(&vm, &vcpu, type);
+	if (!(ioctl(vm.kvm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
+	      (int)PRIVATE))
+		check_skip("no conversion in place");
+}
+
+static void open_shown(uint64_t flags)
+{
+	open_vm(KVM_X86_SW_PROTECTED_VM);
+	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, flags));
+	seen = flags & MMAP ? map(file) : memory_alloc(HUGE_PAGE);
+	show(&vm, file, GPA, BYTES, seen);
+}
+
+static int touch(uint64_t page)
+{
+	return touch_byte(seen + page * PAGE).number;
+}
+
+static void unknown_while_it_is_off(void)
+{
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	if (parameter_is_on("kvm", "gmem_in_place_conversion"))
+		check_skip("conversion in place is on");
+	CHECK_EQ(vm_cap(&vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	if (!vm_cap(&vm, KVM_CAP_GUEST_MEMFD))
+		check_skip("no guest_memfd");
+	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, 0));
+	CHECK_ERR(convert(file, 0, PAGE, 0), ENOTTY);
+	CHECK_ERR(ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, NULL), ENOTTY);
+}
+
+/* One owner: the file's ioctl knows the attribute, the VM's does not. */
+static void capabilities(void)
+{
+	open_shown(SHARED);
+	CHECK_EQ(vm_cap(&vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), PRIVATE);
+	CHECK_EQ(vm_cap(&vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	CHECK_EQ(ioctl(vm.kvm, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	CHECK_EQ(vm_cap(&vm, KVM_CAP_GUEST_MEMFD_FLAGS) & (int)SHARED, SHARED);
+	REFUSED(&vm, vm_set_attributes(&vm, GPA, PAGE, PRIVATE), EINVAL);
+	CHECK_ZERO(vm_set_attributes(&vm, GPA, PAGE, 0));
+	vm_open(&other, KVM_X86_DEFAULT_VM);
+	CHECK_EQ(vm_cap(&other, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+}
+
+static void what_is_refused(void)
+{
+	struct kvm_memory_attributes2 request = {.size = PAGE};
+
+	open_shown(SHARED);
+	REFUSED(&vm, ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, NULL), EFAULT);
+	for (unsigned int bit = 0; bit < 64; bit++) {
+		request.flags = 1ul << bit;
+		REFUSED(&vm, ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EINVAL);
+		if (1ul << bit != PRIVATE)
+			REFUSED(&vm, convert(file, 0, PAGE, 1ul << bit), EINVAL);
+	}
+	request.flags = 0;
+	for (unsigned int i = 0; i < 11; i++) {
+		request.reserved[i] = 1ul << 63;
+		REFUSED(&vm, ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EINVAL);
+		request.reserved[i] = 0;
+	}
+	REFUSED(&vm, convert(file, 0, 0, PRIVATE), EINVAL);
+	REFUSED(&vm, convert(file, 1, PAGE, PRIVATE), EINVAL);
+	REFUSED(&vm, convert(file, 0, PAGE + 1, PRIVATE), EINVAL);
+	REFUSED(&vm, convert(file, BYTES, PAGE, PRIVATE), EINVAL);
+	REFUSED(&vm, convert(file, PAGE, BYTES, PRIVATE), EINVAL);
+	REFUSED(&vm, convert(file, -PAGE, 2 * PAGE, PRIVATE), EINVAL);
+	CHECK_ERR(ioctl(vm.fd, KVM_SET_MEMORY_ATTRIBUTES2, &request), ENOTTY);
+	CHECK_EQ(touch(0), 0);
+	vm_open(&other, KVM_X86_DEFAULT_VM);
+	file = (int)CHECK_OK(vm_gmem(&other, BYTES, SHARED));
+	CHECK_ERR(convert(file, 0, PAGE, 0), EINVAL);
+}
+
+static void private_at_first(void)
+{
+	int pipe_ends[2];
+
+	open_shown(MMAP);
+	CHECK_EQ(touch(0), SIGBUS);
+	guest_store(&vcpu, GPA, 7);
+	CHECK_EQ(touch(0), SIGBUS);
+	/* Nor does the kernel reach it for the client. */
+	CHECK_ZERO(pipe(pipe_ends));
+	CHECK_ERR(write(pipe_ends[1], seen, 1), EFAULT);
+	make(0, 1, 0);
+	CHECK_EQ(*word_at(seen, 0), 7);
+	CHECK_EQ(write(pipe_ends[1], seen, 1), 1);
+	CHECK_EQ(touch(1), SIGBUS);
+}
+
+/* The page stays, with what it holds; both sides see the other's stores while it is shared. */
+static void bytes_stay(void)
+{
+	open_shown(SHARED);
+	*word_at(seen, 0) = 1;
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	make(0, 1, PRIVATE);
+	CHECK_EQ(touch(0), SIGBUS);
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	guest_store(&vcpu, GPA, 2);
+	make(0, 1, 0);
+	CHECK_EQ(*word_at(seen, 0), 2);
+	*word_at(seen, 0) = 3;
+	CHECK_EQ(guest_load(&vcpu, GPA), 3);
+	/* What is so already is no error. */
+	make(0, 1, 0);
+	make(0, PAGES, 0);
+	CHECK_EQ(guest_load(&vcpu, GPA), 3);
+}
+
+/* The one page that is meant, among its neighbours. */
+static void each_page(void)
+{
+	open_shown(SHARED);
+	for (uint64_t page = 0; page < PAGES; page++) {
+		*word_at(seen, page * PAGE) = page + 1;
+		make(page, 1, PRIVATE);
+		for (uint64_t at = 0; at < PAGES; at++) {
+			CHECK_EQ(touch(at), at == page ? SIGBUS : 0);
+			CHECK_EQ(guest_load(&vcpu, GPA + at * PAGE), at <= page ? at + 1 : 0);
+		}
+		make(page, 1, 0);
+		CHECK_EQ(*word_at(seen, page * PAGE), page + 1);
+	}
+	make(2, 3, PRIVATE);
+	make(3, 1, 0);
+	for (uint64_t at = 0; at < PAGES; at++)
+		CHECK_EQ(touch(at), at == 2 || at == 4 ? SIGBUS : 0);
+}
+
+/* A mapping that is made, moved or grown afterwards shows what the file says then. */
+static void later_mappings(void)
+{
+	uint8_t *first, *grown;
+
+	open_shown(SHARED);
+	make(1, 2, PRIVATE);
+	first = seen;
+	seen = map(file);
+	for (uint64_t at = 0; at < PAGES; at++)
+		CHECK_EQ(touch(at), at == 1 || at == 2 ? SIGBUS : 0);
+	/* Both follow. */
+	*word_at(seen, 0) = 5;
+	CHECK_EQ(*word_at(first, 0), 5);
+	make(1, 1, 0);
+	CHECK_EQ(touch(1), 0);
+	CHECK_EQ(touch_byte(first + PAGE).number, 0);
+	make(0, 1, PRIVATE);
+	CHECK_EQ(touch(0), SIGBUS);
+	CHECK_EQ(touch_byte(first).number, SIGBUS);
+	/* From the middle, without the right to write, and grown into what is private. */
+	grown = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, file, PAGE);
+	CHECK(grown != MAP_FAILED);
+	grown = mremap(grown, PAGE, 4 * PAGE, MREMAP_MAYMOVE);
+	CHECK(grown != MAP_FAILED);
+	CHECK_EQ(touch_byte(grown).number, 0);
+	CHECK_EQ(grown[0], seen[PAGE]);
+	seen = grown;
+	CHECK_EQ(touch(1), SIGBUS);
+	CHECK_EQ(grown[2 * PAGE], 0);
+	make(2, 1, 0);
+	CHECK_EQ(grown[PAGE], 0);
+	/* Beyond the end there is nothing, whatever is converted. */
+	seen = mmap(NULL, 2 * BYTES, PROT_READ, MAP_SHARED, file, 0);
+	make(0, PAGES, 0);
+	CHECK_EQ(seen[BYTES - 1], 0);
+	CHECK_EQ(touch(PAGES), SIGBUS);
+}
+
+static void a_punch_changes_no_attribute(void)
+{
+	open_shown(SHARED);
+	make(1, 1, PRIVATE);
+	guest_store(&vcpu, GPA, 7);
+	guest_store(&vcpu, GPA + PAGE, 7);
+	CHECK_ZERO(fallocate(file, PUNCH, 0, 2 * PAGE));
+	CHECK_EQ(touch(1), SIGBUS);
+	CHECK_EQ(touch(0), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + PAGE), 0);
+	make(1, 1, 0);
+	CHECK_EQ(*word_at(seen, PAGE), 0);
+}
+
+/* Without MMAP the guest's shared pages are the file's, too. */
+static void files_that_are_not_mapped(void)
+{
+	open_shown(0);
+	*word_at(seen, 0) = 9;
+	guest_store(&vcpu, GPA, 1);
+	make(0, 1, 0);
+	CHECK_EQ(guest_load(&vcpu, GPA), 1);
+	CHECK_EQ(*word_at(seen, 0), 9);
+	CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, file, 0) == MAP_FAILED && errno == ENODEV);
+}
+
+/* In a VM without private memory an access means the shared page, and there is none. */
+static void memory_fault(void)
+{
+	struct outcome outcome;
+
+	open_vm(KVM_X86_DEFAULT_VM);
+	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, 0));
+	show(&vm, file, GPA, BYTES, memory_alloc(HUGE_PAGE));
+	outcome = guest_try_load(&vcpu, GPA + PAGE);
+	CHECK_END(outcome, END_MEMORY_FAULT);
+	CHECK_EQ(outcome.error, EFAULT);
+	CHECK_EQ(outcome.fault.flags, 0);
+	CHECK_EQ(outcome.fault.gpa, GPA + PAGE);
+	CHECK_EQ(outcome.fault.size, PAGE);
+}
+
+/* A guest that stores all the while is never refused, and loses nothing. */
+static void under_a_running_guest(void)
+{
+	struct guest_op loop = {.code = GUEST_COUNT, .rbx = GPA, .rcx = GPA + PAGE};
+	struct guest_thread thread;
+	uint64_t before = 0, now;
+
+	open_shown(SHARED);
+	thread_start(&thread, &vcpu, &loop);
+	for (int turn = 0; turn < 300; turn++) {
+		make(0, 1, PRIVATE);
+		make(0, 1, 0);
+		now = __atomic_load_n(word_at(seen, 0), __ATOMIC_RELAXED);
+		CHECK(now >= before);
+		before = now;
+	}
+	while (__atomic_load_n(word_at(seen, 0), __ATOMIC_RELAXED) == 0)
+		usleep(100);
+	__atomic_store_n(word_at(seen, PAGE), 1, __ATOMIC_RELAXED);
+	CHECK_END(thread_join(&thread), END_DONE);
+}
+
+static int parameter_set(const char *name, const char *value)
+{
+	char path[96] = "/sys/module/kvm/parameters/";
+	int parameter = open(strcat(path, name), O_WRONLY);
+	int written = parameter >= 0 && write(parameter, value, 1) == 1;
+
+	if (parameter >= 0)
+		close(parameter);
+	return written;
+}
+
+/* A page of a huge one splits the guest's mapping; all of one kind again, it comes back. */
+static void huge_pages(void)
+{
+	if (!parameter_set("quire_gmem_huge_pages", "Y"))
+		check_skip("no huge pages of guest_memfd");
+	open_vm(KVM_X86_SW_PROTECTED_VM);
+	file = (int)CHECK_OK(vm_gmem(&vm, 2 * HUGE_PAGE, SHARED));
+	seen = mmap(NULL, 2 * HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	CHECK(seen != MAP_FAILED);
+	show(&vm, file, GPA, 2 * HUGE_PAGE, seen);
+	guest_store(&vcpu, GPA + 7 * PAGE, 7);
+	guest_store(&vcpu, GPA + HUGE_PAGE, 7);
+	CHECK_EQ(stat_get(vm.fd, "pages_2m"), 2);
+	make(5, 1, PRIVATE);
+	CHECK_EQ(stat_get(vm.fd, "pages_2m"), 1);
+	CHECK_EQ(touch(5), SIGBUS);
+	CHECK_EQ(*word_at(seen, 7 * PAGE), 7);
+	CHECK_EQ(guest_load(&vcpu, GPA + 7 * PAGE), 7);
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 0);
+	CHECK_EQ(stat_get(vm.fd, "pages_2m"), 1);
+	make(5, 1, 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 0);
+	CHECK_EQ(stat_get(vm.fd, "pages_2m"), 2);
+	CHECK_EQ(touch(5), 0);
+}
+
+/* Two VMs show the pages: one fact for both, by whichever file it is changed. */
+static void linked_files(void)
+{
+	struct kvm_link_guest_memfd request = {0};
+	int linked;
+
+	if (!parameter_set("quire_gmem_link", "Y"))
+		check_skip("no links of guest_memfd");
+	open_shown(MMAP);
+	machine_open(&other, &other_vcpu, KVM_X86_SW_PROTECTED_VM);
+	request.fd = (uint64_t)file;
+	linked = (int)CHECK_OK(ioctl(other.fd, KVM_LINK_GUEST_MEMFD, &request));
+	show(&other, linked, OTHER_GPA, BYTES, memory_alloc(HUGE_PAGE));
+	guest_store(&vcpu, GPA, 7);
+	CHECK_EQ(guest_load(&other_vcpu, OTHER_GPA), 7);
+	CHECK_ZERO(convert(linked, 0, PAGE, 0));
+	CHECK_EQ(*word_at(seen, 0), 7);
+	guest_store(&other_vcpu, OTHER_GPA, 8);
+	CHECK_EQ(*word_at(seen, 0), 8);
+	CHECK_EQ(guest_load(&vcpu, GPA), 8);
+	seen = map(linked);
+	CHECK_EQ(*word_at(seen, 0), 8);
+	CHECK_EQ(touch(1), SIGBUS);
+	make(0, 1, PRIVATE);
+	CHECK_EQ(touch(0), SIGBUS);
+	CHECK_EQ(guest_load(&other_vcpu, OTHER_GPA), 8);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_test tests[] = {
+	    TEST(unknown_while_it_is_off),
+	    TEST(capabilities),
+	    TEST(what_is_refused),
+	    TEST(private_at_first),
+	    TEST(bytes_stay),
+	    TEST(each_page),
+	    TEST(later_mappings),
+	    TEST(a_punch_changes_no_attribute),
+	    TEST(files_that_are_not_mapped),
+	    TEST(memory_fault),
+	    TEST(under_a_running_guest),
+	    TEST(huge_pages),
+	    TEST(linked_files),
+	};
+
+	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+}
