@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/sim/sim.h"
+#include "src/entry/format.h"
 
 uint64_t sim_random(struct sim_random *random, uint64_t below)
 {
@@ -140,6 +141,17 @@ static void choose_mmu(struct sim_plan *plan)
 	}
 }
 
+/* In half of those with the TDP MMU, tables of another processor. Drawn apart, too. */
+static void choose_format(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0xd6e8feb86659fd93)};
+	const uint64_t others = ENTRY_FORMATS - QUIRE_FORMAT_SV39X4;
+
+	if (plan->mmu == QUIRE_MMU_TDP && sim_random(&random, 2))
+		plan->format =
+		    (enum quire_format_id)(QUIRE_FORMAT_SV39X4 + sim_random(&random, others));
+}
+
 /* In some, a second VM has a file of the same pages. Drawn apart, too. */
 static void choose_link(struct sim_plan *plan)
 {
@@ -207,6 +219,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 		}
 	}
 	choose_mmu(plan);
+	choose_format(plan);
 	choose_link(plan);
 	choose_owner(plan);
 }
@@ -220,13 +233,12 @@ void sim_plan_print(const struct sim_plan *plan)
 	    "limit",	"other",      "link"};
 	static const char *const owners[] = {"", " and converted from private",
 					     " and converted from shared"};
-	static const char *const formats[] = {"npt", "ept", "ept without a and d"};
 
 	printf("seed %" PRIu64
 	       ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
 	       "file %s%s%s, %u vCPUs, %u threads, a preemption in %u steps\n",
 	       plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
-	       formats[plan->format], plan->rings ? "rings" : "bitmaps", plan->manual_protect,
+	       entry_formats[plan->format]->name, plan->rings ? "rings" : "bitmaps", plan->manual_protect,
 	       plan->zap_all, plan->eager_split, plan->host_huge ? "huge" : "small",
 	       plan->gmem_huge ? "huge" : "small", plan->linked ? " and linked" : "",
 	       owners[plan->owner], plan->vcpus, plan->threads, plan->preemption_odds);

@@ -67,22 +67,25 @@ static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
 	const struct quire_vm *vm = vcpu->vm;
 	const struct entry_format *f = &vm->tdp_format;
 	const struct table *root = vm->roots.valid[vcpu->as_id];
-	const uint64_t *table = root ? table_entries(root) : NULL;
+	const uint64_t *table =
+	    root ? entry_root_table(f, table_entries(root), (gfn_t){gfn}) : NULL;
+	uint32_t level = f->root_level;
 
 	if (vm_is_shadowed(vm)) {
 		f = &vm->shadow_format;
 		table = shadow_of(vm) && shadow_root_is_valid(vcpu) ? vcpu->shadow.entries : NULL;
+		level = QUIRE_LEVEL_512G;
 	}
-	for (uint32_t level = QUIRE_LEVEL_512G; table; level--) {
+	for (; table; level--) {
 		uint64_t entry = table[walk_index((gfn_t){gfn}, level)];
 		uint64_t pages = level_pages((enum quire_level)level);
 
 		if (!entry_is_present(f, entry))
 			break;
 		if (entry_is_leaf(f, entry, level))
-			return (
-			    const uint8_t *)(uintptr_t)((entry_pfn(entry).v + (gfn & (pages - 1)))
-							<< QUIRE_PAGE_SHIFT);
+			return (const uint8_t *)(uintptr_t)((entry_pfn(f, entry).v +
+							     (gfn & (pages - 1)))
+							    << QUIRE_PAGE_SHIFT);
 		table = entry_table(f, entry);
 	}
 	return NULL;
@@ -164,11 +167,17 @@ static void count_leaves(const struct entry_format *f, const uint64_t *table, ui
 	for (uint32_t i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
 		if (!(table[i] & f->present))
 			continue;
-		if (level == 1 || (table[i] & f->large))
+		if (entry_is_leaf(f, table[i], level))
 			leaves[level]++;
 		else
 			count_leaves(f, entry_table(f, table[i]), level - 1, leaves);
 	}
+}
+
+static void count_root(const struct entry_format *f, const struct table *root, uint64_t leaves[5])
+{
+	for (uint32_t i = 0; i < entry_root_tables(f); i++)
+		count_leaves(f, table_entries(&root[i]), f->root_level, leaves);
 }
 
 /* The pages are all on one list, whatever points to them. */
@@ -193,8 +202,7 @@ bool machine_is_sound(struct machine *machine)
 		count_shadow_leaves(vm->shadow, leaves);
 	for (uint32_t as = 0; as < QUIRE_AS_MAX; as++)
 		if (vm->roots.valid[as])
-			count_leaves(&vm->tdp_format, table_entries(vm->roots.valid[as]), 4,
-				     leaves);
+			count_root(&vm->tdp_format, vm->roots.valid[as], leaves);
 	return !vm->dead && !vm->invalidation.in_progress && !vm->invalidation.active &&
 	       leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
 	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) &&
@@ -264,27 +272,27 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 {
 	const struct quire_format *f = stage2->format;
 	gfn_t gfn = {access->gpa >> QUIRE_PAGE_SHIFT};
-	uint64_t *table = stage2->root;
+	uint64_t *entry;
 
 	*error = access->write ? QUIRE_PFERR_WRITE : access->fetch ? QUIRE_PFERR_FETCH : 0;
+	if (access->gpa / quire_level_bytes(stage2->root_level) >= f->root_entries)
+		return false;
+	entry = quire_root_entry(stage2, (gpa_t){access->gpa});
 	for (uint32_t level = stage2->root_level;; level--) {
-		uint64_t *entry = &table[walk_index(gfn, level)];
 		uint64_t value = atomic_load_acquire_u64(entry);
 		uint64_t mask = (level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT) - 1;
-		uint64_t host;
+		uint64_t host, bad = quire_entry_error(f, value);
+		bool leaf = quire_entry_is_leaf(f, value, level);
 
-		if (!quire_entry_is_present(f, value))
+		*error |= bad;
+		if (bad || !quire_entry_is_present(f, value))
 			return false;
-		if (quire_entry_is_reserved(f, value)) {
-			*error |= QUIRE_PFERR_RSVD | QUIRE_PFERR_PRESENT;
-			return false;
-		}
-		if (!quire_entry_allows(f, value, *error)) {
+		if ((leaf || f->table_rights) && !quire_entry_allows(f, value, *error)) {
 			*error |= QUIRE_PFERR_PRESENT;
 			return false;
 		}
-		if (!quire_entry_is_leaf(f, value, level)) {
-			table = quire_entry_table(f, value);
+		if (!leaf) {
+			entry = &quire_entry_table(f, value)[walk_index(gfn, level - 1)];
 			continue;
 		}
 		if (!set_accessed(f, entry, value, access->write)) {

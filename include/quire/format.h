@@ -9,27 +9,36 @@ extern "C" {
 #endif
 
 /*
- * One format: AMD's nested tables, or Intel's extended ones. Tables are 4 KiB, hold 512 entries of
- * 64 bits in the machine's byte order, and are read with one load an entry. Each mask holds bits of
- * an entry; 0: the format has no such bit. What no mask names is ignored by a walker.
+ * One format (enum quire_format_id). Tables are 4 KiB, hold 512 entries of 64 bits in the machine's
+ * byte order, and are read with one load an entry; a root may be several of them in a row. Each
+ * mask holds bits of an entry; 0: the format has no such bit. What no mask names is ignored by a
+ * walker.
  */
 struct quire_format {
-	const char *name;    /* "npt", "ept", "ept without a and d" */
+	const char *name;    /* "npt", "ept", "ept without a and d", "sv39x4" ... */
 	uint64_t present;    /* any of these: the entry counts as present */
 	uint64_t readable;   /* all of these: reads are allowed, and nothing is without */
 	uint64_t writable;   /* all of these: writes are */
 	uint64_t executable; /* all of these, and none of noexec: instruction fetches are */
 	uint64_t noexec;
-	uint64_t accessed;    /* to be set by a walker in every entry on its way */
-	uint64_t dirty;	      /* to be set in the leaf before a write */
-	uint64_t memtype;     /* of a leaf: how accesses are cached */
-	uint64_t large;	      /* set in a leaf above QUIRE_LEVEL_4K */
-	uint64_t address;     /* of a frame or a table: a physical address in its own bits */
+	uint64_t
+	    accessed;	/* to be set by a walker in the leaf (and, with table_rights, on its way) */
+	uint64_t dirty; /* to be set in the leaf before a write */
+	uint64_t memtype; /* of a leaf: how accesses are cached */
+	/* Above QUIRE_LEVEL_4K a present entry leads to a table where (entry & table_mask) ==
+	 * table. Anything else is a leaf. */
+	uint64_t table_mask;
+	uint64_t table;
+	/* Of a frame or a table: the physical address, shifted right by address_shift. */
+	uint64_t address;
+	unsigned int address_shift;
+	unsigned int root_entries; /* 512, or more */
+	int table_rights;     /* entries that lead to tables have rights and A, as leaves have */
 	uint64_t reserved;    /* any of these in a present entry: a fault that says RSVD */
 	uint64_t misfit_mask; /* so does (entry & misfit_mask) == misfit; 0: nothing does */
 	uint64_t misfit;
 	/* (entry & mmio_mask) == mmio: no memory there, as a fault found out; to a processor it is
-	 * a reserved bit or a misfit. 0: this VM's tables have none. */
+	 * a reserved bit, a misfit, or nothing present. 0: this VM's tables have none. */
 	uint64_t mmio_mask;
 	uint64_t mmio;
 	/* From a table's physical address to the pointer: as the host says (<quire/host.h>), or,
@@ -59,7 +68,7 @@ static inline int quire_entry_is_present(const struct quire_format *f, uint64_t 
 static inline int quire_entry_is_leaf(const struct quire_format *f, uint64_t entry,
 				      unsigned int level)
 {
-	return level == QUIRE_LEVEL_4K || (entry & f->large) != 0;
+	return level == QUIRE_LEVEL_4K || (entry & f->table_mask) != f->table;
 }
 
 static inline int quire_entry_is_mmio(const struct quire_format *f, uint64_t entry)
@@ -74,7 +83,20 @@ static inline int quire_entry_is_reserved(const struct quire_format *f, uint64_t
 	       (f->misfit_mask != 0 && (entry & f->misfit_mask) == f->misfit);
 }
 
-/* The rights of a present entry: each is one's own only where every entry on the way has it. */
+/*
+ * What an entry by itself adds to a fault's error code: PRESENT and RSVD where it is reserved, or
+ * says that no memory is there. Some processors cannot tell the latter from nothing present: then
+ * the caller of quire_vcpu_fault() looks, so that the answer comes from the entry.
+ */
+static inline uint64_t quire_entry_error(const struct quire_format *f, uint64_t entry)
+{
+	if (quire_entry_is_mmio(f, entry) ||
+	    (quire_entry_is_present(f, entry) && quire_entry_is_reserved(f, entry)))
+		return QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD;
+	return 0;
+}
+
+/* The rights of a present leaf; with table_rights, every entry on the way must have them, too. */
 static inline int quire_entry_is_readable(const struct quire_format *f, uint64_t entry)
 {
 	return (entry & f->readable) == f->readable;
@@ -104,13 +126,13 @@ static inline int quire_entry_is_dirty(const struct quire_format *f, uint64_t en
 /* Physical address of the frame that a leaf maps, or of the table that another entry leads to. */
 static inline uint64_t quire_entry_address(const struct quire_format *f, uint64_t entry)
 {
-	return entry & f->address;
+	return (entry & f->address) << f->address_shift;
 }
 
 /* The table that a present entry leads to. Valid inside guest mode alone. */
 static inline uint64_t *quire_entry_table(const struct quire_format *f, uint64_t entry)
 {
-	uint64_t address = entry & f->address;
+	uint64_t address = quire_entry_address(f, entry);
 
 	if (f->table_virt)
 		return f->table_virt(f->table_ctx, address);
@@ -129,6 +151,12 @@ static inline uint64_t quire_level_bytes(unsigned int level)
 static inline uint64_t *quire_table_entry(uint64_t *table, gpa_t gpa, unsigned int level)
 {
 	return &table[gpa.v / quire_level_bytes(level) % QUIRE_TABLE_ENTRIES];
+}
+
+/* The entry for @gpa in the root, which must reach so far. */
+static inline uint64_t *quire_root_entry(const struct quire_stage2 *stage2, gpa_t gpa)
+{
+	return &stage2->root[gpa.v / quire_level_bytes(stage2->root_level)];
 }
 
 /* Where a walk ended. */
@@ -179,40 +207,39 @@ static inline int quire_walk(const struct quire_stage2 *stage2, gpa_t gpa, uint6
 			     struct quire_translation *found)
 {
 	const struct quire_format *f = stage2->format;
-	uint64_t *table = stage2->root;
-	uint64_t marks, inside;
+	uint64_t marks, inside, error;
+	int leaf;
 
 	found->level = stage2->root_level;
 	found->slot = NULL;
 	found->entry = 0;
 	found->address = 0;
 	found->error_code = access;
-	if (gpa.v / quire_level_bytes(found->level) >= QUIRE_TABLE_ENTRIES)
+	if (gpa.v / quire_level_bytes(found->level) >= f->root_entries)
 		return 0;
+	found->slot = quire_root_entry(stage2, gpa);
 	for (;;) {
-		found->slot = quire_table_entry(table, gpa, found->level);
 		found->entry = __atomic_load_n(found->slot, __ATOMIC_ACQUIRE);
-		if (!quire_entry_is_present(f, found->entry))
+		error = quire_entry_error(f, found->entry);
+		found->error_code |= error;
+		if (error || !quire_entry_is_present(f, found->entry))
 			return 0;
-		if (quire_entry_is_reserved(f, found->entry)) {
-			found->error_code |= QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD;
-			return 0;
-		}
-		if (!quire_entry_allows(f, found->entry, access)) {
+		leaf = quire_entry_is_leaf(f, found->entry, found->level);
+		if ((leaf || f->table_rights) && !quire_entry_allows(f, found->entry, access)) {
 			found->error_code |= QUIRE_PFERR_PRESENT;
 			return 0;
 		}
-		marks = f->accessed;
-		if ((access & QUIRE_PFERR_WRITE) &&
-		    quire_entry_is_leaf(f, found->entry, found->level))
+		marks = leaf || f->table_rights ? f->accessed : 0;
+		if (leaf && (access & QUIRE_PFERR_WRITE))
 			marks |= f->dirty;
 		if (!quire_entry_set(found->slot, found->entry, marks))
 			continue;
 		found->entry |= marks;
-		if (quire_entry_is_leaf(f, found->entry, found->level))
+		if (leaf)
 			break;
-		table = quire_entry_table(f, found->entry);
 		found->level--;
+		found->slot =
+		    quire_table_entry(quire_entry_table(f, found->entry), gpa, found->level);
 	}
 	inside = quire_level_bytes(found->level) - 1;
 	found->address = (quire_entry_address(f, found->entry) & ~inside) | (gpa.v & inside);

@@ -75,7 +75,9 @@ struct quire_host_ops {
 	 * The physical address of the table page @table, 4 KiB in a chunk, and the way back: any
 	 * thread, any lock, never sleep. Both NULL: it is the pointer less table_offset of the
 	 * VM's configuration, as in a kernel that maps all memory in one piece, or in a process.
-	 * Below 2^48: a chunk with a page elsewhere is freed again and counts as none.
+	 * Below 2^48: a chunk with a page elsewhere is freed again and counts as none; so does a
+	 * chunk for a root of several tables (struct quire_format, root_entries) where no such run
+	 * of pages is in one piece, aligned to its size.
 	 */
 	uint64_t (*table_phys)(void *ctx, const uint64_t *table);
 	uint64_t *(*table_virt)(void *ctx, uint64_t physical);

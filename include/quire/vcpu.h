@@ -26,7 +26,7 @@ struct quire_format;
 /* The stage-2 tables a vCPU must walk while it is in guest mode. */
 struct quire_stage2 {
 	const struct quire_format *format; /* what the words mean: <quire/format.h> */
-	uint64_t *root;			   /* 512 entries */
+	uint64_t *root;			   /* format->root_entries */
 	uint64_t root_physical;		   /* their address, for a register of the processor */
 	enum quire_level root_level;
 };
@@ -167,9 +167,10 @@ struct quire_nested {
 /*
  * From the next quire_vcpu_enter() on stage 2 is the shadow of @nested's tables; NULL: back to
  * L1's own. No lock held, out of guest mode; may sleep. -ENOMEM; -EOPNOTSUPP for other than 4
- * levels, for .paging in a VM whose guests the TDP MMU serves, or for a host that cannot load and
- * change single words of guest memory. quire_vcpu_enter() may fail with -ENOSPC then: the client's
- * limit on shadow pages leaves no room for a root.
+ * levels, for .paging in a VM whose guests the TDP MMU serves, in a VM of another processor's
+ * tables, or for a host that cannot load and change single words of guest memory.
+ * quire_vcpu_enter() may fail with -ENOSPC then: the client's limit on shadow pages leaves no room
+ * for a root.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
 						     const struct quire_nested *nested);

@@ -16,8 +16,20 @@ struct quire_confidential_ops; /* quire/confidential.h */
 /* VM types, with KVM's numbers. */
 enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
 
-/* AMD's tables, Intel's, and Intel's of a processor that sets no A and D in them. */
-enum quire_format_id { QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT, QUIRE_FORMAT_EPT_NO_AD };
+/*
+ * AMD's tables, Intel's, and Intel's of a processor that sets no A and D in them. RISC-V's of the
+ * hypervisor extension, whose guest addresses have 41 or 50 bits and whose root is 16 KiB: of a
+ * processor that sets A and D (Svadu), and of one that faults where they are clear (Svade).
+ */
+enum quire_format_id {
+	QUIRE_FORMAT_NPT,
+	QUIRE_FORMAT_EPT,
+	QUIRE_FORMAT_EPT_NO_AD,
+	QUIRE_FORMAT_SV39X4,
+	QUIRE_FORMAT_SV39X4_NO_AD,
+	QUIRE_FORMAT_SV48X4,
+	QUIRE_FORMAT_SV48X4_NO_AD,
+};
 
 /* Which tables serve a guest: the TDP MMU's, made of its physical addresses alone and changed in
  * parallel; or shadow pages, changed under one lock (kvm.tdp_mmu=N, or no second stage). */
@@ -28,7 +40,8 @@ struct quire_vm_config {
 	enum quire_vm_type type;
 	enum quire_format_id format; /* of QUIRE_MMU_TDP; shadow pages have NPT's */
 	enum quire_mmu mmu;
-	unsigned int maxphyaddr; /* 48; 52 for tests: NPT has no MMIO entries then */
+	unsigned int maxphyaddr; /* 48, or the format's fewer bits; 52 for tests: NPT has no MMIO
+				  * entries then, Sv48x4 translates its 50 bits */
 	int mmio_caching;	 /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;
 	void *host_ctx;
@@ -82,10 +95,11 @@ struct quire_region {
 #define QUIRE_ATTRIBUTE_PRIVATE (UINT64_C(1) << 3)
 
 /*
- * Create a VM with one reference. -EINVAL for a type or width we do not have, private memory
- * without the TDP MMU, confidential hardware without private memory, one of the host's table_phys()
- * and table_virt() without the other, or memory of the host's that tables cannot name (its pointer
- * less table_offset is not below 2^48); -ENOMEM; -ENXIO before quire_platform_install().
+ * Create a VM with one reference. -EINVAL for a type, format or width we do not have, private
+ * memory without the TDP MMU, confidential hardware without private memory, one of the host's
+ * table_phys() and table_virt() without the other, or memory of the host's that tables cannot name
+ * (its pointer less table_offset is not below 2^48); -ENOMEM; -ENXIO before
+ * quire_platform_install().
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);

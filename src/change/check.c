@@ -32,7 +32,7 @@ static void check_owner(const struct checker *check, u64 entry, gfn_t gfn, u32 l
 	if (!rmp || check->vm->gmem_arch != &rmp->arch)
 		return;
 	for (u64 i = 0; i < level_pages((enum quire_level)level); i++) {
-		pfn_t pfn = {entry_pfn(entry).v + i};
+		pfn_t pfn = {entry_pfn(check->f, entry).v + i};
 
 		CHECK(private ? rmp_allows(rmp, (gfn_t){gfn.v + i}, pfn) : rmp_is_free(rmp, pfn));
 	}
@@ -60,25 +60,22 @@ static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32
 	for (u64 i = 0; i < level_pages((enum quire_level)level); i++) {
 		gmem_page_read(&file->inode->pages, memslot_gmem_index(slot, gfn) + i, &page);
 		CHECK(page.state & GMEM_PAGE_UP_TO_DATE);
-		CHECK(page.pfn.v == entry_pfn(entry).v + i);
+		CHECK(page.pfn.v == entry_pfn(check->f, entry).v + i);
 	}
 }
 
 /*
- * I-30: what the processor may do with a leaf, put back in its place. A processor that sets A sees
- * its rights always. For another a leaf that was aged has none, and R and perhaps X wait.
+ * I-30: the leaf as a use makes it. A processor that sets A sees its rights always. For another a
+ * leaf that was aged may not be used, and what a use gives back waits.
  */
 static u64 check_rights(const struct entry_format *f, u64 entry)
 {
-	u64 waiting = entry >> 52 & 7;
+	u64 used = entry_make_young(f, entry);
 
-	if (f->accessed || (entry & f->hw_present)) {
-		CHECK((entry & f->readable) == f->readable);
-		CHECK(f->accessed || !(waiting & 5));
-		return entry;
-	}
-	CHECK(waiting & f->readable);
-	return entry | (waiting & f->executable);
+	CHECK(entry_is_readable(f, used));
+	CHECK(entry_is_young(f, entry) || entry == entry_make_old(f, used) || f->marks);
+	CHECK(!entry_is_young(f, entry) || !(entry >> f->aside_shift & f->aside));
+	return used;
 }
 
 /* I-22, I-25, I-29: the shape of one leaf. */
@@ -91,7 +88,7 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 	mmu_assert_exclusive(vm);
 	check->leaves[level]++;
 	CHECK(level <= QUIRE_LEVEL_1G);
-	CHECK(is_aligned_u64(entry_pfn(entry).v, pages));
+	CHECK(is_aligned_u64(entry_pfn(check->f, entry).v, pages));
 	rights = check_rights(check->f, entry);
 	/* I-26. */
 	CHECK(level == QUIRE_LEVEL_4K || !entry_is_executable(check->f, rights) || !nx_is_on(vm));
@@ -130,7 +127,7 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 			CHECK(entry == check->f->nonpresent || entry_is_mmio(check->f, entry));
 			continue;
 		}
-		if (level == QUIRE_LEVEL_4K || (entry & check->f->large)) {
+		if (entry_is_leaf(check->f, entry, level)) {
 			check_leaf(check, entry, gfn, level);
 			continue;
 		}
@@ -143,6 +140,14 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 
 void (*vm_check_also)(const struct quire_vm *vm);
 
+static void check_root(struct checker *check, const struct table *root)
+{
+	const struct entry_format *f = check->f;
+
+	for (u32 i = 0; i < entry_root_tables(f); i++)
+		check_table(check, table_entries(&root[i]), root[i].gfn, f->root_level);
+}
+
 static void check_tables(struct quire_vm *vm)
 {
 	struct checker check = {.vm = vm, .f = &vm->tdp_format};
@@ -154,7 +159,7 @@ static void check_tables(struct quire_vm *vm)
 
 		check.as_id = as;
 		if (root)
-			check_table(&check, table_entries(root), (gfn_t){0}, TDP_ROOT_LEVEL);
+			check_root(&check, root);
 	}
 	shadow_check(vm);
 	reclaim_leave();

@@ -1,27 +1,50 @@
 /* A format as walkers see it: the processor's bits, and none of ours. */
 #include "src/entry/format.h"
 
+const struct entry_format *const entry_formats[ENTRY_FORMATS] = {
+    [QUIRE_FORMAT_NPT] = &entry_npt,
+    [QUIRE_FORMAT_EPT] = &entry_ept,
+    [QUIRE_FORMAT_EPT_NO_AD] = &entry_ept_no_ad,
+    [QUIRE_FORMAT_SV39X4] = &entry_sv39x4,
+    [QUIRE_FORMAT_SV39X4_NO_AD] = &entry_sv39x4_no_ad,
+    [QUIRE_FORMAT_SV48X4] = &entry_sv48x4,
+    [QUIRE_FORMAT_SV48X4_NO_AD] = &entry_sv48x4_no_ad,
+};
+
+u64 *entry_table_odd(const struct entry_format *f, u64 entry)
+{
+	u64 address = entry_address(f, entry);
+
+	if (f->tables.virt)
+		return f->tables.virt(f->tables.ctx, address);
+	return (u64 *)(uintptr_t)(address + f->tables.offset);
+}
+
 struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr)
 {
 	const u64 below = (UINT64_C(1) << maxphyaddr) - 1;
-	/* Of what may be present at all, EPT refuses writing without reading. */
-	const bool is_ept = f->executable != 0;
+	/* A processor that does not set these wants them set. */
+	const u64 a = f->accessed & ~f->marks, d = f->dirty & ~f->marks;
 
 	return (struct quire_format){
 	    .name = f->name,
 	    .present = f->hw_present,
-	    .readable = f->readable,
-	    .writable = f->writable,
-	    .executable = f->executable,
+	    .readable = f->readable | a,
+	    .writable = f->writable | d,
+	    .executable = f->executable | a,
 	    .noexec = f->noexec,
-	    .accessed = f->accessed,
-	    .dirty = f->dirty,
+	    .accessed = f->accessed & f->marks,
+	    .dirty = f->dirty & f->marks,
 	    .memtype = f->memtype,
-	    .large = f->large,
-	    .address = ENTRY_ADDRESS_MASK,
-	    .reserved = ENTRY_ADDRESS_MASK & ~below,
-	    .misfit_mask = is_ept ? f->readable | f->writable : 0,
-	    .misfit = is_ept ? f->writable : 0,
+	    .table_mask = f->table_mask & ~f->present,
+	    .table = f->table_value & ~f->present,
+	    .table_rights = f->table_rights,
+	    .root_entries = entry_root_tables(f) * QUIRE_TABLE_ENTRIES,
+	    .address = f->address,
+	    .address_shift = QUIRE_PAGE_SHIFT - f->pfn_shift,
+	    .reserved = f->reserved | (f->checks_width ? f->address & ~below : 0),
+	    .misfit_mask = f->misfit_mask,
+	    .misfit = f->misfit,
 	    .mmio_mask = f->mmio_mask,
 	    .mmio = f->mmio_value,
 	    .table_offset = f->tables.offset,

@@ -31,21 +31,31 @@ _Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/pro
 _Static_assert(!(FROZEN & (R | W | X | PRESENT)), "a frozen entry is not present");
 
 /* What both have; write and execute without read is a combination the processor refuses. */
-#define EPT_BITS                                                                                 \
-	.readable = R, .writable = W, .executable = X, .noexec = 0, .large = PS,                 \
-	.memtype = TYPE(7) | IPAT, .memtypes = {TYPE(6) | IPAT, TYPE(0) | IPAT, TYPE(1) | IPAT}, \
-	.hw_present = R | W | X, .present = PRESENT, .host_writable = HOST_WRITABLE,             \
-	.mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, .frozen = FROZEN,                \
-	.mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X, .mmio_access = 0,   \
+#define EPT_BITS                                                                               \
+	.root_level = QUIRE_LEVEL_512G, .gpa_bits = 48, .pfn_shift = QUIRE_PAGE_SHIFT,         \
+	.address = ENTRY_ADDRESS_MASK, .table_mask = PRESENT | PS, .table_value = PRESENT,     \
+	.table_rights = true, .checks_width = true, .misfit_mask = R | W, .misfit = W,         \
+	.mmio_gfn = ENTRY_ADDRESS_MASK, .readable = R, .writable = W, .executable = X,         \
+	.noexec = 0, .large = PS, .memtype = TYPE(7) | IPAT,                                   \
+	.memtypes = {TYPE(6) | IPAT, TYPE(0) | IPAT, TYPE(1) | IPAT}, .hw_present = R | W | X, \
+	.present = PRESENT, .host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE,      \
+	.nonpresent = NONPRESENT, .frozen = FROZEN,                                            \
+	.mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X, .mmio_access = 0, \
 	.mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 52, .mmio_high_bits = 11
 
 const struct entry_format entry_ept = {
-    EPT_BITS, .name = "ept", .accessed = A, .dirty = D, .young = A, .aged = A,
+    EPT_BITS,	    .name = "ept", .accessed = A, .dirty = D,
+    .marks = A | D, .young = A,	   .aged = A,	  .table = PRESENT | R | W | X | A,
 };
 
 const struct entry_format entry_ept_no_ad = {
-    EPT_BITS,	    .name = "ept without a and d",
-    .accessed = 0,  .dirty = 0,
-    .young = R,	    .aged = R | W | X,
-    .aside = ASIDE, .aside_shift = ASIDE_SHIFT,
+    EPT_BITS,
+    .name = "ept without a and d",
+    .accessed = 0,
+    .dirty = 0,
+    .table = PRESENT | R | W | X,
+    .young = R,
+    .aged = R | W | X,
+    .aside = ASIDE,
+    .aside_shift = ASIDE_SHIFT,
 };

@@ -1,9 +1,10 @@
-/* What one word of a stage-2 table means: NPT, and EPT with and without A and D, as descriptors. */
+/* What one word of a stage-2 table means: each format of <quire/vm.h> as a descriptor. */
 #ifndef QUIRE_ENTRY_FORMAT_H
 #define QUIRE_ENTRY_FORMAT_H
 
 #include <quire/format.h>
 #include <quire/host.h>
+#include <quire/vm.h>
 
 #include "src/base/types.h"
 
@@ -17,26 +18,45 @@ struct entry_tables {
 	u64 (*phys)(void *ctx, const u64 *table);
 	u64 *(*virt)(void *ctx, u64 phys);
 	void *ctx;
+	bool odd; /* the way is longer than an addition: entry_table_odd() */
 };
 
 /*
  * One descriptor a format. Every mask holds bits of a 64-bit entry. Hardware bits are those of the
  * processor manuals; software bits are free for us because the processor ignores them in a present
- * entry. entry/npt.c and entry/ept.c assert that the masks of a format do not overlap.
+ * entry. The file of each format asserts that its masks do not overlap.
  */
 struct entry_format {
 	const char *name;
+	/* The tables' shape: 512 entries each, but the root, which is several tables in a row where
+	 * the guest's addresses have more bits than the levels translate. */
+	u8 root_level;
+	u8 gpa_bits;
+	u8 pfn_shift; /* where a frame number stands in an entry */
+	/* Of a present entry above the lowest level: (entry & table_mask) == table_value, which
+	 * includes @present, leads to a table; anything else is a leaf. */
+	u64 table_mask;
+	u64 table_value;
+	u64 table; /* what the entry of a table holds beside the address */
+	u64 address;
 	/* The hardware's. */
 	u64 readable;	/* all of these set: reads are allowed (NPT: P and U) */
 	u64 writable;	/* W */
 	u64 executable; /* EPT: X; NPT: none */
 	u64 noexec;	/* NPT: NX; EPT: none */
-	u64 accessed;	/* A, set by the walker; 0: there is no A */
-	u64 dirty;	/* D, set by the walker in a leaf on a write; 0: there is no D */
-	u64 large;	/* leaf at level 2 and above */
+	u64 accessed;	/* A; 0: there is no A */
+	u64 dirty;	/* D of a leaf, which comes with W; 0: there is no D */
+	u64 large;	/* set in a leaf at level 2 and above */
+	u64 page;	/* set in a leaf at level 1 */
+	u64 marks;	/* of A and D, those that the processor sets; it faults for the others */
 	u64 memtype;	/* the bits of a leaf that say how accesses are cached */
 	u64 memtypes[QUIRE_MEMTYPE_WC + 1]; /* by enum quire_memtype: what they are */
 	u64 hw_present; /* any of these set: the walker takes the entry as present */
+	u64 reserved;	/* these fault in a present entry, and so does the misfit */
+	u64 misfit_mask;
+	u64 misfit;
+	bool checks_width; /* address bits above MAXPHYADDR are reserved, too */
+	bool table_rights; /* entries of tables have rights, A and D as leaves do */
 	/* Ours. */
 	u64 present;	   /* software present */
 	u64 host_writable; /* the host page may be written */
@@ -44,9 +64,10 @@ struct entry_format {
 	u64 nonpresent;	   /* what an empty entry holds */
 	u64 frozen;	   /* an entry owned by one writer */
 	/*
-	 * The age of a leaf. With A: it is young while A is set. Without: while it has its rights.
-	 * To age it takes them all away, and the next access faults; R and X are kept aside, and W
-	 * comes back by mmu_writable (KVM's access tracking).
+	 * The age of a leaf. With A: it is young while A is set; where the processor does not set
+	 * A, it faults then, so that A counts as a right (@readable has it). Without A: while it
+	 * has its rights. To age it takes them all away, and the next access faults; R and X are
+	 * kept aside, and W comes back by mmu_writable (KVM's access tracking).
 	 */
 	u64 young; /* set in a young leaf */
 	u64 aged;  /* what aging takes away */
@@ -57,6 +78,7 @@ struct entry_format {
 	u64 mmio_mask;
 	u64 mmio_value;
 	u64 mmio_access;   /* bits that are set besides and mean nothing here */
+	u64 mmio_gfn;	   /* where the gfn is, from pfn_shift on */
 	u8 mmio_low_shift; /* of generation bits 0 .. mmio_low_bits - 1 */
 	u8 mmio_low_bits;
 	u8 mmio_high_shift;
@@ -64,7 +86,7 @@ struct entry_format {
 	struct entry_tables tables;
 };
 
-/* Bits 12..51 hold the address of a frame or of a lower table. */
+/* x86: bits 12..51 hold the address of a frame or of a lower table. */
 #define ENTRY_ADDRESS_MASK UINT64_C(0x000ffffffffff000)
 
 /* Frames and tables have addresses of 48 bits: the formats reserve what is above. */
@@ -77,6 +99,14 @@ extern const struct entry_format entry_npt;
 extern const struct entry_format entry_ept;
 /* EPT of a processor without A and D. */
 extern const struct entry_format entry_ept_no_ad;
+/* RISC-V, of a processor that sets A and D (Svadu), and of one that faults for them (Svade). */
+extern const struct entry_format entry_sv39x4;
+extern const struct entry_format entry_sv39x4_no_ad;
+extern const struct entry_format entry_sv48x4;
+extern const struct entry_format entry_sv48x4_no_ad;
+
+#define ENTRY_FORMATS (QUIRE_FORMAT_SV48X4_NO_AD + 1)
+extern const struct entry_format *const entry_formats[ENTRY_FORMATS]; /* by enum quire_format_id */
 
 static inline bool entry_is_present(const struct entry_format *f, u64 entry)
 {
@@ -91,7 +121,19 @@ static inline bool entry_is_frozen(const struct entry_format *f, u64 entry)
 /* Of a present entry at @level: does it map memory (or point to a lower table)? */
 static inline bool entry_is_leaf(const struct entry_format *f, u64 entry, u32 level)
 {
-	return level == QUIRE_LEVEL_4K || (entry & f->large);
+	return level == QUIRE_LEVEL_4K || (entry & f->table_mask) != f->table_value;
+}
+
+/* Of any entry above the lowest level: does it lead to a table? */
+static inline bool entry_is_table(const struct entry_format *f, u64 entry)
+{
+	return (entry & f->table_mask) == f->table_value;
+}
+
+/* Of a present leaf: may it be used at all? What was aged may not where entry_ages_by_faults(). */
+static inline bool entry_is_readable(const struct entry_format *f, u64 entry)
+{
+	return (entry & f->readable) == f->readable;
 }
 
 static inline bool entry_is_writable(const struct entry_format *f, u64 entry)
@@ -104,13 +146,19 @@ static inline bool entry_is_executable(const struct entry_format *f, u64 entry)
 	return (entry & (f->executable | f->noexec)) == f->executable;
 }
 
+/* Does a use of what was aged fault? Elsewhere the processor sets A. */
+static inline bool entry_ages_by_faults(const struct entry_format *f)
+{
+	return f->aged & f->readable;
+}
+
 /*
- * Does aging take rights away? It owes no flush for them (a vCPU may go on for a while with what
- * its TLB has), so here an entry without W does not mean that no TLB has W.
+ * Does aging take W away? It owes no flush for it (a vCPU may go on for a while with what its TLB
+ * has), so here an entry without W does not mean that no TLB has W.
  */
 static inline bool entry_ages_by_rights(const struct entry_format *f)
 {
-	return f->aside;
+	return f->aged & f->writable;
 }
 
 /* Of a present leaf: was it used since it was aged? */
@@ -146,9 +194,29 @@ static inline bool entry_holds_page(const struct quire_page *page)
 	       page->memtype <= QUIRE_MEMTYPE_WC;
 }
 
-static inline pfn_t entry_pfn(u64 entry)
+static inline pfn_t entry_pfn(const struct entry_format *f, u64 entry)
 {
-	return (pfn_t){(entry & ENTRY_ADDRESS_MASK) >> QUIRE_PAGE_SHIFT};
+	return (pfn_t){(entry & f->address) >> f->pfn_shift};
+}
+
+/* Of the frame that a leaf maps, or of the table that another entry leads to. */
+static inline u64 entry_address(const struct entry_format *f, u64 entry)
+{
+	return entry_pfn(f, entry).v << QUIRE_PAGE_SHIFT;
+}
+
+/* Tables in a row that make a root. */
+static inline u32 entry_root_tables(const struct entry_format *f)
+{
+	u32 translated = QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * f->root_level;
+
+	return f->gpa_bits > translated ? 1u << (f->gpa_bits - translated) : 1;
+}
+
+/* Of those of @root, the one with the entry for @gfn, which has at most gpa_bits. */
+static inline u64 *entry_root_table(const struct entry_format *f, u64 *root, gfn_t gfn)
+{
+	return &root[gfn.v >> (QUIRE_TABLE_BITS * f->root_level) << QUIRE_TABLE_BITS];
 }
 
 /* What an entry holds for @table. */
@@ -159,21 +227,23 @@ static inline u64 entry_table_address(const struct entry_tables *tables, const u
 	return (u64)(uintptr_t)table - tables->offset;
 }
 
+/* Where the address is shifted, or the host's function knows the table. */
+u64 *entry_table_odd(const struct entry_format *f, u64 entry);
+
 /* The lower table a present non-leaf entry points to. */
 static inline u64 *entry_table(const struct entry_format *f, u64 entry)
 {
-	u64 address = entry & ENTRY_ADDRESS_MASK;
-
-	if (unlikely(f->tables.virt))
-		return f->tables.virt(f->tables.ctx, address);
-	return (u64 *)(uintptr_t)(address + f->tables.offset);
+	if (unlikely(f->tables.odd))
+		return entry_table_odd(f, entry);
+	return (u64 *)(uintptr_t)((entry & f->address) + f->tables.offset);
 }
 
-/* An entry that points to @table with all rights: the leaf decides. */
+/* An entry that points to @table, with all rights where it has any: the leaf decides. */
 static inline u64 entry_make_table(const struct entry_format *f, const u64 *table)
 {
-	return entry_table_address(&f->tables, table) | f->present | f->readable | f->writable |
-	       f->executable | f->accessed;
+	u64 pfn = entry_table_address(&f->tables, table) >> QUIRE_PAGE_SHIFT;
+
+	return pfn << f->pfn_shift | f->table;
 }
 
 /* What a leaf shall allow. */
@@ -203,11 +273,10 @@ static inline u8 entry_memtype(const struct entry_format *f, u64 leaf)
  */
 static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
-	u64 entry = (leaf->pfn.v << QUIRE_PAGE_SHIFT) | f->present | f->readable;
+	u64 entry = leaf->pfn.v << f->pfn_shift | f->present | f->readable;
 
 	entry |= f->memtypes[leaf->memtype];
-	if (leaf->level > QUIRE_LEVEL_4K)
-		entry |= f->large;
+	entry |= leaf->level > QUIRE_LEVEL_4K ? f->large : f->page;
 	if (leaf->host_writable)
 		entry |= f->host_writable;
 	if (leaf->mmu_writable)
@@ -218,12 +287,18 @@ static inline u64 entry_make_leaf(const struct entry_format *f, const struct ent
 	return leaf->accessed ? entry | f->accessed : entry_make_old(f, entry);
 }
 
+/* What the addresses of neighbours below a huge leaf at @level differ by. */
+static inline u64 entry_child_step(const struct entry_format *f, u32 level)
+{
+	return UINT64_C(1) << (f->pfn_shift + QUIRE_TABLE_BITS * (level - 2));
+}
+
 /* The entry for child @index, one level down, of the huge leaf @huge at @level. */
 static inline u64 entry_make_child(const struct entry_format *f, u64 huge, u32 level, u32 index)
 {
-	u64 child = huge + ((u64)index << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2)));
+	u64 child = huge + index * entry_child_step(f, level);
 
-	return level == QUIRE_LEVEL_2M ? child & ~f->large : child;
+	return level == QUIRE_LEVEL_2M ? (child & ~f->large) | f->page : child;
 }
 
 /* The leaf @entry with the right to execute: an old one gets it with the next use. */
@@ -242,6 +317,7 @@ static inline bool entry_is_mmio(const struct entry_format *f, u64 entry)
 
 u64 entry_make_mmio(const struct entry_format *f, gfn_t gfn, u64 generation);
 u64 entry_mmio_generation(const struct entry_format *f, u64 entry);
+gfn_t entry_mmio_gfn(const struct entry_format *f, u64 entry);
 
 /* What a walker is told of @f, in a VM of so many physical address bits. */
 struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr);

@@ -5,18 +5,18 @@
 static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 {
 	const u8 type = entry_memtype(f, entry);
-	u64 large = level > QUIRE_LEVEL_4K ? f->large : 0;
+	u64 large = level > QUIRE_LEVEL_4K ? f->large : f->page;
 	u64 always = f->present | f->readable | f->memtypes[type] | f->accessed | large;
 	u64 maybe =
 	    f->writable | f->dirty | f->mmu_writable | f->host_writable | f->executable | f->noexec;
 	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
-	u64 address = entry & ENTRY_ADDRESS_MASK;
+	u64 address = entry_address(f, entry);
 
 	if (level > QUIRE_LEVEL_1G || address % block || address >= ENTRY_ADDRESS_LIMIT)
 		return false;
 	if ((entry & f->memtype) != f->memtypes[type])
 		return false;
-	if ((entry & always) != always || (entry & ~ENTRY_ADDRESS_MASK & ~(always | maybe)))
+	if ((entry & always) != always || (entry & ~f->address & ~(always | maybe)))
 		return false;
 	/* D comes and goes with W, which needs two permissions. */
 	if (f->dirty && !(entry & f->writable) != !(entry & f->dirty))
@@ -36,19 +36,16 @@ static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
 
 static bool is_legal_table(const struct entry_format *f, u64 entry, u32 level)
 {
-	u64 address = entry & ENTRY_ADDRESS_MASK;
-
-	return level > QUIRE_LEVEL_4K && address < ENTRY_ADDRESS_LIMIT &&
+	return level > QUIRE_LEVEL_4K && entry_address(f, entry) < ENTRY_ADDRESS_LIMIT &&
 	       entry == entry_make_table(f, entry_table(f, entry));
 }
 
 static bool is_legal_mmio(const struct entry_format *f, u64 entry, u32 level)
 {
-	u64 address = entry & ENTRY_ADDRESS_MASK & ~f->mmio_value;
+	gfn_t gfn = entry_mmio_gfn(f, entry);
 
-	return level == QUIRE_LEVEL_4K && address < ENTRY_ADDRESS_LIMIT &&
-	       entry == entry_make_mmio(f, (gfn_t){address >> QUIRE_PAGE_SHIFT},
-					entry_mmio_generation(f, entry));
+	return level == QUIRE_LEVEL_4K && gfn.v >> (f->gpa_bits - QUIRE_PAGE_SHIFT) == 0 &&
+	       entry == entry_make_mmio(f, gfn, entry_mmio_generation(f, entry));
 }
 
 int entry_is_legal(const struct entry_format *f, u64 entry, u32 level)

@@ -7,14 +7,14 @@ static u64 field_mask(u32 bits)
 }
 
 /*
- * The low field overlaps nothing the format's mmio_mask looks at: NPT and EPT keep bits 3..9 and
- * 52..62 free in an entry that is not present to software. Bit 11 stays clear.
+ * The generation's fields overlap nothing that the format's mmio_mask looks at. W stays clear where
+ * the format has no software present bit (tdp/protect.c).
  */
 u64 entry_make_mmio(const struct entry_format *f, gfn_t gfn, u64 generation)
 {
 	u64 entry = f->mmio_value | f->mmio_access;
 
-	entry |= (gfn.v << QUIRE_PAGE_SHIFT) & ENTRY_ADDRESS_MASK;
+	entry |= (gfn.v << f->pfn_shift) & f->mmio_gfn;
 	entry |= (generation & field_mask(f->mmio_low_bits)) << f->mmio_low_shift;
 	generation >>= f->mmio_low_bits;
 	return entry | (generation & field_mask(f->mmio_high_bits)) << f->mmio_high_shift;
@@ -26,4 +26,9 @@ u64 entry_mmio_generation(const struct entry_format *f, u64 entry)
 	u64 high = (entry >> f->mmio_high_shift) & field_mask(f->mmio_high_bits);
 
 	return low | high << f->mmio_low_bits;
+}
+
+gfn_t entry_mmio_gfn(const struct entry_format *f, u64 entry)
+{
+	return (gfn_t){(entry & f->mmio_gfn) >> f->pfn_shift};
 }

@@ -12,7 +12,6 @@ static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 {
 	CHECK(!guest_mode_is_on(&vcpu->mode));
 	CHECK(vcpu->as_id < vcpu->vm->address_spaces);
-	stage2->root_level = TDP_ROOT_LEVEL;
 	if (unlikely(vcpu->nested.on || vm_is_shadowed(vcpu->vm))) {
 		bool ready = shadow_root_is_valid(vcpu) && !vcpu->shadow.lags;
 		int err = likely(ready) ? 0 : fault_load_shadow_root(vcpu);
@@ -21,6 +20,7 @@ static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 			return err;
 		CHECK(vcpu->shadow.entries && !vcpu->shadow.lags);
 		stage2->format = &vcpu->vm->shadow_walk;
+		stage2->root_level = SHADOW_ROOT_LEVEL;
 		stage2->root = vcpu->shadow.entries;
 		stage2->root_physical =
 		    entry_table_address(&vcpu->vm->shadow_format.tables, stage2->root);
@@ -30,6 +30,7 @@ static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 	if (unlikely(!vcpu->root))
 		return -ENOMEM;
 	stage2->format = &vcpu->vm->tdp_walk;
+	stage2->root_level = (enum quire_level)vcpu->vm->tdp_format.root_level;
 	stage2->root = table_entries(vcpu->root);
 	stage2->root_physical = entry_table_address(&vcpu->vm->tdp_format.tables, stage2->root);
 	return 0;

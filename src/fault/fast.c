@@ -12,11 +12,11 @@
 
 static bool rights_permit(const struct entry_format *f, u64 entry, const struct fault *fault)
 {
+	if (!entry_is_readable(f, entry))
+		return false;
 	if (fault->write)
 		return entry_is_writable(f, entry);
-	if (fault->fetch)
-		return entry_is_executable(f, entry);
-	return (entry & f->readable) == f->readable;
+	return !fault->fetch || entry_is_executable(f, entry);
 }
 
 /*
@@ -27,7 +27,7 @@ static u64 restored(const struct quire_vm *vm, u64 old, const struct fault *faul
 {
 	const struct entry_format *f = &vm->tdp_format;
 	u64 required = f->host_writable | f->mmu_writable;
-	u64 new = entry_ages_by_rights(f) ? entry_make_young(f, old) : old;
+	u64 new = entry_ages_by_faults(f) ? entry_make_young(f, old) : old;
 
 	if (MUTANT(restore_forgets_x) && new != old)
 		new &= ~f->executable;
@@ -56,7 +56,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	new = restored(vm, old, fault);
 	if (!new)
 		return FAULT_CONTINUE;
-	CHECK(entry_pfn(new).v == entry_pfn(old).v && rights_permit(f, new, fault));
+	CHECK(entry_pfn(f, new).v == entry_pfn(f, old).v && rights_permit(f, new, fault));
 	CHECK(!fault->write || !(slot->flags & QUIRE_SLOT_READONLY));
 	if (fault->write && MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
@@ -75,12 +75,12 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	return QUIRE_FIXED;
 }
 
-/* An entry that lacks W, or, where aging takes rights away, one that lacks all. */
+/* An entry that lacks W, or one that was aged, where a use of that faults. */
 static bool may_be_fast(const struct quire_vm *vm, const struct fault *fault)
 {
 	if (vm_is_shadowed(vm) || fault->private || fault->prefault)
 		return false;
-	return fault->present ? fault->write : entry_ages_by_rights(&vm->tdp_format);
+	return (fault->present && fault->write) || entry_ages_by_faults(&vm->tdp_format);
 }
 
 /*

@@ -40,6 +40,8 @@ static int look_at_entry(struct quire_vcpu *vcpu, gfn_t gfn, u64 generation)
 	u32 level;
 	u64 entry;
 
+	if (gfn.v > vcpu->vm->max_gfn.v)
+		return FAULT_CONTINUE;
 	if (!root || root != vcpu->root)
 		return QUIRE_RETRY;
 	entry = atomic_load_relaxed_u64(tdp_find(vcpu->vm, root, gfn, &level));

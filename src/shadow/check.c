@@ -71,7 +71,8 @@ static void check_leaf(struct checker *check, const struct shadow_page *page, u6
 
 	check->leaves++;
 	CHECK(head != NULL && is_once_in(rmap_read(head), entry));
-	CHECK(is_aligned_u64(gfn.v, pages) && is_aligned_u64(entry_pfn(*entry).v, pages));
+	CHECK(is_aligned_u64(gfn.v, pages) &&
+	      is_aligned_u64(entry_pfn(SHADOW_BITS, *entry).v, pages));
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(!entry_is_writable(f, *entry) || (access & ACCESS_WRITE));
 	CHECK(!entry_is_executable(f, *entry) || (access & ACCESS_EXEC));

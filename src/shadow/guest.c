@@ -16,6 +16,11 @@
 #define GUEST_PS (UINT64_C(1) << 7)
 #define GUEST_NX (UINT64_C(1) << 63)
 
+static u64 guest_frame(u64 entry)
+{
+	return (entry & ENTRY_ADDRESS_MASK) >> QUIRE_PAGE_SHIFT;
+}
+
 static u64 bits(u32 first, u32 last)
 {
 	return first > last ? 0 : (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
@@ -250,7 +255,7 @@ int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wante
 /* Without A the entry must be walked to be used, and without D to be written through. */
 struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64 entry)
 {
-	struct shadow_guest_leaf leaf = {.gfn = {entry_pfn(entry).v}};
+	struct shadow_guest_leaf leaf = {.gfn = {guest_frame(entry)}};
 
 	if (!(entry & GUEST_P) || !(entry & GUEST_A) ||
 	    (entry & reserved_bits(vcpu, entry, QUIRE_LEVEL_4K)))
@@ -330,7 +335,7 @@ static int walk_down(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct s
 		if (ret != QUIRE_FIXED)
 			return ret;
 		access &= entry_access(steps[level].entry);
-		frame = entry_pfn(steps[level].entry).v;
+		frame = guest_frame(steps[level].entry);
 		if (level > QUIRE_LEVEL_4K && !(steps[level].entry & GUEST_PS)) {
 			walk->tables[level - 1] = (gfn_t){frame};
 			continue;

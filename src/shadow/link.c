@@ -45,7 +45,8 @@ u64 shadow_store(const struct shadow_change *change, u64 *entry, u32 level, u64 
 	else
 		while (!atomic_cmpxchg_u64(entry, &old, new))
 			;
-	if (maps(old, level) && maps(new, level) && BROKEN(entry_pfn(old).v == entry_pfn(new).v))
+	if (maps(old, level) && maps(new, level) &&
+	    BROKEN(entry_pfn(SHADOW_BITS, old).v == entry_pfn(SHADOW_BITS, new).v))
 		vm_poison(vm);
 	if (maps(old, level) != maps(new, level))
 		atomic_add_relaxed_u64(&vm->leaves[level], maps(new, level) ? 1 : -UINT64_C(1));

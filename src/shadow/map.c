@@ -184,7 +184,7 @@ static bool same_leaf(const u64 *entry, u64 old, u64 new, gfn_t gfn)
 	const struct shadow_page *page = shadow_page_of(entry);
 
 	return entry_is_leaf(SHADOW_BITS, old, role_level(page->role)) &&
-	       entry_pfn(old).v == entry_pfn(new).v &&
+	       entry_pfn(SHADOW_BITS, old).v == entry_pfn(SHADOW_BITS, new).v &&
 	       shadow_leaf_gfn(page, shadow_index_of(entry)).v == gfn.v;
 }
 

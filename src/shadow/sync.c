@@ -265,7 +265,7 @@ static void sync_entry(const struct shadow_change *change, u64 *entry,
 	if (!(access & ACCESS_EXEC))
 		new |= f->noexec;
 	CHECK(entry_is_writable(f, old) || !entry_is_writable(f, new));
-	CHECK(entry_pfn(new).v == entry_pfn(old).v);
+	CHECK(entry_pfn(SHADOW_BITS, new).v == entry_pfn(SHADOW_BITS, old).v);
 	table_entries(page->gfns)[index] = now->gfn.v << QUIRE_PAGE_SHIFT | access;
 	if (new != old)
 		(void)shadow_store(change, entry, QUIRE_LEVEL_4K, new);

@@ -10,10 +10,10 @@
 u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 {
 	const struct entry_format *f = &vm->tdp_format;
-	u64 *table = table_entries(root);
+	u64 *table = entry_root_table(f, table_entries(root), gfn);
 
 	mmu_assert_section(vm);
-	for (*level = TDP_ROOT_LEVEL;; --*level) {
+	for (*level = f->root_level;; --*level) {
 		u64 *entry = &table[walk_index(gfn, *level)];
 		u64 value = atomic_load_acquire_u64(entry);
 
@@ -33,12 +33,6 @@ struct step {
 	u32 level;
 	u64 old;
 };
-
-/* Does @entry, of a level above the lowest, point to a table? */
-static inline bool is_table(const struct entry_format *f, u64 entry)
-{
-	return (entry & (f->present | f->large)) == f->present;
-}
 
 /* Put an empty @table under the entry. False when another thread was there first. */
 static bool link_empty(const struct step *step, struct table *table)
@@ -104,7 +98,7 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 	if (mapping->prefault)
 		return true;
 	/* Aging took its rights. */
-	if ((old & f->readable) != f->readable)
+	if (!entry_is_readable(f, old))
 		return false;
 	if (mapping->fetch && !entry_is_executable(f, old))
 		return false;
@@ -141,7 +135,7 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 	if (entry_is_frozen(f, old))
 		return QUIRE_RETRY;
 	if (entry_is_present(f, old) && entry_is_leaf(f, old, level)) {
-		if (BROKEN(entry_pfn(old).v == mapping->leaf.pfn.v)) {
+		if (BROKEN(entry_pfn(f, old).v == mapping->leaf.pfn.v)) {
 			vm_poison(change->vm);
 			return QUIRE_RETRY;
 		}
@@ -177,7 +171,7 @@ static struct tdp_mapping shrunk(const struct tdp_mapping *mapping)
 /* The guest executes below the table at this place: no huge leaf instead of it. */
 static bool table_must_stay(const struct entry_format *f, u64 old, u32 level)
 {
-	return level > QUIRE_LEVEL_4K && is_table(f, old) &&
+	return level > QUIRE_LEVEL_4K && entry_is_table(f, old) &&
 	       atomic_load_relaxed_u8(&table_of(entry_table(f, old))->nx_disallowed);
 }
 
@@ -195,14 +189,14 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	struct tdp_mapping cut;
-	u64 *table = table_entries(root);
+	u64 *table = entry_root_table(f, table_entries(root), mapping->gfn);
 
 	mmu_assert_shared(vcpu->vm);
-	CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == vcpu->as_id);
+	CHECK(root->level == f->root_level && root->as_id == vcpu->as_id);
 	CHECK(mapping->leaf.level <= mapping->wanted_level);
 	if (quire_trace_is_on())
 		trace_request(mapping);
-	for (u32 level = TDP_ROOT_LEVEL;; level--) {
+	for (u32 level = f->root_level;; level--) {
 		u64 *entry = &table[walk_index(mapping->gfn, level)];
 		u64 old = atomic_load_acquire_u64(entry);
 
@@ -212,12 +206,12 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 			cut = shrunk(mapping);
 			mapping = &cut;
 		}
-		if (unlikely(!is_table(f, old))) {
+		if (unlikely(!entry_is_table(f, old))) {
 			struct step step = {&change, vcpu,  mapping, mapping->gfn,
 					    entry,   level, old};
 
 			old = link_table(&step);
-			if (!is_table(f, old))
+			if (!entry_is_table(f, old))
 				return QUIRE_RETRY;
 		}
 		table = entry_table(f, old);
@@ -229,13 +223,13 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 {
 	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
-	u64 *table = table_entries(root);
+	u64 *table = entry_root_table(f, table_entries(root), gfn);
 	u64 new = entry_make_mmio(f, gfn, generation);
 
 	mmu_assert_shared(vcpu->vm);
 	CHECK(vcpu->vm->mmio_entries);
-	CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == vcpu->as_id);
-	for (u32 level = TDP_ROOT_LEVEL;; level--) {
+	CHECK(root->level == f->root_level && root->as_id == vcpu->as_id);
+	for (u32 level = f->root_level;; level--) {
 		u64 *entry = &table[walk_index(gfn, level)];
 		u64 old = atomic_load_acquire_u64(entry);
 
@@ -253,7 +247,7 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 
 			old = link_table(&step);
 		}
-		if (!is_table(f, old))
+		if (!entry_is_table(f, old))
 			return TDP_LOST;
 		table = entry_table(f, old);
 	}

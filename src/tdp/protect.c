@@ -34,11 +34,13 @@ static struct protector protector_of(const struct quire_vm *vm)
 {
 	const struct entry_format *f = &vm->tdp_format;
 	u32 writable = (u32)__builtin_ctzll(f->writable);
+	/* Set in each leaf that has W, and in no other word that has it. */
+	u64 present = f->present > f->writable ? f->present : f->mmu_writable;
 
 	return (struct protector){
 	    .format = f,
 	    .writable = f->writable,
-	    .to_present = (u32)__builtin_ctzll(f->present) - writable,
+	    .to_present = (u32)__builtin_ctzll(present) - writable,
 	    /* Without D it is W itself. */
 	    .to_dirty = f->dirty ? (u32)__builtin_ctzll(f->dirty) - writable : 0,
 	    .needed = f->present | f->writable,
@@ -146,7 +148,7 @@ static u64 protect_shared(const struct protector *by, u64 *entries, u64 mask)
 		while (entry_is_present(f, old) && entry_is_writable(f, old)) {
 			u64 new = old & ~(f->writable | f->dirty);
 
-			CHECK(entry_pfn(new).v == entry_pfn(old).v);
+			CHECK(entry_pfn(f, new).v == entry_pfn(f, old).v);
 			any = 1;
 			if (!atomic_cmpxchg_u64(entry, &old, new))
 				continue;
@@ -301,9 +303,9 @@ static u64 *cursor_table(struct leaf_cursor *cursor, const struct entry_format *
 	u64 block = walk_block(gfn, QUIRE_LEVEL_1G).v;
 
 	if (!cursor->upper || cursor->upper_gfn != block) {
-		u64 *table = table_entries(cursor->root);
+		u64 *table = entry_root_table(f, table_entries(cursor->root), gfn);
 
-		for (u32 level = TDP_ROOT_LEVEL; table && level > QUIRE_LEVEL_2M; level--)
+		for (u32 level = f->root_level; table && level > QUIRE_LEVEL_2M; level--)
 			table = table_below(f, &table[walk_index(gfn, level)], level);
 		cursor->upper = table;
 		cursor->upper_gfn = block;

@@ -49,7 +49,7 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 
 	if (!find_leaf(f, entries, level - 1, &found))
 		return 0;
-	leaf.pfn.v = entry_pfn(found.entry).v - (found.gfn.v - gfn.v);
+	leaf.pfn.v = entry_pfn(f, found.entry).v - (found.gfn.v - gfn.v);
 	if (!is_aligned_u64(leaf.pfn.v, pages) || !recover->allowed(recover->ctx, gfn, level))
 		return 0;
 	/* The workaround lets 4K leaves execute: the host forbids it, which a huge leaf cannot
@@ -83,7 +83,7 @@ static void recover_run(const struct walk_run *run, void *ctx)
 			continue;
 		huge = huge_of(recover, entry_table(f, old), (gfn_t){run->gfn.v + i * pages},
 			       run->level);
-		CHECK(!huge || is_aligned_u64(entry_pfn(huge).v, pages));
+		CHECK(!huge || is_aligned_u64(entry_pfn(f, huge).v, pages));
 		if (huge)
 			(void)!tdp_change_entry(&recover->change, entry, run->level, &old, huge);
 	}

@@ -5,36 +5,71 @@
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
-static void root_prepare(struct quire_vm *vm, struct table *table, u32 as_id)
+/* One table of the root, of which @index tables stand before it. */
+static void prepare_table(struct quire_vm *vm, struct table *table, u32 index, u32 as_id)
 {
-	CHECK(lock_is_held(&vm->roots.pages_lock, LOCK_EXCLUSIVE));
+	const struct entry_format *f = &vm->tdp_format;
+	u64 pages = level_pages((enum quire_level)f->root_level) * QUIRE_TABLE_ENTRIES;
+
 	CHECK(as_id < vm->address_spaces);
-	CHECK(!vm->roots.valid[as_id]);
-	nx_table_init(table, (gfn_t){0}, as_id);
-	table->level = TDP_ROOT_LEVEL;
+	CHECK(index < entry_root_tables(f));
+	nx_table_init(table, (gfn_t){index * pages}, as_id);
+	table->level = f->root_level;
 	table->parent = NULL;
-	table_fill(table, vm->tdp_format.nonpresent);
+	table->has_mmio = 0;
+	table->root_index = entry_root_tables(f) > 1 ? (u8)(index + 1) : 0;
+	table_fill(table, f->nonpresent);
+}
+
+static struct table *take_root(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
+{
+	u32 count = entry_root_tables(&vm->tdp_format);
+	struct table *root = count > 1 ? arena_take_root(&vm->arena) : table_cache_take(tables);
+
+	for (u32 i = 0; root && i < count; i++)
+		prepare_table(vm, &root[i], i, as_id);
+	return root;
+}
+
+static void give_root_back(struct quire_vm *vm, struct table_cache *tables, struct table *root)
+{
+	if (root->root_index)
+		arena_free_root(&vm->arena, root);
+	else
+		table_cache_put(tables, root);
 }
 
 struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
 {
 	struct table **slot = &vm->roots.valid[as_id];
-	struct table *root;
+	struct table *root, *made;
 
 	mmu_assert_free(vm);
 	CHECK(as_id < vm->address_spaces);
 	if (table_cache_fill(tables, &vm->arena, TDP_WALK_TABLES + 1))
 		return NULL;
+	made = take_root(vm, tables, as_id);
+	if (!made)
+		return NULL;
 	mutex_lock(&vm->roots.pages_lock);
 	root = atomic_load_relaxed_ptr(slot);
-	if (!root) {
-		root = table_cache_take(tables);
-		root_prepare(vm, root, as_id);
-		atomic_store_release_ptr(slot, root);
-	}
-	CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == as_id);
+	if (!root)
+		atomic_store_release_ptr(slot, made);
 	mutex_unlock(&vm->roots.pages_lock);
+	if (root)
+		give_root_back(vm, tables, made);
+	else
+		root = made;
+	CHECK(root->level == vm->tdp_format.root_level && root->as_id == as_id);
 	return root;
+}
+
+static void unlink_table(struct flush_debt *debt, struct table *table)
+{
+	CHECK(!debt->tables == !debt->table_count);
+	table->next = debt->tables;
+	debt->tables = table;
+	debt->table_count++;
 }
 
 /*
@@ -53,11 +88,9 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 		mutex_unlock(&vm->roots.pages_lock);
 		if (!root)
 			continue;
-		CHECK(root->level == TDP_ROOT_LEVEL && root->as_id == as);
-		CHECK(!debt->tables == !debt->table_count);
-		root->next = debt->tables;
-		debt->tables = root;
-		debt->table_count++;
+		CHECK(root->level == vm->tdp_format.root_level && root->as_id == as);
+		for (u32 i = 0; i < entry_root_tables(&vm->tdp_format); i++)
+			unlink_table(debt, &root[i]);
 	}
 }
 
@@ -67,7 +100,6 @@ gfn_t tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gf
 	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct walk walk = {
 	    .format = &vm->tdp_format,
-	    .root_level = TDP_ROOT_LEVEL,
 	    .lowest = visit->lowest,
 	    .visit = visit->visit,
 	    .ctx = visit->ctx,

@@ -17,11 +17,11 @@
 static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32 level)
 {
 	const struct entry_format *f = &vm->tdp_format;
-	u64 step = UINT64_C(1) << (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 2));
+	u64 step = entry_child_step(f, level);
 	u64 child = entry_make_child(f, huge, level, 0);
 
 	CHECK(level > QUIRE_LEVEL_4K && entry_is_leaf(f, huge, level));
-	CHECK(is_aligned_u64(entry_pfn(huge).v, level_pages((enum quire_level)level)));
+	CHECK(is_aligned_u64(entry_pfn(f, huge).v, level_pages((enum quire_level)level)));
 	if (MUTANT(split_writable))
 		child |= f->writable;
 	/* The workaround forbids executing only where it is huge. */

@@ -59,7 +59,7 @@ static void unlink_table(const struct tdp_change *change, u64 old)
 
 	if (BROKEN(change->debt))
 		return;
-	CHECK(!table->shadowed && table->level < TDP_ROOT_LEVEL);
+	CHECK(!table->shadowed && table->level < change->vm->tdp_format.root_level);
 	CHECK(!change->debt->tables == !change->debt->table_count);
 	nx_list_remove(change->vm, table);
 	table->next = change->debt->tables;
@@ -84,7 +84,7 @@ static void account(const struct tdp_change *change, u32 level, u64 old, u64 new
 	}
 	was_leaf = entry_is_leaf(f, old, level);
 	/* A vCPU may still use the old page: it must not turn into another without a flush. */
-	if (was_leaf && is_leaf && BROKEN(entry_pfn(old).v == entry_pfn(new).v))
+	if (was_leaf && is_leaf && BROKEN(entry_pfn(f, old).v == entry_pfn(f, new).v))
 		vm_poison(change->vm);
 	if (was_leaf != is_leaf)
 		count_leaf(change, level, is_leaf ? 1 : -UINT64_C(1));

@@ -72,10 +72,21 @@ static struct table *list_join(struct table *first, struct table *second)
 	return first;
 }
 
+static void free_roots(struct quire_vm *vm, struct table *roots)
+{
+	while (roots) {
+		struct table *root = roots;
+
+		roots = root->next;
+		arena_free_root(&vm->arena, root);
+	}
+}
+
 void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 {
 	struct table *todo = debt->tables, *done = NULL;
-	u64 leaves[5] = {0}, count = 0;
+	struct table *roots = NULL;
+	u64 leaves[5] = {0}, count = 0, in_roots = 0;
 
 	mmu_assert_free(vm);
 	flush_debt_pay(debt);
@@ -92,15 +103,20 @@ void tdp_debt_settle(struct quire_vm *vm, struct flush_debt *debt)
 		todo = table->next;
 		nx_list_remove(vm, table);
 		below = sweep_one(vm, table, leaves);
-		table->next = done;
-		done = table;
 		count++;
 		todo = list_join(below, todo);
+		/* A root of several tables goes with its first. */
+		in_roots += table->root_index != 0;
+		if (table->root_index > 1)
+			continue;
+		table->next = table->root_index ? roots : done;
+		*(table->root_index ? &roots : &done) = table;
 	}
 	CHECK(!debt->owed && count >= debt->table_count);
 	for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++)
 		atomic_add_relaxed_u64(&vm->leaves[level], -leaves[level]);
-	arena_free_list(&vm->arena, done, count);
+	arena_free_list(&vm->arena, done, count - in_roots);
+	free_roots(vm, roots);
 	debt->tables = NULL;
 	debt->table_count = 0;
 }

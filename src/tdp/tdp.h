@@ -7,8 +7,6 @@
 #include "src/vm/vcpu.h"
 #include "src/vm/vm.h"
 
-#define TDP_ROOT_LEVEL QUIRE_LEVEL_512G
-
 /*
  * A change of the tables: its VM, its counts, and what it leaves behind. A store to a table entry
  * that other threads can see goes through tdp_change_entry() with one of these. Two files store by

@@ -6,14 +6,14 @@
 #include <errno.h>
 
 #define MAXPHYADDR_DEFAULT 48u
-/* Address bits that tables of four levels translate, whatever the processor has. */
-#define TABLE_ADDRESS_BITS (QUIRE_PAGE_SHIFT + 4u * QUIRE_TABLE_BITS)
 
 static const struct quire_tunables default_tunables = {.eager_page_split = 1};
 
 static int config_check(const struct quire_vm_config *config)
 {
 	if (config->type != QUIRE_VM_DEFAULT && config->type != QUIRE_VM_SW_PROTECTED)
+		return -EINVAL;
+	if (config->format >= ENTRY_FORMATS)
 		return -EINVAL;
 	if (config->maxphyaddr != MAXPHYADDR_DEFAULT && config->maxphyaddr != 52)
 		return -EINVAL;
@@ -28,18 +28,6 @@ static int config_check(const struct quire_vm_config *config)
 	return 0;
 }
 
-static const struct entry_format *format_of(enum quire_format_id id)
-{
-	switch (id) {
-	case QUIRE_FORMAT_EPT:
-		return &entry_ept;
-	case QUIRE_FORMAT_EPT_NO_AD:
-		return &entry_ept_no_ad;
-	default:
-		return &entry_npt;
-	}
-}
-
 static void formats_init(struct quire_vm *vm, const struct quire_vm_config *config)
 {
 	const struct entry_tables tables = {
@@ -47,16 +35,19 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
 	    .phys = config->host->table_phys,
 	    .virt = config->host->table_virt,
 	    .ctx = config->host_ctx,
+	    .odd = config->host->table_virt != NULL,
 	};
 
-	vm->tdp_format = *format_of(config->format);
+	vm->tdp_format = *entry_formats[config->format];
 	vm->shadow_format = entry_npt;
 	vm->tdp_format.tables = vm->shadow_format.tables = tables;
+	vm->tdp_format.tables.odd |= vm->tdp_format.pfn_shift != QUIRE_PAGE_SHIFT;
 	vm->tdp_walk = entry_describe(&vm->tdp_format, config->maxphyaddr);
 	vm->shadow_walk = entry_describe(&vm->shadow_format, config->maxphyaddr);
 	/* NPT's MMIO entries need a reserved address bit. */
-	vm->mmio_entries = config->mmio_caching && !vm_is_shadowed(vm) &&
-			   (config->maxphyaddr < 52 || config->format != QUIRE_FORMAT_NPT);
+	vm->mmio_entries =
+	    config->mmio_caching && !vm_is_shadowed(vm) &&
+	    (config->maxphyaddr < 52 || !(vm->tdp_format.mmio_value & vm->tdp_format.address));
 	if (!vm->mmio_entries)
 		vm->tdp_walk.mmio_mask = 0;
 	vm->shadow_walk.mmio_mask = 0;
@@ -82,9 +73,9 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	vm->tunables = config->tunables ? config->tunables : &default_tunables;
 	vm->address_spaces = vm_has_private_mem(vm) ? 1 : QUIRE_AS_MAX;
 	formats_init(vm, config);
-	vm->max_gfn.v =
-	    (UINT64_C(1) << (min_u64(config->maxphyaddr, TABLE_ADDRESS_BITS) - QUIRE_PAGE_SHIFT)) -
-	    1;
+	vm->max_gfn.v = (UINT64_C(1) << (min_u64(config->maxphyaddr, vm->tdp_format.gpa_bits) -
+					 QUIRE_PAGE_SHIFT)) -
+			1;
 	vm->refs = 1;
 	vm->slot_zap_all = 1;
 	mutex_init(&vm->slots_lock, RANK_SLOTS);
@@ -94,7 +85,7 @@ static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)
 	invalidation_init(&vm->invalidation);
 	mutex_init(&vm->pfn_caches.lock, RANK_PFN_LIST);
 	flush_domain_init(&vm->flush, vm->host, vm->host_ctx);
-	arena_init(&vm->arena, vm->host, vm->host_ctx, &vm->tdp_format.tables);
+	arena_init(&vm->arena, vm->host, vm->host_ctx, &vm->tdp_format);
 	memslots_init(vm, vm->address_spaces);
 	CHECK(vm->max_gfn.v && vm->slots.nr_as == vm->address_spaces);
 }

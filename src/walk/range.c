@@ -45,13 +45,23 @@ static gfn_t walk_table(const struct walk *walk, u64 *table, u32 level,
 
 gfn_t walk_range(const struct walk *walk, gfn_t start, gfn_t end)
 {
-	u64 limit = level_pages((enum quire_level)walk->root_level) * QUIRE_TABLE_ENTRIES;
-	struct walk_run range = {.start = start, .end = {min_u64(end.v, limit)}};
+	const struct entry_format *f = walk->format;
+	u64 pages = level_pages((enum quire_level)f->root_level) * QUIRE_TABLE_ENTRIES;
+	u64 limit = min_u64(end.v, pages * entry_root_tables(f));
 
-	gfn_t stopped = range.end;
+	/* One table of the root after the other. */
+	while (start.v < limit) {
+		u64 *table = entry_root_table(f, walk->root, start);
+		struct walk_run range = {
+		    .start = start,
+		    .end = {min_u64(limit, round_down_u64(start.v, pages) + pages)},
+		};
+		gfn_t stopped = walk_table(walk, table, f->root_level, &range);
 
-	if (range.start.v < range.end.v)
-		stopped = walk_table(walk, walk->root, walk->root_level, &range);
+		if (stopped.v < range.end.v)
+			return stopped;
+		start = range.end;
+	}
 	/* Nothing is mapped beyond the limit. */
-	return stopped.v < range.end.v ? stopped : end;
+	return end;
 }

@@ -34,8 +34,7 @@ typedef void (*walk_visit)(const struct walk_run *run, void *ctx);
  */
 struct walk {
 	const struct entry_format *format;
-	u64 *root;
-	u32 root_level;
+	u64 *root;  /* of the format's level, and as many tables as it says */
 	u32 lowest; /* do not go below this level */
 	walk_visit visit;
 	void *ctx;

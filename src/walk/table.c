@@ -9,13 +9,14 @@
 #define CACHE_BATCH 16u
 
 void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx,
-		const struct entry_tables *addresses)
+		const struct entry_format *format)
 {
 	CHECK(!arena->free && !arena->chunks);
 	mutex_init(&arena->lock, RANK_ARENA);
 	arena->host = host;
 	arena->host_ctx = host_ctx;
-	arena->addresses = addresses;
+	arena->format = format;
+	arena->root_tables = entry_root_tables(format);
 }
 
 void arena_destroy(struct arena *arena)
@@ -23,6 +24,10 @@ void arena_destroy(struct arena *arena)
 	void *chunk = arena->chunks;
 
 	CHECK(arena->used == 0);
+	while (arena->free_roots) {
+		arena->free_count += arena->root_tables;
+		arena->free_roots = arena->free_roots->next;
+	}
 	CHECK(arena->free_count == arena->chunk_count * (CHUNK_PAGES - CHUNK_FIRST_PAGE));
 	while (chunk) {
 		void *next = ((struct table *)chunk)->next;
@@ -37,7 +42,8 @@ void arena_destroy(struct arena *arena)
 static bool is_addressable(const struct arena *arena, const struct table *chunk)
 {
 	for (u32 page = CHUNK_FIRST_PAGE; page < CHUNK_PAGES; page++) {
-		u64 address = entry_table_address(arena->addresses, table_entries(&chunk[page]));
+		u64 address =
+		    entry_table_address(&arena->format->tables, table_entries(&chunk[page]));
 
 		if (address >= ENTRY_ADDRESS_LIMIT || address % QUIRE_PAGE_SIZE)
 			return false;
@@ -56,29 +62,83 @@ static u64 list_length(const struct table *table)
 }
 #endif
 
-/* Add a chunk's pages to the free list, in rising order of address. */
-static int arena_grow(struct arena *arena) REQUIRES(&arena->lock)
+/* Add the tables [first, end) of @chunk to the free list, in rising order of address. */
+static void free_pages(struct arena *arena, struct table *chunk, u32 first, u32 end)
+    REQUIRES(&arena->lock)
+{
+	for (u32 page = end; page-- > first;) {
+		chunk[page].next = arena->free;
+		arena->free = &chunk[page];
+	}
+	arena->free_count += end - first;
+	CHECK(list_length(arena->free) == arena->free_count);
+}
+
+/* The processor wants a root in one piece, aligned to its size. */
+static bool can_be_root(const struct arena *arena, const struct table *first)
+{
+	const struct entry_tables *tables = &arena->format->tables;
+	u64 address = entry_table_address(tables, table_entries(first));
+
+	for (u32 i = 1; i < arena->root_tables; i++)
+		if (entry_table_address(tables, table_entries(&first[i])) !=
+		    address + i * QUIRE_PAGE_SIZE)
+			return false;
+	return address % (arena->root_tables * QUIRE_PAGE_SIZE) == 0;
+}
+
+/* The first table of @chunk that can begin a root of several; CHUNK_PAGES: none. */
+static u32 find_root(const struct arena *arena, const struct table *chunk)
+{
+	u32 page = CHUNK_FIRST_PAGE;
+
+	while (page + arena->root_tables <= CHUNK_PAGES && !can_be_root(arena, &chunk[page]))
+		page++;
+	return page + arena->root_tables <= CHUNK_PAGES ? page : CHUNK_PAGES;
+}
+
+/* Add a chunk's tables to the free list, but for *@root where one is wanted. */
+static int arena_grow(struct arena *arena, struct table **root) REQUIRES(&arena->lock)
 {
 	struct table *chunk = arena->host->chunk_alloc(arena->host_ctx);
+	u32 page = CHUNK_PAGES;
 
 	CHECK(lock_is_held(&arena->lock, LOCK_EXCLUSIVE));
-	CHECK(!arena->free);
 	if (!chunk)
 		return -ENOMEM;
-	if (!is_addressable(arena, chunk)) {
+	if (root && is_addressable(arena, chunk))
+		page = find_root(arena, chunk);
+	if (root ? page == CHUNK_PAGES : !is_addressable(arena, chunk)) {
 		arena->host->chunk_free(arena->host_ctx, chunk);
 		return -ENOMEM;
 	}
 	chunk->next = arena->chunks;
 	arena->chunks = chunk;
 	arena->chunk_count++;
-	for (u32 page = CHUNK_PAGES; page-- > CHUNK_FIRST_PAGE;) {
-		chunk[page].next = arena->free;
-		arena->free = &chunk[page];
+	if (root) {
+		*root = &chunk[page];
+		free_pages(arena, chunk, page + arena->root_tables, CHUNK_PAGES);
 	}
-	arena->free_count += CHUNK_PAGES - CHUNK_FIRST_PAGE;
-	CHECK(list_length(arena->free) == arena->free_count);
+	free_pages(arena, chunk, CHUNK_FIRST_PAGE, page);
 	return 0;
+}
+
+struct table *arena_take_root(struct arena *arena)
+{
+	struct table *root;
+
+	CHECK(!base_self()->nesting && !lock_rank_is_held(RANK_MMU));
+	CHECK(arena->root_tables > 1);
+	mutex_lock(&arena->lock);
+	root = arena->free_roots;
+	if (root)
+		arena->free_roots = root->next;
+	else if (arena_grow(arena, &root))
+		root = NULL;
+	mutex_unlock(&arena->lock);
+	if (root)
+		atomic_add_relaxed_u64(&arena->used, arena->root_tables);
+	return root;
 }
 
 int table_cache_refill(struct table_cache *cache, struct arena *arena, u32 want)
@@ -96,7 +156,7 @@ int table_cache_refill(struct table_cache *cache, struct arena *arena, u32 want)
 		if (!table) {
 			if (cache->count >= want)
 				break;
-			err = arena_grow(arena);
+			err = arena_grow(arena, NULL);
 			if (err)
 				break;
 			continue;
@@ -122,6 +182,7 @@ struct table *table_cache_take(struct table_cache *cache)
 		cache->tables = table->next;
 		cache->count--;
 		table->has_mmio = 0;
+		table->root_index = 0;
 	}
 	return table;
 }
@@ -137,11 +198,15 @@ void table_cache_put(struct table_cache *cache, struct table *table)
 }
 
 /* Check builds: a walker of a freed table, a processor too, goes to an address without memory. */
-static void poison_table(struct table *table)
+static void poison_table(const struct arena *arena, struct table *table)
 {
 #ifdef QUIRE_CHECK
-	table_fill(table, UINT64_C(0xdead00000807));
+	const struct entry_format *f = arena->format;
+
+	table_fill(table,
+		   UINT64_C(0xdead00000) << f->pfn_shift | f->present | f->readable | f->writable);
 #else
+	(void)arena;
 	(void)table;
 #endif
 }
@@ -154,7 +219,7 @@ void arena_free_list(struct arena *arena, struct table *tables, u64 count)
 		return;
 	CHECK(list_length(tables) == count);
 	CHECK(atomic_load_relaxed_u64(&arena->used) >= count);
-	for (poison_table(last); last->next; poison_table(last))
+	for (poison_table(arena, last); last->next; poison_table(arena, last))
 		last = last->next;
 	mutex_lock(&arena->lock);
 	last->next = arena->free;
@@ -162,6 +227,18 @@ void arena_free_list(struct arena *arena, struct table *tables, u64 count)
 	arena->free_count += count;
 	mutex_unlock(&arena->lock);
 	atomic_add_relaxed_u64(&arena->used, -count);
+}
+
+void arena_free_root(struct arena *arena, struct table *root)
+{
+	CHECK(root->root_index == 1);
+	for (u32 i = 0; i < arena->root_tables; i++)
+		poison_table(arena, &root[i]);
+	mutex_lock(&arena->lock);
+	root->next = arena->free_roots;
+	arena->free_roots = root;
+	mutex_unlock(&arena->lock);
+	atomic_add_relaxed_u64(&arena->used, -(u64)arena->root_tables);
 }
 
 void table_cache_drain(struct table_cache *cache, struct arena *arena)

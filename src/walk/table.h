@@ -25,9 +25,9 @@ struct table {
 	u8 nx_disallowed;   /* the guest executes below: no huge leaf here (gfn/level.h) */
 	u8 nx_listed;	    /* on the list of such tables */
 	u8 as_id;
-	u8 shadowed; /* the table of a shadow page */
-	u8 has_mmio; /* an MMIO entry is or was in it or below */
-	u8 reserved;
+	u8 shadowed;   /* the table of a shadow page */
+	u8 has_mmio;   /* an MMIO entry is or was in it or below */
+	u8 root_index; /* a table of a root of several: which, from 1 on */
 	struct table *nx_older, *nx_newer;
 	u64 reserved_words[2];
 };
@@ -76,11 +76,14 @@ struct arena {
 	u64 used; /* tables handed out: a statistic */
 	const struct quire_host_ops *host;
 	void *host_ctx;
-	const struct entry_tables *addresses; /* of its tables */
+	const struct entry_format *format; /* with the addresses of its tables */
+	/* Roots of several tables, which stay together: linked by the first of each. */
+	struct table *free_roots GUARDED_BY(lock);
+	u32 root_tables;
 };
 
 void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx,
-		const struct entry_tables *addresses);
+		const struct entry_format *format);
 /* Every table must be back. */
 void arena_destroy(struct arena *arena);
 
@@ -105,6 +108,10 @@ void table_cache_put(struct table_cache *cache, struct table *table);
 void table_cache_drain(struct table_cache *cache, struct arena *arena);
 /* Give a list of @count tables, linked by next, back. */
 void arena_free_list(struct arena *arena, struct table *tables, u64 count);
+
+/* The first table of a root of several, which the others follow. NULL: no memory. May sleep. */
+struct table *arena_take_root(struct arena *arena);
+void arena_free_root(struct arena *arena, struct table *root);
 
 /* Every entry of @table becomes @value; no other thread can see the table yet. */
 void table_fill(struct table *table, u64 value);

@@ -3,8 +3,10 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <cmocka.h>
 
+#include "src/entry/format.h"
 #include "tests/sim/pairs.h"
 
 static void explore(const struct pair *test)
@@ -99,7 +101,8 @@ static void test_age(void **state)
 	explore_all(pairs_age);
 }
 
-int main(void)
+/* In the format that is named; without a name in those of x86. */
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_faults), cmocka_unit_test(test_slots),
@@ -109,13 +112,18 @@ int main(void)
 	    cmocka_unit_test(test_end),	   cmocka_unit_test(test_quota),
 	    cmocka_unit_test(test_age),
 	};
-	static const char *const names[] = {"npt", "ept", "ept without a and d"};
 	int failed = 0;
 
 	pairs_init();
-	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
+	for (int format = 0; format < ENTRY_FORMATS; format++) {
+		bool wanted = format <= QUIRE_FORMAT_EPT_NO_AD;
+
+		if (argc > 1)
+			wanted = !strcmp(entry_formats[format]->name, argv[1]);
+		if (!wanted)
+			continue;
 		pair.machine.format = (enum quire_format_id)format;
-		failed += _cmocka_run_group_tests(names[format], tests,
+		failed += _cmocka_run_group_tests(entry_formats[format]->name, tests,
 						  sizeof(tests) / sizeof(tests[0]), NULL, NULL);
 	}
 	pairs_destroy();

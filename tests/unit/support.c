@@ -8,25 +8,28 @@
 
 struct machine machine;
 
-static const char *format_name(enum quire_format_id format)
-{
-	static const char *const names[] = {"npt", "ept", "ept without a and d"};
-
-	return names[format];
-}
-
-int run_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows)
+static int run_all(const struct CMUnitTest *tests, size_t count, uint32_t rows, int end)
 {
 	int failed = 0;
 
 	machine_init_rows(&machine, rows);
-	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
+	for (int format = 0; format < end; format++) {
 		machine.format = (enum quire_format_id)format;
 		failed +=
-		    _cmocka_run_group_tests(format_name(machine.format), tests, count, NULL, NULL);
+		    _cmocka_run_group_tests(entry_formats[format]->name, tests, count, NULL, NULL);
 	}
 	machine_destroy(&machine);
 	return failed;
+}
+
+int run_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows)
+{
+	return run_all(tests, count, rows, ENTRY_FORMATS);
+}
+
+int run_formats_x86(const struct CMUnitTest *tests, size_t count, uint32_t rows)
+{
+	return run_all(tests, count, rows, QUIRE_FORMAT_EPT_NO_AD + 1);
 }
 
 int run_formats(const struct CMUnitTest *tests, size_t count)

@@ -23,10 +23,13 @@ extern struct machine machine;
 #define BLOCKS (SIM_GIGANTIC / SIM_BLOCK)
 #define MIDDLE (SIM_GIGANTIC / 2 + 77)
 
-/* The test's group: every test runs once with NPT, with EPT, and with EPT without A and D. */
+/* The test's group: every test runs once in each table format. */
 int run_formats(const struct CMUnitTest *tests, size_t count);
 /* The same on a machine with @rows rows of 1 GiB. */
 int run_formats_rows(const struct CMUnitTest *tests, size_t count, uint32_t rows);
+
+/* The same in x86's formats alone: guests with guests of their own are x86's. */
+int run_formats_x86(const struct CMUnitTest *tests, size_t count, uint32_t rows);
 
 /* A fresh VM; its end, which must leave nothing behind and have broken no rule of the host's. */
 void vm_begin(void);

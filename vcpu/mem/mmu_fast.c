@@ -37,7 +37,7 @@ static always_inline uint64_t walk_stage2(const struct cpu *cpu, const struct st
 					  uint64_t gpa)
 {
 	const uint64_t *table = cpu->stage2.root;
-	uint64_t large = cpu->stage2.format->large, entry, span;
+	uint64_t large = cpu->stage2.format->table_mask, entry, span;
 	unsigned int shift = 39;
 
 	if (unlikely(gpa >> 48))

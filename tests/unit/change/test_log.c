@@ -117,7 +117,8 @@ static void test_children(void **state)
 		uint64_t child = leaf_at(gfn, &level);
 
 		assert_int_equal(level, QUIRE_LEVEL_4K);
-		assert_int_equal(entry_pfn(child).v, entry_pfn(huge).v + gfn);
+		assert_int_equal(entry_pfn(&machine.vm->tdp_format, child).v,
+				 entry_pfn(&machine.vm->tdp_format, huge).v + gfn);
 		assert_int_equal(child & (f->writable | f->host_writable | f->mmu_writable |
 					  f->accessed | f->dirty),
 				 huge & (f->writable | f->host_writable | f->mmu_writable |

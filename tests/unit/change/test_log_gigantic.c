@@ -65,7 +65,7 @@ static void test_start(void **state)
 
 		assert_int_equal(level, QUIRE_LEVEL_4K);
 		assert_false(entry_is_writable(&machine.vm->tdp_format, leaf));
-		assert_int_equal(entry_pfn(leaf).v << QUIRE_PAGE_SHIFT,
+		assert_int_equal(entry_pfn(&machine.vm->tdp_format, leaf).v << QUIRE_PAGE_SHIFT,
 				 (uintptr_t)frame_of((uint32_t)gfn)->bytes);
 	}
 	store(MIDDLE, 2);
@@ -102,7 +102,8 @@ static void test_children(void **state)
 		assert_int_equal(level, gfn / SIM_BLOCK == MIDDLE / SIM_BLOCK ? QUIRE_LEVEL_4K
 									      : QUIRE_LEVEL_2M);
 		assert_int_equal(leaf & marks, marks);
-		assert_int_equal((entry_pfn(leaf).v + inside) << QUIRE_PAGE_SHIFT,
+		assert_int_equal((entry_pfn(&machine.vm->tdp_format, leaf).v + inside)
+				     << QUIRE_PAGE_SHIFT,
 				 (uintptr_t)frame_of((uint32_t)gfn)->bytes);
 	}
 	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
@@ -171,7 +172,8 @@ static void test_stop_with_one_page(void **state)
 	leaves_are(0, 0, 1);
 	assert_int_equal(set_flags(0), 0);
 	leaves_are(1, 0, 0);
-	assert_int_equal(entry_pfn(leaf_at(0, &level)).v << QUIRE_PAGE_SHIFT,
+	assert_int_equal(entry_pfn(&machine.vm->tdp_format, leaf_at(0, &level)).v
+			     << QUIRE_PAGE_SHIFT,
 			 (uintptr_t)frame_of(0)->bytes);
 	end();
 }

@@ -73,7 +73,7 @@ static void test_fetch_first(void **state)
 		uint64_t leaf = leaf_at(SIM_BLOCK + 9, &level);
 
 		assert_int_equal(level, QUIRE_LEVEL_4K);
-		assert_int_equal(entry_pfn(leaf).v << QUIRE_PAGE_SHIFT,
+		assert_int_equal(entry_pfn(&machine.vm->tdp_format, leaf).v << QUIRE_PAGE_SHIFT,
 				 (uintptr_t)frame_of(SIM_BLOCK + 9)->bytes);
 		/* Small as it is, it may be executed. */
 		assert_true(executable_at(SIM_BLOCK + 9));

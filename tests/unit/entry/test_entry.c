@@ -7,8 +7,8 @@
 
 #include "src/entry/format.h"
 
-static const struct entry_format *const formats[] = {&entry_npt, &entry_ept, &entry_ept_no_ad};
-#define FORMAT_COUNT (sizeof(formats) / sizeof(formats[0]))
+#define formats entry_formats
+#define FORMAT_COUNT ENTRY_FORMATS
 
 /* Frame numbers with every single bit of the address field, and with all of them. */
 static u64 frame(unsigned int which, u32 level)
@@ -23,33 +23,35 @@ static void assert_one_kind(const struct entry_format *f, u64 entry, int present
 {
 	/* Without A bits an old leaf is present to us alone. */
 	int asleep = f == &entry_ept_no_ad && present && !(entry & 7);
+	/* An MMIO entry is a fault with RSVD, or to RISC-V nothing. */
+	int shows = present || (mmio && (f->mmio_value & f->hw_present));
 
 	assert_int_equal(entry_is_present(f, entry), present);
 	assert_int_equal(entry_is_mmio(f, entry), mmio);
 	assert_false((present || mmio) && entry_is_frozen(f, entry));
 	assert_false((present || mmio) && entry == f->nonpresent);
 	/* What the processor takes as present is present to us, or is an MMIO entry. */
-	assert_int_equal((entry & f->hw_present) != 0, (present || mmio) && !asleep);
+	assert_int_equal((entry & f->hw_present) != 0, shows && !asleep);
 }
 
 static void check_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
 	u64 entry = entry_make_leaf(f, leaf);
-	int has_ad = f != &entry_ept_no_ad, awake = leaf->accessed || has_ad;
+	int awake = leaf->accessed || !entry_ages_by_rights(f);
 
 	assert_one_kind(f, entry, 1, 0);
 	assert_true(entry_is_leaf(f, entry, leaf->level));
-	assert_int_equal(entry_pfn(entry).v, leaf->pfn.v);
+	assert_int_equal(entry_pfn(f, entry).v, leaf->pfn.v);
 	assert_int_equal(entry_is_young(f, entry), leaf->accessed);
 	assert_int_equal(entry_is_writable(f, entry), leaf->writable && awake);
 	assert_int_equal(entry_is_executable(f, entry), leaf->executable && awake);
 	assert_int_equal(entry_may_execute(f, entry), leaf->executable);
 	assert_int_equal((entry & f->host_writable) != 0, leaf->host_writable);
 	assert_int_equal((entry & f->mmu_writable) != 0, leaf->mmu_writable);
-	assert_int_equal((entry & f->accessed) != 0, leaf->accessed && has_ad);
+	assert_int_equal((entry & f->accessed) != 0, leaf->accessed && f->accessed);
 	/* W has D with it, from the start; no W, no D. */
-	assert_int_equal((entry & f->dirty) != 0, leaf->writable && has_ad);
-	assert_int_equal(entry & f->readable, awake ? f->readable : 0);
+	assert_int_equal((entry & f->dirty) != 0, leaf->writable && f->dirty);
+	assert_int_equal(entry_is_readable(f, entry), leaf->accessed || !entry_ages_by_faults(f));
 	assert_int_equal(entry & f->memtype, f->memtypes[leaf->memtype]);
 }
 
@@ -79,7 +81,7 @@ static void check_ages(const struct entry_format *f, const struct entry_leaf *le
 	assert_int_equal(entry_make_old(f, entry), entry_make_leaf(f, &old));
 	assert_int_equal(entry_make_old(f, entry_make_old(f, entry)), entry_make_old(f, entry));
 	/* W is what dirty logging wants to hear of: it waits for a write. */
-	if (f == &entry_ept_no_ad && !leaf->accessed)
+	if (entry_ages_by_rights(f) && !leaf->accessed)
 		again.writable = false;
 	assert_int_equal(entry_make_young(f, entry), entry_make_leaf(f, &again));
 	again.executable = true;
@@ -132,8 +134,9 @@ static void test_tables(void **state)
 
 		assert_one_kind(f, entry, 1, 0);
 		assert_ptr_equal(entry_table(f, entry), table);
-		/* All rights: the leaf decides. */
-		assert_true(entry_is_writable(f, entry) && entry_is_executable(f, entry));
+		/* All rights, or none that count: the leaf decides. */
+		assert_int_equal(entry_is_writable(f, entry), f->table_rights);
+		assert_int_equal(entry_is_executable(f, entry), f->table_rights);
 		for (u32 level = 2; level <= 4; level++)
 			assert_false(entry_is_leaf(f, entry, level));
 	}
@@ -188,7 +191,7 @@ static void test_rights(void **state)
 		entry = entry_make_executable(f, entry);
 		assert_true(entry_is_executable(f, entry));
 		assert_one_kind(f, entry, 1, 0);
-		assert_int_equal(entry_pfn(entry).v, 1);
+		assert_int_equal(entry_pfn(f, entry).v, 1);
 		assert_false(entry_is_writable(f, entry));
 	}
 }
@@ -199,6 +202,17 @@ static u64 spread(u64 flags)
 	return (flags & 0xfff) | flags >> 12 << 52;
 }
 
+/* RISC-V: bits 54 to 60 and 63 are reserved; PBMT of 3; write without read; a leaf must have U, and
+ * a table's entry has neither U, A, D nor PBMT. */
+static int is_misconfigured_riscv(u64 entry)
+{
+	unsigned int rights = entry >> 1 & 7;
+
+	if (entry >> 54 & 0x7f || entry >> 63 || (entry >> 61 & 3) == 3 || (rights & 3) == 2)
+		return 1;
+	return rights ? !(entry & 0x10) : (entry & 0xd0) || entry >> 61;
+}
+
 /* What a processor refuses as misconfigured or reserved, by its manual, of a word that it takes as
  * present: EPT with write and no read, with execute alone, with memory types 2, 3 and 7, with
  * bits 3-6 in a table's entry or bit 7 at level 4; NPT with bit 7 at level 4. */
@@ -207,6 +221,8 @@ static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 	unsigned int rights = entry & 7, type = entry >> 3 & 7;
 	int large = level == 1 || entry >> 7 & 1;
 
+	if (!f->table_rights)
+		return is_misconfigured_riscv(entry);
 	if (level == 4 && entry >> 7 & 1)
 		return 1;
 	if (f == &entry_npt)
@@ -220,7 +236,7 @@ static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 static u64 leaf_again(const struct entry_format *f, u64 entry, u32 level)
 {
 	struct entry_leaf leaf = {
-	    .pfn = entry_pfn(entry),
+	    .pfn = entry_pfn(f, entry),
 	    .level = level,
 	    .writable = entry_is_writable(f, entry),
 	    .host_writable = (entry & f->host_writable) != 0,
@@ -264,16 +280,20 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 }
 
 /* Of 2^24 words there are 48 leaves: W, mmu_writable and host_writable in four ways, X, A, and
- * three memory types. Without A bits there are 42: what was aged has no W. */
+ * three memory types. Without A bits there are 42: what was aged has no W. Of RISC-V's words two
+ * bits are the lowest of the address. */
 static void test_legal(void **state)
 {
 	(void)state;
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++)
 		for (u32 level = 1; level <= 4; level++) {
-			unsigned int leaves = formats[i] == &entry_ept_no_ad ? 42 : 48;
+			const struct entry_format *f = formats[i];
+			unsigned int leaves = f == &entry_ept_no_ad ? 42 : 48;
+			u64 address = UINT64_C(0x7f4000000) << f->pfn_shift;
 
-			assert_int_equal(count_legal(formats[i], UINT64_C(0x7f4000000000), level),
-					 level == 4 ? 0 : leaves);
+			if (f->pfn_shift == 10 && level == 1)
+				leaves *= 4;
+			assert_int_equal(count_legal(f, address, level), level == 4 ? 0 : leaves);
 		}
 }
 
@@ -302,12 +322,17 @@ static void test_legal_mmio(void **state)
 		const struct entry_format *f = formats[i];
 
 		for (u64 which = 0; which < 1024; which++) {
-			u64 entry = entry_make_mmio(f, (gfn_t){which * 0x9e3779b9 & 0x7ffffffff},
-						    which * 257);
+			u64 gfns = (UINT64_C(1) << (f->gpa_bits - 12)) - 1;
+			u64 entry =
+			    entry_make_mmio(f, (gfn_t){which * 0x9e3779b9 & gfns}, which * 257);
 
 			assert_true(entry_is_legal(f, entry, QUIRE_LEVEL_4K));
 			assert_false(entry_is_legal(f, entry, QUIRE_LEVEL_2M));
 			assert_false(entry_is_legal(f, entry ^ f->present, QUIRE_LEVEL_4K));
+			if (!f->table_rights) {
+				assert_false(entry_is_legal(f, entry ^ f->writable, 1));
+				continue;
+			}
 			assert_false(entry_is_legal(f, entry ^ UINT64_C(1) << 63, QUIRE_LEVEL_4K));
 			assert_false(entry_is_legal(f, entry ^ UINT64_C(1) << 10, QUIRE_LEVEL_4K));
 		}
@@ -341,7 +366,7 @@ static void test_bits(void **state)
 	assert_int_equal(entry_make_leaf(&entry_npt, &leaf), UINT64_C(0x8000000000200ee7));
 	assert_int_equal(entry_make_leaf(&entry_ept, &leaf), UINT64_C(0xa0000000200bf3));
 	assert_int_equal(entry_make_leaf(&entry_ept_no_ad, &leaf), UINT64_C(0xa00000002008f3));
-	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+	for (unsigned int i = 0; i <= QUIRE_FORMAT_EPT_NO_AD; i++) {
 		assert_int_equal(formats[i]->nonpresent, UINT64_C(1) << 63);
 		assert_int_equal(formats[i]->frozen, UINT64_C(1) << 63 | 0x1a0);
 	}
@@ -350,6 +375,38 @@ static void test_bits(void **state)
 			 UINT64_C(0x5) << 52 | 0x7000 | 3 << 3 | 6);
 	assert_int_equal(entry_make_mmio(&entry_npt, (gfn_t){7}, 0x283),
 			 UINT64_C(0x5) << 52 | UINT64_C(1) << 51 | 0x7000 | 3 << 3 | 7);
+}
+
+static void test_bits_riscv(void **state)
+{
+	struct entry_leaf leaf = {.pfn = {1},
+				  .level = 1,
+				  .writable = true,
+				  .mmu_writable = true,
+				  .host_writable = true,
+				  .executable = true,
+				  .accessed = true};
+
+	(void)state;
+	for (unsigned int i = QUIRE_FORMAT_SV39X4; i <= QUIRE_FORMAT_SV48X4_NO_AD; i++) {
+		const struct entry_format *f = formats[i];
+
+		/* V, R, W, X, U, A, D; host and MMU writable in RSW; the frame from bit 10 on. */
+		assert_int_equal(entry_make_leaf(f, &leaf), 0x7df);
+		leaf.accessed = false;
+		assert_int_equal(entry_make_leaf(f, &leaf), 0x79f);
+		leaf = (struct entry_leaf){.pfn = {512}, .level = 2, .accessed = true};
+		leaf.memtype = QUIRE_MEMTYPE_WC;
+		assert_int_equal(entry_make_leaf(f, &leaf), UINT64_C(1) << 61 | 0x80053);
+		leaf = (struct entry_leaf){.pfn = {1}, .level = 1, .executable = true};
+		leaf.writable = leaf.mmu_writable = leaf.host_writable = leaf.accessed = true;
+		/* A table's entry is V. */
+		assert_int_equal(entry_make_table(f, (u64 *)(uintptr_t)0x200000), 0x80001);
+		assert_int_equal(entry_make_mmio(f, (gfn_t){7}, 0x283),
+				 UINT64_C(5) << 53 | 7 << 10 | 3 << 3 | 2);
+		assert_int_equal(f->nonpresent, 0);
+		assert_int_equal(entry_root_tables(f), 4);
+	}
 }
 
 /* Memory that a kernel maps in one piece: tables have high addresses, entries hold low ones. */
@@ -363,7 +420,7 @@ static void test_direct_map(void **state)
 		u64 *table = (u64 *)(uintptr_t)(start + 0x200000);
 
 		f.tables.offset = start;
-		assert_int_equal(entry_make_table(&f, table) & ENTRY_ADDRESS_MASK, 0x200000);
+		assert_int_equal(entry_address(&f, entry_make_table(&f, table)), 0x200000);
 		assert_ptr_equal(entry_table(&f, entry_make_table(&f, table)), table);
 		assert_true(entry_is_legal(&f, entry_make_table(&f, table), 2));
 	}
@@ -377,6 +434,7 @@ int main(void)
 	    cmocka_unit_test(test_mmio),       cmocka_unit_test(test_rights),
 	    cmocka_unit_test(test_legal),      cmocka_unit_test(test_legal_addresses),
 	    cmocka_unit_test(test_legal_mmio), cmocka_unit_test(test_bits),
+	    cmocka_unit_test(test_bits_riscv),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

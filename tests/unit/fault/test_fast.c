@@ -68,7 +68,7 @@ static void test_who_comes(void **state)
 	/* It is said to be absent: the slow path decides, unless aging makes leaves look so. */
 	assert_int_equal(fault_at(1, WRITE), QUIRE_FIXED);
 	assert_int_equal(fault_at(2, WRITE | PRESENT), QUIRE_FIXED);
-	assert_int_equal(fast_faults(), entry_ages_by_rights(&machine.vm->tdp_format));
+	assert_int_equal(fast_faults(), entry_ages_by_faults(&machine.vm->tdp_format));
 	vm_end();
 }
 

@@ -30,7 +30,7 @@ static int executable_at(uint64_t gfn)
 static void is_right(uint64_t gfn)
 {
 	uint32_t level;
-	uint64_t pfn = entry_pfn(leaf_at(gfn, &level)).v;
+	uint64_t pfn = entry_pfn(&machine.vm->tdp_format, leaf_at(gfn, &level)).v;
 
 	assert_int_equal(pfn % level_pages((enum quire_level)level), 0);
 	pfn += gfn % level_pages((enum quire_level)level);

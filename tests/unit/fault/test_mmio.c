@@ -272,7 +272,7 @@ static void test_beyond_the_tables(void **state)
 	config = machine.vm->config;
 	config.maxphyaddr = 52;
 	assert_int_equal(quire_vm_create(&config, &vm), 0);
-	region.gpa.v = UINT64_C(1) << 48;
+	region.gpa.v = UINT64_C(1) << machine.vm->tdp_format.gpa_bits;
 	assert_int_equal(quire_vm_set_region(vm, &region), -EINVAL);
 	region.gpa.v -= QUIRE_PAGE_SIZE;
 	assert_int_equal(quire_vm_set_region(vm, &region), 0);

@@ -289,8 +289,8 @@ static void test_page_is_put_under_the_lock(void **state)
 	assert_int_equal(fault_once(1, 0), QUIRE_FIXED);
 	assert_int_equal(last_use, QUIRE_PAGE_DIRTY);
 	assert_int_equal(fault_once(1, WRITE), QUIRE_SPURIOUS);
-	/* Where aging takes rights the fast path has seen it first. */
-	assert_int_equal(puts, entry_ages_by_rights(&machine.vm->tdp_format) ? 1 : 2);
+	/* Where a use of what was aged faults the fast path has seen it first. */
+	assert_int_equal(puts, entry_ages_by_faults(&machine.vm->tdp_format) ? 1 : 2);
 	assert_int_equal(puts_unlocked, 0);
 	vm_end();
 

@@ -242,5 +242,5 @@ int main(void)
 	    cmocka_unit_test(test_half_split), cmocka_unit_test(test_nx),
 	};
 
-	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 2);
+	return run_formats_x86(tests, sizeof(tests) / sizeof(tests[0]), 2);
 }

@@ -5,12 +5,18 @@
 #include "src/tdp/tdp.h"
 #include "src/walk/range.h"
 
-#define LIMIT (UINT64_C(1) << 36)
+#define LIMIT_MAX (UINT64_C(1) << 38)
 #define VISITS_MAX 4096u
 
 /* Blocks that have a table in the test's VM, by level of the table's entries, in gfn order. */
 static const uint64_t pages[] = {0, 511, 512, 1 << 18, (1 << 18) + 3, (1 << 20) - 1};
 #define PAGE_COUNT (sizeof(pages) / sizeof(pages[0]))
+
+/* What the tables translate, in pages. */
+static uint64_t limit(void)
+{
+	return UINT64_C(1) << (machine.vm->tdp_format.gpa_bits - QUIRE_PAGE_SHIFT);
+}
 
 struct visit {
 	uint32_t level;
@@ -50,7 +56,7 @@ static bool has_table(uint64_t gfn, uint32_t level)
 	for (size_t i = 0; i < PAGE_COUNT; i++)
 		if (gfn >> (9 * level) == pages[i] >> (9 * level))
 			return true;
-	return level == 4;
+	return level == machine.vm->tdp_format.root_level;
 }
 
 /* The model: every table that the range touches, top first, from low to high. */
@@ -70,7 +76,7 @@ static void expect_table(uint64_t base, uint32_t level, uint64_t start, uint64_t
 	assert_int_equal(seen->start, start);
 	assert_int_equal(seen->end, end);
 	assert_true(first >= base && count <= 512);
-	if (level == lowest)
+	if (level <= lowest)
 		return;
 	for (size_t i = 0; i < PAGE_COUNT; i++) {
 		uint64_t block = pages[i] / entry * entry;
@@ -88,30 +94,50 @@ static void expect_table(uint64_t base, uint32_t level, uint64_t start, uint64_t
 
 static void check_walk(uint64_t start, uint64_t end, uint32_t lowest)
 {
+	const uint32_t level = machine.vm->tdp_format.root_level;
+	const uint64_t pages_max = UINT64_C(1) << (9 * level);
 	struct walk walk = {.format = &machine.vm->tdp_format,
 			    .root = table_entries(machine.vm->roots.valid[0]),
-			    .root_level = TDP_ROOT_LEVEL,
 			    .lowest = lowest,
 			    .visit = note_run};
 
 	visit_count = expected = 0;
 	walk_range(&walk, (gfn_t){start}, (gfn_t){end});
 	/* The end is cut to what the tables can name. */
-	end = end < LIMIT ? end : LIMIT;
-	if (start < end)
-		expect_table(0, 4, start, end, lowest);
+	end = end < limit() ? end : limit();
+	/* Each table of the root by itself. */
+	for (uint64_t base = 0; base < end; base += pages_max) {
+		uint64_t from = start > base ? start : base;
+		uint64_t to = end < base + pages_max ? end : base + pages_max;
+
+		if (from < to)
+			expect_table(base, level, from, to, lowest);
+	}
 	assert_int_equal(visit_count, expected);
 }
 
 static void test_order(void **state)
 {
-	static const uint64_t edges[] = {0,	    1,	     511,	    512,
-					 513,	    1 << 18, (1 << 18) + 4, 1 << 20,
-					 LIMIT - 1, LIMIT,   LIMIT + 1,	    UINT64_MAX};
+	uint64_t edges[] = {0,
+			    1,
+			    511,
+			    512,
+			    513,
+			    1 << 18,
+			    (1 << 18) + 4,
+			    1 << 20,
+			    (1 << 27) + 1,
+			    UINT64_C(1) << 36,
+			    0,
+			    0,
+			    0,
+			    UINT64_MAX};
 	const size_t count = sizeof(edges) / sizeof(edges[0]);
 
 	(void)state;
 	begin();
+	for (size_t i = 0; i < 3; i++)
+		edges[count - 4 + i] = limit() - 1 + i;
 	for (size_t i = 0; i < count * count * 4; i++)
 		check_walk(edges[i % count], edges[i / count % count],
 			   1 + (uint32_t)(i / count / count));
@@ -123,10 +149,9 @@ static void test_order(void **state)
 static void test_budget(void **state)
 {
 	u64 budget = 0;
-	struct walk walk = {
-	    .root_level = TDP_ROOT_LEVEL, .lowest = QUIRE_LEVEL_4K, .visit = note_run};
+	struct walk walk = {.lowest = QUIRE_LEVEL_4K, .visit = note_run};
 	uint64_t lowest[PAGE_COUNT], count = 0, pieces = 0;
-	gfn_t gfn = {0}, end = {LIMIT + 5};
+	gfn_t gfn = {0}, end = {LIMIT_MAX + 5};
 
 	(void)state;
 	begin();
@@ -165,7 +190,7 @@ static void test_zap(void **state)
 	for (size_t first = 0; first < PAGE_COUNT; first++)
 		for (size_t last = first; last <= PAGE_COUNT; last++) {
 			uint64_t start = pages[first],
-				 end = last < PAGE_COUNT ? pages[last] : LIMIT;
+				 end = last < PAGE_COUNT ? pages[last] : LIMIT_MAX;
 			struct flush_debt debt;
 			uint32_t level;
 
@@ -200,7 +225,7 @@ static void test_zap_leaves_mmio(void **state)
 	assert_int_equal(fault_at(510, 0), QUIRE_EMULATE);
 	flush_debt_init(&debt, &machine.vm->flush);
 	biglock_write_lock(&machine.vm->mmu_lock);
-	tdp_zap_range(machine.vm, 1, (gfn_t){0}, (gfn_t){LIMIT}, &debt);
+	tdp_zap_range(machine.vm, 1, (gfn_t){0}, (gfn_t){LIMIT_MAX}, &debt);
 	biglock_write_unlock(&machine.vm->mmu_lock);
 	tdp_debt_settle(machine.vm, &debt);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
@@ -238,17 +263,21 @@ static void test_zap_address_spaces(void **state)
 static void test_tables_come_back(void **state)
 {
 	uint64_t used;
+	uint32_t root_tables, root_level;
 
 	(void)state;
 	begin();
+	root_tables = entry_root_tables(&machine.vm->tdp_format);
+	root_level = machine.vm->tdp_format.root_level;
 	used = machine.vm->arena.used;
 	quire_vm_host_invalidate_begin(machine.vm, sim_hva(0), sim_hva(PAGE_COUNT));
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(0), sim_hva(PAGE_COUNT));
 	/* Single pages were zapped: the tables stay, for they may be filled again. */
 	assert_int_equal(machine.vm->arena.used, used);
 	quire_vm_set_nx_huge_pages(machine.vm, 1);
-	/* Root, two of level 3 and the ones below: pages lie in one 512G, three 1G, four 2M. */
-	assert_int_equal(machine.vm->arena.used, used - 1 - 1 - 3 - 4);
+	/* The root, and below it: pages lie in one 512G, three 1G, four 2M. */
+	assert_int_equal(machine.vm->arena.used,
+			 used - root_tables - (root_level == QUIRE_LEVEL_512G) - 3 - 4);
 	vm_end();
 }
 
@@ -298,6 +327,42 @@ static void test_roots(void **state)
 	vm_end();
 }
 
+/*
+ * A root of several tables is in one piece, aligned to its size, and is used again as one: roots
+ * that come and go take no more memory.
+ */
+static void test_roots_are_used_again(void **state)
+{
+	const struct entry_format *f;
+	struct quire_stage2 stage2;
+	uint64_t requests, chunks = 0, bytes;
+
+	(void)state;
+	begin();
+	f = &machine.vm->tdp_format;
+	bytes = entry_root_tables(f) * QUIRE_PAGE_SIZE;
+	for (int i = 0; i < 64; i++) {
+		const struct table *root;
+
+		quire_vm_set_nx_huge_pages(machine.vm, !(i % 2));
+		assert_int_equal(quire_vcpu_enter(machine.vcpus[0], &requests, &stage2), 0);
+		quire_vcpu_leave(machine.vcpus[0]);
+		assert_int_equal(stage2.root_physical % bytes, 0);
+		assert_int_equal(stage2.root_level, f->root_level);
+		root = machine.vm->roots.valid[0];
+		for (uint64_t page = 0; page * QUIRE_PAGE_SIZE < bytes; page++)
+			assert_ptr_equal(table_entries(&root[page]), stage2.root + page * 512);
+		for (uint64_t at = 0; at < bytes / 8; at++)
+			assert_int_equal(stage2.root[at], f->nonpresent);
+		if (!chunks)
+			chunks = machine.vm->arena.chunk_count;
+		assert_int_equal(machine.vm->arena.chunk_count, chunks);
+		/* It is not empty when it comes back. */
+		assert_int_equal(fault_at(pages[PAGE_COUNT - 1], 0), QUIRE_FIXED);
+	}
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -308,6 +373,7 @@ int main(void)
 	    cmocka_unit_test(test_zap_address_spaces),
 	    cmocka_unit_test(test_tables_come_back),
 	    cmocka_unit_test(test_roots),
+	    cmocka_unit_test(test_roots_are_used_again),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -14,7 +14,7 @@
 
 #include "tests/unit/fake_host.h"
 
-#define GPA UINT64_C(0x4080604123) /* another index at each level */
+#define GPA UINT64_C(0x14080604123) /* another index at each level, above 1 TiB */
 #define SLOT_BYTES (UINT64_C(2) << 20)
 #define SLOT_HVA SLOT_BYTES
 #define FIRST_PFN UINT64_C(0x7654200)
@@ -47,8 +47,11 @@ static enum quire_level page_level(void *ctx, hva_t hva, enum quire_level max)
 	return backing < max ? backing : max;
 }
 
-/* Physical memory whose order has nothing to do with that of the pointers. */
-#define SCRAMBLE (UINT64_C(0x5a5) << QUIRE_PAGE_SHIFT)
+/*
+ * Physical memory whose order has nothing to do with that of the pointers, but that a root of
+ * several tables is in one piece.
+ */
+#define SCRAMBLE (UINT64_C(0x5a0) << QUIRE_PAGE_SHIFT)
 
 static uint64_t table_phys(void *ctx, const uint64_t *table)
 {
@@ -126,17 +129,26 @@ static int fault(struct machine *machine, uint64_t code)
 	return quire_vcpu_fault(machine->vcpu, (gpa_t){GPA}, code, &exit);
 }
 
+static int machine_is_riscv(const struct quire_stage2 *stage2)
+{
+	return stage2->format->name[0] == 's';
+}
+
 /* The leaf for GPA, by the words alone: @pointer says which table an address is. */
 static uint64_t leaf_by_hand(const struct quire_stage2 *stage2, uint64_t *(*pointer)(uint64_t))
 {
 	uint64_t *table = pointer(stage2->root_physical);
 
 	assert_ptr_equal(table, stage2->root);
-	for (unsigned int shift = 39; shift > 12; shift -= 9) {
-		uint64_t word = table[GPA >> shift & 511];
+	/* The entries of the root go on where those of one table end. */
+	for (unsigned int shift = 3 + 9 * stage2->root_level; shift > 12; shift -= 9) {
+		unsigned int mask = shift > 3 + 9 * stage2->root_level - 9 ? 2047 : 511;
+		uint64_t word = table[GPA >> shift & mask], frame = word & UINT64_C(0xfffffffff000);
 
 		assert_true(quire_entry_is_present(stage2->format, word));
-		table = pointer(word & UINT64_C(0xfffffffff000));
+		if (machine_is_riscv(stage2))
+			frame = word >> 10 << 12;
+		table = pointer(frame);
 	}
 	return table[GPA >> 12 & 511];
 }
@@ -161,7 +173,8 @@ static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t
 	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
 	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
 	leaf = leaf_by_hand(&stage2, pointer);
-	assert_int_equal(leaf >> 12 & UINT64_C(0xfffffffff), FIRST_PFN + (GPA >> 12) % 512);
+	assert_int_equal(leaf >> (machine_is_riscv(&stage2) ? 10 : 12) & UINT64_C(0xfffffffff),
+			 FIRST_PFN + (GPA >> 12) % 512);
 	assert_true(quire_walk(&stage2, (gpa_t){GPA}, QUIRE_PFERR_WRITE, &found));
 	assert_int_equal(found.address, (FIRST_PFN + (GPA >> 12) % 512) << 12 | GPA % 4096);
 	assert_int_equal(found.level, QUIRE_LEVEL_4K);
@@ -169,7 +182,7 @@ static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t
 	/* Its neighbours are not there, and neither is what no table reaches. */
 	assert_false(quire_walk(&stage2, (gpa_t){GPA + 4096}, QUIRE_PFERR_WRITE, &found));
 	assert_int_equal(found.error_code, QUIRE_PFERR_WRITE);
-	assert_false(quire_walk(&stage2, (gpa_t){UINT64_C(1) << 48}, 0, &found));
+	assert_false(quire_walk(&stage2, (gpa_t){UINT64_C(1) << 50}, 0, &found));
 	assert_null(found.slot);
 	quire_vcpu_leave(machine->vcpu);
 	/* Tables go by the same way. */
@@ -183,7 +196,7 @@ static void test_offset(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_SV48X4_NO_AD; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.config.table_offset = OFFSET;
@@ -196,7 +209,7 @@ static void test_functions(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = QUIRE_FORMAT_NPT; format <= QUIRE_FORMAT_EPT_NO_AD; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_SV48X4_NO_AD; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.table_phys = table_phys;
@@ -252,6 +265,40 @@ static void test_limits(void **state)
 	machine_end(&machine);
 }
 
+static int load_word(void *ctx, hva_t src, uint64_t *value)
+{
+	(void)ctx, (void)src, (void)value;
+	return -EFAULT;
+}
+
+static int change_word(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
+{
+	(void)ctx, (void)dst, (void)expected, (void)desired;
+	return -EFAULT;
+}
+
+/* Nested guests are x86's: their tables are no other processor's. */
+static void test_other_processors(void **state)
+{
+	const struct quire_nested nested = {.levels = 4};
+	struct machine machine;
+
+	(void)state;
+	for (int format = 0; format <= QUIRE_FORMAT_SV48X4_NO_AD; format++) {
+		machine_prepare(&machine);
+		machine.config.format = (enum quire_format_id)format;
+		machine.host.load_u64 = load_word;
+		machine.host.cmpxchg_u64 = change_word;
+		machine_start(&machine);
+		assert_int_equal(quire_vcpu_set_nested(machine.vcpu, &nested),
+				 format <= QUIRE_FORMAT_EPT_NO_AD ? 0 : -EOPNOTSUPP);
+		machine_end(&machine);
+	}
+	machine_prepare(&machine);
+	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_SV48X4_NO_AD + 1);
+	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
+}
+
 /* The leaf that a read makes. */
 static uint64_t leaf_of_read(struct machine *machine, const struct quire_format **format)
 {
@@ -271,14 +318,16 @@ static uint64_t leaf_of_read(struct machine *machine, const struct quire_format 
 
 static void test_memtypes(void **state)
 {
-	/* NPT: PWT and PCD, an index into Linux's PAT. EPT: bits 3 to 5, with IPAT. */
-	static const uint64_t words[2][3] = {{0, 0x18, 0x8}, {0x70, 0x40, 0x48}};
+	/* NPT: PWT and PCD, an index into Linux's PAT. EPT: bits 3 to 5, with IPAT. RISC-V: bits 61
+	 * and 62: I/O is 2, not cacheable 1. */
+	static const uint64_t words[3][3] = {
+	    {0, 0x18, 0x8}, {0x70, 0x40, 0x48}, {0, UINT64_C(2) << 61, UINT64_C(1) << 61}};
 	const struct quire_format *f;
 	struct machine machine;
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 9; which++) {
+	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_SV48X4_NO_AD + 1); which++) {
 		unsigned int type = which % 3, format = which / 3;
 
 		machine_prepare(&machine);
@@ -286,7 +335,7 @@ static void test_memtypes(void **state)
 		given.memtype = (uint8_t)type;
 		machine_start(&machine);
 		leaf = leaf_of_read(&machine, &f);
-		assert_int_equal(leaf & f->memtype, words[format > 0][type]);
+		assert_int_equal(leaf & f->memtype, words[(format > 0) + (format > 2)][type]);
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
@@ -304,7 +353,7 @@ static void test_noexec(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 6; which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_SV48X4_NO_AD + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		given.noexec = 1;
@@ -335,7 +384,7 @@ static void test_noexec_recovered(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 6; which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_SV48X4_NO_AD + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		backing = QUIRE_LEVEL_2M;
@@ -356,9 +405,10 @@ static void test_noexec_recovered(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_offset), cmocka_unit_test(test_functions),
-	    cmocka_unit_test(test_limits), cmocka_unit_test(test_memtypes),
-	    cmocka_unit_test(test_noexec), cmocka_unit_test(test_noexec_recovered),
+	    cmocka_unit_test(test_offset),	     cmocka_unit_test(test_functions),
+	    cmocka_unit_test(test_limits),	     cmocka_unit_test(test_memtypes),
+	    cmocka_unit_test(test_other_processors), cmocka_unit_test(test_noexec),
+	    cmocka_unit_test(test_noexec_recovered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
