@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Processors that are not ours walk the table bytes that the library made.
+
+test_walkers.py IMAGE FORMAT...: IMAGE (image.c) writes the tables, and what its own walk makes of some
+thousand accesses. A program on QEMU's bare machine loads the very bytes, makes the accesses, and says
+which faulted, what the others read or wrote, and which table words changed (A and D). All must agree. Then
+some bits are set wrong, and each must be found."""
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+READ, WRITE, FETCH = range(3)
+WRITTEN = 0xabc << 52
+OFFSETS = {"probes": 0x2000000, "copy": 0x4000000, "tables": 0x8000000}
+
+
+class Machine:
+    """One of QEMU's, and the program that runs on it."""
+
+    def __init__(self, name, tools, qemu, memory, flags):
+        self.name, self.tools, self.qemu, self.memory, self.flags = name, tools, qemu, memory, flags
+        # What faults of the second stage are called, by access, and the guest's call.
+        self.faults, self.call = (21, 23, 20), 10
+
+    def missing(self):
+        return [tool for tool in (self.tools + "gcc", self.qemu[0]) if not shutil.which(tool)]
+
+    def build(self, folder):
+        program = folder / "walker"
+        subprocess.run([self.tools + "gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
+                        "-nostdlib", "-static", "-fno-pic", "-no-pie", "-fno-stack-protector", *self.flags,
+                        f"-I{HERE.parent.parent}", f"-Wl,-T,{HERE / self.name}.ld",
+                        "-Wl,--build-id=none,--no-warn-rwx-segments", "-o", program,
+                        HERE / f"{self.name}.c"], check=True)
+        return program
+
+    def run(self, folder, program, tables):
+        """What the program says, word by word."""
+        (folder / "loaded").write_bytes(tables)
+        files = {"probes": "probes", "copy": "loaded", "tables": "loaded"}
+        loads = [word for what, name in files.items() for word in
+                 ("-device", f"loader,file={folder / name},addr={self.memory + OFFSETS[what]:#x},"
+                             "force-raw=on")]
+        done = subprocess.run([*self.qemu, "-m", "4G", "-nographic", "-monitor", "none", "-serial",
+                               "stdio", *self.program_words(program), *loads], stdin=subprocess.DEVNULL,
+                              text=True, stdout=subprocess.PIPE, timeout=60, check=True)
+        said = [line.split() for line in done.stdout.splitlines()]
+        if not said or said[-1] != ["E"]:
+            raise SystemExit("the program did not come to its end: " + done.stdout[-300:])
+        return said
+
+    @staticmethod
+    def program_words(program):
+        return ("-bios", str(program))
+
+
+RISCV = Machine("riscv", "riscv64-linux-gnu-",
+                ["qemu-system-riscv64", "-machine", "virt", "-cpu", "rv64,h=true,svpbmt=true"],
+                0x80000000, ["-march=rv64imac_zicsr_zifencei", "-mabi=lp64", "-mcmodel=medany"])
+FORMATS = {"sv39x4": RISCV, "sv48x4": RISCV}
+
+
+class Probe:
+    def __init__(self, line):
+        gpa, access, address, slot, level = line.split()
+        self.gpa, self.address, self.slot = int(gpa, 16), int(address, 16), int(slot, 16)
+        self.access, self.level = int(access), int(level)
+
+
+def words(data):
+    return memoryview(data).cast("Q")
+
+
+def differences(machine, probes, said, before, after):
+    """The numbers of the probes, and the table words ("word N"), on which the two do not agree."""
+    memory, wrong = {}, set()
+    for probe in probes:
+        memory[probe.address] = probe.address
+    heard = {int(word[1], 16): word[2:] for word in said if word[0] == "P"}
+    for number, probe in enumerate(probes):
+        cause, value = (int(word, 16) for word in heard.get(number, ("ffff", "0")))
+        if probe.address and probe.access == WRITE:
+            memory[probe.address] = WRITTEN | number
+        expected = memory.get(probe.address, 0) if probe.address else 0
+        if probe.access == FETCH:
+            expected = number & 0x7ff
+        if not probe.address:
+            if cause != machine.faults[probe.access]:
+                wrong.add(number)
+        elif (cause, value) != (machine.call if probe.access == FETCH else 0, expected):
+            wrong.add(number)
+    now = {int(word[1], 16): int(word[2], 16) for word in said if word[0] == "T"}
+    for number, (old, new) in enumerate(zip(words(before), words(after))):
+        if now.get(number, old) != new:
+            wrong.add(f"word {number}")
+    return wrong
+
+
+def spoiled(probes, tables, seed):
+    """The tables with three words wrong, and the probes that must notice: the frame's number of one
+    leaf, the write permission of another, and the valid bit of a third."""
+    pick = random.Random(seed)
+    data = bytearray(tables)
+    table, noticed = words(data), []
+    for bit, access in ((11, READ), (2, WRITE), (0, READ)):
+        number = pick.choice([i for i, probe in enumerate(probes)
+                              if probe.address and probe.access == access and probe.level == 1 and
+                              probe.slot not in [probes[other].slot for other in noticed]])
+        table[probes[number].slot // 8] ^= 1 << bit
+        noticed.append(number)
+    return bytes(data), noticed
+
+
+def check(image, name, folder):
+    machine = FORMATS[name]
+    program = machine.build(folder)
+    subprocess.run([image, name], cwd=folder, check=True)
+    probes = [Probe(line) for line in (folder / "expected").read_text().splitlines()]
+    before, after = (folder / "tables").read_bytes(), (folder / "after").read_bytes()
+    said = machine.run(folder, program, before)
+    wrong = differences(machine, probes, said, before, after)
+    for which in sorted(wrong, key=str)[:10]:
+        if isinstance(which, int):
+            probe = probes[which]
+            print(f"{name}: probe {which}: gpa {probe.gpa:#x} access {probe.access}: the library says "
+                  f"{probe.address:#x} by the entry at {probe.slot:#x}, level {probe.level}; heard "
+                  f"{[word for word in said if word[:2] == ['P', f'{which:x}']]}")
+        else:
+            print(f"{name}: {which}")
+    translated = sum(1 for probe in probes if probe.address)
+    changed = sum(1 for word in said if word[0] == "T")
+    print(f"{name}: {len(probes)} accesses, {translated} translated, {changed} words changed, "
+          f"{len(wrong)} differences")
+    data, noticed = spoiled(probes, before, name)
+    found = differences(machine, probes, machine.run(folder, program, data), before, after)
+    missed = [number for number in noticed if number not in found]
+    print(f"{name}: with {len(noticed)} words wrong: {len(found)} differences, missed: {missed}")
+    levels = {probe.level for probe in probes if probe.address}
+    return not wrong and not missed and translated > 1000 and changed > 100 and levels == {1, 2, 3}
+
+
+def main():
+    image, *names = sys.argv[1:]
+    image = pathlib.Path(image).resolve()
+    missing = {tool for name in names for tool in FORMATS[name].missing()}
+    if missing:
+        print("not on this machine:", ", ".join(sorted(missing)))
+        return 77
+    passed = True
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            passed &= check(image, name, pathlib.Path(folder))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
