@@ -339,7 +339,8 @@ class Plan:
             Suite("arm64", "the library on another processor", arm64_checks,
                   lambda: ["arm64: tests"]),
             Suite("walkers", "processors that are not ours walk the tables", walker_checks,
-                  lambda: ["walkers: kernel-qemu", "walkers: kernel-bochs", "walkers: walkers-riscv"]),
+                  lambda: ["walkers: kernel-qemu", "walkers: kernel-bochs", "walkers: walkers-arm64",
+                           "walkers: walkers-riscv"]),
             Suite("roots", "the quick tests under other distributions", distribution_checks,
                   lambda: [f"roots: {name}" for name in distributions.ROOTS])]
         self.clients = [

@@ -19,7 +19,9 @@ enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
 /*
  * AMD's tables, Intel's, and Intel's of a processor that sets no A and D in them. RISC-V's of the
  * hypervisor extension, whose guest addresses have 41 or 50 bits and whose root is 16 KiB: of a
- * processor that sets A and D (Svadu), and of one that faults where they are clear (Svade).
+ * processor that sets A and D (Svadu), and of one that faults where they are clear (Svade). arm64's
+ * stage 2 with pages of 4 KiB: three levels, 40 address bits and a root of two tables, or four
+ * levels and 48 bits; the access flag set by the processor (VTCR_EL2.HA) or by faults.
  */
 enum quire_format_id {
 	QUIRE_FORMAT_NPT,
@@ -29,6 +31,10 @@ enum quire_format_id {
 	QUIRE_FORMAT_SV39X4_NO_AD,
 	QUIRE_FORMAT_SV48X4,
 	QUIRE_FORMAT_SV48X4_NO_AD,
+	QUIRE_FORMAT_ARM64_3,
+	QUIRE_FORMAT_ARM64_3_NO_AF,
+	QUIRE_FORMAT_ARM64_4,
+	QUIRE_FORMAT_ARM64_4_NO_AF,
 };
 
 /* Which tables serve a guest: the TDP MMU's, made of its physical addresses alone and changed in

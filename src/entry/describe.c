@@ -9,6 +9,10 @@ const struct entry_format *const entry_formats[ENTRY_FORMATS] = {
     [QUIRE_FORMAT_SV39X4_NO_AD] = &entry_sv39x4_no_ad,
     [QUIRE_FORMAT_SV48X4] = &entry_sv48x4,
     [QUIRE_FORMAT_SV48X4_NO_AD] = &entry_sv48x4_no_ad,
+    [QUIRE_FORMAT_ARM64_3] = &entry_arm64_3,
+    [QUIRE_FORMAT_ARM64_3_NO_AF] = &entry_arm64_3_no_af,
+    [QUIRE_FORMAT_ARM64_4] = &entry_arm64_4,
+    [QUIRE_FORMAT_ARM64_4_NO_AF] = &entry_arm64_4_no_af,
 };
 
 u64 *entry_table_odd(const struct entry_format *f, u64 entry)

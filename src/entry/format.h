@@ -57,6 +57,9 @@ struct entry_format {
 	u64 misfit;
 	bool checks_width; /* address bits above MAXPHYADDR are reserved, too */
 	bool table_rights; /* entries of tables have rights, A and D as leaves do */
+	/* What leads to a table becomes a leaf, or the reverse, by way of an invalid entry and a
+	 * flush (break-before-make). */
+	bool breaks;
 	/* Ours. */
 	u64 present;	   /* software present */
 	u64 host_writable; /* the host page may be written */
@@ -105,7 +108,13 @@ extern const struct entry_format entry_sv39x4_no_ad;
 extern const struct entry_format entry_sv48x4;
 extern const struct entry_format entry_sv48x4_no_ad;
 
-#define ENTRY_FORMATS (QUIRE_FORMAT_SV48X4_NO_AD + 1)
+/* arm64's stage 2, of three and of four levels; and without the AF that hardware sets. */
+extern const struct entry_format entry_arm64_3;
+extern const struct entry_format entry_arm64_3_no_af;
+extern const struct entry_format entry_arm64_4;
+extern const struct entry_format entry_arm64_4_no_af;
+
+#define ENTRY_FORMATS (QUIRE_FORMAT_ARM64_4_NO_AF + 1)
 extern const struct entry_format *const entry_formats[ENTRY_FORMATS]; /* by enum quire_format_id */
 
 static inline bool entry_is_present(const struct entry_format *f, u64 entry)

@@ -191,15 +191,17 @@ enum huge {
 static enum huge protect_huge(const struct tdp_change *change, u64 *entry, u32 level)
 {
 	const struct entry_format *f = &change->vm->tdp_format;
-	u64 old = atomic_load_relaxed_u64(entry);
+	u64 old = walk_load(f, entry);
 
 	CHECK(level > QUIRE_LEVEL_4K && table_of(entry)->level == level);
 	while (entry_is_present(f, old) && entry_is_leaf(f, old, level) &&
 	       entry_is_writable(f, old) && !MUTANT(huge_unarmed)) {
 		u64 new = old & ~(f->writable | f->dirty);
 
-		if (!tdp_change_entry(change, entry, level, &old, new))
+		if (!tdp_change_entry(change, entry, level, &old, new)) {
+			old = walk_load(f, entry);
 			continue;
+		}
 		CHECK(change->debt->owed);
 		if (MUTANT(huge_unflushed))
 			flush_debt_forgive(change->debt, "mutant");

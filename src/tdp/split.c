@@ -91,7 +91,7 @@ static void split_run(const struct walk_run *run, void *ctx)
 
 	for (u32 i = 0; i < run->count && !split->starved; i++) {
 		u64 *entry = &run->entries[i];
-		u64 old = atomic_load_relaxed_u64(entry);
+		u64 old = walk_load(f, entry);
 
 		/* A failed compare-exchange is the walker setting A or D: once more. */
 		while (entry_is_present(f, old) && entry_is_leaf(f, old, run->level)) {
@@ -112,7 +112,7 @@ static void split_run(const struct walk_run *run, void *ctx)
 			if (!err)
 				break;
 			table_cache_put(split->tables, table);
-			old = atomic_load_relaxed_u64(entry);
+			old = walk_load(f, entry);
 		}
 	}
 }

@@ -103,14 +103,43 @@ void tdp_trace_change(const u64 *entry, u64 old, u64 new)
 	QUIRE_TRACE(kvm_tdp_mmu_spte_changed, gfn, old, new, table->level, table->as_id);
 }
 
+/* May some processor take the old and the new entry for two sizes of one page? */
+static bool must_break(const struct entry_format *f, u32 level, u64 old, u64 new)
+{
+	return entry_is_present(f, old) && entry_is_present(f, new) &&
+	       entry_is_leaf(f, old, level) != entry_is_leaf(f, new, level);
+}
+
+/*
+ * The entry is frozen, so no other thread changes it: once no vCPU can have the old one in its TLB,
+ * the new one may come. A vCPU in guest mode needs no lock to get out of it.
+ */
+static void break_and_make(const struct tdp_change *change, u64 *entry, u64 new)
+{
+	struct flush_debt debt;
+
+	CHECK(entry_is_frozen(&change->vm->tdp_format, atomic_load_relaxed_u64(entry)));
+	CHECK(!flush_domain_is_closed(&change->vm->flush));
+	flush_debt_init(&debt, &change->vm->flush);
+	flush_debt_owe(&debt);
+	flush_debt_pay(&debt);
+	atomic_store_release_u64(entry, new);
+}
+
 enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,
 				 u64 new)
 {
+	bool breaks;
+
 	mmu_assert_shared(change->vm);
 	CHECK(table_of(entry)->level == level);
 	CHECK(entry_is_legal(&change->vm->tdp_format, new, level));
-	if (!atomic_cmpxchg_u64(entry, old, new))
+	breaks =
+	    change->vm->tdp_format.breaks && must_break(&change->vm->tdp_format, level, *old, new);
+	if (!atomic_cmpxchg_u64(entry, old, breaks ? change->vm->tdp_format.frozen : new))
 		return TDP_LOST;
+	if (unlikely(breaks))
+		break_and_make(change, entry, new);
 	account(change, level, *old, new);
 	if (quire_trace_is_on()) {
 		tdp_trace_change(entry, *old, new);

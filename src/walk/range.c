@@ -1,6 +1,19 @@
 /* The walk over a gfn range. */
 #include "src/walk/range.h"
 
+#include "src/base/platform.h"
+
+u64 walk_wait_thawed(const struct entry_format *f, const u64 *entry)
+{
+	u64 value = f->frozen;
+
+	for (unsigned int turn = 1; entry_is_frozen(f, value); turn++) {
+		base_platform->relax(turn);
+		value = atomic_load_acquire_u64(entry);
+	}
+	return value;
+}
+
 /* Returns where it stopped. */
 static gfn_t walk_table(const struct walk *walk, u64 *table, u32 level,
 			const struct walk_run *range)
@@ -27,7 +40,7 @@ static gfn_t walk_table(const struct walk *walk, u64 *table, u32 level,
 	if (level <= walk->lowest)
 		return range->end;
 	for (u32 i = 0; i < run.count; i++) {
-		u64 entry = atomic_load_acquire_u64(&run.entries[i]);
+		u64 entry = walk_load(f, &run.entries[i]);
 		u64 block = run.gfn.v + i * pages;
 		struct walk_run below;
 		gfn_t stopped;

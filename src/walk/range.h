@@ -48,6 +48,18 @@ struct walk {
 gfn_t walk_range(const struct walk *walk, gfn_t start, gfn_t end);
 #define WALK_BUDGET_MIN (5u * QUIRE_TABLE_ENTRIES)
 
+/*
+ * The entry, once no thread owns it: another one, which holds mmu_lock shared, may be changing what
+ * it is (struct entry_format, .breaks). Under mmu_lock, or in a read section. An acquire.
+ */
+u64 walk_wait_thawed(const struct entry_format *f, const u64 *entry);
+static inline u64 walk_load(const struct entry_format *f, const u64 *entry)
+{
+	u64 value = atomic_load_acquire_u64(entry);
+
+	return likely(!entry_is_frozen(f, value)) ? value : walk_wait_thawed(f, entry);
+}
+
 /* Does the range asked for cover the whole block of entry @index of the run? */
 static inline bool walk_covers(const struct walk_run *run, u32 index)
 {

@@ -31,13 +31,24 @@ struct target {
 	uint64_t memory;
 	uint64_t register_bits;
 	unsigned int root_shift;
+	uint64_t control;
 };
 
 #define RISCV_MEMORY UINT64_C(0x80000000)
+#define ARM64_MEMORY UINT64_C(0x40000000)
+/* Bits of VTCR_EL2: caches and sharing of the walks, 48 bits of address, and what is always set. */
+#define VTCR (UINT64_C(0x80053500))
+#define VTCR_HA (UINT64_C(1) << 21)
+#define LEVELS_3 (24 | 1 << 6) /* T0SZ of 40 bits, SL0 */
+#define LEVELS_4 (16 | 2 << 6) /* of 48 */
 
 static const struct target targets[] = {
-    {"sv39x4", QUIRE_FORMAT_SV39X4, 48, 41, RISCV_MEMORY, UINT64_C(8) << 60, 12},
-    {"sv48x4", QUIRE_FORMAT_SV48X4, 52, 50, RISCV_MEMORY, UINT64_C(9) << 60, 12},
+    {"sv39x4", QUIRE_FORMAT_SV39X4, 48, 41, RISCV_MEMORY, UINT64_C(8) << 60, 12, 0},
+    {"sv48x4", QUIRE_FORMAT_SV48X4, 52, 50, RISCV_MEMORY, UINT64_C(9) << 60, 12, 0},
+    {"arm64-40", QUIRE_FORMAT_ARM64_3, 48, 40, ARM64_MEMORY, 0, 0, VTCR | VTCR_HA | LEVELS_3},
+    {"arm64-40-no-af", QUIRE_FORMAT_ARM64_3_NO_AF, 48, 40, ARM64_MEMORY, 0, 0, VTCR | LEVELS_3},
+    {"arm64-48", QUIRE_FORMAT_ARM64_4, 48, 48, ARM64_MEMORY, 0, 0, VTCR | VTCR_HA | LEVELS_4},
+    {"arm64-48-no-af", QUIRE_FORMAT_ARM64_4_NO_AF, 48, 48, ARM64_MEMORY, 0, 0, VTCR | LEVELS_4},
 };
 
 static const struct target *target;
@@ -184,6 +195,10 @@ static void map_memory(void)
 	(void)!quire_vm_age(vm, (hva_t){0}, (hva_t){HVA_4K + 16 * MIB}, QUIRE_AGE_CLEAR);
 	for (unsigned int i = 0; i < 200; i++)
 		fault(in_slot(2), pick_access());
+	for (unsigned int i = 0; i < 600; i++)
+		fault(in_slot((unsigned int)random_below(SLOTS)), pick_access());
+	/* The guest's own code is there (arm64.c). */
+	fault(slots[0].gpa.v, QUIRE_PFERR_FETCH);
 	must(!quire_vcpu_prefault(vcpu, (gpa_t){slots[5].gpa.v + 64 * 4096}, 4096 * 32, &done),
 	     "no prefault");
 	/* Addresses without memory, beside some with it. */
@@ -259,6 +274,7 @@ static void make_files(void)
 	must(!quire_vcpu_enter(vcpu, &requests, &stage2), "no guest mode");
 	probes.set.root_register =
 	    target->register_bits | stage2.root_physical >> target->root_shift;
+	probes.set.control = target->control;
 	probes.set.table_bytes = CHUNK_BYTES * chunks_used;
 	write_file("tables", chunks, CHUNK_BYTES * chunks_used);
 	take_probes(&stage2, &probes.set);

@@ -23,8 +23,9 @@ class Machine:
 
     def __init__(self, name, tools, qemu, memory, flags):
         self.name, self.tools, self.qemu, self.memory, self.flags = name, tools, qemu, memory, flags
-        # What faults of the second stage are called, by access, and the guest's call.
-        self.faults, self.call = (21, 23, 20), 10
+        # What the program says of faults of the second stage, and of what worked, by access; the bits of
+        # a leaf that are spoiled: an address, W, valid.
+        self.faults, self.works, self.bits = (21, 23, 20), (0, 0, 10), (11, 2, 0)
 
     def missing(self):
         return [tool for tool in (self.tools + "gcc", self.qemu[0]) if not shutil.which(tool)]
@@ -53,15 +54,19 @@ class Machine:
             raise SystemExit("the program did not come to its end: " + done.stdout[-300:])
         return said
 
-    @staticmethod
-    def program_words(program):
-        return ("-bios", str(program))
+    def program_words(self, program):
+        return ("-bios" if self is RISCV else "-kernel", str(program))
 
 
 RISCV = Machine("riscv", "riscv64-linux-gnu-",
                 ["qemu-system-riscv64", "-machine", "virt", "-cpu", "rv64,h=true,svpbmt=true"],
                 0x80000000, ["-march=rv64imac_zicsr_zifencei", "-mabi=lp64", "-mcmodel=medany"])
-FORMATS = {"sv39x4": RISCV, "sv48x4": RISCV}
+ARM64 = Machine("arm64", "aarch64-linux-gnu-",
+                ["qemu-system-aarch64", "-machine", "virt,virtualization=on", "-cpu", "max"],
+                0x40000000, ["-mgeneral-regs-only", "-mstrict-align", "-mcmodel=large"])
+ARM64.faults, ARM64.works, ARM64.bits = (0x24, 0x24, 0x20), (0x16, 0x16, 0x16), (13, 7, 0)
+FORMATS = {"sv39x4": RISCV, "sv48x4": RISCV, "arm64-40": ARM64, "arm64-40-no-af": ARM64,
+           "arm64-48": ARM64, "arm64-48-no-af": ARM64}
 
 
 class Probe:
@@ -91,7 +96,7 @@ def differences(machine, probes, said, before, after):
         if not probe.address:
             if cause != machine.faults[probe.access]:
                 wrong.add(number)
-        elif (cause, value) != (machine.call if probe.access == FETCH else 0, expected):
+        elif (cause, value) != (machine.works[probe.access], expected):
             wrong.add(number)
     now = {int(word[1], 16): int(word[2], 16) for word in said if word[0] == "T"}
     for number, (old, new) in enumerate(zip(words(before), words(after))):
@@ -100,13 +105,13 @@ def differences(machine, probes, said, before, after):
     return wrong
 
 
-def spoiled(probes, tables, seed):
+def spoiled(machine, probes, tables, seed):
     """The tables with three words wrong, and the probes that must notice: the frame's number of one
     leaf, the write permission of another, and the valid bit of a third."""
     pick = random.Random(seed)
     data = bytearray(tables)
     table, noticed = words(data), []
-    for bit, access in ((11, READ), (2, WRITE), (0, READ)):
+    for bit, access in zip(machine.bits, (READ, WRITE, READ)):
         number = pick.choice([i for i, probe in enumerate(probes)
                               if probe.address and probe.access == access and probe.level == 1 and
                               probe.slot not in [probes[other].slot for other in noticed]])
@@ -135,12 +140,13 @@ def check(image, name, folder):
     changed = sum(1 for word in said if word[0] == "T")
     print(f"{name}: {len(probes)} accesses, {translated} translated, {changed} words changed, "
           f"{len(wrong)} differences")
-    data, noticed = spoiled(probes, before, name)
+    data, noticed = spoiled(machine, probes, before, name)
     found = differences(machine, probes, machine.run(folder, program, data), before, after)
     missed = [number for number in noticed if number not in found]
     print(f"{name}: with {len(noticed)} words wrong: {len(found)} differences, missed: {missed}")
     levels = {probe.level for probe in probes if probe.address}
-    return not wrong and not missed and translated > 1000 and changed > 100 and levels == {1, 2, 3}
+    marks = changed > 100 or name.endswith("-no-af")
+    return not wrong and not missed and translated > 900 and marks and levels == {1, 2, 3}
 
 
 def main():

@@ -125,7 +125,8 @@ static void test_children(void **state)
 					 f->accessed | f->dirty));
 	}
 	leaves_are(0, 1, SIM_BLOCK);
-	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
+	/* But for the one between break and make. */
+	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + f->breaks);
 	end();
 }
 
@@ -141,7 +142,9 @@ static void test_stop_recovers(void **state)
 		store(700, 2);
 		flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 		assert_int_equal(set_flags(0), 0);
-		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
+		/* Of a format that breaks before it makes, each leaf has one of its own, too. */
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush),
+				 flushes + 1 + 2 * machine.vm->tdp_format.breaks);
 		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
 		assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
 		assert_true(writable_at(0) && writable_at(SIM_BLOCK));

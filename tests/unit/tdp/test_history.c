@@ -26,6 +26,7 @@ static uint32_t slot_pages;
 /* What a walker finds for each gfn: the address it leads to, and what may be done there. */
 struct view {
 	uint64_t found[GFN_COUNT];
+	uint8_t level[GFN_COUNT]; /* of the leaf */
 };
 
 static struct view history[SCHED_STEPS_MAX];
@@ -34,12 +35,13 @@ static int (*operation)(void);
 static int result;
 
 /* From the definition of the formats alone. 0: nothing is mapped. */
-static uint64_t look_up(uint64_t gfn)
+static uint64_t look_up(uint64_t gfn, uint8_t *at)
 {
 	const struct quire_vm *vm = pair.machine.vm;
 	const struct entry_format *f = &vm->tdp_format;
 	uint64_t *table, entry, page;
 
+	*at = 0;
 	if (!vm->roots.valid[0])
 		return 0;
 	/* The gfns are below what one table of a root translates. */
@@ -52,6 +54,7 @@ static uint64_t look_up(uint64_t gfn)
 			return 0;
 		page = (entry & f->address) >> f->pfn_shift;
 		if (level == 1 || (entry & f->table_mask) != f->table_value) {
+			*at = (uint8_t)level;
 
 			return ((page & ~below) + (gfn & below)) << 12 | f->present |
 			       (entry & f->hw_present) | (entry & f->writable);
@@ -63,7 +66,7 @@ static uint64_t look_up(uint64_t gfn)
 static void see(struct view *view)
 {
 	for (size_t i = 0; i < GFN_COUNT; i++)
-		view->found[i] = look_up(gfns[i]);
+		view->found[i] = look_up(gfns[i], &view->level[i]);
 }
 
 static int watch(void *ctx, uint32_t step, uint32_t *thread)
@@ -80,6 +83,17 @@ static void body(uint32_t thread, void *ctx)
 	(void)thread;
 	(void)ctx;
 	result = operation();
+}
+
+/* Where a format wants it, no page is seen at one size at one instant and at another at the next.
+ */
+static void check_breaks(size_t i)
+{
+	for (uint32_t step = 1; pair.machine.vm->tdp_format.breaks && step < steps; step++) {
+		uint8_t was = history[step - 1].level[i], is = history[step].level[i];
+
+		assert_true(!was || !is || was == is);
+	}
 }
 
 /* Run @run, and rewind: each gfn changes at most once, from what it was to what it is. */
@@ -101,9 +115,14 @@ static void check_history(int (*run)(void), uint32_t changes_min)
 		for (uint32_t step = 0; step < steps; step++) {
 			uint64_t found = history[step].found[i];
 
+			/* Break before make: for a moment nothing is there. */
+			if (pair.machine.vm->tdp_format.breaks && !found && before.found[i] &&
+			    after.found[i])
+				continue;
 			changed |= found != before.found[i];
 			assert_int_equal(found, changed ? after.found[i] : before.found[i]);
 		}
+		check_breaks(i);
 		changes += before.found[i] != after.found[i];
 	}
 	/* An operation without effect would prove nothing. */

@@ -14,7 +14,7 @@
 
 #include "tests/unit/fake_host.h"
 
-#define GPA UINT64_C(0x14080604123) /* another index at each level, above 1 TiB */
+#define GPA UINT64_C(0xc080604123) /* another index at each level, above 512 GiB */
 #define SLOT_BYTES (UINT64_C(2) << 20)
 #define SLOT_HVA SLOT_BYTES
 #define FIRST_PFN UINT64_C(0x7654200)
@@ -196,7 +196,7 @@ static void test_offset(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_SV48X4_NO_AD; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_NO_AF; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.config.table_offset = OFFSET;
@@ -209,7 +209,7 @@ static void test_functions(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_SV48X4_NO_AD; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_NO_AF; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.table_phys = table_phys;
@@ -284,7 +284,7 @@ static void test_other_processors(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_SV48X4_NO_AD; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_NO_AF; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.load_u64 = load_word;
@@ -295,7 +295,7 @@ static void test_other_processors(void **state)
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
-	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_SV48X4_NO_AD + 1);
+	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_ARM64_4_NO_AF + 1);
 	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
 }
 
@@ -319,15 +319,17 @@ static uint64_t leaf_of_read(struct machine *machine, const struct quire_format 
 static void test_memtypes(void **state)
 {
 	/* NPT: PWT and PCD, an index into Linux's PAT. EPT: bits 3 to 5, with IPAT. RISC-V: bits 61
-	 * and 62: I/O is 2, not cacheable 1. */
-	static const uint64_t words[3][3] = {
-	    {0, 0x18, 0x8}, {0x70, 0x40, 0x48}, {0, UINT64_C(2) << 61, UINT64_C(1) << 61}};
+	 * and 62: I/O is 2, not cacheable 1. arm64: MemAttr and SH. */
+	static const uint64_t words[4][3] = {{0, 0x18, 0x8},
+					     {0x70, 0x40, 0x48},
+					     {0, UINT64_C(2) << 61, UINT64_C(1) << 61},
+					     {0x33c, 0x304, 0x314}};
 	const struct quire_format *f;
 	struct machine machine;
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_SV48X4_NO_AD + 1); which++) {
+	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_ARM64_4_NO_AF + 1); which++) {
 		unsigned int type = which % 3, format = which / 3;
 
 		machine_prepare(&machine);
@@ -335,7 +337,8 @@ static void test_memtypes(void **state)
 		given.memtype = (uint8_t)type;
 		machine_start(&machine);
 		leaf = leaf_of_read(&machine, &f);
-		assert_int_equal(leaf & f->memtype, words[(format > 0) + (format > 2)][type]);
+		assert_int_equal(leaf & f->memtype,
+				 words[(format > 0) + (format > 2) + (format > 6)][type]);
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
@@ -353,7 +356,7 @@ static void test_noexec(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_SV48X4_NO_AD + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_ARM64_4_NO_AF + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		given.noexec = 1;
@@ -384,7 +387,7 @@ static void test_noexec_recovered(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_SV48X4_NO_AD + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_ARM64_4_NO_AF + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		backing = QUIRE_LEVEL_2M;

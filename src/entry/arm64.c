@@ -1,0 +1,54 @@
+/* arm64's stage 2: the 4 KiB granule, in three levels below a root of two tables, or in four. */
+#include "src/entry/format.h"
+
+#define VALID (UINT64_C(1) << 0)
+#define TABLE (UINT64_C(1) << 1) /* leads to a table; at the lowest level: is a page */
+#define MEMATTR(number) (UINT64_C(number) << 2)
+#define R (UINT64_C(1) << 6)
+#define W (UINT64_C(1) << 7)
+#define SH_INNER (UINT64_C(3) << 8)
+#define AF (UINT64_C(1) << 10)
+#define ADDRESS UINT64_C(0x0000fffffffff000)
+#define XN (UINT64_C(2) << 53)
+/* Bits 55 to 58 are the software's. Neither needs a third: VALID is present to us, too. */
+#define HOST_WRITABLE (UINT64_C(1) << 55)
+#define MMU_WRITABLE (UINT64_C(1) << 56)
+/* Without VALID all bits are ours. MMIO entries are told by bit 1, and W is never set. */
+#define NONPRESENT UINT64_C(0)
+#define FROZEN (UINT64_C(1) << 60)
+
+_Static_assert(!((VALID | TABLE | MEMATTR(15) | R | W | SH_INNER | AF | XN) &
+		 (HOST_WRITABLE | MMU_WRITABLE | ADDRESS)),
+	       "software bits must be ones the processor ignores");
+_Static_assert(W < MMU_WRITABLE, "what depends on W stands above it (tdp/protect.c)");
+_Static_assert(!(FROZEN & (VALID | TABLE | ADDRESS)), "a frozen entry is neither present nor MMIO");
+
+/*
+ * Memory types are those without FEAT_S2FWB: write-back, Device-nGnRE, and Normal that is not
+ * cacheable. DBM is not used: a leaf that may be written has W from the start, so the processor has
+ * nothing to mark. An entry in use that changes its kind, a block or a table, goes through an
+ * invalid one and a flush.
+ */
+#define ARM64_BITS                                                                             \
+	.pfn_shift = QUIRE_PAGE_SHIFT, .address = ADDRESS, .table_mask = VALID | TABLE,        \
+	.table_value = VALID | TABLE, .table = VALID | TABLE, .page = TABLE, .writable = W,    \
+	.noexec = XN, .accessed = AF, .memtype = MEMATTR(15) | SH_INNER,                       \
+	.memtypes = {MEMATTR(15) | SH_INNER, MEMATTR(1) | SH_INNER, MEMATTR(5) | SH_INNER},    \
+	.hw_present = VALID, .present = VALID, .host_writable = HOST_WRITABLE,                 \
+	.mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, .frozen = FROZEN, .young = AF, \
+	.aged = AF, .breaks = true, .mmio_mask = VALID | TABLE | W, .mmio_value = TABLE,       \
+	.mmio_gfn = ADDRESS, .mmio_low_shift = 2, .mmio_low_bits = 5, .mmio_high_shift = 48,   \
+	.mmio_high_bits = 13
+
+#define LEVELS_3 .root_level = QUIRE_LEVEL_1G, .gpa_bits = 40
+#define LEVELS_4 .root_level = QUIRE_LEVEL_512G, .gpa_bits = 48
+
+#define SETS_AF .readable = R, .marks = AF
+#define FAULTS_FOR_AF .readable = R | AF, .marks = 0
+
+const struct entry_format entry_arm64_3 = {ARM64_BITS, LEVELS_3, SETS_AF, .name = "arm64 40"};
+const struct entry_format entry_arm64_3_no_af = {ARM64_BITS, LEVELS_3, FAULTS_FOR_AF,
+						 .name = "arm64 40 without af"};
+const struct entry_format entry_arm64_4 = {ARM64_BITS, LEVELS_4, SETS_AF, .name = "arm64 48"};
+const struct entry_format entry_arm64_4_no_af = {ARM64_BITS, LEVELS_4, FAULTS_FOR_AF,
+						 .name = "arm64 48 without af"};
