@@ -22,15 +22,11 @@ static int range_check(const struct quire_vm *vm, gpa_t gpa, u64 size_bytes, u64
 /* A fault beside the range makes no huge mapping across it: invalidation_touches() says so. */
 static void invalidate(struct quire_vm *vm, gfn_t start, gfn_t end, struct flush_debt *debt)
 {
-	change_lock(vm);
+	change_lock(vm, debt);
 	invalidation_begin(vm);
 	invalidation_add_range(vm, start, end);
 	change_zap_range(vm, 1, start, end, debt);
-	if (MUTANT(attributes_unflushed))
-		flush_debt_forgive(debt, "mutant");
-	if (!MUTANT(attributes_late))
-		flush_debt_pay(debt);
-	change_flush_unlock(vm);
+	change_pay_unlock(vm, debt, MUTANT(attributes_unflushed), MUTANT(attributes_late));
 }
 
 /* Pages of guest_memfd leave the reverse map with the conversion, not only with the punch. */
@@ -48,13 +44,6 @@ static void make_range_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
 
 		gmem_make_shared(slot, first, min_u64(end.v, memslot_end(slot).v) - first.v);
 	}
-}
-
-static void invalidate_end(struct quire_vm *vm)
-{
-	change_lock(vm);
-	invalidation_end(vm);
-	change_flush_unlock(vm);
 }
 
 static bool has_attributes(const struct quire_vm *vm, gfn_t start, u64 npages, u64 attributes)
@@ -78,15 +67,14 @@ static int set_attributes_locked(struct quire_vm *vm, gfn_t start, u64 npages, u
 	err = range_map_prepare(&vm->attributes, vm->host, vm->host_ctx, &range, &change);
 	if (err)
 		return err;
-	flush_debt_init(&debt, &vm->flush);
 	invalidate(vm, start, (gfn_t){start.v + npages}, &debt);
 	if (MUTANT(attributes_end_first))
-		invalidate_end(vm);
+		change_end_invalidation(vm);
 	range_map_commit(&vm->attributes, &change);
 	if (!(attributes & QUIRE_ATTRIBUTE_PRIVATE))
 		make_range_shared(vm, start, (gfn_t){start.v + npages});
 	if (!MUTANT(attributes_end_first))
-		invalidate_end(vm);
+		change_end_invalidation(vm);
 	reclaim_synchronize();
 	range_map_finish(&change);
 	CHECK(has_attributes(vm, start, npages, attributes));

@@ -13,9 +13,10 @@
  * what the memory is, end the invalidation, settle the debt.
  */
 
-/* mmu_lock exclusive. */
-static inline void change_lock(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
+/* mmu_lock exclusive, and @debt is made: nothing is owed yet. */
+static inline void change_lock(struct quire_vm *vm, struct flush_debt *debt) ACQUIRES(&vm->mmu_lock)
 {
+	flush_debt_init(debt, &vm->flush);
 	biglock_write_lock(&vm->mmu_lock);
 }
 
@@ -32,6 +33,29 @@ static inline void change_flush_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lo
 		shadow_commit(vm, &debt);
 	}
 	shadow_unlock(vm);
+}
+
+/*
+ * Pay @debt and release mmu_lock: from here on no vCPU reaches what was taken away. The tables wait
+ * for tdp_debt_settle(). With a mutant on, the flush is forgotten (@unflushed) or comes after the
+ * release (@late).
+ */
+static inline void change_pay_unlock(struct quire_vm *vm, struct flush_debt *debt, int unflushed,
+				     int late) RELEASES(&vm->mmu_lock)
+{
+	if (unflushed)
+		flush_debt_forgive(debt, "mutant");
+	if (!late)
+		flush_debt_pay(debt);
+	change_flush_unlock(vm);
+}
+
+/* The last step of an invalidation: faults in its range may install again. */
+static inline void change_end_invalidation(struct quire_vm *vm)
+{
+	biglock_write_lock(&vm->mmu_lock);
+	invalidation_end(vm);
+	change_flush_unlock(vm);
 }
 
 /* Pay @debt, release mmu_lock, and free what was unlinked under it. */
@@ -55,7 +79,7 @@ static inline void change_yield(struct quire_vm *vm, struct flush_debt *debt)
 	shadow_commit(vm, debt);
 	flush_debt_pay(debt);
 	change_flush_unlock(vm);
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 }
 
 /* --- mmu_lock exclusive --- */

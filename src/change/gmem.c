@@ -50,17 +50,12 @@ static void begin_file(const struct gmem_invalidation *inv, const struct quire_g
 
 	if (!file_shows(inv, file))
 		return;
-	flush_debt_init(&debt, &vm->flush);
 	gmem_assert_invalidate(inv->inode);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	invalidation_begin(vm);
 	zap_file(inv, file, &debt);
 	gmem_invalidate_private(inv->inode, inv->first, inv->npages);
-	if (MUTANT(punch_unflushed))
-		flush_debt_forgive(&debt, "mutant");
-	if (!MUTANT(punch_late))
-		flush_debt_pay(&debt);
-	change_flush_unlock(vm);
+	change_pay_unlock(vm, &debt, MUTANT(punch_unflushed), MUTANT(punch_late));
 	tdp_debt_settle(vm, &debt);
 }
 
@@ -77,14 +72,9 @@ void change_gmem_end(const struct gmem_invalidation *inv)
 {
 	gmem_assert_invalidate(inv->inode);
 	for (struct quire_gmem *file = inv->inode->files; file; file = file->next) {
-		struct quire_vm *vm = file->vm;
-
-		if (!file_shows(inv, file) || MUTANT(punch_unended) ||
-		    (MUTANT(punch_one_file) && file != inv->inode->files))
-			continue;
-		change_lock(vm);
-		invalidation_end(vm);
-		change_flush_unlock(vm);
+		if (file_shows(inv, file) && !MUTANT(punch_unended) &&
+		    (!MUTANT(punch_one_file) || file == inv->inode->files))
+			change_end_invalidation(file->vm);
 	}
 }
 

@@ -54,27 +54,19 @@ void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end)
 	pfn_caches_invalidate(vm, start, end);
 	if (!any_slot(vm, start, end))
 		return;
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	invalidation_begin(vm);
 	reclaim_enter();
 	zap_slots(vm, start, end, &debt);
 	reclaim_leave();
-	if (MUTANT(host_unflushed))
-		flush_debt_forgive(&debt, "mutant");
-	if (!MUTANT(host_late))
-		flush_debt_pay(&debt);
-	change_flush_unlock(vm);
+	change_pay_unlock(vm, &debt, MUTANT(host_unflushed), MUTANT(host_late));
 	tdp_debt_settle(vm, &debt);
 }
 
 void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end)
 {
-	if (any_slot(vm, start, end)) {
-		change_lock(vm);
-		invalidation_end(vm);
-		change_flush_unlock(vm);
-	}
+	if (any_slot(vm, start, end))
+		change_end_invalidation(vm);
 	pfn_caches_invalidate_end(vm, start, end);
 	host_invalidation_leave(vm);
 }

@@ -37,7 +37,7 @@ static bool piece_take_alone(struct quire_vm *vm) TRY_ACQUIRES(true, &vm->mmu_lo
 {
 	if (!flush_domain_is_idle(&vm->flush))
 		return false;
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 	if (flush_domain_close(&vm->flush))
 		return true;
 	change_flush_unlock(vm);

@@ -18,13 +18,12 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 	slots_assert(vm);
 	if (!shadow_of(vm))
 		return;
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	while (!err && shadow_split_next(vm, &split, &debt) == -EAGAIN) {
 		flush_debt_pay(&debt);
 		change_flush_unlock(vm);
 		err = shadow_split_topup(vm);
-		change_lock(vm);
+		biglock_write_lock(&vm->mmu_lock);
 	}
 	flush_debt_pay(&debt);
 	change_flush_unlock(vm);
@@ -34,7 +33,7 @@ void change_nested_split(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 static void protect_yield(struct quire_vm *vm) REQUIRES(&vm->mmu_lock)
 {
 	change_flush_unlock(vm);
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 }
 
 static void protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end,
@@ -54,7 +53,7 @@ void change_nested_protect(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t en
 	slots_assert(vm);
 	if (!shadow_of(vm) || MUTANT(nested_start_unprotected))
 		return;
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 	protect_range(vm, as_id, start, end, debt);
 	change_flush_unlock(vm);
 }
@@ -85,7 +84,7 @@ void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span
 	if (!shadow_of(vm) || MUTANT(nested_unarmed))
 		return;
 	CHECK(!flush_domain_is_closed(&vm->flush));
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 	for (u64 i = 0; i < span->nonzero; i++) {
 		u64 index = span->named[i].index;
 
@@ -106,8 +105,7 @@ void change_nested_recover(struct quire_vm *vm, struct shadow_recovery *recovery
 	if (!shadow_of(vm))
 		return;
 	while (more) {
-		flush_debt_init(&debt, &vm->flush);
-		change_lock(vm);
+		change_lock(vm, &debt);
 		reclaim_enter();
 		more = shadow_recover(vm, recovery, &debt);
 		reclaim_leave();

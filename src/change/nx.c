@@ -11,7 +11,7 @@ static void switch_locked(struct quire_vm *vm, u32 on)
 
 	slots_assert(vm);
 	CHECK(on <= 1 && atomic_load_relaxed_u32(&vm->nx.on) != on);
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 	/* A fault reads it under the lock: what it maps from here on is right. */
 	atomic_store_relaxed_u32(&vm->nx.on, on);
 	change_zap_all_begin(vm, &debt);
@@ -84,14 +84,9 @@ uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio)
 	while (done < want && more) {
 		struct flush_debt debt;
 
-		flush_debt_init(&debt, &vm->flush);
-		change_lock(vm);
+		change_lock(vm, &debt);
 		more = recover_some(vm, want, &done, &debt);
-		if (MUTANT(nx_unflushed))
-			flush_debt_forgive(&debt, "mutant");
-		if (!MUTANT(nx_late))
-			flush_debt_pay(&debt);
-		change_flush_unlock(vm);
+		change_pay_unlock(vm, &debt, MUTANT(nx_unflushed), MUTANT(nx_late));
 		tdp_debt_settle(vm, &debt);
 	}
 	return done;

@@ -16,8 +16,7 @@ void change_set_quota(struct quire_vm *vm, u64 pages)
 	mutex_lock(&vm->slots_lock);
 	atomic_store_relaxed_u64(&vm->nr_mmu_pages, pages);
 	do {
-		flush_debt_init(&debt, &vm->flush);
-		change_lock(vm);
+		change_lock(vm, &debt);
 		more = !MUTANT(quota_unchecked) && shadow_shrink(vm, &debt);
 		change_settle_unlock(vm, &debt);
 		CHECK(!debt.owed && !debt.tables);

@@ -104,14 +104,9 @@ static void zap_slot(struct quire_vm *vm, const struct memslot *slot)
 	}
 	/* No fault maps it again: it is published as a placeholder. */
 	CHECK(memslot_lookup(vm, slot->as_id, slot->base_gfn, NULL)->flags & MEMSLOT_INVALID);
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	change_zap_range(vm, 1u << slot->as_id, slot->base_gfn, memslot_end(slot), &debt);
-	if (MUTANT(slot_unflushed))
-		flush_debt_forgive(&debt, "mutant");
-	if (!MUTANT(slot_late))
-		flush_debt_pay(&debt);
-	change_flush_unlock(vm);
+	change_pay_unlock(vm, &debt, MUTANT(slot_unflushed), MUTANT(slot_late));
 	tdp_debt_settle(vm, &debt);
 }
 

@@ -8,7 +8,8 @@
 void change_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
 		      struct flush_debt *debt)
 {
-	struct shadow_zap nested = shadow_zap_of(as_mask, start, end);
+	struct shadow_zap nested = {
+	    .as_mask = as_mask, .range = shadow_range_of(0, start, end), .tracked = start};
 
 	mmu_assert_exclusive(vm);
 	tdp_zap_range(vm, as_mask, start, end, debt);
@@ -22,8 +23,7 @@ static int zap_obsolete(struct quire_vm *vm)
 	struct flush_debt debt;
 	int more;
 
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	more = shadow_zap_obsolete(vm, &debt);
 	change_settle_unlock(vm, &debt);
 	return more;
@@ -65,7 +65,7 @@ void change_zap_all(struct quire_vm *vm)
 	struct flush_debt debt;
 
 	mmu_assert_free(vm);
-	change_lock(vm);
+	biglock_write_lock(&vm->mmu_lock);
 	change_zap_all_begin(vm, &debt);
 	change_flush_unlock(vm);
 	change_zap_all_end(vm, &debt);

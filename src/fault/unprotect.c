@@ -19,8 +19,7 @@ void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
 	if (!tracked)
 		return;
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	if (!shadow_unsync(vm, vcpu->as_id, gfn))
 		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
 	CHECK(!gfn_is_tracked(vm, vcpu->as_id, gfn));

@@ -63,14 +63,13 @@ static int load_shadow_root(struct quire_vcpu *vcpu)
 
 	if (ret)
 		return ret;
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	if (!shadow_has_reserve(vcpu)) {
 		change_flush_unlock(vm);
 		/* Used in the hold that they come in: no other vCPU can take them, again and again.
 		 * Where the pool has enough, more would make it longer with each root. */
 		ret = shadow_reserve_apart(vcpu, &objects);
-		change_lock(vm);
+		biglock_write_lock(&vm->mmu_lock);
 		object_cache_move(&vm->shadow->pool, &objects);
 	}
 	if (!ret)
@@ -108,8 +107,7 @@ int fault_map_shadow(struct quire_vcpu *vcpu, const struct found *found, fault_m
 	int ret;
 
 	locks_assert_none();
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	reclaim_enter();
 	ret = map(vcpu, ctx, &debt);
 	if (ret > 0 && ret != QUIRE_RETRY)

@@ -11,8 +11,7 @@ static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	struct quire_vm *vm = vcpu->vm;
 	struct flush_debt debt;
 
-	flush_debt_init(&debt, &vm->flush);
-	change_lock(vm);
+	change_lock(vm, &debt);
 	sync->count = 0;
 	if (shadow_root_is_valid(vcpu)) {
 		struct shadow_change change = shadow_change_of(vcpu, &debt);
@@ -33,9 +32,8 @@ static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	struct shadow_change change;
 	struct flush_debt debt;
 
-	flush_debt_init(&debt, &vm->flush);
+	change_lock(vm, &debt);
 	change = shadow_change_of(vcpu, &debt);
-	change_lock(vm);
 	shadow_sync_end(&change, vcpu, sync);
 	change_settle_unlock(vm, &debt);
 }
