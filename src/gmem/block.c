@@ -10,63 +10,35 @@ unsigned int gmem_blocks_height(u64 npages)
 	return radix_height((npages + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES);
 }
 
-static struct radix radix_of(const struct gmem_pages *pages)
-{
-	return (struct radix){(u64 *)(uintptr_t)&pages->root, pages->height};
-}
-
-static u64 *make_node(void *ctx)
-{
-	const struct gmem_pages *pages = ctx;
-
-	return pages->host->alloc(pages->host_ctx, RADIX_WORDS * sizeof(u64));
-}
-
-static void free_node(void *ctx, u64 *node)
-{
-	const struct gmem_pages *pages = ctx;
-
-	pages->host->free(pages->host_ctx, node, RADIX_WORDS * sizeof(u64));
-}
-
 static void free_block(void *ctx, u64 word)
 {
-	const struct gmem_pages *pages = ctx;
+	const struct radix_host *host = ctx;
 	struct gmem_block *block = (struct gmem_block *)(uintptr_t)word;
 
 	if (block->list)
-		pages->host->free(pages->host_ctx, block->list, GMEM_BLOCK_PAGES * sizeof(u64));
-	pages->host->free(pages->host_ctx, block, sizeof(*block));
+		host->ops->free(host->ctx, block->list, GMEM_BLOCK_PAGES * sizeof(u64));
+	host->ops->free(host->ctx, block, sizeof(*block));
 }
 
 void gmem_blocks_free(struct gmem_pages *pages)
 {
-	const struct radix_memory memory = {make_node, free_node, pages};
+	struct radix_host host = {pages->host, pages->host_ctx};
+	const struct radix_memory memory = {radix_host_make, radix_host_free, &host};
 
-	radix_free(radix_of(pages), &memory, free_block);
-}
-
-static always_inline struct gmem_block *block_at(const u64 *word)
-{
-	return word ? (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
+	radix_free(&pages->root, pages->height, &memory, free_block);
 }
 
 struct gmem_block *gmem_block_find(const struct gmem_pages *pages, u64 block_no)
 {
-	return block_at(radix_find(radix_of(pages), block_no));
+	return gmem_block_at(radix_find(&pages->root, pages->height, block_no));
 }
 
 /* The 512 words of the blocks of the 1 GiB around @block_no; NULL: there are none. */
 static u64 *gigantic_find(const struct gmem_pages *pages, u64 block_no)
 {
-	return pages->height
-		   ? radix_find(radix_of(pages), round_down_u64(block_no, GMEM_GIGANTIC_BLOCKS))
-		   : NULL;
-}
-
-struct gmem_block *gmem_block_next(const struct gmem_pages *pages, u64 *block_no, u64 end)
-{
-	return block_at(radix_next(radix_of(pages), block_no, end));
+	return pages->height ? radix_find(&pages->root, pages->height,
+					  round_down_u64(block_no, GMEM_GIGANTIC_BLOCKS))
+			     : NULL;
 }
 
 /* What @link points at, made if it was not there; NULL without memory. */
@@ -148,8 +120,9 @@ void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages)
 
 static struct gmem_block *block_link(struct gmem_pages *pages, u64 block_no)
 {
-	const struct radix_memory memory = {make_node, free_node, pages};
-	u64 *word = radix_make(radix_of(pages), block_no, &memory);
+	struct radix_host host = {pages->host, pages->host_ctx};
+	const struct radix_memory memory = {radix_host_make, radix_host_free, &host};
+	u64 *word = radix_make(&pages->root, pages->height, block_no, &memory);
 
 	return word ? link_make(pages, (void **)word, sizeof(struct gmem_block)) : NULL;
 }
@@ -174,7 +147,7 @@ struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
 /* Did the host give all blocks of the 1 GiB as one unit? The first says so. */
 static bool is_gigantic(const u64 *blocks)
 {
-	const struct gmem_block *first = block_at(blocks);
+	const struct gmem_block *first = gmem_block_at(blocks);
 
 	return first && atomic_load_relaxed_u32(&first->gigantic);
 }
@@ -197,7 +170,7 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 static bool all_blocks_have(const u64 *blocks, u32 bit)
 {
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++) {
-		const struct gmem_block *block = block_at(&blocks[i]);
+		const struct gmem_block *block = gmem_block_at(&blocks[i]);
 
 		if (!block || !gmem_block_all_have(block, bit))
 			return false;
@@ -208,7 +181,7 @@ static bool all_blocks_have(const u64 *blocks, u32 bit)
 static bool any_block_has(const u64 *blocks, u32 bit)
 {
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++) {
-		const struct gmem_block *block = block_at(&blocks[i]);
+		const struct gmem_block *block = gmem_block_at(&blocks[i]);
 
 		if (block && gmem_block_any_has(block, bit))
 			return true;
@@ -316,12 +289,12 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 
 	if (pages->max_order < GMEM_GIGANTIC_ORDER || !blocks)
 		return;
-	block = block_at(blocks);
+	block = gmem_block_at(blocks);
 	base = block ? atomic_load_relaxed_u64(&block->base) : 0;
 	if (!is_aligned_u64(base & GMEM_BASE_MASK, GMEM_GIGANTIC_PAGES))
 		return;
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++)
-		if (!is_unit_at(block_at(&blocks[i]), base + i * GMEM_BLOCK_PAGES))
+		if (!is_unit_at(gmem_block_at(&blocks[i]), base + i * GMEM_BLOCK_PAGES))
 			return;
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	CHECK(first + GMEM_GIGANTIC_PAGES <= pages->npages);
@@ -336,10 +309,10 @@ void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, 
 	const u64 *blocks = gigantic_find(pages, block_no);
 
 	CHECK(gmem_block_find(pages, block_no) == block);
-	CHECK(!blocks || block_at(&blocks[block_no % GMEM_GIGANTIC_BLOCKS]) == block);
+	CHECK(!blocks || gmem_block_at(&blocks[block_no % GMEM_GIGANTIC_BLOCKS]) == block);
 	atomic_store_relaxed_u32(&block->order, 0);
 	if (is_gigantic(blocks))
-		atomic_store_relaxed_u32(&block_at(blocks)->gigantic, 0);
+		atomic_store_relaxed_u32(&gmem_block_at(blocks)->gigantic, 0);
 }
 
 void gmem_page_poison(struct gmem_pages *pages, u64 index)

@@ -95,6 +95,12 @@ unsigned int gmem_blocks_height(u64 npages);
 /* Free all blocks and the tree; no reader is left. */
 void gmem_blocks_free(struct gmem_pages *pages);
 
+/* The block that a word of the tree leads to; NULL: there is no word, or no block. */
+static always_inline struct gmem_block *gmem_block_at(const u64 *word)
+{
+	return word ? (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
+}
+
 /* The block, or NULL where there is none. No lock. */
 struct gmem_block *gmem_block_find(const struct gmem_pages *pages, u64 block_no);
 /* The block, made if it was not there; NULL without memory. No lock: two may make it at once. */
@@ -102,8 +108,6 @@ struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no);
 /* [@first, @first + @npages) is punched: forget pages there that were lost without a block. When
  * there were too many to list, only a punch of the whole file forgets the rest. */
 void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages);
-/* The first block from *@block_no on, below @end, that is there; *@block_no is its number. */
-struct gmem_block *gmem_block_next(const struct gmem_pages *pages, u64 *block_no, u64 end);
 
 /* Note that the page exists at @pfn; -ENOMEM. Under the page lock, or punch_lock exclusive. */
 must_check int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block,

@@ -148,28 +148,22 @@ free_inode:
 	return error;
 }
 
-static void give_up_frames(void *ctx, pfn_t pfn, u64 npages)
-{
-	const struct gmem_arch *arch = ctx;
-
-	arch->ops->make_shared(arch->ctx, pfn, npages);
-}
-
 /*
  * From the second file on the pages are no VM's. Lookups on their way ask gmem_arch() under
  * punch_lock shared: what they did before it was taken here is undone, and later ones do nothing.
  */
 static void inode_give_up(struct gmem_inode *inode)
 {
-	struct gmem_frames frames = {give_up_frames, (void *)inode->arch};
+	const struct gmem_arch *arch = inode->arch;
 
 	gmem_assert_exclusive(inode);
 	if (atomic_load_relaxed_u32(&inode->linked))
 		return;
 	CHECK(inode->files && !inode->files->next);
 	atomic_store_release_u32(&inode->linked, 1);
-	if (inode->arch && inode->arch->ops->make_shared && !MUTANT(link_unfreed))
-		gmem_pages_make_shared(&inode->pages, 0, inode->pages.npages, &frames);
+	if (arch && arch->ops->make_shared && !MUTANT(link_unfreed))
+		gmem_pages_make_shared(&inode->pages, 0, inode->pages.npages,
+				       &(struct gmem_frames){arch->ops->make_shared, arch->ctx});
 }
 
 static bool is_linkable(const struct quire_gmem *gmem, const struct quire_vm *vm)

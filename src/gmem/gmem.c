@@ -8,62 +8,42 @@
 #include "src/gmem/privacy.h"
 #include "src/vm/vm.h"
 
-static void reclaim_frames(void *ctx, pfn_t pfn, u64 npages)
-{
-	const struct gmem_arch *arch = ctx;
-
-	arch->ops->reclaim(arch->ctx, pfn, npages);
-}
-
 void gmem_punch_pages(struct gmem_inode *inode, u64 first, u64 npages)
 {
 	const struct gmem_arch *arch = gmem_arch(inode);
-	struct gmem_frames reclaim = {reclaim_frames, (void *)arch};
-	bool needed = arch && arch->ops->reclaim;
+	struct gmem_frames reclaim = {0};
 
 	CHECK(lock_is_held(&inode->invalidate_lock, LOCK_EXCLUSIVE) || !inode->files);
-	gmem_pages_punch(&inode->pages, first, npages, needed ? &reclaim : NULL);
-}
-
-static void invalidate_frames(void *ctx, pfn_t pfn, u64 npages)
-{
-	const struct gmem_arch *arch = ctx;
-
-	arch->ops->invalidate(arch->ctx, pfn, npages);
+	if (arch)
+		reclaim = (struct gmem_frames){arch->ops->reclaim, arch->ctx};
+	gmem_pages_punch(&inode->pages, first, npages, reclaim.tell ? &reclaim : NULL);
 }
 
 void gmem_invalidate_private(const struct gmem_inode *inode, u64 first, u64 npages)
 {
 	const struct gmem_arch *arch = gmem_arch(inode);
-	struct gmem_frames frames = {invalidate_frames, (void *)arch};
 
 	if (arch && arch->ops->invalidate)
-		gmem_pages_tell(&inode->pages, first, npages, &frames);
+		gmem_pages_tell(&inode->pages, first, npages,
+				&(struct gmem_frames){arch->ops->invalidate, arch->ctx});
 }
 
 void gmem_unbind_private(struct gmem_inode *inode, u64 first, u64 npages)
 {
 	const struct gmem_arch *arch = gmem_arch(inode);
-	struct gmem_frames frames = {invalidate_frames, (void *)arch};
 
 	if (arch && arch->ops->invalidate)
-		gmem_pages_tell_settled(&inode->pages, first, npages, &frames);
-}
-
-static void make_frames_shared(void *ctx, pfn_t pfn, u64 npages)
-{
-	const struct gmem_arch *arch = ctx;
-
-	arch->ops->make_shared(arch->ctx, pfn, npages);
+		gmem_pages_tell_settled(&inode->pages, first, npages,
+					&(struct gmem_frames){arch->ops->invalidate, arch->ctx});
 }
 
 void gmem_make_range_shared(struct gmem_inode *inode, u64 first, u64 npages)
 {
 	const struct gmem_arch *arch = gmem_arch(inode);
-	struct gmem_frames frames = {make_frames_shared, (void *)arch};
 
 	if (arch && arch->ops->make_shared)
-		gmem_pages_make_shared(&inode->pages, first, npages, &frames);
+		gmem_pages_make_shared(&inode->pages, first, npages,
+				       &(struct gmem_frames){arch->ops->make_shared, arch->ctx});
 }
 
 void gmem_make_shared(const struct memslot *slot, gfn_t gfn, u64 npages)

@@ -35,7 +35,8 @@ static bool walk_next(struct pages_walk *walk, struct block_part *part)
 {
 	u64 last = (walk->end + GMEM_BLOCK_PAGES - 1) / GMEM_BLOCK_PAGES, base;
 
-	part->block = gmem_block_next(walk->pages, &walk->block_no, last);
+	part->block = gmem_block_at(
+	    radix_next(&walk->pages->root, walk->pages->height, &walk->block_no, last));
 	if (!part->block)
 		return false;
 	base = walk->block_no++ * GMEM_BLOCK_PAGES;

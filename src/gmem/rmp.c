@@ -82,28 +82,9 @@ static void bit_clear(u64 *words, u32 off)
 	atomic_fetch_and_u64(&words[off / 64], ~(UINT64_C(1) << off % 64));
 }
 
-static struct radix radix_of(const struct rmp *map)
-{
-	return (struct radix){(u64 *)(uintptr_t)&map->root, TREE_HEIGHT};
-}
-
-static u64 *make_node(void *ctx)
-{
-	const struct rmp *map = ctx;
-
-	return map->host->alloc(map->host_ctx, RADIX_WORDS * sizeof(u64));
-}
-
-static void free_node(void *ctx, u64 *node)
-{
-	const struct rmp *map = ctx;
-
-	map->host->free(map->host_ctx, node, RADIX_WORDS * sizeof(u64));
-}
-
 static struct rmp_block *block_find(const struct rmp *map, pfn_t pfn)
 {
-	const u64 *word = radix_find(radix_of(map), pfn.v / BLOCK_PAGES);
+	const u64 *word = radix_find(&map->root, TREE_HEIGHT, pfn.v / BLOCK_PAGES);
 
 	return word ? (struct rmp_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
 }
@@ -132,13 +113,14 @@ static void *link_make(const struct rmp *map, void **link, size_t size_bytes)
 
 static struct rmp_block *block_make(struct rmp *map, pfn_t pfn)
 {
-	const struct radix_memory memory = {make_node, free_node, map};
+	struct radix_host host = {map->host, map->host_ctx};
+	const struct radix_memory memory = {radix_host_make, radix_host_free, &host};
 	struct rmp_block *block = block_find(map, pfn);
 	u64 *word;
 
 	if (block)
 		return block;
-	word = radix_make(radix_of(map), pfn.v / BLOCK_PAGES, &memory);
+	word = radix_make(&map->root, TREE_HEIGHT, pfn.v / BLOCK_PAGES, &memory);
 	if (!word)
 		return NULL;
 	block = map->host->alloc(map->host_ctx, sizeof(*block));
@@ -372,12 +354,12 @@ static void rmp_reclaim(void *ctx, pfn_t pfn, u64 npages)
 static void rmp_make_shared(void *ctx, pfn_t pfn, u64 npages)
 {
 	const struct rmp_vm *rmp = ctx;
+	const struct quire_confidential_ops *ops = rmp->hardware;
 
-	if (!rmp->hardware || !rmp->hardware->make_shared) {
-		rmp_reclaim(ctx, pfn, npages);
-		return;
-	}
-	rmp->hardware->make_shared(rmp->hardware_ctx, pfn, npages);
+	if (ops && ops->make_shared)
+		ops->make_shared(rmp->hardware_ctx, pfn, npages);
+	else if (ops && ops->reclaim)
+		ops->reclaim(rmp->hardware_ctx, pfn, npages);
 	frames_end(rmp, pfn, npages, FRAME_FREED);
 }
 
@@ -489,19 +471,20 @@ void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry)
 static void free_block(void *ctx, u64 word)
 {
 	struct rmp_block *block = (struct rmp_block *)(uintptr_t)word;
-	const struct rmp *map = ctx;
+	const struct radix_host *host = ctx;
 
 	CHECK(block_is_empty(block));
 	if (block->list)
-		map->host->free(map->host_ctx, block->list, BLOCK_PAGES * sizeof(u64));
-	map->host->free(map->host_ctx, block, sizeof(*block));
+		host->ops->free(host->ctx, block->list, BLOCK_PAGES * sizeof(u64));
+	host->ops->free(host->ctx, block, sizeof(*block));
 }
 
 static void tree_free(struct rmp *map)
 {
-	const struct radix_memory memory = {make_node, free_node, map};
+	struct radix_host host = {map->host, map->host_ctx};
+	const struct radix_memory memory = {radix_host_make, radix_host_free, &host};
 
-	radix_free(radix_of(map), &memory, free_block);
+	radix_free(&map->root, TREE_HEIGHT, &memory, free_block);
 }
 
 /* Under the registry's lock. @made is used when there is none yet. */

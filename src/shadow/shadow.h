@@ -154,11 +154,6 @@ struct shadow_zap {
 	struct shadow_range range; /* in the address space that is reached */
 	gfn_t tracked;		   /* tables zapped so far, once the leaves of the range are gone */
 };
-static inline struct shadow_zap shadow_zap_of(u32 as_mask, gfn_t start, gfn_t end)
-{
-	return (struct shadow_zap){
-	    .as_mask = as_mask, .range = shadow_range_of(0, start, end), .tracked = start};
-}
 
 /* The VM's shadow MMU, NULL before the first nested root. Issues an acquire load. */
 static inline struct shadow *shadow_of(const struct quire_vm *vm)

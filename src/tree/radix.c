@@ -12,6 +12,20 @@ u32 radix_height(u64 count)
 	return height;
 }
 
+u64 *radix_host_make(void *ctx)
+{
+	const struct radix_host *host = ctx;
+
+	return host->ops->alloc(host->ctx, RADIX_WORDS * sizeof(u64));
+}
+
+void radix_host_free(void *ctx, u64 *node)
+{
+	const struct radix_host *host = ctx;
+
+	host->ops->free(host->ctx, node, RADIX_WORDS * sizeof(u64));
+}
+
 /* The node that @word points to, made if it was not there. */
 static u64 *node_make(u64 *word, const struct radix_memory *memory)
 {
@@ -29,11 +43,11 @@ static u64 *node_make(u64 *word, const struct radix_memory *memory)
 	return (u64 *)(uintptr_t)there;
 }
 
-u64 *radix_make(struct radix radix, u64 index, const struct radix_memory *memory)
+u64 *radix_make(u64 *root, u32 height, u64 index, const struct radix_memory *memory)
 {
-	u64 *word = radix.root;
+	u64 *word = root;
 
-	for (u32 level = radix.height; level; level--) {
+	for (u32 level = height; level; level--) {
 		u64 *node = node_make(word, memory);
 
 		if (!node)
@@ -43,11 +57,11 @@ u64 *radix_make(struct radix radix, u64 index, const struct radix_memory *memory
 	return word;
 }
 
-u64 *radix_next(struct radix radix, u64 *index, u64 end)
+u64 *radix_next(const u64 *root, u32 height, u64 *index, u64 end)
 {
 	while (*index < end) {
 		u32 level;
-		u64 *word = radix_look(radix, *index, &level);
+		u64 *word = radix_look(root, height, *index, &level);
 
 		if (word && atomic_load_acquire_u64(word))
 			return word;
@@ -78,11 +92,11 @@ static void free_below(const struct ending *ending, u64 word, u32 level)
 	ending->memory->free(ending->memory->ctx, node);
 }
 
-void radix_free(struct radix radix, const struct radix_memory *memory,
+void radix_free(u64 *root, u32 height, const struct radix_memory *memory,
 		void (*leaf)(void *ctx, u64 word))
 {
 	const struct ending ending = {memory, leaf};
 
-	free_below(&ending, *radix.root, radix.height);
-	*radix.root = 0;
+	free_below(&ending, *root, height);
+	*root = 0;
 }

@@ -2,6 +2,8 @@
 #ifndef QUIRE_TREE_RADIX_H
 #define QUIRE_TREE_RADIX_H
 
+#include <quire/host.h>
+
 #include "src/base/atomic.h"
 
 #define RADIX_BITS 9u
@@ -11,12 +13,8 @@
  * A tree of @height levels of nodes has 512^height words, all 0 until another value is stored; with
  * no level the root is the one word. Nodes come when they are first needed, by a compare-exchange,
  * and go with the tree: so readers need no lock for the tree, only for what the words say. The
- * owner keeps the root, 0 at the start, and the height, and puts them together for each call.
+ * owner keeps the root, 0 at the start (the highest node, or the word), and knows the height.
  */
-struct radix {
-	u64 *root; /* (a) the highest node, or the word */
-	u32 height;
-};
 
 /* Where nodes come from, all zeroes; NULL: there is none. */
 struct radix_memory {
@@ -24,6 +22,14 @@ struct radix_memory {
 	void (*free)(void *ctx, u64 *node);
 	void *ctx;
 };
+
+/* The two for nodes in memory of the host's: @ctx is a struct radix_host. */
+struct radix_host {
+	const struct quire_host_ops *ops;
+	void *ctx;
+};
+u64 *radix_host_make(void *ctx);
+void radix_host_free(void *ctx, u64 *node);
 
 /* Levels that @count words need. */
 u32 radix_height(u64 count);
@@ -37,11 +43,11 @@ static inline u32 radix_at(u64 index, u32 level)
  * The word at @index, or NULL where it is 0 and has no node; *@level is then the level at which
  * nothing hangs. Words of 512 indices from a multiple of 512 on are neighbours.
  */
-static always_inline u64 *radix_look(struct radix radix, u64 index, u32 *level)
+static always_inline u64 *radix_look(const u64 *root, u32 height, u64 index, u32 *level)
 {
-	u64 *word = radix.root;
+	u64 *word = (u64 *)(uintptr_t)root;
 
-	for (*level = radix.height; *level; --*level) {
+	for (*level = height; *level; --*level) {
 		u64 *node = (u64 *)(uintptr_t)atomic_load_acquire_u64(word);
 
 		if (!node)
@@ -51,20 +57,20 @@ static always_inline u64 *radix_look(struct radix radix, u64 index, u32 *level)
 	return word;
 }
 
-static always_inline u64 *radix_find(struct radix radix, u64 index)
+static always_inline u64 *radix_find(const u64 *root, u32 height, u64 index)
 {
 	u32 level;
 
-	return radix_look(radix, index, &level);
+	return radix_look(root, height, index, &level);
 }
 
 /* The same, making its nodes; NULL without memory. Several threads may make at once. */
-u64 *radix_make(struct radix radix, u64 index, const struct radix_memory *memory);
+u64 *radix_make(u64 *root, u32 height, u64 index, const struct radix_memory *memory);
 /* The first word of [*@index, @end) that is not 0, and its index; NULL when all are. */
-u64 *radix_next(struct radix radix, u64 *index, u64 end);
+u64 *radix_next(const u64 *root, u32 height, u64 *index, u64 end);
 /* Free all nodes, and before each its words that are not 0 (@leaf may be NULL). No reader is left.
  */
-void radix_free(struct radix radix, const struct radix_memory *memory,
+void radix_free(u64 *root, u32 height, const struct radix_memory *memory,
 		void (*leaf)(void *ctx, u64 word));
 
 #endif

@@ -27,14 +27,9 @@ static void put_page(void *ctx, u64 *node)
 	table_cache_put(source->tables, table_of(node));
 }
 
-static struct radix radix_of(const struct sparse *sparse)
-{
-	return (struct radix){(u64 *)(uintptr_t)&sparse->root, SPARSE_DEPTH};
-}
-
 u64 *sparse_find(const struct sparse *sparse, u64 index)
 {
-	return index < SPARSE_LIMIT ? radix_find(radix_of(sparse), index) : NULL;
+	return index < SPARSE_LIMIT ? radix_find(&sparse->root, SPARSE_DEPTH, index) : NULL;
 }
 
 u64 *sparse_make(struct sparse *sparse, u64 index, struct table_cache *tables)
@@ -42,12 +37,13 @@ u64 *sparse_make(struct sparse *sparse, u64 index, struct table_cache *tables)
 	struct page_source source = {sparse, tables};
 	const struct radix_memory memory = {take_page, put_page, &source};
 
-	return index < SPARSE_LIMIT ? radix_make(radix_of(sparse), index, &memory) : NULL;
+	return index < SPARSE_LIMIT ? radix_make(&sparse->root, SPARSE_DEPTH, index, &memory)
+				    : NULL;
 }
 
 u64 *sparse_next(const struct sparse *sparse, u64 *index, u64 end)
 {
-	return radix_next(radix_of(sparse), index, min_u64(end, SPARSE_LIMIT));
+	return radix_next(&sparse->root, SPARSE_DEPTH, index, min_u64(end, SPARSE_LIMIT));
 }
 
 void sparse_free(struct sparse *sparse, struct arena *arena)
@@ -56,6 +52,6 @@ void sparse_free(struct sparse *sparse, struct arena *arena)
 	struct page_source source = {sparse, &freed};
 	const struct radix_memory memory = {take_page, put_page, &source};
 
-	radix_free(radix_of(sparse), &memory, NULL);
+	radix_free(&sparse->root, SPARSE_DEPTH, &memory, NULL);
 	table_cache_drain(&freed, arena);
 }

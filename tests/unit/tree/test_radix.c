@@ -50,15 +50,15 @@ static void test_heights(void **state)
 static void test_no_level(void **state)
 {
 	uint64_t root = 0, at = 0;
-	const struct radix radix = {&root, 0};
+	const u32 height = 0;
 
-	assert_null(radix_next(radix, &at, 1));
-	assert_ptr_equal(radix_make(radix, 0, &memory), &root);
+	assert_null(radix_next(&root, height, &at, 1));
+	assert_ptr_equal(radix_make(&root, height, 0, &memory), &root);
 	root = 7;
 	at = 0;
-	assert_ptr_equal(radix_next(radix, &at, 1), &root);
+	assert_ptr_equal(radix_next(&root, height, &at, 1), &root);
 	sum = 0;
-	radix_free(radix, &memory, add_up);
+	radix_free(&root, height, &memory, add_up);
 	assert_int_equal(sum, 7);
 	assert_int_equal(root, 0);
 }
@@ -66,29 +66,29 @@ static void test_no_level(void **state)
 static void test_words(void **state)
 {
 	uint64_t root = 0, at = 0;
-	const struct radix radix = {&root, 3};
+	const u32 height = 3;
 
 	nodes_max = 100;
 	for (size_t i = 0; i < INDICES; i++) {
-		uint64_t *word = radix_make(radix, indices[i], &memory);
+		uint64_t *word = radix_make(&root, height, indices[i], &memory);
 
 		assert_non_null(word);
 		assert_int_equal(*word, 0);
 		*word = i + 1;
-		assert_ptr_equal(radix_make(radix, indices[i], &memory), word);
-		assert_ptr_equal(radix_find(radix, indices[i]), word);
+		assert_ptr_equal(radix_make(&root, height, indices[i], &memory), word);
+		assert_ptr_equal(radix_find(&root, height, indices[i]), word);
 	}
 	/* The root; three nodes in the middle; six of words. */
 	assert_int_equal(nodes, 1 + 3 + 6);
-	assert_null(radix_find(radix, 9 * 512));
-	assert_int_equal(*radix_find(radix, 514), 0);
+	assert_null(radix_find(&root, height, 9 * 512));
+	assert_int_equal(*radix_find(&root, height, 514), 0);
 	for (size_t i = 0; i < INDICES; i++, at++) {
-		assert_int_equal(*radix_next(radix, &at, UINT64_MAX / 2), i + 1);
+		assert_int_equal(*radix_next(&root, height, &at, UINT64_MAX / 2), i + 1);
 		assert_int_equal(at, indices[i]);
 	}
-	assert_null(radix_next(radix, &at, 512 * 512 * 512));
+	assert_null(radix_next(&root, height, &at, 512 * 512 * 512));
 	sum = 0;
-	radix_free(radix, &memory, add_up);
+	radix_free(&root, height, &memory, add_up);
 	assert_int_equal(sum, INDICES * (INDICES + 1) / 2);
 	assert_int_equal(nodes, 0);
 }
@@ -97,15 +97,15 @@ static void test_words(void **state)
 static void test_without_memory(void **state)
 {
 	uint64_t root = 0;
-	const struct radix radix = {&root, 3};
+	const u32 height = 3;
 
 	for (nodes_max = 0; nodes_max < 3; nodes_max++) {
-		assert_null(radix_make(radix, 5, &memory));
+		assert_null(radix_make(&root, height, 5, &memory));
 		assert_int_equal(nodes, nodes_max);
-		assert_null(radix_find(radix, 5));
+		assert_null(radix_find(&root, height, 5));
 	}
-	assert_non_null(radix_make(radix, 5, &memory));
-	radix_free(radix, &memory, NULL);
+	assert_non_null(radix_make(&root, height, 5, &memory));
+	radix_free(&root, height, &memory, NULL);
 	assert_int_equal(nodes, 0);
 }
 
