@@ -40,7 +40,7 @@ long vcpu_set_signal_mask(struct ioctl_call *call)
 	return 0;
 }
 
-/* An exception that the client gives the guest, in the place of one that waits. */
+/* An exception that the client gives the guest; -EBUSY while one waits to be delivered. */
 static int inject(struct vcpu *vcpu, uint8_t vector)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);

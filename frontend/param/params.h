@@ -26,7 +26,8 @@
 
 /* Make the directory's contents with the default values. 0 or -errno. */
 int params_create(const char *directory);
-/* Set a parameter whatever its mode, as modprobe would: "kvm.tdp_mmu=N". 0, -ENOENT, -EINVAL. */
+/* Set a parameter whatever its mode, as modprobe would: "kvm.tdp_mmu=N". 0; -ENOENT: no such
+ * parameter; -EINVAL: no such value; or the -errno of the file. */
 int params_set(const char *directory, const char *assignment);
 /* Remove what params_create() made, and the directory. */
 void params_destroy(const char *directory);

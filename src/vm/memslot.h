@@ -50,7 +50,8 @@ struct memslot {
 		struct quire_gmem *file;
 		u64 pgoff; /* index of base_gfn in the file */
 	} gmem;
-	struct dirty_bitmap *dirty; /* owned by dirty/; NULL without a bitmap */
+	struct dirty_bitmap
+	    *dirty; /* counted; the next version of the slot takes it over; or NULL */
 };
 
 /* Bit 63 of a generation: an update is in progress, cache nothing. */
