@@ -13,7 +13,8 @@ struct quire_vcpu;
 
 /*
  * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: 0, 1 (ENABLE) or 3 (and INITIALLY_SET); else -EINVAL. It is
- * looked at when a slot begins to log, and at each harvest. Takes slots_lock.
+ * looked at when a slot begins to log, and at each harvest. No lock held; takes slots_lock, may
+ * sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_set_manual_protect(struct quire_vm *vm, uint64_t flags);
 
@@ -61,7 +62,7 @@ struct quire_ring_entry {
 /*
  * KVM_CAP_DIRTY_LOG_RING: log into rings of @size_bytes instead of bitmaps. -EINVAL: not a power of
  * two, too small, already set, or vCPUs exist; -E2BIG: above QUIRE_RING_BYTES_MAX. Takes
- * slots_lock and vcpus_lock, before the first vCPU is made.
+ * slots_lock and vcpus_lock, before the first vCPU is made. No lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes);
 /* Bytes of each vCPU's ring, 0 when logging into bitmaps. Takes vcpus_lock. */
@@ -81,9 +82,9 @@ QUIRE_API int quire_vcpu_dirty_ring_is_full(const struct quire_vcpu *vcpu);
 
 /*
  * KVM_RESET_DIRTY_RINGS: take back the entries that the client marked and arm their pages again.
- * Returns how many, or -EINVAL without rings. @interrupted (may be NULL) answers nonzero when the
- * caller wants an early return: what was taken until then is armed, and counted. No lock held;
- * takes slots_lock, vcpus_lock and mmu_lock, may sleep.
+ * Returns how many; -EIO: a dead VM; -EINVAL: without rings. @interrupted (may be NULL) answers
+ * nonzero when the caller wants an early return: what was taken until then is armed, and counted.
+ * No lock held; takes slots_lock, vcpus_lock and mmu_lock, may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_reset_dirty_rings(struct quire_vm *vm,
 							  int (*interrupted)(void));

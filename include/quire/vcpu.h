@@ -168,21 +168,24 @@ struct quire_nested {
  * From the next quire_vcpu_enter() on stage 2 is the shadow of @nested's tables; NULL: back to
  * L1's own. No lock held, out of guest mode; may sleep. -ENOMEM; -EOPNOTSUPP for other than 4
  * levels, for .paging in a VM whose guests the TDP MMU serves, in a VM of another processor's
- * tables, or for a host that cannot load and change single words of guest memory.
- * quire_vcpu_enter() may fail with -ENOSPC then: the client's limit on shadow pages leaves no room
- * for a root.
+ * tables, or for a host that cannot load and change single words of guest memory. After an error
+ * L1's own are set. quire_vcpu_enter() may fail with -ENOSPC then: the client's limit on shadow
+ * pages leaves no room for a root.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
 						     const struct quire_nested *nested);
 /*
  * L1 flushed its nested translations (TLB_CONTROL, INVLPGA, a new ASID): shadowed tables that may
- * lag are brought up to date. No lock held, out of guest mode.
+ * lag are brought up to date by the next quire_vcpu_enter(). By the vCPU's thread, out of guest
+ * mode; takes no lock, never sleeps.
  */
 QUIRE_API void quire_vcpu_flush_nested(struct quire_vcpu *vcpu);
 
 /*
  * Where the tables of quire_vcpu_set_nested() lead for @gpa, with the rights of @error_code; A and
- * D are set there. 0; -EFAULT: they refuse; or -errno. No lock held, out of guest mode; may sleep.
+ * D are set there. 0; -EFAULT: they refuse, or changed again and again meanwhile; -EINTR and others
+ * of the host's cmpxchg_u64(). Only while such tables are set. By the vCPU's thread, out of guest
+ * mode, no lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa,
 						      uint64_t error_code, gpa_t *result);
@@ -203,7 +206,8 @@ QUIRE_API hva_t quire_vcpu_lost_page(const struct quire_vcpu *vcpu);
 
 /*
  * The hypervisor's own access to guest memory, through the slots' client addresses (shared view);
- * page by page, -EFAULT at the first page out of reach with the pages before it done. Writes are
+ * page by page, -EFAULT, or what the host's copy_from() or copy_to() said, at the first page out of
+ * reach with the pages before it done. Writes are
  * logged; -ENOSPC when the vCPU's dirty ring has no room for them, which is so only when it was
  * full before the call. Out of guest mode, no lock held; may sleep.
  */

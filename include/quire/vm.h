@@ -105,7 +105,8 @@ struct quire_region {
  * memory without the TDP MMU, confidential hardware without private memory, one of the host's
  * table_phys() and table_virt() without the other, or memory of the host's that tables cannot name
  * (its pointer less table_offset is not below 2^48); -ENOMEM; -ENXIO before
- * quire_platform_install().
+ * quire_platform_install(); -ENOSPC: the reverse map tells 2^24 - 1 VMs with private memory apart,
+ * counted from when it had none. No lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *config,
 					       struct quire_vm **vm);
@@ -117,8 +118,11 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_create(const struct quire_vm_config *con
 QUIRE_API void quire_vm_get(struct quire_vm *vm);
 QUIRE_API void quire_vm_put(struct quire_vm *vm);
 
-/* Nonzero once an invariant broke: every call of this VM answers -EIO from then on. Any thread, any
- * lock. */
+/*
+ * Nonzero once an invariant broke: the calls of this VM whose contract names -EIO answer it from
+ * then on, and its vCPUs stop. The others go on, so that all can be given back. Any thread, any
+ * lock.
+ */
 QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
 
 /* Number of address spaces: 2, or 1 for a VM with private memory. */
@@ -203,9 +207,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_vm_age(struct quire_vm *vm, hva_t start, hv
 					    enum quire_age kind);
 
 /*
- * The hypervisor's own access, as quire_vcpu_read() and _write(), in address space 0. With dirty
- * rings a slot that logs cannot be written this way, for there is no vCPU whose ring would tell:
- * -ENXIO.
+ * The hypervisor's own access, as quire_vcpu_read() and _write() with their errors but -ENOSPC, in
+ * address space 0. With dirty rings a slot that logs cannot be written this way, for there is no
+ * vCPU whose ring would tell: -ENXIO. Any thread out of guest mode.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_read(struct quire_vm *vm, gpa_t gpa, void *dst,
 					     size_t size_bytes);
