@@ -18,7 +18,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "cli/json.h"
+#include "frontend/report/json.h"
 #include "cli/quire.h"
 #include "preload/program.h"
 #include "vcpu/decode/decoder.h"

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cli/trace.h"
+#include "frontend/report/json.h"
 #include "frontend/report/report.h"
 
 /* How long a living process may take to answer. */
@@ -174,11 +175,6 @@ static void wait_answer(const void *file, int pid, void *ctx)
 	}
 }
 
-struct stats_output {
-	FILE *file;
-	const char *comma;
-};
-
 /* The process's text, which it may be writing anew: copied while no snapshot began. Its size. */
 static uint32_t copy_text(const struct report_stats *stats, char *text)
 {
@@ -200,31 +196,35 @@ static uint32_t copy_text(const struct report_stats *stats, char *text)
 static void print_process(const void *file, int pid, void *ctx)
 {
 	static char text[REPORT_TEXT_BYTES];
-	struct stats_output *output = ctx;
+	struct json *json = ctx;
 	uint32_t size_bytes = copy_text(file, text);
 
-	fprintf(output->file, "%s\n {\"pid\": %d, \"vms\": [", output->comma, pid);
-	fwrite(text, 1, size_bytes, output->file);
-	fputs("]}", output->file);
-	output->comma = ",";
+	json_object(json, NULL);
+	json_signed(json, "pid", pid);
+	json_array(json, "vms");
+	json_members(json, text, size_bytes);
+	json_end(json);
+	json_end(json);
 }
 
 static int write_stats(const struct report *report)
 {
-	struct stats_output output = {.comma = ""};
+	struct json json = {0};
 	uint32_t request = __atomic_add_fetch(&report->control->request, 1, __ATOMIC_RELEASE);
 
 	syscall(SYS_futex, &report->control->request, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 	each_file(report->directory, REPORT_STATS, sizeof(struct report_stats), wait_answer,
 		  &request);
-	output.file = fopen(report->stats_path, "we");
-	if (!output.file)
+	json.file = fopen(report->stats_path, "we");
+	if (!json.file)
 		return complain(report->stats_path);
-	fputs("{\"processes\": [", output.file);
+	json_object(&json, NULL);
+	json_array(&json, "processes");
 	each_file(report->directory, REPORT_STATS, sizeof(struct report_stats), print_process,
-		  &output);
-	fputs("\n]}\n", output.file);
-	return fclose(output.file) ? complain(report->stats_path) : 0;
+		  &json);
+	json_end(&json);
+	json_end(&json);
+	return fclose(json.file) ? complain(report->stats_path) : 0;
 }
 
 static void take_events(const void *file, int pid, void *ctx)

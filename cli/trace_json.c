@@ -6,9 +6,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "cli/json.h"
 #include "cli/trace.h"
 #include "cli/trace_event.h"
+#include "frontend/report/json.h"
 
 /*
  * Of an entry, in both formats that a VM of the front-end has. An entry for memory that is not

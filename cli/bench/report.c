@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "cli/bench/bench.h"
-#include "cli/json.h"
+#include "frontend/report/json.h"
 
 void bench_print_head(void)
 {

@@ -6,7 +6,6 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include "frontend/file/memory.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "frontend/report/json.h"
 #include "frontend/report/stats_file.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
@@ -55,70 +55,64 @@ static pid_t started_by;
 static struct vm_node *nodes;
 static uint64_t ended_count;
 
-struct text {
-	char *start;
-	size_t used, size;
-};
+/* How deep the text's VMs stand in the whole file, and so how far each member has a line. */
+#define VMS_DEPTH 4u
 static char ended_room[ENDED_BYTES];
-static struct text ended = {.start = ended_room, .size = sizeof(ended_room)};
-
-/* 0, or -1 when there is no room: then nothing was added. */
-__attribute__((format(printf, 2, 3))) static int add(struct text *text, const char *format, ...)
-{
-	size_t room = text->size - text->used;
-	va_list args;
-	int length;
-
-	va_start(args, format);
-	length = vsnprintf(text->start + text->used, room, format, args);
-	va_end(args);
-	if (length < 0 || (size_t)length >= room)
-		return -1;
-	text->used += (size_t)length;
-	return 0;
-}
-
-struct stat_printer {
-	struct text *text;
-	const char *comma;
-	int failed;
+static struct json ended = {
+    .start = ended_room,
+    .size_bytes = sizeof(ended_room),
+    .depth = VMS_DEPTH,
+    .lined_depth = VMS_DEPTH,
 };
 
 static void print_stat(void *ctx, const char *name, uint64_t value)
 {
-	struct stat_printer *printer = ctx;
-
-	printer->failed |=
-	    add(printer->text, "%s\"%s\": %llu", printer->comma, name, (unsigned long long)value);
-	printer->comma = ", ";
+	json_unsigned(ctx, name, value);
 }
 
-static int print_vcpu(struct text *text, struct vcpu *vcpu, const char *comma)
+static void print_vcpu(struct json *json, struct vcpu *vcpu)
 {
-	struct stat_printer printer = {.text = text, .comma = ""};
-
-	printer.failed = add(text, "%s\n   {\"id\": %u, \"stats\": {", comma, vcpu->id);
-	stats_visit_vcpu(vcpu, print_stat, &printer);
-	return printer.failed | add(text, "}}");
+	json_object(json, NULL);
+	json_unsigned(json, "id", vcpu->id);
+	json_object(json, "stats");
+	stats_visit_vcpu(vcpu, print_stat, json);
+	json_end(json);
+	json_end(json);
 }
 
-/* A VM goes in whole or not at all. */
-static int print_vm(struct text *text, struct vm *vm, const char *state)
+/* A VM goes in whole or not at all: nonzero. */
+static int print_vm(struct json *json, struct vm *vm, const char *state)
 {
-	struct stat_printer printer = {.text = text, .comma = ""};
 	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
-	size_t before = text->used;
-	int failed;
+	const struct json before = *json;
 
-	failed = add(text, "%s\n  {\"state\": \"%s\", \"stats\": {", before ? "," : "", state);
-	stats_visit_vm(vm, print_stat, &printer);
-	failed |= printer.failed | add(text, "}, \"vcpus\": [");
+	json_object(json, NULL);
+	json_string(json, "state", state);
+	json_object(json, "stats");
+	stats_visit_vm(vm, print_stat, json);
+	json_end(json);
+	json_array(json, "vcpus");
 	for (uint32_t i = 0; i < count; i++)
-		failed |= print_vcpu(text, vm->vcpus[i], i ? "," : "");
-	failed |= add(text, "]}");
-	if (failed)
-		text->used = before;
-	return failed;
+		print_vcpu(json, vm->vcpus[i]);
+	json_end(json);
+	json_end(json);
+	if (!json->is_full)
+		return 0;
+	*json = before;
+	return -1;
+}
+
+/* VMs that had no room; without room for this either, nothing. */
+static void print_left_out(struct json *json, uint64_t count)
+{
+	const struct json before = *json;
+
+	json_object(json, NULL);
+	json_string(json, "state", "left out");
+	json_unsigned(json, "count", count);
+	json_end(json);
+	if (json->is_full)
+		*json = before;
 }
 
 /* Have the pages of a mapped file, or learn here that there is no room for them. */
@@ -138,21 +132,21 @@ static void snapshot_locked(uint32_t request)
 {
 	static char room[REPORT_TEXT_BYTES];
 	uint32_t other = !stats->current;
-	struct text text = {.start = room, .size = sizeof(room)};
+	struct json text = ended;
 	uint64_t left_out = ended_count;
 
-	memcpy(text.start, ended.start, ended.used);
-	text.used = ended.used;
+	memcpy(room, ended.start, ended.used_bytes);
+	text.start = room;
+	text.size_bytes = sizeof(room);
 	for (struct vm_node *node = nodes; node; node = node->next)
 		left_out += print_vm(&text, node->vm, "alive") != 0;
 	if (left_out)
-		(void)!add(&text, "%s\n  {\"state\": \"left out\", \"count\": %llu}",
-			   text.used ? "," : "", (unsigned long long)left_out);
-	if (!make_room(stats->texts[other], text.used)) {
+		print_left_out(&text, left_out);
+	if (!make_room(stats->texts[other], text.used_bytes)) {
 		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
 		__atomic_thread_fence(__ATOMIC_RELEASE);
-		memcpy(stats->texts[other], text.start, text.used);
-		stats->size_bytes[other] = (uint32_t)text.used;
+		memcpy(stats->texts[other], text.start, text.used_bytes);
+		stats->size_bytes[other] = (uint32_t)text.used_bytes;
 		__atomic_store_n(&stats->current, other, __ATOMIC_RELEASE);
 	}
 	__atomic_store_n(&stats->answered, request, __ATOMIC_RELEASE);
@@ -277,7 +271,8 @@ static void start_stats(void)
 static void fork_child(void)
 {
 	nodes = NULL;
-	ended.used = 0;
+	ended.used_bytes = 0;
+	ended.has_member = false;
 	ended_count = 0;
 	(void)process_lock_start_anew(&report_lock);
 }
