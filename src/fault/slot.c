@@ -73,7 +73,8 @@ static bool slot_of_hint(struct quire_vcpu *vcpu, const struct fault *fault, str
 	const struct quire_vm *vm = vcpu->vm;
 	const struct memslot_hint *hint = &vcpu->hint;
 
-	if (fault->private || !range_map_is_empty(&vm->attributes))
+	/* Without a range every gfn has attributes 0. */
+	if (fault->private || atomic_load_acquire_ptr(&vm->attributes.ranges.root))
 		return false;
 	if (!memslot_hint_holds(&vm->slots, vcpu->as_id, hint, fault->gfn) &&
 	    !MUTANT(hint_unchecked))

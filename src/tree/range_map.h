@@ -25,12 +25,6 @@ struct range_map_change {
 	struct ptree_edit edit;
 };
 
-/* Has every number the value 0? No read section: only tests whether the root is NULL. */
-static inline bool range_map_is_empty(const struct range_map *map)
-{
-	return !atomic_load_acquire_ptr(&map->ranges.root);
-}
-
 /* The value of @at. O(log n). */
 u64 range_map_get(const struct range_map *map, u64 at);
 
