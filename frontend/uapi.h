@@ -114,6 +114,11 @@ struct kvm_memory_attributes2 {
 #define KVM_SET_MEMORY_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, struct kvm_memory_attributes2)
 #define KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES 250
 #endif
+/* Of postings before the last. */
+#ifndef KVM_SET_MEMORY_ATTRIBUTES2_ZERO
+#define KVM_SET_MEMORY_ATTRIBUTES2_ZERO (1ULL << 0)
+#define KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE (1ULL << 1)
+#endif
 
 #ifndef KVM_CREATE_GUEST_MEMFD
 struct kvm_create_guest_memfd {

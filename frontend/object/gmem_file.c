@@ -461,7 +461,14 @@ static bool is_zero(const __u64 *words, size_t count)
 	return !any;
 }
 
-/* As it was posted: contents are kept, and there are no flags. */
+/* Later postings take none: contents are kept. */
+static uint64_t known_flags(void)
+{
+	return params_get_bool("kvm.quire_gmem_contents")
+		   ? KVM_SET_MEMORY_ATTRIBUTES2_ZERO | KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE
+		   : 0;
+}
+
 static long convert(const struct gmem_object *object, struct kvm_memory_attributes2 *request)
 {
 	const struct gmem_view_part part = {request->offset, request->size, 0, UINT64_MAX};
@@ -469,10 +476,11 @@ static long convert(const struct gmem_object *object, struct kvm_memory_attribut
 	    .offset_bytes = request->offset,
 	    .size_bytes = request->size,
 	    .attributes = request->attributes,
+	    .contents = request->flags,
 	};
 	int error;
 
-	if (request->flags ||
+	if ((request->flags & ~known_flags()) ||
 	    !is_zero(request->reserved, sizeof(request->reserved) / sizeof(__u64)))
 		return -EINVAL;
 	error = quire_gmem_set_attributes(object->gmem, &conversion);

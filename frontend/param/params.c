@@ -120,6 +120,8 @@ static const struct param params[] = {
     KVM_BOOL("quire_gmem_write", RW, 0),
     /* Posted for Linux, where it is to be on: which pages are private is a file's to say. */
     KVM_BOOL("gmem_in_place_conversion", RO, 0),
+    /* Ours: its flags that say what becomes of the bytes, which later postings have no more. */
+    KVM_BOOL("quire_gmem_contents", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
 };

@@ -306,6 +306,40 @@ static int parameter_set(const char *name, const char *value)
 	return written;
 }
 
+/* Flags of earlier postings: of the whole range, what has the attributes already included. */
+static void contents(void)
+{
+	struct kvm_memory_attributes2 request = {.size = 2 * PAGE};
+
+	if (!parameter_set("quire_gmem_contents", "Y"))
+		check_skip("no contents of a conversion");
+	open_shown(SHARED);
+	*word_at(seen, 0) = 1;
+	*word_at(seen, PAGE) = 2;
+	make(0, 1, PRIVATE);
+	request.flags = KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE;
+	CHECK_ZERO(ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request));
+	CHECK_EQ(*word_at(seen, 0), 1);
+	make(0, 1, PRIVATE);
+	request.flags = KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
+	CHECK_ZERO(ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request));
+	CHECK_EQ(*word_at(seen, 0), 0);
+	CHECK_EQ(*word_at(seen, PAGE), 0);
+	CHECK_EQ(guest_load(&vcpu, GPA + PAGE), 0);
+	guest_store(&vcpu, GPA, 3);
+	CHECK_EQ(*word_at(seen, 0), 3);
+	request.flags = KVM_SET_MEMORY_ATTRIBUTES2_ZERO | KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE;
+	REFUSED(&vm, ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EINVAL);
+	request.flags = 4;
+	REFUSED(&vm, ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EINVAL);
+	request.flags = KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
+	request.attributes = PRIVATE;
+	request.offset = PAGE;
+	REFUSED(&vm, ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EOPNOTSUPP);
+	CHECK_EQ(request.error_offset, PAGE);
+	CHECK_EQ(touch(1), 0);
+}
+
 /* A page of a huge one splits the guest's mapping; all of one kind again, it comes back. */
 static void huge_pages(void)
 {
@@ -374,6 +408,7 @@ int main(int argc, char **argv)
 	    TEST(files_that_are_not_mapped),
 	    TEST(memory_fault),
 	    TEST(under_a_running_guest),
+	    TEST(contents),
 	    TEST(huge_pages),
 	    TEST(linked_files),
 	};

@@ -41,6 +41,7 @@ static struct {
 	enum quire_mmu mmu;
 	uint32_t far_slots;
 	int has_tlbs; /* vCPUs do not look at the tables again for what they have found there */
+	int in_place; /* the file owns the attributes */
 	int nested;   /* the guests are L2, which L1's tables at gfn 1024 map to themselves */
 	struct quire_vcpu *vcpus[VCPUS];
 	struct process_runner runners[VCPUS];
@@ -355,6 +356,17 @@ static void *l1_tables_main(void *ctx)
 	return NULL;
 }
 
+static void convert_in_place(uint64_t offset_bytes, uint64_t attributes)
+{
+	struct quire_gmem_conversion conversion = {
+	    .offset_bytes = offset_bytes,
+	    .size_bytes = 4 * QUIRE_PAGE_SIZE,
+	    .attributes = attributes,
+	};
+
+	check(!quire_gmem_set_attributes(stress.gmem, &conversion), "a conversion was refused");
+}
+
 static void *convert_main(void *ctx)
 {
 	uint64_t random = 11;
@@ -364,8 +376,13 @@ static void *convert_main(void *ctx)
 		gpa_t gpa = {next_random(&random) % LOGGED_PAGES << QUIRE_PAGE_SHIFT};
 		uint64_t attributes = next_random(&random) % 2 ? QUIRE_ATTRIBUTE_PRIVATE : 0;
 
-		check(!quire_vm_set_attributes(stress.vm, gpa, 4 * QUIRE_PAGE_SIZE, attributes),
-		      "attributes were refused");
+		if (stress.in_place)
+			convert_in_place(gpa.v % ((LOGGED_PAGES - 4) * QUIRE_PAGE_SIZE),
+					 attributes);
+		else
+			check(!quire_vm_set_attributes(stress.vm, gpa, 4 * QUIRE_PAGE_SIZE,
+						       attributes),
+			      "attributes were refused");
 	}
 	return NULL;
 }
@@ -433,6 +450,7 @@ static void start_vm(enum quire_vm_type type)
 	    .mmio_caching = 1,
 	    .host = host_ops(),
 	    .host_ctx = &stress.host_ctx,
+	    .gmem_in_place_conversion = stress.in_place,
 	};
 
 	atomic_store(&stress.stop, 0);
@@ -537,7 +555,7 @@ static void nested_phase(unsigned int seconds)
 	stress.nested = 0;
 }
 
-static void private_phase(unsigned int seconds)
+static void private_phase(unsigned int seconds, int in_place)
 {
 	static void *(*const others[])(void *) = {convert_main, punch_main, bind_main,
 						  notifier_main, NULL};
@@ -550,6 +568,7 @@ static void private_phase(unsigned int seconds)
 	if (store.base == MAP_FAILED)
 		abort();
 	close(fd);
+	stress.in_place = in_place;
 	start_vm(QUIRE_VM_SW_PROTECTED);
 	if (quire_gmem_create(stress.vm, store.size_bytes, 0, &store, &stress.gmem))
 		abort();
@@ -558,6 +577,7 @@ static void private_phase(unsigned int seconds)
 	quire_gmem_release(stress.gmem);
 	end_vm();
 	munmap(store.base, store.size_bytes);
+	stress.in_place = 0;
 }
 
 int main(int argc, char **argv)
@@ -571,12 +591,13 @@ int main(int argc, char **argv)
 	quire_platform_install(&process_platform);
 	if (process_signals_install())
 		return 2;
-	seconds = (seconds + 4) / 5;
+	seconds = (seconds + 5) / 6;
 	tdp_phase(seconds);
 	shadow_phase(seconds);
 	nested_phase(seconds);
 	stress.format = QUIRE_FORMAT_EPT;
-	private_phase(seconds);
+	private_phase(seconds, 0);
+	private_phase(seconds, 1);
 	aging_phase(seconds);
 	printf("%lu accesses, %d failures\n", atomic_load(&stress.accesses),
 	       atomic_load(&stress.failures));
