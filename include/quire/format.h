@@ -15,12 +15,15 @@ extern "C" {
  * walker.
  */
 struct quire_format {
-	const char *name;    /* "npt", "ept", "ept without a and d", "sv39x4" ... */
+	const char *name;    /* "npt", "ept", "ept with modes", "sv39x4" ... */
 	uint64_t present;    /* any of these: the entry counts as present */
-	uint64_t readable;   /* all of these: reads are allowed, and nothing is without */
+	uint64_t readable;   /* all of these: reads are allowed, and writes need it, too */
 	uint64_t writable;   /* all of these: writes are */
 	uint64_t executable; /* all of these, and none of noexec: instruction fetches are */
 	uint64_t noexec;
+	/* Any of these: fetches of user mode are, and executable is supervisor mode's. 0: the modes
+	 * are one. */
+	uint64_t executable_user;
 	uint64_t
 	    accessed;	/* to be set by a walker in the leaf (and, with table_rights, on its way) */
 	uint64_t dirty; /* to be set in the leaf before a write */
@@ -112,6 +115,13 @@ static inline int quire_entry_is_executable(const struct quire_format *f, uint64
 	return (entry & (f->executable | f->noexec)) == f->executable;
 }
 
+/* By user mode: quire_entry_is_executable() is about supervisor mode where the modes are two. */
+static inline int quire_entry_is_executable_by_user(const struct quire_format *f, uint64_t entry)
+{
+	return f->executable_user ? (entry & f->executable_user) != 0
+				  : quire_entry_is_executable(f, entry);
+}
+
 /* Without such bits a page counts as used and written from the start. */
 static inline int quire_entry_is_accessed(const struct quire_format *f, uint64_t entry)
 {
@@ -169,14 +179,16 @@ struct quire_translation {
 };
 
 /*
- * Does a present @entry allow @access? A fetch needs no right to read. Every access counts as a
- * user's, whatever QUIRE_PFERR_USER says: a supervisor's access by the tables of .paging (struct
+ * Does a present @entry allow @access? A fetch needs no right to read. With
+ * QUIRE_PFERR_USER a fetch is user mode's where the modes are two. Else every access counts as a
+ * user's, whatever that says: a supervisor's access by the tables of .paging (struct
  * quire_nested) needs a walk of the caller's.
  */
 static inline int quire_entry_allows(const struct quire_format *f, uint64_t entry, uint64_t access)
 {
 	if (access & QUIRE_PFERR_FETCH)
-		return quire_entry_is_executable(f, entry);
+		return access & QUIRE_PFERR_USER ? quire_entry_is_executable_by_user(f, entry)
+						 : quire_entry_is_executable(f, entry);
 	return quire_entry_is_readable(f, entry) &&
 	       (!(access & QUIRE_PFERR_WRITE) || quire_entry_is_writable(f, entry));
 }

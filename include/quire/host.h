@@ -31,13 +31,27 @@ enum quire_memtype {
 	QUIRE_MEMTYPE_WC, /* a frame buffer */
 };
 
+/*
+ * Which fetches a page refuses, with -EFAULT. A format that does not tell the modes apart refuses
+ * all fetches of a page that one mode may not execute (all but QUIRE_FORMAT_EPT_MODES).
+ */
+enum quire_noexec {
+	QUIRE_EXEC_ALL, /* none */
+	QUIRE_NOEXEC,	/* all */
+	QUIRE_NOEXEC_USER,
+	QUIRE_NOEXEC_SUPERVISOR,
+};
+
 /* A host page, as page_get() found it. */
 struct quire_page {
 	pfn_t pfn; /* the host's own number, which entries hold; from 2^36 on a fault is -EFAULT */
 	uint8_t writable;   /* a writable mapping is permitted */
 	uint8_t refcounted; /* the host counts references to it, and gave one to the caller */
-	uint8_t noexec;	    /* the guest may not execute from it: a fetch is -EFAULT */
+	uint8_t noexec;	    /* enum quire_noexec */
 	uint8_t memtype;    /* enum quire_memtype */
+	/* The guest executes from it and does nothing else: other accesses are -EFAULT, and in a
+	 * format other than QUIRE_FORMAT_EPT_MODES all are. It is not writable then. */
+	uint8_t noread;
 };
 
 /* How a page was used: said once, before mmu_lock drops. */

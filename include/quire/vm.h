@@ -22,6 +22,10 @@ enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
  * processor that sets A and D (Svadu), and of one that faults where they are clear (Svade). arm64's
  * stage 2 with pages of 4 KiB: three levels, 40 address bits and a root of two tables, or four
  * levels and 48 bits; the access flag set by the processor (VTCR_EL2.HA) or by faults.
+ *
+ * QUIRE_FORMAT_EPT_MODES is Intel's with A and D where pages may be executable and not readable,
+ * and user and supervisor execute by bits of their own: for a processor that has execute-only
+ * translations, with mode-based execute control on.
  */
 enum quire_format_id {
 	QUIRE_FORMAT_NPT,
@@ -35,6 +39,7 @@ enum quire_format_id {
 	QUIRE_FORMAT_ARM64_3_NO_AF,
 	QUIRE_FORMAT_ARM64_4,
 	QUIRE_FORMAT_ARM64_4_NO_AF,
+	QUIRE_FORMAT_EPT_MODES,
 };
 
 /* Which tables serve a guest: the TDP MMU's, made of its physical addresses alone and changed in

@@ -13,6 +13,7 @@ const struct entry_format *const entry_formats[ENTRY_FORMATS] = {
     [QUIRE_FORMAT_ARM64_3_NO_AF] = &entry_arm64_3_no_af,
     [QUIRE_FORMAT_ARM64_4] = &entry_arm64_4,
     [QUIRE_FORMAT_ARM64_4_NO_AF] = &entry_arm64_4_no_af,
+    [QUIRE_FORMAT_EPT_MODES] = &entry_ept_modes,
 };
 
 u64 *entry_table_odd(const struct entry_format *f, u64 entry)
@@ -37,6 +38,7 @@ struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr)
 	    .writable = f->writable | d,
 	    .executable = f->executable | a,
 	    .noexec = f->noexec,
+	    .executable_user = f->executable_user,
 	    .accessed = f->accessed & f->marks,
 	    .dirty = f->dirty & f->marks,
 	    .memtype = f->memtype,

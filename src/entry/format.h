@@ -40,16 +40,18 @@ struct entry_format {
 	u64 table; /* what the entry of a table holds beside the address */
 	u64 address;
 	/* The hardware's. */
-	u64 readable;	/* all of these set: reads are allowed (NPT: P and U) */
-	u64 writable;	/* W */
-	u64 executable; /* EPT: X; NPT: none */
-	u64 noexec;	/* NPT: NX; EPT: none */
-	u64 accessed;	/* A; 0: there is no A */
-	u64 dirty;	/* D of a leaf, which comes with W; 0: there is no D */
-	u64 large;	/* set in a leaf at level 2 and above */
-	u64 page;	/* set in a leaf at level 1 */
-	u64 marks;	/* of A and D, those that the processor sets; it faults for the others */
-	u64 memtype;	/* the bits of a leaf that say how accesses are cached */
+	u64 readable;	     /* all of these set: reads are allowed (NPT: P and U) */
+	u64 writable;	     /* W */
+	u64 executable;	     /* EPT: X; NPT: none */
+	u64 noexec;	     /* NPT: NX; EPT: none */
+	u64 executable_user; /* executable is the supervisor's; 0: the modes are one */
+	u64 unreadable;	     /* what an execute-only leaf lacks; 0: there are none */
+	u64 accessed;	     /* A; 0: there is no A */
+	u64 dirty;	     /* D of a leaf, which comes with W; 0: there is no D */
+	u64 large;	     /* set in a leaf at level 2 and above */
+	u64 page;	     /* set in a leaf at level 1 */
+	u64 marks;   /* of A and D, those that the processor sets; it faults for the others */
+	u64 memtype; /* the bits of a leaf that say how accesses are cached */
 	u64 memtypes[QUIRE_MEMTYPE_WC + 1]; /* by enum quire_memtype: what they are */
 	u64 hw_present; /* any of these set: the walker takes the entry as present */
 	u64 reserved;	/* these fault in a present entry, and so does the misfit */
@@ -102,6 +104,8 @@ extern const struct entry_format entry_npt;
 extern const struct entry_format entry_ept;
 /* EPT of a processor without A and D. */
 extern const struct entry_format entry_ept_no_ad;
+/* EPT with execute-only translations and mode-based execute control. */
+extern const struct entry_format entry_ept_modes;
 /* RISC-V, of a processor that sets A and D (Svadu), and of one that faults for them (Svade). */
 extern const struct entry_format entry_sv39x4;
 extern const struct entry_format entry_sv39x4_no_ad;
@@ -114,7 +118,7 @@ extern const struct entry_format entry_arm64_3_no_af;
 extern const struct entry_format entry_arm64_4;
 extern const struct entry_format entry_arm64_4_no_af;
 
-#define ENTRY_FORMATS (QUIRE_FORMAT_ARM64_4_NO_AF + 1)
+#define ENTRY_FORMATS (QUIRE_FORMAT_EPT_MODES + 1)
 extern const struct entry_format *const entry_formats[ENTRY_FORMATS]; /* by enum quire_format_id */
 
 static inline bool entry_is_present(const struct entry_format *f, u64 entry)
@@ -150,9 +154,19 @@ static inline bool entry_is_writable(const struct entry_format *f, u64 entry)
 	return entry & f->writable;
 }
 
+/* By one mode or the other. */
 static inline bool entry_is_executable(const struct entry_format *f, u64 entry)
 {
-	return (entry & (f->executable | f->noexec)) == f->executable;
+	return (entry & (f->executable | f->noexec)) == f->executable ||
+	       (entry & f->executable_user);
+}
+
+/* By the mode of the access with that error code. */
+static inline bool entry_allows_fetch(const struct entry_format *f, u64 entry, u64 error_code)
+{
+	if (f->executable_user)
+		return entry & (error_code & QUIRE_PFERR_USER ? f->executable_user : f->executable);
+	return entry_is_executable(f, entry);
 }
 
 /* Does a use of what was aged fault? Elsewhere the processor sets A. */
@@ -197,10 +211,40 @@ static inline bool entry_may_execute(const struct entry_format *f, u64 entry)
 }
 
 /* Can a leaf map @page? */
-static inline bool entry_holds_page(const struct quire_page *page)
+static inline bool entry_holds_page(const struct entry_format *f, const struct quire_page *page)
 {
 	return page->pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT &&
-	       page->memtype <= QUIRE_MEMTYPE_WC;
+	       page->memtype <= QUIRE_MEMTYPE_WC &&
+	       (!page->noread || (f->unreadable && !page->writable));
+}
+
+/* Does the host refuse a fetch with that error code? */
+static inline bool entry_page_refuses_fetch(const struct entry_format *f,
+					    const struct quire_page *page, u64 error_code)
+{
+	if (likely(!page->noexec) || !f->executable_user)
+		return page->noexec;
+	return page->noexec == QUIRE_NOEXEC ||
+	       (page->noexec == QUIRE_NOEXEC_USER) == !!(error_code & QUIRE_PFERR_USER);
+}
+
+/* May the guest execute from @page, in one mode or the other? */
+static inline bool entry_page_is_executable(const struct entry_format *f,
+					    const struct quire_page *page)
+{
+	return !page->noexec || (f->executable_user && page->noexec != QUIRE_NOEXEC);
+}
+
+/* What leaves of @page lack of what others have, beside writing. */
+static inline u64 entry_page_lacks(const struct entry_format *f, const struct quire_page *page)
+{
+	u64 lacks = page->noread ? f->unreadable : 0;
+
+	if (!f->executable_user)
+		return lacks;
+	if (page->noexec == QUIRE_NOEXEC_USER)
+		return lacks | f->executable_user;
+	return page->noexec == QUIRE_NOEXEC_SUPERVISOR ? lacks | f->executable : lacks;
 }
 
 static inline pfn_t entry_pfn(const struct entry_format *f, u64 entry)
@@ -262,9 +306,10 @@ struct entry_leaf {
 	bool writable;	    /* W now */
 	bool host_writable; /* the host permits writing at all */
 	bool mmu_writable;  /* nothing of ours but dirty logging may keep W off */
-	bool executable;
-	bool accessed; /* false: a prefault, so that aging tells the truth */
-	u8 memtype;    /* enum quire_memtype */
+	bool executable;    /* by those whom lacks does not name */
+	bool accessed;	    /* false: a prefault, so that aging tells the truth */
+	u8 memtype;	    /* enum quire_memtype */
+	u64 lacks;	    /* entry_page_lacks() */
 };
 
 static inline u8 entry_memtype(const struct entry_format *f, u64 leaf)
@@ -292,7 +337,8 @@ static inline u64 entry_make_leaf(const struct entry_format *f, const struct ent
 		entry |= f->mmu_writable;
 	if (leaf->writable)
 		entry |= f->writable | f->dirty;
-	entry |= leaf->executable ? f->executable : f->noexec;
+	entry |= leaf->executable ? f->executable | f->executable_user : f->noexec;
+	entry &= ~leaf->lacks;
 	return leaf->accessed ? entry | f->accessed : entry_make_old(f, entry);
 }
 
@@ -313,7 +359,7 @@ static inline u64 entry_make_child(const struct entry_format *f, u64 huge, u32 l
 /* The leaf @entry with the right to execute: an old one gets it with the next use. */
 static inline u64 entry_make_executable(const struct entry_format *f, u64 entry)
 {
-	u64 used = (entry_make_young(f, entry) & ~f->noexec) | f->executable;
+	u64 used = (entry_make_young(f, entry) & ~f->noexec) | f->executable | f->executable_user;
 
 	return entry_is_young(f, entry) ? used : entry_make_old(f, used);
 }

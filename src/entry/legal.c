@@ -6,9 +6,10 @@ static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 {
 	const u8 type = entry_memtype(f, entry);
 	u64 large = level > QUIRE_LEVEL_4K ? f->large : f->page;
-	u64 always = f->present | f->readable | f->memtypes[type] | f->accessed | large;
-	u64 maybe =
-	    f->writable | f->dirty | f->mmu_writable | f->host_writable | f->executable | f->noexec;
+	u64 always =
+	    f->present | (f->readable & ~f->unreadable) | f->memtypes[type] | f->accessed | large;
+	u64 maybe = f->writable | f->dirty | f->mmu_writable | f->host_writable | f->executable |
+		    f->noexec | f->executable_user | f->unreadable;
 	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
 	u64 address = entry_address(f, entry);
 
@@ -17,6 +18,10 @@ static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 	if ((entry & f->memtype) != f->memtypes[type])
 		return false;
 	if ((entry & always) != always || (entry & ~f->address & ~(always | maybe)))
+		return false;
+	/* What is not readable is for executing alone. */
+	if ((entry & f->readable) != f->readable &&
+	    (!entry_is_executable(f, entry) || (entry & (f->host_writable | f->mmu_writable))))
 		return false;
 	/* D comes and goes with W, which needs two permissions. */
 	if (f->dirty && !(entry & f->writable) != !(entry & f->dirty))

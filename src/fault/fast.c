@@ -12,11 +12,11 @@
 
 static bool rights_permit(const struct entry_format *f, u64 entry, const struct fault *fault)
 {
-	if (!entry_is_readable(f, entry))
+	if (!entry_is_readable(f, entry) && !(fault->fetch && f->unreadable))
 		return false;
 	if (fault->write)
 		return entry_is_writable(f, entry);
-	return !fault->fetch || entry_is_executable(f, entry);
+	return !fault->fetch || entry_allows_fetch(f, entry, fault->error_code);
 }
 
 /*

@@ -94,12 +94,15 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 		     .writable = writable && !withhold && !tracked,
 		     .host_writable = writable,
 		     .mmu_writable = writable && !tracked,
-		     .executable = (level == QUIRE_LEVEL_4K || !nx) && !found->page.noexec,
+		     .executable = (level == QUIRE_LEVEL_4K || !nx) &&
+				   entry_page_is_executable(&vm->tdp_format, &found->page),
+		     .lacks = entry_page_lacks(&vm->tdp_format, &found->page),
 		     .memtype = found->page.memtype,
 		     .accessed = !fault->prefault},
 	    .wanted_level = wanted,
 	    .write = fault->write,
 	    .fetch = fault->fetch,
+	    .error_code = fault->error_code,
 	    .prefault = fault->prefault,
 	};
 }

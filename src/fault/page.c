@@ -7,7 +7,7 @@
 #include "src/base/reclaim.h"
 #include "src/vm/locks.h"
 
-static int find_gmem_page(const struct fault *fault, struct found *found,
+static int find_gmem_page(const struct quire_vm *vm, const struct fault *fault, struct found *found,
 			  struct quire_memory_fault *told)
 {
 	int ret = gmem_lookup_finish(&found->gmem);
@@ -15,7 +15,7 @@ static int find_gmem_page(const struct fault *fault, struct found *found,
 	if (ret == -ESTALE)
 		return QUIRE_RETRY;
 	found->page = (struct quire_page){.pfn = found->gmem.pfn, .writable = 1};
-	if (!ret && !entry_holds_page(&found->page))
+	if (!ret && !entry_holds_page(&vm->tdp_format, &found->page))
 		ret = -EFAULT;
 	if (ret) {
 		fault_describe(fault, told);
@@ -33,6 +33,15 @@ static u32 page_flags(const struct fault *fault)
 	return fault->write ? flags | QUIRE_PAGE_WRITE : flags;
 }
 
+/* Does the host keep this access from the page? A prefault is none. */
+static bool is_refused(const struct quire_vm *vm, const struct fault *fault,
+		       const struct quire_page *page)
+{
+	if (fault->fetch)
+		return entry_page_refuses_fetch(&vm->tdp_format, page, fault->error_code);
+	return page->noread && !fault->prefault;
+}
+
 static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found)
 {
 	const struct quire_vm *vm = vcpu->vm;
@@ -48,8 +57,8 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	if (ret == -EINTR &&
 	    !(atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT))
 		return QUIRE_RETRY;
-	if (!ret &&
-	    unlikely(!entry_holds_page(&found->page) || (fault->fetch && found->page.noexec))) {
+	if (!ret && unlikely(!entry_holds_page(&vm->tdp_format, &found->page) ||
+			     is_refused(vm, fault, &found->page))) {
 		if (found->page.refcounted)
 			vm->host->page_put(vm->host_ctx, &found->page, QUIRE_PAGE_UNUSED);
 		return -EFAULT;
@@ -77,7 +86,7 @@ int fault_find_page(struct quire_vcpu *vcpu, const struct fault *fault, struct f
 
 	locks_assert_none();
 	if (found->from_gmem)
-		return find_gmem_page(fault, found, told);
+		return find_gmem_page(vcpu->vm, fault, found, told);
 	/* Not worth the lookup: it would be thrown away. */
 	if (invalidation_retry_hint(&vcpu->vm->invalidation, found->snapshot, fault->gfn))
 		return QUIRE_RETRY;

@@ -98,9 +98,9 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 	if (mapping->prefault)
 		return true;
 	/* Aging took its rights. */
-	if (!entry_is_readable(f, old))
+	if (!entry_is_readable(f, old) && !(mapping->fetch && f->unreadable))
 		return false;
-	if (mapping->fetch && !entry_is_executable(f, old))
+	if (mapping->fetch && !entry_allows_fetch(f, old, mapping->error_code))
 		return false;
 	return !mapping->write || entry_is_writable(f, old);
 }

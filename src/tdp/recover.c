@@ -46,6 +46,7 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 	u64 pages = level_pages((enum quire_level)level);
 	struct entry_leaf leaf = {.level = level, .accessed = true};
 	struct found_leaf found = {.gfn = gfn};
+	u64 used;
 
 	if (!find_leaf(f, entries, level - 1, &found))
 		return 0;
@@ -54,13 +55,16 @@ static u64 huge_of(const struct recover *recover, const u64 *entries, gfn_t gfn,
 		return 0;
 	/* The workaround lets 4K leaves execute: the host forbids it, which a huge leaf cannot
 	 * tell. */
-	if (nx_is_on(recover->change.vm) && !entry_may_execute(f, found.entry))
+	used = entry_make_young(f, found.entry);
+	leaf.lacks =
+	    (f->unreadable | (f->executable_user ? f->executable | f->executable_user : 0)) & ~used;
+	if (nx_is_on(recover->change.vm) && (!entry_is_executable(f, used) || leaf.lacks))
 		return 0;
 	leaf.memtype = entry_memtype(f, found.entry);
 	leaf.host_writable = found.entry & f->host_writable;
 	leaf.mmu_writable = found.entry & f->mmu_writable;
 	leaf.writable = leaf.mmu_writable;
-	leaf.executable = entry_may_execute(f, found.entry) && !nx_is_on(recover->change.vm);
+	leaf.executable = entry_is_executable(f, used) && !nx_is_on(recover->change.vm);
 	return entry_make_leaf(f, &leaf);
 }
 

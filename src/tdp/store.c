@@ -10,6 +10,8 @@ static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)
 {
 	u64 told_by = f->executable | f->noexec | f->aside << f->aside_shift;
 
+	if (f->executable_user)
+		return (old & ~new) & (f->executable | f->executable_user);
 	return unlikely((old ^ new) & told_by) && entry_may_execute(f, old) &&
 	       !entry_may_execute(f, new);
 }
@@ -20,7 +22,7 @@ static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)
  *   leaf -> not present                a flush, before the page is reused
  *   table -> not present, or a leaf    a flush, before the table is freed
  *   huge leaf -> table                 nothing: the children map the same
- *   leaf -> leaf, W or X lost          a flush, before the change is relied upon
+ *   leaf -> leaf, W, X or R lost         a flush, before the change is relied upon
  *   leaf -> leaf, mmu_writable lost    the same: aging may have taken W without a flush
  *   A or D cleared                     nothing; D is never cleared here without W
  *   rights added                       nothing
@@ -38,7 +40,7 @@ static bool change_owes_flush(const struct entry_format *f, u32 level, u64 old, 
 	if (!entry_is_leaf(f, new, level))
 		return false;
 	lost = old & ~new;
-	return (lost & (f->writable | f->mmu_writable)) || loses_x(f, old, new);
+	return (lost & (f->writable | f->mmu_writable | f->unreadable)) || loses_x(f, old, new);
 }
 
 /* A vCPU's counts are written by the thread that runs it alone. */

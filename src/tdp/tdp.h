@@ -31,6 +31,7 @@ struct tdp_mapping {
 	u32 wanted_level;	/* the leaf's without the NX workaround */
 	bool write;		/* the fault was a write */
 	bool fetch;		/* it was a fetch */
+	u64 error_code;		/* QUIRE_PFERR_*: which mode's */
 	bool prefault;		/* no access stands behind it */
 };
 

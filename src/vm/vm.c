@@ -19,6 +19,8 @@ static int config_check(const struct quire_vm_config *config)
 		return -EINVAL;
 	if (config->confidential && config->type != QUIRE_VM_SW_PROTECTED)
 		return -EINVAL;
+	if (config->format == QUIRE_FORMAT_EPT_MODES && config->mmu != QUIRE_MMU_TDP)
+		return -EINVAL;
 	/* Shadow pages know one view of a gfn. */
 	if (config->mmu != QUIRE_MMU_TDP && config->type != QUIRE_VM_DEFAULT)
 		return -EINVAL;

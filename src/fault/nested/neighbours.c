@@ -73,7 +73,7 @@ static u32 find_pages(const struct quire_vm *vm, struct neighbours *found, u32 w
 		    << i;
 	}
 	for (u32 i = 0; i < SHADOW_GROUP_PAGES; i++)
-		if ((there >> i & 1) && !entry_holds_page(&found->pages[i])) {
+		if ((there >> i & 1) && !entry_holds_page(&vm->tdp_format, &found->pages[i])) {
 			put_pages(vm, found, 1u << i, QUIRE_PAGE_UNUSED);
 			there &= ~(1u << i);
 		}

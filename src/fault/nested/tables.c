@@ -65,8 +65,9 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	/* The TDP tables know nothing of linear addresses. */
 	if (nested->paging && !vm_is_shadowed(vcpu->vm))
 		return -EOPNOTSUPP;
-	/* L1 is a guest of x86. */
-	if (!vm_is_shadowed(vcpu->vm) && !vcpu->vm->tdp_format.table_rights)
+	/* L1 is a guest of x86; shadow pages know one mode that executes. */
+	if (!vm_is_shadowed(vcpu->vm) &&
+	    (!vcpu->vm->tdp_format.table_rights || vcpu->vm->tdp_format.executable_user))
 		return -EOPNOTSUPP;
 	if (nested->levels != SHADOW_ROOT_LEVEL || !host->load_u64 || !host->cmpxchg_u64)
 		return -EOPNOTSUPP;

@@ -224,8 +224,8 @@ static int is_misconfigured_arm64(u64 entry, u32 level)
 }
 
 /* What a processor refuses as misconfigured or reserved, by its manual, of a word that it takes as
- * present: EPT with write and no read, with execute alone, with memory types 2, 3 and 7, with
- * bits 3-6 in a table's entry or bit 7 at level 4; NPT with bit 7 at level 4. */
+ * present: EPT with write and no read, with execute alone but with modes, with memory types 2, 3
+ * and 7, with bits 3-6 in a table's entry or bit 7 at level 4; NPT with bit 7 at level 4. */
 static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 {
 	unsigned int rights = entry & 7, type = entry >> 3 & 7;
@@ -239,7 +239,7 @@ static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 		return 1;
 	if (f == &entry_npt)
 		return 0;
-	if (rights == 2 || rights == 6 || rights == 4)
+	if (rights == 2 || rights == 6 || (rights == 4 && !f->unreadable))
 		return 1;
 	return large ? type == 2 || type == 3 || type == 7 : (entry >> 3 & 15) != 0;
 }
@@ -257,6 +257,9 @@ static u64 leaf_again(const struct entry_format *f, u64 entry, u32 level)
 	    .accessed = entry_is_young(f, entry),
 	    .memtype = entry_memtype(f, entry),
 	};
+
+	if (f->executable_user)
+		leaf.lacks = (f->executable | f->executable_user | f->unreadable) & ~entry;
 
 	return entry_make_leaf(f, &leaf);
 }
@@ -292,15 +295,18 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 }
 
 /* Of 2^24 words there are 48 leaves: W, mmu_writable and host_writable in four ways, X, A, and
- * three memory types. Without A bits there are 42: what was aged has no W. Of RISC-V's words two
- * bits are the lowest of the address. */
+ * three memory types. Without A bits there are 42: what was aged has no W. With modes there are
+ * four ways to execute, and 18 that are not readable, without W, which three modes execute. Of
+ * RISC-V's words two bits are the lowest of the address. */
 static void test_legal(void **state)
 {
 	(void)state;
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++)
 		for (u32 level = 1; level <= 4; level++) {
 			const struct entry_format *f = formats[i];
-			unsigned int leaves = f == &entry_ept_no_ad ? 42 : 48;
+			unsigned int leaves = f == &entry_ept_no_ad   ? 42
+					      : f == &entry_ept_modes ? 96 + 18
+								      : 48;
 			u64 address = UINT64_C(0x7f4000000) << f->pfn_shift;
 
 			if (f->pfn_shift == 10 && level == 1)
@@ -382,6 +388,8 @@ static void test_bits(void **state)
 		assert_int_equal(formats[i]->nonpresent, UINT64_C(1) << 63);
 		assert_int_equal(formats[i]->frozen, UINT64_C(1) << 63 | 0x1a0);
 	}
+	/* User mode's X is bit 10; a table's entry has all rights. */
+	assert_int_equal(entry_make_table(&entry_ept_modes, (u64 *)(uintptr_t)0x200000), 0x200d07);
 	/* Generation 5 << 7 | 3 of gfn 7. */
 	assert_int_equal(entry_make_mmio(&entry_ept, (gfn_t){7}, 0x283),
 			 UINT64_C(0x5) << 52 | 0x7000 | 3 << 3 | 6);

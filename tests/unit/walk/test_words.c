@@ -196,7 +196,7 @@ static void test_offset(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_NO_AF; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_EPT_MODES; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.config.table_offset = OFFSET;
@@ -209,7 +209,7 @@ static void test_functions(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_NO_AF; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_EPT_MODES; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.table_phys = table_phys;
@@ -284,7 +284,7 @@ static void test_other_processors(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_NO_AF; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_EPT_MODES; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.load_u64 = load_word;
@@ -295,7 +295,7 @@ static void test_other_processors(void **state)
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
-	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_ARM64_4_NO_AF + 1);
+	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_EPT_MODES + 1);
 	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
 }
 
@@ -356,7 +356,7 @@ static void test_noexec(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_ARM64_4_NO_AF + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_EPT_MODES + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		given.noexec = 1;
@@ -387,7 +387,7 @@ static void test_noexec_recovered(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_ARM64_4_NO_AF + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_EPT_MODES + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		backing = QUIRE_LEVEL_2M;
@@ -405,13 +405,124 @@ static void test_noexec_recovered(void **state)
 	}
 }
 
+/* Rights that a page has, by the host's answer. */
+struct rights {
+	uint8_t noexec, noread;
+	uint8_t user, supervisor, reads; /* executed by, and is it read and written? */
+};
+
+static void check_access(struct machine *machine, uint64_t access, int allowed)
+{
+	struct quire_translation found;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+	int result, mapped;
+
+	result = fault(machine, access);
+	if (!allowed)
+		assert_int_equal(result, -EFAULT);
+	else
+		assert_true(result == QUIRE_FIXED || result == QUIRE_SPURIOUS);
+	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
+	mapped = quire_walk(&stage2, (gpa_t){GPA}, access, &found);
+	quire_vcpu_leave(machine->vcpu);
+	assert_int_equal(mapped, allowed);
+	if (!mapped)
+		assert_int_equal(fault(machine, found.error_code), -EFAULT);
+}
+
+/* Each kind of page by each access, in every order of the first two, at 4K and 2M. */
+static void check_rights(const struct rights *rights, enum quire_level level)
+{
+	const uint64_t accesses[] = {0, QUIRE_PFERR_WRITE, QUIRE_PFERR_FETCH,
+				     QUIRE_PFERR_FETCH | QUIRE_PFERR_USER};
+	const int allowed[] = {rights->reads, rights->reads, rights->supervisor, rights->user};
+	struct machine machine;
+
+	for (unsigned int first = 0; first < 4; first++) {
+		machine_prepare(&machine);
+		machine.config.format = QUIRE_FORMAT_EPT_MODES;
+		backing = level;
+		given.noexec = rights->noexec;
+		given.noread = rights->noread;
+		given.writable = !rights->noread;
+		machine_start(&machine);
+		check_access(&machine, accesses[first], allowed[first]);
+		for (unsigned int i = 0; i < 4; i++)
+			check_access(&machine, accesses[i], allowed[i]);
+		machine_end(&machine);
+	}
+}
+
+static void test_modes(void **state)
+{
+	static const struct rights all[] = {
+	    {QUIRE_EXEC_ALL, 0, 1, 1, 1},	   {QUIRE_NOEXEC, 0, 0, 0, 1},
+	    {QUIRE_NOEXEC_USER, 0, 0, 1, 1},	   {QUIRE_NOEXEC_SUPERVISOR, 0, 1, 0, 1},
+	    {QUIRE_EXEC_ALL, 1, 1, 1, 0},	   {QUIRE_NOEXEC_USER, 1, 0, 1, 0},
+	    {QUIRE_NOEXEC_SUPERVISOR, 1, 1, 0, 0},
+	};
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		check_rights(&all[i], QUIRE_LEVEL_4K);
+		check_rights(&all[i], QUIRE_LEVEL_2M);
+	}
+}
+
+/* The words by Intel's manual: R, W and X are bits 0 to 2, X of user mode is bit 10. */
+static void test_words_of_modes(void **state)
+{
+	static const struct {
+		uint8_t noexec, noread;
+		uint64_t access, word;
+	} all[] = {
+	    {QUIRE_EXEC_ALL, 0, 0, 0x407},
+	    {QUIRE_NOEXEC, 0, 0, 0x003},
+	    {QUIRE_NOEXEC_USER, 0, 0, 0x007},
+	    {QUIRE_NOEXEC_SUPERVISOR, 0, 0, 0x403},
+	    {QUIRE_EXEC_ALL, 1, QUIRE_PFERR_FETCH, 0x404},
+	};
+	struct quire_translation found;
+	struct quire_stage2 stage2;
+	struct machine machine;
+	uint64_t requests;
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		machine_prepare(&machine);
+		machine.config.format = QUIRE_FORMAT_EPT_MODES;
+		given.noexec = all[i].noexec;
+		given.noread = all[i].noread;
+		given.writable = !all[i].noread;
+		machine_start(&machine);
+		assert_int_equal(fault(&machine, all[i].access), QUIRE_FIXED);
+		assert_int_equal(quire_vcpu_enter(machine.vcpu, &requests, &stage2), 0);
+		assert_true(quire_walk(&stage2, (gpa_t){GPA}, all[i].access, &found));
+		quire_vcpu_leave(machine.vcpu);
+		assert_int_equal(found.entry & 0x407, all[i].word);
+		machine_end(&machine);
+	}
+	/* Where the modes are one, less is executed rather than more, and all is readable. */
+	machine_prepare(&machine);
+	given.noexec = QUIRE_NOEXEC_USER;
+	machine_start(&machine);
+	assert_int_equal(fault(&machine, QUIRE_PFERR_FETCH), -EFAULT);
+	given.noexec = QUIRE_EXEC_ALL;
+	given.noread = 1;
+	given.writable = 0;
+	assert_int_equal(fault(&machine, QUIRE_PFERR_FETCH), -EFAULT);
+	machine_end(&machine);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_offset),	     cmocka_unit_test(test_functions),
 	    cmocka_unit_test(test_limits),	     cmocka_unit_test(test_memtypes),
 	    cmocka_unit_test(test_other_processors), cmocka_unit_test(test_noexec),
-	    cmocka_unit_test(test_noexec_recovered),
+	    cmocka_unit_test(test_noexec_recovered), cmocka_unit_test(test_modes),
+	    cmocka_unit_test(test_words_of_modes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
