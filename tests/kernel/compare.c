@@ -236,9 +236,12 @@ static unsigned int wrong_bits_tried;
 static unsigned int try_wrong_bits(struct trial *trial)
 {
 	const struct quire_format *f = trial->stage2->format;
-	/* Bit 12 leads to another frame, bit 51 is in no address. */
-	const uint64_t bits = f->present | f->readable | f->writable | f->executable | f->noexec |
-			      f->accessed | f->dirty | UINT64_C(1) << 12 | UINT64_C(1) << 51;
+	/* No processor here has user mode's bit. Bit 12 leads to another frame, bit 51 is in no
+	 * address. */
+	const uint64_t unseen = f->executable_user;
+	const uint64_t bits = (f->present & ~unseen) | f->readable | f->writable | f->executable |
+			      f->noexec | f->accessed | f->dirty | UINT64_C(1) << 12 |
+			      UINT64_C(1) << 51;
 	unsigned int i, reported = 0;
 
 	wrong_bits_tried = 0;

@@ -63,7 +63,7 @@ struct guest_walker {
 	int marks_refused;
 };
 
-extern const struct guest_walker walker_svm, walker_vmx, walker_vmx_no_ad;
+extern const struct guest_walker walker_svm, walker_vmx, walker_vmx_no_ad, walker_vmx_execute_only;
 
 /* The registers EAX, EBX, ECX and EDX of a leaf. */
 void guest_cpuid(uint32_t leaf, uint32_t registers[4]);

@@ -16,19 +16,26 @@ struct area {
 	enum quire_level level; /* the host's own mapping */
 	uint32_t flags;
 	uint8_t is_read_only; /* to the host */
-	uint8_t noexec, memtype;
+	uint8_t noexec, memtype, noread;
 };
 
 static const struct area areas[AREA_COUNT] = {
-    [AREA_CODE] = {GUEST_CODE_GPA, 4096, MIB(512), QUIRE_LEVEL_4K, 0, 0, 0, 0},
-    [AREA_SMALL] = {0, MIB(1), MIB(515), QUIRE_LEVEL_4K, 0, 0, 0, 0},
-    [AREA_LARGE] = {MIB(2), MIB(4), MIB(518), QUIRE_LEVEL_2M, 0, 0, 0, 0},
-    [AREA_GIGANTIC] = {MIB(1024), MIB(1024), MIB(1024), QUIRE_LEVEL_1G, 0, 0, 0, 0},
-    [AREA_READ_ONLY] = {MIB(16), 0x20000, MIB(530), QUIRE_LEVEL_4K, QUIRE_SLOT_READONLY, 0, 0, 0},
-    [AREA_HOST_READ_ONLY] = {MIB(17), 0x20000, MIB(531), QUIRE_LEVEL_4K, 0, 1, 0, 0},
-    [AREA_NO_EXECUTE] = {MIB(18), 0x20000, MIB(532), QUIRE_LEVEL_4K, 0, 0, 1, 0},
-    [AREA_UNCACHED] = {MIB(19), 0x8000, MIB(533), QUIRE_LEVEL_4K, 0, 0, 1, QUIRE_MEMTYPE_UC},
-    [AREA_COMBINING] = {MIB(20), 0x8000, MIB(534), QUIRE_LEVEL_4K, 0, 0, 0, QUIRE_MEMTYPE_WC},
+    [AREA_CODE] = {GUEST_CODE_GPA, 4096, MIB(512), QUIRE_LEVEL_4K, 0, 0, 0, 0, 0},
+    [AREA_SMALL] = {0, MIB(1), MIB(515), QUIRE_LEVEL_4K, 0, 0, 0, 0, 0},
+    [AREA_LARGE] = {MIB(2), MIB(4), MIB(518), QUIRE_LEVEL_2M, 0, 0, 0, 0, 0},
+    [AREA_GIGANTIC] = {MIB(1024), MIB(1024), MIB(1024), QUIRE_LEVEL_1G, 0, 0, 0, 0, 0},
+    [AREA_READ_ONLY] = {MIB(16), 0x20000, MIB(530), QUIRE_LEVEL_4K, QUIRE_SLOT_READONLY, 0, 0, 0,
+			0},
+    [AREA_HOST_READ_ONLY] = {MIB(17), 0x20000, MIB(531), QUIRE_LEVEL_4K, 0, 1, 0, 0, 0},
+    [AREA_NO_EXECUTE] = {MIB(18), 0x20000, MIB(532), QUIRE_LEVEL_4K, 0, 0, 1, 0, 0},
+    [AREA_UNCACHED] = {MIB(19), 0x8000, MIB(533), QUIRE_LEVEL_4K, 0, 0, 1, QUIRE_MEMTYPE_UC, 0},
+    [AREA_COMBINING] = {MIB(20), 0x8000, MIB(534), QUIRE_LEVEL_4K, 0, 0, 0, QUIRE_MEMTYPE_WC, 0},
+    [AREA_EXECUTE_ONLY] = {.gpa = MIB(21),
+			   .size_bytes = 0x8000,
+			   .physical = MIB(535),
+			   .level = QUIRE_LEVEL_4K,
+			   .is_read_only = 1,
+			   .noread = 1},
 };
 
 uint64_t image_size_bytes(enum image_area area)
@@ -83,6 +90,7 @@ static int image_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_pag
 	page->writable = !area->is_read_only;
 	page->noexec = area->noexec;
 	page->memtype = area->memtype;
+	page->noread = area->noread;
 	return 0;
 }
 

@@ -16,6 +16,7 @@ enum image_area {
 	AREA_NO_EXECUTE,
 	AREA_UNCACHED,
 	AREA_COMBINING,
+	AREA_EXECUTE_ONLY, /* in QUIRE_FORMAT_EPT_MODES; others refuse it */
 	AREA_COUNT,
 };
 

@@ -119,6 +119,9 @@ static void populate(struct quire_vcpu *vcpu)
 	touch_area(vcpu, AREA_NO_EXECUTE, QUIRE_PFERR_WRITE, 1);
 	touch_area(vcpu, AREA_UNCACHED, 0, 1);
 	touch_area(vcpu, AREA_COMBINING, 0, 1);
+	if (walker->format == QUIRE_FORMAT_EPT_MODES)
+		touch_area(vcpu, AREA_EXECUTE_ONLY, QUIRE_PFERR_FETCH, 1);
+	expect(touch(vcpu, image_gpa(AREA_EXECUTE_ONLY), 0) < 0, "what is executed is not read");
 	for (i = 0; i < IMAGE_HOLE_PAGES; i += 2)
 		expect(touch(vcpu, IMAGE_HOLE_GPA + i * QUIRE_PAGE_SIZE, 0) == QUIRE_EMULATE,
 		       "no memory in a hole");
@@ -204,8 +207,8 @@ static void test_walks(void)
 
 void kernel(void)
 {
-	static const struct guest_walker *const walkers[] = {&walker_svm, &walker_vmx,
-							     &walker_vmx_no_ad};
+	static const struct guest_walker *const walkers[] = {
+	    &walker_svm, &walker_vmx, &walker_vmx_no_ad, &walker_vmx_execute_only};
 	unsigned int i;
 
 	machine_start();

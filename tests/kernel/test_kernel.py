@@ -36,7 +36,7 @@ sound: driver=dummy
 # Each emulator's program, its packages, and the tables that its processor walks.
 EMULATORS = {"qemu": ("qemu-system-x86_64", "qemu-system-x86", {"npt": 8}),
              "bochs": ("bochs-bin", "bochs bochsbios vgabios",
-                       {"ept": 7, "ept without a and d": 5})}
+                       {"ept": 7, "ept without a and d": 5, "ept with execute-only pages": 7})}
 
 
 def run_qemu(kernel, _disk, _folder):

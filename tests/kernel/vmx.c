@@ -21,6 +21,7 @@
 #define SECONDARY_UNRESTRICTED (1u << 7)
 #define EXIT_TO_64_BIT (1u << 9)
 #define EPT_NEEDED (1u << 6 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 20 | 1u << 21)
+#define EPT_EXECUTE_ONLY 1u
 #define CR4_VMXE (1u << 13)
 
 #define EPTP_FOUR_LEVELS (3u << 3)
@@ -44,7 +45,7 @@ struct field {
 	uint64_t value;
 };
 
-static uint64_t eptp_flags = EPTP_WRITE_BACK | EPTP_FOUR_LEVELS;
+static uint64_t eptp_flags;
 static int is_launched;
 
 static void field_write(uint32_t field, uint64_t value)
@@ -149,15 +150,10 @@ static void controls_init(void)
 	field_write(0x4012, controls(MSR_VMX_ENTRY, 0));
 }
 
-static int vmx_start(void)
+static void turn_on(void)
 {
-	static int is_on;
 	uint64_t on, current, cr;
 
-	if (is_on)
-		return 1;
-	if (!is_there())
-		return 0;
 	__asm__ volatile("mov %%cr0, %0" : "=r"(cr));
 	__asm__ volatile("mov %0, %%cr0" ::"r"(cr | machine_read_msr(MSR_VMX_CR0_FIXED)));
 	__asm__ volatile("mov %%cr4, %0" : "=r"(cr));
@@ -170,20 +166,35 @@ static int vmx_start(void)
 	controls_init();
 	host_init();
 	guest_init();
+}
+
+/* With these flags of the EPTP. */
+static int vmx_start(uint64_t flags)
+{
+	static int is_on;
+
+	if (!is_on && !is_there())
+		return 0;
+	if (!is_on)
+		turn_on();
 	is_on = 1;
+	eptp_flags = flags | EPTP_WRITE_BACK | EPTP_FOUR_LEVELS;
 	return 1;
 }
 
 static int vmx_start_ad(void)
 {
-	eptp_flags |= EPTP_AD;
-	return vmx_start();
+	return vmx_start(EPTP_AD);
 }
 
 static int vmx_start_no_ad(void)
 {
-	eptp_flags &= ~(uint64_t)EPTP_AD;
-	return vmx_start();
+	return vmx_start(0);
+}
+
+static int vmx_start_execute_only(void)
+{
+	return vmx_start(EPTP_AD) && (machine_read_msr(MSR_VMX_EPT) & EPT_EXECUTE_ONLY);
 }
 
 /* Nonzero: the guest did not start. *@rax is the guest's. */
@@ -260,3 +271,7 @@ static struct guest_result vmx_access(const struct guest_access *access)
 const struct guest_walker walker_vmx = {"ept", QUIRE_FORMAT_EPT, vmx_start_ad, vmx_access, 0};
 const struct guest_walker walker_vmx_no_ad = {"ept without a and d", QUIRE_FORMAT_EPT_NO_AD,
 					      vmx_start_no_ad, vmx_access, 0};
+/* Mode-based execute control is off, as Bochs has none: no page is one mode's here, and what the
+ * library keeps for user mode's fetches is ignored. */
+const struct guest_walker walker_vmx_execute_only = {
+    "ept with execute-only pages", QUIRE_FORMAT_EPT_MODES, vmx_start_execute_only, vmx_access, 0};
