@@ -238,10 +238,11 @@ void sim_plan_print(const struct sim_plan *plan)
 	       ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
 	       "file %s%s%s, %u vCPUs, %u threads, a preemption in %u steps\n",
 	       plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
-	       entry_formats[plan->format]->name, plan->rings ? "rings" : "bitmaps", plan->manual_protect,
-	       plan->zap_all, plan->eager_split, plan->host_huge ? "huge" : "small",
-	       plan->gmem_huge ? "huge" : "small", plan->linked ? " and linked" : "",
-	       owners[plan->owner], plan->vcpus, plan->threads, plan->preemption_odds);
+	       entry_formats[plan->format]->name, plan->rings ? "rings" : "bitmaps",
+	       plan->manual_protect, plan->zap_all, plan->eager_split,
+	       plan->host_huge ? "huge" : "small", plan->gmem_huge ? "huge" : "small",
+	       plan->linked ? " and linked" : "", owners[plan->owner], plan->vcpus, plan->threads,
+	       plan->preemption_odds);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
 			const struct sim_op *op = &plan->ops[thread][i];
