@@ -1,7 +1,7 @@
 /*
  * Takes one of the walks of docs/ARCHITECTURE.md over the simulated host, with the library built to
  * tell of each call, and prints the calls: 'depth address', one a line, in the order of entry.
- * Usage: walk-trace fault | invalidation | clear | nested-fault | conversion
+ * Usage: walk-trace fault | invalidation | clear | nested-fault | conversion | in-place
  */
 #include <stdio.h>
 
@@ -128,6 +128,24 @@ static void take_conversion(void)
 	gmem_end();
 }
 
+/* A private page that the guest uses becomes shared, in a file that owns its attributes. */
+static void take_in_place(void)
+{
+	struct quire_gmem_conversion request = {
+	    .offset_bytes = PAGES(3),
+	    .size_bytes = QUIRE_PAGE_SIZE,
+	};
+
+	machine.in_place = 1;
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, 0, 8);
+	store(3, 1);
+	records = true;
+	assert_int_equal(quire_gmem_set_attributes(gmem, &request), 0);
+	records = false;
+	gmem_end();
+	machine.in_place = 0;
+}
+
 /* A page that the guest uses is punched out of its file. */
 static void take_punch(void)
 {
@@ -145,7 +163,8 @@ static const struct {
 } walks[] = {
     {"fault", take_fault},	     {"invalidation", take_invalidation},
     {"clear", take_clear},	     {"nested-fault", take_nested_fault},
-    {"conversion", take_conversion}, {"punch", take_punch},
+    {"conversion", take_conversion}, {"in-place", take_in_place},
+    {"punch", take_punch},
 };
 
 int main(int argc, char **argv)
@@ -161,7 +180,7 @@ int main(int argc, char **argv)
 			       (const char *)calls[at].function - __executable_start);
 		return call_count > CALLS_MAX;
 	}
-	fprintf(stderr,
-		"usage: walk-trace fault|invalidation|clear|nested-fault|conversion|punch\n");
+	fprintf(stderr, "usage: walk-trace "
+			"fault|invalidation|clear|nested-fault|conversion|in-place|punch\n");
 	return 2;
 }
