@@ -115,10 +115,16 @@ static void handle_kick(int signal, siginfo_t *info, void *ucontext)
 	guard_handle_signal(signal, info, ucontext);
 }
 
+/* No fault of the running instruction: it does not happen again. */
+static bool was_sent(int signal, const siginfo_t *info)
+{
+	return info->si_code <= 0 || (signal == SIGBUS && info->si_code == BUS_MCEERR_AO);
+}
+
 /*
  * A fault that is none of ours goes to the handler that was there before. With none, the default
  * action is put back: the instruction faults again and the process ends as it would have without
- * us; a signal that another process sent is sent again, to the same end.
+ * us; a signal that was sent, as news of a failed page are, is sent again, to the same end.
  */
 static void handle_fault(int signal, siginfo_t *info, void *ucontext)
 {
@@ -131,14 +137,14 @@ static void handle_fault(int signal, siginfo_t *info, void *ucontext)
 
 	if (guard_handle_signal(signal, info, ucontext))
 		return;
-	if (handler == (uintptr_t)SIG_IGN && info->si_code <= 0)
+	if (handler == (uintptr_t)SIG_IGN && was_sent(signal, info))
 		return;
 	if (handler != (uintptr_t)SIG_DFL && handler != (uintptr_t)SIG_IGN) {
 		old->handler(signal, info, ucontext);
 		return;
 	}
 	action_set(signal, &fallback, NULL);
-	if (info->si_code <= 0)
+	if (was_sent(signal, info))
 		sys_call(SYS_tgkill, (uint64_t)sys_call(SYS_getpid, 0),
 			 (uint64_t)sys_call(SYS_gettid, 0), (uint64_t)signal);
 }

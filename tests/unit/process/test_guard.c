@@ -251,6 +251,49 @@ static void other_faults_reach_the_client(void **state)
 	assert_int_equal(WTERMSIG(status), SIGSEGV);
 }
 
+/* News of a page that failed, to a program that ignores SIGBUS; and a guarded access after them. */
+static int ignored_news_child(void)
+{
+	siginfo_t news = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AO};
+	const uint8_t *file = map_file(PAGE, 2 * PAGE, PROT_READ, MAP_SHARED);
+	uint8_t value;
+
+	signal(SIGBUS, SIG_IGN);
+	if (process_signals_install())
+		return 1;
+	if (syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SIGBUS, &news))
+		return 2;
+	return guard_load_u8(file + PAGE, &value) == GUARD_BUS ? 0 : 3;
+}
+
+/* And to one without a handler, which they end. */
+static int deadly_news_child(void)
+{
+	siginfo_t news = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AO};
+
+	signal(SIGBUS, SIG_DFL);
+	if (!process_signals_install())
+		syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SIGBUS, &news);
+	return 0;
+}
+
+static void news_are_no_faults(void **state)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(ignored_news_child());
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	child = fork();
+	if (!child)
+		_exit(deadly_news_child());
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGBUS);
+}
+
 /* A page that never comes: only a kick gets a thread out of waiting for it. */
 struct blocked {
 	struct process_runner runner;
@@ -333,6 +376,7 @@ int main(void)
 	    cmocka_unit_test(fills_stop_where_memory_does),
 	    cmocka_unit_test(signals_have_their_reasons),
 	    cmocka_unit_test(other_faults_reach_the_client),
+	    cmocka_unit_test(news_are_no_faults),
 	    cmocka_unit_test(kick_ends_the_wait),
 	};
 
