@@ -165,13 +165,13 @@ static void *worker(void *unused)
 	return unused;
 }
 
-/* No thread can be made: what the others do not do is for the vCPUs to wait for. */
+/* No thread can be made: what the others are too busy for is for the vCPUs to wait for. */
 static void lack_locked(void)
 {
 	struct async_pf_work *work;
 
 	pool.lacks_threads = true;
-	while (!pool.workers && (work = take_queued_locked()))
+	while (pool.unfinished > pool.workers && (work = take_queued_locked()))
 		finish_locked(work);
 }
 
