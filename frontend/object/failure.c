@@ -32,6 +32,7 @@
 #include "frontend/object/mm_events.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/helper.h"
+#include "hosts/process/maps.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
@@ -108,34 +109,21 @@ static bool is_sent_here(void)
 
 /* Pages that are lost, by an address of theirs, and of a file also by their place in it. */
 struct lost {
-	uint64_t start, size_bytes;
-	uint64_t inode, offset_bytes;
-	unsigned int major, minor;
+	uint64_t address, size_bytes;
+	struct maps_file mapping; /* .inode is 0 where there is no file */
+	uint64_t offset;
 };
-
-struct mapped {
-	uint64_t start, end, inode, offset_bytes;
-	unsigned int major, minor;
-};
-
-static bool parse_mapping(const char *text, struct mapped *mapped)
-{
-	return sscanf(text, "%lx-%lx %*s %lx %x:%x %lu", &mapped->start, &mapped->end,
-		      &mapped->offset_bytes, &mapped->major, &mapped->minor, &mapped->inode) == 6;
-}
 
 static bool place_line(void *context, const char *text)
 {
 	struct lost *lost = context;
-	struct mapped mapped;
+	struct maps_file mapping;
 
-	if (!parse_mapping(text, &mapped) || lost->start < mapped.start ||
-	    lost->start >= mapped.end)
+	if (!maps_parse_file(text, &mapping) || lost->address < mapping.start ||
+	    lost->address >= mapping.end)
 		return true;
-	lost->inode = mapped.inode;
-	lost->major = mapped.major;
-	lost->minor = mapped.minor;
-	lost->offset_bytes = mapped.offset_bytes + (lost->start - mapped.start);
+	lost->mapping = mapping;
+	lost->offset = (mapping.offset + (lost->address - mapping.start)) & ~(lost->size_bytes - 1);
 	return false;
 }
 
@@ -143,33 +131,39 @@ static bool place_line(void *context, const char *text)
 static bool other_line(void *context, const char *text)
 {
 	const struct lost *lost = context;
-	struct mapped mapped;
-	uint64_t at;
+	struct maps_file mapping;
+	uint64_t first, last;
 
-	if (!parse_mapping(text, &mapped) || mapped.inode != lost->inode ||
-	    mapped.major != lost->major || mapped.minor != lost->minor)
+	if (!maps_parse_file(text, &mapping) || mapping.inode != lost->mapping.inode ||
+	    mapping.device != lost->mapping.device)
 		return true;
-	at = lost->offset_bytes - mapped.offset_bytes;
-	if (lost->offset_bytes >= mapped.offset_bytes && at < mapped.end - mapped.start)
-		mm_lost(mapped.start + at, mapped.start + at + lost->size_bytes);
+	first = lost->offset > mapping.offset ? lost->offset : mapping.offset;
+	last = mapping.offset + (mapping.end - mapping.start);
+	if (lost->offset + lost->size_bytes < last)
+		last = lost->offset + lost->size_bytes;
+	if (first < last)
+		mm_lost(mapping.start + (first - mapping.offset),
+			mapping.start + (last - mapping.offset));
 	return true;
 }
 
 /*
  * The kernel names each mapping of the page, but a second SIGBUS is dropped while the first waits:
- * so all of them are found by the first.
+ * so all of them are found by the first. In the text, for our thread has a table of descriptors of
+ * its own, without those that are kept.
  */
 static void lose(uint64_t address, int shift)
 {
 	bool is_shift = shift >= QUIRE_PAGE_SHIFT && shift <= SHIFT_MAX;
 	uint64_t size_bytes = UINT64_C(1) << (is_shift ? shift : QUIRE_PAGE_SHIFT);
-	struct lost lost = {.start = address & ~(size_bytes - 1), .size_bytes = size_bytes};
+	uint64_t start = address & ~(size_bytes - 1);
+	struct lost lost = {.address = address, .size_bytes = size_bytes};
 
 	(void)lines_read("/proc/self/maps", place_line, &lost);
-	if (lost.inode)
+	if (lost.mapping.inode)
 		(void)lines_read("/proc/self/maps", other_line, &lost);
 	else
-		mm_lost(lost.start, lost.start + size_bytes);
+		mm_lost(start, start + size_bytes);
 }
 
 static bool stat_line(void *context, const char *text)
@@ -200,33 +194,49 @@ struct entry {
 	char name[];
 };
 
+/* Of the threads in a part of the folder, the first of the client's that asked; 0: none. */
+static uint32_t wanting_in(const char *buffer, long bytes)
+{
+	const struct entry *entry;
+	uint32_t thread;
+
+	for (long at = 0; at < bytes; at += entry->bytes) {
+		entry = (const void *)(buffer + at);
+		if (sscanf(entry->name, "%u", &thread) == 1 && thread != watcher_number &&
+		    wants_news(thread))
+			return thread;
+	}
+	return 0;
+}
+
+static uint32_t find_wanting(void)
+{
+	char buffer[1024] __attribute__((aligned(8)));
+	uint32_t thread = 0;
+	long bytes, fd = sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address("/proc/self/task"),
+				  O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	while (fd >= 0 && !thread &&
+	       (bytes = sys_call(SYS_getdents64, (uint64_t)fd, sys_address(buffer),
+				 sizeof(buffer))) > 0)
+		thread = wanting_in(buffer, bytes);
+	if (fd >= 0)
+		sys_call(SYS_close, (uint64_t)fd);
+	return thread;
+}
+
 /* A thread of the client's that asked and began after ours sends the news to itself. */
 static void forward(const siginfo_t *info)
 {
 	const siginfo_t kick = {.si_signo = process_kick_signal(),
 				.si_code = SI_QUEUE,
 				._sifields._rt.si_sigval.sival_ptr = &forwarded};
-	char buffer[1024] __attribute__((aligned(8)));
-	uint32_t thread;
-	long bytes, fd = sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address("/proc/self/task"),
-				  O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint32_t thread = find_wanting();
 
-	while (fd >= 0 && (bytes = sys_call(SYS_getdents64, (uint64_t)fd, sys_address(buffer),
-					    sizeof(buffer))) > 0)
-		for (long at = 0; at < bytes;) {
-			const struct entry *entry = (const void *)(buffer + at);
-
-			at += entry->bytes;
-			if (sscanf(entry->name, "%u", &thread) != 1 || thread == watcher_number ||
-			    !wants_news(thread))
-				continue;
-			memcpy(&forwarded, info, sizeof(forwarded));
-			send(kick.si_signo, &kick, thread);
-			bytes = 0;
-			break;
-		}
-	if (fd >= 0)
-		sys_call(SYS_close, (uint64_t)fd);
+	if (!thread)
+		return;
+	memcpy(&forwarded, info, sizeof(forwarded));
+	send(kick.si_signo, &kick, thread);
 }
 
 static void hear(void)
@@ -238,8 +248,9 @@ static void hear(void)
 		     sys_address(&now), sizeof(bus_set)) != SIGBUS)
 		return;
 	if (info.si_code == BUS_MCEERR_AO) {
-		forward(&info);
+		/* First, for the client may answer the news with another page there. */
 		lose((uintptr_t)info.si_addr, info.si_addr_lsb);
+		forward(&info);
 	} else if (info.si_code == SI_QUEUE && info.si_pid == (pid_t)sys_call(SYS_getpid, 0)) {
 		lose((uintptr_t)info.si_value.sival_ptr, info.si_errno);
 	}

@@ -141,6 +141,7 @@ int maps_next_file(uint64_t address, struct maps_file *found)
 	    .offset = question.vma_offset,
 	    .device = (uint64_t)question.dev_major << 20 | question.dev_minor,
 	    .inode = question.inode,
+	    .shared = true,
 	};
 	return 0;
 }

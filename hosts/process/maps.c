@@ -188,28 +188,34 @@ static uint64_t parse_decimal(const char *at)
 	return value;
 }
 
+bool maps_parse_file(const char *line, struct maps_file *found)
+{
+	struct process_mapping mapping;
+	struct header_rest rest;
+
+	if (!parse_header(line, &mapping, &rest) || *rest.inode == '0')
+		return false;
+	*found = (struct maps_file){
+	    .start = mapping.start,
+	    .end = mapping.end,
+	    .device = parse_device(rest.device),
+	    .inode = parse_decimal(rest.inode),
+	    .shared = mapping.shared,
+	};
+	return parse_hex(rest.offset, &found->offset) != NULL;
+}
+
 int maps_next_file_in_text(uint64_t address, struct maps_file *found)
 {
 	struct line_reader *reader = NULL;
-	struct process_mapping mapping;
-	struct header_rest rest;
 	int error = reader_open(&reader, PROC_MAPS), got;
 
 	if (error)
 		return error;
 	error = -ENOENT;
-	while (error && (got = read_line(reader)) > 0) {
-		if (!parse_header(reader->line, &mapping, &rest) || mapping.end <= address ||
-		    !mapping.shared || *rest.inode == '0')
-			continue;
-		*found = (struct maps_file){
-		    .start = mapping.start,
-		    .end = mapping.end,
-		    .device = parse_device(rest.device),
-		    .inode = parse_decimal(rest.inode),
-		};
-		error = parse_hex(rest.offset, &found->offset) ? 0 : -EIO;
-	}
+	while (error && (got = read_line(reader)) > 0)
+		if (maps_parse_file(reader->line, found) && found->shared && found->end > address)
+			error = 0;
 	reader_close(reader);
 	return error == -ENOENT && got < 0 ? got : error;
 }

@@ -2,6 +2,7 @@
 #ifndef QUIRE_HOSTS_PROCESS_MAPS_H
 #define QUIRE_HOSTS_PROCESS_MAPS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "hosts/process/process.h"
@@ -21,11 +22,15 @@ int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_nam
 /* The file at @address: 0, or -errno when nothing is mapped there. */
 int process_mapping_name(uint64_t address, struct maps_name *name);
 
-/* A shared mapping of a file. */
+/* A mapping of a file. */
 struct maps_file {
 	uint64_t start, end, offset;
 	uint64_t device, inode; /* as in struct maps_name */
+	bool shared;
 };
+
+/* One line of the text, for a reader with a descriptor of its own. False: no file is mapped. */
+bool maps_parse_file(const char *line, struct maps_file *found);
 
 /*
  * The first shared mapping of a file that ends behind @address, however the kernel tells. 0,

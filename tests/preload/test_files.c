@@ -374,12 +374,12 @@ static void on_news(int number, siginfo_t *info, void *context)
 }
 
 /* As the kernel tells a thread that asked; until a thread of ours has heard of it, too. */
-static void tell_of_failure(void *address, uint64_t losses)
+static void tell_of_failure(void *address, short shift, uint64_t losses)
 {
 	siginfo_t info = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AO};
 
 	info.si_addr = address;
-	info.si_addr_lsb = 12;
+	info.si_addr_lsb = shift;
 	for (int i = 0; i < 500 && counts().losses < losses; i++) {
 		int before = news_count;
 
@@ -388,6 +388,21 @@ static void tell_of_failure(void *address, uint64_t losses)
 		CHECK(news_count == before + 1 && news_address == address);
 		usleep(10000);
 	}
+}
+
+/* Two pages fail at once, and the mapping that is found last has the second alone. */
+static void test_partial_failure(int file)
+{
+	char *area = mmap(NULL, 32768, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t losses = counts().losses;
+
+	CHECK(mmap(area, 8192, PROT_READ, MAP_SHARED | MAP_FIXED, file, 32768) == area);
+	CHECK(mmap(area + 16384, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, file, 36864) ==
+	      area + 16384);
+	tell_of_failure(area + 4096, 13, losses + 3);
+	CHECK(counts().last_start == (uintptr_t)area + 16384);
+	CHECK(counts().last_end == (uintptr_t)area + 20480);
+	munmap(area, 32768);
 }
 
 /* The news are the client's, and every mapping of the page hears of them. */
@@ -399,7 +414,7 @@ static void test_failures(void)
 	char *mapping[2];
 
 	CHECK(!ioctl(kvm, FAKE_WATCH, 0) && !sigaction(SIGBUS, &action, NULL));
-	tell_of_failure(room + 4096, 1);
+	tell_of_failure(room + 4096, 12, 1);
 	CHECK(counts().last_lost == (uintptr_t)room + 4096);
 	CHECK(counts().last_start == (uintptr_t)room + 4096);
 	CHECK(counts().last_end == (uintptr_t)room + 8192);
@@ -409,9 +424,12 @@ static void test_failures(void)
 	for (int i = 0; i < 2; i++) {
 		uint64_t losses = counts().losses;
 
-		tell_of_failure(mapping[i] + 8192 - 4096 * i, losses + 2);
+		tell_of_failure(mapping[i] + 8192 - 4096 * i, 12, losses + 2);
 		CHECK(counts().losses >= losses + 2);
 	}
+	for (int i = 0; i < 2; i++)
+		CHECK(!munmap(mapping[i], 65536 - 4096 * i));
+	test_partial_failure(file);
 	CHECK(!ioctl(kvm, FAKE_UNWATCH, 0));
 	signal(SIGBUS, SIG_DFL);
 }
