@@ -136,13 +136,15 @@ static struct async_pf_work *take_queued_locked(void)
 	return work;
 }
 
-/* As KVM does: for writing, where the client may write. What came of it the vCPU finds out when it
- * looks again. */
+/*
+ * As KVM does: for writing, where the client may write; a mapping without that right is -EINVAL.
+ * What came of it the vCPU finds out when it looks again.
+ */
 static void bring_in(const struct async_pf_work *work)
 {
 	uint64_t page = work->hva.v & QUIRE_PAGE_MASK;
 
-	if (sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_WRITE) == -EFAULT)
+	if (sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_WRITE) == -EINVAL)
 		sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_READ);
 }
 

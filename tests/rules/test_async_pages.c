@@ -127,6 +127,22 @@ static void a_protected_page_is_left_to_the_host(void)
 	CHECK_EQ(*word_at(mapped, 0), 0x6000);
 }
 
+/* The client may not write there, nor does the guest. */
+static void a_page_to_read_is_left_to_the_host(void)
+{
+	uint8_t *mapped = mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(mapped != MAP_FAILED);
+	open_machine(ALWAYS);
+	watch_slot(mapped, UFFDIO_REGISTER_MODE_MISSING, 0);
+	start(SLOW_PAGES, FLAG_IF);
+	CHECK_EQ(next_wanted(), 0);
+	CHECK(grows_beyond(&notes->other_work, notes->other_work + ENOUGH));
+	bring(0);
+	finish(0x1000);
+	CHECK_EQ(notes->faults, 1);
+}
+
 /* A file of four pages that are on the disk and not in memory: its mapping. */
 static uint8_t *map_cold_file(int is_deleted)
 {
@@ -210,6 +226,7 @@ int main(int argc, char **argv)
 	    TEST(unmapped_meanwhile),
 	    TEST(a_minor_fault_is_left_to_the_host),
 	    TEST(a_protected_page_is_left_to_the_host),
+	    TEST(a_page_to_read_is_left_to_the_host),
 	    TEST(a_page_on_a_disk_is_left_to_the_host),
 	    TEST(so_is_one_of_a_file_without_a_name),
 	    TEST(a_hole_in_a_memfd_is_no_wait),
