@@ -63,6 +63,7 @@ struct async_pf_work {
 	uint32_t token;
 	bool told;     /* "not present", to the guest */
 	bool wakes_up; /* no page: all that the guest ever waited for */
+	bool failed;   /* the page did not come */
 };
 
 /* Guards what is below, .next, .vcpu and .state of works, and .done of vCPUs. */
@@ -140,12 +141,14 @@ static struct async_pf_work *take_queued_locked(void)
  * As KVM does: for writing, where the client may write; a mapping without that right is -EINVAL.
  * What came of it the vCPU finds out when it looks again.
  */
-static void bring_in(const struct async_pf_work *work)
+static void bring_in(struct async_pf_work *work)
 {
 	uint64_t page = work->hva.v & QUIRE_PAGE_MASK;
+	long error = sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_WRITE);
 
-	if (sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_WRITE) == -EINVAL)
-		sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_READ);
+	if (error == -EINVAL)
+		error = sys_call(SYS_madvise, page, QUIRE_PAGE_SIZE, MADV_POPULATE_READ);
+	work->failed = error != 0;
 }
 
 static void *worker(void *unused)
@@ -487,6 +490,12 @@ void async_pf_begin(struct vcpu *vcpu, const struct cpu_exit_info *info)
 		vcpu->async_pf.must_wait = true;
 		return;
 	}
+	/* The host says that it waits, and a touch fails: the vCPU itself finds out why. */
+	if (vcpu->async_pf.has_failed && vcpu->async_pf.failed_gfn == gfn) {
+		vcpu->async_pf.has_failed = false;
+		vcpu->async_pf.must_wait = true;
+		return;
+	}
 	QUIRE_TRACE(kvm_try_async_get_page, info->gpa, gfn);
 	if (is_waited_for(&vcpu->async_pf, gfn)) {
 		QUIRE_TRACE(kvm_async_pf_repeated_fault, info->gpa, gfn);
@@ -547,6 +556,10 @@ void async_pf_check(struct vcpu *vcpu)
 
 		if (!work->wakes_up)
 			quire_vcpu_page_ready(vcpu->memory, (gpa_t){work->gpa}, work->error_code);
+		if (work->failed) {
+			vcpu->async_pf.has_failed = true;
+			vcpu->async_pf.failed_gfn = work->gfn;
+		}
 		say_ready(vcpu, work);
 		end_work(work);
 	}

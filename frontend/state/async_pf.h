@@ -24,6 +24,8 @@ struct async_pf {
 	uint64_t paging_turns; /* of the CPU, as they were when it was looked last */
 	bool halted;	       /* asleep until a page comes, or an event */
 	bool must_wait;	       /* for the page that the next turn needs */
+	bool has_failed;       /* to bring in the last page that did not come */
+	uint64_t failed_gfn;   /* that page */
 	uint32_t count;	       /* works that have not been told to the guest */
 	struct async_pf_work *works[ASYNC_PF_PER_VCPU];
 	/* Those whose page has come, in this order: by the lock of async_pf.c. */

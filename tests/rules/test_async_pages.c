@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "async_guest.h"
@@ -143,6 +144,22 @@ static void a_page_to_read_is_left_to_the_host(void)
 	CHECK_EQ(notes->faults, 1);
 }
 
+/* What is waited for and never comes is the client's to hear of, as without asynchronous faults. */
+static void a_page_that_cannot_come_ends_the_run(void)
+{
+	uint8_t *mapped = memory_alloc(4 * PAGE);
+	struct timespec until;
+
+	open_machine(ALWAYS);
+	watch_slot(mapped, UFFDIO_REGISTER_MODE_MISSING, 0);
+	CHECK_ZERO(mprotect(mapped, 4 * PAGE, PROT_NONE));
+	start(SLOW_PAGES, FLAG_IF);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += WAIT_MS / 1000;
+	CHECK_ZERO(pthread_timedjoin_np(thread, NULL, &until));
+	CHECK_END(outcome, END_FAULT);
+}
+
 /* A file of four pages that are on the disk and not in memory: its mapping. */
 static uint8_t *map_cold_file(int is_deleted)
 {
@@ -227,6 +244,7 @@ int main(int argc, char **argv)
 	    TEST(a_minor_fault_is_left_to_the_host),
 	    TEST(a_protected_page_is_left_to_the_host),
 	    TEST(a_page_to_read_is_left_to_the_host),
+	    TEST(a_page_that_cannot_come_ends_the_run),
 	    TEST(a_page_on_a_disk_is_left_to_the_host),
 	    TEST(so_is_one_of_a_file_without_a_name),
 	    TEST(a_hole_in_a_memfd_is_no_wait),
