@@ -104,6 +104,18 @@ static int move_noted(const struct piece *piece, bool shown, struct piece **done
 	return 0;
 }
 
+/* Is the piece mapped as it was found? */
+static bool is_still(const struct gmem_view *view, const struct gmem_view_part *part,
+		     const struct piece *piece)
+{
+	uint64_t from = piece->address;
+	struct piece now;
+
+	return next_piece(view, part, &from, &now) > 0 && now.address == piece->address &&
+	       now.size_bytes == piece->size_bytes && now.offset_bytes == piece->offset_bytes &&
+	       now.shown == piece->shown;
+}
+
 int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *part, bool shown)
 {
 	struct piece piece, *done = NULL, *next;
@@ -115,6 +127,11 @@ int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *pa
 			error = got;
 		else if (piece.shown != shown)
 			error = move_noted(&piece, shown, &done);
+		/* The client has unmapped it meanwhile: look there again. */
+		if (error == -EINVAL && !is_still(view, part, &piece)) {
+			error = 0;
+			from = piece.address;
+		}
 	}
 	for (; done; done = next) {
 		next = done->next;

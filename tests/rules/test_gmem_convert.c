@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -394,6 +395,31 @@ static void linked_files(void)
 	CHECK_EQ(guest_load(&other_vcpu, OTHER_GPA), 8);
 }
 
+static uint32_t is_over;
+
+static void *map_and_unmap(void *unused)
+{
+	while (!__atomic_load_n(&is_over, __ATOMIC_RELAXED))
+		CHECK_ZERO(munmap(map(file), BYTES));
+	return unused;
+}
+
+/* What a thread of the client's maps and unmaps meanwhile is no error of the conversion. */
+static void mappings_that_come_and_go(void)
+{
+	pthread_t thread;
+
+	open_shown(SHARED);
+	CHECK_ZERO(pthread_create(&thread, NULL, map_and_unmap, NULL));
+	for (unsigned int round = 0; round < 20000; round++)
+		make(1, 6, round & 1 ? 0 : PRIVATE);
+	__atomic_store_n(&is_over, 1, __ATOMIC_RELAXED);
+	CHECK_ZERO(pthread_join(thread, NULL));
+	CHECK_EQ(touch(3), 0);
+	make(3, 1, PRIVATE);
+	CHECK_EQ(touch(3), SIGBUS);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
@@ -411,6 +437,7 @@ int main(int argc, char **argv)
 	    TEST(contents),
 	    TEST(huge_pages),
 	    TEST(linked_files),
+	    TEST(mappings_that_come_and_go),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
