@@ -76,7 +76,7 @@ static uint64_t half_of(const struct half *half, uint64_t value)
 /* Exchange the part of @from for that of @to. *@done is zero where something else was there. */
 static enum guard_reason half_put(const struct half *half, uint64_t from, uint64_t to, bool *done)
 {
-	uint64_t word;
+	uint64_t word = 0;
 	enum guard_reason reason = guard_load_u64(half->word, &word);
 
 	*done = false;
