@@ -100,7 +100,7 @@
 	P(kvm_userspace_exit, "reason %s (%d)",                                                    \
 	  REC->errno < 0 ? (REC->errno == -4 ? "restart" : "error")                                \
 			 : __print_symbolic(REC->reason, USER_EXITS),                              \
-	  REC->errno < 0 ? -REC->errno : REC->reason)                                              \
+	  REC->errno < 0 ? -REC->errno : (int)REC->reason)                                         \
 	P(kvm_mmio, "mmio %s len %u gpa 0x%llx val 0x%llx",                                        \
 	  __print_symbolic(REC->type, S(0, "unsatisfied-read"), S(1, "read"), S(2, "write")),      \
 	  REC->len, REC->gpa, REC->val)                                                            \
