@@ -99,6 +99,7 @@ static enum step vmload(struct cpu *cpu, const struct op *op)
 	quire_vcpu_unmap(cpu->vcpu, &map);
 	if (error)
 		return svm_no_memory(cpu);
+	svm_learn_width(cpu);
 	s->seg[CPU_FS] = svm_segment_load(cpu, &save.fs);
 	s->seg[CPU_GS] = svm_segment_load(cpu, &save.gs);
 	s->seg[CPU_TR] = svm_segment_load(cpu, &save.tr);

@@ -72,6 +72,8 @@ int svm_virtual_due(const struct cpu *cpu);
 /* Exit code of the interrupt, NMI or virtual interrupt that L1 intercepts now; 0: none. */
 uint64_t svm_interrupt_exit(struct cpu *cpu);
 
+/* How wide linear addresses may become, by L1's CPUID. Out of guest mode. */
+void svm_learn_width(struct cpu *cpu);
 /* Clear in @control what L1's CPUID does not have, and learn its address width. Out of guest mode.
  */
 void svm_sanitize(struct cpu *cpu, struct vmcb_control *control);

@@ -218,6 +218,38 @@ static void test_bases(void **state)
 			 UINT64_C(0xffff900000000000));
 }
 
+PROGRAM(l2_stop, "vmmcall");
+
+/* An address that needs five levels. */
+#define WIDE_BASE UINT64_C(0xff11000000000000)
+
+static void show_la57(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	(void)subleaf;
+	out[0] = leaf == 0x80000008 ? 0x3930 : 0;
+	out[2] = leaf == 7 ? 1u << 16 : leaf == 0x80000001 ? 1u << 2 : 0;
+}
+
+/* L1 with four levels runs an L2 with five: VMRUN and VMLOAD keep its bases. */
+static void test_wide_bases(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_exit_info info;
+
+	nest->vcpu->cpuid = show_la57;
+	PUT(nest, L2_CODE, l2_stop);
+	nest->vmcb->save.gdtr.base = WIDE_BASE;
+	nest->vmcb->save.idtr.base = WIDE_BASE + 0x1000;
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	assert_int_equal(nest->vmcb->save.gdtr.base, WIDE_BASE);
+	assert_int_equal(nest->vmcb->save.idtr.base, WIDE_BASE + 0x1000);
+	PUT(nest, GUEST_CODE, l1_vmload);
+	nest->vmcb->save.gs.base = WIDE_BASE;
+	nest_restart(nest);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	assert_int_equal(cpu_state(nest->vcpu->cpu)->seg[CPU_GS].base, WIDE_BASE);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -229,6 +261,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_software_events, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_stepped_vmrun, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_bases, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_wide_bases, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_of_the_host, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_of_the_host_nested, nest_setup,
 					    nest_teardown),
