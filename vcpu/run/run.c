@@ -609,6 +609,8 @@ bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
 		return !mmu_probe_linear(cpu, gva, gpa);
 	cpu_state_changed(cpu);
 	cpu->info = &scratch;
+	/* Those of the last run ask for nothing here: this waits for the host. */
+	cpu->run_flags = 0;
 	cpu->tlb_mode = TLB_SUPERVISOR;
 	for (tries = 0; result > 0 && tries < GUARD_TRIES_MAX; tries += !run.was_changing) {
 		uint64_t requests;

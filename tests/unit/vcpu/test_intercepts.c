@@ -175,6 +175,23 @@ static void test_page_of_the_host(void **state)
 	assert_int_equal(cpu_run(nest->vcpu->cpu, CPU_RUN_NOWAIT, &info), CPU_EXIT_HLT);
 }
 
+/* KVM_TRANSLATE waits for the guest's tables, whatever the last run was to do. */
+static void test_translate_waits(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_state *s = cpu_state(nest->vcpu->cpu);
+	struct cpu_exit_info info;
+	gpa_t gpa;
+
+	PUT(nest, GUEST_CODE, load_word);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, CPU_RUN_NOWAIT, &info), CPU_EXIT_HLT);
+	s->rflags |= RFLAGS_IF;
+	fake_vm_zap(nest->vcpu->vm, nest->vcpu);
+	nest->vcpu->slow_gpa = GUEST_PDPT;
+	assert_true(cpu_translate(nest->vcpu->cpu, GUEST_DATA, &gpa));
+	assert_int_equal(gpa.v, GUEST_DATA);
+}
+
 /* L1 hears of such a page by an exit, whatever it intercepts, and CR2 is L2's own. */
 static void test_page_of_the_host_nested(void **state)
 {
@@ -263,6 +280,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_bases, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_wide_bases, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_of_the_host, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_translate_waits, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_of_the_host_nested, nest_setup,
 					    nest_teardown),
 	};
