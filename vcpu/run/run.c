@@ -155,13 +155,14 @@ static enum step run_block(struct cpu *cpu, int single)
 /* After an instruction that ran alone. Nonzero: look for events. */
 static int finish_single(struct cpu *cpu, int had_shadow, int had_trap)
 {
-	int events = 0;
+	/* A write to an APIC may free an interrupt that waits (EOI, TPR), and rings no doorbell. */
+	int events = cpu->replay.unfinished && event_interruptible(cpu);
 
 	replay_retire(cpu);
 	cpu->guard_tries = 0;
 	if (had_shadow) {
 		cpu->s.interrupt_shadow = 0;
-		events = !cpu->nothing_waits;
+		events |= !cpu->nothing_waits;
 	}
 	had_trap &= !cpu->debug.no_trap;
 	if (debug_after(cpu, (cpu->run_flags & CPU_RUN_STEP) || had_trap ? DR6_BS : 0))

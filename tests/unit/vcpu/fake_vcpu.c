@@ -309,6 +309,8 @@ static enum cpu_io_result ops_io(void *ctx, struct cpu_io *io)
 	vcpu->device_calls++;
 	if (!vcpu->device_in_kernel)
 		return CPU_IO_USER;
+	if (io->is_write && vcpu->freed_interrupt)
+		vcpu->interrupt = vcpu->freed_interrupt;
 	if (io->is_write)
 		memcpy(&vcpu->device_value, io->data, io->size_bytes);
 	else

@@ -59,6 +59,7 @@ struct quire_vcpu {
 	uint64_t device_value;
 	unsigned int device_calls;
 	int interrupt;	       /* -1: none */
+	int freed_interrupt;   /* deliverable when a device is written to; 0: none */
 	uint32_t svm_features; /* CPUID 8000000a, EDX */
 	/* CPUID, in place of our own. */
 	void (*cpuid)(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);

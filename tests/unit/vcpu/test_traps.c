@@ -372,6 +372,20 @@ static void test_interrupts_while_held_back(void **state)
 	setitimer(ITIMER_VIRTUAL, &never, NULL);
 }
 
+PROGRAM(end_interrupt, "sti; nop; mov $0x40000000, %edi; mov %eax, (%rdi)");
+PROGRAM(then_loop, "mov $1000, %ecx; 1: dec %ecx; jnz 1b; hlt");
+
+/* What is written to an APIC frees an interrupt, and no doorbell rings: it comes at once. */
+static void test_interrupt_freed_by_device(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	vcpu->freed_interrupt = ARRIVING_VECTOR;
+	memcpy(vcpu->vm->ram + GUEST_CODE + SIZE(end_interrupt), then_loop_start, SIZE(then_loop));
+	RUN(vcpu, end_interrupt);
+	check_vector(vcpu, ARRIVING_VECTOR, GUEST_CODE + SIZE(end_interrupt));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -386,6 +400,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_branches_nowhere, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_string_input_down, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_smap_implicit, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_interrupt_freed_by_device, setup,
+					    fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_interrupts_while_held_back, setup,
 					    fake_vcpu_teardown),
 	};
