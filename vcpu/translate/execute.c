@@ -3,6 +3,7 @@
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/run/raise.h"
 #include "vcpu/translate/lockstep.h"
 
 /* What to do after translated code came back. */
@@ -210,12 +211,16 @@ static int64_t stack_moved(const struct op *op)
 	}
 }
 
-/* A jump to an address that is not canonical faults itself: the interpreter makes it once more. */
-static struct running jump_again(struct cpu *cpu, struct unit *unit, unsigned int index)
+/*
+ * A jump to an address that is not canonical faults itself. It is not made once more: a call may
+ * have written its return address over what it read.
+ */
+static struct running jump_refused(struct cpu *cpu, const struct unit *unit, unsigned int index)
 {
-	cpu->s.gpr[CPU_RSP] -= (uint64_t)stack_moved(&unit->block->ops[index]);
+	cpu->op = &unit->block->ops[index];
+	cpu->s.gpr[CPU_RSP] -= (uint64_t)stack_moved(cpu->op);
 	cpu->s.rip = cpu->fast.rip_page + unit->op[index].offset;
-	return interpret(cpu, unit, index);
+	return leave_with(cpu, cpu_raise_error(cpu, VECTOR_GP, 0));
 }
 
 static struct running jump(struct cpu *cpu, struct unit *from, unsigned int op)
@@ -226,7 +231,7 @@ static struct running jump(struct cpu *cpu, struct unit *from, unsigned int op)
 	if (unlikely(!mmu_is_canonical(cpu, cpu->s.rip)) && op < from->op_count) {
 		cpu->fast.retired--;
 		count_retired(cpu, 0);
-		return jump_again(cpu, from, op);
+		return jump_refused(cpu, from, op);
 	}
 	count_retired(cpu, 0);
 	if (jump_confirmed(cpu, &running))

@@ -237,6 +237,8 @@ static void test_port_breakpoints(void **state)
 PROGRAM(call_nowhere, "mov $0x800000000000, %rax; call *%rax");
 PROGRAM(jump_nowhere, "mov $0x800000000000, %rax; jmp *%rax");
 PROGRAM(return_nowhere, "mov $0x800000000000, %rax; push %rax; ret $8");
+/* Where the call writes its return address is where its target was read. */
+PROGRAM(call_by_stack, "mov $0x800000000000, %rax; mov %rax, -8(%rsp); call *-8(%rsp)");
 
 /* The branch faults, not its target, and moves no register. */
 static void test_branches_nowhere(void **state)
@@ -258,6 +260,12 @@ static void test_branches_nowhere(void **state)
 	RUN(vcpu, return_nowhere);
 	check_vector(vcpu, VECTOR_GP, GUEST_CODE + 11);
 	assert_int_equal(frame_word(vcpu, 4), GUEST_STACK - 8);
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, call_by_stack);
+	check_vector(vcpu, VECTOR_GP, GUEST_CODE + 15);
+	assert_int_equal(frame_word(vcpu, 4), GUEST_STACK);
 }
 
 PROGRAM(ins_down, "std; mov $6, %ecx; mov $0x30003, %edi; mov $0x80, %edx; rep insb; hlt");
