@@ -210,14 +210,6 @@ static inline bool entry_may_execute(const struct entry_format *f, u64 entry)
 	return entry_is_executable(f, entry_make_young(f, entry));
 }
 
-/* Can a leaf map @page? */
-static inline bool entry_holds_page(const struct entry_format *f, const struct quire_page *page)
-{
-	return page->pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT &&
-	       page->memtype <= QUIRE_MEMTYPE_WC &&
-	       (!page->noread || (f->unreadable && !page->writable));
-}
-
 /* Does the host refuse a fetch with that error code? */
 static inline bool entry_page_refuses_fetch(const struct entry_format *f,
 					    const struct quire_page *page, u64 error_code)
@@ -233,6 +225,15 @@ static inline bool entry_page_is_executable(const struct entry_format *f,
 					    const struct quire_page *page)
 {
 	return !page->noexec || (f->executable_user && page->noexec != QUIRE_NOEXEC);
+}
+
+/* Can a leaf map @page? One that may not be used in any way is none. */
+static inline bool entry_holds_page(const struct entry_format *f, const struct quire_page *page)
+{
+	return page->pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT &&
+	       page->memtype <= QUIRE_MEMTYPE_WC &&
+	       (!page->noread ||
+		(f->unreadable && !page->writable && entry_page_is_executable(f, page)));
 }
 
 /* What leaves of @page lack of what others have, beside writing. */

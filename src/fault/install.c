@@ -81,8 +81,9 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
 	if ((found->page.pfn.v & (level_pages(wanted) - 1)) != offset)
 		wanted = QUIRE_LEVEL_4K;
-	/* The workaround gives execution to what it cuts: what may not have it is never huge. */
-	if (nx && found->page.noexec)
+	/* The workaround gives execution to what it cuts: what may not have it is never huge, nor
+	 * what has nothing else. */
+	if (nx && (found->page.noexec || found->page.noread))
 		wanted = QUIRE_LEVEL_4K;
 	/* What is huge is not executable while the workaround is on, so a fetch gets 4K. */
 	level = nx && fault->fetch ? QUIRE_LEVEL_4K : wanted;

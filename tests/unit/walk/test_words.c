@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <quire/format.h>
+#include <quire/stats.h>
 
 #include "tests/unit/fake_host.h"
 
@@ -515,6 +516,41 @@ static void test_words_of_modes(void **state)
 	machine_end(&machine);
 }
 
+/* Mapped ahead, with no access behind it: a leaf that allows nothing is none. */
+static void test_modes_ahead(void **state)
+{
+	struct machine machine;
+	uint64_t done = 0;
+
+	(void)state;
+	for (int nx = 0; nx < 2; nx++) {
+		machine_prepare(&machine);
+		machine.config.format = QUIRE_FORMAT_EPT_MODES;
+		backing = QUIRE_LEVEL_2M;
+		given.noread = 1;
+		given.writable = 0;
+		machine_start(&machine);
+		quire_vm_set_nx_huge_pages(machine.vm, nx);
+		assert_int_equal(quire_vcpu_prefault(machine.vcpu, (gpa_t){GPA}, 1, &done), 0);
+		assert_int_equal(quire_vm_stat(machine.vm, QUIRE_VM_STAT_pages_2m), !nx);
+		assert_int_equal(quire_vm_stat(machine.vm, QUIRE_VM_STAT_pages_4k), nx);
+		check_access(&machine, QUIRE_PFERR_FETCH, 1);
+		check_access(&machine, 0, 0);
+		machine_end(&machine);
+	}
+	/* Neither read nor executed. */
+	machine_prepare(&machine);
+	machine.config.format = QUIRE_FORMAT_EPT_MODES;
+	given.noread = 1;
+	given.noexec = QUIRE_NOEXEC;
+	given.writable = 0;
+	machine_start(&machine);
+	assert_int_equal(quire_vcpu_prefault(machine.vcpu, (gpa_t){GPA}, 1, &done), -EFAULT);
+	check_access(&machine, QUIRE_PFERR_FETCH, 0);
+	check_access(&machine, 0, 0);
+	machine_end(&machine);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -522,7 +558,7 @@ int main(void)
 	    cmocka_unit_test(test_limits),	     cmocka_unit_test(test_memtypes),
 	    cmocka_unit_test(test_other_processors), cmocka_unit_test(test_noexec),
 	    cmocka_unit_test(test_noexec_recovered), cmocka_unit_test(test_modes),
-	    cmocka_unit_test(test_words_of_modes),
+	    cmocka_unit_test(test_words_of_modes),   cmocka_unit_test(test_modes_ahead),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
