@@ -538,6 +538,16 @@ static void test_modes_ahead(void **state)
 		check_access(&machine, 0, 0);
 		machine_end(&machine);
 	}
+	/* A page that was waited for comes for the mode that asked. */
+	machine_prepare(&machine);
+	machine.config.format = QUIRE_FORMAT_EPT_MODES;
+	given.noexec = QUIRE_NOEXEC_SUPERVISOR;
+	machine_start(&machine);
+	quire_vcpu_page_ready(machine.vcpu, (gpa_t){GPA}, QUIRE_PFERR_FETCH);
+	assert_int_equal(quire_vm_stat(machine.vm, QUIRE_VM_STAT_pages_4k), 0);
+	quire_vcpu_page_ready(machine.vcpu, (gpa_t){GPA}, QUIRE_PFERR_FETCH | QUIRE_PFERR_USER);
+	assert_int_equal(quire_vm_stat(machine.vm, QUIRE_VM_STAT_pages_4k), 1);
+	machine_end(&machine);
 	/* Neither read nor executed. */
 	machine_prepare(&machine);
 	machine.config.format = QUIRE_FORMAT_EPT_MODES;
