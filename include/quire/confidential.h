@@ -53,7 +53,8 @@ struct quire_confidential_ops {
 	/*
 	 * Frames that were made private are not any more, and stay in their file: their gfns were
 	 * converted, or making them private ended in an error. Under locks of the pages, and
-	 * slots_lock in a conversion and a populate; never sleeps, never fails. NULL: reclaim().
+	 * slots_lock in a populate and a conversion that is not in place; never sleeps, never
+	 * fails. Before the host writes them or the client sees them. NULL: reclaim().
 	 */
 	void (*make_shared)(void *ctx, pfn_t pfn, uint64_t npages);
 	/*

@@ -124,9 +124,10 @@ QUIRE_API uint64_t quire_gmem_attributes(const struct quire_vm *vm);
  * to private or of a host that cannot, QUIRE_GMEM_PRESERVE with confidential hardware; -EIO: the
  * VM is dead. These change no attribute, and say where: -EAGAIN: a page to become private is in the
  * hands of a vCPU (quire_vcpu_map()), try again once it was given back; -ENOMEM, -EHWPOISON: zeroed
- * pages may be so already. Out of guest mode, no lock held; takes the inode's invalidate lock and
- * the mmu_lock of each VM, waits for vCPUs in guest mode and for a grace period; may sleep.
- * (KVM_SET_MEMORY_ATTRIBUTES2 as posted; docs/decisions/0015-in-place-conversion.md.)
+ * pages may be so already, and confidential hardware may have given them up. Out of guest mode, no
+ * lock held; takes the inode's invalidate lock and the mmu_lock of each VM, waits for vCPUs in
+ * guest mode and for a grace period; may sleep. (KVM_SET_MEMORY_ATTRIBUTES2 as posted;
+ * docs/decisions/0015-in-place-conversion.md.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_set_attributes(struct quire_gmem *gmem,
 							 struct quire_gmem_conversion *conversion);

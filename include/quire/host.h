@@ -169,8 +169,8 @@ struct quire_host_ops {
 	int (*store_show)(void *ctx, void *store, uint64_t index, uint64_t npages, int shown);
 	/*
 	 * The pages read as zeros from here on, those that the client alone has used, too; none is
-	 * moved. -ENOMEM, -EHWPOISON. Under the inode's locks; no guest and no client has them
-	 * mapped. NULL: contents cannot be zeroed.
+	 * moved. -ENOMEM, -EHWPOISON. Under the inode's locks; no guest has them mapped, but the
+	 * client those that were shared before. NULL: contents cannot be zeroed.
 	 */
 	int (*store_clear)(void *ctx, void *store, uint64_t index, uint64_t npages);
 

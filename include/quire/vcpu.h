@@ -168,9 +168,9 @@ struct quire_nested {
  * From the next quire_vcpu_enter() on stage 2 is the shadow of @nested's tables; NULL: back to
  * L1's own. No lock held, out of guest mode; may sleep. -ENOMEM; -EOPNOTSUPP for other than 4
  * levels, for .paging in a VM whose guests the TDP MMU serves, in a VM of another processor's
- * tables, or for a host that cannot load and change single words of guest memory. After an error
- * L1's own are set. quire_vcpu_enter() may fail with -ENOSPC then: the client's limit on shadow
- * pages leaves no room for a root.
+ * tables or of QUIRE_FORMAT_EPT_MODES, or for a host that cannot load and change single words of
+ * guest memory. After an error L1's own are set. quire_vcpu_enter() may fail with -ENOSPC then: the
+ * client's limit on shadow pages leaves no room for a root.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
 						     const struct quire_nested *nested);

@@ -12,16 +12,19 @@
  *
  *   to private: no vCPU has a page in its hands; the client's view goes; begin the invalidations;
  *               the attributes; end
- *   to shared:  begin the invalidations; zeros; the client's view comes; the attributes; the frames
- *               leave the reverse map; end
+ *   to shared:  begin the invalidations; the attributes; the frames leave the reverse map; zeros;
+ *               the client's view comes; end
  *
- * What can fail does so before the attributes change.
+ * The host writes a frame, and the client sees it, only when confidential hardware has given it up,
+ * and no lookup makes it private again once the attributes say shared. If zeros or the view fail,
+ * the attributes change back before the end, so that no fault has used the others.
  */
 struct conversion {
 	struct gmem_inode *inode;
 	u64 first, npages;
 	u64 attributes, contents;
 	u64 failed; /* index, with an error */
+	bool built; /* @change is; it ends after a grace period */
 	struct range_map_change change;
 };
 
@@ -72,8 +75,8 @@ static int show(const struct conversion *conversion, int shown)
 				       conversion->npages, shown);
 }
 
-/* Between begin and end. No guest has the pages mapped, and the client has not yet. */
-static int prepare_shared(const struct conversion *conversion)
+/* Between begin and end. No guest has the pages mapped; the client has those that were shared. */
+static int let_client_in(const struct conversion *conversion)
 {
 	struct gmem_pages *pages = &conversion->inode->pages;
 	int error = 0;
@@ -109,10 +112,11 @@ static int change(struct conversion *conversion)
 	change_gmem_begin(&inv);
 	if (MUTANT(convert_end_first))
 		change_gmem_end(&inv);
+	commit(conversion);
 	if (!to_private)
-		error = prepare_shared(conversion);
-	if (!error)
-		commit(conversion);
+		error = let_client_in(conversion);
+	if (error)
+		range_map_undo(&conversion->inode->attributes, &conversion->change);
 	if (!MUTANT(convert_end_first))
 		change_gmem_end(&inv);
 	return error;
@@ -149,10 +153,20 @@ static int convert_locked(struct conversion *conversion)
 				  &range, &conversion->change);
 	if (error)
 		return error;
-	error = change(conversion);
+	conversion->built = true;
+	return change(conversion);
+}
+
+/* Readers may have seen either map. */
+static void finish(struct conversion *conversion, int error)
+{
+	if (!conversion->built)
+		return;
+	reclaim_synchronize();
 	if (error)
 		range_map_abort(&conversion->change);
-	return error;
+	else
+		range_map_finish(&conversion->change);
 }
 
 int quire_gmem_set_attributes(struct quire_gmem *gmem, struct quire_gmem_conversion *request)
@@ -175,10 +189,7 @@ int quire_gmem_set_attributes(struct quire_gmem *gmem, struct quire_gmem_convers
 	rwlock_write_lock(&inode->invalidate_lock);
 	error = convert_locked(&conversion);
 	rwlock_write_unlock(&inode->invalidate_lock);
-	if (!error) {
-		reclaim_synchronize();
-		range_map_finish(&conversion.change);
-	}
+	finish(&conversion, error);
 	if (error < 0)
 		request->error_offset_bytes = conversion.failed << QUIRE_PAGE_SHIFT;
 	return error < 0 ? error : 0;

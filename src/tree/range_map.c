@@ -99,6 +99,7 @@ int range_map_prepare(const struct range_map *map, const struct quire_host_ops *
 	int error;
 
 	CHECK(range->key < range->end);
+	change->before = map->ranges;
 	change->after = map->ranges;
 	ptree_edit_init(&change->edit, host, host_ctx);
 	error = build(&map->ranges, range->key, range->end, item_value(range), change);
@@ -110,11 +111,22 @@ int range_map_prepare(const struct range_map *map, const struct quire_host_ops *
 	return 0;
 }
 
+static void publish(struct range_map *map, const struct ptree *ranges)
+{
+	map->ranges.count = ranges->count;
+	CHECK(!ranges->root == !ranges->count);
+	atomic_store_release_ptr(&map->ranges.root, ranges->root);
+}
+
 void range_map_commit(struct range_map *map, struct range_map_change *change)
 {
-	map->ranges.count = change->after.count;
-	CHECK(!change->after.root == !change->after.count);
-	atomic_store_release_ptr(&map->ranges.root, change->after.root);
+	publish(map, &change->after);
+}
+
+void range_map_undo(struct range_map *map, const struct range_map_change *change)
+{
+	CHECK(map->ranges.root == change->after.root);
+	publish(map, &change->before);
 }
 
 void range_map_finish(struct range_map_change *change)

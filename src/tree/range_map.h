@@ -14,6 +14,8 @@
  *   range_map_commit()      visible at once; never sleeps
  *   a grace period
  *   range_map_finish()      frees what was replaced
+ *
+ * or, after the commit, range_map_undo(), a grace period and range_map_abort().
  */
 struct range_map {
 	struct ptree ranges;
@@ -21,7 +23,7 @@ struct range_map {
 
 /* A change that is built but not visible. */
 struct range_map_change {
-	struct ptree after;
+	struct ptree before, after;
 	struct ptree_edit edit;
 };
 
@@ -40,7 +42,9 @@ must_check int range_map_prepare(const struct range_map *map, const struct quire
 				 struct range_map_change *change);
 void range_map_commit(struct range_map *map, struct range_map_change *change);
 void range_map_finish(struct range_map_change *change);
-/* Instead of a commit. */
+/* The map is as it was before the commit. Never sleeps. */
+void range_map_undo(struct range_map *map, const struct range_map_change *change);
+/* Instead of a commit, or after range_map_undo(). */
 void range_map_abort(struct range_map_change *change);
 
 /* No readers. */

@@ -369,6 +369,44 @@ static void test_memory_fails(void **state)
 	}
 }
 
+/* What the hardware saw when it gave the frames up. */
+static struct {
+	uint32_t count;
+	uint8_t byte;
+	enum sim_view view;
+} given_up;
+
+static void give_up(void *ctx, pfn_t pfn, uint64_t npages)
+{
+	(void)ctx;
+	assert_int_equal(npages, 1);
+	given_up.count++;
+	given_up.byte = *(const uint8_t *)(uintptr_t)(pfn.v << QUIRE_PAGE_SHIFT);
+	given_up.view = view(5);
+}
+
+/* The hardware gives a frame up before the host writes it, and before the client sees it. */
+static void test_confidential(void **state)
+{
+	static const struct quire_confidential_ops ops = {.make_shared = give_up};
+	uint64_t where;
+
+	(void)state;
+	memset(&given_up, 0, sizeof(given_up));
+	machine.confidential = &ops;
+	begin(0);
+	store(GFN + 5, 7);
+	assert_int_equal(try_contents(5, 1, 0, QUIRE_GMEM_ZERO, &where), 0);
+	assert_int_equal(given_up.count, 1);
+	assert_int_equal(given_up.byte, 7);
+	assert_int_equal(given_up.view, SIM_VIEW_UNTOLD);
+	assert_int_equal(view(5), SIM_VIEW_SHOWN);
+	assert_false(is_owned(5));
+	assert_int_equal(load(GFN + 5), 0);
+	end();
+	machine.confidential = NULL;
+}
+
 /* What a guest meant by its access: in a VM whose accesses say so, both must agree. */
 static void test_memory_fault(void **state)
 {
@@ -394,7 +432,8 @@ int main(void)
 	    cmocka_unit_test(test_bytes_stay),	 cmocka_unit_test(test_zeroed),
 	    cmocka_unit_test(test_huge),	 cmocka_unit_test(test_pinned),
 	    cmocka_unit_test(test_linked),	 cmocka_unit_test(test_runs),
-	    cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_memory_fault),
+	    cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_confidential),
+	    cmocka_unit_test(test_memory_fault),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
