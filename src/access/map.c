@@ -23,17 +23,23 @@ static u32 page_flags(const struct quire_vm *vm, enum quire_map_kind kind)
 	return flags;
 }
 
-/* Within the access's section: the slot is the one that access_hva() found. */
+/*
+ * Within the access's section the slot that access_hva() found stays. It may be on its way out, and
+ * then what stands in for it says nothing of the file: that is as if we had asked a moment later.
+ */
 static int pin(const struct quire_vm *vm, struct quire_map *map)
 {
 	const struct memslot *slot;
+	int err = -EFAULT;
 
 	reclaim_enter();
 	slot = memslot_lookup(vm, map->as_id, map->gfn, NULL);
-	if (slot)
+	if (slot && !(slot->flags & MEMSLOT_INVALID)) {
 		gmem_pin_choose(&map->pin, vm, slot, map->gfn);
+		err = 0;
+	}
 	reclaim_leave();
-	return gmem_pin_take(&map->pin);
+	return err ? err : gmem_pin_take(&map->pin);
 }
 
 int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,

@@ -223,6 +223,32 @@ static bool map_check(void *ctx)
 		    (converted || (mapped && pair.results[1] == -EAGAIN)));
 }
 
+/* Its slot goes meanwhile, which waits for the vCPU: the page is in hand all the same. */
+static void map_deleted_body(uint32_t thread, void *ctx)
+{
+	const struct quire_region nothing = {0};
+	struct quire_vcpu *vcpu = pair.machine.vcpus[0];
+	struct quire_map map;
+
+	(void)ctx;
+	if (thread) {
+		pair.results[1] = quire_vm_set_region(pair.machine.vm, &nothing);
+		return;
+	}
+	pair.results[0] = quire_vcpu_map(vcpu, (gpa_t){PAIR_GPA}, QUIRE_MAP_READ, &map);
+	if (pair.results[0])
+		return;
+	pair.bytes[0] = convert(PAIR_PAGE, QUIRE_ATTRIBUTE_PRIVATE) == -EAGAIN;
+	quire_vcpu_unmap(vcpu, &map);
+}
+
+static bool map_deleted_check(void *ctx)
+{
+	(void)ctx;
+	return stop((pair.results[0] == 0 ? pair.bytes[0] == 1 : pair.results[0] == -EFAULT) &&
+		    pair.results[1] == 0 && convert(PAIR_PAGE, QUIRE_ATTRIBUTE_PRIVATE) == 0);
+}
+
 /* Another VM shows the page, too. */
 static void linked_setup(void *ctx)
 {
@@ -271,6 +297,8 @@ const struct pair pairs_convert[] = {
     {"two conversions in place", 2, private_warm_setup, both_body, both_check, 0},
     {"punch and conversion in place", 2, private_warm_setup, punch_body, punch_check, 0},
     {"a page in hand and conversion to private", 2, shared_warm_setup, map_body, map_check, 0},
+    {"a page in hand and the end of its slot", 2, shared_warm_setup, map_deleted_body,
+     map_deleted_check, 0},
     {"store and another VM's conversion", 2, linked_setup, linked_body, linked_check, 0},
     {.name = NULL},
 };
