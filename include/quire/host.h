@@ -163,8 +163,9 @@ struct quire_host_ops {
 	/*
 	 * For files that own the attributes of their pages (quire_gmem_set_attributes()). Show the
 	 * pages through the client's mappings of the file, or take them away: an access raises
-	 * SIGBUS then, and the library was told of an invalidation there. -errno: it is as before.
-	 * Under the inode's invalidate lock exclusive; may sleep. NULL: there are no such mappings.
+	 * SIGBUS then. Slots may show these mappings, too: the host invalidates them as for any
+	 * change of its mappings, outside this call. -errno: it is as before. Under the inode's
+	 * invalidate lock exclusive; may sleep. NULL: there are no such mappings.
 	 */
 	int (*store_show)(void *ctx, void *store, uint64_t index, uint64_t npages, int shown);
 	/*

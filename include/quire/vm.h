@@ -51,9 +51,10 @@ struct quire_vm_config {
 	enum quire_vm_type type;
 	enum quire_format_id format; /* of QUIRE_MMU_TDP; shadow pages have NPT's */
 	enum quire_mmu mmu;
-	unsigned int maxphyaddr; /* 48, or the format's fewer bits; 52 for tests: NPT has no MMIO
-				  * entries then, Sv48x4 translates its 50 bits */
-	int mmio_caching;	 /* KVM's parameter of that name: 0 or 1 */
+	/* 48; 52 for tests: NPT has no MMIO entries then, Sv48x4 translates its 50 bits. Where the
+	 * format has fewer, guests' addresses have those. */
+	unsigned int maxphyaddr;
+	int mmio_caching; /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;
 	void *host_ctx;
 	/* A pointer to a table less its physical address: where a kernel maps all memory. 0 in a

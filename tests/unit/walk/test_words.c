@@ -536,6 +536,14 @@ static void test_modes_ahead(void **state)
 		assert_int_equal(quire_vm_stat(machine.vm, QUIRE_VM_STAT_pages_4k), nx);
 		check_access(&machine, QUIRE_PFERR_FETCH, 1);
 		check_access(&machine, 0, 0);
+		/* Split for a log, and huge again where that may be. */
+		set_slot(&machine, QUIRE_SLOT_LOG_DIRTY);
+		check_access(&machine, QUIRE_PFERR_FETCH, 1);
+		check_access(&machine, 0, 0);
+		set_slot(&machine, 0);
+		assert_int_equal(quire_vm_stat(machine.vm, QUIRE_VM_STAT_pages_2m), !nx);
+		check_access(&machine, QUIRE_PFERR_FETCH, 1);
+		check_access(&machine, 0, 0);
 		machine_end(&machine);
 	}
 	/* A page that was waited for comes for the mode that asked. */
