@@ -8,16 +8,32 @@
 
 struct machine machine;
 
+static int run_format(const struct CMUnitTest *tests, size_t count, enum quire_format_id format)
+{
+	machine.format = format;
+	return _cmocka_run_group_tests(entry_formats[format]->name, tests, count, NULL, NULL);
+}
+
 static int run_all(const struct CMUnitTest *tests, size_t count, uint32_t rows, int end)
 {
 	int failed = 0;
 
 	machine_init_rows(&machine, rows);
-	for (int format = 0; format < end; format++) {
-		machine.format = (enum quire_format_id)format;
-		failed +=
-		    _cmocka_run_group_tests(entry_formats[format]->name, tests, count, NULL, NULL);
-	}
+	for (int format = 0; format < end; format++)
+		failed += run_format(tests, count, (enum quire_format_id)format);
+	machine_destroy(&machine);
+	return failed;
+}
+
+int run_formats_kinds(const struct CMUnitTest *tests, size_t count, uint32_t rows)
+{
+	static const enum quire_format_id kinds[] = {QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT_NO_AD,
+						     QUIRE_FORMAT_SV39X4, QUIRE_FORMAT_ARM64_4};
+	int failed = 0;
+
+	machine_init_rows(&machine, rows);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		failed += run_format(tests, count, kinds[i]);
 	machine_destroy(&machine);
 	return failed;
 }

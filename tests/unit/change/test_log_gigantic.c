@@ -313,5 +313,5 @@ int main(void)
 	    cmocka_unit_test(test_no_memory),
 	};
 
-	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);
+	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);
 }
