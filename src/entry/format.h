@@ -307,7 +307,7 @@ struct entry_leaf {
 	bool writable;	    /* W now */
 	bool host_writable; /* the host permits writing at all */
 	bool mmu_writable;  /* nothing of ours but dirty logging may keep W off */
-	bool executable;    /* by those whom lacks does not name */
+	bool executable;    /* a mode may fetch, unless lacks has its bit */
 	bool accessed;	    /* false: a prefault, so that aging tells the truth */
 	u8 memtype;	    /* enum quire_memtype */
 	u64 lacks;	    /* entry_page_lacks() */

@@ -234,6 +234,12 @@ uint64_t next_wanted(void)
 	return (message.arg.pagefault.address - (uintptr_t)slow) / PAGE;
 }
 
+void start_and_miss(uint64_t flags)
+{
+	start(0, flags);
+	CHECK_EQ(next_wanted(), 0);
+}
+
 void bring(uint64_t page)
 {
 	static uint64_t source[512] __attribute__((aligned(4096)));

@@ -67,6 +67,8 @@ void prepare_store(uint64_t page, uint64_t value);
 /* prepare() and KVM_RUN, on the thread. */
 void start(uint64_t page, uint64_t flags);
 void *runner(void *outcome);
+/* start() of page 0, and the page is asked for. */
+void start_and_miss(uint64_t flags);
 /* It has loaded @value. */
 void finish(uint64_t value);
 /* The next page that is asked for. */

@@ -38,8 +38,7 @@ static void other_memory_meanwhile(void)
 	open_machine(ALWAYS);
 	other = memory_alloc(SLOW_PAGES * PAGE);
 	*word_at(other, 0) = 0x3000;
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	CHECK_ZERO(REGION(&vm, .slot = 6, .guest_phys_addr = SLOW_GPA, .memory_size = 0));
 	CHECK_ZERO(REGION(&vm, .slot = 6, .guest_phys_addr = SLOW_GPA,
@@ -54,8 +53,7 @@ static void other_memory_meanwhile(void)
 static void unmapped_meanwhile(void)
 {
 	open_machine(ALWAYS);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	CHECK(mmap(slow, SLOW_PAGES * PAGE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == slow);

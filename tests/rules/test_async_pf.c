@@ -68,8 +68,7 @@ static void a_task_in_user_mode_is_put_aside(void)
 static void something_else_runs_meanwhile(void)
 {
 	open_machine(ALWAYS);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	CHECK_EQ(notes->faults, 1);
 	CHECK_EQ(notes->reason, KVM_PV_REASON_PAGE_NOT_PRESENT);
@@ -119,8 +118,7 @@ static void pages_come_in_any_order(void)
 {
 	open_machine(ALWAYS);
 	notes->second = SLOW_GPA + 2 * PAGE;
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK_EQ(next_wanted(), 2);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	CHECK_EQ(notes->faults, 2);
@@ -138,8 +136,7 @@ static void one_token_at_a_time(void)
 {
 	open_machine(ALWAYS);
 	notes->second = SLOW_GPA + 2 * PAGE;
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK_EQ(next_wanted(), 2);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	place[1] = 0x7777;
@@ -160,8 +157,7 @@ static void one_token_at_a_time(void)
 static void without_it_the_vcpu_waits(void)
 {
 	open_machine_without_msrs(VCPU_ID);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	usleep(20000);
 	bring(0);
 	finish(0x1000);
@@ -173,8 +169,7 @@ static void without_it_the_vcpu_waits(void)
 static void without_interrupts_the_vcpu_waits(void)
 {
 	open_machine(ALWAYS);
-	start(0, 0);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(0);
 	usleep(20000);
 	bring(0);
 	finish(0x1000);
@@ -188,8 +183,7 @@ static void a_kernel_halts_and_takes_interrupts(void)
 	struct kvm_mp_state state;
 
 	open_machine(USER_ONLY);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	for (uint64_t i = 0; i < 3; i++) {
 		CHECK_EQ(ioctl(vm.fd, KVM_SIGNAL_MSI,
 			       &(struct kvm_msi){.address_lo = 0xfee00000 | VCPU_ID << 12,
@@ -212,8 +206,7 @@ static void turned_off_it_is_forgotten(void)
 
 	open_machine(USER_ONLY);
 	vcpu.run->immediate_exit = 0;
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	usleep(20000);
 	vcpu.run->immediate_exit = 1;
 	CHECK_ZERO(pthread_kill(thread, SIGUSR1));
@@ -235,8 +228,7 @@ static void turned_off_it_is_forgotten(void)
 static void init_forgets(void)
 {
 	open_machine(ALWAYS);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	CHECK_EQ(ioctl(vm.fd, KVM_SIGNAL_MSI,
 		       &(struct kvm_msi){.address_lo = 0xfee00000 | VCPU_ID << 12,
@@ -260,8 +252,7 @@ static void a_restored_guest_wakes_all(void)
 	uint64_t en, vector;
 
 	open_machine(ALWAYS);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	bring(0);
 	finish(0x1000);
 	en = get_msr(MSR_KVM_ASYNC_PF_EN);
@@ -287,8 +278,7 @@ static void ends_with_pages_missing(void)
 {
 	open_machine(ALWAYS);
 	vcpu.run->immediate_exit = 0;
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, 0));
 	vcpu.run->immediate_exit = 1;
 	CHECK_ZERO(pthread_kill(thread, SIGUSR1));
@@ -305,8 +295,7 @@ static void a_fork_with_pages_missing(void)
 	int status;
 
 	open_machine(ALWAYS);
-	start(0, FLAG_IF);
-	CHECK_EQ(next_wanted(), 0);
+	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, 0));
 	child = fork();
 	CHECK(child >= 0);

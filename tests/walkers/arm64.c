@@ -5,7 +5,7 @@
  */
 #include <stdint.h>
 
-#include "tests/walkers/probes.h"
+#include "tests/walkers/walker.h"
 
 /* Of QEMU's virt machine. */
 #define UART ((volatile uint32_t *)0x09000000)
@@ -74,25 +74,14 @@ __asm__(".section .start, \"ax\"\n"
 
 uint64_t run_guest(uint64_t pc, uint64_t x0, uint64_t x1, uint64_t *result);
 
-static void say(char c)
+void walker_say(char c)
 {
 	*UART = (uint8_t)c;
 }
 
-static void say_hex(uint64_t value, char end)
-{
-	int shift = 60;
-
-	while (shift && !(value >> shift))
-		shift -= 4;
-	for (; shift >= 0; shift -= 4)
-		say("0123456789abcdef"[value >> shift & 15]);
-	say(end);
-}
-
 #define SET(name, value) __asm__ volatile("msr " #name ", %0" ::"r"((uint64_t)(value)))
 
-static void prepare(const struct probe_set *set)
+void walker_prepare(const struct probe_set *set)
 {
 	volatile uint32_t *code = (volatile uint32_t *)CODE_AT;
 
@@ -108,7 +97,7 @@ static void prepare(const struct probe_set *set)
 }
 
 /* The class of the exception that ended it, a hypercall where it worked. */
-static uint64_t touch(const struct probe *probe, uint64_t index, uint64_t *value)
+uint64_t walker_touch(const struct probe *probe, uint64_t index, uint64_t *value)
 {
 	volatile uint32_t *place = (volatile uint32_t *)probe->address;
 	volatile uint64_t *word = (volatile uint64_t *)probe->address;
@@ -137,35 +126,7 @@ static uint64_t touch(const struct probe *probe, uint64_t index, uint64_t *value
 	return syndrome >> 26;
 }
 
-void walker_main(void)
+void walker_stop(void)
 {
-	const struct probe_set *set = (const void *)PROBES_AT;
-	const uint64_t *before = (const void *)TABLES_COPY_AT;
-	const volatile uint64_t *after = (const void *)TABLES_AT;
-
-	/* Each place says where it is. */
-	for (uint64_t i = 0; i < set->count; i++)
-		if (set->probes[i].address)
-			*(volatile uint64_t *)set->probes[i].address = set->probes[i].address;
-	prepare(set);
-	for (uint64_t i = 0; i < set->count; i++) {
-		uint64_t value, cause = touch(&set->probes[i], i, &value);
-
-		say('P');
-		say(' ');
-		say_hex(i, ' ');
-		say_hex(cause, ' ');
-		say_hex(value, '\n');
-	}
-	/* AF that the walks have set. */
-	for (uint64_t i = 0; i < set->table_bytes / 8; i++) {
-		if (before[i] == after[i])
-			continue;
-		say('T');
-		say(' ');
-		say_hex(i, ' ');
-		say_hex(after[i], '\n');
-	}
-	say('E');
-	say('\n');
+	/* The test ends the machine, once all is said. */
 }

@@ -5,7 +5,7 @@
  */
 #include <stdint.h>
 
-#include "tests/walkers/probes.h"
+#include "tests/walkers/walker.h"
 
 /* Of QEMU's virt machine. */
 #define UART ((volatile uint8_t *)0x10000000)
@@ -42,25 +42,14 @@ __asm__(".section .start, \"ax\"\n"
 	"stack_end:\n"
 	".text\n");
 
-static void say(char c)
+void walker_say(char c)
 {
 	*UART = (uint8_t)c;
 }
 
-static void say_hex(uint64_t value, char end)
-{
-	int shift = 60;
-
-	while (shift && !(value >> shift))
-		shift -= 4;
-	for (; shift >= 0; shift -= 4)
-		say("0123456789abcdef"[value >> shift & 15]);
-	say(end);
-}
-
 #define SET_CSR(csr, value) __asm__ volatile("csrw " #csr ", %0" ::"r"((uint64_t)(value)))
 
-static void prepare(const struct probe_set *set)
+void walker_prepare(const struct probe_set *set)
 {
 	/* All memory, to all modes. */
 	SET_CSR(pmpaddr0, -1);
@@ -112,7 +101,7 @@ static uint64_t execute(const struct probe *probe, uint64_t index, uint64_t *val
 }
 
 /* The cause of the trap that @probe's access took, or 0; what was read is in *@value. */
-static uint64_t touch(const struct probe *probe, uint64_t index, uint64_t *value)
+uint64_t walker_touch(const struct probe *probe, uint64_t index, uint64_t *value)
 {
 	uint64_t cause, word = 0;
 
@@ -143,36 +132,7 @@ static uint64_t touch(const struct probe *probe, uint64_t index, uint64_t *value
 	return cause;
 }
 
-void walker_main(void)
+void walker_stop(void)
 {
-	const struct probe_set *set = (const void *)PROBES_AT;
-	const uint64_t *before = (const void *)TABLES_COPY_AT;
-	const volatile uint64_t *after = (const void *)TABLES_AT;
-
-	prepare(set);
-	/* Each place says where it is. */
-	for (uint64_t i = 0; i < set->count; i++)
-		if (set->probes[i].address)
-			*(volatile uint64_t *)set->probes[i].address = set->probes[i].address;
-	for (uint64_t i = 0; i < set->count; i++) {
-		uint64_t value, cause = touch(&set->probes[i], i, &value);
-
-		say('P');
-		say(' ');
-		say_hex(i, ' ');
-		say_hex(cause, ' ');
-		say_hex(value, '\n');
-	}
-	/* A and D that the walks have set. */
-	for (uint64_t i = 0; i < set->table_bytes / 8; i++) {
-		if (before[i] == after[i])
-			continue;
-		say('T');
-		say(' ');
-		say_hex(i, ' ');
-		say_hex(after[i], '\n');
-	}
-	say('E');
-	say('\n');
 	*POWER = 0x5555;
 }

@@ -36,7 +36,7 @@ class Machine:
                         "-nostdlib", "-static", "-fno-pic", "-no-pie", "-fno-stack-protector", *self.flags,
                         f"-I{HERE.parent.parent}", f"-Wl,-T,{HERE / self.name}.ld",
                         "-Wl,--build-id=none,--no-warn-rwx-segments", "-o", program,
-                        HERE / f"{self.name}.c"], check=True)
+                        HERE / f"{self.name}.c", HERE / "walker.c"], check=True)
         return program
 
     def run(self, folder, program, tables):

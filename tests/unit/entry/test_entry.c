@@ -357,16 +357,19 @@ static void test_legal_mmio(void **state)
 	}
 }
 
+/* It allows everything, and was used. */
+static const struct entry_leaf used_leaf = {.pfn = {1},
+					    .level = 1,
+					    .writable = true,
+					    .mmu_writable = true,
+					    .host_writable = true,
+					    .executable = true,
+					    .accessed = true};
+
 /* The bits of the contract's tables, one by one. */
 static void test_bits(void **state)
 {
-	struct entry_leaf leaf = {.pfn = {1},
-				  .level = 1,
-				  .writable = true,
-				  .mmu_writable = true,
-				  .host_writable = true,
-				  .executable = true,
-				  .accessed = true};
+	struct entry_leaf leaf = used_leaf;
 
 	(void)state;
 	/* P, W, U, A, D, host and MMU writable, present. */
@@ -399,13 +402,7 @@ static void test_bits(void **state)
 
 static void test_bits_riscv(void **state)
 {
-	struct entry_leaf leaf = {.pfn = {1},
-				  .level = 1,
-				  .writable = true,
-				  .mmu_writable = true,
-				  .host_writable = true,
-				  .executable = true,
-				  .accessed = true};
+	struct entry_leaf leaf = used_leaf;
 
 	(void)state;
 	for (unsigned int i = QUIRE_FORMAT_SV39X4; i <= QUIRE_FORMAT_SV48X4_NO_AD; i++) {

@@ -367,6 +367,19 @@ static const struct cpu_ops ops = {
     .log = ops_log,
 };
 
+void fake_flat_segments(struct cpu_state *s)
+{
+	for (int i = 0; i <= CPU_GS; i++)
+		s->seg[i] =
+		    (struct cpu_segment){.limit = UINT32_MAX,
+					 .selector = i == CPU_CS ? SELECTOR_CODE32 : SELECTOR_DATA,
+					 .type = i == CPU_CS ? 11 : 3,
+					 .s = 1,
+					 .present = 1,
+					 .db = 1,
+					 .g = 1};
+}
+
 static void enter_long_mode(struct cpu_state *s)
 {
 	static const struct cpu_segment code = {.limit = 0xffffffff,

@@ -24,6 +24,7 @@
 #define PAGED_LINEAR UINT64_C(0x400000)
 #define SELECTOR_CODE 0x08u
 #define SELECTOR_DATA 0x10u
+#define SELECTOR_CODE32 0x30u
 #define SELECTOR_USER_DATA 0x1bu
 #define SELECTOR_USER_CODE 0x23u
 #define SELECTOR_TSS 0x28u
@@ -71,6 +72,9 @@ void fake_vm_destroy(struct fake_vm *vm);
 /* A CPU in 64-bit mode at GUEST_CODE with IF off. */
 struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm);
 void fake_vcpu_destroy(struct quire_vcpu *vcpu);
+/* Flat segments of 32-bit code; that of CS is SELECTOR_CODE32, which the caller puts into the GDT.
+ */
+void fake_flat_segments(struct cpu_state *s);
 /* For cmocka: *@state is the CPU, which goes with its VM. 0. */
 int fake_vcpu_teardown(void **state);
 /* SIGSEGV and SIGBUS go to guard_handle_signal(). */

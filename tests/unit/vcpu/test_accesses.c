@@ -162,14 +162,7 @@ static void limited_mode(struct quire_vcpu *vcpu, uint32_t limit)
 {
 	struct cpu_state *s = cpu_state(vcpu->cpu);
 
-	for (int i = 0; i <= CPU_GS; i++)
-		s->seg[i] = (struct cpu_segment){.limit = UINT32_MAX,
-						 .selector = i == CPU_CS ? 0x30 : SELECTOR_DATA,
-						 .type = i == CPU_CS ? 11 : 3,
-						 .s = 1,
-						 .present = 1,
-						 .db = 1,
-						 .g = 1};
+	fake_flat_segments(s);
 	s->seg[CPU_ES].limit = limit;
 	s->gpr[CPU_RSP] = GUEST_STACK;
 	s->gpr[CPU_RAX] = s->gpr[CPU_RDX] = 0;

@@ -52,14 +52,7 @@ static void enter_protected_mode(struct quire_vcpu *vcpu)
 {
 	struct cpu_state *s = cpu_state(vcpu->cpu);
 
-	for (int i = 0; i <= CPU_GS; i++)
-		s->seg[i] = (struct cpu_segment){.limit = UINT32_MAX,
-						 .selector = i == CPU_CS ? 0x30 : SELECTOR_DATA,
-						 .type = i == CPU_CS ? 11 : 3,
-						 .s = 1,
-						 .present = 1,
-						 .db = 1,
-						 .g = 1};
+	fake_flat_segments(s);
 	memcpy(vcpu->vm->ram + GUEST_GDT + 0x30, &(uint64_t){UINT64_C(0x00cf9b000000ffff)}, 8);
 	for (uint64_t vector = 0; vector < VECTORS; vector++) {
 		uint64_t at = GUEST_HANDLERS + vector * 16;
