@@ -2,6 +2,7 @@
 #ifndef QUIRE_HOSTS_PROCESS_GUARD_H
 #define QUIRE_HOSTS_PROCESS_GUARD_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +24,23 @@ enum guard_reason {
 	GUARD_POISON, /* SIGBUS with BUS_MCEERR_AR: the page is lost */
 	GUARD_ABORT,  /* a kick or a client's signal: look at the requests and try again */
 };
+
+/* 0, or the error that a caller of KVM's gets: a page that is lost, a kick, no access. */
+static inline int guard_error(enum guard_reason reason)
+{
+	switch (reason) {
+	case GUARD_OK:
+		return 0;
+	case GUARD_POISON:
+		return -EHWPOISON;
+	case GUARD_ABORT:
+		return -EINTR;
+	case GUARD_FAULT:
+	case GUARD_BUS:
+		break;
+	}
+	return -EFAULT;
+}
 
 /* Both fields are relative to their own address, so that the table needs no relocation. */
 struct guard_entry {

@@ -32,19 +32,12 @@ static enum guard_reason touch(uint64_t hva, uint32_t flags)
 static int fault_error(uint64_t hva, uint32_t flags)
 {
 	struct process_mapping mapping;
+	int error;
 
 	if (!(flags & QUIRE_PAGE_WRITE) || !process_mapping_find(hva, &mapping) || !mapping.pfnmap)
 		return -EFAULT;
-	switch (touch(hva, flags & ~(uint32_t)QUIRE_PAGE_WRITE)) {
-	case GUARD_OK:
-		return -EROFS;
-	case GUARD_POISON:
-		return -EHWPOISON;
-	case GUARD_ABORT:
-		return -EINTR;
-	default:
-		return -EFAULT;
-	}
+	error = guard_error(touch(hva, flags & ~(uint32_t)QUIRE_PAGE_WRITE));
+	return error ? error : -EROFS;
 }
 
 /*
@@ -95,22 +88,16 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 {
 	struct process_host *host = ctx;
 	bool write = flags & QUIRE_PAGE_WRITE;
+	int error;
 
 	if (hva.v >= HVA_END)
 		return -EFAULT;
 	if ((flags & QUIRE_PAGE_NOWAIT) && process_touch_may_sleep(hva.v, write))
 		return -EAGAIN;
 	foresee(hva.v);
-	switch (touch(hva.v, flags)) {
-	case GUARD_OK:
-		break;
-	case GUARD_POISON:
-		return -EHWPOISON;
-	case GUARD_ABORT:
-		return -EINTR;
-	default:
-		return fault_error(hva.v, flags);
-	}
+	error = guard_error(touch(hva.v, flags));
+	if (error)
+		return error == -EFAULT ? fault_error(hva.v, flags) : error;
 	*page = (struct quire_page){
 	    .pfn = {hva.v >> QUIRE_PAGE_SHIFT},
 	    .writable = write || reader_may_write(hva.v),

@@ -45,16 +45,7 @@ static int copy(void *to, const void *from, size_t size_bytes)
 {
 	size_t done;
 
-	switch (guard_copy(to, from, size_bytes, &done)) {
-	case GUARD_OK:
-		return 0;
-	case GUARD_POISON:
-		return -EHWPOISON;
-	case GUARD_ABORT:
-		return -EINTR;
-	default:
-		return -EFAULT;
-	}
+	return guard_error(guard_copy(to, from, size_bytes, &done));
 }
 
 int quire_process_load(uint64_t physical, void *to, size_t size_bytes)

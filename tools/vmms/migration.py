@@ -23,11 +23,8 @@ def with_accelerator(words, options):
     return ["kvm," + ",".join(options) if word == "kvm" and options else word for word in words]
 
 
-def transfer(source, target_path, seconds=120):
-    """Migrates source to the listener there; QEMU's account of the memory it sent."""
-    source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND,
-                                            "downtime-limit": DOWNTIME_MILLISECONDS})
-    source.ask("migrate", uri=f"unix:{target_path}")
+def wait_completed(source, seconds, once_active=None):
+    """QEMU's account of the finished migration; what to ask it once pages are on their way."""
     limit = Limit(source, seconds)
     while True:
         state = source.ask("query-migrate")
@@ -35,7 +32,18 @@ def transfer(source, target_path, seconds=120):
             return state
         if state["status"] == "failed" or limit.is_over():
             source.fail(f"the migration's state is {state}")
+        if once_active and state["status"] == "active":
+            source.ask(once_active)
+            once_active = None
         time.sleep(0.05)
+
+
+def transfer(source, target_path, seconds=120):
+    """Migrates source to the listener there; QEMU's account of the memory it sent."""
+    source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND,
+                                            "downtime-limit": DOWNTIME_MILLISECONDS})
+    source.ask("migrate", uri=f"unix:{target_path}")
+    return wait_completed(source, seconds)
 
 
 def dirtied_pages(account):
@@ -73,18 +81,7 @@ def finish_by_demand(source, target, place):
     source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND // 6,
                                             "max-postcopy-bandwidth": BYTES_A_SECOND // 3})
     source.ask("migrate", uri=f"unix:{place}")
-    limit = Limit(source, 120)
-    asked = False
-    while True:
-        state = source.ask("query-migrate")
-        if state["status"] == "completed":
-            return state
-        if state["status"] == "failed" or limit.is_over():
-            source.fail(f"the migration's state is {state}")
-        if not asked and state["status"] == "active":
-            source.ask("migrate-start-postcopy")
-            asked = True
-        time.sleep(0.05)
+    return wait_completed(source, 120, once_active="migrate-start-postcopy")
 
 
 def postcopy(qemu):
