@@ -463,6 +463,30 @@ static void note_watched(unsigned int number, const uint64_t words[3], struct ra
 		watched_set(range.start, range.end, 0);
 }
 
+struct registration {
+	struct range range;
+	bool is_refused;
+};
+
+static void run_ask_files(void *opaque)
+{
+	struct registration *asked = opaque;
+
+	asked->is_refused = !file_all_take_userfaults(asked->range.start, asked->range.end);
+}
+
+/* Linux's userfaultfd knows none of KVM's files; those of ours that are memory may take it. What
+ * watches writes alone is the kernel's to judge. */
+static bool is_refused(unsigned int number, const uint64_t words[3], struct range range)
+{
+	const uint64_t brings = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR;
+	struct registration asked = {.range = range};
+
+	if (number == _UFFDIO_REGISTER && (words[2] & brings) && !is_empty(range))
+		process_with_room(run_ask_files, &asked);
+	return asked.is_refused;
+}
+
 long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argument,
 			    long (*forward)(int fd, unsigned long command, unsigned long argument))
 {
@@ -481,6 +505,11 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	first = range_of((const void *)words[0], moves ? words[2] : words[1]);
 	if (moves)
 		second = range_of((const void *)words[1], words[2]);
+	if (is_refused(number, words, first)) {
+		client_call_end();
+		errno = EINVAL;
+		return -1;
+	}
 	result = forward(fd, command, argument);
 	if (!result)
 		note_watched(number, words, first);

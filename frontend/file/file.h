@@ -55,6 +55,8 @@ struct file_ops {
 	/* It was mapped at [start, end), or a mapping of it has grown there: show what may be
 	 * shown. NULL: all that was mapped. -errno. */
 	int (*settle)(struct file *file, uintptr_t start, uintptr_t end);
+	/* May a userfaultfd bring pages into mappings of it? NULL: no. */
+	bool (*takes_userfaults)(const struct file *file);
 	/* Bytes inside the file that are not there: a mapping of them raises SIGBUS. NULL: none. */
 	void (*hole)(const struct file *file, uint64_t *start_bytes, uint64_t *end_bytes);
 	/* fallocate with kernel-checked arguments (U-070). NULL: -EOPNOTSUPP. */
@@ -145,6 +147,8 @@ void file_unmapped(uintptr_t start, uintptr_t end);
 void file_collect(void);
 /* A mapping has grown into [start, end): the files mapped there settle what it shows. */
 void file_settle(uintptr_t start, uintptr_t end);
+/* May a userfaultfd bring pages in there: does each of our files that is mapped take that? */
+bool file_all_take_userfaults(uintptr_t start, uintptr_t end);
 
 /* Is there any file at all? Cheap; file_get() is pointless when not. */
 bool file_any(void);

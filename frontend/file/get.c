@@ -48,23 +48,48 @@ void file_close(int fd)
 	file_put(file);
 }
 
-/* By the kernel's list, for a mapping has no other name. */
-void file_settle(uintptr_t start, uintptr_t end)
+/* The next of our files that is mapped from *@from on, with a reference; *@from is its end. By the
+ * kernel's list, for a mapping has no other name. */
+static struct file *next_mapped(uint64_t *from, uint64_t end)
 {
 	struct maps_file mapping;
-	uint64_t from = start;
+	struct file *file = NULL;
 
-	while (from < end && !maps_next_file(from, &mapping) && mapping.start < end) {
-		struct file *file = file_find(makedev((unsigned int)(mapping.device >> 20),
-						      (unsigned int)(mapping.device & 0xfffff)),
-					      mapping.inode);
-
-		if (file && file_ops_of(file)->settle)
-			(void)file_ops_of(file)->settle(file, start, end);
-		if (file)
-			file_put(file);
-		from = mapping.end;
+	while (!file && *from < end && !maps_next_file(*from, &mapping) && mapping.start < end) {
+		file = file_find(makedev((unsigned int)(mapping.device >> 20),
+					 (unsigned int)(mapping.device & 0xfffff)),
+				 mapping.inode);
+		*from = mapping.end;
 	}
+	return file;
+}
+
+void file_settle(uintptr_t start, uintptr_t end)
+{
+	uint64_t from = start;
+	struct file *file;
+
+	while ((file = next_mapped(&from, end)) != NULL) {
+		if (file_ops_of(file)->settle)
+			(void)file_ops_of(file)->settle(file, start, end);
+		file_put(file);
+	}
+}
+
+bool file_all_take_userfaults(uintptr_t start, uintptr_t end)
+{
+	uint64_t from = start;
+	struct file *file;
+	bool all = true;
+
+	if (!file_may_be_mapped(start, end))
+		return true;
+	while (all && (file = next_mapped(&from, end)) != NULL) {
+		all = file_ops_of(file)->takes_userfaults &&
+		      file_ops_of(file)->takes_userfaults(file);
+		file_put(file);
+	}
+	return all;
 }
 
 bool file_hidden_any(void)

@@ -192,6 +192,14 @@ static void gmem_destroy(struct gmem_object *object)
 	vm_put(vm);
 }
 
+/* A file that was made while they were off never takes them: its pages come several at a time. */
+static bool gmem_takes_userfaults(const struct file *file)
+{
+	const struct gmem_object *object = file_object(file);
+
+	return object->gmem && owner_of(object)->store.is_exact;
+}
+
 static bool writes_are_on(void)
 {
 	return params_get_bool("kvm.quire_gmem_write");
@@ -220,8 +228,10 @@ static bool is_converting(const struct vm *vm, uint64_t flags)
 	return (flags & QUIRE_GMEM_MMAP) && quire_gmem_attributes(vm->memory);
 }
 
-static void fill_store(struct gmem_object *object, const struct file *file)
+static void fill_store(struct gmem_object *object, const struct file *file, uint64_t flags)
 {
+	object->store.is_exact =
+	    (flags & QUIRE_GMEM_INIT_SHARED) && params_get_bool("kvm.quire_gmem_userfault");
 	object->store.base = file_memory(file);
 	object->store.size_bytes = file_size_bytes(file);
 	object->store.born_zero = true;
@@ -266,7 +276,7 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	file = file_get_kind(fd, &gmem_file_ops);
 	if (!file)
 		return -EBADF; /* another thread closed it already, and released the object */
-	fill_store(object, file);
+	fill_store(object, file, flags);
 	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
 	file_put(file);
 	if (error) {
@@ -525,6 +535,7 @@ const struct file_ops gmem_file_ops = {
     .ioctl = gmem_ioctl,
     .map = gmem_map,
     .settle = gmem_settle,
+    .takes_userfaults = gmem_takes_userfaults,
     .allocate = gmem_allocate,
     .inode = gmem_inode,
     .write_at = gmem_write_at,

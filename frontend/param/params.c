@@ -122,6 +122,8 @@ static const struct param params[] = {
     KVM_BOOL("gmem_in_place_conversion", RO, 0),
     /* Ours: its flags that say what becomes of the bytes, which later postings have no more. */
     KVM_BOOL("quire_gmem_contents", RW, 0),
+    /* Ours: a userfaultfd that watches a mapping of a guest_memfd, as posted for Linux. */
+    KVM_BOOL("quire_gmem_userfault", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
 };

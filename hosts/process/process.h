@@ -70,6 +70,9 @@ struct process_store {
 	/* Pages never used read as zeros, and the client may write them through a mapping of its
 	 * own before the library hears of them: they must not be cleared again. */
 	bool born_zero;
+	/* The pages that are asked for are made and no others: a userfaultfd of the client's brings
+	 * in those that are missing. */
+	bool is_exact;
 	/* The library is done with it, in any thread; takes no lock. NULL: no callback. */
 	void (*destroyed)(struct process_store *store);
 	/* Of the host port's store_show(). NULL: the client has no mappings of the store. */

@@ -125,11 +125,11 @@ static int make_page(const struct process_store *store, uint64_t index)
 int process_store_get(void *ctx, void *opaque, uint64_t index, unsigned int *order, pfn_t *pfn)
 {
 	struct process_store *store = opaque;
-	unsigned int got = block_order(store, index, *order);
+	unsigned int got = store->is_exact ? 0 : block_order(store, index, *order);
 	uint64_t pages = UINT64_C(1) << got;
 	uint64_t first = index & ~(pages - 1);
 
-	if (!got)
+	if (!got && !store->is_exact)
 		make_ahead(store, index);
 	for (uint64_t i = first; i < first + pages; i++) {
 		int error = make_page(store, i);

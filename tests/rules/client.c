@@ -2,12 +2,15 @@
 #include "client.h"
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -428,4 +431,54 @@ void objects_open(int descriptors[OBJECTS])
 	descriptors[VCPU] = vcpu.fd;
 	descriptors[GMEM] = vm_gmem(&vm, 4 * PAGE, 0);
 	descriptors[STATS] = (int)CHECK_OK(ioctl(vm.fd, KVM_GET_STATS_FD, NULL));
+}
+
+int userfault_open(void *watched, uint64_t size_bytes, uint64_t mode)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register request = {.range = {(uintptr_t)watched, size_bytes}, .mode = mode};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		check_skip("no userfaultfd");
+	if (ioctl(fd, UFFDIO_REGISTER, &request))
+		check_skip("no userfaultfd of that mode");
+	return fd;
+}
+
+uint64_t userfault_next(int fd, int *is_minor)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+	struct uffd_msg message;
+
+	CHECK_EQ(poll(&wait, 1, 10000), 1);
+	CHECK_EQ(read(fd, &message, sizeof(message)), sizeof(message));
+	CHECK_EQ(message.event, UFFD_EVENT_PAGEFAULT);
+	if (is_minor)
+		*is_minor = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
+	return message.arg.pagefault.address & ~(PAGE - 1);
+}
+
+int userfault_is_quiet(int fd)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+
+	return poll(&wait, 1, 0) == 0;
+}
+
+void userfault_give(int fd, uint64_t address, uint64_t word)
+{
+	struct uffdio_copy copy = {.dst = address, .len = PAGE};
+	uint8_t *page = memory_alloc(PAGE);
+
+	*word_at(page, 0) = word;
+	copy.src = (uintptr_t)page;
+	CHECK_ZERO(ioctl(fd, UFFDIO_COPY, &copy));
+}
+
+void userfault_continue(int fd, uint64_t address)
+{
+	struct uffdio_continue request = {.range = {address, PAGE}};
+
+	CHECK_ZERO(ioctl(fd, UFFDIO_CONTINUE, &request));
 }

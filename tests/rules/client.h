@@ -68,6 +68,16 @@ int vm_enable_cap(const struct vm *vm, uint32_t cap, uint64_t argument);
 uint8_t *memory_alloc(size_t size_bytes);
 uint64_t *word_at(uint8_t *memory, uint64_t offset_bytes);
 
+/* A userfaultfd that watches this memory; skips where there is none, or none of that mode. */
+int userfault_open(void *watched, uint64_t size_bytes, uint64_t mode);
+/* The page that is waited for next, within 10 s; *@is_minor, if any: does it exist already? */
+uint64_t userfault_next(int fd, int *is_minor);
+/* Is nothing waited for? */
+int userfault_is_quiet(int fd);
+/* A page that holds @word: copied in where it is missing; or what is there goes on. */
+void userfault_give(int fd, uint64_t address, uint64_t word);
+void userfault_continue(int fd, uint64_t address);
+
 /* What the guest can be told to do. Registers: rax is the value, rbx the address. */
 enum guest_code {
 	GUEST_LOAD1,

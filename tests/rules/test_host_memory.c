@@ -348,36 +348,7 @@ static void locked(void)
 
 static int open_userfaultfd(uint64_t mode)
 {
-	struct uffdio_api api = {.api = UFFD_API};
-	struct uffdio_register request = {.range = {(uintptr_t)memory, BYTES}, .mode = mode};
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
-		check_skip("no userfaultfd");
-	if (ioctl(fd, UFFDIO_REGISTER, &request))
-		check_skip("no userfaultfd of that mode");
-	return fd;
-}
-
-static uint64_t next_fault(int fd)
-{
-	struct pollfd wait = {.fd = fd, .events = POLLIN};
-	struct uffd_msg message;
-
-	CHECK_EQ(poll(&wait, 1, 10000), 1);
-	CHECK_EQ(read(fd, &message, sizeof(message)), sizeof(message));
-	CHECK_EQ(message.event, UFFD_EVENT_PAGEFAULT);
-	return message.arg.pagefault.address & ~(PAGE - 1);
-}
-
-static void give_page(int fd, uint64_t address, uint64_t word)
-{
-	struct uffdio_copy copy = {.dst = address, .len = PAGE};
-	uint8_t *page = memory_alloc(PAGE);
-
-	*word_at(page, 0) = word;
-	copy.src = (uintptr_t)page;
-	CHECK_ZERO(ioctl(fd, UFFDIO_COPY, &copy));
+	return userfault_open(memory, BYTES, mode);
 }
 
 /* Newer than some headers: pages that raise the signal of a memory failure when touched. */
@@ -458,9 +429,9 @@ static void missing_pages(void)
 	open_machine();
 	fd = open_userfaultfd(UFFDIO_REGISTER_MODE_MISSING);
 	thread_start(&thread, &vcpu, &(struct guest_op){.code = GUEST_LOAD8, .rbx = COUNTER});
-	CHECK_EQ(next_fault(fd), (uintptr_t)memory + PAGE);
+	CHECK_EQ(userfault_next(fd, NULL), (uintptr_t)memory + PAGE);
 	CHECK(!thread_ended_within(&thread, 20));
-	give_page(fd, (uintptr_t)memory + PAGE, 0x1234);
+	userfault_give(fd, (uintptr_t)memory + PAGE, 0x1234);
 	outcome = thread_join(&thread);
 	CHECK_END(outcome, END_DONE);
 	CHECK_EQ(outcome.value, 0x1234);
@@ -475,13 +446,13 @@ static void missing_page_and_a_signal(void)
 	open_machine();
 	fd = open_userfaultfd(UFFDIO_REGISTER_MODE_MISSING);
 	thread_start(&thread, &vcpu, &(struct guest_op){.code = GUEST_LOAD8, .rbx = COUNTER});
-	CHECK_EQ(next_fault(fd), (uintptr_t)memory + PAGE);
+	CHECK_EQ(userfault_next(fd, NULL), (uintptr_t)memory + PAGE);
 	CHECK(!thread_ended_within(&thread, 20));
 	thread_kick(&thread);
 	outcome = thread_join(&thread);
 	CHECK_END(outcome, END_SIGNAL);
 	CHECK_EQ(outcome.exit_reason, KVM_EXIT_INTR);
-	give_page(fd, (uintptr_t)memory + PAGE, 0x77);
+	userfault_give(fd, (uintptr_t)memory + PAGE, 0x77);
 	outcome = vcpu_run(&vcpu);
 	CHECK_END(outcome, END_DONE);
 	CHECK_EQ(outcome.value, 0x77);
@@ -499,12 +470,12 @@ static void missing_page_for_two(void)
 	for (int i = 0; i < 2; i++)
 		thread_start(&threads[i], i ? &second : &vcpu,
 			     &(struct guest_op){.code = GUEST_LOAD8, .rbx = COUNTER});
-	CHECK_EQ(next_fault(fd), (uintptr_t)memory + PAGE);
+	CHECK_EQ(userfault_next(fd, NULL), (uintptr_t)memory + PAGE);
 	CHECK(!thread_ended_within(&threads[0], 20));
 	CHECK(!thread_ended_within(&threads[1], 20));
 	/* The thread that serves the faults may change other memory meanwhile. */
 	CHECK_ZERO(munmap(memory + 8 * PAGE, PAGE));
-	give_page(fd, (uintptr_t)memory + PAGE, 5);
+	userfault_give(fd, (uintptr_t)memory + PAGE, 5);
 	for (int i = 0; i < 2; i++) {
 		struct outcome outcome = thread_join(&threads[i]);
 
