@@ -1,6 +1,7 @@
 /*
- * Opens that posix_spawn(3) makes in its child, inside libc. /dev/kvm that is not there, or not for
- * this user, becomes a duplicate of a descriptor that this process keeps for that.
+ * Opens that posix_spawn(3) makes in its child, inside libc. /dev/kvm becomes a duplicate of a
+ * descriptor that this process keeps for that: the machine's own may be missing, not for this user,
+ * or on a mount without devices, which no question but the open itself tells.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -50,17 +51,12 @@ static int keep_device(void)
 	return now;
 }
 
-/* Would the kernel refuse the child an open of the device, which is ours to give? */
-static bool is_ours(const char *path, int flags)
+static bool is_kvm(const char *path, int flags)
 {
 	const struct place place = {AT_FDCWD, (unsigned long)path,
 				    flags & O_NOFOLLOW ? PLACE_NOFOLLOW : PLACE_FOLLOW};
-	int access_mode = (flags & O_ACCMODE) == O_RDONLY ? R_OK : R_OK | W_OK;
 
-	return !client_call_active() &&
-	       BOUNDARY_KERNEL(SYS_faccessat, (unsigned long)AT_FDCWD, (unsigned long)path,
-			       (unsigned long)access_mode) < 0 &&
-	       place_is_kvm(&place);
+	return !client_call_active() && place_is_kvm(&place);
 }
 
 INTERPOSED int posix_spawn_file_actions_addopen(posix_spawn_file_actions_t *actions, int fd,
@@ -68,7 +64,7 @@ INTERPOSED int posix_spawn_file_actions_addopen(posix_spawn_file_actions_t *acti
 {
 	int device;
 
-	if (!is_ours(path, flags))
+	if (!is_kvm(path, flags))
 		return REAL(posix_spawn_file_actions_addopen)(actions, fd, path, flags, mode);
 	device = keep_device();
 	return device < 0 ? -device : posix_spawn_file_actions_adddup2(actions, device, fd);
