@@ -6,6 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
+
+/* How long a busy machine may take for what another thread does: ten seconds. */
+#define PATIENCE_MS 10000
 
 static int check_failures;
 
@@ -17,6 +21,14 @@ static int check_failures;
 			printf(" (%s)\n", #condition);         \
 			check_failures++;                      \
 		}                                              \
+	} while (0)
+
+/* @condition must come true; when, the machine's other work decides. */
+#define COMES(condition, ...)                                                 \
+	do {                                                                  \
+		for (int left_ = PATIENCE_MS; left_ && !(condition); left_--) \
+			usleep(1000);                                         \
+		CHECK(condition, __VA_ARGS__);                                \
 	} while (0)
 
 /* @call must fail with @error. */

@@ -45,7 +45,7 @@ static uint64_t wait_count(int fd)
 	struct pollfd entry = {fd, POLLIN, 0};
 	uint64_t count = 0;
 
-	if (poll(&entry, 1, 1000) == 1)
+	if (poll(&entry, 1, PATIENCE_MS) == 1)
 		CHECK(read(fd, &count, sizeof(count)) == sizeof(count), "count");
 	return count;
 }
@@ -238,8 +238,7 @@ static void resampled_by_the_pic(void)
 	}
 	/* The line falls with the last of them. */
 	signal_fd((int)irqfds[0].fd);
-	usleep(20000);
-	CHECK(pic_of(&machine).irr >> PIC_GSI & 1, "the line is low");
+	COMES(pic_of(&machine).irr >> PIC_GSI & 1, "the line is low");
 	for (int i = 0; i < 2; i++) {
 		irqfds[i].flags = KVM_IRQFD_FLAG_DEASSIGN;
 		WORKS(ioctl(machine.vm, KVM_IRQFD, &irqfds[i]));

@@ -334,8 +334,7 @@ static void masked_or_not(void)
 
 	open_apic(&machine, MACHINE_IRQCHIP);
 	set_timer(&machine, TIMER_VECTOR, 1000000, 0xb);
-	usleep(20000);
-	CHECK(is_pending(&machine), "one shot");
+	COMES(is_pending(&machine), "one shot");
 	machine_close(&machine);
 	open_apic(&machine, MACHINE_IRQCHIP);
 	set_timer(&machine, TIMER_VECTOR | MASKED | PERIODIC, 1000000, 0xb);

@@ -240,6 +240,18 @@ void start_and_miss(uint64_t flags)
 	CHECK_EQ(next_wanted(), 0);
 }
 
+void start_and_miss_two(uint64_t second)
+{
+	uint64_t first_asked, then_asked;
+
+	notes->second = SLOW_GPA + second * PAGE;
+	start(0, FLAG_IF);
+	first_asked = next_wanted();
+	then_asked = next_wanted();
+	CHECK_EQ(first_asked + then_asked, second);
+	CHECK(first_asked == 0 || first_asked == second);
+}
+
 void bring(uint64_t page)
 {
 	static uint64_t source[512] __attribute__((aligned(4096)));

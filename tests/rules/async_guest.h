@@ -69,9 +69,11 @@ void start(uint64_t page, uint64_t flags);
 void *runner(void *outcome);
 /* start() of page 0, and the page is asked for. */
 void start_and_miss(uint64_t flags);
+/* start() of page 0, then @second; both are asked for, each by a thread of its own. */
+void start_and_miss_two(uint64_t second);
 /* It has loaded @value. */
 void finish(uint64_t value);
-/* The next page that is asked for. */
+/* The next page that is asked for. Of two that are missed at once either may be the first. */
 uint64_t next_wanted(void);
 void bring(uint64_t page);
 int grows_beyond(volatile uint64_t *count, uint64_t value);

@@ -117,9 +117,7 @@ static void the_number_of_the_vcpu_is_in_the_token(void)
 static void pages_come_in_any_order(void)
 {
 	open_machine(ALWAYS);
-	notes->second = SLOW_GPA + 2 * PAGE;
-	start_and_miss(FLAG_IF);
-	CHECK_EQ(next_wanted(), 2);
+	start_and_miss_two(2);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	CHECK_EQ(notes->faults, 2);
 	bring(2);
@@ -135,9 +133,7 @@ static void pages_come_in_any_order(void)
 static void one_token_at_a_time(void)
 {
 	open_machine(ALWAYS);
-	notes->second = SLOW_GPA + 2 * PAGE;
-	start_and_miss(FLAG_IF);
-	CHECK_EQ(next_wanted(), 2);
+	start_and_miss_two(2);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
 	place[1] = 0x7777;
 	bring(2);
