@@ -40,11 +40,16 @@ class Report:
             outcome = Outcome("fail", f"it skipped: {outcome.remark}", outcome.output)
         with self.lock:
             self.entries.append(Entry(suite, name, outcome, seconds))
-            line = f"{outcome.result:<5} {name:<50} {seconds:>7.1f} s  {outcome.remark}"
-            print(line.rstrip(), flush=True)
-            if outcome.result == "fail":
-                for text in outcome.output.strip().splitlines()[-SHOWN_LINES:]:
-                    print("      " + text, flush=True)
+            print(self.text(self.entries[-1]), flush=True)
+
+    @staticmethod
+    def text(entry):
+        outcome = entry.outcome
+        line = f"{outcome.result:<5} {entry.name:<50} {entry.seconds:>7.1f} s  {outcome.remark}"
+        lines = [line.rstrip()]
+        if outcome.result == "fail":
+            lines += ["      " + told for told in outcome.output.strip().splitlines()[-SHOWN_LINES:]]
+        return "\n".join(lines)
 
     def count(self, result):
         return sum(entry.outcome.result == result for entry in self.entries)
@@ -52,6 +57,11 @@ class Report:
     def totals(self):
         return (f"{self.count('pass')} passed, {self.count('fail')} failed, "
                 f"{self.count('skip')} skipped")
+
+    def summary(self):
+        """What failed, once more, and the totals: of a long log often only the end is kept."""
+        failed = [self.text(entry) for entry in self.entries if entry.outcome.result == "fail"]
+        return "\n".join((["----- failed:"] + failed if failed else []) + [self.totals()])
 
     def write_junit(self, path):
         top = ElementTree.Element("testsuites")

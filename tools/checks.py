@@ -119,7 +119,7 @@ def main(argv):
         report.write_junit(options.junit)
     if runner.signal:
         say_interrupted(runner, suites)
-    print(report.totals(), flush=True)
+    print(report.summary(), flush=True)
     if runner.signal:
         return 128 + runner.signal
     return 1 if report.count("fail") or not report.entries else 0

@@ -71,7 +71,7 @@ def main(argv):
         results.append((client, list(zip(scenarios, outcomes))))
     if options.write_doc:
         (TREE / document.PATH).write_text(document.render(results))
-    print(report.totals(), flush=True)
+    print(report.summary(), flush=True)
     if runner.signal:
         return 128 + runner.signal
     return 1 if report.count("fail") else 0

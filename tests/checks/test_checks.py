@@ -153,6 +153,7 @@ class Runs(unittest.TestCase):
                         r"fail +late .*no end within 0.2 s"):
             self.assertRegex(said, pattern)
         self.assertEqual((self.folder / "logs/bad.log").read_text(), "why\n")
+        self.assertRegex(report.summary(), r"(?s)^-----.*fail +bad .*why\n.*fail +late .*\n1 passed")
 
     def test_a_line_comes_when_its_check_ends(self):
         report, said = self.run_checks([self.shell("slow", "sleep 1"), self.shell("fast", "true")])
