@@ -11,6 +11,7 @@ static const struct {
 	int (*perform)(int argc, char **argv);
 } commands[] = {
     {"run", &run_command, command_run},
+    {"stat", &stat_command, command_stat},
     {"doctor", &doctor_command, command_doctor},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -2,6 +2,8 @@
 #ifndef QUIRE_CLI_REPORT_H
 #define QUIRE_CLI_REPORT_H
 
+#include <stdbool.h>
+
 struct report_control;
 
 struct report {
@@ -11,9 +13,15 @@ struct report {
 	struct report_control *control;
 };
 
+/* Is there a file to write at the end, and at SIGUSR2? */
+static inline bool report_is_wanted(const struct report *report)
+{
+	return report->stats_path || report->trace_path;
+}
+
 /* Before anything starts: can the files be written? 0, or an error was said. */
 int report_check(const struct report *report);
-/* Make the control file in the run's directory, when anything is wanted. 0 or -errno. */
+/* Make the control file in the run's directory. 0 or -errno. */
 int report_create(struct report *report);
 /* Write the files asked for, from what the processes have left so far. 0, or an error was said. */
 int report_write(const struct report *report);

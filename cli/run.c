@@ -11,14 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <dirent.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cli/filter.h"
+#include "cli/look/runs.h"
 #include "cli/quire.h"
 #include "cli/report.h"
 #include "frontend/file/broker.h"
@@ -136,15 +135,6 @@ static int check_program(struct run *run)
 	return EXIT_CANNOT_RUN;
 }
 
-static const char *run_parent(void)
-{
-	const char *parent = getenv("TMPDIR");
-
-	if (!access("/dev/shm", W_OK))
-		return "/dev/shm";
-	return parent && parent[0] == '/' ? parent : "/tmp";
-}
-
 static void remove_links(const char *directory)
 {
 	char path[PATH_MAX + sizeof("/" LIBRARY_LINK) + sizeof("/" ENGINE_LINK)];
@@ -155,29 +145,16 @@ static void remove_links(const char *directory)
 	unlink(path);
 }
 
-/* Directories of runs whose command was killed: "quire-run.PID.XXXXXX" without a process PID. */
-static void sweep_stale(const char *parent)
+/* A run whose command was killed. */
+static void remove_stale(const char *directory, pid_t pid, void *ctx)
 {
-	DIR *listing = opendir(parent);
-	char path[PATH_MAX];
-	struct dirent *entry;
-	struct stat status;
-	int pid;
-
-	while (listing && (entry = readdir(listing))) {
-		if (sscanf(entry->d_name, "quire-run.%d.", &pid) != 1 || pid <= 0 ||
-		    !kill(pid, 0) || errno != ESRCH)
-			continue;
-		snprintf(path, sizeof(path), "%s/%s", parent, entry->d_name);
-		if (lstat(path, &status) || !S_ISDIR(status.st_mode) || status.st_uid != geteuid())
-			continue;
-		remove_links(path);
-		report_remove(path);
-		broker_end(path);
-		params_destroy(path);
-	}
-	if (listing)
-		closedir(listing);
+	(void)ctx;
+	if (!kill(pid, 0) || errno != ESRCH)
+		return;
+	remove_links(directory);
+	report_remove(directory);
+	broker_end(directory);
+	params_destroy(directory);
 }
 
 static void remove_directory(const struct run *run)
@@ -193,8 +170,8 @@ static int make_directory(struct run *run)
 	char path[PATH_MAX];
 	int error;
 
-	sweep_stale(run_parent());
-	snprintf(run->directory, sizeof(run->directory), "%s/quire-run.%d.XXXXXX", run_parent(),
+	runs_each_in(runs_parent(), remove_stale, NULL);
+	snprintf(run->directory, sizeof(run->directory), "%s/" RUNS_NAME "XXXXXX", runs_parent(),
 		 (int)getpid());
 	if (!mkdtemp(run->directory)) {
 		fprintf(stderr, "quire run: %s: %s\n", run->directory, strerror(errno));
@@ -358,7 +335,7 @@ static void set_mask(const struct run *run)
 {
 	sigset_t mask = run->client_mask;
 
-	if (run->report.control) {
+	if (report_is_wanted(&run->report)) {
 		sigaddset(&mask, SIGUSR2);
 		sigaddset(&mask, SIGCHLD);
 		/* The kernel drops an ignored SIGUSR2 instead of keeping it for sigwaitinfo(). */
@@ -396,7 +373,7 @@ static int wait_for(pid_t pid, const struct report *report)
 	/* Interrupting the program is not interrupting us: its directory is to be removed. */
 	sigaction(SIGINT, &ignore, NULL);
 	sigaction(SIGQUIT, &ignore, NULL);
-	if (report->control)
+	if (report_is_wanted(report))
 		return wait_reporting(pid, report);
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
@@ -464,7 +441,7 @@ int command_run(int argc, char **argv)
 	set_mask(&run);
 	status = wait_for(pid, &run.report);
 	child_pid = 0;
-	if (run.report.control)
+	if (report_is_wanted(&run.report))
 		report_write(&run.report);
 	remove_directory(&run);
 	return status == -1 ? EXIT_CANNOT_RUN : end_as(status);

@@ -7,6 +7,8 @@
 #ifndef QUIRE_CLI_TRACE_PRINT_H
 #define QUIRE_CLI_TRACE_PRINT_H
 
+#include "frontend/report/svm_exits.h"
+
 #define S(value, name)      \
 	{                   \
 		value, name \
@@ -27,12 +29,6 @@
 			     S(12, "--ux"), S(13, "r-ux"), S(14, "-wux"), S(15, "rwux")),          \
 	    REC->role & 0x1000 ? " invalid" : "", REC->role & 0x2000 ? "" : "!",                   \
 	    REC->role & 0x10000 ? "!" : "", REC->root_count, REC->unsync ? "unsync" : "sync"
-
-/* Of the software CPU's exits. */
-#define SVM_EXITS                                                                       \
-	S(0x41, "DB excp"), S(0x43, "BP excp"), S(0x60, "interrupt"), S(0x64, "vintr"), \
-	    S(0x78, "hlt"), S(0x7b, "io"), S(0x7c, "msr"), S(0x7f, "shutdown"),         \
-	    S(0x81, "hypercall"), S(0x400, "npf")
 
 #define E(value, name) S(value, "KVM_EXIT_" name)
 #define USER_EXITS                                                                              \

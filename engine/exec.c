@@ -154,7 +154,7 @@ static long start_program(struct start *start, const uint64_t lists[2], const ui
 	environment[LAUNCH_STRINGS + counts[1]] = NULL;
 	launch_write(&start->strings, &start->launch, &place);
 	memcpy(environment, start->strings.list, sizeof(start->strings.list));
-	report_last();
+	report_last(REPORT_PROGRAM_ENDS);
 	if (start->launch.kind == PROGRAM_FOREIGN)
 		return sys_call(SYS_execve, sys_address(start->launch.program), sys_address(argv),
 				sys_address(environment + LAUNCH_STRINGS));

@@ -83,7 +83,7 @@ static enum trap_outcome serve_process(struct trap *trap)
 		thread_end(trap->thread, trap->args[0]);
 	case SYS_exit_group:
 	default:
-		report_last();
+		report_last(REPORT_PROCESS_ENDS);
 		sys_call(SYS_exit_group, trap->args[0]);
 		__builtin_unreachable();
 	}

@@ -238,7 +238,7 @@ static bool is_list(char *const list[])
 /* This program is about to end: what it leaves to the next one. */
 static void leave(void)
 {
-	report_last();
+	report_last(REPORT_PROGRAM_ENDS);
 	coverage_keep();
 	signal_exec_begin();
 }

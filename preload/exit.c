@@ -8,7 +8,7 @@
 
 INTERPOSED void _exit(int status)
 {
-	report_last();
+	report_last(REPORT_PROCESS_ENDS);
 	/* Most tests end so. */
 	coverage_keep();
 	REAL(_exit)(status);

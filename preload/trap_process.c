@@ -242,7 +242,7 @@ bool trap_serve_process(struct trap *trap, long *result)
 						   (int)args[4]));
 		return true;
 	case SYS_exit_group:
-		report_last();
+		report_last(REPORT_PROCESS_ENDS);
 		coverage_keep();
 		return false;
 	case SYS_exit:

@@ -21,6 +21,7 @@
 #include "frontend/object/vm.h"
 #include "frontend/report/json.h"
 #include "frontend/report/stats_file.h"
+#include "frontend/report/tally.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
@@ -37,6 +38,7 @@
 /* How long the last figures may take. */
 #define LAST_TRIES 100u
 #define LAST_WAIT_NS 2000000
+#define NS_PER_S 1000000000u
 /* Of VMs that ended; more of them are counted only. */
 #define ENDED_BYTES (512u << 10)
 
@@ -46,17 +48,25 @@ struct vm_node {
 };
 
 static char run_directory[3072];
-static struct report_control *control; /* NULL: nothing is wanted */
+static struct report_control *control; /* NULL: no run */
 static struct report_trace *trace;
 static struct report_stats *stats;
+static char stats_path[sizeof(run_directory) + 48];
+/* Where events go: bits of enum hears, atomic. */
+enum hears { HEARS_TRACE = 1u << 0, HEARS_TALLY = 1u << 1 };
+static uint32_t hears;
 /* Guards what follows. Taken with no other lock, and held over nothing that waits. */
 static struct process_lock report_lock;
 static pid_t started_by;
 static struct vm_node *nodes;
 static uint64_t ended_count;
 
-/* How deep the text's VMs stand in the whole file, and so how far each member has a line. */
-#define VMS_DEPTH 4u
+/* How deep a process stands in the whole file, and its VMs, down to which each member has a line.
+ */
+#define PROCESS_DEPTH 3u
+#define VMS_DEPTH (PROCESS_DEPTH + 1)
+/* What ends the array of VMs. */
+#define END_BYTES 64u
 static char ended_room[ENDED_BYTES];
 static struct json ended = {
     .start = ended_room,
@@ -127,21 +137,39 @@ static int make_room(void *start, size_t size_bytes)
 	return errno == EINVAL ? 0 : -errno;
 }
 
+/* The process's whole text, in @room. */
+static struct json print_process(char room[REPORT_TEXT_BYTES])
+{
+	struct json text = {.start = room,
+			    .size_bytes = REPORT_TEXT_BYTES - END_BYTES,
+			    .depth = PROCESS_DEPTH,
+			    .lined_depth = PROCESS_DEPTH};
+	uint64_t left_out = ended_count;
+
+	json_signed(&text, "pid", (int)getpid());
+	json_string(&text, "command", stats->command);
+	if (__atomic_load_n(&hears, __ATOMIC_RELAXED) & HEARS_TALLY)
+		tally_print(&text);
+	json_array(&text, "vms");
+	text.lined_depth = VMS_DEPTH;
+	json_members(&text, ended.start, ended.used_bytes);
+	for (struct vm_node *node = nodes; node; node = node->next)
+		left_out += print_vm(&text, node->vm, "alive") != 0;
+	if (left_out)
+		print_left_out(&text, left_out);
+	text.is_full = false;
+	text.size_bytes = REPORT_TEXT_BYTES;
+	json_end(&text);
+	return text;
+}
+
 /* The process's whole text into the buffer that has no reader. */
 static void snapshot_locked(uint32_t request)
 {
 	static char room[REPORT_TEXT_BYTES];
 	uint32_t other = !stats->current;
-	struct json text = ended;
-	uint64_t left_out = ended_count;
+	struct json text = print_process(room);
 
-	memcpy(room, ended.start, ended.used_bytes);
-	text.start = room;
-	text.size_bytes = sizeof(room);
-	for (struct vm_node *node = nodes; node; node = node->next)
-		left_out += print_vm(&text, node->vm, "alive") != 0;
-	if (left_out)
-		print_left_out(&text, left_out);
 	if (!make_room(stats->texts[other], text.used_bytes)) {
 		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
 		__atomic_thread_fence(__ATOMIC_RELEASE);
@@ -162,22 +190,7 @@ static void snapshot(void)
 	process_lock_release(&report_lock);
 }
 
-static void *stats_thread(void *argument)
-{
-	const struct timespec second = {.tv_sec = 1};
-
-	(void)argument;
-	client_call_begin();
-	prctl(PR_SET_NAME, "quire-stats");
-	for (;;) {
-		uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
-
-		snapshot();
-		sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAIT, request,
-			 sys_address(&second));
-	}
-	return NULL;
-}
+static void hear(uint32_t more, uint32_t less);
 
 /* The slot is taken by counting; a reader sees by the sequence whether it is whole. */
 static void record(enum quire_trace_event event, const uint64_t *args)
@@ -192,7 +205,7 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 	if (index % ROOM_EVENTS == 0 && index < REPORT_EVENTS - ROOM_EVENTS &&
 	    make_room(slot + ROOM_EVENTS, ROOM_EVENTS * sizeof(*slot))) {
 		trace->is_cut = 1;
-		quire_trace_install(NULL);
+		hear(0, HEARS_TRACE);
 	}
 	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);
@@ -203,6 +216,80 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 	slot->event = (uint16_t)event;
 	memcpy(slot->args, args, field_counts[event] * sizeof(*args));
 	__atomic_store_n(&slot->sequence, index + 1, __ATOMIC_RELEASE);
+}
+
+static void record_and_count(enum quire_trace_event event, const uint64_t *args)
+{
+	record(event, args);
+	tally_event(event, args);
+}
+
+/* Any thread, any lock: of two changes at once the later one looks again. */
+static void hear(uint32_t more, uint32_t less)
+{
+	static const quire_trace_fn functions[] = {
+	    [HEARS_TRACE] = record,
+	    [HEARS_TALLY] = tally_event,
+	    [HEARS_TRACE | HEARS_TALLY] = record_and_count,
+	};
+	uint32_t seen;
+
+	__atomic_fetch_or(&hears, more, __ATOMIC_SEQ_CST);
+	__atomic_fetch_and(&hears, ~less, __ATOMIC_SEQ_CST);
+	do {
+		seen = __atomic_load_n(&hears, __ATOMIC_SEQ_CST);
+		quire_trace_install(functions[seen]);
+	} while (seen != __atomic_load_n(&hears, __ATOMIC_SEQ_CST));
+}
+
+/*
+ * Count events as long as a `quire stat` looks, which may have been killed since. How long that
+ * still is in ns; 0: until the next question.
+ */
+static uint64_t settle_counting(void)
+{
+	uint64_t until = __atomic_load_n(&control->count_until, __ATOMIC_ACQUIRE);
+	bool counts = __atomic_load_n(&hears, __ATOMIC_RELAXED) & HEARS_TALLY;
+	struct timespec clock;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &clock);
+	now = (uint64_t)clock.tv_sec * NS_PER_S + (uint64_t)clock.tv_nsec;
+	if (until <= now) {
+		if (counts)
+			hear(0, HEARS_TALLY);
+		return 0;
+	}
+	if (!counts) {
+		tally_begin();
+		hear(HEARS_TALLY, 0);
+	}
+	return until - now;
+}
+
+/* Sleeps until a question comes, counting is over, or with --stats until a second is. */
+static void *stats_thread(void *argument)
+{
+	bool always = control->flags & REPORT_WANTS_STATS;
+
+	(void)argument;
+	client_call_begin();
+	prctl(PR_SET_NAME, "quire-stats");
+	for (;;) {
+		uint32_t request = __atomic_load_n(&control->request, __ATOMIC_ACQUIRE);
+		uint64_t wait_ns = settle_counting();
+		struct timespec wait;
+
+		if (always || request != __atomic_load_n(&stats->answered, __ATOMIC_RELAXED))
+			snapshot();
+		if (always && (!wait_ns || wait_ns > NS_PER_S))
+			wait_ns = NS_PER_S;
+		wait.tv_sec = (time_t)(wait_ns / NS_PER_S);
+		wait.tv_nsec = (long)(wait_ns % NS_PER_S);
+		sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAIT, request,
+			 wait_ns ? sys_address(&wait) : 0);
+	}
+	return NULL;
 }
 
 /*
@@ -242,29 +329,47 @@ static void start_trace(void)
 		return;
 	trace->pid = (uint32_t)getpid();
 	prctl(PR_GET_NAME, trace->command);
-	quire_trace_install(record);
+	hear(HEARS_TRACE, 0);
 }
 
-/* A file of its own, for what this process said as another program is to stay. */
-static void start_stats(void)
+/*
+ * The process's file. With --stats one of its own, for what this process said as another program is
+ * to stay.
+ */
+static int open_stats(void)
 {
-	char path[sizeof(run_directory) + 48];
+	int kept = control->flags & REPORT_WANTS_STATS ? O_EXCL : 0;
 	int fd = -1;
 
 	for (unsigned int n = 0; n < 1000 && fd < 0; n++) {
-		int length = snprintf(path, sizeof(path), "%s/" REPORT_STATS "%d", run_directory,
-				      (int)getpid());
+		int length = snprintf(stats_path, sizeof(stats_path), "%s/" REPORT_STATS "%d",
+				      run_directory, (int)getpid());
 
 		if (n)
-			snprintf(path + length, sizeof(path) - (size_t)length, ".%u", n);
-		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+			snprintf(stats_path + length, sizeof(stats_path) - (size_t)length, ".%u",
+				 n);
+		fd = open(stats_path, O_RDWR | O_CREAT | kept | O_CLOEXEC, 0600);
 		if (fd < 0 && errno != EEXIST)
 			break;
 	}
+	return fd;
+}
+
+static void start_stats(void)
+{
+	int fd = open_stats();
+
 	stats = NULL;
 	if (fd < 0)
 		return;
-	stats = map_new(path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
+	stats = map_new(stats_path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
+	if (!stats)
+		return;
+	prctl(PR_GET_NAME, stats->command);
+	stats->size_bytes[0] = stats->size_bytes[1] = 0;
+	/* A question before this is none to this program. */
+	__atomic_store_n(&stats->answered, __atomic_load_n(&control->request, __ATOMIC_ACQUIRE),
+			 __ATOMIC_RELEASE);
 }
 
 /* The child begins anew with its first /dev/kvm; until then its events go to the parent's file. */
@@ -274,6 +379,7 @@ static void fork_child(void)
 	ended.used_bytes = 0;
 	ended.has_member = false;
 	ended_count = 0;
+	tally_forget_thread();
 	(void)process_lock_start_anew(&report_lock);
 }
 FORK_CHILD(FORK_REPORT, report_lock, fork_child);
@@ -309,7 +415,7 @@ void report_start(void)
 	started_by = getpid();
 	if (first && (control->flags & REPORT_WANTS_TRACE))
 		start_trace();
-	if (first && (control->flags & REPORT_WANTS_STATS))
+	if (first)
 		start_stats();
 	process_lock_release(&report_lock);
 	if (first && stats)
@@ -351,24 +457,30 @@ void report_vm_ended(struct vm *vm)
 	process_heap_free(node);
 }
 
+/* Without --stats the file goes with the process. */
+static void remove_stats(void)
+{
+	if (started_by == getpid() && !(control->flags & REPORT_WANTS_STATS))
+		unlink(stats_path);
+}
+
 /* The process ends in order: the last figures. */
 __attribute__((destructor)) static void library_unloaded(void)
 {
 	client_call_begin();
-	if (control)
+	if (stats && (control->flags & REPORT_WANTS_STATS))
 		snapshot();
+	else if (stats)
+		remove_stats();
 	client_call_end();
 }
 
-void report_last(void)
+/* Have the thread that writes statistics answer once more. */
+static void ask_last(void)
 {
 	const struct timespec moment = {.tv_nsec = LAST_WAIT_NS};
-	uint32_t request;
+	uint32_t request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
 
-	if (!stats || started_by != getpid())
-		return;
-	client_call_begin();
-	request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
 	sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAKE, INT32_MAX);
 	for (unsigned int i = 0; i < LAST_TRIES; i++) {
 		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
@@ -377,6 +489,17 @@ void report_last(void)
 			break;
 		nanosleep(&moment, NULL);
 	}
+}
+
+void report_last(enum report_end end)
+{
+	if (!stats || started_by != getpid())
+		return;
+	client_call_begin();
+	if (control->flags & REPORT_WANTS_STATS)
+		ask_last();
+	else if (end == REPORT_PROCESS_ENDS)
+		remove_stats();
 	/* Should it live on, the next snapshot takes this back. */
 	__atomic_store_n(&stats->answered, REPORT_RETIRED, __ATOMIC_RELEASE);
 	client_call_end();

@@ -1,4 +1,4 @@
-/* What a process of `quire run --stats --trace` leaves in the run's directory. */
+/* What a process of `quire run` leaves in the run's directory. */
 #ifndef QUIRE_FRONTEND_REPORT_REPORT_H
 #define QUIRE_FRONTEND_REPORT_REPORT_H
 
@@ -11,10 +11,13 @@ struct vm;
 /*
  * Files in the run's directory, all mapped, so that nothing is lost when a process is killed:
  *   report     made by the command: what is wanted
- *   stats.PID  statistics of that process as JSON, brought up to date when asked and each second;
- *              stats.PID.N once a process has become another program
+ *   stats.PID  statistics of that process as JSON, brought up to date when asked; with --stats each
+ *              second, too, and stats.PID.N once the process has become another program
  *   trace.PID  its newest trace events
- * Room is asked for before it is written to: a full file system is no reason to die by SIGBUS.
+ * `quire stat` asks from outside of the run: it finds the directory, which its user alone may
+ * enter, and needs no descriptor of a process. Between questions a thread sleeps; nothing is
+ * counted. Room is asked for before it is written to: a full file system is no reason to die by
+ * SIGBUS.
  */
 #define REPORT_CONTROL "report"
 #define REPORT_STATS "stats."
@@ -24,10 +27,11 @@ enum report_flags { REPORT_WANTS_STATS = 1u << 0, REPORT_WANTS_TRACE = 1u << 1 }
 
 struct report_control {
 	uint32_t flags;
-	uint32_t request; /* grows with each wish for fresh statistics; a futex */
+	uint32_t request;     /* grows with each wish for fresh statistics; a futex */
+	uint64_t count_until; /* CLOCK_MONOTONIC in ns: events and exits are counted so long */
 };
 
-/* The text of one process: complete in texts[current]. */
+/* The text of one process, members of a JSON object: complete in texts[current]. */
 #define REPORT_TEXT_BYTES (2u << 20)
 #define REPORT_RETIRED UINT32_MAX
 struct report_stats {
@@ -35,6 +39,7 @@ struct report_stats {
 	uint32_t snapshots; /* begun; a text that was copied while it stood still is whole */
 	uint32_t answered;  /* the request that the text answers, or RETIRED: there is no more */
 	uint32_t size_bytes[2];
+	char command[16];
 	char texts[2][REPORT_TEXT_BYTES];
 };
 
@@ -60,11 +65,12 @@ struct report_trace {
 void report_attach(const char *directory);
 /* This process uses /dev/kvm: begin what is wanted. Inside a client call. */
 void report_start(void);
+enum report_end { REPORT_PROCESS_ENDS, REPORT_PROGRAM_ENDS };
 /*
  * The process is about to end without its destructors, or to become another program: have the last
- * figures written. Waits a moment, takes no lock; may be called after vfork().
+ * figures written, if they are wanted. Waits a moment, takes no lock; may be called after vfork().
  */
-void report_last(void);
+void report_last(enum report_end end);
 /* The VM's statistics from its birth to its end. Inside a client call, no lock held. */
 void report_vm_created(struct vm *vm);
 void report_vm_ended(struct vm *vm);

@@ -9,7 +9,7 @@ import sys
 import unittest
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "doctor")
+COMMANDS = ("run", "stat", "doctor")
 
 
 def options_of(text):

@@ -148,6 +148,7 @@ class Completion(unittest.TestCase):
         self.assertEqual(self.complete("quire", "r"), ["run"])
         self.assertEqual(self.complete("quire", "run", "--st"), ["--stats"])
         self.assertEqual(self.complete("quire", "doctor", "--j"), ["--json"])
+        self.assertEqual(self.complete("quire", "stat", "--count", "3", "--i"), ["--interval"])
         self.assertEqual(self.complete("quire", "run", "--param", "kvm.eager"),
                          ["kvm.eager_page_split="])
         # What the program is given is the program's.

@@ -222,6 +222,7 @@ void report_attach(const char *directory)
 	(void)directory;
 }
 
-void report_last(void)
+void report_last(enum report_end end)
 {
+	(void)end;
 }

@@ -1,5 +1,6 @@
 /* What the reports of a run are made of: faults, logged writes and exits, before and after a pause.
  */
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,10 +63,28 @@ static int do_otherwise(const char *what)
 	return 0;
 }
 
+/* Exits without end, until standard input has something to say. */
+static int be_busy(void)
+{
+	struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+
+	one_vm();
+	puts("ready");
+	fflush(stdout);
+	while (!poll(&input, 1, 0)) {
+		store_each();
+		for (int i = 0; i < 100; i++)
+			CHECK_END(guest_try_store(&vcpu, NOWHERE, 1), END_MMIO);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	char byte;
 
+	if (argc > 1 && !strcmp(argv[1], "busy"))
+		return be_busy();
 	if (argc > 1)
 		return do_otherwise(argv[1]);
 	one_vm();

@@ -1,0 +1,156 @@
+/* The texts that processes of a run keep of themselves: asking for fresh ones, reading them. */
+#include "cli/look/texts.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "frontend/report/report.h"
+
+/* How long a living process may take to answer. */
+#define ANSWER_TRIES 100
+#define ANSWER_WAIT_US 5000
+#define COPY_TRIES 100
+
+/* A file of @size_bytes, shared; NULL when it is not whole. */
+static void *map_file(const char *directory, const char *name, size_t size_bytes, int protection)
+{
+	char path[PATH_MAX];
+	void *mapped = MAP_FAILED;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	fd = open(path, (protection & PROT_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	if (lseek(fd, 0, SEEK_END) == (off_t)size_bytes)
+		mapped = mmap(NULL, size_bytes, protection, MAP_SHARED, fd, 0);
+	close(fd);
+	return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+struct report_control *texts_open(const char *directory)
+{
+	return map_file(directory, REPORT_CONTROL, sizeof(struct report_control),
+			PROT_READ | PROT_WRITE);
+}
+
+void texts_close(struct report_control *control)
+{
+	if (control)
+		munmap(control, sizeof(*control));
+}
+
+void texts_each_file(const char *directory, const char *prefix, size_t size_bytes, file_fn *visit,
+		     void *ctx)
+{
+	DIR *listing = opendir(directory);
+	struct dirent *entry;
+
+	while (listing && (entry = readdir(listing))) {
+		void *file;
+
+		if (strncmp(entry->d_name, prefix, strlen(prefix)))
+			continue;
+		file = map_file(directory, entry->d_name, size_bytes, PROT_READ);
+		if (!file)
+			continue;
+		visit(file, atoi(entry->d_name + strlen(prefix)), ctx);
+		munmap(file, size_bytes);
+	}
+	if (listing)
+		closedir(listing);
+}
+
+static bool is_alive(int pid)
+{
+	char path[64], state = 'X';
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+		state = 'R';
+	fclose(file);
+	return state != 'Z' && state != 'X';
+}
+
+static void wait_answer(const void *file, int pid, void *ctx)
+{
+	const struct report_stats *stats = file;
+	uint32_t request = *(const uint32_t *)ctx;
+
+	for (int i = 0; i < ANSWER_TRIES && is_alive(pid); i++) {
+		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
+
+		if (answered == REPORT_RETIRED || (int32_t)(answered - request) >= 0)
+			return;
+		usleep(ANSWER_WAIT_US);
+	}
+}
+
+void texts_ask(const char *directory, struct report_control *control)
+{
+	uint32_t request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
+
+	syscall(SYS_futex, &control->request, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	texts_each_file(directory, REPORT_STATS, sizeof(struct report_stats), wait_answer,
+			&request);
+}
+
+/* The process's text, which it may be writing anew: copied while no snapshot began. Its size. */
+static uint32_t copy_text(const struct report_stats *stats, char *text)
+{
+	for (int i = 0; i < COPY_TRIES; i++) {
+		uint32_t begun = __atomic_load_n(&stats->snapshots, __ATOMIC_ACQUIRE);
+		uint32_t current = __atomic_load_n(&stats->current, __ATOMIC_ACQUIRE) & 1;
+		uint32_t size_bytes = stats->size_bytes[current];
+
+		if (size_bytes > REPORT_TEXT_BYTES)
+			size_bytes = REPORT_TEXT_BYTES;
+		memcpy(text, stats->texts[current], size_bytes);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&stats->snapshots, __ATOMIC_RELAXED) == begun)
+			return size_bytes;
+	}
+	return 0;
+}
+
+struct visit {
+	enum texts_of which;
+	text_fn *function;
+	void *ctx;
+};
+
+static void visit_text(const void *file, int pid, void *ctx)
+{
+	static char text[REPORT_TEXT_BYTES];
+	const struct visit *visit = ctx;
+	const struct report_stats *stats = file;
+	uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
+	uint32_t size_bytes;
+
+	/* A program that became another leaves its text, and the process goes on. */
+	if (visit->which == TEXTS_OF_THE_LIVING && (answered == REPORT_RETIRED || !is_alive(pid)))
+		return;
+	size_bytes = copy_text(stats, text);
+	if (size_bytes || visit->which == TEXTS_ALL)
+		visit->function(text, size_bytes, pid, visit->ctx);
+}
+
+void texts_each(const char *directory, enum texts_of which, text_fn *function, void *ctx)
+{
+	struct visit visit = {which, function, ctx};
+
+	texts_each_file(directory, REPORT_STATS, sizeof(struct report_stats), visit_text, &visit);
+}

@@ -1,0 +1,142 @@
+/* How often each event happens and how long exits take, counted while a `quire stat` looks. */
+#include "frontend/report/tally.h"
+
+#include <stdatomic.h>
+#include <time.h>
+
+#include "frontend/report/json.h"
+#include "frontend/report/svm_exits.h"
+
+struct exit_tally {
+	_Atomic uint64_t count, total_ns, min_ns, max_ns;
+};
+
+#define S(code, name)      \
+	{                  \
+		code, name \
+	}
+/* The last counts what has no name. */
+static const struct {
+	uint32_t code;
+	const char *name;
+} exit_names[] = {SVM_EXITS, {0, "other"}};
+#undef S
+#define EXITS (sizeof(exit_names) / sizeof(exit_names[0]))
+
+static const char *const event_names[] = {
+#define EVENT_NAME(group, name, fields) #name,
+    QUIRE_TRACE_EVENTS(EVENT_NAME, QUIRE_TRACE_FIELD)
+#undef EVENT_NAME
+};
+
+static struct exit_tally exits[EXITS];
+static _Atomic uint64_t events[QUIRE_TRACE_COUNT];
+/* Grows with each beginning: an exit that was left before it does not count. */
+static atomic_uint turn;
+
+/* The running thread's last exit. */
+static _Thread_local struct {
+	uint64_t time_ns;
+	uint32_t which; /* index into exits */
+	uint32_t turn;	/* 0: none */
+} last_exit __attribute__((tls_model("initial-exec")));
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void tally_begin(void)
+{
+	atomic_fetch_add(&turn, 1);
+	for (uint32_t i = 0; i < QUIRE_TRACE_COUNT; i++)
+		atomic_store(&events[i], 0);
+	for (uint32_t i = 0; i < EXITS; i++) {
+		atomic_store(&exits[i].count, 0);
+		atomic_store(&exits[i].total_ns, 0);
+		atomic_store(&exits[i].min_ns, UINT64_MAX);
+		atomic_store(&exits[i].max_ns, 0);
+	}
+}
+
+static void add(_Atomic uint64_t *sum, uint64_t value)
+{
+	atomic_fetch_add_explicit(sum, value, memory_order_relaxed);
+}
+
+static uint64_t value_of(_Atomic uint64_t *number)
+{
+	return atomic_load_explicit(number, memory_order_relaxed);
+}
+
+static void add_exit(struct exit_tally *tally, uint64_t ns)
+{
+	uint64_t seen = value_of(&tally->min_ns);
+
+	while (ns < seen && !atomic_compare_exchange_weak(&tally->min_ns, &seen, ns))
+		;
+	seen = value_of(&tally->max_ns);
+	while (ns > seen && !atomic_compare_exchange_weak(&tally->max_ns, &seen, ns))
+		;
+	add(&tally->total_ns, ns);
+	add(&tally->count, 1);
+}
+
+static uint32_t find_exit(uint64_t code)
+{
+	uint32_t which = 0;
+
+	while (which < EXITS - 1 && exit_names[which].code != code)
+		which++;
+	return which;
+}
+
+void tally_event(enum quire_trace_event event, const uint64_t *args)
+{
+	add(&events[event], 1);
+	if (event == QUIRE_TRACE_kvm_exit) {
+		last_exit.turn = atomic_load_explicit(&turn, memory_order_relaxed);
+		last_exit.which = find_exit(args[0]);
+		last_exit.time_ns = now_ns();
+	} else if (event == QUIRE_TRACE_kvm_entry) {
+		if (last_exit.turn && last_exit.turn == atomic_load(&turn))
+			add_exit(&exits[last_exit.which], now_ns() - last_exit.time_ns);
+		last_exit.turn = 0;
+	}
+}
+
+static void print_exit(struct json *json, const char *name, struct exit_tally *tally)
+{
+	uint64_t count = value_of(&tally->count);
+
+	if (!count)
+		return;
+	json_object(json, NULL);
+	json_string(json, "reason", name);
+	json_unsigned(json, "count", count);
+	json_unsigned(json, "time_ns", value_of(&tally->total_ns));
+	json_unsigned(json, "min_ns", value_of(&tally->min_ns));
+	json_unsigned(json, "max_ns", value_of(&tally->max_ns));
+	json_end(json);
+}
+
+void tally_print(struct json *json)
+{
+	json_object(json, "events");
+	for (uint32_t i = 0; i < QUIRE_TRACE_COUNT; i++)
+		if (value_of(&events[i]))
+			json_unsigned(json, event_names[i], value_of(&events[i]));
+	json_end(json);
+	json_array(json, "exits");
+	for (uint32_t i = 0; i < EXITS; i++)
+		print_exit(json, exit_names[i].name, &exits[i]);
+	json_end(json);
+}
+
+void tally_forget_thread(void)
+{
+	last_exit.turn = 0;
+}
