@@ -9,7 +9,8 @@ HEAD = """\
 
 Every program of tools/testing/selftests/kvm of Linux {version} (Debian's source package), built
 unmodified and run as `quire run -- PROGRAM` without arguments but for those shown, {limit:g} seconds at
-most for each, with the machine's own /dev/kvm hidden; NAME=VALUE in front is a module parameter, --NAME an option of `quire run`. A pass is exit 0 with its work done: a program that says it found
+most for each, with the machine's own /dev/kvm hidden; NAME=VALUE in front is a module parameter, --NAME an option of `quire run`,
+and --in-place has tests/conformance/in_place.c before KVM, for programs that expect two memories of a page. A pass is exit 0 with its work done: a program that says it found
 no time or no slots has failed. A skip gives the program's own reason, a failure its last lines.
 
 This file is generated: `./dev conformance --all --limit {limit:g} --write-doc`. `./dev test kernel` runs some of

@@ -99,6 +99,19 @@ def obtain(offline=False):
     return kernel_version(tree), tree / TESTS
 
 
+def compile_posted(folder, source, header, target):
+    """Builds a program that was posted and is in no kernel, with what @header adds to the library."""
+    kernel = folder.parents[3]
+    objects = [*folder.glob("lib/*.o"), *folder.glob("lib/x86/*.o")]
+    includes = [kernel / "tools/include", kernel / "tools/arch/x86/include", kernel / "usr/include",
+                folder, folder / "include", folder / "include/x86", folder.parent / "rseq",
+                folder.parent]
+    run(["gcc", "-O2", "-std=gnu99", "-DCONFIG_64BIT", "-U_FORTIFY_SOURCE", "-D_GNU_SOURCE=", "-fno-builtin",
+         "-fno-stack-protector", "-fno-PIE", "-no-pie", "-fno-strict-aliasing", "-march=x86-64-v2",
+         *(f"-I{path}" for path in includes), "-include", str(header), str(source),
+         *map(str, objects), "-pthread", "-ldl", "-o", str(target)], target.with_suffix(".log"))
+
+
 def programs(folder):
     """Every program a run of all includes; one that only a script starts goes with its script."""
     names = []

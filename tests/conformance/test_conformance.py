@@ -51,6 +51,18 @@ class Programs(unittest.TestCase):
         self.assertEqual(entry["result"], "pass")
         self.assertEqual(conformance_doc.title(entry), "kvm.a=1 program -x")
 
+    def test_a_shim_stands_before_the_library_of_the_run(self):
+        self.script("program", 'case $LD_PRELOAD in "$D/tests/conformance/libin_place.so run.so");; '
+                               '*) exit 1;; esac\ntest "$P $1" = "kvm.a=1 -x"')
+        os.environ.update(LD_PRELOAD="run.so", D=str(self.folder))
+        try:
+            entry = conformance.run_one(self.folder / "quire", self.folder,
+                                        ["kvm.a=1", "--in-place", "program", "-x"], 20)
+        finally:
+            del os.environ["LD_PRELOAD"], os.environ["D"]
+        self.assertEqual(entry["result"], "pass", entry["reason"])
+        self.assertEqual(conformance_doc.title(entry), "kvm.a=1 --in-place program -x")
+
     def test_exit_4_skips_with_the_programs_reason(self):
         entry = self.run_script('echo TAP; echo "1..0 # SKIP - Requirement not met: X"; exit 4')
         self.assertEqual((entry["result"], entry["reason"]), ("skip", "Requirement not met: X"))

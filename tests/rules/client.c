@@ -139,6 +139,29 @@ struct kvm_cpuid2 *supported_cpuid(const struct vm *vm)
 	return cpuid;
 }
 
+static int has_svm(const struct vm *vm)
+{
+	struct kvm_cpuid2 *cpuid = supported_cpuid(vm);
+	int found = 0;
+
+	for (uint32_t i = 0; i < cpuid->nent; i++)
+		found |=
+		    cpuid->entries[i].function == 0x80000001 && (cpuid->entries[i].ecx & 1u << 2);
+	free(cpuid);
+	return found;
+}
+
+void vcpu_enable_svm(struct vcpu *vcpu)
+{
+	struct kvm_sregs sregs;
+
+	if (!has_svm(vcpu->vm))
+		check_skip("no SVM");
+	CHECK_ZERO(ioctl(vcpu->fd, KVM_GET_SREGS, &sregs));
+	sregs.efer |= 1u << 12; /* SVME */
+	CHECK_ZERO(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs));
+}
+
 static void give_cpuid(struct vcpu *vcpu)
 {
 	struct kvm_cpuid2 *cpuid = supported_cpuid(vcpu->vm);

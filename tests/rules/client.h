@@ -38,6 +38,8 @@ void vm_add_agent(struct vm *vm);
 void vcpu_open(struct vm *vm, struct vcpu *vcpu, unsigned long id);
 /* What this KVM can show a guest; to be freed. */
 struct kvm_cpuid2 *supported_cpuid(const struct vm *vm);
+/* The vCPU may use SVM from now on; skips the test where this KVM offers none. */
+void vcpu_enable_svm(struct vcpu *vcpu);
 /* A VM with the agent's memory and one vCPU. */
 void machine_open(struct vm *vm, struct vcpu *vcpu, unsigned long type);
 
@@ -100,6 +102,7 @@ enum guest_code {
 	GUEST_IN,
 	GUEST_HYPERCALL,
 	GUEST_BREAKPOINT,
+	GUEST_VMLOAD, /* of the page at rbx */
 	GUEST_CODES,
 };
 

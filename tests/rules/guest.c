@@ -38,6 +38,7 @@ asm(".pushsection .rodata\n"
     "guest_vmcall: vmcall\n out %al, $0x80\n"
     "guest_vmmcall: vmmcall\n out %al, $0x80\n"
     "guest_breakpoint: int3\n out %al, $0x80\n"
+    "guest_vmload: movq %rbx, %rax\n vmload\n out %al, $0x80\n"
     "guest_text_end:\n"
     ".popsection\n");
 
@@ -65,6 +66,7 @@ ENTRY(in);
 ENTRY(vmcall);
 ENTRY(vmmcall);
 ENTRY(breakpoint);
+ENTRY(vmload);
 #undef ENTRY
 
 static const uint8_t *const entries[GUEST_CODES] = {
@@ -88,6 +90,7 @@ static const uint8_t *const entries[GUEST_CODES] = {
     [GUEST_IN] = guest_in,
     [GUEST_HYPERCALL] = guest_vmcall,
     [GUEST_BREAKPOINT] = guest_breakpoint,
+    [GUEST_VMLOAD] = guest_vmload,
 };
 
 static int is_amd(void)

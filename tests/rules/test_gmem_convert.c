@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -395,6 +396,57 @@ static void linked_files(void)
 	CHECK_EQ(guest_load(&other_vcpu, OTHER_GPA), 8);
 }
 
+#define HELD 3ul
+
+static void still_in_use(uint64_t first, uint64_t npages)
+{
+	struct kvm_memory_attributes2 request = {.offset = first * PAGE,
+						 .size = npages * PAGE,
+						 .attributes = PRIVATE,
+						 .error_offset = 77};
+
+	CHECK_ERR(ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EAGAIN);
+	CHECK_EQ(request.error_offset, HELD * PAGE);
+}
+
+/*
+ * A vCPU has a page in its hands from the moment it asks for it: one with VMLOAD's state, which the
+ * userfaultfd keeps back. All that is asked for together stays as it was, and what is beside the
+ * page is converted.
+ */
+static void in_a_vcpus_hands(void)
+{
+	struct guest_thread thread;
+	uint64_t held;
+	int events;
+
+	if (!parameter_set("quire_gmem_userfault", "Y"))
+		check_skip("no userfaultfd of a guest_memfd");
+	open_shown(SHARED);
+	vcpu_enable_svm(&vcpu);
+	guest_store(&vcpu, GPA + PAGE, 1);
+	held = (uintptr_t)seen + HELD * PAGE;
+	events = userfault_open(seen + HELD * PAGE, PAGE, UFFDIO_REGISTER_MODE_MISSING);
+	thread_start(&thread, &vcpu,
+		     &(struct guest_op){.code = GUEST_VMLOAD, .rbx = GPA + HELD * PAGE});
+	CHECK_EQ(userfault_next(events, NULL) & ~(PAGE - 1), held);
+	still_in_use(0, PAGES);
+	still_in_use(HELD, 1);
+	CHECK_EQ(*word_at(seen, PAGE), 1);
+	make(0, HELD, PRIVATE);
+	make(HELD + 1, PAGES - HELD - 1, PRIVATE);
+	still_in_use(0, PAGES);
+	CHECK_EQ(touch(1), SIGBUS);
+	/* To shared it is no question. */
+	make(0, PAGES, 0);
+	CHECK_EQ(*word_at(seen, PAGE), 1);
+	userfault_give(events, held, 0);
+	CHECK_END(thread_join(&thread), END_DONE);
+	make(0, PAGES, PRIVATE);
+	CHECK_EQ(touch(HELD), SIGBUS);
+	CHECK_ZERO(close(events));
+}
+
 static uint32_t is_over;
 
 static void *map_and_unmap(void *unused)
@@ -437,6 +489,7 @@ int main(int argc, char **argv)
 	    TEST(contents),
 	    TEST(huge_pages),
 	    TEST(linked_files),
+	    TEST(in_a_vcpus_hands),
 	    TEST(mappings_that_come_and_go),
 	};
 

@@ -574,56 +574,22 @@ static void device_memory_that_its_driver_protects(void)
 	CHECK_EQ(*word_at(memory, own - GPA), 4);
 }
 
-/* VMLOAD of the page at RBX, then of the one at RCX. */
-asm(".pushsection .rodata\n"
-    "vmload_two: mov %rbx, %rax; vmload; mov %rcx, %rax; vmload; out %al, $0x80\n"
-    "vmload_two_end:\n.popsection\n");
-extern const uint8_t vmload_two[], vmload_two_end[];
-
-static struct outcome vmload(uint64_t first, uint64_t second)
-{
-	struct kvm_regs regs;
-
-	vcpu_prepare(&vcpu, &(struct guest_op){.code = GUEST_CALL, .rbx = first, .rcx = second});
-	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_REGS, &regs));
-	regs.rip = GPA;
-	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
-	return vcpu_run(&vcpu);
-}
-
-static bool has_svm(void)
-{
-	struct kvm_cpuid2 *cpuid = supported_cpuid(&vm);
-	bool found = false;
-
-	for (uint32_t i = 0; i < cpuid->nent; i++)
-		found |=
-		    cpuid->entries[i].function == 0x80000001 && (cpuid->entries[i].ecx & 1u << 2);
-	free(cpuid);
-	return found;
-}
-
 /*
  * F-058. What the hypervisor takes into its own hands it must be able to keep: a VMCB in a driver's
  * frames, which nothing counts, is none, unless the parameter allows it.
  */
 static void frames_in_the_hypervisors_hands(void)
 {
-	struct kvm_sregs sregs;
 	struct outcome outcome;
 	uint8_t *buffer = driver_buffer(3 * PAGE);
 
 	open_machine();
-	if (!has_svm())
-		check_skip("no SVM");
+	vcpu_enable_svm(&vcpu);
 	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = 2 * GPA,
 			  .memory_size = 3 * PAGE, .userspace_addr = (uintptr_t)buffer));
-	memcpy(memory, vmload_two, (size_t)(vmload_two_end - vmload_two));
-	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
-	sregs.efer |= 1u << 12; /* SVME */
-	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
-	CHECK_END(vmload(GPA + PAGE, GPA + 2 * PAGE), END_DONE);
-	outcome = vmload(GPA + PAGE, 2 * GPA);
+	CHECK_END(GUEST(&vcpu, GUEST_VMLOAD, .rbx = GPA + PAGE), END_DONE);
+	CHECK_END(GUEST(&vcpu, GUEST_VMLOAD, .rbx = GPA + 2 * PAGE), END_DONE);
+	outcome = GUEST(&vcpu, GUEST_VMLOAD, .rbx = 2 * GPA);
 	if (parameter_is_on("kvm", "allow_unsafe_mappings")) {
 		CHECK_EQ(outcome.end, END_DONE);
 		return;
