@@ -19,6 +19,8 @@ struct sim_store {
 	uint64_t npages;
 	uint64_t size_bytes; /* of this */
 	uint64_t limit;	     /* pages that fit in @frames */
+	unsigned int order;  /* of its pages, of the pool; 0: it has none of these */
+	uint8_t *small;	     /* behind @views: is the huge page that begins here split? */
 	uint8_t *views;	     /* behind @frames: enum sim_view of each page */
 	uint32_t frames[];
 };
@@ -480,7 +482,7 @@ static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void *
 {
 	const struct sim_host *host = ctx;
 	uint64_t frames_bytes = host->page_count * sizeof(uint32_t);
-	uint64_t own_bytes = sizeof(struct sim_store) + frames_bytes + host->page_count;
+	uint64_t own_bytes = sizeof(struct sim_store) + frames_bytes + 2 * host->page_count;
 	struct sim_store *made = sim_alloc(ctx, own_bytes);
 
 	(void)cookie;
@@ -490,8 +492,45 @@ static int sim_store_create(void *ctx, void *cookie, uint64_t size_bytes, void *
 	made->size_bytes = own_bytes;
 	made->limit = host->page_count;
 	made->views = (uint8_t *)made->frames + frames_bytes;
+	made->small = made->views + host->page_count;
 	*store = made;
 	return 0;
+}
+
+/* Pages of the store's pool, all of them. */
+static uint32_t store_pool_pages(const struct sim_store *pages)
+{
+	return pages->order ? (uint32_t)(pages->npages >> pages->order) : 0;
+}
+
+static unsigned int pool_of(unsigned int order)
+{
+	return order == SIM_GIGANTIC_ORDER;
+}
+
+static int sim_store_create_huge(void *ctx, void *cookie, uint64_t size_bytes, unsigned int order,
+				 void **store)
+{
+	struct sim_host *host = ctx;
+	uint64_t wanted = size_bytes / QUIRE_PAGE_SIZE >> order;
+	unsigned int pool = pool_of(order);
+	int error;
+
+	if (!host->pool[pool])
+		return -EINVAL;
+	if (wanted > host->pool[pool] - host->pool_reserved[pool])
+		return -ENOMEM;
+	error = sim_store_create(ctx, cookie, size_bytes, store);
+	if (error)
+		return error;
+	host->pool_reserved[pool] += (uint32_t)wanted;
+	((struct sim_store *)*store)->order = order;
+	return 0;
+}
+
+static bool store_is_small(const struct sim_store *pages, uint64_t index)
+{
+	return pages->order && pages->small[index >> pages->order << pages->order];
 }
 
 uint32_t sim_store_frame(const void *store, uint64_t index)
@@ -506,9 +545,17 @@ static void sim_store_punch(void *ctx, void *store, uint64_t index, uint64_t npa
 {
 	struct sim_host *host = ctx;
 	struct sim_store *pages = store;
+	uint64_t unit = UINT64_C(1) << pages->order, end = index + npages;
+	uint64_t whole = (index + unit - 1) & -unit, whole_end = end & -unit;
 	struct frame_run run = {0};
 
-	for (uint64_t i = index; i < index + npages && i < pages->limit; i++) {
+	for (uint64_t i = index; i < end && i < pages->limit; i++) {
+		/* Of a huge page a part stays, split or not. */
+		if (i < whole || i >= whole_end) {
+			if (pages->frames[i])
+				frames_fill(host, pages->frames[i] - 1, 1, 0);
+			continue;
+		}
 		if (pages->frames[i])
 			run_add(host, &run, pages->frames[i] - 1);
 		pages->frames[i] = 0;
@@ -520,7 +567,8 @@ static void sim_store_destroy(void *ctx, void *store)
 {
 	struct sim_store *pages = store;
 
-	sim_store_punch(ctx, store, 0, pages->limit);
+	sim_store_punch(ctx, store, 0, pages->npages);
+	((struct sim_host *)ctx)->pool_reserved[pool_of(pages->order)] -= store_pool_pages(pages);
 	sim_free(ctx, store, pages->size_bytes);
 }
 
@@ -537,7 +585,8 @@ static bool store_get_row(struct sim_host *host, struct sim_store *pages, uint64
 	for (uint32_t i = 0; i < count; i++)
 		if (pages->frames[first + i])
 			return false;
-	row = alloc_fails(host) ? SIM_NO_FRAME : row_alloc(host, count, 0xa5);
+	/* What is reserved is there. */
+	row = !pages->order && alloc_fails(host) ? SIM_NO_FRAME : row_alloc(host, count, 0xa5);
 	if (row == SIM_NO_FRAME)
 		return false;
 	for (uint32_t i = 0; i < count; i++)
@@ -556,15 +605,35 @@ static unsigned int store_get_largest(struct sim_host *host, struct sim_store *p
 	return 0;
 }
 
+/* What comes together with the page, up to 2^*@order. */
+static int store_get_unit(struct sim_host *host, struct sim_store *pages, uint64_t index,
+			  unsigned int *order)
+{
+	if (store_is_small(pages, index)) {
+		*order = 0;
+	} else if (!pages->order) {
+		*order = store_get_largest(host, pages, index, *order);
+	} else {
+		if (!pages->frames[index] && !store_get_row(host, pages, index, 1u << pages->order))
+			return -ENOMEM;
+		if (*order > pages->order)
+			*order = pages->order;
+	}
+	return 0;
+}
+
 static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn)
 {
 	struct sim_host *host = ctx;
 	struct sim_store *pages = store;
 	struct sim_frame *frame;
+	int error;
 
 	if (index >= pages->limit)
 		return -ENOMEM;
-	*order = store_get_largest(host, pages, index, *order);
+	error = store_get_unit(host, pages, index, order);
+	if (error)
+		return error;
 	if (!pages->frames[index]) {
 		uint32_t got = alloc_fails(host) ? SIM_NO_FRAME : sim_frame_alloc(host, 0xa5);
 
@@ -623,6 +692,68 @@ static int sim_store_clear(void *ctx, void *store, uint64_t index, uint64_t npag
 	return 0;
 }
 
+/* @count frames: a row, or one by one. */
+static bool frames_for_unit(struct sim_host *host, uint32_t *frames, uint32_t count, int whole)
+{
+	uint32_t row = whole ? row_alloc(host, count, 0xa5) : SIM_NO_FRAME, i;
+
+	if (alloc_fails(host) || (whole && row == SIM_NO_FRAME)) {
+		if (row != SIM_NO_FRAME)
+			sim_frames_put(host, row, count);
+		return false;
+	}
+	for (i = 0; i < count; i++) {
+		frames[i] = whole ? row + i : sim_frame_alloc(host, 0xa5);
+		if (frames[i] == SIM_NO_FRAME)
+			break;
+	}
+	if (i == count)
+		return true;
+	while (i--)
+		sim_frames_put(host, frames[i], 1);
+	return false;
+}
+
+/* Has any page of the unit a frame? */
+static bool unit_has_frames(const struct sim_store *pages, uint64_t index)
+{
+	for (uint64_t i = index; i < index + (UINT64_C(1) << pages->order); i++)
+		if (i < pages->limit && pages->frames[i])
+			return true;
+	return false;
+}
+
+/* The bytes move to other frames, and those they leave show foreign bytes. */
+static int sim_store_reshape(void *ctx, void *store, uint64_t index, int whole)
+{
+	struct sim_host *host = ctx;
+	struct sim_store *pages = store;
+	uint32_t count = 1u << pages->order, frames[SIM_BLOCK];
+
+	sched_yield_point();
+	if (pages->small[index] == !whole)
+		return 0;
+	if (!unit_has_frames(pages, index)) {
+		pages->small[index] = !whole;
+		return 0;
+	}
+	/* 1 GiB is more than the machine has in small frames. */
+	if (count > SIM_BLOCK || !frames_for_unit(host, frames, count, whole))
+		return -ENOMEM;
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t *at = &pages->frames[index + i];
+
+		if (*at) {
+			memcpy(host->frames[frames[i]].bytes, host->frames[*at - 1].bytes,
+			       SIM_FRAME_BYTES);
+			sim_frames_put(host, *at - 1, 1);
+		}
+		*at = frames[i] + 1;
+	}
+	pages->small[index] = !whole;
+	return 0;
+}
+
 static void sim_kick(void *ctx, void *cookie)
 {
 	struct sim_host *host = ctx;
@@ -651,5 +782,7 @@ const struct quire_host_ops sim_host_ops = {
     .store_punch = sim_store_punch,
     .store_show = sim_store_show,
     .store_clear = sim_store_clear,
+    .store_create_huge = sim_store_create_huge,
+    .store_reshape = sim_store_reshape,
     .kick = sim_kick,
 };

@@ -91,6 +91,8 @@ struct sim_host {
 	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */
 	void *spare_chunks;	  /* kept from VM to VM: their contents do not matter */
 	uint64_t chunks;	  /* handed out */
+	/* Huge pages that stores may reserve, of 2 MiB and of 1 GiB, and how many are. */
+	uint32_t pool[2], pool_reserved[2];
 	uint64_t kicks;
 	bool interrupted;    /* waits end with -EINTR */
 	uint64_t violations; /* the library touched the count of a page that was not its own */

@@ -16,7 +16,10 @@ enum quire_gmem_flags {
 	QUIRE_GMEM_MMAP = 1u << 0,	  /* the client may map it; all guest faults use it */
 	QUIRE_GMEM_INIT_SHARED = 1u << 1, /* the client may touch what it mapped */
 	QUIRE_GMEM_WRITE = 1u << 2,	  /* quire_gmem_write() */
+	QUIRE_GMEM_HUGETLB = 1u << 3,	  /* huge pages, reserved in the host's pool of them */
 };
+/* In the flags of a file of huge pages: the binary logarithm of their size in bytes, 21 or 30. */
+#define QUIRE_GMEM_HUGE_SHIFT 58
 
 /*
  * Flags that quire_gmem_create() takes in this VM (KVM_CAP_GUEST_MEMFD_FLAGS). Any thread, any
@@ -28,8 +31,12 @@ QUIRE_API uint64_t quire_gmem_supported_flags(const struct quire_vm *vm);
  * A new, empty file of @size_bytes. -EINVAL: flags that the VM does not take, size not a positive
  * multiple of the page size (as a signed number); -ENOMEM; or what the host's store_create() said,
  * which is given @cookie. *@gmem is set on success alone; the caller ends it with
- * quire_gmem_release(). The file holds a reference on the VM. No memory is reserved. No lock held;
- * may sleep.
+ * quire_gmem_release(). The file holds a reference on the VM. No memory is reserved, but for
+ * QUIRE_GMEM_HUGETLB: all of it, by the host's store_create_huge(), with -ENOMEM where the pool has
+ * not enough. Such a file is a multiple of its huge pages, has no QUIRE_GMEM_INIT_SHARED, and
+ * guests map its pages as large as slots and attributes allow. Where it owns the attributes, a huge
+ * page that is not private as a whole is mapped small, all of it
+ * (docs/decisions/0017-hugetlb.md). No lock held; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes,
 						 uint64_t flags, void *cookie,
@@ -79,8 +86,9 @@ QUIRE_API QUIRE_MUST_CHECK int quire_gmem_allocate(struct quire_gmem *gmem, uint
 /*
  * fallocate(PUNCH_HOLE | KEEP_SIZE): take the pages away from every guest and from the host, then
  * free them; lost pages are as new afterwards. -EINVAL: unaligned. 0 also where there was nothing,
- * or beyond the end. Faults on the pages retry meanwhile. Out of guest mode, no lock held; takes
- * the inode's invalidate lock and mmu_lock, waits for vCPUs in guest mode; may sleep.
+ * or beyond the end. Of a huge page (QUIRE_GMEM_HUGETLB) a part is zeroed, and stays; a lost page
+ * in that part stays lost. Faults on the pages retry meanwhile. Out of guest mode, no lock held;
+ * takes the inode's invalidate lock and mmu_lock, waits for vCPUs in guest mode; may sleep.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes,
 						uint64_t size_bytes);

@@ -175,6 +175,25 @@ struct quire_host_ops {
 	 */
 	int (*store_clear)(void *ctx, void *store, uint64_t index, uint64_t npages);
 
+	/*
+	 * A store of pages of 2^@order (9 or 18), which are reserved in the machine's pool of huge
+	 * pages: store_get() with that order gives the whole of one then, unless it was punched
+	 * meanwhile and the pool is empty (-ENOMEM). store_punch() gives whole ones back, and
+	 * zeroes a part of one. -ENOMEM: the pool has not enough; -EINVAL: no pages of that size.
+	 * No lock held. NULL: there is no pool.
+	 */
+	int (*store_create_huge)(void *ctx, void *cookie, uint64_t size_bytes, unsigned int order,
+				 void **store);
+	/*
+	 * Of such a store, for files that own the attributes and may be mapped: the pages of the
+	 * huge page that begins at @index become small ones, which the client's mappings may show
+	 * one by one, or one huge page again (@whole). They keep what they hold, and store_get() is
+	 * asked for their frames anew. 0 also where it is so already. -ENOMEM, -EHWPOISON: as
+	 * before. Under the inode's locks; no guest and no mapping of the client's has the pages.
+	 * NULL: small pages are shown of a huge one.
+	 */
+	int (*store_reshape)(void *ctx, void *store, uint64_t index, int whole);
+
 	/* Get the thread that runs this vCPU out of guest mode or out of page_get(). Called again
 	 * and again until the vCPU reacts, and also when no thread runs it: nothing to do then. By
 	 * any thread, under any lock; never sleeps. @cookie is from the vCPU's creation. */

@@ -75,6 +75,7 @@
 	X(attributes_end_first, "an invalidation ends before the attributes change")        \
 	X(convert_end_first, "an invalidation ends before a page is converted in place")    \
 	X(convert_unhidden, "a page becomes private, and the client goes on seeing it")     \
+	X(reshape_narrow, "a huge page moves while guests have others of its pages")        \
 	X(pins_unseen, "a page becomes private that a vCPU has in its hands")               \
 	X(slots_unsynced, "a slot is freed while a reader has it")                          \
 	X(host_late, "a host invalidation flushes after it has dropped mmu_lock")           \

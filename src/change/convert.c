@@ -15,6 +15,10 @@
  *   to shared:  begin the invalidations; the attributes; the frames leave the reverse map; zeros;
  *               the client's view comes; end
  *
+ * Huge pages of the host's pool (QUIRE_GMEM_HUGETLB) of which the client may see a part are
+ * reshaped on the way: made small before the first of their pages is shared, and whole once the
+ * last is private. Then no guest may have any page of them, so the invalidations are of whole ones.
+ *
  * The host writes a frame, and the client sees it, only when confidential hardware has given it up,
  * and no lookup makes it private again once the attributes say shared. If zeros or the view fail,
  * the attributes change back before the end, so that no fault has used the others.
@@ -97,26 +101,85 @@ static void commit(struct conversion *conversion)
 		gmem_make_range_shared(inode, conversion->first, conversion->npages);
 }
 
+/* The huge page that begins at @first; its pages are private to no frame from here on. */
+static int reshape_one(struct gmem_inode *inode, u64 first, int whole)
+{
+	const struct gmem_arch *arch = gmem_arch(inode);
+	struct gmem_frames frames = {0};
+
+	if (arch)
+		frames = (struct gmem_frames){arch->ops->make_shared, arch->ctx};
+	return gmem_pages_reshape(&inode->pages, first, whole, frames.tell ? &frames : NULL);
+}
+
+/* All of the huge pages that the range has a part of. */
+static void widen(struct gmem_invalidation *inv)
+{
+	u64 unit = UINT64_C(1) << inv->inode->pages.huge_order;
+	u64 end = round_up_u64(inv->first + inv->npages, unit);
+
+	if (MUTANT(reshape_narrow))
+		return;
+	inv->first = round_down_u64(inv->first, unit);
+	inv->npages = end - inv->first;
+}
+
+/* Those of the range that are private as a whole become small. */
+static int split_whole(const struct conversion *conversion)
+{
+	struct gmem_inode *inode = conversion->inode;
+	u64 unit = UINT64_C(1) << inode->pages.huge_order;
+	u64 at = round_down_u64(conversion->first, unit);
+	int error = 0;
+
+	for (; at < conversion->first + conversion->npages && !error; at += unit)
+		if (!gmem_is_split(inode, at))
+			error = reshape_one(inode, at, 0);
+	return error;
+}
+
+/* They are huge again. What fails stays small, which costs users time and nothing else. */
+static void join_whole(const struct conversion *conversion)
+{
+	struct gmem_inode *inode = conversion->inode;
+	u64 unit = UINT64_C(1) << inode->pages.huge_order;
+	u64 at = round_down_u64(conversion->first, unit);
+
+	for (; at < conversion->first + conversion->npages; at += unit)
+		if (!gmem_is_split(inode, at))
+			(void)reshape_one(inode, at, 1);
+}
+
 static int change(struct conversion *conversion)
 {
+	struct gmem_inode *inode = conversion->inode;
 	struct gmem_invalidation inv = {
-	    .inode = conversion->inode,
+	    .inode = inode,
 	    .first = conversion->first,
 	    .npages = conversion->npages,
 	};
 	bool to_private = conversion->attributes & QUIRE_ATTRIBUTE_PRIVATE;
+	bool is_reshaped = inode->pages.huge_order && (inode->flags & QUIRE_GMEM_MMAP);
 	int error = to_private ? show(conversion, 0) : 0;
 
 	if (error)
 		return error;
+	if (inode->pages.huge_order)
+		widen(&inv);
 	change_gmem_begin(&inv);
 	if (MUTANT(convert_end_first))
 		change_gmem_end(&inv);
-	commit(conversion);
-	if (!to_private)
-		error = let_client_in(conversion);
-	if (error)
-		range_map_undo(&conversion->inode->attributes, &conversion->change);
+	if (is_reshaped && !to_private)
+		error = split_whole(conversion);
+	if (!error) {
+		commit(conversion);
+		if (!to_private)
+			error = let_client_in(conversion);
+		if (error)
+			range_map_undo(&inode->attributes, &conversion->change);
+	}
+	if (is_reshaped)
+		join_whole(conversion);
 	if (!MUTANT(convert_end_first))
 		change_gmem_end(&inv);
 	return error;

@@ -3,6 +3,7 @@
 
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/gmem/block.h"
 #include "src/gmem/gmem.h"
 #include "src/vm/locks.h"
 #include "src/vm/vm.h"
@@ -11,6 +12,12 @@ uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
 {
 	uint64_t flags = QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED | QUIRE_GMEM_WRITE;
 
+	/* Where huge pages are to be reshaped, the host copies them, which confidential hardware
+	 * does not allow. */
+	if (vm->host->store_create_huge &&
+	    !(vm->config.confidential && vm->config.gmem_in_place_conversion))
+		flags |= QUIRE_GMEM_HUGETLB;
+
 	/* Where memory can be private, the host must not see it before it is made shared; nor write
 	 * it by a call that does not ask what it is. */
 	if (vm_has_private_mem(vm))
@@ -18,6 +25,29 @@ uint64_t quire_gmem_supported_flags(const struct quire_vm *vm)
 	if (vm_has_private_mem(vm) && !vm->config.gmem_in_place_conversion)
 		flags &= ~(uint64_t)QUIRE_GMEM_INIT_SHARED;
 	return flags;
+}
+
+/* The order of the file's huge pages; 0: it has none. */
+static unsigned int huge_order(uint64_t flags)
+{
+	return flags & QUIRE_GMEM_HUGETLB
+		   ? (unsigned int)(flags >> QUIRE_GMEM_HUGE_SHIFT) - QUIRE_PAGE_SHIFT
+		   : 0;
+}
+
+/* Are they flags that the VM takes? */
+static bool flags_are_known(const struct quire_vm *vm, uint64_t flags)
+{
+	uint64_t plain = flags & ((UINT64_C(1) << QUIRE_GMEM_HUGE_SHIFT) - 1);
+	unsigned int order = huge_order(flags);
+
+	if (!(flags & QUIRE_GMEM_HUGETLB))
+		plain = flags;
+	else if (flags & QUIRE_GMEM_INIT_SHARED)
+		return false; /* its pages would all be small */
+	else if (order != GMEM_BLOCK_ORDER && order != GMEM_GIGANTIC_ORDER)
+		return false;
+	return !(plain & ~quire_gmem_supported_flags(vm));
 }
 
 uint64_t quire_gmem_size_bytes(const struct quire_gmem *gmem)
@@ -48,7 +78,7 @@ static int attributes_begin(struct quire_vm *vm, struct gmem_inode *inode)
 	struct range_map_change change;
 	int error;
 
-	if (!vm->config.gmem_in_place_conversion || gmem_init_shared(inode))
+	if (!inode->owns_attributes || gmem_init_shared(inode))
 		return 0;
 	error = range_map_prepare(&inode->attributes, vm->host, vm->host_ctx, &all, &change);
 	if (error)
@@ -78,11 +108,15 @@ static struct gmem_inode *inode_create(struct quire_vm *vm, uint64_t size_bytes,
 	inode->size_bytes = size_bytes;
 	inode->flags = flags;
 	inode->arch = vm->gmem_arch;
+	inode->owns_attributes = vm->config.gmem_in_place_conversion;
 	inode->refs = 1;
 	rwlock_init(&inode->invalidate_lock, RANK_GMEM_INVALIDATE);
 	mutex_init(&inode->pins_lock, RANK_GMEM_PINS);
 	gmem_pages_init(&inode->pages, vm->host, vm->host_ctx, size_bytes >> QUIRE_PAGE_SHIFT);
-	inode->pages.max_order = huge_pages_wanted(vm) ? GMEM_GIGANTIC_ORDER : 0;
+	inode->pages.huge_order = huge_order(flags);
+	inode->pages.max_order = inode->pages.huge_order;
+	if (!inode->pages.huge_order && huge_pages_wanted(vm))
+		inode->pages.max_order = GMEM_GIGANTIC_ORDER;
 	CHECK(!inode->arch || inode->arch->ops);
 	if (attributes_begin(vm, inode)) {
 		inode_free(inode);
@@ -116,6 +150,16 @@ static void file_free(struct quire_gmem *file)
 		quire_vm_put(vm);
 }
 
+static int store_begin(const struct quire_vm *vm, struct gmem_inode *inode, void *cookie)
+{
+	struct gmem_pages *pages = &inode->pages;
+
+	if (pages->huge_order)
+		return vm->host->store_create_huge(vm->host_ctx, cookie, inode->size_bytes,
+						   pages->huge_order, &pages->store);
+	return vm->host->store_create(vm->host_ctx, cookie, inode->size_bytes, &pages->store);
+}
+
 int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, void *cookie,
 		      struct quire_gmem **gmem)
 {
@@ -123,16 +167,16 @@ int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, 
 	struct quire_gmem *file;
 	int error;
 
-	if (flags & ~quire_gmem_supported_flags(vm))
+	if (!flags_are_known(vm, flags))
 		return -EINVAL;
-	if ((int64_t)size_bytes <= 0 || !is_aligned_u64(size_bytes, QUIRE_PAGE_SIZE))
+	if ((int64_t)size_bytes <= 0 ||
+	    !is_aligned_u64(size_bytes, QUIRE_PAGE_SIZE << huge_order(flags)))
 		return -EINVAL;
 	inode = inode_create(vm, size_bytes, flags);
 	if (!inode)
 		return -ENOMEM;
 	file = file_create(vm, inode);
-	error = file ? vm->host->store_create(vm->host_ctx, cookie, size_bytes, &inode->pages.store)
-		     : -ENOMEM;
+	error = file ? store_begin(vm, inode, cookie) : -ENOMEM;
 	if (error)
 		goto free_inode;
 	inode->files = file;
@@ -173,7 +217,7 @@ static bool is_linkable(const struct quire_gmem *gmem, const struct quire_vm *vm
 	return gmem->vm != vm && own->host == other->host && !own->confidential &&
 	       !other->confidential &&
 	       !own->gmem_in_place_conversion == !other->gmem_in_place_conversion &&
-	       !(gmem->inode->flags & ~quire_gmem_supported_flags(vm));
+	       flags_are_known(vm, gmem->inode->flags);
 }
 
 int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm, struct quire_gmem **linked)

@@ -131,6 +131,17 @@ static bool order_fits(const struct memslot *slot, const struct quire_gmem *file
 				(gfn_t){round_down_u64(lookup->gfn.v, unit)}, unit);
 }
 
+int gmem_is_split(const struct gmem_inode *inode, u64 index)
+{
+	u64 unit = UINT64_C(1) << inode->pages.huge_order, first = round_down_u64(index, unit);
+	u64 value;
+
+	if (!inode->pages.huge_order || !inode->owns_attributes)
+		return 0;
+	return !range_map_uniform(&inode->attributes, first, first + unit, &value) ||
+	       !(value & QUIRE_ATTRIBUTE_PRIVATE);
+}
+
 /*
  * Largest order at which file and guest agree: aligned alike, all of it in the slot, and used
  * alike.
@@ -140,6 +151,8 @@ static unsigned int slot_order(const struct memslot *slot, const struct quire_gm
 {
 	unsigned int order = GMEM_GIGANTIC_ORDER;
 
+	if (gmem_is_split(file->inode, lookup->index))
+		return 0;
 	while (order && !order_fits(slot, file, lookup, order))
 		order -= QUIRE_TABLE_BITS;
 	return order;
@@ -191,6 +204,8 @@ static bool found_prepared(const struct gmem_lookup *lookup, const struct gmem_i
 /* The page may be in use already: a few loads tell. */
 static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inode)
 {
+	/* A page that was reshaped is up to date, and has no frame yet. */
+	const u32 usable = GMEM_PAGE_EXISTS | GMEM_PAGE_UP_TO_DATE;
 	struct gmem_page page;
 
 	gmem_page_read(&inode->pages, lookup->index, &page);
@@ -199,10 +214,10 @@ static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inod
 	if (page.order > lookup->max_order)
 		page.order = lookup->max_order;
 	/* Its place was read after this state: a page that is made meanwhile has another. */
-	if (!(page.state & GMEM_PAGE_UP_TO_DATE))
+	if ((page.state & usable) != usable)
 		return 0;
 	/* The neighbours may be new, though the page is not. */
-	if (!gmem_unit_has(&inode->pages, lookup->index, page.order, GMEM_PAGE_UP_TO_DATE))
+	if (!gmem_unit_has(&inode->pages, lookup->index, page.order, usable))
 		return 0;
 	if (needs_preparing(inode, lookup->access) && !found_prepared(lookup, inode, &page))
 		return 0;

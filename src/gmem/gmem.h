@@ -66,6 +66,7 @@ struct gmem_inode {
 	u64 size_bytes;		      /* constant */
 	u64 flags;		      /* constant, QUIRE_GMEM_* */
 	const struct gmem_arch *arch; /* constant; NULL: none; see gmem_arch() */
+	bool owns_attributes;	      /* constant: pages are what @attributes say */
 
 	/*
 	 * Exclusive: bind, unbind, link, populate, punch from invalidation begin to end, release.
@@ -132,6 +133,13 @@ static inline bool gmem_init_shared(const struct gmem_inode *inode)
 {
 	return (inode->flags & QUIRE_GMEM_INIT_SHARED) != 0;
 }
+
+/*
+ * Nonzero for a file of huge pages that owns the attributes where the one around @index is not
+ * private as a whole: its pages are small then, for guests and client. In a read section, or with
+ * the invalidate lock.
+ */
+int gmem_is_split(const struct gmem_inode *inode, u64 index);
 
 enum gmem_access { GMEM_SHARED, GMEM_PRIVATE };
 

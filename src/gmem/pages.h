@@ -49,6 +49,7 @@ struct gmem_pages {
 	void *store;			   /* (c) */
 	u64 npages;			   /* (c) */
 	unsigned int max_order;		   /* (c) 0, 9 or 18: what store_get() is asked for */
+	unsigned int huge_order;	   /* (c) of the pool's pages, 9 or 18; 0: it has none */
 	unsigned int height;		   /* (c) levels of the radix tree above blocks */
 	struct rwlock punch_lock;
 	u64 root; /* (a) of the radix tree */
@@ -156,6 +157,14 @@ void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
  * some may be zeros already. Sleeps.
  */
 must_check int gmem_pages_clear(struct gmem_pages *pages, u64 first, u64 npages);
+
+/*
+ * The huge page that begins at @first becomes small pages, or @whole again: its frames are asked
+ * for anew. @frames, which may be NULL, hears of those that were PREPARED, and they are so no more.
+ * The host's error: as before, but for that. No guest has them mapped. Sleeps.
+ */
+must_check int gmem_pages_reshape(struct gmem_pages *pages, u64 first, int whole,
+				  const struct gmem_frames *frames);
 
 /* Nonzero, with *@index, if there is a page at frame @pfn. No lock. */
 int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index);

@@ -163,6 +163,33 @@ void gmem_pages_make_shared(struct gmem_pages *pages, u64 first, u64 npages,
 	rwlock_write_unlock(&pages->punch_lock);
 }
 
+/* Pages from @first up to @end lose what they are; with @whole their frames, too. */
+static void punch_run(struct gmem_pages *pages, u64 first, u64 end,
+		      const struct gmem_frames *reclaim, bool whole)
+{
+	struct pages_walk walk;
+
+	if (first >= end || !walk_begin(&walk, pages, first, end - first))
+		return;
+	pages_lose(&walk, whole ? GMEM_PAGE_ALL : GMEM_PAGE_UP_TO_DATE | GMEM_PAGE_PREPARED,
+		   reclaim);
+	if (whole)
+		gmem_lost_forget(pages, first, end - first);
+}
+
+/* A part of a huge page stays where it is, zeroed; and lost, where it was. */
+static void punch_huge(struct gmem_pages *pages, const struct pages_walk *range,
+		       const struct gmem_frames *reclaim)
+{
+	u64 unit = UINT64_C(1) << pages->huge_order;
+	u64 whole = min_u64(round_up_u64(range->first, unit), range->end);
+	u64 whole_end = max_u64(round_down_u64(range->end, unit), whole);
+
+	punch_run(pages, range->first, whole, reclaim, false);
+	punch_run(pages, whole, whole_end, reclaim, true);
+	punch_run(pages, whole_end, range->end, reclaim, false);
+}
+
 void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 		      const struct gmem_frames *reclaim)
 {
@@ -171,10 +198,50 @@ void gmem_pages_punch(struct gmem_pages *pages, u64 first, u64 npages,
 	if (!walk_begin(&walk, pages, first, npages))
 		return;
 	rwlock_write_lock(&pages->punch_lock);
-	pages_lose(&walk, GMEM_PAGE_ALL, reclaim);
-	gmem_lost_forget(pages, first, walk.end - first);
+	if (pages->huge_order) {
+		punch_huge(pages, &walk, reclaim);
+	} else {
+		pages_lose(&walk, GMEM_PAGE_ALL, reclaim);
+		gmem_lost_forget(pages, first, walk.end - first);
+	}
 	pages->host->store_punch(pages->host_ctx, pages->store, first, walk.end - first);
 	rwlock_write_unlock(&pages->punch_lock);
+}
+
+/* The frames of its pages are gone; what the pages are is not. */
+static void forget_frames(struct gmem_pages *pages, u64 first, u64 npages)
+{
+	struct pages_walk walk;
+	struct block_part part;
+
+	CHECK(is_aligned_u64(first | npages, GMEM_BLOCK_PAGES));
+	if (!walk_begin(&walk, pages, first, npages))
+		return;
+	while (walk_next(&walk, &part)) {
+		gmem_block_break(pages, part.block, walk.block_no - 1);
+		part_clear(&part, GMEM_PAGE_EXISTS | GMEM_PAGE_SCATTERED);
+		atomic_store_relaxed_u64(&part.block->base, 0);
+	}
+}
+
+int gmem_pages_reshape(struct gmem_pages *pages, u64 first, int whole,
+		       const struct gmem_frames *frames)
+{
+	u64 npages = UINT64_C(1) << pages->huge_order;
+	struct pages_walk walk;
+	int error = 0;
+
+	CHECK(pages->huge_order && is_aligned_u64(first, npages));
+	if (!pages->host->store_reshape)
+		return 0;
+	rwlock_write_lock(&pages->punch_lock);
+	if (walk_begin(&walk, pages, first, npages))
+		pages_lose(&walk, GMEM_PAGE_PREPARED, frames);
+	error = pages->host->store_reshape(pages->host_ctx, pages->store, first, whole);
+	if (!error)
+		forget_frames(pages, first, npages);
+	rwlock_write_unlock(&pages->punch_lock);
+	return error;
 }
 
 /* Under punch_lock exclusive: no page is made or filled meanwhile. */

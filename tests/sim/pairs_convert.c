@@ -157,6 +157,45 @@ static bool huge_check(void *ctx)
 	return stop(good && pair.bytes[0] == 0 && pair.bytes[1] == 7 && is_owned(5));
 }
 
+/* A huge page of the pool becomes small pages, and one again: its frames change, also those of
+ * pages that are not converted. */
+static void pool_setup(void *ctx)
+{
+	(void)ctx;
+	pair.machine.host.pool[0] = 1;
+	start(SIM_BLOCK,
+	      QUIRE_GMEM_MMAP | QUIRE_GMEM_HUGETLB | UINT64_C(21) << QUIRE_GMEM_HUGE_SHIFT);
+	if (pair_store(0, 6, 1))
+		abort();
+}
+
+static void pool_split_setup(void *ctx)
+{
+	pool_setup(ctx);
+	if (convert(5, 0) || pair_store(0, 6, 1))
+		abort();
+}
+
+static void pool_join_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 0)
+		pair.results[0] = pair_store(0, 6, 7);
+	else
+		pair.results[1] = convert(5, QUIRE_ATTRIBUTE_PRIVATE);
+}
+
+static bool pool_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1];
+
+	(void)ctx;
+	good &= !pair_load(1, 6, &pair.bytes[1]) && pair.bytes[1] == 7 && is_owned(6);
+	good &= !pair_load(0, 5, &pair.bytes[0]) && pair.bytes[0] == 0;
+	good &= is_owned(5) == (view(5) == SIM_VIEW_HIDDEN);
+	return stop(good) && !pair.machine.host.pool_reserved[0];
+}
+
 /* Two conversions of one page: one follows the other. */
 static void both_body(uint32_t thread, void *ctx)
 {
@@ -294,6 +333,8 @@ const struct pair pairs_convert[] = {
     {"fault and conversion to shared", 2, private_setup, to_shared_body, to_shared_check, 0},
     {"store and conversion to shared", 2, private_warm_setup, to_shared_body, to_shared_check, 0},
     {"fault beside a conversion in a block", 1, huge_setup, huge_body, huge_check, 0},
+    {"store beside the split of a huge page", 2, pool_setup, huge_body, pool_check, 0},
+    {"store and the reunion of a huge page", 2, pool_split_setup, pool_join_body, pool_check, 0},
     {"two conversions in place", 2, private_warm_setup, both_body, both_check, 0},
     {"punch and conversion in place", 2, private_warm_setup, punch_body, punch_check, 0},
     {"a page in hand and conversion to private", 2, shared_warm_setup, map_body, map_check, 0},
