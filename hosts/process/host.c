@@ -184,5 +184,7 @@ const struct quire_host_ops process_host_ops = {
     .store_punch = process_store_punch,
     .store_show = process_store_show,
     .store_clear = process_store_clear,
+    .store_create_huge = process_store_create_huge,
+    .store_reshape = process_store_reshape,
     .kick = process_kick,
 };

@@ -29,8 +29,23 @@ int process_store_get(void *ctx, void *store, uint64_t index, unsigned int *orde
 int process_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages);
 void process_store_punch(void *ctx, void *store, uint64_t index, uint64_t npages);
 int process_store_show(void *ctx, void *store, uint64_t index, uint64_t npages, int shown);
+int process_store_create_huge(void *ctx, void *cookie, uint64_t size_bytes, unsigned int order,
+			      void **store);
+int process_store_reshape(void *ctx, void *store, uint64_t index, int whole);
 int process_store_clear(void *ctx, void *store, uint64_t index, uint64_t npages);
 void process_kick(void *ctx, void *cookie);
+
+/* Parts of a store's memory, where it is ours: fault a page in, give pages back. -ENOMEM,
+ * -EHWPOISON. */
+int process_memory_touch(uint64_t address);
+void process_memory_punch(uint64_t address, uint64_t size_bytes);
+int process_memory_zero(uint64_t address, uint64_t size_bytes);
+
+struct process_store;
+
+/* The same calls of a store of huge pages. */
+int process_huge_get(struct process_store *store, uint64_t index, unsigned int *order, pfn_t *pfn);
+void process_huge_punch(struct process_store *store, uint64_t index, uint64_t npages);
 
 /* Might a touch of the page sleep? Never sleeps itself, and brings nothing in. */
 bool process_touch_may_sleep(uint64_t hva, bool is_write);

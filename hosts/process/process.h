@@ -73,6 +73,14 @@ struct process_store {
 	/* The pages that are asked for are made and no others: a userfaultfd of the client's brings
 	 * in those that are missing. */
 	bool is_exact;
+	/*
+	 * Of huge pages: their size (0: they are none), and a word for each of them, zero at first.
+	 * @small is a second mapping of as many bytes, of the pages that the client may map, or
+	 * NULL: there a huge page's pages are while they are small.
+	 */
+	uint64_t huge_bytes;
+	uint8_t *units;
+	void *small;
 	/* The library is done with it, in any thread; takes no lock. NULL: no callback. */
 	void (*destroyed)(struct process_store *store);
 	/* Of the host port's store_show(). NULL: the client has no mappings of the store. */

@@ -72,29 +72,67 @@ int quire_process_kick_signal(void)
 static void memory_destroyed(struct process_store *store)
 {
 	sys_call(SYS_munmap, sys_address(store->base), store->size_bytes);
+	if (store->units)
+		process_free(NULL, store->units, store->size_bytes / store->huge_bytes);
 	process_free(NULL, store, sizeof(*store));
+}
+
+/* A store of what was mapped at @base, which goes where there is no memory for that. */
+static int make_store(long base, uint64_t size_bytes, struct process_store **store)
+{
+	if (sys_failed(base))
+		return -ENOMEM;
+	sys_call(SYS_madvise, (uint64_t)base, size_bytes, MADV_DONTFORK);
+	*store = process_alloc(NULL, sizeof(**store));
+	if (!*store) {
+		sys_call(SYS_munmap, (uint64_t)base, size_bytes);
+		return -ENOMEM;
+	}
+	(*store)->base = (void *)base;
+	(*store)->size_bytes = size_bytes;
+	(*store)->destroyed = memory_destroyed;
+	return 0;
 }
 
 int quire_process_memory_create(uint64_t size_bytes, void **cookie)
 {
 	struct process_store *store;
-	long base;
+	int error;
 
 	if (!size_bytes || size_bytes % QUIRE_PAGE_SIZE)
 		return -EINVAL;
 	/* Shared with no process: such memory has holes. */
-	base = process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
-	if (sys_failed(base))
-		return -ENOMEM;
-	sys_call(SYS_madvise, (uint64_t)base, size_bytes, MADV_DONTFORK);
-	store = process_alloc(NULL, sizeof(*store));
-	if (!store) {
-		sys_call(SYS_munmap, (uint64_t)base, size_bytes);
+	error = make_store(
+	    process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1),
+	    size_bytes, &store);
+	if (!error)
+		*cookie = store;
+	return error;
+}
+
+int quire_process_memory_create_huge(uint64_t size_bytes, uint64_t page_bytes, void **cookie)
+{
+	int log2 = page_bytes ? __builtin_ctzll(page_bytes) : 0;
+	int flags = MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | log2 << MAP_HUGE_SHIFT;
+	struct process_store *store;
+	int error;
+
+	if ((log2 != 21 && log2 != 30) || page_bytes != UINT64_C(1) << log2 || !size_bytes ||
+	    size_bytes % page_bytes)
+		return -EINVAL;
+	/* The kernel aligns what it chooses for huge pages. */
+	error = make_store(
+	    sys_call(SYS_mmap, 0, size_bytes, PROT_READ | PROT_WRITE, (uint64_t)flags, UINT64_MAX),
+	    size_bytes, &store);
+	if (error)
+		return error;
+	store->huge_bytes = page_bytes;
+	store->born_zero = true;
+	store->units = process_alloc(NULL, size_bytes / page_bytes);
+	if (!store->units) {
+		memory_destroyed(store);
 		return -ENOMEM;
 	}
-	store->base = (void *)base;
-	store->size_bytes = size_bytes;
-	store->destroyed = memory_destroyed;
 	*cookie = store;
 	return 0;
 }

@@ -36,7 +36,7 @@ int process_store_create(void *ctx, void *cookie, uint64_t size_bytes, void **st
 {
 	struct process_store *made = cookie;
 
-	if (!made || !made->base || made->size_bytes < size_bytes)
+	if (!made || !made->base || made->size_bytes < size_bytes || made->huge_bytes)
 		return -EINVAL;
 	*store = made;
 	return 0;
@@ -111,13 +111,13 @@ static void make_ahead(struct process_store *store, uint64_t index)
 	(void)make_pages(store, index, AHEAD_PAGES);
 }
 
-/* Fault a page of the file in. An abort means nothing here: the caller waits for no client. */
-static int make_page(const struct process_store *store, uint64_t index)
+/* An abort means nothing here: the caller waits for no client. */
+int process_memory_touch(uint64_t address)
 {
 	enum guard_reason reason;
 
 	do
-		reason = guard_touch(page_address(store, index), true);
+		reason = guard_touch(address, true);
 	while (reason == GUARD_ABORT);
 	return store_error(reason);
 }
@@ -129,10 +129,12 @@ int process_store_get(void *ctx, void *opaque, uint64_t index, unsigned int *ord
 	uint64_t pages = UINT64_C(1) << got;
 	uint64_t first = index & ~(pages - 1);
 
+	if (store->huge_bytes)
+		return process_huge_get(store, index, order, pfn);
 	if (!got && !store->is_exact)
 		make_ahead(store, index);
 	for (uint64_t i = first; i < first + pages; i++) {
-		int error = make_page(store, i);
+		int error = process_memory_touch(page_address(store, i));
 
 		if (error)
 			return error;
@@ -155,19 +157,22 @@ static int zero_one(uint64_t address)
 	return store_error(reason);
 }
 
+int process_memory_zero(uint64_t address, uint64_t size_bytes)
+{
+	int error = 0;
+
+	for (uint64_t at = 0; at < size_bytes && !error; at += QUIRE_PAGE_SIZE)
+		error = zero_one(address + at);
+	return error;
+}
+
 int process_store_zero(void *ctx, void *opaque, uint64_t index, uint64_t npages)
 {
 	const struct process_store *store = opaque;
 
 	if (store->born_zero)
 		return 0;
-	for (uint64_t i = index; i < index + npages; i++) {
-		int error = zero_one(page_address(store, i));
-
-		if (error)
-			return error;
-	}
-	return 0;
+	return process_memory_zero(page_address(store, index), npages * QUIRE_PAGE_SIZE);
 }
 
 /*
@@ -184,9 +189,8 @@ static void expect_reuse(uint64_t address, uint64_t size_bytes, int advice)
  * Shared memory gives the pages back and takes them out of every mapping. Memory that cannot (some
  * other file system, a seal) keeps its pages; what they held must be gone all the same.
  */
-void process_store_punch(void *ctx, void *opaque, uint64_t index, uint64_t npages)
+void process_memory_punch(uint64_t address, uint64_t size_bytes)
 {
-	uint64_t address = page_address(opaque, index), size_bytes = npages * QUIRE_PAGE_SIZE;
 	long error;
 
 	expect_reuse(address, size_bytes, MADV_RANDOM);
@@ -202,8 +206,17 @@ void process_store_punch(void *ctx, void *opaque, uint64_t index, uint64_t npage
 		(void)sys_call(SYS_madvise, address, size_bytes, MADV_DONTNEED);
 		return;
 	}
-	for (uint64_t i = index; i < index + npages; i++)
-		zero_one(page_address(opaque, i));
+	(void)process_memory_zero(address, size_bytes);
+}
+
+void process_store_punch(void *ctx, void *opaque, uint64_t index, uint64_t npages)
+{
+	struct process_store *store = opaque;
+
+	if (store->huge_bytes)
+		process_huge_punch(store, index, npages);
+	else
+		process_memory_punch(page_address(store, index), npages * QUIRE_PAGE_SIZE);
 }
 
 int process_store_show(void *ctx, void *opaque, uint64_t index, uint64_t npages, int shown)
