@@ -44,6 +44,14 @@
 #define GUEST_MEMFD_FLAG_MMAP (1ULL << 0)
 #define GUEST_MEMFD_FLAG_INIT_SHARED (1ULL << 1)
 #endif
+/* As posted: the logarithm of the pages' size is in the uppermost bits, 0 for the default. */
+#ifndef GUEST_MEMFD_FLAG_HUGETLB
+#define GUEST_MEMFD_FLAG_HUGETLB (1ULL << 2)
+#define GUESTMEM_HUGETLB_FLAG_SHIFT 58
+#define GUESTMEM_HUGETLB_FLAG_MASK 0x3fULL
+#define GUESTMEM_HUGETLB_FLAG_2MB (21ULL << GUESTMEM_HUGETLB_FLAG_SHIFT)
+#define GUESTMEM_HUGETLB_FLAG_1GB (30ULL << GUESTMEM_HUGETLB_FLAG_SHIFT)
+#endif
 #undef KVM_EXIT_HYPERCALL_LONG_MODE /* in newer headers it is BIT(0), which they do not define */
 #define KVM_EXIT_HYPERCALL_LONG_MODE 1u
 #ifndef KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS

@@ -10,8 +10,8 @@ _quire() {
 		kvm.lapic_timer_advance kvm.min_timer_period_us kvm.mitigate_smt_rsb
 		kvm.mmio_caching kvm.nested_svm kvm.nx_huge_pages
 		kvm.nx_huge_pages_recovery_period_ms kvm.nx_huge_pages_recovery_ratio kvm.quire_ept
-		kvm.quire_gmem_contents kvm.quire_gmem_huge_pages kvm.quire_gmem_link
-		kvm.quire_gmem_userfault kvm.quire_gmem_write
+		kvm.quire_gmem_contents kvm.quire_gmem_huge_pages kvm.quire_gmem_hugetlb
+		kvm.quire_gmem_link kvm.quire_gmem_userfault kvm.quire_gmem_write
 		kvm.quire_hide_caps kvm.quire_lockstep kvm.quire_phys_bits kvm.quire_translate
 		kvm.report_ignored_msrs kvm.tdp_mmu kvm.tsc_tolerance_ppm kvm.vector_hashing
 		kvm_amd.avic kvm_amd.enable_mediated_pmu kvm_amd.lbrv kvm_amd.nested kvm_amd.npt

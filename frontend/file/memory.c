@@ -66,7 +66,7 @@ static int map(int fd, int flags, uint64_t size_bytes, void **memory)
 	if (sys_failed(mapped)) {
 		if (room)
 			unmap(room, size_bytes);
-		return -ENOMEM;
+		return (flags & MAP_HUGETLB) && mapped == -EINVAL ? -EINVAL : -ENOMEM;
 	}
 	made = (void *)mapped;
 	error = sys_call(SYS_munlock, (uint64_t)mapped, size_bytes);
@@ -97,6 +97,13 @@ int file_memory_make(uint64_t size_bytes, void **memory)
 		(void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, *memory, size_bytes,
 			    "quire guest_memfd");
 	return error;
+}
+
+int file_memory_make_huge(uint64_t size_bytes, unsigned int log2, void **memory)
+{
+	int size = (int)(log2 << MAP_HUGE_SHIFT);
+
+	return map(-1, MAP_ANONYMOUS | MAP_HUGETLB | size, size_bytes, memory);
 }
 
 int file_size_set(int fd, uint64_t size_bytes)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "frontend/file/gmem_remote.h"
+#include "frontend/file/memory.h"
 #include "frontend/file/user_copy.h"
 #include "frontend/object/gmem_view.h"
 #include "frontend/object/vm.h"
@@ -174,7 +175,18 @@ static void store_destroyed(struct process_store *store)
 	struct gmem_object *object = (struct gmem_object *)store;
 
 	sys_call(SYS_munmap, sys_address(store->base), store->size_bytes);
+	if (store->small)
+		sys_call(SYS_munmap, sys_address(store->small), store->size_bytes);
+	process_heap_free(store->units);
 	process_heap_free(object);
+}
+
+/* The file was never made: of the store only huge pages are the object's own. */
+static void store_abandon(struct process_store *store)
+{
+	if (store->huge_bytes && store->base)
+		sys_call(SYS_munmap, sys_address(store->base), store->size_bytes);
+	process_heap_free(store->units);
 }
 
 static void gmem_destroy(struct gmem_object *object)
@@ -186,6 +198,8 @@ static void gmem_destroy(struct gmem_object *object)
 	gmem_remote_count(-1);
 	if (object->gmem)
 		quire_gmem_release(object->gmem); /* store_destroyed(), sooner or later */
+	else
+		store_abandon(&object->store);
 	if (!is_store)
 		process_heap_free(object);
 	links_put(links);
@@ -200,26 +214,59 @@ static bool gmem_takes_userfaults(const struct file *file)
 	return object->gmem && owner_of(object)->store.is_exact;
 }
 
+static bool huge_pages_are_on(void)
+{
+	return params_get_bool("kvm.quire_gmem_hugetlb");
+}
+
+/* Their flag has the number of the other's. */
 static bool writes_are_on(void)
 {
-	return params_get_bool("kvm.quire_gmem_write");
+	return params_get_bool("kvm.quire_gmem_write") && !huge_pages_are_on();
 }
 
 uint64_t gmem_file_flags(const struct vm *vm)
 {
-	uint64_t off = writes_are_on() ? 0 : QUIRE_GMEM_WRITE;
+	uint64_t known = quire_gmem_supported_flags(vm->memory);
+	uint64_t flags = known & (QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED);
 
-	return quire_gmem_supported_flags(vm->memory) & ~off;
+	if (writes_are_on())
+		flags |= known & QUIRE_GMEM_WRITE;
+	if (huge_pages_are_on() && (known & QUIRE_GMEM_HUGETLB))
+		flags |= GUEST_MEMFD_FLAG_HUGETLB;
+	return flags;
 }
 
-/* The checks of KVM's own order, before a descriptor is made. */
-static int check_request(const struct vm *vm, uint64_t size_bytes, uint64_t flags)
+#define DEFAULT_HUGE_LOG2 21u /* of x86's pool */
+
+/* The library's flags of a file of huge pages, or 0: no such file can be. */
+static uint64_t huge_flags(uint64_t flags)
 {
-	if (flags & ~gmem_file_flags(vm))
+	uint64_t log2 = flags >> GUESTMEM_HUGETLB_FLAG_SHIFT & GUESTMEM_HUGETLB_FLAG_MASK;
+
+	if (!log2)
+		log2 = DEFAULT_HUGE_LOG2;
+	if ((log2 != 21 && log2 != 30) || (flags & GUEST_MEMFD_FLAG_INIT_SHARED))
+		return 0;
+	return (flags & QUIRE_GMEM_MMAP) | QUIRE_GMEM_HUGETLB | log2 << QUIRE_GMEM_HUGE_SHIFT;
+}
+
+/* The checks of KVM's own order, before a descriptor is made. *@flags become the library's. */
+static int check_request(const struct vm *vm, uint64_t size_bytes, uint64_t *flags)
+{
+	const uint64_t sizes = GUESTMEM_HUGETLB_FLAG_MASK << GUESTMEM_HUGETLB_FLAG_SHIFT;
+	uint64_t known = gmem_file_flags(vm), unit = QUIRE_PAGE_SIZE;
+	bool is_huge = huge_pages_are_on() && (*flags & known & GUEST_MEMFD_FLAG_HUGETLB);
+
+	if (*flags & ~(is_huge ? known | sizes : known))
 		return -EINVAL;
-	if ((int64_t)size_bytes <= 0 || size_bytes % QUIRE_PAGE_SIZE)
+	if (is_huge) {
+		*flags = huge_flags(*flags);
+		unit = UINT64_C(1) << (*flags >> QUIRE_GMEM_HUGE_SHIFT);
+	}
+	if (!*flags && is_huge)
 		return -EINVAL;
-	return 0;
+	return (int64_t)size_bytes <= 0 || size_bytes % unit ? -EINVAL : 0;
 }
 
 /* Do pages of such a file become what the client may see? */
@@ -243,23 +290,43 @@ static void fill_store(struct gmem_object *object, const struct file *file, uint
 	object->view.own_end = object->view.own_start + object->store.size_bytes;
 }
 
-long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
+/* Huge pages, all of them reserved; what the file has by then is where they are small. */
+static int fill_huge(struct process_store *store, uint64_t size_bytes, uint64_t flags)
+{
+	unsigned int log2 = (unsigned int)(flags >> QUIRE_GMEM_HUGE_SHIFT);
+
+	if (!(flags & QUIRE_GMEM_HUGETLB))
+		return 0;
+	store->small = store->base;
+	store->base = NULL;
+	store->size_bytes = size_bytes;
+	store->huge_bytes = UINT64_C(1) << log2;
+	store->units = process_heap_alloc(size_bytes >> log2);
+	if (!store->units)
+		return -ENOMEM;
+	return file_memory_make_huge(size_bytes, log2, &store->base);
+}
+
+static enum file_memory_kind memory_kind(uint64_t flags, bool converts)
+{
+	if (converts || (flags & QUIRE_GMEM_INIT_SHARED))
+		return FILE_MEMORY_MAPPABLE;
+	return flags & QUIRE_GMEM_HUGETLB ? FILE_NO_MEMORY : FILE_MEMORY_PRIVATE;
+}
+
+static long file_create_checked(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 {
 	bool converts = is_converting(vm, flags);
 	struct file_config config = {
 	    .ops = &gmem_file_ops,
 	    .size_bytes = size_bytes,
-	    .memory = converts || (flags & QUIRE_GMEM_INIT_SHARED) ? FILE_MEMORY_MAPPABLE
-								   : FILE_MEMORY_PRIVATE,
+	    .memory = memory_kind(flags, converts),
 	    .is_mapped = (flags & QUIRE_GMEM_MMAP) != 0,
 	};
 	struct gmem_object *object;
 	struct file *file;
 	int error, fd;
 
-	error = check_request(vm, size_bytes, flags);
-	if (error)
-		return error;
 	object = process_heap_alloc(sizeof(*object));
 	if (!object)
 		return -ENOMEM;
@@ -277,13 +344,23 @@ long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
 	if (!file)
 		return -EBADF; /* another thread closed it already, and released the object */
 	fill_store(object, file, flags);
-	error = quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
+	error = fill_huge(&object->store, size_bytes, flags);
+	if (!error)
+		error =
+		    quire_gmem_create(vm->memory, size_bytes, flags, &object->store, &object->gmem);
 	file_put(file);
 	if (error) {
 		file_close(fd);
 		return error;
 	}
 	return fd;
+}
+
+long gmem_file_create(struct vm *vm, uint64_t size_bytes, uint64_t flags)
+{
+	int error = check_request(vm, size_bytes, &flags);
+
+	return error ? error : file_create_checked(vm, size_bytes, flags);
 }
 
 /* The new descriptor @made gets what is behind it: the VM's view of the pages of @source. */

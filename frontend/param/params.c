@@ -122,6 +122,9 @@ static const struct param params[] = {
     KVM_BOOL("gmem_in_place_conversion", RO, 0),
     /* Ours: its flags that say what becomes of the bytes, which later postings have no more. */
     KVM_BOOL("quire_gmem_contents", RW, 0),
+    /* Ours: GUEST_MEMFD_FLAG_HUGETLB, likewise. It has the number of GUEST_MEMFD_FLAG_WRITE, and
+     * is it while this is set. */
+    KVM_BOOL("quire_gmem_hugetlb", RW, 0),
     /* Ours: a userfaultfd that watches a mapping of a guest_memfd, as posted for Linux. */
     KVM_BOOL("quire_gmem_userfault", RW, 0),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
