@@ -89,12 +89,14 @@ int process_huge_get(struct process_store *store, uint64_t index, unsigned int *
 static void punch_in_unit(struct process_store *store, uint64_t index, uint64_t npages)
 {
 	uint64_t size_bytes = npages * QUIRE_PAGE_SIZE;
+	bool is_small = unit_has(store, index, UNIT_SMALL);
+	bool is_part = size_bytes < store->huge_bytes;
 
-	if (unit_has(store, index, UNIT_SMALL))
+	if (is_small)
 		process_memory_punch(small_address(store, index), size_bytes);
-	if (!unit_has(store, index, UNIT_MADE))
+	if (!unit_has(store, index, UNIT_MADE) || (is_small && is_part))
 		return;
-	if (size_bytes < store->huge_bytes) {
+	if (is_part) {
 		(void)process_memory_zero(huge_address(store, index), size_bytes);
 		return;
 	}
