@@ -116,6 +116,29 @@ static void example_private(struct quire_vm *vm, struct quire_vcpu *vcpu)
 	CHECK(guest_stores(vcpu, PRIVATE_GPA + 0x1000, 9) == -EFAULT);
 }
 
+/* The same in a huge page, where the machine's pool has one. */
+static void example_huge(struct quire_vm *vm)
+{
+	const uint64_t bytes = UINT64_C(1) << 21;
+	const uint64_t flags = QUIRE_GMEM_HUGETLB | UINT64_C(21) << QUIRE_GMEM_HUGE_SHIFT;
+	struct quire_gmem *gmem;
+	void *cookie;
+	int error;
+
+	CHECK(quire_process_memory_create_huge(bytes, 4096, &cookie) == -EINVAL);
+	CHECK(quire_process_memory_create_huge(bytes + 4096, bytes, &cookie) == -EINVAL);
+	CHECK(quire_process_memory_create(bytes, &cookie) == 0);
+	CHECK(quire_gmem_create(vm, bytes, flags, cookie, &gmem) == -EINVAL);
+	quire_process_memory_free(cookie);
+	error = quire_process_memory_create_huge(bytes, bytes, &cookie);
+	CHECK(error == 0 || error == -ENOMEM);
+	if (error)
+		return;
+	CHECK(quire_gmem_create(vm, bytes, 0, cookie, &gmem) == -EINVAL);
+	CHECK(quire_gmem_create(vm, bytes, flags, cookie, &gmem) == 0);
+	quire_gmem_release(gmem);
+}
+
 int main(void)
 {
 	static struct quire_process_vm memory;
@@ -135,6 +158,7 @@ int main(void)
 	quire_process_vcpu_begin(&runner);
 	example_shared(vm, vcpu);
 	example_private(vm, vcpu);
+	example_huge(vm);
 	quire_process_vcpu_end(&runner);
 	quire_vcpu_destroy(vcpu);
 	quire_vm_put(vm);
