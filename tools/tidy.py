@@ -194,8 +194,8 @@ def rule_names(tree):
         if source.path.startswith(("preload/", "tests/")):
             continue
         for f in source.functions:
-            # The linker's --wrap gives the names __wrap_ and __real_.
-            if f.name.startswith("_") and not f.name.startswith(("__wrap_", "__real_")):
+            # The linker's --wrap gives the names __wrap_ and __real_, the compiler __tsan_.
+            if f.name.startswith("_") and not f.name.startswith(("__wrap_", "__real_", "__tsan_")):
                 yield source.path, f.line, f"{f.name}()"
 
 def rule_first_line(tree):

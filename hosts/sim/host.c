@@ -282,6 +282,7 @@ static void *sim_alloc(void *ctx, size_t size_bytes)
 	if (mem) {
 		memset(mem, 0, rounded);
 		host->allocated_bytes += size_bytes;
+		sched_fresh_memory(mem, size_bytes);
 	}
 	return mem;
 }
@@ -312,6 +313,7 @@ static void *sim_chunk_alloc(void *ctx)
 		return NULL;
 	/* What lies behind the descriptors is filled before it is used. */
 	memset(chunk, 0, CHUNK_CLEARED_BYTES);
+	sched_fresh_memory(chunk, CHUNK_CLEARED_BYTES);
 	host->chunks++;
 	return chunk;
 }

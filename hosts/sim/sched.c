@@ -26,6 +26,7 @@ static struct {
 	uint32_t current;
 	uint32_t next_preemption;
 	bool running;
+	const struct sched_observer *observer;
 } sched;
 
 static struct virtual_thread *current_thread(void)
@@ -119,20 +120,53 @@ static bool planned(struct sched_run *run, uint32_t *thread)
 	return true;
 }
 
+/* False: there were too many, and the run is over. */
+static bool count_step(void)
+{
+	if (sched.run->steps >= SCHED_STEPS_MAX) {
+		end_run(SCHED_ENDLESS);
+		return false;
+	}
+	sched.run->steps++;
+	return true;
+}
+
 static void take_step(void)
 {
 	struct sched_run *run = sched.run;
 	uint32_t thread;
 
-	if (run->steps >= SCHED_STEPS_MAX) {
-		end_run(SCHED_ENDLESS);
+	if (!count_step())
 		return;
-	}
 	if (run->choices)
-		run->choices[run->steps] = choices_now();
-	run->steps++;
+		run->choices[run->steps - 1] = choices_now();
 	if (planned(run, &thread) && thread < run->threads && can_run(&sched.threads[thread]))
 		switch_to(thread);
+}
+
+uint32_t sched_choose(uint8_t choices)
+{
+	struct sched_run *run = sched.run;
+	uint32_t choice;
+
+	if (!choices || !sched.running || !count_step())
+		return 0;
+	if (run->choices)
+		run->choices[run->steps - 1] = choices;
+	if (!planned(run, &choice) || choice >= SCHED_THREADS_MAX || !(choices >> choice & 1))
+		return 0;
+	return choice;
+}
+
+void sched_fresh_memory(const void *start, uint64_t size_bytes)
+{
+	if (sched.observer)
+		sched.observer->fresh(start, size_bytes);
+}
+
+void sched_observe(const struct sched_observer *observer)
+{
+	sched.observer = observer;
 }
 
 void sched_yield_point(void)
@@ -281,7 +315,11 @@ void sched_execute(struct sched_run *run)
 		thread_start(i);
 	sched.current = 0;
 	sched.running = true;
+	if (sched.observer)
+		sched.observer->start();
 	swapcontext(&sched.outside.context, &sched.threads[0].context);
+	if (sched.observer)
+		sched.observer->end();
 }
 
 static bool explore_from(const struct sched_test *test, struct sched_verdict *verdict,
@@ -294,7 +332,7 @@ static bool explore_after(const struct sched_test *test, struct sched_verdict *v
 	uint32_t first = plan->count ? plan->at[plan->count - 1].step + 1 : 1;
 
 	for (uint32_t step = first; step <= run->steps; step++) {
-		for (uint32_t thread = 0; thread < test->threads; thread++) {
+		for (uint32_t thread = 0; thread < SCHED_THREADS_MAX; thread++) {
 			struct sched_plan next = *plan;
 
 			if (!(run->choices[step - 1] & (1u << thread)))
@@ -319,6 +357,7 @@ static bool explore_from(const struct sched_test *test, struct sched_verdict *ve
 	test->setup(test->ctx);
 	sched_execute(&run);
 	verdict->runs++;
+	verdict->steps += run.steps;
 	if (run.result != SCHED_DONE || !test->check(test->ctx)) {
 		verdict->failed = true;
 		verdict->result = run.result;

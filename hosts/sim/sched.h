@@ -13,6 +13,10 @@
  * go through the platform, so a lock that is held makes its waiter stand still instead of the
  * machine. The same plan gives the same run.
  *
+ * The library may also ask for a choice within an operation: with the memory model of
+ * hosts/sim/order.h, which of several stores a load sees. That is a step of its own, and choice 0
+ * is what happens where the plan says nothing.
+ *
  * A run without preemptions lets thread 0 run until it blocks or ends, then thread 1, and so on. A
  * preemption says: at step N, thread T goes on instead. Trying all runs with up to K preemptions
  * finds nearly all races of short paths, in polynomial time.
@@ -23,7 +27,8 @@
 
 struct sched_preemption {
 	uint32_t step;
-	uint32_t thread;
+	uint32_t
+	    thread; /* that goes on instead; or the number of the choice, at a step that is one */
 };
 
 struct sched_plan {
@@ -47,9 +52,10 @@ struct sched_run {
 	enum sched_result result;
 	uint32_t steps;
 	/* When set, SCHED_STEPS_MAX bytes: at step N, bit T of byte N - 1 says that a preemption to
-	 * thread T would have changed something. */
+	 * thread T, or choice T, would have changed something. */
 	uint8_t *choices;
-	/* Instead of the plan, when set: nonzero preempts here, to thread *@thread. */
+	/* Instead of the plan, when set: nonzero preempts here, to thread *@thread, or makes that
+	 * choice. */
 	int (*preempt)(void *ctx, uint32_t step, uint32_t *thread);
 };
 
@@ -58,6 +64,20 @@ extern const struct quire_platform sched_platform;
 
 /* Execute one run. */
 void sched_execute(struct sched_run *run);
+
+/* What keeps a book of a run's accesses: told when a run begins, when it is over, and of memory
+ * that is given out, possibly again. */
+struct sched_observer {
+	void (*start)(void);
+	void (*end)(void);
+	void (*fresh)(const void *start, uint64_t size_bytes);
+};
+void sched_observe(const struct sched_observer *observer);
+/* The host's: this memory is given out. */
+void sched_fresh_memory(const void *start, uint64_t size_bytes);
+/* One of the choices 0 and those whose bits are set, as the plan says. Without a bit it is no step.
+ */
+uint32_t sched_choose(uint8_t choices);
 
 /* A point of choice of the caller's own, beside the library's atomic operations. */
 void sched_yield_point(void);
@@ -82,7 +102,7 @@ struct sched_test {
 
 /* What exploring found. */
 struct sched_verdict {
-	uint64_t runs;
+	uint64_t runs, steps;
 	bool failed;
 	enum sched_result result;
 	struct sched_plan plan; /* of the failed run: sched_execute() replays it */

@@ -1,0 +1,304 @@
+/* Which stores a load may see: histories of atomic locations, and clocks of threads. */
+#include "hosts/sim/order.h"
+
+#include <string.h>
+
+#include "hosts/sim/order_model.h"
+#include "hosts/sim/sched.h"
+#include "src/base/atomic.h"
+
+/* A location keeps its last stores, and a load sees none before them. */
+#define STORES_MAX 4u
+#define LOCATIONS 16384u /* a power of two */
+#define PROBES_MAX 64u
+#define SITES_MAX 4096u /* a power of two, and more than there are */
+
+struct store {
+	uint64_t value;
+	struct order_clock released; /* what a thread that acquires it learns */
+	uint32_t thread, time;
+	uint32_t seen[ORDER_THREADS_MAX]; /* when each thread saw it first; 0: it did not */
+};
+
+struct location {
+	uint32_t size_bytes, generation, count;
+	struct store stores[STORES_MAX]; /* the newest is the last */
+};
+
+struct thread {
+	struct order_clock known;
+	struct order_clock fenced;   /* what its relaxed stores release: known at its last fence */
+	struct order_clock acquired; /* what its relaxed loads saw, for its next fence */
+};
+
+static struct {
+	bool runs;
+	uint32_t generation; /* of this run; locations of another are empty */
+	struct thread threads[ORDER_THREADS_MAX];
+	struct order_clock fences; /* what all fences so far knew */
+	struct order_site sites[SITES_MAX];
+} order;
+
+static struct location locations[LOCATIONS];
+/* Their addresses, by themselves, for fresh() looks at all of them. */
+static uintptr_t addresses[LOCATIONS];
+
+static struct thread *self(void)
+{
+	return &order.threads[sched_current()];
+}
+
+static void join(struct order_clock *to, const struct order_clock *from)
+{
+	for (uint32_t i = 0; i < ORDER_THREADS_MAX; i++)
+		if (to->of[i] < from->of[i])
+			to->of[i] = from->of[i];
+}
+
+uint32_t order_time(void)
+{
+	return self()->known.of[sched_current()] + 1;
+}
+
+/* An atomic access takes place: the running thread's time goes on. */
+static uint32_t tick(void)
+{
+	return ++self()->known.of[sched_current()];
+}
+
+bool order_knows(uint32_t thread, uint32_t time)
+{
+	return thread == sched_current() || time <= self()->known.of[thread];
+}
+
+bool order_is_on(void)
+{
+	return order.runs && sched_current() < ORDER_THREADS_MAX && !base_sched_is_paused();
+}
+
+/* What stood there is forgotten: the next access begins a history. */
+static void fresh(const void *start, uint64_t size_bytes)
+{
+	uintptr_t from = (uintptr_t)start;
+
+	if (!order.runs)
+		return;
+	for (uint32_t i = 0; i < LOCATIONS; i++)
+		if (addresses[i] - from < size_bytes)
+			locations[i].size_bytes = 0;
+	order_race_forget(from, size_bytes);
+}
+
+static void start(void)
+{
+	order.runs = true;
+	order.generation++;
+	memset(order.threads, 0, sizeof(order.threads));
+	memset(&order.fences, 0, sizeof(order.fences));
+	order_race_start();
+}
+
+static void end(void)
+{
+	order.runs = false;
+}
+
+void order_enable(bool is_on)
+{
+	static const struct sched_observer observer = {start, end, fresh};
+
+	sched_observe(is_on ? &observer : NULL);
+}
+
+const struct order_site *order_sites(uint32_t *count)
+{
+	*count = SITES_MAX;
+	return order.sites;
+}
+
+static uint32_t hash(uintptr_t address, uint32_t size)
+{
+	return (uint32_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40) % size;
+}
+
+static struct order_site *site_at(uintptr_t at)
+{
+	uint32_t slot = hash(at, SITES_MAX);
+
+	while (order.sites[slot].at && order.sites[slot].at != at)
+		slot = (slot + 1) % SITES_MAX;
+	return &order.sites[slot];
+}
+
+void order_weaken(uintptr_t site, bool is_weak)
+{
+	struct order_site *entry = site_at(site);
+
+	entry->at = site;
+	entry->is_weak = is_weak;
+}
+
+struct order_access order_noted(struct order_access access, enum order_kind kind)
+{
+	struct order_site *site;
+
+	if (!access.acquires && !access.releases)
+		return access;
+	site = site_at(access.site);
+	site->at = access.site;
+	site->kind = kind;
+	if (site->is_weak)
+		access.acquires = access.releases = access.is_full = false;
+	return access;
+}
+
+static uint64_t in_memory(const struct order_access *access)
+{
+	uint64_t value = 0;
+
+	memcpy(&value, access->to, access->size_bytes);
+	return value;
+}
+
+static struct store *newest(struct location *at)
+{
+	return &at->stores[at->count - 1];
+}
+
+/* From here on it has one store, which all know of. */
+static void begin_history(struct location *at, const struct order_access *access)
+{
+	memset(at, 0, sizeof(*at));
+	addresses[at - locations] = (uintptr_t)access->to;
+	at->size_bytes = access->size_bytes;
+	at->generation = order.generation;
+	at->count = 1;
+	at->stores[0].value = in_memory(access);
+}
+
+/* Where there are too many locations, this one is taken from another, whose history ends. */
+static struct location *location_of(const struct order_access *access)
+{
+	uint32_t slot = hash((uintptr_t)access->to, LOCATIONS);
+	struct location *at = &locations[slot];
+
+	for (uint32_t i = 0; i < PROBES_MAX; i++, slot++) {
+		at = &locations[slot % LOCATIONS];
+		if (at->generation != order.generation ||
+		    addresses[slot % LOCATIONS] == (uintptr_t)access->to)
+			break;
+	}
+	/* A plain store, or code that is not looked at, may have been here. */
+	if (at->generation != order.generation ||
+	    addresses[at - locations] != (uintptr_t)access->to ||
+	    at->size_bytes != access->size_bytes || newest(at)->value != in_memory(access))
+		begin_history(at, access);
+	return at;
+}
+
+/* Does this store, known to the running thread, hide all before it? */
+static bool is_known(const struct store *store)
+{
+	if (order_knows(store->thread, store->time))
+		return true;
+	for (uint32_t i = 0; i < ORDER_THREADS_MAX; i++)
+		if (store->seen[i] && order_knows(i, store->seen[i]))
+			return true;
+	return false;
+}
+
+/* Bit K: the load may see the store that is K older than the newest, and that would make a
+ * difference. */
+static uint8_t older_choices(struct location *at)
+{
+	uint8_t choices = 0;
+
+	for (uint32_t k = 0; k + 1 < at->count && !is_known(newest(at) - k); k++)
+		if ((newest(at) - k - 1)->value != newest(at)->value)
+			choices |= (uint8_t)(2u << k);
+	return choices;
+}
+
+static void learn(const struct store *store, bool acquires)
+{
+	join(acquires ? &self()->known : &self()->acquired, &store->released);
+}
+
+static void push(struct location *at, const struct order_access *access, uint64_t value,
+		 const struct order_clock *also)
+{
+	struct store store = {
+	    .value = value,
+	    .released = access->releases ? self()->known : self()->fenced,
+	    .thread = sched_current(),
+	    .time = self()->known.of[sched_current()],
+	};
+
+	if (also)
+		join(&store.released, also);
+	if (at->count == STORES_MAX)
+		memmove(&at->stores[0], &at->stores[1], sizeof(store) * --at->count);
+	at->stores[at->count++] = store;
+}
+
+uint64_t order_load(const struct order_access *access)
+{
+	struct location *at = location_of(access);
+	uint32_t older = sched_choose(older_choices(at));
+	struct store *store = newest(at) - older;
+	uint32_t now = tick();
+
+	order_race_check(access);
+	if (!store->seen[sched_current()])
+		store->seen[sched_current()] = now;
+	learn(store, access->acquires);
+	return store->value;
+}
+
+void order_store(const struct order_access *access, uint64_t value)
+{
+	struct location *at = location_of(access);
+
+	tick();
+	order_race_check(access);
+	push(at, access, value, NULL);
+}
+
+static void fence(void)
+{
+	struct thread *thread = self();
+
+	tick();
+	join(&thread->known, &thread->acquired);
+	join(&thread->known, &order.fences);
+	order.fences = thread->known;
+	thread->fenced = thread->known;
+}
+
+void order_rmw(const struct order_access *access, uint64_t value)
+{
+	struct location *at = location_of(access);
+
+	tick();
+	order_race_check(access);
+	learn(newest(at), access->acquires);
+	push(at, access, value, &newest(at)->released);
+	if (access->is_full)
+		fence();
+}
+
+void order_rmw_failed(const struct order_access *access)
+{
+	tick();
+	order_race_check(access);
+	learn(newest(location_of(access)), access->acquires);
+}
+
+void order_fence(uintptr_t site)
+{
+	struct order_access access = {.site = site, .acquires = true, .releases = true};
+
+	access = order_noted(access, ORDER_FENCE);
+	if (access.acquires)
+		fence();
+}

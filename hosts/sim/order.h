@@ -1,0 +1,46 @@
+/* Memory order under the scheduler: what C11 lets a load see, and data races. */
+#ifndef QUIRE_HOSTS_SIM_ORDER_H
+#define QUIRE_HOSTS_SIM_ORDER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * A program that was compiled with -fsanitize=thread calls a function at each access to memory;
+ * here are those functions (hosts/sim/tsan.c), in the place of ThreadSanitizer's. In a run of the
+ * scheduler they keep, for each atomic location, the last few stores, and for each virtual thread,
+ * what it knows of the others (a vector clock).
+ *
+ *   load      any store that is not older than one the thread knows of, or has seen there; where
+ *             there are several, the plan of the run picks (hosts/sim/sched.h)
+ *   acquire   learns what the writer of that store knew when it released it
+ *   fence     learns what every fence before it knew, and leaves what it knows to those after it
+ *   RMW       acts on the newest store; sequentially consistent, it is a fence, too, which is what
+ *             src/base/atomic.h promises
+ *
+ * A plain access that races with a store that its thread does not know of, or a store with such an
+ * access, is a data race: reported once, and the run ends. Two things are stricter here than in
+ * C11: the stores of a location have the order in which they are executed, and a fence that comes
+ * after another one knows all of it. So what is found is real, and not all that is real is found.
+ */
+#define ORDER_THREADS_MAX 8u
+
+/* What happened at a site, which is an address in the program's code. */
+enum order_kind { ORDER_ACQUIRE, ORDER_RELEASE, ORDER_RMW, ORDER_FENCE };
+
+struct order_site {
+	uintptr_t at; /* 0: none */
+	enum order_kind kind;
+	bool is_weak;
+};
+
+/* On or off for the runs to come; off at first. What was done before a run all its threads know of.
+ */
+void order_enable(bool is_on);
+/* Table of the sites with an order that have run since the start, in no order; some are none. */
+const struct order_site *order_sites(uint32_t *count);
+/* The order at this site is relaxed from now on, or again what it was; a relaxed fence does
+ * nothing. */
+void order_weaken(uintptr_t site, bool is_weak);
+
+#endif

@@ -1,0 +1,121 @@
+/*
+ * Pairs of operations under the memory model: exit status 0 when all hold. "--sites" lists the
+ * places in the code that ask for an order, "--weaken AT" takes the order from one: order.py does
+ * so with each.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hosts/sim/order.h"
+#include "tests/sim/order/primitives.h"
+#include "tests/sim/pairs.h"
+
+extern const char __executable_start[];
+
+static const struct pair *const suites[] = {
+    pairs_primitive, pairs_fault, pairs_slots, pairs_log, pairs_gmem, pairs_access,
+    pairs_kernel,    pairs_quota, pairs_end,   pairs_age, pairs_link, pairs_convert};
+
+static void print_plan(const struct sched_verdict *verdict)
+{
+	for (uint32_t i = 0; i < verdict->plan.count; i++)
+		printf(" %u->%u", verdict->plan.at[i].step, verdict->plan.at[i].thread);
+	printf("\n");
+}
+
+/* A pair whose undisturbed run has more steps than this takes minutes: --long runs it, too. */
+#define SHORT_STEPS 1000u
+
+static struct {
+	const char *part; /* of the names of the pairs to run */
+	uint32_t choices; /* preemptions and older stores, together, at most */
+	bool with_long;
+} asked = {"", 1, false};
+
+static bool is_long(const struct pair *test)
+{
+	struct sched_verdict verdict;
+	struct pair undisturbed = *test;
+
+	undisturbed.preemptions = 0;
+	return pair_explore(&undisturbed, &verdict) && verdict.steps > SHORT_STEPS;
+}
+
+static bool holds(const struct pair *test, uint32_t choices)
+{
+	struct sched_verdict verdict;
+	struct pair bounded = *test;
+
+	if (!strstr(test->name, asked.part))
+		return true;
+	printf("pair %s\n", test->name);
+	fflush(stdout);
+	if (!asked.with_long && is_long(test)) {
+		printf("  not run, it is long\n");
+		return true;
+	}
+	if (bounded.preemptions > choices)
+		bounded.preemptions = choices;
+	if (pair_explore(&bounded, &verdict)) {
+		printf("  %llu runs\n", (unsigned long long)verdict.runs);
+		return true;
+	}
+	printf("  failed, result %d, plan", (int)verdict.result);
+	print_plan(&verdict);
+	return false;
+}
+
+/* The primitives are short: they have as many choices as they want. */
+static bool all_hold(void)
+{
+	for (size_t i = 0; i < sizeof(suites) / sizeof(suites[0]); i++) {
+		uint32_t choices = suites[i] == pairs_primitive ? UINT32_MAX : asked.choices;
+
+		for (const struct pair *test = suites[i]; test->name; test++)
+			if (!holds(test, choices))
+				return false;
+	}
+	return true;
+}
+
+static void list_sites(void)
+{
+	static const char *const kinds[] = {"acquire", "release", "rmw", "fence"};
+	uint32_t count;
+	const struct order_site *sites = order_sites(&count);
+
+	for (uint32_t i = 0; i < count; i++)
+		if (sites[i].at)
+			printf("%#lx %s\n",
+			       (unsigned long)(sites[i].at - (uintptr_t)__executable_start),
+			       kinds[sites[i].kind]);
+}
+
+int main(int argc, char **argv)
+{
+	bool lists = false, held;
+
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--sites"))
+			lists = true;
+		else if (!strcmp(argv[i], "--long"))
+			asked.with_long = true;
+		else if (!strcmp(argv[i], "--pairs") && i + 1 < argc)
+			asked.part = argv[++i];
+		else if (!strcmp(argv[i], "--choices") && i + 1 < argc)
+			asked.choices = (uint32_t)strtoul(argv[++i], NULL, 0);
+		else if (!strcmp(argv[i], "--weaken") && i + 1 < argc)
+			order_weaken((uintptr_t)__executable_start + strtoul(argv[++i], NULL, 0),
+				     true);
+		else
+			return 2;
+	}
+	order_enable(true);
+	pairs_init();
+	held = all_hold();
+	pairs_destroy();
+	if (lists)
+		list_sites();
+	return held ? 0 : 1;
+}

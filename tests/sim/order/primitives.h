@@ -1,0 +1,9 @@
+/* Locks and waits as pairs of their own. */
+#ifndef QUIRE_TESTS_SIM_ORDER_PRIMITIVES_H
+#define QUIRE_TESTS_SIM_ORDER_PRIMITIVES_H
+
+#include "tests/sim/pairs.h"
+
+extern const struct pair pairs_primitive[];
+
+#endif
