@@ -1,7 +1,8 @@
 #!/bin/sh
 # The long runs: other distributions, ThreadSanitizer for SECONDS (60) a test, what the tests cover of
-# the folders around /dev/kvm, simulations and fuzzers with seeds that no run had before, tests in a guest with an older kernel, real VMMs ten times over, then every program of the kernel's in its long form, up to
-# LIMIT (1200) seconds each. Fails where one of these does worse than docs/CONFORMANCE.md says.
+# the folders around /dev/kvm, each memory order of the library taken away, simulations and fuzzers with seeds that no run had before,
+# tests in a guest with an older kernel, real VMMs ten times over, then every program of the kernel's in its long form, up to LIMIT
+# (1200) seconds each. Fails where one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -10,6 +11,9 @@ seed=$(date +%s)
 python3 tools/checks.py roots
 sh tests/stress/run_tsan.sh "$seconds"
 ./dev coverage --gate
+ninja -C build tests/sim/order/order_pairs
+build/tests/sim/order/order_pairs --long --choices 2
+python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
 ninja -C build cli/sim/quire-sim tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 ninja -C build tests/signals/test_fork
