@@ -227,11 +227,21 @@ static inline bool entry_page_is_executable(const struct entry_format *f,
 	return !page->noexec || (f->executable_user && page->noexec != QUIRE_NOEXEC);
 }
 
+/* May the guest do with @page what it likes, and is it cached as memory? Every format has those. */
+static inline bool entry_page_is_ordinary(const struct quire_page *page)
+{
+	return !(page->noexec | page->noread | page->memtype);
+}
+
+static inline bool entry_holds_frame(pfn_t pfn)
+{
+	return pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT;
+}
+
 /* Can a leaf map @page? One that may not be used in any way is none. */
 static inline bool entry_holds_page(const struct entry_format *f, const struct quire_page *page)
 {
-	return page->pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT &&
-	       page->memtype <= QUIRE_MEMTYPE_WC &&
+	return entry_holds_frame(page->pfn) && page->memtype <= QUIRE_MEMTYPE_WC &&
 	       (!page->noread ||
 		(f->unreadable && !page->writable && entry_page_is_executable(f, page)));
 }
@@ -271,6 +281,12 @@ static inline u32 entry_root_tables(const struct entry_format *f)
 static inline u64 *entry_root_table(const struct entry_format *f, u64 *root, gfn_t gfn)
 {
 	return &root[gfn.v >> (QUIRE_TABLE_BITS * f->root_level) << QUIRE_TABLE_BITS];
+}
+
+/* The entry of @root for @gfn: the first step of a walk. */
+static inline u64 *entry_of_root(const struct entry_format *f, u64 *root, gfn_t gfn)
+{
+	return &root[gfn.v >> (QUIRE_TABLE_BITS * (f->root_level - 1))];
 }
 
 /* What an entry holds for @table. */

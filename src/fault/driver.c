@@ -32,9 +32,10 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 	int ret;
 
 	locks_assert_none();
-	if (fault->write && gfn_track_is_used(vcpu->vm))
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && gfn_track_is_used(vcpu->vm))
 		fault_unprotect(vcpu, fault->gfn);
-	if (fault->present || entry_ages_by_faults(&vcpu->vm->tdp_format)) {
+	if ((fault->error_code & QUIRE_PFERR_PRESENT) ||
+	    entry_ages_by_faults(&vcpu->vm->tdp_format)) {
 		ret = fault_fast(vcpu, fault);
 		if (ret != FAULT_CONTINUE)
 			return ret;
@@ -91,11 +92,7 @@ static struct fault fault_of(gpa_t gpa, u64 error_code)
 {
 	return (struct fault){
 	    .gfn = gfn_of(gpa),
-	    .error_code = error_code & ~QUIRE_PFERR_NOWAIT,
-	    .write = error_code & QUIRE_PFERR_WRITE,
-	    .fetch = error_code & QUIRE_PFERR_FETCH,
-	    .present = error_code & QUIRE_PFERR_PRESENT,
-	    .nowait = error_code & QUIRE_PFERR_NOWAIT,
+	    .error_code = error_code,
 	};
 }
 

@@ -12,11 +12,13 @@
 
 static bool rights_permit(const struct entry_format *f, u64 entry, const struct fault *fault)
 {
-	if (!entry_is_readable(f, entry) && !(fault->fetch && f->unreadable))
+	if (fault->error_code & QUIRE_PFERR_WRITE)
+		return entry_is_readable(f, entry) && entry_is_writable(f, entry);
+	if (!entry_is_readable(f, entry) &&
+	    !((fault->error_code & QUIRE_PFERR_FETCH) && f->unreadable))
 		return false;
-	if (fault->write)
-		return entry_is_writable(f, entry);
-	return !fault->fetch || entry_allows_fetch(f, entry, fault->error_code);
+	return !(fault->error_code & QUIRE_PFERR_FETCH) ||
+	       entry_allows_fetch(f, entry, fault->error_code);
 }
 
 /*
@@ -31,7 +33,7 @@ static u64 restored(const struct quire_vm *vm, u64 old, const struct fault *faul
 
 	if (MUTANT(restore_forgets_x) && new != old)
 		new &= ~f->executable;
-	if (fault->write)
+	if (fault->error_code & QUIRE_PFERR_WRITE)
 		return (old & required) == required ? new | f->writable | f->dirty : 0;
 	return rights_permit(f, new, fault) ? new : 0;
 }
@@ -51,14 +53,15 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	if (rights_permit(f, old, fault))
 		return QUIRE_SPURIOUS;
 	/* A huge leaf of a logged slot must be split: one mark cannot stand for 512 pages. */
-	if (fault->write && level > QUIRE_LEVEL_4K && (slot->flags & QUIRE_SLOT_LOG_DIRTY))
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && level > QUIRE_LEVEL_4K &&
+	    (slot->flags & QUIRE_SLOT_LOG_DIRTY))
 		return FAULT_CONTINUE;
 	new = restored(vm, old, fault);
 	if (!new)
 		return FAULT_CONTINUE;
 	CHECK(entry_pfn(f, new).v == entry_pfn(f, old).v && rights_permit(f, new, fault));
-	CHECK(!fault->write || !(slot->flags & QUIRE_SLOT_READONLY));
-	if (fault->write && MUTANT(fast_marks_first))
+	CHECK(!(fault->error_code & QUIRE_PFERR_WRITE) || !(slot->flags & QUIRE_SLOT_READONLY));
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
 	if (!tdp_change_entry(&change, entry, level, &old, new))
 		return QUIRE_RETRY;
@@ -67,10 +70,11 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	 * and its flush makes the vCPU come back here. Before it, the harvest could take the mark
 	 * with W still off, and the write that follows would go unseen.
 	 */
-	if (fault->write && !MUTANT(fast_marks_first))
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && !MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);
-	QUIRE_TRACE(fast_page_fault, vcpu->id, gpa_of(fault->gfn).v, fault->error_code,
-		    (u64)(uintptr_t)entry, old, new, QUIRE_FIXED);
+	QUIRE_TRACE(fast_page_fault, vcpu->id, gpa_of(fault->gfn).v,
+		    fault->error_code & ~QUIRE_PFERR_NOWAIT, (u64)(uintptr_t)entry, old, new,
+		    QUIRE_FIXED);
 	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_fast);
 	return QUIRE_FIXED;
 }
@@ -80,7 +84,9 @@ static bool may_be_fast(const struct quire_vm *vm, const struct fault *fault)
 {
 	if (vm_is_shadowed(vm) || fault->private || fault->prefault)
 		return false;
-	return (fault->present && fault->write) || entry_ages_by_faults(&vm->tdp_format);
+	return ((fault->error_code & QUIRE_PFERR_PRESENT) &&
+		(fault->error_code & QUIRE_PFERR_WRITE)) ||
+	       entry_ages_by_faults(&vm->tdp_format);
 }
 
 /*

@@ -9,14 +9,10 @@
 /* The question. Constant from the start to the end of a fault. */
 struct fault {
 	gfn_t gfn;
-	u64 error_code; /* QUIRE_PFERR_* */
-	bool write;
-	bool fetch;
-	bool present;  /* the entry was there but lacked the right */
-	bool private;  /* the guest meant the private page */
-	bool prefault; /* no guest access behind it */
-	bool nowait;   /* the vCPU has something else to do than to wait for the page */
-	u32 largest;   /* level above which a mapping is of no use; 0: any level is */
+	u64 error_code; /* QUIRE_PFERR_*: what kind of access, and whether it may wait */
+	bool private;	/* the guest meant the private page */
+	bool prefault;	/* no guest access behind it */
+	u32 largest;	/* level above which a mapping is of no use; 0: any level is */
 };
 
 /*

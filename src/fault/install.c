@@ -67,6 +67,17 @@ static enum quire_level mapping_level(const struct quire_vm *vm, const struct me
 	return settled_level(vm, fault->gfn, level);
 }
 
+/* A leaf of a page that is not ordinary allows less. */
+static __attribute__((noinline)) void limit_leaf(const struct entry_format *f,
+						 const struct quire_page *page,
+						 struct entry_leaf *leaf)
+{
+	CHECK(page->pfn.v >= leaf->pfn.v);
+	leaf->executable = leaf->executable && entry_page_is_executable(f, page);
+	leaf->lacks = entry_page_lacks(f, page);
+	leaf->memtype = page->memtype;
+}
+
 struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct memslot *slot,
 				      const struct fault *fault, const struct found *found)
 {
@@ -76,6 +87,7 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	/* The guest has not written it: a logged page gets W with the first write. */
 	bool withhold = fault->prefault && (slot->flags & QUIRE_SLOT_LOG_DIRTY);
 	bool tracked = gfn_track_is_used(vm) && gfn_is_tracked(vm, slot->as_id, fault->gfn);
+	struct tdp_mapping mapping;
 
 	mmu_assert_shared(vm);
 	/* Frame and gfn must be co-aligned; a host that says huge and is not gets 4K. */
@@ -86,26 +98,25 @@ struct tdp_mapping fault_make_mapping(const struct quire_vm *vm, const struct me
 	if (nx && (found->page.noexec || found->page.noread))
 		wanted = QUIRE_LEVEL_4K;
 	/* What is huge is not executable while the workaround is on, so a fetch gets 4K. */
-	level = nx && fault->fetch ? QUIRE_LEVEL_4K : wanted;
+	level = nx && (fault->error_code & QUIRE_PFERR_FETCH) ? QUIRE_LEVEL_4K : wanted;
 	offset = fault->gfn.v & (level_pages(level) - 1);
-	return (struct tdp_mapping){
+	mapping = (struct tdp_mapping){
 	    .gfn = fault->gfn,
 	    .leaf = {.pfn = {found->page.pfn.v - offset},
 		     .level = level,
 		     .writable = writable && !withhold && !tracked,
 		     .host_writable = writable,
 		     .mmu_writable = writable && !tracked,
-		     .executable = (level == QUIRE_LEVEL_4K || !nx) &&
-				   entry_page_is_executable(&vm->tdp_format, &found->page),
-		     .lacks = entry_page_lacks(&vm->tdp_format, &found->page),
-		     .memtype = found->page.memtype,
+		     .executable = level == QUIRE_LEVEL_4K || !nx,
+		     .memtype = QUIRE_MEMTYPE_WB,
 		     .accessed = !fault->prefault},
 	    .wanted_level = wanted,
-	    .write = fault->write,
-	    .fetch = fault->fetch,
 	    .error_code = fault->error_code,
 	    .prefault = fault->prefault,
 	};
+	if (unlikely(!entry_page_is_ordinary(&found->page)))
+		limit_leaf(&vm->tdp_format, &found->page, &mapping.leaf);
+	return mapping;
 }
 
 /* Of a generation that was just compared with the published one. */

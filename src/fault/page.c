@@ -26,20 +26,24 @@ static int find_gmem_page(const struct quire_vm *vm, const struct fault *fault, 
 
 static u32 page_flags(const struct fault *fault)
 {
-	u32 flags = QUIRE_PAGE_GUARDED;
+	u32 flags = QUIRE_PAGE_GUARDED | QUIRE_PAGE_INTERRUPTIBLE;
 
-	flags |= fault->nowait ? QUIRE_PAGE_NOWAIT : QUIRE_PAGE_INTERRUPTIBLE;
-
-	return fault->write ? flags | QUIRE_PAGE_WRITE : flags;
+	if (unlikely(fault->error_code & QUIRE_PFERR_NOWAIT))
+		flags = QUIRE_PAGE_GUARDED | QUIRE_PAGE_NOWAIT;
+	return (fault->error_code & QUIRE_PFERR_WRITE) ? flags | QUIRE_PAGE_WRITE : flags;
 }
 
-/* Does the host keep this access from the page? A prefault is none. */
-static bool is_refused(const struct quire_vm *vm, const struct fault *fault,
-		       const struct quire_page *page)
+/* Can a leaf map the page, and does the host allow this access? A prefault is none. */
+static bool is_usable(const struct quire_vm *vm, const struct fault *fault,
+		      const struct quire_page *page)
 {
-	if (fault->fetch)
-		return entry_page_refuses_fetch(&vm->tdp_format, page, fault->error_code);
-	return page->noread && !fault->prefault;
+	if (likely(entry_page_is_ordinary(page)))
+		return entry_holds_frame(page->pfn);
+	if (!entry_holds_page(&vm->tdp_format, page))
+		return false;
+	if (fault->error_code & QUIRE_PFERR_FETCH)
+		return !entry_page_refuses_fetch(&vm->tdp_format, page, fault->error_code);
+	return !page->noread || fault->prefault;
 }
 
 static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, struct found *found)
@@ -48,7 +52,7 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	int ret;
 
 	/* A write to read-only memory is for the client to emulate. */
-	if (fault->write && (found->slot_flags & QUIRE_SLOT_READONLY))
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && (found->slot_flags & QUIRE_SLOT_READONLY))
 		return QUIRE_EMULATE;
 	ret = vm->host->page_get(vm->host_ctx, found->hva, page_flags(fault), &found->page);
 	if (ret == -EROFS)
@@ -57,8 +61,7 @@ static int find_host_page(struct quire_vcpu *vcpu, const struct fault *fault, st
 	if (ret == -EINTR &&
 	    !(atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT))
 		return QUIRE_RETRY;
-	if (!ret && unlikely(!entry_holds_page(&vm->tdp_format, &found->page) ||
-			     is_refused(vm, fault, &found->page))) {
+	if (!ret && unlikely(!is_usable(vm, fault, &found->page))) {
 		if (found->page.refcounted)
 			vm->host->page_put(vm->host_ctx, &found->page, QUIRE_PAGE_UNUSED);
 		return -EFAULT;

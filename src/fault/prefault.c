@@ -103,9 +103,8 @@ void quire_vcpu_page_ready(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_co
 {
 	struct fault fault = {
 	    .gfn = gfn_of(gpa),
-	    .error_code = error_code & QUIRE_PFERR_USER, /* which mode's, of a fetch */
-	    .write = error_code & QUIRE_PFERR_WRITE,
-	    .fetch = error_code & QUIRE_PFERR_FETCH,
+	    /* USER: which mode's, of a fetch. */
+	    .error_code = error_code & (QUIRE_PFERR_WRITE | QUIRE_PFERR_FETCH | QUIRE_PFERR_USER),
 	    .prefault = true,
 	};
 

@@ -10,16 +10,16 @@
 u64 *tdp_find(struct quire_vm *vm, struct table *root, gfn_t gfn, u32 *level)
 {
 	const struct entry_format *f = &vm->tdp_format;
-	u64 *table = entry_root_table(f, table_entries(root), gfn);
+	u64 *entry = entry_of_root(f, table_entries(root), gfn);
 
 	mmu_assert_section(vm);
-	for (*level = f->root_level;; --*level) {
-		u64 *entry = &table[walk_index(gfn, *level)];
+	for (*level = f->root_level;;) {
 		u64 value = atomic_load_acquire_u64(entry);
 
 		if (!entry_is_present(f, value) || entry_is_leaf(f, value, *level))
 			return entry;
-		table = entry_table(f, value);
+		--*level;
+		entry = &entry_table(f, value)[walk_index(gfn, *level)];
 	}
 }
 
@@ -55,8 +55,8 @@ static bool is_for_fetch(const struct step *step)
 {
 	const struct tdp_mapping *mapping = step->mapping;
 
-	return mapping && mapping->fetch && mapping->wanted_level >= step->level &&
-	       nx_is_on(step->change->vm);
+	return mapping && (mapping->error_code & QUIRE_PFERR_FETCH) &&
+	       mapping->wanted_level >= step->level && nx_is_on(step->change->vm);
 }
 
 /*
@@ -98,11 +98,13 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 	if (mapping->prefault)
 		return true;
 	/* Aging took its rights. */
-	if (!entry_is_readable(f, old) && !(mapping->fetch && f->unreadable))
+	if (!entry_is_readable(f, old) &&
+	    !((mapping->error_code & QUIRE_PFERR_FETCH) && f->unreadable))
 		return false;
-	if (mapping->fetch && !entry_allows_fetch(f, old, mapping->error_code))
+	if ((mapping->error_code & QUIRE_PFERR_FETCH) &&
+	    !entry_allows_fetch(f, old, mapping->error_code))
 		return false;
-	return !mapping->write || entry_is_writable(f, old);
+	return !(mapping->error_code & QUIRE_PFERR_WRITE) || entry_is_writable(f, old);
 }
 
 static __attribute__((noinline, cold)) void trace_request(const struct tdp_mapping *mapping)
@@ -150,7 +152,7 @@ static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *ent
 			return QUIRE_RETRY;
 		trace_leaf(change, entry, new, mapping);
 	}
-	if (mapping->write && !mapping->leaf.writable)
+	if ((mapping->error_code & QUIRE_PFERR_WRITE) && !mapping->leaf.writable)
 		return QUIRE_WRITE_PROTECTED;
 	return QUIRE_FIXED;
 }
@@ -189,15 +191,14 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
 	struct tdp_mapping cut;
-	u64 *table = entry_root_table(f, table_entries(root), mapping->gfn);
+	u64 *entry = entry_of_root(f, table_entries(root), mapping->gfn);
 
 	mmu_assert_shared(vcpu->vm);
 	CHECK(root->level == f->root_level && root->as_id == vcpu->as_id);
 	CHECK(mapping->leaf.level <= mapping->wanted_level);
 	if (quire_trace_is_on())
 		trace_request(mapping);
-	for (u32 level = f->root_level;; level--) {
-		u64 *entry = &table[walk_index(mapping->gfn, level)];
+	for (u32 level = f->root_level;;) {
 		u64 old = atomic_load_acquire_u64(entry);
 
 		if (level == mapping->leaf.level) {
@@ -214,7 +215,8 @@ enum quire_outcome tdp_map(struct quire_vcpu *vcpu, struct table *root,
 			if (!entry_is_table(f, old))
 				return QUIRE_RETRY;
 		}
-		table = entry_table(f, old);
+		level--;
+		entry = &entry_table(f, old)[walk_index(mapping->gfn, level)];
 	}
 }
 
@@ -223,14 +225,13 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 {
 	const struct entry_format *f = &vcpu->vm->tdp_format;
 	struct tdp_change change = {.vm = vcpu->vm, .leaves = vcpu->leaves, .debt = debt};
-	u64 *table = entry_root_table(f, table_entries(root), gfn);
+	u64 *entry = entry_of_root(f, table_entries(root), gfn);
 	u64 new = entry_make_mmio(f, gfn, generation);
 
 	mmu_assert_shared(vcpu->vm);
 	CHECK(vcpu->vm->mmio_entries);
 	CHECK(root->level == f->root_level && root->as_id == vcpu->as_id);
-	for (u32 level = f->root_level;; level--) {
-		u64 *entry = &table[walk_index(gfn, level)];
+	for (u32 level = f->root_level;;) {
 		u64 old = atomic_load_acquire_u64(entry);
 
 		/* Before the entry is there: a zap reads it with mmu_lock exclusive. */
@@ -249,6 +250,7 @@ enum tdp_result tdp_map_mmio(struct quire_vcpu *vcpu, struct table *root, gfn_t 
 		}
 		if (!entry_is_table(f, old))
 			return TDP_LOST;
-		table = entry_table(f, old);
+		level--;
+		entry = &entry_table(f, old)[walk_index(gfn, level)];
 	}
 }

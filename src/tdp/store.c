@@ -8,12 +8,13 @@
 
 static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)
 {
-	u64 told_by = f->executable | f->noexec | f->aside << f->aside_shift;
+	u64 told_by = f->executable | f->executable_user | f->noexec | f->aside << f->aside_shift;
 
+	if (likely(!((old ^ new) & told_by)))
+		return false;
 	if (f->executable_user)
 		return (old & ~new) & (f->executable | f->executable_user);
-	return unlikely((old ^ new) & told_by) && entry_may_execute(f, old) &&
-	       !entry_may_execute(f, new);
+	return entry_may_execute(f, old) && !entry_may_execute(f, new);
 }
 
 /*

@@ -29,9 +29,7 @@ struct tdp_mapping {
 	gfn_t gfn;
 	struct entry_leaf leaf; /* pfn and level already cut to the block of @gfn */
 	u32 wanted_level;	/* the leaf's without the NX workaround */
-	bool write;		/* the fault was a write */
-	bool fetch;		/* it was a fetch */
-	u64 error_code;		/* QUIRE_PFERR_*: which mode's */
+	u64 error_code;		/* QUIRE_PFERR_*: of the fault */
 	bool prefault;		/* no access stands behind it */
 };
 

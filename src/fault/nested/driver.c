@@ -62,8 +62,8 @@ static struct shadow_mapping compose(const struct quire_vcpu *vcpu,
 	    .gfn = nested->fault.gfn,
 	    .leaf = leaf,
 	    .wanted_level = mapping.wanted_level,
-	    .write = nested->fault.write,
-	    .fetch = nested->fault.fetch,
+	    .write = nested->fault.error_code & QUIRE_PFERR_WRITE,
+	    .fetch = nested->fault.error_code & QUIRE_PFERR_FETCH,
 	};
 }
 
@@ -131,11 +131,11 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 	fault->gfn = nested->walk.gfn;
 	fault->largest = nested->walk.level;
 	fault->private = fault_is_private(vcpu, fault->gfn, fault->error_code);
-	if (fault->write && is_on_path(&nested->walk, fault->gfn))
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && is_on_path(&nested->walk, fault->gfn))
 		return QUIRE_WRITE_PROTECTED;
 	/* Writing to one of L1's tables, as a round before has found: what shadows it goes first.
 	 */
-	if (fault->write && nested->protected)
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && nested->protected)
 		fault_unprotect(vcpu, fault->gfn);
 	ret = fault_find_slot(vcpu, fault, &nested->found, told);
 	if (ret != FAULT_CONTINUE)
@@ -187,7 +187,7 @@ int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == NESTED_AGAIN; round++) {
 		struct nested_fault nested = {
 		    .fault = *fault,
-		    .walk = {.gpa = gpa, .error_code = fault->error_code},
+		    .walk = {.gpa = gpa, .error_code = fault->error_code & ~QUIRE_PFERR_NOWAIT},
 		    .protected = protected,
 		    .lagging = &lagging,
 		    .group = &group,

@@ -131,8 +131,10 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	const struct fault *fault = direct->fault;
 	struct shadow_change change = shadow_change_of(vcpu, debt);
 	struct shadow_walk walk = {.gpa = gpa_of(fault->gfn)};
-	struct shadow_mapping mapping = {
-	    .walk = &walk, .gfn = fault->gfn, .write = fault->write, .fetch = fault->fetch};
+	struct shadow_mapping mapping = {.walk = &walk,
+					 .gfn = fault->gfn,
+					 .write = fault->error_code & QUIRE_PFERR_WRITE,
+					 .fetch = fault->error_code & QUIRE_PFERR_FETCH};
 	struct tdp_mapping found;
 	const struct memslot *slot;
 	struct shadow_path path;

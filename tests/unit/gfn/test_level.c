@@ -107,7 +107,11 @@ static struct found found_of(const struct combination *c)
 static struct tdp_mapping mapping_of(const struct combination *c)
 {
 	struct quire_vm *vm = machine.vm;
-	struct fault fault = {.gfn = {c->gfn}, .fetch = c->fetch, .prefault = c->prefault};
+	struct fault fault = {
+	    .gfn = {c->gfn},
+	    .error_code = c->fetch ? QUIRE_PFERR_FETCH : 0,
+	    .prefault = c->prefault,
+	};
 	struct found found = found_of(c);
 	struct tdp_mapping mapping;
 
