@@ -86,17 +86,16 @@ static double redirty(struct log *log)
 	return machine_fault(&log->machine, 0, &faults);
 }
 
+/* The tables are as near as the floor's are, which were filled just before its pass. */
 static double log_start(void *state)
 {
 	struct log *log = state;
-	double start = bench_now();
+	double start;
 
-	if (machine_set_flags(&log->machine, QUIRE_SLOT_LOG_DIRTY))
-		return -1;
-	start = bench_now() - start;
 	if (redirty(log) < 0 || machine_set_flags(&log->machine, 0))
 		return -1;
-	return start;
+	start = bench_now();
+	return machine_set_flags(&log->machine, QUIRE_SLOT_LOG_DIRTY) ? -1 : bench_now() - start;
 }
 
 static double start_floor(void *state)
@@ -261,11 +260,11 @@ static const struct bench_row rows[] = {
     {
 	.name = "log_start_4k/1GiB",
 	.floor_text = "one bit cleared in every entry of 512 tables, vectorised",
-	.setup = log_setup,
+	.setup = log_setup_on,
 	.teardown = log_destroy,
 	.operation = log_start,
 	.floor = start_floor,
-	.bound = 4,
+	.bound = 2,
 	.operations = 1,
 	.memory_bytes = GIB,
     },

@@ -76,10 +76,25 @@ static inline u64 protect_plainly(u64 *entry, const struct protector *by)
 	return hit;
 }
 
+/*
+ * Mostly all 64 are writable leaves, and what is true of all need not be asked of each. Only an
+ * aging may come between the two loops: what it took stays taken, but for A.
+ */
 static u64 protect_all(const struct protector *by, u64 *entries)
 {
-	u64 any = 0;
+	u64 any = 0, common = UINT64_MAX, kept = by->kept;
 
+	for (u32 i = 0; i < 64; i++)
+		common &= sole_writer_load_u64(&entries[i]);
+	if (likely((common & by->needed) == by->needed)) {
+		for (u32 i = 0; i < 64; i++) {
+			ATOMIC_POINT(&entries[i]);
+			sole_writer_store_u64(&entries[i],
+					      sole_writer_load_u64(&entries[i]) & kept);
+			CHECK(!is_writable_leaf(sole_writer_load_u64(&entries[i]), by));
+		}
+		return common & by->writable;
+	}
 	/* The compiler makes vectors of this loop. */
 	for (u32 i = 0; i < 64; i++)
 		any |= protect_plainly(&entries[i], by);
@@ -211,15 +226,6 @@ static enum huge protect_huge(const struct tdp_change *change, u64 *entry, u32 l
 									 : HUGE_IS_TABLE;
 }
 
-static void protect_table(const struct tdp_change *change, const struct walk_run *run)
-{
-	for (u32 i = 0; i < run->count; i += 64) {
-		u32 count = run->count - i < 64 ? run->count - i : 64;
-
-		tdp_protect_entries(change, &run->entries[i], UINT64_MAX >> (64 - count));
-	}
-}
-
 /*
  * What a hold of mmu_lock that only protects looks at, at most. A huge leaf, changed by itself,
  * takes as long as several of 4K, and counts so as long as the hold gets to a table all the same.
@@ -231,15 +237,30 @@ _Static_assert(PROTECT_ENTRIES > PROTECT_KEPT, "a hold gets on");
 
 struct protect {
 	struct tdp_change change;
+	struct protector by;
 	u64 budget;
 };
+
+static void protect_table(const struct protect *protect, const struct walk_run *run)
+{
+	u64 any = 0;
+
+	CHECK(run->level == QUIRE_LEVEL_4K && table_of(run->entries)->level == QUIRE_LEVEL_4K);
+	for (u32 i = 0; i < run->count; i += 64) {
+		u32 count = run->count - i < 64 ? run->count - i : 64;
+
+		any |= protect_some(&protect->by, &run->entries[i], UINT64_MAX >> (64 - count));
+	}
+	if (any)
+		flush_debt_owe(protect->change.debt);
+}
 
 static void protect_run(const struct walk_run *run, void *ctx)
 {
 	struct protect *protect = ctx;
 
 	if (run->level == QUIRE_LEVEL_4K) {
-		protect_table(&protect->change, run);
+		protect_table(protect, run);
 		return;
 	}
 	/* What is a table, or becomes one, is walked. */
@@ -265,6 +286,7 @@ gfn_t tdp_write_protect_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t
 {
 	struct protect protect = {
 	    .change = {.vm = vm, .leaves = vm->leaves, .debt = debt},
+	    .by = protector_of(vm),
 	    .budget = PROTECT_ENTRIES,
 	};
 	const struct tdp_visit visit = {.lowest = QUIRE_LEVEL_4K,

@@ -1,6 +1,7 @@
 /* The walk over a gfn range. */
 #include "src/walk/range.h"
 
+#include "src/base/assert.h"
 #include "src/base/platform.h"
 
 u64 walk_wait_thawed(const struct entry_format *f, const u64 *entry)
@@ -14,44 +15,49 @@ u64 walk_wait_thawed(const struct entry_format *f, const u64 *entry)
 	return value;
 }
 
+/*
+ * Entries above the lowest level that are shown at once where there is a budget: those behind the
+ * place where it ends would be looked at in vain, and again in the next hold.
+ */
+#define GROUP 16u
+
 /* Returns where it stopped. */
 static gfn_t walk_table(const struct walk *walk, u64 *table, u32 level,
 			const struct walk_run *range)
 {
 	const struct entry_format *f = walk->format;
 	u64 pages = level_pages((enum quire_level)level);
-	u32 first = walk_index(range->start, level);
-	u32 last = walk_index((gfn_t){range->end.v - 1}, level);
-	struct walk_run run = {
-	    .entries = &table[first],
-	    .count = last - first + 1,
-	    .level = level,
-	    .gfn = {round_down_u64(range->start.v, pages)},
-	    .start = range->start,
-	    .end = range->end,
-	};
+	u64 shown = pages * (walk->budget && level > QUIRE_LEVEL_4K ? GROUP : QUIRE_TABLE_ENTRIES);
+	struct walk_run run = {.level = level, .start = range->start};
 
-	if (walk->budget) {
-		if (*walk->budget < run.count)
-			return range->start;
-		*walk->budget -= run.count;
-	}
-	walk->visit(&run, walk->ctx);
-	if (level <= walk->lowest)
-		return range->end;
-	for (u32 i = 0; i < run.count; i++) {
-		u64 entry = walk_load(f, &run.entries[i]);
-		u64 block = run.gfn.v + i * pages;
-		struct walk_run below;
-		gfn_t stopped;
+	CHECK(range->start.v < range->end.v);
+	for (; run.start.v < range->end.v; run.start = run.end) {
+		u32 first = walk_index(run.start, level);
 
-		if (!entry_is_present(f, entry) || entry_is_leaf(f, entry, level))
-			continue;
-		below.start.v = max_u64(range->start.v, block);
-		below.end.v = min_u64(range->end.v, block + pages);
-		stopped = walk_table(walk, entry_table(f, entry), level - 1, &below);
-		if (stopped.v < below.end.v)
-			return stopped;
+		run.end.v = min_u64(range->end.v, round_down_u64(run.start.v, shown) + shown);
+		run.entries = &table[first];
+		run.count = walk_index((gfn_t){run.end.v - 1}, level) - first + 1;
+		run.gfn.v = round_down_u64(run.start.v, pages);
+		if (walk->budget) {
+			if (*walk->budget < run.count)
+				return run.start;
+			*walk->budget -= run.count;
+		}
+		walk->visit(&run, walk->ctx);
+		for (u32 i = 0; i < run.count && level > walk->lowest; i++) {
+			u64 entry = walk_load(f, &run.entries[i]);
+			u64 block = run.gfn.v + i * pages;
+			struct walk_run below;
+			gfn_t stopped;
+
+			if (!entry_is_present(f, entry) || entry_is_leaf(f, entry, level))
+				continue;
+			below.start.v = max_u64(run.start.v, block);
+			below.end.v = min_u64(run.end.v, block + pages);
+			stopped = walk_table(walk, entry_table(f, entry), level - 1, &below);
+			if (stopped.v < below.end.v)
+				return stopped;
+		}
 	}
 	return range->end;
 }

@@ -28,6 +28,8 @@ typedef void (*walk_visit)(const struct walk_run *run, void *ctx);
  *   2. for each entry of the run that now points to a table, and whose level is above
  *      @lowest: walk the part of the range below it in the same way;
  *   3. with @budget, stop in front of the first run that has more entries than are left of it.
+ *      Above the lowest level a table is then several runs, of which each is walked before the
+ *      next is shown.
  * A visitor may change the entries it is shown: a table it unlinked is not walked. Must be called
  * under mmu_lock, and in shared mode within a read section, so that a table read from an entry
  * stays a table while the walk is in it.
