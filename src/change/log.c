@@ -23,9 +23,6 @@ static bool splits_eagerly(const struct quire_vm *vm)
 	return atomic_load_relaxed_u32(&vm->tunables->eager_page_split) && !vm_is_shadowed(vm);
 }
 
-/* Tables in hand for a piece: enough for one 1G leaf and a few more. */
-#define SPLIT_TABLES 64u
-
 /*
  * How mmu_lock is held for one piece. A guest that runs goes on, with mmu_lock shared and entries
  * changed by compare-exchange. While no vCPU is in guest mode it is kept so, and the lock is
@@ -62,35 +59,6 @@ static void piece_release_shared(struct quire_vm *vm) RELEASES_SHARED(&vm->mmu_l
 	biglock_read_unlock(&vm->mmu_lock, NULL);
 }
 
-/*
- * Split the huge leaves of the range, with faults going on: the loser of a compare-exchange
- * finds small leaves, which is what both want. Best effort: without memory the huge leaf stays,
- * is write-protected, and splits at the first write.
- */
-static void split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
-    REQUIRES(&vm->slots_lock)
-{
-	struct table_cache tables = {0};
-	int err;
-
-	change_nested_split(vm, as_id, start, end);
-	/* At first with no table: where nothing is huge, none is wanted. */
-	while (start.v < end.v) {
-		biglock_read_lock(&vm->mmu_lock, NULL);
-		reclaim_enter();
-		err = tdp_split_range(vm, as_id, &start, end, &tables);
-		reclaim_leave();
-		biglock_read_unlock(&vm->mmu_lock, NULL);
-		if (!err)
-			continue;
-		if (tables.exhausted)
-			break;
-		/* Without memory the tables in hand still go as far as they go. */
-		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
-	}
-	table_cache_drain(&tables, &vm->arena);
-}
-
 void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 {
 	struct flush_debt debt;
@@ -106,7 +74,7 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	if ((vm->manual_protect & MANUAL_INITIALLY_SET) && !vm->ring_bytes)
 		return;
 	if (splits_eagerly(vm))
-		split_range(vm, slot->as_id, slot->base_gfn, end);
+		change_split_range(vm, slot->as_id, slot->base_gfn, end);
 	flush_debt_init(&debt, &vm->flush);
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
 		if (MUTANT(log_start_unprotected))
@@ -423,12 +391,17 @@ static void read_log(const struct dirty_bitmap *bitmap, u64 *words)
  */
 static void put_back(struct quire_vm *vm, const struct log_loan *loan)
 {
-	/* As one that marks: see LOCKING.md. */
-	biglock_read_lock(&vm->mmu_lock, NULL);
-	for (u64 i = 0; i < loan->bitmap->words; i++)
-		if (loan->words[i])
-			atomic_fetch_or_u64(&loan->bitmap->bits[i], loan->words[i]);
-	biglock_read_unlock(&vm->mmu_lock, NULL);
+	u64 end;
+
+	/* As one that marks: see LOCKING.md. Each piece is one hold, as in a harvest. */
+	for (u64 start = 0; start < loan->bitmap->words; start = end) {
+		end = min_u64(loan->bitmap->words, start + PIECE_WORDS);
+		biglock_read_lock(&vm->mmu_lock, NULL);
+		for (u64 i = start; i < end; i++)
+			if (loan->words[i])
+				atomic_fetch_or_u64(&loan->bitmap->bits[i], loan->words[i]);
+		biglock_read_unlock(&vm->mmu_lock, NULL);
+	}
 }
 
 /* The log as the client is told it, in the loan's words. It is taken, or (manual) stays. */
@@ -526,7 +499,7 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
 			continue;
 		lowest = first + (u64)__builtin_ctzll(mask);
 		if (end && lowest - end >= level_pages(QUIRE_LEVEL_2M)) {
-			split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
+			change_split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
 			end = 0;
 		}
 		if (!end)
@@ -534,7 +507,7 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
 		end = first + 64 - (u64)__builtin_clzll(mask);
 	}
 	if (end)
-		split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
+		change_split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
 }
 
 /*
