@@ -74,22 +74,32 @@ static void protect_runs(struct quire_vm *vm, u32 as_id, gfn_t base, u64 mask,
 	}
 }
 
-/* Words of a log whose gfns are protected in one hold of the lock: a look at 64 heads each. */
+/*
+ * Words of a log whose gfns are looked at in one hold of the lock: 64 heads each. Of those that are
+ * mapped so many change that the hold is over before.
+ */
 #define WORDS_AT_ONCE (SHADOW_PIECE_CHANGES / 8 + 1)
 
 void change_nested_protect_span(struct quire_vm *vm, const struct log_span *span,
 				struct flush_debt *debt)
 {
+	u64 changes, words = 0; /* in this hold */
+
 	slots_assert(vm);
 	if (!shadow_of(vm) || MUTANT(nested_unarmed))
 		return;
 	CHECK(!flush_domain_is_closed(&vm->flush));
 	biglock_write_lock(&vm->mmu_lock);
-	for (u64 i = 0; i < span->nonzero; i++) {
+	changes = shadow_of(vm)->changes;
+	for (u64 i = 0; i < span->nonzero; i++, words++) {
 		u64 index = span->named[i].index;
 
-		if (i && i % WORDS_AT_ONCE == 0)
+		if (words == WORDS_AT_ONCE ||
+		    shadow_of(vm)->changes - changes >= SHADOW_PIECE_CHANGES) {
 			protect_yield(vm);
+			changes = shadow_of(vm)->changes;
+			words = 0;
+		}
 		protect_runs(vm, span->as_id, (gfn_t){span->base.v + index * 64},
 			     span->masks[index], debt);
 	}

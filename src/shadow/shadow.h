@@ -113,7 +113,7 @@ struct shadow_change {
 	struct table_cache *pages, *rmaps;
 };
 
-/* Changes of entries in one hold of mmu_lock by what goes through a range: some 20 us. */
+/* Changes of entries in one hold of mmu_lock by what goes through a range: some 10 us. */
 #if defined(QUIRE_SCHED)
 /* Interleavings are of few entries, and pieces shall end among them. */
 #define SHADOW_PIECE_CHANGES 3u
@@ -121,7 +121,7 @@ struct shadow_change {
 /* Each release of the lock looks at every table. */
 #define SHADOW_PIECE_CHANGES 32768u
 #else
-#define SHADOW_PIECE_CHANGES 256u
+#define SHADOW_PIECE_CHANGES 128u
 #endif
 
 /*
