@@ -340,7 +340,7 @@ class Plan:
                   lambda: ["arm64: tests"]),
             Suite("walkers", "processors that are not ours walk the tables", walker_checks,
                   lambda: ["walkers: kernel-qemu", "walkers: kernel-bochs", "walkers: walkers-arm64",
-                           "walkers: walkers-riscv"]),
+                           "walkers: walkers-riscv", "walkers: walkers-power"]),
             Suite("roots", "the quick tests under other distributions", distribution_checks,
                   lambda: [f"roots: {name}" for name in distributions.ROOTS])]
         self.clients = [

@@ -10,7 +10,8 @@ from vmms import catalog
 # Beyond what the build takes, by the suite that needs them.
 WANTED = {"arm64": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"),
           "walkers": ("qemu-system-x86", "bochs", "bochsbios", "vgabios", "qemu-system-misc",
-                      "gcc-riscv64-linux-gnu", "qemu-system-arm", "gcc-aarch64-linux-gnu"),
+                      "gcc-riscv64-linux-gnu", "qemu-system-arm", "gcc-aarch64-linux-gnu",
+                      "qemu-system-ppc", "gcc-powerpc64le-linux-gnu"),
           "roots": ("debootstrap", "cpio", "util-linux"),
           "package": ("lintian", "dpkg-dev", "gcc", "g++", "man-db"),
           "tcg-guest": ("qemu-system-x86",),

@@ -9,10 +9,9 @@ extern "C" {
 #endif
 
 /*
- * One format (enum quire_format_id). Tables are 4 KiB, hold 512 entries of 64 bits in the machine's
- * byte order, and are read with one load an entry; a root may be several of them in a row. Each
- * mask holds bits of an entry; 0: the format has no such bit. What no mask names is ignored by a
- * walker.
+ * One format (enum quire_format_id). Tables are 4 KiB, hold 512 entries of 64 bits, and are read
+ * with one load an entry; a root may be several of them in a row. Each mask holds bits of an entry
+ * as it is loaded; 0: the format has no such bit. What no mask names is ignored by a walker.
  */
 struct quire_format {
 	const char *name;    /* "npt", "ept", "ept with modes", "sv39x4" ... */
@@ -32,9 +31,12 @@ struct quire_format {
 	 * table. Anything else is a leaf. */
 	uint64_t table_mask;
 	uint64_t table;
-	/* Of a frame or a table: the physical address, shifted right by address_shift. */
+	/* Of a frame or a table: the physical address, shifted right by address_shift; where
+	 * swapped, its bytes are in the other order than this machine's, as those of all words. */
 	uint64_t address;
 	unsigned int address_shift;
+	int swapped;
+	int odd; /* the address is not simply in its place: address_shift or swapped says so */
 	unsigned int root_entries; /* 512, or more */
 	int table_rights;     /* entries that lead to tables have rights and A, as leaves have */
 	uint64_t reserved;    /* any of these in a present entry: a fault that says RSVD */
@@ -133,10 +135,25 @@ static inline int quire_entry_is_dirty(const struct quire_format *f, uint64_t en
 	return (entry & f->dirty) == f->dirty;
 }
 
+/* @word with its bytes in the other order. Spelt out: for the builtin some compilers call a
+ * library. */
+static inline uint64_t quire_word_turned(uint64_t word)
+{
+	const uint64_t bytes = UINT64_C(0x00ff00ff00ff00ff), pairs = UINT64_C(0x0000ffff0000ffff);
+
+	word = (word & bytes) << 8 | (word >> 8 & bytes);
+	word = (word & pairs) << 16 | (word >> 16 & pairs);
+	return word << 32 | word >> 32;
+}
+
 /* Physical address of the frame that a leaf maps, or of the table that another entry leads to. */
 static inline uint64_t quire_entry_address(const struct quire_format *f, uint64_t entry)
 {
-	return (entry & f->address) << f->address_shift;
+	uint64_t address = entry & f->address;
+
+	if (!f->odd)
+		return address;
+	return (f->swapped ? quire_word_turned(address) : address) << f->address_shift;
 }
 
 /* The table that a present entry leads to. Valid inside guest mode alone. */

@@ -26,6 +26,9 @@ enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
  * QUIRE_FORMAT_EPT_MODES is Intel's with A and D where pages may be executable and not readable,
  * and user and supervisor execute by bits of their own: for a processor that has execute-only
  * translations, with mode-based execute control on.
+ *
+ * POWER's is the partition-scoped radix tree of 4 KiB pages, 52 address bits and a root of 64 KiB,
+ * whose words are big-endian: of a processor that sets R and C, and of one that faults for them.
  */
 enum quire_format_id {
 	QUIRE_FORMAT_NPT,
@@ -40,6 +43,8 @@ enum quire_format_id {
 	QUIRE_FORMAT_ARM64_4,
 	QUIRE_FORMAT_ARM64_4_NO_AF,
 	QUIRE_FORMAT_EPT_MODES,
+	QUIRE_FORMAT_POWER,
+	QUIRE_FORMAT_POWER_NO_RC,
 };
 
 /* Which tables serve a guest: the TDP MMU's, made of its physical addresses alone and changed in
@@ -51,8 +56,8 @@ struct quire_vm_config {
 	enum quire_vm_type type;
 	enum quire_format_id format; /* of QUIRE_MMU_TDP; shadow pages have NPT's */
 	enum quire_mmu mmu;
-	/* 48; 52 for tests: NPT has no MMIO entries then, Sv48x4 translates its 50 bits. Where the
-	 * format has fewer, guests' addresses have those. */
+	/* 48; 52 for tests: NPT has no MMIO entries then, Sv48x4 translates its 50 bits and POWER
+	 * its 52. Where the format has fewer, guests' addresses have those. */
 	unsigned int maxphyaddr;
 	int mmio_caching; /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;

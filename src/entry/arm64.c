@@ -20,7 +20,7 @@
 _Static_assert(!((VALID | TABLE | MEMATTR(15) | R | W | SH_INNER | AF | XN) &
 		 (HOST_WRITABLE | MMU_WRITABLE | ADDRESS)),
 	       "software bits must be ones the processor ignores");
-_Static_assert(W < MMU_WRITABLE, "what depends on W stands above it (tdp/protect.c)");
+_Static_assert(!((VALID | TABLE) & W), "W alone says that a word is a leaf (tdp/protect.c)");
 _Static_assert(!(FROZEN & (VALID | TABLE | ADDRESS)), "a frozen entry is neither present nor MMIO");
 
 /*
@@ -43,8 +43,8 @@ _Static_assert(!(FROZEN & (VALID | TABLE | ADDRESS)), "a frozen entry is neither
 #define LEVELS_3 .root_level = QUIRE_LEVEL_1G, .gpa_bits = 40
 #define LEVELS_4 .root_level = QUIRE_LEVEL_512G, .gpa_bits = 48
 
-#define SETS_AF .readable = R, .marks = AF
-#define FAULTS_FOR_AF .readable = R | AF, .marks = 0
+#define SETS_AF .readable = R, .leaf = VALID | R, .marks = AF
+#define FAULTS_FOR_AF .readable = R | AF, .leaf = VALID | R | AF, .marks = 0
 
 const struct entry_format entry_arm64_3 = {ARM64_BITS, LEVELS_3, SETS_AF, .name = "arm64 40"};
 const struct entry_format entry_arm64_3_no_af = {ARM64_BITS, LEVELS_3, FAULTS_FOR_AF,

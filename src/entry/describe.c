@@ -14,16 +14,9 @@ const struct entry_format *const entry_formats[ENTRY_FORMATS] = {
     [QUIRE_FORMAT_ARM64_4] = &entry_arm64_4,
     [QUIRE_FORMAT_ARM64_4_NO_AF] = &entry_arm64_4_no_af,
     [QUIRE_FORMAT_EPT_MODES] = &entry_ept_modes,
+    [QUIRE_FORMAT_POWER] = &entry_power,
+    [QUIRE_FORMAT_POWER_NO_RC] = &entry_power_no_rc,
 };
-
-u64 *entry_table_odd(const struct entry_format *f, u64 entry)
-{
-	u64 address = entry_address(f, entry);
-
-	if (f->tables.virt)
-		return f->tables.virt(f->tables.ctx, address);
-	return (u64 *)(uintptr_t)(address + f->tables.offset);
-}
 
 struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr)
 {
@@ -48,6 +41,8 @@ struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr)
 	    .root_entries = entry_root_tables(f) * QUIRE_TABLE_ENTRIES,
 	    .address = f->address,
 	    .address_shift = QUIRE_PAGE_SHIFT - f->pfn_shift,
+	    .swapped = f->swapped,
+	    .odd = f->odd,
 	    .reserved = f->reserved | (f->checks_width ? f->address & ~below : 0),
 	    .misfit_mask = f->misfit_mask,
 	    .misfit = f->misfit,

@@ -33,11 +33,17 @@ struct entry_format {
 	u8 root_level;
 	u8 gpa_bits;
 	u8 pfn_shift; /* where a frame number stands in an entry */
+	/* Words are of the other byte order than the machine's. All masks are of words as they are
+	 * loaded, so that frame numbers and MMIO entries alone are turned around. */
+	bool swapped;
+	bool odd; /* frame numbers are not simply what is from QUIRE_PAGE_SHIFT on: pfn_shift or
+		   * swapped says so */
 	/* Of a present entry above the lowest level: (entry & table_mask) == table_value, which
 	 * includes @present, leads to a table; anything else is a leaf. */
 	u64 table_mask;
 	u64 table_value;
 	u64 table; /* what the entry of a table holds beside the address */
+	u64 leaf;  /* what every leaf holds: @present and @readable */
 	u64 address;
 	/* The hardware's. */
 	u64 readable;	     /* all of these set: reads are allowed (NPT: P and U) */
@@ -53,8 +59,9 @@ struct entry_format {
 	u64 marks;   /* of A and D, those that the processor sets; it faults for the others */
 	u64 memtype; /* the bits of a leaf that say how accesses are cached */
 	u64 memtypes[QUIRE_MEMTYPE_WC + 1]; /* by enum quire_memtype: what they are */
-	u64 hw_present; /* any of these set: the walker takes the entry as present */
-	u64 reserved;	/* these fault in a present entry, and so does the misfit */
+	bool uncached_noexec; /* the processor fetches nothing from QUIRE_MEMTYPE_UC */
+	u64 hw_present;	      /* any of these set: the walker takes the entry as present */
+	u64 reserved;	      /* these fault in a present entry, and so does the misfit */
 	u64 misfit_mask;
 	u64 misfit;
 	bool checks_width; /* address bits above MAXPHYADDR are reserved, too */
@@ -79,7 +86,8 @@ struct entry_format {
 	u64 aside; /* of that, what is kept, aside_shift bits above its place; 0: nothing */
 	u8 aside_shift;
 	/* MMIO entries: (entry & mmio_mask) == mmio_value; 0 when the format has none. The
-	 * generation is split over two fields, low bits first. */
+	 * generation is split over two fields, low bits first. Its fields and the gfn's are those
+	 * of the word turned around where it is @swapped. */
 	u64 mmio_mask;
 	u64 mmio_value;
 	u64 mmio_access;   /* bits that are set besides and mean nothing here */
@@ -118,7 +126,11 @@ extern const struct entry_format entry_arm64_3_no_af;
 extern const struct entry_format entry_arm64_4;
 extern const struct entry_format entry_arm64_4_no_af;
 
-#define ENTRY_FORMATS (QUIRE_FORMAT_EPT_MODES + 1)
+/* POWER's partition-scoped radix tables, with R and C set by the processor, and by us. */
+extern const struct entry_format entry_power;
+extern const struct entry_format entry_power_no_rc;
+
+#define ENTRY_FORMATS (QUIRE_FORMAT_POWER_NO_RC + 1)
 extern const struct entry_format *const entry_formats[ENTRY_FORMATS]; /* by enum quire_format_id */
 
 static inline bool entry_is_present(const struct entry_format *f, u64 entry)
@@ -238,12 +250,17 @@ static inline bool entry_holds_frame(pfn_t pfn)
 	return pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT;
 }
 
-/* Can a leaf map @page? One that may not be used in any way is none. */
-static inline bool entry_holds_page(const struct entry_format *f, const struct quire_page *page)
+/* entry_holds_page(), where it is not plain memory. */
+int entry_holds_odd_page(const struct entry_format *f, struct quire_page *page);
+
+/*
+ * Can a leaf map @page? One that may not be used in any way is none. Takes from @page what the
+ * processor refuses by itself.
+ */
+static inline bool entry_holds_page(const struct entry_format *f, struct quire_page *page)
 {
-	return entry_holds_frame(page->pfn) && page->memtype <= QUIRE_MEMTYPE_WC &&
-	       (!page->noread ||
-		(f->unreadable && !page->writable && entry_page_is_executable(f, page)));
+	return entry_holds_frame(page->pfn) &&
+	       (likely(!(page->memtype | page->noread)) || entry_holds_odd_page(f, page));
 }
 
 /* What leaves of @page lack of what others have, beside writing. */
@@ -258,9 +275,34 @@ static inline u64 entry_page_lacks(const struct entry_format *f, const struct qu
 	return page->noexec == QUIRE_NOEXEC_SUPERVISOR ? lacks | f->executable : lacks;
 }
 
+/* A word of the format as the processor numbers its bits, or the reverse. */
+static inline u64 entry_turn(const struct entry_format *f, u64 entry)
+{
+	return unlikely(f->swapped) ? quire_word_turned(entry) : entry;
+}
+
 static inline pfn_t entry_pfn(const struct entry_format *f, u64 entry)
 {
-	return (pfn_t){(entry & f->address) >> f->pfn_shift};
+	u64 address = entry & f->address;
+
+	if (unlikely(f->odd))
+		return (pfn_t){entry_turn(f, address) >> f->pfn_shift};
+	return (pfn_t){address >> QUIRE_PAGE_SHIFT};
+}
+
+/* What an entry with the frame number @pfn holds of it. Without a call: it is on every fault's way.
+ */
+static inline u64 entry_place_pfn(const struct entry_format *f, pfn_t pfn)
+{
+	if (unlikely(f->odd))
+		return entry_turn(f, pfn.v << f->pfn_shift);
+	return pfn.v << QUIRE_PAGE_SHIFT;
+}
+
+/* Do both entries lead to one frame? */
+static inline bool entry_same_pfn(const struct entry_format *f, u64 entry, u64 other)
+{
+	return !((entry ^ other) & f->address);
 }
 
 /* Of the frame that a leaf maps, or of the table that another entry leads to. */
@@ -311,9 +353,11 @@ static inline u64 *entry_table(const struct entry_format *f, u64 entry)
 /* An entry that points to @table, with all rights where it has any: the leaf decides. */
 static inline u64 entry_make_table(const struct entry_format *f, const u64 *table)
 {
-	u64 pfn = entry_table_address(&f->tables, table) >> QUIRE_PAGE_SHIFT;
+	u64 address = entry_table_address(&f->tables, table);
 
-	return pfn << f->pfn_shift | f->table;
+	if (unlikely(f->odd))
+		address = entry_place_pfn(f, (pfn_t){address >> QUIRE_PAGE_SHIFT});
+	return address | f->table;
 }
 
 /* What a leaf shall allow. */
@@ -344,7 +388,7 @@ static inline u8 entry_memtype(const struct entry_format *f, u64 leaf)
  */
 static inline u64 entry_make_leaf(const struct entry_format *f, const struct entry_leaf *leaf)
 {
-	u64 entry = leaf->pfn.v << f->pfn_shift | f->present | f->readable;
+	u64 entry = entry_place_pfn(f, leaf->pfn) | f->leaf;
 
 	entry |= f->memtypes[leaf->memtype];
 	entry |= leaf->level > QUIRE_LEVEL_4K ? f->large : f->page;
@@ -359,18 +403,21 @@ static inline u64 entry_make_leaf(const struct entry_format *f, const struct ent
 	return leaf->accessed ? entry | f->accessed : entry_make_old(f, entry);
 }
 
-/* What the addresses of neighbours below a huge leaf at @level differ by. */
-static inline u64 entry_child_step(const struct entry_format *f, u32 level)
+/* What the addresses of neighbours below a huge leaf at @level differ by; not where
+ * entry_format.odd. */
+static inline u64 entry_child_step(u32 level)
 {
-	return UINT64_C(1) << (f->pfn_shift + QUIRE_TABLE_BITS * (level - 2));
+	return QUIRE_PAGE_SIZE << (QUIRE_TABLE_BITS * (level - 2));
 }
 
 /* The entry for child @index, one level down, of the huge leaf @huge at @level. */
 static inline u64 entry_make_child(const struct entry_format *f, u64 huge, u32 level, u32 index)
 {
-	u64 child = huge + index * entry_child_step(f, level);
+	u64 child = level == QUIRE_LEVEL_2M ? (huge & ~f->large) | f->page : huge;
+	u64 step = UINT64_C(1) << (QUIRE_TABLE_BITS * (level - 2));
 
-	return level == QUIRE_LEVEL_2M ? (child & ~f->large) | f->page : child;
+	/* The address of a huge leaf is aligned: nothing carries. */
+	return child | entry_place_pfn(f, (pfn_t){index * step});
 }
 
 /* The leaf @entry with the right to execute: an old one gets it with the next use. */

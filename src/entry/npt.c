@@ -33,6 +33,7 @@ const struct entry_format entry_npt = {
     .table_mask = PRESENT | PS,
     .table_value = PRESENT,
     .table = PRESENT | P | U | W | A,
+    .leaf = PRESENT | P | U,
     .address = ENTRY_ADDRESS_MASK,
     .readable = P | U,
     .writable = W,

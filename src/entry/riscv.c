@@ -25,7 +25,8 @@ _Static_assert(!((V | R | W | X | U | G | A | D) & (HOST_WRITABLE | MMU_WRITABLE
 	       "software bits must be ones the processor ignores");
 _Static_assert(!((HOST_WRITABLE | MMU_WRITABLE | D | PBMT(3) | RESERVED) & ADDRESS),
 	       "flags must leave the address alone");
-_Static_assert(W < MMU_WRITABLE && W < D, "what depends on W stands above it (tdp/protect.c)");
+_Static_assert(W < D, "what depends on W stands above it (tdp/protect.c)");
+_Static_assert(!(V & W), "W alone says that a word is a leaf (tdp/protect.c)");
 _Static_assert(!(FROZEN & (V | R)), "a frozen entry is neither present nor MMIO");
 
 /*
@@ -40,13 +41,13 @@ _Static_assert(!(FROZEN & (V | R)), "a frozen entry is neither present nor MMIO"
 	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT,    \
 	.frozen = FROZEN, .young = A, .aged = A, .mmio_mask = V | R | W, .mmio_value = R,          \
 	.mmio_gfn = MMIO_GFN, .mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 53,      \
-	.mmio_high_bits = 11, .tables = {.odd = true}
+	.mmio_high_bits = 11, .odd = true, .tables = {.odd = true}
 
 #define SV39X4 .root_level = QUIRE_LEVEL_1G, .gpa_bits = 41
 #define SV48X4 .root_level = QUIRE_LEVEL_512G, .gpa_bits = 50
 
-#define SETS_AD .readable = R | U, .marks = A | D
-#define FAULTS_FOR_AD .readable = R | U | A, .marks = 0
+#define SETS_AD .readable = R | U, .leaf = V | R | U, .marks = A | D
+#define FAULTS_FOR_AD .readable = R | U | A, .leaf = V | R | U | A, .marks = 0
 
 const struct entry_format entry_sv39x4 = {RISCV_BITS, SV39X4, SETS_AD, .name = "sv39x4"};
 const struct entry_format entry_sv48x4 = {RISCV_BITS, SV48X4, SETS_AD, .name = "sv48x4"};

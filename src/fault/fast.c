@@ -59,7 +59,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 	new = restored(vm, old, fault);
 	if (!new)
 		return FAULT_CONTINUE;
-	CHECK(entry_pfn(f, new).v == entry_pfn(f, old).v && rights_permit(f, new, fault));
+	CHECK(entry_same_pfn(f, new, old) && rights_permit(f, new, fault));
 	CHECK(!(fault->error_code & QUIRE_PFERR_WRITE) || !(slot->flags & QUIRE_SLOT_READONLY));
 	if ((fault->error_code & QUIRE_PFERR_WRITE) && MUTANT(fast_marks_first))
 		dirty_log_mark(vcpu, slot, fault->gfn);

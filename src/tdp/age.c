@@ -29,7 +29,7 @@ static void age_run(const struct walk_run *run, void *ctx)
 		    !entry_is_young(f, old))
 			continue;
 		age->young = true;
-		CHECK(entry_pfn(f, entry_make_old(f, old)).v == entry_pfn(f, old).v);
+		CHECK(entry_same_pfn(f, entry_make_old(f, old), old));
 		CHECK(!entry_is_young(f, entry_make_old(f, old)));
 		if (age->kind == QUIRE_AGE_CLEAR && MUTANT(age_blind))
 			atomic_store_relaxed_u64(&run->entries[i], entry_make_old(f, old));

@@ -34,8 +34,9 @@ static struct protector protector_of(const struct quire_vm *vm)
 {
 	const struct entry_format *f = &vm->tdp_format;
 	u32 writable = (u32)__builtin_ctzll(f->writable);
-	/* Set in each leaf that has W, and in no other word that has it. */
-	u64 present = f->present > f->writable ? f->present : f->mmu_writable;
+	/* Set in each leaf that has W, and in no other word that has it: W itself where the
+	 * format's own words have none. */
+	u64 present = f->present > f->writable ? f->present : f->writable;
 
 	return (struct protector){
 	    .format = f,
@@ -163,7 +164,7 @@ static u64 protect_shared(const struct protector *by, u64 *entries, u64 mask)
 		while (entry_is_present(f, old) && entry_is_writable(f, old)) {
 			u64 new = old & ~(f->writable | f->dirty);
 
-			CHECK(entry_pfn(f, new).v == entry_pfn(f, old).v);
+			CHECK(entry_same_pfn(f, new, old));
 			any = 1;
 			if (!atomic_cmpxchg_u64(entry, &old, new))
 				continue;

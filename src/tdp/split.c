@@ -9,6 +9,14 @@
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 
+/* Where the addresses of neighbours do not differ by one number. */
+static void fill_one_by_one(const struct entry_format *f, u64 *entries, u64 first, u32 level)
+{
+	CHECK(f->odd && entry_is_present(f, first));
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
+		entries[i] = entry_make_child(f, first, level, i);
+}
+
 /*
  * No other thread sees the table before it is linked, so it is filled with plain stores. The
  * children allow what the huge leaf allowed, and carry its A and D: no flush is owed, a cached huge
@@ -17,8 +25,8 @@
 static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32 level)
 {
 	const struct entry_format *f = &vm->tdp_format;
-	u64 step = entry_child_step(f, level);
 	u64 child = entry_make_child(f, huge, level, 0);
+	u64 step = entry_child_step(level);
 
 	CHECK(level > QUIRE_LEVEL_4K && entry_is_leaf(f, huge, level));
 	CHECK(is_aligned_u64(entry_pfn(f, huge).v, level_pages((enum quire_level)level)));
@@ -27,6 +35,10 @@ static void fill_children(const struct quire_vm *vm, u64 *entries, u64 huge, u32
 	/* The workaround forbids executing only where it is huge. */
 	if (level == QUIRE_LEVEL_2M && nx_is_on(vm))
 		child = entry_make_executable(f, child);
+	if (unlikely(f->odd)) {
+		fill_one_by_one(f, entries, child, level);
+		return;
+	}
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++)
 		entries[i] = child + i * step;
 }

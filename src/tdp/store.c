@@ -87,7 +87,7 @@ static void account(const struct tdp_change *change, u32 level, u64 old, u64 new
 	}
 	was_leaf = entry_is_leaf(f, old, level);
 	/* A vCPU may still use the old page: it must not turn into another without a flush. */
-	if (was_leaf && is_leaf && BROKEN(entry_pfn(f, old).v == entry_pfn(f, new).v))
+	if (was_leaf && is_leaf && BROKEN(entry_same_pfn(f, old, new)))
 		vm_poison(change->vm);
 	if (was_leaf != is_leaf)
 		count_leaf(change, level, is_leaf ? 1 : -UINT64_C(1));

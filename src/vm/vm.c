@@ -43,7 +43,7 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
 	vm->tdp_format = *entry_formats[config->format];
 	vm->shadow_format = entry_npt;
 	vm->tdp_format.tables = vm->shadow_format.tables = tables;
-	vm->tdp_format.tables.odd |= vm->tdp_format.pfn_shift != QUIRE_PAGE_SHIFT;
+	vm->tdp_format.tables.odd |= vm->tdp_format.odd;
 	vm->tdp_walk = entry_describe(&vm->tdp_format, config->maxphyaddr);
 	vm->shadow_walk = entry_describe(&vm->shadow_format, config->maxphyaddr);
 	/* NPT's MMIO entries need a reserved address bit. */

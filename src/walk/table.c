@@ -203,8 +203,8 @@ static void poison_table(const struct arena *arena, struct table *table)
 #ifdef QUIRE_CHECK
 	const struct entry_format *f = arena->format;
 
-	table_fill(table,
-		   UINT64_C(0xdead00000) << f->pfn_shift | f->present | f->readable | f->writable);
+	table_fill(table, entry_place_pfn(f, (pfn_t){0xdead00000}) | f->present | f->readable |
+			      f->writable);
 #else
 	(void)arena;
 	(void)table;

@@ -28,7 +28,8 @@ static int run_all(const struct CMUnitTest *tests, size_t count, uint32_t rows, 
 int run_formats_kinds(const struct CMUnitTest *tests, size_t count, uint32_t rows)
 {
 	static const enum quire_format_id kinds[] = {QUIRE_FORMAT_NPT, QUIRE_FORMAT_EPT_NO_AD,
-						     QUIRE_FORMAT_SV39X4, QUIRE_FORMAT_ARM64_4};
+						     QUIRE_FORMAT_SV39X4, QUIRE_FORMAT_ARM64_4,
+						     QUIRE_FORMAT_POWER};
 	int failed = 0;
 
 	machine_init_rows(&machine, rows);

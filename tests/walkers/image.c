@@ -36,6 +36,9 @@ struct target {
 
 #define RISCV_MEMORY UINT64_C(0x80000000)
 #define ARM64_MEMORY UINT64_C(0x40000000)
+#define POWER_MEMORY UINT64_C(0)
+/* Of a partition's entry: HR, 52 address bits, and a root of 2^13 entries. */
+#define POWER_ROOT (UINT64_C(1) << 63 | UINT64_C(2) << 61 | 5 << 5 | 13)
 /* Bits of VTCR_EL2: caches and sharing of the walks, 48 bits of address, and what is always set. */
 #define VTCR (UINT64_C(0x80053500))
 #define VTCR_HA (UINT64_C(1) << 21)
@@ -49,6 +52,8 @@ static const struct target targets[] = {
     {"arm64-40-no-af", QUIRE_FORMAT_ARM64_3_NO_AF, 48, 40, ARM64_MEMORY, 0, 0, VTCR | LEVELS_3},
     {"arm64-48", QUIRE_FORMAT_ARM64_4, 48, 48, ARM64_MEMORY, 0, 0, VTCR | VTCR_HA | LEVELS_4},
     {"arm64-48-no-af", QUIRE_FORMAT_ARM64_4_NO_AF, 48, 48, ARM64_MEMORY, 0, 0, VTCR | LEVELS_4},
+    {"power", QUIRE_FORMAT_POWER, 52, 52, POWER_MEMORY, POWER_ROOT, 0, 0},
+    {"power-no-rc", QUIRE_FORMAT_POWER_NO_RC, 52, 52, POWER_MEMORY, POWER_ROOT, 0, 0},
 };
 
 static const struct target *target;

@@ -30,6 +30,9 @@ struct probe_set {
 #ifdef __aarch64__
 #define MEMORY_AT UINT64_C(0x40000000)
 #endif
+#ifdef __powerpc64__
+#define MEMORY_AT UINT64_C(0)
+#endif
 #define PROBES_OFFSET UINT64_C(0x2000000)
 #define TABLES_COPY_OFFSET UINT64_C(0x4000000)
 #define TABLES_OFFSET UINT64_C(0x8000000)

@@ -7,10 +7,12 @@ which faulted, what the others read or wrote, and which table words changed (A a
 some bits are set wrong, and each must be found."""
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 HERE = pathlib.Path(__file__).resolve().parent
 READ, WRITE, FETCH = range(3)
@@ -26,6 +28,12 @@ class Machine:
         # What the program says of faults of the second stage, and of what worked, by access; the bits of
         # a leaf that are spoiled: an address, W, valid.
         self.faults, self.works, self.bits = (21, 23, 20), (0, 0, 10), (11, 2, 0)
+        self.option = "-kernel"
+
+    def fault(self, probe):
+        # POWER's guests hear themselves of an address that has too many bits, by a segment interrupt at 0x380
+        # or 0x480. Nothing is mapped there, so a fault of a fetch comes of it.
+        return self.faults[FETCH if self is POWER and probe.gpa >> 52 else probe.access]
 
     def missing(self):
         return [tool for tool in (self.tools + "gcc", self.qemu[0]) if not shutil.which(tool)]
@@ -37,6 +45,9 @@ class Machine:
                         f"-I{HERE.parent.parent}", f"-Wl,-T,{HERE / self.name}.ld",
                         "-Wl,--build-id=none,--no-warn-rwx-segments", "-o", program,
                         HERE / f"{self.name}.c", HERE / "walker.c"], check=True)
+        if self is POWER:
+            # The machine's firmware: its first byte is at 0.
+            subprocess.run([self.tools + "objcopy", "-O", "binary", program, program], check=True)
         return program
 
     def run(self, folder, program, tables):
@@ -46,27 +57,39 @@ class Machine:
         loads = [word for what, name in files.items() for word in
                  ("-device", f"loader,file={folder / name},addr={self.memory + OFFSETS[what]:#x},"
                              "force-raw=on")]
-        done = subprocess.run([*self.qemu, "-m", "4G", "-nographic", "-monitor", "none", "-serial",
-                               "stdio", *self.program_words(program), *loads], stdin=subprocess.DEVNULL,
-                              text=True, stdout=subprocess.PIPE, timeout=60, check=True)
-        said = [line.split() for line in done.stdout.splitlines()]
+        said = []
+        with subprocess.Popen([*self.qemu, "-m", "4G", "-nographic", "-monitor", "none", "-serial", "stdio",
+                               self.option, str(program), *loads], stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE) as process:
+            timer = threading.Timer(90, process.kill)
+            timer.start()
+            for line in process.stdout:
+                said.append(line.split())
+                if said[-1] == ["E"]:
+                    break
+            timer.cancel()
+            # Not every machine ends by itself.
+            process.kill()
         if not said or said[-1] != ["E"]:
-            raise SystemExit("the program did not come to its end: " + done.stdout[-300:])
+            raise SystemExit(f"the program did not come to its end: {said[-5:]}")
         return said
-
-    def program_words(self, program):
-        return ("-bios" if self is RISCV else "-kernel", str(program))
 
 
 RISCV = Machine("riscv", "riscv64-linux-gnu-",
                 ["qemu-system-riscv64", "-machine", "virt", "-cpu", "rv64,h=true,svpbmt=true"],
                 0x80000000, ["-march=rv64imac_zicsr_zifencei", "-mabi=lp64", "-mcmodel=medany"])
+RISCV.option = "-bios"
 ARM64 = Machine("arm64", "aarch64-linux-gnu-",
                 ["qemu-system-aarch64", "-machine", "virt,virtualization=on", "-cpu", "max"],
                 0x40000000, ["-mgeneral-regs-only", "-mstrict-align", "-mcmodel=large"])
 ARM64.faults, ARM64.works, ARM64.bits = (0x24, 0x24, 0x20), (0x16, 0x16, 0x16), (13, 7, 0)
+# QEMU 8.1 and later fault where R or C is missing, as POWER9 does, and have no walker that sets them.
+POWER = Machine("power", "powerpc64le-linux-gnu-", ["qemu-system-ppc64", "-machine", "powernv9"], 0,
+                ["-mcpu=power9", "-mno-vsx", "-mno-altivec"])
+POWER.faults, POWER.works, POWER.bits = (0xe00, 0xe00, 0xe20), (0xc00, 0xc00, 0xc00), (53, 57, 7)
+POWER.option = "-bios"
 FORMATS = {"sv39x4": RISCV, "sv48x4": RISCV, "arm64-40": ARM64, "arm64-40-no-af": ARM64,
-           "arm64-48": ARM64, "arm64-48-no-af": ARM64}
+           "arm64-48": ARM64, "arm64-48-no-af": ARM64, "power": POWER, "power-no-rc": POWER}
 
 
 class Probe:
@@ -94,7 +117,7 @@ def differences(machine, probes, said, before, after):
         if probe.access == FETCH:
             expected = number & 0x7ff
         if not probe.address:
-            if cause != machine.faults[probe.access]:
+            if cause != machine.fault(probe):
                 wrong.add(number)
         elif (cause, value) != (machine.works[probe.access], expected):
             wrong.add(number)
@@ -145,8 +168,14 @@ def check(image, name, folder):
     missed = [number for number in noticed if number not in found]
     print(f"{name}: with {len(noticed)} words wrong: {len(found)} differences, missed: {missed}")
     levels = {probe.level for probe in probes if probe.address}
-    marks = changed > 100 or name.endswith("-no-af")
+    marks = changed > 100 or name.endswith(("-no-af", "-no-rc"))
     return not wrong and not missed and translated > 900 and marks and levels == {1, 2, 3}
+
+
+def sets_marks(qemu):
+    said = subprocess.run([qemu, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    version = re.search(r"version (\d+)\.(\d+)", said)
+    return (int(version[1]), int(version[2])) < (8, 1)
 
 
 def main():
@@ -158,6 +187,8 @@ def main():
         return 77
     passed = True
     for name in names:
+        if name == "power" and not sets_marks(POWER.qemu[0]):
+            name = "power-no-rc"
         with tempfile.TemporaryDirectory() as folder:
             passed &= check(image, name, pathlib.Path(folder))
     return 0 if passed else 1

@@ -13,7 +13,7 @@
 /* Frame numbers with every single bit of the address field, and with all of them. */
 static u64 frame(const struct entry_format *f, unsigned int which, u32 level)
 {
-	u64 mask = f->address >> f->pfn_shift & ~(level_pages(level) - 1);
+	u64 mask = entry_pfn(f, f->address).v & ~(level_pages(level) - 1);
 
 	return which < 40 ? (UINT64_C(1) << which & mask) : which == 40 ? mask : 0;
 }
@@ -151,6 +151,7 @@ static void test_empty(void **state)
 		assert_one_kind(f, f->nonpresent, 0, 0);
 		assert_one_kind(f, f->frozen, 0, 0);
 		assert_true(entry_is_frozen(f, f->frozen));
+		assert_int_equal(f->leaf, f->present | f->readable);
 		assert_int_not_equal(f->frozen, f->nonpresent);
 	}
 }
@@ -196,10 +197,16 @@ static void test_rights(void **state)
 	}
 }
 
-/* All words whose bits beside the address are those of @flags: 0-11 and 52-63. */
-static u64 spread(u64 flags)
+/* A word of @f with the processor's own numbers of bits, or the reverse. */
+static u64 numbered(const struct entry_format *f, u64 word)
 {
-	return (flags & 0xfff) | flags >> 12 << 52;
+	return f->swapped ? __builtin_bswap64(word) : word;
+}
+
+/* All words whose bits beside the address are those of @flags: 0-11 and 52-63. */
+static u64 spread(const struct entry_format *f, u64 flags)
+{
+	return numbered(f, (flags & 0xfff) | flags >> 12 << 52);
 }
 
 /* RISC-V: bits 54 to 60 and 63 are reserved; PBMT of 3; write without read; a leaf must have U, and
@@ -223,6 +230,17 @@ static int is_misconfigured_arm64(u64 entry, u32 level)
 	       entry >> 11 & 1;
 }
 
+/* POWER: reserved bits are 57 to 60 and 6 of a leaf; 52 to 56 are addresses past our limit; strong
+ * access order is not wanted, nor a right to write and not to read. A directory's entry says 2^9.
+ */
+static int is_misconfigured_power(u64 entry, u32 level)
+{
+	if (!(entry >> 62 & 1))
+		return level == 1 || (entry & 0xfff) != 9 || entry >> 52 != 0x800;
+	return level == 4 || entry >> 52 & 0x1ff || entry & 0x48 || (entry & 0x30) == 0x10 ||
+	       (entry & 6) == 2;
+}
+
 /* What a processor refuses as misconfigured or reserved, by its manual, of a word that it takes as
  * present: EPT with write and no read, with execute alone but with modes, with memory types 2, 3
  * and 7, with bits 3-6 in a table's entry or bit 7 at level 4; NPT with bit 7 at level 4. */
@@ -231,6 +249,8 @@ static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 	unsigned int rights = entry & 7, type = entry >> 3 & 7;
 	int large = level == 1 || entry >> 7 & 1;
 
+	if (f->swapped)
+		return is_misconfigured_power(numbered(f, entry), level);
 	if (f->breaks)
 		return is_misconfigured_arm64(entry, level);
 	if (!f->table_rights)
@@ -270,7 +290,7 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 	unsigned int leaves = 0;
 
 	for (u64 flags = 0; flags < UINT64_C(1) << 24; flags++) {
-		u64 entry = spread(flags) | address;
+		u64 entry = spread(f, flags) | address;
 
 		if (!entry_is_legal(f, entry, level))
 			continue;
@@ -307,7 +327,7 @@ static void test_legal(void **state)
 			unsigned int leaves = f == &entry_ept_no_ad   ? 42
 					      : f == &entry_ept_modes ? 96 + 18
 								      : 48;
-			u64 address = UINT64_C(0x7f4000000) << f->pfn_shift;
+			u64 address = entry_place_pfn(f, (pfn_t){0x7f4000000});
 
 			if (f->pfn_shift == 10 && level == 1)
 				leaves *= 4;
@@ -453,6 +473,37 @@ static void test_bits_arm64(void **state)
 	}
 }
 
+/* As a load of a little-endian machine has them: the bytes are those of the architecture's words.
+ */
+static void test_bits_power(void **state)
+{
+	(void)state;
+	for (unsigned int i = QUIRE_FORMAT_POWER; i <= QUIRE_FORMAT_POWER_NO_RC; i++) {
+		const struct entry_format *f = formats[i];
+		struct entry_leaf leaf = used_leaf;
+
+		/* V, L, R, C, read, write, execute; 0x200 and 0x400 are the software's. */
+		assert_int_equal(entry_make_leaf(f, &leaf),
+				 __builtin_bswap64(UINT64_C(0xc000000000001787)));
+		leaf.accessed = leaf.executable = false;
+		assert_int_equal(entry_make_leaf(f, &leaf),
+				 __builtin_bswap64(UINT64_C(0xc000000000001686)));
+		leaf = (struct entry_leaf){.pfn = {512}, .level = 2, .accessed = true};
+		leaf.memtype = QUIRE_MEMTYPE_UC;
+		assert_int_equal(entry_make_leaf(f, &leaf),
+				 __builtin_bswap64(UINT64_C(0xc000000000200124)));
+		assert_int_equal(entry_make_child(f, entry_make_leaf(f, &leaf), 2, 3),
+				 __builtin_bswap64(UINT64_C(0xc000000000203124)));
+		assert_int_equal(entry_make_table(f, (u64 *)(uintptr_t)0x200000),
+				 __builtin_bswap64(UINT64_C(0x8000000000200009)));
+		/* Generation 5 << 9 | 3 of gfn 7. */
+		assert_int_equal(entry_make_mmio(f, (gfn_t){7}, 5 << 9 | 3),
+				 __builtin_bswap64(UINT64_C(0x405000000000700c)));
+		assert_int_equal(entry_root_tables(f), 16);
+		assert_int_equal(f->nonpresent, 0);
+	}
+}
+
 /* Memory that a kernel maps in one piece: tables have high addresses, entries hold low ones. */
 static void test_direct_map(void **state)
 {
@@ -479,6 +530,7 @@ int main(void)
 	    cmocka_unit_test(test_legal),      cmocka_unit_test(test_legal_addresses),
 	    cmocka_unit_test(test_legal_mmio), cmocka_unit_test(test_bits),
 	    cmocka_unit_test(test_bits_riscv), cmocka_unit_test(test_bits_arm64),
+	    cmocka_unit_test(test_bits_power),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

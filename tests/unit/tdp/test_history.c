@@ -52,7 +52,7 @@ static uint64_t look_up(uint64_t gfn, uint8_t *at)
 		entry = table[gfn >> (9 * (level - 1)) & 511];
 		if (!(entry & f->present))
 			return 0;
-		page = (entry & f->address) >> f->pfn_shift;
+		page = entry_pfn(f, entry).v;
 		if (level == 1 || (entry & f->table_mask) != f->table_value) {
 			*at = (uint8_t)level;
 

@@ -130,9 +130,17 @@ static int fault(struct machine *machine, uint64_t code)
 	return quire_vcpu_fault(machine->vcpu, (gpa_t){GPA}, code, &exit);
 }
 
-static int machine_is_riscv(const struct quire_stage2 *stage2)
+/* The frame's number, by the manuals: RISC-V's stands lower, POWER's word is big-endian. */
+static uint64_t frame_by_hand(const struct quire_stage2 *stage2, uint64_t word)
 {
-	return stage2->format->name[0] == 's';
+	switch (stage2->format->name[0]) {
+	case 's':
+		return word >> 10 & UINT64_C(0xfffffffff);
+	case 'p':
+		return __builtin_bswap64(word) >> 12 & UINT64_C(0xfffffffff);
+	default:
+		return word >> 12 & UINT64_C(0xfffffffff);
+	}
 }
 
 /* The leaf for GPA, by the words alone: @pointer says which table an address is. */
@@ -143,13 +151,11 @@ static uint64_t leaf_by_hand(const struct quire_stage2 *stage2, uint64_t *(*poin
 	assert_ptr_equal(table, stage2->root);
 	/* The entries of the root go on where those of one table end. */
 	for (unsigned int shift = 3 + 9 * stage2->root_level; shift > 12; shift -= 9) {
-		unsigned int mask = shift > 3 + 9 * stage2->root_level - 9 ? 2047 : 511;
-		uint64_t word = table[GPA >> shift & mask], frame = word & UINT64_C(0xfffffffff000);
+		unsigned int mask = shift > 3 + 9 * stage2->root_level - 9 ? 8191 : 511;
+		uint64_t word = table[GPA >> shift & mask];
 
 		assert_true(quire_entry_is_present(stage2->format, word));
-		if (machine_is_riscv(stage2))
-			frame = word >> 10 << 12;
-		table = pointer(frame);
+		table = pointer(frame_by_hand(stage2, word) << 12);
 	}
 	return table[GPA >> 12 & 511];
 }
@@ -169,13 +175,13 @@ static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t
 	struct quire_translation found;
 	struct quire_stage2 stage2;
 	uint64_t requests, leaf;
+	gpa_t beyond;
 
 	machine_start(machine);
 	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
 	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
 	leaf = leaf_by_hand(&stage2, pointer);
-	assert_int_equal(leaf >> (machine_is_riscv(&stage2) ? 10 : 12) & UINT64_C(0xfffffffff),
-			 FIRST_PFN + (GPA >> 12) % 512);
+	assert_int_equal(frame_by_hand(&stage2, leaf), FIRST_PFN + (GPA >> 12) % 512);
 	assert_true(quire_walk(&stage2, (gpa_t){GPA}, QUIRE_PFERR_WRITE, &found));
 	assert_int_equal(found.address, (FIRST_PFN + (GPA >> 12) % 512) << 12 | GPA % 4096);
 	assert_int_equal(found.level, QUIRE_LEVEL_4K);
@@ -183,7 +189,8 @@ static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t
 	/* Its neighbours are not there, and neither is what no table reaches. */
 	assert_false(quire_walk(&stage2, (gpa_t){GPA + 4096}, QUIRE_PFERR_WRITE, &found));
 	assert_int_equal(found.error_code, QUIRE_PFERR_WRITE);
-	assert_false(quire_walk(&stage2, (gpa_t){UINT64_C(1) << 50}, 0, &found));
+	beyond.v = quire_level_bytes(stage2.root_level) * stage2.format->root_entries;
+	assert_false(quire_walk(&stage2, beyond, 0, &found));
 	assert_null(found.slot);
 	quire_vcpu_leave(machine->vcpu);
 	/* Tables go by the same way. */
@@ -197,7 +204,7 @@ static void test_offset(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_EPT_MODES; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.config.table_offset = OFFSET;
@@ -210,7 +217,7 @@ static void test_functions(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_EPT_MODES; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.table_phys = table_phys;
@@ -285,7 +292,7 @@ static void test_other_processors(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_EPT_MODES; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.load_u64 = load_word;
@@ -296,7 +303,7 @@ static void test_other_processors(void **state)
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
-	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_EPT_MODES + 1);
+	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_POWER_NO_RC + 1);
 	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
 }
 
@@ -320,17 +327,20 @@ static uint64_t leaf_of_read(struct machine *machine, const struct quire_format 
 static void test_memtypes(void **state)
 {
 	/* NPT: PWT and PCD, an index into Linux's PAT. EPT: bits 3 to 5, with IPAT. RISC-V: bits 61
-	 * and 62: I/O is 2, not cacheable 1. arm64: MemAttr and SH. */
-	static const uint64_t words[4][3] = {{0, 0x18, 0x8},
+	 * and 62: I/O is 2, not cacheable 1. arm64: MemAttr and SH. POWER: bits 4 and 5 of the
+	 * highest byte in memory. */
+	static const uint64_t words[5][3] = {{0, 0x18, 0x8},
 					     {0x70, 0x40, 0x48},
 					     {0, UINT64_C(2) << 61, UINT64_C(1) << 61},
-					     {0x33c, 0x304, 0x314}};
+					     {0x33c, 0x304, 0x314},
+					     {0, UINT64_C(2) << 60, UINT64_C(3) << 60}};
+	static const uint8_t rows[] = {0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 1, 4, 4};
 	const struct quire_format *f;
 	struct machine machine;
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_ARM64_4_NO_AF + 1); which++) {
+	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_POWER_NO_RC + 1); which++) {
 		unsigned int type = which % 3, format = which / 3;
 
 		machine_prepare(&machine);
@@ -338,8 +348,19 @@ static void test_memtypes(void **state)
 		given.memtype = (uint8_t)type;
 		machine_start(&machine);
 		leaf = leaf_of_read(&machine, &f);
-		assert_int_equal(leaf & f->memtype,
-				 words[(format > 0) + (format > 2) + (format > 6)][type]);
+		assert_int_equal(leaf & f->memtype, words[rows[format]][type]);
+		machine_end(&machine);
+	}
+	/* POWER fetches nothing from registers of a device, whatever the host says. */
+	for (unsigned int type = 0; type <= QUIRE_MEMTYPE_WC; type++) {
+		machine_prepare(&machine);
+		machine.config.format = QUIRE_FORMAT_POWER;
+		given.memtype = (uint8_t)type;
+		machine_start(&machine);
+		leaf = leaf_of_read(&machine, &f);
+		assert_int_equal(quire_entry_is_executable(f, leaf), type != QUIRE_MEMTYPE_UC);
+		assert_int_equal(fault(&machine, QUIRE_PFERR_FETCH | QUIRE_PFERR_PRESENT),
+				 type == QUIRE_MEMTYPE_UC ? -EFAULT : QUIRE_SPURIOUS);
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
@@ -357,7 +378,7 @@ static void test_noexec(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_EPT_MODES + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_POWER_NO_RC + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		given.noexec = 1;
@@ -388,7 +409,7 @@ static void test_noexec_recovered(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_EPT_MODES + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_POWER_NO_RC + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		backing = QUIRE_LEVEL_2M;
