@@ -127,6 +127,7 @@ static void judge_from_now_on(const struct machine *machine)
 static void start_vm(struct machine *machine, const struct quire_vm_config *config)
 {
 	memset(machine->cpus, 0, sizeof(machine->cpus));
+	machine->conflicts = 0;
 	if (quire_vm_create(config, &machine->vm))
 		abort();
 	if (machine->rings && quire_vm_enable_dirty_ring(machine->vm, MACHINE_RING_BYTES))
@@ -203,8 +204,8 @@ bool machine_is_sound(struct machine *machine)
 	for (uint32_t as = 0; as < QUIRE_AS_MAX; as++)
 		if (vm->roots.valid[as])
 			count_root(&vm->tdp_format, vm->roots.valid[as], leaves);
-	return !vm->dead && !vm->invalidation.in_progress && !vm->invalidation.active &&
-	       leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
+	return !machine->conflicts && !vm->dead && !vm->invalidation.in_progress &&
+	       !vm->invalidation.active && leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
 	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) &&
 	       leaves[3] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_1g);
 }
@@ -303,11 +304,26 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 		*translation = (struct machine_translation){
 		    .gfn = gfn.v,
 		    .page = (uint8_t *)(uintptr_t)(host & QUIRE_PAGE_MASK),
+		    .level = level,
 		    .writable = access->write,
 		    .executable = quire_entry_is_executable(f, value),
 		};
 		return true;
 	}
+}
+
+/* Does another translation of the TLB, of another size, translate a part of the same block? */
+static bool has_conflict(const struct machine_cpu *cpu, const struct machine_translation *added)
+{
+	for (uint32_t i = 0; i < MACHINE_TLB; i++) {
+		const struct machine_translation *other = &cpu->tlb[i];
+		uint32_t larger = other->level > added->level ? other->level : added->level;
+
+		if (other->page && other->level != added->level &&
+		    !((other->gfn ^ added->gfn) / level_pages((enum quire_level)larger)))
+			return true;
+	}
+	return false;
 }
 
 /* In guest mode: one access, or false with the error code. */
@@ -324,6 +340,8 @@ static bool guest_access(struct machine *machine, uint32_t index, const struct q
 		translation->page = NULL;
 		if (!walk(stage2, access, translation, error))
 			return false;
+		if (machine->vm->tdp_format.breaks)
+			machine->conflicts += has_conflict(&machine->cpus[index], translation);
 	}
 	/* Other threads run between the translation and the access, as on a machine. */
 	sched_yield_point();

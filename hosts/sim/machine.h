@@ -17,6 +17,7 @@
 struct machine_translation {
 	uint64_t gfn;
 	uint8_t *page; /* NULL: none */
+	uint32_t level;
 	int writable;
 	int executable;
 };
@@ -64,6 +65,9 @@ struct machine {
 	/* When set: told of each access in the instant in which it has happened in @page. */
 	void (*on_access)(void *ctx, const struct machine_access *access, const uint8_t *page);
 	void *on_access_ctx;
+	/* How often a TLB got translations of two sizes for one address, in formats that break
+	 * before they make: such a processor may take any mix of the two. */
+	uint32_t conflicts;
 };
 
 /* The host once, then for each run a fresh VM with vcpu_count vCPUs. */
@@ -76,7 +80,8 @@ void machine_start(struct machine *machine, enum quire_vm_type type);
  * by machine_end_vm(), before @first does.
  */
 void machine_start_second(struct machine *second, const struct machine *first);
-/* Outside a run: is the VM alive, does nothing invalidate, are leaves counted right? */
+/* Outside a run: is the VM alive, does nothing invalidate, are leaves counted right, and did no TLB
+ * have a conflict? */
 bool machine_is_sound(struct machine *machine);
 /* End the VM; true when it was sound and every byte and every frame reference is back. */
 bool machine_stop(struct machine *machine);

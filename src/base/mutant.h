@@ -6,9 +6,9 @@
 
 /*
  * MUTANT(name) is nonzero where the bug of that name is on; in all but the mutant build it is the
- * constant 0. tests/sim/mutants.c runs the pairs against each of QUIRE_MUTANT_LIST and
- * QUIRE_AGE_MUTANT_LIST, tests/unit/shadow/mutants.c its tests against each of
- * QUIRE_SHADOW_MUTANT_LIST. Both fail when one survives.
+ * constant 0. tests/sim/mutants.c runs the pairs against each of QUIRE_MUTANT_LIST,
+ * QUIRE_AGE_MUTANT_LIST and QUIRE_BREAK_MUTANT_LIST, tests/unit/shadow/mutants.c its tests against
+ * each of QUIRE_SHADOW_MUTANT_LIST. Both fail when one survives.
  */
 #define QUIRE_MUTANT_LIST(X)                                                                \
 	X(sequence_unchecked, "a fault installs although an invalidation came and went")    \
@@ -91,6 +91,12 @@
 	X(aged_unflushed, "a harvest finds no W, which aging took, and flushes no TLB") \
 	X(restore_forgets_x, "the fast path gives R and W back to an old leaf and no X")
 
+/* That of formats that break before they make: tests/sim/mutants.c runs the suite with such tables.
+ */
+#define QUIRE_BREAK_MUTANT_LIST(X)                                                           \
+	X(break_unflushed, "a huge leaf turns into a table, or back, and no TLB is flushed " \
+			   "between")
+
 /* Those of the shadow MMU, which tests/unit/shadow/mutants.c catches. */
 #define QUIRE_SHADOW_MUTANT_LIST(X)                                                            \
 	X(root_unsynced, "L2 is entered without comparing the pages that lag")                 \
@@ -112,7 +118,7 @@ enum quire_mutant {
 	MUTANT_NONE,
 #define MUTANT_ID(name, what) MUTANT_##name,
 	QUIRE_MUTANT_LIST(MUTANT_ID) QUIRE_AGE_MUTANT_LIST(MUTANT_ID)
-	    QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
+	    QUIRE_BREAK_MUTANT_LIST(MUTANT_ID) QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
 #undef MUTANT_ID
 };
 

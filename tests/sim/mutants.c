@@ -22,6 +22,7 @@ static const struct {
 } mutants[] = {{"none", "no bug"},
 #define MUTANT_TEXT(name, what) {#name, what},
 	       QUIRE_MUTANT_LIST(MUTANT_TEXT) QUIRE_AGE_MUTANT_LIST(MUTANT_TEXT)
+		   QUIRE_BREAK_MUTANT_LIST(MUTANT_TEXT)
 #undef MUTANT_TEXT
 };
 #define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
@@ -73,7 +74,9 @@ static bool is_caught(size_t mutant)
 		quire_mutant = (enum quire_mutant)mutant;
 		alarm(SECONDS_MAX);
 		pairs_init();
-		if (quire_mutant >= MUTANT_age_blind)
+		if (quire_mutant == MUTANT_break_unflushed)
+			pair.machine.format = QUIRE_FORMAT_ARM64_4;
+		else if (quire_mutant >= MUTANT_age_blind)
 			pair.machine.format = QUIRE_FORMAT_EPT_NO_AD;
 		/* Without a bug test_interleave.c goes further. */
 		run_suite(pipe_ends[1], mutant ? PREEMPTIONS_MAX : 1);
