@@ -44,7 +44,7 @@ enum quire_noexec {
 
 /* A host page, as page_get() found it. */
 struct quire_page {
-	pfn_t pfn; /* the host's own number, which entries hold; from 2^36 on a fault is -EFAULT */
+	pfn_t pfn;	    /* the host's own number, which entries hold; maxphyaddr limits it */
 	uint8_t writable;   /* a writable mapping is permitted */
 	uint8_t refcounted; /* the host counts references to it, and gave one to the caller */
 	uint8_t noexec;	    /* enum quire_noexec */

@@ -51,13 +51,22 @@ enum quire_format_id {
  * parallel; or shadow pages, changed under one lock (kvm.tdp_mmu=N, or no second stage). */
 enum quire_mmu { QUIRE_MMU_TDP, QUIRE_MMU_SHADOW };
 
+/* What maxphyaddr may be: the fewest that a processor with a second stage has, and the most. */
+#define QUIRE_MAXPHYADDR_MIN 36u
+#define QUIRE_MAXPHYADDR_MAX 52u
+
 /* Fixed at creation. Module parameters that can change at run time are in struct quire_tunables. */
 struct quire_vm_config {
 	enum quire_vm_type type;
 	enum quire_format_id format; /* of QUIRE_MMU_TDP; shadow pages have NPT's */
 	enum quire_mmu mmu;
-	/* 48; 52 for tests: NPT has no MMIO entries then, Sv48x4 translates its 50 bits and POWER
-	 * its 52. Where the format has fewer, guests' addresses have those. */
+	/*
+	 * The machine's physical address bits, from QUIRE_MAXPHYADDR_MIN to _MAX. Guests' addresses
+	 * have as many, or those of the format where they are fewer (Sv39x4: 41, arm64: 40 or 48,
+	 * x86: 48, Sv48x4: 50, POWER: 52); a slot above is -EINVAL. Frames have as many, or 48:
+	 * what is above is -EFAULT for a page, -ENOMEM for a table. Where x86's tables are walked,
+	 * bits above are reserved. With 52 NPT has no MMIO entries.
+	 */
 	unsigned int maxphyaddr;
 	int mmio_caching; /* KVM's parameter of that name: 0 or 1 */
 	const struct quire_host_ops *host;

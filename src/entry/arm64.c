@@ -36,9 +36,9 @@ _Static_assert(!(FROZEN & (VALID | TABLE | ADDRESS)), "a frozen entry is neither
 	.memtypes = {MEMATTR(15) | SH_INNER, MEMATTR(1) | SH_INNER, MEMATTR(5) | SH_INNER},    \
 	.hw_present = VALID, .present = VALID, .host_writable = HOST_WRITABLE,                 \
 	.mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, .frozen = FROZEN, .young = AF, \
-	.aged = AF, .breaks = true, .mmio_mask = VALID | TABLE | W, .mmio_value = TABLE,       \
-	.mmio_gfn = ADDRESS, .mmio_low_shift = 2, .mmio_low_bits = 5, .mmio_high_shift = 48,   \
-	.mmio_high_bits = 13
+	.aged = AF, .breaks = true, .frames = ENTRY_FRAMES, .mmio_mask = VALID | TABLE | W,    \
+	.mmio_value = TABLE, .mmio_gfn = ADDRESS, .mmio_low_shift = 2, .mmio_low_bits = 5,     \
+	.mmio_high_shift = 48, .mmio_high_bits = 13
 
 #define LEVELS_3 .root_level = QUIRE_LEVEL_1G, .gpa_bits = 40
 #define LEVELS_4 .root_level = QUIRE_LEVEL_512G, .gpa_bits = 48

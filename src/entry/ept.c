@@ -32,16 +32,16 @@ _Static_assert(W < PRESENT && W < D, "what depends on W stands above it (tdp/pro
 _Static_assert(!(FROZEN & (R | W | X | XU | PRESENT)), "a frozen entry is not present");
 
 /* What both have; write and execute without read is a combination the processor refuses. */
-#define EPT_BITS                                                                                \
-	.root_level = QUIRE_LEVEL_512G, .gpa_bits = 48, .pfn_shift = QUIRE_PAGE_SHIFT,          \
-	.address = ENTRY_ADDRESS_MASK, .table_mask = PRESENT | PS, .table_value = PRESENT,      \
-	.table_rights = true, .checks_width = true, .misfit_mask = R | W, .misfit = W,          \
-	.mmio_gfn = ENTRY_ADDRESS_MASK, .readable = R, .leaf = PRESENT | R, .writable = W,      \
-	.executable = X, .noexec = 0, .large = PS, .memtype = TYPE(7) | IPAT,                   \
-	.memtypes = {TYPE(6) | IPAT, TYPE(0) | IPAT, TYPE(1) | IPAT}, .present = PRESENT,       \
-	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, \
-	.frozen = FROZEN, .mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X,  \
-	.mmio_access = 0, .mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 52,       \
+#define EPT_BITS                                                                                  \
+	.root_level = QUIRE_LEVEL_512G, .gpa_bits = 48, .pfn_shift = QUIRE_PAGE_SHIFT,            \
+	.address = ENTRY_ADDRESS_MASK, .table_mask = PRESENT | PS, .table_value = PRESENT,        \
+	.table_rights = true, .checks_width = true, .frames = ENTRY_FRAMES, .misfit_mask = R | W, \
+	.misfit = W, .mmio_gfn = ENTRY_ADDRESS_MASK, .readable = R, .leaf = PRESENT | R,          \
+	.writable = W, .executable = X, .noexec = 0, .large = PS, .memtype = TYPE(7) | IPAT,      \
+	.memtypes = {TYPE(6) | IPAT, TYPE(0) | IPAT, TYPE(1) | IPAT}, .present = PRESENT,         \
+	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT,   \
+	.frozen = FROZEN, .mmio_mask = R | W | X | PRESENT | SUPPRESS_VE, .mmio_value = W | X,    \
+	.mmio_access = 0, .mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 52,         \
 	.mmio_high_bits = 11
 
 const struct entry_format entry_ept = {

@@ -65,6 +65,7 @@ struct entry_format {
 	u64 misfit_mask;
 	u64 misfit;
 	bool checks_width; /* address bits above MAXPHYADDR are reserved, too */
+	u64 frames;	   /* of the machine: numbers of frames and tables are below */
 	bool table_rights; /* entries of tables have rights, A and D as leaves do */
 	/* What leads to a table becomes a leaf, or the reverse, by way of an invalid entry and a
 	 * flush (break-before-make). */
@@ -102,8 +103,9 @@ struct entry_format {
 /* x86: bits 12..51 hold the address of a frame or of a lower table. */
 #define ENTRY_ADDRESS_MASK UINT64_C(0x000ffffffffff000)
 
-/* Frames and tables have addresses of 48 bits: the formats reserve what is above. */
-#define ENTRY_ADDRESS_LIMIT (UINT64_C(1) << 48)
+/* Frames and tables have addresses of 48 bits at most, or of those that the machine has. */
+#define ENTRY_ADDRESS_BITS 48u
+#define ENTRY_FRAMES (UINT64_C(1) << (ENTRY_ADDRESS_BITS - QUIRE_PAGE_SHIFT))
 
 /* Bits of an MMIO generation: both formats have as many. */
 #define ENTRY_MMIO_GENERATION_BITS 18
@@ -245,9 +247,9 @@ static inline bool entry_page_is_ordinary(const struct quire_page *page)
 	return !(page->noexec | page->noread | page->memtype);
 }
 
-static inline bool entry_holds_frame(pfn_t pfn)
+static inline bool entry_holds_frame(const struct entry_format *f, pfn_t pfn)
 {
-	return pfn.v < ENTRY_ADDRESS_LIMIT >> QUIRE_PAGE_SHIFT;
+	return pfn.v < f->frames;
 }
 
 /* entry_holds_page(), where it is not plain memory. */
@@ -259,7 +261,7 @@ int entry_holds_odd_page(const struct entry_format *f, struct quire_page *page);
  */
 static inline bool entry_holds_page(const struct entry_format *f, struct quire_page *page)
 {
-	return entry_holds_frame(page->pfn) &&
+	return entry_holds_frame(f, page->pfn) &&
 	       (likely(!(page->memtype | page->noread)) || entry_holds_odd_page(f, page));
 }
 

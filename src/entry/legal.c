@@ -13,7 +13,7 @@ static bool is_legal_used(const struct entry_format *f, u64 entry, u32 level)
 	u64 block = level_pages((enum quire_level)level) << QUIRE_PAGE_SHIFT;
 	u64 address = entry_address(f, entry);
 
-	if (level > QUIRE_LEVEL_1G || address % block || address >= ENTRY_ADDRESS_LIMIT)
+	if (level > QUIRE_LEVEL_1G || address % block || entry_pfn(f, entry).v >= f->frames)
 		return false;
 	if ((entry & f->memtype) != f->memtypes[type])
 		return false;
@@ -41,7 +41,7 @@ static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
 
 static bool is_legal_table(const struct entry_format *f, u64 entry, u32 level)
 {
-	return level > QUIRE_LEVEL_4K && entry_address(f, entry) < ENTRY_ADDRESS_LIMIT &&
+	return level > QUIRE_LEVEL_4K && entry_pfn(f, entry).v < f->frames &&
 	       entry == entry_make_table(f, entry_table(f, entry));
 }
 

@@ -47,6 +47,7 @@ const struct entry_format entry_npt = {
     .memtypes = {0, PWT | PCD, PWT}, /* of Linux's PAT: entries 0, 3 and 1 */
     .hw_present = P,
     .checks_width = true,
+    .frames = ENTRY_FRAMES,
     .table_rights = true,
     .present = PRESENT,
     .host_writable = HOST_WRITABLE,

@@ -48,17 +48,17 @@ _Static_assert(!(FROZEN & (VALID | LEAF)), "a frozen entry is neither present no
  * entry in use that changes its kind, a leaf or a directory's, goes through an invalid one and a
  * flush, as the architecture wants it of each change of a translation's size.
  */
-#define POWER_BITS                                                                              \
-	.root_level = QUIRE_LEVEL_512G, .gpa_bits = 52, .pfn_shift = QUIRE_PAGE_SHIFT,          \
-	.odd = SWAPPED, .swapped = SWAPPED, .tables = {.odd = SWAPPED}, .address = ADDRESS,     \
-	.table_mask = VALID | LEAF, .table_value = VALID, .table = VALID | NLS, .large = LEAF,  \
-	.page = LEAF, .writable = WRITE, .executable = EXECUTE, .accessed = REFERENCED,         \
-	.dirty = CHANGED, .memtype = ATT, .memtypes = {0, IDEMPOTENT_NOT, TOLERANT},            \
-	.uncached_noexec = true, .hw_present = VALID, .present = VALID,                         \
-	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT, \
-	.frozen = FROZEN, .young = REFERENCED, .aged = REFERENCED, .breaks = true,              \
-	.mmio_mask = VALID | LEAF | WRITE, .mmio_value = LEAF,                                  \
-	.mmio_gfn = UINT64_C(0x000ffffffffff000), .mmio_low_shift = 2, .mmio_low_bits = 9,      \
+#define POWER_BITS                                                                               \
+	.root_level = QUIRE_LEVEL_512G, .gpa_bits = 52, .pfn_shift = QUIRE_PAGE_SHIFT,           \
+	.frames = ENTRY_FRAMES, .odd = SWAPPED, .swapped = SWAPPED, .tables = {.odd = SWAPPED},  \
+	.address = ADDRESS, .table_mask = VALID | LEAF, .table_value = VALID,                    \
+	.table = VALID | NLS, .large = LEAF, .page = LEAF, .writable = WRITE,                    \
+	.executable = EXECUTE, .accessed = REFERENCED, .dirty = CHANGED, .memtype = ATT,         \
+	.memtypes = {0, IDEMPOTENT_NOT, TOLERANT}, .uncached_noexec = true, .hw_present = VALID, \
+	.present = VALID, .host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE,          \
+	.nonpresent = NONPRESENT, .frozen = FROZEN, .young = REFERENCED, .aged = REFERENCED,     \
+	.breaks = true, .mmio_mask = VALID | LEAF | WRITE, .mmio_value = LEAF,                   \
+	.mmio_gfn = UINT64_C(0x000ffffffffff000), .mmio_low_shift = 2, .mmio_low_bits = 9,       \
 	.mmio_high_shift = 52, .mmio_high_bits = 9
 
 const struct entry_format entry_power = {

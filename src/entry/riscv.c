@@ -41,7 +41,7 @@ _Static_assert(!(FROZEN & (V | R)), "a frozen entry is neither present nor MMIO"
 	.host_writable = HOST_WRITABLE, .mmu_writable = MMU_WRITABLE, .nonpresent = NONPRESENT,    \
 	.frozen = FROZEN, .young = A, .aged = A, .mmio_mask = V | R | W, .mmio_value = R,          \
 	.mmio_gfn = MMIO_GFN, .mmio_low_shift = 3, .mmio_low_bits = 7, .mmio_high_shift = 53,      \
-	.mmio_high_bits = 11, .odd = true, .tables = {.odd = true}
+	.mmio_high_bits = 11, .frames = ENTRY_FRAMES, .odd = true, .tables = {.odd = true}
 
 #define SV39X4 .root_level = QUIRE_LEVEL_1G, .gpa_bits = 41
 #define SV48X4 .root_level = QUIRE_LEVEL_512G, .gpa_bits = 50

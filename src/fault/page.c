@@ -38,7 +38,7 @@ static bool is_usable(const struct quire_vm *vm, const struct fault *fault,
 		      struct quire_page *page)
 {
 	if (likely(entry_page_is_ordinary(page)))
-		return entry_holds_frame(page->pfn);
+		return entry_holds_frame(&vm->tdp_format, page->pfn);
 	if (!entry_holds_page(&vm->tdp_format, page))
 		return false;
 	if (fault->error_code & QUIRE_PFERR_FETCH)

@@ -5,8 +5,6 @@
 
 #include <errno.h>
 
-#define MAXPHYADDR_DEFAULT 48u
-
 static const struct quire_tunables default_tunables = {.eager_page_split = 1};
 
 static int config_check(const struct quire_vm_config *config)
@@ -15,7 +13,7 @@ static int config_check(const struct quire_vm_config *config)
 		return -EINVAL;
 	if (config->format >= ENTRY_FORMATS)
 		return -EINVAL;
-	if (config->maxphyaddr != MAXPHYADDR_DEFAULT && config->maxphyaddr != 52)
+	if (config->maxphyaddr < QUIRE_MAXPHYADDR_MIN || config->maxphyaddr > QUIRE_MAXPHYADDR_MAX)
 		return -EINVAL;
 	if (config->confidential && config->type != QUIRE_VM_SW_PROTECTED)
 		return -EINVAL;
@@ -44,6 +42,8 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
 	vm->shadow_format = entry_npt;
 	vm->tdp_format.tables = vm->shadow_format.tables = tables;
 	vm->tdp_format.tables.odd |= vm->tdp_format.odd;
+	vm->tdp_format.frames = vm->shadow_format.frames =
+	    ENTRY_FRAMES >> (ENTRY_ADDRESS_BITS - min_u64(config->maxphyaddr, ENTRY_ADDRESS_BITS));
 	vm->tdp_walk = entry_describe(&vm->tdp_format, config->maxphyaddr);
 	vm->shadow_walk = entry_describe(&vm->shadow_format, config->maxphyaddr);
 	/* NPT's MMIO entries need a reserved address bit. */
@@ -63,8 +63,8 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
  */
 static bool is_addressable(const struct quire_vm *vm)
 {
-	return vm->host->table_phys ||
-	       (u64)(uintptr_t)vm - vm->config.table_offset < ENTRY_ADDRESS_LIMIT;
+	return vm->host->table_phys || ((u64)(uintptr_t)vm - vm->config.table_offset) >>
+					   QUIRE_PAGE_SHIFT < vm->tdp_format.frames;
 }
 
 static void vm_init(struct quire_vm *vm, const struct quire_vm_config *config)

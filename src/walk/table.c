@@ -45,7 +45,8 @@ static bool is_addressable(const struct arena *arena, const struct table *chunk)
 		u64 address =
 		    entry_table_address(&arena->format->tables, table_entries(&chunk[page]));
 
-		if (address >= ENTRY_ADDRESS_LIMIT || address % QUIRE_PAGE_SIZE)
+		if (address >> QUIRE_PAGE_SHIFT >= arena->format->frames ||
+		    address % QUIRE_PAGE_SIZE)
 			return false;
 	}
 	return true;

@@ -26,6 +26,7 @@ static struct quire_page given; /* page_get() gives this, but for the frame */
 static enum quire_level backing;
 static unsigned int pages_out;
 static uint64_t far_away; /* added to each table's address */
+static uint64_t gpa;	  /* GPA, or one that fewer address bits reach */
 
 static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
@@ -77,6 +78,7 @@ static void machine_prepare(struct machine *machine)
 {
 	fake_reset();
 	hva_pfn = FIRST_PFN;
+	gpa = GPA;
 	backing = QUIRE_LEVEL_4K;
 	given = (struct quire_page){.writable = 1, .refcounted = 1};
 	far_away = 0;
@@ -93,7 +95,7 @@ static void set_slot(struct machine *machine, uint32_t flags)
 {
 	const struct quire_region region = {
 	    .flags = flags,
-	    .gpa = {GPA & ~(SLOT_BYTES - 1)},
+	    .gpa = {gpa & ~(SLOT_BYTES - 1)},
 	    .size_bytes = SLOT_BYTES,
 	    .hva = {SLOT_HVA},
 	};
@@ -127,7 +129,7 @@ static int fault(struct machine *machine, uint64_t code)
 	if (ret)
 		return ret;
 	quire_vcpu_leave(machine->vcpu);
-	return quire_vcpu_fault(machine->vcpu, (gpa_t){GPA}, code, &exit);
+	return quire_vcpu_fault(machine->vcpu, (gpa_t){gpa}, code, &exit);
 }
 
 /* The frame's number, by the manuals: RISC-V's stands lower, POWER's word is big-endian. */
@@ -271,6 +273,117 @@ static void test_limits(void **state)
 	hva_pfn = (UINT64_C(1) << 36) - 512;
 	assert_int_equal(fault(&machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
 	machine_end(&machine);
+}
+
+/* Memory at the end of what a machine has: chunks stand there one before the other. */
+#define CHUNK (UINT64_C(2) << 20)
+static uint64_t chunk_end, chunk_bases[4];
+static unsigned int chunk_count;
+
+static void *chunk_near_end(void *ctx)
+{
+	void *chunk = fake_ops.chunk_alloc(ctx);
+
+	assert_true(chunk_count < 4);
+	chunk_bases[chunk_count++] = (uint64_t)(uintptr_t)chunk;
+	return chunk;
+}
+
+static uint64_t phys_near_end(void *ctx, const uint64_t *table)
+{
+	unsigned int i = 0;
+
+	(void)ctx;
+	while ((uint64_t)(uintptr_t)table - chunk_bases[i] >= CHUNK)
+		i++;
+	return (uint64_t)(uintptr_t)table - chunk_bases[i] + chunk_end - (i + 1) * CHUNK;
+}
+
+static uint64_t *virt_near_end(void *ctx, uint64_t physical)
+{
+	uint64_t before = chunk_end - 1 - physical;
+
+	(void)ctx;
+	return (uint64_t *)(uintptr_t)(chunk_bases[before / CHUNK] + CHUNK - 1 - before % CHUNK);
+}
+
+static unsigned int fewer(unsigned int bits, unsigned int limit)
+{
+	return bits < limit ? bits : limit;
+}
+
+/* Slots end where guests' addresses do: of the machine's bits, or of the format's. */
+static void check_last_slot(struct machine *machine)
+{
+	static const uint8_t gpa_bits[] = {48, 48, 48, 41, 41, 50, 50, 40, 40, 48, 48, 48, 52, 52};
+	unsigned int bits = fewer(machine->config.maxphyaddr, gpa_bits[machine->config.format]);
+	struct quire_region region = {.slot = 1, .size_bytes = 4096, .hva = {SLOT_HVA}};
+
+	region.gpa.v = UINT64_C(1) << bits;
+	assert_int_equal(quire_vm_set_region(machine->vm, &region), -EINVAL);
+	region.gpa.v -= 4096;
+	assert_int_equal(quire_vm_set_region(machine->vm, &region), 0);
+}
+
+/* The last frame and the last tables that the machine's addresses reach are taken, the next not. */
+static void check_width(struct machine *machine)
+{
+	const unsigned int bits = fewer(machine->config.maxphyaddr, 48);
+	const uint64_t frames = UINT64_C(1) << (bits - 12);
+	struct quire_translation found;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	chunk_count = 0;
+	chunk_end = (frames << 12) + 4096;
+	gpa = GPA % (1 << 30);
+	machine_start(machine);
+	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), -ENOMEM);
+	chunk_count = 0;
+	chunk_end = frames << 12;
+	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
+	quire_vcpu_leave(machine->vcpu);
+	hva_pfn = frames - (GPA >> 12) % 512;
+	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), -EFAULT);
+	hva_pfn--;
+	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	assert_int_equal(quire_vcpu_enter(machine->vcpu, &requests, &stage2), 0);
+	assert_true(quire_walk(&stage2, (gpa_t){gpa}, QUIRE_PFERR_WRITE, &found));
+	assert_int_equal(found.address >> 12, frames - 1);
+	/* x86's walkers refuse longer addresses by themselves. */
+	if (stage2.format->table_rights)
+		assert_int_equal(stage2.format->reserved,
+				 UINT64_C(0xfffffffffffff) & -UINT64_C(1)
+								 << machine->config.maxphyaddr);
+	quire_vcpu_leave(machine->vcpu);
+	check_last_slot(machine);
+	machine_end(machine);
+}
+
+static void test_widths(void **state)
+{
+	struct machine machine;
+
+	(void)state;
+	for (unsigned int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++)
+		for (unsigned int bits = 35; bits <= 53; bits++) {
+			machine_prepare(&machine);
+			machine.host.chunk_alloc = chunk_near_end;
+			machine.host.table_phys = phys_near_end;
+			machine.host.table_virt = virt_near_end;
+			machine.config.format = (enum quire_format_id)format;
+			machine.config.maxphyaddr = bits;
+			if (bits == 35 || bits == 53)
+				assert_int_equal(quire_vm_create(&machine.config, &machine.vm),
+						 -EINVAL);
+			else
+				check_width(&machine);
+		}
+	/* As a process has them: pointers, which are longer than what such a machine has. */
+	machine_prepare(&machine);
+	machine.config.maxphyaddr = 36;
+	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
+	assert_int_equal(fake.live_allocs, 0);
 }
 
 static int load_word(void *ctx, hva_t src, uint64_t *value)
@@ -598,6 +711,7 @@ int main(void)
 	    cmocka_unit_test(test_other_processors), cmocka_unit_test(test_noexec),
 	    cmocka_unit_test(test_noexec_recovered), cmocka_unit_test(test_modes),
 	    cmocka_unit_test(test_words_of_modes),   cmocka_unit_test(test_modes_ahead),
+	    cmocka_unit_test(test_widths),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
