@@ -5,6 +5,7 @@ Usage: tidy.py [--root FOLDER] [--no-format]. Prints 'file:line: rule: what' and
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -50,14 +51,15 @@ class Tree:
         return max(fits)[1] if fits else None
 
 def tree_files(root):
-    """Files of the tree, as git sees them; every file where there is no repository."""
-    listed = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others",
-                             "--exclude-standard", "--", "."], stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, check=False)
-    if listed.returncode == 0:
+    """Files of the tree, as git sees them; without git or a repository every file that no build made."""
+    listed = shutil.which("git") and subprocess.run(
+        ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    if listed and listed.returncode == 0:
         names = listed.stdout.decode().split("\0")
     else:
-        names = [str(p.relative_to(root)) for p in root.rglob("*")]
+        names = [str(p.relative_to(root)) for p in root.rglob("*")
+                 if not p.relative_to(root).parts[0].startswith("build") and "__pycache__" not in p.parts]
     return sorted(name for name in set(names) if name and (root / name).is_file())
 
 def line_of(text, at):

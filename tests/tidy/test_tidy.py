@@ -3,6 +3,7 @@ import pathlib
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
@@ -155,6 +156,17 @@ class Rules(unittest.TestCase):
                 "int k(int a)\n{\n\t/* Nor is @n here. */\n\tif (a)\n\t\treturn a;\n"
                 "\treturn 1;\n}\n")
         self.assertNotIn("comment_names", self.rules_of({"src/tdp/a.h": header, "src/tdp/b.c": body}))
+
+class Files(unittest.TestCase):
+    def test_without_git_what_a_build_made_is_left_out(self):
+        with tempfile.TemporaryDirectory() as folder, \
+                unittest.mock.patch("shutil.which", return_value=None):
+            root = pathlib.Path(folder)
+            for name in ("src/a.c", "build/b.c", "build-arm64/src/c.c", "tools/__pycache__/d.pyc"):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text("")
+            self.assertEqual(tidy.tree_files(root), ["src/a.c"])
+
 
 class Functions(unittest.TestCase):
     def test_definitions_and_prototypes_are_told_from_the_rest(self):
