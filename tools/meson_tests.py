@@ -17,11 +17,12 @@ def introspect(folder, what, _as_of):
 
 
 class Build:
-    """One configured build folder; what it made may need an emulator to run."""
+    """One configured build folder; what it made may need an emulator to run, which takes its time."""
 
     def __init__(self, folder, emulator=()):
         self.folder = folder
         self.emulator = list(emulator)
+        self.patience = 8 if emulator else 1
 
     def introspect(self, what):
         as_of = (self.folder / "build.ninja").stat().st_mtime
@@ -48,7 +49,7 @@ class Build:
 
     def check(self, record, label, slow=()):
         env = {**os.environ, **record["env"]}
-        limit = record["timeout"] or 600
+        limit = (record["timeout"] or 600) * self.patience
         run = check_runner.command(self.emulator + record["cmd"],
                                    record["workdir"] or self.folder, limit, env)
         return check_runner.Check(label or record["suite"], f"{label or record['suite']}: "
