@@ -100,11 +100,37 @@ static bool same_gprs(const struct test_case *test, const struct outcome *native
 	return same;
 }
 
+/* The registers of an image in the order of the file, with TOP clear. */
+static void turn_stack(uint8_t fx[512])
+{
+	unsigned int top = fx[3] >> 3 & 7;
+	uint8_t old[8 * 16];
+
+	memcpy(old, fx + 32, sizeof(old));
+	for (unsigned int i = 0; i < 8; i++)
+		memcpy(fx + 32 + 16 * i, old + 16 * ((i - top) & 7), 16);
+	fx[3] &= (uint8_t)~0x38;
+}
+
+/* Processors of Intel with AMX have cleared TOP when they find that an MMX store is not aligned. */
+static bool may_have_turned(const struct test_case *test, const struct outcome *native)
+{
+	return native->state.fault == 1 + 17 && strstr(test->form->pattern, ",Pq");
+}
+
 static bool same_fx(const struct test_case *test, const struct outcome *native,
 		    const struct outcome *interpreted, bool verbose)
 {
-	const uint8_t *a = native->state.fx, *b = interpreted->state.fx;
-	bool same = same_bytes((struct field){"mxcsr", 0, 4, verbose}, a + 24, b + 24);
+	uint8_t a[512], b[512];
+	bool same;
+
+	memcpy(a, native->state.fx, sizeof(a));
+	memcpy(b, interpreted->state.fx, sizeof(b));
+	if (may_have_turned(test, native)) {
+		turn_stack(a);
+		turn_stack(b);
+	}
+	same = same_bytes((struct field){"mxcsr", 0, 4, verbose}, a + 24, b + 24);
 
 	for (int i = 0; i < 16; i++)
 		same &= same_bytes((struct field){"xmm", i, 16, verbose}, a + 160 + 16 * i,
