@@ -78,7 +78,7 @@ BODIES = {
                        r"new [0-9a-f]+ spurious 0 fixed 1",
 }
 
-DAT_LINE = re.compile(r" *(\S.{0,15})-(\d+) +\[(\d{3})\] +(\d+\.\d{6}): (\w+): +(.*)")
+DAT_LINE = re.compile(r" *(\S.{0,15})-(\d+) +\[(\d{3})\] +(?:\S{5} +)?(\d+\.\d{6}): (\w+): +(.*)")
 LINE = re.compile(r" *(\S.{0,15})-(\d+) +\[(\d{3})\] \S{5} +(\d+\.\d{6}): (\w+): (.*)")
 
 
