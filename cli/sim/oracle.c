@@ -7,6 +7,8 @@
 
 #include <quire/vcpu.h>
 
+#include "src/vm/vm.h"
+
 void oracle_init(struct oracle *oracle, struct machine *machine)
 {
 	memset(oracle, 0, sizeof(*oracle));
@@ -72,6 +74,14 @@ static uint32_t view_frame(const struct oracle *oracle, const struct oracle_view
 	return sim_store_frame(oracle->store, page % SIM_BLOCK);
 }
 
+/* Does the host let the guest do this with page @page of its own? */
+static bool rights_allow(const struct oracle *oracle, uint64_t page, bool fetch)
+{
+	uint32_t flags = oracle->machine->host.pages[page].flags;
+
+	return !(flags & (fetch ? SIM_NOEXEC : SIM_NOREAD));
+}
+
 static bool view_allows(const struct oracle *oracle, const struct oracle_view *view,
 			const struct machine_access *access, uint32_t frame)
 {
@@ -84,17 +94,26 @@ static bool view_allows(const struct oracle *oracle, const struct oracle_view *v
 	if (access->write && (oracle->machine->host.pages[page].flags & SIM_SHARED) &&
 	    frame == host_frame(oracle, (uint32_t)page))
 		return false;
+	if (!rights_allow(oracle, page, access->fetch) &&
+	    frame == host_frame(oracle, (uint32_t)page))
+		return false;
 	/* Both values are right while the attributes change. */
 	return view_frame(oracle, view, gfn, is_private(oracle, view, gfn, false)) == frame ||
 	       view_frame(oracle, view, gfn, is_private(oracle, view, gfn, true)) == frame;
+}
+
+static bool is_seen(const struct oracle *oracle, uint32_t index)
+{
+	enum sim_view view = sim_store_view(oracle->store, index);
+
+	return view == SIM_VIEW_UNTOLD ? oracle->is_shown : view == SIM_VIEW_SHOWN;
 }
 
 /* The client sees no page that is private, and none that has become so. */
 static void check_client(struct oracle *oracle)
 {
 	for (uint32_t index = 0; oracle->in_place && index < SIM_GMEM_PAGES; index++)
-		if (oracle->kinds[index] && oracle->kinds_other[index] &&
-		    sim_store_view(oracle->store, index) == SIM_VIEW_SHOWN)
+		if (oracle->kinds[index] && oracle->kinds_other[index] && is_seen(oracle, index))
 			oracle_fail(oracle, "a private page that the client sees");
 }
 
@@ -121,7 +140,12 @@ static void note_write(struct oracle *oracle, uint64_t gfn)
 	}
 }
 
-static uint64_t expected_value(const struct oracle *oracle, uint32_t frame)
+void oracle_wrote(struct oracle *oracle, uint64_t gfn)
+{
+	note_write(oracle, gfn);
+}
+
+uint64_t oracle_value(const struct oracle *oracle, uint32_t frame)
 {
 	bool fresh = oracle->generation[frame] != oracle->machine->host.frames[frame].generation;
 
@@ -148,7 +172,7 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 		oracle->value[frame] = access->value;
 		oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
 		note_write(oracle, access->gpa >> QUIRE_PAGE_SHIFT);
-	} else if (access->value != expected_value(oracle, frame)) {
+	} else if (access->value != oracle_value(oracle, frame)) {
 		oracle_fail(oracle, "a load of what was never there");
 	}
 	check_client(oracle);
@@ -164,7 +188,7 @@ void oracle_other_access(void *ctx, const struct machine_access *access, const u
 		oracle_fail(oracle, "another VM's access to a frame that is free");
 	else if (frame != sim_store_frame(oracle->store, index) || oracle->index_lost[index] == 1)
 		oracle_fail(oracle, "another VM's access to what is not its file's page");
-	else if (!access->write && access->value != expected_value(oracle, frame))
+	else if (!access->write && access->value != oracle_value(oracle, frame))
 		oracle_fail(oracle, "another VM's load of what was never there");
 	if (oracle->failure || !access->write)
 		return;
@@ -172,11 +196,10 @@ void oracle_other_access(void *ctx, const struct machine_access *access, const u
 	oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
 }
 
-void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to)
+static void copied(void *ctx, uint32_t page, uint32_t from, uint32_t to)
 {
 	struct oracle *oracle = ctx;
-	uint64_t value =
-	    from == SIM_NO_FRAME ? oracle->swapped[page] : expected_value(oracle, from);
+	uint64_t value = from == SIM_NO_FRAME ? oracle->swapped[page] : oracle_value(oracle, from);
 
 	if (to == SIM_NO_FRAME) {
 		oracle->swapped[page] = value;
@@ -184,6 +207,68 @@ void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to)
 	}
 	oracle->value[to] = value;
 	oracle->generation[to] = oracle->machine->host.frames[to].generation;
+}
+
+/* In use, and shown by a slot that stays: then an invalidation must keep the guest from it. */
+static bool is_in_reach(const struct oracle *oracle, uint64_t index, uint32_t frame)
+{
+	for (uint32_t id = 0; id < SIM_SLOTS && oracle_value(oracle, frame); id++) {
+		const struct oracle_slot *slot = &oracle->slots[id];
+		const struct oracle_view *view = &slot->current;
+
+		if (!slot->busy && (view->flags & QUIRE_SLOT_GMEM) &&
+		    index - view->page % SIM_BLOCK < view->npages)
+			return true;
+	}
+	return false;
+}
+
+static void cleared(void *ctx, uint64_t index, uint32_t frame)
+{
+	struct oracle *oracle = ctx;
+
+	if (!oracle->zeroing[index] && oracle_value(oracle, frame))
+		oracle_fail(oracle, "contents are zeroed that were to stay");
+	if (is_in_reach(oracle, index, frame) && !oracle->machine->vm->invalidation.in_progress)
+		oracle_fail(oracle, "a page is zeroed that a guest can write");
+	oracle->value[frame] = 0;
+	oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
+	oracle->zeroing[index] = oracle->zeroing[index] ? 2 : 0;
+}
+
+/* The words that are stored are all at the beginning of a page. */
+static void own_copy(void *ctx, uint32_t frame, const struct sim_copy *copy)
+{
+	struct oracle *oracle = ctx;
+	uint64_t value;
+
+	if (copy->offset_bytes || copy->size_bytes != sizeof(value))
+		return;
+	memcpy(&value, copy->data, sizeof(value));
+	if (!copy->write && value != oracle_value(oracle, frame))
+		oracle_fail(oracle, "the hypervisor reads what was never there");
+	oracle->value[frame] = value;
+	oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
+}
+
+static void waits(void *ctx)
+{
+	struct oracle *oracle = ctx;
+	uint32_t thread = sched_current();
+
+	if (thread < SIM_THREADS_MAX && oracle->nowait[thread])
+		oracle_fail(oracle, "a page is waited for that was to be left to the host");
+}
+
+void oracle_watch(struct oracle *oracle)
+{
+	oracle->machine->host.watcher = (struct sim_watcher){
+	    .copied = copied,
+	    .cleared = cleared,
+	    .own_copy = own_copy,
+	    .waits = waits,
+	    .ctx = oracle,
+	};
 }
 
 bool oracle_slot_begin(struct oracle *oracle, uint32_t id, const struct oracle_view *next)
@@ -246,7 +331,33 @@ bool oracle_is_private(const struct oracle *oracle, uint64_t gfn)
 	return oracle->attributes[gfn];
 }
 
-int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)
+bool oracle_shows(const struct oracle *oracle, uint64_t gfn, uint64_t page)
+{
+	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
+		const struct oracle_slot *slot = &oracle->slots[id];
+
+		if ((view_has(&slot->current, gfn) &&
+		     slot->current.page + gfn - slot->current.gfn == page) ||
+		    (view_has(&slot->other, gfn) &&
+		     slot->other.page + gfn - slot->other.gfn == page))
+			return true;
+	}
+	return false;
+}
+
+/* What no format lets a guest do, or not this one: to map what may be executed and not read. */
+static bool is_refused(const struct oracle *oracle, uint64_t page, enum oracle_access access)
+{
+	const struct machine *machine = oracle->machine;
+	uint32_t flags = machine->host.pages[page].flags;
+
+	if (access == ORACLE_LOAD || machine->format != QUIRE_FORMAT_EPT_MODES)
+		return (flags & SIM_NOREAD) || !rights_allow(oracle, page, access == ORACLE_FETCH);
+	return flags & SIM_NOEXEC;
+}
+
+int oracle_expect(const struct oracle *oracle, uint64_t gfn, enum oracle_access access,
+		  uint64_t *value)
 {
 	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
 		const struct oracle_view *view = &oracle->slots[id].current;
@@ -261,11 +372,13 @@ int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value)
 			return -EFAULT;
 		if (file && oracle->index_lost[index_of(view, gfn)])
 			return -EHWPOISON;
+		if (!file && is_refused(oracle, view->page + gfn - view->gfn, access))
+			return -EFAULT;
 		if (!file && is_swapped(oracle, view, gfn, value))
 			return 0;
 		frame = view_frame(oracle, view, gfn, private);
 		/* A page of the file that does not exist yet reads as zero. */
-		*value = frame < SIM_FRAMES ? expected_value(oracle, frame) : 0;
+		*value = frame < SIM_FRAMES ? oracle_value(oracle, frame) : 0;
 		return 0;
 	}
 	return oracle->attributes[gfn] ? -EFAULT : QUIRE_EMULATE;

@@ -2,6 +2,9 @@
 #ifndef QUIRE_CLI_SIM_ORACLE_H
 #define QUIRE_CLI_SIM_ORACLE_H
 
+#include <quire/gmem.h>
+#include <quire/place.h>
+
 #include "cli/sim/sim.h"
 
 /* A slot's place and backing. npages 0: there is none. */
@@ -21,10 +24,30 @@ struct oracle_slot {
 	uint8_t pending[SIM_BLOCK];
 };
 
+/* A conversion in place, and what its pages were when it began. */
+struct oracle_conversion {
+	uint64_t first, end;
+	bool to_private, zeroes;
+	bool file_busy;
+	uint32_t punches, maps;
+	struct {
+		uint32_t frame, generation, holds;
+		uint64_t value;
+		bool is_held;
+	} before[SIM_GMEM_PAGES];
+};
+
+/* A page in the hypervisor's hands. */
+struct oracle_hold {
+	uint32_t frame, generation;
+	uint32_t index; /* of the file, which keeps it shared; SIM_GMEM_PAGES: none */
+};
+
 struct oracle {
 	struct machine *machine;
 	void *store;   /* of the guest_memfd; NULL without one */
 	bool in_place; /* it owns the attributes, and slots that show it show nothing else */
+	bool is_shown; /* the client sees the file, but for what is hidden from it */
 	struct oracle_slot slots[SIM_SLOTS];
 	uint8_t attributes[SIM_GFNS], attributes_other[SIM_GFNS];   /* 1: private */
 	uint8_t kinds[SIM_GMEM_PAGES], kinds_other[SIM_GMEM_PAGES]; /* the same, in place */
@@ -36,6 +59,13 @@ struct oracle {
 	/* What was stored in each frame since it was handed out. */
 	uint64_t value[SIM_FRAMES];
 	uint32_t generation[SIM_FRAMES];
+	struct oracle_conversion conversion;
+	/* By the conversion that goes on: 1: to be zeroed; 2: was. */
+	uint8_t zeroing[SIM_GMEM_PAGES];
+	/* How many vCPUs certainly have a page of the file in their hands, and how many had one. */
+	uint32_t held[SIM_GMEM_PAGES], holds[SIM_GMEM_PAGES];
+	uint32_t maps_active, maps_begun, punches_begun;
+	bool nowait[SIM_THREADS_MAX]; /* the thread's access leaves slow pages to the host */
 	const char *failure;
 };
 
@@ -46,8 +76,26 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 /* The same of a second VM, whose gfns are indices of the file. */
 void oracle_other_access(void *ctx, const struct machine_access *access, const uint8_t *page);
 
-/* host.on_copy: what a page shows is in another place now. */
-void oracle_copied(void *ctx, uint32_t page, uint32_t from, uint32_t to);
+/* What the host tells of frames (struct sim_watcher). */
+void oracle_watch(struct oracle *oracle);
+
+/* Pages [first, end) of the file are converted from now on, until the library has answered. */
+void oracle_convert_begin(struct oracle *oracle, const struct quire_gmem_conversion *request);
+void oracle_convert_end(struct oracle *oracle, int result);
+
+/* A vCPU takes the page at @gfn into its hands; has it; gives it back. */
+void oracle_hold_begin(struct oracle *oracle);
+void oracle_hold(struct oracle *oracle, uint64_t gfn, const struct quire_map *map,
+		 struct oracle_hold *hold);
+void oracle_hold_check(struct oracle *oracle, const struct oracle_hold *hold);
+void oracle_hold_end(struct oracle *oracle, const struct oracle_hold *hold);
+/* The hypervisor has written the page that it has in its hands. */
+void oracle_wrote(struct oracle *oracle, uint64_t gfn);
+
+/* Does a slot show page @page of the host at @gfn, or will one? */
+bool oracle_shows(const struct oracle *oracle, uint64_t gfn, uint64_t page);
+/* What is stored in the frame now. */
+uint64_t oracle_value(const struct oracle *oracle, uint32_t frame);
 
 /* A change of slot @id from now on, until it is over with the view it has got. False: another
  * change of the slot is going on. */
@@ -61,7 +109,10 @@ void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits)
 
 /* Is @gfn private when nothing is going on? */
 bool oracle_is_private(const struct oracle *oracle, uint64_t gfn);
-/* What a load of @gfn gives when nothing is going on: 0 and *@value, or the expected outcome. */
-int oracle_expect(const struct oracle *oracle, uint64_t gfn, uint64_t *value);
+/* What a load of @gfn, or a fetch, gives when nothing is going on: 0 and *@value, or the expected
+ * outcome. */
+enum oracle_access { ORACLE_LOAD, ORACLE_FETCH };
+int oracle_expect(const struct oracle *oracle, uint64_t gfn, enum oracle_access access,
+		  uint64_t *value);
 
 #endif

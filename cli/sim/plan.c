@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <quire/gmem.h>
+
 #include "cli/sim/sim.h"
 #include "src/entry/format.h"
 
@@ -184,6 +186,75 @@ static void choose_owner(struct sim_plan *plan)
 	plan->owner = sim_random(&random, 2) ? OWNER_FILE_PRIVATE : OWNER_FILE_SHARED;
 }
 
+/* What is drawn for vCPUs beside their accesses, and for their accesses. Drawn apart, too. */
+static void choose_accesses(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0xbf58476d1ce4e5b9)};
+	bool maps = sim_random(&random, 2), leaves = sim_random(&random, 2);
+
+	for (uint32_t thread = 0; thread < plan->vcpus; thread++) {
+		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
+			struct sim_op *op = &plan->ops[thread][i];
+
+			if (op->kind != OP_LOAD && op->kind != OP_STORE)
+				continue;
+			if (maps && !sim_random(&random, 5)) {
+				op->kind = OP_MAP;
+				op->flags = (uint32_t)sim_random(&random, 2);
+				op->npages = sim_random(&random, 2) ? 3 : 400;
+				continue;
+			}
+			if (leaves && sim_random(&random, 2))
+				op->flags |= ACCESS_NOWAIT;
+			if (plan->rights && !sim_random(&random, 3))
+				op->flags |= ACCESS_FETCH;
+		}
+	}
+}
+
+/* In some, the host takes rights to its pages away, and gives them back. Drawn apart, too. */
+static void choose_rights(struct sim_plan *plan)
+{
+	static const uint32_t rights[] = {0, SIM_NOEXEC, SIM_NOREAD, SIM_NOREAD | SIM_NOEXEC};
+	struct sim_random random = {plan->seed ^ UINT64_C(0x94d049bb133111eb)};
+
+	plan->rights = !sim_random(&random, 3);
+	for (uint32_t thread = plan->vcpus; plan->rights && thread < plan->threads; thread++) {
+		for (uint32_t i = 2; i < plan->op_count[thread]; i++) {
+			struct sim_op *op = &plan->ops[thread][i];
+
+			if (op->kind != OP_HOST_REPLACE && sim_random(&random, 4))
+				continue;
+			op->kind = OP_RIGHTS;
+			pick_range(&random, op, SIM_HOST_PAGES);
+			if (!sim_random(&random, 3))
+				op->first = SIM_BLOCK + sim_random(&random, 6);
+			op->flags = rights[sim_random(&random, 4)];
+		}
+	}
+}
+
+/* What becomes of the contents of pages that are converted in place. Drawn apart, too. */
+static void choose_contents(struct sim_plan *plan)
+{
+	static const uint32_t contents[] = {0, QUIRE_GMEM_ZERO, QUIRE_GMEM_PRESERVE};
+	struct sim_random random = {plan->seed ^ UINT64_C(0xaf251af3b0f025b5)};
+
+	for (uint32_t thread = plan->vcpus; plan->owner != OWNER_VM && thread < plan->threads;
+	     thread++)
+		for (uint32_t i = 2; i < plan->op_count[thread]; i++) {
+			struct sim_op *op = &plan->ops[thread][i];
+
+			/* There are more of them than of others. */
+			if (!sim_random(&random, 4)) {
+				op->kind = OP_ATTRIBUTES;
+				pick_details(plan, &random, op);
+			}
+			if (op->kind == OP_ATTRIBUTES)
+				op->page = contents[sim_random(&random, 3)];
+		}
+}
+
 void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 {
 	struct sim_random random = {seed};
@@ -222,6 +293,9 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	choose_format(plan);
 	choose_link(plan);
 	choose_owner(plan);
+	choose_rights(plan);
+	choose_contents(plan);
+	choose_accesses(plan);
 }
 
 void sim_plan_print(const struct sim_plan *plan)
@@ -230,7 +304,7 @@ void sim_plan_print(const struct sim_plan *plan)
 	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
 	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
 	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split", "far",
-	    "limit",	"other",      "link"};
+	    "limit",	"other",      "link",	      "map",	     "rights"};
 	static const char *const owners[] = {"", " and converted from private",
 					     " and converted from shared"};
 

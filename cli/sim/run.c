@@ -42,6 +42,22 @@ static void report(const char *text)
 	oracle_fail(&sim.oracle, "an assertion of the library");
 }
 
+/* The host has the page that the access would have waited for, and then the guest asks again. */
+static int wait_for_page(uint32_t thread, struct machine_access *access)
+{
+	uint64_t page = (access->hva.v - SIM_HVA_BASE) >> QUIRE_PAGE_SHIFT;
+	uint64_t error = access->write ? QUIRE_PFERR_WRITE : access->fetch ? QUIRE_PFERR_FETCH : 0;
+
+	if (!access->nowait || !oracle_shows(&sim.oracle, access->gpa >> QUIRE_PAGE_SHIFT, page)) {
+		oracle_fail(&sim.oracle, "a page to be waited for that was not asked for");
+		return 0;
+	}
+	(void)!sim_fault_in(&sim.machine.host, (uint32_t)page, access->write);
+	quire_vcpu_page_ready(sim.machine.vcpus[thread], (gpa_t){access->gpa}, error);
+	access->nowait = 0;
+	return machine_access(&sim.machine, thread, access);
+}
+
 /* Outcomes that a guest access may have while anything goes on. */
 static void check_outcome(int ret)
 {
@@ -63,9 +79,54 @@ static void guest_op(uint32_t thread, const struct sim_op *op)
 		return;
 	}
 	access.write = op->kind == OP_STORE;
+	access.fetch = !access.write && (op->flags & ACCESS_FETCH);
+	access.nowait = (op->flags & ACCESS_NOWAIT) != 0;
 	/* Every store has a value of its own. */
 	access.value = access.write ? ++sim.stores << 16 | op->first : 0;
-	check_outcome(machine_access(&sim.machine, thread, &access));
+	sim.oracle.nowait[thread] = access.nowait;
+	ret = machine_access(&sim.machine, thread, &access);
+	sim.oracle.nowait[thread] = false;
+	if (ret == -EAGAIN)
+		ret = wait_for_page(thread, &access);
+	check_outcome(ret);
+}
+
+static void use_page(uint32_t thread, const struct sim_op *op, struct quire_map *map,
+		     const struct oracle_hold *hold)
+{
+	struct quire_vcpu *vcpu = sim.machine.vcpus[thread];
+	uint64_t value = ++sim.stores << 16 | op->first;
+
+	for (uint64_t turn = 0; turn < op->npages; turn++) {
+		sched_yield_point();
+		oracle_hold_check(&sim.oracle, hold);
+	}
+	/* The client may have unmapped it. */
+	if (op->flags && !quire_map_write(vcpu, map, 0, &value, sizeof(value)))
+		oracle_wrote(&sim.oracle, op->first);
+	(void)!quire_map_read(vcpu, map, 0, &value, sizeof(value));
+	oracle_hold_check(&sim.oracle, hold);
+}
+
+static void map_op(uint32_t thread, const struct sim_op *op)
+{
+	struct quire_vcpu *vcpu = sim.machine.vcpus[thread];
+	struct oracle_hold hold = {.index = SIM_GMEM_PAGES};
+	struct quire_map map;
+	int ret;
+
+	oracle_hold_begin(&sim.oracle);
+	ret = quire_vcpu_map(vcpu, (gpa_t){op->first << QUIRE_PAGE_SHIFT},
+			     op->flags ? QUIRE_MAP_WRITE : QUIRE_MAP_READ, &map);
+	if (!ret) {
+		oracle_hold(&sim.oracle, op->first, &map, &hold);
+		use_page(thread, op, &map, &hold);
+	} else if (ret != -EFAULT && ret != -ENOSPC) {
+		oracle_fail(&sim.oracle, "a page is kept from the hypervisor");
+	}
+	oracle_hold_end(&sim.oracle, &hold);
+	if (!ret)
+		quire_vcpu_unmap(vcpu, &map);
 }
 
 /* Shadow pages for it are found, if not without others' going. */
@@ -140,6 +201,7 @@ static void convert_op(const struct sim_op *op)
 	struct quire_gmem_conversion conversion = {
 	    .offset_bytes = first << QUIRE_PAGE_SHIFT,
 	    .attributes = op->flags,
+	    .contents = op->page,
 	};
 
 	if (oracle->attributes_busy)
@@ -147,10 +209,8 @@ static void convert_op(const struct sim_op *op)
 	oracle->attributes_busy = true;
 	end = end < SIM_GMEM_PAGES ? end : SIM_GMEM_PAGES;
 	conversion.size_bytes = (end - first) << QUIRE_PAGE_SHIFT;
-	memset(&oracle->kinds_other[first], op->flags != 0, end - first);
-	if (quire_gmem_set_attributes(sim.gmem, &conversion))
-		oracle_fail(oracle, "a conversion was refused");
-	memcpy(oracle->kinds, oracle->kinds_other, sizeof(oracle->kinds));
+	oracle_convert_begin(oracle, &conversion);
+	oracle_convert_end(oracle, quire_gmem_set_attributes(sim.gmem, &conversion));
 	oracle->attributes_busy = false;
 }
 
@@ -215,6 +275,21 @@ static void host_replace_op(const struct sim_op *op)
 	memset(&sim.oracle.page_busy[op->first], 0, op->npages);
 }
 
+/* As mprotect(2). */
+static void rights_op(const struct sim_op *op)
+{
+	hva_t start = sim_hva((uint32_t)op->first),
+	      end = sim_hva((uint32_t)(op->first + op->npages));
+
+	notify_begin(sim.machine.vm, start, end);
+	for (uint64_t page = op->first; page < op->first + op->npages; page++) {
+		uint32_t *flags = &sim.machine.host.pages[page].flags;
+
+		*flags = (*flags & ~(uint32_t)(SIM_NOEXEC | SIM_NOREAD)) | op->flags;
+	}
+	notify_end(sim.machine.vm, start, end);
+}
+
 /* Whether it is done or refused: what the guest sees stays. */
 static void kernel_op(const struct sim_op *op)
 {
@@ -253,6 +328,7 @@ static void file_op(const struct sim_op *op)
 		return;
 	}
 	sim.oracle.file_busy = true;
+	sim.oracle.punches_begun++;
 	if (op->kind == OP_POISON) {
 		*lost = *lost ? *lost : 2;
 		quire_gmem_poison(sim.gmem, op->first);
@@ -381,13 +457,28 @@ static void bitmap_harvest(uint32_t id)
 		oracle_harvested(&sim.oracle, id, bits);
 }
 
+static void vcpu_op(uint32_t thread, const struct sim_op *op)
+{
+	if (op->kind == OP_FAR)
+		far_op(thread, op);
+	else if (op->kind == OP_OTHER)
+		other_op(thread, op);
+	else if (op->kind == OP_MAP)
+		map_op(thread, op);
+	else
+		guest_op(thread, op);
+}
+
 static void perform(uint32_t thread, const struct sim_op *op)
 {
 	switch (op->kind) {
 	case OP_LOAD:
 	case OP_STORE:
 	case OP_PREFAULT:
-		guest_op(thread, op);
+	case OP_FAR:
+	case OP_OTHER:
+	case OP_MAP:
+		vcpu_op(thread, op);
 		break;
 	case OP_ATTRIBUTES:
 		if (sim.oracle.in_place)
@@ -423,17 +514,14 @@ static void perform(uint32_t thread, const struct sim_op *op)
 	case OP_EAGER_SPLIT:
 		sim.machine.tunables.eager_page_split = (uint32_t)op->npages;
 		break;
-	case OP_FAR:
-		far_op(thread, op);
-		break;
 	case OP_LIMIT:
 		limit_op(op);
 		break;
-	case OP_OTHER:
-		other_op(thread, op);
-		break;
 	case OP_LINK:
 		link_op(op);
+		break;
+	case OP_RIGHTS:
+		rights_op(op);
 		break;
 	default:
 		slot_op(op);
@@ -517,8 +605,7 @@ static void start(const struct sim_plan *plan)
 	sched_on_report(report);
 	machine_start(&sim.machine, plan->type);
 	host->notifier = (struct sim_notifier){notify_begin, notify_end, sim.machine.vm};
-	host->on_copy = oracle_copied;
-	host->on_copy_ctx = &sim.oracle;
+	oracle_watch(&sim.oracle);
 	quire_vm_set_slot_zap_all(sim.machine.vm, plan->zap_all);
 	if (quire_vm_set_manual_protect(sim.machine.vm, plan->manual_protect))
 		abort();
@@ -535,6 +622,7 @@ static void start(const struct sim_plan *plan)
 			      &sim.gmem))
 		abort();
 	sim.oracle.in_place = plan->owner != OWNER_VM;
+	sim.oracle.is_shown = plan->owner == OWNER_FILE_SHARED;
 	memset(sim.oracle.kinds, plan->owner == OWNER_FILE_PRIVATE, sizeof(sim.oracle.kinds));
 	memcpy(sim.oracle.kinds_other, sim.oracle.kinds, sizeof(sim.oracle.kinds));
 	sim.oracle.store = quire_gmem_store(sim.gmem);
@@ -554,16 +642,17 @@ static bool is_through_old_mmio(const struct machine_access *access, uint64_t gf
 }
 
 /*
- * After the run: a guest's load at each gfn that is looked at gives what the model says. These are
- * the first 24 of each 2 MiB, where operations begin, and every 61st of the others.
+ * After the run: a guest's load, or fetch, at each gfn that is looked at gives what the model says.
+ * These are the first 24 of each 2 MiB, where operations begin, and every 61st of the others.
  */
-static void check_memory(void)
+static void check_memory(enum oracle_access kind)
 {
 	for (uint64_t gfn = 0; gfn < SIM_GFNS && !sim.oracle.failure;
 	     gfn += gfn % 512 < 24 ? 1 : 61) {
-		struct machine_access access = {.gpa = gfn << QUIRE_PAGE_SHIFT, .size_bytes = 8};
+		struct machine_access access = {
+		    .gpa = gfn << QUIRE_PAGE_SHIFT, .size_bytes = 8, .fetch = kind == ORACLE_FETCH};
 		uint64_t value = 0;
-		int expected = oracle_expect(&sim.oracle, gfn, &value);
+		int expected = oracle_expect(&sim.oracle, gfn, kind, &value);
 		int ret = machine_access(&sim.machine, gfn % sim.plan->vcpus, &access);
 
 		if (ret == expected && (ret || access.value == value))
@@ -645,7 +734,9 @@ const char *sim_run(const struct sim_plan *plan)
 		oracle_fail(&sim.oracle, run.result == SCHED_DEADLOCK ? "a deadlock" : "no end");
 	if (!sim.oracle.failure) {
 		check_logs();
-		check_memory();
+		check_memory(ORACLE_LOAD);
+		if (plan->rights)
+			check_memory(ORACLE_FETCH);
 	}
 	/* A run that failed may have left anything: its remains are not taken apart. */
 	if (sim.oracle.failure)

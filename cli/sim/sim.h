@@ -39,10 +39,12 @@ enum sim_op_kind {
 	OP_HARVEST,
 	OP_ZAP_ALL,
 	OP_EAGER_SPLIT,
-	OP_FAR,	  /* a load of a far page, which takes shadow pages */
-	OP_LIMIT, /* on shadow pages */
-	OP_OTHER, /* an access of the second VM, to the file; flags: 1 is a store */
-	OP_LINK,  /* the second VM's file goes, and comes again */
+	OP_FAR,	   /* a load of a far page, which takes shadow pages */
+	OP_LIMIT,  /* on shadow pages */
+	OP_OTHER,  /* an access of the second VM, to the file; flags: 1 is a store */
+	OP_LINK,   /* the second VM's file goes, and comes again */
+	OP_MAP,	   /* the hypervisor takes a page into its hands; flags: 1 is to write */
+	OP_RIGHTS, /* the host lets a guest execute a page, or read it, or not; flags: the page's */
 	OP_COUNT
 };
 
@@ -56,12 +58,18 @@ enum sim_kernel_op {
 	KERNEL_COUNT
 };
 
+/* Of OP_LOAD, OP_STORE. */
+enum sim_access_flags {
+	ACCESS_NOWAIT = 1u << 0, /* a page that is slow is left to the host */
+	ACCESS_FETCH = 1u << 1,	 /* a load is an instruction's */
+};
+
 struct sim_op {
 	enum sim_op_kind kind;
 	uint32_t slot;	 /* of slot operations and harvests */
 	uint64_t first;	 /* gfn, host page or index of the file */
-	uint64_t npages; /* ditto; for switches the value */
-	uint32_t page;	 /* slots: host page, and index of the file */
+	uint64_t npages; /* ditto; for switches the value; for pages in hand, how long */
+	uint32_t page;	 /* slots: host page, and index of the file; attributes: the contents */
 	uint32_t flags;	 /* slots: enum quire_slot_flags; attributes; replace: 1 is by nothing */
 };
 
@@ -80,6 +88,7 @@ struct sim_plan {
 	int zap_all, eager_split, host_huge, gmem_huge;
 	int linked;		 /* a second VM has a file of the same pages */
 	enum sim_owner owner;	 /* of the attributes */
+	int rights;		 /* the host changes them */
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
 	int trace; /* say when each operation begins and ends */

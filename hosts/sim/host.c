@@ -347,8 +347,11 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 		return -EAGAIN;
 	if (slow && (flags & QUIRE_PAGE_INTERRUPTIBLE) && host->interrupted)
 		return -EINTR;
-	if ((flags & QUIRE_PAGE_WRITE) && !(mapped->flags & SIM_WRITABLE))
+	if ((flags & QUIRE_PAGE_WRITE) &&
+	    (mapped->flags & (SIM_WRITABLE | SIM_NOREAD)) != SIM_WRITABLE)
 		return mapped->flags & SIM_DEVICE ? -EROFS : -EFAULT;
+	if (slow && host->watcher.waits)
+		host->watcher.waits(host->watcher.ctx);
 	err = sim_fault_in(host, (uint32_t)(mapped - host->pages), flags & QUIRE_PAGE_WRITE);
 	if (err)
 		return err;
@@ -360,7 +363,9 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 	if (!page->refcounted && !(flags & QUIRE_PAGE_GUARDED))
 		return -EINVAL;
 	page->pfn.v = (uint64_t)(uintptr_t)frame->bytes >> QUIRE_PAGE_SHIFT;
-	page->writable = (mapped->flags & (SIM_WRITABLE | SIM_SHARED)) == SIM_WRITABLE;
+	page->writable = (mapped->flags & (SIM_WRITABLE | SIM_SHARED | SIM_NOREAD)) == SIM_WRITABLE;
+	page->noexec = mapped->flags & SIM_NOEXEC ? QUIRE_NOEXEC : QUIRE_EXEC_ALL;
+	page->noread = (mapped->flags & SIM_NOREAD) != 0;
 	if (page->refcounted)
 		frame->references++;
 	return 0;
@@ -369,7 +374,8 @@ static int sim_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page 
 /* As the kernel's fast lookup: what a page table of the client shows, and lets be written. */
 static bool is_there(const struct sim_host *host, const struct sim_page *page)
 {
-	const uint32_t away = SIM_SLOW | SIM_SWAPPED | SIM_EMPTY | SIM_SHARED | SIM_DEVICE;
+	const uint32_t away =
+	    SIM_SLOW | SIM_SWAPPED | SIM_EMPTY | SIM_SHARED | SIM_DEVICE | SIM_NOREAD;
 
 	return page && (page->flags & SIM_WRITABLE) && !(page->flags & away) &&
 	       !host->frames[page->frame].poisoned;
@@ -433,6 +439,15 @@ static enum quire_level sim_page_level(void *ctx, hva_t hva, enum quire_level ma
 									 : QUIRE_LEVEL_4K;
 }
 
+static void tell_own_copy(struct sim_host *host, const uint8_t *bytes, struct sim_copy copy)
+{
+	uint64_t at = (uint64_t)(bytes - host->memory);
+
+	copy.offset_bytes = at % QUIRE_PAGE_SIZE;
+	if (host->watcher.own_copy)
+		host->watcher.own_copy(host->watcher.ctx, (uint32_t)(at / QUIRE_PAGE_SIZE), &copy);
+}
+
 static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
 {
 	const uint8_t *bytes;
@@ -442,6 +457,7 @@ static int sim_copy_from(void *ctx, void *dst, hva_t src, size_t size_bytes)
 	if (!bytes)
 		return -EFAULT;
 	memcpy(dst, bytes, size_bytes);
+	tell_own_copy(ctx, bytes, (struct sim_copy){.data = dst, .size_bytes = size_bytes});
 	return 0;
 }
 
@@ -455,6 +471,8 @@ static int sim_copy_to(void *ctx, hva_t dst, const void *src, size_t size_bytes)
 	if (!bytes)
 		return -EFAULT;
 	memcpy(bytes, src, size_bytes);
+	tell_own_copy(ctx, bytes,
+		      (struct sim_copy){.data = src, .size_bytes = size_bytes, .write = true});
 	return 0;
 }
 
@@ -648,6 +666,12 @@ static int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *o
 	return frame->poisoned ? -EHWPOISON : 0;
 }
 
+static void tell_cleared(struct sim_host *host, uint64_t index, uint32_t frame)
+{
+	if (host->watcher.cleared)
+		host->watcher.cleared(host->watcher.ctx, index, frame);
+}
+
 static int sim_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages)
 {
 	struct sim_host *host = ctx;
@@ -659,6 +683,8 @@ static int sim_store_zero(void *ctx, void *store, uint64_t index, uint64_t npage
 		while (count < npages && pages->frames[index + count] == first + count + 1)
 			count++;
 		frames_fill(host, first, count, 0);
+		for (uint32_t i = 0; i < count && host->watcher.cleared; i++)
+			tell_cleared(host, index + i, first + i);
 		index += count;
 		npages -= count;
 	}
@@ -686,11 +712,15 @@ static int sim_store_show(void *ctx, void *store, uint64_t index, uint64_t npage
 
 static int sim_store_clear(void *ctx, void *store, uint64_t index, uint64_t npages)
 {
+	struct sim_host *host = ctx;
 	const struct sim_store *pages = store;
 
-	for (uint64_t i = index; i < index + npages && i < pages->limit; i++)
-		if (pages->frames[i])
-			frames_fill(ctx, pages->frames[i] - 1, 1, 0);
+	for (uint64_t i = index; i < index + npages && i < pages->limit; i++) {
+		if (!pages->frames[i])
+			continue;
+		frames_fill(host, pages->frames[i] - 1, 1, 0);
+		tell_cleared(host, i, pages->frames[i] - 1);
+	}
 	return 0;
 }
 

@@ -33,8 +33,8 @@ static void copy_bytes(struct sim_host *host, uint32_t page, uint32_t from, uint
 {
 	memcpy(to == SIM_NO_FRAME ? host->swap[page] : bytes_of(host, to),
 	       from == SIM_NO_FRAME ? host->swap[page] : bytes_of(host, from), SIM_FRAME_BYTES);
-	if (host->on_copy)
-		host->on_copy(host->on_copy_ctx, page, from, to);
+	if (host->watcher.copied)
+		host->watcher.copied(host->watcher.ctx, page, from, to);
 }
 
 /* Has the page a frame without other holders and sharers? */

@@ -1,6 +1,7 @@
 /* A VM on the simulated host, and its vCPUs. */
 #include "hosts/sim/machine.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -305,6 +306,7 @@ static bool walk(const struct quire_stage2 *stage2, const struct machine_access 
 		    .gfn = gfn.v,
 		    .page = (uint8_t *)(uintptr_t)(host & QUIRE_PAGE_MASK),
 		    .level = level,
+		    .readable = quire_entry_allows(f, value, 0),
 		    .writable = access->write,
 		    .executable = quire_entry_is_executable(f, value),
 		};
@@ -335,6 +337,7 @@ static bool guest_access(struct machine *machine, uint32_t index, const struct q
 	uint8_t *place;
 
 	if (!translation->page || translation->gfn != gfn ||
+	    (!access->fetch && !translation->readable) ||
 	    (access->write && !translation->writable) ||
 	    (access->fetch && !translation->executable)) {
 		translation->page = NULL;
@@ -381,7 +384,11 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 		if (done)
 			return 0;
 		access->error = error;
+		if (access->nowait)
+			error |= QUIRE_PFERR_NOWAIT;
 		ret = quire_vcpu_fault(vcpu, (gpa_t){access->gpa}, error, &fault);
+		if (ret == -EAGAIN)
+			access->hva = fault.hva;
 		if (ret < 0 || ret == QUIRE_EMULATE)
 			return ret;
 		/* The thread in the way must get a turn: the scheduler is not fair by itself. */

@@ -18,6 +18,7 @@ struct machine_translation {
 	uint64_t gfn;
 	uint8_t *page; /* NULL: none */
 	uint32_t level;
+	int readable;
 	int writable;
 	int executable;
 };
@@ -40,6 +41,8 @@ struct machine_access {
 	uint32_t size_bytes;
 	int write;
 	int fetch;	/* of an instruction: a load that needs the right to execute */
+	int nowait;	/* a page that is slow is left to the host: -EAGAIN */
+	hva_t hva;	/* out, with -EAGAIN: the page */
 	uint64_t error; /* out: code of the last violation; 0: there was none */
 };
 

@@ -33,6 +33,8 @@ enum sim_page_flags {
 	SIM_WRITABLE = 1u << 1,
 	SIM_DEVICE = 1u << 2, /* a driver's mapping of raw frames (VM_PFNMAP): without counts */
 	SIM_SLOW = 1u << 3,   /* must be read from a disk first */
+	SIM_NOEXEC = 1u << 8, /* the guest may not execute from it */
+	SIM_NOREAD = 1u << 9, /* and may do nothing else; not writable */
 	/* What a kernel makes of them by itself, see kernel.h. Without a frame of its own: */
 	SIM_EMPTY = 1u << 4,   /* never touched */
 	SIM_SWAPPED = 1u << 5, /* its bytes are on a disk */
@@ -64,11 +66,31 @@ struct sim_frame {
 	bool dirty;
 };
 
+struct sim_copy {
+	const void *data;
+	uint64_t offset_bytes, size_bytes;
+	bool write;
+};
+
 /* Told, as by the kernel's notifier, that what [start, end) shows is about to change, and
  * has changed. Not called while @ctx is NULL. */
 struct sim_notifier {
 	void (*begin)(void *ctx, hva_t start, hva_t end);
 	void (*end)(void *ctx, hva_t start, hva_t end);
+	void *ctx;
+};
+
+/* Told of what happens to frames, in the instant in which it has happened. NULL: not told. */
+struct sim_watcher {
+	/* @to has got the bytes that @from had, for page @page. One of them is SIM_NO_FRAME where
+	 * they go to the disk, or come from it. */
+	void (*copied)(void *ctx, uint32_t page, uint32_t from, uint32_t to);
+	/* Frame @frame, page @index of a store, shows zeros. */
+	void (*cleared)(void *ctx, uint64_t index, uint32_t frame);
+	/* The library's own copy of @data to or from the frame, @offset_bytes into it. */
+	void (*own_copy)(void *ctx, uint32_t frame, const struct sim_copy *copy);
+	/* A lookup waits for a page. */
+	void (*waits)(void *ctx);
 	void *ctx;
 };
 
@@ -82,10 +104,7 @@ struct sim_host {
 	uint32_t zero_frame; /* what readers of empty pages see; SIM_NO_FRAME: none yet */
 	uint8_t (*swap)[SIM_FRAME_BYTES]; /* of each page that is SIM_SWAPPED */
 	struct sim_notifier notifier;
-	/* When set: told that @to has got the bytes that @from had, for page @page. One of them is
-	 * SIM_NO_FRAME where they go to the disk, or come from it. */
-	void (*on_copy)(void *ctx, uint32_t page, uint32_t from, uint32_t to);
-	void *on_copy_ctx;
+	struct sim_watcher watcher;
 	uint64_t allocated_bytes; /* by the library, now */
 	uint64_t allocations;	  /* calls so far */
 	uint64_t fail_at;	  /* the allocation of this number fails; 0: none */

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/access/access.h"
+#include "src/base/mutant.h"
 #include "src/base/reclaim.h"
 #include "src/base/section.h"
 #include "src/gfn/log.h"
@@ -62,6 +63,8 @@ int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
 		err = vm->host->page_get(vm->host_ctx, map->hva, page_flags(vm, kind), &map->page);
 		if (err)
 			gmem_unpin(&map->pin);
+		else if (MUTANT(map_unkept) && map->page.refcounted)
+			vm->host->page_put(vm->host_ctx, &map->page, QUIRE_PAGE_UNUSED);
 	}
 	if (err)
 		long_section_leave(&vm->accesses, map->section);
@@ -96,7 +99,7 @@ int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map, uint64
 	if (map->kind != QUIRE_MAP_WRITE || !is_inside(offset_bytes, size_bytes))
 		return -EINVAL;
 	err = vm->host->copy_to(vm->host_ctx, to, data, size_bytes);
-	if (!err)
+	if (!err && !MUTANT(map_unmarked))
 		access_written(vcpu, map->as_id, (gpa_t){gpa_of(map->gfn).v + offset_bytes},
 			       size_bytes);
 	return err;
@@ -108,9 +111,9 @@ void quire_vcpu_unmap(struct quire_vcpu *vcpu, struct quire_map *map)
 	bool written = map->kind == QUIRE_MAP_WRITE;
 
 	locks_assert_none();
-	if (written)
+	if (written && !MUTANT(map_unmarked))
 		dirty_log_mark_own(vm, vcpu, map->as_id, map->gfn);
-	if (map->page.refcounted)
+	if (map->page.refcounted && !MUTANT(map_unkept))
 		vm->host->page_put(vm->host_ctx, &map->page,
 				   written ? QUIRE_PAGE_DIRTY : QUIRE_PAGE_ACCESSED);
 	map->page.refcounted = 0;

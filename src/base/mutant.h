@@ -8,7 +8,8 @@
  * MUTANT(name) is nonzero where the bug of that name is on; in all but the mutant build it is the
  * constant 0. tests/sim/mutants.c runs the pairs against each of QUIRE_MUTANT_LIST,
  * QUIRE_AGE_MUTANT_LIST and QUIRE_BREAK_MUTANT_LIST, tests/unit/shadow/mutants.c its tests against
- * each of QUIRE_SHADOW_MUTANT_LIST. Both fail when one survives.
+ * each of QUIRE_SHADOW_MUTANT_LIST, tests/sim/sim_mutants.c simulations against each of
+ * QUIRE_SIM_MUTANT_LIST. Each fails when one survives.
  */
 #define QUIRE_MUTANT_LIST(X)                                                                \
 	X(sequence_unchecked, "a fault installs although an invalidation came and went")    \
@@ -114,11 +115,23 @@
 	X(group_unchecked, "a neighbour is mapped as L1's table was before it changed")        \
 	X(neighbour_unchecked, "a neighbour is mapped whose page has gone meanwhile")
 
+/* Those that quire-sim's simulations must catch: tests/sim/sim_mutants.c. */
+#define QUIRE_SIM_MUTANT_LIST(X)                                                     \
+	X(convert_unzeroed, "what a conversion was to zero is kept")                 \
+	X(convert_zeroes, "what a conversion was to keep is zeroed")                 \
+	X(convert_zeroes_first, "pages are zeroed while guests can write them")      \
+	X(map_unkept, "a page in a vCPU's hands has no reference")                   \
+	X(map_unmarked, "what is written to a page in hand is in no log")            \
+	X(nowait_waits, "a fault waits for a page that it was to leave to the host") \
+	X(noexec_unseen, "a leaf lets the guest execute what the host does not")     \
+	X(noread_unseen, "a leaf lets the guest read what it may only execute")
+
 enum quire_mutant {
 	MUTANT_NONE,
 #define MUTANT_ID(name, what) MUTANT_##name,
 	QUIRE_MUTANT_LIST(MUTANT_ID) QUIRE_AGE_MUTANT_LIST(MUTANT_ID)
 	    QUIRE_BREAK_MUTANT_LIST(MUTANT_ID) QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
+		QUIRE_SIM_MUTANT_LIST(MUTANT_ID)
 #undef MUTANT_ID
 };
 

@@ -86,7 +86,8 @@ static int let_client_in(const struct conversion *conversion)
 	int error = 0;
 
 	gmem_assert_exclusive(conversion->inode);
-	if (conversion->contents & QUIRE_GMEM_ZERO)
+	if (((conversion->contents & QUIRE_GMEM_ZERO) && !MUTANT(convert_unzeroed)) ||
+	    MUTANT(convert_zeroes))
 		error = gmem_pages_clear(pages, conversion->first, conversion->npages);
 	return error ? error : show(conversion, 1);
 }
@@ -164,6 +165,9 @@ static int change(struct conversion *conversion)
 
 	if (error)
 		return error;
+	if (MUTANT(convert_zeroes_first) && (conversion->contents & QUIRE_GMEM_ZERO))
+		error = gmem_pages_clear(&conversion->inode->pages, conversion->first,
+					 conversion->npages);
 	if (inode->pages.huge_order)
 		widen(&inv);
 	change_gmem_begin(&inv);

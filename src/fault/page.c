@@ -28,7 +28,7 @@ static u32 page_flags(const struct fault *fault)
 {
 	u32 flags = QUIRE_PAGE_GUARDED | QUIRE_PAGE_INTERRUPTIBLE;
 
-	if (unlikely(fault->error_code & QUIRE_PFERR_NOWAIT))
+	if (unlikely(fault->error_code & QUIRE_PFERR_NOWAIT) && !MUTANT(nowait_waits))
 		flags = QUIRE_PAGE_GUARDED | QUIRE_PAGE_NOWAIT;
 	return (fault->error_code & QUIRE_PFERR_WRITE) ? flags | QUIRE_PAGE_WRITE : flags;
 }

@@ -1,0 +1,102 @@
+/* Known bugs, switched on one at a time: the simulations of quire-sim must catch each. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/sim/sim.h"
+#include "src/base/mutant.h"
+
+enum quire_mutant quire_mutant;
+
+/* Many times what one takes. */
+#define SEEDS_MAX 30000u
+#define SECONDS_MAX 120u
+/* Without a bug: main.c goes further. */
+#define SEEDS_WITHOUT 300u
+
+static const struct {
+	enum quire_mutant mutant;
+	const char *name;
+} mutants[] = {
+    {MUTANT_NONE, "none"},
+#define MUTANT_NAME(name, what) {MUTANT_##name, #name},
+    QUIRE_SIM_MUTANT_LIST(MUTANT_NAME)
+#undef MUTANT_NAME
+    /* Of those that the pairs catch, too. */
+    {MUTANT_pins_unseen, "pins_unseen"},
+    {MUTANT_convert_unhidden, "convert_unhidden"},
+    {MUTANT_convert_end_first, "convert_end_first"},
+};
+#define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
+
+/* Tells through the pipe which seed fails, and how; a crash says nothing. */
+static void run_seeds(int out, uint64_t seeds)
+{
+	static struct sim_plan plan;
+	char text[256];
+
+	sim_init();
+	for (uint64_t seed = 1; seed <= seeds; seed++) {
+		const char *failure;
+
+		sim_plan_make(&plan, seed);
+		failure = sim_run(&plan);
+		if (!failure)
+			continue;
+		snprintf(text, sizeof(text), "by seed %" PRIu64 ": %s", seed, failure);
+		if (write(out, text, strlen(text)) < 0)
+			_exit(2);
+		_exit(1);
+	}
+	_exit(0);
+}
+
+/* Does a simulation fail? Prints which. In a child, for a broken assertion may end it. */
+static int is_caught(size_t i)
+{
+	int ends[2], status;
+	char text[256] = "";
+	pid_t child;
+
+	if (pipe(ends))
+		return 0;
+	child = fork();
+	if (child == 0) {
+		if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
+			_exit(0);
+		quire_mutant = mutants[i].mutant;
+		alarm(SECONDS_MAX);
+		run_seeds(ends[1], i ? SEEDS_MAX : SEEDS_WITHOUT);
+	}
+	close(ends[1]);
+	if (read(ends[0], text, sizeof(text) - 1) < 0)
+		text[0] = '\0';
+	close(ends[0]);
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		return 0;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 0;
+	printf("%s: caught %s\n", mutants[i].name, text[0] ? text : "by a crash");
+	return 1;
+}
+
+/* All of them, or those that are named. Without any bug the simulations must pass. */
+int main(int argc, char **argv)
+{
+	int survived = 0;
+
+	setvbuf(stdout, NULL, _IONBF, 0);
+	for (size_t i = 0; i < MUTANT_COUNT; i++) {
+		bool named = argc == 1;
+
+		for (int at = 1; at < argc; at++)
+			named |= !strcmp(argv[at], mutants[i].name);
+		if (!named || is_caught(i) == (i != 0))
+			continue;
+		printf("%s: %s\n", mutants[i].name, i ? "survived" : "the simulations fail");
+		survived++;
+	}
+	return survived != 0;
+}
