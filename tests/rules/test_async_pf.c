@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -242,6 +243,67 @@ static void init_forgets(void)
 	CHECK_EQ(place[1], 0);
 }
 
+/*
+ * CR0.PG off and on, by way of a segment of 32 bits, for only there long mode can end. rcx is where
+ * the code of 64 bits goes on.
+ */
+asm(".pushsection .rodata\n"
+    "turn_paging: pushq $24\n leaq 1f(%rip), %rax\n pushq %rax\n lretq\n"
+    ".code32\n"
+    "1: movl %cr0, %eax\n andl $0x7fffffff, %eax\n movl %eax, %cr0\n"
+    " orl $0x80000000, %eax\n movl %eax, %cr0\n pushl $8\n pushl %ecx\n lretl\n"
+    ".code64\n"
+    "turn_paging_back: out %al, $0x80\n"
+    "turn_paging_end:\n.popsection\n");
+extern const uint8_t turn_paging[], turn_paging_back[], turn_paging_end[];
+
+static void turn_paging_off_and_on(void)
+{
+	const uint64_t code = GPA + CODE_PAGE * PAGE + PAGE / 2;
+	struct kvm_regs regs = {.rip = code,
+				.rsp = GPA + STACK_PAGE * PAGE,
+				.rflags = 2,
+				.rcx = code + (uint64_t)(turn_paging_back - turn_paging)};
+	struct kvm_sregs sregs;
+
+	memcpy(memory + (code - GPA), turn_paging, (size_t)(turn_paging_end - turn_paging));
+	((uint64_t *)(memory + GDT_PAGE * PAGE))[3] = 0x00cf9b000000ffff;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
+	sregs.gdt.limit = 31;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+	CHECK_END(vcpu_run(&vcpu), END_DONE);
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
+	CHECK_EQ(sregs.efer & 1u << 10, 1u << 10);
+}
+
+/* A guest that changes CR0.PG is another one, which knows of no page: the one on its way says
+ * nothing. */
+static void another_guest_after_paging_was_off(void)
+{
+	open_machine(ALWAYS);
+	start_and_miss(FLAG_IF);
+	CHECK(grows_beyond(&notes->other_work, ENOUGH));
+	vcpu.run->immediate_exit = 1;
+	CHECK_ZERO(pthread_kill(thread, SIGUSR1));
+	CHECK_ZERO(pthread_join(thread, NULL));
+	CHECK_END(outcome, END_SIGNAL);
+	vcpu.run->immediate_exit = 0;
+	turn_paging_off_and_on();
+	bring(0);
+	/* It asked for what comes from here on. */
+	start(1, FLAG_IF);
+	CHECK_EQ(next_wanted(), 1);
+	CHECK(grows_beyond(&notes->other_work, notes->other_work + ENOUGH));
+	usleep(50000);
+	CHECK_EQ(notes->faults, 2);
+	CHECK_EQ(notes->readies, 0);
+	bring(1);
+	finish(0x1001);
+	CHECK_EQ(notes->readies, 1);
+	CHECK_EQ(notes->ready_list[0], notes->tokens[1]);
+}
+
 /* Another machine goes on with the state of the first one: tasks that wait there are woken. */
 static void a_restored_guest_wakes_all(void)
 {
@@ -392,6 +454,7 @@ int main(int argc, char **argv)
 	    TEST(a_kernel_halts_and_takes_interrupts),
 	    TEST(turned_off_it_is_forgotten),
 	    TEST(init_forgets),
+	    TEST(another_guest_after_paging_was_off),
 	    TEST(a_restored_guest_wakes_all),
 	    TEST(ends_with_pages_missing),
 	    TEST(a_fork_with_pages_missing),
