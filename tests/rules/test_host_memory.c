@@ -619,6 +619,58 @@ static void private_pages_do_not_mind(void)
 	CHECK_END(guest_try_load(&vcpu, GPA + PAGE), END_FAULT);
 }
 
+static uint32_t enough;
+
+static void *unmap_all_the_while(void *count)
+{
+	for (uint64_t done = 0; !__atomic_load_n(&enough, __ATOMIC_RELAXED);) {
+		uint8_t *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		CHECK(page != MAP_FAILED);
+		CHECK_ZERO(munmap(page, PAGE));
+		__atomic_store_n((uint64_t *)count, ++done, __ATOMIC_RELAXED);
+	}
+	return count;
+}
+
+/* Threads that unmap memory one after the other keep nothing else from going on. */
+static void a_stream_of_unmappings(void)
+{
+	pthread_t threads[2];
+	uint64_t counts[2] = {0}, before[2];
+	pid_t child;
+	int made;
+
+	alarm(60);
+	open_machine();
+	for (int i = 0; i < 2; i++)
+		CHECK_ZERO(pthread_create(&threads[i], NULL, unmap_all_the_while, &counts[i]));
+	for (int turn = 0; turn < 15; turn++) {
+		for (int i = 0; i < 2; i++)
+			before[i] = __atomic_load_n(&counts[i], __ATOMIC_RELAXED);
+		made = (int)CHECK_OK(ioctl(vm.kvm, KVM_CREATE_VM, 0));
+		CHECK_OK(ioctl(made, KVM_CREATE_VCPU, 0));
+		CHECK_ZERO(close(made));
+		CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = 2 * GPA,
+				  .memory_size = PAGE, .userspace_addr = (uintptr_t)memory));
+		CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .guest_phys_addr = 2 * GPA));
+		child = fork();
+		CHECK(child >= 0);
+		if (!child)
+			_exit(0);
+		CHECK_EQ(waitpid(child, NULL, 0), child);
+		guest_store(&vcpu, GPA, (uint64_t)turn);
+		/* The stream goes on beside it. */
+		for (int i = 0; i < 2; i++)
+			while (__atomic_load_n(&counts[i], __ATOMIC_RELAXED) == before[i])
+				usleep(100);
+	}
+	__atomic_store_n(&enough, 1, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++)
+		CHECK_ZERO(pthread_join(threads[i], NULL));
+	alarm(0);
+}
+
 /* Only slots over the range lose anything. */
 static void other_memory_does_not_mind(void)
 {
@@ -726,6 +778,7 @@ int main(int argc, char **argv)
 	    TEST(frames_in_the_hypervisors_hands),
 	    TEST(private_pages_do_not_mind),
 	    TEST(other_memory_does_not_mind),
+	    TEST(a_stream_of_unmappings),
 	    TEST(ranges_are_widened_to_pages),
 	    TEST(seen_in_every_address_of_a_slot),
 	    TEST(holes_stay_empty),
