@@ -55,6 +55,11 @@ static struct range range_of(const void *address, size_t length_bytes)
 	return (struct range){start, end & ~(PAGE_BYTES - 1)};
 }
 
+static void *pointer_to(uintptr_t address)
+{
+	return (void *)address;
+}
+
 static bool is_empty(struct range range)
 {
 	return range.start >= range.end;
@@ -78,20 +83,27 @@ static void changed(struct range range)
 	errno = error;
 }
 
+struct settling {
+	struct range range;
+	int error;
+};
+
 static void run_settle(void *opaque)
 {
-	const struct range *range = opaque;
+	struct settling *settling = opaque;
 
-	file_settle(range->start, range->end);
+	settling->error = file_settle(settling->range.start, settling->range.end);
 }
 
-/* A mapping has grown into @range. errno is kept. */
-static void settle(struct range range)
+/* A mapping has grown into @range: 0 or -errno. errno is kept. */
+static int settle(struct range range)
 {
+	struct settling settling = {.range = range};
 	int error = errno;
 
-	process_with_room(run_settle, &range);
+	process_with_room(run_settle, &settling);
 	errno = error;
+	return settling.error;
 }
 
 /* The flags that the kernel knows where a mapping asks it to say no to the others. */
@@ -252,6 +264,27 @@ INTERPOSED int munmap(void *address, size_t length_bytes)
 	return result;
 }
 
+/*
+ * A mapping was moved from @from, or not, and has grown to @to, where it cannot show what it
+ * should: the new part goes, and the mapping goes back. False: it cannot, for another thread has
+ * taken the place, or no mapping is left for the way.
+ */
+static bool shrink_back(struct range from, struct range to, size_t kept_bytes)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+	void *old = pointer_to(from.start), *now = pointer_to(to.start);
+
+	REAL(munmap)(pointer_to(to.start + kept_bytes), to.end - to.start - kept_bytes);
+	if (now == old || !kept_bytes)
+		return true;
+	if (REAL(mmap)(old, kept_bytes, PROT_NONE, flags, -1, 0) != old)
+		return false;
+	if (REAL(mremap)(now, kept_bytes, kept_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, old) == old)
+		return true;
+	REAL(munmap)(old, kept_bytes);
+	return false;
+}
+
 INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags, ...)
 {
 	struct range from = range_of(old, old_bytes > new_bytes ? old_bytes : new_bytes);
@@ -273,9 +306,15 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 		struct range moved = range_of(result, new_bytes);
 		struct range known = range_of(result, old_bytes);
 
+		int error = 0;
+
 		file_mapped(moved.start, moved.end);
 		if (moved.end > known.end)
-			settle((struct range){known.end, moved.end});
+			error = settle((struct range){known.end, moved.end});
+		if (error && shrink_back(from, moved, known.end - known.start)) {
+			result = MAP_FAILED;
+			errno = -error;
+		}
 	}
 	changed(to);
 	changed(from);

@@ -145,8 +145,9 @@ void file_close(int fd);
 void file_mapped(uintptr_t start, uintptr_t end);
 void file_unmapped(uintptr_t start, uintptr_t end);
 void file_collect(void);
-/* A mapping has grown into [start, end): the files mapped there settle what it shows. */
-void file_settle(uintptr_t start, uintptr_t end);
+/* A mapping has grown into [start, end): the files mapped there settle what it shows. 0, or -errno:
+ * then it may show what it should not. */
+int file_settle(uintptr_t start, uintptr_t end);
 /* May a userfaultfd bring pages in there: does each of our files that is mapped take that? */
 bool file_all_take_userfaults(uintptr_t start, uintptr_t end);
 

@@ -64,16 +64,18 @@ static struct file *next_mapped(uint64_t *from, uint64_t end)
 	return file;
 }
 
-void file_settle(uintptr_t start, uintptr_t end)
+int file_settle(uintptr_t start, uintptr_t end)
 {
 	uint64_t from = start;
 	struct file *file;
+	int error = 0;
 
-	while ((file = next_mapped(&from, end)) != NULL) {
+	while (!error && (file = next_mapped(&from, end)) != NULL) {
 		if (file_ops_of(file)->settle)
-			(void)file_ops_of(file)->settle(file, start, end);
+			error = file_ops_of(file)->settle(file, start, end);
 		file_put(file);
 	}
+	return error;
 }
 
 bool file_all_take_userfaults(uintptr_t start, uintptr_t end)

@@ -447,6 +447,58 @@ static void in_a_vcpus_hands(void)
 	CHECK_ZERO(close(events));
 }
 
+/* No further mapping fits into this process. Returns what it is full of, and how large that is. */
+static uint8_t *fill_up(size_t *size_bytes)
+{
+	uint8_t *room;
+
+	*size_bytes = UINT64_C(1) << 40;
+	room =
+	    mmap(NULL, *size_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(room != MAP_FAILED);
+	for (uint64_t at = 0; !mprotect(room + at, PAGE, PROT_READ); at += 2 * PAGE)
+		;
+	CHECK_EQ(errno, ENOMEM);
+	return room;
+}
+
+/* Each run of pages of one kind needs a mapping: where there is none left, nothing has grown. */
+static void growth_without_mappings_left(void)
+{
+	size_t room_bytes;
+	uint8_t *room, *grown;
+
+	open_shown(SHARED);
+	make(2, 1, PRIVATE);
+	make(4, 1, PRIVATE);
+	guest_store(&vcpu, GPA + 2 * PAGE, 7);
+	CHECK_ZERO(munmap(seen + 2 * PAGE, BYTES - 2 * PAGE));
+	*word_at(seen, PAGE) = 5;
+	room = fill_up(&room_bytes);
+	grown = mremap(seen, 2 * PAGE, BYTES, 0);
+	CHECK(grown == MAP_FAILED && errno == ENOMEM);
+	CHECK_EQ(touch(2), SIGSEGV);
+	CHECK_EQ(*word_at(seen, PAGE), 5);
+	/* The same where it has to move, with one mapping more each time. */
+	CHECK(mprotect(room, PAGE, PROT_NONE) == 0);
+	CHECK(mmap(seen + 2 * PAGE, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		   0) != MAP_FAILED);
+	for (uint64_t at = 2; grown == MAP_FAILED; at += 2) {
+		CHECK_ZERO(mprotect(room + at * PAGE, PAGE, PROT_NONE));
+		grown = mremap(seen, 2 * PAGE, BYTES, MREMAP_MAYMOVE);
+		CHECK_EQ(*word_at(grown == MAP_FAILED ? seen : grown, PAGE), 5);
+	}
+	seen = grown;
+	CHECK(touch(2) == SIGBUS || touch(2) == SIGSEGV);
+	CHECK_ZERO(munmap(room, room_bytes));
+	seen = map(file);
+	grown = mremap(seen, 2 * PAGE, BYTES, MREMAP_MAYMOVE);
+	CHECK(grown != MAP_FAILED);
+	seen = grown;
+	CHECK_EQ(touch(2), SIGBUS);
+	CHECK_EQ(touch(3), 0);
+}
+
 static uint32_t is_over;
 
 static void *map_and_unmap(void *unused)
@@ -490,6 +542,7 @@ int main(int argc, char **argv)
 	    TEST(huge_pages),
 	    TEST(linked_files),
 	    TEST(in_a_vcpus_hands),
+	    TEST(growth_without_mappings_left),
 	    TEST(mappings_that_come_and_go),
 	};
 
