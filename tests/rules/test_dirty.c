@@ -449,6 +449,33 @@ static void huge_pages_are_split(void)
 	CHECK_EQ(large_pages(), before);
 }
 
+static void store_everywhere(void)
+{
+	CHECK_END(GUEST(&vcpu, GUEST_STORE_EACH, .rbx = GPA, .rcx = 4 * 512, .rdx = PAGE),
+		  END_DONE);
+}
+
+/* The end of logging looks for what can be huge: what the host has in small pages stays mapped. */
+static void small_pages_stay_after_logging(void)
+{
+	uint64_t leaves, faults;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = memory_alloc(4 * HUGE_PAGE);
+	memset(memory, 1, 4 * HUGE_PAGE);
+	set_huge_flags(0);
+	store_everywhere();
+	set_huge_flags(KVM_MEM_LOG_DIRTY_PAGES);
+	store_everywhere();
+	leaves = stat_get(vm.fd, "pages_4k");
+	CHECK(leaves >= 4 * 512);
+	set_huge_flags(0);
+	CHECK_EQ(stat_get(vm.fd, "pages_4k"), leaves);
+	faults = stat_get(vcpu.fd, "pf_taken");
+	store_everywhere();
+	CHECK_EQ(stat_get(vcpu.fd, "pf_taken"), faults);
+}
+
 /* With all bits set at first nothing is split before it is cleared. */
 static void huge_pages_until_cleared(void)
 {
@@ -478,8 +505,8 @@ int main(int argc, char **argv)
 	    TEST(manual_mode_values),		TEST(who_sets_bits),
 	    TEST(mappings_from_before),		TEST(other_slots_are_not_logged),
 	    TEST(a_move_keeps_the_log),		TEST(read_only_slot),
-	    TEST(harvest_under_a_writer),	TEST(huge_pages_are_split),
-	    TEST(huge_pages_until_cleared),
+	    TEST(harvest_under_a_writer),	TEST(small_pages_stay_after_logging),
+	    TEST(huge_pages_are_split),		TEST(huge_pages_until_cleared),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
