@@ -297,6 +297,30 @@ static void number_of_mmu_pages(void)
 	CHECK_END(GUEST(&vcpu, GUEST_LOAD_EACH, .rbx = GPA, .rcx = 512, .rdx = PAGE), END_DONE);
 }
 
+/* What the hypervisor had in its hands is given back: a VM that ends with pages pinned says so. */
+static void nothing_is_kept_at_the_end(void)
+{
+	uint8_t *memory = memory_alloc(2 * PAGE);
+	int ends[2], errors;
+	char said[256];
+
+	open_default();
+	vcpu_enable_svm(&vcpu);
+	CHECK_ZERO(REGION(&vm, .slot = 5, .guest_phys_addr = GPA, .memory_size = 2 * PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+	CHECK_END(GUEST(&vcpu, GUEST_VMLOAD, .rbx = GPA), END_DONE);
+	CHECK_END(GUEST(&vcpu, GUEST_VMLOAD, .rbx = GPA + PAGE), END_DONE);
+	CHECK_ZERO(pipe(ends));
+	errors = (int)CHECK_OK(dup(2));
+	CHECK_OK(dup2(ends[1], 2));
+	munmap(vcpu.run, (size_t)ioctl(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+	close(vcpu.fd);
+	close(vm.fd);
+	CHECK_OK(dup2(errors, 2));
+	CHECK_ZERO(close(ends[1]));
+	CHECK_EQ(read(ends[0], said, sizeof(said)), 0);
+}
+
 /* Nothing at all in the VM: the first instruction cannot be fetched, and that is no error. */
 static void no_memory_at_all(void)
 {
@@ -387,6 +411,7 @@ int main(int argc, char **argv)
 	    TEST(capabilities_of_a_protected_vm),
 	    TEST(slot_calls_from_many_threads),
 	    TEST(number_of_mmu_pages),
+	    TEST(nothing_is_kept_at_the_end),
 	    TEST(no_memory_at_all),
 	    TEST(translation_of_addresses),
 	    TEST(nx_workaround),
