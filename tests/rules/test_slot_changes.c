@@ -89,6 +89,41 @@ static void same_request_again_changes_nothing(void)
 	CHECK_EQ(stat_get(vcpu.fd, "pf_mmio_spte_created"), created + 1);
 }
 
+#define ROUND (1ul << 18) /* generations that MMIO entries tell apart */
+#define NEAR 4ul
+#define HOLES 64ul
+
+/*
+ * What the guest knows of a hole is old when memory comes there, and stays so when the numbers of
+ * generations come round. A slot's creation and deletion take two of them, or a few more.
+ */
+static void generations_come_round(void)
+{
+	static const uint64_t taken[] = {2, 3, 4, 6, 8};
+	uint8_t *late = memory_alloc(HOLES * PAGE);
+	uint64_t hole = 0;
+
+	open_machine();
+	disable_zap_all();
+	for (uint64_t page = 0; page < HOLES; page++) {
+		CHECK_END(guest_try_load(&vcpu, 4 * GPA + page * PAGE), END_MMIO);
+		*word_at(late, page * PAGE) = page + 1;
+	}
+	CHECK_ZERO(REGION(&vm, .slot = 7, .guest_phys_addr = 4 * GPA, .memory_size = HOLES * PAGE,
+			  .userspace_addr = (uintptr_t)late));
+	for (uint64_t pair = 1; pair < ROUND / 2 + NEAR; pair++) {
+		add(GPA, memory);
+		delete ();
+		for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+			if (pair + NEAR < ROUND / taken[i] || pair >= ROUND / taken[i] + NEAR)
+				continue;
+			CHECK_EQ(guest_load(&vcpu, 4 * GPA + hole * PAGE), hole + 1);
+			hole++;
+		}
+	}
+	CHECK_EQ(hole, 2 * NEAR * sizeof(taken) / sizeof(taken[0]));
+}
+
 static void check_delete_under_a_reader(void)
 {
 	struct guest_thread thread;
@@ -331,6 +366,7 @@ int main(int argc, char **argv)
 	    TEST(aliases_show_the_same_memory),
 	    TEST(create_over_mmio),
 	    TEST(same_request_again_changes_nothing),
+	    TEST(generations_come_round),
 	    TEST(delete_under_a_reader),
 	    TEST(delete_under_a_reader_without_the_quirk),
 	    TEST(move_over_itself),
