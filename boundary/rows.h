@@ -67,6 +67,10 @@ long transfer_clone(const struct object_call *call);
 /* On a descriptor that is none of ours. */
 long transfer_clone_from(const struct boundary_call *call);
 
+/* On addresses: no descriptor is among their arguments. */
+long placement_bind(const struct boundary_call *call);
+long placement_move(const struct boundary_call *call);
+
 long status_fstat(const struct object_call *call);
 long status_fstatat(const struct object_call *call);
 long status_statx(const struct object_call *call);

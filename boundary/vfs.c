@@ -74,6 +74,12 @@
 	{                                         \
 		.other = before, .settle = after, \
 	}
+/* A call on addresses. */
+#define PLACE(before)            \
+	ROW                      \
+	{                        \
+		.other = before, \
+	}
 #define NOPOS BY(contents_no_position)
 #define SEEK BY(contents_seek)
 #define STATFS BY(status_fstatfs)
@@ -139,6 +145,9 @@ const struct boundary_row *const boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_file_getattr] = ALL_OR_PATH(FD0, BY(attributes_file_at)),
     [SYS_file_setattr] = ALL_OR_PATH(FD0, BY(attributes_file_at)),
     [SYS_name_to_handle_at] = ALL_OR_PATH(FD0, BY(attributes_handle)),
+
+    [SYS_mbind] = PLACE(placement_bind),
+    [SYS_move_pages] = PLACE(placement_move),
 
     [SYS_open] = PATH(path_open, path_open_settle),
     [SYS_openat] = PATH(path_open, path_open_settle),

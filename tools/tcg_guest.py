@@ -123,7 +123,10 @@ def archive(options, folder, plan):
 def command(image):
     # The processor is one whose PEXT is quick, or the vCPU translates nothing.
     return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,vendor=GenuineIntel",
-            "-smp", "2", "-m", "1536", "-nodefaults", "-display", "none", "-no-reboot",
+            # Of two nodes, so that a page may be asked to move.
+            "-smp", "2", "-m", "1536", "-object", "memory-backend-ram,id=near,size=1024M",
+            "-object", "memory-backend-ram,id=far,size=512M", "-numa", "node,memdev=near,cpus=0-1",
+            "-numa", "node,memdev=far", "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", str(kernel.obtain().elf), "-initrd", str(image),
             # A clock that programs cannot read without the kernel.
             "-append", "console=ttyS0 panic=-1 quiet clocksource=acpi_pm", "-serial", "stdio"]

@@ -148,6 +148,8 @@ void file_collect(void);
 /* A mapping has grown into [start, end): the files mapped there settle what it shows. 0, or -errno:
  * then it may show what it should not. */
 int file_settle(uintptr_t start, uintptr_t end);
+/* Are all of [start, end) mappings of guest_memfds? */
+bool file_is_gmem(uintptr_t start, uintptr_t end);
 /* May a userfaultfd bring pages in there: does each of our files that is mapped take that? */
 bool file_all_take_userfaults(uintptr_t start, uintptr_t end);
 

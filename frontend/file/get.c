@@ -78,6 +78,21 @@ int file_settle(uintptr_t start, uintptr_t end)
 	return error;
 }
 
+bool file_is_gmem(uintptr_t start, uintptr_t end)
+{
+	uint64_t from = start;
+	bool all = file_any() && file_may_be_mapped(start, end);
+
+	while (all && from < end) {
+		struct file *file = next_mapped(&from, from + 1);
+
+		all = file && file_ops_of(file)->kind == FILE_GMEM;
+		if (file)
+			file_put(file);
+	}
+	return all;
+}
+
 bool file_all_take_userfaults(uintptr_t start, uintptr_t end)
 {
 	uint64_t from = start;

@@ -418,6 +418,57 @@ static void policy(void)
 	memset(memory, 1, BYTES);
 }
 
+static int node_of(void *page)
+{
+	int node = -1;
+
+	CHECK_ZERO(syscall(SYS_move_pages, 0, 1, &page, NULL, &node, 0));
+	return node;
+}
+
+static long move_to(int node, void **pages, int *statuses)
+{
+	int nodes[2] = {node, node};
+
+	return syscall(SYS_move_pages, 0, 2, pages, nodes, statuses, MPOL_MF_MOVE);
+}
+
+/* A client that asks for another node moves only memory of its own. */
+static void pages_stay_on_their_node(void)
+{
+	uint8_t *memory = map(open_file(SHARED), BYTES), *own = memory_alloc(PAGE);
+	void *pages[2] = {memory, memory + PAGE};
+	int statuses[2] = {-1, -1}, here, other;
+	unsigned long mask;
+
+	memset(memory, 5, BYTES);
+	own[0] = 1;
+	if (syscall(SYS_move_pages, 0, 1, pages, NULL, statuses, 0))
+		check_skip("no NUMA nodes");
+	here = statuses[0];
+	CHECK_ERR(move_to(900, pages, statuses), ENODEV);
+	CHECK_ZERO(move_to(here, pages, statuses));
+	CHECK_EQ(statuses[0], here);
+	CHECK_EQ(statuses[1], here);
+	other = !here;
+	mask = 1ul << other;
+	if (move_to(other, (void *[]){own, own}, statuses) < 0)
+		return; /* there is one node */
+	CHECK_EQ(move_to(other, pages, statuses), 2);
+	pages[1] = own;
+	CHECK_EQ(node_of(own), other);
+	CHECK_ZERO(move_to(here, (void *[]){own, own}, statuses));
+	CHECK_EQ(move_to(other, pages, statuses), 1);
+	CHECK_EQ(node_of(own), other);
+	CHECK_ZERO(syscall(SYS_mbind, memory, BYTES, MPOL_BIND, &mask, 64, MPOL_MF_MOVE));
+	CHECK_EQ(node_of(memory), here);
+	CHECK_ERR(
+	    syscall(SYS_mbind, memory, BYTES, MPOL_BIND, &mask, 64, MPOL_MF_MOVE | MPOL_MF_STRICT),
+	    EIO);
+	CHECK_EQ(node_of(memory), here);
+	CHECK_EQ(memory[0], 5);
+}
+
 /* A page that is there once is not charged to the file a second time, and goes by punching. */
 static void pages_come_and_go(void)
 {
@@ -456,6 +507,7 @@ int main(int argc, char **argv)
 	    TEST(a_maker_may_die),
 	    TEST(advice),
 	    TEST(policy),
+	    TEST(pages_stay_on_their_node),
 	    TEST(pages_come_and_go),
 	};
 
