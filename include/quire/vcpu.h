@@ -175,6 +175,18 @@ struct quire_nested {
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
 						     const struct quire_nested *nested);
 /*
+ * Which of the VM's address spaces the guest sees from the next quire_vcpu_enter() on: 0 at first,
+ * 1 in system management mode. It is another root: what the vCPU translated goes, by
+ * QUIRE_REQ_TLB_FLUSH at that entry, and coming back finds what the other root still maps. Faults,
+ * prefaults, quire_vcpu_read(), _write() and _map() are about this space from now on; a page in
+ * the vCPU's hands (quire_vcpu_map()) stays the one it is, and is logged where it was mapped, and
+ * places (quire_place_set()) show space 0 whatever this says. L1's tables of
+ * quire_vcpu_set_nested() are read in it. -EINVAL, with nothing changed: the VM has no such space
+ * (quire_vm_address_spaces()). By the vCPU's thread, out of guest mode, no lock held; never sleeps.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_address_space(struct quire_vcpu *vcpu,
+							    uint32_t address_space);
+/*
  * L1 flushed its nested translations (TLB_CONTROL, INVLPGA, a new ASID): shadowed tables that may
  * lag are brought up to date by the next quire_vcpu_enter(). By the vCPU's thread, out of guest
  * mode; takes no lock, never sleeps.

@@ -139,11 +139,18 @@ QUIRE_API void quire_vm_get(struct quire_vm *vm);
 QUIRE_API void quire_vm_put(struct quire_vm *vm);
 
 /*
- * Nonzero once an invariant broke: the calls of this VM whose contract names -EIO answer it from
+ * Nonzero once an invariant broke, or quire_vm_set_dead(): the calls of this VM whose contract names -EIO answer it from
  * then on, and its vCPUs stop. The others go on, so that all can be given back. Any thread, any
  * lock.
  */
 QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
+
+/*
+ * The client lost what a vCPU cannot go on without (its state, written to memory that is not
+ * there): the VM is dead from now on, and vCPUs in guest mode leave it. Any thread; no lock held;
+ * waits for the vCPUs, not for the caller's own.
+ */
+QUIRE_API void quire_vm_set_dead(struct quire_vm *vm);
 
 /* Number of address spaces: 2, or 1 for a VM with private memory. */
 QUIRE_API unsigned int quire_vm_address_spaces(const struct quire_vm *vm);

@@ -2,6 +2,7 @@
 #include "src/vm/vm.h"
 
 #include "src/base/assert.h"
+#include "src/vm/locks.h"
 
 #include <errno.h>
 
@@ -123,6 +124,14 @@ int quire_vm_is_dead(const struct quire_vm *vm)
 void vm_poison(struct quire_vm *vm)
 {
 	atomic_store_release_u32(&vm->dead, 1);
+}
+
+void quire_vm_set_dead(struct quire_vm *vm)
+{
+	locks_assert_none();
+	vm_poison(vm);
+	flush_domain_request(&vm->flush, QUIRE_REQ_VM_DEAD);
+	CHECK(vm_is_dead(vm));
 }
 
 unsigned int quire_vm_address_spaces(const struct quire_vm *vm)

@@ -1,4 +1,4 @@
-/* Which nested tables a vCPU has, and the roots that it loaded for them. */
+/* Which nested tables and which address space a vCPU has, and the roots that it loaded. */
 #include <errno.h>
 #include <string.h>
 
@@ -78,6 +78,27 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	vcpu->nested.tables.root.v &= ENTRY_ADDRESS_MASK;
 	vcpu->nested.on = 1;
 	recall_root(vcpu);
+	return 0;
+}
+
+/*
+ * Each space has a root of its own, so the one that is loaded is kept and the new space's looked
+ * for. No fault is under way: the thread that faults is this one.
+ */
+int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space)
+{
+	locks_assert_none();
+	CHECK(!guest_mode_is_on(&vcpu->mode));
+	if (address_space >= vcpu->vm->address_spaces)
+		return -EINVAL;
+	if (address_space == vcpu->as_id)
+		return 0;
+	keep_root(vcpu);
+	vcpu->shadow = (struct vcpu_shadow_root){0};
+	vcpu->as_id = address_space;
+	vcpu->root = NULL;
+	recall_root(vcpu);
+	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 	return 0;
 }
 
