@@ -60,6 +60,12 @@ struct cpu_state {
 	uint32_t exception_error;
 	uint64_t exception_payload; /* CR2 for #PF, DR6 for #DB */
 	uint8_t exception_has_payload;
+	/* System management mode. */
+	uint8_t smm, smi_pending;
+	uint8_t smm_inside_nmi;	    /* NMIs were masked before it */
+	uint64_t smbase;	    /* where its code and SMRAM are */
+	uint64_t smi_count;	    /* taken */
+	uint64_t vm_hsave;	    /* SVM's host save area, which an SMI in L2 writes */
 	uint8_t interrupt_injected; /* a vector to be delivered first (KVM_INTERRUPT) */
 	uint8_t interrupt_vector, interrupt_soft;
 };
@@ -123,6 +129,7 @@ enum cpu_exit {
 	CPU_EXIT_DEBUG,	     /* single step or breakpoint the client asked for: .debug_* */
 	CPU_EXIT_DIRTY_RING, /* the dirty ring is at its soft limit */
 	CPU_EXIT_STEPPED,    /* CPU_RUN_COMPLETE: the pending instruction is done */
+	CPU_EXIT_DEAD,	     /* an SMI found no SMRAM: what it interrupted is lost */
 	CPU_EXIT_WAIT,	     /* CPU_RUN_NOWAIT: the host waits for the page .fault.hva, which the
 			      * instruction needs: .gpa, .error_code. It has not begun */
 };
@@ -204,6 +211,13 @@ void cpu_cancel_pending(struct cpu *cpu);
  * CPU_EXIT_INTR soon after any client bit of the doorbell is set. @flags are enum cpu_run_flags.
  */
 enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *info);
+
+/*
+ * Into system management mode or out of it, by the client: the mode and its address space change,
+ * L2 is left, no other register is touched. -EINVAL: the VM has no second address space. Out of
+ * cpu_run().
+ */
+int cpu_set_smm(struct cpu *cpu, bool on);
 
 /* What the client wants to stop at (KVM_SET_GUEST_DEBUG). Out of cpu_run(). */
 struct cpu_debug {

@@ -109,6 +109,9 @@ bool lapic_accept(struct vcpu *vcpu, const struct apic_message *message)
 	case APIC_MODE_NMI:
 		vcpu_raise(vcpu, VCPU_EVENT_NMI);
 		return true;
+	case APIC_MODE_SMI:
+		vcpu_raise(vcpu, VCPU_EVENT_SMI);
+		return true;
 	case APIC_MODE_INIT:
 		vcpu_raise(vcpu, VCPU_EVENT_INIT);
 		return true;

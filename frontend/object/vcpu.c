@@ -29,6 +29,7 @@
 
 /* How often a block runs in the interpreter before it becomes code. */
 #define TRANSLATE_AFTER 16u
+#define RESET_SMBASE 0x30000u
 
 void vcpu_raise(struct vcpu *vcpu, enum vcpu_event event)
 {
@@ -87,9 +88,14 @@ static void reset_registers(struct vcpu *vcpu, struct cpu_state *state)
 void vcpu_reset(struct vcpu *vcpu, bool init)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
+	/* Out of it there is always a way. */
+	int error = cpu_set_smm(vcpu->cpu, false);
 	uint64_t cache_bits = init ? state->cr0 & 0x60000000 : 0x60000000;
 
+	(void)error;
 	reset_registers(vcpu, state);
+	state->smi_pending = 0;
+	state->smi_count = 0;
 	state->cr0 = cache_bits | 0x10;
 	state->halted = 0;
 	state->interrupt_shadow = 0;
@@ -99,6 +105,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	if (!init) {
 		state->pat = UINT64_C(0x0007040600070406);
 		state->pkru = 0;
+		state->smbase = RESET_SMBASE;
 		state->tsc_offset = vcpu->vm->tsc_offset;
 		msr_reset(vcpu);
 	}

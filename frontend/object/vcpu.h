@@ -104,6 +104,7 @@ enum vcpu_event {
 	VCPU_EVENT_SIPI = 1u << 2,
 	VCPU_EVENT_CLOCK = 1u << 3, /* the guest's clock page is out of date */
 	VCPU_EVENT_KICK = 1u << 4,  /* KVM_HC_KICK_CPU: up from HLT */
+	VCPU_EVENT_SMI = 1u << 5,
 };
 
 /* The exit whose answer the next KVM_RUN takes from the run page. */

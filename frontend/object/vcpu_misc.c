@@ -9,6 +9,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
+#include "frontend/param/params.h"
 #include "frontend/run/exit.h"
 #include "frontend/run/signals.h"
 #include "vcpu/arch.h"
@@ -130,11 +131,13 @@ long vcpu_tpr_access_reporting(struct ioctl_call *call)
 	return control->flags ? -EINVAL : 0;
 }
 
-/* As of a KVM without system management mode. */
 long vcpu_smi(struct ioctl_call *call)
 {
-	(void)call;
-	return -ENOTTY;
+	/* As of a KVM without it. */
+	if (params_hides_cap(KVM_CAP_X86_SMM))
+		return -ENOTTY;
+	vcpu_raise(call->object, VCPU_EVENT_SMI);
+	return 0;
 }
 
 /* Is there a slot with rights to write? */

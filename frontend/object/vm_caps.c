@@ -97,6 +97,7 @@ static const struct capability fixed_caps[] = {
     {KVM_CAP_HALT_POLL, 1},
     {KVM_CAP_LAST_CPU, 1},
     {KVM_CAP_SYS_ATTRIBUTES, 1},
+    {KVM_CAP_X86_SMM, 1},
     {KVM_CAP_X86_GUEST_MODE, 1},
     {KVM_CAP_SIGNAL_MSI, 1},
     {KVM_CAP_DEVICE_CTRL, 1},

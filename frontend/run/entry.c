@@ -80,6 +80,8 @@ static void save_run_state(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
+	if (cpu_state(vcpu->cpu)->smm)
+		run->flags |= KVM_RUN_X86_SMM;
 	if (cpu_nested_active(vcpu->cpu))
 		run->flags |= UAPI_RUN_GUEST_MODE;
 	run->if_flag = (cpu_state(vcpu->cpu)->rflags & FLAG_IF) != 0;

@@ -261,6 +261,9 @@ enum run_next exit_handle(struct vcpu *vcpu, enum cpu_exit reason, const struct 
 		return exit_halt(vcpu);
 	case CPU_EXIT_SHUTDOWN:
 		return exit_simple(vcpu, KVM_EXIT_SHUTDOWN);
+	case CPU_EXIT_DEAD:
+		quire_vm_set_dead(vcpu->vm->memory);
+		return run_fail(vcpu, -EIO);
 	case CPU_EXIT_IRQ_WINDOW:
 		stat_count(&vcpu->stats.irq_window_exits);
 		return exit_window(vcpu);

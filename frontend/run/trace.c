@@ -69,6 +69,7 @@ static struct svm_info as_svm(enum cpu_exit reason, const struct cpu_exit_info *
 		return (struct svm_info){SVM_NPF, QUIRE_PFERR_GUEST_FINAL, info->gpa};
 	case CPU_EXIT_ERROR:
 		return (struct svm_info){SVM_NPF, QUIRE_PFERR_GUEST_FINAL, info->fault.gpa.v};
+	case CPU_EXIT_DEAD:
 	case CPU_EXIT_INTR:
 	case CPU_EXIT_DIRTY_RING:
 	case CPU_EXIT_STEPPED:

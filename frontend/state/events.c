@@ -3,11 +3,11 @@
 
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
+#include "frontend/param/params.h"
 #include "frontend/state/clock.h"
 #include "vcpu/arch.h"
 #include "vcpu/svm/nested.h"
 
-/* Of system management there is no more than the INIT that it holds back, as in a KVM without. */
 #define EVENTS_BASE_FLAGS \
 	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM)
 #define EVENTS_SETTABLE (EVENTS_BASE_FLAGS | KVM_VCPUEVENT_VALID_SIPI_VECTOR)
@@ -25,10 +25,13 @@ static void start_at_sipi(struct vcpu *vcpu)
 	vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 }
 
-/* INIT waits for the global interrupt flag, and L1 may have it instead of L2. */
+/*
+ * INIT waits for the end of system management mode and for the global interrupt flag, and L1 may
+ * have it instead of L2.
+ */
 static bool init_must_wait(struct vcpu *vcpu)
 {
-	if (cpu_nested_gif(vcpu->cpu) && !cpu_nested_init(vcpu->cpu))
+	if (!cpu_state(vcpu->cpu)->smm && cpu_nested_gif(vcpu->cpu) && !cpu_nested_init(vcpu->cpu))
 		return false;
 	cpu_nested_await_gif(vcpu->cpu);
 	return true;
@@ -56,6 +59,8 @@ void events_fold(struct vcpu *vcpu)
 
 	if (events & VCPU_EVENT_NMI)
 		fold_nmis(vcpu);
+	if (events & VCPU_EVENT_SMI)
+		cpu_state(vcpu->cpu)->smi_pending = 1;
 	if ((events & VCPU_EVENT_INIT) && init_must_wait(vcpu)) {
 		atomic_fetch_or(&vcpu->events, VCPU_EVENT_INIT);
 	} else if (events & VCPU_EVENT_INIT) {
@@ -114,7 +119,10 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *events)
 	    .nmi = {.injected = state->nmi_injected,
 		    .pending = state->nmi_pending,
 		    .masked = state->nmi_masked},
-	    .smi = {.latched_init = (atomic_load(&vcpu->events) & VCPU_EVENT_INIT) != 0},
+	    .smi = {.smm = state->smm,
+		    .pending = state->smi_pending,
+		    .smm_inside_nmi = state->smm_inside_nmi,
+		    .latched_init = (atomic_load(&vcpu->events) & VCPU_EVENT_INIT) != 0},
 	    .flags = EVENTS_BASE_FLAGS,
 	};
 	get_exception(vcpu, events);
@@ -124,10 +132,14 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *events)
 	}
 }
 
-static bool smi_valid(const struct kvm_vcpu_events *events)
+/* A KVM without system management mode, and a VM without an address space for it. */
+static bool smi_valid(const struct vcpu *vcpu, const struct kvm_vcpu_events *events)
 {
-	return !(events->flags & KVM_VCPUEVENT_VALID_SMM) ||
-	       !(events->smi.smm || events->smi.pending || events->smi.smm_inside_nmi);
+	if (!(events->flags & KVM_VCPUEVENT_VALID_SMM))
+		return true;
+	if (params_hides_cap(KVM_CAP_X86_SMM))
+		return !(events->smi.smm || events->smi.pending || events->smi.smm_inside_nmi);
+	return !events->smi.smm || quire_vm_address_spaces(vcpu->vm->memory) > 1;
 }
 
 static bool events_valid(const struct vcpu *vcpu, const struct kvm_vcpu_events *events)
@@ -145,7 +157,7 @@ static bool events_valid(const struct vcpu *vcpu, const struct kvm_vcpu_events *
 	if ((events->exception.injected || (payload && events->exception.pending)) &&
 	    (events->exception.nr > 31 || events->exception.nr == VECTOR_NMI))
 		return false;
-	return smi_valid(events);
+	return smi_valid(vcpu, events);
 }
 
 /* Without the payload's flag "pending" is not looked at; with it, it goes before "injected". */
@@ -163,9 +175,21 @@ static void set_exception(struct cpu_state *state, const struct kvm_vcpu_events 
 	state->exception_payload = events->exception_payload;
 }
 
-static void set_latched_init(struct vcpu *vcpu, const struct kvm_vcpu_events *events)
+static void set_smi(struct vcpu *vcpu, const struct kvm_vcpu_events *events)
 {
-	if (!(events->flags & KVM_VCPUEVENT_VALID_SMM) || !vcpu->lapic.present)
+	struct cpu_state *state = cpu_state(vcpu->cpu);
+
+	if (!(events->flags & KVM_VCPUEVENT_VALID_SMM))
+		return;
+	if (state->smm && !events->smi.smm)
+		vcpu->has_pdptrs = false;
+	if (cpu_set_smm(vcpu->cpu, events->smi.smm != 0))
+		return;
+	/* What a thread has raised and the vCPU has not looked at comes after it. */
+	state->smi_pending = events->smi.pending != 0;
+	if (state->smm)
+		state->smm_inside_nmi = events->smi.smm_inside_nmi != 0;
+	if (!vcpu->lapic.present)
 		return;
 	if (events->smi.latched_init)
 		vcpu_raise(vcpu, VCPU_EVENT_INIT);
@@ -194,7 +218,7 @@ int events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *events)
 	}
 	if ((events->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR) && vcpu->lapic.present)
 		atomic_store(&vcpu->sipi_vector, events->sipi_vector & 0xff);
-	set_latched_init(vcpu, events);
+	set_smi(vcpu, events);
 	if (events->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
 		vcpu->triple_fault = events->triple_fault.pending != 0;
 	cpu_state_changed(vcpu->cpu);

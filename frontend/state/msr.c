@@ -180,12 +180,13 @@ static const struct msr_plain plain_msrs[] = {
     {MSR_PLATFORM_INFO, IN_VCPU(platform_info), client_only},
     {MSR_ARCH_CAPABILITIES, IN_VCPU(arch_capabilities), client_only},
     {MSR_FEATURES_ENABLES, IN_VCPU(features_enables), features},
-    {MSR_SMI_COUNT, IN_VCPU(smi_count), client_only},
+    {MSR_SMI_COUNT, IN_CPU(smi_count), client_only},
+    {MSR_SMBASE, IN_CPU(smbase), client_only},
     {MSR_POWER_CTL, IN_VCPU(power_ctl), any},
     {MSR_AMD_DE_CFG, IN_VCPU(amd_de_cfg), de_cfg},
     {MSR_AMD_VIRT_SPEC_CTRL, IN_VCPU(amd_virt_spec_ctrl), spec_ctrl},
     {MSR_AMD_VM_CR, IN_VCPU(amd_vm_cr), any},
-    {MSR_AMD_VM_HSAVE_PA, IN_VCPU(amd_vm_hsave), any},
+    {MSR_AMD_VM_HSAVE_PA, IN_CPU(vm_hsave), any},
 };
 
 void msr_reset(struct vcpu *vcpu)
@@ -349,10 +350,10 @@ static int access_error(const struct vcpu *vcpu, enum msr_origin origin, uint32_
 		    (cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_RDPID))
 			return 0;
 		return -EINVAL;
-	case MSR_SMBASE:
 	case MSR_AMD_OSVW_LENGTH:
 	case MSR_AMD_OSVW_STATUS:
 		return -EINVAL;
+	case MSR_SMBASE:
 	case MSR_XFD:
 	case MSR_XFD_ERROR:
 	case MSR_AMD_TSC_RATIO:
@@ -574,7 +575,7 @@ static int write_hsave(struct vcpu *vcpu, enum msr_origin origin, uint64_t value
 {
 	if (origin == MSR_FROM_GUEST && ((value & 0xfff) || value >> cpuid_phys_bits(vcpu)))
 		return -EINVAL;
-	vcpu->msrs.amd_vm_hsave = value & ~UINT64_C(0xfff);
+	cpu_state(vcpu->cpu)->vm_hsave = value & ~UINT64_C(0xfff);
 	return 0;
 }
 

@@ -28,9 +28,9 @@ struct vcpu_msrs {
 	uint64_t wall_clock, system_time; /* kvmclock */
 	uint64_t poll_control, power_ctl;
 	uint64_t ucode_revision, platform_info, arch_capabilities;
-	uint64_t features_enables, smi_count;
+	uint64_t features_enables;
 	uint64_t amd_hwcr, amd_de_cfg, amd_virt_spec_ctrl;
-	uint64_t amd_vm_cr, amd_vm_hsave;
+	uint64_t amd_vm_cr;
 };
 
 void msr_reset(struct vcpu *vcpu);

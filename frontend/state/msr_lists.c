@@ -48,6 +48,7 @@ static const uint32_t saved_msrs[] = {
     MSR_MISC_ENABLE,
     MSR_MCG_STATUS,
     MSR_MCG_CTL,
+    MSR_SMBASE,
     MSR_SMI_COUNT,
     MSR_PLATFORM_INFO,
     MSR_FEATURES_ENABLES,

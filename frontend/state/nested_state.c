@@ -119,6 +119,9 @@ static bool header_valid(struct vcpu *vcpu, const struct nested_header *header)
 		return false;
 	if (!(header->flags & FLAG_GUEST_MODE))
 		return true;
+	/* System management mode knows no L2. */
+	if (cpu_state(vcpu->cpu)->smm)
+		return false;
 	/* In guest mode this is L2's EFER, which has the bit as well. */
 	if (!(cpu_state(vcpu->cpu)->efer & EFER_SVME))
 		return false;

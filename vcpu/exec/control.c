@@ -2,6 +2,7 @@
 #include <x86intrin.h>
 
 #include "vcpu/decode/code.h"
+#include "vcpu/exec/control.h"
 #include "vcpu/exec/exec.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/directories.h"
@@ -189,17 +190,9 @@ static uint64_t cr8_read(struct cpu *cpu)
 	return cpu->ops->cr8_read(cpu->ctx);
 }
 
-static enum step mov_to_control(struct cpu *cpu, const struct op *op)
+enum step control_write(struct cpu *cpu, unsigned int number, uint64_t value)
 {
-	uint64_t value = reg_get(cpu, op->src, op->size);
-	enum step step;
-
-	if (cpu->cpl)
-		return general_protection(cpu);
-	step = op->dst ? svm_intercept_cr(cpu, op->dst, 1) : svm_intercept_cr0(cpu, value);
-	if (step)
-		return step;
-	switch (op->dst) {
+	switch (number) {
 	case 0:
 		return cr0_write(cpu, value);
 	case 2:
@@ -215,6 +208,19 @@ static enum step mov_to_control(struct cpu *cpu, const struct op *op)
 	default:
 		return cpu_raise(cpu, VECTOR_UD);
 	}
+}
+
+static enum step mov_to_control(struct cpu *cpu, const struct op *op)
+{
+	uint64_t value = reg_get(cpu, op->src, op->size);
+	enum step step;
+
+	if (cpu->cpl)
+		return general_protection(cpu);
+	step = op->dst ? svm_intercept_cr(cpu, op->dst, 1) : svm_intercept_cr0(cpu, value);
+	if (step)
+		return step;
+	return control_write(cpu, op->dst, value);
 }
 
 static enum step mov_from_control(struct cpu *cpu, const struct op *op)
@@ -272,6 +278,17 @@ static enum step debug_check(struct cpu *cpu, unsigned int *number)
 	return STEP_NEXT;
 }
 
+int control_write_debug(struct cpu *cpu, unsigned int number, uint64_t value)
+{
+	if (value >> 32)
+		return -1;
+	if (number == 6)
+		cpu->s.dr6 = (value & UINT64_C(0x1e00f)) | DR6_FIXED;
+	else
+		cpu->s.dr7 = (value & UINT64_C(0xffff2bff)) | DR7_FIXED;
+	return 0;
+}
+
 static enum step mov_to_debug(struct cpu *cpu, const struct op *op)
 {
 	uint64_t value = reg_get(cpu, op->src, op->size);
@@ -283,14 +300,10 @@ static enum step mov_to_debug(struct cpu *cpu, const struct op *op)
 		step = svm_intercept_dr(cpu, op->dst, 1);
 	if (step)
 		return step;
-	if (number >= 6 && value >> 32)
-		return general_protection(cpu);
 	if (number < 4)
 		cpu->s.dr[number] = value;
-	else if (number == 6)
-		cpu->s.dr6 = (value & UINT64_C(0x1e00f)) | DR6_FIXED;
-	else
-		cpu->s.dr7 = (value & UINT64_C(0xffff2bff)) | DR7_FIXED;
+	else if (control_write_debug(cpu, number, value))
+		return general_protection(cpu);
 	debug_update(cpu);
 	code_serialise(cpu);
 	return STEP_END;
@@ -433,7 +446,7 @@ static int has_svm(struct cpu *cpu)
 	return leaf[2] >> 2 & 1;
 }
 
-static int efer_is_valid(struct cpu *cpu, uint64_t value)
+int control_efer_is_valid(struct cpu *cpu, uint64_t value)
 {
 	uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 
@@ -448,7 +461,7 @@ static int msr_value_is_valid(struct cpu *cpu, uint32_t index, uint64_t value)
 {
 	switch (index) {
 	case MSR_EFER:
-		return efer_is_valid(cpu, value);
+		return control_efer_is_valid(cpu, value);
 	case MSR_PAT:
 		return cpu_pat_is_valid(value);
 	case MSR_LSTAR:

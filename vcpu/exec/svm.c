@@ -40,6 +40,9 @@ static enum step vmrun(struct cpu *cpu, const struct op *op)
 	enum step step = svm_check(cpu, INTERCEPT_VMRUN);
 	int result;
 
+	/* KVM keeps L1's state where system management mode keeps what it interrupted. */
+	if (!step && cpu->s.smm)
+		return cpu_raise(cpu, VECTOR_UD);
 	if (!step)
 		step = svm_address(cpu, op, &gpa);
 	if (step)

@@ -10,6 +10,7 @@
 #include "vcpu/run/event.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
+#include "vcpu/smm/smm.h"
 #include "vcpu/svm/svm.h"
 
 #define TYPE_TSS16 1u
@@ -617,12 +618,19 @@ static enum step hypercall(struct cpu *cpu, const struct op *op)
 	return STEP_EVENTS;
 }
 
-/* There is no system management mode to leave. */
+/* Back to what the SMI interrupted. */
 static enum step rsm(struct cpu *cpu, const struct op *op)
 {
 	enum step step = svm_intercept(cpu, INTERCEPT_RSM);
 
-	return step ? step : cpu_raise(cpu, VECTOR_UD);
+	if (step)
+		return step;
+	if (!cpu->s.smm)
+		return cpu_raise(cpu, VECTOR_UD);
+	cpu_leave_guest(cpu);
+	if (smm_leave(cpu))
+		return cpu_stop_exit(cpu, CPU_EXIT_SHUTDOWN);
+	return STEP_JUMP_EVENTS;
 }
 
 #define CPUID_MWAIT 3 /* leaf 1, ECX */

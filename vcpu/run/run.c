@@ -25,6 +25,7 @@
 #include "vcpu/run/event.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
+#include "vcpu/smm/smm.h"
 #include "vcpu/svm/svm.h"
 #include "vcpu/translate/translate.h"
 
@@ -416,7 +417,7 @@ bool cpu_would_wake(struct cpu *cpu)
 
 	if (s->exception_pending || s->interrupt_injected || s->nmi_injected)
 		return 1;
-	if (event_nmi_due(cpu) || svm_virtual_due(cpu))
+	if (event_nmi_due(cpu) || svm_virtual_due(cpu) || smm_due(cpu))
 		return 1;
 	return event_interruptible(cpu) && cpu->ops->interrupt_waiting(cpu->ctx);
 }
@@ -468,6 +469,8 @@ static enum verdict choose_event(struct cpu *cpu, struct run *run)
 	/* Even when something waits already: each HLT is an exit, and counted as one. */
 	if (cpu->s.halted)
 		return run_exit(run, CPU_EXIT_HLT);
+	if (!(cpu->run_flags & CPU_RUN_BLOCK_EVENTS) && smm_due(cpu) && smm_enter(cpu))
+		return run_exit(run, CPU_EXIT_DEAD);
 	if (!(cpu->run_flags & CPU_RUN_BLOCK_EVENTS) || has_begun(&cpu->s))
 		run->has_event = event_choose(cpu, &run->event);
 	if (!run->has_event && (cpu->run_flags & CPU_RUN_IRQ_WINDOW) && event_interruptible(cpu))

@@ -198,6 +198,8 @@ uint64_t svm_interrupt_exit(struct cpu *cpu)
 
 	if (!svm->gif)
 		return 0;
+	if (s->smi_pending && !s->smm && (intercept >> INTERCEPT_SMI & 1))
+		return VMCB_EXIT_INTR + INTERCEPT_SMI;
 	if (s->nmi_pending && !s->nmi_masked && (intercept >> INTERCEPT_NMI & 1))
 		return VMCB_EXIT_INTR + INTERCEPT_NMI;
 	if ((intercept >> INTERCEPT_INTR & 1) && svm_physical_allowed(cpu) &&

@@ -245,7 +245,7 @@ static int directories_of_save_will_do(struct cpu *cpu, const struct vmcb_contro
 }
 
 /* -EINVAL: the processor refuses it. */
-static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb)
+static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb, const struct svm_l1 *l1)
 {
 	struct vmcb_control control = vmcb->control;
 
@@ -254,7 +254,7 @@ static int take_vmcb(struct cpu *cpu, const struct vmcb *vmcb)
 	    !pat_will_do(cpu, &control, &vmcb->save) ||
 	    !directories_of_save_will_do(cpu, &control, &vmcb->save))
 		return -EINVAL;
-	return svm_take_control(cpu, &control, &(struct svm_l1){cpu->s.efer, cpu->s.cr4});
+	return svm_take_control(cpu, &control, l1);
 }
 
 static int read_vmcb(struct cpu *cpu, uint64_t gpa, struct vmcb *vmcb)
@@ -269,6 +269,24 @@ static int read_vmcb(struct cpu *cpu, uint64_t gpa, struct vmcb *vmcb)
 	return error;
 }
 
+/* L2's registers, once L1's are kept. */
+static void begin_l2(struct cpu *cpu, uint64_t gpa, const struct vmcb *vmcb)
+{
+	struct svm *svm = &cpu->svm;
+
+	svm_load_registers(cpu, &vmcb->save);
+	if (svm_has_own_pat(cpu))
+		cpu->s.pat = vmcb->save.pat;
+	cpu->s.interrupt_shadow = vmcb->control.int_state & VMCB_INT_STATE_SHADOW;
+	svm->vmcb_gpa = gpa;
+	svm->in_guest_mode = 1;
+	svm->run_pending = 1;
+	svm_set_gif(cpu, 1);
+	cpu->debug.no_trap = 1;
+	cpu_count(&cpu->counts.nested_enters);
+	inject(cpu, vmcb->control.event_inj);
+}
+
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 {
 	struct svm *svm = &cpu->svm;
@@ -277,7 +295,7 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 
 	if (read_vmcb(cpu, gpa, &vmcb))
 		return SVM_NO_MEMORY_THERE;
-	error = take_vmcb(cpu, &vmcb);
+	error = take_vmcb(cpu, &vmcb, &(struct svm_l1){cpu->s.efer, cpu->s.cr4});
 	if (error == -EINVAL || error == -EOPNOTSUPP) {
 		cpu->s.rip = next_rip;
 		return refuse(cpu, gpa, &vmcb.control);
@@ -287,18 +305,63 @@ int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip)
 	svm_store_registers(cpu, &svm->host);
 	svm->host.rip = next_rip;
 	svm->host.pat = cpu->s.pat;
-	svm_load_registers(cpu, &vmcb.save);
-	if (svm_has_own_pat(cpu))
-		cpu->s.pat = vmcb.save.pat;
-	cpu->s.interrupt_shadow = vmcb.control.int_state & VMCB_INT_STATE_SHADOW;
-	svm->vmcb_gpa = gpa;
-	svm->in_guest_mode = 1;
-	svm->run_pending = 1;
-	svm_set_gif(cpu, 1);
-	cpu->debug.no_trap = 1;
-	cpu_count(&cpu->counts.nested_enters);
-	inject(cpu, vmcb.control.event_inj);
+	begin_l2(cpu, gpa, &vmcb);
 	return SVM_DONE;
+}
+
+/* The host save area has the layout of a VMCB's. What VMRUN does not move stays as it is there. */
+static int access_host_save(struct cpu *cpu, struct vmcb_save *save, enum quire_map_kind kind)
+{
+	struct quire_map map;
+	int error = quire_vcpu_map(cpu->vcpu, (gpa_t){cpu->s.vm_hsave}, kind, &map);
+
+	if (error)
+		return error;
+	if (kind == QUIRE_MAP_READ)
+		error = quire_map_read(cpu->vcpu, &map, offsetof(struct vmcb, save), save,
+				       SAVE_BYTES);
+	else
+		error = quire_map_write(cpu->vcpu, &map, offsetof(struct vmcb, save), save,
+					SAVE_BYTES);
+	quire_vcpu_unmap(cpu->vcpu, &map);
+	return error;
+}
+
+int svm_suspend(struct cpu *cpu)
+{
+	struct vmcb_save save;
+	uint64_t cr2, dr6, dr7;
+
+	if (svm_vmexit_code(cpu, VMCB_EXIT_SW, NULL) != SVM_DONE)
+		return -EFAULT;
+	if (access_host_save(cpu, &save, QUIRE_MAP_READ))
+		return -EFAULT;
+	cr2 = save.cr2;
+	dr6 = save.dr6;
+	dr7 = save.dr7;
+	svm_store_registers(cpu, &save);
+	save.cpl = 0;
+	save.cr2 = cr2;
+	save.dr6 = dr6;
+	save.dr7 = dr7;
+	return access_host_save(cpu, &save, QUIRE_MAP_WRITE);
+}
+
+int svm_resume(struct cpu *cpu, uint64_t gpa)
+{
+	struct vmcb_save *l1 = &cpu->svm.host;
+	struct vmcb vmcb;
+	int error = access_host_save(cpu, l1, QUIRE_MAP_READ);
+
+	if (!error)
+		error = read_vmcb(cpu, gpa, &vmcb);
+	if (!error)
+		error = take_vmcb(cpu, &vmcb, &(struct svm_l1){l1->efer, l1->cr4});
+	if (error)
+		return error;
+	l1->pat = cpu->s.pat;
+	begin_l2(cpu, gpa, &vmcb);
+	return 0;
 }
 
 void cpu_nested_get(const struct cpu *cpu, struct cpu_nested *nested)

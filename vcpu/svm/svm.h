@@ -79,6 +79,13 @@ void svm_learn_width(struct cpu *cpu);
 void svm_sanitize(struct cpu *cpu, struct vmcb_control *control);
 /* L1's VMCB at @gpa is checked and entered; @next_rip is where L1 goes on afterwards. */
 int svm_enter(struct cpu *cpu, uint64_t gpa, uint64_t next_rip);
+/*
+ * An SMI in L2, and the RSM that ends it: L1's registers are in its host save area meanwhile
+ * (cpu_state.vm_hsave), L2's in its VMCB. Nonzero: one of them is not there, or is nothing that
+ * VMRUN takes.
+ */
+int svm_suspend(struct cpu *cpu);
+int svm_resume(struct cpu *cpu, uint64_t gpa);
 /* Would the processor enter L2 with this? Nonzero: no. */
 int svm_check_control(const struct cpu *cpu, const struct vmcb_control *control);
 int svm_check_save(const struct cpu *cpu, const struct vmcb_save *save);

@@ -9,6 +9,7 @@
 enum vmcb_intercept {
 	INTERCEPT_INTR = 0,
 	INTERCEPT_NMI = 1,
+	INTERCEPT_SMI = 2,
 	INTERCEPT_INIT = 3,
 	INTERCEPT_VINTR = 4,
 	INTERCEPT_CR0_SELECTIVE = 5,
@@ -62,6 +63,8 @@ enum vmcb_intercept {
 #define VMCB_EXIT_EXCEPTION UINT64_C(0x40)
 #define VMCB_EXIT_INTR UINT64_C(0x60)
 #define VMCB_EXIT_NPF UINT64_C(0x400)
+/* KVM's: L2 was left for system management mode. */
+#define VMCB_EXIT_SW UINT64_C(0xf0000000)
 #define VMCB_EXIT_INVALID (~UINT64_C(0))
 
 /* .int_ctl */
