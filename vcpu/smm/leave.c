@@ -85,7 +85,8 @@ static int restore_64(struct cpu *cpu, const struct smram_64 *from)
 	s->smbase = from->smbase;
 	if (!control_efer_is_valid(cpu, from->efer & ~EFER_LMA))
 		return -1;
-	s->efer = from->efer & ~EFER_LMA;
+	/* LMA follows paging, which L2 has by now. */
+	s->efer = (from->efer & ~EFER_LMA) | (s->efer & EFER_LMA);
 	s->seg[CPU_TR] = load_64(&from->tr);
 	s->seg[CPU_LDTR] = load_64(&from->ldtr);
 	s->idt = (struct cpu_table){from->idt.base, (uint16_t)from->idt.limit};

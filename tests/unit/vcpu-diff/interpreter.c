@@ -112,6 +112,11 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	return -EOPNOTSUPP;
 }
 
+int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space)
+{
+	return -EINVAL;
+}
+
 int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code, gpa_t *result)
 {
 	return -EFAULT;

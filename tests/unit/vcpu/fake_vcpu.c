@@ -245,6 +245,15 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	return 0;
 }
 
+/* Space 1 has the RAM in another order: its two halves are exchanged. */
+int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space)
+{
+	if (address_space > vcpu->last_space)
+		return -EINVAL;
+	vcpu->space = address_space;
+	return 0;
+}
+
 int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code, gpa_t *result)
 {
 	return -EFAULT;
