@@ -49,7 +49,6 @@ DECISIONS = (
     ("x86/state_test", "later", "with AVX: it executes VMOVDQU without asking whether there is AVX"),
     ("hardware_disable_test", "never", "68 busy threads 512 times over take minutes on two processors"),
     ("mmu_stress_test", "never", "without arguments it writes 128 GiB, four times; CI gives it some"),
-    ("x86/smm_test", "later", "with system management mode, which a second address space is there for"),
     ("x86/nested_tsc_scaling_test", "later", "with a ratio of the time stamp counter"),
     ("x86/tsc_scaling_sync", "later", "with a ratio of the time stamp counter"),
     ("x86/ucna_injection_test", "later", "with the local APIC's entry for corrected errors"),

@@ -139,9 +139,9 @@ QUIRE_API void quire_vm_get(struct quire_vm *vm);
 QUIRE_API void quire_vm_put(struct quire_vm *vm);
 
 /*
- * Nonzero once an invariant broke, or quire_vm_set_dead(): the calls of this VM whose contract names -EIO answer it from
- * then on, and its vCPUs stop. The others go on, so that all can be given back. Any thread, any
- * lock.
+ * Nonzero once an invariant broke, or after quire_vm_set_dead(): the calls of this VM whose
+ * contract names -EIO answer it from then on, and its vCPUs stop. The others go on, so that all can
+ * be given back. Any thread, any lock.
  */
 QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
 

@@ -318,11 +318,11 @@ static int access_host_save(struct cpu *cpu, struct vmcb_save *save, enum quire_
 	if (error)
 		return error;
 	if (kind == QUIRE_MAP_READ)
-		error = quire_map_read(cpu->vcpu, &map, offsetof(struct vmcb, save), save,
-				       SAVE_BYTES);
+		error =
+		    quire_map_read(cpu->vcpu, &map, offsetof(struct vmcb, save), save, SAVE_BYTES);
 	else
-		error = quire_map_write(cpu->vcpu, &map, offsetof(struct vmcb, save), save,
-					SAVE_BYTES);
+		error =
+		    quire_map_write(cpu->vcpu, &map, offsetof(struct vmcb, save), save, SAVE_BYTES);
 	quire_vcpu_unmap(cpu->vcpu, &map);
 	return error;
 }

@@ -95,6 +95,12 @@ void fake_vm_zap(struct fake_vm *vm, struct quire_vcpu *vcpu)
 	vcpu->doorbell |= QUIRE_REQ_TLB_FLUSH;
 }
 
+/* Space 1 has the halves of RAM the other way round. */
+static uint8_t *ram_at(const struct quire_vcpu *vcpu, uint64_t gpa)
+{
+	return vcpu->vm->ram + (vcpu->space ? gpa ^ RAM_BYTES / 2 : gpa);
+}
+
 /* The library, as far as the CPU asks for it. */
 
 const uint64_t *quire_vcpu_doorbell(const struct quire_vcpu *vcpu)
@@ -147,15 +153,16 @@ static uint64_t *table_step(struct fake_vm *vm, uint64_t *slot)
 	return (uint64_t *)(uintptr_t)(*slot & ENTRY_ADDRESS_MASK);
 }
 
-static void map_page(struct fake_vm *vm, uint64_t gpa, uint64_t flags)
+static void map_page(const struct quire_vcpu *vcpu, uint64_t gpa, uint64_t flags)
 {
+	struct fake_vm *vm = vcpu->vm;
 	uint64_t *table = vm->root;
 
 	pthread_mutex_lock(vm->lock);
 	for (unsigned int shift = 39; shift > 12; shift -= 9)
 		table = table_step(vm, &table[gpa >> shift & 511]);
 	__atomic_store_n(&table[gpa >> 12 & 511],
-			 ((uint64_t)(uintptr_t)vm->ram + (gpa & ~UINT64_C(0xfff))) | flags,
+			 (uint64_t)(uintptr_t)ram_at(vcpu, gpa & ~UINT64_C(0xfff)) | flags,
 			 __ATOMIC_RELEASE);
 	pthread_mutex_unlock(vm->lock);
 }
@@ -194,7 +201,7 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	}
 	if (gpa.v >= RAM_BYTES || (read_only && (error_code & QUIRE_PFERR_WRITE)))
 		return QUIRE_EMULATE;
-	map_page(vcpu->vm, gpa.v, read_only ? TABLE_FLAGS & ~UINT64_C(2) : TABLE_FLAGS);
+	map_page(vcpu, gpa.v, read_only ? TABLE_FLAGS & ~UINT64_C(2) : TABLE_FLAGS);
 	return QUIRE_FIXED;
 }
 
@@ -202,7 +209,7 @@ int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_b
 {
 	if (vcpu->in_guest || gpa.v >= RAM_BYTES || size_bytes > RAM_BYTES - gpa.v)
 		return -EFAULT;
-	memcpy(dst, vcpu->vm->ram + gpa.v, size_bytes);
+	memcpy(dst, ram_at(vcpu, gpa.v), size_bytes);
 	return 0;
 }
 
@@ -245,12 +252,12 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	return 0;
 }
 
-/* Space 1 has the RAM in another order: its two halves are exchanged. */
 int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space)
 {
-	if (address_space > vcpu->last_space)
+	if (vcpu->in_guest || (address_space && vcpu->one_space))
 		return -EINVAL;
 	vcpu->space = address_space;
+	fake_vm_zap(vcpu->vm, vcpu);
 	return 0;
 }
 
@@ -268,7 +275,7 @@ int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t
 {
 	if (vcpu->in_guest || gpa.v >= RAM_BYTES || size_bytes > RAM_BYTES - gpa.v)
 		return -EFAULT;
-	memcpy(vcpu->vm->ram + gpa.v, src, size_bytes);
+	memcpy(ram_at(vcpu, gpa.v), src, size_bytes);
 	return 0;
 }
 
@@ -296,6 +303,8 @@ static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4
 		out[0] = 0x3030; /* address widths */
 	if (leaf == 0x80000001)
 		out[2] = 1u << 2; /* SVM */
+	if (leaf == 0x80000001 && !vcpu->no_long_mode)
+		out[3] = 1u << 29;
 	if (leaf == SVM_CPUID_LEAF)
 		out[3] = vcpu->svm_features;
 }

@@ -7,6 +7,8 @@
 #include "vcpu/cpu.h"
 
 #define RAM_BYTES (UINT64_C(8) << 20)
+/* Where RAM has what space 1 has at @gpa. */
+#define SPACE_1(gpa) ((gpa) ^ RAM_BYTES / 2)
 #define MMIO_GPA UINT64_C(0x40000000)
 
 /* Where the machine keeps its things; identity-mapped, supervisor and user. */
@@ -50,6 +52,8 @@ struct quire_vcpu {
 	uint64_t lost_pfn; /* the frame of which the library was told; its fault is -EHWPOISON */
 	uint64_t nested_root; /* of quire_vcpu_set_nested(); 0: none */
 	unsigned int nested_roots, nested_flushes;
+	uint32_t space;		   /* of quire_vcpu_set_address_space(): see SPACE_1() */
+	int one_space;		   /* and there is no other */
 	int maps;		   /* pages in the CPU's hands */
 	uint64_t nested_fault_gpa; /* L1's tables refuse this page; 0: none */
 	uint64_t read_only_gpa;	   /* a page whose writes are emulated; 0: none */
@@ -61,6 +65,7 @@ struct quire_vcpu {
 	unsigned int device_calls;
 	int interrupt;	       /* -1: none */
 	int freed_interrupt;   /* deliverable when a device is written to; 0: none */
+	int no_long_mode;      /* in CPUID */
 	uint32_t svm_features; /* CPUID 8000000a, EDX */
 	/* CPUID, in place of our own. */
 	void (*cpuid)(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
