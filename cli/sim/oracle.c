@@ -22,6 +22,11 @@ void oracle_fail(struct oracle *oracle, const char *failure)
 		oracle->failure = failure;
 }
 
+uint32_t oracle_space(const struct oracle *oracle, uint32_t id)
+{
+	return oracle->spaces && id >= SIM_SLOTS / 2;
+}
+
 static bool view_has(const struct oracle_view *view, uint64_t gfn)
 {
 	return gfn - view->gfn < view->npages;
@@ -121,28 +126,31 @@ static bool is_allowed(const struct oracle *oracle, const struct machine_access 
 		       uint32_t frame)
 {
 	for (uint32_t id = 0; id < SIM_SLOTS; id++)
-		if (view_allows(oracle, &oracle->slots[id].current, access, frame) ||
-		    view_allows(oracle, &oracle->slots[id].other, access, frame))
+		if (oracle_space(oracle, id) == access->space &&
+		    (view_allows(oracle, &oracle->slots[id].current, access, frame) ||
+		     view_allows(oracle, &oracle->slots[id].other, access, frame)))
 			return true;
 	return false;
 }
 
-static void note_write(struct oracle *oracle, uint64_t gfn)
+static void note_write(struct oracle *oracle, const struct machine_access *access)
 {
+	uint64_t gfn = access->gpa >> QUIRE_PAGE_SHIFT;
+
 	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
 		struct oracle_slot *slot = &oracle->slots[id];
 		uint64_t offset = gfn - slot->current.gfn;
 
-		if (slot->busy || !view_has(&slot->current, gfn) ||
-		    !(slot->current.flags & QUIRE_SLOT_LOG_DIRTY))
+		if (oracle_space(oracle, id) != access->space || slot->busy ||
+		    !view_has(&slot->current, gfn) || !(slot->current.flags & QUIRE_SLOT_LOG_DIRTY))
 			continue;
 		slot->pending[offset] = 1;
 	}
 }
 
-void oracle_wrote(struct oracle *oracle, uint64_t gfn)
+void oracle_wrote(struct oracle *oracle, uint32_t space, uint64_t gfn)
 {
-	note_write(oracle, gfn);
+	note_write(oracle, &(struct machine_access){.gpa = gfn << QUIRE_PAGE_SHIFT, .space = space});
 }
 
 uint64_t oracle_value(const struct oracle *oracle, uint32_t frame)
@@ -171,7 +179,7 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 	if (access->write) {
 		oracle->value[frame] = access->value;
 		oracle->generation[frame] = oracle->machine->host.frames[frame].generation;
-		note_write(oracle, access->gpa >> QUIRE_PAGE_SHIFT);
+		note_write(oracle, access);
 	} else if (access->value != oracle_value(oracle, frame)) {
 		oracle_fail(oracle, "a load of what was never there");
 	}
@@ -346,25 +354,26 @@ bool oracle_shows(const struct oracle *oracle, uint64_t gfn, uint64_t page)
 }
 
 /* What no format lets a guest do, or not this one: to map what may be executed and not read. */
-static bool is_refused(const struct oracle *oracle, uint64_t page, enum oracle_access access)
+static bool is_refused(const struct oracle *oracle, uint64_t page, bool fetch)
 {
 	const struct machine *machine = oracle->machine;
 	uint32_t flags = machine->host.pages[page].flags;
 
-	if (access == ORACLE_LOAD || machine->format != QUIRE_FORMAT_EPT_MODES)
-		return (flags & SIM_NOREAD) || !rights_allow(oracle, page, access == ORACLE_FETCH);
+	if (!fetch || machine->format != QUIRE_FORMAT_EPT_MODES)
+		return (flags & SIM_NOREAD) || !rights_allow(oracle, page, fetch);
 	return flags & SIM_NOEXEC;
 }
 
-int oracle_expect(const struct oracle *oracle, uint64_t gfn, enum oracle_access access,
-		  uint64_t *value)
+int oracle_expect(const struct oracle *oracle, const struct machine_access *load, uint64_t *value)
 {
+	uint64_t gfn = load->gpa >> QUIRE_PAGE_SHIFT;
+
 	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
 		const struct oracle_view *view = &oracle->slots[id].current;
 		bool private, file;
 		uint32_t frame;
 
-		if (!view_has(view, gfn))
+		if (oracle_space(oracle, id) != load->space || !view_has(view, gfn))
 			continue;
 		private = is_private(oracle, view, gfn, false);
 		file = is_of_file(oracle, view, private);
@@ -372,7 +381,7 @@ int oracle_expect(const struct oracle *oracle, uint64_t gfn, enum oracle_access 
 			return -EFAULT;
 		if (file && oracle->index_lost[index_of(view, gfn)])
 			return -EHWPOISON;
-		if (!file && is_refused(oracle, view->page + gfn - view->gfn, access))
+		if (!file && is_refused(oracle, view->page + gfn - view->gfn, load->fetch))
 			return -EFAULT;
 		if (!file && is_swapped(oracle, view, gfn, value))
 			return 0;

@@ -46,6 +46,7 @@ struct oracle_hold {
 struct oracle {
 	struct machine *machine;
 	void *store;   /* of the guest_memfd; NULL without one */
+	bool spaces;   /* slots of the upper half are of address space 1 */
 	bool in_place; /* it owns the attributes, and slots that show it show nothing else */
 	bool is_shown; /* the client sees the file, but for what is hidden from it */
 	struct oracle_slot slots[SIM_SLOTS];
@@ -90,7 +91,7 @@ void oracle_hold(struct oracle *oracle, uint64_t gfn, const struct quire_map *ma
 void oracle_hold_check(struct oracle *oracle, const struct oracle_hold *hold);
 void oracle_hold_end(struct oracle *oracle, const struct oracle_hold *hold);
 /* The hypervisor has written the page that it has in its hands. */
-void oracle_wrote(struct oracle *oracle, uint64_t gfn);
+void oracle_wrote(struct oracle *oracle, uint32_t space, uint64_t gfn);
 
 /* Does a slot show page @page of the host at @gfn, or will one? */
 bool oracle_shows(const struct oracle *oracle, uint64_t gfn, uint64_t page);
@@ -109,10 +110,12 @@ void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits)
 
 /* Is @gfn private when nothing is going on? */
 bool oracle_is_private(const struct oracle *oracle, uint64_t gfn);
-/* What a load of @gfn, or a fetch, gives when nothing is going on: 0 and *@value, or the expected
- * outcome. */
-enum oracle_access { ORACLE_LOAD, ORACLE_FETCH };
-int oracle_expect(const struct oracle *oracle, uint64_t gfn, enum oracle_access access,
-		  uint64_t *value);
+/* The address space of slot @id. */
+uint32_t oracle_space(const struct oracle *oracle, uint32_t id);
+/*
+ * What @load, whose gpa and space are set, gives when nothing is going on, or the fetch that it is: 0
+ * and *@value, or the expected outcome.
+ */
+int oracle_expect(const struct oracle *oracle, const struct machine_access *load, uint64_t *value);
 
 #endif

@@ -176,6 +176,31 @@ static void choose_link(struct sim_plan *plan)
 	}
 }
 
+static void choose_space(const struct sim_plan *plan, uint32_t thread, struct sim_random *random,
+			 struct sim_op *op)
+{
+	if (op->kind == OP_LIMIT)
+		op->npages += SIM_LIMIT_SPACE;
+	if (thread >= plan->vcpus || sim_random(random, 5))
+		return;
+	op->kind = OP_SPACE;
+	op->npages = sim_random(random, 2);
+}
+
+/* In half of those without private memory vCPUs change their address space. Drawn apart, too. */
+static void choose_spaces(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0xa0761d6478bd642f)};
+
+	plan->spaces = plan->type == QUIRE_VM_DEFAULT && sim_random(&random, 2);
+	if (!plan->spaces)
+		return;
+	plan->limit += SIM_LIMIT_SPACE;
+	for (uint32_t thread = 0; thread < plan->threads; thread++)
+		for (uint32_t i = 0; i < plan->op_count[thread]; i++)
+			choose_space(plan, thread, &random, &plan->ops[thread][i]);
+}
+
 /* In half of those with private memory the file owns the attributes. Drawn apart, too. */
 static void choose_owner(struct sim_plan *plan)
 {
@@ -296,6 +321,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	choose_rights(plan);
 	choose_contents(plan);
 	choose_accesses(plan);
+	choose_spaces(plan);
 }
 
 void sim_plan_print(const struct sim_plan *plan)
@@ -304,18 +330,19 @@ void sim_plan_print(const struct sim_plan *plan)
 	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
 	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
 	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split", "far",
-	    "limit",	"other",      "link",	      "map",	     "rights"};
+	    "limit",	"other",      "link",	      "map",	     "rights",	    "space"};
 	static const char *const owners[] = {"", " and converted from private",
 					     " and converted from shared"};
 
 	printf("seed %" PRIu64
 	       ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
-	       "file %s%s%s, %u vCPUs, %u threads, a preemption in %u steps\n",
+	       "file %s%s%s, %s, %u vCPUs, %u threads, a preemption in %u steps\n",
 	       plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
 	       entry_formats[plan->format]->name, plan->rings ? "rings" : "bitmaps",
 	       plan->manual_protect, plan->zap_all, plan->eager_split,
 	       plan->host_huge ? "huge" : "small", plan->gmem_huge ? "huge" : "small",
-	       plan->linked ? " and linked" : "", owners[plan->owner], plan->vcpus, plan->threads,
+	       plan->linked ? " and linked" : "", owners[plan->owner],
+	       plan->spaces ? "two spaces" : "one space", plan->vcpus, plan->threads,
 	       plan->preemption_odds);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {

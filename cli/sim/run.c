@@ -103,7 +103,7 @@ static void use_page(uint32_t thread, const struct sim_op *op, struct quire_map 
 	}
 	/* The client may have unmapped it. */
 	if (op->flags && !quire_map_write(vcpu, map, 0, &value, sizeof(value)))
-		oracle_wrote(&sim.oracle, op->first);
+		oracle_wrote(&sim.oracle, vcpu->as_id, op->first);
 	(void)!quire_map_read(vcpu, map, 0, &value, sizeof(value));
 	oracle_hold_check(&sim.oracle, hold);
 }
@@ -144,10 +144,22 @@ static void limit_op(const struct sim_op *op)
 	change_set_quota(sim.machine.vm, op->npages);
 }
 
+static void space_op(uint32_t thread, const struct sim_op *op)
+{
+	if (quire_vcpu_set_address_space(sim.machine.vcpus[thread], (uint32_t)op->npages))
+		oracle_fail(&sim.oracle, "a change of the address space was refused");
+}
+
+/* The number that the library knows slot @id by. */
+static uint32_t number_of(uint32_t id)
+{
+	return oracle_space(&sim.oracle, id) << 16 | id;
+}
+
 static struct quire_region region_of(uint32_t id, const struct oracle_view *view)
 {
 	return (struct quire_region){
-	    .slot = id,
+	    .slot = number_of(id),
 	    .flags = view->flags,
 	    .gpa = {view->gfn << QUIRE_PAGE_SHIFT},
 	    .size_bytes = view->npages << QUIRE_PAGE_SHIFT,
@@ -391,11 +403,13 @@ static void other_op(uint32_t thread, const struct sim_op *op)
 
 static void ring_entry(void *ctx, uint32_t slot, uint64_t offset)
 {
+	uint32_t id = slot & 0xffff;
+
 	(void)ctx;
-	if (slot >= SIM_SLOTS || offset >= SIM_BLOCK)
+	if (id >= SIM_SLOTS || slot != number_of(id) || offset >= SIM_BLOCK)
 		oracle_fail(&sim.oracle, "a ring entry that names no page");
 	else
-		sim.ring_bits[slot][offset / 64] |= UINT64_C(1) << (offset % 64);
+		sim.ring_bits[id][offset / 64] |= UINT64_C(1) << (offset % 64);
 }
 
 static void read_rings(void)
@@ -439,15 +453,17 @@ static void bitmap_harvest(uint32_t id)
 {
 	struct oracle_slot *slot = &sim.oracle.slots[id];
 	uint64_t bits[SIM_BLOCK / 64] = {0};
-	struct quire_clear_log clear = {
-	    .slot = id, .npages = (uint32_t)slot->current.npages, .copy_in = give_log, .ctx = bits};
+	struct quire_clear_log clear = {.slot = number_of(id),
+					.npages = (uint32_t)slot->current.npages,
+					.copy_in = give_log,
+					.ctx = bits};
 	int ret;
 
 	if (slot->busy || slot->harvesting || !(slot->current.flags & QUIRE_SLOT_LOG_DIRTY))
 		return;
 	/* The slot stays while its log is read, so that it is known whose pages the bits are. */
 	slot->harvesting = true;
-	ret = quire_vm_get_dirty_log(sim.machine.vm, id, take_log, bits);
+	ret = quire_vm_get_dirty_log(sim.machine.vm, number_of(id), take_log, bits);
 	if (!ret && sim.plan->manual_protect)
 		ret = quire_vm_clear_dirty_log(sim.machine.vm, &clear);
 	slot->harvesting = false;
@@ -523,6 +539,9 @@ static void perform(uint32_t thread, const struct sim_op *op)
 	case OP_RIGHTS:
 		rights_op(op);
 		break;
+	case OP_SPACE:
+		space_op(thread, op);
+		break;
 	default:
 		slot_op(op);
 		break;
@@ -556,9 +575,11 @@ static int preempt(void *ctx, uint32_t step, uint32_t *thread)
 static void add_far_slots(const struct sim_plan *plan)
 {
 	sim_map(&sim.machine.host, SIM_FAR_PAGE, SIM_WRITABLE);
-	for (uint32_t i = 0; i < SIM_FAR_SLOTS; i++) {
+	/* Each in both spaces. */
+	for (uint32_t slot = 0; slot < 2 * SIM_FAR_SLOTS; slot++) {
+		uint32_t i = slot / 2;
 		struct quire_region region = {
-		    .slot = SIM_SLOTS + i,
+		    .slot = (slot % 2) << 16 | (SIM_SLOTS + i),
 		    .gpa = {(i + 1) * SIM_FAR_BLOCK << QUIRE_PAGE_SHIFT},
 		    .size_bytes = QUIRE_PAGE_SIZE,
 		    .hva = sim_hva(SIM_FAR_PAGE),
@@ -600,6 +621,7 @@ static void start(const struct sim_plan *plan)
 	sim.machine.tunables.eager_page_split = (uint32_t)plan->eager_split;
 	sim.machine.tunables.gmem_huge_pages = (uint32_t)plan->gmem_huge;
 	oracle_init(&sim.oracle, &sim.machine);
+	sim.oracle.spaces = plan->spaces;
 	sim.machine.on_access = oracle_access;
 	sim.machine.on_access_ctx = &sim.oracle;
 	sched_on_report(report);
@@ -645,14 +667,18 @@ static bool is_through_old_mmio(const struct machine_access *access, uint64_t gf
  * After the run: a guest's load, or fetch, at each gfn that is looked at gives what the model says.
  * These are the first 24 of each 2 MiB, where operations begin, and every 61st of the others.
  */
-static void check_memory(enum oracle_access kind)
+static void check_space(uint32_t space, bool fetch)
 {
+	for (uint32_t vcpu = 0; vcpu < sim.plan->vcpus; vcpu++)
+		if (sim.plan->spaces &&
+		    quire_vcpu_set_address_space(sim.machine.vcpus[vcpu], space))
+			abort();
 	for (uint64_t gfn = 0; gfn < SIM_GFNS && !sim.oracle.failure;
 	     gfn += gfn % 512 < 24 ? 1 : 61) {
 		struct machine_access access = {
-		    .gpa = gfn << QUIRE_PAGE_SHIFT, .size_bytes = 8, .fetch = kind == ORACLE_FETCH};
+		    .gpa = gfn << QUIRE_PAGE_SHIFT, .size_bytes = 8, .fetch = fetch, .space = space};
 		uint64_t value = 0;
-		int expected = oracle_expect(&sim.oracle, gfn, kind, &value);
+		int expected = oracle_expect(&sim.oracle, &access, &value);
 		int ret = machine_access(&sim.machine, gfn % sim.plan->vcpus, &access);
 
 		if (ret == expected && (ret || access.value == value))
@@ -663,6 +689,15 @@ static void check_memory(enum oracle_access kind)
 		printf("gfn %#" PRIx64 ": outcome %d, expected %d; value %#" PRIx64
 		       ", expected %#" PRIx64 "\n",
 		       gfn, ret, expected, access.value, value);
+	}
+}
+
+static void check_memory(void)
+{
+	for (uint32_t space = 0; space <= (uint32_t)sim.plan->spaces; space++) {
+		check_space(space, false);
+		if (sim.plan->rights)
+			check_space(space, true);
 	}
 }
 
@@ -677,7 +712,8 @@ static void check_logs(void)
 		memset(bits, 0, sizeof(bits));
 		if (!view->npages || !(view->flags & QUIRE_SLOT_LOG_DIRTY))
 			continue;
-		if (!sim.plan->rings && quire_vm_get_dirty_log(sim.machine.vm, id, take_log, bits))
+		if (!sim.plan->rings &&
+		    quire_vm_get_dirty_log(sim.machine.vm, number_of(id), take_log, bits))
 			oracle_fail(&sim.oracle, "a harvest was refused");
 		oracle_check_last(&sim.oracle, id, sim.plan->rings ? sim.ring_bits[id] : bits);
 	}
@@ -734,9 +770,7 @@ const char *sim_run(const struct sim_plan *plan)
 		oracle_fail(&sim.oracle, run.result == SCHED_DEADLOCK ? "a deadlock" : "no end");
 	if (!sim.oracle.failure) {
 		check_logs();
-		check_memory(ORACLE_LOAD);
-		if (plan->rights)
-			check_memory(ORACLE_FETCH);
+		check_memory();
 	}
 	/* A run that failed may have left anything: its remains are not taken apart. */
 	if (sim.oracle.failure)

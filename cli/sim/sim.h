@@ -20,6 +20,7 @@
 /* Fewer shadow pages than a client may ask for: few are enough for all that can happen. */
 #define SIM_LIMIT_MIN 6u
 #define SIM_LIMIT_MAX 14u
+#define SIM_LIMIT_SPACE 4u /* more for a second address space, which has a root of its own */
 
 enum sim_op_kind {
 	OP_LOAD,
@@ -45,6 +46,7 @@ enum sim_op_kind {
 	OP_LINK,   /* the second VM's file goes, and comes again */
 	OP_MAP,	   /* the hypervisor takes a page into its hands; flags: 1 is to write */
 	OP_RIGHTS, /* the host lets a guest execute a page, or read it, or not; flags: the page's */
+	OP_SPACE,  /* the vCPU goes to another address space */
 	OP_COUNT
 };
 
@@ -86,6 +88,7 @@ struct sim_plan {
 	int rings;
 	uint32_t manual_protect;
 	int zap_all, eager_split, host_huge, gmem_huge;
+	int spaces;		 /* the upper half of the slots is of address space 1 */
 	int linked;		 /* a second VM has a file of the same pages */
 	enum sim_owner owner;	 /* of the attributes */
 	int rights;		 /* the host changes them */

@@ -365,6 +365,7 @@ int machine_access(struct machine *machine, uint32_t index, struct machine_acces
 	struct quire_memory_fault fault;
 
 	access->error = 0;
+	access->space = vcpu->as_id;
 	for (;;) {
 		struct quire_stage2 stage2;
 		uint64_t requests, error;

@@ -43,6 +43,7 @@ struct machine_access {
 	int fetch;	/* of an instruction: a load that needs the right to execute */
 	int nowait;	/* a page that is slow is left to the host: -EAGAIN */
 	hva_t hva;	/* out, with -EAGAIN: the page */
+	uint32_t space; /* out: the address space that it was in */
 	uint64_t error; /* out: code of the last violation; 0: there was none */
 };
 

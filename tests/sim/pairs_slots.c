@@ -246,7 +246,75 @@ static bool roots_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* The page is in both address spaces, and the vCPU goes from one to the other. */
+static void spaces_setup(void *ctx)
+{
+	struct quire_region other = {
+	    .slot = 1u << 16, .size_bytes = 4 * QUIRE_PAGE_SIZE, .hva = sim_hva(0)};
+
+	delete_range_setup(ctx);
+	if (quire_vm_set_region(pair.machine.vm, &other))
+		abort();
+}
+
+static int store_in(uint32_t space, uint8_t value)
+{
+	if (quire_vcpu_set_address_space(pair.machine.vcpus[0], space))
+		abort();
+	return pair_store(0, PAIR_PAGE, value);
+}
+
+static void space_delete_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 1) {
+		pair.results[1] = machine_add_slot(&pair.machine, 0, 0, 0);
+		pair.bytes[1] = 1;
+		return;
+	}
+	pair.bytes[0] = (uint8_t)store_in(1, 7);
+	pair.results[0] = store_in(0, 8);
+}
+
+static bool space_delete_check(void *ctx)
+{
+	bool good = !pair.results[1] && !pair.bytes[0] &&
+		    (!pair.results[0] || pair.results[0] == QUIRE_EMULATE);
+
+	(void)ctx;
+	good &= pair_byte(PAIR_PAGE)[0] == (pair.results[0] ? 7 : 8);
+	good &= store_in(0, 9) == QUIRE_EMULATE && pair_byte(PAIR_PAGE)[0] != 9;
+	good &= !store_in(1, 9) && pair_byte(PAIR_PAGE)[0] == 9;
+	return machine_stop(&pair.machine) && good;
+}
+
+static void space_replace_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread == 1) {
+		pair.frame = pair_host_replace(PAIR_PAGE);
+		return;
+	}
+	pair.results[0] = store_in(1, 7);
+	pair.results[1] = store_in(0, 7);
+}
+
+static bool space_replace_check(void *ctx)
+{
+	bool good = (!pair.results[0] || pair.results[0] == -EFAULT) &&
+		    (!pair.results[1] || pair.results[1] == -EFAULT) && pair_untouched(pair.frame);
+
+	(void)ctx;
+	for (uint32_t space = 0; space < 2; space++)
+		good &= !store_in(space, 9) && pair_byte(PAIR_PAGE)[0] == 9;
+	return machine_stop(&pair.machine) && good;
+}
+
 const struct pair pairs_slots[] = {
+    {"change of the address space and slot deletion", 2, spaces_setup, space_delete_body,
+     space_delete_check, 0},
+    {"change of the address space and host invalidation", 2, spaces_setup, space_replace_body,
+     space_replace_check, 0},
     {"fault and slot deletion", 2, delete_setup, delete_body, delete_check, 0},
     {"slot deletion and MMIO", 2, mmio_setup, mmio_body, mmio_check, 0},
     {"fault and slot deletion by range", 2, delete_cold_setup, delete_body, delete_check, 0},

@@ -93,12 +93,14 @@ int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space
 		return -EINVAL;
 	if (address_space == vcpu->as_id)
 		return 0;
+	/* First: a flusher that looks meanwhile finds old translations with their space, or this.
+	 */
+	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 	keep_root(vcpu);
 	vcpu->shadow = (struct vcpu_shadow_root){0};
 	vcpu->as_id = address_space;
 	vcpu->root = NULL;
 	recall_root(vcpu);
-	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 	return 0;
 }
 
