@@ -327,6 +327,13 @@ static void kernel_op(const struct sim_op *op)
 	}
 }
 
+static void age_op(const struct sim_op *op)
+{
+	(void)!quire_vm_age(sim.machine.vm, sim_hva((uint32_t)op->first),
+			    sim_hva((uint32_t)(op->first + op->npages)),
+			    op->flags ? QUIRE_AGE_TEST : QUIRE_AGE_CLEAR);
+}
+
 static void file_op(const struct sim_op *op)
 {
 	uint64_t offset = op->first << QUIRE_PAGE_SHIFT, size = op->npages << QUIRE_PAGE_SHIFT;
@@ -509,9 +516,7 @@ static void perform(uint32_t thread, const struct sim_op *op)
 		kernel_op(op);
 		break;
 	case OP_AGE:
-		(void)!quire_vm_age(sim.machine.vm, sim_hva((uint32_t)op->first),
-				    sim_hva((uint32_t)(op->first + op->npages)),
-				    op->flags ? QUIRE_AGE_TEST : QUIRE_AGE_CLEAR);
+		age_op(op);
 		break;
 	case OP_PUNCH:
 	case OP_ALLOCATE:
