@@ -31,6 +31,7 @@
 #define VENDOR_HYGON 0x6f677948u
 #define CPUID_RDTSCP (UINT32_C(1) << 27)    /* leaf 80000001, EDX */
 #define CPUID_RDPID (UINT32_C(1) << 22)	    /* leaf 7, ECX */
+#define CPUID_LA57 (UINT32_C(1) << 16)	    /* leaf 7, ECX */
 #define CPUID_TSC_ADJUST (UINT32_C(1) << 1) /* leaf 7, EBX */
 #define CPUID_ARCH_CAP (UINT32_C(1) << 29)  /* leaf 7, EDX */
 #define CPUID_SSE3 UINT32_C(1)		    /* leaf 1, ECX */
@@ -103,10 +104,11 @@ static bool client_only(const struct vcpu *vcpu, enum msr_origin origin, uint64_
 	return origin == MSR_FROM_CLIENT;
 }
 
-/* As wide as linear addresses are now. */
+/* As wide as linear addresses may become, by CPUID. */
 static uint64_t make_canonical(const struct vcpu *vcpu, uint64_t value)
 {
-	unsigned int shift = cpu_state(vcpu->cpu)->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
+	bool is_wide = cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_LA57;
+	unsigned int shift = is_wide ? 64 - 57 : 64 - 48;
 
 	return (uint64_t)((int64_t)(value << shift) >> shift);
 }

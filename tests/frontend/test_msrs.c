@@ -13,6 +13,7 @@
 #include "check.h"
 #include "frontend/uapi.h"
 
+#define CPUID_LA57 (UINT32_C(1) << 16) /* leaf 7, ECX */
 #define TAKEN 0u
 #define INVALID KVM_MSR_EXIT_REASON_INVAL
 #define UNKNOWN KVM_MSR_EXIT_REASON_UNKNOWN
@@ -28,7 +29,7 @@ static struct kvm_run *run;
 static uint8_t *memory;
 static int vendor_is_amd;
 
-static void cpuid_set(void)
+static void cpuid_set(uint32_t more)
 {
 	struct {
 		struct kvm_cpuid2 header;
@@ -36,6 +37,9 @@ static void cpuid_set(void)
 	} cpuid = {.header.nent = 100};
 
 	WORKS(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid));
+	for (uint32_t i = 0; i < cpuid.header.nent; i++)
+		if (cpuid.room[i].function == 7 && !cpuid.room[i].index)
+			cpuid.room[i].ecx |= more;
 	WORKS(ioctl(vcpu, KVM_SET_CPUID2, &cpuid));
 	vendor_is_amd = cpuid.room[0].ebx != 0x756e6547;
 }
@@ -314,6 +318,28 @@ static void machine_check_reports(void)
 	CHECK(run->exit_reason == KVM_EXIT_SHUTDOWN, "exit %u", run->exit_reason);
 }
 
+/* How wide an MSR's address may be goes by CPUID: the guest's tables have four levels here. */
+static void wide_addresses(void)
+{
+	uint64_t wide = UINT64_C(0xff11000000000000);
+
+	GUEST_WRITES(0xc0000082, wide, INVALID);
+	CLIENT_WRITES(0xc0000102, wide, 0);
+	machine_close();
+	machine_open();
+	cpuid_set(CPUID_LA57);
+	GUEST_WRITES(0xc0000082, wide, TAKEN);
+	GUEST_WRITES(0xc0000082, wide | UINT64_C(1) << 57, TAKEN);
+	GUEST_WRITES(0xc0000082, UINT64_C(1) << 57, INVALID);
+	CLIENT_WRITES(0xc0000102, wide, 1);
+	CLIENT_WRITES(0xc0000102, UINT64_C(1) << 57, 0);
+	GUEST_WRITES(0x175, UINT64_C(0x800000000000), TAKEN);
+	CLIENT_READS(0x175, vendor_is_amd ? 0 : UINT64_C(0x800000000000));
+	machine_close();
+	machine_open();
+	cpuid_set(0);
+}
+
 static void addresses(void)
 {
 	uint64_t odd = UINT64_C(0x8000000000001234);
@@ -539,7 +565,7 @@ static void without_stuffing(void)
 	close(vcpu);
 	WORKS(ioctl(vm, KVM_ENABLE_CAP, &cap));
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 1);
-	cpuid_set();
+	cpuid_set(0);
 	CLIENT_READS(0x8b, 0);
 	CLIENT_READS(0xce, 0);
 	CLIENT_READS(0x10a, 0);
@@ -572,7 +598,7 @@ int main(int argc, char **argv)
 	CLIENT_READS(0x10a, 0);
 	machine_close();
 	machine_open();
-	cpuid_set();
+	cpuid_set(0);
 	if (argc > 1) {
 		ignored();
 	} else {
@@ -588,6 +614,7 @@ int main(int argc, char **argv)
 		saved_list();
 		system_scope();
 		machine_check_reports();
+		wide_addresses();
 		without_stuffing();
 	}
 	machine_close();

@@ -27,7 +27,7 @@ static uint64_t cut_target(const struct cpu *cpu, const struct op *op, uint64_t 
 static inline enum step target_check(struct cpu *cpu, uint64_t target)
 {
 	if (likely(cpu->code_bytes == 8)) {
-		if (likely(mmu_is_canonical_base(cpu, target)))
+		if (likely(mmu_is_canonical_now(cpu, target)))
 			return STEP_NEXT;
 	} else if (likely(target <= cpu->s.seg[CPU_CS].limit)) {
 		return STEP_NEXT;

@@ -442,7 +442,7 @@ static enum step sysret(struct cpu *cpu, const struct op *op)
 
 	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE))
 		return cpu_raise(cpu, VECTOR_UD);
-	if (cpu->cpl || (wide && !mmu_is_canonical_base(cpu, s->gpr[CPU_RCX])))
+	if (cpu->cpl || (wide && !mmu_is_canonical_now(cpu, s->gpr[CPU_RCX])))
 		return general_protection(cpu);
 	if (wide) {
 		s->rip = s->gpr[CPU_RCX];
@@ -487,8 +487,8 @@ static enum step sysexit(struct cpu *cpu, const struct op *op)
 
 	if (!(s->cr0 & CR0_PE) || !selector || cpu->cpl)
 		return general_protection(cpu);
-	if (wide && (!mmu_is_canonical_base(cpu, s->gpr[CPU_RDX]) ||
-		     !mmu_is_canonical_base(cpu, s->gpr[CPU_RCX])))
+	if (wide && (!mmu_is_canonical_now(cpu, s->gpr[CPU_RDX]) ||
+		     !mmu_is_canonical_now(cpu, s->gpr[CPU_RCX])))
 		return general_protection(cpu);
 	s->rip = wide ? s->gpr[CPU_RDX] : (uint32_t)s->gpr[CPU_RDX];
 	s->gpr[CPU_RSP] = wide ? s->gpr[CPU_RCX] : (uint32_t)s->gpr[CPU_RCX];

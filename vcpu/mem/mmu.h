@@ -45,24 +45,44 @@ enum mmu_fast {
 enum mmu_fast mmu_translate_fast(struct cpu *cpu, const struct mmu_request *request,
 				 struct mmu_result *result);
 
-/* @linear with all bits above those that tables translate as the highest of these. */
-static inline uint64_t mmu_make_canonical(const struct cpu *cpu, uint64_t linear)
+/* @linear with all bits above the lower 57, or 48, as the highest of these. */
+static inline uint64_t mmu_extend(uint64_t linear, int is_wide)
 {
-	unsigned int shift = unlikely(cpu->s.cr4 & CR4_LA57) ? 64 - 57 : 64 - 48;
+	unsigned int shift = unlikely(is_wide) ? 64 - 57 : 64 - 48;
 
 	return (uint64_t)((int64_t)(linear << shift) >> shift);
 }
 
-/* For what must be canonical in every mode: bases, and addresses that MSRs hold. */
+/* As the tables translate that are in use. */
+static inline uint64_t mmu_make_canonical(const struct cpu *cpu, uint64_t linear)
+{
+	return mmu_extend(linear, (cpu->s.cr4 & CR4_LA57) != 0);
+}
+
+static inline int mmu_is_canonical_now(const struct cpu *cpu, uint64_t linear)
+{
+	return mmu_make_canonical(cpu, linear) == linear;
+}
+
+/*
+ * As any tables of this processor may translate, by its CPUID: for bases of segments and tables,
+ * for addresses that MSRs hold, and for INVPCID. A guest with four levels of tables sets up what
+ * is to be used with five.
+ */
+static inline uint64_t mmu_make_canonical_base(const struct cpu *cpu, uint64_t base)
+{
+	return mmu_extend(base, cpu->svm.has_la57);
+}
+
 static inline int mmu_is_canonical_base(const struct cpu *cpu, uint64_t base)
 {
-	return mmu_make_canonical(cpu, base) == base;
+	return mmu_make_canonical_base(cpu, base) == base;
 }
 
 /* Outside long mode every address is. */
 static inline int mmu_is_canonical(const struct cpu *cpu, uint64_t linear)
 {
-	return !(cpu->s.efer & EFER_LMA) || mmu_is_canonical_base(cpu, linear);
+	return !(cpu->s.efer & EFER_LMA) || mmu_is_canonical_now(cpu, linear);
 }
 
 /* #GP, or #SS for the stack. */

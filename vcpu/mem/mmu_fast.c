@@ -184,7 +184,7 @@ enum mmu_fast mmu_translate_fast(struct cpu *cpu, const struct mmu_request *requ
 	enum mmu_fast found;
 
 	if (!(cpu->s.efer & EFER_LMA) || cpu->stage2.root_level != QUIRE_LEVEL_512G ||
-	    cpu->replay.emulated_count || !mmu_is_canonical_base(cpu, linear))
+	    cpu->replay.emulated_count || !mmu_is_canonical_now(cpu, linear))
 		return MMU_FAST_OTHER;
 	found = find_remembered(cpu, request, table, &leaf);
 	if (found != MMU_FAST_FOUND)

@@ -261,7 +261,7 @@ enum step segment_check_store(struct cpu *cpu, unsigned int seg)
 enum step code_target_check_offset(struct cpu *cpu, const struct code_target *target)
 {
 	if (cpu_is_long(cpu) && target->segment.l) {
-		if (!mmu_is_canonical_base(cpu, target->offset))
+		if (!mmu_is_canonical_now(cpu, target->offset))
 			return cpu_raise_error(cpu, VECTOR_GP, 0);
 		return STEP_NEXT;
 	}

@@ -23,24 +23,13 @@ enum step svm_exit(struct cpu *cpu, uint64_t code, uint64_t info1, uint64_t info
 	return STEP_ABORT;
 }
 
-/*
- * VMRUN and VMLOAD make bases canonical: the highest bit of an address is copied upwards. The
- * processor's addresses count, not those of the tables in use: a hypervisor with four levels loads
- * the bases of a guest with five.
- */
-static uint64_t make_canonical(const struct cpu *cpu, uint64_t base)
-{
-	unsigned int shift = cpu->svm.has_la57 ? 64 - 57 : 64 - 48;
-
-	return (uint64_t)((int64_t)(base << shift) >> shift);
-}
-
+/* VMRUN and VMLOAD make bases canonical: the highest bit of an address is copied upwards. */
 struct cpu_segment svm_segment_load(const struct cpu *cpu, const struct vmcb_segment *from)
 {
 	unsigned int bits = from->attributes;
 
 	return (struct cpu_segment){
-	    .base = make_canonical(cpu, from->base),
+	    .base = mmu_make_canonical_base(cpu, from->base),
 	    .limit = from->limit,
 	    .selector = from->selector,
 	    .type = bits & 15,
@@ -106,8 +95,10 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 	s->seg[CPU_SS] = svm_segment_load(cpu, &save->ss);
 	s->seg[CPU_DS] = svm_segment_load(cpu, &save->ds);
 	s->seg[CPU_SS].dpl = save->cpl & 3;
-	s->gdt = (struct cpu_table){make_canonical(cpu, save->gdtr.base), save->gdtr.limit};
-	s->idt = (struct cpu_table){make_canonical(cpu, save->idtr.base), save->idtr.limit};
+	s->gdt =
+	    (struct cpu_table){mmu_make_canonical_base(cpu, save->gdtr.base), save->gdtr.limit};
+	s->idt =
+	    (struct cpu_table){mmu_make_canonical_base(cpu, save->idtr.base), save->idtr.limit};
 	s->efer = save->efer & ~EFER_LMA;
 	if ((save->efer & EFER_LME) && (save->cr0 & CR0_PG))
 		s->efer |= EFER_LMA;

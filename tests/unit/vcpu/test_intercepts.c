@@ -267,6 +267,49 @@ static void test_wide_bases(void **state)
 	assert_int_equal(cpu_state(nest->vcpu->cpu)->seg[CPU_GS].base, WIDE_BASE);
 }
 
+PROGRAM(wide_msr, "mov $0xc0000082, %ecx; mov $0xff110000, %edx; xor %eax, %eax; wrmsr; hlt");
+PROGRAM(wide_gdt, "lgdt 0x30000; hlt");
+PROGRAM(wide_return, "mov $0xff11000000000000, %rcx; sysretq");
+
+/* Does the program reach its HLT, or #GP? */
+static int is_taken(struct nest *nest, const uint8_t *start, const uint8_t *end)
+{
+	struct cpu_exit_info info;
+	uint64_t rip;
+
+	nest_put(nest, GUEST_CODE, start, end);
+	nest_restart(nest);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	rip = cpu_state(nest->vcpu->cpu)->rip;
+	if (rip == GUEST_CODE + (uint64_t)(end - start))
+		return 1;
+	assert_int_equal(rip, GUEST_HANDLERS + VECTOR_GP * 16 + 1);
+	return 0;
+}
+
+/* What bases and MSRs may hold goes by CPUID; where code goes on, by the tables in use. */
+static void test_widths(void **state)
+{
+	static const struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) table = {0x37, WIDE_BASE};
+	struct nest *nest = *state;
+
+	memcpy(nest->vcpu->vm->ram + 0x30000, &table, sizeof(table));
+	assert_false(is_taken(nest, wide_msr_start, wide_msr_end));
+	assert_false(is_taken(nest, wide_gdt_start, wide_gdt_end));
+	nest_teardown(state);
+	nest_setup(state);
+	nest = *state;
+	nest->vcpu->cpuid = show_la57;
+	memcpy(nest->vcpu->vm->ram + 0x30000, &table, sizeof(table));
+	assert_false(is_taken(nest, wide_return_start, wide_return_end));
+	assert_true(is_taken(nest, wide_msr_start, wide_msr_end));
+	assert_true(is_taken(nest, wide_gdt_start, wide_gdt_end));
+	assert_int_equal(cpu_state(nest->vcpu->cpu)->gdt.base, WIDE_BASE);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -279,6 +322,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_stepped_vmrun, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_bases, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_wide_bases, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_widths, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_of_the_host, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_translate_waits, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_of_the_host_nested, nest_setup,
