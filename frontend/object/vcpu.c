@@ -88,11 +88,10 @@ static void reset_registers(struct vcpu *vcpu, struct cpu_state *state)
 void vcpu_reset(struct vcpu *vcpu, bool init)
 {
 	struct cpu_state *state = cpu_state(vcpu->cpu);
-	/* Out of it there is always a way. */
-	int error = cpu_set_smm(vcpu->cpu, false);
 	uint64_t cache_bits = init ? state->cr0 & 0x60000000 : 0x60000000;
 
-	(void)error;
+	/* Out of that mode there is always a way. */
+	(void)cpu_set_smm(vcpu->cpu, false);
 	reset_registers(vcpu, state);
 	state->smi_pending = 0;
 	state->smi_count = 0;

@@ -75,6 +75,6 @@ def seabios_scenarios(client, qemu):
 
 def ovmf_scenarios(client, qemu):
     return [Scenario(client, "OVMF to its shell", lambda: ovmf(qemu), in_ci=True),
-            *(Scenario(client, f"OVMF with system management mode, {cpus} processors",
+            *(Scenario(client, f"OVMF with system management mode -smp {cpus}",
                        lambda cpus=cpus: ovmf_smm(qemu, cpus), in_ci=cpus == 1)
               for cpus in (1, 4))]
