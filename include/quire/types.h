@@ -38,6 +38,7 @@ enum quire_level {
 	QUIRE_LEVEL_2M = 2,
 	QUIRE_LEVEL_1G = 3,
 	QUIRE_LEVEL_512G = 4,
+	QUIRE_LEVEL_256T = 5, /* of roots alone: no entry of it is a leaf */
 };
 
 /* Address spaces of a VM: normal execution and system management mode. */

@@ -150,24 +150,29 @@ QUIRE_API void quire_vcpu_page_ready(struct quire_vcpu *vcpu, gpa_t gpa, uint64_
  */
 struct quire_nested {
 	gpa_t root;
-	uint32_t levels; /* 4 */
-	uint32_t nx;	 /* EFER.NXE */
+	uint32_t levels; /* 5 or 4: long mode; 3: PAE; 2: 32-bit, with entries of 4 bytes */
+	uint32_t nx;	 /* EFER.NXE; 0 with 2 levels, whose entries have no such bit */
 	/*
 	 * Nonzero: no nested guest, but the guest itself, on a processor without a second stage.
-	 * .root is its CR3, a "gpa" of L2 the low 48 bits of a linear address; the tables handed
-	 * out have U where the guest's have, and are to be walked as by a processor with CR0.WP
-	 * and EFER.NXE set. Error codes are those of #PF; QUIRE_PFERR_SMAP goes with them.
+	 * .root is its CR3, a "gpa" of L2 the bits of a linear address that its tables translate;
+	 * the tables handed out have U where the guest's have, and are to be walked as by a
+	 * processor with CR0.WP and EFER.NXE set. Error codes are those of #PF; QUIRE_PFERR_SMAP
+	 * goes with them.
 	 */
 	uint32_t paging;
 	uint32_t wp, smap; /* with .paging: CR0.WP, CR4.SMAP */
 	/* CR4.SMEP. Of nested tables it is L1's, and says that error codes tell fetches apart. */
 	uint32_t smep;
+	uint32_t pse; /* with 2 levels: CR4.PSE, an entry may map 4 MiB */
+	uint32_t zero;
+	/* With 3 levels: the entries at .root, as the processor loaded them. Memory is not read. */
+	uint64_t directories[4];
 };
 
 /*
  * From the next quire_vcpu_enter() on stage 2 is the shadow of @nested's tables; NULL: back to
- * L1's own. No lock held, out of guest mode; may sleep. -ENOMEM; -EOPNOTSUPP for other than 4
- * levels, for .paging in a VM whose guests the TDP MMU serves, in a VM of another processor's
+ * L1's own. No lock held, out of guest mode; may sleep. -ENOMEM; -EOPNOTSUPP for other than 2 to
+ * 5 levels, for .paging in a VM whose guests the TDP MMU serves, in a VM of another processor's
  * tables or of QUIRE_FORMAT_EPT_MODES, or for a host that cannot load and change single words of
  * guest memory. After an error L1's own are set. quire_vcpu_enter() may fail with -ENOSPC then: the
  * client's limit on shadow pages leaves no room for a root.

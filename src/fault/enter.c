@@ -20,7 +20,7 @@ static int load_stage2(struct quire_vcpu *vcpu, struct quire_stage2 *stage2)
 			return err;
 		CHECK(vcpu->shadow.entries && !vcpu->shadow.lags);
 		stage2->format = &vcpu->vm->shadow_walk;
-		stage2->root_level = SHADOW_ROOT_LEVEL;
+		stage2->root_level = (enum quire_level)vcpu->shadow.level;
 		stage2->root = vcpu->shadow.entries;
 		stage2->root_physical =
 		    entry_table_address(&vcpu->vm->shadow_format.tables, stage2->root);

@@ -145,6 +145,24 @@ static void check_page(struct checker *check, const struct shadow_page *page)
 	}
 }
 
+/* I-45: leads to directories alone, and is found by no gfn. */
+static void check_pae_root(struct checker *check, const struct shadow_page *page)
+{
+	const u64 *entries = table_entries(page->table);
+
+	mmu_assert_exclusive(check->vm);
+	CHECK(!page->parents && !page->gfns && !page->tracked && !page->unsync);
+	CHECK(shadow_page_of(entries) == page && role_level(page->role) == SHADOW_PAE_LEVEL);
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		if (!entry_is_present(SHADOW_BITS, entries[i])) {
+			CHECK(entries[i] == SHADOW_BITS->nonpresent);
+			continue;
+		}
+		CHECK(i < 4 && !entry_is_leaf(SHADOW_BITS, entries[i], SHADOW_PAE_LEVEL));
+		check_link(check, page, &entries[i]);
+	}
+}
+
 static u64 count_rmaps(const struct checker *check)
 {
 	u64 count = 0;
@@ -180,6 +198,8 @@ void shadow_check(struct quire_vm *vm)
 		return;
 	for (const struct shadow_page *page = check.shadow->newest; page; page = page->older)
 		check_page(&check, page);
+	for (const struct shadow_page *page = check.shadow->pae_roots; page; page = page->hash_next)
+		check_pae_root(&check, page);
 	/* The totals match as well, so no set has a stale entry. */
 	CHECK(count_rmaps(&check) == check.leaves);
 	CHECK(count_parents(check.shadow) == check.links);

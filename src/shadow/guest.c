@@ -1,45 +1,13 @@
 /* Walking the guest's tables in its memory, as the processor would. */
 
+#include "src/base/assert.h"
 #include "src/base/reclaim.h"
 #include "src/base/trace.h"
+#include "src/entry/guest.h"
 #include "src/gfn/log.h"
 #include "src/shadow/internal.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
-
-/* L1's entries: the long-mode format. */
-#define GUEST_P (UINT64_C(1) << 0)
-#define GUEST_W (UINT64_C(1) << 1)
-#define GUEST_U (UINT64_C(1) << 2)
-#define GUEST_A (UINT64_C(1) << 5)
-#define GUEST_D (UINT64_C(1) << 6)
-#define GUEST_PS (UINT64_C(1) << 7)
-#define GUEST_NX (UINT64_C(1) << 63)
-
-static u64 guest_frame(u64 entry)
-{
-	return (entry & ENTRY_ADDRESS_MASK) >> QUIRE_PAGE_SHIFT;
-}
-
-static u64 bits(u32 first, u32 last)
-{
-	return first > last ? 0 : (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
-}
-
-/* Bits that raise a fault when set in L1's entry at @level. */
-static u64 reserved_bits(const struct quire_vcpu *vcpu, u64 entry, u32 level)
-{
-	u64 reserved = bits(vcpu->vm->config.maxphyaddr, 51);
-
-	if (!vcpu->nested.tables.nx)
-		reserved |= GUEST_NX;
-	if (level == QUIRE_LEVEL_512G)
-		return reserved | (vcpu->nested.tables.paging ? GUEST_PS : bits(7, 8));
-	if (level > QUIRE_LEVEL_4K && (entry & GUEST_PS))
-		/* Between the address of a huge frame and its PAT bit. */
-		reserved |= bits(13, QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * (level - 1) - 1);
-	return reserved;
-}
 
 /* Where one entry of L1's tables is. */
 struct entry_at {
@@ -103,6 +71,56 @@ static bool is_still_at(const struct quire_vcpu *vcpu, const struct entry_at *at
 	return find_entry(vcpu, gpa, &now) == QUIRE_FIXED && now.hva.v == at->hva.v && now.writable;
 }
 
+/* The word of the host's around an entry of L1's, and where the entry is in it. */
+#define HALF_BITS 32u
+
+static bool has_4_bytes(const struct quire_vcpu *vcpu)
+{
+	return vcpu->nested.tables.levels == 2;
+}
+
+static u32 shift_in_word(hva_t hva)
+{
+	return hva.v & sizeof(u32) ? HALF_BITS : 0;
+}
+
+static hva_t word_around(hva_t hva)
+{
+	return (hva_t){hva.v & ~(u64)(sizeof(u64) - 1)};
+}
+
+static int load_entry(const struct quire_vcpu *vcpu, hva_t hva, u64 *entry)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	int err;
+
+	if (likely(!has_4_bytes(vcpu)))
+		return vm->host->load_u64(vm->host_ctx, hva, entry);
+	err = vm->host->load_u64(vm->host_ctx, word_around(hva), entry);
+	*entry = (u32)(*entry >> shift_in_word(hva));
+	return err;
+}
+
+/* cmpxchg_u64() of 4 bytes: one that changes beside it is no reason to look again. */
+static int mark_half(struct quire_vcpu *vcpu, hva_t hva, u64 *expected, u64 marks)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	u32 shift = shift_in_word(hva);
+	u64 word, seen;
+	int err = vm->host->load_u64(vm->host_ctx, word_around(hva), &word);
+
+	while (!err && (u32)(word >> shift) == *expected) {
+		seen = word;
+		err = vm->host->cmpxchg_u64(vm->host_ctx, word_around(hva), &seen,
+					    word | marks << shift);
+		if (!err && seen == word)
+			return 0;
+		word = seen;
+	}
+	*expected = (u32)(word >> shift);
+	return err;
+}
+
 /* The memory must still be the slot's: a change of slots waits for the section. */
 static int write_marks(struct quire_vcpu *vcpu, const struct entry_at *at, u64 entry, u64 marks)
 {
@@ -112,7 +130,10 @@ static int write_marks(struct quire_vcpu *vcpu, const struct entry_at *at, u64 e
 	u64 seen = entry;
 
 	if (is_still_at(vcpu, at)) {
-		ret = vm->host->cmpxchg_u64(vm->host_ctx, at->hva, &seen, entry | marks);
+		if (unlikely(has_4_bytes(vcpu)))
+			ret = mark_half(vcpu, at->hva, &seen, marks);
+		else
+			ret = vm->host->cmpxchg_u64(vm->host_ctx, at->hva, &seen, entry | marks);
 		if (!ret)
 			ret = seen == entry ? QUIRE_FIXED : QUIRE_RETRY;
 	}
@@ -207,6 +228,14 @@ static void ignore_write_protection(const struct quire_vcpu *vcpu, struct shadow
 	walk->leaf_access = (walk->leaf_access | ACCESS_WRITE) & ~ACCESS_USER;
 }
 
+/* Where in L1's table entry @index of a shadow page of the lowest level is. */
+static u64 leaf_offset(u32 role, u32 index)
+{
+	if (!(role & ROLE_4_BYTES))
+		return index * sizeof(u64);
+	return (role_quadrant(role) * QUIRE_TABLE_ENTRIES + index) * sizeof(u32);
+}
+
 struct step {
 	u64 entry;
 	struct entry_at at;
@@ -216,37 +245,37 @@ struct step {
 static int read_step(struct quire_vcpu *vcpu, struct shadow_walk *walk, u32 level,
 		     struct step *step)
 {
-	const struct quire_vm *vm = vcpu->vm;
 	gpa_t gpa = gpa_of(walk->tables[level]);
 	int ret;
 
-	gpa.v += walk_index(gfn_of(walk->gpa), level) * sizeof(u64);
+	gpa.v += guest_entry_offset(guest_format_of(&vcpu->nested.tables), walk->gpa, level);
 	ret = find_entry(vcpu, gpa, &step->at);
 	if (ret == QUIRE_RETRY)
 		return ret;
-	if (!ret || vm->host->load_u64(vm->host_ctx, step->at.hva, &step->entry))
+	if (!ret || load_entry(vcpu, step->at.hva, &step->entry))
 		return refuse_walk(vcpu, walk, 0);
 	QUIRE_TRACE(kvm_mmu_paging_element, step->entry, level);
 	if (!(step->entry & GUEST_P))
 		return refuse_walk(vcpu, walk, 0);
-	if (step->entry & reserved_bits(vcpu, step->entry, level))
+	if (step->entry & guest_reserved_bits(&vcpu->nested.tables, vcpu->vm->config.maxphyaddr,
+					      step->entry, level))
 		return refuse_walk(vcpu, walk, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
 	return QUIRE_FIXED;
 }
 
-int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wanted, u64 *entries)
+int shadow_read_table(const struct quire_vcpu *vcpu, const struct shadow_key *key,
+		      const u64 *wanted, u64 *entries)
 {
-	const struct quire_vm *vm = vcpu->vm;
 	struct entry_at at;
 
 	locks_assert_none();
-	if (find_entry(vcpu, gpa_of(gfn), &at) != QUIRE_FIXED)
+	CHECK(!(key->role & ROLE_4_BYTES) == !has_4_bytes(vcpu));
+	if (find_entry(vcpu, gpa_of(key->gfn), &at) != QUIRE_FIXED)
 		return 1;
 	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
-		hva_t hva = {at.hva.v + i * sizeof(u64)};
+		hva_t hva = {at.hva.v + leaf_offset(key->role, i)};
 
-		if ((wanted[i / 64] >> i % 64 & 1) &&
-		    vm->host->load_u64(vm->host_ctx, hva, &entries[i]))
+		if ((wanted[i / 64] >> i % 64 & 1) && load_entry(vcpu, hva, &entries[i]))
 			return 1;
 	}
 	return 0;
@@ -255,10 +284,11 @@ int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wante
 /* Without A the entry must be walked to be used, and without D to be written through. */
 struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64 entry)
 {
-	struct shadow_guest_leaf leaf = {.gfn = {guest_frame(entry)}};
+	struct shadow_guest_leaf leaf = {.gfn = guest_entry_gfn(entry)};
 
 	if (!(entry & GUEST_P) || !(entry & GUEST_A) ||
-	    (entry & reserved_bits(vcpu, entry, QUIRE_LEVEL_4K)))
+	    (entry & guest_reserved_bits(&vcpu->nested.tables, vcpu->vm->config.maxphyaddr, entry,
+					 QUIRE_LEVEL_4K)))
 		return leaf;
 	leaf.access = entry_access(entry);
 	if (!(entry & GUEST_D))
@@ -270,21 +300,19 @@ struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64
 static u32 read_indirect(const struct quire_vcpu *vcpu, const struct shadow_group *group,
 			 struct shadow_neighbour *neighbours)
 {
-	const struct quire_vm *vm = vcpu->vm;
-	gpa_t gpa = {gpa_of(group->key.gfn).v + group->first * sizeof(u64)};
 	u32 filled = 0;
 	struct entry_at at;
 
-	if (find_entry(vcpu, gpa, &at) != QUIRE_FIXED)
+	if (find_entry(vcpu, gpa_of(group->key.gfn), &at) != QUIRE_FIXED)
 		return 0;
 	for (u32 i = 0; i < SHADOW_GROUP_PAGES; i++) {
-		hva_t hva = {at.hva.v + i * sizeof(u64)};
+		hva_t hva = {at.hva.v + leaf_offset(group->key.role, group->first + i)};
 		struct shadow_guest_leaf leaf;
 		u64 entry;
 
 		if (!(group->empty >> i & 1))
 			continue;
-		if (vm->host->load_u64(vm->host_ctx, hva, &entry))
+		if (load_entry(vcpu, hva, &entry))
 			break;
 		leaf = shadow_guest_leaf_of(vcpu, entry);
 		leaf.access &= role_access(group->key.role);
@@ -313,11 +341,21 @@ u32 shadow_group_read(const struct quire_vcpu *vcpu, const struct shadow_group *
 	return group->empty;
 }
 
-void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk)
+/* The highest table: what CR3 or the loaded directory entry leads to. */
+static int walk_top(const struct quire_vcpu *vcpu, struct shadow_walk *walk)
 {
-	walk->tables[SHADOW_ROOT_LEVEL] = gfn_of(vcpu->nested.tables.root);
-	walk->access[SHADOW_ROOT_LEVEL] = ACCESS_ALL;
-	walk->level = SHADOW_ROOT_LEVEL;
+	const struct quire_nested *tables = &vcpu->nested.tables;
+	u64 root = tables->root.v;
+
+	walk->top = guest_format_of(tables)->top;
+	if (tables->levels == 3) {
+		root = tables->directories[walk_index(gfn_of(walk->gpa), SHADOW_PAE_LEVEL)];
+		QUIRE_TRACE(kvm_mmu_paging_element, root, SHADOW_PAE_LEVEL);
+		if (!(root & GUEST_P))
+			return refuse_walk(vcpu, walk, 0);
+	}
+	walk->tables[walk->top] = guest_entry_gfn(root);
+	return QUIRE_FIXED;
 }
 
 /* Down to the leaf, whose entries are left in @steps. */
@@ -325,25 +363,24 @@ static int walk_down(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct s
 {
 	u32 access = ACCESS_ALL;
 
-	shadow_walk_root(vcpu, walk);
-	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
-		u64 frame, pages;
+	for (u32 level = walk->top;; level--) {
+		u64 entry;
 		int ret;
 
 		walk->access[level] = access;
 		ret = read_step(vcpu, walk, level, &steps[level]);
 		if (ret != QUIRE_FIXED)
 			return ret;
-		access &= entry_access(steps[level].entry);
-		frame = guest_frame(steps[level].entry);
-		if (level > QUIRE_LEVEL_4K && !(steps[level].entry & GUEST_PS)) {
-			walk->tables[level - 1] = (gfn_t){frame};
+		entry = steps[level].entry;
+		access &= entry_access(entry);
+		if (!guest_entry_is_leaf(&vcpu->nested.tables, entry, level)) {
+			walk->tables[level - 1] = guest_entry_gfn(entry);
 			continue;
 		}
-		pages = level_pages((enum quire_level)level);
 		walk->level = level;
 		walk->leaf_access = access;
-		walk->gfn.v = round_down_u64(frame, pages) + (gfn_of(walk->gpa).v & (pages - 1));
+		walk->gfn =
+		    guest_leaf_gfn(guest_format_of(&vcpu->nested.tables), entry, level, walk->gpa);
 		return path_permits(vcpu, access, walk->error_code)
 			   ? QUIRE_FIXED
 			   : refuse_walk(vcpu, walk, QUIRE_PFERR_PRESENT);
@@ -353,7 +390,7 @@ static int walk_down(struct quire_vcpu *vcpu, struct shadow_walk *walk, struct s
 static int mark_path(struct quire_vcpu *vcpu, const struct shadow_walk *walk,
 		     const struct step *steps)
 {
-	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--) {
+	for (u32 level = walk->top; level >= walk->level; level--) {
 		u64 marks = GUEST_A;
 		int ret;
 
@@ -368,15 +405,17 @@ static int mark_path(struct quire_vcpu *vcpu, const struct shadow_walk *walk,
 
 int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk)
 {
-	struct step steps[SHADOW_ROOT_LEVEL + 1];
+	struct step steps[SHADOW_LEVEL_MAX + 1];
 	int ret;
 
 	locks_assert_none();
 	QUIRE_TRACE(kvm_mmu_pagetable_walk, walk->gpa.v, walk->error_code);
-	if (walk->gpa.v >> (QUIRE_PAGE_SHIFT + QUIRE_TABLE_BITS * SHADOW_ROOT_LEVEL))
+	if (walk->gpa.v >> guest_format_of(&vcpu->nested.tables)->address_bits)
 		return refuse_walk(vcpu, walk, 0);
 	walk->write_turn = atomic_load_acquire_u64(&shadow_of(vcpu->vm)->write_turn);
-	ret = walk_down(vcpu, walk, steps);
+	ret = walk_top(vcpu, walk);
+	if (ret == QUIRE_FIXED)
+		ret = walk_down(vcpu, walk, steps);
 	if (ret == QUIRE_FIXED)
 		ret = mark_path(vcpu, walk, steps);
 	if (ret != QUIRE_FIXED)

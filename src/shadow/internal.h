@@ -103,6 +103,12 @@ static inline int shadow_page_is_obsolete(const struct shadow *shadow,
 	return page->orphan || page->generation != shadow->vm->mmu_valid_gen;
 }
 
+/* May vCPUs have loaded it? What a PAE root leads to goes without their hearing of it. */
+static inline int shadow_page_is_root(const struct shadow_page *page)
+{
+	return page->kept && role_level(page->role) > SHADOW_PAE_LEVEL;
+}
+
 /* Does @page shadow L1's table at @gfn? */
 static inline int shadow_page_follows(const struct shadow_page *page, u32 as_id, gfn_t gfn)
 {
@@ -121,7 +127,28 @@ static inline u32 shadow_bucket(gfn_t gfn)
 }
 _Static_assert(SHADOW_BUCKETS == 1u << 12, "shadow_bucket() gives twelve bits");
 
+/* --- map.c: mmu_lock exclusive --- */
+
+/* The page that shadows L1's table at @level of @walk's path. */
+struct shadow_key shadow_key_of(const struct quire_vcpu *vcpu, const struct shadow_walk *walk,
+				u32 level);
+/*
+ * The page of @key, path->pages[@level]: nonzero when it was made, or -ENOMEM. Follows L1's table
+ * from here on, if it did not; path->fresh and .count grow.
+ */
+must_check int shadow_page_follow(const struct shadow_change *change, const struct shadow_key *key,
+				  struct shadow_path *path, u32 level);
+
+/* --- root.c: mmu_lock exclusive --- */
+
+/* The PAE root that @vcpu has loaded; NULL: it must load it first. */
+struct shadow_page *shadow_pae_root_of(const struct quire_vcpu *vcpu);
+
 /* --- page.c: mmu_lock exclusive --- */
+
+/* @page, which has memory, is that of @key; its table is empty. */
+void shadow_page_init(const struct shadow_change *change, struct shadow_page *page,
+		      const struct shadow_key *key);
 
 /* The page of @key; NULL. */
 struct shadow_page *shadow_page_find(const struct shadow *shadow, const struct shadow_key *key);

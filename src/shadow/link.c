@@ -66,7 +66,7 @@ static void drop_child(const struct shadow_change *change, const u64 *entry, u64
 	 * A page without parents is of no use to a nested guest, and would fill the quota. But the
 	 * tree below it may be large: it goes page by page, once the lock can be dropped.
 	 */
-	if (!child->parents && role_level(child->role) != SHADOW_ROOT_LEVEL)
+	if (!child->parents && !child->kept)
 		shadow_page_orphan(change, child);
 }
 

@@ -6,6 +6,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/trace.h"
+#include "src/entry/guest.h"
 #include "src/gfn/level.h"
 #include "src/vm/locks.h"
 #include "src/walk/range.h"
@@ -15,6 +16,10 @@ static u32 base_role(const struct quire_vcpu *vcpu)
 	const struct quire_nested *tables = &vcpu->nested.tables;
 	u32 role = vcpu->as_id << ROLE_SMM_SHIFT;
 
+	if (tables->levels == 3)
+		role |= ROLE_PAE;
+	if (tables->levels == 2)
+		role |= ROLE_4_BYTES | (tables->pse ? 0 : ROLE_4_BYTES_NO_PSE);
 	if (tables->nx)
 		role |= ROLE_NX;
 	if (!tables->paging)
@@ -24,14 +29,21 @@ static u32 base_role(const struct quire_vcpu *vcpu)
 	return role | (tables->smep ? ROLE_SMEP_NOT_WP : 0) | (tables->smap ? ROLE_SMAP_NOT_WP : 0);
 }
 
-/* The page that shadows L1's table at @level of @walk's path. */
-static struct shadow_key key_of(const struct quire_vcpu *vcpu, const struct shadow_walk *walk,
+struct shadow_key shadow_key_of(const struct quire_vcpu *vcpu, const struct shadow_walk *walk,
 				u32 level)
 {
-	return (struct shadow_key){
+	struct shadow_key key = {
 	    .gfn = walk->tables[level],
 	    .role = base_role(vcpu) | level | walk->access[level] << ROLE_ACCESS_SHIFT,
 	};
+	u32 index = walk_index(gfn_of(walk->gpa), level + 1);
+
+	mmu_assert_exclusive(vcpu->vm);
+	CHECK(level && level <= SHADOW_LEVEL_MAX);
+	/* One table of L1's has several pages: of a directory four, of a table two. */
+	if (key.role & ROLE_4_BYTES)
+		key.role |= (level == QUIRE_LEVEL_4K ? index & 1 : index) << ROLE_QUADRANT_SHIFT;
+	return key;
 }
 
 static int track(const struct shadow_change *change, struct shadow_page *page,
@@ -54,31 +66,49 @@ static int track(const struct shadow_change *change, struct shadow_page *page,
 	return 0;
 }
 
+int shadow_page_follow(const struct shadow_change *change, const struct shadow_key *key,
+		       struct shadow_path *path, u32 level)
+{
+	struct shadow_page *page;
+	int made, err;
+
+	mmu_assert_exclusive(change->vm);
+	page = shadow_page_get(change, key, &made);
+	if (!page)
+		return -ENOMEM;
+	path->pages[level] = page;
+	if (made && level > QUIRE_LEVEL_4K)
+		shadow_zap_unsync(change, role_as(key->role), key->gfn);
+	err = page->tracked || page->unsync ? 0 : track(change, page, path);
+	if (err) {
+		shadow_page_zap(change, page);
+		return err;
+	}
+	return made;
+}
+
 int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 		    const struct shadow_walk *walk, struct shadow_path *path)
 {
 	int any = 0;
 
 	mmu_assert_exclusive(change->vm);
-	CHECK(walk->level >= QUIRE_LEVEL_4K && walk->level <= SHADOW_ROOT_LEVEL);
+	CHECK(walk->level >= QUIRE_LEVEL_4K && walk->level <= walk->top);
 	path->count = 0;
-	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--) {
-		struct shadow_key key = key_of(vcpu, walk, level);
-		struct shadow_page *page;
-		int made, err;
+	path->root_level = guest_format_of(&vcpu->nested.tables)->root_level;
+	if (path->root_level == SHADOW_PAE_LEVEL) {
+		path->pages[SHADOW_PAE_LEVEL] = shadow_pae_root_of(vcpu);
+		if (!path->pages[SHADOW_PAE_LEVEL])
+			return 1;
+	}
+	for (u32 level = walk->top; level >= walk->level; level--) {
+		struct shadow_key key = shadow_key_of(vcpu, walk, level);
+		int made = shadow_page_follow(change, &key, path, level);
 
-		page = shadow_page_get(change, &key, &made);
-		if (!page)
-			return -ENOMEM;
-		path->pages[level] = page;
+		if (made < 0)
+			return made;
 		any |= made;
-		if (made && level > QUIRE_LEVEL_4K)
-			shadow_zap_unsync(change, role_as(key.role), key.gfn);
-		err = page->tracked || page->unsync ? 0 : track(change, page, path);
-		if (err) {
-			shadow_page_zap(change, page);
-			return err;
-		}
+		path->pages[level]->kept |= level == walk->top;
 	}
 	return any;
 }
@@ -91,17 +121,23 @@ int shadow_path_direct(const struct shadow_change *change, u32 as_id, struct sha
 		       struct shadow_path *path)
 {
 	struct shadow_key key = {
-	    .role = ROLE_DIRECT | SHADOW_ROOT_LEVEL | ACCESS_ALL << ROLE_ACCESS_SHIFT |
+	    .role = ROLE_DIRECT | SHADOW_DIRECT_LEVEL | ACCESS_ALL << ROLE_ACCESS_SHIFT |
 		    as_id << ROLE_SMM_SHIFT,
 	};
+	struct shadow_page *root;
 	int made;
 
 	mmu_assert_exclusive(change->vm);
-	walk->level = SHADOW_ROOT_LEVEL;
+	walk->top = walk->level = SHADOW_DIRECT_LEVEL;
 	walk->leaf_access = ACCESS_ALL;
 	path->count = 0;
-	path->pages[SHADOW_ROOT_LEVEL] = shadow_page_get(change, &key, &made);
-	return path->pages[SHADOW_ROOT_LEVEL] ? 0 : -ENOMEM;
+	path->root_level = SHADOW_DIRECT_LEVEL;
+	root = shadow_page_get(change, &key, &made);
+	path->pages[SHADOW_DIRECT_LEVEL] = root;
+	if (!root)
+		return -ENOMEM;
+	root->kept = 1;
+	return 0;
 }
 
 /* The child that belongs below @entry at @level: L1's table, or a piece of its huge mapping. */
@@ -109,7 +145,7 @@ static struct shadow_page *child_get(const struct shadow_change *change, const u
 				     const struct shadow_mapping *mapping, u32 level)
 {
 	const struct shadow_walk *walk = mapping->walk;
-	u32 role = shadow_page_of(entry)->role & ~(ROLE_LEVEL_MASK | ROLE_ACCESS_MASK);
+	u32 role = shadow_page_of(entry)->role & ~ROLE_OF_PAGE;
 	u64 pages = level_pages((enum quire_level)level);
 	struct shadow_key key;
 	int made;
@@ -118,6 +154,8 @@ static struct shadow_page *child_get(const struct shadow_change *change, const u
 		return mapping->path->pages[level - 1];
 	key.gfn.v = round_down_u64(mapping->gfn.v, pages);
 	key.role = role | ROLE_DIRECT | (level - 1) | walk->leaf_access << ROLE_ACCESS_SHIFT;
+	if (role & ROLE_4_BYTES)
+		key.role |= (shadow_index_of(entry) & 1) << ROLE_QUADRANT_SHIFT;
 	return shadow_page_get(change, &key, &made);
 }
 
@@ -167,7 +205,7 @@ struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct s
 	mmu_assert_exclusive(shadow->vm);
 	if (!shadow->unsync_pages || MUTANT(link_unsynced))
 		return NULL;
-	for (u32 level = SHADOW_ROOT_LEVEL - 1; level >= walk->level; level--) {
+	for (u32 level = path->root_level - 1; level >= walk->level; level--) {
 		struct shadow_page *page = path->pages[level];
 
 		if (is_linked(shadow, path->pages[level + 1], walk->gpa, page) ||
@@ -328,15 +366,16 @@ enum quire_outcome shadow_map(const struct shadow_change *change,
 			      const struct shadow_mapping *request)
 {
 	struct shadow_mapping mapping = *request;
-	struct shadow_page *page = mapping.path->pages[SHADOW_ROOT_LEVEL];
+	u32 root_level = mapping.path->root_level;
+	struct shadow_page *page = mapping.path->pages[root_level];
 	gfn_t at = gfn_of(mapping.walk->gpa);
 
 	mmu_assert_exclusive(change->vm);
-	CHECK(page->table->level == SHADOW_ROOT_LEVEL);
+	CHECK(page->table->level == root_level);
 	CHECK(mapping.leaf.level <= mapping.wanted_level);
 	if (quire_trace_is_on())
 		trace_request(&mapping);
-	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
+	for (u32 level = root_level;; level--) {
 		u64 *entry = &table_entries(page->table)[walk_index(at, level)];
 		bool keep = mapping.fetch && level <= mapping.wanted_level;
 
@@ -390,7 +429,7 @@ u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, g
 	const u64 *table = table_entries(root->table);
 
 	mmu_assert_held(vm);
-	for (u32 level = SHADOW_ROOT_LEVEL;; level--) {
+	for (u32 level = role_level(root->role);; level--) {
 		u64 entry = atomic_load_relaxed_u64(&table[walk_index(at, level)]);
 
 		if (!entry_is_present(SHADOW_BITS, entry))

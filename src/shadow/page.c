@@ -70,11 +70,11 @@ static void list_remove(struct shadow *shadow, const struct shadow_page *page)
 /* The page's memory, or NULL with nothing taken. */
 static struct shadow_page *page_alloc(const struct shadow_change *change, u32 role)
 {
-	/* Only leaves have gfns, and a root has no leaves. */
-	bool gfns = !(role & ROLE_DIRECT) && role_level(role) < SHADOW_ROOT_LEVEL;
+	/* Only leaves have gfns, and the highest levels have no leaves. */
+	bool gfns = !(role & ROLE_DIRECT) && role_level(role) <= QUIRE_LEVEL_1G;
 	struct shadow_page *page;
 
-	CHECK(role_level(role) >= QUIRE_LEVEL_4K && role_level(role) <= SHADOW_ROOT_LEVEL);
+	CHECK(role_level(role) >= QUIRE_LEVEL_4K && role_level(role) <= SHADOW_LEVEL_MAX);
 	if (change->pages->count < 1u + gfns)
 		return NULL;
 	page = object_take(change->headers);
@@ -87,12 +87,13 @@ static struct shadow_page *page_alloc(const struct shadow_change *change, u32 ro
 	return page;
 }
 
-static void page_init(const struct shadow_change *change, struct shadow_page *page,
+void shadow_page_init(const struct shadow_change *change, struct shadow_page *page,
 		      const struct shadow_key *key)
 {
 	struct table *table = page->table;
 
-	CHECK(!page->gfns || role_level(key->role) < SHADOW_ROOT_LEVEL);
+	mmu_assert_exclusive(change->vm);
+	CHECK(!page->gfns || role_level(key->role) <= QUIRE_LEVEL_1G);
 	CHECK(role_as(key->role) < change->vm->address_spaces);
 	page->gfn = key->gfn;
 	page->role = key->role;
@@ -123,7 +124,7 @@ struct shadow_page *shadow_page_get(const struct shadow_change *change,
 	page = page_alloc(change, key->role);
 	if (!page)
 		return NULL;
-	page_init(change, page, key);
+	shadow_page_init(change, page, key);
 	hash_add(change, page);
 	list_add(shadow, page);
 	shadow->pages++;
@@ -157,7 +158,7 @@ void shadow_page_orphan(const struct shadow_change *change, struct shadow_page *
 	mmu_assert_exclusive(change->vm);
 	if (shadow_page_is_obsolete(shadow, page))
 		return;
-	CHECK(!page->parents && role_level(page->role) != SHADOW_ROOT_LEVEL);
+	CHECK(!page->parents && !page->kept);
 	page->orphan = 1;
 	list_remove(shadow, page);
 	page->newer = shadow->oldest;
@@ -202,7 +203,7 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 		gfn_track_remove(change->vm, role_as(page->role), page->gfn);
 	if (page->unsync)
 		shadow_unsync_forget(change, page);
-	if (role_level(page->role) == SHADOW_ROOT_LEVEL)
+	if (shadow_page_is_root(page))
 		shadow->root_gone = 1;
 	CHECK(!page->parents && !page->unsync);
 	CHECK(!page->table->nx_listed);

@@ -38,11 +38,16 @@
  * Vcpus load roots without a count, as with TDP roots: root_turn says that a root has gone since,
  * and a vCPU in guest mode is waited for.
  */
-#define SHADOW_ROOT_LEVEL QUIRE_LEVEL_512G
+#define SHADOW_DIRECT_LEVEL QUIRE_LEVEL_512G
+#define SHADOW_PAE_LEVEL QUIRE_LEVEL_1G
+#define SHADOW_LEVEL_MAX QUIRE_LEVEL_256T
 #define SHADOW_BUCKETS 4096u
 
 /* The role: with the gfn, what a shadow page is for. Bits are laid out as KVM shows them. */
 #define ROLE_LEVEL_MASK 0xfu
+#define ROLE_4_BYTES (1u << 4) /* entries of L1's, which are 1024 a table */
+#define ROLE_QUADRANT_SHIFT 5
+#define ROLE_QUADRANT_MASK (3u << ROLE_QUADRANT_SHIFT)
 #define ROLE_DIRECT (1u << 7)
 #define ROLE_ACCESS_SHIFT 8
 #define ROLE_ACCESS_MASK (0xfu << ROLE_ACCESS_SHIFT)
@@ -51,7 +56,12 @@
 #define ROLE_SMAP_NOT_WP (1u << 15)
 #define ROLE_GUEST_MODE (1u << 17)
 #define ROLE_SMEP_NOT_WP (1u << 20)
+/* Two that KVM has no use for: what L1's entries mean depends on them, too. */
+#define ROLE_PAE (1u << 21)
+#define ROLE_4_BYTES_NO_PSE (1u << 22)
 #define ROLE_SMM_SHIFT 24
+/* What a page need not have in common with the root above it. */
+#define ROLE_OF_PAGE (ROLE_LEVEL_MASK | ROLE_QUADRANT_MASK | ROLE_DIRECT | ROLE_ACCESS_MASK)
 
 /* What L1's entries allow; what is present can be read. */
 #define ACCESS_READ (1u << 0)
@@ -74,7 +84,8 @@ struct shadow_page {
 	u32 turn;    /* grows each time it becomes unsync */
 	u32 writes;  /* of the library's to L1's table since the page was last looked up */
 	u64 write_turn;
-	u32 orphan; /* lost its last parent: obsolete, and waits at the old end of the list */
+	u16 orphan; /* lost its last parent: obsolete, and waits at the old end of the list */
+	u16 kept;   /* a root, or what a PAE root led to: stays without parents */
 	struct shadow_page *unsync_older, *unsync_newer;
 };
 _Static_assert(sizeof(struct shadow_page) <= OBJECT_BYTES, "a shadow page is one object");
@@ -91,8 +102,9 @@ struct shadow {
 	struct shadow_page *unsync_newest, *unsync_oldest;
 	u64 unsync_pages; /* (a) on that list */
 	struct sparse rmaps[QUIRE_AS_MAX][3];
-	u64 pages;	/* alive: the quota's n_used */
-	u64 orphans;	/* (a) of these, what shadow_unlock() has to zap */
+	u64 pages;		       /* alive: the quota's n_used */
+	u64 orphans;		       /* (a) of these, what shadow_unlock() has to zap */
+	struct shadow_page *pae_roots; /* by hash_next; none is counted or found by a gfn */
 	u64 changes;	/* of entries, ever: says how long a hold of mmu_lock is getting */
 	u64 write_turn; /* grows when L1's tables changed, and when pages begin to be synced */
 	u64 root_turn;	/* (a) grows when a root went away */
@@ -179,6 +191,11 @@ static inline u32 role_access(u32 role)
 	return (role & ROLE_ACCESS_MASK) >> ROLE_ACCESS_SHIFT;
 }
 
+static inline u32 role_quadrant(u32 role)
+{
+	return (role & ROLE_QUADRANT_MASK) >> ROLE_QUADRANT_SHIFT;
+}
+
 static inline u32 role_as(u32 role)
 {
 	return role >> ROLE_SMM_SHIFT;
@@ -220,11 +237,11 @@ must_check int shadow_reserve_apart(struct quire_vcpu *vcpu, struct object_cache
 struct shadow_walk {
 	gpa_t gpa; /* L2's */
 	u64 error_code;
-	u64 write_turn;			     /* before the walk */
-	u32 level;			     /* of L1's leaf */
-	gfn_t tables[SHADOW_ROOT_LEVEL + 1]; /* [level]: L1's table of that level */
-	u32 access[SHADOW_ROOT_LEVEL + 1];   /* [level]: what the path above that table allows */
-	u32 leaf_access;		     /* along the whole path; no write while D is clear */
+	u64 write_turn;			    /* before the walk */
+	u32 top, level;			    /* of L1's highest table and its leaf */
+	gfn_t tables[SHADOW_LEVEL_MAX + 1]; /* [level]: L1's table of that level */
+	u32 access[SHADOW_LEVEL_MAX + 1];   /* [level]: what the path above that table allows */
+	u32 leaf_access;		    /* along the whole path; no write while D is clear */
 	u32 by_hand; /* the write is allowed, but no entry can say so: CR0.WP is clear, SMAP on */
 	gfn_t gfn;   /* L1's, of the 4K page */
 	u64 refused; /* error code for L1 when its tables do not allow the access */
@@ -236,14 +253,22 @@ struct shadow_walk {
  * away; or -errno. May sleep.
  */
 must_check int shadow_walk_guest(struct quire_vcpu *vcpu, struct shadow_walk *walk);
+/* With the gfn, what a shadow page is found by. */
+struct shadow_key {
+	gfn_t gfn;
+	u32 role;
+};
+/*
+ * Read the entries of L1's table that @wanted, a bitmap of those of the shadow page @key, names:
+ * nonzero when it cannot be read.
+ */
+must_check int shadow_read_table(const struct quire_vcpu *vcpu, const struct shadow_key *key,
+				 const u64 *wanted, u64 *entries);
 /* What an entry of one of L1's lowest tables maps now. */
 struct shadow_guest_leaf {
 	gfn_t gfn;
 	u32 access; /* 0: nothing, or nothing before the entry was walked again */
 };
-/* Read the entries @wanted (a bitmap) of L1's table @gfn: nonzero when it cannot be read. */
-must_check int shadow_read_table(const struct quire_vcpu *vcpu, gfn_t gfn, const u64 *wanted,
-				 u64 *entries);
 
 /* The VM ends: no vCPU, no call is left. */
 void shadow_destroy(struct quire_vm *vm);
@@ -251,9 +276,6 @@ void shadow_destroy(struct quire_vm *vm);
 /* --- any lock --- */
 
 struct shadow_guest_leaf shadow_guest_leaf_of(const struct quire_vcpu *vcpu, u64 entry);
-
-/* The path to the root alone. */
-void shadow_walk_root(const struct quire_vcpu *vcpu, struct shadow_walk *walk);
 
 /* A change with what shadow_reserve() put in the vCPU's hands. */
 struct shadow_change shadow_change_of(struct quire_vcpu *vcpu, struct flush_debt *debt);
@@ -290,12 +312,21 @@ u32 shadow_level_at(const struct quire_vm *vm, const struct shadow_page *root, g
  * drops the lock.
  */
 struct shadow_path {
-	struct shadow_page *pages[SHADOW_ROOT_LEVEL + 1];
-	gfn_t fresh[SHADOW_ROOT_LEVEL];
+	struct shadow_page *pages[SHADOW_LEVEL_MAX + 1];
+	u32 root_level;
+	gfn_t fresh[SHADOW_LEVEL_MAX];
 	u32 count;
 };
 must_check int shadow_path_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 			       const struct shadow_walk *walk, struct shadow_path *path);
+
+/*
+ * The root of L1's tables, or the direct one, at path->root_level, and nothing else of the path:
+ * made, or where L1's are PAE's or 32-bit, the vCPU's own, whose four entries lead to what @vcpu's
+ * tables say from then on. -ENOMEM
+ */
+must_check int shadow_root_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
+			       struct shadow_path *path);
 
 /*
  * The same where no table of a guest stands behind the mapping: the path to the direct root of
@@ -318,10 +349,6 @@ int shadow_has_reserve(const struct quire_vcpu *vcpu);
  *   shadow_group_put()   the leaves
  */
 #define SHADOW_GROUP_PAGES 8u
-struct shadow_key {
-	gfn_t gfn;
-	u32 role;
-};
 struct shadow_group {
 	struct shadow_key key; /* the shadow page */
 	u64 write_turn;	       /* when the group was noted */

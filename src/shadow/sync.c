@@ -148,8 +148,8 @@ int shadow_lags_below(const struct shadow *shadow, const struct shadow_page *pag
 	mmu_assert_exclusive(shadow->vm);
 	if (role_level(page->role) == QUIRE_LEVEL_4K)
 		return page->unsync;
-	/* A page without parents has nothing below it. */
-	if (!page->parents)
+	/* A page without parents has nothing below it, but for one that stays without. */
+	if (!page->parents && !page->kept)
 		return 0;
 	for (const struct shadow_page *at = shadow->unsync_oldest; at; at = at->unsync_newer) {
 		u32 looked = 0;
@@ -165,7 +165,9 @@ static bool is_chosen(const struct shadow *shadow, const struct shadow_page *roo
 {
 	u32 looked = 0;
 
-	return !shadow_page_is_obsolete(shadow, page) && is_below(page, root, &looked);
+	/* Tables of another kind are not below it, however many parents say that they may be. */
+	return !shadow_page_is_obsolete(shadow, page) &&
+	       !((page->role ^ root->role) & ~ROLE_OF_PAGE) && is_below(page, root, &looked);
 }
 
 static void note_present(const struct shadow_page *page, u64 *present)
@@ -235,7 +237,7 @@ void shadow_sync_read(const struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	locks_assert_none();
 	for (u32 i = 0; i < sync->count; i++)
 		sync->pages[i].unreadable =
-		    shadow_read_table(vcpu, sync->pages[i].key.gfn, sync->pages[i].present,
+		    shadow_read_table(vcpu, &sync->pages[i].key, sync->pages[i].present,
 				      table_entries(sync->pages[i].guest)) != 0;
 }
 

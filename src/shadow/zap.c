@@ -70,35 +70,65 @@ int shadow_zap_gfn(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct flush_debt 
 
 /* A write that is no store of an entry, or one of many while no walk uses the table. */
 #define FLOOD_WRITES 3u
-#define ENTRY_BYTES_MIN 4u
+#define WRITE_BYTES_MIN 4u
 
 static bool is_no_table(struct shadow_page *page, const struct shadow_write *write)
 {
 	u64 last = write->gpa.v + write->size_bytes - 1;
+	u64 entry_bytes = page->role & ROLE_4_BYTES ? sizeof(u32) : sizeof(u64);
 
 	CHECK(write->size_bytes && gfn_of(write->gpa).v == page->gfn.v);
 	CHECK(page->write_turn && !(page->role & ROLE_DIRECT));
-	if (write->size_bytes < ENTRY_BYTES_MIN || write->gpa.v / sizeof(u64) != last / sizeof(u64))
+	/* The bits that say how an entry was used are in its first byte. */
+	if ((write->size_bytes < WRITE_BYTES_MIN &&
+	     !(write->size_bytes == 1 && is_aligned_u64(write->gpa.v, entry_bytes))) ||
+	    write->gpa.v / entry_bytes != last / entry_bytes)
 		return true;
 	/* The lowest level is written entry by entry. */
 	return role_level(page->role) > QUIRE_LEVEL_4K && ++page->writes >= FLOOD_WRITES;
 }
 
+struct written_entries {
+	u32 first, end;
+};
+
+/* The entries of @page that were made of the entry of L1's which was written. */
+static struct written_entries entries_of(const struct shadow_page *page,
+					 const struct shadow_write *write)
+{
+	u32 offset = write->gpa.v & ~QUIRE_PAGE_MASK, index = offset / (u32)sizeof(u64), count = 1;
+
+	if (page->role & ROLE_4_BYTES) {
+		/* An entry of a directory maps 4 MiB, and two of the shadow's 2 MiB each. */
+		count = role_level(page->role);
+		CHECK(count <= QUIRE_LEVEL_2M);
+		index = offset / (u32)sizeof(u32) * count;
+		if (index / QUIRE_TABLE_ENTRIES != role_quadrant(page->role))
+			return (struct written_entries){0};
+		index %= QUIRE_TABLE_ENTRIES;
+	}
+	return (struct written_entries){index, index + count};
+}
+
 static void drop_written(const struct shadow_change *change, struct shadow_page *page,
 			 const struct shadow_write *write)
 {
-	u64 *entry = &table_entries(page->table)[(write->gpa.v & ~QUIRE_PAGE_MASK) / sizeof(u64)];
+	u64 *entries = table_entries(page->table);
+	struct written_entries written;
 
 	if (is_no_table(page, write)) {
 		shadow_page_zap(change, page);
 		vm_count(change->vm, QUIRE_VM_STAT_mmu_flooded);
 		return;
 	}
-	if (!entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(entry)))
-		return;
-	if (role_level(page->role) > QUIRE_LEVEL_4K)
-		vm_count(change->vm, QUIRE_VM_STAT_mmu_pde_zapped);
-	shadow_drop(change, entry);
+	written = entries_of(page, write);
+	for (u32 i = written.first; i < written.end; i++) {
+		if (!entry_is_present(SHADOW_BITS, atomic_load_relaxed_u64(&entries[i])))
+			continue;
+		if (role_level(page->role) > QUIRE_LEVEL_4K)
+			vm_count(change->vm, QUIRE_VM_STAT_mmu_pde_zapped);
+		shadow_drop(change, &entries[i]);
+	}
 }
 
 void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struct flush_debt *debt)
@@ -249,7 +279,7 @@ static int recycle(const struct shadow_change *change, u64 want, const struct sh
 
 	mmu_assert_exclusive(change->vm);
 	while (page && shadow_available(change->vm) < want) {
-		if (role_level(page->role) == SHADOW_ROOT_LEVEL) {
+		if (shadow_page_is_root(page)) {
 			page = page->newer;
 			continue;
 		}

@@ -21,6 +21,7 @@ struct vcpu_shadow_root {
 	struct shadow_page *page; /* valid while @turn is shadow->root_turn */
 	u64 *entries;		  /* its table */
 	u64 turn;
+	u32 level;
 	u32 lags; /* L1 flushed, or the root is new: pages below it may have to be synced */
 };
 
@@ -44,6 +45,7 @@ struct quire_vcpu {
 	u64 *entered;	    /* the table guest mode was last entered with */
 	struct vcpu_nested nested;
 	struct vcpu_shadow_root shadow;
+	struct shadow_page *pae_root; /* once it had PAE's or 32-bit tables; the VM frees it */
 	struct vcpu_previous_root previous[VCPU_PREVIOUS_ROOTS];
 	u32 previous_next; /* the next to be replaced */
 	struct table_cache tables;

@@ -39,7 +39,7 @@ static bool walk_is_stale(const struct quire_vcpu *vcpu, const struct nested_fau
 	    invalidation_retry(&vm->invalidation, nested->found.snapshot, nested->fault.gfn))
 		return true;
 	/* L1's tables are memory too. */
-	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--)
+	for (u32 level = walk->top; level >= walk->level; level--)
 		if (invalidation_retry(&vm->invalidation, nested->found.snapshot,
 				       walk->tables[level]))
 			return true;
@@ -115,7 +115,7 @@ static int map_nested(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 /* Is @gfn one of the tables that map it? Unprotected for the write, the write could not be. */
 static bool is_on_path(const struct shadow_walk *walk, gfn_t gfn)
 {
-	for (u32 level = SHADOW_ROOT_LEVEL; level >= walk->level; level--)
+	for (u32 level = walk->top; level >= walk->level; level--)
 		if (walk->tables[level].v == gfn.v)
 			return true;
 	return false;

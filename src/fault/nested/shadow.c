@@ -18,17 +18,6 @@ void fault_protect_fresh(struct quire_vcpu *vcpu, const struct shadow_path *path
 			      (gfn_t){path->fresh[i].v + 1}, debt);
 }
 
-static int root_path(struct quire_vcpu *vcpu, const struct shadow_change *change,
-		     struct shadow_path *path)
-{
-	struct shadow_walk walk = {0};
-
-	if (!vcpu->nested.on)
-		return shadow_path_direct(change, vcpu->as_id, &walk, path);
-	shadow_walk_root(vcpu, &walk);
-	return shadow_path_get(change, vcpu, &walk, path);
-}
-
 static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *debt)
 {
 	struct shadow_change change = shadow_change_of(vcpu, debt);
@@ -41,13 +30,14 @@ static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *d
 	ret = shadow_make_room(&change, NULL);
 	if (ret)
 		return ret;
-	ret = root_path(vcpu, &change, &path);
+	ret = shadow_root_get(&change, vcpu, &path);
 	fault_protect_fresh(vcpu, &path, debt);
 	if (ret < 0)
 		return ret;
-	vcpu->shadow.page = path.pages[SHADOW_ROOT_LEVEL];
+	vcpu->shadow.page = path.pages[path.root_level];
 	vcpu->shadow.entries = table_entries(vcpu->shadow.page->table);
-	CHECK(vcpu->shadow.page->table->level == SHADOW_ROOT_LEVEL);
+	vcpu->shadow.level = path.root_level;
+	CHECK(vcpu->shadow.page->table->level == path.root_level);
 	CHECK(role_as(vcpu->shadow.page->role) == vcpu->as_id);
 	/* Another vCPU may have let pages below it lag. */
 	vcpu->shadow.lags = 1;

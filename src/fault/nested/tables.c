@@ -6,7 +6,8 @@
 #include "src/vm/locks.h"
 
 /* No hole whose bytes would tell two equal ones apart. */
-_Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 6 * sizeof(u32), "no padding");
+_Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 8 * sizeof(u32) + 4 * sizeof(u64),
+	       "no padding");
 
 static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b)
 {
@@ -69,7 +70,8 @@ int quire_vcpu_set_nested(struct quire_vcpu *vcpu, const struct quire_nested *ne
 	if (!vm_is_shadowed(vcpu->vm) &&
 	    (!vcpu->vm->tdp_format.table_rights || vcpu->vm->tdp_format.executable_user))
 		return -EOPNOTSUPP;
-	if (nested->levels != SHADOW_ROOT_LEVEL || !host->load_u64 || !host->cmpxchg_u64)
+	if (nested->levels < 2 || nested->levels > SHADOW_LEVEL_MAX || !host->load_u64 ||
+	    !host->cmpxchg_u64)
 		return -EOPNOTSUPP;
 	err = shadow_init(vcpu->vm);
 	if (err)

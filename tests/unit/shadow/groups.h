@@ -13,5 +13,6 @@ int race_tests(void);
 int split_tests(void);
 int unsync_race_tests(void);
 int unsync_tests(void);
+int way_tests(void);
 
 #endif

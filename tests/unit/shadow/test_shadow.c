@@ -163,8 +163,11 @@ static void test_written_entries_go_alone(void **state)
 		(void)world_check(&world, PAGE(i), WORLD_WRITE);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pte_write), 8);
-	/* No store of an entry: it may be no table any more. */
+	/* The bits of use, as a byte, are of an entry. */
 	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K)}, "", 1), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
+	/* No store of an entry: it may be no table any more. */
+	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K) + 1}, "", 1), 0);
 	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
 }
 
@@ -390,11 +393,14 @@ static void test_random(void **state)
 
 static void test_refusals(void **state)
 {
-	struct quire_nested five = {.root = {0x1000}, .levels = 5};
+	struct quire_nested tables = {.root = {0x1000}};
 	uint64_t done;
 
 	(void)state;
-	assert_int_equal(quire_vcpu_set_nested(world.vcpu, &five), -EOPNOTSUPP);
+	for (tables.levels = 0; tables.levels < 8; tables.levels++)
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &tables),
+				 tables.levels < 2 || tables.levels > 5 ? -EOPNOTSUPP : 0);
+	assert_int_equal(quire_vcpu_set_nested(world.vcpu, NULL), 0);
 	world_nested(&world, 1);
 	assert_int_equal(quire_vcpu_prefault(world.vcpu, (gpa_t){0}, QUIRE_PAGE_SIZE, &done),
 			 -EOPNOTSUPP);
@@ -457,6 +463,6 @@ int main(void)
 
 	/* Where shadow pages serve L1, too. Nothing is split ahead of the write there. */
 	world_mmu = QUIRE_MMU_SHADOW;
-	return failed | cmocka_run_group_tests(tests, NULL, NULL) | unsync_tests() | age_tests() |
-	       race_tests() | neighbour_tests();
+	return failed | way_tests() | cmocka_run_group_tests(tests, NULL, NULL) | unsync_tests() |
+	       age_tests() | race_tests() | neighbour_tests();
 }
