@@ -33,6 +33,7 @@ struct cpu_state {
 	struct cpu_segment seg[CPU_SEGS];
 	struct cpu_table gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer;
+	uint64_t directories[4]; /* PAE's, as loaded; while .directories_loaded is set */
 	uint64_t xcr0;
 	uint32_t pkru; /* rights by protection key */
 	uint64_t dr[4], dr6, dr7;
@@ -41,6 +42,7 @@ struct cpu_state {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t tsc_offset;  /* guest TSC = host TSC + this */
 	uint8_t cpuid_faults; /* CPUID is the kernel's alone */
+	uint8_t directories_loaded;
 	uint32_t mxcsr;
 	_Alignas(16) uint8_t xmm[16][16];
 	/* x87: FXSAVE layout of the environment and the eight registers. */
@@ -181,10 +183,16 @@ int cpu_translate_after(struct cpu *cpu, unsigned int runs);
  */
 int cpu_translate_lockstep(struct cpu *cpu);
 /*
- * The processor has no second stage of translation (npt=0, ept=0): in long mode the library shadows
- * the guest's page tables. Before the first cpu_run(); the VM has QUIRE_MMU_SHADOW.
+ * The processor has no second stage of translation (npt=0, ept=0): the library shadows the guest's
+ * page tables, and PAE's directory entries are loaded as control registers are. Before the first
+ * cpu_run(); the VM has QUIRE_MMU_SHADOW.
  */
 void cpu_set_single_stage(struct cpu *cpu);
+/*
+ * The client has set control registers: on such a processor, load the directory entries that they
+ * name, if they do. Where memory has no valid ones, those that were loaded before stay.
+ */
+void cpu_load_directories(struct cpu *cpu);
 
 /*
  * The state, for reading and writing while no thread is in cpu_run(). Flags in .rflags are exact.

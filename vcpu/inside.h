@@ -111,7 +111,7 @@ struct cpu {
 	void *ctx;
 	struct quire_stage2 stage2;
 	uint8_t single_stage;	    /* the processor has no second stage */
-	uint8_t linear_root;	    /* so the tables of .stage2 are for linear addresses */
+	uint8_t linear_root;	    /* and paging is on: .stage2 is for linear addresses */
 	struct quire_nested paging; /* which the library knows, while linear_root is set */
 	uint32_t run_flags;
 	uint64_t deferred_requests; /* client bits that came while an instruction completed */

@@ -154,8 +154,6 @@ struct vcpu {
 	bool sleeps_inside; /* in HLT, and the client is not to know: it does not exit */
 	bool reset_hold;    /* asleep in KVM_MP_STATE_AP_RESET_HOLD, not in HLT */
 	/* Set by the client and not yet used: what KVM_GET_SREGS2 says of PAE's entries. */
-	bool has_pdptrs;
-	uint64_t pdptrs[4];
 
 	/* Pages that the guest gave us to write to. */
 	struct quire_place *clock_place, *steal_place, *pv_eoi_place;

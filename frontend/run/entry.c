@@ -4,6 +4,7 @@
 
 #include <quire/dirty.h>
 
+#include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/run/exit.h"
@@ -298,7 +299,8 @@ static enum run_next run_loop(struct vcpu *vcpu)
 
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vcpu->has_run = true;
-	vcpu->has_pdptrs = false;
+	if (system_has_tdp())
+		cpu_state(vcpu->cpu)->directories_loaded = 0;
 	for (;;) {
 		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (vcpu->triple_fault) {

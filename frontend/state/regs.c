@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/state/cpuid.h"
@@ -245,7 +246,8 @@ static int set_common(struct vcpu *vcpu, const struct kvm_sregs *sregs)
 		vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 		state->halted = 0;
 	}
-	vcpu->has_pdptrs = false;
+	if (system_has_tdp())
+		state->directories_loaded = 0;
 	cpu_state_changed(vcpu->cpu);
 	return 0;
 }
@@ -254,6 +256,7 @@ int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *sregs)
 {
 	if (set_common(vcpu, sregs))
 		return -EINVAL;
+	cpu_load_directories(vcpu->cpu);
 	inject_bitmap(cpu_state(vcpu->cpu), sregs);
 	return 0;
 }
@@ -265,15 +268,17 @@ static bool is_pae(uint64_t cr0, uint64_t cr4, uint64_t efer)
 
 /*
  * The four entries that CR3 names: what the client set, until the guest runs; then, as on AMD's
- * processors, what is in memory. All zero where that has no valid entries.
+ * processors, what is in memory, or without a second stage what was loaded. All zero where memory
+ * has no valid entries.
  */
 static void read_pdptrs(struct vcpu *vcpu, uint64_t pdptrs[4])
 {
 	uint64_t reserved = UINT64_C(0x1e6) | ~((UINT64_C(1) << cpuid_phys_bits(vcpu)) - 1);
-	gpa_t table = {cpu_state(vcpu->cpu)->cr3 & UINT64_C(0xffffffe0)};
+	const struct cpu_state *state = cpu_state(vcpu->cpu);
+	gpa_t table = {state->cr3 & UINT64_C(0xffffffe0)};
 
-	if (vcpu->has_pdptrs) {
-		memcpy(pdptrs, vcpu->pdptrs, sizeof(vcpu->pdptrs));
+	if (state->directories_loaded) {
+		memcpy(pdptrs, state->directories, sizeof(state->directories));
 		return;
 	}
 	if (quire_vcpu_read(vcpu->memory, table, pdptrs, 4 * sizeof(*pdptrs)))
@@ -317,8 +322,12 @@ long vcpu_set_sregs2(struct ioctl_call *call)
 	if (set_common(vcpu, &sregs))
 		return -EINVAL;
 	if (sregs2->flags) {
-		memcpy(vcpu->pdptrs, sregs2->pdptrs, sizeof(vcpu->pdptrs));
-		vcpu->has_pdptrs = true;
+		struct cpu_state *state = cpu_state(vcpu->cpu);
+
+		memcpy(state->directories, sregs2->pdptrs, sizeof(state->directories));
+		state->directories_loaded = 1;
+	} else {
+		cpu_load_directories(vcpu->cpu);
 	}
 	return 0;
 }

@@ -177,8 +177,8 @@ static void open_pae(void)
 	vm_open(&vm, KVM_X86_DEFAULT_VM);
 	vm_add_agent(&vm);
 	vcpu_open(&vm, &vcpu, 0);
-	memory = memory_alloc(2 * PAGE);
-	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = 2 * PAGE,
+	memory = memory_alloc(4 * PAGE);
+	CHECK_ZERO(REGION(&vm, .slot = 1, .guest_phys_addr = GPA, .memory_size = 4 * PAGE,
 			  .userspace_addr = (uintptr_t)memory));
 	memcpy(memory, pae_code, (size_t)(pae_code_end - pae_code));
 	table = (uint64_t *)(memory + PAE_TABLE);
@@ -233,13 +233,82 @@ static void directories_at_paging(void)
 	check_shuts_down();
 }
 
+/* Where directory 1 leads through the other two pages: to one block of memory, or to another. */
+#define HIGH 0x40000000u
+#define OTHER_GPA (GPA + 0x200000)
+#define WORD 0xff8u
+
+asm(".pushsection .rodata\n.code32\n"
+    "pae_load: mov (%ebx), %eax\n out %al, $0x80\n"
+    "mov %cr3, %eax\n mov %eax, %cr3\n mov (%ebx), %eax\n out %al, $0x80\n"
+    "pae_load_end:\n.code64\n.popsection\n");
+extern const uint8_t pae_load[], pae_load_end[];
+
+static void lead_to(uint64_t page)
+{
+	((uint64_t *)(memory + PAE_TABLE))[1] = (GPA + page * PAGE) | 1;
+}
+
+static uint64_t run_load(void)
+{
+	struct kvm_regs regs = {.rip = GPA, .rflags = 2, .rbx = HIGH + GPA + WORD};
+
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_RUN, 0));
+	CHECK_EQ(vcpu.run->exit_reason, KVM_EXIT_IO);
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_REGS, &regs));
+	return regs.rax;
+}
+
+static void open_loads(void)
+{
+	uint8_t *other = memory_alloc(PAGE);
+
+	open_pae();
+	CHECK_ZERO(REGION(&vm, .slot = 2, .guest_phys_addr = OTHER_GPA, .memory_size = PAGE,
+			  .userspace_addr = (uintptr_t)other));
+	*(uint32_t *)(memory + WORD) = 11;
+	*(uint32_t *)(other + WORD) = 22;
+	((uint64_t *)(memory + 2 * PAGE))[GPA >> 21] = GPA | 0x83;
+	((uint64_t *)(memory + 3 * PAGE))[GPA >> 21] = OTHER_GPA | 0x83;
+	lead_to(2);
+	/* The code turns paging on, and goes on below once it has. */
+	check_reports(1);
+	memcpy(memory, pae_load, (size_t)(pae_load_end - pae_load));
+}
+
+/* Without a second stage directories are what was loaded last, by the guest or by its client. */
+static void directories_are_loaded(void)
+{
+	struct kvm_sregs2 sregs2;
+
+	open_loads();
+	CHECK_EQ(run_load(), 11);
+	lead_to(3);
+	CHECK(run_load() == 11 || has_second_stage());
+	check_reports(22);
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS2, &sregs2));
+	CHECK_EQ(sregs2.flags, KVM_SREGS2_FLAGS_PDPTRS_VALID);
+	CHECK_EQ(sregs2.pdptrs[1], (GPA + 3 * PAGE) | 1);
+	sregs2.pdptrs[1] = (GPA + 2 * PAGE) | 1;
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_SREGS2, &sregs2));
+	if (has_second_stage())
+		return;
+	CHECK_EQ(run_load(), 11);
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_SREGS2, &sregs2));
+	CHECK_EQ(sregs2.pdptrs[1], (GPA + 2 * PAGE) | 1);
+	check_reports(22);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(mwait_is_nop),		 TEST(mwait_hidden),	    TEST(monitor_hidden),
-	    TEST(mwait_shown),		 TEST(misc_enable_decides), TEST(misc_enable_needs_sse3),
-	    TEST(misc_enable_bits),	 TEST(mmx_works),	    TEST(directories_are_read),
-	    TEST(directories_at_paging),
+	    TEST(mwait_is_nop),		  TEST(mwait_hidden),
+	    TEST(monitor_hidden),	  TEST(mwait_shown),
+	    TEST(misc_enable_decides),	  TEST(misc_enable_needs_sse3),
+	    TEST(misc_enable_bits),	  TEST(mmx_works),
+	    TEST(directories_are_read),	  TEST(directories_at_paging),
+	    TEST(directories_are_loaded),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

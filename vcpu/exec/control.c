@@ -72,7 +72,7 @@ static int directories_permit(struct cpu *cpu, uint64_t cr0, uint64_t cr4, uint6
 	/* L1's tables would be on the way: the walk finds what is reserved. */
 	if (cpu->svm.in_guest_mode && (cpu->svm.control.misc & VMCB_NESTED_PAGING))
 		return 1;
-	return directories_will_do(cpu, cpu->s.cr3);
+	return directories_load(cpu, cpu->s.cr3);
 }
 
 static enum step cr0_write(struct cpu *cpu, uint64_t value)
@@ -101,11 +101,6 @@ static enum step cr0_write(struct cpu *cpu, uint64_t value)
 	return paging_changed(cpu);
 }
 
-static int is_pae(const struct cpu *cpu)
-{
-	return (cpu->s.cr0 & CR0_PG) && (cpu->s.cr4 & CR4_PAE) && !(cpu->s.efer & EFER_LMA);
-}
-
 static enum step cr3_write(struct cpu *cpu, uint64_t value)
 {
 	int keep = (cpu->s.cr4 & CR4_PCIDE) && (value & CR3_NO_FLUSH);
@@ -114,7 +109,7 @@ static enum step cr3_write(struct cpu *cpu, uint64_t value)
 		value &= ~CR3_NO_FLUSH;
 	if (cpu_is_long(cpu) && value >> 48)
 		return general_protection(cpu);
-	if (cpu->single_stage && is_pae(cpu) && !directories_will_do(cpu, value))
+	if (cpu->single_stage && cpu_is_pae(cpu) && !directories_load(cpu, value))
 		return general_protection(cpu);
 	/* Translations carry no PCID: keeping them is only right for the same one. */
 	if (!keep || value != cpu->s.cr3)

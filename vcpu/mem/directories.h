@@ -11,5 +11,7 @@ uint8_t directories_phys_bits(struct cpu *cpu);
  * under nested paging a walk reads the one that it needs. Leaves guest mode.
  */
 int directories_will_do(struct cpu *cpu, uint64_t cr3);
+/* The same; and a processor without a second stage keeps them from here on, if they will do. */
+int directories_load(struct cpu *cpu, uint64_t cr3);
 
 #endif

@@ -104,11 +104,13 @@ int mmu_key_denies(const struct cpu *cpu, enum mmu_access access, uint64_t right
 int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights);
 
 /*
- * mmu_translate() while cpu->linear_root is set; .gpa of @result is then the low 48 bits of the
- * linear address, as the library and stage2_mark_device() know it.
+ * mmu_translate() while cpu->linear_root is set; .gpa of @result is then what the tables translate
+ * of the linear address, as the library and stage2_mark_device() know it.
  */
 enum step mmu_translate_linear(struct cpu *cpu, const struct mmu_request *request,
 			       struct mmu_result *result);
+/* The linear address of which the library knows these bits. */
+uint64_t mmu_linear_of(const struct cpu *cpu, uint64_t translated_bits);
 /* The error code of an access that the tables do not allow, but for PRESENT. */
 uint64_t mmu_linear_error(const struct cpu *cpu, enum mmu_access access);
 /*

@@ -3,29 +3,69 @@
  * They are the shadow of the guest's own (src/shadow), which the library walks when they do not
  * lead on; what those refuse comes back as the guest's page fault.
  */
+#include "vcpu/mem/directories.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/pte.h"
+#include "vcpu/mem/segment.h"
 #include "vcpu/mem/stage2.h"
 #include "vcpu/run/raise.h"
 
-#define LINEAR_BITS 48
-#define LINEAR_MASK ((UINT64_C(1) << LINEAR_BITS) - 1)
+/* Which bits of a linear address the guest's tables translate. */
+static uint64_t translated(const struct cpu *cpu, uint64_t linear)
+{
+	if (!(cpu->s.efer & EFER_LMA))
+		return (uint32_t)linear;
+	return linear & ((UINT64_C(1) << (cpu->s.cr4 & CR4_LA57 ? 57 : 48)) - 1);
+}
 
-int mmu_take_paging(struct cpu *cpu)
+uint64_t mmu_linear_of(const struct cpu *cpu, uint64_t translated_bits)
+{
+	return cpu->s.efer & EFER_LMA ? mmu_make_canonical(cpu, translated_bits) : translated_bits;
+}
+
+/* As the MMU of KVM sees control registers: only what the mode heeds makes other tables of them. */
+static struct quire_nested paging_of(const struct cpu *cpu)
 {
 	const struct cpu_state *s = &cpu->s;
 	struct quire_nested paging = {
 	    .root = {s->cr3 & PTE_ADDRESS},
-	    .levels = 4,
-	    .nx = (s->efer & EFER_NXE) != 0,
+	    .levels = 2,
 	    .paging = 1,
 	    .wp = (s->cr0 & CR0_WP) != 0,
 	    .smep = (s->cr4 & CR4_SMEP) != 0,
 	    .smap = (s->cr4 & CR4_SMAP) != 0,
 	};
-	/* The other modes are walked here, above direct tables. */
-	int wanted = cpu->single_stage && (s->efer & EFER_LMA) && !(s->cr4 & CR4_LA57);
-	int error;
+
+	if (s->efer & EFER_LMA) {
+		paging.levels = s->cr4 & CR4_LA57 ? 5 : 4;
+	} else {
+		paging.root.v = (uint32_t)paging.root.v;
+		paging.levels = s->cr4 & CR4_PAE ? 3 : 2;
+	}
+	if (paging.levels == 2)
+		paging.pse = (s->cr4 & CR4_PSE) != 0;
+	else
+		paging.nx = (s->efer & EFER_NXE) != 0;
+	if (paging.levels == 3)
+		memcpy(paging.directories, s->directories, sizeof(s->directories));
+	return paging;
+}
+
+int mmu_take_paging(struct cpu *cpu)
+{
+	/* Without tables of the guest's the library's are direct ones. */
+	int wanted = (cpu->s.cr0 & CR0_PG) != 0, error;
+	struct quire_nested paging;
+
+	if (!cpu->single_stage)
+		return 0;
+	if (!cpu_is_pae(cpu)) {
+		cpu->s.directories_loaded = 0;
+	} else if (!cpu->s.directories_loaded) {
+		(void)directories_load(cpu, cpu->s.cr3);
+		cpu->s.directories_loaded = 1;
+	}
+	paging = paging_of(cpu);
 
 	if (wanted == cpu->linear_root &&
 	    (!wanted || !memcmp(&paging, &cpu->paging, sizeof(paging))))
@@ -116,7 +156,7 @@ static enum entry_answer walk_down(const struct cpu *cpu, struct linear_walk *wa
 enum step mmu_translate_linear(struct cpu *cpu, const struct mmu_request *request,
 			       struct mmu_result *result)
 {
-	struct linear_walk walk = {.linear = request->linear & LINEAR_MASK,
+	struct linear_walk walk = {.linear = translated(cpu, request->linear),
 				   .access = request->stage2,
 				   .rights = PTE_W | PTE_U};
 	enum entry_answer answer;
@@ -141,5 +181,5 @@ enum step mmu_translate_linear(struct cpu *cpu, const struct mmu_request *reques
 
 int mmu_probe_linear(struct cpu *cpu, uint64_t linear, gpa_t *gpa)
 {
-	return quire_vcpu_walk_nested(cpu->vcpu, (gpa_t){linear & LINEAR_MASK}, 0, gpa);
+	return quire_vcpu_walk_nested(cpu->vcpu, (gpa_t){translated(cpu, linear)}, 0, gpa);
 }

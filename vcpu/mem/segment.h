@@ -19,6 +19,12 @@ static inline int cpu_is_long(const struct cpu *cpu)
 	return (cpu->s.efer & EFER_LMA) != 0;
 }
 
+/* Are there PAE's tables, with four directories? */
+static inline int cpu_is_pae(const struct cpu *cpu)
+{
+	return (cpu->s.cr0 & CR0_PG) && (cpu->s.cr4 & CR4_PAE) && !cpu_is_long(cpu);
+}
+
 /* Recompute what follows from CS, SS, CR0, CR4, EFER and RFLAGS: mode, CPL, TLB privilege. */
 void cpu_update_mode(struct cpu *cpu);
 

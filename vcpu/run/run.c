@@ -303,7 +303,7 @@ static enum verdict reflect_fault(struct cpu *cpu, struct run *run)
 	uint64_t linear = cpu->info->fault.gpa.v;
 
 	cpu->op = NULL;
-	(void)cpu_raise_page_fault(cpu, (uint64_t)((int64_t)(linear << 16) >> 16),
+	(void)cpu_raise_page_fault(cpu, mmu_linear_of(cpu, linear),
 				   (uint32_t)cpu->info->fault.flags);
 	cpu->stop = STOP_NONE;
 	return handle_exception(cpu, run);

@@ -106,6 +106,8 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 	s->cr2 = save->cr2;
 	s->cr3 = save->cr3;
 	s->cr4 = save->cr4;
+	/* Those of the CR3 above, before any code runs by them. */
+	s->directories_loaded = 0;
 	s->dr6 = save->dr6;
 	s->dr7 = save->dr7;
 	flags_set(cpu, save->rflags);
