@@ -152,17 +152,23 @@ static int entry_is_leaf(const struct cpu *cpu, const struct guest_walk *walk, u
 	return walk->paging->levels >= 4 ? level <= 3 : level == 2;
 }
 
+#define LEGACY_RESERVED (UINT64_C(1) << 21)
+#define PAE_RESERVED (UINT64_C(0x7ff) << 52) /* what long mode ignores */
+
 static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *walk,
 			      unsigned int level)
 {
 	uint64_t entry = walk->entry[level];
 	unsigned int shift = 12 + 9 * (level - 1);
 
+	/* Of a leaf of 4 MiB, between the address and its bits above 32. */
 	if (walk->paging == &paging_legacy)
-		return 0;
+		return level > 1 && entry_is_leaf(cpu, walk, level) && (entry & LEGACY_RESERVED);
 	if (entry & PTE_RESERVED_HIGH)
 		return 1;
 	if ((entry & PTE_NX) && !(cpu->s.efer & EFER_NXE))
+		return 1;
+	if (walk->paging == &paging_pae && (entry & PAE_RESERVED))
 		return 1;
 	if (walk->paging == &paging_pae && level == 3)
 		return (entry & UINT64_C(0x1e6)) != 0;

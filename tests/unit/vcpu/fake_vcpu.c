@@ -19,7 +19,6 @@
 #define TABLES_BYTES (UINT64_C(1) << 20)
 #define TABLE_FLAGS UINT64_C(0x7) /* P, W, U */
 #define GUEST_FLAGS UINT64_C(0x7)
-#define VECTORS 32u
 
 static void *map_bytes(uint64_t size_bytes)
 {
@@ -46,24 +45,6 @@ static void build_paging(struct fake_vm *vm)
 		put64(vm, GUEST_PT + i * 8, (PAGED_LINEAR + i * 4096) | GUEST_FLAGS);
 }
 
-static void build_events(struct fake_vm *vm)
-{
-	put64(vm, GUEST_GDT + SELECTOR_CODE, UINT64_C(0x00af9b000000ffff));
-	put64(vm, GUEST_GDT + SELECTOR_DATA, UINT64_C(0x00cf93000000ffff));
-	put64(vm, GUEST_GDT + 0x18, UINT64_C(0x00cff3000000ffff));
-	put64(vm, GUEST_GDT + 0x20, UINT64_C(0x00affb000000ffff));
-	put64(vm, GUEST_GDT + SELECTOR_TSS,
-	      UINT64_C(0x0000890000000067) | (uint64_t)GUEST_TSS << 16);
-	put64(vm, GUEST_TSS + 4, GUEST_STACK);
-	for (uint64_t vector = 0; vector < VECTORS; vector++) {
-		uint64_t at = GUEST_HANDLERS + vector * 16;
-
-		memset(vm->ram + at, 0xf4, 16);
-		put64(vm, GUEST_IDT + vector * 16,
-		      at | SELECTOR_CODE << 16 | UINT64_C(0xee00) << 32);
-	}
-}
-
 struct fake_vm *fake_vm_create(void)
 {
 	struct fake_vm *vm = calloc(1, sizeof(*vm));
@@ -75,7 +56,7 @@ struct fake_vm *fake_vm_create(void)
 	vm->lock = malloc(sizeof(*vm->lock));
 	pthread_mutex_init(vm->lock, NULL);
 	build_paging(vm);
-	build_events(vm);
+	guest_build_events(vm->ram);
 	return vm;
 }
 
@@ -398,37 +379,6 @@ void fake_flat_segments(struct cpu_state *s)
 					 .g = 1};
 }
 
-static void enter_long_mode(struct cpu_state *s)
-{
-	static const struct cpu_segment code = {.limit = 0xffffffff,
-						.selector = SELECTOR_CODE,
-						.type = 11,
-						.s = 1,
-						.present = 1,
-						.l = 1,
-						.g = 1};
-	static const struct cpu_segment data = {.limit = 0xffffffff,
-						.selector = SELECTOR_DATA,
-						.type = 3,
-						.s = 1,
-						.present = 1,
-						.db = 1,
-						.g = 1};
-
-	for (int i = 0; i <= CPU_GS; i++)
-		s->seg[i] = i == CPU_CS ? code : data;
-	s->seg[CPU_TR] = (struct cpu_segment){
-	    .base = GUEST_TSS, .limit = 103, .selector = SELECTOR_TSS, .type = 11, .present = 1};
-	s->gdt = (struct cpu_table){GUEST_GDT, 0x37};
-	s->idt = (struct cpu_table){GUEST_IDT, VECTORS * 16 - 1};
-	s->cr0 = 0x80010033;
-	s->cr3 = GUEST_PML4;
-	s->cr4 = 0x620;
-	s->efer = 0xd01;
-	s->rip = GUEST_CODE;
-	s->gpr[CPU_RSP] = GUEST_STACK;
-}
-
 struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
 {
 	struct quire_vcpu *vcpu = calloc(1, sizeof(*vcpu));
@@ -438,7 +388,7 @@ struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm)
 	vcpu->svm_features =
 	    SVM_CPUID_NPT | SVM_CPUID_NEXT_RIP | SVM_CPUID_VIRTUAL_VMLOAD | SVM_CPUID_V_GIF;
 	vcpu->cpu = cpu_create(vcpu, &ops, vcpu);
-	enter_long_mode(cpu_state(vcpu->cpu));
+	guest_enter_long_mode(cpu_state(vcpu->cpu));
 	cpu_state_changed(vcpu->cpu);
 	/* Whole programs of tests run both ways, and in lockstep. */
 	if (getenv("TEST_TRANSLATE") && cpu_translate_after(vcpu->cpu, 0))

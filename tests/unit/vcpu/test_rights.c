@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "tests/unit/vcpu/fake_vcpu.h"
+#include "tests/unit/vcpu/machine.h"
 
 #define PAGE UINT64_C(4096)
 #define VECTOR_GP 13u
@@ -25,6 +25,7 @@
 #define LARGE UINT64_C(0x80)
 #define NX (UINT64_C(1) << 63)
 #define KEY(n) ((uint64_t)(n) << 59)
+#define BIT(n) (UINT64_C(1) << (n))
 /* Bits of an error code. */
 #define ERROR_P 1u
 #define ERROR_W 2u
@@ -60,19 +61,20 @@ struct way {
 	uint8_t leaf_level;
 	uint8_t has_parent; /* whose rights count */
 	uint64_t linear;    /* of the target */
+	uint64_t reserved;  /* a bit of its leaf; 0: there is none */
 };
 
 static const struct way ways[] = {
-    {"32-bit, 4K", 4, 0, 1, 1, 0xc00000},
-    {"32-bit, 4M", 4, 0, 2, 0, 0xc00000},
-    {"PAE, 4K", 8, 0, 1, 1, 0xc00000},
-    {"PAE, 2M", 8, 0, 2, 0, 0xc00000},
-    {"4-level, 4K", 8, 4, 1, 1, 0xc00000},
-    {"4-level, 2M", 8, 4, 2, 1, 0x40c00000},
-    {"4-level, 1G", 8, 4, 3, 1, 0x8040400000},
-    {"5-level, 4K", 8, 5, 1, 1, 0xc00000},
-    {"5-level, 2M", 8, 5, 2, 1, 0xff00000040c00000},
-    {"5-level, 1G", 8, 5, 3, 1, 0x0080008040400000},
+    {"32-bit, 4K", 4, 0, 1, 1, 0xc00000, 0},
+    {"32-bit, 4M", 4, 0, 2, 0, 0xc00000, BIT(21)},
+    {"PAE, 4K", 8, 0, 1, 1, 0xc00000, BIT(62)},
+    {"PAE, 2M", 8, 0, 2, 0, 0xc00000, BIT(52)},
+    {"4-level, 4K", 8, 4, 1, 1, 0xc00000, BIT(48)},
+    {"4-level, 2M", 8, 4, 2, 1, 0x40c00000, BIT(20)},
+    {"4-level, 1G", 8, 4, 3, 1, 0x8040400000, BIT(29)},
+    {"5-level, 4K", 8, 5, 1, 1, 0xc00000, BIT(51)},
+    {"5-level, 2M", 8, 5, 2, 1, 0xff00000040c00000, BIT(13)},
+    {"5-level, 1G", 8, 5, 3, 1, 0x0080008040400000, BIT(13)},
 };
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH, ACCESSES };
@@ -80,6 +82,7 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH, ACCESSES };
 struct rights_case {
 	const struct way *way;
 	uint64_t parent, leaf; /* P, W, U, NX */
+	uint64_t reserved;     /* and this in the leaf */
 	uint8_t wp, smep, smap, nxe, pke;
 	uint8_t key; /* of the leaf: enum key */
 	uint8_t user, ac, access;
@@ -117,7 +120,7 @@ static uint32_t rule(const struct rights_case *c)
 		return 1 + (error | ERROR_P | ERROR_RESERVED);
 	if (!(c->leaf & P))
 		return 1 + error;
-	if ((c->leaf & NX) && !c->nxe)
+	if (((c->leaf & NX) && !c->nxe) || c->reserved)
 		return 1 + (error | ERROR_P | ERROR_RESERVED);
 	if (c->user && !(all & U))
 		allowed = 0;
@@ -132,10 +135,10 @@ static uint32_t rule(const struct rights_case *c)
 	return allowed ? 0 : 1 + (error | ERROR_P);
 }
 
-static void put(struct quire_vcpu *vcpu, const struct way *way, uint64_t table, uint64_t index,
+static void put(struct machine *machine, const struct way *way, uint64_t table, uint64_t index,
 		uint64_t entry)
 {
-	memcpy(vcpu->vm->ram + table + index * way->entry_bytes, &entry, way->entry_bytes);
+	machine_write(machine, table + index * way->entry_bytes, &entry, way->entry_bytes);
 }
 
 static uint64_t index_of(const struct way *way, unsigned int level)
@@ -156,68 +159,69 @@ static uint64_t table_of(const struct way *way, unsigned int level)
 }
 
 /* Everything but the target: below 2 MiB, for the supervisor, and one page of code for users. */
-static void build_tables(struct quire_vcpu *vcpu, const struct way *way)
+static void build_tables(struct machine *machine, const struct way *way)
 {
+	static const uint8_t zeroes[UPPER + 3 * PAGE - ROOT];
 	uint64_t open = P | W | U, pointers = way->is_long || way->entry_bytes == 4 ? open : P;
 
-	memset(vcpu->vm->ram + ROOT, 0, UPPER + 3 * PAGE - ROOT);
+	machine_write(machine, ROOT, zeroes, sizeof(zeroes));
 	for (uint64_t i = 0; i < 512; i++)
-		put(vcpu, way, LOW_TABLE, i, i * PAGE | P | W);
-	put(vcpu, way, LOW_TABLE, CODE_USER / PAGE, GUEST_CODE | P | U);
+		put(machine, way, LOW_TABLE, i, i * PAGE | P | W);
+	put(machine, way, LOW_TABLE, CODE_USER / PAGE, GUEST_CODE | P | U);
 	if (way->entry_bytes == 4) {
-		put(vcpu, way, ROOT, 0, LOW_TABLE | open);
-		put(vcpu, way, ROOT, index_of(way, 2), TARGET_TABLE | open);
+		put(machine, way, ROOT, 0, LOW_TABLE | open);
+		put(machine, way, ROOT, index_of(way, 2), TARGET_TABLE | open);
 		return;
 	}
 	if (way->is_long) {
 		if (way->is_long == 5) {
-			put(vcpu, way, ROOT, 0, table_of(way, 4) | open);
-			put(vcpu, way, ROOT, index_of(way, 5), table_of(way, 4) | open);
+			put(machine, way, ROOT, 0, table_of(way, 4) | open);
+			put(machine, way, ROOT, index_of(way, 5), table_of(way, 4) | open);
 		}
-		put(vcpu, way, table_of(way, 4), 0, table_of(way, 3) | open);
-		put(vcpu, way, table_of(way, 4), index_of(way, 4), table_of(way, 3) | open);
-		put(vcpu, way, table_of(way, 3), 0, UPPER | open);
-		put(vcpu, way, table_of(way, 3), index_of(way, 3), UPPER | open);
+		put(machine, way, table_of(way, 4), 0, table_of(way, 3) | open);
+		put(machine, way, table_of(way, 4), index_of(way, 4), table_of(way, 3) | open);
+		put(machine, way, table_of(way, 3), 0, UPPER | open);
+		put(machine, way, table_of(way, 3), index_of(way, 3), UPPER | open);
 	} else {
-		put(vcpu, way, ROOT, 0, UPPER | pointers);
+		put(machine, way, ROOT, 0, UPPER | pointers);
 	}
-	put(vcpu, way, UPPER, 0, LOW_TABLE | open);
-	put(vcpu, way, UPPER, index_of(way, 2), TARGET_TABLE | open);
+	put(machine, way, UPPER, 0, LOW_TABLE | open);
+	put(machine, way, UPPER, index_of(way, 2), TARGET_TABLE | open);
 }
 
-static void set_target(struct quire_vcpu *vcpu, const struct rights_case *c)
+static void set_target(struct machine *machine, const struct rights_case *c)
 {
 	const struct way *way = c->way;
 	unsigned int level = way->leaf_level;
 	uint64_t span = PAGE << (way->entry_bytes == 8 ? 9 : 10) * (level - 1);
 
-	put(vcpu, way, table_of(way, level), index_of(way, level),
-	    (TARGET & ~(span - 1)) | c->leaf | KEY(c->key) | (level > 1 ? LARGE : 0));
+	put(machine, way, table_of(way, level), index_of(way, level),
+	    (TARGET & ~(span - 1)) | c->leaf | c->reserved | KEY(c->key) | (level > 1 ? LARGE : 0));
 	if (way->has_parent)
-		put(vcpu, way, table_of(way, level + 1), index_of(way, level + 1),
+		put(machine, way, table_of(way, level + 1), index_of(way, level + 1),
 		    table_of(way, level) | c->parent);
 }
 
-static void build_events(struct quire_vcpu *vcpu, const struct way *way)
+static void build_events(struct machine *machine, const struct way *way)
 {
 	static const uint64_t code = UINT64_C(0x00cf9b000000ffff);
 	static const uint32_t stack[2] = {GUEST_STACK, SELECTOR_DATA};
 
 	if (way->is_long)
 		return;
-	memcpy(vcpu->vm->ram + GUEST_GDT + 0x30, &code, sizeof(code));
-	memcpy(vcpu->vm->ram + GUEST_TSS + 4, stack, sizeof(stack));
+	memcpy(machine->ram + GUEST_GDT + 0x30, &code, sizeof(code));
+	memcpy(machine->ram + GUEST_TSS + 4, stack, sizeof(stack));
 	for (uint64_t vector = 0; vector < 32; vector++) {
 		uint64_t at = GUEST_HANDLERS + vector * 16;
 		uint64_t gate = (at & 0xffff) | 0x30 << 16 | UINT64_C(0xee00) << 32;
 
-		memcpy(vcpu->vm->ram + GUEST_IDT + vector * 8, &gate, sizeof(gate));
+		memcpy(machine->ram + GUEST_IDT + vector * 8, &gate, sizeof(gate));
 	}
 }
 
-static void set_modes(struct quire_vcpu *vcpu, const struct rights_case *c)
+static void set_modes(struct machine *machine, const struct rights_case *c)
 {
-	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_state *s = cpu_state(machine->cpu);
 	int is_long = c->way->is_long != 0;
 
 	s->cr0 = UINT64_C(0x80000033) | (c->wp ? CR0_WP : 0);
@@ -253,34 +257,34 @@ static uint64_t end_of(const struct rights_case *c, uint64_t code)
 	return c->access == ACCESS_FETCH ? c->way->linear : code + 4;
 }
 
-static uint64_t frame_word(struct quire_vcpu *vcpu, const struct way *way, unsigned int index)
+static uint64_t frame_word(struct machine *machine, const struct way *way, unsigned int index)
 {
 	unsigned int size = way->is_long ? 8 : 4;
 	uint64_t value = 0;
 
-	memcpy(&value, vcpu->vm->ram + cpu_state(vcpu->cpu)->gpr[CPU_RSP] + index * size, size);
+	memcpy(&value, machine->ram + cpu_state(machine->cpu)->gpr[CPU_RSP] + index * size, size);
 	return value;
 }
 
 /* As rule() says it; UINT32_MAX: it ended otherwise. */
-static uint32_t result(struct quire_vcpu *vcpu, const struct rights_case *c, uint64_t code)
+static uint32_t result(struct machine *machine, const struct rights_case *c, uint64_t code)
 {
-	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_state *s = cpu_state(machine->cpu);
 	uint64_t at = s->rip - 1;
 
 	if (!c->user && at == end_of(c, code))
 		return 0;
 	if (c->user && at == GUEST_HANDLERS + VECTOR_GP * 16 &&
-	    frame_word(vcpu, c->way, 1) == end_of(c, code))
+	    frame_word(machine, c->way, 1) == end_of(c, code))
 		return 0;
 	if (at == GUEST_HANDLERS + VECTOR_PF * 16 && s->cr2 == c->way->linear)
-		return 1 + (uint32_t)frame_word(vcpu, c->way, 0);
+		return 1 + (uint32_t)frame_word(machine, c->way, 0);
 	return UINT32_MAX;
 }
 
-static void check_access(struct quire_vcpu *vcpu, const struct rights_case *c)
+static void check_access(struct machine *machine, const struct rights_case *c)
 {
-	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_state *s = cpu_state(machine->cpu);
 	uint64_t code = (c->user ? CODE_USER : CODE_SUPERVISOR) + c->access * CODE_STRIDE;
 	struct cpu_exit_info info;
 	uint32_t got = UINT32_MAX;
@@ -297,9 +301,9 @@ static void check_access(struct quire_vcpu *vcpu, const struct rights_case *c)
 	s->gpr[CPU_RBX] = c->way->linear;
 	s->gpr[CPU_RSP] = GUEST_STACK;
 	s->halted = 0;
-	cpu_state_changed(vcpu->cpu);
-	if (cpu_run(vcpu->cpu, 0, &info) == CPU_EXIT_HLT)
-		got = result(vcpu, c, code);
+	cpu_state_changed(machine->cpu);
+	if (cpu_run(machine->cpu, 0, &info) == CPU_EXIT_HLT)
+		got = result(machine, c, code);
 	if (got == rule(c))
 		return;
 	print_error(
@@ -316,40 +320,47 @@ static uint64_t entry_bits(unsigned int bits)
 }
 
 /* All accesses to one pair of entries; each privilege follows each other one. */
-static void check_entries(struct quire_vcpu *vcpu, struct rights_case *c)
+static void check_entries(struct machine *machine, struct rights_case *c)
 {
-	set_target(vcpu, c);
-	set_modes(vcpu, c);
+	set_target(machine, c);
+	set_modes(machine, c);
 	for (unsigned int turn = 0; turn < 24; turn++) {
 		unsigned int which = turn * 5 % 12;
 
 		c->user = which & 1;
 		c->ac = which >> 1 & 1;
 		c->access = (uint8_t)(which >> 2);
-		check_access(vcpu, c);
+		check_access(machine, c);
 	}
 }
 
 /* An entry has a key in long mode alone. */
-static void check_keys(struct quire_vcpu *vcpu, struct rights_case *c)
+static void check_keys(struct machine *machine, struct rights_case *c)
 {
-	for (unsigned int keys = 0; keys < (c->way->is_long ? 2u * KEYS : 1u); keys++) {
+	unsigned int cases = c->way->is_long && machine->has_keys ? 2u * KEYS : 1u;
+
+	for (unsigned int keys = 0; keys < cases; keys++) {
 		c->pke = keys & 1;
 		c->key = (uint8_t)(keys >> 1);
-		check_entries(vcpu, c);
+		check_entries(machine, c);
 	}
 }
 
-static void check_way(struct quire_vcpu *vcpu, const struct way *way)
+static void build(struct machine *machine, const struct way *way)
+{
+	build_tables(machine, way);
+	build_events(machine, way);
+	for (unsigned int access = 0; access < ACCESSES; access++)
+		memcpy(machine->ram + GUEST_CODE + access * CODE_STRIDE, codes[access], 8);
+	machine->ram[TARGET] = HLT;
+}
+
+static void check_way(struct machine *machine, const struct way *way)
 {
 	unsigned int kinds = way->entry_bytes == 8 ? 16 : 8;
 	struct rights_case c = {.way = way};
 
-	build_tables(vcpu, way);
-	build_events(vcpu, way);
-	for (unsigned int access = 0; access < ACCESSES; access++)
-		memcpy(vcpu->vm->ram + GUEST_CODE + access * CODE_STRIDE, codes[access], 8);
-	vcpu->vm->ram[TARGET] = HLT;
+	build(machine, way);
 	for (unsigned int bits = 0; bits < kinds * kinds * 16; bits++) {
 		unsigned int modes = bits / kinds / kinds;
 
@@ -361,25 +372,49 @@ static void check_way(struct quire_vcpu *vcpu, const struct way *way)
 		c.smep = modes >> 1 & 1;
 		c.smap = modes >> 2 & 1;
 		c.nxe = modes >> 3 & 1;
-		check_keys(vcpu, &c);
+		check_keys(machine, &c);
 	}
 }
 
 static void test_rights(void **state)
 {
+	(void)state;
 	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-		struct quire_vcpu *vcpu = fake_vcpu_create(fake_vm_create());
+		struct machine machine;
 
-		*state = vcpu;
-		check_way(vcpu, &ways[i]);
-		fake_vcpu_teardown(state);
+		machine_create(&machine);
+		check_way(&machine, &ways[i]);
+		machine_destroy(&machine);
+	}
+}
+
+/* A reserved bit of an entry that allows everything, or is not there; with and without NXE. */
+static void test_reserved_bits(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+		struct rights_case c = {.way = &ways[i], .parent = P | W | U};
+		struct machine machine;
+
+		machine_create(&machine);
+		build(&machine, &ways[i]);
+		for (unsigned int bits = 0; bits < 8; bits++) {
+			c.leaf = bits & 1 ? P | W | U : W | U;
+			c.nxe = bits >> 1 & 1;
+			c.reserved = bits & 4 ? ways[i].reserved : 0;
+			check_entries(&machine, &c);
+		}
+		machine_destroy(&machine);
 	}
 }
 
 int main(void)
 {
-	static const struct CMUnitTest tests[] = {cmocka_unit_test(test_rights)};
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_rights),
+	    cmocka_unit_test(test_reserved_bits),
+	};
 
-	fake_signals_install();
+	machines_start();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
