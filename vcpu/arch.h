@@ -71,6 +71,7 @@
 #define XSTATE_X87 (UINT64_C(1) << 0)
 #define XSTATE_SSE (UINT64_C(1) << 1)
 #define XSTATE_AVX (UINT64_C(1) << 2)
+#define XSTATE_YMM (XSTATE_SSE | XSTATE_AVX) /* what YMM registers need */
 #define XSTATE_PKRU (UINT64_C(1) << 9)
 
 enum vector {

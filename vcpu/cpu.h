@@ -45,6 +45,7 @@ struct cpu_state {
 	uint8_t directories_loaded;
 	uint32_t mxcsr;
 	_Alignas(16) uint8_t xmm[16][16];
+	_Alignas(16) uint8_t ymm_high[16][16]; /* bits 128 .. 255 of the YMM registers */
 	/* x87: FXSAVE layout of the environment and the eight registers. */
 	uint16_t fcw, fsw, fop;
 	uint8_t ftw;

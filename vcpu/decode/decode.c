@@ -13,6 +13,8 @@ static const struct insn_desc *const tables[] = {
     exec_system_table,	    exec_sse_table,    exec_sse_int_table, exec_sse_float_table,
     exec_sse_shuffle_table, exec_x87_table,    exec_xsave_table,   exec_bits_table,
     exec_svm_table,	    exec_bcd_table,    exec_mmx_table,	   exec_paging_table,
+    exec_avx_move_table,    exec_avx_table,    exec_avx_permute_table,
+    exec_avx_float_table,   exec_avx_memory_table,
 };
 
 /* Two tables may know one mnemonic (MOVSD, CMPSD): the first whose binder accepts wins. */
@@ -64,6 +66,8 @@ static uint16_t register_offset(ZydisRegister reg)
 		return offsetof(struct cpu, s.rip);
 	if (reg >= ZYDIS_REGISTER_XMM0 && reg <= ZYDIS_REGISTER_XMM15)
 		return offsetof(struct cpu, s.xmm) + (reg - ZYDIS_REGISTER_XMM0) * 16;
+	if (reg >= ZYDIS_REGISTER_YMM0 && reg <= ZYDIS_REGISTER_YMM15)
+		return offsetof(struct cpu, s.xmm) + (reg - ZYDIS_REGISTER_YMM0) * 16;
 	if (reg >= ZYDIS_REGISTER_MM0 && reg <= ZYDIS_REGISTER_MM7)
 		return offsetof(struct cpu, s.st) + (reg - ZYDIS_REGISTER_MM0) * 16;
 	if (reg == ZYDIS_REGISTER_NONE)
@@ -107,6 +111,8 @@ static void fill_operand(struct op *op, const struct decoded *d, unsigned int wh
 		if (which < 3) {
 			op->kind[which] = OPERAND_REG;
 			reg[which] = register_offset(operand->reg.value);
+		} else {
+			op->imm = register_offset(operand->reg.value);
 		}
 		break;
 	case ZYDIS_OPERAND_TYPE_MEMORY:
@@ -172,6 +178,8 @@ static void fill_op(struct op *op, const struct decoded *d)
 		op->flags |= OP_ENDS_BLOCK;
 	for (unsigned int i = 0; i < insn->operand_count_visible; i++)
 		fill_operand(op, d, i);
+	if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		op->vector_bytes = insn->avx.vector_length / 8;
 	op->size = insn->operand_width / 8;
 	if (insn->operand_count_visible && d->operand[0].size && d->operand[0].size <= 64)
 		op->size = d->operand[0].size / 8;
@@ -185,7 +193,8 @@ static int is_beyond_emulator(const struct insn_desc *desc)
 {
 	static const struct insn_desc *const beyond[] = {
 	    exec_x87_table,	    exec_sse_int_table, exec_sse_float_table,
-	    exec_sse_shuffle_table, exec_mmx_table,
+	    exec_sse_shuffle_table, exec_mmx_table,	exec_avx_table,
+	    exec_avx_permute_table, exec_avx_float_table, exec_avx_memory_table,
 	};
 
 	if (desc->mnemonic == ZYDIS_MNEMONIC_FNSTCW || desc->mnemonic == ZYDIS_MNEMONIC_FNSTSW ||

@@ -1,6 +1,8 @@
 /* What CPUID shows the guest, and which instruction needs what of it. */
 #include "vcpu/decode/feature.h"
 
+#include <cpuid.h>
+
 #include "vcpu/inside.h"
 #include "vcpu/run/raise.h"
 
@@ -12,6 +14,53 @@ static const struct feature_place {
     FEATURES(FEATURE_PLACE)
 #undef FEATURE_PLACE
 };
+
+#define OF_MACHINE(name) (UINT64_C(1) << FEATURE_##name)
+/* What is executed by the machine's own instructions, on registers that its system must save. */
+#define AVX_FEATURES (OF_MACHINE(AVX) | OF_MACHINE(AVX2) | OF_MACHINE(FMA) | OF_MACHINE(F16C))
+
+static int machine_has_ymm(void)
+{
+	uint32_t a, b, c, d;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return 0;
+	/* XGETBV */
+	asm volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(a), "=d"(d) : "c"(0));
+	return (a & XSTATE_YMM) == XSTATE_YMM;
+}
+
+static uint64_t features_ask(void)
+{
+	uint64_t has = ~AVX_FEATURES;
+	uint32_t out[4];
+
+	if (!machine_has_ymm())
+		return has;
+	for (unsigned int i = 0; i < FEATURE_COUNT; i++) {
+		const struct feature_place *place = &places[i];
+
+		if (!(AVX_FEATURES >> i & 1) ||
+		    !__get_cpuid_count(place->leaf, place->subleaf, &out[0], &out[1], &out[2], &out[3]))
+			continue;
+		has |= (uint64_t)(out[place->which] >> place->bit & 1) << i;
+	}
+	/* What builds on AVX is nothing without it. */
+	return has & OF_MACHINE(AVX) ? has : ~AVX_FEATURES;
+}
+
+uint64_t features_of_machine(void)
+{
+	static uint64_t features;
+	uint64_t has = __atomic_load_n(&features, __ATOMIC_RELAXED);
+
+	/* Asked once, as CPUID takes long in a virtual machine. */
+	if (!has) {
+		has = features_ask();
+		__atomic_store_n(&features, has, __ATOMIC_RELAXED);
+	}
+	return has;
+}
 
 /* Is @leaf one of those that CPUID says there are? */
 static int has_leaf(struct cpu *cpu, uint32_t leaf)
@@ -31,7 +80,7 @@ uint64_t features_query(struct cpu *cpu)
 	cpu->ops->cpuid(cpu->ctx, 1, 0, out);
 	/* The client has described no processor: it is the one that there is. */
 	if (!(out[0] | out[1] | out[2] | out[3]))
-		return ~UINT64_C(0);
+		return features_of_machine();
 	for (unsigned int i = 0; i < FEATURE_COUNT; i++) {
 		const struct feature_place *place = &places[i];
 
@@ -40,7 +89,7 @@ uint64_t features_query(struct cpu *cpu)
 		cpu->ops->cpuid(cpu->ctx, place->leaf, place->subleaf, out);
 		shown |= (uint64_t)(out[place->which] >> place->bit & 1) << i;
 	}
-	return shown;
+	return shown & features_of_machine();
 }
 
 #define ANY 0x100u /* no feature is 0 by accident: sets that are not listed are unknown */
@@ -89,6 +138,11 @@ static const uint16_t feature_of_set[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
     SET(XSAVE, XSAVE),
     SET(XSAVEOPT, XSAVEOPT),
     SET(XSAVEC, XSAVEC),
+    SET(AVX, AVX),
+    SET(AVX2, AVX2),
+    SET(AVX2GATHER, AVX2),
+    SET(FMA, FMA),
+    SET(F16C, F16C),
     SET(RDRAND, RDRAND),
     SET(RDSEED, RDSEED),
     SET(RDWRFSGS, FSGSBASE),

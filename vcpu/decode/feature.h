@@ -14,7 +14,8 @@
 	X(SSE2, 1, 0, 3, 26) X(SSE3, 1, 0, 2, 0) X(PCLMULQDQ, 1, 0, 2, 1)             \
 	X(SSSE3, 1, 0, 2, 9) X(CX16, 1, 0, 2, 13) X(SSE41, 1, 0, 2, 19)               \
 	X(SSE42, 1, 0, 2, 20) X(MOVBE, 1, 0, 2, 22) X(POPCNT, 1, 0, 2, 23)            \
-	X(XSAVE, 1, 0, 2, 26) X(RDRAND, 1, 0, 2, 30)                                  \
+	X(FMA, 1, 0, 2, 12) X(XSAVE, 1, 0, 2, 26) X(AVX, 1, 0, 2, 28)                 \
+	X(F16C, 1, 0, 2, 29) X(RDRAND, 1, 0, 2, 30) X(AVX2, 7, 0, 1, 5)               \
 	X(FSGSBASE, 7, 0, 1, 0) X(BMI1, 7, 0, 1, 3) X(BMI2, 7, 0, 1, 8)               \
 	X(INVPCID, 7, 0, 1, 10) X(RDSEED, 7, 0, 1, 18) X(ADX, 7, 0, 1, 19)            \
 	X(SMAP, 7, 0, 1, 20) X(CLFLUSHOPT, 7, 0, 1, 23) X(CLWB, 7, 0, 1, 24)          \
@@ -40,6 +41,12 @@ _Static_assert(FEATURE_COUNT <= 64, "a bit of a word for each");
 
 /* The features that @cpu's CPUID shows, a bit each. Leaves guest mode. */
 uint64_t features_query(struct cpu *cpu);
+
+/*
+ * The features that are executed here, a bit each: all but those of YMM registers that the machine
+ * lacks. Any thread.
+ */
+uint64_t features_of_machine(void);
 
 /* What @decoded needs. */
 enum feature feature_needed(const struct decoded *decoded);

@@ -45,17 +45,19 @@ enum op_flags {
 	OP_OPSIZE_PREFIX = 1u << 5, /* a 66 prefix stands before it */
 	OP_NO_DEVICE = 1u << 6,	    /* KVM's emulator does not know it: no operand in a device */
 	OP_STORES = 1u << 7,	    /* its memory operand is written */
+	OP_ANY_ALIGNMENT = 1u << 8, /* of its memory operand, where others are checked, too */
 };
 
 /*
  * The generic part is filled for every instruction before it is bound to a handler, from its
  * explicit operands (at most one is memory). Registers are byte offsets into struct cpu: general
- * registers (AH .. BH are their odd byte), XMM (s.xmm[n]), MMX (s.st[n]), segment, control and
- * debug registers are their number instead.
+ * registers (AH .. BH are their odd byte), XMM and YMM (s.xmm[n]), MMX (s.st[n]); segment, control
+ * and debug registers are their number instead.
  */
 struct op {
 	op_fn run;
-	uint64_t imm;		 /* last immediate, sign-extended as the instruction says */
+	uint64_t imm;		 /* last immediate, sign-extended as the instruction says;
+				  * or the vector register of operand 3 (VBLENDVPS) */
 	int64_t disp;		 /* RIP-relative: the length is added in, base is RIP */
 	uint16_t dst, src, src2; /* register operands 0, 1, 2 */
 	uint16_t base, index;	 /* of the memory operand; cpu->zero when absent */
@@ -66,11 +68,11 @@ struct op {
 	uint8_t size;		 /* operand size in bytes: operand 0's, or operand_width / 8 */
 	uint8_t mem_size;	 /* bytes of the memory operand; 0 without (up to 64 exactly) */
 	uint8_t length;		 /* of the instruction */
-	uint8_t flags;		 /* enum op_flags */
 	uint8_t kind[3];	 /* enum operand_kind of operands 0, 1, 2 */
 	uint8_t imm2;		 /* second immediate (ENTER, EXTRQ) */
-	uint8_t spare;
+	uint8_t vector_bytes;	 /* 16 or 32 with a VEX prefix; 0 without */
 	uint16_t mnemonic; /* ZydisMnemonic */
+	uint16_t flags;	   /* enum op_flags */
 	uint64_t aux;	   /* the binder's own: condition, variant, table */
 };
 
@@ -109,6 +111,11 @@ extern const struct insn_desc exec_sse_table[];	    /* SSE .. SSE4.2: moves */
 extern const struct insn_desc exec_sse_int_table[];
 extern const struct insn_desc exec_sse_float_table[];
 extern const struct insn_desc exec_sse_shuffle_table[];
+extern const struct insn_desc exec_avx_move_table[];	/* VMOVAPS ..: KVM emulates these */
+extern const struct insn_desc exec_avx_table[];		/* other moves, broadcasts */
+extern const struct insn_desc exec_avx_permute_table[]; /* permutes, blends, variable shifts */
+extern const struct insn_desc exec_avx_float_table[];	/* FMA, F16C, comparisons */
+extern const struct insn_desc exec_avx_memory_table[];	/* masked moves, gathers */
 extern const struct insn_desc exec_mmx_table[];	   /* MMX registers */
 extern const struct insn_desc exec_x87_table[];	   /* x87 */
 extern const struct insn_desc exec_xsave_table[];  /* FXSAVE, XSAVE, MXCSR */

@@ -63,9 +63,9 @@ static enum step mmx_check(struct cpu *cpu)
 }
 
 /* SSE's part of an instruction on both kinds of register. */
-static enum step mixed_check(struct cpu *cpu)
+static enum step mixed_check(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	return unlikely(step) ? step : mmx_check(cpu);
 }
@@ -227,7 +227,7 @@ static op_fn bind_move(struct op *op, const struct decoded *decoded)
 
 static enum step exec_movdq2q(struct cpu *cpu, const struct op *op)
 {
-	enum step step = mixed_check(cpu);
+	enum step step = mixed_check(cpu, op);
 
 	if (!step)
 		mmx_set(cpu, op->dst, (uint64_t)(*sse_register(cpu, op->src))[0]);
@@ -236,7 +236,7 @@ static enum step exec_movdq2q(struct cpu *cpu, const struct op *op)
 
 static enum step exec_movq2dq(struct cpu *cpu, const struct op *op)
 {
-	enum step step = mixed_check(cpu);
+	enum step step = mixed_check(cpu, op);
 
 	if (step)
 		return step;
@@ -365,7 +365,7 @@ static enum step exec_from_mmx(struct cpu *cpu, const struct op *op)
 {
 	from_mmx_fn kernel = (from_mmx_fn)(uintptr_t)op->aux;
 	int uses_register = op->kind[1] == OPERAND_REG;
-	enum step step = uses_register ? mixed_check(cpu) : sse_check(cpu);
+	enum step step = uses_register ? mixed_check(cpu, op) : sse_check(cpu, op);
 	struct sse_float_scope scope;
 	uint64_t src;
 	vec result;
@@ -387,7 +387,7 @@ static enum step exec_from_mmx(struct cpu *cpu, const struct op *op)
 static enum step exec_to_mmx(struct cpu *cpu, const struct op *op)
 {
 	to_mmx_fn kernel = (to_mmx_fn)(uintptr_t)op->aux;
-	enum step step = mixed_check(cpu);
+	enum step step = mixed_check(cpu, op);
 	struct sse_float_scope scope;
 	uint64_t result;
 	vec src;

@@ -99,23 +99,27 @@ static inline enum step op_linear(struct cpu *cpu, const struct op *op, uint64_t
 }
 
 /*
- * The linear address of @size_bytes that are read @delta bytes into the memory operand: one of two
- * parts that the processor reads by themselves. An address may wrap between them.
+ * The linear address of @size_bytes that lie @delta bytes into the memory operand: one of the parts
+ * that the processor reads or writes by themselves. An address may wrap between them.
  */
-static inline enum step op_linear_part(struct cpu *cpu, const struct op *op, unsigned int delta,
+static inline enum step op_linear_part(struct cpu *cpu, const struct op *op, uint64_t delta,
 				       unsigned int size_bytes, uint64_t *linear)
 {
 	uint64_t at = op_effective(cpu, op) + delta;
 
 	if (op->address_bytes != 8)
 		at = op->address_bytes == 4 ? (uint32_t)at : (uint16_t)at;
-	if (op->flags & OP_SEGMENTED)
-		return segment_check(cpu, op->seg, at, size_bytes, linear);
+	if (op->flags & OP_SEGMENTED) {
+		enum step step =
+		    op->flags & OP_STORES ? segment_check_store(cpu, op->seg) : STEP_NEXT;
+
+		return step ? step : segment_check(cpu, op->seg, at, size_bytes, linear);
+	}
 	*linear = at + *(const uint64_t *)((const char *)cpu + op->seg_base);
 	return STEP_NEXT;
 }
 
-static inline enum step op_load_part(struct cpu *cpu, const struct op *op, unsigned int delta,
+static inline enum step op_load_part(struct cpu *cpu, const struct op *op, uint64_t delta,
 				     unsigned int size_bytes, uint64_t *value)
 {
 	uint64_t linear;

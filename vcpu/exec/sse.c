@@ -11,6 +11,14 @@ enum step sse_refuse(struct cpu *cpu)
 	return cpu_raise(cpu, VECTOR_NM);
 }
 
+enum step avx_refuse(struct cpu *cpu)
+{
+	if (!(cpu->s.cr0 & CR0_PE) || !(cpu->s.cr4 & CR4_OSXSAVE) ||
+	    (cpu->s.xcr0 & XSTATE_YMM) != XSTATE_YMM)
+		return cpu_raise(cpu, VECTOR_UD);
+	return cpu_raise(cpu, VECTOR_NM);
+}
+
 int sse_is_mmx(const struct decoded *decoded)
 {
 	for (unsigned int i = 0; i < decoded->insn.operand_count_visible; i++) {
@@ -32,7 +40,8 @@ static enum step operand_linear(struct cpu *cpu, const struct op *op, enum align
 
 	if (unlikely(step))
 		return step;
-	if (alignment == ALIGNMENT_VECTOR && op->mem_size == sizeof(vec) && (*linear & 15))
+	if (alignment == ALIGNMENT_VECTOR && op->mem_size == sizeof(vec) && (*linear & 15) &&
+	    !op->vector_bytes)
 		return cpu_raise_error(cpu, VECTOR_GP, 0);
 	return STEP_NEXT;
 }
@@ -114,7 +123,7 @@ op_fn sse_bind_imm(struct op *op, const struct decoded *decoded)
 
 static enum step exec_move_load(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	vec value;
 
 	if (unlikely(step))
@@ -122,13 +131,13 @@ static enum step exec_move_load(struct cpu *cpu, const struct op *op)
 	step =
 	    op->aux == ALIGNMENT_VECTOR ? sse_load(cpu, op, &value) : sse_load_any(cpu, op, &value);
 	if (likely(!step))
-		*sse_register(cpu, op->dst) = value;
+		sse_set(cpu, op, value);
 	return step;
 }
 
 static enum step exec_move_store(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (unlikely(step))
 		return step;
@@ -139,7 +148,7 @@ static enum step exec_move_store(struct cpu *cpu, const struct op *op)
 
 static enum step exec_move_register(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		*sse_register(cpu, op->dst) = *sse_register(cpu, op->src);
@@ -159,7 +168,7 @@ static op_fn bind_move(struct op *op, const struct decoded *decoded)
 
 static enum step exec_move_low32(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		memcpy(sse_register(cpu, op->dst), sse_register(cpu, op->src), 4);
@@ -168,7 +177,7 @@ static enum step exec_move_low32(struct cpu *cpu, const struct op *op)
 
 static enum step exec_move_low64(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		memcpy(sse_register(cpu, op->dst), sse_register(cpu, op->src), 8);
@@ -191,17 +200,17 @@ static op_fn bind_move_scalar(struct op *op, const struct decoded *decoded)
 
 static enum step exec_gpr_to_vector(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	uint64_t value = reg_get(cpu, op->src, op->aux);
 
 	if (likely(!step))
-		*sse_register(cpu, op->dst) = (vec){(long long)value, 0};
+		sse_set(cpu, op, (vec){(long long)value, 0});
 	return step;
 }
 
 static enum step exec_vector_to_gpr(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		reg_set(cpu, op->dst, op->aux, (uint64_t)(*sse_register(cpu, op->src))[0]);
@@ -210,10 +219,10 @@ static enum step exec_vector_to_gpr(struct cpu *cpu, const struct op *op)
 
 static enum step exec_movq_register(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
-		*sse_register(cpu, op->dst) = (vec){(*sse_register(cpu, op->src))[0], 0};
+		sse_set(cpu, op, (vec){(*sse_register(cpu, op->src))[0], 0});
 	return step;
 }
 
@@ -242,7 +251,7 @@ static op_fn bind_move_element(struct op *op, const struct decoded *decoded)
 
 static enum step exec_half_load(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	uint64_t value;
 
 	if (unlikely(step))
@@ -255,7 +264,7 @@ static enum step exec_half_load(struct cpu *cpu, const struct op *op)
 
 static enum step exec_half_store(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (unlikely(step))
 		return step;
@@ -269,7 +278,7 @@ static op_fn bind_half(struct op *op, const struct decoded *decoded)
 
 static enum step exec_movhlps(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		(*sse_register(cpu, op->dst))[0] = (*sse_register(cpu, op->src))[1];
@@ -278,7 +287,7 @@ static enum step exec_movhlps(struct cpu *cpu, const struct op *op)
 
 static enum step exec_movlhps(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		(*sse_register(cpu, op->dst))[1] = (*sse_register(cpu, op->src))[0];
@@ -300,7 +309,7 @@ static enum step exec_movnti(struct cpu *cpu, const struct op *op)
 static enum step exec_maskmovdqu(struct cpu *cpu, const struct op *op)
 {
 	const uint8_t *bytes = reg_vector(cpu, op->dst), *mask = reg_vector(cpu, op->src);
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	uint64_t linear;
 
 	if (unlikely(step))
@@ -352,26 +361,43 @@ static op_fn bind_maskmovdqu(struct op *op, const struct decoded *decoded)
 
 /* One bit an element: MOVMSKPS and its like. */
 
-#define MASK_HANDLER(name)                                                            \
-	static enum step exec_##name(struct cpu *cpu, const struct op *op)            \
-	{                                                                             \
-		enum step step = sse_check(cpu);                                      \
-		uint32_t mask;                                                        \
-                                                                                      \
-		if (unlikely(step))                                                   \
-			return step;                                                  \
-		asm(#name " %1, %0" : "=r"(mask) : "x"(*sse_register(cpu, op->src))); \
-		reg_set(cpu, op->dst, 4, mask);                                       \
-		return STEP_NEXT;                                                     \
+typedef uint32_t (*mask_fn)(vec src);
+
+#define MASK_KERNEL(name)                                      \
+	static uint32_t name##_kernel(vec src)                 \
+	{                                                      \
+		uint32_t mask;                                 \
+                                                               \
+		asm(#name " %1, %0" : "=r"(mask) : "x"(src));  \
+		return mask;                                   \
 	}
 
-MASK_HANDLER(movmskps)
-MASK_HANDLER(movmskpd)
-MASK_HANDLER(pmovmskb)
+MASK_KERNEL(movmskps)
+MASK_KERNEL(movmskpd)
+MASK_KERNEL(pmovmskb)
 
-static op_fn bind_pmovmskb(struct op *op, const struct decoded *decoded)
+/* op->imm: the elements of a lane. */
+static enum step exec_mask(struct cpu *cpu, const struct op *op)
 {
-	return sse_is_mmx(decoded) ? NULL : exec_pmovmskb;
+	mask_fn kernel = (mask_fn)(uintptr_t)op->aux;
+	enum step step = sse_check(cpu, op);
+	uint32_t mask;
+
+	if (unlikely(step))
+		return step;
+	mask = kernel(*sse_register(cpu, op->src));
+	if (op->vector_bytes == 32)
+		mask |= kernel(*avx_high(cpu, op->src)) << op->imm;
+	reg_set(cpu, op->dst, 4, mask);
+	return STEP_NEXT;
+}
+
+static op_fn bind_mask(struct op *op, const struct decoded *decoded)
+{
+	op->imm = op->aux == KERNEL_ADDRESS(pmovmskb_kernel)   ? 16
+		  : op->aux == KERNEL_ADDRESS(movmskps_kernel) ? 4
+							       : 2;
+	return sse_is_mmx(decoded) ? NULL : exec_mask;
 }
 
 #define MOVE(name, alignment)                                     \
@@ -395,19 +421,22 @@ const struct insn_desc exec_sse_table[] = {
     {ZYDIS_MNEMONIC_MOVSD, NULL, bind_move_scalar, ALIGNMENT_ANY},
     {ZYDIS_MNEMONIC_MOVD, NULL, bind_move_element, 4},
     {ZYDIS_MNEMONIC_MOVQ, NULL, bind_move_element, 8},
+    {ZYDIS_MNEMONIC_VMOVD, NULL, bind_move_element, 4},
+    {ZYDIS_MNEMONIC_VMOVQ, NULL, bind_move_element, 8},
     {ZYDIS_MNEMONIC_MOVLPS, NULL, bind_half, 0},
     {ZYDIS_MNEMONIC_MOVLPD, NULL, bind_half, 0},
     {ZYDIS_MNEMONIC_MOVHPS, NULL, bind_half, 1},
     {ZYDIS_MNEMONIC_MOVHPD, NULL, bind_half, 1},
     {ZYDIS_MNEMONIC_MOVHLPS, exec_movhlps, NULL, 0},
     {ZYDIS_MNEMONIC_MOVLHPS, exec_movlhps, NULL, 0},
-    {ZYDIS_MNEMONIC_MOVDDUP, NULL, sse_bind_binary, KERNEL_ADDRESS(movddup_kernel)},
-    {ZYDIS_MNEMONIC_MOVSHDUP, NULL, sse_bind_binary, KERNEL_ADDRESS(movshdup_kernel)},
-    {ZYDIS_MNEMONIC_MOVSLDUP, NULL, sse_bind_binary, KERNEL_ADDRESS(movsldup_kernel)},
+    ROWS_OF(MOVDDUP, sse_bind_binary, avx_bind_binary, movddup_kernel)
+    ROWS_OF(MOVSHDUP, sse_bind_binary, avx_bind_binary, movshdup_kernel)
+    ROWS_OF(MOVSLDUP, sse_bind_binary, avx_bind_binary, movsldup_kernel)
     {ZYDIS_MNEMONIC_MOVNTI, exec_movnti, NULL, 0},
     {ZYDIS_MNEMONIC_MASKMOVDQU, NULL, bind_maskmovdqu, 0},
-    {ZYDIS_MNEMONIC_MOVMSKPS, exec_movmskps, NULL, 0},
-    {ZYDIS_MNEMONIC_MOVMSKPD, exec_movmskpd, NULL, 0},
-    {ZYDIS_MNEMONIC_PMOVMSKB, NULL, bind_pmovmskb, 0},
+    {ZYDIS_MNEMONIC_VMASKMOVDQU, NULL, bind_maskmovdqu, 0},
+    ROWS_OF(MOVMSKPS, bind_mask, bind_mask, movmskps_kernel)
+    ROWS_OF(MOVMSKPD, bind_mask, bind_mask, movmskpd_kernel)
+    ROWS_OF(PMOVMSKB, bind_mask, bind_mask, pmovmskb_kernel)
     {0},
 };

@@ -51,23 +51,30 @@ enum step sse_float_leave(struct cpu *cpu, const struct sse_float_scope *scope)
 	X(rcpps, RCPPS) X(rcpss, RCPSS) X(rsqrtps, RSQRTPS) X(rsqrtss, RSQRTSS)     \
 	X(haddps, HADDPS) X(haddpd, HADDPD) X(hsubps, HSUBPS) X(hsubpd, HSUBPD)     \
 	X(addsubps, ADDSUBPS) X(addsubpd, ADDSUBPD) X(cvtdq2ps, CVTDQ2PS)           \
-	X(cvtdq2pd, CVTDQ2PD) X(cvtps2dq, CVTPS2DQ) X(cvttps2dq, CVTTPS2DQ)         \
-	X(cvtpd2dq, CVTPD2DQ) X(cvttpd2dq, CVTTPD2DQ) X(cvtps2pd, CVTPS2PD)         \
-	X(cvtpd2ps, CVTPD2PS) X(cvtss2sd, CVTSS2SD) X(cvtsd2ss, CVTSD2SS)
+	X(cvtps2dq, CVTPS2DQ) X(cvttps2dq, CVTTPS2DQ) X(cvtss2sd, CVTSS2SD)         \
+	X(cvtsd2ss, CVTSD2SS)
+/* The result's elements have twice or half the width. */
+#define WIDEN_INSTRUCTIONS(X) X(cvtdq2pd, CVTDQ2PD) X(cvtps2pd, CVTPS2PD)
+#define NARROW_INSTRUCTIONS(X)                                                      \
+	X(cvtpd2dq, CVTPD2DQ) X(cvttpd2dq, CVTTPD2DQ) X(cvtpd2ps, CVTPD2PS)
 /* clang-format on */
 
 /* clang-format off */
 #define IMM_INSTRUCTIONS(X)                                                         \
 	X(roundps, ROUNDPS) X(roundpd, ROUNDPD) X(roundss, ROUNDSS)                 \
-	X(roundsd, ROUNDSD) X(dpps, DPPS) X(dppd, DPPD) X(cmpps, CMPPS)             \
-	X(cmppd, CMPPD) X(cmpss, CMPSS)
+	X(roundsd, ROUNDSD) X(dpps, DPPS) X(dppd, DPPD)
+/* With a VEX prefix these know more predicates: see avx_float.c. */
+#define COMPARE_INSTRUCTIONS(X) X(cmpps, CMPPS) X(cmppd, CMPPD) X(cmpss, CMPSS)
 /* clang-format on */
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
 BINARY_INSTRUCTIONS(KERNEL_OF)
+WIDEN_INSTRUCTIONS(KERNEL_OF)
+NARROW_INSTRUCTIONS(KERNEL_OF)
 #undef KERNEL_OF
 #define KERNELS_OF(name, mnemonic) VEC_KERNELS_IMM(name, "%xmm1, %xmm0")
 IMM_INSTRUCTIONS(KERNELS_OF)
+COMPARE_INSTRUCTIONS(KERNELS_OF)
 VEC_KERNELS_IMM(cmpsd, "%xmm1, %xmm0")
 #undef KERNELS_OF
 
@@ -199,7 +206,7 @@ CONVERSION(cvttsd2si)
 static enum step exec_from_gpr(struct cpu *cpu, const struct op *op)
 {
 	from_gpr_fn kernel = (from_gpr_fn)(uintptr_t)op->aux;
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	struct sse_float_scope scope;
 	uint64_t src;
 	vec result;
@@ -214,6 +221,27 @@ static enum step exec_from_gpr(struct cpu *cpu, const struct op *op)
 	step = sse_float_leave(cpu, &scope);
 	if (likely(!step))
 		*sse_register(cpu, op->dst) = result;
+	return step;
+}
+
+/* The form of three operands. */
+static enum step exec_vex_from_gpr(struct cpu *cpu, const struct op *op)
+{
+	from_gpr_fn kernel = (from_gpr_fn)(uintptr_t)op->aux;
+	enum step step = sse_check(cpu, op);
+	struct sse_float_scope scope;
+	uint64_t src;
+	vec result;
+
+	if (likely(!step))
+		step = op_read(cpu, op, 2, op->size, &src);
+	if (unlikely(step))
+		return step;
+	sse_float_enter(cpu, &scope);
+	result = kernel(*sse_register(cpu, op->src), src);
+	step = sse_float_leave(cpu, &scope);
+	if (likely(!step))
+		sse_set(cpu, op, result);
 	return step;
 }
 
@@ -249,32 +277,50 @@ static op_fn bind_from_gpr(struct op *op, const struct decoded *decoded)
 	return exec_from_gpr;
 }
 
+static op_fn bind_vex_from_gpr(struct op *op, const struct decoded *decoded)
+{
+	conversion_choose(op, decoded->operand[2].size);
+	return exec_vex_from_gpr;
+}
+
 static op_fn bind_to_gpr(struct op *op, const struct decoded *decoded)
 {
 	conversion_choose(op, decoded->operand[0].size);
 	return exec_to_gpr;
 }
 
-#define ROW_OF(name, mnemonic) \
-	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind_binary, KERNEL_ADDRESS(name##_kernel)},
-#define IMM_ROW_OF(name, mnemonic) \
+static op_fn bind_compare(struct op *op, const struct decoded *decoded)
+{
+	return exec_compare;
+}
+
+#define ROW_OF(name, mnemonic) ROWS_OF(mnemonic, bind_binary, avx_bind_float, name##_kernel)
+#define WIDEN_ROW_OF(name, mnemonic) \
+	ROWS_OF(mnemonic, bind_binary, avx_bind_float_widen, name##_kernel)
+#define NARROW_ROW_OF(name, mnemonic) \
+	ROWS_OF(mnemonic, bind_binary, avx_bind_float_narrow, name##_kernel)
+#define IMM_ROW_OF(name, mnemonic) ROWS_OF(mnemonic, bind_imm, avx_bind_float_imm, name##_kernels)
+#define COMPARE_ROW_OF(name, mnemonic) \
 	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind_imm, KERNEL_ADDRESS(name##_kernels)},
 
 const struct insn_desc exec_sse_float_table[] = {
     /* clang-format off */
     BINARY_INSTRUCTIONS(ROW_OF)
+    WIDEN_INSTRUCTIONS(WIDEN_ROW_OF)
+    NARROW_INSTRUCTIONS(NARROW_ROW_OF)
     IMM_INSTRUCTIONS(IMM_ROW_OF)
+    COMPARE_INSTRUCTIONS(COMPARE_ROW_OF)
     /* clang-format on */
     {ZYDIS_MNEMONIC_CMPSD, NULL, bind_cmpsd, KERNEL_ADDRESS(cmpsd_kernels)},
-    {ZYDIS_MNEMONIC_COMISS, exec_compare, NULL, KERNEL_ADDRESS(comiss_kernel)},
-    {ZYDIS_MNEMONIC_COMISD, exec_compare, NULL, KERNEL_ADDRESS(comisd_kernel)},
-    {ZYDIS_MNEMONIC_UCOMISS, exec_compare, NULL, KERNEL_ADDRESS(ucomiss_kernel)},
-    {ZYDIS_MNEMONIC_UCOMISD, exec_compare, NULL, KERNEL_ADDRESS(ucomisd_kernel)},
-    {ZYDIS_MNEMONIC_CVTSI2SS, NULL, bind_from_gpr, KERNEL_ADDRESS(&cvtsi2ss_conversion)},
-    {ZYDIS_MNEMONIC_CVTSI2SD, NULL, bind_from_gpr, KERNEL_ADDRESS(&cvtsi2sd_conversion)},
-    {ZYDIS_MNEMONIC_CVTSS2SI, NULL, bind_to_gpr, KERNEL_ADDRESS(&cvtss2si_conversion)},
-    {ZYDIS_MNEMONIC_CVTTSS2SI, NULL, bind_to_gpr, KERNEL_ADDRESS(&cvttss2si_conversion)},
-    {ZYDIS_MNEMONIC_CVTSD2SI, NULL, bind_to_gpr, KERNEL_ADDRESS(&cvtsd2si_conversion)},
-    {ZYDIS_MNEMONIC_CVTTSD2SI, NULL, bind_to_gpr, KERNEL_ADDRESS(&cvttsd2si_conversion)},
+    ROWS_OF(COMISS, bind_compare, bind_compare, comiss_kernel)
+    ROWS_OF(COMISD, bind_compare, bind_compare, comisd_kernel)
+    ROWS_OF(UCOMISS, bind_compare, bind_compare, ucomiss_kernel)
+    ROWS_OF(UCOMISD, bind_compare, bind_compare, ucomisd_kernel)
+    ROWS_OF(CVTSI2SS, bind_from_gpr, bind_vex_from_gpr, &cvtsi2ss_conversion)
+    ROWS_OF(CVTSI2SD, bind_from_gpr, bind_vex_from_gpr, &cvtsi2sd_conversion)
+    ROWS_OF(CVTSS2SI, bind_to_gpr, bind_to_gpr, &cvtss2si_conversion)
+    ROWS_OF(CVTTSS2SI, bind_to_gpr, bind_to_gpr, &cvttss2si_conversion)
+    ROWS_OF(CVTSD2SI, bind_to_gpr, bind_to_gpr, &cvtsd2si_conversion)
+    ROWS_OF(CVTTSD2SI, bind_to_gpr, bind_to_gpr, &cvttsd2si_conversion)
     {0},
 };

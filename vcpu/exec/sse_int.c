@@ -50,7 +50,7 @@ static enum step exec_shift_imm(struct cpu *cpu, const struct op *op)
 {
 	vec_fn kernel = (vec_fn)(uintptr_t)op->aux;
 	vec *dst = sse_register(cpu, op->dst);
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	if (likely(!step))
 		*dst = kernel(*dst, (vec){(long long)(op->imm & 0xff), 0});
@@ -62,6 +62,36 @@ static op_fn bind_shift(struct op *op, const struct decoded *decoded)
 	if (op->kind[1] != OPERAND_IMM || sse_is_mmx(decoded))
 		return sse_bind_binary(op, decoded);
 	return exec_shift_imm;
+}
+
+/* Both lanes by one count. */
+static enum step exec_vex_shift(struct cpu *cpu, const struct op *op)
+{
+	vec_fn kernel = (vec_fn)(uintptr_t)op->aux;
+	enum step step = sse_check(cpu, op);
+	vec count = {(long long)(op->imm & 0xff), 0};
+
+	if (likely(!step) && op->kind[2] != OPERAND_IMM)
+		step = sse_operand(cpu, op, 2, &count);
+	if (unlikely(step))
+		return step;
+	if (op->vector_bytes == 32)
+		*avx_high(cpu, op->dst) = kernel(*avx_high(cpu, op->src), count);
+	else
+		*avx_high(cpu, op->dst) = (vec){0, 0};
+	*sse_register(cpu, op->dst) = kernel(*sse_register(cpu, op->src), count);
+	return STEP_NEXT;
+}
+
+static op_fn bind_vex_shift(struct op *op, const struct decoded *decoded)
+{
+	return exec_vex_shift;
+}
+
+static op_fn bind_vex_shift_bytes(struct op *op, const struct decoded *decoded)
+{
+	op->aux += (op->imm & 0xff) * 8;
+	return exec_vex_shift;
 }
 
 static op_fn bind_shift_bytes(struct op *op, const struct decoded *decoded)
@@ -83,20 +113,18 @@ static enum step exec_ptest(struct cpu *cpu, const struct op *op)
 	return STEP_NEXT;
 }
 
-#define ROW_OF(name, mnemonic) \
-	{ZYDIS_MNEMONIC_##mnemonic, NULL, sse_bind_binary, KERNEL_ADDRESS(name##_kernel)},
-#define SHIFT_ROW_OF(name, mnemonic) \
-	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind_shift, KERNEL_ADDRESS(name##_kernel)},
+#define ROW_OF(name, mnemonic) ROWS_OF(mnemonic, sse_bind_binary, avx_bind_binary, name##_kernel)
+#define SHIFT_ROW_OF(name, mnemonic) ROWS_OF(mnemonic, bind_shift, bind_vex_shift, name##_kernel)
 
 const struct insn_desc exec_sse_int_table[] = {
     /* clang-format off */
     BINARY_INSTRUCTIONS(ROW_OF)
     SHIFT_INSTRUCTIONS(SHIFT_ROW_OF)
     /* clang-format on */
-    {ZYDIS_MNEMONIC_PSLLDQ, NULL, bind_shift_bytes, KERNEL_ADDRESS(pslldq_kernels)},
-    {ZYDIS_MNEMONIC_PSRLDQ, NULL, bind_shift_bytes, KERNEL_ADDRESS(psrldq_kernels)},
-    {ZYDIS_MNEMONIC_MPSADBW, NULL, sse_bind_imm, KERNEL_ADDRESS(mpsadbw_kernels)},
-    {ZYDIS_MNEMONIC_PCLMULQDQ, NULL, sse_bind_imm, KERNEL_ADDRESS(pclmulqdq_kernels)},
+    ROWS_OF(PSLLDQ, bind_shift_bytes, bind_vex_shift_bytes, pslldq_kernels)
+    ROWS_OF(PSRLDQ, bind_shift_bytes, bind_vex_shift_bytes, psrldq_kernels)
+    ROWS_OF(MPSADBW, sse_bind_imm, avx_bind_imm, mpsadbw_kernels)
+    ROWS_OF(PCLMULQDQ, sse_bind_imm, avx_bind_imm, pclmulqdq_kernels)
     {ZYDIS_MNEMONIC_PTEST, exec_ptest, NULL, 0},
     {0},
 };

@@ -1,4 +1,5 @@
 /* SSE: pack, unpack, shuffle, blend, insert, extract, extend, and the string comparisons. */
+#include "vcpu/exec/avx.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/exec/sse.h"
@@ -10,8 +11,12 @@
 	X(punpckldq, PUNPCKLDQ) X(punpcklqdq, PUNPCKLQDQ) X(punpckhbw, PUNPCKHBW)   \
 	X(punpckhwd, PUNPCKHWD) X(punpckhdq, PUNPCKHDQ) X(punpckhqdq, PUNPCKHQDQ)   \
 	X(unpcklps, UNPCKLPS) X(unpckhps, UNPCKHPS) X(unpcklpd, UNPCKLPD)           \
-	X(unpckhpd, UNPCKHPD) X(pshufb, PSHUFB) X(pmovsxbw, PMOVSXBW)               \
-	X(pmovsxbd, PMOVSXBD) X(pmovsxbq, PMOVSXBQ) X(pmovsxwd, PMOVSXWD)           \
+	X(unpckhpd, UNPCKHPD) X(pshufb, PSHUFB)
+
+/* Each element of the result is wider than that of the source. */
+#define EXTEND_INSTRUCTIONS(X)                                                      \
+	X(pmovsxbw, PMOVSXBW) X(pmovsxbd, PMOVSXBD) X(pmovsxbq, PMOVSXBQ)           \
+	X(pmovsxwd, PMOVSXWD)                                                       \
 	X(pmovsxwq, PMOVSXWQ) X(pmovsxdq, PMOVSXDQ) X(pmovzxbw, PMOVZXBW)           \
 	X(pmovzxbd, PMOVZXBD) X(pmovzxbq, PMOVZXBQ) X(pmovzxwd, PMOVZXWD)           \
 	X(pmovzxwq, PMOVZXWQ) X(pmovzxdq, PMOVZXDQ)
@@ -26,6 +31,7 @@
 
 #define KERNEL_OF(name, mnemonic) VEC_KERNEL(name)
 BINARY_INSTRUCTIONS(KERNEL_OF)
+EXTEND_INSTRUCTIONS(KERNEL_OF)
 #undef KERNEL_OF
 #define KERNELS_OF(name, mnemonic) VEC_KERNELS_IMM(name, "%xmm1, %xmm0")
 IMM_INSTRUCTIONS(KERNELS_OF)
@@ -38,6 +44,13 @@ static op_fn bind_insertps(struct op *op, const struct decoded *decoded)
 	if (op->kind[1] == OPERAND_MEM)
 		op->imm &= 0x3f;
 	return sse_bind_imm(op, decoded);
+}
+
+static op_fn bind_vinsertps(struct op *op, const struct decoded *decoded)
+{
+	if (op->kind[2] == OPERAND_MEM)
+		op->imm &= 0x3f;
+	return avx_bind_imm(op, decoded);
 }
 
 /* Blends whose mask is XMM0. */
@@ -67,6 +80,27 @@ static enum step exec_blend(struct cpu *cpu, const struct op *op)
 	return step;
 }
 
+/* The mask is operand 3, whose register is op->imm. */
+static enum step exec_vex_blend(struct cpu *cpu, const struct op *op)
+{
+	blend_fn kernel = (blend_fn)(uintptr_t)op->aux;
+	union avx_value dst, src, mask;
+	enum step step = avx_sources(cpu, op, &dst, &src);
+
+	if (unlikely(step))
+		return step;
+	avx_get(cpu, (unsigned int)op->imm, &mask);
+	for (unsigned int i = 0; i < 2; i++)
+		dst.lane[i] = kernel(dst.lane[i], src.lane[i], mask.lane[i]);
+	avx_set(cpu, op, &dst);
+	return STEP_NEXT;
+}
+
+static op_fn bind_vex_blend(struct op *op, const struct decoded *decoded)
+{
+	return exec_vex_blend;
+}
+
 /* Insert and extract: op->aux is the size of an element in bytes. */
 
 static unsigned int element_offset(const struct op *op)
@@ -76,7 +110,7 @@ static unsigned int element_offset(const struct op *op)
 
 static enum step exec_insert(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	uint64_t value;
 
 	if (unlikely(step))
@@ -87,9 +121,26 @@ static enum step exec_insert(struct cpu *cpu, const struct op *op)
 	return step;
 }
 
+/* The form of three operands. */
+static enum step exec_vex_insert(struct cpu *cpu, const struct op *op)
+{
+	enum step step = sse_check(cpu, op);
+	uint64_t value;
+	vec whole;
+
+	if (likely(!step))
+		step = op_read(cpu, op, 2, op->aux, &value);
+	if (unlikely(step))
+		return step;
+	whole = *sse_register(cpu, op->src);
+	memcpy((char *)&whole + element_offset(op), &value, op->aux);
+	sse_set(cpu, op, whole);
+	return STEP_NEXT;
+}
+
 static enum step exec_extract(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	uint64_t value = 0;
 
 	if (unlikely(step))
@@ -105,6 +156,11 @@ static enum step exec_extract(struct cpu *cpu, const struct op *op)
 static op_fn bind_insert(struct op *op, const struct decoded *decoded)
 {
 	return sse_is_mmx(decoded) ? NULL : exec_insert;
+}
+
+static op_fn bind_vex_insert(struct op *op, const struct decoded *decoded)
+{
+	return exec_vex_insert;
 }
 
 static op_fn bind_extract(struct op *op, const struct decoded *decoded)
@@ -167,7 +223,7 @@ static enum step string_run(struct cpu *cpu, const struct op *op, vec *mask,
 			    struct string_result *result)
 {
 	string_fn kernel = (string_fn)(uintptr_t)op->aux;
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	vec src = {0, 0};
 
 	if (unlikely(step))
@@ -201,16 +257,20 @@ static enum step exec_string_mask(struct cpu *cpu, const struct op *op)
 	vec mask;
 	enum step step = string_run(cpu, op, &mask, &result);
 
-	if (likely(!step))
-		*(vec *)cpu->s.xmm[0] = mask;
-	return step;
+	if (unlikely(step))
+		return step;
+	*(vec *)cpu->s.xmm[0] = mask;
+	if (op->vector_bytes)
+		memset(cpu->s.ymm_high[0], 0, sizeof(cpu->s.ymm_high[0]));
+	return STEP_NEXT;
 }
 
 static void string_prepare(struct op *op, const struct decoded *decoded)
 {
 	op->aux += (op->imm & 0xff) * 32;
-	op->size =
-	    (decoded->insn.attributes & ZYDIS_ATTRIB_HAS_REX) && (decoded->insn.raw.rex.W) ? 8 : 4;
+	op->size = (decoded->insn.attributes & ZYDIS_ATTRIB_HAS_REX) && decoded->insn.raw.rex.W ? 8
+		   : op->vector_bytes && decoded->insn.raw.vex.W && decoded->code_bytes == 8    ? 8
+												: 4;
 }
 
 static op_fn bind_string_index(struct op *op, const struct decoded *decoded)
@@ -225,32 +285,45 @@ static op_fn bind_string_mask(struct op *op, const struct decoded *decoded)
 	return exec_string_mask;
 }
 
-#define ROW_OF(name, mnemonic) \
-	{ZYDIS_MNEMONIC_##mnemonic, NULL, sse_bind_binary, KERNEL_ADDRESS(name##_kernel)},
-#define IMM_ROW_OF(name, mnemonic) \
-	{ZYDIS_MNEMONIC_##mnemonic, NULL, sse_bind_imm, KERNEL_ADDRESS(name##_kernels)},
+#define ROW_OF(name, mnemonic) ROWS_OF(mnemonic, sse_bind_binary, avx_bind_binary, name##_kernel)
+#define EXTEND_ROW_OF(name, mnemonic) \
+	ROWS_OF(mnemonic, sse_bind_binary, avx_bind_widen, name##_kernel)
+#define IMM_ROW_OF(name, mnemonic) ROWS_OF(mnemonic, sse_bind_imm, avx_bind_imm, name##_kernels)
 
 const struct insn_desc exec_sse_shuffle_table[] = {
     /* clang-format off */
     BINARY_INSTRUCTIONS(ROW_OF)
+    EXTEND_INSTRUCTIONS(EXTEND_ROW_OF)
     IMM_INSTRUCTIONS(IMM_ROW_OF)
     /* clang-format on */
-    {ZYDIS_MNEMONIC_INSERTPS, NULL, bind_insertps, KERNEL_ADDRESS(insertps_kernels)},
+    ROWS_OF(INSERTPS, bind_insertps, bind_vinsertps, insertps_kernels)
     {ZYDIS_MNEMONIC_PBLENDVB, exec_blend, NULL, KERNEL_ADDRESS(pblendvb_kernel)},
     {ZYDIS_MNEMONIC_BLENDVPS, exec_blend, NULL, KERNEL_ADDRESS(blendvps_kernel)},
     {ZYDIS_MNEMONIC_BLENDVPD, exec_blend, NULL, KERNEL_ADDRESS(blendvpd_kernel)},
+    {ZYDIS_MNEMONIC_VPBLENDVB, NULL, bind_vex_blend, KERNEL_ADDRESS(pblendvb_kernel)},
+    {ZYDIS_MNEMONIC_VBLENDVPS, NULL, bind_vex_blend, KERNEL_ADDRESS(blendvps_kernel)},
+    {ZYDIS_MNEMONIC_VBLENDVPD, NULL, bind_vex_blend, KERNEL_ADDRESS(blendvpd_kernel)},
     {ZYDIS_MNEMONIC_PINSRB, NULL, bind_insert, 1},
     {ZYDIS_MNEMONIC_PINSRW, NULL, bind_insert, 2},
     {ZYDIS_MNEMONIC_PINSRD, NULL, bind_insert, 4},
     {ZYDIS_MNEMONIC_PINSRQ, NULL, bind_insert, 8},
+    {ZYDIS_MNEMONIC_VPINSRB, NULL, bind_vex_insert, 1},
+    {ZYDIS_MNEMONIC_VPINSRW, NULL, bind_vex_insert, 2},
+    {ZYDIS_MNEMONIC_VPINSRD, NULL, bind_vex_insert, 4},
+    {ZYDIS_MNEMONIC_VPINSRQ, NULL, bind_vex_insert, 8},
     {ZYDIS_MNEMONIC_PEXTRB, NULL, bind_extract, 1},
     {ZYDIS_MNEMONIC_PEXTRW, NULL, bind_extract, 2},
     {ZYDIS_MNEMONIC_PEXTRD, NULL, bind_extract, 4},
     {ZYDIS_MNEMONIC_PEXTRQ, NULL, bind_extract, 8},
+    {ZYDIS_MNEMONIC_VPEXTRB, NULL, bind_extract, 1},
+    {ZYDIS_MNEMONIC_VPEXTRW, NULL, bind_extract, 2},
+    {ZYDIS_MNEMONIC_VPEXTRD, NULL, bind_extract, 4},
+    {ZYDIS_MNEMONIC_VPEXTRQ, NULL, bind_extract, 8},
     {ZYDIS_MNEMONIC_EXTRACTPS, NULL, bind_extract, 4},
-    {ZYDIS_MNEMONIC_PCMPESTRI, NULL, bind_string_index, KERNEL_ADDRESS(pcmpestri_kernels)},
-    {ZYDIS_MNEMONIC_PCMPISTRI, NULL, bind_string_index, KERNEL_ADDRESS(pcmpistri_kernels)},
-    {ZYDIS_MNEMONIC_PCMPESTRM, NULL, bind_string_mask, KERNEL_ADDRESS(pcmpestrm_kernels)},
-    {ZYDIS_MNEMONIC_PCMPISTRM, NULL, bind_string_mask, KERNEL_ADDRESS(pcmpistrm_kernels)},
+    {ZYDIS_MNEMONIC_VEXTRACTPS, NULL, bind_extract, 4},
+    ROWS_OF(PCMPESTRI, bind_string_index, bind_string_index, pcmpestri_kernels)
+    ROWS_OF(PCMPISTRI, bind_string_index, bind_string_index, pcmpistri_kernels)
+    ROWS_OF(PCMPESTRM, bind_string_mask, bind_string_mask, pcmpestrm_kernels)
+    ROWS_OF(PCMPISTRM, bind_string_mask, bind_string_mask, pcmpistrm_kernels)
     {0},
 };

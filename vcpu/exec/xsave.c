@@ -304,7 +304,7 @@ static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 
 static enum step exec_ldmxcsr(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 	uint64_t value;
 
 	if (unlikely(step))
@@ -320,7 +320,7 @@ static enum step exec_ldmxcsr(struct cpu *cpu, const struct op *op)
 
 static enum step exec_stmxcsr(struct cpu *cpu, const struct op *op)
 {
-	enum step step = sse_check(cpu);
+	enum step step = sse_check(cpu, op);
 
 	return unlikely(step) ? step : op_store(cpu, op, 4, cpu->s.mxcsr);
 }
@@ -340,5 +340,7 @@ const struct insn_desc exec_xsave_table[] = {
     {ZYDIS_MNEMONIC_XRSTOR64, exec_xrstor, NULL, XSAVE_POINTER64},
     {ZYDIS_MNEMONIC_LDMXCSR, exec_ldmxcsr, NULL, 0},
     {ZYDIS_MNEMONIC_STMXCSR, exec_stmxcsr, NULL, 0},
+    {ZYDIS_MNEMONIC_VLDMXCSR, exec_ldmxcsr, NULL, 0},
+    {ZYDIS_MNEMONIC_VSTMXCSR, exec_stmxcsr, NULL, 0},
     {0},
 };

@@ -185,6 +185,8 @@ static unsigned int natural_alignment(unsigned int size_bytes)
 
 enum step mem_raise_misaligned(struct cpu *cpu, uint64_t linear)
 {
+	if (cpu->op && (cpu->op->flags & OP_ANY_ALIGNMENT))
+		return STEP_NEXT;
 	if (mmu_is_canonical(cpu, linear))
 		return cpu_raise_error(cpu, VECTOR_AC, 0);
 	return mmu_raise_non_canonical(cpu);

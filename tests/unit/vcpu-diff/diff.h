@@ -18,6 +18,7 @@
 #define DATA_BASE (ARENA_BASE + 0x10000)
 #define DATA_SIZE UINT64_C(0x2000)
 /* The page past it is mapped on neither side. */
+#define DATA_END (DATA_BASE + DATA_SIZE)
 #define SYSTEM_BASE (ARENA_BASE + 0x20000)
 
 /* Where operands live: away from the ends, for bit offsets and strings reach around them. */
@@ -40,6 +41,7 @@ enum form_flags {
 	FORM_IMAGE = 1u << 11,		 /* the memory operand is an FXSAVE or XSAVE image */
 	FORM_DIVIDE = 1u << 12,		 /* keep most quotients in range */
 	FORM_MASKED = 1u << 13, /* several roundings: which exception comes first is not kept */
+	FORM_EDGE = 1u << 14,	/* now and then the memory operand ends in a page that is absent */
 };
 
 /* A row of the table: mnemonics x operand patterns; see forms.c for the letters. */
@@ -70,13 +72,18 @@ enum feature {
 	FEATURE_XSAVE, /* and the system has turned it on */
 	FEATURE_XSAVEOPT,
 	FEATURE_XSAVEC,
+	FEATURE_AVX, /* and the system has turned it on; those below, too */
+	FEATURE_AVX2,
+	FEATURE_FMA,
+	FEATURE_F16C,
+	FEATURE_AVX_PCLMUL,
 };
 
 struct form {
 	const struct family *family;
 	ZydisMnemonic mnemonic;
 	char pattern[24];
-	uint32_t size_bytes; /* of operands with letter 'v' */
+	uint32_t size_bytes; /* of operands with letter 'v' or 'l' */
 	uint64_t runs, unencodable, faults, mismatches;
 };
 
@@ -84,12 +91,15 @@ struct form {
 struct form *forms_expand(size_t *count);
 
 bool feature_present(enum feature feature);
+/* Has the machine YMM registers, which its system saves? */
+bool has_ymm(void);
 
 /* What both sides load and store. */
 struct machine_state {
 	uint64_t gpr[16];
 	uint64_t rflags;
 	_Alignas(64) uint8_t fx[512]; /* FXSAVE64 image: x87, MXCSR and XMM */
+	uint8_t ymm_high[16][16];     /* where the machine has YMM registers, else ignored */
 	/* Set by the side that ran: 0, or 1 + vector of the exception. */
 	uint32_t fault;
 };

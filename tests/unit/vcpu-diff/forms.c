@@ -13,9 +13,10 @@
  *   I signed immediate, J unsigned immediate, 1 the constant 1,
  *   W xmm register or memory, V and U xmm register, F any ST(i), f ST(0)
  *   Q mm register or memory, P and N mm register
- *   b w d q x t for 1, 2, 4, 8, 16, 10 bytes; e s f g h i for images of 28, 108, 512, 576, 14,
- *   94 bytes;
- *   v for each of 2, 4, 8; y for each of 4, 8; z for v but at most 4
+ *   X and Y a list of 32-bit or 64-bit indices in a register of the size that follows
+ *   b w d q x o t for 1, 2, 4, 8, 16, 32, 10 bytes; e s f g h i for images of 28, 108, 512, 832,
+ *   14, 94 bytes;
+ *   v for each of 2, 4, 8; y for each of 4, 8; z for v but at most 4; l for each of 16, 32
  * A pattern of '-' has no operands.
  */
 #define CF 0x001u
@@ -29,6 +30,21 @@
 #define CONDITIONS(x)                                                                         \
 	x "o " x "no " x "b " x "nb " x "z " x "nz " x "be " x "nbe " x "s " x "ns " x "p " x \
 	  "np " x "l " x "nl " x "le " x "nle"
+
+#define VEX_INTEGER                                                                             \
+	"vpaddb vpaddw vpaddd vpaddq vpaddsb vpaddsw vpaddusb vpaddusw vpsubb vpsubw vpsubd "    \
+	"vpsubq vpsubsb vpsubsw vpsubusb vpsubusw vpmullw vpmulhw vpmulhuw vpmuludq vpmaddwd "   \
+	"vpavgb vpavgw vpsadbw vpminub vpmaxub vpminsw vpmaxsw vpand vpandn vpor vpxor "         \
+	"vpcmpeqb vpcmpeqw vpcmpeqd vpcmpgtb vpcmpgtw vpcmpgtd vpacksswb vpackssdw vpackuswb "   \
+	"vpackusdw vpunpcklbw vpunpcklwd vpunpckldq vpunpcklqdq vpunpckhbw vpunpckhwd "          \
+	"vpunpckhdq vpunpckhqdq vphaddw vphaddd vphaddsw vphsubw vphsubd vphsubsw vpmaddubsw "   \
+	"vpmulhrsw vpsignb vpsignw vpsignd vpshufb vpmuldq vpmulld vpcmpeqq vpcmpgtq vpminsb "   \
+	"vpminuw vpminud vpminsd vpmaxsb vpmaxuw vpmaxud vpmaxsd"
+#define VEX_SHIFTS "vpsllw vpslld vpsllq vpsrlw vpsrld vpsrlq vpsraw vpsrad"
+#define FMA_ORDERS(op, type) "v" op "132" type " v" op "213" type " v" op "231" type " "
+#define FMA_OPS(type)                                                                  \
+	FMA_ORDERS("fmadd", type)                                                      \
+	FMA_ORDERS("fmsub", type) FMA_ORDERS("fnmadd", type) FMA_ORDERS("fnmsub", type)
 
 static const struct family families[] = {
     /* Integer. */
@@ -209,6 +225,127 @@ static const struct family families[] = {
     {"cvtps2pi cvttps2pi", "Pq,Wq", 0, FORM_X87, 0},
     {"cvtpd2pi cvttpd2pi", "Pq,Wx", 0, FORM_X87, 0},
     {"fxsave fxsave64 fxrstor fxrstor64", "Mf", 0, FORM_X87 | FORM_IMAGE, 0},
+    /* AVX and AVX2: moves. */
+    {"vmovaps vmovapd vmovdqa vmovups vmovupd vmovdqu", "Vl,Wl|Wl,Vl", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovntps vmovntpd vmovntdq", "Ml,Vl", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovntdqa", "Vx,Mx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovntdqa", "Vo,Mo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vlddqu", "Vl,Ml", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovss", "Vx,Md|Md,Vx|Vx,Vx,Ux", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovsd", "Vx,Mq|Mq,Vx|Vx,Vx,Ux", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovd", "Vx,Ed|Ed,Vx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovq", "Vx,Eq|Eq,Vx|Vx,Wq|Wq,Vx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovlps vmovhps vmovlpd vmovhpd", "Vx,Vx,Mq|Mq,Vx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovhlps vmovlhps", "Vx,Vx,Ux", 0, 0, FEATURE_AVX},
+    {"vmovddup", "Vx,Wq|Vo,Wo", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmovshdup vmovsldup", "Vl,Wl", 0, FORM_EDGE, FEATURE_AVX},
+    {"vmaskmovdqu", "Vx,Ux", 0, FORM_STRING, FEATURE_AVX},
+    {"vmovmskps vmovmskpd", "Gd,Ul", 0, 0, FEATURE_AVX},
+    {"vpmovmskb", "Gd,Ux", 0, 0, FEATURE_AVX},
+    {"vpmovmskb", "Gd,Uo", 0, 0, FEATURE_AVX2},
+    {"vzeroall vzeroupper", "-", 0, 0, FEATURE_AVX},
+    {"vldmxcsr vstmxcsr", "Md", 0, FORM_FLOAT, FEATURE_AVX},
+    {"vmaskmovps vmaskmovpd", "Vl,Vl,Ml|Ml,Vl,Vl", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpmaskmovd vpmaskmovq", "Vl,Vl,Ml|Ml,Vl,Vl", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vgatherdps vpgatherdd", "Vx,Xx,Vx|Vo,Xo,Vo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vgatherdpd vpgatherdq", "Vx,Xx,Vx|Vo,Xx,Vo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vgatherqps vpgatherqd", "Vx,Yx,Vx|Vx,Yo,Vx", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vgatherqpd vpgatherqq", "Vx,Yx,Vx|Vo,Yo,Vo", 0, FORM_EDGE, FEATURE_AVX2},
+    /* Integer. */
+    {VEX_INTEGER, "Vx,Vx,Wx", 0, FORM_EDGE, FEATURE_AVX},
+    {VEX_INTEGER, "Vo,Vo,Wo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpabsb vpabsw vpabsd", "Vx,Wx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpabsb vpabsw vpabsd", "Vo,Wo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vphminposuw", "Vx,Wx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vptest vtestps vtestpd", "Vl,Wl", 0, FORM_EDGE, FEATURE_AVX},
+    {VEX_SHIFTS, "Vx,Vx,Wx|Vx,Ux,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {VEX_SHIFTS, "Vo,Vo,Wx|Vo,Uo,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpslldq vpsrldq", "Vx,Ux,Jb", 0, 0, FEATURE_AVX},
+    {"vpslldq vpsrldq", "Vo,Uo,Jb", 0, 0, FEATURE_AVX2},
+    {"vpsllvd vpsllvq vpsrlvd vpsrlvq vpsravd", "Vl,Vl,Wl", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpclmulqdq", "Vx,Vx,Wx,Jb", 0, FORM_EDGE, FEATURE_AVX_PCLMUL},
+    {"vpcmpestri vpcmpestrm vpcmpistri vpcmpistrm", "Vx,Wx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    /* Shuffles. */
+    {"vpshufd vpshuflw vpshufhw", "Vx,Wx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpshufd vpshuflw vpshufhw", "Vo,Wo,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpalignr vpblendw vmpsadbw", "Vx,Vx,Wx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpalignr vpblendw vmpsadbw", "Vo,Vo,Wo,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vshufps vshufpd vblendps vblendpd", "Vl,Vl,Wl,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vunpcklps vunpckhps vunpcklpd vunpckhpd vandps vandpd vandnps vandnpd vorps vorpd vxorps "
+     "vxorpd",
+     "Vl,Vl,Wl", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpmovsxbw vpmovsxwd vpmovsxdq vpmovzxbw vpmovzxwd vpmovzxdq", "Vx,Wq", 0, FORM_EDGE,
+     FEATURE_AVX},
+    {"vpmovsxbd vpmovsxwq vpmovzxbd vpmovzxwq", "Vx,Wd", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpmovsxbq vpmovzxbq", "Vx,Ww", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpmovsxbw vpmovsxwd vpmovsxdq vpmovzxbw vpmovzxwd vpmovzxdq", "Vo,Wx", 0, FORM_EDGE,
+     FEATURE_AVX2},
+    {"vpmovsxbd vpmovsxwq vpmovzxbd vpmovzxwq", "Vo,Wq", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpmovsxbq vpmovzxbq", "Vo,Wd", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vblendvps vblendvpd", "Vl,Vl,Wl,Vl", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpblendvb", "Vx,Vx,Wx,Vx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpblendvb", "Vo,Vo,Wo,Vo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpblendd", "Vl,Vl,Wl,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpinsrb", "Vx,Vx,Rd,Jb|Vx,Vx,Mb,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpinsrw", "Vx,Vx,Rd,Jb|Vx,Vx,Mw,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpinsrd", "Vx,Vx,Ed,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpinsrq", "Vx,Vx,Eq,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpextrb", "Rd,Vx,Jb|Mb,Vx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpextrw", "Gd,Ux,Jb|Mw,Vx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpextrd vextractps", "Ed,Vx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpextrq", "Eq,Vx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vinsertps", "Vx,Vx,Wd,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vinsertf128", "Vo,Vo,Wx,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vinserti128", "Vo,Vo,Wx,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vextractf128", "Wx,Vo,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vextracti128", "Wx,Vo,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vperm2f128", "Vo,Vo,Wo,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vperm2i128", "Vo,Vo,Wo,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpermilps vpermilpd", "Vl,Vl,Wl|Vl,Wl,Jb", 0, FORM_EDGE, FEATURE_AVX},
+    {"vpermd vpermps", "Vo,Vo,Wo", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpermq vpermpd", "Vo,Wo,Jb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vbroadcastss", "Vl,Md", 0, FORM_EDGE, FEATURE_AVX},
+    {"vbroadcastsd", "Vo,Mq", 0, FORM_EDGE, FEATURE_AVX},
+    {"vbroadcastf128", "Vo,Mx", 0, FORM_EDGE, FEATURE_AVX},
+    {"vbroadcastss", "Vl,Ux", 0, 0, FEATURE_AVX2},
+    {"vbroadcastsd", "Vo,Ux", 0, 0, FEATURE_AVX2},
+    {"vbroadcasti128", "Vo,Mx", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpbroadcastb", "Vl,Wb", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpbroadcastw", "Vl,Ww", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpbroadcastd", "Vl,Wd", 0, FORM_EDGE, FEATURE_AVX2},
+    {"vpbroadcastq", "Vl,Wq", 0, FORM_EDGE, FEATURE_AVX2},
+    /* Floating point. */
+    {"vaddps vsubps vmulps vdivps vminps vmaxps vaddpd vsubpd vmulpd vdivpd vminpd vmaxpd vhaddps "
+     "vhaddpd vhsubps vhsubpd vaddsubps vaddsubpd",
+     "Vl,Vl,Wl", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vsqrtps vsqrtpd vcvtdq2ps vcvtps2dq vcvttps2dq vrcpps vrsqrtps", "Vl,Wl", 0,
+     FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vaddss vsubss vmulss vdivss vminss vmaxss vsqrtss vcvtss2sd vrcpss vrsqrtss", "Vx,Vx,Wd", 0,
+     FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vaddsd vsubsd vmulsd vdivsd vminsd vmaxsd vsqrtsd vcvtsd2ss", "Vx,Vx,Wq", 0,
+     FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcomiss vucomiss", "Vx,Wd", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcomisd vucomisd", "Vx,Wq", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcvtdq2pd vcvtps2pd", "Vx,Wq|Vo,Wx", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcvtpd2ps vcvtpd2dq vcvttpd2dq", "Vx,Wl", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcvtsi2ss vcvtsi2sd", "Vx,Vx,Ey", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcvtss2si vcvttss2si", "Gy,Wd", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcvtsd2si vcvttsd2si", "Gy,Wq", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcmpps vcmppd", "Vl,Vl,Wl,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcmpss", "Vx,Vx,Wd,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vcmpsd", "Vx,Vx,Wq,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vroundps vroundpd", "Vl,Wl,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vroundss", "Vx,Vx,Wd,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vroundsd", "Vx,Vx,Wq,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_AVX},
+    {"vdpps", "Vl,Vl,Wl,Jb", 0, FORM_FLOAT | FORM_MASKED | FORM_EDGE, FEATURE_AVX},
+    {"vdppd", "Vx,Vx,Wx,Jb", 0, FORM_FLOAT | FORM_MASKED | FORM_EDGE, FEATURE_AVX},
+    {FMA_OPS("ps") FMA_OPS("pd") FMA_ORDERS("fmaddsub", "ps") FMA_ORDERS("fmaddsub", "pd")
+	 FMA_ORDERS("fmsubadd", "ps") "vfmsubadd132pd vfmsubadd213pd vfmsubadd231pd",
+     "Vl,Vl,Wl", 0, FORM_FLOAT | FORM_EDGE, FEATURE_FMA},
+    {FMA_OPS("ss"), "Vx,Vx,Wd", 0, FORM_FLOAT | FORM_EDGE, FEATURE_FMA},
+    {FMA_OPS("sd"), "Vx,Vx,Wq", 0, FORM_FLOAT | FORM_EDGE, FEATURE_FMA},
+    {"vcvtph2ps", "Vx,Wq|Vo,Wx", 0, FORM_FLOAT | FORM_EDGE, FEATURE_F16C},
+    {"vcvtps2ph", "Wq,Vx,Jb|Wx,Vo,Jb", 0, FORM_FLOAT | FORM_EDGE, FEATURE_F16C},
     {"xsave xsave64 xrstor xrstor64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVE},
     {"xsaveopt xsaveopt64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVEOPT},
     {"xsavec xsavec64", "Mg", 0, FORM_X87 | FORM_IMAGE, FEATURE_XSAVEC},
@@ -225,6 +362,15 @@ static bool leaf_bit(uint32_t leaf, unsigned int which, unsigned int bit)
 			       &regs[3]))
 		return false;
 	return (regs[which] >> bit) & 1;
+}
+
+bool has_ymm(void)
+{
+	uint32_t low = 0, high;
+
+	if (leaf_bit(1, 2, 27)) /* XGETBV */
+		asm volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));
+	return (low & 6) == 6 && leaf_bit(1, 2, 28);
 }
 
 bool feature_present(enum feature feature)
@@ -250,8 +396,15 @@ bool feature_present(enum feature feature)
 	    [FEATURE_XSAVE] = {1, 2, 27},
 	    [FEATURE_XSAVEOPT] = {0x0100000d, 0, 0},
 	    [FEATURE_XSAVEC] = {0x0100000d, 0, 1},
+	    [FEATURE_AVX] = {1, 2, 28},
+	    [FEATURE_AVX2] = {7, 1, 5},
+	    [FEATURE_FMA] = {1, 2, 12},
+	    [FEATURE_F16C] = {1, 2, 29},
+	    [FEATURE_AVX_PCLMUL] = {1, 2, 1},
 	};
 
+	if (feature >= FEATURE_AVX && !has_ymm())
+		return false;
 	return leaf_bit(where[feature].leaf, where[feature].reg, where[feature].bit);
 }
 
@@ -272,6 +425,8 @@ static uint32_t pattern_sizes(const char *pattern, size_t size)
 {
 	if (memchr(pattern, 'v', size) || memchr(pattern, 'z', size))
 		return 2 | 4 | 8;
+	if (memchr(pattern, 'l', size))
+		return 16 | 32;
 	return memchr(pattern, 'y', size) ? 4 | 8 : 1;
 }
 
@@ -306,7 +461,7 @@ static bool family_expand(struct form_list *list, const struct family *family,
 		if (size >= sizeof(form.pattern))
 			return false;
 		memcpy(form.pattern, p, size);
-		for (uint32_t bytes = 1; bytes <= 8; bytes *= 2) {
+		for (uint32_t bytes = 1; bytes <= 32; bytes *= 2) {
 			form.size_bytes = bytes;
 			if ((sizes & bytes) && !form_add(list, &form))
 				return false;
@@ -321,7 +476,7 @@ struct form *forms_expand(size_t *count)
 	struct form_list list = {0};
 
 	for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
-		for (const char *p = families[i].mnemonics; *p; p += *p == ' ') {
+		for (const char *p = families[i].mnemonics; *p; p += strspn(p, " ")) {
 			size_t size = strcspn(p, " ");
 			ZydisMnemonic mnemonic = mnemonic_find(p, size);
 

@@ -150,6 +150,18 @@ struct draw {
 	uint32_t target_size_bytes;
 };
 
+/* Upper halves of YMM registers: all clear now and then, as after VZEROUPPER. */
+static void state_fill_ymm(struct draw *draw)
+{
+	uint64_t mask = rng_next(draw->rng) & 7 ? UINT64_MAX : 0;
+
+	for (int i = 0; i < 32; i++) {
+		uint64_t value = value_any(draw->rng, draw->test->form) & mask;
+
+		memcpy(draw->test->before.ymm_high[i / 2] + i % 2 * 8, &value, 8);
+	}
+}
+
 static void state_fill_fx(struct draw *draw)
 {
 	struct machine_state *state = &draw->test->before;
@@ -195,6 +207,8 @@ static uint64_t target_draw(struct draw *draw, uint32_t size_bytes)
 	uint64_t bits = rng_next(draw->rng);
 	uint64_t address = DATA_MIDDLE - DATA_REACH + (bits >> 8) % (2 * DATA_REACH);
 
+	if ((draw->test->form->family->flags & FORM_EDGE) && !(bits & 0xf0))
+		return DATA_END - (bits >> 8) % (2 * size_bytes);
 	/* Locked accesses stay in one line: kernels make those that do not wait for long. */
 	if (draw->test->form->family->flags & FORM_LOCK)
 		return address & -(uint64_t)size_bytes;
@@ -230,6 +244,7 @@ static void state_fill(struct draw *draw)
 	if (flags & (FORM_DIVIDE | FORM_IMAGE))
 		draw->reserved |= 1u << 0 | 1u << 2;
 	state_fill_fx(draw);
+	state_fill_ymm(draw);
 }
 
 static ZydisRegister gpr_named(unsigned int number, uint32_t size_bytes)
@@ -266,6 +281,10 @@ static unsigned int address_register(struct draw *draw)
 	return number;
 }
 
+/* An image with the YMM registers, and the size that Zydis has for any. */
+#define XSAVE_IMAGE 832u
+#define XSAVE_NAMED 576u
+
 /* Choose base, index, scale and displacement, and set the registers so that they meet target. */
 static void operand_memory(struct draw *draw, ZydisEncoderOperand *operand, uint32_t size_bytes)
 {
@@ -276,7 +295,7 @@ static void operand_memory(struct draw *draw, ZydisEncoderOperand *operand, uint
 	unsigned int base = address_register(draw), index = address_register(draw);
 
 	operand->type = ZYDIS_OPERAND_TYPE_MEMORY;
-	operand->mem.size = (uint16_t)size_bytes;
+	operand->mem.size = (uint16_t)(size_bytes == XSAVE_IMAGE ? XSAVE_NAMED : size_bytes);
 	draw->target = target;
 	draw->target_size_bytes = size_bytes;
 	if (!(bits & 0xf000)) {
@@ -329,7 +348,9 @@ static uint32_t letter_size(const struct form *form, char letter)
 	case 'f':
 		return 512;
 	case 'g':
-		return 576;
+		return XSAVE_IMAGE;
+	case 'o':
+		return 32;
 	case 'z':
 		return form->size_bytes < 4 ? form->size_bytes : 4;
 	default:
@@ -352,6 +373,56 @@ static void operand_immediate(struct draw *draw, ZydisEncoderOperand *operand, c
 		operand->imm.u = value << shift >> shift;
 	if (draw->test->form->family->flags & FORM_SMALL_COUNT)
 		operand->imm.u &= 7;
+}
+
+static ZydisRegister vector_named(unsigned int number, uint32_t size_bytes)
+{
+	return (ZydisRegister)((size_bytes == 32 ? ZYDIS_REGISTER_YMM0 : ZYDIS_REGISTER_XMM0) +
+			       number);
+}
+
+/* The elements that a gather reads: their size is the last letter of its name. */
+static uint32_t gather_element_bytes(const struct form *form)
+{
+	const char *name = ZydisMnemonicGetString(form->mnemonic);
+	size_t length = strlen(name);
+
+	if (name[1] == 'p') /* VPGATHERDD and its like */
+		return name[length - 1] == 'q' ? 8 : 4;
+	return name[length - 1] == 'd' ? 8 : 4;
+}
+
+/* A base and a vector of indices that lead to data, now and then past its end. */
+static void operand_indices(struct draw *draw, ZydisEncoderOperand *operand, const char *pattern)
+{
+	uint32_t size_bytes = letter_size(draw->test->form, pattern[1]);
+	uint32_t index_bytes = pattern[0] == 'X' ? 4 : 8;
+	struct machine_state *state = &draw->test->before;
+	unsigned int number = (unsigned int)rng_below(draw->rng, 16), base = address_register(draw);
+	uint64_t bits = rng_next(draw->rng);
+
+	operand->type = ZYDIS_OPERAND_TYPE_MEMORY;
+	operand->mem.size = (uint16_t)gather_element_bytes(draw->test->form);
+	operand->mem.base = gpr_named(base, 8);
+	operand->mem.index = vector_named(number, size_bytes);
+	operand->mem.scale = (uint8_t)(1u << (bits & 3));
+	operand->mem.displacement = bits & 4 ? (int8_t)(bits >> 8) : 0;
+	state->gpr[base] = DATA_MIDDLE - (uint64_t)operand->mem.displacement;
+	for (uint32_t at = 0; at < size_bytes; at += index_bytes) {
+		int64_t index = (int64_t)rng_below(draw->rng, 0xf00) / operand->mem.scale;
+
+		bits = rng_next(draw->rng);
+		if (!(bits & 0xf0))
+			index = (int64_t)(DATA_SIZE / 2 - 16 + (bits >> 8 & 31)) /
+				operand->mem.scale;
+		else if (bits & 1)
+			index = -index;
+		if (at < 16)
+			memcpy(state->fx + 160 + 16 * number + at, &index, index_bytes);
+		else
+			memcpy(state->ymm_high[number] + at - 16, &index, index_bytes);
+	}
+	draw->target_size_bytes = 16; /* in parts */
 }
 
 static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const char *pattern)
@@ -380,8 +451,11 @@ static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const 
 		} /* fall through */
 	case 'V':
 	case 'U':
-		operand->reg.value =
-		    (ZydisRegister)(ZYDIS_REGISTER_XMM0 + rng_below(draw->rng, 16));
+		operand->reg.value = vector_named((unsigned int)rng_below(draw->rng, 16), size_bytes);
+		break;
+	case 'X':
+	case 'Y':
+		operand_indices(draw, operand, pattern);
 		break;
 	case 'Q':
 		if (coin) {
@@ -448,7 +522,7 @@ static void values_adjust(struct draw *draw)
 		gpr[2] = is_signed && (int64_t)gpr[0] < 0 ? UINT64_MAX : 0;
 	}
 	if (test->form->family->flags & FORM_IMAGE) {
-		gpr[0] &= 3; /* the components that both sides have */
+		gpr[0] &= has_ymm() ? 7 : 3; /* the components that both sides have */
 		gpr[2] = 0;
 	}
 	/* Let comparisons succeed often enough. */
@@ -465,8 +539,9 @@ static void values_adjust(struct draw *draw)
 static void image_fill(struct draw *draw, uint8_t *target)
 {
 	struct machine_state *state = &draw->test->before;
+	uint64_t components = has_ymm() ? 7 : 3;
+	uint64_t header[8] = {rng_next(draw->rng) & components}, bits = rng_next(draw->rng);
 	uint8_t own[sizeof(state->fx)];
-	uint64_t header[8] = {rng_next(draw->rng) & 3}, bits = rng_next(draw->rng);
 
 	memcpy(own, state->fx, sizeof(own));
 	state_fill_fx(draw);
@@ -475,7 +550,7 @@ static void image_fill(struct draw *draw, uint8_t *target)
 	if (!(bits & 7))
 		target[26] = 1; /* MXCSR with a bit that does not exist */
 	if (bits & 8)
-		header[1] = (bits >> 8 & 3) | UINT64_C(1) << 63;
+		header[1] = (bits >> 8 & components) | UINT64_C(1) << 63;
 	if (!(bits & 0x70))
 		header[bits >> 10 & 7] |= UINT64_C(1) << (20 + (bits >> 16 & 31)); /* in no XCR0 */
 	if (draw->target_size_bytes > sizeof(own))
@@ -485,12 +560,19 @@ static void image_fill(struct draw *draw, uint8_t *target)
 static void target_fill(struct draw *draw)
 {
 	uint8_t *target;
-	uint64_t value[2] = {value_any(draw->rng, draw->test->form),
-			     value_any(draw->rng, draw->test->form)};
-	uint16_t control = 0x7f | (value[1] & 0xf00);
+	uint64_t value[4];
+	uint32_t size_bytes = draw->target_size_bytes;
+	uint16_t control;
 
 	if (!draw->target)
 		return;
+	for (int i = 0; i < 4; i++)
+		value[i] = value_any(draw->rng, draw->test->form);
+	control = 0x7f | (value[1] & 0xf00);
+	if (draw->target >= DATA_END)
+		return;
+	if (size_bytes > DATA_END - draw->target)
+		size_bytes = (uint32_t)(DATA_END - draw->target);
 	target = draw->test->data + (draw->target - DATA_BASE);
 	if (draw->test->form->mnemonic == ZYDIS_MNEMONIC_LDMXCSR)
 		value[0] &= value[1] & 7 ? 0xffff : ~MXCSR_MISALIGNED;
@@ -498,8 +580,8 @@ static void target_fill(struct draw *draw)
 		memcpy(value, &control, 2);
 	if (draw->target_size_bytes == 10)
 		value_extended(draw->rng, (uint8_t *)value);
-	if (draw->target_size_bytes <= sizeof(value))
-		memcpy(target, value, draw->target_size_bytes);
+	if (size_bytes <= sizeof(value))
+		memcpy(target, value, size_bytes);
 	if (draw->target_size_bytes >= sizeof(draw->test->before.fx))
 		image_fill(draw, target);
 }
@@ -513,6 +595,8 @@ static void operands_draw(struct draw *draw)
 	/* The last first: a bit offset is known before its memory operand is made. */
 	for (size_t i = count; i-- > 0;) {
 		operand_draw(draw, &draw->request.operands[i], pattern + 3 * i);
+		/* The fourth register stands in the immediate. */
+		draw->request.operands[i].reg.is4 = i == 3;
 		if (i == 1 && (draw->test->form->family->flags & FORM_BIT_OFFSET))
 			bit_offset_prepare(draw);
 	}
@@ -539,9 +623,10 @@ static void alignment_draw(struct draw *draw)
 {
 	uint32_t size_bytes = draw->target_size_bytes;
 
-	if (size_bytes == 16 || size_bytes > 128 ||
+	if (size_bytes == 16 || size_bytes == 32 || size_bytes > 128 ||
 	    (draw->test->form->family->flags & FORM_IMAGE) ||
 	    draw->test->form->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+	    draw->test->form->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
 	    draw->test->form->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
 		return;
 	if (!(rng_next(draw->rng) & 7))

@@ -205,6 +205,7 @@ static void tables_build(void)
 	pd[ARENA_BASE >> 21] = (uint64_t)(uintptr_t)pt | ENTRY_FLAGS;
 	for (uint64_t i = 0; i < 512; i++)
 		pt[i] = (ARENA_BASE + (i << 12)) | ENTRY_FLAGS;
+	pt[(DATA_END - ARENA_BASE) >> 12] = 0;
 }
 
 /* Every exception lands, on a stack of its own, on a HLT whose address tells the vector. */
@@ -249,7 +250,7 @@ static void state_prepare(struct cpu_state *s)
 	s->cr3 = ROOT;
 	s->cr4 = 0x40620; /* OSXSAVE, OSXMMEXCPT, OSFXSR, PAE */
 	s->efer = 0xd01;  /* NXE, LMA, LME, SCE */
-	s->xcr0 = 3;
+	s->xcr0 = has_ymm() ? 7 : 3;
 }
 
 int interpreter_init(void)
@@ -285,6 +286,7 @@ static void state_load(struct cpu_state *s, const struct machine_state *from)
 	memcpy(&s->mxcsr, from->fx + 24, 4);
 	memcpy(s->st, from->fx + 32, sizeof(s->st));
 	memcpy(s->xmm, from->fx + 160, sizeof(s->xmm));
+	memcpy(s->ymm_high, from->ymm_high, sizeof(s->ymm_high));
 	s->fip = s->fdp = s->fop = 0;
 	for (int i = CPU_CS; i <= CPU_SS; i++) {
 		s->seg[i].dpl = from->rflags & CHECK_ALIGNMENT ? 3 : 0;
@@ -306,6 +308,7 @@ static void state_store(const struct cpu_state *s, struct machine_state *to)
 	memcpy(to->fx + 24, &s->mxcsr, 4);
 	memcpy(to->fx + 32, s->st, sizeof(s->st));
 	memcpy(to->fx + 160, s->xmm, sizeof(s->xmm));
+	memcpy(to->ymm_high, s->ymm_high, sizeof(s->ymm_high));
 	to->fault = 0;
 	if (handler < 16 * VECTORS) {
 		to->fault = 1 + (uint32_t)(handler / 16);

@@ -14,6 +14,7 @@ __attribute__((used)) static struct machine_state native_state;
 __attribute__((used)) static uint64_t native_host_rsp;
 __attribute__((used)) static const uint32_t native_host_mxcsr = 0x1f80;
 __attribute__((used)) static uint64_t native_target = CODE_BASE;
+__attribute__((used)) static uint8_t native_has_ymm;
 
 void native_enter(void);
 void native_leave(void);
@@ -22,6 +23,7 @@ void native_signal(int sig, siginfo_t *info, void *context);
 
 _Static_assert(offsetof(struct machine_state, rflags) == 128, "the trampoline counts on it");
 _Static_assert(offsetof(struct machine_state, fx) == 192, "the trampoline counts on it");
+_Static_assert(offsetof(struct machine_state, ymm_high) == 704, "the trampoline counts on it");
 
 /*
  * RSP is loaded last and saved first, so that any value may stand in it; between the two only
@@ -36,6 +38,12 @@ asm(".text\n"
     "	push %r15\n"
     "	mov %rsp, native_host_rsp(%rip)\n"
     "	fxrstor64 native_state+192(%rip)\n"
+    "	testb $1, native_has_ymm(%rip)\n"
+    "	jz 1f\n"
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+    "	vinsertf128 $1, native_state+704+16*\\n(%rip), %ymm\\n, %ymm\\n\n"
+    ".endr\n"
+    "1:\n"
     "	mov native_state+8(%rip), %rcx\n"
     "	mov native_state+16(%rip), %rdx\n"
     "	mov native_state+24(%rip), %rbx\n"
@@ -84,6 +92,13 @@ asm(".text\n"
     "	mov %r14, native_state+112(%rip)\n"
     "	mov %r15, native_state+120(%rip)\n"
     "	fxsave64 native_state+192(%rip)\n"
+    "	testb $1, native_has_ymm(%rip)\n"
+    "	jz 1f\n"
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+    "	vextractf128 $1, %ymm\\n, native_state+704+16*\\n(%rip)\n"
+    ".endr\n"
+    "	vzeroupper\n"
+    "1:\n"
     "	fninit\n"
     "	ldmxcsr native_host_mxcsr(%rip)\n"
     "	cld\n"
@@ -144,6 +159,9 @@ int native_init(void)
 
 	if (arena != (void *)ARENA_BASE)
 		return arena == MAP_FAILED ? -errno : -EEXIST;
+	if (mprotect((void *)DATA_END, 4096, PROT_NONE))
+		return -errno;
+	native_has_ymm = has_ymm();
 	return native_catch();
 }
 
