@@ -116,9 +116,6 @@ static enum step gather_one(struct cpu *cpu, const struct op *op, struct gather 
 		return step;
 	memcpy(&gather->result.byte[at * size_bytes], &element, size_bytes);
 	memset(&gather->mask.byte[at * size_bytes], 0, size_bytes);
-	/* Each element is a write of the register, with all that goes with one. */
-	if (op->size == sizeof(vec))
-		gather->result.lane[1] = (vec){0, 0};
 	return STEP_NEXT;
 }
 

@@ -2,6 +2,8 @@
 #ifndef QUIRE_VCPU_EXEC_FPU_IMAGE_H
 #define QUIRE_VCPU_EXEC_FPU_IMAGE_H
 
+#include <stddef.h>
+
 #include "vcpu/arch.h"
 #include "vcpu/cpu.h"
 
@@ -23,14 +25,22 @@ struct xsave_header {
 	uint64_t reserved[6];
 };
 
-/* XSAVE image without extended components. */
+/*
+ * XSAVE image with the one extended component whose place is the same everywhere: of those that
+ * there are it comes first, in an image that is compacted, too.
+ */
 struct xsave_image {
 	struct fpu_image legacy;
 	struct xsave_header header;
+	uint8_t ymm_high[16][16];
 };
 
 _Static_assert(sizeof(struct fpu_image) == 512, "fixed by the processor");
-_Static_assert(sizeof(struct xsave_image) == 576, "fixed by the processor");
+_Static_assert(offsetof(struct xsave_image, ymm_high) == 576, "fixed by the processor");
+_Static_assert(sizeof(struct xsave_image) == 832, "fixed by the processor");
+#define XSAVE_YMM_COMPONENT 2u
+#define XSAVE_YMM_OFFSET offsetof(struct xsave_image, ymm_high)
+#define XSAVE_YMM_BYTES 256u
 
 /* Bits of MXCSR that exist. */
 #define MXCSR_MASK 0xffffu
@@ -38,7 +48,7 @@ _Static_assert(sizeof(struct xsave_image) == 576, "fixed by the processor");
 #define FCW_RESET 0x37fu
 
 /* The components that there are. */
-#define XSTATE_KNOWN (XSTATE_X87 | XSTATE_SSE | XSTATE_PKRU)
+#define XSTATE_KNOWN (XSTATE_X87 | XSTATE_SSE | XSTATE_AVX | XSTATE_PKRU)
 
 /*
  * Where PKRU is in an image that is not compacted: where the machine has it, since clients ask the

@@ -152,6 +152,8 @@ static uint64_t xsave_in_use(const struct cpu *cpu)
 		in_use |= XSTATE_X87;
 	if (!is_zero(s->xmm, xmm_size_bytes(cpu)))
 		in_use |= XSTATE_SSE;
+	if (!is_zero(s->ymm_high, xmm_size_bytes(cpu)))
+		in_use |= XSTATE_AVX;
 	if (s->pkru)
 		in_use |= XSTATE_PKRU;
 	return in_use;
@@ -173,10 +175,18 @@ static enum step legacy_write(struct cpu *cpu, uint64_t linear, const struct fpu
 	return step;
 }
 
-/* In the compacted form nothing that there is stands before it. */
-static uint64_t pkru_linear(uint64_t linear, int is_compacted)
+/* The components with which MXCSR goes: compacted, it is a part of SSE's alone. */
+static uint64_t with_mxcsr(int is_compacted)
 {
-	return linear + (is_compacted ? XSAVE_SIZE : fpu_pkru_offset());
+	return is_compacted ? XSTATE_SSE : XSTATE_YMM;
+}
+
+/* A compacted image has room for the @components that it names, one after the other. */
+static uint64_t pkru_linear(uint64_t linear, int is_compacted, uint64_t components)
+{
+	if (!is_compacted)
+		return linear + fpu_pkru_offset();
+	return linear + XSAVE_SIZE + (components & XSTATE_AVX ? XSAVE_YMM_BYTES : 0);
 }
 
 enum xsave_kind { XSAVE_PLAIN, XSAVE_OPTIMISED, XSAVE_COMPACTED };
@@ -205,7 +215,7 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 {
 	enum xsave_kind kind = op->aux & 0xff;
 	uint64_t components = xsave_components(cpu), written = components, linear = 0;
-	uint64_t pkru = cpu->s.pkru, pkru_at;
+	uint64_t pkru = cpu->s.pkru, pkru_at, ymm_at;
 	enum step step = xsave_check(cpu);
 	struct fpu_image image;
 
@@ -214,7 +224,10 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 	step = image_linear(cpu, op, XSAVE_ALIGNMENT, &linear);
 	if (likely(!step))
 		step = mem_probe_write(cpu, linear, XSAVE_SIZE);
-	pkru_at = pkru_linear(linear, kind == XSAVE_COMPACTED);
+	pkru_at = pkru_linear(linear, kind == XSAVE_COMPACTED, components);
+	ymm_at = linear + XSAVE_YMM_OFFSET;
+	if (!step && (components & XSTATE_AVX))
+		step = mem_probe_write(cpu, ymm_at, xmm_size_bytes(cpu));
 	if (!step && (components & XSTATE_PKRU))
 		step = mem_probe_write(cpu, pkru_at, sizeof(pkru));
 	if (unlikely(step))
@@ -226,8 +239,10 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 			written |= components & XSTATE_SSE;
 	}
 	step = legacy_write(cpu, linear, &image, written);
-	if (!step && (components & XSTATE_SSE))
+	if (!step && (components & with_mxcsr(kind == XSAVE_COMPACTED)))
 		step = mem_write(cpu, linear + LEGACY_MXCSR, &image.mxcsr, 8);
+	if (!step && (written & XSTATE_AVX))
+		step = mem_write(cpu, ymm_at, cpu->s.ymm_high, xmm_size_bytes(cpu));
 	if (!step && (written & XSTATE_PKRU))
 		step = mem_write(cpu, pkru_at, &pkru, sizeof(pkru));
 	return step ? step : header_write(cpu, linear + XSAVE_HEADER_OFFSET, kind);
@@ -244,14 +259,19 @@ static int header_is_valid(const struct cpu *cpu, const struct xsave_header *hea
 	       is_zero(header->reserved, sizeof(header->reserved));
 }
 
-/* MXCSR and XMM, of an image whose header has been checked. */
-static void sse_restore(struct cpu *cpu, const struct xsave_image *image, uint64_t present)
+/* The vector registers, of an image whose header has been checked. */
+static void vectors_restore(struct cpu *cpu, const struct xsave_image *image, uint64_t components)
 {
-	cpu->s.mxcsr = image->legacy.mxcsr;
-	if (present & XSTATE_SSE)
-		memcpy(cpu->s.xmm, image->legacy.xmm, xmm_size_bytes(cpu));
+	unsigned int size_bytes = xmm_size_bytes(cpu);
+
+	if (components & XSTATE_AVX)
+		memcpy(cpu->s.ymm_high, image->ymm_high, size_bytes);
+	if (!(components & XSTATE_SSE))
+		return;
+	if (image->header.present & XSTATE_SSE)
+		memcpy(cpu->s.xmm, image->legacy.xmm, size_bytes);
 	else
-		memset(cpu->s.xmm, 0, xmm_size_bytes(cpu));
+		memset(cpu->s.xmm, 0, size_bytes);
 }
 
 static enum step pkru_read(struct cpu *cpu, uint64_t linear, const struct xsave_header *header,
@@ -263,12 +283,22 @@ static enum step pkru_read(struct cpu *cpu, uint64_t linear, const struct xsave_
 	*pkru = 0;
 	if (!(present & XSTATE_PKRU))
 		return STEP_NEXT;
-	return mem_read(cpu, pkru_linear(linear, is_compacted), pkru, sizeof(*pkru));
+	return mem_read(cpu, pkru_linear(linear, is_compacted, header->compaction), pkru,
+			sizeof(*pkru));
+}
+
+/* Where the header does not name them, the upper halves become 0. */
+static enum step ymm_read(struct cpu *cpu, uint64_t linear, struct xsave_image *image)
+{
+	memset(image->ymm_high, 0, sizeof(image->ymm_high));
+	if (!(image->header.present & xsave_components(cpu) & XSTATE_AVX))
+		return STEP_NEXT;
+	return mem_read(cpu, linear + XSAVE_YMM_OFFSET, image->ymm_high, xmm_size_bytes(cpu));
 }
 
 static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 {
-	uint64_t components = xsave_components(cpu), linear = 0, present;
+	uint64_t components = xsave_components(cpu), linear = 0, present, with;
 	enum step step = xsave_check(cpu);
 	struct xsave_image image;
 	uint32_t pkru = 0;
@@ -279,14 +309,16 @@ static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 	if (likely(!step))
 		step = mem_read(cpu, linear, &image, XSAVE_SIZE);
 	if (likely(!step))
+		step = ymm_read(cpu, linear, &image);
+	if (likely(!step))
 		step = pkru_read(cpu, linear, &image.header, &pkru);
 	if (unlikely(step))
 		return step;
 	present = image.header.present & components;
+	with = components & with_mxcsr((image.header.compaction & XCOMP_COMPACTED) != 0);
 	if ((image.header.compaction & XCOMP_COMPACTED) && !(present & XSTATE_SSE))
 		image.legacy.mxcsr = MXCSR_RESET;
-	if (!header_is_valid(cpu, &image.header) ||
-	    ((components & XSTATE_SSE) && (image.legacy.mxcsr & ~MXCSR_MASK)))
+	if (!header_is_valid(cpu, &image.header) || (with && (image.legacy.mxcsr & ~MXCSR_MASK)))
 		return cpu_raise_error(cpu, VECTOR_GP, 0);
 	if (present & XSTATE_X87) {
 		x87_load(cpu, &image.legacy, op->aux & XSAVE_POINTER64 ? 8 : 4);
@@ -294,8 +326,9 @@ static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 		fpu_init(cpu);
 		memset(cpu->s.st, 0, sizeof(cpu->s.st));
 	}
-	if (components & XSTATE_SSE)
-		sse_restore(cpu, &image, present);
+	if (with)
+		cpu->s.mxcsr = image.legacy.mxcsr;
+	vectors_restore(cpu, &image, components);
 	if (!(components & XSTATE_PKRU))
 		return STEP_NEXT;
 	mmu_set_pkru(cpu, pkru);

@@ -135,9 +135,14 @@ static bool same_fx(const struct test_case *test, const struct outcome *native,
 	for (int i = 0; i < 16; i++)
 		same &= same_bytes((struct field){"xmm", i, 16, verbose}, a + 160 + 16 * i,
 				   b + 160 + 16 * i);
-	for (int i = 0; i < 16 && has_ymm(); i++)
+	for (int i = 0; i < 16 && has_ymm(); i++) {
+		/* After the fault of a gather it depends on how many elements were on their way. */
+		if (native->state.fault && strpbrk(test->form->pattern, "XY") &&
+		    i == ZydisRegisterGetId(test->destination))
+			continue;
 		same &= same_bytes((struct field){"upper half of ymm", i, 16, verbose},
 				   native->state.ymm_high[i], interpreted->state.ymm_high[i]);
+	}
 	if (!(test->form->family->flags & FORM_X87))
 		return same;
 	/* A processor may have left the x87's mode before it finds the operand misaligned. */

@@ -15,6 +15,8 @@ __attribute__((used)) static uint64_t native_host_rsp;
 __attribute__((used)) static const uint32_t native_host_mxcsr = 0x1f80;
 __attribute__((used)) static uint64_t native_target = CODE_BASE;
 __attribute__((used)) static uint8_t native_has_ymm;
+/* Zeros that were loaded are in use to XSAVEOPT. */
+__attribute__((used)) static uint8_t native_clear_ymm;
 
 void native_enter(void);
 void native_leave(void);
@@ -43,6 +45,9 @@ asm(".text\n"
     ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
     "	vinsertf128 $1, native_state+704+16*\\n(%rip), %ymm\\n, %ymm\\n\n"
     ".endr\n"
+    "	testb $1, native_clear_ymm(%rip)\n"
+    "	jz 1f\n"
+    "	vzeroupper\n"
     "1:\n"
     "	mov native_state+8(%rip), %rcx\n"
     "	mov native_state+16(%rip), %rdx\n"
@@ -167,12 +172,15 @@ int native_init(void)
 
 void native_run(struct machine_state *state)
 {
+	static const uint8_t zeros[sizeof(state->ymm_high)];
 	/* Status flags, DF and AC only: the rest belongs to the process. */
 	const uint64_t mask = 0xcd5 | CHECK_ALIGNMENT;
 
 	native_state = *state;
 	native_state.rflags = (state->rflags & mask) | 0x202;
 	native_state.fault = 0;
+	native_clear_ymm = native_has_ymm &&
+			   !memcmp(state->ymm_high, zeros, sizeof(zeros));
 	native_enter();
 	*state = native_state;
 }
