@@ -15,6 +15,7 @@
 #include "frontend/state/nested_state.h"
 #include "hosts/process/heap.h"
 #include "vcpu/arch.h"
+#include "vcpu/decode/feature.h"
 #include "vcpu/exec/fpu_image.h"
 #include "vcpu/svm/vmcb.h"
 
@@ -23,12 +24,12 @@
 #define MAX_BASIC_LEAF 0xdu
 #define MAX_EXTENDED_LEAF 0x80000008u
 #define LEAF_SVM SVM_CPUID_LEAF
-#define XSAVE_BYTES 576u /* of an image without extended components */
 
 /* Leaf 1, ECX. */
 #define F1_SSE3 BIT(0)
 #define F1_MWAIT BIT(3)
 #define F1_SSSE3 BIT(9)
+#define F1_FMA BIT(12)
 #define F1_CX16 BIT(13)
 #define F1_PCID BIT(17) /* shadows of a guest's tables have none */
 #define F1_SSE41 BIT(19)
@@ -39,6 +40,8 @@
 #define F1_TSC_DEADLINE BIT(24)
 #define F1_XSAVE BIT(26)
 #define F1_OSXSAVE BIT(27)
+#define F1_AVX BIT(28)
+#define F1_F16C BIT(29)
 #define F1_HYPERVISOR BIT(31)
 #define F1_ECX                                                                                   \
 	(F1_SSE3 | F1_SSSE3 | F1_CX16 | F1_SSE41 | F1_SSE42 | F1_X2APIC | F1_MOVBE | F1_POPCNT | \
@@ -51,12 +54,16 @@
 #define F1_EDX_REPEATED UINT32_C(0x0183f3ff)
 /* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, SMAP. ECX: UMIP. */
 #define F7_EBX (BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(20))
+#define F7_AVX2 BIT(5)
 #define F7_INVPCID BIT(10)
 #define F7_ECX BIT(2)
 #define F7_PKU BIT(3)
 #define F7_OSPKE BIT(4)
 #define F7_RDPID BIT(22)
 #define F7_EDX BIT(29) /* the MSR that says which errors the processor has not */
+/* Leaf d, subleaf 1: XSAVEOPT, XSAVEC, XGETBV with 1 in ECX. */
+#define FD_XSAVEC BIT(1)
+#define FD_EAX (BIT(0) | FD_XSAVEC | BIT(2))
 /* Leaf 80000001. ECX: LAHF, LZCNT, 3DNow prefetch. EDX: SYSCALL, NX, 1G pages, RDTSCP, long mode.
  */
 #define FX_ECX (BIT(0) | BIT(5) | BIT(8))
@@ -104,6 +111,11 @@ bool cpuid_host_is_amd(void)
 	return b == 0x68747541 || b == 0x6f677948;
 }
 
+static bool has(enum feature feature)
+{
+	return features_of_machine() >> feature & 1;
+}
+
 /*
  * As in KVM, keys need a second stage, as the library shadows no tables with them, and a machine
  * that has them: clients ask its CPUID where PKRU is in an XSAVE image.
@@ -112,12 +124,32 @@ uint64_t cpuid_supported_xcr0(void)
 {
 	bool has_keys = system_has_tdp() && fpu_machine_has_keys();
 
-	return XSTATE_X87 | XSTATE_SSE | (has_keys ? XSTATE_PKRU : 0);
+	return XSTATE_X87 | XSTATE_SSE | (has(FEATURE_AVX) ? XSTATE_AVX : 0) |
+	       (has_keys ? XSTATE_PKRU : 0);
 }
 
 static uint32_t xsave_bytes(uint64_t xcr0)
 {
-	return xcr0 & XSTATE_PKRU ? fpu_pkru_offset() + XSAVE_PKRU_BYTES : XSAVE_BYTES;
+	if (xcr0 & XSTATE_PKRU)
+		return fpu_pkru_offset() + XSAVE_PKRU_BYTES;
+	return XSAVE_YMM_OFFSET + (xcr0 & XSTATE_AVX ? XSAVE_YMM_BYTES : 0);
+}
+
+static uint32_t compacted_bytes(uint64_t xcr0)
+{
+	return XSAVE_YMM_OFFSET + (xcr0 & XSTATE_AVX ? XSAVE_YMM_BYTES : 0) +
+	       (xcr0 & XSTATE_PKRU ? XSAVE_PKRU_BYTES : 0);
+}
+
+/* A component that XCR0 turns on. */
+static void append_component(struct vcpu_cpuid *list, uint32_t component, uint32_t size_bytes,
+			     uint32_t offset)
+{
+	struct kvm_cpuid_entry2 *entry = append(list, 0xd, component);
+
+	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+	entry->eax = size_bytes;
+	entry->ebx = offset;
 }
 
 static void append_xsave(struct vcpu_cpuid *list)
@@ -127,24 +159,32 @@ static void append_xsave(struct vcpu_cpuid *list)
 
 	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 	entry->eax = (uint32_t)xcr0;
-	entry->ebx = XSAVE_BYTES;
-	entry->ecx = xsave_bytes(xcr0);
-	entry = append(list, 0xd, 1);
+	entry->ebx = entry->ecx = xsave_bytes(xcr0);
+	entry = append_host(list, 0xd, 1);
 	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-	if (!(xcr0 & XSTATE_PKRU))
-		return;
-	entry = append(list, 0xd, XSAVE_PKRU_COMPONENT);
-	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-	entry->eax = XSAVE_PKRU_BYTES;
-	entry->ebx = fpu_pkru_offset();
+	entry->eax &= FD_EAX;
+	entry->ebx = entry->eax & FD_XSAVEC ? compacted_bytes(xcr0) : 0;
+	entry->ecx = entry->edx = 0;
+	if (xcr0 & XSTATE_AVX)
+		append_component(list, XSAVE_YMM_COMPONENT, XSAVE_YMM_BYTES, XSAVE_YMM_OFFSET);
+	if (xcr0 & XSTATE_PKRU)
+		append_component(list, XSAVE_PKRU_COMPONENT, XSAVE_PKRU_BYTES, fpu_pkru_offset());
+}
+
+/* What x86-64-v3 has of YMM registers, as far as the machine has it: the bits of two leaves. */
+static void offer_avx(struct kvm_cpuid_entry2 *leaf1, struct kvm_cpuid_entry2 *leaf7)
+{
+	leaf1->ecx |= (has(FEATURE_AVX) ? F1_AVX : 0) | (has(FEATURE_FMA) ? F1_FMA : 0) |
+		      (has(FEATURE_F16C) ? F1_F16C : 0);
+	leaf7->ebx |= has(FEATURE_AVX2) ? F7_AVX2 : 0;
 }
 
 static void append_basic(struct vcpu_cpuid *list)
 {
-	struct kvm_cpuid_entry2 *entry = append_host(list, 0, 0);
+	struct kvm_cpuid_entry2 *entry = append_host(list, 0, 0), *leaf1;
 
 	entry->eax = MAX_BASIC_LEAF;
-	entry = append_host(list, 1, 0);
+	leaf1 = entry = append_host(list, 1, 0);
 	entry->ebx = 8 << 8; /* CLFLUSH line */
 	entry->ecx = F1_ECX | (system_has_tdp() ? F1_PCID : 0);
 	entry->edx = F1_EDX;
@@ -163,6 +203,7 @@ static void append_basic(struct vcpu_cpuid *list)
 	entry->ebx = F7_EBX | (system_has_tdp() ? F7_INVPCID : 0);
 	entry->ecx = F7_ECX | (cpuid_supported_xcr0() & XSTATE_PKRU ? F7_PKU : 0);
 	entry->edx = F7_EDX;
+	offer_avx(leaf1, entry);
 	for (uint32_t i = 0; i < 2; i++) {
 		entry = append(list, 0xb, i);
 		entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
@@ -408,6 +449,9 @@ static void patch(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
 			entry->ecx |= F7_OSPKE;
 	} else if (entry->function == 0xd && entry->index == 0) {
 		entry->ebx = xsave_bytes(state->xcr0);
+	} else if (entry->function == 0xd && entry->index == 1) {
+		if (entry->eax & FD_XSAVEC)
+			entry->ebx = compacted_bytes(state->xcr0);
 	} else if (entry->function > KVM_CPUID_SIGNATURE && entry->function < PV_BASE_END &&
 		   loses_unhalt(vcpu, entry->function)) {
 		entry->eax &= ~BIT(KVM_FEATURE_PV_UNHALT);

@@ -60,6 +60,8 @@ long vcpu_get_xsave(struct ioctl_call *call)
 	image->legacy.mxcsr_mask = MXCSR_MASK;
 	memcpy(image->legacy.xmm, state->xmm, sizeof(image->legacy.xmm));
 	image->header.present = xcr0_allowed(vcpu) | XSTATE_SSE;
+	if (image->header.present & XSTATE_AVX)
+		memcpy(image->ymm_high, state->ymm_high, sizeof(image->ymm_high));
 	if (image->header.present & XSTATE_PKRU)
 		memcpy((char *)call->data + fpu_pkru_offset(), &state->pkru, sizeof(state->pkru));
 	return 0;
@@ -93,6 +95,9 @@ long vcpu_set_xsave(struct ioctl_call *call)
 	if (present)
 		state->mxcsr = legacy->mxcsr;
 	memcpy(state->xmm, present & XSTATE_SSE ? legacy->xmm : initial.xmm, sizeof(state->xmm));
+	memset(state->ymm_high, 0, sizeof(state->ymm_high));
+	if (present & XSTATE_AVX)
+		memcpy(state->ymm_high, image->ymm_high, sizeof(state->ymm_high));
 	state->pkru = 0;
 	if (present & XSTATE_PKRU)
 		memcpy(&state->pkru, (const char *)call->data + fpu_pkru_offset(),
@@ -112,6 +117,14 @@ long vcpu_get_xcrs(struct ioctl_call *call)
 	return 0;
 }
 
+/* x87 is always on, and YMM registers have XMM registers as their lower halves. */
+static bool xcr0_valid(const struct vcpu *vcpu, uint64_t value)
+{
+	if (!(value & XSTATE_X87) || (value & XSTATE_YMM) == XSTATE_AVX)
+		return false;
+	return !(value & ~xcr0_allowed(vcpu));
+}
+
 long vcpu_set_xcrs(struct ioctl_call *call)
 {
 	const struct kvm_xcrs *xcrs = call->data;
@@ -122,8 +135,7 @@ long vcpu_set_xcrs(struct ioctl_call *call)
 	for (uint32_t i = 0; i < xcrs->nr_xcrs; i++) {
 		if (xcrs->xcrs[i].xcr)
 			continue;
-		if ((xcrs->xcrs[i].value & ~xcr0_allowed(vcpu)) ||
-		    !(xcrs->xcrs[i].value & XSTATE_X87))
+		if (!xcr0_valid(vcpu, xcrs->xcrs[i].value))
 			return -EINVAL;
 		cpu_state(vcpu->cpu)->xcr0 = xcrs->xcrs[i].value;
 		cpu_state_changed(vcpu->cpu);

@@ -4,6 +4,7 @@
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/control.h"
 #include "vcpu/exec/exec.h"
+#include "vcpu/exec/fpu.h"
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/directories.h"
 #include "vcpu/mem/mem.h"
@@ -636,14 +637,33 @@ static enum step cpuid(struct cpu *cpu, const struct op *op)
 	return STEP_END;
 }
 
+#define XGETBV1 (UINT32_C(1) << 2) /* leaf d, subleaf 1, EAX */
+
+/* Index 1: the components of XCR0 that are not in their initial state. */
+static enum step xgetbv_in_use(struct cpu *cpu)
+{
+	uint32_t leaf[4];
+
+	cpuid_query(cpu, 0xd, 1, leaf);
+	if (!(leaf[0] & XGETBV1))
+		return general_protection(cpu);
+	set_edx_eax(cpu, cpu->s.xcr0 & xsave_in_use(cpu));
+	return STEP_END;
+}
+
 static enum step xgetbv(struct cpu *cpu, const struct op *op)
 {
 	if (!(cpu->s.cr4 & CR4_OSXSAVE))
 		return cpu_raise(cpu, VECTOR_UD);
-	if ((uint32_t)cpu->s.gpr[CPU_RCX])
+	switch ((uint32_t)cpu->s.gpr[CPU_RCX]) {
+	case 0:
+		set_edx_eax(cpu, cpu->s.xcr0);
+		return STEP_NEXT;
+	case 1:
+		return xgetbv_in_use(cpu);
+	default:
 		return general_protection(cpu);
-	set_edx_eax(cpu, cpu->s.xcr0);
-	return STEP_NEXT;
+	}
 }
 
 static enum step xsetbv(struct cpu *cpu, const struct op *op)
@@ -662,7 +682,7 @@ static enum step xsetbv(struct cpu *cpu, const struct op *op)
 	if ((uint32_t)cpu->s.gpr[CPU_RCX] || !(value & XSTATE_X87))
 		return general_protection(cpu);
 	cpuid_query(cpu, 0xd, 0, leaf);
-	if (value & ~(leaf[0] | (uint64_t)leaf[3] << 32))
+	if (value & ~((leaf[0] | (uint64_t)leaf[3] << 32) & XSTATE_KNOWN))
 		return general_protection(cpu);
 	if ((value & XSTATE_AVX) && !(value & XSTATE_SSE))
 		return general_protection(cpu);

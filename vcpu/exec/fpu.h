@@ -8,6 +8,9 @@
 /* The x87 registers of @cpu as FNINIT leaves them; those of SSE are not touched. */
 void fpu_init(struct cpu *cpu);
 
+/* The components of XCR0 that are not in their initial state, whether XCR0 has them or not. */
+uint64_t xsave_in_use(const struct cpu *cpu);
+
 /*
  * One x87 instruction of the host: @memory is its operand, @flags the arithmetic flags before
  * it; returns those after it.

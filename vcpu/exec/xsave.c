@@ -142,7 +142,7 @@ static int is_zero(const void *data, size_t size_bytes)
 }
 
 /* Components that are not in their initial state. */
-static uint64_t xsave_in_use(const struct cpu *cpu)
+uint64_t xsave_in_use(const struct cpu *cpu)
 {
 	const struct cpu_state *s = &cpu->s;
 	uint64_t in_use = 0;
