@@ -234,6 +234,10 @@ enum feature feature_needed(const struct decoded *decoded)
 
 	if (feature != FEATURE_COUNT)
 		return feature;
+	/* It needs AVX, too, without which no XCR0 lets it run. */
+	if (decoded->insn.mnemonic == ZYDIS_MNEMONIC_VPCLMULQDQ &&
+	    decoded->insn.meta.isa_set == ZYDIS_ISA_SET_AVX)
+		return FEATURE_PCLMULQDQ;
 	if (decoded->insn.meta.isa_set == ZYDIS_ISA_SET_PENTIUMMMX &&
 	    is_mmx_of_sse(decoded->insn.mnemonic))
 		return FEATURE_SSE;

@@ -364,13 +364,23 @@ static bool leaf_bit(uint32_t leaf, unsigned int which, unsigned int bit)
 	return (regs[which] >> bit) & 1;
 }
 
-bool has_ymm(void)
+static bool find_ymm(void)
 {
 	uint32_t low = 0, high;
 
 	if (leaf_bit(1, 2, 27)) /* XGETBV */
 		asm volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));
 	return (low & 6) == 6 && leaf_bit(1, 2, 28);
+}
+
+bool has_ymm(void)
+{
+	static int found = -1;
+
+	/* CPUID takes long in a virtual machine. */
+	if (found < 0)
+		found = find_ymm();
+	return found;
 }
 
 bool feature_present(enum feature feature)

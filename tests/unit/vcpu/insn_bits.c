@@ -53,7 +53,7 @@ const struct insn_bit insn_bits[] = {
      "paddq pmuludq psubq"},
     {"sse3", 1, 0, 2, 0,
      "addsubpd addsubps fisttp haddpd haddps hsubpd hsubps lddqu movddup movshdup movsldup", ""},
-    {"pclmulqdq", 1, 0, 2, 1, "pclmulqdq", ""},
+    {"pclmulqdq", 1, 0, 2, 1, "pclmulqdq vpclmulqdq", ""},
     {"ssse3", 1, 0, 2, 9,
      "pabsb pabsd pabsw palignr phaddd phaddsw phaddw phsubd phsubsw phsubw pmaddubsw pmulhrsw "
      "pshufb psignb psignd psignw",
@@ -71,6 +71,64 @@ const struct insn_bit insn_bits[] = {
     {"movbe", 1, 0, 2, 22, "movbe", ""},
     {"popcnt", 1, 0, 2, 23, "popcnt", ""},
     {"xsave", 1, 0, 2, 26, "xgetbv xsetbv xsave xsave64 xrstor xrstor64", ""},
+    {"avx", 1, 0, 2, 28,
+     "vaddpd vaddps vaddsd vaddss vaddsubpd vaddsubps vandnpd vandnps vandpd vandps vblendpd "
+     "vblendps vblendvpd vblendvps vbroadcastf128 vbroadcastsd vbroadcastss vcmppd vcmpps vcmpsd "
+     "vcmpss vcomisd vcomiss vcvtdq2pd vcvtdq2ps vcvtpd2dq vcvtpd2ps vcvtps2dq vcvtps2pd "
+     "vcvtsd2si vcvtsd2ss vcvtsi2sd vcvtsi2ss vcvtss2sd vcvtss2si vcvttpd2dq vcvttps2dq "
+     "vcvttsd2si vcvttss2si vdivpd vdivps vdivsd vdivss vdppd vdpps vextractf128 vextractps "
+     "vhaddpd vhaddps vhsubpd vhsubps vinsertf128 vinsertps vlddqu vldmxcsr vmaskmovdqu "
+     "vmaskmovpd vmaskmovps vmaxpd vmaxps vmaxsd vmaxss vminpd vminps vminsd vminss vmovapd "
+     "vmovaps vmovd vmovddup vmovdqa vmovdqu vmovhlps vmovhpd vmovhps vmovlhps vmovlpd vmovlps "
+     "vmovmskpd vmovmskps vmovntdq vmovntdqa vmovntpd vmovntps vmovq vmovsd vmovshdup vmovsldup "
+     "vmovss vmovupd vmovups vmpsadbw vmulpd vmulps vmulsd vmulss vorpd vorps vpabsb vpabsd "
+     "vpabsw vpackssdw vpacksswb vpackusdw vpackuswb vpaddb vpaddd vpaddq vpaddsb vpaddsw "
+     "vpaddusb vpaddusw vpaddw vpalignr vpand vpandn vpavgb vpavgw vpblendvb vpblendw vpcmpeqb "
+     "vpcmpeqd vpcmpeqq vpcmpeqw vpcmpestri vpcmpestrm vpcmpgtb vpcmpgtd vpcmpgtq vpcmpgtw "
+     "vpcmpistri vpcmpistrm vperm2f128 vpermilpd vpermilps vpextrb vpextrd vpextrq vpextrw "
+     "vphaddd vphaddsw vphaddw vphminposuw vphsubd vphsubsw vphsubw vpinsrb vpinsrd vpinsrq "
+     "vpinsrw vpmaddubsw vpmaddwd vpmaxsb vpmaxsd vpmaxsw vpmaxub vpmaxud vpmaxuw vpminsb vpminsd "
+     "vpminsw vpminub vpminud vpminuw vpmovmskb vpmovsxbd vpmovsxbq vpmovsxbw vpmovsxdq vpmovsxwd "
+     "vpmovsxwq vpmovzxbd vpmovzxbq vpmovzxbw vpmovzxdq vpmovzxwd vpmovzxwq vpmuldq vpmulhrsw "
+     "vpmulhuw vpmulhw vpmulld vpmullw vpmuludq vpor vpsadbw vpshufb vpshufd vpshufhw vpshuflw "
+     "vpsignb vpsignd vpsignw vpslld vpslldq vpsllq vpsllw vpsrad vpsraw vpsrld vpsrldq vpsrlq "
+     "vpsrlw vpsubb vpsubd vpsubq vpsubsb vpsubsw vpsubusb vpsubusw vpsubw vptest vpunpckhbw "
+     "vpunpckhdq vpunpckhqdq vpunpckhwd vpunpcklbw vpunpckldq vpunpcklqdq vpunpcklwd vpxor vrcpps "
+     "vrcpss vroundpd vroundps vroundsd vroundss vrsqrtps vrsqrtss vshufpd vshufps vsqrtpd "
+     "vsqrtps vsqrtsd vsqrtss vstmxcsr vsubpd vsubps vsubsd vsubss vtestpd vtestps vucomisd "
+     "vucomiss vunpckhpd vunpckhps vunpcklpd vunpcklps vxorpd vxorps vzeroall vzeroupper",
+     ""},
+    {"avx2", 7, 0, 1, 5,
+     "vbroadcasti128 vbroadcastsd vbroadcastss vextracti128 vgatherdpd vgatherdps vgatherqpd "
+     "vgatherqps vinserti128 vmovntdqa vmpsadbw vpabsb vpabsd vpabsw vpackssdw vpacksswb "
+     "vpackusdw vpackuswb vpaddb vpaddd vpaddq vpaddsb vpaddsw vpaddusb vpaddusw vpaddw vpalignr "
+     "vpand vpandn vpavgb vpavgw vpblendd vpblendvb vpblendw vpbroadcastb vpbroadcastd "
+     "vpbroadcastq vpbroadcastw vpcmpeqb vpcmpeqd vpcmpeqq vpcmpeqw vpcmpgtb vpcmpgtd vpcmpgtq "
+     "vpcmpgtw vperm2i128 vpermd vpermpd vpermps vpermq vpgatherdd vpgatherdq vpgatherqd "
+     "vpgatherqq vphaddd vphaddsw vphaddw vphsubd vphsubsw vphsubw vpmaddubsw vpmaddwd vpmaskmovd "
+     "vpmaskmovq vpmaxsb vpmaxsd vpmaxsw vpmaxub vpmaxud vpmaxuw vpminsb vpminsd vpminsw vpminub "
+     "vpminud vpminuw vpmovmskb vpmovsxbd vpmovsxbq vpmovsxbw vpmovsxdq vpmovsxwd vpmovsxwq "
+     "vpmovzxbd vpmovzxbq vpmovzxbw vpmovzxdq vpmovzxwd vpmovzxwq vpmuldq vpmulhrsw vpmulhuw "
+     "vpmulhw vpmulld vpmullw vpmuludq vpor vpsadbw vpshufb vpshufd vpshufhw vpshuflw vpsignb "
+     "vpsignd vpsignw vpslld vpslldq vpsllq vpsllvd vpsllvq vpsllw vpsrad vpsravd vpsraw vpsrld "
+     "vpsrldq vpsrlq vpsrlvd vpsrlvq vpsrlw vpsubb vpsubd vpsubq vpsubsb vpsubsw vpsubusb "
+     "vpsubusw vpsubw vpunpckhbw vpunpckhdq vpunpckhqdq vpunpckhwd vpunpcklbw vpunpckldq "
+     "vpunpcklqdq vpunpcklwd vpxor",
+     ""},
+    {"fma", 1, 0, 2, 12,
+     "vfmadd132pd vfmadd132ps vfmadd132sd vfmadd132ss vfmadd213pd vfmadd213ps vfmadd213sd "
+     "vfmadd213ss vfmadd231pd vfmadd231ps vfmadd231sd vfmadd231ss vfmaddsub132pd vfmaddsub132ps "
+     "vfmaddsub213pd vfmaddsub213ps vfmaddsub231pd vfmaddsub231ps vfmsub132pd vfmsub132ps "
+     "vfmsub132sd vfmsub132ss vfmsub213pd vfmsub213ps vfmsub213sd vfmsub213ss vfmsub231pd "
+     "vfmsub231ps vfmsub231sd vfmsub231ss vfmsubadd132pd vfmsubadd132ps vfmsubadd213pd "
+     "vfmsubadd213ps vfmsubadd231pd vfmsubadd231ps vfnmadd132pd vfnmadd132ps vfnmadd132sd "
+     "vfnmadd132ss vfnmadd213pd vfnmadd213ps vfnmadd213sd vfnmadd213ss vfnmadd231pd vfnmadd231ps "
+     "vfnmadd231sd vfnmadd231ss vfnmsub132pd vfnmsub132ps vfnmsub132sd vfnmsub132ss vfnmsub213pd "
+     "vfnmsub213ps vfnmsub213sd vfnmsub213ss vfnmsub231pd vfnmsub231ps vfnmsub231sd vfnmsub231ss",
+     ""},
+    {"f16c", 1, 0, 2, 29,
+     "vcvtph2ps vcvtps2ph",
+     ""},
     {"rdrand", 1, 0, 2, 30, "rdrand", ""},
     {"fsgsbase", 7, 0, 1, 0, "rdfsbase rdgsbase wrfsbase wrgsbase", ""},
     {"bmi1", 7, 0, 1, 3, "andn bextr blsi blsmsk blsr", ""},

@@ -2,6 +2,7 @@
  * Every instruction that Zydis knows, in a guest that sees the bit of CPUID which it needs and in
  * one that does not: it is executed, or raises #UD. None ends the run as an unknown instruction.
  */
+#include <cpuid.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,7 +26,7 @@ struct form {
 	ZydisMnemonic mnemonic;
 	ZydisISASet set;
 	uint8_t code_bytes; /* 4 or 8: of the mode */
-	uint8_t has_mmx, is_string;
+	uint8_t has_mmx, has_memory, is_string, is_wide;
 	uint8_t bytes[INSN_BYTES];
 };
 
@@ -56,6 +57,14 @@ static int names_mmx(const ZydisDecodedInstruction *insn, const ZydisDecodedOper
 	for (unsigned int i = 0; i < insn->operand_count_visible; i++)
 		if (operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    ZydisRegisterGetClass(operand[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return 1;
+	return 0;
+}
+
+static int has_memory(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operand)
+{
+	for (unsigned int i = 0; i < insn->operand_count_visible; i++)
+		if (operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			return 1;
 	return 0;
 }
@@ -99,6 +108,8 @@ static void consider(const uint8_t *bytes, size_t size)
 		form.mnemonic = insn.mnemonic;
 		form.set = insn.meta.isa_set;
 		form.has_mmx = names_mmx(&insn, operand);
+		form.has_memory = (uint8_t)has_memory(&insn, operand);
+		form.is_wide = insn.avx.vector_length > 128;
 		form.is_string = insn.meta.category == ZYDIS_CATEGORY_STRINGOP;
 		seen[insn.mnemonic] = 1;
 		memset(form.bytes + insn.length, 0xf4, INSN_BYTES - insn.length);
@@ -213,6 +224,44 @@ static void test_all_are_listed(void **state)
 	}
 }
 
+/* Does AVX have it, and AVX2? */
+static int is_in_both(const char *mnemonic)
+{
+	int count = 0;
+
+	for (size_t i = 0; i < insn_bit_count; i++)
+		if (!strncmp(insn_bits[i].name, "avx", 3))
+			count += insn_is_in(insn_bits[i].mnemonics, mnemonic);
+	return count == 2;
+}
+
+/* Does the bit @name bring a form of @form's mnemonic that is not this one? */
+static int is_other_form(const struct form *form, const char *name)
+{
+	const char *mnemonic = ZydisMnemonicGetString(form->mnemonic);
+	int is_avx2 = form->is_wide;
+
+	/* Integer instructions on 256 bits came later, as did broadcasts from a register. */
+	if (!is_in_both(mnemonic))
+		return 0;
+	if (!strncmp(mnemonic, "vbroadcast", 10))
+		is_avx2 = !form->has_memory;
+	return strcmp(name, is_avx2 ? "avx2" : "avx") != 0;
+}
+
+/* YMM registers need a machine that has them. */
+static int is_beyond_machine(const struct insn_bit *bit)
+{
+	int is_avx = !strncmp(bit->name, "avx", 3);
+	uint32_t out[4] = {0};
+
+	if (!is_avx && strcmp(bit->name, "fma") && strcmp(bit->name, "f16c"))
+		return 0;
+	__get_cpuid_count(bit->leaf, bit->subleaf, &out[0], &out[1], &out[2], &out[3]);
+	/* The compiler's function asks whether the system saves them, too. */
+	return !__builtin_cpu_supports("avx") || !(out[bit->which] >> bit->bit & 1);
+}
+
 /* Is @form #UD without the bit @absent? */
 static int is_undefined_without(const struct form *form, size_t absent)
 {
@@ -228,6 +277,10 @@ static int is_undefined_without(const struct form *form, size_t absent)
 	if (insn_is_in(insn_always, name) || insn_is_in(insn_hints, name) ||
 	    (is_flags && form->code_bytes == 4) || (is_sse2 && form->is_string))
 		return 0;
+	/* AVX-512's forms; of VPCLMULQDQ that of 256 bits has its own bit. */
+	if (name[0] == 'v' && (form->bytes[0] == 0x62 ||
+			       (mnemonic == ZYDIS_MNEMONIC_VPCLMULQDQ && form->is_wide)))
+		return 1;
 	for (size_t i = 0; i < insn_bit_count; i++) {
 		const struct insn_bit *bit = &insn_bits[i];
 		int is_own = insn_is_in(form->has_mmx ? bit->mmx : bit->mnemonics, name);
@@ -241,6 +294,10 @@ static int is_undefined_without(const struct form *form, size_t absent)
 		/* The form that stores to memory came later. */
 		if (is_sse4)
 			is_own = !strcmp(bit->name, "sse4.1");
+		if (is_own && is_other_form(form, bit->name))
+			continue;
+		if (is_own && is_beyond_machine(bit))
+			return 1;
 		if (is_own || (is_sse2 && !strcmp(bit->name, "sse2")))
 			return all_hidden || i == absent;
 	}
@@ -273,13 +330,14 @@ static void prepare_mode(struct quire_vcpu *vcpu, const struct form *form)
 	/* PKE, OSXSAVE, FSGSBASE, OSXMMEXCPT, OSFXSR, PAE */
 	s->cr4 = 0x450620;
 	s->efer = is_long ? 0xd01 : 1;
-	s->xcr0 = 3;
+	s->xcr0 = 7;
 	s->star = GUEST_DATA;
 	s->lstar = s->cstar = GUEST_DATA;
 	s->rflags = 2;
 	s->fcw = 0x37f;
 	s->fsw = 0;
 	s->mxcsr = 0x1f80;
+	memset(s->xmm, 0, sizeof(s->xmm)); /* indices of gathers */
 	for (int i = 0; i < 16; i++)
 		s->gpr[i] = GUEST_DATA;
 	s->gpr[CPU_RCX] = 0;
