@@ -8,20 +8,59 @@
 #include "vcpu/run/raise.h"
 
 static const struct insn_desc *const tables[] = {
-    exec_alu_table,	    exec_shift_table,  exec_move_table,	   exec_branch_table,
-    exec_bit_table,	    exec_string_table, exec_io_table,	   exec_control_table,
-    exec_system_table,	    exec_sse_table,    exec_sse_int_table, exec_sse_float_table,
-    exec_sse_shuffle_table, exec_x87_table,    exec_xsave_table,   exec_bits_table,
-    exec_svm_table,	    exec_bcd_table,    exec_mmx_table,	   exec_paging_table,
-    exec_avx_move_table,    exec_avx_table,    exec_avx_permute_table,
-    exec_avx_float_table,   exec_avx_memory_table,
+    exec_alu_table,	    exec_shift_table,  exec_move_table,	       exec_branch_table,
+    exec_bit_table,	    exec_string_table, exec_io_table,	       exec_control_table,
+    exec_system_table,	    exec_sse_table,    exec_sse_int_table,     exec_sse_float_table,
+    exec_sse_shuffle_table, exec_x87_table,    exec_xsave_table,       exec_bits_table,
+    exec_svm_table,	    exec_bcd_table,    exec_mmx_table,	       exec_paging_table,
+    exec_avx_move_table,    exec_avx_table,    exec_avx_permute_table, exec_avx_float_table,
+    exec_avx_memory_table,
 };
 
 /* Two tables may know one mnemonic (MOVSD, CMPSD): the first whose binder accepts wins. */
 #define CANDIDATES 2
 static const struct insn_desc *candidates[ZYDIS_MNEMONIC_MAX_VALUE + 1][CANDIDATES];
+/* Which of them KVM's emulator knows: enum emulated. */
+static uint8_t emulated[ZYDIS_MNEMONIC_MAX_VALUE + 1][CANDIDATES];
 static ZydisDecoder decoder_16, decoder_32, decoder_64;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/*
+ * KVM carries out an access to a device by emulating its instruction, and its emulator moves, but
+ * does not calculate with, the x87 and SSE registers. With a VEX prefix it knows moves alone.
+ */
+enum emulated { EMULATED_NEVER, EMULATED_LEGACY, EMULATED_VEX };
+
+static enum emulated emulated_of(const struct insn_desc *table, ZydisMnemonic mnemonic)
+{
+	static const struct insn_desc *const beyond[] = {
+	    exec_x87_table,	    exec_sse_int_table, exec_sse_float_table,
+	    exec_sse_shuffle_table, exec_mmx_table,
+	};
+
+	if (table == exec_avx_move_table)
+		return EMULATED_VEX;
+	if (mnemonic == ZYDIS_MNEMONIC_FNSTCW || mnemonic == ZYDIS_MNEMONIC_FNSTSW ||
+	    mnemonic == ZYDIS_MNEMONIC_MOVQ)
+		return EMULATED_LEGACY;
+	for (size_t i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++)
+		if (beyond[i] == table)
+			return EMULATED_NEVER;
+	return EMULATED_LEGACY;
+}
+
+static void candidate_add(const struct insn_desc *table, const struct insn_desc *desc)
+{
+	const struct insn_desc **slot = candidates[desc->mnemonic];
+
+	for (int c = 0; c < CANDIDATES; c++) {
+		if (!slot[c] || slot[c] == desc) {
+			slot[c] = desc;
+			emulated[desc->mnemonic][c] = (uint8_t)emulated_of(table, desc->mnemonic);
+			break;
+		}
+	}
+}
 
 static void decode_prepare(void)
 {
@@ -29,16 +68,8 @@ static void decode_prepare(void)
 	ZydisDecoderInit(&decoder_32, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
 	ZydisDecoderInit(&decoder_64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
-		for (const struct insn_desc *desc = tables[i]; desc->mnemonic; desc++) {
-			const struct insn_desc **slot = candidates[desc->mnemonic];
-
-			for (int c = 0; c < CANDIDATES; c++) {
-				if (!slot[c] || slot[c] == desc) {
-					slot[c] = desc;
-					break;
-				}
-			}
-		}
+		for (const struct insn_desc *desc = tables[i]; desc->mnemonic; desc++)
+			candidate_add(tables[i], desc);
 	}
 }
 
@@ -185,28 +216,6 @@ static void fill_op(struct op *op, const struct decoded *d)
 		op->size = d->operand[0].size / 8;
 }
 
-/*
- * KVM carries out an access to a device by emulating its instruction, and its emulator moves, but
- * does not calculate with, the x87 and SSE registers.
- */
-static int is_beyond_emulator(const struct insn_desc *desc)
-{
-	static const struct insn_desc *const beyond[] = {
-	    exec_x87_table,	    exec_sse_int_table, exec_sse_float_table,
-	    exec_sse_shuffle_table, exec_mmx_table,	exec_avx_table,
-	    exec_avx_permute_table, exec_avx_float_table, exec_avx_memory_table,
-	};
-
-	if (desc->mnemonic == ZYDIS_MNEMONIC_FNSTCW || desc->mnemonic == ZYDIS_MNEMONIC_FNSTSW ||
-	    desc->mnemonic == ZYDIS_MNEMONIC_MOVQ)
-		return 0;
-	for (size_t i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++)
-		for (const struct insn_desc *known = beyond[i]; known->mnemonic; known++)
-			if (known == desc)
-				return 1;
-	return 0;
-}
-
 static enum step exec_hint(struct cpu *cpu, const struct op *op)
 {
 	return STEP_NEXT;
@@ -252,7 +261,8 @@ static void bind_op(struct op *op, const struct decoded *d, uint64_t features)
 		run = desc->bind ? desc->bind(op, d) : desc->run;
 		if (run) {
 			op->run = run;
-			if (is_beyond_emulator(desc))
+			if (emulated[op->mnemonic][c] !=
+			    (op->vector_bytes ? EMULATED_VEX : EMULATED_LEGACY))
 				op->flags |= OP_NO_DEVICE;
 			return;
 		}

@@ -41,7 +41,8 @@ static uint64_t features_ask(void)
 		const struct feature_place *place = &places[i];
 
 		if (!(AVX_FEATURES >> i & 1) ||
-		    !__get_cpuid_count(place->leaf, place->subleaf, &out[0], &out[1], &out[2], &out[3]))
+		    !__get_cpuid_count(place->leaf, place->subleaf, &out[0], &out[1], &out[2],
+				       &out[3]))
 			continue;
 		has |= (uint64_t)(out[place->which] >> place->bit & 1) << i;
 	}

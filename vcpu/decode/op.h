@@ -71,9 +71,9 @@ struct op {
 	uint8_t kind[3];	 /* enum operand_kind of operands 0, 1, 2 */
 	uint8_t imm2;		 /* second immediate (ENTER, EXTRQ) */
 	uint8_t vector_bytes;	 /* 16 or 32 with a VEX prefix; 0 without */
-	uint16_t mnemonic; /* ZydisMnemonic */
-	uint16_t flags;	   /* enum op_flags */
-	uint64_t aux;	   /* the binder's own: condition, variant, table */
+	uint16_t mnemonic;	 /* ZydisMnemonic */
+	uint16_t flags;		 /* enum op_flags */
+	uint64_t aux;		 /* the binder's own: condition, variant, table */
 };
 
 _Static_assert(sizeof(struct op) == 64, "one cache line");
@@ -116,12 +116,12 @@ extern const struct insn_desc exec_avx_table[];		/* other moves, broadcasts */
 extern const struct insn_desc exec_avx_permute_table[]; /* permutes, blends, variable shifts */
 extern const struct insn_desc exec_avx_float_table[];	/* FMA, F16C, comparisons */
 extern const struct insn_desc exec_avx_memory_table[];	/* masked moves, gathers */
-extern const struct insn_desc exec_mmx_table[];	   /* MMX registers */
-extern const struct insn_desc exec_x87_table[];	   /* x87 */
-extern const struct insn_desc exec_xsave_table[];  /* FXSAVE, XSAVE, MXCSR */
-extern const struct insn_desc exec_svm_table[];	   /* VMRUN and its kin */
-extern const struct insn_desc exec_bcd_table[];	   /* DAA .. AAD, BOUND, ARPL, SALC */
-extern const struct insn_desc exec_paging_table[]; /* INVLPG, INVPCID, protection keys */
-extern const struct insn_desc exec_bits_table[];   /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
+extern const struct insn_desc exec_mmx_table[];		/* MMX registers */
+extern const struct insn_desc exec_x87_table[];		/* x87 */
+extern const struct insn_desc exec_xsave_table[];	/* FXSAVE, XSAVE, MXCSR */
+extern const struct insn_desc exec_svm_table[];		/* VMRUN and its kin */
+extern const struct insn_desc exec_bcd_table[];		/* DAA .. AAD, BOUND, ARPL, SALC */
+extern const struct insn_desc exec_paging_table[];	/* INVLPG, INVPCID, protection keys */
+extern const struct insn_desc exec_bits_table[]; /* POPCNT, LZCNT, TZCNT, BMI, CRC32, ADX ... */
 
 #endif

@@ -306,8 +306,7 @@ static enum step exec_scalar_store(struct cpu *cpu, const struct op *op)
 
 	if (unlikely(step))
 		return step;
-	return op_store(cpu, op, (unsigned int)op->aux,
-			(uint64_t)(*sse_register(cpu, op->src))[0]);
+	return op_store(cpu, op, (unsigned int)op->aux, (uint64_t)(*sse_register(cpu, op->src))[0]);
 }
 
 static enum step exec_scalar_register(struct cpu *cpu, const struct op *op)
@@ -387,7 +386,8 @@ static enum step exec_zero_upper(struct cpu *cpu, const struct op *op)
 	enum step step = avx_check(cpu);
 
 	if (likely(!step))
-		memset(cpu->s.ymm_high, 0, sizeof(cpu->s.ymm_high) / (cpu->code_bytes == 8 ? 1 : 2));
+		memset(cpu->s.ymm_high, 0,
+		       sizeof(cpu->s.ymm_high) / (cpu->code_bytes == 8 ? 1 : 2));
 	return step;
 }
 
@@ -408,10 +408,17 @@ static enum step exec_zero_all(struct cpu *cpu, const struct op *op)
 	}
 
 const struct insn_desc exec_avx_move_table[] = {
-    MOVE(VMOVAPS, ALIGNED),  MOVE(VMOVAPD, ALIGNED),  MOVE(VMOVDQA, ALIGNED),
-    MOVE(VMOVUPS, ANYWHERE), MOVE(VMOVUPD, ANYWHERE), MOVE(VMOVDQU, ANYWHERE),
-    MOVE(VMOVNTPS, ALIGNED), MOVE(VMOVNTPD, ALIGNED), MOVE(VMOVNTDQ, ALIGNED),
-    MOVE(VMOVNTDQA, ALIGNED), {0},
+    MOVE(VMOVAPS, ALIGNED),
+    MOVE(VMOVAPD, ALIGNED),
+    MOVE(VMOVDQA, ALIGNED),
+    MOVE(VMOVUPS, ANYWHERE),
+    MOVE(VMOVUPD, ANYWHERE),
+    MOVE(VMOVDQU, ANYWHERE),
+    MOVE(VMOVNTPS, ALIGNED),
+    MOVE(VMOVNTPD, ALIGNED),
+    MOVE(VMOVNTDQ, ALIGNED),
+    MOVE(VMOVNTDQA, ALIGNED),
+    {0},
 };
 
 const struct insn_desc exec_avx_table[] = {

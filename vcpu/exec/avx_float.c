@@ -5,17 +5,17 @@
 #include "vcpu/mem/mem.h"
 
 /* Kernels of an instruction with an immediate of which @bits count, 8 bytes apart. */
-#define VEX_KERNELS_IMM(name, bits, operands)                           \
-	extern const uint8_t name##_kernels[1 << (bits)][8];            \
-	asm(".pushsection .text\n"                                      \
-	    ".hidden " #name "_kernels\n"                               \
-	    ".balign 16\n" #name "_kernels:\n"                          \
-	    ".set kernel_imm, 0\n"                                      \
-	    ".rept 1 << " #bits "\n"                                    \
-	    ".balign 8\n" #name " $kernel_imm, " operands ", %xmm0\n"   \
-	    "ret\n"                                                     \
-	    ".set kernel_imm, kernel_imm + 1\n"                         \
-	    ".endr\n"                                                   \
+#define VEX_KERNELS_IMM(name, bits, operands)                         \
+	extern const uint8_t name##_kernels[1 << (bits)][8];          \
+	asm(".pushsection .text\n"                                    \
+	    ".hidden " #name "_kernels\n"                             \
+	    ".balign 16\n" #name "_kernels:\n"                        \
+	    ".set kernel_imm, 0\n"                                    \
+	    ".rept 1 << " #bits "\n"                                  \
+	    ".balign 8\n" #name " $kernel_imm, " operands ", %xmm0\n" \
+	    "ret\n"                                                   \
+	    ".set kernel_imm, kernel_imm + 1\n"                       \
+	    ".endr\n"                                                 \
 	    ".popsection\n");
 
 VEX_KERNELS_IMM(vcmpps, 5, "%xmm1, %xmm0")

@@ -109,8 +109,8 @@ static enum step gather_one(struct cpu *cpu, const struct op *op, struct gather 
 	int64_t index = gather->index_bytes == 4 ? (int32_t)gather->index.dword[at]
 						 : (int64_t)gather->index.qword[at];
 	uint64_t element;
-	enum step step = op_load_part(cpu, op, (uint64_t)index << op->scale_shift, size_bytes,
-				      &element);
+	enum step step =
+	    op_load_part(cpu, op, (uint64_t)index << op->scale_shift, size_bytes, &element);
 
 	if (step)
 		return step;
@@ -165,8 +165,8 @@ static op_fn bind_gather(struct op *op, const struct decoded *decoded)
 	return exec_gather;
 }
 
-#define GATHER(name, element_bytes, index_bytes)                                       \
-	{                                                                              \
+#define GATHER(name, element_bytes, index_bytes)                                           \
+	{                                                                                  \
 		ZYDIS_MNEMONIC_##name, NULL, bind_gather, element_bytes | index_bytes << 8 \
 	}
 

@@ -141,29 +141,25 @@ static void blendd(union avx_value *first, const union avx_value *second, unsign
 static void sllvd(union avx_value *first, const union avx_value *second, unsigned int imm)
 {
 	for (unsigned int i = 0; i < 8; i++)
-		first->dword[i] =
-		    second->dword[i] < 32 ? first->dword[i] << second->dword[i] : 0;
+		first->dword[i] = second->dword[i] < 32 ? first->dword[i] << second->dword[i] : 0;
 }
 
 static void srlvd(union avx_value *first, const union avx_value *second, unsigned int imm)
 {
 	for (unsigned int i = 0; i < 8; i++)
-		first->dword[i] =
-		    second->dword[i] < 32 ? first->dword[i] >> second->dword[i] : 0;
+		first->dword[i] = second->dword[i] < 32 ? first->dword[i] >> second->dword[i] : 0;
 }
 
 static void sllvq(union avx_value *first, const union avx_value *second, unsigned int imm)
 {
 	for (unsigned int i = 0; i < 4; i++)
-		first->qword[i] =
-		    second->qword[i] < 64 ? first->qword[i] << second->qword[i] : 0;
+		first->qword[i] = second->qword[i] < 64 ? first->qword[i] << second->qword[i] : 0;
 }
 
 static void srlvq(union avx_value *first, const union avx_value *second, unsigned int imm)
 {
 	for (unsigned int i = 0; i < 4; i++)
-		first->qword[i] =
-		    second->qword[i] < 64 ? first->qword[i] >> second->qword[i] : 0;
+		first->qword[i] = second->qword[i] < 64 ? first->qword[i] >> second->qword[i] : 0;
 }
 
 static void sravd(union avx_value *first, const union avx_value *second, unsigned int imm)
@@ -222,8 +218,8 @@ static enum step exec_test(struct cpu *cpu, const struct op *op)
 #define SIGNS_OF_DOUBLES UINT64_C(0x8000000000000000)
 #define EVERY_BIT UINT64_MAX
 
-#define PERMUTE(name, permute)                                                      \
-	{                                                                           \
+#define PERMUTE(name, permute)                                                     \
+	{                                                                          \
 		ZYDIS_MNEMONIC_##name, NULL, bind_permute, KERNEL_ADDRESS(permute) \
 	}
 

@@ -363,13 +363,13 @@ static op_fn bind_maskmovdqu(struct op *op, const struct decoded *decoded)
 
 typedef uint32_t (*mask_fn)(vec src);
 
-#define MASK_KERNEL(name)                                      \
-	static uint32_t name##_kernel(vec src)                 \
-	{                                                      \
-		uint32_t mask;                                 \
-                                                               \
-		asm(#name " %1, %0" : "=r"(mask) : "x"(src));  \
-		return mask;                                   \
+#define MASK_KERNEL(name)                                     \
+	static uint32_t name##_kernel(vec src)                \
+	{                                                     \
+		uint32_t mask;                                \
+                                                              \
+		asm(#name " %1, %0" : "=r"(mask) : "x"(src)); \
+		return mask;                                  \
 	}
 
 MASK_KERNEL(movmskps)
@@ -430,13 +430,12 @@ const struct insn_desc exec_sse_table[] = {
     {ZYDIS_MNEMONIC_MOVHLPS, exec_movhlps, NULL, 0},
     {ZYDIS_MNEMONIC_MOVLHPS, exec_movlhps, NULL, 0},
     ROWS_OF(MOVDDUP, sse_bind_binary, avx_bind_binary, movddup_kernel)
-    ROWS_OF(MOVSHDUP, sse_bind_binary, avx_bind_binary, movshdup_kernel)
-    ROWS_OF(MOVSLDUP, sse_bind_binary, avx_bind_binary, movsldup_kernel)
-    {ZYDIS_MNEMONIC_MOVNTI, exec_movnti, NULL, 0},
+	ROWS_OF(MOVSHDUP, sse_bind_binary, avx_bind_binary, movshdup_kernel)
+	    ROWS_OF(MOVSLDUP, sse_bind_binary, avx_bind_binary,
+		    movsldup_kernel){ZYDIS_MNEMONIC_MOVNTI, exec_movnti, NULL, 0},
     {ZYDIS_MNEMONIC_MASKMOVDQU, NULL, bind_maskmovdqu, 0},
     {ZYDIS_MNEMONIC_VMASKMOVDQU, NULL, bind_maskmovdqu, 0},
     ROWS_OF(MOVMSKPS, bind_mask, bind_mask, movmskps_kernel)
-    ROWS_OF(MOVMSKPD, bind_mask, bind_mask, movmskpd_kernel)
-    ROWS_OF(PMOVMSKB, bind_mask, bind_mask, pmovmskb_kernel)
-    {0},
+	ROWS_OF(MOVMSKPD, bind_mask, bind_mask, movmskpd_kernel)
+	    ROWS_OF(PMOVMSKB, bind_mask, bind_mask, pmovmskb_kernel){0},
 };

@@ -120,9 +120,9 @@ op_fn sse_bind_binary(struct op *op, const struct decoded *decoded);
 op_fn sse_bind_imm(struct op *op, const struct decoded *decoded);
 
 /* A kernel's address, and its row for the instruction and for the form with a VEX prefix. */
-#define ROWS_OF(mnemonic, bind, avx_bind, kernel)                            \
-	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind, KERNEL_ADDRESS(kernel)},     \
-	{ZYDIS_MNEMONIC_V##mnemonic, NULL, avx_bind, KERNEL_ADDRESS(kernel)},
+#define ROWS_OF(mnemonic, bind, avx_bind, kernel)                        \
+	{ZYDIS_MNEMONIC_##mnemonic, NULL, bind, KERNEL_ADDRESS(kernel)}, \
+	    {ZYDIS_MNEMONIC_V##mnemonic, NULL, avx_bind, KERNEL_ADDRESS(kernel)},
 
 /* Forms with a VEX prefix, by the kernels of SSE; op->aux as above. See avx.c. */
 op_fn avx_bind_binary(struct op *op, const struct decoded *decoded);

@@ -312,15 +312,15 @@ const struct insn_desc exec_sse_float_table[] = {
     COMPARE_INSTRUCTIONS(COMPARE_ROW_OF)
     /* clang-format on */
     {ZYDIS_MNEMONIC_CMPSD, NULL, bind_cmpsd, KERNEL_ADDRESS(cmpsd_kernels)},
-    ROWS_OF(COMISS, bind_compare, bind_compare, comiss_kernel)
-    ROWS_OF(COMISD, bind_compare, bind_compare, comisd_kernel)
-    ROWS_OF(UCOMISS, bind_compare, bind_compare, ucomiss_kernel)
-    ROWS_OF(UCOMISD, bind_compare, bind_compare, ucomisd_kernel)
-    ROWS_OF(CVTSI2SS, bind_from_gpr, bind_vex_from_gpr, &cvtsi2ss_conversion)
-    ROWS_OF(CVTSI2SD, bind_from_gpr, bind_vex_from_gpr, &cvtsi2sd_conversion)
-    ROWS_OF(CVTSS2SI, bind_to_gpr, bind_to_gpr, &cvtss2si_conversion)
-    ROWS_OF(CVTTSS2SI, bind_to_gpr, bind_to_gpr, &cvttss2si_conversion)
-    ROWS_OF(CVTSD2SI, bind_to_gpr, bind_to_gpr, &cvtsd2si_conversion)
-    ROWS_OF(CVTTSD2SI, bind_to_gpr, bind_to_gpr, &cvttsd2si_conversion)
-    {0},
+    ROWS_OF(COMISS, bind_compare, bind_compare, comiss_kernel) ROWS_OF(COMISD, bind_compare,
+								       bind_compare, comisd_kernel)
+	ROWS_OF(UCOMISS, bind_compare, bind_compare, ucomiss_kernel)
+	    ROWS_OF(UCOMISD, bind_compare, bind_compare, ucomisd_kernel)
+		ROWS_OF(CVTSI2SS, bind_from_gpr, bind_vex_from_gpr, &cvtsi2ss_conversion)
+		    ROWS_OF(CVTSI2SD, bind_from_gpr, bind_vex_from_gpr, &cvtsi2sd_conversion)
+			ROWS_OF(CVTSS2SI, bind_to_gpr, bind_to_gpr, &cvtss2si_conversion)
+			    ROWS_OF(CVTTSS2SI, bind_to_gpr, bind_to_gpr, &cvttss2si_conversion)
+				ROWS_OF(CVTSD2SI, bind_to_gpr, bind_to_gpr, &cvtsd2si_conversion)
+				    ROWS_OF(CVTTSD2SI, bind_to_gpr, bind_to_gpr,
+					    &cvttsd2si_conversion){0},
 };

@@ -122,9 +122,9 @@ const struct insn_desc exec_sse_int_table[] = {
     SHIFT_INSTRUCTIONS(SHIFT_ROW_OF)
     /* clang-format on */
     ROWS_OF(PSLLDQ, bind_shift_bytes, bind_vex_shift_bytes, pslldq_kernels)
-    ROWS_OF(PSRLDQ, bind_shift_bytes, bind_vex_shift_bytes, psrldq_kernels)
-    ROWS_OF(MPSADBW, sse_bind_imm, avx_bind_imm, mpsadbw_kernels)
-    ROWS_OF(PCLMULQDQ, sse_bind_imm, avx_bind_imm, pclmulqdq_kernels)
-    {ZYDIS_MNEMONIC_PTEST, exec_ptest, NULL, 0},
+	ROWS_OF(PSRLDQ, bind_shift_bytes, bind_vex_shift_bytes, psrldq_kernels)
+	    ROWS_OF(MPSADBW, sse_bind_imm, avx_bind_imm, mpsadbw_kernels)
+		ROWS_OF(PCLMULQDQ, sse_bind_imm, avx_bind_imm,
+			pclmulqdq_kernels){ZYDIS_MNEMONIC_PTEST, exec_ptest, NULL, 0},
     {0},
 };

@@ -269,7 +269,7 @@ static void string_prepare(struct op *op, const struct decoded *decoded)
 {
 	op->aux += (op->imm & 0xff) * 32;
 	op->size = (decoded->insn.attributes & ZYDIS_ATTRIB_HAS_REX) && decoded->insn.raw.rex.W ? 8
-		   : op->vector_bytes && decoded->insn.raw.vex.W && decoded->code_bytes == 8    ? 8
+		   : op->vector_bytes && decoded->insn.raw.vex.W && decoded->code_bytes == 8	? 8
 												: 4;
 }
 
@@ -296,8 +296,8 @@ const struct insn_desc exec_sse_shuffle_table[] = {
     EXTEND_INSTRUCTIONS(EXTEND_ROW_OF)
     IMM_INSTRUCTIONS(IMM_ROW_OF)
     /* clang-format on */
-    ROWS_OF(INSERTPS, bind_insertps, bind_vinsertps, insertps_kernels)
-    {ZYDIS_MNEMONIC_PBLENDVB, exec_blend, NULL, KERNEL_ADDRESS(pblendvb_kernel)},
+    ROWS_OF(INSERTPS, bind_insertps, bind_vinsertps, insertps_kernels){
+	ZYDIS_MNEMONIC_PBLENDVB, exec_blend, NULL, KERNEL_ADDRESS(pblendvb_kernel)},
     {ZYDIS_MNEMONIC_BLENDVPS, exec_blend, NULL, KERNEL_ADDRESS(blendvps_kernel)},
     {ZYDIS_MNEMONIC_BLENDVPD, exec_blend, NULL, KERNEL_ADDRESS(blendvpd_kernel)},
     {ZYDIS_MNEMONIC_VPBLENDVB, NULL, bind_vex_blend, KERNEL_ADDRESS(pblendvb_kernel)},
@@ -322,8 +322,7 @@ const struct insn_desc exec_sse_shuffle_table[] = {
     {ZYDIS_MNEMONIC_EXTRACTPS, NULL, bind_extract, 4},
     {ZYDIS_MNEMONIC_VEXTRACTPS, NULL, bind_extract, 4},
     ROWS_OF(PCMPESTRI, bind_string_index, bind_string_index, pcmpestri_kernels)
-    ROWS_OF(PCMPISTRI, bind_string_index, bind_string_index, pcmpistri_kernels)
-    ROWS_OF(PCMPESTRM, bind_string_mask, bind_string_mask, pcmpestrm_kernels)
-    ROWS_OF(PCMPISTRM, bind_string_mask, bind_string_mask, pcmpistrm_kernels)
-    {0},
+	ROWS_OF(PCMPISTRI, bind_string_index, bind_string_index, pcmpistri_kernels)
+	    ROWS_OF(PCMPESTRM, bind_string_mask, bind_string_mask, pcmpestrm_kernels)
+		ROWS_OF(PCMPISTRM, bind_string_mask, bind_string_mask, pcmpistrm_kernels){0},
 };

@@ -31,19 +31,19 @@
 	x "o " x "no " x "b " x "nb " x "z " x "nz " x "be " x "nbe " x "s " x "ns " x "p " x \
 	  "np " x "l " x "nl " x "le " x "nle"
 
-#define VEX_INTEGER                                                                             \
-	"vpaddb vpaddw vpaddd vpaddq vpaddsb vpaddsw vpaddusb vpaddusw vpsubb vpsubw vpsubd "    \
-	"vpsubq vpsubsb vpsubsw vpsubusb vpsubusw vpmullw vpmulhw vpmulhuw vpmuludq vpmaddwd "   \
-	"vpavgb vpavgw vpsadbw vpminub vpmaxub vpminsw vpmaxsw vpand vpandn vpor vpxor "         \
-	"vpcmpeqb vpcmpeqw vpcmpeqd vpcmpgtb vpcmpgtw vpcmpgtd vpacksswb vpackssdw vpackuswb "   \
-	"vpackusdw vpunpcklbw vpunpcklwd vpunpckldq vpunpcklqdq vpunpckhbw vpunpckhwd "          \
-	"vpunpckhdq vpunpckhqdq vphaddw vphaddd vphaddsw vphsubw vphsubd vphsubsw vpmaddubsw "   \
-	"vpmulhrsw vpsignb vpsignw vpsignd vpshufb vpmuldq vpmulld vpcmpeqq vpcmpgtq vpminsb "   \
+#define VEX_INTEGER                                                                            \
+	"vpaddb vpaddw vpaddd vpaddq vpaddsb vpaddsw vpaddusb vpaddusw vpsubb vpsubw vpsubd "  \
+	"vpsubq vpsubsb vpsubsw vpsubusb vpsubusw vpmullw vpmulhw vpmulhuw vpmuludq vpmaddwd " \
+	"vpavgb vpavgw vpsadbw vpminub vpmaxub vpminsw vpmaxsw vpand vpandn vpor vpxor "       \
+	"vpcmpeqb vpcmpeqw vpcmpeqd vpcmpgtb vpcmpgtw vpcmpgtd vpacksswb vpackssdw vpackuswb " \
+	"vpackusdw vpunpcklbw vpunpcklwd vpunpckldq vpunpcklqdq vpunpckhbw vpunpckhwd "        \
+	"vpunpckhdq vpunpckhqdq vphaddw vphaddd vphaddsw vphsubw vphsubd vphsubsw vpmaddubsw " \
+	"vpmulhrsw vpsignb vpsignw vpsignd vpshufb vpmuldq vpmulld vpcmpeqq vpcmpgtq vpminsb " \
 	"vpminuw vpminud vpminsd vpmaxsb vpmaxuw vpmaxud vpmaxsd"
 #define VEX_SHIFTS "vpsllw vpslld vpsllq vpsrlw vpsrld vpsrlq vpsraw vpsrad"
 #define FMA_ORDERS(op, type) "v" op "132" type " v" op "213" type " v" op "231" type " "
-#define FMA_OPS(type)                                                                  \
-	FMA_ORDERS("fmadd", type)                                                      \
+#define FMA_OPS(type)             \
+	FMA_ORDERS("fmadd", type) \
 	FMA_ORDERS("fmsub", type) FMA_ORDERS("fnmadd", type) FMA_ORDERS("fnmsub", type)
 
 static const struct family families[] = {

@@ -413,8 +413,8 @@ static void operand_indices(struct draw *draw, ZydisEncoderOperand *operand, con
 
 		bits = rng_next(draw->rng);
 		if (!(bits & 0xf0))
-			index = (int64_t)(DATA_SIZE / 2 - 16 + (bits >> 8 & 31)) /
-				operand->mem.scale;
+			index =
+			    (int64_t)(DATA_SIZE / 2 - 16 + (bits >> 8 & 31)) / operand->mem.scale;
 		else if (bits & 1)
 			index = -index;
 		if (at < 16)
@@ -451,7 +451,8 @@ static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const 
 		} /* fall through */
 	case 'V':
 	case 'U':
-		operand->reg.value = vector_named((unsigned int)rng_below(draw->rng, 16), size_bytes);
+		operand->reg.value =
+		    vector_named((unsigned int)rng_below(draw->rng, 16), size_bytes);
 		break;
 	case 'X':
 	case 'Y':

@@ -179,8 +179,7 @@ void native_run(struct machine_state *state)
 	native_state = *state;
 	native_state.rflags = (state->rflags & mask) | 0x202;
 	native_state.fault = 0;
-	native_clear_ymm = native_has_ymm &&
-			   !memcmp(state->ymm_high, zeros, sizeof(zeros));
+	native_clear_ymm = native_has_ymm && !memcmp(state->ymm_high, zeros, sizeof(zeros));
 	native_enter();
 	*state = native_state;
 }

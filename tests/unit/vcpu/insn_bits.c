@@ -126,9 +126,7 @@ const struct insn_bit insn_bits[] = {
      "vfnmadd231sd vfnmadd231ss vfnmsub132pd vfnmsub132ps vfnmsub132sd vfnmsub132ss vfnmsub213pd "
      "vfnmsub213ps vfnmsub213sd vfnmsub213ss vfnmsub231pd vfnmsub231ps vfnmsub231sd vfnmsub231ss",
      ""},
-    {"f16c", 1, 0, 2, 29,
-     "vcvtph2ps vcvtps2ph",
-     ""},
+    {"f16c", 1, 0, 2, 29, "vcvtph2ps vcvtps2ph", ""},
     {"rdrand", 1, 0, 2, 30, "rdrand", ""},
     {"fsgsbase", 7, 0, 1, 0, "rdfsbase rdgsbase wrfsbase wrgsbase", ""},
     {"bmi1", 7, 0, 1, 3, "andn bextr blsi blsmsk blsr", ""},

@@ -278,8 +278,8 @@ static int is_undefined_without(const struct form *form, size_t absent)
 	    (is_flags && form->code_bytes == 4) || (is_sse2 && form->is_string))
 		return 0;
 	/* AVX-512's forms; of VPCLMULQDQ that of 256 bits has its own bit. */
-	if (name[0] == 'v' && (form->bytes[0] == 0x62 ||
-			       (mnemonic == ZYDIS_MNEMONIC_VPCLMULQDQ && form->is_wide)))
+	if (name[0] == 'v' &&
+	    (form->bytes[0] == 0x62 || (mnemonic == ZYDIS_MNEMONIC_VPCLMULQDQ && form->is_wide)))
 		return 1;
 	for (size_t i = 0; i < insn_bit_count; i++) {
 		const struct insn_bit *bit = &insn_bits[i];
