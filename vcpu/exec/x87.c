@@ -128,20 +128,20 @@ static enum step exec_x87(struct cpu *cpu, const struct op *op)
 		step = op_linear(cpu, op, &linear);
 	if (!step && (class & X87_LOADS))
 		step = mem_read(cpu, linear, memory, op->size);
-	/* Where an exception keeps the store from being done, its address is looked at even so. */
-	if (!step && (class & X87_STORES))
-		step = mem_probe_write(cpu, linear, op->size);
 	if (unlikely(step))
 		return step;
 	fpu_get(&cpu->s, &image);
 	if (class & X87_FLAGS)
 		flags |= flags_arithmetic(cpu);
 	flags = fpu_run(&image, (fpu_kernel)(uintptr_t)op->aux, memory, flags);
-	if ((class & X87_STORES) && !x87_store_suppressed(&image, class)) {
-		step = mem_write(cpu, linear, memory, op->size);
-		if (unlikely(step))
-			return step;
-	}
+	/* Where an exception keeps the store from being done, its page is looked at even so, but
+	 * not how its address is aligned. */
+	if (class & X87_STORES)
+		step = x87_store_suppressed(&image, class)
+			   ? mem_probe_write_any(cpu, linear, op->size)
+			   : mem_write(cpu, linear, memory, op->size);
+	if (unlikely(step))
+		return step;
 	if (!(class & X87_CONTROL))
 		x87_pointers_set(cpu, op, &image, linear);
 	fpu_set(&cpu->s, &image);

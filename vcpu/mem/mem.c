@@ -269,8 +269,15 @@ enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int siz
 
 enum step mem_probe_write(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 {
-	uint64_t at = linear, end = linear + size_bytes;
 	enum step step = check_alignment(cpu, linear, size_bytes);
+
+	return step ? step : mem_probe_write_any(cpu, linear, size_bytes);
+}
+
+enum step mem_probe_write_any(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
+{
+	uint64_t at = linear, end = linear + size_bytes;
+	enum step step = STEP_NEXT;
 
 	while (!step && at < end) {
 		struct mmu_request request =

@@ -24,6 +24,8 @@ enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int siz
 enum step mem_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned int size_bytes);
 /* Could [linear, linear + size) be written? Raises what a write would raise. */
 enum step mem_probe_write(struct cpu *cpu, uint64_t linear, unsigned int size_bytes);
+/* The same; its alignment is never checked. */
+enum step mem_probe_write_any(struct cpu *cpu, uint64_t linear, unsigned int size_bytes);
 
 /*
  * All of these raise #AC where alignment is checked and @linear is not aligned to the size of the
