@@ -1,0 +1,270 @@
+/* When instructions with a VEX prefix may run, and which registers they leave alone. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/vcpu/fake_vcpu.h"
+#include "vcpu/arch.h"
+
+#define PROGRAM(bits, name, code)                                                          \
+	__asm__(".pushsection .rodata\n.code" #bits "\n" #name "_start:\n" code "\n" #name \
+		"_end:\n.code64\n.popsection\n");                                          \
+	extern const uint8_t name##_start[], name##_end[]
+
+PROGRAM(64, add, "vpaddd %ymm1, %ymm2, %ymm3; hlt");
+PROGRAM(64, add_legacy, "paddd %xmm1, %xmm3; hlt");
+PROGRAM(64, zero_upper, "vzeroupper; hlt");
+PROGRAM(32, zero_upper32, "vzeroupper; hlt");
+PROGRAM(32, zero_all32, "vzeroall; hlt");
+PROGRAM(64, divide, "vdivps %ymm1, %ymm2, %ymm3; hlt");
+PROGRAM(64, load_crossing, "vmaskmovps (%rbx), %ymm1, %ymm3; hlt");
+PROGRAM(64, store_crossing, "vmaskmovps %ymm2, %ymm1, (%rbx); hlt");
+PROGRAM(64, gather, "vgatherdps %ymm1, (%rbx, %ymm2, 4), %ymm3; hlt");
+/* None of these is an instruction. */
+PROGRAM(64, locked, ".byte 0xf0, 0xc5, 0xed, 0xfe, 0xd9; hlt");
+PROGRAM(64, with_66, ".byte 0x66, 0xc5, 0xed, 0xfe, 0xd9; hlt");
+PROGRAM(64, with_f2, ".byte 0xf2, 0xc5, 0xed, 0xfe, 0xd9; hlt");
+PROGRAM(64, with_f3, ".byte 0xf3, 0xc5, 0xed, 0xfe, 0xd9; hlt");
+PROGRAM(64, with_rex, ".byte 0x48, 0xc5, 0xed, 0xfe, 0xd9; hlt");
+PROGRAM(64, third_operand, ".byte 0xc5, 0xec, 0x28, 0xd9; hlt"); /* VMOVAPS has two */
+PROGRAM(64, too_wide, ".byte 0xc5, 0xed, 0x6e, 0xd9; hlt");	   /* VMOVD has 128 bits */
+PROGRAM(64, mask_is_index, ".byte 0xc4, 0xe2, 0x6d, 0x92, 0x1c, 0x93; hlt");
+
+static int setup(void **state)
+{
+	struct quire_vcpu *vcpu = fake_vcpu_create(fake_vm_create());
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->cr4 |= CR4_OSXSAVE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	s->xcr0 = 7;
+	*state = vcpu;
+	return 0;
+}
+
+static enum cpu_exit run_bytes(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
+	s->rip = GUEST_CODE;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->halted = 0;
+	cpu_state_changed(vcpu->cpu);
+	return cpu_run(vcpu->cpu, 0, &info);
+}
+
+#define RUN(vcpu, name) assert_int_equal(run_bytes(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
+#define RAISED(vcpu, vector) \
+	assert_int_equal(cpu_state((vcpu)->cpu)->rip, GUEST_HANDLERS + (vector)*16 + 1)
+#define RETIRED(vcpu, name) \
+	assert_int_equal(cpu_state((vcpu)->cpu)->rip, GUEST_CODE + (name##_end - name##_start))
+
+static void fill(struct cpu_state *s)
+{
+	memset(s->xmm, 0x11, sizeof(s->xmm));
+	memset(s->ymm_high, 0x22, sizeof(s->ymm_high));
+}
+
+static void test_turned_off(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	fill(s);
+	RUN(vcpu, add);
+	RETIRED(vcpu, add);
+	assert_int_equal(s->ymm_high[3][5], 0x44);
+	/* CR0.EM and CR4.OSFXSR are SSE's alone. */
+	s->cr0 |= CR0_EM;
+	s->cr4 &= ~CR4_OSFXSR;
+	RUN(vcpu, add);
+	RETIRED(vcpu, add);
+	s->cr0 &= ~CR0_EM;
+	/* #UD comes before #NM. */
+	s->cr0 |= CR0_TS;
+	RUN(vcpu, add);
+	RAISED(vcpu, VECTOR_NM);
+	for (uint64_t xcr0 = 1; xcr0 < 7; xcr0 += 2) {
+		s->xcr0 = xcr0;
+		RUN(vcpu, add);
+		RAISED(vcpu, VECTOR_UD);
+	}
+	s->xcr0 = 7;
+	s->cr4 &= ~CR4_OSXSAVE;
+	RUN(vcpu, add);
+	RAISED(vcpu, VECTOR_UD);
+}
+
+static void test_no_instructions(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	RUN(vcpu, locked);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, with_66);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, with_f2);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, with_f3);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, with_rex);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, third_operand);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, too_wide);
+	RAISED(vcpu, VECTOR_UD);
+	RUN(vcpu, mask_is_index);
+	RAISED(vcpu, VECTOR_UD);
+}
+
+/* Legacy instructions keep the upper halves; outside 64-bit mode eight registers are out of reach.
+ */
+static void test_upper_halves(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	fill(s);
+	RUN(vcpu, add_legacy);
+	assert_int_equal(s->xmm[3][0], 0x22);
+	assert_int_equal(s->ymm_high[3][0], 0x22);
+	RUN(vcpu, zero_upper);
+	for (int i = 0; i < 16; i++) {
+		assert_int_equal(s->ymm_high[i][15], 0);
+		assert_int_not_equal(s->xmm[i][15], 0);
+	}
+	fill(s);
+	fake_flat_segments(s);
+	RUN(vcpu, zero_upper32);
+	RUN(vcpu, zero_all32);
+	for (int i = 0; i < 16; i++) {
+		assert_int_equal(s->ymm_high[i][0], i < 8 ? 0 : 0x22);
+		assert_int_equal(s->xmm[i][0], i < 8 ? 0 : 0x11);
+	}
+}
+
+/* An exception in the upper lane alone; none of the result is written then. */
+static void test_numeric_exception(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	const float one = 1;
+
+	fill(s);
+	for (int i = 0; i < 4; i++) {
+		memcpy(&s->xmm[1][4 * i], &one, 4);
+		memcpy(&s->ymm_high[1][4 * i], &one, 4);
+	}
+	memset(&s->ymm_high[1][8], 0, 4);
+	s->mxcsr = 0x1d80; /* division by zero is told */
+	RUN(vcpu, divide);
+	RAISED(vcpu, VECTOR_XM);
+	assert_int_equal(s->mxcsr & 0x3f, 4);
+	assert_int_equal(s->xmm[3][0], 0x11);
+	assert_int_equal(s->ymm_high[3][0], 0x22);
+	s->cr4 &= ~CR4_OSXMMEXCPT;
+	RUN(vcpu, divide);
+	RAISED(vcpu, VECTOR_UD);
+	s->mxcsr = 0x1f80;
+	RUN(vcpu, divide);
+	RETIRED(vcpu, divide);
+}
+
+/* The page at PAGED_LINEAR is there, the next one is not: elements may be masked out of it. */
+static void map_one(struct quire_vcpu *vcpu)
+{
+	uint64_t entry = 0x40067, absent = 0;
+
+	memcpy(vcpu->vm->ram + GUEST_PT, &entry, sizeof(entry));
+	memcpy(vcpu->vm->ram + GUEST_PT + 8, &absent, sizeof(absent));
+	cpu_state(vcpu->cpu)->cr3 ^= 8;
+	cpu_state(vcpu->cpu)->gpr[CPU_RBX] = PAGED_LINEAR + 0xff0;
+}
+
+static void test_masked(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint8_t *data = vcpu->vm->ram + 0x40ff0;
+
+	map_one(vcpu);
+	memset(data, 0x55, 16);
+	fill(s);
+	memset(s->xmm[1], 0x80, 8); /* elements 0 and 1 */
+	memset(s->ymm_high[1], 0, 16);
+	RUN(vcpu, load_crossing);
+	RETIRED(vcpu, load_crossing);
+	assert_int_equal(s->xmm[3][7], 0x55);
+	assert_int_equal(s->xmm[3][8], 0);
+	RUN(vcpu, store_crossing);
+	RETIRED(vcpu, store_crossing);
+	assert_memory_equal(data, "\x11\x11\x11\x11\x11\x11\x11\x11\x55\x55", 10);
+	/* One in the page that is absent: nothing is written to the other. */
+	memset(data, 0x55, 16);
+	s->ymm_high[1][3] = 0x80;
+	RUN(vcpu, store_crossing);
+	RAISED(vcpu, VECTOR_PF);
+	assert_int_equal(s->cr2, PAGED_LINEAR + 0x1000);
+	assert_memory_equal(data, "\x55\x55\x55\x55", 4);
+	RUN(vcpu, load_crossing);
+	RAISED(vcpu, VECTOR_PF);
+	assert_int_equal(s->xmm[3][8], 0);
+}
+
+/* A fault shows how far a gather came; when the page is there it goes on from that. */
+static void test_gather_goes_on(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t entry = 0x41067;
+
+	map_one(vcpu);
+	fill(s);
+	memset(s->xmm[1], 0xff, 16);
+	memset(s->ymm_high[1], 0xff, 16);
+	for (int i = 0; i < 4; i++) {
+		memcpy(&s->xmm[2][4 * i], &(int){i}, 4);
+		memcpy(&s->ymm_high[2][4 * i], &(int){4 + i}, 4);
+	}
+	memset(vcpu->vm->ram + 0x40ff0, 0x66, 32);
+	RUN(vcpu, gather);
+	RAISED(vcpu, VECTOR_PF);
+	for (int i = 0; i < 16; i++) {
+		assert_int_equal(s->xmm[3][i], 0x66);
+		assert_int_equal(s->xmm[1][i], 0);
+		assert_int_equal(s->ymm_high[3][i], 0x22);
+		assert_int_equal(s->ymm_high[1][i], 0xff);
+	}
+	/* What was read already is not read again. */
+	memset(vcpu->vm->ram + 0x40ff0, 0x77, 32);
+	memcpy(vcpu->vm->ram + GUEST_PT + 8, &entry, sizeof(entry));
+	RUN(vcpu, gather);
+	RETIRED(vcpu, gather);
+	assert_int_equal(s->xmm[3][15], 0x66);
+	assert_int_equal(s->ymm_high[3][0], 0x77);
+	assert_int_equal(s->ymm_high[1][0], 0);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_turned_off, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_no_instructions, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_upper_halves, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_numeric_exception, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_masked, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_gather_goes_on, setup, fake_vcpu_teardown),
+	};
+
+	if (!__builtin_cpu_supports("avx2")) {
+		print_message("this machine has no AVX2\n");
+		return 77;
+	}
+	fake_signals_install();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
