@@ -5,7 +5,7 @@ import tempfile
 
 from vmms import counters, initramfs, kernel, machine, places
 from vmms.machine import Machine
-from vmms.scenario import Failure, Scenario
+from vmms.scenario import Failure, MissingPrivilege, Scenario
 
 MACHINES = ("pc", "q35", "microvm")
 CHIPS = {"default": "", "split": ",kernel-irqchip=split", "pit=off": ",pit=off"}
@@ -39,8 +39,13 @@ def arguments(form, work):
 
 def restarting_arguments(form, work):
     """The same, but a reset starts the guest again."""
+    return with_init(form, work, places.guest_program("init"))
+
+
+def with_init(form, work, init):
+    """The same for a guest whose first program is init."""
     image = kernel.obtain()
-    disk = initramfs.write(places.WORK / "initramfs", places.guest_program("init"))
+    disk = initramfs.write(places.WORK / f"initramfs-{init.name}", init)
     extra = ["-cpu", form.model] if form.model else []
     return ["-accel", "kvm", "-M", form.machine + CHIPS[form.chip], "-m", "256",
             "-smp", str(form.cpus), *extra, "-kernel",
@@ -75,6 +80,24 @@ def boot(qemu, form):
     return f"power-off after {cpu:.1f} s of processor time{share}"
 
 
+def has_v3():
+    """Whether the machine has what x86-64-v3 needs of YMM registers."""
+    words = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    return {"avx", "avx2", "fma", "f16c"} <= set(words)
+
+
+def boot_v3(qemu):
+    """Boots to a program that is built for x86-64-v3."""
+    if not has_v3():
+        raise MissingPrivilege("this machine's processor is older than x86-64-v3")
+    init = places.guest_program("v3", (*places.STATIC, "-O3", "-march=x86-64-v3"))
+    words = [*with_init(Form("q35", cpus=2, model="host"), "v3", init), "-no-reboot"]
+    with Machine(qemu, words) as guest:
+        guest.wait_for("quire: v3 ok", limit_seconds())
+        guest.wait_end(limit_seconds())
+        return f"its sums and registers are right after {guest.cpu_seconds():.1f} s"
+
+
 def forms():
     """Machines by interrupt chips by kernel images; processors and models go round among them."""
     models, counts = ("", "host", "max"), (1, 2, 4)
@@ -97,5 +120,9 @@ def scenarios(client, qemu, ci_forms=CI_FORMS):
     wanted = list(dict.fromkeys([*ci_forms, *forms()]))
     if machine.is_lockstep():
         wanted = [form for form in wanted if form.cpus == 1]
-    return [Scenario(client, f"boot {form.title()}", lambda form=form: boot(qemu, form),
+    made = [Scenario(client, f"boot {form.title()}", lambda form=form: boot(qemu, form),
                      in_ci=form in ci_forms) for form in wanted]
+    if not machine.is_lockstep():
+        made.append(Scenario(client, "boot of a program for x86-64-v3", lambda: boot_v3(qemu),
+                             in_ci=ci_forms is CI_FORMS))
+    return made

@@ -12,7 +12,7 @@ class Failure(Exception):
 
 
 class MissingPrivilege(Exception):
-    """This user may not do what the scenario needs; the only reason to skip."""
+    """This user may not do what the scenario needs, or this processor cannot: else none is skipped."""
 
 
 @dataclasses.dataclass
