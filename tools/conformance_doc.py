@@ -41,12 +41,11 @@ DECISIONS = (
     ("x86/fastops_test", "never", "force_emulation_prefix tests the emulator that KVM keeps beside the "
      "processor; here the two are one"),
     ("x86/nested_emulation_test", "never", "as fastops_test"),
-    ("x86/amx_test", "later", "with XSAVE beyond SSE: first AVX"),
+    ("x86/amx_test", "later", "with AMX, when a client needs it"),
     ("x86/xss_msr_test", "later", "with XSAVES"),
     ("x86/monitor_mwait_test", "never", "on a machine without MWAIT it asks the processor that it runs on; with "
      "--cpuid that has it, and all twelve of its tests pass"),
     ("x86/kvm_clock_test", "later", "on a machine whose own clock is its time stamp counter: the program asks for that"),
-    ("x86/state_test", "later", "with AVX: it executes VMOVDQU without asking whether there is AVX"),
     ("hardware_disable_test", "never", "68 busy threads 512 times over take minutes on two processors"),
     ("mmu_stress_test", "never", "without arguments it writes 128 GiB, four times; CI gives it some"),
     ("x86/nested_tsc_scaling_test", "later", "with a ratio of the time stamp counter"),
