@@ -135,13 +135,13 @@ static int halves_and_gathers(void)
 
 	for (int i = 0; i < 64; i++)
 		table[i] = i * i;
-	_mm256_storeu_ps(back,
-			 _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(singles), 0)));
+	_mm256_storeu_ps(back, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(singles), 0)));
 	if (back[2] != -2 || back[4] != 65504 || back[5] != 0 || !isinf(back[7]) ||
 	    fabsf(back[6] - 3.14159f) > 0.002f)
 		return bad("halves");
 	_mm256_storeu_si256((__m256i *)found, _mm256_i32gather_epi32(table, index, 4));
-	if (found[0] != 63 * 63 || found[2] != 17 * 17 || found[5] != 42 * 42 || found[7] != 33 * 33)
+	if (found[0] != 63 * 63 || found[2] != 17 * 17 || found[5] != 42 * 42 ||
+	    found[7] != 33 * 33)
 		return bad("a gather");
 	return 0;
 }

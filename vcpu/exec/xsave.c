@@ -215,7 +215,7 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 {
 	enum xsave_kind kind = op->aux & 0xff;
 	uint64_t components = xsave_components(cpu), written = components, linear = 0;
-	uint64_t pkru = cpu->s.pkru, pkru_at, ymm_at;
+	uint64_t pkru = cpu->s.pkru, pkru_at, ymm_at = 0;
 	enum step step = xsave_check(cpu);
 	struct fpu_image image;
 
@@ -225,7 +225,8 @@ static enum step exec_xsave(struct cpu *cpu, const struct op *op)
 	if (likely(!step))
 		step = mem_probe_write(cpu, linear, XSAVE_SIZE);
 	pkru_at = pkru_linear(linear, kind == XSAVE_COMPACTED, components);
-	ymm_at = linear + XSAVE_YMM_OFFSET;
+	if (!step && (components & XSTATE_AVX))
+		step = op_linear_part(cpu, op, XSAVE_YMM_OFFSET, xmm_size_bytes(cpu), &ymm_at);
 	if (!step && (components & XSTATE_AVX))
 		step = mem_probe_write(cpu, ymm_at, xmm_size_bytes(cpu));
 	if (!step && (components & XSTATE_PKRU))
@@ -288,12 +289,17 @@ static enum step pkru_read(struct cpu *cpu, uint64_t linear, const struct xsave_
 }
 
 /* Where the header does not name them, the upper halves become 0. */
-static enum step ymm_read(struct cpu *cpu, uint64_t linear, struct xsave_image *image)
+static enum step ymm_read(struct cpu *cpu, const struct op *op, struct xsave_image *image)
 {
+	unsigned int size_bytes = xmm_size_bytes(cpu);
+	uint64_t linear;
+	enum step step;
+
 	memset(image->ymm_high, 0, sizeof(image->ymm_high));
 	if (!(image->header.present & xsave_components(cpu) & XSTATE_AVX))
 		return STEP_NEXT;
-	return mem_read(cpu, linear + XSAVE_YMM_OFFSET, image->ymm_high, xmm_size_bytes(cpu));
+	step = op_linear_part(cpu, op, XSAVE_YMM_OFFSET, size_bytes, &linear);
+	return step ? step : mem_read(cpu, linear, image->ymm_high, size_bytes);
 }
 
 static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
@@ -309,7 +315,7 @@ static enum step exec_xrstor(struct cpu *cpu, const struct op *op)
 	if (likely(!step))
 		step = mem_read(cpu, linear, &image, XSAVE_SIZE);
 	if (likely(!step))
-		step = ymm_read(cpu, linear, &image);
+		step = ymm_read(cpu, op, &image);
 	if (likely(!step))
 		step = pkru_read(cpu, linear, &image.header, &pkru);
 	if (unlikely(step))

@@ -31,7 +31,7 @@ PROGRAM(64, with_f2, ".byte 0xf2, 0xc5, 0xed, 0xfe, 0xd9; hlt");
 PROGRAM(64, with_f3, ".byte 0xf3, 0xc5, 0xed, 0xfe, 0xd9; hlt");
 PROGRAM(64, with_rex, ".byte 0x48, 0xc5, 0xed, 0xfe, 0xd9; hlt");
 PROGRAM(64, third_operand, ".byte 0xc5, 0xec, 0x28, 0xd9; hlt"); /* VMOVAPS has two */
-PROGRAM(64, too_wide, ".byte 0xc5, 0xed, 0x6e, 0xd9; hlt");	   /* VMOVD has 128 bits */
+PROGRAM(64, too_wide, ".byte 0xc5, 0xed, 0x6e, 0xd9; hlt");	 /* VMOVD has 128 bits */
 PROGRAM(64, mask_is_index, ".byte 0xc4, 0xe2, 0x6d, 0x92, 0x1c, 0x93; hlt");
 
 static int setup(void **state)
@@ -250,6 +250,41 @@ static void test_gather_goes_on(void **state)
 	assert_int_equal(s->ymm_high[1][0], 0);
 }
 
+PROGRAM(32, save_image, "xsave %es:0x30000; hlt");
+PROGRAM(32, restore_image, "xrstor %es:0x30000; hlt");
+
+/* The upper halves of eight registers are inside the segment, or nothing is. */
+static void test_image_limit(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint8_t *image = vcpu->vm->ram + GUEST_DATA;
+
+	fake_flat_segments(s);
+	s->gpr[CPU_RAX] = 7;
+	s->gpr[CPU_RDX] = 0;
+	s->seg[CPU_ES].limit = GUEST_DATA + 576 + 127;
+	fill(s);
+	RUN(vcpu, save_image);
+	RETIRED(vcpu, save_image);
+	assert_int_equal(image[576 + 127], 0x22);
+	assert_int_equal(image[576 + 128], 0);
+	memset(s->ymm_high, 0, sizeof(s->ymm_high));
+	RUN(vcpu, restore_image);
+	RETIRED(vcpu, restore_image);
+	assert_int_equal(s->ymm_high[7][15], 0x22);
+	assert_int_equal(s->ymm_high[8][0], 0);
+	s->seg[CPU_ES].limit--;
+	memset(image, 0, 16);
+	RUN(vcpu, save_image);
+	RAISED(vcpu, VECTOR_GP);
+	assert_int_equal(image[0], 0);
+	fake_flat_segments(s);
+	s->seg[CPU_ES].limit = GUEST_DATA + 576 + 126;
+	RUN(vcpu, restore_image);
+	RAISED(vcpu, VECTOR_GP);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -259,6 +294,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_numeric_exception, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_masked, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_gather_goes_on, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_image_limit, setup, fake_vcpu_teardown),
 	};
 
 	if (!__builtin_cpu_supports("avx2")) {
