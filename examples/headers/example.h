@@ -45,5 +45,6 @@ void example_dirty(void);
 void example_place(void);
 void example_gmem(void);
 void example_confidential(void);
+void example_view(void);
 
 #endif

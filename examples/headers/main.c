@@ -25,6 +25,7 @@ int main(void)
 	example_gmem();
 	example_confidential();
 	example_place();
+	example_view();
 	printf("every header's example did what it says\n");
 	return 0;
 }

@@ -55,6 +55,23 @@ int privacy_uniform(const struct quire_vm *vm, const struct memslot *slot, gfn_t
 	return uniform;
 }
 
+gfn_t privacy_run(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn, gfn_t end,
+		  u64 *value)
+{
+	const struct range_map *map;
+	u64 at;
+
+	slots_assert_section(vm);
+	CHECK(gfn.v < end.v && memslot_has(slot, gfn) && end.v <= memslot_end(slot).v);
+	*value = 0;
+	reclaim_enter();
+	map = map_at(vm, slot, gfn, &at);
+	if (map)
+		end.v = gfn.v + (range_map_run(map, at, at + (end.v - gfn.v), value) - at);
+	reclaim_leave();
+	return end;
+}
+
 u64 privacy_of_gfn(const struct quire_vm *vm, u32 as, gfn_t gfn)
 {
 	const struct memslot *slot = NULL;

@@ -21,6 +21,12 @@ u64 privacy_get(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn
 int privacy_uniform(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn, u64 npages,
 		    u64 *value);
 
+/* The end of the run of pages that have the attributes *@value of @gfn, @end at most: all of it is
+ * in
+ * @slot. */
+gfn_t privacy_run(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn, gfn_t end,
+		  u64 *value);
+
 /* The attributes of @gfn, by whichever slot of address space @as holds it now. */
 u64 privacy_of_gfn(const struct quire_vm *vm, u32 as, gfn_t gfn);
 

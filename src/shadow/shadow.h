@@ -296,6 +296,8 @@ struct shadow_age_range {
 	enum quire_age kind;
 };
 must_check int shadow_age(struct quire_vm *vm, const struct shadow_age_range *range);
+/* Add to @counts, by level, the pages of [start, end) that leaves map, once for each leaf. */
+void shadow_count_leaves(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end, u64 counts[4]);
 
 /* --- mmu_lock in either mode --- */
 

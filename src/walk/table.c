@@ -19,6 +19,22 @@ void arena_init(struct arena *arena, const struct quire_host_ops *host, void *ho
 	arena->root_tables = entry_root_tables(format);
 }
 
+u64 arena_used(const struct arena *arena)
+{
+	return atomic_load_relaxed_u64(&arena->used);
+}
+
+u64 arena_taken_bytes(struct arena *arena)
+{
+	u64 chunks;
+
+	mutex_lock(&arena->lock);
+	chunks = arena->chunk_count;
+	CHECK(arena->free_count <= chunks * (CHUNK_PAGES - CHUNK_FIRST_PAGE));
+	mutex_unlock(&arena->lock);
+	return chunks * CHUNK_BYTES;
+}
+
 void arena_destroy(struct arena *arena)
 {
 	void *chunk = arena->chunks;

@@ -84,6 +84,9 @@ struct arena {
 
 void arena_init(struct arena *arena, const struct quire_host_ops *host, void *host_ctx,
 		const struct entry_format *format);
+/* Tables handed out, and what the host gave for all: each by itself is right. Any lock. */
+u64 arena_used(const struct arena *arena);
+u64 arena_taken_bytes(struct arena *arena);
 /* Every table must be back. */
 void arena_destroy(struct arena *arena);
 

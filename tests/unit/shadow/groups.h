@@ -13,6 +13,7 @@ int race_tests(void);
 int split_tests(void);
 int unsync_race_tests(void);
 int unsync_tests(void);
+int view_tests(void);
 int way_tests(void);
 
 #endif
