@@ -12,6 +12,7 @@ static const struct {
 } commands[] = {
     {"run", &run_command, command_run},
     {"stat", &stat_command, command_stat},
+    {"view", &view_command, command_view},
     {"doctor", &doctor_command, command_doctor},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

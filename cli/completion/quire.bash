@@ -22,11 +22,11 @@ _quire() {
 	'
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W 'run stat doctor version help' -- "$word")
+		mapfile -t COMPREPLY < <(compgen -W 'run stat view doctor version help' -- "$word")
 		return
 	fi
 	# Behind -- or the first word that is no option, the words are the program's.
-	[ "$command" = stat ] || for ((at = 2; at < COMP_CWORD; at++)); do
+	[[ $command == @(stat|view) ]] || for ((at = 2; at < COMP_CWORD; at++)); do
 		case ${COMP_WORDS[at]} in
 		--param | --stats | --trace) ((at++)) ;;
 		--cpuid | --help | --json) ;;
@@ -52,6 +52,8 @@ _quire() {
 	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --param --stats --trace --' -c -- "$word") ;;
 	stat:--interval | stat:--count) ;;
 	stat:*) mapfile -t COMPREPLY < <(compgen -W '--count --help --interval --json' -- "$word") ;;
+	view:--cells | view:--vm) ;;
+	view:*) mapfile -t COMPREPLY < <(compgen -W '--cells --help --json --svg --text --vm' -f -- "$word") ;;
 	doctor:*) mapfile -t COMPREPLY < <(compgen -W '--help --json --' -- "$word") ;;
 	esac
 }

@@ -15,6 +15,8 @@
 #include "frontend/report/report.h"
 
 #define NS_PER_S 1000000000u
+/* A text that is begun later has no map. */
+#define MAP_NS (NS_PER_S / 2)
 
 /* While the runs are visited. */
 struct search {
@@ -102,7 +104,17 @@ static void take_text(const char *text, size_t size_bytes, int pid, void *ctx)
 	found->list = list;
 	for (at = found->count++; at && list[at - 1].pid > pid; at--)
 		list[at] = list[at - 1];
-	list[at] = (struct process){pid, said};
+	list[at] = (struct process){pid, said, said};
+}
+
+static void ask_for_map(struct report_control *control, const struct question *question)
+{
+	if (!question->map_cells)
+		return;
+	__atomic_store_n(&control->map_start, question->map_start, __ATOMIC_RELAXED);
+	__atomic_store_n(&control->map_end, question->map_end, __ATOMIC_RELAXED);
+	__atomic_store_n(&control->map_cells, question->map_cells, __ATOMIC_RELAXED);
+	__atomic_store_n(&control->map_until, now_ns() + MAP_NS, __ATOMIC_RELEASE);
 }
 
 static void visit_run(const char *directory, pid_t pid, void *ctx)
@@ -117,6 +129,7 @@ static void visit_run(const char *directory, pid_t pid, void *ctx)
 	if (search->question->count_for_ns &&
 	    __atomic_load_n(&control->count_until, __ATOMIC_RELAXED) < until)
 		__atomic_store_n(&control->count_until, until, __ATOMIC_RELEASE);
+	ask_for_map(control, search->question);
 	search->run = pid;
 	texts_ask(directory, control);
 	texts_close(control);
@@ -133,6 +146,49 @@ struct processes processes_ask(const struct question *question)
 	return found;
 }
 
+/* A file's bytes, to be freed; NULL. */
+static char *read_file(const char *path, size_t *size_bytes)
+{
+	FILE *file = fopen(path, "re");
+	char *text = NULL, *more;
+	size_t room = 0, got = 1;
+
+	for (*size_bytes = 0; file && got; *size_bytes += got) {
+		if (*size_bytes == room) {
+			more = realloc(text, room += 1u << 20);
+			if (!more)
+				break;
+			text = more;
+		}
+		got = fread(text + *size_bytes, 1, room - *size_bytes, file);
+	}
+	if (file)
+		fclose(file);
+	return text;
+}
+
+struct processes processes_read(const char *path)
+{
+	struct processes found = {0};
+	size_t size_bytes;
+	char *text = read_file(path, &size_bytes);
+	struct json_value *root = text ? json_read(text, size_bytes) : NULL;
+	const struct json_value *said;
+
+	free(text);
+	json_each(said, json_member(root, "processes")) found.count++;
+	found.list = found.count ? calloc(found.count, sizeof(*found.list)) : NULL;
+	found.count = 0;
+	if (!found.list) {
+		json_read_free(root);
+		return found;
+	}
+	json_each(said, json_member(root, "processes")) found.list[found.count++] =
+	    (struct process){.pid = (int)json_member_number(said, "pid"), .said = said};
+	found.list[0].owned = root;
+	return found;
+}
+
 const struct process *processes_find(const struct processes *processes, int pid)
 {
 	for (size_t i = 0; i < processes->count; i++)
@@ -144,7 +200,7 @@ const struct process *processes_find(const struct processes *processes, int pid)
 void processes_free(struct processes *processes)
 {
 	for (size_t i = 0; i < processes->count; i++)
-		json_read_free(processes->list[i].said);
+		json_read_free(processes->list[i].owned);
 	free(processes->list);
 	*processes = (struct processes){0};
 }

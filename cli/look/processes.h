@@ -10,7 +10,8 @@ struct report_control;
 
 struct process {
 	int pid;
-	struct json_value *said; /* what it wrote of itself: json_read_free() */
+	const struct json_value *said; /* what it wrote of itself */
+	struct json_value *owned;      /* freed with it; NULL: another has it */
 };
 
 struct processes {
@@ -23,6 +24,9 @@ struct processes {
 struct question {
 	const char *target;    /* a PID, that of a `quire run`, or a name; NULL: all of this user */
 	uint64_t count_for_ns; /* they count events and exits so long from now; 0: they need not */
+	/* Of each VM a map, too: of these gfns, in at most so many cells; 0: none. */
+	uint64_t map_start, map_end;
+	uint64_t map_cells;
 };
 
 /*
@@ -32,6 +36,8 @@ struct question {
 struct processes processes_ask(const struct question *question);
 const struct process *processes_find(const struct processes *processes, int pid);
 void processes_free(struct processes *processes);
+/* The same of what `quire run --stats` has written; a file that is none has no processes. */
+struct processes processes_read(const char *path);
 /* Say on the standard error output that there is none, and which there are. @command: "quire stat".
  */
 void processes_complain(const char *command, const char *target);

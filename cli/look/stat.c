@@ -355,7 +355,8 @@ static int run_stat(const struct stat *stat)
 {
 	const struct timespec pause = {(time_t)(stat->interval_ns / NS_PER_S),
 				       (long)(stat->interval_ns % NS_PER_S)};
-	const struct question question = {stat->target, stat->interval_ns + GRACE_NS};
+	const struct question question = {.target = stat->target,
+					  .count_for_ns = stat->interval_ns + GRACE_NS};
 	struct processes before = processes_ask(&question);
 
 	if (!before.count) {

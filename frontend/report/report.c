@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <quire/stats.h>
+
 #include "frontend/file/client_call.h"
 #include "frontend/file/memory.h"
 #include "frontend/object/vcpu.h"
@@ -22,6 +24,7 @@
 #include "frontend/report/json.h"
 #include "frontend/report/stats_file.h"
 #include "frontend/report/tally.h"
+#include "frontend/report/view.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/helper.h"
@@ -41,6 +44,8 @@
 #define NS_PER_S 1000000000u
 /* Of VMs that ended; more of them are counted only. */
 #define ENDED_BYTES (512u << 10)
+/* Each second's text has a map, too, of a VM with so many leaves at most: a millisecond. */
+#define MAP_LEAVES 1000000u
 
 struct vm_node {
 	struct vm *vm;
@@ -75,6 +80,14 @@ static struct json ended = {
     .lined_depth = VMS_DEPTH,
 };
 
+static uint64_t now_ns(void)
+{
+	struct timespec clock;
+
+	clock_gettime(CLOCK_MONOTONIC, &clock);
+	return (uint64_t)clock.tv_sec * NS_PER_S + (uint64_t)clock.tv_nsec;
+}
+
 static void print_stat(void *ctx, const char *name, uint64_t value)
 {
 	json_unsigned(ctx, name, value);
@@ -90,14 +103,46 @@ static void print_vcpu(struct json *json, struct vcpu *vcpu)
 	json_end(json);
 }
 
+/* Threads that want report_lock while a map is drawn under it. */
+static uint32_t hurry;
+
+/* What map of @vm the text is to have. False: none. */
+static bool wants_map(const struct vm *vm, struct view_wish *wish)
+{
+	*wish = (struct view_wish){.end = UINT64_MAX, .cells = REPORT_MAP_CELLS, .hurry = &hurry};
+	if (__atomic_load_n(&control->map_until, __ATOMIC_ACQUIRE) > now_ns()) {
+		wish->start = __atomic_load_n(&control->map_start, __ATOMIC_RELAXED);
+		wish->end = __atomic_load_n(&control->map_end, __ATOMIC_RELAXED);
+		wish->cells = (uint32_t)__atomic_load_n(&control->map_cells, __ATOMIC_RELAXED);
+		return true;
+	}
+	return (control->flags & REPORT_WANTS_STATS) &&
+	       quire_vm_stat(vm->memory, QUIRE_VM_STAT_pages_4k) <= MAP_LEAVES;
+}
+
+/* A map that has no room is left out. */
+static void print_map(struct json *json, struct vm *vm)
+{
+	const struct json before = *json;
+	struct view_wish wish;
+
+	if (!wants_map(vm, &wish))
+		return;
+	view_print(json, vm->memory, &wish);
+	if (json->is_full)
+		*json = before;
+}
+
+enum vm_state { VM_ALIVE, VM_ENDED };
+
 /* A VM goes in whole or not at all: nonzero. */
-static int print_vm(struct json *json, struct vm *vm, const char *state)
+static int print_vm(struct json *json, struct vm *vm, enum vm_state state)
 {
 	uint32_t count = atomic_load_explicit(&vm->vcpu_count, memory_order_acquire);
 	const struct json before = *json;
 
 	json_object(json, NULL);
-	json_string(json, "state", state);
+	json_string(json, "state", state == VM_ALIVE ? "alive" : "ended");
 	json_object(json, "stats");
 	stats_visit_vm(vm, print_stat, json);
 	json_end(json);
@@ -105,6 +150,8 @@ static int print_vm(struct json *json, struct vm *vm, const char *state)
 	for (uint32_t i = 0; i < count; i++)
 		print_vcpu(json, vm->vcpus[i]);
 	json_end(json);
+	if (state == VM_ALIVE)
+		print_map(json, vm);
 	json_end(json);
 	if (!json->is_full)
 		return 0;
@@ -154,7 +201,7 @@ static struct json print_process(char room[REPORT_TEXT_BYTES])
 	text.lined_depth = VMS_DEPTH;
 	json_members(&text, ended.start, ended.used_bytes);
 	for (struct vm_node *node = nodes; node; node = node->next)
-		left_out += print_vm(&text, node->vm, "alive") != 0;
+		left_out += print_vm(&text, node->vm, VM_ALIVE) != 0;
 	if (left_out)
 		print_left_out(&text, left_out);
 	text.is_full = false;
@@ -200,7 +247,6 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 #undef FIELD_COUNT
 	uint64_t index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
 	struct report_event *slot = &trace->events[index % REPORT_EVENTS];
-	struct timespec now;
 
 	if (index % ROOM_EVENTS == 0 && index < REPORT_EVENTS - ROOM_EVENTS &&
 	    make_room(slot + ROOM_EVENTS, ROOM_EVENTS * sizeof(*slot))) {
@@ -209,8 +255,7 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 	}
 	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	slot->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	slot->time_ns = now_ns();
 	slot->tid = process_thread_number();
 	slot->cpu = (uint16_t)sched_getcpu();
 	slot->event = (uint16_t)event;
@@ -250,11 +295,8 @@ static uint64_t settle_counting(void)
 {
 	uint64_t until = __atomic_load_n(&control->count_until, __ATOMIC_ACQUIRE);
 	bool counts = __atomic_load_n(&hears, __ATOMIC_RELAXED) & HEARS_TALLY;
-	struct timespec clock;
-	uint64_t now;
+	uint64_t now = now_ns();
 
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	now = (uint64_t)clock.tv_sec * NS_PER_S + (uint64_t)clock.tv_nsec;
 	if (until <= now) {
 		if (counts)
 			hear(0, HEARS_TALLY);
@@ -380,6 +422,7 @@ static void fork_child(void)
 	ended.has_member = false;
 	ended_count = 0;
 	tally_forget_thread();
+	hurry = 0;
 	(void)process_lock_start_anew(&report_lock);
 }
 FORK_CHILD(FORK_REPORT, report_lock, fork_child);
@@ -417,9 +460,20 @@ void report_start(void)
 		start_trace();
 	if (first)
 		start_stats();
+	/* Before the first event. */
+	if (first && stats)
+		(void)settle_counting();
 	process_lock_release(&report_lock);
 	if (first && stats)
 		(void)helper_start(NULL, stats_thread, NULL);
+}
+
+/* For the list: a map that is being drawn is cut short. */
+static void list_acquire(void)
+{
+	__atomic_fetch_add(&hurry, 1, __ATOMIC_RELAXED);
+	process_lock_acquire(&report_lock);
+	__atomic_fetch_sub(&hurry, 1, __ATOMIC_RELAXED);
 }
 
 void report_vm_created(struct vm *vm)
@@ -429,7 +483,7 @@ void report_vm_created(struct vm *vm)
 	if (!stats)
 		return;
 	node = process_heap_alloc(sizeof(*node));
-	process_lock_acquire(&report_lock);
+	list_acquire();
 	if (node) {
 		*node = (struct vm_node){.vm = vm, .next = nodes};
 		nodes = node;
@@ -445,13 +499,13 @@ void report_vm_ended(struct vm *vm)
 
 	if (!stats)
 		return;
-	process_lock_acquire(&report_lock);
+	list_acquire();
 	for (link = &nodes; *link && (*link)->vm != vm; link = &(*link)->next)
 		;
 	node = *link;
 	if (node) {
 		*link = node->next;
-		ended_count += print_vm(&ended, vm, "ended") != 0;
+		ended_count += print_vm(&ended, vm, VM_ENDED) != 0;
 	}
 	process_lock_release(&report_lock);
 	process_heap_free(node);

@@ -27,8 +27,11 @@ enum report_flags { REPORT_WANTS_STATS = 1u << 0, REPORT_WANTS_TRACE = 1u << 1 }
 
 struct report_control {
 	uint32_t flags;
-	uint32_t request;     /* grows with each wish for fresh statistics; a futex */
-	uint64_t count_until; /* CLOCK_MONOTONIC in ns: events and exits are counted so long */
+	uint32_t request; /* grows with each wish for fresh statistics; a futex */
+	/* CLOCK_MONOTONIC in ns: so long are events and exits counted, and texts have maps. */
+	uint64_t count_until, map_until;
+	uint64_t map_start, map_end; /* gfns that the map shows */
+	uint64_t map_cells;
 };
 
 /* The text of one process, members of a JSON object: complete in texts[current]. */
@@ -51,6 +54,9 @@ struct report_event {
 	uint16_t event; /* enum quire_trace_event */
 	uint64_t args[QUIRE_TRACE_FIELDS_MAX];
 };
+
+/* Of a map that a dump has. */
+#define REPORT_MAP_CELLS 1024u
 
 #define REPORT_EVENTS (1u << 18)
 struct report_trace {

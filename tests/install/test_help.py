@@ -9,7 +9,7 @@ import sys
 import unittest
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "stat", "doctor")
+COMMANDS = ("run", "stat", "view", "doctor")
 
 
 def options_of(text):

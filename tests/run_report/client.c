@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +15,12 @@
 #define PAGES 64ul
 #define NOWHERE 0x20000000ul
 #define SLOT 5
+/* test_view.py, too. */
+#define ROM_GPA 0x30000000ul
+#define ROM_PAGES 32ul
+#define LARGE_GPA 0x10000000000ul
+#define LARGE_PAGES (1ul << 28)
+#define LARGE_TOUCHED 16ul
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -79,12 +86,40 @@ static int be_busy(void)
 	return 0;
 }
 
+/* A ROM, a hole, and a slot of 1 TiB with a page here and there. */
+static int be_large(void)
+{
+	void *large = mmap(NULL, LARGE_PAGES * PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char byte;
+
+	one_vm();
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .flags = KVM_MEM_READONLY,
+			  .guest_phys_addr = ROM_GPA, .memory_size = ROM_PAGES * PAGE,
+			  .userspace_addr = (uintptr_t)memory_alloc(ROM_PAGES * PAGE)));
+	CHECK(large != MAP_FAILED);
+	CHECK_ZERO(madvise(large, LARGE_PAGES * PAGE, MADV_NOHUGEPAGE));
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 2, .guest_phys_addr = LARGE_GPA,
+			  .memory_size = LARGE_PAGES * PAGE, .userspace_addr = (uintptr_t)large));
+	for (uint64_t i = 0; i < LARGE_TOUCHED; i++) {
+		struct kvm_pre_fault_memory request = {
+		    .gpa = LARGE_GPA + LARGE_PAGES / LARGE_TOUCHED * i * PAGE, .size = PAGE};
+
+		CHECK_ZERO(ioctl(vcpu.fd, KVM_PRE_FAULT_MEMORY, &request));
+	}
+	puts("ready");
+	fflush(stdout);
+	return read(STDIN_FILENO, &byte, 1) != 1;
+}
+
 int main(int argc, char **argv)
 {
 	char byte;
 
 	if (argc > 1 && !strcmp(argv[1], "busy"))
 		return be_busy();
+	if (argc > 1 && !strcmp(argv[1], "large"))
+		return be_large();
 	if (argc > 1)
 		return do_otherwise(argv[1]);
 	one_vm();

@@ -1,0 +1,43 @@
+"""What the tests of `quire stat` and `quire view` share: a client to be looked at."""
+import glob
+import os
+import pathlib
+import subprocess
+
+DEADLINE_S = 30
+
+
+class Run:
+    """A client under `quire run` that exits from its guest again and again, or stands still."""
+
+    def __init__(self, quire, client, *arguments, options=()):
+        self.command = subprocess.Popen([quire, "run", *options, "--", client, *arguments],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        assert self.command.stdout.readline() == "ready\n"
+        children = f"/proc/{self.command.pid}/task/{self.command.pid}/children"
+        self.pid = int(pathlib.Path(children).read_text().split()[0])
+        return self
+
+    def __exit__(self, *_):
+        self.command.communicate("\n", timeout=DEADLINE_S)
+        self.status = self.command.returncode
+
+    def files(self):
+        found = [name for parent in ("/dev/shm", "/tmp", os.environ.get("TMPDIR", "/tmp"))
+                 for name in glob.glob(f"{parent}/quire-run.{self.command.pid}.*/stats.*")]
+        return sorted(set(found))
+
+    def switches(self):
+        """How often the thread that answers has gone to sleep."""
+        for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
+            if (task / "comm").read_text() == "quire-stats\n":
+                status = (task / "status").read_text()
+                return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        return None
+
+
+def call(*words):
+    return subprocess.run([str(word) for word in words], text=True, timeout=DEADLINE_S,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)

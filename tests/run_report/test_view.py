@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Tests of `quire view`: the memory of a running program and of a dump, in each form.
+
+usage: test_view.py QUIRE CLIENT
+"""
+import json
+import os
+import pathlib
+import pty
+import select
+import signal
+import sys
+import tempfile
+import termios
+import time
+import unittest
+import xml.etree.ElementTree
+
+import looking
+
+QUIRE, CLIENT = sys.argv[1:3]
+# As in client.c.
+SLOT, PAGES = 5, 64
+ROM_GFN, ROM_PAGES = 0x30000000 >> 12, 32
+LARGE_GFN, LARGE_PAGES, LARGE_TOUCHED = 0x10000000000 >> 12, 1 << 28, 16
+AGENT_SLOT = 32763
+
+
+def run(*arguments, options=()):
+    return looking.Run(QUIRE, CLIENT, *arguments, options=options)
+
+
+def view(*arguments):
+    return looking.call(QUIRE, "view", *arguments)
+
+
+def maps(*arguments):
+    return json.loads(view("--json", *arguments).stdout)["vms"]
+
+
+def slot_of(vm, number):
+    return next(slot for slot in vm["memory"]["slots"] if slot["id"] == number)
+
+
+def rows_of(vm, number):
+    columns = vm["memory"]["columns"]
+    return [dict(zip(columns, row)) for row in slot_of(vm, number)["rows"]]
+
+
+def sum_of(vm, number, name):
+    return sum(row[name] for row in rows_of(vm, number))
+
+
+class ViewTest(unittest.TestCase):
+    def test_small_memory(self):
+        """Each page is a cell: what the guest wrote is mapped, logged, and there at the host."""
+        with run() as client:
+            (vm,) = maps(client.pid)
+            counters = json.loads(looking.call(QUIRE, "stat", "--json", "--interval", 0.01,
+                                               "--count", 1, client.pid).stdout)["processes"][0]["counters"]
+        self.assertEqual((vm["pid"], vm["command"], vm["vm"]), (client.pid, "test_report_cli", 0))
+        self.assertEqual(vm["memory"]["cell_pages"], 1)
+        self.assertEqual(sorted(slot["id"] for slot in vm["memory"]["slots"]), [SLOT, AGENT_SLOT])
+        slot = slot_of(vm, SLOT)
+        self.assertEqual((slot["gfn"], slot["pages"], slot["log"], slot["readonly"]),
+                         (0x10000, PAGES, True, False))
+        for name in ("mapped_4k", "writable", "logged", "dirty"):
+            self.assertEqual(sum_of(vm, SLOT, name), PAGES, name)
+        self.assertEqual(len(rows_of(vm, SLOT)), PAGES)
+        totals = vm["memory"]["totals"]
+        self.assertEqual(totals["mapped_4k"], counters["pages_4k"]["value"])
+        self.assertEqual(totals["mapped_2m"], counters["pages_2m"]["value"] * 512)
+        # The host has at least what the guest has mapped, and each page is of one kind.
+        there = sum(totals[f"host_{kind}"] for kind in ("4k", "thp", "hugetlb"))
+        self.assertGreaterEqual(there, totals["mapped_4k"])
+        self.assertEqual(there + totals["host_hole"] + totals["host_swap"], totals["pages"])
+        tables = vm["memory"]["tables"]
+        self.assertGreaterEqual(tables["tdp_4k"], 2)
+        self.assertLessEqual(sum(tables[f"tdp_{size}"] for size in ("4k", "2m", "1g", "512g")),
+                             tables["used"])
+
+    def test_large_memory(self):
+        """1 TiB, a ROM and a hole are as quick, and no page is lost."""
+        with run("large") as client:
+            begun = time.monotonic()
+            (vm,) = maps(client.pid)
+            took = time.monotonic() - begun
+            (coarse,) = maps("--cells", 8, client.pid)
+        self.assertLess(took, looking.DEADLINE_S / 3)
+        for seen, most in ((vm, 2048), (coarse, 8)):
+            slots = seen["memory"]["slots"]
+            self.assertLessEqual(sum(len(slot["rows"]) for slot in slots), most + len(slots))
+            self.assertEqual(slot_of(seen, SLOT + 2)["pages"], LARGE_PAGES)
+            self.assertEqual(sum_of(seen, SLOT + 2, "mapped_4k"), LARGE_TOUCHED)
+            self.assertEqual(sum_of(seen, SLOT + 2, "host_4k"), LARGE_TOUCHED)
+            self.assertEqual(sum_of(seen, SLOT + 2, "host_hole"), LARGE_PAGES - LARGE_TOUCHED)
+            rom = slot_of(seen, SLOT + 1)
+            self.assertEqual((rom["gfn"], rom["pages"], rom["readonly"]),
+                             (ROM_GFN, ROM_PAGES, True))
+        touched = [row for row in rows_of(vm, SLOT + 2) if row["mapped_4k"]]
+        self.assertEqual(len(touched), LARGE_TOUCHED)
+        for number, row in enumerate(touched):
+            gfn = LARGE_GFN + LARGE_PAGES // LARGE_TOUCHED * number
+            self.assertTrue(row["gfn"] <= gfn < row["gfn"] + row["pages"])
+
+    def test_text_and_picture(self):
+        with run("large") as client:
+            text = view("--text", client.pid).stdout
+            (vm,) = maps(client.pid)
+            picture = xml.etree.ElementTree.fromstring(view("--svg", client.pid).stdout)
+        self.assertIn(f"process {client.pid} (test_report_cli), VM 0\n", text)
+        self.assertIn("slot 7: 0x10000000000-0x20000000000, 1.0 TiB\n", text)
+        self.assertIn("slot 6: 0x30000000-0x30020000, 128 KiB, read-only\n", text)
+        cells = sum(len(slot["rows"]) for slot in vm["memory"]["slots"])
+        groups = picture.findall("{http://www.w3.org/2000/svg}g")
+        self.assertEqual(len(groups), cells)
+        # Every cell says what it is when it is pointed at, and has the colour of that.
+        for group in groups:
+            title = group.find("{http://www.w3.org/2000/svg}title").text
+            first = group.find("{http://www.w3.org/2000/svg}rect").get("class")
+            self.assertEqual(first == "k4", "mapped 4K" in title, title)
+        style = picture.find("{http://www.w3.org/2000/svg}style").text
+        self.assertIn("prefers-color-scheme: dark", style)
+
+    def test_dump(self):
+        """What SIGUSR2 and the end leave shows the same as the running program did."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "stats.json")
+            with run(options=["--stats", path]) as client:
+                (living,) = maps(client.pid)
+                client.command.send_signal(signal.SIGUSR2)
+                (asked,) = self.dumped(path)
+            (ended,) = maps(path)
+        self.assertEqual(asked["memory"]["slots"], self.without_host(living)["memory"]["slots"])
+        self.assertFalse(asked["memory"]["knows_host"])
+        self.assertEqual(asked["pid"], client.pid)
+        # Until its end the client harvested the log, and wrote once more.
+        self.assertEqual(sum_of(ended, SLOT, "logged"), PAGES)
+        self.assertEqual(sum_of(ended, SLOT, "mapped_4k"), PAGES)
+
+    def dumped(self, path):
+        for _ in range(looking.DEADLINE_S * 20):
+            done = view("--json", path)
+            if not done.returncode:
+                return json.loads(done.stdout)["vms"]
+            time.sleep(0.05)
+        self.fail(done.stderr)
+
+    @staticmethod
+    def without_host(vm):
+        columns = vm["memory"]["columns"]
+        for slot in vm["memory"]["slots"]:
+            slot["rows"] = [[0 if name.startswith("host_") else value
+                             for name, value in zip(columns, row)] for row in slot["rows"]]
+        return vm
+
+    def test_terminal(self):
+        """Zoom and pan change the window, and the terminal is as before at the end."""
+        with run("large") as client:
+            child, terminal = pty.fork()
+            if not child:
+                os.execv(QUIRE, [QUIRE, "view", str(client.pid)])
+            before = termios.tcgetattr(terminal)
+            whole = self.read_until(terminal, "slot 7 1.0 TiB")
+            self.assertIn("slot 5 256 KiB, logged", whole)
+            os.write(terminal, b"+")
+            # The middle half of 2 TiB: the large slot alone, which is the second of them.
+            zoomed = self.read_until(terminal, "slot 7 512 GiB")
+            self.assertNotIn("slot 5", zoomed.rpartition("\033[H")[2])
+            os.write(terminal, b"\033[D")
+            self.read_until(terminal, "slot 7 256 GiB")
+            os.write(terminal, b"0")
+            self.read_until(terminal, "slot 7 1.0 TiB")
+            os.write(terminal, b"h")
+            self.read_until(terminal, "not mapped")
+            os.write(terminal, b"q")
+            self.read_until(terminal, "\033[?1049l")
+            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+            self.assertEqual(termios.tcgetattr(terminal), before)
+            os.close(terminal)
+
+    def read_until(self, terminal, *wanted):
+        end, text = time.monotonic() + looking.DEADLINE_S, ""
+        while not any(word in text for word in wanted):
+            if time.monotonic() > end or not select.select([terminal], [], [], 1)[0]:
+                if time.monotonic() > end:
+                    self.fail(f"no {wanted} in {text[-3000:]!r}")
+                continue
+            text += os.read(terminal, 65536).decode(errors="replace")
+        return text
+
+    def test_bad_use(self):
+        for arguments in ([], ["a", "b"], ["--cells", "0", "a"], ["--vm", "-1", "a"]):
+            self.assertEqual(view(*arguments).returncode, 2, arguments)
+        done = view("--text", "no-such-program")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            for text in ("", "{", '{"processes": [{"vms": [{"memory": {"slots": []}}]}]}', "[1]"):
+                file.seek(0)
+                file.truncate()
+                file.write(text)
+                file.flush()
+                self.assertEqual(view("--text", file.name).returncode, 1, text)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
