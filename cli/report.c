@@ -45,8 +45,13 @@ int report_create(struct report *report)
 	if (mapped == MAP_FAILED)
 		return error ? error : -ENOMEM;
 	report->control = mapped;
-	report->control->flags = (report->stats_path ? REPORT_WANTS_STATS : 0) |
-				 (report->trace_path ? REPORT_WANTS_TRACE : 0);
+	report->control->flags =
+	    (report->stats_path || report->page_path ? REPORT_WANTS_STATS : 0) |
+	    (report->trace_path ? REPORT_WANTS_TRACE : 0);
+	report->page.directory = report->directory;
+	report->page.control = report->control;
+	if (report->page_path)
+		page_begin(&report->page);
 	return 0;
 }
 
@@ -86,6 +91,8 @@ int report_check(const struct report *report)
 	char json[PATH_MAX], dat[PATH_MAX];
 
 	if (report->stats_path && try_file(report->stats_path))
+		return -1;
+	if (report->page_path && try_file(report->page_path))
 		return -1;
 	if (!report->trace_path)
 		return 0;
@@ -164,6 +171,13 @@ static int write_trace(const struct report *report)
 	}
 	trace_free(&trace);
 	return failed;
+}
+
+int report_write_page(struct report *report, char *const *program)
+{
+	page_take(&report->page);
+	return page_write(&report->page, program, report->page_path) ? complain(report->page_path)
+								     : 0;
 }
 
 int report_write(const struct report *report)

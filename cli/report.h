@@ -4,11 +4,15 @@
 
 #include <stdbool.h>
 
+#include "cli/look/page.h"
+
 struct report_control;
 
 struct report {
 	const char *stats_path; /* NULL: not wanted */
 	const char *trace_path;
+	const char *page_path;
+	struct page page;
 	const char *directory;
 	struct report_control *control;
 };
@@ -16,14 +20,17 @@ struct report {
 /* Is there a file to write at the end, and at SIGUSR2? */
 static inline bool report_is_wanted(const struct report *report)
 {
-	return report->stats_path || report->trace_path;
+	return report->stats_path || report->trace_path || report->page_path;
 }
 
 /* Before anything starts: can the files be written? 0, or an error was said. */
 int report_check(const struct report *report);
 /* Make the control file in the run's directory. 0 or -errno. */
 int report_create(struct report *report);
-/* Write the files asked for, from what the processes have left so far. 0, or an error was said. */
+/* The same of the page, which only the end makes. @program: its argv. */
+int report_write_page(struct report *report, char *const *program);
+/* Write the other files asked for, from what the processes have left so far. 0, or an error was
+ * said. */
 int report_write(const struct report *report);
 /* Remove the processes' files and the control file from @directory. */
 void report_remove(const char *directory);

@@ -50,12 +50,13 @@ struct run {
 /* The child of this run; read by the signal handler. */
 static volatile sig_atomic_t child_pid;
 
-enum { RUN_CPUID, RUN_PARAM, RUN_STATS, RUN_TRACE };
+enum { RUN_CPUID, RUN_PARAM, RUN_REPORT, RUN_STATS, RUN_TRACE };
 
 static const struct cli_option run_options[] = {
     {"param", "MODULE.NAME=VALUE", "set a module parameter, as modprobe would", RUN_PARAM},
     {"cpuid", NULL, "show the processor that Quire offers to programs that execute CPUID",
      RUN_CPUID},
+    {"report", "FILE.html", "make a page of the run, with the memory as it changed", RUN_REPORT},
     {"stats", "FILE", "write the counters at the end of the run, and at SIGUSR2", RUN_STATS},
     {"trace", "FILE", "write the events likewise", RUN_TRACE},
     {0},
@@ -68,6 +69,9 @@ static int take_option(void *ctx, int key, const char *value)
 	switch (key) {
 	case RUN_CPUID:
 		run->shows_cpuid = true;
+		return 0;
+	case RUN_REPORT:
+		run->report.page_path = value;
 		return 0;
 	case RUN_STATS:
 		run->report.stats_path = value;
@@ -344,8 +348,24 @@ static void set_mask(const struct run *run)
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 }
 
+/* Sleep until one of the signals comes, or it is time for the page's next moment: its number, or 0.
+ */
+static int wait_signal(const sigset_t *wanted, struct report *report)
+{
+	struct timespec wait;
+	uint64_t wait_ns;
+
+	if (!report->page_path)
+		return sigwaitinfo(wanted, NULL);
+	wait_ns = page_wait_ns(&report->page);
+	wait = (struct timespec){(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
+	if (!wait_ns)
+		page_take(&report->page);
+	return sigtimedwait(wanted, NULL, &wait);
+}
+
 /* waitpid(), with a report whenever SIGUSR2 asks for one. */
-static int wait_reporting(pid_t pid, const struct report *report)
+static int wait_reporting(pid_t pid, struct report *report)
 {
 	sigset_t wanted;
 	int status;
@@ -360,12 +380,12 @@ static int wait_reporting(pid_t pid, const struct report *report)
 			return status;
 		if (ended < 0 && errno != EINTR)
 			return -1;
-		if (sigwaitinfo(&wanted, NULL) == SIGUSR2)
+		if (wait_signal(&wanted, report) == SIGUSR2)
 			report_write(report);
 	}
 }
 
-static int wait_for(pid_t pid, const struct report *report)
+static int wait_for(pid_t pid, struct report *report)
 {
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	int status;
@@ -443,6 +463,8 @@ int command_run(int argc, char **argv)
 	child_pid = 0;
 	if (report_is_wanted(&run.report))
 		report_write(&run.report);
+	if (run.report.page_path)
+		report_write_page(&run.report, run.program);
 	remove_directory(&run);
 	return status == -1 ? EXIT_CANNOT_RUN : end_as(status);
 }

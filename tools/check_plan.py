@@ -188,6 +188,12 @@ def demo_vm():
     yield [check_runner.Check("demo-vm", "demo --vm", demo_vm_outcome)]
 
 
+def page():
+    yield [command("page", "page: drawn",
+                   [sys.executable, "tests/run_report/test_page.py", str(BUILD / "cli/quire"),
+                    str(BUILD / "tests/run_report/test_report_client")])]
+
+
 def package():
     yield [command("package", "package: made twice, installed, used, removed",
                    [sys.executable, "tests/package/test_package.py"], limit=1800, is_alone=True)]
@@ -349,6 +355,7 @@ class Plan:
             *client_suites("clients"),
             Suite("demo-vm", "the README's first example", demo_vm, lambda: ["demo --vm"],
                   group="real VMMs"),
+            Suite("page", "the page of a run in a browser", page, lambda: ["page: drawn"]),
             Suite("package", "the Debian packages", package,
                   lambda: ["package: made twice, installed, used, removed"]),
             Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,

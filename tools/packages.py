@@ -14,6 +14,7 @@ WANTED = {"arm64": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user
                       "qemu-system-ppc", "gcc-powerpc64le-linux-gnu"),
           "roots": ("debootstrap", "cpio", "util-linux"),
           "package": ("lintian", "dpkg-dev", "gcc", "g++", "man-db"),
+          "page": ("chromium", "fonts-dejavu-core"),
           "tcg-guest": ("qemu-system-x86",),
           "demo-vm": ("qemu-system-x86", "gcc", "libc6-dev"),
           "kernel": ("make", "xz-utils", "uuid-dev", "libc6-dev", "linux-libc-dev"),
