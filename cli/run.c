@@ -39,7 +39,8 @@ struct run {
 	char library[PATH_MAX];
 	char engine[PATH_MAX]; /* empty: there is none */
 	bool is_on_engine;     /* the program is started on it; else it has the library */
-	bool shows_cpuid;      /* its CPUID instruction describes the processor that Quire offers */
+	bool lists_params;
+	bool shows_cpuid; /* its CPUID instruction describes the processor that Quire offers */
 	struct launch launch;
 	char directory[PATH_MAX / 2];
 	/* As the caller had them, for the program. */
@@ -50,13 +51,15 @@ struct run {
 /* The child of this run; read by the signal handler. */
 static volatile sig_atomic_t child_pid;
 
-enum { RUN_CPUID, RUN_PARAM, RUN_REPORT, RUN_STATS, RUN_TRACE };
+enum { RUN_CPUID, RUN_LIST_PARAMS, RUN_PARAM, RUN_REPORT, RUN_STATS, RUN_TRACE };
 
 static const struct cli_option run_options[] = {
     {"param", "MODULE.NAME=VALUE", "set a module parameter, as modprobe would", RUN_PARAM},
     {"cpuid", NULL, "show the processor that Quire offers to programs that execute CPUID",
      RUN_CPUID},
     {"report", "FILE.html", "make a page of the run, with the memory as it changed", RUN_REPORT},
+    {"list-params", NULL, "print the parameters: value, range and meaning; and do nothing",
+     RUN_LIST_PARAMS},
     {"stats", "FILE", "write the counters at the end of the run, and at SIGUSR2", RUN_STATS},
     {"trace", "FILE", "write the events likewise", RUN_TRACE},
     {0},
@@ -72,6 +75,9 @@ static int take_option(void *ctx, int key, const char *value)
 		return 0;
 	case RUN_REPORT:
 		run->report.page_path = value;
+		return 0;
+	case RUN_LIST_PARAMS:
+		run->lists_params = true;
 		return 0;
 	case RUN_STATS:
 		run->report.stats_path = value;
@@ -421,6 +427,19 @@ static int end_as(int status)
 	return 128 + signal;
 }
 
+/* Of both vendors; a run has those of the machine's. */
+static int list_params(void)
+{
+	struct params_about about;
+
+	printf("%-40s %-8s %-32s %s\n", "parameter", "value", "range",
+	       "meaning (* : writable later, too)");
+	for (size_t i = 0; !params_about(i, &about); i++)
+		printf("%-40s %-8s %-32s %s%s\n", about.name, *about.value ? about.value : "-",
+		       about.range, about.meaning, about.is_writable ? " *" : "");
+	return EXIT_SUCCESS;
+}
+
 int command_run(int argc, char **argv)
 {
 	static struct run run;
@@ -430,6 +449,8 @@ int command_run(int argc, char **argv)
 	status = cli_parse(&run_command, argc, argv, &run, &rest);
 	if (status != CLI_GO_ON)
 		return status;
+	if (run.lists_params)
+		return list_params();
 	if (rest == argc) {
 		fprintf(stderr, "quire run: no program given\n");
 		return EXIT_USAGE;

@@ -1,5 +1,9 @@
-"""'./dev demo --vm': Debian's kernel in Debian's QEMU on Quire; the guest migrates while it writes."""
+"""'./dev demo --vm': Debian's kernel in Debian's QEMU on Quire; the guest migrates while it writes.
+
+usage: demo_vm.py [--picture FILE.svg]   --picture: the guest's memory in the middle of it
+"""
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -34,7 +38,27 @@ def show_counters(title, path):
         say(f"   {about:<7} {', '.join(shown)}")
 
 
-def run(folder):
+class Photographer:
+    """Takes a picture of a machine's memory while it is sent: of the second round, or the last."""
+
+    CELLS = 512
+
+    def __init__(self, machine, path):
+        self.machine, self.path, self.rounds = machine, path, 0
+
+    def __call__(self, account):
+        rounds = account.get("ram", {}).get("dirty-sync-count", 0)
+        if rounds == self.rounds or rounds > 2:
+            return
+        quire = self.machine.qemu.launcher[0]
+        done = subprocess.run([quire, "view", "--svg", "--cells", str(self.CELLS),
+                               str(self.machine.child.pid)], stdout=subprocess.PIPE, check=False)
+        if done.returncode == 0:
+            self.path.write_bytes(done.stdout)
+            self.rounds = rounds
+
+
+def run(folder, picture):
     qemu = catalog.QEMU
     say(f"{qemu.version()}, unmodified, with -accel kvm; /dev/kvm of this machine: "
         f"{hide_kvm.hide()}")
@@ -49,12 +73,14 @@ def run(folder):
         with Machine(qemu, [*words, "-incoming", "defer"],
                      options=("--stats", str(files[1]))) as target:
             target.ask("migrate-incoming", uri=f"unix:{target.folder}/migration")
-            account = migration.transfer(source, target.folder / "migration")
+            account = migration.transfer(source, target.folder / "migration",
+                                         at_each=Photographer(source, picture))
             last = memory_guest.generations(source)[-1]
             final = memory_guest.wait_beyond(target, memory_guest.wait_beyond(target, last))
             say(f"It migrated to a second QEMU: {migration.dirtied_pages(account):,} pages were "
                 f"written on the way and sent again, {account['downtime']} ms without a guest.")
             say(f"There it went on from generation {last}; it is at {final}, and no page was bad.")
+            say(f"What its memory was like meanwhile: {picture}")
             for machine in (source, target):
                 machine.ask("quit")
                 machine.wait_end()
@@ -63,6 +89,9 @@ def run(folder):
 
 
 def main():
+    picture = pathlib.Path("build/migration.svg")
+    if "--picture" in sys.argv:
+        picture = pathlib.Path(sys.argv[sys.argv.index("--picture") + 1])
     missing = packages.missing_of(catalog.find("qemu").packages)
     if missing:
         say(f"installing {' '.join(missing)}")
@@ -72,7 +101,7 @@ def main():
             return 1
     try:
         with tempfile.TemporaryDirectory(prefix="quire-demo-") as folder:
-            run(pathlib.Path(folder))
+            run(pathlib.Path(folder), picture)
     except scenario.Failure as error:
         say(f"{error}\n{error.output[-3000:]}")
         return 1

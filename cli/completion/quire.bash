@@ -29,7 +29,7 @@ _quire() {
 	[[ $command == @(stat|view) ]] || for ((at = 2; at < COMP_CWORD; at++)); do
 		case ${COMP_WORDS[at]} in
 		--param | --report | --stats | --trace) ((at++)) ;;
-		--cpuid | --help | --json) ;;
+		--cpuid | --help | --json | --list-params) ;;
 		*)
 			[ "${COMP_WORDS[at]}" = -- ] && ((at++))
 			if declare -F _command_offset >/dev/null; then
@@ -49,7 +49,7 @@ _quire() {
 		compopt -o nospace 2>/dev/null
 		;;
 	run:--report | run:--stats | run:--trace) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --param --report --stats --trace --' -c -- "$word") ;;
+	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --list-params --param --report --stats --trace --' -c -- "$word") ;;
 	stat:--interval | stat:--count) ;;
 	stat:*) mapfile -t COMPREPLY < <(compgen -W '--count --help --interval --json' -- "$word") ;;
 	view:--cells | view:--vm) ;;

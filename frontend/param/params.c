@@ -33,25 +33,26 @@ struct param {
 	mode_t mode;
 	long initial;
 	long max; /* of unsigned numbers; 0: no limit of its own */
+	const char *meaning;
 };
 
 #define RO 0444
 #define RW 0644
-#define KVM_BOOL(name, mode, value)                                 \
-	{                                                           \
-		"kvm", name, PARAM_BOOL, ANY_VENDOR, mode, value, 0 \
+#define KVM_BOOL(name, mode, value, text)                                 \
+	{                                                                 \
+		"kvm", name, PARAM_BOOL, ANY_VENDOR, mode, value, 0, text \
 	}
-#define KVM_UINT(name, mode, value, max)                              \
-	{                                                             \
-		"kvm", name, PARAM_UINT, ANY_VENDOR, mode, value, max \
-	}
-#define INTEL_BOOL(name, mode, value)                                       \
+#define KVM_UINT(name, mode, value, max, text)                              \
 	{                                                                   \
-		"kvm_intel", name, PARAM_BOOL, VENDOR_INTEL, mode, value, 0 \
+		"kvm", name, PARAM_UINT, ANY_VENDOR, mode, value, max, text \
 	}
-#define AMD_BOOL(name, mode, value)                                     \
-	{                                                               \
-		"kvm_amd", name, PARAM_BOOL, VENDOR_AMD, mode, value, 0 \
+#define INTEL_BOOL(name, mode, value, text)                                       \
+	{                                                                         \
+		"kvm_intel", name, PARAM_BOOL, VENDOR_INTEL, mode, value, 0, text \
+	}
+#define AMD_BOOL(name, mode, value, text)                                     \
+	{                                                                     \
+		"kvm_amd", name, PARAM_BOOL, VENDOR_AMD, mode, value, 0, text \
 	}
 
 /*
@@ -59,76 +60,91 @@ struct param {
  * "nested" follows the same rule.
  */
 static const struct param params[] = {
-    KVM_BOOL("tdp_mmu", RO, 1),
-    KVM_BOOL("eager_page_split", RW, 1),
-    KVM_BOOL("mmio_caching", RO, 1),
-    {"kvm", "nx_huge_pages", PARAM_NX, ANY_VENDOR, RW, 0, 0},
-    KVM_UINT("nx_huge_pages_recovery_ratio", RW, 60, 0),
-    KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000),
-    KVM_BOOL("flush_on_reuse", RW, 0),
-    KVM_BOOL("allow_unsafe_mappings", RO, 0),
+    KVM_BOOL("tdp_mmu", RO, 1,
+	     "second-stage tables are changed in parallel; N: shadow pages serve the guest itself"),
+    KVM_BOOL("eager_page_split", RW, 1,
+	     "huge leaves are split when logging begins, not at the first write"),
+    KVM_BOOL("mmio_caching", RO, 1,
+	     "tables note where no memory is, so that a device is found sooner"),
+    {"kvm", "nx_huge_pages", PARAM_NX, ANY_VENDOR, RW, 0, 0,
+     "what guests execute from has small pages"},
+    KVM_UINT("nx_huge_pages_recovery_ratio", RW, 60, 0,
+	     "one in so many of their tables goes in a period; 0: none"),
+    KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000,
+	     "that period; 0: such that all go in an hour"),
+    KVM_BOOL("flush_on_reuse", RW, 0, "kept, and changes nothing"),
+    KVM_BOOL("allow_unsafe_mappings", RO, 0,
+	     "the client reads and writes memory that the kernel has no page for"),
     /* Ours: stage-2 tables in Intel's format instead of AMD's; kvm_intel.eptad=N means it, too. */
-    KVM_BOOL("quire_ept", RO, 0),
+    KVM_BOOL("quire_ept", RO, 0, "tables have Intel's format on any machine"),
     /* Ours: the width of physical addresses in CPUID, for a machine with fewer bits. */
-    KVM_UINT("quire_phys_bits", RO, 48, 48),
+    KVM_UINT("quire_phys_bits", RO, 48, 48, "physical address bits that CPUID shows"),
     /* Ours: hot code of guests becomes machine code of this process. */
-    KVM_BOOL("quire_translate", RO, 1),
+    KVM_BOOL("quire_translate", RO, 1, "hot code of guests becomes machine code of the process"),
     /* Ours: each instruction of it runs in the interpreter, too, and both must agree. */
-    KVM_BOOL("quire_lockstep", RO, 0),
+    KVM_BOOL("quire_lockstep", RO, 0,
+	     "the interpreter runs translated instructions, too, and compares"),
     /* Ours: capabilities that clients shall not see, by number or name. */
-    {"kvm", "quire_hide_caps", PARAM_CAPS, ANY_VENDOR, RO, 0, 0},
-    KVM_BOOL("enable_pmu", RO, 0),
-    KVM_BOOL("ignore_msrs", RW, 0),
-    KVM_BOOL("report_ignored_msrs", RW, 1),
-    KVM_BOOL("enable_vmware_backdoor", RO, 0),
-    KVM_BOOL("kvmclock_periodic_sync", RO, 1),
-    KVM_BOOL("lapic_timer_advance", RO, 0),
-    KVM_BOOL("vector_hashing", RO, 1),
-    KVM_BOOL("mitigate_smt_rsb", RO, 0),
-    {"kvm", "force_emulation_prefix", PARAM_INT, ANY_VENDOR, RW, 0, 0},
-    KVM_UINT("min_timer_period_us", RW, 200, 0),
-    KVM_UINT("tsc_tolerance_ppm", RW, 250, 0),
-    KVM_UINT("halt_poll_ns", RW, 200000, 0),
-    KVM_UINT("halt_poll_ns_grow", RW, 2, 0),
-    KVM_UINT("halt_poll_ns_grow_start", RW, 10000, 0),
-    KVM_UINT("halt_poll_ns_shrink", RW, 0, 0),
-    INTEL_BOOL("ept", RO, 1),
-    INTEL_BOOL("eptad", RO, 1),
-    INTEL_BOOL("unrestricted_guest", RO, 1),
-    INTEL_BOOL("vpid", RO, 0),
-    INTEL_BOOL("pml", RO, 0),
-    INTEL_BOOL("flexpriority", RO, 0),
-    INTEL_BOOL("enable_apicv", RO, 0),
-    INTEL_BOOL("enable_mediated_pmu", RO, 0),
-    INTEL_BOOL("nested", RO, 0),
-    INTEL_BOOL("tdx", RO, 0),
-    AMD_BOOL("npt", RO, 1),
-    AMD_BOOL("avic", RO, 0),
-    AMD_BOOL("nrips", RO, 1),
-    AMD_BOOL("vgif", RO, 1),
-    AMD_BOOL("sev", RO, 0),
-    AMD_BOOL("sev_es", RO, 0),
-    AMD_BOOL("sev_snp", RO, 0),
-    AMD_BOOL("enable_mediated_pmu", RO, 0),
-    {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0},
-    {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0},
+    {"kvm", "quire_hide_caps", PARAM_CAPS, ANY_VENDOR, RO, 0, 0,
+     "capabilities that clients do not see, by number or name"},
+    KVM_BOOL("enable_pmu", RO, 0, "not offered"),
+    KVM_BOOL("ignore_msrs", RW, 0, "accesses to MSRs that are not there do nothing"),
+    KVM_BOOL("report_ignored_msrs", RW, 1, "the standard error output names these"),
+    KVM_BOOL("enable_vmware_backdoor", RO, 0, "not offered"),
+    KVM_BOOL("kvmclock_periodic_sync", RO, 1, "kept, and changes nothing"),
+    KVM_BOOL("lapic_timer_advance", RO, 0, "kept, and changes nothing"),
+    KVM_BOOL("vector_hashing", RO, 1, "kept, and changes nothing"),
+    KVM_BOOL("mitigate_smt_rsb", RO, 0, "kept, and changes nothing"),
+    {"kvm", "force_emulation_prefix", PARAM_INT, ANY_VENDOR, RW, 0, 0, "not offered"},
+    KVM_UINT("min_timer_period_us", RW, 200, 0, "kept, and changes nothing"),
+    KVM_UINT("tsc_tolerance_ppm", RW, 250, 0,
+	     "so far may a TSC frequency be from the machine's without scaling"),
+    KVM_UINT("halt_poll_ns", RW, 200000, 0, "kept, and changes nothing"),
+    KVM_UINT("halt_poll_ns_grow", RW, 2, 0, "kept, and changes nothing"),
+    KVM_UINT("halt_poll_ns_grow_start", RW, 10000, 0, "kept, and changes nothing"),
+    KVM_UINT("halt_poll_ns_shrink", RW, 0, 0, "kept, and changes nothing"),
+    INTEL_BOOL("ept", RO, 1, "nested paging; N: shadow pages"),
+    INTEL_BOOL("eptad", RO, 1, "the tables have accessed and dirty bits"),
+    INTEL_BOOL("unrestricted_guest", RO, 1, "kept, and changes nothing"),
+    INTEL_BOOL("vpid", RO, 0, "not offered"),
+    INTEL_BOOL("pml", RO, 0, "not offered"),
+    INTEL_BOOL("flexpriority", RO, 0, "not offered"),
+    INTEL_BOOL("enable_apicv", RO, 0, "not offered"),
+    INTEL_BOOL("enable_mediated_pmu", RO, 0, "not offered"),
+    INTEL_BOOL("nested", RO, 0, "not offered"),
+    INTEL_BOOL("tdx", RO, 0, "not offered"),
+    AMD_BOOL("npt", RO, 1, "nested paging; N: shadow pages"),
+    AMD_BOOL("avic", RO, 0, "not offered"),
+    AMD_BOOL("nrips", RO, 1, "kept, and changes nothing"),
+    AMD_BOOL("vgif", RO, 1,
+	     "a guest hypervisor's guests have a global interrupt flag of their own"),
+    AMD_BOOL("sev", RO, 0, "not offered"),
+    AMD_BOOL("sev_es", RO, 0, "not offered"),
+    AMD_BOOL("sev_snp", RO, 0, "not offered"),
+    AMD_BOOL("enable_mediated_pmu", RO, 0, "not offered"),
+    {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0, "not offered"},
+    {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0, "guests may have guests"},
     /* Ours, not Linux's: a guest_memfd made while this is set has pages of 2 MiB. */
-    KVM_BOOL("quire_gmem_huge_pages", RW, 0),
+    KVM_BOOL("quire_gmem_huge_pages", RW, 0, "a guest_memfd made now has pages of 2 MiB"),
     /* Ours: KVM_LINK_GUEST_MEMFD, which was posted for Linux and is not in it. */
-    KVM_BOOL("quire_gmem_link", RW, 0),
+    KVM_BOOL("quire_gmem_link", RW, 0, "KVM_LINK_GUEST_MEMFD, as posted for Linux"),
     /* Ours: GUEST_MEMFD_FLAG_WRITE, likewise. */
-    KVM_BOOL("quire_gmem_write", RW, 0),
+    KVM_BOOL("quire_gmem_write", RW, 0, "GUEST_MEMFD_FLAG_WRITE, as posted for Linux"),
     /* Posted for Linux, where it is to be on: which pages are private is a file's to say. */
-    KVM_BOOL("gmem_in_place_conversion", RO, 0),
+    KVM_BOOL("gmem_in_place_conversion", RO, 0,
+	     "which pages are private is a file's to say, as posted for Linux"),
     /* Ours: its flags that say what becomes of the bytes, which later postings have no more. */
-    KVM_BOOL("quire_gmem_contents", RW, 0),
+    KVM_BOOL("quire_gmem_contents", RW, 0, "its flags that say what becomes of the bytes"),
     /* Ours: GUEST_MEMFD_FLAG_HUGETLB, likewise. It has the number of GUEST_MEMFD_FLAG_WRITE, and
      * is it while this is set. */
-    KVM_BOOL("quire_gmem_hugetlb", RW, 0),
+    KVM_BOOL("quire_gmem_hugetlb", RW, 0,
+	     "GUEST_MEMFD_FLAG_HUGETLB, as posted for Linux, with the number of FLAG_WRITE"),
     /* Ours: a userfaultfd that watches a mapping of a guest_memfd, as posted for Linux. */
-    KVM_BOOL("quire_gmem_userfault", RW, 0),
+    KVM_BOOL("quire_gmem_userfault", RW, 0,
+	     "a userfaultfd may watch a mapping of a guest_memfd, as posted"),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
-    {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0},
+    {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0,
+     "AMD's virtualisation for guests, on a machine that is not AMD's"},
 };
 #define PARAMS (sizeof(params) / sizeof(params[0]))
 
@@ -190,6 +206,44 @@ static int format_value(const struct param *param, long value, char text[VALUE_M
 	default:
 		return snprintf(text, VALUE_MAX, "%ld\n", value);
 	}
+}
+
+/* What may be written, as people read it. */
+static void format_range(const struct param *param, char text[VALUE_MAX])
+{
+	switch (param->type) {
+	case PARAM_BOOL:
+		strcpy(text, "Y or N");
+		break;
+	case PARAM_NX:
+		strcpy(text, "Y, N, auto, force, off or never");
+		break;
+	case PARAM_CAPS:
+		strcpy(text, "names and numbers");
+		break;
+	case PARAM_INT:
+		snprintf(text, VALUE_MAX, "%d to %d", INT_MIN, INT_MAX);
+		break;
+	case PARAM_UINT:
+		snprintf(text, VALUE_MAX, "0 to %ld", param->max ? param->max : (long)UINT_MAX);
+		break;
+	}
+}
+
+int params_about(size_t index, struct params_about *about)
+{
+	const struct param *param;
+
+	if (index >= PARAMS)
+		return -ENOENT;
+	param = &params[index];
+	snprintf(about->name, sizeof(about->name), "%s.%s", param->module, param->name);
+	format_value(param, param->initial, about->value);
+	about->value[strcspn(about->value, "\n")] = '\0';
+	format_range(param, about->range);
+	about->is_writable = param->mode == RW;
+	about->meaning = param->meaning;
+	return 0;
 }
 
 static int parse_bool(const char *text, long *value)

@@ -29,6 +29,17 @@ int params_create(const char *directory);
 /* Set a parameter whatever its mode, as modprobe would: "kvm.tdp_mmu=N". 0; -ENOENT: no such
  * parameter; -EINVAL: no such value; or the -errno of the file. */
 int params_set(const char *directory, const char *assignment);
+
+/* One of them: what it is before any is set, what it may be, and what it means. */
+struct params_about {
+	char name[64];
+	char value[256], range[256];
+	bool is_writable; /* while a client runs, through its file */
+	const char *meaning;
+};
+/* By index, from 0 on. -ENOENT behind the last. */
+int params_about(size_t index, struct params_about *about);
+
 /* Remove what params_create() made, and the directory. */
 void params_destroy(const char *directory);
 

@@ -53,9 +53,23 @@ class Help(unittest.TestCase):
         for words in (("--param", "kvm.none=1"), ("--param=kvm.none=1",)):
             self.assertIn("kvm.none", self.call("run", *words, "true").stderr)
 
+    def test_parameters(self):
+        """Each parameter that the completions know, with its value, its range and its meaning."""
+        done = self.call("run", "--list-params")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        rows = [re.split(r"  +", line.rstrip()) for line in done.stdout.splitlines()[1:]]
+        known = re.findall(r"\bkvm\w*\.\w+", (TREE / "cli/completion/_quire").read_text())
+        self.assertEqual(sorted(row[0] for row in rows), sorted(known))
+        self.assertTrue(all(len(row) == 4 and row[3] for row in rows), rows)
+        found = {row[0]: row[1:] for row in rows}
+        self.assertEqual(found["kvm.tdp_mmu"][:2], ["Y", "Y or N"])
+        self.assertEqual(found["kvm.nx_huge_pages_recovery_period_ms"][:2], ["0", "0 to 3600000"])
+        self.assertTrue(found["kvm.eager_page_split"][2].endswith(" *"))
+        self.assertFalse(found["kvm.tdp_mmu"][2].endswith(" *"))
+
     def test_manual(self):
         text = (TREE / "docs/man/quire.1").read_text()
-        listed = set(re.findall(r"\bFl -([a-z]+)", text))
+        listed = set(re.findall(r"\bFl -([a-z][a-z-]*)", text))
         wanted = {name for command in COMMANDS for name in self.options(command)}
         self.assertEqual(listed, wanted)
         synopsis = text[:text.index(".Sh DESCRIPTION")]
@@ -72,10 +86,10 @@ class Help(unittest.TestCase):
         for command in COMMANDS:
             options = self.options(command)
             listed = re.search(rf"^\t{command}:\*\).*-W '([^']*)'", bash, re.M).group(1)
-            self.assertEqual(set(re.findall(r"--([a-z]+)", listed)), set(options), command)
+            self.assertEqual(set(re.findall(r"--([a-z][a-z-]*)", listed)), set(options), command)
             part = re.search(rf"^{command}\)\n(.*?);;", zsh, re.M | re.S).group(1)
             self.assertEqual(dict((name, bool(value)) for name, value in
-                                  re.findall(r"--([a-z]+)\[[^\]]*\](:?)", part)),
+                                  re.findall(r"--([a-z][a-z-]*)\[[^\]]*\](:?)", part)),
                              options, command)
 
 

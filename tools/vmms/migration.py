@@ -23,8 +23,9 @@ def with_accelerator(words, options):
     return ["kvm," + ",".join(options) if word == "kvm" and options else word for word in words]
 
 
-def wait_completed(source, seconds, once_active=None):
-    """QEMU's account of the finished migration; what to ask it once pages are on their way."""
+def wait_completed(source, seconds, once_active=None, at_each=None):
+    """QEMU's account of the finished migration. Once pages are on their way it is asked
+    @once_active, and @at_each gets its account each time."""
     limit = Limit(source, seconds)
     while True:
         state = source.ask("query-migrate")
@@ -35,15 +36,17 @@ def wait_completed(source, seconds, once_active=None):
         if once_active and state["status"] == "active":
             source.ask(once_active)
             once_active = None
+        if at_each and state["status"] == "active":
+            at_each(state)
         time.sleep(0.05)
 
 
-def transfer(source, target_path, seconds=120):
+def transfer(source, target_path, seconds=120, at_each=None):
     """Migrates source to the listener there; QEMU's account of the memory it sent."""
     source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND,
                                             "downtime-limit": DOWNTIME_MILLISECONDS})
     source.ask("migrate", uri=f"unix:{target_path}")
-    return wait_completed(source, seconds)
+    return wait_completed(source, seconds, at_each=at_each)
 
 
 def dirtied_pages(account):
