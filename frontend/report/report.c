@@ -284,6 +284,7 @@ static void hear(uint32_t more, uint32_t less)
 	do {
 		seen = __atomic_load_n(&hears, __ATOMIC_SEQ_CST);
 		quire_trace_install(functions[seen]);
+		quire_trace_install_timed(seen & HEARS_TALLY ? tally_timed : NULL);
 	} while (seen != __atomic_load_n(&hears, __ATOMIC_SEQ_CST));
 }
 

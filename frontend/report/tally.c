@@ -2,12 +2,15 @@
 #include "frontend/report/tally.h"
 
 #include <stdatomic.h>
+#include <string.h>
 #include <time.h>
+
+#include <quire/vcpu.h>
 
 #include "frontend/report/json.h"
 #include "frontend/report/svm_exits.h"
 
-struct exit_tally {
+struct duration_tally {
 	_Atomic uint64_t count, total_ns, min_ns, max_ns;
 };
 
@@ -29,7 +32,20 @@ static const char *const event_names[] = {
 #undef EVENT_NAME
 };
 
-static struct exit_tally exits[EXITS];
+static struct duration_tally exits[EXITS];
+/* By the answer of quire_vcpu_fault(); the last counts errors. */
+static const char *const outcome_names[] = {
+    [QUIRE_RETRY] = "retried",
+    [QUIRE_EMULATE] = "emulated",
+    [QUIRE_WRITE_PROTECTED] = "write-protected",
+    [QUIRE_FIXED] = "fixed",
+    [QUIRE_SPURIOUS] = "spurious",
+    [QUIRE_NESTED_FAULT] = "for the guest hypervisor",
+    [QUIRE_NESTED_FAULT + 1] = "failed",
+};
+#define OUTCOMES (sizeof(outcome_names) / sizeof(outcome_names[0]))
+static struct duration_tally faults[OUTCOMES], lock_holds, harvests;
+static _Atomic uint64_t harvested_pages;
 static _Atomic uint64_t events[QUIRE_TRACE_COUNT];
 /* Grows with each beginning: an exit that was left before it does not count. */
 static atomic_uint turn;
@@ -41,6 +57,10 @@ static _Thread_local struct {
 	uint32_t turn;	/* 0: none */
 } last_exit __attribute__((tls_model("initial-exec")));
 
+/* Where what takes time began in the running thread; 0: it did not. */
+static _Thread_local uint64_t begun_ns[QUIRE_TIMED_COUNT]
+    __attribute__((tls_model("initial-exec")));
+
 static uint64_t now_ns(void)
 {
 	struct timespec now;
@@ -49,17 +69,26 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static void clear(struct duration_tally *tally)
+{
+	atomic_store(&tally->count, 0);
+	atomic_store(&tally->total_ns, 0);
+	atomic_store(&tally->min_ns, UINT64_MAX);
+	atomic_store(&tally->max_ns, 0);
+}
+
 void tally_begin(void)
 {
 	atomic_fetch_add(&turn, 1);
 	for (uint32_t i = 0; i < QUIRE_TRACE_COUNT; i++)
 		atomic_store(&events[i], 0);
-	for (uint32_t i = 0; i < EXITS; i++) {
-		atomic_store(&exits[i].count, 0);
-		atomic_store(&exits[i].total_ns, 0);
-		atomic_store(&exits[i].min_ns, UINT64_MAX);
-		atomic_store(&exits[i].max_ns, 0);
-	}
+	for (uint32_t i = 0; i < EXITS; i++)
+		clear(&exits[i]);
+	for (uint32_t i = 0; i < OUTCOMES; i++)
+		clear(&faults[i]);
+	clear(&lock_holds);
+	clear(&harvests);
+	atomic_store(&harvested_pages, 0);
 }
 
 static void add(_Atomic uint64_t *sum, uint64_t value)
@@ -72,7 +101,7 @@ static uint64_t value_of(_Atomic uint64_t *number)
 	return atomic_load_explicit(number, memory_order_relaxed);
 }
 
-static void add_exit(struct exit_tally *tally, uint64_t ns)
+static void add_duration(struct duration_tally *tally, uint64_t ns)
 {
 	uint64_t seen = value_of(&tally->min_ns);
 
@@ -103,12 +132,37 @@ void tally_event(enum quire_trace_event event, const uint64_t *args)
 		last_exit.time_ns = now_ns();
 	} else if (event == QUIRE_TRACE_kvm_entry) {
 		if (last_exit.turn && last_exit.turn == atomic_load(&turn))
-			add_exit(&exits[last_exit.which], now_ns() - last_exit.time_ns);
+			add_duration(&exits[last_exit.which], now_ns() - last_exit.time_ns);
 		last_exit.turn = 0;
 	}
 }
 
-static void print_exit(struct json *json, const char *name, struct exit_tally *tally)
+static struct duration_tally *find_outcome(uint64_t answer)
+{
+	return &faults[answer && answer < OUTCOMES && outcome_names[answer] ? answer
+									    : OUTCOMES - 1];
+}
+
+void tally_timed(enum quire_timed what, enum quire_timed_edge edge, uint64_t value)
+{
+	uint64_t begun = begun_ns[what];
+
+	if (edge == QUIRE_TIMED_BEGINS) {
+		begun_ns[what] = now_ns();
+		return;
+	}
+	begun_ns[what] = 0;
+	if (!begun)
+		return;
+	if (what == QUIRE_TIMED_HARVEST)
+		add(&harvested_pages, value);
+	add_duration(what == QUIRE_TIMED_FAULT	    ? find_outcome(value)
+		     : what == QUIRE_TIMED_MMU_LOCK ? &lock_holds
+						    : &harvests,
+		     now_ns() - begun);
+}
+
+static void print_duration(struct json *json, const char *name, struct duration_tally *tally)
 {
 	uint64_t count = value_of(&tally->count);
 
@@ -120,6 +174,8 @@ static void print_exit(struct json *json, const char *name, struct exit_tally *t
 	json_unsigned(json, "time_ns", value_of(&tally->total_ns));
 	json_unsigned(json, "min_ns", value_of(&tally->min_ns));
 	json_unsigned(json, "max_ns", value_of(&tally->max_ns));
+	if (tally == &harvests)
+		json_unsigned(json, "pages", value_of(&harvested_pages));
 	json_end(json);
 }
 
@@ -132,11 +188,22 @@ void tally_print(struct json *json)
 	json_end(json);
 	json_array(json, "exits");
 	for (uint32_t i = 0; i < EXITS; i++)
-		print_exit(json, exit_names[i].name, &exits[i]);
+		print_duration(json, exit_names[i].name, &exits[i]);
+	json_end(json);
+	json_array(json, "faults");
+	for (uint32_t i = 0; i < OUTCOMES; i++)
+		print_duration(json, outcome_names[i], &faults[i]);
+	json_end(json);
+	json_array(json, "locks");
+	print_duration(json, "mmu_lock, exclusive", &lock_holds);
+	json_end(json);
+	json_array(json, "harvests");
+	print_duration(json, "dirty log", &harvests);
 	json_end(json);
 }
 
 void tally_forget_thread(void)
 {
 	last_exit.turn = 0;
+	memset(begun_ns, 0, sizeof(begun_ns));
 }

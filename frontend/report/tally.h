@@ -13,9 +13,13 @@ struct json;
 
 /* Start from zero. Before events are told; one thread at a time. */
 void tally_begin(void);
-/* A quire_trace_fn. Any thread; no lock, never sleeps. */
+/* A quire_trace_fn and a quire_timed_fn. Any thread; no lock, never sleeps. */
 void tally_event(enum quire_trace_event event, const uint64_t *args);
-/* Members "events" and "exits", as far as there are any; each number by itself is right. */
+void tally_timed(enum quire_timed what, enum quire_timed_edge edge, uint64_t value);
+/*
+ * Members "events", "exits", and of the same kind "faults" (by what came of them), "locks" and
+ * "harvests", as far as there are any; each number by itself is right.
+ */
 void tally_print(struct json *json);
 /* In the child of a fork, whose thread has not left a guest of its own. */
 void tally_forget_thread(void);

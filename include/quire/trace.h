@@ -96,6 +96,24 @@ typedef void (*quire_trace_fn)(enum quire_trace_event event, const uint64_t *arg
 /* Record events with @record from now on; NULL: no more. Any thread; @record stays callable. */
 QUIRE_API void quire_trace_install(quire_trace_fn record);
 
+/* What takes time inside the library, and what it is told where it ends. */
+enum quire_timed {
+	QUIRE_TIMED_FAULT,    /* quire_vcpu_fault(): its answer */
+	QUIRE_TIMED_MMU_LOCK, /* a VM's mmu_lock is held exclusively: 0 */
+	QUIRE_TIMED_HARVEST,  /* bits are taken out of a slot's log: how many */
+	QUIRE_TIMED_COUNT
+};
+enum quire_timed_edge { QUIRE_TIMED_BEGINS, QUIRE_TIMED_ENDS };
+
+/* Called like a quire_trace_fn. A thread ends what it began; kinds may be nested in each other. */
+typedef void (*quire_timed_fn)(enum quire_timed what, enum quire_timed_edge edge, uint64_t value);
+
+/*
+ * Tell @record of these from now on; NULL: no more. What has begun before is told where it ends.
+ * Any thread; @record stays callable.
+ */
+QUIRE_API void quire_trace_install_timed(quire_timed_fn record);
+
 #ifdef __cplusplus
 }
 #endif

@@ -4,6 +4,7 @@
 #include "src/base/assert.h"
 #include "src/base/mutant.h"
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 
 #define RWLOCK_WRITER (1u << 31)
 #define SPINS 64u
@@ -294,10 +295,12 @@ void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
 	for (struct biglock_line *line = lock->lines; line; line = line->next)
 		for (unsigned int turn = 0; atomic_load_acquire_u32(&line->busy); turn++)
 			base_platform->relax(turn);
+	QUIRE_TIMED(MMU_LOCK, BEGINS, 0);
 }
 
 void biglock_write_unlock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
+	QUIRE_TIMED(MMU_LOCK, ENDS, 0);
 	gate_open(&lock->writer);
 	mutex_release(&lock->writers);
 	held_pop(lock);

@@ -10,7 +10,11 @@ extern quire_trace_fn quire_trace_record __attribute__((visibility("hidden")));
 /* Record an event, if tracing is still on. */
 __attribute__((cold)) void quire_trace_emit(enum quire_trace_event event, const uint64_t *args);
 
+/* NULL: off. For QUIRE_TIMED() alone. */
+extern quire_timed_fn quire_trace_timed __attribute__((visibility("hidden")));
+
 #ifdef QUIRE_NO_TRACE
+#define QUIRE_TIMED(what, edge, value) ((void)(value))
 /* Without trace points: to measure what they cost (tools/phases.py --trace). */
 #define QUIRE_TRACE(name, ...) ((void)(const uint64_t[]){__VA_ARGS__})
 
@@ -24,6 +28,15 @@ static inline int quire_trace_is_on(void)
 {
 	return __builtin_expect(__atomic_load_n(&quire_trace_record, __ATOMIC_RELAXED) != NULL, 0);
 }
+
+/* An edge of what takes time. @value is evaluated only while @record wants it. */
+#define QUIRE_TIMED(what, edge, value)                                                         \
+	do {                                                                                   \
+		quire_timed_fn record = __atomic_load_n(&quire_trace_timed, __ATOMIC_RELAXED); \
+                                                                                               \
+		if (__builtin_expect(record != NULL, 0))                                       \
+			record(QUIRE_TIMED_##what, QUIRE_TIMED_##edge, value);                 \
+	} while (0)
 
 /* kvm_mmu_spte_requested's access where nothing limits it: read, write, user, execute. */
 #define TRACE_ACCESS_ALL 0xfu

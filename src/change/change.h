@@ -3,6 +3,7 @@
 #define QUIRE_CHANGE_CHANGE_H
 
 #include "src/base/mutant.h"
+#include "src/base/trace.h"
 #include "src/gmem/gmem.h"
 #include "src/shadow/shadow.h"
 #include "src/tdp/tdp.h"

@@ -307,6 +307,7 @@ static void harvest(struct quire_vm *vm, const struct log_span *request) REQUIRE
 	struct log_span piece;
 	struct flush_debt debt;
 
+	QUIRE_TIMED(HARVEST, BEGINS, 0);
 	flush_debt_init(&debt, &vm->flush);
 	for (u64 at = 0; at < request->words; at += piece.words) {
 		piece = span_part(request, at, min_u64(request->words - at, PIECE_WORDS));
@@ -317,6 +318,7 @@ static void harvest(struct quire_vm *vm, const struct log_span *request) REQUIRE
 	/* Leaves lose W, and no table is unlinked. */
 	flush_debt_pay(&debt);
 	CHECK(!debt.tables && !debt.owed);
+	QUIRE_TIMED(HARVEST, ENDS, log_span_bits(request));
 }
 
 /* @words words of the slot's log from word @first on, whose bits @masks names. */

@@ -27,4 +27,14 @@ struct log_span {
 	struct log_word *named; /* the words with a mask that is not empty, rising */
 };
 
+/* How many bits @span names. */
+static inline u64 log_span_bits(const struct log_span *span)
+{
+	u64 sum = 0;
+
+	for (u64 i = 0; i < span->words; i++)
+		sum += (u64)__builtin_popcountll(span->masks[i]);
+	return sum;
+}
+
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "src/base/reclaim.h"
+#include "src/base/trace.h"
 #include "src/gfn/track.h"
 #include "src/gmem/privacy.h"
 #include "src/shadow/shadow.h"
@@ -100,25 +101,25 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 		     struct quire_memory_fault *told)
 {
 	struct fault fault = fault_of(gpa, error_code);
-	int ret;
+	int ret = FAULT_CONTINUE;
 
 	told->size_bytes = 0;
 	if (vm_is_dead(vcpu->vm))
 		return -EIO;
+	QUIRE_TIMED(FAULT, BEGINS, 0);
 	if (vcpu->nested.on) {
 		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
 		ret = fault_nested(vcpu, gpa, &fault, told);
 		count_outcome(vcpu, ret);
-		return ret;
-	}
-	if ((error_code & QUIRE_PFERR_RSVD) && !vm_is_shadowed(vcpu->vm)) {
+	} else if ((error_code & QUIRE_PFERR_RSVD) && !vm_is_shadowed(vcpu->vm)) {
 		ret = fault_mmio_entry(vcpu, fault.gfn);
-		if (ret != FAULT_CONTINUE)
-			return ret;
 	}
-	vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
-	fault.private = fault_is_private(vcpu, fault.gfn, error_code);
-	ret = fault_resolve(vcpu, &fault, told);
-	count_outcome(vcpu, ret);
+	if (ret == FAULT_CONTINUE) {
+		vcpu_count(vcpu, QUIRE_VCPU_STAT_pf_taken);
+		fault.private = fault_is_private(vcpu, fault.gfn, error_code);
+		ret = fault_resolve(vcpu, &fault, told);
+		count_outcome(vcpu, ret);
+	}
+	QUIRE_TIMED(FAULT, ENDS, (u64)(s64)ret);
 	return ret;
 }

@@ -70,7 +70,7 @@ static int do_otherwise(const char *what)
 	return 0;
 }
 
-/* Exits without end, until standard input has something to say. */
+/* Exits and harvests without end, until standard input has something to say. */
 static int be_busy(void)
 {
 	struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
@@ -80,6 +80,7 @@ static int be_busy(void)
 	fflush(stdout);
 	while (!poll(&input, 1, 0)) {
 		store_each();
+		harvest();
 		for (int i = 0; i < 100; i++)
 			CHECK_END(guest_try_store(&vcpu, NOWHERE, 1), END_MMIO);
 	}

@@ -18,6 +18,7 @@ import looking
 
 QUIRE, CLIENT = sys.argv[1:3]
 BROWSER_S = 120
+PAGES = 64  # as in client.c
 LIGHT, DARK = 1, 0  # Chromium's preferredColorScheme
 NO_NETWORK = re.compile(r"(?:src|href)\s*=(?!\s*[\"']?data:)|@import|url\(|fetch\(|XMLHttpRequest")
 
@@ -86,9 +87,28 @@ class PageTest(unittest.TestCase):
         self.assertEqual(sum(wanted.values()), process["events"]["kvm_exit"] - 1)
         self.assertEqual(process["events"]["kvm_exit"], counters["exits"])
 
+    def test_times(self):
+        """Faults by what came of them, and holds of mmu_lock."""
+        (process,) = self.stats["processes"]
+        counters = process["vms"][0]["vcpus"][0]["stats"]
+        faults = {row["reason"]: row for row in process["faults"]}
+        self.assertEqual(faults["fixed"]["count"], counters["pf_fixed"])
+        # A device's address is looked up in the entry that says so, without a fault of the guest's.
+        self.assertGreaterEqual(faults["emulated"]["count"], counters["pf_emulate"])
+        self.assertGreater(process["locks"][0]["count"], 0)
+        # Each harvest of the client's took all the pages that it had written.
+        (harvest,) = process["harvests"]
+        self.assertEqual(harvest["pages"], harvest["count"] * PAGES)
+        for row in (*process["faults"], *process["locks"], *process["harvests"]):
+            self.assertLessEqual(row["min_ns"] * row["count"], row["time_ns"])
+            self.assertGreaterEqual(row["max_ns"] * row["count"], row["time_ns"])
+        shown = [int(count) for count in re.findall(r'data-timed="faults" data-count="(\d+)"',
+                                                    self.drawn)]
+        self.assertEqual(sorted(shown), sorted(row["count"] for row in process["faults"]))
+
     def test_it_draws(self):
         """Every slot's cells, and a line in each picture, at several moments."""
-        self.assertEqual(self.drawn.count("<polyline"), 11)
+        self.assertEqual(self.drawn.count("<polyline"), 12)
         self.assertGreater(int(re.search(r'data-moments="(\d+)"', self.drawn).group(1)), 3)
         memory = self.stats["processes"][0]["vms"][0].get("memory")
         self.assertGreater(int(re.search(r'data-drawn="(\d+)"', self.drawn).group(1)), 64)

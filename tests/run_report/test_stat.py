@@ -83,10 +83,10 @@ class StatTest(unittest.TestCase):
         vm = ended["vms"][0]
         counters = look["processes"][0]["counters"]
         self.assertEqual(set(counters), set(vm["stats"]) | set(vm["vcpus"][0]["stats"]))
-        for name in ("pages_4k", "pf_taken", "pf_fixed"):
-            self.assertEqual(counters[name]["value"],
-                             vm["stats"].get(name, vm["vcpus"][0]["stats"].get(name)), name)
-        self.assertLess(counters["exits"]["value"], vm["vcpus"][0]["stats"]["exits"])
+        self.assertEqual(counters["pages_4k"]["value"], vm["stats"]["pages_4k"])
+        for name in ("exits", "pf_taken", "pf_fixed"):
+            self.assertGreater(counters[name]["value"], 0)
+            self.assertLess(counters[name]["value"], vm["vcpus"][0]["stats"][name], name)
 
     def test_unobserved_it_sleeps(self):
         with run("busy") as client:

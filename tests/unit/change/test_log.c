@@ -502,6 +502,48 @@ static void test_calls_while_a_clear_is_copied(void **state)
 	end();
 }
 
+/* What was told of each kind: how often it began and ended, and the last value. */
+static struct {
+	unsigned int begun, ended;
+	uint64_t value;
+} timed[QUIRE_TIMED_COUNT];
+
+static void take_edge(enum quire_timed what, enum quire_timed_edge edge, uint64_t value)
+{
+	if (edge == QUIRE_TIMED_BEGINS) {
+		timed[what].begun++;
+		return;
+	}
+	timed[what].ended++;
+	timed[what].value = value;
+}
+
+/* A harvest says how many pages it took; faults and holds of the lock end as they began. */
+static void test_what_takes_time_is_told(void **state)
+{
+	(void)state;
+	begin(0);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	memset(timed, 0, sizeof(timed));
+	quire_trace_install_timed(take_edge);
+	for (uint64_t gfn = 0; gfn < 130; gfn += 13)
+		store(gfn, 1);
+	assert_int_equal(timed[QUIRE_TIMED_FAULT].begun, timed[QUIRE_TIMED_FAULT].ended);
+	assert_true(timed[QUIRE_TIMED_FAULT].ended >= 10);
+	assert_int_equal(timed[QUIRE_TIMED_FAULT].value, QUIRE_FIXED);
+	assert_int_equal(timed[QUIRE_TIMED_HARVEST].begun, 0);
+	assert_int_equal(log_harvest(0), 10);
+	assert_int_equal(timed[QUIRE_TIMED_HARVEST].ended, 1);
+	assert_int_equal(timed[QUIRE_TIMED_HARVEST].value, 10);
+	assert_int_equal(set_flags(0), 0);
+	assert_true(timed[QUIRE_TIMED_MMU_LOCK].ended > 0);
+	assert_int_equal(timed[QUIRE_TIMED_MMU_LOCK].begun, timed[QUIRE_TIMED_MMU_LOCK].ended);
+	quire_trace_install_timed(NULL);
+	store(5, 1);
+	assert_int_equal(timed[QUIRE_TIMED_HARVEST].begun, 1);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -519,6 +561,7 @@ int main(void)
 	    cmocka_unit_test(test_no_memory),
 	    cmocka_unit_test(test_calls_while_a_log_is_copied),
 	    cmocka_unit_test(test_calls_while_a_clear_is_copied),
+	    cmocka_unit_test(test_what_takes_time_is_told),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
