@@ -29,12 +29,13 @@ static const char style[] =
     "text { fill: #1a1a1a; } .title { font-size: 16px; font-weight: bold; }\n"
     ".u { fill: #e4e4e4; } .k4 { fill: #5b9bd5; } .m2 { fill: #009e73; } .g1 { fill: #e69f00; }\n"
     ".h4 { fill: #1f4e79; } .ht { fill: #00664a; } .hh { fill: #a36b00; } .hs { fill: #7f7f7f; }\n"
-    ".sh { fill: #6a3d9a; } .d { fill: #c00000; }\n"
+    ".sh { fill: #6a3d9a; } .d { fill: #c00000; stroke: #ffffff; stroke-width: 0.7; }\n"
     ".p { fill: url(#hatch); } #hatch path { stroke: #000000; stroke-width: 1.4; }\n"
     "@media (prefers-color-scheme: dark) {\n"
     "svg { background: #16181c; } text { fill: #e8e8e8; }\n"
     ".u { fill: #33363b; } .h4 { fill: #9cc3e6; } .ht { fill: #7fe0c4; } .hh { fill: #ffd27f; }\n"
-    ".sh { fill: #c9a3f0; } .d { fill: #ff6b5e; } #hatch path { stroke: #ffffff; }\n"
+    ".sh { fill: #c9a3f0; } .k4 { fill: #2f6db0; } .d { fill: #ff5140; } #hatch path { stroke: "
+    "#ffffff; }\n"
     "}\n"
     "</style>\n"
     "<defs><pattern id=\"hatch\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\">"
@@ -132,7 +133,7 @@ static unsigned int draw_slot(const struct map *map, const struct map_slot *slot
 
 		if (at % ROW_CELLS == 0)
 			fprintf(
-			    file, "<text x=\"%u\" y=\"%u\" font-size=\"9\">%#" PRIx64 "</text>\n",
+			    file, "<text x=\"%u\" y=\"%u\" font-size=\"9\">0x%" PRIx64 "</text>\n",
 			    MARGIN, y + row * CELL + CELL - 2, slot->cells[at].gfn << PAGE_SHIFT);
 		draw_cell(map, &slot->cells[at], LEFT + (unsigned int)(at % ROW_CELLS) * CELL,
 			  y + row * CELL, file);
@@ -166,7 +167,8 @@ static void draw_legend_line(unsigned int y, FILE *file)
 		draw_bar(entries[i].class, x, y, CELL - 1, file);
 		fprintf(file, "<text x=\"%u\" y=\"%u\">%s</text>\n", x + CELL + 4, y + CELL - 1,
 			entries[i].text);
-		x += 108;
+		/* A letter takes so much of this size, about. */
+		x += 2 * CELL + 8 + 7 * (unsigned int)strlen(entries[i].text);
 	}
 }
 

@@ -34,7 +34,7 @@ def browse(page, folder, *words):
 
 def photograph(page, folder, scheme, picture):
     return browse(page, folder, f"--blink-settings=preferredColorScheme={scheme}",
-                  "--window-size=1200,2400", f"--screenshot={picture}")
+                  "--window-size=1200,1900", f"--screenshot={picture}")
 
 
 class PageTest(unittest.TestCase):
