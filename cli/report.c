@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -14,13 +15,58 @@
 
 #include "cli/look/texts.h"
 #include "cli/trace.h"
+#include "cli/trace_event.h"
 #include "frontend/report/json.h"
 #include "frontend/report/report.h"
+
+/* Some 1.6 GB a process. */
+#define TRACE_EVENTS_MAX (1u << 24)
 
 static int complain(const char *path)
 {
 	fprintf(stderr, "quire run: %s: %s\n", path, strerror(errno));
 	return -1;
+}
+
+/* The events that one pattern names. */
+static uint64_t mask_of(const char *pattern)
+{
+	uint64_t mask = 0;
+
+	for (unsigned int i = 0; i < QUIRE_TRACE_COUNT; i++)
+		if (!fnmatch(pattern, trace_events[i].name, 0))
+			mask |= UINT64_C(1) << i;
+	return mask;
+}
+
+int report_choose_events(struct report *report, const char *patterns)
+{
+	char *words = strdup(patterns), *rest = words, *word;
+	int error = words ? 0 : -1;
+
+	while (!error && (word = strsep(&rest, ","))) {
+		uint64_t mask = mask_of(word);
+
+		report->trace_mask |= mask;
+		error = mask ? 0 : -1;
+		if (error)
+			fprintf(stderr, "quire run: no event is named '%s'; try 'kvm_*'\n", word);
+	}
+	free(words);
+	return error;
+}
+
+int report_size_trace(struct report *report, const char *events)
+{
+	char *end;
+	unsigned long wanted = strtoul(events, &end, 10);
+
+	if (*end || *events < '0' || *events > '9' || !wanted || wanted > TRACE_EVENTS_MAX)
+		return -1;
+	report->trace_events = 2 * REPORT_ROOM;
+	while (report->trace_events < wanted)
+		report->trace_events *= 2;
+	return 0;
 }
 
 int report_create(struct report *report)
@@ -48,6 +94,8 @@ int report_create(struct report *report)
 	report->control->flags =
 	    (report->stats_path || report->page_path ? REPORT_WANTS_STATS : 0) |
 	    (report->trace_path ? REPORT_WANTS_TRACE : 0);
+	report->control->trace_events = report->trace_events ? report->trace_events : REPORT_EVENTS;
+	report->control->trace_mask = report->trace_mask ? report->trace_mask : UINT64_MAX;
 	report->page.directory = report->directory;
 	report->page.control = report->control;
 	if (report->page_path)
@@ -159,8 +207,8 @@ static int write_trace(const struct report *report)
 	char path[PATH_MAX];
 	int failed = 0;
 
-	texts_each_file(report->directory, REPORT_TRACE, sizeof(struct report_trace), take_events,
-			&trace);
+	texts_each_file(report->directory, REPORT_TRACE,
+			report_trace_bytes(report->control->trace_events), take_events, &trace);
 	trace_sort(&trace);
 	failed = write_format(&trace, report->trace_path, form ? form : trace_print_text);
 	if (!form) {

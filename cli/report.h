@@ -11,6 +11,8 @@ struct report_control;
 struct report {
 	const char *stats_path; /* NULL: not wanted */
 	const char *trace_path;
+	uint32_t trace_events; /* that each process keeps; 0: as many as usual */
+	uint64_t trace_mask;   /* by enum quire_trace_event; 0: all */
 	const char *page_path;
 	struct page page;
 	const char *directory;
@@ -25,6 +27,14 @@ static inline bool report_is_wanted(const struct report *report)
 
 /* Before anything starts: can the files be written? 0, or an error was said. */
 int report_check(const struct report *report);
+/*
+ * Of the events that one of the @patterns names, which are separated by commas and as those of a
+ * shell. 0, or an error was said: a pattern fits none.
+ */
+int report_choose_events(struct report *report, const char *patterns);
+/* How many each process keeps: rounded up to a power of two. Nonzero: no such number. */
+int report_size_trace(struct report *report, const char *events);
+
 /* Make the control file in the run's directory. 0 or -errno. */
 int report_create(struct report *report);
 /* The same of the page, which only the end makes. @program: its argv. */

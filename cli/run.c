@@ -51,7 +51,16 @@ struct run {
 /* The child of this run; read by the signal handler. */
 static volatile sig_atomic_t child_pid;
 
-enum { RUN_CPUID, RUN_LIST_PARAMS, RUN_PARAM, RUN_REPORT, RUN_STATS, RUN_TRACE };
+enum {
+	RUN_CPUID,
+	RUN_LIST_PARAMS,
+	RUN_PARAM,
+	RUN_REPORT,
+	RUN_STATS,
+	RUN_TRACE,
+	RUN_TRACE_FILTER,
+	RUN_TRACE_SIZE
+};
 
 static const struct cli_option run_options[] = {
     {"param", "MODULE.NAME=VALUE", "set a module parameter, as modprobe would", RUN_PARAM},
@@ -62,6 +71,9 @@ static const struct cli_option run_options[] = {
      RUN_LIST_PARAMS},
     {"stats", "FILE", "write the counters at the end of the run, and at SIGUSR2", RUN_STATS},
     {"trace", "FILE", "write the events likewise", RUN_TRACE},
+    {"trace-filter", "EVENTS", "only those: names and patterns, separated by commas",
+     RUN_TRACE_FILTER},
+    {"trace-size", "N", "keep the newest N events of each process (262144)", RUN_TRACE_SIZE},
     {0},
 };
 
@@ -82,6 +94,10 @@ static int take_option(void *ctx, int key, const char *value)
 	case RUN_STATS:
 		run->report.stats_path = value;
 		return 0;
+	case RUN_TRACE_FILTER:
+		return report_choose_events(&run->report, value);
+	case RUN_TRACE_SIZE:
+		return report_size_trace(&run->report, value);
 	case RUN_TRACE:
 		run->report.trace_path = value;
 		return 0;

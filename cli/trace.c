@@ -26,11 +26,11 @@ static int make_room(struct trace *trace)
 void trace_add(struct trace *trace, const struct report_trace *file)
 {
 	uint64_t next = __atomic_load_n(&file->next, __ATOMIC_ACQUIRE);
-	uint64_t first = next > REPORT_EVENTS ? next - REPORT_EVENTS : 0;
+	uint64_t first = next > file->room ? next - file->room : 0;
 
 	trace->lost += first;
 	for (uint64_t i = first; i < next; i++) {
-		const struct report_event *event = &file->events[i % REPORT_EVENTS];
+		const struct report_event *event = &file->events[i % file->room];
 		uint64_t sequence = __atomic_load_n(&event->sequence, __ATOMIC_ACQUIRE);
 		struct trace_line *line;
 
@@ -56,7 +56,12 @@ static int compare(const void *first, const void *second)
 {
 	const struct trace_line *a = first, *b = second;
 
-	return (a->event.time_ns > b->event.time_ns) - (a->event.time_ns < b->event.time_ns);
+	if (a->event.time_ns != b->event.time_ns)
+		return a->event.time_ns > b->event.time_ns ? 1 : -1;
+	/* The clock stood still: as each process wrote them. */
+	if (a->pid != b->pid)
+		return a->pid > b->pid ? 1 : -1;
+	return (a->event.sequence > b->event.sequence) - (a->event.sequence < b->event.sequence);
 }
 
 void trace_sort(struct trace *trace)

@@ -28,7 +28,7 @@ _quire() {
 	# Behind -- or the first word that is no option, the words are the program's.
 	[[ $command == @(stat|view) ]] || for ((at = 2; at < COMP_CWORD; at++)); do
 		case ${COMP_WORDS[at]} in
-		--param | --report | --stats | --trace) ((at++)) ;;
+		--param | --report | --stats | --trace | --trace-filter | --trace-size) ((at++)) ;;
 		--cpuid | --help | --json | --list-params) ;;
 		*)
 			[ "${COMP_WORDS[at]}" = -- ] && ((at++))
@@ -48,8 +48,9 @@ _quire() {
 		mapfile -t COMPREPLY < <(compgen -W "$params" -S = -- "$word")
 		compopt -o nospace 2>/dev/null
 		;;
+	run:--trace-filter | run:--trace-size) ;;
 	run:--report | run:--stats | run:--trace) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --list-params --param --report --stats --trace --' -c -- "$word") ;;
+	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --list-params --param --report --stats --trace --trace-filter --trace-size --' -c -- "$word") ;;
 	stat:--interval | stat:--count) ;;
 	stat:*) mapfile -t COMPREPLY < <(compgen -W '--count --help --interval --json' -- "$word") ;;
 	view:--cells | view:--vm) ;;

@@ -36,8 +36,6 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
-/* Events that room is made for at once, while those before them are recorded. */
-#define ROOM_EVENTS 1024u
 /* How long the last figures may take. */
 #define LAST_TRIES 100u
 #define LAST_WAIT_NS 2000000
@@ -245,11 +243,15 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 #define FIELD_COUNT(group, name, fields) (0 fields),
 	static const uint8_t field_counts[] = {QUIRE_TRACE_EVENTS(FIELD_COUNT, QUIRE_TRACE_FIELD)};
 #undef FIELD_COUNT
-	uint64_t index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
-	struct report_event *slot = &trace->events[index % REPORT_EVENTS];
+	struct report_event *slot;
+	uint64_t index;
 
-	if (index % ROOM_EVENTS == 0 && index < REPORT_EVENTS - ROOM_EVENTS &&
-	    make_room(slot + ROOM_EVENTS, ROOM_EVENTS * sizeof(*slot))) {
+	if (!(control->trace_mask >> event & 1))
+		return;
+	index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
+	slot = &trace->events[index % trace->room];
+	if (index % REPORT_ROOM == 0 && index + REPORT_ROOM < trace->room &&
+	    make_room(slot + REPORT_ROOM, REPORT_ROOM * sizeof(*slot))) {
 		trace->is_cut = 1;
 		hear(0, HEARS_TRACE);
 	}
@@ -366,10 +368,11 @@ static void start_trace(void)
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return;
-	trace =
-	    map_new(path, fd, sizeof(*trace), offsetof(struct report_trace, events[ROOM_EVENTS]));
+	trace = map_new(path, fd, report_trace_bytes(control->trace_events),
+			report_trace_bytes(REPORT_ROOM));
 	if (!trace)
 		return;
+	trace->room = control->trace_events;
 	trace->pid = (uint32_t)getpid();
 	prctl(PR_GET_NAME, trace->command);
 	hear(HEARS_TRACE, 0);

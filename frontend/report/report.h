@@ -27,7 +27,10 @@ enum report_flags { REPORT_WANTS_STATS = 1u << 0, REPORT_WANTS_TRACE = 1u << 1 }
 
 struct report_control {
 	uint32_t flags;
-	uint32_t request; /* grows with each wish for fresh statistics; a futex */
+	uint32_t
+	    trace_events;    /* that each process keeps: a power of two, from 2 * REPORT_ROOM on */
+	uint64_t trace_mask; /* by enum quire_trace_event: which are recorded */
+	uint32_t request;    /* grows with each wish for fresh statistics; a futex */
 	/* CLOCK_MONOTONIC in ns: so long are events and exits counted, and texts have maps. */
 	uint64_t count_until, map_until;
 	uint64_t map_start, map_end; /* gfns that the map shows */
@@ -58,14 +61,25 @@ struct report_event {
 /* Of a map that a dump has. */
 #define REPORT_MAP_CELLS 1024u
 
+/* What `quire run` asks for unless told otherwise. */
 #define REPORT_EVENTS (1u << 18)
+/* Events that room is made for at once, while those before them are recorded. */
+#define REPORT_ROOM 1024u
 struct report_trace {
-	uint64_t next; /* events written ever; the newest REPORT_EVENTS are there */
+	uint64_t next; /* events written ever; the newest @room are there */
 	uint32_t pid;
 	uint32_t is_cut; /* there was no room for more */
+	uint32_t room;
 	char command[16];
-	struct report_event events[REPORT_EVENTS];
+	struct report_event events[];
 };
+_Static_assert(QUIRE_TRACE_COUNT <= 64, "one bit an event");
+
+/* Of a trace file. */
+static inline uint64_t report_trace_bytes(uint32_t events)
+{
+	return sizeof(struct report_trace) + (uint64_t)events * sizeof(struct report_event);
+}
 
 /* The run's directory, or NULL. Once, when the library is loaded; makes plain file calls. */
 void report_attach(const char *directory);

@@ -121,6 +121,12 @@ int main(int argc, char **argv)
 		return be_busy();
 	if (argc > 1 && !strcmp(argv[1], "large"))
 		return be_large();
+	if (argc > 1 && !strcmp(argv[1], "much")) {
+		one_vm();
+		for (int i = 0; i < 2000; i++)
+			CHECK_END(guest_try_store(&vcpu, NOWHERE, 1), END_MMIO);
+		return 0;
+	}
 	if (argc > 1)
 		return do_otherwise(argv[1]);
 	one_vm();

@@ -362,5 +362,42 @@ class ProcessesTest(unittest.TestCase):
         self.assertGreater(cut, 0)
 
 
+class Choice(unittest.TestCase):
+    """--trace-filter and --trace-size."""
+
+    def trace(self, *options, client=()):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "trace.txt")
+            done = subprocess.run([QUIRE, "run", "--trace", path, *options, "--", CLIENT, *client],
+                                  input="\n", text=True, timeout=DEADLINE_S, check=False,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            if done.returncode:
+                return done.returncode, done.stderr
+            with open(path) as file:
+                text = file.read()
+        return text, [LINE.fullmatch(line).group(5) for line in text.splitlines()
+                      if not line.startswith("#")]
+
+    def test_filter(self):
+        _, every = self.trace()
+        _, some = self.trace("--trace-filter", "kvm_e*,kvm_mmio")
+        self.assertEqual(set(some), {"kvm_entry", "kvm_exit", "kvm_mmio"})
+        for name in set(some):
+            self.assertEqual(some.count(name), every.count(name), name)
+        self.assertGreater(len(set(every)), len(set(some)))
+        code, said = self.trace("--trace-filter", "kvm_exit,none")
+        self.assertEqual(code, 2)
+        self.assertIn("'none'", said)
+
+    def test_size(self):
+        """The newest stay, and the head says how many there were."""
+        text, kept = self.trace("--trace-size", "100", client=["much"])
+        self.assertEqual(len(kept), 2048)
+        written = int(re.search(r"entries-written: 2048/(\d+)", text).group(1))
+        self.assertGreater(written, 2048)
+        for size in ("0", "x", "-1", "99999999999"):
+            self.assertEqual(self.trace("--trace-size", size)[0], 2, size)
+
+
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])
