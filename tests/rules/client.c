@@ -35,6 +35,19 @@ uint8_t *memory_alloc(size_t size_bytes)
 	return memory;
 }
 
+uint64_t memory_available(void)
+{
+	FILE *info = fopen("/proc/meminfo", "r");
+	unsigned long kib = 0;
+	char line[128];
+
+	while (info && fgets(line, sizeof(line), info))
+		(void)sscanf(line, "MemAvailable: %lu", &kib);
+	if (info)
+		fclose(info);
+	return (uint64_t)kib << 10;
+}
+
 uint64_t *word_at(uint8_t *memory, uint64_t offset_bytes)
 {
 	return (uint64_t *)(void *)(memory + offset_bytes);

@@ -68,6 +68,8 @@ int vm_enable_cap(const struct vm *vm, uint32_t cap, uint64_t argument);
 
 /* Zeroed private memory, aligned to 2 MiB, of small pages; never freed before the test ends. */
 uint8_t *memory_alloc(size_t size_bytes);
+/* Bytes that the machine can give; 0 where it does not say. */
+uint64_t memory_available(void);
 uint64_t *word_at(uint8_t *memory, uint64_t offset_bytes);
 
 /* A userfaultfd that watches this memory; skips where there is none, or none of that mode. */

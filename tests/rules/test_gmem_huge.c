@@ -2,7 +2,6 @@
  * new files. */
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -152,27 +151,14 @@ static void misaligned_is_small(void)
 	CHECK_EQ(guest_load(&vcpu, GPA + 5 * PAGE), 1);
 }
 
-/* The first touch of 1 GiB takes 1 GiB. */
-static void need_memory(uint64_t kib)
-{
-	FILE *info = fopen("/proc/meminfo", "r");
-	unsigned long available = 0;
-	char line[128];
-
-	while (info && fgets(line, sizeof(line), info))
-		(void)sscanf(line, "MemAvailable: %lu", &available);
-	if (info)
-		fclose(info);
-	if (available < kib)
-		check_skip("too little memory");
-}
-
 /* A private slot of 1 GiB at 1 GiB. The client's addresses are never touched. */
 static void open_gigantic(void)
 {
 	uint8_t *reserved;
 
-	need_memory(3u << 20);
+	/* The first touch of 1 GiB takes 1 GiB. */
+	if (memory_available() < 3 * GIB)
+		check_skip("too little memory");
 	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
 	if (!vm_cap(&vm, KVM_CAP_GUEST_MEMFD))
 		check_skip("no guest_memfd");
