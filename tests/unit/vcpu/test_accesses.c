@@ -281,7 +281,7 @@ static void neighbour_stop(struct neighbour *neighbour)
 }
 
 PROGRAM(64, load_segments,
-	"mov $0x10, %edx; mov $400000, %ecx; 1: movb $0xf2, 0x9015;"
+	"mov $0x10, %edx; mov $140000, %ecx; 1: movb $0xf2, 0x9015;"
 	"mov %edx, %ds; dec %ecx; jnz 1b; hlt");
 
 /* The accessed bit is set by an OR: stores to the rest of a descriptor are not taken back. */
@@ -300,7 +300,7 @@ static void test_descriptor(void **state)
 }
 
 PROGRAM(64, add_crossing,
-	"mov $0x400ffe, %ebx; mov $400000, %ecx; 1: lock addl $1, (%rbx); dec %ecx; jnz 1b; hlt");
+	"mov $0x400ffe, %ebx; mov $140000, %ecx; 1: lock addl $1, (%rbx); dec %ecx; jnz 1b; hlt");
 
 static void map(struct quire_vcpu *vcpu, unsigned int index, uint64_t gpa)
 {
@@ -328,8 +328,8 @@ static void check_crossing(struct quire_vcpu *vcpu, uint64_t first, uint64_t sec
 	neighbour_stop(&neighbour);
 	memcpy(&low, ram + first + PAGE - 2, 2);
 	memcpy(&high, ram + second, 2);
-	assert_int_equal(low, 400000 & 0xffff);
-	assert_int_equal(high, (uint16_t)((400000 >> 16) + neighbour.count));
+	assert_int_equal(low, 140000 & 0xffff);
+	assert_int_equal(high, (uint16_t)((140000 >> 16) + neighbour.count));
 	assert_int_equal(ram[first + PAGE - 3], 0x55);
 	assert_int_equal(ram[second + 2], 0xaa);
 }
