@@ -118,25 +118,48 @@ int svm_check_save(const struct cpu *cpu, const struct vmcb_save *save)
 	return (code >> 9 & 1) && (code >> 10 & 1) ? -EINVAL : 0;
 }
 
-/* L1's nested tables have the format of its own paging: long mode's. */
-static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *control,
-			      const struct svm_l1 *l1)
+/* PAE's directories are read when L2 is entered, and not again while it runs. */
+static void read_directories(struct cpu *cpu, uint64_t nested_cr3, struct quire_nested *nested)
+{
+	gpa_t gpa = {nested_cr3 & ~(uint64_t)(sizeof(nested->directories) - 1)};
+
+	if (quire_vcpu_read(cpu->vcpu, gpa, nested->directories, sizeof(nested->directories)))
+		memset(nested->directories, 0, sizeof(nested->directories));
+}
+
+/* L1's nested tables have the format of its own paging, which need not be on. */
+static struct quire_nested nested_tables_of(struct cpu *cpu, const struct vmcb_control *control,
+					    const struct svm_l1 *l1)
 {
 	struct quire_nested nested = {
 	    .root = {control->nested_cr3 & PAGE_NUMBER_MASK},
-	    .levels = l1->efer & EFER_LMA ? 4 : 3,
-	    .nx = (l1->efer & EFER_NXE) != 0,
+	    .levels = l1->cr4 & CR4_PAE ? 3 : 2,
 	    .smep = (l1->cr4 & CR4_SMEP) != 0,
 	};
+
+	if (l1->efer & EFER_LMA)
+		nested.levels = l1->cr4 & CR4_LA57 ? 5 : 4;
+	if (nested.levels == 2)
+		nested.pse = (l1->cr4 & CR4_PSE) != 0;
+	else
+		nested.nx = (l1->efer & EFER_NXE) != 0;
+	if (nested.levels == 3)
+		read_directories(cpu, control->nested_cr3, &nested);
+	return nested;
+}
+
+static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *control,
+			      const struct svm_l1 *l1)
+{
 	int wanted = (control->misc & VMCB_NESTED_PAGING) != 0;
+	struct quire_nested nested = {0};
 	int error = 0;
 
 	/* A processor without a second stage has none for guests of guests. */
 	if (wanted && cpu->single_stage)
 		return -EOPNOTSUPP;
-	/* Nested tables of five levels are not offered. */
-	if (wanted && (l1->efer & EFER_LMA) && (l1->cr4 & CR4_LA57))
-		return -EOPNOTSUPP;
+	if (wanted)
+		nested = nested_tables_of(cpu, control, l1);
 	if (wanted || cpu->svm.nested_paging)
 		error = quire_vcpu_set_nested(cpu->vcpu, wanted ? &nested : NULL);
 	if (error)
