@@ -182,6 +182,14 @@ static void change_slot(uint32_t id, const struct oracle_view *next)
 	oracle_slot_end(&sim.oracle, id, next);
 }
 
+/* As a thread of the client's does it ahead of a log. */
+static void split_op(const struct sim_op *op)
+{
+	uint64_t done;
+
+	(void)!quire_vm_split(sim.machine.vm, gpa_of((gfn_t){op->first}), QUIRE_PAGE_SIZE, &done);
+}
+
 static void slot_op(const struct sim_op *op)
 {
 	struct oracle_view next = sim.oracle.slots[op->slot].current;
@@ -534,6 +542,7 @@ static void perform(uint32_t thread, const struct sim_op *op)
 		break;
 	case OP_EAGER_SPLIT:
 		sim.machine.tunables.eager_page_split = (uint32_t)op->npages;
+		split_op(op);
 		break;
 	case OP_LIMIT:
 		limit_op(op);

@@ -12,6 +12,19 @@ struct quire_vm;
 struct quire_vcpu;
 
 /*
+ * Split what maps [gpa, gpa + size) of address space 0 huge into 4K, for the guest and for nested
+ * guests, ahead of a log: one step, as quire_vcpu_prefault(). Guests run meanwhile and lose no
+ * right, so a thread of the client's may do it in the background. A log that starts with
+ * eager_page_split off then leaves no split to a vCPU's first write. What is mapped afterwards, or
+ * comes back when a log ends, may be huge. 0: *@done_bytes > 0 is what the step covered. -EIO (dead
+ * VM); -EINVAL: an empty, unaligned or wrapping range; -EOPNOTSUPP: the VM is without a TDP MMU, or
+ * the slot has a guest_memfd, which cannot log; -ENOENT: no slot; -ENOMEM: some is still huge. No
+ * lock held; takes slots_lock and mmu_lock; may sleep.
+ */
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_split(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes,
+					      uint64_t *done_bytes);
+
+/*
  * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: 0, 1 (ENABLE) or 3 (and INITIALLY_SET); else -EINVAL. It is
  * looked at when a slot begins to log, and at each harvest. No lock held; takes slots_lock, may
  * sleep.

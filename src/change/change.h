@@ -129,11 +129,11 @@ void change_gmem_end(const struct gmem_invalidation *invalidation);
 /* --- slots_lock --- */
 
 /*
- * Split what maps the range huge, for the guest and for nested guests. Best effort: without memory
- * a huge leaf stays; a log has it write-protected, and it splits at the first write. Takes
- * mmu_lock, in holds that do not grow with the range.
+ * Split what maps the range huge, for the guest and for nested guests. -ENOMEM: a huge leaf stays;
+ * a log has it write-protected, and it splits at the first write. Takes mmu_lock, in holds that do
+ * not grow with the range.
  */
-void change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+must_check int change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
     REQUIRES(&vm->slots_lock);
 /* @slot has just started to log, and is published: split, protect, flush. */
 void change_log_start(struct quire_vm *vm, const struct memslot *slot) REQUIRES(&vm->slots_lock);

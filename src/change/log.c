@@ -74,7 +74,7 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	if ((vm->manual_protect & MANUAL_INITIALLY_SET) && !vm->ring_bytes)
 		return;
 	if (splits_eagerly(vm))
-		change_split_range(vm, slot->as_id, slot->base_gfn, end);
+		(void)!change_split_range(vm, slot->as_id, slot->base_gfn, end);
 	flush_debt_init(&debt, &vm->flush);
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
 		if (MUTANT(log_start_unprotected))
@@ -501,7 +501,7 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
 			continue;
 		lowest = first + (u64)__builtin_ctzll(mask);
 		if (end && lowest - end >= level_pages(QUIRE_LEVEL_2M)) {
-			change_split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
+			(void)!change_split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
 			end = 0;
 		}
 		if (!end)
@@ -509,7 +509,7 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
 		end = first + 64 - (u64)__builtin_clzll(mask);
 	}
 	if (end)
-		change_split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
+		(void)!change_split_range(vm, span->as_id, (gfn_t){start}, (gfn_t){end});
 }
 
 /*

@@ -1,4 +1,8 @@
-/* Splitting the huge pages of a range. */
+/* Splitting the huge pages of a range: for a log, and on request. */
+#include <errno.h>
+
+#include <quire/dirty.h>
+
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 #include "src/change/nested.h"
@@ -11,10 +15,10 @@
  * With faults going on: the loser of a compare-exchange finds small leaves, which is what both
  * want.
  */
-void change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
+int change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 {
 	struct table_cache tables = {0};
-	int err;
+	int err = 0;
 
 	slots_assert(vm);
 	CHECK(start.v < end.v && as_id < vm->address_spaces);
@@ -34,4 +38,46 @@ void change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
 	}
 	table_cache_drain(&tables, &vm->arena);
+	return err;
+}
+
+/* So much is split in one hold of slots_lock: the largest leaf. */
+#define STEP_LEVEL QUIRE_LEVEL_1G
+
+/* [start, *@end), as far as a step goes; *@end is how far that is. */
+static int split_step(struct quire_vm *vm, gfn_t start, gfn_t *end) REQUIRES(&vm->slots_lock)
+{
+	const struct memslot *slot = memslot_lookup(vm, 0, start, NULL);
+	u64 block = level_pages(STEP_LEVEL);
+
+	slots_assert(vm);
+	CHECK(start.v < end->v);
+	if (!slot)
+		return -ENOENT;
+	if (slot->flags & QUIRE_SLOT_GMEM)
+		return -EOPNOTSUPP;
+	end->v = min_u64(end->v, memslot_end(slot).v);
+	end->v = min_u64(end->v, round_down_u64(start.v, block) + block);
+	return change_split_range(vm, 0, start, *end);
+}
+
+int quire_vm_split(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes, uint64_t *done_bytes)
+{
+	gfn_t start = gfn_of(gpa), end = {start.v + (size_bytes >> QUIRE_PAGE_SHIFT)};
+	int err;
+
+	locks_assert_none();
+	if (vm_is_dead(vm))
+		return -EIO;
+	if (!size_bytes || (gpa.v | size_bytes) % QUIRE_PAGE_SIZE ||
+	    gpa.v + size_bytes < size_bytes)
+		return -EINVAL;
+	if (vm_is_shadowed(vm))
+		return -EOPNOTSUPP;
+	mutex_lock(&vm->slots_lock);
+	err = split_step(vm, start, &end);
+	mutex_unlock(&vm->slots_lock);
+	if (!err)
+		*done_bytes = (end.v - start.v) << QUIRE_PAGE_SHIFT;
+	return err;
 }

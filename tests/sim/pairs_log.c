@@ -218,6 +218,28 @@ static bool clear_huge_store_check(void *ctx)
 	return machine_stop(&pair.machine) && good;
 }
 
+/* The huge leaf is split on request, while CLEAR takes W from it. */
+static void clear_split_body(uint32_t thread, void *ctx)
+{
+	uint64_t done = 0;
+
+	if (thread == 1)
+		clear_huge_store_body(thread, ctx);
+	else
+		pair.results[0] =
+		    quire_vm_split(pair.machine.vm, (gpa_t){0}, QUIRE_PAGE_SIZE, &done);
+}
+
+/* No page of the block may be written without a mark, whichever thread was first. */
+static bool clear_split_check(void *ctx)
+{
+	bool good = !pair.results[0] && !pair.results[1] && !pair_harvest();
+
+	(void)ctx;
+	good &= !pair_store(0, PAIR_PAGE, 4) && !pair_harvest() && pair_logged(PAIR_PAGE);
+	return machine_stop(&pair.machine) && good;
+}
+
 /* Logging starts under a vCPU that writes: what is written after the call returned is logged. */
 static void start_setup(void *ctx)
 {
@@ -280,6 +302,18 @@ static void start_huge_body(uint32_t thread, void *ctx)
 	}
 	pair.results[1] = pair_set_flags(SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
 	pair.bytes[1] = pair_byte(PAIR_PAGE)[0];
+}
+
+/* A thread of the client's splits ahead, while the vCPU writes, and a lazy log starts. */
+static void split_start_body(uint32_t thread, void *ctx)
+{
+	uint64_t done = 0;
+
+	if (thread == 1 &&
+	    (quire_vm_split(pair.machine.vm, (gpa_t){0}, SIM_BLOCK * QUIRE_PAGE_SIZE, &done) ||
+	     done != SIM_BLOCK * QUIRE_PAGE_SIZE))
+		abort();
+	start_huge_body(thread, ctx);
 }
 
 static bool start_huge_check(void *ctx)
@@ -457,6 +491,9 @@ const struct pair pairs_log[] = {
     {"huge store and start of logging", 2, start_huge_setup, start_huge_body, start_huge_check, 0},
     {"huge fault and start of logging", 2, start_huge_fault_setup, start_huge_body,
      start_huge_check, 0},
+    {"huge store and split before a lazy start of logging", 1, start_huge_lazy_setup,
+     split_start_body, start_huge_check, 0},
+    {"split and CLEAR", 2, clear_huge_store_setup, clear_split_body, clear_split_check, 0},
     {"huge store and lazy start of logging", 2, start_huge_lazy_setup, start_huge_body,
      start_huge_check, 0},
     {"host invalidation and end of logging", 2, stop_setup, stop_replace_body, stop_replace_check,

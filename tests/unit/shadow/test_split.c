@@ -101,6 +101,18 @@ static void test_no_split_when_switched_off(void **state)
 	assert_int_equal(world_harvest(&world, 1), 0);
 }
 
+/* Ahead of a log, on request, and without one. */
+static void test_split_on_request(void **state)
+{
+	uint64_t done = 0;
+
+	(void)state;
+	assert_int_equal(quire_vm_split(world.vm, (gpa_t){HUGE}, UINT64_C(1) << 21, &done), 0);
+	assert_int_equal(done, UINT64_C(1) << 21);
+	assert_int_equal(splits, 3);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+}
+
 static int copy_ones(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
 {
 	(void)ctx;
@@ -250,11 +262,11 @@ static void test_pieces_stay_armed(void **state)
 int split_tests(void)
 {
 	const struct CMUnitTest tests[] = {
-	    SPLIT_TEST(test_split_at_log_start),    SPLIT_TEST(test_no_split_when_switched_off),
-	    SPLIT_TEST(test_split_at_clear),	    SPLIT_TEST(test_quota_refuses),
-	    SPLIT_TEST(test_without_memory),	    SPLIT_TEST(test_again_and_again),
-	    SPLIT_TEST(test_stop_flushes),	    SPLIT_TEST(test_pieces_stay_armed),
-	    SPLIT_TEST(test_recover_what_can_grow),
+	    SPLIT_TEST(test_split_at_log_start), SPLIT_TEST(test_no_split_when_switched_off),
+	    SPLIT_TEST(test_split_on_request),	 SPLIT_TEST(test_split_at_clear),
+	    SPLIT_TEST(test_quota_refuses),	 SPLIT_TEST(test_without_memory),
+	    SPLIT_TEST(test_again_and_again),	 SPLIT_TEST(test_stop_flushes),
+	    SPLIT_TEST(test_pieces_stay_armed),	 SPLIT_TEST(test_recover_what_can_grow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,133 @@
+/* Huge pages split on request, ahead of a log. */
+#include <errno.h>
+
+#include <quire/dirty.h>
+
+#include "tests/unit/support.h"
+
+#define SLOT_PAGES (2 * SIM_BLOCK)
+#define BYTES(pages) ((uint64_t)(pages) << QUIRE_PAGE_SHIFT)
+
+/* Two huge pages, both written. */
+static void begin(void)
+{
+	vm_begin();
+	machine.tunables.eager_page_split = 0;
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, 0);
+	for (uint64_t gfn = 5; gfn < SLOT_PAGES; gfn += SIM_BLOCK)
+		assert_int_equal(machine_store(&machine, 0, BYTES(gfn), 1), 0);
+	leaves_are(0, 2, 0);
+}
+
+static void end(void)
+{
+	machine.tunables.eager_page_split = 1;
+	vm_end();
+}
+
+static int split(uint64_t gfn, uint64_t npages, uint64_t *done_pages)
+{
+	uint64_t done_bytes = 0;
+	int err = quire_vm_split(machine.vm, (gpa_t){BYTES(gfn)}, BYTES(npages), &done_bytes);
+
+	*done_pages = done_bytes >> QUIRE_PAGE_SHIFT;
+	return err;
+}
+
+/* Writing goes on without a fault; and once a lazy log has started, each first write is fast. */
+static void test_no_vcpu_pays(void **state)
+{
+	uint64_t done, flushes, fast;
+
+	(void)state;
+	begin();
+	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
+	assert_int_equal(split(0, SLOT_PAGES, &done), 0);
+	assert_int_equal(done, SLOT_PAGES);
+	if (!machine.vm->tdp_format.breaks)
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
+	leaves_are(0, 0, SLOT_PAGES);
+	for (uint64_t gfn = 0; gfn < SLOT_PAGES; gfn++)
+		assert_true(writable_at(gfn));
+	assert_int_equal(machine_add_slot(&machine, 0, SLOT_PAGES, QUIRE_SLOT_LOG_DIRTY), 0);
+	fast = quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fast);
+	store(9, 2);
+	store(SIM_BLOCK + 9, 2);
+	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_fast), fast + 2);
+	assert_int_equal(log_harvest(0), 2);
+	assert_true(log_has(9) && log_has(SIM_BLOCK + 9));
+	end();
+}
+
+/* What meets the range is split whole, the rest stays; a step ends with the slot. */
+static void test_steps(void **state)
+{
+	uint64_t done;
+
+	(void)state;
+	begin();
+	assert_int_equal(split(SIM_BLOCK + 3, 1, &done), 0);
+	assert_int_equal(done, 1);
+	leaves_are(0, 1, SIM_BLOCK);
+	assert_int_equal(level_at(0), QUIRE_LEVEL_2M);
+	assert_int_equal(split(7, 2 * SLOT_PAGES, &done), 0);
+	assert_int_equal(done, SLOT_PAGES - 7);
+	leaves_are(0, 0, SLOT_PAGES);
+	/* Once more is no error. */
+	assert_int_equal(split(0, SIM_BLOCK, &done), 0);
+	assert_int_equal(done, SIM_BLOCK);
+	end();
+}
+
+static void test_refusals(void **state)
+{
+	struct quire_vm *vm;
+	uint64_t done = 0;
+
+	(void)state;
+	begin();
+	vm = machine.vm;
+	assert_int_equal(split(0, 0, &done), -EINVAL);
+	assert_int_equal(quire_vm_split(vm, (gpa_t){1}, BYTES(1), &done), -EINVAL);
+	assert_int_equal(quire_vm_split(vm, (gpa_t){0}, BYTES(1) + 1, &done), -EINVAL);
+	assert_int_equal(quire_vm_split(vm, (gpa_t){BYTES(1)}, -BYTES(1), &done), -EINVAL);
+	assert_int_equal(split(SLOT_PAGES, 1, &done), -ENOENT);
+	leaves_are(0, 2, 0);
+	assert_int_equal(done, 0);
+	end();
+}
+
+/* Without memory for a table the leaf stays huge, and a log that starts splits it later. */
+static void test_no_memory(void **state)
+{
+	struct arena *arena;
+	struct table_cache hog = {0};
+	uint64_t done;
+
+	(void)state;
+	begin();
+	arena = &machine.vm->arena;
+	assert_int_equal(table_cache_fill(&hog, arena, (uint32_t)arena->free_count), 0);
+	machine.host.fail_at = machine.host.allocations + 1;
+	assert_int_equal(split(0, SLOT_PAGES, &done), -ENOMEM);
+	machine.host.fail_at = 0;
+	leaves_are(0, 2, 0);
+	table_cache_drain(&hog, arena);
+	assert_int_equal(split(0, SLOT_PAGES, &done), 0);
+	leaves_are(0, 0, SLOT_PAGES);
+	end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_no_vcpu_pays),
+	    cmocka_unit_test(test_steps),
+	    cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_no_memory),
+	};
+
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
