@@ -43,7 +43,7 @@ struct bench_list {
 };
 
 extern const struct bench_list bench_slots, bench_gmem, bench_fault, bench_tables, bench_log,
-    bench_locks, bench_tlb, bench_nested, bench_vcpu, bench_loops, bench_userfault;
+    bench_locks, bench_stall, bench_tlb, bench_nested, bench_vcpu, bench_loops, bench_userfault;
 
 void bench_run_row(const struct bench_row *row, struct bench_result *result);
 

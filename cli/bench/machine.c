@@ -169,6 +169,19 @@ int machine_set_flags(struct machine *machine, u32 flags)
 	return set_region(machine, flags);
 }
 
+int machine_set_slot(struct machine *machine, u32 slot, u32 flags, u64 size_bytes)
+{
+	struct quire_region region = {
+	    .slot = slot,
+	    .flags = flags,
+	    .gpa = {slot * machine->npages * QUIRE_PAGE_SIZE},
+	    .size_bytes = size_bytes,
+	    .hva = {(u64)(uintptr_t)machine->memory},
+	};
+
+	return quire_vm_set_region(machine->vm, &region);
+}
+
 void machine_zap(struct machine *machine)
 {
 	hva_t start = {(u64)(uintptr_t)machine->memory};

@@ -54,6 +54,8 @@ void machine_long_mode(struct cpu_state *s, u64 cr3);
 
 /* Slot 0 again with these flags. */
 int machine_set_flags(struct machine *machine, u32 flags);
+/* The slot at @slot times the machine's memory shows all of it, or goes (@size_bytes 0). */
+int machine_set_slot(struct machine *machine, u32 slot, u32 flags, u64 size_bytes);
 /* All mappings go. */
 void machine_zap(struct machine *machine);
 

@@ -8,8 +8,8 @@
 #include "hosts/process/process.h"
 
 static const struct bench_list *const lists[] = {
-    &bench_slots, &bench_gmem,	 &bench_fault, &bench_tlb,   &bench_tables,    &bench_log,
-    &bench_locks, &bench_nested, &bench_vcpu,  &bench_loops, &bench_userfault,
+    &bench_slots, &bench_gmem,	&bench_fault,  &bench_tlb,  &bench_tables, &bench_log,
+    &bench_stall, &bench_locks, &bench_nested, &bench_vcpu, &bench_loops,  &bench_userfault,
 };
 #define LISTS (sizeof(lists) / sizeof(lists[0]))
 #define RESULTS_MAX 64u

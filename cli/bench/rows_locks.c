@@ -85,25 +85,12 @@ static void holds_destroy(void *state)
 	free(holds);
 }
 
-static int set_slot(struct holds *holds, u32 slot, u32 flags, u64 size_bytes)
-{
-	struct quire_region region = {
-	    .slot = slot,
-	    .flags = flags,
-	    .gpa = {slot * SLOT_BYTES},
-	    .size_bytes = size_bytes,
-	    .hva = {(u64)(uintptr_t)holds->machine.memory},
-	};
-
-	return quire_vm_set_region(holds->machine.vm, &region);
-}
-
 static int set_slots(struct holds *holds, u32 flags, u64 size_bytes)
 {
 	int error = 0;
 
 	for (u32 slot = 0; slot < SLOTS && !error; slot++)
-		error = set_slot(holds, slot, flags, size_bytes);
+		error = machine_set_slot(&holds->machine, slot, flags, size_bytes);
 	return error;
 }
 
