@@ -150,7 +150,9 @@ static void note_write(struct oracle *oracle, const struct machine_access *acces
 
 void oracle_wrote(struct oracle *oracle, uint32_t space, uint64_t gfn)
 {
-	note_write(oracle, &(struct machine_access){.gpa = gfn << QUIRE_PAGE_SHIFT, .space = space});
+	const struct machine_access access = {.gpa = gfn << QUIRE_PAGE_SHIFT, .space = space};
+
+	note_write(oracle, &access);
 }
 
 uint64_t oracle_value(const struct oracle *oracle, uint32_t frame)

@@ -113,8 +113,8 @@ bool oracle_is_private(const struct oracle *oracle, uint64_t gfn);
 /* The address space of slot @id. */
 uint32_t oracle_space(const struct oracle *oracle, uint32_t id);
 /*
- * What @load, whose gpa and space are set, gives when nothing is going on, or the fetch that it is: 0
- * and *@value, or the expected outcome.
+ * What @load, whose gpa and space are set, gives when nothing is going on, or the fetch that it is:
+ * 0 and *@value, or the expected outcome.
  */
 int oracle_expect(const struct oracle *oracle, const struct machine_access *load, uint64_t *value);
 

@@ -500,6 +500,14 @@ static void vcpu_op(uint32_t thread, const struct sim_op *op)
 		guest_op(thread, op);
 }
 
+static void harvest_op(const struct sim_op *op)
+{
+	if (sim.plan->rings)
+		ring_harvest();
+	else
+		bitmap_harvest(op->slot);
+}
+
 static void perform(uint32_t thread, const struct sim_op *op)
 {
 	switch (op->kind) {
@@ -532,10 +540,7 @@ static void perform(uint32_t thread, const struct sim_op *op)
 		file_op(op);
 		break;
 	case OP_HARVEST:
-		if (sim.plan->rings)
-			ring_harvest();
-		else
-			bitmap_harvest(op->slot);
+		harvest_op(op);
 		break;
 	case OP_ZAP_ALL:
 		quire_vm_set_slot_zap_all(sim.machine.vm, (int)op->npages);
@@ -689,8 +694,10 @@ static void check_space(uint32_t space, bool fetch)
 			abort();
 	for (uint64_t gfn = 0; gfn < SIM_GFNS && !sim.oracle.failure;
 	     gfn += gfn % 512 < 24 ? 1 : 61) {
-		struct machine_access access = {
-		    .gpa = gfn << QUIRE_PAGE_SHIFT, .size_bytes = 8, .fetch = fetch, .space = space};
+		struct machine_access access = {.gpa = gfn << QUIRE_PAGE_SHIFT,
+						.size_bytes = 8,
+						.fetch = fetch,
+						.space = space};
 		uint64_t value = 0;
 		int expected = oracle_expect(&sim.oracle, &access, &value);
 		int ret = machine_access(&sim.machine, gfn % sim.plan->vcpus, &access);

@@ -73,8 +73,8 @@ static __attribute__((noinline)) void limit_leaf(const struct entry_format *f,
 						 struct entry_leaf *leaf)
 {
 	CHECK(page->pfn.v >= leaf->pfn.v);
-	leaf->executable = leaf->executable &&
-			   (entry_page_is_executable(f, page) || MUTANT(noexec_unseen));
+	leaf->executable =
+	    leaf->executable && (entry_page_is_executable(f, page) || MUTANT(noexec_unseen));
 	leaf->lacks = MUTANT(noread_unseen) ? 0 : entry_page_lacks(f, page);
 	leaf->memtype = page->memtype;
 }

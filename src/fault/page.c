@@ -34,8 +34,7 @@ static u32 page_flags(const struct fault *fault)
 }
 
 /* Can a leaf map the page, and does the host allow this access? A prefault is none. */
-static bool is_usable(const struct quire_vm *vm, const struct fault *fault,
-		      struct quire_page *page)
+static bool is_usable(const struct quire_vm *vm, const struct fault *fault, struct quire_page *page)
 {
 	if (likely(entry_page_is_ordinary(page)))
 		return entry_holds_frame(&vm->tdp_format, page->pfn);
