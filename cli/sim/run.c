@@ -9,22 +9,11 @@
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 
-#include "cli/sim/oracle.h"
+#include "cli/sim/world.h"
 #include "hosts/sim/kernel.h"
 #include "src/change/change.h"
 
-static struct {
-	struct machine machine;
-	struct oracle oracle;
-	const struct sim_plan *plan;
-	struct sim_random preemptions;
-	struct quire_gmem *gmem;
-	struct machine second; /* another VM, with a file of the same pages from gfn 0 on */
-	struct quire_gmem *linked;
-	bool link_busy;
-	uint64_t stores;
-	uint64_t ring_bits[SIM_SLOTS][SIM_BLOCK / 64]; /* entries that were read */
-} sim;
+struct sim_world sim;
 
 void sim_init(void)
 {
@@ -150,16 +139,10 @@ static void space_op(uint32_t thread, const struct sim_op *op)
 		oracle_fail(&sim.oracle, "a change of the address space was refused");
 }
 
-/* The number that the library knows slot @id by. */
-static uint32_t number_of(uint32_t id)
-{
-	return oracle_space(&sim.oracle, id) << 16 | id;
-}
-
 static struct quire_region region_of(uint32_t id, const struct oracle_view *view)
 {
 	return (struct quire_region){
-	    .slot = number_of(id),
+	    .slot = sim_slot_number(id),
 	    .flags = view->flags,
 	    .gpa = {view->gfn << QUIRE_PAGE_SHIFT},
 	    .size_bytes = view->npages << QUIRE_PAGE_SHIFT,
@@ -416,78 +399,6 @@ static void other_op(uint32_t thread, const struct sim_op *op)
 	check_outcome(machine_access(&sim.second, thread, &access));
 }
 
-static void ring_entry(void *ctx, uint32_t slot, uint64_t offset)
-{
-	uint32_t id = slot & 0xffff;
-
-	(void)ctx;
-	if (id >= SIM_SLOTS || slot != number_of(id) || offset >= SIM_BLOCK)
-		oracle_fail(&sim.oracle, "a ring entry that names no page");
-	else
-		sim.ring_bits[id][offset / 64] |= UINT64_C(1) << (offset % 64);
-}
-
-static void read_rings(void)
-{
-	for (uint32_t i = 0; i < sim.machine.vcpu_count; i++)
-		machine_read_ring(&sim.machine, i, ring_entry, NULL);
-}
-
-/* What was read before the reset is copied after it: the copy has all writes until then. */
-static void ring_harvest(void)
-{
-	uint64_t bits[SIM_SLOTS][SIM_BLOCK / 64];
-
-	if (sim.oracle.rings_busy)
-		return;
-	sim.oracle.rings_busy = true;
-	read_rings();
-	memcpy(bits, sim.ring_bits, sizeof(bits));
-	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
-	if (quire_vm_reset_dirty_rings(sim.machine.vm, NULL) < 0)
-		oracle_fail(&sim.oracle, "a reset of rings was refused");
-	for (uint32_t id = 0; id < SIM_SLOTS; id++)
-		oracle_harvested(&sim.oracle, id, bits[id]);
-	sim.oracle.rings_busy = false;
-}
-
-static int take_log(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
-{
-	memcpy((uint8_t *)ctx + offset_bytes, src, size_bytes);
-	return 0;
-}
-
-static int give_log(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
-{
-	memcpy(dst, (const uint8_t *)ctx + offset_bytes, size_bytes);
-	return 0;
-}
-
-/* The log of a slot: by GET, or with manual protection by GET and CLEAR. */
-static void bitmap_harvest(uint32_t id)
-{
-	struct oracle_slot *slot = &sim.oracle.slots[id];
-	uint64_t bits[SIM_BLOCK / 64] = {0};
-	struct quire_clear_log clear = {.slot = number_of(id),
-					.npages = (uint32_t)slot->current.npages,
-					.copy_in = give_log,
-					.ctx = bits};
-	int ret;
-
-	if (slot->busy || slot->harvesting || !(slot->current.flags & QUIRE_SLOT_LOG_DIRTY))
-		return;
-	/* The slot stays while its log is read, so that it is known whose pages the bits are. */
-	slot->harvesting = true;
-	ret = quire_vm_get_dirty_log(sim.machine.vm, number_of(id), take_log, bits);
-	if (!ret && sim.plan->manual_protect)
-		ret = quire_vm_clear_dirty_log(sim.machine.vm, &clear);
-	slot->harvesting = false;
-	if (ret)
-		oracle_fail(&sim.oracle, "a harvest was refused");
-	else
-		oracle_harvested(&sim.oracle, id, bits);
-}
-
 static void vcpu_op(uint32_t thread, const struct sim_op *op)
 {
 	if (op->kind == OP_FAR)
@@ -498,14 +409,6 @@ static void vcpu_op(uint32_t thread, const struct sim_op *op)
 		map_op(thread, op);
 	else
 		guest_op(thread, op);
-}
-
-static void harvest_op(const struct sim_op *op)
-{
-	if (sim.plan->rings)
-		ring_harvest();
-	else
-		bitmap_harvest(op->slot);
 }
 
 static void perform(uint32_t thread, const struct sim_op *op)
@@ -540,7 +443,7 @@ static void perform(uint32_t thread, const struct sim_op *op)
 		file_op(op);
 		break;
 	case OP_HARVEST:
-		harvest_op(op);
+		sim_harvest(op->slot);
 		break;
 	case OP_ZAP_ALL:
 		quire_vm_set_slot_zap_all(sim.machine.vm, (int)op->npages);
@@ -722,24 +625,6 @@ static void check_memory(void)
 	}
 }
 
-static void check_logs(void)
-{
-	uint64_t bits[SIM_BLOCK / 64];
-
-	read_rings();
-	for (uint32_t id = 0; id < SIM_SLOTS; id++) {
-		const struct oracle_view *view = &sim.oracle.slots[id].current;
-
-		memset(bits, 0, sizeof(bits));
-		if (!view->npages || !(view->flags & QUIRE_SLOT_LOG_DIRTY))
-			continue;
-		if (!sim.plan->rings &&
-		    quire_vm_get_dirty_log(sim.machine.vm, number_of(id), take_log, bits))
-			oracle_fail(&sim.oracle, "a harvest was refused");
-		oracle_check_last(&sim.oracle, id, sim.plan->rings ? sim.ring_bits[id] : bits);
-	}
-}
-
 /* The VM ends, while the host takes pages away: the last of the two frees it. */
 static void end_body(uint32_t thread, void *ctx)
 {
@@ -790,7 +675,7 @@ const char *sim_run(const struct sim_plan *plan)
 	if (run.result != SCHED_DONE)
 		oracle_fail(&sim.oracle, run.result == SCHED_DEADLOCK ? "a deadlock" : "no end");
 	if (!sim.oracle.failure) {
-		check_logs();
+		sim_check_logs();
 		check_memory();
 	}
 	/* A run that failed may have left anything: its remains are not taken apart. */

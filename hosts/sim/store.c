@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "hosts/sim/frames.h"
+#include "hosts/sim/sched.h"
 
 #define SIM_BLOCK_ORDER 9u
 #define SIM_GIGANTIC_ORDER (2 * SIM_BLOCK_ORDER)
