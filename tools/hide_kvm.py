@@ -10,10 +10,12 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 import struct
+import tempfile
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
-MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 4, 32, 4096, 16384, 1 << 18
+MNT_DETACH, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 32, 4096, 16384, 1 << 18
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 KVM_GET_API_VERSION = 0xAE00
 AUDIT_ARCH_X86_64, NR_IOCTL_X86_64 = 0xC000003E, 16
@@ -29,8 +31,22 @@ def check(result, what):
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
-def mount(source, target, flags):
-    check(libc.mount(source, target, None, ctypes.c_ulong(flags), None), "mount")
+def mount(source, target, flags, kind=None):
+    check(libc.mount(source, target, kind, ctypes.c_ulong(flags), None), "mount")
+
+
+def cover_device():
+    """A node of our own over /dev/kvm: tests change its mode and its times, which are the machine's otherwise."""
+    node = os.stat("/dev/kvm")
+    folder = tempfile.mkdtemp(prefix="quire-kvm-")
+    path = os.path.join(folder, "kvm")
+    mount(b"quire", folder.encode(), MS_NODEV, b"tmpfs")
+    os.mknod(path, node.st_mode, node.st_rdev)
+    os.chmod(path, stat.S_IMODE(node.st_mode))
+    os.chown(path, node.st_uid, node.st_gid)
+    mount(path.encode(), b"/dev/kvm", MS_BIND)
+    check(libc.umount2(folder.encode(), MNT_DETACH), "umount2")
+    os.rmdir(folder)
 
 
 def refuse_in_namespace(flags):
@@ -43,7 +59,11 @@ def refuse_in_namespace(flags):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     mount(None, b"/", MS_REC | MS_PRIVATE)
-    mount(b"/dev/kvm", b"/dev/kvm", MS_BIND)
+    # In a user namespace nobody may make a node, nor change the machine's.
+    if flags & CLONE_NEWUSER:
+        mount(b"/dev/kvm", b"/dev/kvm", MS_BIND)
+    else:
+        cover_device()
     mount(None, b"/dev/kvm", MS_BIND | MS_REMOUNT | MS_NODEV)
 
 

@@ -199,6 +199,22 @@ class Hiding(unittest.TestCase):
             worked += status == 0
         self.assertGreater(worked, 0)
 
+    @unittest.skipUnless(os.path.exists("/dev/kvm") and os.getuid() == 0, "root, and a machine's /dev/kvm")
+    def test_what_is_changed_there_is_not_the_machines(self):
+        before = os.stat("/dev/kvm")
+        child = os.fork()
+        if child == 0:
+            try:
+                hide_kvm.hide(hide_kvm.WAYS[:1])
+                os.utime("/dev/kvm", (1, 1))
+                os._exit(0)
+            except OSError:
+                os._exit(20)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == 20:
+            self.skipTest("no mount namespace")
+        self.assertEqual(os.stat("/dev/kvm"), before)
+
 
 class Decisions(unittest.TestCase):
     def test_each_skip_and_failure_is_decided(self):
