@@ -43,6 +43,19 @@ static inline u64 round_up_u64(u64 value, u64 align)
 	return round_down_u64(value + align - 1, align);
 }
 
+/*
+ * How many bits of @value are set. Without the compiler's builtin: where the processor may lack an
+ * instruction that is a call, of a function that a freestanding program has not.
+ */
+static inline u64 bits_set(u64 value)
+{
+	value -= value >> 1 & UINT64_C(0x5555555555555555);
+	value =
+	    (value & UINT64_C(0x3333333333333333)) + (value >> 2 & UINT64_C(0x3333333333333333));
+	value = (value + (value >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+	return value * UINT64_C(0x0101010101010101) >> 56;
+}
+
 static inline bool is_aligned_u64(u64 value, u64 align)
 {
 	return !(value & (align - 1));

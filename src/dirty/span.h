@@ -33,7 +33,7 @@ static inline u64 log_span_bits(const struct log_span *span)
 	u64 sum = 0;
 
 	for (u64 i = 0; i < span->words; i++)
-		sum += (u64)__builtin_popcountll(span->masks[i]);
+		sum += bits_set(span->masks[i]);
 	return sum;
 }
 

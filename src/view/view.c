@@ -90,8 +90,7 @@ static u64 count_logged(const struct memslot *slot, const struct step *step)
 		u64 word = atomic_load_relaxed_u64(&slot->dirty->bits[at / 64]) >> at % 64;
 		u64 bits = min_u64(end - at, 64 - at % 64);
 
-		sum += (u64)__builtin_popcountll(bits == 64 ? word
-							    : word & ((UINT64_C(1) << bits) - 1));
+		sum += bits_set(bits == 64 ? word : word & ((UINT64_C(1) << bits) - 1));
 	}
 	return sum;
 }
