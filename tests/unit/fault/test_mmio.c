@@ -348,15 +348,21 @@ static void note_report(const char *text)
 /* A reserved bit that the library never sets: said to be an error, and reported. */
 static void test_broken_entry(void **state)
 {
-	uint64_t good;
+	uint64_t good, reserved;
 
 	(void)state;
 	begin();
+	reserved = machine.vm->tdp_format.reserved;
+	/* POWER's processors know no reserved bits. */
+	if (!reserved) {
+		vm_end();
+		return;
+	}
 	assert_int_equal(fault_at(1, 0), QUIRE_FIXED);
 	good = *entry_of(1);
 	reports = 0;
 	sched_on_report(note_report);
-	*entry_of(1) = good | UINT64_C(1) << 50;
+	*entry_of(1) = good | (reserved & -reserved);
 	assert_int_equal(fault_once(1, RSVD), -EINVAL);
 	*entry_of(1) = good;
 	sched_on_report(NULL);
