@@ -1,17 +1,27 @@
 /* Which nested tables and which address space a vCPU has, and the roots that it loaded. */
 #include <errno.h>
-#include <string.h>
 
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
 
-/* No hole whose bytes would tell two equal ones apart. */
+/* same_tables() compares each field. Not memcmp(), of which compilers make bcmp(), which a
+ * freestanding program has not. */
 _Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 8 * sizeof(u32) + 4 * sizeof(u64),
-	       "no padding");
+	       "a field more is to be compared");
+
+static bool same_directories(const u64 *a, const u64 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
 
 static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b)
 {
-	return a->on == b->on && !memcmp(&a->tables, &b->tables, sizeof(a->tables));
+	const struct quire_nested *x = &a->tables, *y = &b->tables;
+
+	return a->on == b->on && x->root.v == y->root.v && x->levels == y->levels &&
+	       x->nx == y->nx && x->paging == y->paging && x->wp == y->wp && x->smap == y->smap &&
+	       x->smep == y->smep && x->pse == y->pse && x->zero == y->zero &&
+	       same_directories(x->directories, y->directories);
 }
 
 /* Keep the loaded root: VMRUN and #VMEXIT take turns, and come back to the same tables. */
