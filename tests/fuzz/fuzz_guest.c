@@ -410,7 +410,10 @@ static int run_once(struct machine *machine)
 		return answer(machine);
 	if (errno != EINTR && errno != EAGAIN && errno != EFAULT && errno != EINVAL && errno != EIO)
 		fuzz_fail("KVM_RUN: %s", strerror(errno));
-	if (errno == EFAULT || errno == EINVAL || errno == EIO)
+	/* The VM is lost: an SMI found no memory to save the registers in. */
+	if (errno == EIO)
+		return 0;
+	if (errno == EFAULT || errno == EINVAL)
 		set_regs(machine);
 	return 1;
 }
