@@ -208,7 +208,7 @@ static void forget_pae_roots(struct quire_vcpu *vcpu)
 			vcpu->previous[i].shadow.page = NULL;
 }
 
-/* The walk to the directory of quadrant @index. Nonzero: L1 has none. */
+/* The walk to the directory of quadrant @index. Nonzero: L1 has none, or where no slot can be. */
 static int directory_walk(const struct quire_vcpu *vcpu, u32 index, struct shadow_walk *walk)
 {
 	const struct quire_nested *tables = &vcpu->nested.tables;
@@ -221,6 +221,8 @@ static int directory_walk(const struct quire_vcpu *vcpu, u32 index, struct shado
 	};
 	walk->tables[QUIRE_LEVEL_2M] = guest_entry_gfn(directory);
 	walk->access[QUIRE_LEVEL_2M] = ACCESS_ALL;
+	if (walk->tables[QUIRE_LEVEL_2M].v > vcpu->vm->max_gfn.v)
+		return 1;
 	return tables->levels == 3 && !(directory & GUEST_P);
 }
 
@@ -281,6 +283,23 @@ static int pae_root_load(const struct shadow_change *shared, struct quire_vcpu *
 	return err;
 }
 
+/*
+ * As shadow_page_follow(). The root of a table where no slot can be follows nothing and stays
+ * empty: each walk of L1's tables ends before its first entry.
+ */
+static int root_follow(const struct shadow_change *change, const struct shadow_key *key,
+		       struct shadow_path *path)
+{
+	const struct shadow_key empty = {.gfn = key->gfn, .role = key->role | ROLE_DIRECT};
+	int made;
+
+	mmu_assert_exclusive(change->vm);
+	if (key->gfn.v <= change->vm->max_gfn.v)
+		return shadow_page_follow(change, key, path, path->root_level);
+	path->pages[path->root_level] = shadow_page_get(change, &empty, &made);
+	return path->pages[path->root_level] ? made : -ENOMEM;
+}
+
 int shadow_root_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 		    struct shadow_path *path)
 {
@@ -298,7 +317,7 @@ int shadow_root_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 	walk.tables[path->root_level] = gfn_of(vcpu->nested.tables.root);
 	walk.access[path->root_level] = ACCESS_ALL;
 	key = shadow_key_of(vcpu, &walk, path->root_level);
-	made = shadow_page_follow(change, &key, path, path->root_level);
+	made = root_follow(change, &key, path);
 	if (made < 0)
 		return made;
 	path->pages[path->root_level]->kept = 1;

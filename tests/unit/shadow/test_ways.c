@@ -467,6 +467,35 @@ static void test_5_levels(void **state)
 	is_refused(linear, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
 }
 
+/*
+ * A root or a directory where no slot can be: the guest has no tables there, and hears so. KVM does
+ * not shadow such a root either.
+ */
+static void test_no_such_table(void **state)
+{
+	const uint64_t beyond = UINT64_C(1) << 51;
+
+	(void)state;
+	store(DIRECTORY, 0, PAGE(OTHER_DIRECTORY) | NPT_ALL);
+	for (uint32_t levels = 4; levels <= 5; levels++) {
+		now.root.v = beyond;
+		use(levels);
+		is_refused(0x1000, 0);
+		is_refused(0x1000, 0);
+	}
+	now.levels = 3;
+	store(OTHER_DIRECTORY, 7, PAGE(TABLE) | NPT_ALL);
+	store(TABLE, 3, PAGE(70) | NPT_ALL);
+	now.directories[0] = beyond | NPT_P;
+	now.directories[1] = PAGE(OTHER_DIRECTORY) | NPT_P;
+	use(3);
+	is_refused(LINEAR_PAE(0, 7, 3), 0);
+	leads_to(LINEAR_PAE(1, 7, 3), 70);
+	now.directories[0] = PAGE(OTHER_DIRECTORY) | NPT_P;
+	use(3);
+	leads_to(LINEAR_PAE(0, 7, 3), 70);
+}
+
 /* With room for few pages the tables of the way that runs take those of the ways before. */
 #define LEAST_PAGES 64u
 static void test_few_pages(void **state)
@@ -650,6 +679,7 @@ int way_tests(void)
 	    WAY_TEST(test_directory_without_root),
 	    WAY_TEST(test_unsync),
 	    WAY_TEST(test_5_levels),
+	    WAY_TEST(test_no_such_table),
 	    WAY_TEST(test_few_pages),
 	    WAY_TEST(test_random),
 	    cmocka_unit_test_setup_teardown(test_random, setup_nested, teardown),
