@@ -126,6 +126,7 @@ static void example_huge(struct quire_vm *vm)
 	int error;
 
 	CHECK(quire_process_memory_create_huge(bytes, 4096, &cookie) == -EINVAL);
+	CHECK(quire_process_memory_create_huge(0, UINT64_C(1) << 40, &cookie) == -EINVAL);
 	CHECK(quire_process_memory_create_huge(bytes + 4096, bytes, &cookie) == -EINVAL);
 	CHECK(quire_process_memory_create(bytes, &cookie) == 0);
 	CHECK(quire_gmem_create(vm, bytes, flags, cookie, &gmem) == -EINVAL);

@@ -113,13 +113,14 @@ int quire_process_memory_create(uint64_t size_bytes, void **cookie)
 int quire_process_memory_create_huge(uint64_t size_bytes, uint64_t page_bytes, void **cookie)
 {
 	int log2 = page_bytes ? __builtin_ctzll(page_bytes) : 0;
-	int flags = MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | log2 << MAP_HUGE_SHIFT;
+	int flags = MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB;
 	struct process_store *store;
 	int error;
 
 	if ((log2 != 21 && log2 != 30) || page_bytes != UINT64_C(1) << log2 || !size_bytes ||
 	    size_bytes % page_bytes)
 		return -EINVAL;
+	flags |= log2 << MAP_HUGE_SHIFT;
 	/* The kernel aligns what it chooses for huge pages. */
 	error = make_store(
 	    sys_call(SYS_mmap, 0, size_bytes, PROT_READ | PROT_WRITE, (uint64_t)flags, UINT64_MAX),
