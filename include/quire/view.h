@@ -68,7 +68,10 @@ struct quire_view_tables {
 	uint64_t taken_bytes;  /* from the host, for all of these */
 };
 
-/* The same way as quire_vm_view(). -EIO: the VM is dead. */
+/*
+ * The same way as quire_vm_view(), but for one lock, of the memory for tables, which is held for a
+ * few loads. -EIO: the VM is dead.
+ */
 QUIRE_MUST_CHECK QUIRE_API int quire_vm_view_tables(struct quire_vm *vm,
 						    struct quire_view_tables *tables);
 

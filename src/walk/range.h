@@ -32,7 +32,8 @@ typedef void (*walk_visit)(const struct walk_run *run, void *ctx);
  *      next is shown.
  * A visitor may change the entries it is shown: a table it unlinked is not walked. Must be called
  * under mmu_lock, and in shared mode within a read section, so that a table read from an entry
- * stays a table while the walk is in it.
+ * stays a table while the walk is in it; or in a read section alone by a visitor that only looks,
+ * or ages.
  */
 struct walk {
 	const struct entry_format *format;
