@@ -165,6 +165,7 @@ static void set_registers(struct cpu *cpu, int is_long)
 	s->interrupt_shadow = 0;
 	s->halted = 0;
 	s->cr0 &= ~(CR0_PE | CR0_EM | CR0_TS | CR0_PG);
+	s->efer &= ~EFER_LMA;
 	s->cr4 = 0;
 	s->idt = (struct cpu_table){0};
 	s->dr7 = DR7_FIXED;

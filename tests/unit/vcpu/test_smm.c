@@ -299,6 +299,20 @@ static void test_layout_32(void **state)
 	assert_int_equal(s->cr0, CR0_PE | CR0_ET);
 }
 
+/* It turns paging off, and long mode goes with it, though such a processor's EFER stays. */
+static void test_long_mode_that_cpuid_hides(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_state *s = state_of(state);
+
+	nest->vcpu->no_long_mode = 1;
+	smi(state);
+	assert_int_equal(run_on(state), CPU_EXIT_HLT);
+	assert_true(s->smm);
+	assert_int_equal(s->rip, SMRAM_ENTRY + HALT_BYTES);
+	assert_int_equal(s->efer & (EFER_LME | EFER_LMA), EFER_LME);
+}
+
 /* Nowhere to save to: the client is told that the VM is lost. */
 static void test_no_smram(void **state)
 {
@@ -461,6 +475,7 @@ int main(void)
 	    SMM_TEST(test_rsm_elsewhere),
 	    SMM_TEST(test_impossible_state),
 	    SMM_TEST(test_layout_32),
+	    SMM_TEST(test_long_mode_that_cpuid_hides),
 	    SMM_TEST(test_no_smram),
 	    SMM_TEST(test_one_space),
 	    SMM_TEST(test_client_sets),
