@@ -167,6 +167,23 @@ static void fill_operand(struct op *op, const struct decoded *d, unsigned int wh
 	}
 }
 
+/*
+ * Does an operand, or the index of a gather, have 256 bits? The prefix's own bit does not tell:
+ * instructions on one element ignore it.
+ */
+static int has_wide_operand(const struct decoded *d)
+{
+	for (unsigned int i = 0; i < d->insn.operand_count_visible; i++) {
+		const ZydisDecodedOperand *operand = &d->operand[i];
+		int is_memory = operand->type == ZYDIS_OPERAND_TYPE_MEMORY;
+
+		if (operand->size == 256 ||
+		    (is_memory && ZydisRegisterGetClass(operand->mem.index) == ZYDIS_REGCLASS_YMM))
+			return 1;
+	}
+	return 0;
+}
+
 static int ends_block(const ZydisDecodedInstruction *insn)
 {
 	switch (insn->meta.category) {
@@ -210,7 +227,7 @@ static void fill_op(struct op *op, const struct decoded *d)
 	for (unsigned int i = 0; i < insn->operand_count_visible; i++)
 		fill_operand(op, d, i);
 	if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-		op->vector_bytes = insn->avx.vector_length / 8;
+		op->vector_bytes = has_wide_operand(d) ? 32 : 16;
 	op->size = insn->operand_width / 8;
 	if (insn->operand_count_visible && d->operand[0].size && d->operand[0].size <= 64)
 		op->size = d->operand[0].size / 8;

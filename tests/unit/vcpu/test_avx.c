@@ -32,6 +32,14 @@ PROGRAM(64, with_f3, ".byte 0xf3, 0xc5, 0xed, 0xfe, 0xd9; hlt");
 PROGRAM(64, with_rex, ".byte 0x48, 0xc5, 0xed, 0xfe, 0xd9; hlt");
 PROGRAM(64, third_operand, ".byte 0xc5, 0xec, 0x28, 0xd9; hlt"); /* VMOVAPS has two */
 PROGRAM(64, too_wide, ".byte 0xc5, 0xed, 0x6e, 0xd9; hlt");	 /* VMOVD has 128 bits */
+/* The length in the prefix is 256 bits, which an instruction on one element ignores. */
+PROGRAM(64, add_one, ".byte 0xc5, 0xee, 0x58, 0xd9; hlt");
+PROGRAM(64, root_of_one, ".byte 0xc5, 0xef, 0x51, 0xd9; hlt");
+PROGRAM(64, round_one, ".byte 0xc4, 0xe3, 0x6d, 0x0a, 0xd9, 0x00; hlt");
+PROGRAM(64, compare_one, ".byte 0xc5, 0xee, 0xc2, 0xd9, 0x01; hlt");
+PROGRAM(64, convert_one, ".byte 0xc5, 0xee, 0x5a, 0xd9; hlt");
+PROGRAM(64, multiply_one, ".byte 0xc4, 0xe2, 0x6d, 0xb9, 0xd9; hlt");
+PROGRAM(64, gather_four, "vgatherqps %xmm1, (%rbx, %ymm2, 4), %xmm3; hlt");
 PROGRAM(64, mask_is_index, ".byte 0xc4, 0xe2, 0x6d, 0x92, 0x1c, 0x93; hlt");
 
 static int setup(void **state)
@@ -124,6 +132,46 @@ static void test_no_instructions(void **state)
 
 /* Legacy instructions keep the upper halves; outside 64-bit mode eight registers are out of reach.
  */
+static void test_one_element(void **state)
+{
+	static const struct {
+		const uint8_t *start, *end;
+	} programs[] = {
+	    {add_one_start, add_one_end},	  {root_of_one_start, root_of_one_end},
+	    {round_one_start, round_one_end},	  {compare_one_start, compare_one_end},
+	    {convert_one_start, convert_one_end}, {multiply_one_start, multiply_one_end},
+	};
+	struct cpu_state *s = cpu_state(((struct quire_vcpu *)*state)->cpu);
+	static const uint8_t zero[16];
+
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		fill(s);
+		assert_int_equal(run_bytes(*state, programs[i].start, programs[i].end),
+				 CPU_EXIT_HLT);
+		assert_int_equal(s->rip, GUEST_CODE + (programs[i].end - programs[i].start));
+		assert_memory_equal(s->ymm_high[3], zero, sizeof(zero));
+	}
+}
+
+/* The index alone has 256 bits. */
+static void test_gather_of_four(void **state)
+{
+	static const uint64_t index[4] = {0, 1, 2, 3};
+	static const uint32_t data[4] = {5, 6, 7, 8};
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	fill(s);
+	memset(s->xmm[1], 0xff, sizeof(s->xmm[1]));
+	memcpy(s->xmm[2], index, 16);
+	memcpy(s->ymm_high[2], index + 2, 16);
+	memcpy(vcpu->vm->ram + GUEST_DATA, data, sizeof(data));
+	s->gpr[CPU_RBX] = GUEST_DATA;
+	RUN(vcpu, gather_four);
+	RETIRED(vcpu, gather_four);
+	assert_memory_equal(s->xmm[3], data, sizeof(data));
+}
+
 static void test_upper_halves(void **state)
 {
 	struct quire_vcpu *vcpu = *state;
@@ -290,6 +338,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_turned_off, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_no_instructions, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_one_element, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_gather_of_four, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_upper_halves, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_numeric_exception, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_masked, setup, fake_vcpu_teardown),
