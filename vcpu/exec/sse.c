@@ -13,7 +13,7 @@ enum step sse_refuse(struct cpu *cpu)
 
 enum step avx_refuse(struct cpu *cpu)
 {
-	if (!(cpu->s.cr0 & CR0_PE) || !(cpu->s.cr4 & CR4_OSXSAVE) ||
+	if (!cpu_is_protected(cpu) || !(cpu->s.cr4 & CR4_OSXSAVE) ||
 	    (cpu->s.xcr0 & XSTATE_YMM) != XSTATE_YMM)
 		return cpu_raise(cpu, VECTOR_UD);
 	return cpu_raise(cpu, VECTOR_NM);

@@ -45,7 +45,7 @@ enum step avx_refuse(struct cpu *cpu);
 /* May instructions with a VEX prefix run now? Else #UD or #NM. CR0.EM is nothing to them. */
 static inline enum step avx_check(struct cpu *cpu)
 {
-	if (likely((cpu->s.cr0 & (CR0_PE | CR0_TS)) == CR0_PE && (cpu->s.cr4 & CR4_OSXSAVE) &&
+	if (likely(cpu_is_protected(cpu) && !(cpu->s.cr0 & CR0_TS) && (cpu->s.cr4 & CR4_OSXSAVE) &&
 		   (cpu->s.xcr0 & XSTATE_YMM) == XSTATE_YMM))
 		return STEP_NEXT;
 	return avx_refuse(cpu);

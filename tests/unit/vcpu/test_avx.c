@@ -40,6 +40,7 @@ PROGRAM(64, compare_one, ".byte 0xc5, 0xee, 0xc2, 0xd9, 0x01; hlt");
 PROGRAM(64, convert_one, ".byte 0xc5, 0xee, 0x5a, 0xd9; hlt");
 PROGRAM(64, multiply_one, ".byte 0xc4, 0xe2, 0x6d, 0xb9, 0xd9; hlt");
 PROGRAM(64, gather_four, "vgatherqps %xmm1, (%rbx, %ymm2, 4), %xmm3; hlt");
+PROGRAM(16, add16, ".byte 0xc5, 0xe9, 0xfe, 0xd9; hlt");
 PROGRAM(64, mask_is_index, ".byte 0xc4, 0xe2, 0x6d, 0x92, 0x1c, 0x93; hlt");
 
 static int setup(void **state)
@@ -170,6 +171,34 @@ static void test_gather_of_four(void **state)
 	RUN(vcpu, gather_four);
 	RETIRED(vcpu, gather_four);
 	assert_memory_equal(s->xmm[3], data, sizeof(data));
+}
+
+/* Real mode has no VEX prefix, and neither has virtual 8086 mode: #UD, and no gate for it. */
+static void test_modes_of_8086(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, add16_start, (size_t)(add16_end - add16_start));
+	for (int is_virtual = 0; is_virtual < 2; is_virtual++) {
+		struct cpu_segment segment = {
+		    .limit = 0xffff, .type = 3, .s = 1, .present = 1, .dpl = is_virtual ? 3 : 0};
+
+		fill(s);
+		s->efer = 0;
+		s->cr0 = CR0_ET | (is_virtual ? CR0_PE : 0);
+		s->rflags = 2 | (is_virtual ? FLAG_VM : 0);
+		s->idt.limit = 0;
+		for (unsigned int seg = CPU_ES; seg <= CPU_GS; seg++)
+			s->seg[seg] = segment;
+		s->seg[CPU_CS].base = GUEST_CODE;
+		s->rip = 0;
+		cpu_state_changed(vcpu->cpu);
+		assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_SHUTDOWN);
+		assert_int_equal(s->rip, 0);
+		assert_int_equal(s->ymm_high[3][0], 0x22);
+	}
 }
 
 static void test_upper_halves(void **state)
@@ -340,6 +369,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_no_instructions, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_one_element, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_gather_of_four, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_modes_of_8086, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_upper_halves, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_numeric_exception, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_masked, setup, fake_vcpu_teardown),
