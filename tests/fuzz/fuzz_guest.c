@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "tests/fuzz/guest_code.h"
@@ -25,6 +26,13 @@
 #define CODE_BYTES 0x8000ull
 #define TABLES_GPA 0x1000ull
 #define CPUID_ENTRIES 128
+#define CR4_OSXSAVE (1u << 18)
+#define SMM_SPACE (1u << 16) /* in a slot's number: of the address space that has SMRAM */
+#define MSR_SMBASE 0x9eu
+#define SMRAM_STATE 0xfe00u
+#define SMRAM_ENTRY 0x8000u
+#define SMRAM_BYTES 512u
+#define HANDLER_BYTES 128
 
 /* Canary, first slot, canary, second slot, canary: in this order in the host's memory. */
 struct area {
@@ -39,6 +47,7 @@ struct machine {
 	struct area area;
 	int kvm, vm, vcpu, gmem;
 	unsigned int bits;
+	int may_die; /* an SMI that finds no SMRAM is the end of a VM: EIO */
 	struct kvm_run *run;
 	size_t run_bytes;
 };
@@ -127,17 +136,18 @@ static void check_registers(struct machine *machine)
 
 static void set_slot(struct machine *machine, unsigned int slot, uint64_t gpa)
 {
+	int is_second = slot == 1;
 	struct kvm_userspace_memory_region2 region = {
 	    .slot = slot,
 	    .flags = random_once_in(rnd, 4) ? KVM_MEM_LOG_DIRTY_PAGES : 0,
 	    .guest_phys_addr = gpa,
-	    .memory_size = slot ? SECOND_BYTES : MEMORY_BYTES,
-	    .userspace_addr = (uintptr_t)(slot ? machine->area.second : machine->area.memory),
+	    .memory_size = is_second ? SECOND_BYTES : MEMORY_BYTES,
+	    .userspace_addr = (uintptr_t)(is_second ? machine->area.second : machine->area.memory),
 	};
 
-	if (slot && random_once_in(rnd, 3))
+	if (is_second && random_once_in(rnd, 3))
 		region.flags = KVM_MEM_READONLY;
-	if (slot && machine->gmem >= 0) {
+	if (is_second && machine->gmem >= 0) {
 		region.flags = KVM_MEM_GUEST_MEMFD;
 		region.guest_memfd = (__u32)machine->gmem;
 	}
@@ -211,6 +221,8 @@ static void set_sregs(struct machine *machine)
 	sregs.cr3 = TABLES_GPA;
 	sregs.cr0 = 0x10 | (bits != 16) | random_below(rnd, 2) << 1;
 	sregs.cr4 = random_once_in(rnd, 2) ? 0x620 : 0x620 | random_below(rnd, 1 << 22);
+	if (!random_once_in(rnd, 4))
+		sregs.cr4 |= CR4_OSXSAVE;
 	sregs.efer = random_once_in(rnd, 3) ? 0x1000 : 0;
 	if (bits == 32 && random_once_in(rnd, 2))
 		sregs.cr0 |= 0x80000000;
@@ -239,6 +251,59 @@ static void set_regs(struct machine *machine)
 		regs.rip = guest_code_address(rnd, MEMORY_BYTES);
 	regs.rflags = random_once_in(rnd, 3) ? random_word(rnd) & 0x3fffff : 2;
 	try_call(machine->vcpu, KVM_SET_REGS, &regs);
+}
+
+/* Without YMM registers in XCR0 each instruction with a VEX prefix is #UD. */
+static void set_xcrs(struct machine *machine)
+{
+	struct kvm_xcrs xcrs = {.nr_xcrs = 1};
+
+	xcrs.xcrs[0].value = random_once_in(rnd, 4) ? random_below(rnd, 8) : 7;
+	try_call(machine->vcpu, KVM_SET_XCRS, &xcrs);
+}
+
+/* The guest's memory may be gone by now: the kernel refuses then, and the handler is noise. */
+static void put_memory(struct machine *machine, uint64_t gpa, const void *bytes, size_t size)
+{
+	struct iovec from = {(void *)bytes, size}, to = {machine->area.memory + gpa, size};
+
+	(void)!process_vm_writev(getpid(), &from, 1, &to, 1, 0);
+}
+
+/* A handler that changes some words of what the SMI saved, and returns to that. */
+static size_t make_handler(uint8_t code[HANDLER_BYTES])
+{
+	size_t size = 0;
+
+	for (size_t stores = random_below(rnd, 8); stores; stores--) {
+		uint16_t at = (uint16_t)(SMRAM_STATE + random_below(rnd, SMRAM_BYTES / 4) * 4);
+		uint32_t value =
+		    (uint32_t)(random_once_in(rnd, 2) ? random_edge(rnd)
+						      : guest_code_address(rnd, MEMORY_BYTES));
+
+		/* movl $value, %cs:at */
+		memcpy(code + size, "\x66\x2e\xc7\x06", 4);
+		memcpy(code + size + 4, &at, 2);
+		memcpy(code + size + 6, &value, 4);
+		size += 10;
+	}
+	memcpy(code + size, "\x0f\xaa", 2);
+	return size + 2;
+}
+
+static void disturb_smm(struct machine *machine)
+{
+	uint64_t smbase = random_below(rnd, 4) * 0x10000;
+	uint8_t code[HANDLER_BYTES];
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msrs = {.head.nmsrs = 1, .entry = {.index = MSR_SMBASE, .data = smbase}};
+
+	try_call(machine->vcpu, KVM_SET_MSRS, &msrs);
+	put_memory(machine, smbase + SMRAM_ENTRY, code, make_handler(code));
+	machine->may_die = 1;
+	try_call(machine->vcpu, KVM_SMI, NULL);
 }
 
 static void set_msrs(struct machine *machine)
@@ -314,6 +379,7 @@ static void disturb_events(struct machine *machine)
 	default:
 		need(try_call(machine->vcpu, KVM_GET_VCPU_EVENTS, &events), "KVM_GET_VCPU_EVENTS");
 		((uint8_t *)&events)[random_below(rnd, sizeof(events))] = (uint8_t)random_word(rnd);
+		machine->may_die |= events.smi.pending;
 		try_call(machine->vcpu, KVM_SET_VCPU_EVENTS, &events);
 	}
 }
@@ -356,6 +422,8 @@ static void disturb(struct machine *machine)
 		set_attributes(machine, random_below(rnd, 80) * PAGE, PAGE);
 	else if (kind == 12)
 		set_slot(machine, 1, SECOND_GPA + random_below(rnd, 4) * PAGE);
+	else if (kind < 16)
+		disturb_smm(machine);
 }
 
 /* Answers an exit; 0 when the seed should end. */
@@ -408,6 +476,8 @@ static int run_once(struct machine *machine)
 		fuzz_fail("KVM_RUN returned %d", result);
 	if (errno == EFAULT && machine->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		return answer(machine);
+	if (errno == EIO && machine->may_die)
+		return 0;
 	if (errno != EINTR && errno != EAGAIN && errno != EFAULT && errno != EINVAL && errno != EIO)
 		fuzz_fail("KVM_RUN: %s", strerror(errno));
 	/* The VM is lost: an SMI found no memory to save the registers in. */
@@ -429,7 +499,9 @@ static void machine_create(struct machine *machine)
 	machine->vm = need(ioctl(machine->kvm, KVM_CREATE_VM, protected), "KVM_CREATE_VM");
 	if (protected)
 		machine->gmem = need(ioctl(machine->vm, KVM_CREATE_GUEST_MEMFD, &create), "gmem");
-	if (random_once_in(rnd, 3))
+	/* A guest with a local APIC sends itself SMIs. */
+	machine->may_die = random_once_in(rnd, 3);
+	if (machine->may_die)
 		need(ioctl(machine->vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
 	machine->vcpu = need(ioctl(machine->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
 	machine->run_bytes = (size_t)need(ioctl(machine->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "size");
@@ -457,9 +529,12 @@ static void machine_fill(struct machine *machine)
 		random_bytes(rnd, machine->area.memory + page * PAGE, PAGE / 4);
 	set_slot(machine, 0, 0);
 	set_slot(machine, 1, SECOND_GPA);
+	if (!random_once_in(rnd, 4))
+		set_slot(machine, SMM_SPACE, 0);
 	if (machine->gmem >= 0)
 		set_attributes(machine, SECOND_GPA, SECOND_BYTES / 2);
 	set_cpuid(machine);
+	set_xcrs(machine);
 	set_sregs(machine);
 	set_regs(machine);
 }
