@@ -496,6 +496,9 @@ static void machine_create(struct machine *machine)
 	area_create(&machine->area);
 	machine->gmem = -1;
 	machine->kvm = need(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
+	/* Without a second stage there are none. */
+	if (!(ioctl(machine->kvm, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES) >> 1 & 1))
+	protected = 0;
 	machine->vm = need(ioctl(machine->kvm, KVM_CREATE_VM, protected), "KVM_CREATE_VM");
 	if (protected)
 		machine->gmem = need(ioctl(machine->vm, KVM_CREATE_GUEST_MEMFD, &create), "gmem");
