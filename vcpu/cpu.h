@@ -222,9 +222,9 @@ void cpu_cancel_pending(struct cpu *cpu);
 enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *info);
 
 /*
- * Into system management mode or out of it, by the client: the mode and its address space change,
- * L2 is left, no other register is touched. -EINVAL: the VM has no second address space. Out of
- * cpu_run().
+ * Into system management mode or out of it, by the client: the mode and its address space change.
+ * L2 is left, with L1's registers and the global interrupt flag set; without an L2 no other
+ * register changes. -EINVAL: the VM has no second address space. Out of cpu_run().
  */
 int cpu_set_smm(struct cpu *cpu, bool on);
 

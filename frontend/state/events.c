@@ -181,8 +181,6 @@ static void set_smi(struct vcpu *vcpu, const struct kvm_vcpu_events *events)
 
 	if (!(events->flags & KVM_VCPUEVENT_VALID_SMM))
 		return;
-	if (state->smm && !events->smi.smm)
-		state->directories_loaded = 0;
 	if (cpu_set_smm(vcpu->cpu, events->smi.smm != 0))
 		return;
 	/* What a thread has raised and the vCPU has not looked at comes after it. */

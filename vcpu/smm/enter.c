@@ -9,6 +9,7 @@
 #include "vcpu/mem/segment.h"
 #include "vcpu/run/run.h"
 #include "vcpu/smm/smram.h"
+#include "vcpu/svm/nested.h"
 #include "vcpu/svm/svm.h"
 
 #define CPUID_LONG_MODE (UINT32_C(1) << 29) /* leaf 80000001, EDX */
@@ -34,12 +35,14 @@ int smm_switch(struct cpu *cpu, int on)
 	if (quire_vcpu_set_address_space(cpu->vcpu, on ? SMM_SPACE : 0))
 		return -EINVAL;
 	cpu->s.smm = on != 0;
-	if (!on)
-		cpu->s.smm_inside_nmi = 0;
 	tlb_flush_all(cpu);
+	if (on)
+		return 0;
+	cpu->s.smm_inside_nmi = 0;
+	/* What the client has loaded as directories does not outlive the mode: memory counts. */
+	cpu->s.directories_loaded = 0;
 	/* An INIT that waited has its turn when the mode ends. */
-	if (!on)
-		svm_set_gif(cpu, cpu->svm.gif);
+	svm_set_gif(cpu, cpu->svm.gif);
 	return 0;
 }
 
@@ -208,6 +211,6 @@ int cpu_set_smm(struct cpu *cpu, bool on)
 	if (on == (cpu->s.smm != 0))
 		return 0;
 	if (cpu->svm.in_guest_mode)
-		svm_restore_host(cpu);
+		cpu_nested_leave(cpu);
 	return smm_switch(cpu, on);
 }

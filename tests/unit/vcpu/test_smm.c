@@ -5,6 +5,7 @@
 
 #include "vcpu/arch.h"
 #include "vcpu/smm/smram.h"
+#include "vcpu/svm/svm.h"
 
 #define SMBASE 0x200000u
 #define HSAVE_GPA 0x48000u
@@ -346,6 +347,20 @@ static void test_client_sets(void **state)
 	assert_memory_equal(state_of(state), &before, sizeof(before));
 }
 
+/* Directories that the client has loaded count until the mode ends. */
+static void test_directories(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_state *s = state_of(state);
+
+	assert_int_equal(cpu_set_smm(nest->vcpu->cpu, true), 0);
+	s->directories_loaded = 1;
+	assert_int_equal(cpu_set_smm(nest->vcpu->cpu, true), 0);
+	assert_int_equal(s->directories_loaded, 1);
+	assert_int_equal(cpu_set_smm(nest->vcpu->cpu, false), 0);
+	assert_int_equal(s->directories_loaded, 0);
+}
+
 /*
  * The same physical page has other code in SMRAM, and both are hot: the guest counts in RBX, the
  * handler in its own memory.
@@ -459,6 +474,21 @@ static void test_l2_registers_are_impossible(void **state)
 	assert_int_equal(nest->vcpu->nested_root, 0);
 }
 
+/* The client takes L2 away with the mode: L1 goes on, and takes events again. */
+static void test_client_sets_in_l2(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu *cpu = nest->vcpu->cpu;
+
+	stop_in_l2(state);
+	svm_set_gif(cpu, 0);
+	assert_int_equal(cpu_set_smm(cpu, true), 0);
+	assert_false(cpu_nested_active(cpu));
+	assert_true(cpu_nested_gif(cpu));
+	assert_int_equal(nest->vcpu->space, 1);
+	assert_int_equal(state_of(state)->gpr[CPU_RAX], VMCB_GPA);
+}
+
 #define SMM_TEST(test) cmocka_unit_test_setup_teardown(test, setup, nest_teardown)
 
 int main(void)
@@ -479,6 +509,8 @@ int main(void)
 	    SMM_TEST(test_no_smram),
 	    SMM_TEST(test_one_space),
 	    SMM_TEST(test_client_sets),
+	    SMM_TEST(test_client_sets_in_l2),
+	    SMM_TEST(test_directories),
 	    SMM_TEST(test_code_of_both),
 	    SMM_TEST(test_l2),
 	    SMM_TEST(test_l1_intercepts),
