@@ -1,6 +1,7 @@
 """Tests of the conformance harness itself, with small scripts in place of the kernel's programs."""
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -214,6 +215,16 @@ class Hiding(unittest.TestCase):
         if status == 20:
             self.skipTest("no mount namespace")
         self.assertEqual(os.stat("/dev/kvm"), before)
+
+
+class Totals(unittest.TestCase):
+    def test_last_lines_count_the_rows(self):
+        """Documents whose rows were merged or mended by hand, too."""
+        for name in (conformance_doc.PATH, "docs/VMMS.md"):
+            text = (pathlib.Path(__file__).parents[2] / name).read_text()
+            for result, said in (("passed", "pass"), ("failed", "fail"), ("skipped", "skip")):
+                rows = re.findall(rf"^\| \S[^|]*? \| {said} \|", text, re.M)
+                self.assertRegex(text, rf"\b{len(rows)} {result}\b", name)
 
 
 class Decisions(unittest.TestCase):
