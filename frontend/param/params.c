@@ -69,12 +69,12 @@ static const struct param params[] = {
     {"kvm", "nx_huge_pages", PARAM_NX, ANY_VENDOR, RW, 0, 0,
      "what guests execute from has small pages"},
     KVM_UINT("nx_huge_pages_recovery_ratio", RW, 60, 0,
-	     "one in so many of their tables goes in a period; 0: none"),
+	     "of tables kept small by kvm.nx_huge_pages one in so many goes in a period; 0: none"),
     KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000,
-	     "that period; 0: such that all go in an hour"),
+	     "that period in ms; 0: such that all go in an hour"),
     KVM_BOOL("flush_on_reuse", RW, 0, "kept, and changes nothing"),
     KVM_BOOL("allow_unsafe_mappings", RO, 0,
-	     "the client reads and writes memory that the kernel has no page for"),
+	     "the hypervisor keeps pages in hand that the kernel does not count"),
     /* Ours: stage-2 tables in Intel's format instead of AMD's; kvm_intel.eptad=N means it, too. */
     KVM_BOOL("quire_ept", RO, 0, "tables have Intel's format on any machine"),
     /* Ours: the width of physical addresses in CPUID, for a machine with fewer bits. */
@@ -89,7 +89,7 @@ static const struct param params[] = {
      "capabilities that clients do not see, by number or name"},
     KVM_BOOL("enable_pmu", RO, 0, "not offered"),
     KVM_BOOL("ignore_msrs", RW, 0, "accesses to MSRs that are not there do nothing"),
-    KVM_BOOL("report_ignored_msrs", RW, 1, "the standard error output names these"),
+    KVM_BOOL("report_ignored_msrs", RW, 1, "the standard error output names the MSRs of kvm.ignore_msrs"),
     KVM_BOOL("enable_vmware_backdoor", RO, 0, "not offered"),
     KVM_BOOL("kvmclock_periodic_sync", RO, 1, "kept, and changes nothing"),
     KVM_BOOL("lapic_timer_advance", RO, 0, "kept, and changes nothing"),
@@ -124,8 +124,9 @@ static const struct param params[] = {
     AMD_BOOL("enable_mediated_pmu", RO, 0, "not offered"),
     {"kvm_amd", "lbrv", PARAM_INT, VENDOR_AMD, RO, 0, 0, "not offered"},
     {"kvm_amd", "nested", PARAM_INT, VENDOR_AMD, RO, 1, 0, "guests may have guests"},
-    /* Ours, not Linux's: a guest_memfd made while this is set has pages of 2 MiB. */
-    KVM_BOOL("quire_gmem_huge_pages", RW, 0, "a guest_memfd made now has pages of 2 MiB"),
+    /* Ours, not Linux's: whole aligned blocks of such a guest_memfd are made at one touch. */
+    KVM_BOOL("quire_gmem_huge_pages", RW, 0,
+	     "a guest_memfd made while this is set has blocks of 1 GiB and 2 MiB"),
     /* Ours: KVM_LINK_GUEST_MEMFD, which was posted for Linux and is not in it. */
     KVM_BOOL("quire_gmem_link", RW, 0, "KVM_LINK_GUEST_MEMFD, as posted for Linux"),
     /* Ours: GUEST_MEMFD_FLAG_WRITE, likewise. */
@@ -133,15 +134,16 @@ static const struct param params[] = {
     /* Posted for Linux, where it is to be on: which pages are private is a file's to say. */
     KVM_BOOL("gmem_in_place_conversion", RO, 0,
 	     "which pages are private is a file's to say, as posted for Linux"),
-    /* Ours: its flags that say what becomes of the bytes, which later postings have no more. */
-    KVM_BOOL("quire_gmem_contents", RW, 0, "its flags that say what becomes of the bytes"),
-    /* Ours: GUEST_MEMFD_FLAG_HUGETLB, likewise. It has the number of GUEST_MEMFD_FLAG_WRITE, and
-     * is it while this is set. */
+    /* Ours: flags of KVM_SET_MEMORY_ATTRIBUTES2, which later postings have no more. */
+    KVM_BOOL("quire_gmem_contents", RW, 0,
+	     "such a conversion takes flags that zero the contents or keep them"),
+    /* Ours: GUEST_MEMFD_FLAG_HUGETLB, likewise. It has the number of GUEST_MEMFD_FLAG_WRITE, which
+     * is unknown while this is set. */
     KVM_BOOL("quire_gmem_hugetlb", RW, 0,
-	     "GUEST_MEMFD_FLAG_HUGETLB, as posted for Linux, with the number of FLAG_WRITE"),
+	     "GUEST_MEMFD_FLAG_HUGETLB, as posted for Linux; FLAG_WRITE, of the same number, is off"),
     /* Ours: a userfaultfd that watches a mapping of a guest_memfd, as posted for Linux. */
     KVM_BOOL("quire_gmem_userfault", RW, 0,
-	     "a userfaultfd may watch a mapping of a guest_memfd, as posted"),
+	     "a userfaultfd may watch mappings of a guest_memfd made now, as posted for Linux"),
     /* Ours: AMD's virtualisation for guests of a machine that is not AMD's. */
     {"kvm", "nested_svm", PARAM_BOOL, VENDOR_INTEL, RO, 1, 0,
      "AMD's virtualisation for guests, on a machine that is not AMD's"},

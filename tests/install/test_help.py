@@ -80,6 +80,14 @@ class Help(unittest.TestCase):
                     self.assertRegex(part, rf"Op Fl -{name}( Ar|\n)")
                     self.assertEqual(has_value, f"Fl -{name} Ar" in part, name)
 
+    def test_our_parameters_are_in_the_manual(self):
+        """KVM's own need none; what Linux does not have is explained."""
+        text = (TREE / "docs/man/quire.1").read_text()
+        listed = self.call("run", "--list-params").stdout
+        ours = re.findall(r"^(kvm\.(?:quire_\w+|gmem_\w+|nested_svm)) ", listed, re.M)
+        self.assertGreater(len(ours), 8)
+        self.assertEqual([name for name in ours if f".Li {name}=" not in text], [])
+
     def test_completions(self):
         bash = (TREE / "cli/completion/quire.bash").read_text()
         zsh = (TREE / "cli/completion/_quire").read_text()
