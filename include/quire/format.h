@@ -36,7 +36,7 @@ struct quire_format {
 	uint64_t address;
 	unsigned int address_shift;
 	int swapped;
-	int odd; /* the address is not simply in its place: address_shift or swapped says so */
+	int odd;		   /* nonzero where address_shift is not 0, or swapped is not */
 	unsigned int root_entries; /* 512, or more */
 	int table_rights;     /* entries that lead to tables have rights and A, as leaves have */
 	uint64_t reserved;    /* any of these in a present entry: a fault that says RSVD */
@@ -135,8 +135,8 @@ static inline int quire_entry_is_dirty(const struct quire_format *f, uint64_t en
 	return (entry & f->dirty) == f->dirty;
 }
 
-/* @word with its bytes in the other order. Spelt out: for the builtin some compilers call a
- * library. */
+/* @word with its bytes in the other order. Written out: some compilers call a library for the
+ * builtin. */
 static inline uint64_t quire_word_turned(uint64_t word)
 {
 	const uint64_t bytes = UINT64_C(0x00ff00ff00ff00ff), pairs = UINT64_C(0x0000ffff0000ffff);

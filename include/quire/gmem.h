@@ -18,7 +18,8 @@ enum quire_gmem_flags {
 	QUIRE_GMEM_WRITE = 1u << 2,	  /* quire_gmem_write() */
 	QUIRE_GMEM_HUGETLB = 1u << 3,	  /* huge pages, reserved in the host's pool of them */
 };
-/* In the flags of a file of huge pages: the binary logarithm of their size in bytes, 21 or 30. */
+/* From this bit of the flags on: the binary logarithm of a huge page's bytes, 21 or 30. With
+ * QUIRE_GMEM_HUGETLB it must be there, without it must be 0; else -EINVAL. */
 #define QUIRE_GMEM_HUGE_SHIFT 58
 
 /*
@@ -31,12 +32,14 @@ QUIRE_API uint64_t quire_gmem_supported_flags(const struct quire_vm *vm);
  * A new, empty file of @size_bytes. -EINVAL: flags that the VM does not take, size not a positive
  * multiple of the page size (as a signed number); -ENOMEM; or what the host's store_create() said,
  * which is given @cookie. *@gmem is set on success alone; the caller ends it with
- * quire_gmem_release(). The file holds a reference on the VM. No memory is reserved, but for
- * QUIRE_GMEM_HUGETLB: all of it, by the host's store_create_huge(), with -ENOMEM where the pool has
- * not enough. Such a file is a multiple of its huge pages, has no QUIRE_GMEM_INIT_SHARED, and
- * guests map its pages as large as slots and attributes allow. Where it owns the attributes, a huge
- * page that is not private as a whole is mapped small, all of it
- * (docs/decisions/0017-hugetlb.md). No lock held; may sleep.
+ * quire_gmem_release(). The file holds a reference on the VM. No memory is reserved. No lock held;
+ * may sleep.
+ *
+ * With QUIRE_GMEM_HUGETLB the host reserves all pages (store_create_huge()); -ENOMEM where its pool
+ * has not enough. -EINVAL: @size_bytes is no multiple of the huge pages, or QUIRE_GMEM_INIT_SHARED
+ * is set, too. Guests map such pages as large as slots and attributes allow. Where the file owns
+ * the attributes, guests map a huge page small, all of it, unless all of it is private. (As posted
+ * for Linux: docs/decisions/0017-hugetlb.md.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes,
 						 uint64_t flags, void *cookie,

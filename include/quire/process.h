@@ -77,11 +77,13 @@ QUIRE_API int quire_process_kick_signal(void);
 QUIRE_API QUIRE_MUST_CHECK int quire_process_memory_create(uint64_t size_bytes, void **cookie);
 /*
  * The same in huge pages of @page_bytes, 2 MiB or 1 GiB, of which @size_bytes is a multiple, for
- * QUIRE_GMEM_HUGETLB: all are reserved in the machine's pool until the memory goes. -ENOMEM: the
- * pool has not enough. A page that is punched goes back to the pool, and may be missing later.
+ * QUIRE_GMEM_HUGETLB: all are reserved in the machine's pool until the memory goes. -EINVAL: other
+ * sizes; -ENOMEM: the pool has not enough. A page that is punched goes back to the pool, and may be
+ * missing later.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_process_memory_create_huge(uint64_t size_bytes,
 								uint64_t page_bytes, void **cookie);
+/* Free memory that no file took. No lock held. */
 QUIRE_API void quire_process_memory_free(void *cookie);
 
 #ifdef __cplusplus

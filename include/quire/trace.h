@@ -96,21 +96,26 @@ typedef void (*quire_trace_fn)(enum quire_trace_event event, const uint64_t *arg
 /* Record events with @record from now on; NULL: no more. Any thread; @record stays callable. */
 QUIRE_API void quire_trace_install(quire_trace_fn record);
 
-/* What takes time inside the library, and what it is told where it ends. */
+/* What takes time inside the library. Behind it: the value that comes with its end. */
 enum quire_timed {
-	QUIRE_TIMED_FAULT,    /* quire_vcpu_fault(): its answer */
-	QUIRE_TIMED_MMU_LOCK, /* a VM's mmu_lock is held exclusively: 0 */
-	QUIRE_TIMED_HARVEST,  /* bits are taken out of a slot's log: how many */
+	QUIRE_TIMED_FAULT,    /* quire_vcpu_fault(): what it returns, sign-extended */
+	QUIRE_TIMED_MMU_LOCK, /* a VM's mmu_lock, from when it is held exclusively: 0 */
+	QUIRE_TIMED_HARVEST,  /* a harvest of a slot's log: how many pages it found */
 	QUIRE_TIMED_COUNT
 };
 enum quire_timed_edge { QUIRE_TIMED_BEGINS, QUIRE_TIMED_ENDS };
 
-/* Called like a quire_trace_fn. A thread ends what it began; kinds may be nested in each other. */
+/*
+ * Called like a quire_trace_fn: any lock may be held, so it must not wait, nor call the library.
+ * @value is 0 where something begins. The library reads no clock. A thread ends what it began; one
+ * kind may be nested in another.
+ */
 typedef void (*quire_timed_fn)(enum quire_timed what, enum quire_timed_edge edge, uint64_t value);
 
 /*
- * Tell @record of these from now on; NULL: no more. What has begun before is told where it ends.
- * Any thread; @record stays callable.
+ * Tell @record of these from now on; NULL: no more. @record hears the end of what began before it
+ * was installed. Any thread, any lock; never sleeps. @record must stay callable, since a thread may
+ * be on its way to it.
  */
 QUIRE_API void quire_trace_install_timed(quire_timed_fn record);
 

@@ -163,9 +163,10 @@ struct quire_nested {
 	uint32_t wp, smap; /* with .paging: CR0.WP, CR4.SMAP */
 	/* CR4.SMEP. Of nested tables it is L1's, and says that error codes tell fetches apart. */
 	uint32_t smep;
-	uint32_t pse; /* with 2 levels: CR4.PSE, an entry may map 4 MiB */
-	uint32_t zero;
-	/* With 3 levels: the entries at .root, as the processor loaded them. Memory is not read. */
+	uint32_t pse;  /* with 2 levels: CR4.PSE, an entry may map 4 MiB */
+	uint32_t zero; /* unused */
+	/* With 3 levels: the entries at .root, as the processor loaded them; the library reads none
+	 * from memory. */
 	uint64_t directories[4];
 };
 

@@ -147,8 +147,8 @@ QUIRE_API int quire_vm_is_dead(const struct quire_vm *vm);
 
 /*
  * The client lost what a vCPU cannot go on without (its state, written to memory that is not
- * there): the VM is dead from now on, and vCPUs in guest mode leave it. Any thread; no lock held;
- * waits for the vCPUs, not for the caller's own.
+ * there): the VM is dead from now on (KVM_REQ_VM_DEAD), and vCPUs in guest mode leave it. A second
+ * call changes nothing. Any thread, out of guest mode, no lock held; waits for the vCPUs.
  */
 QUIRE_API void quire_vm_set_dead(struct quire_vm *vm);
 
