@@ -69,7 +69,7 @@ static const struct param params[] = {
     {"kvm", "nx_huge_pages", PARAM_NX, ANY_VENDOR, RW, 0, 0,
      "what guests execute from has small pages"},
     KVM_UINT("nx_huge_pages_recovery_ratio", RW, 60, 0,
-	     "of tables kept small by kvm.nx_huge_pages one in so many goes in a period; 0: none"),
+	     "one in so many of the tables kept small goes in a period; 0: none"),
     KVM_UINT("nx_huge_pages_recovery_period_ms", RW, 0, 3600000,
 	     "that period in ms; 0: such that all go in an hour"),
     KVM_BOOL("flush_on_reuse", RW, 0, "kept, and changes nothing"),
@@ -89,7 +89,8 @@ static const struct param params[] = {
      "capabilities that clients do not see, by number or name"},
     KVM_BOOL("enable_pmu", RO, 0, "not offered"),
     KVM_BOOL("ignore_msrs", RW, 0, "accesses to MSRs that are not there do nothing"),
-    KVM_BOOL("report_ignored_msrs", RW, 1, "the standard error output names the MSRs of kvm.ignore_msrs"),
+    KVM_BOOL("report_ignored_msrs", RW, 1,
+	     "the standard error output names the MSRs of kvm.ignore_msrs"),
     KVM_BOOL("enable_vmware_backdoor", RO, 0, "not offered"),
     KVM_BOOL("kvmclock_periodic_sync", RO, 1, "kept, and changes nothing"),
     KVM_BOOL("lapic_timer_advance", RO, 0, "kept, and changes nothing"),
@@ -140,7 +141,7 @@ static const struct param params[] = {
     /* Ours: GUEST_MEMFD_FLAG_HUGETLB, likewise. It has the number of GUEST_MEMFD_FLAG_WRITE, which
      * is unknown while this is set. */
     KVM_BOOL("quire_gmem_hugetlb", RW, 0,
-	     "GUEST_MEMFD_FLAG_HUGETLB, as posted for Linux; FLAG_WRITE, of the same number, is off"),
+	     "GUEST_MEMFD_FLAG_HUGETLB, as posted for Linux, in the place of FLAG_WRITE"),
     /* Ours: a userfaultfd that watches a mapping of a guest_memfd, as posted for Linux. */
     KVM_BOOL("quire_gmem_userfault", RW, 0,
 	     "a userfaultfd may watch mappings of a guest_memfd made now, as posted for Linux"),
