@@ -214,7 +214,7 @@ void processes_complain(const char *command, const char *target)
 	else
 		fprintf(stderr, "%s: ", command);
 	if (!all.count)
-		fprintf(stderr, "no program that `quire run` started has opened /dev/kvm\n");
+		fprintf(stderr, "no program that `quire run` started has had a VM\n");
 	else
 		fprintf(stderr, "there are");
 	for (size_t i = 0; i < all.count; i++)

@@ -9,12 +9,10 @@
 
 #include "frontend/file/user_copy.h"
 #include "frontend/object/dispatch.h"
-#include "frontend/object/failure.h"
 #include "frontend/object/mm_events.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
-#include "frontend/report/report.h"
 #include "frontend/state/cpuid.h"
 #include "frontend/state/msr_lists.h"
 #include "frontend/state/msr_mce.h"
@@ -77,7 +75,6 @@ static long get_api_version(struct ioctl_call *call)
 
 static long create_vm(struct ioctl_call *call)
 {
-	failure_watch_start();
 	return vm_create(call->argument);
 }
 
@@ -133,7 +130,6 @@ long system_use(unsigned int command, unsigned long argument)
 {
 	struct ioctl_call call = {.argument = argument, .command = command};
 
-	report_start();
 	return ioctl_dispatch(&system_table, &call);
 }
 
@@ -156,6 +152,5 @@ int system_open(int flags)
 	    .cloexec = (flags & O_CLOEXEC) != 0,
 	};
 
-	report_start();
 	return file_create(&config);
 }

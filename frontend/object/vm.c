@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "frontend/object/failure.h"
 #include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/param/params.h"
@@ -125,6 +126,9 @@ long vm_create(uint64_t type)
 
 	if (type >= 32 || !(system_vm_types() >> type & 1))
 		return -EINVAL;
+	/* These begin threads: before its first VM a client may rely on having only its own. */
+	failure_watch_start();
+	report_start();
 	vm = vm_alloc((enum quire_vm_type)type, &error);
 	if (!vm)
 		return error;

@@ -418,7 +418,7 @@ static void start_stats(void)
 			 __ATOMIC_RELEASE);
 }
 
-/* The child begins anew with its first /dev/kvm; until then its events go to the parent's file. */
+/* The child begins anew with its first VM; it has no events before. */
 static void fork_child(void)
 {
 	nodes = NULL;

@@ -83,7 +83,10 @@ static inline uint64_t report_trace_bytes(uint32_t events)
 
 /* The run's directory, or NULL. Once, when the library is loaded; makes plain file calls. */
 void report_attach(const char *directory);
-/* This process uses /dev/kvm: begin what is wanted. Inside a client call. */
+/*
+ * This process is about to have a VM: begin what is wanted, with a thread. Inside a client call,
+ * with no lock held.
+ */
 void report_start(void);
 enum report_end { REPORT_PROCESS_ENDS, REPORT_PROGRAM_ENDS };
 /*

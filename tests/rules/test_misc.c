@@ -1,7 +1,9 @@
 /* Rules common to all calls, VM types, capabilities, limits, and the smaller calls. */
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,6 +53,34 @@ static void another_process(void)
 	CHECK_EQ(status, 0);
 	/* The creator's own go on. */
 	CHECK_ERR(ioctl(vcpu.fd, KVM_GET_REGS, NULL), EFAULT);
+}
+
+static int threads_of_this_process(void)
+{
+	DIR *listing = opendir("/proc/self/task");
+	struct dirent *entry;
+	int count = 0;
+
+	CHECK(listing);
+	while ((entry = readdir(listing)))
+		count += entry->d_name[0] != '.';
+	CHECK_ZERO(closedir(listing));
+	return count;
+}
+
+/* A client that looks at /dev/kvm is a process of one thread, and may enter a user namespace. */
+static void no_thread_before_the_first_vm(void)
+{
+	int kvm = (int)CHECK_OK(open("/dev/kvm", O_RDWR | O_CLOEXEC));
+
+	CHECK_EQ(ioctl(kvm, KVM_GET_API_VERSION, 0), 12);
+	CHECK_OK(ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY));
+	CHECK_ERR(ioctl(kvm, KVM_CREATE_VM, 31), EINVAL);
+	CHECK_EQ(threads_of_this_process(), 1);
+	/* Where the machine refuses, it does so for another reason than EINVAL: the threads. */
+	if (unshare(CLONE_NEWUSER))
+		CHECK(errno != EINVAL);
+	CHECK_OK(ioctl(kvm, KVM_CREATE_VM, 0));
 }
 
 static void *call_from_a_thread(void *result)
@@ -402,6 +432,7 @@ int main(int argc, char **argv)
 	static const struct check_test tests[] = {
 	    TEST(another_process),
 	    TEST(threads_are_the_same_process),
+	    TEST(no_thread_before_the_first_vm),
 	    TEST(unknown_calls),
 	    TEST(one_call_at_a_time_on_a_vcpu),
 	    TEST(a_thread_that_may_not_ask_for_its_number),

@@ -1,5 +1,6 @@
 /* What the reports of a run are made of: faults, logged writes and exits, before and after a pause.
  */
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -113,6 +114,18 @@ static int be_large(void)
 	return read(STDIN_FILENO, &byte, 1) != 1;
 }
 
+/* /dev/kvm is open, and there is no VM. */
+static int have_no_vm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	char byte;
+
+	CHECK_EQ(ioctl(kvm, KVM_GET_API_VERSION, 0), 12);
+	puts("ready");
+	fflush(stdout);
+	return read(STDIN_FILENO, &byte, 1) != 1;
+}
+
 int main(int argc, char **argv)
 {
 	char byte;
@@ -121,6 +134,8 @@ int main(int argc, char **argv)
 		return be_busy();
 	if (argc > 1 && !strcmp(argv[1], "large"))
 		return be_large();
+	if (argc > 1 && !strcmp(argv[1], "no-vm"))
+		return have_no_vm();
 	if (argc > 1 && !strcmp(argv[1], "much")) {
 		one_vm();
 		for (int i = 0; i < 2000; i++)

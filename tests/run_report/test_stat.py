@@ -104,6 +104,14 @@ class StatTest(unittest.TestCase):
         self.assertEqual(client.status, 0)
         self.assertEqual(client.files(), [])
 
+    def test_a_process_without_vms_is_not_there(self):
+        with run("no-vm") as client:
+            done = stat(client.pid)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn("has had a VM", done.stderr)
+            self.assertEqual(client.files(), [])
+            self.assertIsNone(client.switches())
+
     def test_bad_use(self):
         for arguments in (["--interval", "0"], ["--interval", "x"], ["--count", "0"], ["a", "b"]):
             self.assertEqual(stat(*arguments).returncode, 2, arguments)
