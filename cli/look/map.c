@@ -9,6 +9,9 @@
 
 #define PAGE_KIB 4u
 #define COLUMNS_MAX 32
+/* Of a guest's physical addresses, and more cells than a process has room to write. */
+#define GFN_END (UINT64_C(1) << 52)
+#define CELLS_MAX (UINT64_C(1) << 20)
 
 #define NAME(name, text) #name,
 const char *const map_names[MAP_COUNT] = {MAP_COUNTS(NAME)};
@@ -144,8 +147,10 @@ static bool make_room(struct map *map, const struct columns *columns,
 		{
 			struct map_cell cell = read_row(columns, row);
 
+			if (cell.gfn > GFN_END || cell.pages > GFN_END - cell.gfn)
+				return false;
 			cell_count += cells_in(map, cell.gfn, cell.pages);
-			if (cell_count > UINT32_MAX || cell.gfn + cell.pages < cell.gfn)
+			if (cell_count > CELLS_MAX)
 				return false;
 		}
 	}
@@ -163,7 +168,8 @@ int map_read(struct map *map, const struct json_value *memory)
 	*map = (struct map){.cell_pages = json_member_number(memory, "cell_pages"),
 			    .is_cut = flag_of(memory, "is_cut"),
 			    .knows_host = flag_of(memory, "knows_host")};
-	if (!slots || !map->cell_pages || !make_room(map, &columns, slots)) {
+	if (!slots || !map->cell_pages || map->cell_pages > GFN_END ||
+	    !make_room(map, &columns, slots)) {
 		map_free(map);
 		return -1;
 	}

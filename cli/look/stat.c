@@ -78,6 +78,8 @@ static void add_all(struct numbers *numbers, const struct json_value *object, bo
 {
 	const struct json_value *member;
 
+	if (!object || object->kind != JSON_OBJECT)
+		return;
 	json_each(member, object) add_number(numbers, member, is_event);
 }
 

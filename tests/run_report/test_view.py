@@ -24,6 +24,7 @@ SLOT, PAGES = 5, 64
 ROM_GFN, ROM_PAGES = 0x30000000 >> 12, 32
 LARGE_GFN, LARGE_PAGES, LARGE_TOUCHED = 0x10000000000 >> 12, 1 << 28, 16
 AGENT_SLOT = 32763
+NAME = '<b>\x1b[7m\x9bq"\\\ufffd\ufffd'
 
 
 def run(*arguments, options=()):
@@ -188,6 +189,18 @@ class ViewTest(unittest.TestCase):
                 continue
             text += os.read(terminal, 65536).decode(errors="replace")
         return text
+
+    def test_files_that_make_no_sense(self):
+        """More cells than there is room for, by overflow or by number."""
+        memory = '{"processes": [{"vms": [{"memory": {"cell_pages": %d, "columns": ["gfn", "pages"], "slots": [{"rows": %s}]}}]}]}'
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            for pages, rows in ((1, f"[[0, 2], [0, {2 ** 64 - 1}]]"), (2 ** 63, f"[[{2 ** 63}, 1]]"), (1, f"[[{2 ** 64 - 1}, 2]]"),
+                                (1, "[[0, 4000000000]]")):
+                file.seek(0)
+                file.truncate()
+                file.write(memory % (pages, rows))
+                file.flush()
+                self.assertEqual(view("--text", file.name).returncode, 1, rows)
 
     def test_bad_use(self):
         for arguments in ([], ["a", "b"], ["--cells", "0", "a"], ["--vm", "-1", "a"]):
