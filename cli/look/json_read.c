@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "frontend/report/json.h"
+
 #define DEPTH_MAX 64
 
 struct reader {
@@ -44,9 +46,24 @@ static char escaped(const char *at)
 		return bytes[name - names];
 	if (*at != 'u')
 		return 0;
-	strncpy(digits, at + 1, 4);
+	for (size_t i = 0; i < 4; i++) {
+		if (!isxdigit((unsigned char)at[i + 1]))
+			return 0;
+		digits[i] = at[i + 1];
+	}
 	code = strtoul(digits, NULL, 16);
 	return code && code < 0x80 ? (char)code : 0;
+}
+
+/* Controls of a terminal, and what is no UTF-8, do not get out of here: names are printed. */
+static size_t shown_bytes(const char *at)
+{
+	size_t bytes = json_utf8_bytes(at);
+	const unsigned char *byte = (const unsigned char *)at;
+
+	if (byte[0] < ' ' || byte[0] == 0x7f || (bytes == 2 && byte[0] == 0xc2 && byte[1] < 0xa0))
+		return 0;
+	return bytes;
 }
 
 /* Behind the opening quote. Terminated where it stands; NULL: it has no end. */
@@ -55,17 +72,20 @@ static const char *read_string(struct reader *reader)
 	char *start = reader->at, *to = start;
 
 	while (reader->at < reader->end && *reader->at != '"') {
-		char byte = *reader->at++;
+		char meant = *reader->at == '\\' ? escaped(reader->at + 1) : 0;
+		size_t bytes = shown_bytes(meant ? &meant : reader->at);
 
-		if (byte == '\\' && reader->at + 4 < reader->end) {
-			char meant = escaped(reader->at);
-
-			if (meant) {
-				reader->at += *reader->at == 'u' ? 5 : 1;
-				byte = meant;
-			}
+		if (meant) {
+			reader->at += reader->at[1] == 'u' ? 6 : 2;
+			*to++ = bytes ? meant : '?';
+		} else if (bytes) {
+			memmove(to, reader->at, bytes);
+			reader->at += bytes;
+			to += bytes;
+		} else {
+			reader->at++;
+			*to++ = '?';
 		}
-		*to++ = byte;
 	}
 	if (reader->at >= reader->end)
 		return NULL;

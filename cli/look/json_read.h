@@ -15,7 +15,10 @@ struct json_value {
 	struct json_value *first, *next; /* what is inside; what follows beside it */
 };
 
-/* NULL: no JSON, nested too deep, or no memory. Escapes beyond ASCII are kept as they stand. */
+/*
+ * NULL: no JSON, nested too deep, or no memory. Escapes beyond ASCII are kept as they stand.
+ * Strings have '?' for control characters and what is no UTF-8, so that they may be printed.
+ */
 struct json_value *json_read(const char *text, size_t size_bytes);
 void json_read_free(struct json_value *root);
 

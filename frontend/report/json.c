@@ -28,15 +28,41 @@ static void put_char(struct json *json, char byte)
 	put(json, &byte, 1);
 }
 
-/* RFC 8259 wants quotes, backslashes and control characters escaped. */
+size_t json_utf8_bytes(const char *text)
+{
+	const unsigned char *byte = (const unsigned char *)text;
+	size_t count = byte[0] < 0x80 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
+
+	if ((byte[0] >= 0x80 && byte[0] < 0xc2) || byte[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < count; i++)
+		if ((byte[i] & 0xc0) != 0x80)
+			return 0;
+	/* Longer than it need be, half of a pair of UTF-16, beyond what there is. */
+	if ((byte[0] == 0xe0 && byte[1] < 0xa0) || (byte[0] == 0xed && byte[1] > 0x9f) ||
+	    (byte[0] == 0xf0 && byte[1] < 0x90) || (byte[0] == 0xf4 && byte[1] > 0x8f))
+		return 0;
+	return count;
+}
+
+/*
+ * RFC 8259 wants UTF-8, with quotes, backslashes and control characters escaped. A program's name
+ * is any bytes, and may be cut within a character.
+ */
 static void put_string(struct json *json, const char *text)
 {
 	char escape[8];
+	size_t bytes;
 
 	put_char(json, '"');
-	for (; *text; text++) {
+	for (; *text; text += bytes ? bytes : 1) {
 		unsigned char byte = (unsigned char)*text;
 
+		bytes = json_utf8_bytes(text);
+		if (!bytes) {
+			put_text(json, "\xef\xbf\xbd"); /* the replacement character */
+			continue;
+		}
 		if (byte < ' ') {
 			snprintf(escape, sizeof(escape), "\\u%04x", byte);
 			put_text(json, escape);
@@ -44,7 +70,7 @@ static void put_string(struct json *json, const char *text)
 		}
 		if (byte == '"' || byte == '\\')
 			put_char(json, '\\');
-		put_char(json, (char)byte);
+		put(json, text, bytes);
 	}
 	put_char(json, '"');
 }

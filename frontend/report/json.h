@@ -38,5 +38,7 @@ void json_number(struct json *json, const char *key, const char *text);
 void json_real(struct json *json, const char *key, double value, int digits);
 /* The members that another struct json has written at this depth, none before them. */
 void json_members(struct json *json, const char *text, size_t size_bytes);
+/* The bytes of the UTF-8 character that @text begins with; 0: there is none. Stops at a NUL. */
+size_t json_utf8_bytes(const char *text);
 
 #endif

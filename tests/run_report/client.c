@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,6 +115,18 @@ static int be_large(void)
 	return read(STDIN_FILENO, &byte, 1) != 1;
 }
 
+/* A name that is cut within a character, with a tag of HTML and what terminals obey. */
+static int have_a_name(void)
+{
+	char byte;
+
+	CHECK_ZERO(prctl(PR_SET_NAME, "<b>\033[7m\xc2\x9bq\"\\\xe2\x82"));
+	one_vm();
+	puts("ready");
+	fflush(stdout);
+	return read(STDIN_FILENO, &byte, 1) != 1;
+}
+
 /* /dev/kvm is open, and there is no VM. */
 static int have_no_vm(void)
 {
@@ -134,6 +147,8 @@ int main(int argc, char **argv)
 		return be_busy();
 	if (argc > 1 && !strcmp(argv[1], "large"))
 		return be_large();
+	if (argc > 1 && !strcmp(argv[1], "named"))
+		return have_a_name();
 	if (argc > 1 && !strcmp(argv[1], "no-vm"))
 		return have_no_vm();
 	if (argc > 1 && !strcmp(argv[1], "much")) {

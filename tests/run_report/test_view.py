@@ -190,6 +190,26 @@ class ViewTest(unittest.TestCase):
             text += os.read(terminal, 65536).decode(errors="replace")
         return text
 
+    def test_names(self):
+        """Any bytes are a name: files stay valid, and a terminal or a browser is told nothing."""
+        with tempfile.TemporaryDirectory() as folder:
+            stats, page = pathlib.Path(folder, "stats.json"), pathlib.Path(folder, "run.html")
+            with run("named", options=["--stats", stats, "--report", page]) as client:
+                texts = [view("--text", client.pid).stdout, view("--svg", client.pid).stdout,
+                         view("--json", client.pid).stdout, view("no-such-program").stderr,
+                         looking.call(QUIRE, "stat", "--interval", 0.01, "--count", 1, client.pid).stdout]
+            (process,) = json.loads(stats.read_text(encoding="utf-8"))["processes"]
+            texts.append(view("--text", stats).stdout)
+            data = page.read_text(encoding="utf-8").partition('id="data">')[2].partition("</script>")[0]
+        self.assertEqual(process["command"], NAME)
+        for text in texts:
+            self.assertEqual([byte for byte in text if byte < " " and byte != "\n" or "\x7f" <= byte < "\xa0"], [], text)
+        for text in (texts[0], texts[3], texts[4], texts[5]):
+            self.assertIn('(<b>?[7m??q"\\\ufffd\ufffd)', text)
+        self.assertEqual(xml.etree.ElementTree.fromstring(texts[1]).tag, "{http://www.w3.org/2000/svg}svg")
+        self.assertNotIn("<", data)
+        self.assertEqual(json.loads(data)["samples"][-1]["processes"][0]["command"], NAME)
+
     def test_files_that_make_no_sense(self):
         """More cells than there is room for, by overflow or by number."""
         memory = '{"processes": [{"vms": [{"memory": {"cell_pages": %d, "columns": ["gfn", "pages"], "slots": [{"rows": %s}]}}]}]}'
