@@ -336,11 +336,20 @@ static enum run_next run_loop(struct vcpu *vcpu)
 	}
 }
 
+/* No SIPI gets through: no processor waits for one then, only a client can have it so. */
+static bool sipi_is_blocked(const struct vcpu *vcpu)
+{
+	return vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED &&
+	       (cpu_state(vcpu->cpu)->smm || !cpu_nested_gif(vcpu->cpu));
+}
+
 /* An application processor before its SIPI: the client is told to try again once it came. */
 static enum run_next run_uninitialized(struct vcpu *vcpu)
 {
 	if (vcpu->run->immediate_exit)
 		return run_fail(vcpu, -EINTR);
+	if (sipi_is_blocked(vcpu))
+		return run_fail(vcpu, -EINVAL);
 	return wait_runnable(vcpu) == RUN_ON ? run_fail(vcpu, -EAGAIN) : RUN_FAILED;
 }
 

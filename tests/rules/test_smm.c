@@ -169,6 +169,21 @@ static void it_sees_its_own_address_space(void)
 	CHECK_EQ(bits[0], 0);
 	CHECK_EQ(bits[1], 1);
 	finish();
+	/* Asking has protected the page again; what clears a log knows the space, too. */
+	CHECK_ZERO(vm_enable_cap(&vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1));
+	for (int i = 0; i < 2; i++) {
+		struct kvm_clear_dirty_log clear = {
+		    .slot = SPACE_1 | DATA_SLOT, .num_pages = 1, .dirty_bitmap = &bits[1]};
+
+		enter_handler();
+		bits[1] = 0;
+		CHECK_ZERO(
+		    ioctl(vm.fd, KVM_GET_DIRTY_LOG,
+			  &(struct kvm_dirty_log){.slot = clear.slot, .dirty_bitmap = &bits[1]}));
+		CHECK_EQ(bits[1], 1);
+		CHECK_ZERO(ioctl(vm.fd, KVM_CLEAR_DIRTY_LOG, &clear));
+		finish();
+	}
 }
 
 /* One at a time; the next waits for RSM, and the guest does not run between them. */
@@ -314,10 +329,30 @@ static void init_is_latched(void)
 	CHECK_EQ(get_msr(MSR_SMBASE), SMBASE);
 }
 
+/* A SIPI does not get through to that mode, so no vCPU in it waits for one. */
+static void no_vcpu_waits_for_its_sipi_there(void)
+{
+	struct kvm_mp_state state = {KVM_MP_STATE_INIT_RECEIVED};
+	struct kvm_vcpu_events events;
+
+	begin();
+	CHECK_ZERO(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	add_vcpu();
+	events = get_events();
+	events.smi.smm = 1;
+	CHECK_ZERO(set_events(&events));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SET_MP_STATE, &state));
+	vcpu.run->immediate_exit = 1;
+	CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EINTR);
+	vcpu.run->immediate_exit = 0;
+	CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EINVAL);
+}
+
 /* An entry of the ring says of which space the page is. */
 static void rings_tell_the_space(void)
 {
 	struct kvm_dirty_gfn *ring;
+	int next = 0;
 
 	vm_open(&vm, KVM_X86_DEFAULT_VM);
 	if (!vm_cap(&vm, KVM_CAP_X86_SMM))
@@ -332,6 +367,14 @@ static void rings_tell_the_space(void)
 	CHECK_EQ(ring[0].flags, KVM_DIRTY_GFN_F_DIRTY);
 	CHECK_EQ(ring[0].slot, SPACE_1 | DATA_SLOT);
 	CHECK_EQ(ring[0].offset, 0);
+	finish();
+	/* Told back, the page of that space is protected again. */
+	for (; ring[next].flags & KVM_DIRTY_GFN_F_DIRTY; next++)
+		ring[next].flags = KVM_DIRTY_GFN_F_RESET;
+	CHECK_EQ(ioctl(vm.fd, KVM_RESET_DIRTY_RINGS, 0), next);
+	enter_handler();
+	CHECK_EQ(ring[next].flags, KVM_DIRTY_GFN_F_DIRTY);
+	CHECK_EQ(ring[next].slot, SPACE_1 | DATA_SLOT);
 	finish();
 }
 
@@ -351,12 +394,19 @@ static void private_vms_have_one_space(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(an_smi_runs_the_handler),	TEST(it_sees_its_own_address_space),
-	    TEST(smis_wait_for_each_other),	TEST(events_are_kept_as_they_are_set),
-	    TEST(a_guest_moves_in_its_handler), TEST(smram_moves),
-	    TEST(a_bad_state_shuts_down),	TEST(without_smram_the_vm_dies),
-	    TEST(messages_bring_smis),		TEST(init_is_latched),
-	    TEST(rings_tell_the_space),		TEST(private_vms_have_one_space),
+	    TEST(an_smi_runs_the_handler),
+	    TEST(it_sees_its_own_address_space),
+	    TEST(smis_wait_for_each_other),
+	    TEST(events_are_kept_as_they_are_set),
+	    TEST(a_guest_moves_in_its_handler),
+	    TEST(smram_moves),
+	    TEST(a_bad_state_shuts_down),
+	    TEST(without_smram_the_vm_dies),
+	    TEST(messages_bring_smis),
+	    TEST(init_is_latched),
+	    TEST(rings_tell_the_space),
+	    TEST(private_vms_have_one_space),
+	    TEST(no_vcpu_waits_for_its_sipi_there),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
