@@ -15,6 +15,8 @@
 #define MAP_CELLS 512u
 /* A process that is busy answers later than it was asked. */
 #define MAP_NS NS_PER_S
+/* A process that says it needs more has written something else there. */
+#define REST_MAX_NS (60ull * NS_PER_S)
 /* What the page has in the place of the data. */
 #define PLACE "@DATA@"
 
@@ -71,6 +73,19 @@ static void thin_out(struct page *page)
 	page->interval_ns *= 2;
 }
 
+/* The next moment comes when the process has had its rest. */
+static void give_rest(const void *file, int pid, void *ctx)
+{
+	const struct report_stats *stats = file;
+	uint64_t rest_ns = __atomic_load_n(&stats->rest_ns, __ATOMIC_RELAXED);
+	struct page *page = ctx;
+	uint64_t from = now_ns();
+
+	(void)pid;
+	if (rest_ns < REST_MAX_NS && from + rest_ns > page->next_ns)
+		page->next_ns = from + rest_ns;
+}
+
 void page_take(struct page *page)
 {
 	struct moment *moment;
@@ -78,13 +93,15 @@ void page_take(struct page *page)
 
 	if (page->count == PAGE_MOMENTS)
 		thin_out(page);
-	page->next_ns = now_ns() + page->interval_ns;
 	moment = &page->moments[page->count];
 	__atomic_store_n(&page->control->map_start, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&page->control->map_end, UINT64_MAX, __ATOMIC_RELAXED);
 	__atomic_store_n(&page->control->map_cells, MAP_CELLS, __ATOMIC_RELAXED);
 	__atomic_store_n(&page->control->map_until, now_ns() + MAP_NS, __ATOMIC_RELEASE);
+	page->next_ns = now_ns() + page->interval_ns;
 	texts_ask(page->directory, page->control);
+	texts_each_file(page->directory, REPORT_STATS, sizeof(struct report_stats), give_rest,
+			page);
 	json.file = open_memstream(&moment->text, &moment->size_bytes);
 	if (!json.file)
 		return;

@@ -42,7 +42,7 @@
 #define NS_PER_S 1000000000u
 /* Of VMs that ended; more of them are counted only. */
 #define ENDED_BYTES (512u << 10)
-/* Each second's text has a map, too, of a VM with so many leaves at most: a millisecond. */
+/* Each second's text has a map, too, of a VM with so many leaves at most: some milliseconds. */
 #define MAP_LEAVES 1000000u
 
 struct vm_node {
@@ -312,10 +312,22 @@ static uint64_t settle_counting(void)
 	return until - now;
 }
 
-/* Sleeps until a question comes, counting is over, or with --stats until a second is. */
+/* How long it is until the next text that no one asks for. */
+static uint64_t take_snapshot(void)
+{
+	uint64_t begun = now_ns(), rest_ns;
+
+	snapshot();
+	rest_ns = (now_ns() - begun) * REPORT_REST;
+	__atomic_store_n(&stats->rest_ns, rest_ns, __ATOMIC_RELAXED);
+	return rest_ns > NS_PER_S ? rest_ns : NS_PER_S;
+}
+
+/* Sleeps until a question comes, counting is over, or with --stats until a second is, or more. */
 static void *stats_thread(void *argument)
 {
 	bool always = control->flags & REPORT_WANTS_STATS;
+	uint64_t rest_ns = NS_PER_S;
 
 	(void)argument;
 	client_call_begin();
@@ -326,9 +338,9 @@ static void *stats_thread(void *argument)
 		struct timespec wait;
 
 		if (always || request != __atomic_load_n(&stats->answered, __ATOMIC_RELAXED))
-			snapshot();
-		if (always && (!wait_ns || wait_ns > NS_PER_S))
-			wait_ns = NS_PER_S;
+			rest_ns = take_snapshot();
+		if (always && (!wait_ns || wait_ns > rest_ns))
+			wait_ns = rest_ns;
 		wait.tv_sec = (time_t)(wait_ns / NS_PER_S);
 		wait.tv_nsec = (long)(wait_ns % NS_PER_S);
 		sys_call(SYS_futex, sys_address(&control->request), FUTEX_WAIT, request,

@@ -45,6 +45,7 @@ struct report_stats {
 	uint32_t snapshots; /* begun; a text that was copied while it stood still is whole */
 	uint32_t answered;  /* the request that the text answers, or RETIRED: there is no more */
 	uint32_t size_bytes[2];
+	uint64_t rest_ns; /* a command that asks again and again leaves so long between */
 	char command[16];
 	char texts[2][REPORT_TEXT_BYTES];
 };
@@ -57,6 +58,12 @@ struct report_event {
 	uint16_t event; /* enum quire_trace_event */
 	uint64_t args[QUIRE_TRACE_FIELDS_MAX];
 };
+
+/*
+ * Texts that are made again and again take a process at most one part in so many of a processor's
+ * time: with many VMs, slots or leaves they are rarer.
+ */
+#define REPORT_REST 20u
 
 /* Of a map that a dump has. */
 #define REPORT_MAP_CELLS 1024u

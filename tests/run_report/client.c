@@ -23,6 +23,7 @@
 #define LARGE_GPA 0x10000000000ul
 #define LARGE_PAGES (1ul << 28)
 #define LARGE_TOUCHED 16ul
+#define MANY_SLOTS 30000u
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -127,6 +128,22 @@ static int have_a_name(void)
 	return read(STDIN_FILENO, &byte, 1) != 1;
 }
 
+/* So many slots, each of a page, that a look at them takes a while. */
+static int have_many_slots(void)
+{
+	uint8_t *page = memory_alloc(PAGE);
+	char byte;
+
+	one_vm();
+	for (uint32_t i = 0; i < MANY_SLOTS; i++)
+		CHECK_ZERO(REGION(&vm, .slot = SLOT + 1 + i,
+				  .guest_phys_addr = LARGE_GPA + 2 * i * PAGE, .memory_size = PAGE,
+				  .userspace_addr = (uintptr_t)page));
+	puts("ready");
+	fflush(stdout);
+	return read(STDIN_FILENO, &byte, 1) != 1;
+}
+
 /* /dev/kvm is open, and there is no VM. */
 static int have_no_vm(void)
 {
@@ -149,6 +166,8 @@ int main(int argc, char **argv)
 		return be_large();
 	if (argc > 1 && !strcmp(argv[1], "named"))
 		return have_a_name();
+	if (argc > 1 && !strcmp(argv[1], "slots"))
+		return have_many_slots();
 	if (argc > 1 && !strcmp(argv[1], "no-vm"))
 		return have_no_vm();
 	if (argc > 1 && !strcmp(argv[1], "much")) {

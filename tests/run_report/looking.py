@@ -29,13 +29,22 @@ class Run:
                  for name in glob.glob(f"{parent}/quire-run.{self.command.pid}.*/stats.*")]
         return sorted(set(found))
 
-    def switches(self):
-        """How often the thread that answers has gone to sleep."""
+    def thread(self):
+        """The folder in /proc of the thread that answers."""
         for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
             if (task / "comm").read_text() == "quire-stats\n":
-                status = (task / "status").read_text()
-                return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+                return task
         return None
+
+    def switches(self):
+        """How often it has gone to sleep."""
+        status = (self.thread() / "status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    def ran_s(self):
+        """How long it has run."""
+        words = (self.thread() / "stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def call(*words):
