@@ -94,7 +94,9 @@ int report_create(struct report *report)
 	report->control->flags =
 	    (report->stats_path || report->page_path ? REPORT_WANTS_STATS : 0) |
 	    (report->trace_path ? REPORT_WANTS_TRACE : 0);
-	report->control->trace_events = report->trace_events ? report->trace_events : REPORT_EVENTS;
+	if (!report->trace_events)
+		report->trace_events = REPORT_EVENTS;
+	report->control->trace_events = report->trace_events;
 	report->control->trace_mask = report->trace_mask ? report->trace_mask : UINT64_MAX;
 	report->page.directory = report->directory;
 	report->page.control = report->control;
@@ -181,13 +183,20 @@ static int write_stats(const struct report *report)
 	return fclose(json.file) ? complain(report->stats_path) : 0;
 }
 
+/* What the files are to become, and how many events each has. */
+struct harvest {
+	struct trace trace;
+	uint32_t room;
+};
+
 static void take_events(const void *file, int pid, void *ctx)
 {
 	const struct report_trace *trace = file;
+	struct harvest *harvest = ctx;
 
 	if (trace->is_cut)
 		fprintf(stderr, "quire run: no room for all events of process %d\n", pid);
-	trace_add(ctx, trace);
+	trace_add(&harvest->trace, trace, harvest->room);
 }
 
 static int write_format(const struct trace *trace, const char *path, print_trace *print)
@@ -202,22 +211,24 @@ static int write_format(const struct trace *trace, const char *path, print_trace
 
 static int write_trace(const struct report *report)
 {
-	struct trace trace = {0};
+	/* Of our own numbers: programs can write to what they share with us. */
+	struct harvest harvest = {.room = report->trace_events};
+	const struct trace *trace = &harvest.trace;
 	print_trace *form = form_of(report->trace_path);
 	char path[PATH_MAX];
 	int failed = 0;
 
-	texts_each_file(report->directory, REPORT_TRACE,
-			report_trace_bytes(report->control->trace_events), take_events, &trace);
-	trace_sort(&trace);
-	failed = write_format(&trace, report->trace_path, form ? form : trace_print_text);
+	texts_each_file(report->directory, REPORT_TRACE, report_trace_bytes(report->trace_events),
+			take_events, &harvest);
+	trace_sort(&harvest.trace);
+	failed = write_format(trace, report->trace_path, form ? form : trace_print_text);
 	if (!form) {
 		snprintf(path, sizeof(path), "%s.json", report->trace_path);
-		failed |= write_format(&trace, path, trace_print_json);
+		failed |= write_format(trace, path, trace_print_json);
 		snprintf(path, sizeof(path), "%s.dat", report->trace_path);
-		failed |= write_format(&trace, path, trace_print_dat);
+		failed |= write_format(trace, path, trace_print_dat);
 	}
-	trace_free(&trace);
+	trace_free(&harvest.trace);
 	return failed;
 }
 

@@ -23,14 +23,14 @@ static int make_room(struct trace *trace)
 	return 1;
 }
 
-void trace_add(struct trace *trace, const struct report_trace *file)
+void trace_add(struct trace *trace, const struct report_trace *file, uint32_t room)
 {
 	uint64_t next = __atomic_load_n(&file->next, __ATOMIC_ACQUIRE);
-	uint64_t first = next > file->room ? next - file->room : 0;
+	uint64_t first = next > room ? next - room : 0;
 
 	trace->lost += first;
 	for (uint64_t i = first; i < next; i++) {
-		const struct report_event *event = &file->events[i % file->room];
+		const struct report_event *event = &file->events[i % room];
 		uint64_t sequence = __atomic_load_n(&event->sequence, __ATOMIC_ACQUIRE);
 		struct trace_line *line;
 

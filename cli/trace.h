@@ -21,7 +21,7 @@ struct trace {
 };
 
 /* Add the events of one process; those it is just writing are left out. */
-void trace_add(struct trace *trace, const struct report_trace *file);
+void trace_add(struct trace *trace, const struct report_trace *file, uint32_t room);
 void trace_sort(struct trace *trace);
 void trace_free(struct trace *trace);
 

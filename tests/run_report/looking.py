@@ -24,9 +24,9 @@ class Run:
         self.command.communicate("\n", timeout=DEADLINE_S)
         self.status = self.command.returncode
 
-    def files(self):
+    def files(self, kind="stats"):
         found = [name for parent in ("/dev/shm", "/tmp", os.environ.get("TMPDIR", "/tmp"))
-                 for name in glob.glob(f"{parent}/quire-run.{self.command.pid}.*/stats.*")]
+                 for name in glob.glob(f"{parent}/quire-run.{self.command.pid}.*/{kind}.*")]
         return sorted(set(found))
 
     def thread(self):

@@ -7,11 +7,14 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
+
+import looking
 
 QUIRE, CLIENT = sys.argv[1:3]
 DEADLINE_S = 30
@@ -343,6 +346,32 @@ class ProcessesTest(unittest.TestCase):
             self.assertIn("/nonexistent/file", run.stderr)
             self.assertFalse(os.path.exists(marker))
             setattr(self, name, before)
+
+    def wait_for_trace(self, command):
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end and command.poll() is None:
+            try:
+                with open(self.trace) as file:
+                    return json.load(file)
+            except (OSError, ValueError):
+                time.sleep(0.02)
+        self.fail(f"the command's status is {command.poll()}")
+
+    def test_program_that_writes_to_its_trace(self):
+        """The command takes no number from there that leads it elsewhere."""
+        with looking.Run(QUIRE, CLIENT, options=["--stats", self.stats, "--trace", self.trace]) as client:
+            (path,) = client.files("trace")
+            # How many events there were, the process, a flag, and how many there is room for.
+            with open(path, "r+b", buffering=0) as file:
+                head = file.read(20)
+                file.seek(0)
+                file.write(struct.pack("<QIII", 1 << 30, client.pid, 0, 0xffffffff))
+                client.command.send_signal(signal.SIGUSR2)
+                self.wait_for_trace(client.command)
+                file.seek(0)
+                file.write(head)
+        self.assertEqual(client.status, 0)
+        self.assertEqual(len(self.vms()), 1)
 
     def test_no_room_for_the_records(self):
         cut = 0
