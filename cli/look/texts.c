@@ -72,17 +72,21 @@ void texts_each_file(const char *directory, const char *prefix, size_t size_byte
 
 static bool is_alive(int pid)
 {
-	char path[64], state = 'X';
+	char path[64], text[256];
+	const char *name_end;
+	size_t got;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	file = fopen(path, "re");
 	if (!file)
 		return false;
-	if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
-		state = 'R';
+	got = fread(text, 1, sizeof(text) - 1, file);
 	fclose(file);
-	return state != 'Z' && state != 'X';
+	text[got] = '\0';
+	/* The name may have parentheses, too. */
+	name_end = strrchr(text, ')');
+	return name_end && name_end[1] == ' ' && name_end[2] != 'Z' && name_end[2] != 'X';
 }
 
 static void wait_answer(const void *file, int pid, void *ctx)

@@ -113,6 +113,13 @@ class StatTest(unittest.TestCase):
             self.assertEqual(client.files(), [])
             self.assertIsNone(client.thread())
 
+    def test_a_zombie_is_not_there(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with run("zombie", options=["--stats", pathlib.Path(folder, "stats.json")]) as client:
+                self.assertEqual(len(client.files()), 1)
+                done = stat("a) R")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+
     def test_many_slots(self):
         """Moments of a page become rare where each takes long: a twentieth of the time, and what began before."""
         with tempfile.TemporaryDirectory() as folder:
