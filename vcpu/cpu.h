@@ -194,6 +194,8 @@ void cpu_set_single_stage(struct cpu *cpu);
  * name, if they do. Where memory has no valid ones, those that were loaded before stay.
  */
 void cpu_load_directories(struct cpu *cpu);
+/* The guest is about to run: with a second stage its processor reads them from memory. */
+void cpu_forget_directories(struct cpu *cpu);
 
 /*
  * The state, for reading and writing while no thread is in cpu_run(). Flags in .rflags are exact.

@@ -4,7 +4,6 @@
 
 #include <quire/dirty.h>
 
-#include "frontend/object/system.h"
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/run/exit.h"
@@ -299,8 +298,7 @@ static enum run_next run_loop(struct vcpu *vcpu)
 
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vcpu->has_run = true;
-	if (system_has_tdp())
-		cpu_state(vcpu->cpu)->directories_loaded = 0;
+	cpu_forget_directories(vcpu->cpu);
 	for (;;) {
 		silence_doorbell(vcpu, CLIENT_REQUESTS);
 		if (vcpu->triple_fault) {

@@ -63,3 +63,9 @@ void cpu_load_directories(struct cpu *cpu)
 	if (cpu->single_stage && cpu_is_pae(cpu))
 		(void)directories_load(cpu, cpu->s.cr3);
 }
+
+void cpu_forget_directories(struct cpu *cpu)
+{
+	if (!cpu->single_stage)
+		cpu->s.directories_loaded = 0;
+}
