@@ -121,16 +121,9 @@ struct cpu_segment descriptor_decode(uint16_t selector, uint64_t descriptor)
 	    .base = (descriptor >> 16 & 0xffffff) | (descriptor >> 56 << 24),
 	    .limit = (descriptor & 0xffff) | (descriptor >> 32 & 0xf0000),
 	    .selector = selector,
-	    .type = descriptor >> 40 & 0xf,
-	    .s = descriptor >> 44 & 1,
-	    .dpl = descriptor >> 45 & 3,
-	    .present = descriptor >> 47 & 1,
-	    .avl = descriptor >> 52 & 1,
-	    .l = descriptor >> 53 & 1,
-	    .db = descriptor >> 54 & 1,
-	    .g = descriptor >> 55 & 1,
 	};
 
+	segment_set_attributes(&segment, segment_join_attributes((uint32_t)(descriptor >> 40)));
 	if (segment.g)
 		segment.limit = segment.limit << 12 | 0xfff;
 	return segment;

@@ -25,6 +25,39 @@ static inline int cpu_is_pae(const struct cpu *cpu)
 	return (cpu->s.cr0 & CR0_PG) && (cpu->s.cr4 & CR4_PAE) && !cpu_is_long(cpu);
 }
 
+/*
+ * A segment's attributes as a VMCB has them: type, S, DPL and P in the low byte, then AVL, L, D/B
+ * and G. A descriptor and the save area of SMM have the limit's high bits between the two.
+ */
+static inline unsigned int segment_attributes(const struct cpu_segment *segment)
+{
+	return segment->type | segment->s << 4 | segment->dpl << 5 | segment->present << 7 |
+	       segment->avl << 8 | segment->l << 9 | segment->db << 10 | segment->g << 11;
+}
+
+static inline void segment_set_attributes(struct cpu_segment *segment, unsigned int attributes)
+{
+	segment->type = attributes & 15;
+	segment->s = attributes >> 4 & 1;
+	segment->dpl = attributes >> 5 & 3;
+	segment->present = attributes >> 7 & 1;
+	segment->avl = attributes >> 8 & 1;
+	segment->l = attributes >> 9 & 1;
+	segment->db = attributes >> 10 & 1;
+	segment->g = attributes >> 11 & 1;
+}
+
+/* The same where four bits of the limit lie in between. */
+static inline unsigned int segment_join_attributes(uint32_t split)
+{
+	return (split & 0xff) | (split >> 4 & 0xf00);
+}
+
+static inline uint32_t segment_split_attributes(unsigned int attributes)
+{
+	return (attributes & 0xff) | (attributes & 0xf00) << 4;
+}
+
 /* Recompute what follows from CS, SS, CR0, CR4, EFER and RFLAGS: mode, CPL, TLB privilege. */
 void cpu_update_mode(struct cpu *cpu);
 

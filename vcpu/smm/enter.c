@@ -46,14 +46,13 @@ int smm_switch(struct cpu *cpu, int on)
 	return 0;
 }
 
-static uint32_t segment_flags(const struct cpu_segment *segment)
+/* As the high word of a descriptor has them. */
+static uint32_t segment_flags(const struct cpu_segment *from)
 {
-	uint32_t present = segment->present && !segment->unusable;
+	struct cpu_segment segment = *from;
 
-	return (uint32_t)segment->g << 23 | (uint32_t)segment->db << 22 |
-	       (uint32_t)segment->l << 21 | (uint32_t)segment->avl << 20 | present << 15 |
-	       (uint32_t)segment->dpl << 13 | (uint32_t)segment->s << 12 |
-	       (uint32_t)segment->type << 8;
+	segment.present = from->present && !from->unusable;
+	return segment_split_attributes(segment_attributes(&segment)) << 8;
 }
 
 static struct smram_segment_64 save_segment_64(const struct cpu_segment *from)

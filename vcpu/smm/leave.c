@@ -10,23 +10,15 @@
 #include "vcpu/smm/smram.h"
 #include "vcpu/svm/svm.h"
 
+/* @flags as the high word of a descriptor has them. */
 static struct cpu_segment load_segment(uint16_t selector, uint32_t flags, uint32_t limit,
 				       uint64_t base)
 {
-	return (struct cpu_segment){
-	    .selector = selector,
-	    .base = base,
-	    .limit = limit,
-	    .g = flags >> 23 & 1,
-	    .db = flags >> 22 & 1,
-	    .l = flags >> 21 & 1,
-	    .avl = flags >> 20 & 1,
-	    .present = flags >> 15 & 1,
-	    .dpl = flags >> 13 & 3,
-	    .s = flags >> 12 & 1,
-	    .type = flags >> 8 & 15,
-	    .unusable = !(flags >> 15 & 1),
-	};
+	struct cpu_segment segment = {.selector = selector, .base = base, .limit = limit};
+
+	segment_set_attributes(&segment, segment_join_attributes(flags >> 8));
+	segment.unusable = !segment.present;
+	return segment;
 }
 
 static struct cpu_segment load_64(const struct smram_segment_64 *from)

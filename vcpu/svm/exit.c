@@ -26,34 +26,27 @@ enum step svm_exit(struct cpu *cpu, uint64_t code, uint64_t info1, uint64_t info
 /* VMRUN and VMLOAD make bases canonical: the highest bit of an address is copied upwards. */
 struct cpu_segment svm_segment_load(const struct cpu *cpu, const struct vmcb_segment *from)
 {
-	unsigned int bits = from->attributes;
-
-	return (struct cpu_segment){
+	struct cpu_segment segment = {
 	    .base = mmu_make_canonical_base(cpu, from->base),
 	    .limit = from->limit,
 	    .selector = from->selector,
-	    .type = bits & 15,
-	    .s = bits >> 4 & 1,
-	    .dpl = bits >> 5 & 3,
-	    .present = bits >> 7 & 1,
-	    .avl = bits >> 8 & 1,
-	    .l = bits >> 9 & 1,
-	    .db = bits >> 10 & 1,
-	    .g = bits >> 11 & 1,
-	    .unusable = !(bits >> 7 & 1),
 	};
+
+	segment_set_attributes(&segment, from->attributes);
+	segment.unusable = !segment.present;
+	return segment;
 }
 
 struct vmcb_segment svm_segment_store(const struct cpu_segment *from)
 {
-	unsigned int present = from->present && !from->unusable;
+	struct cpu_segment segment = *from;
 
+	segment.present = from->present && !from->unusable;
 	return (struct vmcb_segment){
-	    .selector = from->selector,
-	    .attributes = from->type | from->s << 4 | from->dpl << 5 | present << 7 |
-			  from->avl << 8 | from->l << 9 | from->db << 10 | from->g << 11,
-	    .limit = from->limit,
-	    .base = from->base,
+	    .selector = segment.selector,
+	    .attributes = (uint16_t)segment_attributes(&segment),
+	    .limit = segment.limit,
+	    .base = segment.base,
 	};
 }
 
