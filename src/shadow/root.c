@@ -284,18 +284,17 @@ static int pae_root_load(const struct shadow_change *shared, struct quire_vcpu *
 }
 
 /*
- * As shadow_page_follow(). The root of a table where no slot can be follows nothing and stays
- * empty: each walk of L1's tables ends before its first entry.
+ * As shadow_page_follow(), for the root of a table where no slot can be: it follows nothing and
+ * stays empty, as each walk of L1's tables ends before its first entry.
  */
-static int root_follow(const struct shadow_change *change, const struct shadow_key *key,
-		       struct shadow_path *path)
+static int empty_root_get(const struct shadow_change *change, const struct shadow_key *key,
+			  struct shadow_path *path)
 {
 	const struct shadow_key empty = {.gfn = key->gfn, .role = key->role | ROLE_DIRECT};
 	int made;
 
 	mmu_assert_exclusive(change->vm);
-	if (key->gfn.v <= change->vm->max_gfn.v)
-		return shadow_page_follow(change, key, path, path->root_level);
+	CHECK(key->gfn.v > change->vm->max_gfn.v);
 	path->pages[path->root_level] = shadow_page_get(change, &empty, &made);
 	return path->pages[path->root_level] ? made : -ENOMEM;
 }
@@ -317,7 +316,10 @@ int shadow_root_get(const struct shadow_change *change, struct quire_vcpu *vcpu,
 	walk.tables[path->root_level] = gfn_of(vcpu->nested.tables.root);
 	walk.access[path->root_level] = ACCESS_ALL;
 	key = shadow_key_of(vcpu, &walk, path->root_level);
-	made = root_follow(change, &key, path);
+	if (unlikely(key.gfn.v > change->vm->max_gfn.v))
+		made = empty_root_get(change, &key, path);
+	else
+		made = shadow_page_follow(change, &key, path, path->root_level);
 	if (made < 0)
 		return made;
 	path->pages[path->root_level]->kept = 1;

@@ -9,11 +9,6 @@
 _Static_assert(sizeof(struct quire_nested) == sizeof(gpa_t) + 8 * sizeof(u32) + 4 * sizeof(u64),
 	       "a field more is to be compared");
 
-static bool same_directories(const u64 *a, const u64 *b)
-{
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
-}
-
 static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b)
 {
 	const struct quire_nested *x = &a->tables, *y = &b->tables;
@@ -21,7 +16,8 @@ static bool same_tables(const struct vcpu_nested *a, const struct vcpu_nested *b
 	return a->on == b->on && x->root.v == y->root.v && x->levels == y->levels &&
 	       x->nx == y->nx && x->paging == y->paging && x->wp == y->wp && x->smap == y->smap &&
 	       x->smep == y->smep && x->pse == y->pse && x->zero == y->zero &&
-	       same_directories(x->directories, y->directories);
+	       x->directories[0] == y->directories[0] && x->directories[1] == y->directories[1] &&
+	       x->directories[2] == y->directories[2] && x->directories[3] == y->directories[3];
 }
 
 /* Keep the loaded root: VMRUN and #VMEXIT take turns, and come back to the same tables. */
