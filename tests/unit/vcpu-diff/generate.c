@@ -420,7 +420,7 @@ static void operand_indices(struct draw *draw, ZydisEncoderOperand *operand, con
 		if (at < 16)
 			memcpy(state->fx + 160 + 16 * number + at, &index, index_bytes);
 		else
-			memcpy(state->ymm_high[number] + at - 16, &index, index_bytes);
+			memcpy(&state->ymm_high[number][at - 16], &index, index_bytes);
 	}
 	draw->target_size_bytes = 16; /* in parts */
 }
