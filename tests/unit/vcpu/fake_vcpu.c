@@ -418,6 +418,19 @@ int fake_vcpu_teardown(void **state)
 	return 0;
 }
 
+enum cpu_exit fake_vcpu_run(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
+	s->rip = GUEST_CODE;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->halted = 0;
+	cpu_state_changed(vcpu->cpu);
+	return cpu_run(vcpu->cpu, 0, &info);
+}
+
 int fake_memory_failure;
 
 static void on_fault(int signal_number, siginfo_t *info, void *context)

@@ -54,6 +54,8 @@ struct fake_vm *fake_vm_create(void);
 void fake_vm_destroy(struct fake_vm *vm);
 /* A CPU in 64-bit mode at GUEST_CODE with IF off. */
 struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm);
+/* The code from @start to @end, put at GUEST_CODE, runs with a fresh stack until the vCPU stops. */
+enum cpu_exit fake_vcpu_run(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end);
 void fake_vcpu_destroy(struct quire_vcpu *vcpu);
 /* Flat segments of 32-bit code; that of CS is SELECTOR_CODE32, which the caller puts into the GDT.
  */

@@ -28,19 +28,8 @@ static int setup(void **state)
 	return 0;
 }
 
-static enum cpu_exit run_bytes(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
-{
-	struct cpu_state *s = cpu_state(vcpu->cpu);
-	struct cpu_exit_info info;
-
-	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
-	s->rip = GUEST_CODE;
-	s->halted = 0;
-	cpu_state_changed(vcpu->cpu);
-	return cpu_run(vcpu->cpu, 0, &info);
-}
-
-#define RUN(vcpu, name) assert_int_equal(run_bytes(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
+#define RUN(vcpu, name) \
+	assert_int_equal(fake_vcpu_run(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
 #define SIZE(name) ((uint64_t)(name##_end - name##_start))
 
 static uint64_t frame_word(struct quire_vcpu *vcpu, unsigned int index)
@@ -114,7 +103,7 @@ static void test_alignment(void **state)
 		user_mode(vcpu);
 		s->cr0 |= CR0_AM;
 		s->rflags |= FLAG_AC;
-		assert_int_equal(run_bytes(vcpu, m->start, m->end), CPU_EXIT_HLT);
+		assert_int_equal(fake_vcpu_run(vcpu, m->start, m->end), CPU_EXIT_HLT);
 		check_fault(vcpu, m->vector, m->offset);
 	}
 }
@@ -207,7 +196,7 @@ static void test_input_count(void **state)
 
 	limited_mode(vcpu, UINT32_MAX);
 	cpu_state(vcpu->cpu)->seg[CPU_ES].base = 0x800;
-	assert_int_equal(run_bytes(vcpu, input_start, input_end), CPU_EXIT_IO);
+	assert_int_equal(fake_vcpu_run(vcpu, input_start, input_end), CPU_EXIT_IO);
 	cpu_cancel_pending(vcpu->cpu);
 	cpu_state(vcpu->cpu)->rip = GUEST_CODE;
 	cpu_state_changed(vcpu->cpu);

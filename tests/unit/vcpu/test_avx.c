@@ -54,20 +54,8 @@ static int setup(void **state)
 	return 0;
 }
 
-static enum cpu_exit run_bytes(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
-{
-	struct cpu_state *s = cpu_state(vcpu->cpu);
-	struct cpu_exit_info info;
-
-	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
-	s->rip = GUEST_CODE;
-	s->gpr[CPU_RSP] = GUEST_STACK;
-	s->halted = 0;
-	cpu_state_changed(vcpu->cpu);
-	return cpu_run(vcpu->cpu, 0, &info);
-}
-
-#define RUN(vcpu, name) assert_int_equal(run_bytes(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
+#define RUN(vcpu, name) \
+	assert_int_equal(fake_vcpu_run(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
 #define RAISED(vcpu, vector) \
 	assert_int_equal(cpu_state((vcpu)->cpu)->rip, GUEST_HANDLERS + (vector)*16 + 1)
 #define RETIRED(vcpu, name) \
@@ -147,7 +135,7 @@ static void test_one_element(void **state)
 
 	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
 		fill(s);
-		assert_int_equal(run_bytes(*state, programs[i].start, programs[i].end),
+		assert_int_equal(fake_vcpu_run(*state, programs[i].start, programs[i].end),
 				 CPU_EXIT_HLT);
 		assert_int_equal(s->rip, GUEST_CODE + (programs[i].end - programs[i].start));
 		assert_memory_equal(s->ymm_high[3], zero, sizeof(zero));

@@ -34,20 +34,8 @@ static int setup(void **state)
 	return 0;
 }
 
-static void run_bytes(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end)
-{
-	struct cpu_state *s = cpu_state(vcpu->cpu);
-	struct cpu_exit_info info;
-
-	memcpy(vcpu->vm->ram + GUEST_CODE, start, (size_t)(end - start));
-	s->rip = GUEST_CODE;
-	s->gpr[CPU_RSP] = GUEST_STACK;
-	s->halted = 0;
-	cpu_state_changed(vcpu->cpu);
-	assert_int_equal(cpu_run(vcpu->cpu, 0, &info), CPU_EXIT_HLT);
-}
-
-#define RUN(vcpu, name) run_bytes(vcpu, name##_start, name##_end)
+#define RUN(vcpu, name) \
+	assert_int_equal(fake_vcpu_run(vcpu, name##_start, name##_end), CPU_EXIT_HLT)
 #define END_OF(name) (GUEST_CODE + (uint64_t)(name##_end - name##_start))
 
 static void check_vector(struct quire_vcpu *vcpu, unsigned int vector)
