@@ -289,10 +289,10 @@ static void test_descriptor(void **state)
 }
 
 /* So few, for each may stop every processor of the machine; so that one carry comes early. */
-#define CROSSING_ADDS 20000
+#define CROSSING_ADDS 1000
 #define CROSSING_LOW 0xff00
 PROGRAM(64, add_crossing,
-	"mov $0x400ffe, %ebx; mov $20000, %ecx; 1: lock addl $1, (%rbx); dec %ecx; jnz 1b; hlt");
+	"mov $0x400ffe, %ebx; mov $1000, %ecx; 1: lock addl $1, (%rbx); dec %ecx; jnz 1b; hlt");
 
 static void map(struct quire_vcpu *vcpu, unsigned int index, uint64_t gpa)
 {
