@@ -6,6 +6,7 @@
 #include "hosts/process/internal.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
+#include "src/base/mutant.h"
 
 /* Each level of the tables maps 2^9 times as much as the one below. */
 #define LEVEL_ORDER 9u
@@ -105,7 +106,7 @@ static void make_ahead(struct process_store *store, uint64_t index)
 {
 	uint64_t before = run_note(store, index);
 
-	if (index % AHEAD_PAGES || before < AHEAD_PAGES ||
+	if (MUTANT(ahead_off) || index % AHEAD_PAGES || before < AHEAD_PAGES ||
 	    (index + AHEAD_PAGES) * QUIRE_PAGE_SIZE > store->size_bytes)
 		return;
 	(void)make_pages(store, index, AHEAD_PAGES);

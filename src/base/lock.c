@@ -228,9 +228,23 @@ void gate_open(u32 *gate)
 		base_platform->wake(gate, UINT32_MAX);
 }
 
+/* What a lock without lines would do: a reader comes alone. */
+static inline void read_alone(struct biglock *lock) NO_LOCK_ANALYSIS
+{
+	if (MUTANT(biglock_plain))
+		mutex_acquire(&lock->writers);
+}
+
+static inline void read_alone_no_more(struct biglock *lock) NO_LOCK_ANALYSIS
+{
+	if (MUTANT(biglock_plain))
+		mutex_release(&lock->writers);
+}
+
 void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
 	held_push(lock, lock->rank, LOCK_SHARED);
+	read_alone(lock);
 	if (!line)
 		line = &lock->shared;
 	for (;;) {
@@ -245,6 +259,7 @@ void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_
 void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
 	line_leave(lock, line ? line : &lock->shared);
+	read_alone_no_more(lock);
 	held_pop(lock);
 }
 
@@ -270,6 +285,7 @@ struct quire_thread *biglock_read_enter(struct biglock *lock,
 	struct quire_thread *self = base_self();
 
 	held_push(lock, lock->rank, LOCK_SHARED);
+	read_alone(lock);
 	for (;;) {
 		reclaim_announce(self);
 		(void)atomic_exchange_u32(&line->busy, 1);
@@ -284,6 +300,7 @@ void biglock_read_exit(struct biglock *lock, struct biglock_line *line,
 {
 	reclaim_withdraw(self);
 	atomic_store_release_u32(&line->busy, 0);
+	read_alone_no_more(lock);
 	held_pop(lock);
 }
 

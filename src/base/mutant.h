@@ -1,4 +1,5 @@
-/* Known bugs that a test build can switch on, one at a time, to see that the tests catch them. */
+/* Known bugs that a test build can switch on, one at a time, to see that the tests catch them, and
+ * fast paths that it can switch off. */
 #ifndef QUIRE_BASE_MUTANT_H
 #define QUIRE_BASE_MUTANT_H
 
@@ -126,12 +127,26 @@
 	X(noexec_unseen, "a leaf lets the guest execute what the host does not")     \
 	X(noread_unseen, "a leaf lets the guest read what it may only execute")
 
+/*
+ * Fast paths that a test build can do without, one at a time. Such a build has no bug: nothing but
+ * time and statistics may change, so the pairs, the simulations and the rules pass with each.
+ */
+#define QUIRE_SLOW_LIST(X)                                                           \
+	X(fast_fault_off, "every fault looks up its page and takes mmu_lock for it") \
+	X(hint_off, "every fault looks up its slot, whatever the vCPU remembers")    \
+	X(biglock_plain, "readers of a big lock come one after the other, as its writers")
+
+/* The same of the process's host port, which the simulated host has no part in. */
+#define QUIRE_HOST_SLOW_LIST(X) \
+	X(ahead_off, "a guest_memfd's pages are made one by one, when they are needed")
+
 enum quire_mutant {
 	MUTANT_NONE,
 #define MUTANT_ID(name, what) MUTANT_##name,
 	QUIRE_MUTANT_LIST(MUTANT_ID) QUIRE_AGE_MUTANT_LIST(MUTANT_ID)
 	    QUIRE_BREAK_MUTANT_LIST(MUTANT_ID) QUIRE_SHADOW_MUTANT_LIST(MUTANT_ID)
-		QUIRE_SIM_MUTANT_LIST(MUTANT_ID)
+		QUIRE_SIM_MUTANT_LIST(MUTANT_ID) QUIRE_SLOW_LIST(MUTANT_ID)
+		    QUIRE_HOST_SLOW_LIST(MUTANT_ID)
 #undef MUTANT_ID
 };
 

@@ -82,7 +82,7 @@ static int fast_one(struct quire_vcpu *vcpu, struct table *root, const struct me
 /* An entry that lacks W, or one that was aged, where a use of that faults. */
 static bool may_be_fast(const struct quire_vm *vm, const struct fault *fault)
 {
-	if (vm_is_shadowed(vm) || fault->private || fault->prefault)
+	if (vm_is_shadowed(vm) || fault->private || fault->prefault || MUTANT(fast_fault_off))
 		return false;
 	return ((fault->error_code & QUIRE_PFERR_PRESENT) &&
 		(fault->error_code & QUIRE_PFERR_WRITE)) ||

@@ -5,6 +5,7 @@
 #include <quire/vm.h>
 
 #include "src/base/atomic.h"
+#include "src/base/mutant.h"
 #include "src/tree/ptree.h"
 
 /*
@@ -109,7 +110,7 @@ static inline u64 memslots_generation_of(const struct memslots *slots, u32 as)
 static inline bool memslot_hint_holds(const struct memslots *slots, u32 as,
 				      const struct memslot_hint *hint, gfn_t gfn)
 {
-	return hint->generation == memslots_generation_of(slots, as) &&
+	return !MUTANT(hint_off) && hint->generation == memslots_generation_of(slots, as) &&
 	       gfn.v - hint->base_gfn.v < hint->npages;
 }
 

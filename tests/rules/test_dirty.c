@@ -399,10 +399,11 @@ static uint64_t large_pages(void)
 	return stat_get(vm.fd, "pages_2m") + 512 * stat_get(vm.fd, "pages_1g");
 }
 
-/* Only the TDP MMU splits before the write. */
+/* Only the TDP MMU splits before the write, where the parameter lets it. */
 static int splits_eagerly(void)
 {
-	return parameter_is_on("kvm", "tdp_mmu") && has_second_stage();
+	return parameter_is_on("kvm", "tdp_mmu") && has_second_stage() &&
+	       parameter_is_on("kvm", "eager_page_split");
 }
 
 /* A slot of 2 MiB pages, all touched; how many there are. */

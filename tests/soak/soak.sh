@@ -20,6 +20,12 @@ build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 build/tests/sim/test_interleave "power without r and c"
 ninja -C build tests/signals/test_fork
 build/quire run -- build/tests/signals/test_fork 10000
+# All rules of KVM's own calls without one fast path after the other.
+ninja -C build tests/soak/libquire_soak_preload.so
+meson test -C build fast-paths
+sh tests/soak/fast_paths.sh build/quire build/tests/soak/libquire_soak_preload.so build/tests/rules/test_dirty \
+	$(for name in slots gmem_slots gmem_huge gmem_link gmem_write gmem_userfault gmem_convert prefault exits iobus misc stats \
+		async_pf async_pages paging pv debug cpu smm descriptors userfault; do echo "build/tests/rules/test_$name"; done)
 for fuzzer in fuzz_guest fuzz_ioctl; do
 	build/quire run -- "build/tests/fuzz/$fuzzer" --seconds "$seconds" --seed "${seed}000"
 done
