@@ -164,6 +164,7 @@ void biglock_init(struct biglock *lock, enum lock_rank rank)
 {
 	mutex_init(&lock->writers, rank);
 	lock->writer = 0;
+	lock->exclusive = 0;
 	lock->shared.busy = 0;
 	lock->shared.next = NULL;
 	lock->lines = &lock->shared;
@@ -312,12 +313,14 @@ void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
 	for (struct biglock_line *line = lock->lines; line; line = line->next)
 		for (unsigned int turn = 0; atomic_load_acquire_u32(&line->busy); turn++)
 			base_platform->relax(turn);
+	lock->exclusive = 1;
 	QUIRE_TIMED(MMU_LOCK, BEGINS, 0);
 }
 
 void biglock_write_unlock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
 	QUIRE_TIMED(MMU_LOCK, ENDS, 0);
+	lock->exclusive = 0;
 	gate_open(&lock->writer);
 	mutex_release(&lock->writers);
 	held_pop(lock);

@@ -103,6 +103,7 @@ struct biglock_line {
 struct LOCKABLE biglock {
 	struct mutex writers;
 	u32 writer;		    /* a gate: closed to readers */
+	u32 exclusive;		    /* changed by the writer; any holder may read it */
 	struct biglock_line shared; /* readers that have no line: busy counts them */
 	struct biglock_line *lines;
 	u32 rank;
@@ -125,5 +126,10 @@ void biglock_read_exit(struct biglock *lock, struct biglock_line *line, struct q
     RELEASES_SHARED(lock);
 void biglock_write_lock(struct biglock *lock) ACQUIRES(lock);
 void biglock_write_unlock(struct biglock *lock) RELEASES(lock);
+/* With the lock held, in either mode: is it exclusive? */
+static inline bool biglock_is_exclusive(const struct biglock *lock)
+{
+	return lock->exclusive;
+}
 
 #endif

@@ -41,7 +41,6 @@
 	X(zap_spares_huge, "a zap leaves the huge leaf that its range cuts")                \
 	X(mmio_generation_unchecked, "an MMIO entry outlives the slots it was made for")    \
 	X(fast_marks_first, "the fast path marks the page before it gives W")               \
-	X(harvest_protects_first, "a harvest takes W before it takes the bits")             \
 	X(harvest_unflushed, "a harvest returns before the TLBs are flushed")               \
 	X(harvest_unarmed, "a harvest leaves W to the pages it names")                      \
 	X(ring_unarmed, "a reset of rings leaves W to the pages it takes")                  \

@@ -24,45 +24,35 @@ static bool splits_eagerly(const struct quire_vm *vm)
 }
 
 /*
- * How mmu_lock is held for one piece. A guest that runs goes on, with mmu_lock shared and entries
- * changed by compare-exchange. While no vCPU is in guest mode it is kept so, and the lock is
- * taken exclusive: then no other thread writes entries, which makes it several times as fast.
+ * How guest mode is while mmu_lock is held for one piece, always exclusively: then no other thread
+ * of ours writes entries or marks, and plain stores are several times as fast as atomic ones. While
+ * no vCPU is in guest mode it is kept so. A guest that runs goes on, and its faults wait for the
+ * piece; a walker may set A and D meanwhile (src/tdp/protect.c).
  */
-enum piece_hold { PIECE_SHARED, PIECE_ALONE };
+enum piece_hold { PIECE_GUEST_RUNS, PIECE_CLOSED };
 
-static bool piece_take_alone(struct quire_vm *vm) TRY_ACQUIRES(true, &vm->mmu_lock)
+static enum piece_hold piece_take(struct quire_vm *vm) ACQUIRES(&vm->mmu_lock)
 {
-	if (!flush_domain_is_idle(&vm->flush))
-		return false;
 	biglock_write_lock(&vm->mmu_lock);
-	if (flush_domain_close(&vm->flush))
-		return true;
+	/* Closing disturbs vCPUs that enter just now: only with some hope. */
+	if (flush_domain_is_idle(&vm->flush) && flush_domain_close(&vm->flush))
+		return PIECE_CLOSED;
+	return PIECE_GUEST_RUNS;
+}
+
+static void piece_release(struct quire_vm *vm, enum piece_hold hold) RELEASES(&vm->mmu_lock)
+{
+	CHECK((hold == PIECE_CLOSED) == flush_domain_is_closed(&vm->flush));
+	if (hold == PIECE_CLOSED)
+		flush_domain_open(&vm->flush);
 	change_flush_unlock(vm);
-	return false;
-}
-
-static void piece_release_alone(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
-{
-	flush_domain_open(&vm->flush);
-	change_flush_unlock(vm);
-}
-
-static void piece_take_shared(struct quire_vm *vm) ACQUIRES_SHARED(&vm->mmu_lock)
-{
-	biglock_read_lock(&vm->mmu_lock, NULL);
-	reclaim_enter();
-}
-
-static void piece_release_shared(struct quire_vm *vm) RELEASES_SHARED(&vm->mmu_lock)
-{
-	reclaim_leave();
-	biglock_read_unlock(&vm->mmu_lock, NULL);
 }
 
 void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 {
 	struct flush_debt debt;
 	gfn_t end = memslot_end(slot), next;
+	enum piece_hold hold;
 
 	slots_assert(vm);
 	CHECK((slot->flags & QUIRE_SLOT_LOG_DIRTY) && (slot->dirty || vm->ring_bytes));
@@ -79,14 +69,9 @@ void change_log_start(struct quire_vm *vm, const struct memslot *slot)
 	for (gfn_t gfn = slot->base_gfn; gfn.v < end.v; gfn = next) {
 		if (MUTANT(log_start_unprotected))
 			break;
-		if (piece_take_alone(vm)) {
-			next = tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
-			piece_release_alone(vm);
-		} else {
-			piece_take_shared(vm);
-			next = tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
-			piece_release_shared(vm);
-		}
+		hold = piece_take(vm);
+		next = tdp_write_protect_range(vm, slot->as_id, gfn, end, &debt);
+		piece_release(vm, hold);
 	}
 	change_nested_protect(vm, slot->as_id, slot->base_gfn, end, &debt);
 	/* Also when nothing changed: an entry found without W may owe a flush to another. */
@@ -216,7 +201,7 @@ static void name_words(struct log_span *span)
  * No thread marks, so that no word is fenced off from the next, and all of them go by in vectors:
  * an atomic operation for each would take longer than all the rest of a harvest that names little.
  */
-static void take_alone(const struct log_span *span)
+static void take_words(const struct log_span *span)
 {
 	u64 *restrict log = span->log, *restrict masks = span->masks;
 
@@ -232,35 +217,17 @@ static void take_alone(const struct log_span *span)
 	}
 }
 
-static void take_shared(const struct log_span *span)
-{
-	for (u64 i = 0; i < span->nonzero; i++) {
-		u64 at = span->named[i].index, mask = span->masks[at];
-		u64 kept = MUTANT(clear_takes_words) ? 0 : ~mask;
-
-		span->masks[at] = mask & atomic_fetch_and_u64(&span->log[at], kept);
-	}
-}
-
 /*
- * I-64. All words are taken before the first page loses W: a write that comes between the two sets
- * the bit again, and is in the next harvest; one that comes after faults. Apart, since taking a
- * word is a fence while the guest runs, which the loads of the tables would wait for, word by word;
- * so the entries are asked for before it.
+ * I-64. With mmu_lock exclusive no fault gives W back and sets the bit between the two steps. They
+ * are apart so that the entries, asked for first, come while the words are taken.
  */
-static void harvest_held(struct quire_vm *vm, struct log_span *span, enum piece_hold hold,
-			 struct flush_debt *debt) REQUIRES_SHARED(&vm->mmu_lock)
+static void harvest_held(struct quire_vm *vm, struct log_span *span, struct flush_debt *debt)
+    REQUIRES(&vm->mmu_lock)
 {
-	mmu_assert_shared(vm);
-	CHECK((hold == PIECE_ALONE) == flush_domain_is_closed(&vm->flush));
+	mmu_assert_exclusive(vm);
 	tdp_find_span(vm, span);
-	if (MUTANT(harvest_protects_first))
-		tdp_protect_span(vm, span, debt);
-	if (hold == PIECE_ALONE)
-		take_alone(span);
-	else
-		take_shared(span);
-	if (!MUTANT(harvest_protects_first) && !MUTANT(harvest_unarmed))
+	take_words(span);
+	if (!MUTANT(harvest_unarmed))
 		tdp_protect_span(vm, span, debt);
 }
 
@@ -272,19 +239,15 @@ static void harvest_piece(struct quire_vm *vm, struct log_span *span, struct flu
     REQUIRES(&vm->slots_lock)
 {
 	struct log_word named[PIECE_NAMED];
+	enum piece_hold hold;
 
 	span->named = named;
 	name_words(span);
 	if (!span->nonzero)
 		return;
-	if (piece_take_alone(vm)) {
-		harvest_held(vm, span, PIECE_ALONE, debt);
-		piece_release_alone(vm);
-	} else {
-		piece_take_shared(vm);
-		harvest_held(vm, span, PIECE_SHARED, debt);
-		piece_release_shared(vm);
-	}
+	hold = piece_take(vm);
+	harvest_held(vm, span, debt);
+	piece_release(vm, hold);
 	if (shadow_of(vm))
 		change_nested_protect_span(vm, span, debt);
 }
@@ -519,11 +482,11 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
  *   2. split_before_clear(): what is huge around a named page that is dirty becomes 4K.
  *   3. harvest(), for each piece, in one hold of mmu_lock (harvest_piece()):
  *      a. name_words() lists the words with a bit set;
- *      b. piece_take_alone(): guest mode closed and mmu_lock exclusive; or piece_take_shared();
+ *      b. piece_take(): mmu_lock exclusive, and guest mode closed where no vCPU is in it;
  *      c. tdp_find_span() finds the entries, and has the processor fetch them;
- *      d. take_alone() or take_shared() takes the bits out of the log;
+ *      d. take_words() takes the bits out of the log;
  *      e. tdp_protect_span() takes W from their pages, and owes a flush;
- *      f. the release; change_nested_protect_span() does step e for shadow pages.
+ *      f. piece_release(); change_nested_protect_span() does step e for shadow pages.
  *   4. flush_debt_pay(): one flush for all pieces.
  */
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request, u64 *masks)

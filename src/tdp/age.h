@@ -15,7 +15,7 @@ struct tdp_age_range {
 /*
  * Nonzero: some leaf of @range is young. Entries change by
  * compare-exchange, and a table that is unlinked meanwhile stays until the section ends. A
- * harvest that writes plainly (tdp_protect_entries() with guest mode closed) may put
+ * harvest that writes plainly (tdp_protect_entries()) may put
  * back what was taken here: a page then looks used once too often.
  */
 must_check int tdp_age_range(struct quire_vm *vm, const struct tdp_age_range *range);

@@ -9,10 +9,14 @@
 
 /*
  * How write permission is taken. The kernels, of which each is for one case:
- *   guest mode open    protect_shared()   a compare-exchange an entry
- *   closed             protect_all()      64 entries, in vectors
+ *   mmu_lock shared    protect_shared()   a compare-exchange an entry
+ *   exclusive          protect_all()      64 entries, in vectors
  *                      protect_alone()    one or two entries, without a branch that mispredicts
  *                      protect_each()     the rest of what protect_alone() began
+ *
+ * A plain store may fall between a walker's load and its setting of A or D. The walker's
+ * compare-exchange fails then, or came before and its A or D is lost. D goes with W in any case,
+ * and a lost A makes a page look older than it is, as an aging at that moment would.
  * An entry with all of @needed keeps @kept alone; @to_present and @to_dirty say how far above W the
  * bits stand.
  */
@@ -22,12 +26,14 @@ struct protector {
 	u64 writable;
 	u32 to_present, to_dirty;
 	bool alone;
+	bool closed; /* no vCPU is in guest mode: for mutants */
 };
 
-/* May entries be written plainly? A trace wants to know of each. */
+/* May entries be written plainly? Processors may, with A and D. A trace wants to know of each. */
 static bool writes_alone(const struct quire_vm *vm)
 {
-	return flush_domain_is_closed(&vm->flush) && !quire_trace_is_on();
+	CHECK(biglock_is_exclusive(&vm->mmu_lock) || !flush_domain_is_closed(&vm->flush));
+	return biglock_is_exclusive(&vm->mmu_lock) && !quire_trace_is_on();
 }
 
 static struct protector protector_of(const struct quire_vm *vm)
@@ -47,6 +53,7 @@ static struct protector protector_of(const struct quire_vm *vm)
 	    .needed = f->present | f->writable,
 	    .kept = ~(f->writable | f->dirty),
 	    .alone = writes_alone(vm),
+	    .closed = flush_domain_is_closed(&vm->flush),
 	};
 }
 
@@ -79,7 +86,7 @@ static inline u64 protect_plainly(u64 *entry, const struct protector *by)
 
 /*
  * Mostly all 64 are writable leaves, and what is true of all need not be asked of each. Only an
- * aging may come between the two loops: what it took stays taken, but for A.
+ * aging or a walker may come between the two loops: what they changed stays, but for A and D.
  */
 static u64 protect_all(const struct protector *by, u64 *entries)
 {
@@ -120,7 +127,7 @@ static u64 protect_each(const struct protector *by, u64 *entries, u64 mask)
 }
 
 /*
- * Guest mode is closed and mmu_lock exclusive. Mostly the mask names one entry or two, and a branch
+ * mmu_lock is exclusive. Mostly the mask names one entry or two, and a branch
  * on which of the two mispredicts: so the lowest and the highest are done without asking whether
  * they are the same, both loaded before the first is stored.
  */
@@ -181,10 +188,10 @@ static inline u64 protect_some(const struct protector *by, u64 *entries, u64 mas
 {
 	u64 any;
 
-	if (by->alone ? MUTANT(alone_unarmed) : MUTANT(shared_unarmed))
+	if (by->closed ? MUTANT(alone_unarmed) : MUTANT(shared_unarmed))
 		return 0;
 	any = by->alone ? protect_alone(by, entries, mask) : protect_shared(by, entries, mask);
-	return (by->alone ? MUTANT(alone_unflushed) : MUTANT(shared_unflushed)) ? 0 : any;
+	return (by->closed ? MUTANT(alone_unflushed) : MUTANT(shared_unflushed)) ? 0 : any;
 }
 
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask)

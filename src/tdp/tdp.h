@@ -46,8 +46,8 @@ must_check enum tdp_result tdp_change_entry(const struct tdp_change *change, u64
 /*
  * Remove W and D from the leaves among the 4K entries of @mask, and owe the flush if there was one.
  * W goes and mmu_writable stays, so that the fast path gives W back and marks the page. D goes with
- * W: the walker sets it again with the next write, and never needs to before. With guest mode
- * closed (tlb/flush.h), no other thread writes entries, and plain stores do it.
+ * W: the walker sets it again with the next write, and never needs to before. With mmu_lock
+ * exclusive no other thread of ours writes entries, but for aging, and plain stores do it.
  */
 void tdp_protect_entries(const struct tdp_change *change, u64 *entries, u64 mask);
 

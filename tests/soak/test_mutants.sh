@@ -29,7 +29,6 @@ while read -r mutant test; do
 	fi
 done <<LIST
 harvest_unflushed get_loses_nothing
-harvest_protects_first get_loses_nothing
 harvest_unarmed clear_loses_nothing
 shared_unarmed get_loses_nothing
 shared_unflushed clear_loses_nothing

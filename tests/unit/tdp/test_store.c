@@ -3,6 +3,7 @@
 
 #include <quire/trace.h>
 
+#include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 
 /* What an entry can hold. Leaves of frame A or B, with rights of W and X and the bits A and D. */
@@ -191,6 +192,22 @@ static void test_transitions(void **state)
 	vm_end();
 }
 
+static void protect(int exclusive, const struct tdp_change *change, uint64_t *entries,
+		    uint64_t mask)
+{
+	if (exclusive) {
+		biglock_write_lock(&machine.vm->mmu_lock);
+		tdp_protect_entries(change, entries, mask);
+		biglock_write_unlock(&machine.vm->mmu_lock);
+		return;
+	}
+	biglock_read_lock(&machine.vm->mmu_lock, NULL);
+	reclaim_enter();
+	tdp_protect_entries(change, entries, mask);
+	reclaim_leave();
+	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
+}
+
 /* W and D go together, mmu_writable stays, and nothing is owed where there was nothing to take. */
 static void test_protect(void **state)
 {
@@ -205,8 +222,7 @@ static void test_protect(void **state)
 	holder = table_cache_take(&tables);
 	*holder = (struct table){.level = 1};
 	entries = table_entries(holder);
-	biglock_write_lock(&machine.vm->mmu_lock);
-	for (int closed = 0; closed < 2; closed++)
+	for (int exclusive = 0; exclusive < 2; exclusive++)
 		for (unsigned int which = 0; which < WORDS * 2; which++) {
 			struct word word = word_of(which / 2);
 			uint64_t mask = which % 2 ? UINT64_C(1) << 9 : UINT64_MAX, was;
@@ -217,18 +233,15 @@ static void test_protect(void **state)
 				entries[i] = machine.vm->tdp_format.nonpresent;
 			entries[9] = was = make(&word, 1);
 			flush_debt_init(&debt, &machine.vm->flush);
-			machine.vm->flush.closed = (uint32_t)closed;
-			tdp_protect_entries(&change, entries, mask);
-			machine.vm->flush.closed = 0;
+			protect(exclusive, &change, entries, mask);
 			assert_int_equal(debt.owed, word.kind == LEAF && has_w(&word));
 			word.writable = false;
 			assert_int_equal(entries[9], make(&word, 1));
 			/* What is not named keeps its W. */
 			entries[9] = was;
-			tdp_protect_entries(&change, entries, mask & ~(UINT64_C(1) << 9));
+			protect(exclusive, &change, entries, mask & ~(UINT64_C(1) << 9));
 			assert_int_equal(entries[9], was);
 		}
-	biglock_write_unlock(&machine.vm->mmu_lock);
 	table_cache_put(&tables, holder);
 	table_cache_drain(&tables, &machine.vm->arena);
 	vm_end();
