@@ -84,7 +84,8 @@ static int split_all(struct stall *stall)
 	u64 done;
 
 	for (u64 at = 0; at < SLOTS * SLOT_BYTES; at += done)
-		if (quire_vm_split(stall->machine.vm, (gpa_t){at}, SLOTS * SLOT_BYTES - at, &done))
+		if (quire_vm_split(stall->machine.vm, 0, (gpa_t){at}, SLOTS * SLOT_BYTES - at,
+				   &done))
 			return -1;
 	return 0;
 }

@@ -170,7 +170,8 @@ static void split_op(const struct sim_op *op)
 {
 	uint64_t done;
 
-	(void)!quire_vm_split(sim.machine.vm, gpa_of((gfn_t){op->first}), QUIRE_PAGE_SIZE, &done);
+	(void)!quire_vm_split(sim.machine.vm, 0, gpa_of((gfn_t){op->first}), QUIRE_PAGE_SIZE,
+			      &done);
 }
 
 static void slot_op(const struct sim_op *op)

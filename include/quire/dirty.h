@@ -12,19 +12,20 @@ struct quire_vm;
 struct quire_vcpu;
 
 /*
- * Split the huge leaves that map [gpa, gpa + size) of address space 0 into 4K, for the guest and
- * for nested guests, ahead of a log. One step, of at most 1 GiB and of one slot: the caller goes on
- * behind *@done_bytes, which is above 0 on success. Guests run meanwhile and lose no right, so a
- * thread of the client's may do it in the background. A log that starts with eager_page_split off
- * then leaves no split to a vCPU's first write. What is mapped afterwards, or comes back when a log
- * ends, may be huge. 0, or -EIO (dead VM); -EINVAL: an empty, unaligned or wrapping range;
- * -EOPNOTSUPP: the VM is without a TDP MMU, or the slot has a guest_memfd, which cannot log;
- * -ENOENT: no slot at @gpa; -ENOMEM: some is still huge. Any thread, out of guest mode, no lock
- * held; takes slots_lock and mmu_lock; may sleep. KVM has no such call: it splits when the log
- * starts.
+ * Split the huge leaves that map [gpa, gpa + size) of address space @as_id into 4K, for the guest
+ * and for nested guests, ahead of a log. One step, of at most 1 GiB and of one slot: the caller
+ * goes on behind *@done_bytes, which is above 0 on success, and where there is nothing that can
+ * log. Guests run meanwhile and lose no right, so a thread of the client's may do it in the
+ * background. A log that starts with eager_page_split off then leaves no split to a vCPU's first
+ * write. What is mapped afterwards, or comes back when a log ends, may be huge. 0, or -EIO (dead
+ * VM); -EINVAL: an empty, unaligned or wrapping range, or no such address space; -EOPNOTSUPP: the
+ * VM is without a TDP MMU (*@done_bytes stays), or the slot has a guest_memfd, which cannot log,
+ * for *@done_bytes; -ENOENT: no slot for so many; -ENOMEM: some is still huge. Any thread, out of
+ * guest mode, no lock held; takes slots_lock and mmu_lock; may sleep. KVM has no such call: it
+ * splits when the log starts.
  */
-QUIRE_API QUIRE_MUST_CHECK int quire_vm_split(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes,
-					      uint64_t *done_bytes);
+QUIRE_API QUIRE_MUST_CHECK int quire_vm_split(struct quire_vm *vm, uint32_t as_id, gpa_t gpa,
+					      uint64_t size_bytes, uint64_t *done_bytes);
 
 /*
  * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: 0, 1 (ENABLE) or 3 (and INITIALLY_SET); else -EINVAL. It is

@@ -44,24 +44,31 @@ int change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 /* So much is split in one hold of slots_lock: the largest leaf. */
 #define STEP_LEVEL QUIRE_LEVEL_1G
 
-/* [start, *@end), as far as a step goes; *@end is how far that is. */
-static int split_step(struct quire_vm *vm, gfn_t start, gfn_t *end) REQUIRES(&vm->slots_lock)
+/* [start, *@end) of one slot, or of no slot, as far as a step goes; *@end is how far that is. */
+static int split_step(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t *end)
+    REQUIRES(&vm->slots_lock)
 {
-	const struct memslot *slot = memslot_lookup(vm, 0, start, NULL);
+	const struct memslot *slot = memslot_lookup(vm, as_id, start, NULL);
 	u64 block = level_pages(STEP_LEVEL);
+	struct memslot_iter iter;
 
 	slots_assert(vm);
 	CHECK(start.v < end->v);
-	if (!slot)
+	if (!slot) {
+		slot = memslot_first_gfn(vm, as_id, start, *end, &iter);
+		if (slot)
+			*end = slot->base_gfn;
 		return -ENOENT;
+	}
+	end->v = min_u64(end->v, memslot_end(slot).v);
 	if (slot->flags & QUIRE_SLOT_GMEM)
 		return -EOPNOTSUPP;
-	end->v = min_u64(end->v, memslot_end(slot).v);
 	end->v = min_u64(end->v, round_down_u64(start.v, block) + block);
-	return change_split_range(vm, 0, start, *end);
+	return change_split_range(vm, as_id, start, *end);
 }
 
-int quire_vm_split(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes, uint64_t *done_bytes)
+int quire_vm_split(struct quire_vm *vm, uint32_t as_id, gpa_t gpa, uint64_t size_bytes,
+		   uint64_t *done_bytes)
 {
 	gfn_t start = gfn_of(gpa), end = {start.v + (size_bytes >> QUIRE_PAGE_SHIFT)};
 	int err;
@@ -70,14 +77,14 @@ int quire_vm_split(struct quire_vm *vm, gpa_t gpa, uint64_t size_bytes, uint64_t
 	if (vm_is_dead(vm))
 		return -EIO;
 	if (!size_bytes || (gpa.v | size_bytes) % QUIRE_PAGE_SIZE ||
-	    gpa.v + size_bytes < size_bytes)
+	    gpa.v + size_bytes < size_bytes || as_id >= vm->address_spaces)
 		return -EINVAL;
 	if (vm_is_shadowed(vm))
 		return -EOPNOTSUPP;
 	mutex_lock(&vm->slots_lock);
-	err = split_step(vm, start, &end);
+	err = split_step(vm, as_id, start, &end);
 	mutex_unlock(&vm->slots_lock);
-	if (!err)
+	if (err != -ENOMEM)
 		*done_bytes = (end.v - start.v) << QUIRE_PAGE_SHIFT;
 	return err;
 }

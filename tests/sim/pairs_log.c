@@ -227,7 +227,7 @@ static void clear_split_body(uint32_t thread, void *ctx)
 		clear_huge_store_body(thread, ctx);
 	else
 		pair.results[0] =
-		    quire_vm_split(pair.machine.vm, (gpa_t){0}, QUIRE_PAGE_SIZE, &done);
+		    quire_vm_split(pair.machine.vm, 0, (gpa_t){0}, QUIRE_PAGE_SIZE, &done);
 }
 
 /* No page of the block may be written without a mark, whichever thread was first. */
@@ -310,7 +310,7 @@ static void split_start_body(uint32_t thread, void *ctx)
 	uint64_t done = 0;
 
 	if (thread == 1 &&
-	    (quire_vm_split(pair.machine.vm, (gpa_t){0}, SIM_BLOCK * QUIRE_PAGE_SIZE, &done) ||
+	    (quire_vm_split(pair.machine.vm, 0, (gpa_t){0}, SIM_BLOCK * QUIRE_PAGE_SIZE, &done) ||
 	     done != SIM_BLOCK * QUIRE_PAGE_SIZE))
 		abort();
 	start_huge_body(thread, ctx);

@@ -30,7 +30,7 @@ static void end(void)
 static int split(uint64_t gfn, uint64_t npages, uint64_t *done_pages)
 {
 	uint64_t done_bytes = 0;
-	int err = quire_vm_split(machine.vm, (gpa_t){BYTES(gfn)}, BYTES(npages), &done_bytes);
+	int err = quire_vm_split(machine.vm, 0, (gpa_t){BYTES(gfn)}, BYTES(npages), &done_bytes);
 
 	*done_pages = done_bytes >> QUIRE_PAGE_SHIFT;
 	return err;
@@ -90,12 +90,59 @@ static void test_refusals(void **state)
 	begin();
 	vm = machine.vm;
 	assert_int_equal(split(0, 0, &done), -EINVAL);
-	assert_int_equal(quire_vm_split(vm, (gpa_t){1}, BYTES(1), &done), -EINVAL);
-	assert_int_equal(quire_vm_split(vm, (gpa_t){0}, BYTES(1) + 1, &done), -EINVAL);
-	assert_int_equal(quire_vm_split(vm, (gpa_t){BYTES(1)}, -BYTES(1), &done), -EINVAL);
-	assert_int_equal(split(SLOT_PAGES, 1, &done), -ENOENT);
+	assert_int_equal(quire_vm_split(vm, 0, (gpa_t){1}, BYTES(1), &done), -EINVAL);
+	assert_int_equal(quire_vm_split(vm, 0, (gpa_t){0}, BYTES(1) + 1, &done), -EINVAL);
+	assert_int_equal(quire_vm_split(vm, 0, (gpa_t){BYTES(1)}, -BYTES(1), &done), -EINVAL);
+	assert_int_equal(quire_vm_split(vm, QUIRE_AS_MAX, (gpa_t){0}, BYTES(1), &done), -EINVAL);
 	leaves_are(0, 2, 0);
 	assert_int_equal(done, 0);
+	end();
+}
+
+/* A hole, and a slot that cannot log, are passed over as a whole: the caller goes on behind. */
+static void test_nothing_to_split(void **state)
+{
+	const uint64_t behind = 3 * SIM_BLOCK;
+	struct quire_region other = {
+	    .slot = 1, .gpa = {BYTES(behind)}, .size_bytes = BYTES(8), .hva = sim_hva(behind)};
+	uint64_t done;
+
+	(void)state;
+	begin();
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+	assert_int_equal(split(SLOT_PAGES, 1, &done), -ENOENT);
+	assert_int_equal(done, 1);
+	assert_int_equal(split(SLOT_PAGES + 5, UINT64_C(1) << 30, &done), -ENOENT);
+	assert_int_equal(done, behind - SLOT_PAGES - 5);
+	assert_int_equal(split(behind, UINT64_C(1) << 30, &done), 0);
+	assert_int_equal(done, 8);
+	assert_int_equal(split(behind + 8, UINT64_C(1) << 30, &done), -ENOENT);
+	assert_int_equal(done, UINT64_C(1) << 30);
+	leaves_are(0, 2, 0);
+	end();
+}
+
+/* The other address space has tables of its own. */
+static void test_other_space(void **state)
+{
+	struct quire_region other = {
+	    .slot = 1u << 16, .size_bytes = BYTES(SLOT_PAGES), .hva = sim_hva(0)};
+	uint64_t done_bytes = 0;
+
+	(void)state;
+	begin();
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+	assert_int_equal(quire_vcpu_set_address_space(machine.vcpus[0], 1), 0);
+	assert_int_equal(machine_store(&machine, 0, BYTES(5), 1), 0);
+	leaves_are(0, 3, 0);
+	assert_int_equal(quire_vm_split(machine.vm, 1, (gpa_t){0}, BYTES(SLOT_PAGES), &done_bytes),
+			 0);
+	assert_int_equal(done_bytes, BYTES(SLOT_PAGES));
+	leaves_are(0, 2, SIM_BLOCK);
+	/* Space 0 stays as it was. */
+	assert_int_equal(quire_vcpu_set_address_space(machine.vcpus[0], 0), 0);
+	assert_int_equal(level_at(0), QUIRE_LEVEL_2M);
+	assert_int_equal(level_at(SIM_BLOCK), QUIRE_LEVEL_2M);
 	end();
 }
 
@@ -123,10 +170,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_no_vcpu_pays),
-	    cmocka_unit_test(test_steps),
-	    cmocka_unit_test(test_refusals),
-	    cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_no_vcpu_pays), cmocka_unit_test(test_steps),
+	    cmocka_unit_test(test_refusals),	 cmocka_unit_test(test_nothing_to_split),
+	    cmocka_unit_test(test_other_space),	 cmocka_unit_test(test_no_memory),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

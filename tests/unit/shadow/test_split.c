@@ -107,7 +107,7 @@ static void test_split_on_request(void **state)
 	uint64_t done = 0;
 
 	(void)state;
-	assert_int_equal(quire_vm_split(world.vm, (gpa_t){HUGE}, UINT64_C(1) << 21, &done), 0);
+	assert_int_equal(quire_vm_split(world.vm, 0, (gpa_t){HUGE}, UINT64_C(1) << 21, &done), 0);
 	assert_int_equal(done, UINT64_C(1) << 21);
 	assert_int_equal(splits, 3);
 	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
