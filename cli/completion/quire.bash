@@ -12,8 +12,8 @@ _quire() {
 		kvm.nx_huge_pages_recovery_period_ms kvm.nx_huge_pages_recovery_ratio kvm.quire_ept
 		kvm.quire_gmem_contents kvm.quire_gmem_huge_pages kvm.quire_gmem_hugetlb
 		kvm.quire_gmem_link kvm.quire_gmem_userfault kvm.quire_gmem_write
-		kvm.quire_hide_caps kvm.quire_lockstep kvm.quire_phys_bits kvm.quire_translate
-		kvm.report_ignored_msrs kvm.tdp_mmu kvm.tsc_tolerance_ppm kvm.vector_hashing
+		kvm.quire_hide_caps kvm.quire_lockstep kvm.quire_phys_bits kvm.quire_split_ahead
+		kvm.quire_translate kvm.report_ignored_msrs kvm.tdp_mmu kvm.tsc_tolerance_ppm kvm.vector_hashing
 		kvm_amd.avic kvm_amd.enable_mediated_pmu kvm_amd.lbrv kvm_amd.nested kvm_amd.npt
 		kvm_amd.nrips kvm_amd.sev kvm_amd.sev_es kvm_amd.sev_snp kvm_amd.vgif
 		kvm_intel.enable_apicv kvm_intel.enable_mediated_pmu kvm_intel.ept kvm_intel.eptad

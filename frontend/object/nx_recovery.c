@@ -106,7 +106,10 @@ void nx_recovery_apply(struct vm *vm)
 	process_lock_release(&nx->lock);
 }
 
-/* Every VM is held, and no lock while it changes: that may wait for its vCPUs. */
+/*
+ * All that VMs do by a parameter. Every VM is held, and no lock while it changes: that may wait for
+ * its vCPUs.
+ */
 static void apply_all(void)
 {
 	struct vm **held;
@@ -122,6 +125,7 @@ static void apply_all(void)
 	process_lock_release(&nx_vms_lock);
 	for (size_t i = 0; i < count; i++) {
 		nx_recovery_apply(held[i]);
+		split_ahead_apply(held[i]);
 		vm_put(held[i]);
 	}
 	process_heap_free(held);

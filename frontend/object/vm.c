@@ -102,7 +102,10 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	if (!*error)
 		*error = create_memory(vm);
 	if (!*error) {
+		split_ahead_init(vm);
 		nx_recovery_init(vm);
+		/* A parameter that is written from here on finds the VM. */
+		split_ahead_poll(vm);
 		return vm;
 	}
 	iobus_destroy(&vm->bus);

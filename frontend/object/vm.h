@@ -15,6 +15,7 @@
 #include "frontend/irq/irqfd.h"
 #include "frontend/object/dispatch.h"
 #include "frontend/object/nx_recovery.h"
+#include "frontend/object/split_ahead.h"
 #include "frontend/object/timers.h"
 #include "frontend/state/msr_filter.h"
 #include "hosts/process/lock.h"
@@ -69,6 +70,7 @@ struct vm {
 	struct vm_timers timers;
 	struct vm_timer async_pf_timer; /* starts threads: async_pf.c */
 	struct nx_recovery nx;
+	struct split_ahead split_ahead;
 
 	uint64_t tsc_offset;		     /* of a new vCPU */
 	atomic_uint tsc_khz;		     /* likewise; 0: the machine's. Written under .lock */

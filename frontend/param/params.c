@@ -84,6 +84,9 @@ static const struct param params[] = {
     /* Ours: each instruction of it runs in the interpreter, too, and both must agree. */
     KVM_BOOL("quire_lockstep", RO, 0,
 	     "the interpreter runs translated instructions, too, and compares"),
+    /* Ours: what eager_page_split does when a log starts, before one does. */
+    KVM_BOOL("quire_split_ahead", RW, 0,
+	     "huge leaves are split in the background, before any logging begins"),
     /* Ours: capabilities that clients shall not see, by number or name. */
     {"kvm", "quire_hide_caps", PARAM_CAPS, ANY_VENDOR, RO, 0, 0,
      "capabilities that clients do not see, by number or name"},
@@ -171,6 +174,7 @@ static struct {
     [PARAMS_NX_RECOVERY_RATIO] = {.name = "kvm.nx_huge_pages_recovery_ratio"},
     [PARAMS_NX_RECOVERY_PERIOD_MS] = {.name = "kvm.nx_huge_pages_recovery_period_ms"},
     [PARAMS_GMEM_HUGE_PAGES] = {.name = "kvm.quire_gmem_huge_pages"},
+    [PARAMS_SPLIT_AHEAD] = {.name = "kvm.quire_split_ahead"},
     [PARAMS_IGNORE_MSRS] = {.name = "kvm.ignore_msrs"},
     [PARAMS_REPORT_IGNORED_MSRS] = {.name = "kvm.report_ignored_msrs"},
 };

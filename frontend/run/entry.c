@@ -387,6 +387,7 @@ long vcpu_run(struct ioctl_call *call)
 	if (call->argument)
 		return -EINVAL;
 	nx_recovery_poll(vcpu->vm);
+	split_ahead_poll(vcpu->vm);
 	run_signals_enter(&vcpu->stop, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
 	result = run_inside(vcpu) == RUN_FAILED ? vcpu->run_error : 0;
