@@ -30,6 +30,8 @@ double floor_redirty(struct floor_tables *tables);
 double floor_read_pass(struct floor_tables *tables);
 /* Write every entry of 513 tables, one at a time. */
 double floor_write_pass(struct floor_tables *tables);
+/* The same in the widest vectors that the machine has. */
+double floor_vector_pass(struct floor_tables *tables);
 /* Clear a bit in every entry of the lowest tables with plain, vectorised code. */
 double floor_clear_pass(struct floor_tables *tables);
 /* Scan a bitmap and clear a bit in the entries it names. */

@@ -212,8 +212,8 @@ static bool fault_once(struct quire_vcpu *self, gfn_t gfn, u64 error_code,
 	return outcome == QUIRE_FIXED;
 }
 
-/* Does the processor's walk find a leaf? */
-static bool is_mapped(const struct quire_stage2 *stage2, gfn_t gfn)
+/* The leaf that the processor's walk finds; 0: none. */
+static u64 find_leaf(const struct quire_stage2 *stage2, gfn_t gfn)
 {
 	const u64 *table = stage2->root;
 
@@ -221,11 +221,16 @@ static bool is_mapped(const struct quire_stage2 *stage2, gfn_t gfn)
 		u64 entry = atomic_load_relaxed_u64(&table[walk_index(gfn, level)]);
 
 		if (!quire_entry_is_present(stage2->format, entry))
-			return false;
+			return 0;
 		if (level == QUIRE_LEVEL_4K || quire_entry_is_leaf(stage2->format, entry, level))
-			return true;
+			return entry;
 		table = quire_entry_table(stage2->format, entry);
 	}
+}
+
+bool machine_may_write(const struct quire_stage2 *stage2, gfn_t gfn)
+{
+	return find_leaf(stage2, gfn) & stage2->format->writable;
 }
 
 double machine_fault(struct machine *machine, unsigned int vcpu, const struct faults *faults)
@@ -239,7 +244,7 @@ double machine_fault(struct machine *machine, unsigned int vcpu, const struct fa
 		return -1;
 	start = bench_now();
 	for (u64 gfn = faults->first; gfn < faults->first + faults->npages; gfn += faults->stride)
-		fixed += (faults->walks && is_mapped(&stage2, (gfn_t){gfn})) ||
+		fixed += (faults->walks && find_leaf(&stage2, (gfn_t){gfn})) ||
 			 fault_once(self, (gfn_t){gfn}, faults->error_code, &stage2);
 	start = bench_now() - start;
 	quire_vcpu_leave(self);

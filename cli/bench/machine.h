@@ -79,6 +79,9 @@ double machine_fault_parts(struct machine *machine, u64 error_code);
 /* Map all of the guest's memory for writing, 4K by 4K. */
 double machine_populate(struct machine *machine);
 
+/* As a processor walks: does it find W? */
+bool machine_may_write(const struct quire_stage2 *stage2, gfn_t gfn);
+
 /* CLEAR of all of slot 0 with the bits in @words. */
 int machine_clear_log(struct machine *machine, const u64 *words);
 /*
