@@ -54,6 +54,9 @@ long contents_seek(const struct object_call *call);
 long contents_no_seek(const struct object_call *call);
 long contents_sync_range(const struct object_call *call);
 
+/* A write to a descriptor that is none of ours. */
+long parameter_write(const struct boundary_call *call);
+
 long device_ioctl(const struct object_call *call);
 long device_other_ioctl(const struct boundary_call *call);
 long device_allocate(const struct object_call *call);

@@ -35,6 +35,13 @@
 	{                                                                      \
 		.fd_arguments = (fds), .cells = { kvm, vm, vcpu, gmem, stats } \
 	}
+/* A write, which a parameter's file takes, too. */
+#define WRITE(kvm, vm, vcpu, gmem, stats)                                   \
+	ROW                                                                 \
+	{                                                                   \
+		.fd_arguments = FD0, .cells = {kvm, vm, vcpu, gmem, stats}, \
+		.other = parameter_write                                    \
+	}
 
 /* A call that takes a descriptor of O_PATH, too. */
 #define ALL_OR_PATH(fds, cell)                                        \
@@ -106,11 +113,11 @@ const struct boundary_row *const boundary_rows[BOUNDARY_NR_MAX] = {
     [SYS_preadv] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_preadv)),
     [SYS_preadv2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, NOPOS, BY(contents_preadv)),
     /* Statistics are open for reading alone; that positions are, too, is looked at first. */
-    [SYS_write] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_write), NO(EBADF)),
-    [SYS_writev] = EACH(FD0, NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_writev), NO(EBADF)),
-    [SYS_pwrite64] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, BY(contents_pwrite), NOPOS),
-    [SYS_pwritev] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, BY(contents_pwritev), NOPOS),
-    [SYS_pwritev2] = EACH(FD0, NO(EINVAL), NOPOS, NOPOS, BY(contents_pwritev), NOPOS),
+    [SYS_write] = WRITE(NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_write), NO(EBADF)),
+    [SYS_writev] = WRITE(NO(EINVAL), NO(EINVAL), NO(EINVAL), BY(contents_writev), NO(EBADF)),
+    [SYS_pwrite64] = WRITE(NO(EINVAL), NOPOS, NOPOS, BY(contents_pwrite), NOPOS),
+    [SYS_pwritev] = WRITE(NO(EINVAL), NOPOS, NOPOS, BY(contents_pwritev), NOPOS),
+    [SYS_pwritev2] = WRITE(NO(EINVAL), NOPOS, NOPOS, BY(contents_pwritev), NOPOS),
     [SYS_lseek] = EACH(FD0, SEEK, SEEK, SEEK, BY(contents_file_seek), SEEK),
 
     [SYS_sendfile] = ALL(FD0 | FD1, BY(transfer_sendfile)),

@@ -182,18 +182,21 @@ static bool forward_contents(const siginfo_t *info, ucontext_t *context)
 {
 	greg_t *registers = context->uc_mcontext.gregs;
 	uint64_t stack = (uint64_t)registers[REG_RSP], room = stack - GATE_ROOM_BYTES;
+	unsigned int lacking = NUMBER_NO_FILE;
 
 	switch (info->si_syscall) {
 	case SYS_read:
 	case SYS_readv:
+	case SYS_lseek:
+		break;
 	case SYS_write:
 	case SYS_writev:
-	case SYS_lseek:
+		lacking |= NUMBER_NO_PARAMETER;
 		break;
 	default:
 		return false;
 	}
-	if (!numbers_lack((int)registers[REG_RDI], NUMBER_NO_FILE) || (room ^ stack) & ~PAGE_MASK)
+	if (!numbers_lack((int)registers[REG_RDI], lacking) || (room ^ stack) & ~PAGE_MASK)
 		return false;
 	*(uint64_t *)(room + GATE_RETURN) = (uint64_t)registers[REG_RIP];
 	registers[REG_RSP] = (greg_t)room;

@@ -9,9 +9,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "frontend/file/numbers.h"
-#include "frontend/file/user_copy.h"
-#include "frontend/param/params.h"
 #include "preload/entry.h"
 #include "preload/memory.h"
 
@@ -92,69 +89,39 @@ INTERPOSED ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t o
 INTERPOSED_ALIAS("preadv2")
 ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off_t offset, int flags);
 
-/* The contents of a client's write to the file of a parameter; -ENOENT when it is no such file. */
-static ssize_t parameter_write(int fd, const void *src, size_t size_bytes)
-{
-	char text[PARAMS_TEXT_MAX];
-	ssize_t result;
-	uint64_t sample;
-	int which;
-
-	if (client_call_active() || numbers_lack(fd, NUMBER_NO_PARAMETER))
-		return -ENOENT;
-	client_call_begin();
-	sample = numbers_sample(fd);
-	which = params_of_fd(fd);
-	if (which < 0)
-		numbers_learn_lack(fd, NUMBER_NO_PARAMETER, sample);
-	if (which < 0)
-		result = which;
-	else if (size_bytes >= sizeof(text))
-		result = -EINVAL;
-	else if (user_peek(text, (uintptr_t)src, size_bytes))
-		result = -EFAULT;
-	else
-		result = params_write(which, fd, text, size_bytes);
-	client_call_end();
-	return result;
-}
-
 INTERPOSED ssize_t write(int fd, const void *src, size_t size_bytes)
 {
-	ssize_t result = parameter_write(fd, src, size_bytes);
-
-	if (result != -ENOENT)
-		return real_result(result);
-	return ENTRY(SYS_write, REAL(write)(fd, src, size_bytes), ARGUMENT(fd), ARGUMENT(src),
-		     size_bytes);
+	return WRITE_ENTRY(SYS_write, REAL(write)(fd, src, size_bytes), ARGUMENT(fd), ARGUMENT(src),
+			   size_bytes);
 }
 
 INTERPOSED ssize_t writev(int fd, const struct iovec *parts, int count)
 {
-	return ENTRY(SYS_writev, REAL(writev)(fd, parts, count), ARGUMENT(fd), ARGUMENT(parts),
-		     ARGUMENT(count));
+	return WRITE_ENTRY(SYS_writev, REAL(writev)(fd, parts, count), ARGUMENT(fd),
+			   ARGUMENT(parts), ARGUMENT(count));
 }
 
 INTERPOSED ssize_t pwrite(int fd, const void *src, size_t size_bytes, off_t offset)
 {
-	return ENTRY(SYS_pwrite64, REAL(pwrite)(fd, src, size_bytes, offset), ARGUMENT(fd),
-		     ARGUMENT(src), size_bytes, ARGUMENT(offset));
+	return WRITE_ENTRY(SYS_pwrite64, REAL(pwrite)(fd, src, size_bytes, offset), ARGUMENT(fd),
+			   ARGUMENT(src), size_bytes, ARGUMENT(offset));
 }
 INTERPOSED_ALIAS("pwrite")
 ssize_t pwrite64(int fd, const void *src, size_t size_bytes, off_t offset);
 
 INTERPOSED ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset)
 {
-	return ENTRY(SYS_pwritev, REAL(pwritev)(fd, parts, count, offset), ARGUMENT(fd),
-		     ARGUMENT(parts), ARGUMENT(count), ARGUMENT(offset));
+	return WRITE_ENTRY(SYS_pwritev, REAL(pwritev)(fd, parts, count, offset), ARGUMENT(fd),
+			   ARGUMENT(parts), ARGUMENT(count), ARGUMENT(offset));
 }
 INTERPOSED_ALIAS("pwritev")
 ssize_t pwritev64(int fd, const struct iovec *parts, int count, off_t offset);
 
 INTERPOSED ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
 {
-	return ENTRY(SYS_pwritev2, REAL(pwritev2)(fd, parts, count, offset, flags), ARGUMENT(fd),
-		     ARGUMENT(parts), ARGUMENT(count), ARGUMENT(offset), 0, ARGUMENT(flags));
+	return WRITE_ENTRY(SYS_pwritev2, REAL(pwritev2)(fd, parts, count, offset, flags),
+			   ARGUMENT(fd), ARGUMENT(parts), ARGUMENT(count), ARGUMENT(offset), 0,
+			   ARGUMENT(flags));
 }
 INTERPOSED_ALIAS("pwritev2")
 ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off_t offset, int flags);

@@ -8,6 +8,7 @@
 
 #include "boundary/call.h"
 #include "frontend/file/file.h"
+#include "frontend/param/params.h"
 #include "preload/real.h"
 
 /* Is the call one of our own, or is there no object that it could reach? */
@@ -21,14 +22,18 @@ static inline bool is_libc_alone(void)
  * before. Each argument is converted as the kernel's entry would get it.
  */
 #define ARGUMENT(value) ((unsigned long)(value))
-#define ENTRY(number, real, ...)                                                                  \
-	({                                                                                        \
-		const struct boundary_call entry_call = {.nr = (number), .args = {__VA_ARGS__}};  \
-		long entry_result;                                                                \
-		!is_libc_alone() && boundary_try(&entry_call, &entry_result) == BOUNDARY_ANSWERED \
-		    ? (__typeof__(real))real_result(entry_result)                                 \
-		    : (real);                                                                     \
+#define ENTRY_UNLESS(is_alone, number, real, ...)                                                \
+	({                                                                                       \
+		const struct boundary_call entry_call = {.nr = (number), .args = {__VA_ARGS__}}; \
+		long entry_result;                                                               \
+		!(is_alone) && boundary_try(&entry_call, &entry_result) == BOUNDARY_ANSWERED     \
+		    ? (__typeof__(real))real_result(entry_result)                                \
+		    : (real);                                                                    \
 	})
+#define ENTRY(...) ENTRY_UNLESS(is_libc_alone(), __VA_ARGS__)
+/* A write may be one to a parameter, which is there before any object is. */
+#define WRITE_ENTRY(...) \
+	ENTRY_UNLESS(client_call_active() || (!file_any() && !params_any_open()), __VA_ARGS__)
 
 /* The kernel's result of libc's @result of a call that was forwarded, settled. */
 static inline long entry_settle(const struct boundary_call *call, long result)

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 
 #include "boundary/object.h"
 #include "frontend/file/user_copy.h"
+#include "frontend/param/params.h"
 #include "preload/entry.h"
 
 static int fd_of(void *cookie)
@@ -79,6 +81,83 @@ static FILE *open_stream(int fd, const char *mode)
 	return stream;
 }
 
+/* The parameter that @fd is open on, or -ENOENT. */
+static int parameter_of(int fd)
+{
+	int which;
+
+	if (fd < 0 || client_call_active() || !params_any_open())
+		return -ENOENT;
+	client_call_begin();
+	which = params_of_fd(fd);
+	client_call_end();
+	return which;
+}
+
+/* libc wrote to the parameter's file by a call that only libc saw. 0, or EOF and errno. */
+static int look_again(int which)
+{
+	int error;
+
+	client_call_begin();
+	error = params_written(which);
+	client_call_end();
+	errno = error ? -error : errno;
+	return error ? EOF : 0;
+}
+
+/* A stream of libc's own: standard output, where a shell led that to a parameter. */
+INTERPOSED int fflush(FILE *stream)
+{
+	int fd = stream ? fileno_unlocked(stream) : -1, which = parameter_of(fd);
+	int result = REAL(fflush)(stream);
+
+	if (which < 0 || result)
+		return result;
+	result = look_again(which);
+	/* sysfs takes a line wherever it is written; the file takes it at its start. */
+	(void)REAL(lseek)(fd, 0, SEEK_SET);
+	if (result)
+		stream->_flags |= _IO_ERR_SEEN;
+	return result;
+}
+
+INTERPOSED int fclose(FILE *stream)
+{
+	int which = parameter_of(fileno_unlocked(stream));
+	int result = REAL(fclose)(stream);
+
+	return which < 0 || result ? result : look_again(which);
+}
+
+/* libc writes past us here, too. */
+INTERPOSED int vdprintf(int fd, const char *format, va_list arguments)
+{
+	int which = parameter_of(fd);
+	int result = REAL(vdprintf)(fd, format, arguments);
+
+	if (which < 0 || result <= 0)
+		return result;
+	(void)REAL(lseek)(fd, 0, SEEK_SET);
+	return look_again(which) ? -1 : result;
+}
+
+INTERPOSED int dprintf(int fd, const char *format, ...)
+{
+	va_list arguments;
+	int result;
+
+	va_start(arguments, format);
+	result = vdprintf(fd, format, arguments);
+	va_end(arguments);
+	return result;
+}
+
+static bool is_written_parameter(int fd)
+{
+	return parameter_of(fd) >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
+}
+
 INTERPOSED FILE *fdopen(int fd, const char *mode)
 {
 	char text[16];
@@ -89,5 +168,6 @@ INTERPOSED FILE *fdopen(int fd, const char *mode)
 		errno = EFAULT;
 		return NULL;
 	}
-	return is_object(fd) ? open_stream(fd, text) : REAL(fdopen)(fd, mode);
+	return is_object(fd) || is_written_parameter(fd) ? open_stream(fd, text)
+							 : REAL(fdopen)(fd, mode);
 }

@@ -10,9 +10,6 @@
 #include "frontend/state/clock.h"
 #include "hosts/process/lock.h"
 
-/* KVM's floor for periodic timers, which keeps a guest from starving its host. */
-#define PERIOD_MIN_NS 200000u
-
 static uint64_t counts_to_ns(const struct lapic *lapic, uint32_t count)
 {
 	return (uint64_t)count * lapic->cycle_ns * lapic->divide;
@@ -90,12 +87,18 @@ static void stop(struct vcpu *vcpu)
 }
 
 /* Too short a period is lengthened; the count as it is read follows. */
+static void lengthen_period(struct lapic *lapic)
+{
+	uint64_t shortest_ns = timers_shortest_period_ns();
+
+	if (lapic->mode == LVT_TIMER_PERIODIC && lapic->period_ns && lapic->period_ns < shortest_ns)
+		lapic->period_ns = shortest_ns;
+}
+
 static void set_period(struct lapic *lapic)
 {
 	lapic->period_ns = counts_to_ns(lapic, *lapic_reg(lapic, LAPIC_TIMER_INITIAL));
-	if (lapic->mode == LVT_TIMER_PERIODIC && lapic->period_ns &&
-	    lapic->period_ns < PERIOD_MIN_NS)
-		lapic->period_ns = PERIOD_MIN_NS;
+	lengthen_period(lapic);
 }
 
 bool lapic_timer_set_count_locked(struct vcpu *vcpu, uint32_t count)
@@ -157,8 +160,7 @@ static bool update_mode(struct vcpu *vcpu)
 		lapic->tsc_deadline = 0;
 	}
 	lapic->mode = mode;
-	if (mode == LVT_TIMER_PERIODIC && lapic->period_ns && lapic->period_ns < PERIOD_MIN_NS)
-		lapic->period_ns = PERIOD_MIN_NS;
+	lengthen_period(lapic);
 	return true;
 }
 

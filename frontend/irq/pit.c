@@ -16,8 +16,6 @@
 #define SPEAKER_PORT 0x61u
 #define SPEAKER_PORTS 4u
 #define CHANNELS 3u
-/* The slowest of what a periodic timer may be asked for, as for local APICs. */
-#define PERIOD_MIN_NS 200000u
 #define MODE_NONE 0xff
 /* Memory refresh, which the speaker's port shows, toggles about every 15 us: 2^14 ns here. */
 #define REFRESH_SHIFT 14u
@@ -207,8 +205,8 @@ static void start_timer(struct vm *vm, uint32_t count, bool periodic)
 		return;
 	pit->periodic = periodic;
 	pit->period_ns = interval_ns;
-	if (periodic && interval_ns < PERIOD_MIN_NS)
-		pit->period_ns = PERIOD_MIN_NS;
+	if (periodic && interval_ns < timers_shortest_period_ns())
+		pit->period_ns = timers_shortest_period_ns();
 	reset_reinject(pit);
 	pit->due_ns = timers_now_ns() + interval_ns;
 	pit->counting = true;

@@ -50,7 +50,7 @@ static uint64_t period_ns(long ratio)
 
 /*
  * Set the timer by the parameters of now: to when the next recovery is due, and to a look at them
- * before, for a write that was not seen (stdio's own).
+ * before, for a write that was not seen (libc's own).
  */
 static void schedule_locked(struct vm *vm)
 {

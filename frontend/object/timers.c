@@ -3,6 +3,7 @@
 
 #include <time.h>
 
+#include "frontend/param/params.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/lock.h"
 
@@ -12,6 +13,11 @@ uint64_t timers_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t timers_shortest_period_ns(void)
+{
+	return (uint64_t)params_live(PARAMS_MIN_TIMER_PERIOD_US) * 1000u;
 }
 
 void vm_timers_init(struct vm_timers *timers)

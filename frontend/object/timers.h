@@ -44,5 +44,7 @@ void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t dea
 
 /* CLOCK_MONOTONIC. */
 uint64_t timers_now_ns(void);
+/* Periodic timers that are armed now tick no more often: a guest must not starve its host. */
+uint64_t timers_shortest_period_ns(void);
 
 #endif

@@ -100,7 +100,8 @@ static const struct param params[] = {
     KVM_BOOL("vector_hashing", RO, 1, "kept, and changes nothing"),
     KVM_BOOL("mitigate_smt_rsb", RO, 0, "kept, and changes nothing"),
     {"kvm", "force_emulation_prefix", PARAM_INT, ANY_VENDOR, RW, 0, 0, "not offered"},
-    KVM_UINT("min_timer_period_us", RW, 200, 0, "kept, and changes nothing"),
+    KVM_UINT("min_timer_period_us", RW, 200, 0,
+	     "a periodic timer of a guest ticks no more often, from when it is armed"),
     KVM_UINT("tsc_tolerance_ppm", RW, 250, 0,
 	     "so far may a TSC frequency be from the machine's without scaling"),
     KVM_UINT("halt_poll_ns", RW, 200000, 0, "kept, and changes nothing"),
@@ -177,6 +178,7 @@ static struct {
     [PARAMS_SPLIT_AHEAD] = {.name = "kvm.quire_split_ahead"},
     [PARAMS_IGNORE_MSRS] = {.name = "kvm.ignore_msrs"},
     [PARAMS_REPORT_IGNORED_MSRS] = {.name = "kvm.report_ignored_msrs"},
+    [PARAMS_MIN_TIMER_PERIOD_US] = {.name = "kvm.min_timer_period_us"},
 };
 static struct quire_tunables tunables = {.eager_page_split = 1};
 
@@ -549,6 +551,35 @@ const char *params_directory(void)
 	return run_directory;
 }
 
+/* Which parameter @fd is open on, by inode. */
+static size_t param_of_fd(int fd)
+{
+	struct stat status, candidate;
+	char path[PARAMS_PATH_MAX];
+
+	if (fstat(fd, &status) || !S_ISREG(status.st_mode) || stat(run_directory, &candidate) ||
+	    candidate.st_dev != status.st_dev)
+		return PARAMS;
+	for (size_t i = 0; i < PARAMS; i++) {
+		if (!(params[i].mode & 0222) || !param_exists(&params[i]))
+			continue;
+		param_file(&params[i], run_directory, path);
+		if (!stat(path, &candidate) && candidate.st_ino == status.st_ino &&
+		    candidate.st_dev == status.st_dev)
+			return i;
+	}
+	return PARAMS;
+}
+
+/* Did the program that became this one, a shell say, open a parameter for our standard streams? */
+static bool inherits_parameter(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (param_of_fd(fd) != PARAMS)
+			return true;
+	return false;
+}
+
 void params_attach(const char *directory)
 {
 	for (size_t i = 0; i < PARAMS; i++)
@@ -557,6 +588,8 @@ void params_attach(const char *directory)
 		return;
 	strcpy(run_directory_room, directory);
 	run_directory = run_directory_room;
+	if (inherits_parameter())
+		__atomic_store_n(&opened_for_writing, 1, __ATOMIC_RELAXED);
 }
 
 bool params_covers(const char *path)
@@ -598,25 +631,6 @@ int params_open_flags(const char *real_path, int flags)
 	return flags;
 }
 
-/* Which parameter @fd is open on, by inode. */
-static size_t param_of_fd(int fd)
-{
-	struct stat status, candidate;
-	char path[PARAMS_PATH_MAX];
-
-	if (fstat(fd, &status) || !S_ISREG(status.st_mode))
-		return PARAMS;
-	for (size_t i = 0; i < PARAMS; i++) {
-		if (!(params[i].mode & 0222) || !param_exists(&params[i]))
-			continue;
-		param_file(&params[i], run_directory, path);
-		if (!stat(path, &candidate) && candidate.st_ino == status.st_ino &&
-		    candidate.st_dev == status.st_dev)
-			return i;
-	}
-	return PARAMS;
-}
-
 void params_count_vm(int change)
 {
 	if (run_directory)
@@ -633,11 +647,16 @@ static int nx_refusal(const struct param *param, long old, long value)
 	return value < 0 && run_vms_any(run_directory) ? -EBUSY : 0;
 }
 
+bool params_any_open(void)
+{
+	return __atomic_load_n(&opened_for_writing, __ATOMIC_RELAXED) != 0;
+}
+
 int params_of_fd(int fd)
 {
 	size_t index;
 
-	if (!run_directory || !__atomic_load_n(&opened_for_writing, __ATOMIC_RELAXED))
+	if (!run_directory || !params_any_open())
 		return -ENOENT;
 	index = param_of_fd(fd);
 	return index == PARAMS ? -ENOENT : (int)index;
@@ -665,6 +684,28 @@ ssize_t params_write(int which, int fd, const char *text, size_t size_bytes)
 	last_value[index] = value;
 	param_watch_tell(run_directory);
 	return (ssize_t)size_bytes;
+}
+
+int params_written(int which)
+{
+	char path[PARAMS_PATH_MAX], text[VALUE_MAX], proper[VALUE_MAX];
+	size_t index = (size_t)which;
+	const struct param *param = &params[index];
+	long old = last_value[index], value;
+	int error;
+
+	param_file(param, run_directory, path);
+	error = file_read(path, text);
+	if (!error)
+		error = parse_value(param, text, &value);
+	if (!error && value != old)
+		error = nx_refusal(param, old, value);
+	if (error)
+		value = old;
+	last_value[index] = value;
+	(void)!file_write(path, proper, format_value(param, value, proper), param->mode);
+	param_watch_tell(run_directory);
+	return error;
 }
 
 void params_keep(void)

@@ -14,9 +14,10 @@
 
 /*
  * Each parameter is a small text file in the run's directory, laid out as in sysfs
- * (DIR/module/kvm/parameters/tdp_mmu); reading one is reading that file. A write through write(2)
- * is checked as the kernel would; one we do not see (stdio's own) is checked at the next look, and
- * gives the parameter its last known or default value when it makes no sense.
+ * (DIR/module/kvm/parameters/tdp_mmu); reading one is reading that file. A write is
+ * checked as the kernel would; one we do not see (libc's own, of a stream that is not flushed by
+ * its program) is checked at the next look, and gives the parameter its last known or default value
+ * when it makes no sense.
  */
 
 /*
@@ -61,6 +62,9 @@ const char *params_path(const char *path, char room[PARAMS_PATH_MAX]);
  */
 int params_open_flags(const char *real_path, int flags);
 
+/* May this process have a parameter open for writing? No system call. */
+bool params_any_open(void);
+
 /*
  * Which parameter @fd is open on, for params_write(); -ENOENT when it is none (cheap in a process
  * that never opened one for writing).
@@ -69,6 +73,11 @@ int params_of_fd(int fd);
 /* write(2) on a parameter's descriptor, @text being a copy of ours: bytes taken, or -errno. */
 #define PARAMS_TEXT_MAX 256 /* this long or longer is -EINVAL */
 ssize_t params_write(int which, int fd, const char *text, size_t size_bytes);
+/*
+ * libc has written to the parameter's file past params_write(), as it does for its streams: make of
+ * it what params_write() would. 0; or -errno, and the parameter has the value that it had.
+ */
+int params_written(int which);
 
 /* Does kvm.quire_hide_caps name the capability? Fixed for the process. */
 bool params_hides_cap(uint64_t number);
@@ -101,6 +110,7 @@ enum params_live {
 	PARAMS_SPLIT_AHEAD,
 	PARAMS_IGNORE_MSRS,
 	PARAMS_REPORT_IGNORED_MSRS,
+	PARAMS_MIN_TIMER_PERIOD_US,
 	PARAMS_LIVE_COUNT,
 };
 long params_live(enum params_live which);
