@@ -17,6 +17,7 @@
 #include "frontend/file/file.h"
 #include "frontend/file/user_copy.h"
 #include "frontend/object/mm_events.h"
+#include "frontend/object/replacing.h"
 #include "hosts/process/maps.h"
 #include "hosts/process/process.h"
 #include "hosts/process/room.h"
@@ -184,6 +185,7 @@ static void *map_inside(const struct map_call *call)
 {
 	const struct file_map_request *request = &call->request;
 	struct range replaced = {0, 0};
+	struct replacing replacing;
 	struct file *file = NULL;
 	off_t offset = request->offset_bytes;
 	void *mapped = MAP_FAILED;
@@ -201,8 +203,10 @@ static void *map_inside(const struct map_call *call)
 	}
 	if ((request->flags & MAP_FIXED) && !(request->flags & MAP_FIXED_NOREPLACE))
 		replaced = range_of(call->address, request->length_bytes);
+	replacing_begin(&replacing, replaced.start, replaced.end);
 	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags, fd,
 			    offset);
+	replacing_end(&replacing);
 	changed(replaced);
 	if (is_empty(replaced))
 		process_mappings_changed();
@@ -214,7 +218,9 @@ static void *map_inside(const struct map_call *call)
 		if (!offset && file_ops_of(file)->settle)
 			offset = file_ops_of(file)->settle(file, range.start, range.end);
 		if (offset < 0) {
+			replacing_begin(&replacing, range.start, range.end);
 			REAL(munmap)(mapped, request->length_bytes);
+			replacing_end(&replacing);
 			mapped = MAP_FAILED;
 			errno = (int)-offset;
 		}
@@ -253,12 +259,15 @@ void *mmap64(void *address, size_t length_bytes, int prot, int flags, int fd, of
 INTERPOSED int munmap(void *address, size_t length_bytes)
 {
 	struct range range = range_of(address, length_bytes);
+	struct replacing replacing;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(munmap)(address, length_bytes);
 	client_call_begin();
+	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(munmap)(address, length_bytes);
+	replacing_end(&replacing);
 	changed(range);
 	client_call_end();
 	return result;
@@ -288,6 +297,7 @@ static bool shrink_back(struct range from, struct range to, size_t kept_bytes)
 INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags, ...)
 {
 	struct range from = range_of(old, old_bytes > new_bytes ? old_bytes : new_bytes);
+	struct replacing leaving, replacing;
 	struct range to = {0, 0};
 	void *target = NULL, *result;
 	va_list arguments;
@@ -301,7 +311,11 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	if (client_call_active() || !file_any())
 		return REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	client_call_begin();
+	replacing_begin(&leaving, from.start, from.end);
+	replacing_begin(&replacing, to.start, to.end);
 	result = REAL(mremap)(old, old_bytes, new_bytes, flags, target);
+	replacing_end(&replacing);
+	replacing_end(&leaving);
 	if (result != MAP_FAILED && file_may_be_mapped(from.start, from.end)) {
 		struct range moved = range_of(result, new_bytes);
 		struct range known = range_of(result, old_bytes);
@@ -311,10 +325,14 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 		file_mapped(moved.start, moved.end);
 		if (moved.end > known.end)
 			error = settle((struct range){known.end, moved.end});
+		replacing_begin(&leaving, from.start, from.end);
+		replacing_begin(&replacing, moved.start, moved.end);
 		if (error && shrink_back(from, moved, known.end - known.start)) {
 			result = MAP_FAILED;
 			errno = -error;
 		}
+		replacing_end(&replacing);
+		replacing_end(&leaving);
 	}
 	changed(to);
 	changed(from);
@@ -441,6 +459,7 @@ INTERPOSED void *sbrk(intptr_t increment)
 INTERPOSED void *shmat(int id, const void *address, int flags)
 {
 	struct range range = {0, 0};
+	struct replacing replacing;
 	struct shmid_ds segment;
 	void *result;
 
@@ -449,7 +468,9 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 	client_call_begin();
 	if ((flags & SHM_REMAP) && !shmctl(id, IPC_STAT, &segment))
 		range = range_of(address, segment.shm_segsz);
+	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(shmat)(id, address, flags);
+	replacing_end(&replacing);
 	changed(range);
 	if (is_empty(range))
 		process_mappings_changed();

@@ -9,6 +9,7 @@
 
 #include "frontend/file/file.h"
 #include "frontend/object/mm_events.h"
+#include "frontend/object/replacing.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/maps.h"
 #include "hosts/process/process.h"
@@ -89,21 +90,6 @@ static int move(const struct piece *piece, bool shown)
 			     offset >> QUIRE_PAGE_SHIFT, MAP_NONBLOCK);
 }
 
-static int move_noted(const struct piece *piece, bool shown, struct piece **done)
-{
-	struct piece *note = process_heap_alloc(sizeof(*note));
-	int error = note ? move(piece, shown) : -ENOMEM;
-
-	if (error) {
-		process_heap_free(note);
-		return error;
-	}
-	*note = *piece;
-	note->next = *done;
-	*done = note;
-	return 0;
-}
-
 /* Is the piece mapped as it was found? */
 static bool is_still(const struct gmem_view *view, const struct gmem_view_part *part,
 		     const struct piece *piece)
@@ -116,6 +102,49 @@ static bool is_still(const struct gmem_view *view, const struct gmem_view_part *
 	       now.shown == piece->shown;
 }
 
+/* move() where the piece is still what it was; -ESTALE: the client has changed it meanwhile. */
+static int move_found(const struct gmem_view *view, const struct gmem_view_part *part,
+		      const struct piece *piece, bool shown)
+{
+	int error = replacing_hold(piece->address, piece->address + piece->size_bytes);
+
+	if (error)
+		return error;
+	error = is_still(view, part, piece) ? move(piece, shown) : -ESTALE;
+	/* mprotect() takes nothing away, and may have made two mappings of one. */
+	if (error == -EINVAL && !is_still(view, part, piece))
+		error = -ESTALE;
+	replacing_release();
+	return error;
+}
+
+static int move_noted(const struct gmem_view *view, const struct gmem_view_part *part,
+		      const struct piece *piece, struct piece **done)
+{
+	struct piece *note = process_heap_alloc(sizeof(*note));
+	int error = note ? move_found(view, part, piece, !piece->shown) : -ENOMEM;
+
+	if (error) {
+		process_heap_free(note);
+		return error;
+	}
+	*note = *piece;
+	note->shown = !piece->shown;
+	note->next = *done;
+	*done = note;
+	return 0;
+}
+
+/* Whatever call is in progress there: it must not stay half done. */
+static void move_back(const struct gmem_view *view, const struct gmem_view_part *part,
+		      const struct piece *piece)
+{
+	replacing_hold_anyway();
+	if (is_still(view, part, piece))
+		(void)move(piece, !piece->shown);
+	replacing_release();
+}
+
 int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *part, bool shown)
 {
 	struct piece piece, *done = NULL, *next;
@@ -126,9 +155,8 @@ int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *pa
 		if (got < 0)
 			error = got;
 		else if (piece.shown != shown)
-			error = move_noted(&piece, shown, &done);
-		/* The client has unmapped it meanwhile: look there again. */
-		if (error == -EINVAL && !is_still(view, part, &piece)) {
+			error = move_noted(view, part, &piece, &done);
+		if (error == -ESTALE) {
 			error = 0;
 			from = piece.address;
 		}
@@ -136,7 +164,7 @@ int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *pa
 	for (; done; done = next) {
 		next = done->next;
 		if (error)
-			(void)move(done, !shown);
+			move_back(view, part, done);
 		process_heap_free(done);
 	}
 	process_mappings_changed();

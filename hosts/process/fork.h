@@ -24,26 +24,27 @@
 
 /* The order in which a thread takes the locks of the whole process, outermost first. */
 enum fork_rank {
-	FORK_SIGNALS, /* no lock: the forking thread's own signals. First before, last after */
-	FORK_ACTIONS, /* actions_lock: the client's signal actions */
-	FORK_FILES,   /* table_lock: file objects */
-	FORK_HOLDER,  /* holder_lock: second descriptions */
-	FORK_PARAMS,  /* nx_vms_lock: VMs that hear of parameters */
-	FORK_VMS,     /* vms_lock: VMs that hear of memory calls */
-	FORK_IRQFDS,  /* irqfds_lock */
-	FORK_KEYS,    /* keys_lock: irqfds by what the kernel calls them */
-	FORK_LIMITS,  /* limit_lock: RLIMIT_NOFILE and the hidden descriptors */
-	FORK_MARKS,   /* marks_lock: which processes of a run have VMs */
-	FORK_REPORT,  /* report_lock: statistics of this process */
-	FORK_PAGES,   /* async_lock: pages that the host waits for */
-	FORK_STOPS,   /* stops_lock: vCPUs that SIGCONT reaches */
-	FORK_WAITERS, /* waiters_lock: vCPUs that sleep */
-	FORK_SPLIT,   /* crossing_lock: locked accesses over two pages */
-	FORK_WATCHED, /* watched_lock: memory that a userfaultfd brings in */
-	FORK_CORE,    /* locks of the library: quire_platform_forked() */
-	FORK_RECORDS, /* pool_lock: records of threads */
-	FORK_MEMORY,  /* alloc_lock */
-	FORK_TRAPS,   /* no lock: the kernel's dispatch of the forking thread's calls */
+	FORK_SIGNALS,	/* no lock: the forking thread's own signals. First before, last after */
+	FORK_ACTIONS,	/* actions_lock: the client's signal actions */
+	FORK_FILES,	/* table_lock: file objects */
+	FORK_HOLDER,	/* holder_lock: second descriptions */
+	FORK_PARAMS,	/* nx_vms_lock: VMs that hear of parameters */
+	FORK_VMS,	/* vms_lock: VMs that hear of memory calls */
+	FORK_REPLACING, /* replacing_lock: calls that take mappings away */
+	FORK_IRQFDS,	/* irqfds_lock */
+	FORK_KEYS,	/* keys_lock: irqfds by what the kernel calls them */
+	FORK_LIMITS,	/* limit_lock: RLIMIT_NOFILE and the hidden descriptors */
+	FORK_MARKS,	/* marks_lock: which processes of a run have VMs */
+	FORK_REPORT,	/* report_lock: statistics of this process */
+	FORK_PAGES,	/* async_lock: pages that the host waits for */
+	FORK_STOPS,	/* stops_lock: vCPUs that SIGCONT reaches */
+	FORK_WAITERS,	/* waiters_lock: vCPUs that sleep */
+	FORK_SPLIT,	/* crossing_lock: locked accesses over two pages */
+	FORK_WATCHED,	/* watched_lock: memory that a userfaultfd brings in */
+	FORK_CORE,	/* locks of the library: quire_platform_forked() */
+	FORK_RECORDS,	/* pool_lock: records of threads */
+	FORK_MEMORY,	/* alloc_lock */
+	FORK_TRAPS,	/* no lock: the kernel's dispatch of the forking thread's calls */
 	FORK_RANKS
 };
 

@@ -8,6 +8,11 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -524,6 +529,136 @@ static void mappings_that_come_and_go(void)
 	CHECK_EQ(touch(3), SIGBUS);
 }
 
+static int plain_file;
+
+/* The same place shows the file that is converted and, at another offset, one that is not. */
+static void *replace_by_another_file(void *place)
+{
+	const int how = MAP_SHARED | MAP_FIXED;
+	uint32_t delay = 0;
+
+	while (!__atomic_load_n(&is_over, __ATOMIC_RELAXED)) {
+		CHECK(mmap(place, BYTES, PROT_READ | PROT_WRITE, how, file, 0) == place);
+		/* At another moment of the conversion each time. */
+		for (volatile uint32_t i = 0; i < delay; i++)
+			;
+		delay = (delay + 997) % 20011;
+		CHECK(mmap(place, BYTES, PROT_READ | PROT_WRITE, how, plain_file, BYTES) == place);
+		for (volatile uint32_t i = 0; i < 2000; i++)
+			;
+		for (uint64_t page = 0; page < PAGES; page++)
+			CHECK_EQ(*word_at(place, page * PAGE), page + 1);
+	}
+	return NULL;
+}
+
+static void open_plain(void)
+{
+	uint8_t *plain;
+
+	open_shown(SHARED);
+	plain_file = (int)CHECK_OK(memfd_create("plain", MFD_CLOEXEC));
+	CHECK_ZERO(ftruncate(plain_file, 2 * BYTES));
+	plain = mmap(NULL, 2 * BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, plain_file, 0);
+	CHECK(plain != MAP_FAILED);
+	for (uint64_t page = 0; page < PAGES; page++)
+		*word_at(plain, BYTES + page * PAGE) = page + 1;
+}
+
+/* A conversion changes no mapping of another file. */
+static void mappings_that_are_replaced(void)
+{
+	pthread_t thread;
+
+	open_plain();
+	is_over = 0;
+	CHECK_ZERO(pthread_create(&thread, NULL, replace_by_another_file, memory_alloc(HUGE_PAGE)));
+	for (unsigned int round = 0; round < 5000; round++)
+		make(1, 6, round & 1 ? 0 : PRIVATE);
+	__atomic_store_n(&is_over, 1, __ATOMIC_RELAXED);
+	CHECK_ZERO(pthread_join(thread, NULL));
+	make(3, 1, PRIVATE);
+	CHECK_EQ(touch(3), SIGBUS);
+}
+
+/* What the tracer and the two threads tell each other. */
+static struct {
+	uint32_t is_traced, is_stopped, is_replaced;
+} * steps;
+
+static int comes(const uint32_t *step, unsigned int milliseconds)
+{
+	for (unsigned int i = 0; i < milliseconds && !__atomic_load_n(step, __ATOMIC_SEQ_CST); i++)
+		usleep(1000);
+	return (int)__atomic_load_n(step, __ATOMIC_SEQ_CST);
+}
+
+/* Stop @thread where it is about to change what @place shows, until that is another mapping. */
+static void trace(pid_t thread, uint64_t place)
+{
+	struct user_regs_struct regs;
+	int status, pass = 0;
+
+	if (ptrace(PTRACE_SEIZE, thread, 0, PTRACE_O_TRACESYSGOOD) ||
+	    ptrace(PTRACE_INTERRUPT, thread, 0, 0))
+		_exit(1);
+	__atomic_store_n(&steps->is_traced, 1, __ATOMIC_SEQ_CST);
+	while (waitpid(thread, &status, __WALL) == thread && WIFSTOPPED(status)) {
+		int is_call = WSTOPSIG(status) == (SIGTRAP | 0x80);
+
+		pass = is_call || status >> 16 ? 0 : WSTOPSIG(status);
+		if (is_call && !ptrace(PTRACE_GETREGS, thread, 0, &regs) &&
+		    regs.orig_rax == SYS_remap_file_pages && regs.rdi - place < BYTES)
+			break;
+		if (ptrace(PTRACE_SYSCALL, thread, 0, pass))
+			_exit(1);
+	}
+	__atomic_store_n(&steps->is_stopped, 1, __ATOMIC_SEQ_CST);
+	/* In vain where the other thread is held back until this one is done, which is right, too.
+	 */
+	(void)comes(&steps->is_replaced, 300);
+	ptrace(PTRACE_DETACH, thread, 0, 0);
+	_exit(0);
+}
+
+static void *replace_when_stopped(void *place)
+{
+	CHECK(comes(&steps->is_stopped, 20000));
+	CHECK(mmap(place, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, plain_file,
+		   BYTES) == place);
+	__atomic_store_n(&steps->is_replaced, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* The same at the one moment that counts: after the look at what is mapped, before the change. */
+static void a_mapping_that_is_replaced_just_then(void)
+{
+	pid_t self = gettid(), tracer;
+	pthread_t thread;
+	int status;
+
+	open_plain();
+	steps = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(steps != MAP_FAILED);
+	/* Without Yama the call is unknown, and needless. */
+	(void)prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
+	tracer = fork();
+	CHECK(tracer >= 0);
+	if (!tracer)
+		trace(self, (uintptr_t)seen);
+	if (!comes(&steps->is_traced, 20000))
+		check_skip("this process may not be traced");
+	CHECK_ZERO(pthread_create(&thread, NULL, replace_when_stopped, seen));
+	make(1, 6, PRIVATE);
+	CHECK_ZERO(pthread_join(thread, NULL));
+	CHECK_EQ(waitpid(tracer, &status, 0), tracer);
+	CHECK_EQ(status, 0);
+	for (uint64_t page = 0; page < PAGES; page++) {
+		CHECK_EQ(touch(page), 0);
+		CHECK_EQ(*word_at(seen, page * PAGE), page + 1);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
@@ -544,6 +679,8 @@ int main(int argc, char **argv)
 	    TEST(in_a_vcpus_hands),
 	    TEST(growth_without_mappings_left),
 	    TEST(mappings_that_come_and_go),
+	    TEST(mappings_that_are_replaced),
+	    TEST(a_mapping_that_is_replaced_just_then),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
