@@ -176,17 +176,49 @@ static int split(struct process_store *store, uint64_t index)
 	return copy_error(reason);
 }
 
+/* Reading a hole makes a page, so this much memory more is taken while holes are read. */
+#define HOLES_BYTES (UINT64_C(2) << 20)
+
+/*
+ * The small pages at @from, HOLES_BYTES at most, go to @to. Those of zeros go from where they were
+ * at once: most are holes, and to go back they need not be there.
+ */
+static enum guard_reason join_some(uint64_t to, uint64_t from, uint64_t size_bytes)
+{
+	enum guard_reason reason = GUARD_OK;
+	uint64_t zeros = 0, at;
+	bool is_zero, was_zero;
+
+	for (at = 0; at < size_bytes && reason == GUARD_OK; at += QUIRE_PAGE_SIZE) {
+		reason = read_is_zero(from + at, &is_zero);
+		was_zero = false;
+		if (reason == GUARD_OK && is_zero)
+			reason = read_is_zero(to + at, &was_zero);
+		if (reason == GUARD_OK && !was_zero)
+			reason = copy_page(to + at, from + at);
+		if (reason == GUARD_OK && is_zero)
+			continue;
+		if (zeros < at)
+			process_memory_punch(from + zeros, at - zeros);
+		zeros = at + QUIRE_PAGE_SIZE;
+	}
+	if (zeros < at)
+		process_memory_punch(from + zeros, at - zeros);
+	return reason;
+}
+
 static int join(struct process_store *store, uint64_t index)
 {
 	uint64_t from = small_address(store, index), to = huge_address(store, index);
+	uint64_t step = store->huge_bytes < HOLES_BYTES ? store->huge_bytes : HOLES_BYTES;
 	enum guard_reason reason = GUARD_OK;
 	int error = process_memory_touch(to);
 
 	if (error)
 		return error;
 	unit_set(store, index, UNIT_MADE);
-	for (uint64_t at = 0; at < store->huge_bytes && reason == GUARD_OK; at += QUIRE_PAGE_SIZE)
-		reason = copy_page(to + at, from + at);
+	for (uint64_t at = 0; at < store->huge_bytes && reason == GUARD_OK; at += step)
+		reason = join_some(to + at, from + at, step);
 	if (reason != GUARD_OK)
 		return copy_error(reason);
 	unit_clear(store, index, UNIT_SMALL);
