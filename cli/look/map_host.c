@@ -141,7 +141,7 @@ static bool read_cell(const struct host *host, uint64_t start, uint64_t end, uin
 			want = REGIONS;
 		got = pread(host->pagemap, words, want * sizeof(words[0]),
 			    (off_t)(start / PAGE_BYTES * sizeof(words[0])));
-		if (got <= 0)
+		if (got < (ssize_t)sizeof(words[0]))
 			return false;
 		for (uint64_t i = 0; i < (uint64_t)got / sizeof(words[0]); i++) {
 			struct region page = {.start = start, .end = start + PAGE_BYTES};
@@ -155,17 +155,26 @@ static bool read_cell(const struct host *host, uint64_t start, uint64_t end, uin
 	return true;
 }
 
+static void forget_cell(struct map_cell *cell)
+{
+	memset(&cell->counts[MAP_host_4k], 0,
+	       (MAP_host_hole - MAP_host_4k + 1) * sizeof(cell->counts[0]));
+}
+
 static bool ask_cell(struct host *host, const struct map_slot *slot, struct map_cell *cell)
 {
 	uint64_t start = slot->hva + (cell->gfn - slot->gfn) * PAGE_BYTES;
 	uint64_t end = start + cell->pages * PAGE_BYTES, there = 0;
 
-	memset(&cell->counts[MAP_host_4k], 0,
-	       (MAP_host_hole - MAP_host_4k + 1) * sizeof(cell->counts[0]));
+	forget_cell(cell);
 	if (host->has_scan)
 		host->has_scan = scan_cell(host, start, end, cell->counts);
-	if (!host->has_scan && !read_cell(host, start, end, cell->counts))
-		return false;
+	if (!host->has_scan) {
+		/* What the kernel told before it could no more is told once more. */
+		forget_cell(cell);
+		if (!read_cell(host, start, end, cell->counts))
+			return false;
+	}
 	for (enum map_count i = MAP_host_4k; i < MAP_host_hole; i++)
 		there += cell->counts[i];
 	cell->counts[MAP_host_hole] = there < cell->pages ? cell->pages - there : 0;
