@@ -101,7 +101,13 @@ static int load_entry(const struct quire_vcpu *vcpu, hva_t hva, u64 *entry)
 	return err;
 }
 
-/* cmpxchg_u64() of 4 bytes: one that changes beside it is no reason to look again. */
+/*
+ * cmpxchg_u64() of 4 bytes: one that changes beside it is no reason to look again. A processor that
+ * stores there without end must not keep this thread in its section, for which a change of slots
+ * waits: QUIRE_RETRY after so many attempts.
+ */
+#define MARK_ATTEMPTS 16u
+
 static int mark_half(struct quire_vcpu *vcpu, hva_t hva, u64 *expected, u64 marks)
 {
 	const struct quire_vm *vm = vcpu->vm;
@@ -109,7 +115,9 @@ static int mark_half(struct quire_vcpu *vcpu, hva_t hva, u64 *expected, u64 mark
 	u64 word, seen;
 	int err = vm->host->load_u64(vm->host_ctx, word_around(hva), &word);
 
-	while (!err && (u32)(word >> shift) == *expected) {
+	for (u32 tries = 0; !err && (u32)(word >> shift) == *expected; tries++) {
+		if (tries == MARK_ATTEMPTS)
+			return QUIRE_RETRY;
 		seen = word;
 		err = vm->host->cmpxchg_u64(vm->host_ctx, word_around(hva), &seen,
 					    word | marks << shift);

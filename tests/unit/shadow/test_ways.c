@@ -260,7 +260,7 @@ static void test_written_entries(void **state)
 	is_refused(LINEAR_32(5, 0), 0);
 }
 
-static uint32_t beside_changes;
+static uint32_t beside_changes, beside = 7;
 
 /* Another processor changes what stands beside the entry, in the same word of the host's. */
 static int cmpxchg_beside(void *ctx, hva_t hva, uint64_t *expected, uint64_t new)
@@ -269,7 +269,7 @@ static int cmpxchg_beside(void *ctx, hva_t hva, uint64_t *expected, uint64_t new
 		uint32_t *words = (uint32_t *)(void *)world_page(&world, TABLE);
 
 		beside_changes--;
-		words[7]++;
+		words[beside]++;
 	}
 	return sim_host_ops.cmpxchg_u64(ctx, hva, expected, new);
 }
@@ -296,6 +296,14 @@ static void test_marks_of_4_bytes(void **state)
 	assert_int_equal(read_entry(TABLE, 6), PAGE(70) | NPT_ALL | NPT_A | NPT_D);
 	assert_int_equal(read_entry(TABLE, 7), 0x1003);
 	assert_int_equal(read_entry(TABLE, 5), 0);
+	/* One that does nothing else keeps no thread in its section: the guest runs again. */
+	store(TABLE, 10, PAGE(71) | NPT_ALL);
+	beside_changes = 5000;
+	beside = 11;
+	assert_int_equal(access_to(LINEAR_32(0, 10), WORLD_READ, &told).outcome, QUIRE_RETRY);
+	assert_true(beside_changes > 1000);
+	beside_changes = 0;
+	leads_to(LINEAR_32(0, 10), 71);
 }
 
 static void test_4m(void **state)
