@@ -391,6 +391,77 @@ static void private_vms_have_one_space(void)
 	CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EIO);
 }
 
+/* Load the byte at rbx, tell the client, return. */
+static const uint8_t loading_handler[] = {0x67, 0x8a, 0x03, 0xe6, HANDLER_PORT, 0x0f, 0xaa};
+/* No memory is there in space 1 at first; in space 0 there is, which the guest loads afterwards. */
+#define HOLES_GPA 0x400000ul
+#define HOLES 64ul
+#define ROUND (1ul << 18) /* generations that MMIO entries tell apart */
+#define NEAR 4ul
+
+/* Does the handler find memory at the hole? Its byte is then @wanted. */
+static int handler_loads(uint64_t hole, uint8_t wanted)
+{
+	int is_memory;
+
+	vcpu_prepare(&vcpu,
+		     &(struct guest_op){.code = GUEST_LOAD8, .rbx = HOLES_GPA + hole * PAGE});
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_SMI, 0));
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_RUN, 0));
+	is_memory = vcpu.run->exit_reason != KVM_EXIT_MMIO;
+	if (!is_memory) {
+		vcpu.run->mmio.data[0] = wanted;
+		CHECK_ZERO(ioctl(vcpu.fd, KVM_RUN, 0));
+	}
+	CHECK_EQ(vcpu.run->exit_reason, KVM_EXIT_IO);
+	CHECK_EQ(*((uint8_t *)vcpu.run + vcpu.run->io.data_offset), wanted);
+	CHECK_END(vcpu_run(&vcpu), END_DONE);
+	return is_memory;
+}
+
+static void slot_toggle(int is_there)
+{
+	CHECK_ZERO(REGION(&vm, .slot = SPACE_1 | 8, .guest_phys_addr = DATA + PAGE,
+			  .memory_size = is_there ? PAGE : 0,
+			  .userspace_addr = (uintptr_t)data[1]));
+}
+
+/*
+ * What the handler knows of a hole is old when memory comes there, and stays so when the numbers of
+ * space 1's generations come round: all of a round's fractions are tried, as in test_slot_changes.
+ */
+static void generations_come_round(void)
+{
+	static const uint64_t taken[] = {2, 3, 4, 6, 8};
+	struct kvm_enable_cap keep = {.cap = KVM_CAP_DISABLE_QUIRKS2, .args = {1ul << 7}};
+	uint8_t *late = memory_alloc(HOLES * PAGE);
+	uint64_t hole = 0;
+
+	open_machine(0);
+	/* KVM_X86_QUIRK_SLOT_ZAP_ALL: a deletion is to leave the entries of holes. */
+	CHECK_ZERO(ioctl(vm.fd, KVM_ENABLE_CAP, &keep));
+	memcpy(smram + HANDLER, loading_handler, sizeof(loading_handler));
+	CHECK_ZERO(REGION(&vm, .slot = 7, .guest_phys_addr = HOLES_GPA, .memory_size = HOLES * PAGE,
+			  .userspace_addr = (uintptr_t)memory_alloc(HOLES * PAGE)));
+	for (uint64_t page = 0; page < HOLES; page++) {
+		CHECK(!handler_loads(page, 0));
+		late[page * PAGE] = (uint8_t)(page + 1);
+	}
+	CHECK_ZERO(REGION(&vm, .slot = SPACE_1 | 7, .guest_phys_addr = HOLES_GPA,
+			  .memory_size = HOLES * PAGE, .userspace_addr = (uintptr_t)late));
+	for (uint64_t pair = 1; pair < ROUND / 2 + NEAR; pair++) {
+		slot_toggle(1);
+		slot_toggle(0);
+		for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+			if (pair + NEAR < ROUND / taken[i] || pair >= ROUND / taken[i] + NEAR)
+				continue;
+			CHECK(handler_loads(hole, (uint8_t)(hole + 1)));
+			hole++;
+		}
+	}
+	CHECK_EQ(hole, 2 * NEAR * sizeof(taken) / sizeof(taken[0]));
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
@@ -407,6 +478,7 @@ int main(int argc, char **argv)
 	    TEST(rings_tell_the_space),
 	    TEST(private_vms_have_one_space),
 	    TEST(no_vcpu_waits_for_its_sipi_there),
+	    TEST(generations_come_round),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

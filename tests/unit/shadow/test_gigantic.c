@@ -234,12 +234,51 @@ static void test_nx(void **state)
 	end();
 }
 
+/*
+ * Where one page of the host's keeps L1's leaf from being one, its pieces are as large as can be:
+ * those of 2 MiB stay when logging stops, those that were split come back, the small ones stay.
+ */
+static void test_pieces_recover(void **state)
+{
+	uint64_t faults;
+
+	(void)state;
+	begin();
+	machine.tunables.eager_page_split = 0;
+	sim_unmap(&machine.host, DATA + MIDDLE);
+	sim_map(&machine.host, DATA + MIDDLE, SIM_WRITABLE);
+	l2_store(FIRST, MIDDLE, 1);
+	leaves_are(0, 0, GROUP);
+	l2_store(FIRST, 5, 1);
+	l2_store(FIRST, SIM_GIGANTIC - 9, 1);
+	leaves_are(0, 2, GROUP);
+	assert_int_equal(set_data_slot(QUIRE_SLOT_LOG_DIRTY), 0);
+	leaves_are(0, 2, GROUP);
+	/* One of the pieces is written, the other is not. */
+	l2_store(FIRST, 5, 2);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(log_harvest(1), 1);
+	assert_int_equal(set_data_slot(0), 0);
+	leaves_are(0, 1, GROUP);
+	faults = quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_taken);
+	assert_int_equal(l2_load(FIRST, SIM_GIGANTIC - 9), 1);
+	assert_int_equal(l2_load(FIRST, MIDDLE), 1);
+	assert_int_equal(quire_vcpu_stat(machine.vcpus[0], QUIRE_VCPU_STAT_pf_taken), faults);
+	l2_store(FIRST, 5, 3);
+	leaves_are(0, 2, GROUP);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_levels),     cmocka_unit_test(test_host_replaces_a_part),
-	    cmocka_unit_test(test_log),	       cmocka_unit_test(test_lazy_log),
-	    cmocka_unit_test(test_half_split), cmocka_unit_test(test_nx),
+	    cmocka_unit_test(test_levels),
+	    cmocka_unit_test(test_host_replaces_a_part),
+	    cmocka_unit_test(test_log),
+	    cmocka_unit_test(test_lazy_log),
+	    cmocka_unit_test(test_half_split),
+	    cmocka_unit_test(test_nx),
+	    cmocka_unit_test(test_pieces_recover),
 	};
 
 	return run_formats_x86(tests, sizeof(tests) / sizeof(tests[0]), 2);
