@@ -34,7 +34,7 @@ int fault_resolve(struct quire_vcpu *vcpu, const struct fault *fault,
 
 	locks_assert_none();
 	if ((fault->error_code & QUIRE_PFERR_WRITE) && gfn_track_is_used(vcpu->vm))
-		fault_unprotect(vcpu, fault->gfn);
+		(void)fault_unprotect(vcpu, fault->gfn);
 	if ((fault->error_code & QUIRE_PFERR_PRESENT) ||
 	    entry_ages_by_faults(&vcpu->vm->tdp_format)) {
 		ret = fault_fast(vcpu, fault);

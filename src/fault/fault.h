@@ -86,7 +86,11 @@ struct shadow_group;
  */
 void fault_neighbours(struct quire_vcpu *vcpu, const struct shadow_group *group);
 /* @gfn is about to be written: nothing may follow what it holds. Takes mmu_lock. */
-void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
+enum fault_unprotected {
+	UNPROTECTED_KEPT,   /* its shadow pages stay and lag, or it had none */
+	UNPROTECTED_ZAPPED, /* they went: the next walk through the gfn protects it again */
+};
+enum fault_unprotected fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn);
 
 /*
  * Give a right back without a lookup: W taken for dirty logging, where the entry is present, or all

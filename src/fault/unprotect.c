@@ -5,23 +5,25 @@
 #include "src/shadow/shadow.h"
 #include "src/vm/locks.h"
 
-void fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
+enum fault_unprotected fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 {
 	struct quire_vm *vm = vcpu->vm;
 	struct flush_debt debt;
-	int tracked;
+	int tracked, lags;
 
 	locks_assert_none();
 	if (likely(!atomic_load_acquire_ptr(&vm->track)))
-		return;
+		return UNPROTECTED_KEPT;
 	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
 	tracked = gfn_is_tracked(vm, vcpu->as_id, gfn);
 	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);
 	if (!tracked)
-		return;
+		return UNPROTECTED_KEPT;
 	change_lock(vm, &debt);
-	if (!shadow_unsync(vm, vcpu->as_id, gfn))
+	lags = shadow_unsync(vm, vcpu->as_id, gfn);
+	if (!lags)
 		(void)shadow_zap_gfn(vm, vcpu->as_id, gfn, &debt);
 	CHECK(!gfn_is_tracked(vm, vcpu->as_id, gfn));
 	change_settle_unlock(vm, &debt);
+	return lags ? UNPROTECTED_KEPT : UNPROTECTED_ZAPPED;
 }

@@ -48,6 +48,8 @@ struct quire_vcpu {
 	struct shadow_page *pae_root; /* once it had PAE's or 32-bit tables; the VM frees it */
 	struct vcpu_previous_root previous[VCPU_PREVIOUS_ROOTS];
 	u32 previous_next; /* the next to be replaced */
+	/* The last write for which shadow pages were zapped: gpa + 1, or 0. */
+	u64 unprotected_for;
 	struct table_cache tables;
 	struct memslot_hint hint;
 	/* The last address found to hold no memory, and the generation of that finding. */

@@ -219,6 +219,25 @@ static void table_that_maps_itself(void)
 	CHECK_EQ(load(HIGH + 8) & ~(A | D), AT(DATA_PAGE) | P | W);
 }
 
+/* Code writes, by another way, to each of the tables that map it. */
+static void tables_that_map_the_code(void)
+{
+	static const unsigned int tables[] = {UPPER_PAGE, MIDDLE_PAGE, LEAVES_PAGE};
+
+	open_machine();
+	page(LEAVES_PAGE)[0] = AT(CODE_PAGE) | P;
+	for (unsigned int i = 0; i < 3; i++)
+		for (uint64_t turn = 0; turn < 3; turn++) {
+			struct outcome outcome =
+			    GUEST(&vcpu, GUEST_CALL, .rax = turn << 12 | W,
+				  .rbx = HIGH + (uint64_t)(paging_store - paging_text),
+				  .rdx = AT(tables[i]) + 8 * 500);
+
+			CHECK_END(outcome, END_DONE);
+			CHECK_EQ(page(tables[i])[500], turn << 12 | W);
+		}
+}
+
 static void write_protection_of_the_supervisor(void)
 {
 	open_machine();
@@ -294,6 +313,7 @@ static const struct check_test tests[] = {
     TEST(accessed_and_dirty),
     TEST(changes_by_the_guest),
     TEST(table_that_maps_itself),
+    TEST(tables_that_map_the_code),
     TEST(write_protection_of_the_supervisor),
     TEST(unprotected_writes_are_logged),
     TEST(devices_by_their_physical_address),

@@ -121,6 +121,23 @@ static bool is_on_path(const struct shadow_walk *walk, gfn_t gfn)
 	return false;
 }
 
+/*
+ * The write at @gpa is to a table. What shadows the table goes, and the instruction runs again.
+ * Where that faults once more, the table may map the instruction itself: fetching it protects the
+ * table again, for ever. The hypervisor writes then.
+ */
+static bool must_write_by_hand(struct quire_vcpu *vcpu, gfn_t gfn, gpa_t gpa)
+{
+	if (vcpu->unprotected_for == gpa.v + 1) {
+		vcpu->unprotected_for = 0;
+		return true;
+	}
+	vcpu->unprotected_for = 0;
+	if (fault_unprotect(vcpu, gfn) == UNPROTECTED_ZAPPED)
+		vcpu->unprotected_for = gpa.v + 1;
+	return false;
+}
+
 /* L1 allows the access: find what its gfn is. */
 static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 		       const struct found *before, struct quire_memory_fault *told)
@@ -135,8 +152,9 @@ static int find_memory(struct quire_vcpu *vcpu, struct nested_fault *nested,
 		return QUIRE_WRITE_PROTECTED;
 	/* Writing to one of L1's tables, as a round before has found: what shadows it goes first.
 	 */
-	if ((fault->error_code & QUIRE_PFERR_WRITE) && nested->protected)
-		fault_unprotect(vcpu, fault->gfn);
+	if ((fault->error_code & QUIRE_PFERR_WRITE) && nested->protected &&
+	    must_write_by_hand(vcpu, fault->gfn, nested->walk.gpa))
+		return QUIRE_WRITE_PROTECTED;
 	ret = fault_find_slot(vcpu, fault, &nested->found, told);
 	if (ret != FAULT_CONTINUE)
 		return ret;
