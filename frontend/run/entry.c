@@ -341,14 +341,19 @@ static bool sipi_is_blocked(const struct vcpu *vcpu)
 	       (cpu_state(vcpu->cpu)->smm || !cpu_nested_gif(vcpu->cpu));
 }
 
-/* An application processor before its SIPI: the client is told to try again once it came. */
+/* An application processor before its INIT: the client is told to try again once it came. */
 static enum run_next run_uninitialized(struct vcpu *vcpu)
 {
 	if (vcpu->run->immediate_exit)
 		return run_fail(vcpu, -EINTR);
-	if (sipi_is_blocked(vcpu))
-		return run_fail(vcpu, -EINVAL);
-	return wait_runnable(vcpu) == RUN_ON ? run_fail(vcpu, -EAGAIN) : RUN_FAILED;
+	for (;;) {
+		silence_doorbell(vcpu, UINT64_MAX);
+		if (run_signals_pending())
+			return signal_exit(vcpu);
+		if (vcpu->mp_state != KVM_MP_STATE_UNINITIALIZED)
+			return run_fail(vcpu, -EAGAIN);
+		sleep_once(vcpu);
+	}
 }
 
 static enum run_next run_inside(struct vcpu *vcpu)
@@ -360,9 +365,10 @@ static enum run_next run_inside(struct vcpu *vcpu)
 	run->flags = 0;
 	nested_settle(vcpu);
 	steal_time_update(vcpu, STEAL_AT_ENTRY);
-	events_fold(vcpu);
-	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
+	/* An INIT that waits already is one for which the client tries again, too. */
+	if (vcpu->mp_state == KVM_MP_STATE_UNINITIALIZED)
 		return run_uninitialized(vcpu);
+	events_fold(vcpu);
 	if (sync_in(vcpu))
 		return run_fail(vcpu, -EINVAL);
 	if (!vcpu->lapic.present) {
@@ -376,6 +382,8 @@ static enum run_next run_inside(struct vcpu *vcpu)
 	/* Clients finish an instruction this way and then look at its exit once more. */
 	if (immediate)
 		return run_fail(vcpu, -EINTR);
+	if (sipi_is_blocked(vcpu))
+		return run_fail(vcpu, -EINVAL);
 	return run_loop(vcpu);
 }
 

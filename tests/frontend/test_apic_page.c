@@ -1,6 +1,7 @@
 /* The local APIC's page as a guest reads and writes it, the messages that APICs send, EOIs that a
  * client hears. */
 #include <linux/kvm_para.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <time.h>
@@ -257,6 +258,78 @@ static void start_up(void)
 	WORKS(ioctl(other, KVM_GET_REGS, &regs));
 	CHECK(sregs.cs.base == 0x12000 && sregs.cs.selector == 0x1200 && !regs.rip,
 	      "starts at %llx", (unsigned long long)(sregs.cs.base + regs.rip));
+	close(other);
+	machine_close(&machine);
+}
+
+/* What KVM_RUN of the other vCPU came to, in a thread of its own. */
+struct waiting {
+	int vcpu, error;
+};
+
+static void *run_waiting(void *argument)
+{
+	struct waiting *waiting = argument;
+
+	waiting->error = ioctl(waiting->vcpu, KVM_RUN, 0) ? errno : 0;
+	return NULL;
+}
+
+/* KVM_RUN of @other waits, and ends when the message @icr has come. */
+static int run_until(struct machine *machine, int other, uint32_t icr)
+{
+	struct waiting waiting = {.vcpu = other};
+	pthread_t thread;
+
+	CHECK(!pthread_create(&thread, NULL, run_waiting, &waiting), "thread");
+	usleep(20000);
+	put(machine, REG_ICR2, 1u << 24);
+	put(machine, REG_ICR, icr);
+	pthread_join(thread, NULL);
+	return waiting.error;
+}
+
+/*
+ * KVM_RUN of a vCPU that waits for its INIT asks the client to try again once it has come; one that
+ * waits for its start-up message goes on into the guest.
+ */
+static void start_up_while_it_runs(void)
+{
+	static const uint8_t code[] = {0xe6, REPORT_PORT};
+	struct machine machine;
+	struct kvm_run *run;
+	int other;
+
+	flat_open(&machine, MACHINE_IRQCHIP);
+	other = add_vcpu(&machine, 1);
+	run = mmap(NULL, 0x1000, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0);
+	put(&machine, REG_SPURIOUS, 0x1ff);
+	memcpy(machine.memory + 0x5000, code, sizeof(code));
+	CHECK(run_until(&machine, other, 0x4500) == EAGAIN, "INIT while it waits");
+	/* The next wait is for the start-up message alone. */
+	run->immediate_exit = 1;
+	FAILS(ioctl(other, KVM_RUN, 0), EINTR);
+	run->immediate_exit = 0;
+	CHECK(!run_until(&machine, other, 0x4605), "start-up while it waits");
+	CHECK(run->exit_reason == KVM_EXIT_IO && run->io.port == REPORT_PORT, "exit %u",
+	      run->exit_reason);
+	munmap(run, 0x1000);
+	close(other);
+	machine_close(&machine);
+}
+
+/* An INIT that came before KVM_RUN asks the client to try again, too. */
+static void start_up_before_it_runs(void)
+{
+	struct machine machine;
+	int other;
+
+	flat_open(&machine, MACHINE_IRQCHIP);
+	other = add_vcpu(&machine, 1);
+	put(&machine, REG_SPURIOUS, 0x1ff);
+	put(&machine, REG_ICR2, 1u << 24);
+	put(&machine, REG_ICR, 0x4500);
+	FAILS(ioctl(other, KVM_RUN, 0), EAGAIN);
 	close(other);
 	machine_close(&machine);
 }
@@ -591,6 +664,8 @@ int main(void)
 	hole();
 	logical_destinations();
 	start_up();
+	start_up_while_it_runs();
+	start_up_before_it_runs();
 	timer_divisor_changes();
 	timer_period_has_a_floor();
 	task_priority();
