@@ -138,6 +138,7 @@ static int make_cpu(struct program *program)
 		return -ENOMEM;
 	machine_long_mode(cpu_state(program->cpu), LINEAR_TABLES);
 	cpu_state(program->cpu)->efer |= EFER_SVME;
+	cpu_state(program->cpu)->vm_hsave = 0x1000;
 	return 0;
 }
 

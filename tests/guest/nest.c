@@ -47,6 +47,7 @@ static void start_l1(struct nest *nest)
 	CHECK_OK(ioctl(nest->vcpu.fd, KVM_GET_SREGS, &sregs));
 	sregs.efer |= EFER_SVME | 1ul << 11;
 	CHECK_OK(ioctl(nest->vcpu.fd, KVM_SET_SREGS, &sregs));
+	vcpu_set_host_save_area(nest->vcpu.fd);
 	CHECK_OK(ioctl(nest->vcpu.fd, KVM_SET_REGS, &regs));
 	CHECK_EQ(nest_turn(nest), NEST_DONE);
 }

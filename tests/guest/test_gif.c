@@ -46,6 +46,7 @@ static void open_machine(void)
 	CHECK_OK(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
 	sregs.efer |= 1ul << 12;
 	CHECK_OK(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	vcpu_set_host_save_area(vcpu.fd);
 	CHECK_OK(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
 	CHECK_OK(ioctl(vcpu.fd, KVM_SET_MP_STATE, &runnable));
 }

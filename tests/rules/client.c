@@ -164,6 +164,16 @@ static int has_svm(const struct vm *vm)
 	return found;
 }
 
+void vcpu_set_host_save_area(int vcpu)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msrs = {{.nmsrs = 1}, {.index = 0xc0010117, .data = 0x7f000}};
+
+	CHECK_EQ(ioctl(vcpu, KVM_SET_MSRS, &msrs), 1);
+}
+
 void vcpu_enable_svm(struct vcpu *vcpu)
 {
 	struct kvm_sregs sregs;
@@ -173,6 +183,7 @@ void vcpu_enable_svm(struct vcpu *vcpu)
 	CHECK_ZERO(ioctl(vcpu->fd, KVM_GET_SREGS, &sregs));
 	sregs.efer |= 1u << 12; /* SVME */
 	CHECK_ZERO(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs));
+	vcpu_set_host_save_area(vcpu->fd);
 }
 
 static void give_cpuid(struct vcpu *vcpu)

@@ -34,6 +34,8 @@ struct vcpu {
 void vm_open(struct vm *vm, unsigned long type);
 /* Gives it the agent's memory. */
 void vm_add_agent(struct vm *vm);
+/* VMRUN needs a host save area: one page that nothing else uses. */
+void vcpu_set_host_save_area(int vcpu);
 /* vCPU @id with the agent's page tables, in 64-bit mode; gpas below 4 GiB are linear addresses. */
 void vcpu_open(struct vm *vm, struct vcpu *vcpu, unsigned long id);
 /* What this KVM can show a guest; to be freed. */

@@ -40,6 +40,9 @@ static enum step vmrun(struct cpu *cpu, const struct op *op)
 	enum step step = svm_check(cpu, INTERCEPT_VMRUN);
 	int result;
 
+	/* Without a host save area the processor would have nowhere to keep L1. */
+	if (!step && !cpu->s.vm_hsave)
+		return cpu_raise_error(cpu, VECTOR_GP, 0);
 	/* KVM keeps L1's state where system management mode keeps what it interrupted. */
 	if (!step && cpu->s.smm)
 		return cpu_raise(cpu, VECTOR_UD);

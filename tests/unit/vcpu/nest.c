@@ -23,6 +23,7 @@ int nest_setup(void **state)
 	nest.vcpu = fake_vcpu_create(fake_vm_create());
 	nest.vmcb = (struct vmcb *)(nest.vcpu->vm->ram + VMCB_GPA);
 	cpu_state(nest.vcpu->cpu)->efer |= EFER_SVME;
+	cpu_state(nest.vcpu->cpu)->vm_hsave = HSAVE_GPA;
 	cpu_state_changed(nest.vcpu->cpu);
 	PUT(&nest, GUEST_CODE, l1_run);
 	nest.vmcb->control.intercept = UINT64_C(1) << INTERCEPT_VMRUN | UINT64_C(1)

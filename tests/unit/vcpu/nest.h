@@ -22,6 +22,7 @@
 
 #define VMCB_GPA 0x40000u
 #define MAP_GPA 0x50000u
+#define HSAVE_GPA 0x48000u
 #define L2_CODE 0x60000u
 #define L2_STACK 0x70000u
 #define EFER_SVME (UINT64_C(1) << 12)

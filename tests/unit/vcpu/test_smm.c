@@ -9,7 +9,6 @@
 #include "vcpu/svm/svm.h"
 
 #define SMBASE 0x200000u
-#define HSAVE_GPA 0x48000u
 /* Where space 1 has it. */
 #define HANDLER SPACE_1(SMBASE + SMRAM_ENTRY)
 #define SAVED SPACE_1(SMBASE + SMRAM_STATE)
@@ -31,7 +30,6 @@ static int setup(void **state)
 	nest = *state;
 	vcpu = nest->vcpu;
 	cpu_state(vcpu->cpu)->smbase = SMBASE;
-	cpu_state(vcpu->cpu)->vm_hsave = HSAVE_GPA;
 	PUT_AT(vcpu, GUEST_CODE, guest_halts);
 	PUT_AT(vcpu, HANDLER, handler_halts);
 	return 0;

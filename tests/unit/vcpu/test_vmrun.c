@@ -1,5 +1,6 @@
 /* What VMRUN refuses: each condition of the manual by itself, on a VMCB that is good otherwise. */
 #include "tests/unit/vcpu/nest.h"
+#include "vcpu/arch.h"
 
 #define CONTROL(member) \
 	offsetof(struct vmcb, control.member), sizeof(((struct vmcb *)0)->control.member)
@@ -125,10 +126,28 @@ static void test_each_condition(void **state)
 	}
 }
 
+/* L1 has told of no host save area: #GP comes at VMRUN itself. */
+static void test_no_host_save_area(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_exit_info info;
+	struct cpu_state *s = cpu_state(nest->vcpu->cpu);
+
+	PUT(nest, L2_CODE, l2_stop);
+	s->vm_hsave = 0;
+	nest_restart(nest);
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
+	assert_int_equal(s->rip, GUEST_HANDLERS + VECTOR_GP * 16 + 1);
+	s->vm_hsave = HSAVE_GPA;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_each_condition, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_no_host_save_area, nest_setup, nest_teardown),
 	};
 
 	fake_signals_install();
