@@ -97,6 +97,8 @@
 	  REC->errno < 0 ? (REC->errno == -4 ? "restart" : "error")                                \
 			 : __print_symbolic(REC->reason, USER_EXITS),                              \
 	  REC->errno < 0 ? -REC->errno : (int)REC->reason)                                         \
+	P(kvm_smm_transition, "vcpu %u: %s SMM, smbase 0x%llx", REC->vcpu_id,                      \
+	  REC->entering ? "entering" : "leaving", REC->smbase)                                     \
 	P(kvm_mmio, "mmio %s len %u gpa 0x%llx val 0x%llx",                                        \
 	  __print_symbolic(REC->type, S(0, "unsatisfied-read"), S(1, "read"), S(2, "write")),      \
 	  REC->len, REC->gpa, REC->val)                                                            \

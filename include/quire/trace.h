@@ -76,7 +76,8 @@ extern "C" {
 	X(kvm, kvm_exit,                                                                           \
 	  F(unsigned int, exit_reason) F(unsigned long, guest_rip) F(u32, isa) F(u64, info1)       \
 	      F(u64, info2) F(u32, intr_info) F(u32, error_code) F(unsigned int, vcpu_id)          \
-		  F(u64, requests))
+		  F(u64, requests))                                                                \
+	X(kvm, kvm_smm_transition, F(unsigned int, vcpu_id) F(u64, smbase) F(bool, entering))
 
 /* As F it counts the fields: an event has (0 fields). */
 #define QUIRE_TRACE_FIELD(type, name) +1

@@ -57,6 +57,7 @@ EVENTS = {
     "kvm_entry": ("kvm", "vcpu_id rip immediate_exit intr_info error_code"),
     "kvm_exit": ("kvm", "exit_reason guest_rip isa info1 info2 intr_info error_code vcpu_id "
                         "requests"),
+    "kvm_smm_transition": ("kvm", "vcpu_id smbase entering"),
 }
 VM_STATS = {"remote_tlb_flush", "remote_tlb_flush_requests", "mmu_shadow_zapped", "mmu_pte_write",
             "mmu_flooded", "mmu_recycled", "mmu_cache_miss", "mmu_unsync", "pages_4k", "pages_2m",

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "src/base/trace.h"
 #include "vcpu/decode/code.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/mem/mmu.h"
@@ -34,6 +35,7 @@ int smm_switch(struct cpu *cpu, int on)
 {
 	if (quire_vcpu_set_address_space(cpu->vcpu, on ? SMM_SPACE : 0))
 		return -EINVAL;
+	QUIRE_TRACE(kvm_smm_transition, quire_vcpu_id(cpu->vcpu), cpu->s.smbase, on);
 	cpu->s.smm = on != 0;
 	tlb_flush_all(cpu);
 	if (on)
