@@ -31,7 +31,7 @@
 #define F1_SSSE3 BIT(9)
 #define F1_FMA BIT(12)
 #define F1_CX16 BIT(13)
-#define F1_PCID BIT(17) /* shadows of a guest's tables have none */
+#define F1_PCID BIT(17)
 #define F1_SSE41 BIT(19)
 #define F1_SSE42 BIT(20)
 #define F1_X2APIC BIT(21)
@@ -43,20 +43,19 @@
 #define F1_AVX BIT(28)
 #define F1_F16C BIT(29)
 #define F1_HYPERVISOR BIT(31)
-#define F1_ECX                                                                                   \
-	(F1_SSE3 | F1_SSSE3 | F1_CX16 | F1_SSE41 | F1_SSE42 | F1_X2APIC | F1_MOVBE | F1_POPCNT | \
-	 F1_TSC_DEADLINE | F1_XSAVE | F1_HYPERVISOR)
+#define F1_ECX                                                                                 \
+	(F1_SSE3 | F1_SSSE3 | F1_CX16 | F1_PCID | F1_SSE41 | F1_SSE42 | F1_X2APIC | F1_MOVBE | \
+	 F1_POPCNT | F1_TSC_DEADLINE | F1_XSAVE | F1_HYPERVISOR)
 /* Leaf 1, EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT CLFLUSH MMX FXSR SSE
  * SSE2. */
 #define F1_APIC BIT(9)
 #define F1_EDX UINT32_C(0x0789fbfd)
 /* The part of it that AMD repeats in leaf 80000001. */
 #define F1_EDX_REPEATED UINT32_C(0x0183f3ff)
-/* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, SMAP. ECX: UMIP. */
-#define F7_EBX (BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(20))
+/* Leaf 7, EBX: FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, INVPCID, SMAP. ECX: UMIP, LA57. */
+#define F7_EBX (BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(20))
 #define F7_AVX2 BIT(5)
-#define F7_INVPCID BIT(10)
-#define F7_ECX BIT(2)
+#define F7_ECX (BIT(2) | BIT(16))
 #define F7_PKU BIT(3)
 #define F7_OSPKE BIT(4)
 #define F7_RDPID BIT(22)
@@ -186,7 +185,7 @@ static void append_basic(struct vcpu_cpuid *list)
 	entry->eax = MAX_BASIC_LEAF;
 	leaf1 = entry = append_host(list, 1, 0);
 	entry->ebx = 8 << 8; /* CLFLUSH line */
-	entry->ecx = F1_ECX | (system_has_tdp() ? F1_PCID : 0);
+	entry->ecx = F1_ECX;
 	entry->edx = F1_EDX;
 	if (!cpuid_host_is_amd()) {
 		for (uint32_t i = 0; i < 8; i++) {
@@ -200,7 +199,7 @@ static void append_basic(struct vcpu_cpuid *list)
 	entry->eax = BIT(2); /* the APIC timer never stops */
 	entry = append(list, 7, 0);
 	entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-	entry->ebx = F7_EBX | (system_has_tdp() ? F7_INVPCID : 0);
+	entry->ebx = F7_EBX;
 	entry->ecx = F7_ECX | (cpuid_supported_xcr0() & XSTATE_PKRU ? F7_PKU : 0);
 	entry->edx = F7_EDX;
 	offer_avx(leaf1, entry);
@@ -262,7 +261,8 @@ static void append_extended(struct vcpu_cpuid *list)
 		append_host(list, leaf, 0);
 	append(list, 0x80000007, 0);
 	entry = append(list, 0x80000008, 0);
-	entry->eax = phys_bits() | 48 << 8;
+	/* Linear addresses have 57 bits, as with LA57. A second stage reaches as far as a guest. */
+	entry->eax = phys_bits() | 57 << 8 | (system_has_tdp() ? phys_bits() << 16 : 0);
 	if (nested)
 		append_svm(list);
 }

@@ -31,7 +31,6 @@
 #define VENDOR_HYGON 0x6f677948u
 #define CPUID_RDTSCP (UINT32_C(1) << 27)    /* leaf 80000001, EDX */
 #define CPUID_RDPID (UINT32_C(1) << 22)	    /* leaf 7, ECX */
-#define CPUID_LA57 (UINT32_C(1) << 16)	    /* leaf 7, ECX */
 #define CPUID_TSC_ADJUST (UINT32_C(1) << 1) /* leaf 7, EBX */
 #define CPUID_ARCH_CAP (UINT32_C(1) << 29)  /* leaf 7, EDX */
 #define CPUID_SSE3 UINT32_C(1)		    /* leaf 1, ECX */
@@ -104,19 +103,18 @@ static bool client_only(const struct vcpu *vcpu, enum msr_origin origin, uint64_
 	return origin == MSR_FROM_CLIENT;
 }
 
-/* As wide as linear addresses may become, by CPUID. */
-static uint64_t make_canonical(const struct vcpu *vcpu, uint64_t value)
+/* As wide as linear addresses become with five levels, whatever this guest's CPUID says. */
+static uint64_t make_canonical(uint64_t value)
 {
-	bool is_wide = cpuid_register(vcpu, 7, CPUID_ECX) & CPUID_LA57;
-	unsigned int shift = is_wide ? 64 - 57 : 64 - 48;
+	unsigned int shift = 64 - 57;
 
 	return (uint64_t)((int64_t)(value << shift) >> shift);
 }
 
 static bool canonical(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
 {
-	(void)origin;
-	return make_canonical(vcpu, value) == value;
+	(void)vcpu, (void)origin;
+	return make_canonical(value) == value;
 }
 
 static bool half(const struct vcpu *vcpu, enum msr_origin origin, uint64_t value)
@@ -728,7 +726,7 @@ static int adapt(const struct vcpu *vcpu, uint32_t index, uint64_t *value)
 	switch (index) {
 	case MSR_SYSENTER_ESP:
 	case MSR_SYSENTER_EIP:
-		*value = msr_is_amd(vcpu) ? (uint32_t)*value : make_canonical(vcpu, *value);
+		*value = msr_is_amd(vcpu) ? (uint32_t)*value : make_canonical(*value);
 		return 0;
 	case MSR_SYSENTER_CS:
 		*value = (uint32_t)*value;

@@ -142,28 +142,10 @@ static void set_vmcb(void)
 	v->save.rax = 77;
 }
 
-/* CPUID shows it, whatever is offered. */
-static void show_la57(void)
-{
-	static struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[128];
-	} cpuid;
-
-	cpuid.head.nent = 128;
-	CHECK_OK(ioctl(vcpu.fd, KVM_GET_CPUID2, &cpuid));
-	for (uint32_t i = 0; i < cpuid.head.nent; i++)
-		if (cpuid.entries[i].function == 7 && !cpuid.entries[i].index)
-			cpuid.entries[i].ecx |= 1u << 16;
-	CHECK_OK(ioctl(vcpu.fd, KVM_SET_CPUID2, &cpuid));
-}
-
 static void set_l1(void)
 {
 	struct kvm_sregs sregs;
 
-	if (way->cr4 & CR4_LA57)
-		show_la57();
 	CHECK_OK(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs));
 	sregs.cr0 |= CR0_PE | CR0_PG;
 	sregs.cr3 = AT(P_OWN);
@@ -172,6 +154,7 @@ static void set_l1(void)
 	sregs.cs.l = (way->efer & EFER_LMA) != 0;
 	sregs.cs.db = !sregs.cs.l;
 	CHECK_OK(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	vcpu_set_host_save_area(vcpu.fd);
 }
 
 static void open_way(const struct way *chosen)

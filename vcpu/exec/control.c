@@ -467,7 +467,7 @@ static int msr_value_is_valid(struct cpu *cpu, uint32_t index, uint64_t value)
 	case MSR_KERNEL_GS_BASE:
 	case MSR_SYSENTER_ESP:
 	case MSR_SYSENTER_EIP:
-		return mmu_is_canonical_base(cpu, value);
+		return mmu_is_canonical_base(value);
 	default:
 		return 1;
 	}

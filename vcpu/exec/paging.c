@@ -89,7 +89,7 @@ static enum step invpcid(struct cpu *cpu, const struct op *op)
 	if (step)
 		return step;
 	if ((descriptor[0] & ~CR3_PCID) ||
-	    (type == INVPCID_ADDRESS && !mmu_is_canonical_base(cpu, descriptor[1])) ||
+	    (type == INVPCID_ADDRESS && !mmu_is_canonical_base(descriptor[1])) ||
 	    (type <= INVPCID_ONE && descriptor[0] && !(cpu->s.cr4 & CR4_PCIDE)))
 		return general_protection(cpu);
 	invpcid_flush(cpu, (enum invpcid_type)type, descriptor);

@@ -105,11 +105,10 @@ static enum step vmload(struct cpu *cpu, const struct op *op)
 	quire_vcpu_unmap(cpu->vcpu, &map);
 	if (error)
 		return svm_no_memory(cpu);
-	svm_learn_width(cpu);
-	s->seg[CPU_FS] = svm_segment_load(cpu, &save.fs);
-	s->seg[CPU_GS] = svm_segment_load(cpu, &save.gs);
-	s->seg[CPU_TR] = svm_segment_load(cpu, &save.tr);
-	s->seg[CPU_LDTR] = svm_segment_load(cpu, &save.ldtr);
+	s->seg[CPU_FS] = svm_segment_load(&save.fs);
+	s->seg[CPU_GS] = svm_segment_load(&save.gs);
+	s->seg[CPU_TR] = svm_segment_load(&save.tr);
+	s->seg[CPU_LDTR] = svm_segment_load(&save.ldtr);
 	s->kernel_gs_base = save.kernel_gs_base;
 	s->star = save.star;
 	s->lstar = save.lstar;

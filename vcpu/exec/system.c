@@ -52,7 +52,7 @@ static enum step load_table(struct cpu *cpu, const struct op *op)
 		step = mem_load(cpu, linear + 2, base_bytes, &base);
 	if (step)
 		return step;
-	if (cpu->code_bytes == 8 && !mmu_is_canonical_base(cpu, base))
+	if (cpu->code_bytes == 8 && !mmu_is_canonical_base(base))
 		return general_protection(cpu);
 	if (cpu->code_bytes != 8 && (cpu->code_bytes == 2) == !(op->flags & OP_OPSIZE_PREFIX))
 		base &= 0xffffff;
@@ -121,7 +121,7 @@ static enum step system_segment(struct cpu *cpu, uint16_t selector, unsigned int
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (!segment->present)
 		return cpu_raise_error(cpu, VECTOR_NP, error);
-	if (!mmu_is_canonical_base(cpu, segment->base))
+	if (!mmu_is_canonical_base(segment->base))
 		return cpu_raise_error(cpu, VECTOR_GP, error);
 	if (type == TYPE_LDT)
 		return STEP_NEXT;
@@ -540,7 +540,7 @@ static enum step wrbase(struct cpu *cpu, const struct op *op)
 
 	if (!may_use_fsgsbase(cpu))
 		return cpu_raise(cpu, VECTOR_UD);
-	if (!mmu_is_canonical_base(cpu, base))
+	if (!mmu_is_canonical_base(base))
 		return general_protection(cpu);
 	cpu->s.seg[op->aux].base = base;
 	return STEP_NEXT;

@@ -65,18 +65,18 @@ static inline int mmu_is_canonical_now(const struct cpu *cpu, uint64_t linear)
 }
 
 /*
- * As any tables of this processor may translate, by its CPUID: for bases of segments and tables,
- * for addresses that MSRs hold, and for INVPCID. A guest with four levels of tables sets up what
- * is to be used with five.
+ * As any tables of this processor may translate, whatever a guest's CPUID says: for bases of
+ * segments and tables, for addresses that MSRs hold, and for INVPCID. A guest with four levels of
+ * tables sets up what is to be used with five.
  */
-static inline uint64_t mmu_make_canonical_base(const struct cpu *cpu, uint64_t base)
+static inline uint64_t mmu_make_canonical_base(uint64_t base)
 {
-	return mmu_extend(base, cpu->svm.has_la57);
+	return mmu_extend(base, 1);
 }
 
-static inline int mmu_is_canonical_base(const struct cpu *cpu, uint64_t base)
+static inline int mmu_is_canonical_base(uint64_t base)
 {
-	return mmu_make_canonical_base(cpu, base) == base;
+	return mmu_make_canonical_base(base) == base;
 }
 
 /* Outside long mode every address is. */

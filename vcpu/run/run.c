@@ -578,10 +578,8 @@ enum cpu_exit cpu_run(struct cpu *cpu, uint32_t flags, struct cpu_exit_info *inf
 		return CPU_EXIT_ERROR;
 	}
 	/* From the first run on the client cannot change CPUID any more. */
-	if (unlikely(!cpu->features)) {
+	if (unlikely(!cpu->features))
 		cpu->features = features_query(cpu);
-		svm_learn_width(cpu);
-	}
 	cpu_state_changed(cpu);
 	while (run_once(cpu, &run) == VERDICT_GO_ON)
 		;

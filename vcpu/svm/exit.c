@@ -24,10 +24,10 @@ enum step svm_exit(struct cpu *cpu, uint64_t code, uint64_t info1, uint64_t info
 }
 
 /* VMRUN and VMLOAD make bases canonical: the highest bit of an address is copied upwards. */
-struct cpu_segment svm_segment_load(const struct cpu *cpu, const struct vmcb_segment *from)
+struct cpu_segment svm_segment_load(const struct vmcb_segment *from)
 {
 	struct cpu_segment segment = {
-	    .base = mmu_make_canonical_base(cpu, from->base),
+	    .base = mmu_make_canonical_base(from->base),
 	    .limit = from->limit,
 	    .selector = from->selector,
 	};
@@ -83,15 +83,13 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 {
 	struct cpu_state *s = &cpu->s;
 
-	s->seg[CPU_ES] = svm_segment_load(cpu, &save->es);
-	s->seg[CPU_CS] = svm_segment_load(cpu, &save->cs);
-	s->seg[CPU_SS] = svm_segment_load(cpu, &save->ss);
-	s->seg[CPU_DS] = svm_segment_load(cpu, &save->ds);
+	s->seg[CPU_ES] = svm_segment_load(&save->es);
+	s->seg[CPU_CS] = svm_segment_load(&save->cs);
+	s->seg[CPU_SS] = svm_segment_load(&save->ss);
+	s->seg[CPU_DS] = svm_segment_load(&save->ds);
 	s->seg[CPU_SS].dpl = save->cpl & 3;
-	s->gdt =
-	    (struct cpu_table){mmu_make_canonical_base(cpu, save->gdtr.base), save->gdtr.limit};
-	s->idt =
-	    (struct cpu_table){mmu_make_canonical_base(cpu, save->idtr.base), save->idtr.limit};
+	s->gdt = (struct cpu_table){mmu_make_canonical_base(save->gdtr.base), save->gdtr.limit};
+	s->idt = (struct cpu_table){mmu_make_canonical_base(save->idtr.base), save->idtr.limit};
 	s->efer = save->efer & ~EFER_LMA;
 	if ((save->efer & EFER_LME) && (save->cr0 & CR0_PG))
 		s->efer |= EFER_LMA;

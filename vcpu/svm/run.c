@@ -44,22 +44,15 @@ static int event_is_valid(uint64_t event)
 	return type == EVENT_INTERRUPT || type == EVENT_NMI || type == EVENT_SOFT_INTERRUPT;
 }
 
-void svm_learn_width(struct cpu *cpu)
-{
-	uint32_t structured[4];
-
-	cpu->ops->cpuid(cpu->ctx, 7, 0, structured);
-	cpu->svm.has_la57 = structured[2] >> 16 & 1;
-}
-
 void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
 {
 	const uint64_t misc = control->misc, misc2 = control->misc2;
 	const uint32_t int_ctl = control->int_ctl;
-	uint32_t features[4], basic[4];
+	uint32_t features[4], basic[4], structured[4];
 
 	cpu->ops->cpuid(cpu->ctx, SVM_CPUID_LEAF, 0, features);
 	cpu->ops->cpuid(cpu->ctx, UINT32_C(0x80000001), 0, basic);
+	cpu->ops->cpuid(cpu->ctx, 7, 0, structured);
 	if (!(features[3] & SVM_CPUID_NPT))
 		control->misc &= ~VMCB_NESTED_PAGING;
 	if (!(features[3] & SVM_CPUID_VIRTUAL_VMLOAD))
@@ -72,7 +65,7 @@ void svm_sanitize(struct cpu *cpu, struct vmcb_control *control)
 	cpu->svm.ignored.misc2 = misc2 & ~control->misc2;
 	cpu->svm.ignored.int_ctl = int_ctl & ~control->int_ctl;
 	cpu->svm.phys_bits = directories_phys_bits(cpu);
-	svm_learn_width(cpu);
+	cpu->svm.has_la57 = structured[2] >> 16 & 1;
 	cpu->svm.has_next_rip = (features[3] & SVM_CPUID_NEXT_RIP) != 0;
 }
 

@@ -72,8 +72,6 @@ int svm_virtual_due(const struct cpu *cpu);
 /* Exit code of the interrupt, NMI or virtual interrupt that L1 intercepts now; 0: none. */
 uint64_t svm_interrupt_exit(struct cpu *cpu);
 
-/* How wide linear addresses may become, by L1's CPUID. Out of guest mode. */
-void svm_learn_width(struct cpu *cpu);
 /* Clear in @control what L1's CPUID does not have, and learn its address width. Out of guest mode.
  */
 void svm_sanitize(struct cpu *cpu, struct vmcb_control *control);
@@ -117,7 +115,7 @@ int svm_nested_gpa(struct cpu *cpu, uint64_t *gpa, int is_write);
 /* Stage 2 is L1's own again. */
 void svm_drop_nested_tables(struct cpu *cpu);
 
-struct cpu_segment svm_segment_load(const struct cpu *cpu, const struct vmcb_segment *from);
+struct cpu_segment svm_segment_load(const struct vmcb_segment *from);
 struct vmcb_segment svm_segment_store(const struct cpu_segment *from);
 
 #endif

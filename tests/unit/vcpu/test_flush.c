@@ -316,7 +316,7 @@ static void test_invpcid_refuses(void **state)
 	static const struct invpcid_case refused[] = {
 	    {.type = 4},
 	    {.type = 2, .pcid = 0x1000},
-	    {.linear = UINT64_C(1) << 47},
+	    {.linear = UINT64_C(1) << 56},
 	    {.type = 0, .pcid = 1},
 	    {.type = 1, .pcid = 1},
 	};

@@ -225,14 +225,14 @@ static void test_bases(void **state)
 
 	PUT(nest, L2_CODE, l2_int3);
 	PUT(nest, GUEST_HANDLERS + 3 * 16, l2_call);
-	nest->vmcb->save.idtr.base |= UINT64_C(0x1234) << 48;
+	nest->vmcb->save.idtr.base |= UINT64_C(0x12) << 57;
 	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
 	PUT(nest, GUEST_CODE, l1_vmload);
-	nest->vmcb->save.fs.base = UINT64_C(0x0000900000000000);
+	nest->vmcb->save.fs.base = UINT64_C(0x0120000000000000);
 	nest_restart(nest);
 	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
 	assert_int_equal(cpu_state(nest->vcpu->cpu)->seg[CPU_FS].base,
-			 UINT64_C(0xffff900000000000));
+			 UINT64_C(0xff20000000000000));
 }
 
 PROGRAM(l2_stop, "vmmcall");
@@ -240,20 +240,12 @@ PROGRAM(l2_stop, "vmmcall");
 /* An address that needs five levels. */
 #define WIDE_BASE UINT64_C(0xff11000000000000)
 
-static void show_la57(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
-{
-	(void)subleaf;
-	out[0] = leaf == 0x80000008 ? 0x3930 : 0;
-	out[2] = leaf == 7 ? 1u << 16 : leaf == 0x80000001 ? 1u << 2 : 0;
-}
-
 /* L1 with four levels runs an L2 with five: VMRUN and VMLOAD keep its bases. */
 static void test_wide_bases(void **state)
 {
 	struct nest *nest = *state;
 	struct cpu_exit_info info;
 
-	nest->vcpu->cpuid = show_la57;
 	PUT(nest, L2_CODE, l2_stop);
 	nest->vmcb->save.gdtr.base = WIDE_BASE;
 	nest->vmcb->save.idtr.base = WIDE_BASE + 0x1000;
@@ -287,7 +279,10 @@ static int is_taken(struct nest *nest, const uint8_t *start, const uint8_t *end)
 	return 0;
 }
 
-/* What bases and MSRs may hold goes by CPUID; where code goes on, by the tables in use. */
+/*
+ * What bases and MSRs may hold goes by the processor, also where the guest's CPUID has no LA57;
+ * where code goes on, by the tables in use.
+ */
 static void test_widths(void **state)
 {
 	static const struct {
@@ -296,13 +291,6 @@ static void test_widths(void **state)
 	} __attribute__((packed)) table = {0x37, WIDE_BASE};
 	struct nest *nest = *state;
 
-	memcpy(nest->vcpu->vm->ram + 0x30000, &table, sizeof(table));
-	assert_false(is_taken(nest, wide_msr_start, wide_msr_end));
-	assert_false(is_taken(nest, wide_gdt_start, wide_gdt_end));
-	nest_teardown(state);
-	nest_setup(state);
-	nest = *state;
-	nest->vcpu->cpuid = show_la57;
 	memcpy(nest->vcpu->vm->ram + 0x30000, &table, sizeof(table));
 	assert_false(is_taken(nest, wide_return_start, wide_return_end));
 	assert_true(is_taken(nest, wide_msr_start, wide_msr_end));
