@@ -1,8 +1,8 @@
 /*
  * The first program of a guest under test. The kernel's command line says what to do: quire=WORK,
- * where WORK is "poweroff", "reboot", "triple", "wait", "memory" or "root". Without quire= the file
- * /work has the word. Each line on the console that begins with "quire:" is for the test that reads
- * it.
+ * where WORK is "poweroff", "reboot", "triple", "wait", "memory", "wide" or "root". Without quire=
+ * the file /work has the word. Each line on the console that begins with "quire:" is for the test
+ * that reads it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -136,6 +136,28 @@ static void work_memory(uint64_t rounds)
 	}
 }
 
+/*
+ * The kernel gives a program addresses of more than 47 bits only where its tables have five levels,
+ * and where the program asks for one.
+ */
+static void work_wide(void)
+{
+	char *wanted = (char *)(UINT64_C(0x00a5) << 48);
+	char *memory = mmap(wanted, 2 * MEMORY_BYTES, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory != wanted) {
+		printf("quire: BAD no address of 56 bits: %p\n", (void *)memory);
+		return;
+	}
+	for (uint64_t i = 0; i < 2 * MEMORY_BYTES / PAGE_BYTES; i += 3)
+		write_page((uint64_t *)(memory + i * PAGE_BYTES), 1, i);
+	for (uint64_t i = 0; i < 2 * MEMORY_BYTES / PAGE_BYTES; i += 3)
+		if (!check_page((uint64_t *)(memory + i * PAGE_BYTES), 1, i))
+			return;
+	printf("quire: wide ok\n");
+}
+
 static int compare_names(const void *a, const void *b)
 {
 	return strcmp(*(char *const *)a, *(char *const *)b);
@@ -224,6 +246,8 @@ int main(void)
 	argument("rounds", rounds, sizeof(rounds));
 	if (!strcmp(work, "memory"))
 		work_memory(strtoul(rounds, NULL, 10));
+	if (!strcmp(work, "wide"))
+		work_wide();
 	if (!strcmp(work, "root"))
 		work_root();
 	while (!strcmp(work, "wait"))

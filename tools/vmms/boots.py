@@ -98,6 +98,22 @@ def boot_v3(qemu):
         return f"its sums and registers are right after {guest.cpu_seconds():.1f} s"
 
 
+def single_stage():
+    """The parameter without which there is a second stage: the module is the machine's vendor's."""
+    is_intel = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return "kvm_intel.ept=N" if is_intel else "kvm_amd.npt=N"
+
+
+def boot_wide(qemu, params):
+    """Boots with five levels of page tables, to a program that has addresses of 56 bits. Only the
+    bzImage's first code turns them on."""
+    form = Form("q35", image="bzImage", cpus=2, model="max")
+    with Machine(qemu, arguments(form, "wide"), params=params) as guest:
+        guest.wait_for("quire: wide ok", limit_seconds())
+        guest.wait_end(limit_seconds())
+        return f"a program's pages at 56 bits of address after {guest.cpu_seconds():.1f} s"
+
+
 def forms():
     """Machines by interrupt chips by kernel images; processors and models go round among them."""
     models, counts = ("", "host", "max"), (1, 2, 4)
@@ -122,6 +138,9 @@ def scenarios(client, qemu, ci_forms=CI_FORMS):
         wanted = [form for form in wanted if form.cpus == 1]
     made = [Scenario(client, f"boot {form.title()}", lambda form=form: boot(qemu, form),
                      in_ci=form in ci_forms) for form in wanted]
+    made += [Scenario(client, f"boot with five levels of page tables{name}",
+                      lambda params=params: boot_wide(qemu, params),
+                      in_ci=ci_forms is CI_FORMS) for name, params in (("", ()), (", shadowed", (single_stage(),)))]
     if not machine.is_lockstep():
         made.append(Scenario(client, "boot of a program for x86-64-v3", lambda: boot_v3(qemu),
                              in_ci=ci_forms is CI_FORMS))
