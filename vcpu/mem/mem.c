@@ -251,10 +251,42 @@ enum step mem_store_failed(struct cpu *cpu, uint64_t linear)
 	return mmu_guard_failed(cpu, &request);
 }
 
+/*
+ * Where [linear, linear + size) is, if these are whole words of one page that the TLB has: gates,
+ * descriptors, frames of exceptions. A user whose accesses must be aligned has nothing there.
+ */
+static uint64_t *find_words(const struct cpu *cpu, uint64_t linear, unsigned int size_bytes,
+			    int is_write)
+{
+	const struct tlb_entry *entry = &cpu->tlb->data[0][tlb_set(linear)];
+
+	if ((is_write ? entry->write : entry->read) != tlb_tag(cpu, linear) ||
+	    size_bytes % sizeof(uint64_t) || size_bytes > mem_to_page_end(linear))
+		return NULL;
+	return (uint64_t *)(uintptr_t)(linear + entry->addend);
+}
+
+static enum step read_words(struct cpu *cpu, uint64_t linear, const uint64_t *words, void *dst,
+			    unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++) {
+		uint64_t value;
+
+		if (unlikely(guard_load_u64(&words[i], &value) != GUARD_OK))
+			return mem_load_failed(cpu, linear + i * sizeof(value));
+		memcpy((char *)dst + i * sizeof(value), &value, sizeof(value));
+	}
+	return STEP_NEXT;
+}
+
 enum step mem_read(struct cpu *cpu, uint64_t linear, void *dst, unsigned int size_bytes)
 {
-	enum step step = check_alignment(cpu, linear, size_bytes);
+	const uint64_t *words = find_words(cpu, linear, size_bytes, 0);
+	enum step step;
 
+	if (likely(words))
+		return read_words(cpu, linear, words, dst, size_bytes / sizeof(*words));
+	step = check_alignment(cpu, linear, size_bytes);
 	for (unsigned int at = 0; !step && at < size_bytes; at += 8) {
 		struct piece piece = {mem_wrap(cpu, linear + at),
 				      size_bytes - at < 8 ? size_bytes - at : 8};
@@ -304,10 +336,27 @@ static enum step store_any(struct cpu *cpu, const struct piece *piece, uint64_t 
 	return step ? step : piece_store(cpu, &high, value >> (first * 8));
 }
 
+static enum step write_words(struct cpu *cpu, uint64_t linear, uint64_t *words, const void *src,
+			     unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++) {
+		uint64_t value;
+
+		memcpy(&value, (const char *)src + i * sizeof(value), sizeof(value));
+		if (unlikely(guard_store_u64(&words[i], value) != GUARD_OK))
+			return mem_store_failed(cpu, linear + i * sizeof(value));
+	}
+	return STEP_NEXT;
+}
+
 enum step mem_write(struct cpu *cpu, uint64_t linear, const void *src, unsigned int size_bytes)
 {
-	enum step step = mem_probe_write(cpu, linear, size_bytes);
+	uint64_t *words = find_words(cpu, linear, size_bytes, 1);
+	enum step step;
 
+	if (likely(words))
+		return write_words(cpu, linear, words, src, size_bytes / sizeof(*words));
+	step = mem_probe_write(cpu, linear, size_bytes);
 	for (unsigned int at = 0; !step && at < size_bytes; at += 8) {
 		struct piece piece = {mem_wrap(cpu, linear + at),
 				      size_bytes - at < 8 ? size_bytes - at : 8};
