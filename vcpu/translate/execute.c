@@ -76,12 +76,26 @@ static int may_go_on(const struct cpu *cpu, const struct unit *unit)
 	       cpu->fast.epoch_negated == -cpu->code_epoch && unit_is_current(unit);
 }
 
+/* Go on at @code, which the jump cache has for RIP. 0: it has none, or something waits. */
+static int enter_known(struct cpu *cpu, uint64_t code, struct running *running)
+{
+	if (!code || unlikely(__atomic_load_n(cpu->doorbell, __ATOMIC_RELAXED)))
+		return 0;
+	cpu->fast.epoch_negated = -cpu->code_epoch;
+	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
+	cpu->fast.entry = code;
+	cpu->fast.retired = 0;
+	*running = (struct running){NEXT_ENTER, STEP_NEXT};
+	return 1;
+}
+
 /*
  * An instruction of the interpreter's has ended a unit: as run_guest() goes on, but without leaving
  * translated code for longer than it must.
  */
 static struct running go_on_behind(struct cpu *cpu, enum step step)
 {
+	struct running running;
 	struct unit *unit;
 
 	if ((step & STEP_F_EVENTS) || !cpu->in_guest || cpu->debug.armed ||
@@ -91,7 +105,12 @@ static struct running go_on_behind(struct cpu *cpu, enum step step)
 	cpu->debug.no_trap = 0;
 	cpu->debug.blocked = 0;
 	flags_to_fast(cpu);
-	return go_on(cpu, &unit);
+	if (enter_known(cpu, fast_find_jump(cpu), &running))
+		return running;
+	running = go_on(cpu, &unit);
+	if (unit && !cpu->translate->lockstep)
+		fast_note_jump(cpu, unit);
+	return running;
 }
 
 /* One operation as run_block() does it. */
@@ -171,27 +190,6 @@ static struct running miss(struct cpu *cpu, struct unit *unit, unsigned int inde
 	return running;
 }
 
-/*
- * The jump cache knows RIP, but its page was not compared in this epoch: when it is found equal
- * to memory, go on at once.
- */
-static int jump_confirmed(struct cpu *cpu, struct running *running)
-{
-	uint64_t code;
-
-	if (unlikely(__atomic_load_n(cpu->doorbell, __ATOMIC_RELAXED)))
-		return 0;
-	code = fast_confirm_jump(cpu);
-	if (!code)
-		return 0;
-	cpu->fast.epoch_negated = -cpu->code_epoch;
-	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
-	cpu->fast.entry = code;
-	cpu->fast.retired = 0;
-	*running = (struct running){NEXT_ENTER, STEP_NEXT};
-	return 1;
-}
-
 /* Translated code came back, at @op of a unit, or at 0 when it left a unit by its end. */
 static void count_retired(struct cpu *cpu, unsigned int op)
 {
@@ -234,7 +232,7 @@ static struct running jump(struct cpu *cpu, struct unit *from, unsigned int op)
 		return jump_refused(cpu, from, op);
 	}
 	count_retired(cpu, 0);
-	if (jump_confirmed(cpu, &running))
+	if (enter_known(cpu, fast_confirm_jump(cpu), &running))
 		return running;
 	running = go_on(cpu, &unit);
 	if (unit && !cpu->translate->lockstep)

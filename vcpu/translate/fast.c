@@ -223,3 +223,16 @@ uint64_t fast_confirm_jump(struct cpu *cpu)
 		return 0;
 	return fast->jump_code[mode][set];
 }
+
+uint64_t fast_find_jump(struct cpu *cpu)
+{
+	const struct fast *fast = &cpu->fast;
+	unsigned int mode = cpu->tlb_mode, set = jump_set(cpu->s.rip);
+
+	if (unlikely(mode >= FAST_MODES || cpu->code_bytes != 8) ||
+	    fast->jump[mode][set] != -cpu->s.rip)
+		return 0;
+	if (*fast->jump_epoch[mode][set] == cpu->code_epoch)
+		return fast->jump_code[mode][set];
+	return fast_confirm_jump(cpu);
+}

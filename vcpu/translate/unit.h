@@ -130,6 +130,8 @@ void fast_note_jump(struct cpu *cpu, const struct unit *unit);
  * epoch, turns out to be equal to memory; else 0.
  */
 uint64_t fast_confirm_jump(struct cpu *cpu);
+/* The same, or in this epoch already, in whatever mode the CPU is. */
+uint64_t fast_find_jump(struct cpu *cpu);
 
 /* Where the jump of @op leads, from the page's first byte; of the last: what follows the block. */
 int64_t unit_target(const struct unit *unit, unsigned int op);
