@@ -102,6 +102,26 @@ static enum step cr0_write(struct cpu *cpu, uint64_t value)
 	return paging_changed(cpu);
 }
 
+/*
+ * What a MOV of @value to CR3 drops: of its PCID all but what is global, unless bit 63 asks to
+ * @keep it; of other PCIDs nothing. Other tables under the same PCID have translations of their
+ * own, though a processor may go on using the old ones.
+ */
+static void cr3_switch(struct cpu *cpu, uint64_t value, int keep)
+{
+	if (keep && value == cpu->s.cr3) {
+		code_serialise(cpu);
+		return;
+	}
+	if (!(cpu->s.cr4 & CR4_PCIDE) || !((value ^ cpu->s.cr3) & CR3_PCID)) {
+		tlb_flush_non_global(cpu);
+		return;
+	}
+	if (!keep)
+		tlb_drop_space(cpu, value & CR3_PCID);
+	tlb_switch_space(cpu, value);
+}
+
 static enum step cr3_write(struct cpu *cpu, uint64_t value)
 {
 	int keep = (cpu->s.cr4 & CR4_PCIDE) && (value & CR3_NO_FLUSH);
@@ -112,11 +132,7 @@ static enum step cr3_write(struct cpu *cpu, uint64_t value)
 		return general_protection(cpu);
 	if (cpu->single_stage && cpu_is_pae(cpu) && !directories_load(cpu, value))
 		return general_protection(cpu);
-	/* Translations carry no PCID: keeping them is only right for the same one. */
-	if (!keep || value != cpu->s.cr3)
-		tlb_flush_non_global(cpu);
-	else
-		code_serialise(cpu);
+	cr3_switch(cpu, value, keep);
 	cpu->s.cr3 = value;
 	cpu_note_paging(cpu);
 	mmu_paging_changed(cpu);

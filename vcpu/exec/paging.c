@@ -55,20 +55,36 @@ static enum step invlpg(struct cpu *cpu, const struct op *op)
 
 enum invpcid_type { INVPCID_ADDRESS, INVPCID_ONE, INVPCID_ALL, INVPCID_ALL_LOCAL };
 
-/* Translations carry no PCID: all there are, but for global ones, are of the one in CR3. */
+/* Of the PCID in CR3 in the TLB, of others where they were put aside. */
 static void invpcid_flush(struct cpu *cpu, enum invpcid_type type, const uint64_t descriptor[2])
 {
 	uint64_t now = cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0;
-	int is_other = type <= INVPCID_ONE && descriptor[0] != now;
+	int is_now = descriptor[0] == now;
 
-	if (is_other)
-		code_serialise(cpu);
-	else if (type == INVPCID_ADDRESS)
-		tlb_invlpg(cpu, descriptor[1]);
-	else if (type == INVPCID_ALL)
+	switch (type) {
+	case INVPCID_ADDRESS:
+		if (is_now) {
+			tlb_invlpg(cpu, descriptor[1]);
+			return;
+		}
+		tlb_drop_space_page(cpu, descriptor[0], descriptor[1]);
+		break;
+	case INVPCID_ONE:
+		if (is_now) {
+			tlb_flush_non_global(cpu);
+			return;
+		}
+		tlb_drop_space(cpu, descriptor[0]);
+		break;
+	case INVPCID_ALL:
 		tlb_flush_all(cpu);
-	else
+		return;
+	default:
+		tlb_drop_spaces(cpu);
 		tlb_flush_non_global(cpu);
+		return;
+	}
+	code_serialise(cpu);
 }
 
 static enum step invpcid(struct cpu *cpu, const struct op *op)

@@ -144,6 +144,21 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 /* Each flush is a serialising event, too: code is compared with memory before it runs again. */
 void tlb_flush_all(struct cpu *cpu);
 void tlb_flush_non_global(struct cpu *cpu);
+/*
+ * CR3 becomes @cr3, whose PCID is another one: what is cached of the present one is put aside, and
+ * what was put aside of @cr3 comes back. A serialising event, and no flush.
+ */
+void tlb_switch_space(struct cpu *cpu, uint64_t cr3);
+/* Drop what was put aside: of @pcid, of its page, or all. */
+void tlb_drop_space(struct cpu *cpu, uint64_t pcid);
+void tlb_drop_space_page(struct cpu *cpu, uint64_t pcid, uint64_t linear);
+void tlb_drop_spaces(struct cpu *cpu);
+/* The two steps of a switch: what is not global leaves the TLB, for @into unless that is NULL; and
+ * comes back. */
+void tlb_drop_local(struct cpu *cpu, struct tlb_space *into);
+void tlb_take_back(struct cpu *cpu, const struct tlb_space *from);
+/* May a large page around @linear be cached, by any space? */
+int tlb_may_be_large(const struct cpu *cpu, uint64_t linear);
 /* One 4K piece; tlb_invlpg() is exact for large pages too. */
 void tlb_flush_page(struct cpu *cpu, uint64_t linear);
 void tlb_invlpg(struct cpu *cpu, uint64_t linear);

@@ -52,11 +52,11 @@ static unsigned int large_index(uint64_t linear)
 	return linear >> LARGE_SHIFT & (LARGE_BITS - 1);
 }
 
-static int may_be_large(const struct cpu *cpu, uint64_t linear)
+int tlb_may_be_large(const struct cpu *cpu, uint64_t linear)
 {
 	unsigned int index = large_index(linear);
 
-	return cpu->tlb->large[index / 64] >> index % 64 & 1;
+	return cpu->tlb_has_gigantic || (cpu->tlb->large[index / 64] >> index % 64 & 1);
 }
 
 static void note_large(struct cpu *cpu, uint64_t linear, const struct mmu_result *result)
@@ -115,22 +115,24 @@ static void translations_changed(struct cpu *cpu)
 {
 	cpu->jump_generation++;
 	code_serialise(cpu);
-	cpu_count(&cpu->counts.flushes);
 }
 
 void tlb_flush_all(struct cpu *cpu)
 {
 	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
-		memset(cpu->tlb->large, 0, sizeof(*cpu->tlb) - offsetof(struct tlb, large));
+		memset(cpu->tlb->large, 0,
+		       offsetof(struct tlb, space_cr3) - offsetof(struct tlb, large));
+		tlb_drop_spaces(cpu);
 	}
 	translations_changed(cpu);
+	cpu_count(&cpu->counts.flushes);
 	translate_flush(cpu);
 	cpu->tlb_has_gigantic = 0;
 }
 
 /* Drop what the bits of @way say, but for what has become global since. */
-static void data_drop_local(struct tlb *tlb, unsigned int way)
+static void data_drop_local(struct tlb *tlb, unsigned int way, struct tlb_space *into)
 {
 	for (unsigned int word = 0; word < TLB_SETS / 64; word++) {
 		uint64_t bits = tlb->local[way][word];
@@ -140,13 +142,16 @@ static void data_drop_local(struct tlb *tlb, unsigned int way)
 			unsigned int set = word * 64 + (unsigned int)__builtin_ctzll(bits);
 			struct tlb_entry *entry = &tlb->data[way][set];
 
-			if (!entry->global)
-				entry_drop(entry);
+			if (entry->global || entry->read == TLB_EMPTY)
+				continue;
+			if (into && into->data_count < SPACE_DATA)
+				into->data[into->data_count++] = *entry;
+			entry_drop(entry);
 		}
 	}
 }
 
-static void fetch_drop_local(struct tlb *tlb)
+static void fetch_drop_local(struct tlb *tlb, struct tlb_space *into)
 {
 	for (unsigned int word = 0; word < FETCH_SETS / 64; word++) {
 		uint64_t bits = tlb->local_fetch[word];
@@ -154,14 +159,18 @@ static void fetch_drop_local(struct tlb *tlb)
 		tlb->local_fetch[word] = 0;
 		for (; bits; bits &= bits - 1) {
 			unsigned int set = word * 64 + (unsigned int)__builtin_ctzll(bits);
+			struct fetch_entry *entry = &tlb->fetch[set];
 
-			if (!tlb->fetch[set].global)
-				tlb->fetch[set].tag = TLB_EMPTY;
+			if (entry->global || entry->tag == TLB_EMPTY)
+				continue;
+			if (into && into->fetch_count < SPACE_FETCHES)
+				into->fetch[into->fetch_count++] = *entry;
+			entry->tag = TLB_EMPTY;
 		}
 	}
 }
 
-void tlb_flush_non_global(struct cpu *cpu)
+void tlb_drop_local(struct cpu *cpu, struct tlb_space *into)
 {
 	struct tlb *tlb = cpu->tlb;
 
@@ -171,8 +180,46 @@ void tlb_flush_non_global(struct cpu *cpu)
 		return;
 	tables_drop(tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++)
-		data_drop_local(tlb, way);
-	fetch_drop_local(tlb);
+		data_drop_local(tlb, way, into);
+	fetch_drop_local(tlb, into);
+}
+
+void tlb_flush_non_global(struct cpu *cpu)
+{
+	cpu_count(&cpu->counts.flushes);
+	tlb_drop_local(cpu, NULL);
+}
+
+static int is_free(const struct tlb_entry *entry)
+{
+	return entry->read == TLB_EMPTY;
+}
+
+void tlb_take_back(struct cpu *cpu, const struct tlb_space *from)
+{
+	struct tlb *tlb = cpu->tlb;
+
+	for (unsigned int i = from->data_count; i-- > 0;) {
+		struct tlb_entry entry = from->data[i];
+		unsigned int set = tlb_set(entry.read), way = !is_free(&tlb->data[0][set]);
+
+		/* Code may have been decoded there meanwhile. */
+		if (entry.write != TLB_EMPTY &&
+		    code_is_on_page(cpu, TAG_PAGE(entry.write) + entry.addend))
+			entry.write = TLB_EMPTY;
+		tlb->data[way][set] = entry;
+		note_local(tlb->local[way], set, 1);
+		translate_take(cpu, &entry);
+	}
+	for (unsigned int i = 0; i < from->fetch_count; i++) {
+		struct fetch_entry *entry = fetch_entry_of(cpu, from->fetch[i].tag);
+
+		if (entry->tag != TLB_EMPTY)
+			continue;
+		*entry = from->fetch[i];
+		entry->page = NULL; /* all decoded code may have gone meanwhile */
+		note_local(tlb->local_fetch, (unsigned int)(entry - tlb->fetch), 1);
+	}
 }
 
 void tlb_flush_page(struct cpu *cpu, uint64_t linear)
@@ -181,6 +228,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	struct fetch_entry *fetch = fetch_entry_of(cpu, linear);
 
 	translations_changed(cpu);
+	cpu_count(&cpu->counts.flushes);
 	translate_flush_page(cpu, linear);
 	tables_drop(cpu->tlb);
 	for (unsigned int way = 0; way < TLB_WAYS; way++) {
@@ -200,6 +248,7 @@ static void flush_large(struct cpu *cpu, uint64_t linear, unsigned int shift)
 	uint64_t region = linear >> shift;
 
 	translations_changed(cpu);
+	cpu_count(&cpu->counts.flushes);
 	translate_flush_region(cpu, linear, shift);
 	tables_drop(tlb);
 	for (unsigned int i = 0; i < TLB_WAYS * TLB_SETS; i++) {
@@ -217,7 +266,7 @@ void tlb_invlpg(struct cpu *cpu, uint64_t linear)
 {
 	if (unlikely(cpu->tlb_has_gigantic))
 		flush_large(cpu, linear, GIGANTIC_SHIFT);
-	else if (may_be_large(cpu, linear))
+	else if (tlb_may_be_large(cpu, linear))
 		flush_large(cpu, linear, LARGE_SHIFT);
 	else
 		tlb_flush_page(cpu, linear);

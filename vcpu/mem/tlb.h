@@ -79,6 +79,21 @@ struct table_entry {
 #define LARGE_SHIFT 22u
 #define LARGE_BITS 512u
 
+/*
+ * What was cached of an address space when CR3 went on to another PCID. The TLB itself has
+ * translations of the PCID in CR3, and global ones, so that no look-up knows PCIDs.
+ * The PCID in CR3 has no space, and no two spaces have the same.
+ */
+#define TLB_SPACES 12u /* Linux uses six PCIDs, or twice as many with PTI */
+#define SPACE_DATA 64u
+#define SPACE_FETCHES 32u
+
+struct tlb_space {
+	unsigned int data_count, fetch_count;
+	struct tlb_entry data[SPACE_DATA]; /* the newest first */
+	struct fetch_entry fetch[SPACE_FETCHES];
+};
+
 struct tlb {
 	struct tlb_entry data[TLB_WAYS][TLB_SETS];
 	struct fetch_entry fetch[FETCH_SETS];
@@ -88,6 +103,9 @@ struct tlb {
 	/* A bit for each entry: it may be of a page that is not global. */
 	uint64_t local[TLB_WAYS][TLB_SETS / 64];
 	uint64_t local_fetch[FETCH_SETS / 64];
+	uint64_t space_cr3[TLB_SPACES]; /* each with its PCID; TLB_EMPTY: the space is free */
+	struct tlb_space space[TLB_SPACES];
+	unsigned int next_space; /* to be used again when none is free */
 };
 
 #endif

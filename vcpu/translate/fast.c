@@ -157,6 +157,22 @@ void translate_drop_page(struct cpu *cpu, struct code_page *page)
 	jumps_empty(&cpu->fast);
 }
 
+void translate_take(struct cpu *cpu, const struct tlb_entry *entry)
+{
+	struct fast *fast = &cpu->fast;
+	uint64_t page = entry->read & PAGE_NUMBER_MASK;
+	unsigned int mode = entry->read & PAGE_OFFSET_MASK, set = fast_set(page);
+
+	if (!cpu->translate)
+		return;
+	set_empty(fast, mode, set);
+	fast->read[mode][set] = -page;
+	if (entry->write != TLB_EMPTY)
+		fast->write[mode][set] = -page;
+	fast->addend[mode][set] = entry->addend;
+	note_bit(fast->local[mode], set, 1);
+}
+
 int fast_fill(struct cpu *cpu, uint64_t linear, int is_write)
 {
 	struct fast *fast = &cpu->fast;

@@ -31,6 +31,8 @@ void translate_flush(struct cpu *cpu);
 void translate_flush_non_global(struct cpu *cpu);
 void translate_flush_page(struct cpu *cpu, uint64_t linear);
 void translate_flush_region(struct cpu *cpu, uint64_t linear, unsigned int shift);
+/* @entry, which is not global, is in the interpreter's TLB again. */
+void translate_take(struct cpu *cpu, const struct tlb_entry *entry);
 /* Stores to @host_page go through the interpreter from now on. */
 void translate_protect(struct cpu *cpu, uint64_t host_page);
 /* The code of @page is out of date. */

@@ -1,4 +1,6 @@
-/* What a write to CR3 and INVLPG drop of what the CPU remembers of page tables, and what they keep.
+/*
+ * What a write to CR3, INVLPG and INVPCID drop of what the CPU remembers of page tables, and what
+ * they keep, of the PCID in CR3 and of others.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,6 +11,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/vcpu/fake_vcpu.h"
+#include "vcpu/mem/tlb.h"
 
 #define PROGRAM(name, code)                                                            \
 	__asm__(".pushsection .rodata\n.balign 64\n" #name "_start:\n" code "\n" #name \
@@ -375,7 +378,262 @@ static void test_events_are_counted_once(void **state)
 	}
 }
 
+/*
+ * Two address spaces with tables of their own: what 0x409000 is in the first one, what it becomes
+ * there, and what it is in the second one.
+ */
+#define CR3_KEEP (UINT64_C(1) << 63)
+#define OTHER_PML4 UINT64_C(0x51000)
+#define OTHER_PDPT UINT64_C(0x52000)
+#define OTHER_PD UINT64_C(0x53000)
+#define OTHER_PT UINT64_C(0x54000)
+#define FIRST_CR3 ((uint64_t)GUEST_PML4 | 1)
+#define SECOND_CR3 (OTHER_PML4 | 2)
+#define CHANGED_GPA (LOCAL_LINEAR + 2 * PAGE)
+#define OTHER_GPA (LOCAL_LINEAR + 4 * PAGE)
+#define OTHER(n) (0x300u + (n))
+
+static void cpuid_with_pcid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	out[0] = leaf & 0x80000000 ? 0x80000008 : 7;
+	if (leaf == 1 || leaf == 7)
+		memset(out, 0xff, 4 * sizeof(*out));
+	if (leaf == 0x80000001)
+		out[3] = 1u << 29 | 1u << 20; /* long mode, NX */
+	if (leaf == 0x80000008)
+		out[0] = 0x3030; /* address widths */
+}
+
+static int setup_spaces(void **state)
+{
+	int result = setup(state);
+	struct quire_vcpu *vcpu = *state;
+
+	vcpu->cpuid = cpuid_with_pcid;
+	cpu_state(vcpu->cpu)->cr4 |= CR4_PCIDE;
+	put64(vcpu, OTHER_PML4, OTHER_PDPT | PTE_FLAGS);
+	put64(vcpu, OTHER_PDPT, OTHER_PD | PTE_FLAGS);
+	memcpy(vcpu->vm->ram + OTHER_PD, vcpu->vm->ram + GUEST_PD, 32);
+	put64(vcpu, OTHER_PD + 16, OTHER_PT | PTE_FLAGS);
+	memcpy(vcpu->vm->ram + OTHER_PT, vcpu->vm->ram + GUEST_PT, PAGE);
+	put64(vcpu, OTHER_PT + (LOCAL_LINEAR - PAGED_LINEAR) / PAGE * 8, OTHER_GPA | PTE_FLAGS);
+	put_both(vcpu, LOCAL_LINEAR, FIRST(0), FIRST(1));
+	put_both(vcpu, CHANGED_GPA, SECOND(0), SECOND(1));
+	put_both(vcpu, OTHER_GPA, OTHER(0), OTHER(1));
+	return result;
+}
+
+/* CR3 becomes what is at 0x30000; then data and code of 0x409000. */
+PROGRAM(look, "mov 0x30000, %rax; mov %rax, %cr3; mov $2, %edi; 1: mov 0x409000, %ecx;"
+	      "mov $0x409010, %esi; call *%rsi; mov %eax, %edx; dec %edi; jnz 1b; hlt");
+
+static void look(struct quire_vcpu *vcpu, uint64_t cr3)
+{
+	put64(vcpu, GUEST_DATA, cr3);
+	run_program(vcpu, look_start, look_end);
+	assert_int_equal(cpu_state(vcpu->cpu)->cr3, cr3 & ~CR3_KEEP);
+}
+
+/* The first space is in use, then the second one, and 0x409000 of the first one changes. */
+static void leave_space(struct quire_vcpu *vcpu)
+{
+	map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR, 0);
+	look(vcpu, FIRST_CR3);
+	expect(vcpu, FIRST(0), FIRST(1));
+	look(vcpu, SECOND_CR3 | CR3_KEEP);
+	expect(vcpu, OTHER(0), OTHER(1));
+	map(vcpu, LOCAL_LINEAR, CHANGED_GPA, 0);
+}
+
+/* What happens in the second space, and what it leaves of the first one. */
+PROGRAM(invalidate, "mov 0x30008, %rax; invpcid 0x30010, %rax; hlt");
+PROGRAM(drop_page, "invlpg 0x409000; hlt");
+PROGRAM(drop_own, "mov %cr3, %rax; mov %rax, %cr3; hlt");
+PROGRAM(turn_pge, "mov %cr4, %rax; xor $0x80, %al; mov %rax, %cr4; xor $0x80, %al;"
+		  "mov %rax, %cr4; hlt");
+PROGRAM(turn_pcide, "mov $0x51000, %eax; mov %rax, %cr3; mov %cr4, %rax; btc $17, %rax;"
+		    "mov %rax, %cr4; btc $17, %rax; mov %rax, %cr4; hlt");
+PROGRAM(turn_wp, "mov %cr0, %rax; btc $16, %rax; mov %rax, %cr0; btc $16, %rax;"
+		 "mov %rax, %cr0; hlt");
+PROGRAM(turn_nxe, "mov $0xc0000080, %ecx; rdmsr; btc $11, %eax; wrmsr; btc $11, %eax; wrmsr; hlt");
+
+static void test_pcid_survives(void **state)
+{
+	static const struct {
+		const uint8_t *start, *end;
+		int survives;
+		uint64_t words[3]; /* of INVPCID: type, PCID, linear address */
+	} rows[] = {
+#define ROW(name, survives, ...)                    \
+	{                                           \
+		name##_start, name##_end, survives, \
+		{                                   \
+			__VA_ARGS__                 \
+		}                                   \
+	}
+	    ROW(none, 1, 0),
+	    ROW(drop_page, 1, 0),
+	    ROW(drop_own, 1, 0),
+	    ROW(invalidate, 1, 0, 2, LOCAL_LINEAR),
+	    ROW(invalidate, 1, 0, 3, LOCAL_LINEAR),
+	    ROW(invalidate, 1, 0, 1, GLOBAL_LINEAR),
+	    ROW(invalidate, 0, 0, 1, LOCAL_LINEAR),
+	    ROW(invalidate, 1, 1, 2),
+	    ROW(invalidate, 1, 1, 3),
+	    ROW(invalidate, 0, 1, 1),
+	    ROW(invalidate, 0, 2),
+	    ROW(invalidate, 0, 3),
+	    ROW(turn_pge, 0, 0),
+	    ROW(turn_pcide, 0, 0),
+	    ROW(turn_wp, 0, 0),
+	    ROW(turn_nxe, 0, 0),
+#undef ROW
+	};
+	struct quire_vcpu *vcpu = *state;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		int survives = rows[i].survives;
+
+		leave_space(vcpu);
+		memcpy(vcpu->vm->ram + GUEST_DATA + 8, rows[i].words, sizeof(rows[i].words));
+		run_program(vcpu, rows[i].start, rows[i].end);
+		assert_int_equal(cpu_state(vcpu->cpu)->rip,
+				 GUEST_CODE + (uint64_t)(rows[i].end - rows[i].start));
+		look(vcpu, FIRST_CR3 | CR3_KEEP);
+		expect(vcpu, survives ? FIRST(0) : SECOND(0), survives ? FIRST(1) : SECOND(1));
+	}
+}
+
+/* The write to CR3 that returns decides: without bit 63 its PCID begins anew. */
+static void test_pcid_begins_anew(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	leave_space(vcpu);
+	look(vcpu, FIRST_CR3);
+	expect(vcpu, SECOND(0), SECOND(1));
+	/* What the second space had is still there, though its table has changed. */
+	put64(vcpu, OTHER_PT + (LOCAL_LINEAR - PAGED_LINEAR) / PAGE * 8, CHANGED_GPA | PTE_FLAGS);
+	look(vcpu, SECOND_CR3 | CR3_KEEP);
+	expect(vcpu, OTHER(0), OTHER(1));
+}
+
+/* Other tables under the same PCID, from another one and from itself; and new ones by the client.
+ */
+static void test_pcid_with_other_tables(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	leave_space(vcpu);
+	look(vcpu, OTHER_PML4 | 1 | CR3_KEEP);
+	expect(vcpu, OTHER(0), OTHER(1));
+	look(vcpu, FIRST_CR3 | CR3_KEEP);
+	expect(vcpu, SECOND(0), SECOND(1));
+	leave_space(vcpu);
+	cpu_state(vcpu->cpu)->cr3 = OTHER_PML4 | 3;
+	look(vcpu, FIRST_CR3 | CR3_KEEP);
+	expect(vcpu, SECOND(0), SECOND(1));
+}
+
+/* Without PCIDs nothing but global pages is kept. */
+static void test_no_pcid(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	cpu_state(vcpu->cpu)->cr4 &= ~CR4_PCIDE;
+	look(vcpu, GUEST_PML4);
+	look(vcpu, OTHER_PML4);
+	map(vcpu, LOCAL_LINEAR, CHANGED_GPA, 0);
+	look(vcpu, GUEST_PML4);
+	expect(vcpu, SECOND(0), SECOND(1));
+}
+
+/*
+ * As many PCIDs as are kept, and one more: each sees its own tables. Where CR3 returns to one that
+ * is kept, what has to go is another one.
+ */
+static void test_many_pcids(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	const uint64_t count = TLB_SPACES + 1;
+
+	for (uint64_t i = 0; i < 3 * count; i++) {
+		uint64_t pcid = 1 + i % count;
+
+		look(vcpu, (pcid % 2 ? (uint64_t)GUEST_PML4 : OTHER_PML4) | pcid | CR3_KEEP);
+		expect(vcpu, pcid % 2 ? FIRST(0) : OTHER(0), pcid % 2 ? FIRST(1) : OTHER(1));
+	}
+}
+
+static void test_as_many_pcids_as_are_kept(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	for (uint64_t pcid = 1; pcid <= TLB_SPACES + 1; pcid++)
+		look(vcpu, (uint64_t)GUEST_PML4 | pcid | CR3_KEEP);
+	map(vcpu, LOCAL_LINEAR, CHANGED_GPA, 0);
+	look(vcpu, (uint64_t)GUEST_PML4 | 1 | CR3_KEEP);
+	expect(vcpu, FIRST(0), FIRST(1));
+	look(vcpu, (uint64_t)GUEST_PML4 | 2 | CR3_KEEP);
+	expect(vcpu, SECOND(0), SECOND(1));
+	look(vcpu, (uint64_t)GUEST_PML4 | 4 | CR3_KEEP);
+	expect(vcpu, FIRST(0), FIRST(1));
+}
+
+/* INVPCID of one address of 2 MiB, of another PCID, drops what is put aside of any other. */
+PROGRAM(look_large, "mov 0x30000, %rax; mov %rax, %cr3; mov $2, %edi; 1: mov 0x323000, %ecx;"
+		    "mov $0x323010, %esi; call *%rsi; mov %eax, %edx; dec %edi; jnz 1b; hlt");
+
+static void look_at_large(struct quire_vcpu *vcpu, uint64_t cr3)
+{
+	put64(vcpu, GUEST_DATA, cr3);
+	run_program(vcpu, look_large_start, look_large_end);
+}
+
+static void test_invpcid_drops_large_page(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	put_both(vcpu, LARGE_LINEAR + IN_LARGE, FIRST(0), FIRST(1));
+	put_both(vcpu, LARGE_OTHER + IN_LARGE, SECOND(0), SECOND(1));
+	for (int drops = 0; drops < 2; drops++) {
+		put64(vcpu, GUEST_PD + 8, LARGE_LINEAR | PTE_FLAGS | PDE_LARGE);
+		look_at_large(vcpu, FIRST_CR3);
+		look(vcpu, SECOND_CR3 | CR3_KEEP);
+		put64(vcpu, GUEST_PD + 8, LARGE_OTHER | PTE_FLAGS | PDE_LARGE);
+		put64(vcpu, GUEST_DATA + 8, 0);
+		put64(vcpu, GUEST_DATA + 16, drops ? 1 : 3);
+		put64(vcpu, GUEST_DATA + 24, LARGE_LINEAR);
+		run_program(vcpu, invalidate_start, invalidate_end);
+		look_at_large(vcpu, FIRST_CR3 | CR3_KEEP);
+		expect(vcpu, drops ? SECOND(0) : FIRST(0), drops ? SECOND(1) : FIRST(1));
+	}
+}
+
+/*
+ * A page that was written in one space, and became code in the other one: back in the first, where
+ * 0x40a000 shows it, too, a store to it is seen by what runs there next.
+ */
+PROGRAM(becomes_code,
+	"mov 0x30000, %rax; mov %rax, %cr3; mov $2, %edi; 1: movl $1, 0x409800; dec %edi; jnz 1b;"
+	"mov 0x30008, %rax; mov %rax, %cr3; mov $0x409010, %esi; call *%rsi;"
+	"mov 0x30000, %rax; bts $63, %rax; mov %rax, %cr3; mov $0x40a010, %esi;"
+	"call *%rsi; mov %eax, %ecx; movl $0x201, 0x409011; call *%rsi; mov %eax, %edx; hlt");
+
+static void test_pcid_page_becomes_code(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	put64(vcpu, OTHER_PT + (LOCAL_LINEAR - PAGED_LINEAR) / PAGE * 8, LOCAL_LINEAR | PTE_FLAGS);
+	map(vcpu, LOCAL_LINEAR + PAGE, LOCAL_LINEAR, 0);
+	put64(vcpu, GUEST_DATA, FIRST_CR3);
+	put64(vcpu, GUEST_DATA + 8, SECOND_CR3 | CR3_KEEP);
+	run_program(vcpu, becomes_code_start, becomes_code_end);
+	expect(vcpu, FIRST(1), SECOND(1));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
+#define TEST_SPACES(name) cmocka_unit_test_setup_teardown(name, setup_spaces, fake_vcpu_teardown)
 
 int main(void)
 {
@@ -391,6 +649,14 @@ int main(void)
 	    TEST(test_invlpg_wraps),
 	    TEST(test_invpcid),
 	    TEST(test_invpcid_refuses),
+	    TEST_SPACES(test_pcid_survives),
+	    TEST_SPACES(test_pcid_begins_anew),
+	    TEST_SPACES(test_pcid_with_other_tables),
+	    TEST_SPACES(test_no_pcid),
+	    TEST_SPACES(test_many_pcids),
+	    TEST_SPACES(test_as_many_pcids_as_are_kept),
+	    TEST_SPACES(test_invpcid_drops_large_page),
+	    TEST_SPACES(test_pcid_page_becomes_code),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
