@@ -121,7 +121,7 @@ void translate_create(struct cpu *cpu, unsigned int runs)
 	cpu->translate = t;
 	cpu->fast.tlb_bits = (uint64_t)(FAST_SETS - 1) << QUIRE_PAGE_SHIFT;
 	cpu->fast.jump_bits = (uint64_t)(FAST_JUMPS - 1) << 2;
-	for (unsigned int i = 0; i < 4; i++)
+	for (unsigned int i = 0; i < 5; i++)
 		cpu->fast.low_bits[i] = (UINT64_C(1) << i) - 1;
 	for (unsigned int i = 0; i < FAST_NUMBERS; i++)
 		cpu->fast.number[i][0] = i;

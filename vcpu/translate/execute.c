@@ -29,6 +29,12 @@ static void flags_from_fast(struct cpu *cpu)
 	flags_set_arithmetic(cpu, flags | (cpu->fast.flags & 1 ? FLAG_OF : 0));
 }
 
+/* What CR0 and CR4 say of SSE instructions, which no translated code changes. */
+static void vectors_to_fast(struct cpu *cpu)
+{
+	cpu->fast.vectors_refused = (cpu->s.cr0 & (CR0_EM | CR0_TS)) | (~cpu->s.cr4 & CR4_OSFXSR);
+}
+
 static struct running leave_with(struct cpu *cpu, enum step step)
 {
 	flags_from_fast(cpu);
@@ -124,6 +130,7 @@ static struct running interpret(struct cpu *cpu, struct unit *unit, unsigned int
 	cpu->op = op;
 	cpu->block_end = unit->block->ops + unit->op_count;
 	step = op->run(cpu, op);
+	vectors_to_fast(cpu);
 	if (!(step & STEP_F_ABORT))
 		cpu_count(&cpu->counts.interpreted);
 	if (unlikely(step & STEP_F_ABORT))
@@ -324,6 +331,7 @@ enum step translate_run(struct cpu *cpu, struct unit *unit)
 	struct running running;
 
 	flags_to_fast(cpu);
+	vectors_to_fast(cpu);
 	cpu->fast.epoch_negated = -cpu->code_epoch;
 	cpu->fast.rip_page = cpu->s.rip & PAGE_NUMBER_MASK;
 	running = enter_at(cpu, unit, 0);

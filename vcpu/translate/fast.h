@@ -30,9 +30,11 @@ struct fast {
 	/* A bit for pages that a jump may lead to; several pages share one. */
 	uint64_t jump_pages[FAST_JUMP_PAGES / 64];
 	uint64_t tlb_bits, jump_bits; /* of an address: which make the set */
-	uint64_t low_bits[4];	/* 0, 1, 3, 7: an address aligned to 1, 2, 4, 8 bytes has none */
-	uint64_t epoch_negated; /* of cpu->code_epoch */
-	uint64_t rip_page;	/* linear address of the page that runs */
+	uint64_t
+	    low_bits[5]; /* 0, 1, 3 ... 15: an address aligned to 1, 2, 4, 8, 16 bytes has none */
+	uint64_t vectors_refused; /* not 0: SSE instructions raise #UD or #NM, by CR0 and CR4 */
+	uint64_t epoch_negated;	  /* of cpu->code_epoch */
+	uint64_t rip_page;	  /* linear address of the page that runs */
 	uint64_t scratch;
 	uint64_t entry;	   /* where to begin */
 	uint64_t host_rsp; /* while translated code runs */

@@ -133,22 +133,26 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 	uint64_t gpr[16], rip = cpu->s.rip, cr2 = cpu->s.cr2;
 	uint64_t result = cpu->cc_result, carry = cpu->cc_carry;
 	uint64_t gs_base = cpu->s.seg[CPU_GS].base, kernel_gs_base = cpu->s.kernel_gs_base;
+	uint8_t xmm[16][16];
 	const struct op *end = lockstep->unit->block->ops + lockstep->unit->op_count;
 	enum step step;
 
 	memcpy(gpr, cpu->s.gpr, sizeof(gpr));
+	memcpy(xmm, cpu->s.xmm, sizeof(xmm));
 	cpu->op = op;
 	cpu->block_end = end;
 	step = op->run(cpu, op);
 	lockstep->rip = step & STEP_F_JUMPED ? cpu->s.rip : op_next_rip(cpu, op);
 	lockstep->flags = flags_arithmetic(cpu);
 	memcpy(lockstep->gpr, cpu->s.gpr, sizeof(gpr));
+	memcpy(lockstep->xmm, cpu->s.xmm, sizeof(xmm));
 	lockstep->gs_base = cpu->s.seg[CPU_GS].base;
 	lockstep->kernel_gs_base = cpu->s.kernel_gs_base;
 	restore_memory(lockstep);
 	cpu->s.seg[CPU_GS].base = gs_base;
 	cpu->s.kernel_gs_base = kernel_gs_base;
 	memcpy(cpu->s.gpr, gpr, sizeof(gpr));
+	memcpy(cpu->s.xmm, xmm, sizeof(xmm));
 	cpu->s.rip = rip;
 	cpu->s.cr2 = cr2;
 	cpu->cc_result = result;
@@ -191,6 +195,7 @@ static int registers_differ(const struct cpu *cpu)
 
 	return cpu->s.rip != lockstep->rip ||
 	       memcmp(cpu->s.gpr, lockstep->gpr, sizeof(lockstep->gpr)) ||
+	       memcmp(cpu->s.xmm, lockstep->xmm, sizeof(lockstep->xmm)) ||
 	       cpu->s.seg[CPU_GS].base != lockstep->gs_base ||
 	       cpu->s.kernel_gs_base != lockstep->kernel_gs_base;
 }

@@ -8,7 +8,7 @@
 struct lockstep_piece {
 	uint8_t *host;
 	unsigned int size_bytes;
-	uint8_t before[8], after[8]; /* as the interpreter found and left it */
+	uint8_t before[16], after[16]; /* as the interpreter found and left it */
 };
 
 #define LOCKSTEP_PIECES 2u
@@ -19,6 +19,7 @@ struct lockstep {
 	int is_checked; /* the interpreter has run it, and all was put back */
 	uint64_t gpr[16], rip, flags;
 	uint64_t gs_base, kernel_gs_base;
+	uint8_t xmm[16][16];
 	unsigned int pieces;
 	struct lockstep_piece piece[LOCKSTEP_PIECES];
 };

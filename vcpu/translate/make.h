@@ -31,6 +31,9 @@ int make_operation(struct making *m);
 /* Jumps, calls and what moves RSP: as make_operation(), or 1 when it is none of these. */
 int make_stack_or_jump(struct making *m);
 
+/* SSE2's moves and integer arithmetic, as make_operation(), or 1 when it is none of these. */
+int make_vector(struct making *m);
+
 void make_exit(struct making *m, unsigned int op, enum exit_kind kind);
 void make_cold(struct making *m, uint8_t *distance, enum cold_kind kind);
 /* The instruction that is written next touches guest memory. */

@@ -450,6 +450,9 @@ int make_operation(struct making *m)
 	result = make_stack_or_jump(m);
 	if (result <= 0)
 		return result;
+	result = make_vector(m);
+	if (result <= 0)
+		return result;
 	if (m->op->mnemonic == ZYDIS_MNEMONIC_DIV)
 		return make_div(m);
 	if (m->op->mnemonic == ZYDIS_MNEMONIC_SWAPGS)

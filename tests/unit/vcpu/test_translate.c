@@ -20,26 +20,13 @@
 
 #include "hosts/process/guard.h"
 #include "tests/unit/vcpu/fake_vcpu.h"
+#include "tests/unit/vcpu/random_code.h"
 
-#define PAGE UINT64_C(4096)
-/* Every access of a block has a page of its own. */
-#define DATA_LINEAR (PAGED_LINEAR + 64 * PAGE)
 #define STACK_LINEAR (PAGED_LINEAR + 200 * PAGE)
-#define ACCESSES_MAX 24u
 #define BLOCK_INSNS 24u
 #define FLAGS UINT64_C(0x8d5)
 #define BLOCKS 120
 #define TRAP_FLAG UINT64_C(0x100)
-
-static uint64_t seed = 88172645463325252ull;
-
-static uint64_t rnd(uint64_t below)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed % below;
-}
 
 /* Two machines in the same state. */
 struct pair {
@@ -76,199 +63,12 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* A block: RBX points to data, R12 is a small index, RSP to the stack; all others are random. */
-struct code {
-	uint8_t bytes[1024];
-	unsigned int size, accesses;
-};
-
-static void put(struct code *code, unsigned int byte)
-{
-	code->bytes[code->size++] = (uint8_t)byte;
-}
-
-static void put32(struct code *code, uint32_t value)
-{
-	memcpy(code->bytes + code->size, &value, sizeof(value));
-	code->size += sizeof(value);
-}
-
-/* Any register that may change. */
-static unsigned int any_reg(void)
-{
-	static const uint8_t regs[] = {0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15};
-
-	return regs[rnd(sizeof(regs))];
-}
-
-struct form {
-	uint8_t map_0f, opcode;
-	uint8_t wide, opsize, lock;
-	uint8_t extension; /* 8: ModRM.reg is a register */
-	uint8_t immediate; /* bytes */
-};
-
-/* [RBX + R12 * scale + disp] with a page of its own, or a register. */
-static void put_rm(struct code *code, unsigned int reg, unsigned int rm, int is_memory)
-{
-	uint32_t at = (uint32_t)(code->accesses * PAGE + rnd(PAGE - 256));
-
-	if (!is_memory) {
-		put(code, 0xc0 | (reg & 7) << 3 | (rm & 7));
-		return;
-	}
-	/* One in eight goes over the page's end. */
-	if (!rnd(8))
-		at = (uint32_t)(code->accesses * PAGE + PAGE - 1 - rnd(8));
-	put(code, 0x80 | (reg & 7) << 3 | 4);
-	put(code, (unsigned int)rnd(4) << 6 | 4 << 3 | 3);
-	put32(code, at);
-	code->accesses += 2;
-}
-
-static void put_form(struct code *code, const struct form *form, int is_memory)
-{
-	unsigned int reg = form->extension == 8 ? any_reg() : form->extension;
-	unsigned int rm = any_reg(), rex = 0x40;
-
-	if (form->lock && is_memory)
-		put(code, 0xf0);
-	if (form->opsize)
-		put(code, 0x66);
-	rex |= form->wide ? 8 : 0;
-	rex |= form->extension == 8 && (reg & 8) ? 4 : 0;
-	rex |= is_memory ? 2 : rm & 8 ? 1 : 0;
-	/* Without one, four numbers name AH .. BH. */
-	if (rex != 0x40 || rnd(2))
-		put(code, rex);
-	else if (!is_memory && !form->wide && !form->opsize && ((reg & 7) == 7 || (rm & 7) == 7))
-		put(code, rex); /* BH is part of the pointer */
-	if (form->map_0f)
-		put(code, 0x0f);
-	put(code, form->opcode);
-	put_rm(code, reg, rm, is_memory);
-	for (unsigned int i = 0; i < form->immediate; i++)
-		put(code, (unsigned int)rnd(256));
-}
-
-static void put_fixed(struct code *code, const char *bytes, unsigned int count)
-{
-	for (unsigned int i = 0; i < count; i++)
-		put(code, (uint8_t)bytes[i]);
-}
-
-/* All six flags have a defined value after it. */
-static void put_compare(struct code *code)
-{
-	static const struct form compare = {0, 0x39, 1, 0, 0, 8, 0};
-
-	put_form(code, &compare, 0);
-}
-
-static void put_arithmetic(struct code *code)
-{
-	static const uint8_t opcodes[] = {0x00, 0x02, 0x08, 0x0a, 0x10, 0x12, 0x18, 0x1a, 0x20,
-					  0x22, 0x28, 0x2a, 0x30, 0x32, 0x38, 0x3a, 0x84};
-	struct form form = {0, opcodes[rnd(sizeof(opcodes))], 0, 0, 0, 8, 0};
-
-	form.opcode |= rnd(4) != 0; /* a byte, or not */
-	form.wide = (uint8_t)rnd(2);
-	form.opsize = !form.wide && !rnd(4);
-	/* Those that write memory and are no compare may be locked. */
-	form.lock = !(form.opcode & 2) && form.opcode < 0x38 && !rnd(3);
-	put_form(code, &form, (int)rnd(2));
-}
-
-static void put_unary(struct code *code)
-{
-	static const struct form forms[] = {
-	    {0, 0xfe, 0, 0, 0, 0, 0}, {0, 0xff, 0, 0, 0, 0, 0}, {0, 0xff, 1, 0, 0, 1, 0},
-	    {0, 0xf7, 1, 0, 0, 2, 0}, {0, 0xf7, 0, 0, 0, 3, 0}, {0, 0xf6, 0, 0, 0, 3, 0},
-	    {0, 0x83, 1, 0, 0, 0, 1}, {0, 0x83, 0, 0, 0, 7, 1}, {0, 0x80, 0, 0, 0, 3, 1},
-	    {0, 0xc7, 1, 0, 0, 0, 4}, {0, 0xc6, 0, 0, 0, 0, 1}, {0, 0x81, 1, 0, 1, 5, 4},
-	};
-
-	put_form(code, &forms[rnd(sizeof(forms) / sizeof(forms[0]))], (int)rnd(2));
-}
-
-static void put_move(struct code *code)
-{
-	static const struct form forms[] = {
-	    {0, 0x89, 1, 0, 0, 8, 0}, {0, 0x8b, 1, 0, 0, 8, 0}, {0, 0x89, 0, 0, 0, 8, 0},
-	    {0, 0x8b, 0, 1, 0, 8, 0}, {0, 0x88, 0, 0, 0, 8, 0}, {0, 0x8a, 0, 0, 0, 8, 0},
-	    {1, 0xb6, 1, 0, 0, 8, 0}, {1, 0xbf, 1, 0, 0, 8, 0}, {1, 0xbe, 0, 0, 0, 8, 0},
-	    {0, 0x63, 1, 0, 0, 8, 0}, {0, 0x87, 1, 0, 0, 8, 0}, {0, 0x86, 0, 0, 0, 8, 0},
-	    {1, 0xc1, 1, 0, 1, 8, 0}, {1, 0xb1, 1, 0, 1, 8, 0}, {1, 0xb1, 0, 0, 0, 8, 0},
-	};
-	struct form form = forms[rnd(sizeof(forms) / sizeof(forms[0]))];
-
-	put_form(code, &form, (int)rnd(2));
-}
-
-static void put_condition(struct code *code)
-{
-	struct form set = {1, (uint8_t)(0x90 + rnd(16)), 0, 0, 0, 0, 0};
-	struct form move = {1, (uint8_t)(0x40 + rnd(16)), (uint8_t)rnd(2), 0, 0, 8, 0};
-
-	if (rnd(2)) {
-		put_form(code, rnd(2) ? &set : &move, (int)rnd(2));
-		return;
-	}
-	put(code, 0x70 + (unsigned int)rnd(16)); /* over two bytes */
-	put(code, 2);
-	put_fixed(code, "\xff\xc0", 2); /* inc %eax */
-}
-
-/* Flags are undefined after these, so a compare follows. */
-static void put_shift(struct code *code)
-{
-	static const struct form forms[] = {
-	    {0, 0xc1, 1, 0, 0, 4, 1}, {0, 0xc1, 0, 0, 0, 5, 1}, {0, 0xd3, 1, 0, 0, 7, 0},
-	    {0, 0xd3, 0, 0, 0, 4, 0}, {0, 0xd1, 1, 0, 0, 0, 0}, {0, 0xc0, 0, 0, 0, 1, 1},
-	    {1, 0xa4, 1, 0, 0, 8, 1}, {1, 0xad, 1, 0, 0, 8, 0}, {0, 0xd2, 0, 0, 0, 5, 0},
-	    {1, 0xaf, 1, 0, 0, 8, 0}, {0, 0x69, 0, 0, 0, 8, 4}, {0, 0xf7, 1, 0, 0, 4, 0},
-	    {1, 0xba, 1, 0, 0, 5, 1}, {0, 0xd3, 1, 0, 0, 2, 0},
-	};
-
-	put_form(code, &forms[rnd(sizeof(forms) / sizeof(forms[0]))], (int)rnd(2));
-	put_compare(code);
-}
-
-static void put_stack(struct code *code)
-{
-	static const struct form push = {0, 0xff, 0, 0, 0, 6, 0};
-	unsigned int reg = any_reg();
-
-	if (!rnd(3)) {
-		put_form(code, &push, 1);
-		return;
-	}
-	if (reg & 8)
-		put(code, 0x41);
-	put(code, (rnd(2) ? 0x50 : 0x58) + (reg & 7));
-}
-
-static void put_swapgs(struct code *code)
-{
-	put_fixed(code, "\x0f\x01\xf8", 3);
-}
-
-static void code_make(struct code *code, unsigned int insns)
-{
-	void (*const kinds[])(struct code *) = {put_arithmetic, put_arithmetic, put_unary,
-						put_move,	put_move,	put_condition,
-						put_shift,	put_stack,	put_swapgs};
-
-	memset(code, 0, sizeof(*code));
-	for (unsigned int i = 0; i < insns && code->accesses < ACCESSES_MAX; i++)
-		kinds[rnd(sizeof(kinds) / sizeof(kinds[0]))](code);
-	put(code, 0xf4);
-}
-
 static void state_make(struct cpu_state *s)
 {
 	for (unsigned int i = 0; i < 16; i++)
 		s->gpr[i] = rnd(4) ? rnd(UINT64_MAX) : rnd(256);
+	for (unsigned int i = 0; i < sizeof(s->xmm); i++)
+		s->xmm[i / 16][i % 16] = (uint8_t)rnd(256);
 	s->gpr[CPU_RBX] = DATA_LINEAR;
 	s->gpr[12] = rnd(16);
 	s->gpr[CPU_RSP] = STACK_LINEAR + 0x800;
@@ -281,6 +81,7 @@ static void begin(struct quire_vcpu *vcpu, const struct code *code, const struct
 
 	memcpy(vcpu->vm->ram + GUEST_CODE, code->bytes, code->size);
 	memcpy(s->gpr, state->gpr, sizeof(s->gpr));
+	memcpy(s->xmm, state->xmm, sizeof(s->xmm));
 	s->rflags = state->rflags;
 	s->rip = GUEST_CODE;
 	s->halted = 0;
@@ -322,6 +123,9 @@ static void expect_same(const struct pair *pair)
 
 	assert_int_equal(one->rip, two->rip);
 	assert_memory_equal(one->gpr, two->gpr, sizeof(one->gpr));
+	assert_memory_equal(one->xmm, two->xmm, sizeof(one->xmm));
+	assert_memory_equal(one->ymm_high, two->ymm_high, sizeof(one->ymm_high));
+	assert_memory_equal(one->st, two->st, sizeof(one->st));
 	assert_int_equal(one->rflags, two->rflags);
 	assert_int_equal(one->cr2, two->cr2);
 	assert_int_equal(one->seg[CPU_GS].base, two->seg[CPU_GS].base);
@@ -362,6 +166,62 @@ static void test_random_blocks(void **state)
 			begin_both(pair, &code, &start);
 			run_both(pair);
 		}
+	}
+}
+
+#define CR0_TASK_SWITCHED UINT64_C(8)
+#define CR0_EMULATED UINT64_C(4)
+#define CR4_SSE UINT64_C(0x200)
+#define ADD "\x66\x0f\xd4\xca\xf4" /* paddq %xmm2, %xmm1; hlt */
+
+static void set_controls(struct pair *pair, uint64_t cr0, uint64_t cr4)
+{
+	struct quire_vcpu *both[] = {pair->translated, pair->interpreted};
+
+	for (unsigned int i = 0; i < 2; i++) {
+		cpu_state(both[i]->cpu)->cr0 = cr0;
+		cpu_state(both[i]->cpu)->cr4 = cr4;
+	}
+}
+
+/* Translated vector code asks CR0 and CR4, which the client or the code itself has changed. */
+static void test_refused_vectors(void **state)
+{
+	static const struct {
+		struct code code;
+		uint64_t cr0, cr4; /* bits that change before the last run */
+		unsigned int vector;
+	} rows[] = {
+	    {{ADD, 5, 0}, CR0_TASK_SWITCHED, 0, 7},
+	    {{ADD, 5, 0}, CR0_EMULATED, 0, 6},
+	    {{ADD, 5, 0}, 0, CR4_SSE, 6},
+	    /* clts; mov %cr0, %rax; or $8, %al; mov %rax, %cr0 behind an addition */
+	    {{"\x0f\x06\x66\x0f\xd4\xca" ADD, 11, 0}, CR0_TASK_SWITCHED, 0, 0},
+	    {{"\x66\x0f\xd4\xca\x0f\x20\xc0\x0c\x08\x0f\x22\xc0" ADD, 17, 0}, 0, 0, 7},
+	};
+	struct pair *pair = *state;
+	struct quire_vcpu *vcpu = pair->translated;
+	const uint64_t *translated = &cpu_counts(vcpu->cpu)->translated;
+	const uint64_t cr0 = cpu_state(vcpu->cpu)->cr0, cr4 = cpu_state(vcpu->cpu)->cr4;
+	struct cpu_state start = {0};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		uint64_t end = GUEST_CODE + rows[i].code.size;
+
+		for (unsigned int run = 0; run < 5; run++) {
+			uint64_t before = *translated;
+
+			set_controls(pair, run == 4 ? cr0 ^ rows[i].cr0 : cr0,
+				     run == 4 ? cr4 ^ rows[i].cr4 : cr4);
+			state_make(&start);
+			begin_both(pair, &rows[i].code, &start);
+			run_both(pair);
+			assert_true(run == 4 || *translated > before);
+		}
+		if (rows[i].vector)
+			end = GUEST_HANDLERS + rows[i].vector * 16 + 1;
+		assert_int_equal(cpu_state(vcpu->cpu)->rip, end);
+		set_controls(pair, cr0, cr4);
 	}
 }
 
@@ -751,11 +611,13 @@ int main(void)
 	/* In lockstep, which takes long, what has one thread and is about instructions. */
 	static const struct CMUnitTest lockstep[] = {
 	    TEST(test_random_blocks),
+	    TEST(test_refused_vectors),
 	    TEST(test_page_faults),
 	    TEST(test_host_faults),
 	};
 	static const struct CMUnitTest tests[] = {
 	    TEST(test_random_blocks),
+	    TEST(test_refused_vectors),
 	    TEST(test_page_faults),
 	    TEST(test_host_faults),
 	    TEST(test_kicks),
