@@ -56,7 +56,7 @@ def build(folder, root):
     triple = run("dpkg-architecture", "-qDEB_HOST_MULTIARCH").strip()
     # Neither the folder of the build nor that of the tree is in what is made.
     maps = f"-ffile-prefix-map={folder}=. -ffile-prefix-map={TREE}=."
-    options = ("--prefix=/usr", f"--libdir=lib/{triple}", "-Dtests=false",
+    options = ("--prefix=/usr", f"--libdir=lib/{triple}", "-Dtests=false", "-Dprobes=enabled",
                "-Dwerror=false", f"-Dc_args={maps} -g1 -fno-record-gcc-switches",
                "-Dc_link_args=-Wl,-z,relro -Wl,--build-id=sha1")
     env = {**os.environ, "CC": "gcc"}

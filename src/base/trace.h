@@ -4,10 +4,19 @@
 
 #include <quire/trace.h>
 
-/* NULL: off. For quire_trace_is_on() alone; hidden, so that it costs no indirection. */
-extern quire_trace_fn quire_trace_record __attribute__((visibility("hidden")));
+/* The listeners to events. A trace point looks at both halves at once. */
+union trace_listeners {
+	struct {
+		uint16_t tracers;   /* how many tools wait at probes (USDT), as they count it */
+		uint16_t functions; /* 1: quire_trace_install() gave one */
+	};
+	uint32_t any; /* 0: none */
+};
 
-/* Record an event, if tracing is still on. */
+/* For quire_trace_is_on() alone; hidden, so that it costs no indirection. */
+extern union trace_listeners quire_trace_listeners __attribute__((visibility("hidden")));
+
+/* Pass the event's probe, and record it if tracing is still on. */
 __attribute__((cold)) void quire_trace_emit(enum quire_trace_event event, const uint64_t *args);
 
 /* NULL: off. For QUIRE_TIMED() alone. */
@@ -26,7 +35,8 @@ static inline int quire_trace_is_on(void)
 /* While tracing is off this is a compare with memory and a branch. */
 static inline int quire_trace_is_on(void)
 {
-	return __builtin_expect(__atomic_load_n(&quire_trace_record, __ATOMIC_RELAXED) != NULL, 0);
+	return __builtin_expect(__atomic_load_n(&quire_trace_listeners.any, __ATOMIC_RELAXED) != 0,
+				0);
 }
 
 /* An edge of what takes time. @value is evaluated only while @record wants it. */

@@ -132,6 +132,17 @@ class Packages(unittest.TestCase):
         self.assertEqual([path.name.split("_")[0] for path in self.packages],
                          ["libquire-dev", "libquire-process0", "libquire0", "quire"])
 
+    def test_probes(self):
+        """Each library has the trace events as probes, stripped as it is."""
+        events = len(re.findall(r"^\tX\(kvm", (TREE / "include/quire/trace.h").read_text(), re.M))
+        with tempfile.TemporaryDirectory(dir=self.folder) as root:
+            for path in self.packages:
+                self.assertEqual(said_by("dpkg", "-x", path, root)[0], 0)
+            for pattern in ("libquire.so.0.*", "libquire_preload.so", "libquire.a"):
+                (library,) = [path for path in pathlib.Path(root).rglob(pattern) if path.is_file()]
+                notes = said_by("readelf", "-n", library)[1]
+                self.assertEqual(notes.count("Provider: quire\n"), events, pattern)
+
     def installed(self, script):
         """What a script says in a copy of this root with the packages in /mnt/packages."""
         with tempfile.TemporaryDirectory(dir=self.folder) as overlay:

@@ -112,7 +112,7 @@ uint32_t quire_vcpu_id(const struct quire_vcpu *vcpu)
 	return 0;
 }
 
-quire_trace_fn quire_trace_record;
+union trace_listeners quire_trace_listeners;
 
 void quire_trace_emit(enum quire_trace_event event, const uint64_t *args)
 {
