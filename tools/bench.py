@@ -11,6 +11,7 @@ import tempfile
 from typing import Callable
 
 import packages
+import progress
 from vmms import boots, catalog, counters, libguestfs, paths, places
 from vmms.scenario import Failure
 
@@ -55,7 +56,7 @@ class Result:
                 "within_bound": self.is_within()}
 
 
-def progress(text):
+def say(text):
     print(f"   {text}", file=sys.stderr, flush=True)
 
 
@@ -97,7 +98,7 @@ def boots_in_turns(name, form, bound, peers):
             if peers:
                 floor.append(boot_seconds(form, None))
                 text += f", {PEER} {floor[-1]:.2f} s"
-            progress(text)
+            say(text)
     if peers:
         yield Result(name, PEER, bound, taken, floor)
     yield Result(name.replace("boot", "share").replace("bzimage", "share/bzimage"),
@@ -111,7 +112,7 @@ def in_turns(name, bound, rounds, seconds):
     for at in range(rounds):
         taken.append(seconds("kvm"))
         floor.append(seconds("tcg"))
-        progress(f"{name}, {at + 1} of {rounds}: {taken[-1]:.2f} s, {PEER} {floor[-1]:.2f} s")
+        say(f"{name}, {at + 1} of {rounds}: {taken[-1]:.2f} s, {PEER} {floor[-1]:.2f} s")
     yield Result(name, PEER, bound, taken, floor)
 
 
@@ -188,7 +189,9 @@ def run_program(options):
         return 0
     words = [*(["--list"] if options.list else []),
              *(["--json", str(options.json)] if options.json else []), *names]
-    return subprocess.run([str(PROGRAM), *words], check=False).returncode
+    if options.list:
+        return subprocess.run([str(PROGRAM), *words], check=False).returncode
+    return progress.run([PROGRAM, *words], "bench", "rows")
 
 
 def add_json(path, results):

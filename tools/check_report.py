@@ -4,6 +4,8 @@ import os
 import threading
 from xml.etree import ElementTree
 
+import progress
+
 # A skip of these in CI hides what CI is for; a machine of CI has every privilege.
 MAY_NOT_SKIP = ("qemu", "migration", "rust", "go", "musl", "demo-vm", "ovmf", "debian", "qemu10",
                 "libguestfs")
@@ -30,15 +32,16 @@ class Entry:
 class Report:
     """Prints each check's line when it ends. Any thread may add one."""
 
-    def __init__(self, is_ci=None):
+    def __init__(self, is_ci=None, shown=None):
         self.entries = []
+        self.shown = shown or progress.Silent()
         self.lock = threading.Lock()
         self.is_ci = bool(os.environ.get("CI")) if is_ci is None else is_ci
 
     def add(self, suite, name, outcome, seconds):
         if outcome.result == "skip" and self.is_ci and suite in MAY_NOT_SKIP:
             outcome = Outcome("fail", f"it skipped: {outcome.remark}", outcome.output)
-        with self.lock:
+        with self.lock, self.shown.aside():
             self.entries.append(Entry(suite, name, outcome, seconds))
             print(self.text(self.entries[-1]), flush=True)
 

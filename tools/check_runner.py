@@ -72,7 +72,8 @@ class Runner:
             return
         start = time.monotonic()
         try:
-            check.outcome = check.run()
+            with self.report.shown.doing(check.name):
+                check.outcome = check.run()
         except program.Interrupted:
             return
         except (OSError, ValueError, KeyError, AssertionError, cache.Unavailable) as error:

@@ -16,6 +16,7 @@ import check_runner
 import hide_kvm
 import packages
 import program
+import progress
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 LOGS = TREE / "build/checks"
@@ -82,8 +83,9 @@ def run_suites(runner, suites, is_quick):
             return
         start, cpu = time.monotonic(), program.children_cpu_seconds()
         run_together(runner, list(members), is_quick)
-        print(f"----- {group}: {time.monotonic() - start:.0f} s, of processors "
-              f"{program.children_cpu_seconds() - cpu:.0f} s", flush=True)
+        with runner.report.shown.aside():
+            print(f"----- {group}: {time.monotonic() - start:.0f} s, of processors "
+                  f"{program.children_cpu_seconds() - cpu:.0f} s", flush=True)
 
 
 def say_interrupted(runner, suites):
@@ -108,13 +110,16 @@ def main(argv):
     if options.list:
         show(plan, suites)
         return 0
-    report = check_report.Report()
-    runner = check_runner.Runner(report, LOGS, options.jobs)
-    runner.catch_signals()
-    # No check may pass by help of the machine's own KVM.
-    print(f"the machine's own /dev/kvm: {hide_kvm.hide()}", flush=True)
-    if prepare(report, runner, suites) or runner.signal:
-        run_suites(runner, suites, options.quick)
+    with progress.Progress("test", unit="checks") as shown:
+        report = check_report.Report(shown=shown)
+        runner = check_runner.Runner(report, LOGS, options.jobs)
+        runner.catch_signals()
+        # No check may pass by help of the machine's own KVM.
+        print(f"the machine's own /dev/kvm: {hide_kvm.hide()}", flush=True)
+        if prepare(report, runner, suites) or runner.signal:
+            # The build is there now, and knows its tests.
+            shown.set(shown.done, shown.done + sum(len(suite.names()) for suite in suites))
+            run_suites(runner, suites, options.quick)
     if options.junit:
         report.write_junit(options.junit)
     if runner.signal:

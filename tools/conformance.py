@@ -12,6 +12,7 @@ import conformance_doc
 import hide_kvm
 import hugepages
 import program
+import progress
 import selftests
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
@@ -236,10 +237,13 @@ def run_all(options):
     hidden = hide_kvm.hide()
     selftests.say(f"Linux {version}; the machine's own /dev/kvm: {hidden}")
     entries = [run_posted(options, quire, folder)] if options.posted else []
-    for words in [] if options.posted else wanted:
-        entries.append(run_one(quire, folder, words, options.limit))
-        if not options.json:
-            show(entries[-1])
+    with progress.Progress("conformance", 0 if options.posted else len(wanted), "runs") as shown:
+        for words in [] if options.posted else wanted:
+            with shown.doing(" ".join(words)):
+                entries.append(run_one(quire, folder, words, options.limit))
+            if not options.json:
+                with shown.aside():
+                    show(entries[-1])
     return {"kernel": version, "programs": entries}
 
 

@@ -7,6 +7,7 @@ import check_report
 import check_runner
 import hide_kvm
 import packages
+import progress
 from vmms import catalog, checks, document, foreign, machine
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
@@ -56,7 +57,17 @@ def main(argv):
             print(f"{client.name:<12} {client.about}")
             print("".join(f"      {scenario.name}\n" for scenario in scenarios), end="")
         return 0
-    report = check_report.Report()
+    return show_chosen(options, chosen)
+
+
+def show_chosen(options, chosen):
+    with progress.Progress("vmms", options.times * sum(len(some) for _, some in chosen),
+                           "scenarios") as shown:
+        return run_chosen(options, chosen, shown)
+
+
+def run_chosen(options, chosen, shown):
+    report = check_report.Report(shown=shown)
     runner = check_runner.Runner(report, TREE / "build/checks", options.jobs)
     runner.catch_signals()
     print(f"the machine's own /dev/kvm: {hide_kvm.hide()}", flush=True)
@@ -71,7 +82,8 @@ def main(argv):
         results.append((client, list(zip(scenarios, outcomes))))
     if options.write_doc:
         (TREE / document.PATH).write_text(document.render(results))
-    print(report.summary(), flush=True)
+    with shown.aside():
+        print(report.summary(), flush=True)
     if runner.signal:
         return 128 + runner.signal
     return 1 if report.count("fail") else 0

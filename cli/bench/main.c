@@ -5,6 +5,7 @@
 
 #include "cli/bench/bench.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "hosts/process/process.h"
 
 static const struct bench_list *const lists[] = {
@@ -58,6 +59,16 @@ static int is_wanted(const struct options *options, const struct bench_row *row)
 	return !options->name_count;
 }
 
+static size_t count_wanted(const struct options *options)
+{
+	size_t count = 0;
+
+	for (size_t list = 0; list < LISTS; list++)
+		for (size_t i = 0; i < lists[list]->count; i++)
+			count += is_wanted(options, &lists[list]->rows[i]);
+	return count;
+}
+
 static size_t run_all(const struct options *options, struct bench_result *results)
 {
 	size_t count = 0;
@@ -73,6 +84,7 @@ static size_t run_all(const struct options *options, struct bench_result *result
 				results[count++] = (struct bench_result){.row = row};
 				continue;
 			}
+			progress_tell(count, count_wanted(options));
 			bench_run_row(row, &results[count]);
 			bench_print_result(&results[count++]);
 		}

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "cli/sim/sim.h"
 #include "src/entry/format.h"
 
@@ -77,6 +78,7 @@ int main(int argc, char **argv)
 	for (uint64_t seed = options.from; seed - options.from < options.count; seed++) {
 		const char *failure;
 
+		progress_tell(seed - options.from, options.count);
 		sim_plan_make(&plan, seed);
 		/* Shadow pages have a format of their own. */
 		if (options.format && plan.mmu == QUIRE_MMU_TDP)

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/progress.h"
+
 #define NS_PER_SECOND 1000000000ull
 #define PATIENCE_NS (2 * NS_PER_SECOND)
 
@@ -119,8 +121,10 @@ static void child_main(const uint64_t seconds, void (*run_seed)(uint64_t seed))
 }
 
 /* 0 when the child ended well, else what went wrong is printed. */
-static int watch(const char *name, pid_t child)
+static int watch(const char *name, pid_t child, uint64_t seconds)
 {
+	uint64_t begun_ns = now_ns();
+
 	for (;;) {
 		uint64_t since_ns = fuzz_progress->call_since_ns;
 		int status, hung = since_ns && now_ns() > since_ns + PATIENCE_NS;
@@ -144,6 +148,7 @@ static int watch(const char *name, pid_t child)
 				WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 			return 1;
 		}
+		progress_tell((now_ns() - begun_ns) / NS_PER_SECOND, seconds);
 		usleep(10000);
 	}
 }
@@ -173,7 +178,7 @@ int fuzz_main(int argc, char **argv, void (*run_seed)(uint64_t seed))
 		return 2;
 	if (child == 0)
 		child_main(seconds, run_seed);
-	if (watch(argv[0], child))
+	if (watch(argv[0], child, seconds))
 		return 1;
 	printf("%llu seeds from %llu on\n", (unsigned long long)fuzz_progress->seeds_done,
 	       (unsigned long long)seed);

@@ -8,36 +8,47 @@ set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:-60}
 seed=$(date +%s)
-python3 tools/checks.py roots
-sh tests/stress/run_tsan.sh "$seconds"
-./dev coverage --gate
+# Each says which it is of how many; how far it is itself, most of them tell (tools/progress.py).
+steps=$(grep -c '^step ' tests/soak/soak.sh)
+at=0
+step() {
+	at=$((at + 1))
+	echo "----- soak: step $at of $steps, after $(($(date +%s) - seed)) s: $*"
+	"$@"
+}
+# Of what says nothing of itself: for how long it runs.
+timed="python3 tools/progress.py --what soak --"
+step python3 tools/checks.py roots
+step $timed sh tests/stress/run_tsan.sh "$seconds"
+step ./dev coverage --gate
 ninja -C build tests/sim/order/order_pairs
-build/tests/sim/order/order_pairs --long --choices 2
-python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
+step $timed build/tests/sim/order/order_pairs --long --choices 2
+step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
 ninja -C build cli/sim/quire-sim tests/sim/test_interleave tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
-build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
+step python3 tools/progress.py --what sim --unit seeds -- build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 # The pairs in the one format that CI leaves out.
-build/tests/sim/test_interleave "power without r and c"
+step $timed build/tests/sim/test_interleave "power without r and c"
 ninja -C build tests/signals/test_fork
-build/quire run -- build/tests/signals/test_fork 10000
+step $timed build/quire run -- build/tests/signals/test_fork 10000
 # All rules of KVM's own calls without one fast path after the other.
 ninja -C build tests/soak/libquire_soak_preload.so
-meson test -C build fast-paths
-sh tests/soak/fast_paths.sh build/quire build/tests/soak/libquire_soak_preload.so build/tests/rules/test_dirty \
+meson test -C build fast-paths # builds the programs
+step $timed sh tests/soak/fast_paths.sh build/quire build/tests/soak/libquire_soak_preload.so build/tests/rules/test_dirty \
 	$(for name in slots gmem_slots gmem_huge gmem_link gmem_write gmem_userfault gmem_convert prefault exits iobus misc stats \
 		async_pf async_pages paging pv debug cpu smm descriptors userfault; do echo "build/tests/rules/test_$name"; done)
-for fuzzer in fuzz_guest fuzz_ioctl; do
-	build/quire run -- "build/tests/fuzz/$fuzzer" --seconds "$seconds" --seed "${seed}000"
-done
+step python3 tools/progress.py --what fuzz_guest --unit s -- \
+	build/quire run -- build/tests/fuzz/fuzz_guest --seconds "$seconds" --seed "${seed}000"
+step python3 tools/progress.py --what fuzz_ioctl --unit s -- \
+	build/quire run -- build/tests/fuzz/fuzz_ioctl --seconds "$seconds" --seed "${seed}000"
 # All tests of the rules under an older kernel, as root and as nobody. The first makes them.
-python3 tools/checks.py tcg-guest
-python3 tools/tcg_guest.py --all build
-python3 tools/run_vmms.py --times 10 qemu
-python3 tools/run_vmms.py --times 10 migration
+step python3 tools/checks.py tcg-guest
+step $timed python3 tools/tcg_guest.py --all build
+step python3 tools/run_vmms.py --times 10 qemu
+step python3 tools/run_vmms.py --times 10 migration
 # What CI runs translated, by the interpreter alone.
-python3 tools/run_vmms.py --param kvm.quire_translate=N qemu
-python3 tools/run_vmms.py --param kvm.quire_translate=N migration
-python3 tools/conformance.py --param kvm.quire_translate=N
+step python3 tools/run_vmms.py --param kvm.quire_translate=N qemu
+step python3 tools/run_vmms.py --param kvm.quire_translate=N migration
+step python3 tools/conformance.py --param kvm.quire_translate=N
 # Each translated instruction of a boot beside the interpreter.
-python3 tools/run_vmms.py --param kvm.quire_lockstep=Y --only "boot pc default vmlinux -smp 1" qemu
-exec python3 tools/conformance.py --all --known --limit "${2:-1200}"
+step python3 tools/run_vmms.py --param kvm.quire_lockstep=Y --only "boot pc default vmlinux -smp 1" qemu
+step python3 tools/conformance.py --all --known --limit "${2:-1200}"
