@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cli/look/texts.h"
+#include "cli/output.h"
 #include "cli/trace.h"
 #include "cli/trace_event.h"
 #include "frontend/report/json.h"
@@ -24,7 +25,9 @@
 
 static int complain(const char *path)
 {
-	fprintf(stderr, "quire run: %s: %s\n", path, strerror(errno));
+	int error = errno;
+
+	fprintf(stderr, "quire run: %s: %s%s\n", path, strerror(error), output_advice(error));
 	return -1;
 }
 
@@ -172,7 +175,7 @@ static int write_stats(const struct report *report)
 	struct json json = {0};
 
 	texts_ask(report->directory, report->control);
-	json.file = fopen(report->stats_path, "we");
+	json.file = output_begin(report->stats_path);
 	if (!json.file)
 		return complain(report->stats_path);
 	json_object(&json, NULL);
@@ -180,7 +183,7 @@ static int write_stats(const struct report *report)
 	texts_each(report->directory, TEXTS_ALL, print_process, &json);
 	json_end(&json);
 	json_end(&json);
-	return fclose(json.file) ? complain(report->stats_path) : 0;
+	return output_end(json.file) ? complain(report->stats_path) : 0;
 }
 
 /* What the files are to become, and how many events each has. */
@@ -201,12 +204,12 @@ static void take_events(const void *file, int pid, void *ctx)
 
 static int write_format(const struct trace *trace, const char *path, print_trace *print)
 {
-	FILE *file = fopen(path, "we");
+	FILE *file = output_begin(path);
 
 	if (!file)
 		return complain(path);
 	print(trace, file);
-	return fclose(file) ? complain(path) : 0;
+	return output_end(file) ? complain(path) : 0;
 }
 
 static int write_trace(const struct report *report)

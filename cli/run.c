@@ -18,6 +18,7 @@
 
 #include "cli/filter.h"
 #include "cli/look/runs.h"
+#include "cli/output.h"
 #include "cli/quire.h"
 #include "cli/report.h"
 #include "frontend/file/broker.h"
@@ -45,7 +46,7 @@ struct run {
 	char directory[PATH_MAX / 2];
 	/* As the caller had them, for the program. */
 	sigset_t client_mask;
-	struct sigaction client_child, client_usr2;
+	struct sigaction client_child, client_usr2, client_xfsz;
 };
 
 /* The child of this run; read by the signal handler. */
@@ -191,6 +192,12 @@ static void remove_directory(const struct run *run)
 	params_destroy(run->directory);
 }
 
+static void complain_of_directory(const struct run *run, int error)
+{
+	fprintf(stderr, "quire run: %s: %s%s\n", run->directory, strerror(-error),
+		output_advice(-error));
+}
+
 static int make_directory(struct run *run)
 {
 	char path[PATH_MAX];
@@ -216,6 +223,8 @@ static int make_directory(struct run *run)
 	run->report.directory = run->directory;
 	if (!error)
 		error = report_create(&run->report);
+	if (error)
+		complain_of_directory(run, error);
 	for (int i = 0; !error && i < run->param_count; i++) {
 		error = params_set(run->directory, run->params[i]);
 		if (error)
@@ -294,6 +303,7 @@ static void run_child(const struct run *run, pid_t parent)
 		_exit(EXIT_CANNOT_RUN);
 	sigaction(SIGCHLD, &run->client_child, NULL);
 	sigaction(SIGUSR2, &run->client_usr2, NULL);
+	sigaction(SIGXFSZ, &run->client_xfsz, NULL);
 	sigprocmask(SIG_SETMASK, &run->client_mask, NULL);
 	set_environment(run);
 	set_filter();
@@ -481,6 +491,8 @@ int command_run(int argc, char **argv)
 	}
 	if (report_check(&run.report))
 		return EXIT_USAGE;
+	/* Beyond a limit on files we are to say what could not be written. */
+	sigaction(SIGXFSZ, &(struct sigaction){.sa_handler = SIG_IGN}, &run.client_xfsz);
 	status = make_directory(&run);
 	if (status)
 		return status;

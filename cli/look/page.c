@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cli/look/texts.h"
+#include "cli/output.h"
 #include "frontend/report/json.h"
 #include "frontend/report/report.h"
 
@@ -172,7 +173,7 @@ int page_write(const struct page *page, char *const *program, const char *path)
 {
 	size_t size_bytes = (size_t)(_binary_page_html_end - _binary_page_html_start);
 	const char *place = memmem(_binary_page_html_start, size_bytes, PLACE, strlen(PLACE));
-	FILE *file = fopen(path, "we");
+	FILE *file = output_begin(path);
 
 	if (!file)
 		return -1;
@@ -180,5 +181,5 @@ int page_write(const struct page *page, char *const *program, const char *path)
 	put_data(page, program, file);
 	place += strlen(PLACE);
 	fwrite(place, 1, (size_t)(_binary_page_html_end - place), file);
-	return fclose(file);
+	return output_end(file);
 }

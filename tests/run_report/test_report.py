@@ -392,6 +392,23 @@ class ProcessesTest(unittest.TestCase):
         self.assertGreater(cut, 0)
 
 
+class Limits(unittest.TestCase):
+    def test_file_size(self):
+        """Under `ulimit -f` the command says what it could not write, and ends as the program did."""
+        with tempfile.TemporaryDirectory() as folder:
+            page = os.path.join(folder, "run.html")
+            done = subprocess.run(
+                ["bash", "-c", 'ulimit -f 1 && exec "$@"', "bash", QUIRE, "run", "--report", page, "--",
+                 "sh", "-c", "head -c 4096 /dev/zero > \"$0\"; echo $?; exit 7",
+                 os.path.join(folder, "large")],
+                text=True, timeout=DEADLINE_S, check=False, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE)
+        # The program has the signal as it was.
+        self.assertEqual((done.returncode, done.stdout), (7, f"{128 + signal.SIGXFSZ}\n"))
+        self.assertIn(f"quire run: {page}: File too large; a higher limit on files (ulimit -f)",
+                      done.stderr)
+
+
 class Choice(unittest.TestCase):
     """--trace-filter and --trace-size."""
 
