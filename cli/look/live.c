@@ -1,6 +1,7 @@
 /* A map in the terminal, drawn anew again and again, with keys. */
 #include "cli/look/live.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -51,22 +52,55 @@ static void on_signal(int number)
 	raise(number);
 }
 
-/* Keys come at once, and are not shown. */
-static int take_terminal(void)
+/* Keys come at once, and are not shown. 0 unless the terminal is gone. */
+static int begin(void)
 {
-	static const int fatal[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
-	struct termios raw;
+	struct termios raw = before;
 
-	if (tcgetattr(STDIN_FILENO, &before))
-		return -1;
-	raw = before;
 	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
 	raw.c_cc[VMIN] = 0;
 	raw.c_cc[VTIME] = 0;
-	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
-		signal(fatal[i], on_signal);
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw);
 	return write(STDOUT_FILENO, screen_begin, sizeof(screen_begin) - 1) < 0;
+}
+
+/* While we are stopped the terminal is the shell's. */
+static void on_stop(int number)
+{
+	int saved_errno = errno;
+	sigset_t one;
+
+	restore();
+	signal(number, SIG_DFL);
+	raise(number);
+	sigemptyset(&one);
+	sigaddset(&one, number);
+	sigprocmask(SIG_UNBLOCK, &one, NULL);
+	signal(number, on_stop);
+	errno = saved_errno;
+}
+
+/* In the background the kernel stops us here once more. */
+static void on_continue(int number)
+{
+	int saved_errno = errno;
+
+	(void)number;
+	(void)!begin();
+	errno = saved_errno;
+}
+
+static int take_terminal(void)
+{
+	static const int fatal[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+
+	if (tcgetattr(STDIN_FILENO, &before))
+		return -1;
+	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
+		signal(fatal[i], on_signal);
+	signal(SIGTSTP, on_stop);
+	signal(SIGCONT, on_continue);
+	return begin();
 }
 
 static void measure(struct live *live)
@@ -250,6 +284,22 @@ static bool take_key(struct live *live, const char *keys)
 	return true;
 }
 
+/* A signal may cut a write short: we were stopped, and go on. */
+static bool put_all(const char *text, size_t length)
+{
+	while (length) {
+		ssize_t put = write(STDOUT_FILENO, text, length);
+
+		if (put < 0 && errno != EINTR)
+			return false;
+		if (put > 0) {
+			text += put;
+			length -= (size_t)put;
+		}
+	}
+	return true;
+}
+
 static bool show(struct live *live)
 {
 	char *text = NULL;
@@ -260,7 +310,7 @@ static bool show(struct live *live)
 	if (file) {
 		draw(live, file);
 		fclose(file);
-		shown = !live->has_ended && write(STDOUT_FILENO, text, length) == (ssize_t)length;
+		shown = !live->has_ended && put_all(text, length);
 	}
 	free(text);
 	return shown;
@@ -287,7 +337,10 @@ int live_view(const char *target, unsigned int index)
 
 		if (poll(&input, 1, PERIOD_MS) <= 0)
 			continue;
-		if (read(STDIN_FILENO, keys, sizeof(keys) - 1) <= 0 || !take_key(&live, keys))
+		if (input.revents & (POLLHUP | POLLERR | POLLNVAL))
+			break;
+		/* Nothing: what was typed before we were stopped is gone. */
+		if (read(STDIN_FILENO, keys, sizeof(keys) - 1) > 0 && !take_key(&live, keys))
 			break;
 	}
 	restore();

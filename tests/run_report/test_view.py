@@ -53,6 +53,29 @@ def sum_of(vm, number, name):
 
 
 class ViewTest(unittest.TestCase):
+def be_a_shell(words):
+    """As a shell with jobs: the command has the terminal until it stops, and again after a line."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    before = termios.tcgetattr(0)
+    job = os.fork()
+    if not job:
+        os.setpgid(0, 0)
+        os.tcsetpgrp(0, os.getpid())
+        signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        os.execv(words[0], words)
+    status = os.waitpid(job, os.WUNTRACED)[1]
+    while os.WIFSTOPPED(status):
+        os.tcsetpgrp(0, os.getpid())
+        print("stopped:", "as before" if termios.tcgetattr(0) == before else "raw", flush=True)
+        os.read(0, 1)
+        os.tcsetpgrp(0, job)
+        os.kill(job, signal.SIGCONT)
+        status = os.waitpid(job, os.WUNTRACED)[1]
+    os.tcsetpgrp(0, os.getpid())
+    print("ended:", "as before" if termios.tcgetattr(0) == before else "raw", flush=True)
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
     def test_small_memory(self):
         """Each page is a cell: what the guest wrote is mapped, logged, and there at the host."""
         with run() as client:
@@ -192,6 +215,28 @@ class ViewTest(unittest.TestCase):
 
     def test_names(self):
         """Any bytes are a name: files stay valid, and a terminal or a browser is told nothing."""
+    def test_stopped(self):
+        """Control-Z gives the shell its terminal back, and the view goes on when it is continued."""
+        with run("large") as client:
+            child, terminal = pty.fork()
+            if not child:
+                be_a_shell([QUIRE, "view", str(client.pid)])
+            self.read_until(terminal, "slot 7 1.0 TiB")
+            os.write(terminal, b"+")
+            self.read_until(terminal, "slot 7 512 GiB")
+            os.write(terminal, b"\x1a")
+            stopped = self.read_until(terminal, "stopped: as before")
+            self.assertIn("\033[?1049l", stopped)
+            os.write(terminal, b"\n")
+            again = self.read_until(terminal, "slot 7 512 GiB")
+            self.assertIn("\033[?1049h", again)
+            os.write(terminal, b"0")
+            self.read_until(terminal, "slot 7 1.0 TiB")
+            os.write(terminal, b"q")
+            self.read_until(terminal, "ended: as before")
+            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+            os.close(terminal)
+
         with tempfile.TemporaryDirectory() as folder:
             stats, page = pathlib.Path(folder, "stats.json"), pathlib.Path(folder, "run.html")
             with run("named", options=["--stats", stats, "--report", page]) as client:
