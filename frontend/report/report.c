@@ -63,6 +63,11 @@ static struct process_lock report_lock;
 static pid_t started_by;
 static struct vm_node *nodes;
 static uint64_t ended_count;
+/* Where a text is made before it is copied into the file, and how long it may be. */
+static char first_room[REPORT_FIRST_BYTES];
+static char *text_room = first_room;
+static uint64_t text_bytes = REPORT_FIRST_BYTES;
+static bool lacks_room; /* of the text that is being made: for a map */
 
 /* How deep a process stands in the whole file, and its VMs, down to which each member has a line.
  */
@@ -127,8 +132,10 @@ static void print_map(struct json *json, struct vm *vm)
 	if (!wants_map(vm, &wish))
 		return;
 	view_print(json, vm->memory, &wish);
-	if (json->is_full)
-		*json = before;
+	if (!json->is_full)
+		return;
+	*json = before;
+	lacks_room = true;
 }
 
 enum vm_state { VM_ALIVE, VM_ENDED };
@@ -182,15 +189,16 @@ static int make_room(void *start, size_t size_bytes)
 	return errno == EINVAL ? 0 : -errno;
 }
 
-/* The process's whole text, in @room. */
-static struct json print_process(char room[REPORT_TEXT_BYTES])
+/* The process's whole text. */
+static struct json print_process(void)
 {
-	struct json text = {.start = room,
-			    .size_bytes = REPORT_TEXT_BYTES - END_BYTES,
+	struct json text = {.start = text_room,
+			    .size_bytes = text_bytes - END_BYTES,
 			    .depth = PROCESS_DEPTH,
 			    .lined_depth = PROCESS_DEPTH};
 	uint64_t left_out = ended_count;
 
+	lacks_room = false;
 	json_signed(&text, "pid", (int)getpid());
 	json_string(&text, "command", stats->command);
 	if (__atomic_load_n(&hears, __ATOMIC_RELAXED) & HEARS_TALLY)
@@ -203,18 +211,52 @@ static struct json print_process(char room[REPORT_TEXT_BYTES])
 	if (left_out)
 		print_left_out(&text, left_out);
 	text.is_full = false;
-	text.size_bytes = REPORT_TEXT_BYTES;
+	text.size_bytes = text_bytes;
 	json_end(&text);
 	return text;
+}
+
+/* What is behind the first part of each text in the file. 0, or -errno. */
+static long protect_rest(int protection)
+{
+	long error = 0;
+
+	for (int i = 0; i < 2 && !error; i++)
+		error = sys_call(SYS_mprotect, sys_address(stats->texts[i] + REPORT_FIRST_BYTES),
+				 REPORT_TEXT_BYTES - REPORT_FIRST_BYTES, (uint64_t)protection);
+	return error;
+}
+
+/* From now on a text may be as long as the file has room for. False: it may already, or cannot. */
+static bool have_all_room(void)
+{
+	static char *all;
+
+	if (text_bytes == REPORT_TEXT_BYTES)
+		return false;
+	if (!all) {
+		long mapped = process_map(REPORT_TEXT_BYTES, PROT_READ | PROT_WRITE,
+					  MAP_SHARED | MAP_ANONYMOUS, -1);
+
+		if (sys_failed(mapped))
+			return false;
+		all = (char *)mapped;
+	}
+	if (protect_rest(PROT_READ | PROT_WRITE))
+		return false;
+	text_room = all;
+	text_bytes = REPORT_TEXT_BYTES;
+	return true;
 }
 
 /* The process's whole text into the buffer that has no reader. */
 static void snapshot_locked(uint32_t request)
 {
-	static char room[REPORT_TEXT_BYTES];
 	uint32_t other = !stats->current;
-	struct json text = print_process(room);
+	struct json text = print_process();
 
+	if (lacks_room && have_all_room())
+		text = print_process();
 	if (!make_room(stats->texts[other], text.used_bytes)) {
 		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
 		__atomic_thread_fence(__ATOMIC_RELEASE);
@@ -425,6 +467,9 @@ static void start_stats(void)
 		return;
 	prctl(PR_GET_NAME, stats->command);
 	stats->size_bytes[0] = stats->size_bytes[1] = 0;
+	text_room = first_room;
+	text_bytes = REPORT_FIRST_BYTES;
+	(void)protect_rest(PROT_NONE);
 	/* A question before this is none to this program. */
 	__atomic_store_n(&stats->answered, __atomic_load_n(&control->request, __ATOMIC_ACQUIRE),
 			 __ATOMIC_RELEASE);

@@ -37,8 +37,14 @@ struct report_control {
 	uint64_t map_cells;
 };
 
-/* The text of one process, members of a JSON object: complete in texts[current]. */
-#define REPORT_TEXT_BYTES (2u << 20)
+/*
+ * The text of one process, members of a JSON object: complete in texts[current]. It has room for
+ * the map of a VM with all the slots that KVM allows (65,528, some 215 bytes each). The process
+ * opens what is behind the first part when a map needs it: a client's mlockall() makes every page
+ * that can be written.
+ */
+#define REPORT_TEXT_BYTES (16u << 20)
+#define REPORT_FIRST_BYTES (2u << 20)
 #define REPORT_RETIRED UINT32_MAX
 struct report_stats {
 	uint32_t current;
@@ -47,7 +53,7 @@ struct report_stats {
 	uint32_t size_bytes[2];
 	uint64_t rest_ns; /* a command that asks again and again leaves so long between */
 	char command[16];
-	char texts[2][REPORT_TEXT_BYTES];
+	_Alignas(4096) char texts[2][REPORT_TEXT_BYTES];
 };
 
 struct report_event {

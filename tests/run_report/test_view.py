@@ -24,6 +24,7 @@ SLOT, PAGES = 5, 64
 ROM_GFN, ROM_PAGES = 0x30000000 >> 12, 32
 LARGE_GFN, LARGE_PAGES, LARGE_TOUCHED = 0x10000000000 >> 12, 1 << 28, 16
 AGENT_SLOT = 32763
+MANY_SLOTS = 30000
 NAME = '<b>\x1b[7m\x9bq"\\\ufffd\ufffd'
 
 
@@ -52,7 +53,6 @@ def sum_of(vm, number, name):
     return sum(row[name] for row in rows_of(vm, number))
 
 
-class ViewTest(unittest.TestCase):
 def be_a_shell(words):
     """As a shell with jobs: the command has the terminal until it stops, and again after a line."""
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -76,6 +76,7 @@ def be_a_shell(words):
     os._exit(os.waitstatus_to_exitcode(status))
 
 
+class ViewTest(unittest.TestCase):
     def test_small_memory(self):
         """Each page is a cell: what the guest wrote is mapped, logged, and there at the host."""
         with run() as client:
@@ -146,6 +147,17 @@ def be_a_shell(words):
         style = picture.find("{http://www.w3.org/2000/svg}style").text
         self.assertIn("prefers-color-scheme: dark", style)
 
+    def test_many_slots(self):
+        """30,000 slots of a page each, and none is missing."""
+        with run("slots") as client:
+            (vm,) = maps("--cells", 16384, client.pid)
+        slots = {slot["id"]: slot for slot in vm["memory"]["slots"]}
+        self.assertEqual(set(slots), {SLOT, AGENT_SLOT, *range(SLOT + 1, SLOT + 1 + MANY_SLOTS)})
+        self.assertFalse(vm["memory"]["is_cut"])
+        for number in range(MANY_SLOTS):
+            slot = slots[SLOT + 1 + number]
+            self.assertEqual((slot["gfn"], slot["pages"]), (LARGE_GFN + 2 * number, 1))
+
     def test_dump(self):
         """What SIGUSR2 and the end leave shows the same as the running program did."""
         with tempfile.TemporaryDirectory() as folder:
@@ -203,18 +215,6 @@ def be_a_shell(words):
             self.assertEqual(termios.tcgetattr(terminal), before)
             os.close(terminal)
 
-    def read_until(self, terminal, *wanted):
-        end, text = time.monotonic() + looking.DEADLINE_S, ""
-        while not any(word in text for word in wanted):
-            if time.monotonic() > end or not select.select([terminal], [], [], 1)[0]:
-                if time.monotonic() > end:
-                    self.fail(f"no {wanted} in {text[-3000:]!r}")
-                continue
-            text += os.read(terminal, 65536).decode(errors="replace")
-        return text
-
-    def test_names(self):
-        """Any bytes are a name: files stay valid, and a terminal or a browser is told nothing."""
     def test_stopped(self):
         """Control-Z gives the shell its terminal back, and the view goes on when it is continued."""
         with run("large") as client:
@@ -237,6 +237,18 @@ def be_a_shell(words):
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
             os.close(terminal)
 
+    def read_until(self, terminal, *wanted):
+        end, text = time.monotonic() + looking.DEADLINE_S, ""
+        while not any(word in text for word in wanted):
+            if time.monotonic() > end or not select.select([terminal], [], [], 1)[0]:
+                if time.monotonic() > end:
+                    self.fail(f"no {wanted} in {text[-3000:]!r}")
+                continue
+            text += os.read(terminal, 65536).decode(errors="replace")
+        return text
+
+    def test_names(self):
+        """Any bytes are a name: files stay valid, and a terminal or a browser is told nothing."""
         with tempfile.TemporaryDirectory() as folder:
             stats, page = pathlib.Path(folder, "stats.json"), pathlib.Path(folder, "run.html")
             with run("named", options=["--stats", stats, "--report", page]) as client:
