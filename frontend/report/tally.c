@@ -2,6 +2,7 @@
 #include "frontend/report/tally.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 #include <time.h>
 
@@ -47,6 +48,8 @@ static const char *const outcome_names[] = {
 static struct duration_tally faults[OUTCOMES], lock_holds, harvests;
 static _Atomic uint64_t harvested_pages;
 static _Atomic uint64_t events[QUIRE_TRACE_COUNT];
+/* Huge leaves that came in the place of a table. */
+static _Atomic uint64_t recovered;
 /* Grows with each beginning: an exit that was left before it does not count. */
 static atomic_uint turn;
 
@@ -89,6 +92,7 @@ void tally_begin(void)
 	clear(&lock_holds);
 	clear(&harvests);
 	atomic_store(&harvested_pages, 0);
+	atomic_store(&recovered, 0);
 }
 
 static void add(_Atomic uint64_t *sum, uint64_t value)
@@ -123,6 +127,18 @@ static uint32_t find_exit(uint64_t code)
 	return which;
 }
 
+/* In NPT and EPT alike: a present entry has one of these, and above 4K a leaf has that. */
+#define ENTRY_RIGHTS UINT64_C(7)
+#define ENTRY_LARGE (UINT64_C(1) << 7)
+
+/* Of kvm_tdp_mmu_spte_changed, whose fields are gfn, old, new and level: KVM has no event for it.
+ */
+static bool is_recovery(const uint64_t *args)
+{
+	return args[3] > QUIRE_LEVEL_4K && (args[1] & ENTRY_RIGHTS) && !(args[1] & ENTRY_LARGE) &&
+	       (args[2] & ENTRY_RIGHTS) && (args[2] & ENTRY_LARGE);
+}
+
 void tally_event(enum quire_trace_event event, const uint64_t *args)
 {
 	add(&events[event], 1);
@@ -134,6 +150,8 @@ void tally_event(enum quire_trace_event event, const uint64_t *args)
 		if (last_exit.turn && last_exit.turn == atomic_load(&turn))
 			add_duration(&exits[last_exit.which], now_ns() - last_exit.time_ns);
 		last_exit.turn = 0;
+	} else if (event == QUIRE_TRACE_kvm_tdp_mmu_spte_changed && is_recovery(args)) {
+		add(&recovered, 1);
 	}
 }
 
@@ -185,6 +203,10 @@ void tally_print(struct json *json)
 	for (uint32_t i = 0; i < QUIRE_TRACE_COUNT; i++)
 		if (value_of(&events[i]))
 			json_unsigned(json, event_names[i], value_of(&events[i]));
+	json_end(json);
+	json_object(json, "huge_pages");
+	json_unsigned(json, "split", value_of(&events[QUIRE_TRACE_kvm_mmu_split_huge_page]));
+	json_unsigned(json, "recovered", value_of(&recovered));
 	json_end(json);
 	json_array(json, "exits");
 	for (uint32_t i = 0; i < EXITS; i++)

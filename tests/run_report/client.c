@@ -24,6 +24,9 @@
 #define LARGE_PAGES (1ul << 28)
 #define LARGE_TOUCHED 16ul
 #define MANY_SLOTS 30000u
+/* test_page.py, too. */
+#define HUGE_GPA 0x40000000ul
+#define HUGE_PAGES 4ul
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -128,6 +131,33 @@ static int have_a_name(void)
 	return read(STDIN_FILENO, &byte, 1) != 1;
 }
 
+static void set_huge(void *memory, uint32_t flags)
+{
+	CHECK_ZERO(REGION(&vm, .slot = SLOT + 1, .flags = flags, .guest_phys_addr = HUGE_GPA,
+			  .memory_size = HUGE_PAGES * HUGE_PAGE,
+			  .userspace_addr = (uintptr_t)memory));
+}
+
+/* Huge pages that logging splits, and that come back after it, in one VM. */
+static int have_huge_pages(void)
+{
+	uint8_t *memory = memory_alloc(HUGE_PAGES * HUGE_PAGE);
+	char byte;
+
+	one_vm();
+	(void)madvise(memory, HUGE_PAGES * HUGE_PAGE, MADV_HUGEPAGE);
+	memset(memory, 1, HUGE_PAGES * HUGE_PAGE);
+	set_huge(memory, 0);
+	CHECK_END(
+	    GUEST(&vcpu, GUEST_STORE_EACH, .rbx = HUGE_GPA, .rcx = HUGE_PAGES * 512, .rdx = PAGE),
+	    END_DONE);
+	set_huge(memory, KVM_MEM_LOG_DIRTY_PAGES);
+	set_huge(memory, 0);
+	puts("ready");
+	fflush(stdout);
+	return read(STDIN_FILENO, &byte, 1) != 1;
+}
+
 /* So many slots, each of a page, that a look at them takes a while. */
 static int have_many_slots(void)
 {
@@ -186,6 +216,8 @@ int main(int argc, char **argv)
 		return be_large();
 	if (argc > 1 && !strcmp(argv[1], "named"))
 		return have_a_name();
+	if (argc > 1 && !strcmp(argv[1], "huge"))
+		return have_huge_pages();
 	if (argc > 1 && !strcmp(argv[1], "slots"))
 		return have_many_slots();
 	if (argc > 1 && !strcmp(argv[1], "zombie"))

@@ -108,11 +108,27 @@ class PageTest(unittest.TestCase):
 
     def test_it_draws(self):
         """Every slot's cells, and a line in each picture, at several moments."""
-        self.assertEqual(self.drawn.count("<polyline"), 12)
+        self.assertEqual(self.drawn.count("<polyline"), 13)
         self.assertGreater(int(re.search(r'data-moments="(\d+)"', self.drawn).group(1)), 3)
         memory = self.stats["processes"][0]["vms"][0].get("memory")
         self.assertGreater(int(re.search(r'data-drawn="(\d+)"', self.drawn).group(1)), 64)
         self.assertIsNotNone(memory)
+
+    def test_huge_pages(self):
+        """Those that logging split, and those that came back when it ended."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            page, stats = folder / "run.html", folder / "stats.json"
+            with looking.Run(QUIRE, CLIENT, "huge", options=["--report", page, "--stats", stats]):
+                time.sleep(0.2)
+            (process,) = json.loads(stats.read_text())["processes"]
+            drawn = browse(page, folder, "--dump-dom").stdout
+        there = process["vms"][0]["stats"]["pages_2m"]
+        if not there:
+            self.skipTest("this machine gave no huge pages")
+        self.assertEqual(process["huge_pages"], {"split": there, "recovered": there})
+        for what in ("split", "recovered"):
+            self.assertIn(f"<td>huge pages {what}</td><td>{there}</td>", drawn)
 
     def test_light_and_dark(self):
         pictures = []
