@@ -20,7 +20,7 @@
 #include "frontend/report/json.h"
 #include "frontend/report/report.h"
 
-/* Some 1.6 GB a process. */
+/* Some 1.6 GB a thread. */
 #define TRACE_EVENTS_MAX (1u << 24)
 
 static int complain(const char *path)
@@ -100,6 +100,8 @@ int report_create(struct report *report)
 	if (!report->trace_events)
 		report->trace_events = REPORT_EVENTS;
 	report->control->trace_events = report->trace_events;
+	report->clock = trace_clock_begin();
+	report->control->clock = report->clock.clock;
 	report->control->trace_mask = report->trace_mask ? report->trace_mask : UINT64_MAX;
 	report->page.directory = report->directory;
 	report->page.control = report->control;
@@ -190,6 +192,7 @@ static int write_stats(const struct report *report)
 struct harvest {
 	struct trace trace;
 	uint32_t room;
+	const struct trace_clock *clock;
 };
 
 static void take_events(const void *file, int pid, void *ctx)
@@ -199,7 +202,7 @@ static void take_events(const void *file, int pid, void *ctx)
 
 	if (trace->is_cut)
 		fprintf(stderr, "quire run: no room for all events of process %d\n", pid);
-	trace_add(&harvest->trace, trace, harvest->room);
+	trace_add(&harvest->trace, trace, harvest->room, harvest->clock);
 }
 
 static int write_format(const struct trace *trace, const char *path, print_trace *print)
@@ -212,15 +215,16 @@ static int write_format(const struct trace *trace, const char *path, print_trace
 	return output_end(file) ? complain(path) : 0;
 }
 
-static int write_trace(const struct report *report)
+static int write_trace(struct report *report)
 {
 	/* Of our own numbers: programs can write to what they share with us. */
-	struct harvest harvest = {.room = report->trace_events};
+	struct harvest harvest = {.room = report->trace_events, .clock = &report->clock};
 	const struct trace *trace = &harvest.trace;
 	print_trace *form = form_of(report->trace_path);
 	char path[PATH_MAX];
 	int failed = 0;
 
+	trace_clock_look(&report->clock);
 	texts_each_file(report->directory, REPORT_TRACE, report_trace_bytes(report->trace_events),
 			take_events, &harvest);
 	trace_sort(&harvest.trace);
@@ -242,7 +246,7 @@ int report_write_page(struct report *report, char *const *program)
 								     : 0;
 }
 
-int report_write(const struct report *report)
+int report_write(struct report *report)
 {
 	int failed = 0;
 

@@ -5,16 +5,18 @@
 #include <stdbool.h>
 
 #include "cli/look/page.h"
+#include "cli/trace.h"
 
 struct report_control;
 
 struct report {
 	const char *stats_path; /* NULL: not wanted */
 	const char *trace_path;
-	uint32_t trace_events; /* that each process keeps; 0: as many as usual */
+	uint32_t trace_events; /* that each thread keeps; 0: as many as usual */
 	uint64_t trace_mask;   /* by enum quire_trace_event; 0: all */
 	const char *page_path;
 	struct page page;
+	struct trace_clock clock;
 	const char *directory;
 	struct report_control *control;
 };
@@ -32,7 +34,7 @@ int report_check(const struct report *report);
  * shell. 0, or an error was said: a pattern fits none.
  */
 int report_choose_events(struct report *report, const char *patterns);
-/* How many each process keeps: rounded up to a power of two. Nonzero: no such number. */
+/* How many each thread keeps: rounded up to a power of two. Nonzero: no such number. */
 int report_size_trace(struct report *report, const char *events);
 
 /* Make the control file in the run's directory. 0 or -errno. */
@@ -41,7 +43,7 @@ int report_create(struct report *report);
 int report_write_page(struct report *report, char *const *program);
 /* Write the other files asked for, from what the processes have left so far. 0, or an error was
  * said. */
-int report_write(const struct report *report);
+int report_write(struct report *report);
 /* Remove the processes' files and the control file from @directory. */
 void report_remove(const char *directory);
 

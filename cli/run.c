@@ -74,7 +74,7 @@ static const struct cli_option run_options[] = {
     {"trace", "FILE", "write the events likewise", RUN_TRACE},
     {"trace-filter", "EVENTS", "only those: names and patterns, separated by commas",
      RUN_TRACE_FILTER},
-    {"trace-size", "N", "keep the newest N events of each process (262144)", RUN_TRACE_SIZE},
+    {"trace-size", "N", "keep the newest N events of each thread (65536)", RUN_TRACE_SIZE},
     {0},
 };
 

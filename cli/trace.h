@@ -9,7 +9,7 @@
 #include "frontend/report/report.h"
 
 struct trace_line {
-	struct report_event event;
+	struct report_event event; /* its time in ns of CLOCK_MONOTONIC */
 	uint32_t pid;
 	char command[16];
 };
@@ -20,8 +20,28 @@ struct trace {
 	uint64_t lost; /* events that newer ones overwrote */
 };
 
-/* Add the events of one process; those it is just writing are left out. */
-void trace_add(struct trace *trace, const struct report_trace *file, uint32_t room);
+/* The same moment on two clocks. */
+struct trace_moment {
+	uint64_t ns, ticks;
+};
+
+/* How the times of events are to be read. */
+struct trace_clock {
+	enum report_clock clock;
+	struct trace_moment begun, now;
+};
+
+/* What the machine is good for, from now on. */
+struct trace_clock trace_clock_begin(void);
+/* Again before events are added: the rate of the TSC is that from the beginning until now. */
+void trace_clock_look(struct trace_clock *clock);
+
+/*
+ * Add the events of one process, whose rings have @room each; those that it is just writing are
+ * left out.
+ */
+void trace_add(struct trace *trace, const struct report_trace *file, uint32_t room,
+	       const struct trace_clock *clock);
 void trace_sort(struct trace *trace);
 void trace_free(struct trace *trace);
 

@@ -176,7 +176,7 @@ static void page_add(struct page *page, const struct report_event *event)
 	const struct trace_event *shape = &trace_events[event->event];
 	uint8_t record[RECORD_BYTES] = {0};
 	uint16_t id = (uint16_t)(FIRST_ID + event->event);
-	uint64_t delta = event->time_ns - page->time_ns;
+	uint64_t delta = event->time - page->time_ns;
 	uint32_t offset = COMMON_BYTES, word;
 
 	memcpy(record, &id, sizeof(id));
@@ -197,7 +197,7 @@ static void page_add(struct page *page, const struct report_event *event)
 	word = offset / 4 | (uint32_t)(delta << TYPE_BITS);
 	page_put(page, &word, sizeof(word));
 	page_put(page, record, offset);
-	page->time_ns = event->time_ns;
+	page->time_ns = event->time;
 }
 
 static void page_end(struct page *page, FILE *file, uint64_t lost)
@@ -229,7 +229,7 @@ static uint64_t put_pages(const struct trace *trace, FILE *file, uint32_t cpu, u
 			page.used = 0;
 		}
 		if (!page.used) {
-			page_begin(&page, event->time_ns);
+			page_begin(&page, event->time);
 			pages++;
 		}
 		page_add(&page, event);
@@ -270,6 +270,7 @@ static void put_header(const struct trace *trace, FILE *file)
 
 void trace_print_dat(const struct trace *trace, FILE *file)
 {
+	uint64_t lost = trace->lost;
 	uint32_t cpus = 0;
 	long table;
 	uint64_t(*places)[2];
@@ -290,7 +291,10 @@ void trace_print_dat(const struct trace *trace, FILE *file)
 	for (uint32_t cpu = 0; cpu < cpus; cpu++) {
 		align(file);
 		places[cpu][0] = (uint64_t)ftell(file);
-		places[cpu][1] = put_pages(trace, file, cpu, cpu ? 0 : trace->lost);
+		places[cpu][1] = put_pages(trace, file, cpu, lost);
+		/* Those of the first processor that has events tell of it. */
+		if (places[cpu][1])
+			lost = 0;
 	}
 	fseek(file, table, SEEK_SET);
 	put(file, places, cpus * sizeof(*places));

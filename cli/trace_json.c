@@ -74,7 +74,7 @@ static void put_instant(struct json *json, const struct trace_line *line)
 	const struct trace_event *shape = &trace_events[event->event];
 	char text[32];
 
-	begin(json, shape->name, shape->group, "i", event->time_ns);
+	begin(json, shape->name, shape->group, "i", event->time);
 	json_string(json, "s", "t");
 	put_thread(json, line->pid, event->tid);
 	json_object(json, "args");
@@ -95,7 +95,7 @@ static void put_instant(struct json *json, const struct trace_line *line)
 
 static void put_slice(struct json *json, const struct trace_line *line, const struct runner *runner)
 {
-	uint64_t now_ns = line->event.time_ns;
+	uint64_t now_ns = line->event.time;
 
 	begin(json, runner->is_in_guest ? "guest" : trace_exit_name(runner->exit_reason), "vcpu",
 	      "X", runner->since_ns);
@@ -148,7 +148,7 @@ static void turn(struct timeline *timeline, const struct trace_line *line, bool 
 		return;
 	if (runner->since_ns && runner->is_in_guest != enters)
 		put_slice(&timeline->json, line, runner);
-	runner->since_ns = event->time_ns;
+	runner->since_ns = event->time;
 	runner->is_in_guest = enters;
 	runner->exit_reason = enters ? 0 : event->args[0];
 }
@@ -198,8 +198,8 @@ static void count_pages(struct timeline *timeline, const struct trace_line *line
 	if (!process || args[3] > LEVELS || !change)
 		return;
 	process->pages[args[3]] += change;
-	if (line->event.time_ns - process->told_ns >= COUNTER_STEP_NS)
-		put_pages(&timeline->json, process, line->event.time_ns);
+	if (line->event.time - process->told_ns >= COUNTER_STEP_NS)
+		put_pages(&timeline->json, process, line->event.time);
 }
 
 /* kvm_dirty_ring_push and _reset: vCPU, dirty, reset. */
@@ -209,7 +209,7 @@ static void count_ring(struct json *json, const struct trace_line *line)
 	char name[32];
 
 	snprintf(name, sizeof(name), "dirty ring %d", (int)args[0]);
-	begin(json, name, "mmu", "C", line->event.time_ns);
+	begin(json, name, "mmu", "C", line->event.time);
 	json_unsigned(json, "pid", line->pid);
 	json_object(json, "args");
 	json_unsigned(json, "used", (uint32_t)(args[1] - args[2]));
@@ -219,7 +219,7 @@ static void count_ring(struct json *json, const struct trace_line *line)
 
 static void put_lost(struct json *json, const struct trace *trace)
 {
-	begin(json, "lost events", "quire", "i", trace->lines[0].event.time_ns);
+	begin(json, "lost events", "quire", "i", trace->lines[0].event.time);
 	json_string(json, "s", "g");
 	put_thread(json, trace->lines[0].pid, trace->lines[0].event.tid);
 	json_object(json, "args");
@@ -268,7 +268,7 @@ void trace_print_json(const struct trace *trace, FILE *file)
 		put_line(&timeline, &trace->lines[i]);
 	for (size_t i = 0; i < timeline.process_count; i++)
 		put_pages(&timeline.json, &timeline.processes[i],
-			  trace->lines[trace->count - 1].event.time_ns);
+			  trace->lines[trace->count - 1].event.time);
 	json_end(&timeline.json);
 	json_end(&timeline.json);
 	free(timeline.runners);

@@ -22,6 +22,8 @@
 #include "frontend/object/vcpu.h"
 #include "frontend/object/vm.h"
 #include "frontend/report/json.h"
+#include "frontend/report/recorder.h"
+#include "frontend/report/room.h"
 #include "frontend/report/stats_file.h"
 #include "frontend/report/tally.h"
 #include "frontend/report/view.h"
@@ -33,9 +35,6 @@
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 /* How long the last figures may take. */
 #define LAST_TRIES 100u
 #define LAST_WAIT_NS 2000000
@@ -52,7 +51,6 @@ struct vm_node {
 
 static char run_directory[3072];
 static struct report_control *control; /* NULL: no run */
-static struct report_trace *trace;
 static struct report_stats *stats;
 static char stats_path[sizeof(run_directory) + 48];
 /* Where events go: bits of enum hears, atomic. */
@@ -177,18 +175,6 @@ static void print_left_out(struct json *json, uint64_t count)
 		*json = before;
 }
 
-/* Have the pages of a mapped file, or learn here that there is no room for them. */
-static int make_room(void *start, size_t size_bytes)
-{
-	uintptr_t first = (uintptr_t)start & ~(uintptr_t)4095;
-	uintptr_t end = ((uintptr_t)start + size_bytes + 4095) & ~(uintptr_t)4095;
-
-	if (!madvise((void *)first, end - first, MADV_POPULATE_WRITE))
-		return 0;
-	/* A kernel that does not know how. */
-	return errno == EINVAL ? 0 : -errno;
-}
-
 /* The process's whole text. */
 static struct json print_process(void)
 {
@@ -216,14 +202,14 @@ static struct json print_process(void)
 	return text;
 }
 
-/* What is behind the first part of each text in the file. 0, or -errno. */
-static long protect_rest(int protection)
+/* What is behind the first part of each text in the file can be written. 0, or -errno. */
+static long open_rest(void)
 {
 	long error = 0;
 
 	for (int i = 0; i < 2 && !error; i++)
-		error = sys_call(SYS_mprotect, sys_address(stats->texts[i] + REPORT_FIRST_BYTES),
-				 REPORT_TEXT_BYTES - REPORT_FIRST_BYTES, (uint64_t)protection);
+		error = room_open(stats->texts[i] + REPORT_FIRST_BYTES,
+				  REPORT_TEXT_BYTES - REPORT_FIRST_BYTES);
 	return error;
 }
 
@@ -242,7 +228,7 @@ static bool have_all_room(void)
 			return false;
 		all = (char *)mapped;
 	}
-	if (protect_rest(PROT_READ | PROT_WRITE))
+	if (open_rest())
 		return false;
 	text_room = all;
 	text_bytes = REPORT_TEXT_BYTES;
@@ -257,7 +243,7 @@ static void snapshot_locked(uint32_t request)
 
 	if (lacks_room && have_all_room())
 		text = print_process();
-	if (!make_room(stats->texts[other], text.used_bytes)) {
+	if (!room_make(stats->texts[other], text.used_bytes)) {
 		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
 		__atomic_thread_fence(__ATOMIC_RELEASE);
 		memcpy(stats->texts[other], text.start, text.used_bytes);
@@ -277,39 +263,9 @@ static void snapshot(void)
 	process_lock_release(&report_lock);
 }
 
-static void hear(uint32_t more, uint32_t less);
-
-/* The slot is taken by counting; a reader sees by the sequence whether it is whole. */
-static void record(enum quire_trace_event event, const uint64_t *args)
-{
-#define FIELD_COUNT(group, name, fields) (0 fields),
-	static const uint8_t field_counts[] = {QUIRE_TRACE_EVENTS(FIELD_COUNT, QUIRE_TRACE_FIELD)};
-#undef FIELD_COUNT
-	struct report_event *slot;
-	uint64_t index;
-
-	if (!(control->trace_mask >> event & 1))
-		return;
-	index = __atomic_fetch_add(&trace->next, 1, __ATOMIC_RELAXED);
-	slot = &trace->events[index % trace->room];
-	if (index % REPORT_ROOM == 0 && index + REPORT_ROOM < trace->room &&
-	    make_room(slot + REPORT_ROOM, REPORT_ROOM * sizeof(*slot))) {
-		trace->is_cut = 1;
-		hear(0, HEARS_TRACE);
-	}
-	__atomic_store_n(&slot->sequence, 0, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-	slot->time_ns = now_ns();
-	slot->tid = process_thread_number();
-	slot->cpu = (uint16_t)sched_getcpu();
-	slot->event = (uint16_t)event;
-	memcpy(slot->args, args, field_counts[event] * sizeof(*args));
-	__atomic_store_n(&slot->sequence, index + 1, __ATOMIC_RELEASE);
-}
-
 static void record_and_count(enum quire_trace_event event, const uint64_t *args)
 {
-	record(event, args);
+	recorder_record(event, args);
 	tally_event(event, args);
 }
 
@@ -317,7 +273,7 @@ static void record_and_count(enum quire_trace_event event, const uint64_t *args)
 static void hear(uint32_t more, uint32_t less)
 {
 	static const quire_trace_fn functions[] = {
-	    [HEARS_TRACE] = record,
+	    [HEARS_TRACE] = recorder_record,
 	    [HEARS_TALLY] = tally_event,
 	    [HEARS_TRACE | HEARS_TALLY] = record_and_count,
 	};
@@ -391,45 +347,15 @@ static void *stats_thread(void *argument)
 	return NULL;
 }
 
-/*
- * Map the file, with room for its first @room_bytes on its file system. NULL without that room: the
- * file is unlinked then, since reading a hole of it would take room, too. Closes @fd.
- */
-static void *map_new(const char *path, int fd, size_t size_bytes, size_t room_bytes)
+static void stop_trace(void)
 {
-	long mapped = -ENOSPC;
-
-	if (!file_size_set(fd, size_bytes))
-		mapped = process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	if (!sys_failed(mapped) && !make_room((void *)mapped, room_bytes)) {
-		close(fd);
-		return (void *)mapped;
-	}
-	if (!sys_failed(mapped))
-		munmap((void *)mapped, size_bytes);
-	unlink(path);
-	close(fd);
-	return NULL;
+	hear(0, HEARS_TRACE);
 }
 
 static void start_trace(void)
 {
-	char path[sizeof(run_directory) + 32];
-	int fd;
-
-	/* One that this process had before it became another program goes on. */
-	snprintf(path, sizeof(path), "%s/" REPORT_TRACE "%d", run_directory, (int)getpid());
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return;
-	trace = map_new(path, fd, report_trace_bytes(control->trace_events),
-			report_trace_bytes(REPORT_ROOM));
-	if (!trace)
-		return;
-	trace->room = control->trace_events;
-	trace->pid = (uint32_t)getpid();
-	prctl(PR_GET_NAME, trace->command);
-	hear(HEARS_TRACE, 0);
+	if (!recorder_start(run_directory, control, stop_trace))
+		hear(HEARS_TRACE, 0);
 }
 
 /*
@@ -462,14 +388,15 @@ static void start_stats(void)
 	stats = NULL;
 	if (fd < 0)
 		return;
-	stats = map_new(stats_path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
+	stats = room_map(stats_path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
 	if (!stats)
 		return;
+	for (int i = 0; i < 2; i++)
+		(void)room_open(stats->texts[i], REPORT_FIRST_BYTES);
 	prctl(PR_GET_NAME, stats->command);
 	stats->size_bytes[0] = stats->size_bytes[1] = 0;
 	text_room = first_room;
 	text_bytes = REPORT_FIRST_BYTES;
-	(void)protect_rest(PROT_NONE);
 	/* A question before this is none to this program. */
 	__atomic_store_n(&stats->answered, __atomic_load_n(&control->request, __ATOMIC_ACQUIRE),
 			 __ATOMIC_RELEASE);
@@ -483,6 +410,7 @@ static void fork_child(void)
 	ended.has_member = false;
 	ended_count = 0;
 	tally_forget_thread();
+	recorder_forget_thread();
 	hurry = 0;
 	(void)process_lock_start_anew(&report_lock);
 }

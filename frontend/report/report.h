@@ -13,7 +13,7 @@ struct vm;
  *   report     made by the command: what is wanted
  *   stats.PID  statistics of that process as JSON, brought up to date when asked; with --stats each
  *              second, too, and stats.PID.N once the process has become another program
- *   trace.PID  its newest trace events
+ *   trace.PID  the newest trace events of its threads
  * `quire stat` asks from outside of the run: it finds the directory, which its user alone may
  * enter, and needs no descriptor of a process. Between questions a thread sleeps; nothing is
  * counted. Room is asked for before it is written to: a full file system is no reason to die by
@@ -27,10 +27,10 @@ enum report_flags { REPORT_WANTS_STATS = 1u << 0, REPORT_WANTS_TRACE = 1u << 1 }
 
 struct report_control {
 	uint32_t flags;
-	uint32_t
-	    trace_events;    /* that each process keeps: a power of two, from 2 * REPORT_ROOM on */
-	uint64_t trace_mask; /* by enum quire_trace_event: which are recorded */
-	uint32_t request;    /* grows with each wish for fresh statistics; a futex */
+	uint32_t clock;	       /* enum report_clock: of trace events */
+	uint32_t trace_events; /* that each thread keeps: a power of two, from 2 * REPORT_ROOM on */
+	uint64_t trace_mask;   /* by enum quire_trace_event: which are recorded */
+	uint32_t request;      /* grows with each wish for fresh statistics; a futex */
 	/* CLOCK_MONOTONIC in ns: so long are events and exits counted, and texts have maps. */
 	uint64_t count_until, map_until;
 	uint64_t map_start, map_end; /* gfns that the map shows */
@@ -56,9 +56,12 @@ struct report_stats {
 	_Alignas(4096) char texts[2][REPORT_TEXT_BYTES];
 };
 
+/* Of trace events. The command asks for the TSC where all processors count the same. */
+enum report_clock { REPORT_CLOCK_MONOTONIC, REPORT_CLOCK_TSC };
+
 struct report_event {
 	uint64_t sequence; /* index + 1 once the rest is written */
-	uint64_t time_ns;  /* CLOCK_MONOTONIC */
+	uint64_t time;	   /* by the clock of the run: ns, or ticks */
 	uint32_t tid;
 	uint16_t cpu;
 	uint16_t event; /* enum quire_trace_event */
@@ -75,23 +78,39 @@ struct report_event {
 #define REPORT_MAP_CELLS 1024u
 
 /* What `quire run` asks for unless told otherwise. */
-#define REPORT_EVENTS (1u << 18)
+#define REPORT_EVENTS (1u << 16)
 /* Events that room is made for at once, while those before them are recorded. */
 #define REPORT_ROOM 1024u
+/* Threads that have a ring each; more of them share the last. */
+#define REPORT_RINGS 32u
+struct report_ring {
+	_Alignas(64) uint64_t next; /* events written ever; the newest are there */
+};
+
+/* Behind it are the rings' events, from the next page on. */
 struct report_trace {
-	uint64_t next; /* events written ever; the newest @room are there */
 	uint32_t pid;
 	uint32_t is_cut; /* there was no room for more */
-	uint32_t room;
+	uint32_t ring_count;
 	char command[16];
-	struct report_event events[];
+	struct report_ring rings[REPORT_RINGS];
 };
+#define REPORT_TRACE_HEAD 4096u
+_Static_assert(sizeof(struct report_trace) <= REPORT_TRACE_HEAD, "the rings begin behind it");
+_Static_assert(2 * REPORT_ROOM * sizeof(struct report_event) % 4096 == 0, "rings are whole pages");
 _Static_assert(QUIRE_TRACE_COUNT <= 64, "one bit an event");
 
-/* Of a trace file. */
+/* Of a trace file, whose rings have @events each. */
 static inline uint64_t report_trace_bytes(uint32_t events)
 {
-	return sizeof(struct report_trace) + (uint64_t)events * sizeof(struct report_event);
+	return REPORT_TRACE_HEAD + (uint64_t)REPORT_RINGS * events * sizeof(struct report_event);
+}
+
+static inline struct report_event *report_ring_events(const struct report_trace *trace,
+						      uint32_t ring, uint32_t events)
+{
+	return (struct report_event *)((uintptr_t)trace + REPORT_TRACE_HEAD) +
+	       (uint64_t)ring * events;
 }
 
 /* The run's directory, or NULL. Once, when the library is loaded; makes plain file calls. */

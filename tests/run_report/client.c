@@ -2,6 +2,7 @@
  */
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -158,6 +159,26 @@ static int have_huge_pages(void)
 	return read(STDIN_FILENO, &byte, 1) != 1;
 }
 
+static void *exit_often(void *times)
+{
+	for (uintptr_t i = 0; i < (uintptr_t)times; i++)
+		CHECK_END(guest_try_store(&vcpu, NOWHERE, 1), END_MMIO);
+	return NULL;
+}
+
+/* One thread after the other runs the vCPU: @count of them, each with so many exits. */
+static int run_in_threads(uint32_t count, uintptr_t exits)
+{
+	pthread_t thread;
+
+	one_vm();
+	for (uint32_t i = 0; i < count; i++) {
+		CHECK_ZERO(pthread_create(&thread, NULL, exit_often, (void *)exits));
+		CHECK_ZERO(pthread_join(thread, NULL));
+	}
+	return 0;
+}
+
 /* So many slots, each of a page, that a look at them takes a while. */
 static int have_many_slots(void)
 {
@@ -216,6 +237,10 @@ int main(int argc, char **argv)
 		return be_large();
 	if (argc > 1 && !strcmp(argv[1], "named"))
 		return have_a_name();
+	if (argc > 1 && !strcmp(argv[1], "thread"))
+		return run_in_threads(1, 2000);
+	if (argc > 1 && !strcmp(argv[1], "threads"))
+		return run_in_threads(40, 1);
 	if (argc > 1 && !strcmp(argv[1], "huge"))
 		return have_huge_pages();
 	if (argc > 1 && !strcmp(argv[1], "slots"))

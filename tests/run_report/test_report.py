@@ -18,6 +18,7 @@ import looking
 
 QUIRE, CLIENT = sys.argv[1:3]
 DEADLINE_S = 30
+FIRST_RING = 64  # in a file of frontend/report/report.h
 
 # As in client.c.
 GPA, PAGES, NOWHERE = 0x10000000, 64, 0x20000000
@@ -362,11 +363,13 @@ class ProcessesTest(unittest.TestCase):
         """The command takes no number from there that leads it elsewhere."""
         with looking.Run(QUIRE, CLIENT, options=["--stats", self.stats, "--trace", self.trace]) as client:
             (path,) = client.files("trace")
-            # How many events there were, the process, a flag, and how many there is room for.
+            # The process, a flag, how many rings there are; how many events the first of them had.
             with open(path, "r+b", buffering=0) as file:
-                head = file.read(20)
+                head = file.read(FIRST_RING + 8)
                 file.seek(0)
-                file.write(struct.pack("<QIII", 1 << 30, client.pid, 0, 0xffffffff))
+                file.write(struct.pack("<III", client.pid, 0, 0xffffffff))
+                file.seek(FIRST_RING)
+                file.write(struct.pack("<Q", 1 << 30))
                 client.command.send_signal(signal.SIGUSR2)
                 self.wait_for_trace(client.command)
                 file.seek(0)
@@ -417,13 +420,23 @@ class Choice(unittest.TestCase):
             path = os.path.join(folder, "trace.txt")
             done = subprocess.run([QUIRE, "run", "--trace", path, *options, "--", CLIENT, *client],
                                   input="\n", text=True, timeout=DEADLINE_S, check=False,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  preexec_fn=self.take_last_processor)
             if done.returncode:
                 return done.returncode, done.stderr
             with open(path) as file:
                 text = file.read()
+            with open(path + ".json") as file:
+                self.json = file.read()
+            self.dat = subprocess.run(["trace-cmd", "report", "-i", path + ".dat"], check=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout
         return text, [LINE.fullmatch(line).group(5) for line in text.splitlines()
                       if not line.startswith("#")]
+
+    @staticmethod
+    def take_last_processor():
+        """trace.dat has an area for each processor, and the first ones are empty then."""
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
     def test_filter(self):
         _, every = self.trace()
@@ -436,12 +449,35 @@ class Choice(unittest.TestCase):
         self.assertEqual(code, 2)
         self.assertIn("'none'", said)
 
+    def test_a_ring_a_thread(self):
+        """A thread with many events does not take the place of another's few."""
+        text, kept = self.trace("--trace-size", "2048", client=["thread"])
+        lines = [LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
+        first, busy = dict.fromkeys(line.group(2) for line in lines)
+        self.assertEqual(sum(line.group(2) == busy for line in lines), 2048)
+        mapped = [line.group(6) for line in lines
+                  if (line.group(2), line.group(5)) == (first, "kvm_mmu_set_spte")]
+        gfns = [int(re.match(r"gfn ([0-9a-f]+) ", body).group(1), 16) for body in mapped]
+        self.assertEqual(sorted(gfn - GFN for gfn in gfns if GFN <= gfn < GFN + PAGES),
+                         list(range(PAGES)))
+        self.assertGreater(kept.count("kvm_mmio"), 100)
+
+    def test_more_threads_than_rings(self):
+        text, _ = self.trace(client=["threads"])
+        lines = [LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
+        stores = [line.group(2) for line in lines if line.group(5) == "kvm_mmio"]
+        self.assertEqual((len(stores), len(set(stores))), (40, 40))
+
     def test_size(self):
         """The newest stay, and the head says how many there were."""
         text, kept = self.trace("--trace-size", "100", client=["much"])
         self.assertEqual(len(kept), 2048)
         written = int(re.search(r"entries-written: 2048/(\d+)", text).group(1))
         self.assertGreater(written, 2048)
+        lost = [event for event in json.loads(self.json)["traceEvents"]
+                if event["name"] == "lost events"]
+        self.assertEqual([event["args"]["count"] for event in lost], [written - 2048])
+        self.assertEqual(re.findall(r"\[(\d+) EVENTS DROPPED\]", self.dat), [str(written - 2048)])
         for size in ("0", "x", "-1", "99999999999"):
             self.assertEqual(self.trace("--trace-size", size)[0], 2, size)
 
