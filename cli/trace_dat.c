@@ -131,15 +131,17 @@ static void put_commands(const struct trace *trace, FILE *file)
 {
 	const struct trace_line **lines =
 	    calloc(trace->count + 1, sizeof(const struct trace_line *));
-	size_t size = 0;
+	size_t size = 0, count = 0;
 	char *text = NULL;
 	FILE *memory = open_memstream(&text, &size);
 
+	/* Of events in a row by one thread the first is enough. */
 	for (size_t i = 0; lines && i < trace->count; i++)
-		lines[i] = &trace->lines[i];
+		if (!i || trace->lines[i].event.tid != trace->lines[i - 1].event.tid)
+			lines[count++] = &trace->lines[i];
 	if (lines)
-		qsort(lines, trace->count, sizeof(const struct trace_line *), compare_tids);
-	for (size_t i = 0; lines && memory && i < trace->count; i++)
+		qsort(lines, count, sizeof(const struct trace_line *), compare_tids);
+	for (size_t i = 0; lines && memory && i < count; i++)
 		if (!i || lines[i]->event.tid != lines[i - 1]->event.tid)
 			fprintf(memory, "%u %s\n", lines[i]->event.tid, lines[i]->command);
 	if (memory)

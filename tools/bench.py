@@ -12,6 +12,7 @@ from typing import Callable
 
 import packages
 import progress
+import selftests
 from vmms import boots, catalog, counters, libguestfs, paths, places
 from vmms.scenario import Failure
 
@@ -116,6 +117,23 @@ def in_turns(name, bound, rounds, seconds):
     yield Result(name, PEER, bound, taken, floor)
 
 
+def traced_in_turns():
+    """dirty_log_perf_test with --trace against the same without: its own time, and what is written at the end."""
+    _, folder = selftests.obtain()
+    taken, floor = [], []
+    with tempfile.TemporaryDirectory(prefix="quire-bench-") as name:
+        log = pathlib.Path(name) / "log"
+        for at in range(ROUNDS):
+            for options, list_of in (((), floor), (("--trace", f"{name}/trace.dat"), taken)):
+                with open(log, "wb") as output:
+                    list_of.append(cpu_seconds(
+                        [*catalog.QEMU.launcher, *options, "--", str(folder / "dirty_log_perf_test")],
+                        log, "Disabling dirty logging time", stdout=output,
+                        stderr=subprocess.STDOUT))
+            say(f"vmm/trace, {at + 1} of {ROUNDS}: {taken[-1]:.2f} s, without --trace {floor[-1]:.2f} s")
+    yield Result("vmm/trace", "the same run without --trace", 1.15, taken, floor)
+
+
 def path_seconds(path):
     return lambda accelerator: paths.seconds(catalog.QEMU, accelerator, path, cpu_seconds)
 
@@ -157,7 +175,9 @@ def rows(peers):
     return [Row("vmm/boot", f"Debian's kernel from PVH to power-off; floor: {PEER} (--peers)",
                 lambda: boots_in_turns("vmm/boot", pvh, 1.5, peers)),
             Row("vmm/bzimage", "the same from bzImage, which unpacks itself",
-                lambda: boots_in_turns("vmm/bzimage", packed, 1.5, peers)), *peer_rows()]
+                lambda: boots_in_turns("vmm/bzimage", packed, 1.5, peers)),
+            Row("vmm/trace", "dirty_log_perf_test with --trace; floor: the same run without",
+                traced_in_turns, client=None), *peer_rows()]
 
 
 def wanted(row, options):
@@ -209,7 +229,7 @@ def run_boots(options):
             print(f"dev: {row.name} needs --peers", file=sys.stderr)
     results = []
     for row in [row for row in rows(options.peers) if wanted(row, options)]:
-        missing = packages.missing_of(catalog.find(row.client).packages)
+        missing = packages.missing_of(catalog.find(row.client).packages if row.client else ())
         if missing and packages.install(missing).result != "pass":
             print(f"dev: {row.name} needs {' '.join(missing)}", file=sys.stderr)
             return 1

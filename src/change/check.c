@@ -20,7 +20,7 @@ struct checker {
 	struct quire_vm *vm;
 	const struct entry_format *f;
 	u32 as_id;
-	u64 leaves[5];
+	struct vm_leaves leaves;
 };
 
 /* I-18: frames of a private leaf are assigned to the gfn, those of a shared one to no VM. */
@@ -86,7 +86,7 @@ static void check_leaf(struct checker *check, u64 entry, gfn_t gfn, u32 level)
 	const struct memslot *slot = memslot_lookup(vm, check->as_id, gfn, NULL);
 
 	mmu_assert_exclusive(vm);
-	check->leaves[level]++;
+	check->leaves.tdp[level]++;
 	CHECK(level <= QUIRE_LEVEL_1G);
 	CHECK(is_aligned_u64(entry_pfn(check->f, entry).v, pages));
 	rights = check_rights(check->f, entry);
@@ -139,6 +139,7 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 }
 
 void (*vm_check_also)(const struct quire_vm *vm);
+void (*vm_check_tells)(const struct quire_vm *vm, const struct vm_leaves *leaves);
 
 static void check_root(struct checker *check, const struct table *root)
 {
@@ -161,8 +162,10 @@ static void check_tables(struct quire_vm *vm)
 		if (root)
 			check_root(&check, root);
 	}
-	shadow_check(vm);
+	shadow_check(vm, check.leaves.shadow);
 	reclaim_leave();
+	if (vm_check_tells)
+		vm_check_tells(vm, &check.leaves);
 }
 
 void vm_check(struct quire_vm *vm)

@@ -13,6 +13,7 @@ struct checker {
 	struct shadow *shadow;
 	u64 leaves, links, pages, unsync, orphans;
 	u64 listed; /* entries in rmaps */
+	u64 *by_level;
 };
 
 /* In a long chain only the total is compared, at the end. */
@@ -70,6 +71,7 @@ static void check_leaf(struct checker *check, const struct shadow_page *page, u6
 	u64 *head = rmap_head(check->shadow, page, gfn, level);
 
 	check->leaves++;
+	check->by_level[level]++;
 	CHECK(head != NULL && is_once_in(rmap_read(head), entry));
 	CHECK(is_aligned_u64(gfn.v, pages) &&
 	      is_aligned_u64(entry_pfn(SHADOW_BITS, *entry).v, pages));
@@ -189,9 +191,9 @@ static u64 count_parents(const struct shadow *shadow)
 	return count;
 }
 
-void shadow_check(struct quire_vm *vm)
+void shadow_check(struct quire_vm *vm, u64 by_level[5])
 {
-	struct checker check = {.vm = vm, .shadow = shadow_of(vm)};
+	struct checker check = {.vm = vm, .shadow = shadow_of(vm), .by_level = by_level};
 
 	mmu_assert_exclusive(vm);
 	if (!check.shadow)

@@ -517,7 +517,8 @@ static inline void shadow_unlock(struct quire_vm *vm) RELEASES(&vm->mmu_lock)
 }
 
 #ifdef QUIRE_CHECK
-void shadow_check(struct quire_vm *vm) REQUIRES(&vm->mmu_lock);
+/* Counts leaves by level. */
+void shadow_check(struct quire_vm *vm, u64 by_level[5]) REQUIRES(&vm->mmu_lock);
 #endif
 
 /* --- slots_lock --- */

@@ -8,6 +8,13 @@
 /* A simulated host's own judge, asked before the checker; NULL: none. */
 extern void (*vm_check_also)(const struct quire_vm *vm);
 
+/* What the checker counted in all tables: leaves by level. */
+struct vm_leaves {
+	u64 tdp[5], shadow[5];
+};
+/* A test's own look at it; NULL: none. */
+extern void (*vm_check_tells)(const struct quire_vm *vm, const struct vm_leaves *leaves);
+
 /* --- mmu_lock exclusive --- */
 
 /* Compare every table with the slots, the attributes and guest_memfd. Between begin and end of an

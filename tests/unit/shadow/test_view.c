@@ -6,6 +6,8 @@
 
 #include <quire/view.h>
 
+#include "src/change/change.h"
+#include "src/vm/check.h"
 #include "tests/unit/shadow/groups.h"
 #include "tests/unit/shadow/race.h"
 
@@ -36,11 +38,39 @@ static struct quire_view_counts view_of(uint64_t start, uint64_t end, uint64_t p
 	return counts;
 }
 
-/* Pages of 4 KiB that leaves of both MMUs map, by the VM's counters. */
+static struct vm_leaves told;
+
+static void hear(const struct quire_vm *vm, const struct vm_leaves *leaves)
+{
+	if (vm == world.vm)
+		told = *leaves;
+}
+
+/* What the checker of all tables, which shares no walk with the picture, finds now. */
+static void ask_checker(void)
+{
+	struct flush_debt debt;
+
+	vm_check_tells = hear;
+	told = (struct vm_leaves){0};
+	change_lock(world.vm, &debt);
+	change_settle_unlock(world.vm, &debt);
+	vm_check_tells = NULL;
+}
+
+/* Pages of 4 KiB that leaves of both MMUs map, by the VM's counters and by vm_check(). */
 static void totals_are_those_of_the_counters(void)
 {
 	struct quire_view_counts all = view_of(0, WORLD_PAGES, 100);
 
+	ask_checker();
+	assert_true(told.shadow[QUIRE_LEVEL_4K] + told.shadow[QUIRE_LEVEL_2M] > 0);
+	for (uint32_t level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++) {
+		uint64_t pages = UINT64_C(1) << (9 * (level - 1));
+
+		assert_int_equal(all.mapped[level], told.tdp[level] * pages);
+		assert_int_equal(all.shadow[level], told.shadow[level] * pages);
+	}
 	assert_int_equal(all.mapped[QUIRE_LEVEL_4K] + all.shadow[QUIRE_LEVEL_4K],
 			 quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_4k));
 	assert_int_equal((all.mapped[QUIRE_LEVEL_2M] + all.shadow[QUIRE_LEVEL_2M]) / 512,

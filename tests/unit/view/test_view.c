@@ -3,6 +3,8 @@
 #include <quire/view.h>
 
 #include "src/base/reclaim.h"
+#include "src/change/change.h"
+#include "src/vm/check.h"
 #include "src/vm/vm.h"
 #include "tests/unit/gmem/support.h"
 
@@ -84,11 +86,36 @@ static void is_as_page_by_page(uint64_t start, uint64_t end, uint64_t logged)
 	}
 }
 
-/* Leaves of a whole VM, against its counters. */
+static struct vm_leaves told;
+
+static void hear(const struct quire_vm *vm, const struct vm_leaves *leaves)
+{
+	if (vm == machine.vm)
+		told = *leaves;
+}
+
+/* What the checker of all tables, which shares no walk with the picture, finds now. */
+static void ask_checker(void)
+{
+	struct flush_debt debt;
+
+	vm_check_tells = hear;
+	told = (struct vm_leaves){0};
+	change_lock(machine.vm, &debt);
+	change_settle_unlock(machine.vm, &debt);
+	vm_check_tells = NULL;
+}
+
+/* Leaves of a whole VM, against its counters, and against what vm_check() says. */
 static void totals_are_those_of_the_counters(void)
 {
 	struct seen seen = view_of(0, UINT64_C(1) << 36, SIM_GIGANTIC);
 
+	ask_checker();
+	assert_true(told.tdp[QUIRE_LEVEL_4K] + told.tdp[QUIRE_LEVEL_2M] > 0);
+	assert_int_equal(seen.sum.mapped[QUIRE_LEVEL_4K], told.tdp[QUIRE_LEVEL_4K]);
+	assert_int_equal(seen.sum.mapped[QUIRE_LEVEL_2M], told.tdp[QUIRE_LEVEL_2M] * SIM_BLOCK);
+	assert_int_equal(seen.sum.mapped[QUIRE_LEVEL_1G], told.tdp[QUIRE_LEVEL_1G] * SIM_GIGANTIC);
 	assert_int_equal(seen.sum.mapped[QUIRE_LEVEL_4K], stat(QUIRE_VM_STAT_pages_4k));
 	assert_int_equal(seen.sum.mapped[QUIRE_LEVEL_2M] / SIM_BLOCK, stat(QUIRE_VM_STAT_pages_2m));
 }
