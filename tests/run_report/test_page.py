@@ -130,6 +130,21 @@ class PageTest(unittest.TestCase):
         for what in ("split", "recovered"):
             self.assertIn(f"<td>huge pages {what}</td><td>{there}</td>", drawn)
 
+    def test_the_end_is_no_peak(self):
+        """It comes a moment after a moment; what was not told until then did not happen in a millisecond."""
+        samples = [{"t": t, "processes": [{"pid": 1, "command": "x", "vms": [
+            {"stats": {}, "vcpus": [{"id": 0, "stats": {"exits": exits}}]}]}]}
+                   for t, exits in ((0.0, 0), (1.0, 1000), (1.001, 2000))]
+        before, _, rest = self.page.read_text().partition('id="data">')
+        page = self.folder / "end.html"
+        page.write_text(before + 'id="data">' + json.dumps({"command": "x", "samples": samples}) +
+                        "</script>" + rest.partition("</script>")[2])
+        done = browse(page, self.folder, "--dump-dom")
+        self.assertNotIn("CONSOLE", done.stderr)
+        chart = done.stdout.partition('id="chart-rates"')[2].partition("</svg>")[0]
+        self.assertIn(">2.0k</text>", chart)
+        self.assertNotIn("M</text>", chart)
+
     def test_light_and_dark(self):
         pictures = []
         for scheme in (LIGHT, DARK):
