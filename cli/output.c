@@ -25,7 +25,20 @@ int output_end(FILE *file)
 
 const char *output_advice(int error)
 {
-	if (error == EFBIG)
+	switch (error) {
+	case EFBIG:
 		return "; a higher limit on files (ulimit -f) is needed";
-	return error == ENOSPC ? "; more room on that file system is needed" : "";
+	case ENOSPC:
+		return "; more room on that file system is needed";
+	case ENOENT:
+	case ENOTDIR:
+		return "; its folder must be there";
+	case EACCES:
+	case EPERM:
+	case EROFS:
+	case EISDIR:
+		return "; name a file that you may write";
+	default:
+		return "";
+	}
 }

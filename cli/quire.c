@@ -48,7 +48,7 @@ int main(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 	if (*name)
-		fprintf(stderr, "quire: no command '%s'\n", name);
+		fprintf(stderr, "quire: no command '%s'; there are:\n", name);
 	print_usage(stderr);
 	return EXIT_USAGE;
 }

@@ -201,7 +201,10 @@ static void take_events(const void *file, int pid, void *ctx)
 	struct harvest *harvest = ctx;
 
 	if (trace->is_cut)
-		fprintf(stderr, "quire run: no room for all events of process %d\n", pid);
+		fprintf(stderr,
+			"quire run: no room for all events of process %d; --trace-size and "
+			"--trace-filter make them fewer\n",
+			pid);
 	trace_add(&harvest->trace, trace, harvest->room, harvest->clock);
 }
 

@@ -118,24 +118,85 @@ const struct cli_command run_command = {
     .take = take_option,
 };
 
+#define WHOLE "; build or install all of Quire, which has it"
+
+/* The interpreter that a script's first line names, which is not there; false: it is no script. */
+static bool names_interpreter(const char *path, char *interpreter, size_t size)
+{
+	FILE *file = fopen(path, "re");
+	char line[PATH_MAX] = "";
+	bool is_script;
+
+	if (file && !fgets(line, sizeof(line), file))
+		line[0] = '\0';
+	if (file)
+		fclose(file);
+	is_script = !strncmp(line, "#!", 2);
+	if (is_script) {
+		char *name = line + 2 + strspn(line + 2, " \t");
+
+		name[strcspn(name, " \t\n")] = '\0';
+		snprintf(interpreter, size, "%s", name);
+	}
+	return is_script;
+}
+
+/* It is not there, or cannot be executed. What to do about it, too. */
+static void complain_of_program(const char *name, const char *path, int error)
+{
+	char interpreter[PATH_MAX];
+
+	if (error == ENOENT && *path && names_interpreter(path, interpreter, sizeof(interpreter)))
+		fprintf(stderr,
+			"quire run: %s: bad interpreter %s: %s; install it, or correct the first "
+			"line\n",
+			name, interpreter, strerror(error));
+	else if (error == ENOENT)
+		fprintf(stderr, "quire run: %s: %s; %s\n", name, strerror(error),
+			strchr(name, '/') ? "check the path"
+					  : "no folder of PATH has it: give its path");
+	else if (error == EACCES)
+		fprintf(stderr,
+			"quire run: %s: %s; a program is a file that may be executed (chmod +x)\n",
+			name, strerror(error));
+	else
+		fprintf(stderr, "quire run: %s: %s\n", name, strerror(error));
+}
+
+static const char *advice_for(enum program_kind kind)
+{
+	switch (kind) {
+	case PROGRAM_STATIC:
+	case PROGRAM_OTHER_LIBC:
+	case PROGRAM_GO:
+		return WHOLE;
+	case PROGRAM_SETUID:
+		return "; a copy has not that bit (cp)";
+	default:
+		return "";
+	}
+}
+
 /* The program is to start on the engine. */
 static int check_engine(struct run *run, enum program_kind kind)
 {
 	int error;
 
 	if (!*run->engine && kind == PROGRAM_OK) {
-		fprintf(stderr, "quire run: --cpuid needs quire-engine, and there is none\n");
+		fprintf(stderr,
+			"quire run: --cpuid needs quire-engine, and there is none" WHOLE "\n");
 		return EXIT_CANNOT_RUN;
 	}
 	if (!*run->engine) {
-		fprintf(stderr, "quire run: %s %s\n", run->path, program_reason(kind));
+		fprintf(stderr, "quire run: %s %s%s\n", run->path, program_reason(kind),
+			advice_for(kind));
 		return EXIT_CANNOT_RUN;
 	}
 	run->is_on_engine = true;
 	error = launch_resolve(&run->launch, run->path);
 	if (!error)
 		return 0;
-	fprintf(stderr, "quire run: %s: %s\n", run->path, strerror(-error));
+	complain_of_program(run->path, run->path, -error);
 	return EXIT_CANNOT_RUN;
 }
 
@@ -149,7 +210,7 @@ static int check_program(struct run *run)
 	if (missing)
 		run->engine[0] = '\0';
 	if (error) {
-		fprintf(stderr, "quire run: %s: %s\n", run->program[0], strerror(-error));
+		complain_of_program(run->program[0], "", -error);
 		return error == -ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN;
 	}
 	kind = program_check(run->path);
@@ -157,8 +218,11 @@ static int check_program(struct run *run)
 		return check_engine(run, kind);
 	if (kind == PROGRAM_OK)
 		return 0;
-	fprintf(stderr, "quire run: %s %s\n", run->path,
-		kind == PROGRAM_UNREADABLE ? strerror(errno) : program_reason(kind));
+	if (kind == PROGRAM_UNREADABLE)
+		complain_of_program(run->path, run->path, errno);
+	else
+		fprintf(stderr, "quire run: %s %s%s\n", run->path, program_reason(kind),
+			advice_for(kind));
 	return EXIT_CANNOT_RUN;
 }
 
@@ -207,7 +271,7 @@ static int make_directory(struct run *run)
 	snprintf(run->directory, sizeof(run->directory), "%s/" RUNS_NAME "XXXXXX", runs_parent(),
 		 (int)getpid());
 	if (!mkdtemp(run->directory)) {
-		fprintf(stderr, "quire run: %s: %s\n", run->directory, strerror(errno));
+		complain_of_directory(run, -errno);
 		return EXIT_CANNOT_RUN;
 	}
 	snprintf(path, sizeof(path), "%s/" LIBRARY_LINK, run->directory);
@@ -228,7 +292,9 @@ static int make_directory(struct run *run)
 	for (int i = 0; !error && i < run->param_count; i++) {
 		error = params_set(run->directory, run->params[i]);
 		if (error)
-			fprintf(stderr, "quire run: --param %s: %s\n", run->params[i],
+			fprintf(stderr,
+				"quire run: --param %s: %s; quire run --list-params says more\n",
+				run->params[i],
 				error == -ENOENT ? "no such parameter" : "bad value");
 	}
 	if (!error)
@@ -259,7 +325,8 @@ static void set_filter(void)
 
 	if (!error)
 		return;
-	fprintf(stderr, "quire run: seccomp filter: %s\n", strerror(-error));
+	fprintf(stderr, "quire run: seccomp filter: %s; a container must allow seccomp(2)\n",
+		strerror(-error));
 	_exit(EXIT_CANNOT_RUN);
 }
 
@@ -297,6 +364,8 @@ static void execute_on_engine(const struct run *run)
 
 static void run_child(const struct run *run, pid_t parent)
 {
+	int error;
+
 	/* A run does not outlive its command, whose directory it needs. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
@@ -326,8 +395,9 @@ static void run_child(const struct run *run, pid_t parent)
 			execv(argv[0], argv);
 		}
 	}
-	fprintf(stderr, "quire run: %s: %s\n", run->path, strerror(errno));
-	_exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN);
+	error = errno;
+	complain_of_program(run->path, run->path, error);
+	_exit(error == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN);
 }
 
 static void forward(int signal)
@@ -478,7 +548,7 @@ int command_run(int argc, char **argv)
 	if (run.lists_params)
 		return list_params();
 	if (rest == argc) {
-		fprintf(stderr, "quire run: no program given\n");
+		fprintf(stderr, "quire run: no program given; quire run --help says more\n");
 		return EXIT_USAGE;
 	}
 	run.program = argv + rest;
@@ -486,7 +556,8 @@ int command_run(int argc, char **argv)
 	if (status)
 		return status;
 	if (find_library(run.library)) {
-		fprintf(stderr, "quire run: libquire_preload.so is not beside this command\n");
+		fprintf(stderr,
+			"quire run: libquire_preload.so is not beside this command" WHOLE "\n");
 		return EXIT_CANNOT_RUN;
 	}
 	if (report_check(&run.report))
@@ -502,7 +573,8 @@ int command_run(int argc, char **argv)
 	if (pid == 0)
 		run_child(&run, parent);
 	if (pid < 0) {
-		fprintf(stderr, "quire run: %s\n", strerror(errno));
+		fprintf(stderr, "quire run: fork: %s; are there too many processes (ulimit -u)?\n",
+			strerror(errno));
 		remove_directory(&run);
 		return EXIT_CANNOT_RUN;
 	}

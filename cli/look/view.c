@@ -173,7 +173,8 @@ static int show_living(const struct view *view)
 	processes_free(&processes);
 	if (shown)
 		return EXIT_SUCCESS;
-	fprintf(stderr, "quire view: %s has no such VM now\n", view->target);
+	fprintf(stderr, "quire view: %s has no such VM now; without --vm all are shown\n",
+		view->target);
 	return EXIT_FAILURE;
 }
 

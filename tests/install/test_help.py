@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
@@ -21,9 +22,9 @@ def options_of(text):
 class Help(unittest.TestCase):
     quire = None
 
-    def call(self, *words):
+    def call(self, *words, cwd=None):
         return subprocess.run([self.quire, *words], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, check=False)
+                              stderr=subprocess.PIPE, text=True, check=False, cwd=cwd)
 
     def options(self, command):
         done = self.call(command, "--help")
@@ -46,6 +47,36 @@ class Help(unittest.TestCase):
             done = self.call(*words)
             self.assertEqual((done.returncode, done.stdout), (2, ""), words)
             self.assertTrue(done.stderr, words)
+
+    def test_messages_say_what_to_do_next(self):
+        """What is wrong, and behind a semicolon what helps."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            for file, text, mode in (("badi.sh", "#!/no/such/shell -e\n", 0o755),
+                                     ("text", "no program\n", 0o644)):
+                (folder / file).write_text(text)
+                (folder / file).chmod(mode)
+            for words, said in (
+                    (("run", "./badi.sh"), r"\./badi\.sh: bad interpreter /no/such/shell: No such "
+                                           r"file or directory; install it, or correct the first line"),
+                    (("run", "./text"), r"Permission denied; .*chmod \+x"),
+                    (("run", "no-such-program"), r"No such file or directory; .* of PATH has it"),
+                    (("run", "./none/at/all"), r"No such file or directory; check the path"),
+                    (("run",), r"no program given; quire run --help"),
+                    (("run", "--trace-size", "0", "true"), r"bad value '0'; quire run --help"),
+                    (("run", "--trace-filter", "none", "true"), r"no event is named 'none'; try 'kvm_\*'"),
+                    (("run", "--param", "kvm.none=1", "true"), r"no such parameter; .*--list-params"),
+                    (("run", "--param", "kvm.tdp_mmu=7", "true"), r"bad value; .*--list-params"),
+                    (("run", "--stats", "./none/x", "true"), r"\./none/x: .*; its folder must be there"),
+                    (("run", "--report", ".", "true"), r"\.: Is a directory; name a file"),
+                    (("stat", "a", "b"), r"one PID or NAME at most; quire stat --help"),
+                    (("view",), r"one PID, NAME or FILE; quire view --help"),
+                    (("view", "./text"), r"no VM has a map there; quire run --stats writes"),
+                    (("view", "--text", "no-such-program"), r"no process .* is 'no-such-program'; \S+"),
+                    (("none",), r"no command 'none'; there are:\n(.*\n)*usage: quire run ")):
+                done = self.call(*words, cwd=folder)
+                self.assertRegex(done.stderr, said)
+                self.assertNotEqual(done.returncode, 0, words)
 
     def test_values(self):
         """As a word of their own and behind '='; what follows the program is the program's."""
@@ -102,5 +133,5 @@ class Help(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    Help.quire = sys.argv[1]
+    Help.quire = str(pathlib.Path(sys.argv[1]).resolve())
     unittest.main(argv=sys.argv[:1])

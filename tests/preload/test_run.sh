@@ -24,7 +24,7 @@ kvm=/sys/module/kvm/parameters
 output=$("$quire" run "$static" 2>&1)
 expect 'status of a static program' 126 $?
 expect 'reason for a static program' "quire run: $static is statically linked, and there is no \
-quire-engine to start it on" "$output"
+quire-engine to start it on; build or install all of Quire, which has it" "$output"
 expect 'static program in a script' '126' "$(run "'$static'; echo \$?")"
 expect 'static program without the environment' '126' "$(run "env -i '$static'; echo \$?")"
 expect 'doctor of a static program' 'static no' \
@@ -111,7 +111,7 @@ expect 'a child that is none for this machine' 126 "$(run "'$kinds/arm64'; echo 
 
 output=$("$quire" run --cpuid -- true 2>&1)
 expect 'status of --cpuid without an engine' 126 $?
-expect 'reason of --cpuid without an engine' 'quire run: --cpuid needs quire-engine, and there is none' "$output"
+expect 'reason of --cpuid without an engine' 'quire run: --cpuid needs quire-engine, and there is none; build or install all of Quire, which has it' "$output"
 expect 'doctor of --cpuid without an engine' real "$("$quire" doctor | sed -n 's/^CPUID of programs *\([a-z]*\) .*/\1/p')"
 expect 'doctor of raw calls' '1' "$("$quire" doctor | grep -c '^raw system calls  *\(served\|not served\)  *[a-z]')"
 expect 'doctor of the decoder' '1' "$("$quire" doctor | grep -c '^decoder  *found  *[a-z]')"
