@@ -15,9 +15,11 @@
  * there lacks the first in EPT's format, and has a bit above every address in NPT's.
  */
 #define ENTRY_PRESENT 0x1u
+#define ENTRY_WRITABLE 0x2u
 #define ENTRY_MMIO (UINT64_C(1) << 51)
 #define ENTRY_LEAF 0x80u
 #define LEVELS 3u
+#define LEVEL_BITS 9
 
 /* A counter changes with nearly each event: one value in so long is enough for a line. */
 #define COUNTER_STEP_NS 100000
@@ -33,6 +35,7 @@ struct runner {
 struct process {
 	uint32_t pid;
 	int64_t pages[LEVELS + 1];
+	int64_t writable; /* of them, in pages of 4K */
 	uint64_t told_ns;
 };
 
@@ -180,6 +183,13 @@ static void put_pages(struct json *json, struct process *process, uint64_t ns)
 		json_signed(json, names[level], process->pages[level]);
 	json_end(json);
 	json_end(json);
+	/* A log takes W from what it has told of: what has it again was written since. */
+	begin(json, "writable pages (in logged slots: dirty)", "mmu", "C", ns);
+	json_unsigned(json, "pid", process->pid);
+	json_object(json, "args");
+	json_signed(json, "pages", process->writable);
+	json_end(json);
+	json_end(json);
 }
 
 static bool is_leaf(uint64_t entry, uint64_t level)
@@ -188,16 +198,23 @@ static bool is_leaf(uint64_t entry, uint64_t level)
 	       (level == 1 || (entry & ENTRY_LEAF));
 }
 
+static bool is_writable(uint64_t entry, uint64_t level)
+{
+	return is_leaf(entry, level) && (entry & ENTRY_WRITABLE);
+}
+
 /* kvm_tdp_mmu_spte_changed: gfn, old, new, level. */
 static void count_pages(struct timeline *timeline, const struct trace_line *line)
 {
 	const uint64_t *args = line->event.args;
 	struct process *process = find_process(timeline, line);
 	int change = is_leaf(args[2], args[3]) - is_leaf(args[1], args[3]);
+	int rights = is_writable(args[2], args[3]) - is_writable(args[1], args[3]);
 
-	if (!process || args[3] > LEVELS || !change)
+	if (!process || !args[3] || args[3] > LEVELS || !(change || rights))
 		return;
 	process->pages[args[3]] += change;
+	process->writable += (int64_t)rights * (INT64_C(1) << (LEVEL_BITS * (args[3] - 1)));
 	if (line->event.time - process->told_ns >= COUNTER_STEP_NS)
 		put_pages(&timeline->json, process, line->event.time);
 }

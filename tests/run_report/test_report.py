@@ -265,6 +265,24 @@ class ReportTest(unittest.TestCase):
         if stats["pages_4k"]:
             self.assertEqual(pages["4K"], stats["pages_4k"])
 
+    def test_timeline_counts_dirty_pages(self):
+        """Writable pages: the last value is what the events come to, and a harvest took them all."""
+        writable, course = {}, []
+        for one in events_of(self.events, "kvm_tdp_mmu_spte_changed"):
+            new = int(one["new_spte"], 16)
+            leaf = new & 1 and not new >> 51 & 1 and (one["level"] == 1 or new & 0x80)
+            if one["level"] > 1 and not leaf:
+                continue
+            writable[int(one["gfn"], 16), one["level"]] = bool(leaf and new & 2)
+            course.append(sum(value for (gfn, level), value in writable.items()
+                              if level == 1 and GFN <= gfn < GFN + PAGES))
+        values = [one["args"]["pages"] for one in self.timeline
+                  if one["ph"] == "C" and one["name"].startswith("writable pages")]
+        self.assertEqual(values[-1], sum(value * 512 ** (level - 1)
+                                         for (_, level), value in writable.items()))
+        self.assertEqual(course[-1], PAGES)
+        self.assertIn(0, course[course.index(PAGES):])
+
     def test_each_fault_is_there(self):
         each = list(range(PAGES))
         self.assertEqual(pages_of(events_of(self.early_events, "kvm_mmu_set_spte")), each)

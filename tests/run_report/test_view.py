@@ -174,6 +174,17 @@ class ViewTest(unittest.TestCase):
         self.assertEqual(sum_of(ended, SLOT, "logged"), PAGES)
         self.assertEqual(sum_of(ended, SLOT, "mapped_4k"), PAGES)
 
+    def test_dump_of_a_program_that_failed(self):
+        """Killed in the middle, it leaves a map that is at most a second old."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "stats.json")
+            done = looking.call(QUIRE, "run", "--stats", path, "--", CLIENT, "kill")
+            self.assertEqual(done.returncode, -signal.SIGKILL)
+            (left,) = maps(path)
+            text = view("--text", path).stdout
+        self.assertEqual(sum_of(left, SLOT, "mapped_4k"), PAGES)
+        self.assertIn("slot 5: 0x10000000-0x10040000, 256 KiB, logged\n", text)
+
     def dumped(self, path):
         for _ in range(looking.DEADLINE_S * 20):
             done = view("--json", path)
