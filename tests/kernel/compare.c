@@ -5,7 +5,7 @@
 
 #include "tests/kernel/machine.h"
 
-#define PATHS_MAX 8u
+#define PATHS_MAX 12u
 #define LINES_MAX 20u
 /* What the processor adds for an access that no table of the guest's stands behind. */
 #define BESIDES (QUIRE_PFERR_USER | QUIRE_PFERR_GUEST_FINAL)
@@ -94,6 +94,19 @@ static struct seen see_processor(const struct trial *trial)
 	return seen;
 }
 
+/* What the guest needs before it makes an access: its directory's entry, which a processor reads as
+ * if it wrote it, and its code. */
+static int library_walks_code(const struct trial *trial)
+{
+	struct quire_translation found;
+
+	if (trial->walker->has_directory &&
+	    !quire_walk(trial->stage2, (gpa_t){GUEST_DIRECTORY_GPA}, QUIRE_PFERR_WRITE, &found))
+		return 0;
+	return trial->access & QUIRE_PFERR_FETCH ||
+	       quire_walk(trial->stage2, (gpa_t){GUEST_CODE_GPA}, QUIRE_PFERR_FETCH, &found);
+}
+
 /* After the processor: the frame that the library names must have what was stored. */
 static struct seen see_library(const struct trial *trial)
 {
@@ -101,8 +114,7 @@ static struct seen see_library(const struct trial *trial)
 	const struct guest_page *page;
 	struct seen seen = {0};
 
-	if (!(trial->access & QUIRE_PFERR_FETCH) &&
-	    !quire_walk(trial->stage2, (gpa_t){GUEST_CODE_GPA}, QUIRE_PFERR_FETCH, &found))
+	if (!library_walks_code(trial))
 		seen.error_code = UINT64_MAX;
 	seen.is_mapped =
 	    quire_walk(trial->stage2, (gpa_t){trial->gpa}, trial->access | BESIDES, &found);
@@ -192,6 +204,8 @@ static unsigned int with_trial(struct quire_vcpu *vcpu, struct trial *trial,
 	if (quire_vcpu_enter(vcpu, &requests, &stage2))
 		return 1;
 	trial->stage2 = &stage2;
+	if (trial->walker->has_directory)
+		words_add(&trial->words, &stage2, GUEST_DIRECTORY_GPA);
 	words_add(&trial->words, &stage2, GUEST_CODE_GPA);
 	words_add(&trial->words, &stage2, trial->gpa);
 	before = trial->words;

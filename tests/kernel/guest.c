@@ -1,7 +1,10 @@
-/* The tiny guest: 32-bit code without page tables of its own. */
+/* The tiny guest: 32-bit code, with a page directory of its own where its walker needs one. */
 #include "tests/kernel/guest.h"
 
 #include <string.h>
+
+/* Present, writable, user's, accessed, dirty, of 4 MiB. */
+#define DIRECTORY_ENTRY 0xe7u
 
 void guest_fill_page(struct guest_page *page, uint32_t tag)
 {
@@ -19,6 +22,16 @@ void guest_fill_code(void *page)
 
 	memcpy((uint8_t *)page + GUEST_RIP_LOAD, load, sizeof(load));
 	memcpy((uint8_t *)page + GUEST_RIP_STORE, store, sizeof(store));
+}
+
+void guest_fill_directory(void *page)
+{
+	uint32_t i, entry;
+
+	for (i = 0; i < 1024; i++) {
+		entry = i << 22 | DIRECTORY_ENTRY;
+		memcpy((uint8_t *)page + i * sizeof(entry), &entry, sizeof(entry));
+	}
 }
 
 uint64_t guest_rip(const struct guest_access *access)

@@ -9,6 +9,8 @@
 
 /* Guests execute from here: a page that stays mapped, in tables of its own below the root. */
 #define GUEST_CODE_GPA UINT64_C(0xc0000000)
+/* The page behind it: the guest's own page directory, for walkers that need one. */
+#define GUEST_DIRECTORY_GPA (GUEST_CODE_GPA + QUIRE_PAGE_SIZE)
 /* Offsets in that page. EBX has the address of a guest_page. */
 #define GUEST_RIP_LOAD 0x00u
 #define GUEST_RIP_STORE 0x10u
@@ -26,6 +28,8 @@ struct guest_page {
 void guest_fill_page(struct guest_page *page, uint32_t tag);
 /* The guest's loads and stores, for the page behind GUEST_CODE_GPA. */
 void guest_fill_code(void *page);
+/* Each address below 4 GiB is its own translation, with A and D set. */
+void guest_fill_directory(void *page);
 
 /* The guest makes one access to the guest_page at .gpa, below 4 GiB. */
 struct guest_access {
@@ -61,6 +65,9 @@ struct guest_walker {
 	struct guest_result (*access)(const struct guest_access *access);
 	/* Does it set A on the way to an entry that refuses? A processor may do either. */
 	int marks_refused;
+	/* Does its guest page, with the directory at GUEST_DIRECTORY_GPA? Otherwise it has no
+	 * paging. */
+	int has_directory;
 };
 
 extern const struct guest_walker walker_svm, walker_vmx, walker_vmx_no_ad, walker_vmx_execute_only;

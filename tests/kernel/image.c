@@ -20,7 +20,7 @@ struct area {
 };
 
 static const struct area areas[AREA_COUNT] = {
-    [AREA_CODE] = {GUEST_CODE_GPA, 4096, MIB(512), QUIRE_LEVEL_4K, 0, 0, 0, 0, 0},
+    [AREA_CODE] = {GUEST_CODE_GPA, 8192, MIB(512), QUIRE_LEVEL_4K, 0, 0, 0, 0, 0},
     [AREA_SMALL] = {0, MIB(1), MIB(515), QUIRE_LEVEL_4K, 0, 0, 0, 0, 0},
     [AREA_LARGE] = {MIB(2), MIB(4), MIB(518), QUIRE_LEVEL_2M, 0, 0, 0, 0, 0},
     [AREA_GIGANTIC] = {MIB(1024), MIB(1024), MIB(1024), QUIRE_LEVEL_1G, 0, 0, 0, 0, 0},
@@ -138,5 +138,6 @@ int image_make(struct quire_vm *vm)
 		result = image_set_slot(vm, area, 0, areas[area].size_bytes);
 	}
 	guest_fill_code(memory_at(areas[AREA_CODE].physical));
+	guest_fill_directory(memory_at(areas[AREA_CODE].physical + QUIRE_PAGE_SIZE));
 	return result;
 }

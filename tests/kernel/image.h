@@ -7,7 +7,7 @@
 
 /* An area is a slot, by its place in the list. */
 enum image_area {
-	AREA_CODE,	/* what the tiny guest executes */
+	AREA_CODE,	/* what the tiny guest executes, and its page directory */
 	AREA_SMALL,	/* pages of 4K */
 	AREA_LARGE,	/* pages of 2M */
 	AREA_GIGANTIC,	/* one page of 1G */

@@ -73,7 +73,11 @@ static int svm_start(void)
 	vmcb->nested_control = 1;
 	vmcb->es = vmcb->ss = vmcb->ds = vmcb->fs = vmcb->gs = data;
 	vmcb->cs = (struct segment){16, 0xc9b, 0xffffffff, 0};
-	vmcb->cr0 = 0x11; /* protected mode, no paging */
+	/* Protected mode and paging, with pages of 4 MiB: QEMU 8.2.2 walks no nested tables for a
+	 * guest without paging. */
+	vmcb->cr0 = 0x80000011;
+	vmcb->cr3 = GUEST_DIRECTORY_GPA;
+	vmcb->cr4 = 0x10;
 	vmcb->dr7 = 0x400;
 	vmcb->dr6 = 0xffff0ff0;
 	vmcb->pat = machine_read_msr(MSR_PAT);
@@ -113,4 +117,4 @@ static struct guest_result svm_access(const struct guest_access *access)
 	return result;
 }
 
-const struct guest_walker walker_svm = {"npt", QUIRE_FORMAT_NPT, svm_start, svm_access, 1};
+const struct guest_walker walker_svm = {"npt", QUIRE_FORMAT_NPT, svm_start, svm_access, 1, 1};

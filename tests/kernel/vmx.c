@@ -268,10 +268,14 @@ static struct guest_result vmx_access(const struct guest_access *access)
 	return result;
 }
 
-const struct guest_walker walker_vmx = {"ept", QUIRE_FORMAT_EPT, vmx_start_ad, vmx_access, 0};
-const struct guest_walker walker_vmx_no_ad = {"ept without a and d", QUIRE_FORMAT_EPT_NO_AD,
-					      vmx_start_no_ad, vmx_access, 0};
+const struct guest_walker walker_vmx = {"ept", QUIRE_FORMAT_EPT, vmx_start_ad, vmx_access, 0, 0};
+const struct guest_walker walker_vmx_no_ad = {
+    "ept without a and d", QUIRE_FORMAT_EPT_NO_AD, vmx_start_no_ad, vmx_access, 0, 0};
 /* Mode-based execute control is off, as Bochs has none: no page is one mode's here, and what the
  * library keeps for user mode's fetches is ignored. */
-const struct guest_walker walker_vmx_execute_only = {
-    "ept with execute-only pages", QUIRE_FORMAT_EPT_MODES, vmx_start_execute_only, vmx_access, 0};
+const struct guest_walker walker_vmx_execute_only = {"ept with execute-only pages",
+						     QUIRE_FORMAT_EPT_MODES,
+						     vmx_start_execute_only,
+						     vmx_access,
+						     0,
+						     0};
