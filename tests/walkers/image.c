@@ -37,6 +37,9 @@ struct target {
 #define RISCV_MEMORY UINT64_C(0x80000000)
 #define ARM64_MEMORY UINT64_C(0x40000000)
 #define POWER_MEMORY UINT64_C(0)
+/* Modes of hgatp. */
+#define SV39X4 (UINT64_C(8) << 60)
+#define SV48X4 (UINT64_C(9) << 60)
 /* Of a partition's entry: HR, 52 address bits, and a root of 2^13 entries. */
 #define POWER_ROOT (UINT64_C(1) << 63 | UINT64_C(2) << 61 | 5 << 5 | 13)
 /* Bits of VTCR_EL2: caches and sharing of the walks, 48 bits of address, and what is always set. */
@@ -44,10 +47,15 @@ struct target {
 #define VTCR_HA (UINT64_C(1) << 21)
 #define LEVELS_3 (24 | 1 << 6) /* T0SZ of 40 bits, SL0 */
 #define LEVELS_4 (16 | 2 << 6) /* of 48 */
+/* Bits of menvcfg: the page's memory type, and A and D by the processor. */
+#define PBMTE (UINT64_C(1) << 62)
+#define ADUE (UINT64_C(1) << 61)
 
 static const struct target targets[] = {
-    {"sv39x4", QUIRE_FORMAT_SV39X4, 48, 41, RISCV_MEMORY, UINT64_C(8) << 60, 12, 0},
-    {"sv48x4", QUIRE_FORMAT_SV48X4, 52, 50, RISCV_MEMORY, UINT64_C(9) << 60, 12, 0},
+    {"sv39x4", QUIRE_FORMAT_SV39X4, 48, 41, RISCV_MEMORY, SV39X4, 12, PBMTE | ADUE},
+    {"sv39x4-no-ad", QUIRE_FORMAT_SV39X4_NO_AD, 48, 41, RISCV_MEMORY, SV39X4, 12, PBMTE},
+    {"sv48x4", QUIRE_FORMAT_SV48X4, 52, 50, RISCV_MEMORY, SV48X4, 12, PBMTE | ADUE},
+    {"sv48x4-no-ad", QUIRE_FORMAT_SV48X4_NO_AD, 52, 50, RISCV_MEMORY, SV48X4, 12, PBMTE},
     {"arm64-40", QUIRE_FORMAT_ARM64_3, 48, 40, ARM64_MEMORY, 0, 0, VTCR | VTCR_HA | LEVELS_3},
     {"arm64-40-no-af", QUIRE_FORMAT_ARM64_3_NO_AF, 48, 40, ARM64_MEMORY, 0, 0, VTCR | LEVELS_3},
     {"arm64-48", QUIRE_FORMAT_ARM64_4, 48, 48, ARM64_MEMORY, 0, 0, VTCR | VTCR_HA | LEVELS_4},
@@ -137,10 +145,7 @@ static int page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *pag
 	return 0;
 }
 
-/*
- * The guest's memory. The last one is in the upper tables of a root of several; not in the
- * uppermost, for QEMU before 8.0 takes the highest bit of an address for a sign.
- */
+/* The guest's memory. The last one is in the upper tables of a root of several: make_vm(). */
 static struct quire_region slots[] = {
     {.slot = 0, .gpa = {1 * GIB}, .size_bytes = GIB, .hva = {0}},
     {.slot = 1, .gpa = {8 * GIB}, .size_bytes = 16 * MIB, .hva = {HVA_2M}},
@@ -288,7 +293,8 @@ static void make_files(void)
 	quire_vcpu_leave(vcpu);
 }
 
-static void make_vm(void)
+/* The slots may use @gpa_bits of an address. */
+static void make_vm(unsigned int gpa_bits)
 {
 	static struct quire_platform platform;
 	static struct quire_host_ops host;
@@ -307,19 +313,22 @@ static void make_vm(void)
 	config.maxphyaddr = target->maxphyaddr;
 	must(chunks && !quire_vm_create(&config, &vm), "no VM");
 	must(!quire_vcpu_create(vm, 0, NULL, &vcpu), "no vCPU");
-	slots[SLOTS - 1].gpa.v = (UINT64_C(1) << (target->gpa_bits - 1)) - 8 * MIB;
+	slots[SLOTS - 1].gpa.v = (UINT64_C(1) << gpa_bits) - 8 * MIB;
 	for (unsigned int i = 0; i < SLOTS; i++)
 		must(!quire_vm_set_region(vm, &slots[i]), "no slot");
 }
 
-/* image FORMAT: the files go into this folder. */
+/*
+ * image FORMAT half|all: the files go into this folder. Half: no slot has the highest bit in its
+ * addresses, which QEMU before 8.1 takes for a sign.
+ */
 int main(int argc, char **argv)
 {
-	for (unsigned int i = 0; argc == 2 && i < sizeof(targets) / sizeof(targets[0]); i++)
+	for (unsigned int i = 0; argc == 3 && i < sizeof(targets) / sizeof(targets[0]); i++)
 		if (!strcmp(targets[i].name, argv[1]))
 			target = &targets[i];
 	must(target != NULL, "which format?");
-	make_vm();
+	make_vm(target->gpa_bits - (strcmp(argv[2], "half") == 0));
 	map_memory();
 	make_files();
 	quire_vcpu_destroy(vcpu);

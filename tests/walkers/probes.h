@@ -14,7 +14,7 @@ struct probe {
 
 struct probe_set {
 	uint64_t root_register; /* the root, with its mode where the processor wants it there */
-	uint64_t control;	/* how it walks: VTCR_EL2 */
+	uint64_t control;	/* how it walks: VTCR_EL2, menvcfg */
 	uint64_t table_bytes;
 	uint64_t count;
 	struct probe probes[];

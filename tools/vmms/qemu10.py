@@ -11,26 +11,32 @@ from vmms.scenario import MissingPrivilege, Scenario
 
 SUITE = "trixie"
 PACKAGES = ("qemu-system-x86",)
+# By the processors of other architectures tests/walkers has tables walked: in a root of their own.
+WALKERS = ("qemu-system-ppc", "qemu-system-riscv")
 ENTER = pathlib.Path(__file__).with_name("enter_root.sh")
 PROGRAM = "/usr/bin/qemu-system-x86_64"
 
 
-def obtain():
+def obtain(packages=PACKAGES, name="qemu10"):
     """The root, unpacked; nothing in it was configured, for only QEMU runs there."""
-    base = cache.root() / "qemu10"
-    with cache.locked("qemu10"):
+    base = cache.root() / name
+    with cache.locked(name):
         if not (base / "done").exists():
             shutil.rmtree(base, ignore_errors=True)
             (base / "root").mkdir(parents=True)
             # Every package goes through these links, which base-files would make.
-            for name in ("bin", "sbin", "lib", "lib64"):
-                (base / "root/usr" / name).mkdir(parents=True)
-                (base / "root" / name).symlink_to(f"usr/{name}")
+            for link in ("bin", "sbin", "lib", "lib64"):
+                (base / "root/usr" / link).mkdir(parents=True)
+                (base / "root" / link).symlink_to(f"usr/{link}")
             cache.say(f"downloading QEMU of {SUITE} and what it needs (about 80 MB)")
-            for deb in debian.Suite(SUITE).download_all(PACKAGES):
+            for deb in debian.Suite(SUITE).download_all(packages):
                 unpack(deb, base)
             (base / "done").touch()
     return base / "root"
+
+
+def obtain_walkers():
+    return obtain(WALKERS, "qemu10-walkers")
 
 
 def unpack(deb, base):
