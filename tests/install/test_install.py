@@ -5,6 +5,7 @@ usage: test_install.py BUILD-FOLDER
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,20 @@ COMPILERS = (("gcc", "-std=c11"), ("clang", "-std=c11"),
              ("g++", "-std=c++17", "-x", "c++"), ("clang++", "-std=c++17", "-x", "c++"))
 PROCESS_SOURCES = [str(TREE / "examples/headers/process.c")]
 PROCESS_SAYS = "a VM of this process's own memory did what it should\n"
+# A zsh of its own types each of the words and a tab, and then says what its line is: $1 has _quire.
+ZSH = r"""
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "PS1=; unsetopt zle_bracketed_paste; fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D"
+zpty -w z 'setopt no_auto_list no_beep; show() { print -r -- "<$BUFFER>"; BUFFER=; }; zle -N show'
+zpty -w z 'bindkey "^I" complete-word "^X" show'
+for typed in "${@:2}"; do
+	zpty -w -n z "$typed"$'\t\x18'
+	zpty -r -m z said '*<quire*>*'
+	print -r -- "${${said##*<}%%>*}"
+done
+zpty -d z
+"""
 SOURCES = [str(TREE / "examples/embed" / name) for name in ("embed.c", "hosted.c", "port.c")]
 
 
@@ -153,6 +168,18 @@ class Completion(unittest.TestCase):
                          ["kvm.eager_page_split="])
         # What the program is given is the program's.
         self.assertNotIn("--stats", self.complete("quire", "run", "true", "--st"))
+
+    @unittest.skipUnless(shutil.which("zsh"), "no zsh")
+    def test_zsh(self):
+        wanted = {"quire r": "quire run ", "quire run --st": "quire run --stats ",
+                  "quire doctor --j": "quire doctor --json ",
+                  "quire stat --count 3 --i": "quire stat --count 3 --interval ",
+                  "quire run --param kvm.eager": "quire run --param kvm.eager_page_split=",
+                  # What the program is given is the program's.
+                  "quire run true --st": "quire run true --st"}
+        said = run("zsh", "-fc", ZSH, "zsh", str(TREE / "cli/completion"), *wanted,
+                   stdin=subprocess.DEVNULL, timeout=120)
+        self.assertEqual(said.splitlines(), list(wanted.values()))
 
     def test_every_parameter_is_known(self):
         text = (TREE / "frontend/param/params.c").read_text()
