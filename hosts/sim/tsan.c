@@ -63,6 +63,23 @@ PLAIN(4)
 PLAIN(8)
 PLAIN(16)
 
+/* For a copy that clang makes of an assignment. An older one (14) calls memcpy() and memset()
+ * themselves, so the model does not look at copies with any compiler. */
+void *__tsan_memcpy(void *to, const void *from, size_t size_bytes)
+{
+	return memcpy(to, from, size_bytes);
+}
+
+void *__tsan_memmove(void *to, const void *from, size_t size_bytes)
+{
+	return memmove(to, from, size_bytes);
+}
+
+void *__tsan_memset(void *to, int byte, size_t size_bytes)
+{
+	return memset(to, byte, size_bytes);
+}
+
 static bool acquires(int order)
 {
 	return order == __ATOMIC_ACQUIRE || order == __ATOMIC_CONSUME ||
