@@ -63,16 +63,23 @@ def names_of_tree(*options):
     return {name for name in listed.split("\0") if name}
 
 
+def copied_files(copy):
+    """The names of an earlier copy's files, without what was built there."""
+    for folder, folders, files in os.walk(copy):
+        here = pathlib.Path(folder).relative_to(copy)
+        folders[:] = [name for name in folders if here.parts or not name.startswith("build")]
+        yield from (str(here / name) for name in files)
+
+
 def copy_tree(folder):
     """The committed files and those that are changed; what an earlier run built there is kept."""
     copy = folder / "quire"
     copy.mkdir(exist_ok=True)
-    deleted = names_of_tree("--deleted")
-    for name in deleted:
-        (copy / name).unlink(missing_ok=True)
-    names = "\0".join(sorted(names_of_tree() - deleted))
-    subprocess.run(["cpio", "--quiet", "-0pdmu", str(copy)], input=names, text=True, cwd=TREE,
-                   check=True)
+    names = names_of_tree() - names_of_tree("--deleted")
+    for name in set(copied_files(copy)) - names:
+        (copy / name).unlink()
+    subprocess.run(["cpio", "--quiet", "-0pdmu", str(copy)], input="\0".join(sorted(names)), text=True,
+                   cwd=TREE, check=True)
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
 
 

@@ -262,12 +262,12 @@ class Packages(unittest.TestCase):
 @unittest.skipUnless(shutil.which("cpio"), "no cpio")
 class Roots(unittest.TestCase):
     def test_a_root_gets_the_tree_as_it_is(self):
-        """Also where a file is changed, or deleted and the deletion not committed."""
+        """Also where a file is changed, or deleted, whether git knows that or not."""
         with tempfile.TemporaryDirectory() as name:
             tree, root = pathlib.Path(name) / "tree", pathlib.Path(name) / "root"
             (tree / "folder").mkdir(parents=True)
             (root / "etc").mkdir(parents=True)
-            for file in ("kept", "folder/deleted"):
+            for file in ("kept", "folder/deleted", "gone"):
                 (tree / file).write_text("old")
             for words in (["init", "-q"], ["add", "."]):
                 subprocess.run(["git", *words], cwd=tree, check=True)
@@ -276,7 +276,9 @@ class Roots(unittest.TestCase):
                 self.assertEqual((root / "quire/folder/deleted").read_text(), "old")
                 (tree / "folder/deleted").unlink()
                 (tree / "kept").write_text("new")
-                (root / "quire/built").write_text("earlier")
+                subprocess.run(["git", "rm", "-q", "-f", "gone"], cwd=tree, check=True)
+                (root / "quire/build").mkdir()
+                (root / "quire/build/built").write_text("earlier")
                 distributions.copy_tree(root)
             self.assertEqual(sorted(path.name for path in (root / "quire").rglob("*")
                                     if path.is_file()), ["built", "kept"])
