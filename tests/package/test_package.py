@@ -16,8 +16,8 @@ import unittest
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
 
+import container  # noqa: E402
 import debian  # noqa: E402
-import distributions  # noqa: E402
 import package  # noqa: E402
 import program  # noqa: E402
 
@@ -179,12 +179,19 @@ class Packages(unittest.TestCase):
                 ("quire run -- /mnt/private-vm", "All as it should be.\n", 1),
                 (tutorial("ci"), "the guest says 7\nexit reason 5\n", 3),
                 (tutorial("embedding"), "the second access found the page", 2)):
-            status, text = said_by(*program.as_root(*distributions.APART, "sh", "-c",
-                                                    distributions.MOUNTS +
-                                                    'exec chroot "$1" sh -euc "$2"', "sh"),
-                                   root, script)
-            self.assertEqual(status, 0, text)
+            text = container.run_in(root, "sh", "-euc", script)
             self.assertEqual(text.count(wanted), times, text)
+        container.run_in(root, "dpkg", "-P", "quire")
+        self.check_image(root)
+
+    def check_image(self, root):
+        """The Dockerfile's last stage, in a root that has no Quire: test_container.py has the others."""
+        shutil.copytree(self.folder / "first", self.folder / "stage/packages")
+        image, steps = container.stages()[""]
+        self.assertEqual(container.SUITES[image], "bookworm")
+        start = container.carry_out(root, steps, {"build": self.folder / "stage"})
+        self.assertIn("All as it should be.\n", container.run_in(root, *start, "/mnt/private-vm"))
+        self.assertFalse((root / "packages").exists())
 
     def test_tutorial_races(self):
         """It is about this tree: its commands build what they need, and change nothing."""
