@@ -220,6 +220,33 @@ def arm64_checks():
            check_runner.Check("arm64", "arm64: the same run for a seed", same_simulation)]
 
 
+# Each part of the build that can be left out. What needs it goes with it.
+PARTS = ("vcpu", "frontend", "cli")
+
+
+def part_checks():
+    """The build without each part, and the tests that are left; in one folder, so that little is compiled twice."""
+    folder = TREE / "build-options"
+    for off in PARTS:
+        name = f"options: without {off}"
+        settings = [f"-D{part}={'false' if part == off else 'true'}" for part in PARTS]
+        words = ["meson", "configure", str(folder)] if configured(folder) else ["meson", "setup", str(folder)]
+        yield [command("options", f"{name}: configure", [*words, *settings], env={**os.environ, "CC": "clang"},
+                       is_alone=True)]
+        if not configured(folder):
+            return
+        # Meson writes its list of tests anew at the next build.
+        yield [command("options", f"{name}: compile", ["ninja", "-C", str(folder)], 1800, is_alone=True)]
+        build = meson_tests.Build(folder)
+        wanted = [record for record in build.tests()
+                  if record["suite"] not in ("sim", "tools") and record["name"] not in SLOW]
+        compiling = command("options", f"{name}: compile the tests",
+                            ["ninja", "-C", str(folder), *build.targets(wanted)], 1800, is_alone=True)
+        yield [compiling]
+        if passed(compiling):
+            yield [build.check(record, name) for record in wanted]
+
+
 def is_walker(record):
     return record["name"].startswith(("kernel-", "walkers-"))
 
@@ -360,6 +387,8 @@ class Plan:
         self.optional = [
             Suite("arm64", "the library on another processor", arm64_checks,
                   lambda: ["arm64: tests"]),
+            Suite("options", "the build without each part", part_checks,
+                  lambda: [f"options: without {off}: tests" for off in PARTS]),
             Suite("walkers", "processors that are not ours walk the tables", walker_checks,
                   lambda: ["walkers: kernel-qemu", "walkers: kernel-bochs", "walkers: walkers-arm64",
                            "walkers: walkers-riscv", "walkers: walkers-power",

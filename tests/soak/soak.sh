@@ -1,5 +1,5 @@
 #!/bin/sh
-# The long runs: other distributions, the container in full, ThreadSanitizer for
+# The long runs: other distributions, the build without each part, the container in full, ThreadSanitizer for
 # SECONDS (60) a test, what the tests cover of the folders around /dev/kvm, each memory order of the library taken
 # away, simulations and fuzzers with seeds that no run had before, tests in a guest with an older kernel, real VMMs
 # ten times over, then every program of the kernel's in its long form, up to LIMIT (1200) seconds each. Fails where
@@ -19,7 +19,7 @@ step() {
 }
 # Of what says nothing of itself: for how long it runs.
 timed="python3 tools/progress.py --what soak --"
-step python3 tools/checks.py roots
+step python3 tools/checks.py roots options
 step $timed python3 tests/package/test_container.py build/examples/private-vm/private-vm
 step $timed sh tests/stress/run_tsan.sh "$seconds"
 step ./dev coverage --gate
