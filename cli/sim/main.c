@@ -1,13 +1,16 @@
-/* quire-sim: runs simulations by their seeds; the first that fails is printed with its plan. */
+/* quire-sim: runs simulations by their seeds; the first that fails is made small, and told. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/sim/sim.h"
+#include "src/base/mutant.h"
 #include "src/entry/format.h"
 
 static int parse(const char *text, uint64_t *number)
@@ -20,20 +23,54 @@ static int parse(const char *text, uint64_t *number)
 }
 
 struct options {
-	uint64_t from, count;
+	uint64_t from, count, shrink_seconds;
 	int one;	    /* of the seed @from, and what it does is printed */
 	const char *format; /* of all tables; NULL: as the seeds say */
+	const char *replay; /* a file with a plan, instead of seeds */
 };
 
-enum { SIM_SEEDS, SIM_FROM, SIM_SEED, SIM_FORMAT };
+enum { SIM_SEEDS, SIM_FROM, SIM_SEED, SIM_FORMAT, SIM_SHRINK, SIM_REPLAY, SIM_MUTANT };
 
 static const struct cli_option sim_options[] = {
     {"seeds", "COUNT", "run COUNT simulations (1000)", SIM_SEEDS},
     {"from", "SEED", "the first seed (1)", SIM_FROM},
     {"seed", "SEED", "run one, and print what it does", SIM_SEED},
     {"format", "NAME", "tables of this format alone: npt, ept, sv39x4 ...", SIM_FORMAT},
+    {"shrink", "SECONDS", "look that long for a smaller plan that fails (30)", SIM_SHRINK},
+    {"replay", "FILE", "run the plan that was printed of a failure", SIM_REPLAY},
+#ifdef QUIRE_MUTANTS
+    {"mutant", "NAME", "switch on this bug of src/base/mutant.h", SIM_MUTANT},
+#endif
     {0},
 };
+
+#ifdef QUIRE_MUTANTS
+enum quire_mutant quire_mutant;
+
+static int switch_on(const char *name)
+{
+	static const struct {
+		const char *name;
+		enum quire_mutant mutant;
+	} mutants[] = {
+#define MUTANT_NAME(name, what) {#name, MUTANT_##name},
+	    QUIRE_MUTANT_LIST(MUTANT_NAME) QUIRE_AGE_MUTANT_LIST(MUTANT_NAME)
+		QUIRE_SIM_MUTANT_LIST(MUTANT_NAME)
+#undef MUTANT_NAME
+	};
+
+	for (size_t i = 0; i < sizeof(mutants) / sizeof(mutants[0]); i++)
+		if (!strcmp(mutants[i].name, name))
+			quire_mutant = mutants[i].mutant;
+	return quire_mutant ? 0 : -EINVAL;
+}
+#else
+static int switch_on(const char *name)
+{
+	(void)name;
+	return -EINVAL;
+}
+#endif
 
 /* The number of the format called @name; -1: there is none. */
 static int find_format(const char *name)
@@ -52,21 +89,105 @@ static int take_option(void *ctx, int key, const char *value)
 		options->format = value;
 		return find_format(value) < 0 ? -EINVAL : 0;
 	}
+	if (key == SIM_MUTANT)
+		return switch_on(value);
+	if (key == SIM_REPLAY) {
+		options->replay = value;
+		return 0;
+	}
+	if (key == SIM_SHRINK)
+		return parse(value, &options->shrink_seconds);
 	options->one |= key == SIM_SEED;
 	return parse(value, key == SIM_SEEDS ? &options->count : &options->from);
 }
 
 static const struct cli_command sim_command = {
     .name = "quire-sim",
-    .about = "Run simulations by their seeds; the first that fails is printed with its plan.",
+    .about = "Run simulations by their seeds; the first that fails is made small, and told.",
     .options = sim_options,
     .take = take_option,
 };
 
+/* Until one fails; @failed is then as it failed. */
+static int run_seeds(const struct options *options, struct sim_case *failed)
+{
+	struct sim_plan *plan = &failed->plan;
+
+	sim_record_to(&failed->recorded);
+	for (uint64_t seed = options->from; seed - options->from < options->count; seed++) {
+		const char *failure;
+
+		progress_tell(seed - options->from, options->count);
+		sim_plan_make(plan, seed);
+		/* Shadow pages have a format of their own. */
+		if (options->format && plan->mmu == QUIRE_MMU_TDP)
+			plan->format = (enum quire_format_id)find_format(options->format);
+		plan->trace = options->one;
+		if (options->one)
+			sim_plan_print(plan);
+		failure = sim_run(plan);
+		if (!failure)
+			continue;
+		snprintf(failed->failure, sizeof(failed->failure), "%s", failure);
+		return 1;
+	}
+	sim_destroy();
+	return 0;
+}
+
+/*
+ * In a child: a run that failed, or crashed, leaves anything, and what looks at it goes on with
+ * processes that have run nothing.
+ */
+static int run_apart(const struct options *options, struct sim_case *failed)
+{
+	int status;
+	pid_t child;
+
+	fflush(NULL);
+	child = fork();
+	if (child == 0)
+		exit(options->replay ? sim_explain(&failed->plan) : run_seeds(options, failed));
+	if (child < 0 || waitpid(child, &status, 0) != child) {
+		perror("quire-sim");
+		exit(1);
+	}
+	return sim_case_failed(failed, status);
+}
+
+static int replay(const struct options *options, struct sim_case *failed)
+{
+	if (!sim_plan_read(options->replay, &failed->plan, &failed->planned))
+		return EXIT_USAGE;
+	if (!run_apart(options, failed)) {
+		printf("the plan passed\n");
+		return 0;
+	}
+	if (failed->failure[0])
+		printf("# failed: %s\n", failed->failure);
+	return 1;
+}
+
+static int tell(struct options *options, struct sim_case *failed)
+{
+	printf("# seed %" PRIu64 " failed: %s\n", failed->plan.seed, failed->failure);
+	failed->plan.trace = 0;
+	sim_shrink(failed, (uint32_t)options->shrink_seconds);
+	options->replay = "";
+	failed->failure[0] = '\0';
+	if (!run_apart(options, failed) || failed->failure[0]) {
+		/* It ended before it could be told, or needs what came before it. */
+		sim_plan_print(&failed->plan);
+		printf("# not told: %s\n",
+		       failed->failure[0] ? failed->failure : "it passes by itself");
+	}
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
-	static struct sim_plan plan;
-	struct options options = {.from = 1, .count = 1000};
+	struct options options = {.from = 1, .count = 1000, .shrink_seconds = 30};
+	struct sim_case *failed = sim_case_new();
 	int rest, status;
 
 	status = cli_parse(&sim_command, argc, argv, &options, &rest);
@@ -75,26 +196,10 @@ int main(int argc, char **argv)
 	if (options.one)
 		options.count = 1;
 	sim_init();
-	for (uint64_t seed = options.from; seed - options.from < options.count; seed++) {
-		const char *failure;
-
-		progress_tell(seed - options.from, options.count);
-		sim_plan_make(&plan, seed);
-		/* Shadow pages have a format of their own. */
-		if (options.format && plan.mmu == QUIRE_MMU_TDP)
-			plan.format = (enum quire_format_id)find_format(options.format);
-		plan.trace = options.one;
-		if (options.one)
-			sim_plan_print(&plan);
-		failure = sim_run(&plan);
-		if (!failure)
-			continue;
-		if (!options.one)
-			sim_plan_print(&plan);
-		printf("seed %" PRIu64 " failed: %s\n", seed, failure);
-		return 1;
-	}
-	sim_destroy();
+	if (options.replay)
+		return replay(&options, failed);
+	if (run_apart(&options, failed))
+		return tell(&options, failed);
 	printf("%" PRIu64 " simulations passed\n", options.count);
 	return 0;
 }

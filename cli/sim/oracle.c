@@ -18,8 +18,11 @@ void oracle_init(struct oracle *oracle, struct machine *machine)
 void oracle_fail(struct oracle *oracle, const char *failure)
 {
 	/* The first is the one that explains the others. */
-	if (!oracle->failure)
-		oracle->failure = failure;
+	if (oracle->failure)
+		return;
+	oracle->failure = failure;
+	if (oracle->on_failure)
+		oracle->on_failure();
 }
 
 uint32_t oracle_space(const struct oracle *oracle, uint32_t id)
@@ -169,6 +172,7 @@ void oracle_access(void *ctx, const struct machine_access *access, const uint8_t
 
 	if (access->gpa >> QUIRE_PAGE_SHIFT >= SIM_FAR_BLOCK)
 		return;
+	oracle->accessed = access->gpa >> QUIRE_PAGE_SHIFT;
 	if (frame >= SIM_FRAMES || !oracle->machine->host.frames[frame].references) {
 		oracle_fail(oracle, "an access to a frame that is free");
 		return;
@@ -319,7 +323,9 @@ void oracle_check_last(struct oracle *oracle, uint32_t id, const uint64_t *bits)
 {
 	for (uint32_t page = 0; page < SIM_BLOCK; page++)
 		if (oracle->slots[id].pending[page] && !bit_of(bits, page)) {
-			printf("slot %u page %u\n", id, page);
+			oracle->accessed = oracle->slots[id].current.gfn + page;
+			snprintf(oracle->details, sizeof(oracle->details), "slot %u page %u", id,
+				 page);
 			oracle_fail(oracle, "a write that no harvest names");
 		}
 }

@@ -45,8 +45,11 @@ struct oracle_hold {
 
 struct oracle {
 	struct machine *machine;
-	void *store;   /* of the guest_memfd; NULL without one */
-	bool spaces;   /* slots of the upper half are of address space 1 */
+	uint64_t accessed;	  /* the gfn of the last access that was judged */
+	void (*on_failure)(void); /* when set: called at the first */
+	char details[256];	  /* more about the failure */
+	void *store;		  /* of the guest_memfd; NULL without one */
+	bool spaces;		  /* slots of the upper half are of address space 1 */
 	bool in_place; /* it owns the attributes, and slots that show it show nothing else */
 	bool is_shown; /* the client sees the file, but for what is hidden from it */
 	struct oracle_slot slots[SIM_SLOTS];

@@ -1,6 +1,4 @@
-/* From a seed to a plan, and the plan as text. */
-#include <inttypes.h>
-#include <stdio.h>
+/* From a seed to a plan. */
 #include <string.h>
 
 #include <quire/gmem.h>
@@ -285,7 +283,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	struct sim_random random = {seed};
 
 	memset(plan, 0, sizeof(*plan));
-	plan->seed = seed;
+	plan->seed = plan->preemption_seed = seed;
 	plan->type = sim_random(&random, 3) ? QUIRE_VM_DEFAULT : QUIRE_VM_SW_PROTECTED;
 	plan->format = (enum quire_format_id)sim_random(&random, 3);
 	plan->rings = !sim_random(&random, 3);
@@ -322,36 +320,4 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
 	choose_contents(plan);
 	choose_accesses(plan);
 	choose_spaces(plan);
-}
-
-void sim_plan_print(const struct sim_plan *plan)
-{
-	static const char *const names[OP_COUNT] = {
-	    "load",	"store",      "prefault",     "slot-create", "slot-delete", "slot-move",
-	    "slot-log", "attributes", "host-replace", "kernel",	     "age",	    "punch",
-	    "allocate", "poison",     "harvest",      "zap-all",     "eager-split", "far",
-	    "limit",	"other",      "link",	      "map",	     "rights",	    "space"};
-	static const char *const owners[] = {"", " and converted from private",
-					     " and converted from shared"};
-
-	printf("seed %" PRIu64
-	       ": type %d, %s %s, %s, manual %u, zap-all %d, eager split %d, host %s, "
-	       "file %s%s%s, %s, %u vCPUs, %u threads, a preemption in %u steps\n",
-	       plan->seed, (int)plan->type, plan->mmu == QUIRE_MMU_SHADOW ? "shadow" : "tdp",
-	       entry_formats[plan->format]->name, plan->rings ? "rings" : "bitmaps",
-	       plan->manual_protect, plan->zap_all, plan->eager_split,
-	       plan->host_huge ? "huge" : "small", plan->gmem_huge ? "huge" : "small",
-	       plan->linked ? " and linked" : "", owners[plan->owner],
-	       plan->spaces ? "two spaces" : "one space", plan->vcpus, plan->threads,
-	       plan->preemption_odds);
-	for (uint32_t thread = 0; thread < plan->threads; thread++) {
-		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
-			const struct sim_op *op = &plan->ops[thread][i];
-
-			printf("  thread %u: %-12s slot %u first %" PRIu64 " pages %" PRIu64
-			       " page %u flags %#x\n",
-			       thread, names[op->kind], op->slot, op->first, op->npages, op->page,
-			       op->flags);
-		}
-	}
 }

@@ -27,8 +27,10 @@ void sim_destroy(void)
 
 static void report(const char *text)
 {
-	printf("%s\n", text);
-	oracle_fail(&sim.oracle, "an assertion of the library");
+	/* The first is the one that explains the others. */
+	if (!sim.broken[0])
+		snprintf(sim.broken, sizeof(sim.broken), "%s", text);
+	oracle_fail(&sim.oracle, sim.broken);
 }
 
 /* The host has the page that the access would have waited for, and then the guest asks again. */
@@ -477,21 +479,47 @@ static void thread_body(uint32_t thread, void *ctx)
 
 	(void)ctx;
 	for (uint32_t i = 0; i < plan->op_count[thread] && !sim.oracle.failure; i++) {
+		sim.at[thread] = i;
 		if (plan->trace)
-			printf("thread %u begins %u\n", thread, i);
+			printf("# thread %u begins %u\n", thread, i);
 		perform(thread, &plan->ops[thread][i]);
 		if (plan->trace)
-			printf("thread %u ends %u\n", thread, i);
+			printf("# thread %u ends %u\n", thread, i);
 	}
+}
+
+void sim_record_to(struct sim_preemptions *preemptions)
+{
+	sim.recorded = preemptions;
+}
+
+static int preempt_as_planned(uint32_t step, uint32_t *thread)
+{
+	const struct sim_preemptions *planned = sim.plan->preemptions;
+	const struct sim_preemption *next = &planned->at[sim.next_planned];
+
+	/* One of a step that never came is passed over with its part. */
+	while (sim.next_planned < planned->count && next->part < sim.part)
+		next = &planned->at[++sim.next_planned];
+	if (sim.next_planned >= planned->count || next->part != sim.part || next->step != step)
+		return 0;
+	sim.next_planned++;
+	*thread = next->thread;
+	return 1;
 }
 
 static int preempt(void *ctx, uint32_t step, uint32_t *thread)
 {
+	struct sim_preemptions *recorded = sim.recorded;
+
 	(void)ctx;
-	(void)step;
+	if (sim.plan->preemptions)
+		return preempt_as_planned(step, thread);
 	if (sim_random(&sim.preemptions, sim.plan->preemption_odds))
 		return 0;
 	*thread = (uint32_t)sim_random(&sim.preemptions, sim.plan->threads);
+	if (recorded && *thread != sched_current() && recorded->count < SIM_PREEMPTIONS_MAX)
+		recorded->at[recorded->count++] = (struct sim_preemption){sim.part, step, *thread};
 	return 1;
 }
 
@@ -531,7 +559,11 @@ static void start(const struct sim_plan *plan)
 	struct sim_host *host = &sim.machine.host;
 
 	sim.plan = plan;
-	sim.preemptions.state = plan->seed ^ UINT64_C(0x5851f42d4c957f2d);
+	sim.preemptions.state = plan->preemption_seed ^ UINT64_C(0x5851f42d4c957f2d);
+	sim.part = sim.next_planned = 0;
+	sim.broken[0] = '\0';
+	if (sim.recorded)
+		sim.recorded->count = 0;
 	sim.stores = 0;
 	sim.gmem = sim.linked = NULL;
 	sim.link_busy = false;
@@ -544,6 +576,7 @@ static void start(const struct sim_plan *plan)
 	sim.machine.tunables.eager_page_split = (uint32_t)plan->eager_split;
 	sim.machine.tunables.gmem_huge_pages = (uint32_t)plan->gmem_huge;
 	oracle_init(&sim.oracle, &sim.machine);
+	sim.oracle.on_failure = sim.on_failure;
 	sim.oracle.spaces = plan->spaces;
 	sim.machine.on_access = oracle_access;
 	sim.machine.on_access_ctx = &sim.oracle;
@@ -611,9 +644,11 @@ static void check_space(uint32_t space, bool fetch)
 		if (is_through_old_mmio(&access, gfn, ret, expected))
 			continue;
 		oracle_fail(&sim.oracle, "memory that is not as it was left");
-		printf("gfn %#" PRIx64 ": outcome %d, expected %d; value %#" PRIx64
-		       ", expected %#" PRIx64 "\n",
-		       gfn, ret, expected, access.value, value);
+		sim.oracle.accessed = gfn;
+		snprintf(sim.oracle.details, sizeof(sim.oracle.details),
+			 "gfn %#" PRIx64 ": outcome %d, expected %d; value %#" PRIx64
+			 ", expected %#" PRIx64,
+			 gfn, ret, expected, access.value, value);
 	}
 }
 
@@ -657,6 +692,7 @@ static void end_vm(void)
 		oracle_fail(&sim.oracle, "more shadow pages than the client allows");
 	if (sim.oracle.failure)
 		return;
+	sim.part = 1;
 	quire_vm_get(sim.machine.vm);
 	if (sim.linked)
 		machine_end_vm(&sim.second);

@@ -2,6 +2,8 @@
 #ifndef QUIRE_CLI_SIM_SIM_H
 #define QUIRE_CLI_SIM_SIM_H
 
+#include <stdio.h>
+
 #include "hosts/sim/machine.h"
 
 #define SIM_SLOTS 4u
@@ -78,9 +80,21 @@ struct sim_op {
 /* The owner of the attributes; of a file, what its pages are at first. */
 enum sim_owner { OWNER_VM, OWNER_FILE_PRIVATE, OWNER_FILE_SHARED };
 
+/* More than a run of random preemptions has; what comes after them is not kept. */
+#define SIM_PREEMPTIONS_MAX 8192u
+
+/* Which thread goes on at which step of a plan's run, and then of the VM's end. */
+struct sim_preemptions {
+	uint32_t count;
+	struct sim_preemption {
+		uint32_t part; /* 0: the operations; 1: the end */
+		uint32_t step, thread;
+	} at[SIM_PREEMPTIONS_MAX];
+};
+
 /* What a seed says: the VM, and what each thread does in it. */
 struct sim_plan {
-	uint64_t seed;
+	uint64_t seed, preemption_seed;
 	enum quire_vm_type type;
 	enum quire_format_id format;
 	enum quire_mmu mmu;
@@ -94,7 +108,8 @@ struct sim_plan {
 	int rights;		 /* the host changes them */
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
-	int trace; /* say when each operation begins and ends */
+	const struct sim_preemptions *preemptions; /* NULL: at random */
+	int trace;				   /* say when each operation begins and ends */
 	uint32_t op_count[SIM_THREADS_MAX];
 	struct sim_op ops[SIM_THREADS_MAX][SIM_OPS_MAX];
 };
@@ -106,9 +121,38 @@ struct sim_random {
 uint64_t sim_random(struct sim_random *random, uint64_t below);
 
 void sim_plan_make(struct sim_plan *plan, uint64_t seed);
+/* As text that sim_plan_read() takes. */
 void sim_plan_print(const struct sim_plan *plan);
-/* Run @plan; NULL when all went well, else what went wrong. */
+/*
+ * The plan of the file at @path, its preemptions in @preemptions. False when it is none: says why,
+ * with the line. Lines that begin with '#' say something to a reader alone.
+ */
+bool sim_plan_read(const char *path, struct sim_plan *plan, struct sim_preemptions *preemptions);
+/* "store slot 0 first 5 ...". */
+void sim_op_print(const struct sim_op *op, FILE *file);
+/* Run @plan; NULL when all went well, else the first thing that went wrong. */
 const char *sim_run(const struct sim_plan *plan);
+/* Keep there which preemptions a run without planned ones has; NULL: nowhere. */
+void sim_record_to(struct sim_preemptions *preemptions);
+
+/* A plan that fails, in memory that children share. */
+struct sim_case {
+	struct sim_plan plan;
+	struct sim_preemptions planned;	 /* the plan's, unless they are random */
+	struct sim_preemptions recorded; /* of the last run with random ones */
+	char failure[256];
+};
+struct sim_case *sim_case_new(void);
+/* Does the @status of waitpid() say that its run failed? A crash is a failure, too. */
+bool sim_case_failed(struct sim_case *failed, int status);
+/*
+ * Take away as many operations and then as many preemptions as it fails in the same way without,
+ * within @seconds. The process must have run no simulation itself.
+ */
+void sim_shrink(struct sim_case *failed, uint32_t seconds);
+/* Run the plan and say all that is known of its failure; each line but the plan's begins with '#'.
+ * False: it does not fail. */
+bool sim_explain(const struct sim_plan *plan);
 
 void sim_init(void);
 void sim_destroy(void);

@@ -9,6 +9,11 @@ struct sim_world {
 	struct oracle oracle;
 	const struct sim_plan *plan;
 	struct sim_random preemptions;
+	struct sim_preemptions *recorded; /* NULL: they are not kept */
+	uint32_t part, next_planned;	  /* of the run: as struct sim_preemption has it */
+	uint32_t at[SIM_THREADS_MAX];	  /* the operation that each thread is in */
+	void (*on_failure)(void);	  /* when set: called at the first of a run */
+	char broken[256];		  /* what an assertion said */
 	struct quire_gmem *gmem;
 	struct machine second; /* another VM, with a file of the same pages from gfn 0 on */
 	struct quire_gmem *linked;

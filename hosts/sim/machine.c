@@ -62,34 +62,49 @@ static void notify_end(void *vm, hva_t start, hva_t end)
 #ifdef QUIRE_CHECK
 static const struct machine *judged;
 
-/* The page that the tables show @vcpu at @gfn, whatever its rights; NULL without one. */
-static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
+uint32_t machine_entries(const struct quire_vcpu *vcpu, uint64_t gfn,
+			 const uint64_t *entries[MACHINE_LEVELS_MAX], int *is_leaf)
 {
 	const struct quire_vm *vm = vcpu->vm;
 	const struct entry_format *f = &vm->tdp_format;
 	const struct table *root = vm->roots.valid[vcpu->as_id];
 	const uint64_t *table =
 	    root ? entry_root_table(f, table_entries(root), (gfn_t){gfn}) : NULL;
-	uint32_t level = f->root_level;
+	uint32_t level = f->root_level, count = 0;
 
 	if (vm_is_shadowed(vm)) {
 		f = &vm->shadow_format;
 		table = shadow_of(vm) && shadow_root_is_valid(vcpu) ? vcpu->shadow.entries : NULL;
 		level = QUIRE_LEVEL_512G;
 	}
-	for (; table; level--) {
-		uint64_t entry = table[walk_index((gfn_t){gfn}, level)];
-		uint64_t pages = level_pages((enum quire_level)level);
+	for (*is_leaf = 0; table && !*is_leaf; level--) {
+		const uint64_t *entry = &table[walk_index((gfn_t){gfn}, level)];
 
-		if (!entry_is_present(f, entry))
+		entries[count++] = entry;
+		if (!entry_is_present(f, *entry))
 			break;
-		if (entry_is_leaf(f, entry, level))
-			return (const uint8_t *)(uintptr_t)((entry_pfn(f, entry).v +
-							     (gfn & (pages - 1)))
-							    << QUIRE_PAGE_SHIFT);
-		table = entry_table(f, entry);
+		*is_leaf = entry_is_leaf(f, *entry, level);
+		table = *is_leaf ? NULL : entry_table(f, *entry);
 	}
-	return NULL;
+	return count;
+}
+
+/* The page that the tables show @vcpu at @gfn, whatever its rights; NULL without one. */
+static const uint8_t *page_now(const struct quire_vcpu *vcpu, uint64_t gfn)
+{
+	const struct quire_vm *vm = vcpu->vm;
+	bool is_shadowed = vm_is_shadowed(vm);
+	const struct entry_format *f = is_shadowed ? &vm->shadow_format : &vm->tdp_format;
+	const uint64_t *entries[MACHINE_LEVELS_MAX];
+	int is_leaf;
+	uint32_t count = machine_entries(vcpu, gfn, entries, &is_leaf);
+	uint32_t level = (is_shadowed ? QUIRE_LEVEL_512G : f->root_level) + 1 - count;
+
+	if (!is_leaf)
+		return NULL;
+	return (const uint8_t *)(uintptr_t)((entry_pfn(f, *entries[count - 1]).v +
+					     (gfn & (level_pages((enum quire_level)level) - 1)))
+					    << QUIRE_PAGE_SHIFT);
 }
 
 /*

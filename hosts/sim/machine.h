@@ -109,6 +109,14 @@ int machine_load(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t 
 int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t value);
 int machine_fetch(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t *value);
 
+#ifdef QUIRE_CHECK
+/* The entries that the tables have for @gfn, from the root's down to a leaf or one that is not
+ * present: at most MACHINE_LEVELS_MAX. Returns how many; *@is_leaf says whether the last is one. */
+#define MACHINE_LEVELS_MAX 5u
+uint32_t machine_entries(const struct quire_vcpu *vcpu, uint64_t gfn,
+			 const uint64_t *entries[MACHINE_LEVELS_MAX], int *is_leaf);
+#endif
+
 /* The client takes new entries of the ring of vCPU @index: calls @seen for each, and gives them
  * back for the next reset. */
 void machine_read_ring(struct machine *machine, uint32_t index,

@@ -79,6 +79,9 @@ void sched_fresh_memory(const void *start, uint64_t size_bytes);
  */
 uint32_t sched_choose(uint8_t choices);
 
+/* When set: told of each atomic operation of the library before it is done, of the word @where. */
+void sched_on_point(void (*told)(const char *what, const void *where));
+
 /* A point of choice of the caller's own, beside the library's atomic operations. */
 void sched_yield_point(void);
 /*

@@ -1,0 +1,278 @@
+/* A run of a plan that fails, told for a bug report: what each thread did, where, and to which
+ * word. */
+#include <dlfcn.h>
+#include <execinfo.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cli/sim/commit.h>
+
+#include "cli/sim/world.h"
+
+#define POINTS_MAX (2u * SCHED_STEPS_MAX)
+#define FRAMES_MAX 24u
+#define POINT_FRAMES 12u
+/* Of the points of one thread between two switches: those before the switch. */
+#define SHOWN_MAX 5u
+#define SWITCHES_MAX 40u
+#define HISTORY_MAX 30u
+
+/* One atomic operation of the library, before it was done. */
+struct point {
+	uint32_t thread, op;
+	const char *what;
+	const void *where; /* NULL: a fence */
+	uint64_t value;	   /* there */
+	void *frames[POINT_FRAMES];
+	uint32_t depth;
+};
+
+static struct {
+	struct point *points;
+	uint32_t count, failed_at; /* how many there were when it failed */
+	uint32_t thread;	   /* that failed */
+	void *frames[FRAMES_MAX];
+	uint32_t depth;
+} story;
+
+static void keep_point(const char *what, const void *where)
+{
+	struct point *point = &story.points[story.count];
+	uint32_t thread = sched_current();
+
+	if (story.count == POINTS_MAX || story.depth || thread >= SIM_THREADS_MAX)
+		return;
+	*point = (struct point){.thread = thread, .what = what, .where = where};
+	point->op = sim.at[thread];
+	if (where && strstr(what, "_u32"))
+		point->value = *(const uint32_t *)where;
+	else if (where && !((uintptr_t)where % sizeof(uint64_t)))
+		point->value = *(const uint64_t *)where;
+	point->depth = (uint32_t)backtrace(point->frames, POINT_FRAMES);
+	story.count++;
+}
+
+static void keep_failure(void)
+{
+	story.depth = (uint32_t)backtrace(story.frames, FRAMES_MAX);
+	story.failed_at = story.count;
+	story.thread = sched_current();
+}
+
+/* addr2line(1) of this program, which is asked for one address after the other. */
+static FILE *to_names, *from_names;
+
+static void start_names(void)
+{
+	char path[64];
+	int in[2], out[2];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)getpid());
+	if (pipe(in) || pipe(out))
+		return;
+	fflush(NULL);
+	if (fork() == 0) {
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		close(in[1]);
+		close(out[0]);
+		execlp("addr2line", "addr2line", "-a", "-i", "-f", "-p", "-e", path, NULL);
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	/* Without the program the pipe breaks, and addresses stay without names. */
+	signal(SIGPIPE, SIG_IGN);
+	to_names = fdopen(in[1], "w");
+	from_names = fdopen(out[0], "r");
+}
+
+/* "0x...: function at file:line" or " (inlined by) function at file:line". False: not of the tree.
+ */
+static bool print_name(char *line)
+{
+	/* Atomic operations themselves, and what tells of them, say nothing. */
+	static const char *const means[] = {"src/base/atomic.h:", "src/base/platform.c:",
+					    "hosts/sim/sched.c:", "cli/sim/explain.c:"};
+	char *function = strstr(line, "0x") == line ? strchr(line, ' ') + 1 : line;
+	char *file = strstr(line, " at ");
+	const char *tree = file ? strstr(file, "../") : NULL;
+
+	if (!file || strstr(file, "??"))
+		return false;
+	for (size_t i = 0; i < sizeof(means) / sizeof(means[0]); i++)
+		if (strstr(file, means[i]))
+			return false;
+	if (!strncmp(function, " (inlined by) ", 14))
+		function += 14;
+	/* Paths count from the tree. */
+	while (tree && !strncmp(tree, "../", 3))
+		tree += 3;
+	*file = '\0';
+	printf("#       %s %s", function, tree ? tree : file + 4);
+	return true;
+}
+
+/* @offset is of the program; functions that were inlined follow each other. Returns how many lines.
+ */
+static uint32_t print_names(unsigned long offset, uint32_t lines_max)
+{
+	static const char nothing[] = "0x0000000000000000: ";
+	uint32_t lines = 0;
+	char line[512];
+
+	/* What is asked for after it ends the answer. */
+	if (!from_names || fprintf(to_names, "%#lx\n0x0\n", offset) < 0 || fflush(to_names))
+		return 0;
+	while (fgets(line, sizeof(line), from_names) &&
+	       strncmp(line, nothing, strlen(nothing)) != 0)
+		if (lines < lines_max)
+			lines += print_name(line);
+	return lines;
+}
+
+static void print_frames(void *const *frames, uint32_t depth, uint32_t lines_max)
+{
+	Dl_info info, frame;
+
+	if (!dladdr((void *)keep_point, &info))
+		return;
+	for (uint32_t i = 0, lines = 0; i < depth && lines < lines_max; i++)
+		/* One byte before: it is where a call returns to. */
+		if (dladdr(frames[i], &frame) && frame.dli_fbase == info.dli_fbase)
+			lines += print_names(
+			    (unsigned long)((char *)frames[i] - (char *)info.dli_fbase - 1),
+			    lines_max - lines);
+}
+
+static void print_point(const struct point *point, uint32_t frames)
+{
+	if (point->where)
+		printf("#     %s: %p held %#" PRIx64 "\n", point->what, point->where, point->value);
+	else
+		printf("#     %s\n", point->what);
+	print_frames(point->frames, point->depth, frames);
+}
+
+static void print_thread(uint32_t thread, uint32_t op)
+{
+	const struct sim_plan *plan = sim.plan;
+
+	if (thread >= plan->threads || op >= plan->op_count[thread]) {
+		printf("#   thread %u", thread);
+		return;
+	}
+	printf("#   thread %u in operation %u: ", thread, op);
+	sim_op_print(&plan->ops[thread][op], stdout);
+}
+
+/* The last turns of the threads, and before each change of thread what it was about to do. */
+static void print_turns(void)
+{
+	uint32_t turns = 0, first = story.failed_at;
+
+	while (first && turns <= SWITCHES_MAX) {
+		const struct point *point = &story.points[--first];
+
+		turns += !first || point->thread != point[-1].thread;
+	}
+	printf("# interleaving%s, with the last atomic operations of each turn:\n",
+	       first ? " (its end)" : "");
+	for (uint32_t at = first, begin = first; at < story.failed_at; at++) {
+		const struct point *point = &story.points[at];
+
+		if (at + 1 < story.failed_at && point[1].thread == point->thread)
+			continue;
+		print_thread(point->thread, point->op);
+		printf(", %u points\n", at + 1 - begin);
+		begin = at + 1 - begin > SHOWN_MAX ? at + 1 - SHOWN_MAX : begin;
+		for (; begin <= at; begin++)
+			print_point(&story.points[begin], 2);
+	}
+}
+
+/* Where it failed, and where each other thread was. */
+static void print_stacks(void)
+{
+	printf("# stack of the failure:\n");
+	print_frames(story.frames, story.depth, FRAMES_MAX);
+	for (uint32_t thread = 0; thread < sim.plan->threads; thread++) {
+		uint32_t at = story.failed_at;
+
+		while (at && story.points[at - 1].thread != thread)
+			at--;
+		if (!at || thread == story.thread)
+			continue;
+		printf("# stack at the last point of ");
+		printf("thread %u:\n", thread);
+		print_frames(story.points[at - 1].frames, story.points[at - 1].depth, FRAMES_MAX);
+	}
+}
+
+/* The gfn of the operation that failed, or else of the last access. */
+static uint64_t gfn_concerned(void)
+{
+	const struct sim_op *op;
+
+	if (story.thread >= sim.plan->vcpus)
+		return sim.oracle.accessed;
+	op = &sim.plan->ops[story.thread][sim.at[story.thread]];
+	return op->kind == OP_FAR || op->kind == OP_OTHER || op->kind == OP_SPACE
+		   ? sim.oracle.accessed
+		   : op->first;
+}
+
+/* Each operation on the entry that translates the gfn, or that says that nothing does. */
+static void print_history(uint64_t gfn)
+{
+	const uint64_t *entries[MACHINE_LEVELS_MAX];
+	uint32_t shown = 0, first;
+	int is_leaf;
+	uint32_t count = machine_entries(sim.machine.vcpus[0], gfn, entries, &is_leaf);
+
+	printf("# entries of gfn %#" PRIx64 ", and what was done to the last:\n", gfn);
+	for (uint32_t i = 0; i < count; i++)
+		printf("#   %p = %#" PRIx64 "%s\n", (const void *)entries[i], *entries[i],
+		       i + 1 == count && is_leaf ? ", a leaf" : "");
+	for (first = story.failed_at; first && shown < HISTORY_MAX; first--)
+		shown += count && story.points[first - 1].where == entries[count - 1];
+	for (; first < story.failed_at; first++) {
+		const struct point *point = &story.points[first];
+
+		if (!count || point->where != entries[count - 1])
+			continue;
+		print_thread(point->thread, point->op);
+		printf("\n");
+		print_point(point, 3);
+	}
+}
+
+bool sim_explain(const struct sim_plan *plan)
+{
+	const char *failure;
+
+	story.points = calloc(POINTS_MAX, sizeof(*story.points));
+	if (!story.points)
+		abort();
+	sim.on_failure = keep_failure;
+	sched_on_point(keep_point);
+	failure = sim_run(plan);
+	sched_on_point(NULL);
+	if (!failure)
+		return false;
+	start_names();
+	printf("# failed: %s\n# commit %s\n", failure, SIM_COMMIT);
+	sim_plan_print(plan);
+	if (sim.oracle.details[0])
+		printf("# %s\n", sim.oracle.details);
+	print_turns();
+	print_stacks();
+	print_history(gfn_concerned());
+	if (to_names)
+		fclose(to_names);
+	return true;
+}
