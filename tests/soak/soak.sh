@@ -1,7 +1,7 @@
 #!/bin/sh
 # The long runs: other distributions, the build without each part, the container in full, ThreadSanitizer for
 # SECONDS (60) a test, what the tests cover of the folders around /dev/kvm, each memory order of the library taken
-# away, simulations and fuzzers with seeds that no run had before, tests in a guest with an older kernel, real VMMs
+# away, lines of it changed, simulations and fuzzers with seeds that no run had before, tests in a guest with an older kernel, real VMMs
 # ten times over, then every program of the kernel's in its long form, up to LIMIT (1200) seconds each. Fails where
 # one of these does worse than docs/CONFORMANCE.md says.
 # usage: soak.sh [SECONDS [LIMIT]]
@@ -26,6 +26,8 @@ step ./dev coverage --gate
 ninja -C build tests/sim/order/order_pairs
 step $timed build/tests/sim/order/order_pairs --long --choices 2
 step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
+# One line after the other is changed; a sample that no run had before.
+step ./dev mutate --sample $((seconds * 10)) --seed "$seed" --least 92
 ninja -C build cli/sim/quire-sim tests/sim/test_interleave tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 step python3 tools/progress.py --what sim --unit seeds -- build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 # The pairs in the one format that CI leaves out.
