@@ -251,8 +251,49 @@ static void print_history(uint64_t gfn)
 	}
 }
 
+/* What reads spoilt tables may crash, too. All before it is said by then. */
+static void end_story(int number)
+{
+	static const char text[] = "#   the tables cannot be read\n";
+
+	(void)number;
+	_exit(write(1, text, sizeof(text) - 1) < 0 ? 2 : 1);
+}
+
+static void tell(const char *failure)
+{
+	start_names();
+	printf("# failed: %s\n# commit %s\n", failure, SIM_COMMIT);
+	sim_plan_print(sim.plan);
+	if (sim.oracle.details[0])
+		printf("# %s\n", sim.oracle.details);
+	print_turns();
+	print_stacks();
+	fflush(stdout);
+	signal(SIGSEGV, end_story);
+	signal(SIGBUS, end_story);
+	print_history(gfn_concerned());
+	fflush(stdout);
+	if (to_names)
+		fclose(to_names);
+}
+
+/* The process ends here, so what the signal may have interrupted does not go on. */
+static void tell_crash(int number)
+{
+	char failure[32];
+
+	signal(number, SIG_DFL);
+	if (!story.depth)
+		keep_failure();
+	snprintf(failure, sizeof(failure), "signal %d", number);
+	tell(failure);
+	_exit(1);
+}
+
 bool sim_explain(const struct sim_plan *plan)
 {
+	static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 	const char *failure;
 
 	story.points = calloc(POINTS_MAX, sizeof(*story.points));
@@ -260,19 +301,11 @@ bool sim_explain(const struct sim_plan *plan)
 		abort();
 	sim.on_failure = keep_failure;
 	sched_on_point(keep_point);
+	for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
+		signal(crashes[i], tell_crash);
 	failure = sim_run(plan);
 	sched_on_point(NULL);
-	if (!failure)
-		return false;
-	start_names();
-	printf("# failed: %s\n# commit %s\n", failure, SIM_COMMIT);
-	sim_plan_print(plan);
-	if (sim.oracle.details[0])
-		printf("# %s\n", sim.oracle.details);
-	print_turns();
-	print_stacks();
-	print_history(gfn_concerned());
-	if (to_names)
-		fclose(to_names);
-	return true;
+	if (failure)
+		tell(failure);
+	return failure != NULL;
 }

@@ -82,6 +82,13 @@ class Stories(unittest.TestCase):
         self.assertEqual([line.split()[0] for line in rest], ["quire-sim", "seed", "vm", "preemptions"])
         self.assertEqual(errors, "")
 
+    def test_crash(self):
+        status, text, _ = run("--from", "57", "--seeds", "1", "--mutant", "slots_unsynced")
+        self.assertEqual((status, failure(text)), (1, ["signal 11"]))
+        self.assertNotIn("not told", text)
+        self.assertRegex(text, r"# stack of the failure:\n#       \w+ src/\w+/\w+\.[ch]:\d+\n")
+        self.assertEqual(failure(replay(text, "--mutant", "slots_unsynced")[1]), ["signal 11"])
+
     def test_what_a_seed_prints_is_a_plan(self):
         status, text, _ = run("--seed", "7")
         self.assertEqual(status, 0)
