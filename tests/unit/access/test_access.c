@@ -3,6 +3,7 @@
 
 #include <quire/dirty.h>
 #include <quire/gmem.h>
+#include <quire/place.h>
 
 /* Only the first bytes of a simulated frame count; accesses stay there, or begin at a page's end
  * where nothing else looks. */
@@ -119,6 +120,30 @@ static void test_ring(void **state)
 	vm_end();
 }
 
+/* A ring takes the library's own writes up to its spare entries, and no right to write after it. */
+static void test_ring_is_full(void **state)
+{
+	struct quire_map map;
+	uint8_t byte = 1;
+	uint32_t count = 0;
+
+	(void)state;
+	machine.rings = 1;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	/* Pages in turn, since a page that is the newest entry has no second one. */
+	while (count < MACHINE_RING_ENTRIES && !write_at(PAGES(count % 2), &byte, 1))
+		count++;
+	assert_int_equal(count, MACHINE_RING_ENTRIES - DIRTY_RING_SPARE);
+	assert_int_equal(write_at(PAGES(2), &byte, 1), -ENOSPC);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map),
+			 -ENOSPC);
+	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_READ, &map), 0);
+	assert_int_equal(quire_map_read(machine.vcpus[0], &map, 0, &byte, 1), 0);
+	quire_vcpu_unmap(machine.vcpus[0], &map);
+	machine.rings = 0;
+	vm_end();
+}
+
 /* A write for no vCPU is refused where only rings log: no ring would tell of it. */
 static void test_ring_needs_a_vcpu(void **state)
 {
@@ -200,6 +225,7 @@ int main(void)
 	    cmocka_unit_test(test_client_memory_is_gone),
 	    cmocka_unit_test(test_log),
 	    cmocka_unit_test(test_ring),
+	    cmocka_unit_test(test_ring_is_full),
 	    cmocka_unit_test(test_ring_needs_a_vcpu),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_shared_view),

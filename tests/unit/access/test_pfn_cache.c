@@ -54,6 +54,9 @@ static void test_gpa(void **state)
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1ff9}, 8), -EINVAL);
 	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1ff8}, 8), 0);
 	assert_ptr_equal(look(8), frame_of(1)->bytes + 0xff8);
+	/* What is refused leaves the cache as it was. */
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x2ff9}, 8), -EINVAL);
+	assert_ptr_equal(look(8), frame_of(1)->bytes + 0xff8);
 	assert_null(look(9));
 	assert_int_equal(pfn_cache_refresh(&cache, 9), -EINVAL);
 	/* No reference is kept. */
