@@ -1,5 +1,5 @@
-/* Every public operation with every allocation failing once: nothing has changed, and again works.
- */
+/* Every public operation with every allocation, and every call of the host that may want memory,
+ * failing once: nothing has changed, and again works. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,12 +9,13 @@
 
 #include <quire/dirty.h>
 #include <quire/gmem.h>
+#include <quire/place.h>
 #include <quire/stats.h>
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
 #include "hosts/process/process.h"
-#include "hosts/sim/sim.h"
+#include "hosts/sim/frames.h"
 
 #define PAGES 16u
 #define BYTES (PAGES * QUIRE_PAGE_SIZE)
@@ -26,6 +27,34 @@ static struct sim_host host;
 static struct quire_vm *vm;
 static struct quire_vcpu *vcpu;
 static struct quire_gmem *gmem;
+
+/* The host's calls that may say -ENOMEM count among its allocations. */
+static int get_page(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	return sim_alloc_fails(ctx) ? -ENOMEM : sim_host_ops.page_get(ctx, hva, flags, page);
+}
+
+static int get_stored(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn)
+{
+	return sim_alloc_fails(ctx) ? -ENOMEM : sim_store_get(ctx, store, index, order, pfn);
+}
+
+static int zero_stored(void *ctx, void *store, uint64_t index, uint64_t npages)
+{
+	return sim_alloc_fails(ctx) ? -ENOMEM : sim_store_zero(ctx, store, index, npages);
+}
+
+static int clear_stored(void *ctx, void *store, uint64_t index, uint64_t npages)
+{
+	return sim_alloc_fails(ctx) ? -ENOMEM : sim_store_clear(ctx, store, index, npages);
+}
+
+static int show_stored(void *ctx, void *store, uint64_t index, uint64_t npages, int shown)
+{
+	return sim_alloc_fails(ctx) ? -ENOMEM : sim_store_show(ctx, store, index, npages, shown);
+}
+
+static struct quire_host_ops host_ops;
 
 /* One operation: what must be there first, the call, what the VM is like (the same before and
  * after a refused call), and its undoing. */
@@ -229,6 +258,61 @@ static uint64_t mapped_state(void)
 	return quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) << 32 | slot_state();
 }
 
+/* The hypervisor's own hold of a page, for as long as one call. */
+static int hold_page(void)
+{
+	struct quire_map map;
+	int error = quire_vcpu_map(vcpu, (gpa_t){GPA}, QUIRE_MAP_WRITE, &map);
+
+	if (!error)
+		quire_vcpu_unmap(vcpu, &map);
+	return error;
+}
+
+/* A file that owns its pages' attributes, all private, and all there. */
+static void need_owner(void)
+{
+	need_gmem();
+	assert_int_equal(bind_gmem(), 0);
+	assert_int_equal(allocate_gmem(), 0);
+}
+
+static int convert(uint64_t attributes, uint64_t contents)
+{
+	struct quire_gmem_conversion conversion = {.size_bytes = BYTES / 2,
+						   .offset_bytes = QUIRE_PAGE_SIZE,
+						   .attributes = attributes,
+						   .contents = contents};
+
+	return quire_gmem_set_attributes(gmem, &conversion);
+}
+
+static int convert_to_shared(void)
+{
+	return convert(0, QUIRE_GMEM_PRESERVE);
+}
+
+static int convert_to_zeroes(void)
+{
+	return convert(0, QUIRE_GMEM_ZERO);
+}
+
+static int convert_to_private(void)
+{
+	return convert(QUIRE_ATTRIBUTE_PRIVATE, QUIRE_GMEM_PRESERVE);
+}
+
+static void need_shared_pages(void)
+{
+	uint64_t before;
+
+	need_owner();
+	before = attribute_state();
+	assert_int_equal(convert_to_shared(), 0);
+	/* The state tells a conversion. */
+	assert_true(attribute_state() != before);
+}
+
 static int create_vcpu(void)
 {
 	struct quire_vcpu *other;
@@ -243,13 +327,16 @@ static void nothing(void)
 {
 }
 
+static int in_place; /* files own the attributes */
+
 static int make_vm(enum quire_vm_type type)
 {
 	struct quire_vm_config config = {
 	    .type = type,
 	    .maxphyaddr = 48,
 	    .mmio_caching = 1,
-	    .host = &sim_host_ops,
+	    .gmem_in_place_conversion = in_place,
+	    .host = &host_ops,
 	    .host_ctx = &host,
 	};
 
@@ -338,6 +425,24 @@ static void test_gmem(void **state)
 		explore(&operations[i], 1);
 }
 
+static void test_conversions(void **state)
+{
+	static const struct operation operations[] = {
+	    {QUIRE_VM_SW_PROTECTED, need_owner, convert_to_shared, attribute_state,
+	     drop_slot_and_gmem},
+	    {QUIRE_VM_SW_PROTECTED, need_owner, convert_to_zeroes, attribute_state,
+	     drop_slot_and_gmem},
+	    {QUIRE_VM_SW_PROTECTED, need_shared_pages, convert_to_private, attribute_state,
+	     drop_slot_and_gmem},
+	};
+
+	(void)state;
+	in_place = 1;
+	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++)
+		explore(&operations[i], 1);
+	in_place = 0;
+}
+
 static void test_attributes(void **state)
 {
 	static const struct operation operation = {QUIRE_VM_SW_PROTECTED, nothing, set_private,
@@ -353,6 +458,7 @@ static void test_faults(void **state)
 	    {QUIRE_VM_DEFAULT, need_slot_and_root, fault_shared, mapped_state, drop_slot},
 	    {QUIRE_VM_DEFAULT, need_slot, enter_guest, slot_state, drop_slot},
 	    {QUIRE_VM_DEFAULT, need_slot, prefault, mapped_state, drop_slot},
+	    {QUIRE_VM_DEFAULT, need_slot, hold_page, slot_state, drop_slot},
 	    {QUIRE_VM_DEFAULT, nothing, create_vcpu, slot_state, nothing},
 	};
 
@@ -364,12 +470,17 @@ static void test_faults(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_slots),
-	    cmocka_unit_test(test_gmem),
-	    cmocka_unit_test(test_attributes),
+	    cmocka_unit_test(test_slots),	cmocka_unit_test(test_gmem),
+	    cmocka_unit_test(test_conversions), cmocka_unit_test(test_attributes),
 	    cmocka_unit_test(test_faults),
 	};
 
 	quire_platform_install(&process_platform);
+	host_ops = sim_host_ops;
+	host_ops.page_get = get_page;
+	host_ops.store_get = get_stored;
+	host_ops.store_zero = zero_stored;
+	host_ops.store_clear = clear_stored;
+	host_ops.store_show = show_stored;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
