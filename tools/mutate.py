@@ -35,7 +35,7 @@ COPIED = ("LAYERS", "meson.build", "meson_options.txt", "include", "src", "hosts
           "tools", "docs", "preload", "boundary", "vcpu", "frontend", "engine")
 # They judge, and are judged by the bugs of base/mutant.h.
 CHECKERS = ("src/change/check.c", "src/shadow/check.c")
-SUITES = ("unit", "sim")
+SUITES = ("unit", "sim", "rules")  # of the last those without a client of KVM
 # Those with bugs of their own, and those that say what a store looks like at every instant.
 LEFT_OUT = ("mutants", "sim-mutants", "shadow-mutants", "order", "kernel-", "interleave-")
 SEEDS = "1500"
