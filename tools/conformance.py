@@ -78,8 +78,6 @@ VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
 
 # Not an option of 'quire run': what stands before KVM in a program that was not written for it.
 SHIMS = {"--in-place": "tests/conformance/libin_place.so"}
-# Of the posted program: a child's mappings stay as they were (CAVEATS.md).
-POSTED_ARGS = ("-T", "forked_accesses")
 # Ours in front, or the library of the run would answer first.
 PRELOAD = 'LD_PRELOAD="$0 $LD_PRELOAD" exec "$@"'
 
@@ -196,7 +194,7 @@ def run_posted(options, quire, folder):
     with tempfile.TemporaryDirectory() as made:
         target = pathlib.Path(made) / options.posted.stem
         selftests.compile_posted(folder, options.posted, TREE / "tests/conformance/posted.h", target)
-        words = ["kvm.gmem_in_place_conversion=Y", target.name, *POSTED_ARGS]
+        words = ["kvm.gmem_in_place_conversion=Y", target.name]
         return run_one(quire, pathlib.Path(made), words, options.limit)
 
 

@@ -13,6 +13,7 @@
 #include "frontend/file/gmem_remote.h"
 #include "frontend/file/memory.h"
 #include "frontend/file/user_copy.h"
+#include "frontend/object/gmem_children.h"
 #include "frontend/object/gmem_view.h"
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
@@ -164,10 +165,15 @@ static int store_show(struct process_store *store, uint64_t offset_bytes, uint64
 {
 	const struct gmem_object *object = (const struct gmem_object *)store;
 	const struct gmem_view_part part = {offset_bytes, size_bytes, 0, UINT64_MAX};
+	int error;
 
 	if (!__atomic_load_n(&object->was_mapped, __ATOMIC_ACQUIRE))
 		return 0;
-	return gmem_view_show(&object->view, &part, shown != 0);
+	error = gmem_children_show(&object->view, &part, shown != 0);
+	if (!error)
+		error = gmem_view_show(&object->view, &part, shown != 0);
+	gmem_children_shown();
+	return error;
 }
 
 static void store_destroyed(struct process_store *store)
@@ -472,6 +478,9 @@ static int gmem_settle(struct file *file, uintptr_t start, uintptr_t end)
 	if (!owner->converts)
 		return 0;
 	settling.view = &owner->view;
+	error = gmem_children_begin();
+	if (error)
+		return error;
 	__atomic_store_n(&owner->was_mapped, 1, __ATOMIC_RELEASE);
 	error = gmem_view_show(&owner->view, &all, false);
 	if (!error)

@@ -25,6 +25,7 @@
 /* The order in which a thread takes the locks of the whole process, outermost first. */
 enum fork_rank {
 	FORK_SIGNALS,	/* no lock: the forking thread's own signals. First before, last after */
+	FORK_CHILDREN,	/* children_lock: what children's mappings show */
 	FORK_ACTIONS,	/* actions_lock: the client's signal actions */
 	FORK_FILES,	/* table_lock: file objects */
 	FORK_HOLDER,	/* holder_lock: second descriptions */
