@@ -21,6 +21,7 @@
 #define mremap client_mremap
 #define munmap client_munmap
 #define pkey_mprotect client_pkey_mprotect
+#define remap_file_pages client_remap_file_pages
 #define sbrk client_sbrk
 #define shmat client_shmat
 #define shmdt client_shmdt

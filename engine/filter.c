@@ -101,6 +101,7 @@ static const uint16_t always[] = {
     SYS_mmap,
     SYS_munmap,
     SYS_mremap,
+    SYS_remap_file_pages,
     SYS_mprotect,
     SYS_pkey_mprotect,
     SYS_brk,

@@ -17,10 +17,15 @@ static const struct {
 	const char *name;
 	void *function;
 } functions[] = {
-    FUNCTION(brk),	     FUNCTION(close),	 FUNCTION(close_range), FUNCTION(closefrom),
-    FUNCTION(dup),	     FUNCTION(dup2),	 FUNCTION(dup3),	FUNCTION(madvise),
-    FUNCTION(mmap),	     FUNCTION(mprotect), FUNCTION(mremap),	FUNCTION(munmap),
-    FUNCTION(pkey_mprotect), FUNCTION(sbrk),	 FUNCTION(shmat),	FUNCTION(shmdt),
+    FUNCTION(brk),	     FUNCTION(close),
+    FUNCTION(close_range),   FUNCTION(closefrom),
+    FUNCTION(dup),	     FUNCTION(dup2),
+    FUNCTION(dup3),	     FUNCTION(madvise),
+    FUNCTION(mmap),	     FUNCTION(mprotect),
+    FUNCTION(mremap),	     FUNCTION(munmap),
+    FUNCTION(pkey_mprotect), FUNCTION(remap_file_pages),
+    FUNCTION(sbrk),	     FUNCTION(shmat),
+    FUNCTION(shmdt),
 };
 
 void *real_lookup(void **slot, const char *name)

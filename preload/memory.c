@@ -340,6 +340,34 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	return result;
 }
 
+/* It shows another part of the file at once, private pages too: those go before the call returns.
+ */
+INTERPOSED int remap_file_pages(void *address, size_t length_bytes, int prot, size_t page,
+				int flags)
+{
+	struct range range = range_of(address, length_bytes);
+	struct replacing replacing;
+	int result, error = 0;
+
+	if (client_call_active() || !file_any())
+		return REAL(remap_file_pages)(address, length_bytes, prot, page, flags);
+	client_call_begin();
+	replacing_begin(&replacing, range.start, range.end);
+	result = REAL(remap_file_pages)(address, length_bytes, prot, page, flags);
+	replacing_end(&replacing);
+	if (!result && file_may_be_mapped(range.start, range.end))
+		error = settle(range);
+	if (error) {
+		replacing_begin(&replacing, range.start, range.end);
+		REAL(munmap)(address, length_bytes);
+		replacing_end(&replacing);
+		result = (int)real_result(error);
+	}
+	changed(range);
+	client_call_end();
+	return result;
+}
+
 INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
 {
 	struct range range = range_of(address, length_bytes);

@@ -60,6 +60,9 @@ SMALL_FRAME static long memory_perform(const struct boundary_call *call)
 	case SYS_mremap:
 		return address_result(
 		    mremap(address, args[1], args[2], (int)args[3], (void *)args[4]));
+	case SYS_remap_file_pages:
+		return numbered_result(
+		    remap_file_pages(address, args[1], (int)args[2], args[3], (int)args[4]));
 	case SYS_mprotect:
 		return numbered_result(mprotect(address, args[1], (int)args[2]));
 	case SYS_pkey_mprotect:
@@ -114,6 +117,7 @@ bool numbered_perform(const struct boundary_call *call, long *result)
 	case SYS_mmap:
 	case SYS_munmap:
 	case SYS_mremap:
+	case SYS_remap_file_pages:
 	case SYS_mprotect:
 	case SYS_pkey_mprotect:
 	case SYS_madvise:

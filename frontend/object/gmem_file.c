@@ -475,8 +475,11 @@ static int gmem_settle(struct file *file, uintptr_t start, uintptr_t end)
 	if (!object->gmem || !file_is_own(file))
 		return 0;
 	owner = owner_of(object);
-	if (!owner->converts)
+	/* remap_file_pages() asks no file, so what no client sees is taken away afterwards. */
+	if (!owner->converts && (quire_gmem_flags(object->gmem) & QUIRE_GMEM_INIT_SHARED))
 		return 0;
+	if (!owner->converts)
+		return gmem_view_show(&owner->view, &all, false);
 	settling.view = &owner->view;
 	error = gmem_children_begin();
 	if (error)

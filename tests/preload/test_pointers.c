@@ -130,7 +130,8 @@ static const struct row rows[] = {
 /* Interposed, and without a pointer that anything is read from or written to; or it would wait, or
  * libc's own death is right. */
 static const char no_pointers[] =
-    " __asan_default_options dprintf fclose fflush vdprintf _Exit _Fork _exit clone close "
+    " __asan_default_options dprintf fclose fflush remap_file_pages vdprintf _Exit _Fork _exit "
+    "clone close "
     "close_range closefrom dup dup2 dup3 "
     "fallocate fallocate64 "
     "fchmod "

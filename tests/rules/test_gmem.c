@@ -265,6 +265,8 @@ static void mapping_without_init_shared(void)
 
 		CHECK_EQ(seen.number, SIGBUS);
 	}
+	CHECK_ZERO(remap_file_pages(memory, 2 * PAGE, 0, 1, 0));
+	CHECK_EQ(touch_byte(memory).number, SIGBUS);
 }
 
 static void mapping_past_the_end(void)
