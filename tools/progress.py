@@ -95,10 +95,13 @@ class Progress:
         unit = f" {self.unit}" if self.unit else ""
         words = [f"{self.done:,} of {self.total:,}{unit}" if self.total else
                  f"{self.done:,}{unit}" if self.done else f"{duration(took)} so far"]
-        if self.done:
+        # Of work that is to last so many seconds the rate says nothing.
+        is_timed = self.unit == "s"
+        if self.done and not is_timed:
             words.append(shown)
         if self.done and self.total >= self.done:
-            words.append(f"{duration((self.total - self.done) / rate)} left")
+            left = (self.total - self.done) / (1 if is_timed else rate)
+            words.append(f"{duration(left)} left")
         text = ", ".join(words)
         if self.running:
             name, since = min(self.running.items(), key=lambda one: one[1])
