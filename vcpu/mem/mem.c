@@ -270,7 +270,7 @@ static enum step read_words(struct cpu *cpu, uint64_t linear, const uint64_t *wo
 			    unsigned int count)
 {
 	for (unsigned int i = 0; i < count; i++) {
-		uint64_t value;
+		uint64_t value = 0;
 
 		if (unlikely(guard_load_u64(&words[i], &value) != GUARD_OK))
 			return mem_load_failed(cpu, linear + i * sizeof(value));
