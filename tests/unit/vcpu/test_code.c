@@ -225,6 +225,34 @@ static void test_two_pages_of_one_set(void **state)
 	alarm(0);
 }
 
+/*
+ * What 64-bit code has called by its address, 32-bit code comes to by a far return: the same bytes
+ * are other instructions there, and a far return goes on in translated code where it can.
+ */
+PROGRAM(narrow, "xor %eax, %eax; mov $3, %edi; 1: mov $0x11000, %esi; call *%rsi; dec %edi; jnz 1b;"
+		"mov $0x12000, %ecx; push %rcx; mov $0x30, %ecx; push %rcx; push %rsi; lretq");
+PROGRAM(inc_or_nothing, ".byte 0x48, 0xff, 0xc0; ret"); /* inc %rax; or dec %eax, inc %eax */
+PROGRAM(halt, "hlt");
+
+static void test_code_of_another_mode(void **state)
+{
+	static const uint64_t descriptor = UINT64_C(0x00cf9b000000ffff);
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	const struct cpu_segment wide = s->seg[CPU_CS];
+
+	memcpy(vcpu->vm->ram + GUEST_GDT + SELECTOR_CODE32, &descriptor, sizeof(descriptor));
+	load_at(vcpu, GUEST_CODE, narrow_start, narrow_end);
+	load_at(vcpu, GUEST_CODE + PAGE, inc_or_nothing_start, inc_or_nothing_end);
+	load_at(vcpu, GUEST_CODE + 2 * PAGE, halt_start, halt_end);
+	/* The first time the descriptor's page is not mapped, and the return begins anew. */
+	for (unsigned int i = 0; i < 2; i++) {
+		s->seg[CPU_CS] = wide;
+		assert_int_equal(run_from(vcpu, GUEST_CODE), 3);
+		assert_int_equal(s->rip, GUEST_CODE + 2 * PAGE + 1);
+	}
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
 int main(void)
@@ -240,6 +268,7 @@ int main(void)
 	    TEST(test_counts_of_a_loop),
 	    TEST(test_client_changes_a_called_page),
 	    TEST(test_two_pages_of_one_set),
+	    TEST(test_code_of_another_mode),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
