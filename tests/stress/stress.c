@@ -287,6 +287,21 @@ static void *slots_main(void *ctx)
 	return NULL;
 }
 
+/* Splits what is huge ahead of the logs, and passes holes over. */
+static void *splitter_main(void *ctx)
+{
+	const uint64_t end = GUEST_PAGES * QUIRE_PAGE_SIZE;
+	uint64_t at = 0, done = 0;
+
+	(void)ctx;
+	for (; !atomic_load(&stress.stop); at = (at + done) % end) {
+		int err = quire_vm_split(stress.vm, 0, (gpa_t){at}, end - at, &done);
+
+		check(!err || err == -ENOENT, "a split failed");
+	}
+	return NULL;
+}
+
 static void *notifier_main(void *ctx)
 {
 	uint64_t random = 7 + (uint64_t)(uintptr_t)ctx;
@@ -515,8 +530,9 @@ static void log_phase(unsigned int seconds, void *(*const *others)(void *))
 
 static void tdp_phase(unsigned int seconds)
 {
-	static void *(*const others[])(void *) = {harvest_main,	 slots_main,  notifier_main,
-						  notifier_main, keeper_main, NULL};
+	static void *(*const others[])(void *) = {harvest_main,	 slots_main,	notifier_main,
+						  splitter_main, notifier_main, keeper_main,
+						  NULL};
 
 	log_phase(seconds, others);
 }
@@ -547,8 +563,9 @@ static void shadow_phase(unsigned int seconds)
 
 static void nested_phase(unsigned int seconds)
 {
-	static void *(*const others[])(void *) = {harvest_main, slots_main,	notifier_main,
-						  keeper_main,	l1_tables_main, NULL};
+	static void *(*const others[])(void *) = {harvest_main,	 slots_main,  notifier_main,
+						  splitter_main, keeper_main, l1_tables_main,
+						  NULL};
 
 	stress.nested = 1;
 	log_phase(seconds, others);
