@@ -212,8 +212,8 @@ QUIRE_API uint64_t quire_vm_recover_nx_pages(struct quire_vm *vm, uint32_t ratio
  * The host is about to change what [start, end) of the client's address space means. Begin
  * returns when no vCPU can reach the old memory through it; until end() faults there wait. Calls
  * nest and may come from any thread that holds no lock of the library. End must be given the
- * same range; the caller holds a reference to the VM until it has returned. (KVM's MMU notifier,
- * U-220 to U-229.)
+ * same range; the caller holds a reference to the VM until it has returned. An empty range changes
+ * nothing. (KVM's MMU notifier, U-220 to U-229.)
  */
 QUIRE_API void quire_vm_host_invalidate_begin(struct quire_vm *vm, hva_t start, hva_t end);
 QUIRE_API void quire_vm_host_invalidate_end(struct quire_vm *vm, hva_t start, hva_t end);

@@ -12,6 +12,9 @@ static bool any_slot(const struct quire_vm *vm, hva_t start, hva_t end)
 	struct memslot_iter iter;
 	bool any = false;
 
+	/* An empty range lies within a slot, and changes nothing of it. */
+	if (start.v >= end.v)
+		return false;
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces && !any; as++)
 		any = memslot_first_hva(vm, as, start, end, &iter) != NULL;

@@ -64,6 +64,23 @@ static void test_gpa(void **state)
 	assert_true(frame_of(1)->dirty);
 }
 
+/* The host may say that nothing goes: no cache is stale for it, and other invalidations stay. */
+static void test_empty_invalidation(void **state)
+{
+	(void)state;
+	assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(1));
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(1));
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(2));
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(1));
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(1));
+	assert_null(look(8));
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(2));
+	assert_int_equal(pfn_cache_refresh(&cache, 8), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+}
+
 static void test_host(void **state)
 {
 	(void)state;
@@ -312,6 +329,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_gpa, begin, end),
+	    cmocka_unit_test_setup_teardown(test_empty_invalidation, begin, end),
 	    cmocka_unit_test_setup_teardown(test_host, begin, end),
 	    cmocka_unit_test_setup_teardown(test_slots, begin, end),
 	    cmocka_unit_test_setup_teardown(test_slot_replaced, begin, end),
