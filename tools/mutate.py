@@ -245,7 +245,8 @@ def chosen(options, found):
     every = [(path, number, mutant) for path in options.file for number, mutant in found[path]]
     if options.sample is None or options.sample >= len(every):
         return every
-    return sorted(random.Random(options.seed).sample(every, options.sample), key=lambda one: one[1])
+    # Not in order: what is done when it is interrupted is a sample, too.
+    return random.Random(options.seed).sample(every, options.sample)
 
 
 def campaign(options, wanted, baseline, results):

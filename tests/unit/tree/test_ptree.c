@@ -205,6 +205,11 @@ static void test_abort_and_no_memory(void **state)
 	check_tree(&tree, &model);
 	ptree_destroy(&tree, &fake_ops, NULL);
 	assert_int_equal(fake.live_allocs, 0);
+	/* It is an empty tree now. */
+	memset(&model, 0, sizeof(model));
+	check_tree(&tree, &model);
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
 }
 
 /* old -> mid -> new: all replaced nodes freed, or both edits undone. */
