@@ -198,9 +198,28 @@ static void test_map_unsafe(void **state)
 	vm_end();
 }
 
+/* A page that is private has its memory in a file: a slot without one has none for it. */
+static void test_private_without_a_file(void **state)
+{
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	map_pages(0, 1, SIM_WRITABLE);
+	add_slot(0, 1, 0);
+	store_backed(0, 1);
+	assert_int_equal(quire_vm_set_attributes(machine.vm, (gpa_t){0}, QUIRE_PAGE_SIZE,
+						 QUIRE_ATTRIBUTE_PRIVATE),
+			 0);
+	assert_int_equal(fault_at(0, QUIRE_PFERR_WRITE), -EFAULT);
+	assert_int_equal(level_at(0), 0);
+	assert_int_equal(quire_vm_set_attributes(machine.vm, (gpa_t){0}, QUIRE_PAGE_SIZE, 0), 0);
+	store_backed(0, 2);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_private_without_a_file),
 	    cmocka_unit_test(test_counted),
 	    cmocka_unit_test(test_uncounted),
 	    cmocka_unit_test(test_huge_uncounted),

@@ -198,10 +198,13 @@ static void test_log(void **state)
 	add_slot(0, 300, QUIRE_SLOT_LOG_DIRTY);
 	for (uint32_t page = 0; page < 300; page += 61)
 		store(page, 1);
-	is_as_page_by_page(0, 300, 5);
-	assert_int_equal(view_of(61, 123, 1000).sum.logged, 2);
-	assert_int_equal(view_of(62, 122, 1000).sum.logged, 0);
-	assert_int_equal(log_harvest(0), 5);
+	/* The last page of a word, too. */
+	store(63, 1);
+	is_as_page_by_page(0, 300, 6);
+	assert_int_equal(view_of(61, 123, 1000).sum.logged, 3);
+	assert_int_equal(view_of(62, 122, 1000).sum.logged, 1);
+	assert_int_equal(view_of(64, 122, 1000).sum.logged, 0);
+	assert_int_equal(log_harvest(0), 6);
 	is_as_page_by_page(0, 300, 0);
 	store(61, 2);
 	is_as_page_by_page(0, 300, 1);
