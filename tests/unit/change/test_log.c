@@ -544,9 +544,31 @@ static void test_what_takes_time_is_told(void **state)
 	end();
 }
 
+/* A move that is refused late, once its successor has been made, leaves the slot its log. */
+static void test_refused_move(void **state)
+{
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_LOG_DIRTY, .size_bytes = PAGES(4), .hva = sim_hva(0)};
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, QUIRE_SLOT_LOG_DIRTY);
+	store(1, 1);
+	region.gpa.v = UINT64_C(1) << 51;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), -EINVAL);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(1));
+	store(2, 1);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(2));
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_refused_move),
 	    cmocka_unit_test(test_start_splits_and_protects),
 	    cmocka_unit_test(test_children),
 	    cmocka_unit_test(test_stop_recovers),
