@@ -27,7 +27,7 @@ ninja -C build tests/sim/order/order_pairs
 step $timed build/tests/sim/order/order_pairs --long --choices 2
 step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
 # One line after the other is changed; a sample that no run had before.
-step ./dev mutate --sample $((seconds * 10)) --seed "$seed" --least 92
+step ./dev mutate --sample $((seconds * 10)) --seed "$seed"
 ninja -C build cli/sim/quire-sim tests/sim/test_interleave tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 step python3 tools/progress.py --what sim --unit seeds -- build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 # The pairs in the one format that CI leaves out.
