@@ -38,6 +38,8 @@ asm(".pushsection .rodata\n"
     "paging_load: movq (%rdx), %rax\n out %al, $0x80\n"
     "paging_store: movq %rax, (%rdx)\n out %al, $0x80\n"
     "paging_jump: jmpq *%rdx\n"
+    "paging_xadd: xaddq %rax, (%rdx)\n out %al, $0x80\n"
+    "paging_cmpxchg: lock cmpxchgq %rcx, (%rdx)\n out %al, $0x80\n"
     "paging_out: out %al, $0x80\n"
     "paging_invlpg: movq %rax, (%rcx)\n invlpg (%rdx)\n movq (%rdx), %rax\n out %al, $0x80\n"
     "paging_reload: movq %rax, (%rcx)\n movq %cr3, %rcx\n movq %rcx, %cr3\n"
@@ -48,7 +50,8 @@ asm(".pushsection .rodata\n"
     "paging_text_end:\n"
     ".popsection\n");
 extern const uint8_t paging_text[], paging_handler[], paging_load[], paging_store[], paging_jump[],
-    paging_out[], paging_invlpg[], paging_reload[], paging_unprotected[], paging_text_end[];
+    paging_xadd[], paging_cmpxchg[], paging_out[], paging_invlpg[], paging_reload[],
+    paging_unprotected[], paging_text_end[];
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -219,6 +222,28 @@ static void table_that_maps_itself(void)
 	CHECK_EQ(load(HIGH + 8) & ~(A | D), AT(DATA_PAGE) | P | W);
 }
 
+/* What reads and writes such a table gets what was there before. */
+static void exchange_with_the_table_that_maps_itself(void)
+{
+	struct outcome outcome;
+
+	open_machine();
+	page(LEAVES_PAGE)[0] = AT(LEAVES_PAGE) | P | W;
+	page(LEAVES_PAGE)[9] = 7;
+	outcome = RUN(.code = paging_xadd, .address = HIGH + 72, .value = 100);
+	CHECK_END(outcome, END_DONE);
+	CHECK_EQ(outcome.value, 7);
+	CHECK_EQ(page(LEAVES_PAGE)[9], 107);
+	outcome = RUN(.code = paging_cmpxchg, .address = HIGH + 72, .value = 107, .table = 200);
+	CHECK_END(outcome, END_DONE);
+	CHECK_EQ(outcome.value, 107);
+	CHECK_EQ(page(LEAVES_PAGE)[9], 200);
+	outcome = RUN(.code = paging_cmpxchg, .address = HIGH + 72, .value = 5, .table = 300);
+	CHECK_END(outcome, END_DONE);
+	CHECK_EQ(outcome.value, 200);
+	CHECK_EQ(page(LEAVES_PAGE)[9], 200);
+}
+
 /* Code writes, by another way, to each of the tables that map it. */
 static void tables_that_map_the_code(void)
 {
@@ -313,6 +338,7 @@ static const struct check_test tests[] = {
     TEST(accessed_and_dirty),
     TEST(changes_by_the_guest),
     TEST(table_that_maps_itself),
+    TEST(exchange_with_the_table_that_maps_itself),
     TEST(tables_that_map_the_code),
     TEST(write_protection_of_the_supervisor),
     TEST(unprotected_writes_are_logged),

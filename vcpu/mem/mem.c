@@ -3,6 +3,7 @@
 #include "vcpu/exec/exec.h"
 #include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/stage2.h"
 #include "vcpu/run/debug.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/run/replay.h"
@@ -81,12 +82,14 @@ static enum step device_write(struct cpu *cpu, uint64_t gpa, unsigned int size_b
 
 /*
  * What will be stored to is one write to L1's nested tables, whose fault says so. Where only the
- * write is no memory's (ROM) the load is.
+ * write is no memory's (ROM) the load is. Where the hypervisor writes the memory, it loads, too:
+ * the instruction runs again after its write, and must find what was there before.
  */
 static enum step translate_load(struct cpu *cpu, struct mmu_request *request,
 				struct mmu_result *result)
 {
 	enum step step;
+	int is_memory;
 
 	if (request->access != MMU_WRITE || !(cpu->svm.nested_paging || cpu->linear_root))
 		return mmu_translate(cpu, request, result);
@@ -94,6 +97,9 @@ static enum step translate_load(struct cpu *cpu, struct mmu_request *request,
 	step = mmu_translate(cpu, request, result);
 	if (step || result->host)
 		return step;
+	(void)stage2_device_address(cpu, result->gpa, &is_memory);
+	if (is_memory)
+		return STEP_NEXT;
 	request->stage2 = MMU_READ;
 	return mmu_translate(cpu, request, result);
 }
