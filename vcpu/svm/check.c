@@ -132,29 +132,16 @@ enum step svm_intercept_msr(struct cpu *cpu, uint32_t index, int is_write)
 	return svm_exit(cpu, VMCB_EXIT_INTR + INTERCEPT_MSR, is_write, 0);
 }
 
-#define NPT_P UINT64_C(1)
-#define NPT_W UINT64_C(2)
-#define NPT_U UINT64_C(4)
-#define NPT_LARGE UINT64_C(0x80)
-#define NPT_ADDRESS UINT64_C(0x0000fffffffff000)
-
 int svm_nested_gpa(struct cpu *cpu, uint64_t *gpa, int is_write)
 {
-	uint64_t entry = cpu->svm.control.nested_cr3 & NPT_ADDRESS;
-	uint64_t needed = NPT_P | NPT_U | (is_write ? NPT_W : 0);
+	uint64_t error_code =
+	    QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER | (is_write ? QUIRE_PFERR_WRITE : 0);
+	gpa_t found;
 
-	for (unsigned int shift = 39;; shift -= 9) {
-		gpa_t at = {(entry & NPT_ADDRESS) + (*gpa >> shift & 511) * sizeof(entry)};
-		uint64_t span = (UINT64_C(1) << shift) - 1;
-
-		if (quire_vcpu_read(cpu->vcpu, at, &entry, sizeof(entry)) ||
-		    (entry & needed) != needed)
-			return -1;
-		if (shift > 12 && !(entry & NPT_LARGE))
-			continue;
-		*gpa = (entry & NPT_ADDRESS & ~span) | (*gpa & span);
-		return 0;
-	}
+	if (quire_vcpu_walk_nested(cpu->vcpu, (gpa_t){*gpa}, error_code, &found))
+		return -1;
+	*gpa = found.v;
+	return 0;
 }
 
 /*
