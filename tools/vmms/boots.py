@@ -12,6 +12,7 @@ CHIPS = {"default": "", "split": ",kernel-irqchip=split", "pit=off": ",pit=off"}
 # Debian's kernel to power-off takes less, whatever the form; and in lockstep with the interpreter.
 LIMIT_SECONDS = 60
 LOCKSTEP_SECONDS = 1200
+SECONDS_32 = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,20 @@ def single_stage():
     return "kvm_intel.ept=N" if is_intel else "kvm_amd.npt=N"
 
 
+def boot_32(qemu, package, params):
+    """Boots Debian's kernel for 32-bit machines to a program that fills more tables than one. The
+    interpreter alone runs 32-bit code."""
+    init = places.guest_program("init32", places.FREESTANDING_32)
+    disk = initramfs.write(places.WORK / "initramfs-init32", init)
+    model = "qemu32" if package == kernel.META_32 else "max"
+    words = ["-accel", "kvm", "-M", "q35", "-m", "256", "-cpu", model, "-no-reboot", "-kernel",
+             kernel.obtain_32(package), "-initrd", disk, "-append", "console=ttyS0 panic=-1"]
+    with Machine(qemu, words, params=params) as guest:
+        guest.wait_for("quire: 32 bits ok", SECONDS_32)
+        guest.wait_end(SECONDS_32)
+        return f"its pages are right after {guest.cpu_seconds():.1f} s"
+
+
 def boot_wide(qemu, params):
     """Boots with five levels of page tables, to a program that has addresses of 56 bits. Only the
     bzImage's first code turns them on."""
@@ -141,6 +156,10 @@ def scenarios(client, qemu, ci_forms=CI_FORMS):
     made += [Scenario(client, f"boot with five levels of page tables{name}",
                       lambda params=params: boot_wide(qemu, params),
                       in_ci=ci_forms is CI_FORMS) for name, params in (("", ()), (", shadowed", (single_stage(),)))]
+    made += [Scenario(client, f"boot of 32 bits, {name}{stage}",
+                      lambda package=package, params=params: boot_32(qemu, package, params))
+             for name, package in (("two levels", kernel.META_32), ("PAE", kernel.META_PAE))
+             for stage, params in (("", ()), (", shadowed", (single_stage(),)))]
     if not machine.is_lockstep():
         made.append(Scenario(client, "boot of a program for x86-64-v3", lambda: boot_v3(qemu),
                              in_ci=ci_forms is CI_FORMS))

@@ -11,12 +11,14 @@ import threading
 
 import cache
 import debian
-from vmms import initramfs, kernel, places
+from vmms import boots, initramfs, kernel, places
 from vmms.machine import Machine, is_lockstep
 from vmms.scenario import MissingPrivilege, Scenario
 
 SUITE = "bookworm"
-EXTRA = ("sysvinit-core", "busybox", "iproute2", "kmod")
+# Of each system: the folder of the cache, and the packages that a minimal one has not.
+SYSTEMS = {"sysvinit": ("debian-guest", ("sysvinit-core", "busybox", "iproute2", "kmod")),
+           "systemd": ("debian-guest-systemd", ("systemd-sysv", "busybox", "iproute2", "kmod"))}
 IMAGE_SIZE = "700M"
 # What has to be there before the root can be mounted, and what the root's devices need.
 MODULES = ("virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "virtio_net",
@@ -37,6 +39,12 @@ busybox wget -q -O /data http://10.0.2.2:{port}/data; sync; busybox sha256sum /d
 echo rng=$(cat /sys/class/misc/hw_random/rng_current) bytes=$(head -c 64 /dev/hwrng | wc -c)
 echo root=$(busybox awk '$2 == "/" {{ print $1, $3 }}' /proc/mounts) done-$((40 + 2))
 """
+# What the processor is to the kernel and to glibc, and the system to systemd.
+FEATURES = """\
+v3=$(/lib64/ld-linux-x86-64.so.2 --help | grep -c 'x86-64-v3 (supported')
+echo "la57"=$(grep -c -w la57 /proc/cpuinfo) v3=$v3 $(systemctl is-system-running --wait)
+systemctl --failed --no-legend --no-pager
+"""
 DHCP = """\
 #!/bin/sh
 [ "$1" = bound ] || exit 0
@@ -48,6 +56,8 @@ ip route add default via "$router"
 def settle(root):
     """What makes the fresh system one that a test can log in to."""
     (root / "etc/inittab").write_text(INITTAB)
+    # systemd would ask at the first boot otherwise.
+    (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (root / "etc/hostname").write_text("quire\n")
     (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
     (root / "etc/dhcp-set").write_text(DHCP)
@@ -58,18 +68,19 @@ def settle(root):
                                 for line in shadow.read_text().splitlines()) + "\n")
 
 
-def obtain():
+def obtain(system="sysvinit"):
     """The disk image of the system."""
     if os.getuid() != 0:
         raise MissingPrivilege("debootstrap needs root")
-    base = cache.root() / "debian-guest"
+    name, extra = SYSTEMS[system]
+    base = cache.root() / name
     image = base / "disk.img"
-    with cache.locked("debian-guest"):
+    with cache.locked(name):
         if not image.exists():
             shutil.rmtree(base, ignore_errors=True)
             base.mkdir(parents=True)
-            cache.say(f"installing a Debian {SUITE} guest (about 60 MB)")
-            debian.run(["debootstrap", "--variant=minbase", f"--include={','.join(EXTRA)}", SUITE,
+            cache.say(f"installing a Debian {SUITE} guest with {system} (about 60 MB)")
+            debian.run(["debootstrap", "--variant=minbase", f"--include={','.join(extra)}", SUITE,
                         str(base / "root"), debian.mirror()], base / "log")
             settle(base / "root")
             shutil.rmtree(base / "root/var/cache/apt", ignore_errors=True)
@@ -109,12 +120,11 @@ class Server:
         self.server.server_close()
 
 
-def arguments(machine_type, disk, archive):
+def arguments(machine_type, disk, archive, image="elf", model=()):
     bus = "device" if machine_type == "microvm" else "pci"
     cpus = "1" if is_lockstep() else "2"
-    image = kernel.obtain()
-    return ["-accel", "kvm", "-M", machine_type, "-m", "512", "-smp", cpus, "-no-reboot",
-            "-kernel", image.elf, "-initrd", archive,
+    return ["-accel", "kvm", "-M", machine_type, "-m", "512", "-smp", cpus, "-no-reboot", *model,
+            "-kernel", getattr(kernel.obtain(), image), "-initrd", archive,
             "-append", "console=ttyS0 panic=-1 quire=root",
             "-drive", f"if=none,id=disk,format=qcow2,file={disk}",
             "-device", f"virtio-blk-{bus},drive=disk",
@@ -152,7 +162,37 @@ def use(qemu, machine_type):
                     f"virtio-rng, power-off: {machine.cpu_seconds():.1f} s of processor time")
 
 
+def use_wide(qemu):
+    """Boots the system with systemd to a login, with all that the processor offers: five levels of
+    page tables, which the bzImage's first code turns on, and x86-64-v3."""
+    if not boots.has_v3():
+        raise MissingPrivilege("this machine's processor is older than x86-64-v3")
+    image = obtain("systemd")
+    archive = initramfs.write(places.WORK / "initramfs-root", places.guest_program("init"),
+                              first_files())
+    with tempfile.TemporaryDirectory() as name:
+        disk = pathlib.Path(name) / "disk"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image),
+                        str(disk)], check=True)
+        with Machine(qemu, arguments("q35", disk, archive, "bzimage", ("-cpu", "max"))) as machine:
+            machine.wait_for("quire login:", 300)
+            machine.type("root\n")
+            machine.wait_for("# ", 120)
+            machine.type(FEATURES)
+            said = machine.wait_line("la57=", 240)
+            if said.split() != ["1" if is_lockstep() else "2", "v3=1", "running"]:
+                machine.fail(f"the guest has la57={said}")
+            machine.type("poweroff\n")
+            machine.wait_for("reboot: Power down", 240)
+            machine.wait_end()
+            return (f"login, five levels, x86-64-v3, all units up, power-off: "
+                    f"{machine.cpu_seconds():.1f} s of processor time")
+
+
 def scenarios(client, qemu):
-    return [Scenario(client, f"a Debian root on virtio, {machine}",
+    made = [Scenario(client, f"a Debian root on virtio, {machine}",
                      lambda machine=machine: use(qemu, machine), in_ci=machine == "q35")
             for machine in ("q35", "pc", "microvm")]
+    made.append(Scenario(client, "Debian with systemd, five levels of page tables, x86-64-v3",
+                         lambda: use_wide(qemu)))
+    return made

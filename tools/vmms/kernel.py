@@ -10,6 +10,8 @@ import cache
 import debian
 
 META, SUITE = "linux-image-amd64", "bookworm"
+# For 32-bit machines, without PAE and with it.
+META_32, META_PAE = "linux-image-686", "linux-image-686-pae"
 # What the guests of the tests load; Debian builds these as modules.
 SETUP_SECTORS, PAYLOAD = 0x1F1, 0x248
 SECTOR_BYTES = 512
@@ -79,6 +81,26 @@ def obtain():
             (folder / "done").touch()
             done = [folder / "done"]
     return Kernel(done[-1].parent.name, done[-1].parent)
+
+
+def obtain_32(meta):
+    """The bzImage of one of Debian's kernels for 32-bit machines."""
+    folder = cache.root() / "kernel-i386"
+    image = folder / meta
+    with cache.locked("kernel-i386"):
+        if not image.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            suite = debian.Suite(SUITE, "i386")
+            found = re.search(r"Depends: (linux-image-\S+)", suite.ask("show", meta))
+            if not found:
+                raise cache.Unavailable(f"{SUITE} has no {meta}")
+            cache.say(f"downloading {found.group(1)} (about 50 MB)")
+            deb = suite.download(found.group(1), folder)
+            debian.run(["dpkg-deb", "-x", str(deb), str(folder / "root")], folder / "log")
+            deb.unlink()
+            next((folder / "root/boot").glob("vmlinuz-*")).rename(image)
+            shutil.rmtree(folder / "root")
+    return image
 
 
 def index_modules(kernel):

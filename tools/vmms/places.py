@@ -10,6 +10,8 @@ SOURCES = TREE / "tests/vmms"
 
 
 STATIC = ("-static", "-O2", "-Wall", "-Wextra")
+# There need be no libc for 32 bits here.
+FREESTANDING_32 = (*STATIC, "-m32", "-ffreestanding", "-nostdlib", "-fno-pie", "-fno-stack-protector")
 
 
 def guest_program(name, flags=STATIC):
