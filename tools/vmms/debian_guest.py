@@ -18,7 +18,7 @@ from vmms.scenario import MissingPrivilege, Scenario
 SUITE = "bookworm"
 # Of each system: the folder of the cache, and the packages that a minimal one has not.
 SYSTEMS = {"sysvinit": ("debian-guest", ("sysvinit-core", "busybox", "iproute2", "kmod")),
-           "systemd": ("debian-guest-systemd", ("systemd-sysv", "busybox", "iproute2", "kmod"))}
+           "systemd": ("debian-guest-systemd", ("systemd-sysv", "udev", "busybox", "kmod"))}
 IMAGE_SIZE = "700M"
 # What has to be there before the root can be mounted, and what the root's devices need.
 MODULES = ("virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "virtio_net",
