@@ -25,6 +25,7 @@ import threading
 import meson_tests
 import mutate_source
 import program
+import progress
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = TREE / "build/mutate"
@@ -123,8 +124,8 @@ def build():
     for record in records:
         if record["name"] == "simulations":
             record["cmd"] = [record["cmd"][0], "--seeds", SEEDS]
-    subprocess.run(["ninja", "-C", str(folder), *made.targets(records)], check=True,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, str(TREE / "tools/progress.py"), "--what", "mutate", "--unit", "steps", "--log",
+                    str(FOLDER / "build.log"), "--", "ninja", "-C", str(folder), *made.targets(records)], check=True)
     return records
 
 
@@ -175,11 +176,13 @@ class Baseline:
         self.records, self.reached, self.seconds, self.broken = {}, {}, {}, []
         self.longest = longest
         (FOLDER / "reached").mkdir(exist_ok=True)
-        for record in records:
-            self.measure(record)
+        with progress.Progress("mutate", len(records), "tests") as shown:
+            for record in records:
+                with shown.doing(record["name"]):
+                    self.measure(record, shown)
         self.order = sorted(self.seconds, key=self.seconds.get)
 
-    def measure(self, record):
+    def measure(self, record, shown):
         name, path = record["name"], FOLDER / "reached" / record["name"]
         made, told = pathlib.Path(record["cmd"][0]).stat().st_mtime, path.with_suffix(".json")
         known = json.loads(told.read_text()) if told.exists() and told.stat().st_mtime >= made else None
@@ -191,7 +194,8 @@ class Baseline:
                 return
             known = {"seconds": None if run.is_late else run.cpu_seconds, "limit": self.longest}
             told.write_text(json.dumps(known))
-            print(f"{name}: {'left out' if run.is_late else f'{run.cpu_seconds:.1f} s'}", flush=True)
+            with shown.aside():
+                print(f"{name}: {'left out' if run.is_late else f'{run.cpu_seconds:.1f} s'}", flush=True)
         if known["seconds"] is not None and known["seconds"] <= self.longest:
             self.records[name] = record
             self.reached[name] = path.read_bytes()
@@ -260,14 +264,17 @@ def campaign(options, wanted, baseline, results):
             return key, *found, True
         return key, *baseline.judge(number), False
 
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+    with progress.Progress("mutate", len(wanted), "mutants") as shown, \
+            concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         jobs = {pool.submit(one, *each): each for each in wanted}
         for job in concurrent.futures.as_completed(jobs):
             key, outcome, test, is_old = job.result()
             if not is_old:
                 results.add(jobs[job][0], key, outcome, test)
-                print(f"{outcome:<8} {key}{f'  ({test})' if test else ''}", flush=True)
+                with shown.aside():
+                    print(f"{outcome:<8} {key}{f'  ({test})' if test else ''}", flush=True)
             outcomes[outcome].append(key)
+            shown.add()
     return outcomes
 
 

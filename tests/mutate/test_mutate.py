@@ -1,16 +1,21 @@
 """Tests of ./dev mutate: what it changes, that each change does what it says, and how a campaign judges."""
+import argparse
+import contextlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
 
 import mutate  # noqa: E402
 import mutate_source  # noqa: E402
+import progress  # noqa: E402
 
 SOURCE = """\
 #include <stdio.h>
@@ -179,6 +184,16 @@ class Campaign(unittest.TestCase):
 
     def test_a_test_that_fails_by_itself(self):
         self.assertEqual(self.baseline("exit 1").broken, ["one"])
+
+    def test_says_where_it_is(self):
+        baseline, file = self.baseline("sleep 1"), mutate.sources()[0]
+        mutant = mutate_source.Mutant(7, 1, "condition negated", "x")
+        said, results = io.StringIO(), mutate.Results(self.folder / "results.tsv", 1)
+        with contextlib.redirect_stderr(said), unittest.mock.patch.object(progress, "LINE_S", 0.1):
+            outcomes = mutate.campaign(argparse.Namespace(jobs=1), [(file, 1, mutant), (file, 2, mutant)], baseline,
+                                       results)
+        self.assertEqual(len(outcomes[mutate.SURVIVED]), 2)
+        self.assertRegex(said.getvalue(), "mutate: 1 of 2 mutants, .* left")
 
     def test_results_hold(self):
         path = self.folder / "results.tsv"
