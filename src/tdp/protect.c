@@ -17,14 +17,15 @@
  * A plain store may fall between a walker's load and its setting of A or D. The walker's
  * compare-exchange fails then, or came before and its A or D is lost. D goes with W in any case,
  * and a lost A makes a page look older than it is, as an aging at that moment would.
- * An entry with all of @needed keeps @kept alone; @to_present and @to_dirty say how far above W the
- * bits stand.
+ * An entry with all of @needed keeps @kept alone. For vectors, @lower is the lower one of W and D;
+ * @to_needed and @to_upper say how far above it the bits stand.
  */
 struct protector {
 	const struct entry_format *format;
 	u64 needed, kept;
-	u64 writable;
-	u32 to_present, to_dirty;
+	u64 lower;
+	u64 assumed; /* of @lower: it is not asked for */
+	u32 to_needed, to_upper;
 	bool alone;
 	bool closed; /* no vCPU is in guest mode: for mutants */
 };
@@ -39,17 +40,21 @@ static bool writes_alone(const struct quire_vm *vm)
 static struct protector protector_of(const struct quire_vm *vm)
 {
 	const struct entry_format *f = &vm->tdp_format;
-	u32 writable = (u32)__builtin_ctzll(f->writable);
+	/* Without D it is W itself. */
+	u64 dirty = f->dirty ? f->dirty : f->writable;
+	u64 lower = dirty < f->writable ? dirty : f->writable, upper = lower ^ dirty ^ f->writable;
 	/* Set in each leaf that has W, and in no other word that has it: W itself where the
 	 * format's own words have none. */
 	u64 present = f->present > f->writable ? f->present : f->writable;
+	u32 at = (u32)__builtin_ctzll(lower);
 
 	return (struct protector){
 	    .format = f,
-	    .writable = f->writable,
-	    .to_present = (u32)__builtin_ctzll(present) - writable,
-	    /* Without D it is W itself. */
-	    .to_dirty = f->dirty ? (u32)__builtin_ctzll(f->dirty) - writable : 0,
+	    .lower = lower,
+	    /* W says it all where it stands above D, whatever D is. */
+	    .assumed = lower & ~f->writable,
+	    .to_needed = (u32)__builtin_ctzll(present) - at,
+	    .to_upper = (u32)__builtin_ctzll(upper ? upper : lower) - at,
 	    .needed = f->present | f->writable,
 	    .kept = ~(f->writable | f->dirty),
 	    .alone = writes_alone(vm),
@@ -75,12 +80,12 @@ static bool is_writable_leaf(u64 entry, const struct protector *by)
 static inline u64 protect_plainly(u64 *entry, const struct protector *by)
 {
 	u64 old = sole_writer_load_u64(entry);
-	u64 hit = old & (old >> by->to_present) & by->writable;
+	u64 hit = (old | by->assumed) & (old >> by->to_needed) & by->lower;
 
 	CHECK(!hit == (protect_kept(old, by) == UINT64_MAX));
 	/* Another thread's store here would be lost: let the scheduler try. */
 	ATOMIC_POINT(entry);
-	sole_writer_store_u64(entry, old & ~(hit | hit << by->to_dirty));
+	sole_writer_store_u64(entry, old & ~(hit | hit << by->to_upper));
 	return hit;
 }
 
@@ -101,7 +106,7 @@ static u64 protect_all(const struct protector *by, u64 *entries)
 					      sole_writer_load_u64(&entries[i]) & kept);
 			CHECK(!is_writable_leaf(sole_writer_load_u64(&entries[i]), by));
 		}
-		return common & by->writable;
+		return common & by->needed;
 	}
 	/* The compiler makes vectors of this loop. */
 	for (u32 i = 0; i < 64; i++)

@@ -208,6 +208,23 @@ static void protect(int exclusive, const struct tdp_change *change, uint64_t *en
 	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
 }
 
+/* A processor, or a program that counts writes by itself, decides of D: W goes without it, too. */
+static void check_without_dirty(int exclusive, const struct tdp_change *change, uint64_t *entries,
+				uint64_t leaf)
+{
+	const struct entry_format *f = &machine.vm->tdp_format;
+
+	for (unsigned int others = 0; others < 2; others++) {
+		flush_debt_init(change->debt, &machine.vm->flush);
+		for (unsigned int i = 0; i < 64; i++)
+			entries[i] = i == 9 ? leaf & ~f->dirty : others ? leaf : f->nonpresent;
+		protect(exclusive, change, entries, UINT64_MAX);
+		for (unsigned int i = 0; i < 64; i++)
+			assert_false(entry_is_writable(f, entries[i]) || (entries[i] & f->dirty));
+		assert_true(change->debt->owed);
+	}
+}
+
 /* W and D go together, mmu_writable stays, and nothing is owed where there was nothing to take. */
 static void test_protect(void **state)
 {
@@ -241,6 +258,8 @@ static void test_protect(void **state)
 			entries[9] = was;
 			protect(exclusive, &change, entries, mask & ~(UINT64_C(1) << 9));
 			assert_int_equal(entries[9], was);
+			if (word.kind == LEAF && entry_is_writable(&machine.vm->tdp_format, was))
+				check_without_dirty(exclusive, &change, entries, was);
 		}
 	table_cache_put(&tables, holder);
 	table_cache_drain(&tables, &machine.vm->arena);
