@@ -141,15 +141,20 @@ static void choose_mmu(struct sim_plan *plan)
 	}
 }
 
-/* In half of those with the TDP MMU, tables of another processor. Drawn apart, too. */
+/* In half of those with the TDP MMU, tables of another processor. Drawn apart, too. DBM is drawn
+ * after all others, so that it changes no other plan. */
 static void choose_format(struct sim_plan *plan)
 {
 	struct sim_random random = {plan->seed ^ UINT64_C(0xd6e8feb86659fd93)};
-	const uint64_t others = ENTRY_FORMATS - QUIRE_FORMAT_SV39X4;
+	const uint64_t others = QUIRE_FORMAT_ARM64_3_DBM - QUIRE_FORMAT_SV39X4;
 
-	if (plan->mmu == QUIRE_MMU_TDP && sim_random(&random, 2))
-		plan->format =
-		    (enum quire_format_id)(QUIRE_FORMAT_SV39X4 + sim_random(&random, others));
+	if (plan->mmu != QUIRE_MMU_TDP || !sim_random(&random, 2))
+		return;
+	plan->format = (enum quire_format_id)(QUIRE_FORMAT_SV39X4 + sim_random(&random, others));
+	if (plan->format == QUIRE_FORMAT_ARM64_3 && sim_random(&random, 2))
+		plan->format = QUIRE_FORMAT_ARM64_3_DBM;
+	else if (plan->format == QUIRE_FORMAT_ARM64_4 && sim_random(&random, 2))
+		plan->format = QUIRE_FORMAT_ARM64_4_DBM;
 }
 
 /* In some, a second VM has a file of the same pages. Drawn apart, too. */

@@ -21,7 +21,8 @@ enum quire_vm_type { QUIRE_VM_DEFAULT = 0, QUIRE_VM_SW_PROTECTED = 1 };
  * hypervisor extension, whose guest addresses have 41 or 50 bits and whose root is 16 KiB: of a
  * processor that sets A and D (Svadu), and of one that faults where they are clear (Svade). arm64's
  * stage 2 with pages of 4 KiB: three levels, 40 address bits and a root of two tables, or four
- * levels and 48 bits; the access flag set by the processor (VTCR_EL2.HA) or by faults.
+ * levels and 48 bits; the access flag set by the processor (VTCR_EL2.HA) or by faults; _DBM with
+ * the dirty state, too, for a processor that sets both (VTCR_EL2.HA and HD).
  *
  * QUIRE_FORMAT_EPT_MODES is Intel's with A and D where pages may be executable and not readable,
  * and user and supervisor execute by bits of their own: for a processor that has execute-only
@@ -45,6 +46,8 @@ enum quire_format_id {
 	QUIRE_FORMAT_EPT_MODES,
 	QUIRE_FORMAT_POWER,
 	QUIRE_FORMAT_POWER_NO_RC,
+	QUIRE_FORMAT_ARM64_3_DBM,
+	QUIRE_FORMAT_ARM64_4_DBM,
 };
 
 /* Which tables serve a guest: the TDP MMU's, made of its physical addresses alone and changed in

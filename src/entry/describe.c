@@ -16,6 +16,8 @@ const struct entry_format *const entry_formats[ENTRY_FORMATS] = {
     [QUIRE_FORMAT_EPT_MODES] = &entry_ept_modes,
     [QUIRE_FORMAT_POWER] = &entry_power,
     [QUIRE_FORMAT_POWER_NO_RC] = &entry_power_no_rc,
+    [QUIRE_FORMAT_ARM64_3_DBM] = &entry_arm64_3_dbm,
+    [QUIRE_FORMAT_ARM64_4_DBM] = &entry_arm64_4_dbm,
 };
 
 struct quire_format entry_describe(const struct entry_format *f, u32 maxphyaddr)

@@ -122,17 +122,20 @@ extern const struct entry_format entry_sv39x4_no_ad;
 extern const struct entry_format entry_sv48x4;
 extern const struct entry_format entry_sv48x4_no_ad;
 
-/* arm64's stage 2, of three and of four levels; and without the AF that hardware sets. */
+/* arm64's stage 2, of three and of four levels; without the AF that hardware sets; and with the
+ * dirty state that it sets. */
 extern const struct entry_format entry_arm64_3;
 extern const struct entry_format entry_arm64_3_no_af;
+extern const struct entry_format entry_arm64_3_dbm;
 extern const struct entry_format entry_arm64_4;
 extern const struct entry_format entry_arm64_4_no_af;
+extern const struct entry_format entry_arm64_4_dbm;
 
 /* POWER's partition-scoped radix tables, with R and C set by the processor, and by us. */
 extern const struct entry_format entry_power;
 extern const struct entry_format entry_power_no_rc;
 
-#define ENTRY_FORMATS (QUIRE_FORMAT_POWER_NO_RC + 1)
+#define ENTRY_FORMATS (QUIRE_FORMAT_ARM64_4_DBM + 1)
 extern const struct entry_format *const entry_formats[ENTRY_FORMATS]; /* by enum quire_format_id */
 
 static inline bool entry_is_present(const struct entry_format *f, u64 entry)

@@ -45,6 +45,7 @@ struct target {
 /* Bits of VTCR_EL2: caches and sharing of the walks, 48 bits of address, and what is always set. */
 #define VTCR (UINT64_C(0x80053500))
 #define VTCR_HA (UINT64_C(1) << 21)
+#define VTCR_HD (UINT64_C(1) << 22)
 #define LEVELS_3 (24 | 1 << 6) /* T0SZ of 40 bits, SL0 */
 #define LEVELS_4 (16 | 2 << 6) /* of 48 */
 /* Bits of menvcfg: the page's memory type, and A and D by the processor. */
@@ -60,6 +61,10 @@ static const struct target targets[] = {
     {"arm64-40-no-af", QUIRE_FORMAT_ARM64_3_NO_AF, 48, 40, ARM64_MEMORY, 0, 0, VTCR | LEVELS_3},
     {"arm64-48", QUIRE_FORMAT_ARM64_4, 48, 48, ARM64_MEMORY, 0, 0, VTCR | VTCR_HA | LEVELS_4},
     {"arm64-48-no-af", QUIRE_FORMAT_ARM64_4_NO_AF, 48, 48, ARM64_MEMORY, 0, 0, VTCR | LEVELS_4},
+    {"arm64-40-dbm", QUIRE_FORMAT_ARM64_3_DBM, 48, 40, ARM64_MEMORY, 0, 0,
+     VTCR | VTCR_HA | VTCR_HD | LEVELS_3},
+    {"arm64-48-dbm", QUIRE_FORMAT_ARM64_4_DBM, 48, 48, ARM64_MEMORY, 0, 0,
+     VTCR | VTCR_HA | VTCR_HD | LEVELS_4},
     {"power", QUIRE_FORMAT_POWER, 52, 52, POWER_MEMORY, POWER_ROOT, 0, 0},
     {"power-no-rc", QUIRE_FORMAT_POWER_NO_RC, 52, 52, POWER_MEMORY, POWER_ROOT, 0, 0},
 };
@@ -220,6 +225,29 @@ static void map_memory(void)
 	must(!quire_vm_set_region(vm, &slots[2]), "no end of logging");
 }
 
+/* Pages whose leaves may be written and have lost A and D. */
+static uint64_t unmarked[512];
+static unsigned int unmarked_count;
+
+/* The library sets D with W. Here many leaves lose it, and A, so that the processors have D to set.
+ */
+static void take_marks(const struct quire_stage2 *stage2)
+{
+	const uint64_t marks = stage2->format->accessed | stage2->format->dirty;
+
+	for (unsigned int i = 0; i < 8000 && unmarked_count < 512; i++) {
+		gpa_t gpa = {in_slot((unsigned int)random_below(SLOTS))};
+		struct quire_translation found;
+
+		if (!quire_walk(stage2, gpa, QUIRE_PFERR_WRITE, &found))
+			continue;
+		*found.slot &= ~marks;
+		if (found.level == QUIRE_LEVEL_4K)
+			unmarked[unmarked_count++] = gpa.v;
+	}
+	must(unmarked_count != 0, "no leaf may be written");
+}
+
 static uint64_t pick_gpa(void)
 {
 	unsigned int slot = (unsigned int)random_below(SLOTS);
@@ -233,6 +261,10 @@ static uint64_t pick_gpa(void)
 		return in_slot(slot) ^ UINT64_C(1) << (30 + random_below(target->gpa_bits - 31));
 	case 3: /* beyond all tables */
 		return in_slot(slot) | UINT64_C(1) << target->gpa_bits;
+	case 4:
+	case 5:
+	case 6:
+		return unmarked[random_below(unmarked_count)];
 	default:
 		return in_slot(slot);
 	}
@@ -282,6 +314,7 @@ static void make_files(void)
 	uint64_t requests;
 
 	must(!quire_vcpu_enter(vcpu, &requests, &stage2), "no guest mode");
+	take_marks(&stage2);
 	probes.set.root_register =
 	    target->register_bits | stage2.root_physical >> target->root_shift;
 	probes.set.control = target->control;

@@ -20,6 +20,7 @@ import threading
 HERE = pathlib.Path(__file__).resolve().parent
 READ, WRITE, FETCH = range(3)
 WRITTEN = 0xabc << 52
+DBM = 1 << 51
 OFFSETS = {"probes": 0x2000000, "copy": 0x4000000, "tables": 0x8000000}
 
 
@@ -29,8 +30,8 @@ class Machine:
     def __init__(self, name, tools, qemu, memory, flags):
         self.name, self.tools, self.qemu, self.memory, self.flags = name, tools, qemu, memory, flags
         # What the program says of faults of the second stage, and of what worked, by access; the bits of
-        # a leaf that are spoiled: an address, W, valid.
-        self.faults, self.works, self.bits = (21, 23, 20), (0, 0, 10), (11, 2, 0)
+        # a leaf that are spoiled: an address, W, valid; and D.
+        self.faults, self.works, self.bits, self.dirty = (21, 23, 20), (0, 0, 10), (11, 2, 0), 7
         self.option = "-kernel"
         self.program, self.data = qemu[:1], []
 
@@ -103,9 +104,11 @@ ARM64.faults, ARM64.works, ARM64.bits = (0x24, 0x24, 0x20), (0x16, 0x16, 0x16), 
 POWER = Machine("power", "powerpc64le-linux-gnu-", ["qemu-system-ppc64", "-machine", "powernv9"], 0,
                 ["-mcpu=power9", "-mno-vsx", "-mno-altivec"])
 POWER.faults, POWER.works, POWER.bits = (0xe00, 0xe00, 0xe20), (0xc00, 0xc00, 0xc00), (53, 57, 7)
+POWER.dirty = 63
 POWER.option = "-bios"
 FORMATS = {"sv39x4": RISCV, "sv39x4-no-ad": RISCV, "sv48x4": RISCV, "sv48x4-no-ad": RISCV,
            "arm64-40": ARM64, "arm64-40-no-af": ARM64, "arm64-48": ARM64, "arm64-48-no-af": ARM64,
+           "arm64-40-dbm": ARM64, "arm64-48-dbm": ARM64,
            "power": POWER, "power-no-rc": POWER}
 # QEMU 8.1 takes a guest's address of RISC-V for what it is, not for a signed number; its ADUE decides who
 # sets A and D, which the processor did before. From 8.1 on POWER faults where R or C is missing, as
@@ -150,17 +153,23 @@ def differences(machine, probes, said, before, after):
     return wrong
 
 
-def spoiled(machine, probes, tables, seed):
+def spoiled(machine, probes, tables, name):
     """The tables with three words wrong, and the probes that must notice: the frame's number of one
     leaf, the write permission of another, and the valid bit of a third."""
-    pick = random.Random(seed)
+    pick = random.Random(name)
     data = bytearray(tables)
     table, noticed = words(data), []
-    for bit, access in zip(machine.bits, (READ, WRITE, READ)):
+    masks = [1 << bit for bit in machine.bits]
+    if name.endswith("-dbm"):
+        # Either one lets the processor write.
+        masks[1] |= DBM
+    for mask, access in zip(masks, (READ, WRITE, READ)):
         number = pick.choice([i for i, probe in enumerate(probes)
                               if probe.address and probe.access == access and probe.level == 1 and
                               probe.slot not in [probes[other].slot for other in noticed]])
-        table[probes[number].slot // 8] ^= 1 << bit
+        place = probes[number].slot // 8
+        word = table[place]
+        table[place] = word & ~mask if word & mask else word | mask
         noticed.append(number)
     return bytes(data), noticed
 
@@ -183,15 +192,21 @@ def check(image, name, folder):
         else:
             print(f"{name}: {which}")
     translated = sum(1 for probe in probes if probe.address)
-    changed = sum(1 for word in said if word[0] == "T")
+    changes = {int(word[1], 16): int(word[2], 16) for word in said if word[0] == "T"}
+    changed = len(changes)
+    dirtied = sum(1 for number, new in changes.items()
+                  if (new & ~words(before)[number]) >> machine.dirty & 1)
     print(f"{name}: {len(probes)} accesses, {translated} translated, {changed} words changed, "
-          f"{len(wrong)} differences")
+          f"D set in {dirtied}, {len(wrong)} differences")
     data, noticed = spoiled(machine, probes, before, name)
     found = differences(machine, probes, machine.run(folder, program, data), before, after)
     missed = [number for number in noticed if number not in found]
     print(f"{name}: with {len(noticed)} words wrong: {len(found)} differences, missed: {missed}")
     levels = {probe.level for probe in probes if probe.address}
     marks = changed > 100 or name.endswith(("-no-af", "-no-rc", "-no-ad"))
+    # Without DBM arm64 has no D.
+    marks = marks and (dirtied > 50) == (name.endswith("-dbm") or
+                                         (machine is not ARM64 and not name.endswith(("-no-ad", "-no-rc"))))
     return not wrong and not missed and translated > 900 and marks and levels == {1, 2, 3}
 
 

@@ -203,10 +203,10 @@ static u64 numbered(const struct entry_format *f, u64 word)
 	return f->swapped ? __builtin_bswap64(word) : word;
 }
 
-/* All words whose bits beside the address are those of @flags: 0-11 and 52-63. */
+/* All words whose bits beside the address are those of @flags: 0-11 and 52-63; and 51, of 2^25. */
 static u64 spread(const struct entry_format *f, u64 flags)
 {
-	return numbered(f, (flags & 0xfff) | flags >> 12 << 52);
+	return numbered(f, (flags & 0xfff) | (flags >> 12 & 0xfff) << 52 | flags >> 24 << 51);
 }
 
 /* RISC-V: bits 54 to 60 and 63 are reserved; PBMT of 3; write without read; a leaf must have U, and
@@ -220,14 +220,17 @@ static int is_misconfigured_riscv(u64 entry)
 	return rights ? !(entry & 0x10) : (entry & 0xd0) || entry >> 61;
 }
 
-/* arm64: no block at level 4, no page without bit 1; XN of 1 and 3 need FEAT_XNX, DBM and the
- * contiguous hint are not wanted, bit 11 is reserved. A table's entry has no attribute. */
-static int is_misconfigured_arm64(u64 entry, u32 level)
+/* arm64: no block at level 4, no page without bit 1; XN of 1 and 3 need FEAT_XNX, the contiguous
+ * hint is not wanted, bit 11 is reserved. A table's entry has no attribute. Of DBM and of W there
+ * are both or neither, or there is no DBM. */
+static int is_misconfigured_arm64(const struct entry_format *f, u64 entry, u32 level)
 {
+	u64 dbm = entry >> 51 & 1;
+
 	if (level > 1 && entry & 2)
 		return (entry & 0xffc) != 0 || entry >> 48;
-	return level == 4 || (level == 1 && !(entry & 2)) || entry >> 53 & 1 || entry >> 51 & 3 ||
-	       entry >> 11 & 1;
+	return level == 4 || (level == 1 && !(entry & 2)) || entry >> 52 & 3 || entry >> 11 & 1 ||
+	       (f->dirty ? dbm != (entry >> 7 & 1) : dbm);
 }
 
 /* POWER: reserved bits are 57 to 60 and 6 of a leaf; 52 to 56 are addresses past our limit; strong
@@ -252,7 +255,7 @@ static int is_misconfigured(const struct entry_format *f, u64 entry, u32 level)
 	if (f->swapped)
 		return is_misconfigured_power(numbered(f, entry), level);
 	if (f->breaks)
-		return is_misconfigured_arm64(entry, level);
+		return is_misconfigured_arm64(f, entry, level);
 	if (!f->table_rights)
 		return is_misconfigured_riscv(entry);
 	if (level == 4 && entry >> 7 & 1)
@@ -287,9 +290,10 @@ static u64 leaf_again(const struct entry_format *f, u64 entry, u32 level)
 /* The legal ones among all words with @address, counted; each is what its parts make. */
 static unsigned int count_legal(const struct entry_format *f, u64 address, u32 level)
 {
+	u64 words = UINT64_C(1) << (f->writable == UINT64_C(1) << 51 ? 25 : 24);
 	unsigned int leaves = 0;
 
-	for (u64 flags = 0; flags < UINT64_C(1) << 24; flags++) {
+	for (u64 flags = 0; flags < words; flags++) {
 		u64 entry = spread(f, flags) | address;
 
 		if (!entry_is_legal(f, entry, level))
@@ -317,7 +321,7 @@ static unsigned int count_legal(const struct entry_format *f, u64 address, u32 l
 /* Of 2^24 words there are 48 leaves: W, mmu_writable and host_writable in four ways, X, A, and
  * three memory types. Without A bits there are 42: what was aged has no W. With modes there are
  * four ways to execute, and 18 that are not readable, without W, which three modes execute. Of
- * RISC-V's words two bits are the lowest of the address. */
+ * RISC-V's words two bits are the lowest of the address. With DBM the words are 2^25. */
 static void test_legal(void **state)
 {
 	(void)state;
@@ -448,9 +452,15 @@ static void test_bits_riscv(void **state)
 
 static void test_bits_arm64(void **state)
 {
+	static const struct entry_format *const all[] = {
+	    &entry_arm64_3, &entry_arm64_3_no_af, &entry_arm64_3_dbm,
+	    &entry_arm64_4, &entry_arm64_4_no_af, &entry_arm64_4_dbm,
+	};
+
 	(void)state;
-	for (unsigned int i = QUIRE_FORMAT_ARM64_3; i <= QUIRE_FORMAT_ARM64_4_NO_AF; i++) {
-		const struct entry_format *f = formats[i];
+	for (unsigned int i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		const struct entry_format *f = all[i];
+		u64 dbm = f->dirty ? UINT64_C(1) << 51 : 0;
 		struct entry_leaf leaf = {.pfn = {1},
 					  .level = 1,
 					  .writable = true,
@@ -459,10 +469,10 @@ static void test_bits_arm64(void **state)
 					  .executable = true,
 					  .accessed = true};
 
-		/* A page: bits 0 and 1, write-back, S2AP, inner shareable, AF; 55 and 56. */
-		assert_int_equal(entry_make_leaf(f, &leaf), UINT64_C(0x1800000000017ff));
+		/* A page: bits 0 and 1, write-back, S2AP, inner shareable, AF; DBM; 55 and 56. */
+		assert_int_equal(entry_make_leaf(f, &leaf), dbm | UINT64_C(0x1800000000017ff));
 		leaf.accessed = leaf.executable = false;
-		assert_int_equal(entry_make_leaf(f, &leaf), UINT64_C(0x1c00000000013ff));
+		assert_int_equal(entry_make_leaf(f, &leaf), dbm | UINT64_C(0x1c00000000013ff));
 		/* A block has bit 1 clear. */
 		leaf = (struct entry_leaf){.pfn = {512}, .level = 2, .accessed = true};
 		leaf.executable = true;

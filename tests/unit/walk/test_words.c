@@ -188,6 +188,12 @@ static void check_mapping(struct machine *machine, uint64_t *(*pointer)(uint64_t
 	assert_int_equal(found.address, (FIRST_PFN + (GPA >> 12) % 512) << 12 | GPA % 4096);
 	assert_int_equal(found.level, QUIRE_LEVEL_4K);
 	assert_true(quire_entry_is_dirty(stage2.format, *found.slot));
+	/* A write sets D where it is clear, a read does not. */
+	*found.slot &= ~stage2.format->dirty;
+	assert_true(quire_walk(&stage2, (gpa_t){GPA}, 0, &found));
+	assert_int_equal(quire_entry_is_dirty(stage2.format, found.entry), !stage2.format->dirty);
+	assert_true(quire_walk(&stage2, (gpa_t){GPA}, QUIRE_PFERR_WRITE, &found));
+	assert_int_equal(*found.slot, leaf);
 	/* Its neighbours are not there, and neither is what no table reaches. */
 	assert_false(quire_walk(&stage2, (gpa_t){GPA + 4096}, QUIRE_PFERR_WRITE, &found));
 	assert_int_equal(found.error_code, QUIRE_PFERR_WRITE);
@@ -206,7 +212,7 @@ static void test_offset(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_DBM; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.config.table_offset = OFFSET;
@@ -219,7 +225,7 @@ static void test_functions(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_DBM; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.table_phys = table_phys;
@@ -315,7 +321,8 @@ static unsigned int fewer(unsigned int bits, unsigned int limit)
 /* Slots end where guests' addresses do: of the machine's bits, or of the format's. */
 static void check_last_slot(struct machine *machine)
 {
-	static const uint8_t gpa_bits[] = {48, 48, 48, 41, 41, 50, 50, 40, 40, 48, 48, 48, 52, 52};
+	static const uint8_t gpa_bits[] = {48, 48, 48, 41, 41, 50, 50, 40,
+					   40, 48, 48, 48, 52, 52, 40, 48};
 	unsigned int bits = fewer(machine->config.maxphyaddr, gpa_bits[machine->config.format]);
 	struct quire_region region = {.slot = 1, .size_bytes = 4096, .hva = {SLOT_HVA}};
 
@@ -365,7 +372,7 @@ static void test_widths(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (unsigned int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++)
+	for (unsigned int format = 0; format <= QUIRE_FORMAT_ARM64_4_DBM; format++)
 		for (unsigned int bits = 35; bits <= 53; bits++) {
 			machine_prepare(&machine);
 			machine.host.chunk_alloc = chunk_near_end;
@@ -405,7 +412,7 @@ static void test_other_processors(void **state)
 	struct machine machine;
 
 	(void)state;
-	for (int format = 0; format <= QUIRE_FORMAT_POWER_NO_RC; format++) {
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_DBM; format++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)format;
 		machine.host.load_u64 = load_word;
@@ -416,7 +423,7 @@ static void test_other_processors(void **state)
 		machine_end(&machine);
 	}
 	machine_prepare(&machine);
-	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_POWER_NO_RC + 1);
+	machine.config.format = (enum quire_format_id)(QUIRE_FORMAT_ARM64_4_DBM + 1);
 	assert_int_equal(quire_vm_create(&machine.config, &machine.vm), -EINVAL);
 }
 
@@ -447,13 +454,13 @@ static void test_memtypes(void **state)
 					     {0, UINT64_C(2) << 61, UINT64_C(1) << 61},
 					     {0x33c, 0x304, 0x314},
 					     {0, UINT64_C(2) << 60, UINT64_C(3) << 60}};
-	static const uint8_t rows[] = {0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 1, 4, 4};
+	static const uint8_t rows[] = {0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 1, 4, 4, 3, 3};
 	const struct quire_format *f;
 	struct machine machine;
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_POWER_NO_RC + 1); which++) {
+	for (unsigned int which = 0; which < 3 * (QUIRE_FORMAT_ARM64_4_DBM + 1); which++) {
 		unsigned int type = which % 3, format = which / 3;
 
 		machine_prepare(&machine);
@@ -491,7 +498,7 @@ static void test_noexec(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_POWER_NO_RC + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_ARM64_4_DBM + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		given.noexec = 1;
@@ -522,7 +529,7 @@ static void test_noexec_recovered(void **state)
 	uint64_t leaf;
 
 	(void)state;
-	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_POWER_NO_RC + 1); which++) {
+	for (unsigned int which = 0; which < 2 * (QUIRE_FORMAT_ARM64_4_DBM + 1); which++) {
 		machine_prepare(&machine);
 		machine.config.format = (enum quire_format_id)(which / 2);
 		backing = QUIRE_LEVEL_2M;
