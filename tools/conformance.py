@@ -45,7 +45,7 @@ CI_PROGRAMS = ("guest_memfd_test", "set_memory_region_test", "guest_print_test",
                "x86/svm_nested_shutdown_test", "x86/svm_nested_vmcb12_gpa",
                "x86/svm_nested_clear_efer_svme", "x86/svm_nested_pat_test",
                "x86/svm_nested_soft_inject_test", "x86/triple_fault_event_test",
-               "kvm.quire_phys_bits=46 dirty_log_perf_test -n -b 128M",
+               "dirty_log_perf_test -n -b 128M",
                "--cpuid x86/monitor_mwait_test",
                "kvm.gmem_in_place_conversion=Y guest_memfd_test",
                "kvm.gmem_in_place_conversion=Y --in-place x86/private_mem_conversions_test",
@@ -70,9 +70,8 @@ VARIANTS = tuple(f"{param}dirty_log_perf_test -b 128M -s {source}{manual}"
                  for source in ("anonymous", "anonymous_thp", "anonymous_hugetlb_2mb", "shmem",
                                 "shared_hugetlb")
                  for manual in ("", " -g")) + tuple(
-    # In L2: the program identity-maps the top of physical memory through what its own library takes
-    # for linear addresses, of which the half from 2^47 up is no address.
-    f"kvm.quire_phys_bits=46 {param}dirty_log_perf_test -n -b 128M -s {source}"
+    # In L2.
+    f"{param}dirty_log_perf_test -n -b 128M -s {source}"
     for param in ("", NO_SPLIT + " ")
     for source in ("anonymous", "anonymous_thp")) + (MWAIT,) + IN_PLACE
 
