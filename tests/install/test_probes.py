@@ -2,6 +2,7 @@
 
 usage: test_probes.py BUILD-FOLDER
 """
+import os
 import pathlib
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import tempfile
 import unittest
 
+# What readelf says is in the user's language otherwise.
+os.environ["LC_ALL"] = "C"
 TREE = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(sys.argv[1]).resolve()
 PROBE = re.compile(r"Provider: quire\n\s+Name: (\w+)\n\s+Location: (\w+), Base: (\w+), "
