@@ -140,7 +140,7 @@ class Packages(unittest.TestCase):
                 self.assertEqual(said_by("dpkg", "-x", path, root)[0], 0)
             for pattern in ("libquire.so.0.*", "libquire_preload.so", "libquire.a"):
                 (library,) = [path for path in pathlib.Path(root).rglob(pattern) if path.is_file()]
-                notes = said_by("readelf", "-n", library)[1]
+                notes = said_by("env", "LC_ALL=C", "readelf", "-n", library)[1]
                 self.assertEqual(notes.count("Provider: quire\n"), events, pattern)
 
     def installed(self, script):
