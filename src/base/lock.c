@@ -165,6 +165,7 @@ void biglock_init(struct biglock *lock, enum lock_rank rank)
 	mutex_init(&lock->writers, rank);
 	lock->writer = 0;
 	lock->exclusive = 0;
+	lock->waiting = 0;
 	lock->shared.busy = 0;
 	lock->shared.next = NULL;
 	lock->lines = &lock->shared;
@@ -242,8 +243,24 @@ static inline void read_alone_no_more(struct biglock *lock) NO_LOCK_ANALYSIS
 		mutex_release(&lock->writers);
 }
 
+/* Called once for each read that finds the gate closed, and once it has read the gate open. */
+static void waiting_add(struct biglock *lock, bool *is_counted)
+{
+	if (!*is_counted)
+		atomic_add_relaxed_u32(&lock->waiting, 1);
+	*is_counted = true;
+}
+
+static inline void waiting_sub(struct biglock *lock, bool is_counted)
+{
+	if (unlikely(is_counted))
+		atomic_add_relaxed_u32(&lock->waiting, (u32)-1);
+}
+
 void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
 {
+	bool is_counted = false;
+
 	held_push(lock, lock->rank, LOCK_SHARED);
 	read_alone(lock);
 	if (!line)
@@ -251,10 +268,12 @@ void biglock_read_lock(struct biglock *lock, struct biglock_line *line) NO_LOCK_
 	for (;;) {
 		line_enter(lock, line);
 		if (likely(!atomic_load_acquire_u32(&lock->writer)))
-			return;
+			break;
 		line_leave(lock, line);
+		waiting_add(lock, &is_counted);
 		gate_wait(&lock->writer);
 	}
+	waiting_sub(lock, is_counted);
 }
 
 void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOCK_ANALYSIS
@@ -267,10 +286,12 @@ void biglock_read_unlock(struct biglock *lock, struct biglock_line *line) NO_LOC
 /* The holder may wait for a grace period: no epoch of ours stays while we wait for the lock. */
 static __attribute__((noinline, cold)) void read_leave_and_wait(struct biglock *lock,
 								struct biglock_line *line,
-								struct quire_thread *self)
+								struct quire_thread *self,
+								bool *is_counted)
 {
 	reclaim_withdraw(self);
 	atomic_store_release_u32(&line->busy, 0);
+	waiting_add(lock, is_counted);
 	gate_wait(&lock->writer);
 }
 
@@ -284,6 +305,7 @@ struct quire_thread *biglock_read_enter(struct biglock *lock,
 					struct biglock_line *line) NO_LOCK_ANALYSIS
 {
 	struct quire_thread *self = base_self();
+	bool is_counted = false;
 
 	held_push(lock, lock->rank, LOCK_SHARED);
 	read_alone(lock);
@@ -291,9 +313,11 @@ struct quire_thread *biglock_read_enter(struct biglock *lock,
 		reclaim_announce(self);
 		(void)atomic_exchange_u32(&line->busy, 1);
 		if (likely(!atomic_load_acquire_u32(&lock->writer)))
-			return self;
-		read_leave_and_wait(lock, line, self);
+			break;
+		read_leave_and_wait(lock, line, self, &is_counted);
 	}
+	waiting_sub(lock, is_counted);
+	return self;
 }
 
 void biglock_read_exit(struct biglock *lock, struct biglock_line *line,
@@ -305,10 +329,27 @@ void biglock_read_exit(struct biglock *lock, struct biglock_line *line,
 	held_pop(lock);
 }
 
+/*
+ * The gate is open, so only readers that have waited are counted, and each goes in as soon as it
+ * runs. The writer gives up after so many turns, the last of which give its processor away: the
+ * kernel may run a reader later.
+ */
+#define WAITING_TURNS 1024u
+
+static void let_waiting_in(struct biglock *lock)
+{
+	for (unsigned int turn = 0; turn < WAITING_TURNS; turn++) {
+		if (likely(!atomic_load_relaxed_u32(&lock->waiting)))
+			return;
+		base_platform->relax(turn);
+	}
+}
+
 void biglock_write_lock(struct biglock *lock) NO_LOCK_ANALYSIS
 {
 	held_push(lock, lock->rank, LOCK_EXCLUSIVE);
 	mutex_acquire(&lock->writers);
+	let_waiting_in(lock);
 	(void)atomic_exchange_u32(&lock->writer, GATE_CLOSED);
 	for (struct biglock_line *line = lock->lines; line; line = line->next)
 		for (unsigned int turn = 0; atomic_load_acquire_u32(&line->busy); turn++)

@@ -94,7 +94,8 @@ void gate_open(u32 *gate);
  *   line->busy = 1     (exchange: fence)    lock->writer = 1   (exchange: fence)
  *   read lock->writer: if set, back off     read every line->busy: wait while set
  *
- * One of the two sees the other.
+ * One of the two sees the other. Readers that had to wait come before the next writer, so a thread
+ * that takes the lock again and again, a piece of its work each time, lets them in between.
  */
 struct biglock_line {
 	cache_aligned u32 busy;
@@ -104,6 +105,7 @@ struct LOCKABLE biglock {
 	struct mutex writers;
 	u32 writer;		    /* a gate: closed to readers */
 	u32 exclusive;		    /* changed by the writer; any holder may read it */
+	u32 waiting;		    /* readers that found the gate closed and have not read since */
 	struct biglock_line shared; /* readers that have no line: busy counts them */
 	struct biglock_line *lines;
 	u32 rank;

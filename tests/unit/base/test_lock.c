@@ -22,7 +22,7 @@ static struct {
 	struct biglock biglock;
 	struct biglock_line line;
 	struct long_sections sections;
-	uint32_t inside, writers, count;
+	uint32_t inside, writers, reads, count;
 	uint64_t object; /* 1 while readers may use it, 2 when it is unlinked, 3 when it is freed */
 	bool wrong;
 } world;
@@ -83,6 +83,31 @@ static void biglock_body(uint32_t thread, void *ctx)
 		biglock_write_unlock(&world.biglock);
 	} else {
 		biglock_read_lock(&world.biglock, line);
+		hold(false);
+		biglock_read_unlock(&world.biglock, line);
+	}
+	world.count++;
+}
+
+/*
+ * The first thread writes in pieces, as a harvest does. A reader that waited in one piece reads
+ * before the next.
+ */
+static void pieces_body(uint32_t thread, void *ctx)
+{
+	struct biglock_line *line = thread == 1 ? &world.line : NULL;
+	uint32_t due = 0;
+
+	for (uint32_t piece = 0; piece < 3 && thread == 0; piece++) {
+		biglock_write_lock(&world.biglock);
+		world.wrong |= world.reads < due;
+		hold(true);
+		due = world.reads + atomic_load_relaxed_u32(&world.biglock.waiting);
+		biglock_write_unlock(&world.biglock);
+	}
+	if (thread) {
+		biglock_read_lock(&world.biglock, line);
+		world.reads++;
 		hold(false);
 		biglock_read_unlock(&world.biglock, line);
 	}
@@ -162,6 +187,12 @@ static void test_biglock(void **state)
 	explore(biglock_body);
 }
 
+static void test_biglock_in_pieces(void **state)
+{
+	explore(pieces_body);
+	assert_int_equal(world.biglock.waiting, 0);
+}
+
 static void test_reclaim(void **state)
 {
 	explore(reclaim_body);
@@ -205,8 +236,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_mutex),   cmocka_unit_test(test_rwlock),
-	    cmocka_unit_test(test_biglock), cmocka_unit_test(test_reclaim),
-	    cmocka_unit_test(test_section), cmocka_unit_test(test_ranks),
+	    cmocka_unit_test(test_biglock), cmocka_unit_test(test_biglock_in_pieces),
+	    cmocka_unit_test(test_reclaim), cmocka_unit_test(test_section),
+	    cmocka_unit_test(test_ranks),
 	};
 
 	quire_platform_install(&sched_platform);
