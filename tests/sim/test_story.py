@@ -34,6 +34,11 @@ def run(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+def shrunk(seed, name):
+    """A small plan takes some seconds of processor time, and longer on a machine with other work."""
+    return run("--from", str(seed), "--seeds", "1", "--mutant", name, "--shrink", "90")
+
+
 def replay(text, *arguments):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "plan")
@@ -51,7 +56,7 @@ class Stories(unittest.TestCase):
         for name, seed in BUGS.items():
             with self.subTest(name):
                 _, whole, _ = run("--seed", str(seed), "--mutant", name, "--shrink", "0")
-                status, text, _ = run("--from", str(seed), "--seeds", "1", "--mutant", name)
+                status, text, _ = shrunk(seed, name)
                 self.assertEqual(status, 1)
                 self.assertGreater(len(OP.findall(whole)), 4 * len(OP.findall(text)))
                 self.assertLessEqual(len(OP.findall(text)), 8)
@@ -63,27 +68,27 @@ class Stories(unittest.TestCase):
                 self.assertEqual(replay(text)[:2], (0, "the plan passed\n"))
 
     def test_says_where(self):
-        _, text, _ = run("--from", "96", "--seeds", "1", "--mutant", "map_unkept")
+        _, text, _ = shrunk(96, "map_unkept")
         self.assertEqual(failure(text), ["a page in a vCPU's hands is freed"])
         self.assertRegex(text, r"(?m)^# commit \S+$")
         self.assertRegex(text, r"atomic_\w+: 0x[0-9a-f]+ held 0x?[0-9a-f]*\n#       \w+ src/[\w/]+\.c:\d+\n")
         self.assertRegex(text, r"# stack of the failure:\n#       \w+ cli/sim/\w+\.c:\d+\n")
         self.assertRegex(text, r"# stack at the last point of thread \d:\n#       \w+ \w+/")
-        _, text, _ = run("--from", "115", "--seeds", "1", "--mutant", "slot_unflushed")
+        _, text, _ = shrunk(115, "slot_unflushed")
         self.assertRegex(text, r"# entries of gfn 0x?[0-9a-f]*, and what was done to the last:\n"
                                r"(?:#   0x[0-9a-f]+ = 0x[0-9a-f]+(?:, a leaf)?\n)+"
                                r"#   thread \d in operation \d+: \w+ .*\n#     atomic_\w+: 0x")
 
     def test_first_alone(self):
         """Nothing is said but the plan and remarks on the first failure."""
-        _, text, errors = run("--from", "96", "--seeds", "1", "--mutant", "map_unkept")
+        _, text, errors = shrunk(96, "map_unkept")
         self.assertEqual(len(failure(text)), 1)
         rest = [line for line in text.splitlines() if not line.startswith(("#", "thread ", "run ", "end "))]
         self.assertEqual([line.split()[0] for line in rest], ["quire-sim", "seed", "vm", "preemptions"])
         self.assertEqual(errors, "")
 
     def test_crash(self):
-        status, text, _ = run("--from", "57", "--seeds", "1", "--mutant", "slots_unsynced")
+        status, text, _ = shrunk(57, "slots_unsynced")
         self.assertEqual((status, failure(text)), (1, ["signal 11"]))
         self.assertNotIn("not told", text)
         self.assertRegex(text, r"# stack of the failure:\n#       \w+ src/\w+/\w+\.[ch]:\d+\n")
