@@ -45,7 +45,7 @@ static bool split_step(struct vm *vm)
 }
 
 /*
- * On the VM's timer thread. The parameter may change at any point: the thread that writes it arms
+ * On the thread of its own. The parameter may change at any point: the thread that writes it arms
  * the timer or disarms it, and a turn that is armed here after that finds the parameter as it is.
  */
 static void go_on(struct vm_timer *timer)
@@ -63,21 +63,28 @@ static void go_on(struct vm_timer *timer)
 		ahead->gpa = 0;
 	}
 	if (wanted)
-		vm_timer_arm(&vm->timers, timer, timers_now_ns() + (more ? 1 : LOOK_NS));
+		vm_timer_arm(&ahead->timers, timer, timers_now_ns() + (more ? 1 : LOOK_NS));
 	client_call_end();
 }
 
 void split_ahead_apply(struct vm *vm)
 {
+	struct split_ahead *ahead = &vm->split_ahead;
 	bool wanted = is_wanted();
 
-	atomic_store(&vm->split_ahead.running, wanted);
-	vm_timer_arm(&vm->timers, &vm->split_ahead.timer, wanted ? timers_now_ns() : 0);
+	atomic_store(&ahead->running, wanted);
+	vm_timer_arm(&ahead->timers, &ahead->timer, wanted ? timers_now_ns() : 0);
 }
 
 void split_ahead_init(struct vm *vm)
 {
-	vm_timer_add(&vm->timers, &vm->split_ahead.timer, go_on);
+	vm_timers_init(&vm->split_ahead.timers);
+	vm_timer_add(&vm->split_ahead.timers, &vm->split_ahead.timer, go_on);
+}
+
+void split_ahead_destroy(struct vm *vm)
+{
+	vm_timers_destroy(&vm->split_ahead.timers);
 }
 
 void split_ahead_poll(struct vm *vm)

@@ -36,6 +36,7 @@ static void vm_destroy(struct vm *vm)
 	report_vm_ended(vm);
 	irqfds_destroy(vm);
 	vm_timers_destroy(&vm->timers);
+	split_ahead_destroy(vm);
 	for (uint32_t i = 0; i < atomic_load(&vm->vcpu_count); i++)
 		vcpu_destroy(vm->vcpus[i]);
 	system_forget_vm(vm);
