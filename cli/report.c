@@ -191,21 +191,23 @@ static int write_stats(const struct report *report)
 /* What the files are to become, and how many events each has. */
 struct harvest {
 	struct trace trace;
-	uint32_t room;
-	const struct trace_clock *clock;
+	struct trace_shape shape;
 };
 
-static void take_events(const void *file, int pid, void *ctx)
+static void take_events(const void *file, size_t size_bytes, int pid, void *ctx)
 {
 	const struct report_trace *trace = file;
 	struct harvest *harvest = ctx;
 
+	harvest->shape.rings = report_trace_rings(size_bytes, harvest->shape.room);
+	if (!harvest->shape.rings)
+		return;
 	if (trace->is_cut)
 		fprintf(stderr,
 			"quire run: no room for all events of process %d; --trace-size and "
 			"--trace-filter make them fewer\n",
 			pid);
-	trace_add(&harvest->trace, trace, harvest->room, harvest->clock);
+	trace_add(&harvest->trace, trace, &harvest->shape);
 }
 
 static int write_format(const struct trace *trace, const char *path, print_trace *print)
@@ -221,15 +223,14 @@ static int write_format(const struct trace *trace, const char *path, print_trace
 static int write_trace(struct report *report)
 {
 	/* Of our own numbers: programs can write to what they share with us. */
-	struct harvest harvest = {.room = report->trace_events, .clock = &report->clock};
+	struct harvest harvest = {.shape = {.room = report->trace_events, .clock = &report->clock}};
 	const struct trace *trace = &harvest.trace;
 	print_trace *form = form_of(report->trace_path);
 	char path[PATH_MAX];
 	int failed = 0;
 
 	trace_clock_look(&report->clock);
-	texts_each_file(report->directory, REPORT_TRACE, report_trace_bytes(report->trace_events),
-			take_events, &harvest);
+	texts_each_file(report->directory, REPORT_TRACE, take_events, &harvest);
 	trace_sort(&harvest.trace);
 	failed = write_format(trace, report->trace_path, form ? form : trace_print_text);
 	if (!form) {

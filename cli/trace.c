@@ -92,8 +92,9 @@ static int make_room(struct trace *trace)
 
 /* The events of one ring. */
 static void add_ring(struct trace *trace, const struct report_trace *file, uint32_t which,
-		     uint32_t room, const struct trace_clock *clock)
+		     const struct trace_shape *shape)
 {
+	uint32_t room = shape->room;
 	const struct report_event *events = report_ring_events(file, which, room);
 	uint64_t next = __atomic_load_n(&file->rings[which].next, __ATOMIC_ACQUIRE);
 	uint64_t first = next > room ? next - room : 0;
@@ -110,7 +111,7 @@ static void add_ring(struct trace *trace, const struct report_trace *file, uint3
 		}
 		line = &trace->lines[trace->count];
 		line->event = *event;
-		line->event.time = clock_ns(clock, event->time);
+		line->event.time = clock_ns(shape->clock, event->time);
 		line->pid = file->pid;
 		memcpy(line->command, file->command, sizeof(line->command));
 		line->command[sizeof(line->command) - 1] = '\0';
@@ -123,11 +124,11 @@ static void add_ring(struct trace *trace, const struct report_trace *file, uint3
 	}
 }
 
-void trace_add(struct trace *trace, const struct report_trace *file, uint32_t room,
-	       const struct trace_clock *clock)
+void trace_add(struct trace *trace, const struct report_trace *file,
+	       const struct trace_shape *shape)
 {
-	for (uint32_t which = 0; which < REPORT_RINGS; which++)
-		add_ring(trace, file, which, room, clock);
+	for (uint32_t which = 0; which < shape->rings; which++)
+		add_ring(trace, file, which, shape);
 }
 
 static int compare(const void *first, const void *second)

@@ -36,12 +36,15 @@ struct trace_clock trace_clock_begin(void);
 /* Again before events are added: the rate of the TSC is that from the beginning until now. */
 void trace_clock_look(struct trace_clock *clock);
 
-/*
- * Add the events of one process, whose rings have @room each; those that it is just writing are
- * left out.
- */
-void trace_add(struct trace *trace, const struct report_trace *file, uint32_t room,
-	       const struct trace_clock *clock);
+/* Of a file: how many rings, events of each, and how to read their times. */
+struct trace_shape {
+	uint32_t rings, room;
+	const struct trace_clock *clock;
+};
+
+/* Add the events of one process; those that it is just writing are left out. */
+void trace_add(struct trace *trace, const struct report_trace *file,
+	       const struct trace_shape *shape);
 void trace_sort(struct trace *trace);
 void trace_free(struct trace *trace);
 

@@ -75,14 +75,16 @@ static void thin_out(struct page *page)
 }
 
 /* The next moment comes when the process has had its rest. */
-static void give_rest(const void *file, int pid, void *ctx)
+static void give_rest(const void *file, size_t size_bytes, int pid, void *ctx)
 {
 	const struct report_stats *stats = file;
-	uint64_t rest_ns = __atomic_load_n(&stats->rest_ns, __ATOMIC_RELAXED);
 	struct page *page = ctx;
-	uint64_t from = now_ns();
+	uint64_t from = now_ns(), rest_ns;
 
 	(void)pid;
+	if (!report_text_bytes(size_bytes))
+		return;
+	rest_ns = __atomic_load_n(&stats->rest_ns, __ATOMIC_RELAXED);
 	if (rest_ns < REST_MAX_NS && from + rest_ns > page->next_ns)
 		page->next_ns = from + rest_ns;
 }
@@ -101,8 +103,7 @@ void page_take(struct page *page)
 	__atomic_store_n(&page->control->map_until, now_ns() + MAP_NS, __ATOMIC_RELEASE);
 	page->next_ns = now_ns() + page->interval_ns;
 	texts_ask(page->directory, page->control);
-	texts_each_file(page->directory, REPORT_STATS, sizeof(struct report_stats), give_rest,
-			page);
+	texts_each_file(page->directory, REPORT_STATS, give_rest, page);
 	json.file = open_memstream(&moment->text, &moment->size_bytes);
 	if (!json.file)
 		return;

@@ -20,9 +20,13 @@
 #define ANSWER_WAIT_US 5000
 #define COPY_TRIES 100
 
-/* A file of @size_bytes, shared; NULL when it is not whole. */
-static void *map_file(const char *directory, const char *name, size_t size_bytes, int protection)
+/*
+ * A file of *@size_bytes, shared; NULL when it is not whole. 0 becomes what it has, unless that is
+ * none.
+ */
+static void *map_file(const char *directory, const char *name, size_t *size_bytes, int protection)
 {
+	off_t end;
 	char path[PATH_MAX];
 	void *mapped = MAP_FAILED;
 	int fd;
@@ -31,16 +35,20 @@ static void *map_file(const char *directory, const char *name, size_t size_bytes
 	fd = open(path, (protection & PROT_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
-	if (lseek(fd, 0, SEEK_END) == (off_t)size_bytes)
-		mapped = mmap(NULL, size_bytes, protection, MAP_SHARED, fd, 0);
+	end = lseek(fd, 0, SEEK_END);
+	if (!*size_bytes && end > 0)
+		*size_bytes = (size_t)end;
+	if (end > 0 && end == (off_t)*size_bytes)
+		mapped = mmap(NULL, *size_bytes, protection, MAP_SHARED, fd, 0);
 	close(fd);
 	return mapped == MAP_FAILED ? NULL : mapped;
 }
 
 struct report_control *texts_open(const char *directory)
 {
-	return map_file(directory, REPORT_CONTROL, sizeof(struct report_control),
-			PROT_READ | PROT_WRITE);
+	size_t size_bytes = sizeof(struct report_control);
+
+	return map_file(directory, REPORT_CONTROL, &size_bytes, PROT_READ | PROT_WRITE);
 }
 
 void texts_close(struct report_control *control)
@@ -49,21 +57,21 @@ void texts_close(struct report_control *control)
 		munmap(control, sizeof(*control));
 }
 
-void texts_each_file(const char *directory, const char *prefix, size_t size_bytes, file_fn *visit,
-		     void *ctx)
+void texts_each_file(const char *directory, const char *prefix, file_fn *visit, void *ctx)
 {
 	DIR *listing = opendir(directory);
 	struct dirent *entry;
 
 	while (listing && (entry = readdir(listing))) {
+		size_t size_bytes = 0;
 		void *file;
 
 		if (strncmp(entry->d_name, prefix, strlen(prefix)))
 			continue;
-		file = map_file(directory, entry->d_name, size_bytes, PROT_READ);
+		file = map_file(directory, entry->d_name, &size_bytes, PROT_READ);
 		if (!file)
 			continue;
-		visit(file, atoi(entry->d_name + strlen(prefix)), ctx);
+		visit(file, size_bytes, atoi(entry->d_name + strlen(prefix)), ctx);
 		munmap(file, size_bytes);
 	}
 	if (listing)
@@ -89,11 +97,13 @@ static bool is_alive(int pid)
 	return name_end && name_end[1] == ' ' && name_end[2] != 'Z' && name_end[2] != 'X';
 }
 
-static void wait_answer(const void *file, int pid, void *ctx)
+static void wait_answer(const void *file, size_t size_bytes, int pid, void *ctx)
 {
 	const struct report_stats *stats = file;
 	uint32_t request = *(const uint32_t *)ctx;
 
+	if (!report_text_bytes(size_bytes))
+		return;
 	for (int i = 0; i < ANSWER_TRIES && is_alive(pid); i++) {
 		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
 
@@ -108,21 +118,23 @@ void texts_ask(const char *directory, struct report_control *control)
 	uint32_t request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
 
 	syscall(SYS_futex, &control->request, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-	texts_each_file(directory, REPORT_STATS, sizeof(struct report_stats), wait_answer,
-			&request);
+	texts_each_file(directory, REPORT_STATS, wait_answer, &request);
 }
 
-/* The process's text, which it may be writing anew: copied while no snapshot began. Its size. */
-static uint32_t copy_text(const struct report_stats *stats, char *text)
+/*
+ * The process's text of @room_bytes at most, which it may be writing anew: copied while no snapshot
+ * began. Its size.
+ */
+static uint32_t copy_text(const struct report_stats *stats, uint32_t room_bytes, char *text)
 {
 	for (int i = 0; i < COPY_TRIES; i++) {
 		uint32_t begun = __atomic_load_n(&stats->snapshots, __ATOMIC_ACQUIRE);
 		uint32_t current = __atomic_load_n(&stats->current, __ATOMIC_ACQUIRE) & 1;
 		uint32_t size_bytes = stats->size_bytes[current];
 
-		if (size_bytes > REPORT_TEXT_BYTES)
-			size_bytes = REPORT_TEXT_BYTES;
-		memcpy(text, stats->texts[current], size_bytes);
+		if (size_bytes > room_bytes)
+			size_bytes = room_bytes;
+		memcpy(text, stats->texts + (uint64_t)current * room_bytes, size_bytes);
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (__atomic_load_n(&stats->snapshots, __ATOMIC_RELAXED) == begun)
 			return size_bytes;
@@ -136,18 +148,20 @@ struct visit {
 	void *ctx;
 };
 
-static void visit_text(const void *file, int pid, void *ctx)
+static void visit_text(const void *file, size_t file_bytes, int pid, void *ctx)
 {
 	static char text[REPORT_TEXT_BYTES];
 	const struct visit *visit = ctx;
 	const struct report_stats *stats = file;
-	uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
-	uint32_t size_bytes;
+	uint32_t room_bytes = report_text_bytes(file_bytes), size_bytes, answered;
 
+	if (!room_bytes)
+		return;
+	answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
 	/* A program that became another leaves its text, and the process goes on. */
 	if (visit->which == TEXTS_OF_THE_LIVING && (answered == REPORT_RETIRED || !is_alive(pid)))
 		return;
-	size_bytes = copy_text(stats, text);
+	size_bytes = copy_text(stats, room_bytes, text);
 	if (size_bytes || visit->which == TEXTS_ALL)
 		visit->function(text, size_bytes, pid, visit->ctx);
 }
@@ -156,5 +170,5 @@ void texts_each(const char *directory, enum texts_of which, text_fn *function, v
 {
 	struct visit visit = {which, function, ctx};
 
-	texts_each_file(directory, REPORT_STATS, sizeof(struct report_stats), visit_text, &visit);
+	texts_each_file(directory, REPORT_STATS, visit_text, &visit);
 }

@@ -14,10 +14,10 @@ void texts_close(struct report_control *control);
 /* Have each process write its text anew, and wait until it has, or cannot. */
 void texts_ask(const char *directory, struct report_control *control);
 
-typedef void file_fn(const void *file, int pid, void *ctx);
-/* Every file PREFIX.PID of the run that has @size_bytes, mapped while @visit looks at it. */
-void texts_each_file(const char *directory, const char *prefix, size_t size_bytes, file_fn *visit,
-		     void *ctx);
+/* A file, and its PID. */
+typedef void file_fn(const void *file, size_t size_bytes, int pid, void *ctx);
+/* Every file PREFIX.PID of the run that has bytes, mapped while @visit looks at it. */
+void texts_each_file(const char *directory, const char *prefix, file_fn *visit, void *ctx);
 
 /* The members of a process's object, which @text holds until the next call. No bytes: it said
  * nothing before it was killed, and TEXTS_ALL were wanted. */

@@ -2,8 +2,8 @@
  * Trace events of this process, into rings of a mapped file: one a thread.
  *
  * A thread takes a ring with its first event and keeps it. So no two write to one cache line, and a
- * thread with few events keeps them beside one with many. Threads beyond REPORT_RINGS share the
- * last ring, for which slots are taken by counting; so is a ring that a signal handler's event
+ * thread with few events keeps them beside one with many. Threads beyond the number of rings share
+ * the last one, for which slots are taken by counting; so is a ring that a signal handler's event
  * interrupts.
  */
 #include "frontend/report/recorder.h"
@@ -23,6 +23,7 @@
 
 static const struct report_control *control;
 static struct report_trace *trace;
+static uint32_t rings;
 static uint32_t ring_events; /* of each ring: a power of two */
 static void (*when_full)(void);
 
@@ -34,17 +35,29 @@ static _Thread_local struct {
 	bool is_shared;
 } mine __attribute__((tls_model("initial-exec")));
 
+/* With as many rings as a limit on files allows. */
+static struct report_trace *map_file(const char *path, uint32_t events)
+{
+	struct report_trace *mapped = NULL;
+
+	for (uint32_t count = REPORT_RINGS; count && !mapped; count /= 2) {
+		int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+		if (fd < 0)
+			return NULL;
+		rings = count;
+		mapped = room_map(path, fd, report_trace_bytes(count, events), sizeof(*mapped));
+	}
+	return mapped;
+}
+
 int recorder_start(const char *directory, const struct report_control *run, void (*on_full)(void))
 {
 	char path[4096];
-	int fd;
 
 	/* One that this process had before it became another program goes on. */
 	snprintf(path, sizeof(path), "%s/" REPORT_TRACE "%d", directory, (int)getpid());
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -1;
-	trace = room_map(path, fd, report_trace_bytes(run->trace_events), sizeof(*trace));
+	trace = map_file(path, run->trace_events);
 	if (!trace)
 		return -1;
 	control = run;
@@ -65,7 +78,7 @@ static void be_full(void)
 static bool take_ring(void)
 {
 	uint32_t taken = __atomic_fetch_add(&trace->ring_count, 1, __ATOMIC_RELAXED);
-	uint32_t which = taken < REPORT_RINGS ? taken : REPORT_RINGS - 1;
+	uint32_t which = taken < rings ? taken : rings - 1;
 	struct report_event *events = report_ring_events(trace, which, ring_events);
 
 	if (room_open(events, ring_events * sizeof(*events)) ||
@@ -75,7 +88,7 @@ static bool take_ring(void)
 	}
 	mine.events = events;
 	mine.tid = process_thread_number();
-	mine.is_shared = which == REPORT_RINGS - 1;
+	mine.is_shared = which == rings - 1;
 	mine.ring = &trace->rings[which];
 	return true;
 }

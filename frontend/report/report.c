@@ -65,7 +65,8 @@ static uint64_t ended_count;
 static char first_room[REPORT_FIRST_BYTES];
 static char *text_room = first_room;
 static uint64_t text_bytes = REPORT_FIRST_BYTES;
-static bool lacks_room; /* of the text that is being made: for a map */
+static uint32_t file_text_bytes; /* of each text of the file */
+static bool lacks_room;		 /* of the text that is being made: for a map */
 
 /* How deep a process stands in the whole file, and its VMs, down to which each member has a line.
  */
@@ -202,13 +203,18 @@ static struct json print_process(void)
 	return text;
 }
 
+static char *text_of(uint32_t which)
+{
+	return stats->texts + (uint64_t)which * file_text_bytes;
+}
+
 /* What is behind the first part of each text in the file can be written. 0, or -errno. */
 static long open_rest(void)
 {
 	long error = 0;
 
-	for (int i = 0; i < 2 && !error; i++)
-		error = room_open(stats->texts[i] + REPORT_FIRST_BYTES,
+	for (uint32_t i = 0; i < 2 && !error; i++)
+		error = room_open(text_of(i) + REPORT_FIRST_BYTES,
 				  REPORT_TEXT_BYTES - REPORT_FIRST_BYTES);
 	return error;
 }
@@ -218,7 +224,7 @@ static bool have_all_room(void)
 {
 	static char *all;
 
-	if (text_bytes == REPORT_TEXT_BYTES)
+	if (text_bytes == file_text_bytes)
 		return false;
 	if (!all) {
 		long mapped = process_map(REPORT_TEXT_BYTES, PROT_READ | PROT_WRITE,
@@ -243,10 +249,10 @@ static void snapshot_locked(uint32_t request)
 
 	if (lacks_room && have_all_room())
 		text = print_process();
-	if (!room_make(stats->texts[other], text.used_bytes)) {
+	if (!room_make(text_of(other), text.used_bytes)) {
 		__atomic_store_n(&stats->snapshots, stats->snapshots + 1, __ATOMIC_RELAXED);
 		__atomic_thread_fence(__ATOMIC_RELEASE);
-		memcpy(stats->texts[other], text.start, text.used_bytes);
+		memcpy(text_of(other), text.start, text.used_bytes);
 		stats->size_bytes[other] = (uint32_t)text.used_bytes;
 		__atomic_store_n(&stats->current, other, __ATOMIC_RELEASE);
 	}
@@ -381,18 +387,25 @@ static int open_stats(void)
 	return fd;
 }
 
-static void start_stats(void)
+static struct report_stats *map_stats(uint32_t bytes)
 {
 	int fd = open_stats();
 
-	stats = NULL;
-	if (fd < 0)
-		return;
-	stats = room_map(stats_path, fd, sizeof(*stats), offsetof(struct report_stats, texts));
+	file_text_bytes = bytes;
+	return fd < 0 ? NULL
+		      : room_map(stats_path, fd, report_stats_bytes(bytes),
+				 offsetof(struct report_stats, texts));
+}
+
+static void start_stats(void)
+{
+	stats = map_stats(REPORT_TEXT_BYTES);
+	if (!stats)
+		stats = map_stats(REPORT_FIRST_BYTES);
 	if (!stats)
 		return;
-	for (int i = 0; i < 2; i++)
-		(void)room_open(stats->texts[i], REPORT_FIRST_BYTES);
+	for (uint32_t i = 0; i < 2; i++)
+		(void)room_open(text_of(i), REPORT_FIRST_BYTES);
 	prctl(PR_GET_NAME, stats->command);
 	stats->size_bytes[0] = stats->size_bytes[1] = 0;
 	text_room = first_room;

@@ -2,6 +2,7 @@
 #ifndef QUIRE_FRONTEND_REPORT_REPORT_H
 #define QUIRE_FRONTEND_REPORT_REPORT_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include <quire/trace.h>
@@ -53,8 +54,22 @@ struct report_stats {
 	uint32_t size_bytes[2];
 	uint64_t rest_ns; /* a command that asks again and again leaves so long between */
 	char command[16];
-	_Alignas(4096) char texts[2][REPORT_TEXT_BYTES];
+	_Alignas(4096) char texts[]; /* two of REPORT_TEXT_BYTES, or of REPORT_FIRST_BYTES */
 };
+
+static inline size_t report_stats_bytes(uint32_t text_bytes)
+{
+	return sizeof(struct report_stats) + 2 * (size_t)text_bytes;
+}
+
+/* How long the texts of a file may be, by its size: a limit on files makes them short. 0: it is
+ * not whole. */
+static inline uint32_t report_text_bytes(size_t file_bytes)
+{
+	if (file_bytes == report_stats_bytes(REPORT_TEXT_BYTES))
+		return REPORT_TEXT_BYTES;
+	return file_bytes == report_stats_bytes(REPORT_FIRST_BYTES) ? REPORT_FIRST_BYTES : 0;
+}
 
 /* Of trace events. The command asks for the TSC where all processors count the same. */
 enum report_clock { REPORT_CLOCK_MONOTONIC, REPORT_CLOCK_TSC };
@@ -81,7 +96,8 @@ struct report_event {
 #define REPORT_EVENTS (1u << 16)
 /* Events that room is made for at once, while those before them are recorded. */
 #define REPORT_ROOM 1024u
-/* Threads that have a ring each; more of them share the last. */
+/* Threads that have a ring each; more of them share the last. A limit on files makes them fewer,
+ * down to one ring, each time half. */
 #define REPORT_RINGS 32u
 struct report_ring {
 	_Alignas(64) uint64_t next; /* events written ever; the newest are there */
@@ -101,9 +117,19 @@ _Static_assert(2 * REPORT_ROOM * sizeof(struct report_event) % 4096 == 0, "rings
 _Static_assert(QUIRE_TRACE_COUNT <= 64, "one bit an event");
 
 /* Of a trace file, whose rings have @events each. */
-static inline uint64_t report_trace_bytes(uint32_t events)
+static inline uint64_t report_trace_bytes(uint32_t rings, uint32_t events)
 {
-	return REPORT_TRACE_HEAD + (uint64_t)REPORT_RINGS * events * sizeof(struct report_event);
+	return REPORT_TRACE_HEAD + (uint64_t)rings * events * sizeof(struct report_event);
+}
+
+/* The rings of a trace file, by its size. 0: it is not whole. */
+static inline uint32_t report_trace_rings(size_t file_bytes, uint32_t events)
+{
+	uint32_t rings = REPORT_RINGS;
+
+	while (rings && report_trace_bytes(rings, events) != file_bytes)
+		rings /= 2;
+	return rings;
 }
 
 static inline struct report_event *report_ring_events(const struct report_trace *trace,

@@ -3,9 +3,11 @@
 
 usage: test_report.py QUIRE CLIENT
 """
+import ctypes
 import json
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -18,6 +20,7 @@ import looking
 
 QUIRE, CLIENT = sys.argv[1:3]
 DEADLINE_S = 30
+PR_CAPBSET_DROP, CAP_SYS_RESOURCE = 24, 24
 FIRST_RING = 64  # in a file of frontend/report/report.h
 
 # As in client.c.
@@ -428,6 +431,28 @@ class Limits(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (7, f"{128 + signal.SIGXFSZ}\n"))
         self.assertIn(f"quire run: {page}: File too large; a higher limit on files (ulimit -f)",
                       done.stderr)
+
+    @staticmethod
+    def limit_files():
+        """8 MiB, which only CAP_SYS_RESOURCE could raise."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0)
+
+    def test_small_files(self):
+        """A limit below what a process would like leaves statistics and a trace of all its threads."""
+        with tempfile.TemporaryDirectory() as folder:
+            stats, trace = os.path.join(folder, "stats.json"), os.path.join(folder, "trace.txt")
+            done = subprocess.run([QUIRE, "run", "--stats", stats, "--trace", trace, "--", CLIENT],
+                                  input="\n", text=True, timeout=DEADLINE_S, check=False,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  preexec_fn=self.limit_files)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            with open(stats) as file:
+                processes = json.load(file)["processes"]
+            with open(trace) as file:
+                text = file.read()
+        self.assertIn("vms", processes[0])
+        self.assertIn(": kvm_exit: ", text)
 
 
 class Choice(unittest.TestCase):
