@@ -32,13 +32,14 @@ struct note {
 };
 
 /*
- * A child's place. The thread that answers holds @alive while the place is PLACE_LISTENS; the
- * kernel gives it back when the thread ends, by exec too. While it is the child's pid, the child
- * has not returned from its fork, and looks at the board before it does.
+ * A child's place. While @state is the child's pid, the child has not returned from its fork, and
+ * looks at the board before it does. While it is -pid, the thread that answers holds @alive; the
+ * kernel gives that back when the thread ends, by exec too. No other process takes it: libc would
+ * follow pointers in it, and the child may be one that its maker does not trust.
  */
-enum { PLACE_FREE, PLACE_LISTENS = -1 };
+#define PLACE_FREE 0
 struct child {
-	pthread_mutex_t alive; /* robust, and shared with the maker */
+	pthread_mutex_t alive; /* robust */
 	_Atomic int32_t state;
 	_Atomic uint32_t seen;	 /* notes that it has dealt with */
 	_Atomic uint32_t failed; /* one of them it could not */
@@ -73,18 +74,6 @@ static void futex_wake(_Atomic uint32_t *word)
 	sys_call(SYS_futex, sys_address(word), FUTEX_WAKE, INT_MAX);
 }
 
-static void board_fill(struct board *board)
-{
-	pthread_mutexattr_t attributes;
-
-	pthread_mutexattr_init(&attributes);
-	pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-	pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-	for (uint32_t i = 0; i < CHILDREN; i++)
-		pthread_mutex_init(&board->children[i].alive, &attributes);
-	pthread_mutexattr_destroy(&attributes);
-}
-
 int gmem_children_begin(void)
 {
 	struct board *none = NULL, *board;
@@ -96,39 +85,33 @@ int gmem_children_begin(void)
 	if (sys_failed(memory))
 		return -ENOMEM;
 	board = (struct board *)memory;
-	board_fill(board);
 	if (!atomic_compare_exchange_strong(&boards[generation], &none, board))
 		sys_call(SYS_munmap, (uint64_t)memory, BOARD_BYTES);
 	return 0;
 }
 
-/* Frees the place of a child that is no more. */
-static bool is_gone(struct child *child)
+/* Has the thread that answered ended? The kernel says so in the lock's word. */
+static bool is_dead(struct child *child)
 {
-	int error = pthread_mutex_trylock(&child->alive);
+	const uint32_t *word = (const uint32_t *)&child->alive.__data.__lock;
 
-	if (error == EBUSY)
-		return false;
-	if (error == EOWNERDEAD)
-		(void)pthread_mutex_consistent(&child->alive);
-	if (!error || error == EOWNERDEAD)
-		pthread_mutex_unlock(&child->alive);
-	atomic_store(&child->state, PLACE_FREE);
-	return true;
+	return (__atomic_load_n(word, __ATOMIC_ACQUIRE) & FUTEX_OWNER_DIED) != 0;
 }
 
-/* Has the child dealt with @wanted notes, and with all of them well? */
+/* Has the child dealt with @wanted notes, and with all of them well? One that is gone has. */
 static bool wait_for(struct board *board, struct child *child, uint32_t wanted, uint64_t until_ns)
 {
 	const struct timespec step = {.tv_nsec = STEP_NS};
+	int32_t state = atomic_load(&child->state);
 
 	for (;;) {
 		uint32_t answers = atomic_load(&board->answers);
 
+		/* Another that has the place has not returned from its fork, or had not. */
+		if (state >= PLACE_FREE || atomic_load(&child->state) != state || is_dead(child))
+			return true;
 		if ((int32_t)(atomic_load(&child->seen) - wanted) >= 0)
 			return !atomic_exchange(&child->failed, 0);
-		if (is_gone(child))
-			return true;
 		if (timers_now_ns() >= until_ns)
 			return false;
 		futex_wait(&board->answers, answers, &step);
@@ -151,8 +134,7 @@ int gmem_children_show(const struct gmem_view *view, const struct gmem_view_part
 	atomic_store(&board->written, at + 1);
 	futex_wake(&board->written);
 	for (uint32_t i = 0; i < CHILDREN; i++)
-		if (atomic_load(&board->children[i].state) == PLACE_LISTENS)
-			all &= wait_for(board, &board->children[i], at + 1, until_ns);
+		all &= wait_for(board, &board->children[i], at + 1, until_ns);
 	process_lock_release(&children_lock);
 	return all || shown ? 0 : -EAGAIN;
 }
@@ -216,10 +198,9 @@ static void *listen_to(void *opaque)
 	struct child *child = listening->child;
 	uint32_t seen;
 
-	if (pthread_mutex_lock(&child->alive) == EOWNERDEAD)
-		(void)pthread_mutex_consistent(&child->alive);
+	pthread_mutex_lock(&child->alive);
 	client_call_begin();
-	atomic_store(&child->state, PLACE_LISTENS);
+	atomic_store(&child->state, -atomic_load(&child->state));
 	catch_up(listening);
 	process_event_happen(&listening->began);
 	for (;;) {
@@ -235,6 +216,18 @@ static void *listen_to(void *opaque)
 	return NULL;
 }
 
+static void alive_init(struct child *child)
+{
+	pthread_mutexattr_t attributes;
+
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+	pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+	pthread_mutex_init(&child->alive, &attributes);
+	pthread_mutexattr_destroy(&attributes);
+}
+
+/* One of a child that ended while no file was converted is as good as one that is free. */
 static struct child *place_take(struct board *board)
 {
 	int32_t self = (int32_t)sys_call(SYS_getpid, 0);
@@ -246,9 +239,12 @@ static struct child *place_take(struct board *board)
 		/* One that was killed before it listened. */
 		if (state > 0 && sys_call(SYS_kill, (uint64_t)state, 0) != -ESRCH)
 			continue;
-		if (state != PLACE_LISTENS &&
-		    atomic_compare_exchange_strong(&child->state, &state, self))
-			return child;
+		if (state < 0 && !is_dead(child))
+			continue;
+		if (!atomic_compare_exchange_strong(&child->state, &state, self))
+			continue;
+		alive_init(child);
+		return child;
 	}
 	return NULL;
 }

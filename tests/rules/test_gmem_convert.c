@@ -15,74 +15,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "client.h"
+#include "gmem_convert.h"
 
-#define GPA 0x10000000ul
 #define OTHER_GPA 0x30000000ul
-#define PAGES 8ul
-#define BYTES (PAGES * PAGE)
-#define SLOT 5
-#define MMAP GUEST_MEMFD_FLAG_MMAP
-#define SHARED (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
-#define PRIVATE KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define PUNCH (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
 
-static struct vm vm, other;
-static struct vcpu vcpu, other_vcpu;
-static uint8_t *seen; /* the client's mapping */
-static int file;
-
-static int convert(int fd, uint64_t offset, uint64_t size_bytes, uint64_t attributes)
-{
-	struct kvm_memory_attributes2 request = {
-	    .offset = offset, .size = size_bytes, .attributes = attributes, .error_offset = 77};
-	int result = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, &request);
-
-	/* Nothing of a request that is wrong comes back, nor of one that worked. */
-	CHECK_EQ(request.error_offset, 77);
-	return result;
-}
-
-static void make(uint64_t page, uint64_t npages, uint64_t attributes)
-{
-	CHECK_ZERO(convert(file, page * PAGE, npages * PAGE, attributes));
-}
-
-static uint8_t *map(int fd)
-{
-	uint8_t *mapped = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	CHECK(mapped != MAP_FAILED);
-	return mapped;
-}
-
-static void show(struct vm *at, int fd, uint64_t gpa, uint64_t size_bytes, void *address)
-{
-	CHECK_ZERO(REGION(at, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = gpa,
-			  .memory_size = size_bytes, .userspace_addr = (uintptr_t)address,
-			  .guest_memfd = (uint32_t)fd));
-}
-
-static void open_vm(unsigned long type)
-{
-	machine_open(&vm, &vcpu, type);
-	if (!(ioctl(vm.kvm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
-	      (int)PRIVATE))
-		check_skip("no conversion in place");
-}
-
-static void open_shown(uint64_t flags)
-{
-	open_vm(KVM_X86_SW_PROTECTED_VM);
-	file = (int)CHECK_OK(vm_gmem(&vm, BYTES, flags));
-	seen = flags & MMAP ? map(file) : memory_alloc(HUGE_PAGE);
-	show(&vm, file, GPA, BYTES, seen);
-}
-
-static int touch(uint64_t page)
-{
-	return touch_byte(seen + page * PAGE).number;
-}
+static struct vm other;
+static struct vcpu other_vcpu;
 
 static void unknown_while_it_is_off(void)
 {
@@ -581,18 +520,6 @@ static void mappings_that_are_replaced(void)
 	CHECK_ZERO(pthread_join(thread, NULL));
 }
 
-/* What the tracer and the two threads tell each other. */
-static struct {
-	uint32_t is_traced, is_stopped, is_replaced;
-} * steps;
-
-static int comes(const uint32_t *step, unsigned int milliseconds)
-{
-	for (unsigned int i = 0; i < milliseconds && !__atomic_load_n(step, __ATOMIC_SEQ_CST); i++)
-		usleep(1000);
-	return (int)__atomic_load_n(step, __ATOMIC_SEQ_CST);
-}
-
 /* Stop @thread where it is about to change what @place shows, until that is another mapping. */
 static void trace(pid_t thread, uint64_t place)
 {
@@ -638,8 +565,7 @@ static void a_mapping_that_is_replaced_just_then(void)
 	int status;
 
 	open_plain();
-	steps = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(steps != MAP_FAILED);
+	steps_open();
 	(void)prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
 	tracer = fork();
 	CHECK(tracer >= 0);
@@ -656,117 +582,6 @@ static void a_mapping_that_is_replaced_just_then(void)
 		CHECK_EQ(touch(page), 0);
 		CHECK_EQ(*word_at(seen, page * PAGE), page + 1);
 	}
-}
-
-/* What a child of @generations forks sees of page 2, step by step. */
-static void child_sees(unsigned int generations)
-{
-	pid_t grandchild = generations > 1 ? fork() : 0;
-	int status = 0;
-
-	CHECK(grandchild >= 0);
-	if (grandchild) {
-		CHECK_EQ(waitpid(grandchild, &status, 0), grandchild);
-		_exit(status != 0);
-	}
-	CHECK_EQ(touch(2), 0);
-	__atomic_store_n(&steps->is_traced, 1, __ATOMIC_SEQ_CST);
-	CHECK(comes(&steps->is_stopped, 20000));
-	CHECK_EQ(touch(2), SIGBUS);
-	__atomic_store_n(&steps->is_traced, 0, __ATOMIC_SEQ_CST);
-	CHECK(comes(&steps->is_replaced, 20000));
-	CHECK_EQ(*word_at(seen, 2 * PAGE), 77);
-	*word_at(seen, 2 * PAGE) = 78;
-	_exit(0);
-}
-
-static void check_child(unsigned int generations)
-{
-	int status;
-	pid_t child;
-
-	memset(steps, 0, sizeof(*steps));
-	make(0, PAGES, 0);
-	*word_at(seen, 2 * PAGE) = 77;
-	child = fork();
-	CHECK(child >= 0);
-	if (!child)
-		child_sees(generations);
-	CHECK(comes(&steps->is_traced, 20000));
-	make(2, 1, PRIVATE);
-	__atomic_store_n(&steps->is_stopped, 1, __ATOMIC_SEQ_CST);
-	for (int i = 0; i < 20000 && __atomic_load_n(&steps->is_traced, __ATOMIC_SEQ_CST); i++)
-		usleep(1000);
-	make(2, 1, 0);
-	__atomic_store_n(&steps->is_replaced, 1, __ATOMIC_SEQ_CST);
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK_EQ(status, 0);
-	CHECK_EQ(*word_at(seen, 2 * PAGE), 78);
-}
-
-/* A child's mappings, and its children's, show what is shared, and raise SIGBUS where it is not. */
-static void a_childs_mappings(void)
-{
-	open_shown(SHARED);
-	steps = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(steps != MAP_FAILED);
-	check_child(1);
-	check_child(2);
-}
-
-/* Children that are no more, or are other programs, hold no conversion up. */
-static void children_that_end(void)
-{
-	int status, ends[2];
-	pid_t child;
-
-	open_shown(SHARED);
-	CHECK_ZERO(pipe(ends));
-	for (unsigned int round = 0; round < 100; round++) {
-		child = fork();
-		CHECK(child >= 0);
-		if (!child) {
-			CHECK_EQ(dup2(ends[0], 0), 0);
-			close(ends[1]);
-			execl(round % 3 ? "/bin/true" : "/bin/cat", "", (char *)NULL);
-			_exit(1);
-		}
-		make(1, 2, round & 1 ? 0 : PRIVATE);
-		if (round % 3)
-			CHECK_EQ(waitpid(child, &status, 0), child);
-	}
-	make(1, 2, PRIVATE);
-	CHECK_EQ(touch(2), SIGBUS);
-}
-
-/* One that is stopped may still look: a page that it maps becomes private once it has gone on. */
-static void a_child_that_is_stopped(void)
-{
-	struct kvm_memory_attributes2 request = {.size = PAGE, .attributes = PRIVATE};
-	int status;
-	pid_t child;
-
-	open_shown(SHARED);
-	steps = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(steps != MAP_FAILED);
-	child = fork();
-	CHECK(child >= 0);
-	if (!child) {
-		__atomic_store_n(&steps->is_traced, 1, __ATOMIC_SEQ_CST);
-		for (;;)
-			pause();
-	}
-	CHECK(comes(&steps->is_traced, 20000));
-	CHECK_ZERO(kill(child, SIGSTOP));
-	CHECK_EQ(waitpid(child, &status, WUNTRACED), child);
-	CHECK_ERR(ioctl(file, KVM_SET_MEMORY_ATTRIBUTES2, &request), EAGAIN);
-	CHECK_EQ(request.error_offset, 0);
-	CHECK_EQ(touch(0), 0);
-	CHECK_ZERO(kill(child, SIGCONT));
-	make(0, 1, PRIVATE);
-	CHECK_EQ(touch(0), SIGBUS);
-	CHECK_ZERO(kill(child, SIGKILL));
-	CHECK_EQ(waitpid(child, &status, 0), child);
 }
 
 int main(int argc, char **argv)
@@ -791,9 +606,6 @@ int main(int argc, char **argv)
 	    TEST(mappings_that_come_and_go),
 	    TEST(mappings_that_are_replaced),
 	    TEST(a_mapping_that_is_replaced_just_then),
-	    TEST(a_childs_mappings),
-	    TEST(children_that_end),
-	    TEST(a_child_that_is_stopped),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
