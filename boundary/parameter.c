@@ -1,5 +1,6 @@
 /* Writes to the file of a module parameter, which is no object of ours: checked as sysfs does. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <sys/syscall.h>
@@ -10,6 +11,7 @@
 #include "frontend/file/numbers.h"
 #include "frontend/file/user_copy.h"
 #include "frontend/param/params.h"
+#include "hosts/process/sys.h"
 
 /* What one call writes, its parts put together: its length, or -errno. */
 static long gather(const struct boundary_call *call, char text[PARAMS_TEXT_MAX])
@@ -51,6 +53,13 @@ static bool is_before_the_start(const struct boundary_call *call)
 	}
 }
 
+static bool is_open_for_writing(int fd)
+{
+	long flags = sys_call(SYS_fcntl, (uint64_t)fd, F_GETFL);
+
+	return flags >= 0 && !(flags & O_PATH) && (flags & O_ACCMODE) != O_RDONLY;
+}
+
 static long write_one(const struct boundary_call *call, int which)
 {
 	char text[PARAMS_TEXT_MAX];
@@ -58,8 +67,11 @@ static long write_one(const struct boundary_call *call, int which)
 
 	if (is_before_the_start(call))
 		return -EINVAL;
+	if (!is_open_for_writing((int)call->args[0]))
+		return -EBADF;
 	length = gather(call, text);
-	return length < 0 ? length : params_write(which, (int)call->args[0], text, (size_t)length);
+	/* Nothing at all is no value, and no error. */
+	return length <= 0 ? length : params_write(which, (int)call->args[0], text, (size_t)length);
 }
 
 long parameter_write(const struct boundary_call *call)

@@ -350,7 +350,14 @@ static void each_way_to_write(void)
 	CHECK(split_is('N'));
 	CHECK_ERR(dprintf(fd, "bad\n"), EINVAL);
 	CHECK(split_is('N'));
+	/* Nothing is no value, as sysfs has it. */
+	CHECK_ZERO(write(fd, "", 0));
+	CHECK_ZERO(writev(fd, parts, 0));
+	CHECK(split_is('N'));
 	CHECK_EQ(write(fd, "Y", 1), 1);
+	close(fd);
+	fd = parameter_open("eager_page_split", O_RDONLY);
+	CHECK_ERR(write(fd, "bad", 3), EBADF);
 	close(fd);
 }
 
