@@ -5,11 +5,14 @@
 #include "boundary/call.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <unistd.h>
 
+#include "hosts/process/fork.h"
+#include "hosts/process/sys.h"
 #include "preload/entry.h"
 #include "preload/numbered.h"
 #include "preload/signals.h"
@@ -20,12 +23,40 @@ long syscall_answer(const struct boundary_call *call, long *result);
 extern long (*syscall_real)(long nr, ...);
 long (*syscall_real)(long nr, ...);
 
+/* Of a child with a copy of the memory, which goes on on this stack, with these variables. */
+static bool is_plain_fork(const struct boundary_call *call)
+{
+	return call->nr == SYS_fork ||
+	       (call->nr == SYS_clone && !(call->args[0] & (CLONE_VM | CLONE_SETTLS)) &&
+		!call->args[1]);
+}
+
+/* libc's fork handlers do not hear of it. */
+static long make_fork(const struct boundary_call *call)
+{
+	long result;
+
+	process_fork_before();
+	result = sys_call_six(call->nr, call->args);
+	if (result)
+		process_fork_parent();
+	else
+		process_fork_child();
+	return real_result(result);
+}
+
 /* What goes by functions of ours, which keep account of it. */
 static bool is_functions(const struct boundary_call *call, long *result)
 {
 	const unsigned long *args = call->args;
 
 	switch (call->nr) {
+	case SYS_fork:
+	case SYS_clone:
+		if (!is_plain_fork(call))
+			return false;
+		*result = make_fork(call);
+		return true;
 	case SYS_fcntl:
 		*result = fcntl((int)args[0], (int)args[1], args[2]);
 		return true;

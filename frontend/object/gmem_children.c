@@ -249,7 +249,10 @@ static struct child *place_take(struct board *board)
 	return NULL;
 }
 
-/* Where no thread can be had, nothing is shown to this child: it would not hear of a conversion. */
+/*
+ * Where no thread can be had, no file is shown to this child: it would not hear of a conversion.
+ * The board knows only those that were converted of late.
+ */
 static void listen_begin(uint32_t of)
 {
 	struct listening *listening = &listenings[of];
@@ -258,7 +261,7 @@ static void listen_begin(uint32_t of)
 	    (struct listening){.board = atomic_load(&boards[of]), .dealt_with = &dealt_with[of]};
 	if (!listening->board)
 		return;
-	listening->child = place_take(listening->board);
+	listening->child = process_fork_is_libcs() ? place_take(listening->board) : NULL;
 	if (listening->child) {
 		atomic_store(&listening->child->failed, 0);
 		atomic_store(&listening->child->seen,
@@ -268,8 +271,7 @@ static void listen_begin(uint32_t of)
 		process_event_wait(&listening->began, 0, PROCESS_EVENT_FOREVER);
 		return;
 	}
-	for (uint32_t at = 0; at < NOTES && at < atomic_load(&listening->board->written); at++)
-		(void)make_change(listening->board, at, at + NOTES + 1);
+	gmem_view_hide_all();
 	if (listening->child)
 		atomic_store(&listening->child->state, PLACE_FREE);
 }

@@ -620,7 +620,7 @@ static void gmem_release(struct file *file)
 
 const struct file_ops gmem_file_ops = {
     .kind = FILE_GMEM,
-    .name = "[kvm-gmem]",
+    .name = GMEM_NAME,
     .ioctl = gmem_ioctl,
     .map = gmem_map,
     .settle = gmem_settle,

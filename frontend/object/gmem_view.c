@@ -2,6 +2,7 @@
 #include "frontend/object/gmem_view.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 
@@ -169,6 +170,30 @@ int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *pa
 	}
 	process_mappings_changed();
 	return error;
+}
+
+/* In a child they are the client's, whose own files may have that name, too. */
+static bool is_gmem(const struct maps_file *mapping)
+{
+	struct maps_name name;
+
+	return !process_mapping_name(mapping->start, &name) && strstr(name.text, GMEM_NAME);
+}
+
+void gmem_view_hide_all(void)
+{
+	struct maps_file mapping;
+	uint64_t from = 0;
+
+	while (!maps_next_file(from, &mapping)) {
+		const struct piece piece = {.address = mapping.start,
+					    .size_bytes = mapping.end - mapping.start,
+					    .offset_bytes = mapping.offset};
+
+		from = mapping.end;
+		if (mapping.offset < FILE_SIGBUS_OFFSET && is_gmem(&mapping) && move(&piece, false))
+			sys_call(SYS_munmap, piece.address, piece.size_bytes);
+	}
 }
 
 void gmem_view_changed(const struct gmem_view *view, const struct gmem_view_part *part)

@@ -6,6 +6,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* The descriptor's, in /proc/PID/maps too. */
+#define GMEM_NAME "[kvm-gmem]"
+
 /*
  * A mapping says by its offset what it shows: a page of the file, or, FILE_SIGBUS_OFFSET further,
  * nothing, where that page is private. So the kernel's list of mappings is all that is kept, and
@@ -26,6 +29,11 @@ struct gmem_view_part {
 
 /* Show the part, or take it away. -errno: it is as before. Takes no lock. */
 int gmem_view_show(const struct gmem_view *view, const struct gmem_view_part *part, bool shown);
+/*
+ * In a child of a fork, which has no mapping of ours: nothing of any guest_memfd is shown from now
+ * on. What cannot be hidden is unmapped.
+ */
+void gmem_view_hide_all(void);
 /* Every VM forgets what it knew of the part's addresses. Inside a client call, no lock held. */
 void gmem_view_changed(const struct gmem_view *view, const struct gmem_view_part *part);
 

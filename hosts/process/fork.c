@@ -2,6 +2,7 @@
 #include "hosts/process/fork.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "hosts/process/internal.h"
@@ -53,7 +54,22 @@ void process_fork_child(void)
 	run_after(STEP_CHILD);
 }
 
+/* By the one thread of a child, while the entries are run. */
+static bool is_libcs;
+
+static void libcs_child(void)
+{
+	is_libcs = true;
+	process_fork_child();
+	is_libcs = false;
+}
+
+bool process_fork_is_libcs(void)
+{
+	return is_libcs;
+}
+
 void process_fork_install(void)
 {
-	pthread_atfork(process_fork_before, process_fork_parent, process_fork_child);
+	pthread_atfork(process_fork_before, process_fork_parent, libcs_child);
 }

@@ -2,6 +2,7 @@
 #ifndef QUIRE_HOSTS_PROCESS_FORK_H
 #define QUIRE_HOSTS_PROCESS_FORK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -71,5 +72,11 @@ struct fork_entry {
 void process_fork_before(void);
 void process_fork_parent(void);
 void process_fork_child(void);
+
+/*
+ * For an entry's child(): was this fork(3), which has made libc's own locks free in the child?
+ * After _Fork() and a raw system call one of them may be held for ever, and no thread can be made.
+ */
+bool process_fork_is_libcs(void);
 
 #endif

@@ -1,10 +1,22 @@
 /* What children of a client see of a guest_memfd that is converted in place. */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "gmem_convert.h"
+
+static uint32_t is_over;
+
+static void *hold_libcs_locks(void *unused)
+{
+	while (!__atomic_load_n(&is_over, __ATOMIC_RELAXED))
+		free(malloc(100000));
+	return unused;
+}
 
 /* What a child of @generations forks sees of page 2, step by step. */
 static void child_sees(unsigned int generations)
@@ -106,6 +118,34 @@ static void children_that_end_unheard(void)
 	check_child(1);
 }
 
+/*
+ * Children that libc has not made, among threads that hold its locks: no thread of ours can be
+ * begun there. They see nothing of the file, converted or not, and none of them waits for ever.
+ */
+static void children_without_libc(void)
+{
+	pthread_t thread;
+	int status;
+
+	open_shown(SHARED);
+	is_over = 0;
+	CHECK_ZERO(pthread_create(&thread, NULL, hold_libcs_locks, NULL));
+	for (unsigned int round = 0; round < 200; round++) {
+		pid_t child = round & 1 ? _Fork() : (pid_t)syscall(SYS_fork);
+
+		CHECK(child >= 0);
+		if (!child)
+			_exit(touch(2) != SIGBUS || touch(7) != SIGBUS);
+		CHECK_EQ(waitpid(child, &status, 0), child);
+		CHECK_EQ(status, 0);
+	}
+	CHECK_EQ(touch(2), 0);
+	make(2, 1, PRIVATE);
+	CHECK_EQ(touch(2), SIGBUS);
+	__atomic_store_n(&is_over, 1, __ATOMIC_RELAXED);
+	CHECK_ZERO(pthread_join(thread, NULL));
+}
+
 /* One that is stopped may still look: a page that it maps becomes private once it has gone on. */
 static void a_child_that_is_stopped(void)
 {
@@ -138,9 +178,8 @@ static void a_child_that_is_stopped(void)
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(a_childs_mappings),
-	    TEST(children_that_end),
-	    TEST(children_that_end_unheard),
+	    TEST(a_childs_mappings),	     TEST(children_that_end),
+	    TEST(children_that_end_unheard), TEST(children_without_libc),
 	    TEST(a_child_that_is_stopped),
 	};
 
