@@ -198,15 +198,15 @@ void pit_mask_changed_locked(struct vm *vm, bool masked)
 static void start_timer(struct vm *vm, uint32_t count, bool periodic)
 {
 	struct pit *pit = pit_of(vm);
-	uint64_t interval_ns = ticks_to_ns(count);
+	uint64_t interval_ns = ticks_to_ns(count), shortest_ns = timers_shortest_period_ns();
 
 	/* The HPET ticks in its place. */
 	if (pit->state.flags & KVM_PIT_FLAGS_HPET_LEGACY)
 		return;
 	pit->periodic = periodic;
 	pit->period_ns = interval_ns;
-	if (periodic && interval_ns < timers_shortest_period_ns())
-		pit->period_ns = timers_shortest_period_ns();
+	if (periodic && interval_ns < shortest_ns)
+		pit->period_ns = shortest_ns;
 	reset_reinject(pit);
 	pit->due_ns = timers_now_ns() + interval_ns;
 	pit->counting = true;
