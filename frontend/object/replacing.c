@@ -26,10 +26,24 @@ static void fork_child(void)
 }
 FORK_CHILD(FORK_REPLACING, replacing_lock, fork_child);
 
+/* Do files convert in this run? The parameter stays as it is, and to find it takes longer than to
+ * map. */
+static bool is_wanted(void)
+{
+	static uint32_t known; /* 1 + the value; 0: not asked yet */
+	uint32_t seen = __atomic_load_n(&known, __ATOMIC_RELAXED);
+
+	if (!seen) {
+		seen = 1 + params_get_bool("kvm.gmem_in_place_conversion");
+		__atomic_store_n(&known, seen, __ATOMIC_RELAXED);
+	}
+	return seen > 1;
+}
+
 void replacing_begin(struct replacing *call, uintptr_t start, uintptr_t end)
 {
 	*call = (struct replacing){.start = start, .end = end};
-	if (start >= end || !params_get_bool("kvm.gmem_in_place_conversion"))
+	if (start >= end || !is_wanted())
 		return;
 	process_lock_acquire(&replacing_lock);
 	call->next = calls;
