@@ -40,6 +40,8 @@ asm(".pushsection .rodata\n"
     "paging_jump: jmpq *%rdx\n"
     "paging_xadd: xaddq %rax, (%rdx)\n out %al, $0x80\n"
     "paging_cmpxchg: lock cmpxchgq %rcx, (%rdx)\n out %al, $0x80\n"
+    "paging_fist: fninit\n fld1\n fistpll (%rdx)\n out %al, $0x80\n"
+    "paging_fault_on: movq %rsp, %rdi\n movq %rdx, %rsp\n movq (%rcx), %rax\n"
     "paging_out: out %al, $0x80\n"
     "paging_invlpg: movq %rax, (%rcx)\n invlpg (%rdx)\n movq (%rdx), %rax\n out %al, $0x80\n"
     "paging_reload: movq %rax, (%rcx)\n movq %cr3, %rcx\n movq %rcx, %cr3\n"
@@ -50,8 +52,8 @@ asm(".pushsection .rodata\n"
     "paging_text_end:\n"
     ".popsection\n");
 extern const uint8_t paging_text[], paging_handler[], paging_load[], paging_store[], paging_jump[],
-    paging_xadd[], paging_cmpxchg[], paging_out[], paging_invlpg[], paging_reload[],
-    paging_unprotected[], paging_text_end[];
+    paging_xadd[], paging_cmpxchg[], paging_fist[], paging_fault_on[], paging_out[],
+    paging_invlpg[], paging_reload[], paging_unprotected[], paging_text_end[];
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -263,6 +265,46 @@ static void tables_that_map_the_code(void)
 		}
 }
 
+/*
+ * What KVM's emulator does not know writes to a table in use, where MOV has written before. The
+ * table need not go on as one: a page that was freed, and is something else now, is written so.
+ */
+static void table_that_becomes_data(void)
+{
+	uint64_t address = AT(MIDDLE_PAGE) + 8 * 500;
+
+	open_machine();
+	page(LEAVES_PAGE)[0] = AT(DATA_PAGE) | P | W;
+	for (uint64_t turn = 2; turn < 6; turn++) {
+		CHECK_EQ(load(HIGH), 33);
+		CHECK_END(RUN(.code = paging_store, .address = address, .value = turn), END_DONE);
+		CHECK_EQ(page(MIDDLE_PAGE)[500], turn);
+		CHECK_EQ(load(HIGH), 33);
+		CHECK_END(RUN(.code = paging_fist, .address = address), END_DONE);
+		CHECK_EQ(page(MIDDLE_PAGE)[500], 1);
+	}
+}
+
+/* The same of a stack: the frame of a page fault goes twice to a page that is a table each time. */
+static void table_that_becomes_a_stack(void)
+{
+	uint64_t stack = AT(MIDDLE_PAGE) + 8 * 500, missing = HIGH + PAGE;
+	struct kvm_regs regs;
+
+	open_machine();
+	page(LEAVES_PAGE)[0] = AT(DATA_PAGE) | P | W;
+	for (unsigned int turn = 0; turn < 4; turn++) {
+		CHECK_EQ(load(HIGH), 33);
+		check_fault(RUN(.code = paging_fault_on, .address = stack, .table = missing),
+			    missing, 0);
+		CHECK_OK(ioctl(vcpu.fd, KVM_GET_REGS, &regs));
+		regs.rsp = regs.rdi;
+		CHECK_OK(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+		CHECK_EQ(page(MIDDLE_PAGE)[499], 0x10);
+		page(MIDDLE_PAGE)[499] = 0;
+	}
+}
+
 static void write_protection_of_the_supervisor(void)
 {
 	open_machine();
@@ -340,6 +382,8 @@ static const struct check_test tests[] = {
     TEST(table_that_maps_itself),
     TEST(exchange_with_the_table_that_maps_itself),
     TEST(tables_that_map_the_code),
+    TEST(table_that_becomes_data),
+    TEST(table_that_becomes_a_stack),
     TEST(write_protection_of_the_supervisor),
     TEST(unprotected_writes_are_logged),
     TEST(devices_by_their_physical_address),

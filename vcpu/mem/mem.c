@@ -37,11 +37,18 @@ static enum guard_reason piece_put(void *host, unsigned int size_bytes, uint64_t
 	return guard_copy(host, &value, size_bytes, &done);
 }
 
-/* The instruction at RIP, which KVM's emulator does not know, touched a device. */
-static enum step refuse_device(struct cpu *cpu)
+/* The instruction at RIP, which KVM's emulator does not know, touched a device, or a table. */
+static enum step refuse_device(struct cpu *cpu, uint64_t gpa)
 {
 	struct cpu_exit_info *info = cpu->info;
+	int is_memory;
 
+	(void)stage2_device_address(cpu, gpa, &is_memory);
+	if (is_memory && replay_tries_again(cpu)) {
+		replay_retire(cpu);
+		cpu->stop = STOP_RESTART;
+		return STEP_ABORT;
+	}
 	info->insn_size_bytes = code_bytes_at_rip(cpu, info->insn);
 	return cpu_stop_exit(cpu, CPU_EXIT_EMULATION);
 }
@@ -59,7 +66,7 @@ static enum step device_read(struct cpu *cpu, uint64_t gpa, unsigned int size_by
 	enum step step;
 
 	if (!may_touch_device(cpu))
-		return refuse_device(cpu);
+		return refuse_device(cpu, gpa);
 	step = replay_ask(cpu, REPLAY_MMIO, &io, &entry);
 	if (step)
 		return step;
@@ -75,7 +82,7 @@ static enum step device_write(struct cpu *cpu, uint64_t gpa, unsigned int size_b
 	const struct replay_entry *entry;
 
 	if (!may_touch_device(cpu))
-		return refuse_device(cpu);
+		return refuse_device(cpu, gpa);
 	memcpy(io.data, &value, sizeof(io.data));
 	return replay_ask(cpu, REPLAY_MMIO, &io, &entry);
 }

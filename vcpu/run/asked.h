@@ -37,6 +37,8 @@ struct replay {
 	 * hypervisor's view, as the guest must not do so itself. */
 	uint64_t emulated_gpa[EMULATED_MAX];
 	uint64_t pending_rip;
+	/* How many instructions had retired, and 1, when replay_tries_again() was asked last. */
+	uint64_t refused_after;
 	struct replay_entry *entry; /* REPLAY_MAX, allocated at the first use */
 };
 

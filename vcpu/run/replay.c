@@ -49,6 +49,15 @@ void replay_retire(struct cpu *cpu)
 	cpu->replay.emulated_count = 0;
 }
 
+int replay_tries_again(struct cpu *cpu)
+{
+	uint64_t retired = cpu->counts.interpreted + cpu->counts.translated + 1;
+	int is_first = cpu->replay.refused_after != retired;
+
+	cpu->replay.refused_after = retired;
+	return is_first;
+}
+
 static enum cpu_io_result perform_msr(struct cpu *cpu, struct replay_entry *entry)
 {
 	enum cpu_msr_result result;

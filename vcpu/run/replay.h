@@ -16,6 +16,13 @@ enum step replay_ask(struct cpu *cpu, enum replay_kind kind, const struct cpu_io
 /* The instruction, or one element of a string, has retired: forget its log. */
 void replay_retire(struct cpu *cpu);
 
+/*
+ * The hypervisor should write memory for the guest, a table, and cannot do what the guest does
+ * there. The library gives the table's shadow up when the same write faults again: nonzero for the
+ * first attempt, which may come on then, and 0 until an instruction has retired. KVM does so, too.
+ */
+int replay_tries_again(struct cpu *cpu);
+
 /* Does the next instruction have a history? */
 static inline int replay_is_active(const struct cpu *cpu)
 {

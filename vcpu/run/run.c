@@ -263,6 +263,8 @@ static enum verdict handle_device(struct cpu *cpu, struct run *run, int was_deli
 	/* Clients know no linear addresses. */
 	if (cpu->linear_root)
 		cpu->fault_gpa = device.where;
+	if (was_delivering && device.is_memory && replay_tries_again(cpu))
+		return VERDICT_GO_ON;
 	if (was_delivering)
 		return exit_delivery(cpu, run);
 	if ((cpu->fault_error & QUIRE_PFERR_FETCH) || stage2_mark_device(cpu, &device)) {
