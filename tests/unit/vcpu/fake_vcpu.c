@@ -244,7 +244,9 @@ int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space
 
 int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code, gpa_t *result)
 {
-	return -EFAULT;
+	vcpu->nested_error = error_code;
+	result->v = gpa.v + vcpu->nested_offset;
+	return vcpu->nested_offset ? 0 : -EFAULT;
 }
 
 void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)

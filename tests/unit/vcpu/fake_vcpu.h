@@ -34,6 +34,8 @@ struct quire_vcpu {
 	int one_space;		   /* and there is no other */
 	int maps;		   /* pages in the CPU's hands */
 	uint64_t nested_fault_gpa; /* L1's tables refuse this page; 0: none */
+	uint64_t nested_offset;	   /* L1's tables, walked by hand, lead so far; 0: nowhere */
+	uint64_t nested_error;	   /* of the last such walk */
 	uint64_t read_only_gpa;	   /* a page whose writes are emulated; 0: none */
 	uint64_t slow_gpa;	   /* a page that the host waits for; 0: none */
 	struct cpu *cpu;

@@ -214,6 +214,53 @@ static void test_load_and_save(void **state)
 	assert_memory_equal(&copy->save.fs, &nest->vmcb->save.fs, sizeof(copy->save.fs));
 }
 
+PROGRAM(l2_vmload, "mov $0x40000, %eax; vmload; mov $0x43000, %eax; vmsave; vmmcall");
+PROGRAM(l2_vmsave, "mov $0x43000, %eax; vmsave; vmmcall");
+
+/* L2 has VMLOAD and VMSAVE to itself. What they address is L2's: L1's tables say where it is. */
+static void virtual_vmload(struct nest *nest)
+{
+	PUT(nest, L2_CODE, l2_vmload);
+	nest->vmcb->control.misc |= VMCB_NESTED_PAGING;
+	nest->vmcb->control.misc2 |= VMCB_VIRTUAL_VMLOAD;
+}
+
+static void test_virtual_vmload(void **state)
+{
+	struct nest *nest = *state;
+	struct vmcb *found = (struct vmcb *)(nest->vcpu->vm->ram + 0x42000);
+	const struct vmcb *left = (const struct vmcb *)(nest->vcpu->vm->ram + 0x45000);
+
+	virtual_vmload(nest);
+	nest->vcpu->nested_offset = 0x2000;
+	found->save.kernel_gs_base = 0xabc;
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	assert_int_equal(cpu_state(nest->vcpu->cpu)->kernel_gs_base, 0xabc);
+	assert_int_equal(left->save.kernel_gs_base, 0xabc);
+	assert_int_equal(nest->vcpu->nested_error,
+			 QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER | QUIRE_PFERR_WRITE);
+}
+
+/* They lead nowhere: L1 gets its page fault, with the address that L2 gave. */
+static void test_virtual_vmload_faults(void **state)
+{
+	struct nest *nest = *state;
+
+	virtual_vmload(nest);
+	nest_run(nest, VMCB_EXIT_NPF);
+	assert_int_equal(nest->vmcb->control.exit_info1,
+			 QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER);
+	assert_int_equal(nest->vmcb->control.exit_info2, VMCB_GPA);
+	assert_int_equal(nest->vmcb->save.rip, L2_CODE + 5);
+	PUT(nest, L2_CODE, l2_vmsave);
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_NPF);
+	assert_int_equal(nest->vmcb->control.exit_info1,
+			 QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER | QUIRE_PFERR_WRITE);
+	assert_int_equal(nest->vmcb->control.exit_info2, 0x43000);
+}
+
 static void test_vmcb_is_no_memory(void **state)
 {
 	struct nest *nest = *state;
@@ -405,6 +452,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_interrupt_masking, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_virtual_interrupt, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_load_and_save, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_virtual_vmload, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_virtual_vmload_faults, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_vmcb_is_no_memory, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_off, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_save_and_restore, nest_setup, nest_teardown),
