@@ -4,6 +4,7 @@
  */
 #include "tests/unit/shadow/groups.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -475,6 +476,35 @@ static void test_5_levels(void **state)
 	is_refused(linear, QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
 }
 
+/* The library walks L1's five levels for the vCPU: A and D are set, and rights count. */
+static void test_walk_of_5_levels(void **state)
+{
+	const uint64_t tables[] = {DIRECTORY, OTHER_DIRECTORY, 5, 6, TABLE};
+	const uint64_t write = QUIRE_PFERR_GUEST_FINAL | QUIRE_PFERR_USER | QUIRE_PFERR_WRITE;
+	const gpa_t gpa = {UINT64_C(1) << 56 | UINT64_C(0x1234)};
+	const uint32_t index[] = {256, 0, 0, 0, 1};
+	gpa_t found;
+
+	(void)state;
+	use(5);
+	for (unsigned int i = 0; i < 5; i++)
+		store(tables[i], index[i], PAGE(i < 4 ? tables[i + 1] : 70) | NPT_ALL);
+	store(TABLE, 1, PAGE(70) | (NPT_ALL & ~NPT_W));
+	assert_int_equal(quire_vcpu_walk_nested(world.vcpu, gpa, write, &found), -EFAULT);
+	assert_int_equal(read_entry(TABLE, 1) & NPT_D, 0);
+	assert_int_equal(
+	    quire_vcpu_walk_nested(world.vcpu, gpa, write & ~QUIRE_PFERR_WRITE, &found), 0);
+	assert_int_equal(found.v, PAGE(70) + 0x234);
+	assert_int_equal(read_entry(TABLE, 1) & (NPT_A | NPT_D), NPT_A);
+	store(TABLE, 1, PAGE(70) | NPT_ALL);
+	assert_int_equal(quire_vcpu_walk_nested(world.vcpu, gpa, write, &found), 0);
+	for (unsigned int i = 0; i < 5; i++)
+		assert_int_equal(read_entry(tables[i], index[i]) & (NPT_A | NPT_D),
+				 i < 4 ? NPT_A : NPT_A | NPT_D);
+	store(DIRECTORY, 256, PAGE(OTHER_DIRECTORY) | (NPT_ALL & ~NPT_U));
+	assert_int_equal(quire_vcpu_walk_nested(world.vcpu, gpa, write, &found), -EFAULT);
+}
+
 /*
  * A root or a directory where no slot can be: the guest has no tables there, and hears so. KVM does
  * not shadow such a root either.
@@ -691,6 +721,7 @@ int way_tests(void)
 	    WAY_TEST(test_few_pages),
 	    WAY_TEST(test_random),
 	    cmocka_unit_test_setup_teardown(test_random, setup_nested, teardown),
+	    cmocka_unit_test_setup_teardown(test_walk_of_5_levels, setup_nested, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
