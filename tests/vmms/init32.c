@@ -9,7 +9,7 @@
 #define SYS_WRITE 4
 #define SYS_WAITPID 7
 #define SYS_REBOOT 88
-#define SYS_MMAP2 192
+#define SYS_MMAP 90
 #define POWER_OFF 0x4321fedc
 #define PROT_BOTH 3
 #define MAP_ANONYMOUS_PRIVATE 0x22
@@ -41,7 +41,7 @@ static uint32_t *map_memory(void)
 {
 	static long arguments[6] = {0, (long)PAGES * 4096, PROT_BOTH, MAP_ANONYMOUS_PRIVATE, -1, 0};
 
-	return (uint32_t *)call(90, (long)arguments, 0, 0, 0);
+	return (uint32_t *)call(SYS_MMAP, (long)arguments, 0, 0, 0);
 }
 
 static uint32_t word_of(uint32_t page, uint32_t turn)
