@@ -634,6 +634,41 @@ static void alignment_draw(struct draw *draw)
 		draw->test->before.rflags |= CHECK_ALIGNMENT;
 }
 
+static bool is_prefix(uint8_t byte)
+{
+	return byte == 0x26 || byte == 0x2e || byte == 0x36 || byte == 0x3e ||
+	       (byte >= 0x64 && byte <= 0x67);
+}
+
+/*
+ * Which length is refused differs among processors where one element counts (VADDSS, VCVTSD2SI).
+ * VPCLMULQDQ on 32 bytes is a feature of its own, which no guest is offered.
+ */
+static bool may_flip_length(unsigned int mnemonic)
+{
+	const char *name = ZydisMnemonicGetString((ZydisMnemonic)mnemonic);
+
+	return !strstr(name, "ss") && !strstr(name, "sd") && !strstr(name, "si") &&
+	       mnemonic != ZYDIS_MNEMONIC_VPCLMULQDQ && feature_present(FEATURE_AVX2);
+}
+
+/*
+ * Now and then the other length of vectors, which some instructions do not have. The operand in
+ * memory may have 16 bytes then: see alignment_draw().
+ */
+static void vector_length_flip(const struct draw *draw)
+{
+	uint8_t *byte = draw->test->code;
+
+	while (is_prefix(*byte))
+		byte++;
+	if ((*byte != 0xc4 && *byte != 0xc5) || (rng_next(draw->rng) & 15) ||
+	    !may_flip_length(draw->test->form->mnemonic))
+		return;
+	byte[*byte == 0xc4 ? 2 : 1] ^= 4;
+	draw->test->before.rflags &= ~(uint64_t)CHECK_ALIGNMENT;
+}
+
 bool case_generate(struct test_case *test, const struct form *form, struct rng *rng)
 {
 	struct draw draw = {.test = test, .rng = rng};
@@ -655,6 +690,7 @@ bool case_generate(struct test_case *test, const struct form *form, struct rng *
 		ZydisEncoderEncodeInstructionAbsolute(&draw.request, test->code, &size, CODE_BASE)))
 		return false;
 	test->code_size_bytes = size;
+	vector_length_flip(&draw);
 	test->target = draw.target;
 	test->destination = ZYDIS_REGISTER_NONE;
 	if (draw.request.operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
