@@ -10,6 +10,8 @@ bool sim_alloc_fails(struct sim_host *host);
 void *sim_alloc(void *ctx, size_t size_bytes);
 void sim_free(void *ctx, void *mem, size_t size_bytes);
 void sim_frames_fill(struct sim_host *host, uint32_t first, uint32_t count, uint8_t value);
+/* Frames are handed out, with one reference each. */
+void sim_frames_take(struct sim_host *host, uint32_t first, uint32_t count, uint8_t fill);
 /* Take the first aligned free row of @count frames, SIM_BLOCK or SIM_GIGANTIC; or SIM_NO_FRAME. */
 uint32_t sim_frames_row(struct sim_host *host, uint32_t count, uint8_t fill);
 

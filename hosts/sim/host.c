@@ -101,7 +101,7 @@ void sim_frames_fill(struct sim_host *host, uint32_t first, uint32_t count, uint
 		memset(host->frames[first + i].bytes, value, SIM_FRAME_BYTES);
 }
 
-static void frames_take(struct sim_host *host, uint32_t first, uint32_t count, uint8_t fill)
+void sim_frames_take(struct sim_host *host, uint32_t first, uint32_t count, uint8_t fill)
 {
 	for (uint32_t i = first; i < first + count; i++) {
 		struct sim_frame *frame = &host->frames[i];
@@ -123,7 +123,7 @@ uint32_t sim_frame_alloc(struct sim_host *host, uint8_t fill)
 
 		if (host->frames[i].references)
 			continue;
-		frames_take(host, i, 1, fill);
+		sim_frames_take(host, i, 1, fill);
 		return i;
 	}
 	return SIM_NO_FRAME;
@@ -183,7 +183,7 @@ uint32_t sim_frames_row(struct sim_host *host, uint32_t count, uint8_t fill)
 		return SIM_NO_FRAME;
 	if (small && host->next_frame < first - host->rows_end + count)
 		host->next_frame = first - host->rows_end + count;
-	frames_take(host, first, count, fill);
+	sim_frames_take(host, first, count, fill);
 	return first;
 }
 

@@ -404,6 +404,43 @@ static void a_gigabyte_is_one_leaf(void)
 	leaves_are(1);
 }
 
+/* All of it is small while a page of it is shared: bytes stay, and it is one leaf again after. */
+static void a_gigabyte_is_converted(void)
+{
+	static const uint64_t pages[] = {0, 5, 515, 131149, 262143};
+
+	open_vm(KVM_X86_SW_PROTECTED_VM);
+	if (!parameter_is_on("kvm", "gmem_in_place_conversion"))
+		check_skip("no conversion in place");
+	need_pool(GIB / 1024, 1);
+	file = (int)CHECK_OK(vm_gmem(&vm, GIB, HUGE_1GB | MMAP));
+	seen = mmap(NULL, 2 * GIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(seen != MAP_FAILED);
+	seen += -(uintptr_t)seen & (GIB - 1);
+	seen = mmap(seen, GIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+	CHECK(seen != MAP_FAILED);
+	show(GIB, GIB, seen);
+	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
+		guest_store(&vcpu, GIB + pages[i] * PAGE, i + 1);
+	CHECK_EQ(stat_get(vm.fd, "pages_1g"), 1);
+	make(131149, 1, 0);
+	CHECK_EQ(*word_at(seen, 131149 * PAGE), 4);
+	CHECK_EQ(touch_byte(seen + 131150 * PAGE).number, SIGBUS);
+	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
+		CHECK_EQ(guest_load(&vcpu, GIB + pages[i] * PAGE), i + 1);
+	CHECK_EQ(stat_get(vm.fd, "pages_1g"), 0);
+	leaves_are(0);
+	*word_at(seen, 131149 * PAGE) = 44;
+	guest_store(&vcpu, GIB + 6 * PAGE, 66);
+	make(131149, 1, PRIVATE);
+	CHECK_EQ(touch_byte(seen + 131149 * PAGE).number, SIGBUS);
+	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
+		CHECK_EQ(guest_load(&vcpu, GIB + pages[i] * PAGE), i == 3 ? 44 : i + 1);
+	CHECK_EQ(guest_load(&vcpu, GIB + 6 * PAGE), 66);
+	CHECK_EQ(guest_load(&vcpu, GIB + 7 * PAGE), 0);
+	CHECK_EQ(stat_get(vm.fd, "pages_1g"), 1);
+}
+
 /* The pool gets pages for the tests; other programs that do so wait. */
 int main(int argc, char **argv)
 {
@@ -419,6 +456,7 @@ int main(int argc, char **argv)
 	    TEST(converted_unmapped),
 	    TEST(converted_under_a_running_guest),
 	    TEST(a_gigabyte_is_one_leaf),
+	    TEST(a_gigabyte_is_converted),
 	};
 	int lock = open("/proc/sys/vm/nr_hugepages", O_RDONLY | O_CLOEXEC), result;
 	long gigabytes;
