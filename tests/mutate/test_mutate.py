@@ -215,7 +215,7 @@ class Campaign(unittest.TestCase):
             mutate.Results(path, 1)
 
     def test_sample(self):
-        options = mutate.parse(["--sample", "5", "--seed", "3", "src/tlb/flush.c"])
+        options = mutate.parse(["--sample", "5", "--seed", "3", str(TREE / "src/tlb/flush.c")])
         found = {"src/tlb/flush.c": [(number, None) for number in range(50)]}
         chosen = mutate.chosen(options, found)
         self.assertEqual((len(chosen), chosen), (5, mutate.chosen(options, found)))
