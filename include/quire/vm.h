@@ -229,9 +229,9 @@ enum quire_age {
 
 /*
  * Did the guest use any page of [start, end) of the client's address space since that was last
- * cleared? 1 or 0. A page may look unused although a vCPU still uses a cached translation of
- * it: nothing is flushed. Takes no lock, never sleeps; any thread. (The test_young, clear_young and
- * clear_flush_young of KVM's MMU notifier, U-226.)
+ * cleared? 1 or 0; 0 for an empty range. A page may look unused although a vCPU still uses a cached
+ * translation of it: nothing is flushed. Takes no lock, never sleeps; any thread. (The test_young,
+ * clear_young and clear_flush_young of KVM's MMU notifier, U-226.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vm_age(struct quire_vm *vm, hva_t start, hva_t end,
 					    enum quire_age kind);

@@ -84,13 +84,30 @@ static void test_elsewhere(void **state)
 	vm_end();
 }
 
+/* No page is in an empty range, wherever that lies: in a page, or in a huge leaf. */
+static void test_empty(void **state)
+{
+	hva_t middle;
+
+	(void)state;
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, 0);
+	(void)load(100);
+	middle.v = sim_hva(100).v + 100;
+	assert_int_equal(age(100, 0, QUIRE_AGE_CLEAR), 0);
+	assert_int_equal(quire_vm_age(machine.vm, middle, middle, QUIRE_AGE_CLEAR), 0);
+	assert_int_equal(quire_vm_age(machine.vm, middle, sim_hva(99), QUIRE_AGE_CLEAR), 0);
+	assert_int_equal(age(100, 1, QUIRE_AGE_TEST), 1);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_small),
-	    cmocka_unit_test(test_huge),
-	    cmocka_unit_test(test_prefault),
-	    cmocka_unit_test(test_elsewhere),
+	    cmocka_unit_test(test_small),    cmocka_unit_test(test_huge),
+	    cmocka_unit_test(test_prefault), cmocka_unit_test(test_elsewhere),
+	    cmocka_unit_test(test_empty),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
