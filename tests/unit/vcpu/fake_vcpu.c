@@ -292,6 +292,17 @@ static void ops_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4
 		out[3] = vcpu->svm_features;
 }
 
+void fake_cpuid_with_pcid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	out[0] = leaf & 0x80000000 ? 0x80000008 : 7;
+	if (leaf == 1 || leaf == 7)
+		memset(out, 0xff, 4 * sizeof(*out));
+	if (leaf == 0x80000001)
+		out[3] = 1u << 29 | 1u << 20; /* long mode, NX */
+	if (leaf == 0x80000008)
+		out[0] = 0x3030; /* address widths */
+}
+
 static enum cpu_msr_result ops_rdmsr(void *ctx, uint32_t index, uint64_t *value)
 {
 	*value = index;

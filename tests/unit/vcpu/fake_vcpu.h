@@ -58,6 +58,8 @@ void fake_vm_destroy(struct fake_vm *vm);
 struct quire_vcpu *fake_vcpu_create(struct fake_vm *vm);
 /* The code from @start to @end, put at GUEST_CODE, runs with a fresh stack until the vCPU stops. */
 enum cpu_exit fake_vcpu_run(struct quire_vcpu *vcpu, const uint8_t *start, const uint8_t *end);
+/* For .cpuid: every feature of leaves 1 and 7, long mode and NX. */
+void fake_cpuid_with_pcid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 void fake_vcpu_destroy(struct quire_vcpu *vcpu);
 /* Flat segments of 32-bit code; that of CS is SELECTOR_CODE32, which the caller puts into the GDT.
  */

@@ -393,23 +393,12 @@ static void test_events_are_counted_once(void **state)
 #define OTHER_GPA (LOCAL_LINEAR + 4 * PAGE)
 #define OTHER(n) (0x300u + (n))
 
-static void cpuid_with_pcid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
-{
-	out[0] = leaf & 0x80000000 ? 0x80000008 : 7;
-	if (leaf == 1 || leaf == 7)
-		memset(out, 0xff, 4 * sizeof(*out));
-	if (leaf == 0x80000001)
-		out[3] = 1u << 29 | 1u << 20; /* long mode, NX */
-	if (leaf == 0x80000008)
-		out[0] = 0x3030; /* address widths */
-}
-
 static int setup_spaces(void **state)
 {
 	int result = setup(state);
 	struct quire_vcpu *vcpu = *state;
 
-	vcpu->cpuid = cpuid_with_pcid;
+	vcpu->cpuid = fake_cpuid_with_pcid;
 	cpu_state(vcpu->cpu)->cr4 |= CR4_PCIDE;
 	put64(vcpu, OTHER_PML4, OTHER_PDPT | PTE_FLAGS);
 	put64(vcpu, OTHER_PDPT, OTHER_PD | PTE_FLAGS);

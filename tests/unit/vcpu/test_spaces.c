@@ -119,18 +119,6 @@ static void forget_all_local(struct spaces *spaces)
 		forget_pcid(spaces, pcid);
 }
 
-static void cpuid_with_pcid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
-{
-	(void)subleaf;
-	out[0] = leaf & 0x80000000 ? 0x80000008 : 7;
-	if (leaf == 1 || leaf == 7)
-		memset(out, 0xff, 4 * sizeof(*out));
-	if (leaf == 0x80000001)
-		out[3] = 1u << 29 | 1u << 20; /* long mode, NX */
-	if (leaf == 0x80000008)
-		out[0] = 0x3030; /* address widths */
-}
-
 static void build_memory(struct spaces *spaces)
 {
 	uint8_t *ram = spaces->vcpu->vm->ram;
@@ -402,7 +390,7 @@ static void test_random_spaces(void **state)
 	struct cpu_state *s;
 
 	spaces.vcpu = *state;
-	spaces.vcpu->cpuid = cpuid_with_pcid;
+	spaces.vcpu->cpuid = fake_cpuid_with_pcid;
 	spaces.next_number = 0x1000;
 	s = cpu_state(spaces.vcpu->cpu);
 	build_memory(&spaces);
