@@ -31,6 +31,17 @@ void oracle_convert_begin(struct oracle *oracle, const struct quire_gmem_convers
 	}
 }
 
+/* The page shows what it showed, or the zeros that were asked for; in whatever frame. */
+static bool is_kept(const struct oracle *oracle, uint64_t index)
+{
+	uint32_t frame = sim_store_frame(oracle->store, index);
+	uint64_t value = frame == SIM_NO_FRAME ? 0 : oracle_value(oracle, frame);
+
+	if (oracle->zeroing[index])
+		return value == 0 || oracle->zeroing[index] == 2;
+	return value != 0;
+}
+
 static const char *judge_page(const struct oracle *oracle, uint64_t index)
 {
 	const struct oracle_conversion *conversion = &oracle->conversion;
@@ -43,6 +54,8 @@ static const char *judge_page(const struct oracle *oracle, uint64_t index)
 	if (!conversion->before[index].value || conversion->file_busy || oracle->file_busy ||
 	    conversion->punches != oracle->punches_begun)
 		return NULL;
+	if (oracle->is_pool)
+		return is_kept(oracle, index) ? NULL : "contents that a conversion lost";
 	if (sim_store_frame(oracle->store, index) != frame ||
 	    oracle->machine->host.frames[frame].generation != conversion->before[index].generation)
 		return "contents that a conversion lost";
@@ -60,6 +73,8 @@ static const char *judge_conversion(const struct oracle *oracle, int result)
 		return conversion->to_private && conversion->maps != oracle->maps_begun
 			   ? NULL
 			   : "a page in use that no vCPU has";
+	if (result == -ENOMEM && oracle->is_pool)
+		return NULL;
 	if (result)
 		return "a conversion was refused";
 	for (uint64_t index = conversion->first; index < conversion->end && !failure; index++)

@@ -51,6 +51,7 @@ struct oracle {
 	void *store;		  /* of the guest_memfd; NULL without one */
 	bool spaces;		  /* slots of the upper half are of address space 1 */
 	bool in_place; /* it owns the attributes, and slots that show it show nothing else */
+	bool is_pool;  /* the file is a huge page, whose bytes a conversion may move */
 	bool is_shown; /* the client sees the file, but for what is hidden from it */
 	struct oracle_slot slots[SIM_SLOTS];
 	uint8_t attributes[SIM_GFNS], attributes_other[SIM_GFNS];   /* 1: private */

@@ -352,7 +352,11 @@ static void file_op(const struct sim_op *op)
 			lost[i] = lost[i] ? 2 : 0;
 		if (quire_gmem_punch(sim.gmem, offset, size))
 			oracle_fail(&sim.oracle, "a punch was refused");
-		memset(lost, 0, op->npages);
+		/* Of a huge page a part stays lost. */
+		if (!sim.oracle.is_pool || op->npages == SIM_GMEM_PAGES)
+			memset(lost, 0, op->npages);
+		for (uint64_t i = 0; i < op->npages; i++)
+			lost[i] = lost[i] ? 1 : 0;
 	}
 	sim.oracle.file_busy = false;
 }
@@ -542,6 +546,14 @@ static void add_far_slots(const struct sim_plan *plan)
 	change_set_quota(sim.machine.vm, plan->limit);
 }
 
+static uint64_t file_flags(const struct sim_plan *plan)
+{
+	if (plan->pool)
+		return QUIRE_GMEM_HUGETLB | UINT64_C(21) << QUIRE_GMEM_HUGE_SHIFT |
+		       (plan->owner == OWNER_VM ? 0 : QUIRE_GMEM_MMAP);
+	return plan->owner == OWNER_FILE_SHARED ? QUIRE_GMEM_INIT_SHARED : 0;
+}
+
 static void start_second(void)
 {
 	machine_start_second(&sim.second, &sim.machine);
@@ -595,10 +607,11 @@ static void start(const struct sim_plan *plan)
 		add_far_slots(plan);
 	if (plan->type == QUIRE_VM_DEFAULT)
 		return;
-	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE,
-			      plan->owner == OWNER_FILE_SHARED ? QUIRE_GMEM_INIT_SHARED : 0, NULL,
-			      &sim.gmem))
+	host->pool[0] = 1;
+	if (quire_gmem_create(sim.machine.vm, SIM_GMEM_PAGES * QUIRE_PAGE_SIZE, file_flags(plan),
+			      NULL, &sim.gmem))
 		abort();
+	sim.oracle.is_pool = plan->pool;
 	sim.oracle.in_place = plan->owner != OWNER_VM;
 	sim.oracle.is_shown = plan->owner == OWNER_FILE_SHARED;
 	memset(sim.oracle.kinds, plan->owner == OWNER_FILE_PRIVATE, sizeof(sim.oracle.kinds));

@@ -104,6 +104,7 @@ struct sim_plan {
 	int zap_all, eager_split, host_huge, gmem_huge;
 	int spaces;		 /* the upper half of the slots is of address space 1 */
 	int linked;		 /* a second VM has a file of the same pages */
+	int pool;		 /* these are one huge page of the host's pool */
 	enum sim_owner owner;	 /* of the attributes */
 	int rights;		 /* the host changes them */
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */

@@ -34,6 +34,7 @@ static const struct setting {
     {"file-huge", offsetof(struct sim_plan, gmem_huge), 2},
     {"spaces", offsetof(struct sim_plan, spaces), 2},
     {"linked", offsetof(struct sim_plan, linked), 2},
+    {"pool", offsetof(struct sim_plan, pool), 2},
     {"owner", offsetof(struct sim_plan, owner), OWNER_FILE_SHARED + 1},
     {"rights", offsetof(struct sim_plan, rights), 2},
     {"vcpus", offsetof(struct sim_plan, vcpus), SIM_THREADS_MAX + 1},

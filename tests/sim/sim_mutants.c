@@ -32,6 +32,7 @@ static const struct {
     {MUTANT_pins_unseen, true, "pins_unseen"},
     {MUTANT_convert_unhidden, true, "convert_unhidden"},
     {MUTANT_convert_end_first, true, "convert_end_first"},
+    {MUTANT_reshape_narrow, true, "reshape_narrow"},
 };
 #define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
 
