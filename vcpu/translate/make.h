@@ -7,6 +7,9 @@
 /* Code that is seldom run stands behind the rest. */
 enum cold_kind { COLD_MISS_READ, COLD_MISS_WRITE, COLD_OP, COLD_BRANCH };
 
+/* At most, of one operation: a vector's alignment, its page, and the refusal of vectors. */
+#define COLDS_OF_OP 3u
+
 struct cold {
 	uint8_t *distance; /* of the jump that leads there */
 	uint8_t op;
@@ -23,7 +26,7 @@ struct making {
 	unsigned int natives; /* operations that became code */
 	int ended;	      /* the last one leads elsewhere in any case */
 	unsigned int colds;
-	struct cold cold[BLOCK_OPS_MAX * 3];
+	struct cold cold[BLOCK_OPS_MAX * COLDS_OF_OP];
 };
 
 /* Code for the operation. Nonzero: the interpreter is to run it; what was written is taken back. */
