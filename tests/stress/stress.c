@@ -455,7 +455,7 @@ static const struct quire_host_ops *host_ops(void)
 	return &ops;
 }
 
-static void start_vm(enum quire_vm_type type)
+static struct quire_vm *make_vm(enum quire_vm_type type)
 {
 	struct quire_vm_config config = {
 	    .type = type,
@@ -467,13 +467,59 @@ static void start_vm(enum quire_vm_type type)
 	    .host_ctx = &stress.host_ctx,
 	    .gmem_in_place_conversion = stress.in_place,
 	};
+	struct quire_vm *vm;
 
+	if (quire_vm_create(&config, &vm))
+		abort();
+	return vm;
+}
+
+/* The pages are another VM's, too, for as long as that lives: what takes them takes them there. */
+static void share_once(struct process_runner *runner)
+{
+	struct quire_vm *vm = make_vm(QUIRE_VM_SW_PROTECTED);
+	struct quire_region region = {
+	    .flags = QUIRE_SLOT_GMEM,
+	    .size_bytes = LOGGED_PAGES << QUIRE_PAGE_SHIFT,
+	    .hva = {(uint64_t)(uintptr_t)first_word(0)},
+	};
+	struct quire_vcpu *vcpu;
+	uint64_t done;
+
+	check(!quire_gmem_link(stress.gmem, vm, &region.gmem), "no link");
+	if (quire_vcpu_create(vm, 0, runner, &vcpu))
+		abort();
+	if (!stress.in_place)
+		check(!quire_vm_set_attributes(vm, region.gpa, region.size_bytes,
+					       QUIRE_ATTRIBUTE_PRIVATE),
+		      "attributes of a link were refused");
+	check(!quire_vm_set_region(vm, &region), "a link was not bound");
+	for (uint64_t gpa = 0; gpa < region.size_bytes && !atomic_load(&stress.stop); gpa += done)
+		if (quire_vcpu_prefault(vcpu, (gpa_t){gpa}, QUIRE_PAGE_SIZE, &done))
+			done = QUIRE_PAGE_SIZE; /* it was converted or punched just then */
+	check(!quire_gmem_punch(region.gmem, 0, 4 * QUIRE_PAGE_SIZE), "no punch by a link");
+	quire_gmem_release(region.gmem);
+	quire_vcpu_destroy(vcpu);
+	quire_vm_put(vm);
+}
+
+static void *share_main(void *ctx)
+{
+	static struct process_runner runner;
+
+	(void)ctx;
+	while (!atomic_load(&stress.stop))
+		share_once(&runner);
+	return NULL;
+}
+
+static void start_vm(enum quire_vm_type type)
+{
 	atomic_store(&stress.stop, 0);
 	memset(stress.memory, 0, MEMORY_PAGES * QUIRE_PAGE_SIZE);
 	memset(stress.copy, 0, sizeof(stress.copy));
 	memset(stress.tlbs, 0, sizeof(stress.tlbs));
-	if (quire_vm_create(&config, &stress.vm))
-		abort();
+	stress.vm = make_vm(type);
 	for (uint32_t i = 0; i < VCPUS; i++)
 		if (quire_vcpu_create(stress.vm, i, &stress.runners[i], &stress.vcpus[i]))
 			abort();
@@ -574,8 +620,8 @@ static void nested_phase(unsigned int seconds)
 
 static void private_phase(unsigned int seconds, int in_place)
 {
-	static void *(*const others[])(void *) = {convert_main, punch_main, bind_main,
-						  notifier_main, NULL};
+	static void *(*const others[])(void *) = {convert_main, punch_main,    bind_main,
+						  share_main,	notifier_main, NULL};
 	struct process_store store = {.size_bytes = LOGGED_PAGES * QUIRE_PAGE_SIZE};
 	int fd = memfd_create("stress", MFD_CLOEXEC);
 
