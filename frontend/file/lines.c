@@ -33,16 +33,23 @@ static bool take(struct text *text, const char *bytes, size_t count)
 	return true;
 }
 
-int lines_read(const char *path, bool (*line)(void *context, const char *text), void *context)
+long lines_open(const char *path)
 {
-	struct text text = {.line = line, .context = context};
 	long fd = sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address(path), O_RDONLY | O_CLOEXEC);
-	char bytes[1024];
-	long got;
 
 	if (fd < 0 && hidden_fd_kept_proc() >= 0)
 		fd = sys_call(SYS_openat, (uint64_t)hidden_fd_kept_proc(),
 			      sys_address(path + sizeof("/proc/") - 1), O_RDONLY | O_CLOEXEC);
+	return fd;
+}
+
+int lines_read(const char *path, bool (*line)(void *context, const char *text), void *context)
+{
+	struct text text = {.line = line, .context = context};
+	long fd = lines_open(path);
+	char bytes[1024];
+	long got;
+
 	if (fd < 0)
 		return (int)fd;
 	do

@@ -15,4 +15,7 @@
  */
 int lines_read(const char *path, bool (*line)(void *context, const char *text), void *context);
 
+/* Opens the file at @path, which begins with "/proc/", for reading: a descriptor or -errno. */
+long lines_open(const char *path);
+
 #endif

@@ -127,6 +127,32 @@ static bool place_line(void *context, const char *text)
 	return false;
 }
 
+#define PAGEMAP_PRESENT (UINT64_C(1) << 63)
+
+/*
+ * Is there a page at @address? News are heard when our thread runs, and the client may have punched
+ * the page and touched a new one by then. What failed is in no page table, so what is in one is
+ * another page.
+ */
+static bool is_another(uint64_t address)
+{
+	uint64_t word = 0;
+	long fd = lines_open("/proc/self/pagemap"), got;
+
+	if (fd < 0)
+		return false;
+	got = sys_call(SYS_pread64, (uint64_t)fd, sys_address(&word), sizeof(word),
+		       (address >> QUIRE_PAGE_SHIFT) * sizeof(word));
+	sys_call(SYS_close, (uint64_t)fd);
+	return got == sizeof(word) && (word & PAGEMAP_PRESENT);
+}
+
+static void lose_at(uint64_t start, uint64_t end)
+{
+	if (!is_another(start))
+		mm_lost(start, end);
+}
+
 /* Another mapping of the file, or the same. */
 static bool other_line(void *context, const char *text)
 {
@@ -142,7 +168,7 @@ static bool other_line(void *context, const char *text)
 	if (lost->offset + lost->size_bytes < last)
 		last = lost->offset + lost->size_bytes;
 	if (first < last)
-		mm_lost(mapping.start + (first - mapping.offset),
+		lose_at(mapping.start + (first - mapping.offset),
 			mapping.start + (last - mapping.offset));
 	return true;
 }
@@ -163,7 +189,7 @@ static void lose(uint64_t address, int shift)
 	if (lost.mapping.inode)
 		(void)lines_read("/proc/self/maps", other_line, &lost);
 	else
-		mm_lost(start, start + size_bytes);
+		lose_at(start, start + size_bytes);
 }
 
 static bool stat_line(void *context, const char *text)

@@ -319,6 +319,27 @@ static void guest_memfd(void)
 	check_others(PAGES);
 }
 
+/* News that our thread hears late: the page was punched, and another is in its place. */
+static void late_news(void)
+{
+	int file = open_file_slot();
+	siginfo_t news = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AO};
+
+	lose(memory + LOST * PAGE);
+	load_lost_of_file();
+	CHECK_ZERO(fallocate(file, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, LOST * PAGE, PAGE));
+	guest_store(&vcpu, GPA + LOST * PAGE, 0x99);
+	news.si_addr = memory + LOST * PAGE;
+	news.si_addr_lsb = 12;
+	CHECK_ZERO(syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGBUS, &news));
+	CHECK_EQ(seen_code, BUS_MCEERR_AO);
+	for (int i = 0; i < 50; i++) {
+		CHECK_EQ(guest_load(&vcpu, GPA + LOST * PAGE), 0x99);
+		usleep(10000);
+	}
+	check_others(LOST);
+}
+
 static uint64_t small_pages(void)
 {
 	return stat_get(vm.fd, "pages_4k");
@@ -559,6 +580,7 @@ int main(int argc, char **argv)
 	    TEST(a_handler_that_does_not_return),
 	    TEST(no_handler),
 	    TEST(guest_memfd),
+	    TEST(late_news),
 	    TEST(anonymous_memory_at_once),
 	    TEST(guest_memfd_at_once),
 	    TEST(guest_memfd_of_two_mebibytes),
