@@ -215,11 +215,14 @@ static int make_shift(struct making *m, const struct vector_row *row)
 	return 0;
 }
 
-/* The host's register for the general one at @offset: what struct cpu holds is in REG_SET. */
-static enum host_reg general_register(uint64_t offset)
+/* The host's register for operand @which: REG_SET for what struct cpu holds, and where the operand
+ * is no general register. */
+static enum host_reg general_register(const struct making *m, unsigned int which)
 {
-	enum host_reg host = host_of((unsigned int)(offset / sizeof(uint64_t)));
+	enum host_reg host = HOST_NONE;
 
+	if (is_general(m, which))
+		host = host_of((unsigned int)(operand_at(m, which) / sizeof(uint64_t)));
 	return host == HOST_NONE ? REG_SET : host;
 }
 
@@ -231,7 +234,7 @@ static void make_general_done(struct making *m, enum host_reg host)
 
 static int make_mask(struct making *m, const struct vector_row *row)
 {
-	enum host_reg host = general_register(m->op->dst);
+	enum host_reg host = general_register(m, 0);
 	struct vector_insn insn = {
 	    .prefix = row->prefix, .opcode = row->opcode, .reg = host, .rm = XMM_FROM};
 
@@ -246,7 +249,7 @@ static int make_mask(struct making *m, const struct vector_row *row)
 /* To a vector register, from a general one, memory, or the lower half of a vector. */
 static int make_element_in(struct making *m, unsigned int size_bytes)
 {
-	enum host_reg host = general_register(m->op->src);
+	enum host_reg host = general_register(m, 1);
 	struct vector_insn movd = {
 	    .prefix = 0x66, .opcode = 0x6e, .reg = XMM_TO, .rm = host, .wide = size_bytes == 8};
 
@@ -269,7 +272,7 @@ static int make_element_in(struct making *m, unsigned int size_bytes)
 /* From a vector register to a general one or to memory. */
 static int make_element_out(struct making *m, unsigned int size_bytes)
 {
-	enum host_reg host = general_register(m->op->dst);
+	enum host_reg host = general_register(m, 0);
 	struct vector_insn movd = {
 	    .prefix = 0x66, .opcode = 0x7e, .reg = XMM_FROM, .rm = host, .wide = size_bytes == 8};
 
