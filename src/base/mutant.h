@@ -74,7 +74,6 @@
 	X(attributes_unflushed, "attributes change and the TLBs are not flushed")           \
 	X(attributes_late, "an attribute change flushes after it has dropped mmu_lock")     \
 	X(attributes_end_first, "an invalidation ends before the attributes change")        \
-	X(convert_end_first, "an invalidation ends before a page is converted in place")    \
 	X(convert_unhidden, "a page becomes private, and the client goes on seeing it")     \
 	X(reshape_narrow, "a huge page moves while guests have others of its pages")        \
 	X(pins_unseen, "a page becomes private that a vCPU has in its hands")               \
@@ -116,14 +115,15 @@
 	X(neighbour_unchecked, "a neighbour is mapped whose page has gone meanwhile")
 
 /* Those that quire-sim's simulations must catch: tests/sim/sim_mutants.c. */
-#define QUIRE_SIM_MUTANT_LIST(X)                                                     \
-	X(convert_unzeroed, "what a conversion was to zero is kept")                 \
-	X(convert_zeroes, "what a conversion was to keep is zeroed")                 \
-	X(convert_zeroes_first, "pages are zeroed while guests can write them")      \
-	X(map_unkept, "a page in a vCPU's hands has no reference")                   \
-	X(map_unmarked, "what is written to a page in hand is in no log")            \
-	X(nowait_waits, "a fault waits for a page that it was to leave to the host") \
-	X(noexec_unseen, "a leaf lets the guest execute what the host does not")     \
+#define QUIRE_SIM_MUTANT_LIST(X)                                                         \
+	X(convert_unzeroed, "what a conversion was to zero is kept")                     \
+	X(convert_zeroes, "what a conversion was to keep is zeroed")                     \
+	X(convert_zeroes_first, "pages are zeroed while guests can write them")          \
+	X(convert_end_first, "an invalidation ends before a page is converted in place") \
+	X(map_unkept, "a page in a vCPU's hands has no reference")                       \
+	X(map_unmarked, "what is written to a page in hand is in no log")                \
+	X(nowait_waits, "a fault waits for a page that it was to leave to the host")     \
+	X(noexec_unseen, "a leaf lets the guest execute what the host does not")         \
 	X(noread_unseen, "a leaf lets the guest read what it may only execute")
 
 /*

