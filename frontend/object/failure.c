@@ -130,9 +130,9 @@ static bool place_line(void *context, const char *text)
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 
 /*
- * Is there a page at @address? News are heard when our thread runs, and the client may have punched
- * the page and touched a new one by then. What failed is in no page table, so what is in one is
- * another page.
+ * Does a page table of the process have a page at @address? The kernel takes a page that failed out
+ * of all of them, so this is another page: the client punched the file and touched it before our
+ * thread heard the news. For a larger range its first page stands for all.
  */
 static bool is_another(uint64_t address)
 {

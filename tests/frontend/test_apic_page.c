@@ -235,6 +235,19 @@ static void logical_destinations(void)
 	machine_close(&machine);
 }
 
+/* Returns a second vCPU, to which the first has sent an INIT. */
+static int open_with_init(struct machine *machine)
+{
+	int other;
+
+	flat_open(machine, MACHINE_IRQCHIP);
+	other = add_vcpu(machine, 1);
+	put(machine, REG_SPURIOUS, 0x1ff);
+	put(machine, REG_ICR2, 1u << 24);
+	put(machine, REG_ICR, 0x4500);
+	return other;
+}
+
 /* INIT and the start-up message bring another processor to a page. */
 static void start_up(void)
 {
@@ -244,11 +257,7 @@ static void start_up(void)
 	struct machine machine;
 	int other;
 
-	flat_open(&machine, MACHINE_IRQCHIP);
-	other = add_vcpu(&machine, 1);
-	put(&machine, REG_SPURIOUS, 0x1ff);
-	put(&machine, REG_ICR2, 1u << 24);
-	put(&machine, REG_ICR, 0x4500);
+	other = open_with_init(&machine);
 	WORKS(ioctl(other, KVM_GET_MP_STATE, &state));
 	CHECK(state.mp_state == KVM_MP_STATE_INIT_RECEIVED, "after INIT: %u", state.mp_state);
 	put(&machine, REG_ICR, 0x4600 | 0x12);
@@ -324,11 +333,7 @@ static void start_up_before_it_runs(void)
 	struct machine machine;
 	int other;
 
-	flat_open(&machine, MACHINE_IRQCHIP);
-	other = add_vcpu(&machine, 1);
-	put(&machine, REG_SPURIOUS, 0x1ff);
-	put(&machine, REG_ICR2, 1u << 24);
-	put(&machine, REG_ICR, 0x4500);
+	other = open_with_init(&machine);
 	FAILS(ioctl(other, KVM_RUN, 0), EAGAIN);
 	close(other);
 	machine_close(&machine);

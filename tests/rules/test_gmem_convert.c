@@ -541,8 +541,7 @@ static void trace(pid_t thread, uint64_t place)
 			_exit(1);
 	}
 	__atomic_store_n(&steps->is_stopped, 1, __ATOMIC_SEQ_CST);
-	/* In vain where the other thread is held back until this one is done, which is right, too.
-	 */
+	/* The conversion may make the other thread wait for its end. The tracer goes on then. */
 	(void)comes(&steps->is_replaced, 300);
 	ptrace(PTRACE_DETACH, thread, 0, 0);
 	_exit(0);
