@@ -442,17 +442,17 @@ static void no_kick(void *ctx, void *cookie)
 	(void)cookie;
 }
 
-static const struct quire_host_ops *host_ops(void)
-{
-	static struct quire_host_ops ops;
+/* Filled in before any thread begins: VMs that come and go read it side by side. */
+static struct quire_host_ops host_ops;
 
-	ops = process_host_ops;
+static void host_ops_init(void)
+{
+	host_ops = process_host_ops;
 #ifdef NO_KICKS
-	ops.kick = no_kick;
+	host_ops.kick = no_kick;
 #else
 	(void)no_kick;
 #endif
-	return &ops;
 }
 
 static struct quire_vm *make_vm(enum quire_vm_type type)
@@ -463,7 +463,7 @@ static struct quire_vm *make_vm(enum quire_vm_type type)
 	    .mmu = stress.mmu,
 	    .maxphyaddr = 48,
 	    .mmio_caching = 1,
-	    .host = host_ops(),
+	    .host = &host_ops,
 	    .host_ctx = &stress.host_ctx,
 	    .gmem_in_place_conversion = stress.in_place,
 	};
@@ -654,6 +654,7 @@ int main(int argc, char **argv)
 	quire_platform_install(&process_platform);
 	if (process_signals_install())
 		return 2;
+	host_ops_init();
 	seconds = (seconds + 5) / 6;
 	tdp_phase(seconds);
 	shadow_phase(seconds);
