@@ -4,7 +4,7 @@
 #include <getopt.h>
 #include <string.h>
 
-#define OPTIONS_MAX 16
+#define OPTIONS_MAX 20
 /* What getopt_long() answers: beyond all characters. */
 #define KEY_HELP 256
 #define KEY_FIRST 257

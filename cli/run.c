@@ -21,6 +21,7 @@
 #include "cli/output.h"
 #include "cli/quire.h"
 #include "cli/report.h"
+#include "cli/sanitize.h"
 #include "frontend/file/broker.h"
 #include "frontend/param/params.h"
 #include "preload/launch.h"
@@ -35,6 +36,7 @@ struct run {
 	const char *params[PARAMS_MAX];
 	int param_count;
 	struct report report;
+	struct sanitize sanitize;
 	char **program; /* its argv */
 	char path[PATH_MAX];
 	char library[PATH_MAX];
@@ -57,6 +59,10 @@ enum {
 	RUN_LIST_PARAMS,
 	RUN_PARAM,
 	RUN_REPORT,
+	RUN_SANITIZE,
+	RUN_SANITIZE_EXIT,
+	RUN_SANITIZE_JSON,
+	RUN_SANITIZE_SUPPRESSIONS,
 	RUN_STATS,
 	RUN_TRACE,
 	RUN_TRACE_FILTER,
@@ -68,6 +74,12 @@ static const struct cli_option run_options[] = {
     {"cpuid", NULL, "show the processor that Quire offers to programs that execute CPUID",
      RUN_CPUID},
     {"report", "FILE.html", "make a page of the run, with the memory as it changed", RUN_REPORT},
+    {"sanitize", "KINDS", "report what the program does wrong: tlb, private, dirty, slot",
+     RUN_SANITIZE},
+    {"sanitize-exit", "N", "end with N (66) if it did, and would end with 0", RUN_SANITIZE_EXIT},
+    {"sanitize-json", "FILE", "write what was found, an object a line", RUN_SANITIZE_JSON},
+    {"sanitize-suppressions", "FILE", "leave out what KIND:PATTERN of a line names",
+     RUN_SANITIZE_SUPPRESSIONS},
     {"list-params", NULL, "print the parameters: value, range and meaning; and do nothing",
      RUN_LIST_PARAMS},
     {"stats", "FILE", "write the counters at the end of the run, and at SIGUSR2", RUN_STATS},
@@ -88,6 +100,16 @@ static int take_option(void *ctx, int key, const char *value)
 		return 0;
 	case RUN_REPORT:
 		run->report.page_path = value;
+		return 0;
+	case RUN_SANITIZE:
+		return sanitize_choose(&run->sanitize, value);
+	case RUN_SANITIZE_EXIT:
+		return sanitize_choose_exit(&run->sanitize, value);
+	case RUN_SANITIZE_JSON:
+		run->sanitize.json_path = value;
+		return 0;
+	case RUN_SANITIZE_SUPPRESSIONS:
+		run->sanitize.rules_path = value;
 		return 0;
 	case RUN_LIST_PARAMS:
 		run->lists_params = true;
@@ -244,6 +266,7 @@ static void remove_stale(const char *directory, pid_t pid, void *ctx)
 		return;
 	remove_links(directory);
 	report_remove(directory);
+	sanitize_remove(directory);
 	broker_end(directory);
 	params_destroy(directory);
 }
@@ -252,6 +275,7 @@ static void remove_directory(const struct run *run)
 {
 	remove_links(run->directory);
 	report_remove(run->directory);
+	sanitize_remove(run->directory);
 	broker_end(run->directory);
 	params_destroy(run->directory);
 }
@@ -287,6 +311,8 @@ static int make_directory(struct run *run)
 	run->report.directory = run->directory;
 	if (!error)
 		error = report_create(&run->report);
+	if (!error)
+		error = sanitize_create(&run->sanitize, run->directory);
 	if (error)
 		complain_of_directory(run, error);
 	for (int i = 0; !error && i < run->param_count; i++) {
@@ -560,7 +586,7 @@ int command_run(int argc, char **argv)
 			"quire run: libquire_preload.so is not beside this command" WHOLE "\n");
 		return EXIT_CANNOT_RUN;
 	}
-	if (report_check(&run.report))
+	if (report_check(&run.report) || sanitize_check(&run.sanitize))
 		return EXIT_USAGE;
 	/* Beyond a limit on files we are to say what could not be written. */
 	sigaction(SIGXFSZ, &(struct sigaction){.sa_handler = SIG_IGN}, &run.client_xfsz);
@@ -586,6 +612,8 @@ int command_run(int argc, char **argv)
 		report_write(&run.report);
 	if (run.report.page_path)
 		report_write_page(&run.report, run.program);
+	if (status != -1)
+		status = sanitize_settle(&run.sanitize, status);
 	remove_directory(&run);
 	return status == -1 ? EXIT_CANNOT_RUN : end_as(status);
 }

@@ -28,6 +28,7 @@
 #include "hosts/process/load.h"
 #include "hosts/process/sys.h"
 #include "preload/launch.h"
+#include "sanitize/report.h"
 #include "vcpu/decode/decoder.h"
 
 #define EXIT_CANNOT_RUN 126
@@ -209,6 +210,7 @@ static void start_engine(bool is_filtered)
 	long error = thread ? 0 : -ENOMEM;
 
 	params_attach(*image.directory ? image.directory : NULL);
+	sanitize_attach(*image.directory ? image.directory : NULL);
 	report_attach(*image.directory ? image.directory : NULL);
 	trap_start();
 	if (!error)

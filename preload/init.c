@@ -10,6 +10,7 @@
 #include "preload/environment.h"
 #include "preload/real.h"
 #include "preload/trap.h"
+#include "sanitize/report.h"
 #include "vcpu/decode/decoder.h"
 
 /* Written by the constructor only. */
@@ -54,6 +55,7 @@ __attribute__((constructor)) static void library_loaded(void)
 	client_call_begin();
 	params_attach(directory);
 	report_attach(directory);
+	sanitize_attach(directory);
 	if (!dladdr(preload_variable, &self) || !self.dli_fname)
 		self.dli_fname = "";
 	decoder_look_beside(self.dli_fname);

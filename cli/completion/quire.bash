@@ -28,7 +28,8 @@ _quire() {
 	# Behind -- or the first word that is no option, the words are the program's.
 	[[ $command == @(stat|view) ]] || for ((at = 2; at < COMP_CWORD; at++)); do
 		case ${COMP_WORDS[at]} in
-		--param | --report | --stats | --trace | --trace-filter | --trace-size) ((at++)) ;;
+		--param | --report | --sanitize | --sanitize-exit | --sanitize-json | --sanitize-suppressions | \
+			--stats | --trace | --trace-filter | --trace-size) ((at++)) ;;
 		--cpuid | --help | --json | --list-params) ;;
 		*)
 			[ "${COMP_WORDS[at]}" = -- ] && ((at++))
@@ -48,9 +49,10 @@ _quire() {
 		mapfile -t COMPREPLY < <(compgen -W "$params" -S = -- "$word")
 		compopt -o nospace 2>/dev/null
 		;;
-	run:--trace-filter | run:--trace-size) ;;
-	run:--report | run:--stats | run:--trace) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --list-params --param --report --stats --trace --trace-filter --trace-size --' -c -- "$word") ;;
+	run:--sanitize) mapfile -t COMPREPLY < <(compgen -W 'dirty private slot tlb' -- "$word") ;;
+	run:--sanitize-exit | run:--trace-filter | run:--trace-size) ;;
+	run:--report | run:--sanitize-json | run:--sanitize-suppressions | run:--stats | run:--trace) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	run:*) mapfile -t COMPREPLY < <(compgen -W '--cpuid --help --list-params --param --report --sanitize --sanitize-exit --sanitize-json --sanitize-suppressions --stats --trace --trace-filter --trace-size --' -c -- "$word") ;;
 	stat:--interval | stat:--count) ;;
 	stat:*) mapfile -t COMPREPLY < <(compgen -W '--count --help --interval --json' -- "$word") ;;
 	view:--cells | view:--vm) ;;

@@ -172,6 +172,8 @@ int maps_find(uint64_t address, struct process_mapping *mapping, struct maps_nam
 		size_t length = strnlen(rest.name, sizeof(name->text) - 1);
 
 		name->device = parse_device(rest.device);
+		if (!parse_hex(rest.offset, &name->offset_bytes))
+			name->offset_bytes = 0;
 		memcpy(name->text, rest.name, length);
 		name->text[length] = '\0';
 	}

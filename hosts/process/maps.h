@@ -10,7 +10,9 @@
 /* What is mapped. */
 struct maps_name {
 	uint64_t device; /* of the file system: major << 20 | minor; 0: no file */
-	char text[256];	 /* the file, or a word in brackets; cut at the end when too long */
+	/* In the file, of the mapping's first byte; maps_find() alone tells it. */
+	uint64_t offset_bytes;
+	char text[256]; /* the file, or a word in brackets; cut at the end when too long */
 };
 
 /*
