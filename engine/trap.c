@@ -26,6 +26,7 @@
 #include "frontend/file/numbers.h"
 #include "frontend/report/report.h"
 #include "hosts/process/sys.h"
+#include "sanitize/stack.h"
 
 #define KVM_TYPE 0xae00u
 
@@ -165,8 +166,16 @@ __attribute__((noinline)) static void serve_inside(struct engine_thread *thread,
 		     (uint64_t)registers[REG_RDX], (uint64_t)registers[REG_R10],
 		     (uint64_t)registers[REG_R8], (uint64_t)registers[REG_R9]},
 	};
-	enum trap_outcome outcome = serve(&trap);
+	const struct sanitize_registers client = {
+	    .ip = (uint64_t)registers[REG_RIP] - 1,
+	    .sp = (uint64_t)registers[REG_RSP],
+	    .fp = (uint64_t)registers[REG_RBP],
+	};
+	enum trap_outcome outcome;
 
+	sanitize_stack_begin_at(&client);
+	outcome = serve(&trap);
+	sanitize_stack_begin_at(NULL);
 	if (outcome == TRAP_FORWARD || outcome == TRAP_MASKED)
 		forward(&trap, outcome);
 }

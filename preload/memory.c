@@ -23,6 +23,7 @@
 #include "hosts/process/room.h"
 #include "hosts/process/watched.h"
 #include "preload/real.h"
+#include "sanitize/slot.h"
 
 #define PAGE_BYTES 4096ul
 #ifndef MADV_COLLAPSE
@@ -107,6 +108,12 @@ static int settle(struct range range)
 	return settling.error;
 }
 
+/* What slots lose by the call that follows. */
+static struct sanitize_loss *look(struct range range)
+{
+	return sanitize_slot_look(range.start, range.end);
+}
+
 /* The flags that the kernel knows where a mapping asks it to say no to the others. */
 #define KNOWN_FLAGS                                                                             \
 	(MAP_TYPE | MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_DENYWRITE | MAP_EXECUTABLE |          \
@@ -185,6 +192,7 @@ static void *map_inside(const struct map_call *call)
 {
 	const struct file_map_request *request = &call->request;
 	struct range replaced = {0, 0};
+	struct sanitize_loss *loss;
 	struct replacing replacing;
 	struct file *file = NULL;
 	off_t offset = request->offset_bytes;
@@ -203,10 +211,16 @@ static void *map_inside(const struct map_call *call)
 	}
 	if ((request->flags & MAP_FIXED) && !(request->flags & MAP_FIXED_NOREPLACE))
 		replaced = range_of(call->address, request->length_bytes);
+	loss = look(replaced);
 	replacing_begin(&replacing, replaced.start, replaced.end);
 	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags, fd,
 			    offset);
 	replacing_end(&replacing);
+	if (mapped == MAP_FAILED)
+		sanitize_slot_settle(loss, SANITIZE_KEPT);
+	else
+		sanitize_slot_settle(loss, request->prot == PROT_NONE ? SANITIZE_RESERVED
+								      : SANITIZE_REPLACED);
 	changed(replaced);
 	if (is_empty(replaced))
 		process_mappings_changed();
@@ -259,15 +273,18 @@ void *mmap64(void *address, size_t length_bytes, int prot, int flags, int fd, of
 INTERPOSED int munmap(void *address, size_t length_bytes)
 {
 	struct range range = range_of(address, length_bytes);
+	struct sanitize_loss *loss;
 	struct replacing replacing;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(munmap)(address, length_bytes);
 	client_call_begin();
+	loss = look(range);
 	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(munmap)(address, length_bytes);
 	replacing_end(&replacing);
+	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
 	changed(range);
 	client_call_end();
 	return result;
@@ -294,9 +311,25 @@ static bool shrink_back(struct range from, struct range to, size_t kept_bytes)
 	return false;
 }
 
+/* What mremap() takes away at its old place: a tail that is cut off there, or all of it. */
+static struct range left_by_mremap(const void *old, size_t old_bytes, size_t new_bytes, int flags)
+{
+	if (!(flags & MREMAP_FIXED) && new_bytes <= old_bytes)
+		return range_of((const char *)old + new_bytes, old_bytes - new_bytes);
+	return range_of(old, old_bytes);
+}
+
+static enum sanitize_loss_how how_left(const void *old, const void *result, int flags)
+{
+	if (result == MAP_FAILED || (flags & MREMAP_DONTUNMAP))
+		return SANITIZE_KEPT;
+	return result == old ? SANITIZE_UNMAPPED : SANITIZE_MOVED;
+}
+
 INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags, ...)
 {
 	struct range from = range_of(old, old_bytes > new_bytes ? old_bytes : new_bytes);
+	struct sanitize_loss *left, *replaced;
 	struct replacing leaving, replacing;
 	struct range to = {0, 0};
 	void *target = NULL, *result;
@@ -311,11 +344,15 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	if (client_call_active() || !file_any())
 		return REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	client_call_begin();
+	left = look(left_by_mremap(old, old_bytes, new_bytes, flags));
+	replaced = look(to);
 	replacing_begin(&leaving, from.start, from.end);
 	replacing_begin(&replacing, to.start, to.end);
 	result = REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	replacing_end(&replacing);
 	replacing_end(&leaving);
+	sanitize_slot_settle(left, how_left(old, result, flags));
+	sanitize_slot_settle(replaced, result == MAP_FAILED ? SANITIZE_KEPT : SANITIZE_REPLACED);
 	if (result != MAP_FAILED && file_may_be_mapped(from.start, from.end)) {
 		struct range moved = range_of(result, new_bytes);
 		struct range known = range_of(result, old_bytes);
@@ -346,15 +383,18 @@ INTERPOSED int remap_file_pages(void *address, size_t length_bytes, int prot, si
 				int flags)
 {
 	struct range range = range_of(address, length_bytes);
+	struct sanitize_loss *loss;
 	struct replacing replacing;
 	int result, error = 0;
 
 	if (client_call_active() || !file_any())
 		return REAL(remap_file_pages)(address, length_bytes, prot, page, flags);
 	client_call_begin();
+	loss = look(range);
 	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(remap_file_pages)(address, length_bytes, prot, page, flags);
 	replacing_end(&replacing);
+	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_REPLACED);
 	if (!result && file_may_be_mapped(range.start, range.end))
 		error = settle(range);
 	if (error) {
@@ -453,6 +493,7 @@ INTERPOSED int madvise(void *address, size_t length_bytes, int advice)
 
 INTERPOSED int brk(void *end)
 {
+	struct sanitize_loss *loss;
 	struct range range;
 	char *now;
 	int result;
@@ -463,7 +504,9 @@ INTERPOSED int brk(void *end)
 	now = REAL(sbrk)(0);
 	range =
 	    (char *)end < now ? range_of(end, (size_t)(now - (char *)end)) : (struct range){0, 0};
+	loss = look(range);
 	result = REAL(brk)(end);
+	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
 	changed(range);
 	client_call_end();
 	return result;
@@ -471,6 +514,7 @@ INTERPOSED int brk(void *end)
 
 INTERPOSED void *sbrk(intptr_t increment)
 {
+	struct sanitize_loss *loss;
 	struct range range;
 	void *result;
 
@@ -478,7 +522,9 @@ INTERPOSED void *sbrk(intptr_t increment)
 		return REAL(sbrk)(increment);
 	client_call_begin();
 	range = range_of((char *)REAL(sbrk)(0) + increment, (size_t)-increment);
+	loss = look(range);
 	result = REAL(sbrk)(increment);
+	sanitize_slot_settle(loss, result == (void *)-1 ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
 	changed(range);
 	client_call_end();
 	return result;
@@ -488,6 +534,7 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 {
 	struct range range = {0, 0};
 	struct replacing replacing;
+	struct sanitize_loss *loss;
 	struct shmid_ds segment;
 	void *result;
 
@@ -496,9 +543,11 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 	client_call_begin();
 	if ((flags & SHM_REMAP) && !shmctl(id, IPC_STAT, &segment))
 		range = range_of(address, segment.shm_segsz);
+	loss = look(range);
 	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(shmat)(id, address, flags);
 	replacing_end(&replacing);
+	sanitize_slot_settle(loss, result == (void *)-1 ? SANITIZE_KEPT : SANITIZE_REPLACED);
 	changed(range);
 	if (is_empty(range))
 		process_mappings_changed();
@@ -518,13 +567,16 @@ static void run_find_segment(void *opaque)
 INTERPOSED int shmdt(const void *address)
 {
 	struct range range = {(uintptr_t)address, (uintptr_t)address};
+	struct sanitize_loss *loss;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(shmdt)(address);
 	client_call_begin();
 	process_with_room(run_find_segment, &range);
+	loss = look(range);
 	result = REAL(shmdt)(address);
+	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
 	changed(range);
 	client_call_end();
 	return result;

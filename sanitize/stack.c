@@ -78,6 +78,18 @@ static void take_by_pointers(struct sanitize_stack *stack)
 	}
 }
 
+static _Thread_local struct sanitize_stack run_stack __attribute__((tls_model("initial-exec")));
+
+void sanitize_run_begin(void)
+{
+	sanitize_stack_take(&run_stack);
+}
+
+const struct sanitize_stack *sanitize_run_stack(void)
+{
+	return run_stack.tid ? &run_stack : NULL;
+}
+
 __attribute__((noinline)) void sanitize_stack_take(struct sanitize_stack *stack)
 {
 	struct taking taking = {.stack = stack};

@@ -25,6 +25,14 @@ struct sanitize_stack {
 void sanitize_stack_take(struct sanitize_stack *stack);
 
 /*
+ * The running thread's stack at its KVM_RUN, kept until the next one of the thread: for detectors
+ * that look while guest code runs, below frames of translated code. Code of KVM_RUN takes it where
+ * a detector that uses it is on. NULL: it was never taken.
+ */
+void sanitize_run_begin(void);
+const struct sanitize_stack *sanitize_run_stack(void);
+
+/*
  * quire-engine: the client's own frames are not below ours on the stack. Its registers at the call
  * that is being served; a stack that is taken meanwhile goes from there by frame pointers.
  */

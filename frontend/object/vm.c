@@ -2,6 +2,7 @@
 #include "frontend/object/vm.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "frontend/object/failure.h"
@@ -15,6 +16,7 @@
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
+#include "sanitize/slot.h"
 
 void vm_get(struct vm *vm)
 {
@@ -44,6 +46,7 @@ static void vm_destroy(struct vm *vm)
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);
 	quire_vm_put(vm->memory);
+	sanitize_slot_forget_vm(&vm->host);
 	if (vm->host.pinned)
 		process_platform.report("pages of the client are pinned at the end of their VM");
 	process_heap_free(vm);
@@ -67,12 +70,37 @@ struct vcpu *vm_find_vcpu(struct vm *vm, uint32_t id)
 	return NULL;
 }
 
+/* The host port where a sanitizer wants to know what the guest touches. */
+static struct quire_host_ops watched_host_ops;
+
+static int watched_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	sanitize_slot_touch(ctx, hva.v);
+	return process_host_ops.page_get(ctx, hva, flags, page);
+}
+
+static void watch_host_once(void)
+{
+	watched_host_ops = process_host_ops;
+	watched_host_ops.page_get = watched_page_get;
+}
+
+static const struct quire_host_ops *host_ops(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	if (!sanitize_is_on(SANITIZE_SLOT))
+		return &process_host_ops;
+	pthread_once(&once, watch_host_once);
+	return &watched_host_ops;
+}
+
 static int create_memory(struct vm *vm)
 {
 	struct quire_vm_config config = {
 	    .type = vm->type,
 	    .maxphyaddr = CPUID_MAXPHYADDR,
-	    .host = &process_host_ops,
+	    .host = host_ops(),
 	    .host_ctx = &vm->host,
 	};
 

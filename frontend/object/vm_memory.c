@@ -10,6 +10,7 @@
 #include "frontend/param/params.h"
 #include "frontend/run/signals.h"
 #include "frontend/uapi.h"
+#include "sanitize/slot.h"
 
 #define REGION_V1_FLAGS (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
 
@@ -44,6 +45,10 @@ static long set_region(struct vm *vm, const struct kvm_userspace_memory_region2 
 	if ((request->flags & KVM_MEM_GUEST_MEMFD) && request->memory_size)
 		gmem = find_gmem((int)request->guest_memfd, &region);
 	result = quire_vm_set_region(vm->memory, &region);
+	if (!result)
+		sanitize_slot_set(
+		    &(struct sanitize_slot){&vm->host, request->slot, request->guest_phys_addr,
+					    request->memory_size, request->userspace_addr});
 	if (gmem)
 		file_put(gmem);
 	return result;

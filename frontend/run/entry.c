@@ -9,6 +9,7 @@
 #include "frontend/run/exit.h"
 #include "frontend/run/signals.h"
 #include "frontend/state/nested_state.h"
+#include "sanitize/slot.h"
 #include "src/base/trace.h"
 #include "vcpu/arch.h"
 #include "vcpu/svm/nested.h"
@@ -396,6 +397,7 @@ long vcpu_run(struct ioctl_call *call)
 		return -EINVAL;
 	nx_recovery_poll(vcpu->vm);
 	split_ahead_poll(vcpu->vm);
+	sanitize_slot_run(&vcpu->vm->host);
 	run_signals_enter(&vcpu->stop, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
 	result = run_inside(vcpu) == RUN_FAILED ? vcpu->run_error : 0;

@@ -1,0 +1,439 @@
+/*
+ * The detector "slot": memory of a slot that the client unmaps, moves or replaces.
+ *
+ * The client's call alone tells what happens to its memory; whether that was a mistake is known
+ * later. A client may unmap memory and then delete the slot, as long as its guest does not run
+ * between. So a loss is kept with its stack until the guest touches it, a vCPU enters KVM_RUN, or
+ * the slot goes.
+ *
+ * Two things are no losses. Before a VM has run its client may build its memory of several
+ * mappings, one over the other. And a range without rights is a reservation: windows for devices'
+ * memory are made of these, and mappings come and go there under a running guest.
+ */
+#include "sanitize/slot.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "hosts/process/fork.h"
+#include "hosts/process/heap.h"
+#include "hosts/process/lock.h"
+#include "hosts/process/maps.h"
+
+/* Of one VM, at one time; more of them say nothing that these do not. */
+#define LOSSES_MAX 64u
+
+/* What a call of the client's takes away. */
+struct sanitize_loss {
+	uint64_t start, end;
+	bool is_hit; /* a slot has some of it, and it could be used */
+	char mapped[SANITIZE_WORDS_BYTES];
+	struct sanitize_stack stack;
+};
+
+struct slot_note {
+	struct sanitize_slot slot;
+	struct slot_note *next;
+};
+
+struct loss_note {
+	struct sanitize_loss loss; /* its range is that which the slot has */
+	uint64_t gpa;
+	uint32_t slot;
+	enum sanitize_loss_how how;
+	bool had_run; /* the VM, at the loss */
+	struct loss_note *next;
+};
+
+struct vm_note {
+	const void *vm;
+	bool has_run;
+	struct slot_note *slots;
+	struct loss_note *losses;
+	struct vm_note *next;
+};
+
+/* Guards the notes. No lock is taken under it but that of memory, and nothing is waited for. */
+static struct process_lock slots_lock;
+static struct vm_note *vms;
+/* Losses of all VMs. A thread that sees none takes no lock. */
+static uint32_t losses_count;
+/* Counts VMs that end, so that a new one at an old address is none that has run. */
+static uint32_t vm_ends;
+
+/* The VM that this thread ran last, and .vm_ends then. */
+static _Thread_local const void *ran __attribute__((tls_model("initial-exec")));
+static _Thread_local uint32_t ran_ends __attribute__((tls_model("initial-exec")));
+
+/* The VMs are the parent's. */
+static void fork_child(void)
+{
+	(void)process_lock_start_anew(&slots_lock);
+	vms = NULL;
+	losses_count = 0;
+	vm_ends++;
+}
+FORK_CHILD(FORK_SLOTS, slots_lock, fork_child);
+
+static struct vm_note **vm_link_locked(const void *vm)
+{
+	struct vm_note **link = &vms;
+
+	while (*link && (*link)->vm != vm)
+		link = &(*link)->next;
+	return link;
+}
+
+/* The VM's note, made if there is none; NULL: no memory. */
+static struct vm_note *vm_have_locked(const void *vm)
+{
+	struct vm_note *note = *vm_link_locked(vm);
+
+	if (note)
+		return note;
+	note = process_heap_alloc(sizeof(*note));
+	if (!note)
+		return NULL;
+	note->vm = vm;
+	note->next = vms;
+	vms = note;
+	return note;
+}
+
+/* Unlink the first loss that @fits, or NULL; the caller frees it. */
+static struct loss_note *loss_take_locked(struct vm_note *vm,
+					  bool (*fits)(const struct loss_note *, const void *),
+					  const void *ctx)
+{
+	for (struct loss_note **link = &vm->losses; *link; link = &(*link)->next) {
+		struct loss_note *note = *link;
+
+		if (!fits(note, ctx))
+			continue;
+		*link = note->next;
+		__atomic_fetch_sub(&losses_count, 1, __ATOMIC_SEQ_CST);
+		return note;
+	}
+	return NULL;
+}
+
+static void losses_drop_locked(struct vm_note *vm,
+			       bool (*fits)(const struct loss_note *, const void *),
+			       const void *ctx)
+{
+	struct loss_note *note;
+
+	while ((note = loss_take_locked(vm, fits, ctx)))
+		process_heap_free(note);
+}
+
+static bool fits_any(const struct loss_note *note, const void *ctx)
+{
+	(void)note;
+	(void)ctx;
+	return true;
+}
+
+static bool fits_slot(const struct loss_note *note, const void *ctx)
+{
+	const struct sanitize_slot *slot = ctx;
+
+	return note->slot == slot->id;
+}
+
+/* What will be reported without a touch. */
+static bool fits_run(const struct loss_note *note, const void *ctx)
+{
+	(void)ctx;
+	return note->how != SANITIZE_RESERVED;
+}
+
+static bool fits_address(const struct loss_note *note, const void *ctx)
+{
+	uint64_t address = *(const uint64_t *)ctx;
+
+	return address >= note->loss.start && address < note->loss.end;
+}
+
+/* A window that is mapped anew. */
+static bool fits_reserved(const struct loss_note *note, const void *ctx)
+{
+	const struct sanitize_loss *loss = ctx;
+
+	return note->how == SANITIZE_RESERVED && note->loss.start < loss->end &&
+	       loss->start < note->loss.end;
+}
+
+static void set_locked(const struct sanitize_slot *slot)
+{
+	struct vm_note *vm = vm_have_locked(slot->vm);
+	struct slot_note **link, *note;
+
+	if (!vm)
+		return;
+	losses_drop_locked(vm, fits_slot, slot);
+	for (link = &vm->slots; *link && (*link)->slot.id != slot->id; link = &(*link)->next)
+		;
+	note = *link;
+	if (!slot->size_bytes) {
+		if (note)
+			*link = note->next;
+		process_heap_free(note);
+		return;
+	}
+	if (!note) {
+		note = process_heap_alloc(sizeof(*note));
+		if (!note)
+			return;
+		*link = note;
+	}
+	note->slot = *slot;
+}
+
+void sanitize_slot_set(const struct sanitize_slot *slot)
+{
+	if (!sanitize_is_on(SANITIZE_SLOT))
+		return;
+	process_lock_acquire(&slots_lock);
+	set_locked(slot);
+	process_lock_release(&slots_lock);
+}
+
+void sanitize_slot_forget_vm(const void *vm)
+{
+	struct vm_note **link, *note;
+	struct slot_note *slot;
+
+	if (!sanitize_is_on(SANITIZE_SLOT))
+		return;
+	process_lock_acquire(&slots_lock);
+	link = vm_link_locked(vm);
+	note = *link;
+	if (note) {
+		*link = note->next;
+		losses_drop_locked(note, fits_any, NULL);
+	}
+	__atomic_fetch_add(&vm_ends, 1, __ATOMIC_SEQ_CST);
+	process_lock_release(&slots_lock);
+	while (note && (slot = note->slots)) {
+		note->slots = slot->next;
+		process_heap_free(slot);
+	}
+	process_heap_free(note);
+}
+
+/* The part of [start, end) that the slot has: false: none. */
+static bool intersect(const struct sanitize_slot *slot, uint64_t *start, uint64_t *end)
+{
+	if (*start < slot->hva)
+		*start = slot->hva;
+	if (*end > slot->hva + slot->size_bytes)
+		*end = slot->hva + slot->size_bytes;
+	return *start < *end;
+}
+
+/* Where a slot of any VM first meets the range; 0: none does. */
+static uint64_t first_hit_locked(uint64_t start, uint64_t end)
+{
+	uint64_t first = 0;
+
+	for (const struct vm_note *vm = vms; vm; vm = vm->next)
+		for (const struct slot_note *note = vm->slots; note; note = note->next) {
+			uint64_t from = start, to = end;
+
+			if (intersect(&note->slot, &from, &to) && (!first || from < first))
+				first = from;
+		}
+	return first;
+}
+
+/* Could anything of the range be used? Mappings without rights and holes could not. */
+static bool has_rights(uint64_t start, uint64_t end)
+{
+	struct process_mapping mapping;
+
+	while (start < end && process_mapping_find(start, &mapping)) {
+		if (mapping.prot != PROT_NONE)
+			return true;
+		start = mapping.end;
+	}
+	return false;
+}
+
+struct sanitize_loss *sanitize_slot_look(uint64_t start, uint64_t end)
+{
+	struct sanitize_loss *loss;
+	uint64_t hit;
+
+	if (!sanitize_is_on(SANITIZE_SLOT) || start >= end)
+		return NULL;
+	loss = process_heap_alloc(sizeof(*loss));
+	if (!loss)
+		return NULL;
+	loss->start = start;
+	loss->end = end;
+	process_lock_acquire(&slots_lock);
+	hit = first_hit_locked(start, end);
+	process_lock_release(&slots_lock);
+	if (!hit || !has_rights(hit, end))
+		return loss;
+	loss->is_hit = true;
+	sanitize_describe(hit, loss->mapped);
+	sanitize_stack_take(&loss->stack);
+	return loss;
+}
+
+/* Goes on where the last one ended, from the same place: one loss of a longer range. */
+static bool continues(struct loss_note *last, const struct loss_note *next)
+{
+	if (!last || last->slot != next->slot || last->how != next->how ||
+	    last->had_run != next->had_run || last->loss.end != next->loss.start ||
+	    last->loss.stack.count != next->loss.stack.count ||
+	    memcmp(last->loss.stack.frames, next->loss.stack.frames,
+		   sizeof(next->loss.stack.frames[0]) * next->loss.stack.count) != 0)
+		return false;
+	last->loss.end = next->loss.end;
+	return true;
+}
+
+static void lose_locked(struct vm_note *vm, const struct loss_note *wanted)
+{
+	struct loss_note *note;
+	unsigned int count = 0;
+
+	for (note = vm->losses; note; note = note->next)
+		count++;
+	if (continues(vm->losses, wanted) || count == LOSSES_MAX)
+		return;
+	note = process_heap_alloc(sizeof(*note));
+	if (!note)
+		return;
+	*note = *wanted;
+	note->next = vm->losses;
+	vm->losses = note;
+	__atomic_fetch_add(&losses_count, 1, __ATOMIC_SEQ_CST);
+}
+
+static void lose_of_vm_locked(struct vm_note *vm, const struct sanitize_loss *loss,
+			      enum sanitize_loss_how how)
+{
+	/* Before the guest runs its memory may be put together, one mapping over another. */
+	if (!vm->has_run && (how == SANITIZE_REPLACED || how == SANITIZE_RESERVED))
+		return;
+	for (const struct slot_note *at = vm->slots; at; at = at->next) {
+		struct loss_note note = {.loss = *loss, .slot = at->slot.id, .how = how};
+
+		if (!intersect(&at->slot, &note.loss.start, &note.loss.end))
+			continue;
+		note.had_run = vm->has_run;
+		note.gpa = at->slot.gpa + (note.loss.start - at->slot.hva);
+		lose_locked(vm, &note);
+	}
+}
+
+void sanitize_slot_settle(struct sanitize_loss *loss, enum sanitize_loss_how how)
+{
+	if (!loss)
+		return;
+	process_lock_acquire(&slots_lock);
+	for (struct vm_note *vm = vms; vm && how != SANITIZE_KEPT; vm = vm->next) {
+		losses_drop_locked(vm, fits_reserved, loss);
+		if (loss->is_hit)
+			lose_of_vm_locked(vm, loss, how);
+	}
+	process_lock_release(&slots_lock);
+	process_heap_free(loss);
+}
+
+/* Memory that was unmapped before the guest ran may have been mapped anew, which is no mistake. */
+static bool was_put_back(const struct loss_note *note)
+{
+	return !note->had_run && has_rights(note->loss.start, note->loss.end);
+}
+
+static void report(const struct loss_note *note, const char *event)
+{
+	static const char *const how[] = {
+	    [SANITIZE_UNMAPPED] = "was unmapped",
+	    [SANITIZE_MOVED] = "was moved away",
+	    [SANITIZE_REPLACED] = "was replaced by another mapping",
+	    [SANITIZE_RESERVED] = "was replaced by a mapping without rights",
+	};
+	char what[SANITIZE_WORDS_BYTES], mapped[SANITIZE_WORDS_BYTES], now[SANITIZE_WORDS_BYTES];
+	const struct sanitize_finding finding = {
+	    .kind = SANITIZE_SLOT,
+	    .what = what,
+	    .guest_start = note->gpa,
+	    .guest_end = note->gpa + (note->loss.end - note->loss.start),
+	    .host_start = note->loss.start,
+	    .host_end = note->loss.end,
+	    .slot = note->slot,
+	    .mapped = mapped,
+	    .changed = &note->loss.stack,
+	    .used = sanitize_run_stack(),
+	};
+
+	if (was_put_back(note))
+		return;
+	sanitize_describe(note->loss.start, now);
+	snprintf(what, sizeof(what), "%s memory of a slot that %s", event, how[note->how]);
+	snprintf(mapped, sizeof(mapped), "%.110s; now %.110s", note->loss.mapped, now);
+	sanitize_report(&finding);
+}
+
+static struct loss_note *take(const void *vm, bool (*fits)(const struct loss_note *, const void *),
+			      const void *ctx)
+{
+	struct vm_note *note;
+	struct loss_note *loss;
+
+	process_lock_acquire(&slots_lock);
+	note = *vm_link_locked(vm);
+	loss = note ? loss_take_locked(note, fits, ctx) : NULL;
+	process_lock_release(&slots_lock);
+	return loss;
+}
+
+static void note_run(const void *vm)
+{
+	uint32_t ends = __atomic_load_n(&vm_ends, __ATOMIC_SEQ_CST);
+	struct vm_note *note;
+
+	if (ran == vm && ran_ends == ends)
+		return;
+	process_lock_acquire(&slots_lock);
+	note = vm_have_locked(vm);
+	if (note)
+		note->has_run = true;
+	process_lock_release(&slots_lock);
+	ran = vm;
+	ran_ends = ends;
+}
+
+void sanitize_slot_run(const void *vm)
+{
+	struct loss_note *loss;
+
+	if (!sanitize_is_on(SANITIZE_SLOT))
+		return;
+	sanitize_run_begin();
+	while (__atomic_load_n(&losses_count, __ATOMIC_SEQ_CST) &&
+	       (loss = take(vm, fits_run, NULL))) {
+		report(loss, "KVM_RUN with");
+		process_heap_free(loss);
+	}
+	note_run(vm);
+}
+
+void sanitize_slot_touch(const void *vm, uint64_t hva)
+{
+	struct loss_note *loss;
+
+	if (!__atomic_load_n(&losses_count, __ATOMIC_SEQ_CST))
+		return;
+	loss = take(vm, fits_address, &hva);
+	if (loss)
+		report(loss, "a guest touches");
+	process_heap_free(loss);
+}

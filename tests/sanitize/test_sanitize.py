@@ -1,0 +1,139 @@
+"""What `quire run --sanitize` says of VMMs with a mistake, and that it is silent about their twins.
+
+test_sanitize.py QUIRE FOLDER: the VMMs are FOLDER/vmm_KIND."""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+QUIRE = VMMS = None
+DEADLINE_S = 60
+# What the reports are to hold: of a kind and a scenario, the sentence, and a function of each stack.
+FAULTY = {
+    ("slot", "unmapped"): ("KVM_RUN with memory of a slot that was unmapped", "unmapped", "drop_half"),
+    ("slot", "unmapped_in_time"): ("KVM_RUN with memory of a slot that was unmapped", "main", "drop_half"),
+    ("slot", "replaced"): ("KVM_RUN with memory of a slot that was replaced by another mapping", "main",
+                           "replace_half"),
+    ("slot", "moved"): ("KVM_RUN with memory of a slot that was moved away", "main", "move_half"),
+    ("slot", "shared_segment"): ("KVM_RUN with memory of a slot that was unmapped", "shared_segment",
+                                 "shared_segment"),
+    ("slot", "touched"): ("a guest touches memory of a slot that was replaced by another mapping", "thread_main",
+                          "replace_half"),
+    ("slot", "window"): ("a guest touches memory of a slot that was replaced by a mapping without rights", "window",
+                         "window"),
+    ("slot", "forked"): ("KVM_RUN with memory of a slot that was unmapped", "forked", "drop_half"),
+}
+
+
+class Run:
+    def __init__(self, kind, *arguments, options=()):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "found.json")
+            done = subprocess.run([QUIRE, "run", f"--sanitize={kind}", "--sanitize-json", path, *options, "--",
+                                   VMMS / f"vmm_{kind}", *arguments], stderr=subprocess.PIPE, text=True,
+                                  timeout=DEADLINE_S, check=False)
+            self.found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self.status, self.text = done.returncode, done.stderr
+
+
+def functions(stack):
+    return [frame.get("function") for frame in stack["frames"]]
+
+
+class Scenarios(unittest.TestCase):
+    def test_faulty(self):
+        for (kind, scenario), (sentence, used, changed) in FAULTY.items():
+            with self.subTest(kind=kind, scenario=scenario):
+                run = Run(kind, scenario, "faulty", "0")
+                self.assertEqual(run.status, 66, run.text)
+                self.assertEqual([(one["kind"], one["what"]) for one in run.found], [(kind, sentence)], run.text)
+                self.assertIn(used, functions(run.found[0]["used"]))
+                self.assertIn(changed, functions(run.found[0]["changed"]))
+                self.assertIn(f"== quire: sanitize: {kind}: {sentence}\n", run.text)
+                self.assertIn(f" in {changed} (", run.text)
+
+    def test_mended(self):
+        for kind, scenario in FAULTY:
+            with self.subTest(kind=kind, scenario=scenario):
+                run = Run(kind, scenario, "mended", "0")
+                self.assertEqual((run.status, run.found, run.text), (0, [], ""))
+
+    def test_ranges(self):
+        """The part that went, not the whole slot."""
+        found, = Run("slot", "unmapped", "faulty", "0").found
+        self.assertEqual((found["slot"], found["address_space"]), (5, 0))
+        self.assertEqual(found["guest"], ["0x10008000", "0x10010000"])
+        self.assertEqual(int(found["host"][1], 16) - int(found["host"][0], 16), 0x8000)
+        self.assertEqual(found["mapped"], "rw-p anonymous memory; now nothing")
+
+    def test_offsets_are_of_the_file(self):
+        """addr2line finds the function by the offset."""
+        found, = Run("slot", "unmapped", "faulty", "0").found
+        frame = next(frame for frame in found["changed"]["frames"] if frame.get("function") == "drop_half")
+        said = subprocess.run(["addr2line", "-fe", frame["module"], frame["offset"]], stdout=subprocess.PIPE,
+                              text=True, check=True).stdout
+        self.assertIn("drop_half", said.splitlines()[0])
+
+
+class Statuses(unittest.TestCase):
+    def test_of_the_program(self):
+        """A failure of the program's own stays; a signal too; exec and _exit lose nothing."""
+        for end, status in {"7": 7, "exec": 66, "kill": -9}.items():
+            with self.subTest(end=end):
+                run = Run("slot", "unmapped", "faulty", end)
+                self.assertEqual((run.status, len(run.found)), (status, 1), run.text)
+
+    def test_chosen(self):
+        self.assertEqual(Run("slot", "unmapped", "faulty", "0", options=["--sanitize-exit=3"]).status, 3)
+        self.assertEqual(Run("slot", "unmapped", "faulty", "0", options=["--sanitize-exit=0"]).status, 0)
+
+
+class Suppressions(unittest.TestCase):
+    def suppressed(self, lines, scenario="unmapped"):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write(lines)
+            file.flush()
+            return Run("slot", scenario, "faulty", "0", options=["--sanitize-suppressions", file.name])
+
+    def test_names(self):
+        for line in ("slot:drop_half", "slot:^drop*half$", "slot:main", "slot:vmm_slot$", "# a remark\n\nslot:p_ha"):
+            with self.subTest(line=line):
+                run = self.suppressed(line + "\n")
+                self.assertEqual((run.status, run.found), (0, []), run.text)
+                self.assertEqual(run.text, "quire: sanitize: 0 found, 1 suppressed\n")
+
+    def test_others(self):
+        for line in ("tlb:drop_half", "slot:^half", "slot:drop$", "slot:nothing"):
+            with self.subTest(line=line):
+                self.assertEqual(self.suppressed(line + "\n").status, 66)
+
+    def test_refused(self):
+        for line in ("slot", "slot:", "stack:main", "slot:" + "x" * 200):
+            with self.subTest(line=line):
+                run = self.suppressed("slot:main\n" + line + "\n")
+                self.assertEqual(run.status, 2)
+                self.assertIn(".txt:2: no suppression", run.text)
+
+
+class Options(unittest.TestCase):
+    def refused(self, *options):
+        done = subprocess.run([QUIRE, "run", *options, "--", "/bin/true"], stderr=subprocess.PIPE, text=True,
+                              timeout=DEADLINE_S, check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        return done.stderr
+
+    def test_refused(self):
+        self.assertIn("'heap'", self.refused("--sanitize=slot,heap"))
+        self.assertIn("''", self.refused("--sanitize="))
+        self.assertIn("need --sanitize", self.refused("--sanitize-exit=1"))
+        self.assertIn("need --sanitize", self.refused("--sanitize-json=/dev/null"))
+        self.assertIn("'256'", self.refused("--sanitize=slot", "--sanitize-exit=256"))
+        self.assertIn("/nowhere", self.refused("--sanitize=slot", "--sanitize-suppressions=/nowhere"))
+        self.assertIn("/nowhere", self.refused("--sanitize=slot", "--sanitize-json=/nowhere/file"))
+
+
+if __name__ == "__main__":
+    QUIRE, VMMS = sys.argv[1], pathlib.Path(sys.argv[2])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

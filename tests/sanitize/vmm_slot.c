@@ -1,0 +1,229 @@
+/*
+ * Small VMMs that take memory away from their guests, and their mended twins: what
+ * `quire run --sanitize=slot` reports, and what it does not (test_sanitize.py).
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/rules/client.h"
+
+#define GPA 0x10000000ul
+#define PAGES 16ul
+#define HALF (PAGES / 2 * PAGE)
+#define SLOT 5
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory;
+static int is_mended;
+
+static void slot_set(uint64_t size_bytes)
+{
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .guest_phys_addr = GPA, .memory_size = size_bytes,
+			  .userspace_addr = (uintptr_t)memory));
+}
+
+/* The slot without its second half. */
+static void slot_shrink(void)
+{
+	slot_set(0);
+	slot_set(HALF);
+}
+
+static void begin(void)
+{
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = memory_alloc(PAGES * PAGE);
+	slot_set(PAGES * PAGE);
+}
+
+/* Not inlined: the reports name these. */
+__attribute__((noinline)) static void run_guest(void)
+{
+	guest_store(&vcpu, GPA, 1);
+}
+
+__attribute__((noinline)) static void drop_half(void)
+{
+	CHECK_ZERO(munmap(memory + HALF, HALF));
+}
+
+__attribute__((noinline)) static void replace_half(void)
+{
+	CHECK(mmap(memory + HALF, HALF, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+}
+
+__attribute__((noinline)) static void move_half(void)
+{
+	CHECK(mremap(memory + HALF, HALF, 2 * HALF, MREMAP_MAYMOVE) != memory + HALF);
+}
+
+/* Memory goes while no guest runs. Mended: the slot goes first. */
+static void unmapped(void)
+{
+	begin();
+	run_guest();
+	if (is_mended)
+		slot_shrink();
+	drop_half();
+	run_guest();
+	run_guest();
+}
+
+/* Also clean: the slot goes after the memory, and no guest runs between. */
+static void unmapped_in_time(void)
+{
+	begin();
+	run_guest();
+	drop_half();
+	if (is_mended)
+		slot_shrink();
+	run_guest();
+}
+
+/* Mended: the memory is put together before the guest runs. */
+static void replaced(void)
+{
+	begin();
+	if (is_mended) {
+		replace_half();
+		drop_half();
+		replace_half();
+	}
+	run_guest();
+	if (!is_mended)
+		replace_half();
+	run_guest();
+}
+
+static void moved(void)
+{
+	begin();
+	run_guest();
+	/* What is behind it is taken, so it moves. */
+	CHECK(mmap(memory + PAGES * PAGE, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+		   -1, 0) != MAP_FAILED);
+	if (is_mended)
+		CHECK(mremap(memory + HALF, HALF, HALF, 0) == memory + HALF);
+	else
+		move_half();
+	run_guest();
+}
+
+static void shared_segment(void)
+{
+	int id = (int)CHECK_OK(shmget(IPC_PRIVATE, PAGES * PAGE, 0600));
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = shmat(id, NULL, 0);
+	shmctl(id, IPC_RMID, NULL);
+	slot_set(PAGES * PAGE);
+	run_guest();
+	if (is_mended)
+		slot_set(0);
+	CHECK_ZERO(shmdt(memory));
+	if (!is_mended)
+		(void)guest_try_load(&vcpu, GPA);
+}
+
+/* The guest's next store: what it had known of the page before a change is forgotten by then. */
+static void wait_store(void)
+{
+	uint64_t *word = word_at(memory, HALF);
+
+	__atomic_store_n(word, 0, __ATOMIC_SEQ_CST);
+	while (!__atomic_load_n(word, __ATOMIC_SEQ_CST))
+		usleep(1000);
+}
+
+/*
+ * A guest goes on with other memory, within one KVM_RUN. Mended: with the same, given back by
+ * advice, which is a balloon's way.
+ */
+static void touched(void)
+{
+	const struct guest_op op = {
+	    .code = GUEST_STORE_LOOP, .rax = 1, .rbx = GPA + HALF, .rcx = 1, .rdx = GPA};
+	struct guest_thread thread;
+
+	begin();
+	thread_start(&thread, &vcpu, &op);
+	wait_store();
+	if (is_mended)
+		CHECK_ZERO(madvise(memory + HALF, HALF, MADV_DONTNEED));
+	else
+		replace_half();
+	wait_store();
+	*word_at(memory, 0) = 1;
+	CHECK_END(thread_join(&thread), END_DONE);
+}
+
+/* A window for a device's memory: reserved, and mapped and reserved again under a running guest. */
+static void window(void)
+{
+	begin();
+	CHECK(mmap(memory + HALF, HALF, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		   0) != MAP_FAILED);
+	run_guest();
+	for (int i = 0; i < 3; i++) {
+		replace_half();
+		guest_store(&vcpu, GPA + HALF, 1);
+		CHECK(mmap(memory + HALF, HALF, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+			   -1, 0) != MAP_FAILED);
+		run_guest();
+	}
+	if (!is_mended)
+		(void)guest_try_load(&vcpu, GPA + HALF);
+}
+
+/* A child's memory is its own. */
+static void forked(void)
+{
+	int status;
+	pid_t child;
+
+	begin();
+	run_guest();
+	child = (pid_t)CHECK_OK(fork());
+	if (!child && is_mended) {
+		drop_half();
+		_exit(0);
+	}
+	if (!child) {
+		begin();
+		run_guest();
+		drop_half();
+		run_guest();
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+	run_guest();
+}
+
+static const struct check_test scenarios[] = {
+    TEST(unmapped),	  TEST(unmapped_in_time), TEST(replaced), TEST(moved),
+    TEST(shared_segment), TEST(touched),	  TEST(window),	  TEST(forked),
+};
+
+/* SCENARIO, whether it is mended, and how the program ends: a status, or "exec". */
+int main(int argc, char **argv)
+{
+	if (argc < 4)
+		return 2;
+	is_mended = !strcmp(argv[2], "mended");
+	for (size_t i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
+		if (!strcmp(scenarios[i].name, argv[1]))
+			scenarios[i].run();
+	if (!strcmp(argv[3], "exec"))
+		execl("/bin/true", "true", NULL);
+	if (!strcmp(argv[3], "kill"))
+		kill(getpid(), SIGKILL);
+	_exit(atoi(argv[3]));
+}
