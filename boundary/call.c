@@ -8,6 +8,7 @@
 #include "frontend/file/client_call.h"
 #include "frontend/run/signal_state.h"
 #include "hosts/process/room.h"
+#include "sanitize/private.h"
 
 #define ARGUMENTS 6
 
@@ -79,6 +80,14 @@ NOT_INLINE static void work_elsewhere(struct work *work)
 	client_call_end();
 }
 
+/* A detector's look at a call that has the kernel touch the client's memory. */
+NOT_INLINE static void look_at_memory(const struct boundary_call *call)
+{
+	client_call_begin();
+	sanitize_private_call(call->nr, call->args);
+	client_call_end();
+}
+
 enum boundary_answer boundary_try(const struct boundary_call *call, long *result)
 {
 	struct work work = {.row = row_of(call->nr), .call = call};
@@ -86,6 +95,8 @@ enum boundary_answer boundary_try(const struct boundary_call *call, long *result
 
 	if (!work.row)
 		return BOUNDARY_FORWARD;
+	if (sanitize_is_on(SANITIZE_PRIVATE))
+		look_at_memory(call);
 	if (process_is_cramped())
 		work_elsewhere(&work);
 	else

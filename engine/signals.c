@@ -17,6 +17,7 @@
 #include "hosts/process/guard.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
+#include "sanitize/private.h"
 
 #include <quire/vcpu.h>
 
@@ -496,6 +497,29 @@ static void arrive_inside(struct engine_thread *thread, int signal, const siginf
 		record(info, context);
 }
 
+/* A fault of the client's that a detector explains: its access is made again. */
+static bool is_explained(struct engine_thread *thread, const siginfo_t *info, ucontext_t *context)
+{
+	const greg_t *registers = context->uc_mcontext.gregs;
+	const struct sanitize_registers client = {
+	    .ip = (uint64_t)registers[REG_RIP],
+	    .sp = (uint64_t)registers[REG_RSP],
+	    .fp = (uint64_t)registers[REG_RBP],
+	};
+	bool answer;
+
+	if (!sanitize_is_on(SANITIZE_PRIVATE))
+		return false;
+	if (!thread || thread->depth)
+		return sanitize_private_fault(info, context);
+	thread_enter(thread);
+	sanitize_stack_begin_at(&client);
+	answer = sanitize_private_fault(info, context);
+	sanitize_stack_begin_at(NULL);
+	thread_leave(thread);
+	return answer;
+}
+
 static void on_signal(int signal, siginfo_t *info, void *frame)
 {
 	ucontext_t *context = frame;
@@ -508,6 +532,8 @@ static void on_signal(int signal, siginfo_t *info, void *frame)
 	}
 	if (signal == SIGBUS && info->si_code == BUS_MCEERR_AO)
 		failure_pass_on(info);
+	if (signal == SIGSEGV && is_explained(thread, info, context))
+		return;
 	if (!thread || thread->depth)
 		arrive_inside(thread, signal, info, context);
 	else if (signal == SIGSYS && info->si_code == 1 /* SYS_SECCOMP */)

@@ -26,7 +26,7 @@
 #include "frontend/file/numbers.h"
 #include "frontend/report/report.h"
 #include "hosts/process/sys.h"
-#include "sanitize/stack.h"
+#include "sanitize/report.h"
 
 #define KVM_TYPE 0xae00u
 
@@ -193,6 +193,8 @@ static bool forward_contents(const siginfo_t *info, ucontext_t *context)
 	uint64_t stack = (uint64_t)registers[REG_RSP], room = stack - GATE_ROOM_BYTES;
 	unsigned int lacking = NUMBER_NO_FILE;
 
+	if (sanitize_is_on(SANITIZE_PRIVATE))
+		return false;
 	switch (info->si_syscall) {
 	case SYS_read:
 	case SYS_readv:

@@ -111,6 +111,7 @@ static int settle(struct range range)
 /* What slots lose by the call that follows. */
 static struct sanitize_loss *look(struct range range)
 {
+	sanitize_before_change(range.start, range.end);
 	return sanitize_slot_look(range.start, range.end);
 }
 
@@ -344,6 +345,7 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	if (client_call_active() || !file_any())
 		return REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	client_call_begin();
+	sanitize_before_change(from.start, from.end);
 	left = look(left_by_mremap(old, old_bytes, new_bytes, flags));
 	replaced = look(to);
 	replacing_begin(&leaving, from.start, from.end);
@@ -416,6 +418,7 @@ INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
 	if (client_call_active() || !file_any())
 		return REAL(mprotect)(address, length_bytes, prot);
 	client_call_begin();
+	sanitize_before_change(range.start, range.end);
 	result = REAL(mprotect)(address, length_bytes, prot);
 	changed(range);
 	client_call_end();
@@ -430,6 +433,7 @@ INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int k
 	if (client_call_active() || !file_any())
 		return REAL(pkey_mprotect)(address, length_bytes, prot, key);
 	client_call_begin();
+	sanitize_before_change(range.start, range.end);
 	result = REAL(pkey_mprotect)(address, length_bytes, prot, key);
 	changed(range);
 	client_call_end();
@@ -462,6 +466,9 @@ static int advise_inside(const struct advice_call *call)
 	if ((advice == MADV_HUGEPAGE || advice == MADV_COLLAPSE) &&
 	    file_may_be_mapped(range.start, range.end) && is_guest_memfd(call->address))
 		return advice == MADV_HUGEPAGE ? 0 : (int)real_result(-EINVAL);
+	/* A balloon's advice on private memory is no use of it. */
+	if (advice != MADV_DONTNEED && advice != MADV_REMOVE && advice != MADV_FREE)
+		sanitize_before_change(range.start, range.end);
 	/* Other advice changes at most what an address holds, which follows it by itself. */
 	if (advice == MADV_GUARD_INSTALL || advice == MADV_GUARD_REMOVE)
 		guarded = range;

@@ -16,9 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
-#include "hosts/process/lock.h"
 #include "hosts/process/maps.h"
 
 /* Of one VM, at one time; more of them say nothing that these do not. */
@@ -32,11 +30,6 @@ struct sanitize_loss {
 	struct sanitize_stack stack;
 };
 
-struct slot_note {
-	struct sanitize_slot slot;
-	struct slot_note *next;
-};
-
 struct loss_note {
 	struct sanitize_loss loss; /* its range is that which the slot has */
 	uint64_t gpa;
@@ -46,17 +39,6 @@ struct loss_note {
 	struct loss_note *next;
 };
 
-struct vm_note {
-	const void *vm;
-	bool has_run;
-	struct slot_note *slots;
-	struct loss_note *losses;
-	struct vm_note *next;
-};
-
-/* Guards the notes. No lock is taken under it but that of memory, and nothing is waited for. */
-static struct process_lock slots_lock;
-static struct vm_note *vms;
 /* Losses of all VMs. A thread that sees none takes no lock. */
 static uint32_t losses_count;
 /* Counts VMs that end, so that a new one at an old address is none that has run. */
@@ -66,47 +48,18 @@ static uint32_t vm_ends;
 static _Thread_local const void *ran __attribute__((tls_model("initial-exec")));
 static _Thread_local uint32_t ran_ends __attribute__((tls_model("initial-exec")));
 
-/* The VMs are the parent's. */
-static void fork_child(void)
+void slot_forked(void)
 {
-	(void)process_lock_start_anew(&slots_lock);
-	vms = NULL;
 	losses_count = 0;
 	vm_ends++;
 }
-FORK_CHILD(FORK_SLOTS, slots_lock, fork_child);
-
-static struct vm_note **vm_link_locked(const void *vm)
-{
-	struct vm_note **link = &vms;
-
-	while (*link && (*link)->vm != vm)
-		link = &(*link)->next;
-	return link;
-}
-
-/* The VM's note, made if there is none; NULL: no memory. */
-static struct vm_note *vm_have_locked(const void *vm)
-{
-	struct vm_note *note = *vm_link_locked(vm);
-
-	if (note)
-		return note;
-	note = process_heap_alloc(sizeof(*note));
-	if (!note)
-		return NULL;
-	note->vm = vm;
-	note->next = vms;
-	vms = note;
-	return note;
-}
 
 /* Unlink the first loss that @fits, or NULL; the caller frees it. */
-static struct loss_note *loss_take_locked(struct vm_note *vm,
+static struct loss_note *loss_take_locked(struct machine *machine,
 					  bool (*fits)(const struct loss_note *, const void *),
 					  const void *ctx)
 {
-	for (struct loss_note **link = &vm->losses; *link; link = &(*link)->next) {
+	for (struct loss_note **link = &machine->losses; *link; link = &(*link)->next) {
 		struct loss_note *note = *link;
 
 		if (!fits(note, ctx))
@@ -118,13 +71,13 @@ static struct loss_note *loss_take_locked(struct vm_note *vm,
 	return NULL;
 }
 
-static void losses_drop_locked(struct vm_note *vm,
+static void losses_drop_locked(struct machine *machine,
 			       bool (*fits)(const struct loss_note *, const void *),
 			       const void *ctx)
 {
 	struct loss_note *note;
 
-	while ((note = loss_take_locked(vm, fits, ctx)))
+	while ((note = loss_take_locked(machine, fits, ctx)))
 		process_heap_free(note);
 }
 
@@ -137,9 +90,7 @@ static bool fits_any(const struct loss_note *note, const void *ctx)
 
 static bool fits_slot(const struct loss_note *note, const void *ctx)
 {
-	const struct sanitize_slot *slot = ctx;
-
-	return note->slot == slot->id;
+	return note->slot == *(const uint32_t *)ctx;
 }
 
 /* What will be reported without a touch. */
@@ -165,72 +116,15 @@ static bool fits_reserved(const struct loss_note *note, const void *ctx)
 	       loss->start < note->loss.end;
 }
 
-static void set_locked(const struct sanitize_slot *slot)
+void slot_changes_locked(struct machine *machine, uint32_t id)
 {
-	struct vm_note *vm = vm_have_locked(slot->vm);
-	struct slot_note **link, *note;
-
-	if (!vm)
-		return;
-	losses_drop_locked(vm, fits_slot, slot);
-	for (link = &vm->slots; *link && (*link)->slot.id != slot->id; link = &(*link)->next)
-		;
-	note = *link;
-	if (!slot->size_bytes) {
-		if (note)
-			*link = note->next;
-		process_heap_free(note);
-		return;
-	}
-	if (!note) {
-		note = process_heap_alloc(sizeof(*note));
-		if (!note)
-			return;
-		*link = note;
-	}
-	note->slot = *slot;
+	losses_drop_locked(machine, fits_slot, &id);
 }
 
-void sanitize_slot_set(const struct sanitize_slot *slot)
+void slot_vm_ends_locked(struct machine *machine)
 {
-	if (!sanitize_is_on(SANITIZE_SLOT))
-		return;
-	process_lock_acquire(&slots_lock);
-	set_locked(slot);
-	process_lock_release(&slots_lock);
-}
-
-void sanitize_slot_forget_vm(const void *vm)
-{
-	struct vm_note **link, *note;
-	struct slot_note *slot;
-
-	if (!sanitize_is_on(SANITIZE_SLOT))
-		return;
-	process_lock_acquire(&slots_lock);
-	link = vm_link_locked(vm);
-	note = *link;
-	if (note) {
-		*link = note->next;
-		losses_drop_locked(note, fits_any, NULL);
-	}
+	losses_drop_locked(machine, fits_any, NULL);
 	__atomic_fetch_add(&vm_ends, 1, __ATOMIC_SEQ_CST);
-	process_lock_release(&slots_lock);
-	while (note && (slot = note->slots)) {
-		note->slots = slot->next;
-		process_heap_free(slot);
-	}
-	process_heap_free(note);
-}
-
-/* The part of [start, end) that the slot has: false: none. */
-static bool intersect(const struct sanitize_slot *slot, uint64_t *start, uint64_t *end)
-{
-	if (*start < slot->hva)
-		*start = slot->hva;
-	if (*end > slot->hva + slot->size_bytes)
-		*end = slot->hva + slot->size_bytes;
-	return *start < *end;
 }
 
 /* Where a slot of any VM first meets the range; 0: none does. */
@@ -238,11 +132,12 @@ static uint64_t first_hit_locked(uint64_t start, uint64_t end)
 {
 	uint64_t first = 0;
 
-	for (const struct vm_note *vm = vms; vm; vm = vm->next)
-		for (const struct slot_note *note = vm->slots; note; note = note->next) {
+	for (const struct machine *machine = machines_first_locked(); machine;
+	     machine = machine->next)
+		for (const struct machine_slot *note = machine->slots; note; note = note->next) {
 			uint64_t from = start, to = end;
 
-			if (intersect(&note->slot, &from, &to) && (!first || from < first))
+			if (machine_slot_clip(&note->slot, &from, &to) && (!first || from < first))
 				first = from;
 		}
 	return first;
@@ -273,9 +168,9 @@ struct sanitize_loss *sanitize_slot_look(uint64_t start, uint64_t end)
 		return NULL;
 	loss->start = start;
 	loss->end = end;
-	process_lock_acquire(&slots_lock);
+	machines_acquire();
 	hit = first_hit_locked(start, end);
-	process_lock_release(&slots_lock);
+	machines_release();
 	if (!hit || !has_rights(hit, end))
 		return loss;
 	loss->is_hit = true;
@@ -297,38 +192,38 @@ static bool continues(struct loss_note *last, const struct loss_note *next)
 	return true;
 }
 
-static void lose_locked(struct vm_note *vm, const struct loss_note *wanted)
+static void lose_locked(struct machine *machine, const struct loss_note *wanted)
 {
 	struct loss_note *note;
 	unsigned int count = 0;
 
-	for (note = vm->losses; note; note = note->next)
+	for (note = machine->losses; note; note = note->next)
 		count++;
-	if (continues(vm->losses, wanted) || count == LOSSES_MAX)
+	if (continues(machine->losses, wanted) || count == LOSSES_MAX)
 		return;
 	note = process_heap_alloc(sizeof(*note));
 	if (!note)
 		return;
 	*note = *wanted;
-	note->next = vm->losses;
-	vm->losses = note;
+	note->next = machine->losses;
+	machine->losses = note;
 	__atomic_fetch_add(&losses_count, 1, __ATOMIC_SEQ_CST);
 }
 
-static void lose_of_vm_locked(struct vm_note *vm, const struct sanitize_loss *loss,
+static void lose_of_vm_locked(struct machine *machine, const struct sanitize_loss *loss,
 			      enum sanitize_loss_how how)
 {
 	/* Before the guest runs its memory may be put together, one mapping over another. */
-	if (!vm->has_run && (how == SANITIZE_REPLACED || how == SANITIZE_RESERVED))
+	if (!machine->has_run && (how == SANITIZE_REPLACED || how == SANITIZE_RESERVED))
 		return;
-	for (const struct slot_note *at = vm->slots; at; at = at->next) {
+	for (const struct machine_slot *at = machine->slots; at; at = at->next) {
 		struct loss_note note = {.loss = *loss, .slot = at->slot.id, .how = how};
 
-		if (!intersect(&at->slot, &note.loss.start, &note.loss.end))
+		if (!machine_slot_clip(&at->slot, &note.loss.start, &note.loss.end))
 			continue;
-		note.had_run = vm->has_run;
+		note.had_run = machine->has_run;
 		note.gpa = at->slot.gpa + (note.loss.start - at->slot.hva);
-		lose_locked(vm, &note);
+		lose_locked(machine, &note);
 	}
 }
 
@@ -336,13 +231,14 @@ void sanitize_slot_settle(struct sanitize_loss *loss, enum sanitize_loss_how how
 {
 	if (!loss)
 		return;
-	process_lock_acquire(&slots_lock);
-	for (struct vm_note *vm = vms; vm && how != SANITIZE_KEPT; vm = vm->next) {
-		losses_drop_locked(vm, fits_reserved, loss);
+	machines_acquire();
+	for (struct machine *machine = machines_first_locked(); machine && how != SANITIZE_KEPT;
+	     machine = machine->next) {
+		losses_drop_locked(machine, fits_reserved, loss);
 		if (loss->is_hit)
-			lose_of_vm_locked(vm, loss, how);
+			lose_of_vm_locked(machine, loss, how);
 	}
-	process_lock_release(&slots_lock);
+	machines_release();
 	process_heap_free(loss);
 }
 
@@ -385,28 +281,28 @@ static void report(const struct loss_note *note, const char *event)
 static struct loss_note *take(const void *vm, bool (*fits)(const struct loss_note *, const void *),
 			      const void *ctx)
 {
-	struct vm_note *note;
+	struct machine *note;
 	struct loss_note *loss;
 
-	process_lock_acquire(&slots_lock);
-	note = *vm_link_locked(vm);
+	machines_acquire();
+	note = machine_find_locked(vm);
 	loss = note ? loss_take_locked(note, fits, ctx) : NULL;
-	process_lock_release(&slots_lock);
+	machines_release();
 	return loss;
 }
 
 static void note_run(const void *vm)
 {
 	uint32_t ends = __atomic_load_n(&vm_ends, __ATOMIC_SEQ_CST);
-	struct vm_note *note;
+	struct machine *note;
 
 	if (ran == vm && ran_ends == ends)
 		return;
-	process_lock_acquire(&slots_lock);
-	note = vm_have_locked(vm);
+	machines_acquire();
+	note = machine_have_locked(vm);
 	if (note)
 		note->has_run = true;
-	process_lock_release(&slots_lock);
+	machines_release();
 	ran = vm;
 	ran_ends = ends;
 }

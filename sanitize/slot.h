@@ -5,22 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "sanitize/report.h"
-
-/*
- * A VM is named by an address that is its own while it lives. All functions do nothing while the
- * detector is off, but for those that say otherwise.
- */
-struct sanitize_slot {
-	const void *vm;
-	uint32_t id; /* address space << 16 | slot */
-	uint64_t gpa, size_bytes, hva;
-};
-
-/* The slot is so from now on; size 0: it is deleted. What was lost of it before is forgotten. */
-void sanitize_slot_set(const struct sanitize_slot *slot);
-/* The VM ends. */
-void sanitize_slot_forget_vm(const void *vm);
+#include "sanitize/machine.h"
 
 enum sanitize_loss_how {
 	SANITIZE_KEPT, /* nothing was lost: the call failed */
@@ -48,5 +33,13 @@ void sanitize_slot_settle(struct sanitize_loss *loss, enum sanitize_loss_how how
 void sanitize_slot_run(const void *vm);
 /* A guest touches the page at @hva: in KVM_RUN, with no lock held. */
 void sanitize_slot_touch(const void *vm, uint64_t hva);
+
+/* ---- What machine.c calls, under its lock ---- */
+
+/* The slot is deleted, or another: what was lost of it is forgotten. */
+void slot_changes_locked(struct machine *machine, uint32_t id);
+void slot_vm_ends_locked(struct machine *machine);
+/* In the child of a fork. */
+void slot_forked(void);
 
 #endif

@@ -46,7 +46,7 @@ static void vm_destroy(struct vm *vm)
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);
 	quire_vm_put(vm->memory);
-	sanitize_slot_forget_vm(&vm->host);
+	sanitize_forget_vm(&vm->host);
 	if (vm->host.pinned)
 		process_platform.report("pages of the client are pinned at the end of their VM");
 	process_heap_free(vm);

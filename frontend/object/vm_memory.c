@@ -10,7 +10,7 @@
 #include "frontend/param/params.h"
 #include "frontend/run/signals.h"
 #include "frontend/uapi.h"
-#include "sanitize/slot.h"
+#include "sanitize/private.h"
 
 #define REGION_V1_FLAGS (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
 
@@ -46,9 +46,14 @@ static long set_region(struct vm *vm, const struct kvm_userspace_memory_region2 
 		gmem = find_gmem((int)request->guest_memfd, &region);
 	result = quire_vm_set_region(vm->memory, &region);
 	if (!result)
-		sanitize_slot_set(
-		    &(struct sanitize_slot){&vm->host, request->slot, request->guest_phys_addr,
-					    request->memory_size, request->userspace_addr});
+		sanitize_slot_set(&(struct sanitize_slot){
+		    .vm = &vm->host,
+		    .id = request->slot,
+		    .has_private = request->flags & KVM_MEM_GUEST_MEMFD,
+		    .gpa = request->guest_phys_addr,
+		    .size_bytes = request->memory_size,
+		    .hva = request->userspace_addr,
+		});
 	if (gmem)
 		file_put(gmem);
 	return result;
@@ -73,12 +78,20 @@ long vm_set_region2(struct ioctl_call *call)
 long vm_set_attributes(struct ioctl_call *call)
 {
 	const struct kvm_memory_attributes *request = call->data;
+	const struct sanitize_range range = {request->address, request->size};
+	bool is_private = request->attributes & QUIRE_ATTRIBUTE_PRIVATE;
 	struct vm *vm = call->object;
+	long result;
 
 	if (request->flags)
 		return -EINVAL;
-	return quire_vm_set_attributes(vm->memory, (gpa_t){request->address}, request->size,
-				       request->attributes);
+	if (!is_private)
+		sanitize_private_end(&vm->host, &range);
+	result = quire_vm_set_attributes(vm->memory, (gpa_t){request->address}, request->size,
+					 request->attributes);
+	if (is_private && !result)
+		sanitize_private_begin(&vm->host, &range);
+	return result;
 }
 
 long vm_create_gmem(struct ioctl_call *call)

@@ -31,6 +31,7 @@
 #include "hosts/process/process.h"
 #include "hosts/process/room.h"
 #include "hosts/process/sys.h"
+#include "sanitize/private.h"
 
 #define SIGNALS 65
 #define KERNEL_SET_BYTES 8
@@ -382,6 +383,8 @@ __attribute__((noinline)) static void on_client_signal(int signal, siginfo_t *in
 /* The guest's faults go no further than this: the frame is small. */
 static void on_signal(int signal, siginfo_t *info, void *context)
 {
+	if (sanitize_is_on(SANITIZE_PRIVATE) && sanitize_private_fault(info, context))
+		return;
 	if (is_always_ours(signal) && guard_handle_signal(signal, info, context))
 		return;
 	if (is_trap(signal) && trap_taken(info, context))

@@ -174,6 +174,11 @@ static enum guard_reason reason_of(int signal, const siginfo_t *info)
 	}
 }
 
+bool guard_is_access(uint64_t instruction)
+{
+	return entry_find(instruction) || code_pad(instruction);
+}
+
 bool guard_handle_signal(int signal, const void *info, void *ucontext)
 {
 	greg_t *registers = ((ucontext_t *)ucontext)->uc_mcontext.gregs;

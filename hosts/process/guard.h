@@ -174,5 +174,7 @@ void guard_code_remove(const struct guard_code *code);
  * taken as the access's own fault only when the instruction itself raised them.
  */
 bool guard_handle_signal(int signal, const void *info, void *ucontext);
+/* Is there a guarded access at the address? For handlers, too. */
+bool guard_is_access(uint64_t instruction);
 
 #endif

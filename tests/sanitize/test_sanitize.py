@@ -10,6 +10,7 @@ import unittest
 
 QUIRE = VMMS = None
 DEADLINE_S = 60
+READ = "a read of memory that the guest holds private"
 # What the reports are to hold: of a kind and a scenario, the sentence, and a function of each stack.
 FAULTY = {
     ("slot", "unmapped"): ("KVM_RUN with memory of a slot that was unmapped", "unmapped", "drop_half"),
@@ -23,6 +24,12 @@ FAULTY = {
                           "replace_half"),
     ("slot", "window"): ("a guest touches memory of a slot that was replaced by a mapping without rights", "window",
                          "window"),
+    ("private", "reads"): (READ, "read_word", "make_private"),
+    ("private", "writes"): ("a write to memory that the guest holds private", "write_word", "make_private"),
+    ("private", "slot_later"): (READ, "read_word", "make_private"),
+    ("private", "with_a_handler"): (READ, "read_word", "make_private"),
+    ("private", "given_back"): (READ, "read_word", "make_private"),
+    ("private", "ended"): (READ, "read_word", "make_private"),
     ("slot", "forked"): ("KVM_RUN with memory of a slot that was unmapped", "forked", "drop_half"),
 }
 
@@ -59,6 +66,15 @@ class Scenarios(unittest.TestCase):
             with self.subTest(kind=kind, scenario=scenario):
                 run = Run(kind, scenario, "mended", "0")
                 self.assertEqual((run.status, run.found, run.text), (0, [], ""))
+
+    def test_by_the_kernel(self):
+        """Each call is a place of its own, and none fails."""
+        run = Run("private", "by_the_kernel", "faulty", "0")
+        self.assertEqual((run.status, [one["what"] for one in run.found]),
+                         (66, ["a system call on memory that the guest holds private"] * 2), run.text)
+        self.assertEqual([one["guest"][0] for one in run.found], ["0x10008000", "0x1000a000"])
+        run = Run("private", "by_the_kernel", "mended", "0")
+        self.assertEqual((run.status, run.found, run.text), (0, [], ""))
 
     def test_ranges(self):
         """The part that went, not the whole slot."""

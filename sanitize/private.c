@@ -1,0 +1,473 @@
+/*
+ * The detector "private": the client's own access to memory that its guest holds private.
+ *
+ * While a page is private its guest has it in a guest_memfd, and what the client has at the slot's
+ * address is other memory, left over. The client loses its rights to it meanwhile, so that an
+ * access raises SIGSEGV. It is reported, the rights of the pages around come back, and the access
+ * is made: the program goes on as without us. Whatever the client does to the mapping itself gives
+ * it its rights back first.
+ */
+#include "sanitize/private.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+
+#include "hosts/process/guard.h"
+#include "hosts/process/heap.h"
+#include "hosts/process/maps.h"
+#include "hosts/process/sys.h"
+
+#define PAGE_BYTES UINT64_C(4096)
+/* How many pages come back at once, at most, as accesses go on: 2 MiB. */
+#define OPEN_SHIFT_MAX 9u
+#define KERNEL_SET_BYTES 8
+/* The page fault's error code. */
+#define FAULT_WRITE 2u
+
+/* What the guest holds private of a VM, whether or not a slot has it. */
+struct private_range {
+	uint64_t start, end;
+	struct sanitize_stack stack; /* of the change */
+	struct private_range *next;
+};
+
+/* Memory that the client has no rights to. No two overlap. */
+struct holding {
+	uint64_t start, end;
+	uint64_t gpa; /* of .start */
+	const void *vm;
+	uint32_t slot;
+	int protection;	   /* the client's own */
+	uint32_t opened;   /* how often some of it came back */
+	bool is_inherited; /* by the child of a fork, whose memory is no guest's */
+	struct sanitize_stack stack;
+	struct holding *next;
+};
+
+/* Guarded by machines_acquire(). Atomic for the look whether there are any. */
+static struct holding *holdings;
+/* Were there ever any? A fault that finds none may come a moment after another thread's. */
+static uint32_t has_held;
+
+static bool is_on(void)
+{
+	return sanitize_is_on(SANITIZE_PRIVATE);
+}
+
+static bool are_any(void)
+{
+	return is_on() && __atomic_load_n(&holdings, __ATOMIC_SEQ_CST);
+}
+
+void private_forked(void)
+{
+	for (struct holding *holding = holdings; holding; holding = holding->next)
+		holding->is_inherited = true;
+}
+
+/* A failure leaves the rights as they are; a page without them comes back at its next access. */
+static long protect(uint64_t start, uint64_t end, int protection)
+{
+	long error = sys_call(SYS_mprotect, start, end - start, (uint64_t)protection);
+
+	process_mappings_changed();
+	return error;
+}
+
+static bool link_holding(const struct holding *wanted)
+{
+	struct holding *holding = process_heap_alloc(sizeof(*holding));
+
+	if (!holding)
+		return false;
+	*holding = *wanted;
+	holding->next = holdings;
+	__atomic_store_n(&holdings, holding, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&has_held, 1, __ATOMIC_SEQ_CST);
+	return true;
+}
+
+static struct holding *find_overlap(uint64_t start, uint64_t end)
+{
+	struct holding *holding = holdings;
+
+	while (holding && (holding->end <= start || end <= holding->start))
+		holding = holding->next;
+	return holding;
+}
+
+static void unlink_holding(struct holding *holding)
+{
+	struct holding **link = &holdings;
+
+	while (*link != holding)
+		link = &(*link)->next;
+	__atomic_store_n(link, holding->next, __ATOMIC_SEQ_CST);
+	process_heap_free(holding);
+}
+
+/* The client has its rights to [start, end) of the holding back; what is left stays held. */
+static void open_part_locked(struct holding *holding, uint64_t start, uint64_t end)
+{
+	struct holding tail = *holding;
+
+	if (start < holding->start)
+		start = holding->start;
+	if (end > holding->end)
+		end = holding->end;
+	holding->opened++;
+	tail.opened++;
+	tail.gpa += end - tail.start;
+	tail.start = end;
+	holding->end = start;
+	/* Without memory to remember the tail by it comes back, too. */
+	if (tail.start < tail.end && !link_holding(&tail))
+		end = tail.end;
+	(void)protect(start, end, tail.protection);
+	if (holding->start == holding->end)
+		unlink_holding(holding);
+}
+
+static void open_range_locked(uint64_t start, uint64_t end)
+{
+	struct holding *holding;
+
+	while ((holding = find_overlap(start, end)))
+		open_part_locked(holding, start, end);
+}
+
+/* Take the rights to the pages of @wanted that are mapped with some and held by no other. */
+static void hold_locked(const struct holding *wanted)
+{
+	struct holding part = *wanted;
+	uint64_t at = wanted->start;
+
+	while (at < wanted->end) {
+		struct process_mapping mapping;
+		struct holding *other = find_overlap(at, at + PAGE_BYTES);
+
+		if (other) {
+			at = other->end;
+			continue;
+		}
+		if (!process_mapping_find(at, &mapping) || mapping.prot == PROT_NONE ||
+		    mapping.page_size_bytes != PAGE_BYTES) {
+			at += PAGE_BYTES;
+			continue;
+		}
+		part.start = at;
+		part.end = mapping.end < wanted->end ? mapping.end : wanted->end;
+		other = find_overlap(part.start, part.end);
+		if (other)
+			part.end = other->start;
+		part.gpa = wanted->gpa + (at - wanted->start);
+		part.protection = (int)mapping.prot;
+		if (!protect(part.start, part.end, PROT_NONE) && !link_holding(&part))
+			(void)protect(part.start, part.end, part.protection);
+		at = part.end;
+	}
+}
+
+/* The part of the slot that is private by @range. */
+static void hold_slot_locked(const struct machine *machine, const struct sanitize_slot *slot,
+			     const struct private_range *range)
+{
+	uint64_t start = range->start > slot->gpa ? range->start : slot->gpa;
+	uint64_t slot_end = slot->gpa + slot->size_bytes;
+	uint64_t end = range->end < slot_end ? range->end : slot_end;
+	const struct holding wanted = {
+	    .start = slot->hva + (start - slot->gpa),
+	    .end = slot->hva + (end - slot->gpa),
+	    .gpa = start,
+	    .vm = machine->vm,
+	    .slot = slot->id,
+	    .stack = range->stack,
+	};
+
+	if (slot->has_private && start < end)
+		hold_locked(&wanted);
+}
+
+void private_slot_comes_locked(struct machine *machine, const struct sanitize_slot *slot)
+{
+	for (struct private_range *range = machine->privates; range; range = range->next)
+		hold_slot_locked(machine, slot, range);
+}
+
+static void open_all_locked(const void *vm, const uint32_t *slot)
+{
+	struct holding *next;
+
+	for (struct holding *holding = holdings; holding; holding = next) {
+		next = holding->next;
+		if (holding->vm == vm && (!slot || holding->slot == *slot))
+			open_part_locked(holding, holding->start, holding->end);
+	}
+}
+
+void private_slot_goes_locked(struct machine *machine, uint32_t id)
+{
+	open_all_locked(machine->vm, &id);
+}
+
+void private_vm_ends_locked(struct machine *machine)
+{
+	struct private_range *range;
+
+	open_all_locked(machine->vm, NULL);
+	while ((range = machine->privates)) {
+		machine->privates = range->next;
+		process_heap_free(range);
+	}
+}
+
+static bool link_range(struct machine *machine, const struct private_range *wanted)
+{
+	struct private_range *range = process_heap_alloc(sizeof(*range));
+
+	if (!range)
+		return false;
+	*range = *wanted;
+	range->next = machine->privates;
+	machine->privates = range;
+	return true;
+}
+
+/* [start, end) is no longer in the VM's ranges. */
+static void cut_ranges_locked(struct machine *machine, uint64_t start, uint64_t end)
+{
+	struct private_range **link = &machine->privates, *range;
+
+	while ((range = *link)) {
+		struct private_range tail = *range;
+
+		link = &range->next;
+		if (range->end <= start || end <= range->start)
+			continue;
+		tail.start = end;
+		if (tail.start < tail.end)
+			(void)link_range(machine, &tail);
+		if (range->end > start)
+			range->end = start;
+		if (range->start < range->end)
+			continue;
+		/* The tail may stand before it by now. */
+		for (link = &machine->privates; *link != range; link = &(*link)->next)
+			;
+		*link = range->next;
+		process_heap_free(range);
+	}
+}
+
+void sanitize_private_begin(const void *vm, const struct sanitize_range *range)
+{
+	struct private_range wanted = {.start = range->start,
+				       .end = range->start + range->size_bytes};
+	struct machine *machine;
+
+	if (!is_on())
+		return;
+	sanitize_stack_take(&wanted.stack);
+	machines_acquire();
+	machine = machine_have_locked(vm);
+	if (machine) {
+		cut_ranges_locked(machine, wanted.start, wanted.end);
+		if (link_range(machine, &wanted))
+			for (struct machine_slot *at = machine->slots; at; at = at->next)
+				hold_slot_locked(machine, &at->slot, &wanted);
+	}
+	machines_release();
+}
+
+static void open_guest_range_locked(const void *vm, uint64_t start, uint64_t end)
+{
+	struct holding *next;
+
+	for (struct holding *holding = holdings; holding; holding = next) {
+		uint64_t gpa = holding->gpa, gpa_end = gpa + (holding->end - holding->start);
+		uint64_t from = start > gpa ? start : gpa, to = end < gpa_end ? end : gpa_end;
+
+		next = holding->next;
+		if (holding->vm == vm && from < to)
+			open_part_locked(holding, holding->start + (from - gpa),
+					 holding->start + (to - gpa));
+	}
+}
+
+void sanitize_private_end(const void *vm, const struct sanitize_range *range)
+{
+	uint64_t end = range->start + range->size_bytes;
+	struct machine *machine;
+
+	if (!is_on())
+		return;
+	machines_acquire();
+	open_guest_range_locked(vm, range->start, end);
+	machine = machine_find_locked(vm);
+	if (machine)
+		cut_ranges_locked(machine, range->start, end);
+	machines_release();
+}
+
+void sanitize_private_leave(uint64_t start, uint64_t end)
+{
+	if (!are_any() || start >= end)
+		return;
+	machines_acquire();
+	open_range_locked(start, end);
+	machines_release();
+}
+
+/*
+ * The holding at @address, and the rights of the pages around it come back: twice as many each
+ * time, so that a copy of much memory is not as many signals. False: nothing is held there.
+ */
+static bool open_around(uint64_t address, struct holding *found)
+{
+	uint64_t bytes, start = address & ~(PAGE_BYTES - 1);
+	struct holding *holding;
+
+	machines_acquire();
+	holding = find_overlap(start, start + PAGE_BYTES);
+	if (holding) {
+		*found = *holding;
+		bytes = PAGE_BYTES
+			<< (holding->opened < OPEN_SHIFT_MAX ? holding->opened : OPEN_SHIFT_MAX);
+		open_part_locked(holding, start, start + bytes);
+	}
+	machines_release();
+	return holding != NULL;
+}
+
+/* Of an access of the client's, by the instruction at @ip if it is not a call. */
+static void report(const struct holding *found, uint64_t address, uint64_t ip, const char *what)
+{
+	uint64_t start = address & ~(PAGE_BYTES - 1);
+	char mapped[SANITIZE_WORDS_BYTES];
+	struct sanitize_stack used;
+	const struct sanitize_finding finding = {
+	    .kind = SANITIZE_PRIVATE,
+	    .what = what,
+	    .guest_start = found->gpa + (start - found->start),
+	    .guest_end = found->gpa + (start - found->start) + PAGE_BYTES,
+	    .host_start = start,
+	    .host_end = start + PAGE_BYTES,
+	    .slot = found->slot,
+	    .mapped = mapped,
+	    .changed = &found->stack,
+	    .used = &used,
+	};
+
+	/* Of a child's memory no guest knows. */
+	if (found->is_inherited)
+		return;
+	sanitize_describe(start, mapped);
+	sanitize_stack_take(&used);
+	if (!used.count && ip) {
+		used.frames[0] = ip;
+		used.count = 1;
+	}
+	sanitize_report(&finding);
+}
+
+/* May the access be made now? Another thread may have met the same page a moment ago. */
+static bool is_open(uint64_t address, bool is_write)
+{
+	struct process_mapping mapping;
+	struct maps_name name;
+
+	return !maps_find(address, &mapping, &name) &&
+	       (mapping.prot & (is_write ? PROT_WRITE : PROT_READ));
+}
+
+bool sanitize_private_fault(const siginfo_t *info, void *ucontext)
+{
+	const greg_t *registers = ((const ucontext_t *)ucontext)->uc_mcontext.gregs;
+	uint64_t address = (uintptr_t)info->si_addr, ip = (uint64_t)registers[REG_RIP];
+	uint64_t all = UINT64_MAX, before = 0;
+	bool is_write = registers[REG_ERR] & FAULT_WRITE, is_found;
+	int saved_errno = errno;
+	struct holding found;
+
+	if (!is_on() || !__atomic_load_n(&has_held, __ATOMIC_SEQ_CST) ||
+	    info->si_signo != SIGSEGV || info->si_code != SEGV_ACCERR)
+		return false;
+	/* A handler of the client's could meet the same, and wait for our lock. */
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, sys_address(&all), sys_address(&before),
+		 KERNEL_SET_BYTES);
+	is_found = open_around(address, &found);
+	if (!is_found)
+		is_found = is_open(address, is_write);
+	else if (!guard_is_access(ip))
+		report(&found, address, ip,
+		       is_write ? "a write to memory that the guest holds private"
+				: "a read of memory that the guest holds private");
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&before), 0, KERNEL_SET_BYTES);
+	errno = saved_errno;
+	return is_found;
+}
+
+static void call_touches(uint64_t address, uint64_t size_bytes)
+{
+	uint64_t start = address & ~(PAGE_BYTES - 1), end = address + size_bytes;
+	struct holding *holding, found;
+	uint64_t first = 0;
+
+	if (!size_bytes || end < address || end > (uint64_t)LONG_MAX)
+		return;
+	end = (end + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+	machines_acquire();
+	while ((holding = find_overlap(start, end))) {
+		if (!first) {
+			found = *holding;
+			first = address > holding->start ? address : holding->start;
+		}
+		open_part_locked(holding, start, end);
+	}
+	machines_release();
+	if (first)
+		report(&found, first, 0, "a system call on memory that the guest holds private");
+}
+
+static void call_touches_parts(uint64_t list, uint64_t count)
+{
+	struct iovec part;
+	size_t done;
+
+	for (uint64_t i = 0; i < count && i < IOV_MAX; i++) {
+		const void *from = (const void *)(uintptr_t)(list + i * sizeof(part));
+
+		if (guard_copy(&part, from, sizeof(part), &done))
+			return;
+		call_touches((uintptr_t)part.iov_base, part.iov_len);
+	}
+}
+
+void sanitize_private_call(long number, const unsigned long args[6])
+{
+	if (!are_any())
+		return;
+	switch (number) {
+	case SYS_read:
+	case SYS_write:
+	case SYS_pread64:
+	case SYS_pwrite64:
+		call_touches(args[1], args[2]);
+		return;
+	case SYS_readv:
+	case SYS_writev:
+	case SYS_preadv:
+	case SYS_pwritev:
+	case SYS_preadv2:
+	case SYS_pwritev2:
+		call_touches_parts(args[1], args[2]);
+		return;
+	default:
+		return;
+	}
+}

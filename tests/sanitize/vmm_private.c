@@ -1,0 +1,197 @@
+/*
+ * Small VMMs that touch memory which their guests hold private, and their mended twins: what
+ * `quire run --sanitize=private` reports, and what it does not (test_sanitize.py). Each goes on as
+ * without a sanitizer.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/rules/client.h"
+
+#define GPA 0x10000000ul
+#define PAGES 16ul
+#define HALF (PAGES / 2 * PAGE)
+#define SLOT 5
+#define MARK 0x1122334455667788ul
+
+static struct vm vm;
+static struct vcpu vcpu;
+static uint8_t *memory;
+static int is_mended;
+
+/* A VM whose second half of memory is private. The client left MARK in each page before. */
+static void begin(void)
+{
+	int gmem;
+
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	memory = memory_alloc(PAGES * PAGE);
+	for (uint64_t page = 0; page < PAGES; page++)
+		*word_at(memory, page * PAGE) = MARK;
+	gmem = vm_gmem(&vm, PAGES * PAGE, 0);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			  .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)memory,
+			  .guest_memfd = (uint32_t)gmem));
+}
+
+/* Not inlined: the reports name these. */
+__attribute__((noinline)) static void make_private(void)
+{
+	CHECK_ZERO(vm_set_attributes(&vm, GPA + HALF, HALF, KVM_MEMORY_ATTRIBUTE_PRIVATE));
+}
+
+__attribute__((noinline)) static void make_shared(void)
+{
+	CHECK_ZERO(vm_set_attributes(&vm, GPA + HALF, HALF, 0));
+}
+
+__attribute__((noinline)) static uint64_t read_word(uint64_t offset_bytes)
+{
+	return *(volatile uint64_t *)word_at(memory, offset_bytes);
+}
+
+__attribute__((noinline)) static void write_word(uint64_t offset_bytes, uint64_t value)
+{
+	*(volatile uint64_t *)word_at(memory, offset_bytes) = value;
+}
+
+static void reads(void)
+{
+	begin();
+	make_private();
+	guest_store(&vcpu, GPA + HALF, 5);
+	CHECK_EQ(read_word(0), MARK);
+	if (is_mended)
+		make_shared();
+	/* The guest's word is elsewhere. */
+	for (uint64_t page = PAGES / 2; page < PAGES; page++)
+		CHECK_EQ(read_word(page * PAGE), MARK);
+}
+
+static void writes(void)
+{
+	begin();
+	make_private();
+	guest_store(&vcpu, GPA + HALF, 5);
+	write_word(is_mended ? 0 : HALF, 7);
+	CHECK_EQ(guest_load(&vcpu, GPA + HALF), 5);
+	make_shared();
+	CHECK_EQ(guest_load(&vcpu, GPA + (is_mended ? 0 : HALF)), 7);
+	write_word(HALF, 8);
+	CHECK_EQ(guest_load(&vcpu, GPA + HALF), 8);
+}
+
+/* The attribute comes before the slot. */
+static void slot_later(void)
+{
+	int gmem;
+
+	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
+	memory = memory_alloc(PAGES * PAGE);
+	make_private();
+	gmem = vm_gmem(&vm, PAGES * PAGE, 0);
+	CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
+			  .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)memory,
+			  .guest_memfd = (uint32_t)gmem));
+	if (is_mended)
+		CHECK_ZERO(REGION(&vm, .slot = SLOT, .flags = KVM_MEM_GUEST_MEMFD,
+				  .guest_memfd = (uint32_t)gmem));
+	CHECK_EQ(read_word(HALF), 0);
+}
+
+/* The kernel touches it for the client, by calls that would be refused with EFAULT. */
+static void by_the_kernel(void)
+{
+	struct iovec parts[2];
+	int pipes[2];
+
+	begin();
+	CHECK_ZERO(pipe(pipes));
+	make_private();
+	parts[0] = (struct iovec){memory, 8};
+	parts[1] = (struct iovec){memory + (is_mended ? PAGE : HALF), 8};
+	CHECK_EQ(writev(pipes[1], parts, 2), 16);
+	CHECK_EQ(read(pipes[0], memory + (is_mended ? 0 : HALF + 2 * PAGE), 16), 16);
+	if (is_mended)
+		make_shared();
+	CHECK_EQ(read_word(is_mended ? 8 : HALF + 2 * PAGE + 8), MARK);
+}
+
+/* A handler of the client's own hears nothing of it, and of its own faults all. */
+static volatile sig_atomic_t faults;
+
+static void on_fault(int signal)
+{
+	faults++;
+	CHECK_ZERO(mprotect(memory, PAGE, PROT_READ | PROT_WRITE));
+}
+
+static void with_a_handler(void)
+{
+	begin();
+	signal(SIGSEGV, on_fault);
+	make_private();
+	CHECK_ZERO(mprotect(memory, PAGE, PROT_NONE));
+	CHECK_EQ(read_word(0), MARK);
+	if (!is_mended)
+		CHECK_EQ(read_word(HALF), MARK);
+	CHECK_EQ(faults, 1);
+}
+
+/* What is left over is given back, and mapped anew: the client's own business. */
+static void given_back(void)
+{
+	begin();
+	make_private();
+	CHECK_ZERO(madvise(memory + HALF, HALF, MADV_DONTNEED));
+	guest_store(&vcpu, GPA + HALF, 5);
+	if (!is_mended)
+		CHECK_EQ(read_word(HALF), 0);
+	CHECK(mmap(memory + HALF, HALF, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+	write_word(HALF, 6);
+	CHECK_EQ(guest_load(&vcpu, GPA + HALF), 5);
+}
+
+/* The end of the VM ends it. A child's memory is a copy. */
+static void ended(void)
+{
+	int status;
+	pid_t child;
+
+	begin();
+	make_private();
+	child = (pid_t)CHECK_OK(fork());
+	if (!child)
+		_exit(read_word(HALF) != MARK);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+	if (!is_mended)
+		CHECK_EQ(read_word(HALF), MARK);
+	munmap(vcpu.run, (size_t)ioctl(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+	close(vcpu.fd);
+	close(vm.fd);
+	closefrom(vm.fd);
+	CHECK_EQ(read_word(HALF + PAGE), MARK);
+}
+
+static const struct check_test scenarios[] = {
+    TEST(reads),	  TEST(writes),	    TEST(slot_later), TEST(by_the_kernel),
+    TEST(with_a_handler), TEST(given_back), TEST(ended),
+};
+
+int main(int argc, char **argv)
+{
+	if (argc < 4)
+		return 2;
+	is_mended = !strcmp(argv[2], "mended");
+	for (size_t i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
+		if (!strcmp(scenarios[i].name, argv[1]))
+			scenarios[i].run();
+	return atoi(argv[3]);
+}
