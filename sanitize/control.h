@@ -53,6 +53,7 @@ struct sanitize_record {
 	uint32_t kind;
 	uint32_t pid;
 	uint32_t slot;			 /* SANITIZE_NO_SLOT: none */
+	uint64_t detail;		 /* tells findings of the same stacks apart */
 	uint64_t guest_start, guest_end; /* bytes; empty: none */
 	uint64_t host_start, host_end;
 	char what[SANITIZE_WORDS_BYTES];

@@ -73,6 +73,7 @@ static uint64_t key_of(const struct sanitize_record *record)
 {
 	uint64_t hash = mix_place(mix(1, record->kind), &record->used);
 
+	hash = mix(hash, record->detail);
 	return mix_place(mix(hash, 2), &record->changed) | 1;
 }
 
@@ -118,6 +119,7 @@ static void fill_in(struct sanitize_record *record, const struct sanitize_findin
 	record->kind = finding->kind;
 	record->pid = (uint32_t)sys_call(SYS_getpid, 0);
 	record->slot = finding->slot;
+	record->detail = finding->detail;
 	record->guest_start = finding->guest_start;
 	record->guest_end = finding->guest_end;
 	record->host_start = finding->host_start;

@@ -26,6 +26,7 @@ struct sanitize_finding {
 	uint64_t guest_start, guest_end; /* bytes of guest memory; empty: none */
 	uint64_t host_start, host_end;	 /* likewise of the client's */
 	uint32_t slot;			 /* SANITIZE_NO_SLOT: none */
+	uint64_t detail;		 /* tells findings of the same stacks apart; 0: nothing */
 	const char *mapped;		 /* what was mapped there; NULL: not known */
 	const struct sanitize_stack *changed; /* of the change, taken then; NULL: not known */
 	const struct sanitize_stack *used;    /* of the use, taken now; NULL: not known */
@@ -33,8 +34,8 @@ struct sanitize_finding {
 
 /*
  * Say it, unless the run has said it already or a suppression covers it. Findings are the same that
- * have one kind and, by module and offset, one innermost frame of each stack. The text goes to the
- * standard error output, the record to the run's file; both take some milliseconds.
+ * have one kind, one .detail and, by module and offset, one innermost frame of each stack. The text
+ * goes to the standard error output, the record to the run's file; both take some milliseconds.
  *
  * Any thread, signal handlers of ours too; inside a client call or in such a handler, with no lock
  * held but the caller's own detectors'. Signals wait meanwhile.
