@@ -91,6 +91,24 @@ enum cpu_io_result {
 enum cpu_msr_result { CPU_MSR_OK, CPU_MSR_GP, CPU_MSR_USER };
 
 /*
+ * A translation that the guest did not flush was of use after its tables had changed. Rights are
+ * those of all levels together, by the bits of a table's entry: W, U, NX.
+ */
+struct cpu_stale {
+	uint64_t rip, linear; /* of the access */
+	bool is_write, is_fetch;
+	bool is_table;	       /* what was held is where the table for @linear is */
+	uint64_t held_gpa;     /* where the held one leads to */
+	uint64_t held_rights;  /* of a page */
+	bool is_mapped;	       /* the tables have a translation now */
+	uint64_t gpa, rights;  /* which this is */
+	uint64_t entry_gpa;    /* the entry that changed */
+	bool is_guests;	       /* a vCPU changed it: */
+	uint32_t changer_vcpu; /* this one */
+	uint64_t changer_rip;  /* by the instruction here */
+};
+
+/*
  * What the CPU asks of the machine around it. Called by the thread inside cpu_run(), out of guest
  * mode, except where noted. @ctx is what cpu_create() got.
  */
@@ -112,6 +130,8 @@ struct cpu_ops {
 	void (*cr8_write)(void *ctx, uint64_t value);
 	/* One log line (an instruction that is not implemented). */
 	void (*log)(void *ctx, const char *line);
+	/* After cpu_watch_tlb(). */
+	void (*stale)(void *ctx, const struct cpu_stale *stale);
 };
 
 /* Why cpu_run() came back. */
@@ -183,6 +203,12 @@ int cpu_translate_after(struct cpu *cpu, unsigned int runs);
  * translated.
  */
 int cpu_translate_lockstep(struct cpu *cpu);
+/*
+ * In place of cpu_translate_after(), before the first run: each access walks the guest's tables,
+ * and a use of what the guest should have flushed is told by cpu_ops.stale (vcpu/mem/watch.h).
+ * -ENOMEM: it is not.
+ */
+int cpu_watch_tlb(struct cpu *cpu);
 /*
  * The processor has no second stage of translation (npt=0, ept=0): the library shadows the guest's
  * page tables, and PAE's directory entries are loaded as control registers are. Before the first

@@ -128,6 +128,7 @@ struct cpu {
 	struct svm svm;
 	struct input_ahead ahead;
 	struct translate *translate; /* NULL: the interpreter runs everything */
+	struct tlb_watch *watch;     /* NULL: translations are cached, and not watched */
 	struct fast fast;	     /* last: operations name offsets of 16 bits */
 };
 

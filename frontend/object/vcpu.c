@@ -24,6 +24,7 @@
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
 #include "hosts/process/sys.h"
+#include "sanitize/report.h"
 #include "vcpu/decode/decoder.h"
 #include "vcpu/svm/nested.h"
 
@@ -172,7 +173,9 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id, int *error)
 		goto free;
 	if (!system_has_tdp())
 		cpu_set_single_stage(vcpu->cpu);
-	if (params_get_bool("kvm.quire_translate"))
+	if (sanitize_is_on(SANITIZE_TLB))
+		(void)cpu_watch_tlb(vcpu->cpu);
+	else if (params_get_bool("kvm.quire_translate"))
 		(void)cpu_translate_after(vcpu->cpu, TRANSLATE_AFTER);
 	if (params_get_bool("kvm.quire_lockstep"))
 		(void)cpu_translate_lockstep(vcpu->cpu);

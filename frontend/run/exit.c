@@ -510,6 +510,11 @@ static void op_log(void *ctx, const char *line)
 	fprintf(stderr, "quire: vCPU %u: %s\n", vcpu->id, line);
 }
 
+static void op_stale(void *ctx, const struct cpu_stale *stale)
+{
+	exit_report_stale(stale);
+}
+
 const struct cpu_ops vcpu_cpu_ops = {
     .cpuid = op_cpuid,
     .rdmsr = op_rdmsr,
@@ -522,4 +527,5 @@ const struct cpu_ops vcpu_cpu_ops = {
     .cr8_read = op_cr8_read,
     .cr8_write = op_cr8_write,
     .log = op_log,
+    .stale = op_stale,
 };

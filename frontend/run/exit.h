@@ -38,6 +38,8 @@ bool exit_interrupt_waiting(struct vcpu *vcpu);
 void exit_trace(struct vcpu *vcpu, enum cpu_exit reason, const struct cpu_exit_info *info);
 /* Trace the access @io, which moved @data. */
 void exit_trace_access(enum iobus_kind kind, const struct cpu_io *io, const uint8_t data[8]);
+/* The guest used a translation that it should have flushed: report it. By the vCPU's thread. */
+void exit_report_stale(const struct cpu_stale *stale);
 /* Trace a read of memory that the client must answer. */
 void exit_trace_unsatisfied(const struct cpu_io *io);
 

@@ -446,7 +446,7 @@ enum step code_find_slow(struct cpu *cpu, struct block **found)
 	step = find_remembered(cpu, entry, found);
 	if (!step && !*found)
 		step = find_translated(cpu, found);
-	if (!step && !(*found)->crosses)
+	if (!step && !(*found)->crosses && likely(!cpu->watch))
 		*entry = (struct jump_entry){jump_tag(cpu, linear), *found, cpu->jump_generation};
 	return step;
 }

@@ -3,6 +3,7 @@
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/svm/svm.h"
 
@@ -80,6 +81,7 @@ static void invpcid_flush(struct cpu *cpu, enum invpcid_type type, const uint64_
 		tlb_flush_all(cpu);
 		return;
 	default:
+		tlb_watch_flush_local(cpu);
 		tlb_drop_spaces(cpu);
 		tlb_flush_non_global(cpu);
 		return;

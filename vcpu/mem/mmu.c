@@ -4,6 +4,7 @@
 #include "vcpu/mem/mem.h"
 #include "vcpu/mem/pte.h"
 #include "vcpu/mem/stage2.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/run/run.h"
 
@@ -36,7 +37,8 @@ struct guest_walk {
 	unsigned int level; /* of the leaf */
 	uint64_t entry[6];  /* by level */
 	uint64_t gpa_of[6]; /* where each stands */
-	uint64_t rights;    /* PTE_W, PTE_U, PTE_NX: the weakest of all levels; PTE_KEY */
+	uint64_t host_of[6];
+	uint64_t rights; /* PTE_W, PTE_U, PTE_NX: the weakest of all levels; PTE_KEY */
 	uint64_t gpa;
 };
 
@@ -100,6 +102,7 @@ static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, uns
 	default:
 		break;
 	}
+	walk->host_of[level] = host;
 	if (guard_load((const void *)(uintptr_t)host, walk->paging->entry_bytes,
 		       &walk->entry[level]) != GUARD_OK)
 		return guest_guard_failed(cpu, request.gpa, 0);
@@ -217,7 +220,7 @@ void mmu_set_pkru(struct cpu *cpu, uint32_t value)
 	cpu->s.pkru = value;
 	cpu_note_paging(cpu);
 	if (cpu->s.cr4 & CR4_PKE)
-		tlb_flush_all(cpu);
+		tlb_forget_all(cpu);
 }
 
 int mmu_rights_permit(const struct cpu *cpu, enum mmu_access access, uint64_t rights)
@@ -272,6 +275,7 @@ static enum walk_result walk_down(struct cpu *cpu, struct guest_walk *walk)
 		unsigned int index = walk->linear >> shift & ((1u << paging->index_bits) - 1);
 		uint64_t entry;
 
+		walk->level = level;
 		if (paging == &paging_pae && level == 3)
 			index &= 3;
 		walk->gpa_of[level] = table + (uint64_t)index * paging->entry_bytes;
@@ -297,7 +301,6 @@ static enum walk_result walk_down(struct cpu *cpu, struct guest_walk *walk)
 		table =
 		    paging == &paging_legacy ? entry & UINT64_C(0xfffff000) : entry & PTE_ADDRESS;
 	}
-	walk->level = level;
 	if (paging->levels >= 4)
 		walk->rights |= walk->entry[level] & PTE_KEY;
 	cpu->exception.error = error | ERROR_P;
@@ -355,6 +358,37 @@ enum step mmu_raise_non_canonical(struct cpu *cpu)
 	return cpu_raise_error(cpu, is_stack ? VECTOR_SS : VECTOR_GP, 0);
 }
 
+static int leaf_is_global(const struct cpu *cpu, const struct guest_walk *walk)
+{
+	return (walk->entry[walk->level] & PTE_G) && (cpu->s.cr4 & CR4_PGE);
+}
+
+/* PAE's directory entries are registers: no flush is about them. */
+static void tell_watch(struct cpu *cpu, const struct guest_walk *walk, enum walk_result result)
+{
+	const struct paging *paging = walk->paging;
+	struct watch_walk watched = {
+	    .linear = walk->linear,
+	    .access = walk->access,
+	    .gpa = walk->gpa,
+	    .rights = walk->rights,
+	    .is_found = result == WALK_DONE,
+	    .is_global = leaf_is_global(cpu, walk),
+	    .is_dirty = (walk->entry[walk->level] & PTE_D) != 0,
+	    .level = (uint8_t)walk->level,
+	    .entry = walk->entry,
+	    .gpa_of = walk->gpa_of,
+	    .host_of = walk->host_of,
+	};
+
+	if (!(cpu->s.cr0 & CR0_PG) || (result != WALK_DONE && result != WALK_PAGE_FAULT))
+		return;
+	watched.top = paging == &paging_pae ? 2 : paging->levels;
+	watched.index_bits = paging->index_bits;
+	watched.shift = (uint8_t)(QUIRE_PAGE_SHIFT + paging->index_bits * (walk->level - 1));
+	tlb_watch_walked(cpu, &watched);
+}
+
 /* Whatever the common walk leaves: bits to set, large pages, other modes, faults, devices. */
 static enum step translate_fully(struct cpu *cpu, const struct mmu_request *request,
 				 struct mmu_result *result)
@@ -362,12 +396,16 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 	struct guest_walk walk = {.linear = request->linear, .access = request->access};
 	struct stage2_request stage2 = {.access = request->stage2,
 					.origin = QUIRE_PFERR_GUEST_FINAL};
+	enum walk_result walked;
 
 	if (!(cpu->s.efer & EFER_LMA))
 		walk.linear = (uint32_t)walk.linear;
 	else if (unlikely(!mmu_is_canonical(cpu, walk.linear)))
 		return mmu_raise_non_canonical(cpu);
-	switch (walk_guest(cpu, &walk)) {
+	walked = walk_guest(cpu, &walk);
+	if (unlikely(cpu->watch))
+		tell_watch(cpu, &walk, walked);
+	switch (walked) {
 	case WALK_PAGE_FAULT:
 		return cpu_raise_page_fault(cpu, walk.linear, cpu->exception.error);
 	case WALK_DONE:
@@ -378,10 +416,12 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 	stage2.gpa = walk.gpa;
 	result->gpa = walk.gpa;
 	result->host = 0;
-	result->global = (walk.entry[walk.level] & PTE_G) && (cpu->s.cr4 & CR4_PGE);
+	result->global = leaf_is_global(cpu, &walk) != 0;
 	result->large = walk.level > 1 ? (uint8_t)(walk.level - 1) : 0;
 	if (stage2_translate(cpu, &stage2, &result->host) == STAGE2_FAULT)
 		return STEP_ABORT;
+	if (unlikely(cpu->watch) && request->stage2 == MMU_WRITE)
+		tlb_watch_store(cpu, result->host);
 	return STEP_NEXT;
 }
 
@@ -393,6 +433,8 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			return mmu_raise_non_canonical(cpu);
 		return mmu_translate_linear(cpu, request, result);
 	}
+	if (unlikely(cpu->watch))
+		return translate_fully(cpu, request, result);
 	switch (mmu_translate_fast(cpu, request, result)) {
 	case MMU_FAST_FOUND:
 		return STEP_NEXT;

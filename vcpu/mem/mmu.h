@@ -143,6 +143,8 @@ int tlb_fetches_global(const struct cpu *cpu, uint64_t linear);
 void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct mmu_result *result);
 /* Each flush is a serialising event, too: code is compared with memory before it runs again. */
 void tlb_flush_all(struct cpu *cpu);
+/* The same for another reason than a flush of the guest's or new registers. */
+void tlb_forget_all(struct cpu *cpu);
 void tlb_flush_non_global(struct cpu *cpu);
 /*
  * CR3 becomes @cr3, whose PCID is another one: what is cached of the present one is put aside, and

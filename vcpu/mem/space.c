@@ -6,6 +6,7 @@
  * and L2, changes of CR0, CR4, EFER and PKRU, and what the library takes away.
  */
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/watch.h"
 
 /* The space of @pcid, or TLB_SPACES. */
 static unsigned int space_find(const struct tlb *tlb, uint64_t pcid)
@@ -53,6 +54,7 @@ void tlb_drop_space(struct cpu *cpu, uint64_t pcid)
 {
 	unsigned int found = space_find(cpu->tlb, pcid);
 
+	tlb_watch_flush_pcid(cpu, pcid);
 	if (found < TLB_SPACES)
 		cpu->tlb->space_cr3[found] = TLB_EMPTY;
 }
@@ -69,6 +71,7 @@ void tlb_drop_space_page(struct cpu *cpu, uint64_t pcid, uint64_t linear)
 	uint64_t page = linear & PAGE_NUMBER_MASK;
 	struct tlb_space *space;
 
+	tlb_watch_flush_page_of(cpu, pcid, linear);
 	if (found == TLB_SPACES)
 		return;
 	if (tlb_may_be_large(cpu, linear)) {

@@ -2,6 +2,7 @@
 #include "vcpu/decode/code.h"
 #include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/debug.h"
 #include "vcpu/translate/translate.h"
 
@@ -90,7 +91,7 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 	    .global = result->global,
 	};
 
-	if (unlikely(cpu->tlb_mode == TLB_ALIGNED) ||
+	if (unlikely(cpu->tlb_mode == TLB_ALIGNED) || unlikely(cpu->watch) ||
 	    (unlikely(cpu->debug.watched) && debug_watches_page(cpu, request->linear)))
 		return;
 	if (request->access == MMU_WRITE && request->stage2 == MMU_WRITE &&
@@ -117,7 +118,7 @@ static void translations_changed(struct cpu *cpu)
 	code_serialise(cpu);
 }
 
-void tlb_flush_all(struct cpu *cpu)
+void tlb_forget_all(struct cpu *cpu)
 {
 	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
@@ -129,6 +130,12 @@ void tlb_flush_all(struct cpu *cpu)
 	cpu_count(&cpu->counts.flushes);
 	translate_flush(cpu);
 	cpu->tlb_has_gigantic = 0;
+}
+
+void tlb_flush_all(struct cpu *cpu)
+{
+	tlb_watch_flush_all(cpu);
+	tlb_forget_all(cpu);
 }
 
 /* Drop what the bits of @way say, but for what has become global since. */
@@ -187,6 +194,7 @@ void tlb_drop_local(struct cpu *cpu, struct tlb_space *into)
 void tlb_flush_non_global(struct cpu *cpu)
 {
 	cpu_count(&cpu->counts.flushes);
+	tlb_watch_flush_pcid(cpu, cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0);
 	tlb_drop_local(cpu, NULL);
 }
 
@@ -264,6 +272,7 @@ static void flush_large(struct cpu *cpu, uint64_t linear, unsigned int shift)
 
 void tlb_invlpg(struct cpu *cpu, uint64_t linear)
 {
+	tlb_watch_flush_page(cpu, linear);
 	if (unlikely(cpu->tlb_has_gigantic))
 		flush_large(cpu, linear, GIGANTIC_SHIFT);
 	else if (tlb_may_be_large(cpu, linear))
@@ -305,7 +314,7 @@ enum step mmu_fetch_page(struct cpu *cpu, uint64_t linear, struct fetch_entry **
 	note_local(cpu->tlb->local_fetch, linear >> QUIRE_PAGE_SHIFT & (FETCH_SETS - 1),
 		   !result.global);
 	*entry = (struct fetch_entry){
-	    .tag = tlb_tag(cpu, linear),
+	    .tag = likely(!cpu->watch) ? tlb_tag(cpu, linear) : TLB_EMPTY,
 	    .host_page = result.host & PAGE_NUMBER_MASK,
 	    .global = result.global,
 	};

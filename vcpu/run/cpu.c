@@ -13,6 +13,7 @@
 #include "vcpu/exec/fpu_image.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/replay.h"
 #include "vcpu/run/run.h"
 #include "vcpu/translate/translate.h"
@@ -116,6 +117,7 @@ void cpu_destroy(struct cpu *cpu)
 	code_destroy(cpu);
 	table_unmap(cpu->tlb, sizeof(*cpu->tlb));
 	table_unmap(cpu->replay.entry, REPLAY_MAX * sizeof(*cpu->replay.entry));
+	tlb_watch_destroy(cpu);
 	process_heap_free(cpu->svm.iopm);
 	process_heap_free(cpu);
 }

@@ -45,7 +45,7 @@ void debug_update(struct cpu *cpu)
 			watched |= 1u << i;
 	/* Pages that are watched from now on may be in the TLB. */
 	if (watched != debug->watched || memcmp(dr, debug->seen, sizeof(debug->seen)))
-		tlb_flush_all(cpu);
+		tlb_forget_all(cpu);
 	debug->watched = watched;
 	memcpy(debug->seen, dr, sizeof(debug->seen));
 }

@@ -21,6 +21,7 @@
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
 #include "vcpu/mem/stage2.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/debug.h"
 #include "vcpu/run/event.h"
 #include "vcpu/run/raise.h"
@@ -496,7 +497,7 @@ static enum verdict enter_guest(struct cpu *cpu, struct run *run)
 	cpu->in_guest = 1;
 	cpu->svm.run_pending = 0;
 	if ((requests & QUIRE_REQ_TLB_FLUSH) || cpu->stage2.root != old_root)
-		tlb_flush_all(cpu);
+		tlb_forget_all(cpu);
 	else if (requests)
 		code_serialise(cpu);
 	if (requests & QUIRE_REQ_DIRTY_RING_FULL) {
@@ -563,6 +564,8 @@ static enum verdict run_once(struct cpu *cpu, struct run *run)
 		run_guest_with_exceptions(cpu, run);
 	}
 	cpu_leave_guest(cpu);
+	if (unlikely(cpu->watch))
+		tlb_watch_tell(cpu);
 	return handle_stop(cpu, run);
 }
 
@@ -625,7 +628,7 @@ bool cpu_translate(struct cpu *cpu, uint64_t gva, gpa_t *gpa)
 		if (quire_vcpu_enter(cpu->vcpu, &requests, &cpu->stage2))
 			break;
 		if (requests & QUIRE_REQ_TLB_FLUSH)
-			tlb_flush_all(cpu);
+			tlb_forget_all(cpu);
 		result = mmu_probe(cpu, gva, &address);
 		quire_vcpu_leave(cpu->vcpu);
 		requests &= ~(uint64_t)QUIRE_REQ_TLB_FLUSH;

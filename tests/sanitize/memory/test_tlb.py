@@ -1,0 +1,64 @@
+"""'quire run --sanitize=tlb' on a guest that forgets to flush: each way of it is reported, its mended
+twin is not.
+
+usage: test_tlb.py QUIRE CLIENT
+"""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+QUIRE, CLIENT = sys.argv[1:3]
+FOUND = 66
+# What is said of each: what was held, and how things are now.
+FAULTY = {
+    "moved": "held: guest address 0x20000 (rwx supervisor); now: 0x21000 (rwx supervisor), by the entry "
+             "at 0x5100",
+    "gone": "held: guest address 0x20000 (rwx supervisor); now: the entry at 0x5100 does not allow that",
+    "protected": "held: guest address 0x20000 (rwx supervisor); now: the entry at 0x5100 does not allow "
+                 "that",
+    "global": "held: guest address 0x20000 (rwx supervisor); now: 0x21000",
+    "large": "held: guest address 0x20000 (rwx supervisor); now: 0x220000",
+    "table": "held: the table at guest address 0x6000; now: the entry at 0x4008 has another",
+    "client": "held: guest address 0x20000 (rwx supervisor); now: 0x21000",
+}
+QUIET = [f"{name}-flushed" for name in FAULTY] + ["grown", "clean", "same"]
+
+
+def run(scenario, kinds="tlb"):
+    """The exit status, the error output and what was found."""
+    with tempfile.TemporaryDirectory(prefix="quire-sanitize-") as folder:
+        path = pathlib.Path(folder) / "found.json"
+        done = subprocess.run([QUIRE, "run", f"--sanitize={kinds}", "--sanitize-json", str(path), "--",
+                               CLIENT, scenario], text=True, stderr=subprocess.PIPE, timeout=60,
+                              check=False)
+        return done.returncode, done.stderr, [json.loads(line) for line in path.open()]
+
+
+class Translations(unittest.TestCase):
+    def test_faulty(self):
+        for name, words in FAULTY.items():
+            with self.subTest(name):
+                status, text, found = run(name)
+                self.assertEqual((status, len(found)), (FOUND, 1), text)
+                self.assertIn("sanitize: tlb: the guest at RIP 0x100", text)
+                self.assertIn(words, text)
+                self.assertIn(words, found[0]["mapped"])
+                changer = "so the client did" if name == "client" else "vCPU 0 changed them at RIP 0x10014"
+                self.assertIn(changer, found[0]["what"])
+                # Where the client called KVM_RUN.
+                self.assertIn(found[0]["used"]["frames"][0]["function"], ("run_guest", "make"))
+
+    def test_quiet(self):
+        for name in QUIET:
+            with self.subTest(name):
+                self.assertEqual(run(name), (0, "", []))
+
+    def test_another_kind(self):
+        self.assertEqual(run("moved", "dirty"), (0, "", []))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])

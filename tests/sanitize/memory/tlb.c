@@ -1,0 +1,218 @@
+/*
+ * A small VMM whose guest uses an address, has the tables changed, and uses it again. The first
+ * argument says how: by which a translation goes stale, or does not.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SLOT_BYTES (4ul << 20)
+#define PAGE 4096ul
+#define TABLES 0x2000ul /* one page a level, and behind them another lowest table */
+#define DIRECTORY (TABLES + 2 * PAGE)
+#define LOWEST (TABLES + 3 * PAGE)
+#define OTHER_LOWEST (TABLES + 4 * PAGE)
+#define CODE 0x10000ul
+#define DATA 0x20000ul
+#define PRESENT 1ul
+#define WRITABLE 2ul
+#define LARGE 0x80ul
+#define GLOBAL 0x100ul
+
+/* What RCX tells the guest. */
+enum guest_flags {
+	FLUSH = 1,
+	WRITE_LAST = 2,
+	CLIENT_EDITS = 4,
+	WRITE_FIRST = 8,
+	CR3_FLUSH = 16,
+	NEXT_PAGE = 32, /* the last use is of the page behind, not used before */
+};
+
+extern const char guest_code[], guest_code_end[];
+__asm__(".pushsection .rodata\n"
+	"guest_code:\n"
+	"	mov (%rdx), %rax\n"
+	"	test $8, %cl\n"
+	"	jz 1f\n"
+	"	mov %rax, (%rdx)\n"
+	"1:	test $4, %cl\n"
+	"	jz 2f\n"
+	"	out %al, $0x80\n"
+	"	jmp 3f\n"
+	"2:	mov %rsi, (%rdi)\n"
+	"3:	test $1, %cl\n"
+	"	jz 4f\n"
+	"	invlpg (%rdx)\n"
+	"4:	test $16, %cl\n"
+	"	jz 5f\n"
+	"	mov %cr3, %rbx\n"
+	"	mov %rbx, %cr3\n"
+	"5:	test $32, %cl\n"
+	"	jz 6f\n"
+	"	add $4096, %rdx\n"
+	"6:	test $2, %cl\n"
+	"	jz 7f\n"
+	"	mov %rax, (%rdx)\n"
+	"	hlt\n"
+	"7:	mov (%rdx), %rbx\n"
+	"	hlt\n"
+	"guest_code_end:\n"
+	".popsection\n");
+
+struct scenario {
+	const char *name;
+	uint64_t entry;	 /* which is changed */
+	uint64_t before; /* 0: the table's own */
+	uint64_t after;
+	uint64_t linear;
+	uint64_t flags;
+};
+
+#define LEAF_OF(linear) (LOWEST + (linear) / PAGE * 8)
+#define DATA_AT (DATA | PRESENT)
+#define ELSEWHERE ((DATA + PAGE) | PRESENT | WRITABLE)
+#define HIGH 0x200000ul /* by the second entry of the directory */
+
+static const struct scenario scenarios[] = {
+    /* Faulty. */
+    {"moved", LEAF_OF(DATA), 0, ELSEWHERE, DATA, 0},
+    {"gone", LEAF_OF(DATA), 0, 0, DATA, 0},
+    {"protected", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_FIRST | WRITE_LAST},
+    {"global", LEAF_OF(DATA), DATA_AT | WRITABLE | GLOBAL, ELSEWHERE, DATA, CR3_FLUSH},
+    {"large", DIRECTORY + 8, LARGE | PRESENT | WRITABLE, HIGH | LARGE | PRESENT | WRITABLE,
+     HIGH + DATA, 0},
+    {"table", DIRECTORY + 8, 0, LOWEST | PRESENT | WRITABLE, HIGH, NEXT_PAGE},
+    {"client", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS},
+    /* Mended. */
+    {"moved-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, FLUSH},
+    {"gone-flushed", LEAF_OF(DATA), 0, 0, DATA, FLUSH},
+    {"protected-flushed", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_FIRST | WRITE_LAST | FLUSH},
+    {"global-flushed", LEAF_OF(DATA), DATA_AT | WRITABLE | GLOBAL, ELSEWHERE, DATA, FLUSH},
+    {"large-flushed", DIRECTORY + 8, LARGE | PRESENT | WRITABLE, HIGH | LARGE | PRESENT | WRITABLE,
+     HIGH + DATA, FLUSH},
+    {"table-flushed", DIRECTORY + 8, 0, LOWEST | PRESENT | WRITABLE, HIGH, NEXT_PAGE | CR3_FLUSH},
+    {"client-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | FLUSH},
+    /* Right as they are: more rights, a clean page, an entry that was absent. */
+    {"grown", LEAF_OF(DATA), DATA_AT, DATA_AT | WRITABLE, DATA, WRITE_LAST},
+    {"clean", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_LAST},
+    {"same", LEAF_OF(DATA), 0, DATA_AT | WRITABLE | GLOBAL, DATA, 0},
+};
+
+static int make(int fd, unsigned long command, unsigned long argument)
+{
+	int result = ioctl(fd, command, argument);
+
+	if (result < 0)
+		err(1, "ioctl %#lx", command);
+	return result;
+}
+
+static uint64_t *word(uint8_t *memory, uint64_t gpa)
+{
+	return (uint64_t *)(memory + gpa);
+}
+
+/* The lowest 2 MiB are mapped as they are, and once more behind them. */
+static void make_tables(uint8_t *memory)
+{
+	uint64_t rights = PRESENT | WRITABLE;
+
+	*word(memory, TABLES) = (TABLES + PAGE) | rights;
+	*word(memory, TABLES + PAGE) = DIRECTORY | rights;
+	*word(memory, DIRECTORY) = LOWEST | rights;
+	*word(memory, DIRECTORY + 8) = OTHER_LOWEST | rights;
+	for (uint64_t i = 0; i < 512; i++) {
+		*word(memory, LOWEST + i * 8) = i * PAGE | rights;
+		*word(memory, OTHER_LOWEST + i * 8) = i * PAGE | rights;
+	}
+}
+
+static void set_registers(int vcpu, const struct scenario *scenario)
+{
+	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rdi = scenario->entry};
+	struct kvm_segment flat = {.present = 1, .s = 1, .type = 3, .limit = ~0u, .g = 1, .db = 1};
+	struct kvm_sregs sregs;
+
+	make(vcpu, KVM_GET_SREGS, (unsigned long)&sregs);
+	sregs.ds = sregs.es = sregs.ss = sregs.fs = sregs.gs = flat;
+	sregs.cs = flat;
+	sregs.cs.type = 11;
+	sregs.cs.l = 1;
+	sregs.cs.db = 0;
+	sregs.cr0 = 0x80050033;
+	sregs.cr3 = TABLES;
+	sregs.cr4 = 0xa0; /* PAE, PGE */
+	sregs.efer = 0x500;
+	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
+	regs.rsi = scenario->after;
+	regs.rdx = scenario->linear;
+	regs.rcx = scenario->flags;
+	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
+}
+
+/* The guest's tables are written between two KVM_RUN: by the client's instruction. */
+static void edit_tables(uint8_t *memory, const struct scenario *scenario)
+{
+	*word(memory, scenario->entry) = scenario->after;
+}
+
+__attribute__((noinline)) static void run_guest(int vcpu, struct kvm_run *shared, uint8_t *memory,
+						const struct scenario *scenario)
+{
+	for (;;) {
+		make(vcpu, KVM_RUN, 0);
+		switch (shared->exit_reason) {
+		case KVM_EXIT_IO:
+			edit_tables(memory, scenario);
+			continue;
+		case KVM_EXIT_HLT:
+		case KVM_EXIT_SHUTDOWN: /* its page fault finds no handler */
+			return;
+		default:
+			errx(1, "exit %u", shared->exit_reason);
+		}
+	}
+}
+
+static const struct scenario *find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
+		if (!strcmp(scenarios[i].name, name))
+			return &scenarios[i];
+	errx(1, "no scenario %s", name);
+}
+
+int main(int argc, char **argv)
+{
+	const struct scenario *scenario = find(argc > 1 ? argv[1] : "");
+	int kvm = open("/dev/kvm", O_RDWR), vm, vcpu;
+	uint8_t *memory =
+	    mmap(NULL, SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct kvm_userspace_memory_region region = {.memory_size = SLOT_BYTES};
+	struct kvm_run *shared;
+
+	if (kvm < 0 || memory == MAP_FAILED)
+		err(1, "/dev/kvm or memory");
+	region.userspace_addr = (uintptr_t)memory;
+	vm = make(kvm, KVM_CREATE_VM, 0);
+	make(vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&region);
+	vcpu = make(vm, KVM_CREATE_VCPU, 0);
+	shared = mmap(NULL, (size_t)make(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
+		      MAP_SHARED, vcpu, 0);
+	if (shared == MAP_FAILED)
+		err(1, "the vCPU's page");
+	memcpy(memory + CODE, guest_code, (size_t)(guest_code_end - guest_code));
+	make_tables(memory);
+	if (scenario->before)
+		*word(memory, scenario->entry) = scenario->before;
+	set_registers(vcpu, scenario);
+	run_guest(vcpu, shared, memory, scenario);
+	return 0;
+}

@@ -1,0 +1,390 @@
+/* For --sanitize=tlb: what a processor could still hold of the guest's tables. */
+#include "vcpu/mem/watch.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "hosts/process/heap.h"
+#include "vcpu/mem/pte.h"
+
+/* Each remembered thing has one place; another one there takes it. */
+#define HELD_SETS 32768u
+#define PCIDS 4096u
+/* Global translations are of no PCID. */
+#define PCID_GLOBAL PCIDS
+#define TOLD_MAX 8u
+/* How long another vCPU may take to flush. */
+#define SHOOTDOWN_NS UINT64_C(1000000000)
+/* What of a table's entry counts. */
+#define TABLE_BITS (PTE_ADDRESS | PTE_P)
+
+enum held_kind { HELD_NONE, HELD_PAGE, HELD_TABLE };
+
+/* A page's translation, or where the table is for a region of the linear addresses. */
+struct held {
+	uint64_t number; /* linear >> shift */
+	uint64_t target; /* the page's frame, or the table's entry */
+	uint64_t rights;
+	uint64_t stores;  /* how many stores to tables there had been */
+	uint64_t flushes; /* sum of what may flush it: as long as it is the same, it is held */
+	uint16_t pcid;
+	uint8_t shift;
+	uint8_t kind; /* enum held_kind */
+	uint8_t is_dirty;
+};
+
+struct tlb_watch {
+	uint64_t all, local, pages[PCIDS + 1]; /* flushes of each kind */
+	uint64_t tables[PCIDS];		       /* flushes of a page drop all of the PCID's tables */
+	uint64_t shifts; /* which sizes of pages there have been, a bit each */
+	unsigned int told_count;
+	struct cpu_stale told[TOLD_MAX];
+	struct held held[HELD_SETS];
+};
+
+/* ---- Stores to tables, of all vCPUs ---- */
+
+#define STORE_SETS 16384u
+#define TABLE_PAGES 65536u
+
+/* Racing stores may mix two vCPUs' fields: then the report names the wrong one of two. */
+static struct store {
+	uint64_t host; /* of the eight bytes */
+	uint64_t rip, number, time_ns;
+	uint32_t vcpu;
+} stores[STORE_SETS];
+static uint64_t store_count;
+static uint64_t table_pages[TABLE_PAGES / 64]; /* host pages that walks met; some share a bit */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t mix(uint64_t value)
+{
+	value *= UINT64_C(0x9e3779b97f4a7c15);
+	return value ^ value >> 32;
+}
+
+#define GET(place) __atomic_load_n((place), __ATOMIC_RELAXED)
+#define SET(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)
+
+static void note_table(uint64_t host)
+{
+	uint64_t bit = mix(host >> QUIRE_PAGE_SHIFT) % TABLE_PAGES, mask = UINT64_C(1) << bit % 64;
+
+	if (!(GET(&table_pages[bit / 64]) & mask))
+		__atomic_fetch_or(&table_pages[bit / 64], mask, __ATOMIC_RELAXED);
+}
+
+static int may_be_table(uint64_t host)
+{
+	uint64_t bit = mix(host >> QUIRE_PAGE_SHIFT) % TABLE_PAGES;
+
+	return GET(&table_pages[bit / 64]) >> bit % 64 & 1;
+}
+
+void tlb_watch_store(const struct cpu *cpu, uint64_t host)
+{
+	struct store *entry = &stores[mix(host >> 3) % STORE_SETS];
+
+	if (!may_be_table(host))
+		return;
+	SET(&entry->host, host & ~UINT64_C(7));
+	SET(&entry->rip, cpu->s.rip);
+	SET(&entry->vcpu, quire_vcpu_id(cpu->vcpu));
+	SET(&entry->time_ns, now_ns());
+	SET(&entry->number, __atomic_add_fetch(&store_count, 1, __ATOMIC_RELAXED));
+}
+
+/* The last store to the entry at @host, if that was after @stores_before. */
+static const struct store *store_find(uint64_t host, uint64_t stores_before)
+{
+	const struct store *entry = &stores[mix(host >> 3) % STORE_SETS];
+
+	return GET(&entry->host) == (host & ~UINT64_C(7)) && GET(&entry->number) > stores_before
+		   ? entry
+		   : NULL;
+}
+
+/* ---- What is held ---- */
+
+static uint16_t pcid_now(const struct cpu *cpu)
+{
+	return cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0;
+}
+
+static uint64_t flushes_of(const struct tlb_watch *watch, enum held_kind kind, uint16_t pcid)
+{
+	if (pcid == PCID_GLOBAL)
+		return watch->all;
+	return watch->all + watch->local + watch->pages[pcid] +
+	       (kind == HELD_TABLE ? watch->tables[pcid] : 0);
+}
+
+static struct held *place_of(struct tlb_watch *watch, const struct held *wanted)
+{
+	uint64_t salt = (uint64_t)wanted->kind << 58 ^ (uint64_t)wanted->shift << 52;
+
+	return &watch->held[mix(wanted->number ^ salt ^ (uint64_t)wanted->pcid << 38) % HELD_SETS];
+}
+
+/* The one that is like @wanted, or NULL. */
+static struct held *held_find(struct tlb_watch *watch, const struct held *wanted)
+{
+	struct held *held = place_of(watch, wanted);
+
+	if (held->kind != wanted->kind || held->number != wanted->number ||
+	    held->shift != wanted->shift || held->pcid != wanted->pcid ||
+	    held->flushes != flushes_of(watch, wanted->kind, wanted->pcid))
+		return NULL;
+	return held;
+}
+
+static void held_put(struct tlb_watch *watch, struct held fresh)
+{
+	fresh.flushes = flushes_of(watch, fresh.kind, fresh.pcid);
+	fresh.stores = GET(&store_count);
+	*place_of(watch, &fresh) = fresh;
+}
+
+/* Of a page of any size: of this PCID, or of PCID_GLOBAL. */
+static struct held *page_find_of(struct tlb_watch *watch, uint64_t linear, uint16_t pcid)
+{
+	struct held *held = NULL;
+
+	for (uint64_t bits = watch->shifts; bits && !held; bits &= bits - 1) {
+		struct held wanted = {.kind = HELD_PAGE, .pcid = pcid};
+
+		wanted.shift = (uint8_t)__builtin_ctzll(bits);
+		wanted.number = linear >> wanted.shift;
+		held = held_find(watch, &wanted);
+	}
+	return held;
+}
+
+static struct held *page_find(struct tlb_watch *watch, uint64_t linear, uint16_t pcid)
+{
+	struct held *held = page_find_of(watch, linear, pcid);
+
+	return held ? held : page_find_of(watch, linear, PCID_GLOBAL);
+}
+
+static void page_drop(struct tlb_watch *watch, uint64_t linear, uint16_t pcid)
+{
+	struct held *held;
+
+	while ((held = page_find_of(watch, linear, pcid)))
+		held->kind = HELD_NONE;
+}
+
+static struct held *table_find(struct tlb_watch *watch, const struct watch_walk *walk,
+			       unsigned int level, uint16_t pcid)
+{
+	struct held wanted = {.kind = HELD_TABLE, .pcid = pcid};
+
+	wanted.shift = (uint8_t)(QUIRE_PAGE_SHIFT + walk->index_bits * (level - 1));
+	wanted.number = walk->linear >> wanted.shift;
+	return held_find(watch, &wanted);
+}
+
+/* ---- Comparing ---- */
+
+/* The guest's store to an entry of @walk's since @held was remembered. NULL: there was none. */
+static const struct store *changer_of(const struct watch_walk *walk, const struct held *held,
+				      uint64_t *gpa)
+{
+	*gpa = walk->gpa_of[walk->level];
+	for (unsigned int level = walk->level; level <= walk->top; level++) {
+		const struct store *found = store_find(walk->host_of[level], held->stores);
+
+		if (!found)
+			continue;
+		*gpa = walk->gpa_of[level];
+		return found;
+	}
+	return NULL;
+}
+
+static uint64_t held_gpa(const struct held *held, uint64_t linear)
+{
+	if (held->kind == HELD_TABLE)
+		return held->target & PTE_ADDRESS;
+	return held->target | (linear & ((UINT64_C(1) << held->shift) - 1));
+}
+
+/* What @held says is not so any more. 0: the flush may be on its way. */
+static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct held *held)
+{
+	struct tlb_watch *watch = cpu->watch;
+	struct cpu_stale stale = {
+	    .rip = cpu->s.rip,
+	    .linear = walk->linear,
+	    .is_write = walk->access == MMU_WRITE,
+	    .is_fetch = walk->access == MMU_FETCH,
+	    .is_table = held->kind == HELD_TABLE,
+	    .held_gpa = held_gpa(held, walk->linear),
+	    .held_rights = held->rights,
+	    .is_mapped = walk->is_found,
+	    .gpa = walk->gpa,
+	    .rights = walk->rights,
+	};
+	const struct store *changer = changer_of(walk, held, &stale.entry_gpa);
+
+	if (changer) {
+		stale.is_guests = 1;
+		stale.changer_rip = GET(&changer->rip);
+		stale.changer_vcpu = GET(&changer->vcpu);
+		if (stale.changer_vcpu != quire_vcpu_id(cpu->vcpu) &&
+		    now_ns() - GET(&changer->time_ns) < SHOOTDOWN_NS)
+			return 0;
+	}
+	if (watch->told_count < TOLD_MAX)
+		watch->told[watch->told_count++] = stale;
+	return 1;
+}
+
+/* A write through a clean entry walks, to set D. */
+static int held_permits(const struct cpu *cpu, const struct held *held, enum mmu_access access)
+{
+	return (access != MMU_WRITE || held->is_dirty) &&
+	       mmu_rights_permit(cpu, access, held->rights);
+}
+
+static void page_put(struct cpu *cpu, const struct watch_walk *walk, uint16_t pcid)
+{
+	uint64_t span = (UINT64_C(1) << walk->shift) - 1;
+
+	cpu->watch->shifts |= UINT64_C(1) << walk->shift;
+	held_put(cpu->watch, (struct held){
+				 .kind = HELD_PAGE,
+				 .number = walk->linear >> walk->shift,
+				 .target = walk->gpa & ~span,
+				 .rights = walk->rights,
+				 .pcid = walk->is_global ? PCID_GLOBAL : pcid,
+				 .shift = walk->shift,
+				 .is_dirty = walk->is_dirty,
+			     });
+}
+
+/*
+ * The levels above the leaf: a processor that holds one of them does not read those above it.
+ * Remembers those that lead on.
+ */
+static void tables_compare(struct cpu *cpu, const struct watch_walk *walk, uint16_t pcid)
+{
+	struct tlb_watch *watch = cpu->watch;
+	unsigned int lowest = walk->level + (walk->is_found || walk->level == 1);
+
+	for (unsigned int level = walk->top; level >= lowest; level--) {
+		struct held *held = table_find(watch, walk, level, pcid);
+		uint64_t entry = walk->entry[level] & TABLE_BITS;
+
+		if (held && held->target == entry)
+			continue;
+		if (held && !suspect(cpu, walk, held))
+			return;
+		if (held)
+			held->kind = HELD_NONE;
+		if ((entry & PTE_P) && level > walk->level)
+			held_put(watch,
+				 (struct held){
+				     .kind = HELD_TABLE,
+				     .number = walk->linear >>
+					       (QUIRE_PAGE_SHIFT + walk->index_bits * (level - 1)),
+				     .target = entry,
+				     .pcid = pcid,
+				     .shift = (uint8_t)(QUIRE_PAGE_SHIFT +
+							walk->index_bits * (level - 1)),
+				 });
+	}
+}
+
+void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk)
+{
+	uint16_t pcid = pcid_now(cpu);
+	struct held *held = page_find(cpu->watch, walk->linear, pcid);
+
+	if (cpu->svm.in_guest_mode)
+		return;
+	for (unsigned int level = walk->level; level <= walk->top; level++)
+		note_table(walk->host_of[level]);
+	if (held && held_permits(cpu, held, walk->access)) {
+		if (walk->is_found && held_gpa(held, walk->linear) == walk->gpa)
+			return;
+		if (!suspect(cpu, walk, held))
+			return;
+	} else {
+		tables_compare(cpu, walk, pcid);
+	}
+	if (held)
+		held->kind = HELD_NONE;
+	if (walk->is_found)
+		page_put(cpu, walk, pcid);
+	else /* a page fault drops what led to it */
+		tlb_watch_flush_page(cpu, walk->linear);
+}
+
+void tlb_watch_tell(struct cpu *cpu)
+{
+	struct tlb_watch *watch = cpu->watch;
+
+	for (unsigned int i = 0; i < watch->told_count; i++)
+		cpu->ops->stale(cpu->ctx, &watch->told[i]);
+	watch->told_count = 0;
+}
+
+/* ---- Flushes ---- */
+
+void tlb_watch_flush_all(struct cpu *cpu)
+{
+	if (cpu->watch)
+		cpu->watch->all++;
+}
+
+void tlb_watch_flush_local(struct cpu *cpu)
+{
+	if (cpu->watch)
+		cpu->watch->local++;
+}
+
+void tlb_watch_flush_pcid(struct cpu *cpu, uint64_t pcid)
+{
+	if (cpu->watch)
+		cpu->watch->pages[pcid]++;
+}
+
+void tlb_watch_flush_page_of(struct cpu *cpu, uint64_t pcid, uint64_t linear)
+{
+	if (!cpu->watch)
+		return;
+	page_drop(cpu->watch, linear, (uint16_t)pcid);
+	cpu->watch->tables[pcid]++;
+}
+
+void tlb_watch_flush_page(struct cpu *cpu, uint64_t linear)
+{
+	uint16_t pcid = pcid_now(cpu);
+	if (!cpu->watch)
+		return;
+	page_drop(cpu->watch, linear, pcid);
+	page_drop(cpu->watch, linear, PCID_GLOBAL);
+	cpu->watch->tables[pcid]++;
+}
+
+/* ---- Birth and end ---- */
+
+int cpu_watch_tlb(struct cpu *cpu)
+{
+	cpu->watch = process_heap_alloc(sizeof(*cpu->watch));
+	return cpu->watch ? 0 : -ENOMEM;
+}
+
+void tlb_watch_destroy(struct cpu *cpu)
+{
+	process_heap_free(cpu->watch);
+}

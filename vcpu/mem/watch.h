@@ -1,0 +1,59 @@
+/* For --sanitize=tlb: what a processor could still hold of the guest's tables. */
+#ifndef QUIRE_VCPU_MEM_WATCH_H
+#define QUIRE_VCPU_MEM_WATCH_H
+
+#include "vcpu/mem/mmu.h"
+
+/*
+ * A vCPU that is watched caches no translation: each access and each block of code walks the tables
+ * anew. Beside that a struct tlb_watch remembers what a processor may remember: translations, and
+ * where tables are, from the walk that found them until the guest flushes them. An access that one
+ * of these would have permitted, and that the tables as they are now send elsewhere or refuse, is a
+ * use of a stale translation.
+ *
+ * No report: rights that grew, bits A and D, an entry that was absent (no processor remembers
+ * those), and a use by another vCPU than the one that changed the entry, for a second: its flush
+ * takes its time.
+ *
+ * Not watched: L2, guests on a single stage (kvm_amd.npt=N) while they page, and guests that do not
+ * page. What the library takes away (a slot, a page of the host's) is no matter of the guest's: it
+ * leaves this alone.
+ */
+struct tlb_watch;
+
+#define WATCH_LEVELS 6u /* 0 is unused */
+
+/* A walk as far as it went. */
+struct watch_walk {
+	uint64_t linear;
+	enum mmu_access access;
+	uint64_t gpa;	       /* while @is_found */
+	uint64_t rights;       /* of the walk */
+	uint8_t shift;	       /* of the leaf */
+	uint8_t is_found;      /* or it ended in a page fault */
+	uint8_t is_global;     /* the leaf is */
+	uint8_t is_dirty;      /* the leaf's D is set */
+	uint8_t top, level;    /* where it began, and the last level whose entry was read */
+	uint8_t index_bits;    /* of one level */
+	const uint64_t *entry; /* by level */
+	const uint64_t *gpa_of, *host_of; /* where each stands: for the guest, in this process */
+};
+
+/* The vCPU has walked for an access: compare, and remember. In guest mode. */
+void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk);
+/* It is about to write at @host: remembered, if that is an entry of a table. */
+void tlb_watch_store(const struct cpu *cpu, uint64_t host);
+/* Tell what was found, out of guest mode. */
+void tlb_watch_tell(struct cpu *cpu);
+void tlb_watch_destroy(struct cpu *cpu);
+
+/* What the guest, or the client by changing registers, flushes. Nothing without a watch. */
+void tlb_watch_flush_all(struct cpu *cpu);
+/* What is not global: of one PCID, of all. */
+void tlb_watch_flush_pcid(struct cpu *cpu, uint64_t pcid);
+void tlb_watch_flush_local(struct cpu *cpu);
+/* The page of @linear: of the PCID in CR3 and global ones; of @pcid alone. */
+void tlb_watch_flush_page(struct cpu *cpu, uint64_t linear);
+void tlb_watch_flush_page_of(struct cpu *cpu, uint64_t pcid, uint64_t linear);
+
+#endif
