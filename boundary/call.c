@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "boundary/copied.h"
 #include "boundary/rows.h"
 #include "frontend/file/client_call.h"
 #include "frontend/run/signal_state.h"
@@ -19,7 +20,7 @@ static const struct boundary_row *row_of(long nr)
 
 bool boundary_knows(long nr)
 {
-	return row_of(nr) != NULL;
+	return row_of(nr) || (sanitize_is_on(SANITIZE_DIRTY) && copied_knows(nr));
 }
 
 /* The first descriptor of the call that is an object of ours. */
@@ -93,6 +94,7 @@ enum boundary_answer boundary_try(const struct boundary_call *call, long *result
 	struct work work = {.row = row_of(call->nr), .call = call};
 	int saved_errno = errno;
 
+	copied_note(call);
 	if (!work.row)
 		return BOUNDARY_FORWARD;
 	if (sanitize_is_on(SANITIZE_PRIVATE))

@@ -16,6 +16,7 @@
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
+#include "sanitize/dirty.h"
 #include "sanitize/slot.h"
 
 void vm_get(struct vm *vm)
@@ -35,6 +36,7 @@ int vm_try_get(struct vm *vm)
 static void vm_destroy(struct vm *vm)
 {
 	nx_recovery_forget(vm);
+	sanitize_log_end_vm(vm);
 	report_vm_ended(vm);
 	irqfds_destroy(vm);
 	vm_timers_destroy(&vm->timers);

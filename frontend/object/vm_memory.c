@@ -6,6 +6,7 @@
 
 #include "frontend/file/user_copy.h"
 #include "frontend/object/gmem_file.h"
+#include "frontend/object/log_watch.h"
 #include "frontend/object/vm.h"
 #include "frontend/param/params.h"
 #include "frontend/run/signals.h"
@@ -29,6 +30,20 @@ static struct file *find_gmem(int fd, struct quire_region *region)
 	return file;
 }
 
+/* The slot is so from now on. */
+static void tell_sanitizers(struct vm *vm, const struct quire_region *region)
+{
+	sanitize_slot_set(&(struct sanitize_slot){
+	    .vm = &vm->host,
+	    .id = region->slot,
+	    .has_private = region->flags & KVM_MEM_GUEST_MEMFD,
+	    .gpa = region->gpa.v,
+	    .size_bytes = region->size_bytes,
+	    .hva = region->hva.v,
+	});
+	log_watch_region(vm, region);
+}
+
 static long set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *request)
 {
 	struct quire_region region = {
@@ -46,14 +61,7 @@ static long set_region(struct vm *vm, const struct kvm_userspace_memory_region2 
 		gmem = find_gmem((int)request->guest_memfd, &region);
 	result = quire_vm_set_region(vm->memory, &region);
 	if (!result)
-		sanitize_slot_set(&(struct sanitize_slot){
-		    .vm = &vm->host,
-		    .id = request->slot,
-		    .has_private = request->flags & KVM_MEM_GUEST_MEMFD,
-		    .gpa = request->guest_phys_addr,
-		    .size_bytes = request->memory_size,
-		    .hva = request->userspace_addr,
-		});
+		tell_sanitizers(vm, &region);
 	if (gmem)
 		file_put(gmem);
 	return result;
@@ -113,9 +121,19 @@ long vm_link_gmem(struct ioctl_call *call)
 	return request.flags ? -EINVAL : gmem_file_link(call->object, (int)request.fd);
 }
 
+/* Where a log's bits go. */
+struct log_target {
+	uint64_t address; /* the client's */
+	uint64_t *copy;	  /* NULL: it is not wanted */
+};
+
 static int log_copy_out(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
 {
-	return user_copy_out((uintptr_t)ctx + offset_bytes, src, size_bytes);
+	const struct log_target *target = ctx;
+
+	if (target->copy)
+		memcpy((char *)target->copy + offset_bytes, src, size_bytes);
+	return user_copy_out(target->address + offset_bytes, src, size_bytes);
 }
 
 static int log_copy_in(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
@@ -127,9 +145,14 @@ long vm_get_dirty_log(struct ioctl_call *call)
 {
 	const struct kvm_dirty_log *request = call->data;
 	struct vm *vm = call->object;
+	struct log_target target = {
+	    .address = (uintptr_t)request->dirty_bitmap,
+	    .copy = log_watch_bits(vm, request->slot),
+	};
+	long result = quire_vm_get_dirty_log(vm->memory, request->slot, log_copy_out, &target);
 
-	return quire_vm_get_dirty_log(vm->memory, request->slot, log_copy_out,
-				      request->dirty_bitmap);
+	log_watch_harvested(vm, request->slot, target.copy, result);
+	return result;
 }
 
 long vm_clear_dirty_log(struct ioctl_call *call)
@@ -157,6 +180,7 @@ long vm_reset_dirty_rings(struct ioctl_call *call)
 {
 	struct vm *vm = call->object;
 
+	log_watch_rings(vm);
 	return quire_vm_reset_dirty_rings(vm->memory, interrupted);
 }
 

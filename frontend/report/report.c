@@ -34,6 +34,7 @@
 #include "hosts/process/map.h"
 #include "hosts/process/process.h"
 #include "hosts/process/sys.h"
+#include "sanitize/dirty.h"
 
 /* How long the last figures may take. */
 #define LAST_TRIES 100u
@@ -555,6 +556,9 @@ static void ask_last(void)
 
 void report_last(enum report_end end)
 {
+	client_call_begin();
+	sanitize_log_end_all();
+	client_call_end();
 	if (!stats || !is_starter())
 		return;
 	client_call_begin();

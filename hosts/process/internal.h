@@ -47,9 +47,6 @@ struct process_store;
 int process_huge_get(struct process_store *store, uint64_t index, unsigned int *order, pfn_t *pfn);
 void process_huge_punch(struct process_store *store, uint64_t index, uint64_t npages);
 
-/* Might a touch of the page sleep? Never sleeps itself, and brings nothing in. */
-bool process_touch_may_sleep(uint64_t hva, bool is_write);
-
 /* Counts process_mappings_changed(); never 0. A fact found under one generation holds for it. */
 extern uint64_t process_generation __attribute__((visibility("hidden")));
 

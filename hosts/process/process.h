@@ -103,6 +103,8 @@ struct process_mapping {
 	uint64_t device;	  /* of the file system: major << 20 | minor; 0: no file */
 };
 bool process_mapping_find(uint64_t address, struct process_mapping *mapping);
+/* Might a touch of the page sleep? Never sleeps itself, and brings nothing in. */
+bool process_touch_may_sleep(uint64_t hva, bool is_write);
 void process_mappings_changed(void);
 
 #endif

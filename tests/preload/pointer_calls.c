@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -240,6 +241,86 @@ long call_readv(void *function, const struct arguments *arguments)
 long call_writev(void *function, const struct arguments *arguments)
 {
 	return vector(SYS_writev, function, arguments);
+}
+
+long call_vmsplice(void *function, const struct arguments *arguments)
+{
+	struct iovec good = {SECOND, 100};
+	const struct iovec *parts = PATH == room[0] ? &good : PATH;
+
+	return function ? CALL(ssize_t(*)(int, const struct iovec *, size_t, unsigned int),
+			       arguments->fd, parts, 1, 0)
+			: syscall(SYS_vmsplice, arguments->fd, parts, 1, 0);
+}
+
+/* send() and recv() take no notice of the last two arguments. */
+static long bytes_of(long number, void *function, const struct arguments *arguments)
+{
+	return function ? CALL(ssize_t(*)(int, void *, size_t, int, void *, void *), arguments->fd,
+			       PATH, 8, MSG_DONTWAIT, NULL, NULL)
+			: syscall(number, arguments->fd, PATH, 8, MSG_DONTWAIT, NULL, NULL);
+}
+
+long call_send(void *function, const struct arguments *arguments)
+{
+	return bytes_of(SYS_sendto, function, arguments);
+}
+
+long call_recv(void *function, const struct arguments *arguments)
+{
+	return bytes_of(SYS_recvfrom, function, arguments);
+}
+
+/* For one message there are no more arguments than its flags. */
+static long messages(long number, void *function, const struct arguments *arguments)
+{
+	int is_one = number == SYS_sendmsg || number == SYS_recvmsg;
+	unsigned long third = is_one ? MSG_DONTWAIT : 1;
+
+	return function ? (int)CALL(ssize_t(*)(int, void *, unsigned long, int, void *),
+				    arguments->fd, PATH, third, MSG_DONTWAIT, NULL)
+			: syscall(number, arguments->fd, PATH, third, MSG_DONTWAIT, NULL);
+}
+
+long call_sendmsg(void *function, const struct arguments *arguments)
+{
+	return messages(SYS_sendmsg, function, arguments);
+}
+
+long call_recvmsg(void *function, const struct arguments *arguments)
+{
+	return messages(SYS_recvmsg, function, arguments);
+}
+
+long call_sendmmsg(void *function, const struct arguments *arguments)
+{
+	return messages(SYS_sendmmsg, function, arguments);
+}
+
+long call_recvmmsg(void *function, const struct arguments *arguments)
+{
+	return messages(SYS_recvmmsg, function, arguments);
+}
+
+/* Between our own buffers; one of the lists may be bad. */
+static long with_process(long number, void *function, const struct arguments *arguments)
+{
+	struct iovec remote = {room[3], 8};
+
+	return function ? CALL(ssize_t(*)(pid_t, void *, unsigned long, struct iovec *,
+					  unsigned long, unsigned long),
+			       getpid(), PATH, 1, &remote, 1, 0)
+			: syscall(number, getpid(), PATH, 1, &remote, 1, 0);
+}
+
+long call_process_read(void *function, const struct arguments *arguments)
+{
+	return with_process(SYS_process_vm_readv, function, arguments);
+}
+
+long call_process_write(void *function, const struct arguments *arguments)
+{
+	return with_process(SYS_process_vm_writev, function, arguments);
 }
 
 /* The descriptor is what is sent: a file's number for the one, a pipe for the other. */

@@ -3,15 +3,12 @@ twin is not.
 
 usage: test_tlb.py QUIRE CLIENT
 """
-import json
-import pathlib
-import subprocess
 import sys
-import tempfile
 import unittest
 
+import detecting
+
 QUIRE, CLIENT = sys.argv[1:3]
-FOUND = 66
 # What is said of each: what was held, and how things are now.
 FAULTY = {
     "moved": "held: guest address 0x20000 (rwx supervisor); now: 0x21000 (rwx supervisor), by the entry "
@@ -28,13 +25,7 @@ QUIET = [f"{name}-flushed" for name in FAULTY] + ["grown", "clean", "same"]
 
 
 def run(scenario, kinds="tlb"):
-    """The exit status, the error output and what was found."""
-    with tempfile.TemporaryDirectory(prefix="quire-sanitize-") as folder:
-        path = pathlib.Path(folder) / "found.json"
-        done = subprocess.run([QUIRE, "run", f"--sanitize={kinds}", "--sanitize-json", str(path), "--",
-                               CLIENT, scenario], text=True, stderr=subprocess.PIPE, timeout=60,
-                              check=False)
-        return done.returncode, done.stderr, [json.loads(line) for line in path.open()]
+    return detecting.run(QUIRE, kinds, CLIENT, scenario)
 
 
 class Translations(unittest.TestCase):
@@ -42,7 +33,7 @@ class Translations(unittest.TestCase):
         for name, words in FAULTY.items():
             with self.subTest(name):
                 status, text, found = run(name)
-                self.assertEqual((status, len(found)), (FOUND, 1), text)
+                self.assertEqual((status, len(found)), (detecting.FOUND, 1), text)
                 self.assertIn("sanitize: tlb: the guest at RIP 0x100", text)
                 self.assertIn(words, text)
                 self.assertIn(words, found[0]["mapped"])

@@ -1,0 +1,177 @@
+/* What --sanitize=dirty is told of a VM's slots and their logs. */
+#include "frontend/object/log_watch.h"
+
+#include <quire/dirty.h>
+#include <quire/view.h>
+
+#include "frontend/file/client_call.h"
+#include "frontend/object/vcpu.h"
+#include "frontend/object/vm.h"
+#include "frontend/uapi.h"
+#include "hosts/process/heap.h"
+#include "sanitize/dirty.h"
+
+/* As KVM's ioctls number slots. */
+#define SLOT_ID_BITS 16u
+#define SLOT_ID_MASK 0xffffu
+#define ADDRESS_SPACES 2u
+
+/* A slot of a VM whose log is looked at. */
+struct watched {
+	struct vm *vm;
+	uint32_t slot;
+	uint64_t npages;
+	uint64_t base_gfn;
+	uint64_t *bits;
+};
+
+/* exit(3): its other ways end in report_last(). */
+__attribute__((destructor)) static void end_logs(void)
+{
+	client_call_begin();
+	sanitize_log_end_all();
+	client_call_end();
+}
+
+void log_watch_region(struct vm *vm, const struct quire_region *region)
+{
+	struct sanitize_log log = {
+	    .vm = vm,
+	    .slot = region->slot,
+	    .gpa = region->gpa.v,
+	    .hva = region->hva.v,
+	    .npages = region->size_bytes >> QUIRE_PAGE_SHIFT,
+	};
+
+	if (!sanitize_is_on(SANITIZE_DIRTY))
+		return;
+	if (log.npages && (region->flags & KVM_MEM_LOG_DIRTY_PAGES))
+		sanitize_log_begin(&log);
+	else
+		sanitize_log_end(vm, region->slot);
+}
+
+static void bit_set(struct watched *watched, uint64_t index)
+{
+	if (index < watched->npages)
+		watched->bits[index / 64] |= UINT64_C(1) << index % 64;
+}
+
+/* ---- Bitmaps ---- */
+
+/* One page of the slot: is its bit set in the log? */
+static int add_page(void *ctx, const struct quire_view_piece *piece)
+{
+	struct watched *watched = ctx;
+
+	if (piece->slot_id == (watched->slot & SLOT_ID_MASK) && piece->counts.logged)
+		bit_set(watched, piece->gfn.v - watched->base_gfn);
+	return 0;
+}
+
+/* Where is the slot? */
+static int find_slot(void *ctx, const struct quire_view_piece *piece)
+{
+	struct watched *watched = ctx;
+
+	if (piece->slot_id != (watched->slot & SLOT_ID_MASK))
+		return 0;
+	watched->base_gfn = piece->gfn.v;
+	return 1;
+}
+
+static void add_bitmap(struct watched *watched)
+{
+	uint32_t as_id = watched->slot >> SLOT_ID_BITS;
+	struct quire_view_request request = {.as_id = as_id, .piece_pages = 1};
+
+	if (quire_vm_view_slots(watched->vm->memory, as_id, find_slot, watched) != 1)
+		return;
+	request.start.v = watched->base_gfn;
+	request.end.v = watched->base_gfn + watched->npages;
+	if (quire_vm_view(watched->vm->memory, &request, add_page, watched))
+		return; /* a dead VM: it is judged no more */
+}
+
+/* ---- Rings ---- */
+
+static void add_ring(const struct vcpu *vcpu, struct watched *watched)
+{
+	const struct quire_ring_entry *entries = vcpu->ring;
+
+	for (uint32_t i = 0; i < vcpu->ring_bytes / sizeof(*entries); i++)
+		if (__atomic_load_n(&entries[i].flags, __ATOMIC_ACQUIRE) &&
+		    entries[i].slot == watched->slot)
+			bit_set(watched, entries[i].offset);
+}
+
+/* Written by guests and not yet taken back: the client has read some of them. */
+static void add_rings(struct watched *watched)
+{
+	uint32_t count = atomic_load_explicit(&watched->vm->vcpu_count, memory_order_acquire);
+
+	for (uint32_t i = 0; i < count; i++)
+		if (watched->vm->vcpus[i]->ring)
+			add_ring(watched->vm->vcpus[i], watched);
+}
+
+/* ---- Harvests ---- */
+
+static void add_logged(const struct sanitize_log *log, uint64_t *bits)
+{
+	struct watched watched = {
+	    .vm = (struct vm *)(uintptr_t)log->vm,
+	    .slot = log->slot,
+	    .npages = log->npages,
+	    .bits = bits,
+	};
+
+	add_bitmap(&watched);
+	add_rings(&watched);
+}
+
+uint64_t *log_watch_bits(struct vm *vm, uint32_t slot)
+{
+	uint64_t npages = sanitize_log_pages(vm, slot);
+
+	return npages ? process_heap_array((npages + 63) / 64, sizeof(uint64_t)) : NULL;
+}
+
+void log_watch_harvested(struct vm *vm, uint32_t slot, uint64_t *bits, long error)
+{
+	struct sanitize_harvest harvest = {
+	    .vm = vm, .slot = slot, .named = bits, .add_logged = add_logged};
+
+	if (bits && !error)
+		sanitize_log_harvest(&harvest);
+	process_heap_free(bits);
+}
+
+/* Of one slot of the VM. */
+static int harvest_rings(void *ctx, const struct quire_view_piece *piece)
+{
+	struct vm *vm = ctx;
+	struct watched watched = {
+	    .vm = vm,
+	    .slot = piece->as_id << SLOT_ID_BITS | piece->slot_id,
+	    .npages = piece->npages,
+	};
+
+	if (!(piece->flags & QUIRE_SLOT_LOG_DIRTY))
+		return 0;
+	watched.bits = log_watch_bits(vm, watched.slot);
+	if (!watched.bits)
+		return 0;
+	add_rings(&watched);
+	log_watch_harvested(vm, watched.slot, watched.bits, 0);
+	return 0;
+}
+
+void log_watch_rings(struct vm *vm)
+{
+	if (!sanitize_is_on(SANITIZE_DIRTY))
+		return;
+	for (uint32_t as_id = 0; as_id < ADDRESS_SPACES; as_id++)
+		if (quire_vm_view_slots(vm->memory, as_id, harvest_rings, vm))
+			return; /* a dead VM */
+}
