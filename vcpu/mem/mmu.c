@@ -364,29 +364,49 @@ static int leaf_is_global(const struct cpu *cpu, const struct guest_walk *walk)
 }
 
 /* PAE's directory entries are registers: no flush is about them. */
-static void tell_watch(struct cpu *cpu, const struct guest_walk *walk, enum walk_result result)
+static struct watch_walk watch_walk_of(const struct cpu *cpu, const struct guest_walk *walk,
+				       enum walk_result result)
 {
 	const struct paging *paging = walk->paging;
-	struct watch_walk watched = {
+
+	return (struct watch_walk){
 	    .linear = walk->linear,
 	    .access = walk->access,
 	    .gpa = walk->gpa,
 	    .rights = walk->rights,
 	    .is_found = result == WALK_DONE,
-	    .is_global = leaf_is_global(cpu, walk),
+	    .is_global = leaf_is_global(cpu, walk) != 0,
 	    .is_dirty = (walk->entry[walk->level] & PTE_D) != 0,
+	    .shift = (uint8_t)(QUIRE_PAGE_SHIFT + paging->index_bits * (walk->level - 1)),
+	    .index_bits = paging->index_bits,
+	    .top = paging == &paging_pae ? 2 : paging->levels,
 	    .level = (uint8_t)walk->level,
 	    .entry = walk->entry,
 	    .gpa_of = walk->gpa_of,
 	    .host_of = walk->host_of,
 	};
+}
+
+static void tell_watch(struct cpu *cpu, const struct guest_walk *walk, enum walk_result result)
+{
+	struct watch_walk watched;
 
 	if (!(cpu->s.cr0 & CR0_PG) || (result != WALK_DONE && result != WALK_PAGE_FAULT))
 		return;
-	watched.top = paging == &paging_pae ? 2 : paging->levels;
-	watched.index_bits = paging->index_bits;
-	watched.shift = (uint8_t)(QUIRE_PAGE_SHIFT + paging->index_bits * (walk->level - 1));
+	watched = watch_walk_of(cpu, walk, result);
 	tlb_watch_walked(cpu, &watched);
+}
+
+/* The second stage served it, too. */
+static void tell_watch_served(struct cpu *cpu, const struct mmu_request *request,
+			      const struct guest_walk *walk, const struct mmu_result *result)
+{
+	struct watch_walk watched;
+
+	if (!(cpu->s.efer & EFER_LMA) || !result->host)
+		return;
+	watched = watch_walk_of(cpu, walk, WALK_DONE);
+	tlb_watch_served(cpu, request, &watched, result);
 }
 
 /* Whatever the common walk leaves: bits to set, large pages, other modes, faults, devices. */
@@ -420,9 +440,22 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 	result->large = walk.level > 1 ? (uint8_t)(walk.level - 1) : 0;
 	if (stage2_translate(cpu, &stage2, &result->host) == STAGE2_FAULT)
 		return STEP_ABORT;
-	if (unlikely(cpu->watch) && request->stage2 == MMU_WRITE)
-		tlb_watch_store(cpu, result->host);
+	if (unlikely(cpu->watch))
+		tell_watch_served(cpu, request, &walk, result);
 	return STEP_NEXT;
+}
+
+/* For --sanitize=tlb: nothing is cached but what a walk would find again. */
+static enum step translate_watched(struct cpu *cpu, const struct mmu_request *request,
+				   struct mmu_result *result)
+{
+	enum step step = STEP_NEXT;
+
+	if (!tlb_watch_again(cpu, request, result))
+		step = translate_fully(cpu, request, result);
+	if (!step && request->stage2 == MMU_WRITE && result->host)
+		tlb_watch_store(cpu, result->host);
+	return step;
 }
 
 enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
@@ -434,7 +467,7 @@ enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 		return mmu_translate_linear(cpu, request, result);
 	}
 	if (unlikely(cpu->watch))
-		return translate_fully(cpu, request, result);
+		return translate_watched(cpu, request, result);
 	switch (mmu_translate_fast(cpu, request, result)) {
 	case MMU_FAST_FOUND:
 		return STEP_NEXT;

@@ -120,6 +120,7 @@ static void translations_changed(struct cpu *cpu)
 
 void tlb_forget_all(struct cpu *cpu)
 {
+	tlb_watch_forget_hosts(cpu);
 	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
 		memset(cpu->tlb->large, 0,
@@ -235,6 +236,7 @@ void tlb_flush_page(struct cpu *cpu, uint64_t linear)
 	uint64_t page = linear & PAGE_NUMBER_MASK;
 	struct fetch_entry *fetch = fetch_entry_of(cpu, linear);
 
+	tlb_watch_forget_hosts(cpu);
 	translations_changed(cpu);
 	cpu_count(&cpu->counts.flushes);
 	translate_flush_page(cpu, linear);

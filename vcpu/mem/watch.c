@@ -33,12 +33,27 @@ struct held {
 	uint8_t is_dirty;
 };
 
+#define AGAIN_SETS 2048u
+
+/* What the last walk for a page of 4 KiB read, and came to. */
+struct again {
+	uint64_t linear; /* of the page; it is one of @held's */
+	uint64_t epoch;	 /* of tlb_watch.epoch */
+	const struct held *held;
+	struct mmu_result result; /* for the page's first byte */
+	uint8_t served;		  /* a bit for each access that the second stage permitted */
+	uint8_t count;
+	uint64_t host_of[WATCH_LEVELS], entry[WATCH_LEVELS];
+};
+
 struct tlb_watch {
 	uint64_t all, local, pages[PCIDS + 1]; /* flushes of each kind */
 	uint64_t tables[PCIDS];		       /* flushes of a page drop all of the PCID's tables */
 	uint64_t shifts; /* which sizes of pages there have been, a bit each */
+	uint64_t epoch;	 /* what the second stage translates is as it was */
 	unsigned int told_count;
 	struct cpu_stale told[TOLD_MAX];
+	struct again again[AGAIN_SETS];
 	struct held held[HELD_SETS];
 };
 
@@ -329,6 +344,79 @@ void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk)
 		tlb_watch_flush_page(cpu, walk->linear);
 }
 
+/* ---- The same walk again ---- */
+
+static struct again *again_of(struct tlb_watch *watch, uint64_t linear)
+{
+	return &watch->again[linear >> QUIRE_PAGE_SHIFT & (AGAIN_SETS - 1)];
+}
+
+void tlb_watch_served(struct cpu *cpu, const struct mmu_request *request,
+		      const struct watch_walk *walk, const struct mmu_result *result)
+{
+	struct tlb_watch *watch = cpu->watch;
+	struct again *again = again_of(watch, walk->linear);
+	const struct held *held = page_find(watch, walk->linear, pcid_now(cpu));
+	uint64_t page = walk->linear & PAGE_NUMBER_MASK, offset = walk->linear & PAGE_OFFSET_MASK;
+
+	if (!held || held_gpa(held, walk->linear) != walk->gpa || cpu->svm.in_guest_mode)
+		return;
+	if (again->linear != page || again->held != held || again->epoch != watch->epoch)
+		again->served = 0;
+	again->linear = page;
+	again->epoch = watch->epoch;
+	again->held = held;
+	again->result = *result;
+	again->result.gpa -= offset;
+	again->result.host -= offset;
+	again->served |= (uint8_t)(1u << request->stage2);
+	again->count = 0;
+	for (unsigned int level = walk->level; level <= walk->top; level++) {
+		again->host_of[again->count] = walk->host_of[level];
+		again->entry[again->count++] = walk->entry[level];
+	}
+}
+
+static int entries_are_same(const struct again *again)
+{
+	for (unsigned int i = 0; i < again->count; i++) {
+		const void *host = (const void *)(uintptr_t)again->host_of[i];
+		uint64_t entry;
+
+		if (guard_load_u64(host, &entry) != GUARD_OK || entry != again->entry[i])
+			return 0;
+	}
+	return 1;
+}
+
+int tlb_watch_again(struct cpu *cpu, const struct mmu_request *request, struct mmu_result *result)
+{
+	struct tlb_watch *watch = cpu->watch;
+	const struct again *again = again_of(watch, request->linear);
+	const struct held *held = again->held;
+	uint64_t offset = request->linear & PAGE_OFFSET_MASK;
+
+	if (again->linear != (request->linear & PAGE_NUMBER_MASK) || again->epoch != watch->epoch ||
+	    !(again->served >> request->stage2 & 1) || cpu->svm.in_guest_mode ||
+	    cpu->replay.emulated_count)
+		return 0;
+	if (held->kind != HELD_PAGE || held->number != request->linear >> held->shift ||
+	    (held->pcid != PCID_GLOBAL && held->pcid != pcid_now(cpu)) ||
+	    held->flushes != flushes_of(watch, HELD_PAGE, held->pcid) ||
+	    !held_permits(cpu, held, request->access) || !entries_are_same(again))
+		return 0;
+	*result = again->result;
+	result->gpa += offset;
+	result->host += offset;
+	return 1;
+}
+
+void tlb_watch_forget_hosts(struct cpu *cpu)
+{
+	if (cpu->watch)
+		cpu->watch->epoch++;
+}
+
 void tlb_watch_tell(struct cpu *cpu)
 {
 	struct tlb_watch *watch = cpu->watch;
@@ -381,7 +469,10 @@ void tlb_watch_flush_page(struct cpu *cpu, uint64_t linear)
 int cpu_watch_tlb(struct cpu *cpu)
 {
 	cpu->watch = process_heap_alloc(sizeof(*cpu->watch));
-	return cpu->watch ? 0 : -ENOMEM;
+	if (!cpu->watch)
+		return -ENOMEM;
+	cpu->watch->epoch = 1;
+	return 0;
 }
 
 void tlb_watch_destroy(struct cpu *cpu)

@@ -41,6 +41,16 @@ struct watch_walk {
 
 /* The vCPU has walked for an access: compare, and remember. In guest mode. */
 void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk);
+/*
+ * Most walks are needless: the entries that the last one read for the page are as they were. Such a
+ * one ends in tlb_watch_served(), with what it came to; tlb_watch_again() answers 0, or finds the
+ * same again. For tables of eight bytes an entry, in long mode.
+ */
+void tlb_watch_served(struct cpu *cpu, const struct mmu_request *request,
+		      const struct watch_walk *walk, const struct mmu_result *result);
+int tlb_watch_again(struct cpu *cpu, const struct mmu_request *request, struct mmu_result *result);
+/* What the second stage translates may be elsewhere now. Nothing without a watch. */
+void tlb_watch_forget_hosts(struct cpu *cpu);
 /* It is about to write at @host: remembered, if that is an entry of a table. */
 void tlb_watch_store(const struct cpu *cpu, uint64_t host);
 /* Tell what was found, out of guest mode. */
