@@ -8,7 +8,7 @@ import check_runner
 import hide_kvm
 import packages
 import progress
-from vmms import catalog, checks, document, foreign, machine
+from vmms import catalog, checks, document, foreign, machine, places
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -22,11 +22,13 @@ def parse(argv):
     parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
                         help="a parameter for every QEMU")
+    parser.add_argument("--sanitize", metavar="KINDS",
+                        help="as of 'quire run', for every client; what it finds is a failure")
     parser.add_argument("--program", metavar="PATH", type=pathlib.Path,
                         help=f"the program of a client without a package: {', '.join(foreign.KNOWN)}")
     parser.add_argument("name", nargs="?", help="one client, see --list")
     options = parser.parse_args(argv)
-    if options.write_doc and (options.name or options.only):
+    if options.write_doc and (options.name or options.only or options.sanitize):
         parser.error("--write-doc takes a run of everything")
     if options.program and not options.name:
         parser.error("--program goes with the NAME of a client")
@@ -46,6 +48,8 @@ def choose(options):
 def main(argv):
     options = parse(argv)
     machine.COMMON_PARAMS.extend(options.param)
+    if options.sanitize:
+        places.RUN.append(f"--sanitize={options.sanitize}")
     try:
         chosen = choose(options)
     except KeyError as error:

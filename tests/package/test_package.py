@@ -201,6 +201,16 @@ class Packages(unittest.TestCase):
         self.assertIn("2000 simulations passed", text)
         self.assertRegex(text, r"\nfast_marks_first +caught by: .+\n", text)
 
+    def test_tutorial_sanitizers(self):
+        """The same."""
+        status, text = said_by("sh", "-euc", f"cd {TREE}\n" +
+                               blocks(TREE / "docs/tutorials/sanitizers.md"))
+        self.assertEqual(status, 0, text)
+        self.assertEqual(text.count("== quire: sanitize: slot: KVM_RUN with memory of a slot that was unmapped\n"), 2)
+        self.assertIn("== quire: sanitize: private: a read of memory that the guest holds private\n", text)
+        self.assertIn("\nslot KVM_RUN with memory of a slot that was unmapped\n", text)
+        self.assertIn("quire: sanitize: 0 found, 1 suppressed\n", text)
+
     def test_action(self):
         inputs = {"packages": "/mnt/packages", "options": "--param kvm.mmio_caching=N",
                   "run": "/mnt/private-vm; echo ended"}

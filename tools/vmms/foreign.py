@@ -61,7 +61,7 @@ WANTS_TERMINAL = ("kvm-host",)
 
 def run(name, path):
     options, command, wanted = KNOWN[name](path)
-    words = [str(places.QUIRE), "run", *options, "--", *command]
+    words = [*places.RUN, *options, "--", *command]
     if name in WANTS_TERMINAL:
         words = ["script", "-qec", shlex.join(words), "/dev/null"]
     status, text, seconds = program.start_and_wait(words, os.getcwd(), LIMIT_SECONDS)

@@ -25,7 +25,7 @@ def build(made, command):
 
 
 def run(made, options=()):
-    words = [str(places.QUIRE), "run", *options, "--", str(made)]
+    words = [*places.RUN, *options, "--", str(made)]
     status, text, _ = program.start_and_wait(words, places.WORK, LIMIT_SECONDS)
     if status != 0:
         raise Failure(f"exit {status}" if status is not None else "no end in time", text)

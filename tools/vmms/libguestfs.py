@@ -34,7 +34,7 @@ def environment(folder, setting="force_kvm"):
 
 
 def run(command, folder):
-    words = [str(places.QUIRE), "run", "--", *command]
+    words = [*places.RUN, "--", *command]
     status, text, seconds = program.start_and_wait(words, folder, LIMIT_SECONDS,
                                                    environment(folder))
     if status != 0:

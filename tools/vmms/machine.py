@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -80,7 +81,12 @@ class Machine:
             self.stack = self.stack.pop_all()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        # A QEMU that is ended by a signal has no exit status that says so.
+        found = [] if kind else re.findall("quire: sanitize: .*", self.output())
+        if found:
+            with self.stack:
+                self.fail(found[0])
         self.stack.close()
 
     def cpu_seconds(self):
@@ -193,7 +199,7 @@ class Qemu:
 
     def __init__(self, path, launcher=None):
         self.command = [path]
-        self.launcher = launcher or [str(places.QUIRE), "run"]
+        self.launcher = launcher or places.RUN
 
     def exists(self):
         return shutil.which(self.command[0]) is not None

@@ -5,6 +5,8 @@ import threading
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 QUIRE = TREE / "build/quire"
+# How each client is started; more options of the run may come behind.
+RUN = [str(QUIRE), "run"]
 WORK = TREE / "build/vmms"
 SOURCES = TREE / "tests/vmms"
 

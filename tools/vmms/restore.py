@@ -20,7 +20,7 @@ def build():
 
 def restore():
     status, text, _ = program.start_and_wait(
-        [str(places.QUIRE), "run", "--", str(build()), str(MEBIBYTES)], places.WORK, 300)
+        [*places.RUN, "--", str(build()), str(MEBIBYTES)], places.WORK, 300)
     if status == SKIPPED:
         raise MissingPrivilege(text.strip())
     if status != 0 or not re.search(r"faults a second", text):
