@@ -28,11 +28,13 @@ LOOPS = {Kind.WHILE_STMT: "while", Kind.FOR_STMT: "for", Kind.DO_STMT: "do"}
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One change: where, what kind it is, and what it does in words."""
+    """One change: where, what kind it is, what it does in words; and what stays when lines move."""
     line: int
     column: int
     kind: str
     what: str
+    function: str = ""
+    text: str = ""  # of the line
 
 
 class BadSource(Exception):
@@ -49,7 +51,9 @@ class Mutator:
 
     def __init__(self, path, arguments, first):
         self.path, self.first = str(path), first
-        self.text = HINTS.sub(lambda m: " " * len(m[0]), pathlib.Path(path).read_text())
+        as_written = pathlib.Path(path).read_text()
+        self.lines, self.function = as_written.splitlines(), ""
+        self.text = HINTS.sub(lambda m: " " * len(m[0]), as_written)
         self.data = self.text.encode()
         options = clang.cindex.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD
         try:
@@ -77,11 +81,13 @@ class Mutator:
         start, end = cursor.extent.start.offset, cursor.extent.end.offset
         return next((name for first, last, name in self.macros if first <= start and end <= last), "")
 
-    def new(self, cursor, kind, what):
-        """The C text that asks for the mutant."""
+    def new(self, cursor, kind, what, differs=""):
+        """The C text that asks for the mutant, which changes nothing unless @differs."""
         start = cursor.extent.start
-        self.mutants.append(Mutant(start.line, start.column, kind, what))
-        return f"quire_mutate({self.first + len(self.mutants) - 1})"
+        self.mutants.append(Mutant(start.line, start.column, kind, what, self.function,
+                                   " ".join(self.lines[start.line - 1].split())))
+        number = self.first + len(self.mutants) - 1
+        return f"quire_mutate_if({number}, {differs})" if differs else f"quire_mutate({number})"
 
     def wrap(self, start, end, depth, texts):
         """Text before and after; where several meet, the deeper stands within the other."""
@@ -103,6 +109,7 @@ class Mutator:
                 continue
             for child in function.get_children():
                 if child.kind == Kind.COMPOUND_STMT and not self.macro_of(child):
+                    self.function = function.spelling
                     self.last = self.last_statement(child)
                     self.visit(child, 0)
         return self
@@ -230,10 +237,10 @@ class Mutator:
                 self.negate(side, depth + 1)
         if operator not in SHIFTED:
             return
-        site = self.new(cursor, "comparison shifted",
-                        f"{SHIFTED[operator]} in {quoted(self.source(cursor))}")
         number = self.first + len(self.mutants)
         names = (f"mutate_left_{number}", f"mutate_right_{number}")
+        site = self.new(cursor, "comparison shifted", f"{SHIFTED[operator]} in {quoted(self.source(cursor))}",
+                        f"{names[0]} == {names[1]}")
         whole = cursor.extent.start.offset, cursor.extent.end.offset
         self.wrap(*whole, depth, (
             f"({{ __auto_type {names[0]} = {self.promoted(left)}(",
@@ -270,7 +277,7 @@ class Mutator:
         if not re.fullmatch(r"-E[A-Z0-9]+|err|ret|error", text) or cursor.type.kind not in (
                 clang.cindex.TypeKind.INT, clang.cindex.TypeKind.LONG):
             return
-        site = self.new(cursor, "error dropped", f"return 0 for {text}")
+        site = self.new(cursor, "error dropped", f"return 0 for {text}", f"({text}) != 0")
         self.wrap(cursor.extent.start.offset, cursor.extent.end.offset, depth,
                   (f"({site} ? 0 : (", "))"))
 

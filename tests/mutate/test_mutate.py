@@ -14,6 +14,7 @@ TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
 
 import mutate  # noqa: E402
+import mutate_run  # noqa: E402
 import mutate_source  # noqa: E402
 import progress  # noqa: E402
 
@@ -138,13 +139,32 @@ class Mutants(unittest.TestCase):
             self.assertNotIn(line, lines)
         self.assertFalse([m for m in self.mutants if m.kind == "return dropped" and m.what == "return 8"])
 
-    def test_tells_what_it_reached(self):
+    def reached(self, argument):
         path = pathlib.Path(self.place.name) / "reached"
-        path.write_bytes(bytes(mutate.SITES_MAX))
-        self.run_with(-1, 5, QUIRE_MUTANT_REACHED=str(path))
-        reached = path.read_bytes()
+        path.write_bytes(bytes(mutate_run.REACHED_BYTES))
+        self.run_with(-1, argument, QUIRE_MUTANT_REACHED=str(path))
+        return mutate_run.reached_in(path)
+
+    def test_tells_what_it_reached(self):
+        reached, visits = self.reached(5)
         self.assertEqual(reached[self.number("return -1;", "return dropped", "return -1")], 1)
         self.assertEqual(reached[self.number("note(a);", "statement removed", "note(a)")], 0)
+        self.assertEqual(visits, 1)
+        self.assertEqual(self.reached(0)[1], 4)  # the condition of the loop
+
+    def test_what_makes_no_difference_is_not_reached(self):
+        """A comparison shifted by one: where both sides are equal alone. An error dropped: where there is one."""
+        shifted = self.number("if (a > 4)", "comparison shifted", ">= in a > 4")
+        dropped = self.number("return ret;", "error dropped", "return 0 for ret")
+        self.assertEqual([self.reached(argument)[0][shifted] for argument in (3, 4, 5)], [0, 1, 0])
+        self.assertEqual([self.reached(argument)[0][dropped] for argument in (0, -2)], [0, 1])
+
+    def test_without_end(self):
+        """A run that comes to one place more often than it may says so."""
+        said = self.run_with(self.number("a++;", "statement removed", "a++"), 0, QUIRE_MUTANT_VISITS="1000")
+        self.assertEqual(said, "")
+        self.assertEqual(self.run_with(-1, 0, QUIRE_MUTANT_VISITS="5"), "3 8")
+        self.assertEqual(self.run_with(-1, 0, QUIRE_MUTANT_VISITS="4"), "")
 
     def test_bad_source(self):
         path = pathlib.Path(self.place.name) / "bad.c"
@@ -159,68 +179,132 @@ class Campaign(unittest.TestCase):
     def setUp(self):
         self.place = tempfile.TemporaryDirectory()
         self.folder = pathlib.Path(self.place.name)
-        self.saved = mutate.FOLDER, mutate.LEAST_SECONDS
-        mutate.FOLDER, mutate.LEAST_SECONDS = self.folder, 1
-        (self.folder / "build").mkdir()
+        for name, seconds in (("LEAST_SECONDS", 1), ("TIMES_AS_LONG", 1), ("LOOK_SECONDS", 0.1)):
+            patch = unittest.mock.patch.object(mutate_run, name, seconds)
+            patch.start()
+            self.addCleanup(patch.stop)
+        self.addCleanup(self.place.cleanup)
 
-    def tearDown(self):
-        mutate.FOLDER, mutate.LEAST_SECONDS = self.saved
-        self.place.cleanup()
+    def judge(self, scripts, reached=range(9)):
+        """Of the programs, each a script, and each reaches all of the sites."""
+        records = []
+        for name, script in scripts.items():
+            path = self.folder / name
+            path.write_text(f"#!/bin/bash\necho {name} >> ran\n{script}\n")
+            path.chmod(0o755)
+            records.append({"name": name, "cmd": [str(path)], "workdir": str(self.folder), "env": {}, "pieces": False})
+        programs = mutate_run.Programs(records, self.folder, 1)
+        for pieces in programs.pieces.values():
+            for piece in pieces:
+                piece.reached = bytes(number in reached for number in range(9))
+        (self.folder / "ran").unlink(missing_ok=True)
+        return mutate_run.Judge(programs, self.folder / "passed.tsv")
 
-    def baseline(self, script, reached=(1, 2, 3)):
-        path = self.folder / "program"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        record = {"name": "one", "cmd": [str(path)], "workdir": None, "env": {}}
-        baseline = mutate.Baseline([record], 1)
-        baseline.reached = {"one": bytes(number in reached for number in range(9))}
-        return baseline
+    def ran(self):
+        path = self.folder / "ran"
+        names = path.read_text().split() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return names
 
     def test_outcomes(self):
-        baseline = self.baseline('case "$QUIRE_MUTANT" in 1) exit 3;; 2) while :; do :; done;; '
-                                 '4) echo "[  FAILED  ] x"; sleep 100;; esac', (1, 2, 3, 4))
-        self.assertEqual([baseline.judge(number)[0] for number in (1, 2, 3, 4, 5)],
-                         [mutate.KILLED, mutate.LATE, mutate.SURVIVED, mutate.KILLED, mutate.UNREACHED])
+        judge = self.judge({"one": 'case "$QUIRE_MUTANT" in 1) exit 3;; 2) while :; do :; done;; '
+                            '4) echo "[  FAILED  ] x"; sleep 100;; 6) echo; echo "[  ENDLESS ]"; exit 97;; esac'}, (1, 2, 3, 4, 6))
+        self.assertEqual([judge.judge(number, str(number), "tlb")[0] for number in (1, 2, 3, 4, 5, 6)],
+                         [mutate.KILLED, mutate.LATE, mutate.SURVIVED, mutate.KILLED, mutate.UNREACHED,
+                          mutate.WITHOUT_END])
+
+    def test_asleep(self):
+        """Threads that wait for one another have no end; one that waits for the clock has."""
+        program = self.folder / "asleep.py"
+        for script, is_endless in (("import threading; threading.Lock().acquire(); x = threading.Lock(); "
+                                    "x.acquire(); x.acquire()", True), ("import time; time.sleep(2)", False)):
+            program.write_text(script)
+            record = {"cmd": [sys.executable, str(program)], "workdir": str(self.folder), "env": {}}
+            run = mutate_run.Run(record, 5, {})
+            self.assertEqual((run.is_endless, run.is_late, run.has_failed), (is_endless, False, False))
 
     def test_a_test_that_fails_by_itself(self):
-        self.assertEqual(self.baseline("exit 1").broken, ["one"])
+        self.assertEqual(self.judge({"one": "exit 1"}).programs.broken, ["one"])
 
     def test_says_where_it_is(self):
-        baseline, file = self.baseline("sleep 1"), mutate.sources()[0]
+        judge, file = self.judge({"one": "sleep 1"}), mutate.sources()[0]
         mutant = mutate_source.Mutant(7, 1, "condition negated", "x")
-        said, results = io.StringIO(), mutate.Results(self.folder / "results.tsv", 1)
+        said, killed = io.StringIO(), mutate.Killed(self.folder / "killed.tsv")
+        other = mutate_source.Mutant(8, 1, "condition negated", "x")
         with contextlib.redirect_stderr(said), unittest.mock.patch.object(progress, "LINE_S", 0.1):
-            outcomes = mutate.campaign(argparse.Namespace(jobs=1), [(file, 1, mutant), (file, 2, mutant)], baseline,
-                                       results)
+            outcomes = mutate.campaign(argparse.Namespace(jobs=1), [(file, 1, mutant), (file, 2, other)], judge,
+                                       killed)
         self.assertEqual(len(outcomes[mutate.SURVIVED]), 2)
         self.assertRegex(said.getvalue(), "mutate: 1 of 2 mutants, .* left")
 
-    def test_results_hold(self):
-        path = self.folder / "results.tsv"
+    def test_an_interrupted_campaign_goes_on(self):
+        """What a mutant passed is not run again; a test that is another is, and one that noticed it comes first."""
+        scripts = {"one": "true", "two": "true"}
+        self.assertEqual(self.judge(scripts).judge(1, "m", "tlb")[0], mutate.SURVIVED)
+        self.assertEqual(sorted(self.ran()), ["one", "two"])
+        self.assertEqual(self.judge(scripts).judge(1, "m", "tlb")[0], mutate.SURVIVED)
+        self.assertEqual(self.ran(), [])
+        scripts["two"] = '[ "$QUIRE_MUTANT" = "" ]'
+        judge = self.judge(scripts)
+        self.assertEqual(judge.judge(1, "m", "tlb"), (mutate.KILLED, "two"))
+        self.assertEqual(self.ran(), ["two"])
+        judge.judge(2, "n", "tlb")
+        self.assertEqual(self.ran(), ["two"])
+        path = self.folder / "passed.tsv"
+        path.write_text(path.read_text() + "half a li")
+        with self.assertRaisesRegex(ValueError, r"passed\.tsv:3: not four fields"):
+            self.judge(scripts)
+
+    def test_killed_hold(self):
+        path = self.folder / "killed.tsv"
         file = mutate.sources()[0]
-        results = mutate.Results(path, 1)
-        results.add(file, "a", mutate.KILLED, "one")
-        results.add(file, "b", mutate.SURVIVED, "")
-        again = mutate.Results(path, 1)
+        mutate.Killed(path).add(file, "a", mutate.KILLED, "one")
+        again = mutate.Killed(path)
         self.assertEqual(again.find(file, "a"), (mutate.KILLED, "one"))
-        self.assertEqual(again.find(file, "b"), (mutate.SURVIVED, ""))
-        # Longer tests may kill what survived.
-        longer = mutate.Results(path, 2)
-        self.assertEqual(longer.find(file, "a"), (mutate.KILLED, "one"))
-        self.assertIsNone(longer.find(file, "b"))
-        # Another file, another text: a killed one is run again.
+        # Another file, another text: it is run again.
         self.assertIsNone(again.find(mutate.sources()[1], "a"))
         path.write_text(path.read_text() + "half a li")
-        with self.assertRaisesRegex(ValueError, r"results\.tsv:3: not four fields"):
-            mutate.Results(path, 1)
+        with self.assertRaisesRegex(ValueError, r"killed\.tsv:2: not four fields"):
+            mutate.Killed(path)
+
+    def test_equivalent(self):
+        """They are counted apart, and each row is of a change that there is."""
+        path = self.folder / "equivalent.tsv"
+        mutant = mutate_source.Mutant(7, 1, "condition negated", "x", "f", "if (x)")
+        path.write_text("src/a.c\tf\tif (x)\tcondition negated\tx\twhy\n")
+        equivalent, said = mutate.Equivalent(path), io.StringIO()
+        equivalent.check({"src/a.c": [(3, mutant)]})
+        outcomes = {outcome: [] for outcome in (mutate.KILLED, mutate.WITHOUT_END, mutate.SURVIVED, mutate.LATE,
+                                                mutate.UNREACHED)}
+        outcomes[mutate.KILLED] = outcomes[mutate.WITHOUT_END] = [("key", "src/b.c", mutant)]
+        outcomes[mutate.SURVIVED] = [("one", "src/a.c", mutant), ("two", "src/b.c", mutant)]
+        with contextlib.redirect_stdout(said):
+            self.assertEqual(mutate.tell(outcomes, equivalent), 50)
+        self.assertTrue(said.getvalue().endswith("1 survived:\n  two\n"
+                                                 "2 of 4 killed (1 of them without end), 1 equivalent\n"))
+        with self.assertRaisesRegex(ValueError, r"equivalent\.tsv:1: src/a\.c has no such change"):
+            equivalent.check({"src/a.c": []})
+        path.write_text("src/a.c\tf\n")
+        with self.assertRaisesRegex(ValueError, r"equivalent\.tsv:1: not six fields"):
+            mutate.Equivalent(path)
 
     def test_sample(self):
-        options = mutate.parse(["--sample", "5", "--seed", "3", str(TREE / "src/tlb/flush.c")])
-        found = {"src/tlb/flush.c": [(number, None) for number in range(50)]}
-        chosen = mutate.chosen(options, found)
-        self.assertEqual((len(chosen), chosen), (5, mutate.chosen(options, found)))
-        options.seed = 4
-        self.assertNotEqual(chosen, mutate.chosen(options, found))
+        """It begins as a smaller one does, and other lines move none of it."""
+        def lines(first, last):
+            return [(number, mutate_source.Mutant(number, 1, "condition negated", "x", "f", f"if ({number})"))
+                    for number in range(first, last)]
+
+        def keys(count, seed, found):
+            options = mutate.parse(["--sample", str(count), "--seed", str(seed), str(TREE / "src/tlb/flush.c")])
+            return [mutant.text for _, _, mutant in mutate.chosen(options, {"src/tlb/flush.c": found})]
+
+        five = keys(5, 3, lines(0, 50))
+        self.assertEqual(len(five), 5)
+        self.assertEqual(keys(9, 3, lines(0, 50))[:5], five)
+        self.assertNotEqual(keys(5, 4, lines(0, 50)), five)
+        more = keys(9, 3, lines(0, 60))
+        kept = [text for text in more if int(text[4:-1]) < 50]
+        self.assertEqual(kept, keys(9, 3, lines(0, 50))[:len(kept)])
 
 
 if __name__ == "__main__":
