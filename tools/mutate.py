@@ -166,15 +166,11 @@ class Equivalent:
             self.reasons[tuple(fields[:5])] = number
 
     def has(self, path, mutant):
-        return self.name(path, mutant) in self.reasons
-
-    @staticmethod
-    def name(path, mutant):
-        return path, mutant.function, mutant.text, mutant.kind, mutant.what
+        return (path, *mutant.name) in self.reasons
 
     def check(self, found):
         """That each row is of a mutant."""
-        names = {self.name(path, mutant) for path, each in found.items() for _, mutant in each}
+        names = {(path, *mutant.name) for path, each in found.items() for _, mutant in each}
         for row, number in self.reasons.items():
             if row[0] in found and row not in names:
                 raise ValueError(f"{self.path}:{number}: {row[0]} has no such change")
@@ -191,15 +187,13 @@ def chosen(options, found):
              if options.only in key_of(path, mutant)]
     if options.sample is None:
         return every
-    alike = {}
 
     def rank(each):
-        name = "\t".join(Equivalent.name(each[0], each[2]))
-        alike[name] = alike.get(name, 0) + 1
-        return hashlib.sha256(f"{options.seed}\t{name}\t{alike[name]}".encode()).digest()
+        path, _, m = each
+        return hashlib.sha256("\t".join(map(str, (options.seed, path, m.function, m.text, m.kind, m.what, m.nth)))
+                              .encode()).digest()
 
-    return [each for _, each in sorted(((rank(each), each) for each in every), key=lambda pair: pair[0])
-            ][:options.sample]
+    return sorted(every, key=rank)[:options.sample]
 
 
 def campaign(options, wanted, judge, killed):

@@ -35,6 +35,12 @@ class Mutant:
     what: str
     function: str = ""
     text: str = ""  # of the line
+    nth: int = 1  # of those that have all of this but the place
+
+    @property
+    def name(self):
+        """What tells it from the others of its file, and stays when lines move."""
+        return self.function, self.text, self.kind, self.what + (f" #{self.nth}" if self.nth > 1 else "")
 
 
 class BadSource(Exception):
@@ -67,7 +73,7 @@ class Mutator:
         self.macros = [(c.extent.start.offset, c.extent.end.offset, c.spelling)
                        for c in self.unit.cursor.get_children()
                        if c.kind == Kind.MACRO_INSTANTIATION and self.is_here(c)]
-        self.mutants, self.edits = [], []
+        self.mutants, self.edits, self.alike = [], [], {}
 
     def is_here(self, cursor):
         file = cursor.extent.start.file
@@ -84,8 +90,9 @@ class Mutator:
     def new(self, cursor, kind, what, differs=""):
         """The C text that asks for the mutant, which changes nothing unless @differs."""
         start = cursor.extent.start
-        self.mutants.append(Mutant(start.line, start.column, kind, what, self.function,
-                                   " ".join(self.lines[start.line - 1].split())))
+        name = self.function, " ".join(self.lines[start.line - 1].split()), kind, what
+        self.alike[name] = self.alike.get(name, 0) + 1
+        self.mutants.append(Mutant(start.line, start.column, kind, what, *name[:2], self.alike[name]))
         number = self.first + len(self.mutants) - 1
         return f"quire_mutate_if({number}, {differs})" if differs else f"quire_mutate({number})"
 
