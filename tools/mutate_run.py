@@ -98,7 +98,9 @@ class Run:
         child.stdout.close()
         self.cpu_seconds = used.ru_utime + used.ru_stime
         if not ended_early:
-            self.is_late = child.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+            # A program may have spent it in children.
+            self.is_late = (child.returncode in (-signal.SIGXCPU, -signal.SIGKILL) or
+                            child.returncode != 0 and self.cpu_seconds >= cpu_limit)
             self.has_failed = child.returncode != 0 and not self.is_late
 
     def end_group(self):
@@ -165,7 +167,7 @@ class Programs:
             known = {"of": key, "pieces": {}}
         names = self.names_of(record)
         self.pieces[name] = []
-        for label in names or [""]:
+        for label in names if len(names) > 1 else [""]:
             told = known["pieces"].get(label)
             # Not told again: how it went with a shorter time.
             if not told or (told["seconds"] is None and told["limit"] < self.longest):
