@@ -1,0 +1,216 @@
+/* Every public operation with every allocation and every other call of the host failing once, with
+ * each of its errors: the operation answers an error or succeeds, the state is the one before or
+ * the one after, again works, and nothing is left over. */
+#include "tests/rules/lib/nth.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "hosts/process/process.h"
+
+#define CALLS_MAX 400u /* of a host, by one operation */
+#define FUNCTIONS_LEAST 60u
+#define FAILURES_LEAST 1500u
+
+static const struct operation *const tables[] = {
+    nth_vm_operations,	nth_vcpu_operations,   nth_gmem_operations,
+    nth_log_operations, nth_access_operations, nth_plain_operations,
+};
+#define TABLES (sizeof(tables) / sizeof(tables[0]))
+
+static const struct nth_machine *machine;
+static int are_tables_used_up;
+static uint64_t failures; /* calls of a host that failed, in all */
+
+/* One operation as it is without a failure. */
+struct wanted {
+	uint64_t before, after; /* digests */
+	uint64_t calls;
+	int result;
+};
+
+static struct wanted look(const struct operation *operation)
+{
+	struct wanted wanted;
+
+	nth_begin(machine, operation, are_tables_used_up);
+	wanted.before = nth_digest();
+	nth_end();
+	nth_begin(machine, operation, are_tables_used_up);
+	wanted.result = nth_call(operation, 0, 0);
+	wanted.calls = nth.calls;
+	wanted.after = nth_digest();
+	nth_end();
+	return wanted;
+}
+
+static void told(const struct operation *operation, uint64_t number, const char *what)
+{
+	fail_msg("%s on the %s, call %u (%s: %d): %s", operation->function, machine->name,
+		 (unsigned int)number, nth.failing, nth.error, what);
+}
+
+/* The state is that of before, or of after, as the result says. */
+static void state_after(const struct operation *operation, uint64_t number, uint32_t variant,
+			const struct wanted *wanted)
+{
+	int result;
+
+	nth_begin(machine, operation, are_tables_used_up);
+	result = nth_call(operation, number, variant);
+	if (!nth.error)
+		told(operation, number, "made fewer calls than before");
+	if (result < 0 && result != nth.error && result != -ENOMEM && result != -EFAULT)
+		told(operation, number, "an error that nothing explains");
+	if (result >= 0 && nth_digest() != wanted->after)
+		told(operation, number, "success, and another state than without a failure");
+	else if (result < 0 && !(operation->vm & NTH_KEEPS_PART) && nth_digest() != wanted->before)
+		told(operation, number, "an error that changed the state");
+	nth_end();
+}
+
+/* Once more, and it is as if nothing had failed. */
+static void again_after(const struct operation *operation, uint64_t number, uint32_t variant,
+			const struct wanted *wanted)
+{
+	int result;
+
+	nth_begin(machine, operation, are_tables_used_up);
+	result = nth_call(operation, number, variant);
+	if (result < 0) {
+		result = nth_call(operation, 0, 0);
+		if (result < 0)
+			told(operation, number, "fails again, without a failure of the host");
+		if (nth_digest() != wanted->after)
+			told(operation, number, "done again, it comes to another state");
+	}
+	nth_end();
+}
+
+static void explore(const struct operation *operation)
+{
+	struct wanted wanted = look(operation);
+
+	if (wanted.result < 0)
+		told(operation, 0, "fails by itself");
+	assert_true(wanted.calls < CALLS_MAX);
+	for (uint64_t number = 1; number <= wanted.calls; number++) {
+		uint32_t variant = 0;
+
+		do {
+			state_after(operation, number, variant, &wanted);
+			again_after(operation, number, variant, &wanted);
+			failures++;
+		} while (++variant < nth.variants);
+	}
+}
+
+static void explore_all(const struct operation *operations)
+{
+	for (; operations->function; operations++)
+		if (operations->call && (machine == &nth_sim || !(operations->vm & NTH_SIM_ONLY))) {
+			are_tables_used_up = 0;
+			explore(operations);
+			are_tables_used_up = 1;
+			explore(operations);
+		}
+}
+
+static void test_vm(void **state)
+{
+	(void)state;
+	explore_all(nth_vm_operations);
+}
+
+static void test_vcpu(void **state)
+{
+	(void)state;
+	explore_all(nth_vcpu_operations);
+}
+
+static void test_gmem(void **state)
+{
+	(void)state;
+	explore_all(nth_gmem_operations);
+}
+
+static void test_log(void **state)
+{
+	(void)state;
+	explore_all(nth_log_operations);
+}
+
+static void test_access(void **state)
+{
+	(void)state;
+	explore_all(nth_access_operations);
+}
+
+static void test_plain(void **state)
+{
+	(void)state;
+	explore_all(nth_plain_operations);
+}
+
+static int has_row(const char *function)
+{
+	for (size_t i = 0; i < TABLES; i++)
+		for (const struct operation *row = tables[i]; row->function; row++)
+			if (!strcmp(row->function, function))
+				return 1;
+	return 0;
+}
+
+/* Each name that the library shows has a row. */
+static void test_every_public_function(void **state)
+{
+	const char *path = getenv("QUIRE_MAP");
+	FILE *file = path ? fopen(path, "r") : NULL;
+	unsigned int count = 0;
+	char line[200];
+
+	(void)state;
+	assert_non_null(file);
+	while (fgets(line, sizeof(line), file)) {
+		char name[100];
+
+		if (sscanf(line, " %99[a-z0-9_];", name) != 1 || strncmp(name, "quire_", 6) != 0)
+			continue;
+		count++;
+		if (!has_row(name))
+			fail_msg("%s has no row", name);
+	}
+	assert_int_equal(fclose(file), 0);
+	assert_true(count >= FUNCTIONS_LEAST);
+}
+
+static void test_failures_were_many(void **state)
+{
+	(void)state;
+	print_message("%u calls failed\n", (unsigned int)failures);
+	assert_true(failures >= FAILURES_LEAST);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_vm),	cmocka_unit_test(test_vcpu),   cmocka_unit_test(test_gmem),
+	    cmocka_unit_test(test_log), cmocka_unit_test(test_access), cmocka_unit_test(test_plain),
+	};
+	const struct CMUnitTest after[] = {
+	    cmocka_unit_test(test_every_public_function),
+	    cmocka_unit_test(test_failures_were_many),
+	};
+	int failed;
+
+	quire_platform_install(&process_platform);
+	if (process_signals_install())
+		return 1;
+	machine = &nth_sim;
+	failed = _cmocka_run_group_tests("simulator", tests, sizeof(tests) / sizeof(tests[0]), NULL,
+					 NULL);
+	machine = &nth_process;
+	failed +=
+	    _cmocka_run_group_tests("process", tests, sizeof(tests) / sizeof(tests[0]), NULL, NULL);
+	return failed + cmocka_run_group_tests(after, NULL, NULL);
+}
