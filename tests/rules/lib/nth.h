@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <quire/confidential.h>
 #include <quire/dirty.h>
 #include <quire/gmem.h>
 #include <quire/place.h>
@@ -20,6 +21,7 @@
 #include <quire/vm.h>
 
 #include "hosts/sim/sim.h"
+#include "src/walk/table.h"
 
 /* The client's memory: small pages, which slot 1 shows, and a huge one, which slot 2 shows. */
 #define PAGES 16u
@@ -37,8 +39,10 @@ enum nth_vm {
 	NTH_PRIVATE = 1u << 0,	/* QUIRE_VM_SW_PROTECTED */
 	NTH_IN_PLACE = 1u << 1, /* files own the attributes; with NTH_PRIVATE */
 	NTH_RINGS = 1u << 2,
-	NTH_SHADOWED = 1u << 3,	   /* shadow pages serve the guest */
-	NTH_SPLITS_LATE = 1u << 4, /* eager_page_split is off */
+	NTH_SHADOWED = 1u << 3,	    /* shadow pages serve the guest */
+	NTH_SPLITS_LATE = 1u << 4,  /* eager_page_split is off */
+	NTH_CONFIDENTIAL = 1u << 7, /* hardware is told of private pages; with NTH_PRIVATE */
+	NTH_HUGE_GMEM = 1u << 8,    /* files give blocks of 2 MiB */
 	/* Of the operation: what it had done before the failure stays, as its contract says. */
 	NTH_KEEPS_PART = 1u << 5,
 	/* Of the operation: the simulated machine alone has what it is about. */
@@ -94,8 +98,8 @@ struct nth {
 	struct quire_map map;
 	int is_mapped;
 	void *cookie;
-	struct quire_vcpu *user; /* of the tables that are used up */
-	struct quire_ring_entry ring[NTH_RING_ENTRIES], user_ring[NTH_RING_ENTRIES];
+	struct table_cache taken; /* tables that are used up */
+	struct quire_ring_entry ring[NTH_RING_ENTRIES];
 };
 
 extern struct nth nth;
@@ -106,8 +110,8 @@ extern struct nth nth;
  */
 void nth_begin(const struct nth_machine *machine, const struct operation *operation,
 	       int are_tables_used_up);
-/* Its end; asserts that all is given back. */
-void nth_end(void);
+/* Its end: what was not given back, or NULL. */
+const char *nth_end(void);
 /* Calls the operation, with call @number of the host failing (0: none) with its error @variant. */
 int nth_call(const struct operation *operation, uint64_t number, uint32_t variant);
 /*
@@ -130,6 +134,7 @@ void need_huge(void);	 /* slot 2, mapped */
 void need_log(void);	 /* a page of the slot is in its log */
 void need_gmem(void);	 /* a file */
 void need_bound(void);	 /* slot 1 shows it */
+void need_block(void);	 /* slot 2 shows a file of 2 MiB, all of it private */
 void need_private(void); /* and some of its pages are private */
 int nth_set_private(void);
 int nth_create_gmem(uint64_t flags);

@@ -108,6 +108,69 @@ static int populate(void)
 	return done < 0 ? (int)done : done != 1;
 }
 
+/* The hardware brings them in. */
+static int populate_measured(void)
+{
+	const struct quire_gmem_fill request = {
+	    .gfn = {(GPA >> QUIRE_PAGE_SHIFT) + 1}, .npages = 1, .source = nth.machine->hva(3)};
+	int64_t done = quire_gmem_populate(nth.vm, &request);
+
+	return done < 0 ? (int)done : done != 1;
+}
+
+static int64_t fill_block(void *ctx, const struct quire_gmem_unit *unit)
+{
+	(void)ctx;
+	memset((void *)(uintptr_t)(unit->pfn.v << QUIRE_PAGE_SHIFT), 0x29, SIM_FRAME_BYTES);
+	return INT64_C(1) << unit->order;
+}
+
+static int populate_block(void)
+{
+	const struct quire_gmem_fill request = {.gfn = {HUGE_GPA >> QUIRE_PAGE_SHIFT},
+						.npages = SIM_BLOCK,
+						.max_order = 9,
+						.fill = fill_block};
+	int64_t done = quire_gmem_populate(nth.vm, &request);
+
+	return done < 0 ? (int)done : done != SIM_BLOCK;
+}
+
+static int fault_block(void)
+{
+	int result = nth_fault(HUGE_GPA + QUIRE_PAGE_SIZE, QUIRE_PFERR_WRITE);
+
+	return result == QUIRE_RETRY ? -EINTR : result;
+}
+
+static int fault_private(void)
+{
+	int result = nth_fault(GPA + QUIRE_PAGE_SIZE, QUIRE_PFERR_WRITE);
+
+	return result == QUIRE_RETRY ? -EINTR : result;
+}
+
+static int share_pages(void)
+{
+	return quire_vm_set_attributes(nth.vm, (gpa_t){GPA}, BYTES, 0);
+}
+
+static void need_used_block(void)
+{
+	need_block();
+	assert_int_equal(nth_fault(HUGE_GPA, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+}
+
+static int punch_in_block(void)
+{
+	return quire_gmem_punch(nth.gmem, 5 * QUIRE_PAGE_SIZE, QUIRE_PAGE_SIZE);
+}
+
+static int share_in_block(void)
+{
+	return quire_vm_set_attributes(nth.vm, (gpa_t){HUGE_GPA}, QUIRE_PAGE_SIZE, 0);
+}
+
 /* --- conversion in place --- */
 
 /* A file that owns its pages' attributes: all are private, and all are there. */
@@ -142,6 +205,17 @@ static int convert_to_zeroes(void)
 static int convert_to_private(void)
 {
 	return convert(QUIRE_ATTRIBUTE_PRIVATE, QUIRE_GMEM_PRESERVE);
+}
+
+static int convert_to_private_anew(void)
+{
+	return convert(QUIRE_ATTRIBUTE_PRIVATE, 0);
+}
+
+static void need_zeroes(void)
+{
+	need_owner();
+	assert_int_equal(convert_to_zeroes(), 0);
 }
 
 static void need_shared(void)
@@ -217,6 +291,22 @@ const struct operation nth_gmem_operations[] = {
     {"quire_gmem_poison", NTH_PRIVATE, need_all_pages, poison},
     {"quire_gmem_write", 0, need_writable_gmem, write_gmem},
     {"quire_gmem_populate", NTH_PRIVATE, need_private, populate},
+    {"quire_gmem_populate", NTH_PRIVATE | NTH_CONFIDENTIAL, need_private, populate_measured},
+    {"quire_gmem_populate", NTH_PRIVATE | NTH_CONFIDENTIAL | NTH_HUGE_GMEM, need_block,
+     populate_block},
+    {"quire_gmem_populate", NTH_PRIVATE | NTH_HUGE_GMEM, need_block, populate_block},
+    {"quire_vcpu_fault", NTH_PRIVATE | NTH_CONFIDENTIAL, need_private, fault_private},
+    {"quire_vcpu_fault", NTH_PRIVATE | NTH_HUGE_GMEM, need_block, fault_block},
+    {"quire_vcpu_fault", NTH_PRIVATE | NTH_CONFIDENTIAL | NTH_HUGE_GMEM, need_block, fault_block},
+    {"quire_vm_set_attributes", NTH_PRIVATE | NTH_CONFIDENTIAL, need_all_pages, share_pages},
+    {"quire_vm_set_attributes", NTH_PRIVATE | NTH_HUGE_GMEM, need_used_block, share_in_block},
+    {"quire_gmem_punch", NTH_PRIVATE | NTH_CONFIDENTIAL, need_all_pages, punch},
+    {"quire_gmem_punch", NTH_PRIVATE | NTH_HUGE_GMEM, need_used_block, punch_in_block},
+    {"quire_gmem_release", NTH_PRIVATE | NTH_CONFIDENTIAL, need_all_pages, release_gmem},
+    {"quire_gmem_set_attributes", NTH_PRIVATE | NTH_IN_PLACE | NTH_CONFIDENTIAL, need_owner,
+     convert_to_zeroes},
+    {"quire_gmem_set_attributes", NTH_PRIVATE | NTH_IN_PLACE | NTH_CONFIDENTIAL, need_zeroes,
+     convert_to_private_anew},
     {"quire_gmem_set_attributes", NTH_PRIVATE | NTH_IN_PLACE, need_owner, convert_to_shared},
     {"quire_gmem_set_attributes", NTH_PRIVATE | NTH_IN_PLACE, need_owner, convert_to_zeroes},
     {"quire_gmem_set_attributes", NTH_PRIVATE | NTH_IN_PLACE, need_shared, convert_to_private},

@@ -182,6 +182,41 @@ static int store_reshape(void *ctx, void *store, uint64_t index, int whole)
 	return error ? error : nth.machine->ops->store_reshape(ctx, store, index, whole);
 }
 
+/* --- hardware that is told of private pages --- */
+
+static int make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	(void)ctx;
+	(void)gfn;
+	(void)pfn;
+	(void)order;
+	return FAILS(-EIO);
+}
+
+static int prepare(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	(void)ctx;
+	(void)gfn;
+	(void)pfn;
+	(void)order;
+	return FAILS(-EIO);
+}
+
+static int64_t post_populate(void *ctx, const struct quire_gmem_unit *unit, void *request_ctx)
+{
+	int error = FAILS(-EIO);
+
+	(void)ctx;
+	(void)request_ctx;
+	if (error)
+		return error;
+	memset((void *)(uintptr_t)(unit->pfn.v << QUIRE_PAGE_SHIFT), 0x41, SIM_FRAME_BYTES);
+	return INT64_C(1) << unit->order;
+}
+
+const struct quire_confidential_ops nth_confidential = {
+    .make_private = make_private, .prepare = prepare, .post_populate = post_populate};
+
 /* What a host may lack stays away. */
 #define STAND_BEFORE(call) (ops.call = ops.call ? (call) : NULL)
 

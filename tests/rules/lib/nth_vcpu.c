@@ -168,31 +168,55 @@ static void put_word(uint64_t gpa, uint64_t word)
 	assert_int_equal(quire_vm_write(nth.vm, (gpa_t){gpa}, &word, sizeof(word)), 0);
 }
 
-/* L2's page 0 is the first of the slot. */
+/* Of L2, or of a guest that pages by itself. */
+static struct quire_nested tables;
+
+static uint64_t table_at(uint32_t number)
+{
+	return NESTED_ROOT + number * QUIRE_PAGE_SIZE;
+}
+
+/* Page 0 is the first of the slot; with entries of 8 bytes page 1 is the root. */
+static void make_tables(uint32_t levels, uint32_t paging)
+{
+	const uint64_t present = 1, rights = 7;
+
+	tables = (struct quire_nested){.root = {NESTED_ROOT},
+				       .levels = levels,
+				       .nx = levels > 2,
+				       .wp = 1,
+				       .pse = levels == 2,
+				       .paging = paging};
+	need_slot();
+	/* PAE's own entries are the processor's, and have no rights. */
+	tables.directories[0] = table_at(1) | present;
+	for (uint32_t level = 0; level + 1 < levels; level++)
+		put_word(table_at(level),
+			 table_at(level + 1) | (levels == 3 && !level ? present : rights));
+	put_word(table_at(levels - 1), GPA | rights);
+	if (levels > 2)
+		put_word(table_at(levels - 1) + 8, NESTED_ROOT | rights);
+}
+
 static void make_nested_tables(void)
 {
-	const uint64_t rights = 7;
-
-	need_slot();
-	for (uint32_t level = 0; level + 1 < NESTED_LEVELS; level++)
-		put_word(NESTED_ROOT + level * QUIRE_PAGE_SIZE,
-			 (NESTED_ROOT + (level + 1) * QUIRE_PAGE_SIZE) | rights);
-	put_word(NESTED_ROOT + (NESTED_LEVELS - 1) * QUIRE_PAGE_SIZE, GPA | rights);
-	put_word(NESTED_ROOT + (NESTED_LEVELS - 1) * QUIRE_PAGE_SIZE + 8, NESTED_ROOT | rights);
+	make_tables(NESTED_LEVELS, 0);
 }
 
 static int set_nested(void)
 {
-	const struct quire_nested nested = {
-	    .root = {NESTED_ROOT}, .levels = NESTED_LEVELS, .nx = 1, .wp = 1};
+	return quire_vcpu_set_nested(nth.vcpu, &tables);
+}
 
-	return quire_vcpu_set_nested(nth.vcpu, &nested);
+static void need_tables(uint32_t levels, uint32_t paging)
+{
+	make_tables(levels, paging);
+	assert_int_equal(set_nested(), 0);
 }
 
 static void need_nested(void)
 {
-	make_nested_tables();
-	assert_int_equal(set_nested(), 0);
+	need_tables(NESTED_LEVELS, 0);
 }
 
 static void need_nested_root(void)
@@ -200,6 +224,31 @@ static void need_nested_root(void)
 	need_nested();
 	assert_int_equal(nth_enter(), 0);
 }
+
+#define NEED_TABLES(levels)                         \
+	static void need_nested_##levels(void)      \
+	{                                           \
+		need_tables(levels, 0);             \
+	}                                           \
+	static void need_nested_root_##levels(void) \
+	{                                           \
+		need_tables(levels, 0);             \
+		assert_int_equal(nth_enter(), 0);   \
+	}                                           \
+	static void need_paging_##levels(void)      \
+	{                                           \
+		need_tables(levels, 1);             \
+	}                                           \
+	static void need_paging_root_##levels(void) \
+	{                                           \
+		need_tables(levels, 1);             \
+		assert_int_equal(nth_enter(), 0);   \
+	}
+
+NEED_TABLES(2)
+NEED_TABLES(3)
+NEED_TABLES(4)
+NEED_TABLES(5)
 
 /* Until it is there. A word of L1's tables that cannot be read is a fault of L2's. */
 static int fault_nested_at(uint64_t address)
@@ -248,6 +297,16 @@ static int end_nested(void)
 	return quire_vcpu_set_nested(nth.vcpu, NULL);
 }
 
+/* A root, and a fault, by tables of so many levels. */
+#define ROWS_OF_TABLES(levels)                                                                \
+	{"quire_vcpu_enter", 0, need_nested_##levels, nth_enter},                             \
+	    {"quire_vcpu_fault", NTH_KEEPS_PART, need_nested_root_##levels, fault_nested},    \
+	    {"quire_vcpu_enter", NTH_SHADOWED, need_paging_##levels, nth_enter},              \
+	{                                                                                     \
+		"quire_vcpu_fault", NTH_SHADOWED | NTH_KEEPS_PART, need_paging_root_##levels, \
+		    fault_nested                                                              \
+	}
+
 /* A walk of L1's tables sets A on its way, as a processor's: that stays. */
 const struct operation nth_vcpu_operations[] = {
     {"quire_vcpu_create", 0, NULL, create_vcpu},
@@ -277,6 +336,10 @@ const struct operation nth_vcpu_operations[] = {
     {"quire_vcpu_fault", 0, need_nx, fault_fetch},
     {"quire_vcpu_fault", NTH_KEEPS_PART, need_nested_root, fault_nested},
     {"quire_vcpu_fault", NTH_KEEPS_PART, need_nested_root, fault_nested_table},
+    ROWS_OF_TABLES(2),
+    ROWS_OF_TABLES(3),
+    ROWS_OF_TABLES(4),
+    ROWS_OF_TABLES(5),
     {"quire_vcpu_page_ready", 0, need_root, page_ready},
     {"quire_vcpu_page_ready", NTH_SHADOWED, need_root, page_ready},
     {"quire_vcpu_prefault", 0, need_slot, prefault},

@@ -7,9 +7,6 @@
 
 struct nth nth;
 
-/* Beyond all slots. */
-#define UNUSED_GPA (UINT64_C(1) << 40)
-
 int nth_make_vm(struct quire_vm **vm)
 {
 	struct quire_vm_config config = {
@@ -21,6 +18,7 @@ int nth_make_vm(struct quire_vm **vm)
 	    .host = &nth.ops,
 	    .host_ctx = nth.machine->context(),
 	    .tunables = &nth.tunables,
+	    .confidential = nth.vm_kind & NTH_CONFIDENTIAL ? &nth_confidential : NULL,
 	};
 
 	return quire_vm_create(&config, vm);
@@ -31,27 +29,21 @@ int nth_make_vcpu(uint32_t id, struct quire_vcpu **vcpu)
 	return quire_vcpu_create(nth.vm, id, nth.machine->vcpu_cookie(), vcpu);
 }
 
-/*
- * Every page of the VM's memory for tables is taken: an operation that wants one more asks the
- * host. By another vCPU, so that the operation's has none in hand.
- */
+/* All of the VM's memory for tables is taken: an operation that wants one more asks the host. */
 static void use_tables_up(void)
 {
-	struct quire_memory_fault fault;
-	struct quire_stage2 stage2;
-	uint64_t requests, gpa = UNUSED_GPA;
+	struct arena *arena = &nth.vm->arena;
 
-	assert_int_equal(nth_make_vcpu(99, &nth.user), 0);
-	if (nth.vm_kind & NTH_RINGS)
-		assert_int_equal(quire_vcpu_set_dirty_ring(nth.user, nth.user_ring), 0);
-	assert_int_equal(quire_vcpu_enter(nth.user, &requests, &stage2), 0);
-	quire_vcpu_leave(nth.user);
-	/* No memory is there, which an entry of a table of its own says. */
-	for (; nth.vm->arena.free_count; gpa += HUGE_BYTES) {
-		assert_true(gpa < UNUSED_GPA + 2048 * HUGE_BYTES);
-		assert_int_equal(quire_vcpu_fault(nth.user, (gpa_t){gpa}, 0, &fault),
-				 QUIRE_EMULATE);
-	}
+	if (table_cache_refill(&nth.taken, arena, (uint32_t)arena->free_count))
+		fail();
+	assert_int_equal(arena->free_count, 0);
+}
+
+/* A VM that ends has all of its tables. */
+static void give_tables_back(void)
+{
+	if (nth.vm)
+		table_cache_drain(&nth.taken, &nth.vm->arena);
 }
 
 void nth_begin(const struct nth_machine *machine, const struct operation *operation,
@@ -61,6 +53,7 @@ void nth_begin(const struct nth_machine *machine, const struct operation *operat
 	nth.machine = machine;
 	nth.ops = nth_failing_ops(machine->ops);
 	nth.vm_kind = operation->vm;
+	nth.tunables.gmem_huge_pages = (operation->vm & NTH_HUGE_GMEM) != 0;
 	nth.tunables.eager_page_split = !(operation->vm & NTH_SPLITS_LATE);
 	machine->begin();
 	assert_int_equal(nth_make_vm(&nth.vm), 0);
@@ -71,21 +64,23 @@ void nth_begin(const struct nth_machine *machine, const struct operation *operat
 		assert_int_equal(quire_vcpu_set_dirty_ring(nth.vcpu, nth.ring), 0);
 	if (operation->setup)
 		operation->setup();
-	/* The number of shadow pages is limited: there the oldest would go. */
-	if (are_tables_used_up && nth.vcpu && !(operation->vm & NTH_SHADOWED))
+	/* A VM that an operation ends ends with all of them. */
+	if (are_tables_used_up && nth.vcpu)
 		use_tables_up();
 }
 
-void nth_end(void)
+const char *nth_end(void)
 {
+	const char *left;
+
+	give_tables_back();
+
 	if (nth.is_mapped)
 		quire_vcpu_unmap(nth.vcpu, &nth.map);
 	if (nth.place)
 		quire_place_destroy(nth.place);
 	if (nth.other_vcpu)
 		quire_vcpu_destroy(nth.other_vcpu);
-	if (nth.user)
-		quire_vcpu_destroy(nth.user);
 	if (nth.vcpu)
 		quire_vcpu_destroy(nth.vcpu);
 	if (nth.linked)
@@ -98,11 +93,14 @@ void nth_end(void)
 		quire_vm_put(nth.second);
 	if (nth.vm)
 		quire_vm_put(nth.vm);
-	assert_int_equal(nth.bytes, 0);
-	assert_int_equal(nth.chunks, 0);
-	assert_int_equal(nth.stores, 0);
-	assert_int_equal(nth.pages, 0);
-	nth.machine->end();
+	left = nth.bytes    ? "memory is not given back"
+	       : nth.chunks ? "memory for tables is not given back"
+	       : nth.stores ? "a store is not given back"
+	       : nth.pages  ? "a page is not given back"
+			    : NULL;
+	if (!left)
+		nth.machine->end();
+	return left;
 }
 
 int nth_call(const struct operation *operation, uint64_t number, uint32_t variant)
@@ -270,17 +268,32 @@ void need_log(void)
 	assert_int_equal(nth_fault(GPA + 3 * QUIRE_PAGE_SIZE, QUIRE_PFERR_WRITE), QUIRE_FIXED);
 }
 
-int nth_create_gmem(uint64_t flags)
+static int create_gmem(uint64_t size_bytes, uint64_t flags)
 {
 	int error;
 
 	if (!nth.cookie)
-		nth.cookie = nth.machine->cookie(BYTES);
-	error = quire_gmem_create(nth.vm, BYTES, flags, nth.cookie, &nth.gmem);
+		nth.cookie = nth.machine->cookie(size_bytes);
+	error = quire_gmem_create(nth.vm, size_bytes, flags, nth.cookie, &nth.gmem);
 	/* The file's from here on. */
 	if (!error)
 		nth.cookie = NULL;
 	return error;
+}
+
+int nth_create_gmem(uint64_t flags)
+{
+	return create_gmem(BYTES, flags);
+}
+
+void need_block(void)
+{
+	assert_int_equal(create_gmem(HUGE_BYTES, 0), 0);
+	assert_int_equal(nth_set_slot(2, HUGE_GPA, QUIRE_SLOT_GMEM), 0);
+	assert_int_equal(
+	    quire_vm_set_attributes(nth.vm, (gpa_t){HUGE_GPA}, HUGE_BYTES, QUIRE_ATTRIBUTE_PRIVATE),
+	    0);
+	assert_int_equal(nth_enter(), 0);
 }
 
 void need_gmem(void)

@@ -10,7 +10,7 @@
 
 #define CALLS_MAX 400u /* of a host, by one operation */
 #define FUNCTIONS_LEAST 60u
-#define FAILURES_LEAST 1500u
+#define FAILURES_LEAST 2500u
 
 static const struct operation *const tables[] = {
     nth_vm_operations,	nth_vcpu_operations,   nth_gmem_operations,
@@ -21,6 +21,7 @@ static const struct operation *const tables[] = {
 static const struct nth_machine *machine;
 static int are_tables_used_up;
 static uint64_t failures; /* calls of a host that failed, in all */
+static uint64_t events;	  /* that were traced */
 
 /* One operation as it is without a failure. */
 struct wanted {
@@ -29,25 +30,33 @@ struct wanted {
 	int result;
 };
 
+static void told(const struct operation *operation, uint64_t number, const char *what)
+{
+	fail_msg("%s on the %s, call %u (%s: %d): %s", operation->function, machine->name,
+		 (unsigned int)number, nth.failing ? nth.failing : "none", nth.error, what);
+}
+
+static void end(const struct operation *operation, uint64_t number)
+{
+	const char *left = nth_end();
+
+	if (left)
+		told(operation, number, left);
+}
+
 static struct wanted look(const struct operation *operation)
 {
 	struct wanted wanted;
 
 	nth_begin(machine, operation, are_tables_used_up);
 	wanted.before = nth_digest();
-	nth_end();
+	end(operation, 0);
 	nth_begin(machine, operation, are_tables_used_up);
 	wanted.result = nth_call(operation, 0, 0);
 	wanted.calls = nth.calls;
 	wanted.after = nth_digest();
-	nth_end();
+	end(operation, 0);
 	return wanted;
-}
-
-static void told(const struct operation *operation, uint64_t number, const char *what)
-{
-	fail_msg("%s on the %s, call %u (%s: %d): %s", operation->function, machine->name,
-		 (unsigned int)number, nth.failing, nth.error, what);
 }
 
 /* The state is that of before, or of after, as the result says. */
@@ -66,7 +75,7 @@ static void state_after(const struct operation *operation, uint64_t number, uint
 		told(operation, number, "success, and another state than without a failure");
 	else if (result < 0 && !(operation->vm & NTH_KEEPS_PART) && nth_digest() != wanted->before)
 		told(operation, number, "an error that changed the state");
-	nth_end();
+	end(operation, number);
 }
 
 /* Once more, and it is as if nothing had failed. */
@@ -84,7 +93,7 @@ static void again_after(const struct operation *operation, uint64_t number, uint
 		if (nth_digest() != wanted->after)
 			told(operation, number, "done again, it comes to another state");
 	}
-	nth_end();
+	end(operation, number);
 }
 
 static void explore(const struct operation *operation)
@@ -105,6 +114,13 @@ static void explore(const struct operation *operation)
 	}
 }
 
+static void count_event(enum quire_trace_event event, const uint64_t *args)
+{
+	assert_true(event < QUIRE_TRACE_COUNT && args);
+	events++;
+}
+
+/* Once as it is; once with no table left, and every event traced. */
 static void explore_all(const struct operation *operations)
 {
 	for (; operations->function; operations++)
@@ -112,7 +128,9 @@ static void explore_all(const struct operation *operations)
 			are_tables_used_up = 0;
 			explore(operations);
 			are_tables_used_up = 1;
+			quire_trace_install(count_event);
 			explore(operations);
+			quire_trace_install(NULL);
 		}
 }
 
@@ -187,8 +205,9 @@ static void test_every_public_function(void **state)
 static void test_failures_were_many(void **state)
 {
 	(void)state;
-	print_message("%u calls failed\n", (unsigned int)failures);
-	assert_true(failures >= FAILURES_LEAST);
+	print_message("%u calls failed, %u events were traced\n", (unsigned int)failures,
+		      (unsigned int)events);
+	assert_true(failures >= FAILURES_LEAST && events > failures);
 }
 
 int main(void)
