@@ -207,11 +207,39 @@ static void test_a_tracer(void **state)
 	assert_int_equal(evaluated, 0);
 }
 
+/* Each event passes its own probe and no other, with its fields in order. */
+static void test_every_event(void **state)
+{
+#define NAME(group, name, fields) #name,
+#define NO_FIELD(type, name)
+	static const char *const names[] = {QUIRE_TRACE_EVENTS(NAME, NO_FIELD)};
+	uint64_t args[QUIRE_TRACE_FIELDS_MAX];
+
+	(void)state;
+	for (unsigned int i = 0; i < QUIRE_TRACE_FIELDS_MAX; i++)
+		args[i] = 0x1000 + i;
+	for (unsigned int event = 0; event < QUIRE_TRACE_COUNT; event++) {
+		memset(hit_args, 0, sizeof(hit_args));
+		find_probe(names[event], &wanted);
+		assert_int_equal(*(uint8_t *)wanted.place, NOP);
+		put_byte(wanted.place, BREAKPOINT);
+		hits = 0;
+		for (unsigned int other = 0; other < QUIRE_TRACE_COUNT; other++)
+			quire_trace_emit((enum quire_trace_event)other, args);
+		put_byte(wanted.place, NOP);
+		assert_int_equal(hits, 1);
+		for (unsigned int i = 0; i < QUIRE_TRACE_FIELDS_MAX; i++)
+			assert_true(hit_args[i] == args[i] || !hit_args[i]);
+		assert_true(hit_args[0] == args[0] || !wanted.arguments[0]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_all_are_there),
 	    cmocka_unit_test(test_a_tracer),
+	    cmocka_unit_test(test_every_event),
 	};
 
 	read_file();
