@@ -170,6 +170,51 @@ static void test_plain(void **state)
 	explore_all(nth_plain_operations);
 }
 
+/* Their contracts name -EIO: they refuse a dead VM. The others let all be given back. */
+static const char *const refuse_the_dead[] = {
+    "quire_vm_set_region",	  "quire_vm_set_attributes",
+    "quire_vcpu_enter",		  "quire_vcpu_fault",
+    "quire_vcpu_prefault",	  "quire_vm_get_dirty_log",
+    "quire_vm_clear_dirty_log",	  "quire_vm_split",
+    "quire_vm_reset_dirty_rings", "quire_gmem_populate",
+    "quire_gmem_set_attributes",  "quire_vm_view",
+    "quire_vm_view_slots",	  "quire_vm_view_tables",
+};
+
+static int refuses_the_dead(const char *function)
+{
+	for (size_t i = 0; i < sizeof(refuse_the_dead) / sizeof(refuse_the_dead[0]); i++)
+		if (!strcmp(refuse_the_dead[i], function))
+			return 1;
+	return 0;
+}
+
+static void on_a_dead_vm(const struct operation *operation)
+{
+	int result;
+
+	nth_begin(machine, operation, 0);
+	if (nth.vm) {
+		quire_vm_set_dead(nth.vm);
+		result = nth_call(operation, 0, 0);
+		if (refuses_the_dead(operation->function) ? result != -EIO
+							  : result < 0 && result != -EIO)
+			told(operation, 0, "another answer of a dead VM");
+		if (nth.vm && !quire_vm_is_dead(nth.vm))
+			told(operation, 0, "the VM lives again");
+	}
+	end(operation, 0);
+}
+
+static void test_dead_vms(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < TABLES; i++)
+		for (const struct operation *row = tables[i]; row->function; row++)
+			if (row->call && (machine == &nth_sim || !(row->vm & NTH_SIM_ONLY)))
+				on_a_dead_vm(row);
+}
+
 static int has_row(const char *function)
 {
 	for (size_t i = 0; i < TABLES; i++)
@@ -213,8 +258,10 @@ static void test_failures_were_many(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_vm),	cmocka_unit_test(test_vcpu),   cmocka_unit_test(test_gmem),
-	    cmocka_unit_test(test_log), cmocka_unit_test(test_access), cmocka_unit_test(test_plain),
+	    cmocka_unit_test(test_vm),	     cmocka_unit_test(test_vcpu),
+	    cmocka_unit_test(test_gmem),     cmocka_unit_test(test_log),
+	    cmocka_unit_test(test_access),   cmocka_unit_test(test_plain),
+	    cmocka_unit_test(test_dead_vms),
 	};
 	const struct CMUnitTest after[] = {
 	    cmocka_unit_test(test_every_public_function),
