@@ -289,7 +289,11 @@ static uint64_t frame_flags(const struct cpu *cpu, const struct event *event)
 	return flags;
 }
 
-static void enter_handler(struct cpu *cpu, const struct gate *gate,
+/*
+ * An exception is no serialising event, and tells the guest nothing of what others did. What comes
+ * from outside may tell it of code that is new in memory.
+ */
+static void enter_handler(struct cpu *cpu, const struct event *event, const struct gate *gate,
 			  const struct code_target *target)
 {
 	cpu->s.rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM);
@@ -297,7 +301,8 @@ static void enter_handler(struct cpu *cpu, const struct gate *gate,
 		cpu->s.rflags &= ~FLAG_IF;
 	code_target_commit(cpu, target);
 	cpu_update_mode(cpu);
-	code_serialise(cpu);
+	if (event->type != EVENT_EXCEPTION)
+		code_serialise(cpu);
 }
 
 /* Stack pointer @index of the 64-bit TSS: 0 .. 2 RSPn, 3 reserved, 4 .. 10 IST1 .. 7. */
@@ -359,7 +364,7 @@ static enum step deliver_long(struct cpu *cpu, const struct event *event)
 		s->seg[CPU_SS] = (struct cpu_segment){
 		    .selector = target.new_cpl, .dpl = target.new_cpl, .unusable = 1};
 	s->gpr[CPU_RSP] = rsp;
-	enter_handler(cpu, &gate, &target);
+	enter_handler(cpu, event, &gate, &target);
 	return STEP_JUMP;
 }
 
@@ -504,7 +509,7 @@ static enum step deliver_protected(struct cpu *cpu, const struct event *event)
 	s->seg[CPU_SS] = stack;
 	reg_set(cpu, offsetof(struct cpu, s.gpr[CPU_RSP]), stack.db ? 4 : 2,
 		esp - pushed.count * pushed.word_bytes);
-	enter_handler(cpu, &gate, &target);
+	enter_handler(cpu, event, &gate, &target);
 	return STEP_JUMP;
 }
 

@@ -346,6 +346,10 @@ PROGRAM(to_gdt, "sgdt 0x30000; lgdt 0x30000; hlt");
 PROGRAM(to_ldt, "xor %eax, %eax; lldt %ax; hlt");
 PROGRAM(caches, "wbinvd; hlt");
 PROGRAM(identity, "xor %eax, %eax; cpuid; hlt");
+PROGRAM(exception, "ud2");
+PROGRAM(interrupt, "int $0x1f");
+PROGRAM(returned, "mov %rsp, %rax; mov %ss, %ecx; push %rcx; push %rax; pushf; mov %cs, %ecx;"
+		  "push %rcx; lea 1f(%rip), %rcx; push %rcx; iretq; 1: hlt");
 
 static void test_events_are_counted_once(void **state)
 {
@@ -354,9 +358,10 @@ static void test_events_are_counted_once(void **state)
 		uint64_t serialisations, flushes;
 	} rows[] = {
 #define ROW(name, serialisations, flushes) {name##_start, name##_end, serialisations, flushes}
-	    ROW(none, 0, 0),   ROW(to_cr0, 1, 0), ROW(to_cr2, 1, 0),   ROW(to_cr3, 1, 1),
-	    ROW(to_cr4, 1, 1), ROW(to_dr3, 1, 0), ROW(one_page, 1, 1), ROW(to_gdt, 1, 0),
-	    ROW(to_ldt, 1, 0), ROW(caches, 1, 0), ROW(identity, 1, 0),
+	    ROW(none, 0, 0),	  ROW(to_cr0, 1, 0),   ROW(to_cr2, 1, 0),   ROW(to_cr3, 1, 1),
+	    ROW(to_cr4, 1, 1),	  ROW(to_dr3, 1, 0),   ROW(one_page, 1, 1), ROW(to_gdt, 1, 0),
+	    ROW(to_ldt, 1, 0),	  ROW(caches, 1, 0),   ROW(identity, 1, 0), ROW(exception, 0, 0),
+	    ROW(interrupt, 1, 0), ROW(returned, 1, 0),
 #undef ROW
 	};
 	struct quire_vcpu *vcpu = *state;
