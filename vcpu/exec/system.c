@@ -3,6 +3,7 @@
 #include "vcpu/exec/exec.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
+#include "vcpu/exec/system.h"
 #include "vcpu/mem/mem.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
@@ -390,26 +391,42 @@ static struct cpu_segment flat_code64(uint16_t selector, unsigned int dpl)
 	return segment;
 }
 
+int system_call_is_defined(const struct cpu *cpu)
+{
+	return (cpu->s.efer & EFER_SCE) && (cpu->s.cr0 & CR0_PE);
+}
+
+uint64_t syscall_enter_long(struct cpu *cpu, uint64_t next_rip, uint64_t flags)
+{
+	struct cpu_state *s = &cpu->s;
+	uint16_t selector = s->star >> 32 & 0xfffc;
+
+	flags &= ~FLAG_RF;
+	s->gpr[CPU_RCX] = next_rip;
+	s->gpr[11] = flags;
+	s->rip = cpu->code_bytes == 8 ? s->lstar : s->cstar;
+	s->seg[CPU_CS] = flat_code64(selector, 0);
+	s->seg[CPU_SS] = flat_segment(selector + 8, 0, 0);
+	return flags & ~s->sfmask;
+}
+
 static enum step syscall_enter(struct cpu *cpu, const struct op *op)
 {
 	struct cpu_state *s = &cpu->s;
 	uint16_t selector = s->star >> 32 & 0xfffc;
-	uint64_t flags = flags_get(cpu) & ~FLAG_RF;
+	uint64_t next_rip = op_next_rip(cpu, op), flags = flags_get(cpu);
 
-	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE))
+	if (!system_call_is_defined(cpu))
 		return cpu_raise(cpu, VECTOR_UD);
-	reg_set(cpu, GPR_OFFSET(CPU_RCX), cpu_is_long(cpu) ? 8 : 4, op_next_rip(cpu, op));
 	if (cpu_is_long(cpu)) {
-		s->gpr[11] = flags;
-		s->rip = cpu->code_bytes == 8 ? s->lstar : s->cstar;
-		flags_set(cpu, flags & ~s->sfmask);
-		s->seg[CPU_CS] = flat_code64(selector, 0);
+		flags_set(cpu, syscall_enter_long(cpu, next_rip, flags));
 	} else {
+		reg_set(cpu, GPR_OFFSET(CPU_RCX), 4, next_rip);
 		s->rip = (uint32_t)s->star;
-		flags_set(cpu, flags & ~FLAG_IF);
+		flags_set(cpu, flags & ~(FLAG_RF | FLAG_IF));
 		s->seg[CPU_CS] = flat_segment(selector, 0, 1);
+		s->seg[CPU_SS] = flat_segment(selector + 8, 0, 0);
 	}
-	s->seg[CPU_SS] = flat_segment(selector + 8, 0, 0);
 	cpu_update_mode(cpu);
 	/* A handler that masks TF is not stepped into. */
 	cpu->debug.no_trap = !(s->rflags & FLAG_TF);
@@ -433,29 +450,37 @@ static enum step sysret_trap(struct cpu *cpu)
 
 #define SYSRET_FLAGS UINT64_C(0x3c7fd7)
 
+uint64_t sysret_long(struct cpu *cpu)
+{
+	struct cpu_state *s = &cpu->s;
+	uint16_t selector = (s->star >> 48) | 3;
+
+	s->rip = s->gpr[CPU_RCX];
+	s->seg[CPU_CS] = flat_code64((selector + 16) | 3, 3);
+	s->seg[CPU_SS] = flat_segment((selector + 8) | 3, 3, 0);
+	return s->gpr[11] & SYSRET_FLAGS;
+}
+
 static enum step sysret(struct cpu *cpu, const struct op *op)
 {
 	struct cpu_state *s = &cpu->s;
 	uint16_t selector = (s->star >> 48) | 3;
+	uint64_t old = s->rflags, flags;
 	int wide = op->aux != 0;
-	uint64_t old = s->rflags;
 
-	if (!(s->efer & EFER_SCE) || !(s->cr0 & CR0_PE))
+	if (!system_call_is_defined(cpu))
 		return cpu_raise(cpu, VECTOR_UD);
 	if (cpu->cpl || (wide && !mmu_is_canonical_now(cpu, s->gpr[CPU_RCX])))
 		return general_protection(cpu);
+	flags = cpu_is_long(cpu) ? s->gpr[11] & SYSRET_FLAGS : flags_get(cpu) | FLAG_IF;
 	if (wide) {
-		s->rip = s->gpr[CPU_RCX];
-		s->seg[CPU_CS] = flat_code64((selector + 16) | 3, 3);
+		(void)sysret_long(cpu);
 	} else {
 		s->rip = (uint32_t)s->gpr[CPU_RCX];
 		s->seg[CPU_CS] = flat_segment(selector, 3, 1);
+		s->seg[CPU_SS] = flat_segment((selector + 8) | 3, 3, 0);
 	}
-	s->seg[CPU_SS] = flat_segment((selector + 8) | 3, 3, 0);
-	if (cpu_is_long(cpu))
-		flags_set(cpu, s->gpr[11] & SYSRET_FLAGS);
-	else
-		flags_set(cpu, flags_get(cpu) | FLAG_IF);
+	flags_set(cpu, flags);
 	cpu_update_mode(cpu);
 	cpu->debug.no_trap = 1;
 	if (s->rflags & FLAG_TF)

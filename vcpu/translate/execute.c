@@ -2,7 +2,10 @@
 #include "hosts/process/guard.h"
 #include "vcpu/exec/flags.h"
 #include "vcpu/exec/operand.h"
+#include "vcpu/exec/system.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/segment.h"
+#include "vcpu/run/event.h"
 #include "vcpu/run/raise.h"
 #include "vcpu/translate/lockstep.h"
 
@@ -14,19 +17,28 @@ struct running {
 	enum step step; /* NEXT_LEAVE: the result */
 };
 
-/* The flags as LAHF and SETO AL leave them, and back. */
+/* What LAHF and SETO AL leave, and the six flags as RFLAGS has them. */
+#define LAHF_FLAGS (FLAGS_ARITHMETIC & ~FLAG_OF)
+
+static void fast_flags_set(struct cpu *cpu, uint64_t flags)
+{
+	cpu->fast.flags =
+	    (uint32_t)((flags & LAHF_FLAGS) | FLAG_FIXED) << 8 | (flags & FLAG_OF ? 1 : 0);
+}
+
+static uint64_t fast_flags_get(const struct cpu *cpu)
+{
+	return (cpu->fast.flags >> 8 & LAHF_FLAGS) | (cpu->fast.flags & 1 ? FLAG_OF : 0);
+}
+
 static void flags_to_fast(struct cpu *cpu)
 {
-	uint64_t flags = flags_arithmetic(cpu);
-
-	cpu->fast.flags = (uint32_t)((flags & 0xff) | FLAG_FIXED) << 8 | (flags & FLAG_OF ? 1 : 0);
+	fast_flags_set(cpu, flags_arithmetic(cpu));
 }
 
 static void flags_from_fast(struct cpu *cpu)
 {
-	uint64_t flags = cpu->fast.flags >> 8 & 0xff;
-
-	flags_set_arithmetic(cpu, flags | (cpu->fast.flags & 1 ? FLAG_OF : 0));
+	flags_set_arithmetic(cpu, fast_flags_get(cpu));
 }
 
 /* What CR0 and CR4 say of SSE instructions, which no translated code changes. */
@@ -95,28 +107,73 @@ static int enter_known(struct cpu *cpu, uint64_t code, struct running *running)
 	return 1;
 }
 
-/*
- * An instruction of the interpreter's has ended a unit: as run_guest() goes on, but without leaving
- * translated code for longer than it must.
- */
-static struct running go_on_behind(struct cpu *cpu, enum step step)
+/* May code go on at RIP, behind an instruction that was not code, without a look for events? */
+static int may_go_on_at_rip(const struct cpu *cpu, enum step step)
+{
+	return !(step & STEP_F_EVENTS) && cpu->in_guest && !cpu->debug.armed &&
+	       !cpu->s.interrupt_shadow && !(cpu->s.rflags & (FLAG_TF | FLAG_RF));
+}
+
+/* As run_guest() goes on, but without leaving translated code for longer than it must. */
+static struct running go_on_at_rip(struct cpu *cpu)
 {
 	struct running running;
 	struct unit *unit;
 
-	if ((step & STEP_F_EVENTS) || !cpu->in_guest || cpu->debug.armed ||
-	    cpu->s.interrupt_shadow || (cpu->s.rflags & (FLAG_TF | FLAG_RF)))
-		return (struct running){NEXT_LEAVE, step};
 	cpu->replay.position = 0;
 	cpu->debug.no_trap = 0;
 	cpu->debug.blocked = 0;
-	flags_to_fast(cpu);
 	if (enter_known(cpu, fast_find_jump(cpu), &running))
 		return running;
 	running = go_on(cpu, &unit);
 	if (unit && !cpu->translate->lockstep)
 		fast_note_jump(cpu, unit);
 	return running;
+}
+
+/* An instruction of the interpreter's has ended a unit. */
+static struct running go_on_behind(struct cpu *cpu, enum step step)
+{
+	if (!may_go_on_at_rip(cpu, step))
+		return (struct running){NEXT_LEAVE, step};
+	flags_to_fast(cpu);
+	return go_on_at_rip(cpu);
+}
+
+/* SYSCALL or SYSRET that faults in nothing and traps nowhere. */
+static int is_plain_system_call(const struct cpu *cpu, const struct op *op)
+{
+	if (op->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+		return system_call_is_defined(cpu);
+	return op->mnemonic == ZYDIS_MNEMONIC_SYSRET && op->aux && system_call_is_defined(cpu) &&
+	       !cpu->cpl && mmu_is_canonical_now(cpu, cpu->s.gpr[CPU_RCX]) &&
+	       !(cpu->s.gpr[11] & FLAG_TF);
+}
+
+/*
+ * One that is_plain_system_call(), as the interpreter has it, but for the flags: those stay in the
+ * form of translated code, as four conversions took a tenth of a call and return.
+ */
+static struct running system_call(struct cpu *cpu, const struct op *op)
+{
+	uint64_t old = cpu->s.rflags, flags;
+	enum step step;
+
+	if (op->mnemonic == ZYDIS_MNEMONIC_SYSCALL) {
+		flags = (old & ~FLAGS_ARITHMETIC) | fast_flags_get(cpu) | FLAG_FIXED;
+		flags = syscall_enter_long(cpu, op_next_rip(cpu, op), flags);
+	} else {
+		flags = sysret_long(cpu);
+	}
+	cpu->s.rflags = flags | FLAG_FIXED;
+	fast_flags_set(cpu, flags);
+	cpu_update_mode(cpu);
+	cpu_count(&cpu->counts.interpreted);
+	step = STEP_JUMP | event_allowed(cpu, old);
+	if (may_go_on_at_rip(cpu, step))
+		return go_on_at_rip(cpu);
+	cpu->debug.no_trap = 1;
+	return leave_with(cpu, step);
 }
 
 /* One operation as run_block() does it. */
@@ -319,6 +376,8 @@ static struct running see_to_exit(struct cpu *cpu)
 	cpu->s.rip = cpu->fast.rip_page + unit->op[op].offset;
 	if (kind == EXIT_STEP)
 		return enter_at(cpu, unit, op);
+	if (kind == EXIT_OP && is_plain_system_call(cpu, &unit->block->ops[op]))
+		return system_call(cpu, &unit->block->ops[op]);
 	if (kind == EXIT_OP)
 		return interpret(cpu, unit, op);
 	return miss(cpu, unit, op, kind == EXIT_MISS_WRITE);

@@ -19,6 +19,7 @@
 
 #define LANDING 0x11000u /* HLTs */
 #define VECTOR_DB 1u
+#define VECTOR_UD 6u
 #define VECTOR_GP 13u
 #define VECTOR_PF 14u
 #define FLAG_TF 0x100u
@@ -102,6 +103,77 @@ static void test_sysret(void **state)
 	RUN(vcpu, return_stepping);
 	check_vector(vcpu, VECTOR_DB, LANDING);
 	assert_true(s->dr6 & DR6_BS);
+}
+
+/*
+ * A user's loop calls the kernel with each set of the six flags. The kernel notes R11 and the flags
+ * that it has, and returns with the set from the other end of the table, which the user notes.
+ */
+PROGRAM(calls, "mov $1f-calls_start+0x10000, %ecx; mov $2, %r11d; xor %ebx, %ebx; sysretq;"
+	       "1: xor %edi, %edi; 2: push 0x30000(,%rdi,8); popfq; syscall;"
+	       "pushfq; pop 0x30600(,%rdi,8); inc %edi; cmp $64, %edi; jb 2b;"
+	       "mov $1, %ebx; syscall");
+PROGRAM(serve, "pushfq; pop %rdx; test %ebx, %ebx; jnz 1f; mov %rdx, 0x30200(,%rdi,8);"
+	       "mov %r11, 0x30400(,%rdi,8); mov %edi, %eax; xor $63, %eax;"
+	       "mov 0x30000(,%rax,8), %r11; sysretq; 1: hlt");
+
+#define CALLS 64u
+
+/* The six flags, as the bits of @index say. */
+static uint64_t flags_of(unsigned int index)
+{
+	static const uint64_t flag[] = {1, 4, 0x10, 0x40, 0x80, 0x800};
+	uint64_t flags = 2;
+
+	for (unsigned int i = 0; i < 6; i++)
+		flags |= index >> i & 1 ? flag[i] : 0;
+	return flags;
+}
+
+static void test_flags_of_calls(void **state)
+{
+	static const uint64_t masks[] = {0, 0x8d5, 0x41, 0x894, 0x247fd5};
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t *table = (uint64_t *)(vcpu->vm->ram + GUEST_DATA);
+
+	s->star = UINT64_C(0x10) << 48 | UINT64_C(8) << 32;
+	s->lstar = LANDING;
+	memcpy(vcpu->vm->ram + LANDING, serve_start, SIZE(serve));
+	for (unsigned int i = 0; i < CALLS; i++)
+		table[i] = flags_of(i);
+	for (unsigned int mask = 0; mask < sizeof(masks) / sizeof(masks[0]); mask++) {
+		s->sfmask = masks[mask];
+		s->rip = GUEST_CODE;
+		s->halted = 0;
+		RUN(vcpu, calls);
+		for (unsigned int i = 0; i < CALLS; i++) {
+			assert_int_equal(table[CALLS * 1 + i], (flags_of(i) & ~masks[mask]) | 2);
+			assert_int_equal(table[CALLS * 2 + i], flags_of(i));
+			assert_int_equal(table[CALLS * 3 + i], flags_of(CALLS - 1 - i));
+		}
+	}
+}
+
+PROGRAM(call_once, "nop; syscall");
+PROGRAM(return_of_user, "mov $1f-return_of_user_start+0x10000, %ecx; mov $2, %r11d; sysretq;"
+			"1: sysretq");
+
+/* Without EFER.SCE there is no SYSCALL, and a user has no SYSRET. */
+static void test_calls_refused(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	s->star = UINT64_C(0x10) << 48 | UINT64_C(8) << 32;
+	s->lstar = LANDING;
+	RUN(vcpu, return_of_user);
+	check_vector(vcpu, VECTOR_GP, GUEST_CODE + SIZE(return_of_user) - 3);
+	s->efer &= ~UINT64_C(1);
+	s->rip = GUEST_CODE;
+	s->halted = 0;
+	RUN(vcpu, call_once);
+	check_vector(vcpu, VECTOR_UD, GUEST_CODE + 1);
 }
 
 PROGRAM(step_mov_ss, "mov $0x10, %eax;" SET_TF "mov %eax, %ss; nop; nop; hlt");
@@ -399,6 +471,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_syscall, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_sysret, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_flags_of_calls, setup, fake_vcpu_teardown),
+	    cmocka_unit_test_setup_teardown(test_calls_refused, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_mov_ss_step, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_mov_ss_breakpoints, setup, fake_vcpu_teardown),
 	    cmocka_unit_test_setup_teardown(test_step_into_handler, setup, fake_vcpu_teardown),
