@@ -187,13 +187,13 @@ static void count_wait(struct vcpu *vcpu, uint64_t ns)
 	stat_count(&vcpu->stats.halt_wait_hist[bits]);
 }
 
-/* Sleep until the doorbell rings or a signal is pending. */
+/* Sleep until an event or a signal. */
 static void sleep_once(struct vcpu *vcpu)
 {
 	uint64_t start_ns = timers_now_ns();
 
 	atomic_store(&vcpu->stats.blocking, 1);
-	run_signals_wait(vcpu->memory, -1);
+	run_signals_wait(vcpu->memory);
 	atomic_store(&vcpu->stats.blocking, 0);
 	/* Before its SIPI a vCPU does not halt, nor while only a page of the host's is missing. */
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE || !cpu_state(vcpu->cpu)->halted)

@@ -5,7 +5,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <quire/vcpu.h>
@@ -18,12 +17,6 @@
 #include "hosts/process/process.h"
 #include "hosts/process/room.h"
 #include "hosts/process/sys.h"
-
-/*
- * A request made through quire_vcpu_request() alone reaches no futex: it kicks guest mode only.
- * So a sleeper looks at its doorbell this often; run_signals_wake() is the exact way.
- */
-#define DOORBELL_POLL_NS INT64_C(2000000)
 
 /* A sleeping vCPU. On the sleeper's stack, linked while it sleeps, under waiters_lock. */
 struct waiter {
@@ -258,14 +251,6 @@ void run_signals_leave(void)
 	client_call_end();
 }
 
-static int64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 static void waiter_remove(struct waiter *waiter)
 {
 	struct waiter **link = &waiters;
@@ -277,12 +262,15 @@ static void waiter_remove(struct waiter *waiter)
 	process_lock_release(&waiters_lock);
 }
 
-void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
+/*
+ * The sleeper is listed before it looks, and what rings or records something changes the word after
+ * that: so the kernel refuses the sleep, or ends it.
+ */
+void run_signals_wait(struct quire_vcpu *vcpu)
 {
 	struct signal_state *state = &signal_state;
 	const uint64_t *doorbell = quire_vcpu_doorbell(vcpu);
 	struct waiter self = {.vcpu = vcpu, .word = &state->wake_word};
-	int64_t deadline = timeout_ns < 0 ? INT64_MAX : now_ns() + timeout_ns;
 
 	process_lock_acquire(&waiters_lock);
 	self.next = waiters;
@@ -290,17 +278,10 @@ void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns)
 	process_lock_release(&waiters_lock);
 	for (;;) {
 		uint32_t word = __atomic_load_n(&state->wake_word, __ATOMIC_SEQ_CST);
-		int64_t left_ns = deadline == INT64_MAX ? DOORBELL_POLL_NS : deadline - now_ns();
-		struct timespec slice;
 
-		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || run_signals_pending() ||
-		    left_ns <= 0)
+		if (__atomic_load_n(doorbell, __ATOMIC_SEQ_CST) || run_signals_pending())
 			break;
-		if (left_ns > DOORBELL_POLL_NS)
-			left_ns = DOORBELL_POLL_NS;
-		slice = (struct timespec){.tv_nsec = (long)left_ns};
-		sys_call(SYS_futex, sys_address(&state->wake_word), FUTEX_WAIT_PRIVATE, word,
-			 sys_address(&slice));
+		sys_call(SYS_futex, sys_address(&state->wake_word), FUTEX_WAIT_PRIVATE, word, 0);
 	}
 	waiter_remove(&self);
 }

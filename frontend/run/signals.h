@@ -37,11 +37,15 @@ bool run_signals_pending(void);
 /* The thread leaves KVM_RUN: the old mask is back, recorded signals are delivered now, a held
  * cancellation acts if it is asynchronous, or else at the next cancellation point. */
 void run_signals_leave(void);
-/* Sleep until the doorbell of @vcpu rings, a signal is pending, or @timeout_ns passed (-1: no
- * limit): HLT, and waiting for SIPI. */
-void run_signals_wait(struct quire_vcpu *vcpu, int64_t timeout_ns);
-/* After quire_vcpu_request() for a vCPU that may sleep in run_signals_wait(): end the sleep at
- * once. Without it the sleeper notices within two milliseconds. Any thread. */
+/*
+ * Sleep until run_signals_wake() or a signal: HLT, and waiting for SIPI. Returns at once when the
+ * doorbell of @vcpu rings already or a signal is pending.
+ */
+void run_signals_wait(struct quire_vcpu *vcpu);
+/*
+ * After quire_vcpu_request() for a vCPU that may sleep in run_signals_wait(): end the sleep. A
+ * request without it, as the library's for a flush, is seen when the vCPU runs again. Any thread.
+ */
 void run_signals_wake(struct quire_vcpu *vcpu);
 
 void run_stop_add(struct run_stop *stop);

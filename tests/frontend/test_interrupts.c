@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -106,6 +107,46 @@ static void sleeping_guests_wake(void)
 	CHECK(in_service == 1u << MESSAGE_VECTOR % 32, "in service: %#x", in_service);
 	WORKS(ioctl(machine.vcpu, KVM_GET_MP_STATE, &state));
 	CHECK(state.mp_state == KVM_MP_STATE_RUNNABLE, "state %u", state.mp_state);
+	machine_close(&machine);
+}
+
+#define ASLEEP_US 300000
+#define NANOSECONDS 1000000000l
+
+static long cpu_time_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	return now.tv_sec * NANOSECONDS + now.tv_nsec;
+}
+
+static void pulse_line_later(struct machine *machine)
+{
+	usleep(ASLEEP_US);
+	pulse_line(machine);
+}
+
+/*
+ * A vCPU that has halted sleeps in one system call: all threads of the process together use next to
+ * no processor time meanwhile, and none of them wakes to look.
+ */
+static void halted_guests_cost_nothing(void)
+{
+	struct rusage before, after;
+	struct machine machine;
+	long used, woken;
+
+	machine_open(&machine, MACHINE_IRQCHIP);
+	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "first edge");
+	getrusage(RUSAGE_SELF, &before);
+	used = cpu_time_ns();
+	CHECK(report_after(&machine, pulse_line_later) == SAW_PIC, "the edge after a long sleep");
+	used = cpu_time_ns() - used;
+	getrusage(RUSAGE_SELF, &after);
+	woken = after.ru_nvcsw - before.ru_nvcsw;
+	CHECK(used < 10000000, "%ld ns of processor time for a sleep", used);
+	CHECK(woken < 30, "threads went to sleep %ld times", woken);
 	machine_close(&machine);
 }
 
@@ -387,6 +428,7 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	init_forgets_events();
 	sleeping_guests_wake();
+	halted_guests_cost_nothing();
 	eventfds_interrupt();
 	many_eventfds();
 	signals_end_the_sleep();

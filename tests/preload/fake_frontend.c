@@ -94,7 +94,7 @@ static long run(const struct fake_run *request)
 			break;
 		}
 		if (request->sleeps)
-			run_signals_wait(&vcpu, 5000000000);
+			run_signals_wait(&vcpu);
 	}
 	if (run_signals_pending())
 		result = -EINTR;
