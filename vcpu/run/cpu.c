@@ -56,11 +56,11 @@ static void cpu_reset(struct cpu *cpu)
 
 struct cpu *cpu_create(struct quire_vcpu *vcpu, const struct cpu_ops *ops, void *ctx)
 {
+	/* All zero, and most of it not there before it is used. */
 	struct cpu *cpu = process_heap_alloc(sizeof(*cpu));
 
 	if (!cpu)
 		return NULL;
-	memset(cpu, 0, sizeof(*cpu));
 	cpu->vcpu = vcpu;
 	cpu->ops = ops;
 	cpu->ctx = ctx;

@@ -13,10 +13,50 @@ static unsigned int jump_set(uint64_t rip)
 	return (rip + (rip >> QUIRE_PAGE_SHIFT) * 4) >> 2 & (FAST_JUMPS - 1);
 }
 
+/* The tag of an empty entry. */
+static uint64_t empty_tag(unsigned int set)
+{
+	return set == 0 || set == FAST_SETS - 1 ? FAST_EMPTY_AT_ENDS : 0;
+}
+
 static void set_empty(struct fast *fast, unsigned int mode, unsigned int set)
 {
-	memset(&fast->read[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
-	memset(&fast->write[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
+	fast->read[mode][set] = empty_tag(set);
+	fast->write[mode][set] = empty_tag(set);
+}
+
+static void sets_add(struct fast_sets *sets, unsigned int set)
+{
+	sets->sets[set / 64] |= UINT64_C(1) << set % 64;
+	sets->words[set / 64 / 64] |= UINT64_C(1) << set / 64 % 64;
+}
+
+/* The first of @sets from @set on; FAST_SETS: there is none. */
+static unsigned int sets_next(const struct fast_sets *sets, unsigned int set)
+{
+	unsigned int word = set / 64;
+	uint64_t bits;
+
+	if (set >= FAST_SETS)
+		return FAST_SETS;
+	bits = sets->sets[word] >> set % 64;
+	if (bits)
+		return set + (unsigned int)__builtin_ctzll(bits);
+	for (word++; word < FAST_SETS / 64; word = (word / 64 + 1) * 64) {
+		bits = sets->words[word / 64] >> word % 64;
+		if (!bits)
+			continue;
+		word += (unsigned int)__builtin_ctzll(bits);
+		return word * 64 + (unsigned int)__builtin_ctzll(sets->sets[word]);
+	}
+	return FAST_SETS;
+}
+
+static void sets_remove(struct fast_sets *sets, unsigned int set)
+{
+	sets->sets[set / 64] &= ~(UINT64_C(1) << set % 64);
+	if (!sets->sets[set / 64])
+		sets->words[set / 64 / 64] &= ~(UINT64_C(1) << set / 64 % 64);
 }
 
 /* An empty jump is that of an address of another set. */
@@ -32,10 +72,22 @@ static void note_bit(uint64_t *bits, unsigned int bit, int value)
 	bits[bit / 64] = value ? bits[bit / 64] | mask : bits[bit / 64] & ~mask;
 }
 
+/* Empty all of @sets, and @sets. */
+static void sets_empty(struct fast *fast, unsigned int mode, struct fast_sets *sets)
+{
+	for (unsigned int set = sets_next(sets, 0); set < FAST_SETS; set = sets_next(sets, set)) {
+		sets_remove(sets, set);
+		set_empty(fast, mode, set);
+	}
+}
+
 static void tlb_empty(struct fast *fast)
 {
-	memset(fast->read, FAST_EMPTY_BYTE, sizeof(fast->read));
-	memset(fast->write, FAST_EMPTY_BYTE, sizeof(fast->write));
+	for (unsigned int mode = 0; mode < FAST_MODES; mode++) {
+		sets_empty(fast, mode, &fast->used[mode]);
+		set_empty(fast, mode, 0);
+		set_empty(fast, mode, FAST_SETS - 1);
+	}
 }
 
 static void jumps_empty(struct fast *fast)
@@ -66,13 +118,15 @@ void translate_flush(struct cpu *cpu)
 	jumps_empty(&cpu->fast);
 }
 
-/* Empty the sets whose bits are set, and clear these. */
-static void local_empty(struct fast *fast, unsigned int mode, uint64_t *bits, unsigned int words,
-			void (*empty)(struct fast *fast, unsigned int mode, unsigned int set))
+/* Empty the jumps whose bits are set, and clear these. */
+static void local_jumps_empty(struct fast *fast, unsigned int mode)
 {
-	for (unsigned int word = 0; word < words; word++) {
+	uint64_t *bits = fast->jump_local[mode];
+
+	for (unsigned int word = 0; word < FAST_JUMPS / 64; word++) {
 		for (; bits[word]; bits[word] &= bits[word] - 1)
-			empty(fast, mode, word * 64 + (unsigned int)__builtin_ctzll(bits[word]));
+			jump_empty(fast, mode,
+				   word * 64 + (unsigned int)__builtin_ctzll(bits[word]));
 	}
 }
 
@@ -83,8 +137,8 @@ void translate_flush_non_global(struct cpu *cpu)
 	if (!cpu->translate)
 		return;
 	for (unsigned int mode = 0; mode < FAST_MODES; mode++) {
-		local_empty(fast, mode, fast->local[mode], FAST_SETS / 64, set_empty);
-		local_empty(fast, mode, fast->jump_local[mode], FAST_JUMPS / 64, jump_empty);
+		sets_empty(fast, mode, &fast->local[mode]);
+		local_jumps_empty(fast, mode);
 	}
 }
 
@@ -120,12 +174,20 @@ void translate_flush_page(struct cpu *cpu, uint64_t linear)
 void translate_flush_region(struct cpu *cpu, uint64_t linear, unsigned int shift)
 {
 	struct fast *fast = &cpu->fast;
-	uint64_t region = linear >> shift;
+	uint64_t region = linear >> shift, pages = UINT64_C(1) << (shift - QUIRE_PAGE_SHIFT);
+	unsigned int first = 0, end = FAST_SETS;
 
 	if (!cpu->translate)
 		return;
+	if (pages < FAST_SETS) {
+		first = fast_set(region << shift);
+		end = first + (unsigned int)pages;
+	}
 	for (unsigned int mode = 0; mode < FAST_MODES; mode++) {
-		for (unsigned int set = 0; set < FAST_SETS; set++) {
+		const struct fast_sets *used = &fast->used[mode];
+
+		for (unsigned int set = sets_next(used, first); set < end;
+		     set = sets_next(used, set + 1)) {
 			if (-fast->read[mode][set] >> shift == region ||
 			    -fast->write[mode][set] >> shift == region)
 				set_empty(fast, mode, set);
@@ -140,11 +202,14 @@ void translate_protect(struct cpu *cpu, uint64_t host_page)
 
 	if (!cpu->translate)
 		return;
-	for (unsigned int i = 0; i < FAST_MODES * FAST_SETS; i++) {
-		unsigned int mode = i / FAST_SETS, set = i % FAST_SETS;
+	for (unsigned int mode = 0; mode < FAST_MODES; mode++) {
+		const struct fast_sets *used = &fast->used[mode];
 
-		if (fast->addend[mode][set] - fast->write[mode][set] == host_page)
-			memset(&fast->write[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
+		for (unsigned int set = sets_next(used, 0); set < FAST_SETS;
+		     set = sets_next(used, set + 1)) {
+			if (fast->addend[mode][set] - fast->write[mode][set] == host_page)
+				fast->write[mode][set] = empty_tag(set);
+		}
 	}
 }
 
@@ -170,7 +235,8 @@ void translate_take(struct cpu *cpu, const struct tlb_entry *entry)
 	if (entry->write != TLB_EMPTY)
 		fast->write[mode][set] = -page;
 	fast->addend[mode][set] = entry->addend;
-	note_bit(fast->local[mode], set, 1);
+	sets_add(&fast->used[mode], set);
+	sets_add(&fast->local[mode], set);
 }
 
 int fast_fill(struct cpu *cpu, uint64_t linear, int is_write)
@@ -185,11 +251,13 @@ int fast_fill(struct cpu *cpu, uint64_t linear, int is_write)
 		return -1;
 	/* A tag of the other kind that stays must be of the same page. */
 	if (fast->read[mode][set] != tag)
-		memset(&fast->read[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
+		fast->read[mode][set] = empty_tag(set);
 	if (fast->write[mode][set] != tag)
-		memset(&fast->write[mode][set], FAST_EMPTY_BYTE, sizeof(uint64_t));
+		fast->write[mode][set] = empty_tag(set);
 	fast->addend[mode][set] = entry->addend;
-	note_bit(fast->local[mode], set, !entry->global);
+	sets_add(&fast->used[mode], set);
+	if (!entry->global)
+		sets_add(&fast->local[mode], set);
 	if (is_write)
 		fast->write[mode][set] = tag;
 	else
