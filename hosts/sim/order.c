@@ -13,9 +13,18 @@
 #define PROBES_MAX 64u
 #define SITES_MAX 4096u /* a power of two, and more than there are */
 
+/*
+ * What comes before a thread's next access, and what that access must not see older stores than.
+ * Two fences order the atomic accesses around them alone: @seen has what they add, for it orders
+ * no plain access.
+ */
+struct view {
+	struct order_clock known, seen; /* @seen has all of @known */
+};
+
 struct store {
 	uint64_t value;
-	struct order_clock released; /* what a thread that acquires it learns */
+	struct view released; /* what a thread that acquires it learns */
 	uint32_t thread, time;
 	uint32_t seen[ORDER_THREADS_MAX]; /* when each thread saw it first; 0: it did not */
 };
@@ -26,16 +35,16 @@ struct location {
 };
 
 struct thread {
-	struct order_clock known;
-	struct order_clock fenced;   /* what its relaxed stores release: known at its last fence */
-	struct order_clock acquired; /* what its relaxed loads saw, for its next fence */
+	struct view now;
+	struct view fenced;   /* what its relaxed stores release: as of its last fence */
+	struct view acquired; /* what its relaxed loads saw, for its next fence */
 };
 
 static struct {
 	bool runs;
 	uint32_t generation; /* of this run; locations of another are empty */
 	struct thread threads[ORDER_THREADS_MAX];
-	struct order_clock fences; /* what all fences so far knew */
+	struct order_clock fences; /* what all fences so far saw */
 	struct order_site sites[SITES_MAX];
 } order;
 
@@ -55,20 +64,33 @@ static void join(struct order_clock *to, const struct order_clock *from)
 			to->of[i] = from->of[i];
 }
 
+static void join_view(struct view *to, const struct view *from)
+{
+	join(&to->known, &from->known);
+	join(&to->seen, &from->seen);
+}
+
 uint32_t order_time(void)
 {
-	return self()->known.of[sched_current()] + 1;
+	return self()->now.known.of[sched_current()] + 1;
 }
 
 /* An atomic access takes place: the running thread's time goes on. */
 static uint32_t tick(void)
 {
-	return ++self()->known.of[sched_current()];
+	struct view *now = &self()->now;
+
+	return now->seen.of[sched_current()] = ++now->known.of[sched_current()];
 }
 
 bool order_knows(uint32_t thread, uint32_t time)
 {
-	return thread == sched_current() || time <= self()->known.of[thread];
+	return thread == sched_current() || time <= self()->now.known.of[thread];
+}
+
+static bool sees(uint32_t thread, uint32_t time)
+{
+	return thread == sched_current() || time <= self()->now.seen.of[thread];
 }
 
 bool order_is_on(void)
@@ -199,10 +221,10 @@ static struct location *location_of(const struct order_access *access)
 /* Does this store, known to the running thread, hide all before it? */
 static bool is_known(const struct store *store)
 {
-	if (order_knows(store->thread, store->time))
+	if (sees(store->thread, store->time))
 		return true;
 	for (uint32_t i = 0; i < ORDER_THREADS_MAX; i++)
-		if (store->seen[i] && order_knows(i, store->seen[i]))
+		if (store->seen[i] && sees(i, store->seen[i]))
 			return true;
 	return false;
 }
@@ -221,21 +243,21 @@ static uint8_t older_choices(struct location *at)
 
 static void learn(const struct store *store, bool acquires)
 {
-	join(acquires ? &self()->known : &self()->acquired, &store->released);
+	join_view(acquires ? &self()->now : &self()->acquired, &store->released);
 }
 
 static void push(struct location *at, const struct order_access *access, uint64_t value,
-		 const struct order_clock *also)
+		 const struct view *also)
 {
 	struct store store = {
 	    .value = value,
-	    .released = access->releases ? self()->known : self()->fenced,
+	    .released = access->releases ? self()->now : self()->fenced,
 	    .thread = sched_current(),
-	    .time = self()->known.of[sched_current()],
+	    .time = self()->now.known.of[sched_current()],
 	};
 
 	if (also)
-		join(&store.released, also);
+		join_view(&store.released, also);
 	if (at->count == STORES_MAX)
 		memmove(&at->stores[0], &at->stores[1], sizeof(store) * --at->count);
 	at->stores[at->count++] = store;
@@ -269,10 +291,10 @@ static void fence(void)
 	struct thread *thread = self();
 
 	tick();
-	join(&thread->known, &thread->acquired);
-	join(&thread->known, &order.fences);
-	order.fences = thread->known;
-	thread->fenced = thread->known;
+	join_view(&thread->now, &thread->acquired);
+	join(&thread->now.seen, &order.fences);
+	order.fences = thread->now.seen;
+	thread->fenced = thread->now;
 }
 
 void order_rmw(const struct order_access *access, uint64_t value)

@@ -14,14 +14,15 @@
  *   load      any store that is not older than one the thread knows of, or has seen there; where
  *             there are several, the plan of the run picks (hosts/sim/sched.h)
  *   acquire   learns what the writer of that store knew when it released it
- *   fence     learns what every fence before it knew, and leaves what it knows to those after it
+ *   fence     sees what every fence before it saw, and leaves what it sees to those after it: for
+ *             atomic loads alone, so plain accesses between fences race
  *   RMW       acts on the newest store; sequentially consistent, it is a fence, too, which is what
  *             src/base/atomic.h promises
  *
  * A plain access that races with a store that its thread does not know of, or a store with such an
  * access, is a data race: reported once, and the run ends. Two things are stricter here than in
  * C11: the stores of a location have the order in which they are executed, and a fence that comes
- * after another one knows all of it. So what is found is real, and not all that is real is found.
+ * after another one sees all that it saw. So what is found is real, and not all that is real is found.
  */
 #define ORDER_THREADS_MAX 8u
 

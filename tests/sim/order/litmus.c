@@ -290,6 +290,16 @@ static void plain_after_a_read(uint32_t thread)
 	}
 }
 
+/* Fences by themselves order no plain accesses: no thread has read what the other stored. */
+static void plain_between_fences(uint32_t thread)
+{
+	if (!thread)
+		data = 7;
+	atomic_fence();
+	if (thread)
+		read[1][0] = data;
+}
+
 static bool never(void)
 {
 	return false;
@@ -301,11 +311,12 @@ static void test_races(void **state)
 {
 	static const struct {
 		void (*body)(uint32_t thread);
-		bool races;
-	} rows[] = {{plain_message, false},
-		    {plain_message_relaxed, true},
-		    {plain_and_atomic, true},
-		    {plain_after_a_read, true}};
+		bool races, at_once; /* with the fences one after the other, too */
+	} rows[] = {{plain_message, false, false},
+		    {plain_message_relaxed, true, false},
+		    {plain_and_atomic, true, false},
+		    {plain_after_a_read, true, false},
+		    {plain_between_fences, true, true}};
 
 	(void)state;
 	sched_on_report(note_report);
@@ -314,6 +325,7 @@ static void test_races(void **state)
 		struct sched_verdict verdict = explore(&litmus);
 
 		assert_int_equal(verdict.failed, rows[i].races);
+		assert_true(!rows[i].at_once || verdict.runs == 1);
 		if (rows[i].races) {
 			assert_int_equal(verdict.result, SCHED_BROKEN);
 			assert_non_null(strstr(broken, "data race"));
