@@ -12,6 +12,7 @@
 #include <cli/sim/commit.h>
 
 #include "cli/sim/world.h"
+#include "hosts/sim/order.h"
 
 #define POINTS_MAX (2u * SCHED_STEPS_MAX)
 #define FRAMES_MAX 24u
@@ -27,6 +28,7 @@ struct point {
 	const char *what;
 	const void *where; /* NULL: a fence */
 	uint64_t value;	   /* there */
+	uint32_t time;	   /* order_time(), under the memory model */
 	void *frames[POINT_FRAMES];
 	uint32_t depth;
 };
@@ -48,6 +50,9 @@ static void keep_point(const char *what, const void *where)
 		return;
 	*point = (struct point){.thread = thread, .what = what, .where = where};
 	point->op = sim.at[thread];
+#ifdef QUIRE_ORDER
+	point->time = order_time();
+#endif
 	if (where && strstr(what, "_u32"))
 		point->value = *(const uint32_t *)where;
 	else if (where && !((uintptr_t)where % sizeof(uint64_t)))
@@ -213,6 +218,32 @@ static void print_stacks(void)
 	}
 }
 
+#ifdef QUIRE_ORDER
+/* A data race: where its accesses are, and how the other one's thread had come there. */
+static void print_race(void)
+{
+	const struct order_race *race = order_race_last();
+	uint32_t at = story.failed_at;
+
+	if (!race)
+		return;
+	printf("# the two accesses, this one and that of thread %u:\n", race->other_thread);
+	print_frames((void *const[]){(void *)race->site}, 1, 2);
+	print_frames((void *const[]){(void *)race->other_site}, 1, 2);
+	while (at && (story.points[at - 1].thread != race->other_thread ||
+		      story.points[at - 1].time > race->other_time))
+		at--;
+	if (!at)
+		return;
+	printf("# stack at the last point before the other access:\n");
+	print_frames(story.points[at - 1].frames, story.points[at - 1].depth, FRAMES_MAX);
+}
+#else
+static void print_race(void)
+{
+}
+#endif
+
 /* The gfn of the operation that failed, or else of the last access. */
 static uint64_t gfn_concerned(void)
 {
@@ -267,6 +298,7 @@ static void tell(const char *failure)
 	sim_plan_print(sim.plan);
 	if (sim.oracle.details[0])
 		printf("# %s\n", sim.oracle.details);
+	print_race();
 	print_turns();
 	print_stacks();
 	fflush(stdout);

@@ -32,9 +32,8 @@ static void ring_harvest(void)
 {
 	uint64_t bits[SIM_SLOTS][SIM_BLOCK / 64];
 
-	if (sim.oracle.rings_busy)
+	if (!machine_try(&sim.oracle.rings_busy))
 		return;
-	sim.oracle.rings_busy = true;
 	read_rings();
 	memcpy(bits, sim.ring_bits, sizeof(bits));
 	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
@@ -42,7 +41,7 @@ static void ring_harvest(void)
 		oracle_fail(&sim.oracle, "a reset of rings was refused");
 	for (uint32_t id = 0; id < SIM_SLOTS; id++)
 		oracle_harvested(&sim.oracle, id, bits[id]);
-	sim.oracle.rings_busy = false;
+	machine_done(&sim.oracle.rings_busy);
 }
 
 static int take_log(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)

@@ -1,6 +1,7 @@
 /* quire-sim: runs simulations by their seeds; the first that fails is made small, and told. */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/sim/sim.h"
+#include "hosts/sim/order.h"
 #include "src/base/mutant.h"
 #include "src/entry/format.h"
 
@@ -27,9 +29,22 @@ struct options {
 	int one;	    /* of the seed @from, and what it does is printed */
 	const char *format; /* of all tables; NULL: as the seeds say */
 	const char *replay; /* a file with a plan, instead of seeds */
+	int order;	    /* under the memory model */
+	int sites;	    /* of which these are listed at the end */
 };
 
-enum { SIM_SEEDS, SIM_FROM, SIM_SEED, SIM_FORMAT, SIM_SHRINK, SIM_REPLAY, SIM_MUTANT };
+enum {
+	SIM_SEEDS,
+	SIM_FROM,
+	SIM_SEED,
+	SIM_FORMAT,
+	SIM_SHRINK,
+	SIM_REPLAY,
+	SIM_ORDER,
+	SIM_SITES,
+	SIM_WEAKEN,
+	SIM_MUTANT
+};
 
 static const struct cli_option sim_options[] = {
     {"seeds", "COUNT", "run COUNT simulations (1000)", SIM_SEEDS},
@@ -38,6 +53,12 @@ static const struct cli_option sim_options[] = {
     {"format", "NAME", "tables of this format alone: npt, ept, sv39x4 ...", SIM_FORMAT},
     {"shrink", "SECONDS", "look that long for a smaller plan that fails (30)", SIM_SHRINK},
     {"replay", "FILE", "run the plan that was printed of a failure", SIM_REPLAY},
+    {"order", NULL, "under C11's memory order: loads may see older stores", SIM_ORDER},
+#ifdef QUIRE_ORDER
+    {"sites", NULL, "list the places of code that ask for an order, as order.py takes them",
+     SIM_SITES},
+    {"weaken", "ADDRESS", "take the order from one of them", SIM_WEAKEN},
+#endif
 #ifdef QUIRE_MUTANTS
     {"mutant", "NAME", "switch on this bug of src/base/mutant.h", SIM_MUTANT},
 #endif
@@ -72,6 +93,28 @@ static int switch_on(const char *name)
 }
 #endif
 
+#ifdef QUIRE_ORDER
+static int weaken(const char *text)
+{
+	uint64_t offset;
+
+	if (parse(text, &offset))
+		return -EINVAL;
+	order_weaken(order_code(offset), true);
+	return 0;
+}
+#else
+static int weaken(const char *text)
+{
+	(void)text;
+	return -EINVAL;
+}
+
+void order_print_sites(void)
+{
+}
+#endif
+
 /* The number of the format called @name; -1: there is none. */
 static int find_format(const char *name)
 {
@@ -95,6 +138,16 @@ static int take_option(void *ctx, int key, const char *value)
 		options->replay = value;
 		return 0;
 	}
+	if (key == SIM_ORDER) {
+		options->order = 1;
+		return 0;
+	}
+	if (key == SIM_SITES) {
+		options->sites = 1;
+		return 0;
+	}
+	if (key == SIM_WEAKEN)
+		return weaken(value);
 	if (key == SIM_SHRINK)
 		return parse(value, &options->shrink_seconds);
 	options->one |= key == SIM_SEED;
@@ -122,6 +175,8 @@ static int run_seeds(const struct options *options, struct sim_case *failed)
 		/* Shadow pages have a format of their own. */
 		if (options->format && plan->mmu == QUIRE_MMU_TDP)
 			plan->format = (enum quire_format_id)find_format(options->format);
+		if (options->order)
+			sim_plan_order(plan);
 		plan->trace = options->one;
 		if (options->one)
 			sim_plan_print(plan);
@@ -132,6 +187,8 @@ static int run_seeds(const struct options *options, struct sim_case *failed)
 		return 1;
 	}
 	sim_destroy();
+	if (options->sites)
+		order_print_sites();
 	return 0;
 }
 
@@ -155,10 +212,31 @@ static int run_apart(const struct options *options, struct sim_case *failed)
 	return sim_case_failed(failed, status);
 }
 
-static int replay(const struct options *options, struct sim_case *failed)
+/* The memory model is in a program of its own, beside this one: it makes every access slower. */
+static void become_order(char **argv)
+{
+#ifndef QUIRE_ORDER
+	static const char suffix[] = "-order";
+	char path[PATH_MAX];
+	ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - sizeof(suffix));
+
+	if (length < 0)
+		length = 0;
+	memcpy(path + length, suffix, sizeof(suffix));
+	execv(path, argv);
+	perror(path);
+	exit(EXIT_USAGE);
+#else
+	(void)argv;
+#endif
+}
+
+static int replay(const struct options *options, struct sim_case *failed, char **argv)
 {
 	if (!sim_plan_read(options->replay, &failed->plan, &failed->planned))
 		return EXIT_USAGE;
+	if (failed->plan.order)
+		become_order(argv);
 	if (!run_apart(options, failed)) {
 		printf("the plan passed\n");
 		return 0;
@@ -195,9 +273,11 @@ int main(int argc, char **argv)
 		return status;
 	if (options.one)
 		options.count = 1;
+	if (options.order)
+		become_order(argv);
 	sim_init();
 	if (options.replay)
-		return replay(&options, failed);
+		return replay(&options, failed, argv);
 	if (run_apart(&options, failed))
 		return tell(&options, failed);
 	printf("%" PRIu64 " simulations passed\n", options.count);

@@ -56,7 +56,8 @@ struct oracle {
 	struct oracle_slot slots[SIM_SLOTS];
 	uint8_t attributes[SIM_GFNS], attributes_other[SIM_GFNS];   /* 1: private */
 	uint8_t kinds[SIM_GMEM_PAGES], kinds_other[SIM_GMEM_PAGES]; /* the same, in place */
-	bool attributes_busy, file_busy, rings_busy;
+	bool attributes_busy, file_busy;
+	uint32_t rings_busy;
 	/* Host pages between the return of begin and the call of end: out of reach. Counted. */
 	uint8_t page_blocked[SIM_HOST_PAGES], page_busy[SIM_HOST_PAGES];
 	uint64_t swapped[SIM_HOST_PAGES];   /* what pages show that are on the disk */

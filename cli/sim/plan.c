@@ -6,6 +6,13 @@
 #include "cli/sim/sim.h"
 #include "src/entry/format.h"
 
+void sim_plan_order(struct sim_plan *plan)
+{
+	struct sim_random random = {plan->seed ^ UINT64_C(0x6a09e667f3bcc909)};
+
+	plan->order = 2u << sim_random(&random, 5);
+}
+
 uint64_t sim_random(struct sim_random *random, uint64_t below)
 {
 	uint64_t z = random->state += UINT64_C(0x9e3779b97f4a7c15);

@@ -11,6 +11,7 @@
 
 #include "cli/sim/world.h"
 #include "hosts/sim/kernel.h"
+#include "hosts/sim/order.h"
 #include "src/change/change.h"
 
 struct sim_world sim;
@@ -384,9 +385,8 @@ static void link_op(const struct sim_op *op)
 {
 	struct quire_region none = {0};
 
-	if (sim.link_busy)
+	if (!machine_try(&sim.link_busy))
 		return;
-	sim.link_busy = true;
 	if (op->flags)
 		quire_gmem_release(sim.linked);
 	if (quire_vm_set_region(sim.second.vm, &none))
@@ -394,7 +394,7 @@ static void link_op(const struct sim_op *op)
 	if (!op->flags)
 		quire_gmem_release(sim.linked);
 	link_second();
-	sim.link_busy = false;
+	machine_done(&sim.link_busy);
 }
 
 static void other_op(uint32_t thread, const struct sim_op *op)
@@ -512,18 +512,39 @@ static int preempt_as_planned(uint32_t step, uint32_t *thread)
 	return 1;
 }
 
-static int preempt(void *ctx, uint32_t step, uint32_t *thread)
+static void record(uint32_t step, uint32_t thread)
 {
 	struct sim_preemptions *recorded = sim.recorded;
 
+	if (recorded && recorded->count < SIM_PREEMPTIONS_MAX)
+		recorded->at[recorded->count++] = (struct sim_preemption){sim.part, step, thread};
+}
+
+/* Which older store a load sees: planned and kept as preemptions are. */
+static int choose(void *ctx, uint32_t step, uint8_t choices, uint32_t *choice)
+{
+	(void)ctx;
+	if (sim.plan->preemptions)
+		return preempt_as_planned(step, choice);
+	if (sim_random(&sim.preemptions, sim.plan->order))
+		return 0;
+	do
+		*choice = (uint32_t)sim_random(&sim.preemptions, SCHED_THREADS_MAX);
+	while (!(choices >> *choice & 1));
+	record(step, *choice);
+	return 1;
+}
+
+static int preempt(void *ctx, uint32_t step, uint32_t *thread)
+{
 	(void)ctx;
 	if (sim.plan->preemptions)
 		return preempt_as_planned(step, thread);
 	if (sim_random(&sim.preemptions, sim.plan->preemption_odds))
 		return 0;
 	*thread = (uint32_t)sim_random(&sim.preemptions, sim.plan->threads);
-	if (recorded && *thread != sched_current() && recorded->count < SIM_PREEMPTIONS_MAX)
-		recorded->at[recorded->count++] = (struct sim_preemption){sim.part, step, *thread};
+	if (*thread != sched_current())
+		record(step, *thread);
 	return 1;
 }
 
@@ -578,7 +599,7 @@ static void start(const struct sim_plan *plan)
 		sim.recorded->count = 0;
 	sim.stores = 0;
 	sim.gmem = sim.linked = NULL;
-	sim.link_busy = false;
+	sim.link_busy = 0;
 	memset(sim.ring_bits, 0, sizeof(sim.ring_bits));
 	sim.machine.vcpu_count = plan->vcpus;
 	sim.machine.format = plan->format;
@@ -696,7 +717,8 @@ static void end_vm(void)
 					   : sim.gmem ? 3
 						      : 2,
 				.body = end_body,
-				.preempt = preempt};
+				.preempt = preempt,
+				.choose = choose};
 	uint64_t limit = atomic_load_relaxed_u64(&sim.machine.vm->nr_mmu_pages);
 
 	if (!machine_is_sound(&sim.machine) || (sim.linked && !machine_is_sound(&sim.second)))
@@ -716,10 +738,22 @@ static void end_vm(void)
 		oracle_fail(&sim.oracle, "a leak");
 }
 
+static void use_order(const struct sim_plan *plan)
+{
+#ifdef QUIRE_ORDER
+	order_enable(plan->order);
+#else
+	if (plan->order)
+		abort();
+#endif
+}
+
 const char *sim_run(const struct sim_plan *plan)
 {
-	struct sched_run run = {.threads = plan->threads, .body = thread_body, .preempt = preempt};
+	struct sched_run run = {
+	    .threads = plan->threads, .body = thread_body, .preempt = preempt, .choose = choose};
 
+	use_order(plan);
 	start(plan);
 	sched_execute(&run);
 	if (run.result != SCHED_DONE)

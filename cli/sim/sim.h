@@ -109,6 +109,8 @@ struct sim_plan {
 	int rights;		 /* the host changes them */
 	uint32_t vcpus, threads; /* the first threads are the vCPUs' */
 	uint32_t preemption_odds;
+	/* Under the memory model: one in so many loads that may see an older store does; or 0. */
+	uint32_t order;
 	const struct sim_preemptions *preemptions; /* NULL: at random */
 	int trace;				   /* say when each operation begins and ends */
 	uint32_t op_count[SIM_THREADS_MAX];
@@ -131,7 +133,10 @@ void sim_plan_print(const struct sim_plan *plan);
 bool sim_plan_read(const char *path, struct sim_plan *plan, struct sim_preemptions *preemptions);
 /* "store slot 0 first 5 ...". */
 void sim_op_print(const struct sim_op *op, FILE *file);
-/* Run @plan; NULL when all went well, else the first thing that went wrong. */
+/* The plan runs under the memory model, with odds that its seed says. */
+void sim_plan_order(struct sim_plan *plan);
+/* Run @plan; NULL when all went well, else the first thing that went wrong. With @plan->order only
+ * a program with the memory model can (QUIRE_ORDER). */
 const char *sim_run(const struct sim_plan *plan);
 /* Keep there which preemptions a run without planned ones has; NULL: nowhere. */
 void sim_record_to(struct sim_preemptions *preemptions);

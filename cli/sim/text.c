@@ -65,6 +65,8 @@ void sim_plan_print(const struct sim_plan *plan)
 	for (size_t i = 0; i < SETTINGS; i++)
 		printf(" %s %u", settings[i].name, setting_of(plan, &settings[i]));
 	printf("\n");
+	if (plan->order)
+		printf("order %u\n", plan->order);
 	for (uint32_t thread = 0; thread < plan->threads; thread++) {
 		for (uint32_t i = 0; i < plan->op_count[thread]; i++) {
 			printf("thread %u: ", thread);
@@ -215,6 +217,8 @@ static const char *take_line(struct reader *reader, const char *line)
 
 	if (!strncmp(line, "vm ", 3))
 		return take_vm(reader, line);
+	if (sscanf(line, "order %u %n", &plan->order, &end) == 1 && end > 0)
+		return line[end] || !plan->order ? "not an order" : NULL;
 	if (!strncmp(line, "thread ", 7))
 		return take_op(reader, line);
 	if (!strncmp(line, "run ", 4) || !strncmp(line, "end ", 4))

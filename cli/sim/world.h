@@ -17,7 +17,7 @@ struct sim_world {
 	struct quire_gmem *gmem;
 	struct machine second; /* another VM, with a file of the same pages from gfn 0 on */
 	struct quire_gmem *linked;
-	bool link_busy;
+	uint32_t link_busy;
 	uint64_t stores;
 	uint64_t ring_bits[SIM_SLOTS][SIM_BLOCK / 64]; /* entries that were read */
 };

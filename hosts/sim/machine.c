@@ -14,6 +14,13 @@
 #include "src/vm/vm.h"
 #include "src/walk/range.h"
 
+/* Of a function: the memory model does not look at its accesses. */
+#if defined(__clang__)
+#define UNSEEN __attribute__((no_sanitize("thread")))
+#else
+#define UNSEEN
+#endif
+
 /* Set by the library's configuration as the frontend sets it. */
 static struct quire_vm_config config_of(struct machine *machine, enum quire_vm_type type)
 {
@@ -343,6 +350,15 @@ static bool has_conflict(const struct machine_cpu *cpu, const struct machine_tra
 	return false;
 }
 
+/* The guest's own bytes: whether its vCPUs race for them is no matter of the library's. */
+UNSEEN static void copy_guest(struct machine_access *access, uint8_t *place)
+{
+	if (access->write)
+		memcpy(place, &access->value, access->size_bytes);
+	else
+		memcpy(&access->value, place, access->size_bytes);
+}
+
 /* In guest mode: one access, or false with the error code. */
 static bool guest_access(struct machine *machine, uint32_t index, const struct quire_stage2 *stage2,
 			 struct machine_access *access, uint64_t *error)
@@ -359,15 +375,13 @@ static bool guest_access(struct machine *machine, uint32_t index, const struct q
 		if (!walk(stage2, access, translation, error))
 			return false;
 		if (machine->vm->tdp_format.breaks)
-			machine->conflicts += has_conflict(&machine->cpus[index], translation);
+			atomic_add_relaxed_u32(&machine->conflicts,
+					       has_conflict(&machine->cpus[index], translation));
 	}
 	/* Other threads run between the translation and the access, as on a machine. */
 	sched_yield_point();
 	place = &translation->page[access->gpa & ~QUIRE_PAGE_MASK];
-	if (access->write)
-		memcpy(place, &access->value, access->size_bytes);
-	else
-		memcpy(&access->value, place, access->size_bytes);
+	copy_guest(access, place);
 	if (machine->on_access)
 		machine->on_access(machine->on_access_ctx, access, translation->page);
 	return true;
@@ -436,6 +450,16 @@ int machine_store(struct machine *machine, uint32_t index, uint64_t gpa, uint8_t
 	struct machine_access access = {.gpa = gpa, .size_bytes = 1, .write = 1, .value = value};
 
 	return machine_access(machine, index, &access);
+}
+
+bool machine_try(uint32_t *busy)
+{
+	return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQ_REL);
+}
+
+void machine_done(uint32_t *busy)
+{
+	__atomic_store_n(busy, 0, __ATOMIC_RELEASE);
 }
 
 void machine_read_ring(struct machine *machine, uint32_t index,

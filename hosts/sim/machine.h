@@ -117,6 +117,11 @@ uint32_t machine_entries(const struct quire_vcpu *vcpu, uint64_t gfn,
 			 const uint64_t *entries[MACHINE_LEVELS_MAX], int *is_leaf);
 #endif
 
+/* A lock of the client's, 0 at first, that the memory model knows of. False: another thread has it.
+ * No scheduling point. */
+bool machine_try(uint32_t *busy);
+void machine_done(uint32_t *busy);
+
 /* The client takes new entries of the ring of vCPU @index: calls @seen for each, and gives them
  * back for the next reset. */
 void machine_read_ring(struct machine *machine, uint32_t index,

@@ -1,6 +1,7 @@
 /* Which stores a load may see: histories of atomic locations, and clocks of threads. */
 #include "hosts/sim/order.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "hosts/sim/order_model.h"
@@ -9,8 +10,6 @@
 
 /* A location keeps its last stores, and a load sees none before them. */
 #define STORES_MAX 4u
-#define LOCATIONS 16384u /* a power of two */
-#define PROBES_MAX 64u
 #define SITES_MAX 4096u /* a power of two, and more than there are */
 
 /*
@@ -30,7 +29,7 @@ struct store {
 };
 
 struct location {
-	uint32_t size_bytes, generation, count;
+	uint32_t size_bytes, count;	 /* size_bytes 0: it has no history */
 	struct store stores[STORES_MAX]; /* the newest is the last */
 };
 
@@ -42,15 +41,36 @@ struct thread {
 
 static struct {
 	bool runs;
-	uint32_t generation; /* of this run; locations of another are empty */
 	struct thread threads[ORDER_THREADS_MAX];
 	struct order_clock fences; /* what all fences so far saw */
 	struct order_site sites[SITES_MAX];
 } order;
 
-static struct location locations[LOCATIONS];
-/* Their addresses, by themselves, for fresh() looks at all of them. */
-static uintptr_t addresses[LOCATIONS];
+static struct order_index met;
+static struct location locations[ORDER_ADDRESSES_MAX]; /* of those that @met knows */
+
+uint32_t order_index_of(struct order_index *index, uintptr_t address, bool *is_new)
+{
+	uint32_t slot = (uint32_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40);
+
+	for (;; slot++) {
+		uint32_t number = index->slots[slot %= ORDER_SLOTS];
+
+		if (number >= index->count || index->known[number].slot != slot)
+			break;
+		if (index->known[number].address == address) {
+			*is_new = false;
+			return number;
+		}
+	}
+	if (index->count == ORDER_ADDRESSES_MAX)
+		index->count = 0;
+	index->slots[slot] = index->count;
+	index->known[index->count].address = address;
+	index->known[index->count].slot = slot;
+	*is_new = true;
+	return index->count++;
+}
 
 static struct thread *self(void)
 {
@@ -75,7 +95,7 @@ uint32_t order_time(void)
 	return self()->now.known.of[sched_current()] + 1;
 }
 
-/* An atomic access takes place: the running thread's time goes on. */
+/* An atomic access takes place: the running thread's time goes on, and is the access's own. */
 static uint32_t tick(void)
 {
 	struct view *now = &self()->now;
@@ -105,8 +125,8 @@ static void fresh(const void *start, uint64_t size_bytes)
 
 	if (!order.runs)
 		return;
-	for (uint32_t i = 0; i < LOCATIONS; i++)
-		if (addresses[i] - from < size_bytes)
+	for (uint32_t i = 0; i < met.count; i++)
+		if (met.known[i].address - from < size_bytes)
 			locations[i].size_bytes = 0;
 	order_race_forget(from, size_bytes);
 }
@@ -114,7 +134,7 @@ static void fresh(const void *start, uint64_t size_bytes)
 static void start(void)
 {
 	order.runs = true;
-	order.generation++;
+	met.count = 0;
 	memset(order.threads, 0, sizeof(order.threads));
 	memset(&order.fences, 0, sizeof(order.fences));
 	order_race_start();
@@ -138,14 +158,26 @@ const struct order_site *order_sites(uint32_t *count)
 	return order.sites;
 }
 
-static uint32_t hash(uintptr_t address, uint32_t size)
+extern const char __executable_start[];
+
+uintptr_t order_code(uint64_t offset)
 {
-	return (uint32_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40) % size;
+	return (uintptr_t)__executable_start + offset;
+}
+
+void order_print_sites(void)
+{
+	static const char *const kinds[] = {"acquire", "release", "rmw", "fence"};
+
+	for (uint32_t i = 0; i < SITES_MAX; i++)
+		if (order.sites[i].at)
+			printf("%#lx %s\n", (unsigned long)(order.sites[i].at - order_code(0)),
+			       kinds[order.sites[i].kind]);
 }
 
 static struct order_site *site_at(uintptr_t at)
 {
-	uint32_t slot = hash(at, SITES_MAX);
+	uint32_t slot = (uint32_t)(at * UINT64_C(0x9e3779b97f4a7c15) >> 40) % SITES_MAX;
 
 	while (order.sites[slot].at && order.sites[slot].at != at)
 		slot = (slot + 1) % SITES_MAX;
@@ -190,30 +222,32 @@ static struct store *newest(struct location *at)
 /* From here on it has one store, which all know of. */
 static void begin_history(struct location *at, const struct order_access *access)
 {
-	memset(at, 0, sizeof(*at));
-	addresses[at - locations] = (uintptr_t)access->to;
+	memset(&at->stores[0], 0, sizeof(at->stores[0]));
 	at->size_bytes = access->size_bytes;
-	at->generation = order.generation;
 	at->count = 1;
 	at->stores[0].value = in_memory(access);
 }
 
-/* Where there are too many locations, this one is taken from another, whose history ends. */
+/* Histories were dropped: what they would have told is known to all, or races were found that are
+ * none. */
+static void tell_all(void)
+{
+	for (uint32_t i = 0; i < ORDER_THREADS_MAX; i++)
+		join_view(&order.threads[0].now, &order.threads[i].now);
+	for (uint32_t i = 1; i < ORDER_THREADS_MAX; i++)
+		order.threads[i].now = order.threads[0].now;
+}
+
 static struct location *location_of(const struct order_access *access)
 {
-	uint32_t slot = hash((uintptr_t)access->to, LOCATIONS);
-	struct location *at = &locations[slot];
+	bool is_new;
+	struct location *at = &locations[order_index_of(&met, (uintptr_t)access->to, &is_new)];
 
-	for (uint32_t i = 0; i < PROBES_MAX; i++, slot++) {
-		at = &locations[slot % LOCATIONS];
-		if (at->generation != order.generation ||
-		    addresses[slot % LOCATIONS] == (uintptr_t)access->to)
-			break;
-	}
+	if (is_new && at == locations)
+		tell_all();
 	/* A plain store, or code that is not looked at, may have been here. */
-	if (at->generation != order.generation ||
-	    addresses[at - locations] != (uintptr_t)access->to ||
-	    at->size_bytes != access->size_bytes || newest(at)->value != in_memory(access))
+	if (is_new || at->size_bytes != access->size_bytes ||
+	    newest(at)->value != in_memory(access))
 		begin_history(at, access);
 	return at;
 }
@@ -266,11 +300,11 @@ static void push(struct location *at, const struct order_access *access, uint64_
 uint64_t order_load(const struct order_access *access)
 {
 	struct location *at = location_of(access);
-	uint32_t older = sched_choose(older_choices(at));
+	uint32_t older = sched_choose(older_choices(at)), now;
 	struct store *store = newest(at) - older;
-	uint32_t now = tick();
 
 	order_race_check(access);
+	now = tick();
 	if (!store->seen[sched_current()])
 		store->seen[sched_current()] = now;
 	learn(store, access->acquires);
@@ -281,8 +315,8 @@ void order_store(const struct order_access *access, uint64_t value)
 {
 	struct location *at = location_of(access);
 
-	tick();
 	order_race_check(access);
+	tick();
 	push(at, access, value, NULL);
 }
 
@@ -301,8 +335,8 @@ void order_rmw(const struct order_access *access, uint64_t value)
 {
 	struct location *at = location_of(access);
 
-	tick();
 	order_race_check(access);
+	tick();
 	learn(newest(at), access->acquires);
 	push(at, access, value, &newest(at)->released);
 	if (access->is_full)
@@ -311,8 +345,8 @@ void order_rmw(const struct order_access *access, uint64_t value)
 
 void order_rmw_failed(const struct order_access *access)
 {
-	tick();
 	order_race_check(access);
+	tick();
 	learn(newest(location_of(access)), access->acquires);
 }
 

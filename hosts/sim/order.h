@@ -22,7 +22,8 @@
  * A plain access that races with a store that its thread does not know of, or a store with such an
  * access, is a data race: reported once, and the run ends. Two things are stricter here than in
  * C11: the stores of a location have the order in which they are executed, and a fence that comes
- * after another one sees all that it saw. So what is found is real, and not all that is real is found.
+ * after another one sees all that it saw. So what is found is real, and not all that is real is
+ * found.
  */
 #define ORDER_THREADS_MAX 8u
 
@@ -35,11 +36,27 @@ struct order_site {
 	bool is_weak;
 };
 
+/* The two accesses of a data race, as addresses of code. */
+struct order_race {
+	uintptr_t site, other_site;
+	uint32_t other_thread;
+	uint32_t other_time; /* order_time() of its thread then */
+};
+
 /* On or off for the runs to come; off at first. What was done before a run all its threads know of.
  */
 void order_enable(bool is_on);
+/* Of the last run; NULL: none was found. */
+const struct order_race *order_race_last(void);
+/* Of the running thread: how many atomic accesses it has made, and one. */
+uint32_t order_time(void);
 /* Table of the sites with an order that have run since the start, in no order; some are none. */
 const struct order_site *order_sites(uint32_t *count);
+/* Those sites on the standard output, a line each: where, from the program's start, and the kind.
+ */
+void order_print_sites(void);
+/* What is so far from the program's start. */
+uintptr_t order_code(uint64_t offset);
 /* The order at this site is relaxed from now on, or again what it was; a relaxed fence does
  * nothing. */
 void order_weaken(uintptr_t site, bool is_weak);

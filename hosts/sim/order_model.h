@@ -37,8 +37,27 @@ struct order_clock {
 	uint32_t of[ORDER_THREADS_MAX];
 };
 
-/* The time of the running thread's next plain access: after the last atomic one. */
-uint32_t order_time(void);
+/*
+ * Numbers for the addresses of a run, in the order in which they are met: what is kept of them lies
+ * side by side, and stays in the processor's cache from run to run.
+ */
+#define ORDER_ADDRESSES_MAX 32768u
+#define ORDER_SLOTS (2 * ORDER_ADDRESSES_MAX) /* a power of two */
+
+struct order_index {
+	uint32_t count; /* 0: empty */
+	struct {
+		uintptr_t address;
+		uint32_t slot;
+	} known[ORDER_ADDRESSES_MAX];
+	/* By hash: the number of an address that has this slot; else anything, and the slot is
+	 * free. */
+	uint32_t slots[ORDER_SLOTS];
+};
+
+/* The number of @address. *@is_new: it had none. Where there are too many all lose theirs. */
+uint32_t order_index_of(struct order_index *index, uintptr_t address, bool *is_new);
+
 /* Does the running thread know of what @thread did at @time? */
 bool order_knows(uint32_t thread, uint32_t time);
 

@@ -1,6 +1,5 @@
 /* Data races: accesses to the same bytes, one of them plain and one a write, that nothing orders.
  */
-#include <execinfo.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -8,9 +7,6 @@
 #include "hosts/sim/sched.h"
 
 #define CELL_BYTES 4u /* fields that lie side by side have their own */
-#define CELLS 65536u  /* a power of two */
-#define PROBES_MAX 16u
-#define FRAMES_MAX 12
 
 /* One access to some bytes of a cell. time 0: none. */
 struct mark {
@@ -22,59 +18,57 @@ struct mark {
 
 /* The last write, and the last read of each thread, of an aligned group of bytes. */
 struct cell {
-	uint32_t generation, writer;
+	uint32_t writer;
 	struct mark write, reads[ORDER_THREADS_MAX];
 };
 
-static struct cell cells[CELLS];
-static uintptr_t addresses[CELLS]; /* of the cells */
-static uint32_t generation;
+static struct order_index met;
+static struct cell cells[ORDER_ADDRESSES_MAX]; /* of those that @met knows */
+static struct order_race last;
 
 void order_race_start(void)
 {
-	generation++;
+	met.count = 0;
+	last.site = 0;
 }
 
 static struct cell *cell_of(uintptr_t address)
 {
-	uint32_t slot = (uint32_t)((address / CELL_BYTES) * UINT64_C(0x9e3779b97f4a7c15) >> 40);
-	struct cell *cell = NULL;
+	bool is_new;
+	struct cell *cell = &cells[order_index_of(&met, address, &is_new)];
 
-	for (uint32_t i = 0; i < PROBES_MAX; i++, slot++) {
-		cell = &cells[slot % CELLS];
-		if (cell->generation != generation)
-			break;
-		if (addresses[slot % CELLS] == address)
-			return cell;
-	}
-	memset(cell, 0, sizeof(*cell));
-	addresses[cell - cells] = address;
-	cell->generation = generation;
+	if (is_new)
+		memset(cell, 0, sizeof(*cell));
 	return cell;
 }
 
 void order_race_forget(uintptr_t start, uint64_t size_bytes)
 {
-	for (uint32_t i = 0; i < CELLS; i++)
-		if (addresses[i] - start < size_bytes)
-			cells[i].generation = 0;
+	for (uint32_t i = 0; i < met.count; i++)
+		if (met.known[i].address - start < size_bytes)
+			memset(&cells[i], 0, sizeof(cells[i]));
+}
+
+const struct order_race *order_race_last(void)
+{
+	return last.site ? &last : NULL;
 }
 
 static void report(const struct order_access *access, const struct mark *other, bool other_writes,
 		   uint32_t thread)
 {
 	char text[256];
-	void *frames[FRAMES_MAX];
-	int count = backtrace(frames, FRAMES_MAX);
 
-	/* Addresses, for what reads this knows the file: tests/order/order.py. */
-	snprintf(text, sizeof(text),
-		 "data race: thread %u %s %u bytes at %p, at %#lx; thread %u %s them at %#lx",
-		 sched_current(), access->is_write ? "writes" : "reads", access->size_bytes,
-		 access->to, (unsigned long)access->site, thread, other_writes ? "wrote" : "read",
-		 (unsigned long)other->site);
-	fflush(stdout);
-	backtrace_symbols_fd(frames, count, 2);
+	last.site = access->site;
+	last.other_site = other->site;
+	last.other_thread = thread;
+	last.other_time = other->time;
+	/* As addr2line(1) takes them; the same whichever threads they are, and wherever the word.
+	 */
+	snprintf(text, sizeof(text), "data race: code at %#lx %s %u bytes that code at %#lx %s",
+		 (unsigned long)(access->site - order_code(0)),
+		 access->is_write ? "writes" : "reads", access->size_bytes,
+		 (unsigned long)(other->site - order_code(0)), other_writes ? "wrote" : "read");
 	sched_platform.report(text);
 }
 

@@ -153,7 +153,9 @@ uint32_t sched_choose(uint8_t choices)
 		return 0;
 	if (run->choices)
 		run->choices[run->steps - 1] = choices;
-	if (!planned(run, &choice) || choice >= SCHED_THREADS_MAX || !(choices >> choice & 1))
+	if (!(run->choose ? run->choose(run->ctx, run->steps, choices, &choice)
+			  : planned(run, &choice)) ||
+	    choice >= SCHED_THREADS_MAX || !(choices >> choice & 1))
 		return 0;
 	return choice;
 }

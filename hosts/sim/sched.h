@@ -57,6 +57,8 @@ struct sched_run {
 	/* Instead of the plan, when set: nonzero preempts here, to thread *@thread, or makes that
 	 * choice. */
 	int (*preempt)(void *ctx, uint32_t step, uint32_t *thread);
+	/* With preempt(): the same for sched_choose(), of whose @choices *@choice becomes one. */
+	int (*choose)(void *ctx, uint32_t step, uint8_t choices, uint32_t *choice);
 };
 
 /* The platform under the scheduler; outside sched_execute() it runs the caller as one thread. */

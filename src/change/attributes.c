@@ -36,7 +36,9 @@ static void make_range_shared(struct quire_vm *vm, gfn_t start, gfn_t end)
 	struct memslot_iter iter;
 
 	slots_assert(vm);
-	CHECK(vm->invalidation.in_progress || MUTANT(attributes_end_first));
+	/* Without mmu_lock: of others' invalidations, too, while this one's lasts. */
+	CHECK(atomic_load_relaxed_u32(&vm->invalidation.in_progress) ||
+	      MUTANT(attributes_end_first));
 	CHECK(!(range_map_get(&vm->attributes, start.v) & QUIRE_ATTRIBUTE_PRIVATE));
 	memslot_for_gfn(slot, vm, 0, start, end, &iter)
 	{

@@ -300,6 +300,15 @@ static void plain_between_fences(uint32_t thread)
 		read[1][0] = data;
 }
 
+/* Its plain read comes after the store that it has seen. */
+static void plain_after_the_same(uint32_t thread)
+{
+	if (!thread)
+		atomic_store_release_u32(&data, 7);
+	else if (atomic_load_acquire_u32(&data))
+		read[1][0] = data;
+}
+
 static bool never(void)
 {
 	return false;
@@ -312,11 +321,9 @@ static void test_races(void **state)
 	static const struct {
 		void (*body)(uint32_t thread);
 		bool races, at_once; /* with the fences one after the other, too */
-	} rows[] = {{plain_message, false, false},
-		    {plain_message_relaxed, true, false},
-		    {plain_and_atomic, true, false},
-		    {plain_after_a_read, true, false},
-		    {plain_between_fences, true, true}};
+	} rows[] = {{plain_message, false, false},	  {plain_message_relaxed, true, false},
+		    {plain_and_atomic, true, false},	  {plain_after_a_read, true, false},
+		    {plain_after_the_same, false, false}, {plain_between_fences, true, true}};
 
 	(void)state;
 	sched_on_report(note_report);

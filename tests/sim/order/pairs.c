@@ -11,8 +11,6 @@
 #include "tests/sim/order/primitives.h"
 #include "tests/sim/pairs.h"
 
-extern const char __executable_start[];
-
 static const struct pair *const suites[] = {
     pairs_primitive, pairs_fault, pairs_slots, pairs_log, pairs_gmem, pairs_access,
     pairs_kernel,    pairs_quota, pairs_end,   pairs_age, pairs_link, pairs_convert};
@@ -79,19 +77,6 @@ static bool all_hold(void)
 	return true;
 }
 
-static void list_sites(void)
-{
-	static const char *const kinds[] = {"acquire", "release", "rmw", "fence"};
-	uint32_t count;
-	const struct order_site *sites = order_sites(&count);
-
-	for (uint32_t i = 0; i < count; i++)
-		if (sites[i].at)
-			printf("%#lx %s\n",
-			       (unsigned long)(sites[i].at - (uintptr_t)__executable_start),
-			       kinds[sites[i].kind]);
-}
-
 int main(int argc, char **argv)
 {
 	bool lists = false, held;
@@ -106,8 +91,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--choices") && i + 1 < argc)
 			asked.choices = (uint32_t)strtoul(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--weaken") && i + 1 < argc)
-			order_weaken((uintptr_t)__executable_start + strtoul(argv[++i], NULL, 0),
-				     true);
+			order_weaken(order_code(strtoul(argv[++i], NULL, 0)), true);
 		else
 			return 2;
 	}
@@ -116,6 +100,6 @@ int main(int argc, char **argv)
 	held = all_hold();
 	pairs_destroy();
 	if (lists)
-		list_sites();
+		order_print_sites();
 	return held ? 0 : 1;
 }
