@@ -128,32 +128,49 @@ static struct order_access change_of(volatile void *to, uint32_t size_bytes, int
 	return order_noted(access, ORDER_RMW);
 }
 
+static uint64_t load(struct order_access access)
+{
+	return order_load(&access);
+}
+
+static void store(struct order_access access, uint64_t value)
+{
+	order_store(&access, value);
+}
+
+static void change(struct order_access access, uint64_t value)
+{
+	order_rmw(&access, value);
+}
+
+static void change_failed(struct order_access access)
+{
+	order_rmw_failed(&access);
+}
+
+/* Where the model is off, as in a check of what no thread changes, there is no site either. */
+
 /* One that adds, takes away, ...: @new is made of @old and @v. */
-#define CHANGE(T, bits, name, new)                                                  \
-	T __tsan_atomic##bits##_##name(volatile T *to, T v, int order)              \
-	{                                                                           \
-		T old = *to;                                                        \
-		struct order_access access = change_of(to, sizeof(T), order, SITE); \
-                                                                                    \
-		if (order_is_on())                                                  \
-			order_rmw(&access, (T)(new));                               \
-		*to = (T)(new);                                                     \
-		return old;                                                         \
+#define CHANGE(T, bits, name, new)                                               \
+	T __tsan_atomic##bits##_##name(volatile T *to, T v, int order)           \
+	{                                                                        \
+		T old = *to;                                                     \
+                                                                                 \
+		if (order_is_on())                                               \
+			change(change_of(to, sizeof(T), order, SITE), (T)(new)); \
+		*to = (T)(new);                                                  \
+		return old;                                                      \
 	}
 
 #define ATOMIC(T, bits)                                                                          \
 	T __tsan_atomic##bits##_load(const volatile T *to, int order)                            \
 	{                                                                                        \
-		struct order_access access = load_of(to, sizeof(T), order, SITE);                \
-                                                                                                 \
-		return order_is_on() ? (T)order_load(&access) : *to;                             \
+		return order_is_on() ? (T)load(load_of(to, sizeof(T), order, SITE)) : *to;       \
 	}                                                                                        \
 	void __tsan_atomic##bits##_store(volatile T *to, T v, int order)                         \
 	{                                                                                        \
-		struct order_access access = store_to(to, sizeof(T), order, SITE);               \
-                                                                                                 \
 		if (order_is_on())                                                               \
-			order_store(&access, v);                                                 \
+			store(store_to(to, sizeof(T), order, SITE), v);                          \
 		*to = v;                                                                         \
 	}                                                                                        \
 	CHANGE(T, bits, exchange, v)                                                             \
@@ -166,14 +183,11 @@ static struct order_access change_of(volatile void *to, uint32_t size_bytes, int
 						     int failed)                                 \
 	{                                                                                        \
 		T old = *to;                                                                     \
-		struct order_access access = old == expected                                     \
-						 ? change_of(to, sizeof(T), order, SITE)         \
-						 : load_of(to, sizeof(T), failed, SITE);         \
                                                                                                  \
 		if (order_is_on() && old == expected)                                            \
-			order_rmw(&access, v);                                                   \
+			change(change_of(to, sizeof(T), order, SITE), v);                        \
 		else if (order_is_on())                                                          \
-			order_rmw_failed(&access);                                               \
+			change_failed(load_of(to, sizeof(T), failed, SITE));                     \
 		if (old == expected)                                                             \
 			*to = v;                                                                 \
 		return old;                                                                      \
