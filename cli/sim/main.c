@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cli/sim/commit.h>
+
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/sim/sim.h"
@@ -30,6 +32,7 @@ struct options {
 	const char *format; /* of all tables; NULL: as the seeds say */
 	const char *replay; /* a file with a plan, instead of seeds */
 	int order;	    /* under the memory model */
+	int commit;	    /* is all that is asked for */
 	int sites;	    /* of which these are listed at the end */
 };
 
@@ -41,6 +44,7 @@ enum {
 	SIM_SHRINK,
 	SIM_REPLAY,
 	SIM_ORDER,
+	SIM_COMMIT_OF,
 	SIM_SITES,
 	SIM_WEAKEN,
 	SIM_MUTANT
@@ -54,6 +58,7 @@ static const struct cli_option sim_options[] = {
     {"shrink", "SECONDS", "look that long for a smaller plan that fails (30)", SIM_SHRINK},
     {"replay", "FILE", "run the plan that was printed of a failure", SIM_REPLAY},
     {"order", NULL, "under C11's memory order: loads may see older stores", SIM_ORDER},
+    {"commit", NULL, "say which commit it was built of", SIM_COMMIT_OF},
 #ifdef QUIRE_ORDER
     {"sites", NULL, "list the places of code that ask for an order, as order.py takes them",
      SIM_SITES},
@@ -140,6 +145,10 @@ static int take_option(void *ctx, int key, const char *value)
 	}
 	if (key == SIM_ORDER) {
 		options->order = 1;
+		return 0;
+	}
+	if (key == SIM_COMMIT_OF) {
+		options->commit = 1;
 		return 0;
 	}
 	if (key == SIM_SITES) {
@@ -271,6 +280,10 @@ int main(int argc, char **argv)
 	status = cli_parse(&sim_command, argc, argv, &options, &rest);
 	if (status != CLI_GO_ON)
 		return status;
+	if (options.commit) {
+		printf(SIM_COMMIT "\n");
+		return 0;
+	}
 	if (options.one)
 		options.count = 1;
 	if (options.order)

@@ -30,6 +30,11 @@ step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
 step ./dev mutate --sample $((seconds * 10)) --seed "$seed"
 ninja -C build cli/sim/quire-sim tests/sim/test_interleave tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
 step python3 tools/progress.py --what sim --unit seeds -- build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
+# Ten million seeds, always the same; a soak that was killed goes on with them.
+mkdir -p build/soak
+step ./dev sim --seeds 10000000 --json "build/soak/sim-$(build/cli/sim/quire-sim --commit).json"
+ninja -C build cli/sim/quire-sim-order
+step ./dev sim --order --seeds 200000 --json "build/soak/sim-order-$(build/cli/sim/quire-sim --commit).json"
 # The pairs in the one format that CI leaves out.
 step $timed build/tests/sim/test_interleave "power without r and c"
 ninja -C build tests/signals/test_fork

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Campaigns of quire-sim: they go on where they were killed, find every seed that fails, and add up.
+
+Usage: test_campaign.py QUIRE_SIM_WITH_MUTANTS
+"""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PROGRAM = sys.argv.pop(1)
+CAMPAIGN = pathlib.Path(__file__).resolve().parents[2] / "tools/campaign.py"
+BUG = ("--mutant", "noexec_unseen")  # some seeds of a hundred fail
+
+
+def campaign(*arguments):
+    done = subprocess.run([sys.executable, CAMPAIGN, *map(str, arguments)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Campaigns(unittest.TestCase):
+    def setUp(self):
+        place = tempfile.TemporaryDirectory()
+        self.addCleanup(place.cleanup)
+        self.folder = pathlib.Path(place.name)
+
+    def run_one(self, name, first, seeds, *options):
+        path = self.folder / name
+        status, text, errors = campaign(PROGRAM, "--from", first, "--seeds", seeds, "--json", path, *options)
+        return status, text, errors, json.loads(path.read_text()) if path.exists() else None
+
+    def test_passes(self):
+        status, text, errors, told = self.run_one("a", 1, 300)
+        self.assertEqual((status, errors), (0, ""))
+        self.assertRegex(text, r"^commit \S+: 300 seeds, 0 violations\n$")
+        self.assertEqual((told["from"], told["seeds"], told["done"], told["violations"]), (1, 300, 300, []))
+
+    def test_goes_on_after_a_violation(self):
+        """Each seed that fails alone is one of the campaign's."""
+        status, text, _, told = self.run_one("a", 1, 40, *BUG)
+        failed = [seed for seed in range(1, 41)
+                  if subprocess.run([PROGRAM, "--from", str(seed), "--seeds", "1", "--shrink", "0", *BUG],
+                                    stdout=subprocess.DEVNULL, check=False).returncode]
+        self.assertEqual(status, 1)
+        self.assertGreater(len(failed), 1)
+        self.assertEqual([violation["seed"] for violation in told["violations"]], failed)
+        for seed in failed:
+            self.assertRegex(text, rf"(?m)^  seed {seed}: \w")
+
+    def test_killed(self):
+        path = self.folder / "a"
+        arguments = [sys.executable, CAMPAIGN, PROGRAM, "--seeds", "8000", "--json", path]
+        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+            end = time.monotonic() + 60
+            while not path.exists() and time.monotonic() < end:
+                time.sleep(0.02)
+            child.kill()
+        done = json.loads(path.read_text())["done"]
+        self.assertIn(done, (2000, 4000, 6000))
+        status, text, _, told = self.run_one("a", 1, 8000)
+        self.assertEqual(status, 0)
+        self.assertIn(f"going on after {done:,} seeds\n", text)
+        self.assertEqual(told["done"], 8000)
+
+    def test_merges(self):
+        """Seeds of two files count once; one that fails is listed once."""
+        whole = self.run_one("whole", 1, 40, *BUG)[3]
+        self.run_one("first", 1, 25, *BUG)
+        self.run_one("second", 21, 20, *BUG)
+        status, text, _ = campaign("--merge", self.folder / "second", self.folder / "first")
+        self.assertEqual(status, 1)
+        self.assertRegex(text, rf"^commit \S+ --mutant noexec_unseen: 40 seeds, {len(whole['violations'])} violations\n")
+        self.assertEqual(text, campaign("--merge", self.folder / "whole")[1])
+        self.run_one("other", 1, 30)
+        self.assertEqual(len([line for line in campaign("--merge", self.folder / "whole", self.folder / "other")[1]
+                              .splitlines() if line.startswith("commit")]), 2)
+        half = json.loads((self.folder / "other").read_text()) | {"done": 10}
+        (self.folder / "half").write_text(json.dumps(half))
+        self.assertEqual(campaign("--merge", self.folder / "half")[0], 0)
+        self.assertRegex(campaign("--merge", self.folder / "half")[1], "10 seeds, 0 violations, 20 seeds still to run\n$")
+
+    def test_refused(self):
+        good = self.run_one("good", 1, 10)[3]
+        for change, why in (("a letter", ":1: "), ({"format": "x"}, ":1: not a campaign"), ({"done": 11}, "more is done"),
+                            ({"seeds": "10"}, "'seeds' is missing"), ({"violations": [{"seed": 1}]}, "without a seed"),
+                            ({"commit": "x"}, "of another campaign: its commit is x"), ({"from": 2}, "its from is 2")):
+            (self.folder / "bad").write_text(change if isinstance(change, str) else json.dumps(good | change))
+            status, _, errors, _ = self.run_bad()
+            self.assertEqual(status, 2, change)
+            self.assertIn(why, errors)
+        self.assertEqual(campaign("--merge", self.folder / "none")[0], 2)
+        self.assertEqual(self.run_one("new", 1, 10, "--nonsense")[0], 2)
+        self.assertFalse((self.folder / "new").exists())
+
+    def run_bad(self):
+        """The file keeps what it has."""
+        before = (self.folder / "bad").read_bytes()
+        status, text, errors = campaign(PROGRAM, "--from", 1, "--seeds", 10, "--json", self.folder / "bad")
+        self.assertEqual((self.folder / "bad").read_bytes(), before)
+        return status, text, errors, None
+
+
+if __name__ == "__main__":
+    unittest.main()
