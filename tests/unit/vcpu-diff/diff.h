@@ -8,6 +8,8 @@
 
 #include <Zydis/Zydis.h>
 
+#include "tests/fuzz/draws.h"
+
 /*
  * Both sides run at the same addresses, so that pointers compare equal: one arena of 2 MiB, which
  * the guest's page tables map to itself.
@@ -107,13 +109,6 @@ struct machine_state {
 /* In rflags: run in user mode with alignment checked. */
 #define CHECK_ALIGNMENT (UINT64_C(1) << 18)
 
-struct rng {
-	uint64_t state;
-};
-uint64_t rng_next(struct rng *rng);
-/* Below @n, which is not 0. */
-uint64_t rng_below(struct rng *rng, uint64_t n);
-
 /* One case: the code and what it starts from. */
 struct test_case {
 	const struct form *form;
@@ -127,15 +122,36 @@ struct test_case {
 	bool result_undefined; /* do not compare operand 0 */
 };
 
-/* Fill @test for @form; false when this draw has no encoding. */
-bool case_generate(struct test_case *test, const struct form *form, struct rng *rng);
+/* What a case is made of: what the instruction is like, and what registers and memory hold. */
+struct case_draws {
+	struct fuzz_random *shape, *values;
+};
+
+/* The memory that it starts from. */
+void case_fill(struct test_case *test, struct fuzz_random *rng);
+/* Fill @test for @form but for that; false when these draws have no encoding. */
+bool case_generate(struct test_case *test, const struct form *form, struct case_draws draws);
+
+/* Both sides did the same, with or without an exception; or not. */
+enum case_end {
+	CASE_DONE,
+	CASE_FAULT,
+	CASE_UNREPEATED, /* the machine does something else the second time */
+	CASE_DIFFERS,
+};
+
+enum case_end case_check(const struct test_case *test);
+/* Prints the case, and where the sides differ. */
+void case_explain(const struct test_case *test);
+/* Valid until the next call. */
+const char *form_name(const struct form *form);
 
 /* Run the code in place from @state, on the data in place; @state receives what is left. */
 int native_init(void);
 void native_run(struct machine_state *state);
 int interpreter_init(void);
-/* From now on what can be translated is. Nonzero: this machine cannot. */
-int interpreter_translate(void);
+/* From now on what can be translated is, or nothing is. Nonzero: this machine cannot. */
+int interpreter_translate(bool on);
 /* NULL, or what ended the run other than the code's end, which is at @code_end, or an exception. */
 const char *interpreter_run(struct machine_state *state, uint64_t code_end);
 void interpreter_exit(void);

@@ -3,24 +3,10 @@
 
 #include <string.h>
 
-uint64_t rng_next(struct rng *rng)
-{
-	uint64_t z = rng->state += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
-
-uint64_t rng_below(struct rng *rng, uint64_t n)
-{
-	return rng_next(rng) % n;
-}
-
 /* A number that sits at a border more often than chance would have it. */
-static uint64_t value_integer(struct rng *rng)
+static uint64_t value_integer(struct fuzz_random *rng)
 {
-	uint64_t bits = rng_next(rng), shift = (bits >> 8) & 63;
+	uint64_t bits = random_word(rng), shift = (bits >> 8) & 63;
 
 	switch (bits & 7) {
 	case 0:
@@ -34,11 +20,11 @@ static uint64_t value_integer(struct rng *rng)
 	case 4:
 		return UINT64_MAX << shift;
 	default:
-		return rng_next(rng);
+		return random_word(rng);
 	}
 }
 
-static uint64_t value_double(struct rng *rng)
+static uint64_t value_double(struct fuzz_random *rng)
 {
 	static const uint64_t special[] = {
 	    0, /* zero, one, infinity, NaNs, denormals, the largest, 2^31, 2^63 and their like */
@@ -57,25 +43,25 @@ static uint64_t value_double(struct rng *rng)
 	    0x0010000000000000,
 	    0x36a0000000000000,
 	    0x47efffffe0000000};
-	uint64_t bits = rng_next(rng), sign = bits & (UINT64_C(1) << 63);
+	uint64_t bits = random_word(rng), sign = bits & (UINT64_C(1) << 63);
 
 	switch (bits & 3) {
 	case 0:
 		return special[(bits >> 2) % (sizeof(special) / sizeof(special[0]))] | sign;
 	case 1:
-		return rng_next(rng);
+		return random_word(rng);
 	default: /* near one, where sums and products round */
 		return sign | ((UINT64_C(0x3e8) + ((bits >> 8) & 47)) << 52) |
-		       (rng_next(rng) >> 12);
+		       (random_word(rng) >> 12);
 	}
 }
 
-static uint32_t value_single(struct rng *rng)
+static uint32_t value_single(struct fuzz_random *rng)
 {
 	static const uint32_t special[] = {
 	    0,		0x3f800000, 0x7f800000, 0x7fc00000, 0x7f800001, 1,	    0x007fffff,
 	    0x7f7fffff, 0x4f000000, 0x5f000000, 0x3f000000, 0x40200000, 0x4effffff, 0x00800000};
-	uint64_t bits = rng_next(rng);
+	uint64_t bits = random_word(rng);
 	uint32_t sign = (uint32_t)(bits >> 32) & 0x80000000;
 
 	switch (bits & 3) {
@@ -89,11 +75,11 @@ static uint32_t value_single(struct rng *rng)
 	}
 }
 
-static uint64_t value_any(struct rng *rng, const struct form *form)
+static uint64_t value_any(struct fuzz_random *rng, const struct form *form)
 {
 	if (!(form->family->flags & (FORM_FLOAT | FORM_X87)))
 		return value_integer(rng);
-	switch (rng_below(rng, 4)) {
+	switch (random_below(rng, 4)) {
 	case 0:
 		return value_integer(rng);
 	case 1:
@@ -104,9 +90,9 @@ static uint64_t value_any(struct rng *rng, const struct form *form)
 }
 
 /* An 80-bit number of the formats that the x87 makes itself, and some that it refuses. */
-static void value_extended(struct rng *rng, uint8_t out[10])
+static void value_extended(struct fuzz_random *rng, uint8_t out[10])
 {
-	uint64_t bits = rng_next(rng), mantissa = rng_next(rng) | UINT64_C(1) << 63;
+	uint64_t bits = random_word(rng), mantissa = random_word(rng) | UINT64_C(1) << 63;
 	uint16_t top = (uint16_t)(0x3fe0 + (bits & 63)) | (uint16_t)((bits >> 16) & 0x8000);
 
 	switch ((bits >> 8) & 15) {
@@ -123,11 +109,11 @@ static void value_extended(struct rng *rng, uint8_t out[10])
 		break;
 	case 3:
 		top &= 0x8000;
-		mantissa = rng_next(rng) >> 1;
+		mantissa = random_word(rng) >> 1;
 		break;
 	case 4:
-		mantissa = rng_next(rng);
-		top = (uint16_t)rng_next(rng);
+		mantissa = random_word(rng);
+		top = (uint16_t)random_word(rng);
 		break;
 	case 5:
 		mantissa = UINT64_C(1) << 63;
@@ -142,7 +128,8 @@ static void value_extended(struct rng *rng, uint8_t out[10])
 /* One case being made. */
 struct draw {
 	struct test_case *test;
-	struct rng *rng;
+	struct fuzz_random *rng;    /* what the instruction is like */
+	struct fuzz_random *values; /* what its operands hold */
 	ZydisEncoderRequest request;
 	uint32_t pinned;   /* registers whose value is an address of data already */
 	uint32_t reserved; /* registers that must not be part of an address */
@@ -153,10 +140,10 @@ struct draw {
 /* Upper halves of YMM registers: all clear now and then, as after VZEROUPPER. */
 static void state_fill_ymm(struct draw *draw)
 {
-	uint64_t mask = rng_next(draw->rng) & 7 ? UINT64_MAX : 0;
+	uint64_t mask = random_word(draw->values) & 7 ? UINT64_MAX : 0;
 
 	for (int i = 0; i < 32; i++) {
-		uint64_t value = value_any(draw->rng, draw->test->form) & mask;
+		uint64_t value = value_any(draw->values, draw->test->form) & mask;
 
 		memcpy(draw->test->before.ymm_high[i / 2] + i % 2 * 8, &value, 8);
 	}
@@ -166,7 +153,7 @@ static void state_fill_fx(struct draw *draw)
 {
 	struct machine_state *state = &draw->test->before;
 	bool x87 = draw->test->form->family->flags & FORM_X87;
-	uint64_t bits = rng_next(draw->rng);
+	uint64_t bits = random_word(draw->values);
 	uint16_t fcw = 0x37f, fsw = 0;
 	/*
 	 * Rounding, flush and denormal modes, flags; every eighth has unmasked exceptions, but
@@ -194,9 +181,9 @@ static void state_fill_fx(struct draw *draw)
 	memcpy(state->fx + 2, &fsw, 2);
 	memcpy(state->fx + 24, &mxcsr, 4);
 	for (int i = 0; i < 8; i++)
-		value_extended(draw->rng, state->fx + 32 + 16 * i);
+		value_extended(draw->values, state->fx + 32 + 16 * i);
 	for (int i = 0; i < 32; i++) {
-		uint64_t value = value_any(draw->rng, draw->test->form);
+		uint64_t value = value_any(draw->values, draw->test->form);
 
 		memcpy(state->fx + 160 + 8 * i, &value, 8);
 	}
@@ -204,7 +191,7 @@ static void state_fill_fx(struct draw *draw)
 
 static uint64_t target_draw(struct draw *draw, uint32_t size_bytes)
 {
-	uint64_t bits = rng_next(draw->rng);
+	uint64_t bits = random_bits(draw->rng);
 	uint64_t address = DATA_MIDDLE - DATA_REACH + (bits >> 8) % (2 * DATA_REACH);
 
 	if ((draw->test->form->family->flags & FORM_EDGE) && !(bits & 0xf0))
@@ -225,8 +212,8 @@ static void state_fill(struct draw *draw)
 	uint32_t flags = draw->test->form->family->flags;
 
 	for (int i = 0; i < 16; i++)
-		state->gpr[i] = value_integer(draw->rng);
-	state->rflags = (rng_next(draw->rng) & 0x8d5) | 0x202;
+		state->gpr[i] = value_integer(draw->values);
+	state->rflags = (random_bits(draw->rng) & 0x8d5) | 0x202;
 	state->fault = 0;
 	if (flags & FORM_STACK) {
 		state->gpr[4] = target_draw(draw, 8);
@@ -234,10 +221,10 @@ static void state_fill(struct draw *draw)
 		draw->pinned |= 1u << 4 | 1u << 5;
 	}
 	if (flags & FORM_STRING) {
-		state->gpr[1] = rng_below(draw->rng, 40);
+		state->gpr[1] = random_below(draw->rng, 40);
 		state->gpr[6] = target_draw(draw, 8);
 		state->gpr[7] = target_draw(draw, 8);
-		state->rflags |= rng_next(draw->rng) & 0x400;
+		state->rflags |= random_bits(draw->rng) & 0x400;
 		draw->pinned |= 1u << 6 | 1u << 7;
 		draw->reserved |= 1u << 1;
 	}
@@ -264,7 +251,7 @@ static ZydisRegister gpr_named(unsigned int number, uint32_t size_bytes)
 
 static ZydisRegister operand_register(struct draw *draw, uint32_t size_bytes)
 {
-	uint64_t bits = rng_next(draw->rng);
+	uint64_t bits = random_bits(draw->rng);
 
 	if (size_bytes == 1 && (bits & 0x700) == 0)
 		return (ZydisRegister)(ZYDIS_REGISTER_AH + (bits & 3));
@@ -276,7 +263,7 @@ static unsigned int address_register(struct draw *draw)
 	unsigned int number;
 
 	do
-		number = rng_next(draw->rng) & 15;
+		number = random_bits(draw->rng) & 15;
 	while (draw->reserved & (1u << number));
 	return number;
 }
@@ -289,7 +276,7 @@ static unsigned int address_register(struct draw *draw)
 static void operand_memory(struct draw *draw, ZydisEncoderOperand *operand, uint32_t size_bytes)
 {
 	uint64_t *gpr = draw->test->before.gpr;
-	uint64_t bits = rng_next(draw->rng);
+	uint64_t bits = random_bits(draw->rng);
 	uint64_t displacement = 0, target = target_draw(draw, size_bytes);
 	uint32_t width = bits & 0xf00 ? 8 : 4; /* of the address */
 	unsigned int base = address_register(draw), index = address_register(draw);
@@ -319,7 +306,7 @@ static void operand_memory(struct draw *draw, ZydisEncoderOperand *operand, uint
 		gpr[base] = target - displacement;
 	operand->mem.displacement = (int64_t)displacement;
 	if (width == 4 && !(draw->pinned & (1u << base)))
-		gpr[base] += rng_next(draw->rng) << 32;
+		gpr[base] += random_bits(draw->rng) << 32;
 }
 
 static uint32_t letter_size(const struct form *form, char letter)
@@ -398,8 +385,9 @@ static void operand_indices(struct draw *draw, ZydisEncoderOperand *operand, con
 	uint32_t size_bytes = letter_size(draw->test->form, pattern[1]);
 	uint32_t index_bytes = pattern[0] == 'X' ? 4 : 8;
 	struct machine_state *state = &draw->test->before;
-	unsigned int number = (unsigned int)rng_below(draw->rng, 16), base = address_register(draw);
-	uint64_t bits = rng_next(draw->rng);
+	unsigned int number = (unsigned int)random_below(draw->rng, 16),
+		     base = address_register(draw);
+	uint64_t bits = random_bits(draw->rng);
 
 	operand->type = ZYDIS_OPERAND_TYPE_MEMORY;
 	operand->mem.size = (uint16_t)gather_element_bytes(draw->test->form);
@@ -409,9 +397,9 @@ static void operand_indices(struct draw *draw, ZydisEncoderOperand *operand, con
 	operand->mem.displacement = bits & 4 ? (int8_t)(bits >> 8) : 0;
 	state->gpr[base] = DATA_MIDDLE - (uint64_t)operand->mem.displacement;
 	for (uint32_t at = 0; at < size_bytes; at += index_bytes) {
-		int64_t index = (int64_t)rng_below(draw->rng, 0xf00) / operand->mem.scale;
+		int64_t index = (int64_t)random_below(draw->rng, 0xf00) / operand->mem.scale;
 
-		bits = rng_next(draw->rng);
+		bits = random_bits(draw->rng);
 		if (!(bits & 0xf0))
 			index =
 			    (int64_t)(DATA_SIZE / 2 - 16 + (bits >> 8 & 31)) / operand->mem.scale;
@@ -425,10 +413,15 @@ static void operand_indices(struct draw *draw, ZydisEncoderOperand *operand, con
 	draw->target_size_bytes = 16; /* in parts */
 }
 
+static ZydisRegister one_of_eight(struct draw *draw, ZydisRegister first)
+{
+	return (ZydisRegister)(first + random_below(draw->rng, 8));
+}
+
 static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const char *pattern)
 {
 	uint32_t size_bytes = letter_size(draw->test->form, pattern[1]);
-	bool coin = rng_next(draw->rng) & 1;
+	bool coin = random_bits(draw->rng) & 1;
 
 	operand->type = ZYDIS_OPERAND_TYPE_REGISTER;
 	switch (pattern[0]) {
@@ -452,7 +445,7 @@ static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const 
 	case 'V':
 	case 'U':
 		operand->reg.value =
-		    vector_named((unsigned int)rng_below(draw->rng, 16), size_bytes);
+		    vector_named((unsigned int)random_below(draw->rng, 16), size_bytes);
 		break;
 	case 'X':
 	case 'Y':
@@ -465,7 +458,7 @@ static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const 
 		} /* fall through */
 	case 'P':
 	case 'N':
-		operand->reg.value = (ZydisRegister)(ZYDIS_REGISTER_MM0 + rng_below(draw->rng, 8));
+		operand->reg.value = one_of_eight(draw, ZYDIS_REGISTER_MM0);
 		break;
 	case 'A':
 		operand->reg.value = gpr_named(0, size_bytes);
@@ -474,7 +467,7 @@ static void operand_draw(struct draw *draw, ZydisEncoderOperand *operand, const 
 		operand->reg.value = ZYDIS_REGISTER_CL;
 		break;
 	case 'F':
-		operand->reg.value = (ZydisRegister)(ZYDIS_REGISTER_ST0 + rng_below(draw->rng, 8));
+		operand->reg.value = one_of_eight(draw, ZYDIS_REGISTER_ST0);
 		break;
 	case 'f':
 		operand->reg.value = ZYDIS_REGISTER_ST0;
@@ -491,14 +484,14 @@ static void bit_offset_prepare(struct draw *draw)
 	ZydisEncoderOperand *operand = &draw->request.operands[1];
 	unsigned int number = (unsigned int)ZydisRegisterGetId(operand->reg.value);
 
-	draw->test->before.gpr[number] = rng_below(draw->rng, 4000) - 2000;
+	draw->test->before.gpr[number] = random_below(draw->rng, 4000) - 2000;
 	draw->reserved |= 1u << number;
 }
 
 static void prefixes_draw(struct draw *draw)
 {
 	uint32_t flags = draw->test->form->family->flags;
-	uint64_t bits = rng_next(draw->rng);
+	uint64_t bits = random_bits(draw->rng);
 
 	if ((flags & FORM_LOCK) && (bits & 1) &&
 	    draw->request.operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -514,7 +507,7 @@ static void values_adjust(struct draw *draw)
 {
 	struct test_case *test = draw->test;
 	uint64_t *gpr = test->before.gpr;
-	uint64_t bits = rng_next(draw->rng);
+	uint64_t bits = random_bits(draw->rng);
 
 	if ((test->form->family->flags & FORM_DIVIDE) && (bits & 3)) {
 		bool is_signed = test->form->mnemonic == ZYDIS_MNEMONIC_IDIV;
@@ -541,7 +534,7 @@ static void image_fill(struct draw *draw, uint8_t *target)
 {
 	struct machine_state *state = &draw->test->before;
 	uint64_t components = has_ymm() ? 7 : 3;
-	uint64_t header[8] = {rng_next(draw->rng) & components}, bits = rng_next(draw->rng);
+	uint64_t header[8] = {random_bits(draw->rng) & components}, bits = random_bits(draw->rng);
 	uint8_t own[sizeof(state->fx)];
 
 	memcpy(own, state->fx, sizeof(own));
@@ -630,7 +623,7 @@ static void alignment_draw(struct draw *draw)
 	    draw->test->form->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
 	    draw->test->form->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
 		return;
-	if (!(rng_next(draw->rng) & 7))
+	if (!(random_bits(draw->rng) & 7))
 		draw->test->before.rflags |= CHECK_ALIGNMENT;
 }
 
@@ -662,16 +655,22 @@ static void vector_length_flip(const struct draw *draw)
 
 	while (is_prefix(*byte))
 		byte++;
-	if ((*byte != 0xc4 && *byte != 0xc5) || (rng_next(draw->rng) & 15) ||
+	if ((*byte != 0xc4 && *byte != 0xc5) || (random_bits(draw->rng) & 15) ||
 	    !may_flip_length(draw->test->form->mnemonic))
 		return;
 	byte[*byte == 0xc4 ? 2 : 1] ^= 4;
 	draw->test->before.rflags &= ~(uint64_t)CHECK_ALIGNMENT;
 }
 
-bool case_generate(struct test_case *test, const struct form *form, struct rng *rng)
+void case_fill(struct test_case *test, struct fuzz_random *rng)
 {
-	struct draw draw = {.test = test, .rng = rng};
+	for (size_t i = 0; i < DATA_SIZE; i += 8)
+		memcpy(test->data + i, &(uint64_t){random_word(rng)}, 8);
+}
+
+bool case_generate(struct test_case *test, const struct form *form, struct case_draws draws)
+{
+	struct draw draw = {.test = test, .rng = draws.shape, .values = draws.values};
 	ZyanUSize size = sizeof(test->code);
 
 	test->form = form;

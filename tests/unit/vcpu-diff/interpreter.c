@@ -23,7 +23,8 @@
 /* Present, writable, user, accessed, dirty: right for the guest's tables and for stage 2. */
 #define ENTRY_FLAGS UINT64_C(0x67)
 
-static struct cpu *cpu;
+/* The one that runs the next case, which is one of these. */
+static struct cpu *cpu, *interpreting, *translating;
 static uint64_t doorbell;
 static char log_line[256];
 
@@ -253,26 +254,45 @@ static void state_prepare(struct cpu_state *s)
 	s->xcr0 = has_ymm() ? 7 : 3;
 }
 
+static struct cpu *create(void)
+{
+	struct cpu *made = cpu_create(NULL, &ops, NULL);
+
+	if (made) {
+		state_prepare(cpu_state(made));
+		cpu_state_changed(made);
+	}
+	return made;
+}
+
 int interpreter_init(void)
 {
 	tables_build();
 	events_build();
-	cpu = cpu_create(NULL, &ops, NULL);
-	if (!cpu)
+	cpu = interpreting = create();
+	translating = create();
+	if (!interpreting || !translating)
 		return -ENOMEM;
-	state_prepare(cpu_state(cpu));
-	cpu_state_changed(cpu);
+	if (cpu_translate_after(translating, 0)) {
+		cpu_destroy(translating);
+		translating = NULL;
+	}
 	return 0;
 }
 
-int interpreter_translate(void)
+int interpreter_translate(bool on)
 {
-	return cpu_translate_after(cpu, 0);
+	if (on && !translating)
+		return -ENOTSUP;
+	cpu = on ? translating : interpreting;
+	return 0;
 }
 
 void interpreter_exit(void)
 {
-	cpu_destroy(cpu);
+	cpu_destroy(interpreting);
+	if (translating)
+		cpu_destroy(translating);
 }
 
 static void state_load(struct cpu_state *s, const struct machine_state *from)

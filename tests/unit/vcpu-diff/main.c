@@ -1,7 +1,8 @@
 /*
- * Runs random cases of every instruction form on the machine and in the interpreter, and compares
- * registers, flags, memory and exceptions. Usage: vcpu-diff [--seconds N] [--seed S] [--form TEXT]
- * [--translate 1], which puts translated code in the interpreter's place
+ * Runs random cases of every instruction form on the machine and in the interpreter: a form that is
+ * never compared is a failure. Usage: vcpu-diff [--rounds N] [--seed S] [--form TEXT]
+ * [--translate 1], which puts translated code in the interpreter's place.
+ * tests/fuzz/fuzz_instruction.c looks for what these cases miss.
  */
 #include "tests/unit/vcpu-diff/diff.h"
 #include "vcpu/decode/decoder.h"
@@ -9,272 +10,56 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define REPORTS_PER_FORM 2
 #define TRIES 64
-/* Status flags and the direction flag. */
-#define FLAGS_COMPARED 0xcd5u
 
 struct options {
-	double seconds;
+	uint64_t rounds;
 	uint64_t seed;
 	const char *form;
 	int translate;
-};
-
-struct outcome {
-	struct machine_state state;
-	uint8_t data[DATA_SIZE];
-	const char *failure;
 };
 
 struct totals {
 	uint64_t cases, faults, mismatches, unrepeated, missing;
 };
 
-static const char *form_name(const struct form *form)
-{
-	static char text[64];
-
-	snprintf(text, sizeof(text), "%s %s %u", ZydisMnemonicGetString(form->mnemonic),
-		 form->pattern, form->size_bytes);
-	return text;
-}
-
-static void case_describe(const struct test_case *test)
-{
-	ZydisDisassembledInstruction insn;
-
-	printf("MISMATCH %s:", form_name(test->form));
-	for (size_t i = 0; i < test->code_size_bytes; i++)
-		printf(" %02x", test->code[i]);
-	if (ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE, test->code,
-					       test->code_size_bytes, &insn)))
-		printf("  %s", insn.text);
-	printf("\n");
-	for (int i = 0; i < 16; i++)
-		printf("%s%2d %016lx", i % 4 ? "  " : "\n   before ", i, test->before.gpr[i]);
-	printf("\n   before flags %lx\n", test->before.rflags);
-}
-
-static void bytes_print(const char *label, const uint8_t *bytes, size_t size)
-{
-	printf("   %-24s", label);
-	for (size_t i = size; i-- > 0;)
-		printf("%02x", bytes[i]);
-	printf("\n");
-}
-
-/* What is compared: a register file's name, the register's number, and whether to tell. */
-struct field {
-	const char *name;
-	int index;
-	size_t size;
-	bool verbose;
-};
-
-static bool same_bytes(struct field field, const void *native, const void *interpreted)
-{
-	if (!memcmp(native, interpreted, field.size))
-		return true;
-	if (field.verbose) {
-		printf("   %s %d differs\n", field.name, field.index);
-		bytes_print("machine", native, field.size);
-		bytes_print("interpreter", interpreted, field.size);
-	}
-	return false;
-}
-
-static bool same_gprs(const struct test_case *test, const struct outcome *native,
-		      const struct outcome *interpreted, bool verbose)
-{
-	bool same = true;
-
-	for (int i = 0; i < 16; i++) {
-		if (test->result_undefined && i == ZydisRegisterGetId(test->destination))
-			continue;
-		same &= same_bytes((struct field){"gpr", i, 8, verbose}, &native->state.gpr[i],
-				   &interpreted->state.gpr[i]);
-	}
-	return same;
-}
-
-/* The registers of an image in the order of the file, with TOP clear. */
-static void turn_stack(uint8_t fx[512])
-{
-	unsigned int top = fx[3] >> 3 & 7;
-	uint8_t old[8 * 16];
-
-	memcpy(old, fx + 32, sizeof(old));
-	for (unsigned int i = 0; i < 8; i++)
-		memcpy(fx + 32 + 16 * i, old + 16 * ((i - top) & 7), 16);
-	fx[3] &= (uint8_t)~0x38;
-}
-
-/* Processors of Intel with AMX have cleared TOP when they find that an MMX store is not aligned. */
-static bool may_have_turned(const struct test_case *test, const struct outcome *native)
-{
-	return native->state.fault == 1 + 17 && strstr(test->form->pattern, ",Pq");
-}
-
-static bool same_fx(const struct test_case *test, const struct outcome *native,
-		    const struct outcome *interpreted, bool verbose)
-{
-	uint8_t a[512], b[512];
-	bool same;
-
-	memcpy(a, native->state.fx, sizeof(a));
-	memcpy(b, interpreted->state.fx, sizeof(b));
-	if (may_have_turned(test, native)) {
-		turn_stack(a);
-		turn_stack(b);
-	}
-	same = same_bytes((struct field){"mxcsr", 0, 4, verbose}, a + 24, b + 24);
-
-	for (int i = 0; i < 16; i++)
-		same &= same_bytes((struct field){"xmm", i, 16, verbose}, a + 160 + 16 * i,
-				   b + 160 + 16 * i);
-	for (int i = 0; i < 16 && has_ymm(); i++) {
-		/* After the fault of a gather it depends on how many elements were on their way. */
-		if (native->state.fault && strpbrk(test->form->pattern, "XY") &&
-		    i == ZydisRegisterGetId(test->destination))
-			continue;
-		same &= same_bytes((struct field){"upper half of ymm", i, 16, verbose},
-				   native->state.ymm_high[i], interpreted->state.ymm_high[i]);
-	}
-	if (!(test->form->family->flags & FORM_X87))
-		return same;
-	/* A processor may have left the x87's mode before it finds the operand misaligned. */
-	if (native->state.fault == 1 + 17)
-		return same;
-	same &= same_bytes((struct field){"fcw, fsw, ftw", 0, 5, verbose}, a, b);
-	for (int i = 0; i < 8; i++)
-		same &= same_bytes((struct field){"st", i, 10, verbose}, a + 32 + 16 * i,
-				   b + 32 + 16 * i);
-	return same;
-}
-
-static bool same_memory(const struct outcome *native, const struct outcome *interpreted,
-			bool verbose)
-{
-	if (!memcmp(native->data, interpreted->data, DATA_SIZE))
-		return true;
-	for (size_t i = 0; verbose && i < DATA_SIZE; i++) {
-		if (native->data[i] != interpreted->data[i])
-			printf("   memory %lx: machine %02x, interpreter %02x\n", DATA_BASE + i,
-			       native->data[i], interpreted->data[i]);
-	}
-	return false;
-}
-
-static bool outcome_compare(const struct test_case *test, const struct outcome *native,
-			    const struct outcome *interpreted, bool verbose)
-{
-	uint64_t flags = FLAGS_COMPARED & ~test->undefined;
-	uint64_t a = native->state.rflags & flags, b = interpreted->state.rflags & flags;
-	bool same = true;
-
-	if (interpreted->failure) {
-		if (verbose)
-			printf("   interpreter: %s\n", interpreted->failure);
-		return false;
-	}
-	if (native->state.fault != interpreted->state.fault) {
-		if (verbose)
-			printf("   exception (vector + 1): machine %u, interpreter %u\n",
-			       native->state.fault, interpreted->state.fault);
-		return false;
-	}
-	/* A processor may have loaded a part of an image before it finds the rest wrong. */
-	if (native->state.fault && (test->form->family->flags & FORM_IMAGE))
-		return true;
-	same &= same_gprs(test, native, interpreted, verbose);
-	same &= same_fx(test, native, interpreted, verbose);
-	same &= same_memory(native, interpreted, verbose);
-	if (!native->state.fault && a != b) {
-		if (verbose)
-			printf("   flags: machine %03lx, interpreter %03lx\n", a, b);
-		same = false;
-	}
-	return same;
-}
-
-static void case_run(const struct test_case *test, enum code_end side, struct outcome *outcome)
-{
-	outcome->state = test->before;
-	outcome->failure = NULL;
-	memcpy((void *)DATA_BASE, test->data, DATA_SIZE);
-	code_place(test, side);
-	if (side == CODE_END_NATIVE)
-		native_run(&outcome->state);
-	else
-		outcome->failure =
-		    interpreter_run(&outcome->state, CODE_BASE + test->code_size_bytes);
-	memcpy(outcome->data, (void *)DATA_BASE, DATA_SIZE);
-	/* MXCSR_MASK tells which of the processor's own bits exist. */
-	if ((test->form->family->flags & FORM_IMAGE) && !outcome->state.fault)
-		memset(outcome->data + (test->target - DATA_BASE) + 28, 0, 4);
-}
-
 /* One case of @form; counts it in @totals. */
-static void form_run(struct form *form, struct rng *rng, struct totals *totals)
+static void form_run(struct form *form, struct fuzz_random *rng, struct totals *totals)
 {
 	static struct test_case test;
-	static struct outcome native, interpreted;
 	static uint64_t filled;
+	enum case_end end;
 	int tries = 0;
 
-	if (filled++ % 64 == 0) {
-		for (size_t i = 0; i < DATA_SIZE; i += 8)
-			memcpy(test.data + i, &(uint64_t){rng_next(rng)}, 8);
-	}
-	while (!case_generate(&test, form, rng)) {
+	if (filled++ % 64 == 0)
+		case_fill(&test, rng);
+	while (!case_generate(&test, form, (struct case_draws){rng, rng})) {
 		if (++tries == TRIES) {
 			form->unencodable++;
 			return;
 		}
 	}
-	case_run(&test, CODE_END_NATIVE, &native);
-	case_run(&test, CODE_END_INTERPRETER, &interpreted);
+	end = case_check(&test);
 	form->runs++;
 	totals->cases++;
-	if (native.state.fault) {
-		form->faults++;
-		totals->faults++;
-	}
-	if (outcome_compare(&test, &native, &interpreted, false))
-		return;
-	/* A machine that is virtual itself raises #UD once in a while where its own hypervisor had
-	 * to step in: what it does not repeat says nothing of us. */
-	case_run(&test, CODE_END_NATIVE, &native);
-	if (outcome_compare(&test, &native, &interpreted, false)) {
-		totals->unrepeated++;
-		return;
-	}
-	totals->mismatches++;
-	if (form->mismatches++ < REPORTS_PER_FORM) {
-		case_describe(&test);
-		outcome_compare(&test, &native, &interpreted, true);
-	}
+	form->faults += end == CASE_FAULT;
+	totals->faults += end == CASE_FAULT;
+	totals->unrepeated += end == CASE_UNREPEATED;
+	totals->mismatches += end == CASE_DIFFERS;
+	if (end == CASE_DIFFERS && form->mismatches++ < REPORTS_PER_FORM)
+		case_explain(&test);
 }
 
 /* More of them are no accident. */
 #define UNREPEATED_MAX 8u
 
-static double seconds_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 static void options_parse(struct options *options, int argc, char **argv)
 {
 	for (int i = 1; i + 1 < argc; i += 2) {
-		if (!strcmp(argv[i], "--seconds"))
-			options->seconds = atof(argv[i + 1]);
+		if (!strcmp(argv[i], "--rounds"))
+			options->rounds = strtoull(argv[i + 1], NULL, 0);
 		else if (!strcmp(argv[i], "--seed"))
 			options->seed = strtoull(argv[i + 1], NULL, 0);
 		else if (!strcmp(argv[i], "--form"))
@@ -316,28 +101,26 @@ static void forms_check(const struct form *forms, size_t count, struct totals *t
 
 int main(int argc, char **argv)
 {
-	struct options options = {.seconds = 2, .seed = 1};
+	/* Enough for a form with rare encodings. */
+	struct options options = {.rounds = 30, .seed = 1};
 	struct totals totals = {0};
-	struct rng rng;
+	struct fuzz_random rng;
 	size_t count = 0, rounds = 0;
 	/* The forms are named by Zydis. */
 	struct form *forms = decoder_load() ? NULL : forms_expand(&count);
-	double end;
 
 	options_parse(&options, argc, argv);
 	if (!forms || native_init() || interpreter_init()) {
 		fprintf(stderr, "vcpu-diff: cannot set up\n");
 		return 2;
 	}
-	if (options.translate && interpreter_translate()) {
+	if (options.translate && interpreter_translate(true)) {
 		printf("this machine does not translate\n");
 		return 77;
 	}
-	rng.state = options.seed;
+	random_seed(&rng, options.seed);
 	count = forms_select(forms, count, &options);
-	end = seconds_now() + options.seconds;
-	/* Enough rounds for a form with rare encodings, however slow the machine is. */
-	for (; rounds < 30 || seconds_now() < end; rounds++) {
+	for (; rounds < options.rounds; rounds++) {
 		for (size_t i = 0; i < count; i++)
 			form_run(&forms[i], &rng, &totals);
 	}

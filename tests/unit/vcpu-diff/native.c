@@ -120,6 +120,17 @@ asm(".text\n"
     "	jmp native_fault\n"
     ".size native_signal, . - native_signal\n");
 
+static const int native_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+static struct sigaction native_before[ARRAY_SIZE(native_signals)];
+
+/* Not ours: it happens again, to what handled it before. */
+static void native_pass_on(int sig)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(native_signals); i++)
+		if (native_signals[i] == sig)
+			sigaction(sig, &native_before[i], NULL);
+}
+
 /* A fault of the instruction ends it where it stands: registers and memory are as they were. */
 __attribute__((used)) static void native_fault(int sig, siginfo_t *info, void *context)
 {
@@ -129,7 +140,7 @@ __attribute__((used)) static void native_fault(int sig, siginfo_t *info, void *c
 	if (rip - CODE_BASE >= 0x1000) {
 		if (guard_handle_signal(sig, info, context))
 			return;
-		signal(sig, SIG_DFL); /* not ours: let it happen again */
+		native_pass_on(sig);
 		return;
 	}
 	native_state.fault = 1 + (uint32_t)uc->uc_mcontext.gregs[REG_TRAPNO];
@@ -141,7 +152,6 @@ __attribute__((used)) static void native_fault(int sig, siginfo_t *info, void *c
 
 static int native_catch(void)
 {
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 	static uint8_t stack[65536];
 	stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
 	struct sigaction action = {.sa_sigaction = native_signal,
@@ -149,8 +159,8 @@ static int native_catch(void)
 
 	if (sigaltstack(&alternate, NULL))
 		return -errno;
-	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
-		if (sigaction(signals[i], &action, NULL))
+	for (size_t i = 0; i < ARRAY_SIZE(native_signals); i++) {
+		if (sigaction(native_signals[i], &action, &native_before[i]))
 			return -errno;
 	}
 	return 0;
