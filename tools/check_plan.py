@@ -14,6 +14,7 @@ import check_runner
 import conformance
 import conformance_doc
 import distributions
+import fuzz
 import meson_tests
 import selftests
 import trace_formats
@@ -94,8 +95,9 @@ def configured(folder):
 
 
 def gcc_records():
-    """The unit tests: what they compare must not hang on an order that a compiler may choose."""
-    return meson_tests.Build(TREE / "build-gcc").programs_below("tests/unit")
+    """The unit tests and stored inputs: what they compare must not hang on an order that a compiler may choose."""
+    build = meson_tests.Build(TREE / "build-gcc")
+    return [record for part in ("tests/unit", "tests/fuzz") for record in build.programs_below(part)]
 
 
 def gcc_names():
@@ -134,9 +136,7 @@ def asan_names():
 
 def asan():
     folder = TREE / "build-asan"
-    yield from second_build("asan", folder, "clang",
-                            ["-Db_sanitize=address,undefined", "-Db_lundef=false",
-                             "-Dbuildtype=debugoptimized"])
+    yield from second_build("asan", folder, "clang", fuzz.OPTIONS)
     if not configured(folder):
         return
     build, records = meson_tests.Build(folder), asan_records()

@@ -1,7 +1,7 @@
 /*
  * Whatever a client passes gets an errno: any number on any descriptor, with any argument, from two
- * threads and a child now and then. For minutes: quire run -- fuzz_ioctl --seconds 600 --seed 1,
- * beside './dev soak'. After each seed a fresh VM has to run its guest correctly.
+ * threads, while both vCPUs run, and from a child now and then. After each input a fresh VM has to
+ * run its guest correctly.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,14 +11,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/target.h"
 #include "frontend/uapi.h"
 
 #define PAGE 4096ul
-#define CALLS 300
 #define DESCRIPTORS 10
 #define ARENA_BYTES (64 * PAGE)
 #define MEMORY_BYTES (16 * PAGE)
@@ -31,13 +31,22 @@ struct client {
 	/* A written page at its front, then read-only, unmapped and ordinary ones in turn. */
 	uint8_t *arena;
 	uint8_t *memory;
+	int lowest; /* the first descriptor of an input */
+};
+
+/* A step, for one of the two threads. */
+struct call {
+	unsigned int kind;
+	struct fuzz_random random;
 };
 
 struct caller {
 	struct client *client;
+	struct call calls[FUZZ_RECORDS_MAX];
+	unsigned int count;
+	/* Of the call being made. */
 	struct fuzz_random random;
-	int timed;
-	atomic_int done;
+	atomic_int has_ended;
 };
 
 static const unsigned long requests[] = {
@@ -137,7 +146,7 @@ static const unsigned long requests[] = {
     KVM_SET_PMU_EVENT_FILTER,
 };
 
-static void on_alarm(int signal)
+static void on_signal(int signal)
 {
 	(void)signal;
 }
@@ -224,34 +233,46 @@ static unsigned long request(struct caller *caller)
 	}
 }
 
-static int one_ioctl(struct caller *caller, int fd)
+/* Would a guest write to memory of this process that is no memory of the guest's? */
+static int reaches_elsewhere(const struct caller *caller, unsigned long number, void *at)
 {
+	struct kvm_userspace_memory_region region;
+	struct iovec from = {at, sizeof(region)}, to = {&region, sizeof(region)};
+	uint64_t window = (uintptr_t)caller->client->memory;
+
+	if (_IOC_NR(number) != _IOC_NR(KVM_SET_USER_MEMORY_REGION) &&
+	    _IOC_NR(number) != _IOC_NR(KVM_SET_USER_MEMORY_REGION2))
+		return 0;
+	if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != sizeof(region))
+		return 0;
+	return region.userspace_addr >= PAGE && region.userspace_addr < 1ull << 47 &&
+	       region.userspace_addr - window >= WINDOW_BYTES;
+}
+
+/* What makes a descriptor takes the place of another one, which is closed under any call. */
+static void keep_descriptor(struct caller *caller, int fd)
+{
+	unsigned int slot = 2 + (unsigned int)random_below(&caller->random, DESCRIPTORS - 2);
+	int old = atomic_exchange(&caller->client->fd[slot], fd);
+
+	if (old > 2)
+		close(old);
+}
+
+static void one_ioctl(struct caller *caller)
+{
+	int fd = caller->client->fd[random_below(&caller->random, DESCRIPTORS)], result;
 	unsigned long number = request(caller);
 	void *at = argument(caller);
-	int result;
 
 	/* Not the process's own descriptors, and no mask that keeps KVM_RUN from ending. */
-	if (fd <= 2 || _IOC_NR(number) == _IOC_NR(KVM_SET_SIGNAL_MASK))
-		return -1;
-	if (caller->timed) {
-		fuzz_progress->step = number;
-		call_begin();
-	}
+	if (fd <= 2 || _IOC_NR(number) == _IOC_NR(KVM_SET_SIGNAL_MASK) ||
+	    reaches_elsewhere(caller, number, at))
+		return;
 	result = ioctl(fd, number, at);
-	if (caller->timed)
-		call_end();
-	/* What makes a descriptor takes the place of another one, which is closed under any call.
-	 */
 	if (result > 2 && (number == KVM_CREATE_VM || number == KVM_CREATE_VCPU ||
-			   number == KVM_CREATE_GUEST_MEMFD || number == KVM_GET_STATS_FD)) {
-		unsigned int slot =
-		    2 + (unsigned int)random_below(&caller->random, DESCRIPTORS - 2);
-		int old = atomic_exchange(&caller->client->fd[slot], result);
-
-		if (old > 2)
-			close(old);
-	}
-	return result;
+			   number == KVM_CREATE_GUEST_MEMFD || number == KVM_GET_STATS_FD))
+		keep_descriptor(caller, result);
 }
 
 static void one_child(struct caller *caller)
@@ -261,48 +282,69 @@ static void one_child(struct caller *caller)
 
 	if (child == 0) {
 		for (int i = 0; i < 5; i++)
-			one_ioctl(caller,
-				  caller->client->fd[random_below(&caller->random, DESCRIPTORS)]);
+			one_ioctl(caller);
 		_exit(0);
 	}
 	if (child < 0)
 		return;
-	call_begin();
 	while ((ended = waitpid(child, &status, 0)) < 0 && errno == EINTR)
 		;
-	call_end();
 	if (ended != child || !WIFEXITED(status))
-		fuzz_fail("a child died");
+		fuzz_fail("a child died: %#x", (unsigned int)status);
 }
 
-static void *call_at_random(void *opaque)
+static void one_mapping(struct caller *caller, int fd)
 {
-	struct caller *caller = opaque;
+	size_t size = PAGE * (1 + random_below(&caller->random, 4));
+	off_t offset = (off_t)(PAGE * random_below(&caller->random, 5));
+	void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, offset);
+
+	if (at != MAP_FAILED)
+		munmap(at, size);
+}
+
+static void one_read(int fd)
+{
 	char bytes[300];
 
-	for (int i = 0; i < CALLS; i++) {
-		int fd = caller->client->fd[random_below(&caller->random, DESCRIPTORS)];
+	errno = 0;
+	if (read(fd, bytes, sizeof(bytes)) < 0 && errno == 0)
+		fuzz_fail("read failed without an errno");
+}
 
-		switch (random_below(&caller->random, 40)) {
-		case 0:
-			if (read(fd > 2 ? fd : -1, bytes, sizeof(bytes)) < 0 && errno == 0)
-				fuzz_fail("read failed without an errno");
-			break;
-		case 1:
-			munmap(mmap(NULL, PAGE * (1 + random_below(&caller->random, 4)), PROT_READ,
-				    MAP_SHARED, fd,
-				    (off_t)(PAGE * random_below(&caller->random, 5))),
-			       PAGE);
-			break;
-		case 2:
-			if (caller->timed && random_once_in(&caller->random, 8))
-				one_child(caller);
-			break;
-		default:
-			one_ioctl(caller, fd);
-		}
+enum kind { IOCTL, IOCTL_SECOND, IOCTL_AGAIN, READ, MAP, CHILD, KINDS };
+
+static void one_call(struct caller *caller, const struct call *call)
+{
+	int fd;
+
+	caller->random = call->random;
+	switch (call->kind) {
+	case READ:
+	case MAP:
+		fd = caller->client->fd[random_below(&caller->random, DESCRIPTORS)];
+		if (fd > 2 && call->kind == READ)
+			one_read(fd);
+		if (fd > 2 && call->kind == MAP)
+			one_mapping(caller, fd);
+		break;
+	case CHILD:
+		/* It takes a millisecond: not each time. */
+		if (random_once_in(&caller->random, 4))
+			one_child(caller);
+		break;
+	default:
+		one_ioctl(caller);
 	}
-	caller->done = 1;
+}
+
+static void *make_calls(void *opaque)
+{
+	struct caller *caller = opaque;
+
+	for (unsigned int i = 0; i < caller->count; i++)
+		one_call(caller, &caller->calls[i]);
+	caller->has_ended = 1;
 	return NULL;
 }
 
@@ -345,12 +387,37 @@ static void check_guest(void)
 	close(kvm);
 }
 
+/* The guest of both vCPUs: it writes to each of its pages but the first, round and round. */
+static void write_guest(uint8_t *memory)
+{
+	/* 1: add $0x100, %bx; inc word (%bx); cmp $0x10, %bh; jb 1b; xor %bx, %bx; jmp 1b */
+	static const uint8_t code[] = {0x81, 0xc3, 0x00, 0x01, 0xff, 0x87, 0x00, 0x10, 0x80,
+				       0xff, 0xe0, 0x72, 0xf3, 0x31, 0xdb, 0xeb, 0xef};
+
+	memcpy(memory, code, sizeof(code));
+}
+
+static int open_vcpu(int vm, unsigned long id)
+{
+	int vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
+	struct kvm_regs regs = {.rflags = 2};
+	struct kvm_sregs sregs;
+
+	if (vcpu < 0 || ioctl(vcpu, KVM_GET_SREGS, &sregs))
+		fuzz_fail("no vCPU at the start: %s", strerror(errno));
+	sregs.cs.base = sregs.cs.selector = 0;
+	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) || ioctl(vcpu, KVM_SET_REGS, &regs))
+		fuzz_fail("no registers at the start: %s", strerror(errno));
+	return vcpu;
+}
+
 static void open_all(struct client *client)
 {
 	struct kvm_create_guest_memfd create = {.size = MEMORY_BYTES};
 	struct kvm_userspace_memory_region region = {.memory_size = MEMORY_BYTES};
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = ioctl(kvm, KVM_CREATE_VM, 1);
 
+	client->lowest = kvm;
 	client->arena = make_arena();
 	client->memory =
 	    mmap(NULL, WINDOW_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -362,8 +429,9 @@ static void open_all(struct client *client)
 		fuzz_fail("no VM at the start: %s", strerror(errno));
 	client->fd[0] = kvm;
 	client->fd[1] = vm;
-	client->fd[2] = ioctl(vm, KVM_CREATE_VCPU, 0);
-	client->fd[3] = ioctl(vm, KVM_CREATE_VCPU, 1);
+	write_guest(client->memory);
+	client->fd[2] = open_vcpu(vm, 0);
+	client->fd[3] = open_vcpu(vm, 1);
 	client->fd[4] = ioctl(vm, KVM_CREATE_GUEST_MEMFD, &create);
 	client->fd[5] = ioctl(vm, KVM_GET_STATS_FD, 0);
 	client->fd[6] = ioctl(client->fd[2], KVM_GET_STATS_FD, 0);
@@ -375,62 +443,102 @@ static void open_all(struct client *client)
 		close(client->fd[6]);
 }
 
-static void close_all(struct client *client)
+static struct client client;
+static struct caller callers[2];
+static pthread_t main_thread, second_thread, vcpu_threads[2], signal_thread;
+static atomic_int is_over, vcpus_ended;
+
+static void close_all(void)
 {
 	for (size_t i = 0; i < DESCRIPTORS; i++)
-		if (client->fd[i] > 2)
-			close(client->fd[i]);
-	munmap(client->arena, ARENA_BYTES);
-	munmap(client->memory, WINDOW_BYTES);
+		if (client.fd[i] > 2)
+			close(client.fd[i]);
+	/* What calls made that nothing here knows of. Those of quire run are hidden. */
+	close_range((unsigned int)client.lowest, ~0u, 0);
+	munmap(client.arena, ARENA_BYTES);
+	munmap(client.memory, WINDOW_BYTES);
 }
 
-/* Both callers, and what sends them a signal every few milliseconds: KVM_RUN ends by it. */
-struct alarm {
-	pthread_t callers[2];
-	atomic_int stop;
-};
+/* KVM_RUN on what is a vCPU's descriptor now, with a breath in which others get at the vCPU. */
+static void *run_vcpu(void *opaque)
+{
+	_Atomic int *fd = opaque;
 
+	while (!is_over) {
+		(void)ioctl(*fd, KVM_RUN, NULL);
+		usleep(50);
+	}
+	vcpus_ended++;
+	return NULL;
+}
+
+/* KVM_RUN ends by it. Threads are joined after this one, so that each is there to be sent to. */
 static void *send_signals(void *opaque)
 {
-	struct alarm *alarm = opaque;
-
-	while (!alarm->stop) {
-		usleep(5000);
-		for (size_t i = 0; i < 2; i++)
-			pthread_kill(alarm->callers[i], SIGALRM);
+	(void)opaque;
+	while (!callers[0].has_ended || !callers[1].has_ended || vcpus_ended < 2) {
+		is_over = callers[0].has_ended && callers[1].has_ended;
+		usleep(1000);
+		pthread_kill(main_thread, SIGRTMIN);
+		pthread_kill(second_thread, SIGRTMIN);
+		pthread_kill(vcpu_threads[0], SIGRTMIN);
+		pthread_kill(vcpu_threads[1], SIGRTMIN);
 	}
 	return NULL;
 }
 
-static void run_seed(uint64_t seed)
+static void start(void)
 {
-	struct sigaction action = {.sa_handler = on_alarm};
-	struct client client = {0};
-	struct caller first = {.client = &client, .timed = 1}, second = {.client = &client};
-	struct alarm alarm = {.callers[0] = pthread_self()};
-	pthread_t signals;
+	struct sigaction action = {.sa_handler = on_signal};
 
-	random_seed(&first.random, seed);
-	random_seed(&second.random, ~seed);
-	sigaction(SIGALRM, &action, NULL);
+	sigaction(SIGRTMIN, &action, NULL);
+}
+
+static void begin(void)
+{
+	for (size_t i = 0; i < 2; i++) {
+		callers[i].count = 0;
+		callers[i].has_ended = 0;
+	}
+}
+
+static int step(unsigned int kind, struct fuzz_random *random)
+{
+	struct caller *caller = &callers[kind == IOCTL_SECOND || kind == MAP];
+
+	caller->calls[caller->count++] = (struct call){kind, *random};
+	return 1;
+}
+
+/* All calls are made at the end, when both threads have theirs. */
+static void end(void)
+{
+	int failed = 0;
+
 	open_all(&client);
-	if (pthread_create(&alarm.callers[1], NULL, call_at_random, &second) ||
-	    pthread_create(&signals, NULL, send_signals, &alarm))
+	callers[0].client = callers[1].client = &client;
+	main_thread = pthread_self();
+	is_over = vcpus_ended = 0;
+	failed |= pthread_create(&vcpu_threads[0], NULL, run_vcpu, &client.fd[2]);
+	failed |= pthread_create(&vcpu_threads[1], NULL, run_vcpu, &client.fd[3]);
+	failed |= pthread_create(&second_thread, NULL, make_calls, &callers[1]);
+	failed |= pthread_create(&signal_thread, NULL, send_signals, NULL);
+	if (failed)
 		fuzz_fail("no thread");
-	call_at_random(&first);
-	/* The other one has as many calls to make: only now and then much longer. */
-	call_begin();
-	while (!second.done)
-		usleep(1000);
-	alarm.stop = 1;
-	pthread_join(signals, NULL);
-	pthread_join(alarm.callers[1], NULL);
-	close_all(&client);
+	make_calls(&callers[0]);
+	pthread_join(signal_thread, NULL);
+	pthread_join(second_thread, NULL);
+	pthread_join(vcpu_threads[0], NULL);
+	pthread_join(vcpu_threads[1], NULL);
+	close_all();
 	check_guest();
-	call_end();
 }
 
-int main(int argc, char **argv)
-{
-	return fuzz_main(argc, argv, run_seed);
-}
+const struct fuzz_target fuzz_target = {
+    .kinds = KINDS,
+    .needs_kvm = 1,
+    .start = start,
+    .begin = begin,
+    .step = step,
+    .end = end,
+};

@@ -3,18 +3,16 @@
 
 #include <string.h>
 
-#define LONGEST 48
-
 struct emitter {
 	struct fuzz_random *random;
 	const struct guest_code *code;
-	uint8_t bytes[LONGEST];
+	uint8_t bytes[GUEST_CODE_LONGEST];
 	size_t count;
 };
 
 static void put(struct emitter *emitter, uint64_t value, size_t bytes)
 {
-	for (size_t i = 0; i < bytes && emitter->count < LONGEST; i++)
+	for (size_t i = 0; i < bytes && emitter->count < GUEST_CODE_LONGEST; i++)
 		emitter->bytes[emitter->count++] = (uint8_t)(value >> (8 * i));
 }
 
@@ -251,23 +249,30 @@ static void put_address(struct emitter *emitter)
 	put_one_byte(emitter);
 }
 
-void guest_code_fill(struct fuzz_random *random, const struct guest_code *code)
+size_t guest_code_one(struct fuzz_random *random, const struct guest_code *code)
 {
 	static void (*const kinds[])(struct emitter *) = {
 	    put_one_byte, put_one_byte, put_two_bytes, put_two_bytes, put_three_bytes, put_vex,
 	    put_x87,	  put_string,	put_msr,       put_control,   put_system,      put_far,
 	    put_jump,	  put_port,	put_address,   put_address,   put_self_modify,
 	};
-	size_t at = 0;
+	struct emitter emitter = {.random = random, .code = code};
 
-	while (at < code->size) {
-		struct emitter emitter = {.random = random, .code = code};
-		size_t left = code->size - at;
+	kinds[random_below(random, ARRAY_SIZE(kinds))](&emitter);
+	if (emitter.count > code->size)
+		emitter.count = code->size;
+	memcpy(code->bytes, emitter.bytes, emitter.count);
+	return emitter.count;
+}
 
-		kinds[random_below(random, ARRAY_SIZE(kinds))](&emitter);
-		if (emitter.count > left)
-			emitter.count = left;
-		memcpy(code->bytes + at, emitter.bytes, emitter.count);
-		at += emitter.count;
+void guest_code_fill(struct fuzz_random *random, const struct guest_code *code)
+{
+	struct guest_code rest = *code;
+
+	while (rest.size) {
+		size_t made = guest_code_one(random, &rest);
+
+		rest.bytes += made;
+		rest.size -= made;
 	}
 }

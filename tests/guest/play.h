@@ -4,7 +4,7 @@
 
 #include "nest.h"
 #include "oracle.h"
-#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/draws.h"
 
 /* Blocks of 2 MiB from PLAY_DATA on; L2's windows show the first four through a 1 GiB leaf. */
 #define PLAY_DATA(index) ((index)*0x2000000ul)

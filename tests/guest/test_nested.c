@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "play_internal.h"
+#include "seeds.h"
 
 #define PLAYS 2u
 #define ROUNDS 8u
@@ -197,5 +198,5 @@ static void run_seed(uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	return fuzz_main(argc, argv, run_seed);
+	return seeds_main(argc, argv, run_seed);
 }

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 seconds=${1:-60}
 seed=$(date +%s)
 # Each says which it is of how many; how far it is itself, most of them tell (tools/progress.py).
-steps=$(grep -c '^step ' tests/soak/soak.sh)
+steps=$(($(grep -c '^step ' tests/soak/soak.sh) + 5)) # the fuzzers stand in a loop
 at=0
 step() {
 	at=$((at + 1))
@@ -28,7 +28,7 @@ step $timed build/tests/sim/order/order_pairs --long --choices 2
 step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
 # One line after the other is changed; a sample that no run had before.
 step ./dev mutate --sample $((seconds * 10)) --seed "$seed"
-ninja -C build cli/sim/quire-sim tests/sim/test_interleave tests/fuzz/fuzz_guest tests/fuzz/fuzz_ioctl
+ninja -C build cli/sim/quire-sim tests/sim/test_interleave
 step python3 tools/progress.py --what sim --unit seeds -- build/cli/sim/quire-sim --from "${seed}000" --seeds $((seconds * 1000))
 # Ten million seeds, always the same; a soak that was killed goes on with them.
 mkdir -p build/soak
@@ -45,10 +45,10 @@ meson test -C build fast-paths # builds the programs
 step $timed sh tests/soak/fast_paths.sh build/quire build/tests/soak/libquire_soak_preload.so build/tests/rules/test_dirty \
 	$(for name in slots gmem_slots gmem_huge gmem_link gmem_write gmem_userfault gmem_convert prefault exits iobus misc stats \
 		async_pf async_pages paging pv debug cpu smm descriptors userfault; do echo "build/tests/rules/test_$name"; done)
-step python3 tools/progress.py --what fuzz_guest --unit s -- \
-	build/quire run -- build/tests/fuzz/fuzz_guest --seconds "$seconds" --seed "${seed}000"
-step python3 tools/progress.py --what fuzz_ioctl --unit s -- \
-	build/quire run -- build/tests/fuzz/fuzz_ioctl --seconds "$seconds" --seed "${seed}000"
+# They go on from what earlier runs found.
+for name in descriptor instruction ioctl nested paging; do
+	step ./dev fuzz "$name" --seconds "$seconds" --jobs "$(nproc)"
+done
 # All tests of the rules under an older kernel, as root and as nobody. The first makes them.
 step python3 tools/checks.py tcg-guest
 step $timed python3 tools/tcg_guest.py --all build

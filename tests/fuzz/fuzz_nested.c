@@ -1,7 +1,7 @@
 /*
- * Whatever a guest does ends in an exit: random code, page tables, registers and memory, one VM a
- * seed. For minutes: quire run -- fuzz_guest --seconds 600 --seed 1, beside './dev soak'. What it
- * checks: the process lives, each call returns, and nothing beside the slots is read or written.
+ * Whatever a guest does ends in an exit: its code, page tables, registers, memory, VMCB and nested
+ * state are the input's. The process lives, each call returns, nothing beside the slots is read or
+ * written, and a nested state that was read can be set again and changes nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -9,11 +9,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/time.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/fuzz/guest_code.h"
+#include "tests/fuzz/nested_vmcb.h"
+#include "tests/fuzz/target.h"
 #include "frontend/uapi.h"
 
 #define PAGE 4096ull
@@ -33,6 +35,12 @@
 #define SMRAM_ENTRY 0x8000u
 #define SMRAM_BYTES 512u
 #define HANDLER_BYTES 128
+#define L2_CODE_GPA (CODE_GPA + CODE_BYTES / 2)
+#define VMCB_GPA 0x10000ull
+#define MAPS_GPA 0x12000ull
+#define MSR_HSAVE 0xc0010117u
+#define HSAVE_GPA 0x11000ull
+#define TICK_NS 4000000
 
 /* Canary, first slot, canary, second slot, canary: in this order in the host's memory. */
 struct area {
@@ -43,8 +51,8 @@ struct area {
 };
 
 struct machine {
-	struct fuzz_random random;
 	struct area area;
+	size_t code_used, l2_code_used;
 	int kvm, vm, vcpu, gmem;
 	unsigned int bits;
 	int may_die; /* an SMI that finds no SMRAM is the end of a VM: EIO */
@@ -52,24 +60,19 @@ struct machine {
 	size_t run_bytes;
 };
 
+/* Of the step that is being made. */
 static struct fuzz_random *rnd;
-static volatile int ticks;
+static timer_t timer;
 
-static void on_alarm(int signal)
+static void on_tick(int signal)
 {
 	(void)signal;
-	ticks++;
 }
 
 /* Any call but KVM_RUN; what it answers is the fuzzed library's business. */
 static int try_call(int fd, unsigned long request, void *argument)
 {
-	int result;
-
-	call_begin();
-	result = ioctl(fd, request, argument);
-	call_end();
-	return result;
+	return ioctl(fd, request, argument);
 }
 
 static int need(int result, const char *what)
@@ -172,6 +175,22 @@ static void set_cpuid(struct machine *machine)
 		try_call(machine->vcpu, KVM_SET_CPUID2, &all);
 }
 
+/* The guest's memory may be gone by now: the kernel refuses then, and the handler is noise. */
+static void put_memory(struct machine *machine, uint64_t gpa, const void *bytes, size_t size)
+{
+	struct iovec from = {(void *)bytes, size}, to = {machine->area.memory + gpa, size};
+
+	(void)!process_vm_writev(getpid(), &from, 1, &to, 1, 0);
+}
+
+static void get_memory(struct machine *machine, uint64_t gpa, void *bytes, size_t size)
+{
+	struct iovec to = {bytes, size}, from = {machine->area.memory + gpa, size};
+
+	memset(bytes, 0, size);
+	(void)!process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+}
+
 /* Tables for 64-bit mode, or the like of them: identity, then some entries broken. */
 static void write_tables(struct machine *machine)
 {
@@ -184,14 +203,40 @@ static void write_tables(struct machine *machine)
 		tables[3 * 512 + i] = (i * PAGE) | 0x67;
 	for (size_t i = 1; i < 8; i++)
 		tables[2 * 512 + i] = (i << 21) | 0xe7;
-	for (size_t breaks = random_below(rnd, 12); breaks > 4; breaks--) {
-		uint64_t *entry = &tables[random_below(rnd, 4) * 512 + random_below(rnd, 70)];
+}
 
-		if (random_once_in(rnd, 2))
-			*entry ^= 1ull << random_below(rnd, 64);
-		else
-			*entry = guest_code_address(rnd, MEMORY_BYTES) | random_below(rnd, 512);
+/* The tables may have gone with their page by now: see put_memory(). */
+static void break_tables(struct machine *machine)
+{
+	uint64_t at = TABLES_GPA + (random_below(rnd, 4) * 512 + random_below(rnd, 70)) * 8;
+	uint64_t entry;
+
+	get_memory(machine, at, &entry, sizeof(entry));
+	if (random_once_in(rnd, 2))
+		entry ^= 1ull << random_below(rnd, 64);
+	else
+		entry = guest_code_address(rnd, MEMORY_BYTES) | random_below(rnd, 512);
+	put_memory(machine, at, &entry, sizeof(entry));
+}
+
+/* A field of the VMCB: any bit, or a number that breaks things. */
+static void change_vmcb(struct machine *machine)
+{
+	struct vmcb_field field = vmcb_field(random_below(rnd, VMCB_FIELDS));
+	uint64_t value = 0, at = VMCB_GPA + field.offset;
+
+	get_memory(machine, at, &value, field.bytes);
+	switch (random_below(rnd, 4)) {
+	case 0:
+		value = random_edge(rnd);
+		break;
+	case 1:
+		value = guest_code_address(rnd, MEMORY_BYTES);
+		break;
+	default:
+		value ^= 1ull << random_below(rnd, 8u * field.bytes);
 	}
+	put_memory(machine, at, &value, field.bytes);
 }
 
 static struct kvm_segment make_segment(unsigned int selector, unsigned int type, unsigned int bits)
@@ -260,14 +305,6 @@ static void set_xcrs(struct machine *machine)
 
 	xcrs.xcrs[0].value = random_once_in(rnd, 4) ? random_below(rnd, 8) : 7;
 	try_call(machine->vcpu, KVM_SET_XCRS, &xcrs);
-}
-
-/* The guest's memory may be gone by now: the kernel refuses then, and the handler is noise. */
-static void put_memory(struct machine *machine, uint64_t gpa, const void *bytes, size_t size)
-{
-	struct iovec from = {(void *)bytes, size}, to = {machine->area.memory + gpa, size};
-
-	(void)!process_vm_writev(getpid(), &from, 1, &to, 1, 0);
 }
 
 /* A handler that changes some words of what the SMI saved, and returns to that. */
@@ -384,46 +421,56 @@ static void disturb_events(struct machine *machine)
 	}
 }
 
+union nested {
+	struct kvm_nested_state state;
+	uint8_t bytes[2 * 4096 + sizeof(struct kvm_nested_state)];
+};
+
+static int get_nested(struct machine *machine, union nested *nested)
+{
+	memset(nested, 0, sizeof(*nested));
+	nested->state.size = sizeof(*nested);
+	return try_call(machine->vcpu, KVM_GET_NESTED_STATE, nested);
+}
+
+/* What was read can be set again, and is read the same then. */
+static void check_nested(struct machine *machine)
+{
+	static union nested before, after;
+
+	if (get_nested(machine, &before) < 0)
+		return;
+	after = before;
+	if (try_call(machine->vcpu, KVM_SET_NESTED_STATE, &after) < 0) {
+		if (errno != EIO)
+			fuzz_fail("the nested state cannot be set again: %s", strerror(errno));
+		return;
+	}
+	if (get_nested(machine, &after) < 0)
+		fuzz_fail("the nested state cannot be read again: %s", strerror(errno));
+	for (size_t i = 0; i < sizeof(before); i++)
+		if (before.bytes[i] != after.bytes[i])
+			fuzz_fail("byte %zu of the nested state: %#x, then %#x", i, before.bytes[i],
+				  after.bytes[i]);
+}
+
 static void disturb_nested(struct machine *machine)
 {
-	static union {
-		struct kvm_nested_state state;
-		uint8_t bytes[2 * 4096 + sizeof(struct kvm_nested_state)];
-	} nested;
+	static union nested nested;
 
-	nested.state.size = sizeof(nested);
-	if (try_call(machine->vcpu, KVM_GET_NESTED_STATE, &nested) < 0)
+	if (get_nested(machine, &nested) < 0)
 		return;
 	for (size_t changes = random_below(rnd, 6); changes; changes--)
 		nested.bytes[random_below(rnd, sizeof(nested))] ^= 1u << random_below(rnd, 8);
+	/* L2, with the VMCB that is in memory. */
+	if (random_once_in(rnd, 2)) {
+		nested.state.flags |= KVM_STATE_NESTED_GUEST_MODE;
+		nested.state.hdr.svm.vmcb_pa = VMCB_GPA;
+		nested.state.size = sizeof(nested);
+		memcpy(&nested.state.data.svm[0].vmcb12, machine->area.memory + VMCB_GPA,
+		       sizeof(nested.state.data.svm[0].vmcb12));
+	}
 	try_call(machine->vcpu, KVM_SET_NESTED_STATE, &nested);
-}
-
-static void disturb(struct machine *machine)
-{
-	uint64_t kind = random_below(rnd, 24);
-
-	fuzz_progress->step = 100 + kind;
-	machine->run->immediate_exit = random_once_in(rnd, 32);
-	machine->run->request_interrupt_window = random_once_in(rnd, 8);
-	if (kind < 4)
-		disturb_memory(machine);
-	else if (kind < 7)
-		disturb_events(machine);
-	else if (kind == 7)
-		set_msrs(machine);
-	else if (kind == 8)
-		set_sregs(machine);
-	else if (kind == 9)
-		set_regs(machine);
-	else if (kind == 10)
-		disturb_nested(machine);
-	else if (kind == 11)
-		set_attributes(machine, random_below(rnd, 80) * PAGE, PAGE);
-	else if (kind == 12)
-		set_slot(machine, 1, SECOND_GPA + random_below(rnd, 4) * PAGE);
-	else if (kind < 16)
-		disturb_smm(machine);
 }
 
 /* Answers an exit; 0 when the seed should end. */
@@ -468,7 +515,6 @@ static int run_once(struct machine *machine)
 {
 	int result;
 
-	fuzz_progress->step = 1;
 	result = try_call(machine->vcpu, KVM_RUN, NULL);
 	if (result == 0)
 		return answer(machine);
@@ -514,22 +560,82 @@ static void machine_create(struct machine *machine)
 		fuzz_fail("no run area");
 }
 
-static void machine_fill(struct machine *machine)
+/* One more piece of code, for L1 or for the guest that its VMCB starts. */
+static void add_code(struct machine *machine)
 {
-	static const unsigned int widths[] = {16, 32, 64, 64};
+	int is_l2 = random_once_in(rnd, 3);
+	size_t *used = is_l2 ? &machine->l2_code_used : &machine->code_used;
 	struct guest_code code = {
-	    .bytes = machine->area.memory + CODE_GPA,
-	    .size = CODE_BYTES,
+	    .bytes = machine->area.memory + (is_l2 ? L2_CODE_GPA : CODE_GPA) + *used,
+	    .size = CODE_BYTES / 2 - *used,
 	    .memory_bytes = MEMORY_BYTES,
+	    .bits = machine->bits,
 	};
 
-	code.bits = machine->bits = widths[random_below(rnd, 4)];
+	if (code.size > GUEST_CODE_LONGEST)
+		*used += guest_code_one(rnd, &code);
+}
+
+/* Either starts the guest of the VMCB, or does something else to it. */
+static void add_nested_code(struct machine *machine)
+{
+	static const uint8_t operations[] = {0xd8, 0xd8, 0xd8, 0xda, 0xdb, 0xdc, 0xdd, 0xdf};
+	uint8_t bytes[] = {0xb8, 0, 0, 1, 0, 0x0f, 0x01, 0};
+	uint8_t *at = machine->area.memory + CODE_GPA + machine->code_used;
+
+	if (CODE_BYTES / 2 - machine->code_used <= sizeof(bytes))
+		return;
+	/* mov $VMCB_GPA, %eax */
+	bytes[7] = operations[random_below(rnd, sizeof(operations))];
+	memcpy(at, bytes, sizeof(bytes));
+	machine->code_used += sizeof(bytes);
+}
+
+/* L1 may be one that has just come to VMRUN, for it takes the fuzzer long to get there. */
+static void start_nested(struct machine *machine)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[2];
+	} msrs = {.head.nmsrs = 2,
+		  .entries = {{.index = MSR_HSAVE, .data = HSAVE_GPA},
+			      {.index = 0xc0000080, .data = 0x1d01}}};
+	struct kvm_regs regs = {.rip = CODE_GPA, .rsp = CODE_GPA, .rflags = 2};
+
+	try_call(machine->vcpu, KVM_SET_MSRS, &msrs);
+	try_call(machine->vcpu, KVM_SET_REGS, &regs);
+}
+
+static void fill_memory(struct machine *machine)
+{
+	static const size_t random_code[] = {0, 64, 512, CODE_BYTES / 2};
+	struct guest_code code = {
+	    .bytes = machine->area.memory + CODE_GPA,
+	    .size = random_code[random_below(rnd, ARRAY_SIZE(random_code))],
+	    .memory_bytes = MEMORY_BYTES,
+	    .bits = machine->bits,
+	};
+
+	/* HLT wherever there is nothing else. */
+	memset(machine->area.memory + CODE_GPA, 0xf4, CODE_BYTES);
 	guest_code_fill(rnd, &code);
 	write_tables(machine);
-	/* Tables of descriptors, gates and VMCBs are wherever the guest says: noise in half of it.
-	 */
-	for (size_t page = 16; page < 64; page += 1 + random_below(rnd, 3))
+	/* Tables of descriptors, gates and VMCBs are wherever the guest says: noise in a part of
+	 * it. */
+	for (size_t page = 32; page < 64; page += 1 + random_below(rnd, 3))
 		random_bytes(rnd, machine->area.memory + page * PAGE, PAGE / 4);
+	vmcb_reset(
+	    (struct vmcb *)(void *)(machine->area.memory + VMCB_GPA),
+	    (struct vmcb_places){
+		.rip = L2_CODE_GPA, .tables = TABLES_GPA, .maps = MAPS_GPA, .stack = CODE_GPA});
+}
+
+static void machine_fill(struct machine *machine)
+{
+	static const unsigned int widths[] = {64, 64, 32, 16};
+
+	machine->bits = widths[random_below(rnd, 4)];
+	fill_memory(machine);
 	set_slot(machine, 0, 0);
 	set_slot(machine, 1, SECOND_GPA);
 	if (!random_once_in(rnd, 4))
@@ -553,38 +659,134 @@ static void machine_destroy(struct machine *machine)
 	munmap(machine->area.base, machine->area.bytes);
 }
 
-static void set_timer(long microseconds)
+static void set_timer(long interval_ns)
 {
-	struct itimerval timer = {{0, microseconds}, {0, microseconds}};
+	struct itimerspec each = {{0, interval_ns}, {0, interval_ns}};
 
-	setitimer(ITIMER_REAL, &timer, NULL);
+	timer_settime(timer, 0, &each, NULL);
 }
 
-static void run_seed(uint64_t seed)
+static void start(void)
 {
-	struct sigaction action = {.sa_handler = on_alarm};
-	struct machine machine = {0};
+	struct sigaction action = {.sa_handler = on_tick};
+	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN};
 
-	rnd = &machine.random;
-	random_seed(rnd, seed);
-	sigaction(SIGALRM, &action, NULL);
-	machine_create(&machine);
-	machine_fill(&machine);
-	ticks = 0;
-	set_timer(20000);
-	for (int runs = 0; runs < 300 && ticks < 2; runs++) {
-		if (random_once_in(rnd, 4))
-			disturb(&machine);
-		if (!run_once(&machine))
-			break;
-		check_registers(&machine);
+	event._sigev_un._tid = gettid();
+	sigaction(SIGRTMIN, &action, NULL);
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer))
+		fuzz_fail("no timer: %s", strerror(errno));
+}
+
+static struct machine machine;
+static int is_made;
+
+static void begin(void)
+{
+	machine = (struct machine){0};
+	is_made = 0;
+}
+
+/* Until the guest has run for some time, or needs what this step does not give. */
+static int run(void)
+{
+	int goes_on = 1;
+
+	machine.run->immediate_exit = random_once_in(rnd, 32);
+	machine.run->request_interrupt_window = random_once_in(rnd, 8);
+	set_timer(TICK_NS);
+	for (uint64_t runs = 1 + random_below(rnd, 8); runs && goes_on; runs--) {
+		goes_on = run_once(&machine);
+		machine.run->immediate_exit = 0;
+		/* Where the VM is lost there are none. */
+		if (goes_on)
+			check_registers(&machine);
 	}
 	set_timer(0);
+	area_check(&machine.area);
+	return goes_on;
+}
+
+enum kind {
+	RUN,
+	CODE,
+	NESTED_CODE,
+	START_NESTED,
+	VMCB,
+	NESTED_STATE,
+	NESTED_AGAIN,
+	REGS,
+	SREGS,
+	MSRS,
+	MEMORY,
+	EVENTS,
+	ATTRIBUTES,
+	SLOT,
+	SMM,
+	TABLES,
+	KINDS
+};
+
+static void disturb(enum kind kind)
+{
+	static void (*const steps[KINDS])(struct machine *) = {
+	    [CODE] = add_code,
+	    [NESTED_CODE] = add_nested_code,
+	    [START_NESTED] = start_nested,
+	    [NESTED_STATE] = disturb_nested,
+	    [NESTED_AGAIN] = check_nested,
+	    [REGS] = set_regs,
+	    [SREGS] = set_sregs,
+	    [MSRS] = set_msrs,
+	    [MEMORY] = disturb_memory,
+	    [EVENTS] = disturb_events,
+	    [SMM] = disturb_smm,
+	    [TABLES] = break_tables,
+	};
+
+	switch (kind) {
+	case VMCB:
+		change_vmcb(&machine);
+		break;
+	case ATTRIBUTES:
+		set_attributes(&machine, random_below(rnd, 80) * PAGE, PAGE);
+		break;
+	case SLOT:
+		set_slot(&machine, 1, SECOND_GPA + random_below(rnd, 4) * PAGE);
+		break;
+	default:
+		steps[kind](&machine);
+	}
+}
+
+/* The first step says what the machine is like. */
+static int step(unsigned int kind, struct fuzz_random *random)
+{
+	rnd = random;
+	if (!is_made) {
+		machine_create(&machine);
+		machine_fill(&machine);
+		is_made = 1;
+		return 1;
+	}
+	if (kind == RUN)
+		return run();
+	disturb((enum kind)kind);
+	return 1;
+}
+
+static void end(void)
+{
+	if (!is_made)
+		return;
 	area_check(&machine.area);
 	machine_destroy(&machine);
 }
 
-int main(int argc, char **argv)
-{
-	return fuzz_main(argc, argv, run_seed);
-}
+const struct fuzz_target fuzz_target = {
+    .kinds = KINDS,
+    .needs_kvm = 1,
+    .start = start,
+    .begin = begin,
+    .step = step,
+    .end = end,
+};

@@ -1,0 +1,597 @@
+/*
+ * A guest's page tables: the CPU, interpreting or translating, reaches the page, raises the fault
+ * and sets the marks that a walk of its own by tests/fuzz/paging_walker.c says. Entries are the
+ * input's, and so is what was cached of them before.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/fuzz/paging_walker.h"
+#include "tests/fuzz/target.h"
+#include "tests/unit/vcpu/fake_vcpu.h"
+
+#define PAGE UINT64_C(4096)
+#define P UINT64_C(1)
+#define W UINT64_C(2)
+#define U UINT64_C(4)
+#define MARK_A UINT64_C(0x20)
+#define MARK_D UINT64_C(0x40)
+#define PS UINT64_C(0x80)
+#define HLT 0xf4
+#define VECTOR_GP 13u
+#define VECTOR_PF 14u
+#define FLAG_AC (UINT64_C(1) << 18)
+#define CR0_WP UINT64_C(0x10000)
+#define CR4_PSE UINT64_C(0x10)
+#define CR4_PAE UINT64_C(0x20)
+#define CR4_LA57 UINT64_C(0x1000)
+#define CR4_SMEP (UINT64_C(1) << 20)
+#define CR4_SMAP (UINT64_C(1) << 21)
+#define CR4_PKE (UINT64_C(1) << 22)
+#define EFER_NXE 0x800u
+
+/* Tables that show the machine's own pages, whose entries stay; the root's others change. */
+#define ROOT UINT64_C(0x50000)
+#define LOW_TABLES UINT64_C(0x51000) /* one a level, from the lowest */
+#define CODE_USER_LINEAR (GUEST_CODE + 0x1000u)
+/* Tables of the input's, which stand for any level. */
+#define POOL UINT64_C(0x100000)
+#define POOL_PAGES 8u
+/* Pages of data, and where larger pages begin. */
+#define DATA UINT64_C(0x400000)
+#define WORDS_MAX (4u * FUZZ_RECORDS_MAX)
+
+struct word {
+	uint64_t gpa, value;
+};
+
+/* One that interprets and one that translates, if this machine can. */
+static struct quire_vcpu *machines[2];
+static struct quire_vcpu *vcpu;
+static struct walker_modes modes;
+static int is_made, is_stale;
+/* What to put back: the oldest first. */
+static struct word saved[WORDS_MAX];
+static unsigned int saved_count;
+
+static uint8_t *ram(void)
+{
+	return vcpu->vm->ram;
+}
+
+static struct walker_memory memory(void)
+{
+	return (struct walker_memory){ram(), RAM_BYTES};
+}
+
+static uint64_t load(uint64_t gpa)
+{
+	uint64_t value;
+
+	memcpy(&value, ram() + gpa, sizeof(value));
+	return value;
+}
+
+static void save(uint64_t gpa)
+{
+	if (saved_count < WORDS_MAX && gpa + 8 <= RAM_BYTES)
+		saved[saved_count++] = (struct word){gpa, load(gpa)};
+}
+
+static unsigned int entry_bytes(void)
+{
+	return modes.levels == 2 ? 4 : 8;
+}
+
+static void store_entry(uint64_t table, uint64_t index, uint64_t entry)
+{
+	memcpy(ram() + table + index * entry_bytes(), &entry, entry_bytes());
+}
+
+/* All below 2 MiB for the supervisor, and one page of code for users. */
+static void build_low_tables(void)
+{
+	uint64_t table = LOW_TABLES;
+
+	memset(ram() + ROOT, 0, 6 * PAGE);
+	for (uint64_t i = 0; i < 512; i++)
+		store_entry(table, i, i * PAGE | P | W);
+	store_entry(table, CODE_USER_LINEAR / PAGE, GUEST_CODE | P | U);
+	for (unsigned int level = 2; level < modes.levels; level++, table += PAGE)
+		store_entry(table + PAGE, 0, table | P | W | U);
+	store_entry(ROOT, 0, table | P | (modes.levels == 3 ? 0 : W | U));
+}
+
+/* A handler for each exception, which halts. Those of long mode are made with the machine. */
+static void build_events(void)
+{
+	static const uint64_t code32 = UINT64_C(0x00cf9b000000ffff);
+	static const uint32_t stack[2] = {GUEST_STACK, SELECTOR_DATA};
+
+	memset(ram() + GUEST_IDT, 0, PAGE);
+	guest_build_events(ram());
+	if (modes.levels >= 4)
+		return;
+	memcpy(ram() + GUEST_GDT + SELECTOR_CODE32, &code32, sizeof(code32));
+	memcpy(ram() + GUEST_TSS + 4, stack, sizeof(stack));
+	for (uint64_t vector = 0; vector < 32; vector++) {
+		uint64_t at = GUEST_HANDLERS + vector * 16;
+		uint64_t gate = (at & 0xffff) | SELECTOR_CODE32 << 16 | UINT64_C(0xee00) << 32;
+
+		memcpy(ram() + GUEST_IDT + vector * 8, &gate, sizeof(gate));
+	}
+}
+
+static void set_segments(struct cpu_state *s, int user)
+{
+	int is_long = modes.levels >= 4;
+
+	for (int i = 0; i <= CPU_GS; i++)
+		s->seg[i] = (struct cpu_segment){.limit = UINT32_MAX,
+						 .selector = SELECTOR_DATA,
+						 .type = i == CPU_CS ? 11 : 3,
+						 .s = 1,
+						 .present = 1,
+						 .l = is_long && i == CPU_CS,
+						 .db = !(is_long && i == CPU_CS),
+						 .g = 1};
+	s->seg[CPU_CS].selector = user	    ? SELECTOR_USER_CODE
+				  : is_long ? SELECTOR_CODE
+					    : SELECTOR_CODE32;
+	s->seg[CPU_SS].selector = user ? SELECTOR_USER_DATA : SELECTOR_DATA;
+	s->seg[CPU_CS].dpl = s->seg[CPU_SS].dpl = user ? 3 : 0;
+}
+
+static void set_modes(struct cpu_state *s)
+{
+	s->cr0 = UINT64_C(0x80000033) | (modes.wp ? CR0_WP : 0);
+	s->cr4 = (modes.pse ? CR4_PSE : 0) | (modes.levels > 2 ? CR4_PAE : 0) |
+		 (modes.levels == 5 ? CR4_LA57 : 0) | (modes.smep ? CR4_SMEP : 0) |
+		 (modes.smap ? CR4_SMAP : 0) | (modes.pke ? CR4_PKE : 0);
+	s->efer = (modes.levels >= 4 ? 0x500u : 0) | (modes.nxe ? EFER_NXE : 0);
+	s->pkru = modes.pkru;
+}
+
+static void draw_modes(struct fuzz_random *random)
+{
+	uint64_t bits = random_below(random, 0x100);
+
+	modes.wp = bits & 1;
+	modes.smep = bits >> 1 & 1;
+	modes.smap = bits >> 2 & 1;
+	modes.nxe = bits >> 3 & 1;
+	modes.pke = bits >> 4 & 1;
+	modes.pse = !(bits >> 5 & 1);
+	modes.pkru = (uint32_t)random_below(random, 1ull << 32);
+	/* Such changes flush. */
+	is_stale = 1;
+}
+
+/* Which index in a table; of the root's none that the machine needs. */
+static uint64_t draw_index(struct fuzz_random *random, int is_root)
+{
+	static const uint16_t indices[] = {1, 2, 3, 1023, 0, 511, 256, 0};
+	uint64_t index = indices[random_below(random, is_root ? 4 : 8)];
+
+	if (is_root && modes.levels == 3)
+		return 1 + index % 3;
+	if (is_root && index == 1023 && modes.levels > 2)
+		return 511;
+	return modes.levels == 2 ? index : index & 511;
+}
+
+static uint64_t draw_address(struct fuzz_random *random)
+{
+	switch (random_below(random, 6)) {
+	case 0:
+		return DATA + random_below(random, 8) * PAGE;
+	case 1:
+		return DATA + random_below(random, 2) * 0x200000;
+	case 2:
+		return random_below(random, 1ull << 36) * PAGE;
+	case 3:
+		return 0;
+	default:
+		return POOL + random_below(random, POOL_PAGES) * PAGE;
+	}
+}
+
+/* Most of them lead on, and allow something. */
+static void change_entry(struct fuzz_random *random)
+{
+	uint64_t which = random_below(random, POOL_PAGES + 2);
+	int is_root = which >= POOL_PAGES;
+	uint64_t table = is_root ? ROOT : POOL + which * PAGE;
+	uint64_t index = draw_index(random, is_root);
+	uint64_t entry = draw_address(random) | (~random_below(random, 0x100) & 0xff);
+	uint64_t more = random_below(random, 0x100);
+
+	if (more & 1)
+		entry &= ~PS;
+	if (more & 2)
+		entry |= UINT64_C(1) << 63;
+	if (more & 4)
+		entry |= random_below(random, 16) << 59;
+	if ((more & 0xf0) == 0xf0)
+		entry ^= UINT64_C(1) << random_below(random, 64);
+	/* The bits of PAE's four that must be zero are looked at when CR3 is loaded. */
+	if (is_root && modes.levels == 3)
+		entry &= UINT64_C(0xfffffffff000) | P;
+	save(table + (index * entry_bytes() & ~UINT64_C(7)));
+	store_entry(table, index, entry);
+	is_stale = 1;
+}
+
+static uint64_t draw_linear(struct fuzz_random *random)
+{
+	unsigned int bits = modes.levels == 2 ? 10 : 9;
+	uint64_t linear = random_below(random, PAGE);
+
+	/* Near the page's end as often as not. */
+	if (random_once_in(random, 2))
+		linear |= 0xff8;
+	for (unsigned int level = 1; level <= modes.levels; level++)
+		linear |= draw_index(random, level == modes.levels) << (12 + bits * (level - 1));
+	if (modes.levels < 4)
+		return linear & UINT32_MAX;
+	/* The sign goes on. */
+	return (uint64_t)((int64_t)(linear << (modes.levels == 4 ? 16 : 7)) >>
+			  (modes.levels == 4 ? 16 : 7));
+}
+
+struct access {
+	struct walker_access walk;
+	unsigned int bytes;
+	/* Of its first byte, and of its last one where that is on another page. */
+	struct walker_result first, last;
+	int crosses;
+};
+
+static void predict(struct access *access)
+{
+	struct walker_access last = access->walk;
+
+	access->first = walker_walk(memory(), &modes, &access->walk);
+	last.linear += access->bytes - 1;
+	if (modes.levels < 4)
+		last.linear &= UINT32_MAX;
+	access->crosses = (last.linear ^ access->walk.linear) >= PAGE;
+	last.linear &= access->crosses ? ~(PAGE - 1) : ~UINT64_C(0);
+	access->last = walker_walk(memory(), &modes, &last);
+}
+
+static int is_in_ram(uint64_t gpa)
+{
+	return gpa + 8 <= RAM_BYTES;
+}
+
+/* The access is to data or a device: not to what the machine needs, nor to an entry of its own way.
+ */
+static int may_run(const struct access *access)
+{
+	const struct walker_result *walks[] = {&access->first, &access->last};
+
+	for (size_t i = 0; i < 2; i++) {
+		if (walks[i]->end == WALKER_OUTSIDE)
+			return 0;
+		if (walks[i]->end == WALKER_DONE && walks[i]->gpa < DATA)
+			return 0;
+		/* Of a device the two halves come one by one. */
+		if (walks[i]->end == WALKER_DONE && !is_in_ram(walks[i]->gpa) &&
+		    (access->crosses || access->walk.kind == WALKER_FETCH))
+			return 0;
+	}
+	return 1;
+}
+
+/* mov (%rbx) to a part of RAX or back, and HLT; or a jump to the HLT that the page has. */
+static unsigned int put_code(const struct access *access)
+{
+	static const uint8_t prefixes[] = {0, 0, 0x66, 0, 0, 0, 0, 0, 0x48};
+	uint8_t code[8] = {0}, opcode = access->walk.kind == WALKER_WRITE ? 0x88 : 0x8a;
+	unsigned int size = 0;
+
+	if (access->walk.kind == WALKER_FETCH) {
+		memcpy(code, "\xff\xe3", 2);
+		memcpy(ram() + GUEST_CODE, code, sizeof(code));
+		return 0;
+	}
+	if (prefixes[access->bytes])
+		code[size++] = prefixes[access->bytes];
+	code[size++] = opcode | (access->bytes > 1);
+	code[size++] = 0x03;
+	code[size] = HLT;
+	memcpy(ram() + GUEST_CODE, code, sizeof(code));
+	return size;
+}
+
+static enum cpu_exit run(struct cpu_exit_info *info, int user, uint64_t rip)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	set_segments(s, user);
+	s->rip = rip;
+	s->gpr[CPU_RSP] = GUEST_STACK;
+	s->halted = 0;
+	s->exception_pending = 0;
+	cpu_state_changed(vcpu->cpu);
+	return cpu_run(vcpu->cpu, 0, info);
+}
+
+/* By the host, which loads CR3; or by the guest: INVLPG of the pages, which leaves the others. */
+static void flush(const struct access *access, int by_page)
+{
+	static const uint8_t code[] = {0x0f, 0x01, 0x3b, 0x0f, 0x01, 0x39, HLT};
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	struct cpu_exit_info info;
+
+	if (!by_page) {
+		set_modes(s);
+		s->cr3 = ROOT | (~s->cr3 & 8);
+		is_stale = 0;
+		return;
+	}
+	/* invlpg (%rbx); invlpg (%rcx) */
+	memcpy(ram() + GUEST_CODE, code, sizeof(code));
+	s->gpr[CPU_RBX] = access->walk.linear;
+	s->gpr[CPU_RCX] = access->walk.linear + access->bytes - 1;
+	s->rflags = 2;
+	if (run(&info, 0, GUEST_CODE) != CPU_EXIT_HLT || s->rip != GUEST_CODE + sizeof(code))
+		fuzz_fail("INVLPG ends at %#lx", s->rip);
+}
+
+static uint64_t frame_word(unsigned int index)
+{
+	unsigned int size = modes.levels >= 4 ? 8 : 4;
+	uint64_t value = 0;
+
+	memcpy(&value, ram() + cpu_state(vcpu->cpu)->gpr[CPU_RSP] + index * size, size);
+	return value;
+}
+
+static _Noreturn void tell(const struct access *access, const char *what)
+{
+	const struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	fuzz_fail("%s: %u levels, kind %d of %u bytes at %#lx, user %u, ac %u, wp %u smep %u smap "
+		  "%u nxe %u pke %u pkru %#x: fault %d %#x, then %d %#x; RIP %#lx, CR2 %#lx, "
+		  "frame %#lx",
+		  what, modes.levels, (int)access->walk.kind, access->bytes, access->walk.linear,
+		  access->walk.user, access->walk.ac, modes.wp, modes.smep, modes.smap, modes.nxe,
+		  modes.pke, modes.pkru, access->first.end, access->first.error, access->last.end,
+		  access->last.error, s->rip, s->cr2, frame_word(0));
+}
+
+/* Do these walks have one entry in two roles? */
+static int shares_entries(const struct walker_result *one, const struct walker_result *other)
+{
+	for (unsigned int i = 0; i < one->count; i++)
+		for (unsigned int k = 0; k < other->count; k++)
+			if (i != k && one->path[i].gpa == other->path[k].gpa)
+				return 1;
+	return 0;
+}
+
+/* Entries on the way of an access that is done have A, the leaf of a write D, and nothing else new.
+ */
+static void check_marks(const struct access *access, const struct walker_result *walk)
+{
+	uint64_t free_marks = 0;
+
+	if (shares_entries(walk, walk) || shares_entries(&access->first, &access->last))
+		free_marks = MARK_A | MARK_D;
+	for (unsigned int i = 0; i < walk->count; i++) {
+		const struct walker_entry *entry = &walk->path[i];
+		int is_leaf = i + 1 == walk->count;
+		uint64_t now = 0, expected = entry->value;
+
+		memcpy(&now, ram() + entry->gpa, entry_bytes());
+		if (walk->end == WALKER_DONE && entry->has_marks)
+			expected |= MARK_A;
+		if (walk->end == WALKER_DONE && is_leaf && access->walk.kind == WALKER_WRITE)
+			expected |= MARK_D;
+		/* A walk that ends in a fault may have marked what it came through. */
+		if (walk->end == WALKER_FAULT && !is_leaf && entry->has_marks)
+			expected |= now & MARK_A;
+		if (now != (expected | (now & free_marks)))
+			tell(access, "an entry has other marks");
+	}
+}
+
+static void check_fault(const struct access *access, const struct walker_result *walk, uint64_t at)
+{
+	const struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t linear = access->walk.linear;
+
+	if (walk == &access->last && access->crosses)
+		linear = (linear + access->bytes - 1) & ~(PAGE - 1);
+	if (modes.levels < 4)
+		linear &= UINT32_MAX;
+	if (at != GUEST_HANDLERS + VECTOR_PF * 16)
+		tell(access, "there is no #PF");
+	if (s->cr2 != linear || (uint32_t)frame_word(0) != walk->error)
+		tell(access, "another #PF");
+}
+
+/* It ends at the HLT, which a user may not execute. */
+static void check_end(const struct access *access, uint64_t at, uint64_t end)
+{
+	if (!access->walk.user && at == end)
+		return;
+	if (access->walk.user && at == GUEST_HANDLERS + VECTOR_GP * 16 && frame_word(1) == end)
+		return;
+	tell(access, "the access is not done");
+}
+
+struct seen {
+	enum cpu_exit exit;
+	uint64_t rax, end;
+	uint8_t expected[8]; /* in memory, afterwards */
+};
+
+static void read_bytes(const struct access *access, uint8_t bytes[8])
+{
+	unsigned int first = access->bytes;
+
+	memset(bytes, 0, 8);
+	if (access->crosses)
+		first = (unsigned int)(PAGE - (access->walk.linear & (PAGE - 1)));
+	memcpy(bytes, ram() + access->first.gpa, first);
+	if (access->crosses)
+		memcpy(bytes + first, ram() + access->last.gpa, access->bytes - first);
+}
+
+static void check_data(const struct access *access, const struct seen *seen)
+{
+	uint64_t rax = cpu_state(vcpu->cpu)->gpr[CPU_RAX];
+	uint8_t bytes[8];
+
+	read_bytes(access, bytes);
+	if (access->walk.kind == WALKER_WRITE && memcmp(bytes, &seen->rax, access->bytes))
+		tell(access, "it wrote elsewhere");
+	if (access->walk.kind == WALKER_READ && memcmp(seen->expected, &rax, access->bytes))
+		tell(access, "it read elsewhere");
+}
+
+static void check(const struct access *access, const struct seen *seen,
+		  const struct cpu_exit_info *info)
+{
+	uint64_t at = cpu_state(vcpu->cpu)->rip - 1;
+	const struct walker_result *fault = NULL;
+
+	if (access->first.end == WALKER_FAULT)
+		fault = &access->first;
+	else if (access->last.end == WALKER_FAULT)
+		fault = &access->last;
+	if (!fault && !is_in_ram(access->first.gpa)) {
+		if (seen->exit != CPU_EXIT_MMIO || info->io.address != access->first.gpa)
+			tell(access, "it did not go to the device");
+		return;
+	}
+	if (seen->exit != CPU_EXIT_HLT)
+		fuzz_fail("exit %d at %#lx", (int)seen->exit, at + 1);
+	if (fault) {
+		check_fault(access, fault, at);
+	} else {
+		check_end(access, at, seen->end);
+		check_data(access, seen);
+	}
+	/* Where the first half is done and the other faults, no rule says what the first one marks.
+	 */
+	if (fault != &access->last || !access->crosses)
+		check_marks(access, &access->first);
+	if (access->crosses && !fault)
+		check_marks(access, &access->last);
+}
+
+static void make_access(struct fuzz_random *random)
+{
+	static const uint8_t sizes[] = {1, 2, 4, 8};
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+	uint64_t bits = random_below(random, 0x100), rip = GUEST_CODE;
+	struct access access = {.walk.kind = (enum walker_kind)(bits % WALKER_KINDS),
+				.walk.user = bits >> 2 & 1,
+				.walk.ac = bits >> 3 & 1,
+				.bytes = sizes[random_below(random, modes.levels < 4 ? 3 : 4)]};
+	struct seen seen = {0};
+	struct cpu_exit_info info = {0};
+	unsigned int size;
+
+	if (access.walk.kind == WALKER_FETCH)
+		access.bytes = 1;
+	access.walk.linear = draw_linear(random);
+	predict(&access);
+	if (!may_run(&access))
+		return;
+	if (is_stale)
+		flush(&access, bits >> 4 & 1 && !(bits >> 5 & 1) && s->cr3 >= ROOT);
+	save(access.first.gpa);
+	save(access.last.gpa & ~UINT64_C(7));
+	if (access.walk.kind == WALKER_FETCH && access.first.end == WALKER_DONE)
+		ram()[access.first.gpa] = HLT;
+	/* Marks of the flush's own are none: predict once more what is there now. */
+	predict(&access);
+	if (access.first.end == WALKER_DONE && access.last.end == WALKER_DONE &&
+	    is_in_ram(access.first.gpa) && is_in_ram(access.last.gpa))
+		read_bytes(&access, seen.expected);
+	size = put_code(&access);
+	seen.rax = s->gpr[CPU_RAX] = random_word(random);
+	s->gpr[CPU_RBX] = access.walk.linear;
+	s->rflags = 2 | (access.walk.ac ? FLAG_AC : 0);
+	if (access.walk.user)
+		rip = CODE_USER_LINEAR;
+	seen.end = access.walk.kind == WALKER_FETCH ? access.walk.linear : rip + size;
+	/* With alignment checked the fault would be another one. */
+	if (access.walk.user && access.walk.ac && access.walk.linear % access.bytes)
+		return;
+	seen.exit = run(&info, access.walk.user, rip);
+	check(&access, &seen, &info);
+	if (cpu_is_pending(vcpu->cpu))
+		cpu_cancel_pending(vcpu->cpu);
+}
+
+static void start(void)
+{
+	fake_signals_install();
+	machines[0] = fake_vcpu_create(fake_vm_create());
+	machines[1] = fake_vcpu_create(fake_vm_create());
+	if (cpu_translate_after(machines[1]->cpu, 0))
+		machines[1] = machines[0];
+	for (unsigned int i = 0; i < 2; i++)
+		for (uint64_t gpa = DATA; gpa < RAM_BYTES; gpa += 4)
+			memcpy(machines[i]->vm->ram + gpa, &(uint32_t){(uint32_t)gpa * 0x9e3779b1u},
+			       4);
+}
+
+static void begin(void)
+{
+	is_made = 0;
+	saved_count = 0;
+}
+
+enum kind { ENTRY, ACCESS, ENTRY_AGAIN, ACCESS_AGAIN, MODES, KINDS };
+
+/* The first step says what the machine is like. */
+static int step(unsigned int kind, struct fuzz_random *random)
+{
+	static const uint8_t levels[] = {4, 5, 3, 2};
+
+	if (!is_made) {
+		vcpu = machines[random_below(random, 2)];
+		modes =
+		    (struct walker_modes){.levels = levels[random_below(random, 4)], .root = ROOT};
+		is_made = 1;
+		build_low_tables();
+		build_events();
+		memset(ram() + POOL, 0, POOL_PAGES * PAGE);
+		cpu_state(vcpu->cpu)->cr3 = 0;
+		draw_modes(random);
+		return 1;
+	}
+	if (kind == MODES) {
+		draw_modes(random);
+		cpu_state(vcpu->cpu)->cr3 = 0;
+	} else if (kind == ACCESS || kind == ACCESS_AGAIN) {
+		make_access(random);
+	} else {
+		change_entry(random);
+	}
+	return saved_count + 4 < WORDS_MAX;
+}
+
+static void end(void)
+{
+	while (saved_count) {
+		const struct word *word = &saved[--saved_count];
+
+		memcpy(ram() + word->gpa, &word->value, sizeof(word->value));
+	}
+}
+
+const struct fuzz_target fuzz_target = {
+    .kinds = KINDS,
+    .start = start,
+    .begin = begin,
+    .step = step,
+    .end = end,
+};
