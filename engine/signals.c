@@ -505,6 +505,7 @@ static bool is_explained(struct engine_thread *thread, const siginfo_t *info, uc
 	    .ip = (uint64_t)registers[REG_RIP],
 	    .sp = (uint64_t)registers[REG_RSP],
 	    .fp = (uint64_t)registers[REG_RBP],
+	    .place_frames = 1,
 	};
 	bool answer;
 

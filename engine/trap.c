@@ -170,6 +170,7 @@ __attribute__((noinline)) static void serve_inside(struct engine_thread *thread,
 	    .ip = (uint64_t)registers[REG_RIP] - 1,
 	    .sp = (uint64_t)registers[REG_RSP],
 	    .fp = (uint64_t)registers[REG_RBP],
+	    .place_frames = 2,
 	};
 	enum trap_outcome outcome;
 

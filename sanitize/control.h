@@ -37,7 +37,8 @@ struct sanitize_place {
 
 struct sanitize_places {
 	uint32_t tid;
-	uint32_t count; /* innermost first */
+	uint32_t count;	       /* innermost first */
+	uint32_t place_frames; /* struct sanitize_stack */
 	struct sanitize_place list[SANITIZE_FRAMES];
 };
 

@@ -370,7 +370,7 @@ static void report(const struct holding *found, uint64_t address, uint64_t ip, c
 	sanitize_stack_take(&used);
 	if (!used.count && ip) {
 		used.frames[0] = ip;
-		used.count = 1;
+		used.count = used.place_frames = 1;
 	}
 	sanitize_report(&finding);
 }

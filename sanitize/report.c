@@ -61,11 +61,12 @@ static uint64_t mix(uint64_t hash, uint64_t value)
 
 static uint64_t mix_place(uint64_t hash, const struct sanitize_places *places)
 {
-	if (!places->count)
-		return mix(hash, 1);
-	for (const char *at = places->list[0].module; *at; at++)
-		hash = mix(hash, (unsigned char)*at);
-	return mix(hash, places->list[0].offset);
+	for (uint32_t i = 0; i < places->count && i < places->place_frames; i++) {
+		for (const char *at = places->list[i].module; *at; at++)
+			hash = mix(hash, (unsigned char)*at);
+		hash = mix(hash, places->list[i].offset);
+	}
+	return mix(hash, places->count != 0);
 }
 
 /* By what stays the same from one process of the run to the next; never 0. */
@@ -99,6 +100,7 @@ static void name_stack(struct sanitize_places *places, const struct sanitize_sta
 {
 	places->count = stack ? stack->count : 0;
 	places->tid = stack ? stack->tid : 0;
+	places->place_frames = stack ? stack->place_frames : 0;
 	for (uint32_t i = 0; i < places->count; i++) {
 		places->list[i].address = stack->frames[i];
 		symbol_find(&places->list[i]);

@@ -96,6 +96,7 @@ __attribute__((noinline)) void sanitize_stack_take(struct sanitize_stack *stack)
 
 	stack->tid = process_thread_number();
 	stack->count = 0;
+	stack->place_frames = client_registers ? client_registers->place_frames : 1;
 	if (client_registers)
 		take_by_pointers(stack);
 	else if (!process_is_cramped())

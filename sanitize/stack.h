@@ -10,6 +10,9 @@
 struct sanitize_stack {
 	uint32_t tid;
 	uint32_t count; /* innermost first; frames of our own are left out */
+	/* So many of the innermost tell one place from another: the first of a static program's
+	 * call is libc's function. */
+	uint32_t place_frames;
 	uint64_t frames[SANITIZE_FRAMES];
 };
 
@@ -38,6 +41,7 @@ const struct sanitize_stack *sanitize_run_stack(void);
  */
 struct sanitize_registers {
 	uint64_t ip, sp, fp;
+	uint32_t place_frames; /* struct sanitize_stack */
 };
 /* The running thread serves a call made there; NULL: it no longer does. */
 void sanitize_stack_begin_at(const struct sanitize_registers *registers);

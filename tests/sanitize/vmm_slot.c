@@ -87,6 +87,24 @@ static void unmapped_in_time(void)
 	run_guest();
 }
 
+__attribute__((noinline)) static void replace_again(void)
+{
+	replace_half();
+	CHECK(mmap(memory + HALF, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+}
+
+/* Two places, many times: the compiler is not to write the loop out. */
+static void twice(void)
+{
+	begin();
+	run_guest();
+	for (volatile int i = 0; i < 5; i++) {
+		replace_again();
+		run_guest();
+	}
+}
+
 /* Mended: the memory is put together before the guest runs. */
 static void replaced(void)
 {
@@ -208,8 +226,8 @@ static void forked(void)
 }
 
 static const struct check_test scenarios[] = {
-    TEST(unmapped),	  TEST(unmapped_in_time), TEST(replaced), TEST(moved),
-    TEST(shared_segment), TEST(touched),	  TEST(window),	  TEST(forked),
+    TEST(twice),	  TEST(unmapped), TEST(unmapped_in_time), TEST(replaced), TEST(moved),
+    TEST(shared_segment), TEST(touched),  TEST(window),		  TEST(forked),
 };
 
 /* SCENARIO, whether it is mended, and how the program ends: a status, or "exec". */
