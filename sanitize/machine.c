@@ -73,24 +73,46 @@ bool machine_slot_clip(const struct sanitize_slot *slot, uint64_t *start, uint64
 	return *start < *end;
 }
 
-/* Is it there already, but for its flags? */
-static bool is_known_locked(const struct machine *machine, const struct sanitize_slot *slot)
+static uint32_t bucket_of(uint32_t id)
 {
-	const struct machine_slot *at = machine->slots;
+	return id % MACHINE_BUCKETS;
+}
 
-	while (at && at->slot.id != slot->id)
-		at = at->next;
+struct machine_slot *machine_slot_next_locked(const struct machine *machine,
+					      const struct machine_slot *slot)
+{
+	uint32_t bucket = slot ? bucket_of(slot->slot.id) + 1 : 0;
+
+	if (slot && slot->next)
+		return slot->next;
+	while (bucket < MACHINE_BUCKETS && !machine->slots[bucket])
+		bucket++;
+	return bucket < MACHINE_BUCKETS ? machine->slots[bucket] : NULL;
+}
+
+/* Where the slot with @id hangs, or would. */
+static struct machine_slot **slot_link_locked(struct machine *machine, uint32_t id)
+{
+	struct machine_slot **link = &machine->slots[bucket_of(id)];
+
+	while (*link && (*link)->slot.id != id)
+		link = &(*link)->next;
+	return link;
+}
+
+/* Is it there already, but for its flags? */
+static bool is_known_locked(struct machine *machine, const struct sanitize_slot *slot)
+{
+	const struct machine_slot *at = *slot_link_locked(machine, slot->id);
+
 	return at && at->slot.gpa == slot->gpa && at->slot.hva == slot->hva &&
 	       at->slot.size_bytes == slot->size_bytes && at->slot.has_private == slot->has_private;
 }
 
 static void set_locked(struct machine *machine, const struct sanitize_slot *slot)
 {
-	struct machine_slot **link = &machine->slots, *note;
+	struct machine_slot **link = slot_link_locked(machine, slot->id), *note = *link;
 
-	while (*link && (*link)->slot.id != slot->id)
-		link = &(*link)->next;
-	note = *link;
 	if (!slot->size_bytes) {
 		if (note)
 			*link = note->next;
@@ -140,8 +162,8 @@ void sanitize_forget_vm(const void *vm)
 		private_vm_ends_locked(machine);
 	}
 	machines_release();
-	while (machine && (slot = machine->slots)) {
-		machine->slots = slot->next;
+	while (machine && (slot = machine_slot_next_locked(machine, NULL))) {
+		machine->slots[bucket_of(slot->slot.id)] = slot->next;
 		process_heap_free(slot);
 	}
 	process_heap_free(machine);

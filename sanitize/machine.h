@@ -32,10 +32,13 @@ struct machine_slot {
 	struct machine_slot *next;
 };
 
+/* Clients have up to 65,528 slots, and change them one by one. */
+#define MACHINE_BUCKETS 1024u
+
 struct machine {
 	const void *vm;
 	bool has_run;
-	struct machine_slot *slots;
+	struct machine_slot *slots[MACHINE_BUCKETS]; /* by id */
 	struct machine *next;
 	struct loss_note *losses;	/* slot.c's */
 	struct private_range *privates; /* private.c's */
@@ -53,6 +56,10 @@ struct machine *machines_first_locked(void);
 struct machine *machine_find_locked(const void *vm);
 /* Made if there is none; NULL: no memory. */
 struct machine *machine_have_locked(const void *vm);
+
+/* The slot after @slot, in no order; of NULL, the first. NULL: there is none. */
+struct machine_slot *machine_slot_next_locked(const struct machine *machine,
+					      const struct machine_slot *slot);
 
 /* Clip [*@start, *@end) to the slot's host addresses. False: nothing is left. */
 bool machine_slot_clip(const struct sanitize_slot *slot, uint64_t *start, uint64_t *end);

@@ -268,6 +268,7 @@ void sanitize_private_begin(const void *vm, const struct sanitize_range *range)
 {
 	struct private_range wanted = {.start = range->start,
 				       .end = range->start + range->size_bytes};
+	const struct machine_slot *at;
 	struct machine *machine;
 
 	if (!is_on())
@@ -278,7 +279,8 @@ void sanitize_private_begin(const void *vm, const struct sanitize_range *range)
 	if (machine) {
 		cut_ranges_locked(machine, wanted.start, wanted.end);
 		if (link_range(machine, &wanted))
-			for (struct machine_slot *at = machine->slots; at; at = at->next)
+			for (at = machine_slot_next_locked(machine, NULL); at;
+			     at = machine_slot_next_locked(machine, at))
 				hold_slot_locked(machine, &at->slot, &wanted);
 	}
 	machines_release();

@@ -127,19 +127,27 @@ void slot_vm_ends_locked(struct machine *machine)
 	__atomic_fetch_add(&vm_ends, 1, __ATOMIC_SEQ_CST);
 }
 
-/* Where a slot of any VM first meets the range; 0: none does. */
+/* Where a slot of the VM first meets the range, if before @first; 0: nowhere yet. */
+static uint64_t first_hit_of_locked(const struct machine *machine, uint64_t first, uint64_t start,
+				    uint64_t end)
+{
+	for (const struct machine_slot *at = machine_slot_next_locked(machine, NULL); at;
+	     at = machine_slot_next_locked(machine, at)) {
+		uint64_t from = start, to = end;
+
+		if (machine_slot_clip(&at->slot, &from, &to) && (!first || from < first))
+			first = from;
+	}
+	return first;
+}
+
 static uint64_t first_hit_locked(uint64_t start, uint64_t end)
 {
 	uint64_t first = 0;
 
 	for (const struct machine *machine = machines_first_locked(); machine;
 	     machine = machine->next)
-		for (const struct machine_slot *note = machine->slots; note; note = note->next) {
-			uint64_t from = start, to = end;
-
-			if (machine_slot_clip(&note->slot, &from, &to) && (!first || from < first))
-				first = from;
-		}
+		first = first_hit_of_locked(machine, first, start, end);
 	return first;
 }
 
@@ -216,7 +224,8 @@ static void lose_of_vm_locked(struct machine *machine, const struct sanitize_los
 	/* Before the guest runs its memory may be put together, one mapping over another. */
 	if (!machine->has_run && (how == SANITIZE_REPLACED || how == SANITIZE_RESERVED))
 		return;
-	for (const struct machine_slot *at = machine->slots; at; at = at->next) {
+	for (const struct machine_slot *at = machine_slot_next_locked(machine, NULL); at;
+	     at = machine_slot_next_locked(machine, at)) {
 		struct loss_note note = {.loss = *loss, .slot = at->slot.id, .how = how};
 
 		if (!machine_slot_clip(&at->slot, &note.loss.start, &note.loss.end))
