@@ -12,6 +12,7 @@ def run(quire, kinds, *command):
     with tempfile.TemporaryDirectory(prefix="quire-sanitize-") as folder:
         path = pathlib.Path(folder) / "found.json"
         done = subprocess.run([quire, "run", f"--sanitize={kinds}", "--sanitize-json", str(path), "--",
-                               *command], text=True, stderr=subprocess.PIPE, timeout=60, check=False)
+                               *command], text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              timeout=60, check=False)
         return done.returncode, done.stderr, [json.loads(line)
                                               for line in path.read_text().splitlines()]

@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SLOT_BYTES (4ul << 20)
@@ -33,6 +35,10 @@ enum guest_flags {
 	WRITE_FIRST = 8,
 	CR3_FLUSH = 16,
 	NEXT_PAGE = 32, /* the last use is of the page behind, not used before */
+	CR3_KEEP = 64,	/* CR3 is written, and keeps the translations of its PCID */
+	/* Not the guest's. */
+	OTHER_EDITS = 0x100, /* where the client would, another vCPU does */
+	LATER = 0x200,	     /* and a while passes */
 };
 
 extern const char guest_code[], guest_code_end[];
@@ -50,10 +56,13 @@ __asm__(".pushsection .rodata\n"
 	"3:	test $1, %cl\n"
 	"	jz 4f\n"
 	"	invlpg (%rdx)\n"
-	"4:	test $16, %cl\n"
+	"4:	test $80, %cl\n"
 	"	jz 5f\n"
 	"	mov %cr3, %rbx\n"
-	"	mov %rbx, %cr3\n"
+	"	test $64, %cl\n"
+	"	jz 8f\n"
+	"	bts $63, %rbx\n"
+	"8:	mov %rbx, %cr3\n"
 	"5:	test $32, %cl\n"
 	"	jz 6f\n"
 	"	add $4096, %rdx\n"
@@ -90,6 +99,8 @@ static const struct scenario scenarios[] = {
      HIGH + DATA, 0},
     {"table", DIRECTORY + 8, 0, LOWEST | PRESENT | WRITABLE, HIGH, NEXT_PAGE},
     {"client", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS},
+    {"kept", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CR3_KEEP},
+    {"other-late", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | OTHER_EDITS | LATER},
     /* Mended. */
     {"moved-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, FLUSH},
     {"gone-flushed", LEAF_OF(DATA), 0, 0, DATA, FLUSH},
@@ -99,6 +110,9 @@ static const struct scenario scenarios[] = {
      HIGH + DATA, FLUSH},
     {"table-flushed", DIRECTORY + 8, 0, LOWEST | PRESENT | WRITABLE, HIGH, NEXT_PAGE | CR3_FLUSH},
     {"client-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | FLUSH},
+    {"kept-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CR3_FLUSH},
+    /* The flush may be on its way. */
+    {"other-soon", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | OTHER_EDITS},
     /* Right as they are: more rights, a clean page, an entry that was absent. */
     {"grown", LEAF_OF(DATA), DATA_AT, DATA_AT | WRITABLE, DATA, WRITE_LAST},
     {"clean", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_LAST},
@@ -134,6 +148,19 @@ static void make_tables(uint8_t *memory)
 	}
 }
 
+/* All that KVM has, PCIDs among it. */
+static void set_cpuid(int kvm, int vcpu)
+{
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 256 * sizeof(cpuid->entries[0]));
+
+	if (!cpuid)
+		err(1, "CPUID");
+	cpuid->nent = 256;
+	make(kvm, KVM_GET_SUPPORTED_CPUID, (unsigned long)cpuid);
+	make(vcpu, KVM_SET_CPUID2, (unsigned long)cpuid);
+	free(cpuid);
+}
+
 static void set_registers(int vcpu, const struct scenario *scenario)
 {
 	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rdi = scenario->entry};
@@ -148,7 +175,7 @@ static void set_registers(int vcpu, const struct scenario *scenario)
 	sregs.cs.db = 0;
 	sregs.cr0 = 0x80050033;
 	sregs.cr3 = TABLES;
-	sregs.cr4 = 0xa0; /* PAE, PGE */
+	sregs.cr4 = 0x200a0; /* PAE, PGE, PCIDE */
 	sregs.efer = 0x500;
 	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
 	regs.rsi = scenario->after;
@@ -157,20 +184,61 @@ static void set_registers(int vcpu, const struct scenario *scenario)
 	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
 }
 
-/* The guest's tables are written between two KVM_RUN: by the client's instruction. */
-static void edit_tables(uint8_t *memory, const struct scenario *scenario)
+static struct machine {
+	int kvm, vm;
+	uint8_t *memory;
+	size_t run_bytes;
+} machine;
+
+static int vcpu_open(unsigned long id, struct kvm_run **run)
 {
-	*word(memory, scenario->entry) = scenario->after;
+	int vcpu = make(machine.vm, KVM_CREATE_VCPU, id);
+
+	set_cpuid(machine.kvm, vcpu);
+	*run = mmap(NULL, machine.run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	if (*run == MAP_FAILED)
+		err(1, "the vCPU's page");
+	return vcpu;
 }
 
-__attribute__((noinline)) static void run_guest(int vcpu, struct kvm_run *shared, uint8_t *memory,
+/* vCPU 1 does what the guest of vCPU 0 does alone otherwise, in front of its last use. */
+static void edit_by_other(const struct scenario *scenario)
+{
+	static const uint8_t code[] = {0x48, 0x89, 0x37, 0xf4}; /* mov %rsi, (%rdi); hlt */
+	struct kvm_run *run;
+	struct kvm_regs regs;
+	int vcpu = vcpu_open(1, &run);
+
+	memcpy(machine.memory + CODE + PAGE, code, sizeof(code));
+	set_registers(vcpu, scenario);
+	make(vcpu, KVM_GET_REGS, (unsigned long)&regs);
+	regs.rip = CODE + PAGE;
+	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
+	make(vcpu, KVM_SET_MP_STATE, (unsigned long)&(struct kvm_mp_state){KVM_MP_STATE_RUNNABLE});
+	make(vcpu, KVM_RUN, 0);
+	if (run->exit_reason != KVM_EXIT_HLT)
+		errx(1, "exit %u of vCPU 1", run->exit_reason);
+	if (scenario->flags & LATER)
+		usleep(1200000);
+}
+
+/* The guest's tables are written between two KVM_RUN: by the client's instruction. */
+static void edit_tables(const struct scenario *scenario)
+{
+	if (scenario->flags & OTHER_EDITS)
+		edit_by_other(scenario);
+	else
+		*word(machine.memory, scenario->entry) = scenario->after;
+}
+
+__attribute__((noinline)) static void run_guest(int vcpu, struct kvm_run *shared,
 						const struct scenario *scenario)
 {
 	for (;;) {
 		make(vcpu, KVM_RUN, 0);
 		switch (shared->exit_reason) {
 		case KVM_EXIT_IO:
-			edit_tables(memory, scenario);
+			edit_tables(scenario);
 			continue;
 		case KVM_EXIT_HLT:
 		case KVM_EXIT_SHUTDOWN: /* its page fault finds no handler */
@@ -189,30 +257,40 @@ static const struct scenario *find(const char *name)
 	errx(1, "no scenario %s", name);
 }
 
+static void machine_open(void)
+{
+	struct kvm_userspace_memory_region region = {.memory_size = SLOT_BYTES};
+
+	machine.kvm = open("/dev/kvm", O_RDWR);
+	machine.memory =
+	    mmap(NULL, SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (machine.kvm < 0 || machine.memory == MAP_FAILED)
+		err(1, "/dev/kvm or memory");
+	region.userspace_addr = (uintptr_t)machine.memory;
+	machine.vm = make(machine.kvm, KVM_CREATE_VM, 0);
+	machine.run_bytes = (size_t)make(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	make(machine.vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&region);
+	memcpy(machine.memory + CODE, guest_code, (size_t)(guest_code_end - guest_code));
+	make_tables(machine.memory);
+}
+
 int main(int argc, char **argv)
 {
 	const struct scenario *scenario = find(argc > 1 ? argv[1] : "");
-	int kvm = open("/dev/kvm", O_RDWR), vm, vcpu;
-	uint8_t *memory =
-	    mmap(NULL, SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct kvm_userspace_memory_region region = {.memory_size = SLOT_BYTES};
 	struct kvm_run *shared;
+	struct timespec start, end;
+	int vcpu;
 
-	if (kvm < 0 || memory == MAP_FAILED)
-		err(1, "/dev/kvm or memory");
-	region.userspace_addr = (uintptr_t)memory;
-	vm = make(kvm, KVM_CREATE_VM, 0);
-	make(vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&region);
-	vcpu = make(vm, KVM_CREATE_VCPU, 0);
-	shared = mmap(NULL, (size_t)make(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
-		      MAP_SHARED, vcpu, 0);
-	if (shared == MAP_FAILED)
-		err(1, "the vCPU's page");
-	memcpy(memory + CODE, guest_code, (size_t)(guest_code_end - guest_code));
-	make_tables(memory);
+	machine_open();
 	if (scenario->before)
-		*word(memory, scenario->entry) = scenario->before;
+		*word(machine.memory, scenario->entry) = scenario->before;
+	vcpu = vcpu_open(0, &shared);
 	set_registers(vcpu, scenario);
-	run_guest(vcpu, shared, memory, scenario);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	run_guest(vcpu, shared, scenario);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	/* How long it took, for what depends on that. */
+	printf("%ld\n",
+	       (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000);
 	return 0;
 }
