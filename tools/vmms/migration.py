@@ -15,6 +15,8 @@ BYTES_A_SECOND = 48 << 20
 DOWNTIME_MILLISECONDS = 2000
 HIDE_CLEAR = "kvm.quire_hide_caps=168"
 WAYS = {"CLEAR": ((), ()), "GET": ((HIDE_CLEAR,), ()), "ring": ((), ("dirty-ring-size=4096",))}
+# A finding is another exit status than 0.
+SANITIZE = "--sanitize=dirty,private,slot"
 SPLITS = {"eager splitting": (), "no eager splitting": ("kvm.eager_page_split=N",)}
 
 
@@ -55,13 +57,14 @@ def dirtied_pages(account):
     return ram["normal"] + ram["duplicate"] - ram["total"] // PAGE_BYTES
 
 
-def migrate(qemu, way, split, form=memory_guest.FORM):
+def migrate(qemu, way, split, form=memory_guest.FORM, launch=()):
+    """@launch: further options of 'quire run'."""
     params, options = WAYS[way]
     words = with_accelerator(memory_guest.arguments(form=form), options)
     params = (*params, *SPLITS[split])
-    with Machine(qemu, words, params) as source:
+    with Machine(qemu, words, params, launch) as source:
         memory_guest.wait_beyond(source, 0)
-        with Machine(qemu, [*words, "-incoming", "defer"], params) as target:
+        with Machine(qemu, [*words, "-incoming", "defer"], params, launch) as target:
             place = target.folder / "migration"
             target.ask("migrate-incoming", uri=f"unix:{place}")
             account = transfer(source, place)
@@ -71,6 +74,9 @@ def migrate(qemu, way, split, form=memory_guest.FORM):
             pages = dirtied_pages(account)
             if pages < LEAST_DIRTIED_PAGES:
                 source.fail(f"only {pages} pages were written on the way")
+            for machine in (source, target):
+                machine.ask("quit")
+                machine.wait_end()
             return (f"{pages} pages written on the way, {account['ram']['dirty-sync-count']} rounds, "
                     f"{account['downtime']} ms down, {final} generations, none bad")
 
@@ -115,4 +121,7 @@ def scenarios(client, qemu):
     return [Scenario(client, f"live migration, {way}, {split}",
                      lambda way=way, split=split: migrate(qemu, way, split),
                      in_ci=(way, split) in CI) for way in WAYS for split in SPLITS] + \
+           [Scenario(client, f"live migration, {way}, --sanitize",
+                     lambda way=way: migrate(qemu, way, "eager splitting", launch=(SANITIZE,)))
+            for way in WAYS] + \
            [Scenario(client, "post-copy, asynchronous page faults", lambda: postcopy(qemu), in_ci=True)]
