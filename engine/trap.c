@@ -194,7 +194,7 @@ static bool forward_contents(const siginfo_t *info, ucontext_t *context)
 	uint64_t stack = (uint64_t)registers[REG_RSP], room = stack - GATE_ROOM_BYTES;
 	unsigned int lacking = NUMBER_NO_FILE;
 
-	if (sanitize_is_on(SANITIZE_PRIVATE))
+	if (sanitize_is_on(SANITIZE_PRIVATE) || sanitize_is_on(SANITIZE_DIRTY))
 		return false;
 	switch (info->si_syscall) {
 	case SYS_read:

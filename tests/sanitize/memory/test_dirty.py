@@ -2,14 +2,14 @@
 wrote: that is reported, with the call that wrote where there is one. Its mended twin is not, nor are
 those of whose copy too little is seen.
 
-usage: test_dirty.py QUIRE CLIENT
+usage: test_dirty.py QUIRE CLIENT STATIC_CLIENT
 """
 import sys
 import unittest
 
 import detecting
 
-QUIRE, CLIENT = sys.argv[1:3]
+QUIRE, CLIENT, STATIC = sys.argv[1:4]
 # An alias is a second slot of the same memory.
 FAULTY = ("forgotten", "sent", "alias")
 QUIET = ("told", "told-sent", "aborted", "display", "instructions", "alias-aborted")
@@ -17,8 +17,8 @@ LOGS = ("bitmap", "ring")
 READ, STORED = ["0x30000", "0x31000"], ["0x31000", "0x32000"]
 
 
-def run(*words):
-    return detecting.run(QUIRE, "dirty", CLIENT, *words)
+def run(*words, client=CLIENT):
+    return detecting.run(QUIRE, "dirty", client, *words)
 
 
 class Copies(unittest.TestCase):
@@ -46,6 +46,17 @@ class Copies(unittest.TestCase):
             for how in QUIET:
                 with self.subTest(how=how, log=log):
                     self.assertEqual(run(how, log, "off"), (0, "", []))
+
+    def test_static(self):
+        for how in FAULTY:
+            with self.subTest(how=how):
+                status, text, found = run(how, client=STATIC)
+                self.assertEqual(status, detecting.FOUND, text)
+                self.assertEqual(sorted(finding["guest"] for finding in found), [READ, STORED], text)
+                self.assertEqual(sum("changed" in finding for finding in found), 1, text)
+        for how in QUIET:
+            with self.subTest(how=how):
+                self.assertEqual(run(how, client=STATIC), (0, "", []))
 
 
 if __name__ == "__main__":
