@@ -381,7 +381,7 @@ static int entries_are_same(const struct again *again)
 {
 	for (unsigned int i = 0; i < again->count; i++) {
 		const void *host = (const void *)(uintptr_t)again->host_of[i];
-		uint64_t entry;
+		uint64_t entry = 0;
 
 		if (guard_load_u64(host, &entry) != GUARD_OK || entry != again->entry[i])
 			return 0;
