@@ -58,6 +58,7 @@ step python3 tools/run_vmms.py --times 10 migration
 step python3 tools/run_vmms.py --param kvm.quire_translate=N qemu
 step python3 tools/run_vmms.py --param kvm.quire_translate=N migration
 step python3 tools/conformance.py --param kvm.quire_translate=N
-# Each translated instruction of a boot beside the interpreter.
+# Each translated instruction of a boot, and of the kernel's programs, beside the interpreter.
 step python3 tools/run_vmms.py --param kvm.quire_lockstep=Y --only "boot pc default vmlinux -smp 1" qemu
+step python3 tools/conformance.py --param kvm.quire_lockstep=Y --limit "${2:-1200}"
 step python3 tools/conformance.py --all --known --limit "${2:-1200}"

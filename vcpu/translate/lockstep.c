@@ -55,12 +55,36 @@ static uint64_t undefined_flags(unsigned int mnemonic)
 	}
 }
 
+/* Read what @piece is of. Operands have few sizes: a copy of any length takes much longer. */
+static enum guard_reason piece_read(const struct lockstep_piece *piece, uint8_t *bytes)
+{
+	uint64_t word;
+	uint32_t half;
+	enum guard_reason reason;
+	size_t done;
+
+	if (piece->size_bytes == sizeof(word)) {
+		reason = guard_load_u64(piece->host, &word);
+		if (reason == GUARD_OK)
+			memcpy(bytes, &word, sizeof(word));
+		return reason;
+	}
+	if (piece->size_bytes == sizeof(half)) {
+		reason = guard_load_u32(piece->host, &half);
+		if (reason == GUARD_OK)
+			memcpy(bytes, &half, sizeof(half));
+		return reason;
+	}
+	if (piece->size_bytes == 1)
+		return guard_load_u8(piece->host, bytes);
+	return guard_copy(bytes, piece->host, piece->size_bytes, &done);
+}
+
 /* Note what is at @linear. Nonzero: no translation at hand, or over a page's end. */
 static int note_piece(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 {
 	struct lockstep *lockstep = cpu->translate->lockstep;
 	struct lockstep_piece *piece = &lockstep->piece[lockstep->pieces];
-	size_t done;
 
 	if (size_bytes > sizeof(piece->before) ||
 	    (linear & PAGE_OFFSET_MASK) + size_bytes > QUIRE_PAGE_SIZE)
@@ -69,7 +93,7 @@ static int note_piece(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 	if (!piece->host)
 		piece->host = tlb_find(cpu, linear, MMU_READ);
 	piece->size_bytes = size_bytes;
-	if (!piece->host || guard_copy(piece->before, piece->host, size_bytes, &done) != GUARD_OK)
+	if (!piece->host || piece_read(piece, piece->before) != GUARD_OK)
 		return -1;
 	lockstep->pieces++;
 	return 0;
@@ -105,12 +129,18 @@ static int note_memory(struct cpu *cpu, const struct op *op)
 			  op->mem_size);
 }
 
-/* A signal may break a copy off; the next attempt is not broken off by the same one. */
-static void copy_surely(void *to, const void *from, size_t size_bytes)
+/* A signal may break an access off; the next attempt is not broken off by the same one. */
+static void read_surely(const struct lockstep_piece *piece, uint8_t *bytes)
+{
+	while (piece_read(piece, bytes) == GUARD_ABORT)
+		;
+}
+
+static void write_back(const struct lockstep_piece *piece)
 {
 	size_t done;
 
-	while (guard_copy(to, from, size_bytes, &done) == GUARD_ABORT)
+	while (guard_copy(piece->host, piece->before, piece->size_bytes, &done) == GUARD_ABORT)
 		;
 }
 
@@ -120,10 +150,19 @@ static void restore_memory(struct lockstep *lockstep)
 	for (unsigned int i = 0; i < lockstep->pieces; i++) {
 		struct lockstep_piece *piece = &lockstep->piece[i];
 
-		copy_surely(piece->after, piece->host, piece->size_bytes);
+		read_surely(piece, piece->after);
 		if (memcmp(piece->before, piece->after, piece->size_bytes))
-			copy_surely(piece->host, piece->before, piece->size_bytes);
+			write_back(piece);
 	}
+}
+
+static void swap_xmm(struct cpu *cpu, struct lockstep *lockstep)
+{
+	uint8_t xmm[16][16];
+
+	memcpy(xmm, cpu->s.xmm, sizeof(xmm));
+	memcpy(cpu->s.xmm, lockstep->xmm, sizeof(xmm));
+	memcpy(lockstep->xmm, xmm, sizeof(xmm));
 }
 
 /* Run it in the interpreter, note what comes of it, and put everything back. */
@@ -133,26 +172,26 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 	uint64_t gpr[16], rip = cpu->s.rip, cr2 = cpu->s.cr2;
 	uint64_t result = cpu->cc_result, carry = cpu->cc_carry;
 	uint64_t gs_base = cpu->s.seg[CPU_GS].base, kernel_gs_base = cpu->s.kernel_gs_base;
-	uint8_t xmm[16][16];
 	const struct op *end = lockstep->unit->block->ops + lockstep->unit->op_count;
 	enum step step;
 
 	memcpy(gpr, cpu->s.gpr, sizeof(gpr));
-	memcpy(xmm, cpu->s.xmm, sizeof(xmm));
+	memcpy(lockstep->xmm, cpu->s.xmm, sizeof(lockstep->xmm));
 	cpu->op = op;
 	cpu->block_end = end;
 	step = op->run(cpu, op);
 	lockstep->rip = step & STEP_F_JUMPED ? cpu->s.rip : op_next_rip(cpu, op);
 	lockstep->flags = flags_arithmetic(cpu);
 	memcpy(lockstep->gpr, cpu->s.gpr, sizeof(gpr));
-	memcpy(lockstep->xmm, cpu->s.xmm, sizeof(xmm));
+	/* Few instructions change them: what is there is what was before. */
+	if (memcmp(lockstep->xmm, cpu->s.xmm, sizeof(lockstep->xmm)))
+		swap_xmm(cpu, lockstep);
 	lockstep->gs_base = cpu->s.seg[CPU_GS].base;
 	lockstep->kernel_gs_base = cpu->s.kernel_gs_base;
 	restore_memory(lockstep);
 	cpu->s.seg[CPU_GS].base = gs_base;
 	cpu->s.kernel_gs_base = kernel_gs_base;
 	memcpy(cpu->s.gpr, gpr, sizeof(gpr));
-	memcpy(cpu->s.xmm, xmm, sizeof(xmm));
 	cpu->s.rip = rip;
 	cpu->s.cr2 = cr2;
 	cpu->cc_result = result;
@@ -168,7 +207,10 @@ void lockstep_begin(struct cpu *cpu, const struct unit *unit, unsigned int op)
 {
 	struct lockstep *lockstep = cpu->translate->lockstep;
 
-	*lockstep = (struct lockstep){.unit = unit, .op = op};
+	lockstep->unit = unit;
+	lockstep->op = op;
+	lockstep->pieces = 0;
+	lockstep->is_checked = 0;
 	if (op >= unit->op_count || !unit->op[op].is_code)
 		return;
 	if (note_memory(cpu, &unit->block->ops[op]))
@@ -182,7 +224,7 @@ static int memory_differs(const struct lockstep *lockstep)
 		const struct lockstep_piece *piece = &lockstep->piece[i];
 		uint8_t now[sizeof(piece->after)] = {0};
 
-		copy_surely(now, piece->host, piece->size_bytes);
+		read_surely(piece, now);
 		if (memcmp(now, piece->after, piece->size_bytes))
 			return 1;
 	}
