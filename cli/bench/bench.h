@@ -54,12 +54,17 @@ int bench_write_json(const char *path, const struct bench_result *results, size_
 
 /* CPU time of the calling thread so far, in ns. */
 double bench_now(void);
+/*
+ * The time on the clock, in ns, less what the calling thread has waited for a processor: what it
+ * computed and what it waited for others, whatever else the machine does.
+ */
+double bench_awake_now(void);
 
 /*
  * Run @work in @count threads at once, each with its index; the sum of what they return, which is
  * the CPU time each measured, or negative when one failed.
  */
-#define BENCH_THREADS_MAX 2u
+#define BENCH_THREADS_MAX 4u
 double bench_parallel(unsigned int count, double (*work)(void *ctx, unsigned int index), void *ctx);
 
 /* The value is used, as far as the compiler knows. */

@@ -13,19 +13,25 @@
 /* What KVM_CREATE_VCPU asks for. */
 #define TRANSLATE_AFTER 16u
 #define EXITS 300000u
+/* A slowdown of 1, as the runner prints times. */
+#define SCALE_UNIT 1e6
 
 /* Guest physical addresses; the loops' memory is at MEMORY, the stack below it. */
 #define TABLES UINT64_C(0x100000)
 #define CODE UINT64_C(0x800000)
 #define MEMORY UINT64_C(0x1000000)
 #define STACK_BYTES UINT64_C(0x100000)
+/* Memory and stack of a vCPU, from those of the one before. */
+#define VCPU_BYTES UINT64_C(0x8000000)
 #define ENTRY UINT64_C(0x67) /* present, writable, user, A, D */
 #define LEVELS 4u
 
 struct guest {
 	struct machine machine;
-	struct cpu *cpu;
-	u64 tables_end; /* where the next one goes */
+	struct cpu *cpus[BENCH_THREADS_MAX];
+	unsigned int vcpus;
+	double (*now)(void); /* several wait for one another, if at all, without computing */
+	u64 tables_end;	     /* where the next one goes */
 	enum loop loop;
 };
 
@@ -33,8 +39,9 @@ static void guest_destroy(void *state)
 {
 	struct guest *guest = state;
 
-	if (guest->cpu)
-		cpu_destroy(guest->cpu);
+	for (unsigned int i = 0; i < guest->vcpus; i++)
+		if (guest->cpus[i])
+			cpu_destroy(guest->cpus[i]);
 	machine_destroy(&guest->machine);
 	free(guest);
 }
@@ -64,6 +71,20 @@ static void map_page(struct guest *guest, const u8 *page, u64 gpa)
 	*entry_at(guest, table, linear, 1) = gpa | ENTRY;
 }
 
+static u8 *memory_of(const struct guest *guest, unsigned int vcpu)
+{
+	return guest->machine.memory + MEMORY + vcpu * VCPU_BYTES;
+}
+
+static void load_vcpu(struct guest *guest, unsigned int vcpu)
+{
+	u8 *memory = memory_of(guest, vcpu);
+
+	for (u8 *at = memory - STACK_BYTES; at < memory + LOOP_MEMORY_BYTES; at += QUIRE_PAGE_SIZE)
+		map_page(guest, at, (u64)(at - guest->machine.memory));
+	memset(memory, 0, LOOP_MEMORY_BYTES);
+}
+
 static void load_guest(struct guest *guest)
 {
 	u8 *memory = guest->machine.memory;
@@ -76,9 +97,8 @@ static void load_guest(struct guest *guest)
 		map_page(guest, (const u8 *)(uintptr_t)at, gpa);
 		gpa += QUIRE_PAGE_SIZE;
 	}
-	for (gpa = MEMORY - STACK_BYTES; gpa < MEMORY + LOOP_MEMORY_BYTES; gpa += QUIRE_PAGE_SIZE)
-		map_page(guest, memory + gpa, gpa);
-	memset(memory + MEMORY, 0, LOOP_MEMORY_BYTES);
+	for (unsigned int i = 0; i < guest->vcpus; i++)
+		load_vcpu(guest, i);
 }
 
 static void no_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
@@ -96,17 +116,21 @@ static enum cpu_io_result to_client(void *ctx, struct cpu_io *io)
 	return CPU_IO_USER;
 }
 
-static int make_cpu(struct guest *guest)
+static int make_cpu(struct guest *guest, unsigned int vcpu)
 {
 	static const struct cpu_ops ops = {.cpuid = no_cpuid, .pio = to_client};
+	struct cpu *cpu = cpu_create(guest->machine.vcpus[vcpu], &ops, NULL);
 
-	guest->cpu = cpu_create(guest->machine.vcpus[0], &ops, NULL);
-	if (!guest->cpu)
+	if (!cpu)
 		return -ENOMEM;
-	(void)cpu_translate_after(guest->cpu, TRANSLATE_AFTER);
-	machine_long_mode(cpu_state(guest->cpu), TABLES);
+	guest->cpus[vcpu] = cpu;
+	(void)cpu_translate_after(cpu, TRANSLATE_AFTER);
+	machine_long_mode(cpu_state(cpu), TABLES);
 	return 0;
 }
+
+/* How many vCPUs a row has, above its loop in .param. */
+#define VCPUS(count) ((u64)(count) << 8)
 
 static int guest_setup(const struct bench_row *row, void **state)
 {
@@ -115,10 +139,12 @@ static int guest_setup(const struct bench_row *row, void **state)
 
 	if (!guest)
 		return -ENOMEM;
-	guest->loop = (enum loop)row->param;
-	error = machine_init_1g(&guest->machine, MEMORY_SMALL, 1, LEVEL_REAL);
-	if (!error)
-		error = make_cpu(guest);
+	guest->loop = (enum loop)(row->param & 0xff);
+	guest->vcpus = row->param >> 8 ? (unsigned int)(row->param >> 8) : 1;
+	guest->now = guest->vcpus > 1 ? bench_awake_now : bench_now;
+	error = machine_init_1g(&guest->machine, MEMORY_SMALL, guest->vcpus, LEVEL_REAL);
+	for (unsigned int i = 0; i < guest->vcpus && !error; i++)
+		error = make_cpu(guest, i);
 	if (error) {
 		guest_destroy(guest);
 		return error;
@@ -129,10 +155,10 @@ static int guest_setup(const struct bench_row *row, void **state)
 }
 
 /* Registers for a call of loop_run() that returns to HLT. */
-static void set_call(struct guest *guest, enum loop loop)
+static void set_call(struct guest *guest, unsigned int vcpu, enum loop loop)
 {
-	struct cpu_state *s = cpu_state(guest->cpu);
-	u8 *memory = guest->machine.memory + MEMORY;
+	struct cpu_state *s = cpu_state(guest->cpus[vcpu]);
+	u8 *memory = memory_of(guest, vcpu);
 	u64 back = (u64)(uintptr_t)loop_halt;
 
 	memcpy(memory - sizeof(back), &back, sizeof(back));
@@ -142,42 +168,43 @@ static void set_call(struct guest *guest, enum loop loop)
 	s->gpr[CPU_RDI] = loop;
 	s->gpr[CPU_RSI] = (u64)(uintptr_t)memory;
 	s->gpr[CPU_RSP] = (u64)(uintptr_t)memory - sizeof(back);
-	cpu_state_changed(guest->cpu);
+	cpu_state_changed(guest->cpus[vcpu]);
 }
 
 /* What the loop natively is: its checksum, and the time. */
-static double run_natively(struct guest *guest, enum loop loop, u64 *sum)
+static double run_natively(struct guest *guest, unsigned int vcpu, enum loop loop, u64 *sum)
 {
 	double start;
 
-	memset(guest->machine.memory + MEMORY, 0, LOOP_MEMORY_BYTES);
-	start = bench_now();
-	*sum = loop_run(loop, guest->machine.memory + MEMORY);
-	return bench_now() - start;
+	memset(memory_of(guest, vcpu), 0, LOOP_MEMORY_BYTES);
+	start = guest->now();
+	*sum = loop_run(loop, memory_of(guest, vcpu));
+	return guest->now() - start;
 }
 
-static double run_in_guest(struct guest *guest, enum loop loop, u64 *sum)
+static double run_in_guest(struct guest *guest, unsigned int vcpu, enum loop loop, u64 *sum)
 {
+	struct cpu *cpu = guest->cpus[vcpu];
 	struct cpu_exit_info info;
 	enum cpu_exit reason;
 	double start;
 
-	memset(guest->machine.memory + MEMORY, 0, LOOP_MEMORY_BYTES);
-	set_call(guest, loop);
-	start = bench_now();
-	reason = cpu_run(guest->cpu, 0, &info);
-	start = bench_now() - start;
-	*sum = cpu_state(guest->cpu)->gpr[CPU_RAX];
+	memset(memory_of(guest, vcpu), 0, LOOP_MEMORY_BYTES);
+	set_call(guest, vcpu, loop);
+	start = guest->now();
+	reason = cpu_run(cpu, 0, &info);
+	start = guest->now() - start;
+	*sum = cpu_state(cpu)->gpr[CPU_RAX];
 	return reason == CPU_EXIT_HLT ? start : -1;
 }
 
 /* Negative: the guest computed something else. */
-static double loop_in_guest(struct guest *guest, enum loop loop)
+static double loop_in_guest(struct guest *guest, unsigned int vcpu, enum loop loop)
 {
 	u64 sum, expected;
-	double took = run_in_guest(guest, loop, &sum);
+	double took = run_in_guest(guest, vcpu, loop, &sum);
 
-	(void)run_natively(guest, loop, &expected);
+	(void)run_natively(guest, vcpu, loop, &expected);
 	return sum == expected ? took : -1;
 }
 
@@ -185,7 +212,7 @@ static double guest_operation(void *state)
 {
 	struct guest *guest = state;
 
-	return loop_in_guest(guest, guest->loop);
+	return loop_in_guest(guest, 0, guest->loop);
 }
 
 static double guest_floor(void *state)
@@ -193,7 +220,7 @@ static double guest_floor(void *state)
 	struct guest *guest = state;
 	u64 sum;
 
-	return run_natively(guest, guest->loop, &sum);
+	return run_natively(guest, 0, guest->loop, &sum);
 }
 
 /* The sixth root, without libm. */
@@ -211,7 +238,7 @@ static double mean_operation(void *state)
 	double product = 1;
 
 	for (u32 loop = 0; loop < LOOPS_MEAN; loop++) {
-		double took = loop_in_guest(state, loop);
+		double took = loop_in_guest(state, 0, loop);
 
 		if (took < 0)
 			return -1;
@@ -226,7 +253,7 @@ static double mean_floor(void *state)
 	u64 sum;
 
 	for (u32 loop = 0; loop < LOOPS_MEAN; loop++)
-		product *= run_natively(state, loop, &sum) / 1e6;
+		product *= run_natively(state, 0, loop, &sum) / 1e6;
 	return sixth_root(product) * 1e6;
 }
 
@@ -234,16 +261,17 @@ static double mean_floor(void *state)
 static double exits_operation(void *state)
 {
 	struct guest *guest = state;
+	struct cpu *cpu = guest->cpus[0];
 	struct cpu_exit_info info;
 	double start;
 
-	cpu_cancel_pending(guest->cpu);
-	set_call(guest, LOOP_OUT);
+	cpu_cancel_pending(cpu);
+	set_call(guest, 0, LOOP_OUT);
 	start = bench_now();
 	for (u32 i = 0; i < EXITS; i++) {
-		if (cpu_run(guest->cpu, 0, &info) != CPU_EXIT_IO)
+		if (cpu_run(cpu, 0, &info) != CPU_EXIT_IO)
 			return -1;
-		cpu_answer(guest->cpu, NULL, 0, false);
+		cpu_answer(cpu, NULL, 0, false);
 	}
 	return bench_now() - start;
 }
@@ -264,12 +292,55 @@ static double exits_floor(void *state)
 	return bench_now() - start;
 }
 
+static double scale_in_guest(void *ctx, unsigned int vcpu)
+{
+	struct guest *guest = ctx;
+	u64 sum;
+
+	return run_in_guest(guest, vcpu, guest->loop, &sum);
+}
+
+static double scale_natively(void *ctx, unsigned int vcpu)
+{
+	struct guest *guest = ctx;
+	u64 sum;
+
+	return run_natively(guest, vcpu, guest->loop, &sum);
+}
+
+/* What a loop takes with all vCPUs at it, by what it takes alone: the same of both, a vCPU. */
+static double slowdown(struct guest *guest, double (*work)(void *ctx, unsigned int vcpu))
+{
+	double alone = work(guest, 0);
+	double all = bench_parallel(guest->vcpus, work, guest) / guest->vcpus;
+
+	return alone <= 0 || all < 0 ? -1 : all / alone * SCALE_UNIT;
+}
+
+static double scale_operation(void *state)
+{
+	return slowdown(state, scale_in_guest);
+}
+
+static double scale_floor(void *state)
+{
+	return slowdown(state, scale_natively);
+}
+
 #define ROW(title, which, most)                                                                \
 	{                                                                                      \
 		.name = "vcpu/" title, .floor_text = "the same code, natively",                \
 		.setup = guest_setup, .teardown = guest_destroy, .operation = guest_operation, \
 		.floor = guest_floor, .bound = (most), .operations = 1, .param = (which),      \
 		.memory_bytes = GIB, .rounds = 5,                                              \
+	}
+
+#define SCALE_ROW(title, which, count, most)                                                   \
+	{                                                                                      \
+		.name = "vcpu/scale/" title, .floor_text = "the same code in as many threads", \
+		.setup = guest_setup, .teardown = guest_destroy, .operation = scale_operation, \
+		.floor = scale_floor, .bound = (most), .operations = 1,                        \
+		.param = (which) | VCPUS(count), .memory_bytes = GIB, .rounds = 5,             \
 	}
 
 static const struct bench_row rows[] = {
@@ -294,6 +365,9 @@ static const struct bench_row rows[] = {
     ROW("touch", LOOP_TOUCH, 8),
     ROW("chase", LOOP_CHASE, 1.3),
     ROW("rep", LOOP_REP, 2),
+    SCALE_ROW("2", LOOP_QSORT, 2, 1.15),
+    SCALE_ROW("4", LOOP_QSORT, 4, 1.15),
+    SCALE_ROW("touch/2", LOOP_TOUCH, 2, 0),
     {
 	.name = "exit_cost",
 	.floor_text = "enter guest mode and leave it",

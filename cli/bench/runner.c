@@ -20,6 +20,28 @@ double bench_now(void)
 	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
+/* How long the calling thread has waited for a processor; 0 where the kernel does not count it. */
+static double delay_ns(void)
+{
+	unsigned long long ran, waited = 0;
+	FILE *file = fopen("/proc/thread-self/schedstat", "re");
+
+	if (!file)
+		return 0;
+	if (fscanf(file, "%llu %llu", &ran, &waited) != 2)
+		waited = 0;
+	fclose(file);
+	return (double)waited;
+}
+
+double bench_awake_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec - delay_ns();
+}
+
 struct worker {
 	pthread_t thread;
 	pthread_barrier_t *start;
