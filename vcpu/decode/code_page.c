@@ -50,7 +50,7 @@ enum guard_reason code_page_compare(struct code_page *page, uint64_t *changed)
 	*changed = 0;
 	for (uint64_t left = page->lines; left; left &= left - 1) {
 		unsigned int offset = (unsigned int)__builtin_ctzll(left) * CODE_LINE_BYTES;
-		chunk differ;
+		chunk differ = {0};
 		enum guard_reason reason =
 		    line_differ(host + offset, (const chunk *)(page->bytes + offset), &differ);
 

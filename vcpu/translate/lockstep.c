@@ -58,8 +58,8 @@ static uint64_t undefined_flags(unsigned int mnemonic)
 /* Read what @piece is of. Operands have few sizes: a copy of any length takes much longer. */
 static enum guard_reason piece_read(const struct lockstep_piece *piece, uint8_t *bytes)
 {
-	uint64_t word;
-	uint32_t half;
+	uint64_t word = 0;
+	uint32_t half = 0;
 	enum guard_reason reason;
 	size_t done;
 
