@@ -1,6 +1,7 @@
 /* Loops that run natively and in a guest. All their code is in one section, which is copied. */
 #include "cli/bench/loops.h"
 
+#define GUEST_VECTORS __attribute__((section("bench_loops"), noinline))
 #define GUEST_CODE __attribute__((section("bench_loops"), noinline, target("general-regs-only")))
 /* The compiler makes no memset() or memcpy() of a loop with this in it. */
 #define AS_WRITTEN() __asm__ volatile("" ::: "memory")
@@ -154,6 +155,30 @@ static GUEST_CODE u64 rep(u8 *memory)
 	return memory[5];
 }
 
+/* A page is copied, added up and searched by SSE2, as libc's memcpy(), strlen() and memchr() do. */
+static GUEST_VECTORS u64 vector(u8 *memory)
+{
+	u64 sum = 0;
+
+	for (u32 round = 0; round < 20000; round++) {
+		u8 *from = memory + (round % 64) * 4096, *to = from + (1u << 20);
+		u64 count = 4096 / 16, added;
+
+		from[round % 4096] = (u8)(round % 251);
+		__asm__ volatile("pcmpeqd %%xmm1, %%xmm1\n\tpxor %%xmm2, %%xmm2\n"
+				 "1:\tmovdqa (%1), %%xmm0\n\tmovups %%xmm0, (%2)\n\t"
+				 "paddd %%xmm0, %%xmm2\n\tpcmpeqb %%xmm1, %%xmm0\n\t"
+				 "pmovmskb %%xmm0, %%eax\n\ttest %%eax, %%eax\n\tjnz 2f\n\t"
+				 "add $16, %1\n\tadd $16, %2\n\tdec %3\n\tjnz 1b\n"
+				 "2:\tmovq %%xmm2, %0"
+				 : "=&r"(added), "+r"(from), "+r"(to), "+r"(count)
+				 :
+				 : "rax", "xmm0", "xmm1", "xmm2", "cc", "memory");
+		sum = sum * 31 + added;
+	}
+	return sum;
+}
+
 /* Many functions, so that neither caches nor predictors hold them all. */
 #define FUNCTION(n)                                            \
 	static GUEST_CODE u64 function_##n(u64 x)              \
@@ -225,6 +250,8 @@ GUEST_CODE u64 loop_run(enum loop which, u8 *memory)
 		return chase(words);
 	if (which == LOOP_REP)
 		return rep(memory);
+	if (which == LOOP_VECTOR)
+		return vector(memory);
 	out_for_ever();
 	return 0;
 }

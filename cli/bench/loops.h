@@ -14,6 +14,7 @@ enum loop {
 	LOOP_TOUCH,
 	LOOP_CHASE,
 	LOOP_REP,
+	LOOP_VECTOR,
 	LOOP_OUT, /* for ever: a byte to port 0x80 */
 };
 

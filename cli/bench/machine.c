@@ -159,7 +159,7 @@ void machine_long_mode(struct cpu_state *s, u64 cr3)
 	for (int i = 0; i < CPU_TR; i++)
 		s->seg[i] = i == CPU_CS ? code : data;
 	s->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-	s->cr4 = CR4_PAE;
+	s->cr4 = CR4_PAE | CR4_OSFXSR;
 	s->efer = EFER_LME | EFER_LMA | EFER_NXE;
 	s->cr3 = cr3;
 }

@@ -194,6 +194,30 @@ void emit_store_xmm(struct emit *e, unsigned int xmm, uint64_t offset)
 	emit_insn(e, &movq);
 }
 
+/* MOVDQU */
+static void emit_vector_field(struct emit *e, unsigned int opcode, unsigned int xmm,
+			      uint64_t offset)
+{
+	struct host_mem mem = field_at(offset);
+	struct host_insn movdqu = {.map = MAP_0F,
+				   .opcode = (uint8_t)opcode,
+				   .repeat = 0xf3,
+				   .reg = (uint8_t)xmm,
+				   .memory = &mem};
+
+	emit_insn(e, &movdqu);
+}
+
+void emit_load_vector(struct emit *e, unsigned int xmm, uint64_t offset)
+{
+	emit_vector_field(e, 0x6f, xmm, offset);
+}
+
+void emit_store_vector(struct emit *e, unsigned int xmm, uint64_t offset)
+{
+	emit_vector_field(e, 0x7f, xmm, offset);
+}
+
 void emit_lea(struct emit *e, enum host_reg to, const struct host_mem *mem)
 {
 	struct host_insn insn = {.opcode = 0x8d, .reg = to, .memory = mem, .wide = 1};

@@ -34,6 +34,9 @@ enum host_reg {
 #define REG_SET HOST_R11
 #define XMM_RETIRED 0u
 #define XMM_NUMBERS 7u /* XMM1 holds 1, and so on up to this */
+/* From this one on, the guest's first vector registers, as struct cpu has them as well. */
+#define XMM_GUEST 10u
+#define XMM_GUEST_COUNT 6u
 #define CPU_BIAS 12
 
 /* Where code is written; at .exec_delta from it, it runs. */
@@ -91,6 +94,10 @@ void emit_add_retired_few(struct emit *e, unsigned int number);
 /* The lower half of an XMM register from there, and to there. */
 void emit_load_xmm(struct emit *e, unsigned int xmm, uint64_t offset);
 void emit_store_xmm(struct emit *e, unsigned int xmm, uint64_t offset);
+
+/* All of an XMM register from there, and to there. */
+void emit_load_vector(struct emit *e, unsigned int xmm, uint64_t offset);
+void emit_store_vector(struct emit *e, unsigned int xmm, uint64_t offset);
 
 /* A jump of 32 bits; the result is where its distance stands. */
 uint8_t *emit_jmp(struct emit *e);

@@ -25,6 +25,9 @@ struct making {
 	const uint8_t *bytes; /* its own */
 	unsigned int natives; /* operations that became code */
 	int ended;	      /* the last one leads elsewhere in any case */
+	/* An operation before this one has looked at what CR0 and CR4 say of vectors, and since
+	 * then there was none that could change them: those are the interpreter's. */
+	int vectors_checked;
 	unsigned int colds;
 	struct cold cold[BLOCK_OPS_MAX * COLDS_OF_OP];
 };

@@ -1,12 +1,14 @@
 /*
- * SSE2's moves and integer arithmetic: the guest's registers stay in struct cpu, and each
- * instruction is itself on two registers of the host.
+ * SSE2's moves and integer arithmetic. The guest's first registers are in the host's, and each one
+ * that is written is stored to struct cpu at once, so that whatever leaves translated code finds it
+ * there; the others are loaded where they are read.
  */
 #include "vcpu/translate/make.h"
 
 /* The lower ones count what retires. */
 #define XMM_TO 8u
 #define XMM_FROM 9u
+#define VECTOR_BYTES 16u
 
 enum vector_shape {
 	VECTOR_MOVE,	/* of 16 bytes, from anywhere */
@@ -70,12 +72,6 @@ static const struct vector_row *row_of(unsigned int mnemonic)
 /* Where make_check() has found memory. */
 static const struct host_mem found = {.base = REG_LINEAR, .index = REG_TAG};
 
-static struct host_mem field(uint64_t offset)
-{
-	return (struct host_mem){
-	    .base = REG_CPU, .index = HOST_NONE, .disp = (int32_t)offset - CPU_BIAS};
-}
-
 static uint64_t operand_at(const struct making *m, unsigned int which)
 {
 	return which ? m->op->src : m->op->dst;
@@ -125,18 +121,22 @@ static void emit_move16(struct making *m, unsigned int xmm, const struct host_me
 	emit_vector(m, &movdqu);
 }
 
-static void emit_from_cpu(struct making *m, unsigned int xmm, uint64_t offset)
+/* The host's register that a vector operand is in, or @temporary for those that have none. */
+static uint8_t home_of(const struct making *m, unsigned int which, uint8_t temporary)
 {
-	struct host_mem at = field(offset);
+	uint64_t number = (operand_at(m, which) - VECTOR_AT(0)) / VECTOR_BYTES;
 
-	emit_move16(m, xmm, &at, 0);
+	return number < XMM_GUEST_COUNT ? (uint8_t)(XMM_GUEST + number) : temporary;
 }
 
-static void emit_to_cpu(struct making *m, unsigned int xmm, uint64_t offset)
+/* The host's register with a vector operand: @temporary, into which it is loaded, or its own. */
+static uint8_t make_vector_read(struct making *m, unsigned int which, uint8_t temporary)
 {
-	struct host_mem at = field(offset);
+	uint8_t host = home_of(m, which, temporary);
 
-	emit_move16(m, xmm, &at, 1);
+	if (host == temporary)
+		emit_load_vector(&m->e, host, operand_at(m, which));
+	return host;
 }
 
 /* Find the memory operand, so that the instruction behind this one may access it. */
@@ -155,48 +155,63 @@ static int make_found(struct making *m, unsigned int size_bytes, int is_aligned,
 	return 0;
 }
 
-/* The 16 bytes of operand @which, in @xmm. */
-static int make_source(struct making *m, unsigned int which, unsigned int xmm, int is_aligned)
+/* The host's register with the 16 bytes of operand @which, *@host, which is the register to load to
+ * before. */
+static int make_source(struct making *m, unsigned int which, uint8_t *host, int is_aligned)
 {
 	if (is_vector(m, which)) {
-		emit_from_cpu(m, xmm, operand_at(m, which));
+		*host = make_vector_read(m, which, *host);
 		return 0;
 	}
-	if (m->op->kind[which] != OPERAND_MEM || m->op->mem_size != 16 ||
-	    make_found(m, 16, is_aligned, COLD_MISS_READ))
+	if (m->op->kind[which] != OPERAND_MEM || m->op->mem_size != VECTOR_BYTES ||
+	    make_found(m, VECTOR_BYTES, is_aligned, COLD_MISS_READ))
 		return -1;
-	emit_move16(m, xmm, &found, 0);
+	emit_move16(m, *host, &found, 0);
 	return 0;
 }
 
 static int make_move(struct making *m, int is_aligned)
 {
-	if (make_source(m, 1, XMM_FROM, is_aligned))
-		return -1;
+	uint8_t host = XMM_FROM;
+
 	if (is_vector(m, 0)) {
-		emit_to_cpu(m, XMM_FROM, m->op->dst);
+		uint8_t to = home_of(m, 0, XMM_FROM);
+		struct vector_insn movdqa = {.prefix = 0x66, .opcode = 0x6f, .reg = to};
+
+		if (!is_vector(m, 1))
+			host = to; /* unchanged if the load faults */
+		if (make_source(m, 1, &host, is_aligned))
+			return -1;
+		movdqa.rm = host;
+		if (host != to)
+			emit_vector(m, &movdqa);
+		emit_store_vector(&m->e, to, m->op->dst);
 		return 0;
 	}
-	if (m->op->mem_size != 16 || make_found(m, 16, is_aligned, COLD_MISS_WRITE))
+	if (make_source(m, 1, &host, is_aligned) || m->op->mem_size != VECTOR_BYTES ||
+	    make_found(m, VECTOR_BYTES, is_aligned, COLD_MISS_WRITE))
 		return -1;
-	emit_move16(m, XMM_FROM, &found, 1);
+	emit_move16(m, host, &found, 1);
 	return 0;
 }
 
-/* The first operand becomes what the instruction makes of XMM_TO and XMM_FROM. */
+/* The first operand becomes what the instruction makes of both. */
 static int make_binary(struct making *m, const struct vector_row *row)
 {
-	struct vector_insn insn = {
-	    .prefix = row->prefix, .opcode = row->opcode, .reg = XMM_TO, .rm = XMM_FROM};
+	uint8_t from = XMM_FROM, to;
+	struct vector_insn insn = {.prefix = row->prefix, .opcode = row->opcode};
 
-	if (!is_vector(m, 0) || make_source(m, 1, XMM_FROM, 1))
+	if (!is_vector(m, 0) || make_source(m, 1, &from, 1))
 		return -1;
+	to = home_of(m, 0, XMM_TO);
 	if (row->shape == VECTOR_BINARY)
-		emit_from_cpu(m, XMM_TO, m->op->dst);
+		to = make_vector_read(m, 0, XMM_TO);
+	insn.reg = to;
+	insn.rm = from;
 	emit_vector(m, &insn);
 	if (row->shape == VECTOR_SHUFFLE)
 		emit_u8(&m->e, m->bytes[m->op->length - 1]);
-	emit_to_cpu(m, XMM_TO, m->op->dst);
+	emit_store_vector(&m->e, to, m->op->dst);
 	return 0;
 }
 
@@ -204,14 +219,14 @@ static int make_binary(struct making *m, const struct vector_row *row)
 static int make_shift(struct making *m, const struct vector_row *row)
 {
 	struct vector_insn insn = {
-	    .prefix = row->prefix, .opcode = row->opcode, .reg = row->extension, .rm = XMM_TO};
+	    .prefix = row->prefix, .opcode = row->opcode, .reg = row->extension};
 
 	if (!is_vector(m, 0) || m->op->kind[1] != OPERAND_IMM)
 		return -1;
-	emit_from_cpu(m, XMM_TO, m->op->dst);
+	insn.rm = make_vector_read(m, 0, XMM_TO);
 	emit_vector(m, &insn);
 	emit_u8(&m->e, m->bytes[m->op->length - 1]);
-	emit_to_cpu(m, XMM_TO, m->op->dst);
+	emit_store_vector(&m->e, insn.rm, m->op->dst);
 	return 0;
 }
 
@@ -235,12 +250,11 @@ static void make_general_done(struct making *m, enum host_reg host)
 static int make_mask(struct making *m, const struct vector_row *row)
 {
 	enum host_reg host = general_register(m, 0);
-	struct vector_insn insn = {
-	    .prefix = row->prefix, .opcode = row->opcode, .reg = host, .rm = XMM_FROM};
+	struct vector_insn insn = {.prefix = row->prefix, .opcode = row->opcode, .reg = host};
 
 	if (!is_general(m, 0) || !is_vector(m, 1))
 		return -1;
-	emit_from_cpu(m, XMM_FROM, m->op->src);
+	insn.rm = make_vector_read(m, 1, XMM_FROM);
 	emit_vector(m, &insn);
 	make_general_done(m, host);
 	return 0;
@@ -250,11 +264,12 @@ static int make_mask(struct making *m, const struct vector_row *row)
 static int make_element_in(struct making *m, unsigned int size_bytes)
 {
 	enum host_reg host = general_register(m, 1);
+	uint8_t to = home_of(m, 0, XMM_TO);
 	struct vector_insn movd = {
-	    .prefix = 0x66, .opcode = 0x6e, .reg = XMM_TO, .rm = host, .wide = size_bytes == 8};
+	    .prefix = 0x66, .opcode = 0x6e, .reg = to, .rm = host, .wide = size_bytes == 8};
 
 	if (is_vector(m, 1)) {
-		emit_load_xmm(&m->e, XMM_TO, m->op->src);
+		emit_load_xmm(&m->e, to, m->op->src);
 	} else if (is_general(m, 1)) {
 		if (host == REG_SET)
 			emit_load_field(&m->e, REG_SET, m->op->src);
@@ -265,7 +280,7 @@ static int make_element_in(struct making *m, unsigned int size_bytes)
 		movd.memory = &found;
 		emit_vector(m, &movd);
 	}
-	emit_to_cpu(m, XMM_TO, m->op->dst);
+	emit_store_vector(&m->e, to, m->op->dst);
 	return 0;
 }
 
@@ -274,11 +289,11 @@ static int make_element_out(struct making *m, unsigned int size_bytes)
 {
 	enum host_reg host = general_register(m, 0);
 	struct vector_insn movd = {
-	    .prefix = 0x66, .opcode = 0x7e, .reg = XMM_FROM, .rm = host, .wide = size_bytes == 8};
+	    .prefix = 0x66, .opcode = 0x7e, .rm = host, .wide = size_bytes == 8};
 
 	if (!is_vector(m, 1))
 		return -1;
-	emit_from_cpu(m, XMM_FROM, m->op->src);
+	movd.reg = make_vector_read(m, 1, XMM_FROM);
 	if (is_general(m, 0)) {
 		emit_vector(m, &movd);
 		make_general_done(m, host);
@@ -298,8 +313,11 @@ int make_vector(struct making *m)
 
 	if (!row)
 		return 1;
-	emit_load_field(&m->e, REG_TAG, FAST(vectors_refused));
-	make_cold(m, emit_jmp_unless_rcx_zero(&m->e), COLD_OP);
+	if (!m->vectors_checked) {
+		emit_load_field(&m->e, REG_TAG, FAST(vectors_refused));
+		make_cold(m, emit_jmp_unless_rcx_zero(&m->e), COLD_OP);
+	}
+	m->vectors_checked = 1;
 	switch ((enum vector_shape)row->shape) {
 	case VECTOR_MOVE:
 		return make_move(m, 0);

@@ -58,6 +58,8 @@ static void make_enter(struct translate *t, struct emit *e)
 	emit_load_xmm(e, XMM_RETIRED, FAST(retired));
 	for (unsigned int number = 1; number <= XMM_NUMBERS; number++)
 		emit_load_xmm(e, number, FAST(number[number][0]));
+	for (unsigned int reg = 0; reg < XMM_GUEST_COUNT; reg++)
+		emit_load_vector(e, XMM_GUEST + reg, VECTOR_AT(reg));
 	emit_insn(e, &load_flags);
 	emit_bytes(e, flags_from_ax, sizeof(flags_from_ax));
 	emit_load_field(e, HOST_RAX, GPR_AT(CPU_RAX));

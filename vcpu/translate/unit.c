@@ -186,6 +186,7 @@ static void make_one(struct making *m)
 	}
 	m->e.at = start;
 	m->colds = colds;
+	m->vectors_checked = 0;
 	m->unit->op[m->index].link = 0;
 	make_exit(m, m->index, EXIT_OP);
 }

@@ -143,6 +143,7 @@ void stubs_make(struct translate *t, struct emit *e);
 struct unit *unit_make(struct cpu *cpu, struct block *block, unsigned int mode);
 
 #define FAST(field) offsetof(struct cpu, fast.field)
+#define VECTOR_AT(reg) (offsetof(struct cpu, s.xmm) + (reg) * sizeof(((struct cpu *)0)->s.xmm[0]))
 #define GPR_AT(reg) (offsetof(struct cpu, s.gpr) + (reg) * sizeof(uint64_t))
 
 /* Where the guest's register lives; HOST_NONE: in struct cpu. */
