@@ -13,7 +13,6 @@ struct virtual_thread {
 	ucontext_t context;
 	enum thread_state state;
 	const uint32_t *word; /* waited for, while WAITING */
-	uint32_t value;
 	struct quire_thread record;
 	bool registered;
 	char *stack;
@@ -34,10 +33,9 @@ static struct virtual_thread *current_thread(void)
 	return sched.running ? &sched.threads[sched.current] : &sched.outside;
 }
 
-static bool can_run(struct virtual_thread *thread)
+/* A waiter goes on when it is woken: that its word is another does not wake it, as in a futex. */
+static bool can_run(const struct virtual_thread *thread)
 {
-	if (thread->state == THREAD_WAITING && *thread->word != thread->value)
-		thread->state = THREAD_READY;
 	return thread->state == THREAD_READY;
 }
 
@@ -220,7 +218,6 @@ static void sched_wait(const uint32_t *word, uint32_t value)
 		return;
 	thread->state = THREAD_WAITING;
 	thread->word = word;
-	thread->value = value;
 	give_way();
 }
 

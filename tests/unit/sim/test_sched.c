@@ -81,12 +81,47 @@ static void test_deadlock(void **state)
 	assert_int_equal(run.result, SCHED_DEADLOCK);
 }
 
+static uint32_t waited_for;
+
+/* Thread 0 waits until thread 1 has changed the word; @ctx says whether that wakes it. */
+static void changing_body(uint32_t thread, void *ctx)
+{
+	const bool *wakes = ctx;
+
+	if (thread == 0) {
+		sched_platform.wait(&waited_for, 0);
+		return;
+	}
+	sched_yield_point();
+	waited_for = 1;
+	if (*wakes)
+		sched_platform.wake(&waited_for, 1);
+}
+
+/* A waiter that is not woken sleeps on, whatever its word is: a wake that is lost is a deadlock. */
+static void test_wake(void **state)
+{
+	struct sched_run run = {.threads = 2, .body = changing_body};
+	bool wakes = false;
+
+	run.ctx = &wakes;
+	begin();
+	waited_for = 0;
+	sched_execute(&run);
+	assert_int_equal(run.result, SCHED_DEADLOCK);
+	wakes = true;
+	waited_for = 0;
+	sched_execute(&run);
+	assert_int_equal(run.result, SCHED_DONE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_done),
 	    cmocka_unit_test(test_broken),
 	    cmocka_unit_test(test_deadlock),
+	    cmocka_unit_test(test_wake),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
