@@ -8,7 +8,7 @@
 #define FILE_PAGES 8u
 #define GFN 16u
 
-static int fill_error, fills, stop_after;
+static int fill_error, fills, fail_after, stop_after;
 
 static int64_t copy_byte(void *ctx, const struct quire_gmem_unit *unit)
 {
@@ -17,7 +17,7 @@ static int64_t copy_byte(void *ctx, const struct quire_gmem_unit *unit)
 	fills++;
 	assert_ptr_equal(ctx, &machine);
 	assert_int_equal(unit->order, 0);
-	if (fill_error)
+	if (fill_error && fills > fail_after)
 		return fill_error;
 	memset(page, 0, SIM_FRAME_BYTES);
 	page[0] = unit->source ? *(uint8_t *)(uintptr_t)(unit->source->pfn.v << QUIRE_PAGE_SHIFT)
@@ -55,6 +55,7 @@ static void populate_begin(void)
 	vm_begin_type(QUIRE_VM_SW_PROTECTED);
 	fill_error = 0;
 	fills = 0;
+	fail_after = 0;
 	stop_after = -1;
 	map_pages(0, 4, SIM_WRITABLE);
 	add_slot(0, 4, 0);
@@ -180,6 +181,10 @@ static void test_failed_fill(void **state)
 	fill_error = -ENOENT;
 	assert_int_equal(populate(GFN + 2, 1, 0), -ENOENT);
 	assert_int_equal(load(GFN + 2), 0);
+	/* The pages before it count, also before an error that is -1. */
+	fill_error = -EPERM;
+	fail_after = fills + 2;
+	assert_int_equal(populate(GFN + 4, 4, 0), 2);
 	populate_end();
 }
 

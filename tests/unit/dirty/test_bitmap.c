@@ -32,7 +32,7 @@ static uint64_t count(const struct dirty_bitmap *bitmap)
 /* All clear or all set, and never a bit past the last page. */
 static void test_sizes(void **state)
 {
-	static const uint64_t sizes[] = {1, 63, 64, 65, 512, 1000};
+	static const uint64_t sizes[] = {1, 63, 64, 65, 129, 512, 1000};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		for (uint32_t set = 0; set < 2; set++) {

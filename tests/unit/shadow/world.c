@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "src/entry/format.h"
+#include "src/shadow/shadow.h"
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
@@ -371,6 +372,8 @@ struct world_result world_check(struct world *world, uint64_t gpa, enum world_ac
 	wanted = world_oracle(world, gpa, access, &gfn);
 	read_path(world, gpa, &before);
 	result = world_access(world, gpa, access);
+	/* What lost its last parent goes with the lock under which it did. */
+	assert_int_equal(shadow_of(world->vm)->orphans, 0);
 	if (result.outcome != wanted.outcome || result.host != wanted.host)
 		print_error("L2 %llx access %d: outcome %d, wanted %d; error %llx, wanted %llx\n",
 			    (unsigned long long)gpa, access, result.outcome, wanted.outcome,

@@ -78,6 +78,8 @@ static void check_overlap(const struct ptree *tree, const struct model *model, u
 	}
 	for (; want < KEYS && want < end; want++)
 		assert_true(model->end[want] <= start);
+	/* A walk that has ended stays so. */
+	assert_false(ptree_overlap_next(&cursor, &item));
 }
 
 static void check_tree(const struct ptree *tree, const struct model *model)

@@ -1,0 +1,109 @@
+/* Resets of a dirty ring: each page that was in it is armed again, whatever batch it came in. */
+#include <quire/dirty.h>
+
+#include "tests/unit/support.h"
+
+#define SLOT_PAGES 200u
+
+static uint64_t entries;
+
+static void note_entry(void *ctx, uint32_t slot, uint64_t offset)
+{
+	(void)ctx;
+	(void)slot;
+	(void)offset;
+	entries++;
+}
+
+/* The client takes all entries, @want of them, and resets the ring. */
+static void harvest(uint32_t want)
+{
+	entries = 0;
+	machine_read_ring(&machine, 0, note_entry, NULL);
+	assert_int_equal(entries, want);
+	assert_int_equal(quire_vm_reset_dirty_rings(machine.vm, NULL), want);
+}
+
+/* Each page is written, harvested and armed, and its next write is in the ring again. */
+static void write_and_reset(const uint64_t *gfns, uint32_t count)
+{
+	for (uint32_t round = 0; round < 3; round++) {
+		for (uint32_t i = 0; i < count; i++)
+			store(gfns[i], (uint8_t)(round + 1));
+		harvest(count);
+		for (uint32_t i = 0; i < count; i++)
+			assert_false(writable_at(gfns[i]));
+	}
+}
+
+static void begin(void)
+{
+	vm_begin();
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, QUIRE_SLOT_LOG_DIRTY);
+}
+
+/* Entries of one word of the slot's log are one batch; those of another begin a new one. */
+static void test_words(void **state)
+{
+	static const uint64_t together[] = {1, 2, 63}, apart[] = {1, 70, 2, 128, 199};
+
+	(void)state;
+	machine.rings = 1;
+	begin();
+	write_and_reset(together, 3);
+	write_and_reset(apart, 5);
+	vm_end();
+	machine.rings = 0;
+}
+
+/* The same offset in two slots is two pages. */
+static void test_slots(void **state)
+{
+	static const uint64_t gfns[] = {5, 1005, 6, 1006};
+	const struct quire_region other = {.slot = 1,
+					   .flags = QUIRE_SLOT_LOG_DIRTY,
+					   .gpa = gpa_of((gfn_t){1000}),
+					   .size_bytes = PAGES(10),
+					   .hva = sim_hva(SLOT_PAGES)};
+
+	(void)state;
+	machine.rings = 1;
+	begin();
+	map_pages(SLOT_PAGES, 10, SIM_WRITABLE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+	write_and_reset(gfns, 4);
+	vm_end();
+	machine.rings = 0;
+}
+
+/* A slot that became shorter, or went, meanwhile: what is no more is passed over, the rest is armed. */
+static void test_slot_is_another(void **state)
+{
+	(void)state;
+	machine.rings = 1;
+	begin();
+	store(3, 1);
+	store(70, 1);
+	store(80, 1);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, 75, QUIRE_SLOT_LOG_DIRTY);
+	harvest(3);
+	write_and_reset((const uint64_t[]){3, 70, 74}, 3);
+	store(3, 1);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	harvest(1);
+	vm_end();
+	machine.rings = 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_words),
+	    cmocka_unit_test(test_slots),
+	    cmocka_unit_test(test_slot_is_another),
+	};
+
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
+}
