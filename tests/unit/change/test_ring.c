@@ -77,7 +77,7 @@ static void test_slots(void **state)
 	machine.rings = 0;
 }
 
-/* A slot that became shorter, or went, meanwhile: what is no more is passed over, the rest is armed. */
+/* A slot that became shorter, or went, meanwhile: what is no more is passed over. */
 static void test_slot_is_another(void **state)
 {
 	(void)state;
