@@ -39,7 +39,7 @@
 #define POOL_PAGES 8u
 /* Pages of data, and where larger pages begin. */
 #define DATA UINT64_C(0x400000)
-#define WORDS_MAX (4u * FUZZ_RECORDS_MAX)
+#define WORDS_MAX (8u * FUZZ_RECORDS_MAX)
 
 struct word {
 	uint64_t gpa, value;
@@ -49,7 +49,8 @@ struct word {
 static struct quire_vcpu *machines[2];
 static struct quire_vcpu *vcpu;
 static struct walker_modes modes;
-static int is_made, is_stale;
+static int is_made, is_stale, has_modes;
+static uint64_t linear; /* of the last access */
 /* What to put back: the oldest first. */
 static struct word saved[WORDS_MAX];
 static unsigned int saved_count;
@@ -81,6 +82,11 @@ static void save(uint64_t gpa)
 static unsigned int entry_bytes(void)
 {
 	return modes.levels == 2 ? 4 : 8;
+}
+
+static unsigned int index_bits(void)
+{
+	return modes.levels == 2 ? 10 : 9;
 }
 
 static void store_entry(uint64_t table, uint64_t index, uint64_t entry)
@@ -163,8 +169,8 @@ static void draw_modes(struct fuzz_random *random)
 	modes.pke = bits >> 4 & 1;
 	modes.pse = !(bits >> 5 & 1);
 	modes.pkru = (uint32_t)random_below(random, 1ull << 32);
-	/* Such changes flush. */
-	is_stale = 1;
+	/* Such changes flush, and the host makes them. */
+	is_stale = has_modes = 1;
 }
 
 /* Which index in a table; of the root's none that the machine needs. */
@@ -224,19 +230,67 @@ static void change_entry(struct fuzz_random *random)
 
 static uint64_t draw_linear(struct fuzz_random *random)
 {
-	unsigned int bits = modes.levels == 2 ? 10 : 9;
-	uint64_t linear = random_below(random, PAGE);
+	uint64_t drawn = random_below(random, PAGE);
 
 	/* Near the page's end as often as not. */
 	if (random_once_in(random, 2))
-		linear |= 0xff8;
+		drawn |= 0xff8;
 	for (unsigned int level = 1; level <= modes.levels; level++)
-		linear |= draw_index(random, level == modes.levels) << (12 + bits * (level - 1));
+		drawn |= draw_index(random, level == modes.levels)
+			 << (12 + index_bits() * (level - 1));
 	if (modes.levels < 4)
-		return linear & UINT32_MAX;
+		return drawn & UINT32_MAX;
 	/* The sign goes on. */
-	return (uint64_t)((int64_t)(linear << (modes.levels == 4 ? 16 : 7)) >>
+	return (uint64_t)((int64_t)(drawn << (modes.levels == 4 ? 16 : 7)) >>
 			  (modes.levels == 4 ? 16 : 7));
+}
+
+/* Entries from the root to a leaf that allow everything: for steps that take something away. */
+static void make_path(struct fuzz_random *random)
+{
+	uint64_t pool = random_below(random, POOL_PAGES), table = ROOT, entry;
+	unsigned int leaf = 1 + (unsigned int)random_below(random, modes.levels == 2 ? 2 : 3);
+
+	if (modes.levels == 3 && leaf == 3)
+		leaf = 1;
+	linear = draw_linear(random);
+	for (unsigned int level = modes.levels; level >= leaf; level--, pool++) {
+		uint64_t index = linear >> (12 + index_bits() * (level - 1));
+
+		index &= (1u << index_bits()) - 1;
+		entry = (POOL + pool % POOL_PAGES * PAGE) | P | W | U;
+		if (modes.levels == 3 && level == 3)
+			entry &= ~(W | U);
+		if (level == leaf)
+			entry = DATA | P | W | U | (level > 1 ? PS : 0);
+		/* The only one of this size is at the beginning, where the machine is. */
+		if (level == leaf && level == 3)
+			entry &= ~DATA;
+		save(table + (index * entry_bytes() & ~UINT64_C(7)));
+		store_entry(table, index, entry);
+		table = POOL + pool % POOL_PAGES * PAGE;
+	}
+	is_stale = 1;
+}
+
+/* One bit of an entry on the way of the last access. */
+static void flip_bit(struct fuzz_random *random)
+{
+	const struct walker_access access = {.linear = linear};
+	struct walker_result walk = walker_walk(memory(), &modes, &access);
+	unsigned int which = (unsigned int)random_below(random, WALKER_LEVELS_MAX);
+	uint64_t bit = random_below(random, 8ull * entry_bytes()), entry = 0;
+
+	if (which >= walk.count)
+		which = walk.count - 1;
+	/* Address 0 is the machine's own. */
+	if (!linear || !walk.count || (!walk.path[which].has_marks && bit))
+		return;
+	save(walk.path[which].gpa & ~UINT64_C(7));
+	memcpy(&entry, ram() + walk.path[which].gpa, entry_bytes());
+	entry ^= UINT64_C(1) << bit;
+	memcpy(ram() + walk.path[which].gpa, &entry, entry_bytes());
+	is_stale = 1;
 }
 
 struct access {
@@ -262,7 +316,7 @@ static void predict(struct access *access)
 
 static int is_in_ram(uint64_t gpa)
 {
-	return gpa + 8 <= RAM_BYTES;
+	return gpa < RAM_BYTES;
 }
 
 /* The access is to data or a device: not to what the machine needs, nor to an entry of its own way.
@@ -275,6 +329,9 @@ static int may_run(const struct access *access)
 		if (walks[i]->end == WALKER_OUTSIDE)
 			return 0;
 		if (walks[i]->end == WALKER_DONE && walks[i]->gpa < DATA)
+			return 0;
+		/* It would end behind the memory. */
+		if (is_in_ram(walks[i]->gpa) && !is_in_ram(walks[i]->gpa + 7))
 			return 0;
 		/* Of a device the two halves come one by one. */
 		if (walks[i]->end == WALKER_DONE && !is_in_ram(walks[i]->gpa) &&
@@ -327,8 +384,10 @@ static void flush(const struct access *access, int by_page)
 
 	if (!by_page) {
 		set_modes(s);
+		/* Another value each time, which flushes. */
 		s->cr3 = ROOT | (~s->cr3 & 8);
-		is_stale = 0;
+		cpu_state_changed(vcpu->cpu);
+		is_stale = has_modes = 0;
 		return;
 	}
 	/* invlpg (%rbx); invlpg (%rcx) */
@@ -401,15 +460,15 @@ static void check_marks(const struct access *access, const struct walker_result 
 static void check_fault(const struct access *access, const struct walker_result *walk, uint64_t at)
 {
 	const struct cpu_state *s = cpu_state(vcpu->cpu);
-	uint64_t linear = access->walk.linear;
+	uint64_t cr2 = access->walk.linear;
 
 	if (walk == &access->last && access->crosses)
-		linear = (linear + access->bytes - 1) & ~(PAGE - 1);
+		cr2 = (cr2 + access->bytes - 1) & ~(PAGE - 1);
 	if (modes.levels < 4)
-		linear &= UINT32_MAX;
+		cr2 &= UINT32_MAX;
 	if (at != GUEST_HANDLERS + VECTOR_PF * 16)
 		tell(access, "there is no #PF");
-	if (s->cr2 != linear || (uint32_t)frame_word(0) != walk->error)
+	if (s->cr2 != cr2 || (uint32_t)frame_word(0) != walk->error)
 		tell(access, "another #PF");
 }
 
@@ -484,7 +543,7 @@ static void check(const struct access *access, const struct seen *seen,
 		check_marks(access, &access->last);
 }
 
-static void make_access(struct fuzz_random *random)
+static void make_access(struct fuzz_random *random, int is_elsewhere)
 {
 	static const uint8_t sizes[] = {1, 2, 4, 8};
 	struct cpu_state *s = cpu_state(vcpu->cpu);
@@ -499,12 +558,18 @@ static void make_access(struct fuzz_random *random)
 
 	if (access.walk.kind == WALKER_FETCH)
 		access.bytes = 1;
-	access.walk.linear = draw_linear(random);
+	if (is_elsewhere)
+		linear = draw_linear(random);
+	access.walk.linear = linear;
+	/* What goes on behind the last address is a matter of segments. */
+	if (linear + access.bytes - 1 < linear ||
+	    (modes.levels < 4 && linear + access.bytes - 1 > UINT32_MAX))
+		return;
 	predict(&access);
 	if (!may_run(&access))
 		return;
 	if (is_stale)
-		flush(&access, bits >> 4 & 1 && !(bits >> 5 & 1) && s->cr3 >= ROOT);
+		flush(&access, bits >> 4 & 1 && !has_modes);
 	save(access.first.gpa);
 	save(access.last.gpa & ~UINT64_C(7));
 	if (access.walk.kind == WALKER_FETCH && access.first.end == WALKER_DONE)
@@ -549,7 +614,28 @@ static void begin(void)
 	saved_count = 0;
 }
 
-enum kind { ENTRY, ACCESS, ENTRY_AGAIN, ACCESS_AGAIN, MODES, KINDS };
+enum kind { PATH, BIT, ACCESS, BIT_AGAIN, ACCESS_AGAIN, ACCESS_ELSEWHERE, ENTRY, MODES, KINDS };
+
+static void do_step(enum kind kind, struct fuzz_random *random)
+{
+	switch (kind) {
+	case PATH:
+		make_path(random);
+		break;
+	case BIT:
+	case BIT_AGAIN:
+		flip_bit(random);
+		break;
+	case ENTRY:
+		change_entry(random);
+		break;
+	case MODES:
+		draw_modes(random);
+		break;
+	default:
+		make_access(random, kind == ACCESS_ELSEWHERE);
+	}
+}
 
 /* The first step says what the machine is like. */
 static int step(unsigned int kind, struct fuzz_random *random)
@@ -561,22 +647,15 @@ static int step(unsigned int kind, struct fuzz_random *random)
 		modes =
 		    (struct walker_modes){.levels = levels[random_below(random, 4)], .root = ROOT};
 		is_made = 1;
+		linear = 0;
 		build_low_tables();
 		build_events();
 		memset(ram() + POOL, 0, POOL_PAGES * PAGE);
-		cpu_state(vcpu->cpu)->cr3 = 0;
 		draw_modes(random);
 		return 1;
 	}
-	if (kind == MODES) {
-		draw_modes(random);
-		cpu_state(vcpu->cpu)->cr3 = 0;
-	} else if (kind == ACCESS || kind == ACCESS_AGAIN) {
-		make_access(random);
-	} else {
-		change_entry(random);
-	}
-	return saved_count + 4 < WORDS_MAX;
+	do_step((enum kind)kind, random);
+	return saved_count + 8 < WORDS_MAX;
 }
 
 static void end(void)
