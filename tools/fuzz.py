@@ -30,6 +30,7 @@ OPTIONS = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=de
 NAMES = ("descriptor", "instruction", "ioctl", "nested", "paging")
 OF_CLIENTS = ("descriptor", "ioctl", "nested")  # they run under quire run
 INPUT_BYTES = 64 * fuzz_text.RECORD_BYTES
+INPUTS_OF_A_SEED = 32
 SHORT_BYTES = 14 * fuzz_text.RECORD_BYTES
 # Weighing each feature's frequency takes most of the time where an input reaches thousands.
 FLAGS = ["-entropic=0", f"-max_len={INPUT_BYTES}", "-timeout=60", "-rss_limit_mb=4000", "-detect_leaks=0",
@@ -211,7 +212,9 @@ def run_seed(fuzzer, seed, runs):
         told = crashes_in(folder / "found", text)
         if status and not told:
             raise SystemExit(f"{fuzzer.name}: seed {seed} ended with {status}:\n{text[-2000:]}")
-        inputs = [fuzz_text.to_text(path.read_bytes()) for path in sorted((folder / "new").iterdir())]
+        # Of hundreds the last ones, which reach what is rare.
+        new = sorted((folder / "new").iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        inputs = [fuzz_text.to_text(path.read_bytes()) for path in new[-INPUTS_OF_A_SEED:]]
     return {"seed": seed, "runs": number_in(text, r"stat::number_of_executed_units: (\d+)") or number_in(text, r"#(\d+)"),
             "features": number_in(text, r" ft: (\d+)"), "crash": told[0] if told else None, "inputs": inputs}
 
