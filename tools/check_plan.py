@@ -194,6 +194,12 @@ def page():
                     str(BUILD / "tests/run_report/test_report_client")])]
 
 
+def coverage():
+    """What tests run of the sources, in a build of its own that counts; the long form is ./dev soak's."""
+    yield [command("coverage", "coverage: lines and branches",
+                   [sys.executable, "tools/coverage.py", "--quick", "--gate"], limit=1200, is_alone=True)]
+
+
 def package():
     yield [command("package", "package: made twice, installed, used, removed",
                    [sys.executable, "tests/package/test_package.py"], limit=1800, is_alone=True)]
@@ -400,6 +406,8 @@ class Plan:
             Suite("demo-vm", "the README's first example", demo_vm, lambda: ["demo --vm"],
                   group="real VMMs"),
             Suite("page", "the page of a run in a browser", page, lambda: ["page: drawn"]),
+            Suite("coverage", "what tests run of the sources", coverage,
+                  lambda: ["coverage: lines and branches"]),
             Suite("package", "the Debian packages", package,
                   lambda: ["package: made twice, installed, used, removed"]),
             Suite("kernel", "the Linux kernel's own KVM selftests", self.kernel.phases,

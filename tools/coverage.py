@@ -2,12 +2,17 @@
 
 It builds with coverage in build-coverage/, forgets earlier counts, and runs the quick tests of the
 suites that reach these folders (SUITEs name others). A line in several programs counts when one of
-them runs it.
+them runs it. A branch is one way out of a line: where assertions fail (CHECK, BROKEN of
+src/base/assert.h) is none, for our own bugs alone go there.
+
+Branches of src/ that no test takes, for a reason, stand in tests/coverage/explained.txt. One that
+stands there and is taken, or is in the file no more, fails.
 """
 import argparse
 import collections
 import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import re
@@ -25,15 +30,35 @@ FOLDER = TREE / "build-coverage"
 # Without optimisation: a branch of the program is a branch of the source then.
 OPTIONS = ["-Db_coverage=true", "-Dbuildtype=debug", "-Doptimization=0"]
 FOLDERS = ("src", "vcpu", "frontend", "boundary", "preload")
-SUITES = ("engine", "frontend", "guest", "preload", "rules", "unit")
+SUITES = ("engine", "frontend", "guest", "preload", "rules", "sim", "unit")
 # Left out: the same client once more, for what is below these folders; processes of the engine, which
 # leave no counts; what looks at time; clients that sanitizers slow down already.
 LEFT_OUT = ("rules-shadowed-", "rules-single-stage-", "rules-without-ad-", "rules-table", "tools-rules",
             "guest-paging-", "engine-rules-", "engine-vm", "engine-signals", "engine-processes",
-            "engine-cpuid-", "preload-start", "rules-raw-sanitized", "rules-slots-sanitized")
+            "engine-cpuid-", "preload-start", "rules-raw-sanitized", "rules-slots-sanitized",
+            # Kernels have no libc that writes counts; the functions on a way are not those of other builds.
+            "kernel-", "walkers-", "walks",
+            # Bugs that are switched on are none of the product's lines; C11's memory order is clang's.
+            "fast-paths", "sim-mutants", "sim-story", "shadow-mutants", "mutants", "order-")
 # They also take away what counting needs: file sizes, system calls, stack. The rest of them counts.
 MAY_FAIL = ("rules-surroundings", "rules-stacks")
-GATES = {"frontend": 95.0, "boundary": 95.0, "preload": 95.0}
+# Least shares of lines and of branches: of all these tests, and of those of --quick.
+GATES = {"src": (97, 91), "vcpu": (93, 66), "frontend": (95, 72), "boundary": (95, 75), "preload": (95, 56)}
+QUICK_GATES = {"src": (97, 91), "vcpu": (93, 66), "frontend": (85, 72), "boundary": (87, 75)}
+# What CI has time for: left out of it are tests of gigabytes, of every bit, and of real threads.
+QUICK_SUITES = ("frontend", "rules", "sim", "unit")
+QUICK_LEFT_OUT = ("change-log_gigantic", "gmem-gigantic", "gmem-hugetlb_gigantic", "interleave-", "lockstep",
+                  "process-huge", "race-", "rules-in-place", "stress", "tdp-history", "tree-ptree-small")
+# Each run of a test of interleavings has so many preemptions at most, and quire-sim so many seeds.
+PREEMPTIONS = 1
+SEEDS, QUICK_SEEDS = 2000, 300
+EXPLAINED = "tests/coverage/explained.txt"
+# Slow but for the bound on preemptions.
+BOUNDED = ("interleave", "shadow")
+# What no test runs: costs.
+UNUSED = ("cli/bench", "examples", "tests")
+# A test that is not optimised, and counts, takes as many times as long.
+PATIENCE = 4
 WORST = 12
 ASSERTION = re.compile(r"\b(?:CHECK|BROKEN)\(")
 
@@ -41,8 +66,13 @@ ASSERTION = re.compile(r"\b(?:CHECK|BROKEN)\(")
 def parse(argv):
     parser = argparse.ArgumentParser(prog="./dev coverage", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gate", action="store_true", help="fail where a folder has less than "
-                        + ", ".join(f"{least:.0f} %% ({name})" for name, least in GATES.items()))
+    parser.add_argument("--gate", action="store_true", help="fail where a folder has fewer lines or branches than "
+                        + ", ".join(f"{lines} %% and {ways} %% ({name})"
+                                    for name, (lines, ways) in GATES.items()))
+    parser.add_argument("--quick", action="store_true",
+                        help="the tests, and the gates, that CI has time for")
+    parser.add_argument("--branches", metavar="FILE", nargs="+", default=[],
+                        help="print these files' lines that have a way out which no test took")
     parser.add_argument("--last", action="store_true", help="run nothing: show the last run again")
     parser.add_argument("--lines", metavar="FILE", nargs="+", default=[],
                         help="print these files' lines that no test ran")
@@ -58,7 +88,7 @@ class Source:
     def __init__(self, assertions=frozenset()):
         self.assertions = assertions
         self.lines = collections.Counter()
-        self.branches = collections.Counter()
+        self.ways = collections.defaultdict(list)
 
     def add(self, record):
         places = {function["name"]: range(function["start_line"], function["end_line"] + 1)
@@ -68,11 +98,22 @@ class Source:
             self.lines[number] += line["count"]
             if number in self.assertions:
                 continue
-            # What is inlined everywhere has its callers' names: its ways out are one set.
+            # What is inlined everywhere has its callers' names, and is there once for each call.
             if places and number not in places.get(function, ()):
                 function = None
-            for index, branch in enumerate(line["branches"]):
-                self.branches[number, function, index] += branch["count"]
+            if line["branches"]:
+                self.ways[number, function].append([branch["count"] for branch in line["branches"]])
+
+    @property
+    def branches(self):
+        """How often each way out was taken, by (line, function, which)."""
+        counts = collections.Counter()
+        for (number, function), records in self.ways.items():
+            own = math.gcd(*map(len, records))
+            for record in records:
+                for index, count in enumerate(record):
+                    counts[number, function, index % own] += count
+        return counts
 
     def untaken(self):
         """By line, how many ways out of it no test took."""
@@ -121,9 +162,11 @@ def read_notes(notes):
 
 
 def collect():
-    """The sources of FOLDERS by their names. The engine has copies of some, which leave no counts."""
+    """The sources of FOLDERS by their names. The engine has copies of some, which leave no counts; where bugs can be
+    switched on, lines have more ways out."""
     notes = sorted(str(path) for path in FOLDER.rglob("*.gcno")
-                   if path.relative_to(FOLDER).parts[0] != "engine")
+                   if not str(path.relative_to(FOLDER)).startswith(("engine/", "tests/soak/"))
+                   and "mutants" not in str(path))
     parts = [notes[at:at + 40] for at in range(0, len(notes), 40)]
     sources = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -165,45 +208,117 @@ def show_lines(sources, names):
             print(f"{name}:{number}: {text[number - 1].strip()}")
 
 
-def below_gate(sources):
+def show_branches(sources, names):
+    for name in names:
+        text = (TREE / name).read_text().splitlines()
+        for number, ways in sorted(sources[name].untaken().items()):
+            print(f"{name}:{number}: {ways}: {text[number - 1].strip()}")
+
+
+def below_gate(sources, gates):
     """Says what has too little; true when something has."""
     found = False
-    for folder, least in GATES.items():
-        reached = share(joined(sources, folder, "lines"))[2]
-        if reached < least:
-            print(f"coverage: {folder}/ has {reached:.1f} % of its lines, less than {least:.0f} %",
-                  file=sys.stderr)
-            found = True
+    for folder, least in gates.items():
+        for what, share_least in zip(("lines", "branches"), least):
+            reached = share(joined(sources, folder, what))[2]
+            if reached < share_least:
+                print(f"coverage: {folder}/ has {reached:.1f} % of its {what}, less than {share_least} %",
+                      file=sys.stderr)
+                found = True
     return found
 
 
-def compile_tests(build, suites):
+def read_explained(text):
+    """(reason, file, line as it reads, ways out of it that are never taken, whether always so), one a line."""
+    reason = ""
+    for line in text.splitlines():
+        if line.startswith("= "):
+            reason = line[2:]
+        elif line and not line.startswith("#"):
+            name, ways, source = line.split("\t")
+            yield reason, name, source, int(ways.lstrip("<")), not ways.startswith("<")
+
+
+def check_explained(sources, entries, read):
+    """(how many branches are explained, what is wrong with the list)."""
+    explained, wrong = 0, []
+    for reason, name, source, ways, is_certain in entries:
+        where = f"{EXPLAINED}: {name}: {source}"
+        numbers = [number for number, line in enumerate(read(name).splitlines(), 1)
+                   if line.strip() == source] if name in sources else []
+        untaken = sources[name].untaken() if numbers else {}
+        left = sum(untaken.get(number, 0) for number in numbers)
+        if not reason:
+            wrong.append(f"{where}: without a reason")
+        if not numbers:
+            wrong.append(f"{where}: there is no such line")
+        elif left < ways and is_certain:
+            wrong.append(f"{where}: {left} ways out are never taken, not {ways}")
+        explained += min(left, ways)
+    return explained, wrong
+
+
+def show_explained(sources):
+    """True when the list is right."""
+    entries = list(read_explained((TREE / EXPLAINED).read_text()))
+    explained, wrong = check_explained(sources, entries, lambda name: (TREE / name).read_text())
+    counts = joined(sources, "src", "branches")
+    untaken = sum(1 for count in counts if not count)
+    print(f"\nOf {len(counts):,} branches of src/ no test took {untaken}: {explained} are explained, "
+          f"{untaken - explained} are not ({EXPLAINED}).")
+    for text in wrong:
+        print(f"coverage: {text}", file=sys.stderr)
+    return not wrong
+
+
+def simulations(options):
+    """quire-sim's seeds, as many as there is time for."""
+    seeds = QUICK_SEEDS if options.quick else SEEDS
+    run = check_runner.command([str(FOLDER / "cli/sim/quire-sim"), "--seeds", str(seeds)], FOLDER, 1200)
+    return check_runner.Check("sim", f"sim: {seeds} simulations", run)
+
+
+def products(build):
+    """What a build makes, and quire-sim: tests run more of it than Meson knows of."""
+    def is_wanted(target, name):
+        return (target["build_by_default"] or name.endswith("/quire-sim")) and not name.startswith(UNUSED)
+
+    names = [(target, os.path.relpath(name, FOLDER)) for target in build.introspect("targets")
+             for name in target["filename"]]
+    return sorted(name for target, name in names if is_wanted(target, name))
+
+
+def compile_tests(build, suites, left_out):
     """Meson's records of the tests; their programs are there then."""
     argv = meson_tests.configure_command(TREE, FOLDER, OPTIONS)
     if argv:
         subprocess.run(argv, cwd=TREE, check=True, env={**os.environ, "CC": "gcc"},
                        stdout=subprocess.DEVNULL)
     records = [record for record in build.tests()
-               if record["suite"] in suites and record["name"] not in check_plan.SLOW
-               and not record["name"].startswith(LEFT_OUT)]
-    subprocess.run(["ninja", "-C", str(FOLDER), "--quiet", "all", *build.targets(records)],
+               if record["suite"] in suites and not record["name"].startswith(left_out)
+               and record["name"] not in set(check_plan.SLOW) - set(BOUNDED)]
+    subprocess.run(["ninja", "-C", str(FOLDER), "--quiet", *products(build), *build.targets(records)],
                    check=True)
     return records
 
 
-def run_tests(suites, jobs):
+def run_tests(options):
     """True when all passed."""
     build = meson_tests.Build(FOLDER)
-    records = compile_tests(build, suites)
+    build.patience = PATIENCE
+    suites = options.suite or (QUICK_SUITES if options.quick else SUITES)
+    records = compile_tests(build, suites, LEFT_OUT + (QUICK_LEFT_OUT if options.quick else ()))
     for counts in FOLDER.rglob("*.gcda"):
         counts.unlink()
     report = check_report.Report()
-    runner = check_runner.Runner(report, FOLDER / "checks", jobs)
+    runner = check_runner.Runner(report, FOLDER / "checks", options.jobs)
     runner.catch_signals()
     print(f"the machine's own /dev/kvm: {hide_kvm.hide()}", flush=True)
     # Tests that become another user count, too.
     os.umask(0)
-    runner.run([build.check(record, None) for record in records])
+    os.environ["QUIRE_PREEMPTIONS"] = str(PREEMPTIONS)
+    runner.run([*[build.check(record, None) for record in records],
+                *([simulations(options)] if "sim" in suites else [])])
     print(report.totals() + f" ({', '.join(MAY_FAIL)} may fail here)", flush=True)
     if runner.signal:
         sys.exit(128 + runner.signal)
@@ -214,18 +329,21 @@ def run_tests(suites, jobs):
 def main(argv):
     options = parse(argv)
     try:
-        has_passed = options.last or run_tests(options.suite or SUITES, options.jobs)
+        has_passed = options.last or run_tests(options)
     except subprocess.CalledProcessError as error:
         print(f"coverage: {' '.join(error.cmd[:3])} failed", file=sys.stderr)
         return 1
     sources = collect()
-    unknown = [name for name in options.lines if not (TREE / name).is_file()]
+    unknown = [name for name in options.lines + options.branches if name not in sources]
     if unknown:
-        print(f"coverage: there is no {' '.join(unknown)}", file=sys.stderr)
+        print(f"coverage: nothing is compiled of {' '.join(unknown)}", file=sys.stderr)
         return 2
     show(sources)
     show_lines(sources, options.lines)
-    has_too_little = options.gate and below_gate(sources)
+    show_branches(sources, options.branches)
+    is_explained = show_explained(sources)
+    gates = QUICK_GATES if options.quick else GATES
+    has_too_little = options.gate and (below_gate(sources, gates) or not is_explained)
     return 1 if has_too_little or not has_passed else 0
 
 

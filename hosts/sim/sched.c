@@ -375,9 +375,13 @@ static bool explore_from(const struct sched_test *test, struct sched_verdict *ve
 
 struct sched_verdict sched_explore(const struct sched_test *test)
 {
+	const char *bound = getenv("QUIRE_PREEMPTIONS");
 	struct sched_verdict verdict = {0};
 	struct sched_plan none = {0};
+	struct sched_test bounded = *test;
 
-	explore_from(test, &verdict, &none);
+	if (bound && strtoul(bound, NULL, 10) < bounded.preemptions_max)
+		bounded.preemptions_max = (uint32_t)strtoul(bound, NULL, 10);
+	explore_from(&bounded, &verdict, &none);
 	return verdict;
 }

@@ -113,7 +113,11 @@ struct sched_verdict {
 	struct sched_plan plan; /* of the failed run: sched_execute() replays it */
 };
 
-/* Try every run with up to preemptions_max preemptions; stops at the first that fails. */
+/*
+ * Try every run with up to preemptions_max preemptions; stops at the first that fails. The
+ * environment's QUIRE_PREEMPTIONS is a bound of all such tests: where each step is counted
+ * (tools/coverage.py), a hundredth of the runs takes most branches.
+ */
 struct sched_verdict sched_explore(const struct sched_test *test);
 
 #endif

@@ -23,6 +23,60 @@ def source(*records):
     return made
 
 
+class Branches(unittest.TestCase):
+    def test_what_is_inlined_is_there_once(self):
+        def inlined(*ways):
+            return {**record((3, 1, ways)), "functions": [{"name": "f", "start_line": 10, "end_line": 20}]}
+
+        # A caller that has it twice, and one that has it once.
+        twice = source(inlined(1, 0, 0, 0), inlined(2, 0))
+        self.assertEqual(twice.untaken(), {3: 1})
+        self.assertEqual(source(inlined(1, 0, 0, 5), inlined(2, 0)).untaken(), {})
+
+    def test_functions_of_one_line_are_apart(self):
+        own = {"functions": [{"name": name, "start_line": 3, "end_line": 3} for name in "fg"]}
+        f, g = record((3, 1, [1, 0])), record((3, 1, [1, 1]))
+        g["lines"][0]["function_name"] = "g"
+        self.assertEqual(source({**f, **own}, {**g, **own}).untaken(), {3: 1})
+
+    def test_assertions_are_no_branches(self):
+        text = "a;\nCHECK(b &&\n      (c || d));\nif (BROKEN(e))\n\treturn;\nRECHECK(f);\nCHECKED(g);\n"
+        self.assertEqual(coverage.assertion_lines(text), {2, 3, 4})
+        made = coverage.Source(coverage.assertion_lines(text))
+        made.add(record((1, 1, [1, 0]), (2, 1, [1, 0]), (3, 1, [0, 0])))
+        self.assertEqual(made.untaken(), {1: 1})
+        self.assertEqual(len(made.lines), 3)
+
+
+class Explained(unittest.TestCase):
+    FILE = "src/a.c"
+
+    def check(self, text):
+        sources = {self.FILE: source(record((1, 5, [5, 0]), (2, 5, [5, 5])))}
+        return coverage.check_explained(sources, coverage.read_explained(text), lambda name: "if (a)\nif (b)\n")
+
+    def test_a_right_list(self):
+        self.assertEqual(self.check("# comment\n\n= No host does it.\nsrc/a.c\t1\tif (a)\n"), (1, []))
+
+    def test_what_is_wrong(self):
+        for line, said in (("src/a.c\t1\tif (c)", "no such line"), ("src/a.c\t2\tif (a)", "1 ways"),
+                           ("src/a.c\t1\tif (b)", "0 ways"), ("src/gone.c\t1\tif (a)", "no such line")):
+            _, wrong = self.check(f"= Why.\n{line}\n")
+            self.assertEqual(len(wrong), 1, line)
+            self.assertIn(said, wrong[0])
+        self.assertIn("without a reason", self.check("src/a.c\t1\tif (a)\n")[1][0])
+
+    def test_what_real_threads_take_now_and_then(self):
+        self.assertEqual(self.check("= Why.\nsrc/a.c\t<1\tif (b)\n"), (0, []))
+
+    def test_the_list_of_this_tree(self):
+        for reason, name, text, ways, _ in coverage.read_explained((coverage.TREE / coverage.EXPLAINED).read_text()):
+            self.assertTrue(reason.endswith("."), reason)
+            self.assertGreater(ways, 0)
+            lines = [line.strip() for line in (coverage.TREE / name).read_text().splitlines()]
+            self.assertIn(text, lines, name)
+
+
 class Counting(unittest.TestCase):
     def test_a_line_counts_when_one_object_runs_it(self):
         both = source(record((3, 1, [1, 0]), (4, 0, [])), record((3, 0, [0, 2]), (5, 7, [])))
@@ -41,13 +95,21 @@ class Counting(unittest.TestCase):
             self.assertEqual(coverage.source_name({"file": path}, place), name)
 
     def test_gate(self):
-        good = source(record(*[(number, 1, []) for number in range(19)], (19, 0, [])))
-        bad = source(record((1, 1, []), (2, 0, [])))
-        for preload, fails in ((good, False), (bad, True)):
-            sources = {"frontend/a.c": good, "boundary/b.c": good, "preload/c.c": preload}
+        good = source(record(*[(number, 1, [1, 1]) for number in range(19)], (19, 0, [1, 0])))
+        bad_lines = source(record((1, 1, []), (2, 0, [])))
+        bad_branches = source(record((1, 1, [1, 0])))
+        gates = {"src": (95, 95), "boundary": (95, 95), "preload": (95, 95)}
+        for preload, said_of in ((good, ""), (bad_lines, "preload/ has 50.0 % of its lines"),
+                                 (bad_branches, "preload/ has 50.0 % of its branches")):
+            sources = {"src/a.c": good, "boundary/b.c": good, "preload/c.c": preload}
             with contextlib.redirect_stderr(io.StringIO()) as said:
-                self.assertEqual(coverage.below_gate(sources), fails)
-            self.assertEqual("preload/" in said.getvalue(), fails)
+                self.assertEqual(coverage.below_gate(sources, gates), bool(said_of))
+            self.assertIn(said_of, said.getvalue())
+            self.assertLessEqual(said.getvalue().count("\n"), 1)
+
+    def test_gates_have_folders(self):
+        for gates in (coverage.GATES, coverage.QUICK_GATES):
+            self.assertLessEqual(set(gates), set(coverage.FOLDERS))
 
 
 if __name__ == "__main__":

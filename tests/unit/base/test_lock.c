@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -169,7 +170,8 @@ static void explore(void (*body)(uint32_t thread, void *ctx))
 	struct sched_verdict verdict = sched_explore(&test);
 
 	assert_false(verdict.failed);
-	assert_true(verdict.runs > 100);
+	/* Fewer where hosts/sim/sched.h says so. */
+	assert_true(verdict.runs > 100 || getenv("QUIRE_PREEMPTIONS"));
 }
 
 static void test_mutex(void **state)
