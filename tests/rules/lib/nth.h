@@ -62,6 +62,14 @@ extern const struct operation nth_vm_operations[], nth_vcpu_operations[], nth_gm
     nth_log_operations[], nth_access_operations[], nth_plain_operations[];
 /* Each ends with a row without a function. */
 
+/* A call that is refused, by this error, whatever the host does. */
+struct refusal {
+	struct operation operation;
+	int error;
+};
+
+extern const struct refusal nth_refusals[];
+
 /* The machine whose calls fail. */
 struct nth_machine {
 	const char *name;

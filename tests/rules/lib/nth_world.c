@@ -229,6 +229,7 @@ int nth_set_slot(uint32_t slot, uint64_t gpa, uint32_t flags)
 	    .size_bytes = slot == 1 ? BYTES : HUGE_BYTES,
 	    .hva = nth.machine->hva(slot == 1 ? 0 : HUGE_PAGE),
 	    .gmem = flags & QUIRE_SLOT_GMEM ? nth.gmem : NULL,
+	    .gmem_error = nth.gmem ? 0 : -EBADF,
 	};
 
 	return quire_vm_set_region(nth.vm, &region);

@@ -215,6 +215,27 @@ static void test_dead_vms(void **state)
 				on_a_dead_vm(row);
 }
 
+/* For the request itself, and nothing changes. */
+static void refuse(const struct refusal *refusal)
+{
+	const struct operation *operation = &refusal->operation;
+	struct wanted wanted = look(operation);
+
+	nth.failing = NULL;
+	nth.error = wanted.result;
+	if (wanted.result != refusal->error)
+		told(operation, 0, "is not refused as it should be");
+	if (wanted.before != wanted.after)
+		told(operation, 0, "is refused, and changes the state");
+}
+
+static void test_refusals(void **state)
+{
+	(void)state;
+	for (const struct refusal *row = nth_refusals; row->operation.function; row++)
+		refuse(row);
+}
+
 static int has_row(const char *function)
 {
 	for (size_t i = 0; i < TABLES; i++)
@@ -261,7 +282,7 @@ int main(void)
 	    cmocka_unit_test(test_vm),	     cmocka_unit_test(test_vcpu),
 	    cmocka_unit_test(test_gmem),     cmocka_unit_test(test_log),
 	    cmocka_unit_test(test_access),   cmocka_unit_test(test_plain),
-	    cmocka_unit_test(test_dead_vms),
+	    cmocka_unit_test(test_dead_vms), cmocka_unit_test(test_refusals),
 	};
 	const struct CMUnitTest after[] = {
 	    cmocka_unit_test(test_every_public_function),
