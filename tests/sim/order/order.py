@@ -3,6 +3,9 @@
 
   order.py PROGRAM                   all that the pairs run, each against all pairs; writes what each came to
   order.py PROGRAM --replay FILE     those that FILE names, each against the pair that caught it (CI)
+  order.py SIM --seeds COUNT         all that COUNT simulations run, each against them; --all-but FILE... leaves out
+                                     those that these files name
+  order.py SIM --seeds COUNT --replay FILE     those that FILE names, each against the seed that caught it (CI)
 
 A site is named by file, function, kind and its number among those: lines move, these seldom do. What the
 compiler made several of, for the function was inlined, is one site.
@@ -16,6 +19,7 @@ import sys
 
 ATOMICS = "atomic.h"
 LIMIT_SECONDS = 300
+LISTED_SEEDS = 400  # always as many, so that sites have the same names
 COMMENT = "#"
 
 
@@ -76,7 +80,24 @@ def weakened(program, addresses, pair):
     return None
 
 
-def replay(program, sites, path):
+def simulated(program, addresses, first, count):
+    """The seed that notices, or None; a process that ends without a word has noticed with its first."""
+    weak = [word for address in addresses for word in ("--weaken", hex(address))]
+    status, text = run(program, "--order", "--shrink", "0", "--from", str(first), "--seeds", str(count), *weak)
+    if status == 0:
+        return None
+    told = re.search(r"^# seed (\d+) failed", text, re.M)
+    return told[1] if told else str(first)
+
+
+def judge_of(options):
+    """What looks at one site: (addresses, pair or seed; "" for all) to the pair or the seed that notices."""
+    if not options.seeds:
+        return lambda addresses, by: weakened(options.program, addresses, by)
+    return lambda addresses, by: simulated(options.program, addresses, *((by, 1) if by else (1, options.seeds)))
+
+
+def replay(sites, path, judge):
     """Every line of the file must still name a site, and its pair must notice."""
     wrong = 0
     for line in path.read_text().splitlines():
@@ -86,16 +107,20 @@ def replay(program, sites, path):
         if name not in sites:
             print(f"{name}: no such site")
             wrong += 1
-        elif not weakened(program, sites[name], pair):
+        elif not judge(sites[name], pair):
             print(f"{name}: {pair} does not notice")
             wrong += 1
     return wrong
 
 
-def weaken_all(program, sites):
+def names_of(paths):
+    return {line.partition(": ")[0] for path in paths for line in path.read_text().splitlines()}
+
+
+def weaken_all(sites, judge):
     caught = 0
     for name, addresses in sites.items():
-        pair = weakened(program, addresses, "")
+        pair = judge(addresses, "")
         print(f"{name}: {pair or 'SURVIVED'}", flush=True)
         caught += pair is not None
     print(f"{COMMENT} {caught} of {len(sites)} caught")
@@ -105,15 +130,19 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program")
     parser.add_argument("--replay", type=pathlib.Path)
+    parser.add_argument("--seeds", type=int, default=0)
+    parser.add_argument("--all-but", type=pathlib.Path, nargs="+", default=[])
     options = parser.parse_args(arguments)
-    status, listing = run(options.program, "--sites")
+    simulations = ("--order", "--seeds", str(LISTED_SEEDS)) if options.seeds else ()
+    status, listing = run(options.program, *simulations, "--sites")
     if status != 0:
         print(listing)
         return 1
     sites = sites_of(options.program, listing)
     if options.replay:
-        return 1 if replay(options.program, sites, options.replay) else 0
-    weaken_all(options.program, sites)
+        return 1 if replay(sites, options.replay, judge_of(options)) else 0
+    left_out = names_of(options.all_but)
+    weaken_all({name: sites[name] for name in sites if name not in left_out}, judge_of(options))
     return 0
 
 

@@ -150,6 +150,17 @@ static void big_reader_in_section(uint32_t thread, void *ctx)
 	biglock_read_exit(&world.biglock, &world.line, self);
 }
 
+/* Its next section says nothing of this one: each is released by itself. */
+static void big_reader_in_sections(uint32_t thread, void *ctx)
+{
+	big_reader_in_section(thread, ctx);
+	if (!thread) {
+		struct quire_thread *self = biglock_read_enter(&world.biglock, &world.line);
+
+		biglock_read_exit(&world.biglock, &world.line, self);
+	}
+}
+
 static void read_section(uint32_t thread, void *ctx)
 {
 	(void)ctx;
@@ -162,6 +173,18 @@ static void read_section(uint32_t thread, void *ctx)
 	reclaim_enter();
 	look_at_object();
 	reclaim_leave();
+}
+
+/* A section that began after the unlink is not waited for, and the one before it is over. */
+static void read_sections(uint32_t thread, void *ctx)
+{
+	if (!thread) {
+		read_section(thread, ctx);
+		reclaim_enter();
+		reclaim_leave();
+		return;
+	}
+	read_section(thread, ctx);
 }
 
 static void long_section(uint32_t thread, void *ctx)
@@ -207,7 +230,9 @@ const struct pair pairs_primitive[] = {
     {"biglock", 3, setup, big_reader, no_race, 0},
     {"biglock, reader without a line", 3, setup, big_reader_without_line, no_race, 0},
     {"biglock, reader in a section", 3, setup, big_reader_in_section, no_race, 0},
+    {"biglock, reader in two sections", 3, setup, big_reader_in_sections, no_race, 0},
     {"read section", 3, setup, read_section, no_race, 0},
+    {"read section, and the next", 3, setup, read_sections, no_race, 0},
     {"long section", 3, setup, long_section, no_race, 0},
     {"gate", 3, closed_gate, gate, no_race, 0},
     {.name = NULL},

@@ -5,5 +5,6 @@
 #include "tests/sim/pairs.h"
 
 extern const struct pair pairs_primitive[];
+extern const struct pair pairs_part[];
 
 #endif
