@@ -46,23 +46,22 @@ SOONER = ("import sys\nsys.path.insert(0, {tools!r})\nimport progress\nprogress.
 
 def on_terminal(*words):
     """What a terminal of 80 columns is sent by a command, and the command's status."""
-    child, terminal = pty.fork()
-    if not child:
-        os.environ["COLUMNS"] = "80"
-        os.execvp(words[0], words)
-    said, end = b"", time.monotonic() + DEADLINE_S
-    while time.monotonic() < end:
-        if not select.select([terminal], [], [], 1)[0]:
-            continue
-        try:
-            got = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not got:
-            break
-        said += got
+    terminal, side = pty.openpty()
+    end_mark = b"\0read to here\0"
+    child = subprocess.Popen([str(word) for word in words], stdin=side, stdout=side, stderr=side,
+                             env={**os.environ, "COLUMNS": "80"}, start_new_session=True)
+    said, end, is_marked = b"", time.monotonic() + DEADLINE_S, False
+    while not said.endswith(end_mark) and time.monotonic() < end:
+        # A terminal whose last user has gone may end before its last words: this one has us, and
+        # what we say behind the command is the end.
+        if not is_marked and child.poll() is not None:
+            os.write(side, end_mark)
+            is_marked = True
+        if select.select([terminal], [], [], 0.1)[0]:
+            said += os.read(terminal, 65536)
     os.close(terminal)
-    return said.decode(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(side)
+    return said.removesuffix(end_mark).decode(), child.wait()
 
 
 def in_pipe(*words):
