@@ -120,7 +120,7 @@ static void translations_changed(struct cpu *cpu)
 
 void tlb_forget_all(struct cpu *cpu)
 {
-	tlb_watch_forget_hosts(cpu);
+	tlb_watch_flush_hosts(cpu);
 	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
 		memset(cpu->tlb->large, 0,

@@ -25,7 +25,8 @@ struct held {
 	uint64_t number; /* linear >> shift */
 	uint64_t target; /* the page's frame, or the table's entry */
 	uint64_t rights;
-	uint64_t stores;  /* how many stores to tables there had been */
+	uint64_t stores; /* how many stores to tables there had been */
+	uint64_t host_flushes;
 	uint64_t flushes; /* sum of what may flush it: as long as it is the same, it is held */
 	uint16_t pcid;
 	uint8_t shift;
@@ -50,7 +51,8 @@ struct tlb_watch {
 	uint64_t all, local, pages[PCIDS + 1]; /* flushes of each kind */
 	uint64_t tables[PCIDS];		       /* flushes of a page drop all of the PCID's tables */
 	uint64_t shifts; /* which sizes of pages there have been, a bit each */
-	uint64_t epoch;	 /* what the second stage translates is as it was */
+	uint64_t host_flushes;
+	uint64_t epoch; /* what the second stage translates is as it was */
 	unsigned int told_count;
 	struct cpu_stale told[TOLD_MAX];
 	struct again again[AGAIN_SETS];
@@ -164,6 +166,7 @@ static void held_put(struct tlb_watch *watch, struct held fresh)
 {
 	fresh.flushes = flushes_of(watch, fresh.kind, fresh.pcid);
 	fresh.stores = GET(&store_count);
+	fresh.host_flushes = watch->host_flushes;
 	*place_of(watch, &fresh) = fresh;
 }
 
@@ -258,6 +261,9 @@ static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct 
 		    now_ns() - GET(&changer->time_ns) < SHOOTDOWN_NS)
 			return 0;
 	}
+	/* The client's: KVM has flushed meanwhile, as for the slot that the tables are in. */
+	if (!changer && held->host_flushes != watch->host_flushes)
+		return 1;
 	if (watch->told_count < TOLD_MAX)
 		watch->told[watch->told_count++] = stale;
 	return 1;
@@ -415,6 +421,13 @@ void tlb_watch_forget_hosts(struct cpu *cpu)
 {
 	if (cpu->watch)
 		cpu->watch->epoch++;
+}
+
+void tlb_watch_flush_hosts(struct cpu *cpu)
+{
+	tlb_watch_forget_hosts(cpu);
+	if (cpu->watch)
+		cpu->watch->host_flushes++;
 }
 
 void tlb_watch_tell(struct cpu *cpu)

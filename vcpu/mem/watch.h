@@ -17,7 +17,8 @@
  *
  * Not watched: L2, guests on a single stage (kvm_amd.npt=N) while they page, and guests that do not
  * page. What the library takes away (a slot, a page of the host's) is no matter of the guest's: it
- * leaves this alone.
+ * leaves this alone. It is one of the client's: nothing is said of a change that no vCPU made, once
+ * the library has flushed.
  */
 struct tlb_watch;
 
@@ -51,6 +52,8 @@ void tlb_watch_served(struct cpu *cpu, const struct mmu_request *request,
 int tlb_watch_again(struct cpu *cpu, const struct mmu_request *request, struct mmu_result *result);
 /* What the second stage translates may be elsewhere now. Nothing without a watch. */
 void tlb_watch_forget_hosts(struct cpu *cpu);
+/* The same for a flush that KVM makes: what the client changed before it is not held any more. */
+void tlb_watch_flush_hosts(struct cpu *cpu);
 /* It is about to write at @host: remembered, if that is an entry of a table. */
 void tlb_watch_store(const struct cpu *cpu, uint64_t host);
 /* Tell what was found, out of guest mode. */
