@@ -147,31 +147,61 @@ void log_watch_harvested(struct vm *vm, uint32_t slot, uint64_t *bits, long erro
 	process_heap_free(bits);
 }
 
-/* Of one slot of the VM. */
-static int harvest_rings(void *ctx, const struct quire_view_piece *piece)
+/* What the rings had of one slot before the reset. */
+struct log_watch_rings {
+	struct log_watch_rings *next;
+	struct watched of;
+};
+
+struct rings_step {
+	struct vm *vm;
+	struct log_watch_rings *first;
+};
+
+static int begin_slot(void *ctx, const struct quire_view_piece *piece)
 {
-	struct vm *vm = ctx;
-	struct watched watched = {
-	    .vm = vm,
-	    .slot = piece->as_id << SLOT_ID_BITS | piece->slot_id,
-	    .npages = piece->npages,
-	};
+	struct rings_step *step = ctx;
+	struct log_watch_rings *rings;
 
 	if (!(piece->flags & QUIRE_SLOT_LOG_DIRTY))
 		return 0;
-	watched.bits = log_watch_bits(vm, watched.slot);
-	if (!watched.bits)
+	rings = process_heap_alloc(sizeof(*rings));
+	if (!rings)
 		return 0;
-	add_rings(&watched);
-	log_watch_harvested(vm, watched.slot, watched.bits, 0);
+	rings->of.vm = step->vm;
+	rings->of.slot = piece->as_id << SLOT_ID_BITS | piece->slot_id;
+	rings->of.npages = piece->npages;
+	rings->of.bits = log_watch_bits(step->vm, rings->of.slot);
+	if (!rings->of.bits) {
+		process_heap_free(rings);
+		return 0;
+	}
+	add_rings(&rings->of);
+	rings->next = step->first;
+	step->first = rings;
 	return 0;
 }
 
-void log_watch_rings(struct vm *vm)
+struct log_watch_rings *log_watch_rings_begin(struct vm *vm)
 {
+	struct rings_step step = {.vm = vm};
+
 	if (!sanitize_is_on(SANITIZE_DIRTY))
-		return;
+		return NULL;
 	for (uint32_t as_id = 0; as_id < ADDRESS_SPACES; as_id++)
-		if (quire_vm_view_slots(vm->memory, as_id, harvest_rings, vm))
-			return; /* a dead VM */
+		if (quire_vm_view_slots(vm->memory, as_id, begin_slot, &step))
+			break; /* a dead VM */
+	return step.first;
+}
+
+void log_watch_rings_end(struct log_watch_rings *rings, long taken)
+{
+	while (rings) {
+		struct log_watch_rings *next = rings->next;
+
+		log_watch_harvested(rings->of.vm, rings->of.slot, rings->of.bits,
+				    taken > 0 ? 0 : -1);
+		process_heap_free(rings);
+		rings = next;
+	}
 }

@@ -21,7 +21,12 @@ uint64_t *log_watch_bits(struct vm *vm, uint32_t slot);
 /* The harvest is done, with @error, and handed out @bits; NULL: not watched. */
 void log_watch_harvested(struct vm *vm, uint32_t slot, uint64_t *bits, long error);
 
-/* KVM_RESET_DIRTY_RINGS begins: what the rings have until then, the client was told. */
-void log_watch_rings(struct vm *vm);
+/*
+ * KVM_RESET_DIRTY_RINGS begins: what the rings have until then, the client was told. It ends, and
+ * has taken so many entries: the harvest is over.
+ */
+struct log_watch_rings;
+struct log_watch_rings *log_watch_rings_begin(struct vm *vm);
+void log_watch_rings_end(struct log_watch_rings *rings, long taken);
 
 #endif

@@ -179,9 +179,11 @@ static int interrupted(void)
 long vm_reset_dirty_rings(struct ioctl_call *call)
 {
 	struct vm *vm = call->object;
+	struct log_watch_rings *rings = log_watch_rings_begin(vm);
+	long taken = quire_vm_reset_dirty_rings(vm->memory, interrupted);
 
-	log_watch_rings(vm);
-	return quire_vm_reset_dirty_rings(vm->memory, interrupted);
+	log_watch_rings_end(rings, taken);
+	return taken;
 }
 
 long vm_set_nr_mmu_pages(struct ioctl_call *call)
