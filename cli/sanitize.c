@@ -164,9 +164,11 @@ int sanitize_create(struct sanitize *sanitize, const char *directory)
 /* Programs can write to what they share with us: texts end where their room does. */
 static void print_text(struct json *json, const char *key, const char *text, size_t room_bytes)
 {
-	char copy[SANITIZE_WORDS_BYTES];
+	char copy[SANITIZE_WORDS_BYTES + 1];
+	size_t length = strnlen(text, room_bytes);
 
-	snprintf(copy, sizeof(copy), "%.*s", (int)room_bytes, text);
+	memcpy(copy, text, length);
+	copy[length] = '\0';
 	json_string(json, key, copy);
 }
 

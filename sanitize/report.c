@@ -234,7 +234,8 @@ void sanitize_describe(uint64_t address, char words[SANITIZE_WORDS_BYTES])
 		copy_words(words, "nothing");
 		return;
 	}
-	snprintf(words, SANITIZE_WORDS_BYTES, "%c%c%c%c %s", mapping.prot & PROT_READ ? 'r' : '-',
-		 mapping.prot & PROT_WRITE ? 'w' : '-', mapping.prot & PROT_EXEC ? 'x' : '-',
-		 mapping.shared ? 's' : 'p', *name.text ? name.text : "anonymous memory");
+	snprintf(words, SANITIZE_WORDS_BYTES, "%c%c%c%c %.200s",
+		 mapping.prot & PROT_READ ? 'r' : '-', mapping.prot & PROT_WRITE ? 'w' : '-',
+		 mapping.prot & PROT_EXEC ? 'x' : '-', mapping.shared ? 's' : 'p',
+		 *name.text ? name.text : "anonymous memory");
 }
