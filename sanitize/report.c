@@ -1,7 +1,6 @@
 /* What detectors find: each thing once, as text for a reader and as a record for the command. */
 #include "sanitize/report.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,22 +35,11 @@ FORK_CHILD(FORK_FINDINGS, findings_lock, fork_child);
 
 void sanitize_attach(const char *directory)
 {
-	char path[4096];
-	long mapped;
-	int fd;
-
-	if (!directory ||
-	    snprintf(path, sizeof(path), "%s/" SANITIZE_CONTROL, directory) >= (int)sizeof(path))
+	if (!directory)
 		return;
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	mapped = process_map(sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	close(fd);
-	if (sys_failed(mapped))
-		return;
-	control = (struct sanitize_control *)mapped;
-	sanitize_kinds = control->kinds;
+	control = process_map_shared(directory, SANITIZE_CONTROL, sizeof(*control));
+	if (control)
+		sanitize_kinds = control->kinds;
 }
 
 static uint64_t mix(uint64_t hash, uint64_t value)

@@ -432,22 +432,10 @@ FORK_CHILD(FORK_REPORT, report_lock, fork_child);
 
 void report_attach(const char *directory)
 {
-	char path[sizeof(run_directory) + 32];
-	long mapped;
-	int fd;
-
 	if (!directory || strlen(directory) >= sizeof(run_directory))
 		return;
 	strcpy(run_directory, directory);
-	snprintf(path, sizeof(path), "%s/" REPORT_CONTROL, directory);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	mapped = process_map(sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	close(fd);
-	if (sys_failed(mapped))
-		return;
-	control = (struct report_control *)mapped;
+	control = process_map_shared(directory, REPORT_CONTROL, sizeof(*control));
 }
 
 void report_start(void)

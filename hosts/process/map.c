@@ -2,7 +2,10 @@
 #include "hosts/process/map.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <sys/mman.h>
 
 #include "hosts/process/sys.h"
@@ -67,4 +70,19 @@ long process_map(uint64_t size_bytes, int protection, int flags, int fd)
 	}
 	return sys_call(SYS_mmap, 0, size_bytes, (uint64_t)protection, (uint64_t)flags,
 			(uint64_t)fd);
+}
+
+void *process_map_shared(const char *directory, const char *name, uint64_t size_bytes)
+{
+	char path[PATH_MAX];
+	long fd, mapped;
+
+	if (snprintf(path, sizeof(path), "%s/%s", directory, name) >= (int)sizeof(path))
+		return NULL;
+	fd = sys_call(SYS_openat, (uint64_t)AT_FDCWD, sys_address(path), O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	mapped = process_map(size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd);
+	sys_call(SYS_close, (uint64_t)fd);
+	return sys_failed(mapped) ? NULL : (void *)mapped;
 }

@@ -12,4 +12,10 @@
  */
 long process_map(uint64_t size_bytes, int protection, int flags, int fd);
 
+/*
+ * The same of a whole file that other processes write, too: @name in @directory. NULL: it is not
+ * there, or cannot be mapped.
+ */
+void *process_map_shared(const char *directory, const char *name, uint64_t size_bytes);
+
 #endif

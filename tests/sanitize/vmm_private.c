@@ -4,14 +4,11 @@
  * without a sanitizer.
  */
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/rules/client.h"
+#include "tests/sanitize/scenario.h"
 
 #define GPA 0x10000000ul
 #define PAGES 16ul
@@ -22,7 +19,6 @@
 static struct vm vm;
 static struct vcpu vcpu;
 static uint8_t *memory;
-static int is_mended;
 
 /* A VM whose second half of memory is private. The client left MARK in each page before. */
 static void begin(void)
@@ -161,7 +157,6 @@ static void given_back(void)
 /* The end of the VM ends it. A child's memory is a copy. */
 static void ended(void)
 {
-	int status;
 	pid_t child;
 
 	begin();
@@ -169,8 +164,7 @@ static void ended(void)
 	child = (pid_t)CHECK_OK(fork());
 	if (!child)
 		_exit(read_word(HALF) != MARK);
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK_EQ(status, 0);
+	child_wait(child);
 	if (!is_mended)
 		CHECK_EQ(read_word(HALF), MARK);
 	munmap(vcpu.run, (size_t)ioctl(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
@@ -187,11 +181,6 @@ static const struct check_test scenarios[] = {
 
 int main(int argc, char **argv)
 {
-	if (argc < 4)
-		return 2;
-	is_mended = !strcmp(argv[2], "mended");
-	for (size_t i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
-		if (!strcmp(scenarios[i].name, argv[1]))
-			scenarios[i].run();
-	return atoi(argv[3]);
+	(void)argc;
+	return scenario_main(argv, scenarios, sizeof(scenarios) / sizeof(scenarios[0]));
 }

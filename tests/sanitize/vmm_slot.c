@@ -2,15 +2,11 @@
  * Small VMMs that take memory away from their guests, and their mended twins: what
  * `quire run --sanitize=slot` reports, and what it does not (test_sanitize.py).
  */
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/rules/client.h"
+#include "tests/sanitize/scenario.h"
 
 #define GPA 0x10000000ul
 #define PAGES 16ul
@@ -20,7 +16,6 @@
 static struct vm vm;
 static struct vcpu vcpu;
 static uint8_t *memory;
-static int is_mended;
 
 static void slot_set(uint64_t size_bytes)
 {
@@ -57,6 +52,17 @@ __attribute__((noinline)) static void replace_half(void)
 {
 	CHECK(mmap(memory + HALF, HALF, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+}
+
+__attribute__((noinline)) static void reserve_half(void)
+{
+	CHECK(mmap(memory + HALF, HALF, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		   0) != MAP_FAILED);
+}
+
+__attribute__((noinline)) static void detach(void)
+{
+	CHECK_ZERO(shmdt(memory));
 }
 
 __attribute__((noinline)) static void move_half(void)
@@ -145,7 +151,7 @@ static void shared_segment(void)
 	run_guest();
 	if (is_mended)
 		slot_set(0);
-	CHECK_ZERO(shmdt(memory));
+	detach();
 	if (!is_mended)
 		(void)guest_try_load(&vcpu, GPA);
 }
@@ -186,14 +192,12 @@ static void touched(void)
 static void window(void)
 {
 	begin();
-	CHECK(mmap(memory + HALF, HALF, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-		   0) != MAP_FAILED);
+	reserve_half();
 	run_guest();
 	for (int i = 0; i < 3; i++) {
 		replace_half();
 		guest_store(&vcpu, GPA + HALF, 1);
-		CHECK(mmap(memory + HALF, HALF, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-			   -1, 0) != MAP_FAILED);
+		reserve_half();
 		run_guest();
 	}
 	if (!is_mended)
@@ -203,7 +207,6 @@ static void window(void)
 /* A child's memory is its own. */
 static void forked(void)
 {
-	int status;
 	pid_t child;
 
 	begin();
@@ -220,8 +223,7 @@ static void forked(void)
 		run_guest();
 		_exit(0);
 	}
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK_EQ(status, 0);
+	child_wait(child);
 	run_guest();
 }
 
@@ -230,18 +232,8 @@ static const struct check_test scenarios[] = {
     TEST(shared_segment), TEST(touched),  TEST(window),		  TEST(forked),
 };
 
-/* SCENARIO, whether it is mended, and how the program ends: a status, or "exec". */
 int main(int argc, char **argv)
 {
-	if (argc < 4)
-		return 2;
-	is_mended = !strcmp(argv[2], "mended");
-	for (size_t i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
-		if (!strcmp(scenarios[i].name, argv[1]))
-			scenarios[i].run();
-	if (!strcmp(argv[3], "exec"))
-		execl("/bin/true", "true", NULL);
-	if (!strcmp(argv[3], "kill"))
-		kill(getpid(), SIGKILL);
-	_exit(atoi(argv[3]));
+	(void)argc;
+	return scenario_main(argv, scenarios, sizeof(scenarios) / sizeof(scenarios[0]));
 }
