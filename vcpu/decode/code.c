@@ -2,11 +2,11 @@
  * Decoded code: building blocks, finding them again, and noticing that the bytes have changed.
  *
  * A block may run when its page was compared with memory in this epoch. An epoch ends at each entry
- * into cpu_run(), at serialising instructions and when translations are flushed. In a new epoch a
- * page is compared once, when code of it is about to run, and loses the blocks of lines that
- * differ. A store of this CPU to decoded lines drops their blocks at once. So a CPU sees its own
- * stores at once, and those of other CPUs, of the client and of devices after it serialises, as the
- * architecture asks of code that modifies code elsewhere.
+ * into cpu_run(), at interrupts and serialising instructions (a fault is neither) and when
+ * translations are flushed. In a new epoch a page is compared once, when code of it is about to
+ * run, and loses the blocks of lines that differ. A store of this CPU to decoded lines drops their
+ * blocks at once. So a CPU sees its own stores at once, and those of other CPUs, of the client and
+ * of devices after it serialises, as the architecture asks of code that modifies code elsewhere.
  */
 #include "vcpu/decode/code.h"
 
