@@ -64,6 +64,12 @@ class Programs(unittest.TestCase):
         self.assertEqual(entry["result"], "pass", entry["reason"])
         self.assertEqual(conformance_doc.title(entry), "kvm.a=1 --in-place program -x")
 
+    def test_lockstep_leaves_out_what_it_cannot_hold_and_nothing_else(self):
+        names = [[" ".join(words) for words in conformance.select(conformance.parse(argv), self.folder)]
+                 for argv in ([], ["--param", conformance.LOCKSTEP])]
+        self.assertEqual(names[0], list(conformance.CI_PROGRAMS))
+        self.assertEqual(set(names[0]) - set(names[1]), set(conformance.NOT_IN_LOCKSTEP))
+
     def test_exit_4_skips_with_the_programs_reason(self):
         entry = self.run_script('echo TAP; echo "1..0 # SKIP - Requirement not met: X"; exit 4')
         self.assertEqual((entry["result"], entry["reason"]), ("skip", "Requirement not met: X"))
