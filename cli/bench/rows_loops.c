@@ -365,7 +365,7 @@ static const struct bench_row rows[] = {
     ROW("touch", LOOP_TOUCH, 8),
     ROW("chase", LOOP_CHASE, 1.3),
     ROW("rep", LOOP_REP, 2),
-    ROW("vector", LOOP_VECTOR, 8),
+    ROW("vector", LOOP_VECTOR, 5),
     SCALE_ROW("2", LOOP_QSORT, 2, 1.15),
     SCALE_ROW("4", LOOP_QSORT, 4, 1.15),
     SCALE_ROW("touch/2", LOOP_TOUCH, 2, 0),
