@@ -31,6 +31,10 @@ static struct {
 static void setup(void *ctx)
 {
 	memset(&world, 0, sizeof(world));
+	/* The memory of a lock may be anything before. */
+	memset(&world.mutex, 0x5a, sizeof(world.mutex));
+	memset(&world.rwlock, 0x5a, sizeof(world.rwlock));
+	memset(&world.biglock, 0x5a, sizeof(world.biglock));
 	mutex_init(&world.mutex, RANK_SLOTS);
 	rwlock_init(&world.rwlock, RANK_PFN_CACHE);
 	biglock_init(&world.biglock, RANK_MMU);

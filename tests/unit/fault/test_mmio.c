@@ -337,6 +337,37 @@ static void test_never_over_memory(void **state)
 	vm_end();
 }
 
+static uint64_t counted(enum quire_vcpu_stat which)
+{
+	return quire_vcpu_stat(machine.vcpus[0], which);
+}
+
+/* Each outcome has its counter; one that is the library's own says nothing to the client. */
+static void test_outcomes(void **state)
+{
+	struct quire_memory_fault told = {.size_bytes = 77};
+	uint64_t fixed, emulated, spurious;
+
+	(void)state;
+	begin();
+	fixed = counted(QUIRE_VCPU_STAT_pf_fixed);
+	emulated = counted(QUIRE_VCPU_STAT_pf_emulate);
+	spurious = counted(QUIRE_VCPU_STAT_pf_spurious);
+	assert_int_equal(fault_at(1, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	assert_int_equal(counted(QUIRE_VCPU_STAT_pf_fixed), fixed + 1);
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(counted(QUIRE_VCPU_STAT_pf_emulate), emulated + 1);
+	assert_int_equal(counted(QUIRE_VCPU_STAT_pf_spurious), spurious);
+	assert_int_equal(
+	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){1}), QUIRE_PFERR_WRITE, &told),
+	    QUIRE_SPURIOUS);
+	assert_int_equal(told.size_bytes, 0);
+	assert_int_equal(counted(QUIRE_VCPU_STAT_pf_spurious), spurious + 1);
+	assert_int_equal(counted(QUIRE_VCPU_STAT_pf_fixed), fixed + 1);
+	assert_int_equal(counted(QUIRE_VCPU_STAT_pf_emulate), emulated + 1);
+	vm_end();
+}
+
 static unsigned int reports;
 
 static void note_report(const char *text)
@@ -380,6 +411,7 @@ int main(void)
 	    cmocka_unit_test(test_stale),
 	    cmocka_unit_test(test_memory_comes),
 	    cmocka_unit_test(test_note),
+	    cmocka_unit_test(test_outcomes),
 	    cmocka_unit_test(test_no_entry),
 	    cmocka_unit_test(test_slots_change_meanwhile),
 	    cmocka_unit_test(test_turns_private),

@@ -520,6 +520,9 @@ static void test_poison_without_memory(void **state)
 	assert_int_equal(quire_gmem_allocate(f.gmem, 0, PAGES(4), NULL), 0);
 	assert_int_equal(lookup(&slot, 1, GMEM_SHARED, &result), -EHWPOISON);
 	assert_int_equal(lookup(&slot, 3, GMEM_SHARED, &result), 0);
+	/* The block has heard of it: there is room for other lost pages. */
+	for (u32 i = 0; i < GMEM_LOST_PAGES; i++)
+		assert_int_equal(f.gmem->inode->pages.lost[i], 0);
 	punch(&f, 1, 1);
 	assert_int_equal(lookup(&slot, 1, GMEM_SHARED, &result), 0);
 	end(&f);

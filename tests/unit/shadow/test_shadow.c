@@ -79,6 +79,8 @@ static void test_shared_below_a_table_that_goes(void **state)
 	(void)world_check(&world, PAGE(6), WORLD_READ);
 	(void)world_check(&world, BLOCK(7 * 512) + PAGE(5), WORLD_READ);
 	(void)world_check(&world, BLOCK(7 * 512 + 1), WORLD_READ);
+	/* So few tables share no bucket. */
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_max_mmu_page_hash_collisions), 0);
 }
 
 /* Going to L1 and back finds the root that was loaded, unless it has gone since. */

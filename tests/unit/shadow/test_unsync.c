@@ -95,10 +95,10 @@ static void test_the_rest_stays(void **state)
 	uint64_t faults;
 
 	(void)state;
-	for (uint32_t i = 0; i < 6; i++) {
+	for (uint32_t i = 0; i < 6; i++)
 		world_set_entry(&world, TABLE_4K, far[i], PAGE(90 + i) | NPT_USED);
+	for (uint32_t i = 0; i < 6; i++)
 		assert_non_null(l2_host(PAGE(far[i]), WORLD_WRITE));
-	}
 	let_lag();
 	flush();
 	(void)l2_host(PAGE(0), WORLD_WRITE);
