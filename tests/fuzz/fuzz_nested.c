@@ -36,6 +36,8 @@
 #define SMRAM_BYTES 512u
 #define HANDLER_BYTES 128
 #define L2_CODE_GPA (CODE_GPA + CODE_BYTES / 2)
+/* At the end of L1's code. */
+#define LOOP_GPA (L2_CODE_GPA - 64)
 #define VMCB_GPA 0x10000ull
 #define MAPS_GPA 0x12000ull
 #define MSR_HSAVE 0xc0010117u
@@ -467,8 +469,8 @@ static void disturb_nested(struct machine *machine)
 		nested.state.flags |= KVM_STATE_NESTED_GUEST_MODE;
 		nested.state.hdr.svm.vmcb_pa = VMCB_GPA;
 		nested.state.size = sizeof(nested);
-		memcpy(&nested.state.data.svm[0].vmcb12, machine->area.memory + VMCB_GPA,
-		       sizeof(nested.state.data.svm[0].vmcb12));
+		get_memory(machine, VMCB_GPA, &nested.state.data.svm[0].vmcb12,
+			   sizeof(nested.state.data.svm[0].vmcb12));
 	}
 	try_call(machine->vcpu, KVM_SET_NESTED_STATE, &nested);
 }
@@ -564,45 +566,85 @@ static void machine_create(struct machine *machine)
 static void add_code(struct machine *machine)
 {
 	int is_l2 = random_once_in(rnd, 3);
-	size_t *used = is_l2 ? &machine->l2_code_used : &machine->code_used;
+	size_t *used = is_l2 ? &machine->l2_code_used : &machine->code_used, made;
+	uint8_t bytes[GUEST_CODE_LONGEST];
 	struct guest_code code = {
-	    .bytes = machine->area.memory + (is_l2 ? L2_CODE_GPA : CODE_GPA) + *used,
-	    .size = CODE_BYTES / 2 - *used,
+	    .bytes = bytes,
+	    .size = sizeof(bytes),
 	    .memory_bytes = MEMORY_BYTES,
 	    .bits = machine->bits,
 	};
 
-	if (code.size > GUEST_CODE_LONGEST)
-		*used += guest_code_one(rnd, &code);
+	made = guest_code_one(rnd, &code);
+	if (*used + made > LOOP_GPA - CODE_GPA)
+		return;
+	put_memory(machine, (is_l2 ? L2_CODE_GPA : CODE_GPA) + *used, bytes, made);
+	*used += made;
 }
 
 /* Either starts the guest of the VMCB, or does something else to it. */
 static void add_nested_code(struct machine *machine)
 {
 	static const uint8_t operations[] = {0xd8, 0xd8, 0xd8, 0xda, 0xdb, 0xdc, 0xdd, 0xdf};
-	uint8_t bytes[] = {0xb8, 0, 0, 1, 0, 0x0f, 0x01, 0};
-	uint8_t *at = machine->area.memory + CODE_GPA + machine->code_used;
-
-	if (CODE_BYTES / 2 - machine->code_used <= sizeof(bytes))
-		return;
 	/* mov $VMCB_GPA, %eax */
+	uint8_t bytes[] = {0xb8, 0, 0, 1, 0, 0x0f, 0x01, 0};
+
 	bytes[7] = operations[random_below(rnd, sizeof(operations))];
-	memcpy(at, bytes, sizeof(bytes));
+	if (machine->code_used + sizeof(bytes) > LOOP_GPA - CODE_GPA)
+		return;
+	put_memory(machine, CODE_GPA + machine->code_used, bytes, sizeof(bytes));
 	machine->code_used += sizeof(bytes);
 }
 
-/* L1 may be one that has just come to VMRUN, for it takes the fuzzer long to get there. */
-static void start_nested(struct machine *machine)
+static void put_vmcb(struct machine *machine, uint64_t nested_paging)
+{
+	static const struct vmcb_places places = {
+	    .rip = L2_CODE_GPA, .tables = TABLES_GPA, .maps = MAPS_GPA, .stack = CODE_GPA};
+	static struct vmcb vmcb;
+
+	vmcb_reset(&vmcb, places);
+	vmcb.control.misc = nested_paging ? VMCB_NESTED_PAGING : 0;
+	put_memory(machine, VMCB_GPA, &vmcb, sizeof(vmcb));
+}
+
+/* 64-bit mode with flat segments and SVM, whatever was before. */
+static void set_l1_mode(struct machine *machine)
 {
 	struct {
 		struct kvm_msrs head;
-		struct kvm_msr_entry entries[2];
-	} msrs = {.head.nmsrs = 2,
-		  .entries = {{.index = MSR_HSAVE, .data = HSAVE_GPA},
-			      {.index = 0xc0000080, .data = 0x1d01}}};
-	struct kvm_regs regs = {.rip = CODE_GPA, .rsp = CODE_GPA, .rflags = 2};
+		struct kvm_msr_entry entry;
+	} msrs = {.head.nmsrs = 1, .entry = {.index = MSR_HSAVE, .data = HSAVE_GPA}};
+	struct kvm_sregs sregs;
 
+	need(try_call(machine->vcpu, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
+	sregs.cs = make_segment(8, 11, 64);
+	sregs.ds = sregs.es = sregs.ss = make_segment(0x10, 3, 64);
+	sregs.cr0 = 0x80050033;
+	sregs.cr3 = TABLES_GPA;
+	sregs.cr4 = 0x620;
+	sregs.efer = 0x1d01;
+	try_call(machine->vcpu, KVM_SET_SREGS, &sregs);
 	try_call(machine->vcpu, KVM_SET_MSRS, &msrs);
+}
+
+/* L1 has just come to a loop of VMRUN, for it takes the fuzzer long to get there. */
+static void start_nested(struct machine *machine)
+{
+	/* mov $VMCB_GPA, %eax; stgi; 1: vmload; vmrun; vmsave; dec %r15d; jnz 1b; hlt */
+	uint8_t code[] = {0xb8, 0,    0,    1,	  0,	0x0f, 0x01, 0xdc, 0x0f, 0x01, 0xda, 0x0f,
+			  0x01, 0xd8, 0x0f, 0x01, 0xdb, 0x41, 0xff, 0xcf, 0x75, 0xf2, 0xf4};
+	struct kvm_regs regs = {.rip = LOOP_GPA, .rsp = CODE_GPA, .rflags = 2};
+	uint64_t nested_paging = random_below(rnd, 2);
+
+	/* Its VMCB may be what other steps have made of it. */
+	if (random_once_in(rnd, 2))
+		put_vmcb(machine, nested_paging);
+	/* CLGI */
+	if (random_once_in(rnd, 4))
+		code[7] = 0xdd;
+	regs.r15 = random_below(rnd, 8);
+	put_memory(machine, LOOP_GPA, code, sizeof(code));
+	set_l1_mode(machine);
 	try_call(machine->vcpu, KVM_SET_REGS, &regs);
 }
 
@@ -624,10 +666,7 @@ static void fill_memory(struct machine *machine)
 	 * it. */
 	for (size_t page = 32; page < 64; page += 1 + random_below(rnd, 3))
 		random_bytes(rnd, machine->area.memory + page * PAGE, PAGE / 4);
-	vmcb_reset(
-	    (struct vmcb *)(void *)(machine->area.memory + VMCB_GPA),
-	    (struct vmcb_places){
-		.rip = L2_CODE_GPA, .tables = TABLES_GPA, .maps = MAPS_GPA, .stack = CODE_GPA});
+	put_vmcb(machine, 0);
 }
 
 static void machine_fill(struct machine *machine)

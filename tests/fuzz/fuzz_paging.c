@@ -132,15 +132,9 @@ static void set_segments(struct cpu_state *s, int user)
 {
 	int is_long = modes.levels >= 4;
 
-	for (int i = 0; i <= CPU_GS; i++)
-		s->seg[i] = (struct cpu_segment){.limit = UINT32_MAX,
-						 .selector = SELECTOR_DATA,
-						 .type = i == CPU_CS ? 11 : 3,
-						 .s = 1,
-						 .present = 1,
-						 .l = is_long && i == CPU_CS,
-						 .db = !(is_long && i == CPU_CS),
-						 .g = 1};
+	fake_flat_segments(s);
+	s->seg[CPU_CS].l = (uint8_t)is_long;
+	s->seg[CPU_CS].db = !is_long;
 	s->seg[CPU_CS].selector = user	    ? SELECTOR_USER_CODE
 				  : is_long ? SELECTOR_CODE
 					    : SELECTOR_CODE32;
