@@ -14,16 +14,12 @@
 #include <unistd.h>
 
 #include "tests/fuzz/guest_code.h"
+#include "tests/fuzz/nested_area.h"
 #include "tests/fuzz/nested_vmcb.h"
 #include "tests/fuzz/target.h"
 #include "frontend/uapi.h"
 
-#define PAGE 4096ull
-#define MEMORY_BYTES (64 * PAGE)
-#define SECOND_BYTES (16 * PAGE)
 #define SECOND_GPA 0x100000ull
-#define CANARY_BYTES (4 * PAGE)
-#define CANARY 0xc35aa5e1967b3c1dull
 #define CODE_GPA 0x8000ull
 #define CODE_BYTES 0x8000ull
 #define TABLES_GPA 0x1000ull
@@ -43,14 +39,6 @@
 #define MSR_HSAVE 0xc0010117u
 #define HSAVE_GPA 0x11000ull
 #define TICK_NS 4000000
-
-/* Canary, first slot, canary, second slot, canary: in this order in the host's memory. */
-struct area {
-	uint8_t *base;
-	uint8_t *memory;
-	uint8_t *second;
-	size_t bytes;
-};
 
 struct machine {
 	struct area area;
@@ -84,45 +72,6 @@ static int need(int result, const char *what)
 	return result;
 }
 
-static void area_create(struct area *area)
-{
-	area->bytes = 3 * CANARY_BYTES + MEMORY_BYTES + SECOND_BYTES;
-	area->base =
-	    mmap(NULL, area->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (area->base == MAP_FAILED)
-		fuzz_fail("no memory");
-	area->memory = area->base + CANARY_BYTES;
-	area->second = area->memory + MEMORY_BYTES + CANARY_BYTES;
-	for (size_t i = 0; i < area->bytes / 8; i++)
-		((uint64_t *)area->base)[i] = CANARY;
-	memset(area->memory, 0, MEMORY_BYTES);
-	memset(area->second, 0, SECOND_BYTES);
-}
-
-static void check_canary(const uint8_t *at)
-{
-	for (size_t i = 0; i < CANARY_BYTES / 8; i++)
-		if (((const uint64_t *)at)[i] != CANARY)
-			fuzz_fail("memory beside a slot was written");
-}
-
-static void area_check(const struct area *area)
-{
-	check_canary(area->base);
-	check_canary(area->memory + MEMORY_BYTES);
-	check_canary(area->second + SECOND_BYTES);
-}
-
-/* Neither the canary, in any alignment, nor an address of the area is the guest's to know. */
-static void check_secret(const struct area *area, uint64_t value)
-{
-	for (unsigned int turn = 0; turn < 64; turn += 8)
-		if (value == (CANARY >> turn | (turn ? CANARY << (64 - turn) : 0)))
-			fuzz_fail("the guest has read memory beside a slot");
-	if (value >= (uintptr_t)area->base && value < (uintptr_t)area->base + area->bytes)
-		fuzz_fail("the guest has learnt an address of the host");
-}
-
 static void check_registers(struct machine *machine)
 {
 	struct kvm_regs regs;
@@ -132,11 +81,11 @@ static void check_registers(struct machine *machine)
 	need(try_call(machine->vcpu, KVM_GET_REGS, &regs), "KVM_GET_REGS");
 	memcpy(words, &regs, sizeof(regs));
 	for (size_t i = 0; i < sizeof(regs) / 8; i++)
-		check_secret(&machine->area, words[i]);
+		area_check_secret(&machine->area, words[i]);
 	need(try_call(machine->vcpu, KVM_GET_FPU, &fpu), "KVM_GET_FPU");
 	memcpy(words, &fpu, sizeof(words));
 	for (size_t i = 0; i < sizeof(fpu) / 8; i++)
-		check_secret(&machine->area, words[i]);
+		area_check_secret(&machine->area, words[i]);
 }
 
 static void set_slot(struct machine *machine, unsigned int slot, uint64_t gpa)
