@@ -66,9 +66,9 @@ enum quire_page_use {
  * of the library held unless they say otherwise. They may run in several threads at once. @ctx is
  * what quire_vm_create() was given. An error that a function does not list is handed on as it is.
  *
- * quire_vm_set_region() waits for the calls of copy_from(), copy_to() and cmpxchg_u64() that are
- * under way, and for the page_get() of a quire_place_read() or _write(), or of a quire_vcpu_map():
- * none of these may wait for a change of slots.
+ * quire_vm_set_region() waits for the calls of copy_from(), copy_to(), load_u64() and cmpxchg_u64()
+ * that are under way, and for the page_get() of a quire_place_read() or _write(), or of a
+ * quire_vcpu_map(): none of these may wait for a change of slots.
  */
 struct quire_host_ops {
 	/*

@@ -62,6 +62,12 @@ extern const struct operation nth_vm_operations[], nth_vcpu_operations[], nth_gm
     nth_log_operations[], nth_access_operations[], nth_plain_operations[];
 /* Each ends with a row without a function. */
 
+/* What another thread does meanwhile, after which all is as before; NULL ends them. */
+extern void (*const nth_meanwhile[])(void);
+/* Two of them, which change slots. */
+void nth_replace_slots(void);
+void nth_change_other_slot(void);
+
 /* A call that is refused, by this error, whatever the host does. */
 struct refusal {
 	struct operation operation;
@@ -89,13 +95,14 @@ struct nth {
 	const struct nth_machine *machine;
 	struct quire_host_ops ops;
 	uint32_t vm_kind;
-	int is_armed;	     /* calls count, and fail */
-	uint64_t calls;	     /* while armed */
-	uint64_t fail_at;    /* the call of this number fails; 0: none */
-	uint32_t variant;    /* with which of its errors */
-	uint32_t variants;   /* how many errors that call has */
-	int error;	     /* that it answered; 0: none failed */
-	const char *failing; /* its name */
+	int is_armed;		 /* calls count, and fail */
+	uint64_t calls;		 /* while armed */
+	uint64_t fail_at;	 /* the call of this number fails; 0: none */
+	uint32_t variant;	 /* with which of its errors */
+	uint32_t variants;	 /* how many errors that call has */
+	void (*meanwhile)(void); /* it does not fail: that is done while it is under way */
+	int error;		 /* that it answered; 0: none failed */
+	const char *failing;	 /* its name */
 	/* Given out and not given back. */
 	int64_t bytes, chunks, stores, pages;
 	struct quire_tunables tunables;

@@ -10,6 +10,18 @@ static int fails(const char *name, const int errors[ERRORS_MAX])
 
 	if (!nth.is_armed || ++nth.calls != nth.fail_at)
 		return 0;
+	if (nth.meanwhile) {
+		/* Under no lock of the library: another thread may do what it likes. A change of
+		 * slots waits for a load before a store to one of L1's tables. */
+		if (!strcmp(name, "page_get") ||
+		    (!strcmp(name, "load_u64") && nth.meanwhile != nth_replace_slots &&
+		     nth.meanwhile != nth_change_other_slot)) {
+			nth.is_armed = 0;
+			nth.meanwhile();
+			nth.is_armed = 1;
+		}
+		return 0;
+	}
 	while (count < ERRORS_MAX && errors[count])
 		count++;
 	nth.variants = count;

@@ -255,9 +255,12 @@ static int fault_nested_at(uint64_t address)
 {
 	int result;
 
-	do
-		result = nth_fault(address, QUIRE_PFERR_WRITE | QUIRE_PFERR_USER);
-	while (result == QUIRE_RETRY);
+	/* As the guest comes again: by a root that is valid. */
+	while ((result = nth_fault(address, QUIRE_PFERR_WRITE | QUIRE_PFERR_USER)) == QUIRE_RETRY) {
+		result = nth_enter();
+		if (result)
+			return result;
+	}
 	return result == QUIRE_NESTED_FAULT ? -EFAULT : result;
 }
 

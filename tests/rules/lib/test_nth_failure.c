@@ -215,6 +215,56 @@ static void test_dead_vms(void **state)
 				on_a_dead_vm(row);
 }
 
+/* Those that ask the host without a lock, and look whether it still holds. */
+static int looks_again(const char *function)
+{
+	static const char *const names[] = {"quire_vcpu_fault", "quire_vcpu_prefault",
+					    "quire_vcpu_page_ready", "quire_vcpu_walk_nested",
+					    "quire_vcpu_enter"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (!strcmp(names[i], function))
+			return 1;
+	return 0;
+}
+
+/* The call comes to its end, at once or done again, and so does the state. */
+static void end_the_same(const struct operation *operation, uint64_t number,
+			 void (*meanwhile)(void), const struct wanted *wanted)
+{
+	unsigned int tries = 0;
+	int result;
+
+	nth_begin(machine, operation, are_tables_used_up);
+	nth.meanwhile = meanwhile;
+	result = nth_call(operation, number, 0);
+	nth.meanwhile = NULL;
+	nth.failing = "meanwhile";
+	while (result < 0 && tries++ < CALLS_MAX)
+		result = nth_enter() ? -EIO : nth_call(operation, 0, 0);
+	if (result < 0)
+		told(operation, number, "does not come to an end");
+	if (nth_digest() != wanted->after)
+		told(operation, number, "comes to another state");
+	end(operation, number);
+}
+
+static void test_meanwhile(void **state)
+{
+	(void)state;
+	are_tables_used_up = 0;
+	for (const struct operation *row = nth_vcpu_operations; row->function; row++) {
+		struct wanted wanted;
+
+		if (!looks_again(row->function))
+			continue;
+		wanted = look(row);
+		for (uint64_t number = 1; number <= wanted.calls; number++)
+			for (size_t i = 0; nth_meanwhile[i]; i++)
+				end_the_same(row, number, nth_meanwhile[i], &wanted);
+	}
+}
+
 /* For the request itself, and nothing changes. */
 static void refuse(const struct refusal *refusal)
 {
@@ -282,7 +332,8 @@ int main(void)
 	    cmocka_unit_test(test_vm),	     cmocka_unit_test(test_vcpu),
 	    cmocka_unit_test(test_gmem),     cmocka_unit_test(test_log),
 	    cmocka_unit_test(test_access),   cmocka_unit_test(test_plain),
-	    cmocka_unit_test(test_dead_vms), cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_dead_vms), cmocka_unit_test(test_meanwhile),
+	    cmocka_unit_test(test_refusals),
 	};
 	const struct CMUnitTest after[] = {
 	    cmocka_unit_test(test_every_public_function),
