@@ -62,9 +62,10 @@ extern const struct operation nth_vm_operations[], nth_vcpu_operations[], nth_gm
     nth_log_operations[], nth_access_operations[], nth_plain_operations[];
 /* Each ends with a row without a function. */
 
-/* What another thread does meanwhile, after which all is as before; NULL ends them. */
+/* What another thread does meanwhile; NULL ends them. */
 extern void (*const nth_meanwhile[])(void);
-/* Two of them, which change slots. */
+/* Three of them, which change slots. */
+void nth_move_memory(void);
 void nth_replace_slots(void);
 void nth_change_other_slot(void);
 
@@ -101,6 +102,7 @@ struct nth {
 	uint32_t variant;	 /* with which of its errors */
 	uint32_t variants;	 /* how many errors that call has */
 	void (*meanwhile)(void); /* it does not fail: that is done while it is under way */
+	int has_happened;	 /* it was done */
 	int error;		 /* that it answered; 0: none failed */
 	const char *failing;	 /* its name */
 	/* Given out and not given back. */

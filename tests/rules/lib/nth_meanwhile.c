@@ -41,6 +41,26 @@ void nth_replace_slots(void)
 	replace(2);
 }
 
+/* Slot 1 shows other memory from here on. */
+void nth_move_memory(void)
+{
+	struct quire_region region = {.slot = 1}, none = {.slot = 1};
+
+	if (quire_vm_view_slots(nth.vm, 0, see_slot, &region) != 1 ||
+	    (region.flags & QUIRE_SLOT_GMEM))
+		return;
+	region.hva = nth.machine->hva(HUGE_PAGE);
+	assert_int_equal(quire_vm_set_region(nth.vm, &none), 0);
+	assert_int_equal(quire_vm_set_region(nth.vm, &region), 0);
+}
+
+/* What is private is shared from here on. */
+static void share(void)
+{
+	if ((nth.vm_kind & NTH_PRIVATE) && quire_vm_set_attributes(nth.vm, (gpa_t){GPA}, BYTES, 0))
+		fail();
+}
+
 /* Another slot comes and goes: whatever was looked up is of an old generation. */
 void nth_change_other_slot(void)
 {
@@ -93,4 +113,6 @@ static void change_gmem(void)
 }
 
 void (*const nth_meanwhile[])(void) = {
-    invalidate, nth_replace_slots, nth_change_other_slot, zap_all, write_tables, change_gmem, NULL};
+    invalidate,	  nth_replace_slots, nth_change_other_slot, zap_all,
+    write_tables, change_gmem,	     nth_move_memory,	    share,
+    NULL};
