@@ -27,7 +27,7 @@ ninja -C build tests/sim/order/order_pairs
 step $timed build/tests/sim/order/order_pairs --long --choices 2
 step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs
 ninja -C build cli/sim/quire-sim-order
-step $timed python3 tests/sim/order/order.py build/cli/sim/quire-sim-order --seeds 20000 --all-but tests/sim/order/caught.txt
+step $timed python3 tests/sim/order/order.py build/cli/sim/quire-sim-order --seeds 2000 --all-but tests/sim/order/caught.txt
 # One line after the other is changed; a sample that no run had before.
 step ./dev mutate --sample $((seconds * 10)) --seed "$seed"
 ninja -C build cli/sim/quire-sim tests/sim/test_interleave
