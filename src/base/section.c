@@ -14,7 +14,8 @@ void long_section_leave(struct long_sections *sections, u32 turn)
 
 void long_sections_wait(struct long_sections *sections)
 {
-	(void)atomic_exchange_u32(&sections->waiting, 1);
+	/* The exchange of @turn is a full fence after it: a section that misses it is seen. */
+	atomic_store_relaxed_u32(&sections->waiting, 1);
 	for (u32 i = 0; i < (MUTANT(section_waits_once) ? 1u : 2u); i++) {
 		u32 turn = atomic_load_relaxed_u32(&sections->turn), inside;
 

@@ -20,7 +20,8 @@ void invalidation_begin(struct quire_vm *vm)
 		atomic_store_relaxed_u64(&inv->start, UINT64_MAX);
 		atomic_store_relaxed_u64(&inv->end, 0);
 	}
-	atomic_store_release_u32(&inv->in_progress, inv->in_progress + 1);
+	/* Without an order: what it says is acted on under mmu_lock alone. */
+	atomic_store_relaxed_u32(&inv->in_progress, inv->in_progress + 1);
 	CHECK(inv->in_progress);
 }
 
@@ -46,9 +47,9 @@ void invalidation_end(struct quire_vm *vm)
 		return;
 	}
 	CHECK(inv->start < inv->end || !inv->end);
-	/* Release both: a fault that sees in_progress go down must see the new seq. */
+	/* Partner: the acquire load in invalidation_snapshot(). */
 	atomic_store_release_u64(&inv->seq, inv->seq + 1);
-	atomic_store_release_u32(&inv->in_progress, inv->in_progress - 1);
+	atomic_store_relaxed_u32(&inv->in_progress, inv->in_progress - 1);
 }
 
 void host_invalidation_enter(struct quire_vm *vm)

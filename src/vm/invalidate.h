@@ -60,7 +60,7 @@ static inline u64 invalidation_snapshot(const struct invalidation *inv)
  */
 static inline bool invalidation_touches(const struct invalidation *inv, gfn_t start, gfn_t end)
 {
-	return unlikely(atomic_load_acquire_u32(&inv->in_progress)) && start.v < inv->end &&
+	return unlikely(atomic_load_relaxed_u32(&inv->in_progress)) && start.v < inv->end &&
 	       inv->start < end.v;
 }
 
@@ -72,10 +72,11 @@ static inline bool invalidation_retry(const struct invalidation *inv, u64 snapsh
 	return atomic_load_relaxed_u64(&inv->seq) != snapshot && !MUTANT(sequence_unchecked);
 }
 
-/* Without a lock, as a hint that saves work: true is certain to be a retry, false is nothing. */
+/* Without a lock and an order, as a hint that saves work: false is nothing, and true may rarely be
+ * a retry too many. */
 static inline bool invalidation_retry_hint(const struct invalidation *inv, u64 snapshot, gfn_t gfn)
 {
-	if (unlikely(atomic_load_acquire_u32(&inv->in_progress)) &&
+	if (unlikely(atomic_load_relaxed_u32(&inv->in_progress)) &&
 	    gfn.v >= atomic_load_relaxed_u64(&inv->start) &&
 	    gfn.v < atomic_load_relaxed_u64(&inv->end))
 		return true;
