@@ -81,7 +81,7 @@ static enum guard_reason piece_read(const struct lockstep_piece *piece, uint8_t 
 }
 
 /* Note what is at @linear. Nonzero: no translation at hand, or over a page's end. */
-static int note_piece(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
+static int note_piece(struct cpu *cpu, uint64_t linear, unsigned int size_bytes, int is_written)
 {
 	struct lockstep *lockstep = cpu->translate->lockstep;
 	struct lockstep_piece *piece = &lockstep->piece[lockstep->pieces];
@@ -92,7 +92,8 @@ static int note_piece(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 	piece->host = tlb_find(cpu, linear, MMU_WRITE);
 	if (!piece->host)
 		piece->host = tlb_find(cpu, linear, MMU_READ);
-	piece->size_bytes = size_bytes;
+	piece->size_bytes = (uint8_t)size_bytes;
+	piece->is_written = is_written != 0;
 	if (!piece->host || piece_read(piece, piece->before) != GUARD_OK)
 		return -1;
 	lockstep->pieces++;
@@ -101,22 +102,25 @@ static int note_piece(struct cpu *cpu, uint64_t linear, unsigned int size_bytes)
 
 static int note_memory(struct cpu *cpu, const struct op *op)
 {
+	const struct lockstep *lockstep = cpu->translate->lockstep;
 	uint64_t rsp = cpu->s.gpr[CPU_RSP];
+	int is_written = lockstep->unit->op[lockstep->op].is_write;
 	const char *base = (const char *)cpu + op->seg_base;
 
 	switch (op->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_CALL:
-		if (note_piece(cpu, rsp - 8, 8))
+		if (note_piece(cpu, rsp - 8, 8, 1))
 			return -1;
+		is_written = 0; /* what is pushed */
 		break;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_RET:
-		if (note_piece(cpu, rsp, 8))
+		if (note_piece(cpu, rsp, 8, 0))
 			return -1;
 		break;
 	case ZYDIS_MNEMONIC_LEAVE:
-		return note_piece(cpu, cpu->s.gpr[CPU_RBP], 8);
+		return note_piece(cpu, cpu->s.gpr[CPU_RBP], 8, 0);
 	case ZYDIS_MNEMONIC_LEA:
 	case ZYDIS_MNEMONIC_NOP:
 		return 0;
@@ -126,7 +130,7 @@ static int note_memory(struct cpu *cpu, const struct op *op)
 	if (!op->mem_size)
 		return 0;
 	return note_piece(cpu, op_effective(cpu, op) + *(const uint64_t *)(const void *)base,
-			  op->mem_size);
+			  op->mem_size, is_written);
 }
 
 /* A signal may break an access off; the next attempt is not broken off by the same one. */
@@ -144,16 +148,26 @@ static void write_back(const struct lockstep_piece *piece)
 		;
 }
 
-/* Memory as it was; what was not written stays untouched. */
-static void restore_memory(struct lockstep *lockstep)
+/*
+ * Memory as it was. What the instruction only reads stays: there the client has stored meanwhile.
+ * Nonzero: so it has, and code may read something else.
+ */
+static int restore_memory(struct lockstep *lockstep)
 {
+	int has_changed = 0;
+
 	for (unsigned int i = 0; i < lockstep->pieces; i++) {
 		struct lockstep_piece *piece = &lockstep->piece[i];
 
 		read_surely(piece, piece->after);
-		if (memcmp(piece->before, piece->after, piece->size_bytes))
+		if (!memcmp(piece->before, piece->after, piece->size_bytes))
+			continue;
+		if (piece->is_written)
 			write_back(piece);
+		else
+			has_changed = 1;
 	}
+	return has_changed;
 }
 
 static void swap_xmm(struct cpu *cpu, struct lockstep *lockstep)
@@ -165,7 +179,8 @@ static void swap_xmm(struct cpu *cpu, struct lockstep *lockstep)
 	memcpy(lockstep->xmm, xmm, sizeof(xmm));
 }
 
-/* Run it in the interpreter, note what comes of it, and put everything back. */
+/* Run it in the interpreter, note what comes of it, and put everything back. Nonzero: not to be
+ * compared. */
 static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 {
 	struct lockstep *lockstep = cpu->translate->lockstep;
@@ -174,6 +189,7 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 	uint64_t gs_base = cpu->s.seg[CPU_GS].base, kernel_gs_base = cpu->s.kernel_gs_base;
 	const struct op *end = lockstep->unit->block->ops + lockstep->unit->op_count;
 	enum step step;
+	int has_changed;
 
 	memcpy(gpr, cpu->s.gpr, sizeof(gpr));
 	memcpy(lockstep->xmm, cpu->s.xmm, sizeof(lockstep->xmm));
@@ -188,7 +204,7 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 		swap_xmm(cpu, lockstep);
 	lockstep->gs_base = cpu->s.seg[CPU_GS].base;
 	lockstep->kernel_gs_base = cpu->s.kernel_gs_base;
-	restore_memory(lockstep);
+	has_changed = restore_memory(lockstep);
 	cpu->s.seg[CPU_GS].base = gs_base;
 	cpu->s.kernel_gs_base = kernel_gs_base;
 	memcpy(cpu->s.gpr, gpr, sizeof(gpr));
@@ -198,7 +214,7 @@ static int interpret_and_undo(struct cpu *cpu, const struct op *op)
 	cpu->cc_carry = carry;
 	cpu->op = NULL;
 	if (!(step & STEP_F_ABORT))
-		return 0;
+		return has_changed;
 	cpu->stop = STOP_NONE;
 	return -1;
 }

@@ -7,8 +7,8 @@
 /* Memory that an instruction may touch: an operand, and for CALL the stack. */
 struct lockstep_piece {
 	uint8_t *host;
-	unsigned int size_bytes;
-	uint8_t before[16], after[16]; /* as the interpreter found and left it */
+	uint8_t size_bytes, is_written; /* by the instruction; else the client alone may */
+	uint8_t before[16], after[16];	/* as the interpreter found and left it */
 };
 
 #define LOCKSTEP_PIECES 2u

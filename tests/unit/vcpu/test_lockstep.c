@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -120,13 +121,43 @@ static void test_stack(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fake_vcpu_teardown)
 
+/* A client's store into what the guest only reads is never taken back. */
+PROGRAM(waits, "1: cmpb $0, 0x30000; je 1b; hlt");
+#define STORES 200u
+
+static void *store_later(void *opaque)
+{
+	uint8_t *flag = opaque;
+
+	usleep(500);
+	__atomic_store_n(flag, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void test_client_stores(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	uint8_t *flag = vcpu->vm->ram + GUEST_DATA;
+	pthread_t thread;
+
+	alarm(30);
+	for (unsigned int i = 0; i < STORES; i++) {
+		*flag = 0;
+		assert_int_equal(pthread_create(&thread, NULL, store_later, flag), 0);
+		cpu_state(vcpu->cpu)->rip = GUEST_CODE;
+		cpu_state(vcpu->cpu)->halted = 0;
+		assert_int_equal(fake_vcpu_run(vcpu, waits_start, waits_end), CPU_EXIT_HLT);
+		assert_int_equal(pthread_join(thread, NULL), 0);
+		assert_int_equal(*flag, 1);
+	}
+	alarm(0);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    TEST(test_register),
-	    TEST(test_flags),
-	    TEST(test_memory),
-	    TEST(test_stack),
+	    TEST(test_register), TEST(test_flags),	   TEST(test_memory),
+	    TEST(test_stack),	 TEST(test_client_stores),
 	};
 	void *state;
 
