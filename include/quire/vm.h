@@ -116,7 +116,7 @@ struct quire_region {
 	 * other machines than x86-64), else -EINVAL. A kernel may take the physical address. */
 	hva_t hva;
 	uint64_t gmem_offset_bytes;
-	struct quire_gmem *gmem; /* with QUIRE_SLOT_GMEM, when the region is created */
+	struct quire_gmem *gmem; /* with QUIRE_SLOT_GMEM, when it is created; NULL: -EBADF */
 	int gmem_error;		 /* what looking the descriptor up gave: -EBADF, -EINVAL, or 0 */
 };
 

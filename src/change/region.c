@@ -43,6 +43,8 @@ static int prepare_gmem(struct region_update *update)
 		return 0;
 	if (region->gmem_error)
 		return region->gmem_error;
+	if (!region->gmem)
+		return -EBADF;
 	return gmem_bind_prepare(update->slots.new_slot, update->vm, region->gmem,
 				 region->gmem_offset_bytes);
 }

@@ -146,9 +146,11 @@ int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *
 	mutex_lock(&vcpu->vm->vcpus_lock);
 	ring_bytes = vcpu->vm->ring_bytes;
 	CHECK(!ring_bytes || ring_bytes / sizeof(*entries) >= DIRTY_RING_RESERVED);
-	vcpu->ring.size = ring_bytes / sizeof(*entries);
-	vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
-	vcpu->ring.entries = ring_bytes ? entries : NULL;
+	if (ring_bytes) {
+		vcpu->ring.size = ring_bytes / sizeof(*entries);
+		vcpu->ring.soft_limit = vcpu->ring.size - DIRTY_RING_RESERVED;
+		vcpu->ring.entries = entries;
+	}
 	mutex_unlock(&vcpu->vm->vcpus_lock);
 	return ring_bytes ? 0 : -EINVAL;
 }

@@ -41,6 +41,20 @@ static int slot_of_gmem_without_file(void)
 	return nth_set_slot(1, GPA, QUIRE_SLOT_GMEM);
 }
 
+/* A caller that says nothing of why there is no file. */
+static int slot_of_gmem_from_nowhere(void)
+{
+	const struct quire_region region = {
+	    .slot = 1,
+	    .flags = QUIRE_SLOT_GMEM,
+	    .gpa = {GPA},
+	    .size_bytes = BYTES,
+	    .hva = nth.machine->hva(0),
+	};
+
+	return quire_vm_set_region(nth.vm, &region);
+}
+
 static int slot_above_all(void)
 {
 	return nth_set_slot(1, UINT64_C(1) << 52, 0);
@@ -397,6 +411,7 @@ const struct refusal nth_refusals[] = {
     {{"quire_vm_create", 0, NULL, vm_of_modes_without_tdp}, -EINVAL},
     {{"quire_vm_create", 0, NULL, private_vm_without_tdp}, -EINVAL},
     {{"quire_vm_set_region", NTH_PRIVATE, NULL, slot_of_gmem_without_file}, -EBADF},
+    {{"quire_vm_set_region", NTH_PRIVATE, NULL, slot_of_gmem_from_nowhere}, -EBADF},
     {{"quire_vm_set_region", 0, NULL, slot_above_all}, -EINVAL},
     {{"quire_vm_set_region", 0, NULL, slot_over_the_end}, -EINVAL},
     {{"quire_vm_set_nr_mmu_pages", 0, NULL, few_pages}, -EINVAL},
