@@ -38,7 +38,7 @@
 #define MAPS_GPA 0x12000ull
 #define MSR_HSAVE 0xc0010117u
 #define HSAVE_GPA 0x11000ull
-#define TICK_NS 4000000
+#define TICK_NS 1000000
 
 struct machine {
 	struct area area;
