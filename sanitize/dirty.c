@@ -368,14 +368,18 @@ void sanitize_log_harvest(const struct sanitize_harvest *harvest)
 
 /* ---- Transfers ---- */
 
-/* The pages of @log that [hva, hva + size) touches: [*first, *end). */
+/*
+ * The pages of @log that [hva, hva + size) touches: [*first, *end). A range that does not end is
+ * refused by the kernel.
+ */
 static bool pages_of(const struct log *log, uint64_t hva, uint64_t size_bytes, uint64_t *first,
 		     uint64_t *end)
 {
 	uint64_t start = log->at.hva, bytes = log->at.npages << PAGE_SHIFT;
 	uint64_t last;
 
-	if (!size_bytes || hva >= start + bytes || hva + size_bytes <= start)
+	if (!size_bytes || hva + size_bytes < hva || hva >= start + bytes ||
+	    hva + size_bytes <= start)
 		return false;
 	last = hva + size_bytes - 1 < start + bytes ? hva + size_bytes - 1 : start + bytes - 1;
 	*first = hva <= start ? 0 : (hva - start) >> PAGE_SHIFT;

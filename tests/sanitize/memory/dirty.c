@@ -94,6 +94,18 @@ __attribute__((noinline)) static void device_reads(void)
 		note(READ_PAGE);
 }
 
+/* Nothing is read or written by a call whose buffer would end before it begins. */
+static void refused_calls(void)
+{
+	const volatile size_t size_bytes = SIZE_MAX - PAGE + 1;
+	struct iovec part = {machine.memory + 3 * PAGE, size_bytes};
+
+	if (read(machine.pipe[0], part.iov_base, size_bytes) != -1 ||
+	    write(machine.pipe[1], part.iov_base, size_bytes) != -1 ||
+	    readv(machine.pipe[0], &part, 1) != -1)
+		errx(1, "a call without an end");
+}
+
 /* A ring of descriptors: the thread's own instructions do. */
 static void *device_stores(void *unused)
 {
@@ -201,6 +213,7 @@ static void transfer(void)
 		if (!round && !machine.is_display)
 			copy(PAGES); /* all of it; what was written is dirty for KVM still */
 		run_devices();
+		refused_calls();
 		harvest();
 		if (!machine.is_display)
 			copy(machine.is_aborted ? GUEST_PAGES / 2 : PAGES);
