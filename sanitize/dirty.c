@@ -183,6 +183,14 @@ void sanitize_log_begin(const struct sanitize_log *at)
 		return;
 	process_lock_acquire(&log_lock);
 	link = find_locked(at->vm, at->slot);
+	/* Another slot of that number, made while its client's threads raced. */
+	if (*link && ((*link)->at.hva != at->hva || (*link)->at.npages != at->npages)) {
+		struct log *old = *link;
+
+		*link = old->next;
+		log_free(old);
+		link = find_locked(at->vm, at->slot);
+	}
 	if (*link) {
 		(*link)->at.gpa = at->gpa;
 	} else {
@@ -361,7 +369,8 @@ void sanitize_log_harvest(const struct sanitize_harvest *harvest)
 		return;
 	process_lock_acquire(&log_lock);
 	log = *find_locked(harvest->vm, harvest->slot);
-	if (log)
+	/* Of another number of pages: the slot is another one meanwhile. */
+	if (log && log->at.npages == harvest->npages)
 		harvest_locked(log, harvest);
 	process_lock_release(&log_lock);
 }

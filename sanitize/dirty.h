@@ -46,6 +46,7 @@ void sanitize_log_end_all(void);
 struct sanitize_harvest {
 	const void *vm;
 	uint32_t slot;
+	uint64_t npages;
 	const uint64_t *named; /* a bit a page: what the client was told */
 	/* Set the bits of pages that the log has now. May be asked of any log of @vm. */
 	void (*add_logged)(const struct sanitize_log *log, uint64_t *bits);

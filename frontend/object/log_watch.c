@@ -1,6 +1,8 @@
 /* What --sanitize=dirty is told of a VM's slots and their logs. */
 #include "frontend/object/log_watch.h"
 
+#include <string.h>
+
 #include <quire/dirty.h>
 #include <quire/view.h>
 
@@ -130,21 +132,41 @@ static void add_logged(const struct sanitize_log *log, uint64_t *bits)
 	add_rings(&watched);
 }
 
-uint64_t *log_watch_bits(struct vm *vm, uint32_t slot)
+static uint64_t bytes_of(const struct log_watch_bits *bits)
 {
-	uint64_t npages = sanitize_log_pages(vm, slot);
-
-	return npages ? process_heap_array((npages + 63) / 64, sizeof(uint64_t)) : NULL;
+	return (bits->npages + 63) / 64 * sizeof(*bits->bits);
 }
 
-void log_watch_harvested(struct vm *vm, uint32_t slot, uint64_t *bits, long error)
+struct log_watch_bits log_watch_begin(struct vm *vm, uint32_t slot)
 {
-	struct sanitize_harvest harvest = {
-	    .vm = vm, .slot = slot, .named = bits, .add_logged = add_logged};
+	struct log_watch_bits bits = {.npages = sanitize_log_pages(vm, slot)};
 
-	if (bits && !error)
+	if (bits.npages)
+		bits.bits = process_heap_alloc(bytes_of(&bits));
+	return bits;
+}
+
+void log_watch_copy(const struct log_watch_bits *to, uint64_t offset_bytes, const void *src,
+		    uint64_t size_bytes)
+{
+	uint64_t room_bytes = to->bits ? bytes_of(to) : 0;
+
+	if (offset_bytes < room_bytes && size_bytes <= room_bytes - offset_bytes)
+		memcpy((char *)to->bits + offset_bytes, src, size_bytes);
+}
+
+void log_watch_harvested(struct vm *vm, uint32_t slot, const struct log_watch_bits *bits,
+			 long error)
+{
+	const struct sanitize_harvest harvest = {.vm = vm,
+						 .slot = slot,
+						 .npages = bits->npages,
+						 .named = bits->bits,
+						 .add_logged = add_logged};
+
+	if (bits->bits && !error)
 		sanitize_log_harvest(&harvest);
-	process_heap_free(bits);
+	process_heap_free(bits->bits);
 }
 
 /* What the rings had of one slot before the reset. */
@@ -162,6 +184,7 @@ static int begin_slot(void *ctx, const struct quire_view_piece *piece)
 {
 	struct rings_step *step = ctx;
 	struct log_watch_rings *rings;
+	struct log_watch_bits bits;
 
 	if (!(piece->flags & QUIRE_SLOT_LOG_DIRTY))
 		return 0;
@@ -170,8 +193,9 @@ static int begin_slot(void *ctx, const struct quire_view_piece *piece)
 		return 0;
 	rings->of.vm = step->vm;
 	rings->of.slot = piece->as_id << SLOT_ID_BITS | piece->slot_id;
-	rings->of.npages = piece->npages;
-	rings->of.bits = log_watch_bits(step->vm, rings->of.slot);
+	bits = log_watch_begin(step->vm, rings->of.slot);
+	rings->of.npages = bits.npages;
+	rings->of.bits = bits.bits;
 	if (!rings->of.bits) {
 		process_heap_free(rings);
 		return 0;
@@ -198,9 +222,9 @@ void log_watch_rings_end(struct log_watch_rings *rings, long taken)
 {
 	while (rings) {
 		struct log_watch_rings *next = rings->next;
+		const struct log_watch_bits bits = {rings->of.npages, rings->of.bits};
 
-		log_watch_harvested(rings->of.vm, rings->of.slot, rings->of.bits,
-				    taken > 0 ? 0 : -1);
+		log_watch_harvested(rings->of.vm, rings->of.slot, &bits, taken > 0 ? 0 : -1);
 		process_heap_free(rings);
 		rings = next;
 	}

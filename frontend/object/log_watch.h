@@ -14,12 +14,21 @@ struct vm;
 void log_watch_region(struct vm *vm, const struct quire_region *region);
 
 /*
- * Room for a copy of the bits that a harvest of @slot hands out: NULL where the slot is not
- * watched. What log_watch_harvested() takes, and frees.
+ * A copy of the bits that a harvest of a slot hands out. What a slot has that is longer, since the
+ * client's threads race, is left out.
  */
-uint64_t *log_watch_bits(struct vm *vm, uint32_t slot);
-/* The harvest is done, with @error, and handed out @bits; NULL: not watched. */
-void log_watch_harvested(struct vm *vm, uint32_t slot, uint64_t *bits, long error);
+struct log_watch_bits {
+	uint64_t npages;
+	uint64_t *bits; /* NULL: the slot is not watched */
+};
+
+struct log_watch_bits log_watch_begin(struct vm *vm, uint32_t slot);
+/* So much of the log, in bytes, goes to the client. */
+void log_watch_copy(const struct log_watch_bits *to, uint64_t offset_bytes, const void *src,
+		    uint64_t size_bytes);
+/* The harvest is done, with @error. Frees the copy. */
+void log_watch_harvested(struct vm *vm, uint32_t slot, const struct log_watch_bits *bits,
+			 long error);
 
 /*
  * KVM_RESET_DIRTY_RINGS begins: what the rings have until then, the client was told. It ends, and

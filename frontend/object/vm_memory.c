@@ -124,15 +124,14 @@ long vm_link_gmem(struct ioctl_call *call)
 /* Where a log's bits go. */
 struct log_target {
 	uint64_t address; /* the client's */
-	uint64_t *copy;	  /* NULL: it is not wanted */
+	struct log_watch_bits copy;
 };
 
 static int log_copy_out(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
 {
 	const struct log_target *target = ctx;
 
-	if (target->copy)
-		memcpy((char *)target->copy + offset_bytes, src, size_bytes);
+	log_watch_copy(&target->copy, offset_bytes, src, size_bytes);
 	return user_copy_out(target->address + offset_bytes, src, size_bytes);
 }
 
@@ -147,11 +146,11 @@ long vm_get_dirty_log(struct ioctl_call *call)
 	struct vm *vm = call->object;
 	struct log_target target = {
 	    .address = (uintptr_t)request->dirty_bitmap,
-	    .copy = log_watch_bits(vm, request->slot),
+	    .copy = log_watch_begin(vm, request->slot),
 	};
 	long result = quire_vm_get_dirty_log(vm->memory, request->slot, log_copy_out, &target);
 
-	log_watch_harvested(vm, request->slot, target.copy, result);
+	log_watch_harvested(vm, request->slot, &target.copy, result);
 	return result;
 }
 
