@@ -522,10 +522,8 @@ static bool is_complete(struct log *log)
 	return answer && !log->is_spoilt;
 }
 
-static void judge(struct log *log)
+static void judge_locked(struct log *log, struct missing missing[WRITERS])
 {
-	struct missing missing[WRITERS] = {{0}};
-
 	settle(log);
 	if (!is_complete(log))
 		return;
@@ -538,31 +536,44 @@ static void judge(struct log *log)
 			of->first = i;
 		of->last = i;
 	}
-	for (uint32_t writer = 0; writer < WRITERS; writer++)
-		if (missing[writer].count)
-			report(log, writer, &missing[writer]);
 }
 
-/* Those of @vm, or all; of one slot, or of all. */
+/* The first log of @vm, or of all; of the slot, or of all: out of the list. NULL: there is none. */
+static struct log *take_locked(const void *vm, const uint32_t *slot)
+{
+	struct log **link = &logs, *log;
+
+	while (*link && ((vm && (*link)->at.vm != vm) || (slot && (*link)->at.slot != *slot)))
+		link = &(*link)->next;
+	log = *link;
+	if (log)
+		*link = log->next;
+	return log;
+}
+
+/*
+ * The report is made without the lock: it writes to the client's standard error output, and a
+ * thread of the client's that reads it may wait for the lock in its read(2).
+ */
 static void end_some(const void *vm, const uint32_t *slot)
 {
-	struct log **link = &logs;
+	struct log *log;
 
 	if (!sanitize_is_on(SANITIZE_DIRTY))
 		return;
-	process_lock_acquire(&log_lock);
-	while (*link) {
-		struct log *log = *link;
+	do {
+		struct missing missing[WRITERS] = {{0}};
 
-		if ((vm && log->at.vm != vm) || (slot && log->at.slot != *slot)) {
-			link = &log->next;
-			continue;
-		}
-		*link = log->next;
-		judge(log);
+		process_lock_acquire(&log_lock);
+		log = take_locked(vm, slot);
+		if (log)
+			judge_locked(log, missing);
+		process_lock_release(&log_lock);
+		for (uint32_t writer = 0; writer < WRITERS; writer++)
+			if (missing[writer].count)
+				report(log, writer, &missing[writer]);
 		log_free(log);
-	}
-	process_lock_release(&log_lock);
+	} while (log);
 }
 
 void sanitize_log_end(const void *vm, uint32_t slot)

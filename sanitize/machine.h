@@ -46,7 +46,7 @@ struct machine {
 
 /*
  * Guards the machines and what detectors keep there. No lock is taken under it but that of memory;
- * no call of the client's, no look at the kernel's list of mappings and no report is made.
+ * no call of the client's and no report is made.
  */
 void machines_acquire(void);
 void machines_release(void);

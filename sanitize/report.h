@@ -38,7 +38,7 @@ struct sanitize_finding {
  * goes to the standard error output, the record to the run's file; both take some milliseconds.
  *
  * Any thread, signal handlers of ours too; inside a client call or in such a handler, with no lock
- * held but the caller's own detectors'. Signals wait meanwhile.
+ * held: the write waits for the reader of the standard error output. Signals wait meanwhile.
  */
 void sanitize_report(const struct sanitize_finding *finding);
 

@@ -38,8 +38,8 @@ enum fork_rank {
 	FORK_LIMITS,	/* limit_lock: RLIMIT_NOFILE and the hidden descriptors */
 	FORK_MARKS,	/* marks_lock: which processes of a run have VMs */
 	FORK_REPORT,	/* report_lock: statistics of this process */
-	FORK_MACHINES,	/* machines_lock: VMs and slots that sanitizers know */
 	FORK_LOGS,	/* log_lock: logs that a sanitizer looks at */
+	FORK_MACHINES,	/* machines_lock: VMs and slots that sanitizers know */
 	FORK_FINDINGS,	/* findings_lock: what a sanitizer reports */
 	FORK_PAGES,	/* async_lock: pages that the host waits for */
 	FORK_STOPS,	/* stops_lock: vCPUs that SIGCONT reaches */
