@@ -446,6 +446,16 @@ static void on_kick(int signal, siginfo_t *info, void *context)
 	errno = saved_errno;
 }
 
+/* A sanitizer explains faults of the client's in its handlers, too. */
+static void keep_faults(int signal, struct sigaction *kernel_action)
+{
+	if (!sanitize_is_on(SANITIZE_PRIVATE))
+		return;
+	sigdelset(&kernel_action->sa_mask, SIGSEGV);
+	if (signal == SIGSEGV)
+		kernel_action->sa_flags |= SA_NODEFER;
+}
+
 /*
  * What the kernel is told for the client's @action. Called inside a client call. While the client's
  * function runs, the kernel blocks what the client asked for: so a fault in a handler of faults
@@ -464,6 +474,7 @@ static int action_install(int signal, const struct sigaction *action)
 		kernel_action.sa_sigaction = on_signal;
 		kernel_action.sa_flags = (action->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
 		signal_trap_strip(&kernel_action.sa_mask);
+		keep_faults(signal, &kernel_action);
 	} else if (is_taken(signal)) {
 		kernel_action.sa_sigaction = on_signal;
 		kernel_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | SA_RESTART;
