@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 #include <unwind.h>
 
 #include "hosts/process/guard.h"
@@ -19,6 +20,7 @@ static _Thread_local const struct sanitize_registers *client_registers
 struct taking {
 	struct sanitize_stack *stack;
 	uint32_t foreign; /* frames met since the last of ours */
+	uint32_t inner;	  /* frames in .stack from before that */
 };
 
 void sanitize_stack_begin_at(const struct sanitize_registers *registers)
@@ -38,8 +40,27 @@ static void add(struct sanitize_stack *stack, uint64_t address)
 }
 
 /*
+ * A second frame after ours. It was interrupted: then ours is a signal handler, the frame between
+ * them its trampoline, and what is further in a handler of the client's that ours called. Or it
+ * called us: then what is further in we called ourselves.
+ */
+static void after_ours(struct taking *taking, bool is_interrupted)
+{
+	struct sanitize_stack *stack = taking->stack;
+
+	if (is_interrupted) {
+		stack->count--;
+	} else {
+		stack->count -= taking->inner;
+		memmove(stack->frames, stack->frames + taking->inner,
+			stack->count * sizeof(stack->frames[0]));
+	}
+	taking->inner = 0;
+}
+
+/*
  * One frame. A signal's trampoline stands between a handler and what it interrupted; where the
- * handler is ours the client has no part in either.
+ * handler is ours the client has no part in either, but in what our handler called.
  */
 static _Unwind_Reason_Code take_frame(struct _Unwind_Context *context, void *ctx)
 {
@@ -49,13 +70,14 @@ static _Unwind_Reason_Code take_frame(struct _Unwind_Context *context, void *ctx
 
 	if (!address)
 		return _URC_END_OF_STACK;
-	if (is_interrupted && taking->foreign == 1)
-		taking->stack->count = 0;
 	if (is_ours(address)) {
-		taking->stack->count = 0;
+		if (taking->foreign)
+			taking->inner = taking->stack->count;
 		taking->foreign = 0;
 		return _URC_NO_REASON;
 	}
+	if (taking->foreign == 1)
+		after_ours(taking, is_interrupted);
 	taking->foreign++;
 	add(taking->stack, is_interrupted ? address : address - 1);
 	return taking->stack->count == SANITIZE_FRAMES ? _URC_END_OF_STACK : _URC_NO_REASON;
