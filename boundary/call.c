@@ -9,7 +9,6 @@
 #include "frontend/file/client_call.h"
 #include "frontend/run/signal_state.h"
 #include "hosts/process/room.h"
-#include "sanitize/private.h"
 
 #define ARGUMENTS 6
 
@@ -20,7 +19,7 @@ static const struct boundary_row *row_of(long nr)
 
 bool boundary_knows(long nr)
 {
-	return row_of(nr) || (sanitize_is_on(SANITIZE_DIRTY) && copied_knows(nr));
+	return row_of(nr) || (copied_is_wanted() && copied_knows(nr));
 }
 
 /* The first descriptor of the call that is an object of ours. */
@@ -81,14 +80,6 @@ NOT_INLINE static void work_elsewhere(struct work *work)
 	client_call_end();
 }
 
-/* A detector's look at a call that has the kernel touch the client's memory. */
-NOT_INLINE static void look_at_memory(const struct boundary_call *call)
-{
-	client_call_begin();
-	sanitize_private_call(call->nr, call->args);
-	client_call_end();
-}
-
 enum boundary_answer boundary_try(const struct boundary_call *call, long *result)
 {
 	struct work work = {.row = row_of(call->nr), .call = call};
@@ -97,8 +88,6 @@ enum boundary_answer boundary_try(const struct boundary_call *call, long *result
 	copied_note(call);
 	if (!work.row)
 		return BOUNDARY_FORWARD;
-	if (sanitize_is_on(SANITIZE_PRIVATE))
-		look_at_memory(call);
 	if (process_is_cramped())
 		work_elsewhere(&work);
 	else

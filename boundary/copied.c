@@ -1,4 +1,4 @@
-/* For --sanitize=dirty: which of the client's memory a system call reads or writes. */
+/* For sanitizers: which of the client's memory a system call reads or writes. */
 #include "boundary/copied.h"
 
 #include <errno.h>
@@ -9,7 +9,9 @@
 
 #include "frontend/file/client_call.h"
 #include "frontend/file/user_copy.h"
+#include "hosts/process/room.h"
 #include "sanitize/dirty.h"
+#include "sanitize/private.h"
 
 /* How the arguments name memory: by a pointer to what, which an argument counts. */
 enum shape { SHAPE_NONE, SHAPE_BYTES, SHAPE_PARTS, SHAPE_MESSAGE, SHAPE_MESSAGES };
@@ -62,6 +64,10 @@ bool copied_knows(long nr)
 
 static void tell_bytes(const struct transfer *transfer, uint64_t address, uint64_t size_bytes)
 {
+	if (sanitize_is_on(SANITIZE_PRIVATE))
+		sanitize_private_touch(address, size_bytes);
+	if (!sanitize_is_on(SANITIZE_DIRTY))
+		return;
 	if (transfer->is_write)
 		sanitize_log_write(address, size_bytes);
 	else
@@ -88,14 +94,11 @@ static void tell_message(const struct transfer *transfer, uint64_t address)
 		tell_parts(transfer, (uintptr_t)message.msg_iov, message.msg_iovlen);
 }
 
-void copied_tell(const struct boundary_call *call)
+static void run_tell(void *opaque)
 {
+	const struct boundary_call *call = opaque;
 	struct transfer transfer = transfer_of(call->nr);
-	int saved_errno = errno;
 
-	if (transfer.shape == SHAPE_NONE)
-		return;
-	client_call_begin();
 	switch (transfer.shape) {
 	case SHAPE_BYTES:
 		tell_bytes(&transfer, call->args[1], call->args[2]);
@@ -113,6 +116,17 @@ void copied_tell(const struct boundary_call *call)
 	case SHAPE_NONE:
 		break;
 	}
+}
+
+void copied_tell(const struct boundary_call *call)
+{
+	int saved_errno = errno;
+	struct boundary_call copy = *call;
+
+	if (!copied_knows(call->nr))
+		return;
+	client_call_begin();
+	process_with_room(run_tell, &copy);
 	client_call_end();
 	errno = saved_errno;
 }

@@ -1,4 +1,4 @@
-/* For --sanitize=dirty: which of the client's memory a system call reads or writes. */
+/* For sanitizers: which of the client's memory a system call reads or writes. */
 #ifndef QUIRE_BOUNDARY_COPIED_H
 #define QUIRE_BOUNDARY_COPIED_H
 
@@ -10,12 +10,20 @@
 /* Is the call one that moves bytes between memory and a descriptor or a process? */
 bool copied_knows(long nr);
 
-/* Tell the detector of what @call, which is about to be made, reads or writes. */
+/* Tell the detectors of what @call, which is about to be made, reads or writes. */
 void copied_tell(const struct boundary_call *call);
+
+/* Does a detector ask? One load. */
+static inline bool copied_is_wanted(void)
+{
+	const uint32_t kinds = 1u << SANITIZE_DIRTY | 1u << SANITIZE_PRIVATE;
+
+	return __builtin_expect(sanitize_kinds & kinds, 0);
+}
 
 static inline void copied_note(const struct boundary_call *call)
 {
-	if (__builtin_expect(sanitize_is_on(SANITIZE_DIRTY), 0))
+	if (copied_is_wanted())
 		copied_tell(call);
 }
 

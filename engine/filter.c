@@ -17,10 +17,10 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "boundary/copied.h"
 #include "boundary/newer_calls.h"
 #include "engine/gate.h"
 #include "hosts/process/sys.h"
-#include "sanitize/report.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define ROOM 256
@@ -130,7 +130,7 @@ static const uint16_t always[] = {
 /* Trapped from the first open of /dev/kvm on: too many of others are no object's. */
 static const uint16_t contents[] = {SYS_read, SYS_readv, SYS_write, SYS_writev, SYS_lseek};
 
-/* With them while a detector looks at what is copied. */
+/* With them while a detector looks at what memory they touch. */
 static const uint16_t copies[] = {
     SYS_sendto,	  SYS_sendmsg,	SYS_sendmmsg,	      SYS_recvfrom,	     SYS_recvmsg,
     SYS_recvmmsg, SYS_vmsplice, SYS_process_vm_readv, SYS_process_vm_writev,
@@ -271,7 +271,7 @@ void filter_trap_contents(void)
 
 	begin(&to);
 	emit_list(&to, contents, COUNT(contents));
-	if (sanitize_is_on(SANITIZE_DIRTY))
+	if (copied_is_wanted())
 		emit_list(&to, copies, COUNT(copies));
 	answer(&to, SECCOMP_RET_ALLOW);
 	/* For all threads; where one has a filter of its own that the others lack, for this one. */

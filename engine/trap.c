@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
+#include "boundary/copied.h"
 #include "boundary/newer_calls.h"
 #include "engine/calls.h"
 #include "engine/clone.h"
@@ -26,7 +27,6 @@
 #include "frontend/file/numbers.h"
 #include "frontend/report/report.h"
 #include "hosts/process/sys.h"
-#include "sanitize/report.h"
 
 #define KVM_TYPE 0xae00u
 
@@ -194,7 +194,7 @@ static bool forward_contents(const siginfo_t *info, ucontext_t *context)
 	uint64_t stack = (uint64_t)registers[REG_RSP], room = stack - GATE_ROOM_BYTES;
 	unsigned int lacking = NUMBER_NO_FILE;
 
-	if (sanitize_is_on(SANITIZE_PRIVATE) || sanitize_is_on(SANITIZE_DIRTY))
+	if (copied_is_wanted())
 		return false;
 	switch (info->si_syscall) {
 	case SYS_read:

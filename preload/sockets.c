@@ -10,7 +10,7 @@
 /* None of KVM's files takes these calls as its own: they are libc's in any case. */
 #define NOTED(number, real, ...)                                                                   \
 	({                                                                                         \
-		if (__builtin_expect(sanitize_is_on(SANITIZE_DIRTY), 0) && !is_libc_alone())       \
+		if (copied_is_wanted() && !is_libc_alone())                                        \
 			copied_tell(                                                               \
 			    &(const struct boundary_call){.nr = (number), .args = {__VA_ARGS__}}); \
 		(real);                                                                            \
@@ -52,6 +52,27 @@ INTERPOSED ssize_t recvfrom(int fd, void *dst, size_t size_bytes, int flags, str
 {
 	return NOTED(SYS_recvfrom, REAL(recvfrom)(fd, dst, size_bytes, flags, from, from_bytes),
 		     ARGUMENT(fd), ARGUMENT(dst), size_bytes);
+}
+
+/* Fortified programs call these. Too little room is libc's to complain of. */
+ssize_t __recv_chk(int fd, void *dst, size_t size_bytes, size_t room_bytes, int flags);
+ssize_t __recvfrom_chk(int fd, void *dst, size_t size_bytes, size_t room_bytes, int flags,
+		       struct sockaddr *from, socklen_t *from_bytes);
+
+INTERPOSED ssize_t __recv_chk(int fd, void *dst, size_t size_bytes, size_t room_bytes, int flags)
+{
+	if (size_bytes > room_bytes)
+		return REAL(__recv_chk)(fd, dst, size_bytes, room_bytes, flags);
+	return recv(fd, dst, size_bytes, flags);
+}
+
+INTERPOSED ssize_t __recvfrom_chk(int fd, void *dst, size_t size_bytes, size_t room_bytes,
+				  int flags, struct sockaddr *from, socklen_t *from_bytes)
+{
+	if (size_bytes > room_bytes)
+		return REAL(__recvfrom_chk)(fd, dst, size_bytes, room_bytes, flags, from,
+					    from_bytes);
+	return recvfrom(fd, dst, size_bytes, flags, from, from_bytes);
 }
 
 INTERPOSED ssize_t recvmsg(int fd, struct msghdr *message, int flags)

@@ -14,12 +14,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
 
 #include "hosts/process/guard.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/maps.h"
+#include "hosts/process/room.h"
 #include "hosts/process/sys.h"
 
 #define PAGE_BYTES UINT64_C(4096)
@@ -28,6 +28,7 @@
 #define KERNEL_SET_BYTES 8
 /* The page fault's error code. */
 #define FAULT_WRITE 2u
+#define FAULT_FETCH 16u
 
 /* What the guest holds private of a VM, whether or not a slot has it. */
 struct private_range {
@@ -377,50 +378,73 @@ static void report(const struct holding *found, uint64_t address, uint64_t ip, c
 	sanitize_report(&finding);
 }
 
+/* A thread's access that the processor refused. */
+struct refused {
+	uint64_t address, ip, error;
+	bool may_retry;
+};
+
 /* May the access be made now? Another thread may have met the same page a moment ago. */
-static bool is_open(uint64_t address, bool is_write)
+static bool is_open(const struct refused *refused)
 {
+	/* The processor reads whatever has any right. */
+	int wanted = refused->error & FAULT_FETCH   ? PROT_EXEC
+		     : refused->error & FAULT_WRITE ? PROT_WRITE
+						    : PROT_READ | PROT_WRITE | PROT_EXEC;
 	struct process_mapping mapping;
 	struct maps_name name;
 
-	return !maps_find(address, &mapping, &name) &&
-	       (mapping.prot & (is_write ? PROT_WRITE : PROT_READ));
+	return !maps_find(refused->address, &mapping, &name) && ((int)mapping.prot & wanted);
+}
+
+static void run_refused(void *opaque)
+{
+	/* What the stack is taken by may fault. */
+	uint64_t others = ~(UINT64_C(1) << (SIGSEGV - 1) | UINT64_C(1) << (SIGBUS - 1));
+	struct refused *refused = opaque;
+	struct holding found;
+	uint64_t before = 0;
+
+	/* A handler of the client's could meet the same, and wait for our lock. */
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, sys_address(&others), sys_address(&before),
+		 KERNEL_SET_BYTES);
+	refused->may_retry = open_around(refused->address, &found);
+	if (!refused->may_retry)
+		refused->may_retry = is_open(refused);
+	else if (!guard_is_access(refused->ip))
+		report(&found, refused->address, refused->ip,
+		       refused->error & FAULT_WRITE
+			   ? "a write to memory that the guest holds private"
+			   : "a read of memory that the guest holds private");
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&before), 0, KERNEL_SET_BYTES);
 }
 
 bool sanitize_private_fault(const siginfo_t *info, void *ucontext)
 {
 	const greg_t *registers = ((const ucontext_t *)ucontext)->uc_mcontext.gregs;
-	uint64_t address = (uintptr_t)info->si_addr, ip = (uint64_t)registers[REG_RIP];
-	uint64_t all = UINT64_MAX, before = 0;
-	bool is_write = registers[REG_ERR] & FAULT_WRITE, is_found;
+	struct refused refused = {
+	    .address = (uintptr_t)info->si_addr,
+	    .ip = (uint64_t)registers[REG_RIP],
+	    .error = (uint64_t)registers[REG_ERR],
+	};
 	int saved_errno = errno;
-	struct holding found;
 
 	if (!is_on() || !__atomic_load_n(&has_held, __ATOMIC_SEQ_CST) ||
 	    info->si_signo != SIGSEGV || info->si_code != SEGV_ACCERR)
 		return false;
-	/* A handler of the client's could meet the same, and wait for our lock. */
-	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, sys_address(&all), sys_address(&before),
-		 KERNEL_SET_BYTES);
-	is_found = open_around(address, &found);
-	if (!is_found)
-		is_found = is_open(address, is_write);
-	else if (!guard_is_access(ip))
-		report(&found, address, ip,
-		       is_write ? "a write to memory that the guest holds private"
-				: "a read of memory that the guest holds private");
-	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&before), 0, KERNEL_SET_BYTES);
+	/* A client's stack of signals may be small. */
+	process_with_room(run_refused, &refused);
 	errno = saved_errno;
-	return is_found;
+	return refused.may_retry;
 }
 
-static void call_touches(uint64_t address, uint64_t size_bytes)
+void sanitize_private_touch(uint64_t address, uint64_t size_bytes)
 {
 	uint64_t start = address & ~(PAGE_BYTES - 1), end = address + size_bytes;
 	struct holding *holding, found;
 	uint64_t first = 0;
 
-	if (!size_bytes || end < address || end > (uint64_t)LONG_MAX)
+	if (!are_any() || !size_bytes || end < address || end > (uint64_t)LONG_MAX)
 		return;
 	end = (end + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 	machines_acquire();
@@ -434,42 +458,4 @@ static void call_touches(uint64_t address, uint64_t size_bytes)
 	machines_release();
 	if (first)
 		report(&found, first, 0, "a system call on memory that the guest holds private");
-}
-
-static void call_touches_parts(uint64_t list, uint64_t count)
-{
-	struct iovec part;
-	size_t done;
-
-	for (uint64_t i = 0; i < count && i < IOV_MAX; i++) {
-		const void *from = (const void *)(uintptr_t)(list + i * sizeof(part));
-
-		if (guard_copy(&part, from, sizeof(part), &done))
-			return;
-		call_touches((uintptr_t)part.iov_base, part.iov_len);
-	}
-}
-
-void sanitize_private_call(long number, const unsigned long args[6])
-{
-	if (!are_any())
-		return;
-	switch (number) {
-	case SYS_read:
-	case SYS_write:
-	case SYS_pread64:
-	case SYS_pwrite64:
-		call_touches(args[1], args[2]);
-		return;
-	case SYS_readv:
-	case SYS_writev:
-	case SYS_preadv:
-	case SYS_pwritev:
-	case SYS_preadv2:
-	case SYS_pwritev2:
-		call_touches_parts(args[1], args[2]);
-		return;
-	default:
-		return;
-	}
 }

@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "sanitize/machine.h"
 
@@ -27,10 +26,10 @@ void sanitize_private_leave(uint64_t start, uint64_t end);
  */
 bool sanitize_private_fault(const siginfo_t *info, void *ucontext);
 /*
- * The client has the kernel touch memory: reported, and its rights come back, since the kernel
- * would answer EFAULT. Of system call @number, with its arguments.
+ * The client is about to have a system call read or write [address, address + size): reported, and
+ * its rights come back, since the kernel would answer EFAULT. Inside a client call.
  */
-void sanitize_private_call(long number, const unsigned long args[6]);
+void sanitize_private_touch(uint64_t address, uint64_t size_bytes);
 
 /* ---- What machine.c calls, under its lock ---- */
 

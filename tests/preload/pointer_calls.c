@@ -271,6 +271,14 @@ long call_recv(void *function, const struct arguments *arguments)
 	return bytes_of(SYS_recvfrom, function, arguments);
 }
 
+/* Fortified programs say how much room there is. */
+long call_recv_checked(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(ssize_t(*)(int, void *, size_t, size_t, int, void *, void *),
+			       arguments->fd, PATH, 8, 4096, MSG_DONTWAIT, NULL, NULL)
+			: syscall(SYS_recvfrom, arguments->fd, PATH, 8, MSG_DONTWAIT, NULL, NULL);
+}
+
 /* For one message there are no more arguments than its flags. */
 static long messages(long number, void *function, const struct arguments *arguments)
 {

@@ -76,6 +76,7 @@ static const struct row rows[] = {
     {"vmsplice", call_vmsplice, {room[0], BUFFER}, 1},
     {"send sendto", call_send, {BUFFER}, 1},
     {"recv recvfrom", call_recv, {BUFFER}, 1},
+    {"__recv_chk __recvfrom_chk", call_recv_checked, {BUFFER}, 1},
     {"sendmsg", call_sendmsg, {BUFFER}, 1},
     {"recvmsg", call_recvmsg, {BUFFER}, 1},
     {"sendmmsg", call_sendmmsg, {BUFFER}, 1},

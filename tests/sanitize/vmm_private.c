@@ -3,8 +3,12 @@
  * `quire run --sanitize=private` reports, and what it does not (test_sanitize.py). Each goes on as
  * without a sanitizer.
  */
+#include <alloca.h>
+#include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -118,6 +122,28 @@ static void by_the_kernel(void)
 	CHECK_EQ(read_word(is_mended ? 8 : HALF + 2 * PAGE + 8), MARK);
 }
 
+/* The same by calls about sockets and pipes. */
+static void by_sockets(void)
+{
+	uint8_t *used;
+	struct iovec part;
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+	int sockets[2], pipes[2];
+
+	begin();
+	CHECK_ZERO(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+	CHECK_ZERO(pipe(pipes));
+	make_private();
+	used = memory + (is_mended ? 0 : HALF);
+	part = (struct iovec){used + 2 * PAGE, 8};
+	CHECK_EQ(send(sockets[0], used, 8, 0), 8);
+	CHECK_EQ(sendmsg(sockets[0], &message, 0), 8);
+	CHECK_EQ(recv(sockets[1], used + 4 * PAGE, 16, 0), 16);
+	part.iov_base = used + 7 * PAGE;
+	CHECK_EQ(vmsplice(pipes[1], &part, 1, 0), 8);
+	CHECK_EQ(read_word((is_mended ? 0 : HALF) + 4 * PAGE + 8), MARK);
+}
+
 /* A handler of the client's own hears nothing of it, and of its own faults all. */
 static volatile sig_atomic_t faults;
 
@@ -174,9 +200,104 @@ static void ended(void)
 	CHECK_EQ(read_word(HALF + PAGE), MARK);
 }
 
+/* A jump to a page without the right to execute is a fault of the client's own for good. */
+static sigjmp_buf back;
+
+static void on_jump(int signal)
+{
+	faults++;
+	siglongjmp(back, 1);
+}
+
+static void jumps(void)
+{
+	void (*code)(void);
+
+	begin();
+	signal(SIGSEGV, on_jump);
+	make_private();
+	memcpy(&code, &(void *){memory}, sizeof(code));
+	if (!sigsetjmp(back, 1))
+		code();
+	CHECK_EQ(faults, 1);
+	CHECK_EQ(read_word(is_mended ? 0 : HALF), MARK);
+}
+
+/* What a handler finds on its stack: where that begins, and what a signal's frame takes of it. */
+static struct {
+	uint8_t *start, *top;
+	size_t frame_bytes;
+} small;
+
+__attribute__((noinline)) static void read_in(size_t left_bytes)
+{
+	uint8_t here;
+	volatile uint8_t *filled = alloca((size_t)(&here - small.start) - left_bytes);
+
+	*filled = 1;
+	CHECK_EQ(read_word(is_mended ? 0 : HALF), MARK);
+}
+
+static void on_small_stack(int signal)
+{
+	uint8_t here;
+
+	small.frame_bytes = (size_t)(small.top - &here);
+	if (signal == SIGUSR2)
+		read_in(small.frame_bytes + PAGE / 2);
+}
+
+/* With little room for signal handlers, and all signals blocked. */
+static void cramped(void)
+{
+	const size_t bytes = 3 * (size_t)sysconf(_SC_MINSIGSTKSZ), below = 8 * PAGE;
+	struct sigaction action = {.sa_handler = on_small_stack, .sa_flags = SA_ONSTACK};
+	uint8_t *stack = malloc(below + bytes);
+
+	begin();
+	CHECK(stack != NULL);
+	memset(stack, 0x5a, below);
+	small.start = stack + below;
+	small.top = small.start + bytes;
+	sigfillset(&action.sa_mask);
+	CHECK_ZERO(sigaltstack(&(stack_t){.ss_sp = small.start, .ss_size = bytes}, NULL));
+	CHECK_ZERO(sigaction(SIGUSR1, &action, NULL));
+	CHECK_ZERO(sigaction(SIGUSR2, &action, NULL));
+	make_private();
+	CHECK_ZERO(raise(SIGUSR1));
+	CHECK_ZERO(raise(SIGUSR2));
+	for (size_t i = 0; i < below; i++)
+		CHECK_EQ(stack[i], 0x5a);
+	free(stack);
+}
+
+/* The frame pointer is a number like others, and points nowhere. */
+__attribute__((noinline)) static uint64_t read_without_frame(uint64_t offset_bytes)
+{
+	uint64_t value;
+
+	__asm__ volatile("push %%rbp\n\t"
+			 "mov $0x7ffffffff000, %%rbp\n\t"
+			 "sub $8, %%rbp\n\t"
+			 "mov (%1), %0\n\t"
+			 "pop %%rbp"
+			 : "=&r"(value)
+			 : "r"(word_at(memory, offset_bytes))
+			 : "memory");
+	return value;
+}
+
+static void without_frame(void)
+{
+	begin();
+	make_private();
+	CHECK_EQ(read_without_frame(is_mended ? 0 : HALF), MARK);
+}
+
 static const struct check_test scenarios[] = {
-    TEST(reads),	  TEST(writes),	    TEST(slot_later), TEST(by_the_kernel),
-    TEST(with_a_handler), TEST(given_back), TEST(ended),
+    TEST(reads),	  TEST(writes),	       TEST(slot_later), TEST(by_the_kernel),
+    TEST(with_a_handler), TEST(given_back),    TEST(ended),	 TEST(jumps),
+    TEST(cramped),	  TEST(without_frame), TEST(by_sockets),
 };
 
 int main(int argc, char **argv)
