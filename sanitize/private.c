@@ -71,7 +71,7 @@ void private_forked(void)
 		holding->is_inherited = true;
 }
 
-/* A failure leaves the rights as they are; a page without them comes back at its next access. */
+/* A failure leaves the rights as they are. */
 static long protect(uint64_t start, uint64_t end, int protection)
 {
 	long error = sys_call(SYS_mprotect, start, end - start, (uint64_t)protection);
@@ -112,24 +112,31 @@ static void unlink_holding(struct holding *holding)
 	process_heap_free(holding);
 }
 
-/* The client has its rights to [start, end) of the holding back; what is left stays held. */
+/*
+ * The client has its rights to [start, end) of the holding back; what is left stays held. All of it
+ * comes back where the kernel has no mapping more for a part.
+ */
 static void open_part_locked(struct holding *holding, uint64_t start, uint64_t end)
 {
-	struct holding tail = *holding;
+	struct holding tail;
 
 	if (start < holding->start)
 		start = holding->start;
 	if (end > holding->end)
 		end = holding->end;
+	if (protect(start, end, holding->protection)) {
+		start = holding->start;
+		end = holding->end;
+		(void)protect(start, end, holding->protection);
+	}
 	holding->opened++;
-	tail.opened++;
+	tail = *holding;
 	tail.gpa += end - tail.start;
 	tail.start = end;
 	holding->end = start;
 	/* Without memory to remember the tail by it comes back, too. */
 	if (tail.start < tail.end && !link_holding(&tail))
-		end = tail.end;
-	(void)protect(start, end, tail.protection);
+		(void)protect(tail.start, tail.end, tail.protection);
 	if (holding->start == holding->end)
 		unlink_holding(holding);
 }

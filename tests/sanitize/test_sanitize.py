@@ -34,6 +34,7 @@ FAULTY = {
     ("private", "ended"): (READ, "read_word", "make_private"),
     ("private", "jumps"): (READ, "read_word", "make_private"),
     ("private", "cramped"): (READ, "read_word", "make_private"),
+    ("private", "many_mappings"): (READ, "read_word", "make_private"),
     ("private", "without_frame"): (READ, "read_without_frame", "make_private"),
     ("slot", "forked"): ("KVM_RUN with memory of a slot that was unmapped", "guest_store", "drop_half"),
 }

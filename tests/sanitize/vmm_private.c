@@ -122,6 +122,21 @@ static void by_the_kernel(void)
 	CHECK_EQ(read_word(is_mended ? 8 : HALF + 2 * PAGE + 8), MARK);
 }
 
+/* The client has as many mappings as the kernel allows: there is none for a part of the memory. */
+static void many_mappings(void)
+{
+	begin();
+	make_private();
+	for (int i = 0; i < 70000; i++) {
+		int protection = i % 2 ? PROT_READ : PROT_READ | PROT_WRITE;
+
+		if (mmap(NULL, PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+			 0) == MAP_FAILED)
+			break;
+	}
+	CHECK_EQ(read_word(is_mended ? 0 : HALF + 3 * PAGE), MARK);
+}
+
 /* The same by calls about sockets and pipes. */
 static void by_sockets(void)
 {
@@ -297,7 +312,7 @@ static void without_frame(void)
 static const struct check_test scenarios[] = {
     TEST(reads),	  TEST(writes),	       TEST(slot_later), TEST(by_the_kernel),
     TEST(with_a_handler), TEST(given_back),    TEST(ended),	 TEST(jumps),
-    TEST(cramped),	  TEST(without_frame), TEST(by_sockets),
+    TEST(cramped),	  TEST(without_frame), TEST(by_sockets), TEST(many_mappings),
 };
 
 int main(int argc, char **argv)
