@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -305,6 +306,18 @@ class Campaign(unittest.TestCase):
         more = keys(9, 3, lines(0, 60))
         kept = [text for text in more if int(text[4:-1]) < 50]
         self.assertEqual(kept, keys(9, 3, lines(0, 50))[:len(kept)])
+
+    def test_none_under_the_memory_model(self):
+        """Each program with the model is in no campaign: the counters of mutants would be its data races."""
+        found = []
+        for path in ("cli/sim/meson.build", "tests/sim/order/meson.build"):
+            text = (TREE / path).read_text()
+            models = re.findall(r"(?m)^ *(\w+) = executable\([^\n]*(?:\n[^\n]*)??order_lib\]", text)
+            self.assertTrue(models, path)
+            found += [name for name, what in re.findall(r"test\('([\w-]+)', (\w+)", text) if what in models]
+        self.assertEqual(found, ["simulations-order", "order-litmus", "order-pairs"])
+        for name in found:
+            self.assertTrue(name.startswith(mutate.LEFT_OUT), name)
 
 
 if __name__ == "__main__":
