@@ -142,9 +142,16 @@ def tell_crash(path, text):
     return "".join(lines or [f"# {path.name}\n"]) + fuzz_text.to_text(data)
 
 
-def crashes_in(folder, text):
-    return [tell_crash(path, text) for path in sorted(folder.glob("*-*"))
-            if path.name.startswith(("crash-", "timeout-", "oom-", "leak-"))]
+def artifacts_in(folder):
+    """{input that broke something: when it last did}; slow-unit-* are none."""
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.iterdir())
+            if path.name.startswith(("crash-", "timeout-", "oom-", "leak-"))}
+
+
+def crashes_in(folder, text, before=()):
+    """Those that came after @before, an earlier look; one that breaks something again is among them."""
+    known = dict(before)
+    return [tell_crash(path, text) for path, when in artifacts_in(folder).items() if known.get(path) != when]
 
 
 def show_crash(fuzzer, told):
@@ -180,7 +187,7 @@ def search(fuzzer, options):
     corpus, found = fuzzer.folder / "corpus", fuzzer.folder / "found"
     for folder in (corpus, found):
         folder.mkdir(parents=True, exist_ok=True)
-    before, seed = {path.name for path in found.iterdir()}, int(time.time())
+    before, seed = artifacts_in(found), int(time.time())
     fuzzer.expand_stored(corpus)
     logs = [fuzzer.folder / f"log-{job}" for job in range(options.jobs)]
     begun = time.monotonic()
@@ -191,13 +198,16 @@ def search(fuzzer, options):
                 shown.set(min(int(time.monotonic() - begun), options.seconds))
                 time.sleep(0.2)
     texts = [symbolized(log.read_text(errors="replace")) for log in logs]
-    told = [tell_crash(path, "\n".join(texts)) for path in sorted(found.iterdir()) if path.name not in before]
+    told = crashes_in(found, "\n".join(texts), before)
     for one in told:
         show_crash(fuzzer, one)
+    failed = [text for child, text in zip(children, texts) if child.returncode]
+    if failed and not told:
+        print("\n".join(failed[0].splitlines()[-40:]))
     runs = sum(number_in(text, r"stat::number_of_executed_units: (\d+)") for text in texts)
     print(f"{fuzzer.name}: {runs:,} runs, {len(list(corpus.iterdir())):,} inputs in {os.path.relpath(corpus, TREE)}, "
           f"{len(told)} crashes")
-    return 1 if told or any(child.returncode for child in children) else 0
+    return 1 if told or failed else 0
 
 
 def run_seed(fuzzer, seed, runs):
@@ -252,6 +262,8 @@ def tell_results(results, path):
 def merge(options):
     """The files as one; their inputs join those of this machine's searches."""
     results = fuzz_results.merge(options.merge)
+    if results.head["fuzzer"] not in NAMES:
+        raise fuzz_text.BadInput(options.merge[0], 1, f"there is no fuzzer {results.head['fuzzer']}")
     corpus = WORK / results.head["fuzzer"] / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in results.seeds.values():
@@ -329,6 +341,10 @@ def main(argv):
         return run_seeds(fuzzer, options) if options.seeds else search(fuzzer, options)
     except (fuzz_text.BadInput, OSError) as error:
         print(f"dev: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        print(f"dev: {' '.join(map(str, error.cmd[:2]))} failed; {BUILD}/compile.log and meson-logs/ say why",
+              file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)

@@ -6,9 +6,12 @@ its new inputs stand in "inputs", as text.
 import json
 import os
 import pathlib
+import re
 
-from fuzz_text import BadInput
+from fuzz_text import RECORD, BadInput
 
+HEAD = {"fuzzer": str, "commit": str, "runs": int}
+INPUT = re.compile(f"(?:{RECORD.pattern}\n)*")
 FIELDS = {"seed": int, "runs": int, "features": int, "inputs": list}
 
 
@@ -54,6 +57,9 @@ def check_seed(path, number, seed):
             raise BadInput(path, number, f"a seed without {name}")
     if not isinstance(seed.get("crash"), (str, type(None))):
         raise BadInput(path, number, "a seed without crash")
+    for text in seed["inputs"]:
+        if not isinstance(text, str) or not INPUT.fullmatch(text):
+            raise BadInput(path, number, "an input that is not records in hex")
 
 
 def parse_line(path, number, line):
@@ -72,7 +78,7 @@ def read(path, may_be_cut=False):
     if not lines:
         raise BadInput(path, 1, "there is nothing")
     head = parse_line(path, 1, lines[0])
-    if not isinstance(head, dict) or head.keys() != {"fuzzer", "commit", "runs"}:
+    if not isinstance(head, dict) or {name: type(value) for name, value in head.items()} != HEAD:
         raise BadInput(path, 1, "not the results of ./dev fuzz")
     results = Results(**head)
     for number, line in enumerate(lines[1:], 2):

@@ -134,6 +134,10 @@ class Results(Case):
         self.refused(self.file("g", f"{good[0]}\n{good[1]}"), "2: the line has no end")
         crash = good[1].replace("null", "7")
         self.refused(self.file("h", f"{good[0]}\n{crash}\n"), "2: a seed without crash")
+        for text in ('"zz"', "7", '"' + RECORD.hex() + '"'):
+            told = good[1].replace("[]", f"[{text}]")
+            self.refused(self.file("i", f"{good[0]}\n{told}\n"), "2: an input that is not records in hex")
+        self.refused(self.file("j", good[0].replace('"paging"', "[]") + "\n"), "1: not the results of ./dev fuzz")
 
     def test_merge_is_a_command(self):
         out = self.folder / "out"
@@ -143,7 +147,11 @@ class Results(Case):
         self.assertEqual(sorted(fuzz_results.read(out).seeds), [1, 2])
         with contextlib.redirect_stderr(io.StringIO()) as said:
             self.assertEqual(fuzz.main(["--merge", str(self.file("x", "x\n"))]), 2)
+            # Its inputs are for a folder of its name.
+            bad = self.file("y", pathlib.Path(words[1]).read_text().replace("paging", "../paging"))
+            self.assertEqual(fuzz.main(["--merge", str(bad)]), 2)
         self.assertIn("x:1: no JSON", said.getvalue())
+        self.assertIn("y:1: there is no fuzzer ../paging", said.getvalue())
 
 
 class Campaign(Case):
@@ -194,6 +202,33 @@ class Campaign(Case):
         with contextlib.redirect_stdout(io.StringIO()) as said:
             self.assertEqual(fuzz.search(self.fuzzer, options), 0)
         self.assertIn("paging: 100 runs, 1 inputs", said.getvalue())
+
+    def search(self):
+        options = fuzz.parse(["paging", "--seconds", "1"])
+        with contextlib.redirect_stdout(io.StringIO()) as said, \
+                unittest.mock.patch.object(fuzz.time, "time", lambda: 3.0):
+            return fuzz.search(self.fuzzer, options), said.getvalue()
+
+    def test_a_search_tells_again_what_breaks_again(self):
+        """The second finds the same input; what is slow is no crash."""
+        for _ in range(2):
+            status, said = self.search()
+            self.assertEqual(status, 1)
+            self.assertIn(b"ABCDEFGHIJKLMNOPQRSTUVWX".hex(), said)
+            self.assertIn(", 1 crashes", said)
+        os.environ["FATAL"] = "none"
+        (self.fuzzer.folder / "found/slow-unit-12").write_bytes(RECORD)
+        status, said = self.search()
+        self.assertEqual(status, 0)
+        self.assertIn(", 0 crashes", said)
+
+    def test_a_search_that_cannot_start_says_why(self):
+        program = self.file("program", "#!/bin/sh\necho no device\nexit 3\n")
+        self.fuzzer.program = program
+        program.chmod(0o755)
+        status, said = self.search()
+        self.assertEqual(status, 1)
+        self.assertIn("no device\n", said)
 
 
 class Arguments(unittest.TestCase):
