@@ -31,6 +31,7 @@ NAMES = ("descriptor", "instruction", "ioctl", "nested", "paging")
 OF_CLIENTS = ("descriptor", "ioctl", "nested")  # they run under quire run
 INPUT_BYTES = 64 * fuzz_text.RECORD_BYTES
 INPUTS_OF_A_SEED = 32
+LATE_SECONDS = 180  # more than that after its time, a search stands still: two fuzzers block libFuzzer's clock
 SHORT_BYTES = 14 * fuzz_text.RECORD_BYTES
 # Weighing each feature's frequency takes most of the time where an input reaches thousands.
 FLAGS = ["-entropic=0", f"-max_len={INPUT_BYTES}", "-timeout=60", "-rss_limit_mb=4000", "-detect_leaks=0",
@@ -182,6 +183,10 @@ def test(fuzzer, seconds):
     return 1 if status or told or not runs else 0
 
 
+def is_going(children):
+    return any(child.poll() is None for child in children)
+
+
 def search(fuzzer, options):
     """So many searches side by side, each of which reads what the others find."""
     corpus, found = fuzzer.folder / "corpus", fuzzer.folder / "found"
@@ -194,14 +199,17 @@ def search(fuzzer, options):
     with stopping([fuzzer.start(log, f"-max_total_time={options.seconds}", f"-seed={seed + job}", "-reload=1",
                                 f"-artifact_prefix={found}/", corpus) for job, log in enumerate(logs)]) as children:
         with progress.Progress(f"fuzz {fuzzer.name}", options.seconds, "s") as shown:
-            while any(child.poll() is None for child in children):
+            while is_going(children) and time.monotonic() - begun < options.seconds + LATE_SECONDS:
                 shown.set(min(int(time.monotonic() - begun), options.seconds))
                 time.sleep(0.2)
+            is_late = is_going(children)
     texts = [symbolized(log.read_text(errors="replace")) for log in logs]
     told = crashes_in(found, "\n".join(texts), before)
     for one in told:
         show_crash(fuzzer, one)
     failed = [text for child, text in zip(children, texts) if child.returncode]
+    if is_late:
+        print(f"{fuzzer.name}: an input has no end, or the machine is slow: killed {LATE_SECONDS} s after its time")
     if failed and not told:
         print("\n".join(failed[0].splitlines()[-40:]))
     runs = sum(number_in(text, r"stat::number_of_executed_units: (\d+)") for text in texts)

@@ -230,6 +230,15 @@ class Campaign(Case):
         self.assertEqual(status, 1)
         self.assertIn("no device\n", said)
 
+    def test_a_search_that_does_not_end_is_killed(self):
+        program = self.file("program", "#!/bin/sh\necho at input 7\nexec sleep 1000\n")
+        self.fuzzer.program = program
+        program.chmod(0o755)
+        with unittest.mock.patch.object(fuzz, "LATE_SECONDS", 0):
+            status, said = self.search()
+        self.assertEqual(status, 1)
+        self.assertIn("paging: an input has no end", said)
+
 
 class Arguments(unittest.TestCase):
     def refused(self, *words):
