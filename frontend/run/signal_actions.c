@@ -199,20 +199,40 @@ static void nudge_start(struct signal_state *state)
 	sys_call(SYS_timer_settime, (uint64_t)state->nudge_timer, 0, sys_address(&often));
 }
 
-/* Keep the signal for the end of the call, and everything after it in the kernel. */
-NOT_INLINE static void signal_record(const siginfo_t *info, ucontext_t *context)
+/* The mask until the end of a call that a signal has found. What is let through may come in it. */
+static uint64_t closed_mask(void)
+{
+	const int let_through[] = {SIGILL, SIGFPE, SIGTRAP, SIGSYS};
+	uint64_t open = signal_shadow_word(SHADOW_SEGV | SHADOW_BUS | SHADOW_KICK);
+
+	for (unsigned int i = 0; i < sizeof(let_through) / sizeof(let_through[0]); i++)
+		open |= UINT64_C(1) << (let_through[i] - 1);
+	return ~open;
+}
+
+/*
+ * Keep the signal for the end of the call, and everything after it in the kernel.
+ *
+ * The kernel begins the handlers of several signals that wait before the first of them runs, one on
+ * top of the other, and a fault's handler that a signal has interrupted lets signals in again. So
+ * each signal closes the mask that its own frame puts back. The last one to get here is the
+ * outermost, whose mask is the client's, and those that find one recorded wait in the kernel.
+ */
+NOT_INLINE static void signal_record(int signal, const siginfo_t *info, ucontext_t *context)
 {
 	struct signal_state *state = &signal_state;
+	uint64_t *mask = (uint64_t *)(void *)&context->uc_sigmask, closed = closed_mask();
 
-	state->info = *info;
-	state->resume_mask = context->uc_sigmask;
+	/* From here on none comes in between, and one that is sent again waits. */
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, sys_address(&closed), 0, KERNEL_SET_BYTES);
+	if (!state->recorded || *mask != closed)
+		state->resume_mask = context->uc_sigmask;
+	*mask = closed;
+	if (!state->recorded)
+		state->info = *info;
+	else if (closed >> (signal - 1) & 1)
+		signal_send_again(info);
 	state->recorded = 1;
-	sigfillset(&context->uc_sigmask);
-	signal_set_strip(&context->uc_sigmask);
-	sigdelset(&context->uc_sigmask, SIGILL);
-	sigdelset(&context->uc_sigmask, SIGFPE);
-	sigdelset(&context->uc_sigmask, SIGTRAP);
-	sigdelset(&context->uc_sigmask, SIGSYS);
 	__atomic_fetch_add(&state->wake_word, 1, __ATOMIC_SEQ_CST);
 	if (state->vcpu)
 		quire_vcpu_request(state->vcpu, RUN_REQ_SIGNAL);
@@ -368,10 +388,7 @@ __attribute__((noinline)) static void on_client_signal(int signal, siginfo_t *in
 	if (!is_synchronous(signal, info)) {
 		is_ours = is_always_ours(signal) && hold(signal, info, context);
 		if (!is_ours && client_call_active()) {
-			/* Only the few that are never blocked may come twice: no room, no reason.
-			 */
-			if (!signal_state.recorded)
-				signal_record(info, context);
+			signal_record(signal, info, context);
 			is_ours = true;
 		}
 	}

@@ -11,7 +11,8 @@ struct run_stop;
 
 /*
  * One signal a call is enough: its arrival blocks all others until the call ends, so they wait in
- * the kernel, in the kernel's order. Written by the thread and by its own signal handler only.
+ * the kernel, in the kernel's order; one that was on its way already is sent again. Written by the
+ * thread and by its own signal handler only.
  */
 struct signal_state {
 	volatile uint32_t recorded;  /* @info waits for the end of the call */

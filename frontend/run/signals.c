@@ -138,6 +138,8 @@ void client_call_end(void)
 		client_call_depth--;
 		return;
 	}
+	/* A handler that runs below may make calls, too, and those find cancellation off. */
+	cancel_state = state->cancel_state;
 	/* From the next line on a signal finds its handler by itself. */
 	*(volatile uint32_t *)&client_call_depth = 0;
 	nudge_stop(state);
@@ -145,10 +147,10 @@ void client_call_end(void)
 		deliver_recorded();
 	if (state->opened | state->held)
 		signal_call_close();
+	state->cancel_state = cancel_state;
 	/* libc up to 2.36 forgets the thread's result when it acts on a late cancellation. */
 	if (signal_state_cancel_is_due(state))
 		pthread_exit(PTHREAD_CANCELED);
-	cancel_state = state->cancel_state;
 	set_cancel(&cancel_state);
 	errno = saved_errno;
 }

@@ -423,6 +423,88 @@ static void client_injects(void)
 	machine_close(&machine);
 }
 
+static volatile sig_atomic_t usr1_count, usr2_count;
+
+static void count_usr(int signal)
+{
+	if (signal == SIGUSR1)
+		usr1_count++;
+	else
+		usr2_count++;
+}
+
+static void send_both(struct machine *machine)
+{
+	(void)machine;
+	pthread_kill(sleeper, SIGUSR1);
+	pthread_kill(sleeper, SIGUSR2);
+}
+
+/* The kernel begins both handlers before either of them runs. */
+static void signals_come_at_once(void)
+{
+	struct sigaction action = {.sa_handler = count_usr};
+	struct poke poke = {.act = send_both};
+	struct machine machine;
+	sigset_t both, pending;
+	pthread_t other;
+
+	machine_open(&machine, MACHINE_IRQCHIP);
+	sigaction(SIGUSR1, &action, NULL);
+	sigaction(SIGUSR2, &action, NULL);
+	sigemptyset(&both);
+	sigaddset(&both, SIGUSR1);
+	sigaddset(&both, SIGUSR2);
+	sleeper = pthread_self();
+	sigprocmask(SIG_BLOCK, &both, NULL);
+	send_both(&machine);
+	set_run_mask(&machine, 0);
+	FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
+	sigpending(&pending);
+	CHECK(sigismember(&pending, SIGUSR1) == 1 && sigismember(&pending, SIGUSR2) == 1,
+	      "pending %d %d", sigismember(&pending, SIGUSR1), sigismember(&pending, SIGUSR2));
+	sigprocmask(SIG_UNBLOCK, &both, NULL);
+	CHECK(usr1_count == 1 && usr2_count == 1, "let in: %d %d", usr1_count, usr2_count);
+	WORKS(ioctl(machine.vcpu, KVM_SET_SIGNAL_MASK, NULL));
+	for (int i = 2; i < 6; i++) {
+		pthread_create(&other, NULL, poke_thread, &poke);
+		FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
+		pthread_join(other, NULL);
+		CHECK(usr1_count == i && usr2_count == i, "sent: %d %d of %d", usr1_count,
+		      usr2_count, i);
+	}
+	machine_close(&machine);
+}
+
+static int handlers_vm;
+
+static void make_call(int signal)
+{
+	(void)signal;
+	(void)ioctl(handlers_vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY);
+}
+
+/* A handler that ran at the end of KVM_RUN, and called KVM, leaves the thread as it was. */
+static void handlers_keep_cancellation(void)
+{
+	struct sigaction action = {.sa_handler = make_call};
+	struct poke poke = {.act = send_usr2};
+	struct machine machine;
+	pthread_t other;
+	int state = -1;
+
+	machine_open(&machine, MACHINE_IRQCHIP);
+	handlers_vm = machine.vm;
+	sigaction(SIGUSR2, &action, NULL);
+	sleeper = pthread_self();
+	pthread_create(&other, NULL, poke_thread, &poke);
+	FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
+	pthread_join(other, NULL);
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
+	CHECK(state == PTHREAD_CANCEL_ENABLE, "cancellation %d", state);
+	machine_close(&machine);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -433,6 +515,8 @@ int main(void)
 	many_eventfds();
 	signals_end_the_sleep();
 	mask_lets_defaults_in();
+	signals_come_at_once();
+	handlers_keep_cancellation();
 	client_injects();
 	missing_pages_let_interrupts_in();
 	printf("%d failures\n", check_failures);
