@@ -402,6 +402,97 @@ static void test_block(void **state)
 	private_end();
 }
 
+/* No map has room for such frames, nor a block for what begins in its middle. */
+static void test_out_of_range(void **state)
+{
+	/* 9 bits of a block, and 36 of the tree above it. */
+	const pfn_t far = {UINT64_C(1) << 45}, last = {far.v - 1}, block = {UINT64_C(1) << 25};
+	const struct gmem_arch *arch;
+	struct rmp_entry entry;
+
+	(void)state;
+	private_begin();
+	arch = machine.vm->gmem_arch;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){GFN}, far, 0), -EINVAL);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, far, 9), -EINVAL);
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){GFN}, far, 0));
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){512}, far, 9));
+	assert_false(rmp_allows(arch->ctx, (gfn_t){GFN}, far));
+	assert_true(rmp_is_free(arch->ctx, far));
+	rmp_read(arch->ctx, far, &entry);
+	assert_int_equal(entry.vm_id, 0);
+	assert_false(entry.valid);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){GFN}, last, 0), 0);
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){GFN}, last, 0));
+	arch->ops->reclaim(arch->ctx, last, 1);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, (pfn_t){block.v + 1}, 9),
+			 -EINVAL);
+	assert_true(rmp_is_free(arch->ctx, (pfn_t){block.v + 1}));
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){512}, (pfn_t){block.v + 1}, 9));
+	private_end();
+}
+
+/* Frames of a whole block, each at its own gfn again, but one of them noted apart. */
+static void test_block_in_parts(void **state)
+{
+	const pfn_t pfn = {UINT64_C(1) << 25};
+	const struct gmem_arch *arch;
+	struct rmp_entry entry;
+
+	(void)state;
+	private_begin();
+	arch = machine.vm->gmem_arch;
+	/* The first frame says where the block begins: at gfn 9. The others do not follow it. */
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){9}, pfn, 0), 0);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){513}, (pfn_t){pfn.v + 1}, 0),
+			 0);
+	arch->ops->invalidate(arch->ctx, pfn, 1);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, pfn, 9), 0);
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	rmp_read(arch->ctx, (pfn_t){pfn.v + 5}, &entry);
+	assert_int_equal(entry.level, QUIRE_LEVEL_4K);
+	assert_int_equal(entry.gfn.v, 517);
+	/* Another gfn is refused for the whole, and changes none of it. */
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){1024}, pfn, 9), -EIO);
+	assert_int_equal(arch->ops->claim(arch->ctx, (gfn_t){512}, pfn, 9), -EEXIST);
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	arch->ops->reclaim(arch->ctx, pfn, 512);
+	private_end();
+}
+
+/* Each host has a map of its own, whose VMs are numbered apart; it ends with the last of them. */
+static void test_hosts(void **state)
+{
+	static struct sim_host others[2];
+	struct quire_vm_config config;
+	struct quire_vm *vms[3];
+
+	(void)state;
+	private_begin();
+	config = machine.vm->config;
+	for (uint32_t i = 0; i < 3; i++) {
+		if (i < 2) {
+			assert_true(sim_host_init(&others[i]));
+			config.host_ctx = &others[i];
+		}
+		assert_int_equal(quire_vm_create(&config, &vms[i]), 0);
+	}
+	assert_int_equal(vms[0]->rmp->id, 1);
+	assert_int_equal(vms[1]->rmp->id, 1);
+	assert_int_equal(vms[2]->rmp->id, 2);
+	assert_ptr_equal(vms[1]->rmp->map, vms[2]->rmp->map);
+	assert_ptr_not_equal(vms[0]->rmp->map, vms[1]->rmp->map);
+	/* In the order in which they came: the others of the row stay. */
+	for (uint32_t i = 0; i < 3; i++)
+		quire_vm_put(vms[i]);
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_int_equal(others[i].allocated_bytes, 0);
+		sim_host_destroy(&others[i]);
+	}
+	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	private_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -410,7 +501,8 @@ int main(void)
 	    cmocka_unit_test(test_refused),	      cmocka_unit_test(test_block),
 	    cmocka_unit_test(test_converted),	      cmocka_unit_test(test_converted_in_place),
 	    cmocka_unit_test(test_converted_unbound), cmocka_unit_test(test_late_lookup),
-	    cmocka_unit_test(test_lost_frame),
+	    cmocka_unit_test(test_lost_frame),	      cmocka_unit_test(test_out_of_range),
+	    cmocka_unit_test(test_block_in_parts),    cmocka_unit_test(test_hosts),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
