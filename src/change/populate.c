@@ -74,8 +74,6 @@ static s64 fill_locked(struct fill_work *work)
 
 	if (!slot)
 		return -EINVAL;
-	if (!slot->gmem.file)
-		return -EFAULT;
 	if (work->npages == UNIT_PAGES)
 		filler.max_order = QUIRE_TABLE_BITS;
 	return gmem_fill_unit(slot, work->gfn, &filler);

@@ -58,7 +58,9 @@ static inline pfn_t gmem_block_pfn(const struct gmem_block *block, u32 off, u32 
 {
 	const u64 *list = atomic_load_acquire_ptr(&block->list);
 
-	if ((state & GMEM_PAGE_SCATTERED) && list)
+	/* The thread that sets the bit has published the list before. */
+	CHECK(list || !(state & GMEM_PAGE_SCATTERED));
+	if (state & GMEM_PAGE_SCATTERED)
 		return (pfn_t){atomic_load_relaxed_u64(&list[off])};
 	return (pfn_t){(atomic_load_relaxed_u64(&block->base) + off) & GMEM_BASE_MASK};
 }
@@ -95,10 +97,16 @@ unsigned int gmem_blocks_height(u64 npages);
 /* Free all blocks and the tree; no reader is left. */
 void gmem_blocks_free(struct gmem_pages *pages);
 
-/* The block that a word of the tree leads to; NULL: there is no word, or no block. */
+/* The block that a word of the tree leads to, or NULL. */
+static always_inline struct gmem_block *gmem_block_in(const u64 *word)
+{
+	return (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word);
+}
+
+/* The same where there may be no word. */
 static always_inline struct gmem_block *gmem_block_at(const u64 *word)
 {
-	return word ? (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
+	return word ? gmem_block_in(word) : NULL;
 }
 
 /* The block, or NULL where there is none. No lock. */

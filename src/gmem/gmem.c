@@ -366,7 +366,9 @@ static int claim_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 	const struct gmem_lookup *lookup = ctx;
 	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
-	if (!arch || !arch->ops->claim)
+	/* The invalidate lock is held since needs_preparing() found it. */
+	CHECK(arch && arch->ops->make_private);
+	if (!arch->ops->claim)
 		return make_private(ctx, index, pfn, order);
 	return arch->ops->claim(arch->ctx, gfn_of_index(lookup, index), pfn, order);
 }
@@ -377,9 +379,10 @@ static int unclaim_private(void *ctx, u64 index, pfn_t pfn)
 	const struct gmem_arch *arch = gmem_arch(lookup->file->inode);
 
 	(void)index;
-	if (arch && arch->ops->make_shared)
+	CHECK(arch && arch->ops->make_private);
+	if (arch->ops->make_shared)
 		arch->ops->make_shared(arch->ctx, pfn, 1);
-	else if (arch && arch->ops->reclaim)
+	else if (arch->ops->reclaim)
 		arch->ops->reclaim(arch->ctx, pfn, 1);
 	return 0;
 }

@@ -16,7 +16,7 @@ struct pages_walk {
 	u64 block_no;
 };
 
-/* False: the range is empty, or past the end of the file. */
+/* False: the range is empty, or past the end of the file. No file is empty. */
 static bool walk_begin(struct pages_walk *walk, const struct gmem_pages *pages, u64 first,
 		       u64 npages)
 {
@@ -169,7 +169,8 @@ static void punch_run(struct gmem_pages *pages, u64 first, u64 end,
 {
 	struct pages_walk walk;
 
-	if (first >= end || !walk_begin(&walk, pages, first, end - first))
+	CHECK(first <= end && end <= pages->npages);
+	if (!walk_begin(&walk, pages, first, end - first))
 		return;
 	pages_lose(&walk, whole ? GMEM_PAGE_ALL : GMEM_PAGE_UP_TO_DATE | GMEM_PAGE_PREPARED,
 		   reclaim);
@@ -215,8 +216,7 @@ static void forget_frames(struct gmem_pages *pages, u64 first, u64 npages)
 	struct block_part part;
 
 	CHECK(is_aligned_u64(first | npages, GMEM_BLOCK_PAGES));
-	if (!walk_begin(&walk, pages, first, npages))
-		return;
+	(void)walk_begin(&walk, pages, first, npages);
 	while (walk_next(&walk, &part)) {
 		gmem_block_break(pages, part.block, walk.block_no - 1);
 		part_clear(&part, GMEM_PAGE_EXISTS | GMEM_PAGE_SCATTERED);
@@ -231,12 +231,12 @@ int gmem_pages_reshape(struct gmem_pages *pages, u64 first, int whole,
 	struct pages_walk walk;
 	int error = 0;
 
-	CHECK(pages->huge_order && is_aligned_u64(first, npages));
+	CHECK(pages->huge_order && is_aligned_u64(first, npages) && first < pages->npages);
 	if (!pages->host->store_reshape)
 		return 0;
 	rwlock_write_lock(&pages->punch_lock);
-	if (walk_begin(&walk, pages, first, npages))
-		pages_lose(&walk, GMEM_PAGE_PREPARED, frames);
+	(void)walk_begin(&walk, pages, first, npages);
+	pages_lose(&walk, GMEM_PAGE_PREPARED, frames);
 	error = pages->host->store_reshape(pages->host_ctx, pages->store, first, whole);
 	if (!error)
 		forget_frames(pages, first, npages);
@@ -276,8 +276,7 @@ int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index)
 	struct pages_walk walk;
 	struct block_part part;
 
-	if (!walk_begin(&walk, pages, 0, pages->npages))
-		return 0;
+	(void)walk_begin(&walk, pages, 0, pages->npages);
 	while (walk_next(&walk, &part)) {
 		u64 base = atomic_load_relaxed_u64(&part.block->base) & GMEM_BASE_MASK;
 		u32 off = GMEM_BLOCK_PAGES;
