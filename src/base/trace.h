@@ -52,11 +52,15 @@ static inline int quire_trace_is_on(void)
 #define TRACE_ACCESS_ALL 0xfu
 
 /* An event, with its fields as numbers. They are evaluated only while tracing is on. */
-#define QUIRE_TRACE(name, ...)                                                                 \
-	do {                                                                                   \
-		if (quire_trace_is_on())                                                       \
-			quire_trace_emit(QUIRE_TRACE_##name, (const uint64_t[]){__VA_ARGS__}); \
+#define QUIRE_TRACE(name, ...)                               \
+	do {                                                 \
+		if (quire_trace_is_on())                     \
+			QUIRE_TRACE_SEEN(name, __VA_ARGS__); \
 	} while (0)
 #endif
+
+/* The same where the caller has just found tracing on. */
+#define QUIRE_TRACE_SEEN(name, ...) \
+	quire_trace_emit(QUIRE_TRACE_##name, (const uint64_t[]){__VA_ARGS__})
 
 #endif

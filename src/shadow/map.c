@@ -257,8 +257,8 @@ static bool is_protected(const struct shadow_mapping *mapping)
 
 static __attribute__((noinline, cold)) void trace_request(const struct shadow_mapping *mapping)
 {
-	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
-		    mapping->leaf.level, mapping->walk->leaf_access);
+	QUIRE_TRACE_SEEN(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
+			 mapping->leaf.level, mapping->walk->leaf_access);
 }
 
 static __attribute__((noinline, cold)) void trace_leaf(const u64 *entry, gfn_t gfn)
@@ -266,9 +266,9 @@ static __attribute__((noinline, cold)) void trace_leaf(const u64 *entry, gfn_t g
 	const struct entry_format *f = SHADOW_BITS;
 	u64 value = atomic_load_relaxed_u64(entry);
 
-	QUIRE_TRACE(kvm_mmu_set_spte, gfn.v, value, (u64)(uintptr_t)entry,
-		    role_level(shadow_page_of(entry)->role), entry_is_present(f, value),
-		    entry_is_executable(f, value), (value & SHADOW_USER) != 0);
+	QUIRE_TRACE_SEEN(kvm_mmu_set_spte, gfn.v, value, (u64)(uintptr_t)entry,
+			 role_level(shadow_page_of(entry)->role), entry_is_present(f, value),
+			 entry_is_executable(f, value), (value & SHADOW_USER) != 0);
 }
 
 static void note_group(const struct shadow_change *change, const u64 *entry,

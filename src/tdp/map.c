@@ -109,8 +109,8 @@ static bool leaf_suffices(const struct entry_format *f, u64 old, const struct td
 
 static __attribute__((noinline, cold)) void trace_request(const struct tdp_mapping *mapping)
 {
-	QUIRE_TRACE(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
-		    mapping->leaf.level, TRACE_ACCESS_ALL);
+	QUIRE_TRACE_SEEN(kvm_mmu_spte_requested, mapping->gfn.v, mapping->leaf.pfn.v,
+			 mapping->leaf.level, TRACE_ACCESS_ALL);
 }
 
 static __attribute__((noinline, cold)) void trace_leaf(const struct tdp_change *change,
@@ -119,9 +119,9 @@ static __attribute__((noinline, cold)) void trace_leaf(const struct tdp_change *
 {
 	const struct entry_format *f = &change->vm->tdp_format;
 
-	QUIRE_TRACE(kvm_mmu_set_spte, mapping->gfn.v, value, (u64)(uintptr_t)entry,
-		    mapping->leaf.level, entry_is_present(f, value), entry_is_executable(f, value),
-		    1);
+	QUIRE_TRACE_SEEN(kvm_mmu_set_spte, mapping->gfn.v, value, (u64)(uintptr_t)entry,
+			 mapping->leaf.level, entry_is_present(f, value),
+			 entry_is_executable(f, value), 1);
 }
 
 static enum quire_outcome install_leaf(const struct tdp_change *change, u64 *entry, u64 old,

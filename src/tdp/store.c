@@ -104,7 +104,7 @@ void tdp_trace_change(const u64 *entry, u64 old, u64 new)
 	u64 index = (u64)(entry - table_entries(table));
 	u64 gfn = table->gfn.v + index * level_pages((enum quire_level)table->level);
 
-	QUIRE_TRACE(kvm_tdp_mmu_spte_changed, gfn, old, new, table->level, table->as_id);
+	QUIRE_TRACE_SEEN(kvm_tdp_mmu_spte_changed, gfn, old, new, table->level, table->as_id);
 }
 
 /* May some processor take the old and the new entry for two sizes of one page? */
