@@ -42,6 +42,10 @@ void sanitize_attach(const char *directory)
 		sanitize_kinds = control->kinds;
 }
 
+/* Findings that were reported already, by addresses: for those that come again and again. */
+#define SEEN_SETS 256u
+static uint64_t seen_keys[SEEN_SETS];
+
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
 	hash = (hash ^ value) * UINT64_C(0x9e3779b97f4a7c15);
@@ -192,6 +196,25 @@ static void report_locked(const struct sanitize_finding *finding)
 		say_all(&scratch);
 }
 
+static uint64_t mix_frames(uint64_t hash, const struct sanitize_stack *stack)
+{
+	for (uint32_t i = 0; stack && i < stack->count && i < stack->place_frames; i++)
+		hash = mix(hash, stack->frames[i]);
+	return mix(hash, stack && stack->count);
+}
+
+/* Has this process said it a moment ago? What two findings say that race is found by their names.
+ */
+static bool was_seen(const struct sanitize_finding *finding)
+{
+	uint64_t key = mix_frames(mix(mix(1, finding->kind), finding->detail), finding->used);
+	uint64_t *seen;
+
+	key = mix_frames(key, finding->changed) | 1;
+	seen = &seen_keys[(key >> 1) % SEEN_SETS];
+	return __atomic_exchange_n(seen, key, __ATOMIC_RELAXED) == key;
+}
+
 static void run_report(void *argument)
 {
 	process_lock_acquire(&findings_lock);
@@ -204,7 +227,7 @@ void sanitize_report(const struct sanitize_finding *finding)
 	uint64_t all = UINT64_MAX, before = 0;
 	struct sanitize_finding copy = *finding;
 
-	if (!control)
+	if (!control || was_seen(finding))
 		return;
 	/* A handler of the client's could find something, too, and wait for our lock. */
 	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, sys_address(&all), sys_address(&before),
