@@ -37,7 +37,7 @@ struct private_range {
 	struct private_range *next;
 };
 
-/* Memory that the client has no rights to. No two overlap. */
+/* Memory that the client has no rights to. No two overlap while the lock is free. */
 struct holding {
 	uint64_t start, end;
 	uint64_t gpa; /* of .start */
@@ -50,8 +50,13 @@ struct holding {
 	struct holding *next;
 };
 
-/* Guarded by machines_acquire(). Atomic for the look whether there are any. */
+/*
+ * Guarded by machines_acquire(). Atomic for the look whether there are any. A child of fork() may
+ * have it as it was between any two stores: memory without rights is always in it.
+ */
 static struct holding *holdings;
+/* Counts changes of rights; they are made under the lock. */
+static uint32_t protections;
 /* Were there ever any? A fault that finds none may come a moment after another thread's. */
 static uint32_t has_held;
 
@@ -74,7 +79,10 @@ void private_forked(void)
 /* A failure leaves the rights as they are. */
 static long protect(uint64_t start, uint64_t end, int protection)
 {
-	long error = sys_call(SYS_mprotect, start, end - start, (uint64_t)protection);
+	long error;
+
+	__atomic_fetch_add(&protections, 1, __ATOMIC_SEQ_CST);
+	error = sys_call(SYS_mprotect, start, end - start, (uint64_t)protection);
 
 	process_mappings_changed();
 	return error;
@@ -133,10 +141,10 @@ static void open_part_locked(struct holding *holding, uint64_t start, uint64_t e
 	tail = *holding;
 	tail.gpa += end - tail.start;
 	tail.start = end;
-	holding->end = start;
 	/* Without memory to remember the tail by it comes back, too. */
 	if (tail.start < tail.end && !link_holding(&tail))
 		(void)protect(tail.start, tail.end, tail.protection);
+	holding->end = start;
 	if (holding->start == holding->end)
 		unlink_holding(holding);
 }
@@ -175,8 +183,8 @@ static void hold_locked(const struct holding *wanted)
 			part.end = other->start;
 		part.gpa = wanted->gpa + (at - wanted->start);
 		part.protection = (int)mapping.prot;
-		if (!protect(part.start, part.end, PROT_NONE) && !link_holding(&part))
-			(void)protect(part.start, part.end, part.protection);
+		if (link_holding(&part) && protect(part.start, part.end, PROT_NONE))
+			unlink_holding(holdings);
 		at = part.end;
 	}
 }
@@ -388,7 +396,7 @@ static void report(const struct holding *found, uint64_t address, uint64_t ip, c
 /* A thread's access that the processor refused. */
 struct refused {
 	uint64_t address, ip, error;
-	bool may_retry;
+	bool is_held, may_retry;
 };
 
 /* May the access be made now? Another thread may have met the same page a moment ago. */
@@ -404,6 +412,23 @@ static bool is_open(const struct refused *refused)
 	return !maps_find(refused->address, &mapping, &name) && ((int)mapping.prot & wanted);
 }
 
+/*
+ * Is memory held there, or may the access be made? Rights that change between the two looks are
+ * looked at again.
+ */
+static bool is_explained(struct refused *refused, struct holding *found)
+{
+	uint32_t seen;
+
+	do {
+		seen = __atomic_load_n(&protections, __ATOMIC_SEQ_CST);
+		refused->is_held = open_around(refused->address, found);
+		if (refused->is_held || is_open(refused))
+			return true;
+	} while (seen != __atomic_load_n(&protections, __ATOMIC_SEQ_CST));
+	return false;
+}
+
 static void run_refused(void *opaque)
 {
 	/* What the stack is taken by may fault. */
@@ -415,10 +440,8 @@ static void run_refused(void *opaque)
 	/* A handler of the client's could meet the same, and wait for our lock. */
 	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, sys_address(&others), sys_address(&before),
 		 KERNEL_SET_BYTES);
-	refused->may_retry = open_around(refused->address, &found);
-	if (!refused->may_retry)
-		refused->may_retry = is_open(refused);
-	else if (!guard_is_access(refused->ip))
+	refused->may_retry = is_explained(refused, &found);
+	if (refused->is_held && !guard_is_access(refused->ip))
 		report(&found, refused->address, refused->ip,
 		       refused->error & FAULT_WRITE
 			   ? "a write to memory that the guest holds private"
