@@ -5,6 +5,7 @@
  */
 #include <alloca.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -120,6 +121,46 @@ static void by_the_kernel(void)
 	if (is_mended)
 		make_shared();
 	CHECK_EQ(read_word(is_mended ? 8 : HALF + 2 * PAGE + 8), MARK);
+}
+
+static volatile sig_atomic_t is_over;
+
+static void *read_on(void *unused)
+{
+	(void)unused;
+	while (!is_over)
+		CHECK_EQ(read_word(HALF + PAGE), MARK);
+	return NULL;
+}
+
+static void *fork_on(void *unused)
+{
+	(void)unused;
+	while (!is_over) {
+		pid_t child = (pid_t)CHECK_OK(fork());
+
+		if (!child)
+			_exit(read_word(HALF + 2 * PAGE) != MARK);
+		child_wait(child);
+	}
+	return NULL;
+}
+
+/* Conversions, while threads and children touch the memory: every access is made. */
+static void races(void)
+{
+	pthread_t threads[2];
+
+	begin();
+	CHECK_ZERO(pthread_create(&threads[0], NULL, read_on, NULL));
+	CHECK_ZERO(pthread_create(&threads[1], NULL, fork_on, NULL));
+	for (int i = 0; i < 1000; i++) {
+		make_private();
+		make_shared();
+	}
+	is_over = 1;
+	for (int i = 0; i < 2; i++)
+		CHECK_ZERO(pthread_join(threads[i], NULL));
 }
 
 /* The client has as many mappings as the kernel allows: there is none for a part of the memory. */
@@ -313,6 +354,7 @@ static const struct check_test scenarios[] = {
     TEST(reads),	  TEST(writes),	       TEST(slot_later), TEST(by_the_kernel),
     TEST(with_a_handler), TEST(given_back),    TEST(ended),	 TEST(jumps),
     TEST(cramped),	  TEST(without_frame), TEST(by_sockets), TEST(many_mappings),
+    TEST(races),
 };
 
 int main(int argc, char **argv)
