@@ -87,8 +87,7 @@ struct cpu {
 	uint8_t nothing_waits;
 	struct {
 		uint8_t type, vector;
-	} soft;			  /* the event of INT n and its like, while @delivering */
-	uint8_t tlb_has_gigantic; /* a page of 1 GiB was cached since the last full flush */
+	} soft; /* the event of INT n and its like, while @delivering */
 
 	struct tlb *tlb;
 	const struct op *op; /* running now; NULL while delivering */

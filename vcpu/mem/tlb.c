@@ -8,7 +8,6 @@
 
 /* Low bits of a tag: the privilege. */
 #define TAG_PAGE(tag) ((tag)&PAGE_NUMBER_MASK)
-#define GIGANTIC_SHIFT 30u
 
 static void entry_drop(struct tlb_entry *entry)
 {
@@ -53,21 +52,35 @@ static unsigned int large_index(uint64_t linear)
 	return linear >> LARGE_SHIFT & (LARGE_BITS - 1);
 }
 
+/* Kernels map all memory by such pages, and user programs are often as far into their half. */
+static unsigned int gigantic_index(uint64_t linear)
+{
+	uint64_t region = linear >> GIGANTIC_SHIFT;
+
+	return (region ^ region / LARGE_BITS) & (LARGE_BITS - 1);
+}
+
+static int may_be_gigantic(const struct cpu *cpu, uint64_t linear)
+{
+	unsigned int index = gigantic_index(linear);
+
+	return cpu->tlb->gigantic[index / 64] >> index % 64 & 1;
+}
+
 int tlb_may_be_large(const struct cpu *cpu, uint64_t linear)
 {
 	unsigned int index = large_index(linear);
 
-	return cpu->tlb_has_gigantic || (cpu->tlb->large[index / 64] >> index % 64 & 1);
+	return may_be_gigantic(cpu, linear) || (cpu->tlb->large[index / 64] >> index % 64 & 1);
 }
 
 static void note_large(struct cpu *cpu, uint64_t linear, const struct mmu_result *result)
 {
-	unsigned int index = large_index(linear);
+	unsigned int index = result->large > 1 ? gigantic_index(linear) : large_index(linear);
+	uint64_t *bits = result->large > 1 ? cpu->tlb->gigantic : cpu->tlb->large;
 
-	if (likely(!result->large))
-		return;
-	cpu->tlb->large[index / 64] |= UINT64_C(1) << index % 64;
-	cpu->tlb_has_gigantic |= result->large > 1;
+	if (unlikely(result->large))
+		bits[index / 64] |= UINT64_C(1) << index % 64;
 }
 
 static void note_local(uint64_t *bits, unsigned int index, int is_local)
@@ -130,7 +143,6 @@ void tlb_forget_all(struct cpu *cpu)
 	translations_changed(cpu);
 	cpu_count(&cpu->counts.flushes);
 	translate_flush(cpu);
-	cpu->tlb_has_gigantic = 0;
 }
 
 void tlb_flush_all(struct cpu *cpu)
@@ -275,7 +287,7 @@ static void flush_large(struct cpu *cpu, uint64_t linear, unsigned int shift)
 void tlb_invlpg(struct cpu *cpu, uint64_t linear)
 {
 	tlb_watch_flush_page(cpu, linear);
-	if (unlikely(cpu->tlb_has_gigantic))
+	if (unlikely(may_be_gigantic(cpu, linear)))
 		flush_large(cpu, linear, GIGANTIC_SHIFT);
 	else if (tlb_may_be_large(cpu, linear))
 		flush_large(cpu, linear, LARGE_SHIFT);

@@ -73,10 +73,12 @@ struct table_entry {
 #define TABLE_SETS 64u
 
 /*
- * Large pages are cached by 4 KiB. A bit says that some piece of a region of 4 MiB, the largest but
- * for 1 GiB, was cached; other regions share it, so that it may be set in vain.
+ * Large pages are cached by 4 KiB. A bit says that some piece of a large page in a region was
+ * cached since the last full flush: of 4 MiB, the largest but for 1 GiB, or of 1 GiB. Other regions
+ * share it, so that it may be set in vain.
  */
 #define LARGE_SHIFT 22u
+#define GIGANTIC_SHIFT 30u
 #define LARGE_BITS 512u
 
 /*
@@ -99,7 +101,7 @@ struct tlb {
 	struct fetch_entry fetch[FETCH_SETS];
 	struct table_entry table[TABLE_SETS];
 	struct jump_entry jump[JUMP_SETS];
-	uint64_t large[LARGE_BITS / 64];
+	uint64_t large[LARGE_BITS / 64], gigantic[LARGE_BITS / 64];
 	/* A bit for each entry: it may be of a page that is not global. */
 	uint64_t local[TLB_WAYS][TLB_SETS / 64];
 	uint64_t local_fetch[FETCH_SETS / 64];

@@ -194,6 +194,30 @@ static void test_invlpg_drops_gigantic_page(void **state)
 	expect(vcpu, SECOND(0), SECOND(1));
 }
 
+/* Of 4 KiB, while 1 GiB elsewhere is cached: the page beside it stays. */
+PROGRAM(read_gigantic, "mov $2, %edi; 1: mov 0x40723000, %eax; mov 0x408000, %ecx;"
+		       "mov 0x409000, %edx; dec %edi; jnz 1b; hlt");
+PROGRAM(small_alone, "invlpg 0x408000; mov 0x408000, %ecx; mov 0x409000, %edx; hlt");
+
+static void test_invlpg_keeps_beside_gigantic(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+
+	for (uint32_t n = 0; n < 2; n++) {
+		put64(vcpu, GLOBAL_LINEAR + n * PAGE, FIRST(n));
+		put64(vcpu, GLOBAL_LINEAR + (n + 2) * PAGE, SECOND(n));
+	}
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR, 0);
+	map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR, 0);
+	put64(vcpu, GUEST_PDPT + 8, PTE_FLAGS | PDE_LARGE);
+	run_program(vcpu, read_gigantic_start, read_gigantic_end);
+	expect(vcpu, FIRST(0), FIRST(1));
+	map(vcpu, GLOBAL_LINEAR, GLOBAL_LINEAR + 2 * PAGE, 0);
+	map(vcpu, LOCAL_LINEAR, LOCAL_LINEAR + 2 * PAGE, 0);
+	run_program(vcpu, small_alone_start, small_alone_end);
+	expect(vcpu, SECOND(0), FIRST(1));
+}
+
 /* Pieces of a large page that were read say nothing of its D bit, which the first write sets. */
 PROGRAM(written, "mov 0x200000, %ecx; mov 0x201000, %ecx; movl $7, 0x202000; mov 0x203000, %edx;"
 		 "movl $8, 0x204000; hlt");
@@ -637,6 +661,7 @@ int main(void)
 	    TEST(test_invlpg_drops_large_page),
 	    TEST(test_invlpg_drops_small_page),
 	    TEST(test_invlpg_drops_gigantic_page),
+	    TEST(test_invlpg_keeps_beside_gigantic),
 	    TEST(test_write_marks_large_page),
 	    TEST(test_cr3_drops_large_pages),
 	    TEST(test_events_are_counted_once),
