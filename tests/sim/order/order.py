@@ -5,7 +5,8 @@
   order.py PROGRAM --replay FILE     those that FILE names, each against the pair that caught it (CI)
   order.py SIM --seeds COUNT         all that COUNT simulations run, each against them; --all-but FILE... leaves out
                                      those that these files name
-  order.py SIM --seeds COUNT --replay FILE     those that FILE names, each against the seed that caught it (CI)
+  order.py SIM --seeds COUNT --replay FILE     those that FILE names, each against the seed that caught it (CI); a
+                                     seed means another run when the library changes: COUNT others come after it
 
 A site is named by file, function, kind and its number among those: lines move, these seldom do. What the
 compiler made several of, for the function was inlined, is one site.
@@ -94,7 +95,12 @@ def judge_of(options):
     """What looks at one site: (addresses, pair or seed; "" for all) to the pair or the seed that notices."""
     if not options.seeds:
         return lambda addresses, by: weakened(options.program, addresses, by)
-    return lambda addresses, by: simulated(options.program, addresses, *((by, 1) if by else (1, options.seeds)))
+
+    def judge(addresses, by):
+        return (by and simulated(options.program, addresses, by, 1)) or \
+            simulated(options.program, addresses, 1, options.seeds)
+
+    return judge
 
 
 def replay(sites, path, judge):
@@ -107,9 +113,11 @@ def replay(sites, path, judge):
         if name not in sites:
             print(f"{name}: no such site")
             wrong += 1
-        elif not judge(sites[name], pair):
-            print(f"{name}: {pair} does not notice")
-            wrong += 1
+            continue
+        notices = judge(sites[name], pair)
+        if notices != pair:
+            print(f"{name}: {pair} does not notice" + (f", {notices} does" if notices else ""))
+        wrong += not notices
     return wrong
 
 

@@ -3,7 +3,11 @@
 
 Usage: test_sim_order.py QUIRE_SIM
 """
+import argparse
+import contextlib
+import io
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -56,6 +60,20 @@ class Order(unittest.TestCase):
             self.assertEqual((again, re.findall(r"^# failed: (.*)$", told, re.M)), (1, failures))
             # The plan says that it wants the model: the other program finds it.
             self.assertEqual(run(PROGRAM, "--replay", path)[:2], (0, "the plan passed\n"))
+
+    def test_replay(self):
+        """Where the library has changed, another seed notices; the test says which, or that none does."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "program")
+            path.write_text("#!/bin/sh\ncase \" $* \" in\n*' --seeds 9 '*) echo '# seed 5 failed: a race'; exit 1 ;;\nesac\n")
+            path.chmod(0o755)
+            listed = pathlib.Path(folder, "seeds.txt")
+            listed.write_text("a site: 3\n")
+            for seeds, said, wrong in ((9, "a site: 3 does not notice, 5 does\n", 0), (8, "a site: 3 does not notice\n", 1)):
+                judge = order.judge_of(argparse.Namespace(program=path, seeds=seeds))
+                with contextlib.redirect_stdout(io.StringIO()) as told:
+                    self.assertEqual(order.replay({"a site": [16]}, listed, judge), wrong)
+                self.assertEqual(told.getvalue(), said)
 
     def test_off(self):
         """Without the model a relaxed order is none the weaker."""
