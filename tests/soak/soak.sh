@@ -39,6 +39,8 @@ ninja -C build cli/sim/quire-sim-order
 step ./dev sim --order --seeds 200000 --json "build/soak/sim-order-$(build/cli/sim/quire-sim --commit).json"
 # The pairs in the one format that CI leaves out.
 step $timed build/tests/sim/test_interleave "power without r and c"
+ninja -C build tests/frontend/test_frontend_wake
+step $timed build/quire run -- build/tests/frontend/test_frontend_wake "$seconds"
 ninja -C build tests/signals/test_fork
 step $timed build/quire run -- build/tests/signals/test_fork 10000
 # All rules of KVM's own calls without one fast path after the other.
