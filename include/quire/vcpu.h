@@ -111,12 +111,12 @@ QUIRE_API uint64_t quire_vcpu_take_requests(struct quire_vcpu *vcpu, uint64_t re
 /*
  * Enter guest mode, by the vCPU's thread, out of guest mode, no lock held; may sleep until it is
  * in. Loads the root when there is none or it is obsolete (may take mmu_lock, may fail: -ENOMEM,
- * -EIO for a dead VM, -ENOSPC where the limit on shadow pages leaves no room for a root), then
- * marks the vCPU in guest mode with a full barrier and only then takes the library's requests, so
- * that a flusher sees either the mode or its request taken. *@requests is what was taken, and the
- * client's bits that are raised and stay so: the caller honours them before the first guest access.
- * On QUIRE_REQ_TLB_FLUSH it drops all translations. Between enter and leave the vCPU takes no lock
- * of the library and calls nothing of it but the functions that say so.
+ * -EIO for a dead VM), then marks the vCPU in guest mode with a full barrier and only then takes
+ * the library's requests, so that a flusher sees either the mode or its request taken. *@requests
+ * is what was taken, and the client's bits that are raised and stay so: the caller honours them
+ * before the first guest access. On QUIRE_REQ_TLB_FLUSH it drops all translations. Between enter
+ * and leave the vCPU takes no lock of the library and calls nothing of it but the functions that
+ * say so.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests,
 						struct quire_stage2 *stage2);
@@ -129,9 +129,8 @@ QUIRE_API void quire_vcpu_leave(struct quire_vcpu *vcpu);
  * RSVD for a reserved bit. By the vCPU's thread; takes mmu_lock. Returns an enum quire_outcome, or
  * -errno; then @fault says whether this is a memory-fault exit. -EFAULT: no page, or not with this
  * access; -EINTR: a request of the client's came while the host was asked; -EHWPOISON: the page is
- * lost; -EAGAIN: with QUIRE_PFERR_NOWAIT alone; -ENOMEM; -ENOSPC: the limit on shadow pages leaves
- * no room; -EIO: a dead VM. A host's page_get() and store_get() may answer others, which come
- * through. (F-001 to F-026, F-053.)
+ * lost; -EAGAIN: with QUIRE_PFERR_NOWAIT alone; -ENOMEM; -EIO: a dead VM. A host's page_get() and
+ * store_get() may answer others, which come through. (F-001 to F-026, F-053.)
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa,
 						uint64_t error_code,
@@ -175,8 +174,7 @@ struct quire_nested {
  * L1's own. No lock held, out of guest mode; may sleep. -ENOMEM; -EOPNOTSUPP for other than 2 to
  * 5 levels, for .paging in a VM whose guests the TDP MMU serves, in a VM of another processor's
  * tables or of QUIRE_FORMAT_EPT_MODES, or for a host that cannot load and change single words of
- * guest memory. After an error L1's own are set. quire_vcpu_enter() may fail with -ENOSPC then: the
- * client's limit on shadow pages leaves no room for a root.
+ * guest memory. After an error L1's own are set.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_vcpu_set_nested(struct quire_vcpu *vcpu,
 						     const struct quire_nested *nested);

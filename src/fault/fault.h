@@ -59,7 +59,7 @@ int fault_is_private(struct quire_vcpu *vcpu, gfn_t gfn, u64 error_code);
 must_check int fault_nested(struct quire_vcpu *vcpu, gpa_t gpa, const struct fault *fault,
 			    struct quire_memory_fault *told);
 /*
- * Load the shadow root, with the pages below it up to date: -ENOMEM, -ENOSPC. Takes mmu_lock
+ * Load the shadow root, with the pages below it up to date: -ENOMEM. Takes mmu_lock
  * exclusive; reads guest memory.
  */
 must_check int fault_load_shadow_root(struct quire_vcpu *vcpu);

@@ -425,8 +425,8 @@ struct shadow_page *shadow_path_lags(const struct shadow *shadow, const struct s
 void shadow_page_zap(const struct shadow_change *change, struct shadow_page *page);
 
 /* Make room for one walk: zap the oldest pages that are no roots, and where that does not do, roots
- * but @keep (may be NULL). -ENOSPC: not even one page may be made. */
-must_check int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);
+ * but @keep (may be NULL). */
+void shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep);
 /* The client has set the limit. Nonzero: there is more to zap. */
 must_check int shadow_shrink(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 

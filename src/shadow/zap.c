@@ -2,8 +2,6 @@
 #include "src/shadow/internal.h"
 #include "src/vm/locks.h"
 
-#include <errno.h>
-
 /* As far as @piece goes. */
 static void zap_leaves(const struct shadow_change *change, struct shadow_piece *piece,
 		       struct shadow_range *range)
@@ -293,12 +291,14 @@ static int recycle(const struct shadow_change *change, u64 want, const struct sh
 	return 0;
 }
 
-static void recycle_roots(const struct shadow_change *change, const struct shadow_page *keep)
+/* Likewise, where roots alone fill what is allowed: of those the oldest. */
+static void recycle_roots(const struct shadow_change *change, u64 want,
+			  const struct shadow_page *keep)
 {
 	struct shadow_page *page = change->shadow->oldest;
 
 	mmu_assert_exclusive(change->vm);
-	while (page && shadow_available(change->vm) < MIN_FREE_PAGES) {
+	while (page && shadow_available(change->vm) < want) {
 		struct shadow_page *newer = page->newer;
 
 		if (page != keep) {
@@ -309,15 +309,19 @@ static void recycle_roots(const struct shadow_change *change, const struct shado
 	}
 }
 
-int shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep)
+/*
+ * All but @keep may go, and no limit is below MIN_ALLOC_PAGES: there is always room. REFILL_PAGES
+ * of it, since the fault walks L1's tables again once it has made their pages: were there less than
+ * MIN_FREE_PAGES by then, they would be the ones to go, again and again.
+ */
+void shadow_make_room(const struct shadow_change *change, const struct shadow_page *keep)
 {
 	mmu_assert_exclusive(change->vm);
 	if (shadow_available(change->vm) >= MIN_FREE_PAGES)
-		return 0;
+		return;
 	(void)recycle(change, REFILL_PAGES, NULL);
-	if (shadow_available(change->vm) < MIN_FREE_PAGES)
-		recycle_roots(change, keep);
-	return shadow_available(change->vm) ? 0 : -ENOSPC;
+	recycle_roots(change, REFILL_PAGES, keep);
+	CHECK(shadow_available(change->vm) >= REFILL_PAGES);
 }
 
 int shadow_shrink(struct quire_vm *vm, struct flush_debt *debt)

@@ -93,9 +93,7 @@ static int map_nested(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	mmu_assert_exclusive(vcpu->vm);
 	if (!shadow_has_reserve(vcpu) || walk_is_stale(vcpu, nested))
 		return NESTED_AGAIN;
-	ret = shadow_make_room(&change, vcpu->shadow.page);
-	if (ret)
-		return ret;
+	shadow_make_room(&change, vcpu->shadow.page);
 	ret = shadow_path_get(&change, vcpu, &nested->walk, &path);
 	fault_protect_fresh(vcpu, &path, debt);
 	if (ret)

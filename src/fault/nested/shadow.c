@@ -27,9 +27,7 @@ static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *d
 	mmu_assert_exclusive(vcpu->vm);
 	/* What was loaded is not valid, and must not look so if this fails. */
 	vcpu->shadow.page = NULL;
-	ret = shadow_make_room(&change, NULL);
-	if (ret)
-		return ret;
+	shadow_make_room(&change, NULL);
 	ret = shadow_root_get(&change, vcpu, &path);
 	fault_protect_fresh(vcpu, &path, debt);
 	if (ret < 0)
@@ -135,9 +133,8 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	    memslots_generation(vcpu->vm, vcpu->as_id) != direct->found->generation ||
 	    invalidation_retry(&vcpu->vm->invalidation, direct->found->snapshot, fault->gfn))
 		return QUIRE_RETRY;
-	ret = shadow_make_room(&change, vcpu->shadow.page);
-	if (!ret)
-		ret = shadow_path_direct(&change, vcpu->as_id, &walk, &path);
+	shadow_make_room(&change, vcpu->shadow.page);
+	ret = shadow_path_direct(&change, vcpu->as_id, &walk, &path);
 	if (ret)
 		return ret;
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, fault->gfn, &vcpu->hint);

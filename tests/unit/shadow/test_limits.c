@@ -85,6 +85,27 @@ static void test_roots_are_found_again(void **state)
 	world_nested(&world, 0);
 }
 
+/* Roots stay as long as they may: once they alone fill what is allowed, the oldest go. */
+static void test_roots_fill_the_limit(void **state)
+{
+	const uint32_t roots = 100, first = 100;
+
+	(void)state;
+	build_tables();
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	for (uint32_t i = 0; i < roots; i++)
+		world_set_entry(&world, first + i, 0, PAGE(TABLE_1G) | NPT_ALL);
+	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 64), 0);
+	for (uint32_t round = 0; round < 2; round++)
+		for (uint32_t i = 0; i < roots; i++) {
+			use_root(first + i);
+			assert_in_range(stat(QUIRE_VM_STAT_mmu_shadow_pages), 4, 64);
+		}
+	/* The last one is still in use. */
+	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, 0);
+	world_nested(&world, 0);
+}
+
 /* A chain that has reached its end goes whole. */
 static void test_longest_chain(void **state)
 {
@@ -139,9 +160,8 @@ static void test_caches_of_the_split(void **state)
 int limit_tests(void)
 {
 	const struct CMUnitTest tests[] = {
-	    LIMIT_TEST(test_made_with_the_first_root),
-	    LIMIT_TEST(test_roots_are_found_again),
-	    LIMIT_TEST(test_longest_chain),
+	    LIMIT_TEST(test_made_with_the_first_root), LIMIT_TEST(test_roots_are_found_again),
+	    LIMIT_TEST(test_roots_fill_the_limit),     LIMIT_TEST(test_longest_chain),
 	    LIMIT_TEST(test_caches_of_the_split),
 	};
 
