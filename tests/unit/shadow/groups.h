@@ -11,6 +11,7 @@ int nx_tests(void);
 int paging_tests(void);
 int race_tests(void);
 int split_tests(void);
+int unsync_others_tests(void);
 int unsync_race_tests(void);
 int unsync_tests(void);
 int view_tests(void);
