@@ -137,6 +137,9 @@ static void test_hva(void **state)
 
 	(void)state;
 	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){~UINT64_C(0) & ~7}, 8), -EINVAL);
+	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){0}, 8), -EINVAL);
+	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(2), 0), -EINVAL);
+	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(2), QUIRE_PAGE_SIZE + 1), -EINVAL);
 	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){sim_hva(2).v + 16}, 8), 0);
 	assert_ptr_equal(look(8), frame_of(2)->bytes + 16);
 	/* The slots do not matter to it. */
@@ -147,6 +150,9 @@ static void test_hva(void **state)
 	/* Another key, another page, whether or not it was valid. */
 	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(3), 8), 0);
 	assert_ptr_equal(look(8), frame_of(3)->bytes);
+	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(1), 8), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+	/* The same key once more. */
 	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(1), 8), 0);
 	assert_ptr_equal(look(8), frame_of(1)->bytes);
 }

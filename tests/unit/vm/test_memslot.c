@@ -504,13 +504,28 @@ static void test_readers(void **state)
 	fake_vm_end_locked(race.vm);
 }
 
+/* Ids and addresses that no slot can have. */
+static void test_out_of_range(void **state)
+{
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
+	struct memslot_iter iter;
+
+	assert_null(memslot_by_id(vm, QUIRE_AS_MAX, 0));
+	assert_null(memslot_by_id(vm, 0, UINT32_MAX));
+	for (uint64_t start = UINT64_MAX; start; start >>= 1)
+		assert_null(memslot_first_hva(vm, 0, (hva_t){start}, (hva_t){UINT64_MAX}, &iter));
+	assert_int_equal(
+	    memslot_check_max_gfn(&(struct quire_region){.gpa = {UINT64_MAX}}, (gfn_t){1}), 0);
+	fake_vm_end_locked(vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_model),	cmocka_unit_test(test_no_memory_and_abort),
 	    cmocka_unit_test(test_shape),	cmocka_unit_test(test_decisions),
 	    cmocka_unit_test(test_placeholder), cmocka_unit_test(test_all_slots),
-	    cmocka_unit_test(test_readers),
+	    cmocka_unit_test(test_readers),	cmocka_unit_test(test_out_of_range),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
