@@ -3,6 +3,7 @@
 #define QUIRE_TESTS_SHADOW_GROUPS_H
 
 int age_tests(void);
+int count_tests(void);
 int hold_tests(void);
 int limit_tests(void);
 int neighbour_race_tests(void);

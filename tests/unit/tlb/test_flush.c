@@ -138,6 +138,33 @@ static void test_close(void **state)
 	explore(close_body);
 }
 
+/* A vCPU takes the request where it is, and leaves guest mode after the thread that asked is done.
+ */
+static void request_body(uint32_t thread, void *ctx)
+{
+	if (thread < VCPUS) {
+		struct guest_mode *mode = &world.modes[thread];
+
+		if (guest_mode_enter(mode) & QUIRE_REQ_RELOAD) {
+			guest_mode_leave(mode);
+			return;
+		}
+		while (atomic_load_acquire_u64(&world.table) != 2) {
+			(void)atomic_fetch_and_u64(&mode->doorbell, ~(uint64_t)QUIRE_REQ_RELOAD);
+			sched_platform.relax(0);
+		}
+		guest_mode_leave(mode);
+		return;
+	}
+	flush_domain_request(&world.domain, QUIRE_REQ_RELOAD);
+	atomic_store_release_u64(&world.table, 2);
+}
+
+static void test_request_taken_in_place(void **state)
+{
+	explore(request_body);
+}
+
 /* A debt that nothing is owed on costs nothing; one that is forgiven, neither. */
 static void test_debts(void **state)
 {
@@ -163,6 +190,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_flush),
 	    cmocka_unit_test(test_close),
+	    cmocka_unit_test(test_request_taken_in_place),
 	    cmocka_unit_test(test_debts),
 	};
 

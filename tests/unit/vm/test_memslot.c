@@ -413,6 +413,47 @@ static void test_placeholder(void **state)
 	fake_vm_end_locked(vm);
 }
 
+/* The memory of an update may be anything before, and one that failed has nothing in hand. */
+static void test_update_of_any_memory(void **state)
+{
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
+	struct quire_region region = region_of(1, 5, 100, 10);
+	struct memslot_update update;
+	u64 live;
+
+	memset(&update, 0x5a, sizeof(update));
+	update.change = MEMSLOT_CREATE;
+	update.old_slot = NULL;
+	update.new_slot = memslot_alloc(vm, &region);
+	assert_int_equal(memslot_update_prepare(vm, &update), 0);
+	assert_null(update.placeholder);
+	memslot_update_abort(vm, &update);
+	memslot_free(vm, update.new_slot);
+
+	assert_int_equal(update_slot(vm, &region, FINISH), 0);
+	memset(&update, 0x5a, sizeof(update));
+	update.change = MEMSLOT_DELETE;
+	update.old_slot = memslot_by_id(vm, 1, 5);
+	update.new_slot = NULL;
+	live = fake.live_allocs;
+	for (u64 fails = 1;; fails++) {
+		int error;
+
+		fake_fail_in(fails);
+		error = memslot_update_prepare(vm, &update);
+		fake_fail_in(0);
+		if (!error)
+			break;
+		assert_int_equal(error, -ENOMEM);
+		assert_null(update.placeholder);
+		assert_int_equal(fake.live_allocs, live);
+	}
+	assert_non_null(update.placeholder);
+	memslot_update_abort(vm, &update);
+	assert_int_equal(fake.live_allocs, live);
+	fake_vm_end_locked(vm);
+}
+
 /* As many slots as there are, then one more; all gone again. */
 static void test_all_slots(void **state)
 {
@@ -526,6 +567,7 @@ int main(void)
 	    cmocka_unit_test(test_shape),	cmocka_unit_test(test_decisions),
 	    cmocka_unit_test(test_placeholder), cmocka_unit_test(test_all_slots),
 	    cmocka_unit_test(test_readers),	cmocka_unit_test(test_out_of_range),
+	    cmocka_unit_test(test_update_of_any_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,242 @@
+/* What the shadow MMU counts, how often it asks, and what a change of L1's leaves alone. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "src/change/nested.h"
+#include "src/shadow/internal.h"
+#include "tests/unit/shadow/groups.h"
+#include "tests/unit/shadow/world.h"
+
+/* A third slot, which shows the pages of slot 0 once more. */
+#define ALIAS_SLOT 2u
+#define ALIAS_GFN 2560u
+#define OTHER_ROOT 5u
+#define OTHER_1G 6u
+
+static struct world world;
+
+static int setup(void **state)
+{
+	(void)state;
+	world_start(&world);
+	world_add_cpu(&world);
+	world_set_path(&world);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	world_stop(&world);
+	return 0;
+}
+
+static uint64_t stat(enum quire_vm_stat which)
+{
+	return quire_vm_stat(world.vm, which);
+}
+
+static void use_root(uint64_t gfn)
+{
+	struct quire_nested tables = {.root = {PAGE(gfn)}, .levels = 4, .nx = 1};
+
+	assert_int_equal(quire_vcpu_set_nested(world.vcpu, &tables), 0);
+	world.cpus[0].nested = 1;
+}
+
+/* Two gfns of one bucket collide, and the second table of one gfn does not. */
+static void test_collisions(void **state)
+{
+	const struct quire_region region = {.slot = ALIAS_SLOT,
+					    .gpa = {PAGE(ALIAS_GFN)},
+					    .size_bytes = PAGE(WORLD_SLOT_PAGES),
+					    .hva = sim_hva(0)};
+	uint64_t near = 0, far = 0;
+
+	(void)state;
+	for (uint64_t a = 8; a < WORLD_DATA; a++)
+		for (uint64_t b = 8; b < WORLD_DATA; b++)
+			if (a != b &&
+			    shadow_bucket((gfn_t){a}) == shadow_bucket((gfn_t){ALIAS_GFN + b})) {
+				near = a;
+				far = b;
+			}
+	assert_true(near);
+	assert_int_equal(quire_vm_set_region(world.vm, &region), 0);
+	world_put_entry(&world, TABLE_2M, 0, PAGE(near) | NPT_USED);
+	world_put_entry(&world, TABLE_2M, 1, PAGE(near) | NPT_P | NPT_U | NPT_A);
+	world_put_entry(&world, TABLE_2M, 2, PAGE(ALIAS_GFN + far) | NPT_USED);
+	world_put_entry(&world, near, 0, PAGE(70) | NPT_USED);
+	world_put_entry(&world, far, 0, PAGE(71) | NPT_USED);
+	use_root(WORLD_ROOT);
+	assert_int_equal(world_access(&world, BLOCK(0), WORLD_READ).outcome, 0);
+	assert_int_equal(world_access(&world, BLOCK(1), WORLD_READ).outcome, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_page_hash_collisions), 0);
+	assert_ptr_equal(world_access(&world, BLOCK(2), WORLD_READ).host, world_page(&world, 71));
+	/* Each shadow page of the other gfn counts. */
+	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_page_hash_collisions), 2);
+	world_nested(&world, 0);
+}
+
+/* The hypervisor stores one entry, and its neighbour stays mapped. */
+static void test_one_entry_goes(void **state)
+{
+	uint64_t none = 0, before;
+
+	(void)state;
+	for (uint32_t i = 0; i < 8; i++) {
+		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | NPT_ALL);
+		(void)world_check(&world, PAGE(i), WORLD_WRITE);
+	}
+	before = stat(QUIRE_VM_STAT_pages_4k);
+	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K) + 3 * sizeof(none)},
+					  &none, sizeof(none)),
+			 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), before - 1);
+	world_nested(&world, 0);
+}
+
+static uint32_t asked;
+
+static bool allow_none(void *ctx, gfn_t gfn, uint32_t level)
+{
+	(void)ctx;
+	assert_int_equal(gfn.v, WORLD_SLOT_PAGES);
+	assert_int_equal(level, QUIRE_LEVEL_2M);
+	asked++;
+	return false;
+}
+
+/* Parts of one block ask once whether it may be huge again. */
+static void test_recovery_asks_once(void **state)
+{
+	struct shadow_recovery recovery = {
+	    .range = shadow_range_of(0, (gfn_t){WORLD_SLOT_PAGES}, (gfn_t){WORLD_PAGES}),
+	    .allowed = allow_none,
+	};
+	uint64_t before;
+
+	(void)state;
+	recovery.range.highest = QUIRE_LEVEL_2M;
+	world_set_entry(&world, TABLE_2M, 1, PAGE(WORLD_SLOT_PAGES) | NPT_ALL | NPT_PS);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	/* So few are one hold of the lock. */
+	for (uint32_t i = 0; i < 3; i++)
+		(void)world_check(&world, BLOCK(1) + PAGE(i), WORLD_WRITE);
+	before = stat(QUIRE_VM_STAT_pages_4k);
+	asked = 0;
+	mutex_lock(&world.vm->slots_lock);
+	change_nested_recover(world.vm, &recovery);
+	mutex_unlock(&world.vm->slots_lock);
+	assert_int_equal(asked, 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), before);
+	world_nested(&world, 0);
+}
+
+static uint32_t level_at(uint64_t gfn)
+{
+	uint32_t level;
+
+	biglock_read_lock(&world.vm->mmu_lock, NULL);
+	level = shadow_level_at(world.vm, world.vcpu->shadow.page, (gfn_t){gfn});
+	biglock_read_unlock(&world.vm->mmu_lock, NULL);
+	return level;
+}
+
+static void test_level_of_a_leaf(void **state)
+{
+	(void)state;
+	world_set_entry(&world, TABLE_2M, 1, PAGE(WORLD_SLOT_PAGES) | NPT_ALL | NPT_PS);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, BLOCK(1) + PAGE(3), WORLD_WRITE);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
+	assert_int_equal(level_at(512 + 77), QUIRE_LEVEL_2M);
+	assert_int_equal(level_at(5), QUIRE_LEVEL_4K);
+	assert_int_equal(level_at(1024), QUIRE_LEVEL_4K);
+	world_nested(&world, 0);
+}
+
+/* A table lags that another root leads to: loading a root that does not leaves it so. */
+static void test_lags_below_another_root(void **state)
+{
+	(void)state;
+	world_set_entry(&world, OTHER_ROOT, 0, PAGE(OTHER_1G) | NPT_USED);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_USED);
+	world_nested_on(&world, 1, 1);
+	assert_int_equal(world_access_on(&world, 1, PAGE(5), WORLD_WRITE).outcome, 0);
+	world_set_entry(&world, TABLE_4K, 6, PAGE(71) | NPT_USED);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	use_root(OTHER_ROOT);
+	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
+	quire_vcpu_flush_nested(world.vcpu);
+	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	use_root(WORLD_ROOT);
+	assert_int_equal(world_access(&world, PAGE(6), WORLD_WRITE).outcome, 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	world_nested(&world, 0);
+}
+
+static uint32_t dirty_puts;
+
+static void note_put(void *ctx, const struct quire_page *page, enum quire_page_use use)
+{
+	dirty_puts += use == QUIRE_PAGE_DIRTY;
+	sim_host_ops.page_put(ctx, page, use);
+}
+
+/* A fault maps its neighbours, too, which the guest may write from then on: all are dirty. */
+static void test_neighbours_are_dirty(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < 8; i++)
+		world_set_entry(&world, TABLE_4K, i, PAGE(70 + 2 * i) | NPT_USED);
+	world_nested(&world, 1);
+	world.ops.page_put = note_put;
+	dirty_puts = 0;
+	(void)world_check(&world, PAGE(0), WORLD_WRITE);
+	assert_int_equal(dirty_puts, 8);
+	for (uint32_t i = 0; i < 8; i++)
+		(void)world_check(&world, PAGE(i), WORLD_WRITE);
+	assert_int_equal(dirty_puts, 8);
+	world_nested(&world, 0);
+	world.ops = sim_host_ops;
+}
+
+/* All objects change hands, and none is in both caches. */
+static void test_objects_change_hands(void **state)
+{
+	static uint64_t memory[2][OBJECT_BYTES / sizeof(uint64_t)]
+	    __attribute__((aligned(OBJECT_BYTES)));
+	struct object_cache from = {0}, to = {0};
+
+	(void)state;
+	object_put(&from, memory[0]);
+	object_put(&to, memory[1]);
+	object_cache_move(&to, &from);
+	assert_null(from.objects);
+	assert_int_equal(from.count, 0);
+	assert_int_equal(to.count, 2);
+	assert_null(object_take(&from));
+	assert_ptr_equal(object_take(&to), memory[0]);
+	assert_ptr_equal(object_take(&to), memory[1]);
+}
+
+#define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int count_tests(void)
+{
+	const struct CMUnitTest tests[] = {
+	    COUNT_TEST(test_collisions),
+	    COUNT_TEST(test_one_entry_goes),
+	    COUNT_TEST(test_recovery_asks_once),
+	    COUNT_TEST(test_level_of_a_leaf),
+	    COUNT_TEST(test_lags_below_another_root),
+	    COUNT_TEST(test_objects_change_hands),
+	    COUNT_TEST(test_neighbours_are_dirty),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
