@@ -11,6 +11,7 @@ tests/mutate/equivalent.tsv has the changes that no test can notice, with the re
 import argparse
 import concurrent.futures
 import hashlib
+import math
 import os
 import pathlib
 import shutil
@@ -53,6 +54,8 @@ def parse(argv):
     parser.add_argument("--only", metavar="TEXT", default="", help="those whose description has it: fault/slot.c:77")
     parser.add_argument("--longest", type=float, metavar="SECONDS", default=60,
                         help="leave out test functions that take more processor time without a mutant (60)")
+    parser.add_argument("--then", type=float, metavar="SECONDS", default=0,
+                        help="let what survived meet test functions as long as that, too (0: no second round)")
     parser.add_argument("--least", type=float, metavar="PERCENT", default=0,
                         help="fail when fewer of them are killed (0)")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
@@ -198,14 +201,14 @@ def chosen(options, found):
     return sorted(every, key=rank)[:options.sample]
 
 
-def campaign(options, wanted, judge, killed):
-    """{outcome: the mutants, each as its key, file and mutant}"""
+def campaign(options, wanted, judge, killed, most=math.inf):
+    """{outcome: the mutants, each as its key, file and mutant}; new runs of one take @most seconds without it"""
     outcomes = {outcome: [] for outcome in (KILLED, WITHOUT_END, SURVIVED, LATE, UNREACHED)}
 
     def one(path, number, mutant):
         key = key_of(path, mutant)
         found = killed.find(path, key)
-        return key, *(found or judge.judge(number, key, path.split("/")[1])), bool(found)
+        return key, *(found or judge.judge(number, key, path.split("/")[1], most)), bool(found)
 
     with progress.Progress("mutate", len(wanted), "mutants") as shown, \
             concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -221,6 +224,19 @@ def campaign(options, wanted, judge, killed):
             outcomes[outcome].append((key, path, mutant))
             shown.add()
     return outcomes
+
+
+def two_rounds(options, wanted, judge, killed):
+    """The second is of those that no short test noticed, and of longer tests."""
+    outcomes = campaign(options, wanted, judge, killed)
+    again = {(path, mutant) for outcome in (SURVIVED, UNREACHED) for _, path, mutant in outcomes[outcome]}
+    if not again or options.then <= options.longest:
+        return outcomes
+    judge.programs.lengthen(options.then)
+    second = campaign(options, [each for each in wanted if (each[0], each[2]) in again], judge, killed,
+                      mutate_run.LONGER_SECONDS)
+    outcomes[SURVIVED] = outcomes[UNREACHED] = []
+    return {outcome: each + second[outcome] for outcome, each in outcomes.items()}
 
 
 def tell(outcomes, equivalent):
@@ -264,7 +280,11 @@ def main(argv):
     if programs.broken:
         print(f"dev: without a mutant these fail: {'; '.join(programs.broken)}", file=sys.stderr)
         return 2
-    return 0 if tell(campaign(options, wanted, judge, killed), equivalent) >= options.least else 1
+    outcomes = two_rounds(options, wanted, judge, killed)
+    if programs.broken:
+        print(f"dev: without a mutant these longer ones fail: {'; '.join(programs.broken)}", file=sys.stderr)
+        return 2
+    return 0 if tell(outcomes, equivalent) >= options.least else 1
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ TIMES_AS_LONG = 25
 LEAST_VISITS, TIMES_AS_OFTEN = 2_000_000, 8
 LATE_MAX = 2  # runs of one mutant
 SHORT_SECONDS, RUN_SECONDS = 0.2, 1.0  # such pieces are put together, to runs of at most so long
+LONGER_SECONDS = 90  # of the longer tests, what one mutant meets of them in the second round, without it
 LOOK_SECONDS = 1.0
 WAITS = {"202": 4, "61": None, "247": None}  # x86-64: futex, whose time limit is its word 4; wait4, waitid
 PASSED = "passed"
@@ -152,12 +153,20 @@ class Programs:
     def __init__(self, records, folder, longest):
         self.records = {record["name"]: record for record in records}
         self.folder, self.longest = folder / "pieces", longest
-        self.pieces, self.digests, self.broken, self.left_out = {}, {}, [], []
+        self.pieces, self.broken, self.left_out = {}, [], []
         self.folder.mkdir(exist_ok=True)
-        with progress.Progress("mutate", len(records), "programs") as shown:
+        self.digests = {name: digest(record["cmd"][0]) for name, record in self.records.items()}
+        self.measure_all()
+
+    def lengthen(self, longest):
+        """Takes tests as long as that as well."""
+        self.longest, self.left_out = longest, []
+        self.measure_all()
+
+    def measure_all(self):
+        with progress.Progress("mutate", len(self.records), "programs") as shown:
             for name, record in self.records.items():
                 with shown.doing(name):
-                    self.digests[name] = digest(record["cmd"][0])
                     self.measure(name, record, shown)
 
     def measure(self, name, record, shown):
@@ -265,13 +274,16 @@ class Judge:
                  for unit in units_of(p for p in pieces if p.reached[number])]
         return sorted(found, key=lambda unit: -self.worth(unit, folder))
 
-    def judge(self, number, key, folder):
-        """(what came of the mutant, by which test)"""
-        units, late = self.units(number, folder), []
+    def judge(self, number, key, folder, most=math.inf):
+        """(what came of the mutant, by which test); new runs end when they took @most seconds without it."""
+        units, late, seconds = self.units(number, folder), [], 0
         for unit in units:
             memo = key, str(unit), self.programs.digests[unit.program]
             outcome = self.passed.get(memo)
             if not outcome:
+                seconds += unit.seconds
+                if seconds > most:
+                    continue
                 outcome = self.run(unit, number, folder)
                 if outcome in (KILLED, WITHOUT_END):
                     return outcome, str(unit)

@@ -274,10 +274,21 @@ class Mutator:
         before = self.data[:cursor.extent.start.offset].rstrip()[-1:]
         if before == b"[" and b"=" in self.data[cursor.extent.end.offset:][:4]:
             return
-        more = self.new(cursor, "constant shifted", f"{text} + 1")
-        less = self.new(cursor, "constant shifted", f"{text} - 1")
-        self.wrap(cursor.extent.start.offset, cursor.extent.end.offset, depth,
-                  ("(", f" + (__typeof__({text})){more} - (__typeof__({text})){less})"))
+        less = f" - (__typeof__({text})){self.new(cursor, 'constant shifted', f'{text} - 1')}"
+        more = "" if self.is_truth(cursor) else \
+            f" + (__typeof__({text})){self.new(cursor, 'constant shifted', f'{text} + 1')}"
+        self.wrap(cursor.extent.start.offset, cursor.extent.end.offset, depth, ("(", f"{more}{less})"))
+
+    def is_truth(self, cursor):
+        """A 1 that is all of what is returned, assigned or stored by a call: 2 would be as true. A count that
+        begins with 1 is taken for a truth value, too; it has the mutant with 0."""
+        start, end = cursor.extent.start.offset, cursor.extent.end.offset
+        before, after = self.data[:start].rstrip(), self.data[end:].lstrip()
+        if self.source(cursor) != "1" or not after.startswith((b";", b");")):
+            return False
+        if after.startswith(b";"):
+            return re.search(rb"(?<![-+*/%<>=!&|^])=$|\breturn$", before) is not None
+        return re.search(rb"\batomic_(?:store|exchange)\w*\([^;]*,$", before) is not None
 
     def drop_error(self, cursor, depth):
         text = self.source(cursor)

@@ -62,6 +62,16 @@ static int g(int ret)
 	return 8;
 }
 
+static int h(int a)
+{
+	int b;
+
+	b = 1;
+	if (a == 1 + b)
+		return 1;
+	return b - 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct bits b = {.low = 9};
@@ -139,6 +149,12 @@ class Mutants(unittest.TestCase):
                      "static const int table[2] = {5, 6};", "#define NAMED 3"):
             self.assertNotIn(line, lines)
         self.assertFalse([m for m in self.mutants if m.kind == "return dropped" and m.what == "return 8"])
+
+    def test_truth_values(self):
+        """A 1 that is all of a value is not made 2, which is as true; it is made 0, and any other 1 both."""
+        for line, changes in (("b = 1;", {"1 - 1"}), ("return 1;", {"1 - 1"}), ("return b - 1;", {"1 + 1", "1 - 1"}),
+                              ("if (a == 1 + b)", {"1 + 1", "1 - 1"})):
+            self.assertEqual({m.what for m in self.mutants if m.text == line and m.kind == "constant shifted"}, changes)
 
     def reached(self, argument):
         path = pathlib.Path(self.place.name) / "reached"
@@ -255,6 +271,33 @@ class Campaign(unittest.TestCase):
         path.write_text(path.read_text() + "half a li")
         with self.assertRaisesRegex(ValueError, r"passed\.tsv:3: not four fields"):
             self.judge(scripts)
+
+    def test_second_round(self):
+        """What survived meets the longer tests, as far as its time goes; what was noticed does not."""
+        file = mutate.sources()[0]
+        wanted = [(file, number, mutate_source.Mutant(number, 1, "condition negated", "x")) for number in (1, 2, 3)]
+        scripts = {"short": '[ "$QUIRE_MUTANT" != 1 ]',
+                   "long": 'n=0; while [ $((n++)) -lt 60000 ]; do :; done; [ "$QUIRE_MUTANT" != 2 ]'}
+        for most, noticed in ((100, 2), (0, 1)):
+            judge = self.judge(scripts)
+            pieces = judge.programs.pieces.pop("long")
+            killed = mutate.Killed(self.folder / f"killed{most}.tsv")
+            with unittest.mock.patch.object(judge.programs, "lengthen",
+                                            lambda _: judge.programs.pieces.update(long=pieces)), \
+                    unittest.mock.patch.object(mutate_run, "LONGER_SECONDS", most):
+                outcomes = mutate.two_rounds(argparse.Namespace(jobs=1, longest=0.1, then=5), wanted, judge, killed)
+            self.assertEqual([len(outcomes[each]) for each in (mutate.KILLED, mutate.SURVIVED)],
+                             [noticed, 3 - noticed])
+            self.assertEqual(self.ran().count("long"), 2 if most else 0)
+            (self.folder / "passed.tsv").unlink()
+
+    def test_longer_tests_are_left_out(self):
+        judge = self.judge({"one": "true", "two": "n=0; while [ $((n++)) -lt 200000 ]; do :; done"})
+        programs = judge.programs
+        programs.lengthen(0.0001)
+        self.assertEqual(programs.left_out, ["one", "two"])
+        programs.lengthen(5)
+        self.assertEqual((programs.left_out, len(programs.pieces["two"])), ([], 1))
 
     def test_killed_hold(self):
         path = self.folder / "killed.tsv"
