@@ -14,7 +14,7 @@ static void print_option(const char *name, const char *value, const char *help, 
 	char text[64];
 
 	snprintf(text, sizeof(text), "--%s%s%s", name, value ? " " : "", value ? value : "");
-	fprintf(file, "  %-26s %s\n", text, help);
+	fprintf(file, "  %-29s %s\n", text, help);
 }
 
 void cli_print_help(const struct cli_command *command, FILE *file)
