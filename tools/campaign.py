@@ -122,7 +122,9 @@ def tell(campaigns):
 
 
 def main(arguments):
-    if arguments[:1] == ["--merge"] and arguments[1:]:
+    if arguments[:1] == ["--merge"]:
+        if not arguments[1:]:
+            raise Bad("--merge takes the files of several campaigns")
         return tell([read(pathlib.Path(path)) for path in arguments[1:]])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("program")

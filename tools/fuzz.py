@@ -43,7 +43,7 @@ ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0:symbolize=0", "UBSAN_OPTIONS": "h
 def parse(argv):
     parser = argparse.ArgumentParser(prog="./dev fuzz", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", metavar="NAME", choices=[*NAMES, None], help=", ".join(NAMES))
+    parser.add_argument("name", nargs="?", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
     parser.add_argument("--jobs", type=int, metavar="N", default=1, help="searches at a time (1)")
     parser.add_argument("--seconds", type=int, metavar="S", default=60, help="for so long (60)")
     parser.add_argument("--from", type=int, metavar="K", default=0, dest="first", help="the first seed (0)")

@@ -233,7 +233,8 @@ static void become_order(char **argv)
 		length = 0;
 	memcpy(path + length, suffix, sizeof(suffix));
 	execv(path, argv);
-	perror(path);
+	fprintf(stderr, "quire-sim: --order is run by %s, which clang alone builds: %s\n", path,
+		strerror(errno));
 	exit(EXIT_USAGE);
 #else
 	(void)argv;

@@ -93,6 +93,7 @@ class Campaigns(unittest.TestCase):
             self.assertEqual(status, 2, change)
             self.assertIn(why, errors)
         self.assertEqual(campaign("--merge", self.folder / "none")[0], 2)
+        self.assertIn("--merge takes the files", campaign("--merge")[2])
         self.assertEqual(self.run_one("new", 1, 10, "--nonsense")[0], 2)
         self.assertFalse((self.folder / "new").exists())
 
