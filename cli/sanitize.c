@@ -19,7 +19,7 @@
 #include "sanitize/rules.h"
 
 #define EXIT_FOUND 66
-/* Deeper than any member that has a line of its own: a record is one line. */
+/* Deeper than json_*() breaks lines at: a record stays on one line. */
 #define RECORD_DEPTH 8u
 
 static int complain(const char *path)
@@ -113,7 +113,7 @@ int sanitize_check(struct sanitize *sanitize)
 		fprintf(stderr, "quire run: --sanitize-... need --sanitize\n");
 		return -1;
 	}
-	/* The same file later, when the program may have changed it, is not read again. */
+	/* Read the file once: the program may change it later. */
 	control = calloc(1, sizeof(*control));
 	if (!control)
 		return complain("suppressions");
@@ -149,7 +149,7 @@ int sanitize_create(struct sanitize *sanitize, const char *directory)
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	/* Room that is not there is to be missed here, not by SIGBUS. */
+	/* Without room this fails; without this call a store would raise SIGBUS. */
 	error = -posix_fallocate(fd, 0, (off_t)bytes);
 	mapped = error ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);

@@ -29,7 +29,7 @@ class Results:
         return [self.head, *[self.seeds[seed] for seed in sorted(self.seeds)]]
 
     def write(self, path):
-        """At once or not at all: who is killed meanwhile finds the file as it was."""
+        """Whole or not at all: a run that is killed meanwhile leaves the file as it was."""
         path = pathlib.Path(path)
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(line) + "\n" for line in self.lines()))

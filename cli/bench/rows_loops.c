@@ -308,7 +308,7 @@ static double scale_natively(void *ctx, unsigned int vcpu)
 	return run_natively(guest, vcpu, guest->loop, &sum);
 }
 
-/* What a loop takes with all vCPUs at it, by what it takes alone: the same of both, a vCPU. */
+/* A vCPU's time for the loop while all vCPUs run it, divided by its time alone. */
 static double slowdown(struct guest *guest, double (*work)(void *ctx, unsigned int vcpu))
 {
 	double alone = work(guest, 0);

@@ -219,7 +219,7 @@ static void print_stacks(void)
 }
 
 #ifdef QUIRE_ORDER
-/* A data race: where its accesses are, and how the other one's thread had come there. */
+/* A data race: the places of both accesses, and the stack of the thread that made the other. */
 static void print_race(void)
 {
 	const struct order_race *race = order_race_last();

@@ -228,8 +228,8 @@ static void begin_history(struct location *at, const struct order_access *access
 	at->stores[0].value = in_memory(access);
 }
 
-/* Histories were dropped: what they would have told is known to all, or races were found that are
- * none. */
+/* After histories were dropped: every thread has seen every store, so that no race is reported that
+ * a dropped history would have ruled out. */
 static void tell_all(void)
 {
 	for (uint32_t i = 0; i < ORDER_THREADS_MAX; i++)

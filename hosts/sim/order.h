@@ -55,7 +55,7 @@ const struct order_site *order_sites(uint32_t *count);
 /* Those sites on the standard output, a line each: where, from the program's start, and the kind.
  */
 void order_print_sites(void);
-/* What is so far from the program's start. */
+/* The address of the code at @offset from the program's start. */
 uintptr_t order_code(uint64_t offset);
 /* The order at this site is relaxed from now on, or again what it was; a relaxed fence does
  * nothing. */

@@ -33,7 +33,7 @@ static struct virtual_thread *current_thread(void)
 	return sched.running ? &sched.threads[sched.current] : &sched.outside;
 }
 
-/* A waiter goes on when it is woken: that its word is another does not wake it, as in a futex. */
+/* Only a wake lets a waiter go on, as with a futex: a change of its word does not. */
 static bool can_run(const struct virtual_thread *thread)
 {
 	return thread->state == THREAD_READY;

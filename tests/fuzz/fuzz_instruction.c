@@ -68,7 +68,8 @@ static void start(void)
 	struct form *forms;
 	sigset_t alarm;
 
-	/* libFuzzer's clock could find a stack pointer that is none. */
+	/* An instruction under test may change RSP: the handler of libFuzzer's clock would use it.
+	 */
 	sigemptyset(&alarm);
 	sigaddset(&alarm, SIGALRM);
 	sigprocmask(SIG_BLOCK, &alarm, NULL);

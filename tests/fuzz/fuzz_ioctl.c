@@ -329,7 +329,7 @@ static void one_call(struct caller *caller, const struct call *call)
 			one_mapping(caller, fd);
 		break;
 	case CHILD:
-		/* It takes a millisecond: not each time. */
+		/* A child takes a millisecond: make one in a quarter of these steps. */
 		if (random_once_in(&caller->random, 4))
 			one_child(caller);
 		break;
@@ -453,13 +453,13 @@ static void close_all(void)
 	for (size_t i = 0; i < DESCRIPTORS; i++)
 		if (client.fd[i] > 2)
 			close(client.fd[i]);
-	/* What calls made that nothing here knows of. Those of quire run are hidden. */
+	/* Calls may have made descriptors that are in no list. Those of quire run are hidden. */
 	close_range((unsigned int)client.lowest, ~0u, 0);
 	munmap(client.arena, ARENA_BYTES);
 	munmap(client.memory, WINDOW_BYTES);
 }
 
-/* KVM_RUN on what is a vCPU's descriptor now, with a breath in which others get at the vCPU. */
+/* KVM_RUN on the descriptor at @opaque, with pauses in which other threads reach the vCPU. */
 static void *run_vcpu(void *opaque)
 {
 	_Atomic int *fd = opaque;
@@ -510,7 +510,7 @@ static int step(unsigned int kind, struct fuzz_random *random)
 	return 1;
 }
 
-/* All calls are made at the end, when both threads have theirs. */
+/* The steps have noted the calls of both threads; make them now, side by side. */
 static void end(void)
 {
 	int failed = 0;

@@ -167,7 +167,7 @@ static void draw_modes(struct fuzz_random *random)
 	is_stale = has_modes = 1;
 }
 
-/* Which index in a table; of the root's none that the machine needs. */
+/* An index in a table. In the root, none that the machine itself needs. */
 static uint64_t draw_index(struct fuzz_random *random, int is_root)
 {
 	static const uint16_t indices[] = {1, 2, 3, 1023, 0, 511, 256, 0};
@@ -234,7 +234,7 @@ static uint64_t draw_linear(struct fuzz_random *random)
 			 << (12 + index_bits() * (level - 1));
 	if (modes.levels < 4)
 		return drawn & UINT32_MAX;
-	/* The sign goes on. */
+	/* Canonical: the highest bit of the width fills all above it. */
 	return (uint64_t)((int64_t)(drawn << (modes.levels == 4 ? 16 : 7)) >>
 			  (modes.levels == 4 ? 16 : 7));
 }
@@ -568,7 +568,7 @@ static void make_access(struct fuzz_random *random, int is_elsewhere)
 	save(access.last.gpa & ~UINT64_C(7));
 	if (access.walk.kind == WALKER_FETCH && access.first.end == WALKER_DONE)
 		ram()[access.first.gpa] = HLT;
-	/* Marks of the flush's own are none: predict once more what is there now. */
+	/* The flush may have marked entries: predict again from what is there now. */
 	predict(&access);
 	if (access.first.end == WALKER_DONE && access.last.end == WALKER_DONE &&
 	    is_in_ram(access.first.gpa) && is_in_ram(access.last.gpa))
@@ -580,7 +580,7 @@ static void make_access(struct fuzz_random *random, int is_elsewhere)
 	if (access.walk.user)
 		rip = CODE_USER_LINEAR;
 	seen.end = access.walk.kind == WALKER_FETCH ? access.walk.linear : rip + size;
-	/* With alignment checked the fault would be another one. */
+	/* The alignment check would raise another fault. */
 	if (access.walk.user && access.walk.ac && access.walk.linear % access.bytes)
 		return;
 	seen.exit = run(&info, access.walk.user, rip);

@@ -12,13 +12,13 @@
  * use of a stale translation.
  *
  * No report: rights that grew, bits A and D, an entry that was absent (no processor remembers
- * those), and a use by another vCPU than the one that changed the entry, for a second: its flush
- * takes its time.
+ * those). For a second no report either of a use by another vCPU than the one that changed the
+ * entry: the flush may be on its way.
  *
  * Not watched: L2, guests on a single stage (kvm_amd.npt=N) while they page, and guests that do not
- * page. What the library takes away (a slot, a page of the host's) is no matter of the guest's: it
- * leaves this alone. It is one of the client's: nothing is said of a change that no vCPU made, once
- * the library has flushed.
+ * page. When the library takes memory away (a slot, a page of the host's), what the guest holds
+ * stays remembered, since no flush of the guest's is due. But the library's flush drops what the
+ * client changed: a change that no vCPU made is not reported after it.
  */
 struct tlb_watch;
 
@@ -43,9 +43,9 @@ struct watch_walk {
 /* The vCPU has walked for an access: compare, and remember. In guest mode. */
 void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk);
 /*
- * Most walks are needless: the entries that the last one read for the page are as they were. Such a
- * one ends in tlb_watch_served(), with what it came to; tlb_watch_again() answers 0, or finds the
- * same again. For tables of eight bytes an entry, in long mode.
+ * Most walks read the same entries as the last one of the page. tlb_watch_served() keeps a walk's
+ * entries and its result. tlb_watch_again() gives that result if the entries are still the same,
+ * and else answers 0. For tables of eight bytes an entry, in long mode.
  */
 void tlb_watch_served(struct cpu *cpu, const struct mmu_request *request,
 		      const struct watch_walk *walk, const struct mmu_result *result);

@@ -168,7 +168,7 @@ static void put_word(uint64_t gpa, uint64_t word)
 	assert_int_equal(quire_vm_write(nth.vm, (gpa_t){gpa}, &word, sizeof(word)), 0);
 }
 
-/* Of L2, or of a guest that pages by itself. */
+/* Tables of L1 for L2, or of a guest that runs without a second stage. */
 static struct quire_nested tables;
 
 static uint64_t table_at(uint32_t number)
@@ -250,7 +250,7 @@ NEED_TABLES(3)
 NEED_TABLES(4)
 NEED_TABLES(5)
 
-/* Until it is there. A word of L1's tables that cannot be read is a fault of L2's. */
+/* Retries until the page is mapped. Where a word of L1's tables cannot be read, L2 faults. */
 static int fault_nested_at(uint64_t address)
 {
 	int result;

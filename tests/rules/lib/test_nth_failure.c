@@ -170,7 +170,8 @@ static void test_plain(void **state)
 	explore_all(nth_plain_operations);
 }
 
-/* Their contracts name -EIO: they refuse a dead VM. The others let all be given back. */
+/* Their contracts name -EIO: they refuse a dead VM. The others may work: a client frees what it
+ * has. */
 static const char *const refuse_the_dead[] = {
     "quire_vm_set_region",	  "quire_vm_set_attributes",
     "quire_vcpu_enter",		  "quire_vcpu_fault",
