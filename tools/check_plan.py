@@ -25,7 +25,7 @@ TREE = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TREE / "build"
 PRODUCTS = ("quire", "libquire.so.0", "libquire.a", "libquire_preload.so")
 
-# Meson's tests that take more than twenty seconds; --quick leaves them out.
+# Meson's tests that take more than twenty seconds: they begin first, and --quick leaves them out.
 SLOW = ("interleave", "mutants", "options", "shadow", "shadow-mutants", "simulations", "lost-writes",
         "lost-writes-mutants", "tcg-guest")
 
@@ -118,7 +118,7 @@ def gcc():
                         is_alone=True)
     yield [compiling]
     if passed(compiling):
-        yield [build.check(record, "gcc") for record in records]
+        yield [build.check(record, "gcc", SLOW) for record in records]
 
 
 def asan_records():
@@ -145,7 +145,7 @@ def asan():
     yield [compiling]
     if passed(compiling):
         os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
-        yield [build.check(record, "asan") for record in records]
+        yield [build.check(record, "asan", SLOW) for record in records]
 
 
 def tsan():

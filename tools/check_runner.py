@@ -59,12 +59,14 @@ class Runner:
         threading.Thread(target=program.ending.set).start()
 
     def run(self, checks):
-        """Runs these to their ends, those that are alone first."""
+        """Runs these to their ends: those that are alone first, then slow ones, so that none is left when the rest is
+        done and the other processors have nothing to do."""
         for check in checks:
             if check.is_alone:
                 self.run_one(check)
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            for done in [pool.submit(self.run_one, c) for c in checks if not c.is_alone]:
+            beside = sorted((check for check in checks if not check.is_alone), key=lambda check: not check.is_slow)
+            for done in [pool.submit(self.run_one, check) for check in beside]:
                 done.result()
 
     def run_one(self, check):

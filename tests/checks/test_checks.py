@@ -3,6 +3,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -158,6 +159,13 @@ class Runs(unittest.TestCase):
     def test_a_line_comes_when_its_check_ends(self):
         report, said = self.run_checks([self.shell("slow", "sleep 1"), self.shell("fast", "true")])
         self.assertLess(said.index("fast"), said.index("slow"))
+
+    def test_slow_ones_begin_first(self):
+        """One at a time shows it: the last to begin is not the one that all wait for."""
+        report, said = self.run_checks([self.shell("fast", "true"), self.shell("long", "true", is_slow=True),
+                                        self.shell("alone", "true", is_alone=True)], jobs=1)
+        self.assertEqual(re.findall(r"pass +(\w+)", said), ["alone", "long", "fast"])
+        self.assertEqual(report.count("pass"), 3)
 
     def test_a_check_that_raises_fails(self):
         def broken():
