@@ -18,7 +18,7 @@ BUG = ("--mutant", "noexec_unseen")  # some seeds of a hundred fail
 
 def campaign(*arguments):
     done = subprocess.run([sys.executable, CAMPAIGN, *map(str, arguments)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+                          stderr=subprocess.PIPE, text=True, timeout=280, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
