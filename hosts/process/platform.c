@@ -14,7 +14,8 @@
 
 /*
  * A record is some thread's or in the pool, and is never freed. The destructor of the thread's key
- * gives it back. The links are written under pool_lock; the library reads the rest at any time.
+ * gives it back. The links are written under pool_lock, but for that of one that is given back; the
+ * library reads the rest at any time.
  */
 struct record {
 	struct quire_thread thread;
@@ -31,6 +32,7 @@ static struct record first_records[FIRST_RECORDS];
 static struct process_lock pool_lock;
 static struct record *unused = first_records, *unused_end = first_records + FIRST_RECORDS;
 static struct record *all_records, *pool;
+static struct record *returned; /* by threads that ended, without the lock; taken as a whole */
 static pthread_key_t record_key;
 static _Thread_local struct record *own_record __attribute__((tls_model("initial-exec")));
 
@@ -48,17 +50,20 @@ static void record_reset(struct record *record)
 	record->thread.held_count = 0;
 }
 
-/* Called by the thread's exit, perhaps again: another key's destructor may use the library. */
+/*
+ * Called by the thread's exit, perhaps again: another key's destructor may use the library, and so
+ * may a handler of the client's at any instruction here, which takes another record.
+ */
 static void record_give_back(void *own)
 {
 	struct record *record = own;
 
 	own_record = NULL;
 	record_reset(record);
-	process_lock_acquire(&pool_lock);
-	record->pool_next = pool;
-	pool = record;
-	process_lock_release(&pool_lock);
+	record->pool_next = __atomic_load_n(&returned, __ATOMIC_RELAXED);
+	while (!__atomic_compare_exchange_n(&returned, &record->pool_next, record, 0,
+					    __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+		;
 }
 
 /*
@@ -91,6 +96,8 @@ static struct record *record_take_once(void)
 	struct record *record;
 
 	process_lock_acquire(&pool_lock);
+	if (!pool)
+		pool = __atomic_exchange_n(&returned, NULL, __ATOMIC_ACQUIRE);
 	record = pool;
 	if (record) {
 		pool = record->pool_next;
@@ -184,7 +191,7 @@ static void fork_child(void)
 {
 	if (process_lock_start_anew(&pool_lock))
 		unused = unused_end = NULL;
-	pool = NULL;
+	pool = returned = NULL;
 	for (struct record *record = all_records; record; record = record->all_next) {
 		if (record == own_record)
 			continue;
