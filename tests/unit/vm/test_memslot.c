@@ -563,10 +563,14 @@ static void test_out_of_range(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_model),	cmocka_unit_test(test_no_memory_and_abort),
-	    cmocka_unit_test(test_shape),	cmocka_unit_test(test_decisions),
-	    cmocka_unit_test(test_placeholder), cmocka_unit_test(test_all_slots),
-	    cmocka_unit_test(test_readers),	cmocka_unit_test(test_out_of_range),
+	    cmocka_unit_test(test_model),
+	    cmocka_unit_test(test_no_memory_and_abort),
+	    cmocka_unit_test(test_shape),
+	    cmocka_unit_test(test_decisions),
+	    cmocka_unit_test(test_placeholder),
+	    cmocka_unit_test(test_all_slots),
+	    cmocka_unit_test(test_readers),
+	    cmocka_unit_test(test_out_of_range),
 	    cmocka_unit_test(test_update_of_any_memory),
 	};
 
