@@ -318,7 +318,7 @@ def run_tests(options):
     # Tests that become another user count, too.
     os.umask(0)
     os.environ["QUIRE_PREEMPTIONS"] = str(PREEMPTIONS)
-    runner.run([*[build.check(record, None) for record in records],
+    runner.run([*[build.check(record, None, check_plan.SLOW) for record in records],
                 *([simulations(options)] if "sim" in suites else [])])
     print(report.totals() + f" ({', '.join(MAY_FAIL)} may fail here)", flush=True)
     if runner.signal:
