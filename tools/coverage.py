@@ -47,9 +47,9 @@ MAY_FAIL = ("rules-surroundings", "rules-stacks")
 GATES = {"src": (97, 93), "vcpu": (92, 65), "frontend": (95, 72), "boundary": (95, 75), "preload": (95, 56)}
 QUICK_GATES = {"src": (97, 93), "vcpu": (92, 64), "frontend": (85, 72), "boundary": (87, 75)}
 # What CI has time for: left out of it are tests of gigabytes, of every bit, and of real threads.
-QUICK_SUITES = ("frontend", "rules", "sim", "unit")
+QUICK_SUITES = ("frontend", "preload", "rules", "sim", "unit")
 QUICK_LEFT_OUT = ("change-log_gigantic", "gmem-gigantic", "gmem-hugetlb_gigantic", "interleave-", "lockstep",
-                  "process-huge", "race-", "rights-", "rules-in-place", "shadow-gigantic", "spaces-translated",
+                  "process-huge", "race-", "run-", "rights-", "rules-in-place", "shadow-gigantic", "spaces-translated",
                   "stress", "tdp-history", "tree-ptree-small")
 # Each run of a test of interleavings has so many preemptions at most, and quire-sim so many seeds.
 PREEMPTIONS = 1
