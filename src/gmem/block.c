@@ -170,7 +170,7 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 static bool all_blocks_have(const u64 *blocks, u32 bit)
 {
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++) {
-		const struct gmem_block *block = gmem_block_in(&blocks[i]);
+		const struct gmem_block *block = gmem_block_at(&blocks[i]);
 
 		if (!block || !gmem_block_all_have(block, bit))
 			return false;
@@ -181,7 +181,7 @@ static bool all_blocks_have(const u64 *blocks, u32 bit)
 static bool any_block_has(const u64 *blocks, u32 bit)
 {
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++) {
-		const struct gmem_block *block = gmem_block_in(&blocks[i]);
+		const struct gmem_block *block = gmem_block_at(&blocks[i]);
 
 		if (block && gmem_block_any_has(block, bit))
 			return true;
@@ -289,12 +289,12 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 
 	if (pages->max_order < GMEM_GIGANTIC_ORDER || !blocks)
 		return;
-	block = gmem_block_in(blocks);
+	block = gmem_block_at(blocks);
 	base = block ? atomic_load_relaxed_u64(&block->base) : 0;
 	if (!is_aligned_u64(base & GMEM_BASE_MASK, GMEM_GIGANTIC_PAGES))
 		return;
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++)
-		if (!is_unit_at(gmem_block_in(&blocks[i]), base + i * GMEM_BLOCK_PAGES))
+		if (!is_unit_at(gmem_block_at(&blocks[i]), base + i * GMEM_BLOCK_PAGES))
 			return;
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	CHECK(first + GMEM_GIGANTIC_PAGES <= pages->npages);
@@ -309,10 +309,10 @@ void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, 
 	const u64 *blocks = gigantic_find(pages, block_no);
 
 	CHECK(gmem_block_find(pages, block_no) == block);
-	CHECK(!blocks || gmem_block_in(&blocks[block_no % GMEM_GIGANTIC_BLOCKS]) == block);
+	CHECK(!blocks || gmem_block_at(&blocks[block_no % GMEM_GIGANTIC_BLOCKS]) == block);
 	atomic_store_relaxed_u32(&block->order, 0);
 	if (is_gigantic(blocks))
-		atomic_store_relaxed_u32(&gmem_block_in(blocks)->gigantic, 0);
+		atomic_store_relaxed_u32(&gmem_block_at(blocks)->gigantic, 0);
 }
 
 void gmem_page_poison(struct gmem_pages *pages, u64 index)

@@ -97,16 +97,10 @@ unsigned int gmem_blocks_height(u64 npages);
 /* Free all blocks and the tree; no reader is left. */
 void gmem_blocks_free(struct gmem_pages *pages);
 
-/* The block that a word of the tree leads to, or NULL. */
-static always_inline struct gmem_block *gmem_block_in(const u64 *word)
-{
-	return (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word);
-}
-
-/* The same where there may be no word. */
+/* The block that a word of the tree leads to; NULL: there is no word, or no block. */
 static always_inline struct gmem_block *gmem_block_at(const u64 *word)
 {
-	return word ? gmem_block_in(word) : NULL;
+	return word ? (struct gmem_block *)(uintptr_t)atomic_load_acquire_u64(word) : NULL;
 }
 
 /* The block, or NULL where there is none. No lock. */
