@@ -70,9 +70,9 @@ static unsigned int find_probe(const char *name, struct probe *found)
 			continue;
 		while (at < end) {
 			const Elf64_Nhdr *note = (const void *)at;
+			uint64_t words[3];
 			const char *body = at + sizeof(*note) + ((note->n_namesz + 3) & ~3u);
-			const uint64_t *words = (const void *)body;
-			const char *provider = body + 3 * sizeof(*words);
+			const char *provider = body + 3 * sizeof(uint64_t);
 			const char *event = provider + strlen(provider) + 1;
 
 			at = body + ((note->n_descsz + 3) & ~3u);
@@ -80,6 +80,7 @@ static unsigned int find_probe(const char *name, struct probe *found)
 			if (strcmp(provider, "quire"))
 				continue;
 			count++;
+			memcpy(words, body, sizeof(words)); /* notes are aligned to 4 bytes */
 			if (!strcmp(event, name))
 				*found = (struct probe){words[0] + bias, words[2] + bias,
 							event + strlen(event) + 1};
