@@ -115,6 +115,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 {
 	const unsigned int from = first;
 	int result = 0, hidden;
+	struct file_hold hold;
 
 	/* Ours are close-on-exec already; only a real close must go around them. */
 	if (client_call_active() || (flags & (int)CLOSE_RANGE_CLOEXEC) || first > last ||
@@ -126,6 +127,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 		return result;
 	}
 	client_call_begin();
+	file_hold_all(&hold);
 	while (!result && first <= last) {
 		hidden = file_hidden_next((int)first);
 		if (hidden < 0 || (unsigned int)hidden > last) {
@@ -137,7 +139,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 		first = (unsigned int)hidden + 1;
 	}
 	numbers_changed_range(from, last);
-	file_collect();
+	file_collect_held(&hold);
 	client_call_end();
 	return result;
 }

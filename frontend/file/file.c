@@ -301,6 +301,33 @@ void file_collect(void)
 	release_list(gone);
 }
 
+void file_hold_all(struct file_hold *hold)
+{
+	uint32_t room = __atomic_load_n(&live_count, __ATOMIC_RELAXED);
+
+	hold->count = 0;
+	hold->files = process_heap_array(room, sizeof(*hold->files));
+	if (!hold->files)
+		return;
+	process_lock_acquire(&table_lock);
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (struct file *file = buckets[i]; file && hold->count < room;
+		     file = file->next) {
+			__atomic_add_fetch(&file->references, 1, __ATOMIC_RELAXED);
+			hold->files[hold->count++] = file;
+		}
+	}
+	process_lock_release(&table_lock);
+}
+
+void file_collect_held(struct file_hold *hold)
+{
+	file_collect();
+	for (uint32_t i = 0; i < hold->count; i++)
+		file_put(hold->files[i]);
+	process_heap_free(hold->files);
+}
+
 /* Returns whether more will come: the last descriptor may be in another process. */
 static bool collect_lingering(void)
 {

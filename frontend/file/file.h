@@ -145,6 +145,17 @@ void file_close(int fd);
 void file_mapped(uintptr_t start, uintptr_t end);
 void file_unmapped(uintptr_t start, uintptr_t end);
 void file_collect(void);
+/*
+ * Around a call that may close many: file_hold_all() before it, file_collect_held() behind. What
+ * the call has closed is released by then, also where another thread noticed the end sooner. Where
+ * there is no memory for the list that thread may still be about it.
+ */
+struct file_hold {
+	struct file **files;
+	uint32_t count;
+};
+void file_hold_all(struct file_hold *hold);
+void file_collect_held(struct file_hold *hold);
 /* A mapping has grown into [start, end): the files mapped there settle what it shows. 0, or -errno:
  * then it may show what it should not. */
 int file_settle(uintptr_t start, uintptr_t end);

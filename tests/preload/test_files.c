@@ -149,6 +149,33 @@ static void test_close_range(void)
 	CHECK(!close(fd[0]) && counts().releases == before + 3);
 }
 
+/* A thread of ours waits for the end of a file that a child has, and so notices other ends, too. */
+static void test_close_range_beside_a_collector(void)
+{
+	enum { FILES = 300, ROUNDS = 40 };
+	int other = create(FAKE_CREATE, 0), first, last = -1, late = 0, status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		pause();
+		_exit(0);
+	}
+	CHECK(!close(other));
+	for (int round = 0; round < ROUNDS; round++) {
+		uint64_t released = counts().releases;
+
+		first = create(FAKE_CREATE, 0);
+		for (int i = 1; i < FILES; i++)
+			last = create(FAKE_CREATE, 0);
+		CHECK(!close_range((unsigned int)first, (unsigned int)last, 0));
+		late += counts().releases != released + FILES;
+		for (int i = 0; counts().releases != released + FILES && i < 2000; i++)
+			usleep(1000);
+	}
+	CHECK(late == 0);
+	CHECK(!kill(child, SIGKILL) && waitpid(child, &status, 0) == child);
+}
+
 static void many(rlim_t hard)
 {
 	struct rlimit before, limit;
@@ -442,6 +469,7 @@ int main(int argc, char **argv)
 	    {"own mapping", test_own_mapping},
 	    {"fork", test_fork},
 	    {"close_range", test_close_range},
+	    {"close_range beside a collector", test_close_range_beside_a_collector},
 	    {"limit", test_limit},
 	    {"lost events", test_lost_events},
 	    {"file size limit", test_file_size_limit},
