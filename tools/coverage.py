@@ -45,8 +45,8 @@ LEFT_OUT = ("rules-shadowed-", "rules-single-stage-", "rules-without-ad-", "rule
 MAY_FAIL = ("rules-surroundings", "rules-stacks", "sanitize-dirty")
 # Least shares of lines and of branches: of all these tests, and of those of --quick. They are a point or so below what
 # was reached: a processor with fewer features runs less of vcpu/.
-GATES = {"src": (97, 93), "vcpu": (92, 65), "frontend": (95, 72), "boundary": (95, 75), "preload": (95, 56)}
-QUICK_GATES = {"src": (97, 93), "vcpu": (92, 64), "frontend": (85, 72), "boundary": (87, 75)}
+GATES = {"src": (97, 94), "vcpu": (92, 65), "frontend": (95, 72), "boundary": (95, 75), "preload": (95, 56)}
+QUICK_GATES = {"src": (97, 94), "vcpu": (92, 64), "frontend": (85, 72), "boundary": (87, 75)}
 # What CI has time for: left out of it are tests of gigabytes, of every bit, and of real threads.
 QUICK_SUITES = ("frontend", "preload", "rules", "sim", "unit")
 QUICK_LEFT_OUT = ("change-log_gigantic", "gmem-gigantic", "gmem-hugetlb_gigantic", "interleave-", "lockstep",
@@ -346,8 +346,11 @@ def main(argv):
     show_branches(sources, options.branches)
     is_explained = show_explained(sources)
     gates = QUICK_GATES if options.quick else GATES
-    has_too_little = options.gate and (below_gate(sources, gates) or not is_explained)
-    return 1 if has_too_little or not has_passed else 0
+    # Another suite judges the tests, in a build that is not slowed down by counting. One that fails
+    # here runs less, and that is what the gates look at.
+    if options.gate:
+        return 1 if below_gate(sources, gates) or not is_explained else 0
+    return 0 if has_passed else 1
 
 
 if __name__ == "__main__":
