@@ -22,6 +22,7 @@ static const struct nth_machine *machine;
 static int are_tables_used_up;
 static uint64_t failures; /* calls of a host that failed, in all */
 static uint64_t events;	  /* that were traced */
+static unsigned int lists_run;
 
 /* One operation as it is without a failure. */
 struct wanted {
@@ -123,6 +124,7 @@ static void count_event(enum quire_trace_event event, const uint64_t *args)
 /* Once as it is; once with no table left, and every event traced. */
 static void explore_all(const struct operation *operations)
 {
+	lists_run++;
 	for (; operations->function; operations++)
 		if (operations->call && (machine == &nth_sim || !(operations->vm & NTH_SIM_ONLY))) {
 			are_tables_used_up = 0;
@@ -343,6 +345,9 @@ static void test_every_public_function(void **state)
 static void test_failures_were_many(void **state)
 {
 	(void)state;
+	/* Run by itself it has nothing to look at. */
+	if (!lists_run)
+		skip();
 	print_message("%u calls failed, %u events were traced\n", (unsigned int)failures,
 		      (unsigned int)events);
 	assert_true(failures >= FAILURES_LEAST && events > failures);
