@@ -56,18 +56,37 @@ class Explained(unittest.TestCase):
         return coverage.check_explained(sources, coverage.read_explained(text), lambda name: "if (a)\nif (b)\n")
 
     def test_a_right_list(self):
-        self.assertEqual(self.check("# comment\n\n= No host does it.\nsrc/a.c\t1\tif (a)\n"), (1, []))
+        self.assertEqual(self.check("# comment\n\n= No host does it.\nsrc/a.c\t1\tif (a)\n"), (1, [], []))
 
     def test_what_is_wrong(self):
-        for line, said in (("src/a.c\t1\tif (c)", "no such line"), ("src/a.c\t2\tif (a)", "1 ways"),
-                           ("src/a.c\t1\tif (b)", "0 ways"), ("src/gone.c\t1\tif (a)", "no such line")):
-            _, wrong = self.check(f"= Why.\n{line}\n")
-            self.assertEqual(len(wrong), 1, line)
+        for line, said in (("src/a.c\t1\tif (c)", "no such line"), ("src/gone.c\t1\tif (a)", "no such line"),
+                           ("src/a.c\t1\tif (a)\nsrc/a.c\t1\tif (a)", "twice")):
+            _, wrong, taken = self.check(f"= Why.\n{line}\n")
+            self.assertEqual((len(wrong), taken), (1, []), line)
             self.assertIn(said, wrong[0])
         self.assertIn("without a reason", self.check("src/a.c\t1\tif (a)\n")[1][0])
 
+    def test_what_is_taken_after_all(self):
+        for line, said in (("src/a.c\t2\tif (a)", "1 ways"), ("src/a.c\t1\tif (b)", "0 ways")):
+            _, wrong, taken = self.check(f"= Why.\n{line}\n")
+            self.assertEqual((wrong, len(taken)), ([], 1), line)
+            self.assertIn(said, taken[0])
+
     def test_what_real_threads_take_now_and_then(self):
-        self.assertEqual(self.check("= Why.\nsrc/a.c\t<1\tif (b)\n"), (0, []))
+        self.assertEqual(self.check("= Why.\nsrc/a.c\t<1\tif (b)\n"), (0, [], []))
+
+    def test_the_gate_only_prints_what_is_taken(self):
+        entries = list(coverage.read_explained((coverage.TREE / coverage.EXPLAINED).read_text()))
+        all_taken = source(record(*[(number, 1, [1, 1]) for number in range(1, 600)]))
+        sources = {name: all_taken for _, name, _, _, _ in entries}
+        for is_gate in (False, True):
+            with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+                self.assertEqual(coverage.show_explained(sources, is_gate), is_gate)
+            self.assertEqual(said.getvalue().count("ways out are never taken"),
+                             sum(1 for entry in entries if entry[4]))
+            # A file that is gone fails with both.
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                self.assertFalse(coverage.show_explained({}, is_gate))
 
     def test_the_list_of_this_tree(self):
         for reason, name, text, ways, _ in coverage.read_explained((coverage.TREE / coverage.EXPLAINED).read_text()):
