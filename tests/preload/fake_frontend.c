@@ -116,10 +116,9 @@ static int create(const struct file_ops *ops, uint64_t size_bytes)
 	return file_create(&config);
 }
 
-static long fake_ioctl(struct file *file, unsigned long command, unsigned long argument)
+/* Where the machine has a node of its own, the device has no file of ours. */
+static long serve(unsigned long command, unsigned long argument)
 {
-	if (!file_is_own(file))
-		return -EIO;
 	switch (command) {
 	case FAKE_CREATE:
 		return create(&plain_ops, argument);
@@ -140,14 +139,21 @@ static long fake_ioctl(struct file *file, unsigned long command, unsigned long a
 	case FAKE_UNWATCH:
 		mm_events_unregister_vm(&only_vm);
 		return 0;
-	case FAKE_PEEK:
-		memcpy((void *)argument, file_memory(file), 1);
-		return 0;
 	case FAKE_SPLIT:
 		return params_tunables()->eager_page_split;
 	default:
 		return -ENOTTY;
 	}
+}
+
+static long fake_ioctl(struct file *file, unsigned long command, unsigned long argument)
+{
+	if (!file_is_own(file))
+		return -EIO;
+	if (command != FAKE_PEEK)
+		return serve(command, argument);
+	memcpy((void *)argument, file_memory(file), 1);
+	return 0;
 }
 
 static int map_shared(struct file *file, const struct file_map_request *request)
@@ -201,8 +207,7 @@ static const struct file_ops stats_ops = {.kind = FILE_STATS,
 
 long system_use(unsigned int command, unsigned long argument)
 {
-	(void)argument;
-	return command == 0xae00 ? 12 : -EINVAL;
+	return command == 0xae00 ? 12 : serve(command, argument);
 }
 
 static const struct file_ops device_ops = {

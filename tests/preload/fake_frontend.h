@@ -4,9 +4,9 @@
 
 #include <stdint.h>
 
-/* Away from the commands that the kernel answers for every file. */
+/* Of KVM's type: so they reach us through the machine's own node, too. */
 enum fake_command {
-	FAKE_CREATE = 0xfa01,	 /* a file of so many bytes */
+	FAKE_CREATE = 0xaec1,	 /* a file of so many bytes */
 	FAKE_CREATE_MEMORY,	 /* the same, mapped by us too */
 	FAKE_CREATE_DEAD_MEMORY, /* maps, and raises SIGBUS */
 	FAKE_CREATE_STATS,	 /* reads as "0123456789" */

@@ -370,6 +370,9 @@ static void test_memory_events(void)
 	uint64_t events = counts().begins;
 	char *room = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	/* A VM has a file, and the device need not have one. */
+	int vm = create(FAKE_CREATE, 0);
+
 	CHECK(!ioctl(kvm, FAKE_WATCH, 0) && counts().begins == events);
 	CHECK(!mprotect(room, 4096, PROT_READ));
 	expect_change(&events, room, 4096);
@@ -386,6 +389,7 @@ static void test_memory_events(void)
 	CHECK(!ioctl(kvm, FAKE_UNWATCH, 0));
 	events = counts().begins;
 	CHECK(!munmap(room, 4096) && counts().begins == events);
+	CHECK(!close(vm));
 }
 
 static volatile sig_atomic_t news_count;
