@@ -17,16 +17,29 @@ static int really_close(int fd)
 	return result;
 }
 
-static void run_closed(void *file)
+static void run_closed(void *opaque)
 {
-	file_closed(file);
-	file_put(file);
+	const struct file_ending *ending = opaque;
+
+	if (ending->is_one)
+		file_closed(ending);
+	else
+		file_closed_other(ending);
+}
+
+/* After the call. errno is kept. */
+static void closed(struct file_ending *ending)
+{
+	int error = errno;
+
+	process_with_room(run_closed, ending);
+	errno = error;
 }
 
 INTERPOSED int close(int fd)
 {
-	struct file *file;
-	int result, error;
+	struct file_ending ending;
+	int result;
 
 	if (client_call_active())
 		return REAL(close)(fd);
@@ -35,15 +48,17 @@ INTERPOSED int close(int fd)
 	if (file_is_hidden(fd))
 		return (int)real_result(-EBADF);
 	client_call_begin();
-	file = file_get(fd);
-	if (!file) {
+	if (file_ending_one(fd, &ending)) {
+		result = really_close(fd);
+	} else {
+		/* The client's signals are let in: the kernel may wait. */
 		client_call_end();
-		return really_close(fd);
+		result = really_close(fd);
+		if (!file_may_have_ended(&ending))
+			return result;
+		client_call_begin();
 	}
-	result = really_close(fd);
-	error = errno;
-	process_with_room(run_closed, file);
-	errno = error;
+	closed(&ending);
 	client_call_end();
 	return result;
 }
@@ -52,8 +67,8 @@ INTERPOSED int close(int fd)
 static int replace_descriptor(int from, int to, int (*replace)(int from, int to, int flags),
 			      int flags)
 {
-	struct file *victim;
-	int result, error;
+	struct file_ending ending;
+	int result;
 
 	if (client_call_active() || from == to)
 		return replace(from, to, flags);
@@ -67,15 +82,11 @@ static int replace_descriptor(int from, int to, int (*replace)(int from, int to,
 	client_call_begin();
 	if (file_is_hidden(to))
 		file_hidden_move(to);
-	victim = file_get(to);
+	(void)file_ending_one(to, &ending);
 	result = replace(from, to, flags);
-	error = errno;
 	numbers_changed(to);
-	if (victim && result >= 0)
-		process_with_room(run_closed, victim);
-	else if (victim)
-		file_put(victim);
-	errno = error;
+	if (result >= 0)
+		closed(&ending);
 	client_call_end();
 	return result;
 }
@@ -115,7 +126,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 {
 	const unsigned int from = first;
 	int result = 0, hidden;
-	struct file_hold hold;
+	struct file_ending ending;
 
 	/* Ours are close-on-exec already; only a real close must go around them. */
 	if (client_call_active() || (flags & (int)CLOSE_RANGE_CLOEXEC) || first > last ||
@@ -127,7 +138,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 		return result;
 	}
 	client_call_begin();
-	file_hold_all(&hold);
+	ending = file_ending();
 	while (!result && first <= last) {
 		hidden = file_hidden_next((int)first);
 		if (hidden < 0 || (unsigned int)hidden > last) {
@@ -139,7 +150,7 @@ INTERPOSED int close_range(unsigned int first, unsigned int last, int flags)
 		first = (unsigned int)hidden + 1;
 	}
 	numbers_changed_range(from, last);
-	file_collect_held(&hold);
+	file_collect(&ending);
 	client_call_end();
 	return result;
 }

@@ -46,6 +46,12 @@ struct range {
 	uintptr_t start, end;
 };
 
+/* What a call may take away: addresses, and with them files' last references. */
+struct change {
+	struct range range;
+	const struct file_ending *ending;
+};
+
 static struct range range_of(const void *address, size_t length_bytes)
 {
 	uintptr_t start = (uintptr_t)address & ~(PAGE_BYTES - 1);
@@ -69,19 +75,21 @@ static bool is_empty(struct range range)
 
 static void run_changed(void *opaque)
 {
-	const struct range *range = opaque;
+	const struct change *change = opaque;
 
-	mm_changed(range->start, range->end);
-	file_unmapped(range->start, range->end);
+	mm_changed(change->range.start, change->range.end);
+	file_unmapped(change->range.start, change->range.end, change->ending);
 }
 
-/* After the real call; an empty range has changed nothing. errno is kept. */
-static void changed(struct range range)
+/* After the real call, with what file_ending() said before it; an empty range has changed nothing.
+ * errno is kept. */
+static void changed(struct range range, const struct file_ending *ending)
 {
+	struct change change = {range, ending};
 	int error = errno;
 
 	if (!is_empty(range))
-		process_with_room(run_changed, &range);
+		process_with_room(run_changed, &change);
 	errno = error;
 }
 
@@ -191,6 +199,7 @@ static int map_hole(struct file *file, const struct map_call *call, void *mapped
 
 static void *map_inside(const struct map_call *call)
 {
+	const struct file_ending ending = file_ending();
 	const struct file_map_request *request = &call->request;
 	struct range replaced = {0, 0};
 	struct sanitize_loss *loss;
@@ -222,7 +231,7 @@ static void *map_inside(const struct map_call *call)
 	else
 		sanitize_slot_settle(loss, request->prot == PROT_NONE ? SANITIZE_RESERVED
 								      : SANITIZE_REPLACED);
-	changed(replaced);
+	changed(replaced, &ending);
 	if (is_empty(replaced))
 		process_mappings_changed();
 	if (file && mapped != MAP_FAILED) {
@@ -273,6 +282,7 @@ void *mmap64(void *address, size_t length_bytes, int prot, int flags, int fd, of
 
 INTERPOSED int munmap(void *address, size_t length_bytes)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
 	struct sanitize_loss *loss;
 	struct replacing replacing;
@@ -286,7 +296,7 @@ INTERPOSED int munmap(void *address, size_t length_bytes)
 	result = REAL(munmap)(address, length_bytes);
 	replacing_end(&replacing);
 	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
@@ -329,6 +339,7 @@ static enum sanitize_loss_how how_left(const void *old, const void *result, int 
 
 INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags, ...)
 {
+	const struct file_ending ending = file_ending();
 	struct range from = range_of(old, old_bytes > new_bytes ? old_bytes : new_bytes);
 	struct sanitize_loss *left, *replaced;
 	struct replacing leaving, replacing;
@@ -373,8 +384,8 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 		replacing_end(&replacing);
 		replacing_end(&leaving);
 	}
-	changed(to);
-	changed(from);
+	changed(to, &ending);
+	changed(from, &ending);
 	client_call_end();
 	return result;
 }
@@ -384,6 +395,7 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 INTERPOSED int remap_file_pages(void *address, size_t length_bytes, int prot, size_t page,
 				int flags)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
 	struct sanitize_loss *loss;
 	struct replacing replacing;
@@ -405,13 +417,14 @@ INTERPOSED int remap_file_pages(void *address, size_t length_bytes, int prot, si
 		replacing_end(&replacing);
 		result = (int)real_result(error);
 	}
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
 	int result;
 
@@ -420,13 +433,14 @@ INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
 	client_call_begin();
 	sanitize_before_change(range.start, range.end);
 	result = REAL(mprotect)(address, length_bytes, prot);
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int key)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
 	int result;
 
@@ -435,7 +449,7 @@ INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int k
 	client_call_begin();
 	sanitize_before_change(range.start, range.end);
 	result = REAL(pkey_mprotect)(address, length_bytes, prot, key);
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
@@ -459,6 +473,7 @@ struct advice_call {
 
 static int advise_inside(const struct advice_call *call)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = range_of(call->address, call->length_bytes);
 	struct range guarded = {0, 0};
 	int advice = call->advice, result;
@@ -473,7 +488,7 @@ static int advise_inside(const struct advice_call *call)
 	if (advice == MADV_GUARD_INSTALL || advice == MADV_GUARD_REMOVE)
 		guarded = range;
 	result = REAL(madvise)(call->address, call->length_bytes, advice);
-	changed(guarded);
+	changed(guarded, &ending);
 	if (is_empty(guarded))
 		process_mappings_changed();
 	return result;
@@ -500,6 +515,7 @@ INTERPOSED int madvise(void *address, size_t length_bytes, int advice)
 
 INTERPOSED int brk(void *end)
 {
+	const struct file_ending ending = file_ending();
 	struct sanitize_loss *loss;
 	struct range range;
 	char *now;
@@ -514,13 +530,14 @@ INTERPOSED int brk(void *end)
 	loss = look(range);
 	result = REAL(brk)(end);
 	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED void *sbrk(intptr_t increment)
 {
+	const struct file_ending ending = file_ending();
 	struct sanitize_loss *loss;
 	struct range range;
 	void *result;
@@ -532,13 +549,14 @@ INTERPOSED void *sbrk(intptr_t increment)
 	loss = look(range);
 	result = REAL(sbrk)(increment);
 	sanitize_slot_settle(loss, result == (void *)-1 ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED void *shmat(int id, const void *address, int flags)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = {0, 0};
 	struct replacing replacing;
 	struct sanitize_loss *loss;
@@ -555,7 +573,7 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 	result = REAL(shmat)(id, address, flags);
 	replacing_end(&replacing);
 	sanitize_slot_settle(loss, result == (void *)-1 ? SANITIZE_KEPT : SANITIZE_REPLACED);
-	changed(range);
+	changed(range, &ending);
 	if (is_empty(range))
 		process_mappings_changed();
 	client_call_end();
@@ -573,6 +591,7 @@ static void run_find_segment(void *opaque)
 
 INTERPOSED int shmdt(const void *address)
 {
+	const struct file_ending ending = file_ending();
 	struct range range = {(uintptr_t)address, (uintptr_t)address};
 	struct sanitize_loss *loss;
 	int result;
@@ -584,7 +603,7 @@ INTERPOSED int shmdt(const void *address)
 	loss = look(range);
 	result = REAL(shmdt)(address);
 	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range);
+	changed(range, &ending);
 	client_call_end();
 	return result;
 }
@@ -637,6 +656,7 @@ static bool is_refused(unsigned int number, const uint64_t words[3], struct rang
 long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argument,
 			    long (*forward)(int fd, unsigned long command, unsigned long argument))
 {
+	const struct file_ending ending = file_ending();
 	/* All begin with {start, length}, a registration's modes follow; a move has
 	 * {destination, source, length}. */
 	uint64_t words[3] = {0, 0, 0};
@@ -660,8 +680,8 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	result = forward(fd, command, argument);
 	if (!result)
 		note_watched(number, words, first);
-	changed(second);
-	changed(first);
+	changed(second, &ending);
+	changed(first, &ending);
 	client_call_end();
 	return result;
 }

@@ -10,7 +10,9 @@
  *
  * The table holds one reference to each struct file, every file_get() another. A file leaves the
  * table when the client's description is found gone, and is released with its last reference, so
- * a call in flight keeps its object as it does in the kernel.
+ * a call in flight keeps its object as it does in the kernel. Which thread notices the end is
+ * chance. So a file that no call has stays in the list of ends until it is released, and the call
+ * that ended it releases it from there, or waits for the thread that does (docs/LOCKING.md).
  *
  * A forked child has copies of the table's files: it answers for them (-EIO by its pid) but never
  * releases them, and holds none of our descriptions.
@@ -30,6 +32,7 @@
 
 #include "frontend/file/broker.h"
 #include "frontend/file/client_call.h"
+#include "frontend/file/ends.h"
 #include "frontend/file/gmem_remote.h"
 #include "frontend/file/hidden_fd.h"
 #include "frontend/file/holder.h"
@@ -69,6 +72,7 @@ struct file {
 	struct file *linger_next, **linger_link; /* [T] */
 	struct file *watch_next;		 /* [T] in the bucket of its watch */
 	uint32_t is_seen;			 /* [T] while all watches are gone through */
+	struct file_end end;			 /* once the table has no reference to it */
 };
 
 static struct process_lock table_lock;
@@ -150,19 +154,18 @@ static pid_t process_number(void)
 	return (pid_t)sys_call(SYS_getpid, 0);
 }
 
-/* Has the client's last reference gone? Then the file leaves the table. */
-static bool file_take_gone_locked(struct file *file)
+/* Has the client's last reference gone? */
+static bool file_is_gone(const struct file *file)
 {
 	if (!file_uses_lock(file) || file->owner != process_number())
 		return false;
-	if (file->held >= 0 ? !holder_takes_lock(file->held)
-			    : sys_call(SYS_flock, (uint64_t)file->hidden_fd, LOCK_EX | LOCK_NB))
-		return false;
-	table_remove_locked(file);
-	return true;
+	if (file->held >= 0)
+		return holder_takes_lock(file->held);
+	return !sys_call(SYS_flock, (uint64_t)file->hidden_fd, LOCK_EX | LOCK_NB);
 }
 
-static void file_free(struct file *file)
+/* What the file holds, but for its own memory. */
+static void file_empty(struct file *file)
 {
 	if (file->memory)
 		sys_call(SYS_munmap, sys_address(file->memory), file->size_bytes);
@@ -172,6 +175,11 @@ static void file_free(struct file *file)
 		hidden_fd_close(file->hidden_fd);
 	if (file->map_fd >= 0)
 		hidden_fd_close(file->map_fd);
+}
+
+static void file_free(struct file *file)
+{
+	file_empty(file);
 	process_heap_free(file);
 }
 
@@ -179,36 +187,60 @@ static void file_release(struct file *file)
 {
 	if (file->ops->release)
 		file->ops->release(file);
-	file_free(file);
+	file_empty(file);
 }
 
 void file_put(struct file *file)
 {
-	if (!__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
-		file_release(file);
-}
-
-/*
- * A file that has left the table loses its reference with the lock held: the call that closed it
- * has another until it has looked, and releases the file itself before it returns, whichever thread
- * noticed the end. Of those that have no other @gone is the list.
- */
-static struct file *table_drop(struct file *file, struct file *gone)
-{
 	if (__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
-		return gone;
-	file->next = gone;
-	return file;
+		return;
+	file_release(file);
+	process_heap_free(file);
 }
 
-static void release_list(struct file *gone)
+/* The table's reference goes. A call in flight that has another releases the file, as in KVM. */
+static void table_end_locked(struct file *file)
 {
-	while (gone) {
-		struct file *next = gone->next;
+	table_remove_locked(file);
+	if (!__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
+		ends_add(&file->end, file->device, file->inode);
+}
 
-		file_release(gone);
-		gone = next;
+/* The ends that were noticed since @after, in a hold of the lock that ends here, are this thread's
+ * to see to, and so is what @call may have ended. */
+static void see_to_unlock(uint64_t after, const struct file_ending *call)
+{
+	struct end_duty duty = {.after = after, .to = ends_count(), .call = call};
+	struct file_end *end;
+
+	process_lock_release(&table_lock);
+	while ((end = ends_take(&duty)) != NULL) {
+		struct file *file = (struct file *)((char *)end - offsetof(struct file, end));
+
+		file_release(file);
+		ends_remove(end);
+		process_heap_free(file);
 	}
+}
+
+struct file_ending file_ending(void)
+{
+	return (struct file_ending){.after = ends_count()};
+}
+
+bool file_ending_one(int fd, struct file_ending *ending)
+{
+	struct file *file;
+
+	*ending = file_ending();
+	file = file_get(fd);
+	if (!file)
+		return false;
+	ending->is_one = true;
+	ending->device = file->device;
+	ending->inode = file->inode;
+	file_put(file);
+	return true;
 }
 
 static void see_locked(int watch)
@@ -220,7 +252,7 @@ static void see_locked(int watch)
 }
 
 /* The kernel lost count of the ends: all files that it does not watch any more are gone. */
-static struct file *take_unwatched_locked(struct file *gone)
+static void take_unwatched_locked(void)
 {
 	struct file *file, *next;
 
@@ -228,167 +260,129 @@ static struct file *take_unwatched_locked(struct file *gone)
 		for (file = watched[i]; file; file = file->watch_next)
 			file->is_seen = 0;
 	if (file_watch_alive(see_locked))
-		return gone;
+		return;
 	for (uint32_t i = 0; i < BUCKETS; i++) {
 		for (file = watched[i]; file; file = next) {
 			next = file->watch_next;
-			if (file->is_seen)
-				continue;
-			table_remove_locked(file);
-			gone = table_drop(file, gone);
+			if (!file->is_seen)
+				table_end_locked(file);
 		}
 	}
-	return gone;
 }
 
 /* Files that the kernel says are gone leave the table. */
-static struct file *take_told_locked(void)
+static void take_told_locked(void)
 {
-	struct file *gone = NULL, *file;
+	struct file *file;
 	int watch;
 
 	while ((watch = file_watch_next()) != FILE_WATCH_NONE) {
 		if (watch == FILE_WATCH_LOST) {
-			gone = take_unwatched_locked(gone);
+			take_unwatched_locked();
 			continue;
 		}
 		file = watched_find_locked(watch);
-		if (!file)
-			continue;
-		table_remove_locked(file);
-		gone = table_drop(file, gone);
+		if (file)
+			table_end_locked(file);
 	}
-	return gone;
 }
 
-static struct file *take_gone_lingering_locked(void)
+static void take_gone_lingering_locked(void)
 {
-	struct file *gone = take_told_locked(), *file, *next;
+	struct file *next;
 
-	for (file = lingering; file; file = next) {
+	take_told_locked();
+	for (struct file *file = lingering; file; file = next) {
 		next = file->linger_next;
-		if (!file_take_gone_locked(file))
-			continue;
-		gone = table_drop(file, gone);
+		if (file_is_gone(file))
+			table_end_locked(file);
 	}
-	return gone;
 }
 
-static struct file *take_gone_all_locked(void)
+static void take_gone_all_locked(void)
 {
-	struct file *gone = take_told_locked(), *file, *next;
+	struct file *next;
 
+	take_told_locked();
 	for (uint32_t i = 0; i < BUCKETS; i++) {
-		for (file = buckets[i]; file; file = next) {
+		for (struct file *file = buckets[i]; file; file = next) {
 			next = file->next;
-			if (!file_take_gone_locked(file))
-				continue;
-			gone = table_drop(file, gone);
+			if (file_is_gone(file))
+				table_end_locked(file);
 		}
 	}
-	return gone;
 }
 
-void file_collect(void)
+static void collect(void (*take_locked)(void), const struct file_ending *call)
 {
-	struct file *gone;
+	uint64_t after;
 
-	if (!file_any())
-		return;
 	process_lock_acquire(&table_lock);
-	gone = take_gone_all_locked();
-	process_lock_release(&table_lock);
-	release_list(gone);
+	after = ends_count();
+	take_locked();
+	see_to_unlock(after, call);
 }
 
-void file_hold_all(struct file_hold *hold)
+void file_collect(const struct file_ending *ending)
 {
-	uint32_t room = __atomic_load_n(&live_count, __ATOMIC_RELAXED);
-
-	hold->count = 0;
-	hold->files = process_heap_array(room, sizeof(*hold->files));
-	if (!hold->files)
-		return;
-	process_lock_acquire(&table_lock);
-	for (uint32_t i = 0; i < BUCKETS; i++) {
-		for (struct file *file = buckets[i]; file && hold->count < room;
-		     file = file->next) {
-			__atomic_add_fetch(&file->references, 1, __ATOMIC_RELAXED);
-			hold->files[hold->count++] = file;
-		}
-	}
-	process_lock_release(&table_lock);
-}
-
-void file_collect_held(struct file_hold *hold)
-{
-	file_collect();
-	for (uint32_t i = 0; i < hold->count; i++)
-		file_put(hold->files[i]);
-	process_heap_free(hold->files);
+	collect(take_gone_all_locked, ending);
 }
 
 /* Returns whether more will come: the last descriptor may be in another process. */
 static bool collect_lingering(void)
 {
-	struct file *gone;
-	bool more;
+	collect(take_gone_lingering_locked, NULL);
+	return __atomic_load_n(&lingering, __ATOMIC_RELAXED) != NULL;
+}
+
+bool file_may_have_ended(const struct file_ending *ending)
+{
+	return __atomic_load_n(&lingering, __ATOMIC_RELAXED) || ends_count() != ending->after;
+}
+
+void file_closed_other(const struct file_ending *ending)
+{
+	if (file_may_have_ended(ending))
+		collect(take_gone_lingering_locked, ending);
+}
+
+static struct file *look_locked(dev_t device, ino_t inode)
+{
+	struct file *file = *bucket_of(inode);
+
+	while (file && (file->inode != inode || file->device != device))
+		file = file->next;
+	return file;
+}
+
+void file_closed(const struct file_ending *ending)
+{
+	bool wakes = false;
+	struct file *file;
+	uint64_t after;
 
 	process_lock_acquire(&table_lock);
-	gone = take_gone_lingering_locked();
-	more = lingering != NULL;
-	process_lock_release(&table_lock);
-	release_list(gone);
-	return more;
-}
-
-static struct file *list_join(struct file *list, struct file *more)
-{
-	struct file **end = &list;
-
-	while (*end)
-		end = &(*end)->next;
-	*end = more;
-	return list;
-}
-
-static bool table_has_locked(const struct file *file)
-{
-	const struct file *found = *bucket_of(file->inode);
-
-	while (found && found != file)
-		found = found->next;
-	return found != NULL;
-}
-
-void file_closed(struct file *file)
-{
-	bool lingers = false;
-	struct file *gone;
-
-	process_lock_acquire(&table_lock);
-	gone = take_told_locked();
-	/* Out of the table, take_told_locked() or another thread has it, and releases it. */
-	if (table_has_locked(file)) {
-		if (file_take_gone_locked(file)) {
-			gone = table_drop(file, gone);
-		} else if (file->owner == process_number()) {
-			linger_add_locked(file);
-			lingers = true;
-		}
+	after = ends_count();
+	take_told_locked();
+	/* Out of the table, it is in the list of ends, or a call in flight has it. */
+	file = look_locked(ending->device, ending->inode);
+	if (file && file_is_gone(file)) {
+		table_end_locked(file);
+	} else if (file && file->owner == process_number()) {
+		linger_add_locked(file);
+		wakes = file->ops->release != NULL;
 	}
 	if (++close_count % SWEEP_EVERY == 0)
-		gone = list_join(gone, take_gone_all_locked());
-	process_lock_release(&table_lock);
-	release_list(gone);
-	if (lingers && file->ops->release)
+		take_gone_all_locked();
+	see_to_unlock(after, ending);
+	if (wakes)
 		file_watch_wake(collect_lingering);
 }
 
-void file_unmapped(uintptr_t start, uintptr_t end)
+void file_unmapped(uintptr_t start, uintptr_t end, const struct file_ending *ending)
 {
-	if (file_any() && file_may_be_mapped(start, end))
-		(void)collect_lingering();
+	if (file_may_be_mapped(start, end))
+		file_closed_other(ending);
 }
 
 /* The child of a fork: the files are the parent's. */
@@ -429,7 +423,7 @@ static int make_descriptor(const struct file_config *config)
 	if (fd < 0 && errno == EMFILE) {
 		/* Files whose last descriptor went where we could not see it cost none of the
 		 * client's numbers, but what they hold may. */
-		file_collect();
+		collect(take_gone_all_locked, NULL);
 		fd = memfd_create(name, flags);
 	}
 	if (fd < 0)
@@ -647,10 +641,8 @@ bool file_any(void)
 
 static struct file *find_locked(dev_t device, ino_t inode)
 {
-	struct file *file = *bucket_of(inode);
+	struct file *file = look_locked(device, inode);
 
-	while (file && (file->inode != inode || file->device != device))
-		file = file->next;
 	if (file)
 		__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
 	return file;

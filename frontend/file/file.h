@@ -132,30 +132,37 @@ int file_map_through(struct file *file, int fd);
 int file_map_fd(const struct file *file, int fd);
 
 /*
- * Last references. All three are called inside a client call, with no lock held.
- * file_closed(): after a descriptor of @file (held by the caller) was closed or replaced.
- * file_mapped(): the client mapped one of ours at [start, end).
- * file_unmapped(): mappings in [start, end) may be gone.
- * file_closed() and file_unmapped() release what they find unreferenced; file_collect() looks at
- * all files there are.
+ * Last references. A call of the client's that may end one takes a struct file_ending before the
+ * kernel makes it, and hands it in behind. What the call has ended is released by then, also where
+ * another thread noticed the end sooner; but for a file that another call still uses, which
+ * releases it, as in KVM. Nothing is held meanwhile, so the kernel may wait for the client. All are
+ * called inside a client call, with no lock held.
  */
-void file_closed(struct file *file);
+struct file_ending {
+	uint64_t after; /* the ends that were noticed before the call have numbers up to this */
+	/* It ends the file of this inode, or none. Else it may end many. */
+	bool is_one;
+	dev_t device;
+	ino_t inode;
+};
+
+struct file_ending file_ending(void);
+/* For a call that closes @fd alone. False: that is no file of ours, and the call may end many. */
+bool file_ending_one(int fd, struct file_ending *ending);
+/* A descriptor of ours was closed or replaced (is_one). */
+void file_closed(const struct file_ending *ending);
+/* Another descriptor was: a socket may have had the last reference in a message. There is nothing
+ * to do unless file_may_have_ended(), which is cheap. */
+void file_closed_other(const struct file_ending *ending);
+bool file_may_have_ended(const struct file_ending *ending);
+/* The client mapped one of ours at [start, end). */
+void file_mapped(uintptr_t start, uintptr_t end);
+/* Mappings in [start, end) may be gone. */
+void file_unmapped(uintptr_t start, uintptr_t end, const struct file_ending *ending);
+/* Any number of descriptors was closed: looks at all files there are. */
+void file_collect(const struct file_ending *ending);
 /* For code of ours that gives up a descriptor it made: close it and release the file. */
 void file_close(int fd);
-void file_mapped(uintptr_t start, uintptr_t end);
-void file_unmapped(uintptr_t start, uintptr_t end);
-void file_collect(void);
-/*
- * Around a call that may close many: file_hold_all() before it, file_collect_held() behind. What
- * the call has closed is released by then, also where another thread noticed the end sooner. Where
- * there is no memory for the list that thread may still be about it.
- */
-struct file_hold {
-	struct file **files;
-	uint32_t count;
-};
-void file_hold_all(struct file_hold *hold);
-void file_collect_held(struct file_hold *hold);
 /* A mapping has grown into [start, end): the files mapped there settle what it shows. 0, or -errno:
  * then it may show what it should not. */
 int file_settle(uintptr_t start, uintptr_t end);

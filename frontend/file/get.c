@@ -38,14 +38,13 @@ struct file *file_get_kind(int fd, const struct file_ops *ops)
 
 void file_close(int fd)
 {
-	struct file *file = file_get(fd);
+	struct file_ending ending;
+	bool is_ours = file_ending_one(fd, &ending);
 
 	close(fd);
 	numbers_changed(fd);
-	if (!file)
-		return;
-	file_closed(file);
-	file_put(file);
+	if (is_ours)
+		file_closed(&ending);
 }
 
 /* The next of our files that is mapped from *@from on, with a reference; *@from is its end. By the

@@ -29,6 +29,7 @@ enum fork_rank {
 	FORK_CHILDREN,	/* children_lock: what children's mappings show */
 	FORK_ACTIONS,	/* actions_lock: the client's signal actions */
 	FORK_FILES,	/* table_lock: file objects */
+	FORK_ENDS,	/* ends_lock: files that wait for their release */
 	FORK_HOLDER,	/* holder_lock: second descriptions */
 	FORK_PARAMS,	/* nx_vms_lock: VMs that hear of parameters */
 	FORK_VMS,	/* vms_lock: VMs that hear of memory calls */

@@ -102,7 +102,7 @@ static long run(const struct fake_run *request)
 	return result;
 }
 
-static const struct file_ops plain_ops, memory_ops, dead_memory_ops, stats_ops;
+static const struct file_ops plain_ops, slow_ops, memory_ops, dead_memory_ops, stats_ops;
 
 static int create(const struct file_ops *ops, uint64_t size_bytes)
 {
@@ -122,6 +122,8 @@ static long serve(unsigned long command, unsigned long argument)
 	switch (command) {
 	case FAKE_CREATE:
 		return create(&plain_ops, argument);
+	case FAKE_CREATE_SLOW:
+		return create(&slow_ops, argument);
 	case FAKE_CREATE_MEMORY:
 		return create(&memory_ops, argument);
 	case FAKE_CREATE_DEAD_MEMORY:
@@ -184,11 +186,22 @@ static ssize_t stats_read(struct file *file, void *dst, size_t size_bytes, off_t
 static void release(struct file *file)
 {
 	(void)file;
-	counts.releases++;
+	__atomic_add_fetch(&counts.releases, 1, __ATOMIC_RELAXED);
+}
+
+static void release_slowly(struct file *file)
+{
+	usleep(200);
+	release(file);
 }
 
 static const struct file_ops plain_ops = {
     .kind = FILE_VM, .name = "fake", .ioctl = fake_ioctl, .map = map_shared, .release = release};
+static const struct file_ops slow_ops = {.kind = FILE_VM,
+					 .name = "slow",
+					 .ioctl = fake_ioctl,
+					 .map = map_shared,
+					 .release = release_slowly};
 static const struct file_ops memory_ops = {.kind = FILE_GMEM,
 					   .name = "[kvm-gmem]",
 					   .ioctl = fake_ioctl,

@@ -14,8 +14,9 @@ enum fake_command {
 	FAKE_RUN,		 /* struct fake_run: ends with -EINTR, or -EFAULT */
 	FAKE_WATCH,		 /* register a VM for memory events */
 	FAKE_UNWATCH,
-	FAKE_PEEK,  /* the first byte of our own mapping */
-	FAKE_SPLIT, /* the tunable eager_page_split */
+	FAKE_PEEK,	  /* the first byte of our own mapping */
+	FAKE_SPLIT,	  /* the tunable eager_page_split */
+	FAKE_CREATE_SLOW, /* as FAKE_CREATE, and its release takes a while */
 };
 
 struct fake_counts {

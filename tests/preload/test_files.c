@@ -3,10 +3,13 @@
 #include <linux/falloc.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -149,31 +152,152 @@ static void test_close_range(void)
 	CHECK(!close(fd[0]) && counts().releases == before + 3);
 }
 
-/* A thread of ours waits for the end of a file that a child has, and so notices other ends, too. */
-static void test_close_range_beside_a_collector(void)
+#define ENDING_FILES 300
+
+/* What ends all of them: mapped one behind the other, or numbered so. True: the call was made. */
+struct many_ends {
+	char *mapped;
+	int first, last;
+};
+
+static bool end_by_close_range(const struct many_ends *files)
 {
-	enum { FILES = 300, ROUNDS = 40 };
-	int other = create(FAKE_CREATE, 0), first, last = -1, late = 0, status;
+	return !close_range((unsigned int)files->first, (unsigned int)files->last, 0);
+}
+
+static bool end_by_munmap(const struct many_ends *files)
+{
+	return !munmap(files->mapped, ENDING_FILES * 4096ul);
+}
+
+static bool end_by_mmap(const struct many_ends *files)
+{
+	return mmap(files->mapped, ENDING_FILES * 4096ul, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == files->mapped;
+}
+
+static bool end_by_mremap(const struct many_ends *files)
+{
+	size_t bytes = ENDING_FILES * 4096ul;
+	void *other = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return mremap(other, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, files->mapped) ==
+	       files->mapped;
+}
+
+static bool end_by_shmat(const struct many_ends *files)
+{
+	int segment = shmget(IPC_PRIVATE, ENDING_FILES * 4096ul, IPC_CREAT | 0600);
+	bool attached = shmat(segment, files->mapped, SHM_REMAP) == files->mapped;
+
+	return !shmctl(segment, IPC_RMID, NULL) && attached;
+}
+
+static struct many_ends create_many(void)
+{
+	struct many_ends files = {.last = -1};
+
+	files.mapped =
+	    mmap(NULL, ENDING_FILES * 4096ul, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(files.mapped != MAP_FAILED);
+	files.first = create(FAKE_CREATE_SLOW, 0);
+	for (int i = 1; i < ENDING_FILES; i++)
+		files.last = create(FAKE_CREATE_SLOW, 0);
+	CHECK(files.last == files.first + ENDING_FILES - 1);
+	return files;
+}
+
+/* The mappings are the last references. */
+static void leave_mappings(const struct many_ends *files)
+{
+	for (int i = 0; i < ENDING_FILES; i++) {
+		char *place = files->mapped + i * 4096l;
+
+		CHECK(mmap(place, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, files->first + i, 0) ==
+		      place);
+		CHECK(!close(files->first + i));
+	}
+}
+
+static void test_ends_beside_a_collector(bool (*end)(const struct many_ends *files))
+{
+	enum { ROUNDS = 4 };
+	int late = 0;
+
+	for (int round = 0; round < ROUNDS; round++) {
+		struct many_ends files = create_many();
+		uint64_t released = counts().releases;
+
+		if (end != end_by_close_range)
+			leave_mappings(&files);
+		CHECK(counts().releases == released);
+		CHECK(end(&files));
+		late += counts().releases != released + ENDING_FILES;
+		for (int i = 0; counts().releases != released + ENDING_FILES && i < 2000; i++)
+			usleep(1000);
+		if (end == end_by_shmat)
+			CHECK(!shmdt(files.mapped));
+		else
+			CHECK(!munmap(files.mapped, ENDING_FILES * 4096ul));
+	}
+	CHECK(late == 0);
+}
+
+/* A thread of ours waits for the end of a file that a child has, and so notices other ends, too. */
+static void test_ends_beside_a_child(void)
+{
+	static bool (*const ways[])(const struct many_ends *files) = {
+	    end_by_close_range, end_by_munmap, end_by_mmap, end_by_mremap, end_by_shmat};
+	int other = create(FAKE_CREATE, 0), status;
 	pid_t child = fork();
+	uint64_t released;
 
 	if (child == 0) {
 		pause();
 		_exit(0);
 	}
 	CHECK(!close(other));
-	for (int round = 0; round < ROUNDS; round++) {
-		uint64_t released = counts().releases;
-
-		first = create(FAKE_CREATE, 0);
-		for (int i = 1; i < FILES; i++)
-			last = create(FAKE_CREATE, 0);
-		CHECK(!close_range((unsigned int)first, (unsigned int)last, 0));
-		late += counts().releases != released + FILES;
-		for (int i = 0; counts().releases != released + FILES && i < 2000; i++)
-			usleep(1000);
-	}
-	CHECK(late == 0);
+	for (unsigned int i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		test_ends_beside_a_collector(ways[i]);
+	released = counts().releases;
 	CHECK(!kill(child, SIGKILL) && waitpid(child, &status, 0) == child);
+	for (int i = 0; counts().releases == released && i < 2000; i++)
+		usleep(1000);
+}
+
+static void send_fd(int socket, int fd)
+{
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = {.header = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+	struct iovec byte = {"", 1};
+	struct msghdr message = {.msg_iov = &byte,
+				 .msg_iovlen = 1,
+				 .msg_control = &control,
+				 .msg_controllen = sizeof(control)};
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	CHECK(sendmsg(socket, &message, 0) == 1);
+}
+
+/* A message that was sent and not received may hold the last reference: its sockets end it. */
+static void test_ends_in_a_message(void)
+{
+	for (int round = 0; round < 20; round++) {
+		uint64_t before = counts().releases;
+		int fd = create(FAKE_CREATE_SLOW, 0), pair[2], null = open("/dev/null", O_RDONLY);
+
+		CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+		send_fd(pair[0], fd);
+		CHECK(!close(fd));
+		CHECK(counts().releases == before);
+		CHECK(!close(pair[0]));
+		CHECK(counts().releases == before);
+		CHECK(round % 2 ? !close(pair[1]) : dup2(null, pair[1]) == pair[1]);
+		CHECK(counts().releases == before + 1);
+		CHECK(!close(null) && (round % 2 || !close(pair[1])));
+	}
 }
 
 static void many(rlim_t hard)
@@ -473,7 +597,8 @@ int main(int argc, char **argv)
 	    {"own mapping", test_own_mapping},
 	    {"fork", test_fork},
 	    {"close_range", test_close_range},
-	    {"close_range beside a collector", test_close_range_beside_a_collector},
+	    {"ends beside a child", test_ends_beside_a_child},
+	    {"ends in a message", test_ends_in_a_message},
 	    {"limit", test_limit},
 	    {"lost events", test_lost_events},
 	    {"file size limit", test_file_size_limit},
