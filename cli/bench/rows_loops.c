@@ -362,7 +362,7 @@ static const struct bench_row rows[] = {
     ROW("copy", LOOP_COPY, 0),
     ROW("fib", LOOP_FIB, 0),
     ROW("big", LOOP_BIG, 5),
-    ROW("touch", LOOP_TOUCH, 8),
+    ROW("touch", LOOP_TOUCH, 1.5),
     ROW("chase", LOOP_CHASE, 1.3),
     ROW("rep", LOOP_REP, 2),
     ROW("vector", LOOP_VECTOR, 5),
