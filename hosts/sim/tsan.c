@@ -148,9 +148,10 @@ static void change_failed(struct order_access access)
 	order_rmw_failed(&access);
 }
 
-/* Where the model is off, as in a check of what no thread changes, there is no site either. */
-
-/* One that adds, takes away, ...: @new is made of @old and @v. */
+/*
+ * One that adds, takes away, ...: @new is made of @old and @v. Where the model is off, as in a
+ * check of what no thread changes, there is no site either.
+ */
 #define CHANGE(T, bits, name, new)                                               \
 	T __tsan_atomic##bits##_##name(volatile T *to, T v, int order)           \
 	{                                                                        \
