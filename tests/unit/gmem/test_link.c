@@ -111,6 +111,49 @@ static void test_refused(void **state)
 	link_end();
 }
 
+/* A VM of @config, if it can show the file of a VM of @type. */
+static int link_to(enum quire_vm_type type, uint64_t flags, const struct quire_vm_config *config)
+{
+	struct quire_vm *vm;
+	int error;
+
+	link_begin(type, flags);
+	assert_int_equal(quire_vm_create(config, &vm), 0);
+	error = quire_gmem_link(gmem, vm, &linked);
+	if (!error)
+		quire_gmem_release(linked);
+	quire_vm_put(vm);
+	link_end();
+	return error;
+}
+
+/* Pages of one host are no other's, and both VMs must keep attributes in the same place. */
+static void test_refused_pairs(void **state)
+{
+	static const struct quire_confidential_ops ops;
+	struct quire_host_ops other_host = sim_host_ops;
+	struct quire_vm_config plain, config;
+
+	(void)state;
+	link_begin(QUIRE_VM_SW_PROTECTED, 0);
+	plain = machine.vm->config;
+	link_end();
+	assert_int_equal(link_to(QUIRE_VM_SW_PROTECTED, 0, &plain), 0);
+	config = plain;
+	config.host = &other_host;
+	assert_int_equal(link_to(QUIRE_VM_SW_PROTECTED, 0, &config), -EINVAL);
+	config = plain;
+	config.gmem_in_place_conversion = 1;
+	assert_int_equal(link_to(QUIRE_VM_SW_PROTECTED, 0, &config), -EINVAL);
+	machine.in_place = 1;
+	assert_int_equal(link_to(QUIRE_VM_SW_PROTECTED, 0, &config), 0);
+	assert_int_equal(link_to(QUIRE_VM_SW_PROTECTED, 0, &plain), -EINVAL);
+	machine.in_place = 0;
+	machine.confidential = &ops;
+	assert_int_equal(link_to(QUIRE_VM_SW_PROTECTED, 0, &plain), -EINVAL);
+	machine.confidential = NULL;
+}
+
 /* Each file binds in its own VM, and there alone. */
 static void test_bound(void **state)
 {
@@ -301,6 +344,7 @@ int main(void)
 	    cmocka_unit_test(test_one_memory), cmocka_unit_test(test_lost),
 	    cmocka_unit_test(test_first_goes), cmocka_unit_test(test_second_goes),
 	    cmocka_unit_test(test_given_up),   cmocka_unit_test(test_populated),
+	    cmocka_unit_test(test_refused_pairs),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -108,6 +108,40 @@ static void test_previous_roots(void **state)
 	(void)world_check(&world, PAGE(5), WORLD_READ);
 }
 
+/* A root that was loaded is kept for tables that are the same in everything. */
+static void test_previous_roots_of_other_tables(void **state)
+{
+	const struct quire_nested base = {
+	    .root = {PAGE(WORLD_ROOT)}, .levels = 4, .nx = 1, .wp = 1};
+	struct quire_nested other = base;
+	uint32_t *const words[] = {&other.levels, &other.nx, &other.wp, &other.smap,
+				   &other.smep,	  &other.pse, &other.zero};
+	const struct shadow_page *root;
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
+	root = world.vcpu->shadow.page;
+	assert_non_null(root);
+	/* The words, the directories, the address, and .paging where it may be. */
+	for (uint32_t i = 0; i < 12u + (world_mmu == QUIRE_MMU_SHADOW); i++) {
+		other = base;
+		if (i < 7)
+			*words[i] ^= 1;
+		else if (i < 11)
+			other.directories[i - 7] = PAGE(TABLE_4K) | NPT_P;
+		else if (i == 11)
+			other.root.v = PAGE(TABLE_1G);
+		else
+			other.paging = 1;
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &other), 0);
+		assert_null(world.vcpu->shadow.page);
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &base), 0);
+		assert_ptr_equal(world.vcpu->shadow.page, root);
+	}
+	(void)world_check(&world, PAGE(5), WORLD_READ);
+}
+
 static void test_follows_writes_of_its_tables(void **state)
 {
 	(void)state;
@@ -442,6 +476,7 @@ int main(void)
 	    SHADOW_TEST(test_fetch_bit),
 	    SHADOW_TEST(test_shared_below_a_table_that_goes),
 	    SHADOW_TEST(test_previous_roots),
+	    SHADOW_TEST(test_previous_roots_of_other_tables),
 	    SHADOW_TEST(test_follows_writes_of_its_tables),
 	    SHADOW_TEST(test_follows_writes_of_the_hypervisor),
 	    SHADOW_TEST(test_written_entries_go_alone),

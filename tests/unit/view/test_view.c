@@ -211,6 +211,23 @@ static void test_log(void **state)
 	vm_end();
 }
 
+/* What was used before the guest's pages were aged, and not since, is old. */
+static void test_young(void **state)
+{
+	(void)state;
+	vm_begin();
+	map_pages(0, 8, SIM_WRITABLE);
+	add_slot(0, 8, 0);
+	for (uint32_t page = 0; page < 5; page++)
+		store(page, 1);
+	assert_int_equal(view_of(0, 8, 3).sum.young, 5);
+	assert_int_equal(quire_vm_age(machine.vm, sim_hva(1), sim_hva(4), QUIRE_AGE_CLEAR), 1);
+	is_as_page_by_page(0, 8, 0);
+	assert_int_equal(view_of(0, 8, 3).sum.young, 2);
+	assert_int_equal(view_of(0, 8, 3).sum.mapped[QUIRE_LEVEL_4K], 5);
+	vm_end();
+}
+
 static void test_huge(void **state)
 {
 	(void)state;
@@ -294,7 +311,7 @@ int main(void)
 	    cmocka_unit_test(test_holes_and_rom), cmocka_unit_test(test_identity),
 	    cmocka_unit_test(test_log),		  cmocka_unit_test(test_huge),
 	    cmocka_unit_test(test_private),	  cmocka_unit_test(test_tables),
-	    cmocka_unit_test(test_bad_requests),
+	    cmocka_unit_test(test_bad_requests),  cmocka_unit_test(test_young),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
