@@ -57,7 +57,7 @@ def match_bracket(text, start):
 def as_function(head, line, lines):
     """A declaration's text as a Function, or None when it is something else."""
     head = ATTRIBUTE.sub(" ", head)
-    if re.match(r"\s*(typedef|struct\s+\w+\s*\{|enum|union\s+\w+\s*\{|_Static_assert)\b", head):
+    if re.match(r"\s*(?:(?:typedef|_Static_assert)\b|(?:struct|union|enum)\b\s*\w*\s*\{)", head):
         return None
     before_value = head.split("=")[0]
     for match in CALLED.finditer(before_value):

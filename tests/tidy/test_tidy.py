@@ -176,9 +176,11 @@ class Functions(unittest.TestCase):
                 "struct s *defined(void)\n{\n\tif (a) {\n\t\tb();\n\t}\n\treturn 0;\n}\n"
                 "void locked(int a) REQUIRES(a);\n"
                 "int table[] = {CALL(1), CALL(2)};\n"
-                "static inline int small(int a, int b)\n{\n\treturn a + b;\n}\n")
+                "static inline int small(int a, int b)\n{\n\treturn a + b;\n}\n"
+                "enum outcome {\n\tONE,\n};\n"
+                "enum outcome told(int a)\n{\n\treturn a;\n}\n")
         found = {f.name: f for f in c_source.functions(c_source.code_only(code))}
-        self.assertEqual(set(found), {"proto", "defined", "locked", "small"})
+        self.assertEqual(set(found), {"proto", "defined", "locked", "small", "told"})
         self.assertEqual(len(found["proto"].parameters), 2)
         self.assertEqual(found["defined"].lines, 7)
         self.assertEqual(found["defined"].line, 8)
