@@ -213,15 +213,12 @@ static void line_leave(struct biglock *lock, struct biglock_line *line)
 
 void gate_wait(u32 *gate)
 {
-	u32 seen = atomic_load_acquire_u32(gate);
+	u32 seen;
 
-	while (seen) {
+	while ((seen = atomic_load_acquire_u32(gate)))
 		/* The word says that a thread sleeps, so that gate_open() wakes it. */
-		if (seen == GATE_SLEEPERS || atomic_cmpxchg_u32(gate, &seen, GATE_SLEEPERS)) {
+		if (seen == GATE_SLEEPERS || atomic_cmpxchg_u32(gate, &seen, GATE_SLEEPERS))
 			base_platform->wait(gate, GATE_SLEEPERS);
-			seen = atomic_load_acquire_u32(gate);
-		}
-	}
 }
 
 void gate_open(u32 *gate)

@@ -3,102 +3,120 @@
 
   order.py PROGRAM                   all that the pairs run, each against all pairs; writes what each came to
   order.py PROGRAM --replay FILE     those that FILE names, each against the pair that caught it (CI)
-  order.py SIM --seeds COUNT         all that COUNT simulations run, each against them; --all-but FILE... leaves out
-                                     those that these files name
+  order.py SIM --seeds COUNT         all that COUNT simulations run, each against them
   order.py SIM --seeds COUNT --replay FILE     those that FILE names, each against the seed that caught it (CI); a
                                      seed means another run when the library changes: COUNT others come after it
 
-A site is named by file, function, kind and its number among those: lines move, these seldom do. What the
-compiler made several of, for the function was inlined, is one site.
+--all-but FILE... leaves out the sites that these files name; --only TEXT takes those alone whose name has TEXT.
+ledger.py has the names, and says where each site stands. What the compiler made several of, for the function was
+inlined, is one site; where it made one of several sites, that code has no name and keeps its order.
+
+A run that uses up its processor time has noticed nothing: it is said to have TIMED OUT. The scheduler itself tells of
+threads that wait for each other or that never end.
 """
 import argparse
 import collections
 import pathlib
 import re
+import resource
+import signal
 import subprocess
 import sys
 
-ATOMICS = "atomic.h"
-LIMIT_SECONDS = 300
-LISTED_SEEDS = 400  # always as many, so that sites have the same names
+import ledger
+
+LIMIT_SECONDS = 300  # of a run's processor time
+LISTED_SEEDS = 400
 COMMENT = "#"
+SURVIVED, TIMED_OUT = "SURVIVED", "TIMED OUT"
 
 
-def run(program, *arguments, limit=LIMIT_SECONDS):
-    """The exit status and the output; a run without end and a broken assertion have a status, too."""
-    try:
-        done = subprocess.run([program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=limit, text=True, errors="replace", check=False)
-        return done.returncode, done.stdout
-    except subprocess.TimeoutExpired as late:
-        text = late.stdout or b""
-        return None, text.decode(errors="replace") if isinstance(text, bytes) else text
+def limit_processor_time():
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_SECONDS, LIMIT_SECONDS + 5))
 
 
-def place_of(frames):
-    """The innermost function that is not an atomic operation itself: ("file", "function", line)."""
+def run(program, *arguments):
+    """The exit status, or TIMED_OUT, and the output."""
+    done = subprocess.run([program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", check=False, preexec_fn=limit_processor_time)
+    return TIMED_OUT if done.returncode == -signal.SIGXCPU else done.returncode, done.stdout
+
+
+def site_of(frames, kind, sites):
+    """The name of the site whose innermost frames, (function, "file:line"), these are; None: it is none, or not clear."""
     for function, where in frames:
-        told = re.fullmatch(r"(?:.*/)?((?:src|hosts|tests)/.*):(\d+).*", where)
-        if told and not told[1].endswith(ATOMICS):
-            return told[1], function, int(told[2])
+        told = re.fullmatch(r"(?:.*/)?((?:src|hosts|tests|cli)/.*):(\d+|\?).*", where)
+        if not told or function.startswith("atomic_"):
+            continue
+        if told[1] != ledger.ATOMICS and told[2] != "?":
+            return sites.by_line.get((told[1], kind, int(told[2])))
+        named = sites.by_function[function, kind]
+        return named[0] if len(named) == 1 else None
     return None
 
 
-def places(program, addresses):
-    """The place of each address; one byte before it, for it is where a call returns to."""
-    text = subprocess.run(["addr2line", "-a", "-i", "-f", "-e", program],
-                          input="\n".join(hex(a - 1) for a in addresses), stdout=subprocess.PIPE,
-                          text=True, check=True).stdout
-    found = []
-    for part in re.split(r"^0x[0-9a-f]+\n", text, flags=re.M)[1:]:
-        lines = part.split("\n")
-        found.append(place_of(list(zip(lines[0::2], lines[1::2]))))
-    return found
+class Sites:
+    """The sites of the source, by where debug information says that code is."""
+
+    def __init__(self, tree):
+        self.by_line, self.by_function = {}, collections.defaultdict(list)
+        for (path, function, kind, line), name in tree.items():
+            self.by_line[path, kind, line] = name
+            self.by_function[function, kind].append(name)
 
 
 def sites_of(program, listing):
-    """{name: addresses} from what --sites printed, in the order of the source."""
+    """{name: addresses} from what --sites printed."""
     rows = [(int(at, 16), kind) for at, kind in
             re.findall(r"^(0x[0-9a-f]+) (acquire|release|rmw|fence)$", listing, re.M)]
-    lines = collections.defaultdict(list)
-    for (address, kind), place in zip(rows, places(program, [at for at, _ in rows])):
-        if place and place[0].startswith("src/"):
-            lines[(place[0], place[1], kind, place[2])].append(address)
-    sites, numbers = {}, collections.Counter()
-    for (path, function, kind, _line), addresses in sorted(lines.items()):
-        numbers[path, function, kind] += 1
-        sites[f"{path} {function} {kind} {numbers[path, function, kind]}"] = addresses
-    return sites
+    # One byte before it, for an address is where a call returns to.
+    text = subprocess.run(["addr2line", "-a", "-i", "-f", "-e", program],
+                          input="\n".join(hex(at - 1) for at, _ in rows), stdout=subprocess.PIPE,
+                          text=True, check=True).stdout
+    known, found = Sites(ledger.sites_of_tree()[0]), collections.defaultdict(list)
+    for (address, kind), part in zip(rows, re.split(r"^0x[0-9a-f]+\n", text, flags=re.M)[1:]):
+        lines = part.split("\n")
+        name = site_of(list(zip(lines[0::2], lines[1::2])), kind, known)
+        if name:
+            found[name].append(address)
+    return dict(sorted(found.items()))
 
 
 def weakened(program, addresses, pair):
-    """The pair that notices, or None."""
+    """The pair that notices, SURVIVED, or TIMED_OUT."""
     weak = [word for address in addresses for word in ("--weaken", hex(address))]
+    outcome = SURVIVED
     for choices in ("1", "2") if pair else ("1",):
         status, text = run(program, "--choices", choices, "--pairs", pair, *weak)
+        if status == 1 or (status != TIMED_OUT and status < 0):
+            return re.findall(r"^pair (.*)$", text, re.M)[-1]
         if status != 0:
-            return (re.findall(r"^pair (.*)$", text, re.M) or ["?"])[-1]
-    return None
+            outcome = TIMED_OUT
+    return outcome
 
 
 def simulated(program, addresses, first, count):
-    """The seed that notices, or None; a process that ends without a word has noticed with its first."""
+    """The seed that notices, SURVIVED, or TIMED_OUT; a process that ends without a word has noticed with its first."""
     weak = [word for address in addresses for word in ("--weaken", hex(address))]
     status, text = run(program, "--order", "--shrink", "0", "--from", str(first), "--seeds", str(count), *weak)
-    if status == 0:
-        return None
+    if status in (0, TIMED_OUT):
+        return status or SURVIVED
     told = re.search(r"^# seed (\d+) failed", text, re.M)
     return told[1] if told else str(first)
 
 
+def notices(outcome):
+    return outcome not in (SURVIVED, TIMED_OUT)
+
+
 def judge_of(options):
-    """What looks at one site: (addresses, pair or seed; "" for all) to the pair or the seed that notices."""
+    """What looks at one site: (addresses, pair or seed; "" for all) to what it comes to."""
     if not options.seeds:
         return lambda addresses, by: weakened(options.program, addresses, by)
 
     def judge(addresses, by):
-        return (by and simulated(options.program, addresses, by, 1)) or \
-            simulated(options.program, addresses, 1, options.seeds)
+        outcome = simulated(options.program, addresses, by, 1) if by else SURVIVED
+        return outcome if notices(outcome) else simulated(options.program, addresses, 1, options.seeds)
 
     return judge
 
@@ -111,13 +129,13 @@ def replay(sites, path, judge):
             continue
         name, _, pair = line.partition(": ")
         if name not in sites:
-            print(f"{name}: no such site")
+            print(f"{name}: no such site runs")
             wrong += 1
             continue
-        notices = judge(sites[name], pair)
-        if notices != pair:
-            print(f"{name}: {pair} does not notice" + (f", {notices} does" if notices else ""))
-        wrong += not notices
+        outcome = judge(sites[name], pair)
+        if outcome != pair:
+            print(f"{name}: {pair} does not notice, {outcome}{' does' if notices(outcome) else ''}")
+        wrong += not notices(outcome)
     return wrong
 
 
@@ -126,12 +144,12 @@ def names_of(paths):
 
 
 def weaken_all(sites, judge):
-    caught = 0
+    outcomes = collections.Counter()
     for name, addresses in sites.items():
-        pair = judge(addresses, "")
-        print(f"{name}: {pair or 'SURVIVED'}", flush=True)
-        caught += pair is not None
-    print(f"{COMMENT} {caught} of {len(sites)} caught")
+        outcome = judge(addresses, "")
+        print(f"{name}: {outcome}", flush=True)
+        outcomes[outcome if not notices(outcome) else ""] += 1
+    print(f"{COMMENT} {outcomes['']} of {len(sites)} caught, {outcomes[TIMED_OUT]} timed out")
 
 
 def main(arguments):
@@ -140,6 +158,7 @@ def main(arguments):
     parser.add_argument("--replay", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, default=0)
     parser.add_argument("--all-but", type=pathlib.Path, nargs="+", default=[])
+    parser.add_argument("--only", default="")
     options = parser.parse_args(arguments)
     simulations = ("--order", "--seeds", str(LISTED_SEEDS)) if options.seeds else ()
     status, listing = run(options.program, *simulations, "--sites")
@@ -150,7 +169,7 @@ def main(arguments):
     if options.replay:
         return 1 if replay(sites, options.replay, judge_of(options)) else 0
     left_out = names_of(options.all_but)
-    weaken_all({name: sites[name] for name in sites if name not in left_out}, judge_of(options))
+    weaken_all({name: sites[name] for name in sites if name not in left_out and options.only in name}, judge_of(options))
     return 0
 
 

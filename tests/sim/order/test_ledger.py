@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""The list of orders comes from the source, and each stands in one list, once."""
+import unittest
+
+import ledger
+import order
+
+SOURCE = """\
+/* atomic_fence() */
+enum outcome take(u32 *word,
+		  u32 *other)
+{
+	if (!atomic_load_acquire_u32(word) || atomic_load_acquire_u32(word))
+		return NONE;
+	return atomic_load_acquire_ptr(&other) && atomic_cmpxchg_u32(word, other, 1);
+}
+
+static inline void put(u32 *word)
+{
+	atomic_fence();
+	atomic_store_release_u32(word, atomic_exchange_u32(other, atomic_load_relaxed_u32(word)));
+}
+"""
+NAMES = {
+    ("take", "acquire", 5): "src/a.c take acquire 1",
+    ("take", "acquire", 7): "src/a.c take acquire 2",
+    ("take", "rmw", 7): "src/a.c take rmw 1",
+    ("put", "fence", 12): "src/a.c put fence 1",
+    ("put", "release", 13): "src/a.c put release 1",
+    ("put", "rmw", 13): "src/a.c put rmw 1",
+}
+SITES = ["src/a.c take acquire 1", "src/a.c take rmw 1"]
+
+
+class Names(unittest.TestCase):
+    def test_functions_and_kinds(self):
+        self.assertEqual(ledger.sites_of_text("src/a.c", SOURCE), (NAMES, []))
+
+    def test_nothing_is_left_out(self):
+        """An operation that the list would not have is refused: in a macro, or without the name of its order."""
+        for text, said in (("#define TAKE(p) \\\n\tatomic_exchange_u32(p, 1)\n", "outside of a function"),
+                           ("void f(int *p)\n{\n\t__atomic_store_n(p, 1, __ATOMIC_RELEASE);\n}\n", "__ATOMIC_RELEASE"),
+                           ("void f(int *p)\n{\n\t__sync_synchronize();\n}\n", "__sync_synchronize")):
+            names, wrong = ledger.sites_of_text("src/a.c", text)
+            self.assertEqual((names, len(wrong)), ({}, 1), text)
+            self.assertIn(said, wrong[0])
+        self.assertEqual(ledger.sites_of_text("src/a.c", "void f(int *p)\n{\n\t__atomic_store_n(p, 1, __ATOMIC_RELAXED);\n}\n"),
+                         ({}, []))
+
+    def test_places_of_code(self):
+        """By line where debug information has it, else by function where that has one such site."""
+        known = order.Sites({("src/a.c", *place): name for place, name in NAMES.items()})
+        for frames, kind, name in (
+                ([("atomic_load_acquire_u32", "/b/../src/base/atomic.h:121"), ("take", "/b/../src/a.c:5"),
+                  ("other", "/b/../src/c.c:9")], "acquire", "src/a.c take acquire 1"),
+                # Inlined into a function of another name, which a lost scope leaves.
+                ([("caller", "/b/../src/a.c:7")], "acquire", "src/a.c take acquire 2"),
+                ([("put", "/b/../src/base/atomic.h:121")], "release", "src/a.c put release 1"),
+                # One piece of code of two sites; of none; of a test's.
+                ([("take", "/b/../src/base/atomic.h:121")], "acquire", None),
+                ([("take", "/b/../src/a.c:?")], "acquire", None),
+                ([("take", "/b/../src/a.c:6")], "acquire", None),
+                ([("body", "/b/../tests/sim/a.c:5"), ("take", "/b/../src/a.c:5")], "acquire", None)):
+            self.assertEqual(order.site_of(frames, kind, known), name, frames)
+
+
+class Lists(unittest.TestCase):
+    def check(self, **lists):
+        counts, wrong = ledger.check(SITES, {f"{name}.txt": text for name, text in lists.items()})
+        self.assertEqual(list(counts), [f"{name}.txt" for name in lists])
+        return wrong
+
+    def test_each_stands_once(self):
+        caught, argued = "# head\n" + SITES[0] + ": a pair\n", "= why\n" + SITES[1] + "\n"
+        self.assertEqual(self.check(caught=caught, argued=argued, open=""), [])
+        self.assertEqual(self.check(caught=caught, open=""), [SITES[1] + ": stands in none of caught.txt, open.txt"])
+        self.assertEqual(self.check(caught=caught, argued=argued, open=SITES[0]),
+                         [f"open.txt: {SITES[0]}: stands in caught.txt, too"])
+        self.assertEqual(self.check(caught=caught, argued=argued, open="src/a.c gone fence 1\n"),
+                         ["open.txt: src/a.c gone fence 1: src/ has no such site"])
+
+    def test_lines(self):
+        """A pair for what is caught, a reason for what is argued, nothing else."""
+        for name, line in (("caught", SITES[0]), ("argued", "= why\n" + SITES[0] + ": a pair"), ("open", "take acquire"),
+                           ("argued", SITES[0])):
+            self.assertEqual(len(self.check(**{name: line})), 1 + len(SITES), line)
+
+
+class Outcomes(unittest.TestCase):
+    def test_out_of_time_is_not_noticed(self):
+        self.assertFalse(order.notices(order.TIMED_OUT) or order.notices(order.SURVIVED))
+        limit, order.LIMIT_SECONDS = order.LIMIT_SECONDS, 1
+        try:
+            self.assertEqual(order.run("sh", "-c", "while :; do :; done")[0], order.TIMED_OUT)
+        finally:
+            order.LIMIT_SECONDS = limit
+        self.assertEqual(order.run("sh", "-c", "echo one; exit 1"), (1, "one\n"))
+
+
+if __name__ == "__main__":
+    unittest.main()
