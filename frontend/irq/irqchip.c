@@ -429,6 +429,10 @@ static long create_kind_locked(struct vm *vm, enum irqchip_kind kind)
 		return -EEXIST;
 	if (atomic_load(&vm->vcpu_count))
 		return kind == IRQCHIP_SPLIT ? -EEXIST : -EINVAL;
+	/* For the local APICs, the I/O APIC and the PIT, which need one of these calls first. */
+	error = vm_timers_start(&vm->timers);
+	if (error)
+		return error;
 	if (kind == IRQCHIP_KERNEL)
 		error = irq_routes_create_default(&irqchip->routes);
 	else

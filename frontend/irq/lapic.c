@@ -181,7 +181,6 @@ void lapic_init(struct vcpu *vcpu)
 	if (!lapic->present)
 		return;
 	vm_timer_add(&vcpu->vm->timers, &lapic->timer, lapic_timer_fire);
-	vm_timers_start(&vcpu->vm->timers);
 }
 
 /* LINT0 of the boot processor lets the PIC's interrupts through, unless the client has that off. */

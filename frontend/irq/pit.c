@@ -411,7 +411,6 @@ static long create(struct vm *vm, uint32_t flags)
 		return -ENOENT;
 	pit->has_speaker = flags & KVM_PIT_SPEAKER_DUMMY;
 	vm_timer_add(&vm->timers, &pit->timer, pit_fire);
-	vm_timers_start(&vm->timers);
 	for (unsigned int channel = 0; channel < CHANNELS; channel++) {
 		pit->state.channels[channel].mode = MODE_NONE;
 		pit->state.channels[channel].gate = channel != 2;

@@ -132,6 +132,11 @@ static void apply_all(void)
 	client_call_end();
 }
 
+int nx_recovery_prepare(struct vm *vm)
+{
+	return is_wanted(vm) ? vm_timers_start(&vm->timers) : 0;
+}
+
 void nx_recovery_init(struct vm *vm)
 {
 	struct nx_recovery *nx = &vm->nx;
@@ -148,8 +153,6 @@ void nx_recovery_init(struct vm *vm)
 	process_lock_release(&nx_vms_lock);
 	/* Here and not at KVM_RUN, where a client's own filter may let no thread be made. */
 	params_watch(apply_all);
-	if (is_wanted(vm))
-		vm_timers_start(&vm->timers);
 	quire_vm_set_nx_huge_pages(vm->memory, is_wanted(vm));
 }
 

@@ -26,7 +26,9 @@ struct nx_recovery {
 	struct vm *next, **link;  /* of this process, under nx_vms_lock */
 };
 
-/* Once, when the VM is made and its timers are. */
+/* Once, when the VM is made and its timers are. nx_recovery_prepare() before it: -ENOMEM where the
+ * parameters want the workaround, and its thread cannot be. */
+int nx_recovery_prepare(struct vm *vm);
 void nx_recovery_init(struct vm *vm);
 /* Its last reference has gone. */
 void nx_recovery_forget(struct vm *vm);

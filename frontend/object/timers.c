@@ -1,6 +1,7 @@
 /* Timers of a VM's devices: a thread that sleeps until the nearest deadline. */
 #include "frontend/object/timers.h"
 
+#include <errno.h>
 #include <time.h>
 
 #include "frontend/param/params.h"
@@ -91,9 +92,12 @@ static void *timer_thread(void *argument)
 	return NULL;
 }
 
-void vm_timers_start(struct vm_timers *timers)
+int vm_timers_start(struct vm_timers *timers)
 {
-	(void)helper_start_once(&timers->thread, &timers->helper, timer_thread, timers);
+	/* Whatever there is too little of: KVM has no thread here, but memory to allocate. */
+	if (helper_start_once(&timers->thread, &timers->helper, timer_thread, timers))
+		return -ENOMEM;
+	return 0;
 }
 
 void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns)

@@ -34,12 +34,16 @@ void vm_timers_destroy(struct vm_timers *timers);
 void vm_timer_add(struct vm_timers *timers, struct vm_timer *timer,
 		  void (*fire)(struct vm_timer *timer));
 /*
- * Start the thread, which the first timer that is armed would start otherwise: that may be in
- * KVM_RUN, where a client's own filter lets no thread be made. A start that fails is tried again.
+ * Start the thread: what makes a device with timers calls this, and fails as it does (-ENOMEM). So
+ * arming a timer of the device cannot fail, as in KVM, also in KVM_RUN, where a client's own filter
+ * may let no thread be made.
  */
-void vm_timers_start(struct vm_timers *timers);
-/* Fire once at @deadline_ns (in the past: soon); 0 disarms. Any thread; callers may hold a device's
- * lock. */
+int vm_timers_start(struct vm_timers *timers);
+/*
+ * Fire once at @deadline_ns (in the past: soon); 0 disarms. Any thread; callers may hold a device's
+ * lock. A timer of no device, which a write to a parameter arms, tries to start the thread, and
+ * where there is none waits for the next that is armed.
+ */
 void vm_timer_arm(struct vm_timers *timers, struct vm_timer *timer, uint64_t deadline_ns);
 
 /* CLOCK_MONOTONIC. */

@@ -131,6 +131,8 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 	async_pf_init_vm(vm);
 	*error = irqfds_prepare();
 	if (!*error)
+		*error = nx_recovery_prepare(vm);
+	if (!*error)
 		*error = create_memory(vm);
 	if (!*error) {
 		split_ahead_init(vm);
@@ -139,6 +141,7 @@ static struct vm *vm_alloc(enum quire_vm_type type, int *error)
 		split_ahead_poll(vm);
 		return vm;
 	}
+	vm_timers_destroy(&vm->timers);
 	iobus_destroy(&vm->bus);
 	irqchip_destroy(&vm->irqchip);
 	msr_filter_destroy(&vm->msr_filter);

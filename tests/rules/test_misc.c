@@ -139,6 +139,31 @@ static void one_call_at_a_time_on_a_vcpu(void)
 	CHECK_ZERO(pthread_join(reader, NULL));
 }
 
+/* Timers of ours need a thread where KVM's need memory: where there is none, no device comes. */
+static void *make_chips_without_threads(void *argument)
+{
+	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
+
+	client_refuse_threads();
+	REFUSED(&vm, ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0), ENOMEM);
+	REFUSED(&vm, ioctl(vm.fd, KVM_ENABLE_CAP, &split), ENOMEM);
+	CHECK_ERR(ioctl(vm.fd, KVM_CREATE_PIT2, &(struct kvm_pit_config){0}), ENOENT);
+	return argument;
+}
+
+static void no_thread_for_timers(void)
+{
+	pthread_t thread;
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_ZERO(pthread_create(&thread, NULL, make_chips_without_threads, NULL));
+	CHECK_ZERO(pthread_join(thread, NULL));
+	/* Nothing is left of the attempts. */
+	CHECK_ZERO(ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
+	CHECK_ZERO(ioctl(vm.fd, KVM_CREATE_PIT2, &(struct kvm_pit_config){0}));
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_VCPU, 0));
+}
+
 /* A sandboxed vCPU thread: monitors allow KVM_RUN and hardly anything else. */
 static void *run_without_gettid(void *argument)
 {
@@ -435,6 +460,7 @@ int main(int argc, char **argv)
 	    TEST(no_thread_before_the_first_vm),
 	    TEST(unknown_calls),
 	    TEST(one_call_at_a_time_on_a_vcpu),
+	    TEST(no_thread_for_timers),
 	    TEST(a_thread_that_may_not_ask_for_its_number),
 	    TEST(bad_pointers),
 	    TEST(vm_types),

@@ -3,8 +3,11 @@
  * a while. Run with --param kvm.nx_huge_pages=force, and a period of recovery; with the argument
  * "never" the test expects that what is split stays so.
  */
+#include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -89,9 +92,27 @@ static void kept(void)
 	CHECK_EQ(splits(), 2);
 }
 
+static void *make_vm_without_threads(void *argument)
+{
+	client_refuse_threads();
+	CHECK_ERR(ioctl(vm.kvm, KVM_CREATE_VM, 0), ENOMEM);
+	return argument;
+}
+
+/* The workaround's thread is part of making a VM. */
+static void no_thread(void)
+{
+	pthread_t thread;
+
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_ZERO(pthread_create(&thread, NULL, make_vm_without_threads, NULL));
+	CHECK_ZERO(pthread_join(thread, NULL));
+	CHECK_OK(ioctl(vm.kvm, KVM_CREATE_VM, 0));
+}
+
 int main(int argc, char **argv)
 {
-	static const struct check_test tests[] = {TEST(recovered), TEST(kept)};
+	static const struct check_test tests[] = {TEST(recovered), TEST(kept), TEST(no_thread)};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
 }
