@@ -236,6 +236,8 @@ NOT_INLINE static void signal_record(int signal, const siginfo_t *info, ucontext
 	__atomic_fetch_add(&state->wake_word, 1, __ATOMIC_SEQ_CST);
 	if (state->vcpu)
 		quire_vcpu_request(state->vcpu, RUN_REQ_SIGNAL);
+	if (signal == SIGCONT)
+		run_signals_continued_inside();
 	guard_handle_signal(process_kick_signal(), info, context);
 	if (state->vcpu && !state->has_nudge_timer)
 		nudge_start(state);

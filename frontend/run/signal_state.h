@@ -18,12 +18,13 @@ struct signal_state {
 	volatile uint32_t recorded;  /* @info waits for the end of the call */
 	volatile uint32_t wake_word; /* futex of run_signals_wait(); changes with every wake */
 	siginfo_t info;
-	sigset_t resume_mask;	 /* the mask to go back to when @info is delivered */
-	struct quire_vcpu *vcpu; /* inside KVM_RUN: whose doorbell a signal rings */
-	struct run_stop *stop;	 /* inside KVM_RUN */
-	uint32_t has_outer_mask; /* KVM_SET_SIGNAL_MASK is in force */
-	sigset_t outer_mask;	 /* the mask outside KVM_RUN */
-	uint32_t has_taken;	 /* signal_defaults_take() was here with @taken, in @taken_turn */
+	sigset_t resume_mask;		 /* the mask to go back to when @info is delivered */
+	struct quire_vcpu *vcpu;	 /* inside KVM_RUN: whose doorbell a signal rings */
+	struct run_stop *stop;		 /* inside KVM_RUN */
+	uint32_t has_outer_mask;	 /* KVM_SET_SIGNAL_MASK is in force */
+	sigset_t outer_mask;		 /* the mask outside KVM_RUN */
+	volatile uint32_t has_continued; /* the SIGCONT in @info was heard */
+	uint32_t has_taken; /* signal_defaults_take() was here with @taken, in @taken_turn */
 	uint32_t taken_turn;
 	sigset_t taken;
 	uint32_t is_prepared;	 /* signal_thread_prepare() was here */

@@ -66,20 +66,55 @@ void run_stop_remove(struct run_stop *stop)
 	process_lock_release(&stops_lock);
 }
 
-void run_signals_continued(void)
+static void wake_locked(const struct quire_vcpu *vcpu)
 {
-	/* The client's handlers wait: one that destroys a vCPU would wait for us. */
-	client_call_begin();
-	process_lock_acquire(&stops_lock);
+	for (struct waiter *waiter = waiters; waiter; waiter = waiter->next) {
+		if (waiter->vcpu != vcpu)
+			continue;
+		__atomic_fetch_add(waiter->word, 1, __ATOMIC_SEQ_CST);
+		sys_call(SYS_futex, sys_address(waiter->word), FUTEX_WAKE_PRIVATE, 1);
+	}
+}
+
+/* With both locks held. */
+static void end_runs_locked(void)
+{
 	for (struct run_stop *stop = stops; stop; stop = stop->next) {
 		if (!__atomic_load_n(&stop->runner->tid, __ATOMIC_SEQ_CST))
 			continue;
 		__atomic_store_n(&stop->due, 1, __ATOMIC_SEQ_CST);
 		quire_vcpu_request(stop->vcpu, RUN_REQ_SIGNAL);
-		run_signals_wake(stop->vcpu);
+		wake_locked(stop->vcpu);
 	}
+}
+
+void run_signals_continued(void)
+{
+	if (signal_state.has_continued) {
+		signal_state.has_continued = 0;
+		return;
+	}
+	/* The client's handlers wait: one that destroys a vCPU would wait for us. */
+	client_call_begin();
+	process_lock_acquire(&stops_lock);
+	process_lock_acquire(&waiters_lock);
+	end_runs_locked();
+	process_lock_release(&waiters_lock);
 	process_lock_release(&stops_lock);
 	client_call_end();
+}
+
+/* The call that was interrupted may hold either lock. */
+void run_signals_continued_inside(void)
+{
+	if (!process_lock_try(&stops_lock))
+		return;
+	if (process_lock_try(&waiters_lock)) {
+		end_runs_locked();
+		signal_state.has_continued = 1;
+		process_lock_release(&waiters_lock);
+	}
+	process_lock_release(&stops_lock);
 }
 
 NOT_INLINE static void nudge_stop(struct signal_state *state)
@@ -143,8 +178,11 @@ void client_call_end(void)
 	/* From the next line on a signal finds its handler by itself. */
 	*(volatile uint32_t *)&client_call_depth = 0;
 	nudge_stop(state);
-	if (state->recorded)
+	if (state->recorded) {
 		deliver_recorded();
+		/* One that the client blocks now is heard again when it comes. */
+		state->has_continued = 0;
+	}
 	if (state->opened | state->held)
 		signal_call_close();
 	state->cancel_state = cancel_state;
@@ -291,11 +329,6 @@ void run_signals_wait(struct quire_vcpu *vcpu)
 void run_signals_wake(struct quire_vcpu *vcpu)
 {
 	process_lock_acquire(&waiters_lock);
-	for (struct waiter *waiter = waiters; waiter; waiter = waiter->next) {
-		if (waiter->vcpu != vcpu)
-			continue;
-		__atomic_fetch_add(waiter->word, 1, __ATOMIC_SEQ_CST);
-		sys_call(SYS_futex, sys_address(waiter->word), FUTEX_WAKE_PRIVATE, 1);
-	}
+	wake_locked(vcpu);
 	process_lock_release(&waiters_lock);
 }

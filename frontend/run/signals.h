@@ -50,7 +50,11 @@ void run_signals_wake(struct quire_vcpu *vcpu);
 
 void run_stop_add(struct run_stop *stop);
 void run_stop_remove(struct run_stop *stop);
-/* SIGCONT arrived. Outside of any client call, in a signal handler. */
+/*
+ * SIGCONT arrived: each KVM_RUN ends. In a signal handler, outside of any client call; inside of
+ * one it is heard at once where no lock is in the way, and else at the end of the call.
+ */
 void run_signals_continued(void);
+void run_signals_continued_inside(void);
 
 #endif

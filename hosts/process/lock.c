@@ -9,12 +9,17 @@
 
 enum { LOCK_FREE, LOCK_TAKEN, LOCK_WAITED_FOR };
 
-void process_lock_acquire(struct process_lock *lock)
+bool process_lock_try(struct process_lock *lock)
 {
 	uint32_t seen = LOCK_FREE;
 
-	if (__atomic_compare_exchange_n(&lock->taken, &seen, LOCK_TAKEN, 0, __ATOMIC_ACQUIRE,
-					__ATOMIC_RELAXED))
+	return __atomic_compare_exchange_n(&lock->taken, &seen, LOCK_TAKEN, 0, __ATOMIC_ACQUIRE,
+					   __ATOMIC_RELAXED);
+}
+
+void process_lock_acquire(struct process_lock *lock)
+{
+	if (process_lock_try(lock))
 		return;
 	/* From here on each release must wake a waiter: this thread's, too, when it gets the lock.
 	 */

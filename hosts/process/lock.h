@@ -12,6 +12,8 @@ struct process_lock {
 };
 
 void process_lock_acquire(struct process_lock *lock);
+/* For a signal handler, whose own thread may hold it: false, and at once, where it is taken. */
+bool process_lock_try(struct process_lock *lock);
 void process_lock_release(struct process_lock *lock);
 
 /* In the child of a fork: free again. Returns whether a thread that is not here held it. */
