@@ -91,15 +91,16 @@ static bool releases(int order)
 	return order == __ATOMIC_RELEASE || order == __ATOMIC_ACQ_REL || order == __ATOMIC_SEQ_CST;
 }
 
+/* @kind: a compare-exchange that fails is a load, at the site of a read-modify-write. */
 static struct order_access load_of(const volatile void *to, uint32_t size_bytes, int order,
-				   uintptr_t site)
+				   enum order_kind kind, uintptr_t site)
 {
 	const struct order_access access = {.to = (void *)(uintptr_t)to,
 					    .size_bytes = size_bytes,
 					    .site = site,
 					    .acquires = acquires(order)};
 
-	return order_noted(access, ORDER_ACQUIRE);
+	return order_noted(access, kind);
 }
 
 static struct order_access store_to(volatile void *to, uint32_t size_bytes, int order,
@@ -163,35 +164,36 @@ static void change_failed(struct order_access access)
 		return old;                                                      \
 	}
 
-#define ATOMIC(T, bits)                                                                          \
-	T __tsan_atomic##bits##_load(const volatile T *to, int order)                            \
-	{                                                                                        \
-		return order_is_on() ? (T)load(load_of(to, sizeof(T), order, SITE)) : *to;       \
-	}                                                                                        \
-	void __tsan_atomic##bits##_store(volatile T *to, T v, int order)                         \
-	{                                                                                        \
-		if (order_is_on())                                                               \
-			store(store_to(to, sizeof(T), order, SITE), v);                          \
-		*to = v;                                                                         \
-	}                                                                                        \
-	CHANGE(T, bits, exchange, v)                                                             \
-	CHANGE(T, bits, fetch_add, old + v)                                                      \
-	CHANGE(T, bits, fetch_sub, old - v)                                                      \
-	CHANGE(T, bits, fetch_or, old | v)                                                       \
-	CHANGE(T, bits, fetch_and, old &v)                                                       \
-	/* Returns what was there. */                                                            \
-	T __tsan_atomic##bits##_compare_exchange_val(volatile T *to, T expected, T v, int order, \
-						     int failed)                                 \
-	{                                                                                        \
-		T old = *to;                                                                     \
-                                                                                                 \
-		if (order_is_on() && old == expected)                                            \
-			change(change_of(to, sizeof(T), order, SITE), v);                        \
-		else if (order_is_on())                                                          \
-			change_failed(load_of(to, sizeof(T), failed, SITE));                     \
-		if (old == expected)                                                             \
-			*to = v;                                                                 \
-		return old;                                                                      \
+#define ATOMIC(T, bits)                                                                            \
+	T __tsan_atomic##bits##_load(const volatile T *to, int order)                              \
+	{                                                                                          \
+		return order_is_on() ? (T)load(load_of(to, sizeof(T), order, ORDER_ACQUIRE, SITE)) \
+				     : *to;                                                        \
+	}                                                                                          \
+	void __tsan_atomic##bits##_store(volatile T *to, T v, int order)                           \
+	{                                                                                          \
+		if (order_is_on())                                                                 \
+			store(store_to(to, sizeof(T), order, SITE), v);                            \
+		*to = v;                                                                           \
+	}                                                                                          \
+	CHANGE(T, bits, exchange, v)                                                               \
+	CHANGE(T, bits, fetch_add, old + v)                                                        \
+	CHANGE(T, bits, fetch_sub, old - v)                                                        \
+	CHANGE(T, bits, fetch_or, old | v)                                                         \
+	CHANGE(T, bits, fetch_and, old &v)                                                         \
+	/* Returns what was there. */                                                              \
+	T __tsan_atomic##bits##_compare_exchange_val(volatile T *to, T expected, T v, int order,   \
+						     int failed)                                   \
+	{                                                                                          \
+		T old = *to;                                                                       \
+                                                                                                   \
+		if (order_is_on() && old == expected)                                              \
+			change(change_of(to, sizeof(T), order, SITE), v);                          \
+		else if (order_is_on())                                                            \
+			change_failed(load_of(to, sizeof(T), failed, ORDER_RMW, SITE));            \
+		if (old == expected)                                                               \
+			*to = v;                                                                   \
+		return old;                                                                        \
 	}
 
 ATOMIC(uint8_t, 8)

@@ -9,7 +9,8 @@
 
 --all-but FILE... leaves out the sites that these files name; --only TEXT takes those alone whose name has TEXT.
 ledger.py has the names, and says where each site stands. What the compiler made several of, for the function was
-inlined, is one site; where it made one of several sites, that code has no name and keeps its order.
+inlined, is one site; where it made one of several sites, that code has no name and keeps its order. Code of src/ with
+an order that the source does not have there is an error.
 
 A run that uses up its processor time has noticed nothing: it is said to have TIMED OUT. The scheduler itself tells of
 threads that wait for each other or that never end.
@@ -42,19 +43,6 @@ def run(program, *arguments):
     return TIMED_OUT if done.returncode == -signal.SIGXCPU else done.returncode, done.stdout
 
 
-def site_of(frames, kind, sites):
-    """The name of the site whose innermost frames, (function, "file:line"), these are; None: it is none, or not clear."""
-    for function, where in frames:
-        told = re.fullmatch(r"(?:.*/)?((?:src|hosts|tests|cli)/.*):(\d+|\?).*", where)
-        if not told or function.startswith("atomic_"):
-            continue
-        if told[1] != ledger.ATOMICS and told[2] != "?":
-            return sites.by_line.get((told[1], kind, int(told[2])))
-        named = sites.by_function[function, kind]
-        return named[0] if len(named) == 1 else None
-    return None
-
-
 class Sites:
     """The sites of the source, by where debug information says that code is."""
 
@@ -63,6 +51,20 @@ class Sites:
         for (path, function, kind, line), name in tree.items():
             self.by_line[path, kind, line] = name
             self.by_function[function, kind].append(name)
+
+    def name(self, frames, kind):
+        """The site whose innermost frames, (function, "file:line"), these are; None: it is none, or not clear."""
+        for function, where in frames:
+            told = re.fullmatch(r"(?:.*/)?((?:src|hosts|tests|cli)/.*?):(\d+|\?)(?: .*)?", where)
+            if not told or function.startswith("atomic_"):
+                continue
+            if told[1] == ledger.ATOMICS or told[2] == "?":
+                named = self.by_function[function, kind]
+                return named[0] if len(named) == 1 else None
+            if not told[1].startswith("src/"):
+                return None
+            return self.by_line[told[1], kind, int(told[2])]
+        return None
 
 
 def sites_of(program, listing):
@@ -76,7 +78,7 @@ def sites_of(program, listing):
     known, found = Sites(ledger.sites_of_tree()[0]), collections.defaultdict(list)
     for (address, kind), part in zip(rows, re.split(r"^0x[0-9a-f]+\n", text, flags=re.M)[1:]):
         lines = part.split("\n")
-        name = site_of(list(zip(lines[0::2], lines[1::2])), kind, known)
+        name = known.name(list(zip(lines[0::2], lines[1::2])), kind)
         if name:
             found[name].append(address)
     return dict(sorted(found.items()))

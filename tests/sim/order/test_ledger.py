@@ -59,9 +59,10 @@ class Names(unittest.TestCase):
                 # One piece of code of two sites; of none; of a test's.
                 ([("take", "/b/../src/base/atomic.h:121")], "acquire", None),
                 ([("take", "/b/../src/a.c:?")], "acquire", None),
-                ([("take", "/b/../src/a.c:6")], "acquire", None),
                 ([("body", "/b/../tests/sim/a.c:5"), ("take", "/b/../src/a.c:5")], "acquire", None)):
-            self.assertEqual(order.site_of(frames, kind, known), name, frames)
+            self.assertEqual(known.name(frames, kind), name, frames)
+        with self.assertRaises(KeyError):
+            known.name([("take", "/b/../src/a.c:6")], "acquire")
 
 
 class Lists(unittest.TestCase):
