@@ -13,10 +13,10 @@ void quire_platform_install(const struct quire_platform *platform)
 	base_platform = platform;
 }
 
-/* Push; the compare-exchange releases @thread->next to base_threads(). */
+/* Push; the compare-exchange releases @thread->next, and all records below, to base_threads(). */
 void quire_thread_register(struct quire_thread *thread)
 {
-	struct quire_thread *head = atomic_load_acquire_ptr(&thread_list);
+	struct quire_thread *head = atomic_load_relaxed_ptr(&thread_list);
 
 	do {
 		thread->next = head;

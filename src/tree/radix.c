@@ -63,7 +63,7 @@ u64 *radix_next(const u64 *root, u32 height, u64 *index, u64 end)
 		u32 level;
 		u64 *word = radix_look(root, height, *index, &level);
 
-		if (word && atomic_load_acquire_u64(word))
+		if (word && atomic_load_relaxed_u64(word))
 			return word;
 		/* Nothing at this level: on to where the next entry of it begins. */
 		*index = ((*index >> level * RADIX_BITS) + 1) << level * RADIX_BITS;

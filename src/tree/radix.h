@@ -66,7 +66,8 @@ static always_inline u64 *radix_find(const u64 *root, u32 height, u64 index)
 
 /* The same, making its nodes; NULL without memory. Several threads may make at once. */
 u64 *radix_make(u64 *root, u32 height, u64 index, const struct radix_memory *memory);
-/* The first word of [*@index, @end) that is not 0, and its index; NULL when all are. */
+/* The first word of [*@index, @end) that is not 0, and its index; NULL when all are. The caller
+ * loads the word itself, in the order that it needs. */
 u64 *radix_next(const u64 *root, u32 height, u64 *index, u64 end);
 /* Free all nodes, and before each its words that are not 0 (@leaf may be NULL). No reader is left.
  */

@@ -6,5 +6,6 @@
 
 extern const struct pair pairs_primitive[];
 extern const struct pair pairs_part[];
+extern const struct pair pairs_base[];
 
 #endif
