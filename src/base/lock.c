@@ -287,7 +287,8 @@ static __attribute__((noinline, cold)) void read_leave_and_wait(struct biglock *
 								bool *is_counted)
 {
 	reclaim_withdraw(self);
-	atomic_store_release_u32(&line->busy, 0);
+	/* Nothing was read under the lock. */
+	atomic_store_relaxed_u32(&line->busy, 0);
 	waiting_add(lock, is_counted);
 	gate_wait(&lock->writer);
 }
