@@ -6,6 +6,8 @@
   order.py SIM --seeds COUNT         all that COUNT simulations run, each against them
   order.py SIM --seeds COUNT --replay FILE     those that FILE names, each against the seed that caught it (CI); a
                                      seed means another run when the library changes: COUNT others come after it
+  order.py PROGRAM --survives FILE   those that FILE names are noticed by no pair: fails where one is, which then
+                                     belongs in caught.txt; so with --seeds
 
 --all-but FILE... leaves out the sites that these files name; --only TEXT takes those alone whose name has TEXT.
 ledger.py has the names, and says where each site stands. What the compiler made several of, for the function was
@@ -152,6 +154,7 @@ def weaken_all(sites, judge):
         print(f"{name}: {outcome}", flush=True)
         outcomes[outcome if not notices(outcome) else ""] += 1
     print(f"{COMMENT} {outcomes['']} of {len(sites)} caught, {outcomes[TIMED_OUT]} timed out")
+    return outcomes[""]
 
 
 def main(arguments):
@@ -161,6 +164,7 @@ def main(arguments):
     parser.add_argument("--seeds", type=int, default=0)
     parser.add_argument("--all-but", type=pathlib.Path, nargs="+", default=[])
     parser.add_argument("--only", default="")
+    parser.add_argument("--survives", type=pathlib.Path)
     options = parser.parse_args(arguments)
     simulations = ("--order", "--seeds", str(LISTED_SEEDS)) if options.seeds else ()
     status, listing = run(options.program, *simulations, "--sites")
@@ -171,8 +175,10 @@ def main(arguments):
     if options.replay:
         return 1 if replay(sites, options.replay, judge_of(options)) else 0
     left_out = names_of(options.all_but)
-    weaken_all({name: sites[name] for name in sites if name not in left_out and options.only in name}, judge_of(options))
-    return 0
+    wanted = names_of([options.survives]) if options.survives else set(sites)
+    caught = weaken_all({name: sites[name] for name in sites
+                         if name in wanted and name not in left_out and options.only in name}, judge_of(options))
+    return 1 if options.survives and caught else 0
 
 
 if __name__ == "__main__":

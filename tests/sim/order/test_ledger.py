@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """The list of orders comes from the source, and each stands in one list, once."""
+import contextlib
+import io
 import unittest
 
 import ledger
@@ -96,6 +98,14 @@ class Outcomes(unittest.TestCase):
         finally:
             order.LIMIT_SECONDS = limit
         self.assertEqual(order.run("sh", "-c", "echo one; exit 1"), (1, "one\n"))
+
+    def test_what_is_caught_is_counted(self):
+        """What was argued and is noticed after all is an error (--survives)."""
+        outcomes = {1: "a pair", 2: order.SURVIVED, 3: order.TIMED_OUT}
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            caught = order.weaken_all({str(at): at for at in outcomes}, lambda at, by: outcomes[at])
+        self.assertEqual(caught, 1)
+        self.assertEqual(told.getvalue(), "1: a pair\n2: SURVIVED\n3: TIMED OUT\n# 1 of 3 caught, 1 timed out\n")
 
 
 if __name__ == "__main__":
