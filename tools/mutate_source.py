@@ -20,6 +20,7 @@ HINTS = re.compile(r"(?<!define )\b(?:un)?likely(?=\()")
 SAYING = re.compile(r"(?:CHECK|BROKEN|QUIRE_TRACE|QUIRE_TIMED|ATOMIC_POINT|__builtin_prefetch"
                     r"|[a-z]+_assert\w*)\b")
 NAMED = re.compile(r"!?\s*(?:MUTANT|BROKEN)\s*\(")
+NEVER = ("MUTANT", "BROKEN")  # 0 unless the library has a bug
 NUMBER = re.compile(r"(?:0[xX][0-9a-fA-F]+|\d+)[uUlL]*")
 SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 JUMPS = (Kind.BREAK_STMT, Kind.CONTINUE_STMT, Kind.GOTO_STMT)
@@ -134,7 +135,7 @@ class Mutator:
         if kind == Kind.DECL_STMT:
             self.visit_declarations(cursor, depth)
             return
-        if self.macro_of(cursor) or kind in (Kind.CXX_UNARY_EXPR, Kind.CASE_STMT) and \
+        if self.macro_of(cursor) or self.is_never(cursor) or kind in (Kind.CXX_UNARY_EXPR, Kind.CASE_STMT) and \
                 self.visit_case(cursor, depth):
             return
         children = list(cursor.get_children())
@@ -149,6 +150,9 @@ class Mutator:
             self.visit_loop(cursor, children, depth + 1)
             return
         if kind == Kind.CONDITIONAL_OPERATOR:
+            if self.is_never(children[0]):
+                self.visit(children[2], depth + 2)
+                return
             self.negate(children[0], depth + 1)
         elif kind == Kind.BINARY_OPERATOR:
             self.visit_operator(cursor, children, depth)
@@ -193,12 +197,15 @@ class Mutator:
     def is_removable(self, cursor):
         if cursor.kind == Kind.RETURN_STMT:
             return cursor.extent.start.offset != self.last
+        if re.fullmatch(r"\(void\)\w+", self.source(cursor)):
+            return False
         return cursor.kind in JUMPS or cursor.kind.is_expression()
 
     def visit_if(self, children, depth):
         condition, *branches = children
-        named = NAMED.match(self.source(condition))
-        if named and self.source(condition).count("(") == 1:
+        if self.is_never(condition):
+            for branch in branches[1:]:
+                self.visit_statement(branch, depth + 1)
             return
         self.negate(condition, depth)
         self.visit(condition, depth + 1)
@@ -218,6 +225,23 @@ class Mutator:
                 self.visit(child, depth + 1)
 
     # --- expressions
+
+    def is_never(self, cursor):
+        """Whether it is 0 in each build without a bug: then what it guards is never run."""
+        while cursor.kind in (Kind.UNEXPOSED_EXPR, Kind.PAREN_EXPR):
+            inner = list(cursor.get_children())
+            if self.macro_of(cursor) or len(inner) != 1:
+                break
+            cursor = inner[0]
+        macro = self.macro_of(cursor)
+        if macro:
+            return macro in NEVER
+        children = list(cursor.get_children())
+        if cursor.kind != Kind.BINARY_OPERATOR or len(children) != 2:
+            return False
+        found = self.operator_of(*children)
+        return bool(found) and (found[2] == "&&" and any(map(self.is_never, children)) or
+                                found[2] == "||" and all(map(self.is_never, children)))
 
     def negate(self, cursor, depth):
         text = self.source(cursor)

@@ -43,6 +43,11 @@ static int f(int a, struct bits *b)
 		note(a);
 	if (MUTANT(early))
 		note(77);
+	if (a > 6 && MUTANT(late))
+		note(78);
+	else
+		(void)b;
+	a += MUTANT(other) ? 79 : 0;
 	switch (a) {
 	case 1:
 		note(table[0]);
@@ -146,6 +151,7 @@ class Mutants(unittest.TestCase):
         """Assertions, what only a named bug runs, what must be constant, and the last return."""
         lines = {SOURCE.splitlines()[mutant.line - 1].strip() for mutant in self.mutants}
         for line in ("CHECK(a < 100);", "if (MUTANT(early))", "note(77);", "case 1:",
+                     "if (a > 6 && MUTANT(late))", "note(78);", "(void)b;",
                      "static const int table[2] = {5, 6};", "#define NAMED 3"):
             self.assertNotIn(line, lines)
         self.assertFalse([m for m in self.mutants if m.kind == "return dropped" and m.what == "return 8"])
