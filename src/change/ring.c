@@ -107,6 +107,9 @@ static u32 reset_one(struct quire_vm *vm, struct dirty_ring *ring, int (*interru
 	return count;
 }
 
+/* A reset ends with the ring that got it so far: the count that it returns is an int. */
+#define RESET_ENTRIES_MAX (INT32_MAX / 2)
+
 int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 {
 	struct flush_debt debt;
@@ -122,7 +125,7 @@ int quire_vm_reset_dirty_rings(struct quire_vm *vm, int (*interrupted)(void))
 	}
 	mutex_lock(&vm->vcpus_lock);
 	for (struct quire_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
-		if (vcpu->ring.entries && count < INT32_MAX / 2) {
+		if (vcpu->ring.entries && count < RESET_ENTRIES_MAX) {
 			count += reset_one(vm, &vcpu->ring, interrupted, &debt);
 			QUIRE_TRACE(kvm_dirty_ring_reset, vcpu->id, vcpu->ring.dirty_index,
 				    vcpu->ring.reset_index);
