@@ -51,7 +51,6 @@ static void list_add(struct shadow *shadow, struct shadow_page *page)
 	CHECK(!shadow->newest == !shadow->pages);
 	CHECK(!page->older && !page->newer);
 	page->older = shadow->newest;
-	page->newer = NULL;
 	if (shadow->newest)
 		shadow->newest->newer = page;
 	else

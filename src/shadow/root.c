@@ -79,7 +79,6 @@ static void pae_roots_free(struct quire_vm *vm)
 	locks_assert_none();
 	for (struct shadow_page *page = shadow->pae_roots; page; page = page->hash_next)
 		table_cache_put(&freed, page->table);
-	shadow->pae_roots = NULL;
 	table_cache_drain(&freed, &vm->arena);
 }
 
