@@ -228,7 +228,8 @@ bool machine_is_sound(struct machine *machine)
 		if (vm->roots.valid[as])
 			count_root(&vm->tdp_format, vm->roots.valid[as], leaves);
 	return !machine->conflicts && !vm->dead && !vm->invalidation.in_progress &&
-	       !vm->invalidation.active && leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
+	       !vm->accesses.inside[0] && !vm->accesses.inside[1] && !vm->invalidation.active &&
+	       leaves[1] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_4k) &&
 	       leaves[2] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_2m) &&
 	       leaves[3] == quire_vm_stat(vm, QUIRE_VM_STAT_pages_1g);
 }

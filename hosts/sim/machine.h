@@ -84,8 +84,8 @@ void machine_start(struct machine *machine, enum quire_vm_type type);
  * by machine_end_vm(), before @first does.
  */
 void machine_start_second(struct machine *second, const struct machine *first);
-/* Outside a run: is the VM alive, does nothing invalidate, are leaves counted right, and did no TLB
- * have a conflict? */
+/* Outside a run: is the VM alive, does nothing invalidate, has each access to memory ended, are
+ * leaves counted right, and did no TLB have a conflict? */
 bool machine_is_sound(struct machine *machine);
 /* End the VM; true when it was sound and every byte and every frame reference is back. */
 bool machine_stop(struct machine *machine);

@@ -134,6 +134,8 @@ static void test_ring_is_full(void **state)
 	while (count < MACHINE_RING_ENTRIES && !write_at(PAGES(count % 2), &byte, 1))
 		count++;
 	assert_int_equal(count, MACHINE_RING_ENTRIES - DIRTY_RING_SPARE);
+	assert_true(quire_vcpu_dirty_ring_is_full(machine.vcpus[0]));
+	assert_false(quire_vcpu_dirty_ring_is_full(machine.vcpus[1]));
 	assert_int_equal(write_at(PAGES(2), &byte, 1), -ENOSPC);
 	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map),
 			 -ENOSPC);
@@ -158,6 +160,38 @@ static void test_ring_needs_a_vcpu(void **state)
 	assert_int_equal(machine_add_slot(&machine, 0, SLOT_PAGES, 0), 0);
 	assert_int_equal(quire_vm_write(machine.vm, (gpa_t){0}, &byte, 1), 0);
 	machine.rings = 0;
+	vm_end();
+}
+
+/* Without rings none is full. */
+static void test_no_ring(void **state)
+{
+	(void)state;
+	begin(0);
+	assert_false(quire_vcpu_dirty_ring_is_full(machine.vcpus[0]));
+	vm_end();
+}
+
+/* What the client itself may not write, no mapping writes. */
+static void test_client_may_not_write(void **state)
+{
+	struct quire_vcpu *vcpu;
+	struct quire_map map;
+	uint8_t byte;
+
+	(void)state;
+	vm_begin();
+	vcpu = machine.vcpus[0];
+	map_pages(0, SLOT_PAGES, 0);
+	add_slot(0, SLOT_PAGES, 0);
+	assert_int_equal(quire_vcpu_map(vcpu, (gpa_t){0}, QUIRE_MAP_WRITE, &map), -EFAULT);
+	assert_int_equal(quire_vcpu_map(vcpu, (gpa_t){END}, QUIRE_MAP_READ, &map), -EFAULT);
+	/* What was refused holds up no change of slots. */
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, SLOT_PAGES, 0);
+	assert_int_equal(quire_vcpu_map(vcpu, (gpa_t){0}, QUIRE_MAP_READ, &map), 0);
+	assert_int_equal(quire_map_read(vcpu, &map, 0, &byte, 1), 0);
+	quire_vcpu_unmap(vcpu, &map);
 	vm_end();
 }
 
@@ -227,6 +261,8 @@ int main(void)
 	    cmocka_unit_test(test_ring),
 	    cmocka_unit_test(test_ring_is_full),
 	    cmocka_unit_test(test_ring_needs_a_vcpu),
+	    cmocka_unit_test(test_no_ring),
+	    cmocka_unit_test(test_client_may_not_write),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_shared_view),
 	    cmocka_unit_test(test_address_spaces),

@@ -63,6 +63,69 @@ static void test_write(void **state)
 	end();
 }
 
+static void test_shows_nothing_at_first(void **state)
+{
+	uint8_t byte = 1;
+
+	(void)state;
+	begin(0);
+	assert_int_equal(quire_place_check(place), -EFAULT);
+	assert_int_equal(quire_place_read(place, 0, &byte, 1), -EINVAL);
+	assert_int_equal(quire_place_write(place, 0, &byte, 1), -EINVAL);
+	end();
+}
+
+/* A write that no ring has room for is refused, and leaves the page alone. */
+static void test_ring_is_full(void **state)
+{
+	uint8_t one = 1, byte;
+	uint32_t count = 0;
+
+	(void)state;
+	machine.rings = 1;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(quire_place_set(place, (gpa_t){PAGES(3)}, 16), 0);
+	while (count < MACHINE_RING_ENTRIES &&
+	       !quire_vcpu_write(machine.vcpus[0], (gpa_t){PAGES(count % 2)}, &one, 1))
+		count++;
+	assert_int_equal(quire_place_write(place, 0, &one, 1), -ENOSPC);
+	assert_int_equal(quire_place_read(place, 0, &byte, 1), 0);
+	assert_int_equal(byte, 0);
+	end();
+	machine.rings = 0;
+}
+
+/* Each place hears of its own page, however many there are. */
+static void test_several_move(void **state)
+{
+	struct quire_place *others[3];
+	uint8_t byte;
+
+	(void)state;
+	begin(0);
+	assert_int_equal(quire_place_set(place, (gpa_t){0}, 16), 0);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(quire_place_create(machine.vcpus[0], &others[i]), 0);
+		assert_int_equal(quire_place_set(others[i], (gpa_t){PAGES(i + 1)}, 16), 0);
+		assert_int_equal(quire_place_read(others[i], 0, &byte, 1), 0);
+	}
+	assert_int_equal(quire_place_read(place, 0, &byte, 1), 0);
+	for (uint32_t page = 0; page < 4; page++) {
+		struct quire_place *moved = page ? others[page - 1] : place;
+
+		quire_vm_host_invalidate_begin(machine.vm, sim_hva(page), sim_hva(page + 1));
+		sim_unmap(&machine.host, page);
+		sim_map(&machine.host, page, SIM_WRITABLE);
+		frame_of(page)->bytes[0] = (uint8_t)(page + 5);
+		quire_vm_host_invalidate_end(machine.vm, sim_hva(page), sim_hva(page + 1));
+		assert_int_equal(quire_place_read(moved, 0, &byte, 1), 0);
+		assert_int_equal(byte, page + 5);
+	}
+	for (uint32_t i = 0; i < 3; i++)
+		quire_place_destroy(others[i]);
+	end();
+}
+
 static void test_moves(void **state)
 {
 	uint8_t one = 1, two = 2;
@@ -104,7 +167,10 @@ static void test_no_memory(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_shows_nothing_at_first),
 	    cmocka_unit_test(test_write),
+	    cmocka_unit_test(test_ring_is_full),
+	    cmocka_unit_test(test_several_move),
 	    cmocka_unit_test(test_moves),
 	    cmocka_unit_test(test_no_memory),
 	};
