@@ -6,6 +6,7 @@ int age_tests(void);
 int count_tests(void);
 int hold_tests(void);
 int limit_tests(void);
+int meanwhile_tests(void);
 int neighbour_race_tests(void);
 int neighbour_tests(void);
 int nx_tests(void);

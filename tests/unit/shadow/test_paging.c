@@ -243,11 +243,22 @@ static void test_refused_without_shadow_pages(void **state)
 	assert_int_equal(quire_vcpu_set_nested(world.vcpu, &control), -EOPNOTSUPP);
 }
 
+/* Of a guest without a second stage there is nothing to split ahead of a log. */
+static void test_split_is_refused(void **state)
+{
+	uint64_t done = 77;
+
+	(void)state;
+	assert_int_equal(quire_vm_split(world.vm, 0, (gpa_t){0}, PAGE(1), &done), -EOPNOTSUPP);
+	assert_int_equal(done, 77);
+}
+
 int paging_tests(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_all_rights, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_refused_without_shadow_pages, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_split_is_refused, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -368,6 +368,29 @@ static void test_directories(void **state)
 	is_refused(UINT64_C(1) << 32 | LINEAR_PAE(2, 7, 3), 0);
 }
 
+/* Each of the four counts: a root that was loaded before serves the same four alone. */
+static void test_each_directory(void **state)
+{
+	(void)state;
+	now.levels = 3;
+	store(OTHER_DIRECTORY, 7, PAGE(TABLE) | NPT_ALL);
+	store(5, 7, PAGE(OTHER_TABLE) | NPT_ALL);
+	store(TABLE, 3, PAGE(70) | NPT_ALL);
+	store(OTHER_TABLE, 3, PAGE(71) | NPT_ALL);
+	for (uint32_t i = 0; i < 4; i++)
+		now.directories[i] = PAGE(OTHER_DIRECTORY) | NPT_P;
+	for (uint32_t i = 0; i < 4; i++) {
+		use(3);
+		leads_to(LINEAR_PAE(i, 7, 3), 70);
+		now.directories[i] = PAGE(5) | NPT_P;
+		use(3);
+		leads_to(LINEAR_PAE(i, 7, 3), 71);
+		now.directories[i] = PAGE(OTHER_DIRECTORY) | NPT_P;
+		use(3);
+		leads_to(LINEAR_PAE(i, 7, 3), 70);
+	}
+}
+
 /* The processors load other directories from one CR3, and neither sees the other's. */
 static void test_two_pae_roots(void **state)
 {
@@ -713,6 +736,7 @@ int way_tests(void)
 	    WAY_TEST(test_marks_of_4_bytes),
 	    WAY_TEST(test_4m),
 	    WAY_TEST(test_directories),
+	    WAY_TEST(test_each_directory),
 	    WAY_TEST(test_two_pae_roots),
 	    WAY_TEST(test_directory_without_root),
 	    WAY_TEST(test_unsync),
