@@ -138,6 +138,26 @@ static void test_close(void **state)
 	explore(close_body);
 }
 
+/* Guest mode can be closed when no vCPU is in it, and only then. */
+static void test_idle(void **state)
+{
+	(void)state;
+	setup(NULL);
+	for (uint32_t i = 0; i < VCPUS; i++) {
+		assert_true(flush_domain_is_idle(&world.domain));
+		(void)guest_mode_enter(&world.modes[i]);
+		assert_false(flush_domain_is_idle(&world.domain));
+		biglock_write_lock(&world.mmu_lock);
+		assert_false(flush_domain_close(&world.domain));
+		assert_false(flush_domain_is_closed(&world.domain));
+		guest_mode_leave(&world.modes[i]);
+		assert_true(flush_domain_close(&world.domain));
+		assert_true(flush_domain_is_closed(&world.domain));
+		flush_domain_open(&world.domain);
+		biglock_write_unlock(&world.mmu_lock);
+	}
+}
+
 /* A vCPU takes the request where it is, and leaves guest mode after the thread that asked is done.
  */
 static void request_body(uint32_t thread, void *ctx)
@@ -188,9 +208,8 @@ static void test_debts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_flush),
-	    cmocka_unit_test(test_close),
-	    cmocka_unit_test(test_request_taken_in_place),
+	    cmocka_unit_test(test_flush), cmocka_unit_test(test_close),
+	    cmocka_unit_test(test_idle),  cmocka_unit_test(test_request_taken_in_place),
 	    cmocka_unit_test(test_debts),
 	};
 

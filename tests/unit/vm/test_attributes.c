@@ -1,9 +1,11 @@
 /* Attributes against one byte a page; failing allocations; the cost of huge ranges. */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "src/base/reclaim.h"
@@ -254,12 +256,46 @@ static void test_readers(void **state)
 	fake_vm_end_locked(race.vm);
 }
 
+static u32 inside; /* the reader is in a section */
+
+static void *slow_reader(void *arg)
+{
+	struct timespec rest = {.tv_nsec = 30000000};
+
+	(void)arg;
+	reclaim_enter();
+	__atomic_store_n(&inside, 1, __ATOMIC_SEQ_CST);
+	nanosleep(&rest, NULL);
+	__atomic_store_n(&inside, 0, __ATOMIC_SEQ_CST);
+	reclaim_leave();
+	return NULL;
+}
+
+/* A reader may look at the old ranges until its section ends: they are not freed before. */
+static void test_waits_for_readers(void **state)
+{
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(
+	    quire_vm_set_attributes(vm, gpa_of((gfn_t){5}), 7 * QUIRE_PAGE_SIZE, PRIVATE), 0);
+	assert_int_equal(pthread_create(&thread, NULL, slow_reader, NULL), 0);
+	while (!__atomic_load_n(&inside, __ATOMIC_SEQ_CST))
+		sched_yield();
+	assert_int_equal(
+	    quire_vm_set_attributes(vm, gpa_of((gfn_t){8}), 9 * QUIRE_PAGE_SIZE, PRIVATE), 0);
+	assert_false(__atomic_load_n(&inside, __ATOMIC_SEQ_CST));
+	pthread_join(thread, NULL);
+	fake_vm_end(vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_model),    cmocka_unit_test(test_no_memory),
 	    cmocka_unit_test(test_terabyte), cmocka_unit_test(test_ends),
-	    cmocka_unit_test(test_readers),
+	    cmocka_unit_test(test_readers),  cmocka_unit_test(test_waits_for_readers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -437,13 +437,17 @@ static void test_update_of_any_memory(void **state)
 	update.new_slot = NULL;
 	live = fake.live_allocs;
 	for (u64 fails = 1;; fails++) {
+		u64 allocs = fake.allocs;
 		int error;
 
 		fake_fail_in(fails);
 		error = memslot_update_prepare(vm, &update);
 		fake_fail_in(0);
-		if (!error)
+		if (!error) {
+			/* Nothing was passed over: the failure is still to come. */
+			assert_in_range(fake.allocs - allocs, 1, fails - 1);
 			break;
+		}
 		assert_int_equal(error, -ENOMEM);
 		assert_null(update.placeholder);
 		assert_int_equal(fake.live_allocs, live);
