@@ -339,6 +339,25 @@ static void test_log(void **state)
 	vm_end();
 }
 
+/* An invalidation may reach to the end of the address space. */
+static void test_all_that_follows(void **state)
+{
+	(void)state;
+	begin(4, 0);
+	for (uint32_t page = 0; page < 4; page++)
+		store_backed(page, 7);
+	for (uint64_t end = UINT64_MAX; end; end = end == UINT64_MAX ? UINT64_MAX - 4095 : 0) {
+		store_backed(2, 8);
+		store_backed(3, 8);
+		quire_vm_host_invalidate_begin(machine.vm, sim_hva(2), (hva_t){end});
+		quire_vm_host_invalidate_end(machine.vm, sim_hva(2), (hva_t){end});
+		leaves_are(0, 0, 2);
+		assert_int_equal(level_at(1), QUIRE_LEVEL_4K);
+		assert_int_equal(level_at(2), 0);
+	}
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -356,6 +375,7 @@ int main(void)
 	    cmocka_unit_test(test_copy_fails),
 	    cmocka_unit_test(test_zero_page),
 	    cmocka_unit_test(test_log),
+	    cmocka_unit_test(test_all_that_follows),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

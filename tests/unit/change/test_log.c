@@ -304,6 +304,118 @@ static void test_what_does_not_split(void **state)
 	end();
 }
 
+/* The last word of a slot may be a part of one: a clear reaches its last page. */
+static void test_clear_of_an_odd_end(void **state)
+{
+	const uint32_t npages = 200;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, npages, SIM_WRITABLE);
+	add_slot(0, npages, QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(quire_vm_set_manual_protect(machine.vm, MANUAL), 0);
+	for (uint64_t gfn = 192; gfn < npages; gfn++)
+		store(gfn, 1);
+	log_clear(128, npages - 128, UINT64_MAX);
+	assert_int_equal(log_harvest(0), 0);
+	for (uint64_t gfn = 192; gfn < npages; gfn++)
+		assert_false(writable_at(gfn));
+	vm_end();
+}
+
+/* One harvest after another needs no memory, and takes no bit twice. */
+static void test_harvests_without_memory(void **state)
+{
+	(void)state;
+	vm_begin();
+	map_pages(0, 64, SIM_WRITABLE);
+	add_slot(0, 64, QUIRE_SLOT_LOG_DIRTY);
+	store(0, 1);
+	machine.host.fail_at = machine.host.allocations + 1;
+	for (uint64_t round = 1; round < 4; round++) {
+		assert_int_equal(log_harvest(0), 1);
+		assert_int_equal(log_harvest(0), 0);
+		store(round, 1);
+	}
+	machine.host.fail_at = 0;
+	vm_end();
+}
+
+/* Pages of two blocks of 1 GiB follow each other, each with tables of its own. */
+static void test_slot_across_a_gigabyte(void **state)
+{
+	const uint64_t border = SIM_GIGANTIC, first = border - 64;
+	const struct quire_region across = {.slot = 1,
+					    .flags = QUIRE_SLOT_LOG_DIRTY,
+					    .gpa = gpa_of((gfn_t){first}),
+					    .size_bytes = PAGES(128),
+					    .hva = sim_hva(64)};
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 192, SIM_WRITABLE);
+	add_slot(0, 64, 0);
+	assert_int_equal(quire_vm_set_region(machine.vm, &across), 0);
+	for (uint64_t gfn = 0; gfn < 64; gfn += 9) {
+		store(gfn, 1);
+		store(first + gfn, 2);
+		store(border + gfn, 3);
+	}
+	assert_int_equal(log_harvest(1), 16);
+	for (uint64_t gfn = 0; gfn < 64; gfn += 9) {
+		assert_true(writable_at(gfn));
+		assert_false(writable_at(first + gfn));
+		assert_false(writable_at(border + gfn));
+	}
+	store(border + 9, 4);
+	assert_int_equal(log_harvest(1), 1);
+	assert_true(log_has(64 + 9));
+	vm_end();
+}
+
+static int no_bits(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	(void)offset_bytes;
+	(void)src;
+	(void)size_bytes;
+	return 0;
+}
+
+/* The log of @slot is refused with @error, whether it is asked for or cleared. */
+static void log_is_refused(uint32_t slot, int error)
+{
+	const struct quire_clear_log request = {.slot = slot, .npages = 64, .copy_in = give_bits};
+
+	assert_int_equal(quire_vm_get_dirty_log(machine.vm, slot, no_bits, NULL), error);
+	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), error);
+}
+
+static void test_no_such_log(void **state)
+{
+	uint32_t space;
+
+	(void)state;
+	vm_begin();
+	space = quire_vm_address_spaces(machine.vm) << 16;
+	map_pages(0, 64, SIM_WRITABLE);
+	add_slot(0, 64, 0);
+	log_is_refused(0, -ENOENT);
+	log_is_refused(1, -ENOENT);
+	log_is_refused(QUIRE_USER_SLOTS - 1, -ENOENT);
+	log_is_refused(QUIRE_USER_SLOTS, -EINVAL);
+	log_is_refused(space, -EINVAL);
+	vm_end();
+	/* Where rings log, no slot has a log: KVM says so first. */
+	machine.rings = 1;
+	vm_begin();
+	log_is_refused(0, -ENXIO);
+	log_is_refused(QUIRE_USER_SLOTS, -ENXIO);
+	log_is_refused(space, -ENXIO);
+	vm_end();
+	machine.rings = 0;
+}
+
 static void test_readonly_slots_are_left_alone(void **state)
 {
 	uint8_t value;
@@ -579,6 +691,10 @@ int main(void)
 	    cmocka_unit_test(test_clear_splits_what_it_names),
 	    cmocka_unit_test(test_clear_of_clear_bits_splits_nothing),
 	    cmocka_unit_test(test_what_does_not_split),
+	    cmocka_unit_test(test_clear_of_an_odd_end),
+	    cmocka_unit_test(test_harvests_without_memory),
+	    cmocka_unit_test(test_slot_across_a_gigabyte),
+	    cmocka_unit_test(test_no_such_log),
 	    cmocka_unit_test(test_readonly_slots_are_left_alone),
 	    cmocka_unit_test(test_no_memory),
 	    cmocka_unit_test(test_calls_while_a_log_is_copied),

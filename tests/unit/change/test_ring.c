@@ -90,6 +90,15 @@ static void test_slot_is_another(void **state)
 	add_slot(0, 75, QUIRE_SLOT_LOG_DIRTY);
 	harvest(3);
 	write_and_reset((const uint64_t[]){3, 70, 74}, 3);
+	/* The word that holds the last page is a whole one; or it is the slot's no more. */
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, 128, QUIRE_SLOT_LOG_DIRTY);
+	write_and_reset((const uint64_t[]){3, 70, 127}, 3);
+	store(70, 1);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, 64, QUIRE_SLOT_LOG_DIRTY);
+	harvest(1);
+	write_and_reset((const uint64_t[]){3, 63}, 2);
 	store(3, 1);
 	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
 	harvest(1);

@@ -71,14 +71,17 @@ static int unbind(u32 i, u64 fails)
 /* Fails at each allocation before it succeeds; what was allocated until then is freed. */
 static u64 fails_everywhere(int (*change)(u32 i, u64 fails), u32 i)
 {
-	u64 live = fake.live_allocs, fails = 1;
+	u64 live = fake.live_allocs, fails = 1, allocs = fake.allocs;
 	int error;
 
 	while ((error = change(i, fails)) == -ENOMEM) {
 		assert_int_equal(fake.live_allocs, live);
+		allocs = fake.allocs;
 		fails++;
 	}
 	assert_int_equal(error, 0);
+	/* Nothing was passed over: the failure was still to come. */
+	assert_true(fake.allocs - allocs < fails);
 	return fails - 1;
 }
 

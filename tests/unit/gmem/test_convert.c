@@ -253,6 +253,22 @@ static void test_pinned(void **state)
 	assert_int_equal(
 	    quire_vcpu_map(vcpu, gpa_of((gfn_t){PINNED_GFN + 5}), QUIRE_MAP_READ, &map), 0);
 	quire_vcpu_unmap(vcpu, &map);
+	/* Given back in the order in which they were taken: the later one still counts. */
+	assert_int_equal(
+	    quire_vcpu_map(vcpu, gpa_of((gfn_t){PINNED_GFN + 5}), QUIRE_MAP_READ, &map), 0);
+	assert_int_equal(
+	    quire_vcpu_map(vcpu, gpa_of((gfn_t){PINNED_GFN + 3}), QUIRE_MAP_READ, &other), 0);
+	quire_vcpu_unmap(vcpu, &map);
+	assert_int_equal(try_contents(0, 8, PRIVATE, 0, &where), -EAGAIN);
+	assert_int_equal(where, PAGES(3));
+	/* Though it is the first page of the range, or the last. */
+	assert_int_equal(try_contents(3, 2, PRIVATE, 0, &where), -EAGAIN);
+	assert_int_equal(try_contents(2, 2, PRIVATE, 0, &where), -EAGAIN);
+	assert_int_equal(where, PAGES(3));
+	make(4, 2, PRIVATE);
+	make(2, 1, PRIVATE);
+	quire_vcpu_unmap(vcpu, &other);
+	make(0, 8, PRIVATE);
 	end();
 }
 

@@ -183,12 +183,33 @@ static void test_find(void **state)
 	gmem_end();
 }
 
+/* A slot with a file is not modified, be it to what it is. */
+static void test_slot_is_not_modified(void **state)
+{
+	struct quire_region region = {
+	    .slot = 1,
+	    .flags = QUIRE_SLOT_GMEM,
+	    .gpa = gpa_of((gfn_t){GFN}),
+	    .size_bytes = PAGES(FILE_PAGES),
+	    .hva = {SIM_HVA_BASE + PAGES(GFN)},
+	};
+
+	(void)state;
+	file_begin();
+	region.gmem = gmem;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), -EINVAL);
+	region.flags |= QUIRE_SLOT_LOG_DIRTY;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), -EINVAL);
+	store(GFN + 5, 1);
+	gmem_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_empty), cmocka_unit_test(test_units_without_blocks),
 	    cmocka_unit_test(test_lost),  cmocka_unit_test(test_all_lost),
-	    cmocka_unit_test(test_find),
+	    cmocka_unit_test(test_find),  cmocka_unit_test(test_slot_is_not_modified),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);
