@@ -385,6 +385,29 @@ static void test_memory_fails(void **state)
 	}
 }
 
+/* A file is made as a whole or not at all. */
+static void test_memory_fails_at_first(void **state)
+{
+	struct quire_gmem *file;
+	int error = -ENOMEM;
+
+	(void)state;
+	begin(0);
+	for (uint64_t fail = 1; error; fail++) {
+		uint64_t at = machine.host.allocations + fail;
+
+		machine.host.fail_at = at;
+		error = quire_gmem_create(machine.vm, PAGES(8), 0, NULL, &file);
+		machine.host.fail_at = 0;
+		if (error)
+			assert_int_equal(error, -ENOMEM);
+		else
+			assert_true(fail > 2 && machine.host.allocations < at);
+	}
+	quire_gmem_release(file);
+	end();
+}
+
 /* What the hardware saw when it gave the frames up. */
 static struct {
 	uint32_t count;
@@ -444,11 +467,17 @@ static void test_memory_fault(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_owner),	 cmocka_unit_test(test_refused),
-	    cmocka_unit_test(test_bytes_stay),	 cmocka_unit_test(test_zeroed),
-	    cmocka_unit_test(test_huge),	 cmocka_unit_test(test_pinned),
-	    cmocka_unit_test(test_linked),	 cmocka_unit_test(test_runs),
-	    cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_confidential),
+	    cmocka_unit_test(test_owner),
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_bytes_stay),
+	    cmocka_unit_test(test_zeroed),
+	    cmocka_unit_test(test_huge),
+	    cmocka_unit_test(test_pinned),
+	    cmocka_unit_test(test_linked),
+	    cmocka_unit_test(test_runs),
+	    cmocka_unit_test(test_memory_fails_at_first),
+	    cmocka_unit_test(test_memory_fails),
+	    cmocka_unit_test(test_confidential),
 	    cmocka_unit_test(test_memory_fault),
 	};
 

@@ -1,4 +1,5 @@
 /* What the shadow MMU counts, how often it asks, and what a change of L1's leaves alone. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -248,6 +249,77 @@ static void test_memory_is_used_again(void **state)
 	world_nested(&world, 0);
 }
 
+/* L2's first access, from setting L1's tables on; the error of the step that fails. */
+static int first_access(uint64_t gpa)
+{
+	const struct quire_nested tables = {.root = {PAGE(WORLD_ROOT)}, .levels = 4, .nx = 1};
+	int ret = quire_vcpu_set_nested(world.vcpu, &tables);
+
+	for (uint32_t tries = 0; !ret && tries < 8; tries++) {
+		struct quire_memory_fault fault;
+		struct quire_stage2 stage2;
+		uint64_t requests;
+
+		ret = quire_vcpu_enter(world.vcpu, &requests, &stage2);
+		if (ret)
+			break;
+		quire_vcpu_leave(world.vcpu);
+		ret = quire_vcpu_fault(world.vcpu, (gpa_t){gpa}, QUIRE_PFERR_USER, &fault);
+		if (ret == QUIRE_FIXED)
+			return 0;
+		ret = ret == QUIRE_RETRY ? 0 : ret;
+	}
+	return ret;
+}
+
+/* The same with @tables tables left, then none; and with the allocation @fails failing. */
+static int first_access_without(uint32_t tables, uint64_t fails)
+{
+	struct arena *arena = &world.vm->arena;
+	struct table_cache hog = {0};
+	uint64_t free;
+	int ret;
+
+	/* L1's own tables, so that there is a chunk. */
+	assert_int_equal(world_access(&world, PAGE(WORLD_ROOT), WORLD_READ).outcome, 0);
+	free = arena->free_count;
+	if (free > tables)
+		assert_int_equal(table_cache_fill(&hog, arena, (uint32_t)free - tables), 0);
+	world.host.fail_at = world.host.allocations + fails;
+	ret = first_access(PAGE(5));
+	table_cache_drain(&hog, arena);
+	return ret;
+}
+
+/* Each step of an access may find no memory: it says so, and the next try works. */
+static void test_first_access_without_memory(void **state)
+{
+	uint32_t failed = 0;
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	for (uint32_t round = 0; round < 48; round++) {
+		/* First the VM's own memory, of which tables are no part; then the tables. */
+		bool small = round < 8;
+		int ret;
+
+		world_stop_vm(&world);
+		world_start_vm(&world);
+		ret = first_access_without(small ? UINT32_MAX : round - 8, small ? round + 1 : 3);
+		if (ret) {
+			assert_int_equal(ret, -ENOMEM);
+			failed++;
+		}
+		world.host.fail_at = 0;
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, NULL), 0);
+		world.cpus[0].nested = 0;
+		assert_ptr_equal(world_check(&world, PAGE(5), WORLD_WRITE).host,
+				 world_page(&world, 70));
+		world_nested(&world, 0);
+	}
+	assert_true(failed > 8);
+}
+
 #define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int count_tests(void)
@@ -261,6 +333,7 @@ int count_tests(void)
 	    COUNT_TEST(test_objects_change_hands),
 	    COUNT_TEST(test_neighbours_are_dirty),
 	    COUNT_TEST(test_memory_is_used_again),
+	    COUNT_TEST(test_first_access_without_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

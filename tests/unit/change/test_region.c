@@ -1,0 +1,95 @@
+/* Changes of slots for which memory is short: each is refused as a whole, and works afterwards. */
+#include "tests/unit/support.h"
+
+#define SLOT_PAGES 16u
+/* No change allocates as often. */
+#define FAILS_MAX 40u
+
+static struct quire_region region_at(uint32_t slot, uint64_t gfn, uint32_t flags)
+{
+	return (struct quire_region){.slot = slot,
+				     .flags = flags,
+				     .gpa = gpa_of((gfn_t){gfn}),
+				     .size_bytes = PAGES(SLOT_PAGES),
+				     .hva = sim_hva(slot * SLOT_PAGES)};
+}
+
+/* Each allocation of the change fails once; after each failure @unchanged() looks. */
+static void each_fails(const struct quire_region *to, void (*unchanged)(void))
+{
+	for (uint64_t fails = 1; fails < FAILS_MAX; fails++) {
+		uint64_t at = machine.host.allocations + fails;
+		int err;
+
+		machine.host.fail_at = at;
+		err = quire_vm_set_region(machine.vm, to);
+		machine.host.fail_at = 0;
+		if (!err) {
+			assert_true(fails > 1);
+			/* Nothing was passed over: the failure was still to come. */
+			assert_true(machine.host.allocations < at);
+			return;
+		}
+		assert_int_equal(err, -ENOMEM);
+		unchanged();
+	}
+	fail();
+}
+
+static void only_slot_0(void)
+{
+	store_backed(1, 3);
+	assert_int_equal(machine_store(&machine, 0, PAGES(100), 1), QUIRE_EMULATE);
+	assert_int_equal(machine_store(&machine, 0, PAGES(200), 1), QUIRE_EMULATE);
+}
+
+static void slot_1_is_at_100(void)
+{
+	store_backed(1, 3);
+	store(100, 4);
+	assert_int_equal(frame_of(SLOT_PAGES)->bytes[0], 4);
+	assert_int_equal(machine_store(&machine, 0, PAGES(200), 1), QUIRE_EMULATE);
+}
+
+static void slot_1_is_at_200(void)
+{
+	store_backed(1, 3);
+	store(200, 5);
+	assert_int_equal(frame_of(SLOT_PAGES)->bytes[0], 5);
+	assert_int_equal(machine_store(&machine, 0, PAGES(100), 1), QUIRE_EMULATE);
+}
+
+/* A slot comes, moves, is logged, and goes. */
+static void test_without_memory(void **state)
+{
+	struct quire_region to;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 2 * SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, 0);
+	to = region_at(1, 100, 0);
+	each_fails(&to, only_slot_0);
+	slot_1_is_at_100();
+	to = region_at(1, 200, 0);
+	each_fails(&to, slot_1_is_at_100);
+	slot_1_is_at_200();
+	to.flags = QUIRE_SLOT_LOG_DIRTY;
+	each_fails(&to, slot_1_is_at_200);
+	store(203, 1);
+	assert_int_equal(log_harvest(1), 1);
+	assert_true(log_has(3));
+	to.size_bytes = 0;
+	each_fails(&to, slot_1_is_at_200);
+	only_slot_0();
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_without_memory),
+	};
+
+	return run_formats(tests, 1);
+}
