@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,9 @@ OF_CLIENTS = ("descriptor", "ioctl", "nested")  # they run under quire run
 INPUT_BYTES = 64 * fuzz_text.RECORD_BYTES
 INPUTS_OF_A_SEED = 32
 LATE_SECONDS = 180  # more than that after its time, a search stands still: two fuzzers block libFuzzer's clock
+SECONDS_OF_A_RUN = 0.5  # ten times what the slowest fuzzer takes on a busy machine: for a limit, where runs are counted
+NO_END = -1000  # a status
+ABORT_SECONDS = 10  # libFuzzer writes the input down meanwhile
 SHORT_BYTES = 14 * fuzz_text.RECORD_BYTES
 # Weighing each feature's frequency takes most of the time where an input reaches thousands.
 FLAGS = ["-entropic=0", f"-max_len={INPUT_BYTES}", "-timeout=60", "-rss_limit_mb=4000", "-detect_leaks=0",
@@ -91,10 +95,18 @@ class Fuzzer:
         return subprocess.Popen(self.command(*words), env={**os.environ, **ENVIRONMENT}, cwd=log.parent,
                                 stdin=subprocess.DEVNULL, stdout=log.open("wb"), stderr=subprocess.STDOUT)
 
-    def run(self, log, *words):
-        """The status, and what was printed."""
+    def run(self, log, seconds, *words):
+        """The status, and what was printed. What takes longer than @seconds has no end: libFuzzer tells the input."""
         with stopping([self.start(log, *words)]) as (child,):
-            return child.wait(), symbolized(log.read_text(errors="replace"))
+            try:
+                status = child.wait(seconds + LATE_SECONDS)
+            except subprocess.TimeoutExpired:
+                abort(child)
+                status = NO_END
+            text = symbolized(log.read_text(errors="replace"))
+        if status == NO_END:
+            text += f"\n{self.name}: an input has no end: killed after {seconds + LATE_SECONDS:.0f} s\n"
+        return status, text
 
     def expand_stored(self, folder):
         fuzz_text.write_folder(fuzz_text.from_text(self.stored), folder)
@@ -111,6 +123,25 @@ def symbolized(text):
         names.update(zip(((path, place) for place in places), zip(lines[::2], lines[1::2])))
     return re.sub(r"\((/\S+)\+(0x[0-9a-f]+)\)",
                   lambda frame: "{} {}".format(*names.get(frame.groups(), ("", frame.group()))), text)
+
+
+def below(pid):
+    """The processes that @pid has started, and those that they have."""
+    found = []
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                found += [int(child), *below(child)]
+    return found
+
+
+def abort(child):
+    """libFuzzer's handler writes down what it is running, on whichever thread it hears of it. quire run ends after it."""
+    for pid in below(child.pid) or [child.pid]:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGABRT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(ABORT_SECONDS)
 
 
 @contextlib.contextmanager
@@ -172,7 +203,7 @@ def test(fuzzer, seconds):
         (folder / "corpus").mkdir()
         (folder / "found").mkdir()
         fuzzer.expand_stored(folder / "corpus")
-        status, text = fuzzer.run(folder / "log", f"-max_total_time={seconds}", "-seed=1",
+        status, text = fuzzer.run(folder / "log", seconds, f"-max_total_time={seconds}", "-seed=1",
                                   f"-artifact_prefix={folder}/found/", folder / "corpus")
         told = crashes_in(folder / "found", text)
         for one in told:
@@ -225,7 +256,7 @@ def run_seed(fuzzer, seed, runs):
         for part in ("new", "stored", "found"):
             (folder / part).mkdir()
         fuzzer.expand_stored(folder / "stored")
-        status, text = fuzzer.run(folder / "log", f"-runs={runs}", f"-seed={seed}",
+        status, text = fuzzer.run(folder / "log", runs * SECONDS_OF_A_RUN, f"-runs={runs}", f"-seed={seed}",
                                   f"-artifact_prefix={folder}/found/", folder / "new", folder / "stored")
         told = crashes_in(folder / "found", text)
         if status and not told:
@@ -289,7 +320,7 @@ def replay(fuzzer, path):
         failed = 0
         for number, data in enumerate(inputs, 1):
             (folder / "input").write_bytes(data)
-            status, text = fuzzer.run(folder / "log", folder / "input", f"-artifact_prefix={folder}/")
+            status, text = fuzzer.run(folder / "log", 0, folder / "input", f"-artifact_prefix={folder}/")
             failed += status != 0
             print(f"{path}: input {number}: {'broke something' if status else 'passes'}")
             if status:
@@ -305,7 +336,7 @@ def features_of(fuzzer, paths):
         control.write_text("\n".join([str(len(paths)), "0", *map(str, paths)]) + "\n")
         # One that breaks something ends it, and is passed over by the next.
         for _ in range(20):
-            status, text = fuzzer.run(folder / "log", "-merge_inner=1", f"-merge_control_file={control}")
+            status, text = fuzzer.run(folder / "log", len(paths) * SECONDS_OF_A_RUN, "-merge_inner=1", f"-merge_control_file={control}")
             if status == 0:
                 break
         for line in control.read_text().splitlines():

@@ -233,20 +233,39 @@ static unsigned long request(struct caller *caller)
 	}
 }
 
+static int is_region(unsigned long number)
+{
+	return _IOC_NR(number) == _IOC_NR(KVM_SET_USER_MEMORY_REGION) ||
+	       _IOC_NR(number) == _IOC_NR(KVM_SET_USER_MEMORY_REGION2);
+}
+
+/* The argument may be no memory. */
+static int peek(struct kvm_userspace_memory_region *region, void *at)
+{
+	struct iovec from = {at, sizeof(*region)}, to = {region, sizeof(*region)};
+
+	return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == sizeof(*region);
+}
+
 /* Would a guest write to memory of this process that is no memory of the guest's? */
 static int reaches_elsewhere(const struct caller *caller, unsigned long number, void *at)
 {
 	struct kvm_userspace_memory_region region;
-	struct iovec from = {at, sizeof(region)}, to = {&region, sizeof(region)};
 	uint64_t window = (uintptr_t)caller->client->memory;
 
-	if (_IOC_NR(number) != _IOC_NR(KVM_SET_USER_MEMORY_REGION) &&
-	    _IOC_NR(number) != _IOC_NR(KVM_SET_USER_MEMORY_REGION2))
-		return 0;
-	if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != sizeof(region))
+	if (!is_region(number) || !peek(&region, at))
 		return 0;
 	return region.userspace_addr >= PAGE && region.userspace_addr < 1ull << 47 &&
 	       region.userspace_addr - window >= WINDOW_BYTES;
+}
+
+/* A log of terabytes takes seconds each time it is asked for; what is larger is refused. */
+static int takes_long(unsigned long number, void *at)
+{
+	struct kvm_userspace_memory_region region;
+
+	return is_region(number) && peek(&region, at) && region.memory_size > WINDOW_BYTES &&
+	       region.memory_size <= 1ull << 47;
 }
 
 /* What makes a descriptor takes the place of another one, which is closed under any call. */
@@ -267,7 +286,7 @@ static void one_ioctl(struct caller *caller)
 
 	/* Not the process's own descriptors, and no mask that keeps KVM_RUN from ending. */
 	if (fd <= 2 || _IOC_NR(number) == _IOC_NR(KVM_SET_SIGNAL_MASK) ||
-	    reaches_elsewhere(caller, number, at))
+	    reaches_elsewhere(caller, number, at) || takes_long(number, at))
 		return;
 	result = ioctl(fd, number, at);
 	if (result > 2 && (number == KVM_CREATE_VM || number == KVM_CREATE_VCPU ||

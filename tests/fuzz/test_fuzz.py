@@ -240,6 +240,40 @@ class Campaign(Case):
         self.assertIn("paging: an input has no end", said)
 
 
+class NoEnd(Case):
+    """A program that never ends, below a shell as under quire run; at SIGABRT it writes its input down, as libFuzzer does."""
+
+    PROGRAM = """\
+#!/bin/sh
+[ -n "$BELOW" ] || { BELOW=1 "$0" "$@"; exit $?; }
+for word; do
+	case $word in -artifact_prefix=*) prefix=${word#-artifact_prefix=} ;; esac
+done
+trap 'kill $!; printf ABCDEFGHIJKLMNOPQRSTUVWX >"${prefix}crash-1"; exit 77' ABRT
+sleep 1000 &
+wait
+"""
+
+    def setUp(self):
+        super().setUp()
+        program = self.file("program", self.PROGRAM)
+        program.chmod(0o755)
+        self.fuzzer.program = program
+        self.enterContext(unittest.mock.patch.object(fuzz, "LATE_SECONDS", 0.2))
+        self.enterContext(unittest.mock.patch.object(fuzz, "SECONDS_OF_A_RUN", 0.001))
+
+    def test_a_seed_tells_its_input(self):
+        status, said = self.seeds("--seeds", "1")
+        self.assertEqual(status, 1)
+        self.assertIn(b"ABCDEFGHIJKLMNOPQRSTUVWX".hex(), said)
+
+    def test_a_replay_goes_on_with_the_next_input(self):
+        inputs = self.file("inputs", f"{RECORD.hex()}\n\n{RECORD.hex()}\n")
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            self.assertEqual(fuzz.replay(self.fuzzer, inputs), 1)
+        self.assertEqual(said.getvalue().count("paging: an input has no end"), 2)
+
+
 class Arguments(unittest.TestCase):
     def refused(self, *words):
         with contextlib.redirect_stderr(io.StringIO()):
