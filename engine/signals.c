@@ -533,7 +533,7 @@ static void on_signal(int signal, siginfo_t *info, void *frame)
 	}
 	if (signal == SIGBUS && info->si_code == BUS_MCEERR_AO)
 		failure_pass_on(info);
-	if (signal == SIGSEGV && is_explained(thread, info, context))
+	if ((signal == SIGSEGV || signal == SIGBUS) && is_explained(thread, info, context))
 		return;
 	if (!thread || thread->depth)
 		arrive_inside(thread, signal, info, context);

@@ -4,6 +4,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/lock.h"
+#include "sanitize/in_place.h"
 #include "sanitize/private.h"
 #include "sanitize/slot.h"
 
@@ -17,6 +18,7 @@ static void fork_child(void)
 	machines = NULL;
 	slot_forked();
 	private_forked();
+	in_place_forked();
 }
 FORK_CHILD(FORK_MACHINES, machines_lock, fork_child);
 

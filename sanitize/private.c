@@ -21,6 +21,8 @@
 #include "hosts/process/maps.h"
 #include "hosts/process/room.h"
 #include "hosts/process/sys.h"
+#include "sanitize/in_place.h"
+#include "sanitize/ranges.h"
 
 #define PAGE_BYTES UINT64_C(4096)
 /* How many pages come back at once, at most, as accesses go on: 2 MiB. */
@@ -29,13 +31,6 @@
 /* The page fault's error code. */
 #define FAULT_WRITE 2u
 #define FAULT_FETCH 16u
-
-/* What the guest holds private of a VM, whether or not a slot has it. */
-struct private_range {
-	uint64_t start, end;
-	struct sanitize_stack stack; /* of the change */
-	struct private_range *next;
-};
 
 /* Memory that the client has no rights to. No two overlap while the lock is free. */
 struct holding {
@@ -233,51 +228,8 @@ void private_slot_goes_locked(struct machine *machine, uint32_t id)
 
 void private_vm_ends_locked(struct machine *machine)
 {
-	struct private_range *range;
-
 	open_all_locked(machine->vm, NULL);
-	while ((range = machine->privates)) {
-		machine->privates = range->next;
-		process_heap_free(range);
-	}
-}
-
-static bool link_range(struct machine *machine, const struct private_range *wanted)
-{
-	struct private_range *range = process_heap_alloc(sizeof(*range));
-
-	if (!range)
-		return false;
-	*range = *wanted;
-	range->next = machine->privates;
-	machine->privates = range;
-	return true;
-}
-
-/* [start, end) is no longer in the VM's ranges. */
-static void cut_ranges_locked(struct machine *machine, uint64_t start, uint64_t end)
-{
-	struct private_range **link = &machine->privates, *range;
-
-	while ((range = *link)) {
-		struct private_range tail = *range;
-
-		link = &range->next;
-		if (range->end <= start || end <= range->start)
-			continue;
-		tail.start = end;
-		if (tail.start < tail.end)
-			(void)link_range(machine, &tail);
-		if (range->end > start)
-			range->end = start;
-		if (range->start < range->end)
-			continue;
-		/* The tail may stand before it by now. */
-		for (link = &machine->privates; *link != range; link = &(*link)->next)
-			;
-		*link = range->next;
-		process_heap_free(range);
-	}
+	ranges_cut(&machine->privates, 0, UINT64_MAX);
 }
 
 void sanitize_private_begin(const void *vm, const struct sanitize_range *range)
@@ -293,8 +245,8 @@ void sanitize_private_begin(const void *vm, const struct sanitize_range *range)
 	machines_acquire();
 	machine = machine_have_locked(vm);
 	if (machine) {
-		cut_ranges_locked(machine, wanted.start, wanted.end);
-		if (link_range(machine, &wanted))
+		ranges_cut(&machine->privates, wanted.start, wanted.end);
+		if (ranges_add(&machine->privates, &wanted))
 			for (at = machine_slot_next_locked(machine, NULL); at;
 			     at = machine_slot_next_locked(machine, at))
 				hold_slot_locked(machine, &at->slot, &wanted);
@@ -328,7 +280,7 @@ void sanitize_private_end(const void *vm, const struct sanitize_range *range)
 	open_guest_range_locked(vm, range->start, end);
 	machine = machine_find_locked(vm);
 	if (machine)
-		cut_ranges_locked(machine, range->start, end);
+		ranges_cut(&machine->privates, range->start, end);
 	machines_release();
 }
 
@@ -459,6 +411,8 @@ bool sanitize_private_fault(const siginfo_t *info, void *ucontext)
 	};
 	int saved_errno = errno;
 
+	if (is_on() && info->si_signo == SIGBUS && info->si_code == BUS_ADRERR)
+		in_place_fault(refused.address, ucontext);
 	if (!is_on() || !__atomic_load_n(&has_held, __ATOMIC_SEQ_CST) ||
 	    info->si_signo != SIGSEGV || info->si_code != SEGV_ACCERR)
 		return false;

@@ -21,8 +21,8 @@ void sanitize_private_end(const void *vm, const struct sanitize_range *range);
 void sanitize_private_leave(uint64_t start, uint64_t end);
 
 /*
- * A handler of SIGSEGV: true when the access may be tried again. If it was the client's, it is
- * reported, with the instruction that @ucontext names.
+ * A handler of SIGSEGV and SIGBUS: true when the access may be tried again. If it was the client's,
+ * it is reported, with the instruction that @ucontext names.
  */
 bool sanitize_private_fault(const siginfo_t *info, void *ucontext);
 /*

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@
 #include "frontend/uapi.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/sys.h"
+#include "sanitize/in_place.h"
 
 /*
  * The memfd is the memory: file/file.c keeps one mapping of ours of it, which the library's host
@@ -313,6 +315,27 @@ static int fill_huge(struct process_store *store, uint64_t size_bytes, uint64_t 
 	return file_memory_make_huge(size_bytes, log2, &store->base);
 }
 
+/* As the kernel's list of mappings has the file. */
+static struct sanitize_file sanitize_name(const struct gmem_object *object)
+{
+	const struct gmem_view *view = &owner_of(object)->view;
+
+	return (struct sanitize_file){
+	    .device = (uint64_t)major(view->device) << 20 | minor(view->device),
+	    .inode = view->inode,
+	    .away_bytes = FILE_SIGBUS_OFFSET,
+	};
+}
+
+/* What the client's accesses find from now on is its own mistake, or no more. */
+static void tell_sanitizer(const struct gmem_object *object, const struct sanitize_range *range,
+			   bool is_private)
+{
+	const struct sanitize_file file = sanitize_name(object);
+
+	sanitize_in_place(&file, range, is_private);
+}
+
 static enum file_memory_kind memory_kind(uint64_t flags, bool converts)
 {
 	if (converts || (flags & QUIRE_GMEM_INIT_SHARED))
@@ -359,6 +382,8 @@ static long file_create_checked(struct vm *vm, uint64_t size_bytes, uint64_t fla
 		file_close(fd);
 		return error;
 	}
+	if (converts && !(flags & QUIRE_GMEM_INIT_SHARED))
+		tell_sanitizer(object, &(struct sanitize_range){0, size_bytes}, true);
 	return fd;
 }
 
@@ -587,6 +612,9 @@ static long convert(const struct gmem_object *object, struct kvm_memory_attribut
 	/* Slots may show the client's mappings, too. */
 	if (!error && __atomic_load_n(&owner_of(object)->was_mapped, __ATOMIC_ACQUIRE))
 		gmem_view_changed(&owner_of(object)->view, &part);
+	if (!error)
+		tell_sanitizer(object, &(struct sanitize_range){request->offset, request->size},
+			       request->attributes & QUIRE_ATTRIBUTE_PRIVATE);
 	return error;
 }
 
@@ -615,6 +643,11 @@ static void gmem_release(struct file *file)
 
 	if (object->gmem)
 		(void)file_take_memory(file);
+	if (object->converts && !object->is_link) {
+		const struct sanitize_file name = sanitize_name(object);
+
+		sanitize_in_place_forget(&name);
+	}
 	gmem_destroy(object);
 }
 
