@@ -174,7 +174,7 @@ static u64 *find_huge(const struct shadow *shadow, u64 head, u32 level)
 		u64 *entry = rmap_at(head, i);
 		const struct shadow_page *page = shadow_page_of(entry);
 
-		CHECK(entry_is_leaf(SHADOW_BITS, *entry, level));
+		CHECK(entry_is_leaf(SHADOW_BITS, atomic_load_relaxed_u64(entry), level));
 		/* What serves the guest itself is split when it is written. */
 		if ((page->role & ROLE_GUEST_MODE) && !shadow_page_is_obsolete(shadow, page))
 			return entry;
