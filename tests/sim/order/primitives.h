@@ -7,5 +7,6 @@
 extern const struct pair pairs_primitive[];
 extern const struct pair pairs_part[];
 extern const struct pair pairs_base[];
+extern const struct pair pairs_tables[];
 
 #endif
