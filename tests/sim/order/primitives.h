@@ -8,5 +8,6 @@ extern const struct pair pairs_primitive[];
 extern const struct pair pairs_part[];
 extern const struct pair pairs_base[];
 extern const struct pair pairs_tables[];
+extern const struct pair pairs_shadow[];
 
 #endif
