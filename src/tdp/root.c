@@ -84,7 +84,9 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 		struct table *root;
 
 		mutex_lock(&vm->roots.pages_lock);
-		root = atomic_exchange_ptr(&vm->roots.valid[as], NULL);
+		root = atomic_load_relaxed_ptr(&vm->roots.valid[as]);
+		/* Before the request to reload, which is a full fence: see quire_vcpu_enter(). */
+		atomic_store_relaxed_ptr(&vm->roots.valid[as], NULL);
 		mutex_unlock(&vm->roots.pages_lock);
 		if (!root)
 			continue;

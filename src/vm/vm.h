@@ -18,7 +18,7 @@
  *   (c) constant after creation        (a) atomic, at any time
  *   (s) slots_lock                     (m) mmu_lock, either mode / exclusive
  *   (v) vcpus_lock; ring_bytes: or slots_lock / both
- *   (p) written under pages_lock or mmu_lock exclusive, read with acquire at any time
+ *   (p) written under pages_lock, read with acquire at any time
  */
 struct roots {
 	struct mutex pages_lock;
