@@ -213,14 +213,14 @@ void shadow_page_zap(const struct shadow_change *change, struct shadow_page *pag
 	vm_count(change->vm, QUIRE_VM_STAT_mmu_shadow_zapped);
 }
 
-/* Partner of shadow_root_is_valid(): first the turn, then the request. */
+/* First the turn, then the request, whose full fence keeps the two in order. */
 static void tell_vcpus(struct quire_vm *vm, struct shadow *shadow)
 {
 	if (!shadow->root_gone)
 		return;
 	CHECK(shadow == vm->shadow && shadow->root_turn);
 	shadow->root_gone = 0;
-	(void)atomic_fetch_add_u64(&shadow->root_turn, 1);
+	atomic_store_relaxed_u64(&shadow->root_turn, shadow->root_turn + 1);
 	flush_domain_request(&vm->flush, QUIRE_REQ_RELOAD);
 }
 

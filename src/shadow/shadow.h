@@ -209,11 +209,11 @@ static inline struct shadow_page *shadow_page_of(const u64 *entry)
 /* --- any lock --- */
 
 /* May the root that was loaded be used? Only a request to reload, seen in guest mode, can say no
- * afterwards. */
+ * afterwards. So the turn has no order of its own, as the vCPU loaded the root under mmu_lock. */
 static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
 {
 	return vcpu->shadow.page &&
-	       vcpu->shadow.turn == atomic_load_acquire_u64(&vcpu->vm->shadow->root_turn);
+	       vcpu->shadow.turn == atomic_load_relaxed_u64(&vcpu->vm->shadow->root_turn);
 }
 
 /* Does any page lag? The partner of this acquire is in shadow_unsync(). */
