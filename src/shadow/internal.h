@@ -21,6 +21,19 @@ static inline bool role_ignores_wp(u32 role)
 	return !(role & (ROLE_WP | ROLE_GUEST_MODE));
 }
 
+/* --- mmu_lock exclusive --- */
+
+/*
+ * What was read of L1's tables may be old from here on. The turn has no order of its own: what
+ * changed them, or the slots, came before mmu_lock was taken, which is a full fence. Partner: the
+ * acquire load in shadow_walk_guest().
+ */
+static inline void shadow_end_turn(struct shadow *shadow)
+{
+	mmu_assert_exclusive(shadow->vm);
+	atomic_store_relaxed_u64(&shadow->write_turn, shadow->write_turn + 1);
+}
+
 /* --- link.c: mmu_lock exclusive --- */
 
 /* Make *@entry, of a table at @level, @new; count the leaf and owe the flush. What was there. */

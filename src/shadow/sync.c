@@ -218,7 +218,7 @@ u32 shadow_sync_begin(const struct shadow_change *change, struct shadow_sync *sy
 	/* A fault that walked before does not install: L1 may have changed its table and flushed.
 	 */
 	if (sync->count && !MUTANT(sync_keeps_turn))
-		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
+		shadow_end_turn(shadow);
 	for (u32 i = 0; i < sync->count; i++) {
 		page = shadow_page_find(shadow, &sync->pages[i].key);
 		CHECK(page && page->turn == sync->pages[i].turn);

@@ -46,7 +46,7 @@ static int zap_shadows(const struct shadow_change *change, u32 as_id, gfn_t gfn)
 	CHECK(!any || shadow->zapped);
 	CHECK(!gfn_is_tracked(change->vm, as_id, gfn));
 	if (any)
-		atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
+		shadow_end_turn(shadow);
 	return any;
 }
 
@@ -134,11 +134,12 @@ void shadow_written(struct quire_vm *vm, const struct shadow_write *write, struc
 	struct shadow_change change = shadow_taking(vm, debt);
 	u32 bucket = shadow_bucket(gfn_of(write->gpa));
 	struct shadow_page *page = change.shadow->buckets[bucket];
-	u64 turn = change.shadow->write_turn + 1;
+	u64 turn;
 
 	mmu_assert_exclusive(vm);
 	CHECK((write->gpa.v & ~QUIRE_PAGE_MASK) + write->size_bytes <= QUIRE_PAGE_SIZE);
-	atomic_store_release_u64(&change.shadow->write_turn, turn);
+	shadow_end_turn(change.shadow);
+	turn = change.shadow->write_turn;
 	while (page) {
 		if (!shadow_page_follows(page, write->as_id, gfn_of(write->gpa)) ||
 		    page->write_turn == turn) {
@@ -203,7 +204,7 @@ void shadow_make_obsolete(struct quire_vm *vm)
 		return;
 	shadow->root_gone = 1;
 	CHECK(!shadow->newest || shadow_page_is_obsolete(shadow, shadow->newest));
-	atomic_store_release_u64(&shadow->write_turn, shadow->write_turn + 1);
+	shadow_end_turn(shadow);
 }
 
 int shadow_zap_obsolete(struct quire_vm *vm, struct flush_debt *debt)
