@@ -216,10 +216,14 @@ static inline int shadow_root_is_valid(const struct quire_vcpu *vcpu)
 	       vcpu->shadow.turn == atomic_load_relaxed_u64(&vcpu->vm->shadow->root_turn);
 }
 
-/* Does any page lag? The partner of this acquire is in shadow_unsync(). */
+/*
+ * Does any page lag? Asked after L1's flush, which comes after its store, which came after the
+ * mark: this load has no order of its own. Where none does, the vCPU walks after a full fence, on
+ * its way into guest mode.
+ */
 static inline int shadow_any_unsync(const struct quire_vm *vm)
 {
-	return atomic_load_acquire_u64(&vm->shadow->unsync_pages) != 0;
+	return atomic_load_relaxed_u64(&vm->shadow->unsync_pages) != 0;
 }
 
 /* --- no lock, no read section --- */

@@ -38,8 +38,8 @@ static void unsync_list_remove(struct shadow *shadow, const struct shadow_page *
 
 static void count_unsync(const struct shadow_change *change, u64 more)
 {
-	/* Partner of shadow_any_unsync(). */
-	atomic_store_release_u64(&change->shadow->unsync_pages,
+	/* Fewer: after the entries that lagged were changed by compare-exchange, a full fence. */
+	atomic_store_relaxed_u64(&change->shadow->unsync_pages,
 				 change->shadow->unsync_pages + more);
 	atomic_add_relaxed_u64(&change->vm->stats[QUIRE_VM_STAT_mmu_unsync], more);
 }

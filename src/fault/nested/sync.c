@@ -42,7 +42,7 @@ static void sync_end(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 int fault_sync(struct quire_vcpu *vcpu, const struct shadow_key *only)
 {
 	struct shadow_sync sync = {.only = only};
-	u64 left = atomic_load_acquire_u64(&vcpu->vm->shadow->unsync_pages);
+	u64 left = atomic_load_relaxed_u64(&vcpu->vm->shadow->unsync_pages);
 	u32 count;
 
 	locks_assert_none();
