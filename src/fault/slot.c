@@ -73,8 +73,9 @@ static bool slot_of_hint(struct quire_vcpu *vcpu, const struct fault *fault, str
 	const struct quire_vm *vm = vcpu->vm;
 	const struct memslot_hint *hint = &vcpu->hint;
 
-	/* Without a range every gfn has attributes 0. */
-	if (fault->private || atomic_load_acquire_ptr(&vm->attributes.ranges.root))
+	/* Without a range every gfn has attributes 0. The snapshot was taken before (acquire): a
+	 * change of attributes that this does not see makes it old. */
+	if (fault->private || atomic_load_relaxed_ptr(&vm->attributes.ranges.root))
 		return false;
 	if (!memslot_hint_holds(&vm->slots, vcpu->as_id, hint, fault->gfn) &&
 	    !MUTANT(hint_unchecked))
