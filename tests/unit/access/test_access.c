@@ -120,6 +120,37 @@ static void test_ring(void **state)
 	vm_end();
 }
 
+static void count_entry(void *ctx, uint32_t slot, uint64_t offset)
+{
+	(void)slot;
+	(void)offset;
+	++*(uint32_t *)ctx;
+}
+
+/* A page that is the ring's newest entry gets no second one; that of another slot does. */
+static void test_ring_names_a_page_once(void **state)
+{
+	const struct quire_region other = {.slot = 1,
+					   .flags = QUIRE_SLOT_LOG_DIRTY,
+					   .gpa = {END},
+					   .size_bytes = QUIRE_PAGE_SIZE,
+					   .hva = sim_hva(0)};
+	static const uint64_t gpas[] = {0, 8, 0, END, END, 0, PAGES(1), 0};
+	uint32_t entries = 0;
+	uint8_t byte = 1;
+
+	(void)state;
+	machine.rings = 1;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+	for (size_t i = 0; i < sizeof(gpas) / sizeof(gpas[0]); i++)
+		assert_int_equal(write_at(gpas[i], &byte, 1), 0);
+	machine_read_ring(&machine, 0, count_entry, &entries);
+	assert_int_equal(entries, 5);
+	machine.rings = 0;
+	vm_end();
+}
+
 /* A ring takes the library's own writes up to its spare entries, and no right to write after it. */
 static void test_ring_is_full(void **state)
 {
@@ -259,6 +290,7 @@ int main(void)
 	    cmocka_unit_test(test_client_memory_is_gone),
 	    cmocka_unit_test(test_log),
 	    cmocka_unit_test(test_ring),
+	    cmocka_unit_test(test_ring_names_a_page_once),
 	    cmocka_unit_test(test_ring_is_full),
 	    cmocka_unit_test(test_ring_needs_a_vcpu),
 	    cmocka_unit_test(test_no_ring),

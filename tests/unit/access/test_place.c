@@ -33,6 +33,8 @@ static void begin(uint32_t flags)
 static void end(void)
 {
 	quire_place_destroy(place);
+	/* No invalidation looks for it any more. */
+	assert_null(machine.vm->pfn_caches.first);
 	vm_end();
 }
 

@@ -130,6 +130,12 @@ static void test_nothing_to_pin(void **state)
 	assert_int_equal(value, 0);
 	assert_int_equal(privacy_get(vm, &slot, (gfn_t){6}), 0);
 	vm->config.gmem_in_place_conversion = 0;
+	/* Nor where the file has no say in what its pages are. */
+	assert_int_equal(bind(0, 0), 0);
+	memset(&pin, 0x5a, sizeof(pin));
+	gmem_pin_choose(&pin, vm, &slots[0], slots[0].base_gfn);
+	assert_null(pin.gmem);
+	assert_int_equal(unbind(0, 0), 0);
 	mutex_unlock(&vm->slots_lock);
 	assert_int_equal(gmem_pin_take(&pin), 0);
 	end();
