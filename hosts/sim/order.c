@@ -5,25 +5,14 @@
 #include <string.h>
 
 #include "hosts/sim/order_model.h"
-#include "hosts/sim/sched.h"
-#include "src/base/atomic.h"
 
 /* A location keeps its last stores, and a load sees none before them. */
 #define STORES_MAX 4u
 #define SITES_MAX 4096u /* a power of two, and more than there are */
 
-/*
- * What comes before a thread's next access, and what that access must not see older stores than.
- * Two fences order the atomic accesses around them alone: @seen has what they add, for it orders
- * no plain access.
- */
-struct view {
-	struct order_clock known, seen; /* @seen has all of @known */
-};
-
 struct store {
 	uint64_t value;
-	struct view released; /* what a thread that acquires it learns */
+	struct order_view released; /* what a thread that acquires it learns */
 	uint32_t thread, time;
 	uint32_t seen[ORDER_THREADS_MAX]; /* when each thread saw it first; 0: it did not */
 };
@@ -33,15 +22,9 @@ struct location {
 	struct store stores[STORES_MAX]; /* the newest is the last */
 };
 
-struct thread {
-	struct view now;
-	struct view fenced;   /* what its relaxed stores release: as of its last fence */
-	struct view acquired; /* what its relaxed loads saw, for its next fence */
-};
+struct order_model order_model;
 
 static struct {
-	bool runs;
-	struct thread threads[ORDER_THREADS_MAX];
 	struct order_clock fences; /* what all fences so far saw */
 	struct order_site sites[SITES_MAX];
 } order;
@@ -49,7 +32,7 @@ static struct {
 static struct order_index met;
 static struct location locations[ORDER_ADDRESSES_MAX]; /* of those that @met knows */
 
-uint32_t order_index_of(struct order_index *index, uintptr_t address, bool *is_new)
+uint32_t order_index_find(struct order_index *index, uintptr_t address, bool *is_new)
 {
 	uint32_t slot = (uint32_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40);
 
@@ -72,9 +55,9 @@ uint32_t order_index_of(struct order_index *index, uintptr_t address, bool *is_n
 	return index->count++;
 }
 
-static struct thread *self(void)
+static struct order_thread *self(void)
 {
-	return &order.threads[sched_current()];
+	return &order_model.threads[sched_current()];
 }
 
 static void join(struct order_clock *to, const struct order_clock *from)
@@ -84,7 +67,7 @@ static void join(struct order_clock *to, const struct order_clock *from)
 			to->of[i] = from->of[i];
 }
 
-static void join_view(struct view *to, const struct view *from)
+static void join_view(struct order_view *to, const struct order_view *from)
 {
 	join(&to->known, &from->known);
 	join(&to->seen, &from->seen);
@@ -92,20 +75,15 @@ static void join_view(struct view *to, const struct view *from)
 
 uint32_t order_time(void)
 {
-	return self()->now.known.of[sched_current()] + 1;
+	return order_now();
 }
 
 /* An atomic access takes place: the running thread's time goes on, and is the access's own. */
 static uint32_t tick(void)
 {
-	struct view *now = &self()->now;
+	struct order_view *now = &self()->now;
 
 	return now->seen.of[sched_current()] = ++now->known.of[sched_current()];
-}
-
-bool order_knows(uint32_t thread, uint32_t time)
-{
-	return thread == sched_current() || time <= self()->now.known.of[thread];
 }
 
 static bool sees(uint32_t thread, uint32_t time)
@@ -113,17 +91,12 @@ static bool sees(uint32_t thread, uint32_t time)
 	return thread == sched_current() || time <= self()->now.seen.of[thread];
 }
 
-bool order_is_on(void)
-{
-	return order.runs && sched_current() < ORDER_THREADS_MAX && !base_sched_is_paused();
-}
-
 /* What stood there is forgotten: the next access begins a history. */
 static void fresh(const void *start, uint64_t size_bytes)
 {
 	uintptr_t from = (uintptr_t)start;
 
-	if (!order.runs)
+	if (!order_model.runs)
 		return;
 	for (uint32_t i = 0; i < met.count; i++)
 		if (met.known[i].address - from < size_bytes)
@@ -133,16 +106,16 @@ static void fresh(const void *start, uint64_t size_bytes)
 
 static void start(void)
 {
-	order.runs = true;
+	order_model.runs = true;
 	met.count = 0;
-	memset(order.threads, 0, sizeof(order.threads));
+	memset(order_model.threads, 0, sizeof(order_model.threads));
 	memset(&order.fences, 0, sizeof(order.fences));
 	order_race_start();
 }
 
 static void end(void)
 {
-	order.runs = false;
+	order_model.runs = false;
 }
 
 void order_enable(bool is_on)
@@ -233,9 +206,9 @@ static void begin_history(struct location *at, const struct order_access *access
 static void tell_all(void)
 {
 	for (uint32_t i = 0; i < ORDER_THREADS_MAX; i++)
-		join_view(&order.threads[0].now, &order.threads[i].now);
+		join_view(&order_model.threads[0].now, &order_model.threads[i].now);
 	for (uint32_t i = 1; i < ORDER_THREADS_MAX; i++)
-		order.threads[i].now = order.threads[0].now;
+		order_model.threads[i].now = order_model.threads[0].now;
 }
 
 static struct location *location_of(const struct order_access *access)
@@ -281,7 +254,7 @@ static void learn(const struct store *store, bool acquires)
 }
 
 static void push(struct location *at, const struct order_access *access, uint64_t value,
-		 const struct view *also)
+		 const struct order_view *also)
 {
 	struct store store = {
 	    .value = value,
@@ -322,7 +295,7 @@ void order_store(const struct order_access *access, uint64_t value)
 
 static void fence(void)
 {
-	struct thread *thread = self();
+	struct order_thread *thread = self();
 
 	tick();
 	join_view(&thread->now, &thread->acquired);

@@ -22,15 +22,20 @@ static struct {
 	struct sched_run *run;
 	struct virtual_thread threads[SCHED_THREADS_MAX];
 	struct virtual_thread outside; /* the caller, between runs */
-	uint32_t current;
 	uint32_t next_preemption;
-	bool running;
 	const struct sched_observer *observer;
 } sched;
 
+uint32_t sched_running_thread = SCHED_THREADS_MAX;
+
+static bool is_running(void)
+{
+	return sched_running_thread < SCHED_THREADS_MAX;
+}
+
 static struct virtual_thread *current_thread(void)
 {
-	return sched.running ? &sched.threads[sched.current] : &sched.outside;
+	return is_running() ? &sched.threads[sched_running_thread] : &sched.outside;
 }
 
 /* Only a wake lets a waiter go on, as with a futex: a change of its word does not. */
@@ -46,12 +51,12 @@ static bool pick_next(uint32_t *next)
 	uint32_t n = sched.run->threads;
 
 	for (uint32_t i = 1; i <= n; i++) {
-		*next = (sched.current + i) % n;
+		*next = (sched_running_thread + i) % n;
 		if (can_run(&sched.threads[*next]))
 			return true;
 	}
 	for (uint32_t i = 1; i <= n; i++) {
-		*next = (sched.current + i) % n;
+		*next = (sched_running_thread + i) % n;
 		if (sched.threads[*next].state == THREAD_SPINNING)
 			return true;
 	}
@@ -60,27 +65,27 @@ static bool pick_next(uint32_t *next)
 
 static void switch_to(uint32_t next)
 {
-	struct virtual_thread *from = &sched.threads[sched.current];
+	struct virtual_thread *from = current_thread();
 
 	/* Spinners look again once another thread has had a turn. */
 	for (uint32_t i = 0; i < sched.run->threads; i++)
-		if (i != sched.current && sched.threads[i].state == THREAD_SPINNING)
+		if (i != sched_running_thread && sched.threads[i].state == THREAD_SPINNING)
 			sched.threads[i].state = THREAD_READY;
 	if (sched.threads[next].state == THREAD_SPINNING)
 		sched.threads[next].state = THREAD_READY;
-	if (next == sched.current)
+	if (next == sched_running_thread)
 		return;
-	sched.current = next;
+	sched_running_thread = next;
 	swapcontext(&from->context, &sched.threads[next].context);
 }
 
 /* Back to sched_execute(), for good. */
 static void end_run(enum sched_result result)
 {
-	struct virtual_thread *from = &sched.threads[sched.current];
+	struct virtual_thread *from = current_thread();
 
 	sched.run->result = result;
-	sched.running = false;
+	sched_running_thread = SCHED_THREADS_MAX;
 	swapcontext(&from->context, &sched.outside.context);
 }
 
@@ -100,7 +105,7 @@ static uint8_t choices_now(void)
 	uint8_t choices = 0;
 
 	for (uint32_t i = 0; i < sched.run->threads; i++)
-		if (i != sched.current && can_run(&sched.threads[i]))
+		if (i != sched_running_thread && can_run(&sched.threads[i]))
 			choices |= (uint8_t)(1u << i);
 	return choices;
 }
@@ -147,7 +152,7 @@ uint32_t sched_choose(uint8_t choices)
 	struct sched_run *run = sched.run;
 	uint32_t choice;
 
-	if (!choices || !sched.running || !count_step())
+	if (!choices || !is_running() || !count_step())
 		return 0;
 	if (run->choices)
 		run->choices[run->steps - 1] = choices;
@@ -171,13 +176,8 @@ void sched_observe(const struct sched_observer *observer)
 
 void sched_yield_point(void)
 {
-	if (sched.running)
+	if (is_running())
 		take_step();
-}
-
-uint32_t sched_current(void)
-{
-	return sched.running ? sched.current : SCHED_THREADS_MAX;
 }
 
 static void (*on_point)(const char *what, const void *where);
@@ -191,7 +191,7 @@ static void sched_point(const char *what, const void *where)
 {
 	if (on_point)
 		on_point(what, where);
-	if (sched.running)
+	if (is_running())
 		take_step();
 }
 
@@ -214,7 +214,7 @@ static void sched_wait(const uint32_t *word, uint32_t value)
 {
 	struct virtual_thread *thread = current_thread();
 
-	if (!sched.running || *word != value)
+	if (!is_running() || *word != value)
 		return;
 	thread->state = THREAD_WAITING;
 	thread->word = word;
@@ -223,7 +223,7 @@ static void sched_wait(const uint32_t *word, uint32_t value)
 
 static void sched_wake(const uint32_t *word, uint32_t count)
 {
-	for (uint32_t i = 0; sched.running && i < sched.run->threads && count; i++) {
+	for (uint32_t i = 0; is_running() && i < sched.run->threads && count; i++) {
 		struct virtual_thread *thread = &sched.threads[i];
 
 		if (thread->state != THREAD_WAITING || thread->word != word)
@@ -244,7 +244,7 @@ static void sched_report(const char *text)
 {
 	if (on_report) {
 		on_report(text);
-		if (sched.running)
+		if (is_running())
 			end_run(SCHED_BROKEN);
 		return;
 	}
@@ -257,7 +257,7 @@ static void sched_report(const char *text)
 
 static void sched_relax(unsigned int turn)
 {
-	if (!sched.running) {
+	if (!is_running()) {
 		if (turn == LONELY_TURNS_MAX)
 			sched_report("sched: a wait between two runs, for what an ended run left");
 		return;
@@ -319,8 +319,7 @@ void sched_execute(struct sched_run *run)
 	run->steps = 0;
 	for (uint32_t i = 0; i < run->threads; i++)
 		thread_start(i);
-	sched.current = 0;
-	sched.running = true;
+	sched_running_thread = 0;
 	if (sched.observer)
 		sched.observer->start();
 	swapcontext(&sched.outside.context, &sched.threads[0].context);

@@ -91,8 +91,13 @@ void sched_yield_point(void);
  * @report is called once: the run ends there, for what comes after it would tell of nothing new.
  */
 void sched_on_report(void (*report)(const char *text));
-/* The virtual thread that runs, SCHED_THREADS_MAX outside a run. */
-uint32_t sched_current(void);
+/* The virtual thread that runs, SCHED_THREADS_MAX outside a run. The memory model asks at each
+ * access to memory: so it is a word, not a call. Only the scheduler writes it. */
+extern uint32_t sched_running_thread;
+static inline uint32_t sched_current(void)
+{
+	return sched_running_thread;
+}
 
 /* A test of one run: set the world up, let the threads go, look at the end state. */
 struct sched_test {

@@ -18,25 +18,10 @@ void __tsan_init(void)
 {
 }
 
-void __tsan_func_entry(void *from)
+static inline void plain(const void *to, uint32_t size_bytes, bool is_write, uintptr_t site)
 {
-	(void)from;
-}
-
-void __tsan_func_exit(void)
-{
-}
-
-static void plain(void *to, uint32_t size_bytes, bool is_write, uintptr_t site)
-{
-	const struct order_access access = {.to = to,
-					    .size_bytes = size_bytes,
-					    .site = site,
-					    .is_write = is_write,
-					    .is_plain = true};
-
 	if (order_is_on())
-		order_race_check(&access);
+		order_race_check_plain(to, size_bytes, is_write, site);
 }
 
 #define PLAIN(size)                                 \

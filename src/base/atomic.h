@@ -16,7 +16,6 @@ void base_sched_point(const char *what, const void *where);
 /* Between the two no atomic operation is a point: for checks that the guest never waits for. */
 void base_sched_pause(void);
 void base_sched_resume(void);
-int base_sched_is_paused(void);
 #else
 #define ATOMIC_POINT(p) ((void)0)
 static inline void base_sched_pause(void)

@@ -30,29 +30,24 @@ struct quire_thread *base_threads(void)
 
 #ifdef QUIRE_SCHED
 /* The scheduler runs all virtual threads on one real one. */
-static u32 sched_paused;
+u32 base_sched_paused;
 
 /* The memory model (hosts/sim/order.h) is not told of the harness's own accesses. */
 #define HARNESS __attribute__((no_sanitize("thread")))
 
 HARNESS void base_sched_pause(void)
 {
-	sched_paused++;
+	base_sched_paused++;
 }
 
 HARNESS void base_sched_resume(void)
 {
-	sched_paused--;
-}
-
-HARNESS int base_sched_is_paused(void)
-{
-	return sched_paused != 0;
+	base_sched_paused--;
 }
 
 HARNESS void base_sched_point(const char *what, const void *where)
 {
-	if (base_platform && base_platform->sched_point && !sched_paused)
+	if (base_platform && base_platform->sched_point && !base_sched_paused)
 		base_platform->sched_point(what, where);
 }
 #endif

@@ -13,6 +13,12 @@ static inline struct quire_thread *base_self(void)
 	return base_platform->self();
 }
 
+#ifdef QUIRE_SCHED
+/* Not 0 between base_sched_pause() and base_sched_resume(): the memory model of the simulation asks
+ * at each access. */
+extern u32 base_sched_paused;
+#endif
+
 /* Head of the list of all thread records; grows at the head, never shrinks. */
 struct quire_thread *base_threads(void);
 

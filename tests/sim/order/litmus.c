@@ -309,6 +309,58 @@ static void plain_after_the_same(uint32_t thread)
 		read[1][0] = data;
 }
 
+/* Of fields that lie side by side, across two lines of the model's book, and in parts of a cell. */
+static uint8_t fields[128] __attribute__((aligned(64)));
+
+static uint64_t wide_at(size_t at)
+{
+	return ((const struct { uint64_t value; }
+		 __attribute__((packed, may_alias)) *)(fields + at))
+	    ->value;
+}
+
+static void plain_across_lines(uint32_t thread)
+{
+	if (thread)
+		read[1][0] = (uint32_t)wide_at(60);
+	else
+		fields[65] = 1;
+}
+
+static void plain_beside(uint32_t thread)
+{
+	if (thread)
+		read[1][0] = (uint32_t)wide_at(58) + fields[67];
+	else
+		fields[66] = fields[57] = 1;
+}
+
+/* The thread does the same again once it has told the other of the first time. */
+static void plain_after_the_message(uint32_t thread)
+{
+	if (!thread) {
+		data = 7;
+		atomic_store_release_u32(&y, 1);
+		data = 7;
+	} else if (atomic_load_acquire_u32(&y)) {
+		read[1][0] = data;
+	}
+}
+
+/* The book is large enough for all that a run clears. */
+static uint64_t table[65536];
+
+static void plain_before_a_table(uint32_t thread)
+{
+	if (thread) {
+		data = 7;
+		return;
+	}
+	read[0][0] = data;
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		((volatile uint64_t *)table)[i] = 0;
+}
+
 static bool never(void)
 {
 	return false;
@@ -321,9 +373,11 @@ static void test_races(void **state)
 	static const struct {
 		void (*body)(uint32_t thread);
 		bool races, at_once; /* with the fences one after the other, too */
-	} rows[] = {{plain_message, false, false},	  {plain_message_relaxed, true, false},
-		    {plain_and_atomic, true, false},	  {plain_after_a_read, true, false},
-		    {plain_after_the_same, false, false}, {plain_between_fences, true, true}};
+	} rows[] = {{plain_message, false, false},	   {plain_message_relaxed, true, false},
+		    {plain_and_atomic, true, false},	   {plain_after_a_read, true, false},
+		    {plain_after_the_same, false, false},  {plain_between_fences, true, true},
+		    {plain_across_lines, true, true},	   {plain_beside, false, false},
+		    {plain_after_the_message, true, true}, {plain_before_a_table, true, true}};
 
 	(void)state;
 	sched_on_report(note_report);
