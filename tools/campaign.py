@@ -86,7 +86,9 @@ def run_chunk(options, first, count):
 
 
 def run(options):
-    commit = subprocess.run([options.program, "--commit"], stdout=subprocess.PIPE, text=True,
+    # With --order another program runs the seeds, which may be of another build.
+    order = [option for option in options.options if option == "--order"]
+    commit = subprocess.run([options.program, *order, "--commit"], stdout=subprocess.PIPE, text=True,
                             check=True).stdout.strip()
     campaign = begin(options, commit)
     if campaign["done"]:

@@ -281,14 +281,14 @@ int main(int argc, char **argv)
 	status = cli_parse(&sim_command, argc, argv, &options, &rest);
 	if (status != CLI_GO_ON)
 		return status;
+	if (options.order)
+		become_order(argv);
 	if (options.commit) {
 		printf(SIM_COMMIT "\n");
 		return 0;
 	}
 	if (options.one)
 		options.count = 1;
-	if (options.order)
-		become_order(argv);
 	sim_init();
 	if (options.replay)
 		return replay(&options, failed, argv);

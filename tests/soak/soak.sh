@@ -38,7 +38,7 @@ step python3 tools/progress.py --what sim --unit seeds -- build/cli/sim/quire-si
 mkdir -p build/soak
 step ./dev sim --seeds 10000000 --json "build/soak/sim-$(build/cli/sim/quire-sim --commit).json"
 ninja -C build cli/sim/quire-sim-order
-step ./dev sim --order --seeds 200000 --json "build/soak/sim-order-$(build/cli/sim/quire-sim --commit).json"
+step ./dev sim --order --seeds 200000 --json "build/soak/sim-order-$(build/cli/sim/quire-sim --order --commit).json"
 # The pairs in the one format that CI leaves out.
 step $timed build/tests/sim/test_interleave "power without r and c"
 ninja -C build tests/frontend/test_frontend_wake
