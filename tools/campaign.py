@@ -26,29 +26,49 @@ class Bad(Exception):
     """A file that is none, or of another campaign."""
 
 
-def check(path, told):
-    """What is wrong with the fields of @told."""
+def line_of(text, name, number=0):
+    """The line where field @name stands, or object @number of its list; the first, where there is none."""
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', lambda string: "s" * len(string[0]), text)
+    key = re.search(rf'"{name}"\s*:', text)
+    starts = [at.start() for at in re.finditer("{", bare) if key and at.start() > key.start()]
+    at = starts[number - 1] if 0 < number <= len(starts) else key.start() if key else 0
+    return text.count("\n", 0, at) + 1
+
+
+def check(path, text, told):
+    """What is wrong with the fields of @told, which @text says."""
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise Bad(f"{path}:1: not a campaign of quire-sim")
     for name, kind in FIELDS.items():
         if type(told.get(name)) is not kind:
-            raise Bad(f"{path}: '{name}' is missing, or is none")
-    if not 0 <= told["done"] <= told["seeds"] or told["from"] < 0:
-        raise Bad(f"{path}: more is done than there is")
-    for violation in told["violations"]:
+            raise Bad(f"{path}:{line_of(text, name)}: '{name}' is missing, or is none")
+    if not all(isinstance(option, str) for option in told["options"]):
+        raise Bad(f"{path}:{line_of(text, 'options')}: an option that is no text")
+    if not 0 <= told["done"] <= told["seeds"]:
+        raise Bad(f"{path}:{line_of(text, 'done')}: more is done than there is")
+    if told["from"] < 0:
+        raise Bad(f"{path}:{line_of(text, 'from')}: no seed is below 0")
+    done = range(told["from"], told["from"] + told["done"])
+    for number, violation in enumerate(told["violations"], 1):
+        where = f"{path}:{line_of(text, 'violations', number)}"
         if not isinstance(violation, dict) or type(violation.get("seed")) is not int or \
                 not isinstance(violation.get("failure"), str):
-            raise Bad(f"{path}: a violation without a seed or a failure")
+            raise Bad(f"{where}: a violation without a seed or a failure")
+        if violation["seed"] not in done:
+            raise Bad(f"{where}: seed {violation['seed']} is none of those that are done")
 
 
 def read(path):
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        told = json.loads(text)
     except json.JSONDecodeError as error:
         raise Bad(f"{path}:{error.lineno}: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Bad(f"{path}: {error}") from error
-    check(path, told)
+    except UnicodeDecodeError as error:
+        raise Bad(f"{path}:{path.read_bytes().count(10, 0, error.start) + 1}: not UTF-8") from error
+    except OSError as error:
+        raise Bad(f"{path}: {error.strerror}") from error
+    check(path, text, told)
     return told
 
 

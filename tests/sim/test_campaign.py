@@ -13,6 +13,27 @@ import unittest
 
 PROGRAM = sys.argv.pop(1)
 CAMPAIGN = pathlib.Path(__file__).resolve().parents[2] / "tools/campaign.py"
+# campaign.py, which is killed in the N-th of its calls of one function, half of which is done.
+DIES = """
+import os, pathlib, runpy, signal, sys
+script, name, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+owner = {"write_text": pathlib.Path, "replace": os}[name]
+whole = getattr(owner, name)
+
+def dies(first, second, **options):
+    global left
+    left -= 1
+    if not left:
+        if name == "write_text":
+            whole(first, second[:len(second) // 2], **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(first, second, **options)
+
+setattr(owner, name, dies)
+sys.path.insert(0, os.path.dirname(script))
+sys.argv = [script, *sys.argv[4:]]
+runpy.run_path(script, run_name="__main__")
+"""
 BUG = ("--mutant", "noexec_unseen")  # some seeds of a hundred fail
 
 
@@ -83,12 +104,29 @@ class Campaigns(unittest.TestCase):
         self.assertEqual(campaign("--merge", self.folder / "half")[0], 0)
         self.assertRegex(campaign("--merge", self.folder / "half")[1], "10 seeds, 0 violations, 20 seeds still to run\n$")
 
+    def test_killed_at_any_time(self):
+        """A kill in the middle of a write, and between it and the next, leaves a file that goes on."""
+        whole = self.run_one("whole", 1, 40, *BUG)[3]
+        names = ("write_text", "replace")
+        for writes in range(1, 4):
+            for name in names:
+                path = self.folder / f"{writes}{name}"
+                subprocess.run([sys.executable, "-c", DIES, CAMPAIGN, name, str(writes), PROGRAM, "--from", "1", "--seeds", "40",
+                                "--json", path, *BUG], stdout=subprocess.DEVNULL, check=False)
+                before = json.loads(path.read_text())["done"] if path.exists() else 0
+                self.assertEqual(before, ([0] + [seed["seed"] for seed in whole["violations"]])[writes - 1])
+                self.assertEqual(self.run_one(path.name, 1, 40, *BUG)[3], whole)
+
     def test_refused(self):
         good = self.run_one("good", 1, 10)[3]
-        for change, why in (("a letter", ":1: "), ({"format": "x"}, ":1: not a campaign"), ({"done": 11}, "more is done"),
-                            ({"seeds": "10"}, "'seeds' is missing"), ({"violations": [{"seed": 1}]}, "without a seed"),
+        gone = {"seed": 1, "failure": "f"}
+        for change, why in (("a letter", ":1: "), ("{\n1", ":2: "), ({"format": "x"}, ":1: not a campaign"), ({"done": 11}, ":7: more is done"),
+                            ({"seeds": "10"}, ":6: 'seeds' is missing"), ({"options": [1]}, ":4: an option"),
+                            ({"from": -1}, ":5: no seed"), ({"violations": [gone, {"seed": 1}]}, ":13: a violation without a seed"),
+                            ({"violations": [gone, 1]}, "a violation without a seed"),
+                            ({"violations": [gone | {"failure": "{"}, gone | {"seed": 11}]}, ":13: seed 11 is none"),
                             ({"commit": "x"}, "of another campaign: its commit is x"), ({"from": 2}, "its from is 2")):
-            (self.folder / "bad").write_text(change if isinstance(change, str) else json.dumps(good | change))
+            (self.folder / "bad").write_text(change if isinstance(change, str) else json.dumps(good | change, indent=1))
             status, _, errors, _ = self.run_bad()
             self.assertEqual(status, 2, change)
             self.assertIn(why, errors)
