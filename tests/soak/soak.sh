@@ -28,8 +28,11 @@ step $timed build/tests/sim/order/order_pairs --long --choices 2
 step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs --all-but tests/sim/order/argued.txt
 step $timed python3 tests/sim/order/order.py build/tests/sim/order/order_pairs --survives tests/sim/order/argued.txt
 ninja -C build cli/sim/quire-sim-order
-step $timed python3 tests/sim/order/order.py build/cli/sim/quire-sim-order --seeds 2000 --all-but tests/sim/order/caught.txt tests/sim/order/argued.txt
-step $timed python3 tests/sim/order/order.py build/cli/sim/quire-sim-order --seeds 2000 --survives tests/sim/order/argued.txt
+step $timed python3 tests/sim/order/order.py build/cli/sim/quire-sim-order --seeds 20000 --all-but tests/sim/order/caught.txt tests/sim/order/argued.txt
+step $timed python3 tests/sim/order/order.py build/cli/sim/quire-sim-order --seeds 20000 --survives tests/sim/order/argued.txt
+# Planted bugs, from the first seed on.
+ninja -C build tests/sim/sim_mutants
+step $timed build/tests/sim/sim_mutants
 # One line after the other is changed; a sample that no run had before.
 step ./dev mutate --sample $((seconds * 10)) --seed "$seed"
 ninja -C build cli/sim/quire-sim tests/sim/test_interleave
