@@ -20,23 +20,9 @@ static struct world world;
 
 static int setup(void **state)
 {
-	(void)state;
-	world_start(&world);
-	world_add_cpu(&world);
-	world_set_path(&world);
+	*state = &world;
+	world_start_two(&world);
 	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	world_stop(&world);
-	return 0;
-}
-
-static uint64_t stat(enum quire_vm_stat which)
-{
-	return quire_vm_stat(world.vm, which);
 }
 
 static void use_root(uint64_t gfn)
@@ -74,10 +60,10 @@ static void test_collisions(void **state)
 	use_root(WORLD_ROOT);
 	assert_int_equal(world_access(&world, BLOCK(0), WORLD_READ).outcome, 0);
 	assert_int_equal(world_access(&world, BLOCK(1), WORLD_READ).outcome, 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_page_hash_collisions), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_max_mmu_page_hash_collisions), 0);
 	assert_ptr_equal(world_access(&world, BLOCK(2), WORLD_READ).host, world_page(&world, 71));
 	/* Each shadow page of the other gfn counts. */
-	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_page_hash_collisions), 2);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_max_mmu_page_hash_collisions), 2);
 	world_nested(&world, 0);
 }
 
@@ -91,11 +77,11 @@ static void test_one_entry_goes(void **state)
 		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | NPT_ALL);
 		(void)world_check(&world, PAGE(i), WORLD_WRITE);
 	}
-	before = stat(QUIRE_VM_STAT_pages_4k);
+	before = world_stat(&world, QUIRE_VM_STAT_pages_4k);
 	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K) + 3 * sizeof(none)},
 					  &none, sizeof(none)),
 			 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), before - 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_4k), before - 1);
 	world_nested(&world, 0);
 }
 
@@ -126,13 +112,13 @@ static void test_recovery_asks_once(void **state)
 	/* So few are one hold of the lock. */
 	for (uint32_t i = 0; i < 3; i++)
 		(void)world_check(&world, BLOCK(1) + PAGE(i), WORLD_WRITE);
-	before = stat(QUIRE_VM_STAT_pages_4k);
+	before = world_stat(&world, QUIRE_VM_STAT_pages_4k);
 	asked = 0;
 	mutex_lock(&world.vm->slots_lock);
 	change_nested_recover(world.vm, &recovery);
 	mutex_unlock(&world.vm->slots_lock);
 	assert_int_equal(asked, 1);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), before);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_4k), before);
 	world_nested(&world, 0);
 }
 
@@ -168,15 +154,15 @@ static void test_lags_below_another_root(void **state)
 	world_nested_on(&world, 1, 1);
 	assert_int_equal(world_access_on(&world, 1, PAGE(5), WORLD_WRITE).outcome, 0);
 	world_set_entry(&world, TABLE_4K, 6, PAGE(71) | NPT_USED);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 	use_root(OTHER_ROOT);
 	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
 	quire_vcpu_flush_nested(world.vcpu);
 	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 	use_root(WORLD_ROOT);
 	assert_int_equal(world_access(&world, PAGE(6), WORLD_WRITE).outcome, 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 	world_nested(&world, 0);
 }
 
@@ -320,7 +306,7 @@ static void test_first_access_without_memory(void **state)
 	assert_true(failed > 8);
 }
 
-#define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int count_tests(void)
 {

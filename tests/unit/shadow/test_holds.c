@@ -97,7 +97,7 @@ static void set_entries(uint64_t entry_bits)
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_start(&world);
 	set_entries(NPT_ALL);
 	return 0;
@@ -105,9 +105,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	(void)state;
 	vm_check_also = NULL;
-	world_stop(&world);
+	(void)world_teardown(state);
 	return 0;
 }
 

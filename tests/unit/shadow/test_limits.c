@@ -22,15 +22,8 @@ static struct world world;
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_start(&world);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	world_stop(&world);
 	return 0;
 }
 
@@ -38,11 +31,6 @@ static void build_tables(void)
 {
 	world_set_path(&world);
 	world_set_entry(&world, OTHER_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
-}
-
-static uint64_t stat(enum quire_vm_stat which)
-{
-	return quire_vm_stat(world.vm, which);
 }
 
 /* Nothing of it is there before the first nested root. */
@@ -76,11 +64,11 @@ static void test_roots_are_found_again(void **state)
 	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
 	use_root(WORLD_ROOT);
 	use_root(OTHER_ROOT);
-	made = stat(QUIRE_VM_STAT_mmu_cache_miss);
+	made = world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss);
 	faults = world.cpus[0].faults;
 	for (uint32_t round = 0; round < 4; round++)
 		use_root(round % 2 ? OTHER_ROOT : WORLD_ROOT);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_cache_miss), made);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss), made);
 	assert_int_equal(world.cpus[0].faults, faults);
 	world_nested(&world, 0);
 }
@@ -99,7 +87,7 @@ static void test_roots_fill_the_limit(void **state)
 	for (uint32_t round = 0; round < 2; round++)
 		for (uint32_t i = 0; i < roots; i++) {
 			use_root(first + i);
-			assert_in_range(stat(QUIRE_VM_STAT_mmu_shadow_pages), 4, 64);
+			assert_in_range(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages), 4, 64);
 		}
 	/* The last one is still in use. */
 	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, 0);
@@ -118,15 +106,15 @@ static void test_longest_chain(void **state)
 		for (uint32_t i = 0; i < 512; i++)
 			world_set_entry(&world, 20 + table, i, PAGE(99) | NPT_ALL);
 	}
-	before = stat(QUIRE_VM_STAT_pages_4k);
+	before = world_stat(&world, QUIRE_VM_STAT_pages_4k);
 	for (uint32_t page = 0; page < CHAIN_MAX; page++)
 		(void)world_check(&world, PAGE(page), WORLD_WRITE);
-	assert_true(stat(QUIRE_VM_STAT_pages_4k) > before + CHAIN_MAX - 32);
+	assert_true(world_stat(&world, QUIRE_VM_STAT_pages_4k) > before + CHAIN_MAX - 32);
 	(void)world_check(&world, PAGE(CHAIN_MAX), WORLD_WRITE);
-	assert_true(stat(QUIRE_VM_STAT_pages_4k) < before + 32);
+	assert_true(world_stat(&world, QUIRE_VM_STAT_pages_4k) < before + 32);
 	for (uint32_t page = 0; page < 2 * 512; page += 50)
 		(void)world_check(&world, PAGE(page), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_rmap_size), CHAIN_MAX);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_max_mmu_rmap_size), CHAIN_MAX);
 }
 
 /* Filled once, used by each start of the log, kept when it stops, and freed with the VM. */
@@ -148,14 +136,14 @@ static void test_caches_of_the_split(void **state)
 	assert_int_equal(world_slot(&world, 1, 0), 0);
 	assert_in_range(shadow->split_descriptors.count, DESCRIPTORS_MIN, DESCRIPTORS_MAX);
 	(void)world_check(&world, UINT64_C(1) << 21, WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
 	slabs = shadow->slabs.count;
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 	assert_int_equal(shadow->slabs.count, slabs);
 }
 
-#define LIMIT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define LIMIT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int limit_tests(void)
 {

@@ -17,20 +17,13 @@ static struct world world;
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_start(&world);
 	/* No row of frames any more, so that L1's own mappings are small, too. */
 	world_migrate(&world, NEW);
 	race_path(&world, NPT_USED);
 	for (uint32_t i = 0; i < 2 * GROUP; i++)
 		world_put_entry(&world, TABLE_4K, i, PAGE(FIRST + i) | NPT_USED);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	world_stop(&world);
 	return 0;
 }
 
@@ -364,7 +357,7 @@ static void test_deletion(void **state)
 
 int neighbour_tests(void)
 {
-#define NEIGHBOUR_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define NEIGHBOUR_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 	const struct CMUnitTest tests[] = {
 	    NEIGHBOUR_TEST(test_group),
 	    NEIGHBOUR_TEST(test_ends_with_an_entry),

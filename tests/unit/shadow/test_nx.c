@@ -17,7 +17,7 @@ static struct world world;
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_mmu = QUIRE_MMU_SHADOW;
 	world_start(&world);
 	quire_vm_set_nx_huge_pages(world.vm, 1);
@@ -30,8 +30,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	(void)state;
-	world_stop(&world);
+	(void)world_teardown(state);
 	world_mmu = QUIRE_MMU_TDP;
 	return 0;
 }

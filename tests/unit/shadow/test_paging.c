@@ -32,7 +32,7 @@ struct access {
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_mmu = QUIRE_MMU_SHADOW;
 	world_start(&world);
 	world_set_entry(&world, WORLD_ROOT, 0, PAGE(UPPER) | NPT_ALL);
@@ -42,8 +42,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	(void)state;
-	world_stop(&world);
+	(void)world_teardown(state);
 	world_mmu = QUIRE_MMU_TDP;
 	return 0;
 }

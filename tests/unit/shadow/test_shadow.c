@@ -21,22 +21,10 @@ static struct world world;
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_start(&world);
 	world_set_path(&world);
 	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	world_stop(&world);
-	return 0;
-}
-
-static uint64_t stat(enum quire_vm_stat which)
-{
-	return quire_vm_stat(world.vm, which);
 }
 
 static void test_maps_and_reflects(void **state)
@@ -52,7 +40,7 @@ static void test_maps_and_reflects(void **state)
 		for (int access = WORLD_READ; access <= WORLD_FETCH; access++)
 			(void)world_check(&world, PAGE(page), (enum world_access)access);
 	/* L1's own: what mapped the tables huge has gone, the three pages above it stay. */
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages),
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages),
 			 world_mmu == QUIRE_MMU_SHADOW ? 4 + 3 : 4);
 }
 
@@ -167,7 +155,7 @@ static void test_follows_writes_of_the_hypervisor(void **state)
 	    quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K) + 5 * 8}, &entry, sizeof(entry)),
 	    0);
 	(void)world_check(&world, PAGE(5), WORLD_WRITE);
-	assert_true(stat(QUIRE_VM_STAT_mmu_pte_write) > 0);
+	assert_true(world_stat(&world, QUIRE_VM_STAT_mmu_pte_write) > 0);
 }
 
 static void hypervisor_stores(uint64_t table, uint32_t index, uint64_t entry)
@@ -197,14 +185,14 @@ static void test_written_entries_go_alone(void **state)
 	assert_int_equal(world.cpus[0].faults, faults);
 	for (uint32_t i = 8; i < 16; i++)
 		(void)world_check(&world, PAGE(i), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pte_write), 8);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_pte_write), 8);
 	/* The bits of use, as a byte, are of an entry. */
 	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K)}, "", 1), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 0);
 	/* No store of an entry: it may be no table any more. */
 	assert_int_equal(quire_vcpu_write(world.vcpu, (gpa_t){PAGE(TABLE_4K) + 1}, "", 1), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 1);
 }
 
 /* A table of a higher level that is written again and again, and not used, is none. */
@@ -218,10 +206,10 @@ static void test_flooding(void **state)
 		hypervisor_stores(TABLE_2M, 7, PAGE(9) | NPT_ALL);
 		hypervisor_stores(TABLE_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
 	}
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pde_zapped), 5);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_pde_zapped), 5);
 	hypervisor_stores(TABLE_2M, 8, 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 1);
 	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 }
 
@@ -242,7 +230,7 @@ static void test_generations(void **state)
 	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
 	for (uint32_t i = 0; i < 4; i++) {
 		assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
-		assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 0);
+		assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages), 0);
 		(void)world_check(&world, PAGE(5), WORLD_WRITE);
 		assert_int_equal(world_slot(&world, 1, 0), 0);
 	}
@@ -316,16 +304,16 @@ static void test_huge_mappings(void **state)
 	world_set_entry(&world, TABLE_2M, 2, PAGE(0) | NPT_ALL | NPT_PS);
 	world_set_entry(&world, TABLE_4K, 9, PAGE(600) | NPT_ALL);
 	(void)world_check(&world, BLOCK(1) + PAGE(9), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
 	(void)world_check(&world, BLOCK(2) + PAGE(90), WORLD_WRITE);
 	(void)world_check(&world, PAGE(9), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
 	/* The host's page is broken up: the huge mapping goes, small ones come. */
 	world_migrate(&world, 521);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 	for (uint32_t page = 0; page < 512; page += 3)
 		(void)world_check(&world, BLOCK(1) + PAGE(page), WORLD_READ);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 }
 
 /* L2 maps L1's own tables: a write through it is a write of the table. */
@@ -357,7 +345,7 @@ static void test_dirty_log(void **state)
 	(void)world_check(&world, PAGE(2), WORLD_WRITE);
 	assert_int_equal(world_slot(&world, 0, QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), world_mmu == QUIRE_MMU_SHADOW);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), world_mmu == QUIRE_MMU_SHADOW);
 	for (uint32_t round = 0; round < 3; round++) {
 		(void)world_check(&world, BLOCK(1) + PAGE(round), WORLD_WRITE);
 		/* Aliases of one gfn. */
@@ -368,7 +356,7 @@ static void test_dirty_log(void **state)
 	}
 	assert_int_equal(world_slot(&world, 1, 0), 0);
 	(void)world_check(&world, BLOCK(1), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
 }
 
 static void test_slot_deletion(void **state)
@@ -397,9 +385,9 @@ static void test_quota(void **state)
 	for (uint32_t round = 0; round < 2; round++)
 		for (uint32_t i = 0; i < 200; i++) {
 			(void)world_check(&world, BLOCK(i), WORLD_WRITE);
-			assert_true(stat(QUIRE_VM_STAT_mmu_shadow_pages) <= 64);
+			assert_true(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages) <= 64);
 		}
-	assert_true(stat(QUIRE_VM_STAT_mmu_recycled) > 10);
+	assert_true(world_stat(&world, QUIRE_VM_STAT_mmu_recycled) > 10);
 }
 
 /* More aliases of one gfn than a descriptor holds, and than a chain may have. */
@@ -413,7 +401,7 @@ static void test_aliases(void **state)
 	}
 	for (uint32_t page = 0; page < 3 * 512; page++)
 		(void)world_check(&world, PAGE(page), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_max_mmu_rmap_size), 1000);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_max_mmu_rmap_size), 1000);
 	world_migrate(&world, 99);
 	assert_int_equal(*world_check(&world, PAGE(7), WORLD_READ).host, 0);
 }
@@ -467,7 +455,7 @@ static void test_fetch_bit(void **state)
 	assert_int_equal(quire_vcpu_set_nested(world.vcpu, NULL), 0);
 }
 
-#define SHADOW_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define SHADOW_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int main(void)
 {

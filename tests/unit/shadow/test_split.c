@@ -32,7 +32,7 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_start(&world);
 	splits = refusals = 0;
 	last_error = 0;
@@ -48,19 +48,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	(void)state;
-	quire_trace_install(NULL);
-	world_stop(&world);
-	return 0;
-}
-
-static uint64_t stat(enum quire_vm_stat which)
-{
-	return quire_vm_stat(world.vm, which);
-}
-
 static void touch_all(uint32_t step)
 {
 	for (uint32_t block = 1; block <= 3; block++)
@@ -72,19 +59,20 @@ static void touch_all(uint32_t step)
 
 static void test_split_at_log_start(void **state)
 {
-	uint64_t made, small = stat(QUIRE_VM_STAT_pages_4k);
+	uint64_t made, small = world_stat(&world, QUIRE_VM_STAT_pages_4k);
 
 	(void)state;
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 3);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 	assert_int_equal(splits, 3);
 	assert_int_equal(refusals > 0 ? last_error : -EAGAIN, -EAGAIN);
 	/* Names with the same rights share the child: two tables of 512. */
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small + 2 * QUIRE_TABLE_ENTRIES);
-	made = stat(QUIRE_VM_STAT_mmu_cache_miss);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_4k),
+			 small + 2 * QUIRE_TABLE_ENTRIES);
+	made = world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss);
 	touch_all(17);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_cache_miss), made);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss), made);
 	assert_int_equal(world_harvest(&world, 1), 0);
 	touch_all(5);
 	assert_int_equal(world_harvest(&world, 1), 0);
@@ -96,7 +84,7 @@ static void test_no_split_when_switched_off(void **state)
 	world.tunables.eager_page_split = 0;
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(splits, 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 3);
 	touch_all(31);
 	assert_int_equal(world_harvest(&world, 1), 0);
 }
@@ -113,13 +101,13 @@ static void test_child_there_in_part(void **state)
 		(void)world_check(&world, BLOCK(1) + PAGE(page), WORLD_FETCH);
 	(void)world_check(&world, BLOCK(2), WORLD_WRITE);
 	(void)world_check(&world, BLOCK(3), WORLD_WRITE);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 2);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 2);
 	/* The switch took all there was: these are pieces of the first name's. */
-	assert_in_range(stat(QUIRE_VM_STAT_pages_4k), 6, QUIRE_TABLE_ENTRIES / 2);
+	assert_in_range(world_stat(&world, QUIRE_VM_STAT_pages_4k), 6, QUIRE_TABLE_ENTRIES / 2);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 	assert_int_equal(splits, 2);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 2 * QUIRE_TABLE_ENTRIES);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_4k), 2 * QUIRE_TABLE_ENTRIES);
 	touch_all(19);
 	assert_int_equal(world_harvest(&world, 1), 0);
 }
@@ -133,7 +121,7 @@ static void test_split_on_request(void **state)
 	assert_int_equal(quire_vm_split(world.vm, 0, (gpa_t){HUGE}, UINT64_C(1) << 21, &done), 0);
 	assert_int_equal(done, UINT64_C(1) << 21);
 	assert_int_equal(splits, 3);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 }
 
 static int copy_ones(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
@@ -152,10 +140,10 @@ static void test_split_at_clear(void **state)
 	assert_int_equal(quire_vm_set_manual_protect(world.vm, INITIALLY_SET), 0);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
 	assert_int_equal(splits, 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 3);
 	assert_int_equal(quire_vm_clear_dirty_log(world.vm, &clear), 0);
 	assert_int_equal(splits, 3);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 	touch_all(13);
 }
 
@@ -170,9 +158,9 @@ static void test_quota_refuses(void **state)
 	/* Writing the table dropped what it mapped. */
 	for (uint32_t block = 1; block <= 3; block++)
 		(void)world_check(&world, BLOCK(block), WORLD_WRITE);
-	for (uint32_t i = 0; stat(QUIRE_VM_STAT_mmu_shadow_pages) < 59; i++)
+	for (uint32_t i = 0; world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages) < 59; i++)
 		(void)world_check(&world, BLOCK(10 + i), WORLD_READ);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 3);
 	splits = refusals = 0;
 	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 64), 0);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
@@ -198,22 +186,22 @@ static void test_recover_what_can_grow(void **state)
 	(void)state;
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
 	touch_all(1);
-	small = stat(QUIRE_VM_STAT_pages_4k);
+	small = world_stat(&world, QUIRE_VM_STAT_pages_4k);
 	assert_int_equal(world_slot(&world, 1, 0), 0);
-	assert_true(stat(QUIRE_VM_STAT_pages_4k) < small);
+	assert_true(world_stat(&world, QUIRE_VM_STAT_pages_4k) < small);
 	touch_all(1);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 3);
 	/* With one page elsewhere the host has no huge page any more. */
 	world_migrate(&world, WORLD_SLOT_PAGES + 7);
 	touch_all(1);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
 	touch_all(1);
 	/* What L1 does not let L2 execute faults each time. */
 	faults = faults_of_touching();
-	small = stat(QUIRE_VM_STAT_pages_4k);
+	small = world_stat(&world, QUIRE_VM_STAT_pages_4k);
 	assert_int_equal(world_slot(&world, 1, 0), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), small);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_4k), small);
 	assert_int_equal(faults_of_touching(), faults);
 }
 
@@ -240,11 +228,11 @@ static void test_again_and_again(void **state)
 	(void)state;
 	for (uint32_t round = 0; round < 5; round++) {
 		assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
-		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 0);
+		assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
 		touch_all(101);
 		assert_int_equal(world_slot(&world, 1, 0), 0);
 		touch_all(101);
-		assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 3);
+		assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 3);
 	}
 }
 
@@ -280,7 +268,7 @@ static void test_pieces_stay_armed(void **state)
 	assert_int_equal(world_harvest(&world, 1), 0);
 }
 
-#define SPLIT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define SPLIT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int split_tests(void)
 {

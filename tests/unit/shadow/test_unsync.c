@@ -17,26 +17,12 @@ static struct world world;
 
 static int setup(void **state)
 {
-	(void)state;
-	world_start(&world);
-	world_add_cpu(&world);
-	world_set_path(&world);
+	*state = &world;
+	world_start_two(&world);
 	for (uint32_t i = 0; i < 16; i++)
 		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | NPT_USED);
 	world_nested_on(&world, L2, 1);
 	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	world_stop(&world);
-	return 0;
-}
-
-static uint64_t stat(enum quire_vm_stat which)
-{
-	return quire_vm_stat(world.vm, which);
 }
 
 static uint8_t *l2_host(uint64_t gpa, enum world_access access)
@@ -56,9 +42,9 @@ static void let_lag(void)
 {
 	for (uint32_t i = 0; i < 16; i++)
 		assert_non_null(l2_host(PAGE(i), WORLD_WRITE));
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 	world_set_entry(&world, TABLE_4K, 0, PAGE(100) | NPT_USED);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 }
 
 static void test_one_fault_for_many_writes(void **state)
@@ -67,7 +53,7 @@ static void test_one_fault_for_many_writes(void **state)
 
 	(void)state;
 	let_lag();
-	zapped = stat(QUIRE_VM_STAT_mmu_shadow_zapped);
+	zapped = world_stat(&world, QUIRE_VM_STAT_mmu_shadow_zapped);
 	faults = world.cpus[L1].faults;
 	for (uint32_t i = 1; i < 16; i++)
 		world_set_entry(&world, TABLE_4K, i, PAGE(100 + i) | NPT_USED);
@@ -79,13 +65,13 @@ static void test_one_fault_for_many_writes(void **state)
 	flush();
 	for (uint32_t i = 0; i < 16; i++)
 		assert_ptr_equal(l2_host(PAGE(i), WORLD_WRITE), world_page(&world, 100 + i));
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_zapped), zapped);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_zapped), zapped);
 	/* It follows again: the next write is noticed. */
 	faults = world.cpus[L1].faults;
 	world_set_entry(&world, TABLE_4K, 1, PAGE(71) | NPT_USED);
 	assert_true(world.cpus[L1].faults > faults);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 }
 
 /* What L1 has not changed stays mapped over the flush, wherever in the table it is. */
@@ -108,7 +94,7 @@ static void test_the_rest_stays(void **state)
 	for (uint32_t i = 0; i < 6; i++)
 		assert_ptr_equal(l2_host(PAGE(far[i]), WORLD_WRITE), world_page(&world, 90 + i));
 	assert_int_equal(world.cpus[L2].faults, faults);
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k) > 15, 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_4k) > 15, 1);
 }
 
 /* Each right that L1 takes is taken at the flush. */
@@ -153,9 +139,9 @@ static void test_entering_l2_syncs(void **state)
 	world_nested_on(&world, L2, 1);
 	assert_ptr_equal(l2_host(PAGE(0), WORLD_WRITE), world_page(&world, 100));
 	world_set_entry(&world, TABLE_4K, 0, PAGE(70) | NPT_USED);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 	assert_ptr_equal(world_check(&world, PAGE(0), WORLD_WRITE).host, world_page(&world, 70));
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 }
 
 /* Through an entry of L1's that was never used L2 has no old translation to keep. */
@@ -172,7 +158,7 @@ static void test_new_path_needs_no_flush(void **state)
 	assert_ptr_equal(l2_host(other + PAGE(2), WORLD_READ), world_page(&world, 72));
 	assert_ptr_equal(l2_host(other + PAGE(1), WORLD_READ), world_page(&world, 101));
 	assert_ptr_equal(l2_host(other + PAGE(0), WORLD_READ), world_page(&world, 100));
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 	world_set_entry(&world, TABLE_4K, 1, PAGE(102) | NPT_USED);
 	assert_ptr_equal(l2_host(other + BLOCK(1) + PAGE(1), WORLD_READ), world_page(&world, 102));
 }
@@ -190,7 +176,7 @@ static void test_new_path_to_a_directory(void **state)
 	assert_ptr_equal(l2_host(other + PAGE(2), WORLD_READ), world_page(&world, 72));
 	assert_ptr_equal(l2_host(other + PAGE(1), WORLD_READ), world_page(&world, 101));
 	assert_ptr_equal(l2_host(other + PAGE(0), WORLD_READ), world_page(&world, 100));
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 	world_set_entry(&world, TABLE_4K, 2, PAGE(102) | NPT_USED);
 	assert_ptr_equal(l2_host(2 * other + PAGE(3), WORLD_READ), world_page(&world, 73));
 	assert_ptr_equal(l2_host(2 * other + PAGE(2), WORLD_READ), world_page(&world, 102));
@@ -207,14 +193,14 @@ static void test_upper_levels_do_not_lag(void **state)
 	flush();
 	assert_non_null(l2_host(PAGE(3), WORLD_READ));
 	world_set_entry(&world, TABLE_4K, 9, PAGE(109) | NPT_USED);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 	assert_ptr_equal(l2_host((UINT64_C(1) << 30) + BLOCK(2) + PAGE(3), WORLD_READ),
 			 world_page(&world, 90));
 	/* It went when its table became a directory too. */
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 	assert_non_null(l2_host(PAGE(3), WORLD_READ));
 	world_set_entry(&world, TABLE_4K, 3, PAGE(103) | NPT_USED);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 	assert_ptr_equal(l2_host(PAGE(3), WORLD_READ), world_page(&world, 103));
 }
 
@@ -238,14 +224,14 @@ static void test_many_tables(void **state)
 			assert_ptr_equal(l2_host(BLOCK(10 + i) + PAGE(1), WORLD_READ), page);
 			assert_ptr_equal(l2_host(BLOCK(100 + i) + PAGE(1), WORLD_READ), page);
 		}
-		assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+		assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 		for (uint32_t i = 0; i < tables; i++)
 			world_set_entry(&world, 20 + i, 1, PAGE(71 + i + round) | NPT_USED);
-		assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 2 * tables);
+		assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 2 * tables);
 	}
 	/* Pages that lag go like others. */
 	assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 }
 
 /* Writes to a table are in the log although no fault says so any more. */
@@ -266,7 +252,7 @@ static void test_dirty_log(void **state)
 	}
 }
 
-#define UNSYNC_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define UNSYNC_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int unsync_tests(void)
 {

@@ -34,21 +34,11 @@ static void record(enum quire_trace_event event, const uint64_t *args)
 
 static int setup(void **state)
 {
-	(void)state;
-	world_start(&world);
-	world_add_cpu(&world);
-	world_set_path(&world);
+	*state = &world;
+	world_start_two(&world);
 	world_nested_on(&world, L2, 1);
 	unsyncs = syncs = 0;
 	quire_trace_install(record);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	quire_trace_install(NULL);
-	world_stop(&world);
 	return 0;
 }
 
@@ -288,7 +278,7 @@ static void test_memory_goes_meanwhile(void **state)
 	assert_int_equal(lagging(), 0);
 }
 
-#define OTHERS_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define OTHERS_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int unsync_others_tests(void)
 {

@@ -31,7 +31,7 @@ static struct quire_nested now; /* the runner's */
 
 static int setup(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_mmu = QUIRE_MMU_SHADOW;
 	world_start(&world);
 	world_add_cpu(&world);
@@ -42,7 +42,7 @@ static int setup(void **state)
 /* The runner is L2, and its tables are L1's nested ones. */
 static int setup_nested(void **state)
 {
-	(void)state;
+	*state = &world;
 	world_start(&world);
 	world_add_cpu(&world);
 	now = (struct quire_nested){.root = {PAGE(DIRECTORY)}};
@@ -51,15 +51,9 @@ static int setup_nested(void **state)
 
 static int teardown(void **state)
 {
-	(void)state;
-	world_stop(&world);
+	(void)world_teardown(state);
 	world_mmu = QUIRE_MMU_TDP;
 	return 0;
-}
-
-static uint64_t stat(enum quire_vm_stat which)
-{
-	return quire_vm_stat(world.vm, which);
 }
 
 static void use(uint32_t levels)
@@ -193,16 +187,16 @@ static void test_quadrants(void **state)
 	store(TABLE, 1023, PAGE(71) | NPT_ALL);
 	leads_to(LINEAR_32(0, 3) + 9, 70);
 	/* The page that the writer's processor has for itself, and its tables: the direct root. */
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
-	uint64_t made = stat(QUIRE_VM_STAT_mmu_cache_miss);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
+	uint64_t made = world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss);
 
 	leads_to(LINEAR_32(0, 1023), 71);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_cache_miss), made + 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss), made + 1);
 	leads_to(LINEAR_32(300, 3), 70);
 	leads_to(LINEAR_32(300, 1023), 71);
 	leads_to(LINEAR_32(1023, 3), 70);
 	leads_to(LINEAR_32(1023, 1023), 71);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_cache_miss), made + 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss), made + 1);
 	is_refused(LINEAR_32(1023, 1022), 0);
 	is_refused(LINEAR_32(301, 3), 0);
 }
@@ -218,12 +212,12 @@ static void test_directory_pages(void **state)
 	assert_int_equal(quire_vcpu_enter(world.vcpu, &requests, &stage2), 0);
 	quire_vcpu_leave(world.vcpu);
 	assert_int_equal(stage2.root_level, QUIRE_LEVEL_1G);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 4);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages), 4);
 	now.directories[2] = PAGE(OTHER_DIRECTORY) | NPT_P;
 	use(3);
 	assert_int_equal(quire_vcpu_enter(world.vcpu, &requests, &stage2), 0);
 	quire_vcpu_leave(world.vcpu);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_shadow_pages), 5);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages), 5);
 }
 
 /* What was written of a table of 4-byte entries goes alone; of a directory, both halves. */
@@ -248,16 +242,16 @@ static void test_written_entries(void **state)
 	assert_int_equal(world.cpus[RUNNER].faults, faults + 1);
 	/* The bits of use, as a byte. */
 	hypervisor_stores(PAGE(TABLE) + 64 * 4, NPT_USED, 1);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 0);
 	/* Two entries at once are no entry: both pages of the table go. */
 	hypervisor_stores(PAGE(TABLE) + 64 * 4, 0, 8);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_flooded), 2);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_flooded), 2);
 	is_refused(LINEAR_32(5, 64), 0);
 	leads_to(LINEAR_32(5, 0), 70);
 	leads_to(LINEAR_32(5, 960), 85);
-	zapped = stat(QUIRE_VM_STAT_mmu_pde_zapped);
+	zapped = world_stat(&world, QUIRE_VM_STAT_mmu_pde_zapped);
 	hypervisor_stores(PAGE(DIRECTORY) + 5 * 4, PAGE(OTHER_TABLE) | NPT_ALL, 4);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_pde_zapped), zapped + 2);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_pde_zapped), zapped + 2);
 	is_refused(LINEAR_32(5, 0), 0);
 }
 
@@ -318,7 +312,7 @@ static void test_4m(void **state)
 	leads_to(LINEAR_32(900, 600) + 5, 600);
 	assert_true(read_entry(DIRECTORY, 900) & NPT_A);
 	/* Its second half is one page of the host's. */
-	assert_int_equal(stat(QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
 	for (uint32_t bit = 17; bit < 22; bit++) {
 		store(DIRECTORY, 901, ENTRY_4M | NPT_ALL | 1u << bit);
 		is_refused(LINEAR_32(901, 70), QUIRE_PFERR_PRESENT | QUIRE_PFERR_RSVD);
@@ -432,13 +426,13 @@ static void test_directory_without_root(void **state)
 	use(3);
 	is_refused(LINEAR_PAE(1, 7, 3), 0);
 	store(TABLE, 3, PAGE(71) | NPT_USED);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 1);
-	made = stat(QUIRE_VM_STAT_mmu_cache_miss);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
+	made = world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss);
 	now.directories[1] = directory;
 	use(3);
 	leads_to(LINEAR_PAE(1, 7, 3), 71);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_cache_miss), made);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_cache_miss), made);
 	/* Written, it goes, and the root leads on to what is there now. */
 	store(OTHER_DIRECTORY, 7, PAGE(OTHER_TABLE) | NPT_ALL);
 	flush();
@@ -459,12 +453,12 @@ static void test_unsync(void **state)
 	leads_to(LINEAR_32(1, 600), 71);
 	store(TABLE, 3, PAGE(72) | NPT_USED);
 	store(TABLE, 600, 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 2);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 2);
 	leads_to(LINEAR_32(1, 600), 71);
 	flush();
 	leads_to(LINEAR_32(1, 3), 72);
 	is_refused(LINEAR_32(1, 600), 0);
-	assert_int_equal(stat(QUIRE_VM_STAT_mmu_unsync), 0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 }
 
 /* A table of level 4 is below one processor's root, and the root of another. */
@@ -574,9 +568,9 @@ static void test_few_pages(void **state)
 		use(2);
 		leads_to(LINEAR_32(i * 17, 3), 70);
 		leads_to(LINEAR_32(i * 17, 900), 71);
-		assert_true(stat(QUIRE_VM_STAT_mmu_shadow_pages) <= LEAST_PAGES);
+		assert_true(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages) <= LEAST_PAGES);
 	}
-	assert_true(stat(QUIRE_VM_STAT_mmu_recycled) > 0);
+	assert_true(world_stat(&world, QUIRE_VM_STAT_mmu_recycled) > 0);
 }
 
 /* What the tables say, by definition: 0 and the page in *@gfn; or 1 + the error code. */

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <quire/trace.h>
+
 #include "src/entry/format.h"
 #include "src/shadow/shadow.h"
 
@@ -106,6 +108,18 @@ void world_stop(struct world *world)
 void world_add_cpu(struct world *world)
 {
 	assert_int_equal(quire_vcpu_create(world->vm, 1, NULL, &world->cpus[1].vcpu), 0);
+}
+
+int world_teardown(void **state)
+{
+	quire_trace_install(NULL);
+	world_stop(*state);
+	return 0;
+}
+
+uint64_t world_stat(const struct world *world, enum quire_vm_stat which)
+{
+	return quire_vm_stat(world->vm, which);
 }
 
 void world_nested_on(struct world *world, uint32_t cpu, int nested)
@@ -263,6 +277,13 @@ void world_set_path(struct world *world)
 	world_set_entry(world, WORLD_ROOT, 0, PAGE(TABLE_1G) | NPT_ALL);
 	world_set_entry(world, TABLE_1G, 0, PAGE(TABLE_2M) | NPT_ALL);
 	world_set_entry(world, TABLE_2M, 0, PAGE(TABLE_4K) | NPT_ALL);
+}
+
+void world_start_two(struct world *world)
+{
+	world_start(world);
+	world_add_cpu(world);
+	world_set_path(world);
 }
 
 void world_put_entry(struct world *world, uint64_t table_gfn, uint32_t index, uint64_t entry)

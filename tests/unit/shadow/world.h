@@ -83,6 +83,11 @@ extern enum quire_mmu world_mmu;
 /* The host and a VM; or another VM on the same host. */
 void world_start(struct world *world);
 void world_stop(struct world *world);
+/* world_start() with a second processor and L1's tables down to TABLE_4K. */
+void world_start_two(struct world *world);
+/* Of a test whose setup() put its world into *@state: nothing listens to events any more. */
+int world_teardown(void **state);
+uint64_t world_stat(const struct world *world, enum quire_vm_stat which);
 void world_start_vm(struct world *world);
 void world_stop_vm(struct world *world);
 /* The bytes of a guest page, as the host keeps them now. */
