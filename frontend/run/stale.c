@@ -46,10 +46,10 @@ static void print_what(char words[SANITIZE_WORDS_BYTES], const struct cpu_stale 
 {
 	const char *access = stale->is_write ? "wrote to" : stale->is_fetch ? "ran" : "read";
 	int length = snprintf(words, SANITIZE_WORDS_BYTES,
-			      "the guest at RIP %#" PRIx64 " %s %#" PRIx64
+			      "the %sguest at RIP %#" PRIx64 " %s %#" PRIx64
 			      ", of which it had not flushed a translation that its tables no "
 			      "longer have; ",
-			      stale->rip, access, stale->linear);
+			      stale->is_nested ? "nested " : "", stale->rip, access, stale->linear);
 
 	if (stale->is_guests)
 		snprintf(words + length, SANITIZE_WORDS_BYTES - (size_t)length,

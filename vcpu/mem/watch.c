@@ -242,6 +242,7 @@ static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct 
 	struct cpu_stale stale = {
 	    .rip = cpu->s.rip,
 	    .linear = walk->linear,
+	    .is_nested = cpu->svm.in_guest_mode != 0,
 	    .is_write = walk->access == MMU_WRITE,
 	    .is_fetch = walk->access == MMU_FETCH,
 	    .is_table = held->kind == HELD_TABLE,
@@ -330,8 +331,6 @@ void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk)
 	uint16_t pcid = pcid_now(cpu);
 	struct held *held = page_find(cpu->watch, walk->linear, pcid);
 
-	if (cpu->svm.in_guest_mode)
-		return;
 	for (unsigned int level = walk->level; level <= walk->top; level++)
 		note_table(walk->host_of[level]);
 	if (held && held_permits(cpu, held, walk->access)) {
@@ -365,7 +364,7 @@ void tlb_watch_served(struct cpu *cpu, const struct mmu_request *request,
 	const struct held *held = page_find(watch, walk->linear, pcid_now(cpu));
 	uint64_t page = walk->linear & PAGE_NUMBER_MASK, offset = walk->linear & PAGE_OFFSET_MASK;
 
-	if (!held || held_gpa(held, walk->linear) != walk->gpa || cpu->svm.in_guest_mode)
+	if (!held || held_gpa(held, walk->linear) != walk->gpa)
 		return;
 	if (again->linear != page || again->held != held || again->epoch != watch->epoch)
 		again->served = 0;
@@ -403,8 +402,7 @@ int tlb_watch_again(struct cpu *cpu, const struct mmu_request *request, struct m
 	uint64_t offset = request->linear & PAGE_OFFSET_MASK;
 
 	if (again->linear != (request->linear & PAGE_NUMBER_MASK) || again->epoch != watch->epoch ||
-	    !(again->served >> request->stage2 & 1) || cpu->svm.in_guest_mode ||
-	    cpu->replay.emulated_count)
+	    !(again->served >> request->stage2 & 1) || cpu->replay.emulated_count)
 		return 0;
 	if (held->kind != HELD_PAGE || held->number != request->linear >> held->shift ||
 	    (held->pcid != PCID_GLOBAL && held->pcid != pcid_now(cpu)) ||

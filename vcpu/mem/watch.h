@@ -15,10 +15,12 @@
  * those). For a second no report either of a use by another vCPU than the one that changed the
  * entry: the flush may be on its way.
  *
- * Not watched: L2, guests on a single stage (kvm_amd.npt=N) while they page, and guests that do not
- * page. When the library takes memory away (a slot, a page of the host's), what the guest holds
- * stays remembered, since no flush of the guest's is due. But the library's flush drops what the
- * client changed: a change that no vCPU made is not reported after it.
+ * Of L2 its own tables are watched, from VMRUN to #VMEXIT: both drop all that is remembered, as
+ * they drop the vCPU's TLB. Not watched: L1's nested tables, guests on a single stage
+ * (kvm_amd.npt=N) while they page, and guests that do not page. When the library takes memory away
+ * (a slot, a page of the host's), what the guest holds stays remembered, since no flush of the
+ * guest's is due. But the library's flush drops what the client changed: a change that no vCPU made
+ * is not reported after it.
  */
 struct tlb_watch;
 

@@ -30,8 +30,8 @@ SHOOTDOWN_MS = 1000
 QUIET = [f"{name}-flushed" for name in FAULTY if name != "other-late"] + ["grown", "clean", "same"]
 
 
-def run(scenario, kinds="tlb"):
-    return detecting.run(QUIRE, kinds, CLIENT, scenario)
+def run(scenario, kinds="tlb", *more):
+    return detecting.run(QUIRE, kinds, CLIENT, scenario, *more)
 
 
 class Translations(unittest.TestCase):
@@ -47,6 +47,21 @@ class Translations(unittest.TestCase):
                 self.assertIn(changer, found[0]["what"])
                 # Where the client called KVM_RUN.
                 self.assertIn(found[0]["used"]["frames"][0]["function"], ("run_guest", "make"))
+
+    def test_faulty_nested_guests(self):
+        """L2's own tables are watched as L1's are."""
+        for name, words in FAULTY.items():
+            with self.subTest(name):
+                status, text, found = run(name, "tlb", "nested")
+                self.assertEqual((status, len(found)), (detecting.FOUND, 1), text)
+                self.assertIn("sanitize: tlb: the nested guest at RIP 0x100", text)
+                self.assertIn(words, found[0]["mapped"])
+                self.assertIn(CHANGERS.get(name, "vCPU 0 changed them at RIP 0x1001"), found[0]["what"])
+
+    def test_quiet_nested_guests(self):
+        for name in QUIET:
+            with self.subTest(name):
+                self.assertEqual(run(name, "tlb", "nested"), (0, "", []))
 
     def test_quiet(self):
         for name in QUIET:

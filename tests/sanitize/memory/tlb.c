@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vcpu/svm/vmcb.h"
+
 #define SLOT_BYTES (4ul << 20)
 #define PAGE 4096ul
 #define TABLES 0x2000ul /* one page a level, and behind them another lowest table */
@@ -21,7 +23,12 @@
 #define LOWEST (TABLES + 3 * PAGE)
 #define OTHER_LOWEST (TABLES + 4 * PAGE)
 #define CODE 0x10000ul
+#define HYPERVISOR (CODE + 2 * PAGE) /* L1's code, where the guest is L2 */
 #define DATA 0x20000ul
+#define VMCB 0x30000ul
+#define HOST_SAVE 0x31000ul
+#define MAPS 0x32000ul		/* of ports and MSRs, three pages of zeros */
+#define NESTED_TABLES 0x38000ul /* one page a level, three of them */
 #define PRESENT 1ul
 #define WRITABLE 2ul
 #define LARGE 0x80ul
@@ -74,6 +81,9 @@ __asm__(".pushsection .rodata\n"
 	"	hlt\n"
 	"guest_code_end:\n"
 	".popsection\n");
+
+/* L1: mov $VMCB, %eax; vmrun; hlt */
+static const uint8_t hypervisor_code[] = {0xb8, 0x00, 0x00, 0x03, 0x00, 0x0f, 0x01, 0xd8, 0xf4};
 
 struct scenario {
 	const char *name;
@@ -274,6 +284,67 @@ static void machine_open(void)
 	make_tables(machine.memory);
 }
 
+static void set_msr(int vcpu, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} one = {{.nmsrs = 1}, {.index = index, .data = value}};
+
+	if (make(vcpu, KVM_SET_MSRS, (unsigned long)&one) != 1)
+		err(1, "MSR %#x", index);
+}
+
+static struct vmcb_segment segment_of(const struct kvm_segment *from)
+{
+	return (struct vmcb_segment){
+	    .selector = from->selector,
+	    .attributes =
+		(uint16_t)(from->type | from->s << 4 | from->dpl << 5 | from->present << 7 |
+			   from->l << 9 | from->db << 10 | from->g << 11),
+	    .limit = from->limit,
+	    .base = from->base,
+	};
+}
+
+/* What the vCPU would run becomes L2, in L1's memory as it is; L1 runs it once. */
+static void nest(int vcpu)
+{
+	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	make(vcpu, KVM_GET_SREGS, (unsigned long)&sregs);
+	make(vcpu, KVM_GET_REGS, (unsigned long)&regs);
+	sregs.efer |= 1 << 12; /* SVME */
+	vmcb->control.intercept =
+	    1ull << INTERCEPT_VMRUN | 1ull << INTERCEPT_HLT | 1ull << INTERCEPT_SHUTDOWN;
+	vmcb->control.asid = 1;
+	vmcb->control.iopm_gpa = vmcb->control.msrpm_gpa = MAPS;
+	vmcb->control.misc = VMCB_NESTED_PAGING;
+	vmcb->control.nested_cr3 = NESTED_TABLES;
+	*word(machine.memory, NESTED_TABLES) = (NESTED_TABLES + PAGE) | 7;
+	*word(machine.memory, NESTED_TABLES + PAGE) = (NESTED_TABLES + 2 * PAGE) | 7;
+	for (uint64_t i = 0; i < SLOT_BYTES >> 21; i++)
+		*word(machine.memory, NESTED_TABLES + 2 * PAGE + i * 8) = i << 21 | LARGE | 7;
+	vmcb->save.cs = segment_of(&sregs.cs);
+	vmcb->save.ds = vmcb->save.es = vmcb->save.ss = segment_of(&sregs.ds);
+	vmcb->save.efer = sregs.efer;
+	vmcb->save.cr0 = sregs.cr0;
+	vmcb->save.cr3 = sregs.cr3;
+	vmcb->save.cr4 = sregs.cr4;
+	vmcb->save.dr6 = 0xffff0ff0;
+	vmcb->save.dr7 = 0x400;
+	vmcb->save.rflags = 2;
+	vmcb->save.rip = CODE;
+	memcpy(machine.memory + HYPERVISOR, hypervisor_code, sizeof(hypervisor_code));
+	regs.rip = HYPERVISOR;
+	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
+	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
+	set_msr(vcpu, 0xc0010117, HOST_SAVE);
+}
+
+/* The scenario, and "nested" where the guest is to be L2. */
 int main(int argc, char **argv)
 {
 	const struct scenario *scenario = find(argc > 1 ? argv[1] : "");
@@ -286,6 +357,8 @@ int main(int argc, char **argv)
 		*word(machine.memory, scenario->entry) = scenario->before;
 	vcpu = vcpu_open(0, &shared);
 	set_registers(vcpu, scenario);
+	if (argc > 2 && !strcmp(argv[2], "nested"))
+		nest(vcpu);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	run_guest(vcpu, shared, scenario);
 	clock_gettime(CLOCK_MONOTONIC, &end);
