@@ -265,6 +265,50 @@ static void test_ends_beside_a_child(void)
 		usleep(1000);
 }
 
+static pid_t wait_by_wait(pid_t child)
+{
+	(void)child;
+	return wait(NULL);
+}
+
+static pid_t wait_by_waitpid(pid_t child)
+{
+	return waitpid(child, NULL, 0);
+}
+
+static pid_t wait_by_waitid(pid_t child)
+{
+	siginfo_t info;
+
+	return waitid(P_PID, (id_t)child, &info, WEXITED) ? -1 : info.si_pid;
+}
+
+/* A child's descriptor is the last reference: a parent that has heard of its end finds the file
+ * released. */
+static void test_ends_with_a_child(void)
+{
+	static pid_t (*const ways[])(pid_t child) = {wait_by_wait, wait_by_waitpid, wait_by_waitid};
+
+	for (int round = 0; round < 15; round++) {
+		uint64_t before = counts().releases;
+		int fd = create(FAKE_CREATE_SLOW, 0), gate[2];
+		char byte;
+		pid_t child;
+
+		CHECK(!pipe(gate));
+		child = fork();
+		if (child == 0) {
+			close(gate[1]);
+			(void)!read(gate[0], &byte, 1);
+			_exit(0);
+		}
+		CHECK(!close(fd) && counts().releases == before && !close(gate[1]));
+		CHECK(ways[round % 3](child) == child);
+		CHECK(counts().releases == before + 1);
+		CHECK(!close(gate[0]));
+	}
+}
+
 static void send_fd(int socket, int fd)
 {
 	union {
@@ -599,6 +643,7 @@ int main(int argc, char **argv)
 	    {"close_range", test_close_range},
 	    {"ends beside a child", test_ends_beside_a_child},
 	    {"ends in a message", test_ends_in_a_message},
+	    {"ends with a child", test_ends_with_a_child},
 	    {"limit", test_limit},
 	    {"lost events", test_lost_events},
 	    {"file size limit", test_file_size_limit},

@@ -154,7 +154,7 @@ static const char no_pointers[] =
     "sigignore "
     "signal bsd_signal ssignal "
     "__sysv_signal "
-    "sysv_signal sigset ";
+    "sysv_signal sigset wait wait3 wait4 waitid waitpid ";
 
 static bool lists(const char *names, const char *name)
 {
