@@ -23,14 +23,6 @@ long syscall_answer(const struct boundary_call *call, long *result);
 extern long (*syscall_real)(long nr, ...);
 long (*syscall_real)(long nr, ...);
 
-/* Of a child with a copy of the memory, which goes on on this stack, with these variables. */
-static bool is_plain_fork(const struct boundary_call *call)
-{
-	return call->nr == SYS_fork ||
-	       (call->nr == SYS_clone && !(call->args[0] & (CLONE_VM | CLONE_SETTLS)) &&
-		!call->args[1]);
-}
-
 /* libc's fork handlers do not hear of it. */
 static long make_fork(const struct boundary_call *call)
 {
@@ -53,7 +45,8 @@ static bool is_functions(const struct boundary_call *call, long *result)
 	switch (call->nr) {
 	case SYS_fork:
 	case SYS_clone:
-		if (!is_plain_fork(call))
+	case SYS_clone3:
+		if (!trap_is_plain_fork(call))
 			return false;
 		*result = make_fork(call);
 		return true;

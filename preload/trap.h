@@ -38,6 +38,11 @@ uint64_t trap_restorer(void);
 
 /* The running thread makes the system call exit. */
 void trap_leave_thread(void);
+/*
+ * Does fork, clone or clone3 make a child with a copy of the memory, which goes on on its parent's
+ * stack, with its parent's variables?
+ */
+bool trap_is_plain_fork(const struct boundary_call *call);
 /* New processes and threads, and execve. False: it is another call. */
 bool trap_serve_process(struct trap *trap, long *result);
 /* A filter of system calls is installed. False: it is another call. */

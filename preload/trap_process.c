@@ -122,6 +122,14 @@ static long request_read(struct request *request, const struct boundary_call *ca
 	return 0;
 }
 
+bool trap_is_plain_fork(const struct boundary_call *call)
+{
+	struct request request;
+
+	return !request_read(&request, call) && !request.stack &&
+	       !(request.flags & (CLONE_VM | CLONE_SETTLS));
+}
+
 static long make_forked(struct request *request, struct trap *trap)
 {
 	long result;

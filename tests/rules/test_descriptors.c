@@ -128,6 +128,38 @@ static void address_spaces(void)
 	CHECK_EQ(ioctl(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
 }
 
+/* A child of the system call itself makes a machine of its own, also after its parent made one. */
+static void children_of_calls_use_kvm(void)
+{
+	const uint64_t clone3[11] = {[4] = SIGCHLD};
+	const struct {
+		long number, first, second;
+	} calls[] = {
+	    {SYS_fork, 0, 0}, {SYS_clone, SIGCHLD, 0}, {SYS_clone3, (long)clone3, sizeof(clone3)}};
+
+	open_default();
+	rax_set(vcpu.fd, 0x11);
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		pid_t child =
+		    (pid_t)syscall(calls[i].number, calls[i].first, calls[i].second, 0, 0, 0);
+		int status;
+
+		if (child < 0 && errno == ENOSYS)
+			continue;
+		CHECK(child >= 0);
+		if (!child) {
+			alarm(60);
+			CHECK_ERR(ioctl(vcpu.fd, KVM_RUN, 0), EIO);
+			open_default();
+			rax_set(vcpu.fd, 0x22);
+			_exit(rax_of(vcpu.fd) != 0x22);
+		}
+		CHECK_EQ(waitpid(child, &status, 0), child);
+		CHECK_EQ(status, 0);
+	}
+	CHECK_EQ(rax_of(vcpu.fd), 0x11);
+}
+
 /* From one of these to the next the calls are counted. */
 static void mark(void)
 {
@@ -429,7 +461,8 @@ static void others_numbers_are_left_alone(void)
 }
 
 static const struct check_test tests[] = {
-    TEST(numbers_are_replaced),	    TEST(numbers_are_closed_unseen),	 TEST(address_spaces),
+    TEST(numbers_are_replaced),	    TEST(numbers_are_closed_unseen),
+    TEST(address_spaces),	    TEST(children_of_calls_use_kvm),
     TEST(calls_are_not_multiplied), TEST(others_numbers_are_left_alone),
 };
 
