@@ -316,10 +316,23 @@ static void set_l1_nxe(uint8_t nxe)
 	paging.with_nxe = nxe;
 }
 
+/* The box of @slot, in which L2 makes the access of @c. Nothing is stored before it. */
+static struct box *place(uint32_t slot, const struct paging_case *c)
+{
+	struct box *box = box_of(slot);
+
+	memset(box, 0, sizeof(*box));
+	set_modes(c, vmcb_of(slot));
+	box->vmcb = paging.nest.gpa + BATCH_AT + slot * BATCH_BYTES;
+	box->rbx = HIGH | page_gpa(P_TARGET);
+	box->rdx = 0xd9010f;
+	box->next = paging.nest.gpa + BATCH_AT + (slot + 1) * BATCH_BYTES + PAGE;
+	return box;
+}
+
 static void add(const struct paging_case *wanted)
 {
 	struct paging_case *c;
-	struct box *box;
 	uint32_t slot;
 
 	if (++paging.number % paging.stride)
@@ -330,14 +343,7 @@ static void add(const struct paging_case *wanted)
 	*c = *wanted;
 	for (int i = 0; i < PAGING_ENTRIES; i++)
 		c->marks[i] = paging.number * 2654435761u >> (8 + 2 * i) & 3;
-	box = box_of(slot);
-	memset(box, 0, sizeof(*box));
-	set_tables(c, box);
-	set_modes(c, vmcb_of(slot));
-	box->vmcb = paging.nest.gpa + BATCH_AT + slot * BATCH_BYTES;
-	box->rbx = HIGH | page_gpa(P_TARGET);
-	box->rdx = 0xd9010f;
-	box->next = paging.nest.gpa + BATCH_AT + (slot + 1) * BATCH_BYTES + PAGE;
+	set_tables(c, place(slot, c));
 	if (paging.waiting == BATCH)
 		run_batch();
 }
@@ -439,12 +445,49 @@ static void both(void)
 	finish();
 }
 
+/* L1's leaf of one of the guest's tables is @bits from now on, and L2 makes the access of @c. */
+static const struct vmcb_control *run_with(const struct paging_case *c, enum page table,
+					   uint64_t bits)
+{
+	struct box *box = place(0, c);
+
+	store(box, page_gpa(P_N_PT) + index_at(page_gpa(table), 1) * 8, page_gpa(table) | bits);
+	box->next = 0;
+	paging.nest.box->next = paging.nest.gpa + BATCH_AT + PAGE;
+	CHECK_EQ(nest_turn(&paging.nest), NEST_DONE);
+	return &vmcb_of(0)->control;
+}
+
+/* A walk is a write to L1's tables, also of tables that L2 went through before, all bits set. */
+static void tables_become_read_only(void)
+{
+	static const enum page tables[] = {P_T_PT, P_T_PD, P_T_PDPT};
+	struct paging_case c = open_case();
+
+	start();
+	paging.stride = 1;
+	c.nested_level = 1;
+	add(&c);
+	run_batch();
+	for (unsigned int i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+		uint64_t entry =
+		    page_gpa(tables[i]) + index_at(HIGH | page_gpa(P_TARGET), i + 1) * 8;
+		const struct vmcb_control *got = run_with(&c, tables[i], ENTRY_OPEN & ~2ul);
+
+		CHECK_EQ(got->exit_code, VMCB_EXIT_NPF);
+		CHECK_EQ(got->exit_info1, ERROR_TABLE | 7);
+		CHECK_EQ(got->exit_info2, entry);
+		CHECK_EQ(run_with(&c, tables[i], ENTRY_OPEN)->exit_code, EXIT_VMMCALL);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
 	    TEST(guest_tables),
 	    TEST(nested_tables),
 	    TEST(both),
+	    TEST(tables_become_read_only),
 	};
 
 	paging.stride = 1;

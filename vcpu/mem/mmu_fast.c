@@ -71,10 +71,11 @@ static int is_reserved(uint64_t leaf, unsigned int shift)
 }
 
 /* The three upper levels: where the lowest table is, or the large page, and what they allow. 0: not
- * the common case. */
+ * the common case. Nested paging takes a walk for a write, though no bit is to be set. */
 static int find_table(struct cpu *cpu, uint64_t linear, struct table_entry *found)
 {
-	struct stage2_need need = need_of(cpu->stage2.format, MMU_READ);
+	struct stage2_need need =
+	    need_of(cpu->stage2.format, cpu->svm.nested_paging ? MMU_WRITE : MMU_READ);
 	uint64_t table = cpu->s.cr3 & PTE_ADDRESS, entry = 0;
 
 	*found = (struct table_entry){
