@@ -410,7 +410,10 @@ static int read_special(struct vcpu *vcpu, enum msr_origin origin, uint32_t inde
 						   : cpu_state(vcpu->cpu)->pat;
 		return 0;
 	case MSR_TSC:
+		/* The client saves L1's. */
 		*value = guest_tsc(vcpu);
+		if (origin == MSR_FROM_GUEST)
+			*value += cpu_nested_tsc_offset(vcpu->cpu);
 		return 0;
 	case MSR_TSC_ADJUST:
 		*value = cpu_state(vcpu->cpu)->tsc_offset - msrs->tsc_base;

@@ -177,20 +177,27 @@ static void open_way(const struct way *chosen)
 	set_l1();
 }
 
-/* L1 runs L2, which loads from or stores to @address and ends with @exit. */
-static void run_l2(uint8_t opcode, uint64_t address, uint64_t exit)
+/* L1 runs L2, whose code and VMCB are set, and which ends with @exit. */
+static void run_l1(uint64_t exit)
 {
 	struct kvm_regs regs = {.rip = GPA, .rflags = 2, .rax = AT(P_VMCB)};
+
+	CHECK_OK(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+	CHECK_OK(ioctl(vcpu.fd, KVM_RUN, 0));
+	CHECK_EQ(vcpu.run->exit_reason, KVM_EXIT_IO);
+	CHECK_EQ(vmcb()->control.exit_code, exit);
+}
+
+/* L2 loads from or stores to @address and ends with @exit. */
+static void run_l2(uint8_t opcode, uint64_t address, uint64_t exit)
+{
 	uint8_t *code = memory + P_L2_CODE * PAGE;
 
 	memcpy(code, l2_code, sizeof(l2_code));
 	code[0] = opcode;
 	memcpy(code + 1, &address, 4);
 	set_vmcb();
-	CHECK_OK(ioctl(vcpu.fd, KVM_SET_REGS, &regs));
-	CHECK_OK(ioctl(vcpu.fd, KVM_RUN, 0));
-	CHECK_EQ(vcpu.run->exit_reason, KVM_EXIT_IO);
-	CHECK_EQ(vmcb()->control.exit_code, exit);
+	run_l1(exit);
 }
 
 static uint64_t read_leaf(const void *leaf)
@@ -249,13 +256,41 @@ static void tables_of_5_levels(void)
 	try_way(&ways[3]);
 }
 
+/* The upper half of L2's TSC, as L2 reads it by RDMSR. */
+static uint32_t tsc_of_l2(uint64_t offset)
+{
+	/* mov $0x10, %ecx; rdmsr; vmmcall */
+	static const uint8_t code[] = {0xb9, 0x10, 0, 0, 0, 0x0f, 0x32, 0x0f, 0x01, 0xd9};
+	struct kvm_regs regs;
+
+	memcpy(memory + P_L2_CODE * PAGE, code, sizeof(code));
+	set_vmcb();
+	vmcb()->control.tsc_offset = offset;
+	run_l1(EXIT_VMMCALL);
+	CHECK_OK(ioctl(vcpu.fd, KVM_GET_REGS, &regs));
+	return (uint32_t)regs.rdx;
+}
+
+/* A filter of MSRs, whichever they are, changes nothing of that. */
+static void l2_reads_its_own_tsc(void)
+{
+	static uint8_t denied;
+	struct kvm_msr_filter filter = {
+	    .ranges[0] = {
+		.flags = KVM_MSR_FILTER_READ, .nmsrs = 1, .base = 0x35, .bitmap = &denied}};
+
+	open_way(&ways[2]);
+	CHECK_EQ(tsc_of_l2(0x5555ul << 48) >> 16, 0x5555);
+	CHECK_ZERO(ioctl(vm.fd, KVM_X86_SET_MSR_FILTER, &filter));
+	CHECK_EQ(tsc_of_l2(0x5555ul << 48) >> 16, 0x5555);
+	CHECK_EQ(tsc_of_l2(0) >> 16, 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_test tests[] = {
-	    TEST(tables_of_32_bits),
-	    TEST(tables_of_pae),
-	    TEST(tables_of_4_levels),
-	    TEST(tables_of_5_levels),
+	    TEST(tables_of_32_bits),  TEST(tables_of_pae),	  TEST(tables_of_4_levels),
+	    TEST(tables_of_5_levels), TEST(l2_reads_its_own_tsc),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -39,6 +39,8 @@ uint64_t *cpu_nested_l1_pat(struct cpu *cpu);
 /* Is L2 running? Is the global interrupt flag set? */
 int cpu_nested_active(const struct cpu *cpu);
 int cpu_nested_gif(const struct cpu *cpu);
+/* What L2's TSC is ahead of L1's. 0 while L1 runs. */
+uint64_t cpu_nested_tsc_offset(const struct cpu *cpu);
 /*
  * GIF is clear and an event of the surroundings waits for it: cpu_run() ends with CPU_EXIT_INTR as
  * soon as it is set.

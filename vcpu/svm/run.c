@@ -442,6 +442,11 @@ int cpu_nested_active(const struct cpu *cpu)
 	return cpu->svm.in_guest_mode;
 }
 
+uint64_t cpu_nested_tsc_offset(const struct cpu *cpu)
+{
+	return cpu->svm.tsc_offset;
+}
+
 int cpu_nested_gif(const struct cpu *cpu)
 {
 	return cpu->svm.gif;
