@@ -87,7 +87,8 @@ __attribute__((used)) long syscall_answer(const struct boundary_call *call, long
 		return 0;
 	if (is_functions(call, result))
 		return 1;
-	if (!numbered_perform(call, result) && !trap_serve_filter(call, result)) {
+	if (!numbered_perform(call, result) && !trap_serve_filter(call, result) &&
+	    !trap_serve_actions(call, result)) {
 		if (!boundary_knows(call->nr))
 			return 0;
 		*result = boundary_call(call);

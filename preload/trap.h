@@ -47,6 +47,8 @@ bool trap_is_plain_fork(const struct boundary_call *call);
 bool trap_serve_process(struct trap *trap, long *result);
 /* A filter of system calls is installed. False: it is another call. */
 bool trap_serve_filter(const struct boundary_call *call, long *result);
+/* Calls that change actions or wait with a mask. False: it is another call. */
+bool trap_serve_actions(const struct boundary_call *call, long *result);
 /* Calls that change actions, masks and stacks, or wait with a mask. False: it is another call. */
 bool trap_serve_signals(struct trap *trap, long *result);
 

@@ -62,9 +62,9 @@ static const struct masked masked_calls[] = {
 };
 
 /* SIGSYS stays open, for the handlers that run meanwhile. */
-static long call_masked(const struct trap *trap, const struct masked *masked)
+static long call_masked(const struct boundary_call *asked, const struct masked *masked)
 {
-	struct boundary_call call = trap->call;
+	struct boundary_call call = *asked;
 	uint64_t pair[2], mask;
 	unsigned long *argument = &call.args[masked->argument];
 
@@ -84,9 +84,9 @@ static long call_masked(const struct trap *trap, const struct masked *masked)
 /* ---- Actions ---- */
 
 /* A signal that libc keeps to itself, or a thread inside a call of ours: the kernel's. */
-static long change_kernels(const struct trap *trap, struct kernel_action *action)
+static long change_kernels(const struct boundary_call *asked, struct kernel_action *action)
 {
-	struct boundary_call call = trap->call;
+	struct boundary_call call = *asked;
 
 	if (call.args[1]) {
 		action->mask &= ~(UINT64_C(1) << (SIGSYS - 1));
@@ -95,9 +95,9 @@ static long change_kernels(const struct trap *trap, struct kernel_action *action
 	return sys_call_six(call.nr, call.args);
 }
 
-static long change_action(const struct trap *trap)
+static long change_action(const struct boundary_call *call)
 {
-	const unsigned long *args = trap->call.args;
+	const unsigned long *args = call->args;
 	int signal = (int)args[0];
 	struct kernel_action action = {0, 0, 0, 0};
 	struct sigaction wanted, old;
@@ -109,7 +109,7 @@ static long change_action(const struct trap *trap)
 		return -EFAULT;
 	if (client_call_active() || signal == SIGRTMIN - 1 || signal == SIGRTMIN - 2 ||
 	    (!signal_actions_active() && signal != SIGSYS))
-		return change_kernels(trap, &action);
+		return change_kernels(call, &action);
 	memset(&wanted, 0, sizeof(wanted));
 	wanted.sa_handler = (sighandler_t)action.handler;
 	wanted.sa_flags = (int)action.flags;
@@ -123,6 +123,21 @@ static long change_action(const struct trap *trap)
 	action.restorer = (uint64_t)(uintptr_t)old.sa_restorer;
 	memcpy(&action.mask, &old.sa_mask, SET_BYTES);
 	return user_poke(args[2], &action, sizeof(action));
+}
+
+bool trap_serve_actions(const struct boundary_call *call, long *result)
+{
+	if (call->nr == SYS_rt_sigaction) {
+		*result = change_action(call);
+		return true;
+	}
+	for (size_t i = 0; i < sizeof(masked_calls) / sizeof(masked_calls[0]); i++) {
+		if (masked_calls[i].nr != call->nr)
+			continue;
+		*result = call_masked(call, &masked_calls[i]);
+		return true;
+	}
+	return false;
 }
 
 /* ---- Stacks and frames ---- */
@@ -163,9 +178,6 @@ bool trap_serve_signals(struct trap *trap, long *result)
 	case SYS_rt_sigprocmask:
 		*result = change_mask(trap);
 		return true;
-	case SYS_rt_sigaction:
-		*result = change_action(trap);
-		return true;
 	case SYS_sigaltstack:
 		*result = change_stack(trap);
 		return true;
@@ -173,13 +185,6 @@ bool trap_serve_signals(struct trap *trap, long *result)
 		*result = return_from_signal(trap);
 		return true;
 	default:
-		break;
+		return trap_serve_actions(&trap->call, result);
 	}
-	for (size_t i = 0; i < sizeof(masked_calls) / sizeof(masked_calls[0]); i++) {
-		if (masked_calls[i].nr != trap->call.nr)
-			continue;
-		*result = call_masked(trap, &masked_calls[i]);
-		return true;
-	}
-	return false;
 }

@@ -427,6 +427,45 @@ static void test_own_return(void)
 	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
 }
 
+static uint8_t *closed;
+static volatile long own_faults;
+
+static void on_own_fault(int signal, siginfo_t *info, void *context)
+{
+	(void)signal;
+	(void)context;
+	own_faults += info->si_addr == closed;
+	if (RAW(SYS_mprotect, (long)closed, PAGE, PROT_READ))
+		_exit(9);
+}
+
+/* By syscall(3): a guest's access is KVM_RUN's to answer, the client's own is its handler's. */
+static void test_an_action_by_its_number(void)
+{
+	const struct {
+		uint64_t handler, flags, restorer, mask;
+	} action = {(uintptr_t)on_own_fault, 0x04000000 /* SA_RESTORER */ | SA_SIGINFO,
+		    (uintptr_t)raw_return, 0};
+	static struct machine machine;
+	struct sigaction before;
+	uint64_t old[4];
+
+	raw_machine(&machine);
+	closed = machine.memory + 2 * PAGE;
+	*closed = 7;
+	CHECK_OK(sigaction(SIGSEGV, NULL, &before));
+	CHECK_ZERO(syscall(SYS_rt_sigaction, SIGSEGV, &action, old, 8));
+	CHECK_EQ(old[0], (uintptr_t)before.sa_sigaction);
+	CHECK_EQ(RAW(SYS_mprotect, (long)closed, PAGE, PROT_NONE), 0);
+	CHECK_EQ(guest_sees(&machine), -EFAULT);
+	CHECK_EQ(own_faults, 0);
+	CHECK_EQ(*(volatile uint8_t *)closed, 7);
+	CHECK_EQ(own_faults, 1);
+	CHECK_EQ(guest_sees(&machine), 7);
+	CHECK(syscall(SYS_rt_sigaction, SIGSEGV, NULL, NULL, 4) == -1 && errno == EINVAL);
+	CHECK(syscall(SYS_rt_sigaction, SIGSEGV, 8, NULL, 8) == -1 && errno == EFAULT);
+}
+
 /* A handler for once: the function goes, and the rest of the action stays. */
 static void test_once(void)
 {
@@ -525,6 +564,7 @@ int main(int argc, char **argv)
 	    TEST(test_children_on_other_stacks),
 	    TEST(test_waits_with_a_mask),
 	    TEST(test_once),
+	    TEST(test_an_action_by_its_number),
 	};
 
 	return check_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
