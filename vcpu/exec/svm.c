@@ -109,7 +109,7 @@ static enum step vmload(struct cpu *cpu, const struct op *op)
 	s->seg[CPU_GS] = svm_segment_load(&save.gs);
 	s->seg[CPU_TR] = svm_segment_load(&save.tr);
 	s->seg[CPU_LDTR] = svm_segment_load(&save.ldtr);
-	s->kernel_gs_base = save.kernel_gs_base;
+	s->kernel_gs_base = mmu_make_canonical_base(save.kernel_gs_base);
 	s->star = save.star;
 	s->lstar = save.lstar;
 	s->cstar = save.cstar;

@@ -204,7 +204,7 @@ static void test_load_and_save(void **state)
 	struct cpu_exit_info info;
 
 	PUT(nest, GUEST_CODE, l1_vmload);
-	nest->vmcb->save.kernel_gs_base = 0xabc;
+	nest->vmcb->save.kernel_gs_base = 0xaa00000000000abc; /* made canonical, as FS is */
 	nest->vmcb->save.lstar = 0xdef;
 	nest->vmcb->save.fs = (struct vmcb_segment){.attributes = 0xc93, .base = 0x123};
 	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_HLT);
