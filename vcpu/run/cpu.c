@@ -118,7 +118,6 @@ void cpu_destroy(struct cpu *cpu)
 	table_unmap(cpu->tlb, sizeof(*cpu->tlb));
 	table_unmap(cpu->replay.entry, REPLAY_MAX * sizeof(*cpu->replay.entry));
 	tlb_watch_destroy(cpu);
-	process_heap_free(cpu->svm.iopm);
 	process_heap_free(cpu);
 }
 

@@ -84,19 +84,27 @@ static uint64_t describe_io(const struct svm_io *io)
 	return info;
 }
 
-/* Every port of the access has a bit. The next instruction is the second information word. */
+/*
+ * Every port of the access has a bit, in L1's memory as it is now. A map that is not there permits
+ * nothing. What has asked a device already goes on, whatever L1 has written since. The next
+ * instruction is the second information word.
+ */
 enum step svm_intercept_io(struct cpu *cpu, const struct svm_io *io)
 {
 	const struct svm *svm = &cpu->svm;
+	unsigned int first = io->port % 8, wanted = ((1u << io->size_bytes) - 1) << first;
+	gpa_t at = {(svm->control.iopm_gpa & PAGE_NUMBER_MASK) + io->port / 8};
+	uint16_t bits = 0;
 
-	if (!svm->in_guest_mode || !(svm->control.intercept >> INTERCEPT_IOIO & 1))
+	if (!svm->in_guest_mode || !(svm->control.intercept >> INTERCEPT_IOIO & 1) ||
+	    cpu->replay.unfinished)
 		return STEP_NEXT;
-	for (unsigned int port = io->port; port < io->port + (unsigned int)io->size_bytes; port++) {
-		if (svm->iopm[port / 8] >> (port % 8) & 1)
-			return svm_exit(cpu, VMCB_EXIT_INTR + INTERCEPT_IOIO, describe_io(io),
-					op_next_rip(cpu, cpu->op));
-	}
-	return STEP_NEXT;
+	cpu_leave_guest(cpu);
+	if (!quire_vcpu_read(cpu->vcpu, at, &bits, first + io->size_bytes > 8 ? 2 : 1) &&
+	    !(bits & wanted))
+		return STEP_NEXT;
+	return svm_exit(cpu, VMCB_EXIT_INTR + INTERCEPT_IOIO, describe_io(io),
+			op_next_rip(cpu, cpu->op));
 }
 
 /* Two bits an MSR in three ranges; all others are intercepted. */

@@ -166,21 +166,10 @@ static int take_nested_tables(struct cpu *cpu, const struct vmcb_control *contro
 int svm_take_control(struct cpu *cpu, const struct vmcb_control *control, const struct svm_l1 *l1)
 {
 	struct svm *svm = &cpu->svm;
-	int error;
+	int error = take_nested_tables(cpu, control, l1);
 
-	if (!svm->iopm) {
-		svm->iopm = process_heap_alloc(IOPM_BYTES);
-		if (!svm->iopm)
-			return -ENOMEM;
-	}
-	error = take_nested_tables(cpu, control, l1);
 	if (error)
 		return error;
-	/* A map that is not there permits nothing. */
-	if ((control->intercept >> INTERCEPT_IOIO & 1) &&
-	    quire_vcpu_read(cpu->vcpu, (gpa_t){control->iopm_gpa & PAGE_NUMBER_MASK}, svm->iopm,
-			    IOPM_BYTES))
-		memset(svm->iopm, 0xff, IOPM_BYTES);
 	svm->control = *control;
 	svm->tsc_offset = control->tsc_offset;
 	return 0;

@@ -22,7 +22,6 @@ struct svm {
 	uint64_t tsc_offset;   /* of L2 beyond L1's */
 	uint64_t cr2_before;   /* the last page fault */
 	uint64_t vmcb_gpa;     /* of L1 */
-	uint8_t *iopm;	       /* L1's I/O permission map, when it intercepts ports */
 	struct vmcb_control control;
 	/* What L1's VMCB says where its processor has not the feature: #VMEXIT leaves it so. */
 	struct {

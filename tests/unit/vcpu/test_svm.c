@@ -51,6 +51,19 @@ static void test_ports(void **state)
 	assert_int_equal(nest->vmcb->control.exit_info2, nest->vmcb->control.next_rip);
 }
 
+PROGRAM(l2_closes, "movb $0xff, 0x50012; in $0x90, %al");
+
+/* The map counts as it is at the access, as KVM reads it, and not as it was at VMRUN. */
+static void test_ports_closed_later(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_closes);
+	nest_intercept(nest, INTERCEPT_IOIO);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_IOIO);
+	assert_int_equal(nest->vmcb->control.exit_info1 >> 16, 0x90);
+}
+
 PROGRAM(l2_rdmsr, "mov $0xc0000082, %ecx; rdmsr; inc %ecx; wrmsr");
 
 static void test_msrs(void **state)
@@ -442,6 +455,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_call, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_cpuid, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_ports, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_ports_closed_later, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_msrs, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_control_registers, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_fault, nest_setup, nest_teardown),
