@@ -66,7 +66,8 @@ static void block_hear_lost(struct gmem_pages *pages, struct gmem_block *block, 
 {
 	CHECK(gmem_block_find(pages, block_no) == block);
 	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
-		u64 lost = atomic_load_relaxed_u64(&pages->lost[i]);
+		/* Partner: the exchange below, of a thread that heard of the page just before. */
+		u64 lost = atomic_load_acquire_u64(&pages->lost[i]);
 
 		if (!lost || (lost - 1) / GMEM_BLOCK_PAGES != block_no)
 			continue;
@@ -245,15 +246,21 @@ int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block
 }
 
 /*
- * The block is one unit, unless a page of it is lost. Poison comes at any time: here the order is
- * stored before the poison is looked for, in gmem_page_poison() the other way round.
+ * @unit says that pages are one unit, until a lost one is found among them. Poison comes at any
+ * time: here the word is stored before the poison is looked for, in gmem_page_poison() the other
+ * way round.
  */
-static void block_join(struct gmem_block *block)
+static void unit_say(u32 *unit, u32 value)
+{
+	atomic_store_relaxed_u32(unit, value);
+	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison() */
+}
+
+void gmem_block_join(struct gmem_block *block)
 {
 	CHECK(gmem_block_all_have(block, GMEM_PAGE_EXISTS));
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
-	atomic_store_relaxed_u32(&block->order, GMEM_BLOCK_ORDER);
-	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison() */
+	unit_say(&block->order, GMEM_BLOCK_ORDER);
 	if (gmem_block_any_has(block, GMEM_PAGE_POISONED))
 		atomic_store_relaxed_u32(&block->order, 0);
 }
@@ -269,7 +276,7 @@ int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block
 		if (error)
 			return error;
 	}
-	block_join(block);
+	gmem_block_join(block);
 	return 0;
 }
 
@@ -298,8 +305,7 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 			return;
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	CHECK(first + GMEM_GIGANTIC_PAGES <= pages->npages);
-	atomic_store_relaxed_u32(&block->gigantic, 1);
-	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison(): see block_join() */
+	unit_say(&block->gigantic, 1);
 	if (any_block_has(blocks, GMEM_PAGE_POISONED))
 		atomic_store_relaxed_u32(&block->gigantic, 0);
 }

@@ -82,13 +82,13 @@ static inline bool gmem_block_all_have(const struct gmem_block *block, u32 bit)
 	return true;
 }
 
-/* Has any page of the block one of @bits? */
+/* Has any page of the block one of @bits? What was done before the last of them went is seen. */
 static inline bool gmem_block_any_has(const struct gmem_block *block, u32 bits)
 {
 	u64 seen = 0;
 
 	for (u32 i = 0; i < GMEM_BLOCK_WORDS; i++)
-		seen |= atomic_load_relaxed_u64(&block->states[i]);
+		seen |= atomic_load_acquire_u64(&block->states[i]);
 	return seen & bits * GMEM_EVERY_PAGE;
 }
 
@@ -117,6 +117,8 @@ must_check int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_b
 /* The host gave the whole block as one unit, whose first page is at @pfn. Likewise. */
 must_check int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block,
 				   pfn_t pfn);
+/* The block is one unit, unless a page of it is lost. Likewise. */
+void gmem_block_join(struct gmem_block *block);
 /*
  * The block around page @index has just become one unit: so do the 512 of its 1 GiB together, where
  * all are units and in one aligned row of frames.

@@ -12,9 +12,9 @@
 #include "tests/sim/pairs.h"
 
 static const struct pair *const suites[] = {
-    pairs_primitive, pairs_part, pairs_base, pairs_tables, pairs_shadow, pairs_fault,
-    pairs_slots,     pairs_log,	 pairs_gmem, pairs_access, pairs_kernel, pairs_quota,
-    pairs_end,	     pairs_age,	 pairs_link, pairs_convert};
+    pairs_primitive, pairs_part,  pairs_base,  pairs_tables, pairs_shadow, pairs_gmem_part,
+    pairs_vm_part,   pairs_fault, pairs_slots, pairs_log,    pairs_gmem,   pairs_access,
+    pairs_kernel,    pairs_quota, pairs_end,   pairs_age,    pairs_link,   pairs_convert};
 
 static void print_plan(const struct sched_verdict *verdict)
 {
@@ -71,7 +71,8 @@ static bool all_hold(void)
 	for (size_t i = 0; i < sizeof(suites) / sizeof(suites[0]); i++) {
 		bool is_short = suites[i] == pairs_primitive || suites[i] == pairs_part ||
 				suites[i] == pairs_base || suites[i] == pairs_tables ||
-				suites[i] == pairs_shadow;
+				suites[i] == pairs_shadow || suites[i] == pairs_gmem_part ||
+				suites[i] == pairs_vm_part;
 		uint32_t choices = is_short ? UINT32_MAX : asked.choices;
 
 		for (const struct pair *test = suites[i]; test->name; test++)

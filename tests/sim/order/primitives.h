@@ -9,5 +9,7 @@ extern const struct pair pairs_part[];
 extern const struct pair pairs_base[];
 extern const struct pair pairs_tables[];
 extern const struct pair pairs_shadow[];
+extern const struct pair pairs_gmem_part[];
+extern const struct pair pairs_vm_part[];
 
 #endif
