@@ -42,7 +42,7 @@ static void check_owner(const struct checker *check, u64 entry, gfn_t gfn, u32 l
 static void check_backing(const struct checker *check, u64 entry, gfn_t gfn, u32 level,
 			  const struct memslot *slot)
 {
-	struct quire_gmem *file = atomic_load_acquire_ptr(&slot->gmem.file);
+	struct quire_gmem *file = atomic_load_relaxed_ptr(&slot->gmem.file);
 	bool private = privacy_get(check->vm, slot, gfn) & QUIRE_ATTRIBUTE_PRIVATE;
 	struct gmem_page page;
 

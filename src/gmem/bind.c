@@ -47,13 +47,13 @@ static void publish_bindings(const struct gmem_binding_change *change, const str
 	CHECK(!pointer || pointer == file);
 	CHECK(!bindings->root == !bindings->count);
 	rwlock_write_lock(&file->inode->invalidate_lock);
-	/* Readers load the pointer, then the root: clear in this order, set in the other. */
+	/* check_binding() loads the root and the pointer in turns: the pointer is cleared first,
+	 * and set last. */
 	if (!pointer)
-		atomic_store_release_ptr(&change->slot->gmem.file, NULL);
+		atomic_store_relaxed_ptr(&change->slot->gmem.file, NULL);
 	file->bindings.count = bindings->count;
 	atomic_store_release_ptr(&file->bindings.root, bindings->root);
-	if (pointer)
-		atomic_store_release_ptr(&change->slot->gmem.file, pointer);
+	atomic_store_release_ptr(&change->slot->gmem.file, pointer);
 	rwlock_write_unlock(&file->inode->invalidate_lock);
 }
 

@@ -138,7 +138,8 @@ struct gmem_block *gmem_block_make(struct gmem_pages *pages, u64 block_no)
 		/* After the link, a full fence: pairs with the one in note_lost(). */
 		if (unlikely(atomic_load_relaxed_u32(&pages->all_lost)))
 			block_lose_all(pages, block, block_no);
-		atomic_store_release_u32(&block->heard, 1);
+		/* What was lost is set by full fences before it. */
+		atomic_store_relaxed_u32(&block->heard, 1);
 	}
 	if (unlikely(atomic_load_relaxed_u32(&pages->any_lost)))
 		block_hear_lost(pages, block, block_no);

@@ -56,9 +56,9 @@ static inline void gmem_block_clear(struct gmem_block *block, u32 off, u32 bits)
 /* The frame of a page that EXISTS, whose state is @state. */
 static inline pfn_t gmem_block_pfn(const struct gmem_block *block, u32 off, u32 state)
 {
-	const u64 *list = atomic_load_acquire_ptr(&block->list);
+	/* The thread that sets the bit knows the list, and there is only one. */
+	const u64 *list = atomic_load_relaxed_ptr(&block->list);
 
-	/* The thread that sets the bit has published the list before. */
 	CHECK(list || !(state & GMEM_PAGE_SCATTERED));
 	if (state & GMEM_PAGE_SCATTERED)
 		return (pfn_t){atomic_load_relaxed_u64(&list[off])};

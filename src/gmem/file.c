@@ -204,7 +204,7 @@ static void inode_give_up(struct gmem_inode *inode)
 	if (atomic_load_relaxed_u32(&inode->linked))
 		return;
 	CHECK(inode->files && !inode->files->next);
-	atomic_store_release_u32(&inode->linked, 1);
+	atomic_store_relaxed_u32(&inode->linked, 1);
 	if (arch && arch->ops->make_shared && !MUTANT(link_unfreed))
 		gmem_pages_make_shared(&inode->pages, 0, inode->pages.npages,
 				       &(struct gmem_frames){arch->ops->make_shared, arch->ctx});
@@ -294,7 +294,7 @@ void gmem_release_begin(struct quire_gmem *gmem)
 		struct memslot *slot = item.value;
 
 		CHECK(slot->gmem.file == gmem && slot->gmem.pgoff == item.key);
-		atomic_store_release_ptr(&slot->gmem.file, NULL);
+		atomic_store_relaxed_ptr(&slot->gmem.file, NULL);
 	}
 }
 

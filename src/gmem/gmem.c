@@ -168,11 +168,12 @@ static int check_binding(const struct memslot *slot, const struct quire_gmem *fi
 		bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
 		if (ptree_floor(&bindings, index, &item) && item.value == slot && index < item.end)
 			return 0;
-		/* Unbind and release clear the pointer first: then it is no contradiction. */
+		/* Unbind and release clear the pointer first: then it is no contradiction. The
+		 * acquire load: before the next look at the root. */
 		if (atomic_load_acquire_ptr(&slot->gmem.file) != file)
 			return -EFAULT;
 		/* Nor is it one where an unbinding was undone meanwhile, which sets it last. */
-		if (atomic_load_acquire_ptr(&file->bindings.root) == bindings.root)
+		if (atomic_load_relaxed_ptr(&file->bindings.root) == bindings.root)
 			return -EIO;
 	}
 }
@@ -228,7 +229,7 @@ static int lookup_fast(struct gmem_lookup *lookup, const struct gmem_inode *inod
 int gmem_lookup_begin(const struct memslot *slot, gfn_t gfn, enum gmem_access access,
 		      struct gmem_lookup *lookup)
 {
-	struct quire_gmem *file = atomic_load_acquire_ptr(&slot->gmem.file);
+	struct quire_gmem *file = atomic_load_relaxed_ptr(&slot->gmem.file);
 	u64 index = memslot_gmem_index(slot, gfn);
 	int error;
 

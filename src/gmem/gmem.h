@@ -96,11 +96,12 @@ struct quire_gmem {
 
 /*
  * What the frames of the inode are told to. Pages of several VMs are told to none: a frame has one
- * owner in the reverse map. The arch itself goes with the VM of the first file.
+ * owner in the reverse map. The arch itself goes with the VM of the first file. Without an order:
+ * what must not miss the second file asks under punch_lock.
  */
 static inline const struct gmem_arch *gmem_arch(const struct gmem_inode *inode)
 {
-	return atomic_load_acquire_u32(&inode->linked) ? NULL : inode->arch;
+	return atomic_load_relaxed_u32(&inode->linked) ? NULL : inode->arch;
 }
 
 /* Contracts, see vm/locks.h. */
@@ -119,9 +120,10 @@ static inline void gmem_assert_exclusive(const struct gmem_inode *inode)
 /* In quire_gmem.active: no new references. */
 #define GMEM_RELEASED (1u << 31)
 
+/* Without an order: a release takes away what a lookup before it finds. */
 static inline bool gmem_file_is_released(const struct quire_gmem *file)
 {
-	return (atomic_load_acquire_u32(&file->active) & GMEM_RELEASED) != 0;
+	return (atomic_load_relaxed_u32(&file->active) & GMEM_RELEASED) != 0;
 }
 
 /* A reference that keeps the file and its pages: nonzero, or 0 from the release on. Any lock. */

@@ -10,7 +10,7 @@
 void gmem_pin_choose(struct quire_map_pin *pin, const struct quire_vm *vm,
 		     const struct memslot *slot, gfn_t gfn)
 {
-	struct quire_gmem *file = atomic_load_acquire_ptr(&slot->gmem.file);
+	struct quire_gmem *file = atomic_load_relaxed_ptr(&slot->gmem.file);
 
 	slots_assert_section(vm);
 	*pin = (struct quire_map_pin){0};

@@ -13,7 +13,7 @@ static const struct range_map *map_at(const struct quire_vm *vm, const struct me
 	*at = gfn.v;
 	if (likely(!vm->config.gmem_in_place_conversion))
 		return &vm->attributes;
-	file = slot ? atomic_load_acquire_ptr(&slot->gmem.file) : NULL;
+	file = slot ? atomic_load_relaxed_ptr(&slot->gmem.file) : NULL;
 	if (!file)
 		return NULL;
 	*at = memslot_gmem_index(slot, gfn);

@@ -68,11 +68,11 @@ static void run_add(struct frame_run *run, pfn_t pfn, u64 npages)
 	run->npages += npages;
 }
 
-/* Is @off the first of GMEM_WORD_PAGES pages of the part that have @state, at consecutive frames?
- */
+/* Is @off, whose state was read before, the first of GMEM_WORD_PAGES pages of the part that have
+ * @state, at consecutive frames? */
 static bool whole_word_has(const struct block_part *part, u32 off, u32 state)
 {
-	u64 word = atomic_load_acquire_u64(&part->block->states[off / GMEM_WORD_PAGES]);
+	u64 word = atomic_load_relaxed_u64(&part->block->states[off / GMEM_WORD_PAGES]);
 
 	return off % GMEM_WORD_PAGES == 0 && part->end - off >= GMEM_WORD_PAGES &&
 	       (word & (state | GMEM_PAGE_SCATTERED) * GMEM_EVERY_PAGE) == state * GMEM_EVERY_PAGE;
@@ -281,7 +281,7 @@ int gmem_pages_find(const struct gmem_pages *pages, pfn_t pfn, u64 *index)
 		u64 base = atomic_load_relaxed_u64(&part.block->base) & GMEM_BASE_MASK;
 		u32 off = GMEM_BLOCK_PAGES;
 
-		if (pfn.v - base < GMEM_BLOCK_PAGES || atomic_load_acquire_ptr(&part.block->list))
+		if (pfn.v - base < GMEM_BLOCK_PAGES || atomic_load_relaxed_ptr(&part.block->list))
 			off = block_find_frame(part.block, pfn);
 		if (off == GMEM_BLOCK_PAGES)
 			continue;

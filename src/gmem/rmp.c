@@ -72,14 +72,20 @@ static bool bit_get(const u64 *words, u32 off)
 	return atomic_load_acquire_u64(&words[off / 64]) >> off % 64 & 1;
 }
 
+/* Under the block's lock, as all that writes the words. Partner: bit_get() without it. */
 static void bit_set(u64 *words, u32 off)
 {
-	atomic_fetch_or_u64(&words[off / 64], UINT64_C(1) << off % 64);
+	u64 *word = &words[off / 64];
+
+	atomic_store_release_u64(word, atomic_load_relaxed_u64(word) | UINT64_C(1) << off % 64);
 }
 
-static void bit_clear(u64 *words, u32 off)
+/* Under the block's lock. A reader learns nothing from a bit that is clear. */
+static void bits_clear(u64 *words, u32 off, u64 mask)
 {
-	atomic_fetch_and_u64(&words[off / 64], ~(UINT64_C(1) << off % 64));
+	u64 *word = &words[off / 64];
+
+	atomic_store_relaxed_u64(word, atomic_load_relaxed_u64(word) & ~mask);
 }
 
 static struct rmp_block *block_find(const struct rmp *map, pfn_t pfn)
@@ -101,10 +107,11 @@ static void *link_set(const struct rmp *map, void **link, void *made, size_t siz
 	return there;
 }
 
-/* What @link points to, made when it is missing; NULL without memory. */
+/* What @link points to, made when it is missing; NULL without memory. To be loaded again, with an
+ * acquire load, before it is used. */
 static void *link_make(const struct rmp *map, void **link, size_t size_bytes)
 {
-	void *there = atomic_load_acquire_ptr(link);
+	void *there = atomic_load_relaxed_ptr(link);
 
 	if (there)
 		return there;
@@ -131,7 +138,8 @@ static struct rmp_block *block_make(struct rmp *map, pfn_t pfn)
 
 static u64 frame_claim(const struct rmp_block *block, u32 off)
 {
-	const u64 *list = atomic_load_acquire_ptr(&block->list);
+	/* There is one list, and the thread that sets the bit knows it. */
+	const u64 *list = atomic_load_relaxed_ptr(&block->list);
 
 	if (list && bit_get(block->listed, off))
 		return atomic_load_relaxed_u64(&list[off]);
@@ -174,12 +182,12 @@ static bool block_is_empty(const struct rmp_block *block)
 /* Under the block's lock; the frame is free for @claim, and there is a list if one is needed. */
 static void frame_assign(struct rmp_block *block, u32 off, u64 claim, bool pending)
 {
-	u64 *list = atomic_load_acquire_ptr(&block->list); /* made without the lock */
+	u64 *list = atomic_load_relaxed_ptr(&block->list);
 
 	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
 	CHECK(!frame_check(block, off, claim, false));
 	if (claim_add(atomic_load_relaxed_u64(&block->base), off) == claim) {
-		bit_clear(block->listed, off);
+		bits_clear(block->listed, off, UINT64_C(1) << off % 64);
 	} else {
 		atomic_store_relaxed_u64(&list[off], claim);
 		bit_set(block->listed, off);
@@ -200,7 +208,7 @@ static int block_assign(struct rmp_block *block, struct rmp_change *change)
 	CHECK(change->off < change->end && change->end <= BLOCK_PAGES);
 	change->fresh = false;
 	mutex_lock(&block->lock);
-	listed = atomic_load_acquire_ptr(&block->list) != NULL;
+	listed = atomic_load_acquire_ptr(&block->list) != NULL; /* made without the lock */
 	if (block_is_empty(block))
 		atomic_store_relaxed_u64(&block->base, first);
 	for (u32 i = change->off; i < change->end && (!error || error == -EAGAIN); i++) {
@@ -241,12 +249,13 @@ static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_change *ch
 	return block_assign(block, change);
 }
 
-/* Every frame valid, and all by @base, whose gfn is aligned. */
+/* Every frame valid, and all by @base, whose gfn is aligned. The bits that say valid were set after
+ * those that say listed. */
 static bool block_is_huge(const struct rmp_block *block)
 {
 	for (u32 i = 0; i < BLOCK_WORDS; i++)
 		if (~atomic_load_acquire_u64(&block->valid[i]) ||
-		    atomic_load_acquire_u64(&block->listed[i]))
+		    atomic_load_relaxed_u64(&block->listed[i]))
 			return false;
 	return is_aligned_u64(atomic_load_relaxed_u64(&block->base), BLOCK_PAGES);
 }
@@ -285,9 +294,9 @@ static void word_end(struct rmp_block *block, u32 off, u32 end, enum frame_end h
 
 	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
 	CHECK(off < end && off / 64 == (end - 1) / 64);
-	atomic_fetch_and_u64(&block->valid[off / 64], ~mask);
+	bits_clear(block->valid, off, mask);
 	if (how == FRAME_FREED)
-		atomic_fetch_and_u64(&block->assigned[off / 64], ~mask);
+		bits_clear(block->assigned, off, mask);
 }
 
 /* Under the block's lock. */

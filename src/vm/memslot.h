@@ -46,8 +46,11 @@ struct memslot {
 	u16 id;
 	u16 as_id;
 	struct {
-		/* Not counted. Cleared by unbind and release under slots_lock and the inode's
-		 * invalidate lock; read with an acquire load. */
+		/*
+		 * Not counted. Cleared by unbind and release under slots_lock and the inode's
+		 * invalidate lock. It never becomes another file, so the one that finds the slot
+		 * knows the file: a relaxed load will do, but in check_binding().
+		 */
 		struct quire_gmem *file;
 		u64 pgoff; /* index of base_gfn in the file */
 	} gmem;
