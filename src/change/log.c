@@ -320,7 +320,8 @@ static int lend(struct quire_vm *vm, struct dirty_bitmap *bitmap, struct log_loa
 		atomic_store_relaxed_u32(&bitmap->is_lent, 1);
 	if (!words)
 		return -ENOMEM;
-	atomic_fetch_add_u32(&bitmap->refs, 1);
+	/* Relaxed: the slot's reference keeps the bitmap. */
+	atomic_add_relaxed_u32(&bitmap->refs, 1);
 	*loan = (struct log_loan){bitmap, words};
 	return 0;
 }

@@ -18,12 +18,12 @@ void dirty_log_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
 		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
 }
 
+/* In a section, whose full fence comes after the write and before the look here. Partner: the flush
+ * of a reset, after it took the entry. */
 static void push_own(struct quire_vcpu *vcpu, u32 slot, u64 offset)
 {
 	const struct dirty_ring *ring = &vcpu->ring;
 
-	/* The write before the look. Partner: the flush of a reset, after it took the entry. */
-	atomic_fence();
 	if ((!dirty_ring_used(ring) && !MUTANT(own_joins_reset)) || ring->last_slot != slot ||
 	    ring->last_offset != offset)
 		dirty_log_push(vcpu, slot, offset);

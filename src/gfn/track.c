@@ -24,9 +24,9 @@ int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache 
 	CHECK(gfn.v <= vm->max_gfn.v);
 	if (!count)
 		return -ENOMEM;
-	/* A full fence, partner of the one in gfn_track_written(). */
+	/* The unlock is the full fence, partner of the one in gfn_track_written(). */
 	if (!*count)
-		(void)atomic_fetch_add_u64(&track->pages, 1);
+		atomic_store_relaxed_u64(&track->pages, track->pages + 1);
 	*count += FOLLOWS;
 	CHECK(followers(*count) && atomic_load_relaxed_u64(&track->pages));
 	return followers(*count) == 1;
@@ -46,7 +46,7 @@ static u64 change_counts(struct quire_vm *vm, struct sparse *counts, gfn_t gfn, 
 	CHECK(vm->track->pages);
 	*count += instead - what;
 	if (!*count)
-		(void)atomic_fetch_sub_u64(&vm->track->pages, 1);
+		atomic_store_relaxed_u64(&vm->track->pages, vm->track->pages - 1);
 	return *count;
 }
 
@@ -111,6 +111,7 @@ void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes
 	locks_assert_none();
 	if (!track)
 		return;
+	/* Partner: the unlock after gfn_track_add(). */
 	atomic_fence();
 	CHECK(size_bytes && (gpa.v & ~QUIRE_PAGE_MASK) + size_bytes <= QUIRE_PAGE_SIZE);
 	if (atomic_load_relaxed_u64(&track->pages))

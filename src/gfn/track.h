@@ -12,8 +12,8 @@
  * writes ask gfn_track_written(). Made with the first nested root and kept until the VM ends.
  *
  *   tracker (mmu_lock exclusive)              the library's own writer
- *   count++, then walk the guest's table      store the data
- *                                             full fence, read the count
+ *   count++, unlock (full fence)              store the data
+ *   walk the guest's table                    full fence, read the count
  *
  * Either the walk reads the data, or the writer finds the count and drops what was walked.
  */
@@ -27,10 +27,11 @@ struct gfn_track {
 /* Tables that one gfn_track_add() may take. */
 #define TRACK_TABLES SPARSE_DEPTH
 
-/* Was a gfn ever tracked? False is what most VMs answer, at the cost of a load. */
+/* Was a gfn ever tracked? False is what most VMs answer, at the cost of a load. Without an order:
+ * the functions below load the counts themselves. */
 static inline bool gfn_track_is_used(const struct quire_vm *vm)
 {
-	return unlikely(atomic_load_acquire_ptr(&vm->track) != NULL);
+	return unlikely(atomic_load_relaxed_ptr(&vm->track) != NULL);
 }
 
 /* --- mmu_lock exclusive --- */

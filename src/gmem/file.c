@@ -230,7 +230,8 @@ int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm, struct quire_g
 	file = file_create(vm, inode);
 	if (!file)
 		return -ENOMEM;
-	(void)atomic_fetch_add_u32(&inode->refs, 1);
+	/* Relaxed: @gmem keeps the inode. */
+	atomic_add_relaxed_u32(&inode->refs, 1);
 	rwlock_write_lock(&inode->invalidate_lock);
 	CHECK(inode->files && inode->files->inode == inode);
 	inode_give_up(inode);

@@ -229,7 +229,7 @@ static void count_space(struct quire_vm *vm, u32 as_id, struct quire_view_tables
 		    entry_root_tables(f);
 
 	CHECK(as_id < vm->address_spaces);
-	if (!atomic_load_acquire_ptr(&vm->roots.valid[as_id]))
+	if (!atomic_load_relaxed_ptr(&vm->roots.valid[as_id]))
 		return;
 	tables->tdp[f->root_level] += entry_root_tables(f);
 	for (u64 at = 0; at < limit; at += TABLES_STEP_PAGES) {

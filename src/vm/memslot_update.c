@@ -152,7 +152,8 @@ static void publish_stage(struct quire_vm *vm, const struct memslot_update *upda
 	/* Accesses that found memory through the set before end: it is the client's again. */
 	if (!MUTANT(access_unwaited))
 		long_sections_wait(&vm->accesses);
-	atomic_store_release_u64(&next->generation, generation + slots->nr_as);
+	/* Without an order: a reader asks whether it is the one that it has seen, no more. */
+	atomic_store_relaxed_u64(&next->generation, generation + slots->nr_as);
 }
 
 void memslot_update_begin(struct quire_vm *vm, struct memslot_update *update)

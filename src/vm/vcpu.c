@@ -64,9 +64,12 @@ void quire_vcpu_destroy(struct quire_vcpu *vcpu)
 	*link = vcpu->next;
 	mutex_unlock(&vm->vcpus_lock);
 	/* Its mappings stay, so its counts go to the VM. */
-	for (u32 level = 0; level < ARRAY_LEN(vcpu->leaves); level++)
-		atomic_add_relaxed_u64(&vm->leaves[level],
-				       atomic_exchange_u64(&vcpu->leaves[level], 0));
+	for (u32 level = 0; level < ARRAY_LEN(vcpu->leaves); level++) {
+		u64 leaves = atomic_load_relaxed_u64(&vcpu->leaves[level]);
+
+		atomic_store_relaxed_u64(&vcpu->leaves[level], 0);
+		atomic_add_relaxed_u64(&vm->leaves[level], leaves);
+	}
 	flush_domain_remove(&vm->flush, &vcpu->mode);
 	biglock_line_remove(&vm->mmu_lock, &vcpu->line);
 	table_cache_drain(&vcpu->tables, &vm->arena);

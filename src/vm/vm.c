@@ -113,7 +113,8 @@ int vm_make(const struct quire_vm_config *config, struct quire_vm **result)
 void quire_vm_get(struct quire_vm *vm)
 {
 	CHECK(atomic_load_relaxed_u32(&vm->refs));
-	atomic_fetch_add_u32(&vm->refs, 1);
+	/* Relaxed: the caller's reference keeps the VM. */
+	atomic_add_relaxed_u32(&vm->refs, 1);
 }
 
 int quire_vm_is_dead(const struct quire_vm *vm)
@@ -121,9 +122,10 @@ int quire_vm_is_dead(const struct quire_vm *vm)
 	return vm_is_dead(vm);
 }
 
+/* Without an order: nothing is handed over with it. */
 void vm_poison(struct quire_vm *vm)
 {
-	atomic_store_release_u32(&vm->dead, 1);
+	atomic_store_relaxed_u32(&vm->dead, 1);
 }
 
 void quire_vm_set_dead(struct quire_vm *vm)
