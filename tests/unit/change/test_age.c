@@ -1,5 +1,5 @@
 /* Aging: which pages were used, told from the accessed bits. */
-#include "tests/unit/support.h"
+#include "tests/unit/gmem/support.h"
 
 static int age(uint32_t page, uint32_t npages, enum quire_age kind)
 {
@@ -102,12 +102,23 @@ static void test_empty(void **state)
 	vm_end();
 }
 
+/* Guest faults take nothing from the client's mapping of a file that serves all of a slot. */
+static void test_served_by_a_file(void **state)
+{
+	(void)state;
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, 16, 8);
+	store(19, 1);
+	assert_int_equal(age(16, 8, QUIRE_AGE_CLEAR), 0);
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 1);
+	gmem_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_small),    cmocka_unit_test(test_huge),
 	    cmocka_unit_test(test_prefault), cmocka_unit_test(test_elsewhere),
-	    cmocka_unit_test(test_empty),
+	    cmocka_unit_test(test_empty),    cmocka_unit_test(test_served_by_a_file),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

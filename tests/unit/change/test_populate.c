@@ -212,12 +212,38 @@ static void test_no_memory(void **state)
 	populate_end();
 }
 
+/* Room for the sources of a huge page comes first, and its lack changes nothing. */
+static void test_no_room_for_sources(void **state)
+{
+	struct quire_gmem_fill request = {.gfn = {GFN},
+					  .npages = 1,
+					  .source = {sim_hva(0).v},
+					  .max_order = 9,
+					  .fill = copy_byte,
+					  .ctx = &machine};
+
+	(void)state;
+	populate_begin();
+	store(0, 9);
+	machine.host.fail_at = machine.host.allocations + 1;
+	assert_int_equal(quire_gmem_populate(machine.vm, &request), -ENOMEM);
+	machine.host.fail_at = 0;
+	assert_int_equal(fills, 0);
+	assert_int_equal(quire_gmem_populate(machine.vm, &request), 1);
+	assert_int_equal(load(GFN), 9);
+	populate_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),	cmocka_unit_test(test_filled),
-	    cmocka_unit_test(test_kept_source), cmocka_unit_test(test_claimed),
-	    cmocka_unit_test(test_failed_fill), cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_filled),
+	    cmocka_unit_test(test_kept_source),
+	    cmocka_unit_test(test_claimed),
+	    cmocka_unit_test(test_failed_fill),
+	    cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_no_room_for_sources),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

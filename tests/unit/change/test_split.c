@@ -3,7 +3,7 @@
 
 #include <quire/dirty.h>
 
-#include "tests/unit/support.h"
+#include "tests/unit/gmem/support.h"
 
 #define SLOT_PAGES (2 * SIM_BLOCK)
 #define BYTES(pages) ((uint64_t)(pages) << QUIRE_PAGE_SHIFT)
@@ -167,12 +167,36 @@ static void test_no_memory(void **state)
 	end();
 }
 
+/* A file's pages stay as they are, and so do those that shadow pages map. */
+static void test_not_served(void **state)
+{
+	uint64_t done = 1;
+
+	(void)state;
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, SIM_BLOCK,
+		   SIM_BLOCK);
+	store(SIM_BLOCK + 5, 1);
+	leaves_are(0, 1, 0);
+	assert_int_equal(split(SIM_BLOCK, SIM_BLOCK, &done), -EOPNOTSUPP);
+	leaves_are(0, 1, 0);
+	gmem_end();
+	if (machine.format > QUIRE_FORMAT_EPT_NO_AD)
+		return;
+	machine.mmu = QUIRE_MMU_SHADOW;
+	begin();
+	assert_int_equal(split(0, SLOT_PAGES, &done), -EOPNOTSUPP);
+	leaves_are(0, 2, 0);
+	end();
+	machine.mmu = QUIRE_MMU_TDP;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_no_vcpu_pays), cmocka_unit_test(test_steps),
 	    cmocka_unit_test(test_refusals),	 cmocka_unit_test(test_nothing_to_split),
 	    cmocka_unit_test(test_other_space),	 cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_not_served),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

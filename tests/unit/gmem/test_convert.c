@@ -352,6 +352,17 @@ static void test_runs(void **state)
 	assert_int_equal(runs.count, 1);
 	assert_int_equal(runs.first[0], 5);
 	assert_int_equal(runs.npages[0], 1);
+	/* It ends where it is told to, and at the file's end. */
+	runs = (struct runs){.answer = 5};
+	assert_int_equal(quire_gmem_each_shared(gmem, PAGES(3), PAGES(10), note_run, &runs), 5);
+	assert_int_equal(runs.count, 1);
+	assert_int_equal(runs.npages[0], 4);
+	runs = (struct runs){0};
+	assert_int_equal(
+	    quire_gmem_each_shared(gmem, PAGES(12), PAGES(FILE_PAGES), note_run, &runs), 0);
+	assert_int_equal(runs.count, 1);
+	assert_int_equal(runs.first[0], 12);
+	assert_int_equal(runs.npages[0], FILE_PAGES - 12);
 	assert_int_equal(quire_gmem_each_shared(gmem, 1, PAGES(3), note_run, &runs), -EINVAL);
 	end();
 }

@@ -132,6 +132,27 @@ static void test_off(void **state)
 	gmem_end();
 }
 
+/* A VM that has no such parameters has Linux's order. */
+static void test_without_parameters(void **state)
+{
+	struct quire_vm_config config;
+	struct quire_gmem *file;
+	struct quire_vm *vm;
+
+	(void)state;
+	machine.tunables.gmem_huge_pages = 1;
+	vm_begin();
+	config = machine.vm->config;
+	config.tunables = NULL;
+	assert_int_equal(quire_vm_create(&config, &vm), 0);
+	assert_int_equal(quire_gmem_create(vm, PAGES(FILE_PAGES), 0, NULL, &file), 0);
+	assert_int_equal(file->inode->pages.max_order, 0);
+	quire_gmem_release(file);
+	quire_vm_put(vm);
+	vm_end();
+	machine.tunables.gmem_huge_pages = 0;
+}
+
 /* A page of the block was used before; the block's other pages are zeroed before it is huge. */
 static void test_allocated(void **state)
 {
@@ -314,6 +335,7 @@ int main(void)
 	    cmocka_unit_test(test_mixed),
 	    cmocka_unit_test(test_no_row),
 	    cmocka_unit_test(test_off),
+	    cmocka_unit_test(test_without_parameters),
 	    cmocka_unit_test(test_allocated),
 	    cmocka_unit_test(test_populated),
 	    cmocka_unit_test(test_populated_in_part),

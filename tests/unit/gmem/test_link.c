@@ -340,10 +340,10 @@ static void test_populated(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),    cmocka_unit_test(test_bound),
-	    cmocka_unit_test(test_one_memory), cmocka_unit_test(test_lost),
-	    cmocka_unit_test(test_first_goes), cmocka_unit_test(test_second_goes),
-	    cmocka_unit_test(test_given_up),   cmocka_unit_test(test_populated),
+	    cmocka_unit_test(test_refused),	  cmocka_unit_test(test_bound),
+	    cmocka_unit_test(test_one_memory),	  cmocka_unit_test(test_lost),
+	    cmocka_unit_test(test_first_goes),	  cmocka_unit_test(test_second_goes),
+	    cmocka_unit_test(test_given_up),	  cmocka_unit_test(test_populated),
 	    cmocka_unit_test(test_refused_pairs),
 	};
 

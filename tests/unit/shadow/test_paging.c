@@ -21,6 +21,7 @@
 #define LINEAR (PAGE(3) + 8)
 
 static struct world world;
+static uint64_t linear; /* what is accessed */
 
 enum kind { KIND_READ, KIND_WRITE, KIND_FETCH };
 
@@ -33,6 +34,7 @@ struct access {
 static int setup(void **state)
 {
 	*state = &world;
+	linear = LINEAR;
 	world_mmu = QUIRE_MMU_SHADOW;
 	world_start(&world);
 	world_set_entry(&world, WORLD_ROOT, 0, PAGE(UPPER) | NPT_ALL);
@@ -76,7 +78,7 @@ static uint8_t *processor_walk(const struct quire_stage2 *stage2, const struct a
 
 	for (uint32_t level = 4;; level--) {
 		uint32_t shift = 12 + 9 * (level - 1);
-		uint64_t *entry = &table[LINEAR >> shift & 511], span = (UINT64_C(1) << shift) - 1;
+		uint64_t *entry = &table[linear >> shift & 511], span = (UINT64_C(1) << shift) - 1;
 
 		if (!(*entry & NPT_P))
 			return NULL;
@@ -89,7 +91,7 @@ static uint8_t *processor_walk(const struct quire_stage2 *stage2, const struct a
 		if (!processor_allows(access, control, both, nx))
 			return NULL;
 		*entry |= access->kind == KIND_WRITE ? NPT_A | NPT_D : NPT_A;
-		return (uint8_t *)(uintptr_t)((*entry & ADDRESS & ~span) + (LINEAR & span));
+		return (uint8_t *)(uintptr_t)((*entry & ADDRESS & ~span) + (linear & span));
 	}
 }
 
@@ -110,7 +112,7 @@ static struct world_result try_access(const struct access *access,
 		if (result.host)
 			return result;
 		result.outcome = quire_vcpu_fault(
-		    world.vcpu, (gpa_t){LINEAR},
+		    world.vcpu, (gpa_t){linear},
 		    error_of(access) | (access->smap ? QUIRE_PFERR_SMAP : 0), &fault);
 		result.error = fault.flags;
 		if (result.outcome == QUIRE_NESTED_FAULT || result.outcome == QUIRE_WRITE_PROTECTED)
@@ -154,7 +156,7 @@ static struct world_result wanted(const struct access *access, const struct quir
 		}
 	}
 	if (allowed)
-		result = (struct world_result){.host = world_page(&world, DATA) + (LINEAR & 0xfff)};
+		result = (struct world_result){.host = world_page(&world, DATA) + (linear & 0xfff)};
 	return result;
 }
 
@@ -231,6 +233,40 @@ static void test_all_rights(void **state)
 			check_tables(rights(upper), rights(leaf));
 }
 
+/*
+ * A huge page of the guest over small ones of the host: what one access may is not what the one
+ * before might, and the entry that maps both changes in place, or goes first.
+ */
+static void test_rights_of_a_huge_page(void **state)
+{
+	(void)state;
+	linear = PAGE(DATA) + 8;
+	for (uint32_t which = 0; which < 8 * 16; which++) {
+		uint64_t leaf = rights(which / 16);
+		struct quire_nested control = {.root = {PAGE(WORLD_ROOT)},
+					       .levels = 4,
+					       .paging = 1,
+					       .nx = which & 1,
+					       .wp = which >> 1 & 1,
+					       .smep = which >> 2 & 1,
+					       .smap = which >> 3 & 1};
+
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, NULL), 0);
+		world_set_entry(&world, MIDDLE, 0, leaf | NPT_PS);
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &control), 0);
+		for (uint32_t i = 0; i < 18; i++) {
+			struct access access = {.kind = (enum kind)(i % 3),
+						.user = i / 3 % 3 == 1,
+						.smap = i / 3 % 3 == 2 && control.smap};
+			struct world_result expected = wanted(&access, &control, NPT_ALL, leaf);
+			struct world_result result = try_access(&access, &control);
+
+			assert_int_equal(result.outcome, expected.outcome);
+			assert_ptr_equal(result.host, expected.host);
+		}
+	}
+}
+
 static void test_refused_without_shadow_pages(void **state)
 {
 	struct quire_nested control = {.root = {PAGE(WORLD_ROOT)}, .levels = 4, .paging = 1};
@@ -256,6 +292,7 @@ int paging_tests(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_all_rights, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_rights_of_a_huge_page, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_refused_without_shadow_pages, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_split_is_refused, setup, teardown),
 	};

@@ -102,7 +102,7 @@ static void test_previous_roots_of_other_tables(void **state)
 	const struct quire_nested base = {
 	    .root = {PAGE(WORLD_ROOT)}, .levels = 4, .nx = 1, .wp = 1};
 	struct quire_nested other = base;
-	uint32_t *const words[] = {&other.levels, &other.nx, &other.wp, &other.smap,
+	uint32_t *const words[] = {&other.levels, &other.nx,  &other.wp,  &other.smap,
 				   &other.smep,	  &other.pse, &other.zero};
 	const struct shadow_page *root;
 
