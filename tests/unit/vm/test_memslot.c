@@ -1,9 +1,11 @@
 /* Memslots against a table of ids; the order of checks; failing allocations; readers. */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "src/base/reclaim.h"
@@ -458,6 +460,42 @@ static void test_update_of_any_memory(void **state)
 	fake_vm_end_locked(vm);
 }
 
+struct slow_access {
+	struct quire_vm *vm;
+	u32 is_open;
+};
+
+static void *access_slowly(void *arg)
+{
+	const struct timespec rest = {.tv_nsec = 30000000};
+	struct slow_access *slow = arg;
+	u32 section = long_section_enter(&slow->vm->accesses);
+
+	__atomic_store_n(&slow->is_open, 1, __ATOMIC_SEQ_CST);
+	nanosleep(&rest, NULL);
+	__atomic_store_n(&slow->is_open, 0, __ATOMIC_SEQ_CST);
+	long_section_leave(&slow->vm->accesses, section);
+	return NULL;
+}
+
+/* An access that has found a slot goes on using it: a change that deletes the slot waits. */
+static void test_waits_for_accesses(void **state)
+{
+	struct slow_access slow = {.vm = fake_vm_make_locked(QUIRE_VM_DEFAULT)};
+	struct quire_region region = region_of(0, 5, 100, 10);
+	pthread_t thread;
+
+	assert_int_equal(update_slot(slow.vm, &region, FINISH), 0);
+	assert_int_equal(pthread_create(&thread, NULL, access_slowly, &slow), 0);
+	while (!__atomic_load_n(&slow.is_open, __ATOMIC_SEQ_CST))
+		sched_yield();
+	region.size_bytes = 0;
+	assert_int_equal(update_slot(slow.vm, &region, FINISH), 0);
+	assert_false(__atomic_load_n(&slow.is_open, __ATOMIC_SEQ_CST));
+	pthread_join(thread, NULL);
+	fake_vm_end_locked(slow.vm);
+}
+
 /* As many slots as there are, then one more; all gone again. */
 static void test_all_slots(void **state)
 {
@@ -576,6 +614,7 @@ int main(void)
 	    cmocka_unit_test(test_readers),
 	    cmocka_unit_test(test_out_of_range),
 	    cmocka_unit_test(test_update_of_any_memory),
+	    cmocka_unit_test(test_waits_for_accesses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
