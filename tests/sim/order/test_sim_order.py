@@ -69,7 +69,7 @@ class Order(unittest.TestCase):
             path.chmod(0o755)
             listed = pathlib.Path(folder, "seeds.txt")
             listed.write_text("a site: 3\n")
-            for seeds, said, wrong in ((9, "a site: 3 does not notice, 5 does\n", 0), (8, "a site: 3 does not notice\n", 1)):
+            for seeds, said, wrong in ((9, "a site: 3 does not notice, 5 does\n", 0), (8, "a site: 3 does not notice, SURVIVED\n", 1)):
                 judge = order.judge_of(argparse.Namespace(program=path, seeds=seeds))
                 with contextlib.redirect_stdout(io.StringIO()) as told:
                     self.assertEqual(order.replay({"a site": [16]}, listed, judge), wrong)
