@@ -142,9 +142,13 @@ void oracle_hold_check(struct oracle *oracle, const struct oracle_hold *hold)
 		oracle_fail(oracle, "a page in a vCPU's hands is freed");
 }
 
-void oracle_hold_end(struct oracle *oracle, const struct oracle_hold *hold)
+void oracle_hold_let_go(struct oracle *oracle, const struct oracle_hold *hold)
 {
-	oracle->maps_active--;
 	if (hold->index != SIM_GMEM_PAGES)
 		oracle->held[hold->index]--;
+}
+
+void oracle_hold_end(struct oracle *oracle)
+{
+	oracle->maps_active--;
 }

@@ -94,7 +94,10 @@ void oracle_hold_begin(struct oracle *oracle);
 void oracle_hold(struct oracle *oracle, uint64_t gfn, const struct quire_map *map,
 		 struct oracle_hold *hold);
 void oracle_hold_check(struct oracle *oracle, const struct oracle_hold *hold);
-void oracle_hold_end(struct oracle *oracle, const struct oracle_hold *hold);
+/* Before it is unmapped: from here on a conversion may have the page. */
+void oracle_hold_let_go(struct oracle *oracle, const struct oracle_hold *hold);
+/* After it is unmapped: until then a conversion may be refused for it. */
+void oracle_hold_end(struct oracle *oracle);
 /* The hypervisor has written the page that it has in its hands. */
 void oracle_wrote(struct oracle *oracle, uint32_t space, uint64_t gfn);
 

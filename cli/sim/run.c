@@ -116,9 +116,10 @@ static void map_op(uint32_t thread, const struct sim_op *op)
 	} else if (ret != -EFAULT && ret != -ENOSPC) {
 		oracle_fail(&sim.oracle, "a page is kept from the hypervisor");
 	}
-	oracle_hold_end(&sim.oracle, &hold);
+	oracle_hold_let_go(&sim.oracle, &hold);
 	if (!ret)
 		quire_vcpu_unmap(vcpu, &map);
+	oracle_hold_end(&sim.oracle);
 }
 
 /* Shadow pages for it are found, if not without others' going. */
