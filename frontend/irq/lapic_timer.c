@@ -145,13 +145,13 @@ static bool start_deadline(struct vcpu *vcpu)
 	return deadline && start(vcpu, timers_now_ns() + clock_ticks_to_ns(ahead));
 }
 
-static bool update_mode(struct vcpu *vcpu)
+static void update_mode(struct vcpu *vcpu)
 {
 	struct lapic *lapic = &vcpu->lapic;
 	uint32_t mode = *lapic_reg(lapic, LAPIC_LVT_TIMER) & lapic->mode_mask;
 
 	if (mode == lapic->mode)
-		return false;
+		return;
 	/* Between counting modes and deadlines the timer is disarmed. */
 	if ((mode == LVT_TIMER_DEADLINE) != (lapic->mode == LVT_TIMER_DEADLINE)) {
 		stop(vcpu);
@@ -161,16 +161,18 @@ static bool update_mode(struct vcpu *vcpu)
 	}
 	lapic->mode = mode;
 	lengthen_period(lapic);
-	return true;
 }
 
 bool lapic_timer_lvt_changed_locked(struct vcpu *vcpu)
 {
-	bool changed = update_mode(vcpu), wake = lapic_timer_inject_locked(vcpu);
+	/* What is due has expired in the old mode: the thread that tells of it may be late. */
+	bool due = advance(vcpu), wake;
 
-	if (changed && !wake)
+	update_mode(vcpu);
+	wake = lapic_timer_inject_locked(vcpu);
+	if (!wake)
 		arm(vcpu);
-	return wake;
+	return wake || due;
 }
 
 bool lapic_timer_inject_locked(struct vcpu *vcpu)
@@ -201,7 +203,7 @@ bool lapic_timer_restore_locked(struct vcpu *vcpu)
 
 	*lapic_reg(lapic, LAPIC_TIMER_CURRENT) = 0;
 	stop(vcpu);
-	(void)update_mode(vcpu);
+	update_mode(vcpu);
 	lapic->divide = divide_of(*lapic_reg(lapic, LAPIC_TIMER_DIVIDE));
 	if (lapic->mode == LVT_TIMER_DEADLINE)
 		return start_deadline(vcpu);
@@ -216,7 +218,7 @@ void lapic_timer_reset_locked(struct vcpu *vcpu)
 	struct lapic *lapic = &vcpu->lapic;
 
 	stop(vcpu);
-	(void)update_mode(vcpu);
+	update_mode(vcpu);
 	lapic->divide = divide_of(0);
 	lapic->period_ns = 0;
 	lapic->target_ns = 0;

@@ -395,6 +395,38 @@ static void periodic_interrupts(void)
 	machine_close(&machine);
 }
 
+/*
+ * One shot of 0.2 ms that has ended stays at 0 in periodic mode, also before a thread tells of its
+ * end. 200 times; reports how often it still was to be tried.
+ */
+static void ended_shots_stay(void)
+{
+	static const uint8_t code[] = {0xbb, 200,  0, /* bx */
+				       0x66, 0xb9, 0x32, 0x08, 0,    0,		 0x66,
+				       0xb8, 0x41, 0,	 1,    0,    /* one shot */
+				       0x66, 0x31, 0xd2, 0x0f, 0x30, /* wrmsr */
+				       0x66, 0xb9, 0x38, 0x08, 0,    0,		 0x66,
+				       0xb8, 0x40, 0x0d, 3,    0,    0x0f,	 0x30,
+				       0x66, 0xb9, 0x39, 0x08, 0,    0,		 0x0f,
+				       0x32, 0x66, 0x85, 0xc0, 0x75, 0xf9, /* 0? */
+				       0x66, 0xb9, 0x32, 0x08, 0,    0,		 0x66,
+				       0xb8, 0x41, 0,	 3,    0,    0x0f,	 0x30,
+				       0x66, 0xb9, 0x39, 0x08, 0,    0,		 0x0f,
+				       0x32, 0x66, 0x85, 0xc0, 0x75, 0x03,	 0x4b,
+				       0x75, 0xb6, 0x88, 0xd8, 0xe6, REPORT_PORT};
+	struct machine machine;
+	uint32_t left;
+
+	open_apic(&machine, MACHINE_IRQCHIP);
+	CHECK(set_base(&machine, ENABLE | X2APIC) == 1, "to x2APIC");
+	set_timer(&machine, TIMER_VECTOR | MASKED, 0, 0xb);
+	memcpy(machine.memory + CODE, code, sizeof(code));
+	machine_set_registers(&machine);
+	left = next_report(&machine);
+	CHECK(!left, "it counted again, %u before the end", left);
+	machine_close(&machine);
+}
+
 #define SEND_IPI 10
 #define KICK_CPU 5
 
@@ -444,6 +476,7 @@ int main(void)
 	masked_or_not();
 	deadlines();
 	periodic_interrupts();
+	ended_shots_stay();
 	hypercalls_send();
 	printf("%d failures\n", check_failures);
 	return check_failures != 0;
