@@ -30,6 +30,12 @@ static int complain(const char *path)
 	return -1;
 }
 
+static int complain_of_reading(const char *path)
+{
+	fprintf(stderr, "quire run: %s: %s; name a file that can be read\n", path, strerror(errno));
+	return -1;
+}
+
 int sanitize_choose(struct sanitize *sanitize, const char *kinds)
 {
 	for (const char *at = kinds;; at++) {
@@ -72,7 +78,7 @@ static int read_rules(const char *path, struct sanitize_control *control)
 	int error = 0;
 
 	if (!file)
-		return complain(path);
+		return complain_of_reading(path);
 	errno = 0;
 	while (!error && getline(&line, &room, file) >= 0) {
 		struct sanitize_rule rule;
@@ -94,7 +100,7 @@ static int read_rules(const char *path, struct sanitize_control *control)
 		}
 	}
 	if (!error && ferror(file))
-		error = complain(path);
+		error = complain_of_reading(path);
 	free(line);
 	fclose(file);
 	return error;
