@@ -14,6 +14,7 @@
 #include "hosts/process/fork.h"
 #include "hosts/process/sys.h"
 #include "preload/entry.h"
+#include "preload/exit.h"
 #include "preload/numbered.h"
 #include "preload/signals.h"
 #include "preload/trap.h"
@@ -61,6 +62,9 @@ static bool is_functions(const struct boundary_call *call, long *result)
 		*result = execveat((int)args[0], (const char *)args[1], (char *const *)args[2],
 				   (char *const *)args[3], (int)args[4]);
 		return true;
+	case SYS_exit_group:
+		exit_prepare();
+		return false;
 	case SYS_exit:
 		trap_leave_thread();
 		return false;

@@ -15,12 +15,12 @@
 #include <unistd.h>
 
 #include "frontend/file/user_copy.h"
-#include "frontend/report/report.h"
 #include "hosts/process/fork.h"
 #include "hosts/process/helper.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 #include "preload/coverage.h"
+#include "preload/exit.h"
 #include "preload/numbered.h"
 #include "preload/trap.h"
 
@@ -250,8 +250,7 @@ bool trap_serve_process(struct trap *trap, long *result)
 						   (int)args[4]));
 		return true;
 	case SYS_exit_group:
-		report_last(REPORT_PROCESS_ENDS);
-		coverage_keep();
+		exit_prepare();
 		return false;
 	case SYS_exit:
 		trap_leave_thread();

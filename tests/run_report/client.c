@@ -5,9 +5,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,7 +58,8 @@ static void one_vm(void)
 	store_each();
 }
 
-/* What a process may do about its VM: become another program, have a child with a VM, be killed. */
+/* What a process may do about its VM: become another program, have a child with a VM, end somehow.
+ */
 static int do_otherwise(const char *what)
 {
 	int status;
@@ -70,6 +73,10 @@ static int do_otherwise(const char *what)
 	}
 	if (!strcmp(what, "fork"))
 		return wait(&status) < 0 || status;
+	if (!strcmp(what, "exit_group"))
+		syscall(SYS_exit_group, 0);
+	if (!strcmp(what, "quick_exit"))
+		quick_exit(0);
 	if (!strcmp(what, "kill")) {
 		usleep(1500000);
 		raise(SIGKILL);

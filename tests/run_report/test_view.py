@@ -185,6 +185,15 @@ class ViewTest(unittest.TestCase):
         self.assertEqual(sum_of(left, SLOT, "mapped_4k"), PAGES)
         self.assertIn("slot 5: 0x10000000-0x10040000, 256 KiB, logged\n", text)
 
+    def test_dump_of_a_program_that_ends_at_once(self):
+        """By whichever call it ends, without its destructors: its map is the last one."""
+        for way in "exit_group", "quick_exit":
+            with tempfile.TemporaryDirectory() as folder, self.subTest(way):
+                path = pathlib.Path(folder, "stats.json")
+                looking.call(QUIRE, "run", "--stats", path, "--", CLIENT, way)
+                (left,) = maps(path)
+                self.assertEqual(sum_of(left, SLOT, "mapped_4k"), PAGES)
+
     def dumped(self, path):
         for _ in range(looking.DEADLINE_S * 20):
             done = view("--json", path)
