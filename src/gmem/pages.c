@@ -11,6 +11,7 @@ void gmem_pages_init(struct gmem_pages *pages, const struct quire_host_ops *host
 		     u64 npages)
 {
 	CHECK(npages && !pages->height);
+	CHECK(!pages->root);
 	pages->host = host;
 	pages->host_ctx = host_ctx;
 	pages->npages = npages;

@@ -136,6 +136,7 @@ void flush_debt_pay(struct flush_debt *debt);
 static inline void flush_debt_forgive(struct flush_debt *debt, const char *why)
 {
 	(void)why;
+	CHECK(why);
 	CHECK(debt->domain);
 	debt->owed = false;
 }

@@ -83,6 +83,8 @@ static u64 list_length(const struct table *table)
 static void free_pages(struct arena *arena, struct table *chunk, u32 first, u32 end)
     REQUIRES(&arena->lock)
 {
+	CHECK(lock_is_held(&arena->lock, LOCK_EXCLUSIVE));
+	CHECK(first <= end && end <= CHUNK_PAGES);
 	for (u32 page = end; page-- > first;) {
 		chunk[page].next = arena->free;
 		arena->free = &chunk[page];
@@ -252,6 +254,7 @@ void arena_free_root(struct arena *arena, struct table *root)
 	for (u32 i = 0; i < arena->root_tables; i++)
 		poison_table(arena, &root[i]);
 	mutex_lock(&arena->lock);
+	CHECK(root != arena->free_roots);
 	root->next = arena->free_roots;
 	arena->free_roots = root;
 	mutex_unlock(&arena->lock);
@@ -261,6 +264,7 @@ void arena_free_root(struct arena *arena, struct table *root)
 void table_cache_drain(struct table_cache *cache, struct arena *arena)
 {
 	CHECK(!cache->tables == !cache->count);
+	CHECK(list_length(cache->tables) == cache->count);
 	arena_free_list(arena, cache->tables, cache->count);
 	cache->tables = NULL;
 	cache->count = 0;
