@@ -11,10 +11,11 @@
 #include "tests/sim/order/primitives.h"
 #include "tests/sim/pairs.h"
 
+/* Last the one that leaves thread records. */
 static const struct pair *const suites[] = {
-    pairs_primitive, pairs_part,  pairs_base,  pairs_tables, pairs_shadow, pairs_gmem_part,
-    pairs_vm_part,   pairs_fault, pairs_slots, pairs_log,    pairs_gmem,   pairs_access,
-    pairs_kernel,    pairs_quota, pairs_end,   pairs_age,    pairs_link,   pairs_convert};
+    pairs_primitive, pairs_part,  pairs_tables, pairs_shadow, pairs_gmem_part, pairs_vm_part,
+    pairs_fault,     pairs_slots, pairs_log,	pairs_gmem,   pairs_access,    pairs_kernel,
+    pairs_quota,     pairs_end,	  pairs_age,	pairs_link,   pairs_convert,   pairs_base};
 
 static void print_plan(const struct sched_verdict *verdict)
 {
