@@ -127,7 +127,12 @@ void vm_open(struct vm *vm, unsigned long type)
 	CHECK_ZERO(sigaction(SIGUSR1, &kick, NULL));
 }
 
-void client_refuse_threads(void)
+static void *end_at_once(void *argument)
+{
+	return argument;
+}
+
+int client_refuse_threads(void)
 {
 	struct sock_filter filter[] = {
 	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -137,9 +142,14 @@ void client_refuse_threads(void)
 	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+	pthread_t thread;
 
 	CHECK_ZERO(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	CHECK_ZERO(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+	if (pthread_create(&thread, NULL, end_at_once, NULL))
+		return 1;
+	CHECK_ZERO(pthread_join(thread, NULL));
+	return 0;
 }
 
 void vm_add_agent(struct vm *vm)

@@ -30,8 +30,9 @@ struct vcpu {
 	struct kvm_run *run;
 };
 
-/* From here on the calling thread may start no other, nor fork. */
-void client_refuse_threads(void);
+/* From here on the calling thread may start no other, nor fork. False: quire-engine does it, which
+ * no filter of the client's holds up. */
+int client_refuse_threads(void);
 /* Opens /dev/kvm; the VM has no memory yet. Skips the test where this KVM lacks the type. */
 void vm_open(struct vm *vm, unsigned long type);
 /* Gives it the agent's memory. */

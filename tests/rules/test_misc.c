@@ -144,7 +144,8 @@ static void *make_chips_without_threads(void *argument)
 {
 	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
 
-	client_refuse_threads();
+	if (!client_refuse_threads())
+		return argument;
 	REFUSED(&vm, ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0), ENOMEM);
 	REFUSED(&vm, ioctl(vm.fd, KVM_ENABLE_CAP, &split), ENOMEM);
 	CHECK_ERR(ioctl(vm.fd, KVM_CREATE_PIT2, &(struct kvm_pit_config){0}), ENOENT);

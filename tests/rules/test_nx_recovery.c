@@ -94,7 +94,7 @@ static void kept(void)
 
 static void *make_vm_without_threads(void *argument)
 {
-	client_refuse_threads();
+	CHECK(client_refuse_threads());
 	CHECK_ERR(ioctl(vm.kvm, KVM_CREATE_VM, 0), ENOMEM);
 	return argument;
 }
