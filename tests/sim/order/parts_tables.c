@@ -430,7 +430,7 @@ static void prefault(void)
 {
 	uint64_t done_bytes;
 
-	(void)quire_vcpu_prefault(vcpu_at(0), (gpa_t){0}, QUIRE_PAGE_SIZE, &done_bytes);
+	(void)!quire_vcpu_prefault(vcpu_at(0), (gpa_t){0}, QUIRE_PAGE_SIZE, &done_bytes);
 }
 
 static void prefault_setup(void *ctx)

@@ -284,7 +284,7 @@ static void test_first_access_without_memory(void **state)
 
 	(void)state;
 	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
-	for (uint32_t round = 0; round < 48; round++) {
+	for (uint32_t round = 0; round < 24; round++) {
 		/* First the VM's own memory, of which tables are no part; then the tables. */
 		bool small = round < 8;
 		int ret;
@@ -303,7 +303,7 @@ static void test_first_access_without_memory(void **state)
 				 world_page(&world, 70));
 		world_nested(&world, 0);
 	}
-	assert_true(failed > 8);
+	assert_true(failed > 4);
 }
 
 #define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
