@@ -12,10 +12,11 @@
 #define ENTRY_OPEN 0x67ul /* P W U A D */
 #define ENTRY_PS 0x80ul
 #define EXIT_VMMCALL (VMCB_EXIT_INTR + INTERCEPT_VMMCALL)
-/* L1's pages: tables for both stages, which map the first 2 GiB to themselves; and L2's code. */
-#define PML4 NEST_FREE
-#define PDPT (NEST_FREE + PAGE)
-#define CODE (NEST_FREE + 2 * PAGE)
+/* L1's pages: tables of either stage, which map the first 2 GiB to themselves, and L2's code. A walk
+ * through L2's is a write to them, so they are none of those that are followed. */
+#define NESTED_TABLES NEST_FREE
+#define L2_TABLES (NEST_FREE + 2 * PAGE)
+#define CODE (NEST_FREE + 4 * PAGE)
 
 /* Blocks of 2 MiB of the GiB that the host has as one page each, and one of small pages. */
 static const uint64_t large[] = {0, 7, 511};
@@ -53,7 +54,8 @@ static void l2_do(enum l2_code code, uint64_t block)
 {
 	nest_reset(&nest, nest.gpa + CODE + l2_entry(code));
 	nest.vmcb->control.misc = VMCB_NESTED_PAGING;
-	nest.vmcb->control.nested_cr3 = nest.vmcb->save.cr3 = nest.gpa + PML4;
+	nest.vmcb->control.nested_cr3 = nest.gpa + NESTED_TABLES;
+	nest.vmcb->save.cr3 = nest.gpa + L2_TABLES;
 	nest.box->vmcb = nest.gpa + NEST_VMCB;
 	nest.box->rbx = GIB + block * HUGE_PAGE + 5 * PAGE;
 	nest.box->rdx = block + 1;
@@ -69,6 +71,13 @@ static void store_everywhere(void)
 	l2_do(L2_STORE, SMALL);
 }
 
+static void make_tables(uint64_t at)
+{
+	word_at(nest.memory, at)[0] = (nest.gpa + at + PAGE) | ENTRY_OPEN;
+	word_at(nest.memory, at + PAGE)[0] = ENTRY_OPEN | ENTRY_PS;
+	word_at(nest.memory, at + PAGE)[1] = GIB | ENTRY_OPEN | ENTRY_PS;
+}
+
 static void open_machine(void)
 {
 	vm_open(&vm, KVM_X86_DEFAULT_VM);
@@ -77,9 +86,8 @@ static void open_machine(void)
 	reserve();
 	set_flags(0);
 	l2_copy(nest.memory + CODE);
-	word_at(nest.memory, PML4)[0] = (nest.gpa + PDPT) | ENTRY_OPEN;
-	word_at(nest.memory, PDPT)[0] = ENTRY_OPEN | ENTRY_PS;
-	word_at(nest.memory, PDPT)[1] = GIB | ENTRY_OPEN | ENTRY_PS;
+	make_tables(NESTED_TABLES);
+	make_tables(L2_TABLES);
 	store_everywhere();
 	if (stat_get(vm.fd, "pages_2m") != LARGE)
 		check_skip("no huge pages");
