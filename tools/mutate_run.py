@@ -48,15 +48,6 @@ def digest(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
 
 
-def threads_of(session):
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
-                yield from (stat.parent / "task").iterdir()
-        except (OSError, IndexError):
-            continue
-
-
 def waits_for_ever(thread):
     """Whether it is in a call that only another thread or process can end."""
     words = (thread / "syscall").read_text().split()
@@ -69,7 +60,7 @@ def waits_for_ever(thread):
 def is_asleep(session):
     """Whether every thread of a session waits for another one of it."""
     try:
-        threads = list(threads_of(session))
+        threads = [thread for process in program.processes_of(session) for thread in (process / "task").iterdir()]
         return bool(threads) and all(map(waits_for_ever, threads))
     except (OSError, IndexError):
         return False

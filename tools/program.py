@@ -56,19 +56,25 @@ class Ending:
 ending = Ending()
 
 
+def processes_of(session):
+    """The folders in /proc of a session's processes. A process may have any bytes for its name."""
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_bytes().rpartition(b")")[2].split()[3]) == session:
+                yield stat.parent
+        except (OSError, ValueError, IndexError):
+            continue
+
+
 def end_session(leader):
     """Kills what the program left: its process group, then whatever else is of its session."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-        except (OSError, ValueError, IndexError):
-            continue
+    for process in processes_of(leader):
+        with contextlib.suppress(OSError):
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 def first_to_go():

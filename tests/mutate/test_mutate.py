@@ -237,10 +237,11 @@ class Campaign(unittest.TestCase):
                           mutate.WITHOUT_END])
 
     def test_asleep(self):
-        """Threads that wait for one another have no end; one that waits for the clock has."""
+        """Threads that wait for one another have no end, whatever the program's name; one that waits for the clock has."""
         program = self.folder / "asleep.py"
-        for script, is_endless in (("import threading; threading.Lock().acquire(); x = threading.Lock(); "
-                                    "x.acquire(); x.acquire()", True), ("import time; time.sleep(2)", False)):
+        for script, is_endless in (("import threading; open('/proc/self/comm', 'wb').write(b'\\xff)'); "
+                                    "x = threading.Lock(); x.acquire(); x.acquire()", True),
+                                   ("import time; time.sleep(2)", False)):
             program.write_text(script)
             record = {"cmd": [sys.executable, str(program)], "workdir": str(self.folder), "env": {}}
             run = mutate_run.Run(record, 5, {})
