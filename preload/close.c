@@ -54,7 +54,7 @@ INTERPOSED int close(int fd)
 		/* The client's signals are let in: the kernel may wait. */
 		client_call_end();
 		result = really_close(fd);
-		if (!file_may_have_ended(&ending))
+		if (!file_may_have_ended())
 			return result;
 		client_call_begin();
 	}

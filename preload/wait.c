@@ -12,26 +12,27 @@ static void run_reaped(void *ending)
 	file_closed_other(ending);
 }
 
-/* A child gives up its descriptors before its parent hears of it. errno is kept. */
-static void reaped(struct file_ending *ending)
+/* A child gives up its descriptors before its parent hears of it, and a thread of ours may have
+ * noticed that before the parent began to wait. errno is kept. */
+static void reaped(void)
 {
+	struct file_ending ending = file_ending_heard();
 	int error = errno;
 
-	if (client_call_active() || !file_may_have_ended(ending))
+	if (client_call_active() || !file_may_have_ended())
 		return;
 	client_call_begin();
-	process_with_room(run_reaped, ending);
+	process_with_room(run_reaped, &ending);
 	client_call_end();
 	errno = error;
 }
 
 static pid_t wait_for(pid_t pid, int *status, int options, struct rusage *usage)
 {
-	struct file_ending ending = file_ending();
 	pid_t child = REAL(wait4)(pid, status, options, usage);
 
 	if (child > 0)
-		reaped(&ending);
+		reaped();
 	return child;
 }
 
@@ -57,10 +58,9 @@ INTERPOSED pid_t wait(int *status)
 
 INTERPOSED int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 {
-	struct file_ending ending = file_ending();
 	int result = REAL(waitid)(type, id, info, options);
 
 	if (!result)
-		reaped(&ending);
+		reaped();
 	return result;
 }

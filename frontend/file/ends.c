@@ -15,6 +15,7 @@ static struct process_lock ends_lock;
 static struct file_end *ends; /* under ends_lock, as its tail */
 static struct file_end **ends_tail = &ends;
 static uint64_t count;		     /* atomic; written under ends_lock */
+static uint32_t open_count;	     /* atomic */
 static struct process_event removed; /* happens under ends_lock */
 
 /* The child of a fork: the threads that were releasing are the parent's, as the files are. */
@@ -23,6 +24,7 @@ static void fork_child(void)
 	(void)process_lock_start_anew(&ends_lock);
 	ends = NULL;
 	ends_tail = &ends;
+	__atomic_store_n(&open_count, 0, __ATOMIC_RELAXED);
 }
 FORK_CHILD(FORK_ENDS, ends_lock, fork_child);
 
@@ -35,6 +37,21 @@ void ends_add(struct file_end *end, dev_t device, ino_t inode)
 	ends_tail = &end->next;
 	__atomic_store_n(&count, end->number, __ATOMIC_RELEASE);
 	process_lock_release(&ends_lock);
+}
+
+void ends_begin(void)
+{
+	__atomic_fetch_add(&open_count, 1, __ATOMIC_SEQ_CST);
+}
+
+void ends_finish(void)
+{
+	__atomic_fetch_sub(&open_count, 1, __ATOMIC_SEQ_CST);
+}
+
+bool ends_any(void)
+{
+	return __atomic_load_n(&open_count, __ATOMIC_ACQUIRE) != 0;
 }
 
 uint64_t ends_count(void)
@@ -115,6 +132,7 @@ void ends_remove(struct file_end *end)
 		end->next->link = end->link;
 	else
 		ends_tail = end->link;
+	ends_finish();
 	process_event_happen(&removed);
 	process_lock_release(&ends_lock);
 }

@@ -2,6 +2,7 @@
 #ifndef QUIRE_FRONTEND_FILE_ENDS_H
 #define QUIRE_FRONTEND_FILE_ENDS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -27,6 +28,15 @@ struct end_duty {
 	const struct file_ending *call;
 };
 
+/*
+ * Around a file's way out of the table, with its lock held. ends_begin() comes before the file is
+ * out, so that it is never in neither place. Then ends_add(), or ends_finish() where another call
+ * releases the file.
+ */
+void ends_begin(void);
+void ends_finish(void);
+/* Is a file between ends_begin() and its release? Acquires the releases that came before. */
+bool ends_any(void);
 /* With the lock of the table held, in the hold in which the file has left it. */
 void ends_add(struct file_end *end, dev_t device, ino_t inode);
 /* How many were added, ever. Acquires what came before. */

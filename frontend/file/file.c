@@ -96,7 +96,7 @@ static void linger_add_locked(struct file *file)
 	file->linger_link = &lingering;
 	if (lingering)
 		lingering->linger_link = &file->linger_next;
-	lingering = file;
+	__atomic_store_n(&lingering, file, __ATOMIC_RELEASE);
 }
 
 static void linger_remove_locked(struct file *file)
@@ -104,7 +104,7 @@ static void linger_remove_locked(struct file *file)
 	if (!file->is_lingering)
 		return;
 	file->is_lingering = 0;
-	*file->linger_link = file->linger_next;
+	__atomic_store_n(file->linger_link, file->linger_next, __ATOMIC_RELEASE);
 	if (file->linger_next)
 		file->linger_next->linger_link = file->linger_link;
 }
@@ -201,9 +201,12 @@ void file_put(struct file *file)
 /* The table's reference goes. A call in flight that has another releases the file, as in KVM. */
 static void table_end_locked(struct file *file)
 {
+	ends_begin();
 	table_remove_locked(file);
 	if (!__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
 		ends_add(&file->end, file->device, file->inode);
+	else
+		ends_finish();
 }
 
 /* The ends that were noticed since @after, in a hold of the lock that ends here, are this thread's
@@ -221,6 +224,11 @@ static void see_to_unlock(uint64_t after, const struct file_ending *call)
 		ends_remove(end);
 		process_heap_free(file);
 	}
+}
+
+struct file_ending file_ending_heard(void)
+{
+	return (struct file_ending){.after = 0};
 }
 
 struct file_ending file_ending(void)
@@ -335,14 +343,15 @@ static bool collect_lingering(void)
 	return __atomic_load_n(&lingering, __ATOMIC_RELAXED) != NULL;
 }
 
-bool file_may_have_ended(const struct file_ending *ending)
+bool file_may_have_ended(void)
 {
-	return __atomic_load_n(&lingering, __ATOMIC_RELAXED) || ends_count() != ending->after;
+	/* In this order: a file that lingers no more is among the ends by then. */
+	return __atomic_load_n(&lingering, __ATOMIC_ACQUIRE) || ends_any();
 }
 
 void file_closed_other(const struct file_ending *ending)
 {
-	if (file_may_have_ended(ending))
+	if (file_may_have_ended())
 		collect(take_gone_lingering_locked, ending);
 }
 

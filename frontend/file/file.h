@@ -147,6 +147,8 @@ struct file_ending {
 };
 
 struct file_ending file_ending(void);
+/* For a call that hears of an end, which may be long past: all that is not released yet counts. */
+struct file_ending file_ending_heard(void);
 /* For a call that closes @fd alone. False: that is no file of ours, and the call may end many. */
 bool file_ending_one(int fd, struct file_ending *ending);
 /* A descriptor of ours was closed or replaced (is_one). */
@@ -154,7 +156,7 @@ void file_closed(const struct file_ending *ending);
 /* Another descriptor was: a socket may have had the last reference in a message. There is nothing
  * to do unless file_may_have_ended(), which is cheap. */
 void file_closed_other(const struct file_ending *ending);
-bool file_may_have_ended(const struct file_ending *ending);
+bool file_may_have_ended(void);
 /* The client mapped one of ours at [start, end). */
 void file_mapped(uintptr_t start, uintptr_t end);
 /* Mappings in [start, end) may be gone. */

@@ -102,6 +102,7 @@ static long run(const struct fake_run *request)
 	return result;
 }
 
+static unsigned int slow_us; /* of the last one that was made */
 static const struct file_ops plain_ops, slow_ops, memory_ops, dead_memory_ops, stats_ops;
 
 static int create(const struct file_ops *ops, uint64_t size_bytes)
@@ -123,7 +124,8 @@ static long serve(unsigned long command, unsigned long argument)
 	case FAKE_CREATE:
 		return create(&plain_ops, argument);
 	case FAKE_CREATE_SLOW:
-		return create(&slow_ops, argument);
+		slow_us = (unsigned int)argument;
+		return create(&slow_ops, 0);
 	case FAKE_CREATE_MEMORY:
 		return create(&memory_ops, argument);
 	case FAKE_CREATE_DEAD_MEMORY:
@@ -191,7 +193,8 @@ static void release(struct file *file)
 
 static void release_slowly(struct file *file)
 {
-	usleep(200);
+	__atomic_add_fetch(&counts.slow_starts, 1, __ATOMIC_RELAXED);
+	usleep(slow_us + 200);
 	release(file);
 }
 

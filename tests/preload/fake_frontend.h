@@ -16,11 +16,11 @@ enum fake_command {
 	FAKE_UNWATCH,
 	FAKE_PEEK,	  /* the first byte of our own mapping */
 	FAKE_SPLIT,	  /* the tunable eager_page_split */
-	FAKE_CREATE_SLOW, /* as FAKE_CREATE, and its release takes a while */
+	FAKE_CREATE_SLOW, /* of no bytes; its release takes so many microseconds, and 200 */
 };
 
 struct fake_counts {
-	uint64_t releases, begins, ends, last_start, last_end, losses, last_lost;
+	uint64_t slow_starts, releases, begins, ends, last_start, last_end, losses, last_lost;
 };
 
 struct fake_run {

@@ -309,6 +309,31 @@ static void test_ends_with_a_child(void)
 	}
 }
 
+/* The same where the child ended before, and a thread of ours is about the release when the
+ * parent begins to wait. */
+static void test_ends_before_the_wait(void)
+{
+	uint64_t before = counts().releases, started = counts().slow_starts;
+	int fd = create(FAKE_CREATE_SLOW, 200000 /* us */), gate[2];
+	char byte;
+	pid_t child;
+
+	CHECK(!pipe(gate));
+	child = fork();
+	if (child == 0) {
+		close(gate[1]);
+		(void)!read(gate[0], &byte, 1);
+		_exit(0);
+	}
+	CHECK(!close(fd) && counts().releases == before && !close(gate[0]));
+	CHECK(syscall(SYS_close, gate[1]) == 0);
+	for (int i = 0; counts().slow_starts == started && i < 10000; i++)
+		usleep(1000);
+	CHECK(counts().slow_starts == started + 1);
+	CHECK(waitpid(child, NULL, 0) == child);
+	CHECK(counts().releases == before + 1);
+}
+
 static void send_fd(int socket, int fd)
 {
 	union {
@@ -644,6 +669,7 @@ int main(int argc, char **argv)
 	    {"ends beside a child", test_ends_beside_a_child},
 	    {"ends in a message", test_ends_in_a_message},
 	    {"ends with a child", test_ends_with_a_child},
+	    {"ends before the wait", test_ends_before_the_wait},
 	    {"limit", test_limit},
 	    {"lost events", test_lost_events},
 	    {"file size limit", test_file_size_limit},
