@@ -109,6 +109,21 @@ static long forward_ioctl(int fd, unsigned long command, unsigned long argument)
 	return -1;
 }
 
+/* Bits that no int of a function has: the kernel refuses them, and changes nothing. */
+static bool has_high_bits(const struct boundary_call *call)
+{
+	switch (call->nr) {
+	case SYS_mprotect:
+	case SYS_pkey_mprotect:
+	case SYS_remap_file_pages:
+		return call->args[2] >> 32;
+	case SYS_mremap:
+		return call->args[3] >> 32;
+	default:
+		return false;
+	}
+}
+
 bool numbered_perform(const struct boundary_call *call, long *result)
 {
 	int saved_errno = errno;
@@ -124,7 +139,8 @@ bool numbered_perform(const struct boundary_call *call, long *result)
 	case SYS_shmat:
 	case SYS_shmdt:
 	case SYS_brk:
-		*result = file_any() ? memory_perform(call) : sys_call_six(call->nr, call->args);
+		*result = file_any() && !has_high_bits(call) ? memory_perform(call)
+							     : sys_call_six(call->nr, call->args);
 		break;
 	case SYS_close:
 	case SYS_dup:

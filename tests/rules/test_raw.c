@@ -513,6 +513,26 @@ static void test_stack_told_to_a_bad_place(void)
 	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
 }
 
+/* The kernel takes a word where libc's functions take an int, and refuses what it does not know. */
+static void test_words_are_not_cut(void)
+{
+	const long high = 1l << 32, allowed = high | PROT_READ;
+	static struct machine machine;
+	long page;
+
+	raw_machine(&machine);
+	machine.memory[2 * PAGE] = 9;
+	page = (long)machine.memory + 2 * PAGE;
+	CHECK_EQ(RAW(SYS_mprotect, page, PAGE, allowed), -EINVAL);
+	CHECK_EQ(RAW(SYS_mprotect, page, -PAGE, allowed), -ENOMEM);
+	CHECK_EQ(RAW(SYS_mprotect, page, 0, allowed), 0);
+	CHECK_EQ(RAW(SYS_pkey_mprotect, page, PAGE, allowed, -1), -EINVAL);
+	CHECK_EQ(RAW(SYS_mremap, page, PAGE, PAGE, high | MREMAP_MAYMOVE), -EINVAL);
+	CHECK_EQ(RAW(SYS_remap_file_pages, page, PAGE, high, 0, 0), -EINVAL);
+	CHECK(syscall(SYS_mprotect, page, PAGE, allowed) == -1 && errno == EINVAL);
+	CHECK_EQ(guest_sees(&machine), 9);
+}
+
 /* A signal ends a wait that was entered by the instruction, and KVM_RUN. */
 static void *kicks(void *opaque)
 {
@@ -559,6 +579,7 @@ int main(int argc, char **argv)
 	    TEST(test_own_sigsys),
 	    TEST(test_own_return),
 	    TEST(test_stack_told_to_a_bad_place),
+	    TEST(test_words_are_not_cut),
 	    TEST(test_waits_end),
 	    TEST(test_clone3),
 	    TEST(test_children_on_other_stacks),
