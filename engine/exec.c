@@ -162,6 +162,23 @@ static long start_program(struct start *start, const uint64_t lists[2], const ui
 			sys_address(environment));
 }
 
+/*
+ * A list of the client's cannot be read, or is too long (@error). The kernel finds the file first:
+ * it says what is wrong with that, by a call that cannot succeed.
+ */
+static long refuse(const struct trap *trap, long error)
+{
+	const uint64_t nowhere = ~UINT64_C(4095);
+	long refused;
+
+	if (trap->number == SYS_execveat)
+		refused =
+		    sys_call(SYS_execveat, trap->args[0], trap->args[1], nowhere, 0, trap->args[4]);
+	else
+		refused = sys_call(SYS_execve, trap->args[0], nowhere, 0);
+	return refused == -EFAULT ? error : refused;
+}
+
 long exec_serve(struct trap *trap)
 {
 	unsigned int first = trap->number == SYS_execveat ? 2 : 1;
@@ -170,7 +187,7 @@ long exec_serve(struct trap *trap)
 	struct start *start;
 
 	if (counts[0] < 0 || counts[1] < 0)
-		return counts[0] < 0 ? counts[0] : counts[1];
+		return refuse(trap, counts[0] < 0 ? counts[0] : counts[1]);
 	start = start_make((uint64_t)counts[0] + (uint64_t)counts[1] + LAUNCH_WORDS_MAX +
 			   LAUNCH_STRINGS + 2);
 	if (!start)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "boundary/newer_calls.h"
 #include "engine/gate.h"
@@ -35,17 +36,40 @@ static long mask_copy(const struct engine_thread *thread, uint64_t from, uint64_
 	return user_write(room + GATE_MASK, &mask, SET_BYTES);
 }
 
+/* The kernel looks at the time to wait before it looks at the mask: what is wrong with the time is
+ * the call's error, else @error, the mask's. */
+static long refuse(const struct trap *trap, long error)
+{
+	uint64_t from = trap->number == SYS_ppoll	    ? trap->args[2]
+			: trap->number == SYS_epoll_pwait2  ? trap->args[3]
+			: trap->number == SYS_pselect6	    ? trap->args[4]
+			: trap->number == SYS_io_pgetevents ? trap->args[4]
+							    : 0;
+	struct timespec time;
+
+	if (!from)
+		return error;
+	if (user_read(&time, from, sizeof(time)))
+		return -EFAULT;
+	/* io_pgetevents takes any. */
+	if (trap->number != SYS_io_pgetevents &&
+	    (time.tv_sec < 0 || (unsigned long)time.tv_nsec >= 1000000000))
+		return -EINVAL;
+	return error;
+}
+
 /* The mask is argument @index, its size the next. */
 static long place_plain(struct trap *trap, uint64_t room, unsigned int index)
 {
 	long error;
 
 	if (trap->args[index + 1] != SET_BYTES)
-		return -EINVAL;
+		return refuse(trap, -EINVAL);
 	error = mask_copy(trap->thread, trap->args[index], room);
-	if (!error)
-		*argument_of(trap->context, index) = (greg_t)(room + GATE_MASK);
-	return error;
+	if (error)
+		return refuse(trap, error);
+	*argument_of(trap->context, index) = (greg_t)(room + GATE_MASK);
+	return 0;
 }
 
 static long place_pair(struct trap *trap, uint64_t room, unsigned int index)
@@ -59,11 +83,12 @@ static long place_pair(struct trap *trap, uint64_t room, unsigned int index)
 	if (!pair.mask)
 		return user_write(room + GATE_MASK, &own, SET_BYTES);
 	if (pair.size_bytes != SET_BYTES)
-		return -EINVAL;
+		return refuse(trap, -EINVAL);
 	error = mask_copy(trap->thread, pair.mask, room);
+	if (error)
+		return refuse(trap, error);
 	pair.mask = room + GATE_MASK;
-	if (!error)
-		error = user_write(room + GATE_MASK_ARG, &pair, sizeof(pair));
+	error = user_write(room + GATE_MASK_ARG, &pair, sizeof(pair));
 	if (!error)
 		*argument_of(trap->context, index) = (greg_t)(room + GATE_MASK_ARG);
 	return error;

@@ -254,7 +254,10 @@ static void altstack_get(const struct engine_thread *thread, uint64_t sp, stack_
 	*stack = (stack_t){
 	    .ss_sp = (void *)thread->alt_base,
 	    .ss_size = thread->alt_bytes,
-	    .ss_flags = thread->alt_flags | (is_on_stack(thread, sp) ? SS_ONSTACK : 0),
+	    .ss_flags =
+		(thread->alt_flags & (int)SS_AUTODISARM) | (!thread->alt_bytes	      ? SS_DISABLE
+							    : is_on_stack(thread, sp) ? SS_ONSTACK
+										      : 0),
 	};
 }
 
@@ -264,6 +267,10 @@ static long altstack_set(struct engine_thread *thread, const stack_t *stack)
 
 	if (mode != SS_DISABLE && mode != SS_ONSTACK && mode != 0)
 		return -EINVAL;
+	/* What is so already is, even one of no size, which a program begins with. */
+	if (thread->alt_base == (uint64_t)stack->ss_sp && thread->alt_bytes == stack->ss_size &&
+	    thread->alt_flags == stack->ss_flags)
+		return 0;
 	if (mode == SS_DISABLE) {
 		thread->alt_base = thread->alt_bytes = 0;
 	} else {
@@ -361,6 +368,8 @@ static struct client_frame *frame_write(struct engine_thread *thread,
 	copy->uc_mcontext.fpregs = (fpregset_t)state;
 	*frame_mask(copy) = signals_mask_get(thread, context);
 	altstack_get(thread, sp, &stack);
+	/* What was asked for, which the return from the handler asks for again. */
+	stack.ss_flags = thread->alt_flags;
 	copy->uc_stack = stack;
 	return frame;
 }

@@ -114,6 +114,8 @@ struct engine_thread *thread_make_first(void)
 	if (!thread)
 		return NULL;
 	thread->stack_bytes = ROOM_BYTES - GUARD_END;
+	/* An exec leaves no stack, and none that was asked to be so. */
+	thread->alt_flags = 0;
 	thread->engine_fs = thread_fs_read();
 	thread->tid = (int)sys_call(SYS_gettid, 0);
 	thread_self = thread;

@@ -30,7 +30,7 @@ struct engine_thread {
 	uint32_t depth;	      /* [O] not 0: inside the engine, FS is the engine's */
 	uint64_t hidden_mask; /* [O] signals the client believes to be blocked, and which are not */
 	uint64_t alt_base, alt_bytes; /* [O] the client's alternate stack */
-	int alt_flags;		      /* [O] SS_DISABLE or SS_AUTODISARM */
+	int alt_flags;		      /* [O] SS_DISABLE, SS_AUTODISARM, 0 */
 	/* [O] mapped by an exec of a vfork child, which shares the memory; its parent's to unmap.
 	 */
 	void *exec_room;

@@ -245,6 +245,13 @@ static void test_exec_errors(const char *folder)
 	CHECK_FAILS(syscall(SYS_execve, (long)8, argv, environ), EFAULT);
 	CHECK_FAILS(syscall(SYS_execve, self, (long)8, environ), EFAULT);
 	CHECK_FAILS(execve("", argv, environ), ENOENT);
+	/* The file is found before the arguments are. */
+	CHECK_FAILS(syscall(SYS_execve, "", (long)8, environ), ENOENT);
+	CHECK_FAILS(syscall(SYS_execve, "/nonexistent/file", argv, (long)8), ENOENT);
+	CHECK_FAILS(syscall(SYS_execve, folder, (long)8, environ), EACCES);
+	CHECK_FAILS(syscall(SYS_execveat, AT_FDCWD, "", (long)8, environ, 0L), ENOENT);
+	CHECK_FAILS(syscall(SYS_execveat, AT_FDCWD, self, (long)8, environ, 1L), EINVAL);
+	CHECK_FAILS(syscall(SYS_execveat, AT_FDCWD, self, (long)8, environ, 0L), EFAULT);
 	unlink(path);
 }
 

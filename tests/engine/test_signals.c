@@ -126,6 +126,28 @@ static void test_actions(void)
 	CHECK_FAILS(syscall(SYS_rt_sigaction, SIGUSR1, NULL, (void *)8, 8), EFAULT);
 }
 
+/* The time is looked at before the mask. */
+static void test_two_mistakes(int epoll)
+{
+	const struct {
+		long mask, size_bytes;
+	} short_pair = {8, 4}, lost_pair = {8, 8};
+	const struct timespec never = {.tv_nsec = 1000000000};
+	struct epoll_event event;
+
+	CHECK_FAILS(syscall(SYS_ppoll, NULL, 0, 8L, 8L, 4L), EFAULT);
+	CHECK_FAILS(syscall(SYS_ppoll, NULL, 0, &never, 8L, 8L), EINVAL);
+	CHECK_FAILS(syscall(SYS_ppoll, NULL, 0, NULL, 8L, 8L), EFAULT);
+	CHECK_FAILS(syscall(SYS_pselect6, 0, NULL, NULL, NULL, 8L, &short_pair), EFAULT);
+	CHECK_FAILS(syscall(SYS_pselect6, 0, NULL, NULL, NULL, &never, &lost_pair), EINVAL);
+	CHECK_FAILS(syscall(SYS_pselect6, 0, NULL, NULL, NULL, &never, 8L), EFAULT);
+	CHECK_FAILS(syscall(SYS_pselect6, 0, NULL, NULL, NULL, NULL, &short_pair), EINVAL);
+	CHECK(syscall(EPOLL_PWAIT2, epoll, &event, 1, 8L, 8L, 4L) == -1 &&
+	      (errno == EFAULT || errno == ENOSYS));
+	CHECK(syscall(EPOLL_PWAIT2, epoll, &event, 1, &never, 8L, 8L) == -1 &&
+	      (errno == EINVAL || errno == ENOSYS));
+}
+
 static void test_waits(void)
 {
 	sigset_t let_in;
@@ -156,6 +178,7 @@ static void test_waits(void)
 		result = sigsuspend(&let_in);
 	check_waited(result, errno);
 	CHECK_FAILS(syscall(SYS_ppoll, NULL, 0, NULL, &let_in, 4L), EINVAL);
+	test_two_mistakes(epoll);
 	CHECK_FAILS(syscall(SYS_rt_sigsuspend, (void *)8, 8), EFAULT);
 	close(epoll);
 }
@@ -237,8 +260,11 @@ static void test_alternate_stack(void)
 	const size_t least = (size_t)sysconf(_SC_MINSIGSTKSZ) + 2048;
 	stack_t stack = {.ss_sp = alternate, .ss_size = least}, old;
 	struct sigaction action = {.sa_handler = on_alternate, .sa_flags = SA_ONSTACK};
-	stack_t small = {.ss_sp = alternate, .ss_size = 1024};
+	stack_t small = {.ss_sp = alternate, .ss_size = 1024}, none = {.ss_flags = 0};
 
+	/* None of no size is what a program begins with, also after signals; not what it asks for
+	 * later. */
+	CHECK(!sigaltstack(&none, NULL));
 	CHECK(!sigaltstack(&stack, &old) && (old.ss_flags & SS_DISABLE));
 	CHECK_FAILS(sigaltstack(&small, NULL), ENOMEM);
 	CHECK(!sigaction(SIGUSR1, &action, NULL) && !raise(SIGUSR1));
@@ -249,6 +275,7 @@ static void test_alternate_stack(void)
 	CHECK(!sigaction(SIGUSR1, &action, NULL));
 	stack.ss_flags = SS_DISABLE;
 	CHECK(!sigaltstack(&stack, NULL));
+	CHECK_FAILS(sigaltstack(&none, NULL), ENOMEM);
 }
 
 static volatile uintptr_t fault_address;
