@@ -31,7 +31,8 @@ static pid_t wait_for(pid_t pid, int *status, int options, struct rusage *usage)
 {
 	pid_t child = REAL(wait4)(pid, status, options, usage);
 
-	if (child > 0)
+	/* Where SIGCHLD is ignored, a wait is over when no child is left. */
+	if (child > 0 || (child < 0 && errno == ECHILD))
 		reaped();
 	return child;
 }
@@ -60,7 +61,7 @@ INTERPOSED int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 {
 	int result = REAL(waitid)(type, id, info, options);
 
-	if (!result)
+	if (!result || errno == ECHILD)
 		reaped();
 	return result;
 }

@@ -283,19 +283,27 @@ static pid_t wait_by_waitid(pid_t child)
 	return waitid(P_PID, (id_t)child, &info, WEXITED) ? -1 : info.si_pid;
 }
 
+static pid_t wait_while_ignored(pid_t child)
+{
+	CHECK_FAILS(waitpid(child, NULL, 0), ECHILD);
+	return child;
+}
+
 /* A child's descriptor is the last reference: a parent that has heard of its end finds the file
  * released. */
 static void test_ends_with_a_child(void)
 {
-	static pid_t (*const ways[])(pid_t child) = {wait_by_wait, wait_by_waitpid, wait_by_waitid};
+	static pid_t (*const ways[])(pid_t child) = {wait_by_wait, wait_by_waitpid, wait_by_waitid,
+						     wait_while_ignored};
 
-	for (int round = 0; round < 15; round++) {
+	for (int round = 0; round < 16; round++) {
 		uint64_t before = counts().releases;
 		int fd = create(FAKE_CREATE_SLOW, 0), gate[2];
 		char byte;
 		pid_t child;
 
 		CHECK(!pipe(gate));
+		CHECK(signal(SIGCHLD, round % 4 == 3 ? SIG_IGN : SIG_DFL) != SIG_ERR);
 		child = fork();
 		if (child == 0) {
 			close(gate[1]);
@@ -303,10 +311,11 @@ static void test_ends_with_a_child(void)
 			_exit(0);
 		}
 		CHECK(!close(fd) && counts().releases == before && !close(gate[1]));
-		CHECK(ways[round % 3](child) == child);
+		CHECK(ways[round % 4](child) == child);
 		CHECK(counts().releases == before + 1);
 		CHECK(!close(gate[0]));
 	}
+	CHECK(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
 }
 
 /* The same where the child ended before, and a thread of ours is about the release when the
