@@ -96,6 +96,7 @@ static void *sleep_once(void *opaque)
 {
 	struct reader *reader = opaque;
 
+	CHECK(write(entered[1], "", 1) == 1);
 	if (ioctl(vcpus[1].fd, KVM_RUN, 0) == -1 && errno == EINTR)
 		__atomic_store_n(&reader->has_ended, 1, __ATOMIC_SEQ_CST);
 	return NULL;
@@ -173,5 +174,5 @@ static int stop_and_go(int (*run)(void), int stops, int notes)
 
 int main(void)
 {
-	return stop_and_go(run_vcpus, STOPS, VCPUS) || stop_and_go(run_beside_a_call, 1, 1);
+	return stop_and_go(run_vcpus, STOPS, VCPUS) || stop_and_go(run_beside_a_call, 1, 2);
 }
