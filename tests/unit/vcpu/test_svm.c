@@ -64,6 +64,42 @@ static void test_ports_closed_later(void **state)
 	assert_int_equal(nest->vmcb->control.exit_info1 >> 16, 0x90);
 }
 
+PROGRAM(l2_in_four, "in %dx, %eax; vmmcall");
+
+/* L2 reads four ports from @port on, and L1's map has a bit for @closed. Is that L1's to see? */
+static void check_edge(struct nest *nest, uint32_t port, uint32_t closed, int is_seen)
+{
+	uint8_t *byte = nest->vcpu->vm->ram + MAP_GPA + closed / 8;
+
+	*byte = (uint8_t)(1u << closed % 8);
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	cpu_state(nest->vcpu->cpu)->gpr[CPU_RDX] = port;
+	nest_run(nest, VMCB_EXIT_INTR + (is_seen ? INTERCEPT_IOIO : INTERCEPT_VMMCALL));
+	if (is_seen)
+		assert_int_equal(nest->vmcb->control.exit_info1 >> 16, port);
+	*byte = 0;
+}
+
+/* Bits in the next byte of the map, and in the next page; and a map where there is no memory. */
+static void test_ports_at_edges(void **state)
+{
+	static const struct {
+		uint32_t port, closed;
+		int is_seen;
+	} edges[] = {{0x95, 0x98, 1}, {0x94, 0x98, 0},	   {0x97, 0x9a, 1},	{0x97, 0x9b, 0},
+		     {0x97, 0x96, 0}, {0x7fff, 0x8000, 1}, {0xffff, 0x10002, 1}};
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_in_four);
+	nest->vcpu->device_in_kernel = 1;
+	nest_intercept(nest, INTERCEPT_IOIO);
+	for (size_t i = 0; i < sizeof(edges) / sizeof(edges[0]); i++)
+		check_edge(nest, edges[i].port, edges[i].closed, edges[i].is_seen);
+	nest->vmcb->control.iopm_gpa = 1u << 30;
+	check_edge(nest, 0x90, 0xff, 1);
+}
+
 PROGRAM(l2_rdmsr, "mov $0xc0000082, %ecx; rdmsr; inc %ecx; wrmsr");
 
 static void test_msrs(void **state)
@@ -456,6 +492,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_cpuid, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_ports, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_ports_closed_later, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_ports_at_edges, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_msrs, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_control_registers, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_page_fault, nest_setup, nest_teardown),
