@@ -68,25 +68,27 @@ static void run_add(struct frame_run *run, pfn_t pfn, u64 npages)
 	run->npages += npages;
 }
 
-/* Is @off, whose state was read before, the first of GMEM_WORD_PAGES pages of the part that have
- * @state, at consecutive frames? */
-static bool whole_word_has(const struct block_part *part, u32 off, u32 state)
+/* Is @off the first of GMEM_WORD_PAGES pages of the part that have @state, at consecutive frames?
+ */
+static bool whole_word_has(const struct block_part *part, u32 off, u64 word, u32 state)
 {
-	u64 word = atomic_load_relaxed_u64(&part->block->states[off / GMEM_WORD_PAGES]);
-
 	return off % GMEM_WORD_PAGES == 0 && part->end - off >= GMEM_WORD_PAGES &&
 	       (word & (state | GMEM_PAGE_SCATTERED) * GMEM_EVERY_PAGE) == state * GMEM_EVERY_PAGE;
 }
 
-/* Tell of the frames of the pages with @state in the part, in runs. */
+/*
+ * Tell of the frames of the pages with @state in the part, in runs. Each word is looked at once:
+ * where a first page is made between two looks, the others would be passed over with it.
+ */
 static void part_tell(const struct block_part *part, u32 state, const struct gmem_frames *frames)
 {
 	struct frame_run run = {.frames = frames};
 	u32 off = part->first;
 
 	while (off < part->end) {
-		u32 seen = gmem_block_state(part->block, off);
-		u32 npages = whole_word_has(part, off, state) ? GMEM_WORD_PAGES : 1;
+		u64 word = gmem_block_word(part->block, off);
+		u32 seen = gmem_state_in_word(word, off);
+		u32 npages = whole_word_has(part, off, word, state) ? GMEM_WORD_PAGES : 1;
 
 		if (seen & state)
 			run_add(&run, gmem_block_pfn(part->block, off, seen), npages);

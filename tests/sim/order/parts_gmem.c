@@ -264,6 +264,34 @@ static void converted_body(uint32_t thread, void *ctx)
 		shared_body(thread, ctx);
 }
 
+/* The pages of a word but the first, which is made while all are told of. */
+static void word_setup(void *ctx)
+{
+	pages_setup(ctx);
+	for (u32 i = 1; i < GMEM_WORD_PAGES; i++)
+		use_page(i);
+}
+
+static void count_pages(void *ctx, pfn_t pfn, u64 npages)
+{
+	expect(pfn.v >= PART_FRAME && pfn.v + npages <= PART_FRAME + GMEM_WORD_PAGES);
+	*(u64 *)ctx += npages;
+}
+
+static void word_body(uint32_t thread, void *ctx)
+{
+	u64 told = 0;
+	const struct gmem_frames frames = {.tell = count_pages, .ctx = &told};
+
+	(void)ctx;
+	if (thread) {
+		use_page(0);
+		return;
+	}
+	gmem_pages_tell(&part.pages, 0, GMEM_WORD_PAGES, &frames);
+	expect(told >= GMEM_WORD_PAGES - 1);
+}
+
 /* The same question of a whole unit. */
 static void shared_unit_body(uint32_t thread, void *ctx)
 {
@@ -529,6 +557,7 @@ const struct pair pairs_gmem_part[] = {
     {"all pages lost, two makers of a block", 1, all_lost_setup, lost_before_body, is_good, 0},
     {"page made shared and a lookup", 2, prepared_setup, shared_body, is_good, 0},
     {"page converted and a lookup", 1, prepared_setup, converted_body, is_good, 0},
+    {"page made, and a word of pages told of", 2, word_setup, word_body, is_good, 0},
     {"page made shared and a lookup of its unit", 1, prepared_setup, shared_unit_body, is_good, 0},
     {"lookup and a bind", 2, file_setup, bind_body, is_good, 0},
     {"lookup and an unbind that is undone", 3, file_setup, undo_body, is_good, 0},
