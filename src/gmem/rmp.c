@@ -72,20 +72,22 @@ static bool bit_get(const u64 *words, u32 off)
 	return atomic_load_acquire_u64(&words[off / 64]) >> off % 64 & 1;
 }
 
-/* Under the block's lock, as all that writes the words. Partner: bit_get() without it. */
-static void bit_set(u64 *words, u32 off)
+/*
+ * Under the block's lock, as all that writes the words. A bit that is cleared releases, too: a look
+ * without the lock that finds a frame unlisted goes on to the base, which was written before.
+ * Partner: bit_get() without the lock.
+ */
+static void bits_put(u64 *words, u32 off, u64 mask, bool set)
 {
 	u64 *word = &words[off / 64];
+	u64 there = atomic_load_relaxed_u64(word);
 
-	atomic_store_release_u64(word, atomic_load_relaxed_u64(word) | UINT64_C(1) << off % 64);
+	atomic_store_release_u64(word, set ? there | mask : there & ~mask);
 }
 
-/* Under the block's lock. A reader learns nothing from a bit that is clear. */
-static void bits_clear(u64 *words, u32 off, u64 mask)
+static void bit_put(u64 *words, u32 off, bool set)
 {
-	u64 *word = &words[off / 64];
-
-	atomic_store_relaxed_u64(word, atomic_load_relaxed_u64(word) & ~mask);
+	bits_put(words, off, UINT64_C(1) << off % 64, set);
 }
 
 static struct rmp_block *block_find(const struct rmp *map, pfn_t pfn)
@@ -183,19 +185,17 @@ static bool block_is_empty(const struct rmp_block *block)
 static void frame_assign(struct rmp_block *block, u32 off, u64 claim, bool pending)
 {
 	u64 *list = atomic_load_relaxed_ptr(&block->list);
+	bool listed = claim_add(atomic_load_relaxed_u64(&block->base), off) != claim;
 
 	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
 	CHECK(!frame_check(block, off, claim, false));
-	if (claim_add(atomic_load_relaxed_u64(&block->base), off) == claim) {
-		bits_clear(block->listed, off, UINT64_C(1) << off % 64);
-	} else {
+	if (listed)
 		atomic_store_relaxed_u64(&list[off], claim);
-		bit_set(block->listed, off);
-	}
-	bit_set(block->assigned, off);
+	bit_put(block->listed, off, listed);
+	bit_put(block->assigned, off, true);
 	CHECK(frame_claim(block, off) == claim);
 	if (!pending)
-		bit_set(block->valid, off);
+		bit_put(block->valid, off, true);
 }
 
 /* All of the frames or none: -EIO, -EEXIST, or -EAGAIN without a list that is needed. */
@@ -249,13 +249,12 @@ static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_change *ch
 	return block_assign(block, change);
 }
 
-/* Every frame valid, and all by @base, whose gfn is aligned. The bits that say valid were set after
- * those that say listed. */
+/* Every frame valid, and all by @base, whose gfn is aligned. */
 static bool block_is_huge(const struct rmp_block *block)
 {
 	for (u32 i = 0; i < BLOCK_WORDS; i++)
 		if (~atomic_load_acquire_u64(&block->valid[i]) ||
-		    atomic_load_relaxed_u64(&block->listed[i]))
+		    atomic_load_acquire_u64(&block->listed[i]))
 			return false;
 	return is_aligned_u64(atomic_load_relaxed_u64(&block->base), BLOCK_PAGES);
 }
@@ -294,9 +293,9 @@ static void word_end(struct rmp_block *block, u32 off, u32 end, enum frame_end h
 
 	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
 	CHECK(off < end && off / 64 == (end - 1) / 64);
-	bits_clear(block->valid, off, mask);
+	bits_put(block->valid, off, mask, false);
 	if (how == FRAME_FREED)
-		bits_clear(block->assigned, off, mask);
+		bits_put(block->assigned, off, mask, false);
 }
 
 /* Under the block's lock. */
@@ -382,7 +381,7 @@ static int rmp_validate(const struct rmp_vm *rmp, pfn_t pfn, const struct rmp_ch
 	mutex_lock(&block->lock);
 	for (u32 i = change->off; i < change->end; i++) {
 		if (bit_get(block->assigned, i) && frame_claim(block, i) == claim_add(first, i))
-			bit_set(block->valid, i);
+			bit_put(block->valid, i, true);
 		else
 			error = -EIO;
 	}

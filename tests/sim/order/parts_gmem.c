@@ -520,6 +520,26 @@ static void lists_body(uint32_t thread, void *ctx)
 	claim(ELSEWHERE * (thread + 1), PAGE + thread);
 }
 
+/* A frame that was listed goes over to a new base: it never was what the old one says of it. */
+static void unlisted_setup(void *ctx)
+{
+	list_setup(ctx);
+	claim(ELSEWHERE, PAGE);
+}
+
+static void unlisted_body(uint32_t thread, void *ctx)
+{
+	const struct gmem_arch *arch = part.vm->gmem_arch;
+
+	(void)ctx;
+	if (!thread) {
+		expect(!rmp_allows(part.vm->rmp, (gfn_t){PAGE}, (pfn_t){PART_FRAME + PAGE}));
+		return;
+	}
+	arch->ops->reclaim(arch->ctx, (pfn_t){PART_FRAME}, PAGE + 1);
+	claim(BEFORE, PAGE);
+}
+
 static void huge_setup(void *ctx)
 {
 	const struct gmem_arch *arch;
@@ -568,6 +588,7 @@ const struct pair pairs_gmem_part[] = {
     {"frames of a block, two claims", 2, map_setup, claims_body, is_good, 0},
     {"listed frame, claim and look", 2, list_setup, list_body, is_good, 0},
     {"listed frames, two claims", 2, list_setup, lists_body, is_good, 0},
+    {"frame that is listed no more, and a look", 2, unlisted_setup, unlisted_body, is_good, 0},
     {"huge claim, its last frame and a look", 1, huge_setup, huge_body, is_good, 0},
     {.name = NULL},
 };
