@@ -156,7 +156,8 @@ static void check_tables(struct quire_vm *vm)
 	mmu_assert_exclusive(vm);
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces; as++) {
-		struct table *root = atomic_load_relaxed_ptr(&vm->roots.valid[as]);
+		/* A root is made without mmu_lock. */
+		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
 
 		check.as_id = as;
 		if (root)
