@@ -75,17 +75,17 @@ class Lists(unittest.TestCase):
 
     def test_each_stands_once(self):
         caught, argued = "# head\n" + SITES[0] + ": a pair\n", "= why\n" + SITES[1] + "\n"
-        self.assertEqual(self.check(caught=caught, argued=argued, open=""), [])
-        self.assertEqual(self.check(caught=caught, open=""), [SITES[1] + ": stands in none of caught.txt, open.txt"])
-        self.assertEqual(self.check(caught=caught, argued=argued, open=SITES[0]),
-                         [f"open.txt: {SITES[0]}: stands in caught.txt, too"])
-        self.assertEqual(self.check(caught=caught, argued=argued, open="src/a.c gone fence 1\n"),
-                         ["open.txt: src/a.c gone fence 1: src/ has no such site"])
+        self.assertEqual(self.check(caught=caught, argued=argued, seeds=""), [])
+        self.assertEqual(self.check(caught=caught, argued=""), [SITES[1] + ": stands in none of caught.txt, argued.txt"])
+        self.assertEqual(self.check(caught=caught, argued=argued, seeds=SITES[0] + ": 7"),
+                         [f"seeds.txt: {SITES[0]}: stands in caught.txt, too"])
+        self.assertEqual(self.check(caught=caught, argued=argued, seeds="src/a.c gone fence 1: 7\n"),
+                         ["seeds.txt: src/a.c gone fence 1: src/ has no such site"])
 
     def test_lines(self):
-        """A pair for what is caught, a reason for what is argued, nothing else."""
-        for name, line in (("caught", SITES[0]), ("argued", "= why\n" + SITES[0] + ": a pair"), ("open", "take acquire"),
-                           ("argued", SITES[0])):
+        """A pair or a seed for what is caught, a reason for what is argued, nothing else."""
+        for name, line in (("caught", SITES[0]), ("seeds", SITES[0]), ("argued", "= why\n" + SITES[0] + ": a pair"),
+                           ("argued", SITES[0]), ("seeds", "take acquire: 7")):
             self.assertEqual(len(self.check(**{name: line})), 1 + len(SITES), line)
 
 
