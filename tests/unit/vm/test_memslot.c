@@ -462,7 +462,7 @@ static void test_update_of_any_memory(void **state)
 
 struct slow_access {
 	struct quire_vm *vm;
-	u32 is_open;
+	u32 has_entered, has_left; /* neither is ever taken back */
 };
 
 static void *access_slowly(void *arg)
@@ -471,9 +471,9 @@ static void *access_slowly(void *arg)
 	struct slow_access *slow = arg;
 	u32 section = long_section_enter(&slow->vm->accesses);
 
-	__atomic_store_n(&slow->is_open, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&slow->has_entered, 1, __ATOMIC_SEQ_CST);
 	nanosleep(&rest, NULL);
-	__atomic_store_n(&slow->is_open, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&slow->has_left, 1, __ATOMIC_SEQ_CST);
 	long_section_leave(&slow->vm->accesses, section);
 	return NULL;
 }
@@ -487,11 +487,11 @@ static void test_waits_for_accesses(void **state)
 
 	assert_int_equal(update_slot(slow.vm, &region, FINISH), 0);
 	assert_int_equal(pthread_create(&thread, NULL, access_slowly, &slow), 0);
-	while (!__atomic_load_n(&slow.is_open, __ATOMIC_SEQ_CST))
+	while (!__atomic_load_n(&slow.has_entered, __ATOMIC_SEQ_CST))
 		sched_yield();
 	region.size_bytes = 0;
 	assert_int_equal(update_slot(slow.vm, &region, FINISH), 0);
-	assert_false(__atomic_load_n(&slow.is_open, __ATOMIC_SEQ_CST));
+	assert_true(__atomic_load_n(&slow.has_left, __ATOMIC_SEQ_CST));
 	pthread_join(thread, NULL);
 	fake_vm_end_locked(slow.vm);
 }
