@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "src/base/reclaim.h"
-#include "src/gfn/track.h"
 #include "src/shadow/internal.h"
 #include "src/tdp/tdp.h"
 #include "tests/sim/order/primitives.h"
@@ -128,22 +127,6 @@ static void start(void)
 	shadows.ops.cmpxchg_u64 = cmpxchg_u64;
 	shadows.ops.pages_there = NULL;
 	pair.machine.vm->host = &shadows.ops;
-}
-
-static void init_setup(void *ctx)
-{
-	(void)ctx;
-	start();
-}
-
-/* The first nested guest, and a write of the library's that may be to L1's tables. */
-static void init_body(uint32_t thread, void *ctx)
-{
-	(void)ctx;
-	if (thread)
-		gfn_track_written(pair.machine.vm, 0, (gpa_t){0}, sizeof(u64));
-	else if (shadow_init(pair.machine.vm))
-		abort();
 }
 
 /* vCPU 0 is a nested guest, whose page 0 L1 maps with @last in its table at @levels from above. */
@@ -275,7 +258,6 @@ static bool shows_no_old_gfn(void *ctx)
 
 const struct pair pairs_shadow[] = {
     {"set of entries and aging", 2, rmap_setup, rmap_body, is_good, 0},
-    {"shadow MMU made, a write", 1, init_setup, init_body, is_sound, 0},
     {"nested huge page split, aging", 1, split_setup, split_age_body, is_sound, 0},
     {"table of L1 written, walked", 2, write_setup, write_body, shows_no_old_gfn, 0},
     {.name = NULL},
