@@ -11,11 +11,21 @@
 #include "tests/sim/order/primitives.h"
 #include "tests/sim/pairs.h"
 
+/* The primitives and parts are short: they have as many choices as they want. */
+#define SHORT true
+
 /* Last the one that leaves thread records. */
-static const struct pair *const suites[] = {
-    pairs_primitive, pairs_part,  pairs_tables, pairs_shadow, pairs_gmem_part, pairs_vm_part,
-    pairs_fault,     pairs_slots, pairs_log,	pairs_gmem,   pairs_access,    pairs_kernel,
-    pairs_quota,     pairs_end,	  pairs_age,	pairs_link,   pairs_convert,   pairs_base};
+static const struct suite {
+	const struct pair *pairs;
+	bool is_short;
+} suites[] = {
+    {pairs_primitive, SHORT}, {pairs_part, SHORT},	{pairs_tables, SHORT},
+    {pairs_shadow, SHORT},    {pairs_gmem_part, SHORT}, {pairs_vm_part, SHORT},
+    {pairs_fault, !SHORT},    {pairs_slots, !SHORT},	{pairs_log, !SHORT},
+    {pairs_gmem, !SHORT},     {pairs_access, !SHORT},	{pairs_kernel, !SHORT},
+    {pairs_quota, !SHORT},    {pairs_end, !SHORT},	{pairs_age, !SHORT},
+    {pairs_link, !SHORT},     {pairs_convert, !SHORT},	{pairs_base, SHORT},
+};
 
 static void print_plan(const struct sched_verdict *verdict)
 {
@@ -66,17 +76,12 @@ static bool holds(const struct pair *test, uint32_t choices)
 	return false;
 }
 
-/* The primitives and parts are short: they have as many choices as they want. */
 static bool all_hold(void)
 {
 	for (size_t i = 0; i < sizeof(suites) / sizeof(suites[0]); i++) {
-		bool is_short = suites[i] == pairs_primitive || suites[i] == pairs_part ||
-				suites[i] == pairs_base || suites[i] == pairs_tables ||
-				suites[i] == pairs_shadow || suites[i] == pairs_gmem_part ||
-				suites[i] == pairs_vm_part;
-		uint32_t choices = is_short ? UINT32_MAX : asked.choices;
+		uint32_t choices = suites[i].is_short ? UINT32_MAX : asked.choices;
 
-		for (const struct pair *test = suites[i]; test->name; test++)
+		for (const struct pair *test = suites[i].pairs; test->name; test++)
 			if (!holds(test, choices))
 				return false;
 	}

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/atomic.h"
 #include "src/gmem/rmp.h"
 
 #define MEMORY_WORDS (256u * 1024 / sizeof(uint64_t))
@@ -13,6 +14,7 @@
 static _Alignas(64) uint64_t memory[MEMORY_WORDS];
 static _Alignas(CHUNK_BYTES) uint8_t chunk[CHUNK_BYTES];
 static uint64_t words_used;
+static uint32_t failed; /* (a) */
 struct part_store part_store;
 
 static void fill(uint64_t *at, size_t size_bytes, uint64_t value)
@@ -114,6 +116,7 @@ const struct quire_host_ops part_host = {
 void part_host_start(void)
 {
 	words_used = 0;
+	failed = 0;
 	memset(&part_store, 0, sizeof(part_store));
 	rmp_start_anew();
 }
@@ -133,6 +136,18 @@ struct quire_vm *part_vm_start(enum quire_vm_type type, const struct quire_confi
 	if (quire_vm_create(&config, &vm))
 		abort();
 	return vm;
+}
+
+void part_expect(bool holds)
+{
+	if (!holds)
+		atomic_store_relaxed_u32(&failed, 1);
+}
+
+bool part_is_good(void *ctx)
+{
+	(void)ctx;
+	return !failed;
 }
 
 uint32_t part_look(const uint32_t *word)

@@ -24,6 +24,10 @@ extern struct part_store part_store;
 void part_host_start(void);
 /* A VM of @type on it, which is never ended: its memory goes with the next start. */
 struct quire_vm *part_vm_start(enum quire_vm_type type, const struct quire_confidential_ops *ops);
+/* Notes that a thread of the pair saw what it must not, and the check of a pair that asks for it.
+ */
+void part_expect(bool holds);
+bool part_is_good(void *ctx);
 /* A plain look at @word, and a plain store. */
 uint32_t part_look(const uint32_t *word);
 void part_touch(uint32_t *word);

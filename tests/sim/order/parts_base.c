@@ -10,9 +10,8 @@
 #include "src/base/section.h"
 #include "src/tree/ptree_node.h"
 #include "src/tree/range_map.h"
-#include "tests/sim/order/primitives.h"
+#include "tests/sim/order/part_host.h"
 
-#define NODES 8u
 #define AT 5u	      /* the number that is looked for */
 #define RECORDS 4096u /* two a run */
 
@@ -20,8 +19,6 @@ static struct {
 	struct mutex mutex;
 	struct long_sections sections;
 	struct range_map map;
-	struct ptree_node nodes[NODES];
-	u32 node_count;
 	u32 value, *shown;
 	u32 guarded;
 	bool good[3]; /* by thread */
@@ -33,6 +30,7 @@ static u32 record_count;
 static void setup(void *ctx)
 {
 	(void)ctx;
+	part_host_start();
 	memset(&base, 0, sizeof(base));
 	mutex_init(&base.mutex, RANK_MMU);
 	base.shown = &base.value;
@@ -82,30 +80,12 @@ static void late_section(uint32_t thread, void *ctx)
 	long_section_leave(&base.sections, turn);
 }
 
-static void *node_alloc(void *ctx, size_t size_bytes)
-{
-	(void)ctx;
-	if (size_bytes != sizeof(base.nodes[0]) || base.node_count == NODES)
-		return NULL;
-	return &base.nodes[base.node_count++];
-}
-
-/* What another thread may do to memory that is free. */
-static void node_free(void *ctx, void *mem, size_t size_bytes)
-{
-	(void)ctx;
-	(void)size_bytes;
-	*(volatile u64 *)mem = 0;
-}
-
-static const struct quire_host_ops memory = {.alloc = node_alloc, .free = node_free};
-
 static void set_range(u64 value)
 {
 	const struct ptree_item range = {AT, AT + 1, (void *)(uintptr_t)value};
 	struct range_map_change change;
 
-	if (range_map_prepare(&base.map, &memory, NULL, &range, &change)) {
+	if (range_map_prepare(&base.map, &part_host, NULL, &range, &change)) {
 		base.good[1] = false;
 		return;
 	}

@@ -25,20 +25,7 @@ static struct {
 	struct memslot *slots[2];
 	const struct gmem_arch *arch;
 	u32 told[GMEM_BLOCK_PAGES]; /* what hears that a frame changes hands notes it here */
-	u32 failed;		    /* (a) */
 } part;
-
-static void expect(bool holds)
-{
-	if (!holds)
-		atomic_store_relaxed_u32(&part.failed, 1);
-}
-
-static bool is_good(void *ctx)
-{
-	(void)ctx;
-	return !part.failed;
-}
 
 static void pages_setup(void *ctx)
 {
@@ -64,7 +51,7 @@ static void look_at_page(u64 index)
 	gmem_page_read(&part.pages, index, &page);
 	if (!(page.state & GMEM_PAGE_UP_TO_DATE))
 		return;
-	expect(page.pfn.v == PART_FRAME + (part_store.scattered ? 2 * index : index));
+	part_expect(page.pfn.v == PART_FRAME + (part_store.scattered ? 2 * index : index));
 	(void)part_look(&part_store.pages[index]);
 }
 
@@ -193,7 +180,7 @@ static void lost_before_body(uint32_t thread, void *ctx)
 {
 	(void)thread;
 	(void)ctx;
-	expect(is_lost(block_of_page()));
+	part_expect(is_lost(block_of_page()));
 }
 
 /* So many were lost that all count as lost, but for those there are. */
@@ -349,7 +336,7 @@ static void bind_body(uint32_t thread, void *ctx)
 	if (thread)
 		bind(1);
 	else
-		expect(!look_up());
+		part_expect(!look_up());
 }
 
 /* The slot is to go, and stays. No binding contradicts its slot meanwhile. */
@@ -361,7 +348,7 @@ static void undo_body(uint32_t thread, void *ctx)
 	(void)ctx;
 	if (!thread) {
 		error = look_up();
-		expect(!error || error == -EFAULT);
+		part_expect(!error || error == -EFAULT);
 		return;
 	}
 	mutex_lock(&part.vm->slots_lock);
@@ -394,7 +381,7 @@ static void release_body(uint32_t thread, void *ctx)
 		return;
 	}
 	error = look_up();
-	expect(!error || error == -EFAULT);
+	part_expect(!error || error == -EFAULT);
 }
 
 static int arch_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
@@ -425,7 +412,7 @@ static void still_shown_body(uint32_t thread, void *ctx)
 	reclaim_enter();
 	error = gmem_lookup_begin(part.slots[0], (gfn_t){PAGE}, GMEM_PRIVATE, &lookup);
 	reclaim_leave();
-	expect(!error && !gmem_lookup_finish(&lookup));
+	part_expect(!error && !gmem_lookup_finish(&lookup));
 }
 
 static int hardware_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
@@ -486,7 +473,7 @@ static void moved_body(uint32_t thread, void *ctx)
 	if (thread)
 		claim(PAGE, PAGE);
 	else
-		expect(!rmp_allows(part.vm->rmp, (gfn_t){BEFORE}, (pfn_t){PART_FRAME + PAGE}));
+		part_expect(!rmp_allows(part.vm->rmp, (gfn_t){BEFORE}, (pfn_t){PART_FRAME + PAGE}));
 }
 
 /* Two frames of a new block. */
@@ -566,29 +553,30 @@ static void huge_body(uint32_t thread, void *ctx)
 }
 
 const struct pair pairs_gmem_part[] = {
-    {"page, maker and lookup", 2, pages_setup, page_body, is_good, 0},
-    {"scattered page, maker and lookup", 2, scattered_setup, page_body, is_good, 0},
-    {"pages of a block, two makers", 2, pages_setup, makers_body, is_good, 0},
-    {"scattered pages, two makers", 2, scattered_setup, makers_body, is_good, 0},
-    {"unit, its last page and a lookup", 1, unit_setup, unit_body, is_good, 0},
+    {"page, maker and lookup", 2, pages_setup, page_body, part_is_good, 0},
+    {"scattered page, maker and lookup", 2, scattered_setup, page_body, part_is_good, 0},
+    {"pages of a block, two makers", 2, pages_setup, makers_body, part_is_good, 0},
+    {"scattered pages, two makers", 2, scattered_setup, makers_body, part_is_good, 0},
+    {"unit, its last page and a lookup", 1, unit_setup, unit_body, part_is_good, 0},
     {"unit and a lost page", 2, join_setup, join_body, is_no_unit, 0},
     {"lost page and its block", 2, lost_setup, lost_body, is_lost_then, 0},
-    {"lost page, two makers of its block", 2, lost_before_setup, lost_before_body, is_good, 0},
-    {"all pages lost, two makers of a block", 1, all_lost_setup, lost_before_body, is_good, 0},
-    {"page made shared and a lookup", 2, prepared_setup, shared_body, is_good, 0},
-    {"page converted and a lookup", 1, prepared_setup, converted_body, is_good, 0},
-    {"page made, and a word of pages told of", 2, word_setup, word_body, is_good, 0},
-    {"page made shared and a lookup of its unit", 1, prepared_setup, shared_unit_body, is_good, 0},
-    {"lookup and a bind", 2, file_setup, bind_body, is_good, 0},
-    {"lookup and an unbind that is undone", 3, file_setup, undo_body, is_good, 0},
-    {"lookup and a release", 2, file_setup, release_body, is_good, 0},
-    {"private lookup and a bind", 2, arch_file_setup, still_shown_body, is_good, 0},
-    {"frame, claim and look", 2, map_setup, claim_body, is_good, 0},
-    {"frame that was another gfn's, claim and look", 2, moved_setup, moved_body, is_good, 0},
-    {"frames of a block, two claims", 2, map_setup, claims_body, is_good, 0},
-    {"listed frame, claim and look", 2, list_setup, list_body, is_good, 0},
-    {"listed frames, two claims", 2, list_setup, lists_body, is_good, 0},
-    {"frame that is listed no more, and a look", 2, unlisted_setup, unlisted_body, is_good, 0},
-    {"huge claim, its last frame and a look", 1, huge_setup, huge_body, is_good, 0},
+    {"lost page, two makers of its block", 2, lost_before_setup, lost_before_body, part_is_good, 0},
+    {"all pages lost, two makers of a block", 1, all_lost_setup, lost_before_body, part_is_good, 0},
+    {"page made shared and a lookup", 2, prepared_setup, shared_body, part_is_good, 0},
+    {"page converted and a lookup", 1, prepared_setup, converted_body, part_is_good, 0},
+    {"page made, and a word of pages told of", 2, word_setup, word_body, part_is_good, 0},
+    {"page made shared and a lookup of its unit", 1, prepared_setup, shared_unit_body, part_is_good,
+     0},
+    {"lookup and a bind", 2, file_setup, bind_body, part_is_good, 0},
+    {"lookup and an unbind that is undone", 3, file_setup, undo_body, part_is_good, 0},
+    {"lookup and a release", 2, file_setup, release_body, part_is_good, 0},
+    {"private lookup and a bind", 2, arch_file_setup, still_shown_body, part_is_good, 0},
+    {"frame, claim and look", 2, map_setup, claim_body, part_is_good, 0},
+    {"frame that was another gfn's, claim and look", 2, moved_setup, moved_body, part_is_good, 0},
+    {"frames of a block, two claims", 2, map_setup, claims_body, part_is_good, 0},
+    {"listed frame, claim and look", 2, list_setup, list_body, part_is_good, 0},
+    {"listed frames, two claims", 2, list_setup, lists_body, part_is_good, 0},
+    {"frame that is listed no more, and a look", 2, unlisted_setup, unlisted_body, part_is_good, 0},
+    {"huge claim, its last frame and a look", 1, huge_setup, huge_body, part_is_good, 0},
     {.name = NULL},
 };

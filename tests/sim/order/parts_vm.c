@@ -31,20 +31,7 @@ static struct {
 	u32 table;    /* of the guest's: its page is written */
 	u32 followed; /* what was made of it */
 	u32 noticed;
-	u32 failed; /* (a) */
 } part;
-
-static void expect(bool holds)
-{
-	if (!holds)
-		atomic_store_relaxed_u32(&part.failed, 1);
-}
-
-static bool is_good(void *ctx)
-{
-	(void)ctx;
-	return !part.failed;
-}
 
 static void setup(void *ctx)
 {
@@ -80,14 +67,14 @@ static void slots_body(uint32_t thread, void *ctx)
 
 	(void)ctx;
 	if (thread) {
-		expect(!set_region(1, PAGES, 0));
+		part_expect(!set_region(1, PAGES, 0));
 		return;
 	}
 	reclaim_enter();
 	slot = memslot_lookup(part.vm, 0, (gfn_t){UINT64_C(1) << 20}, NULL);
-	expect(!slot || slot->npages == PAGES);
+	part_expect(!slot || slot->npages == PAGES);
 	slot = memslot_lookup(part.vm, 0, (gfn_t){PAGE}, NULL);
-	expect(slot && slot->npages == PAGES);
+	part_expect(slot && slot->npages == PAGES);
 	reclaim_leave();
 }
 
@@ -118,7 +105,7 @@ static void log_end_body(uint32_t thread, void *ctx)
 {
 	(void)ctx;
 	if (thread)
-		expect(!set_region(0, 0, 0));
+		part_expect(!set_region(0, 0, 0));
 	else
 		get_log();
 }
@@ -161,7 +148,7 @@ static void take_entry(void)
 	u32 slot;
 
 	mutex_lock(&part.vm->slots_lock);
-	expect(!dirty_ring_take_reset(&part.vcpu.ring, &slot, &offset));
+	part_expect(!dirty_ring_take_reset(&part.vcpu.ring, &slot, &offset));
 	mutex_unlock(&part.vm->slots_lock);
 	flush_domain_request(&part.vm->flush, QUIRE_REQ_TLB_FLUSH);
 	part.seen = atomic_load_relaxed_u32(&part.page);
@@ -180,7 +167,7 @@ static void own_write_body(uint32_t thread, void *ctx)
 
 static bool is_seen_or_told(void *ctx)
 {
-	return is_good(ctx) && (part.seen || part.vcpu.ring.dirty_index == 2);
+	return part_is_good(ctx) && (part.seen || part.vcpu.ring.dirty_index == 2);
 }
 
 /* The first nested root comes while the library writes, or a fault asks. */
@@ -188,7 +175,7 @@ static void track_made_body(uint32_t thread, void *ctx)
 {
 	(void)ctx;
 	if (thread)
-		expect(!shadow_init(part.vm));
+		part_expect(!shadow_init(part.vm));
 	else
 		gfn_track_written(part.vm, 0, GPA, sizeof(u64));
 }
@@ -200,7 +187,7 @@ static void track_asked_body(uint32_t thread, void *ctx)
 		return;
 	}
 	biglock_read_lock(&part.vm->mmu_lock, NULL);
-	expect(!gfn_is_tracked(part.vm, 0, (gfn_t){PAGE}));
+	part_expect(!gfn_is_tracked(part.vm, 0, (gfn_t){PAGE}));
 	biglock_read_unlock(&part.vm->mmu_lock, NULL);
 }
 
@@ -211,7 +198,7 @@ static void track_searched_body(uint32_t thread, void *ctx)
 		return;
 	}
 	biglock_read_lock(&part.vm->mmu_lock, NULL);
-	expect(!gfn_track_block(part.vm, 0, (gfn_t){0}, PAGES));
+	part_expect(!gfn_track_block(part.vm, 0, (gfn_t){0}, PAGES));
 	biglock_read_unlock(&part.vm->mmu_lock, NULL);
 }
 
@@ -224,7 +211,7 @@ static void track_next_body(uint32_t thread, void *ctx)
 		return;
 	}
 	biglock_read_lock(&part.vm->mmu_lock, NULL);
-	expect(!gfn_track_next(part.vm, 0, &gfn, (gfn_t){PAGES}));
+	part_expect(!gfn_track_next(part.vm, 0, &gfn, (gfn_t){PAGES}));
 	biglock_read_unlock(&part.vm->mmu_lock, NULL);
 }
 
@@ -280,15 +267,15 @@ static bool follows_or_noticed(void *ctx)
 }
 
 const struct pair pairs_vm_part[] = {
-    {"slots, a lookup and a new one", 2, slot_setup, slots_body, is_good, 0},
-    {"log, two copies", 2, slot_setup, logs_body, is_good, 0},
-    {"log, a copy and the end of its slot", 2, slot_setup, log_end_body, is_good, 0},
-    {"request of the client's", 3, request_setup, request_body, is_good, 0},
+    {"slots, a lookup and a new one", 2, slot_setup, slots_body, part_is_good, 0},
+    {"log, two copies", 2, slot_setup, logs_body, part_is_good, 0},
+    {"log, a copy and the end of its slot", 2, slot_setup, log_end_body, part_is_good, 0},
+    {"request of the client's", 3, request_setup, request_body, part_is_good, 0},
     {"own write and a reset of its ring", 2, ring_setup, own_write_body, is_seen_or_told, 0},
-    {"write-track counts, made and written", 2, setup, track_made_body, is_good, 0},
-    {"write-track counts, made and asked", 2, setup, track_asked_body, is_good, 0},
-    {"write-track counts, made and searched", 2, setup, track_searched_body, is_good, 0},
-    {"write-track counts, made and looked through", 2, setup, track_next_body, is_good, 0},
+    {"write-track counts, made and written", 2, setup, track_made_body, part_is_good, 0},
+    {"write-track counts, made and asked", 2, setup, track_asked_body, part_is_good, 0},
+    {"write-track counts, made and searched", 2, setup, track_searched_body, part_is_good, 0},
+    {"write-track counts, made and looked through", 2, setup, track_next_body, part_is_good, 0},
     {"write-track counts and an own write", 2, track_setup, track_body, follows_or_noticed, 0},
     {.name = NULL},
 };
