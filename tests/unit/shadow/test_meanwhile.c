@@ -48,12 +48,10 @@ static int load(void *ctx, hva_t src, uint64_t *value)
 
 static int setup(void **state)
 {
-	(void)state;
-	world_start(&world);
+	*state = &world;
+	world_start_two(&world);
 	world.ops.page_get = get_page;
 	world.ops.load_u64 = load;
-	world_add_cpu(&world);
-	world_set_path(&world);
 	for (uint32_t i = 0; i < 16; i++) {
 		world_set_entry(&world, TABLE_4K, i, PAGE(70 + i) | NPT_USED);
 		world_set_entry(&world, OTHER_4K, i, PAGE(90 + i) | NPT_USED);
@@ -64,11 +62,9 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	(void)state;
 	assert_null(meanwhile);
 	assert_null(after_entry);
-	world_stop(&world);
-	return 0;
+	return world_teardown(state);
 }
 
 static uint8_t *l2_host(uint64_t gpa)
