@@ -1,4 +1,5 @@
 """The tests of a Meson build folder as checks: we run them, for a line as each ends."""
+import configparser
 import functools
 import json
 import os
@@ -64,11 +65,19 @@ def newest_build_file(tree):
     return max(times)
 
 
+def options_of(folder):
+    """The options that Meson was given for a folder, as -Dname=value."""
+    given = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    given.optionxform = str
+    given.read(folder / "meson-private/cmd_line.txt")
+    return {f"-D{name}={value}" for name, value in given["options"].items()} if "options" in given else set()
+
+
 def configure_command(tree, folder, options):
     """The command that sets the folder up, or None when it is up to date."""
     made = folder / "build.ninja"
     if not made.exists():
         return ["meson", "setup", str(folder), *options]
-    if newest_build_file(tree) <= made.stat().st_mtime:
+    if newest_build_file(tree) <= made.stat().st_mtime and options_of(folder).issuperset(options):
         return None
     return ["meson", "setup", "--reconfigure", str(folder), *options]

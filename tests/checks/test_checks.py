@@ -22,6 +22,7 @@ import check_report  # noqa: E402
 import check_runner  # noqa: E402
 import checks  # noqa: E402
 import distributions  # noqa: E402
+import meson_tests  # noqa: E402
 import packages  # noqa: E402
 from vmms.machine import Machine  # noqa: E402
 
@@ -265,6 +266,29 @@ class Packages(unittest.TestCase):
             self.assertEqual(packages.install(["x"]).result, "skip")
         finally:
             packages.shutil.which = before
+
+
+class Folders(unittest.TestCase):
+    def test_a_folder_is_set_up_anew_for_other_options(self):
+        with tempfile.TemporaryDirectory() as name:
+            tree = pathlib.Path(name)
+            folder = tree / "build-x"
+            (tree / "meson.build").write_text("project('x')\n")
+
+            def set_up(*options):
+                """Whether there was something to do."""
+                argv = meson_tests.configure_command(tree, folder, options)
+                if argv:
+                    subprocess.run(argv, cwd=tree, check=True, stdout=subprocess.DEVNULL)
+                return bool(argv)
+
+            self.assertTrue(set_up("-Doptimization=0"))
+            self.assertFalse(set_up("-Doptimization=0"))
+            for options in (["-Doptimization=1"], ["-Doptimization=1", "-Dc_args=-DA=1"]):
+                self.assertTrue(set_up(*options), options)
+                self.assertFalse(set_up(*options), options)
+            os.utime(folder / "build.ninja", (0, 0))
+            self.assertTrue(set_up("-Doptimization=1"))
 
 
 @unittest.skipUnless(shutil.which("cpio"), "no cpio")
