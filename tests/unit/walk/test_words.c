@@ -54,17 +54,19 @@ static enum quire_level page_level(void *ctx, hva_t hva, enum quire_level max)
  * several tables is in one piece.
  */
 #define SCRAMBLE (UINT64_C(0x5a0) << QUIRE_PAGE_SHIFT)
+static uint64_t scramble;
+static uint32_t root_entries; /* of the root that a vCPU entered with last */
 
 static uint64_t table_phys(void *ctx, const uint64_t *table)
 {
 	(void)ctx;
-	return ((uint64_t)(uintptr_t)table ^ SCRAMBLE) + far_away;
+	return ((uint64_t)(uintptr_t)table ^ scramble) + far_away;
 }
 
 static uint64_t *table_virt(void *ctx, uint64_t physical)
 {
 	(void)ctx;
-	return (uint64_t *)(uintptr_t)((physical - far_away) ^ SCRAMBLE);
+	return (uint64_t *)(uintptr_t)((physical - far_away) ^ scramble);
 }
 
 struct machine {
@@ -82,6 +84,7 @@ static void machine_prepare(struct machine *machine)
 	backing = QUIRE_LEVEL_4K;
 	given = (struct quire_page){.writable = 1, .refcounted = 1};
 	far_away = 0;
+	scramble = SCRAMBLE;
 	memset(machine, 0, sizeof(*machine));
 	machine->host = fake_ops;
 	machine->host.page_get = page_get;
@@ -311,6 +314,78 @@ static uint64_t *virt_near_end(void *ctx, uint64_t physical)
 
 	(void)ctx;
 	return (uint64_t *)(uintptr_t)(chunk_bases[before / CHUNK] + CHUNK - 1 - before % CHUNK);
+}
+
+/* The first chunk can be named, the others cannot. */
+static void *chunk_too_far(void *ctx)
+{
+	far_away = chunk_count++ ? UINT64_C(1) << 48 : 0;
+	return fake_ops.chunk_alloc(ctx);
+}
+
+static int enter(struct machine *machine)
+{
+	struct quire_stage2 stage2;
+	uint64_t requests;
+	int ret = quire_vcpu_enter(machine->vcpu, &requests, &stage2);
+
+	if (!ret) {
+		root_entries = stage2.format->root_entries;
+		quire_vcpu_leave(machine->vcpu);
+	}
+	return ret;
+}
+
+static void start_scrambled(struct machine *machine, int format)
+{
+	machine_prepare(machine);
+	machine->config.format = (enum quire_format_id)format;
+	machine->host.table_phys = table_phys;
+	machine->host.table_virt = table_virt;
+	machine_start(machine);
+}
+
+/* A root of several tables is one piece of memory, or there is none. Later there may be. */
+static void check_large_root(struct machine *machine, int format)
+{
+	start_scrambled(machine, format);
+	/* No table follows the one before. */
+	scramble = 1 << QUIRE_PAGE_SHIFT;
+	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), -ENOMEM);
+	scramble = SCRAMBLE;
+	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	machine_end(machine);
+	start_scrambled(machine, format);
+	chunk_count = 0;
+	machine->host.chunk_alloc = chunk_too_far;
+	assert_int_equal(enter(machine), -ENOMEM);
+	assert_int_equal(chunk_count, 2);
+	machine->host.chunk_alloc = fake_ops.chunk_alloc;
+	far_away = 0;
+	assert_int_equal(fault(machine, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+	machine_end(machine);
+}
+
+static void test_roots(void **state)
+{
+	uint32_t large = 0;
+	struct machine machine;
+
+	(void)state;
+	for (int format = 0; format <= QUIRE_FORMAT_ARM64_4_DBM; format++) {
+		start_scrambled(&machine, format);
+		/* A table's address is a page's. */
+		far_away = 8;
+		assert_int_equal(enter(&machine), -ENOMEM);
+		far_away = 0;
+		assert_int_equal(enter(&machine), 0);
+		machine_end(&machine);
+		if (root_entries > 512) {
+			check_large_root(&machine, format);
+			large++;
+		}
+	}
+	assert_true(large > 0);
 }
 
 static unsigned int fewer(unsigned int bits, unsigned int limit)
@@ -713,12 +788,12 @@ static void test_modes_ahead(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_offset),	     cmocka_unit_test(test_functions),
-	    cmocka_unit_test(test_limits),	     cmocka_unit_test(test_memtypes),
-	    cmocka_unit_test(test_other_processors), cmocka_unit_test(test_noexec),
-	    cmocka_unit_test(test_noexec_recovered), cmocka_unit_test(test_modes),
-	    cmocka_unit_test(test_words_of_modes),   cmocka_unit_test(test_modes_ahead),
-	    cmocka_unit_test(test_widths),
+	    cmocka_unit_test(test_offset),	cmocka_unit_test(test_functions),
+	    cmocka_unit_test(test_limits),	cmocka_unit_test(test_roots),
+	    cmocka_unit_test(test_memtypes),	cmocka_unit_test(test_other_processors),
+	    cmocka_unit_test(test_noexec),	cmocka_unit_test(test_noexec_recovered),
+	    cmocka_unit_test(test_modes),	cmocka_unit_test(test_words_of_modes),
+	    cmocka_unit_test(test_modes_ahead), cmocka_unit_test(test_widths),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
