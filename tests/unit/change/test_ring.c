@@ -106,12 +106,54 @@ static void test_slot_is_another(void **state)
 	machine.rings = 0;
 }
 
+/* A client that writes an entry anew names another slot, and gets nothing armed. */
+static void test_no_such_slot(void **state)
+{
+	(void)state;
+	machine.rings = 1;
+	begin();
+	store(3, 1);
+	machine.cpus[0].ring[0].slot = 0xffff;
+	harvest(1);
+	assert_true(writable_at(3));
+	vm_end();
+	machine.rings = 0;
+}
+
+/* A vCPU that got no ring yet: what it writes is in none, and a reset passes it over. */
+static void test_without_ring(void **state)
+{
+	struct quire_memory_fault told;
+	struct quire_vcpu *other;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+	uint8_t byte = 1;
+
+	(void)state;
+	machine.rings = 1;
+	begin();
+	assert_int_equal(quire_vcpu_create(machine.vm, MACHINE_VCPUS_MAX, NULL, &other), 0);
+	assert_int_equal(quire_vcpu_enter(other, &requests, &stage2), 0);
+	quire_vcpu_leave(other);
+	assert_int_equal(quire_vcpu_fault(other, gpa_of((gfn_t){7}), QUIRE_PFERR_WRITE, &told),
+			 QUIRE_FIXED);
+	assert_true(writable_at(7));
+	assert_int_equal(quire_vcpu_write(other, gpa_of((gfn_t){8}), &byte, 1), 0);
+	assert_false(quire_vcpu_dirty_ring_is_full(other));
+	harvest(0);
+	/* Those of the others are reset as ever. */
+	write_and_reset((const uint64_t[]){3, 70}, 2);
+	quire_vcpu_destroy(other);
+	vm_end();
+	machine.rings = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_words),
-	    cmocka_unit_test(test_slots),
-	    cmocka_unit_test(test_slot_is_another),
+	    cmocka_unit_test(test_words),	    cmocka_unit_test(test_slots),
+	    cmocka_unit_test(test_slot_is_another), cmocka_unit_test(test_no_such_slot),
+	    cmocka_unit_test(test_without_ring),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
