@@ -270,6 +270,27 @@ static void test_clear_splits_what_it_names(void **state)
 	end();
 }
 
+/* A huge page between two others that a CLEAR names stays huge. The last one is not mapped. */
+static void test_clear_splits_nothing_between(void **state)
+{
+	uint64_t words[3 * SIM_BLOCK / 64] = {0};
+
+	(void)state;
+	begin(INITIALLY_SET);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	add_slot(0, 3 * SIM_BLOCK, 0);
+	store(5, 1);
+	store(SIM_BLOCK + 5, 1);
+	assert_int_equal(machine_add_slot(&machine, 0, 3 * SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY), 0);
+	words[0] = words[2 * SIM_BLOCK / 64] = 2;
+	clear_words(0, 3 * SIM_BLOCK, words);
+	leaves_are(0, 1, SIM_BLOCK);
+	assert_int_equal(level_at(SIM_BLOCK), QUIRE_LEVEL_2M);
+	assert_true(writable_at(SIM_BLOCK) && !writable_at(1));
+	assert_int_equal(log_harvest(0), 3 * SIM_BLOCK - 2);
+	end();
+}
+
 /* Bits that are clear already arm nothing, and so split nothing. */
 static void test_clear_of_clear_bits_splits_nothing(void **state)
 {
@@ -590,6 +611,22 @@ static void test_calls_while_a_log_is_copied(void **state)
 	end();
 }
 
+/* With manual protection a copy takes nothing out of the log: one that fails has nothing to undo.
+ */
+static void test_copy_fails_with_manual_protection(void **state)
+{
+	uint64_t words[SLOT_PAGES / 64];
+
+	(void)state;
+	begin(MANUAL);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	store(7, 1);
+	assert_int_equal(get_with(NULL, -EFAULT, words), -EFAULT);
+	assert_int_equal(log_harvest(0), 1);
+	assert_true(log_has(7) && writable_at(7));
+	end();
+}
+
 static void test_calls_while_a_clear_is_copied(void **state)
 {
 	uint64_t words[SLOT_PAGES / 64] = {1 << 3 | 1 << 7};
@@ -689,6 +726,7 @@ int main(void)
 	    cmocka_unit_test(test_parameter),
 	    cmocka_unit_test(test_clear_splits),
 	    cmocka_unit_test(test_clear_splits_what_it_names),
+	    cmocka_unit_test(test_clear_splits_nothing_between),
 	    cmocka_unit_test(test_clear_of_clear_bits_splits_nothing),
 	    cmocka_unit_test(test_what_does_not_split),
 	    cmocka_unit_test(test_clear_of_an_odd_end),
@@ -698,6 +736,7 @@ int main(void)
 	    cmocka_unit_test(test_readonly_slots_are_left_alone),
 	    cmocka_unit_test(test_no_memory),
 	    cmocka_unit_test(test_calls_while_a_log_is_copied),
+	    cmocka_unit_test(test_copy_fails_with_manual_protection),
 	    cmocka_unit_test(test_calls_while_a_clear_is_copied),
 	    cmocka_unit_test(test_what_takes_time_is_told),
 	};
