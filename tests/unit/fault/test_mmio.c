@@ -337,6 +337,80 @@ static void test_never_over_memory(void **state)
 	vm_end();
 }
 
+static uint32_t traced[QUIRE_TRACE_COUNT];
+
+static void count_event(enum quire_trace_event event, const uint64_t *args)
+{
+	(void)args;
+	traced[event]++;
+}
+
+/* An access through an entry is told of: which one, and that it is emulated. */
+static void test_traced(void **state)
+{
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(fault_at(MMIO_GFN + 1, 0), QUIRE_EMULATE);
+	memset(traced, 0, sizeof(traced));
+	quire_trace_install(count_event);
+	assert_int_equal(fault_at(MMIO_GFN, RSVD), QUIRE_EMULATE);
+	quire_trace_install(NULL);
+	assert_int_equal(traced[QUIRE_TRACE_check_mmio_spte], 1);
+	assert_int_equal(traced[QUIRE_TRACE_handle_mmio_page_fault], 1);
+	assert_int_equal(slow_faults(), 2);
+	vm_end();
+}
+
+/* No entry can be where no table reaches, whatever the fault says: the slow path answers. */
+static void test_beyond_all_entries(void **state)
+{
+	uint64_t beyond;
+
+	(void)state;
+	begin();
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	beyond = machine.vm->max_gfn.v + 1;
+	assert_int_equal(fault_once(beyond, RSVD), QUIRE_EMULATE);
+	assert_int_equal(slow_faults(), 2);
+	vm_end();
+}
+
+static void enter_once(struct quire_vcpu *vcpu)
+{
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	assert_int_equal(quire_vcpu_enter(vcpu, &requests, &stage2), 0);
+	quire_vcpu_leave(vcpu);
+}
+
+/* Another vCPU has made the new tables: what they say is for vCPUs that have entered with them. */
+static void test_tables_of_before(void **state)
+{
+	struct quire_memory_fault told;
+	struct quire_vcpu *other;
+
+	(void)state;
+	begin();
+	/* Memory for a root that is not the old one's. One of several tables would be the same. */
+	assert_int_equal(quire_vcpu_create(machine.vm, MACHINE_VCPUS_MAX, NULL, &other), 0);
+	enter_once(other);
+	assert_int_equal(fault_at(MMIO_GFN, 0), QUIRE_EMULATE);
+	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+	assert_null(machine.vm->roots.valid[0]);
+	add_slot(0, 2, 0);
+	enter_once(other);
+	assert_int_equal(quire_vcpu_fault(other, gpa_of((gfn_t){MMIO_GFN}), 0, &told),
+			 QUIRE_EMULATE);
+	if (entry_root_tables(&machine.vm->tdp_format) == 1)
+		assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_RETRY);
+	enter_once(machine.vcpus[0]);
+	assert_int_equal(fault_once(MMIO_GFN, RSVD), QUIRE_EMULATE);
+	quire_vcpu_destroy(other);
+	vm_end();
+}
+
 static uint64_t counted(enum quire_vcpu_stat which)
 {
 	return quire_vcpu_stat(machine.vcpus[0], which);
@@ -418,6 +492,9 @@ int main(void)
 	    cmocka_unit_test(test_beyond_the_tables),
 	    cmocka_unit_test(test_update_runs),
 	    cmocka_unit_test(test_read_only),
+	    cmocka_unit_test(test_traced),
+	    cmocka_unit_test(test_beyond_all_entries),
+	    cmocka_unit_test(test_tables_of_before),
 	    cmocka_unit_test(test_broken_entry),
 	    cmocka_unit_test(test_never_over_memory),
 	};
