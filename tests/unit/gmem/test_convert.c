@@ -363,6 +363,16 @@ static void test_runs(void **state)
 	assert_int_equal(runs.count, 1);
 	assert_int_equal(runs.first[0], 12);
 	assert_int_equal(runs.npages[0], FILE_PAGES - 12);
+	/* The first answer that is not 0 ends it, though there is more. */
+	runs = (struct runs){.answer = -EINTR};
+	assert_int_equal(quire_gmem_each_shared(gmem, 0, PAGES(FILE_PAGES), note_run, &runs),
+			 -EINTR);
+	assert_int_equal(runs.count, 1);
+	/* Behind the file there is nothing. */
+	runs = (struct runs){0};
+	assert_int_equal(quire_gmem_each_shared(gmem, PAGES(FILE_PAGES), PAGES(1), note_run, &runs),
+			 0);
+	assert_int_equal(runs.count, 0);
 	assert_int_equal(quire_gmem_each_shared(gmem, 1, PAGES(3), note_run, &runs), -EINVAL);
 	end();
 }

@@ -204,12 +204,30 @@ static void test_slot_is_not_modified(void **state)
 	gmem_end();
 }
 
+/* The host names a frame: the page is lost, and one that no file has is none of the VM's. */
+static void test_lose_frame(void **state)
+{
+	struct gmem_page page;
+
+	(void)state;
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN, 8);
+	assert_int_equal(quire_vm_address_spaces(machine.vm), 2);
+	exists(3);
+	gmem_page_read(pages_of_file(), 3, &page);
+	assert_int_equal(quire_vm_lose_frame(machine.vm, (pfn_t){page.pfn.v + 1}), 0);
+	assert_false(is_lost(3));
+	assert_int_equal(quire_vm_lose_frame(machine.vm, page.pfn), 1);
+	assert_true(is_lost(3));
+	gmem_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_empty), cmocka_unit_test(test_units_without_blocks),
-	    cmocka_unit_test(test_lost),  cmocka_unit_test(test_all_lost),
-	    cmocka_unit_test(test_find),  cmocka_unit_test(test_slot_is_not_modified),
+	    cmocka_unit_test(test_empty),      cmocka_unit_test(test_units_without_blocks),
+	    cmocka_unit_test(test_lost),       cmocka_unit_test(test_all_lost),
+	    cmocka_unit_test(test_find),       cmocka_unit_test(test_slot_is_not_modified),
+	    cmocka_unit_test(test_lose_frame),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);
