@@ -267,6 +267,40 @@ static void test_rights_of_a_huge_page(void **state)
 	}
 }
 
+/* The guest takes turns between two settings that differ in one thing: each has its own rights. */
+static void check_turns(const struct quire_nested *one, const struct quire_nested *other)
+{
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	for (uint32_t turn = 0; turn < 4; turn++) {
+		const struct quire_nested *control = turn % 2 ? other : one;
+
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, control), 0);
+		if (control->paging) {
+			check_accesses(control, NPT_ALL, NPT_P | NPT_U);
+			continue;
+		}
+		/* Another kind of tables at the same place. */
+		assert_int_equal(quire_vcpu_enter(world.vcpu, &requests, &stage2), 0);
+		quire_vcpu_leave(world.vcpu);
+	}
+}
+
+static void test_turns(void **state)
+{
+	const struct quire_nested one = {.root = {PAGE(WORLD_ROOT)}, .levels = 4, .paging = 1};
+	struct quire_nested others[5] = {one, one, one, one, one};
+
+	(void)state;
+	world_set_entry(&world, MIDDLE, 0, PAGE(LEAVES) | NPT_ALL);
+	world_set_entry(&world, LEAVES, 3, PAGE(DATA) | NPT_P | NPT_U);
+	others[0].nx = others[1].wp = others[2].smep = others[3].smap = 1;
+	others[4].paging = 0;
+	for (uint32_t i = 0; i < 5; i++)
+		check_turns(&one, &others[i]);
+}
+
 static void test_refused_without_shadow_pages(void **state)
 {
 	struct quire_nested control = {.root = {PAGE(WORLD_ROOT)}, .levels = 4, .paging = 1};
@@ -293,6 +327,7 @@ int paging_tests(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_all_rights, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_rights_of_a_huge_page, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_turns, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_refused_without_shadow_pages, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_split_is_refused, setup, teardown),
 	};
