@@ -1,5 +1,6 @@
 /* A host for the tests of src/vm. */
 #include "tests/unit/fake_host.h"
+#include "src/base/reclaim.h"
 #include "src/vm/vm.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 struct fake_host fake = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -231,6 +233,41 @@ void fake_reset(void)
 void fake_fail_in(uint64_t n)
 {
 	fake.fail_at = n ? fake.allocs + n : 0;
+}
+
+static pthread_t reader;
+/* Neither is taken back while it runs: it may have come and gone before anybody looks. */
+static uint32_t has_entered, has_left;
+
+static void *read_slowly(void *arg)
+{
+	const struct timespec rest = {.tv_nsec = 30000000};
+
+	(void)arg;
+	reclaim_enter();
+	__atomic_store_n(&has_entered, 1, __ATOMIC_SEQ_CST);
+	nanosleep(&rest, NULL);
+	__atomic_store_n(&has_left, 1, __ATOMIC_SEQ_CST);
+	reclaim_leave();
+	return NULL;
+}
+
+void fake_reader_begin(void)
+{
+	has_entered = has_left = 0;
+	assert_int_equal(pthread_create(&reader, NULL, read_slowly, NULL), 0);
+	while (!__atomic_load_n(&has_entered, __ATOMIC_SEQ_CST))
+		sched_yield();
+}
+
+int fake_reader_is_inside(void)
+{
+	return !__atomic_load_n(&has_left, __ATOMIC_SEQ_CST);
+}
+
+void fake_reader_end(void)
+{
+	assert_int_equal(pthread_join(reader, NULL), 0);
 }
 
 struct quire_vm *fake_vm_make(enum quire_vm_type type)

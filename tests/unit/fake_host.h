@@ -50,6 +50,11 @@ void fake_reset(void);
 /* The next allocation but @n - 1 fails. */
 void fake_fail_in(uint64_t n);
 
+/* Another thread that is in a read section for a while; is it still; and its end. */
+void fake_reader_begin(void);
+int fake_reader_is_inside(void);
+void fake_reader_end(void);
+
 /* A VM of @type on a fresh host; its end, which leaves nothing behind. */
 struct quire_vm *fake_vm_make(enum quire_vm_type type);
 void fake_vm_end(struct quire_vm *vm);

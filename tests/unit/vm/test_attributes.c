@@ -256,38 +256,19 @@ static void test_readers(void **state)
 	fake_vm_end_locked(race.vm);
 }
 
-/* The reader has come into its section, and is about to leave it: neither is ever taken back. */
-static u32 has_entered, has_left;
-
-static void *slow_reader(void *arg)
-{
-	struct timespec rest = {.tv_nsec = 30000000};
-
-	(void)arg;
-	reclaim_enter();
-	__atomic_store_n(&has_entered, 1, __ATOMIC_SEQ_CST);
-	nanosleep(&rest, NULL);
-	__atomic_store_n(&has_left, 1, __ATOMIC_SEQ_CST);
-	reclaim_leave();
-	return NULL;
-}
-
 /* A reader may look at the old ranges until its section ends: they are not freed before. */
 static void test_waits_for_readers(void **state)
 {
 	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
-	pthread_t thread;
 
 	(void)state;
 	assert_int_equal(
 	    quire_vm_set_attributes(vm, gpa_of((gfn_t){5}), 7 * QUIRE_PAGE_SIZE, PRIVATE), 0);
-	assert_int_equal(pthread_create(&thread, NULL, slow_reader, NULL), 0);
-	while (!__atomic_load_n(&has_entered, __ATOMIC_SEQ_CST))
-		sched_yield();
+	fake_reader_begin();
 	assert_int_equal(
 	    quire_vm_set_attributes(vm, gpa_of((gfn_t){8}), 9 * QUIRE_PAGE_SIZE, PRIVATE), 0);
-	assert_true(__atomic_load_n(&has_left, __ATOMIC_SEQ_CST));
-	pthread_join(thread, NULL);
+	assert_false(fake_reader_is_inside());
+	fake_reader_end();
 	fake_vm_end(vm);
 }
 
