@@ -8,9 +8,11 @@
 
 #include <quire/gmem.h>
 
+#include "src/base/reclaim.h"
 #include "src/gmem/gmem.h"
 #include "src/gmem/pin.h"
 #include "src/gmem/privacy.h"
+#include "src/gmem/rmp.h"
 #include "src/vm/locks.h"
 #include "tests/unit/fake_host.h"
 
@@ -110,6 +112,123 @@ static void test_without_memory(void **state)
 	end();
 }
 
+/* A reader may look at the bindings that are undone until its section ends. */
+static void test_undo_waits_for_readers(void **state)
+{
+	struct gmem_binding_change change;
+
+	(void)state;
+	begin();
+	mutex_lock(&vm->slots_lock);
+	assert_int_equal(bind(0, 0), 0);
+	slots[1] = (struct memslot){.base_gfn = {1}, .npages = 1, .flags = QUIRE_SLOT_GMEM};
+	assert_int_equal(gmem_bind_prepare(&slots[1], vm, gmem, PAGES(2)), 0);
+	assert_int_equal(gmem_bind_commit(&slots[1], &change), 0);
+	fake_reader_begin();
+	gmem_binding_undo(&change);
+	assert_false(fake_reader_is_inside());
+	assert_null(slots[1].gmem.file);
+	assert_int_equal(gmem->bindings.count, 1);
+	assert_int_equal(unbind(0, 0), 0);
+	mutex_unlock(&vm->slots_lock);
+	fake_reader_end();
+	end();
+}
+
+/* Pages that cannot be made without memory are said to be, and are there at the next try. */
+static void test_pages_without_memory(void **state)
+{
+	u64 fails = 0;
+	int error;
+
+	(void)state;
+	begin();
+	do {
+		fake_fail_in(++fails);
+		error = quire_gmem_allocate(gmem, 0, PAGES(3), NULL);
+		fake_fail_in(0);
+		assert_true(error == 0 || error == -ENOMEM);
+		assert_int_equal(gmem_unit_any(&gmem->inode->pages, 0, 0, GMEM_PAGE_EXISTS),
+				 error == 0);
+	} while (error);
+	assert_true(fails > 1);
+	end();
+}
+
+/* A file that has been released is not had again, though a lookup keeps its memory. */
+static void test_released_file(void **state)
+{
+	struct gmem_lookup lookup;
+
+	(void)state;
+	begin();
+	mutex_lock(&vm->slots_lock);
+	assert_int_equal(bind(0, 0), 0);
+	mutex_unlock(&vm->slots_lock);
+	reclaim_enter();
+	assert_int_equal(gmem_lookup_begin(&slots[0], (gfn_t){0}, GMEM_SHARED, &lookup), 0);
+	assert_true(gmem_file_get(lookup.file));
+	reclaim_leave();
+	gmem_file_put(lookup.file);
+	quire_gmem_release(gmem);
+	reclaim_enter();
+	assert_int_equal(gmem_file_get(lookup.file), 0);
+	reclaim_leave();
+	assert_int_equal(gmem_lookup_finish(&lookup), 0);
+	fake_vm_end(vm);
+}
+
+static int assign(u64 gfn, u64 pfn)
+{
+	return vm->rmp->arch.ops->make_private(vm->rmp, (gfn_t){gfn}, (pfn_t){pfn}, 0);
+}
+
+static void assign_beside(void)
+{
+	assert_int_equal(assign(7, 1025), 0);
+}
+
+/* Two threads make the same block of the reverse map: one is kept, and has what both assign. */
+static void test_map_made_twice(void **state)
+{
+	const struct gmem_arch_ops *ops;
+
+	(void)state;
+	vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	ops = vm->rmp->arch.ops;
+	/* The way to the blocks is there. */
+	assert_int_equal(assign(5, 512), 0);
+	fake.meanwhile = assign_beside;
+	assert_int_equal(assign(6, 1024), 0);
+	assert_null(fake.meanwhile);
+	assert_true(rmp_allows(vm->rmp, (gfn_t){6}, (pfn_t){1024}));
+	assert_true(rmp_allows(vm->rmp, (gfn_t){7}, (pfn_t){1025}));
+	ops->reclaim(vm->rmp, (pfn_t){512}, 1);
+	ops->reclaim(vm->rmp, (pfn_t){1024}, 2);
+	fake_vm_end(vm);
+}
+
+/* A block that comes with the next 512 frames: where they do not follow, they are listed. */
+static void test_unit_without_memory(void **state)
+{
+	struct gmem_page page;
+
+	(void)state;
+	begin();
+	gmem->inode->pages.max_order = QUIRE_TABLE_BITS;
+	fake.huge = 1;
+	assert_int_equal(gmem_page_create(&gmem->inode->pages, 5, &page), 0);
+	assert_int_equal(page.order, QUIRE_TABLE_BITS);
+	assert_int_equal(quire_gmem_punch(gmem, 0, PAGES(512)), 0);
+	fake_fail_in(1);
+	assert_int_equal(gmem_page_create(&gmem->inode->pages, 5, &page), -ENOMEM);
+	fake_fail_in(0);
+	assert_int_equal(page.state, 0);
+	assert_int_equal(gmem_page_create(&gmem->inode->pages, 5, &page), 0);
+	assert_true(page.state & GMEM_PAGE_EXISTS);
+	end();
+}
+
 /* A slot without a file has nothing to pin, and nothing that says what its pages are. */
 static void test_nothing_to_pin(void **state)
 {
@@ -146,6 +265,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_without_memory),
 	    cmocka_unit_test(test_nothing_to_pin),
+	    cmocka_unit_test(test_undo_waits_for_readers),
+	    cmocka_unit_test(test_pages_without_memory),
+	    cmocka_unit_test(test_released_file),
+	    cmocka_unit_test(test_map_made_twice),
+	    cmocka_unit_test(test_unit_without_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
