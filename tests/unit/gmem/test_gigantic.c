@@ -131,12 +131,17 @@ static void test_poison(void **state)
 /* The guest sees the file off by a block: blocks of 2 MiB fit. */
 static void test_skewed(void **state)
 {
+	struct gmem_page page;
 	uint8_t byte = 0xff;
 
 	(void)state;
 	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN + SIM_BLOCK, FILE_PAGES);
 	store(GFN + SIM_BLOCK + 6, 6);
 	leaves_are(0, 1, 0);
+	/* No use of the others is made before the guest asks for them. */
+	gmem_page_read(&gmem->inode->pages, SIM_BLOCK + 6, &page);
+	assert_int_equal(page.order, GMEM_GIGANTIC_ORDER);
+	assert_true(rmp_is_free(machine.vm->rmp, page.pfn));
 	assert_int_equal(machine_load(&machine, 0, PAGES(GFN + MIDDLE), &byte), 0);
 	assert_int_equal(byte, 0);
 	leaves_are(0, 2, 0);
@@ -178,6 +183,25 @@ static void test_mixed(void **state)
 	store(GFN + MIDDLE + 1, 7);
 	leaves_are(0, 1, 2);
 	assert_int_equal(load(GFN + MIDDLE), 5);
+	gmem_end();
+}
+
+/* Blocks that were made one by one and happen to be side by side are one unit with the last. */
+static void test_joined(void **state)
+{
+	const uint32_t rows_end = machine.host.rows_end, next_frame = machine.host.next_frame;
+
+	(void)state;
+	begin_private();
+	/* Blocks, too, come from the row of 1 GiB. */
+	machine.host.rows_end = 0;
+	gmem->inode->pages.max_order = QUIRE_TABLE_BITS;
+	assert_int_equal(quire_gmem_allocate(gmem, 0, PAGES(SIM_GIGANTIC - SIM_BLOCK), NULL), 0);
+	gmem->inode->pages.max_order = GMEM_GIGANTIC_ORDER;
+	store(GFN + SIM_GIGANTIC - 1, 5);
+	machine.host.rows_end = rows_end;
+	machine.host.next_frame = next_frame;
+	leaves_are(1, 0, 0);
 	gmem_end();
 }
 
@@ -266,7 +290,7 @@ int main(void)
 	    cmocka_unit_test(test_skewed),     cmocka_unit_test(test_slot_shows_a_part),
 	    cmocka_unit_test(test_mixed),      cmocka_unit_test(test_no_row),
 	    cmocka_unit_test(test_no_memory),  cmocka_unit_test(test_allocated),
-	    cmocka_unit_test(test_nx),
+	    cmocka_unit_test(test_nx),	       cmocka_unit_test(test_joined),
 	};
 
 	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);

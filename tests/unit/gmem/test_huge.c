@@ -35,6 +35,21 @@ static void life_of_a_block(void)
 	assert_int_equal(load(GFN + 520), 3);
 }
 
+/* What is converted as a whole gives its table back, and the leaves in it are gone. */
+static void test_conversion_of_a_table(void **state)
+{
+	(void)state;
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, FILE_PAGES);
+	store(GFN + 6, 1);
+	punch(5, 1);
+	for (uint32_t i = 6; i < 20; i++)
+		(void)load(GFN + i);
+	leaves_are(0, 0, 14);
+	convert(GFN, SIM_BLOCK, 0);
+	leaves_are(0, 0, 0);
+	gmem_end();
+}
+
 static void test_private(void **state)
 {
 	struct rmp_entry entry;
@@ -331,6 +346,7 @@ int main(void)
 	    cmocka_unit_test(test_private),
 	    cmocka_unit_test(test_shared),
 	    cmocka_unit_test(test_conversion),
+	    cmocka_unit_test(test_conversion_of_a_table),
 	    cmocka_unit_test(test_skewed),
 	    cmocka_unit_test(test_mixed),
 	    cmocka_unit_test(test_no_row),

@@ -202,6 +202,32 @@ static void one_memory(void)
 	assert_int_equal(other_load(520), 0);
 }
 
+/* Where the one VM has the file's pages, the other may have memory of its own: a punch leaves it.
+ */
+static void test_punch_elsewhere(void **state)
+{
+	struct quire_region region = {
+	    .slot = 2,
+	    .gpa = gpa_of((gfn_t){OTHER}),
+	    .size_bytes = PAGES(4),
+	    .hva = sim_hva(0),
+	};
+
+	(void)state;
+	linked_begin(QUIRE_VM_SW_PROTECTED, 0);
+	map_pages(0, 4, SIM_WRITABLE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	store(OTHER + 1, 1);
+	store(GFN + 1, 2);
+	other_store(2, 3);
+	assert_true(level_at(OTHER + 1));
+	punch(0, 4);
+	assert_true(level_at(OTHER + 1));
+	assert_false(level_at(GFN + 1));
+	assert_int_equal(pages_mapped(second.vm), 0);
+	linked_end();
+}
+
 static void test_one_memory(void **state)
 {
 	(void)state;
@@ -344,7 +370,7 @@ int main(void)
 	    cmocka_unit_test(test_one_memory),	  cmocka_unit_test(test_lost),
 	    cmocka_unit_test(test_first_goes),	  cmocka_unit_test(test_second_goes),
 	    cmocka_unit_test(test_given_up),	  cmocka_unit_test(test_populated),
-	    cmocka_unit_test(test_refused_pairs),
+	    cmocka_unit_test(test_refused_pairs), cmocka_unit_test(test_punch_elsewhere),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
