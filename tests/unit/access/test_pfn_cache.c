@@ -206,6 +206,9 @@ static int moving_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *p
 {
 	int ret = sim_host_ops.page_get(ctx, hva, flags, page);
 
+	/* Nothing but its own lock is held while the client is waited for. */
+	assert_true(lock_rank_is_held(RANK_PFN_REFRESH));
+	assert_false(lock_rank_is_held(RANK_PFN_CACHE));
 	if (!lookups++)
 		host_moves(1);
 	return ret;

@@ -209,6 +209,50 @@ static void test_section(void **state)
 	explore(section_body);
 }
 
+static struct quire_platform waiting;
+static uint32_t waits;
+
+static void spin(unsigned int turn)
+{
+}
+
+/* The owner unlocks once its waiter sleeps. */
+static void unlock_meanwhile(const uint32_t *word, uint32_t value)
+{
+	assert_ptr_equal(word, &world.mutex.word);
+	assert_int_equal(*word, 2);
+	assert_int_equal(value, 2);
+	waits++;
+	atomic_store_relaxed_u32(&world.mutex.word, 0);
+}
+
+/* A thread that waits for a mutex says so in its word, and sleeps for as long as it says so. */
+static void test_mutex_sleeps(void **state)
+{
+	setup(NULL);
+	waiting = sched_platform;
+	waiting.wait = unlock_meanwhile;
+	waiting.relax = spin;
+	quire_platform_install(&waiting);
+	waits = 0;
+	world.mutex.word = 1;
+	mutex_lock(&world.mutex);
+	assert_int_equal(waits, 1);
+	assert_int_equal(world.mutex.word, 2);
+	mutex_unlock(&world.mutex);
+	quire_platform_install(&sched_platform);
+}
+
+static void test_exclusive(void **state)
+{
+	setup(NULL);
+	assert_false(biglock_is_exclusive(&world.biglock));
+	biglock_write_lock(&world.biglock);
+	assert_true(biglock_is_exclusive(&world.biglock));
+	biglock_write_unlock(&world.biglock);
+	assert_false(biglock_is_exclusive(&world.biglock));
+}
+
 static unsigned int reports;
 
 static void count_report(const char *text)
@@ -241,10 +285,11 @@ static void test_ranks(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_mutex),   cmocka_unit_test(test_rwlock),
-	    cmocka_unit_test(test_biglock), cmocka_unit_test(test_biglock_in_pieces),
-	    cmocka_unit_test(test_reclaim), cmocka_unit_test(test_section),
-	    cmocka_unit_test(test_ranks),
+	    cmocka_unit_test(test_mutex),     cmocka_unit_test(test_rwlock),
+	    cmocka_unit_test(test_biglock),   cmocka_unit_test(test_biglock_in_pieces),
+	    cmocka_unit_test(test_reclaim),   cmocka_unit_test(test_section),
+	    cmocka_unit_test(test_ranks),     cmocka_unit_test(test_mutex_sleeps),
+	    cmocka_unit_test(test_exclusive),
 	};
 
 	quire_platform_install(&sched_platform);

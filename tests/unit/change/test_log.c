@@ -667,6 +667,23 @@ static void take_edge(enum quire_timed what, enum quire_timed_edge edge, uint64_
 	timed[what].value = value;
 }
 
+/* A clear takes, and tells of, what is set in the log, whatever else the client names. */
+static void test_clear_tells_what_it_took(void **state)
+{
+	(void)state;
+	begin(MANUAL);
+	assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+	store(3, 1);
+	store(70, 1);
+	memset(timed, 0, sizeof(timed));
+	quire_trace_install_timed(take_edge);
+	log_clear(0, 128, UINT64_MAX);
+	quire_trace_install_timed(NULL);
+	assert_int_equal(timed[QUIRE_TIMED_HARVEST].ended, 1);
+	assert_int_equal(timed[QUIRE_TIMED_HARVEST].value, 2);
+	end();
+}
+
 /* A harvest says how many pages it took; faults and holds of the lock end as they began. */
 static void test_what_takes_time_is_told(void **state)
 {
@@ -718,6 +735,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_refused_move),
+	    cmocka_unit_test(test_clear_tells_what_it_took),
 	    cmocka_unit_test(test_start_splits_and_protects),
 	    cmocka_unit_test(test_children),
 	    cmocka_unit_test(test_stop_recovers),
