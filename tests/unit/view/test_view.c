@@ -2,6 +2,7 @@
  */
 #include <quire/view.h>
 
+#include "hosts/sim/sched.h"
 #include "src/base/reclaim.h"
 #include "src/change/change.h"
 #include "src/vm/check.h"
@@ -228,6 +229,49 @@ static void test_young(void **state)
 	vm_end();
 }
 
+static struct quire_platform watching;
+static uint32_t sections; /* until the slot is replaced */
+
+/* The thread is about to enter a section: others may change the slots before it does. */
+static struct quire_thread *self_after_a_change(void)
+{
+	struct quire_thread *self = sched_platform.self();
+	const struct quire_region gone = {.slot = 0};
+
+	if (!sections || self->nesting || self->held_count || --sections)
+		return self;
+	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
+	add_slot(0, 10, QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){10}), PAGES(90),
+						 QUIRE_ATTRIBUTE_PRIVATE),
+			 0);
+	return self;
+}
+
+/* A slot that is shorter by the time its pages are counted: what is behind it is in no slot. */
+static void test_slot_shrinks_meanwhile(void **state)
+{
+	uint32_t when = 0;
+
+	(void)state;
+	do {
+		vm_begin_type(QUIRE_VM_SW_PROTECTED);
+		map_pages(0, 100, SIM_WRITABLE);
+		add_slot(0, 100, QUIRE_SLOT_LOG_DIRTY);
+		store(3, 1);
+		watching = sched_platform;
+		watching.self = self_after_a_change;
+		sections = ++when;
+		quire_platform_install(&watching);
+		assert_int_equal(view_of(0, 100, 1000).sum.private_pages, 0);
+		quire_platform_install(&sched_platform);
+		vm_end();
+	} while (!sections);
+	/* At least before the slot is found, and before its pages are counted. */
+	assert_true(when > 2);
+	sections = 0;
+}
+
 static void test_huge(void **state)
 {
 	(void)state;
@@ -308,10 +352,15 @@ static void test_bad_requests(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_holes_and_rom), cmocka_unit_test(test_identity),
-	    cmocka_unit_test(test_log),		  cmocka_unit_test(test_huge),
-	    cmocka_unit_test(test_private),	  cmocka_unit_test(test_tables),
-	    cmocka_unit_test(test_bad_requests),  cmocka_unit_test(test_young),
+	    cmocka_unit_test(test_holes_and_rom),
+	    cmocka_unit_test(test_identity),
+	    cmocka_unit_test(test_log),
+	    cmocka_unit_test(test_huge),
+	    cmocka_unit_test(test_private),
+	    cmocka_unit_test(test_tables),
+	    cmocka_unit_test(test_bad_requests),
+	    cmocka_unit_test(test_young),
+	    cmocka_unit_test(test_slot_shrinks_meanwhile),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
