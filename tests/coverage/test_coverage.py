@@ -96,6 +96,17 @@ class Explained(unittest.TestCase):
             self.assertIn(text, lines, name)
 
 
+class Quick(unittest.TestCase):
+    def test_tests_of_gigabytes_run_in_one_format(self):
+        for name in coverage.ONE_FORMAT:
+            self.assertFalse(name.startswith(coverage.LEFT_OUT + coverage.QUICK_LEFT_OUT), name)
+            before = {"name": name, "env": {"A": "1"}}
+            self.assertEqual(coverage.in_one_format(before)["env"], {"A": "1", "QUIRE_FORMATS": "1"})
+            self.assertEqual(before["env"], {"A": "1"})
+        other = {"name": "gmem-huge", "env": {}}
+        self.assertEqual(coverage.in_one_format(other), other)
+
+
 class Counting(unittest.TestCase):
     def test_a_line_counts_when_one_object_runs_it(self):
         both = source(record((3, 1, [1, 0]), (4, 0, [])), record((3, 0, [0, 2]), (5, 7, [])))
