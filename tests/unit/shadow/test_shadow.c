@@ -335,6 +335,39 @@ static void test_tables_mapped_in_l2(void **state)
 	(void)world_check(&world, PAGE(5), WORLD_WRITE);
 }
 
+/* A write of L2's at @gpa, once. */
+static int write_once(uint64_t gpa)
+{
+	struct quire_memory_fault told = {0};
+
+	return quire_vcpu_fault(world.vcpu, (gpa_t){gpa}, QUIRE_PFERR_WRITE, &told);
+}
+
+/*
+ * A table that is used again as soon as a write has freed it, as where it maps the instruction that
+ * writes: the second such write is the hypervisor's, and then it begins again.
+ */
+static void test_table_used_between_writes(void **state)
+{
+	const uint64_t gpa = PAGE(4), elsewhere = UINT64_C(1) << 39;
+
+	(void)state;
+	world_set_entry(&world, WORLD_ROOT, 1, PAGE(10) | NPT_ALL);
+	world_set_entry(&world, 10, 0, PAGE(OTHER_2M) | NPT_ALL);
+	world_set_entry(&world, OTHER_2M, 0, PAGE(OTHER_4K) | NPT_ALL);
+	world_set_entry(&world, OTHER_4K, 0, PAGE(71) | NPT_USED);
+	world_set_entry(&world, TABLE_4K, 4, PAGE(OTHER_2M) | NPT_USED);
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_int_equal(world_check(&world, elsewhere, WORLD_READ).outcome, 0);
+		assert_int_equal(write_once(gpa), QUIRE_FIXED);
+		assert_int_equal(world_check(&world, elsewhere, WORLD_READ).outcome, 0);
+		assert_int_equal(write_once(gpa), QUIRE_WRITE_PROTECTED);
+	}
+	/* Without a use between them no write is by hand. */
+	assert_int_equal(write_once(gpa), QUIRE_FIXED);
+	assert_int_equal(write_once(gpa), QUIRE_SPURIOUS);
+}
+
 static void test_dirty_log(void **state)
 {
 	(void)state;
@@ -473,6 +506,7 @@ int main(void)
 	    SHADOW_TEST(test_rights_of_the_path_count),
 	    SHADOW_TEST(test_huge_mappings),
 	    SHADOW_TEST(test_tables_mapped_in_l2),
+	    SHADOW_TEST(test_table_used_between_writes),
 	    SHADOW_TEST(test_dirty_log),
 	    SHADOW_TEST(test_walks_are_traced),
 	    SHADOW_TEST(test_slot_deletion),
