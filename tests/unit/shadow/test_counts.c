@@ -306,6 +306,105 @@ static void test_first_access_without_memory(void **state)
 	assert_true(failed > 4);
 }
 
+/* Going over to L2 makes the shadow MMU: the call that finds no memory for it says so itself. */
+static void test_nested_without_memory(void **state)
+{
+	const struct quire_nested tables = {.root = {PAGE(WORLD_ROOT)}, .levels = 4, .nx = 1};
+
+	(void)state;
+	for (uint64_t fails = 1; fails <= 2; fails++) {
+		world_stop_vm(&world);
+		world_start_vm(&world);
+		world.host.fail_at = world.host.allocations + fails;
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &tables), -ENOMEM);
+		world.host.fail_at = 0;
+		/* L1 goes on, and the next try works. */
+		assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, 0);
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &tables), 0);
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, NULL), 0);
+	}
+}
+
+/* The processor gets the address of the shadow root, not of the TDP root that L1 has. */
+static void test_address_of_the_root(void **state)
+{
+	struct quire_stage2 stage2[2];
+	uint64_t requests;
+
+	(void)state;
+	memset(stage2, 0, sizeof(stage2));
+	for (int nested = 0; nested < 2; nested++) {
+		world_nested(&world, nested);
+		assert_int_equal(quire_vcpu_enter(world.vcpu, &requests, &stage2[nested]), 0);
+		quire_vcpu_leave(world.vcpu);
+		assert_int_equal(stage2[nested].root_physical, (uintptr_t)stage2[nested].root);
+	}
+	assert_ptr_not_equal(stage2[0].root, stage2[1].root);
+	world_nested(&world, 0);
+}
+
+/* What serves L2 with EFER.NXE is not what serves it without, and the role says which it is. */
+static void test_role_says_nx(void **state)
+{
+	(void)state;
+	for (uint32_t nx = 0; nx < 2; nx++) {
+		const struct quire_nested tables = {
+		    .root = {PAGE(WORLD_ROOT)}, .levels = 4, .nx = nx};
+		struct quire_stage2 stage2;
+		uint64_t requests;
+
+		assert_int_equal(quire_vcpu_set_nested(world.vcpu, &tables), 0);
+		assert_int_equal(quire_vcpu_enter(world.vcpu, &requests, &stage2), 0);
+		quire_vcpu_leave(world.vcpu);
+		assert_int_equal(world.vcpu->shadow.page->role & ROLE_NX, nx ? ROLE_NX : 0);
+	}
+	world_nested(&world, 0);
+}
+
+/* A gfn's shadow pages go, and walks from before are stale; the second time none is left. */
+static void test_zap_of_a_gfn(void **state)
+{
+	const struct shadow *shadow;
+	struct flush_debt debt;
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, PAGE(5), WORLD_READ);
+	shadow = world.vm->shadow;
+	for (int there = 1; there >= 0; there--) {
+		uint64_t turn = shadow->write_turn;
+
+		flush_debt_init(&debt, &world.vm->flush);
+		biglock_write_lock(&world.vm->mmu_lock);
+		assert_int_equal(shadow_zap_gfn(world.vm, 0, (gfn_t){TABLE_4K}, &debt), there);
+		assert_int_equal(shadow->write_turn != turn, there);
+		shadow_commit(world.vm, &debt);
+		biglock_write_unlock(&world.vm->mmu_lock);
+	}
+	world_nested(&world, 0);
+}
+
+/* Without a quota a VM may have one shadow page for 50 pages of its slots, and 64 at least. */
+static void test_share_of_memory(void **state)
+{
+	const uint64_t total_pages = world.vm->slots.total_pages;
+	uint64_t used, available;
+
+	(void)state;
+	world_nested(&world, 1);
+	(void)world_access(&world, PAGE(5), WORLD_READ);
+	used = world.vm->shadow->pages;
+	for (uint64_t limit = 63; limit <= 65; limit++) {
+		world.vm->slots.total_pages = limit * 50 + 49;
+		biglock_write_lock(&world.vm->mmu_lock);
+		available = shadow_available(world.vm);
+		biglock_write_unlock(&world.vm->mmu_lock);
+		assert_int_equal(available + used, limit < 64 ? 64 : limit);
+	}
+	world.vm->slots.total_pages = total_pages;
+	world_nested(&world, 0);
+}
+
 #define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int count_tests(void)
@@ -320,6 +419,11 @@ int count_tests(void)
 	    COUNT_TEST(test_neighbours_are_dirty),
 	    COUNT_TEST(test_memory_is_used_again),
 	    COUNT_TEST(test_first_access_without_memory),
+	    COUNT_TEST(test_nested_without_memory),
+	    COUNT_TEST(test_address_of_the_root),
+	    COUNT_TEST(test_role_says_nx),
+	    COUNT_TEST(test_zap_of_a_gfn),
+	    COUNT_TEST(test_share_of_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
