@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "src/change/nested.h"
+#include "src/fault/fault.h"
 #include "src/shadow/internal.h"
 #include "tests/unit/shadow/groups.h"
 #include "tests/unit/shadow/world.h"
@@ -405,6 +406,81 @@ static void test_share_of_memory(void **state)
 	world_nested(&world, 0);
 }
 
+#define OTHER_2M 7u
+#define OTHER_4K 8u
+#define GIB (UINT64_C(1) << 30)
+
+/* One fault of L2's at @gpa, and the address that it names. */
+static int fault_once(uint64_t gpa, uint64_t error, uint64_t *told)
+{
+	struct quire_memory_fault fault = {0};
+	struct quire_stage2 stage2;
+	uint64_t requests;
+	int ret = QUIRE_RETRY;
+
+	for (uint32_t tries = 0; tries < 8 && ret == QUIRE_RETRY; tries++) {
+		assert_int_equal(quire_vcpu_enter(world.vcpu, &requests, &stage2), 0);
+		quire_vcpu_leave(world.vcpu);
+		ret = quire_vcpu_fault(world.vcpu, (gpa_t){gpa}, QUIRE_PFERR_USER | error, &fault);
+	}
+	*told = fault.gpa.v;
+	return ret;
+}
+
+/* L2's write at @gpa once the tables that map 1 GiB on are in use, and so protected. */
+static int write_protected(uint64_t gpa)
+{
+	uint64_t told;
+
+	assert_in_range(fault_once(GIB, 0, &told), QUIRE_FIXED, QUIRE_SPURIOUS);
+	return fault_once(gpa, QUIRE_PFERR_WRITE, &told);
+}
+
+/*
+ * L2 writes tables of L1's. What shadows the table goes; where the same write comes again, the
+ * hypervisor writes. Another write between them, to a table that may lag, makes it the first again.
+ */
+static void test_writes_by_hand(void **state)
+{
+	const uint64_t to_2m = PAGE(5) + 24, to_4k = PAGE(6) + 24;
+
+	(void)state;
+	world_set_entry(&world, TABLE_1G, 1, PAGE(OTHER_2M) | NPT_USED);
+	world_put_entry(&world, OTHER_2M, 0, PAGE(OTHER_4K) | NPT_USED);
+	world_put_entry(&world, OTHER_4K, 0, PAGE(70) | NPT_USED);
+	world_set_entry(&world, TABLE_4K, 5, PAGE(OTHER_2M) | NPT_USED);
+	world_set_entry(&world, TABLE_4K, 6, PAGE(OTHER_4K) | NPT_USED);
+	world_nested(&world, 1);
+	assert_int_equal(write_protected(to_2m), QUIRE_FIXED);
+	assert_int_equal(write_protected(to_2m), QUIRE_WRITE_PROTECTED);
+	assert_int_equal(write_protected(to_2m), QUIRE_FIXED);
+	assert_int_equal(write_protected(to_4k), QUIRE_FIXED);
+	assert_int_equal(write_protected(to_2m), QUIRE_FIXED);
+	assert_int_equal(write_protected(to_2m), QUIRE_WRITE_PROTECTED);
+	/* Not of a table: there is nothing to zap. */
+	assert_int_equal(fault_unprotect(world.vcpu, (gfn_t){100}), UNPROTECTED_KEPT);
+	world_nested(&world, 0);
+}
+
+/* A table that maps itself: were it unprotected for the write, nothing would map it any more. */
+static void test_write_to_its_own_path(void **state)
+{
+	const uint32_t path[] = {TABLE_4K, TABLE_2M, TABLE_1G, WORLD_ROOT};
+
+	(void)state;
+	for (uint32_t i = 0; i < 4; i++)
+		world_set_entry(&world, TABLE_4K, i, PAGE(path[i]) | NPT_USED);
+	world_nested(&world, 1);
+	for (uint32_t i = 0; i < 4; i++) {
+		uint64_t told;
+
+		assert_int_equal(fault_once(PAGE(i) + 24, QUIRE_PFERR_WRITE, &told),
+				 QUIRE_WRITE_PROTECTED);
+		assert_int_equal(told, PAGE(path[i]) + 24);
+	}
+	world_nested(&world, 0);
+}
+
 #define COUNT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int count_tests(void)
@@ -424,6 +500,8 @@ int count_tests(void)
 	    COUNT_TEST(test_role_says_nx),
 	    COUNT_TEST(test_zap_of_a_gfn),
 	    COUNT_TEST(test_share_of_memory),
+	    COUNT_TEST(test_writes_by_hand),
+	    COUNT_TEST(test_write_to_its_own_path),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
