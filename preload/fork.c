@@ -58,6 +58,7 @@ INTERPOSED int clone(int (*function)(void *argument), void *stack, int flags, vo
 	va_end(rest);
 	if ((flags & CLONE_VM) || !function || !stack)
 		return REAL(clone)(function, stack, flags, argument, parent_tid, tls, child_tid);
+	process_fork_flags((unsigned int)flags);
 	process_fork_before();
 	pid = REAL(clone)(clone_child, stack, flags, &start, parent_tid, tls, child_tid);
 	process_fork_parent();

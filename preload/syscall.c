@@ -25,10 +25,11 @@ extern long (*syscall_real)(long nr, ...);
 long (*syscall_real)(long nr, ...);
 
 /* libc's fork handlers do not hear of it. */
-static long make_fork(const struct boundary_call *call)
+static long make_fork(const struct boundary_call *call, uint64_t flags)
 {
 	long result;
 
+	process_fork_flags(flags);
 	process_fork_before();
 	result = sys_call_six(call->nr, call->args);
 	if (result)
@@ -42,14 +43,15 @@ static long make_fork(const struct boundary_call *call)
 static bool is_functions(const struct boundary_call *call, long *result)
 {
 	const unsigned long *args = call->args;
+	uint64_t flags;
 
 	switch (call->nr) {
 	case SYS_fork:
 	case SYS_clone:
 	case SYS_clone3:
-		if (!trap_is_plain_fork(call))
+		if (!trap_is_plain_fork(call, &flags))
 			return false;
-		*result = make_fork(call);
+		*result = make_fork(call, flags);
 		return true;
 	case SYS_fcntl:
 		*result = fcntl((int)args[0], (int)args[1], args[2]);

@@ -40,9 +40,9 @@ uint64_t trap_restorer(void);
 void trap_leave_thread(void);
 /*
  * Does fork, clone or clone3 make a child with a copy of the memory, which goes on on its parent's
- * stack, with its parent's variables?
+ * stack, with its parent's variables? Then @flags are its flags.
  */
-bool trap_is_plain_fork(const struct boundary_call *call);
+bool trap_is_plain_fork(const struct boundary_call *call, uint64_t *flags);
 /* New processes and threads, and execve. False: it is another call. */
 bool trap_serve_process(struct trap *trap, long *result);
 /* A filter of system calls is installed. False: it is another call. */

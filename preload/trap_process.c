@@ -122,12 +122,14 @@ static long request_read(struct request *request, const struct boundary_call *ca
 	return 0;
 }
 
-bool trap_is_plain_fork(const struct boundary_call *call)
+bool trap_is_plain_fork(const struct boundary_call *call, uint64_t *flags)
 {
 	struct request request;
+	bool is_plain = !request_read(&request, call) && !request.stack &&
+			!(request.flags & (CLONE_VM | CLONE_SETTLS));
 
-	return !request_read(&request, call) && !request.stack &&
-	       !(request.flags & (CLONE_VM | CLONE_SETTLS));
+	*flags = request.flags;
+	return is_plain;
 }
 
 static long make_forked(struct request *request, struct trap *trap)
@@ -143,6 +145,7 @@ static long make_forked(struct request *request, struct trap *trap)
 		request->words[ARGS_STACK] = request->words[ARGS_STACK_BYTES] = 0;
 		request->call.args[0] = sys_address(request->words);
 	}
+	process_fork_flags(request->flags);
 	process_fork_before();
 	result = sys_call_six(request->call.nr, request->call.args);
 	if (result) {

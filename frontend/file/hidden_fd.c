@@ -280,6 +280,9 @@ int hidden_fd_move(int fd)
 
 void hidden_fd_close(int fd)
 {
+	/* It is the parent's, and stays hidden from a client that has it, too. */
+	if (process_fork_shares_descriptors())
+		return;
 	process_lock_acquire(&limit_lock);
 	hidden_unmark(fd);
 	close_one(fd);

@@ -2,6 +2,7 @@
 #include "hosts/process/fork.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -32,6 +33,19 @@ static void rank_run(uint32_t rank, enum fork_step step)
 			entry_run(entry, step);
 }
 
+/* Of the fork that this thread is about. */
+static _Thread_local uint64_t flags __attribute__((tls_model("initial-exec")));
+
+void process_fork_flags(uint64_t clone_flags)
+{
+	flags = clone_flags;
+}
+
+bool process_fork_shares_descriptors(void)
+{
+	return flags & CLONE_FILES;
+}
+
 void process_fork_before(void)
 {
 	for (uint32_t rank = 0; rank < FORK_RANKS; rank++)
@@ -42,6 +56,7 @@ static void run_after(enum fork_step step)
 {
 	for (uint32_t rank = FORK_RANKS; rank-- > 0;)
 		rank_run(rank, step);
+	flags = 0;
 }
 
 void process_fork_parent(void)

@@ -77,6 +77,11 @@ void process_fork_before(void);
 void process_fork_parent(void);
 void process_fork_child(void);
 
+/* Before process_fork_before(), where the fork is by clone or clone3 with these flags. */
+void process_fork_flags(uint64_t clone_flags);
+/* For an entry's child(): CLONE_FILES. What the child closes is closed in its parent, too. */
+bool process_fork_shares_descriptors(void);
+
 /*
  * For an entry's child(): was this fork(3), which has made libc's own locks free in the child?
  * After _Fork() and a raw system call one of them may be held for ever, and no thread can be made.

@@ -3,6 +3,7 @@
  * what such calls do to signals, threads and processes. Run as a dynamic program and as a static
  * one.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -513,6 +514,55 @@ static void test_stack_told_to_a_bad_place(void)
 	CHECK_EQ(RAW(SYS_sigaltstack, (long)&stack, 0), 0);
 }
 
+static int count_descriptors(void)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	int count = 0;
+
+	CHECK(folder);
+	while (readdir(folder))
+		count++;
+	closedir(folder);
+	return count;
+}
+
+static int ends_at_once(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+/* A child that shares the descriptors, and not the memory, closes none of those that we hold. */
+static void test_children_that_share_descriptors(void)
+{
+	const uint64_t clone3[11] = {CLONE_FILES, [4] = SIGCHLD};
+	static uint8_t stack[65536] __attribute__((aligned(16)));
+	static struct machine machine;
+	int before, status;
+	long child = 0;
+
+	raw_machine(&machine);
+	before = count_descriptors();
+	for (int way = 0; way < 4; way++) {
+		if (way == 0)
+			child = RAW(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+		else if (way == 1)
+			child = RAW(SYS_clone3, (long)clone3, sizeof(clone3));
+		else if (way == 2)
+			child = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+		else
+			child =
+			    clone(ends_at_once, stack + sizeof(stack), CLONE_FILES | SIGCHLD, NULL);
+		if (child == -ENOSYS)
+			continue;
+		if (!child)
+			_exit(0);
+		CHECK_EQ(waitpid((pid_t)child, &status, 0), child);
+		CHECK_EQ(status, 0);
+		CHECK_EQ(count_descriptors(), before);
+	}
+}
+
 /* The kernel takes a word where libc's functions take an int, and refuses what it does not know. */
 static void test_words_are_not_cut(void)
 {
@@ -580,6 +630,7 @@ int main(int argc, char **argv)
 	    TEST(test_own_return),
 	    TEST(test_stack_told_to_a_bad_place),
 	    TEST(test_words_are_not_cut),
+	    TEST(test_children_that_share_descriptors),
 	    TEST(test_waits_end),
 	    TEST(test_clone3),
 	    TEST(test_children_on_other_stacks),
