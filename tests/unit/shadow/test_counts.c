@@ -193,6 +193,30 @@ static void test_neighbours_are_dirty(void **state)
 	world.ops = sim_host_ops;
 }
 
+static uint32_t asked_pages;
+
+static uint64_t note_asked(void *ctx, hva_t hva, uint32_t count, struct quire_page *pages)
+{
+	assert_in_range(hva.v, sim_hva(70).v, sim_hva(90).v - count * QUIRE_PAGE_SIZE);
+	asked_pages += count;
+	return sim_host_ops.pages_there(ctx, hva, count, pages);
+}
+
+/* The fault asks the host for what L1's table maps before its first empty entry, as KVM does. */
+static void test_asks_for_neighbours_alone(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < 8; i += 2)
+		world_set_entry(&world, TABLE_4K, i, PAGE(70 + 2 * i) | NPT_USED);
+	world_nested(&world, 1);
+	world.ops.pages_there = note_asked;
+	asked_pages = 0;
+	(void)world_check(&world, PAGE(2), WORLD_WRITE);
+	assert_int_equal(asked_pages, 1);
+	world_nested(&world, 0);
+	world.ops = sim_host_ops;
+}
+
 /* All objects change hands, and none is in both caches. */
 static void test_objects_change_hands(void **state)
 {
@@ -493,6 +517,7 @@ int count_tests(void)
 	    COUNT_TEST(test_lags_below_another_root),
 	    COUNT_TEST(test_objects_change_hands),
 	    COUNT_TEST(test_neighbours_are_dirty),
+	    COUNT_TEST(test_asks_for_neighbours_alone),
 	    COUNT_TEST(test_memory_is_used_again),
 	    COUNT_TEST(test_first_access_without_memory),
 	    COUNT_TEST(test_nested_without_memory),
