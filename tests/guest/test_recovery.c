@@ -12,8 +12,10 @@
 #define ENTRY_OPEN 0x67ul /* P W U A D */
 #define ENTRY_PS 0x80ul
 #define EXIT_VMMCALL (VMCB_EXIT_INTR + INTERCEPT_VMMCALL)
-/* L1's pages: tables of either stage, which map the first 2 GiB to themselves, and L2's code. A walk
- * through L2's is a write to them, so they are none of those that are followed. */
+/*
+ * L1's pages: tables of either stage, which map the first 2 GiB to themselves, and L2's code. A
+ * walk through L2's is a write to them, so they are none of those that are followed.
+ */
 #define NESTED_TABLES NEST_FREE
 #define L2_TABLES (NEST_FREE + 2 * PAGE)
 #define CODE (NEST_FREE + 4 * PAGE)

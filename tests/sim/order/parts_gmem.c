@@ -261,7 +261,7 @@ static void word_setup(void *ctx)
 
 static void count_pages(void *ctx, pfn_t pfn, u64 npages)
 {
-	expect(pfn.v >= PART_FRAME && pfn.v + npages <= PART_FRAME + GMEM_WORD_PAGES);
+	part_expect(pfn.v >= PART_FRAME && pfn.v + npages <= PART_FRAME + GMEM_WORD_PAGES);
 	*(u64 *)ctx += npages;
 }
 
@@ -276,7 +276,7 @@ static void word_body(uint32_t thread, void *ctx)
 		return;
 	}
 	gmem_pages_tell(&part.pages, 0, GMEM_WORD_PAGES, &frames);
-	expect(told >= GMEM_WORD_PAGES - 1);
+	part_expect(told >= GMEM_WORD_PAGES - 1);
 }
 
 /* The same question of a whole unit. */
@@ -520,7 +520,7 @@ static void unlisted_body(uint32_t thread, void *ctx)
 
 	(void)ctx;
 	if (!thread) {
-		expect(!rmp_allows(part.vm->rmp, (gfn_t){PAGE}, (pfn_t){PART_FRAME + PAGE}));
+		part_expect(!rmp_allows(part.vm->rmp, (gfn_t){PAGE}, (pfn_t){PART_FRAME + PAGE}));
 		return;
 	}
 	arch->ops->reclaim(arch->ctx, (pfn_t){PART_FRAME}, PAGE + 1);

@@ -1,11 +1,9 @@
 /* Attributes against one byte a page; failing allocations; the cost of huge ranges. */
 #include <errno.h>
-#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <cmocka.h>
 
 #include "src/base/reclaim.h"
