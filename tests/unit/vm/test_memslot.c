@@ -408,6 +408,8 @@ static void test_placeholder(void **state)
 	assert_ptr_equal(memslot_by_id(vm, 1, 5), update.old_slot);
 
 	memslot_update_commit(vm, &update);
+	/* It is free: nothing leads there. */
+	assert_null(update.placeholder);
 	assert_int_equal(memslots_generation(vm, 1), generation + 4);
 	assert_null(memslot_lookup(vm, 1, (gfn_t){105}, &hint));
 	assert_null(memslot_by_id(vm, 1, 5));
