@@ -89,6 +89,16 @@ class Lists(unittest.TestCase):
             self.assertEqual(len(self.check(**{name: line})), 1 + len(SITES), line)
 
 
+class Prose(unittest.TestCase):
+    def test_numbers(self):
+        counts = {"caught.txt": 4, "seeds.txt": 1, "argued.txt": 2}
+        text = "- The library has %d atomic operations with an order (fence). %d are known to be needed: a\n  pair. The other %d stay."
+        self.assertEqual(ledger.check_prose(text % (7, 5, 2), counts), [])
+        for numbers in ((8, 5, 2), (7, 4, 2), (7, 5, 3)):
+            self.assertEqual(len(ledger.check_prose(text % numbers, counts)), 1)
+        self.assertEqual(len(ledger.check_prose("", counts)), 1)
+
+
 class Outcomes(unittest.TestCase):
     def test_out_of_time_is_not_noticed(self):
         self.assertFalse(order.notices(order.TIMED_OUT) or order.notices(order.SURVIVED))
