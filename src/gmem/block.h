@@ -30,20 +30,17 @@ struct gmem_block {
 	u32 heard;    /* (a) whether all pages without a block were lost: asked since it is there */
 };
 
-/* The states of the GMEM_WORD_PAGES pages around @off. */
-static inline u64 gmem_block_word(const struct gmem_block *block, u32 off)
+/* The state of the page at @off, in the lowest byte, and of those behind it in its word. */
+static inline u64 gmem_block_states(const struct gmem_block *block, u32 off)
 {
-	return atomic_load_acquire_u64(&block->states[off / GMEM_WORD_PAGES]);
-}
+	u64 word = atomic_load_acquire_u64(&block->states[off / GMEM_WORD_PAGES]);
 
-static inline u32 gmem_state_in_word(u64 word, u32 off)
-{
-	return word >> off % GMEM_WORD_PAGES * 8 & 0xff;
+	return word >> off % GMEM_WORD_PAGES * 8;
 }
 
 static inline u32 gmem_block_state(const struct gmem_block *block, u32 off)
 {
-	return gmem_state_in_word(gmem_block_word(block, off), off);
+	return gmem_block_states(block, off) & 0xff;
 }
 
 /* A full fence: see gmem_page_poison(). */

@@ -69,11 +69,12 @@ static void run_add(struct frame_run *run, pfn_t pfn, u64 npages)
 }
 
 /* Is @off the first of GMEM_WORD_PAGES pages of the part that have @state, at consecutive frames?
- */
-static bool whole_word_has(const struct block_part *part, u32 off, u64 word, u32 state)
+ * Theirs are @states. */
+static bool whole_word_has(const struct block_part *part, u32 off, u64 states, u32 state)
 {
 	return off % GMEM_WORD_PAGES == 0 && part->end - off >= GMEM_WORD_PAGES &&
-	       (word & (state | GMEM_PAGE_SCATTERED) * GMEM_EVERY_PAGE) == state * GMEM_EVERY_PAGE;
+	       (states & (state | GMEM_PAGE_SCATTERED) * GMEM_EVERY_PAGE) ==
+		   state * GMEM_EVERY_PAGE;
 }
 
 /*
@@ -86,9 +87,9 @@ static void part_tell(const struct block_part *part, u32 state, const struct gme
 	u32 off = part->first;
 
 	while (off < part->end) {
-		u64 word = gmem_block_word(part->block, off);
-		u32 seen = gmem_state_in_word(word, off);
-		u32 npages = whole_word_has(part, off, word, state) ? GMEM_WORD_PAGES : 1;
+		u64 states = gmem_block_states(part->block, off);
+		u32 seen = states & 0xff;
+		u32 npages = whole_word_has(part, off, states, state) ? GMEM_WORD_PAGES : 1;
 
 		if (seen & state)
 			run_add(&run, gmem_block_pfn(part->block, off, seen), npages);

@@ -85,11 +85,6 @@ static void bits_put(u64 *words, u32 off, u64 mask, bool set)
 	atomic_store_release_u64(word, set ? there | mask : there & ~mask);
 }
 
-static void bit_put(u64 *words, u32 off, bool set)
-{
-	bits_put(words, off, UINT64_C(1) << off % 64, set);
-}
-
 static struct rmp_block *block_find(const struct rmp *map, pfn_t pfn)
 {
 	const u64 *word = radix_find(&map->root, TREE_HEIGHT, pfn.v / BLOCK_PAGES);
@@ -184,18 +179,18 @@ static bool block_is_empty(const struct rmp_block *block)
 /* Under the block's lock; the frame is free for @claim, and there is a list if one is needed. */
 static void frame_assign(struct rmp_block *block, u32 off, u64 claim, bool pending)
 {
-	u64 *list = atomic_load_relaxed_ptr(&block->list);
+	u64 *list = atomic_load_relaxed_ptr(&block->list), bit = UINT64_C(1) << off % 64;
 	bool listed = claim_add(atomic_load_relaxed_u64(&block->base), off) != claim;
 
 	CHECK(lock_is_held(&block->lock, LOCK_EXCLUSIVE));
 	CHECK(!frame_check(block, off, claim, false));
 	if (listed)
 		atomic_store_relaxed_u64(&list[off], claim);
-	bit_put(block->listed, off, listed);
-	bit_put(block->assigned, off, true);
+	bits_put(block->listed, off, bit, listed);
+	bits_put(block->assigned, off, bit, true);
 	CHECK(frame_claim(block, off) == claim);
 	if (!pending)
-		bit_put(block->valid, off, true);
+		bits_put(block->valid, off, bit, true);
 }
 
 /* All of the frames or none: -EIO, -EEXIST, or -EAGAIN without a list that is needed. */
@@ -381,7 +376,7 @@ static int rmp_validate(const struct rmp_vm *rmp, pfn_t pfn, const struct rmp_ch
 	mutex_lock(&block->lock);
 	for (u32 i = change->off; i < change->end; i++) {
 		if (bit_get(block->assigned, i) && frame_claim(block, i) == claim_add(first, i))
-			bit_put(block->valid, i, true);
+			bits_put(block->valid, i, UINT64_C(1) << i % 64, true);
 		else
 			error = -EIO;
 	}
