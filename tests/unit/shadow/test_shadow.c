@@ -71,16 +71,22 @@ static void test_shared_below_a_table_that_goes(void **state)
 	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_max_mmu_page_hash_collisions), 0);
 }
 
+/* The root that L2's first access loads. */
+static const struct shadow_page *root_of_l2(void)
+{
+	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
+	(void)world_check(&world, PAGE(5), WORLD_WRITE);
+	assert_non_null(world.vcpu->shadow.page);
+	return world.vcpu->shadow.page;
+}
+
 /* Going to L1 and back finds the root that was loaded, unless it has gone since. */
 static void test_previous_roots(void **state)
 {
 	const struct shadow_page *root;
 
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
-	(void)world_check(&world, PAGE(5), WORLD_WRITE);
-	root = world.vcpu->shadow.page;
-	assert_non_null(root);
+	root = root_of_l2();
 	world_nested(&world, 0);
 	(void)world_access(&world, PAGE(70), WORLD_READ);
 	assert_ptr_not_equal(world.vcpu->shadow.page, root);
@@ -107,10 +113,7 @@ static void test_previous_roots_of_other_tables(void **state)
 	const struct shadow_page *root;
 
 	(void)state;
-	world_set_entry(&world, TABLE_4K, 5, PAGE(70) | NPT_ALL);
-	(void)world_check(&world, PAGE(5), WORLD_WRITE);
-	root = world.vcpu->shadow.page;
-	assert_non_null(root);
+	root = root_of_l2();
 	/* The words, the directories, the address, and .paging where it may be. */
 	for (uint32_t i = 0; i < 12u + (world_mmu == QUIRE_MMU_SHADOW); i++) {
 		other = base;
