@@ -21,6 +21,9 @@ SKIPPED = 77
 # Of the whole guest, and of one task in it.
 GUEST_SECONDS, TASK_SECONDS = 380, 90
 ALL_SECONDS, ALL_TASK_SECONDS = 1800, 300
+# Of a task that went wrong: what is shown of its end, and of the lines that say why.
+LAST_LINES, MAX_REASONS = 20, 4
+REASON = re.compile(r"^\S+\.[ch]:\d+: |^FAIL |: ended by signal |^no end within ")
 QUIRE = "/quire/quire"
 # What programs of the rules call, or libc when a thread ends.
 SYSTEM = ("/bin/sh", "/bin/true", "/lib/x86_64-linux-gnu/libgcc_s.so.1")
@@ -132,16 +135,40 @@ def command(image):
             "-append", "console=ttyS0 panic=-1 quiet clocksource=acpi_pm", "-serial", "stdio"]
 
 
+def split(text):
+    """What each task printed, by its name: the lines before the one that ends it. And its exit."""
+    lines, printed, exits = [], {}, {}
+    for line in text.splitlines():
+        end = re.fullmatch(r"guest: (\S+) (\d+) \d+", line)
+        if end:
+            printed[end[1]], exits[end[1]] = lines, int(end[2])
+            lines = []
+        else:
+            lines.append(line)
+    return printed, exits, lines
+
+
 def complaints(text, wanted):
-    """What is wrong with what the guest said; a line each."""
-    ends = dict(re.findall(r"^guest: (\S+) (\d+) \d+\r?$", text, re.M))
-    wrong = [f"{task.name}: {'exit ' + ends[task.name] if task.name in ends else 'no end'}"
-             for task in wanted if ends.get(task.name) not in ("0", str(SKIPPED))]
-    wrong += [f"{task.name}: skipped" for task in failure_tasks()
-              if ends.get(task.name) == str(SKIPPED)]
+    """What is wrong with what the guest said: the ends of tasks that failed, then a line each."""
+    printed, exits, rest = split(text)
+    failures = {task.name for task in failure_tasks()}
+    shown, wrong = [], []
+    for task in wanted:
+        status = exits.get(task.name)
+        if status == 0 or (status == SKIPPED and task.name not in failures):
+            continue
+        # The first task without an end has what came after the last end.
+        lines = printed.get(task.name, rest)
+        if status is None:
+            rest = []
+        shown += [f"----- {task.name}", *lines[-LAST_LINES:]]
+        said = "no end" if status is None else "skipped" if status == SKIPPED else f"exit {status}"
+        # Last, for the report of many tests shows the end of what each printed.
+        wrong += [f"{task.name}: {said}",
+                  *(f"  {line}" for line in lines if REASON.search(line))][:MAX_REASONS + 1]
     if not re.search(r"^/dev/kvm +absent", text, re.M):
         wrong.append("the guest has a /dev/kvm")
-    return wrong
+    return shown, wrong
 
 
 def main(argv):
@@ -158,10 +185,10 @@ def main(argv):
             command(archive(options, folder, plan)), folder,
             ALL_SECONDS if options.all else GUEST_SECONDS)
     print(text)
-    wrong = complaints(text, wanted)
+    shown, wrong = complaints(text, wanted)
     if status != 0:
         wrong.append("QEMU did not end" if status is None else f"QEMU: exit {status}")
-    print("\n".join(wrong or [f"{len(wanted)} tasks in {took:.0f} s"]))
+    print("\n".join([*shown, *wrong] if wrong else [f"{len(wanted)} tasks in {took:.0f} s"]))
     return 1 if wrong else 0
 
 
