@@ -46,10 +46,13 @@ struct range {
 	uintptr_t start, end;
 };
 
-/* What a call may take away: addresses, and with them files' last references. */
+/*
+ * One call of the client's that may change what @range means, and so end files' last references:
+ * from change_begin(), before the host makes it, to change_end().
+ */
 struct change {
 	struct range range;
-	const struct file_ending *ending;
+	struct file_ending ending;
 };
 
 static struct range range_of(const void *address, size_t length_bytes)
@@ -73,23 +76,27 @@ static bool is_empty(struct range range)
 	return range.start >= range.end;
 }
 
+/* Call inside the client call. */
+static struct change change_begin(struct range range)
+{
+	return (struct change){range, file_ending()};
+}
+
 static void run_changed(void *opaque)
 {
 	const struct change *change = opaque;
 
 	mm_changed(change->range.start, change->range.end);
-	file_unmapped(change->range.start, change->range.end, change->ending);
+	file_unmapped(change->range.start, change->range.end, &change->ending);
 }
 
-/* After the real call, with what file_ending() said before it; an empty range has changed nothing.
- * errno is kept. */
-static void changed(struct range range, const struct file_ending *ending)
+/* After the host's call, done or failed; an empty range has changed nothing. errno is kept. */
+static void change_end(struct change *change)
 {
-	struct change change = {range, ending};
 	int error = errno;
 
-	if (!is_empty(range))
-		process_with_room(run_changed, &change);
+	if (!is_empty(change->range))
+		process_with_room(run_changed, change);
 	errno = error;
 }
 
@@ -199,10 +206,10 @@ static int map_hole(struct file *file, const struct map_call *call, void *mapped
 
 static void *map_inside(const struct map_call *call)
 {
-	const struct file_ending ending = file_ending();
 	const struct file_map_request *request = &call->request;
 	struct range replaced = {0, 0};
 	struct sanitize_loss *loss;
+	struct change change;
 	struct replacing replacing;
 	struct file *file = NULL;
 	off_t offset = request->offset_bytes;
@@ -221,6 +228,7 @@ static void *map_inside(const struct map_call *call)
 	}
 	if ((request->flags & MAP_FIXED) && !(request->flags & MAP_FIXED_NOREPLACE))
 		replaced = range_of(call->address, request->length_bytes);
+	change = change_begin(replaced);
 	loss = look(replaced);
 	replacing_begin(&replacing, replaced.start, replaced.end);
 	mapped = REAL(mmap)(call->address, request->length_bytes, request->prot, request->flags, fd,
@@ -231,7 +239,7 @@ static void *map_inside(const struct map_call *call)
 	else
 		sanitize_slot_settle(loss, request->prot == PROT_NONE ? SANITIZE_RESERVED
 								      : SANITIZE_REPLACED);
-	changed(replaced, &ending);
+	change_end(&change);
 	if (is_empty(replaced))
 		process_mappings_changed();
 	if (file && mapped != MAP_FAILED) {
@@ -282,21 +290,22 @@ void *mmap64(void *address, size_t length_bytes, int prot, int flags, int fd, of
 
 INTERPOSED int munmap(void *address, size_t length_bytes)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
 	struct sanitize_loss *loss;
+	struct change change;
 	struct replacing replacing;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(munmap)(address, length_bytes);
 	client_call_begin();
+	change = change_begin(range);
 	loss = look(range);
 	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(munmap)(address, length_bytes);
 	replacing_end(&replacing);
 	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
@@ -339,10 +348,10 @@ static enum sanitize_loss_how how_left(const void *old, const void *result, int 
 
 INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags, ...)
 {
-	const struct file_ending ending = file_ending();
 	struct range from = range_of(old, old_bytes > new_bytes ? old_bytes : new_bytes);
 	struct sanitize_loss *left, *replaced;
 	struct replacing leaving, replacing;
+	struct change to_change, from_change;
 	struct range to = {0, 0};
 	void *target = NULL, *result;
 	va_list arguments;
@@ -356,6 +365,8 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 	if (client_call_active() || !file_any())
 		return REAL(mremap)(old, old_bytes, new_bytes, flags, target);
 	client_call_begin();
+	to_change = change_begin(to);
+	from_change = change_begin(from);
 	sanitize_before_change(from.start, from.end);
 	left = look(left_by_mremap(old, old_bytes, new_bytes, flags));
 	replaced = look(to);
@@ -384,8 +395,8 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 		replacing_end(&replacing);
 		replacing_end(&leaving);
 	}
-	changed(to, &ending);
-	changed(from, &ending);
+	change_end(&to_change);
+	change_end(&from_change);
 	client_call_end();
 	return result;
 }
@@ -395,15 +406,16 @@ INTERPOSED void *mremap(void *old, size_t old_bytes, size_t new_bytes, int flags
 INTERPOSED int remap_file_pages(void *address, size_t length_bytes, int prot, size_t page,
 				int flags)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
 	struct sanitize_loss *loss;
+	struct change change;
 	struct replacing replacing;
 	int result, error = 0;
 
 	if (client_call_active() || !file_any())
 		return REAL(remap_file_pages)(address, length_bytes, prot, page, flags);
 	client_call_begin();
+	change = change_begin(range);
 	loss = look(range);
 	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(remap_file_pages)(address, length_bytes, prot, page, flags);
@@ -417,39 +429,41 @@ INTERPOSED int remap_file_pages(void *address, size_t length_bytes, int prot, si
 		replacing_end(&replacing);
 		result = (int)real_result(error);
 	}
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED int mprotect(void *address, size_t length_bytes, int prot)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
+	struct change change;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(mprotect)(address, length_bytes, prot);
 	client_call_begin();
+	change = change_begin(range);
 	sanitize_before_change(range.start, range.end);
 	result = REAL(mprotect)(address, length_bytes, prot);
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED int pkey_mprotect(void *address, size_t length_bytes, int prot, int key)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = range_of(address, length_bytes);
+	struct change change;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(pkey_mprotect)(address, length_bytes, prot, key);
 	client_call_begin();
+	change = change_begin(range);
 	sanitize_before_change(range.start, range.end);
 	result = REAL(pkey_mprotect)(address, length_bytes, prot, key);
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
@@ -473,9 +487,9 @@ struct advice_call {
 
 static int advise_inside(const struct advice_call *call)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = range_of(call->address, call->length_bytes);
 	struct range guarded = {0, 0};
+	struct change change;
 	int advice = call->advice, result;
 
 	if ((advice == MADV_HUGEPAGE || advice == MADV_COLLAPSE) &&
@@ -487,8 +501,9 @@ static int advise_inside(const struct advice_call *call)
 	/* Other advice changes at most what an address holds, which follows it by itself. */
 	if (advice == MADV_GUARD_INSTALL || advice == MADV_GUARD_REMOVE)
 		guarded = range;
+	change = change_begin(guarded);
 	result = REAL(madvise)(call->address, call->length_bytes, advice);
-	changed(guarded, &ending);
+	change_end(&change);
 	if (is_empty(guarded))
 		process_mappings_changed();
 	return result;
@@ -515,8 +530,8 @@ INTERPOSED int madvise(void *address, size_t length_bytes, int advice)
 
 INTERPOSED int brk(void *end)
 {
-	const struct file_ending ending = file_ending();
 	struct sanitize_loss *loss;
+	struct change change;
 	struct range range;
 	char *now;
 	int result;
@@ -527,18 +542,19 @@ INTERPOSED int brk(void *end)
 	now = REAL(sbrk)(0);
 	range =
 	    (char *)end < now ? range_of(end, (size_t)(now - (char *)end)) : (struct range){0, 0};
+	change = change_begin(range);
 	loss = look(range);
 	result = REAL(brk)(end);
 	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED void *sbrk(intptr_t increment)
 {
-	const struct file_ending ending = file_ending();
 	struct sanitize_loss *loss;
+	struct change change;
 	struct range range;
 	void *result;
 
@@ -546,20 +562,21 @@ INTERPOSED void *sbrk(intptr_t increment)
 		return REAL(sbrk)(increment);
 	client_call_begin();
 	range = range_of((char *)REAL(sbrk)(0) + increment, (size_t)-increment);
+	change = change_begin(range);
 	loss = look(range);
 	result = REAL(sbrk)(increment);
 	sanitize_slot_settle(loss, result == (void *)-1 ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
 
 INTERPOSED void *shmat(int id, const void *address, int flags)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = {0, 0};
 	struct replacing replacing;
 	struct sanitize_loss *loss;
+	struct change change;
 	struct shmid_ds segment;
 	void *result;
 
@@ -568,12 +585,13 @@ INTERPOSED void *shmat(int id, const void *address, int flags)
 	client_call_begin();
 	if ((flags & SHM_REMAP) && !shmctl(id, IPC_STAT, &segment))
 		range = range_of(address, segment.shm_segsz);
+	change = change_begin(range);
 	loss = look(range);
 	replacing_begin(&replacing, range.start, range.end);
 	result = REAL(shmat)(id, address, flags);
 	replacing_end(&replacing);
 	sanitize_slot_settle(loss, result == (void *)-1 ? SANITIZE_KEPT : SANITIZE_REPLACED);
-	changed(range, &ending);
+	change_end(&change);
 	if (is_empty(range))
 		process_mappings_changed();
 	client_call_end();
@@ -591,19 +609,20 @@ static void run_find_segment(void *opaque)
 
 INTERPOSED int shmdt(const void *address)
 {
-	const struct file_ending ending = file_ending();
 	struct range range = {(uintptr_t)address, (uintptr_t)address};
 	struct sanitize_loss *loss;
+	struct change change;
 	int result;
 
 	if (client_call_active() || !file_any())
 		return REAL(shmdt)(address);
 	client_call_begin();
 	process_with_room(run_find_segment, &range);
+	change = change_begin(range);
 	loss = look(range);
 	result = REAL(shmdt)(address);
 	sanitize_slot_settle(loss, result ? SANITIZE_KEPT : SANITIZE_UNMAPPED);
-	changed(range, &ending);
+	change_end(&change);
 	client_call_end();
 	return result;
 }
@@ -656,12 +675,12 @@ static bool is_refused(unsigned int number, const uint64_t words[3], struct rang
 long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argument,
 			    long (*forward)(int fd, unsigned long command, unsigned long argument))
 {
-	const struct file_ending ending = file_ending();
 	/* All begin with {start, length}, a registration's modes follow; a move has
 	 * {destination, source, length}. */
 	uint64_t words[3] = {0, 0, 0};
 	unsigned int number = _IOC_NR(command);
 	bool moves = number == UFFDIO_MOVE_NUMBER;
+	struct change first_change, second_change;
 	struct range first, second = {0, 0};
 	size_t wanted = moves || number == _UFFDIO_REGISTER ? 24 : 16;
 	long result;
@@ -677,11 +696,13 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 		errno = EINVAL;
 		return -1;
 	}
+	second_change = change_begin(second);
+	first_change = change_begin(first);
 	result = forward(fd, command, argument);
 	if (!result)
 		note_watched(number, words, first);
-	changed(second, &ending);
-	changed(first, &ending);
+	change_end(&second_change);
+	change_end(&first_change);
 	client_call_end();
 	return result;
 }
