@@ -22,7 +22,6 @@
 #include "engine/signals.h"
 #include "engine/user.h"
 #include "frontend/report/report.h"
-#include "hosts/process/fork.h"
 #include "hosts/process/sys.h"
 
 #ifndef CLONE_CLEAR_SIGHAND
@@ -210,7 +209,7 @@ static long clone_forking(struct request *request, struct trap *trap)
 		request->call.args[0] &= ~(uint64_t)CLONE_SETTLS;
 	else
 		request->words[ARGS_FLAGS] &= ~(uint64_t)CLONE_SETTLS;
-	process_fork_flags(request->flags);
+	request->call.flags = request->flags;
 	result = libc_fork(&request->call);
 	if (result)
 		return result;

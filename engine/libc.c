@@ -14,6 +14,7 @@
 
 #include "engine/libc.h"
 #include "engine/thread.h"
+#include "hosts/process/fork.h"
 #include "hosts/process/map.h"
 #include "hosts/process/sys.h"
 
@@ -92,14 +93,16 @@ pid_t fork_as_asked(void) __asm__("_Fork");
 pid_t fork_as_asked(void)
 {
 	const struct libc_fork *request = fork_request;
-	static const struct libc_fork plain = {SYS_clone, {17}};
+	static const struct libc_fork plain = {SYS_clone, {17}, 0};
 	long result;
 
 	if (!request)
 		request = &plain;
 	result = sys_call_six(request->number, request->args);
-	if (result == 0)
+	if (result == 0) {
 		libc_set_tid((int)sys_call(SYS_gettid, 0));
+		process_fork_note_flags(request->flags);
+	}
 	if (!sys_failed(result))
 		return (pid_t)result;
 	errno = (int)-result;

@@ -8,6 +8,7 @@
 struct libc_fork {
 	long number;
 	uint64_t args[6];
+	uint64_t flags; /* those of clone or clone3 */
 };
 
 /*

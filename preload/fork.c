@@ -20,7 +20,7 @@ INTERPOSED pid_t _Fork(void)
 	if (pid)
 		process_fork_parent();
 	else
-		process_fork_child();
+		process_fork_child(0);
 	return pid;
 }
 
@@ -28,6 +28,7 @@ INTERPOSED pid_t _Fork(void)
 struct clone_start {
 	int (*function)(void *argument);
 	void *argument;
+	unsigned int flags;
 };
 
 static int clone_child(void *opaque)
@@ -35,7 +36,7 @@ static int clone_child(void *opaque)
 	const struct clone_start *start = opaque;
 	int status;
 
-	process_fork_child();
+	process_fork_child(start->flags);
 	status = start->function(start->argument);
 	/* libc's clone() ends the thread by the system call, and runs nothing for its end. */
 	coverage_keep();
@@ -46,7 +47,7 @@ static int clone_child(void *opaque)
 /* Threads and vfork's kin share the memory, and with it the locks: they are no forks. */
 INTERPOSED int clone(int (*function)(void *argument), void *stack, int flags, void *argument, ...)
 {
-	struct clone_start start = {function, argument};
+	struct clone_start start = {function, argument, (unsigned int)flags};
 	void *parent_tid, *tls, *child_tid;
 	va_list rest;
 	int pid;
@@ -58,7 +59,6 @@ INTERPOSED int clone(int (*function)(void *argument), void *stack, int flags, vo
 	va_end(rest);
 	if ((flags & CLONE_VM) || !function || !stack)
 		return REAL(clone)(function, stack, flags, argument, parent_tid, tls, child_tid);
-	process_fork_flags((unsigned int)flags);
 	process_fork_before();
 	pid = REAL(clone)(clone_child, stack, flags, &start, parent_tid, tls, child_tid);
 	process_fork_parent();

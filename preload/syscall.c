@@ -29,13 +29,12 @@ static long make_fork(const struct boundary_call *call, uint64_t flags)
 {
 	long result;
 
-	process_fork_flags(flags);
 	process_fork_before();
 	result = sys_call_six(call->nr, call->args);
 	if (result)
 		process_fork_parent();
 	else
-		process_fork_child();
+		process_fork_child(flags);
 	return real_result(result);
 }
 

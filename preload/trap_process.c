@@ -145,14 +145,13 @@ static long make_forked(struct request *request, struct trap *trap)
 		request->words[ARGS_STACK] = request->words[ARGS_STACK_BYTES] = 0;
 		request->call.args[0] = sys_address(request->words);
 	}
-	process_fork_flags(request->flags);
 	process_fork_before();
 	result = sys_call_six(request->call.nr, request->call.args);
 	if (result) {
 		process_fork_parent();
 		return result;
 	}
-	process_fork_child();
+	process_fork_child(request->flags);
 	if (request->stack)
 		trap->context->uc_mcontext.gregs[REG_RSP] = (greg_t)request->stack;
 	return 0;

@@ -33,10 +33,12 @@ static void rank_run(uint32_t rank, enum fork_step step)
 			entry_run(entry, step);
 }
 
-/* Of the fork that this thread is about. */
-static _Thread_local uint64_t flags __attribute__((tls_model("initial-exec")));
+/* In a child, of the fork that made it. Its one thread writes them before the entries are run, and
+ * resets them behind. */
+static uint64_t flags;
+static bool is_libcs;
 
-void process_fork_flags(uint64_t clone_flags)
+void process_fork_note_flags(uint64_t clone_flags)
 {
 	flags = clone_flags;
 }
@@ -56,7 +58,6 @@ static void run_after(enum fork_step step)
 {
 	for (uint32_t rank = FORK_RANKS; rank-- > 0;)
 		rank_run(rank, step);
-	flags = 0;
 }
 
 void process_fork_parent(void)
@@ -64,18 +65,17 @@ void process_fork_parent(void)
 	run_after(STEP_PARENT);
 }
 
-void process_fork_child(void)
+void process_fork_child(uint64_t clone_flags)
 {
+	flags = clone_flags;
 	run_after(STEP_CHILD);
+	flags = 0;
 }
-
-/* By the one thread of a child, while the entries are run. */
-static bool is_libcs;
 
 static void libcs_child(void)
 {
 	is_libcs = true;
-	process_fork_child();
+	process_fork_child(flags);
 	is_libcs = false;
 }
 

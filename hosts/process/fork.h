@@ -72,13 +72,17 @@ struct fork_entry {
 	/* A lock that is gone takes its entry with it. */                              \
 	_Static_assert(sizeof(lock) > 0, "")
 
-/* Called by the atfork triple; a program that forks by a raw system call calls them itself. */
+/*
+ * Called by the atfork triple; a program that forks by a raw system call calls them itself.
+ * @clone_flags are those of clone or clone3; 0: of a plain fork.
+ */
 void process_fork_before(void);
 void process_fork_parent(void);
-void process_fork_child(void);
+void process_fork_child(uint64_t clone_flags);
 
-/* Before process_fork_before(), where the fork is by clone or clone3 with these flags. */
-void process_fork_flags(uint64_t clone_flags);
+/* In the child, inside of fork(3), where the caller makes the system call for libc: what the
+ * triple, which libc runs next, takes for @clone_flags. */
+void process_fork_note_flags(uint64_t clone_flags);
 /* For an entry's child(): CLONE_FILES. What the child closes is closed in its parent, too. */
 bool process_fork_shares_descriptors(void);
 
