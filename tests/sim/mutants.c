@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "src/base/mutant.h"
+#include "tests/sim/names.h"
 #include "tests/sim/pairs.h"
 
 enum quire_mutant quire_mutant;
@@ -111,18 +112,23 @@ static bool is_caught(size_t mutant)
 	return true;
 }
 
+static const char *name_of(size_t i)
+{
+	return i < MUTANT_COUNT ? mutants[i].name : NULL;
+}
+
 /* All of them, or those that are named. The suite without any bug must pass, and without the lines
  * of a fast path, too. */
 int main(int argc, char **argv)
 {
 	int failed = 0;
 
+	if (!names_are_known(argc, argv, name_of))
+		return 2;
 	for (size_t mutant = 0; mutant < MUTANT_COUNT; mutant++) {
-		bool wanted = argc < 2 || !mutant, caught;
+		bool caught;
 
-		for (int i = 1; i < argc; i++)
-			wanted |= !strcmp(argv[i], mutants[mutant].name);
-		if (!wanted)
+		if (mutant && !names_have(argc, argv, mutants[mutant].name))
 			continue;
 		fflush(stdout);
 		caught = is_caught(mutant);

@@ -9,6 +9,7 @@
 
 #include "cli/sim/sim.h"
 #include "src/base/mutant.h"
+#include "tests/sim/names.h"
 
 enum quire_mutant quire_mutant;
 
@@ -90,18 +91,21 @@ static int is_caught(size_t i)
 	return 1;
 }
 
+static const char *name_of(size_t i)
+{
+	return i < MUTANT_COUNT ? mutants[i].name : NULL;
+}
+
 /* All of them, or those that are named. Without any bug the simulations must pass. */
 int main(int argc, char **argv)
 {
 	int failed = 0;
 
+	if (!names_are_known(argc, argv, name_of))
+		return 2;
 	setvbuf(stdout, NULL, _IONBF, 0);
 	for (size_t i = 0; i < MUTANT_COUNT; i++) {
-		bool named = argc == 1;
-
-		for (int at = 1; at < argc; at++)
-			named |= !strcmp(argv[at], mutants[i].name);
-		if (!named || is_caught(i) == mutants[i].is_bug)
+		if (!names_have(argc, argv, mutants[i].name) || is_caught(i) == mutants[i].is_bug)
 			continue;
 		printf("%s: %s\n", mutants[i].name,
 		       mutants[i].is_bug ? "survived" : "the simulations fail");

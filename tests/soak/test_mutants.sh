@@ -9,8 +9,14 @@ try() {
 	QUIRE_MUTANT=$1 LD_PRELOAD=$preload "$program" -s "$3" "$2" >/dev/null 2>&1
 }
 
-if ! try NONE get_loses_nothing 3; then
+if ! try none get_loses_nothing 3; then
 	echo "FAIL: without a bug"
+	exit 1
+fi
+# A name that the library does not know is no run without a bug.
+env QUIRE_MUTANT=no_such_bug LD_PRELOAD="$preload" true 2>/dev/null
+if [ $? -ne 2 ]; then
+	echo "FAIL: a bug that there is not"
 	exit 1
 fi
 while read -r mutant test; do

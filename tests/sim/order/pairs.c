@@ -41,7 +41,8 @@ static struct {
 	const char *part; /* of the names of the pairs to run */
 	uint32_t choices; /* preemptions and older stores, together, at most */
 	bool with_long;
-} asked = {"", 1, false};
+	uint32_t found; /* pairs of such names */
+} asked = {"", 1, false, 0};
 
 static bool is_long(const struct pair *test)
 {
@@ -59,6 +60,7 @@ static bool holds(const struct pair *test, uint32_t choices)
 
 	if (!strstr(test->name, asked.part))
 		return true;
+	asked.found++;
 	printf("pair %s\n", test->name);
 	fflush(stdout);
 	if (!asked.with_long && is_long(test)) {
@@ -112,5 +114,9 @@ int main(int argc, char **argv)
 	pairs_destroy();
 	if (lists)
 		order_print_sites();
+	if (!asked.found) {
+		fprintf(stderr, "no pair's name has '%s'\n", asked.part);
+		return 2;
+	}
 	return held ? 0 : 1;
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "src/base/mutant.h"
+#include "tests/sim/names.h"
 #include "tests/unit/shadow/groups.h"
 #include "tests/unit/shadow/race.h"
 
@@ -68,17 +69,22 @@ static int is_caught(size_t i)
 	return 0;
 }
 
+static const char *name_of(size_t i)
+{
+	return i < MUTANT_COUNT ? mutants[i].name : NULL;
+}
+
 /* All of them, or those that are named. Without any bug the tests must pass. */
 int main(int argc, char **argv)
 {
 	int survived = 0;
 
+	if (!names_are_known(argc, argv, name_of))
+		return 2;
 	for (size_t i = 0; i < MUTANT_COUNT; i++) {
-		int wanted = argc < 2 || !i, caught;
+		int caught;
 
-		for (int arg = 1; arg < argc; arg++)
-			wanted |= !strcmp(argv[arg], mutants[i].name);
-		if (!wanted)
+		if (i && !names_have(argc, argv, mutants[i].name))
 			continue;
 		caught = is_caught(i);
 		if (!i && caught)
