@@ -9,6 +9,7 @@
   order.py PROGRAM --survives FILE   those that FILE names are noticed by no pair: fails where one is, which then
                                      belongs in caught.txt; so with --seeds
 
+A site that is asked for and that PROGRAM never runs, or whose code has no name, is NOT TRIED: nothing is known of it.
 --all-but FILE... leaves out the sites that these files name; --only TEXT takes those alone whose name has TEXT.
 ledger.py has the names, and says where each site stands. What the compiler made several of, for the function was
 inlined, is one site; where it made one of several sites, that code has no name and keeps its order. Code of src/ with
@@ -30,8 +31,8 @@ import ledger
 
 LIMIT_SECONDS = 300  # of a run's processor time
 LISTED_SEEDS = 400
-COMMENT = "#"
-SURVIVED, TIMED_OUT = "SURVIVED", "TIMED OUT"
+COMMENT, REASON = "#", "="
+SURVIVED, TIMED_OUT, NOT_TRIED = "SURVIVED", "TIMED OUT", "NOT TRIED"
 
 
 def limit_processor_time():
@@ -144,16 +145,21 @@ def replay(sites, path, judge):
 
 
 def names_of(paths):
-    return {line.partition(": ")[0] for path in paths for line in path.read_text().splitlines()}
+    """The sites of these lists, in their order."""
+    return [line.partition(": ")[0] for path in paths for line in path.read_text().splitlines()
+            if line and line[0] not in (COMMENT, REASON)]
 
 
-def weaken_all(sites, judge):
+def weaken_all(sites, judge, not_tried=()):
+    """How many are noticed; what each of @sites comes to is printed, and the names of @not_tried."""
     outcomes = collections.Counter()
+    for name in not_tried:
+        print(f"{name}: {NOT_TRIED}")
     for name, addresses in sites.items():
         outcome = judge(addresses, "")
         print(f"{name}: {outcome}", flush=True)
         outcomes[outcome if not notices(outcome) else ""] += 1
-    print(f"{COMMENT} {outcomes['']} of {len(sites)} caught, {outcomes[TIMED_OUT]} timed out")
+    print(f"{COMMENT} {outcomes['']} of {len(sites)} caught, {outcomes[TIMED_OUT]} timed out, {len(not_tried)} not tried")
     return outcomes[""]
 
 
@@ -174,10 +180,11 @@ def main(arguments):
     sites = sites_of(options.program, listing)
     if options.replay:
         return 1 if replay(sites, options.replay, judge_of(options)) else 0
-    left_out = names_of(options.all_but)
-    wanted = names_of([options.survives]) if options.survives else set(sites)
-    caught = weaken_all({name: sites[name] for name in sites
-                         if name in wanted and name not in left_out and options.only in name}, judge_of(options))
+    wanted = names_of([options.survives]) if options.survives else sorted(ledger.sites_of_tree()[0].values())
+    left_out = set(names_of(options.all_but))
+    wanted = [name for name in wanted if name not in left_out and options.only in name]
+    caught = weaken_all({name: sites[name] for name in wanted if name in sites}, judge_of(options),
+                        [name for name in wanted if name not in sites])
     return 1 if options.survives and caught else 0
 
 

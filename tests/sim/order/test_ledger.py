@@ -2,7 +2,10 @@
 """The list of orders comes from the source, and each stands in one list, once."""
 import contextlib
 import io
+import pathlib
+import tempfile
 import unittest
+from unittest import mock
 
 import ledger
 import order
@@ -115,7 +118,20 @@ class Outcomes(unittest.TestCase):
         with contextlib.redirect_stdout(io.StringIO()) as told:
             caught = order.weaken_all({str(at): at for at in outcomes}, lambda at, by: outcomes[at])
         self.assertEqual(caught, 1)
-        self.assertEqual(told.getvalue(), "1: a pair\n2: SURVIVED\n3: TIMED OUT\n# 1 of 3 caught, 1 timed out\n")
+        self.assertEqual(told.getvalue(),
+                         "1: a pair\n2: SURVIVED\n3: TIMED OUT\n# 1 of 3 caught, 1 timed out, 0 not tried\n")
+
+    def test_what_nothing_runs_is_said(self):
+        with tempfile.TemporaryDirectory() as place:
+            argued, program = pathlib.Path(place) / "argued.txt", pathlib.Path(place) / "program"
+            argued.write_text("# head\n\n= why\nsrc/a.c one rmw 1\nsrc/a.c two rmw 1\n")
+            program.write_text("#!/bin/sh\n")
+            program.chmod(0o755)
+            with mock.patch.object(order, "sites_of", lambda *_: {"src/a.c two rmw 1": []}), \
+                    contextlib.redirect_stdout(io.StringIO()) as told:
+                self.assertEqual(order.main([str(program), "--survives", str(argued)]), 0)
+        self.assertEqual(told.getvalue(), "src/a.c one rmw 1: NOT TRIED\nsrc/a.c two rmw 1: SURVIVED\n"
+                                          "# 0 of 1 caught, 0 timed out, 1 not tried\n")
 
 
 if __name__ == "__main__":
