@@ -643,7 +643,7 @@ static void gmem_release(struct file *file)
 
 	if (object->gmem)
 		(void)file_take_memory(file);
-	if (object->converts && !object->is_link) {
+	if (object->gmem && object->converts && !object->is_link) {
 		const struct sanitize_file name = sanitize_name(object);
 
 		sanitize_in_place_forget(&name);

@@ -200,6 +200,14 @@ static void reserved_at_creation(void)
 	pool_becomes(free_before, reserved_before);
 }
 
+/* More than any pool has. The client lives on, where the file would be converted in place, too. */
+static void none_without_a_pool(void)
+{
+	open_vm(KVM_X86_SW_PROTECTED_VM);
+	REFUSED(&vm, vm_gmem(&vm, 1024 * GIB, HUGE_2MB | MMAP), ENOMEM);
+	REFUSED(&vm, vm_gmem(&vm, 1024 * GIB, HUGE_2MB), ENOMEM);
+}
+
 static void a_touched_page_is_huge(void)
 {
 	long free_before;
@@ -448,6 +456,7 @@ int main(int argc, char **argv)
 	    TEST(unknown_while_it_is_off),
 	    TEST(what_is_refused),
 	    TEST(reserved_at_creation),
+	    TEST(none_without_a_pool),
 	    TEST(a_touched_page_is_huge),
 	    TEST(punches),
 	    TEST(a_conversion_splits_the_mapping),
