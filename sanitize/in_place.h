@@ -13,6 +13,7 @@
 /* What the client's mappings of a file have in the kernel's list. */
 struct sanitize_file {
 	uint64_t device, inode;
+	uint64_t size_bytes; /* of the file */
 	uint64_t away_bytes; /* a private page is mapped so far behind its place */
 };
 
@@ -26,7 +27,12 @@ void sanitize_in_place_forget(const struct sanitize_file *file);
 
 /* In a handler of SIGBUS. */
 void in_place_fault(uint64_t address, const void *ucontext);
-/* In the child of a fork, with the lock of the machines held: its mappings are not told of here. */
+/*
+ * The client is about to have a system call read or write [address, address + size), which the
+ * kernel refuses with EFAULT, or ends early, at a private page: reported. Inside a client call.
+ */
+void in_place_touch(uint64_t address, uint64_t size_bytes);
+/* In the child of a fork: what it has mapped follows the files, which are not its own. */
 void in_place_forked(void);
 
 #endif

@@ -428,6 +428,7 @@ void sanitize_private_touch(uint64_t address, uint64_t size_bytes)
 	struct holding *holding, found;
 	uint64_t first = 0;
 
+	in_place_touch(address, size_bytes);
 	if (!are_any() || !size_bytes || end < address || end > (uint64_t)LONG_MAX)
 		return;
 	end = (end + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);

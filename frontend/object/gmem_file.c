@@ -323,6 +323,7 @@ static struct sanitize_file sanitize_name(const struct gmem_object *object)
 	return (struct sanitize_file){
 	    .device = (uint64_t)major(view->device) << 20 | minor(view->device),
 	    .inode = view->inode,
+	    .size_bytes = quire_gmem_size_bytes(object->gmem),
 	    .away_bytes = FILE_SIGBUS_OFFSET,
 	};
 }

@@ -2,10 +2,12 @@
  * Small VMMs whose guest_memfd converts in place: they touch what their guest holds private there,
  * and their mended twins do not (test_sanitize.py). Such an access raises SIGBUS, and they go on.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "tests/rules/gmem_convert.h"
@@ -83,7 +85,7 @@ static void writes(void)
 	CHECK(mremap(seen, BYTES, BYTES, 0) == seen);
 }
 
-/* Of a child's mappings nothing is said. */
+/* A child's mappings are the file's, too. */
 static void forked(void)
 {
 	pid_t child;
@@ -92,9 +94,85 @@ static void forked(void)
 	make_private();
 	child = (pid_t)CHECK_OK(fork());
 	if (!child)
-		_exit(!read_fails(PAGES / 2));
+		_exit(read_fails(is_mended ? 0 : PAGES / 2) != !is_mended);
 	child_wait(child);
-	CHECK_EQ(read_fails(is_mended ? 0 : PAGES / 2), !is_mended);
+}
+
+/* The conversion comes after the fork: a child follows it, and does not know its stack. */
+static void child_converted(void)
+{
+	int status = 1;
+	pid_t child;
+
+	begin(SHARED);
+	steps_open();
+	make_private();
+	child = (pid_t)CHECK_OK(fork());
+	if (!child) {
+		while (!comes(&steps->is_traced, 1))
+			;
+		/* Half of them are private by now, and half no more. */
+		status = read_fails(PAGES - 1);
+		status |= read_fails(is_mended ? PAGES - 1 : 1) != !is_mended;
+		_exit(status);
+	}
+	make(0, PAGES / 2, PRIVATE);
+	make(PAGES / 2, PAGES / 2, 0);
+	__atomic_store_n(&steps->is_traced, 1, __ATOMIC_SEQ_CST);
+	child_wait(child);
+}
+
+/* A child that libc has not made may be shown nothing: what is not private is no mistake there. */
+static void child_without_libc(void)
+{
+	pid_t child;
+
+	begin(SHARED);
+	make_private();
+	child = (pid_t)CHECK_OK(_Fork());
+	if (!child) {
+		(void)read_fails(1);
+		_exit(read_fails(is_mended ? 2 : PAGES / 2) == 0 && !is_mended);
+	}
+	child_wait(child);
+}
+
+/* The kernel refuses what is private. */
+static void use_by_kernel(void)
+{
+	const uint64_t limit = PAGES / 2 * PAGE;
+	uint8_t *used = seen + (is_mended ? 0 : limit);
+	struct iovec parts[2] = {{seen + PAGE, 8}, {used + PAGE, 8}};
+	int pipes[2];
+
+	CHECK_ZERO(pipe(pipes));
+	CHECK_EQ(write(pipes[1], seen, 16), 16);
+	CHECK_EQ(write(pipes[1], used, 8), is_mended ? 8 : -1);
+	CHECK(is_mended || errno == EFAULT);
+	CHECK_EQ(writev(pipes[1], parts, 2), is_mended ? 16 : -1);
+	CHECK_EQ(read(pipes[0], is_mended ? seen : seen + limit - 4, 8), is_mended ? 8 : -1);
+}
+
+static void by_the_kernel(void)
+{
+	begin(SHARED);
+	make_private();
+	use_by_kernel();
+}
+
+/* The same in a child. */
+static void by_the_childs_kernel(void)
+{
+	pid_t child;
+
+	begin(SHARED);
+	make_private();
+	child = (pid_t)CHECK_OK(fork());
+	if (!child) {
+		use_by_kernel();
+		_exit(0);
+	}
+	child_wait(child);
 }
 
 /* Pages begin private where nothing else was asked for. */
@@ -121,7 +199,15 @@ static void linked(void)
 }
 
 static const struct check_test scenarios[] = {
-    TEST(reads), TEST(writes), TEST(forked), TEST(never_shared), TEST(linked),
+    TEST(reads),
+    TEST(writes),
+    TEST(forked),
+    TEST(child_converted),
+    TEST(child_without_libc),
+    TEST(by_the_kernel),
+    TEST(by_the_childs_kernel),
+    TEST(never_shared),
+    TEST(linked),
 };
 
 int main(int argc, char **argv)
