@@ -10,6 +10,8 @@
 
 static struct process_lock machines_lock;
 static struct machine *machines;
+/* Counts changes of slots. */
+static uint32_t slot_turn;
 
 /* The VMs are the parent's. */
 static void fork_child(void)
@@ -24,7 +26,8 @@ FORK_CHILD(FORK_MACHINES, machines_lock, fork_child);
 
 static bool is_wanted(void)
 {
-	return sanitize_is_on(SANITIZE_SLOT) || sanitize_is_on(SANITIZE_PRIVATE);
+	return sanitize_is_on(SANITIZE_SLOT) || sanitize_is_on(SANITIZE_PRIVATE) ||
+	       sanitize_is_on(SANITIZE_TLB);
 }
 
 void machines_acquire(void)
@@ -142,9 +145,31 @@ void sanitize_slot_set(const struct sanitize_slot *slot)
 		slot_changes_locked(machine, slot->id);
 		private_slot_goes_locked(machine, slot->id);
 		set_locked(machine, slot);
+		__atomic_add_fetch(&slot_turn, 1, __ATOMIC_SEQ_CST);
 		private_slot_comes_locked(machine, slot);
 	}
 	machines_release();
+}
+
+uint32_t sanitize_slot_turn(void)
+{
+	return __atomic_load_n(&slot_turn, __ATOMIC_SEQ_CST);
+}
+
+uint64_t sanitize_slot_find(const void *vm, uint32_t address_space, uint64_t gpa)
+{
+	const struct machine_slot *at = NULL;
+	const struct machine *machine;
+	uint64_t found = 0;
+
+	machines_acquire();
+	machine = machine_find_locked(vm);
+	while (machine && !found && (at = machine_slot_next_locked(machine, at)) != NULL)
+		if (at->slot.id >> 16 == address_space && gpa >= at->slot.gpa &&
+		    gpa - at->slot.gpa < at->slot.size_bytes)
+			found = at->slot.hva + (gpa - at->slot.gpa);
+	machines_release();
+	return found;
 }
 
 void sanitize_forget_vm(const void *vm)

@@ -17,6 +17,10 @@ struct sanitize_slot {
 
 /* The slot is so from now on; size 0: it is deleted. Does nothing while no detector needs it. */
 void sanitize_slot_set(const struct sanitize_slot *slot);
+/* Where the client has @gpa, by the slots as they are; 0: nowhere. Goes through all of them. */
+uint64_t sanitize_slot_find(const void *vm, uint32_t address_space, uint64_t gpa);
+/* What sanitize_slot_find() says holds for as long as this says the same. One load. */
+uint32_t sanitize_slot_turn(void);
 /* The VM ends. */
 void sanitize_forget_vm(const void *vm);
 /*

@@ -133,6 +133,10 @@ struct cpu_ops {
 	void (*log)(void *ctx, const char *line);
 	/* After cpu_watch_tlb(). */
 	void (*stale)(void *ctx, const struct cpu_stale *stale);
+	/* Likewise, and in guest mode: where memory of an address space is in this process, or 0.
+	 * An answer holds as long as memory_turn() says the same. */
+	uint64_t (*memory)(void *ctx, uint32_t address_space, uint64_t gpa);
+	uint32_t (*memory_turn)(void *ctx);
 };
 
 /* Why cpu_run() came back. */

@@ -16,6 +16,7 @@
 #include "frontend/run/signal_state.h"
 #include "frontend/state/cpuid.h"
 #include "hosts/process/sys.h"
+#include "sanitize/machine.h"
 #include "src/base/trace.h"
 #include "vcpu/arch.h"
 
@@ -515,6 +516,19 @@ static void op_stale(void *ctx, const struct cpu_stale *stale)
 	exit_report_stale(stale);
 }
 
+static uint64_t op_memory(void *ctx, uint32_t address_space, uint64_t gpa)
+{
+	const struct vcpu *vcpu = ctx;
+
+	return sanitize_slot_find(&vcpu->vm->host, address_space, gpa);
+}
+
+static uint32_t op_memory_turn(void *ctx)
+{
+	(void)ctx;
+	return sanitize_slot_turn();
+}
+
 const struct cpu_ops vcpu_cpu_ops = {
     .cpuid = op_cpuid,
     .rdmsr = op_rdmsr,
@@ -528,4 +542,6 @@ const struct cpu_ops vcpu_cpu_ops = {
     .cr8_write = op_cr8_write,
     .log = op_log,
     .stale = op_stale,
+    .memory = op_memory,
+    .memory_turn = op_memory_turn,
 };

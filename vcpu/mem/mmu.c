@@ -77,6 +77,22 @@ static enum walk_result guest_guard_failed(struct cpu *cpu, uint64_t gpa, uint64
 	return WALK_STOP;
 }
 
+/* For the watch alone: the library walks where there is no second stage. */
+static enum walk_result entry_load_linear(struct cpu *cpu, struct guest_walk *walk,
+					  unsigned int level)
+{
+	if (walk->paging == &paging_pae && level == 3) {
+		walk->entry[level] = cpu->s.directories[walk->linear >> 30 & 3];
+		return WALK_DONE;
+	}
+	walk->host_of[level] = tlb_watch_host(cpu, walk->gpa_of[level]);
+	if (!walk->host_of[level] ||
+	    guard_load((const void *)(uintptr_t)walk->host_of[level], walk->paging->entry_bytes,
+		       &walk->entry[level]) != GUARD_OK)
+		return WALK_STOP;
+	return WALK_DONE;
+}
+
 static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, unsigned int level)
 {
 	struct stage2_request request = {
@@ -84,6 +100,8 @@ static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, uns
 	enum stage2_result result;
 	uint64_t host;
 
+	if (cpu->linear_root)
+		return entry_load_linear(cpu, walk, level);
 	/* Nested paging takes a walk for a write, as A and D bits may be set; ROM is read even so.
 	 */
 	if (cpu->svm.nested_paging)
@@ -458,14 +476,58 @@ static enum step translate_watched(struct cpu *cpu, const struct mmu_request *re
 	return step;
 }
 
+/*
+ * The library's shadow has led to @result, or has refused. What the guest's own tables say is
+ * compared with what was held. Where they lead on and the shadow does not yet, the library marks
+ * entries first, and the access comes again.
+ */
+static void watch_linear(struct cpu *cpu, const struct mmu_request *request,
+			 const struct mmu_result *result)
+{
+	struct guest_walk walk = {.linear = request->linear, .access = request->stage2};
+	uint64_t error = cpu->exception.error;
+	enum walk_result walked;
+
+	if (!(cpu->s.efer & EFER_LMA))
+		walk.linear = (uint32_t)walk.linear;
+	walk.paging = paging_mode(cpu);
+	walk.rights = PTE_W | PTE_U;
+	walked = walk_down(cpu, &walk);
+	cpu->exception.error = error;
+	if (walked == WALK_DONE && !result)
+		return;
+	if (walked == WALK_DONE)
+		walk.gpa = leaf_address(&walk);
+	tell_watch(cpu, &walk, walked);
+	if (walked == WALK_DONE)
+		tell_watch_served(cpu, request, &walk, result);
+}
+
+static enum step translate_linear(struct cpu *cpu, const struct mmu_request *request,
+				  struct mmu_result *result)
+{
+	enum step step;
+
+	if (unlikely(!mmu_is_canonical(cpu, request->linear)))
+		return mmu_raise_non_canonical(cpu);
+	if (likely(!cpu->watch))
+		return mmu_translate_linear(cpu, request, result);
+	if (tlb_watch_again(cpu, request, result))
+		step = STEP_NEXT;
+	else {
+		step = mmu_translate_linear(cpu, request, result);
+		watch_linear(cpu, request, step ? NULL : result);
+	}
+	if (!step && request->stage2 == MMU_WRITE && result->host)
+		tlb_watch_store(cpu, result->host);
+	return step;
+}
+
 enum step mmu_translate(struct cpu *cpu, const struct mmu_request *request,
 			struct mmu_result *result)
 {
-	if (unlikely(cpu->linear_root)) {
-		if (unlikely(!mmu_is_canonical(cpu, request->linear)))
-			return mmu_raise_non_canonical(cpu);
-		return mmu_translate_linear(cpu, request, result);
-	}
+	if (unlikely(cpu->linear_root))
+		return translate_linear(cpu, request, result);
 	if (unlikely(cpu->watch))
 		return translate_watched(cpu, request, result);
 	switch (mmu_translate_fast(cpu, request, result)) {

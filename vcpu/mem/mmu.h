@@ -145,6 +145,8 @@ void tlb_fill(struct cpu *cpu, const struct mmu_request *request, const struct m
 void tlb_flush_all(struct cpu *cpu);
 /* The same for another reason than a flush of the guest's or new registers. */
 void tlb_forget_all(struct cpu *cpu);
+/* The same where what a processor would hold stays what it is, for the watch. */
+void tlb_drop_all(struct cpu *cpu);
 void tlb_flush_non_global(struct cpu *cpu);
 /*
  * CR3 becomes @cr3, whose PCID is another one: what is cached of the present one is put aside, and

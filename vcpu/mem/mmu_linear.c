@@ -75,7 +75,8 @@ int mmu_take_paging(struct cpu *cpu)
 		return error;
 	cpu->linear_root = wanted;
 	cpu->paging = paging;
-	tlb_flush_all(cpu);
+	/* The guest's flushes come from what it wrote to the registers. */
+	tlb_drop_all(cpu);
 	return 0;
 }
 

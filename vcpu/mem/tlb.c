@@ -131,9 +131,9 @@ static void translations_changed(struct cpu *cpu)
 	code_serialise(cpu);
 }
 
-void tlb_forget_all(struct cpu *cpu)
+void tlb_drop_all(struct cpu *cpu)
 {
-	tlb_watch_flush_hosts(cpu);
+	tlb_watch_forget_hosts(cpu);
 	if (cpu->tlb) {
 		memset(cpu->tlb, 0xff, offsetof(struct tlb, jump));
 		memset(cpu->tlb->large, 0,
@@ -143,6 +143,12 @@ void tlb_forget_all(struct cpu *cpu)
 	translations_changed(cpu);
 	cpu_count(&cpu->counts.flushes);
 	translate_flush(cpu);
+}
+
+void tlb_forget_all(struct cpu *cpu)
+{
+	tlb_watch_flush_hosts(cpu);
+	tlb_drop_all(cpu);
 }
 
 void tlb_flush_all(struct cpu *cpu)

@@ -34,6 +34,15 @@ struct held {
 	uint8_t is_dirty;
 };
 
+#define HOST_SETS 1024u
+
+/* Where a page of guest memory is, without a second stage. */
+struct host_page {
+	uint64_t key; /* the guest's address, and of which address space; 0: none */
+	uint64_t host;
+	uint32_t turn; /* of cpu_ops.memory_turn() */
+};
+
 #define AGAIN_SETS 2048u
 
 /* What the last walk for a page of 4 KiB read, and came to. */
@@ -56,6 +65,7 @@ struct tlb_watch {
 	unsigned int told_count;
 	struct cpu_stale told[TOLD_MAX];
 	struct again again[AGAIN_SETS];
+	struct host_page hosts[HOST_SETS];
 	struct held held[HELD_SETS];
 };
 
@@ -116,6 +126,28 @@ void tlb_watch_store(const struct cpu *cpu, uint64_t host)
 	SET(&entry->vcpu, quire_vcpu_id(cpu->vcpu));
 	SET(&entry->time_ns, now_ns());
 	SET(&entry->number, __atomic_add_fetch(&store_count, 1, __ATOMIC_RELAXED));
+}
+
+uint64_t tlb_watch_host(const struct cpu *cpu, uint64_t gpa)
+{
+	uint64_t page = gpa & PAGE_NUMBER_MASK, key = page | 1 | (uint64_t)cpu->s.smm << 1;
+	struct host_page *known = &cpu->watch->hosts[gpa >> QUIRE_PAGE_SHIFT & (HOST_SETS - 1)];
+	uint32_t turn = cpu->ops->memory_turn(cpu->ctx);
+
+	if (known->key != key || known->turn != turn) {
+		known->key = key;
+		known->turn = turn;
+		known->host = cpu->ops->memory(cpu->ctx, cpu->s.smm, page);
+	}
+	return known->host ? known->host | (gpa & PAGE_OFFSET_MASK) : 0;
+}
+
+void tlb_watch_wrote(const struct cpu *cpu, uint64_t gpa)
+{
+	uint64_t host = cpu->watch ? tlb_watch_host(cpu, gpa) : 0;
+
+	if (host)
+		tlb_watch_store(cpu, host);
 }
 
 /* The last store to the entry at @host, if that was after @stores_before. */

@@ -16,9 +16,11 @@
  * entry: the flush may be on its way.
  *
  * Of L2 its own tables are watched, from VMRUN to #VMEXIT: both drop all that is remembered, as
- * they drop the vCPU's TLB. Not watched: L1's nested tables, guests on a single stage
- * (kvm_amd.npt=N) while they page, and guests that do not page. When the library takes memory away
- * (a slot, a page of the host's), what the guest holds stays remembered, since no flush of the
+ * they drop the vCPU's TLB. Not watched: L1's nested tables, and guests that do not page. Without
+ * a second stage (kvm_amd.npt=N) the library walks the guest's tables, and its shadow of them may
+ * lag as a TLB does. There the watch walks them, too, by where the client has the slots: it marks
+ * nothing accessed, and what it finds decides nothing for the guest. When the library takes memory
+ * away (a slot, a page of the host's), what the guest holds stays remembered, since no flush of the
  * guest's is due. But the library's flush drops what the client changed: a change that no vCPU made
  * is not reported after it.
  */
@@ -58,6 +60,10 @@ void tlb_watch_forget_hosts(struct cpu *cpu);
 void tlb_watch_flush_hosts(struct cpu *cpu);
 /* It is about to write at @host: remembered, if that is an entry of a table. */
 void tlb_watch_store(const struct cpu *cpu, uint64_t host);
+/* The same for a write that the library is to make, as to a table that it shadows. */
+void tlb_watch_wrote(const struct cpu *cpu, uint64_t gpa);
+/* Where guest memory is, for a vCPU without a second stage; 0: nowhere. */
+uint64_t tlb_watch_host(const struct cpu *cpu, uint64_t gpa);
 /* Tell what was found, out of guest mode. */
 void tlb_watch_tell(struct cpu *cpu);
 void tlb_watch_destroy(struct cpu *cpu);

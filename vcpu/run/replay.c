@@ -8,6 +8,7 @@
 #include "vcpu/run/replay.h"
 
 #include "vcpu/mem/stage2.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/raise.h"
 
 static int entry_matches(const struct replay_entry *entry, enum replay_kind kind,
@@ -79,6 +80,8 @@ static void perform_memory(struct cpu *cpu, struct cpu_io *io)
 	gpa_t gpa = {io->address};
 	int error;
 
+	if (io->is_write)
+		tlb_watch_wrote(cpu, gpa.v);
 	if (io->is_write)
 		error = quire_vcpu_write(cpu->vcpu, gpa, io->data, io->size_bytes);
 	else

@@ -158,7 +158,9 @@ static void make_tables(uint8_t *memory)
 	}
 }
 
-/* All that KVM has, PCIDs among it. */
+/* All that KVM has, PCIDs among it where there is a second stage. */
+static int has_pcid;
+
 static void set_cpuid(int kvm, int vcpu)
 {
 	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 256 * sizeof(cpuid->entries[0]));
@@ -167,6 +169,9 @@ static void set_cpuid(int kvm, int vcpu)
 		err(1, "CPUID");
 	cpuid->nent = 256;
 	make(kvm, KVM_GET_SUPPORTED_CPUID, (unsigned long)cpuid);
+	for (unsigned int i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 1)
+			has_pcid = cpuid->entries[i].ecx >> 17 & 1;
 	make(vcpu, KVM_SET_CPUID2, (unsigned long)cpuid);
 	free(cpuid);
 }
@@ -185,7 +190,7 @@ static void set_registers(int vcpu, const struct scenario *scenario)
 	sregs.cs.db = 0;
 	sregs.cr0 = 0x80050033;
 	sregs.cr3 = TABLES;
-	sregs.cr4 = 0x200a0; /* PAE, PGE, PCIDE */
+	sregs.cr4 = has_pcid ? 0x200a0 : 0xa0; /* PAE, PGE, PCIDE */
 	sregs.efer = 0x500;
 	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
 	regs.rsi = scenario->after;
