@@ -522,7 +522,8 @@ int main(void)
 	int failed = cmocka_run_group_tests(tests, NULL, NULL) | split_tests() | limit_tests() |
 		     hold_tests() | unsync_tests() | unsync_others_tests() | age_tests() |
 		     race_tests() | paging_tests() | nx_tests() | neighbour_tests() |
-		     neighbour_race_tests() | view_tests() | count_tests() | meanwhile_tests();
+		     neighbour_race_tests() | view_tests() | count_tests() | meanwhile_tests() |
+		     entry_tests();
 
 	/* Where shadow pages serve L1, too. Nothing is split ahead of the write there. */
 	world_mmu = QUIRE_MMU_SHADOW;
