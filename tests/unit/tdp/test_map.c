@@ -52,13 +52,15 @@ static void test_each_leaf_that_goes_is_traced(void **state)
 	quire_vm_set_slot_zap_all(machine.vm, 1);
 	map_pages(0, 4, SIM_WRITABLE);
 	add_slot(0, 4, 0);
+	store(0, 5);
 	store(1, 5);
 	store(3, 5);
 	gone = 0;
 	quire_trace_install(record_gone);
 	assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
 	quire_trace_install(NULL);
-	assert_int_equal(gone, 1u << 1 | 1u << 3);
+	assert_int_equal(gone, 1u << 0 | 1u << 1 | 1u << 3);
+	leaves_are(0, 0, 0);
 	vm_end();
 }
 

@@ -1,0 +1,117 @@
+/*
+ * Which pages a span of a log write-protects: those that it names and no others, wherever its words
+ * begin and whatever maps them.
+ */
+#include "tests/unit/support.h"
+
+#include "src/dirty/span.h"
+#include "src/tdp/tdp.h"
+
+#define WORDS 4u
+#define FIRST 384u /* of the pages that are used; the table after theirs begins at SIM_BLOCK */
+#define END (SIM_BLOCK + 192u)
+
+/* Where spans begin: at a table's word, beside it, and so that a word has the end of a table. */
+static const uint64_t bases[] = {FIRST, FIRST + 1, FIRST + 10, FIRST + 63};
+/* What they name, by offset from there; UINT32_MAX ends a row. */
+static const uint32_t names[][6] = {
+    {0, UINT32_MAX},
+    {63, UINT32_MAX},
+    {64, 127, UINT32_MAX},
+    {0, 63, 64, 128, 255, UINT32_MAX},
+    {117, 118, 119, 127, 128, UINT32_MAX},
+    {126, 127, 128, 129, 191, UINT32_MAX},
+    {200, 201, 202, 203, 204, UINT32_MAX},
+};
+
+static bool is_named(const uint64_t *masks, uint64_t base, uint64_t gfn)
+{
+	uint64_t bit = gfn - base;
+
+	return gfn >= base && bit < 64u * WORDS && (masks[bit / 64] >> bit % 64 & 1);
+}
+
+/* Is any page of the block that one entry maps named? */
+static bool is_covered(const uint64_t *masks, uint64_t base, uint64_t gfn)
+{
+	for (uint64_t page = SIM_BLOCK; gfn >= SIM_BLOCK && page < END; page++)
+		if (is_named(masks, base, page))
+			return true;
+	return gfn < SIM_BLOCK && is_named(masks, base, gfn);
+}
+
+static void protect(uint64_t base, uint64_t *masks)
+{
+	struct log_word named[WORDS];
+	struct log_span span = {.base = {base}, .words = WORDS, .masks = masks, .named = named};
+	struct flush_debt debt;
+
+	for (uint64_t word = 0; word < WORDS; word++)
+		if (masks[word])
+			named[span.nonzero++] = (struct log_word){.index = word};
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	tdp_find_span(machine.vm, &span);
+	tdp_protect_span(machine.vm, &span, &debt);
+	assert_true(debt.owed);
+	flush_debt_pay(&debt);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+}
+
+static void check_names(bool is_huge, uint64_t base, const uint32_t *bits)
+{
+	uint64_t masks[WORDS] = {0};
+
+	/* All can be written again. */
+	for (uint64_t gfn = FIRST; gfn < END; gfn++)
+		if (!writable_at(gfn))
+			store(gfn, 5);
+	for (; *bits != UINT32_MAX; bits++)
+		masks[*bits / 64] |= UINT64_C(1) << *bits % 64;
+	protect(base, masks);
+	for (uint64_t gfn = FIRST; gfn < END; gfn++)
+		assert_int_equal(!writable_at(gfn), is_huge ? is_covered(masks, base, gfn)
+							    : is_named(masks, base, gfn));
+}
+
+static void check_spans(bool is_huge)
+{
+	vm_begin();
+	/* So few of a block are no huge page of the host's. */
+	map_pages(FIRST, SIM_BLOCK - FIRST, SIM_WRITABLE);
+	if (is_huge)
+		sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	else
+		map_pages(SIM_BLOCK, END - SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	store(FIRST, 5);
+	store(SIM_BLOCK, 5);
+	assert_int_equal(level_at(SIM_BLOCK), is_huge ? QUIRE_LEVEL_2M : QUIRE_LEVEL_4K);
+	for (size_t base = 0; base < sizeof(bases) / sizeof(bases[0]); base++)
+		for (size_t row = 0; row < sizeof(names) / sizeof(names[0]); row++)
+			check_names(is_huge, bases[base], names[row]);
+	vm_end();
+}
+
+static void test_small(void **state)
+{
+	(void)state;
+	check_spans(false);
+}
+
+/* The second table's block is one entry, which loses W with any of its pages. */
+static void test_huge(void **state)
+{
+	(void)state;
+	check_spans(true);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_small),
+	    cmocka_unit_test(test_huge),
+	};
+
+	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 0);
+}
