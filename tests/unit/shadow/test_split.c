@@ -7,6 +7,7 @@
 
 #include <quire/trace.h>
 
+#include "src/vm/vm.h"
 #include "tests/unit/shadow/groups.h"
 #include "tests/unit/shadow/world.h"
 
@@ -115,13 +116,31 @@ static void test_child_there_in_part(void **state)
 /* Ahead of a log, on request, and without one. */
 static void test_split_on_request(void **state)
 {
-	uint64_t done = 0;
+	uint64_t done = 0, flushes = world_stat(&world, QUIRE_VM_STAT_remote_tlb_flush);
 
 	(void)state;
 	assert_int_equal(quire_vm_split(world.vm, 0, (gpa_t){HUGE}, UINT64_C(1) << 21, &done), 0);
 	assert_int_equal(done, UINT64_C(1) << 21);
 	assert_int_equal(splits, 3);
 	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
+	/* The pieces map what the huge leaves did, those of a child that was there, too. */
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_remote_tlb_flush), flushes);
+}
+
+/* Pieces of the only name of a block are alone in their rmaps. */
+static void test_split_of_one_name(void **state)
+{
+	uint64_t done = 0;
+
+	(void)state;
+	world_set_entry(&world, TABLE_2M, 2, 0);
+	world_set_entry(&world, TABLE_2M, 3, 0);
+	(void)world_check(&world, BLOCK(1), WORLD_WRITE);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
+	world.vm->stats[QUIRE_VM_STAT_max_mmu_rmap_size] = 0;
+	assert_int_equal(quire_vm_split(world.vm, 0, (gpa_t){HUGE}, UINT64_C(1) << 21, &done), 0);
+	assert_int_equal(splits, 1);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_max_mmu_rmap_size), 1);
 }
 
 static int copy_ones(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
@@ -278,7 +297,7 @@ int split_tests(void)
 	    SPLIT_TEST(test_quota_refuses),	  SPLIT_TEST(test_without_memory),
 	    SPLIT_TEST(test_again_and_again),	  SPLIT_TEST(test_stop_flushes),
 	    SPLIT_TEST(test_pieces_stay_armed),	  SPLIT_TEST(test_recover_what_can_grow),
-	    SPLIT_TEST(test_child_there_in_part),
+	    SPLIT_TEST(test_child_there_in_part), SPLIT_TEST(test_split_of_one_name),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

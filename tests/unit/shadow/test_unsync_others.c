@@ -9,6 +9,8 @@
 
 #include <quire/trace.h>
 
+#include "src/change/change.h"
+#include "src/fault/fault.h"
 #include "src/shadow/internal.h"
 #include "tests/unit/shadow/groups.h"
 #include "tests/unit/shadow/world.h"
@@ -278,14 +280,97 @@ static void test_memory_goes_meanwhile(void **state)
 	assert_int_equal(lagging(), 0);
 }
 
+/* Entries of all words of a shadow table, of which the first and the last of a word. */
+static const uint32_t some[] = {1, 63, 64, 127, 128, 511};
+#define SOME (sizeof(some) / sizeof(some[0]))
+
+static void map_some(void)
+{
+	for (uint32_t i = 0; i < SOME; i++)
+		world_set_entry(&world, TABLE_4K, some[i], PAGE(70 + i) | NPT_USED);
+	for (uint32_t i = 0; i < SOME; i++)
+		finds(PAGE(some[i]), 70 + i);
+}
+
+/* Each entry that L1 takes away is gone for L2 after a flush, wherever it stands. */
+static void test_each_entry_is_compared(void **state)
+{
+	(void)state;
+	map_some();
+	for (uint32_t i = 0; i < SOME; i++) {
+		world_set_entry(&world, TABLE_4K, some[i], 0);
+		assert_int_equal(lagging(), 1);
+		flush();
+		assert_int_equal(world_access_on(&world, L2, PAGE(some[i]), WORLD_READ).outcome,
+				 QUIRE_NESTED_FAULT);
+		assert_int_equal(lagging(), 0);
+		for (uint32_t rest = i + 1; rest < SOME; rest++)
+			finds(PAGE(some[rest]), 70 + rest);
+	}
+}
+
+/* Of L1's table those entries are read that L2 has mapped, whatever the batch before had. */
+static void test_batch_names_what_is_mapped(void **state)
+{
+	struct quire_vcpu *vcpu = world.cpus[L2].vcpu;
+	uint64_t mapped[QUIRE_TABLE_ENTRIES / 64] = {0};
+	struct shadow_change change;
+	struct shadow_sync sync;
+	struct flush_debt debt;
+
+	(void)state;
+	map_some();
+	for (uint32_t i = 0; i < SOME; i++)
+		mapped[some[i] / 64] |= UINT64_C(1) << some[i] % 64;
+	maps(TABLE_4K, 80);
+	assert_int_equal(shadow_reserve(vcpu), 0);
+	memset(&sync, 0xff, sizeof(sync));
+	sync.only = NULL;
+	change_lock(world.vm, &debt);
+	change = shadow_change_of(vcpu, &debt);
+	sync.root = vcpu->shadow.page;
+	assert_int_equal(shadow_sync_begin(&change, &sync), 1);
+	assert_memory_equal(sync.pages[0].present, mapped, sizeof(mapped));
+	tdp_zap_range(world.vm, 1, (gfn_t){TABLE_4K}, (gfn_t){TABLE_4K + 1}, &debt);
+	change_settle_unlock(world.vm, &debt);
+	shadow_sync_read(vcpu, &sync);
+	change_lock(world.vm, &debt);
+	shadow_sync_end(&change, vcpu, &sync);
+	change_settle_unlock(world.vm, &debt);
+	assert_int_equal(lagging(), 0);
+	finds(PAGE(1), 80);
+}
+
+/* What is linked already is as old as a TLB: another entry of it is mapped, and it goes on lagging.
+ */
+static void test_linked_path_goes_on_lagging(void **state)
+{
+	(void)state;
+	maps(TABLE_4K, 70);
+	finds(PAGE(1), 70);
+	world_set_entry(&world, TABLE_4K, 64, PAGE(71) | NPT_USED);
+	assert_int_equal(lagging(), 1);
+	finds(PAGE(64), 71);
+	assert_int_equal(lagging(), 1);
+	flush();
+	finds(PAGE(64), 71);
+	assert_int_equal(lagging(), 0);
+}
+
 #define OTHERS_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int unsync_others_tests(void)
 {
 	const struct CMUnitTest tests[] = {
-	    OTHERS_TEST(test_one_bucket),     OTHERS_TEST(test_one_gfn),
-	    OTHERS_TEST(test_many_parents),   OTHERS_TEST(test_written_meanwhile),
-	    OTHERS_TEST(test_gone_meanwhile), OTHERS_TEST(test_memory_goes_meanwhile),
+	    OTHERS_TEST(test_one_bucket),
+	    OTHERS_TEST(test_one_gfn),
+	    OTHERS_TEST(test_many_parents),
+	    OTHERS_TEST(test_written_meanwhile),
+	    OTHERS_TEST(test_gone_meanwhile),
+	    OTHERS_TEST(test_memory_goes_meanwhile),
+	    OTHERS_TEST(test_each_entry_is_compared),
+	    OTHERS_TEST(test_batch_names_what_is_mapped),
+	    OTHERS_TEST(test_linked_path_goes_on_lagging),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
