@@ -9,7 +9,9 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "src/base/assert.h"
 #include "src/tree/ptree.h"
+#include "src/tree/ptree_node.h"
 #include "tests/unit/fake_host.h"
 
 #define KEYS 600u
@@ -297,6 +299,86 @@ static void test_rising_keys_are_dense(void **state)
 	assert_int_equal(fake.live_allocs, 0);
 }
 
+static struct ptree rising_tree(u64 keys)
+{
+	struct ptree tree = {0};
+	struct ptree_edit edit;
+
+	fake_reset();
+	ptree_edit_init(&edit, &fake_ops, NULL);
+	for (u64 key = 0; key < keys; key++) {
+		struct ptree_item item = {key, key + 1, value_of(key)};
+
+		assert_int_equal(ptree_insert(&tree, &item, &edit), 0);
+	}
+	ptree_edit_seal(&edit);
+	return tree;
+}
+
+static void remove_one(struct ptree *tree, u64 key)
+{
+	struct ptree_edit edit;
+
+	ptree_edit_init(&edit, &fake_ops, NULL);
+	assert_int_equal(ptree_remove(tree, key, &edit), 0);
+	ptree_edit_seal(&edit);
+	ptree_edit_free_replaced(&edit);
+	assert_null(ptree_find(tree, key));
+}
+
+/* Rising keys leave a node that has one child, which gets small and has no neighbour there. */
+static void test_only_child(void **state)
+{
+	const u64 full = (u64)FANOUT * FANOUT, keys = full + FILL_MIN;
+	struct ptree tree = rising_tree(keys);
+
+	(void)state;
+	assert_int_equal(tree.root->level, 2);
+	assert_int_equal(tree.root->count, 2);
+	assert_int_equal(((struct ptree_node *)tree.root->values[1])->count, 1);
+	for (u64 key = keys; key-- > full;) {
+		remove_one(&tree, key);
+		assert_int_equal(tree.count, key);
+		for (u64 left = full - FANOUT; left < key; left++)
+			assert_ptr_equal(ptree_find(&tree, left), value_of(left));
+	}
+	/* The node above it got small, too, and shared with its neighbour. */
+	assert_in_range(((struct ptree_node *)tree.root->values[1])->count, FANOUT / 2,
+			FANOUT / 2 + 1);
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
+/* A small leaf and a full neighbour get the same share; and what fits in one leaf is in one. */
+static void test_neighbours_share(void **state)
+{
+	struct ptree tree = rising_tree(FANOUT + FILL_MIN);
+	u64 left = FANOUT + FILL_MIN - 1;
+
+	(void)state;
+	assert_int_equal(tree.root->count, 2);
+	remove_one(&tree, FANOUT);
+	for (u32 i = 0; i < 2; i++)
+		assert_in_range(((struct ptree_node *)tree.root->values[i])->count, left / 2,
+				(left + 1) / 2);
+	for (u64 key = 0; key < FANOUT; key++)
+		assert_non_null(ptree_find(&tree, key));
+	/* From the other end the left one gets small. */
+	for (u64 key = 0; left > 1; key++, left--) {
+		assert_int_equal(fake.live_allocs, tree.root->level ? 3 : 1);
+		if (left <= FANOUT / 3 + 1)
+			assert_int_equal(tree.root->level, 0);
+		remove_one(&tree, key == FANOUT ? ++key : key);
+		for (u32 i = 0; tree.root->level && i < 2; i++)
+			assert_in_range(((struct ptree_node *)tree.root->values[i])->count,
+					FILL_MIN, FANOUT);
+	}
+	/* The last item costs one node. */
+	assert_int_equal(fake.live_allocs, 1);
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -305,6 +387,8 @@ int main(void)
 	    cmocka_unit_test(test_chained_edits),
 	    cmocka_unit_test(test_errors_change_nothing),
 	    cmocka_unit_test(test_rising_keys_are_dense),
+	    cmocka_unit_test(test_only_child),
+	    cmocka_unit_test(test_neighbours_share),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
