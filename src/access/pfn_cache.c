@@ -23,8 +23,8 @@ static bool inside_page(u32 offset, u64 size_bytes)
 	return size_bytes && size_bytes <= QUIRE_PAGE_SIZE - offset;
 }
 
-/* Where the key points now: the page's hva, and the generation that said so. */
-static int locate(const struct pfn_cache *cache, hva_t *hva, u64 *generation)
+/* Where the key points now: the page's hva. The cache keeps the generation that said so. */
+static int locate(struct pfn_cache *cache, hva_t *hva)
 {
 	const struct memslot *slot;
 	int err = -EFAULT;
@@ -34,7 +34,7 @@ static int locate(const struct pfn_cache *cache, hva_t *hva, u64 *generation)
 		return 0;
 	}
 	reclaim_enter();
-	*generation = memslots_generation(cache->vm, 0);
+	cache->generation = memslots_generation(cache->vm, 0);
 	slot = memslot_lookup(cache->vm, 0, gfn_of(cache->gpa), NULL);
 	if (slot && !(slot->flags & (MEMSLOT_INVALID | QUIRE_SLOT_READONLY))) {
 		*hva = memslot_hva(slot, gfn_of(cache->gpa));
@@ -150,7 +150,6 @@ static int lookup_once(struct pfn_cache *cache, hva_t hva, bool *published)
 static int refresh_locked(struct pfn_cache *cache, u64 size_bytes) REQUIRES(&cache->refresh)
 {
 	bool published = false;
-	u64 generation = 0;
 	hva_t hva = {0};
 	int err;
 
@@ -161,15 +160,13 @@ static int refresh_locked(struct pfn_cache *cache, u64 size_bytes) REQUIRES(&cac
 		rwlock_write_unlock(&cache->lock);
 		return -EINVAL;
 	}
-	err = locate(cache, &hva, &generation);
+	err = locate(cache, &hva);
 	if (!err && cache->valid && cache->hva.v == hva.v) {
-		cache->generation = generation;
 		rwlock_write_unlock(&cache->lock);
 		return 0;
 	}
 	cache->valid = 0;
 	atomic_store_relaxed_u64(&cache->hva.v, hva.v);
-	cache->generation = generation;
 	rwlock_write_unlock(&cache->lock);
 	for (unsigned int turn = 0; !err && !published; turn++) {
 		if (turn)

@@ -37,7 +37,7 @@ static bool block_allowed(const struct quire_vm *vm, const struct memslot *slot,
 enum quire_level gfn_level_max(const struct quire_vm *vm, const struct memslot *slot, gfn_t gfn,
 			       enum quire_level max)
 {
-	enum quire_level cap = gfn_level_of_flags(slot), level = max < cap ? max : cap;
+	enum quire_level level = (enum quire_level)min_u64(max, gfn_level_of_flags(slot));
 
 	mmu_assert_shared(vm);
 	while (level > QUIRE_LEVEL_4K && !block_allowed(vm, slot, gfn, level))

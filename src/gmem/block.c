@@ -51,9 +51,7 @@ static void *link_make(const struct gmem_pages *pages, void **link, size_t size_
 		return there;
 	CHECK(!lock_rank_is_held(RANK_MMU));
 	made = pages->host->alloc(pages->host_ctx, size_bytes);
-	if (!made)
-		return NULL;
-	if (atomic_cmpxchg_ptr(link, &there, made))
+	if (!made || atomic_cmpxchg_ptr(link, &there, made))
 		return made;
 	CHECK(there && there != made);
 	/* Another thread was first. */
@@ -298,7 +296,9 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 	if (pages->max_order < GMEM_GIGANTIC_ORDER || !blocks)
 		return;
 	block = gmem_block_at(blocks);
-	base = block ? atomic_load_relaxed_u64(&block->base) : 0;
+	if (!block)
+		return;
+	base = atomic_load_relaxed_u64(&block->base);
 	if (!is_aligned_u64(base & GMEM_BASE_MASK, GMEM_GIGANTIC_PAGES))
 		return;
 	for (u32 i = 0; i < GMEM_GIGANTIC_BLOCKS; i++)

@@ -75,8 +75,8 @@ u64 gmem_pin_first(struct gmem_inode *inode, u64 first, u64 npages)
 	gmem_assert_exclusive(inode);
 	mutex_lock(&inode->pins_lock);
 	for (const struct quire_map_pin *pin = inode->pins; pin; pin = pin->next)
-		if (pin->index >= first && pin->index < found && !MUTANT(pins_unseen))
-			found = pin->index;
+		if (pin->index >= first && !MUTANT(pins_unseen))
+			found = min_u64(found, pin->index);
 	mutex_unlock(&inode->pins_lock);
 	return found;
 }

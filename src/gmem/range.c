@@ -232,7 +232,7 @@ int gmem_pages_reshape(struct gmem_pages *pages, u64 first, int whole,
 {
 	u64 npages = UINT64_C(1) << pages->huge_order;
 	struct pages_walk walk;
-	int error = 0;
+	int error;
 
 	CHECK(pages->huge_order && is_aligned_u64(first, npages) && first < pages->npages);
 	if (!pages->host->store_reshape)
