@@ -166,6 +166,8 @@ static void test_ring_is_full(void **state)
 		count++;
 	assert_int_equal(count, MACHINE_RING_ENTRIES - DIRTY_RING_SPARE);
 	assert_true(quire_vcpu_dirty_ring_is_full(machine.vcpus[0]));
+	/* The vCPU hears of it before it runs again. */
+	assert_true(machine.vcpus[0]->mode.doorbell & QUIRE_REQ_DIRTY_RING_FULL);
 	assert_false(quire_vcpu_dirty_ring_is_full(machine.vcpus[1]));
 	assert_int_equal(write_at(PAGES(2), &byte, 1), -ENOSPC);
 	assert_int_equal(quire_vcpu_map(machine.vcpus[0], (gpa_t){0}, QUIRE_MAP_WRITE, &map),
@@ -223,6 +225,31 @@ static void test_client_may_not_write(void **state)
 	assert_int_equal(quire_vcpu_map(vcpu, (gpa_t){0}, QUIRE_MAP_READ, &map), 0);
 	assert_int_equal(quire_map_read(vcpu, &map, 0, &byte, 1), 0);
 	quire_vcpu_unmap(vcpu, &map);
+	vm_end();
+}
+
+/* A page that was in hand to be written is in the log and dirty, whatever was written how. */
+static void test_map_tells_the_log(void **state)
+{
+	static const enum quire_map_kind kinds[] = {QUIRE_MAP_READ, QUIRE_MAP_WRITE};
+	struct quire_map map;
+
+	(void)state;
+	begin(QUIRE_SLOT_LOG_DIRTY);
+	for (uint32_t i = 0; i < 2; i++) {
+		bool written = kinds[i] == QUIRE_MAP_WRITE;
+
+		frame_of(2)->dirty = false;
+		assert_int_equal(
+		    quire_vcpu_map(machine.vcpus[0], (gpa_t){PAGES(2)}, kinds[i], &map), 0);
+		assert_int_equal(frame_of(2)->references, 2);
+		quire_vcpu_unmap(machine.vcpus[0], &map);
+		assert_int_equal(frame_of(2)->references, 1);
+		assert_int_equal(frame_of(2)->dirty, written);
+		assert_int_equal(harvested(), written ? 4 : 0);
+		/* It is no page of the caller's any more. */
+		assert_false(map.page.refcounted);
+	}
 	vm_end();
 }
 
@@ -295,6 +322,7 @@ int main(void)
 	    cmocka_unit_test(test_ring_needs_a_vcpu),
 	    cmocka_unit_test(test_no_ring),
 	    cmocka_unit_test(test_client_may_not_write),
+	    cmocka_unit_test(test_map_tells_the_log),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_shared_view),
 	    cmocka_unit_test(test_address_spaces),

@@ -198,6 +198,17 @@ static void test_offset(void **state)
 	assert_ptr_equal(look(8), frame_of(2)->bytes + 0x20);
 }
 
+/* What the host does to a page while no cache is active for it is not heard of, and not shown. */
+static void test_deactivated(void **state)
+{
+	(void)state;
+	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(1), 8), 0);
+	pfn_cache_deactivate(&cache);
+	host_moves(1);
+	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(1), 8), 0);
+	assert_ptr_equal(look(8), frame_of(1)->bytes);
+}
+
 /* The host replaces the page between lookup and publication: what was found is dropped. */
 static struct quire_host_ops ops;
 static unsigned int lookups;
@@ -279,6 +290,36 @@ static void test_moving_elsewhere(void **state)
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(2), sim_hva(3));
 }
 
+/* So many invalidations of page 3 end during the first lookup. */
+static uint32_t moves_left;
+
+static int moving_much_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	lookups++;
+	for (; moves_left; moves_left--)
+		host_moves(3);
+	return sim_host_ops.page_get(ctx, hva, flags, page);
+}
+
+/* More changes than are kept: one that is forgotten counts as this page's. Older ones do not. */
+static void test_moving_often(void **state)
+{
+	(void)state;
+	ops = sim_host_ops;
+	ops.page_get = moving_much_get;
+	machine.vm->host = &ops;
+	for (uint32_t moves = PFN_CACHE_RANGES - 1; moves <= PFN_CACHE_RANGES + 1; moves++) {
+		for (uint32_t i = 0; i < 2 * PFN_CACHE_RANGES; i++)
+			host_moves(1);
+		lookups = 0;
+		moves_left = moves;
+		assert_int_equal(pfn_cache_activate_gpa(&cache, (gpa_t){0x1000}, 8), 0);
+		assert_int_equal(lookups, moves > PFN_CACHE_RANGES ? 2 : 1);
+		assert_ptr_equal(look(8), frame_of(1)->bytes);
+		pfn_cache_deactivate(&cache);
+	}
+}
+
 /* More ranges than are told apart: one that is not known by itself counts as this page's. */
 static void test_moving_everywhere(void **state)
 {
@@ -350,6 +391,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_moving_meanwhile, begin, end),
 	    cmocka_unit_test_setup_teardown(test_moving_elsewhere, begin, end),
 	    cmocka_unit_test_setup_teardown(test_moving_everywhere, begin, end),
+	    cmocka_unit_test_setup_teardown(test_moving_often, begin, end),
+	    cmocka_unit_test_setup_teardown(test_deactivated, begin, end),
 	    cmocka_unit_test_setup_teardown(test_kicked, begin, end),
 	    cmocka_unit_test_teardown(test_private, end),
 	};

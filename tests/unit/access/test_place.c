@@ -128,6 +128,27 @@ static void test_several_move(void **state)
 	end();
 }
 
+/* What was shown is so no more after a change, also one that is refused. */
+static void test_shows_nothing_again(void **state)
+{
+	uint8_t byte = 1;
+
+	(void)state;
+	begin(0);
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_int_equal(quire_place_set(place, (gpa_t){0x1000}, 16), 0);
+		assert_int_equal(quire_place_check(place), 0);
+		if (i)
+			assert_int_equal(quire_place_set(place, (gpa_t){0x2ff9}, 8), -EINVAL);
+		else
+			assert_int_equal(quire_place_set(place, (gpa_t){0x2000}, 0), 0);
+		assert_int_equal(quire_place_check(place), -EFAULT);
+		assert_int_equal(quire_place_read(place, 0, &byte, 1), -EINVAL);
+		assert_int_equal(quire_place_write(place, 0, &byte, 1), -EINVAL);
+	}
+	end();
+}
+
 static void test_moves(void **state)
 {
 	uint8_t one = 1, two = 2;
@@ -151,10 +172,15 @@ static void test_moves(void **state)
 static void test_no_memory(void **state)
 {
 	struct quire_region gone = {.slot = 0};
+	struct quire_place *none = NULL;
 	uint8_t one = 1;
 
 	(void)state;
 	begin(QUIRE_SLOT_READONLY);
+	machine.host.fail_at = machine.host.allocations + 1;
+	assert_int_equal(quire_place_create(machine.vcpus[0], &none), -ENOMEM);
+	machine.host.fail_at = 0;
+	assert_null(none);
 	assert_int_equal(quire_place_set(place, (gpa_t){0x1000}, 16), 0);
 	assert_int_equal(quire_place_write(place, 0, &one, 1), -EFAULT);
 	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
@@ -174,6 +200,7 @@ int main(void)
 	    cmocka_unit_test(test_ring_is_full),
 	    cmocka_unit_test(test_several_move),
 	    cmocka_unit_test(test_moves),
+	    cmocka_unit_test(test_shows_nothing_again),
 	    cmocka_unit_test(test_no_memory),
 	};
 
