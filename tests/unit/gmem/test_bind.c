@@ -260,6 +260,132 @@ static void test_nothing_to_pin(void **state)
 	end();
 }
 
+/* What is to be undone or filled where no file is: nothing, and -EFAULT. */
+static void test_no_file(void **state)
+{
+	struct memslot slot = {.base_gfn = {5}, .npages = 10};
+	struct gmem_binding_change change;
+	const struct gmem_filler filler = {0};
+
+	(void)state;
+	begin();
+	mutex_lock(&vm->slots_lock);
+	assert_int_equal(gmem_unbind_prepare(&slot, &change), 0);
+	gmem_binding_undo(&change);
+	gmem_unbind_commit(&change);
+	gmem_binding_finish(&change);
+	assert_int_equal(gmem_fill_unit(&slot, slot.base_gfn, &filler), -EFAULT);
+	mutex_unlock(&vm->slots_lock);
+	end();
+}
+
+/* Hardware in which the frames of all units are, but for one that it refuses; or all are refused by
+ * a link that came meanwhile. */
+static struct {
+	u64 refused;
+	u32 made;
+	bool links;
+} hardware;
+
+static int make_private(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	(void)ctx;
+	(void)pfn;
+	hardware.made++;
+	return hardware.refused - gfn.v < UINT64_C(1) << order ? -EIO : 0;
+}
+
+static const struct gmem_arch_ops hardware_ops = {.make_private = make_private};
+static const struct gmem_arch hardware_arch = {.ops = &hardware_ops};
+
+static int any_get(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn)
+{
+	(void)ctx;
+	(void)store;
+	(void)order;
+	/* From here on the file is linked: its pages are no VM's. */
+	if (hardware.links)
+		gmem->inode->linked = 1;
+	pfn->v = (UINT64_C(1) << 30) + index;
+	return 0;
+}
+
+static int zero_none(void *ctx, void *store, uint64_t index, uint64_t npages)
+{
+	(void)ctx;
+	(void)store;
+	(void)index;
+	(void)npages;
+	return 0;
+}
+
+/* A slot over a file of @npages, of units of @order; the first page is looked up: its order, or an
+ * error. */
+static int lookup_in_unit(u64 npages, unsigned int order, u64 refused, bool links)
+{
+	struct gmem_binding_change change;
+	struct quire_host_ops ops = fake_ops;
+	struct memslot slot = {.npages = npages, .flags = QUIRE_SLOT_GMEM};
+	struct gmem_lookup lookup;
+	int error;
+
+	ops.store_get = any_get;
+	ops.store_zero = zero_none;
+	vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	vm->host = &ops;
+	vm->gmem_arch = &hardware_arch;
+	hardware.made = 0;
+	hardware.refused = refused;
+	hardware.links = links;
+	assert_int_equal(quire_gmem_create(vm, PAGES(npages), 0, NULL, &gmem), 0);
+	gmem->inode->pages.max_order = order;
+	mutex_lock(&vm->slots_lock);
+	assert_int_equal(gmem_bind_prepare(&slot, vm, gmem, 0), 0);
+	assert_int_equal(gmem_bind_commit(&slot, &change), 0);
+	gmem_binding_finish(&change);
+	mutex_unlock(&vm->slots_lock);
+	reclaim_enter();
+	error = gmem_lookup_begin(&slot, (gfn_t){0}, GMEM_PRIVATE, &lookup);
+	reclaim_leave();
+	assert_int_equal(error, 0);
+	assert_false(lookup.found);
+	error = gmem_lookup_finish(&lookup);
+	gmem->inode->linked = 0;
+	mutex_lock(&vm->slots_lock);
+	assert_int_equal(gmem_unbind_prepare(&slot, &change), 0);
+	gmem_unbind_commit(&change);
+	gmem_binding_finish(&change);
+	mutex_unlock(&vm->slots_lock);
+	end();
+	return error ? error : (int)lookup.order;
+}
+
+/* A block that is refused: the page's own block is found, unless it is that one. */
+static void test_gigantic_in_part(void **state)
+{
+	const u64 pages = UINT64_C(1) << GMEM_GIGANTIC_ORDER;
+
+	(void)state;
+	assert_int_equal(lookup_in_unit(pages, GMEM_GIGANTIC_ORDER, UINT64_MAX, false),
+			 GMEM_GIGANTIC_ORDER);
+	assert_int_equal(hardware.made, pages / QUIRE_TABLE_ENTRIES);
+	assert_int_equal(lookup_in_unit(pages, GMEM_GIGANTIC_ORDER, 3 * 512 + 7, false),
+			 QUIRE_TABLE_BITS);
+	/* What comes behind it is left alone. */
+	assert_int_equal(hardware.made, 4);
+	assert_int_equal(lookup_in_unit(pages, GMEM_GIGANTIC_ORDER, 7, false), -EIO);
+}
+
+/* The file is linked between a lookup's look at the hardware and its preparation of the page. */
+static void test_linked_meanwhile(void **state)
+{
+	(void)state;
+	assert_int_equal(lookup_in_unit(8, 0, UINT64_MAX, false), 0);
+	assert_int_equal(hardware.made, 1);
+	assert_int_equal(lookup_in_unit(8, 0, 0, true), 0);
+	assert_int_equal(hardware.made, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -270,6 +396,9 @@ int main(void)
 	    cmocka_unit_test(test_released_file),
 	    cmocka_unit_test(test_map_made_twice),
 	    cmocka_unit_test(test_unit_without_memory),
+	    cmocka_unit_test(test_no_file),
+	    cmocka_unit_test(test_gigantic_in_part),
+	    cmocka_unit_test(test_linked_meanwhile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

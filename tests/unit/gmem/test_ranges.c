@@ -136,6 +136,9 @@ static void test_lost(void **state)
 	assert_int_equal(noted(), 3);
 	punch(700, 1);
 	assert_int_equal(noted(), 2);
+	punch(3, 1);
+	assert_int_equal(noted(), 1);
+	lose_without_memory(3);
 	assert_false(is_lost(2));
 	assert_int_equal(noted(), 1);
 	assert_true(is_lost(3));
@@ -155,7 +158,8 @@ static void test_all_lost(void **state)
 	punch(0, FILE_PAGES - 1);
 	assert_true(is_lost(FILE_PAGES - 1));
 	punch(1, FILE_PAGES - 1);
-	assert_true(is_lost(5));
+	for (uint64_t page = 0; page < SIM_BLOCK; page++)
+		assert_true(is_lost(page));
 	punch(0, FILE_PAGES);
 	assert_false(is_lost(5));
 	assert_false(is_lost(FILE_PAGES - 1));

@@ -216,21 +216,6 @@ static void test_converted_in_place(void **state)
 	private_end();
 }
 
-/* No slot showed the page when its gfn was converted: the first shared use finds it. */
-static void test_converted_unbound(void **state)
-{
-	(void)state;
-	private_begin_flags(QUIRE_GMEM_MMAP);
-	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), QUIRE_FIXED);
-	hide();
-	convert(GFN, FILE_PAGES, 0);
-	assert_int_equal(entry_of(0).vm_id, machine.vm->rmp->id);
-	bind_at(GFN);
-	assert_int_equal(fault_at(GFN, QUIRE_PFERR_WRITE), QUIRE_FIXED);
-	assert_true(rmp_is_free(machine.vm->rmp, pfn_of(0)));
-	private_end();
-}
-
 static int lookup_begin(uint64_t gfn, enum gmem_access access, struct gmem_lookup *lookup)
 {
 	int error;
@@ -240,6 +225,35 @@ static int lookup_begin(uint64_t gfn, enum gmem_access access, struct gmem_looku
 				  access, lookup);
 	reclaim_leave();
 	return error;
+}
+
+/* No slot showed the pages when their gfns were converted: each is found at its first shared use.
+ */
+static void test_converted_unbound(void **state)
+{
+	static const uint64_t pairs[][2] = {{0, 1}, {FILE_PAGES - 1, FILE_PAGES - 2}};
+	struct gmem_lookup again;
+
+	(void)state;
+	for (uint32_t i = 0; i < 2; i++) {
+		const uint64_t index = pairs[i][0], other = pairs[i][1];
+
+		private_begin_flags(QUIRE_GMEM_MMAP);
+		assert_int_equal(quire_gmem_allocate(gmem, 0, PAGES(FILE_PAGES), NULL), 0);
+		assert_int_equal(fault_at(GFN + index, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+		assert_int_equal(fault_at(GFN + other, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+		hide();
+		convert(GFN, FILE_PAGES, 0);
+		assert_int_equal(entry_of(index).vm_id, machine.vm->rmp->id);
+		bind_at(GFN);
+		assert_int_equal(fault_at(GFN + index, QUIRE_PFERR_WRITE), QUIRE_FIXED);
+		assert_true(rmp_is_free(machine.vm->rmp, pfn_of(index)));
+		assert_int_equal(entry_of(other).vm_id, machine.vm->rmp->id);
+		/* The next lookup needs no lock of the page's for that. */
+		assert_int_equal(lookup_begin(GFN + index, GMEM_SHARED, &again), 0);
+		assert_true(again.found);
+		private_end();
+	}
 }
 
 /* Lookups that outlast a conversion change nothing, in either direction. */
@@ -385,6 +399,12 @@ static void test_block(void **state)
 	assert_int_equal(entry.level, QUIRE_LEVEL_2M);
 	assert_int_equal(entry.gfn.v, 517);
 	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	/* A page of it is so at its own gfn, not at the block's. */
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){517}, (pfn_t){pfn.v + 5}, 0));
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){512}, (pfn_t){pfn.v + 5}, 0));
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){1024}, pfn, 9));
+	/* Nor is more than that, where what follows is no one's. */
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 10));
 	arch->ops->reclaim(arch->ctx, (pfn_t){pfn.v + 7}, 1);
 	rmp_read(arch->ctx, (pfn_t){pfn.v + 5}, &entry);
 	assert_int_equal(entry.level, QUIRE_LEVEL_4K);
@@ -460,6 +480,41 @@ static void test_block_in_parts(void **state)
 	private_end();
 }
 
+/* Frames that do not follow need a list: without memory for it nothing is assigned. */
+static void test_list_without_memory(void **state)
+{
+	const pfn_t pfn = {UINT64_C(1) << 25};
+	const struct gmem_arch *arch;
+	struct rmp_entry entry;
+
+	(void)state;
+	private_begin();
+	arch = machine.vm->gmem_arch;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){9}, pfn, 0), 0);
+	for (uint32_t i = 1; i < 5; i++) {
+		pfn_t at = {pfn.v + i};
+
+		machine.host.fail_at = machine.host.allocations + 1;
+		assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){600 + i}, at, 0),
+				 i == 1 ? -ENOMEM : 0);
+		machine.host.fail_at = 0;
+		assert_int_equal(rmp_is_free(arch->ctx, at), i == 1);
+		/* The list is made once. */
+		assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){600 + i}, at, 0), 0);
+	}
+	/* The end of one listed frame is not its neighbours'. */
+	arch->ops->invalidate(arch->ctx, (pfn_t){pfn.v + 2}, 1);
+	arch->ops->reclaim(arch->ctx, (pfn_t){pfn.v + 3}, 1);
+	for (uint32_t i = 0; i < 5; i++) {
+		rmp_read(arch->ctx, (pfn_t){pfn.v + i}, &entry);
+		assert_int_equal(entry.vm_id, i == 3 ? 0 : machine.vm->rmp->id);
+		assert_int_equal(entry.valid, i != 2 && i != 3);
+		assert_int_equal(entry.gfn.v, i == 3 ? 0 : i ? 600 + i : 9);
+	}
+	arch->ops->reclaim(arch->ctx, pfn, 5);
+	private_end();
+}
+
 /* Each host has a map of its own, whose VMs are numbered apart; it ends with the last of them. */
 static void test_hosts(void **state)
 {
@@ -496,13 +551,21 @@ static void test_hosts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_assigned),	      cmocka_unit_test(test_rebound),
-	    cmocka_unit_test(test_double_assignment), cmocka_unit_test(test_no_memory),
-	    cmocka_unit_test(test_refused),	      cmocka_unit_test(test_block),
-	    cmocka_unit_test(test_converted),	      cmocka_unit_test(test_converted_in_place),
-	    cmocka_unit_test(test_converted_unbound), cmocka_unit_test(test_late_lookup),
-	    cmocka_unit_test(test_lost_frame),	      cmocka_unit_test(test_out_of_range),
-	    cmocka_unit_test(test_block_in_parts),    cmocka_unit_test(test_hosts),
+	    cmocka_unit_test(test_assigned),
+	    cmocka_unit_test(test_rebound),
+	    cmocka_unit_test(test_double_assignment),
+	    cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_block),
+	    cmocka_unit_test(test_converted),
+	    cmocka_unit_test(test_converted_in_place),
+	    cmocka_unit_test(test_converted_unbound),
+	    cmocka_unit_test(test_late_lookup),
+	    cmocka_unit_test(test_lost_frame),
+	    cmocka_unit_test(test_out_of_range),
+	    cmocka_unit_test(test_block_in_parts),
+	    cmocka_unit_test(test_hosts),
+	    cmocka_unit_test(test_list_without_memory),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

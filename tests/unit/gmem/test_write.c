@@ -44,6 +44,8 @@ static void test_refused(void **state)
 	/* A page whose copy failed is new to its next user. */
 	copy_error = -EIO;
 	assert_int_equal(write_page(521, 1), -EIO);
+	copy_error = -EPERM;
+	assert_int_equal(write_page(521, 1), -EPERM);
 	copy_error = 0;
 	assert_int_equal(load(GFN + 521), 0);
 	gmem_end();
