@@ -10,6 +10,7 @@ int limit_tests(void);
 int meanwhile_tests(void);
 int neighbour_race_tests(void);
 int neighbour_tests(void);
+int no_memory_tests(void);
 int nx_tests(void);
 int paging_tests(void);
 int race_tests(void);
