@@ -8,6 +8,8 @@ src/base/assert.h) is none, for our own bugs alone go there.
 Branches of src/ that no test takes, for a reason, stand in tests/coverage/explained.txt. A line that
 stands there and is in the file no more, or stands there twice, fails. So does one whose branch is
 taken; with --gate that is only printed, for two threads that meet may take it in one run of many.
+A branch that no test took and that does not stand there is printed; with --gate more than
+UNEXPLAINED_MAX of them fail.
 """
 import argparse
 import collections
@@ -59,6 +61,10 @@ ONE_FORMAT = ("gmem-gigantic", "gmem-hugetlb_gigantic", "shadow-gigantic")
 PREEMPTIONS = 1
 SEEDS, QUICK_SEEDS = 2000, 300
 EXPLAINED = "tests/coverage/explained.txt"
+# More branches of src/ than this that are neither taken nor explained fail. It is the number of the last run, 95, and a
+# few for what two threads that meet take in one run and not in the next. Whoever takes or explains some lowers it;
+# a few are always allowed, for that reason.
+UNEXPLAINED_MAX = 100
 # Slow but for the bound on preemptions.
 BOUNDED = ("interleave", "shadow")
 # What no test runs: costs.
@@ -267,17 +273,40 @@ def check_explained(sources, entries, read):
     return explained, wrong, taken
 
 
+def unexplained(sources, entries, read):
+    """(where, how many ways out, the line as it reads) of each line of src/ that has more of them than the list."""
+    listed = collections.Counter()
+    for _, name, source, ways, _ in entries:
+        listed[name, source] += ways
+    for name in sorted(name for name in sources if name.split("/")[0] == "src"):
+        text = read(name).splitlines()
+        for number, ways in sorted(sources[name].untaken().items()):
+            line = text[number - 1].strip()
+            known = min(ways, listed[name, line])
+            listed[name, line] -= known
+            if ways > known:
+                yield f"{name}:{number}", ways - known, line
+
+
 def show_explained(sources, is_gate):
-    """True when the list is right."""
-    entries = list(read_explained((TREE / EXPLAINED).read_text()))
-    explained, wrong, taken = check_explained(sources, entries, lambda name: (TREE / name).read_text())
+    """True when the list is right and complete, or with @is_gate so far as every run can show."""
+    def read(name):
+        return (TREE / name).read_text()
+
+    entries = list(read_explained(read(EXPLAINED)))
+    explained, wrong, taken = check_explained(sources, entries, read)
+    missing = list(unexplained(sources, entries, read))
     counts = joined(sources, "src", "branches")
     untaken = sum(1 for count in counts if not count)
+    left = sum(ways for _, ways, _ in missing)
     print(f"\nOf {len(counts):,} branches of src/ no test took {untaken}: {explained} are explained, "
-          f"{untaken - explained} are not ({EXPLAINED}).")
-    for text in wrong + taken:
+          f"{left} are not ({EXPLAINED}).")
+    for text in wrong + taken + [f"{where}: {ways}: {line}" for where, ways, line in missing]:
         print(f"coverage: {text}", file=sys.stderr)
-    return not wrong and (is_gate or not taken)
+    if left > UNEXPLAINED_MAX:
+        print(f"coverage: {left} branches of src/ are neither taken nor explained, more than {UNEXPLAINED_MAX}",
+              file=sys.stderr)
+    return not wrong and (is_gate or not taken) and (left <= UNEXPLAINED_MAX or not is_gate)
 
 
 def simulations(options):

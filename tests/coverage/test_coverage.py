@@ -75,6 +75,33 @@ class Explained(unittest.TestCase):
     def test_what_real_threads_take_now_and_then(self):
         self.assertEqual(self.check("= Why.\nsrc/a.c\t<1\tif (b)\n"), (0, [], []))
 
+    def test_what_is_neither_taken_nor_explained(self):
+        sources = {self.FILE: source(record((1, 5, [5, 0, 0]), (2, 5, [5, 5]), (3, 5, [5, 0]))),
+                   "vcpu/b.c": source(record((1, 1, [1, 0])))}
+
+        def left(text):
+            return list(coverage.unexplained(sources, list(coverage.read_explained(text)),
+                                             lambda name: "if (a)\nif (b)\n\tif (a)\n"))
+
+        self.assertEqual(left(""), [("src/a.c:1", 2, "if (a)"), ("src/a.c:3", 1, "if (a)")])
+        self.assertEqual(left("= Why.\nsrc/a.c\t1\tif (a)\n"), [("src/a.c:1", 1, "if (a)"), ("src/a.c:3", 1, "if (a)")])
+        # What is taken at random is explained where it is not taken; a line that is there twice has the ways of both.
+        self.assertEqual(left("= Why.\nsrc/a.c\t<3\tif (a)\nsrc/a.c\t<1\tif (b)\n"), [])
+
+    def test_the_gate_has_an_end(self):
+        entries = list(coverage.read_explained((coverage.TREE / coverage.EXPLAINED).read_text()))
+        taken = source(record(*[(number, 1, [1, 1]) for number in range(1, 600)]))
+
+        most = coverage.UNEXPLAINED_MAX
+        for count, has_passed in ((0, True), (most, True), (most + 1, False)):
+            # No entry of the list has these lines.
+            bare = source(record((1, 1, [0] * count + [1])))
+            sources = {**{name: taken for _, name, _, _, _ in entries}, "src/libquire.map": bare}
+            with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+                self.assertEqual(coverage.show_explained(sources, True), has_passed, count)
+            self.assertEqual(f"src/libquire.map:1: {count}: " in said.getvalue(), count > 0)
+            self.assertEqual(f"{count} branches of src/ are neither" in said.getvalue(), not has_passed)
+
     def test_the_gate_only_prints_what_is_taken(self):
         entries = list(coverage.read_explained((coverage.TREE / coverage.EXPLAINED).read_text()))
         all_taken = source(record(*[(number, 1, [1, 1]) for number in range(1, 600)]))
