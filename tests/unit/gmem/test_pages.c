@@ -1,4 +1,4 @@
-/* The pages of one inode by themselves: a host that gives less than it was asked for, or elsewhere. */
+/* The pages of one inode: a host that gives less than it was asked for, or pages elsewhere. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -162,7 +162,7 @@ static void test_unit_beyond_the_end(void **state)
 	end();
 }
 
-/* One page of a unit is private already, so the others turn so one by one: up to the one that fails. */
+/* One page of a unit is private already: the others turn so one by one, up to one that fails. */
 static void test_private_page_by_page(void **state)
 {
 	struct gmem_prepare prepare = {.make_private = make_private};
