@@ -28,6 +28,7 @@ struct held {
 	uint64_t stores; /* how many stores to tables there had been */
 	uint64_t host_flushes;
 	uint64_t flushes; /* sum of what may flush it: as long as it is the same, it is held */
+	uint32_t asid;	  /* 0: of L1 */
 	uint16_t pcid;
 	uint8_t shift;
 	uint8_t kind; /* enum held_kind */
@@ -56,7 +57,16 @@ struct again {
 	uint64_t host_of[WATCH_LEVELS], entry[WATCH_LEVELS];
 };
 
+/* What L2's tables are, when it is left. */
+struct nested_space {
+	uint64_t cr0, cr3, cr4, efer, nested_cr3;
+	uint32_t asid;
+};
+
+/* Flushes drop what they are about of all ASIDs. */
 struct tlb_watch {
+	uint32_t asid; /* now */
+	struct nested_space left;
 	uint64_t all, local, pages[PCIDS + 1]; /* flushes of each kind */
 	uint64_t tables[PCIDS];		       /* flushes of a page drop all of the PCID's tables */
 	uint64_t shifts; /* which sizes of pages there have been, a bit each */
@@ -179,7 +189,8 @@ static struct held *place_of(struct tlb_watch *watch, const struct held *wanted)
 {
 	uint64_t salt = (uint64_t)wanted->kind << 58 ^ (uint64_t)wanted->shift << 52;
 
-	return &watch->held[mix(wanted->number ^ salt ^ (uint64_t)wanted->pcid << 38) % HELD_SETS];
+	salt ^= (uint64_t)wanted->pcid << 38 ^ (uint64_t)watch->asid << 20;
+	return &watch->held[mix(wanted->number ^ salt) % HELD_SETS];
 }
 
 /* The one that is like @wanted, or NULL. */
@@ -189,6 +200,7 @@ static struct held *held_find(struct tlb_watch *watch, const struct held *wanted
 
 	if (held->kind != wanted->kind || held->number != wanted->number ||
 	    held->shift != wanted->shift || held->pcid != wanted->pcid ||
+	    held->asid != watch->asid ||
 	    held->flushes != flushes_of(watch, wanted->kind, wanted->pcid))
 		return NULL;
 	return held;
@@ -196,6 +208,7 @@ static struct held *held_find(struct tlb_watch *watch, const struct held *wanted
 
 static void held_put(struct tlb_watch *watch, struct held fresh)
 {
+	fresh.asid = watch->asid;
 	fresh.flushes = flushes_of(watch, fresh.kind, fresh.pcid);
 	fresh.stores = GET(&store_count);
 	fresh.host_flushes = watch->host_flushes;
@@ -438,6 +451,7 @@ int tlb_watch_again(struct cpu *cpu, const struct mmu_request *request, struct m
 		return 0;
 	if (held->kind != HELD_PAGE || held->number != request->linear >> held->shift ||
 	    (held->pcid != PCID_GLOBAL && held->pcid != pcid_now(cpu)) ||
+	    held->asid != watch->asid ||
 	    held->flushes != flushes_of(watch, HELD_PAGE, held->pcid) ||
 	    !held_permits(cpu, held, request->access) || !entries_are_same(again))
 		return 0;
@@ -505,6 +519,47 @@ void tlb_watch_flush_page(struct cpu *cpu, uint64_t linear)
 	page_drop(cpu->watch, linear, pcid);
 	page_drop(cpu->watch, linear, PCID_GLOBAL);
 	cpu->watch->tables[pcid]++;
+}
+
+/* ---- L2 ---- */
+
+static struct nested_space space_now(const struct cpu *cpu, uint32_t asid)
+{
+	struct nested_space space;
+
+	/* Compared as bytes. */
+	memset(&space, 0, sizeof(space));
+	space.cr0 = cpu->s.cr0;
+	space.cr3 = cpu->s.cr3;
+	space.cr4 = cpu->s.cr4;
+	space.efer = cpu->s.efer;
+	space.nested_cr3 = cpu->svm.control.nested_cr3;
+	space.asid = asid;
+	return space;
+}
+
+void tlb_watch_leave_nested(struct cpu *cpu)
+{
+	if (cpu->watch)
+		cpu->watch->left = space_now(cpu, cpu->watch->asid);
+}
+
+void tlb_watch_enter_nested(struct cpu *cpu, uint32_t asid, int flushes)
+{
+	struct nested_space space = space_now(cpu, asid);
+	struct tlb_watch *watch = cpu->watch;
+
+	if (!watch)
+		return;
+	if (flushes || memcmp(&space, &watch->left, sizeof(space)) != 0)
+		watch->all++;
+	watch->asid = asid;
+}
+
+void tlb_watch_enter_host(struct cpu *cpu)
+{
+	if (cpu->watch)
+		cpu->watch->asid = 0;
 }
 
 /* ---- Birth and end ---- */

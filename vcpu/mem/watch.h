@@ -15,14 +15,15 @@
  * those). For a second no report either of a use by another vCPU than the one that changed the
  * entry: the flush may be on its way.
  *
- * Of L2 its own tables are watched, from VMRUN to #VMEXIT: both drop all that is remembered, as
- * they drop the vCPU's TLB. Not watched: L1's nested tables, and guests that do not page. Without
- * a second stage (kvm_amd.npt=N) the library walks the guest's tables, and its shadow of them may
- * lag as a TLB does. There the watch walks them, too, by where the client has the slots: it marks
- * nothing accessed, and what it finds decides nothing for the guest. When the library takes memory
- * away (a slot, a page of the host's), what the guest holds stays remembered, since no flush of the
- * guest's is due. But the library's flush drops what the client changed: a change that no vCPU made
- * is not reported after it.
+ * Of L2 its own tables are watched, or those that L1 made for it. VMRUN keeps what is remembered of
+ * L2 where L1 goes on with the same ASID, and asks for no flush; other control registers or nested
+ * tables than at #VMEXIT count as one. #VMEXIT keeps what is remembered of L1. Not watched: L1's
+ * nested tables, and guests that do not page. Without a second stage (kvm_amd.npt=N) the library
+ * walks the guest's tables, and its shadow of them may lag as a TLB does. There the watch walks
+ * them, too, by where the client has the slots: it marks nothing accessed, and what it finds
+ * decides nothing for the guest. When the library takes memory away (a slot, a page of the host's),
+ * what the guest holds stays remembered, since no flush of the guest's is due. But the library's
+ * flush drops what the client changed: a change that no vCPU made is not reported after it.
  */
 struct tlb_watch;
 
@@ -76,5 +77,10 @@ void tlb_watch_flush_local(struct cpu *cpu);
 /* The page of @linear: of the PCID in CR3 and global ones; of @pcid alone. */
 void tlb_watch_flush_page(struct cpu *cpu, uint64_t linear);
 void tlb_watch_flush_page_of(struct cpu *cpu, uint64_t pcid, uint64_t linear);
+
+/* L2's registers are about to go; they have come, with @flushes of VMRUN; L1's have come. */
+void tlb_watch_leave_nested(struct cpu *cpu);
+void tlb_watch_enter_nested(struct cpu *cpu, uint32_t asid, int flushes);
+void tlb_watch_enter_host(struct cpu *cpu);
 
 #endif

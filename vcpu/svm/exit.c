@@ -5,6 +5,7 @@
 #include "vcpu/exec/operand.h"
 #include "vcpu/mem/mmu.h"
 #include "vcpu/mem/segment.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/run/run.h"
 
 /* The part of the control area that #VMEXIT writes. */
@@ -105,8 +106,8 @@ void svm_load_registers(struct cpu *cpu, const struct vmcb_save *save)
 	s->rip = save->rip;
 	s->gpr[CPU_RSP] = save->rsp;
 	s->gpr[CPU_RAX] = save->rax;
-	/* Translations carry no ASID. */
-	tlb_flush_all(cpu);
+	/* Translations carry no ASID, but for the watch, whose flushes are the callers'. */
+	tlb_drop_all(cpu);
 	cpu_note_paging(cpu);
 	cpu_update_mode(cpu);
 }
@@ -138,7 +139,9 @@ int svm_restore_host(struct cpu *cpu)
 	svm->host.cpl = 0;
 	svm->host.cr0 |= CR0_PE;
 	svm->host.rflags &= ~FLAG_VM;
+	tlb_watch_leave_nested(cpu);
 	svm_load_registers(cpu, &svm->host);
+	tlb_watch_enter_host(cpu);
 	s->halted = 0;
 	s->interrupt_shadow = 0;
 	s->exception_pending = 0;

@@ -7,6 +7,7 @@
 #include "vcpu/exec/exec.h"
 #include "vcpu/mem/directories.h"
 #include "vcpu/mem/mmu.h"
+#include "vcpu/mem/watch.h"
 #include "vcpu/svm/nested.h"
 
 /* The I/O permission map: a bit a port, and some behind the last for accesses that reach over. */
@@ -280,6 +281,7 @@ static void begin_l2(struct cpu *cpu, uint64_t gpa, const struct vmcb *vmcb)
 	struct svm *svm = &cpu->svm;
 
 	svm_load_registers(cpu, &vmcb->save);
+	tlb_watch_enter_nested(cpu, vmcb->control.asid, vmcb->control.tlb_control);
 	if (svm_has_own_pat(cpu))
 		cpu->s.pat = vmcb->save.pat;
 	cpu->s.interrupt_shadow = vmcb->control.int_state & VMCB_INT_STATE_SHADOW;

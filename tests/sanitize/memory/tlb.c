@@ -43,9 +43,12 @@ enum guest_flags {
 	CR3_FLUSH = 16,
 	NEXT_PAGE = 32, /* the last use is of the page behind, not used before */
 	CR3_KEEP = 64,	/* CR3 is written, and keeps the translations of its PCID */
+	L1_EDITS = 128, /* L1 does what L2 would do alone, and enters it again */
 	/* Not the guest's. */
 	OTHER_EDITS = 0x100, /* where the client would, another vCPU does */
 	LATER = 0x200,	     /* and a while passes */
+	/* L1's. */
+	L1_FLUSHES = 0x400,
 };
 
 extern const char guest_code[], guest_code_end[];
@@ -55,7 +58,11 @@ __asm__(".pushsection .rodata\n"
 	"	test $8, %cl\n"
 	"	jz 1f\n"
 	"	mov %rax, (%rdx)\n"
-	"1:	test $4, %cl\n"
+	"1:	test $128, %cl\n"
+	"	jz 9f\n"
+	"	hlt\n"
+	"	jmp 3f\n"
+	"9:	test $4, %cl\n"
 	"	jz 2f\n"
 	"	out %al, $0x80\n"
 	"	jmp 3f\n"
@@ -82,8 +89,23 @@ __asm__(".pushsection .rodata\n"
 	"guest_code_end:\n"
 	".popsection\n");
 
-/* L1: mov $VMCB, %eax; vmrun; hlt */
-static const uint8_t hypervisor_code[] = {0xb8, 0x00, 0x00, 0x03, 0x00, 0x0f, 0x01, 0xd8, 0xf4};
+/* L1: the VMCB is at 0x30000, its TLB_CONTROL 0x5c behind that, and L2's RIP 0x578. */
+extern const char hypervisor_code[], hypervisor_code_end[];
+__asm__(".pushsection .rodata\n"
+	"hypervisor_code:\n"
+	"	mov $0x30000, %eax\n"
+	"	.byte 0x0f, 0x01, 0xd8\n" /* vmrun */
+	"	btr $7, %ecx\n"
+	"	jnc 2f\n"
+	"	mov %rsi, (%rdi)\n"
+	"	bt $10, %ecx\n"
+	"	jnc 1f\n"
+	"	movb $1, 0x3005c\n"
+	"1:	incq 0x30578\n"
+	"	jmp hypervisor_code\n"
+	"2:	hlt\n"
+	"hypervisor_code_end:\n"
+	".popsection\n");
 
 struct scenario {
 	const char *name;
@@ -111,7 +133,10 @@ static const struct scenario scenarios[] = {
     {"client", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS},
     {"kept", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CR3_KEEP},
     {"other-late", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | OTHER_EDITS | LATER},
+    {"hypervisor", LEAF_OF(DATA), 0, ELSEWHERE, DATA, L1_EDITS},
     /* Mended. */
+    {"hypervisor-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, L1_EDITS | L1_FLUSHES},
+    {"hypervisor-l2-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, L1_EDITS | FLUSH},
     {"moved-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, FLUSH},
     {"gone-flushed", LEAF_OF(DATA), 0, 0, DATA, FLUSH},
     {"protected-flushed", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_FIRST | WRITE_LAST | FLUSH},
@@ -159,7 +184,7 @@ static void make_tables(uint8_t *memory)
 }
 
 /* All that KVM has, PCIDs among it where there is a second stage. */
-static int has_pcid;
+static int has_pcid, has_nested_paging;
 
 static void set_cpuid(int kvm, int vcpu)
 {
@@ -169,9 +194,12 @@ static void set_cpuid(int kvm, int vcpu)
 		err(1, "CPUID");
 	cpuid->nent = 256;
 	make(kvm, KVM_GET_SUPPORTED_CPUID, (unsigned long)cpuid);
-	for (unsigned int i = 0; i < cpuid->nent; i++)
+	for (unsigned int i = 0; i < cpuid->nent; i++) {
 		if (cpuid->entries[i].function == 1)
 			has_pcid = cpuid->entries[i].ecx >> 17 & 1;
+		if (cpuid->entries[i].function == 0x8000000a)
+			has_nested_paging = cpuid->entries[i].edx & 1;
+	}
 	make(vcpu, KVM_SET_CPUID2, (unsigned long)cpuid);
 	free(cpuid);
 }
@@ -326,7 +354,7 @@ static void nest(int vcpu)
 	    1ull << INTERCEPT_VMRUN | 1ull << INTERCEPT_HLT | 1ull << INTERCEPT_SHUTDOWN;
 	vmcb->control.asid = 1;
 	vmcb->control.iopm_gpa = vmcb->control.msrpm_gpa = MAPS;
-	vmcb->control.misc = VMCB_NESTED_PAGING;
+	vmcb->control.misc = has_nested_paging ? VMCB_NESTED_PAGING : 0;
 	vmcb->control.nested_cr3 = NESTED_TABLES;
 	*word(machine.memory, NESTED_TABLES) = (NESTED_TABLES + PAGE) | 7;
 	*word(machine.memory, NESTED_TABLES + PAGE) = (NESTED_TABLES + 2 * PAGE) | 7;
@@ -342,7 +370,8 @@ static void nest(int vcpu)
 	vmcb->save.dr7 = 0x400;
 	vmcb->save.rflags = 2;
 	vmcb->save.rip = CODE;
-	memcpy(machine.memory + HYPERVISOR, hypervisor_code, sizeof(hypervisor_code));
+	memcpy(machine.memory + HYPERVISOR, hypervisor_code,
+	       (size_t)(hypervisor_code_end - hypervisor_code));
 	regs.rip = HYPERVISOR;
 	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
 	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
