@@ -49,7 +49,8 @@ def main(argv):
     options = parse(argv)
     machine.COMMON_PARAMS.extend(options.param)
     if options.sanitize:
-        places.RUN.append(f"--sanitize={options.sanitize}")
+        places.RUN.extend([f"--sanitize={options.sanitize}",
+                           f"--sanitize-suppressions={places.SOURCES / 'suppressions.txt'}"])
     try:
         chosen = choose(options)
     except KeyError as error:
