@@ -415,6 +415,7 @@ int cpu_nested_set(struct cpu *cpu, const struct cpu_nested *nested)
 	cpu->svm.run_pending = nested->run_pending;
 	cpu->svm.gif = nested->gif;
 	tlb_flush_all(cpu);
+	tlb_watch_enter_nested(cpu, control.asid, 1);
 	return 0;
 }
 
@@ -464,6 +465,8 @@ void cpu_nested_forget(struct cpu *cpu)
 	cpu->svm.tsc_offset = 0;
 	cpu->svm.has_soft_rip = 0;
 	cpu->svm.gif = 1;
+	tlb_watch_flush_all(cpu);
+	tlb_watch_enter_host(cpu);
 }
 
 static int leave_if_intercepted(struct cpu *cpu, enum vmcb_intercept which)
