@@ -55,7 +55,8 @@ def parse(argv):
     parser.add_argument("--longest", type=float, metavar="SECONDS", default=60,
                         help="leave out test functions that take more processor time without a mutant (60)")
     parser.add_argument("--then", type=float, metavar="SECONDS", default=0,
-                        help="let what survived meet test functions as long as that, too (0: no second round)")
+                        help="let what survived meet test functions as long as that, too, which is more than --longest "
+                             "(0: no second round)")
     parser.add_argument("--least", type=float, metavar="PERCENT", default=0,
                         help="fail when fewer of them are killed (0)")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
@@ -63,6 +64,9 @@ def parse(argv):
     for number in (options.sample, options.jobs):
         if number is not None and number < 1:
             parser.error("--sample and --jobs take numbers from 1")
+    if options.then and not options.then > options.longest:
+        parser.error(f"--then {options.then:g}: the first round has test functions as long as {options.longest:g} s "
+                     "(--longest)")
     known = sources()
     options.file = [os.path.relpath(path, TREE) for path in options.file] or known
     for path in options.file:

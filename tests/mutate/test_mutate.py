@@ -357,6 +357,15 @@ class Campaign(unittest.TestCase):
         kept = [text for text in more if int(text[4:-1]) < 50]
         self.assertEqual(kept, keys(9, 3, lines(0, 50))[:len(kept)])
 
+    def test_a_second_round_is_longer(self):
+        """One that is not would be none, and nothing would say so."""
+        self.assertEqual(mutate.parse(["--longest", "5", "--then", "10"]).then, 10)
+        self.assertEqual(mutate.parse([]).then, 0)
+        for words in (["--then", "10"], ["--longest", "5", "--then", "5"], ["--then", "-1"]):
+            with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit):
+                mutate.parse(words)
+            self.assertIn("--then", said.getvalue())
+
     def test_none_under_the_memory_model(self):
         """Each program with the model is in no campaign: the counters of mutants would be its data races."""
         found = []
