@@ -85,6 +85,7 @@ class PageTest(unittest.TestCase):
         # Counting began before the first entry. Each exit but the last was followed by an entry.
         counters = process["vms"][0]["vcpus"][0]["stats"]
         self.assertEqual(sum(wanted.values()), process["events"]["kvm_exit"] - 1)
+        self.assertEqual(re.findall(r'data-others="(\d+)"', self.drawn), ["1"])
         self.assertEqual(process["events"]["kvm_exit"], counters["exits"])
 
     def test_times(self):
