@@ -104,10 +104,12 @@ def again(records):
 
 
 def gcc_records():
-    """The unit tests and stored inputs: what they compare must not hang on an order that a compiler may choose."""
+    """The unit tests and stored inputs: what they compare must not hang on an order that a compiler may choose.
+    And what an archive of gcc's leaves to its user."""
     build = meson_tests.Build(TREE / "build-gcc")
-    return again(record for part in ("tests/unit", "tests/fuzz")
-                 for record in build.programs_below(part))
+    units = [record for part in ("tests/unit", "tests/fuzz")
+             for record in build.programs_below(part)]
+    return again(units) + [record for record in build.tests() if record["name"] == "installed"]
 
 
 def gcc_names():
