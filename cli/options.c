@@ -49,6 +49,17 @@ static int wrong(const struct cli_command *command, const char *what, const char
 	return EXIT_USAGE;
 }
 
+static int wrong_value(const struct cli_command *command, int key, const char *value)
+{
+	const struct cli_option *option = command->options;
+
+	while (option->key != key)
+		option++;
+	fprintf(stderr, "%s: --%s: bad value '%s'; %s --help says more\n", command->name,
+		option->name, value, command->name);
+	return EXIT_USAGE;
+}
+
 int cli_parse(const struct cli_command *command, int argc, char **argv, void *ctx, int *rest)
 {
 	struct option list[OPTIONS_MAX];
@@ -70,7 +81,7 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *ct
 		if (key < KEY_FIRST)
 			return wrong(command, "bad option", word);
 		if (command->take(ctx, key - KEY_FIRST, optarg))
-			return wrong(command, "bad value", optarg);
+			return wrong_value(command, key - KEY_FIRST, optarg);
 	}
 	*rest = optind;
 	if (!command->operand && *rest < argc)

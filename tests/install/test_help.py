@@ -63,7 +63,7 @@ class Help(unittest.TestCase):
                     (("run", "no-such-program"), r"No such file or directory; .* of PATH has it"),
                     (("run", "./none/at/all"), r"No such file or directory; check the path"),
                     (("run",), r"no program given; quire run --help"),
-                    (("run", "--trace-size", "0", "true"), r"bad value '0'; quire run --help"),
+                    (("run", "--trace-size", "0", "true"), r"--trace-size: bad value '0'; quire run --help"),
                     (("run", "--trace-filter", "none", "true"), r"no event is named 'none'; try 'kvm_\*'"),
                     (("run", "--param", "kvm.none=1", "true"), r"no such parameter; .*--list-params"),
                     (("run", "--param", "kvm.tdp_mmu=7", "true"), r"bad value; .*--list-params"),
