@@ -132,7 +132,8 @@ static bool place_line(void *context, const char *text)
 /*
  * Does a page table of the process have a page at @address? The kernel takes a page that failed out
  * of all of them, so this is another page: the client punched the file and touched it before our
- * thread heard the news. For a larger range its first page stands for all.
+ * thread heard the news. For a larger range its first page stands for all. The page may come right
+ * after the answer: of a guest_memfd's the library asks again where none can (frame_lost()).
  */
 static bool is_another(uint64_t address)
 {

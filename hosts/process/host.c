@@ -186,5 +186,6 @@ const struct quire_host_ops process_host_ops = {
     .store_clear = process_store_clear,
     .store_create_huge = process_store_create_huge,
     .store_reshape = process_store_reshape,
+    .frame_lost = process_frame_lost,
     .kick = process_kick,
 };

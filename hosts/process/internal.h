@@ -33,6 +33,7 @@ int process_store_create_huge(void *ctx, void *cookie, uint64_t size_bytes, unsi
 			      void **store);
 int process_store_reshape(void *ctx, void *store, uint64_t index, int whole);
 int process_store_clear(void *ctx, void *store, uint64_t index, uint64_t npages);
+int process_frame_lost(void *ctx, pfn_t pfn);
 void process_kick(void *ctx, void *cookie);
 
 /* Parts of a store's memory, where it is ours: fault a page in, give pages back. -ENOMEM,

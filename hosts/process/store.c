@@ -145,6 +145,27 @@ int process_store_get(void *ctx, void *opaque, uint64_t index, unsigned int *ord
 	return 0;
 }
 
+/*
+ * The kernel is asked without an access of ours: the thread that hears the news blocks SIGBUS. A
+ * page that is nowhere is not made; that a failed one is in core is what mincore() says of its
+ * mark.
+ */
+int process_frame_lost(void *ctx, pfn_t pfn)
+{
+	uint64_t address = pfn.v << QUIRE_PAGE_SHIFT;
+	uint8_t resident = 0;
+	long error;
+
+	if (sys_call(SYS_mincore, address, QUIRE_PAGE_SIZE, sys_address(&resident)))
+		return 1;
+	if (!(resident & 1))
+		return 0;
+	do
+		error = sys_call(SYS_madvise, address, QUIRE_PAGE_SIZE, MADV_POPULATE_READ);
+	while (error == -EINTR || error == -EAGAIN);
+	return error != 0;
+}
+
 static int zero_one(uint64_t address)
 {
 	size_t total = 0, done;

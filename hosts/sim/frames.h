@@ -33,5 +33,6 @@ int sim_store_zero(void *ctx, void *store, uint64_t index, uint64_t npages);
 int sim_store_show(void *ctx, void *store, uint64_t index, uint64_t npages, int shown);
 int sim_store_clear(void *ctx, void *store, uint64_t index, uint64_t npages);
 int sim_store_reshape(void *ctx, void *store, uint64_t index, int whole);
+int sim_frame_lost(void *ctx, pfn_t pfn);
 
 #endif

@@ -510,5 +510,6 @@ const struct quire_host_ops sim_host_ops = {
     .store_clear = sim_store_clear,
     .store_create_huge = sim_store_create_huge,
     .store_reshape = sim_store_reshape,
+    .frame_lost = sim_frame_lost,
     .kick = sim_kick,
 };

@@ -278,6 +278,14 @@ int sim_store_get(void *ctx, void *store, uint64_t index, unsigned int *order, p
 	return frame->poisoned ? -EHWPOISON : 0;
 }
 
+int sim_frame_lost(void *ctx, pfn_t pfn)
+{
+	const struct sim_host *host = ctx;
+	uint64_t frame = pfn.v - ((uintptr_t)host->memory >> QUIRE_PAGE_SHIFT);
+
+	return frame < host->frame_count && host->frames[frame].poisoned;
+}
+
 static void tell_cleared(struct sim_host *host, uint64_t index, uint32_t frame)
 {
 	if (host->watcher.cleared)

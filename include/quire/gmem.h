@@ -206,9 +206,10 @@ QUIRE_API QUIRE_MUST_CHECK int64_t quire_gmem_populate(struct quire_vm *vm,
 QUIRE_API void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index);
 
 /*
- * The host lost frame @pfn: if a guest_memfd that a slot of the VM shows has its page there, that
- * is quire_gmem_poison() of it. Nonzero if so. Out of guest mode, no lock held; takes slots_lock,
- * and what quire_gmem_poison() takes; may sleep. The second one: as a vCPU's access found out.
+ * The host lost frame @pfn: if a guest_memfd that a slot of the VM shows has its page there, and
+ * the host's frame_lost() does not deny it, that is quire_gmem_poison() of it. Nonzero if so. Out
+ * of guest mode, no lock held; takes slots_lock, and what quire_gmem_poison() takes; may sleep. The
+ * second one: as a vCPU's access found out.
  */
 QUIRE_API int quire_vm_lose_frame(struct quire_vm *vm, pfn_t pfn);
 QUIRE_API int quire_vcpu_lose_frame(struct quire_vcpu *vcpu, pfn_t pfn);

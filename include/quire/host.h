@@ -193,6 +193,13 @@ struct quire_host_ops {
 	 * NULL: small pages are shown of a huge one.
 	 */
 	int (*store_reshape)(void *ctx, void *store, uint64_t index, int whole);
+	/*
+	 * Is frame @pfn, which a store has, lost to a memory failure now? Asked when the library
+	 * was told so, under the inode's invalidate lock: a page that was punched since then is
+	 * another, and no punch comes until the answer is used. Nonzero also where the host cannot
+	 * say. Makes no page and raises no signal; may sleep. NULL: what was told is so.
+	 */
+	int (*frame_lost)(void *ctx, pfn_t pfn);
 
 	/* Get the thread that runs this vCPU out of guest mode or out of page_get(). Called again
 	 * and again until the vCPU reacts, and also when no thread runs it: nothing to do then. By

@@ -102,17 +102,44 @@ int quire_gmem_punch(struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t si
 	return 0;
 }
 
+static void poison_locked(struct gmem_inode *inode, u64 index)
+{
+	struct gmem_invalidation inv = {.inode = inode, .first = index, .npages = 1};
+
+	change_gmem_begin(&inv);
+	gmem_poison_page(inode, index);
+	change_gmem_end(&inv);
+}
+
 void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index)
 {
-	struct gmem_invalidation inv = {.inode = gmem->inode, .first = index, .npages = 1};
+	struct gmem_inode *inode = gmem->inode;
 
-	if (index >= gmem->inode->size_bytes >> QUIRE_PAGE_SHIFT)
+	if (index >= inode->size_bytes >> QUIRE_PAGE_SHIFT)
 		return;
-	rwlock_read_lock(&inv.inode->invalidate_lock);
-	change_gmem_begin(&inv);
-	gmem_poison_page(inv.inode, index);
-	change_gmem_end(&inv);
-	rwlock_read_unlock(&inv.inode->invalidate_lock);
+	rwlock_read_lock(&inode->invalidate_lock);
+	poison_locked(inode, index);
+	rwlock_read_unlock(&inode->invalidate_lock);
+}
+
+/*
+ * News of a failure travel, and the page may be punched and made again meanwhile, at the same
+ * frame. So the host is asked where no punch can come in between.
+ */
+static int lose_frame_of(struct quire_gmem *gmem, pfn_t pfn)
+{
+	struct gmem_inode *inode = gmem->inode;
+	const struct gmem_pages *pages = &inode->pages;
+	int lost;
+	u64 index;
+
+	rwlock_read_lock(&inode->invalidate_lock);
+	lost = gmem_pages_find(pages, pfn, &index) &&
+	       (!pages->host->frame_lost || pages->host->frame_lost(pages->host_ctx, pfn));
+	if (lost)
+		poison_locked(inode, index);
+	rwlock_read_unlock(&inode->invalidate_lock);
+	return lost;
 }
 
 /* The slot's file cannot be released: that takes slots_lock. */
@@ -120,16 +147,13 @@ static int lose_frame_in_slots(struct quire_vm *vm, u32 as_id, pfn_t pfn)
 {
 	const struct memslot *slot;
 	struct memslot_iter iter;
-	u64 index;
 
 	memslot_for_gfn(slot, vm, as_id, (gfn_t){0}, (gfn_t){UINT64_MAX}, &iter)
 	{
 		struct quire_gmem *file = slot->gmem.file;
 
-		if (!file || !gmem_pages_find(&file->inode->pages, pfn, &index))
-			continue;
-		quire_gmem_poison(file, index);
-		return 1;
+		if (file && lose_frame_of(file, pfn))
+			return 1;
 	}
 	return 0;
 }

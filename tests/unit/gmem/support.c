@@ -41,3 +41,11 @@ void punch(uint64_t index, uint64_t npages)
 {
 	assert_int_equal(quire_gmem_punch(gmem, PAGES(index), PAGES(npages)), 0);
 }
+
+void fail_frame(pfn_t pfn)
+{
+	uint64_t frame = pfn.v - ((uintptr_t)machine.host.memory >> QUIRE_PAGE_SHIFT);
+
+	assert_true(frame < machine.host.frame_count);
+	machine.host.frames[frame].poisoned = true;
+}

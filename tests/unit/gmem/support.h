@@ -20,5 +20,7 @@ void gmem_end(void);
 void convert(uint64_t gfn, uint64_t npages, uint64_t attributes);
 /* Pages of the file go. */
 void punch(uint64_t index, uint64_t npages);
+/* The machine loses the frame; the library is not told. */
+void fail_frame(pfn_t pfn);
 
 #endif

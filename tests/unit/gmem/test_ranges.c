@@ -208,7 +208,10 @@ static void test_slot_is_not_modified(void **state)
 	gmem_end();
 }
 
-/* The host names a frame: the page is lost, and one that no file has is none of the VM's. */
+/*
+ * The host names a frame: the page is lost, and one that no file has is none of the VM's. News that
+ * come late lose no page: what failed was punched, and the frame has not failed since.
+ */
 static void test_lose_frame(void **state)
 {
 	struct gmem_page page;
@@ -219,7 +222,9 @@ static void test_lose_frame(void **state)
 	exists(3);
 	gmem_page_read(pages_of_file(), 3, &page);
 	assert_int_equal(quire_vm_lose_frame(machine.vm, (pfn_t){page.pfn.v + 1}), 0);
+	assert_int_equal(quire_vm_lose_frame(machine.vm, page.pfn), 0);
 	assert_false(is_lost(3));
+	fail_frame(page.pfn);
 	assert_int_equal(quire_vm_lose_frame(machine.vm, page.pfn), 1);
 	assert_true(is_lost(3));
 	gmem_end();

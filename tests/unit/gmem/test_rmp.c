@@ -296,6 +296,7 @@ static void test_lost_frame(void **state)
 	assert_int_equal(quire_vcpu_lose_frame(machine.vcpus[1], (pfn_t){1}), 0);
 	assert_int_equal(quire_vcpu_lose_frame(machine.vcpus[1], (pfn_t){pfn_of(2).v + 100}), 0);
 	assert_int_equal(machine_load(&machine, 0, gpa_of((gfn_t){GFN + 3}).v, &byte), 0);
+	fail_frame(pfn_of(3));
 	assert_int_equal(quire_vcpu_lose_frame(machine.vcpus[1], pfn_of(3)), 1);
 	assert_int_equal(leaf_at(GFN + 3, &level), 0);
 	assert_int_equal(

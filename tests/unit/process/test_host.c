@@ -547,6 +547,7 @@ static void stores_make_and_take_pages(void **state)
 	assert_int_equal(mincore(mem, 8 * PAGE, resident), 0);
 	assert_int_equal(resident[3] & 1, 1);
 	assert_int_equal(resident[2] & 1, 0);
+	assert_int_equal(process_host_ops.frame_lost(NULL, pfn), 0);
 	order = 9;
 	assert_int_equal(process_host_ops.store_get(NULL, opened, 5, &order, &pfn), 0);
 	assert_true(order <= 3);
@@ -561,10 +562,15 @@ static void stores_make_and_take_pages(void **state)
 	assert_int_equal(mincore(mem, 8 * PAGE, resident), 0);
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(resident[i] & 1, i < 4 || i > 6);
+	/* Of the page that went nothing is known but that it is not lost, and it is not made. */
+	assert_int_equal(process_host_ops.frame_lost(NULL, pfn), 0);
+	assert_int_equal(mincore(mem, 8 * PAGE, resident), 0);
+	assert_int_equal(resident[5] & 1, 0);
 	assert_int_equal(mem[4 * PAGE], 0);
 	assert_int_equal(mem[7 * PAGE], 0xee);
 	process_host_ops.store_destroy(NULL, opened);
 	unmap(mem, 8 * PAGE);
+	assert_int_equal(process_host_ops.frame_lost(NULL, pfn), 1);
 }
 
 /* Pages wanted in order are made ahead, a few at a time; those wanted here and there are not. */
