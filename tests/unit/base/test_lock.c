@@ -243,6 +243,30 @@ static void test_mutex_sleeps(void **state)
 	quire_platform_install(&sched_platform);
 }
 
+static uint32_t spins;
+
+static void count_spin(unsigned int turn)
+{
+	spins++;
+}
+
+/* Where one thread sleeps already the lock is held for long: the next one sleeps, too, at once. */
+static void test_mutex_sleeps_behind_others(void **state)
+{
+	setup(NULL);
+	waiting = sched_platform;
+	waiting.wait = unlock_meanwhile;
+	waiting.relax = count_spin;
+	quire_platform_install(&waiting);
+	waits = spins = 0;
+	world.mutex.word = 2;
+	mutex_lock(&world.mutex);
+	assert_int_equal(waits, 1);
+	assert_int_equal(spins, 0);
+	mutex_unlock(&world.mutex);
+	quire_platform_install(&sched_platform);
+}
+
 static void test_exclusive(void **state)
 {
 	setup(NULL);
@@ -289,7 +313,7 @@ int main(void)
 	    cmocka_unit_test(test_biglock),   cmocka_unit_test(test_biglock_in_pieces),
 	    cmocka_unit_test(test_reclaim),   cmocka_unit_test(test_section),
 	    cmocka_unit_test(test_ranks),     cmocka_unit_test(test_mutex_sleeps),
-	    cmocka_unit_test(test_exclusive),
+	    cmocka_unit_test(test_exclusive), cmocka_unit_test(test_mutex_sleeps_behind_others),
 	};
 
 	quire_platform_install(&sched_platform);
