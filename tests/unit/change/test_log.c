@@ -270,7 +270,29 @@ static void test_clear_splits_what_it_names(void **state)
 	end();
 }
 
-/* A huge page between two others that a CLEAR names stays huge. The last one is not mapped. */
+/* A CLEAR that names a block's last page, or its first, leaves the block beside it huge. */
+static void test_clear_splits_up_to_the_edge(void **state)
+{
+	static const uint64_t pages[] = {SIM_BLOCK - 1, SIM_BLOCK};
+
+	(void)state;
+	for (uint32_t i = 0; i < 2; i++) {
+		uint64_t words[SLOT_PAGES / 64] = {0};
+
+		begin(INITIALLY_SET);
+		assert_int_equal(set_flags(QUIRE_SLOT_LOG_DIRTY), 0);
+		words[pages[i] / 64] = UINT64_C(1) << pages[i] % 64;
+		clear_words(0, SLOT_PAGES, words);
+		leaves_are(0, 1, SIM_BLOCK);
+		assert_int_equal(level_at(pages[i]), QUIRE_LEVEL_4K);
+		assert_int_equal(level_at(pages[!i]), QUIRE_LEVEL_2M);
+		assert_true(writable_at(pages[!i]) && !writable_at(pages[i]));
+		assert_int_equal(log_harvest(0), SLOT_PAGES - 1);
+		end();
+	}
+}
+
+/* A huge page between two pages that a CLEAR names stays huge. The last one is not mapped. */
 static void test_clear_splits_nothing_between(void **state)
 {
 	uint64_t words[3 * SIM_BLOCK / 64] = {0};
@@ -282,11 +304,12 @@ static void test_clear_splits_nothing_between(void **state)
 	store(5, 1);
 	store(SIM_BLOCK + 5, 1);
 	assert_int_equal(machine_add_slot(&machine, 0, 3 * SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY), 0);
-	words[0] = words[2 * SIM_BLOCK / 64] = 2;
+	words[SIM_BLOCK / 64 - 1] = UINT64_C(1) << 63;
+	words[2 * SIM_BLOCK / 64] = 1;
 	clear_words(0, 3 * SIM_BLOCK, words);
 	leaves_are(0, 1, SIM_BLOCK);
 	assert_int_equal(level_at(SIM_BLOCK), QUIRE_LEVEL_2M);
-	assert_true(writable_at(SIM_BLOCK) && !writable_at(1));
+	assert_true(writable_at(SIM_BLOCK) && !writable_at(SIM_BLOCK - 1));
 	assert_int_equal(log_harvest(0), 3 * SIM_BLOCK - 2);
 	end();
 }
@@ -748,6 +771,7 @@ int main(void)
 	    cmocka_unit_test(test_clear_of_clear_bits_splits_nothing),
 	    cmocka_unit_test(test_what_does_not_split),
 	    cmocka_unit_test(test_clear_of_an_odd_end),
+	    cmocka_unit_test(test_clear_splits_up_to_the_edge),
 	    cmocka_unit_test(test_harvests_without_memory),
 	    cmocka_unit_test(test_slot_across_a_gigabyte),
 	    cmocka_unit_test(test_no_such_log),

@@ -139,6 +139,31 @@ static void test_kept_source(void **state)
 	populate_end();
 }
 
+/* What the fill only reads may be read-only, and stays clean; what it writes may not, and does not.
+ */
+static void test_written_source(void **state)
+{
+	struct quire_gmem_fill request = {
+	    .gfn = {GFN}, .npages = 1, .fill = copy_byte, .ctx = &machine};
+
+	(void)state;
+	populate_begin();
+	map_pages(4, 1, 0);
+	request.source = sim_hva(4);
+	request.write_source = 1;
+	assert_int_equal(quire_gmem_populate(machine.vm, &request), -EFAULT);
+	assert_int_equal(fills, 0);
+	request.write_source = 0;
+	assert_int_equal(quire_gmem_populate(machine.vm, &request), 1);
+	assert_true(frame_of(4)->accessed && !frame_of(4)->dirty);
+	request.gfn.v++;
+	request.source = sim_hva(0);
+	request.write_source = 1;
+	assert_int_equal(quire_gmem_populate(machine.vm, &request), 1);
+	assert_true(frame_of(0)->dirty);
+	populate_end();
+}
+
 /* What is private already is refused: filled before, or used by the guest; until it is no more. */
 static void test_claimed(void **state)
 {
@@ -237,13 +262,10 @@ static void test_no_room_for_sources(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),
-	    cmocka_unit_test(test_filled),
-	    cmocka_unit_test(test_kept_source),
-	    cmocka_unit_test(test_claimed),
-	    cmocka_unit_test(test_failed_fill),
-	    cmocka_unit_test(test_no_memory),
-	    cmocka_unit_test(test_no_room_for_sources),
+	    cmocka_unit_test(test_refused),	cmocka_unit_test(test_filled),
+	    cmocka_unit_test(test_kept_source), cmocka_unit_test(test_written_source),
+	    cmocka_unit_test(test_claimed),	cmocka_unit_test(test_failed_fill),
+	    cmocka_unit_test(test_no_memory),	cmocka_unit_test(test_no_room_for_sources),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

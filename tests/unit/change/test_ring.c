@@ -106,17 +106,59 @@ static void test_slot_is_another(void **state)
 	machine.rings = 0;
 }
 
-/* A client that writes an entry anew names another slot, and gets nothing armed. */
-static void test_no_such_slot(void **state)
+/* The pages behind a slot that became shorter are another slot's: a reset leaves them alone. */
+static void test_slot_behind(void **state)
 {
+	static const uint32_t lengths[] = {1, 63, 64, 75, 127, 128};
+
 	(void)state;
 	machine.rings = 1;
-	begin();
-	store(3, 1);
-	machine.cpus[0].ring[0].slot = 0xffff;
-	harvest(1);
-	assert_true(writable_at(3));
-	vm_end();
+	for (uint32_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		const uint32_t npages = lengths[i], first = (npages - 1) / 64 * 64;
+		const struct quire_region behind = {.slot = 1,
+						    .gpa = gpa_of((gfn_t){npages}),
+						    .size_bytes = PAGES(20),
+						    .hva = sim_hva(npages)};
+
+		begin();
+		store(npages - 1, 1);
+		store(npages, 1);
+		assert_int_equal(machine_add_slot(&machine, 0, 0, 0), 0);
+		add_slot(0, npages, QUIRE_SLOT_LOG_DIRTY);
+		assert_int_equal(quire_vm_set_region(machine.vm, &behind), 0);
+		store(npages, 1);
+		/* The first page of its last word is its own. */
+		store(first, 1);
+		harvest(3);
+		assert_true(writable_at(npages) && !writable_at(first));
+		vm_end();
+	}
+	machine.rings = 0;
+}
+
+/* A client that writes an entry anew names another slot or page, and gets nothing armed. */
+static void test_no_such_slot(void **state)
+{
+	static const struct {
+		uint32_t slot;
+		uint64_t offset;
+	} entries_of[] = {
+	    {1, 3},	     {QUIRE_USER_SLOTS - 1, 3}, {QUIRE_USER_SLOTS, 3}, {0xffff, 3},
+	    {1u << 16, 3},   {QUIRE_AS_MAX << 16, 3},	{0xffffu << 16, 3},    {UINT32_MAX, 3},
+	    {0, SLOT_PAGES}, {0, UINT64_MAX},
+	};
+
+	(void)state;
+	machine.rings = 1;
+	for (uint32_t i = 0; i < sizeof(entries_of) / sizeof(entries_of[0]); i++) {
+		begin();
+		store(3, 1);
+		machine.cpus[0].ring[0].slot = entries_of[i].slot;
+		machine.cpus[0].ring[0].offset = entries_of[i].offset;
+		harvest(1);
+		assert_true(writable_at(3));
+		vm_end();
+	}
 	machine.rings = 0;
 }
 
@@ -153,7 +195,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_words),	    cmocka_unit_test(test_slots),
 	    cmocka_unit_test(test_slot_is_another), cmocka_unit_test(test_no_such_slot),
-	    cmocka_unit_test(test_without_ring),
+	    cmocka_unit_test(test_without_ring),    cmocka_unit_test(test_slot_behind),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

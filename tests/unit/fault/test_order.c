@@ -393,6 +393,10 @@ static void test_slot_cases(void **state)
 	assert_int_equal(told.size_bytes, QUIRE_PAGE_SIZE);
 	assert_int_equal(fault_once(SLOT_PAGES, QUIRE_PFERR_PRIVATE), -EFAULT);
 	assert_int_equal(lookups, 0);
+	/* Nor where the vCPU remembers the slot of a fault before. */
+	assert_int_equal(fault_once(4, WRITE), QUIRE_FIXED);
+	assert_int_equal(fault_once(1, WRITE | QUIRE_PFERR_PRIVATE), -EFAULT);
+	assert_int_equal(lookups, 1);
 	/* A page that the client cannot reach is no memory fault. */
 	sim_unmap(&machine.host, 2);
 	assert_int_equal(fault_once(2, 0), -EFAULT);
@@ -456,6 +460,52 @@ static void test_private_cases(void **state)
 	vm_end();
 }
 
+static struct quire_platform watching;
+static uint32_t instants; /* until the page turns private */
+
+/* Between two steps of a fault, outside of its sections and locks. */
+static struct quire_thread *self_after_a_change(void)
+{
+	struct quire_thread *self = sched_platform.self();
+
+	if (!instants || self->nesting || self->held_count || --instants)
+		return self;
+	make_private(1, QUIRE_ATTRIBUTE_PRIVATE);
+	return self;
+}
+
+/* Whenever the page turns private, the fault maps no shared page that stays, and refuses nothing
+ * that was right when it came. The vCPU remembers the slot, and no page was private before. */
+static void test_private_at_any_time(void **state)
+{
+	uint32_t when = 0, retried = 0, fixed = 0;
+
+	(void)state;
+	do {
+		int ret;
+
+		vm_begin_type(QUIRE_VM_SW_PROTECTED);
+		map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+		add_slot(0, SLOT_PAGES, 0);
+		assert_int_equal(fault_at(2, WRITE), QUIRE_FIXED);
+		watching = sched_platform;
+		watching.self = self_after_a_change;
+		instants = ++when;
+		quire_platform_install(&watching);
+		ret = fault_once(1, WRITE);
+		quire_platform_install(&sched_platform);
+		retried += ret == QUIRE_RETRY;
+		fixed += ret == QUIRE_FIXED;
+		if (!instants)
+			assert_int_equal(level_at(1), 0);
+		assert_true(ret == QUIRE_RETRY || ret == QUIRE_FIXED ||
+			    (ret == -EFAULT && !instants));
+		vm_end();
+	} while (!instants);
+	instants = 0;
+	assert_true(retried && fixed);
+}
+
 /* A fault whose root has gone goes back to where roots are loaded. */
 static void test_root_is_gone(void **state)
 {
@@ -517,6 +567,7 @@ int main(void)
 	    cmocka_unit_test(test_placeholder),
 	    cmocka_unit_test(test_slot_cases),
 	    cmocka_unit_test(test_private_cases),
+	    cmocka_unit_test(test_private_at_any_time),
 	    cmocka_unit_test(test_root_is_gone),
 	    cmocka_unit_test(test_error_code),
 	};

@@ -47,6 +47,27 @@ static void let_lag(void)
 	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
 }
 
+/* L1's flush drops what the processor remembers of L2, too, at the next entry alone. */
+static void test_flush_is_the_processors(void **state)
+{
+	struct quire_vcpu *vcpu = world.cpus[L2].vcpu;
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	(void)state;
+	assert_non_null(l2_host(PAGE(0), WORLD_WRITE));
+	for (uint32_t entry = 0; entry < 3; entry++) {
+		if (entry == 1)
+			flush();
+		assert_int_equal(quire_vcpu_enter(vcpu, &requests, &stage2), 0);
+		quire_vcpu_leave(vcpu);
+		assert_int_equal(requests & QUIRE_REQ_TLB_FLUSH,
+				 entry == 1 ? QUIRE_REQ_TLB_FLUSH : 0);
+		/* The simulated machine has its tables where its pointers say. */
+		assert_int_equal(stage2.root_physical, (uintptr_t)stage2.root);
+	}
+}
+
 static void test_one_fault_for_many_writes(void **state)
 {
 	uint64_t zapped, faults;
@@ -257,6 +278,7 @@ static void test_dirty_log(void **state)
 int unsync_tests(void)
 {
 	const struct CMUnitTest tests[] = {
+	    UNSYNC_TEST(test_flush_is_the_processors),
 	    UNSYNC_TEST(test_one_fault_for_many_writes),
 	    UNSYNC_TEST(test_the_rest_stays),
 	    UNSYNC_TEST(test_rights_taken_back),

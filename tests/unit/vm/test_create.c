@@ -1,10 +1,13 @@
-/* A program that forgot to install a platform, and a host without memory. */
+/* Making VMs: without a platform, without memory, on machines of different widths. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <quire/format.h>
+#include <quire/stats.h>
+#include <quire/vcpu.h>
 #include <quire/vm.h>
 
 #include "tests/unit/fake_host.h"
@@ -44,11 +47,55 @@ static void test_without_memory(void **state)
 	fake_vm_end(vm);
 }
 
+/*
+ * An entry that says that there is no memory needs a bit that no address has. NPT has none but in
+ * the address, so on a machine of 52 bits each access to such a page is a fault of the slow path.
+ */
+static void test_mmio_entries(void **state)
+{
+	static const struct {
+		enum quire_format_id format;
+		unsigned int maxphyaddr;
+		uint32_t caching, made;
+	} cases[] = {
+	    {QUIRE_FORMAT_NPT, 51, 1, 1},	{QUIRE_FORMAT_NPT, 52, 1, 0},
+	    {QUIRE_FORMAT_NPT, 51, 0, 0},	{QUIRE_FORMAT_EPT, 51, 1, 1},
+	    {QUIRE_FORMAT_EPT, 52, 1, 1},	{QUIRE_FORMAT_EPT, 52, 0, 0},
+	    {QUIRE_FORMAT_EPT_NO_AD, 52, 1, 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct quire_vm_config config = {.format = cases[i].format,
+						 .maxphyaddr = cases[i].maxphyaddr,
+						 .mmio_caching = cases[i].caching,
+						 .host = &fake_ops};
+		struct quire_memory_fault told;
+		struct quire_stage2 stage2;
+		struct quire_vcpu *vcpu;
+		struct quire_vm *vm;
+		uint64_t requests;
+
+		fake_reset();
+		assert_int_equal(quire_vm_create(&config, &vm), 0);
+		assert_int_equal(quire_vcpu_create(vm, 0, NULL, &vcpu), 0);
+		assert_int_equal(quire_vcpu_enter(vcpu, &requests, &stage2), 0);
+		quire_vcpu_leave(vcpu);
+		assert_int_equal(quire_vcpu_fault(vcpu, (gpa_t){0x1000}, 0, &told), QUIRE_EMULATE);
+		assert_int_equal(quire_vcpu_stat(vcpu, QUIRE_VCPU_STAT_pf_mmio_spte_created),
+				 cases[i].made);
+		assert_int_equal(stage2.format->mmio_mask != 0, cases[i].made);
+		quire_vcpu_destroy(vcpu);
+		fake_vm_end(vm);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_without_platform),
 	    cmocka_unit_test(test_without_memory),
+	    cmocka_unit_test(test_mmio_entries),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

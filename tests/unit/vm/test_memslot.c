@@ -279,6 +279,27 @@ static void test_no_memory_and_abort(void **state)
 	fake_vm_end_locked(vm);
 }
 
+/* Numbers that no slot can have are no slot's. */
+static void test_ids_beyond(void **state)
+{
+	const u32 ids = MEMSLOT_ID_BLOCK * MEMSLOT_ID_BLOCKS;
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
+
+	(void)state;
+	for (u32 as = 0; as < QUIRE_AS_MAX; as++) {
+		struct quire_region region = region_of(as, 0, 16, 16);
+
+		assert_int_equal(update_slot(vm, &region, FINISH), 0);
+		assert_non_null(memslot_by_id(vm, as, 0));
+		assert_null(memslot_by_id(vm, as, ids - 1));
+		assert_null(memslot_by_id(vm, as, ids));
+		assert_null(memslot_by_id(vm, as, UINT32_MAX));
+	}
+	assert_null(memslot_by_id(vm, QUIRE_AS_MAX, 0));
+	assert_null(memslot_by_id(vm, UINT32_MAX, 0));
+	fake_vm_end_locked(vm);
+}
+
 /* U-022 to U-030: one thing wrong at a time, in requests that are right otherwise. */
 static void test_shape(void **state)
 {
@@ -609,6 +630,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_model),
 	    cmocka_unit_test(test_no_memory_and_abort),
+	    cmocka_unit_test(test_ids_beyond),
 	    cmocka_unit_test(test_shape),
 	    cmocka_unit_test(test_decisions),
 	    cmocka_unit_test(test_placeholder),
