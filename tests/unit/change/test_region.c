@@ -1,4 +1,5 @@
-/* Changes of slots for which memory is short: each is refused as a whole, and works afterwards. */
+/* Changes of slots and attributes for which memory is short: each is refused as a whole, and works
+ * afterwards. */
 #include "tests/unit/support.h"
 
 #define SLOT_PAGES 16u
@@ -85,11 +86,39 @@ static void test_without_memory(void **state)
 	vm_end();
 }
 
+/* Pages turn private as a whole, or none does. */
+static void test_attributes_without_memory(void **state)
+{
+	uint64_t fails = 0;
+	int err;
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
+	add_slot(0, SLOT_PAGES, 0);
+	do {
+		for (uint64_t gfn = 0; gfn < 8; gfn++)
+			assert_int_equal(quire_vm_get_attributes(machine.vm, (gfn_t){gfn}), 0);
+		store_backed(5, 1);
+		machine.host.fail_at = machine.host.allocations + ++fails;
+		err = quire_vm_set_attributes(machine.vm, gpa_of((gfn_t){3}), PAGES(4),
+					      QUIRE_ATTRIBUTE_PRIVATE);
+		machine.host.fail_at = 0;
+		assert_true(!err || err == -ENOMEM);
+	} while (err);
+	assert_true(fails > 1);
+	for (uint64_t gfn = 0; gfn < 8; gfn++)
+		assert_int_equal(quire_vm_get_attributes(machine.vm, (gfn_t){gfn}),
+				 gfn >= 3 && gfn < 7 ? QUIRE_ATTRIBUTE_PRIVATE : 0);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_without_memory),
+	    cmocka_unit_test(test_attributes_without_memory),
 	};
 
-	return run_formats(tests, 1);
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
 }

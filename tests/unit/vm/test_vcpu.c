@@ -41,11 +41,35 @@ static void test_requests(void **state)
 	vm_end();
 }
 
+/* A flush is counted when it is asked for, and when it is done; where nothing goes there is none.
+ */
+static void test_flushes_are_counted(void **state)
+{
+	uint64_t asked, done;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	store(1, 1);
+	asked = stat(QUIRE_VM_STAT_remote_tlb_flush_requests);
+	done = stat(QUIRE_VM_STAT_remote_tlb_flush);
+	for (uint32_t page = 3; page > 0; page--) {
+		quire_vm_host_invalidate_begin(machine.vm, sim_hva(page), sim_hva(page + 1));
+		quire_vm_host_invalidate_end(machine.vm, sim_hva(page), sim_hva(page + 1));
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush_requests),
+				 asked + (page == 1));
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), done + (page == 1));
+	}
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_numbers),
 	    cmocka_unit_test(test_requests),
+	    cmocka_unit_test(test_flushes_are_counted),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
