@@ -198,7 +198,6 @@ static bool is_done(const struct conversion *conversion)
 	       value == conversion->attributes && !(conversion->contents & QUIRE_GMEM_ZERO);
 }
 
-/* 1: it is so already. */
 static int convert_locked(struct conversion *conversion)
 {
 	struct gmem_inode *inode = conversion->inode;
@@ -209,7 +208,7 @@ static int convert_locked(struct conversion *conversion)
 
 	gmem_assert_exclusive(inode);
 	if (is_done(conversion))
-		return 1;
+		return 0;
 	if (conversion->attributes & QUIRE_ATTRIBUTE_PRIVATE) {
 		conversion->failed = gmem_pin_first(inode, conversion->first, conversion->npages);
 		if (conversion->failed < end)
@@ -257,9 +256,9 @@ int quire_gmem_set_attributes(struct quire_gmem *gmem, struct quire_gmem_convers
 	error = convert_locked(&conversion);
 	rwlock_write_unlock(&inode->invalidate_lock);
 	finish(&conversion, error);
-	if (error < 0)
+	if (error)
 		request->error_offset_bytes = conversion.failed << QUIRE_PAGE_SHIFT;
-	return error < 0 ? error : 0;
+	return error;
 }
 
 int quire_gmem_each_shared(struct quire_gmem *gmem, uint64_t offset_bytes, uint64_t size_bytes,

@@ -453,7 +453,7 @@ static int clear_find(const struct quire_vm *vm, const struct quire_clear_log *r
 static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
     REQUIRES(&vm->slots_lock)
 {
-	u64 start = 0, end = 0;
+	u64 start = span->base.v, end = 0;
 
 	if (!(vm->manual_protect & MANUAL_INITIALLY_SET) || !splits_eagerly(vm))
 		return;
@@ -493,17 +493,15 @@ static void split_before_clear(struct quire_vm *vm, const struct log_span *span)
 static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *request, u64 *masks)
     REQUIRES(&vm->slots_lock)
 {
-	u64 count = clear_words(request);
 	struct log_span span;
 	struct memslot *slot;
 	int err = clear_find(vm, request, &slot);
 
 	if (err)
 		return err;
-	span = span_of(slot, request->first_page / 64, count, masks);
-	/* Bits past the end of the range are not the client's to clear. */
-	if (request->npages % 64)
-		masks[count - 1] &= (UINT64_C(1) << (request->npages % 64)) - 1;
+	span = span_of(slot, request->first_page / 64, clear_words(request), masks);
+	/* Bits past the end of the range are past that of the slot (clear_check()), whose log has
+	 * none there. */
 	split_before_clear(vm, &span);
 	harvest(vm, &span);
 	return 0;

@@ -65,7 +65,7 @@ static void arm_batch(struct quire_vm *vm, const struct reset_batch *batch, stru
 	struct log_span span = {
 	    .as_id = as, .words = 1, .masks = &mask, .nonzero = 1, .named = &word};
 
-	if (!mask || MUTANT(ring_unarmed) || as >= vm->address_spaces || id >= QUIRE_USER_SLOTS)
+	if (!mask || MUTANT(ring_unarmed))
 		return;
 	slot = memslot_by_id(vm, as, id);
 	if (!slot || batch->base >= slot->npages)

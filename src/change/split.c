@@ -18,13 +18,13 @@
 int change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 {
 	struct table_cache tables = {0};
-	int err = 0;
+	int err;
 
 	slots_assert(vm);
 	CHECK(start.v < end.v && as_id < vm->address_spaces);
 	change_nested_split(vm, as_id, start, end);
 	/* At first with no table: where nothing is huge, none is wanted. */
-	while (start.v < end.v) {
+	do {
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		reclaim_enter();
 		err = tdp_split_range(vm, as_id, &start, end, &tables);
@@ -36,7 +36,7 @@ int change_split_range(struct quire_vm *vm, u32 as_id, gfn_t start, gfn_t end)
 			break;
 		/* Without memory the tables in hand still go as far as they go. */
 		tables.exhausted = table_cache_fill(&tables, &vm->arena, SPLIT_TABLES) != 0;
-	}
+	} while (start.v < end.v);
 	table_cache_drain(&tables, &vm->arena);
 	return err;
 }
