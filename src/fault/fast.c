@@ -14,8 +14,8 @@ static bool rights_permit(const struct entry_format *f, u64 entry, const struct 
 {
 	if (fault->error_code & QUIRE_PFERR_WRITE)
 		return entry_is_readable(f, entry) && entry_is_writable(f, entry);
-	if (!entry_is_readable(f, entry) &&
-	    !((fault->error_code & QUIRE_PFERR_FETCH) && f->unreadable))
+	/* It was aged: formats that have execute-only leaves do not age by faults. */
+	if (!entry_is_readable(f, entry))
 		return false;
 	return !(fault->error_code & QUIRE_PFERR_FETCH) ||
 	       entry_allows_fetch(f, entry, fault->error_code);

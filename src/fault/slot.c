@@ -56,8 +56,6 @@ static int look_slot_up(struct quire_vcpu *vcpu, const struct fault *fault, stru
 		return fault->private ? refuse(fault, told) : FAULT_CONTINUE;
 	if ((slot->flags & MEMSLOT_INVALID) && !MUTANT(invalid_slot_used))
 		return fault->prefault ? -EAGAIN : QUIRE_RETRY;
-	if (fault->private && !(slot->flags & QUIRE_SLOT_GMEM))
-		return refuse(fault, told);
 	ret = copy_slot(slot, fault, found);
 	if (ret)
 		fault_describe(fault, told);

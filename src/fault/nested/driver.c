@@ -126,14 +126,12 @@ static bool is_on_path(const struct shadow_walk *walk, gfn_t gfn)
  */
 static bool must_write_by_hand(struct quire_vcpu *vcpu, gfn_t gfn, gpa_t gpa)
 {
-	if (vcpu->unprotected_for == gpa.v + 1) {
-		vcpu->unprotected_for = 0;
-		return true;
-	}
+	bool again = vcpu->unprotected_for == gpa.v + 1;
+
 	vcpu->unprotected_for = 0;
-	if (fault_unprotect(vcpu, gfn) == UNPROTECTED_ZAPPED)
+	if (!again && fault_unprotect(vcpu, gfn) == UNPROTECTED_ZAPPED)
 		vcpu->unprotected_for = gpa.v + 1;
-	return false;
+	return again;
 }
 
 /* L1 allows the access: find what its gfn is. */

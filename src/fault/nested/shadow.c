@@ -75,9 +75,10 @@ int fault_load_shadow_root(struct quire_vcpu *vcpu)
 	int err = shadow_root_is_valid(vcpu) ? 0 : load_shadow_root(vcpu);
 
 	locks_assert_none();
-	if (err || !vcpu->shadow.lags)
-		return err;
-	if (shadow_any_unsync(vcpu->vm) && !MUTANT(root_unsynced))
+	/* One that was just loaded lags, and for a valid one nothing else brings the caller here.
+	 */
+	CHECK(err || vcpu->shadow.lags);
+	if (!err && shadow_any_unsync(vcpu->vm) && !MUTANT(root_unsynced))
 		err = fault_sync(vcpu, NULL);
 	if (!err)
 		vcpu->shadow.lags = 0;
