@@ -185,6 +185,14 @@ static void test_budget(void **state)
 		assert_true(gfn.v < end.v || at == count);
 	}
 	assert_true(pieces > 1);
+	/* One that is just enough is used up, and gets to the end. */
+	budget = UINT32_MAX;
+	visit_count = 0;
+	assert_int_equal(walk_range(&walk, (gfn_t){0}, end).v, end.v);
+	budget = UINT32_MAX - budget;
+	visit_count = 0;
+	assert_int_equal(walk_range(&walk, (gfn_t){0}, end).v, end.v);
+	assert_int_equal(budget, 0);
 	vm_end();
 }
 
