@@ -14,6 +14,7 @@ int no_memory_tests(void);
 int nx_tests(void);
 int paging_tests(void);
 int race_tests(void);
+int set_tests(void);
 int split_tests(void);
 int unsync_others_tests(void);
 int unsync_race_tests(void);
