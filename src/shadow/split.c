@@ -204,7 +204,7 @@ static int split_head(const struct shadow_change *change, const u64 *head,
 		    .access = shadow_leaf_access(page, index),
 		    .gfn = shadow_leaf_gfn(page, index),
 		};
-		int err = 0;
+		int err;
 
 		if (shadow_available(change->vm) <= MIN_FREE_PAGES)
 			err = -ENOSPC;
