@@ -228,6 +228,38 @@ static void test_client_may_not_write(void **state)
 	vm_end();
 }
 
+/* All of a page can be read and written through it, and not a byte more. */
+static void test_map_whole(void **state)
+{
+	static const struct {
+		uint64_t offset_bytes, size_bytes;
+		int answer;
+	} rows[] = {
+	    {0, QUIRE_PAGE_SIZE, 0},	   {QUIRE_PAGE_SIZE - 1, 1, 0},
+	    {QUIRE_PAGE_SIZE, 0, 0},	   {0, QUIRE_PAGE_SIZE + 1, -EINVAL},
+	    {1, QUIRE_PAGE_SIZE, -EINVAL}, {QUIRE_PAGE_SIZE, 1, -EINVAL},
+	    {UINT64_MAX, 1, -EINVAL},	   {1, UINT64_MAX, -EINVAL},
+	};
+	uint8_t data[QUIRE_PAGE_SIZE] = {0};
+	struct quire_vcpu *vcpu;
+	struct quire_map map;
+
+	(void)state;
+	begin(0);
+	vcpu = machine.vcpus[0];
+	assert_int_equal(quire_vcpu_map(vcpu, (gpa_t){PAGES(1)}, QUIRE_MAP_WRITE, &map), 0);
+	for (uint32_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		assert_int_equal(
+		    quire_map_read(vcpu, &map, rows[i].offset_bytes, data, rows[i].size_bytes),
+		    rows[i].answer);
+		assert_int_equal(
+		    quire_map_write(vcpu, &map, rows[i].offset_bytes, data, rows[i].size_bytes),
+		    rows[i].answer);
+	}
+	quire_vcpu_unmap(vcpu, &map);
+	vm_end();
+}
+
 /* A page that was in hand to be written is in the log and dirty, whatever was written how. */
 static void test_map_tells_the_log(void **state)
 {
@@ -322,6 +354,7 @@ int main(void)
 	    cmocka_unit_test(test_ring_needs_a_vcpu),
 	    cmocka_unit_test(test_no_ring),
 	    cmocka_unit_test(test_client_may_not_write),
+	    cmocka_unit_test(test_map_whole),
 	    cmocka_unit_test(test_map_tells_the_log),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_shared_view),

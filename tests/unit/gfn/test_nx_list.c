@@ -1,56 +1,120 @@
-/* The list of tables that NX keeps small: one may leave it wherever it stands. */
-#include "tests/unit/support.h"
+/* The list of tables that NX keeps small: in which order they come, and what is told of each. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
 
-#define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
-#define TABLES 2u
+#include "src/gfn/level.h"
+#include "src/vm/locks.h"
+#include "tests/unit/fake_host.h"
 
+#define TABLES 4u
+
+static struct quire_vm *vm;
+static struct table tables[TABLES];
+
+static u64 listed(void)
+{
+	return vm->stats[QUIRE_VM_STAT_nx_lpage_splits];
+}
+
+/* Tables that were another's: of TDP at 2 MiB and 1 GiB, and one of a shadow page. */
 static void begin(void)
 {
-	vm_begin();
-	for (uint32_t block = 0; block < TABLES; block++)
-		sim_map_huge(&machine.host, block * SIM_BLOCK, SIM_WRITABLE);
-	add_slot(0, TABLES * SIM_BLOCK, 0);
-	quire_vm_set_nx_huge_pages(machine.vm, 1);
-	for (uint32_t block = 0; block < TABLES; block++)
-		assert_int_equal(fault_at(block * SIM_BLOCK, FETCH), QUIRE_FIXED);
-	assert_int_equal(stat(QUIRE_VM_STAT_nx_lpage_splits), TABLES);
+	vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	memset(tables, 0x5a, sizeof(tables));
+	for (u32 i = 0; i < TABLES; i++) {
+		tables[i].nx_listed = 0;
+		nx_table_init(&tables[i], (gfn_t){(u64)i << 18}, i % 2);
+		assert_int_equal(tables[i].nx_disallowed, 0);
+		assert_int_equal(tables[i].nx_listed, 0);
+		tables[i].level = i == 1 ? QUIRE_LEVEL_2M : QUIRE_LEVEL_4K;
+	}
+	tables[2].shadowed = 1;
+	biglock_write_lock(&vm->mmu_lock);
+	for (u32 i = 0; i < TABLES; i++) {
+		tables[i].nx_disallowed = 1;
+		nx_list_add(vm, &tables[i]);
+		assert_int_equal(tables[i].nx_listed, 1);
+		assert_int_equal(listed(), i + 1);
+	}
 }
 
-/* The host takes block @block away for a moment, and with it the table that maps it. */
-static void table_goes(uint32_t block)
+static void end(void)
 {
-	hva_t start = sim_hva(block * SIM_BLOCK), end = sim_hva((block + 1) * SIM_BLOCK);
+	struct nx_range range;
 
-	quire_vm_host_invalidate_begin(machine.vm, start, end);
-	quire_vm_host_invalidate_end(machine.vm, start, end);
+	assert_int_equal(nx_list_pop(vm, &range), 0);
+	assert_null(vm->nx.oldest);
+	assert_null(vm->nx.newest);
+	assert_int_equal(listed(), 0);
+	/* What left it keeps no huge leaf away any more. */
+	for (u32 i = 0; i < TABLES; i++) {
+		assert_int_equal(tables[i].nx_listed, 0);
+		assert_int_equal(tables[i].nx_disallowed, 0);
+	}
+	biglock_write_unlock(&vm->mmu_lock);
+	fake_vm_end(vm);
 }
 
-/* The oldest or the newest: the other stays, and is the next to be recovered. */
-static void test_one_goes(void **state)
+static void pops(u32 i)
+{
+	struct nx_range range;
+
+	assert_int_equal(nx_list_pop(vm, &range), 1);
+	assert_int_equal(range.as_id, i % 2);
+	assert_int_equal(range.start.v, (u64)i << 18);
+	assert_int_equal(range.end.v - range.start.v, i == 1 ? 512 * 512 : 512);
+	assert_ptr_equal(range.shadow, i == 2 ? &tables[i] : NULL);
+}
+
+/* Oldest first, whichever one was unlinked before: once, however often its unlinker asks. */
+static void test_order(void **state)
 {
 	(void)state;
-	for (uint32_t gone = 0; gone < TABLES; gone++) {
+	for (u32 gone = 0; gone <= TABLES; gone++) {
 		begin();
-		table_goes(gone);
-		assert_int_equal(stat(QUIRE_VM_STAT_nx_lpage_splits), TABLES - 1);
-		for (uint32_t block = 0; block < TABLES; block++) {
-			if (block == gone)
-				continue;
-			/* The oldest that is left. */
-			assert_int_equal(level_at(block * SIM_BLOCK), QUIRE_LEVEL_4K);
-			assert_int_equal(quire_vm_recover_nx_pages(machine.vm, 1000), 1);
-			assert_int_equal(level_at(block * SIM_BLOCK), 0);
+		for (u32 times = 0; gone < TABLES && times < 2; times++) {
+			nx_list_remove(vm, &tables[gone]);
+			assert_int_equal(listed(), TABLES - 1);
 		}
-		assert_int_equal(stat(QUIRE_VM_STAT_nx_lpage_splits), 0);
-		vm_end();
+		for (u32 i = 0; i < TABLES; i++)
+			if (i != gone)
+				pops(i);
+		end();
+	}
+}
+
+/* One after the other is unlinked, in each order; the rest stays in its own. */
+static void test_unlinked(void **state)
+{
+	(void)state;
+	for (u32 order = 0; order < TABLES * TABLES; order++) {
+		u32 first = order % TABLES, second = order / TABLES;
+
+		if (first == second)
+			continue;
+		begin();
+		nx_list_remove(vm, &tables[first]);
+		nx_list_remove(vm, &tables[second]);
+		/* It comes back as the newest. */
+		tables[first].nx_disallowed = 1;
+		nx_list_add(vm, &tables[first]);
+		for (u32 i = 0; i < TABLES; i++)
+			if (i != first && i != second)
+				pops(i);
+		pops(first);
+		end();
 	}
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_one_goes),
+	    cmocka_unit_test(test_order),
+	    cmocka_unit_test(test_unlinked),
 	};
 
-	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }

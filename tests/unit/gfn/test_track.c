@@ -6,6 +6,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "src/gfn/level.h"
 #include "src/gfn/track.h"
 #include "src/vm/locks.h"
 #include "tests/unit/fake_host.h"
@@ -191,6 +192,42 @@ static void test_counts(void **state)
 	end();
 }
 
+/* What is followed is mapped small, and no more than the block around it. */
+static void test_levels(void **state)
+{
+	static const struct {
+		u64 gfn;
+		u32 level;
+	} rows[] = {
+	    {0, QUIRE_LEVEL_4K},
+	    {5, QUIRE_LEVEL_4K},
+	    {511, QUIRE_LEVEL_4K},
+	    {512, QUIRE_LEVEL_2M},
+	    {512 * 512 - 1, QUIRE_LEVEL_2M},
+	    {512 * 512, QUIRE_LEVEL_1G},
+	    {2 * 512 * 512 - 1, QUIRE_LEVEL_1G},
+	};
+	struct memslot slot = {.npages = 2 * 512 * 512, .hva = {UINT64_C(1) << 30}};
+
+	(void)state;
+	begin();
+	mutex_lock(&vm->slots_lock);
+	memset(&track, 0, sizeof(track));
+	vm->track = &track;
+	biglock_write_lock(&vm->mmu_lock);
+	assert_int_equal(gfn_track_add(vm, 0, (gfn_t){5}, &tables), 1);
+	for (u32 i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		for (u32 max = QUIRE_LEVEL_4K; max <= QUIRE_LEVEL_1G; max++)
+			assert_int_equal(
+			    gfn_level_max(vm, &slot, (gfn_t){rows[i].gfn}, (enum quire_level)max),
+			    max < rows[i].level ? max : rows[i].level);
+	biglock_write_unlock(&vm->mmu_lock);
+	mutex_unlock(&vm->slots_lock);
+	vm->track = NULL;
+	sparse_free(&track.counts[0], &vm->arena);
+	end();
+}
+
 /* Without tables a gfn is not followed, and nothing is counted. */
 static void test_add_without_tables(void **state)
 {
@@ -219,10 +256,9 @@ static void test_add_without_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_ends),
-	    cmocka_unit_test(test_without_tables),
-	    cmocka_unit_test(test_counts),
-	    cmocka_unit_test(test_add_without_tables),
+	    cmocka_unit_test(test_ends),   cmocka_unit_test(test_without_tables),
+	    cmocka_unit_test(test_counts), cmocka_unit_test(test_add_without_tables),
+	    cmocka_unit_test(test_levels),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

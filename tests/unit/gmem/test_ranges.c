@@ -164,6 +164,12 @@ static void test_all_lost(void **state)
 	assert_false(is_lost(5));
 	assert_false(is_lost(FILE_PAGES - 1));
 	gmem_end();
+	/* Whichever of them came last: it is lost, too. */
+	file_begin();
+	for (uint64_t page = GMEM_LOST_PAGES + 1; page--;)
+		lose_without_memory(page);
+	assert_true(is_lost(0));
+	gmem_end();
 }
 
 /* The page of a frame, among frames in a row and others; and frames that the file has not. */
