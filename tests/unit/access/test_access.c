@@ -265,6 +265,7 @@ static void test_map_tells_the_log(void **state)
 {
 	static const enum quire_map_kind kinds[] = {QUIRE_MAP_READ, QUIRE_MAP_WRITE};
 	struct quire_map map;
+	uint8_t byte = 3;
 
 	(void)state;
 	begin(QUIRE_SLOT_LOG_DIRTY);
@@ -275,6 +276,10 @@ static void test_map_tells_the_log(void **state)
 		assert_int_equal(
 		    quire_vcpu_map(machine.vcpus[0], (gpa_t){PAGES(2)}, kinds[i], &map), 0);
 		assert_int_equal(frame_of(2)->references, 2);
+		/* A harvest need not wait for the end of the mapping. */
+		assert_int_equal(quire_map_write(machine.vcpus[0], &map, 0, &byte, 1),
+				 written ? 0 : -EINVAL);
+		assert_int_equal(harvested(), written ? 4 : 0);
 		quire_vcpu_unmap(machine.vcpus[0], &map);
 		assert_int_equal(frame_of(2)->references, 1);
 		assert_int_equal(frame_of(2)->dirty, written);

@@ -386,6 +386,53 @@ static void test_linked_meanwhile(void **state)
 	assert_int_equal(hardware.made, 0);
 }
 
+static s64 note_order(void *ctx, u64 index, pfn_t pfn, unsigned int order)
+{
+	(void)index;
+	(void)pfn;
+	*(unsigned int *)ctx = order;
+	return 1;
+}
+
+/* A block is filled at once where all of it is the slot's, and all of that private. */
+static void test_fill_in_part(void **state)
+{
+	static const struct {
+		u64 slot_pages, private_pages;
+		unsigned int order;
+	} rows[] = {{512, 512, QUIRE_TABLE_BITS}, {512, 511, 0}, {511, 512, 0}, {1024, 512, 9}};
+
+	(void)state;
+	for (u32 i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct memslot slot = {.npages = rows[i].slot_pages, .flags = QUIRE_SLOT_GMEM};
+		struct gmem_binding_change change;
+		unsigned int order = 77;
+		const struct gmem_filler filler = {note_order, &order, QUIRE_TABLE_BITS};
+
+		vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+		hardware.refused = UINT64_MAX;
+		vm->gmem_arch = &hardware_arch;
+		fake.huge = 1;
+		assert_int_equal(quire_gmem_create(vm, PAGES(1024), 0, NULL, &gmem), 0);
+		gmem->inode->pages.max_order = QUIRE_TABLE_BITS;
+		assert_int_equal(quire_vm_set_attributes(vm, (gpa_t){0},
+							 PAGES(rows[i].private_pages),
+							 QUIRE_ATTRIBUTE_PRIVATE),
+				 0);
+		mutex_lock(&vm->slots_lock);
+		assert_int_equal(gmem_bind_prepare(&slot, vm, gmem, 0), 0);
+		assert_int_equal(gmem_bind_commit(&slot, &change), 0);
+		gmem_binding_finish(&change);
+		assert_int_equal(gmem_fill_unit(&slot, (gfn_t){0}, &filler), 1);
+		assert_int_equal(order, rows[i].order);
+		assert_int_equal(gmem_unbind_prepare(&slot, &change), 0);
+		gmem_unbind_commit(&change);
+		gmem_binding_finish(&change);
+		mutex_unlock(&vm->slots_lock);
+		end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -399,6 +446,7 @@ int main(void)
 	    cmocka_unit_test(test_no_file),
 	    cmocka_unit_test(test_gigantic_in_part),
 	    cmocka_unit_test(test_linked_meanwhile),
+	    cmocka_unit_test(test_fill_in_part),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

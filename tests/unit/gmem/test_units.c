@@ -120,13 +120,6 @@ static void use(u64 index)
 	assert_int_equal(page.state & USABLE, USABLE);
 }
 
-/* Use a page of each block of the 1 GiB at @first. */
-static void use_blocks(u64 first)
-{
-	for (u64 at = first; at < first + GIB; at += BLOCK)
-		use(at + 3);
-}
-
 static void orders_are(u64 index, unsigned int order, unsigned int of_next_block)
 {
 	assert_int_equal(page_at(index).order, order);
@@ -153,8 +146,13 @@ static void test_gigantic(void **state)
 	assert_int_equal(host.zeros, 1);
 	assert_int_equal(host.zeroed[0].first, GIB + BLOCK);
 	assert_int_equal(host.zeroed[0].npages, BLOCK);
-	use_blocks(GIB);
-	assert_int_equal(host.zeros, BLOCK);
+	/* The first block is the last. */
+	host.zeros = 0;
+	for (u64 at = GIB + BLOCK; at < 2 * GIB; at += BLOCK)
+		use(at);
+	assert_false(gmem_unit_has(&pages, GIB, GMEM_GIGANTIC_ORDER, USABLE));
+	use(GIB);
+	assert_int_equal(host.zeros, BLOCK - 1);
 	assert_int_equal(host.gets, 1);
 	assert_true(gmem_unit_has(&pages, GIB, GMEM_GIGANTIC_ORDER, USABLE));
 	/* What is left of the file are a block and single pages. */
@@ -431,6 +429,16 @@ static void test_huge_page_lost(void **state)
 				assert_int_equal(page_at(at).state & GMEM_PAGE_POISONED, 0);
 		gmem_pages_punch(&pages, block, BLOCK, NULL);
 		use(lost[i]);
+		end();
+		/* All of it goes before it has a block. */
+		begin(2 * BLOCK, QUIRE_TABLE_BITS);
+		pages.huge_order = QUIRE_TABLE_BITS;
+		fake_fail_in(1);
+		gmem_page_poison(&pages, lost[i]);
+		fake_fail_in(0);
+		gmem_pages_punch(&pages, block, BLOCK, NULL);
+		use(lost[i]);
+		assert_int_equal(page_at(lost[i]).state & GMEM_PAGE_POISONED, 0);
 		end();
 	}
 }
