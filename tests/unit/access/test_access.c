@@ -161,8 +161,11 @@ static void test_ring_is_full(void **state)
 	(void)state;
 	machine.rings = 1;
 	begin(QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(write_at(PAGES(1), &byte, 1), 0);
+	assert_false(machine.vcpus[0]->mode.doorbell & QUIRE_REQ_DIRTY_RING_FULL);
+	count++;
 	/* Pages in turn, since a page that is the newest entry has no second one. */
-	while (count < MACHINE_RING_ENTRIES && !write_at(PAGES(count % 2), &byte, 1))
+	while (count < MACHINE_RING_ENTRIES && !write_at(PAGES(1 + count % 2), &byte, 1))
 		count++;
 	assert_int_equal(count, MACHINE_RING_ENTRIES - DIRTY_RING_SPARE);
 	assert_true(quire_vcpu_dirty_ring_is_full(machine.vcpus[0]));
