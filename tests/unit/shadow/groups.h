@@ -16,6 +16,7 @@ int paging_tests(void);
 int race_tests(void);
 int set_tests(void);
 int split_tests(void);
+int turn_tests(void);
 int unsync_others_tests(void);
 int unsync_race_tests(void);
 int unsync_tests(void);
