@@ -1,6 +1,7 @@
 """Runs real VMMs under 'quire run' and says what they did: './dev vmms'."""
 import argparse
 import pathlib
+import shutil
 import sys
 
 import check_report
@@ -49,8 +50,10 @@ def main(argv):
     options = parse(argv)
     machine.COMMON_PARAMS.extend(options.param)
     if options.sanitize:
-        places.RUN.extend([f"--sanitize={options.sanitize}",
-                           f"--sanitize-suppressions={places.SOURCES / 'suppressions.txt'}"])
+        # A client in a root of its own sees that folder, and not the sources.
+        places.WORK.mkdir(parents=True, exist_ok=True)
+        rules = shutil.copy(places.SOURCES / "suppressions.txt", places.WORK)
+        places.RUN.extend([f"--sanitize={options.sanitize}", f"--sanitize-suppressions={rules}"])
     try:
         chosen = choose(options)
     except KeyError as error:
