@@ -1,6 +1,6 @@
 /*
- * system(3) and popen(3), which start the shell by calls inside libc. Where the client's
- * environment has lost us, the shell is told to execute itself with our variables.
+ * system(3) and popen(3), which start the shell, and wait for it, by calls inside libc. Where the
+ * client's environment has lost us, the shell is told to execute itself with our variables.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -13,6 +13,7 @@
 #include "frontend/file/user_copy.h"
 #include "preload/environment.h"
 #include "preload/real.h"
+#include "preload/wait.h"
 
 static bool has_us(void)
 {
@@ -85,9 +86,19 @@ INTERPOSED int system(const char *command)
 		return (int)real_result(-EFAULT);
 	made = command_with_us(command);
 	result = REAL(system)(made ? made : command);
+	wait_is_over();
 	error = errno;
 	free(made);
 	errno = error;
+	return result;
+}
+
+/* fclose() of such a stream waits for the shell, too (stdio.c). */
+INTERPOSED int pclose(FILE *stream)
+{
+	int result = REAL(pclose)(stream);
+
+	wait_is_over();
 	return result;
 }
 

@@ -14,6 +14,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/param/params.h"
 #include "preload/entry.h"
+#include "preload/wait.h"
 
 static int fd_of(void *cookie)
 {
@@ -127,6 +128,8 @@ INTERPOSED int fclose(FILE *stream)
 	int which = parameter_of(fileno_unlocked(stream));
 	int result = REAL(fclose)(stream);
 
+	/* For the shell, where popen() has made the stream. */
+	wait_is_over();
 	return which < 0 || result ? result : look_again(which);
 }
 

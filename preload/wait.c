@@ -1,4 +1,6 @@
 /* Calls that wait for children: the end of one may have been that of a file's last reference. */
+#include "preload/wait.h"
+
 #include <errno.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -14,7 +16,7 @@ static void run_reaped(void *ending)
 
 /* A child gives up its descriptors before its parent hears of it, and a thread of ours may have
  * noticed that before the parent began to wait. errno is kept. */
-static void reaped(void)
+void wait_is_over(void)
 {
 	struct file_ending ending = file_ending_heard();
 	int error = errno;
@@ -33,7 +35,7 @@ static pid_t wait_for(pid_t pid, int *status, int options, struct rusage *usage)
 
 	/* Where SIGCHLD is ignored, a wait is over when no child is left. */
 	if (child > 0 || (child < 0 && errno == ECHILD))
-		reaped();
+		wait_is_over();
 	return child;
 }
 
@@ -62,6 +64,6 @@ INTERPOSED int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 	int result = REAL(waitid)(type, id, info, options);
 
 	if (!result || errno == ECHILD)
-		reaped();
+		wait_is_over();
 	return result;
 }

@@ -1,6 +1,7 @@
 /* Descriptors of ours behave as the kernel's: numbers, lifetimes, fork, errors of each call. */
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -316,6 +317,56 @@ static void test_ends_with_a_child(void)
 		CHECK(!close(gate[0]));
 	}
 	CHECK(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
+}
+
+struct shell {
+	int fd, begun[2], gate[2];
+};
+
+/* Once the shell runs, its descriptor is the last; then it may end. */
+static void *leave_to_shell(void *opaque)
+{
+	const struct shell *shell = opaque;
+	char byte;
+
+	CHECK(read(shell->begun[0], &byte, 1) == 1);
+	CHECK(!close(shell->fd) && !close(shell->gate[1]));
+	return NULL;
+}
+
+static int wait_by_pclose(const char *command)
+{
+	return pclose(popen(command, "w"));
+}
+
+static int wait_by_fclose(const char *command)
+{
+	return fclose(popen(command, "w"));
+}
+
+/* The same where libc waits inside of a function of its own. */
+static void test_ends_with_a_shell(void)
+{
+	static int (*const ways[])(const char *command) = {system, wait_by_pclose, wait_by_fclose};
+
+	for (int round = 0; round < 6; round++) {
+		struct shell shell = {.fd = create(FAKE_CREATE_SLOW, 0)};
+		uint64_t before = counts().releases;
+		char command[80];
+		pthread_t thread;
+
+		CHECK(!pipe2(shell.begun, O_CLOEXEC) && !pipe2(shell.gate, O_CLOEXEC));
+		CHECK(!fcntl(shell.fd, F_SETFD, 0) && !fcntl(shell.begun[1], F_SETFD, 0) &&
+		      !fcntl(shell.gate[0], F_SETFD, 0));
+		snprintf(command, sizeof(command),
+			 "echo >/proc/self/fd/%d; read x </proc/self/fd/%d; true", shell.begun[1],
+			 shell.gate[0]);
+		CHECK(!pthread_create(&thread, NULL, leave_to_shell, &shell));
+		CHECK(ways[round % 3](command) == 0);
+		CHECK(counts().releases == before + 1);
+		CHECK(!pthread_join(thread, NULL));
+		CHECK(!close(shell.begun[0]) && !close(shell.begun[1]) && !close(shell.gate[0]));
+	}
 }
 
 /* The same where the child ended before, and a thread of ours is about the release when the
@@ -678,6 +729,7 @@ int main(int argc, char **argv)
 	    {"ends beside a child", test_ends_beside_a_child},
 	    {"ends in a message", test_ends_in_a_message},
 	    {"ends with a child", test_ends_with_a_child},
+	    {"ends with a shell", test_ends_with_a_shell},
 	    {"ends before the wait", test_ends_before_the_wait},
 	    {"limit", test_limit},
 	    {"lost events", test_lost_events},
