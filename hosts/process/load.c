@@ -120,6 +120,24 @@ static int map_zeros(uint64_t start, uint64_t end, int protection)
 	return sys_failed(mapped) ? (int)mapped : 0;
 }
 
+/* A segment to write of a file of ours, in memory that RLIMIT_DATA does not count (map.h). */
+static int copy_segment(int fd, const Elf64_Phdr *segment, uint64_t bias)
+{
+	uint64_t start = page_down(segment->p_vaddr + bias);
+	uint64_t end = page_up(segment->p_vaddr + bias + segment->p_memsz);
+	size_t bytes = segment->p_vaddr + bias + segment->p_filesz - start;
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN;
+	long mapped = sys_call(SYS_mmap, start, end - start, (uint64_t)protection_of(segment),
+			       (uint64_t)flags, -1ul);
+
+	if (sys_failed(mapped))
+		return (int)mapped;
+	return pread(fd, (void *)start, bytes, (off_t)page_down(segment->p_offset)) ==
+		       (ssize_t)bytes
+		   ? 0
+		   : -EIO;
+}
+
 /* One segment: the file's part, zeros to the end of its last page, and pages of zeros. */
 static int map_segment(int fd, const Elf64_Phdr *segment, uint64_t bias)
 {
@@ -168,7 +186,8 @@ static int read_interpreter(struct load *load, int fd, const Elf64_Phdr *segment
 	return 0;
 }
 
-static int map_all(struct load *load, int fd, const Elf64_Ehdr *header, const Elf64_Phdr *segments)
+static int map_all(struct load *load, int fd, const Elf64_Ehdr *header, const Elf64_Phdr *segments,
+		   enum load_place place)
 {
 	int error = 0;
 
@@ -183,7 +202,9 @@ static int map_all(struct load *load, int fd, const Elf64_Ehdr *header, const El
 			error = read_interpreter(load, fd, segment);
 		if (segment->p_type != PT_LOAD)
 			continue;
-		error = map_segment(fd, segment, load->bias);
+		error = place == LOAD_OURS && (segment->p_flags & PF_W)
+			    ? copy_segment(fd, segment, load->bias)
+			    : map_segment(fd, segment, load->bias);
 		note_segment(load, segment);
 		if (header->e_phoff >= segment->p_offset &&
 		    header->e_phoff < segment->p_offset + segment->p_filesz)
@@ -222,5 +243,5 @@ int load_file(struct load *load, int fd, enum load_place place)
 	load->entry = header.e_entry + load->bias;
 	load->header_bytes = header.e_phentsize;
 	load->header_count = header.e_phnum;
-	return map_all(load, fd, &header, segments);
+	return map_all(load, fd, &header, segments, place);
 }

@@ -198,6 +198,24 @@ static void test_little_data(void)
 	CHECK(mine != MAP_FAILED);
 }
 
+/* The limit is reached before /dev/kvm is opened: a VM and a vCPU take nothing of it. */
+static void test_no_data(void)
+{
+	struct rlimit room, little;
+
+	CHECK_OK(getrlimit(RLIMIT_DATA, &room));
+	little = (struct rlimit){.rlim_cur = PAGE, .rlim_max = room.rlim_max};
+	CHECK_OK(setrlimit(RLIMIT_DATA, &little));
+	vm_open(&vm, KVM_X86_DEFAULT_VM);
+	CHECK_OK(ioctl(vm.fd, KVM_CREATE_VCPU, 1));
+	/* What the guest and its slot take is the client's. */
+	CHECK_OK(setrlimit(RLIMIT_DATA, &room));
+	vm_add_agent(&vm);
+	vcpu_open(&vm, &vcpu, 0);
+	slot_make();
+	guest_works();
+}
+
 /* A call that may find no memory: -1 then, and no other error. */
 static long may_lack(long result, const char *call)
 {
@@ -471,6 +489,7 @@ int main(int argc, char **argv)
 	    TEST(test_little_room),
 	    TEST(test_any_room),
 	    TEST(test_little_data),
+	    TEST(test_no_data),
 	    TEST(test_all_locked),
 	    TEST(test_a_tenders_filter),
 	    TEST(test_devices_behind_a_tenders_filter),
