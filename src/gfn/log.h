@@ -46,8 +46,8 @@ static inline void dirty_log_mark(struct quire_vcpu *vcpu, const struct memslot 
 /*
  * The library has written the page of @gfn, for @vcpu or (NULL) for no vCPU, which a ring
  * cannot record. After the write, out of guest mode; takes mmu_lock shared if there is a bit to be
- * set. Writers for a vCPU ask dirty_log_takes_own() before they write. Call it inside the write's
- * section of vm->accesses: after that the slot may be another.
+ * set. Issues a full fence. Writers for a vCPU ask dirty_log_takes_own() before they write. Call it
+ * inside the write's section of vm->accesses: after that the slot may be another.
  */
 void dirty_log_mark_own(struct quire_vm *vm, struct quire_vcpu *vcpu, u32 as_id, gfn_t gfn);
 

@@ -109,6 +109,7 @@ void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes
 	struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
 
 	locks_assert_none();
+	/* Behind the fence of dirty_log_mark_own(). */
 	if (!track)
 		return;
 	/* Partner: the unlock after gfn_track_add(). */

@@ -16,6 +16,9 @@
  *   walk the guest's table                    full fence, read the count
  *
  * Either the walk reads the data, or the writer finds the count and drops what was walked.
+ *
+ * vm->track itself is read before that fence, so that VMs without a nested root pay for none. The
+ * writer has issued one by then: dirty_log_mark_own(), called after each store, begins a section.
  */
 struct gfn_track {
 	struct sparse counts[QUIRE_AS_MAX]; /* (m) followers, and above bit 32 those that lag */
@@ -61,7 +64,8 @@ int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
 
 /* --- no lock, no read section --- */
 
-/* The library wrote there, within one page. Issues a full fence before it looks. */
+/* The library wrote there, within one page, and dirty_log_mark_own() came after it. Issues a full
+ * fence before it reads the count. */
 void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes);
 
 #endif
