@@ -341,7 +341,10 @@ static int wait_by_pclose(const char *command)
 
 static int wait_by_fclose(const char *command)
 {
-	return fclose(popen(command, "w"));
+	/* gcc says that pclose() is meant. */
+	FILE *volatile stream = popen(command, "w");
+
+	return fclose(stream);
 }
 
 /* The same where libc waits inside of a function of its own. */
