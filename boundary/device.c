@@ -62,7 +62,10 @@ long device_other_ioctl(const struct boundary_call *call)
 	flags = BOUNDARY_KERNEL(SYS_fcntl, call->args[0], F_GETFL);
 	if (flags < 0 || (flags & O_PATH))
 		return -EBADF;
-	return node_is_kvm((int)call->args[0]) ? node_ioctl(call) : -ENOTTY;
+	if (node_is_kvm((int)call->args[0]))
+		return node_ioctl(call);
+	/* It came by a socket, or was kept over exec: it belongs to another address space. */
+	return node_is_strangers((int)call->args[0]) ? -EIO : -ENOTTY;
 }
 
 #ifndef FALLOC_FL_WRITE_ZEROES

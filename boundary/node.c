@@ -45,16 +45,34 @@ static void start_once(void)
 	pthread_once(&once, start);
 }
 
+/* What /proc says that @fd is; empty where it says nothing, or more than @bytes. */
+static void link_text(int fd, char *text, size_t bytes)
+{
+	char path[32];
+	long got;
+
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
+	got = BOUNDARY_KERNEL(SYS_readlink, (unsigned long)path, (unsigned long)text, bytes);
+	text[got > 0 && (size_t)got < bytes ? got : 0] = '\0';
+}
+
 /* Another program of the run opened it where the machine has no node, and handed it on. */
 static bool is_stand_in(int fd)
 {
 	static const char name[] = "/memfd:" SYSTEM_FILE_NAME " (deleted)";
-	char path[32], text[sizeof(name)];
+	char text[sizeof(name) + 1];
 
-	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
-	return BOUNDARY_KERNEL(SYS_readlink, (unsigned long)path, (unsigned long)text,
-			       sizeof(text)) == (long)sizeof(name) - 1 &&
-	       !memcmp(text, name, sizeof(name) - 1);
+	link_text(fd, text, sizeof(text));
+	return !strcmp(text, name);
+}
+
+bool node_is_strangers(int fd)
+{
+	static const char vcpu[] = "/memfd:kvm-vcpu:";
+	char text[48];
+
+	link_text(fd, text, sizeof(text));
+	return !strcmp(text, "/memfd:kvm-vm (deleted)") || !strncmp(text, vcpu, sizeof(vcpu) - 1);
 }
 
 bool node_is_kvm(int fd)

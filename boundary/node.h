@@ -13,6 +13,9 @@
 /* Is @fd open on the device number 10:232, or on what node_open() makes of it in any process? */
 bool node_is_kvm(int fd);
 
+/* Is @fd, which is no object of this process, a VM or a vCPU of another one's? */
+bool node_is_strangers(int fd);
+
 /* A new descriptor for an open with @flags: its number or -errno. */
 long node_open(int flags);
 

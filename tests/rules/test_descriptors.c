@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -460,10 +461,44 @@ static void others_numbers_are_left_alone(void)
 	CHECK_ZERO(pthread_join(taker.thread, NULL));
 }
 
+/* The program that has them now is another address space. */
+static void kept_over_exec(void)
+{
+	const char *kept = getenv("KEPT");
+	char numbers[32];
+	int fds[2], status;
+	pid_t child;
+
+	if (kept) {
+		CHECK_EQ(sscanf(kept, "%d %d", &fds[0], &fds[1]), 2);
+		for (int i = 0; i < 2; i++) {
+			CHECK_ERR(ioctl(fds[i], KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), EIO);
+			CHECK_ERR(ioctl(fds[i], KVM_GET_REGS, NULL), EIO);
+		}
+		fds[0] = memfd_create("another", 0);
+		CHECK_ERR(ioctl(fds[0], KVM_GET_REGS, NULL), ENOTTY);
+		return;
+	}
+	open_default();
+	fds[0] = dup(vm.fd);
+	fds[1] = dup(vcpu.fd);
+	snprintf(numbers, sizeof(numbers), "%d %d", fds[0], fds[1]);
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		setenv("KEPT", numbers, 1);
+		execl("/proc/self/exe", "test", "kept_over_exec", (char *)NULL);
+		_exit(1);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+}
+
 static const struct check_test tests[] = {
     TEST(numbers_are_replaced),	    TEST(numbers_are_closed_unseen),
     TEST(address_spaces),	    TEST(children_of_calls_use_kvm),
     TEST(calls_are_not_multiplied), TEST(others_numbers_are_left_alone),
+    TEST(kept_over_exec),
 };
 
 int main(int argc, char **argv)
