@@ -119,6 +119,15 @@ class Tiers(unittest.TestCase):
         self.assertEqual(set(check_plan.SLOW) - names, set())
 
 
+class Soak(unittest.TestCase):
+    def test_a_word_that_is_no_number_begins_nothing(self):
+        for words in (["-h"], ["60", "y"], ["1s"]):
+            done = subprocess.run(["sh", TREE / "tests/soak/soak.sh", *words], text=True, capture_output=True,
+                                  timeout=20, check=False)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn("is no number of seconds", done.stderr)
+
+
 class Demo(unittest.TestCase):
     def test_its_lines_are_asked_for_in_order(self):
         self.assertIsNone(check_plan.missing_line("a 1\nb\nc\n", [r"^a \d$", r"^c$"]))

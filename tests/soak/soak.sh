@@ -20,12 +20,14 @@ case ${1:-} in
 	shift 2
 	;;
 esac
-case ${1:-60} in
-*[!0-9]*)
-	echo "usage: soak.sh [--list | --only STEP] [SECONDS [LIMIT]]" >&2
-	exit 2
-	;;
-esac
+for word; do
+	case $word in
+	'' | *[!0-9]*)
+		echo "soak: '$word' is no number of seconds; usage: ./dev soak [--list | --only STEP] [SECONDS [LIMIT]]" >&2
+		exit 2
+		;;
+	esac
+done
 seconds=${1:-60}
 seed=$(date +%s)
 # Each says which it is of how many; how far it is itself, most of them tell (tools/progress.py).
