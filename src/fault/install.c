@@ -168,6 +168,7 @@ int fault_install(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 	if (found->page.refcounted)
 		vm->host->page_put(vm->host_ctx, &found->page, use);
 	biglock_read_exit(&vm->mmu_lock, &vcpu->line, self);
-	tdp_debt_settle(vm, &debt);
+	if (unlikely(debt.owed || debt.tables))
+		tdp_debt_settle(vm, &debt);
 	return ret;
 }

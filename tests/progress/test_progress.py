@@ -89,7 +89,8 @@ class Tool(unittest.TestCase):
             self.assertEqual(len(bar), progress.BAR_COLUMNS * int(done) // 20)
         # The bar is gone when something else is printed, and at the end.
         self.assertRegex(said, r"\r\x1b\[Kended\r\n")
-        self.assertEqual(said.rpartition("\n")[2].replace("\r\x1b[K", ""), "")
+        # Where the command takes its time to end, it comes once more behind the last line.
+        self.assertTrue(said.endswith("\r\x1b[K") or said.endswith("\n"), said)
 
     def test_a_line_now_and_then_in_a_pipe(self):
         done = in_pipe(*sooner("--what", "work", "--unit", "steps", "--", *tells(steps=40, pause=0.05)))
@@ -237,7 +238,7 @@ class Callers(unittest.TestCase):
         self.assertRegex(dev, r"progress\.py .*--log build/compile\.log -- ninja")
         self.assertRegex(dev, r'progress\.py .*-- "\$path" "\$@"')
         long_ones = [line for line in soak.replace("\\\n", "").splitlines()
-                     if re.search(r"^[^#]*(quire-sim --(?!(order --)?commit)|order_pairs --)", line)]
+                     if re.search(r"^[^#]*((?<!\(commit build/cli/sim/)quire-sim --|order_pairs --)", line)]
         self.assertEqual(len(long_ones), 4)
         for line in long_ones:
             self.assertRegex(line, r"^step (\$timed|python3 tools/progress\.py)", line)
