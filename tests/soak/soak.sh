@@ -32,7 +32,7 @@ seconds=${1:-60}
 seed=$(date +%s)
 # Each says which it is of how many; how far it is itself, most of them tell (tools/progress.py).
 steps=$(($(grep -c '^step ' tests/soak/soak.sh) + 5)) # the fuzzers stand in a loop
-at=0 failed= unbuilt=
+at=0 failed= unbuilt= ran=
 wanted() {
 	[ -z "$only" ] || [ "$only" = "$1" ]
 }
@@ -45,6 +45,7 @@ step() {
 	at=$((at + 1))
 	[ "$only" != none ] || echo "$at $*"
 	wanted $at || return 0
+	ran=yes
 	echo "----- soak: step $at of $steps, after $(($(date +%s) - seed)) s: $*"
 	[ -z "$unbuilt" ] && "$@" || failed="$failed $at"
 	unbuilt=
@@ -108,6 +109,10 @@ step python3 tools/run_vmms.py --param kvm.quire_lockstep=Y --only "boot pc defa
 step python3 tools/conformance.py --param kvm.quire_lockstep=Y --limit "${2:-1200}"
 step python3 tools/conformance.py --all --known --limit "${2:-1200}"
 [ "$only" != none ] || exit 0
+if [ -z "$ran" ]; then
+	echo "soak: there is no step '$only' of $steps; ./dev soak --list says what they are" >&2
+	exit 2
+fi
 if [ -n "$failed" ]; then
 	echo "soak: failed:$failed of $steps steps, in $(($(date +%s) - seed)) s"
 	exit 1

@@ -40,3 +40,5 @@ grep -q "^----- soak: step $count of $count, " "$here/out" || fail "the last ste
 fake --only 1 || fail "--only 1"
 grep -q "^soak: passed, step 1 of $count steps, in [0-9]* s\$" "$here/out" || fail "--only 1 says"
 [ "$(grep -c '^----- ' "$here/out")" = 1 ] || fail "--only 1 runs others"
+! fake --only $((count + 1)) || fail "--only of no step passes"
+grep -q "^soak: there is no step '$((count + 1))' of $count" "$here/out" || fail "--only of no step says"
