@@ -70,7 +70,11 @@ bool node_is_strangers(int fd)
 {
 	static const char vcpu[] = "/memfd:kvm-vcpu:";
 	char text[48];
+	/* A file of the client's may have such a name; it has other seals. */
+	long seals = BOUNDARY_KERNEL(SYS_fcntl, (unsigned long)fd, F_GET_SEALS);
 
+	if (seals < 0 || (seals & FILE_SEALS) != FILE_SEALS)
+		return false;
 	link_text(fd, text, sizeof(text));
 	return !strcmp(text, "/memfd:kvm-vm (deleted)") || !strncmp(text, vcpu, sizeof(vcpu) - 1);
 }

@@ -461,7 +461,7 @@ static int make_memory(struct file *file, int fd, enum file_memory_kind kind)
  */
 static int seal(int fd, const struct file_config *config)
 {
-	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	int seals = FILE_SEALS;
 
 	if (config->memory != FILE_MEMORY_MAPPABLE && !config->is_mapped)
 		seals |= F_SEAL_WRITE;

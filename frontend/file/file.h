@@ -77,6 +77,9 @@ enum file_memory_kind {
 	FILE_MEMORY_PRIVATE,
 };
 
+/* What the descriptor of each file has, whichever process made it. */
+#define FILE_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
 struct file_config {
 	const struct file_ops *ops;
 	void *object;

@@ -464,6 +464,7 @@ static void others_numbers_are_left_alone(void)
 /* The program that has them now is another address space. */
 static void kept_over_exec(void)
 {
+	static const char *const names[] = {"another", "kvm-vm", "kvm-vcpu:0"};
 	const char *kept = getenv("KEPT");
 	char numbers[32];
 	int fds[2], status;
@@ -475,8 +476,11 @@ static void kept_over_exec(void)
 			CHECK_ERR(ioctl(fds[i], KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), EIO);
 			CHECK_ERR(ioctl(fds[i], KVM_GET_REGS, NULL), EIO);
 		}
-		fds[0] = memfd_create("another", 0);
-		CHECK_ERR(ioctl(fds[0], KVM_GET_REGS, NULL), ENOTTY);
+		for (int i = 0; i < 3; i++) {
+			/* Whatever a file is called. */
+			fds[0] = memfd_create(names[i], 0);
+			CHECK_ERR(ioctl(fds[0], KVM_GET_REGS, NULL), ENOTTY);
+		}
 		return;
 	}
 	open_default();
