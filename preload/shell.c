@@ -2,10 +2,10 @@
  * system(3) and popen(3), which start the shell, and wait for it, by calls inside libc. Where the
  * client's environment has lost us, the shell is told to execute itself with our variables.
  */
+#include "preload/shell.h"
+
 #include <errno.h>
-#include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -93,6 +93,25 @@ INTERPOSED int system(const char *command)
 	return result;
 }
 
+/*
+ * glibc has the address of a stream's functions right behind its FILE, and those of a shell's
+ * stream are popen()'s alone.
+ */
+static const void *functions_of(FILE *stream)
+{
+	return *(const void *const *)(stream + 1);
+}
+
+/* NULL: there was no shell's stream yet. */
+static const void *shell_functions;
+
+bool shell_has_stream(FILE *stream)
+{
+	const void *functions = __atomic_load_n(&shell_functions, __ATOMIC_RELAXED);
+
+	return functions && functions_of(stream) == functions;
+}
+
 /* fclose() of such a stream waits for the shell, too (stdio.c). */
 INTERPOSED int pclose(FILE *stream)
 {
@@ -116,6 +135,8 @@ INTERPOSED FILE *popen(const char *command, const char *mode)
 	}
 	made = command_with_us(command);
 	result = REAL(popen)(made ? made : command, mode);
+	if (result)
+		__atomic_store_n(&shell_functions, functions_of(result), __ATOMIC_RELAXED);
 	error = errno;
 	free(made);
 	errno = error;

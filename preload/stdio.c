@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include "frontend/file/user_copy.h"
 #include "frontend/param/params.h"
 #include "preload/entry.h"
+#include "preload/shell.h"
 #include "preload/wait.h"
 
 static int fd_of(void *cookie)
@@ -126,10 +128,11 @@ INTERPOSED int fflush(FILE *stream)
 INTERPOSED int fclose(FILE *stream)
 {
 	int which = parameter_of(fileno_unlocked(stream));
+	bool waits = shell_has_stream(stream);
 	int result = REAL(fclose)(stream);
 
-	/* For the shell, where popen() has made the stream. */
-	wait_is_over();
+	if (waits)
+		wait_is_over();
 	return which < 0 || result ? result : look_again(which);
 }
 

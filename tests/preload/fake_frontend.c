@@ -103,7 +103,8 @@ static long run(const struct fake_run *request)
 }
 
 static unsigned int slow_us; /* of the last one that was made */
-static const struct file_ops plain_ops, slow_ops, memory_ops, dead_memory_ops, stats_ops;
+static uint32_t is_held;     /* the release of those that wait for FAKE_LET_GO */
+static const struct file_ops plain_ops, slow_ops, held_ops, memory_ops, dead_memory_ops, stats_ops;
 
 static int create(const struct file_ops *ops, uint64_t size_bytes)
 {
@@ -126,6 +127,12 @@ static long serve(unsigned long command, unsigned long argument)
 	case FAKE_CREATE_SLOW:
 		slow_us = (unsigned int)argument;
 		return create(&slow_ops, 0);
+	case FAKE_CREATE_HELD:
+		__atomic_store_n(&is_held, 1, __ATOMIC_RELEASE);
+		return create(&held_ops, 0);
+	case FAKE_LET_GO:
+		__atomic_store_n(&is_held, 0, __ATOMIC_RELEASE);
+		return 0;
 	case FAKE_CREATE_MEMORY:
 		return create(&memory_ops, argument);
 	case FAKE_CREATE_DEAD_MEMORY:
@@ -198,6 +205,14 @@ static void release_slowly(struct file *file)
 	release(file);
 }
 
+static void release_held(struct file *file)
+{
+	__atomic_add_fetch(&counts.slow_starts, 1, __ATOMIC_RELAXED);
+	while (__atomic_load_n(&is_held, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	release(file);
+}
+
 static const struct file_ops plain_ops = {
     .kind = FILE_VM, .name = "fake", .ioctl = fake_ioctl, .map = map_shared, .release = release};
 static const struct file_ops slow_ops = {.kind = FILE_VM,
@@ -205,6 +220,11 @@ static const struct file_ops slow_ops = {.kind = FILE_VM,
 					 .ioctl = fake_ioctl,
 					 .map = map_shared,
 					 .release = release_slowly};
+static const struct file_ops held_ops = {.kind = FILE_VM,
+					 .name = "held",
+					 .ioctl = fake_ioctl,
+					 .map = map_shared,
+					 .release = release_held};
 static const struct file_ops memory_ops = {.kind = FILE_GMEM,
 					   .name = "[kvm-gmem]",
 					   .ioctl = fake_ioctl,

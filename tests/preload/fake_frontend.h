@@ -17,6 +17,8 @@ enum fake_command {
 	FAKE_PEEK,	  /* the first byte of our own mapping */
 	FAKE_SPLIT,	  /* the tunable eager_page_split */
 	FAKE_CREATE_SLOW, /* of no bytes; its release takes so many microseconds, and 200 */
+	FAKE_CREATE_HELD, /* the same; its release ends after FAKE_LET_GO */
+	FAKE_LET_GO,
 };
 
 struct fake_counts {

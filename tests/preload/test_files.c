@@ -397,6 +397,33 @@ static void test_ends_before_the_wait(void)
 	CHECK(counts().releases == before + 1);
 }
 
+static void *close_held(void *opaque)
+{
+	CHECK(!close(*(const int *)opaque));
+	return NULL;
+}
+
+/* A stream that is no shell's has nothing to do with what another thread releases: its close does
+ * not wait for that, which takes seconds. */
+static void test_a_stream_waits_for_no_release(void)
+{
+	uint64_t before = counts().releases, started = counts().slow_starts;
+	FILE *shell = popen("true", "r"), *stream = fopen("/dev/null", "r");
+	int fd = create(FAKE_CREATE_HELD, 0);
+	struct timespec begun, ended;
+	pthread_t thread;
+
+	CHECK(shell && stream && !pthread_create(&thread, NULL, close_held, &fd));
+	while (counts().slow_starts == started)
+		usleep(1000);
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	CHECK(!fclose(stream));
+	clock_gettime(CLOCK_MONOTONIC, &ended);
+	CHECK(ended.tv_sec - begun.tv_sec < 5 && counts().releases == before);
+	CHECK(!ioctl(kvm, FAKE_LET_GO, 0) && !pthread_join(thread, NULL));
+	CHECK(counts().releases == before + 1 && pclose(shell) == 0);
+}
+
 static void send_fd(int socket, int fd)
 {
 	union {
@@ -730,6 +757,7 @@ int main(int argc, char **argv)
 	    {"fork", test_fork},
 	    {"close_range", test_close_range},
 	    {"ends beside a child", test_ends_beside_a_child},
+	    {"a stream waits for no release", test_a_stream_waits_for_no_release},
 	    {"ends in a message", test_ends_in_a_message},
 	    {"ends with a child", test_ends_with_a_child},
 	    {"ends with a shell", test_ends_with_a_shell},
