@@ -146,6 +146,13 @@ class PageTest(unittest.TestCase):
         self.assertIn(">2.0k</text>", chart)
         self.assertNotIn("M</text>", chart)
 
+    def test_no_moments(self):
+        before, _, rest = self.page.read_text().partition('id="data">')
+        page = self.folder / "nothing.html"
+        page.write_text(before + 'id="data">' + json.dumps({"command": "x", "samples": []}) +
+                        "</script>" + rest.partition("</script>")[2])
+        self.assertNotIn("CONSOLE", browse(page, self.folder, "--dump-dom").stderr)
+
     def test_light_and_dark(self):
         pictures = []
         for scheme in (LIGHT, DARK):
