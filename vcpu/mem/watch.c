@@ -546,11 +546,12 @@ void tlb_watch_leave_nested(struct cpu *cpu)
 
 void tlb_watch_enter_nested(struct cpu *cpu, uint32_t asid, int flushes)
 {
-	struct nested_space space = space_now(cpu, asid);
 	struct tlb_watch *watch = cpu->watch;
+	struct nested_space space;
 
 	if (!watch)
 		return;
+	space = space_now(cpu, asid);
 	if (flushes || memcmp(&space, &watch->left, sizeof(space)) != 0)
 		watch->all++;
 	watch->asid = asid;
