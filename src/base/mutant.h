@@ -29,6 +29,7 @@
 	X(punch_unended, "a punch does not end its invalidation")                           \
 	X(page_unzeroed, "a fresh page of guest_memfd shows what was there before")         \
 	X(claim_unchecked, "a late lookup of guest_memfd claims a page that it lost")       \
+	X(loss_asked_early, "a page is lost that a punch made anew at the lost frame")      \
 	X(slot_unflushed, "a slot is deleted before the TLBs are flushed")                  \
 	X(access_unwaited, "a slot goes while the library still writes to its memory")      \
 	X(section_waits_once, "a waiter for sections misses one that was slow to begin")    \

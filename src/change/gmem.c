@@ -122,6 +122,11 @@ void quire_gmem_poison(struct quire_gmem *gmem, uint64_t index)
 	rwlock_read_unlock(&inode->invalidate_lock);
 }
 
+static bool host_lost(const struct gmem_pages *pages, pfn_t pfn)
+{
+	return !pages->host->frame_lost || pages->host->frame_lost(pages->host_ctx, pfn);
+}
+
 /*
  * News of a failure travel, and the page may be punched and made again meanwhile, at the same
  * frame. So the host is asked where no punch can come in between.
@@ -130,12 +135,12 @@ static int lose_frame_of(struct quire_gmem *gmem, pfn_t pfn)
 {
 	struct gmem_inode *inode = gmem->inode;
 	const struct gmem_pages *pages = &inode->pages;
+	bool early = MUTANT(loss_asked_early) && host_lost(pages, pfn);
 	int lost;
 	u64 index;
 
 	rwlock_read_lock(&inode->invalidate_lock);
-	lost = gmem_pages_find(pages, pfn, &index) &&
-	       (!pages->host->frame_lost || pages->host->frame_lost(pages->host_ctx, pfn));
+	lost = gmem_pages_find(pages, pfn, &index) && (early || host_lost(pages, pfn));
 	if (lost)
 		poison_locked(inode, index);
 	rwlock_read_unlock(&inode->invalidate_lock);

@@ -208,6 +208,44 @@ static bool poison_check(void *ctx)
 	return gmem_stop() && good;
 }
 
+/* The host lost the frame of a page, and the library does not know as yet. */
+static void lost_setup(void *ctx)
+{
+	private_warm_setup(ctx);
+	pair.frame = sim_store_frame(quire_gmem_store(pair.gmem), PAIR_PAGE);
+	if (pair.frame == SIM_NO_FRAME)
+		abort();
+	pair.machine.host.frames[pair.frame].poisoned = true;
+}
+
+/* The news come while the page is punched and made anew, in the same frame, which is good again. */
+static void lose_body(uint32_t thread, void *ctx)
+{
+	struct sim_host *host = &pair.machine.host;
+	uint64_t address = (uintptr_t)host->frames[pair.frame].bytes;
+
+	(void)ctx;
+	if (thread == 0) {
+		pair.results[0] =
+		    quire_vm_lose_frame(pair.machine.vm, (pfn_t){address >> QUIRE_PAGE_SHIFT});
+		return;
+	}
+	pair.results[1] = quire_gmem_punch(pair.gmem, PAIR_GPA, QUIRE_PAGE_SIZE);
+	host->next_frame = pair.frame - host->rows_end;
+	pair.results[1] |= pair_store(0, PAIR_PAGE, 7);
+}
+
+static bool lose_check(void *ctx)
+{
+	bool good = (pair.results[0] == 0 || pair.results[0] == 1) && !pair.results[1];
+
+	(void)ctx;
+	good &= sim_store_frame(quire_gmem_store(pair.gmem), PAIR_PAGE) == pair.frame;
+	for (uint32_t vcpu = 0; vcpu < 2; vcpu++)
+		good &= !pair_load(vcpu, PAIR_PAGE, &pair.bytes[vcpu]) && pair.bytes[vcpu] == 7;
+	return gmem_stop() && good;
+}
+
 /* The pages are made ahead while a punch takes them away: whole pages, in either order. */
 static void allocate_body(uint32_t thread, void *ctx)
 {
@@ -367,6 +405,7 @@ const struct pair pairs_gmem[] = {
      populate_used_check, 0},
     {"population and store", 2, private_setup, populate_store_body, populate_store_check, 0},
     {"store and poison", 2, private_warm_setup, poison_body, poison_check, 0},
+    {"loss of a frame and punch", 2, lost_setup, lose_body, lose_check, 0},
     {"allocation and punch", 2, private_warm_setup, allocate_body, allocate_check, 0},
     {.name = NULL},
 };
