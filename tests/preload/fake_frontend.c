@@ -85,6 +85,7 @@ static long run(const struct fake_run *request)
 	sigemptyset(&mask);
 	memcpy(&mask, &request->mask, sizeof(request->mask));
 	run_signals_enter(&stop, request->has_mask ? &mask : NULL);
+	__atomic_add_fetch(&counts.runs, 1, __ATOMIC_RELAXED);
 	while (!run_signals_pending() && !(vcpu.doorbell & RUN_REQ_SIGNAL)) {
 		uint64_t value;
 

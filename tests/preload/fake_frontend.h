@@ -23,6 +23,7 @@ enum fake_command {
 
 struct fake_counts {
 	uint64_t slow_starts, releases, begins, ends, last_start, last_end, losses, last_lost;
+	uint64_t runs; /* of FAKE_RUN that have begun: a signal ends it from then on */
 };
 
 struct fake_run {

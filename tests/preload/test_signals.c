@@ -47,11 +47,48 @@ static void set(int signal, void (*function)(int, siginfo_t *, void *), int flag
 	CHECK(!sigaction(signal, &act, NULL));
 }
 
-static void alarm_in(long microseconds)
+static uint64_t runs(void)
 {
-	struct itimerval when = {.it_value.tv_usec = microseconds};
+	struct fake_counts now;
 
-	CHECK(!setitimer(ITIMER_REAL, &when, NULL));
+	CHECK(!ioctl(kvm, FAKE_COUNTS, &now));
+	return now.runs;
+}
+
+/* The next run has begun. A signal that came before would not end it. */
+static void wait_for_run(uint64_t before)
+{
+	while (runs() == before)
+		usleep(100);
+}
+
+/* One at a time; its thread takes no signal of the process's. */
+static struct {
+	uint64_t before;
+	long microseconds;
+} ring;
+
+static void *ring_later(void *unused)
+{
+	wait_for_run(ring.before);
+	usleep((useconds_t)ring.microseconds);
+	kill(getpid(), SIGALRM);
+	return unused;
+}
+
+/* SIGALRM, so long after the next run has begun. */
+static void alarm_inside(long microseconds)
+{
+	sigset_t all, before;
+	pthread_t thread;
+
+	ring.before = runs();
+	ring.microseconds = microseconds;
+	sigfillset(&all);
+	CHECK(!pthread_sigmask(SIG_SETMASK, &all, &before));
+	CHECK(!pthread_create(&thread, NULL, ring_later, NULL));
+	CHECK(!pthread_sigmask(SIG_SETMASK, &before, NULL));
+	CHECK(!pthread_detach(thread));
 }
 
 static void test_deferred(void)
@@ -62,7 +99,7 @@ static void test_deferred(void)
 	for (int sleeps = 0; sleeps < 2; sleeps++) {
 		handled = 0;
 		request.sleeps = (uint32_t)sleeps;
-		alarm_in(20000);
+		alarm_inside(20000);
 		CHECK_FAILS(run(&request), EINTR);
 		CHECK(handled == 1);
 	}
@@ -80,7 +117,7 @@ static void test_ignored(void)
 	set(SIGALRM, on_signal, 0);
 	signal(SIGUSR1, SIG_IGN);
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	alarm_in(50000);
+	alarm_inside(50000);
 	raise(SIGUSR1);
 	CHECK_FAILS(run(&request), EINTR);
 	clock_gettime(CLOCK_MONOTONIC, &end);
@@ -88,19 +125,27 @@ static void test_ignored(void)
 	signal(SIGUSR1, SIG_DFL);
 }
 
-static void *sender(void *thread)
+struct receiver {
+	pthread_t thread;
+	uint64_t runs_before;
+};
+
+static void *sender(void *opaque)
 {
+	const struct receiver *receiver = opaque;
 	union sigval value = {.sival_ptr = (void *)0x1234};
 
+	wait_for_run(receiver->runs_before);
 	usleep(20000);
-	pthread_sigqueue(*(pthread_t *)thread, SIGUSR2, value);
+	pthread_sigqueue(receiver->thread, SIGUSR2, value);
 	return NULL;
 }
 
 static void test_other_thread(void)
 {
 	struct fake_run request = {.sleeps = 1};
-	pthread_t self = pthread_self(), other;
+	struct receiver self = {pthread_self(), runs()};
+	pthread_t other;
 
 	set(SIGUSR2, on_signal, 0);
 	handled = 0;
@@ -133,7 +178,7 @@ static void test_mask(void)
 	/* Blocked inside: the call goes on until another signal. */
 	request.mask = UINT64_C(1) << (SIGUSR1 - 1);
 	set(SIGALRM, on_signal, 0);
-	alarm_in(30000);
+	alarm_inside(30000);
 	raise(SIGALRM);
 	CHECK_FAILS(run(&request), EINTR);
 }
@@ -153,7 +198,7 @@ static void test_reset_hand(void)
 	CHECK(!sigaction(SIGALRM, NULL, &now));
 	CHECK(now.sa_handler == on_reset && (now.sa_flags & SA_RESETHAND));
 	handled = 0;
-	alarm_in(10000);
+	alarm_inside(10000);
 	CHECK_FAILS(run(&request), EINTR);
 	CHECK(handled == 1);
 	CHECK(!sigaction(SIGALRM, NULL, &now) && now.sa_handler == SIG_DFL);
@@ -176,7 +221,7 @@ static void test_jump(void)
 	handled = 0;
 	for (volatile int i = 0; i < 3; i++) {
 		if (!sigsetjmp(landing, 1)) {
-			alarm_in(10000);
+			alarm_inside(10000);
 			run(&request);
 			CHECK(!"the handler must have jumped");
 		}
@@ -236,7 +281,7 @@ static void test_blocked_in_fault(void)
 	set(SIGALRM, on_signal, SA_RESTART);
 	for (int i = 0; i < 20; i++) {
 		handled = 0;
-		alarm_in(2000);
+		alarm_inside(2000);
 		CHECK_FAILS(run(&request), EINTR);
 		CHECK(handled == 1);
 	}
@@ -265,10 +310,12 @@ static void *canceled(void *argument)
 
 static pthread_t start_canceled(struct cancel_case *asked)
 {
+	uint64_t before = runs();
 	pthread_t thread;
 
 	handled_inside = 0;
 	CHECK(!pthread_create(&thread, NULL, canceled, asked));
+	wait_for_run(before);
 	usleep(20000);
 	CHECK(!pthread_cancel(thread));
 	return thread;
