@@ -204,7 +204,7 @@ static void test_joined(void **state)
 /* Each allocation of the first use fails once: the page is refused or there, and never half. */
 static void test_gigantic_without_memory(void **state)
 {
-	struct gmem_page page;
+	struct gmem_page page = {0};
 	u64 fails = 0;
 
 	(void)state;
