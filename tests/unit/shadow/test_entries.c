@@ -34,26 +34,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	world_nested(&world, 0);
-	return world_teardown(state);
-}
-
-static void begin(void)
-{
-	assert_int_equal(shadow_reserve(world.vcpu), 0);
-	flush_debt_init(&debt, &world.vm->flush);
-	biglock_write_lock(&world.vm->mmu_lock);
-	change = shadow_change_of(world.vcpu, &debt);
-}
-
-static void end(void)
-{
-	shadow_commit(world.vm, &debt);
-	shadow_unlock(world.vm);
-}
-
 static struct word word_of(unsigned int which)
 {
 	unsigned int bits = which - LEAF;
@@ -134,7 +114,7 @@ static void test_transitions(void **state)
 	for (u32 level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_1G; level++) {
 		struct shadow_page *page;
 
-		begin();
+		change = world_change_begin(&world, &debt);
 		page = direct_page(level);
 		for (unsigned int which = 0; which < WORDS * WORDS; which++) {
 			struct word old = word_of(which / WORDS), new = word_of(which % WORDS);
@@ -143,7 +123,7 @@ static void test_transitions(void **state)
 				check_store(page, below, &old, &new);
 		}
 		debt.owed = true;
-		end();
+		world_change_end(&world, &debt);
 		below = page;
 	}
 }
@@ -161,7 +141,7 @@ static void test_another_page_in_place(void **state)
 	u64 *entry;
 
 	(void)state;
-	begin();
+	change = world_change_begin(&world, &debt);
 	entry = &table_entries(direct_page(QUIRE_LEVEL_4K)->table)[7];
 	*entry = leaf_value(&leaf, QUIRE_LEVEL_4K, 1);
 	reports = 0;
@@ -172,7 +152,7 @@ static void test_another_page_in_place(void **state)
 	world.vm->dead = 0;
 	*entry = SHADOW_BITS->nonpresent;
 	debt.owed = true;
-	end();
+	world_change_end(&world, &debt);
 }
 
 /* L1's settings, and the role that KVM shows for them. */
@@ -225,7 +205,7 @@ static void test_roles(void **state)
 	const struct quire_nested tables = world.vcpu->nested.tables;
 
 	(void)state;
-	begin();
+	change = world_change_begin(&world, &debt);
 	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
 		world.vcpu->nested.tables = settings[i].tables;
 		world.vcpu->as_id = settings[i].as_id;
@@ -233,7 +213,7 @@ static void test_roles(void **state)
 	}
 	world.vcpu->nested.tables = tables;
 	world.vcpu->as_id = 0;
-	end();
+	world_change_end(&world, &debt);
 }
 
 /* The walk to PAGE(5) of L1's tables as setup() laid them out. */
@@ -258,7 +238,7 @@ static void test_fresh_tables(void **state)
 
 	(void)state;
 	for (u32 fresh = 0; fresh < 3; fresh++) {
-		begin();
+		change = world_change_begin(&world, &debt);
 		/* Tables that no access has gone through yet. */
 		for (u32 level = 1; level <= fresh; level++)
 			walk.tables[level] = (gfn_t){10 * fresh + level};
@@ -276,7 +256,7 @@ static void test_fresh_tables(void **state)
 		assert_int_equal(path.count, 0);
 		shadow_page_zap(&change, path.pages[SHADOW_DIRECT_LEVEL]);
 		walk = walk_of_setup();
-		end();
+		world_change_end(&world, &debt);
 	}
 }
 
@@ -291,14 +271,14 @@ static void test_table_without_count(void **state)
 	u64 pages;
 
 	(void)state;
-	begin();
+	change = world_change_begin(&world, &debt);
 	change.rmaps = &none;
 	pages = change.shadow->pages;
 	assert_int_equal(shadow_page_follow(&change, &key, &path, 1), -ENOMEM);
 	assert_int_equal(change.shadow->pages, pages);
 	assert_null(shadow_page_find(change.shadow, &key));
 	assert_int_equal(path.count, 0);
-	end();
+	world_change_end(&world, &debt);
 }
 
 /* A page takes a table and, with leaves of L1's, another for their gfns; or nothing at all. */
@@ -317,7 +297,7 @@ static void test_memory_of_a_page(void **state)
 			struct shadow_page *page;
 
 			assert_int_equal(table_cache_fill(&few, &world.vm->arena, have), 0);
-			begin();
+			change = world_change_begin(&world, &debt);
 			while (few.count > have)
 				table_cache_put(change.pages, table_cache_take(&few));
 			change.pages = &few;
@@ -331,7 +311,7 @@ static void test_memory_of_a_page(void **state)
 			assert_int_equal(few.count, page ? have - wants : have);
 			if (page)
 				shadow_page_zap(&change, page);
-			end();
+			world_change_end(&world, &debt);
 			table_cache_drain(&few, &world.vm->arena);
 		}
 }
@@ -428,7 +408,7 @@ static void test_mapping_again(void **state)
 	struct shadow_path path;
 
 	(void)state;
-	begin();
+	change = world_change_begin(&world, &debt);
 	assert_int_equal(shadow_path_get(&change, world.vcpu, &walk, &path), 0);
 	shadow_drop(&change, entry_of(&path));
 	for (int direct = 0; direct < 2; direct++) {
@@ -448,10 +428,10 @@ static void test_mapping_again(void **state)
 		}
 	}
 	shadow_page_zap(&change, path.pages[SHADOW_DIRECT_LEVEL]);
-	end();
+	world_change_end(&world, &debt);
 }
 
-#define ENTRY_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define ENTRY_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown_l2)
 
 int entry_tests(void)
 {

@@ -31,26 +31,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	world_nested(&world, 0);
-	return world_teardown(state);
-}
-
-static void begin(void)
-{
-	assert_int_equal(shadow_reserve(world.vcpu), 0);
-	flush_debt_init(&debt, &world.vm->flush);
-	biglock_write_lock(&world.vm->mmu_lock);
-	change = shadow_change_of(world.vcpu, &debt);
-}
-
-static void end(void)
-{
-	shadow_commit(world.vm, &debt);
-	shadow_unlock(world.vm);
-}
-
 /* Both ways through the set come to each member once. */
 static void check_set(u64 *head)
 {
@@ -85,7 +65,7 @@ static void test_set(void **state)
 	(void)state;
 	assert_int_equal(object_cache_fill(&cache, &world.vm->shadow->slabs, 4), 0);
 	objects = cache.count;
-	begin();
+	change = world_change_begin(&world, &debt);
 	for (u32 i = 0; i < MEMBERS; i++) {
 		check_set(&head);
 		assert_int_not_equal(rmap_remove(&head, &words[i], &cache), 0);
@@ -102,7 +82,7 @@ static void test_set(void **state)
 	check_set(&head);
 	assert_int_equal(cache.count, objects);
 	object_cache_move(change.headers, &cache);
-	end();
+	world_change_end(&world, &debt);
 }
 
 /* The second member, and each for which the first object is full, needs another object. */
@@ -113,7 +93,7 @@ static void test_set_without_memory(void **state)
 
 	(void)state;
 	assert_int_equal(object_cache_fill(&cache, &world.vm->shadow->slabs, 4), 0);
-	begin();
+	change = world_change_begin(&world, &debt);
 	for (u32 i = 0; i < MEMBERS; i++) {
 		bool needs = i && (i == 1 || i % RMAP_OBJECT_ENTRIES == 0);
 
@@ -127,7 +107,7 @@ static void test_set_without_memory(void **state)
 	while (head)
 		assert_int_equal(rmap_remove(&head, rmap_any(head), &cache), 0);
 	object_cache_move(change.headers, &cache);
-	end();
+	world_change_end(&world, &debt);
 }
 
 /* Objects are distinct and hold zeros, whatever they held before; more pages come when needed. */
@@ -226,7 +206,7 @@ static void test_pieces(void **state)
 	for (uint32_t level = QUIRE_LEVEL_4K; level <= QUIRE_LEVEL_2M; level++) {
 		u64 *heads[BLOCKS], kept[BLOCKS];
 
-		begin();
+		change = world_change_begin(&world, &debt);
 		for (uint32_t i = 0; i < BLOCKS; i++) {
 			gfn_t gfn = {blocks[i] * level_pages((enum quire_level)level)};
 
@@ -242,11 +222,11 @@ static void test_pieces(void **state)
 			}
 		for (uint32_t i = 0; i < BLOCKS; i++)
 			*heads[i] = kept[i];
-		end();
+		world_change_end(&world, &debt);
 	}
 }
 
-#define SET_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define SET_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown_l2)
 
 int set_tests(void)
 {

@@ -117,6 +117,26 @@ int world_teardown(void **state)
 	return 0;
 }
 
+int world_teardown_l2(void **state)
+{
+	world_nested(*state, 0);
+	return world_teardown(state);
+}
+
+struct shadow_change world_change_begin(struct world *world, struct flush_debt *debt)
+{
+	assert_int_equal(shadow_reserve(world->vcpu), 0);
+	flush_debt_init(debt, &world->vm->flush);
+	biglock_write_lock(&world->vm->mmu_lock);
+	return shadow_change_of(world->vcpu, debt);
+}
+
+void world_change_end(struct world *world, struct flush_debt *debt)
+{
+	shadow_commit(world->vm, debt);
+	shadow_unlock(world->vm);
+}
+
 uint64_t world_stat(const struct world *world, enum quire_vm_stat which)
 {
 	return quire_vm_stat(world->vm, which);

@@ -10,6 +10,9 @@
 #include "hosts/sim/sched.h"
 #include "hosts/sim/sim.h"
 
+struct flush_debt;
+struct shadow_change;
+
 /*
  * Slot 0 shows client pages from 0 on at gfns from 0 on, in 4K frames; slot 1 the pages from 512
  * on at gfn 512, huge at the host. L1's tables are at gfns below WORLD_DATA; the root is at
@@ -87,6 +90,11 @@ void world_stop(struct world *world);
 void world_start_two(struct world *world);
 /* Of a test whose setup() put its world into *@state: nothing listens to events any more. */
 int world_teardown(void **state);
+/* The same where the first processor is in L2. */
+int world_teardown_l2(void **state);
+/* What a fault of the first processor's does to shadow pages, by hand, and what comes behind it. */
+struct shadow_change world_change_begin(struct world *world, struct flush_debt *debt);
+void world_change_end(struct world *world, struct flush_debt *debt);
 uint64_t world_stat(const struct world *world, enum quire_vm_stat which);
 void world_start_vm(struct world *world);
 void world_stop_vm(struct world *world);
