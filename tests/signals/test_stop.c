@@ -20,20 +20,34 @@
 static int results[VCPUS];
 static int entered[2];
 
-/* Real mode, at address 0. */
-static const uint8_t spins[] = {0xeb, 0xfe};	    /* 1: jmp 1b */
-static const uint8_t sleeps[] = {0xf4, 0xeb, 0xfd}; /* 1: hlt; jmp 1b */
+/* What each guest says of itself, in its memory: it runs. */
+#define RUNS 0x800
+/* The guests' memory, which the process that stops them sees. */
+static volatile uint8_t *memory;
+
+/* Real mode: 1: movb $1, RUNS; jmp 1b. And 1: movb $1, RUNS + 1; hlt; jmp 1b. */
+static const uint8_t spins[] = {0xc6, 0x06, 0x00, 0x08, 0x01, 0xeb, 0xf9};
+static const uint8_t sleeps[] = {0xc6, 0x06, 0x01, 0x08, 0x01, 0xf4, 0xeb, 0xf8};
+
+/* KVM_RUN from the guest's beginning: a note, and later what the guest says. True: ended by EINTR.
+ */
+static int run_until_stopped(const struct vcpu *vcpu, int index)
+{
+	struct kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
+
+	CHECK(!ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable));
+	memory[RUNS + index] = 0;
+	CHECK(write(entered[1], "", 1) == 1);
+	return ioctl(vcpu->fd, KVM_RUN, 0) == -1 && errno == EINTR;
+}
 
 static void *run_guest(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 	int index = vcpu->run->padding1[0], interrupted = 0;
 
-	for (int i = 0; i < STOPS; i++) {
-		CHECK(write(entered[1], "", 1) == 1);
-		if (ioctl(vcpu->fd, KVM_RUN, 0) == -1 && errno == EINTR)
-			interrupted++;
-	}
+	for (int i = 0; i < STOPS; i++)
+		interrupted += run_until_stopped(vcpu, index);
 	results[index] = interrupted;
 	return NULL;
 }
@@ -44,17 +58,13 @@ static struct vm vm;
 /* A vCPU each for what spins and what sleeps. */
 static void make_vcpus(uint32_t slot_flags)
 {
-	uint8_t *memory =
-	    mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
 	vm_open(&vm, 0);
 	CHECK(!ioctl(vm.fd, KVM_CREATE_IRQCHIP, 0));
-	memcpy(memory, spins, sizeof(spins));
-	memcpy(memory + PAGE, sleeps, sizeof(sleeps));
+	memcpy((void *)memory, spins, sizeof(spins));
+	memcpy((void *)(memory + PAGE), sleeps, sizeof(sleeps));
 	CHECK(!REGION1(&vm, .flags = slot_flags, .memory_size = 2 * PAGE,
 		       .userspace_addr = (uintptr_t)memory));
 	for (int i = 0; i < VCPUS; i++) {
-		struct kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
 		struct kvm_regs regs = {.rflags = 2, .rip = i ? PAGE : 0};
 		struct kvm_sregs sregs;
 
@@ -67,7 +77,6 @@ static void make_vcpus(uint32_t slot_flags)
 		sregs.cs.base = sregs.cs.selector = 0;
 		CHECK(!ioctl(vcpus[i].fd, KVM_SET_SREGS, &sregs));
 		CHECK(!ioctl(vcpus[i].fd, KVM_SET_REGS, &regs));
-		CHECK(!ioctl(vcpus[i].fd, KVM_SET_MP_STATE, &runnable));
 	}
 }
 
@@ -96,8 +105,7 @@ static void *sleep_once(void *opaque)
 {
 	struct reader *reader = opaque;
 
-	CHECK(write(entered[1], "", 1) == 1);
-	if (ioctl(vcpus[1].fd, KVM_RUN, 0) == -1 && errno == EINTR)
+	if (run_until_stopped(&vcpus[1], 1))
 		__atomic_store_n(&reader->has_ended, 1, __ATOMIC_SEQ_CST);
 	return NULL;
 }
@@ -139,13 +147,27 @@ static int run_beside_a_call(void)
 	return reader.was_heard ? 0 : 1;
 }
 
-/* @notes come from the process before each of @stops. */
-static int stop_and_go(int (*run)(void), int stops, int notes)
+/* A stop that came before KVM_RUN would not end it. */
+static void wait_for_guests(int first)
+{
+	for (int i = first; i < VCPUS; i++) {
+		for (int turn = 0; turn < 30000 && !memory[RUNS + i]; turn++)
+			usleep(1000);
+		CHECK(memory[RUNS + i]);
+	}
+	/* One of them halts in a moment. */
+	usleep(20000);
+}
+
+/* Two notes come from the process before each of @stops; the guests from @first on run then. */
+static int stop_and_go(int (*run)(void), int stops, int first)
 {
 	int status;
 	pid_t pid;
 
 	CHECK(!pipe(entered));
+	memory = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(memory != MAP_FAILED);
 	pid = fork();
 	if (!pid) {
 		alarm(40);
@@ -155,16 +177,16 @@ static int stop_and_go(int (*run)(void), int stops, int notes)
 	for (int i = 0; i < stops; i++) {
 		char byte;
 
-		for (int note = 0; note < notes; note++)
+		for (int note = 0; note < 2; note++)
 			CHECK(read(entered[0], &byte, 1) == 1);
-		/* From the note to KVM_RUN is a moment. */
-		usleep(200000);
+		wait_for_guests(first);
 		CHECK(!kill(pid, SIGSTOP));
 		CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
 		CHECK(!kill(pid, SIGCONT));
 	}
 	CHECK(waitpid(pid, &status, 0) == pid);
 	close(entered[0]);
+	munmap((void *)memory, 2 * PAGE);
 	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
 		printf("status %#x\n", status);
 		return 1;
@@ -174,5 +196,5 @@ static int stop_and_go(int (*run)(void), int stops, int notes)
 
 int main(void)
 {
-	return stop_and_go(run_vcpus, STOPS, VCPUS) || stop_and_go(run_beside_a_call, 1, 2);
+	return stop_and_go(run_vcpus, STOPS, 0) || stop_and_go(run_beside_a_call, 1, 1);
 }
