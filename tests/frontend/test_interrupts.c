@@ -145,7 +145,9 @@ static void halted_guests_cost_nothing(void)
 	used = cpu_time_ns() - used;
 	getrusage(RUSAGE_SELF, &after);
 	woken = after.ru_nvcsw - before.ru_nvcsw;
-	CHECK(used < 10000000, "%ld ns of processor time for a sleep", used);
+	/* A thread that looks again and again takes all of it; what a host takes from its guest
+	 * counts here, too. */
+	CHECK(used < ASLEEP_US * 1000l / 5, "%ld ns of processor time for a sleep", used);
 	CHECK(woken < 30, "threads went to sleep %ld times", woken);
 	machine_close(&machine);
 }

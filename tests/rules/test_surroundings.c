@@ -1,4 +1,5 @@
 /* Guests under the limits of a process, and behind filters of system calls. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -7,6 +8,7 @@
 #include <linux/falloc.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -408,6 +410,31 @@ static void test_devices_behind_a_tenders_filter(void)
 	_exit(0);
 }
 
+/* Do all other threads of the process sleep? */
+static bool others_sleep(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	bool asleep = true;
+	struct dirent *task;
+
+	CHECK(tasks != NULL);
+	while ((task = readdir(tasks)) != NULL) {
+		char path[300], line[512] = "";
+		int file;
+
+		if (task->d_name[0] == '.' || atoi(task->d_name) == getpid())
+			continue;
+		snprintf(path, sizeof(path), "/proc/self/task/%s/stat", task->d_name);
+		file = open(path, O_RDONLY);
+		if (file < 0)
+			continue;
+		asleep = asleep && read(file, line, sizeof(line) - 1) > 0 && strstr(line, ") S");
+		CHECK_OK(close(file));
+	}
+	closedir(tasks);
+	return asleep;
+}
+
 /* One for every thread, those of KVM's side too: they work on, and a file of memory ends. */
 static void test_a_filter_of_all_threads(void)
 {
@@ -424,7 +451,9 @@ static void test_a_filter_of_all_threads(void)
 	copy = dup(memory_fd);
 	CHECK(copy >= 0);
 	/* What libc calls in a thread that begins is not to be judged. */
-	usleep(100000);
+	do
+		usleep(100000);
+	while (!others_sleep());
 	allow_alone(calls, COUNT(calls), SECCOMP_FILTER_FLAG_TSYNC);
 	for (int i = 0; i < 3; i++) {
 		CHECK_EQ(write((int)irqfd.fd, &one, sizeof(one)), sizeof(one));
