@@ -149,7 +149,7 @@ static bool is_gigantic(const u64 *blocks)
 {
 	const struct gmem_block *first = gmem_block_at(blocks);
 
-	return first && atomic_load_relaxed_u32(&first->gigantic);
+	return first && atomic_load_relaxed_u32(&first->gigantic) == GMEM_GIGANTIC_ORDER;
 }
 
 void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page *page)
@@ -162,7 +162,7 @@ void gmem_page_read(const struct gmem_pages *pages, u64 index, struct gmem_page 
 		return;
 	page->state = gmem_block_state(block, off);
 	page->pfn = gmem_block_pfn(block, off, page->state);
-	page->order = atomic_load_relaxed_u32(&block->order);
+	page->order = gmem_block_is_unit(block) ? GMEM_BLOCK_ORDER : 0;
 	if (page->order && is_gigantic(gigantic_find(pages, index / GMEM_BLOCK_PAGES)))
 		page->order = GMEM_GIGANTIC_ORDER;
 }
@@ -244,24 +244,37 @@ int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block
 	return 0;
 }
 
+/* A unit's word until poison was looked for: this and the joiner's number. */
+#define UNIT_ASKED 0x10000u
+
 /*
- * @unit says that pages are one unit, until a lost one is found among them. Poison comes at any
+ * Pages become one unit, which @unit says, unless a lost one is among them. Poison comes at any
  * time: here the word is stored before the poison is looked for, in gmem_page_poison() the other
- * way round.
+ * way round. Until that look no reader takes the pages for a unit: it would map a lost one with the
+ * others. Joiners of 1 GiB may meet, so each stores its own number.
  */
-static void unit_say(u32 *unit, u32 value)
+static u32 unit_ask(u32 *unit, u32 joiner)
 {
-	atomic_store_relaxed_u32(unit, value);
+	atomic_store_relaxed_u32(unit, UNIT_ASKED + joiner);
 	atomic_fence(); /* pairs with gmem_block_set() in gmem_page_poison() */
+	return UNIT_ASKED + joiner;
+}
+
+/* Poison that came after the look has changed the word. */
+static void unit_say(u32 *unit, u32 asked, u32 order)
+{
+	(void)atomic_cmpxchg_u32(unit, &asked, order);
 }
 
 void gmem_block_join(struct gmem_block *block)
 {
+	u32 asked;
+
 	CHECK(gmem_block_all_have(block, GMEM_PAGE_EXISTS));
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
-	unit_say(&block->order, GMEM_BLOCK_ORDER);
-	if (gmem_block_any_has(block, GMEM_PAGE_POISONED))
-		atomic_store_relaxed_u32(&block->order, 0);
+	asked = unit_ask(&block->order, 0);
+	unit_say(&block->order, asked,
+		 gmem_block_any_has(block, GMEM_PAGE_POISONED) ? 0 : GMEM_BLOCK_ORDER);
 }
 
 int gmem_block_add_unit(const struct gmem_pages *pages, struct gmem_block *block, pfn_t pfn)
@@ -292,6 +305,7 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 	u64 first = round_down_u64(index, GMEM_GIGANTIC_PAGES), base;
 	const u64 *blocks = gigantic_find(pages, first / GMEM_BLOCK_PAGES);
 	struct gmem_block *block;
+	u32 asked;
 
 	if (pages->max_order < GMEM_GIGANTIC_ORDER || !blocks)
 		return;
@@ -306,20 +320,22 @@ void gmem_gigantic_join(const struct gmem_pages *pages, u64 index)
 			return;
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	CHECK(first + GMEM_GIGANTIC_PAGES <= pages->npages);
-	unit_say(&block->gigantic, 1);
-	if (any_block_has(blocks, GMEM_PAGE_POISONED))
-		atomic_store_relaxed_u32(&block->gigantic, 0);
+	asked = unit_ask(&block->gigantic, (u32)((index - first) / GMEM_BLOCK_PAGES));
+	unit_say(&block->gigantic, asked,
+		 any_block_has(blocks, GMEM_PAGE_POISONED) ? 0 : GMEM_GIGANTIC_ORDER);
 }
 
 void gmem_block_break(const struct gmem_pages *pages, struct gmem_block *block, u64 block_no)
 {
 	const u64 *blocks = gigantic_find(pages, block_no);
+	struct gmem_block *first = gmem_block_at(blocks);
 
 	CHECK(gmem_block_find(pages, block_no) == block);
 	CHECK(!blocks || gmem_block_at(&blocks[block_no % GMEM_GIGANTIC_BLOCKS]) == block);
 	atomic_store_relaxed_u32(&block->order, 0);
-	if (is_gigantic(blocks))
-		atomic_store_relaxed_u32(&gmem_block_at(blocks)->gigantic, 0);
+	/* Also where a joiner is about to say so. */
+	if (first && atomic_load_relaxed_u32(&first->gigantic))
+		atomic_store_relaxed_u32(&first->gigantic, 0);
 }
 
 void gmem_page_poison(struct gmem_pages *pages, u64 index)

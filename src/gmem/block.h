@@ -26,7 +26,7 @@ struct gmem_block {
 	u64 base;		      /* (a) frame of the block's first page, and GMEM_BASE_VALID */
 	u64 *list;		      /* (a) frames of SCATTERED pages, or NULL */
 	u32 order;    /* (a) GMEM_BLOCK_ORDER: the host gave the block as one unit */
-	u32 gigantic; /* (a) of the first of 1 GiB: the host gave all its blocks as one unit */
+	u32 gigantic; /* (a) of the first of 1 GiB: GMEM_GIGANTIC_ORDER, likewise of its blocks */
 	u32 heard;    /* (a) whether all pages without a block were lost: asked since it is there */
 };
 

@@ -115,18 +115,22 @@ static void unit_body(uint32_t thread, void *ctx)
 	}
 }
 
+/* Was the block one unit when the page's loss was told of? A fault would have mapped the page. */
+static bool was_unit;
+
 static void join_setup(void *ctx)
 {
 	pages_setup(ctx);
 	block_setup(GMEM_BLOCK_PAGES, GMEM_PAGE_EXISTS);
+	was_unit = false;
 }
 
-/* A block becomes one unit while a page of it is lost. */
-static void join_body(uint32_t thread, void *ctx)
+/* A block becomes one unit, or a page of it is lost. */
+static void join_or_lose(bool loses)
 {
-	(void)ctx;
-	if (thread) {
+	if (loses) {
 		gmem_page_poison(&part.pages, PAGE);
+		was_unit = gmem_block_is_unit(block_of_page());
 		return;
 	}
 	rwlock_read_lock(&part.pages.punch_lock);
@@ -134,10 +138,23 @@ static void join_body(uint32_t thread, void *ctx)
 	rwlock_read_unlock(&part.pages.punch_lock);
 }
 
+static void join_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	join_or_lose(thread);
+}
+
+/* The other one begins: few preemptions reach other interleavings. */
+static void lose_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	join_or_lose(!thread);
+}
+
 static bool is_no_unit(void *ctx)
 {
 	(void)ctx;
-	return !gmem_block_is_unit(gmem_block_find(&part.pages, 0));
+	return !was_unit && !gmem_block_is_unit(gmem_block_find(&part.pages, 0));
 }
 
 static bool is_lost(const struct gmem_block *block)
@@ -559,6 +576,7 @@ const struct pair pairs_gmem_part[] = {
     {"scattered pages, two makers", 2, scattered_setup, makers_body, part_is_good, 0},
     {"unit, its last page and a lookup", 1, unit_setup, unit_body, part_is_good, 0},
     {"unit and a lost page", 2, join_setup, join_body, is_no_unit, 0},
+    {"lost page and its unit", 2, join_setup, lose_body, is_no_unit, 0},
     {"lost page and its block", 2, lost_setup, lost_body, is_lost_then, 0},
     {"lost page, two makers of its block", 2, lost_before_setup, lost_before_body, part_is_good, 0},
     {"all pages lost, two makers of a block", 1, all_lost_setup, lost_before_body, part_is_good, 0},
