@@ -6,9 +6,9 @@
 
 /*
  * Operations work on plain u32/u64/pointer fields, so that a table entry needs no wrapper. The
- * name says the order: relaxed, acquire, release, and full for read-modify-write, which is
- * sequentially consistent and a full fence as well. atomic_fence() is a full fence; its comment
- * names its partner.
+ * name says the order: relaxed, acquire, release. A read-modify-write is sequentially consistent
+ * and a full fence as well, unless its name says relaxed. atomic_fence() is a full fence; its
+ * comment names its partner.
  */
 #ifdef QUIRE_SCHED
 void base_sched_point(const char *what, const void *where);
@@ -49,38 +49,45 @@ static inline void base_sched_resume(void)
 		return old;                           \
 	}
 
-#define ATOMIC_WORD(T, suffix)                                                                  \
-	ATOMIC_INLINE T atomic_load_relaxed_##suffix(T const *p)                                \
-	{                                                                                       \
-		ATOMIC_POINT(p);                                                                \
-		return __atomic_load_n(p, __ATOMIC_RELAXED);                                    \
-	}                                                                                       \
-	ATOMIC_INLINE T atomic_load_acquire_##suffix(T const *p)                                \
-	{                                                                                       \
-		ATOMIC_POINT(p);                                                                \
-		return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                    \
-	}                                                                                       \
-	ATOMIC_INLINE void atomic_store_relaxed_##suffix(T *p, T v)                             \
-	{                                                                                       \
-		ATOMIC_POINT(p);                                                                \
-		__atomic_store_n(p, v, __ATOMIC_RELAXED);                                       \
-	}                                                                                       \
-	ATOMIC_INLINE void atomic_store_release_##suffix(T *p, T v)                             \
-	{                                                                                       \
-		ATOMIC_POINT(p);                                                                \
-		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                       \
-	}                                                                                       \
-	ATOMIC_INLINE T atomic_exchange_##suffix(T *p, T v)                                     \
-	{                                                                                       \
-		ATOMIC_POINT(p);                                                                \
-		return atomic_fenced_##suffix(__atomic_exchange_n(p, v, __ATOMIC_SEQ_CST));     \
-	}                                                                                       \
-	/* True when *@p was *@expected and is @desired now; else *@expected is what it was. */ \
-	ATOMIC_INLINE bool atomic_cmpxchg_##suffix(T *p, T *expected, T desired)                \
-	{                                                                                       \
-		ATOMIC_POINT(p);                                                                \
-		return atomic_fenced_bool(__atomic_compare_exchange_n(                          \
-		    p, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));          \
+#define ATOMIC_WORD(T, suffix)                                                                    \
+	ATOMIC_INLINE T atomic_load_relaxed_##suffix(T const *p)                                  \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_load_n(p, __ATOMIC_RELAXED);                                      \
+	}                                                                                         \
+	ATOMIC_INLINE T atomic_load_acquire_##suffix(T const *p)                                  \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                      \
+	}                                                                                         \
+	ATOMIC_INLINE void atomic_store_relaxed_##suffix(T *p, T v)                               \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		__atomic_store_n(p, v, __ATOMIC_RELAXED);                                         \
+	}                                                                                         \
+	ATOMIC_INLINE void atomic_store_release_##suffix(T *p, T v)                               \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                         \
+	}                                                                                         \
+	ATOMIC_INLINE T atomic_exchange_##suffix(T *p, T v)                                       \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return atomic_fenced_##suffix(__atomic_exchange_n(p, v, __ATOMIC_SEQ_CST));       \
+	}                                                                                         \
+	/* True when *@p was *@expected and is @desired now; else *@expected is what it was. */   \
+	ATOMIC_INLINE bool atomic_cmpxchg_##suffix(T *p, T *expected, T desired)                  \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return atomic_fenced_bool(__atomic_compare_exchange_n(                            \
+		    p, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));            \
+	}                                                                                         \
+	/* The same in one step and no more: nothing is handed over with it. */                   \
+	ATOMIC_INLINE bool atomic_cmpxchg_relaxed_##suffix(T *p, T *expected, T desired)          \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_compare_exchange_n(p, expected, desired, false, __ATOMIC_RELAXED, \
+						   __ATOMIC_RELAXED);                             \
 	}
 
 #define ATOMIC_ARITHMETIC(T, suffix)                                                       \
@@ -104,6 +111,12 @@ static inline void base_sched_resume(void)
 	{                                                                                  \
 		ATOMIC_POINT(p);                                                           \
 		return atomic_fenced_##suffix(__atomic_fetch_and(p, v, __ATOMIC_SEQ_CST)); \
+	}                                                                                  \
+	/* The same in one step and no more: nothing is handed over with it. */            \
+	ATOMIC_INLINE T atomic_fetch_or_relaxed_##suffix(T *p, T v)                        \
+	{                                                                                  \
+		ATOMIC_POINT(p);                                                           \
+		return __atomic_fetch_or(p, v, __ATOMIC_RELAXED);                          \
 	}                                                                                  \
 	/* For statistics: no order at all. */                                             \
 	ATOMIC_INLINE void atomic_add_relaxed_##suffix(T *p, T v)                          \
@@ -164,6 +177,9 @@ static inline void sole_writer_store_u64(u64 *p, u64 v)
 	(ATOMIC_POINT(p),                                                                  \
 	 atomic_fenced_bool(__atomic_compare_exchange_n((p), (expected), (desired), false, \
 							__ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)))
+#define atomic_cmpxchg_relaxed_ptr(p, expected, desired)                                 \
+	(ATOMIC_POINT(p), __atomic_compare_exchange_n((p), (expected), (desired), false, \
+						      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 
 /* A full fence. */
 ATOMIC_INLINE void atomic_fence(void)

@@ -147,7 +147,7 @@ void rwlock_write_lock(struct rwlock *lock) NO_LOCK_ANALYSIS
 
 	held_push(lock, lock->rank, LOCK_EXCLUSIVE);
 	mutex_acquire(&lock->writers);
-	atomic_fetch_or_u32(&lock->readers, RWLOCK_WRITER);
+	atomic_fetch_or_relaxed_u32(&lock->readers, RWLOCK_WRITER);
 	while ((seen = atomic_load_acquire_u32(&lock->readers)) != RWLOCK_WRITER)
 		base_platform->wait(&lock->readers, seen);
 }
@@ -217,7 +217,7 @@ void gate_wait(u32 *gate)
 
 	while ((seen = atomic_load_acquire_u32(gate)))
 		/* The word says that a thread sleeps, so that gate_open() wakes it. */
-		if (seen == GATE_SLEEPERS || atomic_cmpxchg_u32(gate, &seen, GATE_SLEEPERS))
+		if (seen == GATE_SLEEPERS || atomic_cmpxchg_relaxed_u32(gate, &seen, GATE_SLEEPERS))
 			base_platform->wait(gate, GATE_SLEEPERS);
 }
 

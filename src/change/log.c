@@ -365,7 +365,7 @@ static void put_back(struct quire_vm *vm, const struct log_loan *loan)
 		biglock_read_lock(&vm->mmu_lock, NULL);
 		for (u64 i = start; i < end; i++)
 			if (loan->words[i])
-				atomic_fetch_or_u64(&loan->bitmap->bits[i], loan->words[i]);
+				atomic_fetch_or_relaxed_u64(&loan->bitmap->bits[i], loan->words[i]);
 		biglock_read_unlock(&vm->mmu_lock, NULL);
 	}
 }

@@ -59,7 +59,7 @@ static inline void dirty_bitmap_mark(struct dirty_bitmap *bitmap, u64 index)
 	CHECK(lock_rank_is_held(RANK_MMU) || MUTANT(own_mark_unlocked));
 	/* Most pages that are marked are marked already: do not own the line for them. */
 	if (!dirty_bitmap_has(bitmap, index))
-		atomic_fetch_or_u64(word, bit);
+		atomic_fetch_or_relaxed_u64(word, bit);
 }
 
 #endif

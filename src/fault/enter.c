@@ -59,7 +59,8 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 		err = load_stage2(vcpu, stage2);
 		if (unlikely(err)) {
 			/* What an earlier turn took is still owed. */
-			atomic_fetch_or_u64(&vcpu->mode.doorbell, *requests & LIBRARY_REQUESTS);
+			atomic_fetch_or_relaxed_u64(&vcpu->mode.doorbell,
+						    *requests & LIBRARY_REQUESTS);
 			return err;
 		}
 		taken = guest_mode_enter(&vcpu->mode);

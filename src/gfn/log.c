@@ -15,7 +15,7 @@ void dirty_log_push(struct quire_vcpu *vcpu, u32 slot, u64 offset)
 	QUIRE_TRACE(kvm_dirty_ring_push, vcpu->id, vcpu->ring.dirty_index, vcpu->ring.reset_index,
 		    slot, offset);
 	if (dirty_ring_is_soft_full(&vcpu->ring))
-		atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
+		atomic_fetch_or_relaxed_u64(&vcpu->mode.doorbell, QUIRE_REQ_DIRTY_RING_FULL);
 }
 
 /* In a section, whose full fence comes after the write and before the look here. Partner: the flush

@@ -93,7 +93,8 @@ static void note_lost(struct gmem_pages *pages, u64 index)
 	for (u32 i = 0; i < GMEM_LOST_PAGES && !noted; i++) {
 		u64 free = 0;
 
-		noted = atomic_cmpxchg_u64(&pages->lost[i], &free, index + 1) || free == index + 1;
+		noted = atomic_cmpxchg_relaxed_u64(&pages->lost[i], &free, index + 1) ||
+			free == index + 1;
 	}
 	if (!noted)
 		atomic_store_relaxed_u32(&pages->all_lost, 1);
@@ -111,7 +112,7 @@ void gmem_lost_forget(struct gmem_pages *pages, u64 first, u64 npages)
 		u64 lost = atomic_load_relaxed_u64(&pages->lost[i]);
 
 		if (lost && lost - 1 >= first && lost - 1 - first < npages)
-			(void)atomic_cmpxchg_u64(&pages->lost[i], &lost, 0);
+			(void)atomic_cmpxchg_relaxed_u64(&pages->lost[i], &lost, 0);
 	}
 	if (!first && npages >= pages->npages)
 		atomic_store_relaxed_u32(&pages->all_lost, 0);
@@ -232,7 +233,7 @@ int gmem_block_add_page(const struct gmem_pages *pages, struct gmem_block *block
 
 	CHECK(lock_rank_is_held(RANK_GMEM_PUNCH));
 	CHECK(!(gmem_block_state(block, off) & GMEM_PAGE_EXISTS));
-	if (atomic_cmpxchg_u64(&block->base, &base, want) || base == want) {
+	if (atomic_cmpxchg_relaxed_u64(&block->base, &base, want) || base == want) {
 		gmem_block_set(block, off, GMEM_PAGE_EXISTS);
 		return 0;
 	}
@@ -263,7 +264,7 @@ static u32 unit_ask(u32 *unit, u32 joiner)
 /* Poison that came after the look has changed the word. */
 static void unit_say(u32 *unit, u32 asked, u32 order)
 {
-	(void)atomic_cmpxchg_u32(unit, &asked, order);
+	(void)atomic_cmpxchg_relaxed_u32(unit, &asked, order);
 }
 
 void gmem_block_join(struct gmem_block *block)

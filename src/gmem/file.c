@@ -250,7 +250,7 @@ int gmem_file_get(struct quire_gmem *file)
 	CHECK(base_self()->nesting);
 	CHECK(seen);
 	while (!(seen & GMEM_RELEASED)) {
-		if (atomic_cmpxchg_u32(&file->active, &seen, seen + 1))
+		if (atomic_cmpxchg_relaxed_u32(&file->active, &seen, seen + 1))
 			return 1;
 	}
 	return 0;
@@ -289,7 +289,7 @@ void gmem_release_begin(struct quire_gmem *gmem)
 	CHECK(lock_is_held(&gmem->vm->slots_lock, LOCK_EXCLUSIVE));
 	CHECK(lock_is_held(&gmem->inode->invalidate_lock, LOCK_EXCLUSIVE));
 	CHECK(!(atomic_load_relaxed_u32(&gmem->active) & GMEM_RELEASED));
-	atomic_fetch_or_u32(&gmem->active, GMEM_RELEASED);
+	atomic_fetch_or_relaxed_u32(&gmem->active, GMEM_RELEASED);
 	ptree_for_overlap(&gmem->bindings, 0, UINT64_MAX, &cursor, &item)
 	{
 		struct memslot *slot = item.value;

@@ -21,7 +21,7 @@ static int age_entry(const struct age *age, u64 *entry)
 	CHECK(shadow_leaf_gfn(shadow_page_of(entry), shadow_index_of(entry)).v / age->pages ==
 	      age->at);
 	if (age->kind == QUIRE_AGE_CLEAR)
-		(void)!atomic_cmpxchg_u64(entry, &old, old & ~f->accessed);
+		(void)!atomic_cmpxchg_relaxed_u64(entry, &old, old & ~f->accessed);
 	return 1;
 }
 

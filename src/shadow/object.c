@@ -19,7 +19,7 @@ static void push_slab(struct object_slabs *slabs, struct table *table)
 	CHECK(table != head);
 	do {
 		table->next = head;
-	} while (!atomic_cmpxchg_ptr(&slabs->tables, &head, table));
+	} while (!atomic_cmpxchg_relaxed_ptr(&slabs->tables, &head, table));
 	atomic_add_relaxed_u64(&slabs->count, 1);
 }
 

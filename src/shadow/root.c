@@ -278,7 +278,7 @@ static int pae_root_load(const struct shadow_change *shared, struct quire_vcpu *
 	for (u32 i = 0; !err && i < PAE_ENTRIES; i++)
 		err = lead_to_directory(shared, vcpu, i, path);
 	CHECK(!guest_mode_is_on(&vcpu->mode));
-	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
+	atomic_fetch_or_relaxed_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 	return err;
 }
 

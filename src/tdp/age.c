@@ -34,7 +34,8 @@ static void age_run(const struct walk_run *run, void *ctx)
 		if (age->kind == QUIRE_AGE_CLEAR && MUTANT(age_blind))
 			atomic_store_relaxed_u64(&run->entries[i], entry_make_old(f, old));
 		else if (age->kind == QUIRE_AGE_CLEAR)
-			(void)!atomic_cmpxchg_u64(&run->entries[i], &old, entry_make_old(f, old));
+			(void)!atomic_cmpxchg_relaxed_u64(&run->entries[i], &old,
+							  entry_make_old(f, old));
 	}
 }
 

@@ -178,7 +178,7 @@ static u64 protect_shared(const struct protector *by, u64 *entries, u64 mask)
 
 			CHECK(entry_same_pfn(f, new, old));
 			any = 1;
-			if (!atomic_cmpxchg_u64(entry, &old, new))
+			if (!atomic_cmpxchg_relaxed_u64(entry, &old, new))
 				continue;
 			if (quire_trace_is_on())
 				tdp_trace_change(entry, old, new);

@@ -103,7 +103,7 @@ int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space
 		return 0;
 	/* First: a flusher that looks meanwhile finds old translations with their space, or this.
 	 */
-	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
+	atomic_fetch_or_relaxed_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 	keep_root(vcpu);
 	vcpu->shadow = (struct vcpu_shadow_root){0};
 	vcpu->as_id = address_space;
@@ -117,5 +117,5 @@ void quire_vcpu_flush_nested(struct quire_vcpu *vcpu)
 {
 	CHECK(!guest_mode_is_on(&vcpu->mode));
 	vcpu->shadow.lags = 1;
-	atomic_fetch_or_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
+	atomic_fetch_or_relaxed_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 }
