@@ -127,6 +127,34 @@ static void test_log_is_harvested(void **state)
 	check_holds(UINT64_MAX, 0);
 }
 
+static uint32_t releases;
+
+static void count_release(const struct quire_vm *vm)
+{
+	(void)vm;
+	releases++;
+}
+
+/* However little they change: each word of the log is a hold of its own here, and one is the
+ * harvest's. */
+static void test_words_of_a_log(void **state)
+{
+	const uint32_t words = WORLD_SLOT_PAGES / 64;
+
+	(void)state;
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	for (uint32_t word = 0; word < words; word++)
+		(void)world_check(&world, BLOCK(1) + PAGE(64 * word + 5), WORLD_WRITE);
+	releases = 0;
+	vm_check_also = count_release;
+	assert_int_equal(world_harvest(&world, 1), 0);
+	vm_check_also = NULL;
+	assert_int_equal(releases, 1 + words);
+	count_leaves(world.vm, &seen.leaves, &seen.writable);
+	assert_int_equal(seen.leaves, words);
+	assert_int_equal(seen.writable, 0);
+}
+
 /* L1 maps the block by huge entries, which the log has split: they come back. */
 static void test_log_stops(void **state)
 {
@@ -199,6 +227,7 @@ int hold_tests(void)
 	const struct CMUnitTest tests[] = {
 	    HOLD_TEST(test_log_starts),
 	    HOLD_TEST(test_log_is_harvested),
+	    HOLD_TEST(test_words_of_a_log),
 	    HOLD_TEST(test_log_stops),
 	    HOLD_TEST(test_slot_goes),
 	    HOLD_TEST(test_slot_goes_alone),
