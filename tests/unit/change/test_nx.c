@@ -1,4 +1,5 @@
 /* NX huge pages: no huge leaf is executable, and what is executed comes back huge in the end. */
+#include "src/vm/check.h"
 #include "tests/unit/support.h"
 
 #define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
@@ -175,8 +176,85 @@ static void test_switched_on(void **state)
 	vm_end();
 }
 
+static uint32_t releases;
+
+static void count_release(const struct quire_vm *vm)
+{
+	(void)vm;
+	releases++;
+}
+
+/* Tables that one hold of the lock may recover. */
+#define BATCH 64u
+
+/* @count blocks that lie at another offset in 1 GiB for the client, each executed. */
+static void begin_blocks(uint32_t count)
+{
+	const struct quire_region region = {.gpa = gpa_of((gfn_t){SIM_BLOCK}),
+					    .size_bytes = PAGES(count * SIM_BLOCK),
+					    .hva = sim_hva(0)};
+
+	vm_begin();
+	sim_map_gigantic(&machine.host, 0, SIM_WRITABLE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	for (uint32_t block = 1; block <= count; block++)
+		assert_int_equal(fault_at(block * SIM_BLOCK + 1, FETCH), QUIRE_FIXED);
+	expect(0, count);
+	releases = 0;
+	vm_check_also = count_release;
+}
+
+static void recovers(uint32_t ratio, uint64_t count, uint32_t holds)
+{
+	releases = 0;
+	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, ratio), count);
+	assert_int_equal(releases, holds);
+}
+
+/* Many go in several holds of the lock, each of which does as many as it may. */
+static void test_holds(void **state)
+{
+	static const struct {
+		uint32_t count, holds;
+	} cases[] = {{1, 1}, {BATCH - 1, 1}, {BATCH, 1}, {BATCH + 1, 2}, {2 * BATCH + 1, 3}};
+
+	(void)state;
+	for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		begin_blocks(cases[i].count);
+		recovers(1, cases[i].count, cases[i].holds);
+		expect(0, 0);
+		recovers(1, 0, 0);
+		vm_check_also = NULL;
+		vm_end();
+	}
+}
+
+/* What is asked for is a part, rounded up; and what was taken meanwhile by others is not found. */
+static void test_parts(void **state)
+{
+	(void)state;
+	begin_blocks(10);
+	recovers(0, 0, 0);
+	recovers(4, 3, 1);
+	expect(0, 7);
+	recovers(7, 1, 1);
+	recovers(UINT32_MAX, 1, 1);
+	expect(0, 5);
+	machine.vm->stats[QUIRE_VM_STAT_nx_lpage_splits] += 3;
+	recovers(1, 5, 1);
+	expect(0, 3);
+	machine.vm->stats[QUIRE_VM_STAT_nx_lpage_splits] = 0;
+	vm_check_also = NULL;
+	vm_end();
+}
+
 int main(void)
 {
+	const struct CMUnitTest many[] = {
+	    cmocka_unit_test(test_holds),
+	    cmocka_unit_test(test_parts),
+	};
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_off),		cmocka_unit_test(test_read_then_fetch),
 	    cmocka_unit_test(test_fetch_first), cmocka_unit_test(test_recovery),
@@ -184,5 +262,6 @@ int main(void)
 	    cmocka_unit_test(test_zapped),	cmocka_unit_test(test_switched_on),
 	};
 
-	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0])) |
+	       run_formats_kinds(many, sizeof(many) / sizeof(many[0]), 1);
 }
