@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 #include <cmocka.h>
 
 #include "src/change/change.h"
@@ -155,6 +156,40 @@ static void test_words_of_a_log(void **state)
 	assert_int_equal(seen.writable, 0);
 }
 
+static int give_word(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
+{
+	assert_int_equal(offset_bytes, 0);
+	assert_int_equal(size_bytes, sizeof(uint64_t));
+	memcpy(dst, ctx, size_bytes);
+	return 0;
+}
+
+/* Of the pages that a clear names each loses W, and no neighbour does: in runs of any length. */
+static void test_runs_of_a_word(void **state)
+{
+	static const uint64_t masks[] = {UINT64_MAX,		1,
+					 UINT64_C(1) << 63,	UINT64_MAX >> 1,
+					 UINT64_MAX << 1,	UINT64_C(0x8000000180000001),
+					 UINT64_C(0xf0ff00000f)};
+	uint64_t mask = 0, left = WORLD_SLOT_PAGES;
+	struct quire_clear_log clear = {.slot = 1, .npages = 64, .copy_in = give_word, .ctx = &mask};
+
+	(void)state;
+	assert_int_equal(quire_vm_set_manual_protect(world.vm, 1), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	for (uint32_t page = 0; page < WORLD_SLOT_PAGES; page++)
+		(void)world_check(&world, BLOCK(1) + PAGE(page), WORLD_WRITE);
+	for (uint32_t word = 0; word < sizeof(masks) / sizeof(masks[0]); word++) {
+		mask = masks[word];
+		clear.first_page = 64 * word;
+		left -= (uint64_t)__builtin_popcountll(mask);
+		assert_int_equal(quire_vm_clear_dirty_log(world.vm, &clear), 0);
+		count_leaves(world.vm, &seen.leaves, &seen.writable);
+		assert_int_equal(seen.leaves, WORLD_SLOT_PAGES);
+		assert_int_equal(seen.writable, left);
+	}
+}
+
 /* L1 maps the block by huge entries, which the log has split: they come back. */
 static void test_log_stops(void **state)
 {
@@ -228,6 +263,7 @@ int hold_tests(void)
 	    HOLD_TEST(test_log_starts),
 	    HOLD_TEST(test_log_is_harvested),
 	    HOLD_TEST(test_words_of_a_log),
+	    HOLD_TEST(test_runs_of_a_word),
 	    HOLD_TEST(test_log_stops),
 	    HOLD_TEST(test_slot_goes),
 	    HOLD_TEST(test_slot_goes_alone),
