@@ -2,6 +2,7 @@
 #include <quire/trace.h>
 
 #include "src/vm/check.h"
+#include "src/vm/vm.h"
 #include "tests/unit/support.h"
 
 #define INITIALLY_SET 3u
@@ -168,6 +169,84 @@ static void test_words_of_a_range(void **state)
 	end();
 }
 
+/* What a log that starts, and one that stops, holds where no guest is nested and nothing is mapped. */
+static void test_start_and_stop(void **state)
+{
+	uint64_t flushes;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, BACKED, SIM_WRITABLE);
+	add_slot(0, BACKED, 0);
+	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
+	releases = 0;
+	vm_check_also = count_release;
+	add_slot(0, BACKED, QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(releases, 1);
+	/* What another change has write-protected may not have been flushed yet. */
+	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
+	add_slot(0, BACKED, 0);
+	assert_int_equal(releases, 1);
+	end();
+}
+
+/* Behind the range that is cleared there are older words: they split nothing. */
+static void test_words_behind_a_range(void **state)
+{
+	(void)state;
+	vm_begin();
+	assert_int_equal(quire_vm_set_manual_protect(machine.vm, INITIALLY_SET), 0);
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	store(5, 1);
+	store(SIM_BLOCK + 5, 1);
+	add_slot(0, 2 * SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+	assert_int_equal(log_harvest(0), 2 * SIM_BLOCK);
+	log_clear(0, SIM_BLOCK, UINT64_MAX);
+	leaves_are(0, 1, SIM_BLOCK);
+	assert_int_equal(level_at(SIM_BLOCK), QUIRE_LEVEL_2M);
+	assert_true(writable_at(SIM_BLOCK));
+	vm_end();
+}
+
+/* Pages that lie at another offset in their blocks for the client never become one leaf; nor do
+ * those that an invalidation has taken, before it ends. */
+static void test_no_huge_page_comes_back(void **state)
+{
+	const struct quire_region region = {.size_bytes = PAGES(SIM_BLOCK), .hva = sim_hva(1)};
+	struct quire_region logged = region;
+
+	(void)state;
+	logged.flags = QUIRE_SLOT_LOG_DIRTY;
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &logged), 0);
+	store(5, 1);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	leaves_are(0, 0, 1);
+	vm_end();
+
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+	store(5, 1);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	invalidation_begin(machine.vm);
+	invalidation_add_range(machine.vm, (gfn_t){SIM_BLOCK - 1}, (gfn_t){SIM_BLOCK});
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	add_slot(0, SIM_BLOCK, 0);
+	leaves_are(0, 0, 1);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	invalidation_end(machine.vm);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	add_slot(0, SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+	add_slot(0, SIM_BLOCK, 0);
+	leaves_are(0, 1, 0);
+	vm_end();
+}
+
 /* Whether guest mode is closed, seen where a leaf loses W. */
 static struct {
 	uint32_t seen, closed;
@@ -226,6 +305,9 @@ int main(void)
 	    cmocka_unit_test(test_holds),
 	    cmocka_unit_test(test_all_are_armed),
 	    cmocka_unit_test(test_words_of_a_range),
+	    cmocka_unit_test(test_start_and_stop),
+	    cmocka_unit_test(test_words_behind_a_range),
+	    cmocka_unit_test(test_no_huge_page_comes_back),
 	    cmocka_unit_test(test_guest_mode),
 	};
 
