@@ -3,6 +3,8 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include <quire/format.h>
@@ -10,6 +12,8 @@
 #include <quire/vcpu.h>
 #include <quire/vm.h>
 
+#include "src/gmem/rmp.h"
+#include "src/vm/vm.h"
 #include "tests/unit/fake_host.h"
 
 static void test_without_platform(void **state)
@@ -90,12 +94,50 @@ static void test_mmio_entries(void **state)
 	}
 }
 
+/* Do two VMs of one host share the reverse map of its frames? */
+static bool shares_map(struct quire_vm *vm)
+{
+	struct quire_vm_config config = {
+	    .type = QUIRE_VM_SW_PROTECTED, .maxphyaddr = 48, .host = &fake_ops};
+	struct quire_vm *other;
+	bool shares;
+
+	if (quire_vm_create(&config, &other))
+		_exit(2);
+	shares = other->rmp->map == vm->rmp->map;
+	quire_vm_put(other);
+	return shares;
+}
+
+/* The child of a fork has frames of its own: what its parent's VMs own is no matter to it. */
+static void test_fork(void **state)
+{
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_SW_PROTECTED);
+	int status;
+	pid_t child;
+
+	(void)state;
+	assert_true(shares_map(vm));
+	child = fork();
+	if (!child) {
+		quire_platform_forked();
+		_exit(shares_map(vm));
+	}
+	assert_true(child > 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	assert_true(shares_map(vm));
+	fake_vm_end(vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_without_platform),
 	    cmocka_unit_test(test_without_memory),
 	    cmocka_unit_test(test_mmio_entries),
+	    cmocka_unit_test(test_fork),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
