@@ -259,6 +259,40 @@ static void test_no_room_for_sources(void **state)
 	populate_end();
 }
 
+static void take_slot_away(void)
+{
+	const struct quire_region gone = {.slot = 1};
+
+	assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
+}
+
+/* No lock is held between two units, and the slot may go there: what was filled is said. */
+static int slot_goes(void)
+{
+	if (stop_after-- == 0)
+		take_slot_away();
+	return 0;
+}
+
+static void test_slot_goes(void **state)
+{
+	struct quire_gmem_fill request = {.gfn = {GFN},
+					  .npages = 4,
+					  .fill = copy_byte,
+					  .ctx = &machine,
+					  .interrupted = slot_goes};
+
+	(void)state;
+	for (int filled = 0; filled < 3; filled++) {
+		populate_begin();
+		stop_after = filled;
+		assert_int_equal(quire_gmem_populate(machine.vm, &request),
+				 filled ? filled : -EINVAL);
+		assert_int_equal(fills, filled);
+		populate_end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -266,6 +300,7 @@ int main(void)
 	    cmocka_unit_test(test_kept_source), cmocka_unit_test(test_written_source),
 	    cmocka_unit_test(test_claimed),	cmocka_unit_test(test_failed_fill),
 	    cmocka_unit_test(test_no_memory),	cmocka_unit_test(test_no_room_for_sources),
+	    cmocka_unit_test(test_slot_goes),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -1,5 +1,6 @@
 /* Changes of slots and attributes for which memory is short: each is refused as a whole, and works
  * afterwards. */
+#include "src/vm/check.h"
 #include "tests/unit/support.h"
 
 #define SLOT_PAGES 16u
@@ -113,11 +114,62 @@ static void test_attributes_without_memory(void **state)
 	vm_end();
 }
 
+/* What the client has as a file, or why it has none, is said as it is. */
+static void test_no_file(void **state)
+{
+	struct quire_region region = region_at(1, 100, QUIRE_SLOT_GMEM);
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), -EBADF);
+	region.gmem_error = -EPERM;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), -EPERM);
+	assert_int_equal(machine_store(&machine, 0, PAGES(100), 1), QUIRE_EMULATE);
+	vm_end();
+}
+
+static uint32_t releases;
+
+static void count_release(const struct quire_vm *vm)
+{
+	(void)vm;
+	releases++;
+}
+
+/* A slot's own mappings go in one hold of mmu_lock; all go by their roots in one, and a second
+ * one finds no nested guest's. Either way no page is mapped, and one of another slot only where
+ * nothing but the slot's own goes. */
+static void test_holds_of_a_slot_that_goes(void **state)
+{
+	struct quire_region gone = {.slot = 1};
+
+	(void)state;
+	for (int all = 0; all < 2; all++) {
+		struct quire_region to = region_at(1, 100, 0);
+
+		vm_begin();
+		quire_vm_set_slot_zap_all(machine.vm, all);
+		map_pages(0, 2 * SLOT_PAGES, SIM_WRITABLE);
+		add_slot(0, SLOT_PAGES, 0);
+		assert_int_equal(quire_vm_set_region(machine.vm, &to), 0);
+		slot_1_is_at_100();
+		releases = 0;
+		vm_check_also = count_release;
+		assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
+		vm_check_also = NULL;
+		assert_int_equal(releases, all ? 2 : 1);
+		assert_int_equal(level_at(1), all ? 0 : QUIRE_LEVEL_4K);
+		vm_end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_without_memory),
 	    cmocka_unit_test(test_attributes_without_memory),
+	    cmocka_unit_test(test_no_file),
+	    cmocka_unit_test(test_holds_of_a_slot_that_goes),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
