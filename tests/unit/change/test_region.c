@@ -1,5 +1,8 @@
 /* Changes of slots and attributes for which memory is short: each is refused as a whole, and works
  * afterwards. */
+#include <quire/gmem.h>
+#include <quire/trace.h>
+
 #include "src/vm/check.h"
 #include "tests/unit/support.h"
 
@@ -163,12 +166,73 @@ static void test_holds_of_a_slot_that_goes(void **state)
 	}
 }
 
+static uint32_t zaps;
+
+static void count_zap(enum quire_trace_event event, const uint64_t *args)
+{
+	(void)args;
+	zaps += event == QUIRE_TRACE_kvm_mmu_zap_all_fast;
+}
+
+/* Everything is zapped before MMIO entries could take a generation for another one: where an
+ * update may reach the last number, and not before. */
+static void test_last_generations(void **state)
+{
+	const uint64_t last = (UINT64_C(1) << ENTRY_MMIO_GENERATION_BITS) - 1;
+
+	(void)state;
+	for (uint32_t as = 0; as < 2; as++)
+		for (uint64_t ahead = 0; ahead < 12; ahead++) {
+			const struct quire_region to = region_at(1, 100, 0);
+			uint64_t now = last - ahead;
+
+			/* Those of a space differ by the number of spaces. */
+			if (now % 2 != as)
+				continue;
+			vm_begin();
+			zaps = 0;
+			machine.vm->slots.active[as]->generation = now;
+			quire_trace_install(count_zap);
+			assert_int_equal(quire_vm_set_region(machine.vm, &to), 0);
+			quire_trace_install(NULL);
+			/* Four steps of two. */
+			assert_int_equal(zaps, ahead < 8);
+			vm_end();
+		}
+}
+
+/* Two slots show one file: what the second one's binding replaces is given back, as vm_end() sees.
+ */
+static void test_two_slots_of_a_file(void **state)
+{
+	struct quire_region region = region_at(1, 100, QUIRE_SLOT_GMEM);
+	struct quire_gmem *file;
+
+	(void)state;
+	vm_begin_type(QUIRE_VM_SW_PROTECTED);
+	assert_int_equal(quire_gmem_create(machine.vm, PAGES(2 * SLOT_PAGES), 0, NULL, &file), 0);
+	region.gmem = file;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	region.slot = 2;
+	region.gpa = gpa_of((gfn_t){200});
+	region.hva = sim_hva(2 * SLOT_PAGES);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), -EEXIST);
+	region.gmem_offset_bytes = PAGES(SLOT_PAGES);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	region.size_bytes = 0;
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	quire_gmem_release(file);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_without_memory),
 	    cmocka_unit_test(test_attributes_without_memory),
 	    cmocka_unit_test(test_no_file),
+	    cmocka_unit_test(test_last_generations),
+	    cmocka_unit_test(test_two_slots_of_a_file),
 	    cmocka_unit_test(test_holds_of_a_slot_that_goes),
 	};
 

@@ -190,12 +190,104 @@ static void test_without_ring(void **state)
 	machine.rings = 0;
 }
 
+static int calls_left;
+
+static int interrupted(void)
+{
+	return calls_left-- == 0;
+}
+
+/* A signal ends a reset after the entries that were taken, each of which is armed. */
+static void test_interrupted(void **state)
+{
+	(void)state;
+	machine.rings = 1;
+	for (int taken = 0; taken < 4; taken++) {
+		static const uint64_t gfns[] = {3, 70, 71, 199};
+
+		begin();
+		for (int i = 0; i < 4; i++)
+			store(gfns[i], 1);
+		entries = 0;
+		machine_read_ring(&machine, 0, note_entry, NULL);
+		assert_int_equal(entries, 4);
+		calls_left = taken;
+		assert_int_equal(quire_vm_reset_dirty_rings(machine.vm, interrupted), taken);
+		for (int i = 0; i < 4; i++)
+			assert_int_equal(writable_at(gfns[i]), i >= taken);
+		calls_left = -1;
+		assert_int_equal(quire_vm_reset_dirty_rings(machine.vm, interrupted), 4 - taken);
+		for (int i = 0; i < 4; i++)
+			assert_false(writable_at(gfns[i]));
+		vm_end();
+	}
+	machine.rings = 0;
+}
+
+/* A reset of entries flushes, also where another change has taken W already; one of none does not.
+ */
+static void test_flushes(void **state)
+{
+	uint64_t flushes;
+
+	(void)state;
+	machine.rings = 1;
+	begin();
+	assert_int_equal(quire_vm_dirty_ring_bytes(machine.vm), MACHINE_RING_BYTES);
+	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
+	harvest(0);
+	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes);
+	store(3, 1);
+	add_slot(0, SLOT_PAGES, 0);
+	add_slot(0, SLOT_PAGES, QUIRE_SLOT_LOG_DIRTY);
+	assert_false(writable_at(3));
+	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
+	harvest(1);
+	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
+	vm_end();
+	machine.rings = 0;
+	vm_begin();
+	assert_int_equal(quire_vm_dirty_ring_bytes(machine.vm), 0);
+	assert_int_equal(quire_vm_reset_dirty_rings(machine.vm, NULL), -EINVAL);
+	vm_end();
+}
+
+/* Slots of the other address space are armed in its tables. */
+static void test_other_space(void **state)
+{
+	const struct quire_region other = {.slot = 1u << 16,
+					   .flags = QUIRE_SLOT_LOG_DIRTY,
+					   .size_bytes = PAGES(10),
+					   .hva = sim_hva(SLOT_PAGES)};
+
+	(void)state;
+	machine.rings = 1;
+	begin();
+	map_pages(SLOT_PAGES, 10, SIM_WRITABLE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &other), 0);
+	store(3, 1);
+	assert_int_equal(quire_vcpu_set_address_space(machine.vcpus[0], 1), 0);
+	store(3, 2);
+	assert_int_equal(machine.cpus[0].ring[1].slot, 1u << 16);
+	harvest(2);
+	/* Each is written again, and told again. */
+	store(3, 3);
+	assert_int_equal(quire_vcpu_set_address_space(machine.vcpus[0], 0), 0);
+	assert_false(writable_at(3));
+	store(3, 4);
+	harvest(2);
+	vm_end();
+	machine.rings = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_words),	    cmocka_unit_test(test_slots),
 	    cmocka_unit_test(test_slot_is_another), cmocka_unit_test(test_no_such_slot),
 	    cmocka_unit_test(test_without_ring),    cmocka_unit_test(test_slot_behind),
+	    cmocka_unit_test(test_interrupted),	    cmocka_unit_test(test_flushes),
+	    cmocka_unit_test(test_other_space),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -190,14 +190,81 @@ static void test_not_served(void **state)
 	machine.mmu = QUIRE_MMU_TDP;
 }
 
+/* Where nothing is huge no table is asked for. */
+static void test_nothing_huge(void **state)
+{
+	struct table_cache hog = {0};
+	struct arena *arena;
+	uint64_t done, before;
+
+	(void)state;
+	begin();
+	arena = &machine.vm->arena;
+	assert_int_equal(split(0, SLOT_PAGES, &done), 0);
+	assert_int_equal(table_cache_fill(&hog, arena, (uint32_t)arena->free_count), 0);
+	before = machine.host.allocations;
+	assert_int_equal(split(0, SLOT_PAGES, &done), 0);
+	assert_int_equal(done, SLOT_PAGES);
+	assert_int_equal(machine.host.allocations, before);
+	assert_int_equal(arena->free_count, 0);
+	table_cache_drain(&hog, arena);
+	end();
+}
+
+/* However much is asked for, a step ends with the 1 GiB that it is in. */
+static void test_step_of_a_gigabyte(void **state)
+{
+	const struct quire_region region = {.size_bytes = BYTES(3 * SIM_GIGANTIC),
+					    .hva = sim_hva(0)};
+	uint64_t done;
+
+	(void)state;
+	vm_begin();
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	assert_int_equal(split(SIM_GIGANTIC - 10, 20, &done), 0);
+	assert_int_equal(done, 10);
+	assert_int_equal(split(SIM_GIGANTIC, 2 * SIM_GIGANTIC, &done), 0);
+	assert_int_equal(done, SIM_GIGANTIC);
+	assert_int_equal(split(3 * SIM_GIGANTIC - 10, 20, &done), 0);
+	assert_int_equal(done, 10);
+	vm_end();
+}
+
+/* More blocks than tables are kept in hand: each is split. They lie at another offset in 1 GiB for
+ * the client, so none is larger. */
+static void test_many(void **state)
+{
+	const uint64_t blocks = 150;
+	const struct quire_region region = {.gpa = {BYTES(SIM_BLOCK)},
+					    .size_bytes = BYTES(blocks * SIM_BLOCK),
+					    .hva = sim_hva(0)};
+	uint64_t done;
+
+	(void)state;
+	vm_begin();
+	sim_map_gigantic(&machine.host, 0, SIM_WRITABLE);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	for (uint64_t block = 1; block <= blocks; block++)
+		store(block * SIM_BLOCK + 5, 1);
+	leaves_are(0, blocks, 0);
+	assert_int_equal(split(SIM_BLOCK, blocks * SIM_BLOCK, &done), 0);
+	assert_int_equal(done, blocks * SIM_BLOCK);
+	leaves_are(0, 0, blocks * SIM_BLOCK);
+	vm_end();
+}
+
 int main(void)
 {
+	const struct CMUnitTest many[] = {cmocka_unit_test(test_many)};
+
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_no_vcpu_pays), cmocka_unit_test(test_steps),
 	    cmocka_unit_test(test_refusals),	 cmocka_unit_test(test_nothing_to_split),
 	    cmocka_unit_test(test_other_space),	 cmocka_unit_test(test_no_memory),
-	    cmocka_unit_test(test_not_served),
+	    cmocka_unit_test(test_not_served),	 cmocka_unit_test(test_nothing_huge),
+	    cmocka_unit_test(test_step_of_a_gigabyte),
 	};
 
-	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_formats(tests, sizeof(tests) / sizeof(tests[0])) |
+	       run_formats_kinds(many, sizeof(many) / sizeof(many[0]), 1);
 }

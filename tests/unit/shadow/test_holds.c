@@ -190,6 +190,38 @@ static void test_runs_of_a_word(void **state)
 	}
 }
 
+static struct quire_ring_entry ring[QUIRE_PAGE_SIZE / sizeof(struct quire_ring_entry)];
+
+/* What a nested guest has written is in a ring, and a reset takes W from it, too. */
+static void test_ring_is_reset(void **state)
+{
+	static const uint32_t pages[] = {3, 5, 70, 511};
+	const uint32_t count = sizeof(pages) / sizeof(pages[0]);
+
+	(void)state;
+	memset(ring, 0, sizeof(ring));
+	/* As if it had been switched on before the vCPU came. */
+	world.vm->ring_bytes = sizeof(ring);
+	assert_int_equal(quire_vcpu_set_dirty_ring(world.vcpu, ring), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_LOG_DIRTY), 0);
+	for (uint32_t round = 0; round < 2; round++) {
+		for (uint32_t i = 0; i < count; i++) {
+			struct quire_ring_entry *entry = &ring[round * count + i];
+
+			(void)world_check(&world, BLOCK(1) + PAGE(pages[i]), WORLD_WRITE);
+			assert_int_equal(entry->slot, 1);
+			assert_int_equal(entry->offset, pages[i]);
+			entry->flags = 2; /* RESET: the client has read it */
+		}
+		count_leaves(world.vm, &seen.leaves, &seen.writable);
+		assert_int_equal(seen.writable, count);
+		assert_int_equal(quire_vm_reset_dirty_rings(world.vm, NULL), count);
+		count_leaves(world.vm, &seen.leaves, &seen.writable);
+		assert_int_equal(seen.leaves, count);
+		assert_int_equal(seen.writable, 0);
+	}
+}
+
 /* L1 maps the block by huge entries, which the log has split: they come back. */
 static void test_log_stops(void **state)
 {
@@ -264,6 +296,7 @@ int hold_tests(void)
 	    HOLD_TEST(test_log_is_harvested),
 	    HOLD_TEST(test_words_of_a_log),
 	    HOLD_TEST(test_runs_of_a_word),
+	    HOLD_TEST(test_ring_is_reset),
 	    HOLD_TEST(test_log_stops),
 	    HOLD_TEST(test_slot_goes),
 	    HOLD_TEST(test_slot_goes_alone),
