@@ -207,20 +207,152 @@ static void test_debts(void **state)
 	flush_debt_forgive(&debt, "test");
 	flush_debt_pay(&debt);
 	assert_int_equal(world.domain.flushes, 0);
+	assert_int_equal(world.domain.requests, 0);
 	flush_debt_owe(&debt);
 	flush_debt_pay(&debt);
 	flush_debt_pay(&debt);
 	assert_int_equal(world.domain.flushes, 1);
+	assert_int_equal(world.domain.requests, 1);
 	for (uint32_t i = 0; i < VCPUS; i++)
 		assert_int_equal(guest_mode_enter(&world.modes[i]), QUIRE_REQ_TLB_FLUSH);
+}
+
+/* Which vCPU was kicked, and how often the library looked again. */
+static struct {
+	uint32_t kicks, turns, last_turn;
+	bool takes_request; /* the vCPU takes the request where it is, at the last turn */
+	void *ctx, *cookie;
+} seen;
+
+static void note_kick(void *ctx, void *cookie)
+{
+	seen.kicks++;
+	seen.ctx = ctx;
+	seen.cookie = cookie;
+}
+
+static const struct quire_host_ops noting_ops = {.kick = note_kick};
+
+/* The second vCPU does at the last turn what is waited for. */
+static void note_turn(unsigned int turn)
+{
+	struct guest_mode *mode = &world.modes[1];
+
+	assert_int_equal(turn, ++seen.turns);
+	assert_in_range(turn, 1, seen.last_turn);
+	if (turn != seen.last_turn)
+		return;
+	if (seen.takes_request)
+		(void)atomic_fetch_and_u64(&mode->doorbell, ~(uint64_t)QUIRE_REQ_RELOAD);
+	else
+		atomic_store_release_u32(&mode->turns, mode->turns + 1);
+}
+
+/* Both vCPUs with names, and hosts that are told of. */
+static void setup_noting(void)
+{
+	memset(&seen, 0, sizeof(seen));
+	setup(NULL);
+	flush_domain_remove(&world.domain, &world.modes[1]);
+	flush_domain_remove(&world.domain, &world.modes[0]);
+	flush_domain_init(&world.domain, &noting_ops, &world);
+	for (uint32_t i = 0; i < VCPUS; i++) {
+		world.modes[i].cookie = &world.cached[i];
+		flush_domain_add(&world.domain, &world.modes[i]);
+	}
+}
+
+/* A vCPU that stays in guest mode is kicked after 200 turns of the wait, and after as many again.
+ */
+static void test_kicks(void **state)
+{
+	static const uint32_t lengths[] = {1, 199, 200, 399, 400, 401};
+	struct quire_platform platform = sched_platform;
+
+	(void)state;
+	platform.relax = note_turn;
+	for (uint32_t i = 0; i < 2 * sizeof(lengths) / sizeof(lengths[0]); i++) {
+		setup_noting();
+		seen.last_turn = lengths[i / 2];
+		seen.takes_request = i % 2;
+		(void)guest_mode_enter(&world.modes[1]);
+		quire_platform_install(&platform);
+		flush_domain_request(&world.domain, QUIRE_REQ_RELOAD);
+		quire_platform_install(&sched_platform);
+		assert_int_equal(seen.turns, lengths[i / 2]);
+		assert_int_equal(seen.kicks, lengths[i / 2] / 200);
+		if (seen.kicks) {
+			assert_ptr_equal(seen.ctx, &world);
+			assert_ptr_equal(seen.cookie, &world.cached[1]);
+		}
+		/* The other vCPU was not in guest mode: it takes the request as it enters. */
+		assert_int_equal(world.modes[0].doorbell, QUIRE_REQ_RELOAD);
+		assert_int_equal(world.modes[1].doorbell,
+				 seen.takes_request ? 0 : QUIRE_REQ_RELOAD);
+		assert_int_equal(world.domain.requests + world.domain.flushes, 0);
+	}
+}
+
+/* A request of one vCPU kicks that one, waits for none, and is no other's. */
+static void test_request_of_one(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < VCPUS; i++) {
+		setup_noting();
+		(void)guest_mode_enter(&world.modes[i]);
+		guest_mode_request(&world.domain, &world.modes[i], QUIRE_REQ_RELOAD);
+		assert_int_equal(seen.kicks, 1);
+		assert_ptr_equal(seen.ctx, &world);
+		assert_ptr_equal(seen.cookie, &world.cached[i]);
+		assert_int_equal(world.modes[i].doorbell, QUIRE_REQ_RELOAD);
+		assert_int_equal(world.modes[!i].doorbell, 0);
+		/* It adds to what is there. */
+		guest_mode_request(&world.domain, &world.modes[i], QUIRE_REQ_TLB_FLUSH);
+		assert_int_equal(world.modes[i].doorbell, QUIRE_REQ_RELOAD | QUIRE_REQ_TLB_FLUSH);
+		assert_int_equal(seen.kicks, 2);
+		guest_mode_leave(&world.modes[i]);
+	}
+}
+
+#define MEMBERS 3u
+
+/* Whichever of three vCPUs goes, the others hear, and it does not; then the next one goes. */
+static void test_members(void **state)
+{
+	(void)state;
+	for (uint32_t order = 0; order < MEMBERS * 2; order++) {
+		uint32_t first = order / 2, second = (first + 1 + order % 2) % MEMBERS;
+		struct guest_mode modes[MEMBERS];
+
+		memset(modes, 0, sizeof(modes));
+		memset(&world, 0, sizeof(world));
+		flush_domain_init(&world.domain, &ops, NULL);
+		for (uint32_t i = 0; i < MEMBERS; i++)
+			flush_domain_add(&world.domain, &modes[i]);
+		flush_domain_remove(&world.domain, &modes[first]);
+		flush_domain_request(&world.domain, QUIRE_REQ_RELOAD);
+		for (uint32_t i = 0; i < MEMBERS; i++)
+			assert_int_equal(modes[i].doorbell, i == first ? 0 : QUIRE_REQ_RELOAD);
+		flush_domain_remove(&world.domain, &modes[second]);
+		flush_domain_request(&world.domain, QUIRE_REQ_TLB_FLUSH);
+		for (uint32_t i = 0; i < MEMBERS; i++)
+			assert_int_equal(modes[i].doorbell & QUIRE_REQ_TLB_FLUSH,
+					 i == first || i == second ? 0 : QUIRE_REQ_TLB_FLUSH);
+		(void)guest_mode_enter(&modes[first]);
+		assert_true(flush_domain_is_idle(&world.domain));
+		guest_mode_leave(&modes[first]);
+		flush_domain_remove(&world.domain, &modes[MEMBERS - first - second]);
+		assert_null(world.domain.members);
+	}
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_flush), cmocka_unit_test(test_close),
-	    cmocka_unit_test(test_idle),  cmocka_unit_test(test_request_taken_in_place),
-	    cmocka_unit_test(test_debts),
+	    cmocka_unit_test(test_flush),	   cmocka_unit_test(test_close),
+	    cmocka_unit_test(test_idle),	   cmocka_unit_test(test_request_taken_in_place),
+	    cmocka_unit_test(test_debts),	   cmocka_unit_test(test_kicks),
+	    cmocka_unit_test(test_request_of_one), cmocka_unit_test(test_members),
 	};
 
 	quire_platform_install(&sched_platform);
