@@ -165,13 +165,16 @@ static void test_mmio(void **state)
 	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
 		const struct entry_format *f = formats[i];
 
+		const u64 gfns = (UINT64_C(1) << (f->gpa_bits - QUIRE_PAGE_SHIFT)) - 1;
+
 		assert_int_equal(f->mmio_low_bits + f->mmio_high_bits, ENTRY_MMIO_GENERATION_BITS);
 		for (u64 generation = 0; generation < last; generation++) {
-			gfn_t gfn = {generation * 0x9e3779b9 & 0xfffffffff};
+			gfn_t gfn = {generation * 0x9e3779b9 & 0xfffffffff & gfns};
 			u64 entry = entry_make_mmio(f, gfn, generation);
 
 			assert_one_kind(f, entry, 0, 1);
 			assert_int_equal(entry_mmio_generation(f, entry), generation);
+			assert_int_equal(entry_mmio_gfn(f, entry).v, gfn.v);
 		}
 		/* A generation that has wrapped is the one it has wrapped to. */
 		assert_int_equal(entry_mmio_generation(f, entry_make_mmio(f, (gfn_t){1}, last + 5)),
@@ -514,6 +517,92 @@ static void test_bits_power(void **state)
 	}
 }
 
+/* The host's ways between tables and their addresses, which have another order. */
+static u64 phys_of(void *ctx, const u64 *table)
+{
+	return ((u64)(uintptr_t)table ^ *(u64 *)ctx) & ~UINT64_C(0xfff);
+}
+
+static u64 *virt_of(void *ctx, u64 phys)
+{
+	return (u64 *)(uintptr_t)(phys ^ *(u64 *)ctx);
+}
+
+/* The host says where the table of an address is: the address is whole, however it is stored. */
+static void test_host_knows_tables(void **state)
+{
+	u64 swap = 0x35a000;
+
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		struct entry_format f = *formats[i];
+		u64 *table = (u64 *)(uintptr_t)0x7f4000200000;
+
+		f.tables = (struct entry_tables){
+		    .offset = 0x1000, .phys = phys_of, .virt = virt_of, .ctx = &swap, .odd = true};
+		assert_int_equal(entry_address(&f, entry_make_table(&f, table)),
+				 UINT64_C(0x7f400015a000));
+		assert_ptr_equal(entry_table(&f, entry_make_table(&f, table)), table);
+		/* Without the functions the offset counts, for formats that are odd and those not.
+		 */
+		f.tables.phys = NULL;
+		f.tables.virt = NULL;
+		assert_int_equal(entry_address(&f, entry_make_table(&f, table)), 0x7f40001ff000);
+		assert_ptr_equal(entry_table(&f, entry_make_table(&f, table)), table);
+	}
+}
+
+/*
+ * Pages that are not plain memory: a leaf holds each of the types, and what cannot be read where
+ * the format has leaves for executing alone, if it may not be written and a mode may execute it.
+ * POWER fetches nothing from the memory of devices.
+ */
+static void test_odd_pages(void **state)
+{
+	(void)state;
+	for (unsigned int which = 0; which < FORMAT_COUNT * 4 * 2 * 2 * 4; which++) {
+		const struct entry_format *f = formats[which % FORMAT_COUNT];
+		unsigned int bits = which / FORMAT_COUNT;
+		struct quire_page page = {.memtype = bits & 3,
+					  .noread = bits >> 2 & 1,
+					  .writable = bits >> 3 & 1,
+					  .noexec = bits >> 4 & 3};
+		bool power = f == &entry_power || f == &entry_power_no_rc;
+		u8 noexec = power && page.memtype == QUIRE_MEMTYPE_UC ? QUIRE_NOEXEC : page.noexec;
+		bool alone = f == &entry_ept_modes && !page.writable && noexec != QUIRE_NOEXEC;
+
+		assert_int_equal(entry_holds_page(f, &page),
+				 page.memtype <= QUIRE_MEMTYPE_WC && (!page.noread || alone));
+		assert_int_equal(page.noexec, noexec);
+	}
+}
+
+/*
+ * What a walker is told: of A and D those that the processor sets, and that it faults for the
+ * others as for a right; and on x86 that address bits from MAXPHYADDR on are reserved.
+ */
+static void test_description(void **state)
+{
+	(void)state;
+	for (unsigned int which = 0; which < FORMAT_COUNT * 17; which++) {
+		const struct entry_format *f = formats[which % FORMAT_COUNT];
+		u32 width = 36 + which / FORMAT_COUNT;
+		struct quire_format told = entry_describe(f, width);
+		bool x86 = f->table_rights;
+		u64 above = x86 && width < 52 ? (UINT64_C(1) << 52) - (UINT64_C(1) << width) : 0;
+		u64 leaf = entry_make_leaf(f, &used_leaf);
+
+		assert_int_equal(told.reserved, f->reserved | above);
+		assert_int_equal(told.accessed | told.dirty, f->marks);
+		assert_int_equal(told.readable & f->accessed, f->accessed & ~f->marks);
+		/* What was used, and may be written, needs no mark and allows everything. */
+		assert_int_equal(leaf & told.readable, told.readable);
+		assert_int_equal(leaf & told.writable, told.writable);
+		assert_int_equal(leaf & told.executable, told.executable);
+		assert_int_equal(told.root_entries, entry_root_tables(f) * 512);
+	}
+}
+
 /* Memory that a kernel maps in one piece: tables have high addresses, entries hold low ones. */
 static void test_direct_map(void **state)
 {
@@ -540,7 +629,8 @@ int main(void)
 	    cmocka_unit_test(test_legal),      cmocka_unit_test(test_legal_addresses),
 	    cmocka_unit_test(test_legal_mmio), cmocka_unit_test(test_bits),
 	    cmocka_unit_test(test_bits_riscv), cmocka_unit_test(test_bits_arm64),
-	    cmocka_unit_test(test_bits_power),
+	    cmocka_unit_test(test_bits_power), cmocka_unit_test(test_host_knows_tables),
+	    cmocka_unit_test(test_odd_pages),  cmocka_unit_test(test_description),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
