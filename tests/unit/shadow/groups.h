@@ -21,6 +21,7 @@ int unsync_others_tests(void);
 int unsync_race_tests(void);
 int unsync_tests(void);
 int view_tests(void);
+int walk_tests(void);
 int way_tests(void);
 
 #endif

@@ -523,7 +523,8 @@ int main(void)
 		     hold_tests() | unsync_tests() | unsync_others_tests() | age_tests() |
 		     race_tests() | paging_tests() | nx_tests() | neighbour_tests() |
 		     neighbour_race_tests() | view_tests() | count_tests() | meanwhile_tests() |
-		     entry_tests() | way_tests() | no_memory_tests() | set_tests() | turn_tests();
+		     entry_tests() | way_tests() | no_memory_tests() | set_tests() | turn_tests() |
+		     walk_tests();
 
 	/* Where shadow pages serve L1, too, from here on: the groups above choose for themselves.
 	 * Nothing is split ahead of the write there. */
