@@ -13,6 +13,7 @@ int neighbour_tests(void);
 int no_memory_tests(void);
 int nx_tests(void);
 int paging_tests(void);
+int path_tests(void);
 int race_tests(void);
 int set_tests(void);
 int split_tests(void);

@@ -196,7 +196,7 @@ static void test_marks_are_told(void **state)
 				 level == 1 ? NPT_A | NPT_D : NPT_A);
 }
 
-/* The walk is refused with @error, and with @why beside what the access was. */
+/* The walk is refused, with @why beside what the access was. */
 static void refused(uint64_t gpa, uint64_t why)
 {
 	const uint64_t all = FINAL | QUIRE_PFERR_GUEST_PAGE | QUIRE_PFERR_WRITE |
