@@ -101,8 +101,10 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* High bits count, too: what differs in its kind alone is to have another place. */
 static uint64_t mix(uint64_t value)
 {
+	value ^= value >> 29;
 	value *= UINT64_C(0x9e3779b97f4a7c15);
 	return value ^ value >> 32;
 }
