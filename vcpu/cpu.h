@@ -97,6 +97,7 @@ enum cpu_msr_result { CPU_MSR_OK, CPU_MSR_GP, CPU_MSR_USER };
 struct cpu_stale {
 	uint64_t rip, linear; /* of the access */
 	bool is_nested;	      /* L2's: its addresses are those that L1 gives it */
+	bool is_of_l1; /* the nested tables that L1 has for L2: @linear is L2's guest address */
 	bool is_write, is_fetch;
 	bool is_table;	       /* what was held is where the table for @linear is */
 	uint64_t held_gpa;     /* where the held one leads to */

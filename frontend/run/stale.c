@@ -45,11 +45,13 @@ static void print_mapped(char words[SANITIZE_WORDS_BYTES], const struct cpu_stal
 static void print_what(char words[SANITIZE_WORDS_BYTES], const struct cpu_stale *stale)
 {
 	const char *access = stale->is_write ? "wrote to" : stale->is_fetch ? "ran" : "read";
-	int length = snprintf(words, SANITIZE_WORDS_BYTES,
-			      "the %sguest at RIP %#" PRIx64 " %s %#" PRIx64
-			      ", of which it had not flushed a translation that its tables no "
-			      "longer have; ",
-			      stale->is_nested ? "nested " : "", stale->rip, access, stale->linear);
+	int length = snprintf(
+	    words, SANITIZE_WORDS_BYTES,
+	    "the %sguest at RIP %#" PRIx64 " %s %s%#" PRIx64
+	    ", of which %s had not flushed a translation that its %stables no longer have; ",
+	    stale->is_nested ? "nested " : "", stale->rip, access,
+	    stale->is_of_l1 ? "its guest address " : "", stale->linear,
+	    stale->is_of_l1 ? "its hypervisor" : "it", stale->is_of_l1 ? "nested " : "");
 
 	if (stale->is_guests)
 		snprintf(words + length, SANITIZE_WORDS_BYTES - (size_t)length,

@@ -93,6 +93,14 @@ static enum walk_result entry_load_linear(struct cpu *cpu, struct guest_walk *wa
 	return WALK_DONE;
 }
 
+static enum stage2_result second_stage(struct cpu *cpu, const struct stage2_request *request,
+				       uint64_t *host)
+{
+	if (unlikely(cpu->watch) && cpu->svm.nested_paging)
+		tlb_watch_nested_tables(cpu, request->gpa, request->access);
+	return stage2_translate(cpu, request, host);
+}
+
 static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, unsigned int level)
 {
 	struct stage2_request request = {
@@ -106,10 +114,10 @@ static enum walk_result entry_load(struct cpu *cpu, struct guest_walk *walk, uns
 	 */
 	if (cpu->svm.nested_paging)
 		request.access = MMU_WRITE;
-	result = stage2_translate(cpu, &request, &host);
+	result = second_stage(cpu, &request, &host);
 	if (result == STAGE2_DEVICE && cpu->svm.nested_paging) {
 		request.access = MMU_READ;
-		result = stage2_translate(cpu, &request, &host);
+		result = second_stage(cpu, &request, &host);
 	}
 	switch (result) {
 	case STAGE2_FAULT:
@@ -180,7 +188,6 @@ static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *wa
 			      unsigned int level)
 {
 	uint64_t entry = walk->entry[level];
-	unsigned int shift = 12 + 9 * (level - 1);
 
 	/* Of a leaf of 4 MiB, between the address and its bits above 32. */
 	if (walk->paging == &paging_legacy)
@@ -193,12 +200,7 @@ static int entry_has_reserved(const struct cpu *cpu, const struct guest_walk *wa
 		return 1;
 	if (walk->paging == &paging_pae && level == 3)
 		return (entry & UINT64_C(0x1e6)) != 0;
-	if (!(entry & PTE_LARGE) || level == 1)
-		return 0;
-	if (level >= 4)
-		return 1;
-	/* Bits 13 .. shift - 1 of a large leaf; 12 is PAT. */
-	return (entry & ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff)) != 0;
+	return pte_large_is_reserved(entry, level);
 }
 
 static uint32_t error_of(const struct cpu *cpu, enum mmu_access access)
@@ -456,20 +458,23 @@ static enum step translate_fully(struct cpu *cpu, const struct mmu_request *requ
 	result->host = 0;
 	result->global = leaf_is_global(cpu, &walk) != 0;
 	result->large = walk.level > 1 ? (uint8_t)(walk.level - 1) : 0;
-	if (stage2_translate(cpu, &stage2, &result->host) == STAGE2_FAULT)
+	if (second_stage(cpu, &stage2, &result->host) == STAGE2_FAULT)
 		return STEP_ABORT;
 	if (unlikely(cpu->watch))
 		tell_watch_served(cpu, request, &walk, result);
 	return STEP_NEXT;
 }
 
-/* For --sanitize=tlb: nothing is cached but what a walk would find again. */
+/*
+ * For --sanitize=tlb: nothing is cached but what a walk would find again. Of L1's nested tables no
+ * entry was kept to compare: L2 always walks.
+ */
 static enum step translate_watched(struct cpu *cpu, const struct mmu_request *request,
 				   struct mmu_result *result)
 {
 	enum step step = STEP_NEXT;
 
-	if (!tlb_watch_again(cpu, request, result))
+	if (cpu->svm.nested_paging || !tlb_watch_again(cpu, request, result))
 		step = translate_fully(cpu, request, result);
 	if (!step && request->stage2 == MMU_WRITE && result->host)
 		tlb_watch_store(cpu, result->host);

@@ -19,4 +19,17 @@
 /* Address bits from MAXPHYADDR (48) up. */
 #define PTE_RESERVED_HIGH (UINT64_C(0xf) << 48)
 
+/* Has an entry of eight bytes bits that its level does not allow a large page? */
+static inline int pte_large_is_reserved(uint64_t entry, unsigned int level)
+{
+	unsigned int shift = 12 + 9 * (level - 1);
+
+	if (!(entry & PTE_LARGE) || level == 1)
+		return 0;
+	if (level >= 4)
+		return 1;
+	/* Bits 13 .. shift - 1 of a large leaf; 12 is PAT. */
+	return (entry & ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff)) != 0;
+}
+
 #endif

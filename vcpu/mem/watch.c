@@ -12,6 +12,8 @@
 #define PCIDS 4096u
 /* Global translations are of no PCID. */
 #define PCID_GLOBAL PCIDS
+/* Nor are those of L1's nested tables. */
+#define PCID_OF_L1 (PCIDS + 1)
 #define TOLD_MAX 8u
 /* How long another vCPU may take to flush. */
 #define SHOOTDOWN_NS UINT64_C(1000000000)
@@ -69,6 +71,7 @@ struct tlb_watch {
 	struct nested_space left;
 	uint64_t all, local, pages[PCIDS + 1]; /* flushes of each kind */
 	uint64_t tables[PCIDS];		       /* flushes of a page drop all of the PCID's tables */
+	uint64_t of_l1, tables_of_l1;	       /* the same of L1's nested tables */
 	uint64_t shifts; /* which sizes of pages there have been, a bit each */
 	uint64_t host_flushes;
 	uint64_t epoch; /* what the second stage translates is as it was */
@@ -179,8 +182,15 @@ static uint16_t pcid_now(const struct cpu *cpu)
 	return cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & CR3_PCID : 0;
 }
 
+static uint16_t pcid_of(const struct cpu *cpu, const struct watch_walk *walk)
+{
+	return walk->is_of_l1 ? PCID_OF_L1 : pcid_now(cpu);
+}
+
 static uint64_t flushes_of(const struct tlb_watch *watch, enum held_kind kind, uint16_t pcid)
 {
+	if (pcid == PCID_OF_L1)
+		return watch->of_l1 + (kind == HELD_TABLE ? watch->tables_of_l1 : 0);
 	if (pcid == PCID_GLOBAL)
 		return watch->all;
 	return watch->all + watch->local + watch->pages[pcid] +
@@ -236,7 +246,7 @@ static struct held *page_find(struct tlb_watch *watch, uint64_t linear, uint16_t
 {
 	struct held *held = page_find_of(watch, linear, pcid);
 
-	return held ? held : page_find_of(watch, linear, PCID_GLOBAL);
+	return held || pcid == PCID_OF_L1 ? held : page_find_of(watch, linear, PCID_GLOBAL);
 }
 
 static void page_drop(struct tlb_watch *watch, uint64_t linear, uint16_t pcid)
@@ -290,6 +300,7 @@ static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct 
 	    .rip = cpu->s.rip,
 	    .linear = walk->linear,
 	    .is_nested = cpu->svm.in_guest_mode != 0,
+	    .is_of_l1 = walk->is_of_l1 != 0,
 	    .is_write = walk->access == MMU_WRITE,
 	    .is_fetch = walk->access == MMU_FETCH,
 	    .is_table = held->kind == HELD_TABLE,
@@ -320,8 +331,10 @@ static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct 
 /* A write through a clean entry walks, to set D. */
 static int held_permits(const struct cpu *cpu, const struct held *held, enum mmu_access access)
 {
-	return (access != MMU_WRITE || held->is_dirty) &&
-	       mmu_rights_permit(cpu, access, held->rights);
+	if (access == MMU_WRITE && !held->is_dirty)
+		return 0;
+	return held->pcid == PCID_OF_L1 ? tlb_watch_nested_permits(access, held->rights)
+					: mmu_rights_permit(cpu, access, held->rights);
 }
 
 static void page_put(struct cpu *cpu, const struct watch_walk *walk, uint16_t pcid)
@@ -373,9 +386,20 @@ static void tables_compare(struct cpu *cpu, const struct watch_walk *walk, uint1
 	}
 }
 
+/* A page fault drops what led to it. */
+static void drop_fault(struct cpu *cpu, const struct watch_walk *walk)
+{
+	if (!walk->is_of_l1) {
+		tlb_watch_flush_page(cpu, walk->linear);
+		return;
+	}
+	page_drop(cpu->watch, walk->linear, PCID_OF_L1);
+	cpu->watch->tables_of_l1++;
+}
+
 void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk)
 {
-	uint16_t pcid = pcid_now(cpu);
+	uint16_t pcid = pcid_of(cpu, walk);
 	struct held *held = page_find(cpu->watch, walk->linear, pcid);
 
 	for (unsigned int level = walk->level; level <= walk->top; level++)
@@ -392,8 +416,8 @@ void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk)
 		held->kind = HELD_NONE;
 	if (walk->is_found)
 		page_put(cpu, walk, pcid);
-	else /* a page fault drops what led to it */
-		tlb_watch_flush_page(cpu, walk->linear);
+	else
+		drop_fault(cpu, walk);
 }
 
 /* ---- The same walk again ---- */
@@ -489,8 +513,12 @@ void tlb_watch_tell(struct cpu *cpu)
 
 void tlb_watch_flush_all(struct cpu *cpu)
 {
-	if (cpu->watch)
-		cpu->watch->all++;
+	if (!cpu->watch)
+		return;
+	cpu->watch->all++;
+	/* L2's own flushes are not about L1's nested tables. */
+	if (!cpu->watch->asid)
+		cpu->watch->of_l1++;
 }
 
 void tlb_watch_flush_local(struct cpu *cpu)
@@ -556,6 +584,8 @@ void tlb_watch_enter_nested(struct cpu *cpu, uint32_t asid, int flushes)
 	space = space_now(cpu, asid);
 	if (flushes || memcmp(&space, &watch->left, sizeof(space)) != 0)
 		watch->all++;
+	if (flushes || space.asid != watch->left.asid || space.nested_cr3 != watch->left.nested_cr3)
+		watch->of_l1++;
 	watch->asid = asid;
 }
 

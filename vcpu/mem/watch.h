@@ -17,8 +17,13 @@
  *
  * Of L2 its own tables are watched, or those that L1 made for it. VMRUN keeps what is remembered of
  * L2 where L1 goes on with the same ASID, and asks for no flush; other control registers or nested
- * tables than at #VMEXIT count as one. #VMEXIT keeps what is remembered of L1. Not watched: L1's
- * nested tables, and guests that do not page. Without a second stage (kvm_amd.npt=N) the library
+ * tables than at #VMEXIT count as one. #VMEXIT keeps what is remembered of L1.
+ *
+ * L1's nested tables, of long mode, are watched beside L2's: each guest address that L2's access
+ * leads to is looked up in them, also L2's tables. L2 cannot flush them. L1 does by a VMRUN with
+ * TLB_CONTROL, another ASID or other nested tables, by INVLPGA, and by a flush of all its own.
+ *
+ * Not watched: guests that do not page. Without a second stage (kvm_amd.npt=N) the library
  * walks the guest's tables, and its shadow of them may lag as a TLB does. There the watch walks
  * them, too, by where the client has the slots: it marks nothing accessed, and what it finds
  * decides nothing for the guest. When the library takes memory away (a slot, a page of the host's),
@@ -39,6 +44,7 @@ struct watch_walk {
 	uint8_t is_found;      /* or it ended in a page fault */
 	uint8_t is_global;     /* the leaf is */
 	uint8_t is_dirty;      /* the leaf's D is set */
+	uint8_t is_of_l1;      /* of L1's nested tables; @linear is L2's guest address */
 	uint8_t top, level;    /* where it began, and the last level whose entry was read */
 	uint8_t index_bits;    /* of one level */
 	const uint64_t *entry; /* by level */
@@ -47,6 +53,10 @@ struct watch_walk {
 
 /* The vCPU has walked for an access: compare, and remember. In guest mode. */
 void tlb_watch_walked(struct cpu *cpu, const struct watch_walk *walk);
+/* L2 is about to access its guest address @gpa: the same for L1's nested tables. In guest mode. */
+void tlb_watch_nested_tables(struct cpu *cpu, uint64_t gpa, enum mmu_access access);
+/* An access under nested paging is a user's. */
+int tlb_watch_nested_permits(enum mmu_access access, uint64_t rights);
 /*
  * Most walks read the same entries as the last one of the page. tlb_watch_served() keeps a walk's
  * entries and its result. tlb_watch_again() gives that result if the entries are still the same,

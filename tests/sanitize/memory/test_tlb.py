@@ -27,6 +27,21 @@ FAULTY = {
 }
 # Of L2 besides: L1 changes its tables between two VMRUN.
 FAULTY_NESTED = {**FAULTY, "hypervisor": "held: guest address 0x20000 (rwx supervisor); now: 0x21000"}
+# L1's nested tables, changed between two VMRUN.
+FAULTY_NESTED_TABLES = {
+    "npt-moved": "held: guest address 0x20000 (rwx user); now: 0x21000 (rwx user), by the entry at 0x3b100",
+    "npt-gone": "held: guest address 0x20000 (rwx user); now: the entry at 0x3b100 does not allow that",
+    "npt-protected": "held: guest address 0x20000 (rwx user); now: the entry at 0x3b100 does not allow that",
+    "npt-table": "held: the table at guest address 0x3b000; now: the entry at 0x3a000 has another",
+    "npt-of-table": "held: guest address 0x5080 (rwx user); now: 0x6080",
+    "npt-l2-flushed": "held: guest address 0x20000 (rwx user); now: 0x21000",
+    "npt-client": "held: guest address 0x20000 (rwx user); now: 0x21000",
+    "npt-other-late": "held: guest address 0x20000 (rwx user); now: 0x21000",
+}
+QUIET_NESTED_TABLES = ["npt-flushed", "npt-asid", "npt-invlpga", "npt-gone-flushed", "npt-protected-flushed",
+                       "npt-table-flushed", "npt-clean", "npt-same"]
+# What L2 held is not L1's after the client put L2 there, or took it away.
+QUIET_STATES = ["restored", "reset"]
 CHANGERS = {"client": "so the client did", "other-late": "vCPU 1 changed them at RIP 0x11000",
             "hypervisor": "vCPU 0 changed them at RIP 0x1200"}
 # The flush of another vCPU may be on its way so long.
@@ -81,6 +96,28 @@ class Translations(unittest.TestCase):
     def test_faulty_nested_guests(self):
         """L2's own tables are watched as L1's are, and over L1's VMRUN."""
         self.check_nested(FAULTY_NESTED)
+
+    def test_faulty_nested_tables(self):
+        for name, words in FAULTY_NESTED_TABLES.items():
+            with self.subTest(name):
+                status, text, found = run(name, "tlb", "nested")
+                self.assertEqual((status, len(found)), (detecting.FOUND, 1), text)
+                self.assertIn("sanitize: tlb: the nested guest at RIP 0x100", text)
+                self.assertIn("its guest address 0x", text)
+                self.assertIn("its hypervisor had not flushed a translation that its nested tables", text)
+                self.assertIn(words, found[0]["mapped"])
+                changer = {"npt-client": CHANGERS["client"], "npt-other-late": CHANGERS["other-late"]}
+                self.assertIn(changer.get(name, CHANGERS["hypervisor"]), found[0]["what"])
+
+    def test_quiet_nested_tables(self):
+        for name in QUIET_NESTED_TABLES:
+            with self.subTest(name):
+                self.assertEqual(run(name, "tlb", "nested"), (0, "", []))
+
+    def test_quiet_when_the_client_sets_l2(self):
+        for name in QUIET_STATES:
+            with self.subTest(name):
+                self.assertEqual(run(name, "tlb", "nested"), (0, "", []))
 
     def test_faulty_nested_guests_without_second_stage(self):
         """L2's tables are L1's to make then."""

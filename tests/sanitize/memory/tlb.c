@@ -28,11 +28,16 @@
 #define VMCB 0x30000ul
 #define HOST_SAVE 0x31000ul
 #define MAPS 0x32000ul		/* of ports and MSRs, three pages of zeros */
-#define NESTED_TABLES 0x38000ul /* one page a level, three of them */
+#define NESTED_TABLES 0x38000ul /* one page a level, and behind them another lowest table */
+#define NESTED_DIRECTORY (NESTED_TABLES + 2 * PAGE)
+#define NESTED_LOWEST (NESTED_TABLES + 3 * PAGE)
+#define OTHER_NESTED_LOWEST (NESTED_TABLES + 4 * PAGE)
+#define L1_TABLES 0x40000ul /* of L1 alone, where it is to have its own */
 #define PRESENT 1ul
 #define WRITABLE 2ul
 #define LARGE 0x80ul
 #define GLOBAL 0x100ul
+#define NESTED (PRESENT | WRITABLE | 4ul) /* L2's accesses are a user's */
 
 /* What RCX tells the guest. */
 enum guest_flags {
@@ -49,6 +54,12 @@ enum guest_flags {
 	LATER = 0x200,	     /* and a while passes */
 	/* L1's. */
 	L1_FLUSHES = 0x400,
+	L1_TAKES_ASID = 0x800, /* another one for L2 */
+	L1_INVLPGA = 0x1000,
+	L1_READS = 0x2000, /* in the end, by its own tables */
+	/* The client's. */
+	RESTORES = 0x4000, /* where L2's OUT led to it, it leaves L2 and puts L2 back */
+	RESETS = 0x8000, /* L2 runs once more, and shuts down; L1 begins anew, and runs L2 again */
 };
 
 extern const char guest_code[], guest_code_end[];
@@ -89,7 +100,7 @@ __asm__(".pushsection .rodata\n"
 	"guest_code_end:\n"
 	".popsection\n");
 
-/* L1: the VMCB is at 0x30000, its TLB_CONTROL 0x5c behind that, and L2's RIP 0x578. */
+/* L1: the VMCB is at 0x30000, its ASID 0x58 behind that, TLB_CONTROL 0x5c, and L2's RIP 0x578. */
 extern const char hypervisor_code[], hypervisor_code_end[];
 __asm__(".pushsection .rodata\n"
 	"hypervisor_code:\n"
@@ -101,9 +112,22 @@ __asm__(".pushsection .rodata\n"
 	"	bt $10, %ecx\n"
 	"	jnc 1f\n"
 	"	movb $1, 0x3005c\n"
-	"1:	incq 0x30578\n"
+	"1:	bt $11, %ecx\n"
+	"	jnc 3f\n"
+	"	incl 0x30058\n"
+	"3:	bt $12, %ecx\n"
+	"	jnc 4f\n"
+	"	mov %ecx, %r8d\n"
+	"	mov %rdx, %rax\n"
+	"	mov 0x30058, %ecx\n"
+	"	.byte 0x0f, 0x01, 0xdf\n" /* invlpga */
+	"	mov %r8d, %ecx\n"
+	"4:	incq 0x30578\n"
 	"	jmp hypervisor_code\n"
-	"2:	hlt\n"
+	"2:	bt $13, %ecx\n"
+	"	jnc 5f\n"
+	"	mov (%rdx), %rbx\n"
+	"5:	hlt\n"
 	"hypervisor_code_end:\n"
 	".popsection\n");
 
@@ -120,6 +144,9 @@ struct scenario {
 #define DATA_AT (DATA | PRESENT)
 #define ELSEWHERE ((DATA + PAGE) | PRESENT | WRITABLE)
 #define HIGH 0x200000ul /* by the second entry of the directory */
+#define NESTED_LEAF_OF(gpa) (NESTED_LOWEST + (gpa) / PAGE * 8)
+#define NESTED_ELSEWHERE ((DATA + PAGE) | NESTED)
+#define NESTED_DATA_AT (DATA | (NESTED & ~WRITABLE))
 
 static const struct scenario scenarios[] = {
     /* Faulty. */
@@ -134,9 +161,27 @@ static const struct scenario scenarios[] = {
     {"kept", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CR3_KEEP},
     {"other-late", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | OTHER_EDITS | LATER},
     {"hypervisor", LEAF_OF(DATA), 0, ELSEWHERE, DATA, L1_EDITS},
+    {"npt-moved", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA, L1_EDITS},
+    {"npt-gone", NESTED_LEAF_OF(DATA), 0, 0, DATA, L1_EDITS},
+    {"npt-protected", NESTED_LEAF_OF(DATA), 0, NESTED_DATA_AT, DATA,
+     L1_EDITS | WRITE_FIRST | WRITE_LAST},
+    {"npt-table", NESTED_DIRECTORY, 0, OTHER_NESTED_LOWEST | NESTED, DATA, L1_EDITS | NEXT_PAGE},
+    {"npt-of-table", NESTED_LEAF_OF(LOWEST), 0, OTHER_LOWEST | NESTED, DATA, L1_EDITS},
+    {"npt-l2-flushed", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA, L1_EDITS | FLUSH},
+    {"npt-client", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA, CLIENT_EDITS},
+    {"npt-other-late", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA,
+     CLIENT_EDITS | OTHER_EDITS | LATER},
     /* Mended. */
     {"hypervisor-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, L1_EDITS | L1_FLUSHES},
     {"hypervisor-l2-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, L1_EDITS | FLUSH},
+    {"npt-flushed", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA, L1_EDITS | L1_FLUSHES},
+    {"npt-asid", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA, L1_EDITS | L1_TAKES_ASID},
+    {"npt-invlpga", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA, L1_EDITS | L1_INVLPGA},
+    {"npt-gone-flushed", NESTED_LEAF_OF(DATA), 0, 0, DATA, L1_EDITS | L1_FLUSHES},
+    {"npt-protected-flushed", NESTED_LEAF_OF(DATA), 0, NESTED_DATA_AT, DATA,
+     L1_EDITS | L1_FLUSHES | WRITE_FIRST | WRITE_LAST},
+    {"npt-table-flushed", NESTED_DIRECTORY, 0, OTHER_NESTED_LOWEST | NESTED, DATA,
+     L1_EDITS | L1_FLUSHES | NEXT_PAGE},
     {"moved-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, FLUSH},
     {"gone-flushed", LEAF_OF(DATA), 0, 0, DATA, FLUSH},
     {"protected-flushed", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_FIRST | WRITE_LAST | FLUSH},
@@ -151,6 +196,11 @@ static const struct scenario scenarios[] = {
     /* Right as they are: more rights, a clean page, an entry that was absent. */
     {"grown", LEAF_OF(DATA), DATA_AT, DATA_AT | WRITABLE, DATA, WRITE_LAST},
     {"clean", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_LAST},
+    {"npt-clean", NESTED_LEAF_OF(DATA), 0, NESTED_DATA_AT, DATA, L1_EDITS | WRITE_LAST},
+    {"npt-same", NESTED_LEAF_OF(DATA), 0, DATA | NESTED | GLOBAL, DATA, L1_EDITS},
+    /* L1 has the address elsewhere: what L2 held is not L1's. */
+    {"restored", LEAF_OF(DATA), 0, DATA_AT | WRITABLE, DATA, CLIENT_EDITS | RESTORES | L1_READS},
+    {"reset", LEAF_OF(DATA), 0, DATA_AT | WRITABLE, DATA, RESETS | L1_READS},
     {"same", LEAF_OF(DATA), 0, DATA_AT | WRITABLE | GLOBAL, DATA, 0},
 };
 
@@ -265,10 +315,35 @@ static void edit_by_other(const struct scenario *scenario)
 		usleep(1200000);
 }
 
-/* The guest's tables are written between two KVM_RUN: by the client's instruction. */
-static void edit_tables(const struct scenario *scenario)
+/* As a client that is restored does, with a vCPU that was not in L2. */
+static void restore(int vcpu)
 {
-	if (scenario->flags & OTHER_EDITS)
+	static struct {
+		struct kvm_nested_state head;
+		uint8_t vmcb[4096];
+	} state = {.head.size = sizeof(state)};
+	struct kvm_nested_state none = {.size = sizeof(none),
+					.format = KVM_STATE_NESTED_FORMAT_SVM};
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+
+	make(vcpu, KVM_GET_NESTED_STATE, (unsigned long)&state);
+	make(vcpu, KVM_GET_SREGS, (unsigned long)&sregs);
+	make(vcpu, KVM_GET_REGS, (unsigned long)&regs);
+	if (!(state.head.flags & KVM_STATE_NESTED_GUEST_MODE))
+		errx(1, "not in L2");
+	make(vcpu, KVM_SET_NESTED_STATE, (unsigned long)&none);
+	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
+	make(vcpu, KVM_SET_NESTED_STATE, (unsigned long)&state);
+	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
+}
+
+/* The guest's tables are written between two KVM_RUN: by the client's instruction. */
+static void edit_tables(int vcpu, const struct scenario *scenario)
+{
+	if (scenario->flags & RESTORES)
+		restore(vcpu);
+	else if (scenario->flags & OTHER_EDITS)
 		edit_by_other(scenario);
 	else
 		*word(machine.memory, scenario->entry) = scenario->after;
@@ -281,7 +356,12 @@ __attribute__((noinline)) static void run_guest(int vcpu, struct kvm_run *shared
 		make(vcpu, KVM_RUN, 0);
 		switch (shared->exit_reason) {
 		case KVM_EXIT_IO:
-			edit_tables(scenario);
+			/* OUT is done before the vCPU's state is looked at. */
+			shared->immediate_exit = 1;
+			if (!ioctl(vcpu, KVM_RUN, 0))
+				errx(1, "KVM_RUN did not stop");
+			shared->immediate_exit = 0;
+			edit_tables(vcpu, scenario);
 			continue;
 		case KVM_EXIT_HLT:
 		case KVM_EXIT_SHUTDOWN: /* its page fault finds no handler */
@@ -340,8 +420,53 @@ static struct vmcb_segment segment_of(const struct kvm_segment *from)
 	};
 }
 
+/* What L1 begins with, where the guest is L2. */
+static struct kvm_sregs l1_sregs;
+static struct kvm_regs l1_regs;
+
+static void begin_l1(int vcpu, uint64_t rip, uint64_t l2_rip)
+{
+	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
+
+	vmcb->save.rip = l2_rip;
+	l1_regs.rip = rip;
+	make(vcpu, KVM_SET_SREGS, (unsigned long)&l1_sregs);
+	make(vcpu, KVM_SET_REGS, (unsigned long)&l1_regs);
+	set_msr(vcpu, 0xc0010117, HOST_SAVE);
+}
+
+/* L1's own tables have the scenario's page elsewhere. */
+static void make_l1_tables(void)
+{
+	memcpy(machine.memory + L1_TABLES, machine.memory + TABLES, 4 * PAGE);
+	for (uint64_t level = 0; level < 3; level++)
+		*word(machine.memory, L1_TABLES + level * PAGE) += L1_TABLES - TABLES;
+	*word(machine.memory, L1_TABLES + LEAF_OF(DATA) - TABLES) = ELSEWHERE;
+	l1_sregs.cr3 = L1_TABLES;
+}
+
+/* L2's shutdown, which L1 does not intercept, resets the vCPU. */
+static void reset(int vcpu, struct kvm_run *shared, const struct scenario *scenario)
+{
+	static const uint8_t code[] = {0x48, 0x8b, 0x1a,	     /* mov (%rdx), %rbx */
+				       0xb8, 0x00, 0x20, 0x01, 0x00, /* mov $HYPERVISOR, %eax */
+				       0xff, 0xe0};		     /* jmp *%rax */
+	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
+
+	memcpy(machine.memory + CODE + PAGE, code, sizeof(code));
+	vmcb->control.intercept &= ~(1ull << INTERCEPT_SHUTDOWN);
+	begin_l1(vcpu, HYPERVISOR, 2 * HIGH);
+	run_guest(vcpu, shared, scenario);
+	if (shared->exit_reason != KVM_EXIT_SHUTDOWN)
+		errx(1, "exit %u, no shutdown", shared->exit_reason);
+	begin_l1(vcpu, CODE + PAGE, CODE);
+	run_guest(vcpu, shared, scenario);
+	if (shared->exit_reason != KVM_EXIT_HLT)
+		errx(1, "exit %u of L1 anew", shared->exit_reason);
+}
+
 /* What the vCPU would run becomes L2, in L1's memory as it is; L1 runs it once. */
-static void nest(int vcpu)
+static void nest(int vcpu, const struct scenario *scenario)
 {
 	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
 	struct kvm_sregs sregs;
@@ -356,10 +481,15 @@ static void nest(int vcpu)
 	vmcb->control.iopm_gpa = vmcb->control.msrpm_gpa = MAPS;
 	vmcb->control.misc = has_nested_paging ? VMCB_NESTED_PAGING : 0;
 	vmcb->control.nested_cr3 = NESTED_TABLES;
-	*word(machine.memory, NESTED_TABLES) = (NESTED_TABLES + PAGE) | 7;
-	*word(machine.memory, NESTED_TABLES + PAGE) = (NESTED_TABLES + 2 * PAGE) | 7;
-	for (uint64_t i = 0; i < SLOT_BYTES >> 21; i++)
-		*word(machine.memory, NESTED_TABLES + 2 * PAGE + i * 8) = i << 21 | LARGE | 7;
+	*word(machine.memory, NESTED_TABLES) = (NESTED_TABLES + PAGE) | NESTED;
+	*word(machine.memory, NESTED_TABLES + PAGE) = NESTED_DIRECTORY | NESTED;
+	*word(machine.memory, NESTED_DIRECTORY) = NESTED_LOWEST | NESTED;
+	for (uint64_t i = 1; i < SLOT_BYTES >> 21; i++)
+		*word(machine.memory, NESTED_DIRECTORY + i * 8) = i << 21 | LARGE | NESTED;
+	for (uint64_t i = 0; i < 512; i++) {
+		*word(machine.memory, NESTED_LOWEST + i * 8) = i * PAGE | NESTED;
+		*word(machine.memory, OTHER_NESTED_LOWEST + i * 8) = i * PAGE | NESTED;
+	}
 	vmcb->save.cs = segment_of(&sregs.cs);
 	vmcb->save.ds = vmcb->save.es = vmcb->save.ss = segment_of(&sregs.ds);
 	vmcb->save.efer = sregs.efer;
@@ -369,13 +499,13 @@ static void nest(int vcpu)
 	vmcb->save.dr6 = 0xffff0ff0;
 	vmcb->save.dr7 = 0x400;
 	vmcb->save.rflags = 2;
-	vmcb->save.rip = CODE;
 	memcpy(machine.memory + HYPERVISOR, hypervisor_code,
 	       (size_t)(hypervisor_code_end - hypervisor_code));
-	regs.rip = HYPERVISOR;
-	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
-	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
-	set_msr(vcpu, 0xc0010117, HOST_SAVE);
+	l1_sregs = sregs;
+	l1_regs = regs;
+	if (scenario->flags & L1_READS)
+		make_l1_tables();
+	begin_l1(vcpu, HYPERVISOR, CODE);
 }
 
 /* The scenario, and "nested" where the guest is to be L2. */
@@ -392,9 +522,11 @@ int main(int argc, char **argv)
 	vcpu = vcpu_open(0, &shared);
 	set_registers(vcpu, scenario);
 	if (argc > 2 && !strcmp(argv[2], "nested"))
-		nest(vcpu);
+		nest(vcpu, scenario);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	run_guest(vcpu, shared, scenario);
+	if (scenario->flags & RESETS)
+		reset(vcpu, shared, scenario);
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	/* How long it took, for what depends on that. */
 	printf("%ld\n",
