@@ -126,6 +126,8 @@ __asm__(".pushsection .rodata\n"
 	"	jmp hypervisor_code\n"
 	"2:	bt $13, %ecx\n"
 	"	jnc 5f\n"
+	"	mov 0x43100, %rbx\n" /* of L1_TABLES: a store that changes nothing */
+	"	mov %rbx, 0x43100\n"
 	"	mov (%rdx), %rbx\n"
 	"5:	hlt\n"
 	"hypervisor_code_end:\n"
@@ -449,6 +451,7 @@ static void make_l1_tables(void)
 static void reset(int vcpu, struct kvm_run *shared, const struct scenario *scenario)
 {
 	static const uint8_t code[] = {0x48, 0x8b, 0x1a,	     /* mov (%rdx), %rbx */
+				       0x48, 0x89, 0x37,	     /* mov %rsi, (%rdi) */
 				       0xb8, 0x00, 0x20, 0x01, 0x00, /* mov $HYPERVISOR, %eax */
 				       0xff, 0xe0};		     /* jmp *%rax */
 	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
