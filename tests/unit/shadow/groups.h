@@ -5,6 +5,7 @@
 int age_tests(void);
 int count_tests(void);
 int entry_tests(void);
+int fault_tests(void);
 int hold_tests(void);
 int limit_tests(void);
 int meanwhile_tests(void);

@@ -524,7 +524,7 @@ int main(void)
 		     race_tests() | paging_tests() | nx_tests() | neighbour_tests() |
 		     neighbour_race_tests() | view_tests() | count_tests() | meanwhile_tests() |
 		     entry_tests() | way_tests() | no_memory_tests() | set_tests() | turn_tests() |
-		     walk_tests() | path_tests();
+		     walk_tests() | path_tests() | fault_tests();
 
 	/* Where shadow pages serve L1, too, from here on: the groups above choose for themselves.
 	 * Nothing is split ahead of the write there. */
