@@ -93,7 +93,12 @@ static void test_no_memory(void **state)
 		check_fault(MMIO_GFN, 0, QUIRE_EMULATE,
 			    COUNTS(pf_taken) | COUNTS(pf_emulate) | created);
 	}
-	/* No entry reaches so far. */
+	/* The last page that an entry reaches, and the first behind it. */
+	check_fault(machine.vm->max_gfn.v, 0, QUIRE_EMULATE,
+		    COUNTS(pf_taken) | COUNTS(pf_emulate) | created);
+	check_fault(MMIO_GFN, 0, QUIRE_EMULATE, COUNTS(pf_taken) | COUNTS(pf_emulate) | created);
+	if (created)
+		check_fault(machine.vm->max_gfn.v, RSVD, QUIRE_EMULATE, NOTHING);
 	check_fault(machine.vm->max_gfn.v + 1, 0, QUIRE_EMULATE,
 		    COUNTS(pf_taken) | COUNTS(pf_emulate));
 	vm_end();
@@ -113,6 +118,10 @@ static void test_errors(void **state)
 	check_fault(1, 0, -EHWPOISON, COUNTS(pf_taken));
 	assert_int_equal(told.size_bytes, 0);
 	frame_of(1)->poisoned = false;
+	machine.host.pages[3].flags |= SIM_SLOW;
+	check_fault(3, QUIRE_PFERR_NOWAIT, -EAGAIN, COUNTS(pf_taken));
+	assert_int_equal(told.hva.v, sim_hva(3).v);
+	assert_int_equal(told.gpa.v, PAGES(3));
 	quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(2));
 	check_fault(1, 0, QUIRE_RETRY, COUNTS(pf_taken));
 	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(2));
@@ -141,6 +150,28 @@ static void test_without_an_access(void **state)
 	counts_begin();
 	quire_vcpu_page_ready(machine.vcpus[0], gpa_of((gfn_t){SLOT_PAGES}), WRITE);
 	counts_are(machine.vm->mmio_entries ? COUNTS(pf_mmio_spte_created) : NOTHING);
+	vm_end();
+}
+
+/* A prefault covers what is left of the mapping; a page that is lost is told, until the next. */
+static void test_prefault(void **state)
+{
+	struct quire_vcpu *vcpu;
+	uint64_t done = 0;
+
+	(void)state;
+	begin(0);
+	vcpu = machine.vcpus[0];
+	assert_int_equal(quire_vcpu_prefault(vcpu, (gpa_t){PAGES(1) + 0x123}, PAGES(4), &done), 0);
+	assert_int_equal(done, QUIRE_PAGE_SIZE - 0x123);
+	frame_of(2)->poisoned = true;
+	assert_int_equal(quire_vcpu_prefault(vcpu, (gpa_t){PAGES(2)}, PAGES(1), &done), -EHWPOISON);
+	assert_int_equal(quire_vcpu_lost_page(vcpu).v, sim_hva(2).v);
+	frame_of(2)->poisoned = false;
+	machine.vm->dead = 1;
+	assert_int_equal(quire_vcpu_prefault(vcpu, (gpa_t){PAGES(2)}, PAGES(1), &done), -EIO);
+	assert_int_equal(quire_vcpu_lost_page(vcpu).v, 0);
+	machine.vm->dead = 0;
 	vm_end();
 }
 
@@ -221,9 +252,10 @@ static void test_entry_fails(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_memory),  cmocka_unit_test(test_no_memory),
-	    cmocka_unit_test(test_errors),  cmocka_unit_test(test_without_an_access),
-	    cmocka_unit_test(test_entries), cmocka_unit_test(test_entry_fails),
+	    cmocka_unit_test(test_memory),	cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_errors),	cmocka_unit_test(test_without_an_access),
+	    cmocka_unit_test(test_prefault),	cmocka_unit_test(test_entries),
+	    cmocka_unit_test(test_entry_fails),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

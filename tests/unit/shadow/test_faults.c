@@ -181,6 +181,31 @@ static void test_first_entry_without_memory(void **state)
 	world_mmu = QUIRE_MMU_TDP;
 }
 
+/* A prefault without the TDP MMU covers a huge page to its end; without memory it says so. */
+static void test_prefault_without_tdp(void **state)
+{
+	uint64_t done = 0;
+
+	(void)state;
+	world_stop_vm(&world);
+	world_mmu = QUIRE_MMU_SHADOW;
+	world_start_vm(&world);
+	world.host.fail_at = world.host.allocations + 1;
+	assert_int_equal(quire_vcpu_prefault(world.vcpu, (gpa_t){0}, PAGE(1), &done), -ENOMEM);
+	world.host.fail_at = 0;
+	assert_int_equal(done, 0);
+	/* No row of frames any more, so that the mappings of slot 0 are small. */
+	world_migrate(&world, 100);
+	assert_int_equal(
+	    quire_vcpu_prefault(world.vcpu, (gpa_t){BLOCK(1) + PAGE(3) + OFFSET}, BLOCK(2), &done),
+	    0);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
+	assert_int_equal(done, BLOCK(1) - PAGE(3) - OFFSET);
+	assert_int_equal(quire_vcpu_prefault(world.vcpu, (gpa_t){PAGE(70)}, BLOCK(1), &done), 0);
+	assert_int_equal(done, QUIRE_PAGE_SIZE);
+	world_mmu = QUIRE_MMU_TDP;
+}
+
 static uint32_t lookups, puts, puts_unlocked;
 static enum quire_page_use last_use;
 static void (*meanwhile)(void);
@@ -387,10 +412,11 @@ static void test_walk_alone(void **state)
 int fault_tests(void)
 {
 	const struct CMUnitTest tests[] = {
-	    FAULT_TEST(test_counts_of_l2),	  FAULT_TEST(test_not_now),
-	    FAULT_TEST(test_counts_without_tdp),  FAULT_TEST(test_first_entry_without_memory),
-	    FAULT_TEST(test_pages_of_l2_are_put), FAULT_TEST(test_rounds_of_l2),
-	    FAULT_TEST(test_changes_without_tdp), FAULT_TEST(test_walk_alone),
+	    FAULT_TEST(test_counts_of_l2),	   FAULT_TEST(test_not_now),
+	    FAULT_TEST(test_counts_without_tdp),   FAULT_TEST(test_first_entry_without_memory),
+	    FAULT_TEST(test_prefault_without_tdp), FAULT_TEST(test_pages_of_l2_are_put),
+	    FAULT_TEST(test_rounds_of_l2),	   FAULT_TEST(test_changes_without_tdp),
+	    FAULT_TEST(test_walk_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
