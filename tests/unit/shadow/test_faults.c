@@ -100,6 +100,12 @@ static void test_counts_of_l2(void **state)
 	assert_int_equal(told.gpa.v, PAGE(9) + OFFSET);
 	assert_int_equal(told.flags & 0xff, QUIRE_PFERR_USER);
 
+	/* This VM has no private pages: the page of L1's is told, not the byte. */
+	check_fault(PAGE(1) + OFFSET, QUIRE_PFERR_PRIVATE, -EFAULT, COUNTS(pf_taken));
+	assert_int_equal(told.gpa.v, PAGE(70));
+	assert_int_equal(told.size_bytes, QUIRE_PAGE_SIZE);
+	assert_int_equal(told.flags, QUIRE_ATTRIBUTE_PRIVATE);
+
 	invalidate(72);
 	check_fault(PAGE(4), WRITE, QUIRE_RETRY, COUNTS(pf_taken));
 	validate(72);
@@ -393,6 +399,22 @@ static int walk_to(const struct quire_nested *tables, uint64_t gpa, uint64_t *re
 	return ret;
 }
 
+static uint32_t exchanges;
+
+static int interrupted_cmpxchg(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
+{
+	exchanges++;
+	return -EINTR;
+}
+
+/* Another processor always changes the entry first. */
+static int lost_cmpxchg(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
+{
+	exchanges++;
+	*expected ^= NPT_NX;
+	return 0;
+}
+
 /* Where L1's tables lead, without a mapping. */
 static void test_walk_alone(void **state)
 {
@@ -404,6 +426,18 @@ static void test_walk_alone(void **state)
 	assert_int_equal(walk_to(&tables, PAGE(1) + OFFSET, &result), 0);
 	assert_int_equal(result, PAGE(70) + OFFSET);
 	assert_int_equal(walk_to(&tables, PAGE(2), &result), -EFAULT);
+	world_put_entry(&world, TABLE_4K, 3, PAGE(71) | NPT_ALL);
+	world.ops.cmpxchg_u64 = interrupted_cmpxchg;
+	exchanges = 0;
+	assert_int_equal(walk_to(&tables, PAGE(3), &result), -EINTR);
+	assert_int_equal(exchanges, 1);
+	world.ops.cmpxchg_u64 = lost_cmpxchg;
+	exchanges = 0;
+	assert_int_equal(walk_to(&tables, PAGE(3), &result), -EFAULT);
+	assert_int_equal(exchanges, ROUNDS);
+	world.ops = sim_host_ops;
+	assert_int_equal(walk_to(&tables, PAGE(3), &result), 0);
+	assert_int_equal(result, PAGE(71));
 	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages), 0);
 }
 
