@@ -64,12 +64,52 @@ static void test_flushes_are_counted(void **state)
 	vm_end();
 }
 
+static struct quire_host_ops waiting_ops;
+static uint32_t waits;
+
+/* vCPU 1 is in the guest, so the flush waits until it takes the request: asked for, and not done. */
+static void kick_in_guest(void *ctx, void *cookie)
+{
+	(void)ctx;
+	(void)cookie;
+	if (quire_vcpu_take_requests(machine.vcpus[1], QUIRE_REQ_TLB_FLUSH)) {
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush_requests),
+				 stat(QUIRE_VM_STAT_remote_tlb_flush) + 1);
+		waits++;
+	}
+}
+
+static void test_flush_under_way_is_not_done(void **state)
+{
+	struct quire_stage2 stage2;
+	uint64_t requests;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	store(1, 1);
+	waiting_ops = sim_host_ops;
+	waiting_ops.kick = kick_in_guest;
+	machine.vm->flush.host = &waiting_ops;
+	waits = 0;
+	assert_int_equal(quire_vcpu_enter(machine.vcpus[1], &requests, &stage2), 0);
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(1), sim_hva(2));
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(1), sim_hva(2));
+	quire_vcpu_leave(machine.vcpus[1]);
+	assert_int_equal(waits, 1);
+	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush_requests),
+			 stat(QUIRE_VM_STAT_remote_tlb_flush));
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_numbers),
 	    cmocka_unit_test(test_requests),
 	    cmocka_unit_test(test_flushes_are_counted),
+	    cmocka_unit_test(test_flush_under_way_is_not_done),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
