@@ -67,7 +67,7 @@ static void test_flushes_are_counted(void **state)
 static struct quire_host_ops waiting_ops;
 static uint32_t waits;
 
-/* vCPU 1 is in the guest, so the flush waits until it takes the request: asked for, and not done. */
+/* vCPU 1 is in the guest, so the flush waits until it takes the request: asked for, not done. */
 static void kick_in_guest(void *ctx, void *cookie)
 {
 	(void)ctx;
