@@ -342,6 +342,38 @@ static void test_legal(void **state)
 		}
 }
 
+/* It allows everything, and was used. */
+static const struct entry_leaf used_leaf = {.pfn = {1},
+					    .level = 1,
+					    .writable = true,
+					    .mmu_writable = true,
+					    .host_writable = true,
+					    .executable = true,
+					    .accessed = true};
+
+/* D comes with W, W with the MMU's leave, and a leaf for executing alone allows nothing else. */
+static void test_legal_rights(void **state)
+{
+	const struct entry_format *f = &entry_ept_modes;
+	struct entry_leaf leaf = used_leaf;
+	u64 entry;
+
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		entry = entry_make_leaf(formats[i], &leaf);
+		assert_true(entry_is_legal(formats[i], entry, 1));
+		assert_false(entry_is_legal(formats[i], entry & ~formats[i]->mmu_writable, 1));
+		if (formats[i]->dirty)
+			assert_false(entry_is_legal(formats[i], entry & ~formats[i]->dirty, 1));
+	}
+	leaf = (struct entry_leaf){.pfn = {1}, .level = 1, .executable = true, .accessed = true};
+	leaf.lacks = f->unreadable;
+	entry = entry_make_leaf(f, &leaf);
+	assert_true(entry_is_legal(f, entry, 1));
+	assert_false(entry_is_legal(f, entry | f->host_writable, 1));
+	assert_false(entry_is_legal(f, entry & ~(f->executable | f->executable_user), 1));
+}
+
 /* Addresses: whole blocks below 48 bits, and nothing else. */
 static void test_legal_addresses(void **state)
 {
@@ -383,15 +415,6 @@ static void test_legal_mmio(void **state)
 		}
 	}
 }
-
-/* It allows everything, and was used. */
-static const struct entry_leaf used_leaf = {.pfn = {1},
-					    .level = 1,
-					    .writable = true,
-					    .mmu_writable = true,
-					    .host_writable = true,
-					    .executable = true,
-					    .accessed = true};
 
 /* The bits of the contract's tables, one by one. */
 static void test_bits(void **state)
@@ -623,14 +646,23 @@ static void test_direct_map(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_leaves),     cmocka_unit_test(test_tables),
-	    cmocka_unit_test(test_direct_map), cmocka_unit_test(test_empty),
-	    cmocka_unit_test(test_mmio),       cmocka_unit_test(test_rights),
-	    cmocka_unit_test(test_legal),      cmocka_unit_test(test_legal_addresses),
-	    cmocka_unit_test(test_legal_mmio), cmocka_unit_test(test_bits),
-	    cmocka_unit_test(test_bits_riscv), cmocka_unit_test(test_bits_arm64),
-	    cmocka_unit_test(test_bits_power), cmocka_unit_test(test_host_knows_tables),
-	    cmocka_unit_test(test_odd_pages),  cmocka_unit_test(test_description),
+	    cmocka_unit_test(test_leaves),
+	    cmocka_unit_test(test_tables),
+	    cmocka_unit_test(test_direct_map),
+	    cmocka_unit_test(test_empty),
+	    cmocka_unit_test(test_mmio),
+	    cmocka_unit_test(test_rights),
+	    cmocka_unit_test(test_legal),
+	    cmocka_unit_test(test_legal_addresses),
+	    cmocka_unit_test(test_legal_mmio),
+	    cmocka_unit_test(test_legal_rights),
+	    cmocka_unit_test(test_bits),
+	    cmocka_unit_test(test_bits_riscv),
+	    cmocka_unit_test(test_bits_arm64),
+	    cmocka_unit_test(test_bits_power),
+	    cmocka_unit_test(test_host_knows_tables),
+	    cmocka_unit_test(test_odd_pages),
+	    cmocka_unit_test(test_description),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
