@@ -199,6 +199,44 @@ static void test_no_page_for_a_piece(void **state)
 	end();
 }
 
+/* Without a page for one of its tables there is no path, and no direct root without a page. */
+static void test_no_page_for_a_path(void **state)
+{
+	struct shadow_walk walk = walk_to(PAGE(INDEX), 1);
+	struct table_cache none = {0}, *pages;
+
+	(void)state;
+	begin(&walk);
+	pages = change.pages;
+	change.pages = &none;
+	assert_int_equal(shadow_path_get(&change, world.vcpu, &walk, &path), 0);
+	for (u32 level = 1; level <= 4; level++) {
+		walk = walk_to(PAGE(INDEX), 1);
+		walk.tables[level].v = 30;
+		assert_int_equal(shadow_path_get(&change, world.vcpu, &walk, &path), -ENOMEM);
+	}
+	assert_int_equal(shadow_path_direct(&change, 0, &walk, &path), -ENOMEM);
+	change.pages = pages;
+	end();
+}
+
+/* Without memory to find a leaf by it is not put, and the fault comes again. */
+static void test_no_memory_for_a_leaf(void **state)
+{
+	struct shadow_walk walk = walk_to(PAGE(13), 1);
+	struct shadow_mapping mapping = mapping_of(&walk, UINT64_C(1) << 30, 1);
+	struct table_cache none = {0}, *rmaps;
+
+	(void)state;
+	begin(&walk);
+	rmaps = change.rmaps;
+	change.rmaps = &none;
+	assert_int_equal(shadow_map(&change, &mapping), QUIRE_RETRY);
+	assert_false(entry_is_present(SHADOW_BITS, *entry_at(PAGE(13), 1)));
+	change.rmaps = rmaps;
+	end();
+}
+
 /* What was executed in pieces stays so: a huge leaf shrinks to the page that is asked for. */
 static void test_executed_table_stays(void **state)
 {
@@ -219,8 +257,8 @@ static void test_executed_table_stays(void **state)
 			assert_int_equal(path.pages[2]->table->nx_disallowed, 0);
 			assert_int_equal(path.pages[3]->table->nx_disallowed, 0);
 			/* Another page of the block, which the host has in one piece. */
-			walk.gpa.v += PAGE(3);
-			mapping = mapping_of(&walk, HUGE_GFN + 3, 2);
+			walk.gpa.v += PAGE(4);
+			mapping = mapping_of(&walk, HUGE_GFN + 4, 2);
 			mapping.leaf.pfn.v = 4096;
 			mapping.leaf.executable = false;
 			assert_int_equal(shadow_map(&change, &mapping), QUIRE_FIXED);
@@ -228,7 +266,7 @@ static void test_executed_table_stays(void **state)
 					 stays ? QUIRE_LEVEL_4K : QUIRE_LEVEL_2M);
 			if (stays)
 				assert_int_equal(entry_pfn(SHADOW_BITS, *entry_at(walk.gpa.v, 1)).v,
-						 4096 + 80);
+						 4096 + 81);
 			end();
 		}
 }
@@ -404,6 +442,11 @@ static void test_new_entry_to_what_lags(void **state)
 	assert_int_equal(shadow_path_get(&change, world.vcpu, &other, &path), 0);
 	assert_ptr_equal(shadow_path_lags(change.shadow, &path, &other, &key), path.pages[2]);
 	assert_int_equal(key.gfn.v, TABLE_2M);
+	/* And that one's, from another entry of the root. */
+	other.gpa.v = UINT64_C(1) << 39;
+	assert_int_equal(shadow_path_get(&change, world.vcpu, &other, &path), 0);
+	assert_ptr_equal(shadow_path_lags(change.shadow, &path, &other, &key), path.pages[3]);
+	assert_int_equal(key.gfn.v, TABLE_1G);
 	/* Each level says whether what lags is below it. */
 	for (u32 level = 1; level <= 4; level++)
 		assert_int_equal(shadow_lags_below(change.shadow, path.pages[level]), 1);
@@ -602,6 +645,8 @@ int path_tests(void)
 	    PATH_TEST(test_pieces_of_other_rights),
 	    PATH_TEST(test_pieces_of_pieces),
 	    PATH_TEST(test_no_page_for_a_piece),
+	    PATH_TEST(test_no_page_for_a_path),
+	    PATH_TEST(test_no_memory_for_a_leaf),
 	    PATH_TEST(test_executed_table_stays),
 	    PATH_TEST(test_leaves_are_told),
 	    PATH_TEST(test_group_is_noted),
