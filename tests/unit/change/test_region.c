@@ -145,6 +145,7 @@ static void count_release(const struct quire_vm *vm)
 static void test_holds_of_a_slot_that_goes(void **state)
 {
 	struct quire_region gone = {.slot = 1};
+	uint64_t flushes;
 
 	(void)state;
 	for (int all = 0; all < 2; all++) {
@@ -157,10 +158,13 @@ static void test_holds_of_a_slot_that_goes(void **state)
 		assert_int_equal(quire_vm_set_region(machine.vm, &to), 0);
 		slot_1_is_at_100();
 		releases = 0;
+		flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
 		vm_check_also = count_release;
 		assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
 		vm_check_also = NULL;
 		assert_int_equal(releases, all ? 2 : 1);
+		/* A vCPU that loads another root flushes by that. */
+		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + !all);
 		assert_int_equal(level_at(1), all ? 0 : QUIRE_LEVEL_4K);
 		vm_end();
 	}
