@@ -578,6 +578,59 @@ static void test_rights_that_are_known(void **state)
 	assert_int_equal(lagging(), 0);
 }
 
+static void sync_end(u32 have)
+{
+	biglock_write_lock(&world.vm->mmu_lock);
+	change = shadow_change_of(world.vcpu, &debt);
+	shadow_sync_end(&change, world.vcpu, &sync);
+	assert_int_equal(sync.count, 0);
+	assert_int_equal(change.pages->count, have);
+	world_change_end(&world, &debt);
+}
+
+/* L1 writes while its table is read: the page goes on lagging, however often it is begun. */
+static void test_written_meanwhile(void **state)
+{
+	u32 have;
+
+	(void)state;
+	let_lag(TABLE_4K);
+	for (uint32_t again = 0; again < 2; again++) {
+		(void)sync_begin(1);
+		table_cache_put(change.pages, sync.pages[0].guest);
+		world_change_end(&world, &debt);
+	}
+	have = sync_begin(1);
+	world_change_end(&world, &debt);
+	shadow_sync_read(world.vcpu, &sync);
+	let_lag(TABLE_4K);
+	sync_end(have);
+	assert_int_equal(lagging(), 1);
+}
+
+/* What cannot be read is not shadowed; what has gone meanwhile stays so. */
+static void test_unreadable_table(void **state)
+{
+	(void)state;
+	for (uint32_t gone = 0; gone < 2; gone++) {
+		u32 have;
+
+		(void)world_check(&world, PAGE(INDEX), WORLD_READ);
+		let_lag(TABLE_4K);
+		have = sync_begin(1);
+		if (gone)
+			shadow_page_zap(&change,
+					shadow_page_find(change.shadow, &sync.pages[0].key));
+		world_change_end(&world, &debt);
+		sync.pages[0].unreadable = 1;
+		sync_end(have);
+		assert_int_equal(lagging(), 0);
+		biglock_write_lock(&world.vm->mmu_lock);
+		assert_null(shadow_page_find(world.vm->shadow, &sync.pages[0].key));
+		shadow_unlock(world.vm);
+	}
+}
+
 /* How many pages of [start, end) leaves of each level map. */
 static void counts(uint64_t start, uint64_t end_gfn, u64 small, u64 large, u64 largest)
 {
@@ -655,6 +708,8 @@ int path_tests(void)
 	    PATH_TEST(test_second_page_of_what_lags),
 	    PATH_TEST(test_batch),
 	    PATH_TEST(test_rights_that_are_known),
+	    PATH_TEST(test_written_meanwhile),
+	    PATH_TEST(test_unreadable_table),
 	    PATH_TEST(test_counts_of_leaves),
 	};
 
