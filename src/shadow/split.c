@@ -66,13 +66,13 @@ static u64 child_value(const struct huge_leaf *huge, u32 index)
 
 /* Complete @child. Nonzero: it already held tables, which may map less than the huge leaf. */
 static int fill_child(const struct shadow_change *change, struct shadow_page *child,
-		      const struct huge_leaf *huge, int *err)
+		      const struct huge_leaf *huge)
 {
 	const struct entry_format *f = SHADOW_BITS;
 	u64 *entries = table_entries(child->table);
 	int lossy = 0;
 
-	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES && !*err; i++) {
+	for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
 		u64 old = atomic_load_relaxed_u64(&entries[i]);
 		struct shadow_leaf leaf = {
 		    .gfn = shadow_leaf_gfn(child, i),
@@ -82,8 +82,8 @@ static int fill_child(const struct shadow_change *change, struct shadow_page *ch
 
 		if (entry_is_present(f, old))
 			lossy |= !entry_is_leaf(f, old, huge->level - 1);
-		else if (shadow_add_leaf(change, &entries[i], &leaf))
-			*err = -ENOMEM;
+		else if (BROKEN(!shadow_add_leaf(change, &entries[i], &leaf)))
+			vm_poison(change->vm);
 	}
 	return lossy;
 }
@@ -93,8 +93,8 @@ static int fill_child(const struct shadow_change *change, struct shadow_page *ch
  * heads of its gfns, which are neighbours too. Each entry before its head, where aging finds it.
  * Leaves are counted once.
  */
-static int fill_fresh(const struct shadow_change *change, const struct shadow_page *child,
-		      const struct huge_leaf *huge)
+static void fill_fresh(const struct shadow_change *change, const struct shadow_page *child,
+		       const struct huge_leaf *huge)
 {
 	u64 *entries = table_entries(child->table);
 	u64 *heads = rmap_head_make(change, child, huge->gfn, huge->level - 1);
@@ -104,8 +104,10 @@ static int fill_fresh(const struct shadow_change *change, const struct shadow_pa
 	mmu_assert_exclusive(change->vm);
 	CHECK(role_level(child->role) == huge->level - 1 && !child->parents);
 	CHECK(is_aligned_u64(huge->gfn.v, level_pages((enum quire_level)huge->level)));
-	if (!heads)
-		return -ENOMEM;
+	if (BROKEN(heads)) {
+		vm_poison(change->vm);
+		return;
+	}
 	for (; done < QUIRE_TABLE_ENTRIES; done++) {
 		u64 *entry = &entries[done];
 
@@ -115,20 +117,18 @@ static int fill_fresh(const struct shadow_change *change, const struct shadow_pa
 			continue;
 		}
 		length = rmap_add(&heads[done], entry, change->descriptors);
-		if (!length) {
-			*entry = SHADOW_BITS->nonpresent;
-			break;
-		}
+		if (BROKEN(length))
+			vm_poison(change->vm);
 		longest = length > longest ? length : longest;
 	}
 	rmap_note_length(change->vm, longest);
 	atomic_add_relaxed_u64(&change->vm->leaves[huge->level - 1], done);
-	return done == QUIRE_TABLE_ENTRIES ? 0 : -ENOMEM;
 }
 
 /*
  * The child is complete before it takes the leaf's place, so that no vCPU finds less than before;
- * the two map the same, which owes no flush, unless the child was there and held tables.
+ * the two map the same, which owes no flush, unless the child was there and held tables. Memory for
+ * all of it is at hand, as is_short() has said no.
  */
 static int split_one(const struct shadow_change *change, const struct huge_leaf *huge)
 {
@@ -141,28 +141,29 @@ static int split_one(const struct shadow_change *change, const struct huge_leaf 
 	struct flush_debt own;
 	struct shadow_change swap = *change;
 	struct shadow_page *child;
-	int made, lossy = 0, err = 0;
+	int made, lossy = 0;
 	u64 *head;
 
 	child = shadow_page_get(change, &key, &made);
-	if (!child)
-		return -ENOMEM;
+	if (BROKEN(child)) {
+		vm_poison(change->vm);
+		return -EIO;
+	}
 	if (made)
-		err = fill_fresh(change, child, huge);
+		fill_fresh(change, child, huge);
 	else
-		lossy = fill_child(change, child, huge, &err);
-	if (err)
-		return err;
+		lossy = fill_child(change, child, huge);
 	head = rmap_head(change->shadow, page, huge->gfn, huge->level);
 	if (BROKEN(head && !rmap_remove(head, huge->entry, &change->shadow->pool)))
 		vm_poison(change->vm);
 	flush_debt_init(&own, change->debt->domain);
 	swap.debt = &own;
-	err = shadow_link(&swap, huge->entry, child);
+	if (BROKEN(!shadow_link(&swap, huge->entry, child)))
+		vm_poison(change->vm);
 	if (lossy)
 		flush_debt_pay(&own);
 	flush_debt_forgive(&own, "the children map what the huge leaf mapped");
-	return err;
+	return 0;
 }
 
 /* The first of the entries of @head that may be split. */
