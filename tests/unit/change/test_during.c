@@ -162,7 +162,7 @@ static void test_view(void **state)
 	made(6, 2, 0);
 	was_told(&shown, 6, 2, 1);
 	waited(&shown, 6, 2);
-	/* What is so already is no change: nothing goes, and nobody is told. */
+	/* What is so already is no change: nothing goes, and no one is told. */
 	store(GFN + 6, 1);
 	forget();
 	made(6, 2, 0);
@@ -353,14 +353,10 @@ static void test_host_and_a_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_view),
-	    cmocka_unit_test(test_view_stays),
-	    cmocka_unit_test(test_no_view),
-	    cmocka_unit_test(test_huge_pages),
-	    cmocka_unit_test(test_attributes),
-	    cmocka_unit_test(test_punch),
-	    cmocka_unit_test(test_host),
-	    cmocka_unit_test(test_host_and_a_file),
+	    cmocka_unit_test(test_view),       cmocka_unit_test(test_view_stays),
+	    cmocka_unit_test(test_no_view),    cmocka_unit_test(test_huge_pages),
+	    cmocka_unit_test(test_attributes), cmocka_unit_test(test_punch),
+	    cmocka_unit_test(test_host),       cmocka_unit_test(test_host_and_a_file),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 0);

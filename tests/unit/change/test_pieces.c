@@ -62,8 +62,8 @@ static int give(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes
 	return 0;
 }
 
-/* Clear what @given names of [first, first + npages); returns how many holds of the lock it took.
- */
+/* Clear what the given words name of [first, first + npages); returns how many holds of the lock it
+ * took. */
 static uint32_t clear(uint64_t first, uint64_t npages)
 {
 	const struct quire_clear_log request = {
@@ -169,7 +169,8 @@ static void test_words_of_a_range(void **state)
 	end();
 }
 
-/* What a log that starts, and one that stops, holds where no guest is nested and nothing is mapped. */
+/* What a log that starts, and one that stops, holds where no guest is nested and nothing is mapped.
+ */
 static void test_start_and_stop(void **state)
 {
 	uint64_t flushes;

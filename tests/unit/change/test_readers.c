@@ -55,7 +55,7 @@ static void test_waits_for_readers(void **state)
 	end();
 }
 
-/* One that changes nothing waits for nobody. */
+/* One that changes nothing waits for no reader. */
 static void test_no_change(void **state)
 {
 	uint64_t allocs;

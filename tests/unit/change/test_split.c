@@ -235,9 +235,8 @@ static void test_step_of_a_gigabyte(void **state)
 static void test_many(void **state)
 {
 	const uint64_t blocks = 150;
-	const struct quire_region region = {.gpa = {BYTES(SIM_BLOCK)},
-					    .size_bytes = BYTES(blocks * SIM_BLOCK),
-					    .hva = sim_hva(0)};
+	const struct quire_region region = {
+	    .gpa = {BYTES(SIM_BLOCK)}, .size_bytes = BYTES(blocks * SIM_BLOCK), .hva = sim_hva(0)};
 	uint64_t done;
 
 	(void)state;
@@ -258,10 +257,10 @@ int main(void)
 	const struct CMUnitTest many[] = {cmocka_unit_test(test_many)};
 
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_no_vcpu_pays), cmocka_unit_test(test_steps),
-	    cmocka_unit_test(test_refusals),	 cmocka_unit_test(test_nothing_to_split),
-	    cmocka_unit_test(test_other_space),	 cmocka_unit_test(test_no_memory),
-	    cmocka_unit_test(test_not_served),	 cmocka_unit_test(test_nothing_huge),
+	    cmocka_unit_test(test_no_vcpu_pays),       cmocka_unit_test(test_steps),
+	    cmocka_unit_test(test_refusals),	       cmocka_unit_test(test_nothing_to_split),
+	    cmocka_unit_test(test_other_space),	       cmocka_unit_test(test_no_memory),
+	    cmocka_unit_test(test_not_served),	       cmocka_unit_test(test_nothing_huge),
 	    cmocka_unit_test(test_step_of_a_gigabyte),
 	};
 

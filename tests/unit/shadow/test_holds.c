@@ -167,12 +167,16 @@ static int give_word(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_
 /* Of the pages that a clear names each loses W, and no neighbour does: in runs of any length. */
 static void test_runs_of_a_word(void **state)
 {
-	static const uint64_t masks[] = {UINT64_MAX,		1,
-					 UINT64_C(1) << 63,	UINT64_MAX >> 1,
-					 UINT64_MAX << 1,	UINT64_C(0x8000000180000001),
+	static const uint64_t masks[] = {UINT64_MAX,
+					 1,
+					 UINT64_C(1) << 63,
+					 UINT64_MAX >> 1,
+					 UINT64_MAX << 1,
+					 UINT64_C(0x8000000180000001),
 					 UINT64_C(0xf0ff00000f)};
 	uint64_t mask = 0, left = WORLD_SLOT_PAGES;
-	struct quire_clear_log clear = {.slot = 1, .npages = 64, .copy_in = give_word, .ctx = &mask};
+	struct quire_clear_log clear = {
+	    .slot = 1, .npages = 64, .copy_in = give_word, .ctx = &mask};
 
 	(void)state;
 	assert_int_equal(quire_vm_set_manual_protect(world.vm, 1), 0);
