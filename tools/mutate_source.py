@@ -16,8 +16,8 @@ from clang.cindex import CursorKind as Kind  # noqa: E402
 
 # Transparent: what stands within them is ours. Blanked, for the parser then sees it where it is.
 HINTS = re.compile(r"(?<!define )\b(?:un)?likely(?=\()")
-# They say something of the code, and are none.
-SAYING = re.compile(r"(?:CHECK|BROKEN|QUIRE_TRACE|QUIRE_TIMED|ATOMIC_POINT|__builtin_prefetch"
+# They say something of the code, and are none; or only what the processor may do meanwhile.
+SAYING = re.compile(r"(?:CHECK|BROKEN|QUIRE_TRACE|QUIRE_TIMED|ATOMIC_POINT|__builtin_prefetch|base_platform->relax"
                     r"|[a-z]+_assert\w*)\b")
 NAMED = re.compile(r"!?\s*(?:MUTANT|BROKEN)\s*\(")
 NEVER = ("MUTANT", "BROKEN")  # 0 unless the library has a bug
