@@ -1,0 +1,142 @@
+/* How far one hold of mmu_lock gets: where write permission is taken, where leaves are split. */
+#include "tests/unit/support.h"
+
+#include "src/tdp/tdp.h"
+
+/*
+ * A hold that protects looks at 8192 entries at most. A huge leaf that it protects counts as 8
+ * more, as long as so many are left that the hold gets to a lowest table all the same: 5 tables'
+ * and 8.
+ */
+#define ENTRIES 8192u
+#define HUGE 8u
+#define KEPT (5 * 512u + HUGE)
+#define GROUP 16u /* entries above the lowest level that are looked at together */
+
+/* The last 2 of 16 blocks of 1 GiB have memory: all of the one, some of the other. */
+#define GIGANTIC 16u
+#define FIRST ((GIGANTIC - 2) * (uint64_t)SIM_GIGANTIC)
+#define HALF (SIM_GIGANTIC / 2)
+#define HUGE_LEAVES 624u
+#define SMALL (FIRST + HUGE_LEAVES * (uint64_t)SIM_BLOCK) /* from here on there are tables */
+#define TABLES 6u
+
+/* With 16 entries looked at above them, groups of huge leaves leave just what is kept. */
+_Static_assert(ENTRIES - GROUP - HUGE_LEAVES - HUGE * (HUGE_LEAVES - 1) == KEPT, "an edge");
+
+static void add_region(uint32_t slot, uint64_t gfn, uint64_t npages)
+{
+	const struct quire_region region = {
+	    .slot = slot, .gpa = {PAGES(gfn)}, .size_bytes = PAGES(npages), .hva = sim_hva(0)};
+
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+}
+
+/* Neither slot has a whole block of 1 GiB. */
+static void begin(void)
+{
+	uint64_t end = SMALL + TABLES * SIM_BLOCK;
+	struct table_cache tables = {0};
+	gfn_t start = {SMALL};
+
+	vm_begin();
+	sim_map_gigantic(&machine.host, 0, SIM_WRITABLE);
+	add_region(0, FIRST, HALF);
+	add_region(1, FIRST + HALF, end - FIRST - HALF);
+	for (uint64_t gfn = FIRST; gfn < end; gfn += SIM_BLOCK)
+		store(gfn, 1);
+	leaves_are(0, HUGE_LEAVES + TABLES, 0);
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, TABLES), 0);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	assert_int_equal(tdp_split_range(machine.vm, 0, &start, (gfn_t){end}, &tables), 0);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	assert_int_equal(start.v, end);
+	table_cache_drain(&tables, &machine.vm->arena);
+	leaves_are(0, HUGE_LEAVES, TABLES * SIM_BLOCK);
+}
+
+/* From a gfn so that 16 entries are looked at above the leaves, however many levels there are. */
+static uint64_t protect_to(uint64_t end)
+{
+	uint64_t above = machine.vm->tdp_format.root_level - QUIRE_LEVEL_1G, stopped;
+	struct flush_debt debt;
+
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	stopped = tdp_write_protect_range(machine.vm, 0, (gfn_t){above * SIM_GIGANTIC},
+					  (gfn_t){end}, &debt)
+		      .v;
+	assert_true(debt.owed);
+	flush_debt_pay(&debt);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	return stopped;
+}
+
+/* After the huge leaves 5 entries are looked at, and 5 tables. */
+static void test_protects_so_many(void **state)
+{
+	const uint64_t end = SMALL + 5 * SIM_BLOCK;
+
+	(void)state;
+	begin();
+	assert_int_equal(protect_to(end), end);
+	for (uint64_t gfn = FIRST; gfn < end; gfn += SIM_BLOCK)
+		assert_false(writable_at(gfn) || writable_at(gfn + SIM_BLOCK - 1));
+	assert_true(writable_at(end));
+	vm_end();
+}
+
+/* The sixth table is the next hold's, and one that finds nothing huge to protect gets there. */
+static void test_stops_in_front_of_the_next(void **state)
+{
+	const uint64_t end = SMALL + 5 * SIM_BLOCK;
+
+	(void)state;
+	begin();
+	assert_int_equal(protect_to(end + 1), end + 1);
+	assert_false(writable_at(end));
+	assert_true(writable_at(end + 1));
+	store(end, 1);
+	vm_end();
+	begin();
+	assert_int_equal(protect_to(end + SIM_BLOCK), end);
+	assert_true(writable_at(end));
+	assert_int_equal(protect_to(end + SIM_BLOCK), end + SIM_BLOCK);
+	assert_false(writable_at(end) || writable_at(end + SIM_BLOCK - 1));
+	vm_end();
+}
+
+/* Without a table for a leaf of 1 GiB the next hold begins where this one did. */
+static void test_split_without_a_table(void **state)
+{
+	static const uint64_t starts[] = {0, 1, MIDDLE};
+	struct table_cache none = {0};
+
+	(void)state;
+	vm_begin();
+	sim_map_gigantic(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_GIGANTIC, 0);
+	store(MIDDLE, 2);
+	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++) {
+		gfn_t start = {starts[i]};
+
+		biglock_write_lock(&machine.vm->mmu_lock);
+		assert_int_equal(
+		    tdp_split_range(machine.vm, 0, &start, (gfn_t){SIM_GIGANTIC}, &none), -ENOMEM);
+		biglock_write_unlock(&machine.vm->mmu_lock);
+		assert_int_equal(start.v, starts[i]);
+		leaves_are(1, 0, 0);
+	}
+	vm_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_protects_so_many),
+	    cmocka_unit_test(test_stops_in_front_of_the_next),
+	    cmocka_unit_test(test_split_without_a_table),
+	};
+
+	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);
+}
