@@ -4,6 +4,9 @@
  */
 #include "tests/unit/support.h"
 
+#include <quire/trace.h>
+
+#include "src/base/reclaim.h"
 #include "src/dirty/span.h"
 #include "src/tdp/tdp.h"
 
@@ -106,11 +109,72 @@ static void test_huge(void **state)
 	check_spans(true);
 }
 
+/* What a prefault and a write of two vCPUs do while a span is protected: see record(). */
+static struct table_cache tables;
+static unsigned int splits;
+
+static void make_writable(uint64_t gfn)
+{
+	const struct entry_format *f = &machine.vm->tdp_format;
+	uint32_t level;
+	uint64_t *entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
+
+	assert_int_equal(level, QUIRE_LEVEL_4K);
+	*entry |= f->writable | f->dirty;
+}
+
+/* Just when the huge leaf has lost W it is split, and two of its pages are written. */
+static void record(enum quire_trace_event which, const uint64_t *args)
+{
+	gfn_t start = {SIM_BLOCK};
+
+	if (which != QUIRE_TRACE_kvm_tdp_mmu_spte_changed || args[3] != QUIRE_LEVEL_2M || splits++)
+		return;
+	assert_int_equal(tdp_split_range(machine.vm, 0, &start, (gfn_t){SIM_BLOCK + 1}, &tables),
+			 0);
+	make_writable(SIM_BLOCK + 64 + 5);
+	make_writable(SIM_BLOCK + 64 + 6);
+}
+
+/* The table that has come is looked into for the pages that are named from there on. */
+static void test_split_meanwhile(void **state)
+{
+	struct log_word named[2] = {{.index = 0}, {.index = 1}};
+	uint64_t masks[2] = {1, UINT64_C(1) << 5};
+	struct log_span span = {
+	    .base = {SIM_BLOCK}, .words = 2, .masks = masks, .nonzero = 2, .named = named};
+	struct flush_debt debt;
+
+	(void)state;
+	vm_begin();
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	store(SIM_BLOCK, 5);
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	flush_debt_init(&debt, &machine.vm->flush);
+	splits = 0;
+	quire_trace_install(record);
+	biglock_read_lock(&machine.vm->mmu_lock, NULL);
+	reclaim_enter();
+	tdp_find_span(machine.vm, &span);
+	tdp_protect_span(machine.vm, &span, &debt);
+	reclaim_leave();
+	flush_debt_pay(&debt);
+	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
+	quire_trace_install(NULL);
+	table_cache_drain(&tables, &machine.vm->arena);
+	leaves_are(0, 0, SIM_BLOCK);
+	assert_false(writable_at(SIM_BLOCK) || writable_at(SIM_BLOCK + 64 + 5));
+	assert_true(writable_at(SIM_BLOCK + 64 + 6));
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_small),
 	    cmocka_unit_test(test_huge),
+	    cmocka_unit_test(test_split_meanwhile),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 0);
