@@ -229,6 +229,34 @@ static void test_either_execute_bit(void **state)
 	vm_end();
 }
 
+/* A leaf that allows reading alone has no right to lose, and its page is used again all the same.
+ */
+static void test_read_only_leaf_goes(void **state)
+{
+	struct flush_debt debt;
+	struct tdp_change change = {.leaves = leaves, .debt = &debt};
+	const struct entry_leaf leaf = {.pfn = {1}, .level = 1, .accessed = true};
+	uint64_t *entry, was;
+
+	(void)state;
+	vm_begin();
+	change.vm = machine.vm;
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	holder = table_cache_take(&tables);
+	*holder = (struct table){.level = 1};
+	entry = table_entries(holder);
+	*entry = was = entry_make_leaf(&machine.vm->tdp_format, &leaf);
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	assert_int_equal(
+	    tdp_change_entry(&change, entry, 1, &was, machine.vm->tdp_format.nonpresent), TDP_DONE);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	assert_true(debt.owed);
+	table_cache_put(&tables, holder);
+	table_cache_drain(&tables, &machine.vm->arena);
+	vm_end();
+}
+
 /* Where aging takes W, a TLB may have W of any entry: the flush is owed whatever is found. */
 static void test_protect_owes_for_aged(void **state)
 {
@@ -326,9 +354,8 @@ static void test_protect(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_transitions),
-	    cmocka_unit_test(test_either_execute_bit),
-	    cmocka_unit_test(test_protect),
+	    cmocka_unit_test(test_transitions),		  cmocka_unit_test(test_either_execute_bit),
+	    cmocka_unit_test(test_read_only_leaf_goes),	  cmocka_unit_test(test_protect),
 	    cmocka_unit_test(test_protect_owes_for_aged),
 	};
 
