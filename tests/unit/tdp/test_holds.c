@@ -1,6 +1,8 @@
 /* How far one hold of mmu_lock gets: where write permission is taken, where leaves are split. */
 #include "tests/unit/support.h"
 
+#include <quire/trace.h>
+
 #include "src/tdp/tdp.h"
 
 /*
@@ -130,12 +132,53 @@ static void test_split_without_a_table(void **state)
 	vm_end();
 }
 
+static uint64_t names[2]; /* of the leaf that went: its gfn, and the address space of its table */
+
+static void record(enum quire_trace_event which, const uint64_t *args)
+{
+	if (which != QUIRE_TRACE_kvm_tdp_mmu_spte_changed)
+		return;
+	names[0] = args[0];
+	names[1] = args[4];
+}
+
+/* A table that had another use knows what it maps now. */
+static void test_split_names_its_table(void **state)
+{
+	const uint64_t gone = FIRST + HALF + 3 * SIM_BLOCK + 9;
+	gfn_t start = {gone};
+	struct table_cache tables = {0};
+	struct flush_debt debt;
+	struct table *table;
+
+	(void)state;
+	begin();
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	for (table = tables.tables; table; table = table->next) {
+		table->gfn.v = SIM_BLOCK;
+		table->as_id = 1;
+	}
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	assert_int_equal(tdp_split_range(machine.vm, 0, &start, (gfn_t){gone + 1}, &tables), 0);
+	quire_trace_install(record);
+	tdp_zap_range(machine.vm, 1, (gfn_t){gone}, (gfn_t){gone + 1}, &debt);
+	quire_trace_install(NULL);
+	flush_debt_pay(&debt);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	table_cache_drain(&tables, &machine.vm->arena);
+	assert_int_equal(names[0], gone);
+	assert_int_equal(names[1], 0);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_protects_so_many),
 	    cmocka_unit_test(test_stops_in_front_of_the_next),
 	    cmocka_unit_test(test_split_without_a_table),
+	    cmocka_unit_test(test_split_names_its_table),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);
