@@ -25,9 +25,56 @@ static void test_requests_are_traced(void **state)
 	quire_trace_install(NULL);
 	assert_int_equal(requests, 1);
 	assert_int_equal(request[0], 2);
+	assert_int_equal(request[1] << QUIRE_PAGE_SHIFT, (uintptr_t)frame_of(2)->bytes);
 	assert_int_equal(request[2], QUIRE_LEVEL_4K);
+	assert_int_equal(request[3], 0xf); /* read, write, user, execute */
 	store(3, 5);
 	assert_int_equal(requests, 1);
+	vm_end();
+}
+
+static uint64_t sets, set[7];
+
+/* In the instant in which the entry is there. */
+static void record_set(enum quire_trace_event which, const uint64_t *args)
+{
+	if (which != QUIRE_TRACE_kvm_mmu_set_spte)
+		return;
+	sets++;
+	memcpy(set, args, sizeof(set));
+	assert_int_equal(*(const uint64_t *)(uintptr_t)args[2], args[1]);
+}
+
+static void expect_set(uint64_t gfn, uint32_t level, int executable)
+{
+	assert_int_equal(sets, 1);
+	assert_int_equal(set[0], gfn);
+	assert_int_equal(set[3], level);
+	assert_int_equal(set[4], 1);
+	assert_int_equal(set[5], executable);
+	assert_int_equal(set[6], 1);
+	sets = 0;
+}
+
+/* A leaf is told of once, as it is: huge ones cannot be executed while the NX workaround is on. */
+static void test_leaves_are_traced(void **state)
+{
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	sets = 0;
+	quire_trace_install(record_set);
+	store(3, 5);
+	expect_set(3, QUIRE_LEVEL_4K, 1);
+	store(SIM_BLOCK + 7, 5);
+	expect_set(SIM_BLOCK + 7, QUIRE_LEVEL_2M, 0);
+	/* What is there already is not put there again. */
+	assert_int_equal(fault_at(3, QUIRE_PFERR_WRITE), QUIRE_SPURIOUS);
+	assert_int_equal(sets, 0);
+	quire_trace_install(NULL);
 	vm_end();
 }
 
@@ -113,6 +160,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_requests_are_traced),
+	    cmocka_unit_test(test_leaves_are_traced),
 	    cmocka_unit_test(test_each_leaf_that_goes_is_traced),
 	    cmocka_unit_test(test_what_goes_with_a_slot),
 	    cmocka_unit_test(test_tables_are_used_again),
