@@ -1,92 +1,21 @@
 /*
  * Huge mappings of L2 that are split by hand, in one hold of mmu_lock: what the pieces are, what a
- * split needs and where it stops. And roots, and the library's writes to tables, by themselves.
+ * split needs and where it stops; and how far a hold goes through a range.
  */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <string.h>
+#include <stddef.h>
 #include <cmocka.h>
 
 #include "src/base/lock.h"
-#include "src/entry/guest.h"
 #include "src/shadow/internal.h"
-#include "tests/unit/shadow/world.h"
+#include "tests/unit/shadow/by_hand.h"
 
-#define RIGHTS (ACCESS_ALL << ROLE_ACCESS_SHIFT)
 #define OF_L2 (ROLE_GUEST_MODE | ROLE_WP)
-/* A gfn that holds no table of L1's. */
-#define SOME_GFN 900u
 #define FIRST_FRAME (UINT64_C(1) << 18)
-#define IN_HAND 128u
 /* What one split needs, at most. */
 #define NEEDS_OBJECTS (QUIRE_TABLE_ENTRIES + 1u)
-
-static struct world world;
-static struct flush_debt debt;
-static struct shadow_change change;
-static struct shadow *shadow;
-/* What the lock's holder keeps from the split. */
-static struct object_cache hidden_objects;
-static struct table_cache hidden_tables;
-
-static int setup(void **state)
-{
-	*state = &world;
-	world_start_two(&world);
-	world_nested(&world, 1);
-	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
-	shadow = world.vm->shadow;
-	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, 4096), 0);
-	hidden_objects = (struct object_cache){0};
-	hidden_tables = (struct table_cache){0};
-	return 0;
-}
-
-/* With enough in hand for many splits, and for the pages that are to be split. */
-static void begin(void)
-{
-	struct arena *arena = &world.vm->arena;
-	struct object_cache more = {0};
-
-	assert_int_equal(object_cache_fill(&shadow->split_descriptors, &shadow->slabs, 1024), 0);
-	assert_int_equal(object_cache_fill(&shadow->split_headers, &shadow->slabs, IN_HAND), 0);
-	assert_int_equal(table_cache_fill(&shadow->split_pages, arena, IN_HAND), 0);
-	assert_int_equal(table_cache_fill(&shadow->split_rmaps, arena, IN_HAND), 0);
-	assert_int_equal(table_cache_fill(&world.vcpu->tables, arena, IN_HAND), 0);
-	assert_int_equal(object_cache_fill(&more, &shadow->slabs, 32), 0);
-	change = world_change_begin(&world, &debt);
-	object_cache_move(change.headers, &more);
-}
-
-static void end(void)
-{
-	world_change_end(&world, &debt);
-}
-
-static void keep_objects(struct object_cache *cache, u32 count)
-{
-	while (cache->count > count)
-		object_put(&hidden_objects, object_take(cache));
-}
-
-static void keep_tables(struct table_cache *cache, u32 count)
-{
-	while (cache->count > count)
-		table_cache_put(&hidden_tables, table_cache_take(cache));
-}
-
-static struct shadow_page *page_get(u32 role, uint64_t gfn)
-{
-	const struct shadow_key key = {.gfn = {gfn}, .role = role | RIGHTS};
-	struct shadow_page *page;
-	int made;
-
-	page = shadow_page_get(&change, &key, &made);
-	assert_non_null(page);
-	assert_int_equal(made, 1);
-	return page;
-}
 
 static u64 leaf_word(u32 level, uint64_t frame, bool executable)
 {
@@ -119,16 +48,6 @@ static struct shadow_page *huge_page(u32 level, u32 count)
 	for (u32 i = 0; i < count; i++)
 		put(page, i, i * level_pages((enum quire_level)level), ACCESS_ALL, true);
 	return page;
-}
-
-static struct shadow_page *child_of(const struct shadow_page *page, u32 index)
-{
-	u64 entry = table_entries(page->table)[index];
-
-	if (entry_is_leaf(SHADOW_BITS, entry, role_level(page->role)))
-		return NULL;
-	assert_true(entry_is_present(SHADOW_BITS, entry));
-	return shadow_page_of(entry_table(&world.vm->shadow_format, entry));
 }
 
 /* @page with what its first @count entries lead to. */
@@ -433,137 +352,89 @@ static void test_child_that_is_there(void **state)
 	check_child_there(true);
 }
 
-/* The library's write is counted where the page holds a table, and nowhere else. */
-static void test_writes_are_counted(void **state)
+/* A hold of the lock is over with the third change, or with the 48th head. */
+static void test_length_of_a_hold(void **state)
 {
-	const struct {
-		u32 as_id;
-		uint64_t gpa, counted;
-	} writes[] = {
-	    {0, PAGE(WORLD_ROOT), 1},	  {0, PAGE(WORLD_ROOT) + 4088, 1},
-	    {0, PAGE(WORLD_ROOT - 1), 0}, {0, PAGE(TABLE_4K + 1), 0},
-	    {0, PAGE(SOME_GFN), 0},	  {1, PAGE(WORLD_ROOT), 0},
-	};
+	struct shadow_piece piece;
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(writes) / sizeof(writes[0]); i++) {
-		uint64_t before, turn = shadow->write_turn;
-
-		before = world_stat(&world, QUIRE_VM_STAT_mmu_pte_write);
-		world.vm->track->written(world.vm, writes[i].as_id, (gpa_t){writes[i].gpa}, 8);
-		assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_pte_write),
-				 before + writes[i].counted);
-		assert_int_equal(shadow->write_turn, turn + writes[i].counted);
+	begin();
+	shadow_piece_begin(shadow, &piece);
+	assert_int_equal(piece.heads, 48);
+	for (u32 i = 0; i < 3; i++) {
+		assert_false(shadow_piece_is_over(&piece));
+		shadow->changes++;
 	}
+	assert_true(shadow_piece_is_over(&piece));
+	shadow_piece_begin(shadow, &piece);
+	piece.heads = 1;
+	assert_false(shadow_piece_is_over(&piece));
+	piece.heads = 0;
+	assert_true(shadow_piece_is_over(&piece));
+	end();
 }
 
-/* The root of L1's tables at @root, for vCPU 0, with @tables of them. */
-static int root_get(const struct quire_nested *tables, struct shadow_path *path)
+/* A head with entries counts for 16 more than those passed over, a page without any for one. */
+static void test_heads_of_a_hold(void **state)
 {
-	struct quire_nested kept = world.vcpu->nested.tables;
-	int ret;
-
-	world.vcpu->nested.tables = *tables;
-	ret = shadow_root_get(&change, world.vcpu, path);
-	world.vcpu->nested.tables = kept;
-	return ret;
-}
-
-/* A root that finds no memory says so, where a table is and where none can be. */
-static void test_root_without_memory(void **state)
-{
-	const uint64_t gfns[] = {SOME_GFN, world.vm->max_gfn.v, world.vm->max_gfn.v + 1};
-	struct object_cache none = {0};
+	struct shadow_range range = shadow_range_of(0, (gfn_t){1024}, (gfn_t){1536});
+	struct shadow_piece piece;
+	struct shadow_page *page;
+	u64 *head;
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(gfns) / sizeof(gfns[0]); i++) {
-		const struct quire_nested tables = {
-		    .root = {PAGE(gfns[i])}, .levels = 4, .nx = 1, .wp = 1};
-		bool empty = gfns[i] > world.vm->max_gfn.v;
-		struct shadow_path path = {0};
-		struct object_cache *objects;
-
-		begin();
-		objects = change.headers;
-		change.headers = &none;
-		assert_int_equal(root_get(&tables, &path), -ENOMEM);
-		change.headers = objects;
-		assert_int_equal(root_get(&tables, &path), 0);
-		assert_int_equal(path.root_level, 4);
-		assert_int_equal(path.pages[4]->gfn.v, gfns[i]);
-		assert_int_equal(path.pages[4]->kept, 1);
-		assert_int_equal(path.pages[4]->tracked, !empty);
-		assert_int_equal(path.pages[4]->role & ROLE_DIRECT, empty ? ROLE_DIRECT : 0);
-		shadow_page_zap(&change, path.pages[4]);
-		end();
-	}
+	begin();
+	page = page_get(ROLE_DIRECT | QUIRE_LEVEL_4K, 1024);
+	put(page, 5, 1024 + 5, ACCESS_ALL, true);
+	put(page, 7, 1024 + 7, ACCESS_ALL, true);
+	shadow_piece_begin(shadow, &piece);
+	head = shadow_range_next(&piece, &range);
+	assert_ptr_equal(head, rmap_head(shadow, page, (gfn_t){1024 + 5}, QUIRE_LEVEL_4K));
+	assert_int_equal(range.at, 1024 + 5);
+	assert_int_equal(piece.heads, 48 - 5 - 16);
+	range.at++;
+	head = shadow_range_next(&piece, &range);
+	assert_ptr_equal(head, rmap_head(shadow, page, (gfn_t){1024 + 7}, QUIRE_LEVEL_4K));
+	assert_int_equal(piece.heads, 48 - 5 - 16 - 1 - 16);
+	/* So many more are passed over that it is over, and the level is, too. */
+	range.at++;
+	assert_null(shadow_range_next(&piece, &range));
+	assert_int_equal(piece.heads, 0);
+	assert_int_equal(range.level, QUIRE_LEVEL_2M);
+	assert_false(shadow_range_is_done(&range));
+	/* Of the other levels the range touches a block each. */
+	shadow_piece_begin(shadow, &piece);
+	assert_null(shadow_range_next(&piece, &range));
+	assert_true(shadow_range_is_done(&range));
+	assert_int_equal(piece.heads, 48 - 2);
+	/* Far behind all that was ever mapped no page of heads is there: one step passes over all.
+	 */
+	range = shadow_range_of(0, (gfn_t){UINT64_C(1) << 34}, (gfn_t){(UINT64_C(1) << 34) + 512});
+	range.highest = QUIRE_LEVEL_4K;
+	shadow_piece_begin(shadow, &piece);
+	assert_null(shadow_range_next(&piece, &range));
+	assert_true(shadow_range_is_done(&range));
+	assert_int_equal(piece.heads, 48 - 1);
+	shadow_page_zap(&change, page);
+	end();
 }
 
-/* A PAE root leads to the directories that are present, and where memory can be. */
-static void test_pae_root(void **state)
-{
-	const uint64_t beyond = world.vm->max_gfn.v + 1;
-	const struct quire_nested tables = {
-	    .root = {PAGE(SOME_GFN)},
-	    .levels = 3,
-	    .nx = 1,
-	    .wp = 1,
-	    .directories = {PAGE(SOME_GFN + 1) | NPT_P, PAGE(SOME_GFN + 2), PAGE(beyond) | NPT_P,
-			    PAGE(SOME_GFN + 3) | NPT_P}};
-	struct shadow_page *directories[4] = {0};
-
-	(void)state;
-	for (u32 round = 0; round < 3; round++) {
-		struct shadow_path path = {0};
-		const struct shadow_page *root;
-
-		begin();
-		for (uint32_t i = 0; i < WORLD_CPUS; i++)
-			world.cpus[i].vcpu->mode.doorbell = 0;
-		assert_int_equal(root_get(&tables, &path), 0);
-		root = path.pages[SHADOW_PAE_LEVEL];
-		assert_ptr_equal(root, world.vcpu->pae_root);
-		assert_int_equal(world.cpus[0].vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
-		assert_int_equal(world.cpus[1].vcpu->mode.doorbell, 0);
-		assert_false(debt.owed);
-		for (u32 i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
-			const struct shadow_page *child;
-
-			if (i != 0 && i != 3) {
-				assert_int_equal(table_entries(root->table)[i],
-						 SHADOW_BITS->nonpresent);
-				continue;
-			}
-			child = child_of(root, i);
-			assert_int_equal(child->gfn.v, i ? SOME_GFN + 3 : SOME_GFN + 1);
-			assert_int_equal(role_level(child->role), QUIRE_LEVEL_2M);
-			assert_int_equal(child->kept, 1);
-			assert_int_equal(rmap_count(child->parents), 1);
-			/* What only the root leads to stays when it is loaded again. */
-			assert_true(!round || child == directories[i]);
-			directories[i] = child_of(root, i);
-		}
-		end();
-	}
-}
-
-#define PIECE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown_l2)
+#define HAND_TEST(name) cmocka_unit_test_setup_teardown(name, by_hand_setup, world_teardown_l2)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    PIECE_TEST(test_what_a_split_needs),
-	    PIECE_TEST(test_split_leaves_pages_for_faults),
-	    PIECE_TEST(test_splits_of_one_hold),
-	    PIECE_TEST(test_waiter_gets_the_lock),
-	    PIECE_TEST(test_split_ends_with_the_range),
-	    PIECE_TEST(test_what_is_not_split),
-	    PIECE_TEST(test_pieces),
-	    PIECE_TEST(test_piece_with_another_name),
-	    PIECE_TEST(test_child_that_is_there),
-	    PIECE_TEST(test_writes_are_counted),
-	    PIECE_TEST(test_root_without_memory),
-	    PIECE_TEST(test_pae_root),
+	    HAND_TEST(test_what_a_split_needs),
+	    HAND_TEST(test_split_leaves_pages_for_faults),
+	    HAND_TEST(test_splits_of_one_hold),
+	    HAND_TEST(test_waiter_gets_the_lock),
+	    HAND_TEST(test_split_ends_with_the_range),
+	    HAND_TEST(test_what_is_not_split),
+	    HAND_TEST(test_pieces),
+	    HAND_TEST(test_piece_with_another_name),
+	    HAND_TEST(test_child_that_is_there),
+	    HAND_TEST(test_length_of_a_hold),
+	    HAND_TEST(test_heads_of_a_hold),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
