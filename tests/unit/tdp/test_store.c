@@ -351,11 +351,51 @@ static void test_protect(void **state)
 	vm_end();
 }
 
+/* A word of writable leaves, but for one place that may hold MMIO's bits, and the word behind it:
+ * what was not asked for stays. */
+static void test_protect_whole_word(void **state)
+{
+	struct flush_debt debt;
+	struct tdp_change change = {.leaves = leaves, .debt = &debt};
+	const struct word writable = {.kind = LEAF, .writable = true, .accessed = true};
+	uint64_t *entries, leaf, mmio;
+
+	(void)state;
+	vm_begin();
+	change.vm = machine.vm;
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	holder = table_cache_take(&tables);
+	*holder = (struct table){.level = 1};
+	entries = table_entries(holder);
+	leaf = make(&writable, 1);
+	mmio = entry_make_mmio(&machine.vm->tdp_format, (gfn_t){5}, UINT32_MAX);
+	/* The last time it is in the other word. */
+	for (unsigned int place = 0; place < 65; place++) {
+		for (unsigned int i = 0; i < 128; i++)
+			entries[i] = i == place ? mmio : leaf;
+		flush_debt_init(&debt, &machine.vm->flush);
+		protect(1, &change, entries, UINT64_MAX);
+		assert_true(debt.owed);
+		for (unsigned int i = 0; i < 64; i++)
+			if (i != place)
+				assert_false(
+				    entry_is_writable(&machine.vm->tdp_format, entries[i]));
+		assert_int_equal(entries[place], mmio);
+		assert_int_equal(entries[place == 64 ? 65 : 64], leaf);
+	}
+	table_cache_put(&tables, holder);
+	table_cache_drain(&tables, &machine.vm->arena);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_transitions),		  cmocka_unit_test(test_either_execute_bit),
-	    cmocka_unit_test(test_read_only_leaf_goes),	  cmocka_unit_test(test_protect),
+	    cmocka_unit_test(test_transitions),
+	    cmocka_unit_test(test_either_execute_bit),
+	    cmocka_unit_test(test_read_only_leaf_goes),
+	    cmocka_unit_test(test_protect),
+	    cmocka_unit_test(test_protect_whole_word),
 	    cmocka_unit_test(test_protect_owes_for_aged),
 	};
 
