@@ -78,10 +78,17 @@ static uint64_t protect_to(uint64_t end)
 static void test_protects_so_many(void **state)
 {
 	const uint64_t end = SMALL + 5 * SIM_BLOCK;
+	struct flush_debt debt;
 
 	(void)state;
 	begin();
 	assert_int_equal(protect_to(end), end);
+	/* Where nothing has W none is taken. */
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	(void)tdp_write_protect_range(machine.vm, 0, (gfn_t){FIRST}, (gfn_t){end}, &debt);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	assert_int_equal(debt.owed, entry_ages_by_rights(&machine.vm->tdp_format));
 	for (uint64_t gfn = FIRST; gfn < end; gfn += SIM_BLOCK)
 		assert_false(writable_at(gfn) || writable_at(gfn + SIM_BLOCK - 1));
 	assert_true(writable_at(end));

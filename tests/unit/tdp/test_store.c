@@ -341,8 +341,10 @@ static void test_protect(void **state)
 			assert_int_equal(entries[9], make(&word, 1));
 			/* What is not named keeps its W. */
 			entries[9] = was;
+			flush_debt_init(&debt, &machine.vm->flush);
 			protect(exclusive, &change, entries, mask & ~nine);
 			assert_int_equal(entries[9], was);
+			assert_false(debt.owed);
 			if (word.kind == LEAF && entry_is_writable(&machine.vm->tdp_format, was))
 				check_without_dirty(exclusive, &change, entries, was);
 		}
