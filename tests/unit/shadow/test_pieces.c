@@ -419,6 +419,24 @@ static void test_heads_of_a_hold(void **state)
 	end();
 }
 
+/* Where no head can be the walk goes on to its end. */
+static void test_range_behind_all_heads(void **state)
+{
+	struct shadow_range range =
+	    shadow_range_of(0, (gfn_t){SPARSE_LIMIT - 1}, (gfn_t){SPARSE_LIMIT + 513});
+	struct shadow_piece piece;
+
+	(void)state;
+	range.highest = QUIRE_LEVEL_4K;
+	begin();
+	for (u32 round = 0; !shadow_range_is_done(&range); round++) {
+		assert_true(round < 64);
+		shadow_piece_begin(shadow, &piece);
+		assert_null(shadow_range_next(&piece, &range));
+	}
+	end();
+}
+
 #define HAND_TEST(name) cmocka_unit_test_setup_teardown(name, by_hand_setup, world_teardown_l2)
 
 int main(void)
@@ -435,6 +453,7 @@ int main(void)
 	    HAND_TEST(test_child_that_is_there),
 	    HAND_TEST(test_length_of_a_hold),
 	    HAND_TEST(test_heads_of_a_hold),
+	    HAND_TEST(test_range_behind_all_heads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
