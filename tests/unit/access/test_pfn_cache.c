@@ -139,6 +139,8 @@ static void test_hva(void **state)
 
 	(void)state;
 	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){~UINT64_C(0) & ~7}, 8), -EINVAL);
+	/* The first that no processor gives to a client, with 57 bits of addresses. */
+	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){UINT64_C(1) << 56}, 8), -EINVAL);
 	assert_int_equal(pfn_cache_activate_hva(&cache, (hva_t){0}, 8), -EINVAL);
 	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(2), 0), -EINVAL);
 	assert_int_equal(pfn_cache_activate_hva(&cache, sim_hva(2), QUIRE_PAGE_SIZE + 1), -EINVAL);

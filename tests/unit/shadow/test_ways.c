@@ -342,9 +342,12 @@ static void test_directories(void **state)
 	store(OTHER_DIRECTORY, 7, PAGE(TABLE) | NPT_ALL);
 	store(TABLE, 3, PAGE(70) | NPT_ALL);
 	now.directories[3] = PAGE(OTHER_DIRECTORY) | NPT_P;
+	/* Where an address stands but no P, nothing is looked at there. */
+	now.directories[0] = PAGE(OTHER_DIRECTORY);
 	use(3);
 	leads_to(LINEAR_PAE(3, 7, 3), 70);
 	is_refused(LINEAR_PAE(2, 7, 3), 0);
+	is_refused(LINEAR_PAE(0, 7, 3), 0);
 	store(DIRECTORY, 2, PAGE(OTHER_DIRECTORY) | NPT_P);
 	store(DIRECTORY, 3, 0);
 	flush();

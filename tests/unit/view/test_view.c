@@ -209,6 +209,10 @@ static void test_log(void **state)
 	is_as_page_by_page(0, 300, 0);
 	store(61, 2);
 	is_as_page_by_page(0, 300, 1);
+	/* The first page of the next word. */
+	store(64, 2);
+	assert_int_equal(view_of(61, 100, 1000).sum.logged, 2);
+	assert_int_equal(view_of(63, 65, 1000).sum.logged, 1);
 	vm_end();
 }
 
