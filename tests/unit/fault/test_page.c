@@ -146,6 +146,13 @@ static void test_not_now(void **state)
 	assert_int_equal(fault_at(0, nowait), QUIRE_FIXED);
 	vm_end();
 
+	/* The guest has not written yet: a logged page gets no right to it. */
+	begin_one(SIM_WRITABLE, QUIRE_SLOT_LOG_DIRTY);
+	quire_vcpu_page_ready(machine.vcpus[0], (gpa_t){0x123}, WRITE);
+	assert_false(may_write(0));
+	assert_int_equal(log_harvest(0), 0);
+	vm_end();
+
 	/* Nothing comes of it where there is nothing. */
 	begin_one(SIM_WRITABLE, 0);
 	quire_vcpu_page_ready(machine.vcpus[0], (gpa_t){0x100000}, 0);

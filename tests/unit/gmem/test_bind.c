@@ -135,6 +135,29 @@ static void test_undo_waits_for_readers(void **state)
 	end();
 }
 
+/* What was only prepared is undone, too: the binding stays, and nothing is left of the change. */
+static void test_undo_of_what_was_prepared(void **state)
+{
+	struct gmem_binding_change change;
+	u64 live;
+
+	(void)state;
+	begin();
+	mutex_lock(&vm->slots_lock);
+	assert_int_equal(bind(0, 0), 0);
+	assert_int_equal(bind(1, 0), 0);
+	live = fake.live_allocs;
+	assert_int_equal(gmem_unbind_prepare(&slots[0], &change), 0);
+	gmem_binding_undo(&change);
+	assert_int_equal(fake.live_allocs, live);
+	assert_ptr_equal(slots[0].gmem.file, gmem);
+	assert_int_equal(gmem->bindings.count, 2);
+	assert_int_equal(unbind(0, 0), 0);
+	assert_int_equal(unbind(1, 0), 0);
+	mutex_unlock(&vm->slots_lock);
+	end();
+}
+
 /* Pages that cannot be made without memory are said to be, and are there at the next try. */
 static void test_pages_without_memory(void **state)
 {
@@ -439,6 +462,7 @@ int main(void)
 	    cmocka_unit_test(test_without_memory),
 	    cmocka_unit_test(test_nothing_to_pin),
 	    cmocka_unit_test(test_undo_waits_for_readers),
+	    cmocka_unit_test(test_undo_of_what_was_prepared),
 	    cmocka_unit_test(test_pages_without_memory),
 	    cmocka_unit_test(test_released_file),
 	    cmocka_unit_test(test_map_made_twice),

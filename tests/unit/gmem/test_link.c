@@ -345,6 +345,36 @@ static void test_given_up(void **state)
 	linked_end();
 }
 
+static int private_always(void *ctx, gfn_t gfn, pfn_t pfn, unsigned int order)
+{
+	(void)ctx;
+	(void)gfn;
+	(void)pfn;
+	(void)order;
+	return 0;
+}
+
+/* Hardware that takes nothing back is told nothing by the link. */
+static void test_nothing_to_give_up(void **state)
+{
+	static const struct gmem_arch_ops ops = {.make_private = private_always};
+	static const struct gmem_arch arch = {.ops = &ops};
+	struct gmem_page page;
+
+	(void)state;
+	link_begin(QUIRE_VM_SW_PROTECTED, 0);
+	machine.vm->gmem_arch = &arch;
+	gmem->inode->arch = &arch;
+	store(GFN + 520, 7);
+	assert_int_equal(quire_gmem_link(gmem, second.vm, &linked), 0);
+	gmem_page_read(&gmem->inode->pages, 520, &page);
+	assert_true(page.state & GMEM_PAGE_PREPARED);
+	assert_int_equal(pages_mapped(machine.vm), 1);
+	show(second.vm, linked, OTHER);
+	assert_int_equal(other_load(520), 7);
+	linked_end();
+}
+
 static int64_t fill_byte(void *ctx, const struct quire_gmem_unit *unit)
 {
 	(void)ctx;
@@ -366,11 +396,17 @@ static void test_populated(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),	  cmocka_unit_test(test_bound),
-	    cmocka_unit_test(test_one_memory),	  cmocka_unit_test(test_lost),
-	    cmocka_unit_test(test_first_goes),	  cmocka_unit_test(test_second_goes),
-	    cmocka_unit_test(test_given_up),	  cmocka_unit_test(test_populated),
-	    cmocka_unit_test(test_refused_pairs), cmocka_unit_test(test_punch_elsewhere),
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_bound),
+	    cmocka_unit_test(test_one_memory),
+	    cmocka_unit_test(test_lost),
+	    cmocka_unit_test(test_first_goes),
+	    cmocka_unit_test(test_second_goes),
+	    cmocka_unit_test(test_given_up),
+	    cmocka_unit_test(test_populated),
+	    cmocka_unit_test(test_refused_pairs),
+	    cmocka_unit_test(test_punch_elsewhere),
+	    cmocka_unit_test(test_nothing_to_give_up),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

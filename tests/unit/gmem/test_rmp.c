@@ -481,6 +481,33 @@ static void test_block_in_parts(void **state)
 	private_end();
 }
 
+/* A block around a frame that it does not follow: refused without a list, or listed as a whole. */
+static void test_block_around_a_frame(void **state)
+{
+	const pfn_t pfn = {UINT64_C(1) << 25}, seventh = {pfn.v + 7};
+	const struct gmem_arch *arch;
+	struct rmp_entry entry;
+	uint64_t allocations;
+
+	(void)state;
+	private_begin();
+	arch = machine.vm->gmem_arch;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){9}, seventh, 0), 0);
+	allocations = machine.host.allocations;
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, pfn, 9), -EIO);
+	assert_int_equal(machine.host.allocations, allocations);
+	assert_true(rmp_is_free(arch->ctx, pfn));
+	arch->ops->invalidate(arch->ctx, seventh, 1);
+	assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){512}, pfn, 9), 0);
+	assert_int_equal(machine.host.allocations, allocations + 1);
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	rmp_read(arch->ctx, seventh, &entry);
+	assert_int_equal(entry.gfn.v, 519);
+	assert_int_equal(entry.level, QUIRE_LEVEL_4K);
+	arch->ops->reclaim(arch->ctx, pfn, 512);
+	private_end();
+}
+
 /* Frames that do not follow need a list: without memory for it nothing is assigned. */
 static void test_list_without_memory(void **state)
 {
@@ -565,6 +592,7 @@ int main(void)
 	    cmocka_unit_test(test_lost_frame),
 	    cmocka_unit_test(test_out_of_range),
 	    cmocka_unit_test(test_block_in_parts),
+	    cmocka_unit_test(test_block_around_a_frame),
 	    cmocka_unit_test(test_hosts),
 	    cmocka_unit_test(test_list_without_memory),
 	};

@@ -491,6 +491,21 @@ static void test_lost_meanwhile(void **state)
 	end();
 }
 
+/* A page is marked as lost, and its block not yet as no unit: no gigabyte is made of it. */
+static void test_lost_while_joined(void **state)
+{
+	(void)state;
+	begin(GIB, GMEM_GIGANTIC_ORDER);
+	use(7);
+	orders_are(7, GMEM_GIGANTIC_ORDER, GMEM_GIGANTIC_ORDER);
+	gmem_block_set(gmem_block_find(&pages, 3), 5, GMEM_PAGE_POISONED);
+	rwlock_read_lock(&pages.punch_lock);
+	gmem_gigantic_join(&pages, 7);
+	rwlock_read_unlock(&pages.punch_lock);
+	orders_are(7, QUIRE_TABLE_BITS, QUIRE_TABLE_BITS);
+	end();
+}
+
 /* Any and all, for a page, its block and its gigabyte. */
 static void test_any_and_all(void **state)
 {
@@ -613,6 +628,21 @@ static void test_filled(void **state)
 	}
 }
 
+/* A page inside a unit is filled by itself. */
+static void test_filled_inside_a_unit(void **state)
+{
+	const struct gmem_filler filler = {fill, &host, QUIRE_TABLE_BITS};
+
+	(void)state;
+	begin(2 * BLOCK, QUIRE_TABLE_BITS);
+	use(BLOCK);
+	/* What fill() is to hear. */
+	host.order = 0;
+	host.filled = 1;
+	assert_int_equal(gmem_page_fill(&pages, BLOCK + 7, NULL, &filler), 1);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -626,9 +656,11 @@ int main(void)
 	    cmocka_unit_test(test_huge_page_lost),
 	    cmocka_unit_test(test_lost_past_the_end),
 	    cmocka_unit_test(test_lost_meanwhile),
+	    cmocka_unit_test(test_lost_while_joined),
 	    cmocka_unit_test(test_any_and_all),
 	    cmocka_unit_test(test_reshaped),
 	    cmocka_unit_test(test_filled),
+	    cmocka_unit_test(test_filled_inside_a_unit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

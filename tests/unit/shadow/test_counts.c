@@ -123,6 +123,30 @@ static void test_recovery_asks_once(void **state)
 	world_nested(&world, 0);
 }
 
+/* A split that finds no memory ends: the block stays huge, and is split at the next try. */
+static void test_split_without_memory(void **state)
+{
+	const gfn_t start = {WORLD_SLOT_PAGES}, stop = {WORLD_PAGES};
+	struct arena *arena = &world.vm->arena;
+	struct table_cache hog = {0};
+
+	(void)state;
+	world_set_entry(&world, TABLE_2M, 1, PAGE(WORLD_SLOT_PAGES) | NPT_ALL | NPT_PS);
+	(void)world_check(&world, BLOCK(1), WORLD_WRITE);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
+	mutex_lock(&world.vm->slots_lock);
+	assert_int_equal(table_cache_fill(&hog, arena, (u32)arena->free_count), 0);
+	world.host.fail_at = world.host.allocations + 1;
+	change_nested_split(world.vm, 0, start, stop);
+	world.host.fail_at = 0;
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 1);
+	change_nested_split(world.vm, 0, start, stop);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_pages_2m), 0);
+	mutex_unlock(&world.vm->slots_lock);
+	table_cache_drain(&hog, arena);
+	world_nested(&world, 0);
+}
+
 static uint32_t level_at(uint64_t gfn)
 {
 	uint32_t level;
@@ -513,6 +537,7 @@ int count_tests(void)
 	    COUNT_TEST(test_collisions),
 	    COUNT_TEST(test_one_entry_goes),
 	    COUNT_TEST(test_recovery_asks_once),
+	    COUNT_TEST(test_split_without_memory),
 	    COUNT_TEST(test_level_of_a_leaf),
 	    COUNT_TEST(test_lags_below_another_root),
 	    COUNT_TEST(test_objects_change_hands),

@@ -184,6 +184,31 @@ static void test_slot_is_another(void **state)
 	assert_null(l2_host(PAGE(0)));
 }
 
+/* L2 begins to use the table, so it is tracked; and its page is mapped again, for reading. */
+static void use_and_read_table(void)
+{
+	assert_ptr_equal(l2_host(PAGE(0)), world_page(&world, 70));
+	world_nested_on(&world, L2, 0);
+	assert_int_equal(world_access_on(&world, L2, PAGE(TABLE_4K), WORLD_READ).outcome, 0);
+	world_nested_on(&world, L2, 1);
+}
+
+/* L1 is about to write what becomes a table: it gets no right to, and the write is noticed. */
+static void test_page_becomes_a_table(void **state)
+{
+	hva_t start = sim_hva(TABLE_4K), end = sim_hva(TABLE_4K + 1);
+
+	(void)state;
+	quire_vm_host_invalidate_begin(world.vm, start, end);
+	quire_vm_host_invalidate_end(world.vm, start, end);
+	meanwhile = use_and_read_table;
+	world_set_entry(&world, TABLE_4K, FAR, PAGE(110) | NPT_USED);
+	assert_null(meanwhile);
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_mmu_unsync), 1);
+	quire_vcpu_flush_nested(world.cpus[L2].vcpu);
+	assert_ptr_equal(l2_host(PAGE(FAR)), world_page(&world, 110));
+}
+
 #define MEANWHILE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int meanwhile_tests(void)
@@ -195,6 +220,7 @@ int meanwhile_tests(void)
 	    MEANWHILE_TEST(test_host_replaces_the_table),
 	    MEANWHILE_TEST(test_host_replaces_what_was_read),
 	    MEANWHILE_TEST(test_slot_is_another),
+	    MEANWHILE_TEST(test_page_becomes_a_table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -417,6 +417,21 @@ static void let_lag(uint64_t table)
 	shadow_unlock(world.vm);
 }
 
+/* A page that is obsolete is no reason to let its table lag. */
+static void test_obsolete_page_does_not_lag(void **state)
+{
+	struct shadow_walk walk = walk_to(PAGE(INDEX), 1);
+
+	(void)state;
+	begin(&walk);
+	path.pages[1]->generation ^= 1;
+	assert_int_equal(shadow_unsync(world.vm, 0, (gfn_t){TABLE_4K}), 0);
+	path.pages[1]->generation ^= 1;
+	assert_int_equal(path.pages[1]->tracked, 1);
+	end();
+	assert_int_equal(lagging(), 0);
+}
+
 /* Through an entry that leads to it already a page may lag; through a new one it must be synced. */
 static void test_new_entry_to_what_lags(void **state)
 {
@@ -704,6 +719,7 @@ int path_tests(void)
 	    PATH_TEST(test_leaves_are_told),
 	    PATH_TEST(test_group_is_noted),
 	    PATH_TEST(test_group_is_put),
+	    PATH_TEST(test_obsolete_page_does_not_lag),
 	    PATH_TEST(test_new_entry_to_what_lags),
 	    PATH_TEST(test_second_page_of_what_lags),
 	    PATH_TEST(test_batch),

@@ -352,6 +352,40 @@ static void test_child_that_is_there(void **state)
 	check_child_there(true);
 }
 
+static u32 asked[QUIRE_LEVEL_1G + 1];
+
+static bool allow_none(void *ctx, gfn_t gfn, u32 level)
+{
+	(void)ctx;
+	assert_int_equal(gfn.v, 0);
+	assert_in_range(level, QUIRE_LEVEL_2M, QUIRE_LEVEL_1G);
+	asked[level]++;
+	return false;
+}
+
+/* Block 0 of 2 MiB and block 0 of 1 GiB are two: a recovery asks for each. */
+static void test_recovery_asks_for_each_level(void **state)
+{
+	struct shadow_recovery recovery = {.range = shadow_range_of(0, (gfn_t){0}, (gfn_t){1}),
+					   .allowed = allow_none};
+	struct shadow_page *small, *large;
+
+	(void)state;
+	recovery.range.highest = QUIRE_LEVEL_2M;
+	asked[QUIRE_LEVEL_2M] = asked[QUIRE_LEVEL_1G] = 0;
+	begin();
+	small = page_get(ROLE_DIRECT | QUIRE_LEVEL_4K, 0);
+	large = page_get(ROLE_DIRECT | QUIRE_LEVEL_2M, 0);
+	put(small, 0, 0, ACCESS_ALL, true);
+	put(large, 0, 0, ACCESS_ALL, true);
+	assert_int_equal(shadow_recover(world.vm, &recovery, &debt), 0);
+	assert_int_equal(asked[QUIRE_LEVEL_2M], 1);
+	assert_int_equal(asked[QUIRE_LEVEL_1G], 1);
+	shadow_page_zap(&change, small);
+	shadow_page_zap(&change, large);
+	end();
+}
+
 /* A hold of the lock is over with the third change, or with the 48th head. */
 static void test_length_of_a_hold(void **state)
 {
@@ -451,6 +485,7 @@ int main(void)
 	    HAND_TEST(test_pieces),
 	    HAND_TEST(test_piece_with_another_name),
 	    HAND_TEST(test_child_that_is_there),
+	    HAND_TEST(test_recovery_asks_for_each_level),
 	    HAND_TEST(test_length_of_a_hold),
 	    HAND_TEST(test_heads_of_a_hold),
 	    HAND_TEST(test_range_behind_all_heads),

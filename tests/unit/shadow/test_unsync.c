@@ -255,6 +255,25 @@ static void test_many_tables(void **state)
 	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
 }
 
+/* A second page of a table that lags is up to date when it comes, and lags from the next write on.
+ */
+static void test_second_role(void **state)
+{
+	const uint64_t second = BLOCK(100);
+
+	(void)state;
+	world_set_entry(&world, TABLE_2M, 100, PAGE(TABLE_4K) | NPT_ALL | NPT_NX);
+	let_lag();
+	assert_ptr_equal(l2_host(second, WORLD_READ), world_page(&world, 100));
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 1);
+	world_set_entry(&world, TABLE_4K, 0, PAGE(101) | NPT_USED);
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 2);
+	flush();
+	assert_ptr_equal(l2_host(PAGE(0), WORLD_READ), world_page(&world, 101));
+	assert_ptr_equal(l2_host(second, WORLD_READ), world_page(&world, 101));
+	assert_int_equal(world_stat(&world, QUIRE_VM_STAT_mmu_unsync), 0);
+}
+
 /* Writes to a table are in the log although no fault says so any more. */
 static void test_dirty_log(void **state)
 {
@@ -287,6 +306,7 @@ int unsync_tests(void)
 	    UNSYNC_TEST(test_new_path_to_a_directory),
 	    UNSYNC_TEST(test_upper_levels_do_not_lag),
 	    UNSYNC_TEST(test_many_tables),
+	    UNSYNC_TEST(test_second_role),
 	    UNSYNC_TEST(test_dirty_log),
 	};
 

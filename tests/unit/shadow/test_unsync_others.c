@@ -109,12 +109,15 @@ static void test_one_bucket(void **state)
 		finds(BLOCK(10) + PAGE(1), 71);
 		assert_int_equal(lagging(), 0);
 		finds(BLOCK(11) + PAGE(1), 80);
+		/* L1 writes a table above them: both come again, in the same order. */
+		world_set_entry(&world, TABLE_1G, 1, PAGE(NEAR) | NPT_ALL);
+		world_put_entry(&world, 70, 3, PAGE(90) | NPT_USED);
+		finds(round ? BLOCK(11) + PAGE(1) : BLOCK(10) + PAGE(1), round ? 80 : 71);
+		finds(round ? BLOCK(10) + PAGE(1) : BLOCK(11) + PAGE(1), round ? 71 : 80);
 		/* The near one lags when it becomes a directory, too: it goes, the far one stays.
 		 */
 		maps(NEAR, 70);
 		assert_int_equal(lagging(), 1);
-		world_set_entry(&world, TABLE_1G, 1, PAGE(NEAR) | NPT_ALL);
-		world_put_entry(&world, 70, 3, PAGE(90) | NPT_USED);
 		finds((UINT64_C(1) << 30) + BLOCK(1) + PAGE(3), 90);
 		assert_int_equal(lagging(), 0);
 		finds(BLOCK(11) + PAGE(1), 80);
@@ -341,6 +344,30 @@ static void test_batch_names_what_is_mapped(void **state)
 	finds(PAGE(1), 80);
 }
 
+/* A page that lags and has just lost its parents is not caught up with: it is the next to go. */
+static void test_orphan_is_passed_over(void **state)
+{
+	struct quire_vcpu *vcpu = world.cpus[L2].vcpu;
+	struct shadow_sync sync = {.only = NULL};
+	struct shadow_change change;
+	struct flush_debt debt;
+
+	(void)state;
+	map_some();
+	maps(TABLE_4K, 80);
+	assert_int_equal(lagging(), 1);
+	assert_int_equal(shadow_reserve(vcpu), 0);
+	change_lock(world.vm, &debt);
+	change = shadow_change_of(vcpu, &debt);
+	assert_true(shadow_zap_gfn(world.vm, vcpu->as_id, (gfn_t){TABLE_2M}, &debt));
+	assert_int_equal(lagging(), 1);
+	sync.root = vcpu->shadow.page;
+	assert_int_equal(shadow_sync_begin(&change, &sync), 0);
+	change_settle_unlock(world.vm, &debt);
+	assert_int_equal(lagging(), 0);
+	finds(PAGE(1), 80);
+}
+
 /* What is linked already is as old as a TLB: another entry of it is mapped, and it goes on lagging.
  */
 static void test_linked_path_goes_on_lagging(void **state)
@@ -370,6 +397,7 @@ int unsync_others_tests(void)
 	    OTHERS_TEST(test_memory_goes_meanwhile),
 	    OTHERS_TEST(test_each_entry_is_compared),
 	    OTHERS_TEST(test_batch_names_what_is_mapped),
+	    OTHERS_TEST(test_orphan_is_passed_over),
 	    OTHERS_TEST(test_linked_path_goes_on_lagging),
 	};
 

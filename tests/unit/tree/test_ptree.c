@@ -349,6 +349,34 @@ static void test_only_child(void **state)
 	assert_int_equal(fake.live_allocs, 0);
 }
 
+/* A full tree needs two copies, two new nodes and a root for one more item: it gets all or none. */
+static void test_no_memory_for_a_full_tree(void **state)
+{
+	const u64 full = (u64)FANOUT * FANOUT;
+	const struct ptree_item item = {full, full + 1, value_of(full)};
+	struct ptree tree = rising_tree(full);
+	u64 live = fake.live_allocs;
+
+	(void)state;
+	assert_int_equal(tree.root->level, 1);
+	assert_int_equal(tree.root->count, FANOUT);
+	for (u64 fail = 1; fail <= 6; fail++) {
+		struct ptree new = tree;
+		struct ptree_edit edit;
+
+		ptree_edit_init(&edit, &fake_ops, NULL);
+		fake_fail_in(fail);
+		assert_int_equal(ptree_insert(&new, &item, &edit), fail < 6 ? -ENOMEM : 0);
+		fake_fail_in(0);
+		ptree_edit_abort(&edit);
+		assert_int_equal(fake.live_allocs, live);
+		assert_null(ptree_find(&tree, full));
+		assert_ptr_equal(ptree_find(&tree, full - 1), value_of(full - 1));
+	}
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
 /* A small leaf and a full neighbour get the same share; and what fits in one leaf is in one. */
 static void test_neighbours_share(void **state)
 {
@@ -388,6 +416,7 @@ int main(void)
 	    cmocka_unit_test(test_errors_change_nothing),
 	    cmocka_unit_test(test_rising_keys_are_dense),
 	    cmocka_unit_test(test_only_child),
+	    cmocka_unit_test(test_no_memory_for_a_full_tree),
 	    cmocka_unit_test(test_neighbours_share),
 	};
 

@@ -278,6 +278,8 @@ static void test_slot_shrinks_meanwhile(void **state)
 
 static void test_huge(void **state)
 {
+	struct quire_view_tables tables;
+
 	(void)state;
 	vm_begin();
 	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
@@ -288,6 +290,10 @@ static void test_huge(void **state)
 	is_as_page_by_page(0, SIM_BLOCK + 40, 0);
 	/* Of a large leaf, what is in the range. */
 	assert_int_equal(view_of(500, 520, 1).sum.mapped[QUIRE_LEVEL_2M], 12);
+	/* It is no table. */
+	assert_int_equal(quire_vm_view_tables(machine.vm, &tables), 0);
+	assert_int_equal(tables.tdp[QUIRE_LEVEL_4K], 1);
+	assert_int_equal(tables.tdp[QUIRE_LEVEL_2M], 1);
 	totals_are_those_of_the_counters();
 	vm_end();
 }

@@ -337,6 +337,8 @@ static void test_shape(void **state)
 	REFUSED(r.hva.v = 1ull << 63);
 	ACCEPTED(r.hva.v = (1ull << 47) - PAGES(17));
 	REFUSED(r.hva.v = (1ull << 48) - PAGES(8));
+	/* Larger than all of a client's addresses. */
+	REFUSED(r.size_bytes = 1ull << 49);
 	REFUSED(r.flags = QUIRE_SLOT_GMEM; r.gmem_offset_bytes = 1);
 	REFUSED(r.flags = QUIRE_SLOT_GMEM; r.gmem_offset_bytes = -PAGES(8));
 	ACCEPTED(r.gmem_offset_bytes = 1);
