@@ -7,8 +7,31 @@
 
 #include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
+#include "src/vm/check.h"
 
 struct machine machine;
+
+#ifdef QUIRE_CHECK
+static uint32_t holds;
+
+static void count_hold(const struct quire_vm *vm)
+{
+	(void)vm;
+	holds++;
+}
+
+void holds_begin(void)
+{
+	holds = 0;
+	vm_check_also = count_hold;
+}
+
+uint32_t holds_end(void)
+{
+	vm_check_also = NULL;
+	return holds;
+}
+#endif
 
 static int run_format(const struct CMUnitTest *tests, size_t count, enum quire_format_id format)
 {

@@ -52,6 +52,11 @@ void store(uint64_t gfn, uint8_t byte);
 /* The same, and it is in the frame behind client page @gfn. */
 void store_backed(uint64_t gfn, uint8_t byte);
 
+/* From holds_begin() on exclusive holds of mmu_lock are counted; holds_end() says how many ended.
+ */
+void holds_begin(void);
+uint32_t holds_end(void);
+
 /* A fault of vCPU 0 at @gfn with @error (QUIRE_PFERR_*), RETRY repeated. */
 int fault_at(uint64_t gfn, uint64_t error);
 

@@ -465,8 +465,9 @@ void cpu_nested_forget(struct cpu *cpu)
 	cpu->svm.tsc_offset = 0;
 	cpu->svm.has_soft_rip = 0;
 	cpu->svm.gif = 1;
-	tlb_watch_flush_all(cpu);
+	/* In this order: a flush while L2 runs is L2's, and leaves L1's nested tables held. */
 	tlb_watch_enter_host(cpu);
+	tlb_watch_flush_all(cpu);
 }
 
 static int leave_if_intercepted(struct cpu *cpu, enum vmcb_intercept which)

@@ -101,8 +101,8 @@ int quire_vcpu_set_address_space(struct quire_vcpu *vcpu, uint32_t address_space
 		return -EINVAL;
 	if (address_space == vcpu->as_id)
 		return 0;
-	/* First: a flusher that looks meanwhile finds old translations with their space, or this.
-	 */
+	/* This thread takes it, on the way into guest mode. First: a check that comes meanwhile
+	 * finds the old space, or this. */
 	atomic_fetch_or_relaxed_u64(&vcpu->mode.doorbell, QUIRE_REQ_TLB_FLUSH);
 	keep_root(vcpu);
 	vcpu->shadow = (struct vcpu_shadow_root){0};

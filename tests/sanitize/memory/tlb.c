@@ -59,7 +59,6 @@ enum guest_flags {
 	L1_READS = 0x2000, /* in the end, by its own tables */
 	/* The client's. */
 	RESTORES = 0x4000, /* where L2's OUT led to it, it leaves L2 and puts L2 back */
-	RESETS = 0x8000, /* L2 runs once more, and shuts down; L1 begins anew, and runs L2 again */
 };
 
 extern const char guest_code[], guest_code_end[];
@@ -202,7 +201,6 @@ static const struct scenario scenarios[] = {
     {"npt-same", NESTED_LEAF_OF(DATA), 0, DATA | NESTED | GLOBAL, DATA, L1_EDITS},
     /* L1 has the address elsewhere: what L2 held is not L1's. */
     {"restored", LEAF_OF(DATA), 0, DATA_AT | WRITABLE, DATA, CLIENT_EDITS | RESTORES | L1_READS},
-    {"reset", LEAF_OF(DATA), 0, DATA_AT | WRITABLE, DATA, RESETS | L1_READS},
     {"same", LEAF_OF(DATA), 0, DATA_AT | WRITABLE | GLOBAL, DATA, 0},
 };
 
@@ -422,50 +420,14 @@ static struct vmcb_segment segment_of(const struct kvm_segment *from)
 	};
 }
 
-/* What L1 begins with, where the guest is L2. */
-static struct kvm_sregs l1_sregs;
-static struct kvm_regs l1_regs;
-
-static void begin_l1(int vcpu, uint64_t rip, uint64_t l2_rip)
-{
-	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
-
-	vmcb->save.rip = l2_rip;
-	l1_regs.rip = rip;
-	make(vcpu, KVM_SET_SREGS, (unsigned long)&l1_sregs);
-	make(vcpu, KVM_SET_REGS, (unsigned long)&l1_regs);
-	set_msr(vcpu, 0xc0010117, HOST_SAVE);
-}
-
-/* L1's own tables have the scenario's page elsewhere. */
-static void make_l1_tables(void)
+/* L1's own tables, which have the scenario's page elsewhere; returns their root. */
+static uint64_t make_l1_tables(void)
 {
 	memcpy(machine.memory + L1_TABLES, machine.memory + TABLES, 4 * PAGE);
 	for (uint64_t level = 0; level < 3; level++)
 		*word(machine.memory, L1_TABLES + level * PAGE) += L1_TABLES - TABLES;
 	*word(machine.memory, L1_TABLES + LEAF_OF(DATA) - TABLES) = ELSEWHERE;
-	l1_sregs.cr3 = L1_TABLES;
-}
-
-/* L2's shutdown, which L1 does not intercept, resets the vCPU. */
-static void reset(int vcpu, struct kvm_run *shared, const struct scenario *scenario)
-{
-	static const uint8_t code[] = {0x48, 0x8b, 0x1a,	     /* mov (%rdx), %rbx */
-				       0x48, 0x89, 0x37,	     /* mov %rsi, (%rdi) */
-				       0xb8, 0x00, 0x20, 0x01, 0x00, /* mov $HYPERVISOR, %eax */
-				       0xff, 0xe0};		     /* jmp *%rax */
-	struct vmcb *vmcb = (void *)(machine.memory + VMCB);
-
-	memcpy(machine.memory + CODE + PAGE, code, sizeof(code));
-	vmcb->control.intercept &= ~(1ull << INTERCEPT_SHUTDOWN);
-	begin_l1(vcpu, HYPERVISOR, 2 * HIGH);
-	run_guest(vcpu, shared, scenario);
-	if (shared->exit_reason != KVM_EXIT_SHUTDOWN)
-		errx(1, "exit %u, no shutdown", shared->exit_reason);
-	begin_l1(vcpu, CODE + PAGE, CODE);
-	run_guest(vcpu, shared, scenario);
-	if (shared->exit_reason != KVM_EXIT_HLT)
-		errx(1, "exit %u of L1 anew", shared->exit_reason);
+	return L1_TABLES;
 }
 
 /* What the vCPU would run becomes L2, in L1's memory as it is; L1 runs it once. */
@@ -502,13 +464,15 @@ static void nest(int vcpu, const struct scenario *scenario)
 	vmcb->save.dr6 = 0xffff0ff0;
 	vmcb->save.dr7 = 0x400;
 	vmcb->save.rflags = 2;
+	vmcb->save.rip = CODE;
 	memcpy(machine.memory + HYPERVISOR, hypervisor_code,
 	       (size_t)(hypervisor_code_end - hypervisor_code));
-	l1_sregs = sregs;
-	l1_regs = regs;
 	if (scenario->flags & L1_READS)
-		make_l1_tables();
-	begin_l1(vcpu, HYPERVISOR, CODE);
+		sregs.cr3 = make_l1_tables();
+	regs.rip = HYPERVISOR;
+	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
+	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
+	set_msr(vcpu, 0xc0010117, HOST_SAVE);
 }
 
 /* The scenario, and "nested" where the guest is to be L2. */
@@ -528,8 +492,6 @@ int main(int argc, char **argv)
 		nest(vcpu, scenario);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	run_guest(vcpu, shared, scenario);
-	if (scenario->flags & RESETS)
-		reset(vcpu, shared, scenario);
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	/* How long it took, for what depends on that. */
 	printf("%ld\n",

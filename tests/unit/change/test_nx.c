@@ -1,5 +1,4 @@
 /* NX huge pages: no huge leaf is executable, and what is executed comes back huge in the end. */
-#include "src/vm/check.h"
 #include "tests/unit/support.h"
 
 #define FETCH ((uint64_t)QUIRE_PFERR_FETCH)
@@ -176,14 +175,6 @@ static void test_switched_on(void **state)
 	vm_end();
 }
 
-static uint32_t releases;
-
-static void count_release(const struct quire_vm *vm)
-{
-	(void)vm;
-	releases++;
-}
-
 /* Tables that one hold of the lock may recover. */
 #define BATCH 64u
 
@@ -201,15 +192,13 @@ static void begin_blocks(uint32_t count)
 	for (uint32_t block = 1; block <= count; block++)
 		assert_int_equal(fault_at(block * SIM_BLOCK + 1, FETCH), QUIRE_FIXED);
 	expect(0, count);
-	releases = 0;
-	vm_check_also = count_release;
 }
 
 static void recovers(uint32_t ratio, uint64_t count, uint32_t holds)
 {
-	releases = 0;
+	holds_begin();
 	assert_int_equal(quire_vm_recover_nx_pages(machine.vm, ratio), count);
-	assert_int_equal(releases, holds);
+	assert_int_equal(holds_end(), holds);
 }
 
 /* Many go in several holds of the lock, each of which does as many as it may. */
@@ -225,7 +214,6 @@ static void test_holds(void **state)
 		recovers(1, cases[i].count, cases[i].holds);
 		expect(0, 0);
 		recovers(1, 0, 0);
-		vm_check_also = NULL;
 		vm_end();
 	}
 }
@@ -245,7 +233,6 @@ static void test_parts(void **state)
 	recovers(1, 5, 1);
 	expect(0, 3);
 	machine.vm->stats[QUIRE_VM_STAT_nx_lpage_splits] = 0;
-	vm_check_also = NULL;
 	vm_end();
 }
 

@@ -1,7 +1,6 @@
 /* Logs of many words: harvests go in pieces, each one hold of mmu_lock, and forget no page. */
 #include <quire/trace.h>
 
-#include "src/vm/check.h"
 #include "src/vm/vm.h"
 #include "tests/unit/support.h"
 
@@ -14,14 +13,6 @@
 /* Words that are not empty in one piece, and words of any kind. */
 #define PIECE_NAMED 128u
 #define PIECE_WORDS 1024u
-
-static uint32_t releases;
-
-static void count_release(const struct quire_vm *vm)
-{
-	(void)vm;
-	releases++;
-}
 
 static void slot_of(uint64_t npages, uint64_t backed, uint32_t flags)
 {
@@ -38,12 +29,6 @@ static void begin(uint64_t npages, uint64_t backed)
 	assert_int_equal(quire_vm_set_manual_protect(machine.vm, INITIALLY_SET), 0);
 	map_pages(0, (uint32_t)backed, SIM_WRITABLE);
 	slot_of(npages, backed, QUIRE_SLOT_LOG_DIRTY);
-}
-
-static void end(void)
-{
-	vm_check_also = NULL;
-	vm_end();
 }
 
 /* What the client gives, and the bytes that it was asked for. */
@@ -70,11 +55,9 @@ static uint32_t clear(uint64_t first, uint64_t npages)
 	    .first_page = first, .npages = (uint32_t)npages, .copy_in = give};
 
 	given.size_bytes = 0;
-	releases = 0;
-	vm_check_also = count_release;
+	holds_begin();
 	assert_int_equal(quire_vm_clear_dirty_log(machine.vm, &request), 0);
-	vm_check_also = NULL;
-	return releases;
+	return holds_end();
 }
 
 static void name_words(uint32_t first, uint32_t count)
@@ -101,7 +84,7 @@ static void test_holds(void **state)
 	assert_int_equal(clear(0, SLOT_PAGES), 2);
 	name_words(0, WORDS);
 	assert_int_equal(clear(0, SLOT_PAGES), 4);
-	end();
+	vm_end();
 	/* However empty they are. */
 	begin(64 * (PIECE_WORDS + 2), BACKED);
 	name_words(PIECE_WORDS, 1);
@@ -112,7 +95,7 @@ static void test_holds(void **state)
 	assert_int_equal(clear(0, 64 * (PIECE_WORDS + 2)), 2);
 	given.words[PIECE_WORDS - 1] = 0;
 	assert_int_equal(clear(0, 64 * (PIECE_WORDS + 2)), 1);
-	end();
+	vm_end();
 }
 
 /* Each page is armed, whichever piece it is in, and its next write is told. */
@@ -137,7 +120,7 @@ static void test_all_are_armed(void **state)
 	(void)clear(0, SLOT_PAGES);
 	assert_true(writable_at(FIRST_BACKED) && !writable_at(SLOT_PAGES - 64));
 	assert_int_equal(log_harvest(0), 1);
-	end();
+	vm_end();
 }
 
 /* A range has the words that its pages need, and no other. */
@@ -166,7 +149,7 @@ static void test_words_of_a_range(void **state)
 	slot_of(SLOT_PAGES, BACKED, QUIRE_SLOT_LOG_DIRTY);
 	(void)clear(0, SLOT_PAGES);
 	assert_int_equal(given.size_bytes, 8 * WORDS);
-	end();
+	vm_end();
 }
 
 /* What a log that starts, and one that stops, holds where no guest is nested and nothing is mapped.
@@ -180,15 +163,15 @@ static void test_start_and_stop(void **state)
 	map_pages(0, BACKED, SIM_WRITABLE);
 	add_slot(0, BACKED, 0);
 	flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
-	releases = 0;
-	vm_check_also = count_release;
+	holds_begin();
 	add_slot(0, BACKED, QUIRE_SLOT_LOG_DIRTY);
-	assert_int_equal(releases, 1);
+	assert_int_equal(holds_end(), 1);
 	/* What another change has write-protected may not have been flushed yet. */
 	assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + 1);
+	holds_begin();
 	add_slot(0, BACKED, 0);
-	assert_int_equal(releases, 1);
-	end();
+	assert_int_equal(holds_end(), 0);
+	vm_end();
 }
 
 /* Behind the range that is cleared there are older words: they split nothing. */
@@ -297,7 +280,7 @@ static void test_guest_mode(void **state)
 		assert_int_equal(piece.closed, !inside);
 		assert_false(flush_domain_is_closed(&machine.vm->flush));
 	}
-	end();
+	vm_end();
 }
 
 int main(void)

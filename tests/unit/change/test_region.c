@@ -3,7 +3,6 @@
 #include <quire/gmem.h>
 #include <quire/trace.h>
 
-#include "src/vm/check.h"
 #include "tests/unit/support.h"
 
 #define SLOT_PAGES 16u
@@ -131,14 +130,6 @@ static void test_no_file(void **state)
 	vm_end();
 }
 
-static uint32_t releases;
-
-static void count_release(const struct quire_vm *vm)
-{
-	(void)vm;
-	releases++;
-}
-
 /* A slot's own mappings go in one hold of mmu_lock; all go by their roots in one, and a second
  * one finds no nested guest's. Either way no page is mapped, and one of another slot only where
  * nothing but the slot's own goes. */
@@ -157,12 +148,10 @@ static void test_holds_of_a_slot_that_goes(void **state)
 		add_slot(0, SLOT_PAGES, 0);
 		assert_int_equal(quire_vm_set_region(machine.vm, &to), 0);
 		slot_1_is_at_100();
-		releases = 0;
 		flushes = stat(QUIRE_VM_STAT_remote_tlb_flush);
-		vm_check_also = count_release;
+		holds_begin();
 		assert_int_equal(quire_vm_set_region(machine.vm, &gone), 0);
-		vm_check_also = NULL;
-		assert_int_equal(releases, all ? 2 : 1);
+		assert_int_equal(holds_end(), all ? 2 : 1);
 		/* A vCPU that loads another root flushes by that. */
 		assert_int_equal(stat(QUIRE_VM_STAT_remote_tlb_flush), flushes + !all);
 		assert_int_equal(level_at(1), all ? 0 : QUIRE_LEVEL_4K);

@@ -487,13 +487,7 @@ static void test_bits_arm64(void **state)
 	for (unsigned int i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		const struct entry_format *f = all[i];
 		u64 dbm = f->dirty ? UINT64_C(1) << 51 : 0;
-		struct entry_leaf leaf = {.pfn = {1},
-					  .level = 1,
-					  .writable = true,
-					  .mmu_writable = true,
-					  .host_writable = true,
-					  .executable = true,
-					  .accessed = true};
+		struct entry_leaf leaf = used_leaf;
 
 		/* A page: bits 0 and 1, write-back, S2AP, inner shareable, AF; DBM; 55 and 56. */
 		assert_int_equal(entry_make_leaf(f, &leaf), dbm | UINT64_C(0x1800000000017ff));

@@ -28,6 +28,15 @@ static void note_report(const char *text)
 	reports++;
 }
 
+/* A table of the lowest level is there; returns its entries. */
+static uint64_t *holder_take(void)
+{
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	holder = table_cache_take(&tables);
+	*holder = (struct table){.level = 1};
+	return table_entries(holder);
+}
+
 static struct word word_of(unsigned int which)
 {
 	unsigned int bits = which - LEAF;
@@ -202,9 +211,7 @@ static void test_either_execute_bit(void **state)
 	vm_begin();
 	bits[0] = machine.vm->tdp_format.executable;
 	bits[1] = machine.vm->tdp_format.executable_user;
-	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
-	holder = table_cache_take(&tables);
-	*holder = (struct table){.level = 1};
+	(void)holder_take();
 	for (unsigned int i = 0; i < 2 && bits[1]; i++) {
 		struct flush_debt debt;
 		const struct tdp_change change = {
@@ -241,10 +248,7 @@ static void test_read_only_leaf_goes(void **state)
 	(void)state;
 	vm_begin();
 	change.vm = machine.vm;
-	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
-	holder = table_cache_take(&tables);
-	*holder = (struct table){.level = 1};
-	entry = table_entries(holder);
+	entry = holder_take();
 	*entry = was = entry_make_leaf(&machine.vm->tdp_format, &leaf);
 	flush_debt_init(&debt, &machine.vm->flush);
 	biglock_write_lock(&machine.vm->mmu_lock);
@@ -320,10 +324,7 @@ static void test_protect(void **state)
 	(void)state;
 	vm_begin();
 	change.vm = machine.vm;
-	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
-	holder = table_cache_take(&tables);
-	*holder = (struct table){.level = 1};
-	entries = table_entries(holder);
+	entries = holder_take();
 	for (int exclusive = 0; exclusive < 2; exclusive++)
 		for (unsigned int which = 0; which < WORDS * 3; which++) {
 			struct word word = word_of(which / 3);
@@ -365,10 +366,7 @@ static void test_protect_whole_word(void **state)
 	(void)state;
 	vm_begin();
 	change.vm = machine.vm;
-	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
-	holder = table_cache_take(&tables);
-	*holder = (struct table){.level = 1};
-	entries = table_entries(holder);
+	entries = holder_take();
 	leaf = make(&writable, 1);
 	mmio = entry_make_mmio(&machine.vm->tdp_format, (gfn_t){5}, UINT32_MAX);
 	/* The last time it is in the other word. */
