@@ -52,8 +52,8 @@ void store(uint64_t gfn, uint8_t byte);
 /* The same, and it is in the frame behind client page @gfn. */
 void store_backed(uint64_t gfn, uint8_t byte);
 
-/* From holds_begin() on exclusive holds of mmu_lock are counted; holds_end() says how many ended.
- */
+/* In check builds: exclusive holds of mmu_lock are counted from holds_begin() on, and holds_end()
+ * says how many have ended. */
 void holds_begin(void);
 uint32_t holds_end(void);
 

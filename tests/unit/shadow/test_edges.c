@@ -10,50 +10,10 @@
 #include <cmocka.h>
 
 #include "src/shadow/internal.h"
-#include "tests/unit/shadow/world.h"
+#include "tests/unit/shadow/by_hand.h"
 
 #define RIGHTS (ACCESS_ALL << ROLE_ACCESS_SHIFT)
 #define OF_L2 (ROLE_GUEST_MODE | ROLE_WP)
-/* A gfn that holds no table of L1's. */
-#define SOME_GFN 900u
-
-static struct world world;
-static struct flush_debt debt;
-static struct shadow_change change;
-
-/* A VM with a shadow MMU, the root that L2 has loaded, and no leaf. */
-static int setup(void **state)
-{
-	*state = &world;
-	world_start_two(&world);
-	world_nested(&world, 1);
-	assert_int_equal(world_access(&world, PAGE(5), WORLD_READ).outcome, QUIRE_NESTED_FAULT);
-	return 0;
-}
-
-/* mmu_lock is taken, with more in hand than one fault needs. */
-static void begin(void)
-{
-	struct object_cache more = {0};
-
-	assert_int_equal(table_cache_fill(&world.vcpu->tables, &world.vm->arena, 128), 0);
-	assert_int_equal(object_cache_fill(&more, &world.vm->shadow->slabs, 32), 0);
-	change = world_change_begin(&world, &debt);
-	object_cache_move(change.headers, &more);
-}
-
-static void end(void)
-{
-	world_change_end(&world, &debt);
-}
-
-static struct shadow_page *page_get(u32 role, uint64_t gfn)
-{
-	const struct shadow_key key = {.gfn = {gfn}, .role = role | RIGHTS};
-	int made;
-
-	return shadow_page_get(&change, &key, &made);
-}
 
 static u64 *entry_at(const struct shadow_page *page, u32 index)
 {
@@ -648,7 +608,7 @@ static void test_without_shadow_mmu(void **state)
 	biglock_write_unlock(&world.vm->mmu_lock);
 }
 
-#define EDGE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown_l2)
+#define EDGE_TEST(name) cmocka_unit_test_setup_teardown(name, by_hand_setup, world_teardown_l2)
 
 int main(void)
 {
