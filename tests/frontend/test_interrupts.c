@@ -3,6 +3,7 @@
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -16,32 +17,86 @@
 #include "machine.h"
 
 #define EVENT_GSI 40u
+/* Where main_code has come to its end, which sleeps. */
+#define SLEEPS (CODE + sizeof(main_code) - 3)
 
 /* Things to do to a guest that sleeps by then. */
 struct poke {
 	struct machine *machine;
 	void (*act)(struct machine *machine);
+	pid_t sleeper;
+	pthread_t thread;
 };
 
+static bool is_asleep(pid_t thread)
+{
+	char path[64], line[512] = "";
+	int file;
+	bool was_read;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread);
+	file = open(path, O_RDONLY);
+	was_read = read(file, line, sizeof(line) - 1) > 0;
+	close(file);
+	return was_read && strstr(line, ") S");
+}
+
+/* However slow the machine is, the other thread has come to sleep in KVM_RUN before this acts. */
 static void *poke_thread(void *argument)
 {
 	struct poke *poke = argument;
 
-	usleep(50000);
+	do
+		usleep(50000);
+	while (!is_asleep(poke->sleeper));
 	poke->act(poke->machine);
 	return NULL;
 }
 
+/* The caller sleeps next, in KVM_RUN. */
+static void poke_start(struct poke *poke)
+{
+	poke->sleeper = gettid();
+	CHECK(!pthread_create(&poke->thread, NULL, poke_thread, poke), "no thread");
+}
+
 static int report_after(struct machine *machine, void (*act)(struct machine *machine))
 {
-	struct poke poke = {machine, act};
-	pthread_t thread;
+	struct poke poke = {.machine = machine, .act = act};
 	int report;
 
-	CHECK(!pthread_create(&thread, NULL, poke_thread, &poke), "no thread");
+	poke_start(&poke);
 	report = next_report(machine);
-	pthread_join(thread, NULL);
+	pthread_join(poke.thread, NULL);
 	return report;
+}
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+}
+
+/* Runs until the guest has set the PIC up: an edge before that is lost. */
+static void settle(const struct machine *machine)
+{
+	struct sigaction action = {.sa_handler = on_alarm};
+	struct kvm_regs regs;
+
+	sigaction(SIGALRM, &action, NULL);
+	ualarm(50000, 50000);
+	do {
+		FAILS(ioctl(machine->vcpu, KVM_RUN, 0), EINTR);
+		CHECK(machine->run->exit_reason == KVM_EXIT_INTR, "exit %u",
+		      machine->run->exit_reason);
+		WORKS(ioctl(machine->vcpu, KVM_GET_REGS, &regs));
+	} while (regs.rip < SLEEPS && machine->run->exit_reason == KVM_EXIT_INTR);
+	ualarm(0, 0);
+}
+
+static void machine_open_settled(struct machine *machine)
+{
+	machine_open(machine, MACHINE_IRQCHIP);
+	settle(machine);
 }
 
 static void set_line(struct machine *machine, uint32_t level)
@@ -93,7 +148,7 @@ static void sleeping_guests_wake(void)
 	struct machine machine;
 	uint32_t in_service;
 
-	machine_open(&machine, MACHINE_IRQCHIP);
+	machine_open_settled(&machine);
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "first edge");
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "second edge");
 	WORKS(ioctl(machine.vcpu, KVM_NMI, 0));
@@ -137,7 +192,7 @@ static void halted_guests_cost_nothing(void)
 	struct machine machine;
 	long used, woken;
 
-	machine_open(&machine, MACHINE_IRQCHIP);
+	machine_open_settled(&machine);
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "first edge");
 	getrusage(RUSAGE_SELF, &before);
 	used = cpu_time_ns();
@@ -254,19 +309,12 @@ static void many_eventfds(void)
 
 static pthread_t sleeper;
 
-static void on_alarm(int signal)
-{
-	(void)signal;
-}
-
 static void signals_end_the_sleep(void)
 {
-	struct sigaction action = {.sa_handler = on_alarm};
 	struct kvm_mp_state state = {.mp_state = KVM_MP_STATE_RUNNABLE};
 	struct machine machine;
 
-	machine_open(&machine, MACHINE_IRQCHIP);
-	sigaction(SIGALRM, &action, NULL);
+	machine_open_settled(&machine);
 	/* On a busy machine the first alarms may come before the guest sleeps. */
 	for (int tries = 0; tries < 40 && state.mp_state != KVM_MP_STATE_HALTED; tries++) {
 		ualarm(50000, 50000);
@@ -309,12 +357,11 @@ static void check_let_in(struct machine *machine, void (*act)(struct machine *),
 	struct poke poke = {.machine = machine, .act = act};
 	struct timespec now = {0};
 	sigset_t one, pending;
-	pthread_t other;
 
 	sleeper = pthread_self();
-	pthread_create(&other, NULL, poke_thread, &poke);
+	poke_start(&poke);
 	FAILS(ioctl(machine->vcpu, KVM_RUN, 0), EINTR);
-	pthread_join(other, NULL);
+	pthread_join(poke.thread, NULL);
 	CHECK(machine->run->exit_reason == KVM_EXIT_INTR, "exit %u", machine->run->exit_reason);
 	sigemptyset(&one);
 	sigaddset(&one, signal);
@@ -393,9 +440,10 @@ static void missing_pages_let_interrupts_in(void)
 		return;
 	}
 	machine_open(&machine, MACHINE_IRQCHIP);
-	memcpy(machine.memory + CODE + sizeof(main_code) - 3, missing_code, sizeof(missing_code));
+	memcpy(machine.memory + SLEEPS, missing_code, sizeof(missing_code));
 	request.range = (struct uffdio_range){(uintptr_t)machine.memory + MISSING, 4096};
 	WORKS(ioctl(userfault_fd, UFFDIO_REGISTER, &request));
+	settle(&machine);
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "an interrupt of one that waits");
 	CHECK(report_after(&machine, pulse_line) == SAW_PIC, "and another");
 	CHECK(report_after(&machine, give_page) == MISSING_BYTE, "the page");
@@ -449,7 +497,6 @@ static void signals_come_at_once(void)
 	struct poke poke = {.act = send_both};
 	struct machine machine;
 	sigset_t both, pending;
-	pthread_t other;
 
 	machine_open(&machine, MACHINE_IRQCHIP);
 	sigaction(SIGUSR1, &action, NULL);
@@ -469,9 +516,9 @@ static void signals_come_at_once(void)
 	CHECK(usr1_count == 1 && usr2_count == 1, "let in: %d %d", usr1_count, usr2_count);
 	WORKS(ioctl(machine.vcpu, KVM_SET_SIGNAL_MASK, NULL));
 	for (int i = 2; i < 6; i++) {
-		pthread_create(&other, NULL, poke_thread, &poke);
+		poke_start(&poke);
 		FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
-		pthread_join(other, NULL);
+		pthread_join(poke.thread, NULL);
 		CHECK(usr1_count == i && usr2_count == i, "sent: %d %d of %d", usr1_count,
 		      usr2_count, i);
 	}
@@ -492,16 +539,15 @@ static void handlers_keep_cancellation(void)
 	struct sigaction action = {.sa_handler = make_call};
 	struct poke poke = {.act = send_usr2};
 	struct machine machine;
-	pthread_t other;
 	int state = -1;
 
 	machine_open(&machine, MACHINE_IRQCHIP);
 	handlers_vm = machine.vm;
 	sigaction(SIGUSR2, &action, NULL);
 	sleeper = pthread_self();
-	pthread_create(&other, NULL, poke_thread, &poke);
+	poke_start(&poke);
 	FAILS(ioctl(machine.vcpu, KVM_RUN, 0), EINTR);
-	pthread_join(other, NULL);
+	pthread_join(poke.thread, NULL);
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
 	CHECK(state == PTHREAD_CANCEL_ENABLE, "cancellation %d", state);
 	machine_close(&machine);
