@@ -402,20 +402,36 @@ static int is_from_segment(const struct making *m)
 	return *bytes == 0x8c;
 }
 
+/* The interpreter takes the instruction where the byte at @offset of struct cpu is not 0. */
+static void make_refused_by(struct making *m, size_t offset)
+{
+	struct host_mem byte = {
+	    .base = REG_CPU, .index = HOST_NONE, .disp = (int32_t)offset - CPU_BIAS};
+	struct host_insn movzx = {.map = MAP_0F, .opcode = 0xb6, .reg = REG_TAG, .memory = &byte};
+
+	emit_insn(&m->e, &movzx);
+	make_cold(m, emit_jmp_unless_rcx_zero(&m->e), COLD_OP);
+}
+
+/* L1 may intercept L2's; a unit serves both. The host's own tells its processor of the loop. */
+static int make_pause(struct making *m)
+{
+	static const uint8_t pause[] = {0xf3, 0x90};
+
+	make_refused_by(m, offsetof(struct cpu, svm.in_guest_mode));
+	emit_bytes(&m->e, pause, sizeof(pause));
+	return 0;
+}
+
 /* At CPL 0, which the mode of a unit leaves open. */
 static int make_swapgs(struct making *m)
 {
 	const uint64_t base = offsetof(struct cpu, s.seg[CPU_GS].base);
 	const uint64_t kernel_base = offsetof(struct cpu, s.kernel_gs_base);
-	struct host_mem cpl = {.base = REG_CPU,
-			       .index = HOST_NONE,
-			       .disp = (int32_t)offsetof(struct cpu, cpl) - CPU_BIAS};
-	struct host_insn movzx = {.map = MAP_0F, .opcode = 0xb6, .reg = REG_TAG, .memory = &cpl};
 
 	if (m->unit->mode == TLB_USER)
 		return -1;
-	emit_insn(&m->e, &movzx);
-	make_cold(m, emit_jmp_unless_rcx_zero(&m->e), COLD_OP);
+	make_refused_by(m, offsetof(struct cpu, cpl));
 	emit_load_field(&m->e, REG_TAG, base);
 	emit_load_field(&m->e, REG_LINEAR, kernel_base);
 	emit_store_field(&m->e, REG_TAG, kernel_base);
@@ -457,6 +473,8 @@ int make_operation(struct making *m)
 		return make_div(m);
 	if (m->op->mnemonic == ZYDIS_MNEMONIC_SWAPGS)
 		return make_swapgs(m);
+	if (m->op->mnemonic == ZYDIS_MNEMONIC_PAUSE)
+		return make_pause(m);
 	if (m->op->mnemonic == ZYDIS_MNEMONIC_MOV && is_from_segment(m))
 		return make_from_segment(m);
 	switch (shape_of(m->op->mnemonic)) {

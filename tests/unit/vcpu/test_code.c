@@ -199,6 +199,21 @@ static void test_counts_of_a_loop(void **state)
 		assert_true(counts->translated > 6 * CALLS * 99 / 100);
 }
 
+PROGRAM(wait_loop, "mov $100000, %ecx; 1: pause; dec %ecx; jnz 1b; hlt");
+
+/* A vCPU that waits in a loop stays in translated code. */
+static void test_counts_of_a_wait(void **state)
+{
+	struct quire_vcpu *vcpu = *state;
+	const struct cpu_counts *counts = cpu_counts(vcpu->cpu);
+
+	load_at(vcpu, GUEST_CODE, wait_loop_start, wait_loop_end);
+	(void)run_from(vcpu, GUEST_CODE);
+	assert_int_equal(counts->interpreted + counts->translated, 1 + 3 * CALLS + 1);
+	if (counts->units)
+		assert_true(counts->translated > 3 * CALLS * 99 / 100);
+}
+
 /*
  * What is read and the stack are in pages of one set of the fast TLB, which can hold either: an
  * instruction that touches both gets on all the same.
@@ -260,17 +275,12 @@ static void test_code_of_another_mode(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    TEST(test_compares_by_page),
-	    TEST(test_client_changes_a_line),
-	    TEST(test_client_changes_data),
-	    TEST(test_alias_is_seen_at_once),
-	    TEST(test_crossing_instruction),
-	    TEST(test_crossing_remapped),
-	    TEST(test_crossing_feature),
-	    TEST(test_counts_of_a_loop),
-	    TEST(test_client_changes_a_called_page),
-	    TEST(test_two_pages_of_one_set),
-	    TEST(test_code_of_another_mode),
+	    TEST(test_compares_by_page),     TEST(test_client_changes_a_line),
+	    TEST(test_client_changes_data),  TEST(test_alias_is_seen_at_once),
+	    TEST(test_crossing_instruction), TEST(test_crossing_remapped),
+	    TEST(test_crossing_feature),     TEST(test_counts_of_a_loop),
+	    TEST(test_counts_of_a_wait),     TEST(test_client_changes_a_called_page),
+	    TEST(test_two_pages_of_one_set), TEST(test_code_of_another_mode),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

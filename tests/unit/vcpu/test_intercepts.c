@@ -45,6 +45,23 @@ static void test_debug_aliases(void **state)
 	nest_run(nest, VMCB_EXIT_DR_READ + 4);
 }
 
+PROGRAM(l2_wait, "mov $1000, %ecx; 1: pause; dec %ecx; jnz 1b; vmmcall");
+
+/* L1 gets the intercept of a PAUSE that L2 ran often before, translated by then. */
+static void test_pause(void **state)
+{
+	struct nest *nest = *state;
+
+	PUT(nest, L2_CODE, l2_wait);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_VMMCALL);
+	nest_intercept(nest, INTERCEPT_PAUSE);
+	nest->vmcb->save.rip = L2_CODE;
+	nest_restart(nest);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_PAUSE);
+	assert_int_equal(nest->vmcb->save.rip, L2_CODE + 5);
+	assert_int_equal(cpu_state(nest->vcpu->cpu)->gpr[CPU_RCX], 1000);
+}
+
 PROGRAM(l2_invpcid, "xor %eax, %eax; invpcid 0x30000, %rax; vmmcall");
 
 static void test_invpcid(void **state)
@@ -303,6 +320,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_lmsw, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_debug_aliases, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_pause, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_invpcid, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_rsm, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_string_ports, nest_setup, nest_teardown),
