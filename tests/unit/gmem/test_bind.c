@@ -158,6 +158,30 @@ static void test_undo_of_what_was_prepared(void **state)
 	end();
 }
 
+/* More pages than there are numbers behind the first: all that comes. */
+static void test_range_without_end(void **state)
+{
+	struct gmem_binding_iter iter;
+	struct gmem_binding binding;
+
+	(void)state;
+	begin();
+	mutex_lock(&vm->slots_lock);
+	for (u32 i = 0; i < 3; i++)
+		assert_int_equal(bind(i, 0), 0);
+	assert_int_equal(gmem_binding_first(gmem->inode, 1, UINT64_MAX, &iter, &binding), 1);
+	for (u32 i = 1; i < 3; i++) {
+		assert_ptr_equal(binding.slot, &slots[i]);
+		assert_int_equal(binding.gfn.v, i);
+		assert_int_equal(binding.npages, 1);
+		assert_int_equal(gmem_binding_next(&iter, &binding), i < 2);
+	}
+	for (u32 i = 0; i < 3; i++)
+		assert_int_equal(unbind(i, 0), 0);
+	mutex_unlock(&vm->slots_lock);
+	end();
+}
+
 /* Pages that cannot be made without memory are said to be, and are there at the next try. */
 static void test_pages_without_memory(void **state)
 {
@@ -463,6 +487,7 @@ int main(void)
 	    cmocka_unit_test(test_nothing_to_pin),
 	    cmocka_unit_test(test_undo_waits_for_readers),
 	    cmocka_unit_test(test_undo_of_what_was_prepared),
+	    cmocka_unit_test(test_range_without_end),
 	    cmocka_unit_test(test_pages_without_memory),
 	    cmocka_unit_test(test_released_file),
 	    cmocka_unit_test(test_map_made_twice),

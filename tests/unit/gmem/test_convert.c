@@ -148,6 +148,25 @@ static void test_refused(void **state)
 	end();
 }
 
+/* A host that cannot zero what the client alone has used. */
+static void test_host_without_zeros(void **state)
+{
+	struct quire_host_ops ops = sim_host_ops;
+	uint64_t where;
+
+	(void)state;
+	ops.store_clear = NULL;
+	begin(MAPPABLE);
+	make(0, 4, PRIVATE);
+	machine.vm->host = &ops;
+	assert_int_equal(try_contents(2, 1, 0, QUIRE_GMEM_ZERO, &where), -EOPNOTSUPP);
+	assert_int_equal(where, PAGES(2));
+	assert_true(is_private(2));
+	make(2, 1, 0);
+	machine.vm->host = &sim_host_ops;
+	end();
+}
+
 /* The page stays, with what it holds; its owner in the reverse map comes and goes. */
 static void test_bytes_stay(void **state)
 {
@@ -490,6 +509,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_owner),
 	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_host_without_zeros),
 	    cmocka_unit_test(test_bytes_stay),
 	    cmocka_unit_test(test_zeroed),
 	    cmocka_unit_test(test_huge),

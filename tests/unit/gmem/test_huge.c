@@ -104,6 +104,28 @@ static void test_skewed(void **state)
 	gmem_end();
 }
 
+/* The slot shows a block but for its first page, aligned alike: page by page. */
+static void test_first_page_is_not_shown(void **state)
+{
+	struct quire_region region = {.slot = 1, .flags = QUIRE_SLOT_GMEM};
+
+	(void)state;
+	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, 2 * SIM_BLOCK);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	region.gpa = gpa_of((gfn_t){GFN + 1});
+	region.size_bytes = PAGES(2 * SIM_BLOCK - 1);
+	region.hva = sim_hva(1);
+	region.gmem = gmem;
+	region.gmem_offset_bytes = PAGES(1);
+	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
+	store(GFN + 8, 8);
+	leaves_are(0, 0, 1);
+	store(GFN + SIM_BLOCK + 8, 9);
+	leaves_are(0, 1, 1);
+	assert_int_equal(load(GFN + 8), 8);
+	gmem_end();
+}
+
 /* Small pages that were there before their block: it never becomes huge around old frames. */
 static void test_mixed(void **state)
 {
@@ -348,6 +370,7 @@ int main(void)
 	    cmocka_unit_test(test_conversion),
 	    cmocka_unit_test(test_conversion_of_a_table),
 	    cmocka_unit_test(test_skewed),
+	    cmocka_unit_test(test_first_page_is_not_shown),
 	    cmocka_unit_test(test_mixed),
 	    cmocka_unit_test(test_no_row),
 	    cmocka_unit_test(test_off),

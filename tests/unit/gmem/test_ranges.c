@@ -236,13 +236,61 @@ static void test_lose_frame(void **state)
 	gmem_end();
 }
 
+/* A host that cannot be asked: what the library is told is so. */
+static void test_lose_frame_unasked(void **state)
+{
+	struct quire_host_ops ops = sim_host_ops;
+	struct gmem_page page;
+
+	(void)state;
+	ops.frame_lost = NULL;
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN, 8);
+	exists(3);
+	gmem_page_read(pages_of_file(), 3, &page);
+	pages_of_file()->host = &ops;
+	assert_int_equal(quire_vm_lose_frame(machine.vm, (pfn_t){page.pfn.v + 1}), 0);
+	assert_int_equal(quire_vm_lose_frame(machine.vm, page.pfn), 1);
+	assert_true(is_lost(3));
+	pages_of_file()->host = &sim_host_ops;
+	gmem_end();
+}
+
+static int get_far(void *ctx, void *store, uint64_t index, unsigned int *order, pfn_t *pfn)
+{
+	int error = sim_host_ops.store_get(ctx, store, index, order, pfn);
+
+	pfn->v = machine.vm->tdp_format.frames;
+	return error;
+}
+
+/* A frame that no entry can name is no memory of the guest's. */
+static void test_far_frame(void **state)
+{
+	struct quire_host_ops ops = sim_host_ops;
+	struct quire_memory_fault told = {0};
+
+	(void)state;
+	ops.store_get = get_far;
+	gmem_begin(QUIRE_VM_DEFAULT, QUIRE_GMEM_MMAP | QUIRE_GMEM_INIT_SHARED, GFN, 8);
+	pages_of_file()->host = &ops;
+	assert_int_equal(
+	    quire_vcpu_fault(machine.vcpus[0], gpa_of((gfn_t){GFN + 3}), QUIRE_PFERR_WRITE, &told),
+	    -EFAULT);
+	assert_int_equal(told.gpa.v, PAGES(GFN + 3));
+	assert_int_equal(told.size_bytes, PAGES(1));
+	assert_int_equal(stat(QUIRE_VM_STAT_pages_4k), 0);
+	pages_of_file()->host = &sim_host_ops;
+	gmem_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_empty),      cmocka_unit_test(test_units_without_blocks),
 	    cmocka_unit_test(test_lost),       cmocka_unit_test(test_all_lost),
 	    cmocka_unit_test(test_find),       cmocka_unit_test(test_slot_is_not_modified),
-	    cmocka_unit_test(test_lose_frame),
+	    cmocka_unit_test(test_lose_frame), cmocka_unit_test(test_lose_frame_unasked),
+	    cmocka_unit_test(test_far_frame),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);
