@@ -175,6 +175,35 @@ static void test_switched_on(void **state)
 	vm_end();
 }
 
+static int get_combined(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
+{
+	int err = sim_host_ops.page_get(ctx, hva, flags, page);
+
+	if (!err)
+		page->memtype = QUIRE_MEMTYPE_WC;
+	return err;
+}
+
+/* Memory of another type that the host lets the guest execute is huge, too, and not executable. */
+static void test_memory_of_another_type(void **state)
+{
+	struct quire_host_ops ops = sim_host_ops;
+	const struct entry_format *f;
+	uint32_t level;
+
+	(void)state;
+	ops.page_get = get_combined;
+	begin_huge(1);
+	f = &machine.vm->tdp_format;
+	machine.vm->host = &ops;
+	assert_int_equal(fault_at(0, 0), QUIRE_FIXED);
+	expect(1, 0);
+	assert_false(executable_at(0));
+	assert_int_equal(leaf_at(0, &level) & f->memtype, f->memtypes[QUIRE_MEMTYPE_WC]);
+	machine.vm->host = &sim_host_ops;
+	vm_end();
+}
+
 /* Tables that one hold of the lock may recover. */
 #define BATCH 64u
 
@@ -243,10 +272,15 @@ int main(void)
 	    cmocka_unit_test(test_parts),
 	};
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_off),		cmocka_unit_test(test_read_then_fetch),
-	    cmocka_unit_test(test_fetch_first), cmocka_unit_test(test_recovery),
-	    cmocka_unit_test(test_logged),	cmocka_unit_test(test_logging_stops),
-	    cmocka_unit_test(test_zapped),	cmocka_unit_test(test_switched_on),
+	    cmocka_unit_test(test_off),
+	    cmocka_unit_test(test_read_then_fetch),
+	    cmocka_unit_test(test_fetch_first),
+	    cmocka_unit_test(test_recovery),
+	    cmocka_unit_test(test_logged),
+	    cmocka_unit_test(test_logging_stops),
+	    cmocka_unit_test(test_zapped),
+	    cmocka_unit_test(test_switched_on),
+	    cmocka_unit_test(test_memory_of_another_type),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0])) |

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "src/entry/format.h"
+#include "src/entry/guest.h"
 
 #define formats entry_formats
 #define FORMAT_COUNT ENTRY_FORMATS
@@ -594,6 +595,35 @@ static void test_odd_pages(void **state)
 	}
 }
 
+/* A frame past the last that an entry can name is no page of a guest's. */
+static void test_far_pages(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < FORMAT_COUNT; i++) {
+		struct quire_page page = {.pfn = {formats[i]->frames}};
+
+		assert_false(entry_holds_page(formats[i], &page));
+		page.pfn.v--;
+		assert_true(entry_holds_page(formats[i], &page));
+	}
+}
+
+/* Of a guest's own entries, too, address bits from MAXPHYADDR on are reserved: of 52 bits none. */
+static void test_guest_width(void **state)
+{
+	const struct quire_nested pae = {.levels = 3, .nx = 1}, four = {.levels = 4, .nx = 1};
+
+	(void)state;
+	for (u32 width = 36; width <= 52; width++) {
+		u64 above = UINT64_MAX << width;
+
+		assert_int_equal(guest_reserved_bits(&four, width, 0, QUIRE_LEVEL_4K),
+				 above & (UINT64_MAX >> 12));
+		assert_int_equal(guest_reserved_bits(&pae, width, 0, QUIRE_LEVEL_4K),
+				 above & (UINT64_MAX >> 1));
+	}
+}
+
 /*
  * What a walker is told: of A and D those that the processor sets, and that it faults for the
  * others as for a right; and on x86 that address bits from MAXPHYADDR on are reserved.
@@ -656,6 +686,8 @@ int main(void)
 	    cmocka_unit_test(test_bits_power),
 	    cmocka_unit_test(test_host_knows_tables),
 	    cmocka_unit_test(test_odd_pages),
+	    cmocka_unit_test(test_far_pages),
+	    cmocka_unit_test(test_guest_width),
 	    cmocka_unit_test(test_description),
 	};
 

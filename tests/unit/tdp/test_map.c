@@ -156,6 +156,27 @@ static void test_tables_are_used_again(void **state)
 	vm_end();
 }
 
+/* The host lets the guest execute a page later: the leaf gets the right with the next fetch. */
+static void test_executable_later(void **state)
+{
+	const struct entry_format *f;
+	uint32_t level;
+
+	(void)state;
+	vm_begin();
+	f = &machine.vm->tdp_format;
+	map_pages(0, 4, SIM_WRITABLE | SIM_NOEXEC);
+	add_slot(0, 4, 0);
+	store(2, 5);
+	assert_false(entry_is_executable(f, leaf_at(2, &level)));
+	assert_int_equal(fault_at(2, QUIRE_PFERR_FETCH | QUIRE_PFERR_PRESENT), -EFAULT);
+	machine.host.pages[2].flags &= ~(uint32_t)SIM_NOEXEC;
+	assert_int_equal(fault_at(2, QUIRE_PFERR_FETCH | QUIRE_PFERR_PRESENT), QUIRE_FIXED);
+	assert_true(entry_is_executable(f, leaf_at(2, &level)));
+	assert_int_equal(load(2), 5);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -164,6 +185,7 @@ int main(void)
 	    cmocka_unit_test(test_each_leaf_that_goes_is_traced),
 	    cmocka_unit_test(test_what_goes_with_a_slot),
 	    cmocka_unit_test(test_tables_are_used_again),
+	    cmocka_unit_test(test_executable_later),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
