@@ -163,6 +163,51 @@ static void test_slot_that_may_not_be_written(void **state)
 	assert_true(faults_at(1, WORLD_READ) > 0);
 }
 
+/* A use of entry 0 maps those before entry 5, which is none for a neighbour. */
+static void check_fifth_ends_it(void)
+{
+	uint64_t pages;
+
+	(void)faults_at(GROUP, WORLD_WRITE);
+	pages = quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_4k);
+	assert_int_equal(faults_at(0, WORLD_READ), 1);
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_pages_4k), pages + 5);
+}
+
+/* A private page is not mapped ahead of an access. Where shadow pages serve L1 there are none. */
+static void test_private(void **state)
+{
+	(void)state;
+	if (world_mmu == QUIRE_MMU_SHADOW)
+		return;
+	world_stop_vm(&world);
+	world_type = QUIRE_VM_SW_PROTECTED;
+	world_start_vm(&world);
+	world_type = QUIRE_VM_DEFAULT;
+	assert_int_equal(quire_vm_set_attributes(world.vm, (gpa_t){PAGE(FIRST + 5)}, PAGE(1),
+						 QUIRE_ATTRIBUTE_PRIVATE),
+			 0);
+	check_fifth_ends_it();
+}
+
+static uint64_t strange_there(void *ctx, hva_t hva, uint32_t npages, struct quire_page *pages)
+{
+	uint64_t there = sim_host_ops.pages_there(ctx, hva, npages, pages);
+
+	for (uint32_t i = 0; i < npages; i++)
+		if (hva.v + PAGE(i) == sim_hva(FIRST + 5).v)
+			pages[i].memtype = QUIRE_MEMTYPE_WC + 1;
+	return there;
+}
+
+/* A page that no leaf can map: its reference goes back (world_stop()). */
+static void test_page_of_no_known_type(void **state)
+{
+	(void)state;
+	world.ops.pages_there = strange_there;
+	check_fifth_ends_it();
+}
+
 /* No access has used it: the first to ask finds it old. */
 static void test_is_old(void **state)
 {
@@ -366,6 +411,8 @@ int neighbour_tests(void)
 	    NEIGHBOUR_TEST(test_pages_that_are_not_there),
 	    NEIGHBOUR_TEST(test_logged),
 	    NEIGHBOUR_TEST(test_slot_that_may_not_be_written),
+	    NEIGHBOUR_TEST(test_private),
+	    NEIGHBOUR_TEST(test_page_of_no_known_type),
 	    NEIGHBOUR_TEST(test_is_old),
 	    NEIGHBOUR_TEST(test_of_l1),
 	    NEIGHBOUR_TEST(test_runs_of_l1),

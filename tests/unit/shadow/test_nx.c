@@ -129,11 +129,25 @@ static void test_recovery_of_one_mmu(void **state)
 	expect(huge, 0);
 }
 
+/* A deleted slot's leaves go; the table they were in stays, and is recovered without a slot. */
+static void test_slot_is_gone(void **state)
+{
+	(void)state;
+	quire_vm_set_slot_zap_all(world.vm, 0);
+	access(PAGE(WORLD_SLOT_PAGES), 5, WORLD_FETCH);
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_nx_lpage_splits), 1);
+	assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_nx_lpage_splits), 1);
+	assert_int_equal(quire_vm_recover_nx_pages(world.vm, 1), 1);
+	assert_int_equal(quire_vm_stat(world.vm, QUIRE_VM_STAT_nx_lpage_splits), 0);
+}
+
 int nx_tests(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_guest, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_nested_guest, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_slot_is_gone, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_recovery_of_one_mmu, setup, teardown),
 	};
 

@@ -233,6 +233,22 @@ static void test_all_rights(void **state)
 			check_tables(rights(upper), rights(leaf));
 }
 
+/* A write that no entry can allow, to a slot that may only be read: the client's to emulate. */
+static void test_by_hand_to_a_read_only_slot(void **state)
+{
+	const struct quire_nested control = {
+	    .root = {PAGE(WORLD_ROOT)}, .levels = 4, .paging = 1, .smap = 1};
+	const struct access write = {.kind = KIND_WRITE};
+
+	(void)state;
+	assert_int_equal(world_slot(&world, 1, UINT32_MAX), 0);
+	assert_int_equal(world_slot(&world, 1, QUIRE_SLOT_READONLY), 0);
+	world_set_entry(&world, MIDDLE, 0, PAGE(LEAVES) | NPT_ALL);
+	world_set_entry(&world, LEAVES, 3, PAGE(WORLD_SLOT_PAGES) | NPT_P | NPT_U);
+	assert_int_equal(quire_vcpu_set_nested(world.vcpu, &control), 0);
+	assert_int_equal(try_access(&write, &control).outcome, QUIRE_EMULATE);
+}
+
 /*
  * A huge page of the guest over small ones of the host: what one access may is not what the one
  * before might, and the entry that maps both changes in place, or goes first.
@@ -328,6 +344,7 @@ int paging_tests(void)
 	    cmocka_unit_test_setup_teardown(test_all_rights, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_rights_of_a_huge_page, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_turns, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_by_hand_to_a_read_only_slot, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_refused_without_shadow_pages, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_split_is_refused, setup, teardown),
 	};

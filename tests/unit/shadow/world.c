@@ -15,6 +15,7 @@
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
 enum quire_mmu world_mmu;
+enum quire_vm_type world_type;
 
 static void broken(const char *text)
 {
@@ -48,7 +49,7 @@ int world_slot(struct world *world, uint32_t id, uint32_t flags)
 void world_start_vm(struct world *world)
 {
 	struct quire_vm_config config = {
-	    .type = QUIRE_VM_DEFAULT,
+	    .type = world_type,
 	    .format = QUIRE_FORMAT_NPT,
 	    .maxphyaddr = 48,
 	    .mmu = world_mmu,

@@ -83,6 +83,8 @@ struct world_result {
 
 /* Which MMU serves L1 in VMs made from now on. */
 extern enum quire_mmu world_mmu;
+/* Their type, but that of a VM with private memory where shadow pages serve L1. */
+extern enum quire_vm_type world_type;
 /* The host and a VM; or another VM on the same host. */
 void world_start(struct world *world);
 void world_stop(struct world *world);
