@@ -13,6 +13,7 @@ static struct quire_host_ops ops;
 static unsigned int lookups, puts, puts_unlocked;
 static enum quire_page_use last_use;
 static void (*meanwhile)(void), (*before_lookup)(void);
+static int refusal; /* what the host says instead of looking; 0: it looks */
 
 /* The page is looked up: no lock is held, and anything may happen before the answer is used. */
 static int watched_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
@@ -21,6 +22,8 @@ static int watched_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *
 
 	if (before_lookup)
 		before_lookup();
+	if (refusal)
+		return refusal;
 	ret = sim_host_ops.page_get(ctx, hva, flags, page);
 	lookups++;
 	assert_int_equal(machine.vcpus[0]->line.busy, 0);
@@ -46,6 +49,7 @@ static void begin(uint32_t flags)
 	machine.vm->host = &ops;
 	lookups = puts = puts_unlocked = 0;
 	meanwhile = before_lookup = NULL;
+	refusal = 0;
 	map_pages(0, SLOT_PAGES, SIM_WRITABLE);
 	add_slot(0, SLOT_PAGES, flags);
 }
@@ -205,6 +209,34 @@ static void test_memory_goes_with_its_slot(void **state)
 	assert_int_equal(told.hva.v, 0);
 	frame_of(1)->poisoned = false;
 	vm_end();
+}
+
+/* Any error of the host's is handed on as it is, of a fault and of a prefault. */
+static void test_errors_of_the_host(void **state)
+{
+	static const int errors[] = {-EPERM, -ENOENT, -EINTR, -ENOMEM, -EFAULT};
+	uint64_t done = 0;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		begin(0);
+		enter();
+		quire_vcpu_request(machine.vcpus[0], UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
+		refusal = errors[i];
+		assert_int_equal(fault_once(1, WRITE), errors[i]);
+		assert_int_equal(
+		    quire_vcpu_prefault(machine.vcpus[0], gpa_of((gfn_t){1}), PAGES(1), &done),
+		    errors[i]);
+		assert_int_equal(done, 0);
+		/* Of a slot that has gone meanwhile it says nothing; but the client's wish to end
+		 * the run is none of the slot's. */
+		before_lookup = delete_slot;
+		assert_int_equal(fault_once(1, WRITE), errors[i] == -EINTR ? -EINTR : QUIRE_RETRY);
+		assert_int_equal(puts, 0);
+		vm_end();
+	}
+	refusal = 0;
+	before_lookup = NULL;
 }
 
 static unsigned int turns_left;
@@ -506,6 +538,62 @@ static void test_private_at_any_time(void **state)
 	assert_true(retried && fixed);
 }
 
+static uint64_t covered;
+
+/* The host takes the huge page back between two steps of a prefault. */
+static struct quire_thread *self_after_a_loss(void)
+{
+	struct quire_thread *self = sched_platform.self();
+
+	if (!instants || self->nesting || self->held_count || --instants)
+		return self;
+	quire_vm_host_invalidate_begin(machine.vm, sim_hva(0), sim_hva(SIM_BLOCK));
+	sim_unmap(&machine.host, 0);
+	quire_vm_host_invalidate_end(machine.vm, sim_hva(0), sim_hva(SIM_BLOCK));
+	return self;
+}
+
+static int prefault_until(uint32_t instant)
+{
+	int ret;
+
+	watching = sched_platform;
+	watching.self = self_after_a_loss;
+	instants = instant;
+	covered = 0;
+	quire_platform_install(&watching);
+	ret = quire_vcpu_prefault(machine.vcpus[0], (gpa_t){PAGES(3)}, PAGES(SIM_BLOCK), &covered);
+	quire_platform_install(&sched_platform);
+	return ret;
+}
+
+/* What has gone when a prefault counts what it mapped is the page that was asked for, and says
+ * nothing about its neighbours. */
+static void test_prefaulted_page_goes(void **state)
+{
+	uint32_t when = 0, gone = 0, whole = 0;
+
+	(void)state;
+	do {
+		int ret;
+
+		vm_begin();
+		sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+		add_slot(0, SIM_BLOCK, 0);
+		ret = prefault_until(++when);
+		if (!ret && !level_at(3)) {
+			assert_int_equal(covered, PAGES(1));
+			gone++;
+		} else if (!ret && level_at(3) == QUIRE_LEVEL_2M) {
+			assert_int_equal(covered, PAGES(SIM_BLOCK - 3));
+			whole++;
+		}
+		vm_end();
+	} while (!instants);
+	instants = 0;
+	assert_true(gone && whole);
+}
+
 /* A fault whose root has gone goes back to where roots are loaded. */
 static void test_root_is_gone(void **state)
 {
@@ -568,6 +656,8 @@ int main(void)
 	    cmocka_unit_test(test_slot_cases),
 	    cmocka_unit_test(test_private_cases),
 	    cmocka_unit_test(test_private_at_any_time),
+	    cmocka_unit_test(test_errors_of_the_host),
+	    cmocka_unit_test(test_prefaulted_page_goes),
 	    cmocka_unit_test(test_root_is_gone),
 	    cmocka_unit_test(test_error_code),
 	};
