@@ -266,14 +266,30 @@ static void test_page_becomes_a_table(void **state)
 		assert_int_equal(faults_of_l1(page) > 0, page == table);
 }
 
+/* Of a path's new tables so many are taken from L1 as were found, and no page behind them. */
+static void test_new_tables_of_a_path(void **state)
+{
+	const struct shadow_path path = {.fresh = {{DATA}, {DATA + 2}, {DATA + 4}}, .count = 2};
+
+	(void)state;
+	for (uint64_t page = DATA; page < DATA + 6; page++)
+		(void)faults_of_l1(page);
+	change = world_change_begin(&world, &debt);
+	fault_protect_fresh(world.vcpu, &path, &debt);
+	world_change_end(&world, &debt);
+	for (uint64_t page = DATA; page < DATA + 6; page++)
+		assert_int_equal(faults_of_l1(page) > 0, page == DATA || page == DATA + 2);
+}
+
 #define BATCH_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    BATCH_TEST(test_how_many_batches),	  BATCH_TEST(test_written_meanwhile),
-	    BATCH_TEST(test_root_goes_meanwhile), BATCH_TEST(test_without_memory),
-	    BATCH_TEST(test_mappings_of_l1),	  BATCH_TEST(test_page_becomes_a_table),
+	    BATCH_TEST(test_how_many_batches),	   BATCH_TEST(test_written_meanwhile),
+	    BATCH_TEST(test_root_goes_meanwhile),  BATCH_TEST(test_without_memory),
+	    BATCH_TEST(test_mappings_of_l1),	   BATCH_TEST(test_page_becomes_a_table),
+	    BATCH_TEST(test_new_tables_of_a_path),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

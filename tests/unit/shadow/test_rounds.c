@@ -27,13 +27,14 @@
 static uint32_t lookups;	 /* of L2's page: one in each round that comes so far */
 static uint32_t loads;		 /* of the watched entry of L1's: one in each round */
 static uint32_t when;		 /* the lookup in which @meanwhile comes */
+static int refusal;		 /* what the host says instead of looking; 0: it looks */
 static void (*meanwhile)(void);	 /* L1's tables have been walked, no lock is held */
 static void (*after_load)(void); /* the walk has just read the watched entry for the first time */
 static void (*after_put)(void);	 /* the lock is held still, and the page was given back */
 
 static int get_page(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
-	int ret = sim_host_ops.page_get(ctx, hva, flags, page);
+	int ret = refusal ? refusal : sim_host_ops.page_get(ctx, hva, flags, page);
 
 	if (hva.v == sim_hva(FAR_GFN).v && ++lookups == when)
 		meanwhile();
@@ -81,19 +82,22 @@ static int setup(void **state)
 	world.ops.page_put = put_page;
 	world.ops.load_u64 = load;
 	lookups = loads = when = 0;
+	refusal = 0;
 	meanwhile = after_load = after_put = NULL;
 	return 0;
 }
 
+static struct quire_memory_fault told;
+
 static int fault_once(uint64_t gpa)
 {
-	struct quire_memory_fault told = {0};
 	struct quire_stage2 stage2;
 	uint64_t requests;
 
 	assert_int_equal(quire_vcpu_enter(l2(), &requests, &stage2), 0);
 	quire_vcpu_leave(l2());
 	lookups = loads = 0;
+	told = (struct quire_memory_fault){0};
 	return quire_vcpu_fault(l2(), (gpa_t){gpa}, QUIRE_PFERR_USER | WRITE, &told);
 }
 
@@ -126,13 +130,47 @@ static void add_slot(void)
 	assert_int_equal(quire_vm_set_region(world.vm, &region), 0);
 }
 
-/* Nothing happens: one round. */
+/* Nothing happens: one round, and nothing to tell. */
 static void test_one_round(void **state)
 {
 	(void)state;
-	assert_int_equal(fault_once(PAGE(FAR)), QUIRE_FIXED);
+	assert_int_equal(fault_once(PAGE(FAR) + 0x18), QUIRE_FIXED);
 	assert_int_equal(lookups, 1);
 	assert_int_equal(loads, 1);
+	assert_int_equal(told.gpa.v, 0);
+	assert_int_equal(told.size_bytes, 0);
+}
+
+static int refuse_cmpxchg(void *ctx, hva_t dst, uint64_t *expected, uint64_t desired)
+{
+	(void)ctx;
+	(void)dst;
+	(void)expected;
+	(void)desired;
+	return refusal;
+}
+
+/* Any error of the host's ends the fault, and L1's address is told; and so it ends a walk. */
+static void test_errors_of_the_host(void **state)
+{
+	static const int errors[] = {-EPERM, -ENOENT, -ENOMEM};
+	gpa_t found;
+
+	(void)state;
+	world_set_entry(&world, TABLE_4K, FAR + 1, PAGE(FAR_GFN + 1) | NPT_ALL);
+	for (uint32_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		refusal = errors[i];
+		assert_int_equal(fault_once(PAGE(FAR) + 0x18), errors[i]);
+		assert_int_equal(lookups, 1);
+		assert_int_equal(told.gpa.v, PAGE(FAR_GFN) + 0x18);
+		assert_int_equal(told.size_bytes, 0);
+		/* L1 has not used that entry: A is to be set. */
+		world.ops.cmpxchg_u64 = refuse_cmpxchg;
+		assert_int_equal(
+		    quire_vcpu_walk_nested(l2(), (gpa_t){PAGE(FAR + 1)}, QUIRE_PFERR_USER, &found),
+		    errors[i]);
+		world.ops.cmpxchg_u64 = sim_host_ops.cmpxchg_u64;
+	}
 }
 
 /* The host takes the page back while it is mapped: the guest goes on, and comes again. */
@@ -326,17 +364,12 @@ static void test_directory_is_written_by_hand(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    ROUND_TEST(test_one_round),
-	    ROUND_TEST(test_page_is_taken_back),
-	    ROUND_TEST(test_table_is_taken_back),
-	    ROUND_TEST(test_slots_change),
-	    ROUND_TEST(test_slots_change_in_the_walk),
-	    ROUND_TEST(test_host_in_the_walk),
-	    ROUND_TEST(test_lags_once),
-	    ROUND_TEST(test_lags_again),
-	    ROUND_TEST(test_lags_again_unseen),
-	    ROUND_TEST(test_lags_without_memory),
-	    ROUND_TEST(test_directory_is_written_by_hand),
+	    ROUND_TEST(test_one_round),		  ROUND_TEST(test_errors_of_the_host),
+	    ROUND_TEST(test_page_is_taken_back),  ROUND_TEST(test_table_is_taken_back),
+	    ROUND_TEST(test_slots_change),	  ROUND_TEST(test_slots_change_in_the_walk),
+	    ROUND_TEST(test_host_in_the_walk),	  ROUND_TEST(test_lags_once),
+	    ROUND_TEST(test_lags_again),	  ROUND_TEST(test_lags_again_unseen),
+	    ROUND_TEST(test_lags_without_memory), ROUND_TEST(test_directory_is_written_by_hand),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
