@@ -103,6 +103,60 @@ static void test_flush_under_way_is_not_done(void **state)
 	vm_end();
 }
 
+static struct quire_platform counting;
+static uint64_t leaves_most, leaves_looks;
+
+/* As another thread does, asks for the VM's leaves wherever the library looks for its thread and
+ * holds no lock. */
+static struct quire_thread *self_asks(void)
+{
+	static bool asks;
+
+	if (!asks && !sched_platform.self()->held_count) {
+		uint64_t leaves;
+
+		asks = true;
+		leaves = stat(QUIRE_VM_STAT_pages_4k);
+		asks = false;
+		leaves_looks++;
+		leaves_most = leaves > leaves_most ? leaves : leaves_most;
+	}
+	return sched_platform.self();
+}
+
+/* What a vCPU mapped stays when it goes, and is never counted twice. */
+static void test_leaves_of_a_vcpu_that_goes(void **state)
+{
+	struct quire_memory_fault told;
+	struct quire_stage2 stage2;
+	struct quire_vcpu *vcpu;
+	uint64_t requests;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	assert_int_equal(quire_vcpu_create(machine.vm, 77, NULL, &vcpu), 0);
+	for (uint64_t gfn = 0; gfn < 3; gfn++) {
+		assert_int_equal(quire_vcpu_enter(vcpu, &requests, &stage2), 0);
+		quire_vcpu_leave(vcpu);
+		assert_int_equal(
+		    quire_vcpu_fault(vcpu, gpa_of((gfn_t){gfn}), QUIRE_PFERR_WRITE, &told),
+		    QUIRE_FIXED);
+	}
+	leaves_are(0, 0, 3);
+	counting = sched_platform;
+	counting.self = self_asks;
+	leaves_most = leaves_looks = 0;
+	quire_platform_install(&counting);
+	quire_vcpu_destroy(vcpu);
+	quire_platform_install(&sched_platform);
+	assert_true(leaves_looks > 3);
+	assert_int_equal(leaves_most, 3);
+	leaves_are(0, 0, 3);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -110,6 +164,7 @@ int main(void)
 	    cmocka_unit_test(test_requests),
 	    cmocka_unit_test(test_flushes_are_counted),
 	    cmocka_unit_test(test_flush_under_way_is_not_done),
+	    cmocka_unit_test(test_leaves_of_a_vcpu_that_goes),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
