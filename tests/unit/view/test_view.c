@@ -349,6 +349,8 @@ static void test_bad_requests(void **state)
 	vm_begin();
 	request.as_id = 7;
 	assert_int_equal(quire_vm_view(machine.vm, &request, take, NULL), -EINVAL);
+	request.as_id = QUIRE_AS_MAX;
+	assert_int_equal(quire_vm_view(machine.vm, &request, take, NULL), -EINVAL);
 	request = (struct quire_view_request){.end = {100}};
 	assert_int_equal(quire_vm_view(machine.vm, &request, take, NULL), -EINVAL);
 	request = (struct quire_view_request){.start = {101}, .end = {100}, .piece_pages = 1};
@@ -356,6 +358,86 @@ static void test_bad_requests(void **state)
 	/* Of nothing there is nothing to show. */
 	request = (struct quire_view_request){.start = {100}, .end = {100}, .piece_pages = 1};
 	assert_int_equal(quire_vm_view(machine.vm, &request, take, NULL), 0);
+	vm_end();
+}
+
+static struct {
+	uint64_t gfn, npages;
+} borders[8];
+static uint32_t border_count, dies_at;
+
+static int note_border(void *ctx, const struct quire_view_piece *piece)
+{
+	assert_int_equal(piece->as_id, *(const uint32_t *)ctx);
+	assert_in_range(border_count, 0, 7);
+	borders[border_count].gfn = piece->gfn.v;
+	borders[border_count].npages = piece->npages;
+	border_count++;
+	if (border_count == dies_at)
+		vm_poison(machine.vm);
+	return 0;
+}
+
+/* Pieces end where a multiple of their size does, where a slot does, and where the request does. */
+static void test_borders(void **state)
+{
+	static const uint64_t expected[][2] = {{5, 59}, {64, 64}, {128, 22}, {192, 8}};
+	struct quire_view_request request = {.start = {5}, .end = {200}, .piece_pages = 64};
+
+	(void)state;
+	for (request.as_id = 0; request.as_id < QUIRE_AS_MAX; request.as_id++) {
+		vm_begin();
+		map_pages(0, 300, SIM_WRITABLE);
+		add_region(request.as_id << 16 | 1, 0, 0, 150, 0);
+		add_region(request.as_id << 16 | 2, 192, 150, 100, 0);
+		border_count = dies_at = 0;
+		assert_int_equal(quire_vm_view(machine.vm, &request, note_border, &request.as_id),
+				 0);
+		assert_int_equal(border_count, 4);
+		for (uint32_t i = 0; i < 4; i++) {
+			assert_int_equal(borders[i].gfn, expected[i][0]);
+			assert_int_equal(borders[i].npages, expected[i][1]);
+		}
+		border_count = 0;
+		assert_int_equal(
+		    quire_vm_view_slots(machine.vm, request.as_id, note_border, &request.as_id), 0);
+		assert_int_equal(border_count, 2);
+		assert_int_equal(borders[1].gfn, 192);
+		assert_int_equal(borders[1].npages, 100);
+		vm_end();
+	}
+}
+
+/* A VM that dies while its picture is taken says so, and shows no more. */
+static void test_dies_meanwhile(void **state)
+{
+	struct quire_view_request request = {.end = {200}, .piece_pages = 64};
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 200, SIM_WRITABLE);
+	add_region(1, 0, 0, 100, 0);
+	add_region(2, 100, 100, 100, 0);
+	for (dies_at = 1; dies_at < 3; dies_at++) {
+		border_count = 0;
+		assert_int_equal(quire_vm_view(machine.vm, &request, note_border, &request.as_id),
+				 -EIO);
+		assert_int_equal(border_count, dies_at);
+		/* Nor does it show anything when it is dead. */
+		assert_int_equal(quire_vm_view(machine.vm, &request, note_border, &request.as_id),
+				 -EIO);
+		assert_int_equal(border_count, dies_at);
+		machine.vm->dead = 0;
+		border_count = 0;
+		assert_int_equal(quire_vm_view_slots(machine.vm, 0, note_border, &request.as_id),
+				 -EIO);
+		assert_int_equal(border_count, dies_at);
+		assert_int_equal(quire_vm_view_slots(machine.vm, 0, note_border, &request.as_id),
+				 -EIO);
+		assert_int_equal(border_count, dies_at);
+		machine.vm->dead = 0;
+	}
+	dies_at = 0;
 	vm_end();
 }
 
@@ -371,6 +453,8 @@ int main(void)
 	    cmocka_unit_test(test_bad_requests),
 	    cmocka_unit_test(test_young),
 	    cmocka_unit_test(test_slot_shrinks_meanwhile),
+	    cmocka_unit_test(test_borders),
+	    cmocka_unit_test(test_dies_meanwhile),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -627,6 +627,109 @@ static void test_out_of_range(void **state)
 	fake_vm_end_locked(vm);
 }
 
+static struct {
+	struct quire_vm *vm;
+	const struct memslot_set *before;
+	struct quire_thread reader; /* another thread's section, which began before the change */
+	u64 generation;
+	u32 waits, turns;
+	bool slot_is_invalid; /* for readers of what is published */
+} publishing;
+
+/* The host's invalidation ends: only then may the set change. */
+static void invalidation_ends(const u32 *word, u32 value)
+{
+	struct invalidation *inv = &publishing.vm->invalidation;
+
+	assert_ptr_equal(word, &inv->active);
+	assert_int_equal(value, 2);
+	assert_ptr_equal(publishing.vm->slots.active[0], publishing.before);
+	assert_false(lock_is_held(&inv->lock, LOCK_EXCLUSIVE));
+	inv->active = 0;
+	publishing.waits++;
+}
+
+/* The set has changed, and what is cached of it now holds no longer than the change lasts. */
+static void section_ends(unsigned int turn)
+{
+	struct quire_vm *vm = publishing.vm;
+	struct memslot_hint hint = {0};
+	const struct memslot *slot;
+
+	(void)turn;
+	assert_ptr_not_equal(vm->slots.active[0], publishing.before);
+	assert_int_equal(memslots_generation(vm, 0), publishing.generation | MEMSLOTS_UPDATING);
+	assert_false(lock_is_held(&vm->invalidation.lock, LOCK_EXCLUSIVE));
+	slot = memslot_lookup(vm, 0, (gfn_t){105}, &hint);
+	assert_int_equal(slot && (slot->flags & MEMSLOT_INVALID), publishing.slot_is_invalid);
+	publishing.before = vm->slots.active[0];
+	publishing.generation += vm->slots.nr_as;
+	publishing.reader.epoch = 0;
+	publishing.turns++;
+}
+
+static void change_under_readers(const struct quire_region *region)
+{
+	static struct quire_platform platform;
+	const struct quire_platform *usual = base_platform;
+
+	platform = *base_platform;
+	platform.wait = invalidation_ends;
+	platform.relax = section_ends;
+	publishing.before = publishing.vm->slots.active[0];
+	publishing.generation = memslots_generation(publishing.vm, 0);
+	publishing.reader.epoch = reclaim_epoch;
+	publishing.vm->invalidation.active = 2;
+	publishing.waits = publishing.turns = 0;
+	quire_platform_install(&platform);
+	assert_int_equal(update_slot(publishing.vm, region, FINISH), 0);
+	quire_platform_install(usual);
+	assert_int_equal(publishing.waits, 1);
+	assert_int_equal(publishing.turns, 1);
+}
+
+/* A set is published between two invalidations of the host's; then its readers are waited for. */
+static void test_publishing(void **state)
+{
+	struct quire_region region = region_of(0, 5, 100, 10);
+
+	(void)state;
+	publishing.vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
+	quire_thread_register(&publishing.reader);
+	publishing.slot_is_invalid = false;
+	change_under_readers(&region);
+	/* The slot changes its flags in one step. */
+	region.flags = QUIRE_SLOT_LOG_DIRTY;
+	change_under_readers(&region);
+	/* Of the two steps of a deletion readers are waited for in each: in the first one here. */
+	publishing.slot_is_invalid = true;
+	region.size_bytes = 0;
+	change_under_readers(&region);
+	fake_vm_end_locked(publishing.vm);
+}
+
+/* What stands in for a slot has no file: the file's part of the slot is gone by then. */
+static void test_placeholder_has_no_file(void **state)
+{
+	struct quire_vm *vm = fake_vm_make_locked(QUIRE_VM_DEFAULT);
+	struct quire_region region = region_of(0, 5, 100, 10);
+	struct memslot_update update = {.change = MEMSLOT_DELETE};
+	void *file = vm;
+
+	(void)state;
+	assert_int_equal(update_slot(vm, &region, FINISH), 0);
+	update.old_slot = memslot_by_id(vm, 0, 5);
+	update.old_slot->gmem.file = file;
+	assert_int_equal(memslot_update_prepare(vm, &update), 0);
+	assert_null(update.placeholder->gmem.file);
+	assert_int_equal(update.placeholder->npages, 10);
+	assert_ptr_equal(update.old_slot->gmem.file, file);
+	assert_false(update.old_slot->flags & MEMSLOT_INVALID);
+	memslot_update_abort(vm, &update);
+	update.old_slot->gmem.file = NULL;
+	fake_vm_end_locked(vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -641,6 +744,8 @@ int main(void)
 	    cmocka_unit_test(test_out_of_range),
 	    cmocka_unit_test(test_update_of_any_memory),
 	    cmocka_unit_test(test_waits_for_accesses),
+	    cmocka_unit_test(test_publishing),
+	    cmocka_unit_test(test_placeholder_has_no_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
