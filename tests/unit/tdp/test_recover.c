@@ -1,6 +1,8 @@
 /* The huge leaf that comes back with the log's end: made of what a table of tables still maps. */
 #include "tests/unit/support.h"
 
+#include "src/tdp/tdp.h"
+
 #define SECOND (3 * SIM_BLOCK + 7)
 
 static void touch(uint64_t gfn)
@@ -86,12 +88,163 @@ static void test_not_executable(void **state)
 	}
 }
 
+/* What recovery asks, and the answer. */
+static struct {
+	uint64_t gfns[8];
+	uint32_t levels[8], count;
+	uint32_t lowest; /* huge leaves at this level and above are allowed */
+} asks;
+
+static bool allow(void *ctx, gfn_t gfn, u32 level)
+{
+	assert_ptr_equal(ctx, &asks);
+	assert_in_range(asks.count, 0, 7);
+	asks.gfns[asks.count] = gfn.v;
+	asks.levels[asks.count++] = level;
+	return level <= asks.lowest;
+}
+
+/* Huge leaves up to @level come back in [start, end); what is owed for it. */
+static struct flush_debt recover(uint64_t start, uint64_t end, uint32_t level)
+{
+	const struct tdp_recovery recovery = {
+	    .start = {start}, .end = {end}, .allowed = allow, .ctx = &asks};
+	struct flush_debt debt, owed;
+
+	memset(&asks, 0, sizeof(asks));
+	asks.lowest = level;
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_write_lock(&machine.vm->mmu_lock);
+	tdp_recover_range(machine.vm, &recovery, &debt);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	owed = debt;
+	tdp_debt_settle(machine.vm, &debt);
+	return owed;
+}
+
+static void asked(uint32_t which, uint64_t gfn, uint32_t level)
+{
+	assert_true(which < asks.count);
+	assert_int_equal(asks.gfns[which], gfn);
+	assert_int_equal(asks.levels[which], level);
+}
+
+/* Blocks that the range has as a whole are asked for, larger ones first, and no others. */
+static void test_whole_blocks(void **state)
+{
+	struct flush_debt debt;
+
+	(void)state;
+	begin();
+	for (uint64_t block = 0; block < 4; block++)
+		touch(block * SIM_BLOCK + 9 * block);
+	leaves_are(0, 0, 4);
+	debt = recover(1, 3 * SIM_BLOCK - 1, QUIRE_LEVEL_2M);
+	assert_int_equal(asks.count, 1);
+	asked(0, SIM_BLOCK, QUIRE_LEVEL_2M);
+	assert_true(debt.owed);
+	assert_int_equal(debt.table_count, 1);
+	leaves_are(0, 1, 3);
+	assert_int_equal(level_at(SIM_BLOCK), QUIRE_LEVEL_2M);
+	/* It is there already. */
+	debt = recover(SIM_BLOCK, 2 * SIM_BLOCK, QUIRE_LEVEL_2M);
+	assert_int_equal(asks.count, 0);
+	assert_false(debt.owed || debt.table_count);
+	/* Nothing changes where none is allowed. */
+	debt = recover(0, SIM_GIGANTIC, 0);
+	assert_int_equal(asks.count, 4);
+	asked(0, 0, QUIRE_LEVEL_1G);
+	asked(1, 0, QUIRE_LEVEL_2M);
+	asked(2, 2 * SIM_BLOCK, QUIRE_LEVEL_2M);
+	asked(3, 3 * SIM_BLOCK, QUIRE_LEVEL_2M);
+	assert_false(debt.owed || debt.table_count);
+	leaves_are(0, 1, 3);
+	debt = recover(0, SIM_GIGANTIC - 1, QUIRE_LEVEL_1G);
+	assert_int_equal(asks.count, 3);
+	leaves_are(0, 4, 0);
+	debt = recover(0, SIM_GIGANTIC, QUIRE_LEVEL_1G);
+	assert_int_equal(asks.count, 1);
+	asked(0, 0, QUIRE_LEVEL_1G);
+	assert_true(debt.owed);
+	assert_int_equal(debt.table_count, 1);
+	leaves_are(1, 0, 0);
+	vm_end();
+}
+
+/* The word of the huge leaf at @gfn: what the small one at @small allows, of the block's first
+ * frame. */
+static void check_leaf(uint64_t small, bool writable, bool executable)
+{
+	const struct entry_format *f = &machine.vm->tdp_format;
+	uint32_t level;
+	uint64_t was = leaf_at(small, &level), block = small / SIM_BLOCK * SIM_BLOCK, now;
+	struct entry_leaf leaf = {.level = QUIRE_LEVEL_2M,
+				  .accessed = true,
+				  .executable = executable,
+				  .writable = writable,
+				  .mmu_writable = writable,
+				  .host_writable = writable};
+
+	assert_int_equal(level, QUIRE_LEVEL_4K);
+	leaf.pfn.v = entry_pfn(f, was).v - small % SIM_BLOCK;
+	(void)recover(block, block + SIM_BLOCK, QUIRE_LEVEL_2M);
+	assert_int_equal(asks.count, 1);
+	now = leaf_at(small, &level);
+	assert_int_equal(level, QUIRE_LEVEL_2M);
+	assert_int_equal(now, entry_make_leaf(f, &leaf));
+}
+
+/* A huge leaf has W where the small one may get it, and can be executed unless NX is on. */
+static void test_rights(void **state)
+{
+	(void)state;
+	begin();
+	touch(SIM_BLOCK + 7);
+	/* The log takes W, and what comes back has it. */
+	assert_int_equal(log_harvest(0), 1);
+	assert_false(writable_at(SIM_BLOCK + 7));
+	check_leaf(SIM_BLOCK + 7, true, true);
+	quire_vm_set_nx_huge_pages(machine.vm, 1);
+	touch(2 * SIM_BLOCK + 511);
+	check_leaf(2 * SIM_BLOCK + 511, true, false);
+	vm_end();
+	vm_begin();
+	sim_map_gigantic(&machine.host, 0, 0);
+	add_slot(0, SIM_GIGANTIC, QUIRE_SLOT_LOG_DIRTY);
+	(void)load(SIM_BLOCK + 7);
+	check_leaf(SIM_BLOCK + 7, false, true);
+	vm_end();
+}
+
+/* Where the host forbids to execute, a huge leaf forbids it; with NX on it could not tell why. */
+static void test_host_forbids_fetches(void **state)
+{
+	(void)state;
+	for (int nx = 0; nx < 2; nx++) {
+		vm_begin();
+		sim_map_gigantic(&machine.host, 0, SIM_WRITABLE | SIM_NOEXEC);
+		add_slot(0, SIM_GIGANTIC, QUIRE_SLOT_LOG_DIRTY);
+		quire_vm_set_nx_huge_pages(machine.vm, nx);
+		touch(SIM_BLOCK + 7);
+		if (nx) {
+			assert_false(recover(0, SIM_GIGANTIC, QUIRE_LEVEL_1G).owed);
+			leaves_are(0, 0, 1);
+		} else {
+			check_leaf(SIM_BLOCK + 7, true, false);
+		}
+		vm_end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_first_table_is_empty),
 	    cmocka_unit_test(test_all_tables_are_empty),
 	    cmocka_unit_test(test_not_executable),
+	    cmocka_unit_test(test_whole_blocks),
+	    cmocka_unit_test(test_rights),
+	    cmocka_unit_test(test_host_forbids_fetches),
 	};
 
 	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);
