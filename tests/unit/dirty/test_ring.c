@@ -111,12 +111,16 @@ static void test_full(void **state)
 		assert_int_equal(dirty_ring_is_soft_full(&ring), i >= SIZE - DIRTY_RING_RESERVED);
 		assert_int_equal(dirty_ring_append(&ring, 0, i), 1);
 	}
-	assert_int_equal(dirty_ring_append(&ring, 0, SIZE), 0);
+	assert_int_equal(dirty_ring_append(&ring, 5, SIZE), 0);
 	assert_int_equal(ring.last_offset, SIZE - 1);
+	assert_int_equal(ring.last_slot, 0);
 	entries[0].flags = RESET;
 	assert_taken(0);
-	assert_int_equal(dirty_ring_append(&ring, 0, SIZE), 1);
+	assert_int_equal(dirty_ring_append(&ring, 3, SIZE), 1);
 	assert_int_equal(entries[0].offset, SIZE);
+	/* What was appended last is known, so that the same page is not appended again. */
+	assert_int_equal(ring.last_offset, SIZE);
+	assert_int_equal(ring.last_slot, 3);
 }
 
 int main(void)
