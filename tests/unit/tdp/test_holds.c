@@ -179,6 +179,66 @@ static void test_split_names_its_table(void **state)
 	vm_end();
 }
 
+static uint64_t tries, try[4];
+
+static void record_try(enum quire_trace_event which, const uint64_t *args)
+{
+	if (which != QUIRE_TRACE_kvm_mmu_split_huge_page)
+		return;
+	tries++;
+	memcpy(try, args, sizeof(try));
+}
+
+/* Each attempt to split a leaf is told, also one that no memory is left for; not one that waits. */
+static void test_splits_are_traced(void **state)
+{
+	const uint64_t first = FIRST + 3 * (uint64_t)SIM_BLOCK;
+	gfn_t start = {first};
+	struct table_cache tables = {0};
+	uint64_t leaf;
+	uint32_t level;
+
+	(void)state;
+	begin();
+	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 1), 0);
+	leaf = leaf_at(first, &level);
+	tries = 0;
+	biglock_write_lock(&machine.vm->mmu_lock);
+	quire_trace_install(record_try);
+	assert_int_equal(
+	    tdp_split_range(machine.vm, 0, &start, (gfn_t){first + SIM_BLOCK}, &tables), 0);
+	assert_int_equal(start.v, first + SIM_BLOCK);
+	assert_int_equal(tries, 1);
+	assert_int_equal(try[0], first);
+	assert_int_equal(try[1], leaf);
+	assert_int_equal(try[2], QUIRE_LEVEL_2M);
+	assert_int_equal(try[3], 0);
+	quire_trace_install(NULL);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	table_cache_drain(&tables, &machine.vm->arena);
+	for (tables.exhausted = 0; tables.exhausted < 2; tables.exhausted++) {
+		tries = 0;
+		biglock_write_lock(&machine.vm->mmu_lock);
+		quire_trace_install(record_try);
+		/* From within the block before it. */
+		start.v = first + SIM_BLOCK + 7;
+		leaf = leaf_at(start.v, &level);
+		assert_int_equal(
+		    tdp_split_range(machine.vm, 0, &start, (gfn_t){first + 3 * SIM_BLOCK}, &tables),
+		    -ENOMEM);
+		quire_trace_install(NULL);
+		biglock_write_unlock(&machine.vm->mmu_lock);
+		assert_int_equal(start.v, first + SIM_BLOCK + 7);
+		assert_int_equal(tries, tables.exhausted);
+		if (!tables.exhausted)
+			continue;
+		assert_int_equal(try[0], first + SIM_BLOCK);
+		assert_int_equal(try[1], leaf);
+		assert_int_equal((int)try[3], -ENOMEM);
+	}
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +246,7 @@ int main(void)
 	    cmocka_unit_test(test_stops_in_front_of_the_next),
 	    cmocka_unit_test(test_split_without_a_table),
 	    cmocka_unit_test(test_split_names_its_table),
+	    cmocka_unit_test(test_splits_are_traced),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 1);

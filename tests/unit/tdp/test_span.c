@@ -43,6 +43,22 @@ static bool is_covered(const uint64_t *masks, uint64_t base, uint64_t gfn)
 	return gfn < SIM_BLOCK && is_named(masks, base, gfn);
 }
 
+/* A word is found where the entries of all its pages are in one table, one after the other. */
+static void check_found(const struct log_span *span)
+{
+	for (uint64_t i = 0; i < span->nonzero; i++) {
+		uint64_t gfn = span->base.v + span->named[i].index * 64;
+		uint32_t level;
+		uint64_t *entry =
+		    tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
+
+		if (level == QUIRE_LEVEL_4K && gfn % SIM_BLOCK + 64 <= SIM_BLOCK)
+			assert_ptr_equal(span->named[i].entries, entry);
+		else
+			assert_null(span->named[i].entries);
+	}
+}
+
 static void protect(uint64_t base, uint64_t *masks)
 {
 	struct log_word named[WORDS];
@@ -55,6 +71,7 @@ static void protect(uint64_t base, uint64_t *masks)
 	flush_debt_init(&debt, &machine.vm->flush);
 	biglock_write_lock(&machine.vm->mmu_lock);
 	tdp_find_span(machine.vm, &span);
+	check_found(&span);
 	tdp_protect_span(machine.vm, &span, &debt);
 	assert_true(debt.owed);
 	flush_debt_pay(&debt);
@@ -169,12 +186,51 @@ static void test_split_meanwhile(void **state)
 	vm_end();
 }
 
+/* Where there are no tables nothing is found, and nothing is owed but for what was aged. */
+static void test_no_tables(void **state)
+{
+	static const uint64_t bases[] = {0, SIM_BLOCK, SIM_GIGANTIC,
+					 3 * (uint64_t)SIM_GIGANTIC + 5};
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	for (uint32_t has_root = 0; has_root < 2; has_root++) {
+		for (size_t i = 0; i < sizeof(bases) / sizeof(bases[0]); i++) {
+			/* So that it has to be said that there are none. */
+			struct log_word named = {.index = 1, .entries = &named.index};
+			uint64_t masks[2] = {0, 1};
+			struct log_span span = {.base = {bases[i]},
+						.words = 2,
+						.masks = masks,
+						.nonzero = 1,
+						.named = &named};
+			struct flush_debt debt;
+
+			flush_debt_init(&debt, &machine.vm->flush);
+			biglock_write_lock(&machine.vm->mmu_lock);
+			tdp_find_span(machine.vm, &span);
+			/* The page's own table has the first of these. */
+			assert_int_equal(named.entries != NULL, has_root && i == 0);
+			tdp_protect_span(machine.vm, &span, &debt);
+			assert_int_equal(debt.owed, entry_ages_by_rights(&machine.vm->tdp_format));
+			flush_debt_pay(&debt);
+			biglock_write_unlock(&machine.vm->mmu_lock);
+		}
+		store(1, 5);
+	}
+	assert_true(writable_at(1));
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_small),
 	    cmocka_unit_test(test_huge),
 	    cmocka_unit_test(test_split_meanwhile),
+	    cmocka_unit_test(test_no_tables),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 0);

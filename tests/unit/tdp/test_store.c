@@ -166,6 +166,7 @@ static void check_change(const struct word *old, const struct word *new, uint32_
 	assert_int_equal(event[1], from);
 	assert_int_equal(event[2], to);
 	assert_int_equal(event[3], level);
+	assert_int_equal(event[4], 1);
 	machine.vm->dead = 0;
 }
 
@@ -178,7 +179,7 @@ static void test_transitions(void **state)
 	assert_int_equal(table_cache_fill(&tables, &machine.vm->arena, 2), 0);
 	holder = table_cache_take(&tables);
 	below = table_cache_take(&tables);
-	*holder = *below = (struct table){.level = 0};
+	*holder = *below = (struct table){.level = 0, .as_id = 1};
 	quire_trace_install(record);
 	sched_on_report(note_report);
 	for (uint32_t level = 1; level <= 3; level++)
@@ -388,6 +389,56 @@ static void test_protect_whole_word(void **state)
 	vm_end();
 }
 
+static uint64_t told[4][3];
+
+static void record_each(enum quire_trace_event which, const uint64_t *args)
+{
+	if (which != QUIRE_TRACE_kvm_tdp_mmu_spte_changed)
+		return;
+	assert_in_range(events, 0, 3);
+	memcpy(told[events++], args, sizeof(told[0]));
+}
+
+/* A listener is told of each leaf that loses W, once, however mmu_lock is held. */
+static void test_protect_is_traced(void **state)
+{
+	const struct word writable = {.kind = LEAF, .writable = true, .accessed = true};
+	static const uint64_t which[] = {3, 9, 40};
+	struct flush_debt debt;
+	struct tdp_change change = {.leaves = leaves, .debt = &debt};
+	uint64_t *entries, was, mask = 0;
+
+	(void)state;
+	vm_begin();
+	change.vm = machine.vm;
+	entries = holder_take();
+	was = make(&writable, 1);
+	for (size_t i = 0; i < 3; i++)
+		mask |= UINT64_C(1) << which[i];
+	for (int exclusive = 0; exclusive < 2; exclusive++) {
+		for (unsigned int i = 0; i < 64; i++)
+			entries[i] = i % 2 || i == 40 ? was : machine.vm->tdp_format.nonpresent;
+		flush_debt_init(&debt, &machine.vm->flush);
+		events = 0;
+		quire_trace_install(record_each);
+		/* What is not present has no W to lose. */
+		protect(exclusive, &change, entries, mask | 1);
+		quire_trace_install(NULL);
+		assert_true(debt.owed);
+		assert_int_equal(events, 3);
+		for (size_t i = 0; i < 3; i++) {
+			assert_int_equal(told[i][0], which[i]);
+			assert_int_equal(told[i][1], was);
+			assert_int_equal(told[i][2], entries[which[i]]);
+			assert_false(entry_is_writable(&machine.vm->tdp_format, told[i][2]));
+		}
+		assert_int_equal(entries[5], was);
+	}
+	table_cache_put(&tables, holder);
+	table_cache_drain(&tables, &machine.vm->arena);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -397,6 +448,7 @@ int main(void)
 	    cmocka_unit_test(test_protect),
 	    cmocka_unit_test(test_protect_whole_word),
 	    cmocka_unit_test(test_protect_owes_for_aged),
+	    cmocka_unit_test(test_protect_is_traced),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -213,6 +213,10 @@ static void test_log(void **state)
 	store(64, 2);
 	assert_int_equal(view_of(61, 100, 1000).sum.logged, 2);
 	assert_int_equal(view_of(63, 65, 1000).sum.logged, 1);
+	/* And its last one. */
+	store(127, 2);
+	assert_int_equal(view_of(64, 128, 1000).sum.logged, 2);
+	assert_int_equal(view_of(127, 129, 1000).sum.logged, 1);
 	vm_end();
 }
 
