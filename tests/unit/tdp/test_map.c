@@ -3,6 +3,9 @@
 
 #include <quire/trace.h>
 
+#include "src/base/reclaim.h"
+#include "src/tdp/tdp.h"
+
 static uint64_t requests, request[4];
 
 static void record(enum quire_trace_event which, const uint64_t *args)
@@ -177,6 +180,277 @@ static void test_executable_later(void **state)
 	vm_end();
 }
 
+/* mmu_lock as a fault has it, and what the fault leaves behind. */
+static struct flush_debt debt;
+
+static struct table *map_begin(void)
+{
+	struct quire_vcpu *vcpu = machine.vcpus[0];
+	struct table *root;
+
+	assert_int_equal(table_cache_fill(&vcpu->tables, &machine.vm->arena, TDP_WALK_TABLES), 0);
+	root = tdp_root_get(machine.vm, &vcpu->tables, 0);
+	flush_debt_init(&debt, &machine.vm->flush);
+	biglock_read_lock(&machine.vm->mmu_lock, NULL);
+	reclaim_enter();
+	return root;
+}
+
+static void map_end(void)
+{
+	reclaim_leave();
+	biglock_read_unlock(&machine.vm->mmu_lock, NULL);
+	tdp_debt_settle(machine.vm, &debt);
+}
+
+static enum tdp_result map_mmio(uint64_t gfn, uint64_t generation)
+{
+	struct table *root = map_begin();
+	enum tdp_result result =
+	    tdp_map_mmio(machine.vcpus[0], root, (gfn_t){gfn}, generation, &debt);
+
+	assert_false(debt.owed);
+	map_end();
+	return result;
+}
+
+static uint64_t *entry_at(uint64_t gfn, uint32_t *level)
+{
+	uint64_t *entry;
+
+	reclaim_enter();
+	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, level);
+	reclaim_leave();
+	return entry;
+}
+
+/* Every table on the way to @gfn says whether MMIO may be below it. */
+static void tables_have_mmio(uint64_t gfn, bool has)
+{
+	uint32_t level;
+	const uint64_t *entry = entry_at(gfn, &level);
+
+	for (const struct table *table = table_of(entry);; table = table_of(table->parent)) {
+		assert_int_equal(table->has_mmio, has);
+		if (!table->parent)
+			break;
+	}
+}
+
+/* A page without memory is remembered where its leaf would be, and newer findings replace older. */
+static void test_mmio_entries(void **state)
+{
+	const struct entry_format *f;
+	uint32_t level;
+	uint64_t *entry;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	store(1, 5);
+	f = &machine.vm->tdp_format;
+	tables_have_mmio(1, false);
+	for (uint64_t generation = 3; generation < 6; generation++) {
+		assert_int_equal(map_mmio(7, generation), TDP_DONE);
+		entry = entry_at(7, &level);
+		assert_int_equal(level, QUIRE_LEVEL_4K);
+		assert_int_equal(*entry, entry_make_mmio(f, (gfn_t){7}, generation));
+	}
+	tables_have_mmio(7, true);
+	/* Tables that it needs are made, and no others. */
+	assert_int_equal(map_mmio(SIM_GIGANTIC + SIM_BLOCK + 3, 9), TDP_DONE);
+	entry = entry_at(SIM_GIGANTIC + SIM_BLOCK + 3, &level);
+	assert_int_equal(level, QUIRE_LEVEL_4K);
+	assert_int_equal(*entry, entry_make_mmio(f, (gfn_t){SIM_GIGANTIC + SIM_BLOCK + 3}, 9));
+	assert_int_equal(table_of(entry)->gfn.v, SIM_GIGANTIC + SIM_BLOCK);
+	tables_have_mmio(SIM_GIGANTIC + SIM_BLOCK + 3, true);
+	/* Memory that is there meanwhile stays, and so does what another thread changes. */
+	assert_int_equal(map_mmio(1, 9), TDP_LOST);
+	assert_int_equal(level_at(1), QUIRE_LEVEL_4K);
+	assert_true(writable_at(1));
+	entry = entry_at(2, &level);
+	*entry = f->frozen;
+	assert_int_equal(map_mmio(2, 9), TDP_LOST);
+	assert_int_equal(*entry, f->frozen);
+	*entry = f->nonpresent;
+	leaves_are(0, 0, 1);
+	vm_end();
+}
+
+/* A huge leaf that is there meanwhile stays whole, and so does an entry that is being changed. */
+static void test_mmio_below_a_huge_leaf(void **state)
+{
+	uint32_t level;
+	uint64_t *entry, was;
+
+	(void)state;
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, 0);
+	store(1, 5);
+	leaves_are(0, 1, 0);
+	entry = entry_at(3, &level);
+	was = *entry;
+	assert_int_equal(map_mmio(3, 9), TDP_LOST);
+	assert_int_equal(*entry, was);
+	leaves_are(0, 1, 0);
+	*entry = machine.vm->tdp_format.frozen;
+	assert_int_equal(map_mmio(3, 9), TDP_LOST);
+	assert_int_equal(*entry, machine.vm->tdp_format.frozen);
+	*entry = was;
+	vm_end();
+}
+
+static struct tdp_mapping mapping_of(uint64_t gfn, uint64_t error)
+{
+	const bool write = error & QUIRE_PFERR_WRITE;
+
+	return (struct tdp_mapping){
+	    .gfn = {gfn},
+	    .leaf = {.pfn = {((uintptr_t)frame_of((uint32_t)gfn)->bytes) >> QUIRE_PAGE_SHIFT},
+		     .level = QUIRE_LEVEL_4K,
+		     .writable = write,
+		     .host_writable = true,
+		     .mmu_writable = true,
+		     .executable = true,
+		     .accessed = true},
+	    .wanted_level = QUIRE_LEVEL_4K,
+	    .error_code = error,
+	};
+}
+
+static enum quire_outcome map(const struct tdp_mapping *mapping)
+{
+	struct table *root = map_begin();
+	enum quire_outcome outcome = tdp_map(machine.vcpus[0], root, mapping, &debt);
+
+	assert_false(debt.owed);
+	map_end();
+	return outcome;
+}
+
+/* What a mapping comes to, by what is there already. */
+static void test_outcomes(void **state)
+{
+	struct tdp_mapping mapping;
+	uint64_t *entry, word;
+	uint32_t level;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	mapping = mapping_of(2, 0);
+	assert_int_equal(map(&mapping), QUIRE_FIXED);
+	entry = entry_at(2, &level);
+	word = *entry;
+	assert_int_equal(word, entry_make_leaf(&machine.vm->tdp_format, &mapping.leaf));
+	/* It is there. */
+	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+	mapping.error_code = QUIRE_PFERR_FETCH;
+	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+	/* A prefault is content with less. */
+	mapping = mapping_of(2, QUIRE_PFERR_WRITE);
+	mapping.prefault = true;
+	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+	assert_int_equal(*entry, word);
+	/* A right is added; then it is there. */
+	mapping.prefault = false;
+	assert_int_equal(map(&mapping), QUIRE_FIXED);
+	assert_int_equal(*entry, entry_make_leaf(&machine.vm->tdp_format, &mapping.leaf));
+	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+	/* A write that may not be made as yet: a leaf without W comes, and the write is emulated.
+	 */
+	mapping = mapping_of(3, QUIRE_PFERR_WRITE);
+	mapping.leaf.writable = false;
+	assert_int_equal(map(&mapping), QUIRE_WRITE_PROTECTED);
+	assert_false(writable_at(3));
+	assert_int_equal(level_at(3), QUIRE_LEVEL_4K);
+	leaves_are(0, 0, 2);
+	/* Another thread has the entry in hand. */
+	word = *entry;
+	*entry = machine.vm->tdp_format.frozen;
+	mapping = mapping_of(2, 0);
+	assert_int_equal(map(&mapping), QUIRE_RETRY);
+	assert_int_equal(*entry, machine.vm->tdp_format.frozen);
+	*entry = word;
+	vm_end();
+}
+
+/* An entry on the way that another thread has in hand is waited for by the fault's next try. */
+static void test_frozen_on_the_way(void **state)
+{
+	struct tdp_mapping mapping;
+	uint64_t *entry, word;
+	uint32_t level;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	store(1, 5);
+	entry = table_of(entry_at(1, &level))->parent;
+	word = *entry;
+	*entry = machine.vm->tdp_format.frozen;
+	mapping = mapping_of(2, 0);
+	assert_int_equal(map(&mapping), QUIRE_RETRY);
+	assert_int_equal(*entry, machine.vm->tdp_format.frozen);
+	*entry = word;
+	assert_int_equal(map(&mapping), QUIRE_FIXED);
+	leaves_are(0, 0, 2);
+	vm_end();
+}
+
+static struct quire_platform racing;
+static struct table_cache other_tables;
+static struct table *other_root;
+static uint32_t looks;
+
+/* Just before it takes a lock another thread makes the root. */
+static struct quire_thread *self_after_another(void)
+{
+	struct quire_thread *self = sched_platform.self();
+
+	if (!looks || self->held_count || --looks)
+		return self;
+	other_root = tdp_root_make(machine.vm, &other_tables, 0);
+	return self;
+}
+
+/* Of two that make the root one is the root; the other one's tables are free again. */
+static void test_two_make_the_root(void **state)
+{
+	uint32_t when = 0, raced = 0;
+
+	(void)state;
+	do {
+		struct quire_vcpu *vcpu;
+		struct table *root;
+		uint64_t used;
+
+		vm_begin();
+		vcpu = machine.vcpus[0];
+		racing = sched_platform;
+		racing.self = self_after_another;
+		other_root = NULL;
+		looks = ++when;
+		quire_platform_install(&racing);
+		root = tdp_root_make(machine.vm, &vcpu->tables, 0);
+		quire_platform_install(&sched_platform);
+		assert_ptr_equal(root, machine.vm->roots.valid[0]);
+		assert_true(!other_root || other_root == root);
+		raced += other_root != NULL;
+		/* What is not in a cache is the root. */
+		used = arena_used(&machine.vm->arena) - vcpu->tables.count - other_tables.count;
+		assert_int_equal(used, entry_root_tables(&machine.vm->tdp_format));
+		table_cache_drain(&other_tables, &machine.vm->arena);
+		vm_end();
+	} while (!looks);
+	looks = 0;
+	assert_true(raced > 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +460,11 @@ int main(void)
 	    cmocka_unit_test(test_what_goes_with_a_slot),
 	    cmocka_unit_test(test_tables_are_used_again),
 	    cmocka_unit_test(test_executable_later),
+	    cmocka_unit_test(test_mmio_entries),
+	    cmocka_unit_test(test_mmio_below_a_huge_leaf),
+	    cmocka_unit_test(test_outcomes),
+	    cmocka_unit_test(test_frozen_on_the_way),
+	    cmocka_unit_test(test_two_make_the_root),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));
