@@ -27,6 +27,7 @@
 #define EPOLL_PWAIT2 441
 
 static volatile sig_atomic_t handled;
+static volatile uint8_t *volatile handler_tells; /* a byte that is 1 once it has run */
 
 /* Calls that the engine serves, and one that it forwards. */
 static void make_trapped_calls(void)
@@ -45,6 +46,8 @@ static void on_signal(int signal)
 	(void)signal;
 	handled++;
 	make_trapped_calls();
+	if (handler_tells)
+		*handler_tells = 1;
 }
 
 /* A handler with everything blocked in it. */
@@ -339,6 +342,9 @@ static void test_restart(void)
 	/* Of those that let a call end: the first may come before the call has begun. */
 	const struct itimerval often = {.it_value.tv_usec = 20000, .it_interval.tv_usec = 20000};
 	const struct itimerval soon = {.it_value.tv_usec = 20000}, never = {0};
+	/* In memory that the child sees. */
+	volatile uint8_t *is_over =
+	    mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	char fifo[64];
 	int ends[2], status;
 	pid_t child;
@@ -350,13 +356,17 @@ static void test_restart(void)
 	CHECK_FAILS(read(ends[0], &byte, 1), EINTR);
 	CHECK(!setitimer(ITIMER_REAL, &never, NULL));
 	handle(SIGALRM, SA_RESTART);
+	handler_tells = is_over;
 	CHECK(!setitimer(ITIMER_REAL, &soon, NULL));
 	child = fork();
 	if (child == 0) {
-		usleep(60000);
+		while (!*is_over)
+			usleep(1000);
 		_exit(write(ends[1], "x", 1) != 1);
 	}
 	CHECK(read(ends[0], &byte, 1) == 1 && handled == 1);
+	handler_tells = NULL;
+	CHECK(!munmap((void *)is_over, 4096));
 	CHECK(waitpid(child, &status, 0) == child && !status);
 	/* A call that is trapped and forwarded, too: a FIFO without a writer. */
 	snprintf(fifo, sizeof(fifo), "/tmp/quire-engine-fifo.%d", (int)getpid());
