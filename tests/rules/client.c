@@ -394,11 +394,6 @@ void thread_start(struct guest_thread *thread, struct vcpu *vcpu, const struct g
 	CHECK_ZERO(pthread_create(&thread->thread, NULL, thread_main, thread));
 }
 
-void thread_kick(struct guest_thread *thread)
-{
-	CHECK_ZERO(pthread_kill(thread->thread, SIGUSR1));
-}
-
 int thread_ended_within(struct guest_thread *thread, unsigned int milliseconds)
 {
 	for (unsigned int i = 0; i < milliseconds; i++) {
@@ -407,6 +402,12 @@ int thread_ended_within(struct guest_thread *thread, unsigned int milliseconds)
 		usleep(1000);
 	}
 	return 0;
+}
+
+void thread_kick(struct guest_thread *thread)
+{
+	while (!thread_ended_within(thread, 5))
+		(void)pthread_kill(thread->thread, SIGUSR1);
 }
 
 struct outcome thread_join(struct guest_thread *thread)
@@ -527,7 +528,7 @@ uint64_t userfault_next(int fd, int *is_minor)
 	struct pollfd wait = {.fd = fd, .events = POLLIN};
 	struct uffd_msg message;
 
-	CHECK_EQ(poll(&wait, 1, 10000), 1);
+	CHECK_EQ(poll(&wait, 1, 20000), 1);
 	CHECK_EQ(read(fd, &message, sizeof(message)), sizeof(message));
 	CHECK_EQ(message.event, UFFD_EVENT_PAGEFAULT);
 	if (is_minor)

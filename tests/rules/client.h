@@ -172,9 +172,10 @@ struct guest_thread {
 };
 
 void thread_start(struct guest_thread *thread, struct vcpu *vcpu, const struct guest_op *op);
-void thread_kick(struct guest_thread *thread);
 /* Has the operation ended after so many milliseconds? */
 int thread_ended_within(struct guest_thread *thread, unsigned int milliseconds);
+/* Kicks until the operation has ended: a kick that comes before KVM_RUN does not end it. */
+void thread_kick(struct guest_thread *thread);
 struct outcome thread_join(struct guest_thread *thread);
 
 /* A statistic of a VM or vCPU by KVM's name. */

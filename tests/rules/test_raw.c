@@ -583,16 +583,35 @@ static void test_words_are_not_cut(void)
 	CHECK_EQ(guest_sees(&machine), 9);
 }
 
-/* A signal ends a wait that was entered by the instruction, and KVM_RUN. */
+/*
+ * A signal ends a wait that was entered by the instruction, and KVM_RUN. It comes again until the
+ * wait is over: the first may come before it has begun.
+ */
+static uint32_t wait_is_over;
+
 static void *kicks(void *opaque)
 {
 	pthread_t *thread = opaque;
 
-	while (!handled) {
+	while (!__atomic_load_n(&wait_is_over, __ATOMIC_SEQ_CST)) {
 		usleep(2000);
 		pthread_kill(*thread, SIGUSR1);
 	}
 	return NULL;
+}
+
+static void kicks_begin(pthread_t *thread, pthread_t *self)
+{
+	handled = 0;
+	wait_is_over = 0;
+	CHECK_EQ(pthread_create(thread, NULL, kicks, self), 0);
+}
+
+static void kicks_end(pthread_t thread)
+{
+	__atomic_store_n(&wait_is_over, 1, __ATOMIC_SEQ_CST);
+	CHECK_EQ(pthread_join(thread, NULL), 0);
+	CHECK_EQ(handled, getpid());
 }
 
 static void test_waits_end(void)
@@ -607,15 +626,12 @@ static void test_waits_end(void)
 	memcpy(machine.memory, "\xeb\xfe", 2);
 	CHECK_OK(sigaction(SIGUSR1, &action, NULL));
 	CHECK_OK(pipe(pipes));
-	handled = 0;
-	CHECK_EQ(pthread_create(&thread, NULL, kicks, &self), 0);
+	kicks_begin(&thread, &self);
 	CHECK_EQ(RAW(SYS_read, pipes[0], (long)&byte, 1), -EINTR);
-	CHECK_EQ(pthread_join(thread, NULL), 0);
-	handled = 0;
-	CHECK_EQ(pthread_create(&thread, NULL, kicks, &self), 0);
+	kicks_end(thread);
+	kicks_begin(&thread, &self);
 	CHECK_EQ(RAW_IOCTL(machine.vcpu, KVM_RUN, 0), -EINTR);
-	CHECK_EQ(pthread_join(thread, NULL), 0);
-	CHECK_EQ(handled, getpid());
+	kicks_end(thread);
 }
 
 int main(int argc, char **argv)
