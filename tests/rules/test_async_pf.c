@@ -224,6 +224,8 @@ static void turned_off_it_is_forgotten(void)
 /* A vCPU that INIT reaches knows of no page, and the one that was on its way says nothing. */
 static void init_forgets(void)
 {
+	struct kvm_mp_state state;
+
 	open_machine(ALWAYS);
 	start_and_miss(FLAG_IF);
 	CHECK(grows_beyond(&notes->other_work, ENOUGH));
@@ -235,6 +237,9 @@ static void init_forgets(void)
 	vcpu.run->immediate_exit = 1;
 	CHECK_ZERO(pthread_kill(thread, SIGUSR1));
 	CHECK_ZERO(pthread_join(thread, NULL));
+	/* A vCPU that the host gave no time has not taken it yet: this call makes it. */
+	CHECK_ZERO(ioctl(vcpu.fd, KVM_GET_MP_STATE, &state));
+	CHECK_EQ(state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
 	CHECK_EQ(get_msr(MSR_KVM_ASYNC_PF_EN), 0);
 	CHECK_EQ(get_msr(MSR_KVM_ASYNC_PF_INT), 0);
 	bring(0);
