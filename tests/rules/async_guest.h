@@ -28,7 +28,7 @@
 #define FLAG_IF 0x200u
 #define FLAG_IOPL 0x3000u
 #define ENOUGH 1000u
-#define WAIT_MS 5000
+#define WAIT_MS 20000
 
 /* What the guest notes, at DATA_GPA. Offsets are in the code below, too. */
 struct notes {

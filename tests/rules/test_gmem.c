@@ -382,7 +382,7 @@ static void a_maker_may_die(void)
 	CHECK_EQ(waitpid(maker, NULL, 0), maker);
 	CHECK_EQ(write(to_child[1], "x", 1), 1);
 	answer = (struct pollfd){.fd = to_test[0], .events = POLLIN};
-	CHECK_EQ(poll(&answer, 1, 5000), 1);
+	CHECK_EQ(poll(&answer, 1, 20000), 1);
 	CHECK_EQ(read(to_test[0], &error, sizeof(error)), (ssize_t)sizeof(error));
 	CHECK_EQ(error, EIO);
 }

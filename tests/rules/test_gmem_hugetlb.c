@@ -80,7 +80,7 @@ static long reserved_pages(void)
 /* The end of a file may come a moment after its last close. */
 static void pool_becomes(long free_now, long reserved)
 {
-	for (int i = 0; i < 400 && (free_pages() != free_now || reserved_pages() != reserved); i++)
+	for (int i = 0; i < 4000 && (free_pages() != free_now || reserved_pages() != reserved); i++)
 		usleep(5000);
 	CHECK_EQ(free_pages(), free_now);
 	CHECK_EQ(reserved_pages(), reserved);

@@ -391,7 +391,7 @@ static void a_full_event(void)
 	CHECK_ZERO(EVENT(.addr = MMIO, .bytes = 4, .fd = fd));
 	CHECK_ZERO(EVENT(.addr = MMIO + 64, .bytes = 4, .fd = other));
 	CHECK_EQ(write(fd, &most, sizeof(most)), sizeof(most));
-	alarm(10);
+	alarm(50);
 	CHECK_END(GUEST(&vcpu, GUEST_STORE4, .rbx = MMIO), END_DONE);
 	CHECK_END(GUEST(&vcpu, GUEST_STORE4, .rbx = MMIO + 64), END_DONE);
 	CHECK_EQ(taken(other), 1);

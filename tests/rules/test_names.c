@@ -591,7 +591,7 @@ static void test_requests_that_tell(void)
 	    (struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2};
 	request.aio_lio_opcode = LIO_WRITE;
 	CHECK(lio_listio(LIO_WAIT, list, 1, NULL) == -1 && errno == EIO);
-	for (int i = 0; i < 1000 && !handled; i++)
+	for (int i = 0; i < 20000 && !handled; i++)
 		usleep(1000);
 	CHECK_EQ(handled, 1);
 	CHECK_EQ(aio_error(&request), EINVAL);

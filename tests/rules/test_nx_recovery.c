@@ -74,7 +74,7 @@ static void recovered(void)
 	CHECK_EQ(after, before - 1);
 	/* It may be gone again. */
 	CHECK(splits() <= 1);
-	CHECK(comes_to(0, 5000));
+	CHECK(comes_to(0, 20000));
 	/* Read again, it is large; executed again, split. */
 	CHECK_END(GUEST(&vcpu, GUEST_LOAD_EACH, .rbx = GPA, .rcx = 4 * 512, .rdx = PAGE), END_DONE);
 	CHECK_EQ(stat_get(vm.fd, "pages_2m"), before);

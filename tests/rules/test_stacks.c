@@ -179,7 +179,7 @@ static void *thread_main(void *unused)
 	CHECK_OK(sigaction(SIGUSR1, &sent, NULL));
 	CHECK_OK(sigaction(SIGSEGV, &fault, NULL));
 	stack_make();
-	alarm(10);
+	alarm(50);
 	result = 77;
 	CHECK_OK(raise(SIGUSR1));
 	CHECK_EQ(has_run, 1);
