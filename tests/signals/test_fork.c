@@ -23,6 +23,9 @@
 /* A child that needs longer waits for a lock that no thread will free. */
 #define CHILD_SECONDS 60
 #define TICK_US 300
+/* A fork begins anew at each signal: it has no end where it takes longer than from one to the next.
+ */
+#define TICKS_OF_A_FORK 200
 
 pid_t _Fork(void);
 
@@ -41,11 +44,19 @@ enum child_result {
 
 static int kvm, vm;
 static struct rlimit files_limit;
-static volatile sig_atomic_t ticks;
+static volatile sig_atomic_t ticks, is_forking, ticks_of_fork;
+static long tick_us = TICK_US;
 
 static void handle_nothing(int signal)
 {
 	(void)signal;
+}
+
+static void set_ticks(void)
+{
+	struct itimerval often = {{0, tick_us}, {0, tick_us}};
+
+	setitimer(ITIMER_REAL, &often, NULL);
 }
 
 /* Both calls may be made in a handler, and both pass through our tables. */
@@ -56,6 +67,11 @@ static void handle_tick(int signal)
 	(void)signal;
 	close(fd);
 	ticks++;
+	if (!is_forking || ++ticks_of_fork < TICKS_OF_A_FORK || tick_us > 100000)
+		return;
+	ticks_of_fork = 0;
+	tick_us *= 2;
+	set_ticks();
 }
 
 static void *install_handlers(void *unused)
@@ -165,7 +181,6 @@ static void start_threads(void)
 {
 	void *(*const functions[])(void *) = {install_handlers, make_vms, make_vms, change_memory};
 	struct sigaction tick = {.sa_handler = handle_tick, .sa_flags = SA_RESTART};
-	struct itimerval often = {{0, TICK_US}, {0, TICK_US}};
 	sigset_t alarm_set;
 
 	/* The ticks are the forking thread's. */
@@ -180,7 +195,7 @@ static void start_threads(void)
 	}
 	pthread_sigmask(SIG_UNBLOCK, &alarm_set, NULL);
 	sigaction(SIGALRM, &tick, NULL);
-	setitimer(ITIMER_REAL, &often, NULL);
+	set_ticks();
 }
 
 int main(int argc, char **argv)
@@ -194,8 +209,14 @@ int main(int argc, char **argv)
 		return 2;
 	start_threads();
 	for (int i = 0; i < forks; i++) {
-		int result = child_end(make_child(i, stack + sizeof(stack)));
+		int result;
+		pid_t pid;
 
+		ticks_of_fork = 0;
+		is_forking = 1;
+		pid = make_child(i, stack + sizeof(stack));
+		is_forking = 0;
+		result = child_end(pid);
 		if (result) {
 			printf("child of fork %d: %d\n", i, result);
 			return 1;

@@ -116,7 +116,7 @@ static void *bring_late(void *opaque)
 	uint64_t address = userfault_next(reader->userfault, NULL);
 
 	CHECK(write(entered[1], "", 1) == 1);
-	for (int i = 0; i < 500 && !reader->was_heard; i++) {
+	for (int i = 0; i < 2000 && !reader->was_heard; i++) {
 		usleep(10000);
 		reader->was_heard = (int)__atomic_load_n(&reader->has_ended, __ATOMIC_SEQ_CST);
 	}

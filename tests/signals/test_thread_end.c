@@ -13,7 +13,7 @@
 
 #include "tests/rules/client.h"
 
-#define PATIENCE_S 20
+#define PATIENCE_S 50
 #define FLAG_TF "0x100"
 #define STEPS_MAX 4096
 
