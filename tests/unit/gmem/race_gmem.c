@@ -22,6 +22,7 @@
 #define GUEST_PAGES (2 * FILE_PAGES) /* the slot is at gfn 0, or at gfn FILE_PAGES */
 #define SLOT 1u
 #define FILES_MAX 2000u
+#define PATIENCE_MS 30000
 #define GARBAGE UINT64_C(0xa5a5a5a5a5a5a5a5)
 #define BYTES(pages) ((pages) << QUIRE_PAGE_SHIFT)
 
@@ -191,7 +192,7 @@ static void store_destroyed(struct process_store *store)
 /* A file over fresh memory that holds garbage, so that a page not zeroed is seen. */
 static struct quire_gmem *file_make(void)
 {
-	struct process_store *store = &race.stores[race.files++];
+	struct process_store *store = &race.stores[atomic_fetch_add_u32(&race.files, 1)];
 	uint64_t *memory = mmap(NULL, BYTES(FILE_PAGES), PROT_READ | PROT_WRITE,
 				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct quire_gmem *gmem = NULL;
@@ -246,6 +247,13 @@ static void begin(void)
 	race.gmem = file_make();
 }
 
+static bool is_enough(void)
+{
+	return atomic_load_relaxed_u64(&race.accesses) && atomic_load_relaxed_u64(&race.punches) &&
+	       atomic_load_relaxed_u64(&race.binds) && atomic_load_relaxed_u64(&race.fills) &&
+	       atomic_load_relaxed_u32(&race.files) > 1;
+}
+
 static void end(uint64_t bytes_before)
 {
 	check(!quire_vm_is_dead(race.vm), "an invariant broke", 0);
@@ -256,8 +264,7 @@ static void end(uint64_t bytes_before)
 	check(process_bytes_allocated() == bytes_before, "memory was lost",
 	      (long)(process_bytes_allocated() - bytes_before));
 	check(race.stores_gone == race.files, "a store was kept", race.stores_gone);
-	check(race.accesses && race.punches && race.binds && race.fills && race.files > 1,
-	      "a thread did nothing", 0);
+	check(is_enough(), "a thread did nothing", 0);
 }
 
 int main(int argc, char **argv)
@@ -273,7 +280,9 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < count; i++)
 		if (pthread_create(&threads[i], NULL, mains[i], (void *)(uintptr_t)i))
 			abort();
-	for (int i = 0; i < milliseconds && !stopped(); i += 10)
+	/* A slow machine gets longer. */
+	for (int i = 0; (i < milliseconds || (i < PATIENCE_MS && !is_enough())) && !stopped();
+	     i += 10)
 		usleep(10000);
 	atomic_store_relaxed_u32(&race.stop, 1);
 	for (size_t i = 0; i < count; i++)

@@ -287,16 +287,18 @@ static int keep_back(void)
 	return fd;
 }
 
-/* Let the thread wait, and kick it for a while, or until it hears. */
+/* Let the thread wait, and kick it until it hears; for a while if it must not. */
 static void kick_asker(int fd, pthread_t *thread, uint32_t flags)
 {
+	const int turns = flags & QUIRE_PAGE_INTERRUPTIBLE ? 20000 : 50;
 	struct pollfd wait = {.fd = fd, .events = POLLIN};
 
 	asker.flags = flags;
 	asker.ended = 0;
 	assert_int_equal(pthread_create(thread, NULL, ask, NULL), 0);
 	assert_int_equal(poll(&wait, 1, 10000), 1);
-	for (int turn = 0; turn < 50 && !__atomic_load_n(&asker.ended, __ATOMIC_ACQUIRE); turn++) {
+	for (int turn = 0; turn < turns && !__atomic_load_n(&asker.ended, __ATOMIC_ACQUIRE);
+	     turn++) {
 		process_host_ops.kick(NULL, &asker.runner);
 		usleep(1000);
 	}

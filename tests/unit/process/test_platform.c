@@ -123,7 +123,7 @@ static void fork_finds_no_lock_held(void **state)
 		pid_t child = fork();
 
 		if (!child) {
-			alarm(5);
+			alarm(50);
 			process_host_ops.free(NULL, process_host_ops.alloc(NULL, 64), 64);
 			_exit(record_of_new_thread() ? 0 : 1);
 		}
