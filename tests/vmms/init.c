@@ -1,7 +1,7 @@
 /*
  * The first program of a guest under test. The kernel's command line says what to do: quire=WORK,
- * where WORK is "poweroff", "reboot", "triple", "wait", "memory", "wide" or "root". Without quire=
- * the file /work has the word. Each line on the console that begins with "quire:" is for the test
+ * where WORK is "poweroff", "reboot", "triple", "wait", "memory", "wide", "root" or "program".
+ * Without quire= the file /work has the word. Each line on the console that begins with "quire:" is for the test
  * that reads it.
  */
 #include <dirent.h>
@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -163,10 +164,13 @@ static int compare_names(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* Loads each file of /modules, in the order of the names. */
+/*
+ * Loads each file of /modules, in the order of the names, with the option= of the command line: a
+ * module ignores one that it does not know.
+ */
 static void load_modules(void)
 {
-	char *names[128], path[512];
+	char *names[128], path[512], option[64] = "";
 	size_t count = 0;
 	DIR *folder = opendir("/modules");
 
@@ -174,12 +178,13 @@ static void load_modules(void)
 		if (entry->d_name[0] != '.')
 			names[count++] = strdup(entry->d_name);
 	qsort(names, count, sizeof(names[0]), compare_names);
+	argument("option", option, sizeof(option));
 	for (size_t i = 0; i < count; i++) {
 		int fd;
 
 		snprintf(path, sizeof(path), "/modules/%s", names[i]);
 		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
+		if (fd < 0 || (syscall(SYS_finit_module, fd, option, 0) && errno != EEXIST))
 			printf("quire: BAD module %s: %s\n", names[i], strerror(errno));
 		if (fd >= 0)
 			close(fd);
@@ -203,6 +208,24 @@ static void work_root(void)
 	umount("/sys");
 	execl("/sbin/init", "init", NULL);
 	printf("quire: BAD init: %s\n", strerror(errno));
+}
+
+/* Runs the file /program with the rounds as its argument. */
+static void work_program(char *rounds)
+{
+	char *words[] = {"/program", rounds, NULL};
+	pid_t child;
+	int status;
+
+	load_modules();
+	child = fork();
+	if (!child) {
+		execv(words[0], words);
+		printf("quire: BAD program: %s\n", strerror(errno));
+		_exit(1);
+	}
+	if (waitpid(child, &status, 0) != child || status)
+		printf("quire: BAD program: status %#x\n", status);
 }
 
 /* Restart by a triple fault: for a VMM that has no other end to offer. */
@@ -250,6 +273,8 @@ int main(void)
 		work_wide();
 	if (!strcmp(work, "root"))
 		work_root();
+	if (!strcmp(work, "program"))
+		work_program(rounds);
 	while (!strcmp(work, "wait"))
 		pause();
 	printf("quire: %s\n",

@@ -2,8 +2,8 @@
 import dataclasses
 from typing import Callable
 
-from vmms import (boots, debian_guest, firmware, foreign, languages, libguestfs, migration, qemu10,
-                  restore, state)
+from vmms import (boots, debian_guest, firmware, foreign, hypervisor, languages, libguestfs, migration,
+                  qemu10, restore, state)
 from vmms.machine import Qemu
 
 QEMU = Qemu("qemu-system-x86_64")
@@ -41,6 +41,8 @@ CLIENTS = (
     Client("debian", "a Debian system in Debian's QEMU", QEMU.version,
            lambda: debian_guest.scenarios("debian", QEMU), "clients",
            ("qemu-system-x86", "qemu-utils", "debootstrap", "e2fsprogs", "kmod")),
+    Client("hypervisor", "KVM of Debian's kernel in Debian's QEMU, and its guests", QEMU.version,
+           lambda: hypervisor.scenarios("hypervisor", QEMU), "clients", ("qemu-system-x86", "kmod")),
     Client("qemu10", "QEMU of the next Debian, in a root of its own", qemu10.version,
            qemu10.scenarios, "clients"),
     Client("rust", "a Rust program of ours", languages.rust_version, languages.rust_scenarios,

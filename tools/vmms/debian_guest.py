@@ -92,12 +92,12 @@ def obtain(system="sysvinit"):
     return image
 
 
-def first_files():
+def first_files(names=MODULES):
     """init's archive: modules that it loads in the order of their names."""
     image = kernel.obtain()
     kernel.index_modules(image)
     return [(f"modules/{at:02}-{file.name}", file)
-            for at, file in enumerate(kernel.module_files(image, MODULES))]
+            for at, file in enumerate(kernel.module_files(image, names))]
 
 
 class Server:
