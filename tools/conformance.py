@@ -174,6 +174,9 @@ def parse(argv):
     parser.add_argument("--limit", type=float, default=120, help="seconds a program may take")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
                         help="a parameter for every program")
+    parser.add_argument("--sanitize", metavar="KINDS",
+                        help="as of 'quire run', for every program; what it finds is a failure")
+    parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name")
     parser.add_argument("--offline", action="store_true", help="never download")
     parser.add_argument("--all", action="store_true", help="every program")
     parser.add_argument("--write-doc", action="store_true",
@@ -189,8 +192,8 @@ def parse(argv):
         parser.error("--all and a NAME exclude each other")
     if options.posted and (options.program or options.all):
         parser.error("--posted goes alone")
-    if options.write_doc and not options.all:
-        parser.error("--write-doc needs --all")
+    if options.write_doc and (not options.all or options.only or options.sanitize):
+        parser.error("--write-doc takes a run of --all")
     return options
 
 
@@ -208,6 +211,7 @@ def select(options, folder):
     if options.program:
         return [[find_program(folder, options.program[0]), *options.program[1:]]]
     lines = (*selftests.programs(folder), *VARIANTS) if options.all else CI_PROGRAMS
+    lines = [line for line in lines if options.only in line]
     if LOCKSTEP in options.param:
         lines = [line for line in lines if line not in NOT_IN_LOCKSTEP]
     return [line.split() for line in lines]
@@ -255,6 +259,8 @@ def run_all(options):
 def main(argv):
     options = parse(argv)
     COMMON_PARAMS.extend(options.param)
+    if options.sanitize:
+        COMMON_PARAMS.append(f"--sanitize={options.sanitize}")
     try:
         report = run_all(options)
     except (selftests.Unavailable, OSError) as error:
