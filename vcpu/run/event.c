@@ -143,7 +143,8 @@ static int take_interrupt(struct cpu *cpu)
 {
 	int vector = -1;
 
-	if (event_interruptible(cpu))
+	/* One that came after choose_exit() looked is L1's: its doorbell leads there again. */
+	if (event_interruptible(cpu) && !svm_l1_takes_interrupts(cpu))
 		vector = cpu->ops->interrupt_take(cpu->ctx);
 	if (vector >= 0 || !svm_virtual_due(cpu))
 		return vector;

@@ -68,6 +68,8 @@ static inline int svm_has_virtual_gif(const struct cpu *cpu)
 
 /* Interrupts: may a physical one be taken now (by L2 or by L1)? Is a virtual one due? */
 int svm_physical_allowed(const struct cpu *cpu);
+/* In L2: does L1 intercept physical interrupts? Then L2 takes none. */
+int svm_l1_takes_interrupts(const struct cpu *cpu);
 int svm_virtual_due(const struct cpu *cpu);
 /* Exit code of the interrupt, NMI or virtual interrupt that L1 intercepts now; 0: none. */
 uint64_t svm_interrupt_exit(struct cpu *cpu);

@@ -346,7 +346,15 @@ static int ops_interrupt_take(void *ctx)
 
 static bool ops_interrupt_waiting(void *ctx)
 {
-	return ((struct quire_vcpu *)ctx)->interrupt >= 0;
+	struct quire_vcpu *vcpu = ctx;
+	bool waits = vcpu->interrupt >= 0;
+
+	if (vcpu->late_interrupt) {
+		vcpu->interrupt = vcpu->late_interrupt;
+		vcpu->late_interrupt = 0;
+		quire_vcpu_request(vcpu, UINT64_C(1) << QUIRE_REQ_CLIENT_SHIFT);
+	}
+	return waits;
 }
 
 static uint64_t ops_cr8_read(void *ctx)

@@ -44,6 +44,7 @@ struct quire_vcpu {
 	uint64_t device_value;
 	unsigned int device_calls;
 	int interrupt;	       /* -1: none */
+	int late_interrupt;    /* comes when the vCPU has just asked whether one waits; 0: none */
 	int freed_interrupt;   /* deliverable when a device is written to; 0: none */
 	int no_long_mode;      /* in CPUID */
 	uint32_t svm_features; /* CPUID 8000000a, EDX */

@@ -216,6 +216,21 @@ static void test_interrupt(void **state)
 	assert_in_range(nest->vmcb->save.rip, L2_CODE + 1, L2_CODE + 3);
 }
 
+/* One that comes behind the look whether one waits is L1's, too. */
+static void test_late_interrupt(void **state)
+{
+	struct nest *nest = *state;
+	struct cpu_exit_info info;
+
+	PUT(nest, L2_CODE, l2_sti);
+	PUT(nest, GUEST_HANDLERS + 0x22 * 16, l2_stop);
+	nest_intercept(nest, INTERCEPT_INTR);
+	nest->vcpu->late_interrupt = 0x22;
+	assert_int_equal(cpu_run(nest->vcpu->cpu, 0, &info), CPU_EXIT_INTR);
+	nest_run(nest, VMCB_EXIT_INTR + INTERCEPT_INTR);
+	assert_int_equal(nest->vcpu->interrupt, 0x22);
+}
+
 /* With V_INTR_MASKING L1's own IF counts: it keeps the interrupt from coming through. */
 static void test_interrupt_masking(void **state)
 {
@@ -500,6 +515,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_injection_fails, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_shutdown, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_interrupt, nest_setup, nest_teardown),
+	    cmocka_unit_test_setup_teardown(test_late_interrupt, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_interrupt_masking, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_virtual_interrupt, nest_setup, nest_teardown),
 	    cmocka_unit_test_setup_teardown(test_load_and_save, nest_setup, nest_teardown),
