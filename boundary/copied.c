@@ -2,7 +2,9 @@
 #include "boundary/copied.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <linux/aio_abi.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -10,18 +12,29 @@
 #include "frontend/file/client_call.h"
 #include "frontend/file/user_copy.h"
 #include "hosts/process/room.h"
+#include "hosts/process/sys.h"
 #include "sanitize/dirty.h"
 #include "sanitize/private.h"
 
 /* How the arguments name memory: by a pointer to what, which an argument counts. */
-enum shape { SHAPE_NONE, SHAPE_BYTES, SHAPE_PARTS, SHAPE_MESSAGE, SHAPE_MESSAGES };
+enum shape {
+	SHAPE_NONE,
+	SHAPE_BYTES,
+	SHAPE_RANDOM, /* the pointer is the first argument */
+	SHAPE_PARTS,
+	SHAPE_PIPED,  /* parts, which the read end of a pipe writes to */
+	SHAPE_REMOTE, /* parts here, and parts in a process that may be this one */
+	SHAPE_MESSAGE,
+	SHAPE_MESSAGES,
+	SHAPE_BLOCKS, /* pointers to control blocks */
+};
 
 struct transfer {
 	enum shape shape;
 	bool is_write; /* the call writes to memory */
 };
 
-/* The pointer is the second argument and the count, if any, the third, in all of them. */
+/* But where its shape says so the pointer is the second argument and the count the third. */
 static struct transfer transfer_of(long nr)
 {
 	switch (nr) {
@@ -36,14 +49,21 @@ static struct transfer transfer_of(long nr)
 	case SYS_readv:
 	case SYS_preadv:
 	case SYS_preadv2:
-	case SYS_process_vm_readv:
 		return (struct transfer){SHAPE_PARTS, true};
 	case SYS_writev:
 	case SYS_pwritev:
 	case SYS_pwritev2:
-	case SYS_vmsplice:
-	case SYS_process_vm_writev:
 		return (struct transfer){SHAPE_PARTS, false};
+	case SYS_process_vm_readv:
+		return (struct transfer){SHAPE_REMOTE, true};
+	case SYS_process_vm_writev:
+		return (struct transfer){SHAPE_REMOTE, false};
+	case SYS_vmsplice:
+		return (struct transfer){SHAPE_PIPED, false};
+	case SYS_getrandom:
+		return (struct transfer){SHAPE_RANDOM, true};
+	case SYS_io_submit:
+		return (struct transfer){SHAPE_BLOCKS, false};
 	case SYS_recvmsg:
 		return (struct transfer){SHAPE_MESSAGE, true};
 	case SYS_sendmsg:
@@ -94,6 +114,41 @@ static void tell_message(const struct transfer *transfer, uint64_t address)
 		tell_parts(transfer, (uintptr_t)message.msg_iov, message.msg_iovlen);
 }
 
+/* The control block that the pointer at @address leads to. */
+static void tell_block(uint64_t address)
+{
+	struct transfer transfer = {.shape = SHAPE_BYTES};
+	struct iocb block;
+	uint64_t pointer;
+
+	if (user_peek(&pointer, address, sizeof(pointer)) ||
+	    user_peek(&block, pointer, sizeof(block)))
+		return;
+	transfer.is_write =
+	    block.aio_lio_opcode == IOCB_CMD_PREAD || block.aio_lio_opcode == IOCB_CMD_PREADV;
+	if (transfer.is_write ? block.aio_lio_opcode == IOCB_CMD_PREAD
+			      : block.aio_lio_opcode == IOCB_CMD_PWRITE)
+		tell_bytes(&transfer, block.aio_buf, block.aio_nbytes);
+	else if (transfer.is_write || block.aio_lio_opcode == IOCB_CMD_PWRITEV)
+		tell_parts(&transfer, block.aio_buf, block.aio_nbytes);
+}
+
+/* The other process's side, where that is this one: it is written where this one is read. */
+static void tell_remote(const struct transfer *transfer, const struct boundary_call *call)
+{
+	struct transfer other = {.shape = transfer->shape, .is_write = !transfer->is_write};
+
+	if ((pid_t)call->args[0] == (pid_t)sys_call(SYS_getpid, 0))
+		tell_parts(&other, call->args[3], call->args[4]);
+}
+
+static bool is_read_end(int fd)
+{
+	long flags = sys_call(SYS_fcntl, (uint64_t)fd, F_GETFL);
+
+	return flags >= 0 && (flags & O_ACCMODE) == O_RDONLY;
+}
+
 static void run_tell(void *opaque)
 {
 	const struct boundary_call *call = opaque;
@@ -102,6 +157,21 @@ static void run_tell(void *opaque)
 	switch (transfer.shape) {
 	case SHAPE_BYTES:
 		tell_bytes(&transfer, call->args[1], call->args[2]);
+		break;
+	case SHAPE_RANDOM:
+		tell_bytes(&transfer, call->args[0], call->args[1]);
+		break;
+	case SHAPE_PIPED:
+		transfer.is_write = is_read_end((int)call->args[0]);
+		tell_parts(&transfer, call->args[1], call->args[2]);
+		break;
+	case SHAPE_REMOTE:
+		tell_parts(&transfer, call->args[1], call->args[2]);
+		tell_remote(&transfer, call);
+		break;
+	case SHAPE_BLOCKS:
+		for (uint64_t i = 0; i < call->args[1] && i < IOV_MAX; i++)
+			tell_block(call->args[2] + i * sizeof(uint64_t));
 		break;
 	case SHAPE_PARTS:
 		tell_parts(&transfer, call->args[1], call->args[2]);

@@ -132,8 +132,9 @@ static const uint16_t contents[] = {SYS_read, SYS_readv, SYS_write, SYS_writev, 
 
 /* With them while a detector looks at what memory they touch. */
 static const uint16_t copies[] = {
-    SYS_sendto,	  SYS_sendmsg,	SYS_sendmmsg,	      SYS_recvfrom,	     SYS_recvmsg,
-    SYS_recvmmsg, SYS_vmsplice, SYS_process_vm_readv, SYS_process_vm_writev,
+    SYS_sendto,	   SYS_sendmsg,	 SYS_sendmmsg,	       SYS_recvfrom,	      SYS_recvmsg,
+    SYS_recvmmsg,  SYS_vmsplice, SYS_process_vm_readv, SYS_process_vm_writev, SYS_getrandom,
+    SYS_io_submit,
 };
 
 /* Trapped when an argument is not NULL: a mask. */

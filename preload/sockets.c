@@ -1,6 +1,9 @@
-/* Calls that move bytes between memory and a socket, a pipe or a process: a detector hears of them.
+/*
+ * Calls that move bytes between memory and a socket, a pipe, a process or the source of random
+ * bytes: a detector hears of them.
  */
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -100,7 +103,7 @@ INTERPOSED ssize_t process_vm_readv(pid_t pid, const struct iovec *local, unsign
 {
 	return NOTED(SYS_process_vm_readv,
 		     REAL(process_vm_readv)(pid, local, local_count, remote, remote_count, flags),
-		     ARGUMENT(pid), ARGUMENT(local), local_count);
+		     ARGUMENT(pid), ARGUMENT(local), local_count, ARGUMENT(remote), remote_count);
 }
 
 INTERPOSED ssize_t process_vm_writev(pid_t pid, const struct iovec *local,
@@ -109,5 +112,11 @@ INTERPOSED ssize_t process_vm_writev(pid_t pid, const struct iovec *local,
 {
 	return NOTED(SYS_process_vm_writev,
 		     REAL(process_vm_writev)(pid, local, local_count, remote, remote_count, flags),
-		     ARGUMENT(pid), ARGUMENT(local), local_count);
+		     ARGUMENT(pid), ARGUMENT(local), local_count, ARGUMENT(remote), remote_count);
+}
+
+INTERPOSED ssize_t getrandom(void *dst, size_t size_bytes, unsigned int flags)
+{
+	return NOTED(SYS_getrandom, REAL(getrandom)(dst, size_bytes, flags), ARGUMENT(dst),
+		     size_bytes, flags);
 }

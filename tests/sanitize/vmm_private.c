@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -178,7 +179,7 @@ static void many_mappings(void)
 	CHECK_EQ(read_word(is_mended ? 0 : HALF + 3 * PAGE), MARK);
 }
 
-/* The same by calls about sockets and pipes. */
+/* The same by calls about sockets, pipes and processes, and by one for random bytes. */
 static void by_sockets(void)
 {
 	uint8_t *used;
@@ -197,6 +198,9 @@ static void by_sockets(void)
 	CHECK_EQ(recv(sockets[1], used + 4 * PAGE, 16, 0), 16);
 	part.iov_base = used + 7 * PAGE;
 	CHECK_EQ(vmsplice(pipes[1], &part, 1, 0), 8);
+	CHECK_EQ(getrandom(used + PAGE, 8, 0), 8);
+	part.iov_base = used + 3 * PAGE;
+	CHECK_EQ(process_vm_writev(getpid(), &(struct iovec){&used, 8}, 1, &part, 1, 0), 8);
 	CHECK_EQ(read_word((is_mended ? 0 : HALF) + 4 * PAGE + 8), MARK);
 }
 

@@ -1,8 +1,8 @@
 /*
- * A small VMM for a guest: the guest's kernel is a hypervisor then, and what it runs a guest's guest.
- * All the time it takes memory away from its guest and gives it other memory, which that kernel has to
- * flush for; a value that its guest should not read any more is said. The first argument is how many
- * rounds.
+ * A small VMM for a guest: the guest's kernel is a hypervisor then, and what it runs a guest's
+ * guest. All the time it takes memory away from its guest and gives it other memory, which that
+ * kernel has to flush for; a value that its guest should not read any more is said. The first
+ * argument is how many rounds.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -30,7 +30,8 @@
 #define VCPUS 2
 
 /* What a vCPU is to do: each ends by HLT, or by a jump to the loop's start. */
-extern const uint8_t code_start[], code_work[], code_swap_page[], code_swap_all[], code_loop[], code_end[];
+extern const uint8_t code_start[], code_work[], code_swap_page[], code_swap_all[], code_loop[],
+    code_end[];
 __asm__(".pushsection .rodata\n"
 	"code_start:\n"
 	/* RBX: first page, RCX: count, RDX: what to write. RAX: the sum of what was there. */
@@ -127,8 +128,10 @@ static void tables_make(const struct machine *machine)
 /* Long mode, with the registers of its segments as a kernel has them. */
 static void vcpu_make(struct machine *machine, int kvm, unsigned int index)
 {
-	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
+	struct kvm_segment code = {
+	    .limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	struct kvm_segment data = {
+	    .limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
 	size_t size_bytes = (size_t)make(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	int vcpu = make(machine->vm, KVM_CREATE_VCPU, index);
 	struct kvm_sregs sregs;
@@ -150,7 +153,8 @@ static void vcpu_make(struct machine *machine, int kvm, unsigned int index)
 static void machine_make(struct machine *machine, int kvm)
 {
 	machine->vm = make(kvm, KVM_CREATE_VM, 0);
-	machine->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	machine->memory =
+	    mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (machine->memory == MAP_FAILED)
 		fail("memory: %m");
 	tables_make(machine);
@@ -209,7 +213,8 @@ static void check(struct machine *machine, uint64_t sum, const char *when)
 		fail("%s: the guest read a sum of %#llx, not %#lx", when, job.regs.rax, sum);
 	for (uint64_t page = 0; page < WINDOW_PAGES; page++)
 		if (*word_at(machine, WINDOW + page * PAGE) != machine->written + page)
-			fail("%s: page %lu has %#lx", when, page, *word_at(machine, WINDOW + page * PAGE));
+			fail("%s: page %lu has %#lx", when, page,
+			     *word_at(machine, WINDOW + page * PAGE));
 }
 
 static void check_all(struct machine *machine, const char *when)
@@ -238,7 +243,8 @@ static void move(struct machine *machine)
 	uint8_t *old = machine->memory;
 
 	slot_set(machine, 0, 0);
-	machine->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	machine->memory =
+	    mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (machine->memory == MAP_FAILED)
 		fail("memory: %m");
 	memcpy(machine->memory, old, MEMORY_BYTES);
@@ -280,7 +286,8 @@ static void swap(struct machine *machine, const uint8_t *code)
 		job.regs.rdx = expected;
 		run(&job);
 		if (job.regs.rax != expected)
-			fail("two pages swapped: the guest read %#llx, not %#lx", job.regs.rax, expected);
+			fail("two pages swapped: the guest read %#llx, not %#lx", job.regs.rax,
+			     expected);
 	}
 }
 

@@ -1,8 +1,8 @@
 /*
  * The first program of a guest under test. The kernel's command line says what to do: quire=WORK,
  * where WORK is "poweroff", "reboot", "triple", "wait", "memory", "wide", "root" or "program".
- * Without quire= the file /work has the word. Each line on the console that begins with "quire:" is for the test
- * that reads it.
+ * Without quire= the file /work has the word. Each line on the console that begins with "quire:" is
+ * for the test that reads it.
  */
 #include <dirent.h>
 #include <errno.h>

@@ -1,11 +1,12 @@
 /*
  * A small VMM that copies its guest's memory into a file, as a snapshot or a migration does: all of
- * it, then what changed, in rounds. Its guest writes pages, and so do its own device threads, by
- * read(2) and by instructions. The first argument says what it does about these, the second how it
- * logs.
+ * it, then what changed, in rounds. Its guest writes pages, and so do its own device threads, by a
+ * system call and by instructions. The first argument says what it does about these, the second how
+ * it logs, the third which system call that is. With a fourth one it turns the log off in the end.
  */
 #include <err.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -13,7 +14,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -42,6 +45,9 @@ static struct machine {
 	int is_display;	       /* the log is read, and nothing is copied */
 	int has_alias;	       /* a second slot shows the memory; the guest does not use it */
 	int by_instructions;   /* the copy goes through a buffer */
+	int has_parts;	       /* a disk's request */
+	ssize_t (*fill)(const struct iovec *to); /* how the device's read writes */
+	int is_manual;				 /* pages leave the log by KVM_CLEAR_DIRTY_LOG */
 } machine = {.file = -1};
 
 static int make(int fd, unsigned long command, unsigned long argument)
@@ -80,16 +86,102 @@ static void note(uint64_t page)
 	machine.dirty[page / 64] |= 1ull << page % 64;
 }
 
+/* ---- Ways in which the kernel writes to memory for a device: what the pipe has, or other bytes.
+ */
+
+static ssize_t by_read(const struct iovec *to)
+{
+	return read(machine.pipe[0], to->iov_base, to->iov_len);
+}
+
+static ssize_t by_readv(const struct iovec *to)
+{
+	return readv(machine.pipe[0], to, 1);
+}
+
+static ssize_t by_vmsplice(const struct iovec *to)
+{
+	return vmsplice(machine.pipe[0], to, 1, 0);
+}
+
+/* The call's buffers are at its other side. */
+static ssize_t by_process(const struct iovec *to)
+{
+	char bytes[64];
+	struct iovec from = {bytes, sizeof(bytes)};
+
+	if (read(machine.pipe[0], bytes, sizeof(bytes)) != sizeof(bytes))
+		return -1;
+	return process_vm_writev(getpid(), &from, 1, to, 1, 0);
+}
+
+static ssize_t by_getrandom(const struct iovec *to)
+{
+	char bytes[64];
+
+	if (read(machine.pipe[0], bytes, sizeof(bytes)) != sizeof(bytes))
+		return -1;
+	return getrandom(to->iov_base, to->iov_len, 0);
+}
+
+/* A disk's file, and a control block. */
+static ssize_t by_io_submit(const struct iovec *to)
+{
+	static aio_context_t context;
+	char path[] = "/tmp/quire-disk-XXXXXX", bytes[64];
+	struct iocb block = {
+	    .aio_lio_opcode = machine.has_parts ? IOCB_CMD_PREADV : IOCB_CMD_PREAD,
+	    .aio_buf = machine.has_parts ? (uintptr_t)to : (uintptr_t)to->iov_base,
+	    .aio_nbytes = machine.has_parts ? 1 : to->iov_len,
+	};
+	struct iocb *blocks = &block;
+	struct io_event event;
+	int file = mkstemp(path);
+
+	unlink(path);
+	if ((!context && syscall(SYS_io_setup, 8, &context)) ||
+	    read(machine.pipe[0], bytes, sizeof(bytes)) != sizeof(bytes) ||
+	    pwrite(file, bytes, sizeof(bytes), 0) != sizeof(bytes))
+		return -1;
+	block.aio_fildes = (uint32_t)file;
+	if (syscall(SYS_io_submit, context, 1, &blocks) != 1 ||
+	    syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
+		return -1;
+	close(file);
+	return (ssize_t)event.res;
+}
+
+static const struct way {
+	const char *name;
+	ssize_t (*fill)(const struct iovec *to);
+} ways[] = {
+    {"read", by_read},
+    {"readv", by_readv},
+    {"vmsplice", by_vmsplice},
+    {"process_vm_writev", by_process},
+    {"getrandom", by_getrandom},
+    {"io_submit", by_io_submit},
+    {"io_submit parts", by_io_submit},
+};
+
+static const struct way *find_way(const char *name)
+{
+	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		if (!strcmp(ways[i].name, name))
+			return &ways[i];
+	errx(1, "no way %s", name);
+}
+
 /* A block device: the kernel writes to the guest's memory. */
 __attribute__((noinline)) static void device_reads(void)
 {
 	static char bytes[64] = "what a disk has";
+	const struct iovec to = {machine.memory + READ_PAGE * PAGE, sizeof(bytes)};
 
 	bytes[0]++;
 	if (write(machine.pipe[1], bytes, sizeof(bytes)) != sizeof(bytes) ||
-	    read(machine.pipe[0], machine.memory + READ_PAGE * PAGE, sizeof(bytes)) !=
-		sizeof(bytes))
-		err(1, "the pipe");
+	    machine.fill(&to) != sizeof(bytes))
+		err(1, "the device");
 	if (machine.is_told)
 		note(READ_PAGE);
 }
@@ -139,6 +231,18 @@ __attribute__((noinline)) static void harvest_ring(void)
 	make(machine.vm, KVM_RESET_DIRTY_RINGS, 0);
 }
 
+/* A half, and then the other one: the log loses what @bits has. */
+static void clear_slot(unsigned int slot, uint64_t *bits)
+{
+	struct kvm_clear_dirty_log clear = {.slot = slot, .num_pages = PAGES / 2};
+
+	for (unsigned int half = 0; half < 2; half++) {
+		clear.first_page = half * PAGES / 2;
+		clear.dirty_bitmap = bits + half * WORDS / 2;
+		make(machine.vm, KVM_CLEAR_DIRTY_LOG, (unsigned long)&clear);
+	}
+}
+
 __attribute__((noinline)) static void harvest_slot(unsigned int slot)
 {
 	uint64_t bits[WORDS] = {0};
@@ -147,6 +251,8 @@ __attribute__((noinline)) static void harvest_slot(unsigned int slot)
 	make(machine.vm, KVM_GET_DIRTY_LOG, (unsigned long)&log);
 	for (unsigned int i = 0; i < WORDS; i++)
 		machine.dirty[i] |= bits[i];
+	if (machine.is_manual)
+		clear_slot(slot, bits);
 }
 
 /* The alias first: KVM has not named then what the guest wrote. */
@@ -220,9 +326,27 @@ static void transfer(void)
 	}
 }
 
-static void open_machine(int has_ring)
+/* "bitmap", "ring", "manual" or "initially-set": all pages are in the log at first. */
+static void open_log(const char *log)
 {
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_DIRTY_LOG_RING, .args = {RING_BYTES}};
+	struct kvm_enable_cap ring = {.cap = KVM_CAP_DIRTY_LOG_RING, .args = {RING_BYTES}};
+	struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+					.args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE}};
+
+	machine.is_manual = !strcmp(log, "manual") || !strcmp(log, "initially-set");
+	if (!strcmp(log, "initially-set"))
+		manual.args[0] |= KVM_DIRTY_LOG_INITIALLY_SET;
+	if (!strcmp(log, "ring"))
+		make(machine.vm, KVM_ENABLE_CAP, (unsigned long)&ring);
+	else if (machine.is_manual)
+		make(machine.vm, KVM_ENABLE_CAP, (unsigned long)&manual);
+	else if (strcmp(log, "bitmap") != 0)
+		errx(1, "no log %s", log);
+}
+
+static void open_machine(const char *log)
+{
+	int has_ring = !strcmp(log, "ring");
 	struct kvm_sregs sregs;
 	int bytes;
 
@@ -230,8 +354,7 @@ static void open_machine(int has_ring)
 	if (machine.kvm < 0)
 		err(1, "/dev/kvm");
 	machine.vm = make(machine.kvm, KVM_CREATE_VM, 0);
-	if (has_ring)
-		make(machine.vm, KVM_ENABLE_CAP, (unsigned long)&cap);
+	open_log(log);
 	machine.memory =
 	    mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (machine.memory == MAP_FAILED)
@@ -267,6 +390,7 @@ static void *drain(void *socket)
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "", *log = argc > 2 ? argv[2] : "bitmap";
+	const char *way = argc > 3 ? argv[3] : "read";
 	char path[] = "/tmp/quire-copy-XXXXXX";
 	int sockets[2];
 	pthread_t thread;
@@ -277,7 +401,9 @@ int main(int argc, char **argv)
 	machine.is_aborted = !strcmp(how, "aborted") || !strcmp(how, "alias-aborted");
 	machine.is_display = !strcmp(how, "display");
 	machine.by_instructions = !strcmp(how, "instructions");
-	open_machine(!strcmp(log, "ring"));
+	machine.fill = find_way(way)->fill;
+	machine.has_parts = strstr(way, "parts") != NULL;
+	open_machine(log);
 	if (machine.is_sent) {
 		if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) ||
 		    pthread_create(&thread, NULL, drain, (void *)(intptr_t)sockets[1]))
@@ -290,7 +416,7 @@ int main(int argc, char **argv)
 	if (machine.file < 0 || pipe(machine.pipe))
 		err(1, "a file or a pipe");
 	transfer();
-	if (argc > 3) /* the log is turned off; else it goes with the process */
+	if (argc > 4) /* else it goes with the process */
 		set_log(0);
 	return 0;
 }
