@@ -215,6 +215,9 @@ int cpu_translate_lockstep(struct cpu *cpu);
  * -ENOMEM: it is not.
  */
 int cpu_watch_tlb(struct cpu *cpu);
+/* The client's thread enters KVM_RUN, and leaves it. While it was away no flush has come. */
+void cpu_watch_run_begins(struct cpu *cpu);
+void cpu_watch_run_ends(struct cpu *cpu);
 /*
  * The processor has no second stage of translation (npt=0, ept=0): the library shadows the guest's
  * page tables, and PAE's directory entries are loaded as control registers are. Before the first

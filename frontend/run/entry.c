@@ -400,9 +400,11 @@ long vcpu_run(struct ioctl_call *call)
 	sanitize_slot_run(&vcpu->vm->host);
 	run_signals_enter(&vcpu->stop, vcpu->has_sigmask ? &vcpu->sigmask : NULL);
 	process_runner_enter(&vcpu->runner);
+	cpu_watch_run_begins(vcpu->cpu);
 	result = run_inside(vcpu) == RUN_FAILED ? vcpu->run_error : 0;
 	QUIRE_TRACE(kvm_userspace_exit, vcpu->run->exit_reason, (uint64_t)result);
 	save_run_state(vcpu);
+	cpu_watch_run_ends(vcpu->cpu);
 	process_runner_leave(&vcpu->runner);
 	run_signals_leave();
 	return result;

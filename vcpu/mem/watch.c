@@ -17,6 +17,8 @@
 #define TOLD_MAX 8u
 /* How long another vCPU may take to flush. */
 #define SHOOTDOWN_NS UINT64_C(1000000000)
+/* Out of KVM_RUN for longer, a vCPU was stopped, as by a client that stops its VM. */
+#define STOPPED_NS UINT64_C(100000000)
 /* What of a table's entry counts. */
 #define TABLE_BITS (PTE_ADDRESS | PTE_P)
 
@@ -74,7 +76,8 @@ struct tlb_watch {
 	uint64_t of_l1, tables_of_l1;	       /* the same of L1's nested tables */
 	uint64_t shifts; /* which sizes of pages there have been, a bit each */
 	uint64_t host_flushes;
-	uint64_t epoch; /* what the second stage translates is as it was */
+	uint64_t epoch;		      /* what the second stage translates is as it was */
+	uint64_t left_ns, resumed_ns; /* the vCPU has left KVM_RUN; it goes on after a stop */
 	unsigned int told_count;
 	struct cpu_stale told[TOLD_MAX];
 	struct again again[AGAIN_SETS];
@@ -292,6 +295,35 @@ static uint64_t held_gpa(const struct held *held, uint64_t linear)
 	return held->target | (linear & ((UINT64_C(1) << held->shift) - 1));
 }
 
+void cpu_watch_run_begins(struct cpu *cpu)
+{
+	struct tlb_watch *watch = cpu->watch;
+	uint64_t now;
+
+	if (!watch)
+		return;
+	now = now_ns();
+	if (now - watch->left_ns > STOPPED_NS)
+		watch->resumed_ns = now;
+}
+
+void cpu_watch_run_ends(struct cpu *cpu)
+{
+	if (cpu->watch)
+		cpu->watch->left_ns = now_ns();
+}
+
+/* May the flush for another vCPU's store be on its way? What the vCPU was stopped does not count.
+ */
+static int flush_may_come(const struct tlb_watch *watch, const struct store *changer)
+{
+	uint64_t since_ns = GET(&changer->time_ns);
+
+	if (since_ns < watch->resumed_ns)
+		since_ns = watch->resumed_ns;
+	return now_ns() - since_ns < SHOOTDOWN_NS;
+}
+
 /* What @held says is not so any more. 0: the flush may be on its way. */
 static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct held *held)
 {
@@ -317,7 +349,7 @@ static int suspect(struct cpu *cpu, const struct watch_walk *walk, const struct 
 		stale.changer_rip = GET(&changer->rip);
 		stale.changer_vcpu = GET(&changer->vcpu);
 		if (stale.changer_vcpu != quire_vcpu_id(cpu->vcpu) &&
-		    now_ns() - GET(&changer->time_ns) < SHOOTDOWN_NS)
+		    flush_may_come(watch, changer))
 			return 0;
 	}
 	/* The client's: KVM has flushed meanwhile, as for the slot that the tables are in. */

@@ -13,7 +13,8 @@
  *
  * No report: rights that grew, bits A and D, an entry that was absent (no processor remembers
  * those). For a second no report either of a use by another vCPU than the one that changed the
- * entry: the flush may be on its way.
+ * entry: the flush may be on its way. The second begins anew when the client has stopped that other
+ * vCPU meanwhile.
  *
  * Of L2 its own tables are watched, or those that L1 made for it. VMRUN keeps what is remembered of
  * L2 where L1 goes on with the same ASID, and asks for no flush; other control registers or nested

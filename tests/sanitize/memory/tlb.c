@@ -24,6 +24,7 @@
 #define OTHER_LOWEST (TABLES + 4 * PAGE)
 #define CODE 0x10000ul
 #define HYPERVISOR (CODE + 2 * PAGE) /* L1's code, where the guest is L2 */
+#define IDLE_CODE (CODE + 3 * PAGE)
 #define DATA 0x20000ul
 #define VMCB 0x30000ul
 #define HOST_SAVE 0x31000ul
@@ -51,7 +52,7 @@ enum guest_flags {
 	L1_EDITS = 128, /* L1 does what L2 would do alone, and enters it again */
 	/* Not the guest's. */
 	OTHER_EDITS = 0x100, /* where the client would, another vCPU does */
-	LATER = 0x200,	     /* and a while passes */
+	LATER = 0x200,	     /* and a while passes, in which the guest does other things */
 	/* L1's. */
 	L1_FLUSHES = 0x400,
 	L1_TAKES_ASID = 0x800, /* another one for L2 */
@@ -59,9 +60,10 @@ enum guest_flags {
 	L1_READS = 0x2000, /* in the end, by its own tables */
 	/* The client's. */
 	RESTORES = 0x4000, /* where L2's OUT led to it, it leaves L2 and puts L2 back */
+	STOPS = 0x8000,	   /* the while of LATER it stops the guest */
 };
 
-extern const char guest_code[], guest_code_end[];
+extern const char guest_code[], guest_code_end[], idle_code[], idle_code_end[];
 __asm__(".pushsection .rodata\n"
 	"guest_code:\n"
 	"	mov (%rdx), %rax\n"
@@ -97,6 +99,14 @@ __asm__(".pushsection .rodata\n"
 	"7:	mov (%rdx), %rbx\n"
 	"	hlt\n"
 	"guest_code_end:\n"
+	/* For some ten milliseconds the guest does nothing. */
+	"idle_code:\n"
+	"	mov $500000, %ebx\n"
+	"1:	dec %ebx\n"
+	"	jnz 1b\n"
+	"	out %al, $0x80\n"
+	"	hlt\n"
+	"idle_code_end:\n"
 	".popsection\n");
 
 /* L1: the VMCB is at 0x30000, its ASID 0x58 behind that, TLB_CONTROL 0x5c, and L2's RIP 0x578. */
@@ -194,6 +204,10 @@ static const struct scenario scenarios[] = {
     {"kept-flushed", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CR3_FLUSH},
     /* The flush may be on its way. */
     {"other-soon", LEAF_OF(DATA), 0, ELSEWHERE, DATA, CLIENT_EDITS | OTHER_EDITS},
+    {"other-stopped", LEAF_OF(DATA), 0, ELSEWHERE, DATA,
+     CLIENT_EDITS | OTHER_EDITS | LATER | STOPS},
+    {"npt-other-stopped", NESTED_LEAF_OF(DATA), 0, NESTED_ELSEWHERE, DATA,
+     CLIENT_EDITS | OTHER_EDITS | LATER | STOPS},
     /* Right as they are: more rights, a clean page, an entry that was absent. */
     {"grown", LEAF_OF(DATA), DATA_AT, DATA_AT | WRITABLE, DATA, WRITE_LAST},
     {"clean", LEAF_OF(DATA), 0, DATA_AT, DATA, WRITE_LAST},
@@ -311,8 +325,46 @@ static void edit_by_other(const struct scenario *scenario)
 	make(vcpu, KVM_RUN, 0);
 	if (run->exit_reason != KVM_EXIT_HLT)
 		errx(1, "exit %u of vCPU 1", run->exit_reason);
-	if (scenario->flags & LATER)
-		usleep(1200000);
+}
+
+/* The OUT that led to the client is done before the vCPU's state is looked at. */
+static void finish_out(int vcpu, struct kvm_run *shared)
+{
+	shared->immediate_exit = 1;
+	if (!ioctl(vcpu, KVM_RUN, 0))
+		errx(1, "KVM_RUN did not stop");
+	shared->immediate_exit = 0;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* More than a flush takes passes: the guest is stopped, or runs and does not use the address. */
+static void spend_a_while(int vcpu, struct kvm_run *shared, const struct scenario *scenario)
+{
+	uint64_t end = now_ms() + 1300;
+	struct kvm_regs regs, idle;
+
+	if (scenario->flags & STOPS) {
+		usleep(1300000);
+		return;
+	}
+	make(vcpu, KVM_GET_REGS, (unsigned long)&regs);
+	idle = regs;
+	idle.rip = IDLE_CODE;
+	while (now_ms() < end) {
+		make(vcpu, KVM_SET_REGS, (unsigned long)&idle);
+		make(vcpu, KVM_RUN, 0);
+		if (shared->exit_reason != KVM_EXIT_IO)
+			errx(1, "exit %u of an idle guest", shared->exit_reason);
+		finish_out(vcpu, shared);
+	}
+	make(vcpu, KVM_SET_REGS, (unsigned long)&regs);
 }
 
 /* As a client that is restored does, with a vCPU that was not in L2. */
@@ -356,12 +408,10 @@ __attribute__((noinline)) static void run_guest(int vcpu, struct kvm_run *shared
 		make(vcpu, KVM_RUN, 0);
 		switch (shared->exit_reason) {
 		case KVM_EXIT_IO:
-			/* OUT is done before the vCPU's state is looked at. */
-			shared->immediate_exit = 1;
-			if (!ioctl(vcpu, KVM_RUN, 0))
-				errx(1, "KVM_RUN did not stop");
-			shared->immediate_exit = 0;
+			finish_out(vcpu, shared);
 			edit_tables(vcpu, scenario);
+			if (scenario->flags & LATER)
+				spend_a_while(vcpu, shared, scenario);
 			continue;
 		case KVM_EXIT_HLT:
 		case KVM_EXIT_SHUTDOWN: /* its page fault finds no handler */
@@ -394,6 +444,7 @@ static void machine_open(void)
 	machine.run_bytes = (size_t)make(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	make(machine.vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&region);
 	memcpy(machine.memory + CODE, guest_code, (size_t)(guest_code_end - guest_code));
+	memcpy(machine.memory + IDLE_CODE, idle_code, (size_t)(idle_code_end - idle_code));
 	make_tables(machine.memory);
 }
 
