@@ -45,6 +45,7 @@ struct machine {
 	struct machine_slot *slots[MACHINE_BUCKETS]; /* by id */
 	struct machine *next;
 	struct loss_note *losses;	/* slot.c's */
+	bool has_told;			/* of one of them */
 	struct private_range *privates; /* private.c's */
 };
 

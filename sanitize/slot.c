@@ -6,6 +6,8 @@
  * between. So a loss is kept with its stack until the guest touches it, a vCPU enters KVM_RUN, or
  * the slot goes.
  *
+ * What libc unmaps inside itself shows when the guest touches it, and who did it does not.
+ *
  * Two things are no losses. Before a VM has run its client may build its memory of several
  * mappings, one over the other. And a range without rights is a reservation: windows for devices'
  * memory are made of these, and mappings come and go there under a running guest.
@@ -19,6 +21,7 @@
 #include "hosts/process/heap.h"
 #include "hosts/process/maps.h"
 
+#define PAGE_BYTES UINT64_C(4096)
 /* Of one VM, at one time; more of them say nothing that these do not. */
 #define LOSSES_MAX 64u
 
@@ -296,6 +299,8 @@ static struct loss_note *take(const void *vm, bool (*fits)(const struct loss_not
 	machines_acquire();
 	note = machine_find_locked(vm);
 	loss = note ? loss_take_locked(note, fits, ctx) : NULL;
+	if (loss)
+		note->has_told = true;
 	machines_release();
 	return loss;
 }
@@ -341,4 +346,49 @@ void sanitize_slot_touch(const void *vm, uint64_t hva)
 	if (loss)
 		report(loss, "a guest touches");
 	process_heap_free(loss);
+}
+
+/* The slot of the VM that has @hva. False: there is none, or a loss of the VM's was told before. */
+static bool find_untold(const void *vm, uint64_t hva, struct sanitize_slot *slot)
+{
+	const struct machine_slot *at = NULL;
+	struct machine *machine;
+	uint64_t start = hva, end = hva + 1;
+
+	machines_acquire();
+	machine = machine_find_locked(vm);
+	if (machine && !machine->has_told)
+		at = machine_slot_next_locked(machine, NULL);
+	while (at && !machine_slot_clip(&at->slot, &start, &end))
+		at = machine_slot_next_locked(machine, at);
+	if (at) {
+		*slot = at->slot;
+		machine->has_told = true;
+	}
+	machines_release();
+	return at != NULL;
+}
+
+void sanitize_slot_missing(const void *vm, uint64_t hva)
+{
+	uint64_t page = hva & ~(PAGE_BYTES - 1);
+	struct process_mapping mapping;
+	struct sanitize_slot slot;
+	struct maps_name name;
+	struct sanitize_finding finding = {
+	    .kind = SANITIZE_SLOT,
+	    .what = "a guest touches memory of a slot where nothing is mapped",
+	    .host_start = page,
+	    .host_end = page + PAGE_BYTES,
+	    .mapped = "nothing; what took it away is no call of the program's own, as libc's "
+		      "munmap() in free(3), or it never was there",
+	    .used = sanitize_run_stack(),
+	};
+
+	if (!maps_find(hva, &mapping, &name) || !find_untold(vm, hva, &slot))
+		return;
+	finding.slot = slot.id;
+	finding.guest_start = slot.gpa + (page - slot.hva);
+	finding.guest_end = finding.guest_start + PAGE_BYTES;
+	sanitize_report(&finding);
 }

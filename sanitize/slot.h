@@ -33,6 +33,8 @@ void sanitize_slot_settle(struct sanitize_loss *loss, enum sanitize_loss_how how
 void sanitize_slot_run(const void *vm);
 /* A guest touches the page at @hva: in KVM_RUN, with no lock held. */
 void sanitize_slot_touch(const void *vm, uint64_t hva);
+/* It could not: if nothing is mapped there, no call was seen that took it away. Likewise. */
+void sanitize_slot_missing(const void *vm, uint64_t hva);
 
 /* ---- What machine.c calls, under its lock ---- */
 

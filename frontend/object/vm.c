@@ -77,8 +77,13 @@ static struct quire_host_ops watched_host_ops;
 
 static int watched_page_get(void *ctx, hva_t hva, uint32_t flags, struct quire_page *page)
 {
+	int error;
+
 	sanitize_slot_touch(ctx, hva.v);
-	return process_host_ops.page_get(ctx, hva, flags, page);
+	error = process_host_ops.page_get(ctx, hva, flags, page);
+	if (error == -EFAULT)
+		sanitize_slot_missing(ctx, hva.v);
+	return error;
 }
 
 static void watch_host_once(void)

@@ -176,6 +176,20 @@ class Scenarios(unittest.TestCase):
         found = Run("slot", "twice", "faulty", "0", form="static_").found
         self.assertEqual(len(found), 2, found)
 
+    def test_freed(self):
+        """libc's own call is not seen, what is missing is. On the engine the call is seen."""
+        found, = Run("slot", "freed", "faulty", "0").found
+        self.assertEqual(found["what"], "a guest touches memory of a slot where nothing is mapped")
+        self.assertEqual((found["slot"], found["guest"]), (5, ["0x10000000", "0x10001000"]))
+        self.assertIn("guest_try_load", functions(found["used"]))
+        self.assertNotIn("changed", found)
+        if HAS_ENGINE:
+            found, = Run("slot", "freed", "faulty", "0", form="static_").found
+            self.assertEqual(found["what"], "KVM_RUN with memory of a slot that was unmapped")
+        for form in ("", "static_") if HAS_ENGINE else ("",):
+            run = Run("slot", "freed", "mended", "0", form=form)
+            self.assertEqual((run.status, run.found, run.text), (0, [], ""))
+
     def test_twice(self):
         """Once a place, however often."""
         self.assertEqual(len(Run("slot", "twice", "faulty", "0").found), 2)

@@ -156,6 +156,23 @@ static void shared_segment(void)
 		(void)guest_try_load(&vcpu, GPA);
 }
 
+/* The memory is libc's, which unmaps as much as that inside free(3). */
+static void freed(void)
+{
+	void *allocated = NULL;
+
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	CHECK_ZERO(posix_memalign(&allocated, PAGE, 64 * PAGES * PAGE));
+	memory = allocated;
+	slot_set(PAGES * PAGE);
+	run_guest();
+	if (is_mended)
+		slot_set(0);
+	free(allocated);
+	if (!is_mended)
+		(void)guest_try_load(&vcpu, GPA);
+}
+
 /* The guest's next store: what it had known of the page before a change is forgotten by then. */
 static void wait_store(void)
 {
@@ -229,7 +246,7 @@ static void forked(void)
 
 static const struct check_test scenarios[] = {
     TEST(twice),	  TEST(unmapped), TEST(unmapped_in_time), TEST(replaced), TEST(moved),
-    TEST(shared_segment), TEST(touched),  TEST(window),		  TEST(forked),
+    TEST(shared_segment), TEST(touched),  TEST(window),		  TEST(forked),	  TEST(freed),
 };
 
 int main(int argc, char **argv)
