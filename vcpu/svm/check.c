@@ -152,15 +152,15 @@ int svm_nested_gpa(struct cpu *cpu, uint64_t *gpa, int is_write)
 	return 0;
 }
 
-/*
- * With V_INTR_MASKING it is L1's IF that holds physical interrupts back, else L2's. An interrupt
- * that L1 intercepts waits for no shadow of L2's.
- */
 int svm_l1_takes_interrupts(const struct cpu *cpu)
 {
 	return cpu->svm.in_guest_mode && (cpu->svm.control.intercept >> INTERCEPT_INTR & 1);
 }
 
+/*
+ * With V_INTR_MASKING it is L1's IF that holds physical interrupts back, else L2's. An interrupt
+ * that L1 intercepts waits for no shadow of L2's.
+ */
 int svm_physical_allowed(const struct cpu *cpu)
 {
 	const struct svm *svm = &cpu->svm;
