@@ -171,8 +171,7 @@ static void test_whole_blocks(void **state)
 	vm_end();
 }
 
-/* The word of the huge leaf at @gfn: what the small one at @small allows, of the block's first
- * frame. */
+/* Recovery's word for the block of @small: what the leaf there allows, of the first frame. */
 static void check_leaf(uint64_t small, bool writable, bool executable)
 {
 	const struct entry_format *f = &machine.vm->tdp_format;
