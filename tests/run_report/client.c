@@ -58,6 +58,33 @@ static void one_vm(void)
 	store_each();
 }
 
+/* How many texts of this process have been begun: see struct report_stats. */
+static uint32_t texts_begun(void)
+{
+	uint32_t count = 0;
+	char path[300];
+	int file;
+
+	snprintf(path, sizeof(path), "%s/stats.%d", getenv("QUIRE_RUN_DIR"), (int)getpid());
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(file >= 0);
+	CHECK_EQ(pread(file, &count, sizeof(count), sizeof(uint32_t)), sizeof(count));
+	CHECK_ZERO(close(file));
+	return count;
+}
+
+/* With --stats one is written each second, on a machine without other work. */
+static void wait_for_a_text(void)
+{
+	uint32_t begun = texts_begun();
+
+	/* One that has begun by now may not have it all; when the next but one begins, it is whole.
+	 */
+	for (int i = 0; i < 25000 && texts_begun() < begun + 2; i++)
+		usleep(1000);
+	CHECK(texts_begun() >= begun + 2);
+}
+
 /* What a process may do about its VM: become another program, have a child with a VM, end somehow.
  */
 static int do_otherwise(const char *what)
@@ -78,7 +105,7 @@ static int do_otherwise(const char *what)
 	if (!strcmp(what, "quick_exit"))
 		quick_exit(0);
 	if (!strcmp(what, "kill")) {
-		usleep(1500000);
+		wait_for_a_text();
 		raise(SIGKILL);
 	}
 	return 0;
@@ -212,8 +239,7 @@ static int have_a_zombie(void)
 	if (!child) {
 		CHECK_ZERO(prctl(PR_SET_NAME, "a) R"));
 		one_vm();
-		/* With --stats it has a text by now. */
-		usleep(200000);
+		wait_for_a_text();
 		raise(SIGKILL);
 	}
 	CHECK_ZERO(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT));

@@ -3,6 +3,7 @@ import glob
 import os
 import pathlib
 import subprocess
+import time
 
 DEADLINE_S = 30
 
@@ -50,3 +51,13 @@ class Run:
 def call(*words):
     return subprocess.run([str(word) for word in words], text=True, timeout=DEADLINE_S,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+
+
+def look(quire, *words):
+    """A look at a program that is there and could not answer in the command's half second is repeated."""
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        done = call(quire, *words)
+        is_there = f" {words[-1]} (" in done.stderr or f"({words[-1]})" in done.stderr
+        if done.returncode != 1 or not is_there or time.monotonic() > end:
+            return done

@@ -37,6 +37,10 @@ def photograph(page, folder, scheme, picture):
                   "--window-size=1200,1900", f"--screenshot={picture}")
 
 
+def moments_of(drawn):
+    return int(re.search(r'data-moments="(\d+)"', drawn).group(1))
+
+
 class PageTest(unittest.TestCase):
     pictures = None
 
@@ -46,11 +50,15 @@ class PageTest(unittest.TestCase):
         cls.folder = pathlib.Path(cls.room.name)
         cls.page, stats = cls.folder / "run.html", cls.folder / "stats.json"
         options = ["--report", cls.page, "--stats", stats]
-        with looking.Run(QUIRE, CLIENT, "busy", options=options):
-            time.sleep(1.0)
+        # A slow machine has few moments in a second.
+        for seconds in (1, 5, 20):
+            with looking.Run(QUIRE, CLIENT, "busy", options=options):
+                time.sleep(seconds)
+            done = browse(cls.page, cls.folder, "--dump-dom")
+            cls.drawn, cls.said = done.stdout, done.stderr
+            if moments_of(cls.drawn) > 3:
+                break
         cls.stats = json.loads(stats.read_text())
-        done = browse(cls.page, cls.folder, "--dump-dom")
-        cls.drawn, cls.said = done.stdout, done.stderr
 
     @classmethod
     def tearDownClass(cls):
@@ -110,7 +118,7 @@ class PageTest(unittest.TestCase):
     def test_it_draws(self):
         """Every slot's cells, and a line in each picture, at several moments."""
         self.assertEqual(self.drawn.count("<polyline"), 13)
-        self.assertGreater(int(re.search(r'data-moments="(\d+)"', self.drawn).group(1)), 3)
+        self.assertGreater(moments_of(self.drawn), 3)
         memory = self.stats["processes"][0]["vms"][0].get("memory")
         self.assertGreater(int(re.search(r'data-drawn="(\d+)"', self.drawn).group(1)), 64)
         self.assertIsNotNone(memory)

@@ -23,7 +23,7 @@ def run(*arguments, options=()):
 
 
 def stat(*arguments):
-    return looking.call(QUIRE, "stat", *arguments)
+    return looking.look(QUIRE, "stat", *arguments)
 
 
 def looks(*arguments):
@@ -36,11 +36,24 @@ def looks(*arguments):
     return answers
 
 
+def two_looks(client):
+    """Two looks between which the client ran, and how long they took: on a busy machine it may stand still."""
+    end = time.monotonic() + looking.DEADLINE_S
+    while True:
+        begun = time.monotonic()
+        answers = looks("--interval", 0.3, "--count", 2, client.pid)
+        took = time.monotonic() - begun
+        both = [process for answer in answers for process in answer["processes"]]
+        has_run = (len(both) == 2 and len({row["reason"] for row in both[0]["exits"]} - {"interrupt"}) > 1 and
+                   both[1]["events"]["kvm_exit"]["value"] > both[0]["events"]["kvm_exit"]["value"])
+        if has_run or time.monotonic() > end:
+            return *both, answers[1]["seconds"], took
+
+
 class StatTest(unittest.TestCase):
     def test_rates_and_exits(self):
         with run("busy") as client:
-            first, second = looks("--interval", 0.3, "--count", 2, client.pid)
-        (process,), (later,) = first["processes"], second["processes"]
+            process, later, seconds, took = two_looks(client)
         self.assertEqual((process["pid"], process["command"]), (client.pid, "test_report_cli"))
         counters, events = process["counters"], process["events"]
         self.assertGreater(counters["mmio_exits"]["per_second"], 0)
@@ -48,7 +61,7 @@ class StatTest(unittest.TestCase):
         # One look's rate is what the counter gained since the one before it.
         gained = later["counters"]["exits"]["value"] - counters["exits"]["value"]
         self.assertAlmostEqual(later["counters"]["exits"]["per_second"],
-                               gained / second["seconds"], delta=gained * 0.01 + 1)
+                               gained / seconds, delta=gained * 0.01 + 1)
         self.assertGreater(events["kvm_entry"]["value"], 0)
         exits = {row["reason"]: row for row in process["exits"]}
         self.assertEqual(set(exits) - {"interrupt"}, {"npf", "io"})
@@ -58,9 +71,8 @@ class StatTest(unittest.TestCase):
             self.assertLessEqual(row["min_ns"], row["mean_ns"])
             self.assertLessEqual(row["mean_ns"], row["max_ns"])
             self.assertAlmostEqual(row["mean_ns"], row["time_ns"] / row["count"], delta=0.1)
-        # The reasons together took no more than the time that there was, and what asking took.
-        self.assertLess(sum(row["time_ns"] for row in process["exits"]),
-                        (first["seconds"] + 1) * 1e9)
+        # The reasons together took no more than the time that there was.
+        self.assertLess(sum(row["time_ns"] for row in process["exits"]), took * 1e9)
 
     def test_names(self):
         with run() as client:
@@ -100,14 +112,18 @@ class StatTest(unittest.TestCase):
             (look,) = looks("--interval", 0.1, "--count", 1, client.pid)
             self.assertEqual(len(client.files()), 1)
             time.sleep(GRACE_S + 0.5)
-            before = client.switches()
-            time.sleep(1.5)
-            self.assertEqual(client.switches(), before)
+            # On a busy machine its last turn may be still to come.
+            end = time.monotonic() + looking.DEADLINE_S
+            before, now = None, client.switches()
+            while now != before and time.monotonic() < end:
+                time.sleep(1.5)
+                before, now = now, client.switches()
+            self.assertEqual(now, before)
             # Counting had ended: the next look starts from nothing.
             (again,) = looks("--interval", 0.05, "--count", 1, client.pid)
         exits = [answer["processes"][0]["counters"]["exits"]["value"] for answer in (look, again)]
         self.assertLess(again["processes"][0]["events"]["kvm_exit"]["value"],
-                        (exits[1] - exits[0]) / 4)
+                        (exits[1] - exits[0]) * 3 / 4)
         self.assertEqual(client.status, 0)
         self.assertEqual(client.files(), [])
 
@@ -133,7 +149,8 @@ class StatTest(unittest.TestCase):
             options = ["--report", pathlib.Path(folder, "run.html")]
             with run("slots", options=options) as client:
                 shares = []
-                for _ in range(4):
+                # Where a moment takes seconds, the free ones come later.
+                while len(shares) < 4 or min(shares) >= 0.1 and len(shares) < looking.DEADLINE_S:
                     ran, begun = client.ran_s(), time.monotonic()
                     time.sleep(1.0)
                     shares.append((client.ran_s() - ran) / (time.monotonic() - begun))

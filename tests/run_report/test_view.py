@@ -33,7 +33,7 @@ def run(*arguments, options=()):
 
 
 def view(*arguments):
-    return looking.call(QUIRE, "view", *arguments)
+    return looking.look(QUIRE, "view", *arguments)
 
 
 def maps(*arguments):
@@ -81,7 +81,7 @@ class ViewTest(unittest.TestCase):
         """Each page is a cell: what the guest wrote is mapped, logged, and there at the host."""
         with run() as client:
             (vm,) = maps(client.pid)
-            counters = json.loads(looking.call(QUIRE, "stat", "--json", "--interval", 0.01,
+            counters = json.loads(looking.look(QUIRE, "stat", "--json", "--interval", 0.01,
                                                "--count", 1, client.pid).stdout)["processes"][0]["counters"]
         self.assertEqual((vm["pid"], vm["command"], vm["vm"]), (client.pid, "test_report_cli", 0))
         self.assertEqual(vm["memory"]["cell_pages"], 1)
@@ -274,7 +274,7 @@ class ViewTest(unittest.TestCase):
             with run("named", options=["--stats", stats, "--report", page]) as client:
                 texts = [view("--text", client.pid).stdout, view("--svg", client.pid).stdout,
                          view("--json", client.pid).stdout, view("no-such-program").stderr,
-                         looking.call(QUIRE, "stat", "--interval", 0.01, "--count", 1, client.pid).stdout]
+                         looking.look(QUIRE, "stat", "--interval", 0.01, "--count", 1, client.pid).stdout]
             (process,) = json.loads(stats.read_text(encoding="utf-8"))["processes"]
             texts.append(view("--text", stats).stdout)
             data = page.read_text(encoding="utf-8").partition('id="data">')[2].partition("</script>")[0]
