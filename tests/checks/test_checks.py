@@ -167,7 +167,13 @@ class Runs(unittest.TestCase):
         self.assertRegex(report.summary(), r"(?s)^-----.*fail +bad .*why\n.*fail +late .*\n1 passed")
 
     def test_a_line_comes_when_its_check_ends(self):
-        report, said = self.run_checks([self.shell("slow", "sleep 1"), self.shell("fast", "true")])
+        def slow():
+            end = time.monotonic() + 30
+            while "fast" not in sys.stdout.getvalue() and time.monotonic() < end:
+                time.sleep(0.01)
+            return check_runner.command(["true"], self.folder)()
+        report, said = self.run_checks([check_runner.Check("s", "slow", slow), self.shell("fast", "true")])
+        self.assertEqual(report.count("pass"), 2)
         self.assertLess(said.index("fast"), said.index("slow"))
 
     def test_slow_ones_begin_first(self):

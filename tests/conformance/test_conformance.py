@@ -1,4 +1,5 @@
 """Tests of the conformance harness itself, with small scripts in place of the kernel's programs."""
+import contextlib
 import os
 import pathlib
 import re
@@ -102,27 +103,31 @@ class Programs(unittest.TestCase):
         self.assertEqual((entry["result"], entry["reason"]),
                          ("pass", "in part: Memslot count too high for this test"))
 
-    def test_the_limit_ends_a_program_and_its_children(self):
-        mark = self.folder / "child"
-        start = time.monotonic()
-        entry = self.run_script(f"sleep 600 & echo $! >{mark}; echo busy; wait", limit=0.5)
-        self.assertLess(time.monotonic() - start, 10)
-        self.assertEqual((entry["result"], entry["reason"]), ("fail", "no end within 0.5 s; busy"))
+    def wait_for_the_end(self, mark):
         child = pathlib.Path("/proc") / mark.read_text().strip() / "stat"
-        deadline = time.monotonic() + 5
-        while child.exists() and child.read_text().rpartition(")")[2].split()[0] not in "ZX":
-            self.assertLess(time.monotonic(), deadline, "the child outlived its program")
-            time.sleep(0.01)
+        deadline = time.monotonic() + 60
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            while child.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                self.assertLess(time.monotonic(), deadline, "the child outlived its program")
+                time.sleep(0.01)
+
+    def test_the_limit_ends_a_program_and_its_children(self):
+        mark, limit = self.folder / "child", 0.5
+        start = time.monotonic()
+        entry = self.run_script(f"sleep 600 & echo $! >{mark}; echo busy; wait", limit=limit)
+        # A slow machine needs longer to come to the last command.
+        while limit < 60 and not entry["reason"].endswith("busy"):
+            limit *= 4
+            entry = self.run_script(f"sleep 600 & echo $! >{mark}; echo busy; wait", limit=limit)
+        self.assertLess(time.monotonic() - start, 300)
+        self.assertEqual((entry["result"], entry["reason"]), ("fail", f"no end within {limit} s; busy"))
+        self.wait_for_the_end(mark)
 
     def test_children_left_behind_end_too(self):
         mark = self.folder / "child"
         entry = self.run_script(f"sleep 600 >/dev/null 2>&1 & echo $! >{mark}")
         self.assertEqual(entry["result"], "pass")
-        child = pathlib.Path("/proc") / mark.read_text().strip() / "stat"
-        deadline = time.monotonic() + 5
-        while child.exists() and child.read_text().rpartition(")")[2].split()[0] not in "ZX":
-            self.assertLess(time.monotonic(), deadline, "the child outlived its program")
-            time.sleep(0.01)
+        self.wait_for_the_end(mark)
 
     def test_the_list_has_scripts_and_not_their_helpers(self):
         for name in ("a_test", "x86/b_test", "x86/c_test", "x86/c_test.sh", "x86/d.so"):

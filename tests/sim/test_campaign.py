@@ -73,14 +73,19 @@ class Campaigns(unittest.TestCase):
             self.assertRegex(text, rf"(?m)^  seed {seed}: \w")
 
     def test_killed(self):
-        path = self.folder / "a"
+        path, done = self.folder / "a", 8000
         arguments = [sys.executable, CAMPAIGN, PROGRAM, "--seeds", "8000", "--json", path]
-        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-            end = time.monotonic() + 60
-            while not path.exists() and time.monotonic() < end:
-                time.sleep(0.02)
-            child.kill()
-        done = json.loads(path.read_text())["done"]
+        # On a busy machine the campaign may get all the time, and come to its end before the kill.
+        for _ in range(10):
+            if done < 8000:
+                break
+            path.unlink(missing_ok=True)
+            with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+                end = time.monotonic() + 120
+                while not path.exists() and time.monotonic() < end:
+                    time.sleep(0.02)
+                child.kill()
+            done = json.loads(path.read_text())["done"]
         self.assertIn(done, (2000, 4000, 6000))
         status, text, _, told = self.run_one("a", 1, 8000)
         self.assertEqual(status, 0)
