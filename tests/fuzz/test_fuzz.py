@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
 
@@ -251,6 +252,7 @@ for word; do
 done
 trap 'kill $!; printf ABCDEFGHIJKLMNOPQRSTUVWX >"${prefix}crash-1"; exit 77' ABRT
 sleep 1000 &
+: >"${0%/*}/ready"
 wait
 """
 
@@ -259,8 +261,18 @@ wait
         program = self.file("program", self.PROGRAM)
         program.chmod(0o755)
         self.fuzzer.program = program
+        self.ready, self.abort = program.with_name("ready"), fuzz.abort
+        self.enterContext(unittest.mock.patch.object(fuzz, "abort", self.abort_once_ready))
         self.enterContext(unittest.mock.patch.object(fuzz, "LATE_SECONDS", 0.2))
         self.enterContext(unittest.mock.patch.object(fuzz, "SECONDS_OF_A_RUN", 0.001))
+
+    def abort_once_ready(self, child):
+        """On a slow machine the program may not have come to its trap by the time it is late."""
+        end = time.monotonic() + 60
+        while not self.ready.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        self.ready.unlink()
+        self.abort(child)
 
     def test_a_seed_tells_its_input(self):
         status, said = self.seeds("--seeds", "1")

@@ -251,7 +251,7 @@ class Campaign(unittest.TestCase):
         self.assertEqual(self.judge({"one": "exit 1"}).programs.broken, ["one"])
 
     def test_says_where_it_is(self):
-        judge, file = self.judge({"one": "sleep 1"}), mutate.sources()[0]
+        judge, file = self.judge({"one": "sleep 2"}), mutate.sources()[0]
         mutant = mutate_source.Mutant(7, 1, "condition negated", "x")
         said, killed = io.StringIO(), mutate.Killed(self.folder / "killed.tsv")
         other = mutate_source.Mutant(8, 1, "condition negated", "x")
