@@ -57,8 +57,13 @@ def dirtied_pages(account):
     return ram["normal"] + ram["duplicate"] - ram["total"] // PAGE_BYTES
 
 
-def migrate(qemu, way, split, form=memory_guest.FORM, launch=()):
-    """@launch: further options of 'quire run'."""
+def enable(capability, *machines):
+    for machine in machines:
+        machine.ask("migrate-set-capabilities", capabilities=[{"capability": capability, "state": True}])
+
+
+def migrate(qemu, way, split, form=memory_guest.FORM, launch=(), capability=None):
+    """@launch: further options of 'quire run'; @capability: one of QEMU's migration."""
     params, options = WAYS[way]
     words = with_accelerator(memory_guest.arguments(form=form), options)
     params = (*params, *SPLITS[split])
@@ -66,6 +71,8 @@ def migrate(qemu, way, split, form=memory_guest.FORM, launch=()):
         memory_guest.wait_beyond(source, 0)
         with Machine(qemu, [*words, "-incoming", "defer"], params, launch) as target:
             place = target.folder / "migration"
+            if capability:
+                enable(capability, source, target)
             target.ask("migrate-incoming", uri=f"unix:{place}")
             account = transfer(source, place)
             last = memory_guest.generations(source)[-1]
@@ -83,9 +90,7 @@ def migrate(qemu, way, split, form=memory_guest.FORM, launch=()):
 
 def finish_by_demand(source, target, place):
     """Moves a guest that goes on at once, and takes what it misses by userfaultfd."""
-    for machine in (source, target):
-        machine.ask("migrate-set-capabilities",
-                    capabilities=[{"capability": "postcopy-ram", "state": True}])
+    enable("postcopy-ram", source, target)
     target.ask("migrate-incoming", uri=f"unix:{place}")
     source.ask("migrate-set-parameters", **{"max-bandwidth": BYTES_A_SECOND // 6,
                                             "max-postcopy-bandwidth": BYTES_A_SECOND // 3})
@@ -124,4 +129,8 @@ def scenarios(client, qemu):
            [Scenario(client, f"live migration, {way}, --sanitize",
                      lambda way=way: migrate(qemu, way, "eager splitting", launch=(SANITIZE,)))
             for way in WAYS] + \
+           [Scenario(client, f"live migration, CLEAR, {capability}, --sanitize",
+                     lambda capability=capability: migrate(qemu, "CLEAR", "eager splitting", launch=(SANITIZE,),
+                                                           capability=capability))
+            for capability in ("multifd", "xbzrle")] + \
            [Scenario(client, "post-copy, asynchronous page faults", lambda: postcopy(qemu), in_ci=True)]
