@@ -130,6 +130,15 @@ void slot_vm_ends_locked(struct machine *machine)
 	__atomic_fetch_add(&vm_ends, 1, __ATOMIC_SEQ_CST);
 }
 
+static bool is_full_locked(const struct machine *machine)
+{
+	unsigned int count = 0;
+
+	for (const struct loss_note *note = machine->losses; note; note = note->next)
+		count++;
+	return count >= LOSSES_MAX;
+}
+
 /* Where a slot of the VM first meets the range, if before @first; 0: nowhere yet. */
 static uint64_t first_hit_of_locked(const struct machine *machine, uint64_t first, uint64_t start,
 				    uint64_t end)
@@ -148,9 +157,12 @@ static uint64_t first_hit_locked(uint64_t start, uint64_t end)
 {
 	uint64_t first = 0;
 
+	/* A client may unmap the memory of thousands of slots, and each call looks at all of them.
+	 */
 	for (const struct machine *machine = machines_first_locked(); machine;
 	     machine = machine->next)
-		first = first_hit_of_locked(machine, first, start, end);
+		if (!is_full_locked(machine))
+			first = first_hit_of_locked(machine, first, start, end);
 	return first;
 }
 
@@ -206,11 +218,8 @@ static bool continues(struct loss_note *last, const struct loss_note *next)
 static void lose_locked(struct machine *machine, const struct loss_note *wanted)
 {
 	struct loss_note *note;
-	unsigned int count = 0;
 
-	for (note = machine->losses; note; note = note->next)
-		count++;
-	if (continues(machine->losses, wanted) || count == LOSSES_MAX)
+	if (continues(machine->losses, wanted) || is_full_locked(machine))
 		return;
 	note = process_heap_alloc(sizeof(*note));
 	if (!note)
@@ -224,6 +233,8 @@ static void lose_locked(struct machine *machine, const struct loss_note *wanted)
 static void lose_of_vm_locked(struct machine *machine, const struct sanitize_loss *loss,
 			      enum sanitize_loss_how how)
 {
+	if (is_full_locked(machine))
+		return;
 	/* Before the guest runs its memory may be put together, one mapping over another. */
 	if (!machine->has_run && (how == SANITIZE_REPLACED || how == SANITIZE_RESERVED))
 		return;

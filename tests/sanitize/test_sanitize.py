@@ -190,6 +190,11 @@ class Scenarios(unittest.TestCase):
             run = Run("slot", "freed", "mended", "0", form=form)
             self.assertEqual((run.status, run.found, run.text), (0, [], ""))
 
+    def test_many(self):
+        """The client looks at the time."""
+        run = Run("slot", "many", "mended", "0")
+        self.assertEqual((run.status, run.found, run.text), (0, [], ""))
+
     def test_twice(self):
         """Once a place, however often."""
         self.assertEqual(len(Run("slot", "twice", "faulty", "0").found), 2)

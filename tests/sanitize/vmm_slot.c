@@ -4,6 +4,7 @@
  */
 #include <sys/mman.h>
 #include <sys/shm.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/sanitize/scenario.h"
@@ -244,9 +245,41 @@ static void forked(void)
 	run_guest();
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A VM ends, and the memory of its slots goes first: one by one, as they came. */
+static void many(void)
+{
+	const uint64_t count = 16384;
+	uint64_t start, came_ns, went_ns;
+
+	begin();
+	run_guest();
+	/* Every other page: the slots do not touch. */
+	memory = memory_alloc(2 * count * PAGE);
+	start = now_ns();
+	for (uint64_t i = 0; i < count; i++)
+		CHECK_ZERO(REGION(&vm, .slot = (uint32_t)(SLOT + 1 + i),
+				  .guest_phys_addr = 2 * GPA + 2 * i * PAGE, .memory_size = PAGE,
+				  .userspace_addr = (uintptr_t)memory + 2 * i * PAGE));
+	came_ns = now_ns() - start;
+	start = now_ns();
+	for (uint64_t i = 0; i < count; i++)
+		CHECK_ZERO(munmap(memory + 2 * i * PAGE, PAGE));
+	went_ns = now_ns() - start;
+	CHECK(went_ns < 20 * came_ns);
+}
+
 static const struct check_test scenarios[] = {
     TEST(twice),	  TEST(unmapped), TEST(unmapped_in_time), TEST(replaced), TEST(moved),
     TEST(shared_segment), TEST(touched),  TEST(window),		  TEST(forked),	  TEST(freed),
+    TEST(many),
 };
 
 int main(int argc, char **argv)
