@@ -260,7 +260,8 @@ def main(argv):
     options = parse(argv)
     COMMON_PARAMS.extend(options.param)
     if options.sanitize:
-        COMMON_PARAMS.append(f"--sanitize={options.sanitize}")
+        COMMON_PARAMS.extend([f"--sanitize={options.sanitize}",
+                              f"--sanitize-suppressions={TREE / 'tests/conformance/suppressions.txt'}"])
     try:
         report = run_all(options)
     except (selftests.Unavailable, OSError) as error:
