@@ -6,7 +6,7 @@
  * between. So a loss is kept with its stack until the guest touches it, a vCPU enters KVM_RUN, or
  * the slot goes.
  *
- * What libc unmaps inside itself shows when the guest touches it, without the stack that did it.
+ * What libc unmaps inside itself shows when the guest touches it, without the stack of that call.
  *
  * Two things are no losses. Before a VM has run its client may build its memory of several
  * mappings, one over the other. And a range without rights is a reservation: windows for devices'
