@@ -10,6 +10,7 @@
 #include "tests/unit/shadow/by_hand.h"
 
 #define KEPT VCPU_PREVIOUS_ROOTS
+#define LIMIT 64u
 
 static struct quire_vcpu *vcpu;
 
@@ -180,6 +181,20 @@ static void test_how_many(void **state)
 	}
 }
 
+/* A root that is loaded is one of the pages that the client allows: another one goes for it. */
+static void test_limit(void **state)
+{
+	(void)state;
+	assert_int_equal(quire_vm_set_nr_mmu_pages(world.vm, LIMIT), 0);
+	for (uint32_t i = 0; i < 2 * LIMIT; i++) {
+		const struct quire_nested tables = tables_at(WORLD_ROOT + i);
+
+		set(&tables);
+		(void)load();
+		assert_true(world_stat(&world, QUIRE_VM_STAT_mmu_shadow_pages) <= LIMIT);
+	}
+}
+
 /* What is refused leaves L1's own tables, and a root that was loaded before is kept for later. */
 static void check_refused(const struct quire_nested *tables, const struct quire_host_ops *ops)
 {
@@ -296,9 +311,11 @@ static void test_flush(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    KEPT_TEST(test_same_tables),  KEPT_TEST(test_own_root),	 KEPT_TEST(test_how_many),
-	    KEPT_TEST(test_refused),	  TDP_TEST(test_without_memory), KEPT_TEST(test_spaces),
-	    TDP_TEST(test_spaces_of_tdp), KEPT_TEST(test_flush),
+	    KEPT_TEST(test_same_tables), KEPT_TEST(test_own_root),
+	    KEPT_TEST(test_how_many),	 KEPT_TEST(test_limit),
+	    KEPT_TEST(test_refused),	 TDP_TEST(test_without_memory),
+	    KEPT_TEST(test_spaces),	 TDP_TEST(test_spaces_of_tdp),
+	    KEPT_TEST(test_flush),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
