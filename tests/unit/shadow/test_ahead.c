@@ -26,6 +26,7 @@ struct asked {
 static struct asked asked[GROUP];
 static uint32_t calls;
 static uint32_t present;	/* bit i: page FIRST + i is there; others always are */
+static uint32_t strange;	/* those that no leaf can map, for they are of no known type */
 static void (*meanwhile)(void); /* once, when the first call has found its pages */
 /* Of page FIRST + i: how often it was found and given back, and what for at last. */
 static uint32_t found[GROUP], put[GROUP];
@@ -46,6 +47,8 @@ static uint64_t pages_there(void *ctx, hva_t hva, uint32_t npages, struct quire_
 			continue;
 		if (present >> index & 1) {
 			found[index]++;
+			if (strange >> index & 1)
+				pages[i].memtype = QUIRE_MEMTYPE_WC + 1;
 			continue;
 		}
 		sim_host_ops.page_put(ctx, &pages[i], QUIRE_PAGE_UNUSED);
@@ -130,6 +133,7 @@ static void hook(void)
 	world.ops.pages_there = pages_there;
 	world.ops.page_put = page_put;
 	present = ALL;
+	strange = 0;
 	meanwhile = NULL;
 	forget();
 }
@@ -256,6 +260,22 @@ static void test_pages_of_a_table(void **state)
 			assert_int_equal(calls, index ? 2 : 1);
 			empty();
 		}
+}
+
+/* A page that no leaf can map is as good as none. */
+static void test_strange_pages(void **state)
+{
+	(void)state;
+	for (strange = 1; strange <= ALL; strange += 2) {
+		uint32_t first = (uint32_t)__builtin_ctz((strange & ~1u) | 1u << GROUP);
+
+		check_fault(0, 0, 0, ((1u << first) - 1) & ~1u);
+		empty();
+	}
+	for (strange = 1; strange <= ALL; strange <<= 1) {
+		check_fault(0, GROUP - 1, 0, (strange - 1) & (ALL >> 1));
+		empty();
+	}
 }
 
 /* What is mapped ahead: of entry 1, which L1 lets be written, and 2 and 3, which it does not. */
@@ -426,11 +446,11 @@ static const struct {
     {add_slot, drop_slot, 0},
 };
 
-static void check_changes(uint64_t base)
+static void check_changes(uint64_t base, uint32_t index)
 {
 	for (uint32_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
 		meanwhile = changes[i].happens;
-		check_fault(base, 0, 0, changes[i].mapped & ~1u);
+		check_fault(base, index, 0, changes[i].mapped & ~(1u << index));
 		assert_null(meanwhile);
 		if (changes[i].afterwards)
 			changes[i].afterwards();
@@ -444,7 +464,8 @@ static void check_changes(uint64_t base)
 static void test_changes_meanwhile(void **state)
 {
 	(void)state;
-	check_changes(0);
+	check_changes(0, 0);
+	check_changes(0, 3);
 	/* The same of what leads to them. */
 	meanwhile = write_table;
 	check_fault(0, 0, 0, 0);
@@ -462,7 +483,8 @@ static void test_changes_meanwhile(void **state)
 static void test_changes_meanwhile_direct(void **state)
 {
 	(void)state;
-	check_changes(PAGE(FIRST));
+	check_changes(PAGE(FIRST), 0);
+	check_changes(PAGE(FIRST), 3);
 }
 
 /* What another vCPU has mapped by then stays as it is, and the page is given back unused. */
@@ -498,11 +520,17 @@ static void test_filled_meanwhile_direct(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    AHEAD_TEST(test_which_pages_are_asked_for), AHEAD_TEST(test_silent_host),
-	    AHEAD_TEST(test_pages_of_a_table),		AHEAD_TEST(test_leaves),
-	    AHEAD_TEST(test_changes_meanwhile),		AHEAD_TEST(test_filled_meanwhile),
-	    DIRECT_TEST(test_silent_host_direct),	DIRECT_TEST(test_pages_of_runs),
-	    DIRECT_TEST(test_changes_meanwhile_direct), DIRECT_TEST(test_filled_meanwhile_direct),
+	    AHEAD_TEST(test_which_pages_are_asked_for),
+	    AHEAD_TEST(test_silent_host),
+	    AHEAD_TEST(test_pages_of_a_table),
+	    AHEAD_TEST(test_leaves),
+	    AHEAD_TEST(test_strange_pages),
+	    AHEAD_TEST(test_changes_meanwhile),
+	    AHEAD_TEST(test_filled_meanwhile),
+	    DIRECT_TEST(test_silent_host_direct),
+	    DIRECT_TEST(test_pages_of_runs),
+	    DIRECT_TEST(test_changes_meanwhile_direct),
+	    DIRECT_TEST(test_filled_meanwhile_direct),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

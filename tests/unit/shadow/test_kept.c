@@ -237,6 +237,7 @@ static void test_refused(void **state)
 static void test_without_memory(void **state)
 {
 	const struct quire_nested tables = tables_at(WORLD_ROOT);
+	struct quire_nested linear = tables;
 
 	(void)state;
 	world.host.fail_at = world.host.allocations + 1;
@@ -248,8 +249,11 @@ static void test_without_memory(void **state)
 	assert_non_null(shadow_of(world.vm));
 	(void)load();
 	set(NULL);
-	/* The TDP MMU serves L1: its root is no shadow page. */
+	/* The TDP MMU serves L1: its root is no shadow page, and it walks no linear addresses. */
 	assert_null(vcpu->shadow.page);
+	linear.paging = 1;
+	assert_int_equal(quire_vcpu_set_nested(vcpu, &linear), -EOPNOTSUPP);
+	assert_int_equal(vcpu->nested.on, 0);
 }
 
 /* Each space has a root of its own; an entry flushes, and nothing before. */
