@@ -312,7 +312,10 @@ static void test_shape(void **state)
 	do {                                                                 \
 		r = good;                                                    \
 		spoil;                                                       \
+		decision.change = MEMSLOT_MOVE;                              \
 		assert_int_equal(memslot_check(vm, &r, &decision), -EINVAL); \
+		/* What is refused asks for no change. */                    \
+		assert_int_equal(decision.change, MEMSLOT_NONE);             \
 	} while (0)
 #define ACCEPTED(spoil)                                                \
 	do {                                                           \
