@@ -262,6 +262,28 @@ static void check_first_state(enum quire_vm_type type)
 	fake_vm_end(vm);
 }
 
+/* A vCPU is made as a whole or not at all; and it hears that its VM is dead. */
+static void test_vcpu(void **state)
+{
+	struct quire_vm *vm = fake_vm_make(QUIRE_VM_DEFAULT);
+	struct quire_vcpu *vcpu = NULL;
+	uint64_t live = fake.live_allocs;
+
+	(void)state;
+	fake_fail_in(1);
+	assert_int_equal(quire_vcpu_create(vm, 3, NULL, &vcpu), -ENOMEM);
+	fake_fail_in(0);
+	assert_null(vcpu);
+	assert_int_equal(fake.live_allocs, live);
+	assert_int_equal(quire_vcpu_create(vm, 3, NULL, &vcpu), 0);
+	assert_int_equal(quire_vcpu_take_requests(vcpu, UINT64_MAX), 0);
+	quire_vm_set_dead(vm);
+	assert_int_equal(quire_vcpu_take_requests(vcpu, UINT64_MAX), QUIRE_REQ_VM_DEAD);
+	quire_vcpu_destroy(vcpu);
+	assert_int_equal(fake.live_allocs, live);
+	fake_vm_end(vm);
+}
+
 static void test_first_state(void **state)
 {
 	static const struct quire_tunables chosen;
@@ -315,7 +337,8 @@ int main(void)
 	    cmocka_unit_test(test_without_platform), cmocka_unit_test(test_without_memory),
 	    cmocka_unit_test(test_mmio_entries),     cmocka_unit_test(test_fork),
 	    cmocka_unit_test(test_configurations),   cmocka_unit_test(test_last_address),
-	    cmocka_unit_test(test_first_state),	     cmocka_unit_test(test_formats_told),
+	    cmocka_unit_test(test_first_state),	     cmocka_unit_test(test_vcpu),
+	    cmocka_unit_test(test_formats_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

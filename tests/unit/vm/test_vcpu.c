@@ -104,7 +104,7 @@ static void test_flush_under_way_is_not_done(void **state)
 }
 
 static struct quire_platform counting;
-static uint64_t leaves_most, leaves_looks;
+static uint64_t leaves_least, leaves_most, leaves_looks;
 
 /* As another thread does, asks for the VM's leaves wherever the library looks for its thread and
  * holds no lock. */
@@ -120,6 +120,7 @@ static struct quire_thread *self_asks(void)
 		asks = false;
 		leaves_looks++;
 		leaves_most = leaves > leaves_most ? leaves : leaves_most;
+		leaves_least = leaves < leaves_least ? leaves : leaves_least;
 	}
 	return sched_platform.self();
 }
@@ -130,7 +131,7 @@ static void test_leaves_of_a_vcpu_that_goes(void **state)
 	struct quire_memory_fault told;
 	struct quire_stage2 stage2;
 	struct quire_vcpu *vcpu;
-	uint64_t requests;
+	uint64_t requests, before[QUIRE_VM_STAT_COUNT];
 
 	(void)state;
 	vm_begin();
@@ -147,12 +148,19 @@ static void test_leaves_of_a_vcpu_that_goes(void **state)
 	leaves_are(0, 0, 3);
 	counting = sched_platform;
 	counting.self = self_asks;
+	for (int i = 0; i < QUIRE_VM_STAT_COUNT; i++)
+		before[i] = stat((enum quire_vm_stat)i);
 	leaves_most = leaves_looks = 0;
+	leaves_least = UINT64_MAX;
 	quire_platform_install(&counting);
 	quire_vcpu_destroy(vcpu);
 	quire_platform_install(&sched_platform);
 	assert_true(leaves_looks > 3);
+	assert_int_equal(leaves_least, 3);
 	assert_int_equal(leaves_most, 3);
+	/* Its own counters go with it. */
+	for (int i = 0; i < QUIRE_VM_STAT_COUNT; i++)
+		assert_int_equal(stat((enum quire_vm_stat)i), before[i]);
 	leaves_are(0, 0, 3);
 	vm_end();
 }

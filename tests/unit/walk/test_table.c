@@ -6,6 +6,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "src/walk/range.h"
 #include "src/walk/table.h"
 #include "tests/unit/fake_host.h"
 
@@ -197,7 +198,8 @@ static uint64_t shift, broken, broken_end, odd_bytes;
 
 static uint64_t table_phys(void *ctx, const uint64_t *table)
 {
-	uint64_t page = (uint64_t)(uintptr_t)table % (2u << 20) / QUIRE_PAGE_SIZE;
+	uint64_t page =
+	    ((uint64_t)(uintptr_t)table - (uint64_t)(uintptr_t)chunks[0]) / QUIRE_PAGE_SIZE;
 	/* Every second page of those stands by itself. */
 	uint64_t away = page >= broken && page < broken_end && page % 2 ? 4096 : 0;
 
@@ -341,6 +343,69 @@ static void test_places(void **state)
 	}
 }
 
+/* In check builds each entry of a table that is free leads to a frame that no machine has. */
+static void leads_nowhere(const struct table *table)
+{
+	for (uint32_t i = 0; i < QUIRE_TABLE_ENTRIES; i++) {
+		uint64_t entry = table_entries(table)[i];
+
+		assert_true(entry_is_present(&format, entry));
+		assert_int_equal(entry_pfn(&format, entry).v, 0xdead00000);
+	}
+}
+
+static void test_free_tables_lead_nowhere(void **state)
+{
+	struct table *root;
+
+	(void)state;
+	begin(&entry_sv39x4);
+	assert_int_equal(table_cache_refill(&cache, &arena, 3), 0);
+	root = arena_take_root(&arena);
+	for (uint32_t i = 0; i < ROOT; i++)
+		table_fill(&root[i], 0);
+	root->root_index = 1;
+	arena_free_root(&arena, root);
+	for (uint32_t i = 0; i < ROOT; i++)
+		leads_nowhere(&root[i]);
+	assert_int_equal(table_entries(&root[ROOT])[0], 0);
+	table_cache_drain(&cache, &arena);
+	for (uint32_t i = 0; i < 3 + BATCH; i++)
+		leads_nowhere(&chunks[0][FIRST + i]);
+	assert_int_equal(table_entries(&chunks[0][FIRST + 3 + BATCH])[0], 0);
+	end();
+}
+
+static uint64_t entry_in_hand;
+static uint32_t pauses;
+
+static void let_go(unsigned int turn)
+{
+	assert_int_equal(turn, ++pauses);
+	if (pauses == 3)
+		entry_in_hand = 77;
+}
+
+/* An entry that another thread has in hand is waited for, for as long as that one needs. */
+static void test_entry_in_hand(void **state)
+{
+	static struct quire_platform platform;
+
+	(void)state;
+	begin(&entry_npt);
+	platform = *base_platform;
+	platform.relax = let_go;
+	quire_platform_install(&platform);
+	entry_in_hand = format.frozen;
+	pauses = 0;
+	assert_int_equal(walk_load(&format, &entry_in_hand), 77);
+	assert_int_equal(pauses, 3);
+	/* One that no thread has in hand is not waited for. */
+	assert_int_equal(walk_load(&format, &entry_in_hand), 77);
+	assert_int_equal(pauses, 3);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -353,6 +418,8 @@ int main(void)
 	    cmocka_unit_test(test_no_root),
 	    cmocka_unit_test(test_root_comes_back),
 	    cmocka_unit_test(test_places),
+	    cmocka_unit_test(test_free_tables_lead_nowhere),
+	    cmocka_unit_test(test_entry_in_hand),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
