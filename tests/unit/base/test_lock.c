@@ -646,6 +646,105 @@ static void test_held(void **state)
 	}
 }
 
+/* A writer, and one that adds or removes a line, waits for the writer before it. */
+static void test_writers_come_one_by_one(void **state)
+{
+	struct biglock_line line;
+
+	(void)state;
+	asked_begin();
+	/* The memory of a line may be anything before. */
+	memset(&line, 0x5a, sizeof(line));
+	for (uint32_t step = 0; step < 4; step++) {
+		struct mutex *writers = step == 3 ? &world.rwlock.writers : &world.biglock.writers;
+
+		asked_will(&writers->word, 0, 0);
+		writers->word = 1;
+		if (step == 0)
+			biglock_line_add(&world.biglock, &line);
+		else if (step == 1)
+			biglock_line_remove(&world.biglock, &line);
+		else if (step == 2)
+			biglock_write_lock(&world.biglock);
+		else
+			rwlock_write_lock(&world.rwlock);
+		asked_is(1, 0, 0);
+		assert_int_equal(line.busy, 0);
+		if (step == 2)
+			biglock_write_unlock(&world.biglock);
+		if (step == 3)
+			rwlock_write_unlock(&world.rwlock);
+		assert_int_equal(writers->word, 0);
+	}
+	quire_platform_install(&sched_platform);
+}
+
+/* While the thread sleeps at the gate: it is counted once, and holds nothing up. */
+static void wait_at_gate(const uint32_t *word, uint32_t value)
+{
+	assert_ptr_equal(word, &world.biglock.writer);
+	assert_int_equal(value, GATE_SLEEPERS);
+	assert_int_equal(world.biglock.waiting, 1);
+	assert_int_equal(world.biglock.shared.busy, 0);
+	assert_int_equal(world.line.busy, 0);
+	assert_int_equal(base_self()->epoch, 0);
+	assert_int_equal(base_self()->nesting, 0);
+	/* The next writer is there at once: the first time the gate stays closed. */
+	if (asked.waits++)
+		world.biglock.writer = 0;
+	else
+		world.biglock.writer = GATE_SLEEPERS;
+}
+
+/* Readers that find the gate closed sleep, in each of the ways to read. */
+static void test_reader_waits(void **state)
+{
+	(void)state;
+	asked_begin();
+	waiting.wait = wait_at_gate;
+	for (uint32_t way = 0; way < 3; way++) {
+		struct biglock_line *line = way ? &world.line : NULL;
+		struct quire_thread *self = NULL;
+
+		asked_will(NULL, 0, 0);
+		world.biglock.writer = GATE_CLOSED;
+		if (way < 2)
+			biglock_read_lock(&world.biglock, line);
+		else
+			self = biglock_read_enter(&world.biglock, line);
+		asked_is(0, 2, 0);
+		assert_int_equal(world.biglock.waiting, 0);
+		assert_int_equal(world.biglock.shared.busy, !line);
+		assert_int_equal(world.line.busy, line != NULL);
+		assert_int_equal(base_self()->nesting, way == 2);
+		assert_int_equal(base_self()->epoch, way == 2 ? reclaim_epoch : 0);
+		if (way < 2)
+			biglock_read_unlock(&world.biglock, line);
+		else
+			biglock_read_exit(&world.biglock, line, self);
+		asked_is(0, 2, 0);
+		assert_int_equal(world.biglock.shared.busy, 0);
+		assert_int_equal(world.line.busy, 0);
+		assert_int_equal(base_self()->epoch, 0);
+		assert_int_equal(base_self()->held_count, 0);
+	}
+	quire_platform_install(&sched_platform);
+}
+
+/* Readers without a line are counted, for the writer waits for the last of them. */
+static void test_shared_line_counts(void **state)
+{
+	(void)state;
+	asked_begin();
+	world.biglock.shared.busy = 3;
+	biglock_read_lock(&world.biglock, NULL);
+	assert_int_equal(world.biglock.shared.busy, 4);
+	biglock_read_unlock(&world.biglock, NULL);
+	assert_int_equal(world.biglock.shared.busy, 3);
+	world.biglock.shared.busy = 0;
+	quire_platform_install(&sched_platform);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -667,6 +766,9 @@ int main(void)
 	    cmocka_unit_test(test_grace_period),
 	    cmocka_unit_test(test_section_wakes),
 	    cmocka_unit_test(test_held),
+	    cmocka_unit_test(test_writers_come_one_by_one),
+	    cmocka_unit_test(test_reader_waits),
+	    cmocka_unit_test(test_shared_line_counts),
 	};
 
 	quire_platform_install(&sched_platform);
