@@ -451,6 +451,107 @@ static void test_two_make_the_root(void **state)
 	assert_true(raced > 1);
 }
 
+/* A fetch needs a leaf that can be executed, and a read one that can be read. */
+static void test_outcomes_of_fetches(void **state)
+{
+	struct tdp_mapping mapping;
+	const struct entry_format *f;
+	uint64_t *entry, word;
+	uint32_t level;
+
+	(void)state;
+	vm_begin();
+	map_pages(0, 4, SIM_WRITABLE);
+	add_slot(0, 4, 0);
+	f = &machine.vm->tdp_format;
+	mapping = mapping_of(2, 0);
+	mapping.leaf.executable = false;
+	assert_int_equal(map(&mapping), QUIRE_FIXED);
+	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+	entry = entry_at(2, &level);
+	assert_false(entry_is_executable(f, *entry));
+	mapping = mapping_of(2, 0);
+	/* Who reads is content. */
+	word = *entry;
+	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+	assert_int_equal(*entry, word);
+	mapping.error_code = QUIRE_PFERR_FETCH;
+	assert_int_equal(map(&mapping), QUIRE_FIXED);
+	assert_true(entry_is_executable(f, *entry));
+	/* A was set, and stays. */
+	mapping.error_code = QUIRE_PFERR_WRITE;
+	mapping.leaf.writable = true;
+	mapping.leaf.accessed = false;
+	assert_int_equal(map(&mapping), QUIRE_FIXED);
+	assert_int_equal(*entry & f->accessed, f->accessed);
+	if (f->unreadable) {
+		mapping = mapping_of(3, QUIRE_PFERR_FETCH);
+		mapping.leaf.host_writable = mapping.leaf.mmu_writable = false;
+		mapping.leaf.lacks = f->unreadable;
+		assert_int_equal(map(&mapping), QUIRE_FIXED);
+		entry = entry_at(3, &level);
+		word = *entry;
+		assert_false(entry_is_readable(f, word));
+		/* It does for a fetch, whatever else could be had; and not for a read. */
+		mapping = mapping_of(3, QUIRE_PFERR_FETCH);
+		assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
+		assert_int_equal(*entry, word);
+		mapping = mapping_of(3, 0);
+		assert_int_equal(map(&mapping), QUIRE_FIXED);
+		assert_true(entry_is_readable(f, *entry));
+	}
+	vm_end();
+}
+
+/* The root's tables had another use before: nothing of it stays, and enough is left for a walk. */
+static void test_root_begins_anew(void **state)
+{
+	const struct entry_format *f;
+	uint32_t count;
+	struct table_cache cache = {0};
+	struct table *root;
+
+	(void)state;
+	vm_begin();
+	f = &machine.vm->tdp_format;
+	count = entry_root_tables(f);
+	assert_int_equal(table_cache_fill(&cache, &machine.vm->arena, TDP_WALK_TABLES), 0);
+	while (cache.count > TDP_WALK_TABLES) {
+		struct table *table = table_cache_take(&cache);
+
+		table->next = NULL;
+		arena_free_list(&machine.vm->arena, table, 1);
+	}
+	root = count > 1 ? arena_take_root(&machine.vm->arena) : cache.tables;
+	for (uint32_t i = 0; i < count; i++) {
+		root[i].parent = table_entries(root);
+		root[i].gfn.v = 77;
+		root[i].level = root[i].as_id = 9;
+		root[i].has_mmio = root[i].nx_disallowed = 1;
+	}
+	if (count > 1) {
+		root->root_index = 1;
+		arena_free_root(&machine.vm->arena, root);
+	}
+	for (uint32_t as = 0; as < QUIRE_AS_MAX; as++) {
+		root = tdp_root_make(machine.vm, &cache, as);
+		assert_in_range(cache.count, TDP_WALK_TABLES, 64);
+		for (uint32_t i = 0; i < count; i++) {
+			assert_null(root[i].parent);
+			assert_int_equal(root[i].gfn.v, (uint64_t)i << (9 * f->root_level));
+			assert_int_equal(root[i].level, f->root_level);
+			assert_int_equal(root[i].as_id, as);
+			assert_int_equal(root[i].root_index, count > 1 ? i + 1 : 0);
+			assert_int_equal(root[i].has_mmio, 0);
+			assert_int_equal(root[i].nx_disallowed, 0);
+			for (uint32_t at = 0; at < QUIRE_TABLE_ENTRIES; at++)
+				assert_int_equal(table_entries(&root[i])[at], f->nonpresent);
+		}
+	}
+	table_cache_drain(&cache, &machine.vm->arena);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -465,6 +566,8 @@ int main(void)
 	    cmocka_unit_test(test_outcomes),
 	    cmocka_unit_test(test_frozen_on_the_way),
 	    cmocka_unit_test(test_two_make_the_root),
+	    cmocka_unit_test(test_outcomes_of_fetches),
+	    cmocka_unit_test(test_root_begins_anew),
 	};
 
 	return run_formats(tests, sizeof(tests) / sizeof(tests[0]));

@@ -1,6 +1,7 @@
 /* The huge leaf that comes back with the log's end: made of what a table of tables still maps. */
 #include "tests/unit/support.h"
 
+#include "src/base/reclaim.h"
 #include "src/tdp/tdp.h"
 
 #define SECOND (3 * SIM_BLOCK + 7)
@@ -235,6 +236,32 @@ static void test_host_forbids_fetches(void **state)
 	}
 }
 
+/* Nothing larger than 1 GiB comes back, and what comes back is cached as its first page was. */
+static void test_sizes_and_memtypes(void **state)
+{
+	const struct entry_format *f;
+	uint32_t level;
+	uint64_t *entry;
+
+	(void)state;
+	begin();
+	f = &machine.vm->tdp_format;
+	touch(SIM_BLOCK + 7);
+	(void)recover(0, UINT64_C(1) << 27, 0);
+	assert_int_equal(asks.count, 2);
+	asked(0, 0, QUIRE_LEVEL_1G);
+	asked(1, SIM_BLOCK, QUIRE_LEVEL_2M);
+	reclaim_enter();
+	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){SIM_BLOCK + 7}, &level);
+	reclaim_leave();
+	*entry = (*entry & ~f->memtype) | f->memtypes[QUIRE_MEMTYPE_WC];
+	(void)recover(0, SIM_BLOCK * 2, QUIRE_LEVEL_2M);
+	leaves_are(0, 1, 0);
+	assert_int_equal(leaf_at(SIM_BLOCK, &level) & f->memtype, f->memtypes[QUIRE_MEMTYPE_WC]);
+	assert_int_equal(level, QUIRE_LEVEL_2M);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -244,6 +271,7 @@ int main(void)
 	    cmocka_unit_test(test_whole_blocks),
 	    cmocka_unit_test(test_rights),
 	    cmocka_unit_test(test_host_forbids_fetches),
+	    cmocka_unit_test(test_sizes_and_memtypes),
 	};
 
 	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);

@@ -224,13 +224,74 @@ static void test_no_tables(void **state)
 	vm_end();
 }
 
+/* Of a range of any length each page loses W, and the pages beside it keep theirs. */
+static void test_ranges(void **state)
+{
+	static const uint64_t starts[] = {FIRST, FIRST + 1, FIRST + 63, FIRST + 64},
+			      lengths[] = {1, 2, 62, 63, 64, 65, 127, 128};
+
+	(void)state;
+	vm_begin();
+	map_pages(FIRST, SIM_BLOCK - FIRST, SIM_WRITABLE);
+	add_slot(0, SIM_BLOCK, 0);
+	for (uint64_t i = 0; i < 4 * 8; i++) {
+		uint64_t start = starts[i / 8], end = start + lengths[i % 8];
+		struct flush_debt debt;
+
+		/* All can be written again: with W no page is faulted for. */
+		for (uint64_t gfn = FIRST; end <= SIM_BLOCK && gfn < SIM_BLOCK; gfn++)
+			if (!writable_at(gfn))
+				store(gfn, 5);
+		for (uint64_t hold = 0; end <= SIM_BLOCK && hold < 2; hold++) {
+			flush_debt_init(&debt, &machine.vm->flush);
+			biglock_write_lock(&machine.vm->mmu_lock);
+			assert_int_equal(tdp_write_protect_range(machine.vm, 0, (gfn_t){start},
+								 (gfn_t){end}, &debt)
+					     .v,
+					 end);
+			/* The second time there is no W to take. */
+			assert_int_equal(debt.owed,
+					 !hold || entry_ages_by_rights(&machine.vm->tdp_format));
+			flush_debt_pay(&debt);
+			biglock_write_unlock(&machine.vm->mmu_lock);
+			for (uint64_t gfn = FIRST; gfn < SIM_BLOCK; gfn++)
+				assert_int_equal(writable_at(gfn), gfn < start || gfn >= end);
+		}
+	}
+	vm_end();
+}
+
+/* A word with the end of one huge leaf and the beginning of another takes W from those it names. */
+static void test_two_huge_leaves(void **state)
+{
+	static const uint64_t masks[] = {UINT64_C(1) << 0, UINT64_C(1) << 63, UINT64_C(1) << 10,
+					 UINT64_C(1) << 9, UINT64_C(1) << 63 | 1};
+
+	(void)state;
+	vm_begin();
+	sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	for (size_t i = 0; i < sizeof(masks) / sizeof(masks[0]); i++) {
+		uint64_t mask[WORDS] = {masks[i]};
+
+		store(0, 5);
+		store(SIM_BLOCK, 5);
+		leaves_are(0, 2, 0);
+		/* From bit 10 on the pages are the second leaf's. */
+		protect(SIM_BLOCK - 10, mask);
+		assert_int_equal(writable_at(0), !(masks[i] & 0x3ff));
+		assert_int_equal(writable_at(SIM_BLOCK), !(masks[i] >> 10));
+	}
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_small),
-	    cmocka_unit_test(test_huge),
-	    cmocka_unit_test(test_split_meanwhile),
-	    cmocka_unit_test(test_no_tables),
+	    cmocka_unit_test(test_small),	    cmocka_unit_test(test_huge),
+	    cmocka_unit_test(test_split_meanwhile), cmocka_unit_test(test_no_tables),
+	    cmocka_unit_test(test_ranges),	    cmocka_unit_test(test_two_huge_leaves),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 0);
