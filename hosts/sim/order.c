@@ -116,6 +116,7 @@ static void start(void)
 static void end(void)
 {
 	order_model.runs = false;
+	order_race_end();
 }
 
 void order_enable(bool is_on)

@@ -24,6 +24,10 @@
  * C11: the stores of a location have the order in which they are executed, and a fence that comes
  * after another one sees all that it saw. So what is found is real, and not all that is real is
  * found.
+ *
+ * The first hides loads that are done after a later store of their own thread (load buffering). A
+ * test that wants to know of them says which words another one guards, with order_guard(): no load
+ * of such a word is done too late exactly where its accesses happen one after the other.
  */
 #define ORDER_THREADS_MAX 8u
 
@@ -48,6 +52,11 @@ struct order_race {
 void order_enable(bool is_on);
 /* Of the last run; NULL: none was found. */
 const struct order_race *order_race_last(void);
+/*
+ * Another word orders all accesses to these bytes, which are atomic for another reason: a relaxed
+ * one races here as a plain one does. Until the end of the next run, for one range at a time.
+ */
+void order_guard(const void *start, uint64_t size_bytes);
 /* Of the running thread: how many atomic accesses it has made, and one. */
 uint32_t order_time(void);
 /* Table of the sites with an order that have run since the start, in no order; some are none. */

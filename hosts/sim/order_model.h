@@ -117,5 +117,6 @@ void order_race_check(const struct order_access *access);
 /* The same for a plain access, which most of them are. */
 void order_race_check_plain(const void *to, uint32_t size_bytes, bool is_write, uintptr_t site);
 void order_race_forget(uintptr_t start, uint64_t size_bytes);
+void order_race_end(void);
 
 #endif

@@ -39,6 +39,21 @@ static uint32_t mark_of(uint32_t time, bool is_plain, uint32_t bytes)
 static struct order_index met;		       /* by number of the line */
 static struct line lines[ORDER_ADDRESSES_MAX]; /* of those that @met knows */
 static struct order_race last;
+static struct {
+	uintptr_t start;
+	uint64_t size_bytes;
+} guarded;
+
+void order_guard(const void *start, uint64_t size_bytes)
+{
+	guarded.start = (uintptr_t)start;
+	guarded.size_bytes = size_bytes;
+}
+
+void order_race_end(void)
+{
+	guarded.size_bytes = 0;
+}
 
 void order_race_start(void)
 {
@@ -211,7 +226,11 @@ static inline void check(const struct order_access *access)
 
 void order_race_check(const struct order_access *access)
 {
-	check(access);
+	struct order_access judged = *access;
+
+	judged.is_plain = (uintptr_t)access->to - guarded.start < guarded.size_bytes &&
+			  !access->acquires && !access->releases;
+	check(&judged);
 }
 
 void order_race_check_plain(const void *to, uint32_t size_bytes, bool is_write, uintptr_t site)

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "hosts/sim/order.h"
 #include "src/dirty/ring.h"
 #include "src/tlb/flush.h"
 #include "src/tree/radix.h"
@@ -130,6 +131,34 @@ static void ring_body(uint32_t thread, void *ctx)
 			parts.good &= slot == 1 && offset == INDEX;
 		mutex_unlock(&parts.slots_lock);
 	}
+}
+
+/* A ring of one entry, which the client has given back. */
+static void full_ring_setup(void *ctx)
+{
+	ring_setup(ctx);
+	parts.ring.size = parts.ring.soft_limit = 1;
+	parts.good = dirty_ring_append(&parts.ring, 1, INDEX);
+	parts.entries[0].flags |= 2;
+	/* The client may write there at any time, so they are atomic; reset_index orders them. */
+	order_guard(&parts.entries[0].slot,
+		    sizeof(parts.entries[0]) - offsetof(struct quire_ring_entry, slot));
+}
+
+/* The vCPU writes no entry that a reset is still reading, as a machine that loads late would. */
+static void full_ring_body(uint32_t thread, void *ctx)
+{
+	u32 slot;
+	u64 offset;
+
+	(void)ctx;
+	if (thread) {
+		(void)!dirty_ring_append(&parts.ring, 2, INDEX);
+		return;
+	}
+	mutex_lock(&parts.slots_lock);
+	parts.good &= !dirty_ring_take_reset(&parts.ring, &slot, &offset);
+	mutex_unlock(&parts.slots_lock);
 }
 
 static void invalidation_setup(void *ctx)
@@ -279,6 +308,7 @@ const struct pair pairs_part[] = {
     {"radix tree, walker", 3, setup, radix_walker, is_good, 0},
     {"radix tree, two makers", 3, setup, radix_makers, is_good, 0},
     {"dirty ring", 3, ring_setup, ring_body, is_good, 3},
+    {"dirty ring, an entry used again", 3, full_ring_setup, full_ring_body, is_good, 0},
     {"invalidation and a look", 3, invalidation_setup, invalidation_body, shows_no_old_page, 0},
     {"guest mode and a flush", 3, guest_setup, flush_body, is_good, 0},
     {"guest mode with a TLB and a flush", 3, guest_setup, tlb_body, is_good, 0},
