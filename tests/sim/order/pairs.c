@@ -73,7 +73,8 @@ static bool holds(const struct pair *test, uint32_t choices)
 		printf("  %llu runs\n", (unsigned long long)verdict.runs);
 		return true;
 	}
-	printf("  failed, result %d, plan", (int)verdict.result);
+	printf("  failed after %llu runs, result %d, plan", (unsigned long long)verdict.runs,
+	       (int)verdict.result);
 	print_plan(&verdict);
 	return false;
 }
@@ -88,6 +89,14 @@ static bool all_hold(void)
 				return false;
 	}
 	return true;
+}
+
+/* What broke ends its run, and the program says after how many. Outside a run there is no end. */
+static void tell(const char *text)
+{
+	printf("  %s\n", text);
+	if (sched_current() == SCHED_THREADS_MAX)
+		abort();
 }
 
 int main(int argc, char **argv)
@@ -109,6 +118,7 @@ int main(int argc, char **argv)
 			return 2;
 	}
 	order_enable(true);
+	sched_on_report(tell);
 	pairs_init();
 	held = all_hold();
 	pairs_destroy();

@@ -104,7 +104,8 @@ class Prose(unittest.TestCase):
 
 class Outcomes(unittest.TestCase):
     def test_out_of_time_is_not_noticed(self):
-        self.assertFalse(order.notices(order.TIMED_OUT) or order.notices(order.SURVIVED))
+        for by in (order.TIMED_OUT, order.SURVIVED):
+            self.assertFalse(order.notices(order.Outcome(by, 0)))
         limit, order.LIMIT_SECONDS = order.LIMIT_SECONDS, 1
         try:
             self.assertEqual(order.run("sh", "-c", "while :; do :; done")[0], order.TIMED_OUT)
@@ -114,12 +115,36 @@ class Outcomes(unittest.TestCase):
 
     def test_what_is_caught_is_counted(self):
         """What was argued and is noticed after all is an error (--survives)."""
-        outcomes = {1: "a pair", 2: order.SURVIVED, 3: order.TIMED_OUT}
+        outcomes = {1: order.Outcome("a pair", 1234), 2: order.Outcome(order.SURVIVED, 0), 3: order.Outcome(order.TIMED_OUT, 0)}
         with contextlib.redirect_stdout(io.StringIO()) as told:
-            caught = order.weaken_all({str(at): at for at in outcomes}, lambda at, by: outcomes[at])
+            caught = order.weaken_all({str(at): at for at in outcomes}, lambda at, by: outcomes[at], order.Book())
         self.assertEqual(caught, 1)
-        self.assertEqual(told.getvalue(),
-                         "1: a pair\n2: SURVIVED\n3: TIMED OUT\n# 1 of 3 caught, 1 timed out, 0 not tried\n")
+        self.assertEqual(told.getvalue(), "1: a pair\t# after 1,234\n2: SURVIVED\n3: TIMED OUT\n"
+                                          "# 1 of 3 caught, 1 timed out, 0 not tried\n")
+
+    def test_executions(self):
+        """Those of the pair that notices alone, with fewer choices and then with more."""
+        text = ("pair a mutex\n  39 runs\npair mutex\n  7 runs\npair mutex\n  data race: here\n  data race: here\n"
+                "  failed after 12 runs, result 3, plan 1->1\n")
+        self.assertEqual([order.executions(text, pair) for pair in ("mutex", "a mutex", "utex")], [19, 39, 0])
+
+    def test_late_is_a_failure(self):
+        """After 20,000 executions, wherever it is looked for; what each took is kept."""
+        with tempfile.TemporaryDirectory() as place:
+            listed, record = pathlib.Path(place) / "caught.txt", pathlib.Path(place) / "record"
+            listed.write_text("one: a pair\ntwo: a pair\n")
+            for count, status in ((20000, 0), (20001, 1)):
+                outcomes = {1: order.Outcome("a pair", 3), 2: order.Outcome("a pair", count)}
+                with mock.patch.object(order, "sites_of", lambda *_: {"one": 1, "two": 2}), \
+                        mock.patch.object(order, "run", lambda *_: (0, "")), \
+                        mock.patch.object(order, "judge_of", lambda _, found=outcomes: lambda at, by: found[at]), \
+                        mock.patch.object(order.ledger, "sites_of_tree", lambda: ({1: "one", 2: "two"}, [])), \
+                        contextlib.redirect_stdout(io.StringIO()) as told:
+                    self.assertEqual(order.main(["program", "--replay", str(listed), "--record", str(record)]), status)
+                    self.assertEqual(order.main(["program"]), status)
+                self.assertEqual(record.read_text(), f"one\t3\ntwo\t{count}\n")
+                self.assertEqual(told.getvalue().count("more than 20,000"), 2 * status)
+                self.assertIn(f"at most {count:,} (two)", told.getvalue())
 
     def test_what_nothing_runs_is_said(self):
         with tempfile.TemporaryDirectory() as place:
@@ -131,7 +156,7 @@ class Outcomes(unittest.TestCase):
                     contextlib.redirect_stdout(io.StringIO()) as told:
                 self.assertEqual(order.main([str(program), "--survives", str(argued)]), 0)
         self.assertEqual(told.getvalue(), "src/a.c one rmw 1: NOT TRIED\nsrc/a.c two rmw 1: SURVIVED\n"
-                                          "# 0 of 1 caught, 0 timed out, 1 not tried\n")
+                                          "# 0 of 1 caught, 0 timed out, 1 not tried\n# none was noticed\n")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Order(unittest.TestCase):
             for seeds, said, wrong in ((9, "a site: 3 does not notice, 5 does\n", 0), (8, "a site: 3 does not notice, SURVIVED\n", 1)):
                 judge = order.judge_of(argparse.Namespace(program=path, seeds=seeds))
                 with contextlib.redirect_stdout(io.StringIO()) as told:
-                    self.assertEqual(order.replay({"a site": [16]}, listed, judge), wrong)
+                    self.assertEqual(order.replay({"a site": [16]}, listed, judge, order.Book()), wrong)
                 self.assertEqual(told.getvalue(), said)
 
     def test_off(self):
