@@ -180,6 +180,18 @@ static void track_made_body(uint32_t thread, void *ctx)
 		gfn_track_written(part.vm, 0, GPA, sizeof(u64));
 }
 
+static void shadow_found_body(uint32_t thread, void *ctx)
+{
+	const struct shadow *found;
+
+	if (thread) {
+		track_made_body(thread, ctx);
+		return;
+	}
+	found = shadow_of(part.vm);
+	part_expect(!found || found->vm == part.vm);
+}
+
 static void track_asked_body(uint32_t thread, void *ctx)
 {
 	if (thread) {
@@ -272,6 +284,7 @@ const struct pair pairs_vm_part[] = {
     {"log, a copy and the end of its slot", 2, slot_setup, log_end_body, part_is_good, 0},
     {"request of the client's", 3, request_setup, request_body, part_is_good, 0},
     {"own write and a reset of its ring", 2, ring_setup, own_write_body, is_seen_or_told, 0},
+    {"shadow MMU, made and found", 2, setup, shadow_found_body, part_is_good, 0},
     {"write-track counts, made and written", 2, setup, track_made_body, part_is_good, 0},
     {"write-track counts, made and asked", 2, setup, track_asked_body, part_is_good, 0},
     {"write-track counts, made and searched", 2, setup, track_searched_body, part_is_good, 0},
