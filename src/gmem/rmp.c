@@ -244,25 +244,31 @@ static int rmp_assign(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_change *ch
 	return block_assign(block, change);
 }
 
-/* Every frame valid, and all by @base, whose gfn is aligned. */
-static bool block_is_huge(const struct rmp_block *block)
+/*
+ * Every frame valid, and all by *@base, whose gfn is aligned. The base is read last: one that was
+ * listed until it went over to another base was valid by no base before.
+ */
+static bool block_is_huge(const struct rmp_block *block, u64 *base)
 {
 	for (u32 i = 0; i < BLOCK_WORDS; i++)
-		if (~atomic_load_acquire_u64(&block->valid[i]) ||
-		    atomic_load_acquire_u64(&block->listed[i]))
+		if (~atomic_load_acquire_u64(&block->valid[i]))
 			return false;
-	return is_aligned_u64(atomic_load_relaxed_u64(&block->base), BLOCK_PAGES);
+	for (u32 i = 0; i < BLOCK_WORDS; i++)
+		if (atomic_load_acquire_u64(&block->listed[i]))
+			return false;
+	*base = atomic_load_relaxed_u64(&block->base);
+	return is_aligned_u64(*base, BLOCK_PAGES);
 }
 
 /* Pages from @pfn on that are found private at @gfn on together, at most @max: 0 for none. */
 static u64 private_run(const struct rmp_vm *rmp, gfn_t gfn, pfn_t pfn, u64 max)
 {
 	const struct rmp_block *block = NULL;
+	u64 base;
 
 	if (max >= BLOCK_PAGES && is_aligned_u64(pfn.v, BLOCK_PAGES) && !(pfn.v >> PFN_BITS))
 		block = block_find(rmp->map, pfn);
-	if (block && atomic_load_relaxed_u64(&block->base) == claim_make(rmp->id, gfn.v) &&
-	    block_is_huge(block))
+	if (block && block_is_huge(block, &base) && base == claim_make(rmp->id, gfn.v))
 		return BLOCK_PAGES;
 	return rmp_allows(rmp, gfn, pfn) ? 1 : 0;
 }
@@ -460,6 +466,7 @@ void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry)
 {
 	const struct rmp_block *block = pfn.v >> PFN_BITS ? NULL : block_find(rmp->map, pfn);
 	u32 off = pfn.v % BLOCK_PAGES;
+	u64 base;
 
 	*entry = (struct rmp_entry){.level = QUIRE_LEVEL_4K};
 	if (!block || !bit_get(block->assigned, off))
@@ -467,7 +474,7 @@ void rmp_read(const struct rmp_vm *rmp, pfn_t pfn, struct rmp_entry *entry)
 	entry->vm_id = claim_id(frame_claim(block, off));
 	entry->gfn.v = frame_claim(block, off) & CLAIM_GFN_MASK;
 	entry->valid = bit_get(block->valid, off);
-	if (block_is_huge(block))
+	if (block_is_huge(block, &base))
 		entry->level = QUIRE_LEVEL_2M;
 }
 

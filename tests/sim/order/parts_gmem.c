@@ -569,6 +569,34 @@ static void huge_body(uint32_t thread, void *ctx)
 		(void)part_look(&part.told[LAST]);
 }
 
+/*
+ * All frames but one are valid by the block's base; then none is, and that one goes over to a new
+ * base. The block never was huge, whichever of that a look sees.
+ */
+static void rebased_setup(void *ctx)
+{
+	map_setup(ctx);
+	for (u32 i = 0; i < GMEM_BLOCK_PAGES; i++)
+		claim(i == PAGE ? ELSEWHERE : GMEM_BLOCK_PAGES + i, i);
+}
+
+static void rebased_body(uint32_t thread, void *ctx)
+{
+	const struct gmem_arch *arch = part.vm->gmem_arch;
+
+	(void)ctx;
+	if (!thread) {
+		part_expect(!arch->ops->is_private(arch->ctx, (gfn_t){GMEM_BLOCK_PAGES},
+						   (pfn_t){PART_FRAME}, GMEM_BLOCK_ORDER));
+		return;
+	}
+	/* So many steps that none of them is one here; what they store is seen at once. */
+	base_sched_pause();
+	arch->ops->reclaim(arch->ctx, (pfn_t){PART_FRAME}, GMEM_BLOCK_PAGES);
+	base_sched_resume();
+	claim(PAGE, PAGE);
+}
+
 const struct pair pairs_gmem_part[] = {
     {"page, maker and lookup", 2, pages_setup, page_body, part_is_good, 0},
     {"scattered page, maker and lookup", 2, scattered_setup, page_body, part_is_good, 0},
@@ -596,5 +624,7 @@ const struct pair pairs_gmem_part[] = {
     {"listed frames, two claims", 2, list_setup, lists_body, part_is_good, 0},
     {"frame that is listed no more, and a look", 2, unlisted_setup, unlisted_body, part_is_good, 0},
     {"huge claim, its last frame and a look", 1, huge_setup, huge_body, part_is_good, 0},
+    {"frames that go over to a new base, and a look", 2, rebased_setup, rebased_body, part_is_good,
+     0},
     {.name = NULL},
 };
