@@ -10,6 +10,12 @@
 #define FOLLOWS UINT64_C(1)
 #define LAGS (UINT64_C(1) << 32)
 
+/* The counts, once the first nested root has been made: without a lock. */
+static struct gfn_track *track_there(const struct quire_vm *vm)
+{
+	return atomic_load_acquire_ptr(&vm->track);
+}
+
 static u64 followers(u64 word)
 {
 	return word & (LAGS - 1);
@@ -78,7 +84,7 @@ void gfn_track_forget(struct quire_vm *vm, u32 as_id, gfn_t gfn)
 
 int gfn_track_next(const struct quire_vm *vm, u32 as_id, gfn_t *gfn, gfn_t end)
 {
-	const struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
+	const struct gfn_track *track = track_there(vm);
 
 	mmu_assert_held(vm);
 	if (!track || !atomic_load_relaxed_u64(&track->pages))
@@ -94,7 +100,7 @@ int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages)
 
 int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
-	const struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
+	const struct gfn_track *track = track_there(vm);
 	const u64 *counts;
 
 	mmu_assert_held(vm);
@@ -106,7 +112,7 @@ int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
 
 void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes)
 {
-	struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
+	struct gfn_track *track = track_there(vm);
 
 	locks_assert_none();
 	/* Behind the fence of dirty_log_mark_own(). */

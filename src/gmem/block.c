@@ -64,7 +64,7 @@ static void block_hear_lost(struct gmem_pages *pages, struct gmem_block *block, 
 {
 	CHECK(gmem_block_find(pages, block_no) == block);
 	for (u32 i = 0; i < GMEM_LOST_PAGES; i++) {
-		/* Partner: the exchange below, of a thread that heard of the page just before. */
+		/* Partner: gmem_block_set() below, of a thread that heard of it just before. */
 		u64 lost = atomic_load_acquire_u64(&pages->lost[i]);
 
 		if (!lost || (lost - 1) / GMEM_BLOCK_PAGES != block_no)
@@ -72,7 +72,8 @@ static void block_hear_lost(struct gmem_pages *pages, struct gmem_block *block, 
 		CHECK(lost <= pages->npages);
 		gmem_block_set(block, (u32)(lost - 1) % GMEM_BLOCK_PAGES, GMEM_PAGE_POISONED);
 		gmem_block_break(pages, block, block_no);
-		(void)atomic_cmpxchg_u64(&pages->lost[i], &lost, 0);
+		/* Behind the full fence of gmem_block_set(). */
+		(void)atomic_cmpxchg_relaxed_u64(&pages->lost[i], &lost, 0);
 	}
 }
 

@@ -129,7 +129,9 @@ static void break_and_make(const struct tdp_change *change, u64 *entry, u64 new)
 	if (MUTANT(break_unflushed))
 		flush_debt_forgive(&debt, "mutant");
 	flush_debt_pay(&debt);
-	atomic_store_release_u64(entry, new);
+	/* What @new leads to was filled before the entry froze, by a compare-exchange that is a
+	 * full fence. Partner: the acquire load in walk_wait_thawed(). */
+	atomic_store_relaxed_u64(entry, new);
 }
 
 enum tdp_result tdp_change_entry(const struct tdp_change *change, u64 *entry, u32 level, u64 *old,

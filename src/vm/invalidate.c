@@ -47,8 +47,9 @@ void invalidation_end(struct quire_vm *vm)
 		return;
 	}
 	CHECK(inv->start < inv->end || !inv->end);
-	/* Partner: the acquire load in invalidation_snapshot(). */
-	atomic_store_release_u64(&inv->seq, inv->seq + 1);
+	/* The memory changed before mmu_lock was taken, which is a full fence. Partner: the acquire
+	 * load in invalidation_snapshot(). */
+	atomic_store_relaxed_u64(&inv->seq, inv->seq + 1);
 	atomic_store_relaxed_u32(&inv->in_progress, inv->in_progress - 1);
 }
 
