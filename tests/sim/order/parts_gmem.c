@@ -580,14 +580,21 @@ static void rebased_setup(void *ctx)
 		claim(i == PAGE ? ELSEWHERE : GMEM_BLOCK_PAGES + i, i);
 }
 
+static void look_at_block(void)
+{
+	const struct gmem_arch *arch = part.vm->gmem_arch;
+
+	part_expect(!arch->ops->is_private(arch->ctx, (gfn_t){GMEM_BLOCK_PAGES},
+					   (pfn_t){PART_FRAME}, GMEM_BLOCK_ORDER));
+}
+
 static void rebased_body(uint32_t thread, void *ctx)
 {
 	const struct gmem_arch *arch = part.vm->gmem_arch;
 
 	(void)ctx;
 	if (!thread) {
-		part_expect(!arch->ops->is_private(arch->ctx, (gfn_t){GMEM_BLOCK_PAGES},
-						   (pfn_t){PART_FRAME}, GMEM_BLOCK_ORDER));
+		look_at_block();
 		return;
 	}
 	/* So many steps that none of them is one here; what they store is seen at once. */
@@ -595,6 +602,23 @@ static void rebased_body(uint32_t thread, void *ctx)
 	arch->ops->reclaim(arch->ctx, (pfn_t){PART_FRAME}, GMEM_BLOCK_PAGES);
 	base_sched_resume();
 	claim(PAGE, PAGE);
+}
+
+/* All of them, as one huge page, in one step. */
+static void all_rebased_body(uint32_t thread, void *ctx)
+{
+	const struct gmem_arch *arch = part.vm->gmem_arch;
+
+	(void)ctx;
+	if (!thread) {
+		look_at_block();
+		return;
+	}
+	base_sched_pause();
+	arch->ops->reclaim(arch->ctx, (pfn_t){PART_FRAME}, GMEM_BLOCK_PAGES);
+	part_expect(!arch->ops->make_private(arch->ctx, (gfn_t){2 * GMEM_BLOCK_PAGES},
+					     (pfn_t){PART_FRAME}, GMEM_BLOCK_ORDER));
+	base_sched_resume();
 }
 
 const struct pair pairs_gmem_part[] = {
@@ -626,5 +650,7 @@ const struct pair pairs_gmem_part[] = {
     {"huge claim, its last frame and a look", 1, huge_setup, huge_body, part_is_good, 0},
     {"frames that go over to a new base, and a look", 2, rebased_setup, rebased_body, part_is_good,
      0},
+    {"frames that all go over to a new base, and a look", 2, rebased_setup, all_rebased_body,
+     part_is_good, 0},
     {.name = NULL},
 };
