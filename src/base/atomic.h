@@ -6,9 +6,9 @@
 
 /*
  * Operations work on plain u32/u64/pointer fields, so that a table entry needs no wrapper. The
- * name says the order: relaxed, acquire, release. A read-modify-write is sequentially consistent
- * and a full fence as well, unless its name says relaxed. atomic_fence() is a full fence; its
- * comment names its partner.
+ * name says the order: relaxed, acquire, release. A read-modify-write whose name says none is
+ * sequentially consistent and a full fence as well. atomic_fence() is a full fence; its comment
+ * names its partner.
  */
 #ifdef QUIRE_SCHED
 void base_sched_point(const char *what, const void *where);
@@ -82,6 +82,23 @@ static inline void base_sched_resume(void)
 		return atomic_fenced_bool(__atomic_compare_exchange_n(                            \
 		    p, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));            \
 	}                                                                                         \
+	/* For locks: to take one, and to give it back. */                                        \
+	ATOMIC_INLINE T atomic_exchange_acquire_##suffix(T *p, T v)                               \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_exchange_n(p, v, __ATOMIC_ACQUIRE);                               \
+	}                                                                                         \
+	ATOMIC_INLINE T atomic_exchange_release_##suffix(T *p, T v)                               \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_exchange_n(p, v, __ATOMIC_RELEASE);                               \
+	}                                                                                         \
+	ATOMIC_INLINE bool atomic_cmpxchg_acquire_##suffix(T *p, T *expected, T desired)          \
+	{                                                                                         \
+		ATOMIC_POINT(p);                                                                  \
+		return __atomic_compare_exchange_n(p, expected, desired, false, __ATOMIC_ACQUIRE, \
+						   __ATOMIC_ACQUIRE);                             \
+	}                                                                                         \
 	/* The same in one step and no more: nothing is handed over with it. */                   \
 	ATOMIC_INLINE bool atomic_cmpxchg_relaxed_##suffix(T *p, T *expected, T desired)          \
 	{                                                                                         \
@@ -101,6 +118,11 @@ static inline void base_sched_resume(void)
 	{                                                                                  \
 		ATOMIC_POINT(p);                                                           \
 		return atomic_fenced_##suffix(__atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST)); \
+	}                                                                                  \
+	ATOMIC_INLINE T atomic_fetch_sub_release_##suffix(T *p, T v)                       \
+	{                                                                                  \
+		ATOMIC_POINT(p);                                                           \
+		return __atomic_fetch_sub(p, v, __ATOMIC_RELEASE);                         \
 	}                                                                                  \
 	ATOMIC_INLINE T atomic_fetch_or_##suffix(T *p, T v)                                \
 	{                                                                                  \

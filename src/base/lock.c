@@ -79,20 +79,20 @@ static void mutex_acquire(struct mutex *mutex)
 
 	for (unsigned int turn = 0; turn < SPINS; turn++) {
 		seen = 0;
-		if (atomic_cmpxchg_u32(&mutex->word, &seen, 1))
+		if (atomic_cmpxchg_acquire_u32(&mutex->word, &seen, 1))
 			return;
 		if (seen == 2)
 			break;
 		base_platform->relax(turn);
 	}
 	/* From here on the word says that a thread sleeps, so the owner wakes one at unlock. */
-	while (atomic_exchange_u32(&mutex->word, 2) != 0)
+	while (atomic_exchange_acquire_u32(&mutex->word, 2) != 0)
 		base_platform->wait(&mutex->word, 2);
 }
 
 static void mutex_release(struct mutex *mutex)
 {
-	if (atomic_exchange_u32(&mutex->word, 0) == 2)
+	if (atomic_exchange_release_u32(&mutex->word, 0) == 2)
 		base_platform->wake(&mutex->word, 1);
 }
 
@@ -129,14 +129,14 @@ void rwlock_read_lock(struct rwlock *lock) NO_LOCK_ANALYSIS
 
 		if (seen & RWLOCK_WRITER)
 			base_platform->wait(&lock->readers, seen);
-		else if (atomic_cmpxchg_u32(&lock->readers, &seen, seen + 1))
+		else if (atomic_cmpxchg_acquire_u32(&lock->readers, &seen, seen + 1))
 			return;
 	}
 }
 
 void rwlock_read_unlock(struct rwlock *lock) NO_LOCK_ANALYSIS
 {
-	if (atomic_fetch_sub_u32(&lock->readers, 1) == (RWLOCK_WRITER | 1))
+	if (atomic_fetch_sub_release_u32(&lock->readers, 1) == (RWLOCK_WRITER | 1))
 		base_platform->wake(&lock->readers, UINT32_MAX);
 	held_pop(lock);
 }
@@ -223,7 +223,7 @@ void gate_wait(u32 *gate)
 
 void gate_open(u32 *gate)
 {
-	if (atomic_exchange_u32(gate, 0) == GATE_SLEEPERS)
+	if (atomic_exchange_release_u32(gate, 0) == GATE_SLEEPERS)
 		base_platform->wake(gate, UINT32_MAX);
 }
 

@@ -56,6 +56,12 @@ int lock_rank_is_held(enum lock_rank rank);
 int lock_is_held(const void *lock, enum lock_mode least);
 #endif
 
+/*
+ * To take a lock is an acquire, to give it back a release, and neither is more, as with any mutex
+ * of C11. What must come before a later load has a fence of its own. One exception:
+ * biglock_write_lock() is a full fence, for its readers' sake.
+ */
+
 /* A sleeping mutex. word: 0 free, 1 held, 2 held with sleepers. */
 struct LOCKABLE mutex {
 	u32 word;
@@ -126,6 +132,7 @@ must_check struct quire_thread *biglock_read_enter(struct biglock *lock, struct 
     ACQUIRES_SHARED(lock);
 void biglock_read_exit(struct biglock *lock, struct biglock_line *line, struct quire_thread *self)
     RELEASES_SHARED(lock);
+/* A full fence. */
 void biglock_write_lock(struct biglock *lock) ACQUIRES(lock);
 void biglock_write_unlock(struct biglock *lock) RELEASES(lock);
 /* With the lock held, in either mode: is it exclusive? */

@@ -276,6 +276,9 @@ static void harvest(struct quire_vm *vm, const struct log_span *request) REQUIRE
 		piece = span_part(request, at, min_u64(request->words - at, PIECE_WORDS));
 		harvest_piece(vm, &piece, &debt);
 	}
+	/* Before the client reads the pages. Partner: the section that lacks_bit() begins after a
+	 * write of the library's own. */
+	atomic_fence();
 	if (MUTANT(harvest_unflushed))
 		flush_debt_forgive(&debt, "mutant");
 	/* Leaves lose W, and no table is unlinked. */

@@ -30,10 +30,11 @@ int gfn_track_add(struct quire_vm *vm, u32 as_id, gfn_t gfn, struct table_cache 
 	CHECK(gfn.v <= vm->max_gfn.v);
 	if (!count)
 		return -ENOMEM;
-	/* The unlock is the full fence, partner of the one in gfn_track_written(). */
 	if (!*count)
 		atomic_store_relaxed_u64(&track->pages, track->pages + 1);
 	*count += FOLLOWS;
+	/* Partner: the one in gfn_track_written(). */
+	atomic_fence();
 	CHECK(followers(*count) && atomic_load_relaxed_u64(&track->pages));
 	return followers(*count) == 1;
 }
@@ -118,7 +119,7 @@ void gfn_track_written(struct quire_vm *vm, u32 as_id, gpa_t gpa, u64 size_bytes
 	/* Behind the fence of dirty_log_mark_own(). */
 	if (!track)
 		return;
-	/* Partner: the unlock after gfn_track_add(). */
+	/* Partner: the one in gfn_track_add(). */
 	atomic_fence();
 	CHECK(size_bytes && (gpa.v & ~QUIRE_PAGE_MASK) + size_bytes <= QUIRE_PAGE_SIZE);
 	if (atomic_load_relaxed_u64(&track->pages))

@@ -12,7 +12,7 @@
  * writes ask gfn_track_written(). Made with the first nested root and kept until the VM ends.
  *
  *   tracker (mmu_lock exclusive)              the library's own writer
- *   count++, unlock (full fence)              store the data
+ *   count++, full fence, unlock               store the data
  *   walk the guest's table                    full fence, read the count
  *
  * Either the walk reads the data, or the writer finds the count and drops what was walked.

@@ -14,7 +14,7 @@ u64 rmap_lock(u64 *head)
 	for (unsigned int turn = 0;; turn++) {
 		u64 seen = rmap_read(head);
 
-		if (!seen || atomic_cmpxchg_u64(head, &seen, seen | RMAP_LOCKED))
+		if (!seen || atomic_cmpxchg_acquire_u64(head, &seen, seen | RMAP_LOCKED))
 			return seen;
 		base_platform->relax(turn);
 	}

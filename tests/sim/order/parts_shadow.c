@@ -206,6 +206,18 @@ static void split_age_body(uint32_t thread, void *ctx)
 	reclaim_leave();
 }
 
+/* The nested guest's processor goes through the entry that the split changes. */
+static void split_walk_body(uint32_t thread, void *ctx)
+{
+	uint8_t value;
+
+	(void)ctx;
+	if (thread)
+		(void)!machine_load(&pair.machine, 0, 0, &value);
+	else
+		split();
+}
+
 /* --- L1's tables --- */
 
 static void write_setup(void *ctx)
@@ -259,6 +271,7 @@ static bool shows_no_old_gfn(void *ctx)
 const struct pair pairs_shadow[] = {
     {"set of entries and aging", 2, rmap_setup, rmap_body, is_good, 0},
     {"nested huge page split, aging", 1, split_setup, split_age_body, is_sound, 0},
+    {"nested huge page split, walked", 1, split_setup, split_walk_body, is_sound, 0},
     {"table of L1 written, walked", 2, write_setup, write_body, shows_no_old_gfn, 0},
     {.name = NULL},
 };

@@ -129,6 +129,46 @@ static void request_body(uint32_t thread, void *ctx)
 	}
 }
 
+/* A page that the log names already is written by the library, while the client is told of it. */
+static void harvest_setup(void *ctx)
+{
+	slot_setup(ctx);
+	dirty_log_mark_own(part.vm, NULL, 0, (gfn_t){PAGE});
+}
+
+/* Another thread of the client's may read the page as soon as the client has the word. */
+static int copy_word(void *ctx, uint64_t offset_bytes, const void *src, uint64_t size_bytes)
+{
+	(void)ctx;
+	(void)offset_bytes;
+	(void)size_bytes;
+	part_expect(*(const u64 *)src == 1u << PAGE);
+	part.seen = atomic_load_relaxed_u32(&part.page);
+	return 0;
+}
+
+static void harvest_body(uint32_t thread, void *ctx)
+{
+	(void)ctx;
+	if (thread) {
+		atomic_store_relaxed_u32(&part.page, 1);
+		dirty_log_mark_own(part.vm, NULL, 0, (gfn_t){PAGE});
+		return;
+	}
+	part_expect(!quire_vm_get_dirty_log(part.vm, 0, copy_word, NULL));
+}
+
+/* The client has read what was written, or the next harvest names the page. */
+static bool is_seen_or_named(void *ctx)
+{
+	bool is_named;
+
+	reclaim_enter();
+	is_named = dirty_bitmap_has(memslot_lookup(part.vm, 0, (gfn_t){PAGE}, NULL)->dirty, PAGE);
+	reclaim_leave();
+	return part_is_good(ctx) && (part.seen || is_named);
+}
+
 /* A slot with a ring, in which the page stands, read by the client. */
 static void ring_setup(void *ctx)
 {
@@ -282,6 +322,7 @@ const struct pair pairs_vm_part[] = {
     {"slots, a lookup and a new one", 2, slot_setup, slots_body, part_is_good, 0},
     {"log, two copies", 2, slot_setup, logs_body, part_is_good, 0},
     {"log, a copy and the end of its slot", 2, slot_setup, log_end_body, part_is_good, 0},
+    {"own write and a harvest", 2, harvest_setup, harvest_body, is_seen_or_named, 0},
     {"request of the client's", 3, request_setup, request_body, part_is_good, 0},
     {"own write and a reset of its ring", 2, ring_setup, own_write_body, is_seen_or_told, 0},
     {"shadow MMU, made and found", 2, setup, shadow_found_body, part_is_good, 0},

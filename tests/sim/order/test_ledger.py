@@ -101,6 +101,13 @@ class Prose(unittest.TestCase):
             self.assertEqual(len(ledger.check_prose(text % numbers, counts)), 1)
         self.assertEqual(len(ledger.check_prose("", counts)), 1)
 
+    def test_none_is_argued(self):
+        counts = {"caught.txt": 4, "seeds.txt": 1, "argued.txt": 0}
+        text = "- The library has %d atomic operations with an order (fence). Each is known to be needed: a\n  pair."
+        self.assertEqual(ledger.check_prose(text % 5, counts), [])
+        for wrong in (text % 6, text % 5 + " The other 2 stay.", (text % 5).replace("Each is", "3 are")):
+            self.assertEqual(len(ledger.check_prose(wrong, counts)), 1, wrong)
+
 
 class Outcomes(unittest.TestCase):
     def test_out_of_time_is_not_noticed(self):
