@@ -272,8 +272,8 @@ int quire_gmem_each_shared(struct quire_gmem *gmem, uint64_t offset_bytes, uint6
 
 	if (!is_aligned_u64(offset_bytes | size_bytes, QUIRE_PAGE_SIZE))
 		return -EINVAL;
-	if (size_bytes <= inode->size_bytes && offset_bytes <= inode->size_bytes - size_bytes)
-		end = at + (size_bytes >> QUIRE_PAGE_SHIFT);
+	if (at < end)
+		end = at + min_u64(size_bytes >> QUIRE_PAGE_SHIFT, end - at);
 	rwlock_read_lock(&inode->invalidate_lock);
 	for (; at < end && !answer; at = stop) {
 		stop = range_map_run(&inode->attributes, at, end, &value);

@@ -12,16 +12,18 @@
 #include "src/vm/locks.h"
 #include "src/vm/vcpu.h"
 
+_Static_assert(DIRTY_RING_RESERVED * sizeof(struct quire_ring_entry) <= QUIRE_PAGE_SIZE,
+	       "a page has room for what is kept free");
+
 int quire_vm_enable_dirty_ring(struct quire_vm *vm, uint64_t size_bytes)
 {
-	u64 least = DIRTY_RING_RESERVED * sizeof(struct quire_ring_entry);
 	int err = 0;
 
 	/* KVM looks at the low 32 bits of the argument. */
 	size_bytes = (u32)size_bytes;
 	if (!size_bytes || (size_bytes & (size_bytes - 1)))
 		return -EINVAL;
-	if (size_bytes < least || size_bytes < QUIRE_PAGE_SIZE)
+	if (size_bytes < QUIRE_PAGE_SIZE)
 		return -EINVAL;
 	if (size_bytes > QUIRE_RING_BYTES_MAX)
 		return -E2BIG;
