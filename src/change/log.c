@@ -93,10 +93,10 @@ static bool huge_allowed(void *ctx, gfn_t gfn, u32 level)
 	const struct memslot *slot = recovery->slot;
 
 	CHECK(gfn.v >= slot->base_gfn.v && level > QUIRE_LEVEL_4K);
+	/* I-05: a slot of a guest_memfd has no log. */
+	CHECK(!(slot->flags & QUIRE_SLOT_GMEM));
 	mmu_assert_shared(vm);
 	if (gfn_level_max(vm, slot, gfn, (enum quire_level)level) < level)
-		return false;
-	if (slot->flags & QUIRE_SLOT_GMEM)
 		return false;
 	/* Pages that an invalidation has zapped must not come back before it ends. */
 	if (invalidation_touches(&vm->invalidation, gfn,

@@ -39,9 +39,9 @@ static bool is_legal_leaf(const struct entry_format *f, u64 entry, u32 level)
 	return (entry == used || entry == entry_make_old(f, used)) && is_legal_used(f, used, level);
 }
 
-static bool is_legal_table(const struct entry_format *f, u64 entry, u32 level)
+static bool is_legal_table(const struct entry_format *f, u64 entry)
 {
-	return level > QUIRE_LEVEL_4K && entry_pfn(f, entry).v < f->frames &&
+	return entry_pfn(f, entry).v < f->frames &&
 	       entry == entry_make_table(f, entry_table(f, entry));
 }
 
@@ -60,5 +60,5 @@ int entry_is_legal(const struct entry_format *f, u64 entry, u32 level)
 	if (!entry_is_present(f, entry))
 		return entry_is_mmio(f, entry) && is_legal_mmio(f, entry, level);
 	return entry_is_leaf(f, entry, level) ? is_legal_leaf(f, entry, level)
-					      : is_legal_table(f, entry, level);
+					      : is_legal_table(f, entry);
 }

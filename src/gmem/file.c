@@ -67,7 +67,7 @@ void *quire_gmem_store(const struct quire_gmem *gmem)
 
 static bool huge_pages_wanted(const struct quire_vm *vm)
 {
-	return vm->tunables && atomic_load_relaxed_u32(&vm->tunables->gmem_huge_pages);
+	return atomic_load_relaxed_u32(&vm->tunables->gmem_huge_pages);
 }
 
 /* What the pages are at first. */

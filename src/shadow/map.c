@@ -242,9 +242,11 @@ static bool gains_only(const u64 *entry, u64 old, const struct shadow_leaf *leaf
 {
 	const struct shadow_page *page = shadow_page_of(entry);
 
-	return (page->role & ROLE_DIRECT) && same_leaf(entry, old, leaf->value, leaf->gfn) &&
-	       !(old & ~leaf->value & SHADOW_USER) &&
-	       (!entry_is_writable(SHADOW_BITS, old) ||
+	if (!(page->role & ROLE_DIRECT) || !same_leaf(entry, old, leaf->value, leaf->gfn))
+		return false;
+	/* A direct page's role says whether its leaves are the user's, too. */
+	CHECK(!((old ^ leaf->value) & SHADOW_USER));
+	return (!entry_is_writable(SHADOW_BITS, old) ||
 		entry_is_writable(SHADOW_BITS, leaf->value)) &&
 	       (!entry_is_executable(SHADOW_BITS, old) ||
 		entry_is_executable(SHADOW_BITS, leaf->value));

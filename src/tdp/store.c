@@ -20,7 +20,7 @@ static inline bool loses_x(const struct entry_format *f, u64 old, u64 new)
 
 /*
  * What a transition owes:
- *   nothing present -> anything        nothing
+ *   nothing present -> anything        nothing: account() does not ask
  *   leaf -> not present                a flush, before the page is reused
  *   table -> not present, or a leaf    a flush, before the table is freed
  *   huge leaf -> table                 nothing: the children map the same
@@ -33,8 +33,7 @@ static bool change_owes_flush(const struct entry_format *f, u32 level, u64 old, 
 {
 	u64 lost;
 
-	if (!entry_is_present(f, old))
-		return false;
+	CHECK(entry_is_present(f, old));
 	if (!entry_is_present(f, new))
 		return true;
 	if (!entry_is_leaf(f, old, level))

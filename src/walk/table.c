@@ -197,11 +197,11 @@ struct table *table_cache_take(struct table_cache *cache)
 
 	CHECK(!table == !cache->count);
 	if (table) {
-		CHECK(!table->nx_listed);
+		/* Tables of a root of several come from arena_take_root() and go back there. */
+		CHECK(!table->nx_listed && !table->root_index);
 		cache->tables = table->next;
 		cache->count--;
 		table->has_mmio = 0;
-		table->root_index = 0;
 	}
 	return table;
 }

@@ -96,8 +96,10 @@ static int map_nested(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 	shadow_make_room(&change, vcpu->shadow.page);
 	ret = shadow_path_get(&change, vcpu, &nested->walk, &path);
 	fault_protect_fresh(vcpu, &path, debt);
+	if (BROKEN(ret >= 0))
+		return ret;
 	if (ret)
-		return ret < 0 ? ret : NESTED_AGAIN;
+		return NESTED_AGAIN;
 	if (path_lags(&change, nested, &path))
 		return NESTED_AGAIN;
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, nested->fault.gfn, &vcpu->hint);

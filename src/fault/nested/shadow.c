@@ -30,7 +30,8 @@ static int load_shadow_root_locked(struct quire_vcpu *vcpu, struct flush_debt *d
 	shadow_make_room(&change, NULL);
 	ret = shadow_root_get(&change, vcpu, &path);
 	fault_protect_fresh(vcpu, &path, debt);
-	if (ret < 0)
+	/* The reserve was there in this hold of the lock, and is enough. */
+	if (BROKEN(ret >= 0))
 		return ret;
 	vcpu->shadow.page = path.pages[path.root_level];
 	vcpu->shadow.entries = table_entries(vcpu->shadow.page->table);
@@ -136,7 +137,7 @@ static int map_direct(struct quire_vcpu *vcpu, const void *ctx, struct flush_deb
 		return QUIRE_RETRY;
 	shadow_make_room(&change, vcpu->shadow.page);
 	ret = shadow_path_direct(&change, vcpu->as_id, &walk, &path);
-	if (ret)
+	if (BROKEN(!ret))
 		return ret;
 	slot = memslot_lookup(vcpu->vm, vcpu->as_id, fault->gfn, &vcpu->hint);
 	found = fault_make_mapping(vcpu->vm, slot, fault, direct->found);
