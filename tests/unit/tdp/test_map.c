@@ -471,7 +471,7 @@ static void test_outcomes_of_fetches(void **state)
 	entry = entry_at(2, &level);
 	assert_false(entry_is_executable(f, *entry));
 	mapping = mapping_of(2, 0);
-	/* Who reads is content. */
+	/* A read is content. */
 	word = *entry;
 	assert_int_equal(map(&mapping), QUIRE_SPURIOUS);
 	assert_int_equal(*entry, word);
