@@ -13,6 +13,8 @@
 
 #include "cli/sim/world.h"
 #include "hosts/sim/order.h"
+#include "src/vm/check.h"
+#include "src/vm/vcpu.h"
 
 #define POINTS_MAX (2u * SCHED_STEPS_MAX)
 #define FRAMES_MAX 24u
@@ -39,6 +41,10 @@ static struct {
 	uint32_t thread;	   /* that failed */
 	void *frames[FRAMES_MAX];
 	uint32_t depth;
+	/* The entry that the checker of all tables looks at, between two points. */
+	const struct quire_vm *checked_vm; /* NULL: no checker is at work */
+	uint32_t checked_space;
+	gfn_t checked;
 } story;
 
 static void keep_point(const char *what, const void *where)
@@ -48,6 +54,7 @@ static void keep_point(const char *what, const void *where)
 
 	if (story.count == POINTS_MAX || story.depth || thread >= SIM_THREADS_MAX)
 		return;
+	story.checked_vm = NULL;
 	*point = (struct point){.thread = thread, .what = what, .where = where};
 	point->op = sim.at[thread];
 #ifdef QUIRE_ORDER
@@ -59,6 +66,15 @@ static void keep_point(const char *what, const void *where)
 		point->value = *(const uint64_t *)where;
 	point->depth = (uint32_t)backtrace(point->frames, POINT_FRAMES);
 	story.count++;
+}
+
+static void keep_visit(const struct quire_vm *vm, uint32_t as_id, gfn_t gfn)
+{
+	if (story.depth)
+		return;
+	story.checked_vm = vm;
+	story.checked_space = as_id;
+	story.checked = gfn;
 }
 
 static void keep_failure(void)
@@ -244,11 +260,15 @@ static void print_race(void)
 }
 #endif
 
-/* The gfn of the operation that failed, or else of the last access. */
+/* The gfn that the checker found wrong, or that of the operation that failed, or of the last
+ * access.
+ */
 static uint64_t gfn_concerned(void)
 {
 	const struct sim_op *op;
 
+	if (story.checked_vm)
+		return story.checked.v;
 	if (story.thread >= sim.plan->vcpus)
 		return sim.oracle.accessed;
 	op = &sim.plan->ops[story.thread][sim.at[story.thread]];
@@ -257,18 +277,32 @@ static uint64_t gfn_concerned(void)
 		   : op->first;
 }
 
+/* One that walks the tables concerned. */
+static const struct quire_vcpu *vcpu_concerned(void)
+{
+	bool is_other = sim.plan->linked && story.checked_vm == sim.second.vm;
+	const struct machine *machine = is_other ? &sim.second : &sim.machine;
+
+	for (uint32_t i = 0; story.checked_vm && i < machine->vcpu_count; i++)
+		if (machine->vcpus[i]->as_id == story.checked_space)
+			return machine->vcpus[i];
+	return machine->vcpus[0];
+}
+
 /* Each operation on the entry that translates the gfn, or that says that nothing does. */
 static void print_history(uint64_t gfn)
 {
 	const uint64_t *entries[MACHINE_LEVELS_MAX];
 	uint32_t shown = 0, first;
 	int is_leaf;
-	uint32_t count = machine_entries(sim.machine.vcpus[0], gfn, entries, &is_leaf);
+	uint32_t count = machine_entries(vcpu_concerned(), gfn, entries, &is_leaf);
 
 	printf("# entries of gfn %#" PRIx64 ", and what was done to the last:\n", gfn);
 	for (uint32_t i = 0; i < count; i++)
 		printf("#   %p = %#" PRIx64 "%s\n", (const void *)entries[i], *entries[i],
 		       i + 1 == count && is_leaf ? ", a leaf" : "");
+	if (!count)
+		printf("#   no table leads there\n");
 	for (first = story.failed_at; first && shown < HISTORY_MAX; first--)
 		shown += count && story.points[first - 1].where == entries[count - 1];
 	for (; first < story.failed_at; first++) {
@@ -333,6 +367,7 @@ bool sim_explain(const struct sim_plan *plan)
 		abort();
 	sim.on_failure = keep_failure;
 	sched_on_point(keep_point);
+	vm_check_visits = keep_visit;
 	for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
 		signal(crashes[i], tell_crash);
 	failure = sim_run(plan);

@@ -127,6 +127,8 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 			CHECK(entry == check->f->nonpresent || entry_is_mmio(check->f, entry));
 			continue;
 		}
+		if (vm_check_visits)
+			vm_check_visits(check->vm, check->as_id, gfn);
 		if (entry_is_leaf(check->f, entry, level)) {
 			check_leaf(check, entry, gfn, level);
 			continue;
@@ -140,6 +142,7 @@ static void check_table(struct checker *check, const u64 *table, gfn_t gfn, u32 
 
 void (*vm_check_also)(const struct quire_vm *vm);
 void (*vm_check_tells)(const struct quire_vm *vm, const struct vm_leaves *leaves);
+void (*vm_check_visits)(const struct quire_vm *vm, u32 as_id, gfn_t gfn);
 
 static void check_root(struct checker *check, const struct table *root)
 {

@@ -15,6 +15,10 @@ struct vm_leaves {
 /* A test's own look at it; NULL: none. */
 extern void (*vm_check_tells)(const struct quire_vm *vm, const struct vm_leaves *leaves);
 
+/* Told of each entry of a table before the checker looks at it, to say which one broke; NULL:
+ * none. */
+extern void (*vm_check_visits)(const struct quire_vm *vm, u32 as_id, gfn_t gfn);
+
 /* --- mmu_lock exclusive --- */
 
 /* Compare every table with the slots, the attributes and guest_memfd. Between begin and end of an
