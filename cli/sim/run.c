@@ -544,8 +544,8 @@ static int preempt(void *ctx, uint32_t step, uint32_t *thread)
 	if (sim_random(&sim.preemptions, sim.plan->preemption_odds))
 		return 0;
 	*thread = (uint32_t)sim_random(&sim.preemptions, sim.plan->threads);
-	if (*thread != sched_current())
-		record(step, *thread);
+	/* Also the running thread: those that spin look again then. */
+	record(step, *thread);
 	return 1;
 }
 

@@ -99,6 +99,22 @@ class Stories(unittest.TestCase):
                                r"(?:#   0x[0-9a-f]+ = 0x[0-9a-f]+(?:, a leaf)?\n)+"
                                r"#   thread \d in operation \d+: \w+ .*\n#     atomic_\w+: 0x")
 
+    def test_plan_has_its_preemptions(self):
+        """Those of a run at random, all of them, are the same run again: threads that spin among them."""
+        _, whole, _ = run("--seed", "130", "--mutant", "map_unkept", "--shrink", "0")
+        _, text, _ = run("--from", "130", "--seeds", "1", "--mutant", "map_unkept", "--shrink", "0")
+        self.assertIn(failure(text)[0], whole)
+        self.assertRegex(text, r"(?m)^preemptions \d+$")
+        self.assertEqual(failure(replay(text, "--mutant", "map_unkept")[1]), failure(text))
+
+    def test_entry_that_the_checker_found(self):
+        """Its history is told, in its VM's tables, whatever the operation names that ended just before."""
+        _, text, _ = run("--from", "514", "--seeds", "1", "--mutant", "block_unchecked", "--shrink", "0")
+        self.assertIn("src/change/check.c", failure(text)[0])
+        self.assertRegex(text, r"# entries of gfn 0x?[0-9a-f]*, and what was done to the last:\n"
+                               r"(?:#   0x[0-9a-f]+ = 0x[0-9a-f]+\n)+#   0x[0-9a-f]+ = 0x[0-9a-f]+, a leaf\n"
+                               r"#   thread \d in operation \d+: \w+ .*\n#     atomic_\w+: 0x")
+
     def test_first_alone(self):
         """Nothing is said but the plan and remarks on the first failure."""
         _, text, errors = shrunk(130, "map_unkept")
