@@ -9,8 +9,13 @@
 
 #include "cli/sim/sim.h"
 
-/* Interleavings that a plan with fewer operations gets to fail in. */
+/* Interleavings that a plan with fewer operations gets to fail in: at first, and when few are left.
+ */
 #define TRIES 300u
+#define TRIES_AT_LAST 1000u
+/* Of a preemption at each point, one in so many, and in up to 32 times as many. */
+#define ODDS 4u
+#define ODDS_OF_FEW 32u
 #define TRY_SECONDS 20u
 
 struct sim_case *sim_case_new(void)
@@ -33,8 +38,15 @@ bool sim_case_failed(struct sim_case *failed, int status)
 /* The best so far, and one to try. Children write to the latter. */
 struct shrink {
 	struct sim_case *best, *tried;
-	struct timespec end;
+	struct timespec begun, end;
 };
+
+/* What follows may go on until so long after the begin. */
+static void allow_until(struct shrink *shrink, uint32_t seconds)
+{
+	shrink->end = shrink->begun;
+	shrink->end.tv_sec += seconds;
+}
 
 static bool is_late(const struct shrink *shrink)
 {
@@ -54,7 +66,7 @@ static void copy_case(struct sim_case *to, const struct sim_case *from)
 
 /* In a child. More and fewer preemptions than the plan's seed said: with less to do, others fail.
  */
-static void run_tries(struct sim_case *tried, uint32_t tries)
+static void run_tries(struct sim_case *tried, uint32_t tries, uint32_t odds)
 {
 	sim_record_to(&tried->recorded);
 	for (uint32_t i = 0; i < tries; i++) {
@@ -62,7 +74,7 @@ static void run_tries(struct sim_case *tried, uint32_t tries)
 
 		if (i) {
 			tried->plan.preemption_seed++;
-			tried->plan.preemption_odds = 4u << i % 6;
+			tried->plan.preemption_odds = odds << i % 6;
 		}
 		failure = sim_run(&tried->plan);
 		if (!failure)
@@ -73,8 +85,8 @@ static void run_tries(struct sim_case *tried, uint32_t tries)
 	_exit(0);
 }
 
-/* Does what is to be tried fail as the best does? Then it is the best. */
-static bool fails(struct shrink *shrink, uint32_t tries)
+/* Does what is to be tried fail as the best does? */
+static bool fails_alike(struct shrink *shrink, uint32_t tries, uint32_t odds)
 {
 	struct sim_case *tried = shrink->tried;
 	int status;
@@ -87,12 +99,18 @@ static bool fails(struct shrink *shrink, uint32_t tries)
 		if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
 			_exit(0);
 		alarm(TRY_SECONDS);
-		run_tries(tried, tries);
+		run_tries(tried, tries, odds);
 	}
-	if (child < 0 || waitpid(child, &status, 0) != child || !sim_case_failed(tried, status) ||
-	    strcmp(tried->failure, shrink->best->failure) != 0)
+	return child >= 0 && waitpid(child, &status, 0) == child &&
+	       sim_case_failed(tried, status) && !strcmp(tried->failure, shrink->best->failure);
+}
+
+/* Then it is the best. */
+static bool fails(struct shrink *shrink, uint32_t tries)
+{
+	if (!fails_alike(shrink, tries, ODDS))
 		return false;
-	copy_case(shrink->best, tried);
+	copy_case(shrink->best, shrink->tried);
 	return true;
 }
 
@@ -118,10 +136,9 @@ static uint32_t count_ops(const struct sim_plan *plan)
 	return count;
 }
 
-/* Halves first, then quarters, and so on; single ones until none can go. */
-static void shrink_ops(struct shrink *shrink)
+/* Half of @chunk first, then a quarter, and so on; single ones until none can go. */
+static void shrink_ops(struct shrink *shrink, uint32_t chunk, uint32_t tries)
 {
-	uint32_t chunk = count_ops(&shrink->best->plan);
 	bool changed = true;
 
 	while (chunk > 1 || changed) {
@@ -132,10 +149,36 @@ static void shrink_ops(struct shrink *shrink)
 				return;
 			copy_case(shrink->tried, shrink->best);
 			leave_out(&shrink->tried->plan, at, chunk);
-			if (fails(shrink, TRIES))
+			if (fails(shrink, tries))
 				changed = true;
 			else
 				at += chunk;
+		}
+	}
+}
+
+/*
+ * Look for a run that fails with fewer preemptions than the best had. To leave out single ones is
+ * not enough: those that come after one are at other steps without it.
+ */
+static void find_calmer(struct shrink *shrink)
+{
+	struct sim_case *tried = shrink->tried;
+	uint32_t left = TRIES_AT_LAST;
+
+	copy_case(tried, shrink->best);
+	while (left && shrink->best->recorded.count > 1 && !is_late(shrink)) {
+		uint64_t last = tried->plan.preemption_seed++;
+		bool failed;
+
+		tried->plan.preemption_odds = ODDS_OF_FEW;
+		failed = fails_alike(shrink, left, ODDS_OF_FEW);
+		/* A child ends with the first run that fails: the next goes on behind it. */
+		last = tried->plan.preemption_seed - last;
+		left -= last < left ? (uint32_t)last : left;
+		if (failed && tried->recorded.count < shrink->best->recorded.count) {
+			copy_case(shrink->best, tried);
+			left = TRIES_AT_LAST;
 		}
 	}
 }
@@ -180,10 +223,14 @@ void sim_shrink(struct sim_case *failed, uint32_t seconds)
 {
 	struct shrink shrink = {.best = failed, .tried = sim_case_new()};
 
-	clock_gettime(CLOCK_MONOTONIC, &shrink.end);
+	clock_gettime(CLOCK_MONOTONIC, &shrink.begun);
 	/* The end of what has none is awaited for each try. */
-	shrink.end.tv_sec += seconds;
-	shrink_ops(&shrink);
+	allow_until(&shrink, seconds / 2);
+	shrink_ops(&shrink, count_ops(&failed->plan), TRIES);
+	shrink_ops(&shrink, 1, TRIES_AT_LAST);
+	allow_until(&shrink, seconds - seconds / 4);
+	find_calmer(&shrink);
+	allow_until(&shrink, seconds);
 	if (plan_preemptions(&shrink))
 		shrink_preemptions(&shrink);
 	munmap(shrink.tried, sizeof(*shrink.tried));
