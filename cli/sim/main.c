@@ -294,6 +294,10 @@ int main(int argc, char **argv)
 		return replay(&options, failed, argv);
 	if (run_apart(&options, failed))
 		return tell(&options, failed);
-	printf("%" PRIu64 " simulations passed\n", options.count);
+	/* What is printed of one is a plan. */
+	if (options.one)
+		printf("# the simulation passed\n");
+	else
+		printf("%" PRIu64 " simulations passed\n", options.count);
 	return 0;
 }

@@ -712,6 +712,21 @@ static void end_body(uint32_t thread, void *ctx)
 	}
 }
 
+/* All that the host gave ought to be back. */
+static void tell_leak(void)
+{
+	const struct sim_host *host = &sim.machine.host;
+	uint32_t frames = 0;
+
+	for (uint32_t frame = 0; frame < host->frame_count; frame++)
+		frames += host->frames[frame].references != 0;
+	snprintf(sim.oracle.details, sizeof(sim.oracle.details),
+		 "not given back: %u frames of pages, %u pieces of memory for tables, %" PRIu64
+		 " bytes of other memory",
+		 frames, (uint32_t)host->chunks, (uint64_t)host->allocated_bytes);
+	oracle_fail(&sim.oracle, "a leak");
+}
+
 static void end_vm(void)
 {
 	struct sched_run run = {.threads = sim.linked ? 4
@@ -736,7 +751,7 @@ static void end_vm(void)
 	if (run.result != SCHED_DONE)
 		oracle_fail(&sim.oracle, "an end of the VM that does not end");
 	else if (!machine_is_empty(&sim.machine))
-		oracle_fail(&sim.oracle, "a leak");
+		tell_leak();
 }
 
 static void use_order(const struct sim_plan *plan)

@@ -201,7 +201,9 @@ static const char *take_preemption(struct reader *reader, const char *line)
 	    end < 0 || line[end])
 		return "not a preemption";
 	next.part = !strcmp(part, "end");
-	if (all->count >= reader->expected || next.thread >= SCHED_THREADS_MAX)
+	/* Under the memory model it may be the number of an older store instead. */
+	if (all->count >= reader->expected ||
+	    next.thread >= (reader->plan->order ? SCHED_THREADS_MAX : reader->plan->threads))
 		return "a preemption out of range";
 	if (all->count &&
 	    (next.part < last->part || (next.part == last->part && next.step <= last->step)))
@@ -242,7 +244,7 @@ static bool refuse(const char *path, uint32_t number, const char *why)
 
 static bool read_lines(FILE *file, const char *path, struct reader *reader)
 {
-	char line[LINE_BYTES];
+	char line[LINE_BYTES], *end;
 	uint32_t number = 0;
 	bool is_plan = false;
 
@@ -250,6 +252,9 @@ static bool read_lines(FILE *file, const char *path, struct reader *reader)
 		const char *wrong = NULL;
 
 		number++;
+		/* A bug report may come back with the line ends of the Web. */
+		if ((end = strstr(line, "\r\n")))
+			memcpy(end, "\n", sizeof("\n"));
 		if (line[0] == '#' || line[0] == '\n')
 			continue;
 		if (is_plan)
