@@ -65,6 +65,30 @@ static void test_all_tables_are_empty(void **state)
 	vm_end();
 }
 
+/* What the host forbids to execute stays so, small and huge, with the workaround off. */
+static void test_not_executable(void **state)
+{
+	const struct entry_format *f;
+	uint32_t level;
+
+	(void)state;
+	for (uint32_t forbids = 0; forbids < 2; forbids++) {
+		vm_begin();
+		f = &machine.vm->tdp_format;
+		sim_map_huge(&machine.host, 0, SIM_WRITABLE);
+		for (uint32_t i = 0; forbids && i < SIM_BLOCK; i++)
+			machine.host.pages[i].flags |= SIM_NOEXEC;
+		add_slot(0, SIM_BLOCK, QUIRE_SLOT_LOG_DIRTY);
+		touch(5);
+		leaves_are(0, 0, 1);
+		assert_int_equal(entry_is_executable(f, leaf_at(5, &level)), !forbids);
+		assert_int_equal(machine_add_slot(&machine, 0, SIM_BLOCK, 0), 0);
+		leaves_are(0, 1, 0);
+		assert_int_equal(entry_is_executable(f, leaf_at(5, &level)), !forbids);
+		vm_end();
+	}
+}
+
 /* What recovery asks, and the answer. */
 static struct {
 	uint64_t gfns[8];
@@ -244,6 +268,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_first_table_is_empty),
 	    cmocka_unit_test(test_all_tables_are_empty),
+	    cmocka_unit_test(test_not_executable),
 	    cmocka_unit_test(test_whole_blocks),
 	    cmocka_unit_test(test_rights),
 	    cmocka_unit_test(test_host_forbids_fetches),
