@@ -108,6 +108,8 @@ static void test_skewed(void **state)
 static void test_first_page_is_not_shown(void **state)
 {
 	struct quire_region region = {.slot = 1, .flags = QUIRE_SLOT_GMEM};
+	struct rmp_entry entry;
+	struct gmem_page page;
 
 	(void)state;
 	gmem_begin(QUIRE_VM_SW_PROTECTED, 0, GFN, 2 * SIM_BLOCK);
@@ -120,6 +122,11 @@ static void test_first_page_is_not_shown(void **state)
 	assert_int_equal(quire_vm_set_region(machine.vm, &region), 0);
 	store(GFN + 8, 8);
 	leaves_are(0, 0, 1);
+	/* Nor is the block the guest's as one: its first page has no gfn. */
+	gmem_page_read(&gmem->inode->pages, 8, &page);
+	rmp_read(machine.vm->rmp, page.pfn, &entry);
+	assert_int_equal(entry.level, QUIRE_LEVEL_4K);
+	assert_int_equal(entry.gfn.v, GFN + 8);
 	store(GFN + SIM_BLOCK + 8, 9);
 	leaves_are(0, 1, 1);
 	assert_int_equal(load(GFN + 8), 8);
