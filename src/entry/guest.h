@@ -58,9 +58,10 @@ static inline u64 guest_entry_offset(const struct guest_format *f, gpa_t gpa, u3
 	return (index & ((1u << f->index_bits) - 1)) * f->entry_bytes;
 }
 
+/* Those from @first to @last, each below 64: none where @last comes first. */
 static inline u64 guest_bits(u32 first, u32 last)
 {
-	return first > last ? 0 : (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
+	return (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
 }
 
 /* Bits that raise a fault when set in the entry at @level. */
