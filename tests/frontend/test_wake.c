@@ -44,8 +44,9 @@ struct sleeper {
 	uint32_t seed;
 	enum source source;
 	uint32_t delay_ns;
+	atomic_int has_ended;	  /* the runner */
 	atomic_uint begun, woken; /* rounds */
-	atomic_long since;	  /* when the round began, in seconds */
+	atomic_long since;	  /* when the round began, or it was woken, in seconds */
 	atomic_uint rounds[SOURCES];
 };
 
@@ -167,13 +168,15 @@ static void *wake_rounds(void *opaque)
 {
 	struct sleeper *sleeper = opaque;
 
-	for (unsigned int round = 1; !is_over; round++) {
-		while (sleeper->begun != round && !is_over)
+	/* Until the runner's last round, which may begin after is_over was set. */
+	for (unsigned int round = 1;; round++) {
+		while (sleeper->begun != round && !sleeper->has_ended)
 			usleep(20);
 		if (sleeper->begun != round)
 			break;
 		spin_ns(sleeper->delay_ns);
 		wake(sleeper);
+		sleeper->since = now_s();
 		sleeper->woken = round;
 	}
 	return NULL;
@@ -225,6 +228,7 @@ static void *run_rounds(void *opaque)
 		sleeper->rounds[sleeper->source]++;
 	}
 	sleeper->since = 0;
+	sleeper->has_ended = 1;
 	return NULL;
 }
 
@@ -282,6 +286,16 @@ static void tell_lost(const struct sleeper *sleeper)
 	_exit(1);
 }
 
+/* One whose thread that wakes it has not got to it is not lost yet. */
+static int is_lost(const struct sleeper *sleeper)
+{
+	long since = sleeper->since, limit = LOST_S;
+
+	if (sleeper->woken != sleeper->begun)
+		limit *= 2;
+	return since && now_s() - since > limit;
+}
+
 static uint32_t rounds_of(unsigned int count, int source)
 {
 	uint32_t rounds = 0;
@@ -306,12 +320,12 @@ static void watch(unsigned int count, long seconds)
 	for (long end = now_s() + seconds; is_time_left(count, end) && !check_failures;
 	     usleep(50000))
 		for (unsigned int i = 0; i < count; i++)
-			if (sleepers[i].since && now_s() - sleepers[i].since > LOST_S)
+			if (is_lost(&sleepers[i]))
 				tell_lost(&sleepers[i]);
 	is_over = 1;
 	for (unsigned int i = 0; i < count; i++)
 		while (sleepers[i].since) {
-			if (now_s() - sleepers[i].since > LOST_S)
+			if (is_lost(&sleepers[i]))
 				tell_lost(&sleepers[i]);
 			usleep(1000);
 		}
