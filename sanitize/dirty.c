@@ -40,6 +40,7 @@ struct log {
 	bool is_spoilt;	     /* a log of the same memory ended, and its copy was not complete */
 	uint32_t writer_count;
 	struct sanitize_stack writers[WRITERS];
+	bool is_clear[WRITERS];	       /* the call took the page out of the log */
 	struct sanitize_stack harvest; /* the last one */
 	struct sanitize_stack found;   /* the first one that found what CHANGED */
 };
@@ -443,6 +444,31 @@ void sanitize_log_write(uint64_t hva, uint64_t size_bytes)
 	process_lock_release(&log_lock);
 }
 
+static void clear_locked(struct log *log, const struct sanitize_harvest *cleared)
+{
+	struct sanitize_stack stack;
+	uint8_t writer;
+
+	sanitize_stack_take(&stack);
+	for (uint64_t i = 0; i < log->at.npages; i++) {
+		if (!bit_is_set(cleared->named, i) || !page_has_changed(log, i))
+			continue;
+		log->writer[i] = writer = writer_of(log, &stack);
+		log->is_clear[writer] = writer != 0;
+	}
+}
+
+void sanitize_log_cleared(const struct sanitize_harvest *cleared)
+{
+	struct log *log;
+
+	process_lock_acquire(&log_lock);
+	log = *find_locked(cleared->vm, cleared->slot);
+	if (log && log->at.npages == cleared->npages)
+		clear_locked(log, cleared);
+	process_lock_release(&log_lock);
+}
+
 /* ---- The end of a log ---- */
 
 static bool is_zero(const struct log *log, uint64_t index)
@@ -468,7 +494,9 @@ struct missing {
 static void report(struct log *log, uint32_t writer, const struct missing *missing)
 {
 	char what[SANITIZE_WORDS_BYTES], mapped[SANITIZE_WORDS_BYTES];
-	struct sanitize_finding finding = {
+	const char *ending = missing->count == 1 ? "" : "s";
+	const char *them = missing->count == 1 ? "it" : "them";
+	const struct sanitize_finding finding = {
 	    .kind = SANITIZE_DIRTY,
 	    .what = what,
 	    .mapped = mapped,
@@ -482,16 +510,23 @@ static void report(struct log *log, uint32_t writer, const struct missing *missi
 	    .used = &log->found,
 	};
 
-	snprintf(
-	    what, sizeof(what),
-	    "the program wrote %" PRIu64 " page%s of a logged slot and did not copy %s, though "
-	    "it copied all that KVM's log named; what KVM's log does not name, the program "
-	    "must note itself",
-	    missing->count, missing->count == 1 ? "" : "s", missing->count == 1 ? "it" : "them");
+	if (log->is_clear[writer])
+		snprintf(what, sizeof(what),
+			 "%" PRIu64 " page%s of a logged slot changed when the program had copied "
+			 "%s, and KVM_CLEAR_DIRTY_LOG took %s from the log only then; what is "
+			 "cleared before it is copied is named again",
+			 missing->count, ending, them, them);
+	else
+		snprintf(what, sizeof(what),
+			 "the program wrote %" PRIu64 " page%s of a logged slot and did not copy "
+			 "%s, though it copied all that KVM's log named; what KVM's log does not "
+			 "name, the program must note itself",
+			 missing->count, ending, them);
 	snprintf(mapped, sizeof(mapped),
 		 "the slot's %" PRIu64 " pages; %s; used is the harvest after", log->at.npages,
-		 writer ? "a system call wrote there"
-			: "the program's own instructions wrote there, where is not known");
+		 log->is_clear[writer] ? "changed by the clear at the latest"
+		 : writer	       ? "a system call wrote there"
+			  : "the program's own instructions wrote there, where is not known");
 	sanitize_report(&finding);
 }
 

@@ -55,6 +55,12 @@ struct sanitize_harvest {
 /* The client has harvested the slot's log. Reads all of the slot; out of KVM's locks. */
 void sanitize_log_harvest(const struct sanitize_harvest *harvest);
 
+/*
+ * The client has taken these pages out of the log, by KVM_CLEAR_DIRTY_LOG. What was copied before,
+ * and has changed since, is a candidate as if that call had written it.
+ */
+void sanitize_log_cleared(const struct sanitize_harvest *cleared);
+
 /* Pages of the slot @vm logs as @slot; 0: it does not. */
 uint64_t sanitize_log_pages(const void *vm, uint32_t slot);
 

@@ -169,6 +169,16 @@ void log_watch_harvested(struct vm *vm, uint32_t slot, const struct log_watch_bi
 	process_heap_free(bits->bits);
 }
 
+void log_watch_cleared(struct vm *vm, uint32_t slot, const struct log_watch_bits *bits, long error)
+{
+	const struct sanitize_harvest cleared = {
+	    .vm = vm, .slot = slot, .npages = bits->npages, .named = bits->bits};
+
+	if (bits->bits && !error)
+		sanitize_log_cleared(&cleared);
+	process_heap_free(bits->bits);
+}
+
 /* What the rings had of one slot before the reset. */
 struct log_watch_rings {
 	struct log_watch_rings *next;

@@ -14,8 +14,8 @@ struct vm;
 void log_watch_region(struct vm *vm, const struct quire_region *region);
 
 /*
- * A copy of the bits that a harvest of a slot hands out. What a slot has that is longer, since the
- * client's threads race, is left out.
+ * A copy of the bits that a harvest of a slot hands out, or that a clear has. What a slot has that
+ * is longer, since the client's threads race, is left out.
  */
 struct log_watch_bits {
 	uint64_t npages;
@@ -23,12 +23,14 @@ struct log_watch_bits {
 };
 
 struct log_watch_bits log_watch_begin(struct vm *vm, uint32_t slot);
-/* So much of the log, in bytes, goes to the client. */
+/* So much of the log, in bytes, goes to the client, or comes from it. */
 void log_watch_copy(const struct log_watch_bits *to, uint64_t offset_bytes, const void *src,
 		    uint64_t size_bytes);
 /* The harvest is done, with @error. Frees the copy. */
 void log_watch_harvested(struct vm *vm, uint32_t slot, const struct log_watch_bits *bits,
 			 long error);
+/* The same for a clear. */
+void log_watch_cleared(struct vm *vm, uint32_t slot, const struct log_watch_bits *bits, long error);
 
 /*
  * KVM_RESET_DIRTY_RINGS begins: what the rings have until then, the client was told. It ends, and

@@ -135,9 +135,21 @@ static int log_copy_out(void *ctx, uint64_t offset_bytes, const void *src, uint6
 	return user_copy_out(target->address + offset_bytes, src, size_bytes);
 }
 
+/* Where bits to clear come from. */
+struct log_source {
+	uint64_t address;     /* the client's */
+	uint64_t first_bytes; /* of the log */
+	struct log_watch_bits copy;
+};
+
 static int log_copy_in(void *ctx, uint64_t offset_bytes, void *dst, uint64_t size_bytes)
 {
-	return user_copy_in(dst, (uintptr_t)ctx + offset_bytes, size_bytes);
+	const struct log_source *source = ctx;
+	int error = user_copy_in(dst, source->address + offset_bytes, size_bytes);
+
+	if (!error)
+		log_watch_copy(&source->copy, source->first_bytes + offset_bytes, dst, size_bytes);
+	return error;
 }
 
 long vm_get_dirty_log(struct ioctl_call *call)
@@ -157,16 +169,23 @@ long vm_get_dirty_log(struct ioctl_call *call)
 long vm_clear_dirty_log(struct ioctl_call *call)
 {
 	const struct kvm_clear_dirty_log *request = call->data;
-	struct quire_clear_log clear = {
+	struct vm *vm = call->object;
+	struct log_source source = {
+	    .address = (uintptr_t)request->dirty_bitmap,
+	    .first_bytes = request->first_page / 8,
+	    .copy = log_watch_begin(vm, request->slot),
+	};
+	const struct quire_clear_log clear = {
 	    .slot = request->slot,
 	    .npages = request->num_pages,
 	    .first_page = request->first_page,
 	    .copy_in = log_copy_in,
-	    .ctx = request->dirty_bitmap,
+	    .ctx = &source,
 	};
-	struct vm *vm = call->object;
+	long result = quire_vm_clear_dirty_log(vm->memory, &clear);
 
-	return quire_vm_clear_dirty_log(vm->memory, &clear);
+	log_watch_cleared(vm, request->slot, &source.copy, result);
+	return result;
 }
 
 static int interrupted(void)

@@ -38,6 +38,7 @@ static struct machine {
 	struct kvm_run *run;
 	struct kvm_dirty_gfn *ring; /* NULL: a bitmap */
 	uint32_t ring_at;
+	uint64_t harvested[WORDS]; /* by the last call */
 	uint64_t dirty[WORDS]; /* what is to be copied: of KVM's log and, where it is told, ours */
 	int is_told;	       /* the devices note what they write */
 	int is_sent;	       /* to a socket, by sendmsg(2) */
@@ -47,7 +48,8 @@ static struct machine {
 	int by_instructions;   /* the copy goes through a buffer */
 	int has_parts;	       /* a disk's request */
 	ssize_t (*fill)(const struct iovec *to); /* how the device's read writes */
-	int is_manual;				 /* pages leave the log by KVM_CLEAR_DIRTY_LOG */
+	int is_late;   /* pages leave the log when they were copied, and the guest went on */
+	int is_manual; /* pages leave the log by KVM_CLEAR_DIRTY_LOG */
 } machine = {.file = -1};
 
 static int make(int fd, unsigned long command, unsigned long argument)
@@ -232,7 +234,7 @@ __attribute__((noinline)) static void harvest_ring(void)
 }
 
 /* A half, and then the other one: the log loses what @bits has. */
-static void clear_slot(unsigned int slot, uint64_t *bits)
+__attribute__((noinline)) static void clear_slot(unsigned int slot, uint64_t *bits)
 {
 	struct kvm_clear_dirty_log clear = {.slot = slot, .num_pages = PAGES / 2};
 
@@ -251,7 +253,8 @@ __attribute__((noinline)) static void harvest_slot(unsigned int slot)
 	make(machine.vm, KVM_GET_DIRTY_LOG, (unsigned long)&log);
 	for (unsigned int i = 0; i < WORDS; i++)
 		machine.dirty[i] |= bits[i];
-	if (machine.is_manual)
+	memcpy(machine.harvested, bits, sizeof(bits));
+	if (machine.is_manual && !machine.is_late)
 		clear_slot(slot, bits);
 }
 
@@ -323,6 +326,10 @@ static void transfer(void)
 		harvest();
 		if (!machine.is_display)
 			copy(machine.is_aborted ? GUEST_PAGES / 2 : PAGES);
+		if (machine.is_late && round + 1 < ROUNDS) {
+			run_guest(0x10 + 8 * (unsigned long)round);
+			clear_slot(0, machine.harvested);
+		}
 	}
 }
 
@@ -396,7 +403,9 @@ int main(int argc, char **argv)
 	pthread_t thread;
 
 	machine.has_alias = !strncmp(how, "alias", 5);
-	machine.is_told = !strncmp(how, "told", 4) || !strcmp(how, "alias-aborted");
+	machine.is_late = !strcmp(how, "late");
+	machine.is_told =
+	    !strncmp(how, "told", 4) || !strcmp(how, "alias-aborted") || machine.is_late;
 	machine.is_sent = !strcmp(how, "sent") || !strcmp(how, "told-sent");
 	machine.is_aborted = !strcmp(how, "aborted") || !strcmp(how, "alias-aborted");
 	machine.is_display = !strcmp(how, "display");

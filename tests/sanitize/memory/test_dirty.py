@@ -51,6 +51,17 @@ class Copies(unittest.TestCase):
                 with self.subTest(how=how, log=log):
                     self.assertEqual(run(how, log, end=["off"]), (0, "", []))
 
+    def test_cleared_late(self):
+        """What the guest wrote between the copy and the clear is lost: that is not said to be the program's."""
+        for log in ("manual", "initially-set"):
+            with self.subTest(log=log):
+                status, text, found = run("late", log)
+                self.assertEqual((status, len(found)), (detecting.FOUND, 1), text)
+                self.assertIn("16 pages of a logged slot changed when the program had copied them", found[0]["what"])
+                self.assertEqual(found[0]["guest"], ["0x10000", "0x20000"])
+                functions = [frame.get("function") for frame in found[0]["changed"]["frames"]]
+                self.assertIn("clear_slot", functions[:2], text)
+
     def test_ways(self):
         """Each call is named that wrote; on the engine a call's own function of libc may hide its caller."""
         for way in WAYS:
