@@ -55,7 +55,8 @@ def with_init(form, work, init):
 
 
 def limit_seconds():
-    return LOCKSTEP_SECONDS if machine.is_lockstep() else LIMIT_SECONDS
+    # Under --sanitize=tlb all is interpreted, too.
+    return LOCKSTEP_SECONDS if machine.is_lockstep() or counters.is_watched() else LIMIT_SECONDS
 
 
 def boot_seconds(qemu, form, options):
