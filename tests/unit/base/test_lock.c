@@ -480,6 +480,8 @@ static void test_writer_waits_for_readers(void **state)
 		}
 	/* A line that was removed is not looked at. */
 	biglock_line_remove(&world.biglock, &world.line);
+	assert_ptr_equal(world.biglock.lines, &world.biglock.shared);
+	assert_null(world.biglock.shared.next);
 	world.line.busy = 1;
 	asked_will(NULL, 0, 0);
 	biglock_write_lock(&world.biglock);
