@@ -237,29 +237,60 @@ static void test_host_forbids_fetches(void **state)
 	}
 }
 
-/* Nothing larger than 1 GiB comes back, and what comes back is cached as its first page was. */
-static void test_sizes_and_memtypes(void **state)
+/* The entry of the small leaf at @gfn. */
+static uint64_t *small_at(uint64_t gfn)
 {
-	const struct entry_format *f;
 	uint32_t level;
 	uint64_t *entry;
+
+	reclaim_enter();
+	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){gfn}, &level);
+	reclaim_leave();
+	assert_int_equal(level, QUIRE_LEVEL_4K);
+	return entry;
+}
+
+/* Nothing larger than 1 GiB comes back, although its frames were in a row. */
+static void test_sizes(void **state)
+{
+	const struct entry_format *f;
+	uint64_t *entry, word;
 
 	(void)state;
 	begin();
 	f = &machine.vm->tdp_format;
 	touch(SIM_BLOCK + 7);
+	entry = small_at(SIM_BLOCK + 7);
+	word = *entry;
+	*entry =
+	    (word & ~f->address) | entry_place_pfn(f, (pfn_t){(UINT64_C(1) << 27) + SIM_BLOCK + 7});
 	(void)recover(0, UINT64_C(1) << 27, 0);
 	assert_int_equal(asks.count, 2);
 	asked(0, 0, QUIRE_LEVEL_1G);
 	asked(1, SIM_BLOCK, QUIRE_LEVEL_2M);
-	reclaim_enter();
-	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){SIM_BLOCK + 7}, &level);
-	reclaim_leave();
-	*entry = (*entry & ~f->memtype) | f->memtypes[QUIRE_MEMTYPE_WC];
+	*entry = word;
+	vm_end();
+}
+
+/* What comes back is cached as its first page was, and the modes that could not fetch cannot. */
+static void test_kinds_of_pages(void **state)
+{
+	const struct entry_format *f;
+	uint64_t *entry, huge;
+	uint32_t level;
+
+	(void)state;
+	begin();
+	f = &machine.vm->tdp_format;
+	touch(SIM_BLOCK + 7);
+	entry = small_at(SIM_BLOCK + 7);
+	*entry = (*entry & ~(f->memtype | f->executable_user)) | f->memtypes[QUIRE_MEMTYPE_WC];
 	(void)recover(0, SIM_BLOCK * 2, QUIRE_LEVEL_2M);
 	leaves_are(0, 1, 0);
-	assert_int_equal(leaf_at(SIM_BLOCK, &level) & f->memtype, f->memtypes[QUIRE_MEMTYPE_WC]);
-	assert_int_equal(level, QUIRE_LEVEL_2M);
+	huge = leaf_at(SIM_BLOCK, &level);
+	assert_int_equal(huge & f->memtype, f->memtypes[QUIRE_MEMTYPE_WC]);
+	assert_int_equal(huge & f->executable_user, 0);
+	assert_int_equal(huge & f->executable, f->executable);
 	vm_end();
 }
 
@@ -272,7 +303,8 @@ int main(void)
 	    cmocka_unit_test(test_whole_blocks),
 	    cmocka_unit_test(test_rights),
 	    cmocka_unit_test(test_host_forbids_fetches),
-	    cmocka_unit_test(test_sizes_and_memtypes),
+	    cmocka_unit_test(test_sizes),
+	    cmocka_unit_test(test_kinds_of_pages),
 	};
 
 	return run_formats_rows(tests, sizeof(tests) / sizeof(tests[0]), 1);
