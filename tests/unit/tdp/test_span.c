@@ -286,12 +286,81 @@ static void test_two_huge_leaves(void **state)
 	vm_end();
 }
 
+static struct quire_platform racing;
+static uint64_t *raced; /* the entry that changes once, NULL: none */
+static uint64_t lost_bits, tries[2];
+static uint32_t try_count, taken_at;
+static const struct table_cache *taken_from;
+
+/* Another thread changes the entry just before this one does. */
+static struct quire_thread *self_behind_another(void)
+{
+	/* The table for it is in hand, so it has read the entry. */
+	if (raced && taken_from->count == taken_at) {
+		*raced &= ~lost_bits;
+		raced = NULL;
+	}
+	return sched_platform.self();
+}
+
+static void record_try(enum quire_trace_event which, const uint64_t *args)
+{
+	if (which != QUIRE_TRACE_kvm_mmu_split_huge_page)
+		return;
+	assert_in_range(try_count, 0, 1);
+	tries[try_count++] = args[3];
+}
+
+/* A split that lost goes on with the leaf that is there then, and with the table that it has. */
+static void test_split_loses(void **state)
+{
+	struct table_cache cache = {0};
+	gfn_t start = {SIM_BLOCK};
+	uint64_t *entry;
+	uint32_t level, count;
+
+	(void)state;
+	vm_begin();
+	sim_map_huge(&machine.host, SIM_BLOCK, SIM_WRITABLE);
+	add_slot(0, 2 * SIM_BLOCK, 0);
+	store(SIM_BLOCK, 5);
+	assert_int_equal(table_cache_fill(&cache, &machine.vm->arena, 2), 0);
+	count = cache.count;
+	biglock_write_lock(&machine.vm->mmu_lock);
+	entry = tdp_find(machine.vm, machine.vm->roots.valid[0], (gfn_t){SIM_BLOCK}, &level);
+	assert_int_equal(level, QUIRE_LEVEL_2M);
+	lost_bits = machine.vm->tdp_format.writable | machine.vm->tdp_format.dirty;
+	racing = sched_platform;
+	racing.self = self_behind_another;
+	try_count = 0;
+	quire_trace_install(record_try);
+	quire_platform_install(&racing);
+	taken_from = &cache;
+	taken_at = count - 1;
+	raced = entry;
+	assert_int_equal(tdp_split_range(machine.vm, 0, &start, (gfn_t){2 * SIM_BLOCK}, &cache), 0);
+	quire_platform_install(&sched_platform);
+	quire_trace_install(NULL);
+	biglock_write_unlock(&machine.vm->mmu_lock);
+	assert_int_equal(start.v, 2 * SIM_BLOCK);
+	assert_int_equal(cache.count, count - 1);
+	assert_int_equal(try_count, 2);
+	assert_int_equal((int)tries[0], -EBUSY);
+	assert_int_equal(tries[1], 0);
+	leaves_are(0, 0, SIM_BLOCK);
+	for (uint64_t gfn = SIM_BLOCK; gfn < 2 * SIM_BLOCK; gfn++)
+		assert_false(writable_at(gfn));
+	table_cache_drain(&cache, &machine.vm->arena);
+	vm_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_small),	    cmocka_unit_test(test_huge),
 	    cmocka_unit_test(test_split_meanwhile), cmocka_unit_test(test_no_tables),
-	    cmocka_unit_test(test_ranges),	    cmocka_unit_test(test_two_huge_leaves),
+	    cmocka_unit_test(test_ranges),	    cmocka_unit_test(test_split_loses),
+	    cmocka_unit_test(test_two_huge_leaves),
 	};
 
 	return run_formats_kinds(tests, sizeof(tests) / sizeof(tests[0]), 0);
