@@ -159,7 +159,8 @@ static void check_tables(struct quire_vm *vm)
 	mmu_assert_exclusive(vm);
 	reclaim_enter();
 	for (u32 as = 0; as < vm->address_spaces; as++) {
-		struct table *root = tdp_root_there(vm, as);
+		/* A root is made without mmu_lock. */
+		struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as]);
 
 		check.as_id = as;
 		if (root)

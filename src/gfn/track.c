@@ -101,7 +101,7 @@ int gfn_track_block(const struct quire_vm *vm, u32 as_id, gfn_t gfn, u64 pages)
 
 int gfn_is_tracked(const struct quire_vm *vm, u32 as_id, gfn_t gfn)
 {
-	const struct gfn_track *track = track_there(vm);
+	const struct gfn_track *track = atomic_load_acquire_ptr(&vm->track);
 	const u64 *counts;
 
 	mmu_assert_held(vm);

@@ -99,7 +99,7 @@ void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt)
 gfn_t tdp_walk(struct quire_vm *vm, u32 as_id, const struct tdp_visit *visit, gfn_t start,
 	       gfn_t end)
 {
-	struct table *root = tdp_root_there(vm, as_id);
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 	struct walk walk = {
 	    .format = &vm->tdp_format,
 	    .lowest = visit->lowest,

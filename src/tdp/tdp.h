@@ -121,21 +121,13 @@ void tdp_zap_range(struct quire_vm *vm, u32 as_mask, gfn_t start, gfn_t end,
  * QUIRE_REQ_RELOAD, which makes vCPUs load another root, before it settles. */
 void tdp_roots_invalidate(struct quire_vm *vm, struct flush_debt *debt) REQUIRES(&vm->mmu_lock);
 
-/* --- any lock --- */
-
-/* The root of @as_id, or NULL. It is made without mmu_lock: an acquire load. */
-static inline struct table *tdp_root_there(const struct quire_vm *vm, u32 as_id)
-{
-	return atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
-}
-
 /* --- no mmu_lock, no read section --- */
 
 /* The root of @as_id, made if there is none: NULL when there is no memory. Takes pages_lock. */
 struct table *tdp_root_make(struct quire_vm *vm, struct table_cache *tables, u32 as_id);
 static inline struct table *tdp_root_get(struct quire_vm *vm, struct table_cache *tables, u32 as_id)
 {
-	struct table *root = tdp_root_there(vm, as_id);
+	struct table *root = atomic_load_acquire_ptr(&vm->roots.valid[as_id]);
 
 	mmu_assert_free(vm);
 	return likely(root != NULL) ? root : tdp_root_make(vm, tables, as_id);
