@@ -108,6 +108,8 @@ def main(argv):
         print(f"dev: there is no suite {error.args[0]!r}; see './dev test --list'", file=sys.stderr)
         return 2
     if options.list:
+        # As other lists: who has seen enough of it closes the pipe.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         show(plan, suites)
         return 0
     with progress.Progress("test", unit="checks") as shown:

@@ -48,6 +48,18 @@ class Arguments(unittest.TestCase):
         self.assertEqual((options.suite, options.quick, options.list), ([], False, False))
 
 
+    def test_a_list_whose_reader_leaves(self):
+        """'./dev test --list | head' says what it says, and nothing of a pipe."""
+        code = "import sys, unittest.mock; sys.path.insert(0, 'tools'); import checks; " \
+               "checks.subprocess.run = checks.check_plan.Plan = unittest.mock.MagicMock(); " \
+               "checks.show = lambda *a: [print('x' * 99) for _ in range(9999)]; sys.exit(checks.main(['--list']))"
+        with subprocess.Popen([sys.executable, "-c", code], cwd=TREE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as listing:
+            listing.stdout.readline()
+            listing.stdout.close()
+            self.assertEqual(listing.stderr.read(), b"")
+
+
 class GrowingConsole(Machine):
     """A guest that writes a little more each time its console's log is read."""
 
